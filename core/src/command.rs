@@ -1,0 +1,456 @@
+//! What a session asks of the engine. Commands never return values: they cause [`Event`](crate::event::Event)s, which
+//! the session takes when it can send.
+//!
+//! Frequent verbs are inline, rare ones boxed: a command is at most 64 bytes.
+
+use crate::message::Message;
+use crate::properties::{Name, Table};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Number of a channel within a link. Protocols without channels use 0 for publishing and choose freely for the rest.
+pub type Channel = u16;
+
+/// A session's own number for one of its subscriptions, echoed in its deliveries.
+pub type ConsumerToken = u32;
+
+/// One verb from a session.
+#[derive(Debug)]
+pub enum Command {
+    /// Publish a message. With [`PublishFlags::CONFIRM`] it takes the channel's next publish number (from 1) and is
+    /// covered by a later `Confirmed` or `Refused`.
+    Publish {
+        /// The publishing channel.
+        channel: Channel,
+        /// How.
+        flags: PublishFlags,
+        /// MQTT QoS 2 only: the publisher's packet id, remembered until `Release`; a duplicate is confirmed and not
+        /// routed again. 0 otherwise.
+        packet_id: u16,
+        /// What.
+        message: Message,
+    },
+    /// A consumer's verdict on deliveries of `channel`: `number`, or all up to it if `multiple` (0: all there are).
+    Settle {
+        /// The consuming channel.
+        channel: Channel,
+        /// Delivery number; for a link with an MQTT session the packet id (`multiple` is then false).
+        number: u64,
+        /// All outstanding up to and including `number`.
+        multiple: bool,
+        /// The verdict.
+        outcome: Outcome,
+    },
+    /// MQTT PUBREC below 0x80 for an outgoing QoS 2 packet id. Answered by `Event::ReleaseDue`.
+    Received {
+        /// The engine's packet id.
+        packet_id: u16,
+    },
+    /// MQTT PUBREL: forget the publisher's packet id. Answered by `Event::Released`.
+    Release {
+        /// The publisher's packet id.
+        packet_id: u16,
+    },
+    /// Opens a channel's state. Implied by the first command that needs it.
+    OpenChannel {
+        /// Which.
+        channel: Channel,
+    },
+    /// Requeues what the channel holds unsettled, cancels its consumers, forgets it. Answered by `Done` if `reply`.
+    CloseChannel {
+        /// Which.
+        channel: Channel,
+        /// Whether `Done { op: Op::CloseChannel }` is wanted.
+        reply: bool,
+    },
+    /// Prefetch limit: of the channel's later consumers each (`global` false), or of the channel (`global` true).
+    /// 0 is no limit. Answered by `Done { op: Op::Qos }`.
+    Qos {
+        /// Which channel.
+        channel: Channel,
+        /// Unsettled deliveries at most; 0 for no limit.
+        count: u32,
+        /// For the channel as a whole.
+        global: bool,
+    },
+    /// Comes back as `Event::Echo` after the answers to everything sent before on this channel.
+    Echo {
+        /// Which channel.
+        channel: Channel,
+        /// Returned as it is.
+        token: u64,
+    },
+    /// Requeue everything unsettled on the channel. Answered by `Done { op: Op::Recover }` if `reply`.
+    Recover {
+        /// Which channel.
+        channel: Channel,
+        /// Whether an answer is wanted.
+        reply: bool,
+    },
+    /// Stop a consumer. What it holds unsettled stays so. Answered by `Done { op: Op::Cancel, .. }` if `reply`;
+    /// nothing is delivered to it after the answer. Unknown tokens are answered too.
+    Cancel {
+        /// Which channel.
+        channel: Channel,
+        /// Which consumer.
+        consumer: ConsumerToken,
+        /// Whether an answer is wanted.
+        reply: bool,
+    },
+    /// Create, or check, an exchange. Answered by `Done { op: Op::DeclareExchange }`.
+    DeclareExchange(Box<DeclareExchange>),
+    /// Delete an exchange. Answered by `Done { op: Op::DeleteExchange }`.
+    DeleteExchange(Box<DeleteExchange>),
+    /// Create, or check, a queue. Answered by `QueueDeclared`.
+    DeclareQueue(Box<DeclareQueue>),
+    /// Delete a queue. Answered by `QueueDeleted`.
+    DeleteQueue(Box<DeleteQueue>),
+    /// Drop all ready messages of a queue. Answered by `QueuePurged`.
+    PurgeQueue(Box<PurgeQueue>),
+    /// Add a binding. Answered by `Done { op: Op::Bind }`.
+    Bind(Box<Bind>),
+    /// Remove a binding. Answered by `Done { op: Op::Unbind }`.
+    Unbind(Box<Bind>),
+    /// Start a consumer on a queue. Answered by `Consuming`, which precedes its first delivery.
+    Consume(Box<Consume>),
+    /// Take one message. Answered by `Event::Got` or `Event::GetEmpty`.
+    Get(Box<Get>),
+    /// Bind this link to an MQTT session, taking it over if another link holds it. Answered by `SessionOpened`.
+    OpenSession(Box<OpenSession>),
+    /// Change an open MQTT session's expiry (seconds; `None` never), as DISCONNECT may.
+    SessionExpiry(Option<u32>),
+    /// MQTT SUBSCRIBE for the link's session. Answered by `Subscribed`.
+    Subscribe(Box<Subscribe>),
+    /// MQTT UNSUBSCRIBE for the link's session. Answered by `Unsubscribed`.
+    Unsubscribe(Box<Unsubscribe>),
+    /// Apply these publishes and settles in order, all or none; their publishes are not numbered one by one.
+    /// Answered by `Done { op: Op::Commit }` once all of it is confirmed, or by `Failed`.
+    Transaction(Box<Transaction>),
+    /// Check credentials. Handled by the node's directory, before the link is attached; answered by `Authenticated` or
+    /// `LoginRefused`.
+    Authenticate(Box<Login>),
+    /// Bind the connection to a vhost. Handled by the directory; answered by `Attached` or `AttachRefused`.
+    Attach(Box<Attach>),
+    /// The connection is going, in good order: do not publish its will.
+    DropWill,
+    /// The connection is gone: everything it held is requeued, its exclusive queues are deleted, its will is
+    /// published (unless dropped). The driver sends it exactly once per attached link.
+    Detach,
+}
+
+/// How to publish. A small set of bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PublishFlags(pub u8);
+
+impl PublishFlags {
+    /// The publish is numbered and confirmed.
+    pub const CONFIRM: PublishFlags = PublishFlags(1);
+    /// If it reaches no queue, it comes back as `Event::Returned` before its confirm.
+    pub const MANDATORY: PublishFlags = PublishFlags(2);
+    /// If the exchange does not exist, that is no fault: the message is dropped (and confirmed).
+    pub const LENIENT: PublishFlags = PublishFlags(4);
+
+    /// Whether all bits of `other` are set.
+    pub fn contains(self, other: PublishFlags) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl std::ops::BitOr for PublishFlags {
+    type Output = PublishFlags;
+    fn bitor(self, rhs: PublishFlags) -> PublishFlags {
+        PublishFlags(self.0 | rhs.0)
+    }
+}
+
+/// A consumer's verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done with it.
+    Accept,
+    /// Back to its old place in the queue, marked redelivered.
+    Requeue,
+    /// Refused: dead-lettered where the queue says so, else dropped.
+    Reject,
+}
+
+/// See [`Command::DeclareExchange`].
+#[derive(Debug)]
+pub struct DeclareExchange {
+    /// Where the answer goes.
+    pub channel: Channel,
+    /// Its name.
+    pub name: Name,
+    /// `direct`, `fanout`, `topic`, `headers`.
+    pub kind: Name,
+    /// Only check that it exists.
+    pub passive: bool,
+    /// Survives a restart.
+    pub durable: bool,
+    /// Deleted when its last binding goes.
+    pub auto_delete: bool,
+    /// Only other exchanges can publish to it.
+    pub internal: bool,
+    /// Further arguments.
+    pub arguments: Table,
+    /// Whether success is answered (faults always are).
+    pub reply: bool,
+}
+
+/// See [`Command::DeleteExchange`].
+#[derive(Debug)]
+pub struct DeleteExchange {
+    /// Where the answer goes.
+    pub channel: Channel,
+    /// Its name.
+    pub name: Name,
+    /// Refuse if it has bindings.
+    pub if_unused: bool,
+    /// Whether success is answered.
+    pub reply: bool,
+}
+
+/// See [`Command::DeclareQueue`].
+#[derive(Debug)]
+pub struct DeclareQueue {
+    /// Where the answer goes.
+    pub channel: Channel,
+    /// Its name; empty: the engine makes one up. Either way it becomes the channel's last declared queue.
+    pub name: Name,
+    /// Only check that it exists.
+    pub passive: bool,
+    /// Survives a restart.
+    pub durable: bool,
+    /// Belongs to this link and goes with it.
+    pub exclusive: bool,
+    /// Deleted when its last consumer goes.
+    pub auto_delete: bool,
+    /// If it exists, skip the check that its properties are the same (STOMP SEND).
+    pub lenient: bool,
+    /// Further arguments.
+    pub arguments: Table,
+    /// Whether success is answered.
+    pub reply: bool,
+}
+
+/// See [`Command::DeleteQueue`].
+#[derive(Debug)]
+pub struct DeleteQueue {
+    /// Where the answer goes.
+    pub channel: Channel,
+    /// Its name; empty: the channel's last declared.
+    pub name: Name,
+    /// Refuse if it has consumers.
+    pub if_unused: bool,
+    /// Refuse if it has ready messages.
+    pub if_empty: bool,
+    /// Whether success is answered.
+    pub reply: bool,
+}
+
+/// See [`Command::PurgeQueue`].
+#[derive(Debug)]
+pub struct PurgeQueue {
+    /// Where the answer goes.
+    pub channel: Channel,
+    /// Its name; empty: the channel's last declared.
+    pub name: Name,
+    /// Whether success is answered.
+    pub reply: bool,
+}
+
+/// What a binding leads to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum BindTarget {
+    /// A queue; empty: the channel's last declared (and if the key is empty too, the key is that name).
+    Queue(Name),
+    /// An exchange.
+    Exchange(Name),
+}
+
+/// See [`Command::Bind`].
+#[derive(Debug)]
+pub struct Bind {
+    /// Where the answer goes.
+    pub channel: Channel,
+    /// The exchange messages come from.
+    pub source: Name,
+    /// Where they go.
+    pub target: BindTarget,
+    /// Binding key, in the dot dialect.
+    pub key: Name,
+    /// Further arguments.
+    pub arguments: Table,
+    /// Whether success is answered.
+    pub reply: bool,
+}
+
+/// See [`Command::Consume`].
+#[derive(Debug)]
+pub struct Consume {
+    /// The channel that will hold its unsettled deliveries.
+    pub channel: Channel,
+    /// The session's number for it, unique among the channel's consumers.
+    pub consumer: ConsumerToken,
+    /// Queue; empty: the channel's last declared.
+    pub queue: Name,
+    /// The tag people see (Inspect, logs).
+    pub tag: Name,
+    /// Deliveries count as settled when taken.
+    pub no_ack: bool,
+    /// Refuse other consumers on the queue.
+    pub exclusive: bool,
+    /// Higher is served first.
+    pub priority: i32,
+    /// Unsettled deliveries at most (0: no limit); `None`: what the channel's last `Qos` said.
+    pub prefetch: Option<u32>,
+    /// Further arguments.
+    pub arguments: Table,
+    /// Whether success is answered.
+    pub reply: bool,
+}
+
+/// See [`Command::Get`].
+#[derive(Debug)]
+pub struct Get {
+    /// Which channel numbers it.
+    pub channel: Channel,
+    /// Queue; empty: the channel's last declared.
+    pub queue: Name,
+    /// Settled when taken.
+    pub no_ack: bool,
+}
+
+/// A message to publish when a connection ends without goodbye.
+#[derive(Clone, Debug)]
+pub struct Will {
+    /// What.
+    pub message: Message,
+    /// How long after; a reconnect of the session before that cancels it.
+    pub delay: Duration,
+    /// Time to live, counted from when it is published.
+    pub expiry: Option<Duration>,
+}
+
+/// See [`Command::OpenSession`].
+#[derive(Debug)]
+pub struct OpenSession {
+    /// Names the session within the vhost. Never empty: the session makes one up with [`crate::session::Cx::random`].
+    pub client_id: Name,
+    /// Destroy what is there first.
+    pub clean_start: bool,
+    /// Seconds the session outlives the connection: 0 none; `None` for ever.
+    pub expiry: Option<u32>,
+    /// QoS 1 and 2 deliveries unsettled at most.
+    pub receive_maximum: u16,
+    /// Its will, if any.
+    pub will: Option<Will>,
+}
+
+/// One filter of a SUBSCRIBE. The session has checked its form.
+#[derive(Clone, Debug)]
+pub struct Subscription {
+    /// The filter in the slash dialect, without the share prefix.
+    pub filter: Name,
+    /// `$share` group.
+    pub share: Option<Name>,
+    /// Maximum QoS.
+    pub qos: u8,
+    /// Not what this client publishes itself.
+    pub no_local: bool,
+    /// Keep the retain flag of live messages.
+    pub retain_as_published: bool,
+    /// When to replay retained messages.
+    pub retain_handling: RetainHandling,
+}
+
+/// When a subscription is sent the retained messages that match it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RetainHandling {
+    /// At each SUBSCRIBE.
+    #[default]
+    Always,
+    /// Only if the subscription is new.
+    IfNew,
+    /// Never.
+    Never,
+}
+
+/// See [`Command::Subscribe`].
+#[derive(Debug)]
+pub struct Subscribe {
+    /// Echoed in the answer.
+    pub packet_id: u16,
+    /// In order. `Err` entries were refused by the session already and keep their place in the answer.
+    pub filters: Vec<Result<Subscription, crate::fault::FaultKind>>,
+    /// Returned with each matching message.
+    pub subscription_id: Option<u32>,
+}
+
+/// See [`Command::Unsubscribe`].
+#[derive(Debug)]
+pub struct Unsubscribe {
+    /// Echoed in the answer.
+    pub packet_id: u16,
+    /// Filters and their share groups, as subscribed.
+    pub filters: Vec<(Name, Option<Name>)>,
+}
+
+/// See [`Command::Transaction`].
+#[derive(Debug)]
+pub struct Transaction {
+    /// Where the answer goes.
+    pub channel: Channel,
+    /// `Publish`, `Settle` only.
+    pub commands: Vec<Command>,
+}
+
+/// Credentials, of whatever form.
+#[derive(Clone)]
+pub enum Login {
+    /// Name and password.
+    Password {
+        /// User name.
+        user: Name,
+        /// Never logged.
+        password: Box<[u8]>,
+    },
+    /// No credentials given; the node's settings decide whether that is a user.
+    Anonymous,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Login::Password { user, .. } => f.debug_struct("Password").field("user", user).finish_non_exhaustive(),
+            Login::Anonymous => f.write_str("Anonymous"),
+        }
+    }
+}
+
+/// See [`Command::Attach`]. Sent after `Authenticated`.
+#[derive(Debug)]
+pub struct Attach {
+    /// Name of the vhost.
+    pub vhost: Name,
+    /// Protocol and version for people and metrics, for example `MQTT 5.0`.
+    pub protocol: &'static str,
+    /// What the client calls itself, if it does.
+    pub client_name: Option<Name>,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// Its address; `None` for a Unix socket.
+    pub address: Option<SocketAddr>,
+}
+
+impl Peer {
+    /// Whether the peer is on this machine. IPv4-mapped IPv6 addresses count as IPv4.
+    pub fn is_loopback(&self) -> bool {
+        self.address.is_none_or(|a| a.ip().to_canonical().is_loopback())
+    }
+}
+
+const _: () = assert!(std::mem::size_of::<Command>() <= 64);

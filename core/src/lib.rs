@@ -1,0 +1,20 @@
+//! Gatepost's engine.
+//!
+//! ```text
+//!   sessions ──Command──► Engine ──► exchange (route) ──► queue ──► store (log)
+//!   sessions ◄──Event──── Engine ◄────────────────────── queue ◄── store (log)
+//! ```
+//!
+//! A deterministic state machine: commands and time go in, events and log records come out. It never does I/O but
+//! through [`store::disk::Disk`], never reads a clock, never names a protocol.
+
+pub mod command;
+pub mod engine;
+pub mod event;
+pub mod fault;
+pub mod message;
+pub mod properties;
+pub mod session;
+pub mod store;
+pub mod time;
+pub mod topic;

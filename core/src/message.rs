@@ -1,0 +1,320 @@
+//! A message: one allocation behind one reference count.
+//!
+//! ```text
+//!   ThinArc ─► ┌ Header ─────────────────────────────────────────────┬ payload ───────────────────────────┐
+//!              │ envelope, lengths, route hash, state in the log     │ exchange │ key │ properties │ body │
+//!              └─────────────────────────────────────────────────────┴────────────────────────────────────┘
+//! ```
+//!
+//! The payload is what the log stores and what it gives back, byte for byte. The topic travels inside the message
+//! rather than as a pointer to an interned one: interning would cost a look-up and an atomic increment on a line that
+//! all threads share, per message, while the engine's route cache finds the topic's levels and destinations by
+//! `route_hash`, which the session computes outside the engine's lock.
+
+use crate::properties::{Codecs, Origin, Properties};
+use crate::time::Wall;
+use std::fmt;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use triomphe::ThinArc;
+
+/// How a routing key spells its levels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Dialect {
+    /// `plant.1.temp`, wildcards `*` and `#`.
+    #[default]
+    Dot = 0,
+    /// `plant/1/temp`, wildcards `+` and `#`.
+    Slash = 1,
+}
+
+/// What is parsed once, at ingress, and read by the engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Envelope {
+    /// Whose encoding the properties are in.
+    pub origin: Origin,
+    /// How the key spells its levels.
+    pub dialect: Dialect,
+    /// Survives a restart where its queue does.
+    pub durable: bool,
+    /// Quality of service it was published with, 0 to 2. Other protocols: 1 if durable, else 0.
+    pub qos: u8,
+    /// To be kept as its topic's last value.
+    pub retain: bool,
+    /// The properties name extra routing keys (AMQP CC and BCC): see [`Message::extra_keys`].
+    pub extra_keys: bool,
+    /// 0 to 255; `None` sorts as 0.
+    pub priority: Option<u8>,
+    /// When it expires, if it does.
+    pub deadline: Option<Wall>,
+    /// When it was received.
+    pub received: Wall,
+}
+
+struct Header {
+    envelope: Envelope,
+    exchange_len: u8,
+    key_len: u16,
+    properties_len: u32,
+    route_hash: u64,
+    log: LogState,
+}
+
+/// A shared, immutable message. Cloning it is one atomic increment.
+#[derive(Clone)]
+pub struct Message(ThinArc<Header, u8>);
+
+/// Where a record lies in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Position {
+    /// Number of the segment, from 1.
+    pub segment: u32,
+    /// Byte offset of the record's header in it.
+    pub offset: u32,
+}
+
+/// A message in more than these bytes of exchange name cannot be built.
+pub const EXCHANGE_NAME_MAX: usize = 255;
+/// A message in more than these bytes of routing key cannot be built.
+pub const KEY_MAX: usize = 65_535;
+
+impl Message {
+    /// Builds a message, copying the parts once.
+    ///
+    /// # Panics
+    /// If `exchange` is longer than 255 bytes, `key` than 65,535, or the properties than 4 GiB: codecs bound them all.
+    pub fn new(envelope: Envelope, exchange: &str, key: &str, properties: &[u8], body: &[u8]) -> Message {
+        let (Ok(exchange_len), Ok(key_len), Ok(properties_len)) =
+            (u8::try_from(exchange.len()), u16::try_from(key.len()), u32::try_from(properties.len()))
+        else {
+            panic!("a codec let an oversized name through");
+        };
+        let header = Header {
+            envelope,
+            exchange_len,
+            key_len,
+            properties_len,
+            route_hash: route_hash(exchange.as_bytes(), key.as_bytes(), envelope.dialect),
+            log: LogState::default(),
+        };
+        let parts: [&[u8]; 4] = [exchange.as_bytes(), key.as_bytes(), properties, body];
+        let total = parts.iter().map(|p| p.len()).sum::<usize>();
+        // Small messages are put together on the stack; the allocation is then filled by one copy.
+        const STACK: usize = 1024;
+        if total <= STACK {
+            let mut buffer = [0u8; STACK];
+            let mut at = 0;
+            for part in parts {
+                buffer[at..at + part.len()].copy_from_slice(part);
+                at += part.len();
+            }
+            Message(ThinArc::from_header_and_slice(header, &buffer[..total]))
+        } else {
+            Message(ThinArc::from_header_and_slice(header, &parts.concat()))
+        }
+    }
+
+    /// Rebuilds a message from a stored payload. `None` if the lengths do not fit it or its names are not UTF-8.
+    pub fn from_payload(envelope: Envelope, lengths: PayloadLengths, payload: &[u8]) -> Option<Message> {
+        let e = usize::from(lengths.exchange);
+        let k = usize::from(lengths.key);
+        let exchange = payload.get(..e)?;
+        let key = payload.get(e..e + k)?;
+        payload.get(e + k..(e + k).checked_add(lengths.properties as usize)?)?;
+        std::str::from_utf8(exchange).ok()?;
+        std::str::from_utf8(key).ok()?;
+        let header = Header {
+            envelope,
+            exchange_len: lengths.exchange,
+            key_len: lengths.key,
+            properties_len: lengths.properties,
+            route_hash: route_hash(exchange, key, envelope.dialect),
+            log: LogState::default(),
+        };
+        Some(Message(ThinArc::from_header_and_slice(header, payload)))
+    }
+
+    /// The same message under another exchange, key and envelope (dead-lettering, a will that fires).
+    pub fn readdressed(&self, envelope: Envelope, exchange: &str, key: &str, properties: &[u8]) -> Message {
+        Message::new(envelope, exchange, key, properties, self.body())
+    }
+
+    /// What was parsed at ingress.
+    pub fn envelope(&self) -> &Envelope {
+        &self.0.header.header.envelope
+    }
+    /// The exchange it was published to; empty for the default exchange.
+    pub fn exchange(&self) -> &str {
+        std::str::from_utf8(&self.payload()[..self.key_start()]).unwrap_or("")
+    }
+    /// The routing key or topic, in the spelling of [`Envelope::dialect`].
+    pub fn key(&self) -> &str {
+        std::str::from_utf8(self.key_bytes()).unwrap_or("")
+    }
+    /// The exchange's name as octets (always UTF-8), for encoders.
+    pub fn exchange_bytes(&self) -> &[u8] {
+        &self.payload()[..self.key_start()]
+    }
+    /// The key as octets (always UTF-8), for encoders.
+    pub fn key_bytes(&self) -> &[u8] {
+        &self.payload()[self.key_start()..self.properties_start()]
+    }
+    /// The properties in their origin's encoding.
+    pub fn properties_raw(&self) -> &[u8] {
+        &self.payload()[self.properties_start()..self.body_start()]
+    }
+    /// The body.
+    pub fn body(&self) -> &[u8] {
+        &self.payload()[self.body_start()..]
+    }
+    /// Exchange, key, properties and body as one slice: what the log stores.
+    pub fn payload(&self) -> &[u8] {
+        &self.0.slice
+    }
+    /// The lengths that divide [`Message::payload`].
+    pub fn lengths(&self) -> PayloadLengths {
+        let h = &self.0.header.header;
+        PayloadLengths { exchange: h.exchange_len, key: h.key_len, properties: h.properties_len }
+    }
+    /// Hash of exchange, key and dialect, for the route cache. Differs from process to process.
+    pub fn route_hash(&self) -> u64 {
+        self.0.header.header.route_hash
+    }
+    /// The neutral view of the properties.
+    pub fn properties(&self, codecs: &Codecs) -> Properties {
+        codecs.decode(self.envelope().origin, self.properties_raw())
+    }
+    /// Bytes of memory it occupies, for the cache budget.
+    pub fn memory(&self) -> usize {
+        std::mem::size_of::<Header>() + 24 + self.payload().len()
+    }
+    /// Its state in the log.
+    pub(crate) fn log_state(&self) -> &LogState {
+        &self.0.header.header.log
+    }
+    /// Where its record lies, once written.
+    pub fn position(&self) -> Option<Position> {
+        self.log_state().position()
+    }
+
+    fn key_start(&self) -> usize {
+        usize::from(self.0.header.header.exchange_len)
+    }
+    fn properties_start(&self) -> usize {
+        self.key_start() + usize::from(self.0.header.header.key_len)
+    }
+    fn body_start(&self) -> usize {
+        self.properties_start() + self.0.header.header.properties_len as usize
+    }
+}
+
+impl fmt::Debug for Message {
+    /// Never the body: messages end up in logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("exchange", &self.exchange())
+            .field("key", &self.key())
+            .field("body_len", &self.body().len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a payload divides into exchange, key, properties and body (the rest).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PayloadLengths {
+    /// Bytes of exchange name.
+    pub exchange: u8,
+    /// Bytes of key.
+    pub key: u16,
+    /// Bytes of properties.
+    pub properties: u32,
+}
+
+/// Hash of an address, for the route cache. Seeded per process, so that a peer cannot aim at one bucket.
+pub fn route_hash(exchange: &[u8], key: &[u8], dialect: Dialect) -> u64 {
+    static STATE: OnceLock<foldhash::quality::RandomState> = OnceLock::new();
+    let mut hasher = STATE.get_or_init(foldhash::quality::RandomState::default).build_hasher();
+    hasher.write(exchange);
+    hasher.write_u8(dialect as u8);
+    hasher.write(key);
+    hasher.finish()
+}
+
+/// A message's state in the log, shared between the engine (under its lock) and the committer.
+///
+/// ```text
+///   Unlogged ──engine stages it──► Pending ──committer──► Taken ──written──► position set
+///                                     └─────engine: settled by all─────► Cancelled (never written)
+/// ```
+#[derive(Default)]
+pub(crate) struct LogState {
+    flush: AtomicU8,
+    /// Queues that hold it and have not settled it. Only touched under the engine's lock.
+    outstanding: AtomicU32,
+    /// The engine's confirm entry that waits for it, plus one. Only touched under the engine's lock.
+    confirm: AtomicU32,
+    /// segment << 32 | offset; 0: not written.
+    position: AtomicU64,
+}
+
+const UNLOGGED: u8 = 0;
+const PENDING: u8 = 1;
+const TAKEN: u8 = 2;
+const CANCELLED: u8 = 3;
+
+impl LogState {
+    /// Engine: the message is being handed to the log for `outstanding` queues.
+    pub(crate) fn stage(&self, outstanding: u32) {
+        self.outstanding.store(outstanding, Ordering::Relaxed);
+        self.flush.store(PENDING, Ordering::Release);
+    }
+    /// Engine: whether the message was ever handed to the log (pending, taken or cancelled).
+    pub(crate) fn is_staged(&self) -> bool {
+        self.flush.load(Ordering::Relaxed) != UNLOGGED
+    }
+    /// Committer: takes the message for writing; `false` if the engine cancelled it.
+    pub(crate) fn take(&self) -> bool {
+        self.flush.compare_exchange(PENDING, TAKEN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+            || self.flush.load(Ordering::Acquire) == TAKEN
+    }
+    /// Engine: one queue settled it. Returns true if that was the last and the write could still be cancelled.
+    pub(crate) fn settle(&self) -> Settled {
+        let left = self.outstanding.load(Ordering::Relaxed).saturating_sub(1);
+        self.outstanding.store(left, Ordering::Relaxed);
+        if left > 0 {
+            return Settled::Logged;
+        }
+        match self.flush.compare_exchange(PENDING, CANCELLED, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Settled::Cancelled,
+            Err(_) => Settled::Logged,
+        }
+    }
+    /// Committer: the record was written there.
+    pub(crate) fn written(&self, at: Position) {
+        self.position.store(u64::from(at.segment) << 32 | u64::from(at.offset), Ordering::Release);
+    }
+    pub(crate) fn position(&self) -> Option<Position> {
+        match self.position.load(Ordering::Acquire) {
+            0 => None,
+            p => Some(Position { segment: (p >> 32) as u32, offset: p as u32 }),
+        }
+    }
+    /// Engine: remembers which confirm entry waits for this message.
+    pub(crate) fn set_confirm(&self, entry: Option<u32>) {
+        self.confirm.store(entry.map_or(0, |e| e + 1), Ordering::Relaxed);
+    }
+    pub(crate) fn confirm(&self) -> Option<u32> {
+        self.confirm.load(Ordering::Relaxed).checked_sub(1)
+    }
+}
+
+/// What settling did to the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// Other queues still hold it, or it is (being) written: the settle must be logged.
+    Logged,
+    /// The last queue settled it before it was written: it never will be.
+    Cancelled,
+}

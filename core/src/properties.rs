@@ -1,0 +1,153 @@
+//! The neutral view of a message's properties, decoded on demand when a message crosses protocols, meets a headers
+//! exchange, or is dead-lettered. Same protocol out: the origin's bytes are used as they are, and nothing here runs.
+
+use std::sync::Arc;
+
+/// A shared, immutable name: of a queue, an exchange, a client, a header.
+pub type Name = Arc<str>;
+
+/// A typed value of a header or an argument.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// No value; in a headers binding: presence.
+    Void,
+    /// A boolean.
+    Bool(bool),
+    /// A signed integer and its width in bits (8, 16, 32, 64), kept so that it is re-encoded as it came.
+    Int(i64, u8),
+    /// An unsigned integer and its width in bits (8, 16, 32).
+    Uint(u32, u8),
+    /// A 32-bit float.
+    Float(f32),
+    /// A 64-bit float.
+    Double(f64),
+    /// Scale and unscaled value.
+    Decimal(u8, u32),
+    /// Octets that are usually UTF-8 text.
+    Text(Box<[u8]>),
+    /// Octets.
+    Binary(Box<[u8]>),
+    /// Seconds since the Unix epoch.
+    Timestamp(u64),
+    /// A list.
+    Array(Box<[Value]>),
+    /// A nested table.
+    Table(Table),
+}
+
+/// An ordered multimap from name to value. Names may repeat; on look-up the first wins.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Table(pub Vec<(Name, Value)>);
+
+impl Table {
+    /// The first value under `name`.
+    pub fn lookup(&self, name: &str) -> Option<&Value> {
+        self.0.iter().find(|(n, _)| &**n == name).map(|(_, v)| v)
+    }
+    /// Appends a pair.
+    pub fn push(&mut self, name: impl Into<Name>, value: Value) {
+        self.0.push((name.into(), value));
+    }
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Value {
+    /// A text value.
+    pub fn text(s: &str) -> Value {
+        Value::Text(s.as_bytes().into())
+    }
+    /// The value as text, if it is UTF-8 text.
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Value::Text(b) => std::str::from_utf8(b).ok(),
+            _ => None,
+        }
+    }
+    /// The value as an integer of any width.
+    pub fn as_int(&self) -> Option<i64> {
+        match *self {
+            Value::Int(i, _) => Some(i),
+            Value::Uint(u, _) => Some(i64::from(u)),
+            _ => None,
+        }
+    }
+}
+
+/// Where an answer goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplyTo {
+    /// A queue, by name.
+    Queue(Name),
+    /// A topic, as a routing key in the dot dialect.
+    Topic(Name),
+    /// An exchange and a routing key.
+    Exchange(Name, Name),
+}
+
+/// All properties a message can carry between protocols. Absent is not the same as empty.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Properties {
+    /// MIME type of the body.
+    pub content_type: Option<Name>,
+    /// MIME encoding of the body.
+    pub content_encoding: Option<Name>,
+    /// Octets that tie an answer to its request.
+    pub correlation: Option<Box<[u8]>>,
+    /// Where the answer goes.
+    pub reply_to: Option<ReplyTo>,
+    /// 0 to 255.
+    pub priority: Option<u8>,
+    /// Application message id.
+    pub message_id: Option<Name>,
+    /// Sender's clock, seconds since the Unix epoch.
+    pub timestamp: Option<u64>,
+    /// Application message type.
+    pub kind: Option<Name>,
+    /// Application id.
+    pub app_id: Option<Name>,
+    /// The authenticated sender.
+    pub user_id: Option<Name>,
+    /// Time to live as the sender wrote it, in milliseconds.
+    pub expiration_ms: Option<u64>,
+    /// The body is UTF-8 text (MQTT payload format 1).
+    pub utf8_body: bool,
+    /// Everything else, in order.
+    pub headers: Table,
+}
+
+/// Decodes the properties of one origin. Each protocol crate has one; the log stores [`Origin`] beside the bytes, so
+/// its codes are part of the on-disk format and never change meaning.
+pub trait PropertyCodec: Send + Sync {
+    /// The stable code of this encoding.
+    fn origin(&self) -> Origin;
+    /// The neutral view of `raw`, which a session of this origin once accepted. Bytes that do not decode (damage)
+    /// give what could be read.
+    fn decode(&self, raw: &[u8]) -> Properties;
+}
+
+/// The stable on-disk code of a property encoding. 0 is "no properties".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Origin(pub u8);
+
+impl Origin {
+    /// No properties at all.
+    pub const NONE: Origin = Origin(0);
+}
+
+/// The codecs of all protocols in this process.
+#[derive(Clone, Default)]
+pub struct Codecs(Vec<Arc<dyn PropertyCodec>>);
+
+impl Codecs {
+    /// A registry of `codecs`.
+    pub fn new(codecs: Vec<Arc<dyn PropertyCodec>>) -> Self {
+        Codecs(codecs)
+    }
+    /// The neutral view of `raw`; empty for an origin nobody registered.
+    pub fn decode(&self, origin: Origin, raw: &[u8]) -> Properties {
+        self.0.iter().find(|c| c.origin() == origin).map(|c| c.decode(raw)).unwrap_or_default()
+    }
+}

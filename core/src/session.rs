@@ -1,0 +1,101 @@
+//! The two traits a protocol implements. A session is sans-IO: bytes, events and time come in; commands and bytes go out.
+//!
+//! ```text
+//!   socket ──bytes──► handle_bytes ──commands──► engine
+//!   socket ◄──out──── handle_events ◄──events─── engine
+//! ```
+
+use crate::command::{Command, Peer};
+use crate::event::Event;
+use crate::properties::{Codecs, PropertyCodec};
+use crate::time::{Now, Time};
+use std::sync::Arc;
+
+/// A protocol: makes sessions. One value per process, listed in `gateway/src/protocols.rs`.
+pub trait Protocol: Send + Sync {
+    /// Short lower-case name, as in the configuration: `amqp`, `mqtt`, `stomp`.
+    fn name(&self) -> &'static str;
+    /// Decoder of this protocol's message properties.
+    fn codec(&self) -> Arc<dyn PropertyCodec>;
+    /// A session for a connection accepted at `now`.
+    fn open(&self, now: Now, peer: Peer) -> Box<dyn Session>;
+}
+
+/// What a session is lent for one call.
+pub struct Cx<'a> {
+    /// The turn's time.
+    pub now: Now,
+    /// Commands for the engine, in order. Reused from turn to turn.
+    pub commands: &'a mut Vec<Command>,
+    /// The connection's output, in order.
+    pub out: &'a mut Vec<u8>,
+    /// For messages of another protocol.
+    pub codecs: &'a Codecs,
+    /// Source of identifiers the session makes up. Deterministic under simulation.
+    pub random: &'a mut dyn FnMut() -> u64,
+}
+
+/// One connection's protocol state machine. At most one call per batch goes through this trait, never one per message.
+pub trait Session: Send {
+    /// Parses every whole frame of `input`, pushes commands, and returns how many bytes it is done with. The driver
+    /// keeps the rest and offers it again, longer. A session checks announced lengths against its limits before it
+    /// lets the rest grow.
+    ///
+    /// Stops early (returning what it consumed so far) where [`Session::read_interest`] turns to `Nothing`; the driver
+    /// offers the rest again when that changes.
+    ///
+    /// # Errors
+    /// [`Close`]: the connection ends once what is in `out` is flushed. Commands pushed before are still applied.
+    fn handle_bytes(&mut self, cx: &mut Cx<'_>, input: &[u8]) -> Result<usize, Close>;
+
+    /// Encodes events into `cx.out`, draining them. May push commands (a login's next step).
+    ///
+    /// # Errors
+    /// [`Close`], as above.
+    fn handle_events(&mut self, cx: &mut Cx<'_>, events: &mut Vec<Event>) -> Result<(), Close>;
+
+    /// Called at or after [`Session::poll_timeout`]: heartbeats, keep-alives, handshake limits.
+    ///
+    /// # Errors
+    /// [`Close`], as above.
+    fn handle_timeout(&mut self, cx: &mut Cx<'_>) -> Result<(), Close>;
+
+    /// When `handle_timeout` is due next. Asked after every turn; cheap.
+    fn poll_timeout(&self) -> Option<Time>;
+
+    /// Whether the session wants bytes now. The driver also stops reading by itself when output piles up.
+    fn read_interest(&self) -> ReadInterest;
+
+    /// The driver stopped (or went on) reading for back pressure: while paused, the peer's silence is our doing, and
+    /// keep-alive must not count it.
+    fn set_paused(&mut self, now: Now, paused: bool);
+}
+
+/// See [`Session::read_interest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadInterest {
+    /// Give me bytes.
+    All,
+    /// Nothing until the next event (a login or a takeover is pending, or the peer must not send more).
+    Nothing,
+}
+
+/// The session is over: flush the output, then close the socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Close {
+    /// For our log; the peer was told in its own words, in `out`.
+    pub why: String,
+    /// The peer misbehaved (or vanished), as opposed to a goodbye.
+    pub abnormal: bool,
+}
+
+impl Close {
+    /// A goodbye.
+    pub fn normal(why: impl Into<String>) -> Close {
+        Close { why: why.into(), abnormal: false }
+    }
+    /// An error.
+    pub fn abnormal(why: impl Into<String>) -> Close {
+        Close { why: why.into(), abnormal: true }
+    }
+}

@@ -1,0 +1,211 @@
+//! The log: what makes a confirm true after a power cut.
+//!
+//! One log per data directory. The engine hands over [`Batch`]es of records that reference messages; a committer encodes,
+//! checksums, writes and syncs them, holding no lock; a reader fetches bodies back. This module knows queues only by
+//! number: it never imports `queue` or `exchange`.
+
+use crate::message::{Message, Position};
+use crate::time::Wall;
+use smallvec::SmallVec;
+use std::collections::BTreeMap;
+
+/// A queue's number: never reused in the life of a data directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueueId(pub u64);
+
+/// Counts batches of one engine, from 1. `durable(ticket)` covers that batch and all before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// One queue a message goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Which queue.
+    pub queue: QueueId,
+    /// Its sequence number there: grows by one per message of the queue, logged or not.
+    pub seq: u64,
+    /// Opaque to the store: the entry's QoS and flags, given back at recovery.
+    pub flags: u8,
+}
+
+/// The routes of one message.
+pub type Routes = SmallVec<[Route; 1]>;
+
+/// What the engine wants written.
+#[derive(Debug)]
+pub enum Record {
+    /// A message and the queues that hold it. Skipped if the engine cancelled it before the committer took it.
+    Message {
+        /// What.
+        message: Message,
+        /// Where.
+        routes: Routes,
+    },
+    /// What consumers settled since the last such record.
+    Acks(Box<[QueueAcks]>),
+    /// Something smaller changed about a message or a session.
+    State(State),
+    /// A keyed record: the newest value under a key wins; `None` deletes it.
+    Key {
+        /// The key: first byte is a kind the catalog assigns.
+        key: Box<[u8]>,
+        /// The value.
+        value: Option<Box<[u8]>>,
+    },
+    /// All messages of the queue below `upto` are gone.
+    Purge {
+        /// Which queue.
+        queue: QueueId,
+        /// First sequence that stays.
+        upto: u64,
+    },
+    /// The queue and all its messages are gone.
+    QueueDelete {
+        /// Which queue.
+        queue: QueueId,
+    },
+}
+
+/// Settled sequence numbers of one queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueAcks {
+    /// Which queue.
+    pub queue: QueueId,
+    /// Inclusive ranges, ascending, not touching.
+    pub settled: Vec<(u64, u64)>,
+}
+
+/// Small state changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Messages of the queue below `upto` may have been handed out before a crash.
+    HandedOut {
+        /// Which queue.
+        queue: QueueId,
+        /// First sequence that was not.
+        upto: u64,
+    },
+    /// An outgoing QoS 2 message was given a packet id.
+    PacketId {
+        /// The session's queue.
+        queue: QueueId,
+        /// The message.
+        seq: u64,
+        /// Its packet id.
+        packet_id: u16,
+    },
+    /// PUBREC arrived for an outgoing QoS 2 message: from here on only PUBREL is sent. The message's own sequence is
+    /// settled by `PacketIdDone`.
+    PacketIdReleased {
+        /// The session's queue.
+        queue: QueueId,
+        /// The message.
+        seq: u64,
+        /// Its packet id.
+        packet_id: u16,
+    },
+    /// An incoming QoS 2 packet id is held (its message is stored), or forgotten.
+    IncomingId {
+        /// The session's queue.
+        queue: QueueId,
+        /// The publisher's packet id.
+        packet_id: u16,
+        /// Held or forgotten.
+        held: bool,
+    },
+    /// The message left one queue for others (dead-lettering): the payload is not written again. Acks of `from` follow
+    /// in the same group.
+    DeadLettered {
+        /// The queue it leaves.
+        from: QueueId,
+        /// Its sequence there.
+        from_seq: u64,
+        /// One of the queues it goes to.
+        to: Route,
+    },
+}
+
+/// What the engine hands over before every unlock.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// In order.
+    pub records: Vec<Record>,
+    /// Ranges of `records` (start, end) that count together or not at all: recovery drops an incomplete group.
+    pub groups: Vec<(usize, usize)>,
+    /// The batch's number; `durable` reports it back.
+    pub ticket: Ticket,
+    /// Something waits for this batch to be synced. Otherwise written is enough, and it may wait for company.
+    pub sync: bool,
+    /// Estimate of the bytes it will write, for the 4 MiB limit.
+    pub bytes: usize,
+}
+
+impl Batch {
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+}
+
+/// A body the engine wants back in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Engine's own number for the queue, returned as it is.
+    pub queue: QueueId,
+    /// Which message.
+    pub seq: u64,
+    /// Where its record lies.
+    pub at: Position,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Loaded {
+    /// As asked.
+    pub queue: QueueId,
+    /// As asked.
+    pub seq: u64,
+    /// The message, or `None` if its record is damaged (it was set aside and counted; the queue goes on without it).
+    pub message: Option<Message>,
+}
+
+/// Everything a start finds, in the order the engine wants it.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// Live keyed records.
+    pub keys: BTreeMap<Box<[u8]>, Box<[u8]>>,
+    /// Per queue: numbers and live messages. Queues that no keyed record knows are included; the engine deletes them.
+    pub queues: BTreeMap<QueueId, RecoveredQueue>,
+    /// Highest wall clock in any record.
+    pub wall: Wall,
+    /// Highest queue number in any record.
+    pub queue_id_max: QueueId,
+}
+
+/// See [`Recovered`].
+#[derive(Debug, Default)]
+pub struct RecoveredQueue {
+    /// One past the highest sequence in any record, acks and hand-out marks included.
+    pub next_seq: u64,
+    /// Messages below it may have been handed out.
+    pub handed_out: u64,
+    /// Live messages, ascending by sequence.
+    pub entries: Vec<RecoveredEntry>,
+    /// Incoming QoS 2 packet ids held.
+    pub incoming_ids: Vec<u16>,
+    /// Outgoing QoS 2 packet ids: sequence, packet id, whether PUBREC arrived. Ascending in order of assignment.
+    pub packet_ids: Vec<(u64, u16, bool)>,
+}
+
+/// One live message at recovery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecoveredEntry {
+    /// Its sequence.
+    pub seq: u64,
+    /// Where its record lies.
+    pub at: Position,
+    /// Bytes of its body.
+    pub body_len: u32,
+    /// As in its [`Route`].
+    pub flags: u8,
+}

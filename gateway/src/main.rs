@@ -1,0 +1,2 @@
+//! The Gatepost daemon.
+fn main() {}

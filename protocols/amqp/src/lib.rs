@@ -1,0 +1,1 @@
+//! Gatepost's AMQP frames and session state machine.

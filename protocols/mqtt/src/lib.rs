@@ -1,0 +1,1 @@
+//! Gatepost's MQTT frames and session state machine.

@@ -1,0 +1,1 @@
+//! Gatepost's STOMP frames and session state machine.
