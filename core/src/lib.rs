@@ -8,12 +8,17 @@
 //! A deterministic state machine: commands and time go in, events and log records come out. It never does I/O but
 //! through [`store::disk::Disk`], never reads a clock, never names a protocol.
 
+pub mod binding;
 pub mod command;
+mod durable_session;
 pub mod engine;
 pub mod event;
 pub mod fault;
 pub mod message;
 pub mod properties;
+mod queue;
+pub mod retained;
+pub mod router;
 pub mod session;
 pub mod store;
 pub mod time;

@@ -255,6 +255,8 @@ pub(crate) struct LogState {
     outstanding: AtomicU32,
     /// The engine's confirm entry that waits for it, plus one. Only touched under the engine's lock.
     confirm: AtomicU32,
+    /// Queue entries that keep it in memory. Only touched under the engine's lock.
+    holders: AtomicU32,
     /// segment << 32 | offset; 0: not written.
     position: AtomicU64,
 }
@@ -290,6 +292,19 @@ impl LogState {
             Ok(_) => Settled::Cancelled,
             Err(_) => Settled::Logged,
         }
+    }
+    /// Engine: one more queue entry keeps the message in memory. Returns whether it is the first.
+    pub(crate) fn hold(&self) -> bool {
+        let before = self.holders.load(Ordering::Relaxed);
+        self.holders.store(before + 1, Ordering::Relaxed);
+        before == 0
+    }
+    /// Engine: one queue entry fewer keeps the message in memory. Returns whether it was the last.
+    pub(crate) fn release(&self) -> bool {
+        let before = self.holders.load(Ordering::Relaxed);
+        debug_assert!(before > 0, "every release follows a hold");
+        self.holders.store(before.saturating_sub(1), Ordering::Relaxed);
+        before == 1
     }
     /// Committer: the record was written there.
     pub(crate) fn written(&self, at: Position) {
