@@ -8,12 +8,15 @@
 //! A deterministic state machine: commands and time go in, events and log records come out. It never does I/O but
 //! through [`store::disk::Disk`], never reads a clock, never names a protocol.
 
+pub mod binding;
 pub mod command;
 pub mod engine;
 pub mod event;
 pub mod fault;
 pub mod message;
 pub mod properties;
+pub mod retained;
+pub mod router;
 pub mod session;
 pub mod store;
 pub mod time;

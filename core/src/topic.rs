@@ -3,6 +3,10 @@
 use crate::message::Dialect;
 use std::borrow::Cow;
 
+mod pattern;
+
+pub use pattern::{InvalidFilter, Level, Pattern};
+
 /// Respells `key` from one dialect in the other, escaping what the target cannot say. `None` if it cannot be said at
 /// all there.
 pub fn translate(key: &str, from: Dialect, to: Dialect) -> Option<Cow<'_, str>> {
