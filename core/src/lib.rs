@@ -16,7 +16,6 @@ pub mod event;
 pub mod fault;
 pub mod message;
 pub mod properties;
-mod queue;
 pub mod retained;
 pub mod router;
 pub mod session;
