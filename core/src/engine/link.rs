@@ -150,6 +150,10 @@ impl LinkState {
         self.woken = stalled;
         self.stalled = stalled;
     }
+    /// Wakes are not wanted for the moment, or are again.
+    pub(crate) fn mute(&mut self, mute: bool) {
+        self.woken = mute;
+    }
     pub(crate) fn has_room(&self) -> bool {
         !self.stalled
             && self.reserved_messages < RESERVED_MESSAGES_MAX

@@ -335,7 +335,7 @@ impl Engine {
 
     /// Moves what the link may send now into `events`, deliveries within `room` (one message always fits if
     /// `room.messages > 0`). Returns whether more is ready.
-    pub fn take(&mut self, now: Now, link: Link, room: Room, events: &mut Vec<Event>) -> bool {
+    pub fn take(&mut self, now: Now, link: Link, room: Room, events: &mut Vec<Event>, wakes: &mut Wakes) -> bool {
         self.now = now;
         let stalled = room.messages == 0 || room.bytes == 0;
         let told = self.pressure;
@@ -361,7 +361,7 @@ impl Engine {
             let Some(l) = self.link_mut(link) else { return false };
             match l.outbox.front() {
                 None => {
-                    if stalled || !self.feed_starved(link) {
+                    if stalled || !self.feed_starved(link, wakes) {
                         return false;
                     }
                 }

@@ -2,6 +2,7 @@
 
 use super::{Engine, Wakes};
 use crate::queue::unsettled::QueueRef;
+use crate::store::QueueId;
 use crate::time::{Now, Time};
 use std::collections::BTreeSet;
 
@@ -53,10 +54,8 @@ impl Engine {
             match timer {
                 Timer::SessionExpiry(session) => self.expire_session(session, wakes),
                 Timer::Will(session) => self.fire_delayed_will(session, wakes),
-                Timer::Head(slot, id) => self.expire_head(QueueRef { slot, id: crate::store::QueueId(id) }),
-                Timer::QueueExpiry(slot, id) => {
-                    self.expire_queue(QueueRef { slot, id: crate::store::QueueId(id) }, wakes);
-                }
+                Timer::Head(slot, id) => self.expire_head(QueueRef { slot, id: QueueId(id) }, wakes),
+                Timer::QueueExpiry(slot, id) => self.expire_queue(QueueRef { slot, id: QueueId(id) }, wakes),
                 Timer::Retained => self.expire_retained(),
             }
         }

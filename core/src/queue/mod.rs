@@ -93,10 +93,31 @@ impl HandOutMarks {
         if seq < self.written {
             return true;
         }
+        self.written_if(durable);
+        seq < self.written || (seq < self.staged && seq >= self.staged_at)
+    }
+    /// Takes note of the staged mark if its batch is written, before another one takes its place.
+    pub(crate) fn written_if(&mut self, durable: u64) {
         if self.ticket <= durable {
             self.written = self.written.max(self.staged);
         }
-        seq < self.written || (seq < self.staged && seq >= self.staged_at)
+    }
+    /// A mark for `seq`, which is published now, and those after it.
+    pub(crate) fn stage_at_publish(&mut self, seq: u64, ticket: u64, durable: u64) {
+        self.written_if(durable);
+        // An unwritten mark before this one covers what lies between the two: its entries need not wait for this one.
+        if self.ticket <= durable || seq > self.staged {
+            self.staged_at = seq;
+        }
+        self.staged = seq + HAND_OUT_AHEAD;
+        self.ticket = ticket;
+    }
+    /// A mark for `seq`, which waits in the queue, and those after it.
+    pub(crate) fn stage_ahead(&mut self, seq: u64, next_seq: u64, ticket: u64, durable: u64) {
+        self.written_if(durable);
+        self.staged = self.staged.max(seq) + HAND_OUT_AHEAD;
+        self.staged_at = next_seq;
+        self.ticket = ticket;
     }
     /// Whether a new mark should be staged before `seq` is handed out, or soon.
     pub(crate) fn due(&self, seq: u64, durable: u64) -> bool {
