@@ -35,7 +35,11 @@ impl<'a> Levels<'a> {
         if key.is_empty() && dialect == Dialect::Dot {
             return Levels(SmallVec::new());
         }
-        Levels(key.split(separator(dialect)).map(|level| decode(level, dialect)).collect())
+        Levels(
+            key.split(separator(dialect))
+                .map(|level| decode(level, dialect))
+                .collect(),
+        )
     }
 
     /// In order.
@@ -152,7 +156,13 @@ fn encode(level: &str, dialect: Dialect, out: &mut String) {
             (Dialect::Slash, '/') => out.push_str("%2F"),
             (Dialect::Slash, '+') => out.push_str("%2B"),
             (Dialect::Slash, '#') => out.push_str("%23"),
-            (_, '%') if level.as_bytes().get(at + 1..at + 3).and_then(|d| escaped(d, dialect)).is_some() => {
+            (_, '%')
+                if level
+                    .as_bytes()
+                    .get(at + 1..at + 3)
+                    .and_then(|d| escaped(d, dialect))
+                    .is_some() =>
+            {
                 out.push_str("%25");
             }
             _ => out.push(c),
@@ -224,7 +234,9 @@ mod tests {
         for _ in 0..20_000 {
             let mut text = String::new();
             for _ in 0..random % 13 + 1 {
-                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 text.push(alphabet[(random >> 33) as usize % alphabet.len()]);
             }
             let dot = translate(&text, Slash, Dot).expect("dot can say all");

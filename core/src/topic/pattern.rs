@@ -45,7 +45,10 @@ impl Pattern {
         if dialect == Dialect::Slash {
             check_filter(text)?;
         } else if text.is_empty() {
-            return Ok(Pattern { levels: Box::default(), dialect });
+            return Ok(Pattern {
+                levels: Box::default(),
+                dialect,
+            });
         }
         let mut levels = Vec::new();
         for level in text.split(separator(dialect)) {
@@ -58,7 +61,10 @@ impl Pattern {
                 levels.push(level);
             }
         }
-        Ok(Pattern { levels: levels.into(), dialect })
+        Ok(Pattern {
+            levels: levels.into(),
+            dialect,
+        })
     }
 
     /// Its levels.
@@ -133,11 +139,15 @@ mod tests {
     use Dialect::{Dot, Slash};
 
     fn slash(filter: &str, topic: &str) -> bool {
-        Pattern::parse(filter, Slash).expect(filter).matches(&Levels::new(topic, Slash))
+        Pattern::parse(filter, Slash)
+            .expect(filter)
+            .matches(&Levels::new(topic, Slash))
     }
 
     fn dot(binding: &str, key: &str) -> bool {
-        Pattern::parse(binding, Dot).expect(binding).matches(&Levels::new(key, Dot))
+        Pattern::parse(binding, Dot)
+            .expect(binding)
+            .matches(&Levels::new(key, Dot))
     }
 
     #[test]

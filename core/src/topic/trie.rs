@@ -54,7 +54,15 @@ type Reached = SmallVec<[u32; 32]>;
 
 impl<T> Node<T> {
     fn new(parent: u32, edge: Edge, nested: bool) -> Node<T> {
-        Node { parent, edge, one: NONE, many: NONE, literals: 0, nested, values: Vec::new() }
+        Node {
+            parent,
+            edge,
+            one: NONE,
+            many: NONE,
+            literals: 0,
+            nested,
+            values: Vec::new(),
+        }
     }
     fn is_leaf(&self) -> bool {
         self.one == NONE && self.many == NONE && self.literals == 0
@@ -66,7 +74,11 @@ impl<T> Default for Trie<T> {
         let mut nodes = Slab::new();
         nodes.insert(Node::new(NONE, Edge::Root, false));
         nodes.insert(Node::new(NONE, Edge::Root, false));
-        Trie { nodes, edges: HashTable::new(), hasher: RandomState::default() }
+        Trie {
+            nodes,
+            edges: HashTable::new(),
+            hasher: RandomState::default(),
+        }
     }
 }
 
@@ -77,7 +89,11 @@ impl<T: PartialEq> Trie<T> {
         let mut below_many = false;
         for level in pattern.levels() {
             let next = self.child(at, level);
-            at = if next == NONE { self.grow(at, level, below_many) } else { next };
+            at = if next == NONE {
+                self.grow(at, level, below_many)
+            } else {
+                next
+            };
             below_many |= *level == Level::Many;
         }
         self.nodes[at as usize].values.push(value);
@@ -257,7 +273,11 @@ fn edge_hash(hasher: &RandomState, parent: u32, label: &str) -> u64 {
 
 fn rehash<T>(hasher: &RandomState, nodes: &Slab<Node<T>>, child: u32) -> u64 {
     match nodes.get(child as usize) {
-        Some(Node { parent, edge: Edge::Literal(label), .. }) => edge_hash(hasher, *parent, label),
+        Some(Node {
+            parent,
+            edge: Edge::Literal(label),
+            ..
+        }) => edge_hash(hasher, *parent, label),
         _ => unreachable!("only literal children are in the table"),
     }
 }
@@ -271,7 +291,10 @@ mod tests {
 
     impl Random {
         fn below(&mut self, n: usize) -> usize {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (self.0 >> 33) as usize % n
         }
         fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
@@ -316,14 +339,21 @@ mod tests {
                 let mut found = Vec::new();
                 trie.visit(&levels, |&v| found.push(v));
                 found.sort_unstable();
-                let mut expected: Vec<u32> = all.iter().filter(|(p, _)| p.matches(&levels)).map(|&(_, v)| v).collect();
+                let mut expected: Vec<u32> = all
+                    .iter()
+                    .filter(|(p, _)| p.matches(&levels))
+                    .map(|&(_, v)| v)
+                    .collect();
                 expected.sort_unstable();
                 assert_eq!(found, expected, "seed {seed}, step {step}, key {key:?}");
             }
             for (pattern, value) in all.drain(..) {
                 assert!(trie.remove(&pattern, &value));
             }
-            assert!(trie.is_empty() && trie.edges.is_empty(), "seed {seed} leaves nodes behind");
+            assert!(
+                trie.is_empty() && trie.edges.is_empty(),
+                "seed {seed} leaves nodes behind"
+            );
         }
     }
 
@@ -342,7 +372,10 @@ mod tests {
     fn the_longest_topic_walks_without_recursion() {
         let mut trie = Trie::default();
         trie.insert(&Pattern::parse("#", Dialect::Slash).expect("valid"), 1);
-        trie.insert(&Pattern::parse(&vec!["+"; super::super::LEVELS_MAX].join("/"), Dialect::Slash).expect("valid"), 2);
+        trie.insert(
+            &Pattern::parse(&vec!["+"; super::super::LEVELS_MAX].join("/"), Dialect::Slash).expect("valid"),
+            2,
+        );
         let mut found = Vec::new();
         trie.visit(&Levels::new(&"/".repeat(65_535), Dialect::Slash), |&v| found.push(v));
         trie.visit(&Levels::new(&"/".repeat(199), Dialect::Slash), |&v| found.push(v));
