@@ -672,3 +672,6 @@ fn default_exchange() -> ExchangeInfo {
         arguments: Table::default(),
     }
 }
+
+#[cfg(test)]
+mod tests;

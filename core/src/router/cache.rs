@@ -100,6 +100,16 @@ impl RouteCache {
         table.insert_unique(hash, entries.len() as u32 - 1, |&index| entries[index as usize].hash);
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        assert_eq!(self.entries.len(), self.table.len());
+        assert_eq!(
+            self.entries.iter().map(|entry| entry.targets.len()).sum::<usize>(),
+            self.targets
+        );
+        self.entries.len()
+    }
+
     #[inline]
     fn position(&self, message: &Message) -> Option<usize> {
         let (exchange_len, address) = address(message);

@@ -67,7 +67,7 @@ impl Router {
         &self.scratch.targets
     }
 
-    fn route_by_walk(&mut self, message: &Message, extra_keys: &[Name]) -> Result<&[Target], Fault> {
+    pub(super) fn route_by_walk(&mut self, message: &Message, extra_keys: &[Name]) -> Result<&[Target], Fault> {
         let mut scratch = std::mem::take(&mut self.scratch);
         let walked = self.walk(message, extra_keys, &mut scratch);
         if let Ok(true) = walked {
