@@ -8,10 +8,12 @@
 //! A deterministic state machine: commands and time go in, events and log records come out. It never does I/O but
 //! through [`store::disk::Disk`], never reads a clock, never names a protocol.
 
+mod arguments;
 pub mod binding;
 pub mod command;
 pub mod engine;
 pub mod event;
+mod exchange;
 pub mod fault;
 pub mod message;
 pub mod properties;
