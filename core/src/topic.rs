@@ -69,6 +69,13 @@ impl<'a> Levels<'a> {
     }
 }
 
+impl FromIterator<String> for Levels<'_> {
+    /// Of levels whose escapes are decoded already.
+    fn from_iter<I: IntoIterator<Item = String>>(levels: I) -> Self {
+        Levels(levels.into_iter().map(Cow::Owned).collect())
+    }
+}
+
 /// Respells `key` from one dialect in the other, escaping what the target cannot say. `None` if it cannot be said at
 /// all there: MQTT has no empty topic, no NUL, and nothing longer than 65,535 bytes.
 pub fn translate(key: &str, from: Dialect, to: Dialect) -> Option<Cow<'_, str>> {
