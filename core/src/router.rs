@@ -4,16 +4,83 @@
 //! binding and deleting are rare and go by name; routing is the hottest code of the product and goes through a cache
 //! of whole routes, so that a repeated address costs one look-up and allocates nothing.
 
+use crate::arguments;
 use crate::binding::{Binding, Destination, Grant, QueueSlot, Removed};
-use crate::fault::Fault;
-use crate::message::Message;
-use crate::properties::{Codecs, Name, Table};
+use crate::exchange::{BindingId, BindingTable, Exchange, Scope};
+use crate::fault::{Fault, FaultKind};
+use crate::message::{Dialect, route_hash};
+use crate::properties::{Codecs, Name, Table, Value};
+use crate::topic::Pattern;
+use cache::RouteCache;
+use foldhash::fast::RandomState;
+use generations::Generations;
+use hashbrown::{HashMap, HashTable};
+use slab::Slab;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::BuildHasher;
 use std::sync::Arc;
+
+mod cache;
+mod generations;
+mod route;
+mod target;
+
+pub use target::{Admission, Granted, Target};
+
+/// Exchanges in a vhost at most.
+pub const EXCHANGES_MAX: usize = 65_536;
+/// Bindings in a vhost at most, MQTT subscriptions included.
+pub const BINDINGS_MAX: usize = 1 << 20;
+
+/// The exchanges that every vhost has, beside the default one.
+const PREDECLARED: [(&str, &str, bool); 6] = [
+    ("amq.direct", "direct", false),
+    ("amq.fanout", "fanout", false),
+    ("amq.headers", "headers", false),
+    ("amq.match", "headers", false),
+    ("amq.rabbitmq.trace", "topic", true),
+    ("amq.topic", "topic", false),
+];
 
 /// The exchanges and bindings of one vhost.
 pub struct Router {
     vhost: Name,
-    codecs: Codecs,
+    codecs: Arc<Codecs>,
+    exchanges: Slab<Exchange>,
+    /// Index into `exchanges`; the default exchange is not there: it has a name, and no table but `queue_names`.
+    exchange_names: BTreeMap<Name, u32>,
+    bindings: Slab<Link>,
+    /// All bindings by their identity. Never iterated: its order is random.
+    identities: HashTable<BindingId>,
+    /// Slots by name, under the hash that messages to the default exchange carry. Never iterated.
+    queue_names: HashTable<(Name, QueueSlot)>,
+    /// Never iterated.
+    queues: HashMap<QueueSlot, Queue, RandomState>,
+    hasher: RandomState,
+    generations: Generations,
+    cache: RouteCache,
+    scratch: route::Scratch,
+}
+
+/// A binding and the ends it connects.
+struct Link {
+    binding: Binding,
+    source: u32,
+    end: End,
+}
+
+/// Where a binding leads, as numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum End {
+    Queue(QueueSlot),
+    Exchange(u32),
+}
+
+#[derive(Default)]
+struct Queue {
+    /// Its name in `queue_names`, if it is there.
+    name: Option<Name>,
+    bindings: BTreeSet<BindingId>,
 }
 
 /// An exchange as people and the log see it.
@@ -57,58 +124,48 @@ pub struct Declared {
     pub created: bool,
 }
 
-/// A queue a message goes to, once, however many bindings led there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// Which queue.
-    pub queue: QueueSlot,
-}
-
-/// How a target takes a message. See [`Target::admission`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission<'a> {
-    /// By a plain binding: no cap on its QoS.
-    Plain,
-    /// By subscriptions, merged.
-    Granted(Granted<'a>),
-    /// Not at all: only subscriptions with `no_local` led here, and the session published it itself.
-    NoLocal,
-}
-
-/// The merge of all subscriptions of one queue that match a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Granted<'a> {
-    /// The highest of their QoS.
-    pub qos: u8,
-    /// Whether any of them keeps the retain flag.
-    pub retain_as_published: bool,
-    /// All their subscription identifiers, in order of subscription; `None` if none has one.
-    pub subscription_ids: Option<&'a Arc<[u32]>>,
-}
-
-impl Target {
-    /// How the queue takes the message. `own`: the publisher is the session whose queue this is (no-local is judged
-    /// per subscription, so some of them may still admit the message).
-    pub fn admission(&self, own: bool) -> Admission<'_> {
-        let _ = own;
-        Admission::Plain
-    }
-}
-
 impl Router {
     /// A router with the predeclared exchanges. `vhost` is for the texts of faults, `codecs` for headers exchanges.
     pub fn new(vhost: Name, codecs: Codecs) -> Router {
-        Router { vhost, codecs }
+        let mut router = Router {
+            vhost,
+            codecs: Arc::new(codecs),
+            exchanges: Slab::new(),
+            exchange_names: BTreeMap::new(),
+            bindings: Slab::new(),
+            identities: HashTable::new(),
+            queue_names: HashTable::new(),
+            queues: HashMap::default(),
+            hasher: RandomState::default(),
+            generations: Generations::new(),
+            cache: RouteCache::new(),
+            scratch: route::Scratch::default(),
+        };
+        for (name, kind, internal) in PREDECLARED {
+            let table = BindingTable::new(kind).expect("PREDECLARED names known types");
+            let spec = ExchangeSpec {
+                name: name.into(),
+                kind: kind.into(),
+                durable: true,
+                auto_delete: false,
+                internal,
+                arguments: Table::default(),
+            };
+            router.add_exchange(spec, table, None);
+        }
+        router
     }
 
     /// The checks of a declare that come before permissions: the type is known (unless `passive`), and it is not the
-    /// default exchange. [`Router::declare_exchange`] makes them too.
+    /// default exchange. The declares make them too.
     ///
     /// # Errors
     /// PreconditionFailed for an unknown type, AccessRefused for the default exchange.
     pub fn check_declare(&self, name: &str, kind: &str, passive: bool) -> Result<(), Fault> {
-        let _ = (name, kind, passive, &self.vhost, &self.codecs);
-        Ok(())
+        if !passive {
+            table_of(kind)?;
+        }
+        self.refuse_default(name)
     }
 
     /// Refuses the default exchange, where an operation is not permitted on it (bind, unbind, declare, delete).
@@ -116,14 +173,21 @@ impl Router {
     /// # Errors
     /// AccessRefused.
     pub fn refuse_default(&self, name: &str) -> Result<(), Fault> {
-        let _ = name;
+        if name.is_empty() {
+            return Err(Fault::new(
+                FaultKind::AccessRefused,
+                "operation not permitted on the default exchange",
+            ));
+        }
         Ok(())
     }
 
     /// The exchange of that name.
     pub fn exchange(&self, name: &str) -> Option<ExchangeInfo> {
-        let _ = name;
-        None
+        if name.is_empty() {
+            return Some(default_exchange());
+        }
+        self.find_exchange(name).map(|id| info(&self.exchanges[id as usize]))
     }
 
     /// Checks that the exchange exists.
@@ -131,8 +195,8 @@ impl Router {
     /// # Errors
     /// NotFound; AccessRefused for the default exchange.
     pub fn declare_passive(&self, name: &str) -> Result<(), Fault> {
-        let _ = name;
-        Ok(())
+        self.refuse_default(name)?;
+        self.require(name).map(|_| ())
     }
 
     /// Creates an exchange, or checks that the one that exists is equivalent.
@@ -140,16 +204,43 @@ impl Router {
     /// # Errors
     /// Unknown type, default exchange, inequivalent, reserved name, bad alternate exchange, too many.
     pub fn declare_exchange(&mut self, spec: ExchangeSpec) -> Result<Declared, Fault> {
-        let _ = spec;
-        Ok(Declared { created: true })
+        self.declare(spec, true)
     }
 
-    /// The same at recovery: without the checks on reserved names.
+    /// The same at recovery: without the check on reserved names.
     ///
     /// # Errors
     /// As [`Router::declare_exchange`], but for reserved names.
     pub fn restore_exchange(&mut self, spec: ExchangeSpec) -> Result<Declared, Fault> {
-        let _ = spec;
+        self.declare(spec, false)
+    }
+
+    fn declare(&mut self, spec: ExchangeSpec, reserve: bool) -> Result<Declared, Fault> {
+        let table = table_of(&spec.kind)?;
+        self.refuse_default(&spec.name)?;
+        let object = self.describe(&spec.name);
+        if let Some(id) = self.find_exchange(&spec.name) {
+            equivalent(&object, &self.exchanges[id as usize], &spec)?;
+            return Ok(Declared { created: false });
+        }
+        if reserve && spec.name.starts_with("amq.") {
+            let text = format!("exchange name '{}' contains reserved prefix 'amq.*'", spec.name);
+            return Err(Fault::new(FaultKind::AccessRefused, text));
+        }
+        let alternate = match spec.arguments.lookup(ALTERNATE) {
+            None => None,
+            Some(value @ Value::Text(_)) => value.as_str().map(Name::from),
+            Some(other) => {
+                let kind = arguments::type_name(other);
+                let text = format!("invalid type '{kind}' for arg '{ALTERNATE}' in {object}");
+                return Err(Fault::new(FaultKind::PreconditionFailed, text));
+            }
+        };
+        if self.exchanges.len() >= EXCHANGES_MAX {
+            let text = format!("cannot declare {object}: exchange limit ({EXCHANGES_MAX}) is reached");
+            return Err(Fault::new(FaultKind::QuotaExceeded, text));
+        }
+        self.add_exchange(spec, table, alternate);
         Ok(Declared { created: true })
     }
 
@@ -159,8 +250,23 @@ impl Router {
     /// # Errors
     /// AccessRefused for the default exchange and `amq.*`; PreconditionFailed if `if_unused` and it has bindings.
     pub fn delete_exchange(&mut self, name: &str, if_unused: bool) -> Result<Vec<Removed>, Fault> {
-        let _ = (name, if_unused);
-        Ok(Vec::new())
+        self.refuse_default(name)?;
+        if name.starts_with("amq.") {
+            let text = format!("deletion of system {} not allowed", self.describe(name));
+            return Err(Fault::new(FaultKind::AccessRefused, text));
+        }
+        let mut removal = Removal::default();
+        if let Some(id) = self.find_exchange(name) {
+            if if_unused && !self.exchanges[id as usize].outgoing.is_empty() {
+                return Err(Fault::new(
+                    FaultKind::PreconditionFailed,
+                    format!("{} in use", self.describe(name)),
+                ));
+            }
+            self.drop_exchange(id, &mut removal);
+            self.cascade(&mut removal);
+        }
+        Ok(removal.removed)
     }
 
     /// Binds by a key in the dot dialect. Returns whether the binding is new; repeating one replaces its grant.
@@ -177,8 +283,8 @@ impl Router {
         arguments: Table,
         grant: Option<Grant>,
     ) -> Result<bool, Fault> {
-        let _ = (source, destination, key, arguments, grant);
-        Ok(true)
+        self.refuse_default(source)?;
+        self.add_binding(source, destination, key, Dialect::Dot, arguments, grant)
     }
 
     /// Removes a binding made with [`Router::bind`], and auto-delete exchanges that go with it. One that does not
@@ -193,8 +299,17 @@ impl Router {
         key: &str,
         arguments: &Table,
     ) -> Result<Vec<Removed>, Fault> {
-        let _ = (source, destination, key, arguments);
-        Ok(Vec::new())
+        self.refuse_default(source)?;
+        let end = match destination {
+            Destination::Queue { slot, .. } => Some(End::Queue(*slot)),
+            Destination::Exchange(name) => {
+                self.refuse_default(name)?;
+                self.find_exchange(name).map(End::Exchange)
+            }
+        };
+        Ok(end.map_or_else(Vec::new, |end| {
+            self.remove_binding(source, end, key, Dialect::Dot, arguments)
+        }))
     }
 
     /// Binds by an MQTT topic filter. Returns whether the subscription is new; repeating it replaces its grant in
@@ -209,14 +324,23 @@ impl Router {
         filter: &str,
         grant: Grant,
     ) -> Result<bool, Fault> {
-        let _ = (exchange, destination, filter, grant);
-        Ok(true)
+        self.refuse_default(exchange)?;
+        if let Err(invalid) = Pattern::parse(filter, Dialect::Slash) {
+            return Err(Fault::new(FaultKind::PreconditionFailed, invalid.to_string()));
+        }
+        self.add_binding(
+            exchange,
+            destination,
+            filter,
+            Dialect::Slash,
+            Table::default(),
+            Some(grant),
+        )
     }
 
     /// Removes a binding made with [`Router::subscribe`]. Empty if there was none.
     pub fn unsubscribe(&mut self, exchange: &str, queue: QueueSlot, filter: &str) -> Vec<Removed> {
-        let _ = (exchange, queue, filter);
-        Vec::new()
+        self.remove_binding(exchange, End::Queue(queue), filter, Dialect::Slash, &Table::default())
     }
 
     /// NotFound unless the exchange exists (the default one does).
@@ -224,50 +348,330 @@ impl Router {
     /// # Errors
     /// `no exchange 'x' in vhost '/'`.
     pub fn require_exchange(&self, name: &str) -> Result<(), Fault> {
-        let _ = name;
-        Ok(())
+        if name.is_empty() {
+            Ok(())
+        } else {
+            self.require(name).map(|_| ())
+        }
     }
 
-    /// Makes a queue reachable through the default exchange. Every queue is added before it is bound.
+    /// Makes a queue reachable through the default exchange. Every queue is added before it is bound. A name that is
+    /// added again leads to the new slot.
     pub fn add_queue(&mut self, name: &Name, slot: QueueSlot) {
-        let _ = (name, slot);
+        self.forget_name(slot);
+        if let Some(other) = self.queue(name) {
+            self.forget_name(other);
+        }
+        let hash = queue_hash(name);
+        self.queue_names
+            .insert_unique(hash, (name.clone(), slot), |(name, _)| queue_hash(name));
+        self.queues.entry(slot).or_default().name = Some(name.clone());
     }
 
     /// Forgets a queue: its name, all its bindings, and auto-delete exchanges that go with them.
     pub fn remove_queue(&mut self, slot: QueueSlot) -> Vec<Removed> {
-        let _ = slot;
-        Vec::new()
+        self.forget_name(slot);
+        let mut removal = Removal::default();
+        if let Some(queue) = self.queues.remove(&slot) {
+            for id in queue.bindings {
+                self.drop_binding(id, &mut removal);
+            }
+        }
+        self.cascade(&mut removal);
+        removal.removed
     }
 
     /// The slot of the queue of that name.
     pub fn queue(&self, name: &str) -> Option<QueueSlot> {
-        let _ = name;
-        None
-    }
-
-    /// Where a message goes: each queue once, in ascending order of slots. `extra_keys` are further routing keys (CC,
-    /// BCC) in the dot dialect; the message's own key is always used.
-    ///
-    /// # Errors
-    /// NotFound for the exchange, AccessRefused if it is internal.
-    pub fn route(&mut self, message: &Message, extra_keys: &[Name]) -> Result<&[Target], Fault> {
-        let _ = (message, extra_keys);
-        Ok(&[])
+        self.queue_names
+            .find(queue_hash(name), |(other, _)| **other == *name)
+            .map(|(_, slot)| *slot)
     }
 
     /// All exchanges by name, the default one first.
     pub fn exchanges(&self) -> impl Iterator<Item = ExchangeInfo> + '_ {
-        std::iter::empty()
+        let named = self
+            .exchange_names
+            .values()
+            .map(|&id| info(&self.exchanges[id as usize]));
+        std::iter::once_with(default_exchange).chain(named)
     }
 
-    /// All bindings, in the same order in every run of the same history.
+    /// All bindings, in the same order in every run of the same history. Those of the default exchange are implied.
     pub fn bindings(&self) -> impl Iterator<Item = &Binding> + '_ {
-        std::iter::empty()
+        self.bindings.iter().map(|(_, link)| &link.binding)
     }
 
-    /// The bindings of one queue, oldest first.
+    /// The bindings that lead to one queue, in the same order in every run.
     pub fn bindings_of(&self, queue: QueueSlot) -> impl Iterator<Item = &Binding> + '_ {
-        let _ = queue;
-        std::iter::empty()
+        let ids = self.queues.get(&queue).into_iter().flat_map(|queue| &queue.bindings);
+        ids.map(|&id| &self.bindings[id as usize].binding)
+    }
+
+    fn find_exchange(&self, name: &str) -> Option<u32> {
+        self.exchange_names.get(name).copied()
+    }
+
+    fn require(&self, name: &str) -> Result<u32, Fault> {
+        self.find_exchange(name)
+            .ok_or_else(|| Fault::new(FaultKind::NotFound, format!("no {}", self.describe(name))))
+    }
+
+    fn describe(&self, name: &str) -> String {
+        format!("exchange '{name}' in vhost '{}'", self.vhost)
+    }
+
+    fn add_exchange(&mut self, spec: ExchangeSpec, table: BindingTable, alternate: Option<Name>) {
+        // Routes that looked for it (as an alternate exchange) and did not find it.
+        self.generations.bump(&spec.name, Scope::Whole);
+        let name = spec.name.clone();
+        let id = self.exchanges.insert(Exchange {
+            name: spec.name,
+            durable: spec.durable,
+            auto_delete: spec.auto_delete,
+            internal: spec.internal,
+            arguments: spec.arguments,
+            alternate,
+            table,
+            outgoing: BTreeSet::new(),
+            incoming: BTreeSet::new(),
+            visited: 0,
+        });
+        self.exchange_names.insert(name, id as u32);
+    }
+
+    fn add_binding(
+        &mut self,
+        source: &str,
+        destination: Destination,
+        key: &str,
+        dialect: Dialect,
+        arguments: Table,
+        grant: Option<Grant>,
+    ) -> Result<bool, Fault> {
+        if let Destination::Exchange(name) = &destination {
+            self.refuse_default(name)?;
+        }
+        let source = self.require(source)?;
+        let (end, end_durable) = match &destination {
+            Destination::Queue { slot, durable, .. } => (End::Queue(*slot), *durable),
+            Destination::Exchange(name) => {
+                let id = self.require(name)?;
+                (End::Exchange(id), self.exchanges[id as usize].durable)
+            }
+        };
+        let exchange = &mut self.exchanges[source as usize];
+        exchange.table.check(&arguments)?;
+        if let Some(id) = self.find_binding(source, end, key, dialect, &arguments) {
+            self.bindings[id as usize].binding.grant = grant;
+            self.touch(id);
+            return Ok(false);
+        }
+        if self.bindings.len() >= BINDINGS_MAX {
+            let text = format!("binding limit ({BINDINGS_MAX}) in vhost '{}' is reached", self.vhost);
+            return Err(Fault::new(FaultKind::QuotaExceeded, text));
+        }
+        let exchange = &mut self.exchanges[source as usize];
+        let binding = Binding {
+            source: exchange.name.clone(),
+            destination,
+            key: key.into(),
+            dialect,
+            arguments,
+            grant,
+            durable: exchange.durable && end_durable,
+        };
+        let id = self.bindings.vacant_key() as BindingId;
+        exchange.table.insert(id, &binding);
+        exchange.outgoing.insert(id);
+        match end {
+            End::Queue(slot) => self.queues.entry(slot).or_default().bindings.insert(id),
+            End::Exchange(other) => self.exchanges[other as usize].incoming.insert(id),
+        };
+        self.bindings.insert(Link { binding, source, end });
+        let hash = identity_hash(&self.hasher, source, end, key, dialect);
+        let Router {
+            identities,
+            bindings,
+            hasher,
+            ..
+        } = self;
+        identities.insert_unique(hash, id, |&id| bindings[id as usize].identity_hash(hasher));
+        self.touch(id);
+        Ok(true)
+    }
+
+    fn find_binding(&self, source: u32, end: End, key: &str, dialect: Dialect, arguments: &Table) -> Option<BindingId> {
+        let same = |&id: &BindingId| {
+            let link = &self.bindings[id as usize];
+            link.source == source
+                && link.end == end
+                && link.binding.dialect == dialect
+                && *link.binding.key == *key
+                && arguments::same_table(&link.binding.arguments, arguments)
+        };
+        self.identities
+            .find(identity_hash(&self.hasher, source, end, key, dialect), same)
+            .copied()
+    }
+
+    fn remove_binding(
+        &mut self,
+        source: &str,
+        end: End,
+        key: &str,
+        dialect: Dialect,
+        arguments: &Table,
+    ) -> Vec<Removed> {
+        let found = self
+            .find_exchange(source)
+            .and_then(|id| self.find_binding(id, end, key, dialect, arguments));
+        let mut removal = Removal::default();
+        if let Some(id) = found {
+            self.drop_binding(id, &mut removal);
+            self.cascade(&mut removal);
+        }
+        removal.removed
+    }
+
+    /// Makes routes that the binding is part of, or would be, be computed anew.
+    fn touch(&mut self, id: BindingId) {
+        let link = &self.bindings[id as usize];
+        let source = &self.exchanges[link.source as usize];
+        source
+            .table
+            .with_scope_of(&link.binding, |scope| self.generations.bump(&source.name, scope));
+    }
+
+    fn drop_binding(&mut self, id: BindingId, removal: &mut Removal) {
+        self.touch(id);
+        let hash = self.bindings[id as usize].identity_hash(&self.hasher);
+        if let Ok(entry) = self.identities.find_entry(hash, |&other| other == id) {
+            entry.remove();
+        }
+        let link = self.bindings.remove(id as usize);
+        let source = &mut self.exchanges[link.source as usize];
+        source.table.remove(id, &link.binding);
+        source.outgoing.remove(&id);
+        if source.auto_delete && source.outgoing.is_empty() {
+            removal.idle.push(link.source);
+        }
+        match link.end {
+            End::Queue(slot) => {
+                if let Some(queue) = self.queues.get_mut(&slot) {
+                    queue.bindings.remove(&id);
+                }
+            }
+            End::Exchange(other) => {
+                self.exchanges[other as usize].incoming.remove(&id);
+            }
+        }
+        removal.removed.push(Removed::Binding(link.binding));
+    }
+
+    fn drop_exchange(&mut self, id: u32, removal: &mut Removal) {
+        let exchange = &self.exchanges[id as usize];
+        self.generations.bump(&exchange.name, Scope::Whole);
+        // One that leads back to itself is in both sets.
+        let mine: BTreeSet<BindingId> = exchange.outgoing.union(&exchange.incoming).copied().collect();
+        for binding in mine {
+            self.drop_binding(binding, removal);
+        }
+        let exchange = self.exchanges.remove(id as usize);
+        self.exchange_names.remove(&exchange.name);
+        removal.removed.push(Removed::Exchange {
+            name: exchange.name,
+            durable: exchange.durable,
+        });
+    }
+
+    /// Deletes the auto-delete exchanges that just lost their last binding, and so on.
+    fn cascade(&mut self, removal: &mut Removal) {
+        while let Some(id) = removal.idle.pop() {
+            // It may be gone already: nothing is created in between, so the number still means the same one.
+            if self.exchanges.contains(id as usize) {
+                self.drop_exchange(id, removal);
+            }
+        }
+    }
+
+    fn forget_name(&mut self, slot: QueueSlot) {
+        if let Some(name) = self.queues.get_mut(&slot).and_then(|queue| queue.name.take())
+            && let Ok(entry) = self
+                .queue_names
+                .find_entry(queue_hash(&name), |(other, _)| *other == name)
+        {
+            entry.remove();
+        }
     }
 }
+
+/// What a removal has taken away, and which auto-delete exchanges it left without bindings.
+#[derive(Default)]
+struct Removal {
+    removed: Vec<Removed>,
+    idle: Vec<u32>,
+}
+
+impl Link {
+    fn identity_hash(&self, hasher: &RandomState) -> u64 {
+        identity_hash(hasher, self.source, self.end, &self.binding.key, self.binding.dialect)
+    }
+}
+
+const ALTERNATE: &str = "alternate-exchange";
+
+/// The arguments are left out: they are rarely there, and have no order.
+fn identity_hash(hasher: &RandomState, source: u32, end: End, key: &str, dialect: Dialect) -> u64 {
+    hasher.hash_one((source, end, key, dialect))
+}
+
+/// The hash that a message to the default exchange with this key carries.
+fn queue_hash(name: &str) -> u64 {
+    route_hash(b"", name.as_bytes(), Dialect::Dot)
+}
+
+fn table_of(kind: &str) -> Result<BindingTable, Fault> {
+    BindingTable::new(kind)
+        .ok_or_else(|| Fault::new(FaultKind::PreconditionFailed, format!("unknown exchange type '{kind}'")))
+}
+
+fn equivalent(object: &str, current: &Exchange, received: &ExchangeSpec) -> Result<(), Fault> {
+    if *received.kind != *current.table.kind() {
+        let (received, current) = (format!("'{}'", received.kind), format!("'{}'", current.table.kind()));
+        return Err(arguments::inequivalent(object, "type", &received, &current));
+    }
+    arguments::require_flag(object, "durable", received.durable, current.durable)?;
+    arguments::require_flag(object, "auto_delete", received.auto_delete, current.auto_delete)?;
+    arguments::require_flag(object, "internal", received.internal, current.internal)?;
+    let (received, current) = (
+        received.arguments.lookup(ALTERNATE),
+        current.arguments.lookup(ALTERNATE),
+    );
+    arguments::require_same(object, ALTERNATE, received, current)
+}
+
+fn info(exchange: &Exchange) -> ExchangeInfo {
+    ExchangeInfo {
+        name: exchange.name.clone(),
+        kind: exchange.table.kind(),
+        durable: exchange.durable,
+        auto_delete: exchange.auto_delete,
+        internal: exchange.internal,
+        arguments: exchange.arguments.clone(),
+    }
+}
+
+fn default_exchange() -> ExchangeInfo {
+    ExchangeInfo {
+        name: "".into(),
+        kind: "direct",
+        durable: true,
+        auto_delete: false,
+        internal: false,
+        arguments: Table::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
