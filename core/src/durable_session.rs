@@ -30,6 +30,8 @@ pub(crate) struct DurableSession {
     /// It is in the log: it was opened to outlive its connection.
     pub(crate) kept: bool,
     pub(crate) in_flight: InFlight,
+    /// Deliveries reserved or in flight that count against the receive maximum.
+    pub(crate) used: u32,
     /// QoS 2 packet ids of the client's own publishes that await PUBREL.
     pub(crate) incoming: BTreeSet<u16>,
     /// Its subscriptions: (filter, share group) to options.

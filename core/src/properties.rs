@@ -1,13 +1,14 @@
 //! The neutral view of a message's properties, decoded on demand when a message crosses protocols, meets a headers
 //! exchange, or is dead-lettered. Same protocol out: the origin's bytes are used as they are, and nothing here runs.
 
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// A shared, immutable name: of a queue, an exchange, a client, a header.
 pub type Name = Arc<str>;
 
 /// A typed value of a header or an argument.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Value {
     /// No value; in a headers binding: presence.
     Void,
@@ -36,7 +37,7 @@ pub enum Value {
 }
 
 /// An ordered multimap from name to value. Names may repeat; on look-up the first wins.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Table(pub Vec<(Name, Value)>);
 
 impl Table {

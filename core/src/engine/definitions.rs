@@ -190,6 +190,7 @@ impl Engine {
         let name = q.name.clone();
         let slot = self.queues.insert(q) as u32;
         self.router.add_queue(&name, QueueSlot(slot));
+        self.queue_slots.insert(id, slot);
         self.counters.queues_created += 1;
         QueueRef { slot, id }
     }
@@ -280,6 +281,8 @@ impl Engine {
         let removed = self.router.remove_queue(QueueSlot(queue.slot));
         let mut gate = self.log_removed(&removed);
         let mut q = self.queues.remove(queue.slot as usize);
+        self.queue_slots.remove(&queue.id);
+        self.forget_spills(&q);
         self.counters.queues_deleted += 1;
         for entry in q.ready.drain() {
             self.memory.drop_body(&entry.body);

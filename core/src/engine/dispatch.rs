@@ -3,6 +3,7 @@
 use super::link::Out;
 use super::{Engine, Link, Wakes, link_at};
 use crate::message::Message;
+use crate::durable_session::DurableSession;
 use crate::queue::consumers::{Consumer, ConsumerKey};
 use crate::queue::entry::{Body, EntryFlags};
 use crate::queue::unsettled::QueueRef;
@@ -37,9 +38,6 @@ impl Engine {
         loop {
             let durable = self.staging.durable_ticket();
             let Some(q) = self.queues.get_mut(slot as usize) else { return };
-            if q.loading {
-                return;
-            }
             let Some(front) = q.ready.front() else { return };
             let queue = QueueRef { slot, id: q.id };
             if q.consumers.is_empty() {
@@ -68,12 +66,12 @@ impl Engine {
                 }
                 return;
             }
-            let Engine { queues, consumers, links, .. } = self;
+            let Engine { queues, consumers, links, sessions, .. } = self;
             let q = &mut queues[slot as usize];
             let chosen = if q.arguments.single_active {
-                q.consumers.first().filter(|key| eligible(consumers, links, *key, flags))
+                q.consumers.first().filter(|key| eligible(consumers, links, sessions, *key, flags))
             } else {
-                q.consumers.next(|key| eligible(consumers, links, key, flags))
+                q.consumers.next(|key| eligible(consumers, links, sessions, key, flags))
             };
             let Some(key) = chosen else {
                 self.watch_head(queue);
@@ -85,7 +83,10 @@ impl Engine {
             let consumer = &mut consumers[key.slot as usize];
             let counts = counts_in_flight(consumer, flags);
             if counts {
-                consumer.in_flight += 1;
+                match consumer.session {
+                    Some((session, _)) => sessions[session as usize].used += 1,
+                    None => consumer.in_flight += 1,
+                }
             }
             let (link, channel, in_channel) = (consumer.link, consumer.channel, consumer.session.is_none() && counts);
             if let Some(l) = link_at(links, link) {
@@ -189,14 +190,18 @@ impl Engine {
     /// A delivery no longer counts against its consumer's credit.
     pub(crate) fn uncount(&mut self, consumer: Option<ConsumerKey>, flags: EntryFlags) {
         let Some(key) = consumer else { return };
-        let Engine { consumers, links, .. } = self;
+        let Engine { consumers, links, sessions, .. } = self;
         let Some(c) = consumers.get_mut(key.slot as usize).filter(|c| c.key == key) else { return };
         if !counts_in_flight(c, flags) {
             return;
         }
+        if let Some((session, _)) = c.session {
+            let s = &mut sessions[session as usize];
+            s.used = s.used.saturating_sub(1);
+            return;
+        }
         c.in_flight = c.in_flight.saturating_sub(1);
-        if c.session.is_none()
-            && let Some(l) = link_at(links, c.link)
+        if let Some(l) = link_at(links, c.link)
             && let Some(channel) = l.find_channel(c.channel)
         {
             channel.in_flight = channel.in_flight.saturating_sub(1);
@@ -266,28 +271,34 @@ pub(crate) fn counts_in_flight(consumer: &Consumer, flags: EntryFlags) -> bool {
 fn eligible(
     consumers: &mut slab::Slab<Consumer>,
     links: &mut [super::Slot],
+    sessions: &slab::Slab<DurableSession>,
     key: ConsumerKey,
     flags: EntryFlags,
 ) -> bool {
     let Some(c) = consumers.get_mut(key.slot as usize).filter(|c| c.key == key) else { return false };
-    if counts_in_flight(c, flags) && c.prefetch > 0 && c.in_flight >= c.prefetch {
+    let counts = counts_in_flight(c, flags);
+    if let Some((session, _)) = c.session {
+        let s = &sessions[session as usize];
+        if counts && s.used >= u32::from(s.receive_maximum) {
+            return false;
+        }
+    } else if counts && c.prefetch > 0 && c.in_flight >= c.prefetch {
         return false;
     }
     let Some(l) = link_at(links, c.link) else { return false };
-    if !l.has_room() {
-        if !c.starved {
-            c.starved = true;
-            l.starved.push(key);
-        }
-        return false;
-    }
+    let mut room = l.has_room();
     if c.session.is_none()
-        && !c.no_ack
         && let Some(channel) = l.find_channel(c.channel)
-        && channel.prefetch_all > 0
-        && channel.in_flight >= channel.prefetch_all
     {
-        return false;
+        if counts && channel.prefetch_all > 0 && channel.in_flight >= channel.prefetch_all {
+            return false;
+        }
+        // An answer of the channel (its consume-ok, say) waits for the log: deliveries do not overtake it.
+        room &= channel.held.is_empty();
     }
-    true
+    if !room && !c.starved {
+        c.starved = true;
+        l.starved.push(key);
+    }
+    room
 }

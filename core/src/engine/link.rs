@@ -1,5 +1,6 @@
 //! A connection at its engine: its channels, its outbox, and what it waits for.
 
+use super::sessions::Replay;
 use super::{Link, Wake, Wakes};
 use crate::command::{Channel as ChannelNumber, Will};
 use crate::event::{CloseReason, Event, Pressure};
@@ -55,6 +56,8 @@ pub(crate) struct LinkState {
     /// It has published: only such links are told about pressure.
     pub(crate) publishes: bool,
     pub(crate) closed: Option<CloseReason>,
+    /// Retained messages that new subscriptions asked for.
+    pub(crate) replays: VecDeque<Replay>,
 }
 
 /// One channel of a link.
@@ -135,6 +138,7 @@ impl LinkState {
             told: None,
             publishes: false,
             closed: None,
+            replays: VecDeque::new(),
         }
     }
 

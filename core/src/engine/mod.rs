@@ -141,6 +141,8 @@ pub struct Engine {
     router: Router,
     retained: Retained,
     queues: Slab<Queue>,
+    /// Slots by queue number, for what the reader brings.
+    queue_slots: HashMap<QueueId, u32>,
     /// Queues with something to dispatch.
     touched: Vec<u32>,
     /// Number of the next queue; never reused.
@@ -151,6 +153,10 @@ pub struct Engine {
     consumer_generation: u32,
     sessions: Slab<DurableSession>,
     session_ids: HashMap<Name, u32>,
+    /// Sessions whose opening waits for the log: ticket, session, link, whether it was present.
+    opening: Vec<(u64, u32, Link, bool)>,
+    /// Sessions whose bodies to be sent again have all arrived.
+    resends_ready: Vec<u32>,
     staging: Staging,
     confirms: Confirms,
     /// Who waits for which batch: for its confirms, or for an answer that is held.
@@ -191,6 +197,7 @@ impl Engine {
             now: Now::default(),
             retained: Retained::default(),
             queues: Slab::new(),
+            queue_slots: HashMap::new(),
             touched: Vec::new(),
             next_queue: 1,
             links: Vec::new(),
@@ -199,6 +206,8 @@ impl Engine {
             consumer_generation: 0,
             sessions: Slab::new(),
             session_ids: HashMap::new(),
+            opening: Vec::new(),
+            resends_ready: Vec::new(),
             staging: Staging::new(),
             confirms: Confirms::default(),
             waiting: VecDeque::new(),
@@ -361,7 +370,8 @@ impl Engine {
             let Some(l) = self.link_mut(link) else { return false };
             match l.outbox.front() {
                 None => {
-                    if stalled || !self.feed_starved(link, wakes) {
+                    let fed = !stalled && (self.feed_starved(link, wakes) || self.replay_retained(link, wakes));
+                    if !fed {
                         return false;
                     }
                 }
@@ -420,15 +430,12 @@ impl Engine {
             }
         }
         self.confirms.free_orphans(durable);
-        let mut marks = std::mem::take(&mut self.waiting_marks);
-        marks.retain(|(t, queue)| {
-            let over = *t <= durable;
-            if over {
-                self.touch(*queue);
-            }
-            !over
-        });
-        self.waiting_marks.append(&mut marks);
+        for (_, session, link, present) in self.opening.extract_if(.., |(t, ..)| *t <= durable).collect::<Vec<_>>() {
+            self.session_open(session, link, present, wakes);
+        }
+        for (_, queue) in self.waiting_marks.extract_if(.., |(t, _)| *t <= durable).collect::<Vec<_>>() {
+            self.touch(queue);
+        }
         self.dispatch_touched(wakes);
         self.relieve_memory(wakes);
     }

@@ -93,7 +93,7 @@ impl Engine {
                 return 1;
             }
             if session.kept {
-                let queue = session.queue_for_ids();
+                let queue = session.queue.map(|q| q.id);
                 if let Some(queue) = queue {
                     self.staging.record(Record::State(State::IncomingId { queue, packet_id, held: true }));
                     waits = true;
@@ -278,7 +278,7 @@ impl Engine {
         for command in commands {
             match command {
                 Command::Publish { flags, message, .. } => {
-                    let extra = self.codecs.extra_keys(message);
+                    let extra = extra_keys(&self.codecs, message);
                     match self.router.route(message, &extra) {
                         Err(fault) if flags.contains(PublishFlags::LENIENT) && fault.kind == FaultKind::NotFound => {}
                         Err(fault) => return Err(fault),
@@ -321,7 +321,7 @@ impl Engine {
         wakes: &mut Wakes,
     ) -> Result<Enqueued, Fault> {
         let envelope = *message.envelope();
-        let extra = if envelope.extra_keys { self.codecs.extra_keys(message) } else { Vec::new() };
+        let extra = if envelope.extra_keys { extra_keys(&self.codecs, message) } else { Vec::new() };
         let own_session = link_at(&mut self.links, link).and_then(|l| l.session);
         let targets = self.router.route(message, &extra)?;
         let mut enqueued = Enqueued::default();
@@ -350,7 +350,7 @@ impl Engine {
             if queue.kind != QueueKind::Plain && flags.qos() == 0 {
                 // At most once: a subscriber that is away or too slow does without. Others are not held up by it.
                 if queue.ready.len() >= self.settings.qos0_backlog_max
-                    || (queue.consumers.is_empty() && !queue.durable)
+                    || queue.consumers.is_empty()
                 {
                     self.counters.dropped_full += 1;
                     continue;
@@ -382,6 +382,7 @@ impl Engine {
                 subscription_ids: ids,
             });
             enqueued.queues += 1;
+            self.memory.note_deep(queue, slot);
             if !queue.touched {
                 queue.touched = true;
                 self.touched.push(slot);

@@ -56,8 +56,8 @@ pub(crate) struct Queue {
     /// Settled sequences that the log does not know yet.
     acks: Vec<(u64, u64)>,
     pub(crate) marks: HandOutMarks,
-    /// Bodies are on their way from disk; nothing is dispatched until they are here.
-    pub(crate) loading: bool,
+    /// Bodies on their way from disk.
+    pub(crate) loading: u32,
     /// On the engine's list of queues whose bodies may leave memory.
     pub(crate) deep: bool,
     /// Entries below it have been considered for leaving memory.
@@ -142,7 +142,7 @@ impl Queue {
             touched: false,
             acks: Vec::new(),
             marks: HandOutMarks::default(),
-            loading: false,
+            loading: 0,
             deep: false,
             evict_cursor: 0,
             used_at: now,
@@ -168,6 +168,10 @@ impl Queue {
         }
     }
 
+    /// Whether the log knows all that is settled.
+    pub(crate) fn acks_empty(&self) -> bool {
+        self.acks.is_empty()
+    }
     /// The settled sequences as ascending, merged ranges; clears them.
     pub(crate) fn take_acks(&mut self) -> Vec<(u64, u64)> {
         let mut acks = std::mem::take(&mut self.acks);
