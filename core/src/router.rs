@@ -488,8 +488,9 @@ impl Router {
             End::Queue(slot) => self.queues.entry(slot).or_default().bindings.insert(id),
             End::Exchange(other) => self.exchanges[other as usize].incoming.insert(id),
         };
-        self.bindings.insert(Link { binding, source, end });
-        let hash = identity_hash(&self.hasher, source, end, key, dialect);
+        let link = Link { binding, source, end };
+        let hash = link.identity_hash(&self.hasher);
+        self.bindings.insert(link);
         let Router {
             identities,
             bindings,
@@ -510,9 +511,8 @@ impl Router {
                 && *link.binding.key == *key
                 && arguments::same_table(&link.binding.arguments, arguments)
         };
-        self.identities
-            .find(identity_hash(&self.hasher, source, end, key, dialect), same)
-            .copied()
+        let hash = identity_hash(&self.hasher, source, end, key, dialect, arguments);
+        self.identities.find(hash, same).copied()
     }
 
     fn remove_binding(
@@ -615,15 +615,21 @@ struct Removal {
 
 impl Link {
     fn identity_hash(&self, hasher: &RandomState) -> u64 {
-        identity_hash(hasher, self.source, self.end, &self.binding.key, self.binding.dialect)
+        let Binding {
+            key,
+            dialect,
+            arguments,
+            ..
+        } = &self.binding;
+        identity_hash(hasher, self.source, self.end, key, *dialect, arguments)
     }
 }
 
 const ALTERNATE: &str = "alternate-exchange";
 
-/// The arguments are left out: they are rarely there, and have no order.
-fn identity_hash(hasher: &RandomState, source: u32, end: End, key: &str, dialect: Dialect) -> u64 {
-    hasher.hash_one((source, end, key, dialect))
+/// Hash of all that identifies a binding.
+fn identity_hash(hasher: &RandomState, source: u32, end: End, key: &str, dialect: Dialect, arguments: &Table) -> u64 {
+    hasher.hash_one((source, end, key, dialect, arguments::hash_table(arguments, hasher)))
 }
 
 /// The hash that a message to the default exchange with this key carries.

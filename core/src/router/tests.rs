@@ -381,6 +381,38 @@ fn both_dialects_meet_in_the_topic_exchange() {
 }
 
 #[test]
+fn extra_keys_reach_further_queues_and_no_queue_twice() {
+    let mut router = router();
+    router.tie("amq.topic", queue(1), "*.x");
+    router.tie("amq.topic", queue(2), "b.#");
+    router.tie("amq.topic", queue(3), "c");
+    let copies = [Name::from("b.x"), Name::from("c")];
+    for _ in 0..2 {
+        let found = router
+            .route(&message("amq.topic", "a.x", Dot), &copies)
+            .expect("routed");
+        assert_eq!(found, [1, 2, 3].map(|n| Target::plain(QueueSlot(n))));
+        // What extra keys found is not what the address alone finds.
+        assert_eq!(router.slots("amq.topic", "a.x"), [1]);
+    }
+}
+
+#[test]
+fn many_headers_bindings_that_differ_in_arguments_only_stay_cheap() {
+    let mut router = router();
+    for n in 0..20_000 {
+        let mut arguments = Table::default();
+        arguments.push("kind", Value::Int(n, 64));
+        assert!(
+            router
+                .bind("amq.headers", queue(1), "", arguments, None)
+                .expect("bound")
+        );
+    }
+    assert_eq!(router.remove_queue(QueueSlot(1)).len(), 20_000);
+}
+
+#[test]
 fn a_direct_exchange_compares_keys_in_the_dot_dialect() {
     let mut router = router();
     router.make(spec("d", "direct"));
