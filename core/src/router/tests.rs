@@ -1,6 +1,7 @@
 //! The router as the engine uses it.
 
 use super::*;
+use crate::binding::{Destination, Grant};
 use crate::message::{Envelope, Message};
 use crate::properties::{Origin, Properties, PropertyCodec};
 use Dialect::{Dot, Slash};
