@@ -2,6 +2,8 @@
 
 use crate::fault::{Fault, FaultKind};
 use crate::properties::{Table, Value};
+use foldhash::fast::RandomState;
+use std::hash::BuildHasher;
 
 /// Whether two values are equal where only their meaning counts: integers of any width compare by value.
 pub(crate) fn equal(a: &Value, b: &Value) -> bool {
@@ -18,7 +20,7 @@ pub(crate) fn equal(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// Whether two tables hold the same pairs, in whatever order.
+/// Whether two tables hold the same pairs, in whatever order (but for repeated names).
 pub(crate) fn same_table(a: &Table, b: &Table) -> bool {
     if a.0.len() != b.0.len() {
         return false;
@@ -35,6 +37,34 @@ pub(crate) fn same_table(a: &Table, b: &Table) -> bool {
         let ((name_a, value_a), (name_b, value_b)) = (&a.0[x], &b.0[y]);
         name_a == name_b && equal(value_a, value_b)
     })
+}
+
+/// A hash under which tables that are [`same_table`] are equal.
+pub(crate) fn hash_table(table: &Table, state: &RandomState) -> u64 {
+    // A sum has no order either.
+    let pairs = table
+        .0
+        .iter()
+        .map(|(name, value)| state.hash_one((&**name, hash_value(value, state))));
+    pairs.fold(table.0.len() as u64, u64::wrapping_add)
+}
+
+fn hash_value(value: &Value, state: &RandomState) -> u64 {
+    match value {
+        Value::Void => 0,
+        Value::Bool(b) => state.hash_one(b),
+        Value::Int(i, _) => state.hash_one(i),
+        Value::Uint(u, _) => state.hash_one(i64::from(*u)),
+        Value::Float(f) => state.hash_one(f.to_bits()),
+        Value::Double(d) => state.hash_one(d.to_bits()),
+        Value::Decimal(scale, unscaled) => state.hash_one((scale, unscaled)),
+        Value::Text(bytes) | Value::Binary(bytes) => state.hash_one(bytes),
+        Value::Timestamp(seconds) => state.hash_one(seconds),
+        Value::Array(values) => values
+            .iter()
+            .fold(1, |hash, value| state.hash_one((hash, hash_value(value, state)))),
+        Value::Table(table) => hash_table(table, state),
+    }
 }
 
 /// Checks that a repeated declare of `object` (as `queue 'q' in vhost '/'`) gives the argument `key` the value it has.
@@ -139,6 +169,8 @@ mod tests {
         b.push("y", Value::Float(f32::NAN));
         b.push("x", Value::Int(10, 64));
         assert!(same_table(&a, &b));
+        let state = RandomState::default();
+        assert_eq!(hash_table(&a, &state), hash_table(&b, &state));
         b.push("z", Value::Void);
         assert!(!same_table(&a, &b));
         assert!(!equal(&Value::text("1"), &Value::Int(1, 32)));

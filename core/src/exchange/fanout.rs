@@ -1,25 +1,22 @@
 //! Fanout: every binding, whatever the key. AMQP 0-9-1 3.1.3.2.
 
 use super::BindingId;
+use std::collections::BTreeSet;
 
 /// All bindings, in order of their numbers.
 #[derive(Default)]
-pub(crate) struct Fanout(Vec<BindingId>);
+pub(crate) struct Fanout(BTreeSet<BindingId>);
 
 impl Fanout {
     pub(crate) fn insert(&mut self, id: BindingId) {
-        if let Err(at) = self.0.binary_search(&id) {
-            self.0.insert(at, id);
-        }
+        self.0.insert(id);
     }
 
     pub(crate) fn remove(&mut self, id: BindingId) {
-        if let Ok(at) = self.0.binary_search(&id) {
-            self.0.remove(at);
-        }
+        self.0.remove(&id);
     }
 
     pub(crate) fn matches(&self, found: &mut Vec<BindingId>) {
-        found.extend_from_slice(&self.0);
+        found.extend(&self.0);
     }
 }

@@ -4,10 +4,11 @@ use super::BindingId;
 use crate::arguments::{equal, text_of, type_name};
 use crate::fault::{Fault, FaultKind};
 use crate::properties::{Name, Table, Value};
+use std::collections::BTreeMap;
 
 /// Bindings with what they ask for, in order of their numbers.
 #[derive(Default)]
-pub(crate) struct Headers(Vec<(BindingId, Criteria)>);
+pub(crate) struct Headers(BTreeMap<BindingId, Criteria>);
 
 /// What a binding asks of the headers.
 struct Criteria {
@@ -25,15 +26,11 @@ struct Mode {
 
 impl Headers {
     pub(crate) fn insert(&mut self, arguments: &Table, id: BindingId) {
-        if let Err(at) = self.0.binary_search_by_key(&id, |(id, _)| *id) {
-            self.0.insert(at, (id, Criteria::new(arguments)));
-        }
+        self.0.insert(id, Criteria::new(arguments));
     }
 
     pub(crate) fn remove(&mut self, id: BindingId) {
-        if let Ok(at) = self.0.binary_search_by_key(&id, |(id, _)| *id) {
-            self.0.remove(at);
-        }
+        self.0.remove(&id);
     }
 
     pub(crate) fn matches(&self, headers: &Table, found: &mut Vec<BindingId>) {

@@ -1,6 +1,7 @@
 //! The router as the engine uses it.
 
 use super::*;
+use crate::binding::{Destination, Grant};
 use crate::message::{Envelope, Message};
 use crate::properties::{Origin, Properties, PropertyCodec};
 use Dialect::{Dot, Slash};
@@ -378,6 +379,38 @@ fn both_dialects_meet_in_the_topic_exchange() {
         refusal(router.subscribe("amq.topic", queue(1), "a/#/b", plain)).0,
         FaultKind::PreconditionFailed
     );
+}
+
+#[test]
+fn extra_keys_reach_further_queues_and_no_queue_twice() {
+    let mut router = router();
+    router.tie("amq.topic", queue(1), "*.x");
+    router.tie("amq.topic", queue(2), "b.#");
+    router.tie("amq.topic", queue(3), "c");
+    let copies = [Name::from("b.x"), Name::from("c")];
+    for _ in 0..2 {
+        let found = router
+            .route(&message("amq.topic", "a.x", Dot), &copies)
+            .expect("routed");
+        assert_eq!(found, [1, 2, 3].map(|n| Target::plain(QueueSlot(n))));
+        // What extra keys found is not what the address alone finds.
+        assert_eq!(router.slots("amq.topic", "a.x"), [1]);
+    }
+}
+
+#[test]
+fn many_headers_bindings_that_differ_in_arguments_only_stay_cheap() {
+    let mut router = router();
+    for n in 0..20_000 {
+        let mut arguments = Table::default();
+        arguments.push("kind", Value::Int(n, 64));
+        assert!(
+            router
+                .bind("amq.headers", queue(1), "", arguments, None)
+                .expect("bound")
+        );
+    }
+    assert_eq!(router.remove_queue(QueueSlot(1)).len(), 20_000);
 }
 
 #[test]
