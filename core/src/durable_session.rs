@@ -59,8 +59,6 @@ pub(crate) struct Subscribed {
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     pub(crate) queue: QueueRef,
-    /// The consumer it was reserved to; stale after a reconnect.
-    pub(crate) consumer: ConsumerKey,
     pub(crate) entry: Entry,
     /// QoS it is delivered with.
     pub(crate) qos: u8,
@@ -86,9 +84,6 @@ pub(crate) struct InFlight {
 }
 
 impl InFlight {
-    pub(crate) fn len(&self) -> usize {
-        self.count
-    }
     /// Gives `outgoing` the next free packet id; `None` if all 65,535 are busy.
     pub(crate) fn assign(&mut self, outgoing: Outgoing) -> Option<u16> {
         if self.count >= usize::from(u16::MAX) {
@@ -137,10 +132,17 @@ impl InFlight {
     }
     /// Packet ids in the order they were given.
     pub(crate) fn ids(&self) -> Vec<u16> {
-        let live = self.ring.iter().enumerate().filter_map(|(i, o)| Some((o.as_ref()?.order, i)));
+        let live = self
+            .ring
+            .iter()
+            .enumerate()
+            .filter_map(|(i, o)| Some((o.as_ref()?.order, i)));
         let mut order: Vec<(u64, usize)> = live.collect();
         order.sort_unstable();
-        order.into_iter().map(|(_, i)| Self::step(self.base, i as u16)).collect()
+        order
+            .into_iter()
+            .map(|(_, i)| Self::step(self.base, i as u16))
+            .collect()
     }
     /// Every outgoing message, in no particular order.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Outgoing> {
@@ -173,11 +175,21 @@ mod tests {
     use crate::store::QueueId;
 
     fn outgoing(seq: u64) -> Outgoing {
-        let body = Body::Disk { at: Position { segment: 1, offset: 0 }, body_len: 1 };
+        let body = Body::Disk {
+            at: Position { segment: 1, offset: 0 },
+            body_len: 1,
+        };
         Outgoing {
-            queue: QueueRef { slot: 0, id: QueueId(1) },
-            consumer: ConsumerKey { slot: 0, generation: 0 },
-            entry: Entry { seq, body, flags: EntryFlags::default(), subscription_ids: None },
+            queue: QueueRef {
+                slot: 0,
+                id: QueueId(1),
+            },
+            entry: Entry {
+                seq,
+                body,
+                flags: EntryFlags::default(),
+                subscription_ids: None,
+            },
             qos: 1,
             released: false,
             order: 0,

@@ -18,6 +18,7 @@ mod exchange;
 pub mod fault;
 pub mod message;
 pub mod properties;
+mod queue;
 pub mod retained;
 pub mod router;
 pub mod session;

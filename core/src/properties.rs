@@ -127,6 +127,11 @@ pub trait PropertyCodec: Send + Sync {
     /// The neutral view of `raw`, which a session of this origin once accepted. Bytes that do not decode (damage)
     /// give what could be read.
     fn decode(&self, raw: &[u8]) -> Properties;
+    /// Further routing keys named by `raw`, in the dot dialect. Only asked where the envelope says there are some.
+    fn extra_keys(&self, raw: &[u8]) -> Vec<Name> {
+        let _ = raw;
+        Vec::new()
+    }
 }
 
 /// The stable on-disk code of a property encoding. 0 is "no properties".
@@ -149,6 +154,18 @@ impl Codecs {
     }
     /// The neutral view of `raw`; empty for an origin nobody registered.
     pub fn decode(&self, origin: Origin, raw: &[u8]) -> Properties {
-        self.0.iter().find(|c| c.origin() == origin).map(|c| c.decode(raw)).unwrap_or_default()
+        self.0
+            .iter()
+            .find(|c| c.origin() == origin)
+            .map(|c| c.decode(raw))
+            .unwrap_or_default()
+    }
+    /// Further routing keys named by `raw`.
+    pub fn extra_keys(&self, origin: Origin, raw: &[u8]) -> Vec<Name> {
+        self.0
+            .iter()
+            .find(|c| c.origin() == origin)
+            .map(|c| c.extra_keys(raw))
+            .unwrap_or_default()
     }
 }

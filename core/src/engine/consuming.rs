@@ -28,7 +28,15 @@ impl Engine {
         match self.try_consume(link, &c) {
             Ok(queue) => {
                 if c.reply {
-                    self.answer(link, channel, Event::Consuming { channel, consumer: c.consumer }, None);
+                    self.answer(
+                        link,
+                        channel,
+                        Event::Consuming {
+                            channel,
+                            consumer: c.consumer,
+                        },
+                        None,
+                    );
                 }
                 self.touch(queue);
             }
@@ -39,7 +47,10 @@ impl Engine {
     fn try_consume(&mut self, link: Link, c: &Consume) -> Result<QueueRef, Fault> {
         let queue = self.find_queue(link, c.channel, &c.queue)?;
         let q = &self.queues[queue.slot as usize];
-        let exclusive_already = q.consumers.iter().any(|k| self.consumer(k).is_some_and(|c| c.exclusive));
+        let exclusive_already = q
+            .consumers
+            .iter()
+            .any(|k| self.consumer(k).is_some_and(|c| c.exclusive));
         if exclusive_already || (c.exclusive && (!q.consumers.is_empty() || q.arguments.single_active)) {
             let text = format!("{} in exclusive use", self.queue_text(&q.name));
             return Err(Fault::new(FaultKind::AccessRefused, text));
@@ -53,7 +64,6 @@ impl Engine {
             link,
             channel: c.channel,
             token: c.consumer,
-            tag: c.tag.clone(),
             queue,
             no_ack: c.no_ack,
             exclusive: c.exclusive,
@@ -74,7 +84,10 @@ impl Engine {
         self.consumer_generation = self.consumer_generation.wrapping_add(1);
         let queue = consumer.queue;
         let vacant = self.consumers.vacant_entry();
-        let key = ConsumerKey { slot: vacant.key() as u32, generation: self.consumer_generation };
+        let key = ConsumerKey {
+            slot: vacant.key() as u32,
+            generation: self.consumer_generation,
+        };
         consumer.key = key;
         vacant.insert(consumer);
         if let Some(q) = self.queue_mut(queue) {
@@ -131,7 +144,9 @@ impl Engine {
         wakes: &mut Wakes,
     ) {
         let keys = link_at(&mut self.links, link).map_or(Vec::new(), |l| l.channel(channel).consumers.clone());
-        let found = keys.into_iter().find(|k| self.consumer(*k).is_some_and(|c| c.token == token));
+        let found = keys
+            .into_iter()
+            .find(|k| self.consumer(*k).is_some_and(|c| c.token == token));
         if let Some(key) = found {
             if let Some(l) = link_at(&mut self.links, link) {
                 l.channel(channel).consumers.retain(|k| *k != key);
@@ -139,12 +154,23 @@ impl Engine {
             self.remove_consumer(key, wakes);
         }
         if reply {
-            self.answer(link, channel, Event::Done { channel, op: Op::Cancel, consumer: token }, None);
+            self.answer(
+                link,
+                channel,
+                Event::Done {
+                    channel,
+                    op: Op::Cancel,
+                    consumer: token,
+                },
+                None,
+            );
         }
     }
 
     pub(crate) fn qos(&mut self, link: Link, channel: ChannelNumber, count: u32, global: bool) {
-        let Some(l) = link_at(&mut self.links, link) else { return };
+        let Some(l) = link_at(&mut self.links, link) else {
+            return;
+        };
         let c = l.channel(channel);
         if global {
             c.prefetch_all = count;
@@ -175,12 +201,19 @@ impl Engine {
                     self.counters.get_empty += 1;
                     return self.answer(link, channel, Event::GetEmpty { channel }, None);
                 }
-                Some(Entry { body: Body::Memory(m), .. }) if super::dispatch::expired(q, m, now.wall) => {
+                Some(Entry {
+                    body: Body::Memory(m), ..
+                }) if super::dispatch::expired(q, m, now.wall) => {
                     let Some(entry) = q.ready.pop_front() else { return };
                     self.counters.expired += 1;
                     self.drop_entry(queue, entry, Death::Expired, wakes);
                 }
-                Some(Entry { body: Body::Memory(_), seq, flags, .. }) => {
+                Some(Entry {
+                    body: Body::Memory(_),
+                    seq,
+                    flags,
+                    ..
+                }) => {
                     let (seq, flags) = (*seq, *flags);
                     let durable = self.staging.durable_ticket();
                     let q = &mut self.queues[queue.slot as usize];
@@ -196,7 +229,10 @@ impl Engine {
                     }
                     return self.got(link, g, queue, None);
                 }
-                Some(Entry { body: Body::Disk { .. }, .. }) => {
+                Some(Entry {
+                    body: Body::Disk { .. },
+                    ..
+                }) => {
                     // Comes back when the body is here.
                     self.load_head(queue);
                     self.memory.waiting_gets.push((queue, link, g));
@@ -216,16 +252,33 @@ impl Engine {
         let message = message.clone();
         let flags = entry.flags.delivery();
         self.counters.got += 1;
-        let Some(l) = link_at(&mut self.links, link) else { return };
+        let Some(l) = link_at(&mut self.links, link) else {
+            return;
+        };
         let c = l.channel(channel);
         c.delivered += 1;
         let number = c.delivered;
         if g.no_ack {
             self.settle_entry(queue, entry, false, &mut Wakes::default());
         } else {
-            c.unsettled.push(number, Held { queue, consumer: None, entry });
+            c.unsettled.push(
+                number,
+                Held {
+                    queue,
+                    consumer: None,
+                    entry,
+                },
+            );
         }
-        let delivery = Delivery { channel, qos: 0, flags, consumer: 0, number, message, extra: None };
+        let delivery = Delivery {
+            channel,
+            qos: 0,
+            flags,
+            consumer: 0,
+            number,
+            message,
+            extra: None,
+        };
         self.answer(link, channel, Event::Got { delivery, remaining }, gate);
     }
 
@@ -243,7 +296,7 @@ impl Engine {
             return;
         };
         if let Some((session, granted)) = c.session {
-            return self.hand_out_to_session(link, key, session, granted, queue, entry, events);
+            return self.hand_out_to_session(link, session, granted, queue, entry, events);
         }
         let (channel, token, no_ack) = (c.channel, c.token, c.no_ack);
         let Body::Memory(message) = &entry.body else {
@@ -256,7 +309,9 @@ impl Engine {
         if flags.contains(DeliveryFlags::REDELIVERED) {
             self.counters.redelivered += 1;
         }
-        let Some(l) = link_at(&mut self.links, link) else { return };
+        let Some(l) = link_at(&mut self.links, link) else {
+            return;
+        };
         let ch = l.channel(channel);
         ch.delivered += 1;
         let number = ch.delivered;
@@ -265,14 +320,26 @@ impl Engine {
             self.settle_entry(queue, entry, false, &mut Wakes::default());
         } else {
             self.counters.delivered += 1;
-            let mut held = Held { queue, consumer: Some(key), entry };
+            let mut held = Held {
+                queue,
+                consumer: Some(key),
+                entry,
+            };
             self.memory.shed(&mut held.entry);
             if let Some(l) = link_at(&mut self.links, link) {
                 l.channel(channel).unsettled.push(number, held);
             }
         }
         let qos = u8::from(!no_ack);
-        let delivery = Delivery { channel, qos, flags, consumer: token, number, message, extra };
+        let delivery = Delivery {
+            channel,
+            qos,
+            flags,
+            consumer: token,
+            number,
+            message,
+            extra,
+        };
         events.push(Event::Deliver(delivery));
     }
 
@@ -285,7 +352,9 @@ impl Engine {
         outcome: Outcome,
         wakes: &mut Wakes,
     ) -> usize {
-        let Some(l) = link_at(&mut self.links, link) else { return 1 };
+        let Some(l) = link_at(&mut self.links, link) else {
+            return 1;
+        };
         if l.session.is_some() {
             self.settle_packet(link, number, outcome, wakes);
             return 1;
@@ -294,7 +363,12 @@ impl Engine {
         let all = multiple && number == 0;
         if !all && !c.unsettled.contains(number) {
             let text = format!("unknown delivery tag {number}");
-            self.fail(link, channel, Op::Settle, Fault::new(FaultKind::PreconditionFailed, text));
+            self.fail(
+                link,
+                channel,
+                Op::Settle,
+                Fault::new(FaultKind::PreconditionFailed, text),
+            );
             return 1;
         }
         let mut work = 0;
@@ -314,7 +388,11 @@ impl Engine {
     }
 
     fn settle_held(&mut self, held: Held, outcome: Outcome, wakes: &mut Wakes) {
-        let Held { queue, consumer, mut entry } = held;
+        let Held {
+            queue,
+            consumer,
+            mut entry,
+        } = held;
         self.uncount(consumer, entry.flags);
         match outcome {
             Outcome::Accept => {
@@ -345,9 +423,13 @@ impl Engine {
 
     /// With a prefetch for the whole channel, credit that comes back is every one of its consumers'.
     fn touch_channel_of(&mut self, consumer: Option<ConsumerKey>) {
-        let Some(c) = consumer.and_then(|k| self.consumer(k)) else { return };
+        let Some(c) = consumer.and_then(|k| self.consumer(k)) else {
+            return;
+        };
         let (link, channel) = (c.link, c.channel);
-        let Some(ch) = link_at(&mut self.links, link).and_then(|l| l.find_channel(channel)) else { return };
+        let Some(ch) = link_at(&mut self.links, link).and_then(|l| l.find_channel(channel)) else {
+            return;
+        };
         if ch.prefetch_all == 0 || ch.consumers.len() < 2 {
             return;
         }
@@ -442,7 +524,9 @@ impl Engine {
 
     /// Ends a channel: its consumers go, what it holds unsettled goes back, marked redelivered.
     pub(crate) fn close_channel(&mut self, link: Link, channel: ChannelNumber, wakes: &mut Wakes) -> usize {
-        let Some(l) = link_at(&mut self.links, link) else { return 1 };
+        let Some(l) = link_at(&mut self.links, link) else {
+            return 1;
+        };
         if l.find_channel(channel).is_none() {
             return 1;
         }
@@ -472,7 +556,9 @@ impl Engine {
 
     /// The connection is gone.
     pub(crate) fn detach(&mut self, link: Link, wakes: &mut Wakes) {
-        let Some(l) = link_at(&mut self.links, link) else { return };
+        let Some(l) = link_at(&mut self.links, link) else {
+            return;
+        };
         let will = l.will.take();
         let channels = l.channel_numbers();
         let exclusive = std::mem::take(&mut l.exclusive_queues);
@@ -495,5 +581,7 @@ impl Engine {
 /// What only some deliveries have; most have none, and allocate nothing.
 pub(crate) fn delivery_extra(entry: &Entry) -> Option<Box<DeliveryExtra>> {
     let ids = entry.subscription_ids.as_ref()?;
-    Some(Box::new(DeliveryExtra { subscription_ids: ids.to_vec() }))
+    Some(Box::new(DeliveryExtra {
+        subscription_ids: ids.to_vec(),
+    }))
 }

@@ -49,7 +49,10 @@ impl Engine {
             return Ok(None);
         }
         let (key, value) = super::recovery::encode_exchange(&spec);
-        self.staging.record(Record::Key { key, value: Some(value) });
+        self.staging.record(Record::Key {
+            key,
+            value: Some(value),
+        });
         Ok(Some(self.staging.wait()))
     }
 
@@ -96,7 +99,15 @@ impl Engine {
                     l.channel(channel).last_queue = Some(summary.name.clone());
                 }
                 if reply {
-                    self.answer(link, channel, Event::QueueDeclared { channel, queue: Box::new(summary) }, gate);
+                    self.answer(
+                        link,
+                        channel,
+                        Event::QueueDeclared {
+                            channel,
+                            queue: Box::new(summary),
+                        },
+                        gate,
+                    );
                 }
             }
             Err(fault) => self.fail(link, channel, Op::DeclareQueue, fault),
@@ -145,8 +156,7 @@ impl Engine {
             }
             // The one who made it may still wait for the log; so does this answer, for all it promises.
             let durable = self.queues[queue.slot as usize].durable;
-            let gate = (durable && !self.staging.is_empty())
-                .then(|| self.staging.wait());
+            let gate = (durable && !self.staging.is_empty()).then(|| self.staging.wait());
             return Ok((queue, gate));
         }
         if c.name.starts_with("amq.") && !c.lenient {
@@ -154,13 +164,23 @@ impl Engine {
             return Err(Fault::new(FaultKind::AccessRefused, text));
         }
         if c.name.len() > 255 {
-            return Err(Fault::new(FaultKind::PreconditionFailed, "queue name is longer than 255 bytes"));
+            return Err(Fault::new(
+                FaultKind::PreconditionFailed,
+                "queue name is longer than 255 bytes",
+            ));
         }
         if self.queues.len() >= self.settings.queues_max {
-            let text = format!("cannot declare queue '{}': queue limit ({}) is reached", c.name, self.settings.queues_max);
+            let text = format!(
+                "cannot declare queue '{}': queue limit ({}) is reached",
+                c.name, self.settings.queues_max
+            );
             return Err(Fault::new(FaultKind::PreconditionFailed, text));
         }
-        let name: Name = if c.name.is_empty() { self.generated_name() } else { c.name };
+        let name: Name = if c.name.is_empty() {
+            self.generated_name()
+        } else {
+            c.name
+        };
         let arguments = Arguments::parse(c.arguments, &self.queue_text(&name))?;
         // An exclusive queue goes with its connection: nothing of it need survive a restart.
         let durable = c.durable && !c.exclusive;
@@ -177,7 +197,10 @@ impl Engine {
         let mut gate = None;
         if durable {
             let (key, value) = super::recovery::encode_queue(&self.queues[queue.slot as usize]);
-            self.staging.record(Record::Key { key, value: Some(value) });
+            self.staging.record(Record::Key {
+                key,
+                value: Some(value),
+            });
             gate = Some(self.staging.wait());
         }
         self.watch_queue_expiry(queue);
@@ -266,7 +289,12 @@ impl Engine {
         };
         if let Some(why) = refusal {
             let text = format!("{} {why}", self.queue_text(&q.name));
-            return self.fail(link, channel, Op::DeleteQueue, Fault::new(FaultKind::PreconditionFailed, text));
+            return self.fail(
+                link,
+                channel,
+                Op::DeleteQueue,
+                Fault::new(FaultKind::PreconditionFailed, text),
+            );
         }
         let messages = u32::try_from(q.ready.len()).unwrap_or(u32::MAX);
         let gate = self.delete_queue(queue, wakes);
@@ -334,7 +362,10 @@ impl Engine {
             if entry.flags.has(EntryFlags::LOGGED) {
                 logged = true;
                 // Held entries keep the record from saying "all below"; then each is settled by itself.
-                if !plain && let Some(q) = self.queue_mut(queue) && q.note_ack(entry.seq) {
+                if !plain
+                    && let Some(q) = self.queue_mut(queue)
+                    && q.note_ack(entry.seq)
+                {
                     self.acks_dirty.push(queue.slot);
                 }
             }
@@ -368,7 +399,10 @@ impl Engine {
     fn try_bind(&mut self, link: Link, c: Bind) -> Result<Option<u64>, Fault> {
         self.router.refuse_default(&c.source)?;
         let (destination, key) = self.destination(link, &c)?;
-        if !self.router.bind(&c.source, destination.clone(), &key, c.arguments.clone(), None)? {
+        if !self
+            .router
+            .bind(&c.source, destination.clone(), &key, c.arguments.clone(), None)?
+        {
             return Ok((!self.staging.is_empty()).then(|| self.staging.wait()));
         }
         let durable_end = match &destination {
@@ -379,19 +413,25 @@ impl Engine {
             return Ok(None);
         }
         let (record_key, value) = super::recovery::encode_binding(&c.source, &destination, &key, &c.arguments);
-        self.staging.record(Record::Key { key: record_key, value: Some(value) });
+        self.staging.record(Record::Key {
+            key: record_key,
+            value: Some(value),
+        });
         Ok(Some(self.staging.wait()))
     }
 
     pub(crate) fn unbind(&mut self, link: Link, c: Bind, wakes: &mut Wakes) {
         let _ = wakes;
         let (channel, reply) = (c.channel, c.reply);
-        let result = self.router.refuse_default(&c.source).and_then(|()| match self.destination(link, &c) {
-            Ok((destination, key)) => self.router.unbind(&c.source, &destination, &key, &c.arguments),
-            // Unbinding what is not there is no fault.
-            Err(fault) if fault.kind == FaultKind::NotFound && !unnamed(&c.target) => Ok(Vec::new()),
-            Err(fault) => Err(fault),
-        });
+        let result = self
+            .router
+            .refuse_default(&c.source)
+            .and_then(|()| match self.destination(link, &c) {
+                Ok((destination, key)) => self.router.unbind(&c.source, &destination, &key, &c.arguments),
+                // Unbinding what is not there is no fault.
+                Err(fault) if fault.kind == FaultKind::NotFound && !unnamed(&c.target) => Ok(Vec::new()),
+                Err(fault) => Err(fault),
+            });
         match result {
             Ok(removed) => {
                 let gate = self.log_removed(&removed);
@@ -420,9 +460,20 @@ impl Engine {
                     }
                 };
                 let q = &self.queues[queue.slot as usize];
-                let key = if name.is_empty() && c.key.is_empty() { q.name.clone() } else { c.key.clone() };
+                let key = if name.is_empty() && c.key.is_empty() {
+                    q.name.clone()
+                } else {
+                    c.key.clone()
+                };
                 let slot = QueueSlot(queue.slot);
-                Ok((Destination::Queue { slot, name: q.name.clone(), durable: q.durable }, key))
+                Ok((
+                    Destination::Queue {
+                        slot,
+                        name: q.name.clone(),
+                        durable: q.durable,
+                    },
+                    key,
+                ))
             }
         }
     }
@@ -434,7 +485,8 @@ impl Engine {
         let Some(expires) = q.arguments.expires_ms else { return };
         if q.consumers.is_empty() {
             let at = q.used_at.max(now) + Duration::from_millis(expires);
-            self.timers.set(at, super::timers::Timer::QueueExpiry(queue.slot, queue.id.0));
+            self.timers
+                .set(at, super::timers::Timer::QueueExpiry(queue.slot, queue.id.0));
         }
     }
 
@@ -450,7 +502,8 @@ impl Engine {
         if due <= now {
             self.delete_queue(queue, wakes);
         } else {
-            self.timers.set(due, super::timers::Timer::QueueExpiry(queue.slot, queue.id.0));
+            self.timers
+                .set(due, super::timers::Timer::QueueExpiry(queue.slot, queue.id.0));
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use super::link::Out;
 use super::{Engine, Link, Wakes, link_at};
-use crate::message::Message;
 use crate::durable_session::DurableSession;
+use crate::message::Message;
+use crate::queue::Queue;
 use crate::queue::consumers::{Consumer, ConsumerKey};
 use crate::queue::entry::{Body, EntryFlags};
 use crate::queue::unsettled::QueueRef;
-use crate::queue::Queue;
 use crate::store::{Record, State};
 use crate::time::Wall;
 use std::time::Duration;
@@ -37,7 +37,9 @@ impl Engine {
     pub(crate) fn dispatch(&mut self, slot: u32, wakes: &mut Wakes) {
         loop {
             let durable = self.staging.durable_ticket();
-            let Some(q) = self.queues.get_mut(slot as usize) else { return };
+            let Some(q) = self.queues.get_mut(slot as usize) else {
+                return;
+            };
             let Some(front) = q.ready.front() else { return };
             let queue = QueueRef { slot, id: q.id };
             if q.consumers.is_empty() {
@@ -66,10 +68,18 @@ impl Engine {
                 }
                 return;
             }
-            let Engine { queues, consumers, links, sessions, .. } = self;
+            let Engine {
+                queues,
+                consumers,
+                links,
+                sessions,
+                ..
+            } = self;
             let q = &mut queues[slot as usize];
             let chosen = if q.arguments.single_active {
-                q.consumers.first().filter(|key| eligible(consumers, links, sessions, *key, flags))
+                q.consumers
+                    .first()
+                    .filter(|key| eligible(consumers, links, sessions, *key, flags))
             } else {
                 q.consumers.next(|key| eligible(consumers, links, sessions, key, flags))
             };
@@ -95,7 +105,11 @@ impl Engine {
                 }
                 l.reserved_messages += 1;
                 l.reserved_bytes += size;
-                l.outbox.push_back(Out::Reserved { consumer: key, queue, entry });
+                l.outbox.push_back(Out::Reserved {
+                    consumer: key,
+                    queue,
+                    entry,
+                });
                 l.wake(wakes);
             }
             if mark_due {
@@ -111,12 +125,15 @@ impl Engine {
         let Some(q) = self.queue_mut(queue) else { return };
         q.marks.stage_ahead(seq, q.next_seq, ticket, durable);
         let upto = q.marks.staged;
-        self.staging.record(Record::State(State::HandedOut { queue: queue.id, upto }));
+        self.staging
+            .record(Record::State(State::HandedOut { queue: queue.id, upto }));
     }
 
     /// The link has room again: feeds the consumers that were passed over. Returns whether something was reserved.
     pub(crate) fn feed_starved(&mut self, link: Link, wakes: &mut Wakes) -> bool {
-        let Some(l) = link_at(&mut self.links, link) else { return false };
+        let Some(l) = link_at(&mut self.links, link) else {
+            return false;
+        };
         if l.starved.is_empty() {
             return false;
         }
@@ -131,14 +148,18 @@ impl Engine {
                 self.dispatch(slot, wakes);
             }
         }
-        let Some(l) = link_at(&mut self.links, link) else { return false };
+        let Some(l) = link_at(&mut self.links, link) else {
+            return false;
+        };
         l.mute(false);
         !l.outbox.is_empty()
     }
 
     /// The link has no room: what was reserved to it goes back, in order, so that others can have it.
     pub(crate) fn give_back_reservations(&mut self, link: Link) {
-        let Some(l) = link_at(&mut self.links, link) else { return };
+        let Some(l) = link_at(&mut self.links, link) else {
+            return;
+        };
         if l.reserved_messages == 0 {
             return;
         }
@@ -190,8 +211,15 @@ impl Engine {
     /// A delivery no longer counts against its consumer's credit.
     pub(crate) fn uncount(&mut self, consumer: Option<ConsumerKey>, flags: EntryFlags) {
         let Some(key) = consumer else { return };
-        let Engine { consumers, links, sessions, .. } = self;
-        let Some(c) = consumers.get_mut(key.slot as usize).filter(|c| c.key == key) else { return };
+        let Engine {
+            consumers,
+            links,
+            sessions,
+            ..
+        } = self;
+        let Some(c) = consumers.get_mut(key.slot as usize).filter(|c| c.key == key) else {
+            return;
+        };
         if !counts_in_flight(c, flags) {
             return;
         }
@@ -248,7 +276,10 @@ impl Engine {
 /// When the message's time in this queue is over.
 fn deadline(queue: &Queue, message: &Message) -> Option<Wall> {
     let envelope = message.envelope();
-    let by_queue = queue.arguments.message_ttl_ms.map(|ttl| envelope.received + Duration::from_millis(ttl));
+    let by_queue = queue
+        .arguments
+        .message_ttl_ms
+        .map(|ttl| envelope.received + Duration::from_millis(ttl));
     match (envelope.deadline, by_queue) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
@@ -275,7 +306,9 @@ fn eligible(
     key: ConsumerKey,
     flags: EntryFlags,
 ) -> bool {
-    let Some(c) = consumers.get_mut(key.slot as usize).filter(|c| c.key == key) else { return false };
+    let Some(c) = consumers.get_mut(key.slot as usize).filter(|c| c.key == key) else {
+        return false;
+    };
     let counts = counts_in_flight(c, flags);
     if let Some((session, _)) = c.session {
         let s = &sessions[session as usize];

@@ -21,7 +21,11 @@ pub(crate) enum Out {
     /// An answer.
     Event(Event),
     /// A message reserved to one of its consumers; it is numbered when taken.
-    Reserved { consumer: ConsumerKey, queue: QueueRef, entry: Entry },
+    Reserved {
+        consumer: ConsumerKey,
+        queue: QueueRef,
+        entry: Entry,
+    },
 }
 
 /// One attached connection.
@@ -30,9 +34,7 @@ pub(crate) struct LinkState {
     wake: Arc<dyn Wake>,
     /// Woken since its last take: once is enough.
     woken: bool,
-    pub(crate) user: Name,
     pub(crate) protocol: &'static str,
-    pub(crate) client_name: Option<Name>,
     /// Sorted by number; most links have one or two.
     channels: Vec<Box<Channel>>,
     pub(crate) outbox: VecDeque<Out>,
@@ -110,20 +112,12 @@ impl Channel {
 }
 
 impl LinkState {
-    pub(crate) fn new(
-        id: Link,
-        wake: Arc<dyn Wake>,
-        user: Name,
-        protocol: &'static str,
-        client_name: Option<Name>,
-    ) -> LinkState {
+    pub(crate) fn new(id: Link, wake: Arc<dyn Wake>, protocol: &'static str) -> LinkState {
         LinkState {
             id,
             wake,
             woken: false,
-            user,
             protocol,
-            client_name,
             channels: Vec::new(),
             outbox: VecDeque::new(),
             verdicts: VecDeque::new(),
@@ -206,7 +200,9 @@ impl LinkState {
     }
     /// Moves to the outbox what no longer waits.
     pub(crate) fn release_held(&mut self, number: ChannelNumber, durable: u64) {
-        let Ok(at) = self.channels.binary_search_by_key(&number, |c| c.number) else { return };
+        let Ok(at) = self.channels.binary_search_by_key(&number, |c| c.number) else {
+            return;
+        };
         let held = &mut self.channels[at].held;
         while let Some((gate, _)) = held.front()
             && *gate <= durable

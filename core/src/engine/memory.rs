@@ -60,12 +60,17 @@ impl Memory {
     }
     /// Replaces the body by its place in the log, if it is there.
     fn evict(&mut self, entry: &mut Entry) -> bool {
-        let Body::Memory(message) = &entry.body else { return true };
+        let Body::Memory(message) = &entry.body else {
+            return true;
+        };
         if !entry.flags.has(EntryFlags::LOGGED) {
             return false;
         }
         let Some(at) = message.position() else { return false };
-        let disk = Body::Disk { at, body_len: u32::try_from(message.body().len()).unwrap_or(u32::MAX) };
+        let disk = Body::Disk {
+            at,
+            body_len: u32::try_from(message.body().len()).unwrap_or(u32::MAX),
+        };
         self.drop_body(&entry.body);
         entry.body = disk;
         true
@@ -93,7 +98,11 @@ impl Engine {
             Some(p)
         } else if high(self.memory.bytes, self.settings.memory_bytes_max, memory_now) {
             Some(Pressure::Memory)
-        } else if high(self.staging.backlog_bytes(), self.settings.log_backlog_bytes_max, backlog_now) {
+        } else if high(
+            self.staging.backlog_bytes(),
+            self.settings.log_backlog_bytes_max,
+            backlog_now,
+        ) {
             Some(Pressure::Backlog)
         } else {
             None
@@ -118,8 +127,12 @@ impl Engine {
             if self.memory.bytes <= target || steps == 0 {
                 return;
             }
-            let Some(queue) = self.memory.deep.pop_front() else { return };
-            let Some(q) = self.queues.get_mut(queue.slot as usize).filter(|q| q.id == queue.id) else { continue };
+            let Some(queue) = self.memory.deep.pop_front() else {
+                return;
+            };
+            let Some(q) = self.queues.get_mut(queue.slot as usize).filter(|q| q.id == queue.id) else {
+                continue;
+            };
             if q.ready.len() <= SPARE {
                 q.deep = false;
                 continue;
@@ -141,7 +154,14 @@ impl Engine {
                     {
                         // A transient backlog goes to disk too, unsynced; it is looked at again once it is written.
                         entry.flags.set(EntryFlags::LOGGED | EntryFlags::SPILLED);
-                        spills.push((message.clone(), Route { queue: id, seq: entry.seq, flags: entry.flags.0 }));
+                        spills.push((
+                            message.clone(),
+                            Route {
+                                queue: id,
+                                seq: entry.seq,
+                                flags: entry.flags.0,
+                            },
+                        ));
                         continue;
                     } else {
                         // Not written yet: this one and what follows is for later.
@@ -164,14 +184,20 @@ impl Engine {
     /// Asks for the bodies at the head of the queue.
     pub(crate) fn load_head(&mut self, queue: QueueRef) {
         let Engine { queues, memory, .. } = self;
-        let Some(q) = queues.get_mut(queue.slot as usize).filter(|q| q.id == queue.id) else { return };
+        let Some(q) = queues.get_mut(queue.slot as usize).filter(|q| q.id == queue.id) else {
+            return;
+        };
         if q.loading > 0 {
             return;
         }
         let mut bytes = 0;
         for entry in q.ready.iter().take(READ_ENTRIES) {
             if let Body::Disk { at, body_len } = entry.body {
-                memory.reads.push(Read { queue: q.id, seq: entry.seq, at });
+                memory.reads.push(Read {
+                    queue: q.id,
+                    seq: entry.seq,
+                    at,
+                });
                 q.loading += 1;
                 bytes += body_len as usize;
                 if bytes >= READ_BYTES {
@@ -186,7 +212,9 @@ impl Engine {
         self.now = now;
         let mut woken = Vec::new();
         for l in loaded {
-            let Some(&slot) = self.queue_slots.get(&l.queue) else { continue };
+            let Some(&slot) = self.queue_slots.get(&l.queue) else {
+                continue;
+            };
             let queue = QueueRef { slot, id: l.queue };
             let Some(q) = self.queue_mut(queue) else { continue };
             if let QueueKind::Session(session) = q.kind
@@ -194,7 +222,9 @@ impl Engine {
             {
                 continue;
             }
-            let Some(q) = self.queue_mut(queue) else { continue };
+            let Some(q) = self.queues.get_mut(slot as usize) else {
+                continue;
+            };
             q.loading = q.loading.saturating_sub(1);
             if q.loading == 0 {
                 woken.push(queue);

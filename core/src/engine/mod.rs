@@ -34,7 +34,7 @@ use crate::queue::consumers::{Consumer, ConsumerKey};
 use crate::queue::unsettled::QueueRef;
 use crate::retained::Retained;
 use crate::router::Router;
-use crate::store::{Batch, Loaded, QueueId, Read, Ticket};
+use crate::store::{Batch, QueueId, Read, Ticket};
 use crate::time::{Now, Time};
 use hashbrown::HashMap;
 use link::{LinkState, Out};
@@ -226,15 +226,21 @@ impl Engine {
     /// Binds a connection. `user` is who authenticated.
     pub fn attach(&mut self, now: Now, attach: &Attach, user: Name, peer: Peer, wake: Arc<dyn Wake>) -> Link {
         self.now = now;
-        let _ = peer;
+        tracing::debug!(%user, ?peer, protocol = attach.protocol, client = ?attach.client_name, "attached");
         let slot = self.free_links.pop().unwrap_or_else(|| {
-            self.links.push(Slot { generation: 0, link: None });
+            self.links.push(Slot {
+                generation: 0,
+                link: None,
+            });
             (self.links.len() - 1) as u32
         });
         let s = &mut self.links[slot as usize];
         s.generation = s.generation.wrapping_add(1);
-        let id = Link { slot, generation: s.generation };
-        let mut state = LinkState::new(id, wake, user, attach.protocol, attach.client_name.clone());
+        let id = Link {
+            slot,
+            generation: s.generation,
+        };
+        let mut state = LinkState::new(id, wake, attach.protocol);
         if self.shutting_down {
             state.closed = Some(CloseReason::Shutdown);
         }
@@ -273,10 +279,20 @@ impl Engine {
             return 1;
         }
         match command {
-            Command::Publish { channel, flags, packet_id, message } => {
+            Command::Publish {
+                channel,
+                flags,
+                packet_id,
+                message,
+            } => {
                 return self.publish(link, channel, flags, packet_id, message, wakes);
             }
-            Command::Settle { channel, number, multiple, outcome } => {
+            Command::Settle {
+                channel,
+                number,
+                multiple,
+                outcome,
+            } => {
                 return self.settle(link, channel, number, multiple, outcome, wakes);
             }
             Command::Received { packet_id } => self.received(link, packet_id),
@@ -297,7 +313,11 @@ impl Engine {
             Command::Qos { channel, count, global } => self.qos(link, channel, count, global),
             Command::Echo { channel, token } => self.answer(link, channel, Event::Echo { channel, token }, None),
             Command::Recover { channel, reply } => return self.recover_channel(link, channel, reply),
-            Command::Cancel { channel, consumer, reply } => {
+            Command::Cancel {
+                channel,
+                consumer,
+                reply,
+            } => {
                 self.dispatch_touched(wakes);
                 self.cancel(link, channel, consumer, reply, wakes);
             }
@@ -433,7 +453,11 @@ impl Engine {
         for (_, session, link, present) in self.opening.extract_if(.., |(t, ..)| *t <= durable).collect::<Vec<_>>() {
             self.session_open(session, link, present, wakes);
         }
-        for (_, queue) in self.waiting_marks.extract_if(.., |(t, _)| *t <= durable).collect::<Vec<_>>() {
+        for (_, queue) in self
+            .waiting_marks
+            .extract_if(.., |(t, _)| *t <= durable)
+            .collect::<Vec<_>>()
+        {
             self.touch(queue);
         }
         self.dispatch_touched(wakes);
@@ -504,12 +528,24 @@ impl Engine {
     /// Has `durable` look at the channel when `ticket` is reported.
     fn wait_for(&mut self, ticket: u64, link: Link, channel: ChannelNumber) {
         if self.waiting.back() != Some(&(ticket, link, channel)) {
-            debug_assert!(self.waiting.back().is_none_or(|(t, ..)| *t <= ticket), "tickets only grow");
+            debug_assert!(
+                self.waiting.back().is_none_or(|(t, ..)| *t <= ticket),
+                "tickets only grow"
+            );
             self.waiting.push_back((ticket, link, channel));
         }
     }
     fn fail(&mut self, link: Link, channel: ChannelNumber, op: Op, fault: Fault) {
-        self.answer(link, channel, Event::Failed { channel, op, fault: Box::new(fault) }, None);
+        self.answer(
+            link,
+            channel,
+            Event::Failed {
+                channel,
+                op,
+                fault: Box::new(fault),
+            },
+            None,
+        );
     }
 
     /// `queue 'q' in vhost '/'`, as texts have it.
@@ -537,11 +573,19 @@ impl Engine {
 }
 
 fn link_at(links: &mut [Slot], link: Link) -> Option<&mut LinkState> {
-    links.get_mut(link.slot as usize)?.link.as_deref_mut().filter(|l| l.id == link)
+    links
+        .get_mut(link.slot as usize)?
+        .link
+        .as_deref_mut()
+        .filter(|l| l.id == link)
 }
 
 fn done(channel: ChannelNumber, op: Op) -> Event {
-    Event::Done { channel, op, consumer: 0 }
+    Event::Done {
+        channel,
+        op,
+        consumer: 0,
+    }
 }
 
 /// What a delivery's frames cost beyond the body, roughly, when room is counted.

@@ -9,6 +9,7 @@ use crate::command::{Channel as ChannelNumber, Command, PublishFlags, Transactio
 use crate::event::{Event, Op};
 use crate::fault::{Fault, FaultKind};
 use crate::message::Message;
+use crate::properties::{Codecs, Name};
 use crate::queue::arguments::Overflow;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::unsettled::QueueRef;
@@ -74,7 +75,9 @@ impl Engine {
     ) -> usize {
         let confirm = flags.contains(PublishFlags::CONFIRM);
         self.counters.published += 1;
-        let Some(l) = link_at(&mut self.links, link) else { return 1 };
+        let Some(l) = link_at(&mut self.links, link) else {
+            return 1;
+        };
         l.publishes = true;
         let mut number = 0;
         if confirm {
@@ -95,7 +98,11 @@ impl Engine {
             if session.kept {
                 let queue = session.queue.map(|q| q.id);
                 if let Some(queue) = queue {
-                    self.staging.record(Record::State(State::IncomingId { queue, packet_id, held: true }));
+                    self.staging.record(Record::State(State::IncomingId {
+                        queue,
+                        packet_id,
+                        held: true,
+                    }));
                     waits = true;
                 }
             }
@@ -123,13 +130,21 @@ impl Engine {
                 session.incoming.remove(&packet_id);
             }
             if confirm && let Some(l) = link_at(&mut self.links, link) {
-                l.verdicts.push_back(Event::Refused { channel, number, why: FaultKind::QuotaExceeded });
+                l.verdicts.push_back(Event::Refused {
+                    channel,
+                    number,
+                    why: FaultKind::QuotaExceeded,
+                });
             }
         } else if enqueued.queues == 0 {
             if flags.contains(PublishFlags::MANDATORY) {
                 self.counters.unroutable_returned += 1;
                 if let Some(l) = link_at(&mut self.links, link) {
-                    l.verdicts.push_back(Event::Returned { channel, number, message: message.clone() });
+                    l.verdicts.push_back(Event::Returned {
+                        channel,
+                        number,
+                        message: message.clone(),
+                    });
                 }
             } else {
                 self.counters.unroutable_dropped += 1;
@@ -157,7 +172,9 @@ impl Engine {
         if number == 0 {
             return;
         }
-        let Some(l) = link_at(&mut self.links, link) else { return };
+        let Some(l) = link_at(&mut self.links, link) else {
+            return;
+        };
         let publisher = &mut l.channel(channel).publisher;
         let Some(message) = wait else {
             match publisher.pending.back_mut() {
@@ -172,12 +189,23 @@ impl Engine {
         };
         let ticket = self.staging.wait();
         let key = match publisher.pending.back_mut() {
-            Some((upto, key)) if self.confirms.entries.get(*key as usize).is_some_and(|e| e.ticket == ticket) => {
+            Some((upto, key))
+                if self
+                    .confirms
+                    .entries
+                    .get(*key as usize)
+                    .is_some_and(|e| e.ticket == ticket) =>
+            {
                 *upto = number;
                 *key
             }
             _ => {
-                let entry = ConfirmEntry { link, channel, ticket, outstanding: 0 };
+                let entry = ConfirmEntry {
+                    link,
+                    channel,
+                    ticket,
+                    outstanding: 0,
+                };
                 let key = self.confirms.entries.insert(entry) as u32;
                 publisher.pending.push_back((number, key));
                 self.wait_for(ticket, link, channel);
@@ -195,8 +223,12 @@ impl Engine {
     /// A message was settled by all before it was written: its publisher need not wait for it.
     pub(crate) fn confirm_cancelled(&mut self, message: &Message, wakes: &mut Wakes) {
         self.counters.cancelled_writes += 1;
-        let Some(key) = message.log_state().confirm() else { return };
-        let Some(entry) = self.confirms.entries.get_mut(key as usize) else { return };
+        let Some(key) = message.log_state().confirm() else {
+            return;
+        };
+        let Some(entry) = self.confirms.entries.get_mut(key as usize) else {
+            return;
+        };
         entry.outstanding = entry.outstanding.saturating_sub(1);
         if entry.outstanding == 0 {
             let (link, channel) = (entry.link, entry.channel);
@@ -212,14 +244,19 @@ impl Engine {
     /// Derives the confirms of the link's channels whose watermark may have moved.
     pub(crate) fn take_confirms(&mut self, link: Link, events: &mut Vec<Event>) {
         let durable = self.staging.durable_ticket();
-        let Some(l) = link_at(&mut self.links, link) else { return };
+        let Some(l) = link_at(&mut self.links, link) else {
+            return;
+        };
         let mut dirty = std::mem::take(&mut l.confirm_dirty);
         for channel in dirty.drain(..) {
             let Some(c) = l.find_channel(channel) else { continue };
             let publisher = &mut c.publisher;
             while let Some(&(upto, key)) = publisher.pending.front() {
-                let over =
-                    self.confirms.entries.get(key as usize).is_none_or(|e| e.ticket <= durable || e.outstanding == 0);
+                let over = self
+                    .confirms
+                    .entries
+                    .get(key as usize)
+                    .is_none_or(|e| e.ticket <= durable || e.outstanding == 0);
                 if !over {
                     break;
                 }
@@ -230,7 +267,10 @@ impl Engine {
             if publisher.ready > publisher.told {
                 self.counters.confirmed += publisher.ready - publisher.told;
                 publisher.told = publisher.ready;
-                events.push(Event::Confirmed { channel, upto: publisher.ready });
+                events.push(Event::Confirmed {
+                    channel,
+                    upto: publisher.ready,
+                });
             }
         }
         l.confirm_dirty = dirty;
@@ -248,20 +288,41 @@ impl Engine {
         let mut waits = false;
         for command in commands {
             match command {
-                Command::Publish { channel, flags, message, .. } => {
+                Command::Publish {
+                    channel,
+                    flags,
+                    message,
+                    ..
+                } => {
                     self.counters.published += 1;
                     if let Some(l) = link_at(&mut self.links, link) {
                         l.publishes = true;
                     }
                     // Checked above: it can be routed.
-                    let Ok(enqueued) = self.route_and_enqueue(link, &message, true, wakes) else { continue };
+                    let Ok(enqueued) = self.route_and_enqueue(link, &message, true, wakes) else {
+                        continue;
+                    };
                     waits |= enqueued.logged;
                     work += 1 + enqueued.queues;
                     if enqueued.queues == 0 && flags.contains(PublishFlags::MANDATORY) {
-                        self.answer(link, channel, Event::Returned { channel, number: 0, message }, None);
+                        self.answer(
+                            link,
+                            channel,
+                            Event::Returned {
+                                channel,
+                                number: 0,
+                                message,
+                            },
+                            None,
+                        );
                     }
                 }
-                Command::Settle { channel, number, multiple, outcome } => {
+                Command::Settle {
+                    channel,
+                    number,
+                    multiple,
+                    outcome,
+                } => {
                     work += self.settle(link, channel, number, multiple, outcome, wakes);
                 }
                 _ => debug_assert!(false, "a transaction holds publishes and settles"),
@@ -292,8 +353,15 @@ impl Engine {
                         }
                     }
                 }
-                Command::Settle { channel, number, multiple, .. } => {
-                    let Some(l) = link_at(&mut self.links, link) else { continue };
+                Command::Settle {
+                    channel,
+                    number,
+                    multiple,
+                    ..
+                } => {
+                    let Some(l) = link_at(&mut self.links, link) else {
+                        continue;
+                    };
                     let known = l.channel(*channel).unsettled.contains(*number) || (*multiple && *number == 0);
                     if !known {
                         let text = format!("unknown delivery tag {number}");
@@ -308,7 +376,10 @@ impl Engine {
 
     /// Publishes something no connection publishes now: a will, a dead-lettered message.
     pub(crate) fn publish_internally(&mut self, message: &Message, wakes: &mut Wakes) {
-        let nobody = Link { slot: u32::MAX, generation: 0 };
+        let nobody = Link {
+            slot: u32::MAX,
+            generation: 0,
+        };
         let _ = self.route_and_enqueue(nobody, message, true, wakes);
     }
 
@@ -321,7 +392,7 @@ impl Engine {
         wakes: &mut Wakes,
     ) -> Result<Enqueued, Fault> {
         let envelope = *message.envelope();
-        let extra = if envelope.extra_keys { extra_keys(&self.codecs, message) } else { Vec::new() };
+        let extra = extra_keys(&self.codecs, message);
         let own_session = link_at(&mut self.links, link).and_then(|l| l.session);
         let targets = self.router.route(message, &extra)?;
         let mut enqueued = Enqueued::default();
@@ -349,9 +420,7 @@ impl Engine {
             }
             if queue.kind != QueueKind::Plain && flags.qos() == 0 {
                 // At most once: a subscriber that is away or too slow does without. Others are not held up by it.
-                if queue.ready.len() >= self.settings.qos0_backlog_max
-                    || queue.consumers.is_empty()
-                {
+                if queue.ready.len() >= self.settings.qos0_backlog_max || queue.consumers.is_empty() {
                     self.counters.dropped_full += 1;
                     continue;
                 }
@@ -366,11 +435,20 @@ impl Engine {
             if queue.durable && envelope.durable && (queue.kind == QueueKind::Plain || flags.qos() > 0) {
                 flags.set(EntryFlags::LOGGED);
                 if !queue.consumers.is_empty() && seq + HAND_OUT_AHEAD / 2 >= queue.marks.staged {
-                    queue.marks.stage_at_publish(seq, self.staging.open_ticket(), self.staging.durable_ticket());
-                    let mark = State::HandedOut { queue: queue.id, upto: queue.marks.staged };
+                    queue
+                        .marks
+                        .stage_at_publish(seq, self.staging.open_ticket(), self.staging.durable_ticket());
+                    let mark = State::HandedOut {
+                        queue: queue.id,
+                        upto: queue.marks.staged,
+                    };
                     self.staging.record(Record::State(mark));
                 }
-                routes.push(Route { queue: queue.id, seq, flags: flags.0 });
+                routes.push(Route {
+                    queue: queue.id,
+                    seq,
+                    flags: flags.0,
+                });
             }
             if message.log_state().hold() {
                 self.memory.add(message);
@@ -410,7 +488,10 @@ impl Engine {
         match self.retained.set(message) {
             Change::Stored(_) => {
                 let value = super::recovery::encode_retained(message);
-                self.staging.record(Record::Key { key, value: Some(value) });
+                self.staging.record(Record::Key {
+                    key,
+                    value: Some(value),
+                });
                 if let Some(deadline) = message.envelope().deadline {
                     let at = self.now.monotonic + (deadline - self.now.wall);
                     self.timers.set(at, super::timers::Timer::Retained);
@@ -426,7 +507,9 @@ impl Engine {
     fn enforce_limits(&mut self, wakes: &mut Wakes) {
         for i in (0..self.touched.len()).rev() {
             let slot = self.touched[i];
-            let Some(queue) = self.queues.get(slot as usize) else { continue };
+            let Some(queue) = self.queues.get(slot as usize) else {
+                continue;
+            };
             let a = &queue.arguments;
             if a.length_max.is_none() && a.bytes_max.is_none() {
                 continue;
@@ -452,6 +535,16 @@ impl Engine {
     }
 }
 
+/// Further routing keys the message's properties name.
+fn extra_keys(codecs: &Codecs, message: &Message) -> Vec<Name> {
+    let envelope = message.envelope();
+    if envelope.extra_keys {
+        codecs.extra_keys(envelope.origin, message.properties_raw())
+    } else {
+        Vec::new()
+    }
+}
+
 /// Whether a full queue turns the message away.
 fn refuses(queue: &Queue, message: &Message) -> bool {
     let a = &queue.arguments;
@@ -459,5 +552,6 @@ fn refuses(queue: &Queue, message: &Message) -> bool {
         return false;
     }
     a.length_max.is_some_and(|max| queue.ready.len() as u64 >= max)
-        || a.bytes_max.is_some_and(|max| queue.ready.bytes() + message.body().len() as u64 > max)
+        || a.bytes_max
+            .is_some_and(|max| queue.ready.bytes() + message.body().len() as u64 > max)
 }

@@ -19,7 +19,6 @@ use crate::durable_session::{DurableSession, InFlight, Outgoing, Subscribed};
 use crate::message::{Dialect, Envelope, Message, PayloadLengths};
 use crate::properties::{Name, Origin, Table};
 use crate::queue::arguments::Arguments;
-use crate::queue::consumers::ConsumerKey;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::unsettled::QueueRef;
 use crate::queue::{Queue, QueueKind};
@@ -131,7 +130,16 @@ pub(crate) fn retained_key(topic: &[u8]) -> Box<[u8]> {
 }
 pub(crate) fn subscription_key(client_id: &str, filter: &str, share: Option<&Name>) -> Box<[u8]> {
     // No client id, filter or share name holds a NUL.
-    key(b'u', &[client_id.as_bytes(), &[0], filter.as_bytes(), &[0], share.map_or(b"", |s| s.as_bytes())])
+    key(
+        b'u',
+        &[
+            client_id.as_bytes(),
+            &[0],
+            filter.as_bytes(),
+            &[0],
+            share.map_or(b"", |s| s.as_bytes()),
+        ],
+    )
 }
 
 pub(crate) fn encode_exchange(spec: &ExchangeSpec) -> (Box<[u8]>, Box<[u8]>) {
@@ -167,7 +175,13 @@ fn binding_record(source: &str, destination: &Destination, binding_key: &str, ar
     let mut arguments = arguments.clone();
     // The order of arguments is no part of a binding's identity.
     arguments.0.sort_by(|a, b| a.0.cmp(&b.0));
-    encode(&BindingRecord { source: source.into(), queue, exchange, key: binding_key.into(), arguments })
+    encode(&BindingRecord {
+        source: source.into(),
+        queue,
+        exchange,
+        key: binding_key.into(),
+        arguments,
+    })
 }
 
 /// A binding's identity is all there is to it: it is its own key.
@@ -177,11 +191,17 @@ pub(crate) fn encode_binding(
     binding_key: &str,
     arguments: &Table,
 ) -> (Box<[u8]>, Box<[u8]>) {
-    (key(b'b', &[&binding_record(source, destination, binding_key, arguments)]), Box::from([VERSION]))
+    (
+        key(b'b', &[&binding_record(source, destination, binding_key, arguments)]),
+        Box::from([VERSION]),
+    )
 }
 
 pub(crate) fn binding_key(b: &Binding) -> Box<[u8]> {
-    key(b'b', &[&binding_record(&b.source, &b.destination, &b.key, &b.arguments)])
+    key(
+        b'b',
+        &[&binding_record(&b.source, &b.destination, &b.key, &b.arguments)],
+    )
 }
 
 pub(crate) fn encode_session(s: &DurableSession) -> (Box<[u8]>, Box<[u8]>) {
@@ -243,7 +263,11 @@ fn decode_retained(value: &[u8]) -> Option<Message> {
         deadline: r.deadline.map(Wall),
         received: Wall(r.received),
     };
-    let lengths = PayloadLengths { exchange: r.exchange_len, key: r.key_len, properties: r.properties_len };
+    let lengths = PayloadLengths {
+        exchange: r.exchange_len,
+        key: r.key_len,
+        properties: r.properties_len,
+    };
     Message::from_payload(envelope, lengths, &r.payload)
 }
 
@@ -258,7 +282,9 @@ impl Engine {
         self.next_queue = self.next_queue.max(recovered.queue_id_max.0 + 1);
         let keys = std::mem::take(&mut recovered.keys);
         let of = |kind: u8| {
-            keys.iter().filter(move |(k, _)| k.first() == Some(&kind)).map(|(k, v)| (&k[1..], &v[..]))
+            keys.iter()
+                .filter(move |(k, _)| k.first() == Some(&kind))
+                .map(|(k, v)| (&k[1..], &v[..]))
         };
         let mut damaged = 0u32;
         for (k, v) in of(b'x') {
@@ -353,7 +379,8 @@ impl Engine {
         }) as u32;
         self.session_ids.insert(client_id, session);
         if let Some(at) = expires_at {
-            self.timers.set(now.monotonic + (at - now.wall), Timer::SessionExpiry(session));
+            self.timers
+                .set(now.monotonic + (at - now.wall), Timer::SessionExpiry(session));
         }
         session
     }
@@ -382,8 +409,11 @@ impl Engine {
         q.next_seq = found.next_seq.max(found.handed_out);
         q.marks.written = found.handed_out;
         q.marks.staged = found.handed_out;
-        let mut in_flight: BTreeMap<u64, (u16, bool)> =
-            found.packet_ids.iter().map(|(seq, id, released)| (*seq, (*id, *released))).collect();
+        let mut in_flight: BTreeMap<u64, (u16, bool)> = found
+            .packet_ids
+            .iter()
+            .map(|(seq, id, released)| (*seq, (*id, *released)))
+            .collect();
         let mut outgoing = Vec::new();
         for e in &found.entries {
             let mut flags = EntryFlags(e.flags);
@@ -397,7 +427,10 @@ impl Engine {
             }
             let entry = Entry {
                 seq: e.seq,
-                body: Body::Disk { at: e.at, body_len: e.body_len },
+                body: Body::Disk {
+                    at: e.at,
+                    body_len: e.body_len,
+                },
                 flags,
                 subscription_ids: None,
             };
@@ -415,11 +448,21 @@ impl Engine {
             s.incoming = found.incoming_ids.iter().copied().collect();
             // In the order the ids were given.
             for (seq, packet_id, _) in &found.packet_ids {
-                let Some(at) = outgoing.iter().position(|o| o.0 == *seq && o.1 == *packet_id) else { continue };
+                let Some(at) = outgoing.iter().position(|o| o.0 == *seq && o.1 == *packet_id) else {
+                    continue;
+                };
                 let (_, packet_id, released, entry) = outgoing.swap_remove(at);
-                let consumer = ConsumerKey { slot: u32::MAX, generation: 0 };
                 let qos = entry.flags.qos();
-                s.in_flight.insert(packet_id, Outgoing { queue, consumer, entry, qos, released, order: 0 });
+                s.in_flight.insert(
+                    packet_id,
+                    Outgoing {
+                        queue,
+                        entry,
+                        qos,
+                        released,
+                        order: 0,
+                    },
+                );
             }
         }
         if !self.queues[queue.slot as usize].acks_empty() {
@@ -432,12 +475,19 @@ impl Engine {
         let destination = match (r.queue, r.exchange) {
             (Some(name), _) => {
                 let slot = self.router.queue(&name)?;
-                Destination::Queue { slot, name, durable: true }
+                Destination::Queue {
+                    slot,
+                    name,
+                    durable: true,
+                }
             }
             (None, Some(name)) => Destination::Exchange(name),
             (None, None) => return None,
         };
-        self.router.bind(&r.source, destination, &r.key, r.arguments, None).ok().map(|_| ())
+        self.router
+            .bind(&r.source, destination, &r.key, r.arguments, None)
+            .ok()
+            .map(|_| ())
     }
 
     fn recover_subscription(&mut self, r: SubscriptionRecord) -> Option<()> {
@@ -451,13 +501,21 @@ impl Engine {
         let queue = match &r.share {
             None => self.sessions[session as usize].queue?,
             Some(share) => {
-                let slot = self.router.queue(&super::sessions::shared_queue_name(share, &r.filter))?;
-                QueueRef { slot: slot.0, id: self.queues[slot.0 as usize].id }
+                let slot = self
+                    .router
+                    .queue(&super::sessions::shared_queue_name(share, &r.filter))?;
+                QueueRef {
+                    slot: slot.0,
+                    id: self.queues[slot.0 as usize].id,
+                }
             }
         };
         let exchange = self.settings.topic_exchange.clone();
-        self.bind_subscription(queue, &exchange, &r.filter, r.share.is_some(), options).ok()?;
-        self.sessions[session as usize].subscriptions.insert((r.filter, r.share), options);
+        self.bind_subscription(queue, &exchange, &r.filter, r.share.is_some(), options)
+            .ok()?;
+        self.sessions[session as usize]
+            .subscriptions
+            .insert((r.filter, r.share), options);
         Some(())
     }
 }

@@ -110,7 +110,9 @@ impl Engine {
 
     /// The log has what the open session promises: tell its client, resend, and let messages flow.
     pub(crate) fn session_open(&mut self, session: u32, link: Link, present: bool, wakes: &mut Wakes) {
-        let Some(s) = self.sessions.get(session as usize).filter(|s| s.link == Some(link)) else { return };
+        let Some(s) = self.sessions.get(session as usize).filter(|s| s.link == Some(link)) else {
+            return;
+        };
         let _ = s;
         self.answer(link, CHANNEL, Event::SessionOpened { present }, None);
         let s = &mut self.sessions[session as usize];
@@ -122,7 +124,11 @@ impl Engine {
             }
             s.used += 1;
             if let Body::Disk { at, .. } = outgoing.entry.body {
-                reads.push(Read { queue: outgoing.queue.id, seq: outgoing.entry.seq, at });
+                reads.push(Read {
+                    queue: outgoing.queue.id,
+                    seq: outgoing.entry.seq,
+                    at,
+                });
             }
         }
         s.resend_awaits = reads.len();
@@ -138,15 +144,23 @@ impl Engine {
 
     /// A body that a resend waits for. Returns whether it was one.
     pub(crate) fn resend_loaded(&mut self, session: u32, loaded: &Loaded) -> bool {
-        let Some(s) = self.sessions.get_mut(session as usize) else { return false };
+        let Some(s) = self.sessions.get_mut(session as usize) else {
+            return false;
+        };
         if s.resend_awaits == 0 {
             return false;
         }
         let queue = loaded.queue;
-        let Some(outgoing) = s.in_flight.iter_mut().find(|o| o.queue.id == queue && o.entry.seq == loaded.seq) else {
+        let Some(outgoing) = s
+            .in_flight
+            .iter_mut()
+            .find(|o| o.queue.id == queue && o.entry.seq == loaded.seq)
+        else {
             return false;
         };
-        let Body::Disk { at, .. } = outgoing.entry.body else { return false };
+        let Body::Disk { at, .. } = outgoing.entry.body else {
+            return false;
+        };
         s.resend_awaits -= 1;
         if let Some(message) = &loaded.message {
             message.log_state().written(at);
@@ -164,11 +178,15 @@ impl Engine {
     /// Sends again what the client did not finish with, in the order it was sent; then new messages may follow.
     // MQTT 5 4.4 [MQTT-4.4.0-1], 4.6 [MQTT-4.6.0-1]
     pub(crate) fn resend(&mut self, session: u32, wakes: &mut Wakes) {
-        let Some(s) = self.sessions.get_mut(session as usize) else { return };
+        let Some(s) = self.sessions.get_mut(session as usize) else {
+            return;
+        };
         let Some(link) = s.link else { return };
         let mut events = Vec::new();
         for packet_id in s.in_flight.ids() {
-            let Some(o) = s.in_flight.find_mut(packet_id) else { continue };
+            let Some(o) = s.in_flight.find_mut(packet_id) else {
+                continue;
+            };
             if o.released {
                 events.push(Event::ReleaseDue { packet_id, known: true });
             } else if let Body::Memory(message) = &o.entry.body {
@@ -214,7 +232,11 @@ impl Engine {
     fn add_session_consumer(&mut self, session: u32, queue: QueueRef, qos: u8) {
         let s = &self.sessions[session as usize];
         let Some(link) = s.link else { return };
-        let existing = s.consumers.iter().find(|k| self.consumer(**k).is_some_and(|c| c.queue == queue)).copied();
+        let existing = s
+            .consumers
+            .iter()
+            .find(|k| self.consumer(**k).is_some_and(|c| c.queue == queue))
+            .copied();
         if let Some(key) = existing {
             if let Some(c) = self.consumer_mut(key) {
                 c.session = Some((session, qos));
@@ -226,7 +248,6 @@ impl Engine {
             link,
             channel: CHANNEL,
             token: 0,
-            tag: s.client_id.clone(),
             queue,
             no_ack: false,
             exclusive: false,
@@ -261,7 +282,10 @@ impl Engine {
         let queue = self.add_queue(q);
         if durable {
             let (key, value) = super::recovery::encode_queue(&self.queues[queue.slot as usize]);
-            self.staging.record(Record::Key { key, value: Some(value) });
+            self.staging.record(Record::Key {
+                key,
+                value: Some(value),
+            });
         }
         queue
     }
@@ -269,7 +293,10 @@ impl Engine {
     /// Stages the session's record. Returns what to wait for.
     fn log_session(&mut self, session: u32) -> u64 {
         let (key, value) = super::recovery::encode_session(&self.sessions[session as usize]);
-        self.staging.record(Record::Key { key, value: Some(value) });
+        self.staging.record(Record::Key {
+            key,
+            value: Some(value),
+        });
         self.staging.wait()
     }
 
@@ -311,7 +338,10 @@ impl Engine {
             });
         }
         let gate = waits.then(|| self.staging.wait());
-        let event = Event::Subscribed { packet_id: c.packet_id, results: results.into() };
+        let event = Event::Subscribed {
+            packet_id: c.packet_id,
+            results: results.into(),
+        };
         self.answer(link, CHANNEL, event, gate);
         work
     }
@@ -337,18 +367,28 @@ impl Engine {
             Some(share) => {
                 let name = shared_queue_name(share, &sub.filter);
                 match self.router.queue(&name) {
-                    Some(slot) => QueueRef { slot: slot.0, id: self.queues[slot.0 as usize].id },
+                    Some(slot) => QueueRef {
+                        slot: slot.0,
+                        id: self.queues[slot.0 as usize].id,
+                    },
                     None => self.add_special_queue(name, QueueKind::Shared, kept),
                 }
             }
         };
         self.bind_subscription(queue, &exchange, &sub.filter, sub.share.is_some(), options)?;
         let id = (sub.filter.clone(), sub.share.clone());
-        let new = self.sessions[session as usize].subscriptions.insert(id, options).is_none();
+        let new = self.sessions[session as usize]
+            .subscriptions
+            .insert(id, options)
+            .is_none();
         if kept {
             let client_id = &self.sessions[session as usize].client_id;
-            let (key, value) = super::recovery::encode_subscription(client_id, &sub.filter, sub.share.as_ref(), options);
-            self.staging.record(Record::Key { key, value: Some(value) });
+            let (key, value) =
+                super::recovery::encode_subscription(client_id, &sub.filter, sub.share.as_ref(), options);
+            self.staging.record(Record::Key {
+                key,
+                value: Some(value),
+            });
         }
         let granted = if sub.share.is_some() { sub.qos } else { 2 };
         self.add_session_consumer(session, queue, granted);
@@ -364,7 +404,11 @@ impl Engine {
             && let Some(l) = link_at(&mut self.links, link)
         {
             let cursor = self.retained.matching(pattern);
-            l.replays.push_back(Replay { cursor, qos: sub.qos, subscription_id });
+            l.replays.push_back(Replay {
+                cursor,
+                qos: sub.qos,
+                subscription_id,
+            });
         }
         Ok(kept)
     }
@@ -379,8 +423,11 @@ impl Engine {
         options: Subscribed,
     ) -> Result<(), Fault> {
         let q = &self.queues[queue.slot as usize];
-        let destination =
-            Destination::Queue { slot: QueueSlot(queue.slot), name: q.name.clone(), durable: q.durable };
+        let destination = Destination::Queue {
+            slot: QueueSlot(queue.slot),
+            name: q.name.clone(),
+            durable: q.durable,
+        };
         let grant = Grant {
             qos: if shared { 2 } else { options.qos },
             no_local: options.no_local,
@@ -393,14 +440,22 @@ impl Engine {
     /// Puts some of the retained messages a subscription asked for into its session's queue. Returns whether it did.
     pub(crate) fn replay_retained(&mut self, link: Link, wakes: &mut Wakes) -> bool {
         let wall = self.now.wall;
-        let Some(l) = link_at(&mut self.links, link) else { return false };
+        let Some(l) = link_at(&mut self.links, link) else {
+            return false;
+        };
         let Some(session) = l.session else { return false };
-        let Some(mut replay) = l.replays.pop_front() else { return false };
+        let Some(mut replay) = l.replays.pop_front() else {
+            return false;
+        };
         let mut found = Vec::new();
-        let more = self.retained.next_batch(&mut replay.cursor, wall, REPLAY_STEPS, &mut found);
+        let more = self
+            .retained
+            .next_batch(&mut replay.cursor, wall, REPLAY_STEPS, &mut found);
         let queue = self.session_queue(session);
         for message in found {
-            let Some(q) = self.queues.get_mut(queue.slot as usize) else { break };
+            let Some(q) = self.queues.get_mut(queue.slot as usize) else {
+                break;
+            };
             let mut flags = EntryFlags::new(message.envelope().qos.min(replay.qos));
             flags.set(EntryFlags::RETAIN);
             if message.log_state().hold() {
@@ -409,7 +464,12 @@ impl Engine {
             let seq = q.next_seq;
             q.next_seq += 1;
             let subscription_ids = replay.subscription_id.map(|id| [id].into());
-            q.ready.push_back(Entry { seq, body: Body::Memory(message), flags, subscription_ids });
+            q.ready.push_back(Entry {
+                seq,
+                body: Body::Memory(message),
+                flags,
+                subscription_ids,
+            });
         }
         if more && let Some(l) = link_at(&mut self.links, link) {
             l.replays.push_front(replay);
@@ -419,7 +479,9 @@ impl Engine {
     }
 
     pub(crate) fn unsubscribe(&mut self, link: Link, c: Unsubscribe, wakes: &mut Wakes) {
-        let Some((session, _)) = self.session_of(link) else { return };
+        let Some((session, _)) = self.session_of(link) else {
+            return;
+        };
         let mut waits = false;
         let mut existed = Vec::with_capacity(c.filters.len());
         for (filter, share) in c.filters {
@@ -438,7 +500,10 @@ impl Engine {
             self.drop_subscription(session, &filter, share.as_ref(), wakes);
         }
         let gate = waits.then(|| self.staging.wait());
-        let event = Event::Unsubscribed { packet_id: c.packet_id, existed: existed.into() };
+        let event = Event::Unsubscribed {
+            packet_id: c.packet_id,
+            existed: existed.into(),
+        };
         self.answer(link, CHANNEL, event, gate);
     }
 
@@ -451,12 +516,18 @@ impl Engine {
             }
             return;
         };
-        let Some(slot) = self.router.queue(&shared_queue_name(share, filter)) else { return };
-        let queue = QueueRef { slot: slot.0, id: self.queues[slot.0 as usize].id };
-        let key =
-            self.sessions[session as usize].consumers.iter().copied().find(|k| {
-                self.consumer(*k).is_some_and(|c| c.queue == queue)
-            });
+        let Some(slot) = self.router.queue(&shared_queue_name(share, filter)) else {
+            return;
+        };
+        let queue = QueueRef {
+            slot: slot.0,
+            id: self.queues[slot.0 as usize].id,
+        };
+        let key = self.sessions[session as usize]
+            .consumers
+            .iter()
+            .copied()
+            .find(|k| self.consumer(*k).is_some_and(|c| c.queue == queue));
         if let Some(key) = key {
             self.sessions[session as usize].consumers.retain(|k| *k != key);
             self.remove_consumer(key, wakes);
@@ -468,11 +539,9 @@ impl Engine {
     }
 
     /// Hands a message out under the session's next packet id.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one reservation, taken apart by the caller")]
     pub(crate) fn hand_out_to_session(
         &mut self,
         link: Link,
-        key: ConsumerKey,
         session: u32,
         granted: u8,
         queue: QueueRef,
@@ -486,12 +555,25 @@ impl Engine {
         let message = message.clone();
         let qos = entry.flags.qos().min(granted);
         let mut flags = entry.flags.delivery();
-        if qos == 0 || self.queues.get(queue.slot as usize).is_some_and(|q| q.kind == QueueKind::Shared) {
+        if qos == 0
+            || self
+                .queues
+                .get(queue.slot as usize)
+                .is_some_and(|q| q.kind == QueueKind::Shared)
+        {
             // DUP is for the same client being sent the same message again. MQTT 5 3.3.1.1
             flags = DeliveryFlags(flags.0 & !DeliveryFlags::REDELIVERED.0);
         }
         let extra = super::consuming::delivery_extra(&entry);
-        let mut delivery = Delivery { channel: CHANNEL, qos, flags, consumer: 0, number: 0, message, extra };
+        let mut delivery = Delivery {
+            channel: CHANNEL,
+            qos,
+            flags,
+            consumer: 0,
+            number: 0,
+            message,
+            extra,
+        };
         if qos == 0 {
             self.counters.delivered_no_ack += 1;
             self.settle_entry(queue, entry, false, &mut Wakes::default());
@@ -500,9 +582,17 @@ impl Engine {
         }
         self.counters.delivered += 1;
         let (seq, logged) = (entry.seq, entry.flags.has(EntryFlags::LOGGED));
-        let Some(s) = self.sessions.get_mut(session as usize) else { return };
+        let Some(s) = self.sessions.get_mut(session as usize) else {
+            return;
+        };
         let kept = s.kept;
-        let mut outgoing = Outgoing { queue, consumer: key, entry, qos, released: false, order: 0 };
+        let mut outgoing = Outgoing {
+            queue,
+            entry,
+            qos,
+            released: false,
+            order: 0,
+        };
         self.memory.shed(&mut outgoing.entry);
         let Some(packet_id) = s.in_flight.assign(outgoing) else {
             debug_assert!(false, "the receive maximum keeps an id free");
@@ -511,7 +601,11 @@ impl Engine {
         delivery.number = u64::from(packet_id);
         if qos == 2 && kept && logged {
             // The id is in the log before the message goes: after a crash it is the same id that is sent again.
-            self.staging.record(Record::State(State::PacketId { queue: queue.id, seq, packet_id }));
+            self.staging.record(Record::State(State::PacketId {
+                queue: queue.id,
+                seq,
+                packet_id,
+            }));
             let gate = Some(self.staging.wait());
             self.push_out(link, CHANNEL, Out::Event(Event::Deliver(delivery)), gate);
         } else {
@@ -523,7 +617,9 @@ impl Engine {
     pub(crate) fn settle_packet(&mut self, link: Link, number: u64, outcome: Outcome, wakes: &mut Wakes) {
         let Ok(packet_id) = u16::try_from(number) else { return };
         let Some((_, s)) = self.session_of(link) else { return };
-        let Some(outgoing) = s.in_flight.remove(packet_id) else { return };
+        let Some(outgoing) = s.in_flight.remove(packet_id) else {
+            return;
+        };
         s.used = s.used.saturating_sub(1);
         let Outgoing { queue, mut entry, .. } = outgoing;
         match outcome {
@@ -553,7 +649,8 @@ impl Engine {
                 outgoing.released = true;
                 let (queue, seq) = (outgoing.queue.id, outgoing.entry.seq);
                 if first && kept && outgoing.entry.flags.has(EntryFlags::LOGGED) {
-                    self.staging.record(Record::State(State::PacketIdReleased { queue, seq, packet_id }));
+                    self.staging
+                        .record(Record::State(State::PacketIdReleased { queue, seq, packet_id }));
                 }
                 true
             }
@@ -568,7 +665,11 @@ impl Engine {
         let known = s.incoming.remove(&packet_id);
         let queue = s.queue.filter(|_| s.kept && known).map(|q| q.id);
         let gate = queue.map(|queue| {
-            self.staging.record(Record::State(State::IncomingId { queue, packet_id, held: false }));
+            self.staging.record(Record::State(State::IncomingId {
+                queue,
+                packet_id,
+                held: false,
+            }));
             self.staging.wait()
         });
         self.answer(link, CHANNEL, Event::Released { packet_id, known }, gate);
@@ -595,7 +696,9 @@ impl Engine {
         }) else {
             return;
         };
-        let Some(s) = self.sessions.get_mut(session as usize).filter(|s| s.link == Some(link)) else { return };
+        let Some(s) = self.sessions.get_mut(session as usize).filter(|s| s.link == Some(link)) else {
+            return;
+        };
         s.link = None;
         s.resend_awaits = 0;
         let consumers = std::mem::take(&mut s.consumers);
@@ -622,12 +725,16 @@ impl Engine {
         if let Some(expiry) = expiry {
             let left = Duration::from_secs(u64::from(expiry));
             self.sessions[session as usize].expires_at = Some(self.now.wall + left);
-            self.timers.set(self.now.monotonic + left, Timer::SessionExpiry(session));
+            self.timers
+                .set(self.now.monotonic + left, Timer::SessionExpiry(session));
         }
         if kept {
             // Nobody waits for it: a loss only prolongs the session.
             let (key, value) = super::recovery::encode_session(&self.sessions[session as usize]);
-            self.staging.record(Record::Key { key, value: Some(value) });
+            self.staging.record(Record::Key {
+                key,
+                value: Some(value),
+            });
         }
     }
 
@@ -642,7 +749,9 @@ impl Engine {
 
     pub(crate) fn fire_delayed_will(&mut self, session: u32, wakes: &mut Wakes) {
         let now = self.now.monotonic;
-        let Some(s) = self.sessions.get_mut(session as usize) else { return };
+        let Some(s) = self.sessions.get_mut(session as usize) else {
+            return;
+        };
         if s.link.is_none()
             && let Some((will, _)) = s.delayed_will.take_if(|(_, due)| *due <= now)
         {
@@ -652,7 +761,11 @@ impl Engine {
 
     pub(crate) fn expire_session(&mut self, session: u32, wakes: &mut Wakes) {
         let wall = self.now.wall;
-        let due = self.sessions.get(session as usize).filter(|s| s.link.is_none()).and_then(|s| s.expires_at);
+        let due = self
+            .sessions
+            .get(session as usize)
+            .filter(|s| s.link.is_none())
+            .and_then(|s| s.expires_at);
         if due.is_some_and(|due| due <= wall) {
             self.end_session(session, wakes);
         }
@@ -669,7 +782,13 @@ impl Engine {
         let subscriptions = std::mem::take(&mut s.subscriptions);
         let (kept, client_id) = (s.kept, s.client_id.clone());
         for outgoing in s.in_flight.drain() {
-            let Outgoing { queue, mut entry, qos, released, .. } = outgoing;
+            let Outgoing {
+                queue,
+                mut entry,
+                qos,
+                released,
+                ..
+            } = outgoing;
             if Some(queue) == own {
                 // It goes with the queue.
                 self.memory.drop_body(&entry.body);
@@ -696,7 +815,10 @@ impl Engine {
         if !kept {
             return None;
         }
-        self.staging.record(Record::Key { key: super::recovery::session_key(&client_id), value: None });
+        self.staging.record(Record::Key {
+            key: super::recovery::session_key(&client_id),
+            value: None,
+        });
         Some(self.staging.wait())
     }
 
@@ -708,7 +830,10 @@ impl Engine {
             self.staging.record(Record::Key { key, value: None });
         }
         if let Some(next) = self.retained.next_expiry() {
-            self.timers.set(self.now.monotonic + (next - wall).max(Duration::from_millis(1)), Timer::Retained);
+            self.timers.set(
+                self.now.monotonic + (next - wall).max(Duration::from_millis(1)),
+                Timer::Retained,
+            );
         }
     }
 }

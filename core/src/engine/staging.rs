@@ -17,7 +17,13 @@ pub(crate) struct Staging {
 
 impl Staging {
     pub(crate) fn new() -> Staging {
-        Staging { batch: Batch::default(), open: 1, durable: 0, in_log: Default::default(), in_log_bytes: 0 }
+        Staging {
+            batch: Batch::default(),
+            open: 1,
+            durable: 0,
+            in_log: Default::default(),
+            in_log_bytes: 0,
+        }
     }
 
     /// The batch that is being filled.

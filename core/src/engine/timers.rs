@@ -50,7 +50,9 @@ impl Engine {
     pub fn handle_timeout(&mut self, now: Now, wakes: &mut Wakes) {
         self.now = now;
         for _ in 0..TIMERS_PER_HOLD {
-            let Some(timer) = self.timers.pop(now.monotonic) else { break };
+            let Some(timer) = self.timers.pop(now.monotonic) else {
+                break;
+            };
             match timer {
                 Timer::SessionExpiry(session) => self.expire_session(session, wakes),
                 Timer::Will(session) => self.fire_delayed_will(session, wakes),

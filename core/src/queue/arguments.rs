@@ -62,9 +62,15 @@ impl Arguments {
     /// PreconditionFailed for a bad value, NotImplemented for one we know and do not offer.
     pub(crate) fn parse(declared: Table, queue: &str) -> Result<Arguments, Fault> {
         let int = |key: &str, min: i64, max: i64| -> Result<Option<u64>, Fault> {
-            let Some(value) = declared.lookup(key) else { return Ok(None) };
+            let Some(value) = declared.lookup(key) else {
+                return Ok(None);
+            };
             let Some(n) = value.as_int() else {
-                return Err(bad(key, queue, &format!("\"expected integer, got {}\"", type_name(value))));
+                return Err(bad(
+                    key,
+                    queue,
+                    &format!("\"expected integer, got {}\"", type_name(value)),
+                ));
             };
             if n < 0 {
                 return Err(bad(key, queue, &format!("{{value_negative,{n}}}")));
@@ -108,16 +114,32 @@ impl Arguments {
         let dead_letter_exchange = text("x-dead-letter-exchange")?;
         let dead_letter_key = text("x-dead-letter-routing-key")?;
         if dead_letter_key.is_some() && dead_letter_exchange.is_none() {
-            return Err(bad("x-dead-letter-routing-key", queue, "routing_key_but_no_dlx_defined"));
+            return Err(bad(
+                "x-dead-letter-routing-key",
+                queue,
+                "routing_key_but_no_dlx_defined",
+            ));
         }
         match choice("x-queue-mode")? {
             // Every durable queue is lazy: there is nothing to choose.
             None | Some("default" | "lazy") => {}
-            Some(other) => return Err(bad("x-queue-mode", queue, &format!("\"unsupported queue mode '{other}'\""))),
+            Some(other) => {
+                return Err(bad(
+                    "x-queue-mode",
+                    queue,
+                    &format!("\"unsupported queue mode '{other}'\""),
+                ));
+            }
         }
         match int("x-queue-version", 0, i64::MAX)? {
             None | Some(1 | 2) => {}
-            Some(v) => return Err(bad("x-queue-version", queue, &format!("\"unsupported queue version '{v}'\""))),
+            Some(v) => {
+                return Err(bad(
+                    "x-queue-version",
+                    queue,
+                    &format!("\"unsupported queue version '{v}'\""),
+                ));
+            }
         }
         match choice("x-queue-type")? {
             None | Some("classic") => {}
@@ -125,7 +147,13 @@ impl Arguments {
                 let text = format!("queues of type '{kind}' are not implemented ({queue})");
                 return Err(Fault::new(FaultKind::NotImplemented, text));
             }
-            Some(other) => return Err(bad("x-queue-type", queue, &format!("\"unsupported queue type '{other}'\""))),
+            Some(other) => {
+                return Err(bad(
+                    "x-queue-type",
+                    queue,
+                    &format!("\"unsupported queue type '{other}'\""),
+                ));
+            }
         }
         let single_active = match declared.lookup("x-single-active-consumer") {
             None => false,
@@ -174,10 +202,18 @@ impl Arguments {
                 (Some(r), Some(c)) if equal(r, c) => continue,
                 (Some(r), Some(c)) => format!("received '{}' but current is '{}'", show(r), show(c)),
                 (None, Some(c)) => {
-                    format!("received none but current is the value '{}' of type '{}'", show(c), type_name(c))
+                    format!(
+                        "received none but current is the value '{}' of type '{}'",
+                        show(c),
+                        type_name(c)
+                    )
                 }
                 (Some(r), None) => {
-                    format!("received the value '{}' of type '{}' but current is none", show(r), type_name(r))
+                    format!(
+                        "received the value '{}' of type '{}' but current is none",
+                        show(r),
+                        type_name(r)
+                    )
                 }
             };
             let text = format!("inequivalent arg '{key}' for {queue}: {text}");
@@ -237,7 +273,10 @@ pub(crate) fn type_name(value: &Value) -> &'static str {
 }
 
 fn bad(key: &str, queue: &str, error: &str) -> Fault {
-    Fault::new(FaultKind::PreconditionFailed, format!("invalid arg '{key}' for {queue}: {error}"))
+    Fault::new(
+        FaultKind::PreconditionFailed,
+        format!("invalid arg '{key}' for {queue}: {error}"),
+    )
 }
 
 #[cfg(test)]
@@ -254,8 +293,14 @@ mod tests {
     fn bad_values_are_named_as_clients_expect() {
         let text = |k, v| Arguments::parse(table(&[(k, v)]), Q).unwrap_err().text;
         let arg = "invalid arg 'x-message-ttl' for queue 'q' in vhost '/': ";
-        assert_eq!(&*text("x-message-ttl", Value::text("1")), format!("{arg}\"expected integer, got longstr\""));
-        assert_eq!(&*text("x-message-ttl", Value::Int(-1, 32)), format!("{arg}{{value_negative,-1}}"));
+        assert_eq!(
+            &*text("x-message-ttl", Value::text("1")),
+            format!("{arg}\"expected integer, got longstr\"")
+        );
+        assert_eq!(
+            &*text("x-message-ttl", Value::Int(-1, 32)),
+            format!("{arg}{{value_negative,-1}}")
+        );
         assert!(text("x-expires", Value::Int(0, 32)).ends_with("{value_zero,0}"));
         assert!(text("x-overflow", Value::text("x")).ends_with("invalid_overflow"));
         assert!(text("x-dead-letter-routing-key", Value::text("k")).ends_with("routing_key_but_no_dlx_defined"));
@@ -264,8 +309,17 @@ mod tests {
     #[test]
     fn integer_width_is_no_difference_and_absence_is() {
         let a = Arguments::parse(table(&[("x-max-length", Value::Int(10, 32))]), Q).unwrap();
-        assert!(a.check_equivalent(&table(&[("x-max-length", Value::Int(10, 64))]), Q).is_ok());
-        assert!(a.check_equivalent(&table(&[("x-max-length", Value::Int(10, 64)), ("x-foo", Value::Void)]), Q).is_ok());
+        assert!(
+            a.check_equivalent(&table(&[("x-max-length", Value::Int(10, 64))]), Q)
+                .is_ok()
+        );
+        assert!(
+            a.check_equivalent(
+                &table(&[("x-max-length", Value::Int(10, 64)), ("x-foo", Value::Void)]),
+                Q
+            )
+            .is_ok()
+        );
         let fault = a.check_equivalent(&Table::default(), Q).unwrap_err();
         assert_eq!(
             &*fault.text,

@@ -3,7 +3,6 @@
 use super::unsettled::QueueRef;
 use crate::command::{Channel, ConsumerToken};
 use crate::engine::Link;
-use crate::properties::Name;
 
 /// A consumer by slot and generation; a stale one finds nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +17,6 @@ pub(crate) struct Consumer {
     pub(crate) link: Link,
     pub(crate) channel: Channel,
     pub(crate) token: ConsumerToken,
-    /// What people call it.
-    pub(crate) tag: Name,
     pub(crate) queue: QueueRef,
     pub(crate) no_ack: bool,
     pub(crate) exclusive: bool,

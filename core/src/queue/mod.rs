@@ -206,7 +206,12 @@ mod tests {
 
     #[test]
     fn an_entry_published_with_its_mark_may_go_at_once_an_older_one_waits() {
-        let mut m = HandOutMarks { staged: 1124, staged_at: 100, ticket: 7, ..HandOutMarks::default() };
+        let mut m = HandOutMarks {
+            staged: 1124,
+            staged_at: 100,
+            ticket: 7,
+            ..HandOutMarks::default()
+        };
         assert!(m.allow(100, 6));
         assert!(!m.allow(99, 6));
         assert!(m.allow(99, 7));

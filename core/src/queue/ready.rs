@@ -58,7 +58,9 @@ impl Ready {
             }
         }
         debug_assert!(
-            self.returned.last_key_value().is_none_or(|(s, _)| self.fresh.front().is_none_or(|f| *s < f.seq)),
+            self.returned
+                .last_key_value()
+                .is_none_or(|(s, _)| self.fresh.front().is_none_or(|f| *s < f.seq)),
             "what comes back precedes what is fresh"
         );
     }
@@ -76,7 +78,11 @@ impl Ready {
             Some(e) => Some(e),
             None => {
                 let i = self.fresh.partition_point(|e| e.seq < seq);
-                if self.fresh.get(i).is_some_and(|e| e.seq == seq) { self.fresh.remove(i) } else { None }
+                if self.fresh.get(i).is_some_and(|e| e.seq == seq) {
+                    self.fresh.remove(i)
+                } else {
+                    None
+                }
             }
         }?;
         self.bytes -= entry.body.len() as u64;
@@ -95,7 +101,11 @@ impl Ready {
     }
     /// Fresh entries from sequence `from` on, but not the first `spare` of them: candidates for leaving memory.
     pub(crate) fn evictable(&mut self, from: u64, spare: usize) -> impl Iterator<Item = &mut Entry> {
-        let start = self.fresh.partition_point(|e| e.seq < from).max(spare).min(self.fresh.len());
+        let start = self
+            .fresh
+            .partition_point(|e| e.seq < from)
+            .max(spare)
+            .min(self.fresh.len());
         self.fresh.range_mut(start..)
     }
 }
@@ -107,8 +117,16 @@ mod tests {
     use crate::queue::entry::{Body, EntryFlags};
 
     fn entry(seq: u64) -> Entry {
-        let body = Body::Disk { at: Position { segment: 1, offset: 0 }, body_len: 10 };
-        Entry { seq, body, flags: EntryFlags::default(), subscription_ids: None }
+        let body = Body::Disk {
+            at: Position { segment: 1, offset: 0 },
+            body_len: 10,
+        };
+        Entry {
+            seq,
+            body,
+            flags: EntryFlags::default(),
+            subscription_ids: None,
+        }
     }
 
     #[test]

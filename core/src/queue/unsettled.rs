@@ -32,9 +32,6 @@ pub(crate) struct Unsettled {
 }
 
 impl Unsettled {
-    pub(crate) fn len(&self) -> usize {
-        self.count
-    }
     /// Adds the delivery `number`, which is higher than all before.
     pub(crate) fn push(&mut self, number: u64, held: Held) {
         if self.held.is_empty() {
@@ -91,9 +88,24 @@ mod tests {
     use crate::queue::entry::{Body, EntryFlags};
 
     fn held(seq: u64) -> Held {
-        let body = Body::Disk { at: Position { segment: 1, offset: 0 }, body_len: 1 };
-        let entry = Entry { seq, body, flags: EntryFlags::default(), subscription_ids: None };
-        Held { queue: QueueRef { slot: 0, id: QueueId(1) }, consumer: None, entry }
+        let body = Body::Disk {
+            at: Position { segment: 1, offset: 0 },
+            body_len: 1,
+        };
+        let entry = Entry {
+            seq,
+            body,
+            flags: EntryFlags::default(),
+            subscription_ids: None,
+        };
+        Held {
+            queue: QueueRef {
+                slot: 0,
+                id: QueueId(1),
+            },
+            consumer: None,
+            entry,
+        }
     }
 
     #[test]
@@ -108,6 +120,6 @@ mod tests {
         assert_eq!(u.pop_upto(5).unwrap().entry.seq, 1);
         assert_eq!(u.pop_upto(5).unwrap().entry.seq, 5);
         assert!(u.pop_upto(5).is_none());
-        assert_eq!(u.len(), 1);
+        assert_eq!(u.count, 1);
     }
 }
