@@ -126,6 +126,11 @@ pub trait PropertyCodec: Send + Sync {
     /// The neutral view of `raw`, which a session of this origin once accepted. Bytes that do not decode (damage)
     /// give what could be read.
     fn decode(&self, raw: &[u8]) -> Properties;
+    /// Further routing keys that `raw` names, asked for where [`Envelope::extra_keys`](crate::message::Envelope) is set.
+    fn extra_keys(&self, raw: &[u8]) -> Vec<Name> {
+        let _ = raw;
+        Vec::new()
+    }
 }
 
 /// The stable on-disk code of a property encoding. 0 is "no properties".
@@ -149,5 +154,9 @@ impl Codecs {
     /// The neutral view of `raw`; empty for an origin nobody registered.
     pub fn decode(&self, origin: Origin, raw: &[u8]) -> Properties {
         self.0.iter().find(|c| c.origin() == origin).map(|c| c.decode(raw)).unwrap_or_default()
+    }
+    /// Further routing keys that `raw` names; none for an origin nobody registered.
+    pub fn extra_keys(&self, origin: Origin, raw: &[u8]) -> Vec<Name> {
+        self.0.iter().find(|c| c.origin() == origin).map(|c| c.extra_keys(raw)).unwrap_or_default()
     }
 }
