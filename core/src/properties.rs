@@ -127,7 +127,7 @@ pub trait PropertyCodec: Send + Sync {
     /// The neutral view of `raw`, which a session of this origin once accepted. Bytes that do not decode (damage)
     /// give what could be read.
     fn decode(&self, raw: &[u8]) -> Properties;
-    /// Further routing keys named by `raw`, in the dot dialect. Only asked where the envelope says there are some.
+    /// Further routing keys that `raw` names, asked for where [`Envelope::extra_keys`](crate::message::Envelope) is set.
     fn extra_keys(&self, raw: &[u8]) -> Vec<Name> {
         let _ = raw;
         Vec::new()
@@ -160,7 +160,7 @@ impl Codecs {
             .map(|c| c.decode(raw))
             .unwrap_or_default()
     }
-    /// Further routing keys named by `raw`.
+    /// Further routing keys that `raw` names; none for an origin nobody registered.
     pub fn extra_keys(&self, origin: Origin, raw: &[u8]) -> Vec<Name> {
         self.0
             .iter()
