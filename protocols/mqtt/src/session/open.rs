@@ -224,12 +224,7 @@ impl Open {
                     self.heard = cx.now.monotonic;
                 }
             }
-            Event::Refused { number, why, .. } => {
-                if !self.publishing.refused(number, why) {
-                    // MQTT 3 has no word for "not now": unacknowledged, the client sends it again when it is back.
-                    return Err(Close::abnormal("a message could not be stored"));
-                }
-            }
+            Event::Refused { number, why, .. } => self.publishing.refused(number, why)?,
             Event::Released { packet_id, known } => self.publishing.released(packet_id, known, cx.out),
             Event::ReleaseDue { packet_id, known } => self.delivering.release(packet_id, known, cx.out),
             Event::Subscribed { packet_id, results } => {

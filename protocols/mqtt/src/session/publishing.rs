@@ -12,7 +12,7 @@ use gatepost_core::command::{Command, PublishFlags};
 use gatepost_core::fault::FaultKind;
 use gatepost_core::message::{Dialect, Envelope, Message};
 use gatepost_core::properties::Origin;
-use gatepost_core::session::Cx;
+use gatepost_core::session::{Close, Cx};
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
@@ -243,17 +243,20 @@ impl Publishing {
         }
     }
 
-    /// The engine refused a publish; its acknowledgement will say so. Returns `false` if an MQTT 3 client must not be
-    /// told that the message is safe, which is all it can be told.
-    pub(super) fn refused(&mut self, number: u64, why: FaultKind) -> bool {
+    /// The engine refused a publish; its acknowledgement will say so.
+    ///
+    /// # Errors
+    /// An MQTT 3 client must not be told that the message is safe, which is all it can be told: unacknowledged, it sends
+    /// the message again when it is back.
+    pub(super) fn refused(&mut self, number: u64, why: FaultKind) -> Result<(), Close> {
         if self.version != Version::V5 && matches!(why, FaultKind::ResourceError | FaultKind::Internal) {
-            return false;
+            return Err(Close::abnormal("a message could not be stored"));
         }
         // The first of that number is the publish, any others are refusals of ours that wait for it.
         if let Some(owed) = self.owed.iter_mut().find(|owed| owed.number == number) {
             owed.refusal = Some(map::reason(why));
         }
-        true
+        Ok(())
     }
 
     /// The engine forgot a QoS 2 message's packet id.

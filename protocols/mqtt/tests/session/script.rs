@@ -11,12 +11,12 @@ use gatepost_mqtt::frame::{Connect, Packet, Properties, Property, PropertyBuf, S
 use gatepost_mqtt::{Mqtt, Settings};
 use std::time::Duration;
 
-pub struct Script {
-    pub session: Box<dyn Session>,
-    pub protocol: Mqtt,
-    pub version: Version,
-    pub now: Now,
-    pub codecs: Codecs,
+pub(crate) struct Script {
+    pub(crate) session: Box<dyn Session>,
+    pub(crate) protocol: Mqtt,
+    pub(crate) version: Version,
+    pub(crate) now: Now,
+    pub(crate) codecs: Codecs,
     input: Vec<u8>,
     commands: Vec<Command>,
     out: Vec<u8>,
@@ -25,7 +25,7 @@ pub struct Script {
 }
 
 /// The CONNECT that scripts start from.
-pub fn connect(version: Version) -> Connect<'static> {
+pub(crate) fn connect(version: Version) -> Connect<'static> {
     Connect {
         version,
         bridge: false,
@@ -39,12 +39,12 @@ pub fn connect(version: Version) -> Connect<'static> {
     }
 }
 
-pub fn properties(list: &[Property<'_>]) -> PropertyBuf {
+pub(crate) fn properties(list: &[Property<'_>]) -> PropertyBuf {
     list.iter().copied().collect()
 }
 
 /// A message as the engine keeps it.
-pub fn message(topic: &str, qos: u8, origin: Origin, properties: &[u8], body: &[u8]) -> Message {
+pub(crate) fn message(topic: &str, qos: u8, origin: Origin, properties: &[u8], body: &[u8]) -> Message {
     let envelope = Envelope {
         origin,
         dialect: Dialect::Slash,
@@ -54,7 +54,7 @@ pub fn message(topic: &str, qos: u8, origin: Origin, properties: &[u8], body: &[
     Message::new(envelope, "amq.topic", topic, properties, body)
 }
 
-pub fn delivery(number: u64, qos: u8, message: Message) -> Delivery {
+pub(crate) fn delivery(number: u64, qos: u8, message: Message) -> Delivery {
     Delivery {
         channel: 0,
         qos,
@@ -67,7 +67,7 @@ pub fn delivery(number: u64, qos: u8, message: Message) -> Delivery {
 }
 
 impl Script {
-    pub fn new(version: Version, settings: Settings) -> Script {
+    pub(crate) fn new(version: Version, settings: Settings) -> Script {
         let now = Now {
             monotonic: Time(5_000),
             wall: Wall(1_700_000_000_000),
@@ -88,11 +88,11 @@ impl Script {
     }
 
     /// A session that is open, with its CONNACK taken.
-    pub fn open(version: Version) -> Script {
+    pub(crate) fn open(version: Version) -> Script {
         Script::open_with(&connect(version), Settings::default())
     }
 
-    pub fn open_with(connect: &Connect<'_>, settings: Settings) -> Script {
+    pub(crate) fn open_with(connect: &Connect<'_>, settings: Settings) -> Script {
         let mut script = Script::new(connect.version, settings);
         script.login(connect);
         script.event(Event::SessionOpened { present: false });
@@ -102,7 +102,7 @@ impl Script {
     }
 
     /// As far as the engine is asked to open the session.
-    pub fn login(&mut self, connect: &Connect<'_>) -> Asked {
+    pub(crate) fn login(&mut self, connect: &Connect<'_>) -> Asked {
         let mut bytes = Vec::new();
         connect.encode(&mut bytes).unwrap();
         self.feed(&bytes);
@@ -126,12 +126,12 @@ impl Script {
     }
 
     /// Bytes from the peer, as the driver would hand them over.
-    pub fn feed(&mut self, bytes: &[u8]) {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
         self.input.extend_from_slice(bytes);
         self.read();
     }
 
-    pub fn read(&mut self) {
+    pub(crate) fn read(&mut self) {
         while self.closed.is_none() && self.session.read_interest() == ReadInterest::All {
             let input = std::mem::take(&mut self.input);
             let used = self.with_cx(|session, cx| session.handle_bytes(cx, &input));
@@ -143,22 +143,22 @@ impl Script {
         }
     }
 
-    pub fn packet(&mut self, packet: &Packet<'_>) {
+    pub(crate) fn packet(&mut self, packet: &Packet<'_>) {
         let mut bytes = Vec::new();
         packet.encode(self.version, &mut bytes).unwrap();
         self.feed(&bytes);
     }
 
-    pub fn event(&mut self, event: Event) {
+    pub(crate) fn event(&mut self, event: Event) {
         self.events(vec![event]);
     }
 
-    pub fn events(&mut self, mut events: Vec<Event>) {
+    pub(crate) fn events(&mut self, mut events: Vec<Event>) {
         self.with_cx(|session, cx| session.handle_events(cx, &mut events));
         self.read();
     }
 
-    pub fn advance(&mut self, time: Duration) {
+    pub(crate) fn advance(&mut self, time: Duration) {
         self.now.monotonic = self.now.monotonic + time;
         self.now.wall = self.now.wall + time;
         if self.session.poll_timeout().is_some_and(|due| due <= self.now.monotonic) {
@@ -185,7 +185,7 @@ impl Script {
     }
 
     /// The next command, if any.
-    pub fn command(&mut self) -> Option<Command> {
+    pub(crate) fn command(&mut self) -> Option<Command> {
         if self.commands.is_empty() {
             None
         } else {
@@ -194,7 +194,7 @@ impl Script {
     }
 
     /// The next command, which is a publish: its message, QoS 2 packet id, and whether it is to be confirmed.
-    pub fn published(&mut self) -> (Message, u16, bool) {
+    pub(crate) fn published(&mut self) -> (Message, u16, bool) {
         match self.command() {
             Some(Command::Publish {
                 message,
@@ -207,7 +207,7 @@ impl Script {
     }
 
     /// The next command, which settles: the packet id.
-    pub fn settled(&mut self) -> Option<u64> {
+    pub(crate) fn settled(&mut self) -> Option<u64> {
         match self.command()? {
             Command::Settle { number, .. } => Some(number),
             other => panic!("{other:?}"),
@@ -215,12 +215,12 @@ impl Script {
     }
 
     /// What was sent since it was last asked.
-    pub fn sent(&mut self) -> Vec<u8> {
+    pub(crate) fn sent(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.out)
     }
 
     /// Runs `check` over the one packet that was sent.
-    pub fn one<T>(&mut self, check: impl FnOnce(Packet<'_>) -> T) -> T {
+    pub(crate) fn one<T>(&mut self, check: impl FnOnce(Packet<'_>) -> T) -> T {
         let sent = self.sent();
         let (packet, used) = decode(&sent, self.version, Sender::Server, &Limits::WIRE)
             .unwrap()
@@ -229,13 +229,13 @@ impl Script {
         check(packet)
     }
 
-    pub fn closed(&self) -> Option<&Close> {
+    pub(crate) fn closed(&self) -> Option<&Close> {
         self.closed.as_ref()
     }
 
     /// Asserts that the connection was ended with a DISCONNECT of this reason and nothing else.
     #[track_caller]
-    pub fn assert_disconnected(&mut self, reason: u8) {
+    pub(crate) fn assert_disconnected(&mut self, reason: u8) {
         assert!(self.closed.is_some(), "the connection goes on");
         let sent = self.sent();
         match decode(&sent, self.version, Sender::Server, &Limits::WIRE) {
@@ -249,15 +249,15 @@ impl Script {
 
     /// Asserts that the connection was ended without a word.
     #[track_caller]
-    pub fn assert_closed_silently(&mut self) {
+    pub(crate) fn assert_closed_silently(&mut self) {
         assert!(self.closed.is_some(), "the connection goes on");
         assert_eq!(self.sent(), []);
     }
 }
 
 /// What a login asked for.
-pub struct Asked {
-    pub login: Login,
-    pub attach: Attach,
-    pub open: OpenSession,
+pub(crate) struct Asked {
+    pub(crate) login: Login,
+    pub(crate) attach: Attach,
+    pub(crate) open: OpenSession,
 }
