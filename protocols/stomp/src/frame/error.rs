@@ -40,7 +40,7 @@ mod tests {
         assert_eq!(
             String::from_utf8_lossy(&out),
             "ERROR\nmessage:Bad command\nreceipt-id:r\\c1\ncontent-type:text/plain\nversion:1.0,1.1,1.2\n\
-             content-length:30\n\nCould not interpret command \"FOO\"\n\0\n"
+             content-length:34\n\nCould not interpret command \"FOO\"\n\0\n"
         );
     }
 }

@@ -10,6 +10,8 @@ mod publish;
 mod settle;
 mod subscribe;
 mod subscriptions;
+#[cfg(test)]
+mod tests;
 mod transactions;
 
 use crate::codec::{Decoder, Step};
