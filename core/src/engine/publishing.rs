@@ -115,10 +115,8 @@ impl Engine {
                 if flags.contains(PublishFlags::LENIENT) && fault.kind == FaultKind::NotFound {
                     Enqueued::default()
                 } else {
+                    // No confirm: the session answers with an error of its own, which must not come after an ack.
                     self.fail(link, channel, Op::Publish, fault);
-                    if confirm {
-                        self.confirm(link, channel, number, None);
-                    }
                     return 1;
                 }
             }
