@@ -249,10 +249,12 @@ pub enum Op {
 /// Why publishers wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pressure {
-    /// Memory over its budget, or too much waits for the log.
+    /// Memory over its budget.
     Memory,
     /// Too little free disk.
     Disk,
+    /// The log is behind for a moment. Peers are not told: it passes by itself, and often.
+    Backlog,
 }
 
 /// Why the engine ends a connection.

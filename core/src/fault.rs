@@ -37,7 +37,10 @@ pub struct Fault {
 impl Fault {
     /// A refusal of `kind`, explained by `text`.
     pub fn new(kind: FaultKind, text: impl Into<Box<str>>) -> Self {
-        Fault { kind, text: text.into() }
+        Fault {
+            kind,
+            text: text.into(),
+        }
     }
 }
 

@@ -86,9 +86,11 @@ impl Message {
     /// # Panics
     /// If `exchange` is longer than 255 bytes, `key` than 65,535, or the properties than 4 GiB: codecs bound them all.
     pub fn new(envelope: Envelope, exchange: &str, key: &str, properties: &[u8], body: &[u8]) -> Message {
-        let (Ok(exchange_len), Ok(key_len), Ok(properties_len)) =
-            (u8::try_from(exchange.len()), u16::try_from(key.len()), u32::try_from(properties.len()))
-        else {
+        let (Ok(exchange_len), Ok(key_len), Ok(properties_len)) = (
+            u8::try_from(exchange.len()),
+            u16::try_from(key.len()),
+            u32::try_from(properties.len()),
+        ) else {
             panic!("a codec let an oversized name through");
         };
         let header = Header {
@@ -176,7 +178,11 @@ impl Message {
     /// The lengths that divide [`Message::payload`].
     pub fn lengths(&self) -> PayloadLengths {
         let h = &self.0.header.header;
-        PayloadLengths { exchange: h.exchange_len, key: h.key_len, properties: h.properties_len }
+        PayloadLengths {
+            exchange: h.exchange_len,
+            key: h.key_len,
+            properties: h.properties_len,
+        }
     }
     /// Hash of exchange, key and dialect, for the route cache. Differs from process to process.
     pub fn route_hash(&self) -> u64 {
@@ -235,7 +241,9 @@ pub struct PayloadLengths {
 /// Hash of an address, for the route cache. Seeded per process, so that a peer cannot aim at one bucket.
 pub fn route_hash(exchange: &[u8], key: &[u8], dialect: Dialect) -> u64 {
     static STATE: OnceLock<foldhash::quality::RandomState> = OnceLock::new();
-    let mut hasher = STATE.get_or_init(foldhash::quality::RandomState::default).build_hasher();
+    let mut hasher = STATE
+        .get_or_init(foldhash::quality::RandomState::default)
+        .build_hasher();
     hasher.write(exchange);
     hasher.write_u8(dialect as u8);
     hasher.write(key);
@@ -255,6 +263,8 @@ pub(crate) struct LogState {
     outstanding: AtomicU32,
     /// The engine's confirm entry that waits for it, plus one. Only touched under the engine's lock.
     confirm: AtomicU32,
+    /// Queue entries that keep it in memory. Only touched under the engine's lock.
+    holders: AtomicU32,
     /// segment << 32 | offset; 0: not written.
     position: AtomicU64,
 }
@@ -280,7 +290,9 @@ impl LogState {
     }
     /// Committer: takes the message for writing; `false` if the engine cancelled it.
     pub(crate) fn take(&self) -> bool {
-        self.flush.compare_exchange(PENDING, TAKEN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.flush
+            .compare_exchange(PENDING, TAKEN, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
             || self.flush.load(Ordering::Acquire) == TAKEN
     }
     /// Engine: one queue settled it. Returns true if that was the last and the write could still be cancelled.
@@ -290,19 +302,39 @@ impl LogState {
         if left > 0 {
             return Settled::Logged;
         }
-        match self.flush.compare_exchange(PENDING, CANCELLED, Ordering::AcqRel, Ordering::Acquire) {
+        match self
+            .flush
+            .compare_exchange(PENDING, CANCELLED, Ordering::AcqRel, Ordering::Acquire)
+        {
             Ok(_) => Settled::Cancelled,
             Err(_) => Settled::Logged,
         }
     }
+    /// Engine: one more queue entry keeps the message in memory. Returns whether it is the first.
+    pub(crate) fn hold(&self) -> bool {
+        let before = self.holders.load(Ordering::Relaxed);
+        self.holders.store(before + 1, Ordering::Relaxed);
+        before == 0
+    }
+    /// Engine: one queue entry fewer keeps the message in memory. Returns whether it was the last.
+    pub(crate) fn release(&self) -> bool {
+        let before = self.holders.load(Ordering::Relaxed);
+        debug_assert!(before > 0, "every release follows a hold");
+        self.holders.store(before.saturating_sub(1), Ordering::Relaxed);
+        before == 1
+    }
     /// Committer: the record was written there.
     pub(crate) fn written(&self, at: Position) {
-        self.position.store(u64::from(at.segment) << 32 | u64::from(at.offset), Ordering::Release);
+        self.position
+            .store(u64::from(at.segment) << 32 | u64::from(at.offset), Ordering::Release);
     }
     pub(crate) fn position(&self) -> Option<Position> {
         match self.position.load(Ordering::Acquire) {
             0 => None,
-            p => Some(Position { segment: (p >> 32) as u32, offset: p as u32 }),
+            p => Some(Position {
+                segment: (p >> 32) as u32,
+                offset: p as u32,
+            }),
         }
     }
     /// Engine: remembers which confirm entry waits for this message.

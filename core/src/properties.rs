@@ -1,13 +1,14 @@
 //! The neutral view of a message's properties, decoded on demand when a message crosses protocols, meets a headers
 //! exchange, or is dead-lettered. Same protocol out: the origin's bytes are used as they are, and nothing here runs.
 
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// A shared, immutable name: of a queue, an exchange, a client, a header.
 pub type Name = Arc<str>;
 
 /// A typed value of a header or an argument.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Value {
     /// No value; in a headers binding: presence.
     Void,
@@ -36,7 +37,7 @@ pub enum Value {
 }
 
 /// An ordered multimap from name to value. Names may repeat; on look-up the first wins.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Table(pub Vec<(Name, Value)>);
 
 impl Table {
@@ -126,6 +127,11 @@ pub trait PropertyCodec: Send + Sync {
     /// The neutral view of `raw`, which a session of this origin once accepted. Bytes that do not decode (damage)
     /// give what could be read.
     fn decode(&self, raw: &[u8]) -> Properties;
+    /// Further routing keys that `raw` names, asked for where [`Envelope::extra_keys`](crate::message::Envelope) is set.
+    fn extra_keys(&self, raw: &[u8]) -> Vec<Name> {
+        let _ = raw;
+        Vec::new()
+    }
 }
 
 /// The stable on-disk code of a property encoding. 0 is "no properties".
@@ -148,6 +154,18 @@ impl Codecs {
     }
     /// The neutral view of `raw`; empty for an origin nobody registered.
     pub fn decode(&self, origin: Origin, raw: &[u8]) -> Properties {
-        self.0.iter().find(|c| c.origin() == origin).map(|c| c.decode(raw)).unwrap_or_default()
+        self.0
+            .iter()
+            .find(|c| c.origin() == origin)
+            .map(|c| c.decode(raw))
+            .unwrap_or_default()
+    }
+    /// Further routing keys that `raw` names; none for an origin nobody registered.
+    pub fn extra_keys(&self, origin: Origin, raw: &[u8]) -> Vec<Name> {
+        self.0
+            .iter()
+            .find(|c| c.origin() == origin)
+            .map(|c| c.extra_keys(raw))
+            .unwrap_or_default()
     }
 }

@@ -4,16 +4,76 @@
 //! binding and deleting are rare and go by name; routing is the hottest code of the product and goes through a cache
 //! of whole routes, so that a repeated address costs one look-up and allocates nothing.
 
-use crate::binding::{Binding, Destination, Grant, QueueSlot, Removed};
-use crate::fault::Fault;
-use crate::message::Message;
-use crate::properties::{Codecs, Name, Table};
+use crate::arguments;
+use crate::binding::{Binding, QueueSlot, Removed};
+use crate::exchange::{BindingId, BindingTable, Exchange, Scope};
+use crate::fault::{Fault, FaultKind};
+use crate::message::{Dialect, route_hash};
+use crate::properties::{Codecs, Name, Table, Value};
+use bindings::{Link, Removal};
+use cache::RouteCache;
+use foldhash::fast::RandomState;
+use generations::Generations;
+use hashbrown::{HashMap, HashTable};
+use slab::Slab;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+mod bindings;
+mod cache;
+mod generations;
+mod route;
+mod target;
+
+pub use target::{Admission, Granted, Target};
+
+/// Exchanges in a vhost at most.
+pub const EXCHANGES_MAX: usize = 65_536;
+/// Bindings in a vhost at most, MQTT subscriptions included.
+pub const BINDINGS_MAX: usize = 1 << 20;
+
+/// The exchanges that every vhost has, beside the default one.
+const PREDECLARED: [(&str, &str, bool); 6] = [
+    ("amq.direct", "direct", false),
+    ("amq.fanout", "fanout", false),
+    ("amq.headers", "headers", false),
+    ("amq.match", "headers", false),
+    ("amq.rabbitmq.trace", "topic", true),
+    ("amq.topic", "topic", false),
+];
 
 /// The exchanges and bindings of one vhost.
 pub struct Router {
     vhost: Name,
-    codecs: Codecs,
+    codecs: Arc<Codecs>,
+    exchanges: Slab<Exchange>,
+    /// Index into `exchanges`; the default exchange is not there: it has a name, and no table but `queue_names`.
+    exchange_names: BTreeMap<Name, u32>,
+    bindings: Slab<Link>,
+    /// All bindings by their identity. Never iterated: its order is random.
+    identities: HashTable<BindingId>,
+    /// Slots by name, under the hash that messages to the default exchange carry. Never iterated.
+    queue_names: HashTable<(Name, QueueSlot)>,
+    /// Never iterated.
+    queues: HashMap<QueueSlot, Queue, RandomState>,
+    hasher: RandomState,
+    generations: Generations,
+    cache: RouteCache,
+    scratch: route::Scratch,
+}
+
+/// Where a binding leads, as numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum End {
+    Queue(QueueSlot),
+    Exchange(u32),
+}
+
+#[derive(Default)]
+struct Queue {
+    /// Its name in `queue_names`, if it is there.
+    name: Option<Name>,
+    bindings: BTreeSet<BindingId>,
 }
 
 /// An exchange as people and the log see it.
@@ -57,58 +117,48 @@ pub struct Declared {
     pub created: bool,
 }
 
-/// A queue a message goes to, once, however many bindings led there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// Which queue.
-    pub queue: QueueSlot,
-}
-
-/// How a target takes a message. See [`Target::admission`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission<'a> {
-    /// By a plain binding: no cap on its QoS.
-    Plain,
-    /// By subscriptions, merged.
-    Granted(Granted<'a>),
-    /// Not at all: only subscriptions with `no_local` led here, and the session published it itself.
-    NoLocal,
-}
-
-/// The merge of all subscriptions of one queue that match a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Granted<'a> {
-    /// The highest of their QoS.
-    pub qos: u8,
-    /// Whether any of them keeps the retain flag.
-    pub retain_as_published: bool,
-    /// All their subscription identifiers, in order of subscription; `None` if none has one.
-    pub subscription_ids: Option<&'a Arc<[u32]>>,
-}
-
-impl Target {
-    /// How the queue takes the message. `own`: the publisher is the session whose queue this is (no-local is judged
-    /// per subscription, so some of them may still admit the message).
-    pub fn admission(&self, own: bool) -> Admission<'_> {
-        let _ = own;
-        Admission::Plain
-    }
-}
-
 impl Router {
     /// A router with the predeclared exchanges. `vhost` is for the texts of faults, `codecs` for headers exchanges.
     pub fn new(vhost: Name, codecs: Codecs) -> Router {
-        Router { vhost, codecs }
+        let mut router = Router {
+            vhost,
+            codecs: Arc::new(codecs),
+            exchanges: Slab::new(),
+            exchange_names: BTreeMap::new(),
+            bindings: Slab::new(),
+            identities: HashTable::new(),
+            queue_names: HashTable::new(),
+            queues: HashMap::default(),
+            hasher: RandomState::default(),
+            generations: Generations::new(),
+            cache: RouteCache::new(),
+            scratch: route::Scratch::default(),
+        };
+        for (name, kind, internal) in PREDECLARED {
+            let table = BindingTable::new(kind).expect("PREDECLARED names known types");
+            let spec = ExchangeSpec {
+                name: name.into(),
+                kind: kind.into(),
+                durable: true,
+                auto_delete: false,
+                internal,
+                arguments: Table::default(),
+            };
+            router.add_exchange(spec, table, None);
+        }
+        router
     }
 
     /// The checks of a declare that come before permissions: the type is known (unless `passive`), and it is not the
-    /// default exchange. [`Router::declare_exchange`] makes them too.
+    /// default exchange. The declares make them too.
     ///
     /// # Errors
     /// PreconditionFailed for an unknown type, AccessRefused for the default exchange.
     pub fn check_declare(&self, name: &str, kind: &str, passive: bool) -> Result<(), Fault> {
-        let _ = (name, kind, passive, &self.vhost, &self.codecs);
-        Ok(())
+        if !passive {
+            table_of(kind)?;
+        }
+        self.refuse_default(name)
     }
 
     /// Refuses the default exchange, where an operation is not permitted on it (bind, unbind, declare, delete).
@@ -116,14 +166,21 @@ impl Router {
     /// # Errors
     /// AccessRefused.
     pub fn refuse_default(&self, name: &str) -> Result<(), Fault> {
-        let _ = name;
+        if name.is_empty() {
+            return Err(Fault::new(
+                FaultKind::AccessRefused,
+                "operation not permitted on the default exchange",
+            ));
+        }
         Ok(())
     }
 
     /// The exchange of that name.
     pub fn exchange(&self, name: &str) -> Option<ExchangeInfo> {
-        let _ = name;
-        None
+        if name.is_empty() {
+            return Some(default_exchange());
+        }
+        self.find_exchange(name).map(|id| info(&self.exchanges[id as usize]))
     }
 
     /// Checks that the exchange exists.
@@ -131,8 +188,8 @@ impl Router {
     /// # Errors
     /// NotFound; AccessRefused for the default exchange.
     pub fn declare_passive(&self, name: &str) -> Result<(), Fault> {
-        let _ = name;
-        Ok(())
+        self.refuse_default(name)?;
+        self.require(name).map(|_| ())
     }
 
     /// Creates an exchange, or checks that the one that exists is equivalent.
@@ -140,16 +197,43 @@ impl Router {
     /// # Errors
     /// Unknown type, default exchange, inequivalent, reserved name, bad alternate exchange, too many.
     pub fn declare_exchange(&mut self, spec: ExchangeSpec) -> Result<Declared, Fault> {
-        let _ = spec;
-        Ok(Declared { created: true })
+        self.declare(spec, true)
     }
 
-    /// The same at recovery: without the checks on reserved names.
+    /// The same at recovery: without the check on reserved names.
     ///
     /// # Errors
     /// As [`Router::declare_exchange`], but for reserved names.
     pub fn restore_exchange(&mut self, spec: ExchangeSpec) -> Result<Declared, Fault> {
-        let _ = spec;
+        self.declare(spec, false)
+    }
+
+    fn declare(&mut self, spec: ExchangeSpec, reserve: bool) -> Result<Declared, Fault> {
+        let table = table_of(&spec.kind)?;
+        self.refuse_default(&spec.name)?;
+        let object = self.describe(&spec.name);
+        if let Some(id) = self.find_exchange(&spec.name) {
+            equivalent(&object, &self.exchanges[id as usize], &spec)?;
+            return Ok(Declared { created: false });
+        }
+        if reserve && spec.name.starts_with("amq.") {
+            let text = format!("exchange name '{}' contains reserved prefix 'amq.*'", spec.name);
+            return Err(Fault::new(FaultKind::AccessRefused, text));
+        }
+        let alternate = match spec.arguments.lookup(ALTERNATE) {
+            None => None,
+            Some(value @ Value::Text(_)) => value.as_str().map(Name::from),
+            Some(other) => {
+                let kind = arguments::type_name(other);
+                let text = format!("invalid type '{kind}' for arg '{ALTERNATE}' in {object}");
+                return Err(Fault::new(FaultKind::PreconditionFailed, text));
+            }
+        };
+        if self.exchanges.len() >= EXCHANGES_MAX {
+            let text = format!("cannot declare {object}: exchange limit ({EXCHANGES_MAX}) is reached");
+            return Err(Fault::new(FaultKind::QuotaExceeded, text));
+        }
+        self.add_exchange(spec, table, alternate);
         Ok(Declared { created: true })
     }
 
@@ -159,64 +243,23 @@ impl Router {
     /// # Errors
     /// AccessRefused for the default exchange and `amq.*`; PreconditionFailed if `if_unused` and it has bindings.
     pub fn delete_exchange(&mut self, name: &str, if_unused: bool) -> Result<Vec<Removed>, Fault> {
-        let _ = (name, if_unused);
-        Ok(Vec::new())
-    }
-
-    /// Binds by a key in the dot dialect. Returns whether the binding is new; repeating one replaces its grant.
-    ///
-    /// # Errors
-    /// AccessRefused for the default exchange, NotFound for the source, then for a destination exchange;
-    /// PreconditionFailed for bad arguments; QuotaExceeded. (Where the source and the destination queue are both
-    /// missing the source is the one to report: see [`Router::require_exchange`].)
-    pub fn bind(
-        &mut self,
-        source: &str,
-        destination: Destination,
-        key: &str,
-        arguments: Table,
-        grant: Option<Grant>,
-    ) -> Result<bool, Fault> {
-        let _ = (source, destination, key, arguments, grant);
-        Ok(true)
-    }
-
-    /// Removes a binding made with [`Router::bind`], and auto-delete exchanges that go with it. One that does not
-    /// exist, or whose source does not, is no fault. Of a `Destination::Queue` only the slot counts.
-    ///
-    /// # Errors
-    /// AccessRefused for the default exchange.
-    pub fn unbind(
-        &mut self,
-        source: &str,
-        destination: &Destination,
-        key: &str,
-        arguments: &Table,
-    ) -> Result<Vec<Removed>, Fault> {
-        let _ = (source, destination, key, arguments);
-        Ok(Vec::new())
-    }
-
-    /// Binds by an MQTT topic filter. Returns whether the subscription is new; repeating it replaces its grant in
-    /// place, without a gap.
-    ///
-    /// # Errors
-    /// As [`Router::bind`]; PreconditionFailed if the filter is not valid.
-    pub fn subscribe(
-        &mut self,
-        exchange: &str,
-        destination: Destination,
-        filter: &str,
-        grant: Grant,
-    ) -> Result<bool, Fault> {
-        let _ = (exchange, destination, filter, grant);
-        Ok(true)
-    }
-
-    /// Removes a binding made with [`Router::subscribe`]. Empty if there was none.
-    pub fn unsubscribe(&mut self, exchange: &str, queue: QueueSlot, filter: &str) -> Vec<Removed> {
-        let _ = (exchange, queue, filter);
-        Vec::new()
+        self.refuse_default(name)?;
+        if name.starts_with("amq.") {
+            let text = format!("deletion of system {} not allowed", self.describe(name));
+            return Err(Fault::new(FaultKind::AccessRefused, text));
+        }
+        let mut removal = Removal::default();
+        if let Some(id) = self.find_exchange(name) {
+            if if_unused && !self.exchanges[id as usize].outgoing.is_empty() {
+                return Err(Fault::new(
+                    FaultKind::PreconditionFailed,
+                    format!("{} in use", self.describe(name)),
+                ));
+            }
+            self.drop_exchange(id, &mut removal);
+            self.cascade(&mut removal);
+        }
+        Ok(removal.removed)
     }
 
     /// NotFound unless the exchange exists (the default one does).
@@ -224,50 +267,157 @@ impl Router {
     /// # Errors
     /// `no exchange 'x' in vhost '/'`.
     pub fn require_exchange(&self, name: &str) -> Result<(), Fault> {
-        let _ = name;
-        Ok(())
+        if name.is_empty() {
+            Ok(())
+        } else {
+            self.require(name).map(|_| ())
+        }
     }
 
-    /// Makes a queue reachable through the default exchange. Every queue is added before it is bound.
+    /// Makes a queue reachable through the default exchange. Every queue is added before it is bound. A name that is
+    /// added again leads to the new slot.
     pub fn add_queue(&mut self, name: &Name, slot: QueueSlot) {
-        let _ = (name, slot);
+        self.forget_name(slot);
+        if let Some(other) = self.queue(name) {
+            self.forget_name(other);
+        }
+        let hash = queue_hash(name);
+        self.queue_names
+            .insert_unique(hash, (name.clone(), slot), |(name, _)| queue_hash(name));
+        self.queues.entry(slot).or_default().name = Some(name.clone());
     }
 
     /// Forgets a queue: its name, all its bindings, and auto-delete exchanges that go with them.
     pub fn remove_queue(&mut self, slot: QueueSlot) -> Vec<Removed> {
-        let _ = slot;
-        Vec::new()
+        self.forget_name(slot);
+        let mut removal = Removal::default();
+        if let Some(queue) = self.queues.remove(&slot) {
+            for id in queue.bindings {
+                self.drop_binding(id, &mut removal);
+            }
+        }
+        self.cascade(&mut removal);
+        removal.removed
     }
 
     /// The slot of the queue of that name.
     pub fn queue(&self, name: &str) -> Option<QueueSlot> {
-        let _ = name;
-        None
-    }
-
-    /// Where a message goes: each queue once, in ascending order of slots. `extra_keys` are further routing keys (CC,
-    /// BCC) in the dot dialect; the message's own key is always used.
-    ///
-    /// # Errors
-    /// NotFound for the exchange, AccessRefused if it is internal.
-    pub fn route(&mut self, message: &Message, extra_keys: &[Name]) -> Result<&[Target], Fault> {
-        let _ = (message, extra_keys);
-        Ok(&[])
+        self.queue_names
+            .find(queue_hash(name), |(other, _)| **other == *name)
+            .map(|(_, slot)| *slot)
     }
 
     /// All exchanges by name, the default one first.
     pub fn exchanges(&self) -> impl Iterator<Item = ExchangeInfo> + '_ {
-        std::iter::empty()
+        let named = self
+            .exchange_names
+            .values()
+            .map(|&id| info(&self.exchanges[id as usize]));
+        std::iter::once_with(default_exchange).chain(named)
     }
 
-    /// All bindings, in the same order in every run of the same history.
+    /// All bindings, in the same order in every run of the same history. Those of the default exchange are implied.
     pub fn bindings(&self) -> impl Iterator<Item = &Binding> + '_ {
-        std::iter::empty()
+        self.bindings.iter().map(|(_, link)| &link.binding)
     }
 
-    /// The bindings of one queue, oldest first.
+    /// The bindings that lead to one queue, in the same order in every run.
     pub fn bindings_of(&self, queue: QueueSlot) -> impl Iterator<Item = &Binding> + '_ {
-        let _ = queue;
-        std::iter::empty()
+        let ids = self.queues.get(&queue).into_iter().flat_map(|queue| &queue.bindings);
+        ids.map(|&id| &self.bindings[id as usize].binding)
+    }
+
+    fn find_exchange(&self, name: &str) -> Option<u32> {
+        self.exchange_names.get(name).copied()
+    }
+
+    fn require(&self, name: &str) -> Result<u32, Fault> {
+        self.find_exchange(name)
+            .ok_or_else(|| Fault::new(FaultKind::NotFound, format!("no {}", self.describe(name))))
+    }
+
+    fn describe(&self, name: &str) -> String {
+        format!("exchange '{name}' in vhost '{}'", self.vhost)
+    }
+
+    fn add_exchange(&mut self, spec: ExchangeSpec, table: BindingTable, alternate: Option<Name>) {
+        // Routes that looked for it (as an alternate exchange) and did not find it.
+        self.generations.bump(&spec.name, Scope::Whole);
+        let name = spec.name.clone();
+        let id = self.exchanges.insert(Exchange {
+            name: spec.name,
+            durable: spec.durable,
+            auto_delete: spec.auto_delete,
+            internal: spec.internal,
+            arguments: spec.arguments,
+            alternate,
+            table,
+            outgoing: BTreeSet::new(),
+            incoming: BTreeSet::new(),
+            visited: 0,
+        });
+        self.exchange_names.insert(name, id as u32);
+    }
+
+    fn forget_name(&mut self, slot: QueueSlot) {
+        if let Some(name) = self.queues.get_mut(&slot).and_then(|queue| queue.name.take())
+            && let Ok(entry) = self
+                .queue_names
+                .find_entry(queue_hash(&name), |(other, _)| *other == name)
+        {
+            entry.remove();
+        }
     }
 }
+
+const ALTERNATE: &str = "alternate-exchange";
+
+/// The hash that a message to the default exchange with this key carries.
+fn queue_hash(name: &str) -> u64 {
+    route_hash(b"", name.as_bytes(), Dialect::Dot)
+}
+
+fn table_of(kind: &str) -> Result<BindingTable, Fault> {
+    BindingTable::new(kind)
+        .ok_or_else(|| Fault::new(FaultKind::PreconditionFailed, format!("unknown exchange type '{kind}'")))
+}
+
+fn equivalent(object: &str, current: &Exchange, received: &ExchangeSpec) -> Result<(), Fault> {
+    if *received.kind != *current.table.kind() {
+        let (received, current) = (format!("'{}'", received.kind), format!("'{}'", current.table.kind()));
+        return Err(arguments::inequivalent(object, "type", &received, &current));
+    }
+    arguments::require_flag(object, "durable", received.durable, current.durable)?;
+    arguments::require_flag(object, "auto_delete", received.auto_delete, current.auto_delete)?;
+    arguments::require_flag(object, "internal", received.internal, current.internal)?;
+    let (received, current) = (
+        received.arguments.lookup(ALTERNATE),
+        current.arguments.lookup(ALTERNATE),
+    );
+    arguments::require_same(object, ALTERNATE, received, current)
+}
+
+fn info(exchange: &Exchange) -> ExchangeInfo {
+    ExchangeInfo {
+        name: exchange.name.clone(),
+        kind: exchange.table.kind(),
+        durable: exchange.durable,
+        auto_delete: exchange.auto_delete,
+        internal: exchange.internal,
+        arguments: exchange.arguments.clone(),
+    }
+}
+
+fn default_exchange() -> ExchangeInfo {
+    ExchangeInfo {
+        name: "".into(),
+        kind: "direct",
+        durable: true,
+        auto_delete: false,
+        internal: false,
+        arguments: Table::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

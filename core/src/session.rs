@@ -92,10 +92,16 @@ pub struct Close {
 impl Close {
     /// A goodbye.
     pub fn normal(why: impl Into<String>) -> Close {
-        Close { why: why.into(), abnormal: false }
+        Close {
+            why: why.into(),
+            abnormal: false,
+        }
     }
     /// An error.
     pub fn abnormal(why: impl Into<String>) -> Close {
-        Close { why: why.into(), abnormal: true }
+        Close {
+            why: why.into(),
+            abnormal: true,
+        }
     }
 }

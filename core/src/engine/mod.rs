@@ -1,11 +1,50 @@
-//! One vhost: applies command batches, lends out events.
+//! One vhost: applies command batches, lends out events. Single-threaded state behind one lock; no I/O.
+//!
+//! ```text
+//!   apply ─┬─ publishing: route, enqueue, stage for the log ──► dispatch: reserve to consumers' outboxes
+//!          ├─ consuming: consume, settle, get                        │
+//!          ├─ definitions: exchanges, queues, bindings               ▼
+//!          └─ sessions: MQTT sessions and subscriptions     take: number, hand out, confirm
+//!
+//!   staging ──drain──► log ──durable──► what waited: answers, confirms
+//!   memory: bodies leave to the log, and come back (loaded)
+//! ```
 
-use crate::command::{Attach, Command, Peer};
-use crate::event::{Event, Pressure};
+mod consuming;
+mod counters;
+mod definitions;
+mod dispatch;
+mod link;
+mod memory;
+mod publishing;
+mod recovery;
+mod sessions;
+mod staging;
+mod timers;
+
+pub use counters::Counters;
+
+use crate::command::{Attach, Channel as ChannelNumber, Command, Peer};
+use crate::durable_session::DurableSession;
+use crate::event::{CloseReason, Event, Op, Pressure};
+use crate::fault::{Fault, FaultKind};
 use crate::properties::{Codecs, Name};
-use crate::store::{Batch, Loaded, Read, Recovered, Ticket};
+use crate::queue::Queue;
+use crate::queue::consumers::{Consumer, ConsumerKey};
+use crate::queue::unsettled::QueueRef;
+use crate::retained::Retained;
+use crate::router::Router;
+use crate::store::{Batch, QueueId, Read, Ticket};
 use crate::time::{Now, Time};
+use hashbrown::HashMap;
+use link::{LinkState, Out};
+use memory::Memory;
+use publishing::Confirms;
+use slab::Slab;
+use staging::Staging;
+use std::collections::VecDeque;
 use std::sync::Arc;
+use timers::Timers;
 
 /// A connection at its engine. A stale generation is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,65 +133,460 @@ impl Default for Settings {
 /// One vhost's state machine.
 pub struct Engine {
     settings: Settings,
+    codecs: Codecs,
+    /// State of the generator of names.
+    random: u64,
+    /// The time of the call in progress.
+    now: Now,
+    router: Router,
+    retained: Retained,
+    queues: Slab<Queue>,
+    /// Slots by queue number, for what the reader brings.
+    queue_slots: HashMap<QueueId, u32>,
+    /// Queues with something to dispatch.
+    touched: Vec<u32>,
+    /// Number of the next queue; never reused.
+    next_queue: u64,
+    links: Vec<Slot>,
+    free_links: Vec<u32>,
+    consumers: Slab<Consumer>,
+    consumer_generation: u32,
+    sessions: Slab<DurableSession>,
+    session_ids: HashMap<Name, u32>,
+    /// Sessions whose opening waits for the log: ticket, session, link, whether it was present.
+    opening: Vec<(u64, u32, Link, bool)>,
+    /// Sessions whose bodies to be sent again have all arrived.
+    resends_ready: Vec<u32>,
+    staging: Staging,
+    confirms: Confirms,
+    /// Who waits for which batch: for its confirms, or for an answer that is held.
+    waiting: VecDeque<(u64, Link, ChannelNumber)>,
+    /// Queues that wait for a hand-out mark in that batch.
+    waiting_marks: Vec<(u64, QueueRef)>,
+    /// Durable queues with settled sequences the log does not know.
+    acks_dirty: Vec<u32>,
+    acks_due: Option<Time>,
+    memory: Memory,
+    timers: Timers,
+    /// What the node reported.
+    node_pressure: Option<Pressure>,
+    /// What publishers were last told.
+    pressure: Option<Pressure>,
+    shutting_down: bool,
+    counters: Counters,
 }
+
+struct Slot {
+    generation: u32,
+    link: Option<Box<LinkState>>,
+}
+
+/// Commands, each with its destinations, that one hold of the lock may cost.
+const WORK_UNITS_MAX: usize = 1024;
+/// How long settles may wait for company before they are logged.
+const ACKS_DELAY_MS: u64 = 200;
 
 impl Engine {
     /// An empty vhost with the predeclared exchanges. `seed` feeds the names it makes up.
     pub fn new(settings: Settings, codecs: Codecs, seed: u64) -> Engine {
-        let _ = (codecs, seed);
-        Engine { settings }
+        Engine {
+            router: Router::new(settings.vhost.clone(), codecs.clone()),
+            settings,
+            codecs,
+            random: seed,
+            now: Now::default(),
+            retained: Retained::default(),
+            queues: Slab::new(),
+            queue_slots: HashMap::new(),
+            touched: Vec::new(),
+            next_queue: 1,
+            links: Vec::new(),
+            free_links: Vec::new(),
+            consumers: Slab::new(),
+            consumer_generation: 0,
+            sessions: Slab::new(),
+            session_ids: HashMap::new(),
+            opening: Vec::new(),
+            resends_ready: Vec::new(),
+            staging: Staging::new(),
+            confirms: Confirms::default(),
+            waiting: VecDeque::new(),
+            waiting_marks: Vec::new(),
+            acks_dirty: Vec::new(),
+            acks_due: None,
+            memory: Memory::default(),
+            timers: Timers::default(),
+            node_pressure: None,
+            pressure: None,
+            shutting_down: false,
+            counters: Counters::default(),
+        }
     }
-    /// Takes over what the log remembers. Call once, before anything else.
-    pub fn recover(&mut self, now: Now, recovered: Recovered) {
-        let _ = (now, recovered, &self.settings);
-    }
+
     /// Binds a connection. `user` is who authenticated.
     pub fn attach(&mut self, now: Now, attach: &Attach, user: Name, peer: Peer, wake: Arc<dyn Wake>) -> Link {
-        let _ = (now, attach, user, peer, wake);
-        Link { slot: 0, generation: 0 }
+        self.now = now;
+        tracing::debug!(%user, ?peer, protocol = attach.protocol, client = ?attach.client_name, "attached");
+        let slot = self.free_links.pop().unwrap_or_else(|| {
+            self.links.push(Slot {
+                generation: 0,
+                link: None,
+            });
+            (self.links.len() - 1) as u32
+        });
+        let s = &mut self.links[slot as usize];
+        s.generation = s.generation.wrapping_add(1);
+        let id = Link {
+            slot,
+            generation: s.generation,
+        };
+        let mut state = LinkState::new(id, wake, attach.protocol);
+        if self.shutting_down {
+            state.closed = Some(CloseReason::Shutdown);
+        }
+        s.link = Some(Box::new(state));
+        self.counters.links_attached += 1;
+        id
     }
+
     /// Applies commands in order, draining them. Returns `true` if the hold's work limit was reached and commands are
     /// left: unlock, then call again. Commands of a stale link are dropped.
     pub fn apply(&mut self, now: Now, link: Link, commands: &mut Vec<Command>, wakes: &mut Wakes) -> bool {
-        let _ = (now, link, wakes);
-        commands.clear();
-        false
+        self.now = now;
+        let mut work = 0;
+        let mut done = 0;
+        // A drain that stops early would move the tail on each hold; taking from a reversed tail would reverse twice.
+        // Commands left over are rare, so the front is cut off once, after the loop.
+        while done < commands.len() && work < WORK_UNITS_MAX {
+            let command = std::mem::replace(&mut commands[done], Command::DropWill);
+            done += 1;
+            work += self.apply_one(link, command, wakes);
+        }
+        self.dispatch_touched(wakes);
+        self.relieve_memory(wakes);
+        if done == commands.len() {
+            commands.clear();
+            false
+        } else {
+            commands.drain(..done);
+            true
+        }
     }
+
+    /// Applies one command; returns its cost in work units.
+    fn apply_one(&mut self, link: Link, command: Command, wakes: &mut Wakes) -> usize {
+        if self.link(link).is_none() {
+            return 1;
+        }
+        match command {
+            Command::Publish {
+                channel,
+                flags,
+                packet_id,
+                message,
+            } => {
+                return self.publish(link, channel, flags, packet_id, message, wakes);
+            }
+            Command::Settle {
+                channel,
+                number,
+                multiple,
+                outcome,
+            } => {
+                return self.settle(link, channel, number, multiple, outcome, wakes);
+            }
+            Command::Received { packet_id } => self.received(link, packet_id),
+            Command::Release { packet_id } => self.release(link, packet_id),
+            Command::OpenChannel { channel } => {
+                if let Some(l) = self.link_mut(link) {
+                    l.channel(channel);
+                }
+            }
+            Command::CloseChannel { channel, reply } => {
+                self.dispatch_touched(wakes);
+                let cost = self.close_channel(link, channel, wakes);
+                if reply {
+                    self.answer(link, channel, done(channel, Op::CloseChannel), None);
+                }
+                return cost;
+            }
+            Command::Qos { channel, count, global } => self.qos(link, channel, count, global),
+            Command::Echo { channel, token } => self.answer(link, channel, Event::Echo { channel, token }, None),
+            Command::Recover { channel, reply } => return self.recover_channel(link, channel, reply),
+            Command::Cancel {
+                channel,
+                consumer,
+                reply,
+            } => {
+                self.dispatch_touched(wakes);
+                self.cancel(link, channel, consumer, reply, wakes);
+            }
+            Command::DeclareExchange(c) => self.declare_exchange(link, *c),
+            Command::DeleteExchange(c) => self.delete_exchange(link, *c, wakes),
+            Command::DeclareQueue(c) => {
+                self.dispatch_touched(wakes);
+                self.declare_queue(link, *c);
+            }
+            Command::DeleteQueue(c) => {
+                self.dispatch_touched(wakes);
+                self.delete_queue_command(link, *c, wakes);
+            }
+            Command::PurgeQueue(c) => {
+                self.dispatch_touched(wakes);
+                self.purge_queue(link, *c);
+            }
+            Command::Bind(c) => self.bind(link, *c),
+            Command::Unbind(c) => self.unbind(link, *c, wakes),
+            Command::Consume(c) => self.consume(link, *c),
+            Command::Get(c) => {
+                self.dispatch_touched(wakes);
+                self.get(link, *c, wakes);
+            }
+            Command::OpenSession(c) => self.open_session(link, *c, wakes),
+            Command::SessionExpiry(expiry) => self.session_expiry(link, expiry),
+            Command::Subscribe(c) => return self.subscribe(link, *c),
+            Command::Unsubscribe(c) => self.unsubscribe(link, *c, wakes),
+            Command::Transaction(c) => return self.transaction(link, *c, wakes),
+            Command::DropWill => {
+                if let Some(l) = self.link_mut(link) {
+                    l.will = None;
+                }
+            }
+            Command::Detach => {
+                self.dispatch_touched(wakes);
+                self.detach(link, wakes);
+            }
+            // The directory's; a driver that lets them through has a bug that costs nobody else.
+            Command::Authenticate(_) | Command::Attach(_) => debug_assert!(false, "handled by the directory"),
+        }
+        1
+    }
+
     /// Moves what the link may send now into `events`, deliveries within `room` (one message always fits if
     /// `room.messages > 0`). Returns whether more is ready.
-    pub fn take(&mut self, now: Now, link: Link, room: Room, events: &mut Vec<Event>) -> bool {
-        let _ = (now, link, room, events);
-        false
+    pub fn take(&mut self, now: Now, link: Link, room: Room, events: &mut Vec<Event>, wakes: &mut Wakes) -> bool {
+        self.now = now;
+        let stalled = room.messages == 0 || room.bytes == 0;
+        let told = self.pressure;
+        let Some(l) = self.link_mut(link) else { return false };
+        l.taking(stalled);
+        if let Some(reason) = l.closed.take() {
+            events.push(Event::Closed(reason));
+            return false;
+        }
+        if l.publishes && l.told != told {
+            l.told = told;
+            events.push(Event::Flow(told));
+        }
+        events.extend(l.verdicts.drain(..));
+        if !l.confirm_dirty.is_empty() {
+            self.take_confirms(link, events);
+        }
+        if stalled {
+            self.give_back_reservations(link);
+        }
+        let (mut messages, mut bytes) = (0, 0);
+        loop {
+            let Some(l) = self.link_mut(link) else { return false };
+            match l.outbox.front() {
+                None => {
+                    let fed = !stalled && (self.feed_starved(link, wakes) || self.replay_retained(link, wakes));
+                    if !fed {
+                        return false;
+                    }
+                }
+                Some(Out::Event(_)) => {
+                    if let Some(Out::Event(event)) = l.outbox.pop_front() {
+                        events.push(event);
+                    }
+                }
+                Some(Out::Reserved { entry, .. }) => {
+                    let size = entry.body.len();
+                    if messages >= room.messages || (messages > 0 && bytes + size > room.bytes) {
+                        return true;
+                    }
+                    messages += 1;
+                    bytes += size + DELIVERY_OVERHEAD;
+                    if let Some(Out::Reserved { consumer, queue, entry }) = l.outbox.pop_front() {
+                        l.reserved_messages -= 1;
+                        l.reserved_bytes -= size;
+                        self.hand_out(link, consumer, queue, entry, events);
+                    }
+                }
+            }
+        }
     }
+
     /// Hands over what is to be logged and fetched. Call before every unlock; submit the batch (if not empty) to the
     /// log before unlocking, so that batches arrive in ticket order.
     pub fn drain(&mut self, batch: &mut Batch, reads: &mut Vec<Read>) {
-        let _ = (batch, reads);
+        // Settles ride along with whatever is written, or go alone when they have waited long enough.
+        if !self.acks_dirty.is_empty()
+            && (!self.staging.is_empty() || self.acks_due.is_some_and(|due| self.now.monotonic >= due))
+        {
+            self.stage_acks();
+        }
+        self.staging.drain(batch);
+        reads.append(&mut self.memory.reads);
     }
+
     /// The log reports: the batch `ticket` and all before it are as durable as they asked for.
     pub fn durable(&mut self, now: Now, ticket: Ticket, wakes: &mut Wakes) {
-        let _ = (now, ticket, wakes);
+        self.now = now;
+        if !self.staging.durable(ticket) {
+            return;
+        }
+        let durable = self.staging.durable_ticket();
+        while let Some(&(t, link, channel)) = self.waiting.front()
+            && t <= durable
+        {
+            self.waiting.pop_front();
+            if let Some(l) = link_at(&mut self.links, link) {
+                l.release_held(channel, durable);
+                if !l.confirm_dirty.contains(&channel) {
+                    l.confirm_dirty.push(channel);
+                }
+                l.wake(wakes);
+            }
+        }
+        self.confirms.free_orphans(durable);
+        for (_, session, link, present) in self.opening.extract_if(.., |(t, ..)| *t <= durable).collect::<Vec<_>>() {
+            self.session_open(session, link, present, wakes);
+        }
+        for (_, queue) in self
+            .waiting_marks
+            .extract_if(.., |(t, _)| *t <= durable)
+            .collect::<Vec<_>>()
+        {
+            self.touch(queue);
+        }
+        self.dispatch_touched(wakes);
+        self.relieve_memory(wakes);
     }
-    /// The reader reports: these bodies are in memory.
-    pub fn loaded(&mut self, now: Now, loaded: Vec<Loaded>, wakes: &mut Wakes) {
-        let _ = (now, loaded, wakes);
-    }
-    /// Expiry, delayed wills, the ack tick.
-    pub fn handle_timeout(&mut self, now: Now, wakes: &mut Wakes) {
-        let _ = (now, wakes);
-    }
-    /// When `handle_timeout` is due next.
-    pub fn poll_timeout(&self) -> Option<Time> {
-        None
-    }
+
     /// The node reports pressure from outside the engine (free disk, commits behind), or its end.
     pub fn set_pressure(&mut self, pressure: Option<Pressure>, wakes: &mut Wakes) {
-        let _ = (pressure, wakes);
+        self.node_pressure = pressure;
+        self.relieve_memory(wakes);
     }
+
     /// Ends all links with `CloseReason::Shutdown`. Their `Detach` follows from the drivers.
     pub fn shutdown(&mut self, wakes: &mut Wakes) {
-        let _ = wakes;
+        self.shutting_down = true;
+        for slot in &mut self.links {
+            if let Some(l) = &mut slot.link {
+                l.closed = Some(CloseReason::Shutdown);
+                l.wake(wakes);
+            }
+        }
     }
+
     /// The last words to the log at a clean stop: pending acks. Follow it with `drain`.
-    pub fn flush(&mut self) {}
+    pub fn flush(&mut self) {
+        self.stage_acks();
+    }
+
+    /// Whether any connection is attached.
+    pub fn has_links(&self) -> bool {
+        self.links.iter().any(|s| s.link.is_some())
+    }
+
+    fn link(&self, link: Link) -> Option<&LinkState> {
+        let slot = self.links.get(link.slot as usize)?;
+        slot.link.as_deref().filter(|l| l.id == link)
+    }
+    fn link_mut(&mut self, link: Link) -> Option<&mut LinkState> {
+        link_at(&mut self.links, link)
+    }
+    fn queue_mut(&mut self, queue: QueueRef) -> Option<&mut Queue> {
+        self.queues.get_mut(queue.slot as usize).filter(|q| q.id == queue.id)
+    }
+    fn consumer(&self, key: ConsumerKey) -> Option<&Consumer> {
+        self.consumers.get(key.slot as usize).filter(|c| c.key == key)
+    }
+    fn consumer_mut(&mut self, key: ConsumerKey) -> Option<&mut Consumer> {
+        self.consumers.get_mut(key.slot as usize).filter(|c| c.key == key)
+    }
+    fn session_of(&mut self, link: Link) -> Option<(u32, &mut DurableSession)> {
+        let session = self.link(link)?.session?;
+        self.sessions.get_mut(session as usize).map(|s| (session, s))
+    }
+
+    /// Queues an answer for the link; with `gate`, until that batch is durable.
+    fn answer(&mut self, link: Link, channel: ChannelNumber, event: Event, gate: Option<u64>) {
+        self.push_out(link, channel, Out::Event(event), gate);
+    }
+    fn push_out(&mut self, link: Link, channel: ChannelNumber, out: Out, gate: Option<u64>) {
+        let durable = self.staging.durable_ticket();
+        if let Some(l) = link_at(&mut self.links, link) {
+            l.push(channel, out, gate, durable);
+            if let Some(gate) = gate {
+                self.wait_for(gate, link, channel);
+            }
+        }
+    }
+    /// Has `durable` look at the channel when `ticket` is reported.
+    fn wait_for(&mut self, ticket: u64, link: Link, channel: ChannelNumber) {
+        if self.waiting.back() != Some(&(ticket, link, channel)) {
+            debug_assert!(
+                self.waiting.back().is_none_or(|(t, ..)| *t <= ticket),
+                "tickets only grow"
+            );
+            self.waiting.push_back((ticket, link, channel));
+        }
+    }
+    fn fail(&mut self, link: Link, channel: ChannelNumber, op: Op, fault: Fault) {
+        self.answer(
+            link,
+            channel,
+            Event::Failed {
+                channel,
+                op,
+                fault: Box::new(fault),
+            },
+            None,
+        );
+    }
+
+    /// `queue 'q' in vhost '/'`, as texts have it.
+    fn queue_text(&self, name: &str) -> String {
+        format!("queue '{name}' in vhost '{}'", self.settings.vhost)
+    }
+    fn no_queue(&self, name: &str) -> Fault {
+        Fault::new(FaultKind::NotFound, format!("no {}", self.queue_text(name)))
+    }
+
+    fn next_queue_id(&mut self) -> QueueId {
+        let id = QueueId(self.next_queue);
+        self.next_queue += 1;
+        id
+    }
+
+    /// SplitMix64: good enough for names, and the same in every run of a seed.
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
 }
+
+fn link_at(links: &mut [Slot], link: Link) -> Option<&mut LinkState> {
+    links
+        .get_mut(link.slot as usize)?
+        .link
+        .as_deref_mut()
+        .filter(|l| l.id == link)
+}
+
+fn done(channel: ChannelNumber, op: Op) -> Event {
+    Event::Done {
+        channel,
+        op,
+        consumer: 0,
+    }
+}
+
+/// What a delivery's frames cost beyond the body, roughly, when room is counted.
+const DELIVERY_OVERHEAD: usize = 64;

@@ -1,1 +1,4 @@
 //! Gatepost's AMQP frames and session state machine.
+mod codec;
+mod error;
+mod frame;

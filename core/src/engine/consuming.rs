@@ -1,0 +1,587 @@
+//! Consumers and their deliveries: start, stop, hand out, settle, fetch one.
+
+use super::link::Out;
+use super::{Engine, Link, Wakes, done, link_at};
+use crate::command::{Channel as ChannelNumber, Consume, ConsumerToken, Get, Outcome};
+use crate::event::{Delivery, DeliveryExtra, DeliveryFlags, Event, Op};
+use crate::fault::{Fault, FaultKind};
+use crate::message::Settled;
+use crate::queue::consumers::{Consumer, ConsumerKey};
+use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::unsettled::{Held, QueueRef};
+use crate::store::{QueueAcks, Record};
+
+/// Why a message leaves its queue without a consumer's acceptance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Death {
+    /// A consumer rejected it.
+    Rejected,
+    /// Its time was over.
+    Expired,
+    /// The queue was full.
+    MaxLength,
+}
+
+impl Engine {
+    pub(crate) fn consume(&mut self, link: Link, c: Consume) {
+        let channel = c.channel;
+        match self.try_consume(link, &c) {
+            Ok(queue) => {
+                if c.reply {
+                    self.answer(
+                        link,
+                        channel,
+                        Event::Consuming {
+                            channel,
+                            consumer: c.consumer,
+                        },
+                        None,
+                    );
+                }
+                self.touch(queue);
+            }
+            Err(fault) => self.fail(link, channel, Op::Consume, fault),
+        }
+    }
+
+    fn try_consume(&mut self, link: Link, c: &Consume) -> Result<QueueRef, Fault> {
+        let queue = self.find_queue(link, c.channel, &c.queue)?;
+        let q = &self.queues[queue.slot as usize];
+        let exclusive_already = q
+            .consumers
+            .iter()
+            .any(|k| self.consumer(k).is_some_and(|c| c.exclusive));
+        if exclusive_already || (c.exclusive && (!q.consumers.is_empty() || q.arguments.single_active)) {
+            let text = format!("{} in exclusive use", self.queue_text(&q.name));
+            return Err(Fault::new(FaultKind::AccessRefused, text));
+        }
+        let prefetch = match c.prefetch {
+            Some(p) => p,
+            None => link_at(&mut self.links, link).map_or(0, |l| l.channel(c.channel).prefetch_each),
+        };
+        let consumer = Consumer {
+            key: ConsumerKey { slot: 0, generation: 0 },
+            link,
+            channel: c.channel,
+            token: c.consumer,
+            queue,
+            no_ack: c.no_ack,
+            exclusive: c.exclusive,
+            prefetch,
+            in_flight: 0,
+            starved: false,
+            session: None,
+        };
+        let key = self.add_consumer(consumer, c.priority);
+        if let Some(l) = link_at(&mut self.links, link) {
+            l.channel(c.channel).consumers.push(key);
+        }
+        Ok(queue)
+    }
+
+    /// Puts a consumer on its queue.
+    pub(crate) fn add_consumer(&mut self, mut consumer: Consumer, priority: i32) -> ConsumerKey {
+        self.consumer_generation = self.consumer_generation.wrapping_add(1);
+        let queue = consumer.queue;
+        let vacant = self.consumers.vacant_entry();
+        let key = ConsumerKey {
+            slot: vacant.key() as u32,
+            generation: self.consumer_generation,
+        };
+        consumer.key = key;
+        vacant.insert(consumer);
+        if let Some(q) = self.queue_mut(queue) {
+            q.consumers.add(priority, key);
+        }
+        self.touch(queue);
+        key
+    }
+
+    /// Takes a consumer off its queue. What it holds unsettled stays with its channel; what was only reserved to it
+    /// goes back.
+    pub(crate) fn remove_consumer(&mut self, key: ConsumerKey, wakes: &mut Wakes) {
+        let Some(c) = self.consumer(key) else { return };
+        let (link, queue) = (c.link, c.queue);
+        if let Some(l) = link_at(&mut self.links, link) {
+            let mut returned = Vec::new();
+            if l.reserved_messages > 0 {
+                let mut kept = std::collections::VecDeque::with_capacity(l.outbox.len());
+                for out in std::mem::take(&mut l.outbox) {
+                    match out {
+                        Out::Reserved { consumer, queue, entry } if consumer == key => {
+                            l.reserved_messages -= 1;
+                            l.reserved_bytes -= entry.body.len();
+                            returned.push((queue, entry));
+                        }
+                        other => kept.push_back(other),
+                    }
+                }
+                l.outbox = kept;
+            }
+            for (queue, entry) in returned.into_iter().rev() {
+                self.release_reservation(key, queue, entry);
+            }
+        }
+        self.consumers.try_remove(key.slot as usize);
+        let now = self.now.monotonic;
+        let Some(q) = self.queue_mut(queue) else { return };
+        q.consumers.remove(key);
+        q.used_at = now;
+        if q.auto_delete && q.consumers.is_empty() {
+            self.delete_queue(queue, wakes);
+        } else {
+            self.touch(queue);
+            self.watch_queue_expiry(queue);
+        }
+    }
+
+    pub(crate) fn cancel(
+        &mut self,
+        link: Link,
+        channel: ChannelNumber,
+        token: ConsumerToken,
+        reply: bool,
+        wakes: &mut Wakes,
+    ) {
+        let keys = link_at(&mut self.links, link).map_or(Vec::new(), |l| l.channel(channel).consumers.clone());
+        let found = keys
+            .into_iter()
+            .find(|k| self.consumer(*k).is_some_and(|c| c.token == token));
+        if let Some(key) = found {
+            if let Some(l) = link_at(&mut self.links, link) {
+                l.channel(channel).consumers.retain(|k| *k != key);
+            }
+            self.remove_consumer(key, wakes);
+        }
+        if reply {
+            self.answer(
+                link,
+                channel,
+                Event::Done {
+                    channel,
+                    op: Op::Cancel,
+                    consumer: token,
+                },
+                None,
+            );
+        }
+    }
+
+    pub(crate) fn qos(&mut self, link: Link, channel: ChannelNumber, count: u32, global: bool) {
+        let Some(l) = link_at(&mut self.links, link) else {
+            return;
+        };
+        let c = l.channel(channel);
+        if global {
+            c.prefetch_all = count;
+            let consumers = c.consumers.clone();
+            for key in consumers {
+                if let Some(queue) = self.consumer(key).map(|c| c.queue) {
+                    self.touch(queue);
+                }
+            }
+        } else {
+            c.prefetch_each = count;
+        }
+        self.answer(link, channel, done(channel, Op::Qos), None);
+    }
+
+    pub(crate) fn get(&mut self, link: Link, g: Get, wakes: &mut Wakes) {
+        let channel = g.channel;
+        let queue = match self.find_queue(link, channel, &g.queue) {
+            Ok(queue) => queue,
+            Err(fault) => return self.fail(link, channel, Op::Get, fault),
+        };
+        let now = self.now;
+        loop {
+            let Some(q) = self.queue_mut(queue) else { return };
+            q.used_at = now.monotonic;
+            match q.ready.front() {
+                None => {
+                    self.counters.get_empty += 1;
+                    return self.answer(link, channel, Event::GetEmpty { channel }, None);
+                }
+                Some(Entry {
+                    body: Body::Memory(m), ..
+                }) if super::dispatch::expired(q, m, now.wall) => {
+                    let Some(entry) = q.ready.pop_front() else { return };
+                    self.counters.expired += 1;
+                    self.drop_entry(queue, entry, Death::Expired, wakes);
+                }
+                Some(Entry {
+                    body: Body::Memory(_),
+                    seq,
+                    flags,
+                    ..
+                }) => {
+                    let (seq, flags) = (*seq, *flags);
+                    let durable = self.staging.durable_ticket();
+                    let q = &mut self.queues[queue.slot as usize];
+                    if flags.has(EntryFlags::LOGGED) && !q.marks.allow(seq, durable) {
+                        // The mark must be in the log before the message goes; the answer waits for it.
+                        let ticket = self.staging.open_ticket();
+                        let q = &mut self.queues[queue.slot as usize];
+                        q.marks.stage_ahead(seq, q.next_seq, ticket, durable);
+                        let upto = q.marks.staged;
+                        let mark = crate::store::State::HandedOut { queue: queue.id, upto };
+                        self.staging.record(Record::State(mark));
+                        return self.got(link, g, queue, Some(ticket));
+                    }
+                    return self.got(link, g, queue, None);
+                }
+                Some(Entry {
+                    body: Body::Disk { .. },
+                    ..
+                }) => {
+                    // Comes back when the body is here.
+                    self.load_head(queue);
+                    self.memory.waiting_gets.push((queue, link, g));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn got(&mut self, link: Link, g: Get, queue: QueueRef, gate: Option<u64>) {
+        let channel = g.channel;
+        let Some(q) = self.queue_mut(queue) else { return };
+        let Some(entry) = q.ready.pop_front() else { return };
+        q.unsettled += 1;
+        let remaining = u32::try_from(q.ready.len()).unwrap_or(u32::MAX);
+        let Body::Memory(message) = &entry.body else { return };
+        let message = message.clone();
+        let flags = entry.flags.delivery();
+        self.counters.got += 1;
+        let Some(l) = link_at(&mut self.links, link) else {
+            return;
+        };
+        let c = l.channel(channel);
+        c.delivered += 1;
+        let number = c.delivered;
+        if g.no_ack {
+            self.settle_entry(queue, entry, false, &mut Wakes::default());
+        } else {
+            c.unsettled.push(
+                number,
+                Held {
+                    queue,
+                    consumer: None,
+                    entry,
+                },
+            );
+        }
+        let delivery = Delivery {
+            channel,
+            qos: 0,
+            flags,
+            consumer: 0,
+            number,
+            message,
+            extra: None,
+        };
+        self.answer(link, channel, Event::Got { delivery, remaining }, gate);
+    }
+
+    /// Numbers a reserved message and hands it to its consumer's link.
+    pub(crate) fn hand_out(
+        &mut self,
+        link: Link,
+        key: ConsumerKey,
+        queue: QueueRef,
+        entry: Entry,
+        events: &mut Vec<Event>,
+    ) {
+        let Some(c) = self.consumer(key) else {
+            debug_assert!(false, "reservations are given back before their consumer goes");
+            return;
+        };
+        if let Some((session, granted)) = c.session {
+            return self.hand_out_to_session(link, session, granted, queue, entry, events);
+        }
+        let (channel, token, no_ack) = (c.channel, c.token, c.no_ack);
+        let Body::Memory(message) = &entry.body else {
+            debug_assert!(false, "only what is in memory is reserved");
+            return;
+        };
+        let message = message.clone();
+        let flags = entry.flags.delivery();
+        let extra = delivery_extra(&entry);
+        if flags.contains(DeliveryFlags::REDELIVERED) {
+            self.counters.redelivered += 1;
+        }
+        let Some(l) = link_at(&mut self.links, link) else {
+            return;
+        };
+        let ch = l.channel(channel);
+        ch.delivered += 1;
+        let number = ch.delivered;
+        if no_ack {
+            self.counters.delivered_no_ack += 1;
+            self.settle_entry(queue, entry, false, &mut Wakes::default());
+        } else {
+            self.counters.delivered += 1;
+            let mut held = Held {
+                queue,
+                consumer: Some(key),
+                entry,
+            };
+            self.memory.shed(&mut held.entry);
+            if let Some(l) = link_at(&mut self.links, link) {
+                l.channel(channel).unsettled.push(number, held);
+            }
+        }
+        let qos = u8::from(!no_ack);
+        let delivery = Delivery {
+            channel,
+            qos,
+            flags,
+            consumer: token,
+            number,
+            message,
+            extra,
+        };
+        events.push(Event::Deliver(delivery));
+    }
+
+    pub(crate) fn settle(
+        &mut self,
+        link: Link,
+        channel: ChannelNumber,
+        number: u64,
+        multiple: bool,
+        outcome: Outcome,
+        wakes: &mut Wakes,
+    ) -> usize {
+        let Some(l) = link_at(&mut self.links, link) else {
+            return 1;
+        };
+        if l.session.is_some() {
+            self.settle_packet(link, number, outcome, wakes);
+            return 1;
+        }
+        let c = l.channel(channel);
+        let all = multiple && number == 0;
+        if !all && !c.unsettled.contains(number) {
+            let text = format!("unknown delivery tag {number}");
+            self.fail(
+                link,
+                channel,
+                Op::Settle,
+                Fault::new(FaultKind::PreconditionFailed, text),
+            );
+            return 1;
+        }
+        let mut work = 0;
+        if multiple {
+            let upto = if all { u64::MAX } else { number };
+            while let Some(held) =
+                link_at(&mut self.links, link).and_then(|l| l.channel(channel).unsettled.pop_upto(upto))
+            {
+                self.settle_held(held, outcome, wakes);
+                work += 1;
+            }
+        } else if let Some(held) = c.unsettled.remove(number) {
+            self.settle_held(held, outcome, wakes);
+            work = 1;
+        }
+        work.max(1)
+    }
+
+    fn settle_held(&mut self, held: Held, outcome: Outcome, wakes: &mut Wakes) {
+        let Held {
+            queue,
+            consumer,
+            mut entry,
+        } = held;
+        self.uncount(consumer, entry.flags);
+        match outcome {
+            Outcome::Accept => {
+                self.counters.acknowledged += 1;
+                self.settle_entry(queue, entry, true, wakes);
+            }
+            Outcome::Requeue => {
+                entry.flags.set(EntryFlags::REDELIVERED);
+                self.put_back(queue, entry);
+            }
+            Outcome::Reject => {
+                self.counters.rejected += 1;
+                if let Some(q) = self.queue_mut(queue) {
+                    q.unsettled -= 1;
+                    self.drop_entry(queue, entry, Death::Rejected, wakes);
+                } else {
+                    self.memory.drop_body(&entry.body);
+                }
+            }
+        }
+        self.touch(queue);
+        // Credit came back: the consumer may take from its queue again, which may be another one than this entry's.
+        if let Some(queue) = consumer.and_then(|k| self.consumer(k)).map(|c| c.queue) {
+            self.touch(queue);
+            self.touch_channel_of(consumer);
+        }
+    }
+
+    /// With a prefetch for the whole channel, credit that comes back is every one of its consumers'.
+    fn touch_channel_of(&mut self, consumer: Option<ConsumerKey>) {
+        let Some(c) = consumer.and_then(|k| self.consumer(k)) else {
+            return;
+        };
+        let (link, channel) = (c.link, c.channel);
+        let Some(ch) = link_at(&mut self.links, link).and_then(|l| l.find_channel(channel)) else {
+            return;
+        };
+        if ch.prefetch_all == 0 || ch.consumers.len() < 2 {
+            return;
+        }
+        for key in ch.consumers.clone() {
+            if let Some(queue) = self.consumer(key).map(|c| c.queue) {
+                self.touch(queue);
+            }
+        }
+    }
+
+    /// Returns a held entry to its old place.
+    pub(crate) fn put_back(&mut self, queue: QueueRef, entry: Entry) {
+        match self.queue_mut(queue) {
+            Some(q) => {
+                q.unsettled -= 1;
+                q.ready.put_back(entry);
+                self.touch(queue);
+            }
+            None => self.memory.drop_body(&entry.body),
+        }
+    }
+
+    /// A held entry is done with. `explicit`: its consumer said so (a hand-out that needs no settling is no reason not
+    /// to write the message).
+    pub(crate) fn settle_entry(&mut self, queue: QueueRef, entry: Entry, explicit: bool, wakes: &mut Wakes) {
+        if let Some(q) = self.queue_mut(queue) {
+            q.unsettled -= 1;
+            self.forget_entry(queue, &entry, explicit, wakes);
+        }
+        self.memory.drop_body(&entry.body);
+    }
+
+    /// Tells the log that an entry is gone from its queue.
+    fn forget_entry(&mut self, queue: QueueRef, entry: &Entry, explicit: bool, wakes: &mut Wakes) {
+        if !entry.flags.has(EntryFlags::LOGGED) {
+            return;
+        }
+        if explicit
+            && let Body::Memory(message) = &entry.body
+            && message.log_state().settle() == Settled::Cancelled
+        {
+            let message = message.clone();
+            self.confirm_cancelled(&message, wakes);
+            return;
+        }
+        let due = self.now.monotonic + std::time::Duration::from_millis(super::ACKS_DELAY_MS);
+        if let Some(q) = self.queue_mut(queue)
+            && q.note_ack(entry.seq)
+        {
+            self.acks_dirty.push(queue.slot);
+            self.acks_due.get_or_insert(due);
+        }
+    }
+
+    /// An entry that is no longer in its queue's ready list, nor held, dies.
+    pub(crate) fn drop_entry(&mut self, queue: QueueRef, entry: Entry, death: Death, wakes: &mut Wakes) {
+        let _ = death;
+        self.forget_entry(queue, &entry, death == Death::Rejected, wakes);
+        self.memory.drop_body(&entry.body);
+    }
+
+    /// Stages what was settled since the last time, for all queues at once.
+    pub(crate) fn stage_acks(&mut self) {
+        self.acks_due = None;
+        let mut all = Vec::with_capacity(self.acks_dirty.len());
+        for slot in self.acks_dirty.drain(..) {
+            if let Some(q) = self.queues.get_mut(slot as usize) {
+                let settled = q.take_acks();
+                if !settled.is_empty() {
+                    all.push(QueueAcks { queue: q.id, settled });
+                }
+            }
+        }
+        if !all.is_empty() {
+            self.staging.record(Record::Acks(all.into()));
+        }
+    }
+
+    pub(crate) fn recover_channel(&mut self, link: Link, channel: ChannelNumber, reply: bool) -> usize {
+        let mut work = 1;
+        while let Some(held) =
+            link_at(&mut self.links, link).and_then(|l| l.channel(channel).unsettled.pop_upto(u64::MAX))
+        {
+            self.settle_held(held, Outcome::Requeue, &mut Wakes::default());
+            work += 1;
+        }
+        if reply {
+            self.answer(link, channel, done(channel, Op::Recover), None);
+        }
+        work
+    }
+
+    /// Ends a channel: its consumers go, what it holds unsettled goes back, marked redelivered.
+    pub(crate) fn close_channel(&mut self, link: Link, channel: ChannelNumber, wakes: &mut Wakes) -> usize {
+        let Some(l) = link_at(&mut self.links, link) else {
+            return 1;
+        };
+        if l.find_channel(channel).is_none() {
+            return 1;
+        }
+        let keys = std::mem::take(&mut l.channel(channel).consumers);
+        for key in keys {
+            // An auto-delete queue goes with its last consumer, and what the channel holds of it with the queue.
+            self.remove_consumer(key, wakes);
+        }
+        let mut work = 1;
+        while let Some(held) =
+            link_at(&mut self.links, link).and_then(|l| l.channel(channel).unsettled.pop_upto(u64::MAX))
+        {
+            self.settle_held(held, Outcome::Requeue, wakes);
+            work += 1;
+        }
+        if let Some(l) = link_at(&mut self.links, link)
+            && let Some(c) = l.remove_channel(channel)
+        {
+            for (_, key) in c.publisher.pending {
+                self.confirms.orphan(key);
+            }
+            l.confirm_dirty.retain(|c| *c != channel);
+            // Answers that still waited leave with the channel; the session has stopped listening to it.
+        }
+        work
+    }
+
+    /// The connection is gone.
+    pub(crate) fn detach(&mut self, link: Link, wakes: &mut Wakes) {
+        let Some(l) = link_at(&mut self.links, link) else {
+            return;
+        };
+        let will = l.will.take();
+        let channels = l.channel_numbers();
+        let exclusive = std::mem::take(&mut l.exclusive_queues);
+        self.leave_session(link, will, wakes);
+        for channel in channels {
+            self.close_channel(link, channel, wakes);
+        }
+        for queue in exclusive {
+            self.delete_queue(queue, wakes);
+        }
+        let slot = link.slot as usize;
+        if let Some(s) = self.links.get_mut(slot) {
+            s.link = None;
+            self.free_links.push(link.slot);
+            self.counters.links_detached += 1;
+        }
+    }
+}
+
+/// What only some deliveries have; most have none, and allocate nothing.
+pub(crate) fn delivery_extra(entry: &Entry) -> Option<Box<DeliveryExtra>> {
+    let ids = entry.subscription_ids.as_ref()?;
+    Some(Box::new(DeliveryExtra {
+        subscription_ids: ids.to_vec(),
+    }))
+}

@@ -1,0 +1,111 @@
+//! What the engine counts, as plain integers; summed at scrape, never per message through a registry.
+
+use super::Engine;
+use std::collections::BTreeMap;
+
+/// Counters since the start, and gauges as of now.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    /// Connections attached since the start.
+    pub links_attached: u64,
+    /// Connections detached since the start.
+    pub links_detached: u64,
+    /// Messages published.
+    pub published: u64,
+    /// Of those, to be confirmed.
+    pub published_confirm: u64,
+    /// Publishes confirmed.
+    pub confirmed: u64,
+    /// Publishes refused.
+    pub refused: u64,
+    /// Publishes that reached at least one queue.
+    pub routed: u64,
+    /// Copies put into queues.
+    pub enqueued: u64,
+    /// Publishes that reached no queue and were dropped.
+    pub unroutable_dropped: u64,
+    /// Publishes that reached no queue and were returned.
+    pub unroutable_returned: u64,
+    /// Deliveries to consumers that settle them.
+    pub delivered: u64,
+    /// Deliveries that were settled when taken.
+    pub delivered_no_ack: u64,
+    /// Messages fetched by `Get`.
+    pub got: u64,
+    /// `Get`s on an empty queue.
+    pub get_empty: u64,
+    /// Deliveries of messages handed out before.
+    pub redelivered: u64,
+    /// Deliveries settled as accepted.
+    pub acknowledged: u64,
+    /// Messages dropped because their time was over.
+    pub expired: u64,
+    /// Messages dropped because their queue was full (or, at QoS 0, their subscriber too slow).
+    pub dropped_full: u64,
+    /// Messages rejected by a consumer.
+    pub rejected: u64,
+    /// Messages whose record was damaged.
+    pub damaged: u64,
+    /// Messages settled before they were written: never logged.
+    pub cancelled_writes: u64,
+    /// Queues created.
+    pub queues_created: u64,
+    /// Queues deleted.
+    pub queues_deleted: u64,
+    /// Bodies that left memory.
+    pub bodies_evicted: u64,
+    /// Bodies that came back.
+    pub bodies_loaded: u64,
+
+    /// Connections by protocol (gauge).
+    pub links_by_protocol: BTreeMap<&'static str, u64>,
+    /// Channels (gauge).
+    pub channels: u64,
+    /// Consumers (gauge).
+    pub consumers: u64,
+    /// Queues (gauge).
+    pub queues: u64,
+    /// MQTT sessions, connected or not (gauge).
+    pub sessions: u64,
+    /// MQTT sessions whose client is connected (gauge).
+    pub sessions_connected: u64,
+    /// Messages ready in all queues (gauge).
+    pub messages_ready: u64,
+    /// Messages reserved to or held by consumers (gauge).
+    pub messages_unsettled: u64,
+    /// Retained messages (gauge).
+    pub retained: u64,
+    /// Bytes of retained messages (gauge).
+    pub retained_bytes: u64,
+    /// Bytes of queued messages in memory (gauge).
+    pub memory_bytes: u64,
+    /// Bytes handed to the log that it has not reported (gauge).
+    pub log_backlog_bytes: u64,
+    /// Publishers are held back (gauge).
+    pub publishers_blocked: bool,
+}
+
+impl Engine {
+    /// All counters and gauges; walks queues and links once.
+    pub fn counters(&self) -> Counters {
+        let mut c = self.counters.clone();
+        for l in self.links.iter().filter_map(|s| s.link.as_deref()) {
+            *c.links_by_protocol.entry(l.protocol).or_default() += 1;
+            c.channels += l.channel_count() as u64;
+        }
+        c.consumers = self.consumers.len() as u64;
+        c.queues = self.queues.len() as u64;
+        for (_, q) in &self.queues {
+            c.messages_ready += q.ready.len() as u64;
+            c.messages_unsettled += q.unsettled as u64;
+        }
+        c.sessions = self.sessions.len() as u64;
+        c.sessions_connected = self.sessions.iter().filter(|(_, s)| s.link.is_some()).count() as u64;
+        c.retained = self.retained.count() as u64;
+        c.retained_bytes = self.retained.bytes() as u64;
+        c.memory_bytes = self.memory.bytes() as u64;
+        c.log_backlog_bytes = self.staging.backlog_bytes() as u64;
+        c.publishers_blocked = self.pressure.is_some();
+        c
+    }
+}

@@ -1,0 +1,513 @@
+//! Exchanges, queues and bindings: declare, check, delete, and remember in the log what survives a restart.
+
+use super::{Engine, Link, Wakes, done, link_at};
+use crate::binding::{Destination, QueueSlot, Removed};
+use crate::command::{
+    Bind, BindTarget, Channel as ChannelNumber, DeclareExchange, DeclareQueue, DeleteExchange, DeleteQueue, PurgeQueue,
+};
+use crate::event::{Event, Op, QueueSummary};
+use crate::fault::{Fault, FaultKind};
+use crate::properties::Name;
+use crate::queue::arguments::Arguments;
+use crate::queue::entry::EntryFlags;
+use crate::queue::unsettled::QueueRef;
+use crate::queue::{Queue, QueueKind};
+use crate::router::ExchangeSpec;
+use crate::store::Record;
+use std::time::Duration;
+
+impl Engine {
+    pub(crate) fn declare_exchange(&mut self, link: Link, c: DeclareExchange) {
+        let channel = c.channel;
+        let reply = c.reply;
+        match self.try_declare_exchange(c) {
+            Ok(gate) => {
+                if reply {
+                    self.answer(link, channel, done(channel, Op::DeclareExchange), gate);
+                }
+            }
+            Err(fault) => self.fail(link, channel, Op::DeclareExchange, fault),
+        }
+    }
+
+    fn try_declare_exchange(&mut self, c: DeclareExchange) -> Result<Option<u64>, Fault> {
+        self.router.check_declare(&c.name, &c.kind, c.passive)?;
+        if c.passive {
+            self.router.declare_passive(&c.name)?;
+            return Ok(None);
+        }
+        let spec = ExchangeSpec {
+            name: c.name,
+            kind: c.kind,
+            durable: c.durable,
+            auto_delete: c.auto_delete,
+            internal: c.internal,
+            arguments: c.arguments,
+        };
+        let declared = self.router.declare_exchange(spec.clone())?;
+        if !(declared.created && spec.durable) {
+            return Ok(None);
+        }
+        let (key, value) = super::recovery::encode_exchange(&spec);
+        self.staging.record(Record::Key {
+            key,
+            value: Some(value),
+        });
+        Ok(Some(self.staging.wait()))
+    }
+
+    pub(crate) fn delete_exchange(&mut self, link: Link, c: DeleteExchange, wakes: &mut Wakes) {
+        let _ = wakes;
+        let channel = c.channel;
+        match self.router.delete_exchange(&c.name, c.if_unused) {
+            Ok(removed) => {
+                let gate = self.log_removed(&removed);
+                if c.reply {
+                    self.answer(link, channel, done(channel, Op::DeleteExchange), gate);
+                }
+            }
+            Err(fault) => self.fail(link, channel, Op::DeleteExchange, fault),
+        }
+    }
+
+    /// Logs the deletion of what was durable. Returns what to wait for.
+    pub(crate) fn log_removed(&mut self, removed: &[Removed]) -> Option<u64> {
+        let mut any = false;
+        for r in removed {
+            let key = match r {
+                Removed::Exchange { name, durable: true } => super::recovery::exchange_key(name),
+                Removed::Binding(b) if b.durable && b.grant.is_none() => super::recovery::binding_key(b),
+                _ => continue,
+            };
+            any = true;
+            self.staging.record(Record::Key { key, value: None });
+        }
+        any.then(|| self.staging.wait())
+    }
+
+    pub(crate) fn declare_queue(&mut self, link: Link, c: DeclareQueue) {
+        let (channel, reply) = (c.channel, c.reply);
+        match self.try_declare_queue(link, c) {
+            Ok((queue, gate)) => {
+                let q = &self.queues[queue.slot as usize];
+                let summary = QueueSummary {
+                    name: q.name.clone(),
+                    messages: u32::try_from(q.ready.len()).unwrap_or(u32::MAX),
+                    consumers: u32::try_from(q.consumers.len()).unwrap_or(u32::MAX),
+                };
+                if let Some(l) = link_at(&mut self.links, link) {
+                    l.channel(channel).last_queue = Some(summary.name.clone());
+                }
+                if reply {
+                    self.answer(
+                        link,
+                        channel,
+                        Event::QueueDeclared {
+                            channel,
+                            queue: Box::new(summary),
+                        },
+                        gate,
+                    );
+                }
+            }
+            Err(fault) => self.fail(link, channel, Op::DeclareQueue, fault),
+        }
+    }
+
+    fn try_declare_queue(&mut self, link: Link, c: DeclareQueue) -> Result<(QueueRef, Option<u64>), Fault> {
+        let now = self.now.monotonic;
+        if c.passive {
+            let slot = self.router.queue(&c.name).ok_or_else(|| self.no_queue(&c.name))?;
+            let queue = self.check_access(link, slot)?;
+            if let Some(q) = self.queue_mut(queue) {
+                q.used_at = now;
+            }
+            return Ok((queue, None));
+        }
+        if !c.name.is_empty()
+            && let Some(slot) = self.router.queue(&c.name)
+            && (c.lenient || !c.name.starts_with("amq."))
+        {
+            let text = self.queue_text(&c.name);
+            let q = &self.queues[slot.0 as usize];
+            let queue = QueueRef { slot: slot.0, id: q.id };
+            // Ownership first: an exclusive queue is its connection's, whatever else differs.
+            if (c.exclusive != q.exclusive.is_some() && !c.lenient) || q.exclusive.is_some_and(|owner| owner != link) {
+                return Err(self.locked(&c.name));
+            }
+            if !c.lenient {
+                let differs = |key: &str, received: bool, current: bool| {
+                    (received != current).then(|| {
+                        let text = format!(
+                            "inequivalent arg '{key}' for {text}: received '{received}' but current is '{current}'"
+                        );
+                        Fault::new(FaultKind::PreconditionFailed, text)
+                    })
+                };
+                if let Some(fault) = differs("durable", c.durable, q.durable)
+                    .or_else(|| differs("auto_delete", c.auto_delete, q.auto_delete))
+                {
+                    return Err(fault);
+                }
+                q.arguments.check_equivalent(&c.arguments, &text)?;
+            }
+            if let Some(q) = self.queue_mut(queue) {
+                q.used_at = now;
+            }
+            // The one who made it may still wait for the log; so does this answer, for all it promises.
+            let durable = self.queues[queue.slot as usize].durable;
+            let gate = (durable && !self.staging.is_empty()).then(|| self.staging.wait());
+            return Ok((queue, gate));
+        }
+        if c.name.starts_with("amq.") && !c.lenient {
+            let text = format!("queue name '{}' contains reserved prefix 'amq.*'", c.name);
+            return Err(Fault::new(FaultKind::AccessRefused, text));
+        }
+        if c.name.len() > 255 {
+            return Err(Fault::new(
+                FaultKind::PreconditionFailed,
+                "queue name is longer than 255 bytes",
+            ));
+        }
+        if self.queues.len() >= self.settings.queues_max {
+            let text = format!(
+                "cannot declare queue '{}': queue limit ({}) is reached",
+                c.name, self.settings.queues_max
+            );
+            return Err(Fault::new(FaultKind::PreconditionFailed, text));
+        }
+        let name: Name = if c.name.is_empty() {
+            self.generated_name()
+        } else {
+            c.name
+        };
+        let arguments = Arguments::parse(c.arguments, &self.queue_text(&name))?;
+        // An exclusive queue goes with its connection: nothing of it need survive a restart.
+        let durable = c.durable && !c.exclusive;
+        let mut q = Queue::new(self.next_queue_id(), name, QueueKind::Plain, durable, now);
+        q.exclusive = c.exclusive.then_some(link);
+        q.auto_delete = c.auto_delete;
+        q.arguments = arguments;
+        let queue = self.add_queue(q);
+        if c.exclusive
+            && let Some(l) = link_at(&mut self.links, link)
+        {
+            l.exclusive_queues.push(queue);
+        }
+        let mut gate = None;
+        if durable {
+            let (key, value) = super::recovery::encode_queue(&self.queues[queue.slot as usize]);
+            self.staging.record(Record::Key {
+                key,
+                value: Some(value),
+            });
+            gate = Some(self.staging.wait());
+        }
+        self.watch_queue_expiry(queue);
+        Ok((queue, gate))
+    }
+
+    /// Adds a queue to the vhost, reachable by its name.
+    pub(crate) fn add_queue(&mut self, q: Queue) -> QueueRef {
+        let id = q.id;
+        let name = q.name.clone();
+        let slot = self.queues.insert(q) as u32;
+        self.router.add_queue(&name, QueueSlot(slot));
+        self.queue_slots.insert(id, slot);
+        self.counters.queues_created += 1;
+        QueueRef { slot, id }
+    }
+
+    /// `amq.gen-` and 22 characters of base64url.
+    fn generated_name(&mut self) -> Name {
+        const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let bits = (u128::from(self.random()) << 64) | u128::from(self.random());
+        let tail = (0..22).map(|i| char::from(ALPHABET[((bits >> (i * 6).min(122)) & 63) as usize]));
+        format!("amq.gen-{}", tail.collect::<String>()).into()
+    }
+
+    fn locked(&self, name: &str) -> Fault {
+        let text = format!(
+            "cannot obtain exclusive access to locked {}. It could be originally declared on another connection or \
+             the exclusive property value does not match that of the original declaration.",
+            self.queue_text(name)
+        );
+        Fault::new(FaultKind::ResourceLocked, text)
+    }
+
+    /// The queue in `slot`, unless another connection owns it.
+    fn check_access(&self, link: Link, slot: QueueSlot) -> Result<QueueRef, Fault> {
+        let q = &self.queues[slot.0 as usize];
+        if q.exclusive.is_some_and(|owner| owner != link) {
+            return Err(self.locked(&q.name));
+        }
+        Ok(QueueRef { slot: slot.0, id: q.id })
+    }
+
+    /// The name meant by `name`: itself, or the channel's last declared queue if it is empty.
+    fn meant(&mut self, link: Link, channel: ChannelNumber, name: &Name) -> Result<Name, Fault> {
+        if !name.is_empty() {
+            return Ok(name.clone());
+        }
+        link_at(&mut self.links, link)
+            .and_then(|l| l.channel(channel).last_queue.clone())
+            .ok_or_else(|| Fault::new(FaultKind::NotFound, "no previously declared queue"))
+    }
+
+    /// The queue `name` means, if the link may use it.
+    pub(crate) fn find_queue(&mut self, link: Link, channel: ChannelNumber, name: &Name) -> Result<QueueRef, Fault> {
+        let name = self.meant(link, channel, name)?;
+        let slot = self.router.queue(&name).ok_or_else(|| self.no_queue(&name))?;
+        let queue = self.check_access(link, slot)?;
+        if self.queues[queue.slot as usize].kind != QueueKind::Plain {
+            let text = format!("{} belongs to an MQTT session", self.queue_text(&name));
+            return Err(Fault::new(FaultKind::AccessRefused, text));
+        }
+        Ok(queue)
+    }
+
+    pub(crate) fn delete_queue_command(&mut self, link: Link, c: DeleteQueue, wakes: &mut Wakes) {
+        let channel = c.channel;
+        let queue = match self.find_queue(link, channel, &c.name) {
+            Ok(queue) => queue,
+            // Deleting what is not there is no fault.
+            Err(fault) if fault.kind == FaultKind::NotFound && !c.name.is_empty() => {
+                if c.reply {
+                    self.answer(link, channel, Event::QueueDeleted { channel, messages: 0 }, None);
+                }
+                return;
+            }
+            Err(fault) => return self.fail(link, channel, Op::DeleteQueue, fault),
+        };
+        let q = &self.queues[queue.slot as usize];
+        let refusal = if c.if_empty && !q.ready.is_empty() {
+            Some("not empty")
+        } else if c.if_unused && !q.consumers.is_empty() {
+            Some("in use")
+        } else {
+            None
+        };
+        if let Some(why) = refusal {
+            let text = format!("{} {why}", self.queue_text(&q.name));
+            return self.fail(
+                link,
+                channel,
+                Op::DeleteQueue,
+                Fault::new(FaultKind::PreconditionFailed, text),
+            );
+        }
+        let messages = u32::try_from(q.ready.len()).unwrap_or(u32::MAX);
+        let gate = self.delete_queue(queue, wakes);
+        if c.reply {
+            self.answer(link, channel, Event::QueueDeleted { channel, messages }, gate);
+        }
+    }
+
+    /// Deletes a queue with everything in it: bindings, consumers, messages. Returns what to wait for.
+    pub(crate) fn delete_queue(&mut self, queue: QueueRef, wakes: &mut Wakes) -> Option<u64> {
+        self.queue_mut(queue)?;
+        let removed = self.router.remove_queue(QueueSlot(queue.slot));
+        let mut gate = self.log_removed(&removed);
+        let mut q = self.queues.remove(queue.slot as usize);
+        self.queue_slots.remove(&queue.id);
+        self.forget_spills(&q);
+        self.counters.queues_deleted += 1;
+        for entry in q.ready.drain() {
+            self.memory.drop_body(&entry.body);
+        }
+        if q.durable {
+            let key = super::recovery::queue_key(q.id);
+            self.staging.record(Record::Key { key, value: None });
+            self.staging.record(Record::QueueDelete { queue: q.id });
+            gate = Some(self.staging.wait());
+        }
+        for key in q.consumers.iter() {
+            let Some(c) = self.consumer(key) else { continue };
+            let (link, channel, consumer, session) = (c.link, c.channel, c.token, c.session);
+            // What was reserved goes with the queue, the consumer before its reservations.
+            self.remove_consumer(key, wakes);
+            if session.is_none()
+                && let Some(l) = link_at(&mut self.links, link)
+            {
+                if let Some(c) = l.find_channel(channel) {
+                    c.consumers.retain(|k| *k != key);
+                }
+                self.answer(link, channel, Event::ConsumerGone { channel, consumer }, None);
+                if let Some(l) = link_at(&mut self.links, link) {
+                    l.wake(wakes);
+                }
+            }
+        }
+        if let Some(owner) = q.exclusive
+            && let Some(l) = link_at(&mut self.links, owner)
+        {
+            l.exclusive_queues.retain(|e| *e != queue);
+        }
+        gate
+    }
+
+    pub(crate) fn purge_queue(&mut self, link: Link, c: PurgeQueue) {
+        let channel = c.channel;
+        let queue = match self.find_queue(link, channel, &c.name) {
+            Ok(queue) => queue,
+            Err(fault) => return self.fail(link, channel, Op::PurgeQueue, fault),
+        };
+        let Some(q) = self.queue_mut(queue) else { return };
+        let messages = u32::try_from(q.ready.len()).unwrap_or(u32::MAX);
+        let (upto, id, plain) = (q.next_seq, q.id, q.unsettled == 0);
+        let mut gate = None;
+        let entries: Vec<_> = q.ready.drain().collect();
+        let mut logged = false;
+        for entry in entries {
+            if entry.flags.has(EntryFlags::LOGGED) {
+                logged = true;
+                // Held entries keep the record from saying "all below"; then each is settled by itself.
+                if !plain
+                    && let Some(q) = self.queue_mut(queue)
+                    && q.note_ack(entry.seq)
+                {
+                    self.acks_dirty.push(queue.slot);
+                }
+            }
+            self.memory.drop_body(&entry.body);
+        }
+        if logged {
+            if plain {
+                self.staging.record(Record::Purge { queue: id, upto });
+            } else {
+                self.stage_acks();
+            }
+            gate = Some(self.staging.wait());
+        }
+        if c.reply {
+            self.answer(link, channel, Event::QueuePurged { channel, messages }, gate);
+        }
+    }
+
+    pub(crate) fn bind(&mut self, link: Link, c: Bind) {
+        let (channel, reply) = (c.channel, c.reply);
+        match self.try_bind(link, c) {
+            Ok(gate) => {
+                if reply {
+                    self.answer(link, channel, done(channel, Op::Bind), gate);
+                }
+            }
+            Err(fault) => self.fail(link, channel, Op::Bind, fault),
+        }
+    }
+
+    fn try_bind(&mut self, link: Link, c: Bind) -> Result<Option<u64>, Fault> {
+        self.router.refuse_default(&c.source)?;
+        let (destination, key) = self.destination(link, &c)?;
+        if !self
+            .router
+            .bind(&c.source, destination.clone(), &key, c.arguments.clone(), None)?
+        {
+            return Ok((!self.staging.is_empty()).then(|| self.staging.wait()));
+        }
+        let durable_end = match &destination {
+            Destination::Queue { durable, .. } => *durable,
+            Destination::Exchange(name) => self.router.exchange(name).is_some_and(|e| e.durable),
+        };
+        if !durable_end || !self.router.exchange(&c.source).is_some_and(|e| e.durable) {
+            return Ok(None);
+        }
+        let (record_key, value) = super::recovery::encode_binding(&c.source, &destination, &key, &c.arguments);
+        self.staging.record(Record::Key {
+            key: record_key,
+            value: Some(value),
+        });
+        Ok(Some(self.staging.wait()))
+    }
+
+    pub(crate) fn unbind(&mut self, link: Link, c: Bind, wakes: &mut Wakes) {
+        let _ = wakes;
+        let (channel, reply) = (c.channel, c.reply);
+        let result = self
+            .router
+            .refuse_default(&c.source)
+            .and_then(|()| match self.destination(link, &c) {
+                Ok((destination, key)) => self.router.unbind(&c.source, &destination, &key, &c.arguments),
+                // Unbinding what is not there is no fault.
+                Err(fault) if fault.kind == FaultKind::NotFound && !unnamed(&c.target) => Ok(Vec::new()),
+                Err(fault) => Err(fault),
+            });
+        match result {
+            Ok(removed) => {
+                let gate = self.log_removed(&removed);
+                if reply {
+                    self.answer(link, channel, done(channel, Op::Unbind), gate);
+                }
+            }
+            Err(fault) => self.fail(link, channel, Op::Unbind, fault),
+        }
+    }
+
+    /// Where a binding leads, and its key.
+    fn destination(&mut self, link: Link, c: &Bind) -> Result<(Destination, Name), Fault> {
+        match &c.target {
+            BindTarget::Exchange(name) => {
+                self.router.refuse_default(name)?;
+                Ok((Destination::Exchange(name.clone()), c.key.clone()))
+            }
+            BindTarget::Queue(name) => {
+                // Where both are missing, the exchange is the one to report.
+                let queue = match self.find_queue(link, c.channel, name) {
+                    Ok(queue) => queue,
+                    Err(fault) => {
+                        self.router.require_exchange(&c.source)?;
+                        return Err(fault);
+                    }
+                };
+                let q = &self.queues[queue.slot as usize];
+                let key = if name.is_empty() && c.key.is_empty() {
+                    q.name.clone()
+                } else {
+                    c.key.clone()
+                };
+                let slot = QueueSlot(queue.slot);
+                Ok((
+                    Destination::Queue {
+                        slot,
+                        name: q.name.clone(),
+                        durable: q.durable,
+                    },
+                    key,
+                ))
+            }
+        }
+    }
+
+    /// Sees to it that an unused queue with `x-expires` goes.
+    pub(crate) fn watch_queue_expiry(&mut self, queue: QueueRef) {
+        let now = self.now.monotonic;
+        let Some(q) = self.queue_mut(queue) else { return };
+        let Some(expires) = q.arguments.expires_ms else { return };
+        if q.consumers.is_empty() {
+            let at = q.used_at.max(now) + Duration::from_millis(expires);
+            self.timers
+                .set(at, super::timers::Timer::QueueExpiry(queue.slot, queue.id.0));
+        }
+    }
+
+    /// The queue's time may be over.
+    pub(crate) fn expire_queue(&mut self, queue: QueueRef, wakes: &mut Wakes) {
+        let now = self.now.monotonic;
+        let Some(q) = self.queue_mut(queue) else { return };
+        let Some(expires) = q.arguments.expires_ms else { return };
+        if !q.consumers.is_empty() {
+            return;
+        }
+        let due = q.used_at + Duration::from_millis(expires);
+        if due <= now {
+            self.delete_queue(queue, wakes);
+        } else {
+            self.timers
+                .set(due, super::timers::Timer::QueueExpiry(queue.slot, queue.id.0));
+        }
+    }
+}
+
+fn unnamed(target: &BindTarget) -> bool {
+    matches!(target, BindTarget::Queue(name) if name.is_empty())
+}

@@ -1,0 +1,215 @@
+//! A connection at its engine: its channels, its outbox, and what it waits for.
+
+use super::sessions::Replay;
+use super::{Link, Wake, Wakes};
+use crate::command::{Channel as ChannelNumber, Will};
+use crate::event::{CloseReason, Event, Pressure};
+use crate::properties::Name;
+use crate::queue::consumers::ConsumerKey;
+use crate::queue::entry::Entry;
+use crate::queue::unsettled::{QueueRef, Unsettled};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Deliveries reserved to a link that has not taken them yet.
+pub(crate) const RESERVED_MESSAGES_MAX: usize = 1024;
+/// Bytes of them; one message always fits.
+pub(crate) const RESERVED_BYTES_MAX: usize = 256 << 10;
+
+/// What a link will take, in order.
+pub(crate) enum Out {
+    /// An answer.
+    Event(Event),
+    /// A message reserved to one of its consumers; it is numbered when taken.
+    Reserved {
+        consumer: ConsumerKey,
+        queue: QueueRef,
+        entry: Entry,
+    },
+}
+
+/// One attached connection.
+pub(crate) struct LinkState {
+    pub(crate) id: Link,
+    wake: Arc<dyn Wake>,
+    /// Woken since its last take: once is enough.
+    woken: bool,
+    pub(crate) protocol: &'static str,
+    /// Sorted by number; most links have one or two.
+    channels: Vec<Box<Channel>>,
+    pub(crate) outbox: VecDeque<Out>,
+    /// `Returned` and `Refused`, which precede the confirms.
+    pub(crate) verdicts: VecDeque<Event>,
+    /// Channels whose confirm watermark may have moved.
+    pub(crate) confirm_dirty: Vec<ChannelNumber>,
+    pub(crate) reserved_messages: usize,
+    pub(crate) reserved_bytes: usize,
+    /// The socket had no room at the last take: nothing is reserved until it has.
+    pub(crate) stalled: bool,
+    /// Consumers that were passed over for lack of room here.
+    pub(crate) starved: Vec<ConsumerKey>,
+    pub(crate) exclusive_queues: Vec<QueueRef>,
+    /// The MQTT session it drives.
+    pub(crate) session: Option<u32>,
+    /// To be published if it goes without goodbye.
+    pub(crate) will: Option<Box<Will>>,
+    /// What it was last told about pressure.
+    pub(crate) told: Option<Pressure>,
+    /// It has published: only such links are told about pressure.
+    pub(crate) publishes: bool,
+    pub(crate) closed: Option<CloseReason>,
+    /// Retained messages that new subscriptions asked for.
+    pub(crate) replays: VecDeque<Replay>,
+}
+
+/// One channel of a link.
+pub(crate) struct Channel {
+    pub(crate) number: ChannelNumber,
+    /// Deliveries numbered so far.
+    pub(crate) delivered: u64,
+    pub(crate) unsettled: Unsettled,
+    pub(crate) consumers: Vec<ConsumerKey>,
+    /// Prefetch of consumers started from now on.
+    pub(crate) prefetch_each: u32,
+    /// Prefetch of the channel as a whole; 0: none.
+    pub(crate) prefetch_all: u32,
+    /// Reserved or unsettled deliveries that count against `prefetch_all`.
+    pub(crate) in_flight: u32,
+    pub(crate) publisher: Publisher,
+    /// Answers that wait for the log, and what must follow them.
+    pub(crate) held: VecDeque<(u64, Out)>,
+    pub(crate) last_queue: Option<Name>,
+}
+
+/// The publishing side of a channel: numbers, and the watermark that follows them.
+#[derive(Default)]
+pub(crate) struct Publisher {
+    /// Confirmed publishes numbered so far.
+    pub(crate) numbered: u64,
+    /// Everything up to here is confirmed, or will be by the next take.
+    pub(crate) ready: u64,
+    /// What the session was told.
+    pub(crate) told: u64,
+    /// Later publishes, in order, each with the confirm entry it waits for.
+    pub(crate) pending: VecDeque<(u64, u32)>,
+}
+
+impl Channel {
+    fn new(number: ChannelNumber) -> Channel {
+        Channel {
+            number,
+            delivered: 0,
+            unsettled: Unsettled::default(),
+            consumers: Vec::new(),
+            prefetch_each: 0,
+            prefetch_all: 0,
+            in_flight: 0,
+            publisher: Publisher::default(),
+            held: VecDeque::new(),
+            last_queue: None,
+        }
+    }
+}
+
+impl LinkState {
+    pub(crate) fn new(id: Link, wake: Arc<dyn Wake>, protocol: &'static str) -> LinkState {
+        LinkState {
+            id,
+            wake,
+            woken: false,
+            protocol,
+            channels: Vec::new(),
+            outbox: VecDeque::new(),
+            verdicts: VecDeque::new(),
+            confirm_dirty: Vec::new(),
+            reserved_messages: 0,
+            reserved_bytes: 0,
+            stalled: false,
+            starved: Vec::new(),
+            exclusive_queues: Vec::new(),
+            session: None,
+            will: None,
+            told: None,
+            publishes: false,
+            closed: None,
+            replays: VecDeque::new(),
+        }
+    }
+
+    /// Wakes the link's task once, unless it was woken since its last take.
+    pub(crate) fn wake(&mut self, wakes: &mut Wakes) {
+        if !self.woken {
+            self.woken = true;
+            wakes.push(self.wake.clone());
+        }
+    }
+    /// The link takes now; `stalled` if it has no room, in which case it comes back by itself.
+    pub(crate) fn taking(&mut self, stalled: bool) {
+        self.woken = stalled;
+        self.stalled = stalled;
+    }
+    /// Wakes are not wanted for the moment, or are again.
+    pub(crate) fn mute(&mut self, mute: bool) {
+        self.woken = mute;
+    }
+    pub(crate) fn has_room(&self) -> bool {
+        !self.stalled
+            && self.reserved_messages < RESERVED_MESSAGES_MAX
+            && (self.reserved_bytes < RESERVED_BYTES_MAX || self.reserved_messages == 0)
+    }
+
+    /// The channel, created if need be.
+    pub(crate) fn channel(&mut self, number: ChannelNumber) -> &mut Channel {
+        // Most links use one channel.
+        if self.channels.first().is_some_and(|c| c.number == number) {
+            return &mut self.channels[0];
+        }
+        let at = match self.channels.binary_search_by_key(&number, |c| c.number) {
+            Ok(at) => at,
+            Err(at) => {
+                self.channels.insert(at, Box::new(Channel::new(number)));
+                at
+            }
+        };
+        &mut self.channels[at]
+    }
+    pub(crate) fn find_channel(&mut self, number: ChannelNumber) -> Option<&mut Channel> {
+        let at = self.channels.binary_search_by_key(&number, |c| c.number).ok()?;
+        Some(&mut self.channels[at])
+    }
+    pub(crate) fn remove_channel(&mut self, number: ChannelNumber) -> Option<Box<Channel>> {
+        let at = self.channels.binary_search_by_key(&number, |c| c.number).ok()?;
+        Some(self.channels.remove(at))
+    }
+    pub(crate) fn channel_numbers(&self) -> Vec<ChannelNumber> {
+        self.channels.iter().map(|c| c.number).collect()
+    }
+    pub(crate) fn channel_count(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Queues an answer behind what its channel still waits for; `gate`: the batch it waits for itself.
+    pub(crate) fn push(&mut self, number: ChannelNumber, out: Out, gate: Option<u64>, durable: u64) {
+        let channel = self.channel(number);
+        let gate = gate.filter(|g| *g > durable);
+        if gate.is_none() && channel.held.is_empty() {
+            self.outbox.push_back(out);
+        } else {
+            channel.held.push_back((gate.unwrap_or(0), out));
+        }
+    }
+    /// Moves to the outbox what no longer waits.
+    pub(crate) fn release_held(&mut self, number: ChannelNumber, durable: u64) {
+        let Ok(at) = self.channels.binary_search_by_key(&number, |c| c.number) else {
+            return;
+        };
+        let held = &mut self.channels[at].held;
+        while let Some((gate, _)) = held.front()
+            && *gate <= durable
+        {
+            if let Some((_, out)) = held.pop_front() {
+                self.outbox.push_back(out);
+            }
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Bodies in memory: counted once however many queues hold them; over the budget they leave for the log, and they come
+//! back when their turn comes.
+
+use super::{Engine, Link, Wakes};
+use crate::command::Get;
+use crate::event::Pressure;
+use crate::message::Message;
+use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::unsettled::QueueRef;
+use crate::queue::{Queue, QueueKind};
+use crate::store::{Loaded, Read, Record, Route, Routes};
+use crate::time::Now;
+use std::collections::VecDeque;
+
+/// The message memory of a vhost.
+#[derive(Default)]
+pub(crate) struct Memory {
+    bytes: usize,
+    /// Over it, bodies of held deliveries that are in the log are let go.
+    shed_above: usize,
+    /// Queues long enough to have bodies that may leave.
+    deep: VecDeque<QueueRef>,
+    /// What the reader is to fetch; taken by `drain`.
+    pub(crate) reads: Vec<Read>,
+    /// `Get`s whose message is on its way from disk.
+    pub(crate) waiting_gets: Vec<(QueueRef, Link, Get)>,
+}
+
+/// Entries at the head of a queue whose bodies stay in memory.
+const SPARE: usize = 512;
+/// Entries fetched at once, at most.
+const READ_ENTRIES: usize = 256;
+/// Bytes of body fetched at once, after which no more is added.
+const READ_BYTES: usize = 256 << 10;
+/// Entries looked at in one hold of the lock.
+const EVICT_STEPS: usize = 2048;
+
+impl Memory {
+    /// Bytes of queued messages in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+    /// A message that no queue held is held now.
+    pub(crate) fn add(&mut self, message: &Message) {
+        self.bytes += message.memory();
+    }
+    /// A queue lets go of a body.
+    pub(crate) fn drop_body(&mut self, body: &Body) {
+        if let Body::Memory(message) = body
+            && message.log_state().release()
+        {
+            self.bytes -= message.memory();
+        }
+    }
+    /// Lets the body of a held delivery go if memory is short and the log has it: it is only needed if it comes back.
+    pub(crate) fn shed(&mut self, entry: &mut Entry) {
+        if self.bytes > self.shed_above {
+            self.evict(entry);
+        }
+    }
+    /// Replaces the body by its place in the log, if it is there.
+    fn evict(&mut self, entry: &mut Entry) -> bool {
+        let Body::Memory(message) = &entry.body else {
+            return true;
+        };
+        if !entry.flags.has(EntryFlags::LOGGED) {
+            return false;
+        }
+        let Some(at) = message.position() else { return false };
+        let disk = Body::Disk {
+            at,
+            body_len: u32::try_from(message.body().len()).unwrap_or(u32::MAX),
+        };
+        self.drop_body(&entry.body);
+        entry.body = disk;
+        true
+    }
+    /// Notes that the queue is long.
+    pub(crate) fn note_deep(&mut self, queue: &mut Queue, slot: u32) {
+        if !queue.deep && queue.ready.len() > SPARE {
+            queue.deep = true;
+            self.deep.push_back(QueueRef { slot, id: queue.id });
+        }
+    }
+}
+
+impl Engine {
+    /// Lets bodies go if there are too many, and tells publishers to wait if that is not enough.
+    pub(crate) fn relieve_memory(&mut self, wakes: &mut Wakes) {
+        self.memory.shed_above = self.settings.cache_bytes_max / 2;
+        if self.memory.bytes > self.settings.cache_bytes_max {
+            self.evict_bodies();
+        }
+        let high = |used: usize, max: usize, now: bool| if now { used > max / 5 * 4 } else { used > max };
+        let memory_now = self.pressure == Some(Pressure::Memory);
+        let backlog_now = self.pressure == Some(Pressure::Backlog);
+        let pressure = if let Some(p) = self.node_pressure {
+            Some(p)
+        } else if high(self.memory.bytes, self.settings.memory_bytes_max, memory_now) {
+            Some(Pressure::Memory)
+        } else if high(
+            self.staging.backlog_bytes(),
+            self.settings.log_backlog_bytes_max,
+            backlog_now,
+        ) {
+            Some(Pressure::Backlog)
+        } else {
+            None
+        };
+        if pressure != self.pressure {
+            self.pressure = pressure;
+            for slot in &mut self.links {
+                if let Some(l) = &mut slot.link
+                    && l.publishes
+                    && l.told != pressure
+                {
+                    l.wake(wakes);
+                }
+            }
+        }
+    }
+
+    fn evict_bodies(&mut self) {
+        let target = self.settings.cache_bytes_max / 10 * 9;
+        let mut steps = EVICT_STEPS;
+        for _ in 0..self.memory.deep.len() {
+            if self.memory.bytes <= target || steps == 0 {
+                return;
+            }
+            let Some(queue) = self.memory.deep.pop_front() else {
+                return;
+            };
+            let Some(q) = self.queues.get_mut(queue.slot as usize).filter(|q| q.id == queue.id) else {
+                continue;
+            };
+            if q.ready.len() <= SPARE {
+                q.deep = false;
+                continue;
+            }
+            let from = q.evict_cursor;
+            let (id, mut cursor) = (q.id, from);
+            let mut spills = Vec::new();
+            for entry in q.ready.evictable(from, SPARE) {
+                if steps == 0 || self.memory.bytes <= target {
+                    break;
+                }
+                steps -= 1;
+                if matches!(entry.body, Body::Memory(_)) {
+                    if self.memory.evict(entry) {
+                        self.counters.bodies_evicted += 1;
+                    } else if let Body::Memory(message) = &entry.body
+                        && !entry.flags.has(EntryFlags::LOGGED)
+                        && !message.log_state().is_staged()
+                    {
+                        // A transient backlog goes to disk too, unsynced; it is looked at again once it is written.
+                        entry.flags.set(EntryFlags::LOGGED | EntryFlags::SPILLED);
+                        spills.push((
+                            message.clone(),
+                            Route {
+                                queue: id,
+                                seq: entry.seq,
+                                flags: entry.flags.0,
+                            },
+                        ));
+                        continue;
+                    } else {
+                        // Not written yet: this one and what follows is for later.
+                        break;
+                    }
+                }
+                if spills.is_empty() {
+                    cursor = entry.seq + 1;
+                }
+            }
+            q.evict_cursor = cursor;
+            for (message, route) in spills {
+                message.log_state().stage(1);
+                self.staging.message(message, Routes::from_iter([route]));
+            }
+            self.memory.deep.push_back(queue);
+        }
+    }
+
+    /// Asks for the bodies at the head of the queue.
+    pub(crate) fn load_head(&mut self, queue: QueueRef) {
+        let Engine { queues, memory, .. } = self;
+        let Some(q) = queues.get_mut(queue.slot as usize).filter(|q| q.id == queue.id) else {
+            return;
+        };
+        if q.loading > 0 {
+            return;
+        }
+        let mut bytes = 0;
+        for entry in q.ready.iter().take(READ_ENTRIES) {
+            if let Body::Disk { at, body_len } = entry.body {
+                memory.reads.push(Read {
+                    queue: q.id,
+                    seq: entry.seq,
+                    at,
+                });
+                q.loading += 1;
+                bytes += body_len as usize;
+                if bytes >= READ_BYTES {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// The reader reports: these bodies are in memory.
+    pub fn loaded(&mut self, now: Now, loaded: Vec<Loaded>, wakes: &mut Wakes) {
+        self.now = now;
+        let mut woken = Vec::new();
+        for l in loaded {
+            let Some(&slot) = self.queue_slots.get(&l.queue) else {
+                continue;
+            };
+            let queue = QueueRef { slot, id: l.queue };
+            let Some(q) = self.queue_mut(queue) else { continue };
+            if let QueueKind::Session(session) = q.kind
+                && self.resend_loaded(session, &l)
+            {
+                continue;
+            }
+            let Some(q) = self.queues.get_mut(slot as usize) else {
+                continue;
+            };
+            q.loading = q.loading.saturating_sub(1);
+            if q.loading == 0 {
+                woken.push(queue);
+            }
+            match l.message {
+                Some(message) => {
+                    if let Some(entry) = q.ready.find_mut(l.seq)
+                        && let Body::Disk { at, .. } = entry.body
+                    {
+                        message.log_state().written(at);
+                        if message.log_state().hold() {
+                            self.memory.add(&message);
+                        }
+                        entry.body = Body::Memory(message);
+                        self.counters.bodies_loaded += 1;
+                    }
+                }
+                None => {
+                    if let Some(entry) = q.ready.remove(l.seq) {
+                        tracing::warn!(queue = %q.name, seq = entry.seq, "a message's record is damaged: dropped");
+                        q.note_ack(entry.seq);
+                        self.acks_dirty.push(slot);
+                        self.counters.damaged += 1;
+                    }
+                }
+            }
+        }
+        for queue in woken {
+            self.touch(queue);
+        }
+        for session in std::mem::take(&mut self.resends_ready) {
+            self.resend(session, wakes);
+        }
+        self.dispatch_touched(wakes);
+        let mut gets = std::mem::take(&mut self.memory.waiting_gets);
+        for (queue, link, get) in gets.drain(..) {
+            if self.queue_mut(queue).is_some_and(|q| q.loading > 0) {
+                self.memory.waiting_gets.push((queue, link, get));
+            } else {
+                self.get(link, get, wakes);
+                if let Some(l) = self.link_mut(link) {
+                    l.wake(wakes);
+                }
+            }
+        }
+        self.relieve_memory(wakes);
+    }
+
+    /// Tells the log that nothing more is held of a queue that is gone; its spilled records die with it.
+    pub(crate) fn forget_spills(&mut self, q: &Queue) {
+        if !q.durable && q.evict_cursor > 0 {
+            self.staging.record(Record::QueueDelete { queue: q.id });
+        }
+    }
+}

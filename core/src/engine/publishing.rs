@@ -1,0 +1,557 @@
+//! Publishing: from a command to the queues, the log, and the confirm.
+//!
+//! A confirm is a watermark per publisher. A publish that must wait for the log joins the publisher's *confirm entry* of
+//! the open batch; the entry is over when the batch is durable, or as soon as every one of its messages was settled by
+//! all its consumers before it was written.
+
+use super::{Engine, Link, Wakes, done, link_at};
+use crate::command::{Channel as ChannelNumber, Command, PublishFlags, Transaction};
+use crate::event::{Event, Op};
+use crate::fault::{Fault, FaultKind};
+use crate::message::Message;
+use crate::properties::{Codecs, Name};
+use crate::queue::arguments::Overflow;
+use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::unsettled::QueueRef;
+use crate::queue::{HAND_OUT_AHEAD, Queue, QueueKind};
+use crate::retained::{Change, Retained};
+use crate::router::Admission;
+use crate::store::{Record, Route, Routes, State};
+use slab::Slab;
+
+/// The confirm entries of all publishers.
+#[derive(Default)]
+pub(crate) struct Confirms {
+    entries: Slab<ConfirmEntry>,
+    /// Entries whose publisher is gone, freed when their batch is over: until then messages may still name them.
+    orphans: Vec<(u64, u32)>,
+}
+
+/// The publishes of one channel in one batch that wait for it.
+struct ConfirmEntry {
+    link: Link,
+    channel: ChannelNumber,
+    ticket: u64,
+    /// Messages that are neither written nor settled by all.
+    outstanding: u32,
+}
+
+impl Confirms {
+    pub(crate) fn orphan(&mut self, key: u32) {
+        if let Some(e) = self.entries.get(key as usize) {
+            self.orphans.push((e.ticket, key));
+        }
+    }
+    pub(crate) fn free_orphans(&mut self, durable: u64) {
+        self.orphans.retain(|&(ticket, key)| {
+            if ticket <= durable {
+                self.entries.try_remove(key as usize);
+            }
+            ticket > durable
+        });
+    }
+}
+
+/// What became of a message at its queues.
+#[derive(Default)]
+struct Enqueued {
+    /// Queues that took it.
+    queues: usize,
+    /// A queue refused it.
+    refused: bool,
+    /// It is staged for the log.
+    logged: bool,
+}
+
+impl Engine {
+    pub(crate) fn publish(
+        &mut self,
+        link: Link,
+        channel: ChannelNumber,
+        flags: PublishFlags,
+        packet_id: u16,
+        message: Message,
+        wakes: &mut Wakes,
+    ) -> usize {
+        let confirm = flags.contains(PublishFlags::CONFIRM);
+        self.counters.published += 1;
+        let Some(l) = link_at(&mut self.links, link) else {
+            return 1;
+        };
+        l.publishes = true;
+        let mut number = 0;
+        if confirm {
+            let publisher = &mut l.channel(channel).publisher;
+            publisher.numbered += 1;
+            number = publisher.numbered;
+            self.counters.published_confirm += 1;
+        }
+        // An incoming QoS 2 id is remembered before its PUBREC; the duplicate of a known one is only confirmed.
+        let mut waits = false;
+        if packet_id != 0
+            && let Some((_, session)) = self.session_of(link)
+        {
+            if !session.incoming.insert(packet_id) {
+                self.confirm(link, channel, number, None);
+                return 1;
+            }
+            if session.kept {
+                let queue = session.queue.map(|q| q.id);
+                if let Some(queue) = queue {
+                    self.staging.record(Record::State(State::IncomingId {
+                        queue,
+                        packet_id,
+                        held: true,
+                    }));
+                    waits = true;
+                }
+            }
+        }
+        let result = self.route_and_enqueue(link, &message, true, wakes);
+        let enqueued = match result {
+            Ok(enqueued) => enqueued,
+            Err(fault) => {
+                if flags.contains(PublishFlags::LENIENT) && fault.kind == FaultKind::NotFound {
+                    Enqueued::default()
+                } else {
+                    self.fail(link, channel, Op::Publish, fault);
+                    if confirm {
+                        self.confirm(link, channel, number, None);
+                    }
+                    return 1;
+                }
+            }
+        };
+        if enqueued.refused {
+            self.counters.refused += 1;
+            if packet_id != 0
+                && let Some((_, session)) = self.session_of(link)
+            {
+                session.incoming.remove(&packet_id);
+            }
+            if confirm && let Some(l) = link_at(&mut self.links, link) {
+                l.verdicts.push_back(Event::Refused {
+                    channel,
+                    number,
+                    why: FaultKind::QuotaExceeded,
+                });
+            }
+        } else if enqueued.queues == 0 {
+            if flags.contains(PublishFlags::MANDATORY) {
+                self.counters.unroutable_returned += 1;
+                if let Some(l) = link_at(&mut self.links, link) {
+                    l.verdicts.push_back(Event::Returned {
+                        channel,
+                        number,
+                        message: message.clone(),
+                    });
+                }
+            } else {
+                self.counters.unroutable_dropped += 1;
+            }
+        } else {
+            self.counters.routed += 1;
+        }
+        if confirm {
+            // A message that only waits for its own record may be confirmed early by its consumers; one that waits for
+            // something else in the batch may not.
+            let wait = if waits {
+                Some(None)
+            } else if enqueued.logged {
+                Some(Some(&message))
+            } else {
+                None
+            };
+            self.confirm(link, channel, number, wait);
+        }
+        1 + enqueued.queues
+    }
+
+    /// Numbers a publish as waiting (for its message's record, or for the whole batch) or as ready.
+    fn confirm(&mut self, link: Link, channel: ChannelNumber, number: u64, wait: Option<Option<&Message>>) {
+        if number == 0 {
+            return;
+        }
+        let Some(l) = link_at(&mut self.links, link) else {
+            return;
+        };
+        let publisher = &mut l.channel(channel).publisher;
+        let Some(message) = wait else {
+            match publisher.pending.back_mut() {
+                // Behind one that waits: it is passed together with that one.
+                Some((upto, _)) => *upto = number,
+                None => publisher.ready = number,
+            }
+            if !l.confirm_dirty.contains(&channel) {
+                l.confirm_dirty.push(channel);
+            }
+            return;
+        };
+        let ticket = self.staging.wait();
+        let key = match publisher.pending.back_mut() {
+            Some((upto, key))
+                if self
+                    .confirms
+                    .entries
+                    .get(*key as usize)
+                    .is_some_and(|e| e.ticket == ticket) =>
+            {
+                *upto = number;
+                *key
+            }
+            _ => {
+                let entry = ConfirmEntry {
+                    link,
+                    channel,
+                    ticket,
+                    outstanding: 0,
+                };
+                let key = self.confirms.entries.insert(entry) as u32;
+                publisher.pending.push_back((number, key));
+                self.wait_for(ticket, link, channel);
+                key
+            }
+        };
+        if let Some(entry) = self.confirms.entries.get_mut(key as usize) {
+            entry.outstanding += 1;
+        }
+        if let Some(message) = message {
+            message.log_state().set_confirm(Some(key));
+        }
+    }
+
+    /// A message was settled by all before it was written: its publisher need not wait for it.
+    pub(crate) fn confirm_cancelled(&mut self, message: &Message, wakes: &mut Wakes) {
+        self.counters.cancelled_writes += 1;
+        let Some(key) = message.log_state().confirm() else {
+            return;
+        };
+        let Some(entry) = self.confirms.entries.get_mut(key as usize) else {
+            return;
+        };
+        entry.outstanding = entry.outstanding.saturating_sub(1);
+        if entry.outstanding == 0 {
+            let (link, channel) = (entry.link, entry.channel);
+            if let Some(l) = link_at(&mut self.links, link) {
+                if !l.confirm_dirty.contains(&channel) {
+                    l.confirm_dirty.push(channel);
+                }
+                l.wake(wakes);
+            }
+        }
+    }
+
+    /// Derives the confirms of the link's channels whose watermark may have moved.
+    pub(crate) fn take_confirms(&mut self, link: Link, events: &mut Vec<Event>) {
+        let durable = self.staging.durable_ticket();
+        let Some(l) = link_at(&mut self.links, link) else {
+            return;
+        };
+        let mut dirty = std::mem::take(&mut l.confirm_dirty);
+        for channel in dirty.drain(..) {
+            let Some(c) = l.find_channel(channel) else { continue };
+            let publisher = &mut c.publisher;
+            while let Some(&(upto, key)) = publisher.pending.front() {
+                let over = self
+                    .confirms
+                    .entries
+                    .get(key as usize)
+                    .is_none_or(|e| e.ticket <= durable || e.outstanding == 0);
+                if !over {
+                    break;
+                }
+                publisher.ready = upto;
+                publisher.pending.pop_front();
+                self.confirms.entries.try_remove(key as usize);
+            }
+            if publisher.ready > publisher.told {
+                self.counters.confirmed += publisher.ready - publisher.told;
+                publisher.told = publisher.ready;
+                events.push(Event::Confirmed {
+                    channel,
+                    upto: publisher.ready,
+                });
+            }
+        }
+        l.confirm_dirty = dirty;
+    }
+
+    /// Publishes and settles that count together or not at all.
+    pub(crate) fn transaction(&mut self, link: Link, transaction: Transaction, wakes: &mut Wakes) -> usize {
+        let Transaction { channel, commands } = transaction;
+        if let Err(fault) = self.check_transaction(link, &commands) {
+            self.fail(link, channel, Op::Commit, fault);
+            return commands.len() + 1;
+        }
+        let start = self.staging.group_start();
+        let mut work = 1;
+        let mut waits = false;
+        for command in commands {
+            match command {
+                Command::Publish {
+                    channel,
+                    flags,
+                    message,
+                    ..
+                } => {
+                    self.counters.published += 1;
+                    if let Some(l) = link_at(&mut self.links, link) {
+                        l.publishes = true;
+                    }
+                    // Checked above: it can be routed.
+                    let Ok(enqueued) = self.route_and_enqueue(link, &message, true, wakes) else {
+                        continue;
+                    };
+                    waits |= enqueued.logged;
+                    work += 1 + enqueued.queues;
+                    if enqueued.queues == 0 && flags.contains(PublishFlags::MANDATORY) {
+                        self.answer(
+                            link,
+                            channel,
+                            Event::Returned {
+                                channel,
+                                number: 0,
+                                message,
+                            },
+                            None,
+                        );
+                    }
+                }
+                Command::Settle {
+                    channel,
+                    number,
+                    multiple,
+                    outcome,
+                } => {
+                    work += self.settle(link, channel, number, multiple, outcome, wakes);
+                }
+                _ => debug_assert!(false, "a transaction holds publishes and settles"),
+            }
+        }
+        self.stage_acks();
+        self.staging.group_end(start);
+        let gate = if waits { Some(self.staging.wait()) } else { None };
+        self.answer(link, channel, done(channel, Op::Commit), gate);
+        work
+    }
+
+    fn check_transaction(&mut self, link: Link, commands: &[Command]) -> Result<(), Fault> {
+        for command in commands {
+            match command {
+                Command::Publish { flags, message, .. } => {
+                    let extra = extra_keys(&self.codecs, message);
+                    match self.router.route(message, &extra) {
+                        Err(fault) if flags.contains(PublishFlags::LENIENT) && fault.kind == FaultKind::NotFound => {}
+                        Err(fault) => return Err(fault),
+                        Ok(targets) => {
+                            for target in targets {
+                                let queue = &self.queues[target.queue.0 as usize];
+                                if refuses(queue, message) {
+                                    return Err(Fault::new(FaultKind::PreconditionFailed, "partial tx completion"));
+                                }
+                            }
+                        }
+                    }
+                }
+                Command::Settle {
+                    channel,
+                    number,
+                    multiple,
+                    ..
+                } => {
+                    let Some(l) = link_at(&mut self.links, link) else {
+                        continue;
+                    };
+                    let known = l.channel(*channel).unsettled.contains(*number) || (*multiple && *number == 0);
+                    if !known {
+                        let text = format!("unknown delivery tag {number}");
+                        return Err(Fault::new(FaultKind::PreconditionFailed, text));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes something no connection publishes now: a will, a dead-lettered message.
+    pub(crate) fn publish_internally(&mut self, message: &Message, wakes: &mut Wakes) {
+        let nobody = Link {
+            slot: u32::MAX,
+            generation: 0,
+        };
+        let _ = self.route_and_enqueue(nobody, message, true, wakes);
+    }
+
+    /// Finds the message's queues, puts it into them, and stages it for the log.
+    fn route_and_enqueue(
+        &mut self,
+        link: Link,
+        message: &Message,
+        retain: bool,
+        wakes: &mut Wakes,
+    ) -> Result<Enqueued, Fault> {
+        let envelope = *message.envelope();
+        let extra = extra_keys(&self.codecs, message);
+        let own_session = link_at(&mut self.links, link).and_then(|l| l.session);
+        let targets = self.router.route(message, &extra)?;
+        let mut enqueued = Enqueued::default();
+        let mut routes = Routes::new();
+        // With more than one queue, a refusal by one must not keep the others' copies from being made.
+        for target in targets {
+            let slot = target.queue.0;
+            let Some(queue) = self.queues.get_mut(slot as usize) else {
+                debug_assert!(false, "the router forgets a queue before its slot is reused");
+                continue;
+            };
+            let own = matches!((queue.kind, own_session), (QueueKind::Session(s), Some(o)) if s == o);
+            let mut flags = EntryFlags::new(envelope.qos);
+            let mut ids = None;
+            match target.admission(own) {
+                Admission::Plain => {}
+                Admission::NoLocal => continue,
+                Admission::Granted(granted) => {
+                    flags = EntryFlags::new(envelope.qos.min(granted.qos));
+                    if envelope.retain && granted.retain_as_published {
+                        flags.set(EntryFlags::RETAIN);
+                    }
+                    ids = granted.subscription_ids.cloned();
+                }
+            }
+            if queue.kind != QueueKind::Plain && flags.qos() == 0 {
+                // At most once: a subscriber that is away or too slow does without. Others are not held up by it.
+                if queue.ready.len() >= self.settings.qos0_backlog_max || queue.consumers.is_empty() {
+                    self.counters.dropped_full += 1;
+                    continue;
+                }
+            } else if queue.kind == QueueKind::Plain && refuses(queue, message) {
+                enqueued.refused = true;
+                self.counters.dropped_full += 1;
+                continue;
+            }
+            let seq = queue.next_seq;
+            queue.next_seq += 1;
+            // A QoS 0 delivery is lost with its session's connection anyway: no record, no settle.
+            if queue.durable && envelope.durable && (queue.kind == QueueKind::Plain || flags.qos() > 0) {
+                flags.set(EntryFlags::LOGGED);
+                if !queue.consumers.is_empty() && seq + HAND_OUT_AHEAD / 2 >= queue.marks.staged {
+                    queue
+                        .marks
+                        .stage_at_publish(seq, self.staging.open_ticket(), self.staging.durable_ticket());
+                    let mark = State::HandedOut {
+                        queue: queue.id,
+                        upto: queue.marks.staged,
+                    };
+                    self.staging.record(Record::State(mark));
+                }
+                routes.push(Route {
+                    queue: queue.id,
+                    seq,
+                    flags: flags.0,
+                });
+            }
+            if message.log_state().hold() {
+                self.memory.add(message);
+            }
+            queue.ready.push_back(Entry {
+                seq,
+                body: Body::Memory(message.clone()),
+                flags,
+                subscription_ids: ids,
+            });
+            enqueued.queues += 1;
+            self.memory.note_deep(queue, slot);
+            if !queue.touched {
+                queue.touched = true;
+                self.touched.push(slot);
+            }
+        }
+        self.counters.enqueued += enqueued.queues as u64;
+        if !routes.is_empty() {
+            message.log_state().stage(routes.len() as u32);
+            message.log_state().set_confirm(None);
+            self.staging.message(message.clone(), routes);
+            enqueued.logged = true;
+        }
+        if enqueued.queues > 0 {
+            self.enforce_limits(wakes);
+        }
+        if retain && envelope.retain && *message.exchange() == *self.settings.topic_exchange {
+            enqueued.logged |= self.retain(message);
+        }
+        Ok(enqueued)
+    }
+
+    /// Keeps the message as its topic's last value, in memory and in the log. Returns whether that must be waited for.
+    fn retain(&mut self, message: &Message) -> bool {
+        let key = super::recovery::retained_key(&Retained::key_of(message));
+        match self.retained.set(message) {
+            Change::Stored(_) => {
+                let value = super::recovery::encode_retained(message);
+                self.staging.record(Record::Key {
+                    key,
+                    value: Some(value),
+                });
+                if let Some(deadline) = message.envelope().deadline {
+                    let at = self.now.monotonic + (deadline - self.now.wall);
+                    self.timers.set(at, super::timers::Timer::Retained);
+                }
+            }
+            Change::Cleared(_) => self.staging.record(Record::Key { key, value: None }),
+            Change::Nothing => return false,
+        }
+        message.envelope().durable
+    }
+
+    /// Makes room in queues that are over their limit, oldest first. Only the touched ones can be.
+    fn enforce_limits(&mut self, wakes: &mut Wakes) {
+        for i in (0..self.touched.len()).rev() {
+            let slot = self.touched[i];
+            let Some(queue) = self.queues.get(slot as usize) else {
+                continue;
+            };
+            let a = &queue.arguments;
+            if a.length_max.is_none() && a.bytes_max.is_none() {
+                continue;
+            }
+            let over = |q: &Queue| {
+                q.arguments.length_max.is_some_and(|max| q.ready.len() as u64 > max)
+                    || q.arguments.bytes_max.is_some_and(|max| q.ready.bytes() > max)
+            };
+            if !over(queue) {
+                continue;
+            }
+            let queue = QueueRef { slot, id: queue.id };
+            // A limit of nothing still lets a message pass straight to a consumer.
+            self.dispatch(queue.slot, wakes);
+            while let Some(q) = self.queue_mut(queue)
+                && over(q)
+                && let Some(entry) = q.ready.pop_front()
+            {
+                self.counters.dropped_full += 1;
+                self.drop_entry(queue, entry, super::consuming::Death::MaxLength, wakes);
+            }
+        }
+    }
+}
+
+/// Further routing keys the message's properties name.
+fn extra_keys(codecs: &Codecs, message: &Message) -> Vec<Name> {
+    let envelope = message.envelope();
+    if envelope.extra_keys {
+        codecs.extra_keys(envelope.origin, message.properties_raw())
+    } else {
+        Vec::new()
+    }
+}
+
+/// Whether a full queue turns the message away.
+fn refuses(queue: &Queue, message: &Message) -> bool {
+    let a = &queue.arguments;
+    if a.overflow == Overflow::DropHead {
+        return false;
+    }
+    a.length_max.is_some_and(|max| queue.ready.len() as u64 >= max)
+        || a.bytes_max
+            .is_some_and(|max| queue.ready.bytes() + message.body().len() as u64 > max)
+}

@@ -1,0 +1,110 @@
+//! What the next batch for the log will hold, and what the log has done with the earlier ones.
+
+use crate::message::Message;
+use crate::store::{Batch, Record, Routes, Ticket};
+
+/// The open batch. Its number is the ticket that answers and confirms wait for.
+pub(crate) struct Staging {
+    batch: Batch,
+    /// Number of the open batch, from 1.
+    open: u64,
+    /// Highest batch the log has reported.
+    durable: u64,
+    /// Bytes handed over that the log has not reported: (ticket, bytes).
+    in_log: std::collections::VecDeque<(u64, usize)>,
+    in_log_bytes: usize,
+}
+
+impl Staging {
+    pub(crate) fn new() -> Staging {
+        Staging {
+            batch: Batch::default(),
+            open: 1,
+            durable: 0,
+            in_log: Default::default(),
+            in_log_bytes: 0,
+        }
+    }
+
+    /// The batch that is being filled.
+    pub(crate) fn open_ticket(&self) -> u64 {
+        self.open
+    }
+    /// All batches up to this one are as durable as they asked for.
+    pub(crate) fn durable_ticket(&self) -> u64 {
+        self.durable
+    }
+    /// Bytes that wait for the committer, the open batch included.
+    pub(crate) fn backlog_bytes(&self) -> usize {
+        self.in_log_bytes + self.batch.bytes
+    }
+    pub(crate) fn is_empty(&self) -> bool {
+        self.batch.is_empty()
+    }
+
+    /// Stages a message for its durable queues.
+    pub(crate) fn message(&mut self, message: Message, routes: Routes) {
+        self.batch.bytes += RECORD_OVERHEAD + message.payload().len();
+        self.batch.records.push(Record::Message { message, routes });
+    }
+    /// Stages anything else.
+    pub(crate) fn record(&mut self, record: Record) {
+        self.batch.bytes += RECORD_OVERHEAD
+            + match &record {
+                Record::Key { key, value } => key.len() + value.as_ref().map_or(0, |v| v.len()),
+                Record::Acks(acks) => acks.iter().map(|a| 8 + 16 * a.settled.len()).sum(),
+                _ => 0,
+            };
+        self.batch.records.push(record);
+    }
+    /// Something waits for the open batch. Returns its ticket.
+    pub(crate) fn wait(&mut self) -> u64 {
+        self.batch.sync = true;
+        self.open
+    }
+    /// Where a group starts that is recovered as a whole or not at all.
+    pub(crate) fn group_start(&self) -> usize {
+        self.batch.records.len()
+    }
+    /// Ends the group begun at `start`.
+    pub(crate) fn group_end(&mut self, start: usize) {
+        if self.batch.records.len() > start + 1 {
+            self.batch.groups.push((start, self.batch.records.len()));
+        }
+    }
+
+    /// Hands the open batch over and opens the next. `batch` must be empty.
+    pub(crate) fn drain(&mut self, batch: &mut Batch) {
+        if self.batch.is_empty() {
+            return;
+        }
+        debug_assert!(batch.is_empty(), "the previous batch was submitted");
+        std::mem::swap(batch, &mut self.batch);
+        batch.ticket = Ticket(self.open);
+        self.in_log.push_back((self.open, batch.bytes));
+        self.in_log_bytes += batch.bytes;
+        self.open += 1;
+        self.batch.records.clear();
+        self.batch.groups.clear();
+        self.batch.bytes = 0;
+        self.batch.sync = false;
+    }
+
+    /// The log's report. Returns whether it was news.
+    pub(crate) fn durable(&mut self, ticket: Ticket) -> bool {
+        if ticket.0 <= self.durable {
+            return false;
+        }
+        self.durable = ticket.0;
+        while let Some(&(t, bytes)) = self.in_log.front()
+            && t <= ticket.0
+        {
+            self.in_log.pop_front();
+            self.in_log_bytes -= bytes;
+        }
+        true
+    }
+}
+
+/// What a record costs on disk beyond its payload, roughly.
+const RECORD_OVERHEAD: usize = 64;

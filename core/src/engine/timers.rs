@@ -1,0 +1,75 @@
+//! What the engine does when time passes: one ordered set, looked at from the front.
+
+use super::{Engine, Wakes};
+use crate::queue::unsettled::QueueRef;
+use crate::store::QueueId;
+use crate::time::{Now, Time};
+use std::collections::BTreeSet;
+
+/// Things that are due at a time. A timer whose object is gone or has changed does nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// An MQTT session whose client is away may end.
+    SessionExpiry(u32),
+    /// A delayed will is due.
+    Will(u32),
+    /// A queue's first message may have expired: slot and number.
+    Head(u32, u64),
+    /// An unused queue may have expired: slot and number.
+    QueueExpiry(u32, u64),
+    /// Retained messages may have expired.
+    Retained,
+}
+
+/// The engine's timers.
+#[derive(Default)]
+pub(crate) struct Timers(BTreeSet<(Time, Timer)>);
+
+impl Timers {
+    pub(crate) fn set(&mut self, at: Time, timer: Timer) {
+        self.0.insert((at, timer));
+    }
+    fn next(&self) -> Option<Time> {
+        self.0.first().map(|(at, _)| *at)
+    }
+    fn pop(&mut self, now: Time) -> Option<Timer> {
+        let &(at, timer) = self.0.first()?;
+        if at > now {
+            return None;
+        }
+        self.0.pop_first();
+        Some(timer)
+    }
+}
+
+/// Timers handled in one hold of the lock.
+const TIMERS_PER_HOLD: usize = 256;
+
+impl Engine {
+    /// Expiry, delayed wills, the ack tick. Follow it with `drain`.
+    pub fn handle_timeout(&mut self, now: Now, wakes: &mut Wakes) {
+        self.now = now;
+        for _ in 0..TIMERS_PER_HOLD {
+            let Some(timer) = self.timers.pop(now.monotonic) else {
+                break;
+            };
+            match timer {
+                Timer::SessionExpiry(session) => self.expire_session(session, wakes),
+                Timer::Will(session) => self.fire_delayed_will(session, wakes),
+                Timer::Head(slot, id) => self.expire_head(QueueRef { slot, id: QueueId(id) }, wakes),
+                Timer::QueueExpiry(slot, id) => self.expire_queue(QueueRef { slot, id: QueueId(id) }, wakes),
+                Timer::Retained => self.expire_retained(),
+            }
+        }
+        self.dispatch_touched(wakes);
+        self.relieve_memory(wakes);
+    }
+
+    /// When `handle_timeout` is due next.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        match (self.timers.next(), self.acks_due) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! An exchange: what it is, and the table that finds its bindings for a message. One file per type.
+//!
+//! Bindings are numbers here ([`BindingId`]); the router knows what they lead to.
+
+mod direct;
+mod fanout;
+mod headers;
+mod topic;
+
+use crate::binding::Binding;
+use crate::fault::Fault;
+use crate::message::{Dialect, Message};
+use crate::properties::{Codecs, Name, Table};
+use crate::topic::{Level, Levels, Pattern, translate};
+use smallvec::{SmallVec, smallvec};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+/// The router's number for a binding. Reused.
+pub(crate) type BindingId = u32;
+
+/// One exchange.
+pub(crate) struct Exchange {
+    pub(crate) name: Name,
+    pub(crate) durable: bool,
+    pub(crate) auto_delete: bool,
+    pub(crate) internal: bool,
+    pub(crate) arguments: Table,
+    /// Where messages go that no binding matches.
+    pub(crate) alternate: Option<Name>,
+    pub(crate) table: BindingTable,
+    /// Bindings with it as source: exactly those in `table`.
+    pub(crate) outgoing: BTreeSet<BindingId>,
+    /// Bindings with it as destination.
+    pub(crate) incoming: BTreeSet<BindingId>,
+    /// Number of the last routing that came here: each exchange is visited once per message.
+    pub(crate) visited: u64,
+}
+
+/// The bindings of an exchange, arranged for its type.
+pub(crate) enum BindingTable {
+    /// By equal keys.
+    Direct(direct::Direct),
+    /// All of them.
+    Fanout(fanout::Fanout),
+    /// By pattern.
+    Topic(topic::Topic),
+    /// By headers.
+    Headers(headers::Headers),
+}
+
+/// What a change of a binding, or a route, depends on within its exchange. Changes of one part leave routes through
+/// other parts valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope<'a> {
+    /// Any message.
+    Whole,
+    /// Messages with this key, or this first level of it.
+    Part(&'a str),
+}
+
+/// What is being routed, with the views of it that some types need, made when first asked for.
+pub(crate) struct Subject<'a> {
+    pub(crate) keys: SmallVec<[RoutingKey<'a>; 1]>,
+    message: &'a Message,
+    codecs: &'a Codecs,
+    headers: Option<Table>,
+}
+
+impl<'a> Subject<'a> {
+    pub(crate) fn new(message: &'a Message, extra_keys: &'a [Name], codecs: &'a Codecs) -> Subject<'a> {
+        let mut keys = smallvec![RoutingKey::new(message.key(), message.envelope().dialect)];
+        keys.extend(extra_keys.iter().map(|key| RoutingKey::new(key, Dialect::Dot)));
+        Subject {
+            keys,
+            message,
+            codecs,
+            headers: None,
+        }
+    }
+    fn headers(&mut self) -> &Table {
+        self.headers
+            .get_or_insert_with(|| self.message.properties(self.codecs).headers)
+    }
+}
+
+/// A routing key, its views made when first asked for.
+pub(crate) struct RoutingKey<'a> {
+    text: &'a str,
+    dialect: Dialect,
+    dotted: Option<Cow<'a, str>>,
+    levels: Option<Levels<'a>>,
+}
+
+impl<'a> RoutingKey<'a> {
+    fn new(text: &'a str, dialect: Dialect) -> RoutingKey<'a> {
+        RoutingKey {
+            text,
+            dialect,
+            dotted: None,
+            levels: None,
+        }
+    }
+    /// The key in the dot dialect, which is how exchanges without levels, and queue names, compare with keys.
+    pub(crate) fn dotted(&mut self) -> &str {
+        self.dotted.get_or_insert_with(|| dotted(self.text, self.dialect))
+    }
+    fn levels(&mut self) -> &Levels<'a> {
+        self.levels.get_or_insert_with(|| Levels::new(self.text, self.dialect))
+    }
+}
+
+/// `key` in the dot dialect.
+fn dotted(key: &str, dialect: Dialect) -> Cow<'_, str> {
+    // Every key can be said in the dot dialect, unless escaping makes it longer than any key: then it equals none.
+    translate(key, dialect, Dialect::Dot).unwrap_or(Cow::Borrowed(key))
+}
+
+impl BindingTable {
+    /// An empty table for an exchange type; `None` if there is no such type.
+    pub(crate) fn new(kind: &str) -> Option<BindingTable> {
+        match kind {
+            "direct" => Some(BindingTable::Direct(direct::Direct::default())),
+            "fanout" => Some(BindingTable::Fanout(fanout::Fanout::default())),
+            "topic" => Some(BindingTable::Topic(topic::Topic::default())),
+            "headers" => Some(BindingTable::Headers(headers::Headers::default())),
+            _ => None,
+        }
+    }
+
+    /// The type's name.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            BindingTable::Direct(_) => "direct",
+            BindingTable::Fanout(_) => "fanout",
+            BindingTable::Topic(_) => "topic",
+            BindingTable::Headers(_) => "headers",
+        }
+    }
+
+    /// Checks what only this type asks of a binding.
+    pub(crate) fn check(&self, arguments: &Table) -> Result<(), Fault> {
+        match self {
+            BindingTable::Headers(_) => headers::check_arguments(arguments),
+            BindingTable::Direct(_) | BindingTable::Fanout(_) | BindingTable::Topic(_) => Ok(()),
+        }
+    }
+
+    /// Adds a binding; its arguments were checked.
+    pub(crate) fn insert(&mut self, id: BindingId, binding: &Binding) {
+        match self {
+            BindingTable::Direct(table) => table.insert(&dotted(&binding.key, binding.dialect), id),
+            BindingTable::Fanout(table) => table.insert(id),
+            BindingTable::Topic(table) => {
+                if let Some(pattern) = pattern(binding) {
+                    table.insert(&pattern, id);
+                }
+            }
+            BindingTable::Headers(table) => table.insert(&binding.arguments, id),
+        }
+    }
+
+    /// Removes a binding.
+    pub(crate) fn remove(&mut self, id: BindingId, binding: &Binding) {
+        match self {
+            BindingTable::Direct(table) => table.remove(&dotted(&binding.key, binding.dialect), id),
+            BindingTable::Fanout(table) => table.remove(id),
+            BindingTable::Topic(table) => {
+                if let Some(pattern) = pattern(binding) {
+                    table.remove(&pattern, id);
+                }
+            }
+            BindingTable::Headers(table) => table.remove(id),
+        }
+    }
+
+    /// Calls `then` with the scope of routes that `binding` can be part of.
+    pub(crate) fn with_scope_of(&self, binding: &Binding, then: impl FnOnce(Scope<'_>)) {
+        match self {
+            BindingTable::Direct(_) => then(Scope::Part(&dotted(&binding.key, binding.dialect))),
+            BindingTable::Topic(_) => match pattern(binding).as_ref().and_then(|pattern| pattern.levels().first()) {
+                Some(Level::Literal(first)) => then(Scope::Part(first)),
+                Some(Level::One | Level::Many) | None => then(Scope::Whole),
+            },
+            BindingTable::Fanout(_) | BindingTable::Headers(_) => then(Scope::Whole),
+        }
+    }
+
+    /// The part of the table that a key is looked up in, beside the whole.
+    pub(crate) fn scope_of_key<'k>(&self, key: &'k mut RoutingKey<'_>) -> Scope<'k> {
+        match self {
+            BindingTable::Direct(_) => Scope::Part(key.dotted()),
+            BindingTable::Topic(_) => key.levels().get(0).map_or(Scope::Whole, Scope::Part),
+            BindingTable::Fanout(_) | BindingTable::Headers(_) => Scope::Whole,
+        }
+    }
+
+    /// Appends the bindings that match; with several keys one may be found more than once.
+    pub(crate) fn matches(&self, subject: &mut Subject<'_>, found: &mut Vec<BindingId>) {
+        match self {
+            BindingTable::Direct(table) => subject
+                .keys
+                .iter_mut()
+                .for_each(|key| table.matches(key.dotted(), found)),
+            BindingTable::Fanout(table) => table.matches(found),
+            BindingTable::Topic(table) => subject
+                .keys
+                .iter_mut()
+                .for_each(|key| table.matches(key.levels(), found)),
+            BindingTable::Headers(table) => table.matches(subject.headers(), found),
+        }
+    }
+}
+
+/// The pattern of a topic binding. `None` never happens: the router lets no invalid filter in.
+fn pattern(binding: &Binding) -> Option<Pattern> {
+    Pattern::parse(&binding.key, binding.dialect).ok()
+}

@@ -1,0 +1,329 @@
+//! The arguments a queue is declared with: checked once, compared at re-declaration.
+
+use crate::fault::{Fault, FaultKind};
+use crate::properties::{Name, Table, Value};
+
+/// What the known arguments say. Unknown `x-` arguments are ignored.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Arguments {
+    /// Time to live of each message, in milliseconds.
+    pub(crate) message_ttl_ms: Option<u64>,
+    /// The queue is deleted after so long without use, in milliseconds.
+    pub(crate) expires_ms: Option<u64>,
+    /// Ready messages at most.
+    pub(crate) length_max: Option<u64>,
+    /// Bytes of ready bodies at most.
+    pub(crate) bytes_max: Option<u64>,
+    pub(crate) overflow: Overflow,
+    pub(crate) dead_letter_exchange: Option<Name>,
+    pub(crate) dead_letter_key: Option<Name>,
+    /// Only the first consumer is served.
+    pub(crate) single_active: bool,
+    /// As declared, for equivalence, the log and people.
+    pub(crate) declared: Table,
+}
+
+/// What happens to a message for which there is no room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Overflow {
+    /// The oldest ready message makes room.
+    #[default]
+    DropHead,
+    /// The new message is refused.
+    RejectPublish,
+    /// The new message is refused, and dead-lettered.
+    RejectPublishDeadLetter,
+}
+
+/// Longest time to live and queue expiry: ten years.
+const INTERVAL_MS_MAX: i64 = 315_360_000_000;
+
+/// Arguments that take part in equivalence.
+const KNOWN: [&str; 13] = [
+    "x-message-ttl",
+    "x-expires",
+    "x-max-length",
+    "x-max-length-bytes",
+    "x-overflow",
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-max-priority",
+    "x-single-active-consumer",
+    "x-queue-mode",
+    "x-queue-version",
+    "x-queue-type",
+    "x-gatepost-durability",
+];
+
+impl Arguments {
+    /// Checks the arguments of a declaration of `queue` (named as in texts: `queue 'q' in vhost '/'`).
+    ///
+    /// # Errors
+    /// PreconditionFailed for a bad value, NotImplemented for one we know and do not offer.
+    pub(crate) fn parse(declared: Table, queue: &str) -> Result<Arguments, Fault> {
+        let int = |key: &str, min: i64, max: i64| -> Result<Option<u64>, Fault> {
+            let Some(value) = declared.lookup(key) else {
+                return Ok(None);
+            };
+            let Some(n) = value.as_int() else {
+                return Err(bad(
+                    key,
+                    queue,
+                    &format!("\"expected integer, got {}\"", type_name(value)),
+                ));
+            };
+            if n < 0 {
+                return Err(bad(key, queue, &format!("{{value_negative,{n}}}")));
+            }
+            if n < min {
+                return Err(bad(key, queue, "{value_zero,0}"));
+            }
+            if n > max {
+                return Err(bad(key, queue, &format!("{{value_too_large,{n}}}")));
+            }
+            Ok(Some(n.unsigned_abs()))
+        };
+        let text = |key: &str| -> Result<Option<Name>, Fault> {
+            match declared.lookup(key) {
+                None => Ok(None),
+                Some(v) => v.as_str().map(|s| Some(s.into())).ok_or_else(|| {
+                    let text = format!("invalid type '{}' for arg '{key}' in {queue}", type_name(v));
+                    Fault::new(FaultKind::PreconditionFailed, text)
+                }),
+            }
+        };
+        let choice = |key: &str| -> Result<Option<&str>, Fault> {
+            match declared.lookup(key) {
+                None => Ok(None),
+                Some(v) => match v.as_str() {
+                    Some(s) => Ok(Some(s)),
+                    None => Err(bad(key, queue, &format!("{{unacceptable_type,{}}}", type_name(v)))),
+                },
+            }
+        };
+        let message_ttl_ms = int("x-message-ttl", 0, INTERVAL_MS_MAX)?;
+        let expires_ms = int("x-expires", 1, INTERVAL_MS_MAX)?;
+        let length_max = int("x-max-length", 0, i64::MAX)?;
+        let bytes_max = int("x-max-length-bytes", 0, i64::MAX)?;
+        let overflow = match choice("x-overflow")? {
+            None | Some("drop-head") => Overflow::DropHead,
+            Some("reject-publish") => Overflow::RejectPublish,
+            Some("reject-publish-dlx") => Overflow::RejectPublishDeadLetter,
+            Some(_) => return Err(bad("x-overflow", queue, "invalid_overflow")),
+        };
+        let dead_letter_exchange = text("x-dead-letter-exchange")?;
+        let dead_letter_key = text("x-dead-letter-routing-key")?;
+        if dead_letter_key.is_some() && dead_letter_exchange.is_none() {
+            return Err(bad(
+                "x-dead-letter-routing-key",
+                queue,
+                "routing_key_but_no_dlx_defined",
+            ));
+        }
+        match choice("x-queue-mode")? {
+            // Every durable queue is lazy: there is nothing to choose.
+            None | Some("default" | "lazy") => {}
+            Some(other) => {
+                return Err(bad(
+                    "x-queue-mode",
+                    queue,
+                    &format!("\"unsupported queue mode '{other}'\""),
+                ));
+            }
+        }
+        match int("x-queue-version", 0, i64::MAX)? {
+            None | Some(1 | 2) => {}
+            Some(v) => {
+                return Err(bad(
+                    "x-queue-version",
+                    queue,
+                    &format!("\"unsupported queue version '{v}'\""),
+                ));
+            }
+        }
+        match choice("x-queue-type")? {
+            None | Some("classic") => {}
+            Some(kind @ ("quorum" | "stream")) => {
+                let text = format!("queues of type '{kind}' are not implemented ({queue})");
+                return Err(Fault::new(FaultKind::NotImplemented, text));
+            }
+            Some(other) => {
+                return Err(bad(
+                    "x-queue-type",
+                    queue,
+                    &format!("\"unsupported queue type '{other}'\""),
+                ));
+            }
+        }
+        let single_active = match declared.lookup("x-single-active-consumer") {
+            None => false,
+            Some(Value::Bool(b)) => *b,
+            Some(v) => {
+                let text = format!("{{unacceptable_type,{}}}", type_name(v));
+                return Err(bad("x-single-active-consumer", queue, &text));
+            }
+        };
+        if let Some(max) = int("x-max-priority", 0, i64::MAX)? {
+            if max > 255 {
+                return Err(bad("x-max-priority", queue, &format!("{{max_value_exceeded,{max}}}")));
+            }
+            let text = format!("argument 'x-max-priority' is not implemented ({queue})");
+            return Err(Fault::new(FaultKind::NotImplemented, text));
+        }
+        if declared.lookup("x-gatepost-durability").is_some() {
+            let text = format!("argument 'x-gatepost-durability' is not implemented ({queue})");
+            return Err(Fault::new(FaultKind::NotImplemented, text));
+        }
+        Ok(Arguments {
+            message_ttl_ms,
+            expires_ms,
+            length_max,
+            bytes_max,
+            overflow,
+            dead_letter_exchange,
+            dead_letter_key,
+            single_active,
+            declared,
+        })
+    }
+
+    /// Whether a re-declaration with `other` means the same queue.
+    ///
+    /// # Errors
+    /// PreconditionFailed, naming the first argument that differs.
+    pub(crate) fn check_equivalent(&self, other: &Table, queue: &str) -> Result<(), Fault> {
+        for key in KNOWN {
+            let (current, received) = (self.declared.lookup(key), other.lookup(key));
+            if key == "x-queue-type" && is_classic(current) && is_classic(received) {
+                continue;
+            }
+            let text = match (received, current) {
+                (None, None) => continue,
+                (Some(r), Some(c)) if equal(r, c) => continue,
+                (Some(r), Some(c)) => format!("received '{}' but current is '{}'", show(r), show(c)),
+                (None, Some(c)) => {
+                    format!(
+                        "received none but current is the value '{}' of type '{}'",
+                        show(c),
+                        type_name(c)
+                    )
+                }
+                (Some(r), None) => {
+                    format!(
+                        "received the value '{}' of type '{}' but current is none",
+                        show(r),
+                        type_name(r)
+                    )
+                }
+            };
+            let text = format!("inequivalent arg '{key}' for {queue}: {text}");
+            return Err(Fault::new(FaultKind::PreconditionFailed, text));
+        }
+        Ok(())
+    }
+}
+
+fn is_classic(value: Option<&Value>) -> bool {
+    value.is_none_or(|v| v.as_str() == Some("classic"))
+}
+
+/// Equal but for the width of integers.
+fn equal(a: &Value, b: &Value) -> bool {
+    match (a.as_int(), b.as_int()) {
+        (Some(a), Some(b)) => a == b,
+        _ => a == b,
+    }
+}
+
+fn show(value: &Value) -> String {
+    match value {
+        Value::Void => "undefined".into(),
+        Value::Bool(b) => b.to_string(),
+        Value::Int(i, _) => i.to_string(),
+        Value::Uint(u, _) => u.to_string(),
+        Value::Float(f) => f.to_string(),
+        Value::Double(d) => d.to_string(),
+        Value::Text(t) | Value::Binary(t) => String::from_utf8_lossy(t).into_owned(),
+        Value::Timestamp(t) => t.to_string(),
+        Value::Decimal(..) | Value::Array(_) | Value::Table(_) => type_name(value).into(),
+    }
+}
+
+/// The type's name as error texts have it.
+pub(crate) fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Void => "void",
+        Value::Bool(_) => "bool",
+        Value::Int(_, 8) => "byte",
+        Value::Int(_, 16) => "short",
+        Value::Int(_, 32) => "signedint",
+        Value::Int(..) => "long",
+        Value::Uint(_, 8) => "unsignedbyte",
+        Value::Uint(_, 16) => "unsignedshort",
+        Value::Uint(..) => "unsignedint",
+        Value::Float(_) => "float",
+        Value::Double(_) => "double",
+        Value::Decimal(..) => "decimal",
+        Value::Text(_) => "longstr",
+        Value::Binary(_) => "binary",
+        Value::Timestamp(_) => "timestamp",
+        Value::Array(_) => "array",
+        Value::Table(_) => "table",
+    }
+}
+
+fn bad(key: &str, queue: &str, error: &str) -> Fault {
+    Fault::new(
+        FaultKind::PreconditionFailed,
+        format!("invalid arg '{key}' for {queue}: {error}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const Q: &str = "queue 'q' in vhost '/'";
+
+    fn table(pairs: &[(&str, Value)]) -> Table {
+        Table(pairs.iter().map(|(k, v)| ((*k).into(), v.clone())).collect())
+    }
+
+    #[test]
+    fn bad_values_are_named_as_clients_expect() {
+        let text = |k, v| Arguments::parse(table(&[(k, v)]), Q).unwrap_err().text;
+        let arg = "invalid arg 'x-message-ttl' for queue 'q' in vhost '/': ";
+        assert_eq!(
+            &*text("x-message-ttl", Value::text("1")),
+            format!("{arg}\"expected integer, got longstr\"")
+        );
+        assert_eq!(
+            &*text("x-message-ttl", Value::Int(-1, 32)),
+            format!("{arg}{{value_negative,-1}}")
+        );
+        assert!(text("x-expires", Value::Int(0, 32)).ends_with("{value_zero,0}"));
+        assert!(text("x-overflow", Value::text("x")).ends_with("invalid_overflow"));
+        assert!(text("x-dead-letter-routing-key", Value::text("k")).ends_with("routing_key_but_no_dlx_defined"));
+    }
+
+    #[test]
+    fn integer_width_is_no_difference_and_absence_is() {
+        let a = Arguments::parse(table(&[("x-max-length", Value::Int(10, 32))]), Q).unwrap();
+        assert!(
+            a.check_equivalent(&table(&[("x-max-length", Value::Int(10, 64))]), Q)
+                .is_ok()
+        );
+        assert!(
+            a.check_equivalent(
+                &table(&[("x-max-length", Value::Int(10, 64)), ("x-foo", Value::Void)]),
+                Q
+            )
+            .is_ok()
+        );
+        let fault = a.check_equivalent(&Table::default(), Q).unwrap_err();
+        assert_eq!(
+            &*fault.text,
+            "inequivalent arg 'x-max-length' for queue 'q' in vhost '/': received none but current is the value '10' of type 'signedint'"
+        );
+    }
+}

@@ -1,0 +1,107 @@
+//! Who consumes a queue, and whose turn it is.
+
+use super::unsettled::QueueRef;
+use crate::command::{Channel, ConsumerToken};
+use crate::engine::Link;
+
+/// A consumer by slot and generation; a stale one finds nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ConsumerKey {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
+
+/// One consumer: a channel's on a declared queue, or an MQTT session's on its own queue or a group's.
+pub(crate) struct Consumer {
+    pub(crate) key: ConsumerKey,
+    pub(crate) link: Link,
+    pub(crate) channel: Channel,
+    pub(crate) token: ConsumerToken,
+    pub(crate) queue: QueueRef,
+    pub(crate) no_ack: bool,
+    pub(crate) exclusive: bool,
+    /// Deliveries it may hold unsettled; 0: no limit.
+    pub(crate) prefetch: u32,
+    /// Reserved or unsettled.
+    pub(crate) in_flight: u32,
+    /// Passed over for lack of room in its link, and on the link's list of such.
+    pub(crate) starved: bool,
+    /// The MQTT session behind it, and the QoS it granted.
+    pub(crate) session: Option<(u32, u8)>,
+}
+
+/// The consumers of a queue: by priority, then by turns.
+#[derive(Default)]
+pub(crate) struct Consumers {
+    /// Sorted by falling priority; stable.
+    list: Vec<(i32, ConsumerKey)>,
+    /// Where the next turn begins, within its priority.
+    turn: usize,
+    /// There was one once (for auto-delete).
+    pub(crate) ever: bool,
+}
+
+impl Consumers {
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+    pub(crate) fn add(&mut self, priority: i32, key: ConsumerKey) {
+        let at = self.list.partition_point(|(p, _)| *p >= priority);
+        self.list.insert(at, (priority, key));
+        self.ever = true;
+    }
+    pub(crate) fn remove(&mut self, key: ConsumerKey) {
+        self.list.retain(|(_, k)| *k != key);
+        self.turn = 0;
+    }
+    pub(crate) fn iter(&self) -> impl Iterator<Item = ConsumerKey> + '_ {
+        self.list.iter().map(|(_, k)| *k)
+    }
+    /// The consumer that has been there longest among the highest priority: the active one where only one may be.
+    pub(crate) fn first(&self) -> Option<ConsumerKey> {
+        self.list.first().map(|(_, k)| *k)
+    }
+    /// The next consumer, by priority and then in turn, for which `ready` holds.
+    pub(crate) fn next(&mut self, mut ready: impl FnMut(ConsumerKey) -> bool) -> Option<ConsumerKey> {
+        let n = self.list.len();
+        let mut start = 0;
+        while start < n {
+            let priority = self.list[start].0;
+            let size = self.list[start..].partition_point(|(p, _)| *p == priority);
+            for i in 0..size {
+                let turn = (self.turn + i) % size;
+                let key = self.list[start + turn].1;
+                if ready(key) {
+                    self.turn = (turn + 1) % size;
+                    return Some(key);
+                }
+            }
+            start += size;
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(slot: u32) -> ConsumerKey {
+        ConsumerKey { slot, generation: 0 }
+    }
+
+    #[test]
+    fn equals_take_turns_and_the_higher_priority_goes_first() {
+        let mut c = Consumers::default();
+        c.add(0, key(1));
+        c.add(0, key(2));
+        c.add(5, key(3));
+        assert_eq!(c.next(|_| true), Some(key(3)));
+        let low: Vec<_> = (0..4).map(|_| c.next(|k| k != key(3)).unwrap().slot).collect();
+        assert_eq!(low, [1, 2, 1, 2]);
+        assert_eq!(c.next(|_| false), None);
+    }
+}

@@ -1,0 +1,85 @@
+//! One message in one queue.
+
+use crate::event::DeliveryFlags;
+use crate::message::{Message, Position};
+use std::sync::Arc;
+
+/// A queue's view of a message: its place, and where its body is.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    /// Place in the queue; kept over requeues and restarts.
+    pub(crate) seq: u64,
+    pub(crate) body: Body,
+    pub(crate) flags: EntryFlags,
+    /// Subscription identifiers of the MQTT subscriptions it matched.
+    pub(crate) subscription_ids: Option<Arc<[u32]>>,
+}
+
+/// Where an entry's message is.
+#[derive(Clone, Debug)]
+pub(crate) enum Body {
+    /// In memory.
+    Memory(Message),
+    /// In the log only.
+    Disk {
+        /// Its record.
+        at: Position,
+        /// Bytes of body, for limits and statistics.
+        body_len: u32,
+    },
+}
+
+impl Body {
+    /// Bytes of the message's body.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Body::Memory(m) => m.body().len(),
+            Body::Disk { body_len, .. } => *body_len as usize,
+        }
+    }
+}
+
+/// QoS and flags of an entry in one octet; stored with its route in the log.
+///
+/// ```text
+///   bit 7..6  5       4      3           2      1..0
+///       -     SPILLED LOGGED REDELIVERED RETAIN QoS
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct EntryFlags(pub(crate) u8);
+
+impl EntryFlags {
+    const QOS: u8 = 0b11;
+    /// Delivered with the retain flag.
+    pub(crate) const RETAIN: u8 = 1 << 2;
+    /// May have been handed out before.
+    pub(crate) const REDELIVERED: u8 = 1 << 3;
+    /// The log holds it for this queue (or will): its settling must be logged.
+    pub(crate) const LOGGED: u8 = 1 << 4;
+    /// Logged only to free memory: a restart drops it.
+    pub(crate) const SPILLED: u8 = 1 << 5;
+
+    pub(crate) fn new(qos: u8) -> EntryFlags {
+        EntryFlags(qos & Self::QOS)
+    }
+    pub(crate) fn qos(self) -> u8 {
+        self.0 & Self::QOS
+    }
+    pub(crate) fn has(self, bit: u8) -> bool {
+        self.0 & bit != 0
+    }
+    pub(crate) fn set(&mut self, bit: u8) {
+        self.0 |= bit;
+    }
+    /// As a delivery tells them.
+    pub(crate) fn delivery(self) -> DeliveryFlags {
+        let mut flags = DeliveryFlags::default();
+        if self.has(Self::REDELIVERED) {
+            flags = flags | DeliveryFlags::REDELIVERED;
+        }
+        if self.has(Self::RETAIN) {
+            flags = flags | DeliveryFlags::RETAIN;
+        }
+        flags
+    }
+}

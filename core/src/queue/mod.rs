@@ -1,0 +1,220 @@
+//! A queue: entries that wait ([`ready`]), entries that consumers hold ([`unsettled`]), and who consumes
+//! ([`consumers`]). The engine moves messages between them; nothing here knows links, exchanges or the log's files.
+//!
+//! ```text
+//!   publish ──► ready ──reserve──► a link's outbox ──take──► unsettled ──settle──► gone (acks)
+//!                 ▲                      │                       │
+//!                 └──────────────────────┴──── given back ───────┘   always to the old place
+//! ```
+
+pub(crate) mod arguments;
+pub(crate) mod consumers;
+pub(crate) mod entry;
+pub(crate) mod ready;
+pub(crate) mod unsettled;
+
+use crate::engine::Link;
+use crate::properties::Name;
+use crate::store::QueueId;
+use crate::time::Time;
+use arguments::Arguments;
+use consumers::Consumers;
+use ready::Ready;
+
+/// What a queue serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum QueueKind {
+    /// Declared by name.
+    Plain,
+    /// Holds what an MQTT session is to receive.
+    Session(u32),
+    /// A `$share` group's.
+    Shared,
+}
+
+/// One queue of a vhost.
+pub(crate) struct Queue {
+    /// Its number in the log; never reused.
+    pub(crate) id: QueueId,
+    pub(crate) name: Name,
+    pub(crate) kind: QueueKind,
+    /// Its definition and its durable messages survive a restart.
+    pub(crate) durable: bool,
+    /// The link it belongs to and goes with.
+    pub(crate) exclusive: Option<Link>,
+    /// Deleted when its last consumer goes.
+    pub(crate) auto_delete: bool,
+    pub(crate) arguments: Arguments,
+    /// Sequence number of the next message.
+    pub(crate) next_seq: u64,
+    pub(crate) ready: Ready,
+    /// Entries reserved to or held by consumers.
+    pub(crate) unsettled: usize,
+    pub(crate) consumers: Consumers,
+    /// On the engine's list of queues to dispatch.
+    pub(crate) touched: bool,
+    /// Settled sequences that the log does not know yet.
+    acks: Vec<(u64, u64)>,
+    pub(crate) marks: HandOutMarks,
+    /// Bodies on their way from disk.
+    pub(crate) loading: u32,
+    /// On the engine's list of queues whose bodies may leave memory.
+    pub(crate) deep: bool,
+    /// Entries below it have been considered for leaving memory.
+    pub(crate) evict_cursor: u64,
+    /// When the queue was last used, for `x-expires`.
+    pub(crate) used_at: Time,
+    /// When the engine looks at its head for expired messages, if that is scheduled.
+    pub(crate) expiry_check: Option<Time>,
+}
+
+/// Hand-out marks: before a crash can hide that a message was handed out, the log says that it may have been.
+///
+/// A mark is staged ahead, 1,024 messages at a time. An entry may be handed out when a mark above it is in the log, or
+/// stands in the same batch as the entry's own record or in an earlier one: if the entry survives, so does the mark.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct HandOutMarks {
+    /// Entries below it may go: their mark is written.
+    pub(crate) written: u64,
+    /// Entries below it may go once `ticket` is written, or at once if they are not older than `staged_at`.
+    pub(crate) staged: u64,
+    /// `next_seq` when the mark was staged.
+    pub(crate) staged_at: u64,
+    /// The batch the staged mark is in.
+    pub(crate) ticket: u64,
+}
+
+/// Messages a mark is ahead.
+pub(crate) const HAND_OUT_AHEAD: u64 = 1024;
+
+impl HandOutMarks {
+    /// Whether the entry may be handed out, given which batches are written.
+    pub(crate) fn allow(&mut self, seq: u64, durable: u64) -> bool {
+        if seq < self.written {
+            return true;
+        }
+        self.written_if(durable);
+        seq < self.written || (seq < self.staged && seq >= self.staged_at)
+    }
+    /// Takes note of the staged mark if its batch is written, before another one takes its place.
+    pub(crate) fn written_if(&mut self, durable: u64) {
+        if self.ticket <= durable {
+            self.written = self.written.max(self.staged);
+        }
+    }
+    /// A mark for `seq`, which is published now, and those after it.
+    pub(crate) fn stage_at_publish(&mut self, seq: u64, ticket: u64, durable: u64) {
+        self.written_if(durable);
+        // An unwritten mark before this one covers what lies between the two: its entries need not wait for this one.
+        if self.ticket <= durable || seq > self.staged {
+            self.staged_at = seq;
+        }
+        self.staged = seq + HAND_OUT_AHEAD;
+        self.ticket = ticket;
+    }
+    /// A mark for `seq`, which waits in the queue, and those after it.
+    pub(crate) fn stage_ahead(&mut self, seq: u64, next_seq: u64, ticket: u64, durable: u64) {
+        self.written_if(durable);
+        self.staged = self.staged.max(seq) + HAND_OUT_AHEAD;
+        self.staged_at = next_seq;
+        self.ticket = ticket;
+    }
+    /// Whether a new mark should be staged before `seq` is handed out, or soon.
+    pub(crate) fn due(&self, seq: u64, durable: u64) -> bool {
+        seq >= self.staged || (seq + HAND_OUT_AHEAD / 2 >= self.staged && self.ticket <= durable)
+    }
+}
+
+impl Queue {
+    pub(crate) fn new(id: QueueId, name: Name, kind: QueueKind, durable: bool, now: Time) -> Queue {
+        Queue {
+            id,
+            name,
+            kind,
+            durable,
+            exclusive: None,
+            auto_delete: false,
+            arguments: Arguments::default(),
+            next_seq: 0,
+            ready: Ready::default(),
+            unsettled: 0,
+            consumers: Consumers::default(),
+            touched: false,
+            acks: Vec::new(),
+            marks: HandOutMarks::default(),
+            loading: 0,
+            deep: false,
+            evict_cursor: 0,
+            used_at: now,
+            expiry_check: None,
+        }
+    }
+
+    /// Remembers for the log that `seq` is settled. Returns whether it is the first since the acks were taken.
+    pub(crate) fn note_ack(&mut self, seq: u64) -> bool {
+        match self.acks.last_mut() {
+            Some((_, last)) if *last + 1 == seq => {
+                *last = seq;
+                false
+            }
+            Some(_) => {
+                self.acks.push((seq, seq));
+                false
+            }
+            None => {
+                self.acks.push((seq, seq));
+                true
+            }
+        }
+    }
+
+    /// Whether the log knows all that is settled.
+    pub(crate) fn acks_empty(&self) -> bool {
+        self.acks.is_empty()
+    }
+    /// The settled sequences as ascending, merged ranges; clears them.
+    pub(crate) fn take_acks(&mut self) -> Vec<(u64, u64)> {
+        let mut acks = std::mem::take(&mut self.acks);
+        if acks.is_sorted_by(|a, b| a.1 + 1 < b.0) {
+            return acks;
+        }
+        acks.sort_unstable();
+        let mut merged: Vec<(u64, u64)> = Vec::with_capacity(acks.len());
+        for (first, last) in acks {
+            match merged.last_mut() {
+                Some(m) if first <= m.1 + 1 => m.1 = m.1.max(last),
+                _ => merged.push((first, last)),
+            }
+        }
+        merged
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn acks_out_of_order_merge_into_ranges() {
+        let mut q = Queue::new(QueueId(1), "q".into(), QueueKind::Plain, true, Time(0));
+        for seq in [5, 6, 2, 1, 9, 3] {
+            q.note_ack(seq);
+        }
+        assert_eq!(q.take_acks(), [(1, 3), (5, 6), (9, 9)]);
+        assert!(q.take_acks().is_empty());
+    }
+
+    #[test]
+    fn an_entry_published_with_its_mark_may_go_at_once_an_older_one_waits() {
+        let mut m = HandOutMarks {
+            staged: 1124,
+            staged_at: 100,
+            ticket: 7,
+            ..HandOutMarks::default()
+        };
+        assert!(m.allow(100, 6));
+        assert!(!m.allow(99, 6));
+        assert!(m.allow(99, 7));
+        assert!(!m.allow(1124, 7));
+    }
+}

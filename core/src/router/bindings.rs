@@ -1,0 +1,275 @@
+//! Making and removing bindings, and what goes with the last one.
+
+use super::{BINDINGS_MAX, End, Router};
+use crate::arguments;
+use crate::binding::{Binding, Destination, Grant, QueueSlot, Removed};
+use crate::exchange::{BindingId, Scope};
+use crate::fault::{Fault, FaultKind};
+use crate::message::Dialect;
+use crate::properties::Table;
+use crate::topic::Pattern;
+use foldhash::fast::RandomState;
+use std::collections::BTreeSet;
+use std::hash::BuildHasher;
+
+/// A binding and the ends it connects.
+pub(super) struct Link {
+    pub(super) binding: Binding,
+    source: u32,
+    pub(super) end: End,
+}
+
+/// What a removal has taken away, and which auto-delete exchanges it left without bindings.
+#[derive(Default)]
+pub(super) struct Removal {
+    pub(super) removed: Vec<Removed>,
+    idle: Vec<u32>,
+}
+
+impl Router {
+    /// Binds by a key in the dot dialect. Returns whether the binding is new; repeating one replaces its grant.
+    ///
+    /// # Errors
+    /// AccessRefused for the default exchange, NotFound for the source, then for a destination exchange;
+    /// PreconditionFailed for bad arguments; QuotaExceeded. (Where the source and the destination queue are both
+    /// missing the source is the one to report: see [`Router::require_exchange`].)
+    pub fn bind(
+        &mut self,
+        source: &str,
+        destination: Destination,
+        key: &str,
+        arguments: Table,
+        grant: Option<Grant>,
+    ) -> Result<bool, Fault> {
+        self.refuse_default(source)?;
+        self.add_binding(source, destination, key, Dialect::Dot, arguments, grant)
+    }
+
+    /// Removes a binding made with [`Router::bind`], and auto-delete exchanges that go with it. One that does not
+    /// exist, or whose source does not, is no fault. Of a `Destination::Queue` only the slot counts.
+    ///
+    /// # Errors
+    /// AccessRefused for the default exchange.
+    pub fn unbind(
+        &mut self,
+        source: &str,
+        destination: &Destination,
+        key: &str,
+        arguments: &Table,
+    ) -> Result<Vec<Removed>, Fault> {
+        self.refuse_default(source)?;
+        let end = match destination {
+            Destination::Queue { slot, .. } => Some(End::Queue(*slot)),
+            Destination::Exchange(name) => {
+                self.refuse_default(name)?;
+                self.find_exchange(name).map(End::Exchange)
+            }
+        };
+        Ok(end.map_or_else(Vec::new, |end| {
+            self.remove_binding(source, end, key, Dialect::Dot, arguments)
+        }))
+    }
+
+    /// Binds by an MQTT topic filter. Returns whether the subscription is new; repeating it replaces its grant in
+    /// place, without a gap.
+    ///
+    /// # Errors
+    /// As [`Router::bind`]; PreconditionFailed if the filter is not valid.
+    pub fn subscribe(
+        &mut self,
+        exchange: &str,
+        destination: Destination,
+        filter: &str,
+        grant: Grant,
+    ) -> Result<bool, Fault> {
+        self.refuse_default(exchange)?;
+        if let Err(invalid) = Pattern::parse(filter, Dialect::Slash) {
+            return Err(Fault::new(FaultKind::PreconditionFailed, invalid.to_string()));
+        }
+        self.add_binding(
+            exchange,
+            destination,
+            filter,
+            Dialect::Slash,
+            Table::default(),
+            Some(grant),
+        )
+    }
+
+    /// Removes a binding made with [`Router::subscribe`]. Empty if there was none.
+    pub fn unsubscribe(&mut self, exchange: &str, queue: QueueSlot, filter: &str) -> Vec<Removed> {
+        self.remove_binding(exchange, End::Queue(queue), filter, Dialect::Slash, &Table::default())
+    }
+
+    fn add_binding(
+        &mut self,
+        source: &str,
+        destination: Destination,
+        key: &str,
+        dialect: Dialect,
+        arguments: Table,
+        grant: Option<Grant>,
+    ) -> Result<bool, Fault> {
+        if let Destination::Exchange(name) = &destination {
+            self.refuse_default(name)?;
+        }
+        let source = self.require(source)?;
+        let (end, end_durable) = match &destination {
+            Destination::Queue { slot, durable, .. } => (End::Queue(*slot), *durable),
+            Destination::Exchange(name) => {
+                let id = self.require(name)?;
+                (End::Exchange(id), self.exchanges[id as usize].durable)
+            }
+        };
+        let exchange = &mut self.exchanges[source as usize];
+        exchange.table.check(&arguments)?;
+        if let Some(id) = self.find_binding(source, end, key, dialect, &arguments) {
+            self.bindings[id as usize].binding.grant = grant;
+            self.touch(id);
+            return Ok(false);
+        }
+        if self.bindings.len() >= BINDINGS_MAX {
+            let text = format!("binding limit ({BINDINGS_MAX}) in vhost '{}' is reached", self.vhost);
+            return Err(Fault::new(FaultKind::QuotaExceeded, text));
+        }
+        let exchange = &mut self.exchanges[source as usize];
+        let binding = Binding {
+            source: exchange.name.clone(),
+            destination,
+            key: key.into(),
+            dialect,
+            arguments,
+            grant,
+            durable: exchange.durable && end_durable,
+        };
+        let id = self.bindings.vacant_key() as BindingId;
+        exchange.table.insert(id, &binding);
+        exchange.outgoing.insert(id);
+        match end {
+            End::Queue(slot) => self.queues.entry(slot).or_default().bindings.insert(id),
+            End::Exchange(other) => self.exchanges[other as usize].incoming.insert(id),
+        };
+        let link = Link { binding, source, end };
+        let hash = link.identity_hash(&self.hasher);
+        self.bindings.insert(link);
+        let Router {
+            identities,
+            bindings,
+            hasher,
+            ..
+        } = self;
+        identities.insert_unique(hash, id, |&id| bindings[id as usize].identity_hash(hasher));
+        self.touch(id);
+        Ok(true)
+    }
+
+    fn find_binding(&self, source: u32, end: End, key: &str, dialect: Dialect, arguments: &Table) -> Option<BindingId> {
+        let same = |&id: &BindingId| {
+            let link = &self.bindings[id as usize];
+            link.source == source
+                && link.end == end
+                && link.binding.dialect == dialect
+                && *link.binding.key == *key
+                && arguments::same_table(&link.binding.arguments, arguments)
+        };
+        let hash = identity_hash(&self.hasher, source, end, key, dialect, arguments);
+        self.identities.find(hash, same).copied()
+    }
+
+    fn remove_binding(
+        &mut self,
+        source: &str,
+        end: End,
+        key: &str,
+        dialect: Dialect,
+        arguments: &Table,
+    ) -> Vec<Removed> {
+        let found = self
+            .find_exchange(source)
+            .and_then(|id| self.find_binding(id, end, key, dialect, arguments));
+        let mut removal = Removal::default();
+        if let Some(id) = found {
+            self.drop_binding(id, &mut removal);
+            self.cascade(&mut removal);
+        }
+        removal.removed
+    }
+
+    /// Makes routes that the binding is part of, or would be, be computed anew.
+    fn touch(&mut self, id: BindingId) {
+        let link = &self.bindings[id as usize];
+        let source = &self.exchanges[link.source as usize];
+        source
+            .table
+            .with_scope_of(&link.binding, |scope| self.generations.bump(&source.name, scope));
+    }
+
+    pub(super) fn drop_binding(&mut self, id: BindingId, removal: &mut Removal) {
+        self.touch(id);
+        let hash = self.bindings[id as usize].identity_hash(&self.hasher);
+        if let Ok(entry) = self.identities.find_entry(hash, |&other| other == id) {
+            entry.remove();
+        }
+        let link = self.bindings.remove(id as usize);
+        let source = &mut self.exchanges[link.source as usize];
+        source.table.remove(id, &link.binding);
+        source.outgoing.remove(&id);
+        if source.auto_delete && source.outgoing.is_empty() {
+            removal.idle.push(link.source);
+        }
+        match link.end {
+            End::Queue(slot) => {
+                if let Some(queue) = self.queues.get_mut(&slot) {
+                    queue.bindings.remove(&id);
+                }
+            }
+            End::Exchange(other) => {
+                self.exchanges[other as usize].incoming.remove(&id);
+            }
+        }
+        removal.removed.push(Removed::Binding(link.binding));
+    }
+
+    pub(super) fn drop_exchange(&mut self, id: u32, removal: &mut Removal) {
+        let exchange = &self.exchanges[id as usize];
+        self.generations.bump(&exchange.name, Scope::Whole);
+        // One that leads back to itself is in both sets.
+        let mine: BTreeSet<BindingId> = exchange.outgoing.union(&exchange.incoming).copied().collect();
+        for binding in mine {
+            self.drop_binding(binding, removal);
+        }
+        let exchange = self.exchanges.remove(id as usize);
+        self.exchange_names.remove(&exchange.name);
+        removal.removed.push(Removed::Exchange {
+            name: exchange.name,
+            durable: exchange.durable,
+        });
+    }
+
+    /// Deletes the auto-delete exchanges that just lost their last binding, and so on.
+    pub(super) fn cascade(&mut self, removal: &mut Removal) {
+        while let Some(id) = removal.idle.pop() {
+            // It may be gone already: nothing is created in between, so the number still means the same one.
+            if self.exchanges.contains(id as usize) {
+                self.drop_exchange(id, removal);
+            }
+        }
+    }
+}
+
+impl Link {
+    fn identity_hash(&self, hasher: &RandomState) -> u64 {
+        let Binding {
+            key,
+            dialect,
+            arguments,
+            ..
+        } = &self.binding;
+        identity_hash(hasher, self.source, self.end, key, *dialect, arguments)
+    }
+}
+
+/// Hash of all that identifies a binding.
+fn identity_hash(hasher: &RandomState, source: u32, end: End, key: &str, dialect: Dialect, arguments: &Table) -> u64 {
+    hasher.hash_one((source, end, key, dialect, arguments::hash_table(arguments, hasher)))
+}

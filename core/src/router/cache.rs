@@ -1,0 +1,150 @@
+//! Whole routes, remembered by address: a repeated one costs a look-up and allocates nothing.
+
+use super::Target;
+use super::generations::{Cell, Generations};
+use crate::message::{Dialect, Message};
+use hashbrown::HashTable;
+
+/// Routes remembered at most.
+const ROUTES_MAX: usize = 16_384;
+/// Targets at most, over all routes: wide fan-outs over many topics must not fill the memory.
+const TARGETS_MAX: usize = 1 << 20;
+/// Longest address (exchange and key) that is remembered.
+const ADDRESS_BYTES_MAX: usize = 512;
+
+/// The remembered routes.
+pub(super) struct RouteCache {
+    /// Indices into `entries`. Never iterated.
+    table: HashTable<u32>,
+    entries: Vec<Entry>,
+    /// Sum of `entries[..].targets.len()`.
+    targets: usize,
+    random: u64,
+}
+
+struct Entry {
+    hash: u64,
+    /// Version of the generations at which it was last known to be right.
+    valid_at: u64,
+    exchange_len: u8,
+    dialect: Dialect,
+    /// Exchange and key, as in the message's payload.
+    address: Box<[u8]>,
+    targets: Box<[Target]>,
+    /// What it depends on, and the sum of their counts when it was computed.
+    cells: Box<[Cell]>,
+    sum: u64,
+}
+
+impl RouteCache {
+    pub(super) fn new() -> RouteCache {
+        RouteCache {
+            table: HashTable::new(),
+            entries: Vec::new(),
+            targets: 0,
+            random: 0x9E37_79B9_7F4A_7C15,
+        }
+    }
+
+    /// The index of the valid route for the message's address, for [`RouteCache::targets`].
+    #[inline]
+    pub(super) fn find(&mut self, message: &Message, generations: &Generations) -> Option<usize> {
+        let index = self.position(message)?;
+        let entry = &mut self.entries[index];
+        let version = generations.version();
+        if entry.valid_at != version {
+            if generations.sum(&entry.cells) != entry.sum {
+                return None;
+            }
+            entry.valid_at = version;
+        }
+        Some(index)
+    }
+
+    #[inline]
+    pub(super) fn targets(&self, index: usize) -> &[Target] {
+        &self.entries[index].targets
+    }
+
+    /// Remembers a route just computed, in place of a stale one or, when full, of any other.
+    pub(super) fn insert(&mut self, message: &Message, targets: &[Target], cells: &[Cell], generations: &Generations) {
+        let (exchange_len, address) = address(message);
+        if let Some(stale) = self.position(message) {
+            self.remove(stale);
+        }
+        if address.len() > ADDRESS_BYTES_MAX || targets.len() > TARGETS_MAX / 4 {
+            return;
+        }
+        // A random victim degrades evenly where topics are published to in turn, when the eldest (or the least
+        // recently used) would always be the next one wanted.
+        while self.entries.len() >= ROUTES_MAX || self.targets + targets.len() > TARGETS_MAX {
+            self.random = self
+                .random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            self.remove((self.random >> 33) as usize % self.entries.len());
+        }
+        let hash = message.route_hash();
+        self.targets += targets.len();
+        self.entries.push(Entry {
+            hash,
+            valid_at: generations.version(),
+            exchange_len,
+            dialect: message.envelope().dialect,
+            address: address.into(),
+            targets: targets.into(),
+            cells: cells.into(),
+            sum: generations.sum(cells),
+        });
+        let RouteCache { table, entries, .. } = self;
+        table.insert_unique(hash, entries.len() as u32 - 1, |&index| entries[index as usize].hash);
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        assert_eq!(self.entries.len(), self.table.len());
+        assert_eq!(
+            self.entries.iter().map(|entry| entry.targets.len()).sum::<usize>(),
+            self.targets
+        );
+        self.entries.len()
+    }
+
+    #[inline]
+    fn position(&self, message: &Message) -> Option<usize> {
+        let (exchange_len, address) = address(message);
+        let dialect = message.envelope().dialect;
+        let hash = message.route_hash();
+        let same = |&index: &u32| {
+            let entry = &self.entries[index as usize];
+            entry.hash == hash
+                && entry.exchange_len == exchange_len
+                && entry.dialect == dialect
+                && *entry.address == *address
+        };
+        self.table.find(hash, same).map(|&index| index as usize)
+    }
+
+    fn remove(&mut self, index: usize) {
+        let entry = self.entries.swap_remove(index);
+        self.targets -= entry.targets.len();
+        if let Ok(found) = self.table.find_entry(entry.hash, |&i| i as usize == index) {
+            found.remove();
+        }
+        // What was the last entry has taken its place.
+        let last = self.entries.len();
+        if let Some(moved) = self.entries.get(index)
+            && let Some(found) = self.table.find_mut(moved.hash, |&i| i as usize == last)
+        {
+            *found = index as u32;
+        }
+    }
+}
+
+/// Length of the exchange's name, and exchange and key, which lie side by side in the payload.
+#[inline]
+fn address(message: &Message) -> (u8, &[u8]) {
+    let lengths = message.lengths();
+    let len = usize::from(lengths.exchange) + usize::from(lengths.key);
+    (lengths.exchange, &message.payload()[..len])
+}

@@ -1,0 +1,2 @@
+//! The Gatepost daemon.
+pub mod config;

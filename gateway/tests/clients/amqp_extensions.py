@@ -1,0 +1,181 @@
+"""What RabbitMQ's users expect of AMQP queues beyond the protocol: expiry, limits, dead letters, priorities."""
+
+import time
+
+import pika
+
+from amqp import Inbox, channel, connect, depth, drain, get, refused
+from harness import case, equal, eventually, later, main, unique
+
+
+def declared(ch, **arguments):
+    name = unique()
+    ch.queue_declare(name, exclusive=True, arguments={"x-" + k.replace("_", "-"): v for k, v in arguments.items()})
+    return name
+
+
+@case
+def a_ttl_expires_messages_at_the_head_only():
+    ch = channel()
+    queue = declared(ch)
+    ch.basic_publish("", queue, b"long", pika.BasicProperties(expiration="60000"))
+    ch.basic_publish("", queue, b"short", pika.BasicProperties(expiration="1"))
+    eventually(lambda: depth(ch, queue) == 2)
+    time.sleep(0.2)
+    equal(depth(ch, queue), 2)
+    equal(get(ch, queue)[2], b"long")
+    eventually(lambda: depth(ch, queue) == 0)
+    equal(drain(ch, queue), [])
+
+
+@case
+def the_shorter_of_message_and_queue_ttl_holds():
+    ch = channel()
+    queue = declared(ch, message_ttl=100)
+    ch.basic_publish("", queue, b"x", pika.BasicProperties(expiration="60000"))
+    eventually(lambda: depth(ch, queue) == 0)
+    queue = declared(ch, message_ttl=60000)
+    ch.basic_publish("", queue, b"x", pika.BasicProperties(expiration="100"))
+    eventually(lambda: depth(ch, queue) == 0)
+
+
+@case
+def a_ttl_of_zero_reaches_only_a_waiting_consumer():
+    connection = connect()
+    ch = connection.channel()
+    queue = declared(ch, message_ttl=0)
+    ch.basic_publish("", queue, b"nobody")
+    eventually(lambda: depth(ch, queue) == 0)
+    inbox = Inbox(ch, queue, auto_ack=True)
+    ch.basic_publish("", queue, b"somebody")
+    inbox.settled(1)
+    equal(inbox.bodies, [b"somebody"])
+
+
+@case
+def max_length_drops_the_oldest():
+    ch = channel()
+    queue = declared(ch, max_length=3)
+    ch.confirm_delivery()
+    for n in range(10):
+        ch.basic_publish("", queue, b"%d" % n)
+    equal(drain(ch, queue), [b"7", b"8", b"9"])
+    queue = declared(ch, max_length_bytes=10)
+    for n in range(10):
+        ch.basic_publish("", queue, b"%04d" % n)
+    equal(drain(ch, queue), [b"0008", b"0009"])
+
+
+@case
+def overflow_reject_publish_nacks():
+    ch = channel()
+    queue = declared(ch, max_length=2, overflow="reject-publish")
+    ch.confirm_delivery()
+    ch.basic_publish("", queue, b"0")
+    ch.basic_publish("", queue, b"1")
+    try:
+        ch.basic_publish("", queue, b"2")
+    except pika.exceptions.NackError:
+        pass
+    else:
+        raise AssertionError("not refused")
+    equal(drain(ch, queue), [b"0", b"1"])
+
+
+@case
+def an_expiring_queue_goes_when_nobody_uses_it():
+    connection = connect()
+    ch = connection.channel()
+    queue = declared(ch, expires=500)
+    time.sleep(0.3)
+    ch.basic_get(queue)
+    time.sleep(0.3)
+    equal(depth(ch, queue), 0)
+    time.sleep(1.0)
+    refused(404, f"no queue '{queue}'", lambda: depth(ch, queue))
+
+
+@case
+def rejected_expired_and_surplus_messages_are_dead_lettered():
+    ch = channel()
+    graveyard = declared(ch)
+    for reason, arguments in [
+        ("rejected", {}),
+        ("expired", {"message_ttl": 50}),
+        ("maxlen", {"max_length": 0}),
+    ]:
+        queue = declared(ch, dead_letter_exchange="", dead_letter_routing_key=graveyard, **arguments)
+        ch.basic_publish("", queue, reason.encode(), pika.BasicProperties(headers={"mine": 1}, priority=0))
+        if reason == "rejected":
+            ch.basic_reject(get(ch, queue, auto_ack=False)[0].delivery_tag, requeue=False)
+        method, properties, body = get(ch, graveyard)
+        equal((body, method.exchange, method.routing_key), (reason.encode(), "", graveyard))
+        headers = properties.headers
+        equal(headers["mine"], 1)
+        equal(headers["x-first-death-reason"], reason)
+        equal(headers["x-first-death-queue"], queue)
+        equal(headers["x-first-death-exchange"], "")
+        death = headers["x-death"][0]
+        equal((death["count"], death["reason"], death["queue"], death["exchange"]), (1, reason, queue, ""))
+        equal(death["routing-keys"], [queue])
+        assert "time" in death, death
+
+
+@case
+def an_expired_message_loses_its_expiration_and_remembers_it():
+    ch = channel()
+    graveyard = declared(ch)
+    queue = declared(ch, dead_letter_exchange="", dead_letter_routing_key=graveyard)
+    ch.basic_publish("", queue, b"x", pika.BasicProperties(expiration="50"))
+    _, properties, _ = get(ch, graveyard)
+    equal(properties.expiration, None)
+    equal(properties.headers["x-death"][0]["original-expiration"], "50")
+
+
+@case
+def dead_letters_count_up_and_a_ttl_cycle_ends():
+    ch = channel()
+    first, second = unique(), unique()
+    for queue, target in [(first, second), (second, first)]:
+        arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": target}
+        ch.queue_declare(queue, exclusive=True, arguments=arguments)
+    ch.basic_publish("", first, b"x")
+    for _ in range(3):
+        for queue in (first, second):
+            method, properties, _ = get(ch, queue, auto_ack=False)
+            ch.basic_reject(method.delivery_tag, requeue=False)
+    _, properties, _ = get(ch, first)
+    equal({death["queue"]: death["count"] for death in properties.headers["x-death"]}, {first: 3, second: 3})
+    # Nobody rejects in this cycle: it would never end.
+    queue = unique()
+    arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": queue, "x-message-ttl": 20}
+    ch.queue_declare(queue, exclusive=True, arguments=arguments)
+    ch.basic_publish("", queue, b"x")
+    eventually(lambda: depth(ch, queue) == 0)
+    time.sleep(0.1)
+    equal(depth(ch, queue), 0)
+
+
+@case
+def a_dead_letter_exchange_that_is_missing_drops():
+    ch = channel()
+    queue = declared(ch, dead_letter_exchange="nosuch")
+    ch.basic_publish("", queue, b"x")
+    ch.basic_reject(get(ch, queue, auto_ack=False)[0].delivery_tag, requeue=False)
+    equal(drain(ch, queue), [])
+    refused(406, "PRECONDITION_FAILED - ", lambda: declared(ch, dead_letter_routing_key="k"))
+
+
+@case
+def priorities_are_served_from_the_highest_and_in_order_within():
+    ch = channel()
+    queue = declared(ch, max_priority=5)
+    ch.confirm_delivery()
+    for n, priority in enumerate([None, 1, 5, 3, 9, 1, 0]):
+        ch.basic_publish("", queue, b"%d" % n, pika.BasicProperties(priority=priority))
+    equal(drain(ch, queue), [b"2", b"4", b"3", b"1", b"5", b"0", b"6"])
+    refused(406, "invalid arg 'x-max-priority'", lambda: declared(ch, max_priority=256))
+
+
+if __name__ == "__main__":
+    main()

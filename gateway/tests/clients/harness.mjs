@@ -1,0 +1,79 @@
+// The Node side of harness.py: cases, their time limits, and where the gateway listens.
+
+import { createRequire } from "node:module";
+import path from "node:path";
+
+export const host = "127.0.0.1";
+export const ports = {
+  amqp: Number(process.env.GATEPOST_AMQP ?? 5672),
+  mqtt: Number(process.env.GATEPOST_MQTT ?? 1883),
+  stomp: Number(process.env.GATEPOST_STOMP ?? 61613),
+};
+const peer = process.env.GATEPOST_PEER ?? "gatepost";
+
+// The clients are installed outside the source tree.
+export const require = createRequire(path.join(process.env.GATEPOST_NODE_MODULES ?? "node_modules", "x.js"));
+
+const cases = [];
+const cleanUp = [];
+let count = 0;
+
+/** A case; its name is a sentence. `differs` names brokers that mean to do something else, or cannot. */
+export function test(name, body, { differs = "" } = {}) {
+  if (!differs.split(" ").includes(peer)) cases.push({ name, body });
+}
+
+/** A name no other case uses. */
+export const unique = (what = "q") => `${what}-node${++count}-${process.pid}`;
+
+/** Calls `undo` when all cases are over. */
+export const later = (undo) => cleanUp.push(undo);
+
+export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
+
+/** Waits until `condition()` is truthy, and returns its value. */
+export async function eventually(condition, what = "the condition", within = 10_000) {
+  const end = Date.now() + within;
+  for (;;) {
+    const value = await condition();
+    if (value) return value;
+    if (Date.now() > end) throw new Error(`${what} did not come true within ${within} ms`);
+    await sleep(5);
+  }
+}
+
+/** Runs the cases side by side and ends the process. */
+export async function main(limit = 45_000) {
+  const wanted = cases.filter(({ name }) => process.argv.length < 3 || process.argv.slice(2).includes(name));
+  const verdicts = await Promise.all(
+    wanted.map(async ({ name, body }) => {
+      const began = Date.now();
+      let error = null;
+      const tooLate = new Promise((_, fail) => setTimeout(fail, limit, new Error(`not done after ${limit} ms`)));
+      try {
+        await Promise.race([body(), tooLate]);
+      } catch (e) {
+        error = e;
+      }
+      const seconds = ((Date.now() - began) / 1000).toFixed(1);
+      console.log(`${error ? "FAILED" : "ok"} ${name} (${seconds} s)`);
+      if (error) console.log(error);
+      return error === null;
+    }),
+  );
+  const held = verdicts.filter(Boolean).length;
+  console.log(`${held} of ${wanted.length} cases held`);
+  for (const undo of cleanUp.reverse()) {
+    try {
+      await undo();
+    } catch {
+      // It is gone already.
+    }
+  }
+  process.exit(held === wanted.length && held > 0 ? 0 : 1);
+}
+
+process.on("unhandledRejection", (error) => {
+  console.log("FAILED unhandled rejection", error);
+  process.exit(1);
+});

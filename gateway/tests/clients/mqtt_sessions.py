@@ -1,0 +1,281 @@
+"""MQTT sessions under paho: kept and clean, offline queueing, takeover, wills, redelivery, expiry."""
+
+import time
+
+from harness import case, equal, eventually, main, unique
+from mqtt import V3, V5, Client, both, options, properties
+
+# A day; long enough for any case.
+KEPT = {V3: {"clean": False}, V5: {"clean": False, "expiry": 86_400}}
+
+
+@both
+def a_kept_session_collects_while_its_client_is_away(version):
+    topic = unique("t")
+    device = Client(version, **KEPT[version])
+    equal(device.present, False)
+    device.subscribe([(f"{topic}/1", 1), (f"{topic}/2", 2)] if version == V3 else
+                     [(f"{topic}/1", options(1)), (f"{topic}/2", options(2))])
+    device.disconnect()
+    publisher = Client(version)
+    for n in range(50):
+        publisher.publish(f"{topic}/{1 + n % 2}", str(n), qos=2)
+    device.connect()
+    equal(device.present, True)
+    device.settled(50)
+    # paho hands QoS 2 over when it is released; order holds within each.
+    for qos in (1, 2):
+        equal([int(m.payload) for m in device.inbox if m.qos == qos], list(range(qos - 1, 50, 2)))
+    assert not any(m.dup for m in device.inbox)
+    # The subscription is still there.
+    publisher.publish(f"{topic}/1", "live", qos=1)
+    equal(device.settled(51).inbox[50].payload, b"live")
+
+
+@both
+def a_clean_session_forgets(version):
+    topic = unique("t")
+    device = Client(version)
+    device.subscribe(topic, 1)
+    device.disconnect()
+    Client(version).publish(topic, "missed", qos=1)
+    device.connect()
+    equal(device.present, False)
+    device.nothing()
+
+
+@both
+def a_clean_start_destroys_the_kept_session(version):
+    topic = unique("t")
+    device = Client(version, **KEPT[version])
+    device.subscribe(topic, 1)
+    device.disconnect()
+    Client(version).publish(topic, "lost", qos=1)
+    other = Client(version, client_id=device.client_id, clean=True)
+    equal(other.present, False)
+    other.nothing()
+    other.disconnect()
+    device.connect()
+    equal(device.present, False)
+    device.nothing()
+
+
+@both
+def the_newest_connection_takes_the_session_over(version):
+    topic = unique("t")
+    old = Client(version, **KEPT[version])
+    old.subscribe(topic, 1)
+    new = Client(version, client_id=old.client_id, **KEPT[version])
+    equal(new.present, True)
+    old.gone()
+    Client(version).publish(topic, "x", qos=1)
+    equal(new.settled(1).payloads, [b"x"])
+    equal(old.inbox, [])
+
+
+@both
+def what_was_not_acknowledged_comes_again_with_dup_and_in_order(version):
+    topic = unique("t")
+    device = Client(version, manual_ack=True, **KEPT[version])
+    device.subscribe(topic, 1)
+    publisher = Client(version)
+    for n in range(5):
+        publisher.publish(topic, str(n), qos=1)
+    device.wait(5)
+    device.paho.ack(device.inbox[0].mid, 1)
+    device.paho.ack(device.inbox[1].mid, 1)
+    # The acknowledgements are answered by nothing; a ping behind them is.
+    device.subscribe(f"{topic}/fence", 0)
+    device.drop()
+    again = Client(version, client_id=device.client_id, **KEPT[version])
+    equal(again.present, True)
+    again.settled(3)
+    equal([(m.payload, m.dup) for m in again.inbox], [(b"2", True), (b"3", True), (b"4", True)])
+    equal([m.mid for m in again.inbox], [m.mid for m in device.inbox[2:]])
+
+
+@both
+def exactly_once_survives_lost_connections_of_the_publisher(version):
+    topic = unique("t")
+    watcher = Client(version)
+    watcher.subscribe(topic, 2)
+    device = Client(version, **KEPT[version])
+    infos = []
+    for _ in range(10):
+        infos += [device.publish(topic, str(len(infos) + n), qos=2, wait=False) for n in range(20)]
+        time.sleep(0.01)
+        device.drop()
+        device.connect(clean=False)
+    for info in infos:
+        info.wait_for_publish(10)
+    watcher.settled(200)
+    equal(sorted(int(m.payload) for m in watcher.inbox), list(range(200)))
+
+
+def is_will(version, ending, expected):
+    topic = unique("will")
+    watcher = Client(version)
+    watcher.subscribe(f"{topic}/#", 1)
+    device = Client(version, will={"topic": f"{topic}/gone", "payload": b"will", "qos": 1})
+    ending(device)
+    if expected:
+        message = watcher.settled(1).inbox[0]
+        equal((message.topic, message.payload, message.qos, message.retain), (f"{topic}/gone", b"will", 1, False))
+    else:
+        watcher.nothing(0.5)
+
+
+@both
+def a_will_is_published_when_the_connection_fails(version):
+    is_will(version, lambda device: device.drop(), True)
+
+
+@both
+def a_goodbye_drops_the_will(version):
+    is_will(version, lambda device: device.disconnect(), False)
+
+
+@both
+def a_takeover_publishes_the_will(version):
+    is_will(version, lambda device: Client(version, client_id=device.client_id), True)
+
+
+@case
+def a_goodbye_with_will_publishes_it():
+    from paho.mqtt.packettypes import PacketTypes
+    from paho.mqtt.reasoncodes import ReasonCode
+
+    reason = ReasonCode(PacketTypes.DISCONNECT, "Disconnect with will message")
+    is_will(V5, lambda device: device.disconnect(reasoncode=reason), True)
+
+
+def a_silent_client_is_dropped_after_one_and_a_half_keep_alives(version):
+    topic = unique("will")
+    watcher = Client(version)
+    watcher.subscribe(topic, 1)
+    device = Client(version, keepalive=2, will={"topic": topic, "payload": b"will", "qos": 1})
+    # Its loop stops: no pings any more, and the socket stays open.
+    device.paho.loop_stop()
+    began = time.monotonic()
+    watcher.wait(1)
+    silent = time.monotonic() - began
+    assert 1.9 <= silent <= 4.5, f"after {silent:.1f} s"
+
+
+# It looks every five seconds.
+both(a_silent_client_is_dropped_after_one_and_a_half_keep_alives, differs="mosquitto")
+
+
+@both
+def pings_keep_a_quiet_client(version):
+    device = Client(version, keepalive=1)
+    time.sleep(3.5)
+    equal(device.disconnects, [])
+    device.publish(unique("t"), "x", qos=1)
+
+
+@both
+def a_retained_will_waits_for_later_subscribers(version):
+    topic = unique("will")
+    device = Client(version, will={"topic": topic, "payload": b"gone", "qos": 1, "retain": True})
+    device.drop()
+
+    def late():
+        subscriber = Client(version)
+        subscriber.subscribe(topic, 1)
+        time.sleep(0.1)
+        return subscriber.inbox
+
+    message = eventually(late)[0]
+    equal((message.payload, message.retain), (b"gone", True))
+
+
+@case
+def a_delayed_will_waits_and_a_return_cancels_it():
+    topic = unique("will")
+    watcher = Client(V5)
+    watcher.subscribe(f"{topic}/#", 1)
+    will = lambda name: {"topic": f"{topic}/{name}", "payload": b"will", "qos": 1,
+                         "properties": properties("WILLMESSAGE", WillDelayInterval=2, ContentType="text/plain")}
+    back = Client(V5, will=will("back"), clean=False, expiry=60)
+    away = Client(V5, will=will("away"), clean=False, expiry=60)
+    short = Client(V5, will=will("short"), clean=False, expiry=1)
+    for device in (back, away, short):
+        device.drop()
+    began = time.monotonic()
+    time.sleep(0.3)
+    watcher.nothing(0.1)
+    back.connect()
+    watcher.wait(2)
+    assert 1.5 <= time.monotonic() - began <= 5, time.monotonic() - began
+    watcher.settled(2, quiet=1)
+    # The session's end comes before its delay.
+    equal([m.topic for m in watcher.inbox], [f"{topic}/short", f"{topic}/away"])
+    equal(watcher.inbox[1].properties.ContentType, "text/plain")
+
+
+@case
+def a_session_ends_when_it_expires():
+    topic = unique("t")
+    device = Client(V5, clean=False, expiry=1)
+    device.subscribe(topic, 1)
+    device.disconnect()
+    device.connect(clean=False)
+    equal(device.present, True)
+    device.disconnect()
+    time.sleep(2.5)
+    device.connect(clean=False)
+    equal(device.present, False)
+
+
+@case
+def a_session_without_expiry_ends_with_its_connection():
+    device = Client(V5, clean=False)
+    device.subscribe(unique("t"), 1)
+    device.disconnect()
+    device.connect(clean=False)
+    equal(device.present, False)
+
+
+@case
+def a_goodbye_can_change_the_expiry():
+    device = Client(V5, clean=False, expiry=60)
+    device.subscribe(unique("t"), 1)
+    device.disconnect(properties=properties("DISCONNECT", SessionExpiryInterval=0))
+    device.connect(clean=False)
+    equal(device.present, False)
+
+
+@both
+def qos_0_reaches_a_kept_session_only_while_it_is_there_or_is_queued_in_order(version):
+    # Both are allowed; what is not is losing the QoS 1 message beside it.
+    topic = unique("t")
+    device = Client(version, **KEPT[version])
+    device.subscribe(topic, 1)
+    device.disconnect()
+    publisher = Client(version)
+    publisher.publish(topic, "zero", qos=0)
+    publisher.publish(topic, "one", qos=1)
+    device.connect()
+    device.wait(1)
+    equal([m.payload for m in device.inbox if m.qos == 1], [b"one"])
+
+
+@both
+def a_backlog_of_thousands_flows_through_a_small_window(version):
+    topic = unique("t")
+    window = {"ReceiveMaximum": 5} if version == V5 else {}
+    device = Client(version, **KEPT[version], **window)
+    device.subscribe(topic, 1)
+    device.disconnect()
+    publisher = Client(version, inflight=100)
+    infos = [publisher.publish(topic, str(n), qos=1, wait=False) for n in range(2000)]
+    for info in infos:
+        info.wait_for_publish(30)
+    device.connect(clean=False)
+    device.wait(2000, within=30)
+    equal([int(m.payload) for m in device.settled(2000).inbox], list(range(2000)))
+
+
+if __name__ == "__main__":
+    main(side_by_side=16)

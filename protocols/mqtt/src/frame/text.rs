@@ -1,0 +1,161 @@
+//! The rules for text on the wire: UTF-8, topics, filters.
+//!
+//! Beyond the standard, topics, filters, client ids and user names may not hold control characters and
+//! non-characters. The standard permits to refuse them (MQTT 5 1.5.4), Mosquitto does, and one such topic that got in
+//! would close the connection of every strict subscriber it reaches.
+
+use crate::error::Error;
+use crate::frame::Parsed;
+use nom::bytes::complete::take;
+use nom::multi::length_data;
+use nom::number::complete::{be_u8, be_u16, be_u32};
+use nom::{IResult, Parser};
+
+/// A topic or a filter of more levels is not served.
+pub const LEVELS_MAX: usize = 200;
+
+/// Two length bytes and what they announce.
+pub(crate) fn binary(input: &[u8]) -> Parsed<'_, &[u8]> {
+    length_data(be_u16).parse(input)
+}
+
+/// Two length bytes and UTF-8 text.
+pub(crate) fn string(input: &[u8]) -> Parsed<'_, &str> {
+    let (rest, bytes) = binary(input)?;
+    Ok((rest, utf8(bytes)?))
+}
+
+pub(crate) fn u8(input: &[u8]) -> Parsed<'_, u8> {
+    be_u8(input)
+}
+
+pub(crate) fn u16(input: &[u8]) -> Parsed<'_, u16> {
+    be_u16(input)
+}
+
+pub(crate) fn u32(input: &[u8]) -> Parsed<'_, u32> {
+    be_u32(input)
+}
+
+pub(crate) fn exactly(count: u32, input: &[u8]) -> Parsed<'_, &[u8]> {
+    take(count)(input)
+}
+
+/// The value of a parser that must have used up its input.
+pub(crate) fn whole<T>(parsed: IResult<&[u8], T, Error>) -> Result<T, Error> {
+    match parsed? {
+        ([], value) => Ok(value),
+        _ => Err(Error::Malformed("bytes are left over")),
+    }
+}
+
+/// Well-formed UTF-8 (which in Rust excludes surrogates and long forms [MQTT-1.5.4-1]) without U+0000
+/// [MQTT-1.5.4-2]. A byte order mark is text like any other [MQTT-1.5.4-3].
+pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, Error> {
+    let text = std::str::from_utf8(bytes).map_err(|_| Error::Malformed("text is not UTF-8"))?;
+    if bytes.contains(&0) { Err(Error::Malformed("text has a null character")) } else { Ok(text) }
+}
+
+/// Whether text has no control characters and no Unicode non-characters.
+pub fn is_plain(text: &str) -> bool {
+    if text.bytes().all(|b| (0x20..0x7F).contains(&b)) {
+        return true;
+    }
+    text.chars().all(|c| {
+        let code = u32::from(c);
+        !c.is_control() && !(0xFDD0..=0xFDEF).contains(&code) && code & 0xFFFE != 0xFFFE
+    })
+}
+
+/// A topic name that a message may be published to.
+///
+/// # Errors
+/// Not plain UTF-8, empty [MQTT-4.7.3-1], or with wildcards [MQTT-3.3.2-2].
+pub fn topic_name(bytes: &[u8]) -> Result<&str, Error> {
+    let text = utf8(bytes)?;
+    if text.is_empty() {
+        return Err(Error::Protocol("the topic is empty"));
+    }
+    if bytes.iter().any(|b| matches!(b, b'+' | b'#')) {
+        return Err(Error::Malformed("a topic name has a wildcard"));
+    }
+    if is_plain(text) { Ok(text) } else { Err(Error::Malformed("a topic has a control character")) }
+}
+
+/// A topic filter, with or without `$share` in front.
+///
+/// # Errors
+/// Not plain UTF-8, empty, or with a wildcard that does not fill its level or is not last [MQTT-4.7.1-1].
+pub fn filter(bytes: &[u8]) -> Result<&str, Error> {
+    let text = utf8(bytes)?;
+    if text.is_empty() {
+        return Err(Error::Malformed("a topic filter is empty"));
+    }
+    if !is_plain(text) {
+        return Err(Error::Malformed("a topic filter has a control character"));
+    }
+    let mut after_hash = false;
+    for level in text.split('/') {
+        if after_hash {
+            return Err(Error::Malformed("`#` is not the last level of a filter"));
+        }
+        after_hash = level == "#";
+        if level.len() > 1 && level.bytes().any(|b| matches!(b, b'+' | b'#')) {
+            return Err(Error::Malformed("a wildcard does not fill its level"));
+        }
+    }
+    Ok(text)
+}
+
+/// Whether a topic or filter has more than [`LEVELS_MAX`] levels.
+pub fn is_too_deep(text: &str) -> bool {
+    text.len() >= LEVELS_MAX && text.bytes().filter(|&b| b == b'/').count() >= LEVELS_MAX
+}
+
+/// Appends a length and the bytes.
+pub(crate) fn put(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+    let len = u16::try_from(bytes.len()).map_err(|_| Error::TooLong)?;
+    out.extend_from_slice(&len.to_be_bytes());
+    out.extend_from_slice(bytes);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn surrogates_long_forms_and_nulls_are_not_text() {
+        for bad in [&b"\xED\xA0\x80"[..], b"\xC0\xAF", b"\xF4\x90\x80\x80", b"a\0b", b"\xFF"] {
+            assert!(matches!(utf8(bad), Err(Error::Malformed(_))), "{bad:?}");
+        }
+        assert_eq!(utf8(b"\xEF\xBB\xBFa").map(str::len), Ok(4), "U+FEFF stays");
+    }
+
+    #[test]
+    fn topics_have_a_character_and_no_wildcard_or_control() {
+        for good in ["a", "/", "//", "a b/\u{e9}", "$SYS/x", "\u{FEFF}a"] {
+            assert!(topic_name(good.as_bytes()).is_ok(), "{good}");
+        }
+        for bad in ["", "+", "a/#", "a+", "a\u{1}", "\u{7f}", "\u{85}", "\u{fdd0}", "\u{ffff}", "\u{1fffe}"] {
+            assert!(topic_name(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn wildcards_fill_their_level_and_the_hash_is_last() {
+        for good in ["#", "+", "a/#", "+/+", "/+", "a//b", "+/#", "$share/g/a/#", "/"] {
+            assert!(filter(good.as_bytes()).is_ok(), "{good}");
+        }
+        for bad in ["", "a#", "a/#/b", "a+", "a/b+", "#/", "##", "++", "a/+b/c", "\u{2}"] {
+            assert!(filter(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn two_hundred_levels_are_the_most() {
+        assert!(!is_too_deep(&"/".repeat(199)));
+        assert!(is_too_deep(&"/".repeat(200)));
+        assert!(!is_too_deep(&"a".repeat(1000)));
+    }
+}

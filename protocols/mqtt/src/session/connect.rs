@@ -1,0 +1,336 @@
+//! From CONNECT to CONNACK.
+
+use crate::error::{Error, Reason};
+use crate::frame::{ConnAck, Connect, Kind, LastWill, Properties, Property, PropertyBuf, Version, is_too_deep};
+use crate::map::{ORIGIN, connect_reason};
+use crate::session::open::{Open, Terms};
+use crate::session::publishing::{self, Normalised};
+use crate::settings::Settings;
+use crate::{Shared, codec, session};
+use gatepost_core::command::{Attach, Command, Login, OpenSession, Will};
+use gatepost_core::event::{CloseReason, LoginFailure, LoginRefused};
+use gatepost_core::fault::Fault;
+use gatepost_core::message::{Dialect, Envelope, Message};
+use gatepost_core::properties::{Name, Origin};
+use gatepost_core::session::{Close, Cx};
+use gatepost_core::time::Time;
+use std::time::Duration;
+
+/// A CONNECT that is being answered.
+pub(super) struct Opening {
+    deadline: Time,
+    /// Sent once the credentials are good.
+    attach: Option<Box<Attach>>,
+    /// Sent once the vhost is found.
+    session: Option<Box<OpenSession>>,
+    terms: Terms,
+    /// What CONNACK has to tell.
+    told: Told,
+}
+
+/// Properties of the CONNACK that depend on the CONNECT.
+struct Told {
+    /// The client left its id to us.
+    assigned_id: bool,
+    /// Only if it is not what the client asked for.
+    session_expiry: Option<u32>,
+    /// Only if it is not what the client asked for.
+    keep_alive: Option<u16>,
+    response_information: bool,
+}
+
+/// Reads a CONNECT, if it is complete, and asks for its credentials to be checked. Returns the bytes it took.
+pub(super) fn begin(shared: &Shared, cx: &mut Cx<'_>, input: &[u8]) -> Result<Option<(Box<Opening>, usize)>, Close> {
+    let Some(&first) = input.first() else { return Ok(None) };
+    if Kind::of(first) != Some(Kind::Connect) {
+        // [MQTT-3.1.0-1]; and nothing may be said before CONNACK [MQTT-3.14.0-1].
+        return Err(Close::abnormal("the first packet is not CONNECT"));
+    }
+    let frame = match codec::Frame::cut(input, Version::V5, &shared.settings.limits()) {
+        Ok(Some(frame)) => frame,
+        Ok(None) => return Ok(None),
+        Err(error) => return Err(Close::abnormal(error.to_string())),
+    };
+    let connect = match Connect::decode(frame.header.flags, frame.body) {
+        Ok(connect) => connect,
+        Err(error) => return Err(unreadable(cx, frame.body, &error)),
+    };
+    let terms = Terms::of(&connect, &shared.settings);
+    match open(&shared.settings, cx, &connect, terms) {
+        Ok(opening) => Ok(Some((Box::new(opening), frame.size()))),
+        Err((terms, error)) => Err(refuse(cx, &terms, error.reason(), error.text())),
+    }
+}
+
+/// Answers what cannot be decoded, as far as it says in which form.
+fn unreadable(cx: &mut Cx<'_>, body: &[u8], error: &Error) -> Close {
+    let version = match *error {
+        Error::Version { old: true, .. } => Some(Version::V311),
+        Error::Version { old: false, .. } => Some(Version::V5),
+        _ => Connect::announced(body),
+    };
+    if let Some(version) = version {
+        // Its maximum packet size is unknown, so no reason string [MQTT-3.2.2-19].
+        put_refusal(cx.out, version, error.reason(), "", 0);
+    }
+    Close::abnormal(error.to_string())
+}
+
+/// Says no, in CONNACK.
+fn refuse(cx: &mut Cx<'_>, terms: &Terms, reason: Reason, text: &str) -> Close {
+    put_refusal(cx.out, terms.version, reason, text, terms.packet_bytes_max);
+    Close::abnormal(text)
+}
+
+fn put_refusal(out: &mut Vec<u8>, version: Version, reason: Reason, text: &str, size_max: usize) {
+    let mut put = |reason, properties: &Properties<'_>| {
+        let start = out.len();
+        let packet = ConnAck { session_present: false, reason, properties: *properties };
+        let fits = packet.encode(version, out).is_ok() && out.len() - start <= size_max;
+        if !fits {
+            out.truncate(start);
+        }
+        fits
+    };
+    if version == Version::V5 {
+        // The text is for people, so it goes first when space is short; the bare refusal goes out in any case.
+        let explained = PropertyBuf::from_iter([Property::ReasonString(text)]);
+        if text.is_empty() || !put(reason, &explained.as_properties()) {
+            out.extend_from_slice(&[Kind::ConnAck.first_byte(), 3, 0, reason.0, 0]);
+        }
+    } else if let Some(code) = reason.return_code() {
+        out.extend_from_slice(&[Kind::ConnAck.first_byte(), 2, 0, code]);
+    }
+}
+
+/// Checks what a CONNECT asks for and pushes its credentials.
+fn open(
+    settings: &Settings,
+    cx: &mut Cx<'_>,
+    connect: &Connect<'_>,
+    mut terms: Terms,
+) -> Result<Opening, (Terms, Error)> {
+    let mut told = Told { assigned_id: false, session_expiry: None, keep_alive: None, response_information: false };
+    let mut asked_expiry = 0;
+    for property in connect.properties.iter() {
+        match property {
+            // MQTT 5 4.12: the one answer for a method that is not spoken.
+            Property::AuthenticationMethod(_) => {
+                let error = Error::Reason(Reason::BAD_AUTHENTICATION_METHOD, "the authentication method is unknown");
+                return Err((terms, error));
+            }
+            Property::SessionExpiry(seconds) => asked_expiry = seconds,
+            Property::RequestResponseInformation(asked) => told.response_information = asked,
+            _ => {}
+        }
+    }
+    let expiry = match connect.version {
+        Version::V5 => {
+            let expiry = capped(asked_expiry, settings.session_expiry_max);
+            if expiry != forever(asked_expiry) {
+                told.session_expiry = expiry;
+            }
+            terms.may_extend = asked_expiry != 0;
+            expiry
+        }
+        _ if connect.clean_start => Some(0),
+        _ => settings.session_expiry_max,
+    };
+    if let (Version::V5, Some(most)) = (connect.version, settings.keep_alive_max)
+        && (connect.keep_alive == 0 || connect.keep_alive > most)
+    {
+        told.keep_alive = Some(most);
+        terms.keep_alive = most; // [MQTT-3.1.2-21]
+    }
+    if connect.client_id.is_empty() {
+        // MQTT 3.1 wants a client id always, 3.1.1 if the session is to be found again [MQTT-3.1.3-8].
+        if connect.version == Version::V31 || (connect.version == Version::V311 && !connect.clean_start) {
+            let error = Error::Reason(Reason::CLIENT_ID_NOT_VALID, "the client id is empty");
+            return Err((terms, error));
+        }
+        told.assigned_id = true;
+        terms.client_id = format!("auto-{:016x}{:016x}", (cx.random)(), (cx.random)()).into();
+    }
+    let will = match connect.will.as_ref().map(|will| self::will(settings, cx, will)).transpose() {
+        Ok(will) => will,
+        Err(error) => return Err((terms, error)),
+    };
+    let (vhost, login) = credentials(settings, connect);
+    cx.commands.push(Command::Authenticate(Box::new(login)));
+    Ok(Opening {
+        deadline: cx.now.monotonic + settings.connect_timeout,
+        attach: Some(Box::new(Attach {
+            vhost,
+            protocol: connect.version.name(),
+            client_name: Some(terms.client_id.clone()),
+        })),
+        session: Some(Box::new(OpenSession {
+            client_id: terms.client_id.clone(),
+            clean_start: connect.clean_start,
+            expiry,
+            receive_maximum: terms.receive_maximum,
+            will,
+        })),
+        terms,
+        told,
+    })
+}
+
+/// Seconds on the wire as the engine has them: all bits set is for ever.
+fn forever(seconds: u32) -> Option<u32> {
+    (seconds != u32::MAX).then_some(seconds)
+}
+
+/// The session expiry that a client gets.
+pub(super) fn capped(asked: u32, most: Option<u32>) -> Option<u32> {
+    match (forever(asked), most) {
+        (Some(asked), Some(most)) => Some(asked.min(most)),
+        (asked, most) => asked.or(most),
+    }
+}
+
+fn will(settings: &Settings, cx: &Cx<'_>, will: &LastWill<'_>) -> Result<Will, Error> {
+    if will.qos > settings.maximum_qos {
+        return Err(Error::Reason(Reason::QOS_NOT_SUPPORTED, "the will's quality of service is not supported"));
+    }
+    if will.retain && !settings.retain_available {
+        return Err(Error::Reason(Reason::RETAIN_NOT_SUPPORTED, "retained messages are not supported"));
+    }
+    if publishing::is_reserved(will.topic) {
+        return Err(Error::Reason(Reason::NOT_AUTHORIZED, "the will's topic is reserved"));
+    }
+    if is_too_deep(will.topic) {
+        return Err(Error::Reason(Reason::TOPIC_INVALID, "the will's topic has too many levels"));
+    }
+    let mut scratch = Vec::new();
+    let Normalised { raw, expiry, will_delay, .. } = Normalised::of(will.properties, &mut scratch);
+    let envelope = Envelope {
+        origin: if raw.is_empty() { Origin::NONE } else { ORIGIN },
+        dialect: Dialect::Slash,
+        durable: will.qos > 0,
+        qos: will.qos,
+        retain: will.retain,
+        received: cx.now.wall,
+        ..Envelope::default()
+    };
+    Ok(Will {
+        message: Message::new(envelope, &settings.exchange, will.topic, raw, will.payload),
+        delay: Duration::from_secs(will_delay.unwrap_or(0).into()),
+        expiry: expiry.map(|seconds| Duration::from_secs(seconds.into())),
+    })
+}
+
+/// The vhost that a CONNECT leads to, and who says so.
+fn credentials(settings: &Settings, connect: &Connect<'_>) -> (Name, Login) {
+    let (vhost, user) = match connect.user.and_then(|user| user.rsplit_once(':')) {
+        Some((vhost, user)) if settings.vhost_in_username => (vhost.into(), Some(user)),
+        _ => (settings.default_vhost.clone(), connect.user),
+    };
+    let login = match (user, connect.password) {
+        (None, None) => Login::Anonymous,
+        (user, password) => {
+            Login::Password { user: user.unwrap_or("").into(), password: password.unwrap_or_default().into() }
+        }
+    };
+    (vhost, login)
+}
+
+impl Opening {
+    pub(super) fn deadline(&self) -> Time {
+        self.deadline
+    }
+
+    /// The credentials are good.
+    pub(super) fn attach(&mut self, cx: &mut Cx<'_>) {
+        cx.commands.extend(self.attach.take().map(Command::Attach));
+    }
+
+    /// The vhost is found.
+    pub(super) fn open_session(&mut self, cx: &mut Cx<'_>) {
+        cx.commands.extend(self.session.take().map(Command::OpenSession));
+    }
+
+    pub(super) fn login_refused(&self, cx: &mut Cx<'_>, refused: &LoginRefused) -> Close {
+        match refused.why {
+            LoginFailure::BadCredentials => self.refuse(cx, Reason::BAD_CREDENTIALS, "bad user name or password"),
+            LoginFailure::LoopbackOnly | LoginFailure::AnonymousRefused => {
+                self.refuse(cx, Reason::NOT_AUTHORIZED, "not authorized")
+            }
+        }
+    }
+
+    /// The vhost or the session was refused.
+    pub(super) fn failed(&self, cx: &mut Cx<'_>, fault: &Fault) -> Close {
+        self.refuse(cx, connect_reason(fault.kind), &fault.text)
+    }
+
+    pub(super) fn too_slow(&self, cx: &mut Cx<'_>) -> Close {
+        self.refuse(cx, Reason::SERVER_UNAVAILABLE, "the login took too long")
+    }
+
+    /// The engine ends the connection before it began. DISCONNECT is not allowed yet [MQTT-3.14.0-1].
+    pub(super) fn closed(&self, cx: &mut Cx<'_>, why: CloseReason) -> Close {
+        let reason = match why {
+            CloseReason::Shutdown => Reason::SERVER_UNAVAILABLE,
+            CloseReason::TakenOver => Reason::SERVER_BUSY,
+            CloseReason::Forced => Reason::NOT_AUTHORIZED,
+        };
+        self.refuse(cx, reason, session::closed(why));
+        Close::normal(session::closed(why))
+    }
+
+    fn refuse(&self, cx: &mut Cx<'_>, reason: Reason, text: &str) -> Close {
+        refuse(cx, &self.terms, reason, text)
+    }
+
+    /// The session is open: says so.
+    pub(super) fn accept(self, shared: &Shared, cx: &mut Cx<'_>, present: bool) -> Result<Open, Close> {
+        let Opening { mut terms, told, .. } = self;
+        if terms.version == Version::V5 {
+            let start = cx.out.len();
+            let mut fits = |terms: &Terms, optional| {
+                let properties = greeting(&shared.settings, terms, &told, optional);
+                let packet =
+                    ConnAck { session_present: present, reason: Reason::SUCCESS, properties: properties.as_properties() };
+                let fits = packet.encode(Version::V5, cx.out).is_ok() && cx.out.len() - start <= terms.packet_bytes_max;
+                if !fits {
+                    cx.out.truncate(start);
+                }
+                fits
+            };
+            if !fits(&terms, true) {
+                // What only offers more can be left out; what binds the client cannot. [MQTT-3.1.2-24]
+                terms.topic_alias_maximum_in = 0;
+                if !fits(&terms, false) {
+                    return Err(refuse(cx, &terms, Reason::PACKET_TOO_LARGE, "CONNACK does not fit the client"));
+                }
+            }
+        } else {
+            let present = u8::from(present && terms.version != Version::V31);
+            cx.out.extend_from_slice(&[Kind::ConnAck.first_byte(), 2, present, 0]);
+        }
+        Ok(Open::new(&shared.settings, terms, cx.now))
+    }
+}
+
+/// The properties of a CONNACK that says yes.
+fn greeting(settings: &Settings, terms: &Terms, told: &Told, optional: bool) -> PropertyBuf {
+    let information = settings.response_prefix.as_ref().filter(|_| told.response_information);
+    let information = information.map(|prefix| format!("{prefix}/{}", terms.client_id));
+    // A packet can be no longer than the setting, which is capped to 32 bits.
+    let packet_bytes_max = u32::try_from(settings.packet_bytes_max()).ok();
+    [
+        told.session_expiry.map(Property::SessionExpiry),
+        Some(Property::ReceiveMaximum(settings.receive_maximum.max(1))),
+        (settings.maximum_qos < 2).then_some(Property::MaximumQos(settings.maximum_qos)),
+        (!settings.retain_available).then_some(Property::RetainAvailable(false)),
+        packet_bytes_max.filter(|_| optional).map(Property::MaximumPacketSize),
+        told.assigned_id.then_some(Property::AssignedClientId(&terms.client_id)),
+        (terms.topic_alias_maximum_in > 0).then_some(Property::TopicAliasMaximum(terms.topic_alias_maximum_in)),
+        told.keep_alive.map(Property::ServerKeepAlive),
+        information.as_deref().map(Property::ResponseInformation),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

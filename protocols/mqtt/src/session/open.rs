@@ -1,0 +1,291 @@
+//! An open session: what each packet and event leads to, the keep-alive, the end.
+
+use crate::Shared;
+use crate::codec::Frame;
+use crate::error::{Error, Reason};
+use crate::frame::{Ack, Connect, Disconnect, Kind, Property, PropertyBuf, Publish, Sender, Version};
+use crate::map;
+use crate::session::connect::capped;
+use crate::session::delivering::Delivering;
+use crate::session::publishing::Publishing;
+use crate::session::{closed, subscribing};
+use crate::settings::Settings;
+use gatepost_core::command::Command;
+use gatepost_core::event::{CloseReason, Event, Op};
+use gatepost_core::properties::Name;
+use gatepost_core::session::{Close, Cx};
+use gatepost_core::time::{Now, Time};
+use std::time::Duration;
+
+/// What CONNECT and settings settle about a connection.
+pub(super) struct Terms {
+    pub(super) version: Version,
+    /// The peer is a bridge of MQTT 3, which knows its own messages and wants retain flags as they are.
+    pub(super) bridge: bool,
+    pub(super) client_id: Name,
+    /// Seconds; 0 is off.
+    pub(super) keep_alive: u16,
+    /// The client's: the largest packet it takes.
+    pub(super) packet_bytes_max: usize,
+    /// Ours: unacknowledged messages sent to it at most.
+    pub(super) receive_maximum: u16,
+    /// Aliases we may use towards it.
+    pub(super) topic_alias_maximum_out: u16,
+    /// Aliases it may use towards us.
+    pub(super) topic_alias_maximum_in: u16,
+    /// DISCONNECT may set a session expiry other than 0.
+    pub(super) may_extend: bool,
+}
+
+impl Terms {
+    pub(super) fn of(connect: &Connect<'_>, settings: &Settings) -> Terms {
+        let v5 = connect.version == Version::V5;
+        let mut terms = Terms {
+            version: connect.version,
+            bridge: connect.bridge,
+            client_id: connect.client_id.into(),
+            keep_alive: connect.keep_alive,
+            packet_bytes_max: usize::MAX,
+            receive_maximum: if v5 { settings.max_inflight_v5 } else { settings.max_inflight }.max(1),
+            topic_alias_maximum_out: 0,
+            topic_alias_maximum_in: if v5 { settings.topic_alias_maximum } else { 0 },
+            may_extend: false,
+        };
+        for property in connect.properties.iter() {
+            match property {
+                Property::ReceiveMaximum(most) => terms.receive_maximum = terms.receive_maximum.min(most),
+                Property::MaximumPacketSize(bytes) => {
+                    terms.packet_bytes_max = usize::try_from(bytes).unwrap_or(usize::MAX);
+                }
+                Property::TopicAliasMaximum(most) => {
+                    terms.topic_alias_maximum_out = most.min(settings.topic_alias_maximum_out);
+                }
+                _ => {}
+            }
+        }
+        terms
+    }
+}
+
+/// An open session.
+pub(super) struct Open {
+    version: Version,
+    bridge: bool,
+    may_extend: bool,
+    /// The driver does not read.
+    paused: bool,
+    /// One and a half times the keep-alive [MQTT-3.1.2-22].
+    silence_max: Option<Duration>,
+    /// When the peer last sent a whole packet, or enough of one.
+    heard: Time,
+    /// Bytes of an unfinished packet at `heard`.
+    partial: usize,
+    publishing: Publishing,
+    delivering: Delivering,
+}
+
+/// Why a packet ends the connection.
+enum End {
+    Error(Error),
+    Goodbye(Close),
+}
+
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        End::Error(error)
+    }
+}
+
+/// So many bytes of an unfinished packet count as a sign of life, or a large message on a slow link would never
+/// arrive. Mosquitto does the same.
+const PARTIAL_BYTES: usize = 1000;
+
+impl Open {
+    pub(super) fn new(settings: &Settings, terms: Terms, now: Now) -> Open {
+        Open {
+            version: terms.version,
+            bridge: terms.bridge,
+            may_extend: terms.may_extend,
+            paused: false,
+            silence_max: (terms.keep_alive > 0).then(|| Duration::from_millis(u64::from(terms.keep_alive) * 1500)),
+            heard: now.monotonic,
+            partial: 0,
+            publishing: Publishing::new(settings, &terms),
+            delivering: Delivering::new(&terms),
+        }
+    }
+
+    pub(super) fn bytes(&mut self, shared: &Shared, cx: &mut Cx<'_>, input: &[u8]) -> Result<usize, Close> {
+        let limits = shared.settings.limits();
+        let mut scratch = Vec::new();
+        let mut used = 0;
+        while self.reads() {
+            let rest = input.get(used..).unwrap_or_default();
+            let frame = match Frame::cut(rest, self.version, &limits) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(error) => return Err(self.fail(cx, &error)),
+            };
+            match self.packet(shared, cx, &frame, &mut scratch) {
+                Ok(()) => used += frame.size(),
+                Err(End::Error(error)) => return Err(self.fail(cx, &error)),
+                Err(End::Goodbye(close)) => return Err(close),
+            }
+        }
+        let partial = input.len() - used;
+        if used > 0 || partial >= self.partial.saturating_add(PARTIAL_BYTES) {
+            self.heard = cx.now.monotonic;
+            self.partial = partial;
+        }
+        Ok(used)
+    }
+
+    fn packet(
+        &mut self,
+        shared: &Shared,
+        cx: &mut Cx<'_>,
+        frame: &Frame<'_>,
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), End> {
+        let Frame { header, body } = *frame;
+        match header.kind {
+            Kind::Publish => {
+                let packet = Publish::decode(header.flags, body, self.version, Sender::Client)?;
+                self.publishing.publish(&shared.settings, cx, &packet, scratch)?;
+            }
+            Kind::PubAck => self.delivering.acknowledged(cx, &Ack::decode(header.kind, body, self.version)?)?,
+            Kind::PubRec => self.delivering.received(cx, &Ack::decode(header.kind, body, self.version)?)?,
+            Kind::PubComp => self.delivering.completed(cx, &Ack::decode(header.kind, body, self.version)?)?,
+            Kind::PubRel => {
+                let ack = Ack::decode(header.kind, body, self.version)?;
+                cx.commands.push(Command::Release { packet_id: ack.packet_id });
+            }
+            Kind::Subscribe => {
+                let command = subscribing::subscribe(&shared.settings, self.version, self.bridge, body)?;
+                cx.commands.push(Command::Subscribe(Box::new(command)));
+            }
+            Kind::Unsubscribe => {
+                let command = subscribing::unsubscribe(self.version, body)?;
+                cx.commands.push(Command::Unsubscribe(Box::new(command)));
+            }
+            // [MQTT-3.12.4-1]
+            Kind::PingReq => cx.out.extend_from_slice(&[Kind::PingResp.first_byte(), 0]),
+            Kind::Disconnect => return Err(self.goodbye(&shared.settings, cx, body)?),
+            // [MQTT-3.1.0-2]
+            Kind::Connect => return Err(Error::Protocol("a second CONNECT").into()),
+            // [MQTT-4.12.0-7]: no CONNECT with a method was accepted.
+            Kind::Auth => return Err(Error::Protocol("AUTH without an authentication method").into()),
+            Kind::ConnAck | Kind::SubAck | Kind::UnsubAck | Kind::PingResp => {
+                return Err(Error::Protocol("a packet that only servers send").into());
+            }
+        }
+        Ok(())
+    }
+
+    fn goodbye(&self, settings: &Settings, cx: &mut Cx<'_>, body: &[u8]) -> Result<End, Error> {
+        let packet = Disconnect::decode(body, self.version, Sender::Client)?;
+        for property in packet.properties.iter() {
+            if let Property::SessionExpiry(seconds) = property {
+                if seconds != 0 && !self.may_extend {
+                    // MQTT 5 3.14.2.2.2
+                    return Err(Error::Protocol("a session expiry that CONNECT ruled out"));
+                }
+                cx.commands.push(Command::SessionExpiry(capped(seconds, settings.session_expiry_max)));
+            }
+        }
+        if packet.reason == Reason::SUCCESS {
+            cx.commands.push(Command::DropWill); // [MQTT-3.14.4-3]
+        }
+        Ok(End::Goodbye(Close::normal(format!("DISCONNECT {:?}", packet.reason))))
+    }
+
+    pub(super) fn event(&mut self, shared: &Shared, cx: &mut Cx<'_>, event: Event) -> Result<(), Close> {
+        match event {
+            Event::Deliver(delivery) => self.delivering.deliver(shared, cx, delivery),
+            Event::Confirmed { upto, .. } => {
+                let read = self.reads();
+                self.publishing.confirmed(upto, cx.out);
+                if !read && self.reads() {
+                    // It was us who kept it from being heard.
+                    self.heard = cx.now.monotonic;
+                }
+            }
+            Event::Refused { number, why, .. } => {
+                if !self.publishing.refused(number, why) {
+                    // MQTT 3 has no word for "not now": unacknowledged, the client sends it again when it is back.
+                    return Err(Close::abnormal("a message could not be stored"));
+                }
+            }
+            Event::Released { packet_id, known } => self.publishing.released(packet_id, known, cx.out),
+            Event::ReleaseDue { packet_id, known } => self.delivering.release(packet_id, known, cx.out),
+            Event::Subscribed { packet_id, results } => {
+                let bytes_max = self.delivering.packet_bytes_max();
+                subscribing::subscribed(self.version, packet_id, &results, bytes_max, cx.out);
+            }
+            Event::Unsubscribed { packet_id, existed } => {
+                let bytes_max = self.delivering.packet_bytes_max();
+                subscribing::unsubscribed(self.version, packet_id, &existed, bytes_max, cx.out);
+            }
+            Event::Failed { op: Op::Subscribe | Op::Unsubscribe | Op::OpenSession, fault, .. } => {
+                return Err(self.say_goodbye(cx, map::reason(fault.kind), &fault.text));
+            }
+            Event::Closed(why) => {
+                let reason = match why {
+                    CloseReason::Shutdown => Reason::SHUTTING_DOWN,
+                    CloseReason::TakenOver => Reason::TAKEN_OVER, // [MQTT-3.1.4-3]
+                    CloseReason::Forced => Reason::ADMINISTRATIVE_ACTION,
+                };
+                self.say_goodbye(cx, reason, closed(why));
+                return Err(Close::normal(closed(why)));
+            }
+            // A QoS 0 message that was refused: MQTT has no answer to it.
+            Event::Failed { .. } => {}
+            // The driver holds publishes back; other protocols' answers do not come.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The peer misbehaved.
+    fn fail(&self, cx: &mut Cx<'_>, error: &Error) -> Close {
+        self.say_goodbye(cx, error.reason(), error.text());
+        Close::abnormal(error.to_string())
+    }
+
+    /// The last words: MQTT 3 has none.
+    fn say_goodbye(&self, cx: &mut Cx<'_>, reason: Reason, text: &str) -> Close {
+        if self.version == Version::V5 {
+            let start = cx.out.len();
+            let text_too = PropertyBuf::from_iter([Property::ReasonString(text)]);
+            let packet = Disconnect { reason, properties: text_too.as_properties() };
+            let written = packet.encode(Version::V5, cx.out).is_ok();
+            if !written || cx.out.len() - start > self.delivering.packet_bytes_max() {
+                cx.out.truncate(start); // [MQTT-3.14.2-3]
+                cx.out.extend_from_slice(&[Kind::Disconnect.first_byte(), 1, reason.0]);
+            }
+        }
+        Close::abnormal(text)
+    }
+
+    /// Whether more packets may be parsed now.
+    pub(super) fn reads(&self) -> bool {
+        self.publishing.has_room()
+    }
+
+    /// When the peer's silence becomes too long. Silence that we caused does not count.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.silence_max.filter(|_| !self.paused && self.reads()).map(|most| self.heard + most)
+    }
+
+    /// The peer was silent too long.
+    pub(super) fn silent(&self, cx: &mut Cx<'_>) -> Close {
+        self.say_goodbye(cx, Reason::KEEP_ALIVE_TIMEOUT, "nothing was heard within the keep-alive")
+    }
+
+    pub(super) fn set_paused(&mut self, now: Now, paused: bool) {
+        if self.paused && !paused {
+            self.heard = now.monotonic;
+        }
+        self.paused = paused;
+    }
+}

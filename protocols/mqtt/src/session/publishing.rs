@@ -1,0 +1,269 @@
+//! Messages from the peer: PUBLISH in; PUBACK, PUBREC and PUBCOMP out.
+//!
+//! The engine confirms by watermark, and acknowledgements leave in the order the messages came [MQTT-4.6.0-2], so what
+//! is owed is a queue of packet ids, beside the numbers that the engine gives to confirmed publishes.
+
+use crate::error::{Error, Reason};
+use crate::frame::{Ack, Kind, Properties, Property, Publish, Version, is_too_deep};
+use crate::map::{self, ORIGIN};
+use crate::session::open::Terms;
+use crate::settings::Settings;
+use gatepost_core::command::{Command, PublishFlags};
+use gatepost_core::fault::FaultKind;
+use gatepost_core::message::{Dialect, Envelope, Message};
+use gatepost_core::properties::Origin;
+use gatepost_core::session::Cx;
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+
+/// MQTT has one publisher per connection.
+const CHANNEL: u16 = 0;
+
+pub(super) struct Publishing {
+    version: Version,
+    /// Our receive maximum.
+    receive_maximum: u16,
+    /// Whether exceeding it is an error. If not, reading stops there.
+    enforce: bool,
+    topic_alias_maximum: u16,
+    /// `aliases[n - 1]` is what alias n stands for. Grows to the highest alias used.
+    aliases: Vec<Option<Box<str>>>,
+    /// Number of the last publish handed to the engine to be confirmed.
+    last: u64,
+    /// The engine's watermark.
+    confirmed: u64,
+    /// Acknowledgements owed, in order of arrival. Numbers never fall.
+    owed: VecDeque<Owed>,
+    /// How many of `owed` are of QoS 1.
+    owed_qos1: usize,
+    /// Packet ids of QoS 2 messages from PUBLISH to PUBCOMP on this connection. Only kept for `enforce`.
+    unreleased: HashSet<u16>,
+}
+
+struct Owed {
+    /// The publish that must be confirmed first.
+    number: u64,
+    packet_id: u16,
+    qos: u8,
+    /// `Some` if nothing was kept of it.
+    refusal: Option<Reason>,
+}
+
+/// Topics that clients may not publish to: the broker's own, and what only names subscriptions.
+pub(super) fn is_reserved(topic: &str) -> bool {
+    topic.starts_with('$')
+        && ["$SYS", "$share"].iter().any(|reserved| {
+            topic.strip_prefix(reserved).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+}
+
+/// A message's properties without what belongs to the hop or to the envelope.
+pub(super) struct Normalised<'a> {
+    pub(super) raw: &'a [u8],
+    pub(super) alias: Option<u16>,
+    pub(super) expiry: Option<u32>,
+    pub(super) will_delay: Option<u32>,
+}
+
+impl<'a> Normalised<'a> {
+    /// Copies what stays into `scratch`, unless all of it does.
+    pub(super) fn of(properties: Properties<'a>, scratch: &'a mut Vec<u8>) -> Normalised<'a> {
+        let mut to = Normalised { raw: properties.raw(), alias: None, expiry: None, will_delay: None };
+        if properties.is_empty() {
+            return to;
+        }
+        for property in properties.iter() {
+            match property {
+                Property::TopicAlias(alias) => to.alias = Some(alias),
+                Property::MessageExpiry(seconds) => to.expiry = Some(seconds),
+                Property::WillDelay(seconds) => to.will_delay = Some(seconds),
+                _ => {}
+            }
+        }
+        if to.alias.is_some() || to.expiry.is_some() || to.will_delay.is_some() {
+            scratch.clear();
+            for (property, span) in properties.spans() {
+                if !matches!(
+                    property,
+                    Property::TopicAlias(_) | Property::MessageExpiry(_) | Property::WillDelay(_)
+                ) {
+                    scratch.extend_from_slice(span);
+                }
+            }
+            to.raw = scratch;
+        }
+        to
+    }
+}
+
+impl Publishing {
+    pub(super) fn new(settings: &Settings, terms: &Terms) -> Publishing {
+        Publishing {
+            version: terms.version,
+            receive_maximum: settings.receive_maximum.max(1),
+            enforce: terms.version == Version::V5 && settings.enforce_receive_maximum,
+            topic_alias_maximum: terms.topic_alias_maximum_in,
+            aliases: Vec::new(),
+            last: 0,
+            confirmed: 0,
+            owed: VecDeque::new(),
+            owed_qos1: 0,
+            unreleased: HashSet::new(),
+        }
+    }
+
+    /// Whether the peer may send another message. A peer that is told its limit, and held to it, always may try.
+    pub(super) fn has_room(&self) -> bool {
+        self.enforce || self.owed.len() < usize::from(self.receive_maximum)
+    }
+
+    pub(super) fn publish(
+        &mut self,
+        settings: &Settings,
+        cx: &mut Cx<'_>,
+        packet: &Publish<'_>,
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        if packet.qos > settings.maximum_qos {
+            return Err(Error::Reason(Reason::QOS_NOT_SUPPORTED, "the quality of service is not supported"));
+        }
+        if packet.retain && !settings.retain_available {
+            return Err(Error::Reason(Reason::RETAIN_NOT_SUPPORTED, "retained messages are not supported"));
+        }
+        if self.enforce && packet.qos > 0 {
+            self.count(packet)?;
+        }
+        let Normalised { raw, alias, expiry, .. } = Normalised::of(packet.properties, scratch);
+        let topic = match alias {
+            None if packet.topic.is_empty() => return Err(Error::Protocol("neither topic nor alias")),
+            None => packet.topic,
+            Some(alias) => {
+                resolve(&mut self.aliases, self.topic_alias_maximum, alias, packet.topic)?
+            }
+        };
+        let refusal = if is_reserved(topic) {
+            Some(Reason::NOT_AUTHORIZED)
+        } else if is_too_deep(topic) {
+            Some(Reason::TOPIC_INVALID)
+        } else {
+            let envelope = Envelope {
+                origin: if raw.is_empty() { Origin::NONE } else { ORIGIN },
+                dialect: Dialect::Slash,
+                durable: packet.qos > 0,
+                qos: packet.qos,
+                retain: packet.retain,
+                deadline: expiry.map(|seconds| cx.now.wall + Duration::from_secs(seconds.into())),
+                received: cx.now.wall,
+                ..Envelope::default()
+            };
+            cx.commands.push(Command::Publish {
+                channel: CHANNEL,
+                flags: if packet.qos > 0 { PublishFlags::CONFIRM } else { PublishFlags::default() },
+                packet_id: if packet.qos == 2 { packet.packet_id } else { 0 },
+                message: Message::new(envelope, &settings.exchange, topic, raw, packet.payload),
+            });
+            None
+        };
+        if packet.qos > 0 {
+            // A refusal of ours has no number: it waits for the one before it.
+            self.last += u64::from(refusal.is_none());
+            self.owed_qos1 += usize::from(packet.qos == 1);
+            self.owed.push_back(Owed { number: self.last, packet_id: packet.packet_id, qos: packet.qos, refusal });
+            if refusal.is_some() {
+                self.acknowledge(cx.out);
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a message towards the receive maximum, once however often it is sent.
+    fn count(&mut self, packet: &Publish<'_>) -> Result<(), Error> {
+        let most = usize::from(self.receive_maximum);
+        let counted = packet.qos == 2 && self.unreleased.contains(&packet.packet_id);
+        let in_flight = self.owed_qos1 + self.unreleased.len();
+        // The second condition bounds what is owed to a peer that repeats one QoS 2 message without end.
+        if (!counted && in_flight >= most) || self.owed.len() >= most {
+            // [MQTT-3.3.4-7]
+            return Err(Error::Reason(Reason::RECEIVE_MAXIMUM_EXCEEDED, "more messages in flight than allowed"));
+        }
+        if packet.qos == 2 {
+            self.unreleased.insert(packet.packet_id);
+        }
+        Ok(())
+    }
+
+    /// The engine took care of all publishes up to number `upto`.
+    pub(super) fn confirmed(&mut self, upto: u64, out: &mut Vec<u8>) {
+        self.confirmed = self.confirmed.max(upto);
+        self.acknowledge(out);
+    }
+
+    fn acknowledge(&mut self, out: &mut Vec<u8>) {
+        while let Some(owed) = self.owed.front() {
+            if owed.number > self.confirmed {
+                break;
+            }
+            let (packet_id, reason) = (owed.packet_id, owed.refusal.unwrap_or(Reason::SUCCESS));
+            let kind = if owed.qos == 1 {
+                self.owed_qos1 -= 1;
+                Kind::PubAck
+            } else {
+                if reason.is_failure() {
+                    // [MQTT-4.3.3-9]: there will be no PUBREL.
+                    self.unreleased.remove(&packet_id);
+                }
+                Kind::PubRec
+            };
+            // MQTT 3 cannot refuse; the message counts as taken.
+            Ack::write(kind, packet_id, reason, self.version, out);
+            self.owed.pop_front();
+        }
+    }
+
+    /// The engine refused a publish; its acknowledgement will say so. Returns `false` if an MQTT 3 client must not be
+    /// told that the message is safe, which is all it can be told.
+    pub(super) fn refused(&mut self, number: u64, why: FaultKind) -> bool {
+        if self.version != Version::V5 && matches!(why, FaultKind::ResourceError | FaultKind::Internal) {
+            return false;
+        }
+        // The first of that number is the publish, any others are refusals of ours that wait for it.
+        if let Some(owed) = self.owed.iter_mut().find(|owed| owed.number == number) {
+            owed.refusal = Some(map::reason(why));
+        }
+        true
+    }
+
+    /// The engine forgot a QoS 2 message's packet id.
+    pub(super) fn released(&mut self, packet_id: u16, known: bool, out: &mut Vec<u8>) {
+        self.unreleased.remove(&packet_id);
+        let reason = if known { Reason::SUCCESS } else { Reason::PACKET_ID_NOT_FOUND };
+        Ack::write(Kind::PubComp, packet_id, reason, self.version, out);
+    }
+}
+
+/// The topic that an alias stands for, which is `topic` from now on unless that is empty.
+fn resolve<'a>(
+    aliases: &'a mut Vec<Option<Box<str>>>,
+    most: u16,
+    alias: u16,
+    topic: &'a str,
+) -> Result<&'a str, Error> {
+    if alias == 0 || alias > most {
+        // [MQTT-3.3.2-8], [MQTT-3.2.2-17]
+        return Err(Error::Reason(Reason::TOPIC_ALIAS_INVALID, "a topic alias is out of range"));
+    }
+    let index = usize::from(alias) - 1;
+    if topic.is_empty() {
+        let known = aliases.get(index).and_then(Option::as_deref);
+        return known.ok_or(Error::Protocol("a topic alias that stands for nothing"));
+    }
+    if aliases.len() <= index {
+        aliases.resize(index + 1, None);
+    }
+    if let Some(slot) = aliases.get_mut(index)
+        && slot.as_deref() != Some(topic)
+    {
+        *slot = Some(topic.into());
+    }
+    Ok(topic)
+}

@@ -1,0 +1,90 @@
+//! Limits and choices of the protocol, the same for all its connections.
+
+use crate::codec::Limits;
+use gatepost_core::properties::Name;
+use std::time::Duration;
+
+/// Limits and choices of the protocol.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Exchange that messages are published to.
+    pub exchange: Name,
+    /// Vhost of clients that do not name one.
+    pub default_vhost: Name,
+    /// A user name `vhost:user` names the vhost, up to its last colon.
+    pub vhost_in_username: bool,
+    /// Until CONNECT is complete, and again until it is answered.
+    pub connect_timeout: Duration,
+    /// Bytes of a CONNECT packet.
+    pub connect_bytes_max: usize,
+    /// Bytes of a message's body; its packet may have 64 KiB of headers more.
+    pub max_message_size: usize,
+    /// Unacknowledged QoS 1 and 2 messages that a client may have on their way to us.
+    pub receive_maximum: u16,
+    /// Close the connection of an MQTT 5 client that exceeds `receive_maximum` (reason 0x93). Off: read no further
+    /// until it is below, as with MQTT 3 clients; Mosquitto had to do that for clients in the field.
+    pub enforce_receive_maximum: bool,
+    /// QoS 1 and 2 messages on their way to an MQTT 3 client, which cannot say how many it takes.
+    pub max_inflight: u16,
+    /// The most on their way to an MQTT 5 client, whatever it would take.
+    pub max_inflight_v5: u16,
+    /// Seconds that a session outlives its connection at most; `None`: for ever.
+    pub session_expiry_max: Option<u32>,
+    /// Whether messages may be retained.
+    pub retain_available: bool,
+    /// 0 to 2; what is published above it is refused, what is subscribed above it gets it.
+    pub maximum_qos: u8,
+    /// Aliases that an MQTT 5 client may use towards us.
+    pub topic_alias_maximum: u16,
+    /// Aliases used towards an MQTT 5 client, if it takes that many.
+    pub topic_alias_maximum_out: u16,
+    /// Seconds of keep-alive that an MQTT 5 client is told to use if its own value is larger or 0.
+    pub keep_alive_max: Option<u16>,
+    /// Answer to a client that asks for response information: this, a slash and its client id.
+    pub response_prefix: Option<Name>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            exchange: "amq.topic".into(),
+            default_vhost: "/".into(),
+            vhost_in_username: true,
+            connect_timeout: Duration::from_secs(10),
+            connect_bytes_max: 64 << 10,
+            max_message_size: 16 << 20,
+            receive_maximum: 1024,
+            enforce_receive_maximum: true,
+            max_inflight: 64,
+            max_inflight_v5: 1024,
+            session_expiry_max: Some(86_400),
+            retain_available: true,
+            maximum_qos: 2,
+            topic_alias_maximum: 16,
+            topic_alias_maximum_out: 16,
+            keep_alive_max: None,
+            response_prefix: None,
+        }
+    }
+}
+
+impl Settings {
+    /// The packet sizes that follow from the settings.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            connect: self.connect_bytes_max,
+            publish: self.packet_bytes_max(),
+            // A thousand filters of a kilobyte, or sixteen of the longest. A client may legally send more, if it finds
+            // a reason to; it is told 0x95.
+            subscribe: self.packet_bytes_max().min(1 << 20),
+            other: self.packet_bytes_max().min(64 << 10),
+        }
+    }
+
+    /// The largest packet accepted, as announced in CONNACK.
+    pub(crate) fn packet_bytes_max(&self) -> usize {
+        const HEADERS: usize = 64 << 10;
+        // The wire has no larger ones.
+        self.max_message_size.saturating_add(HEADERS).min(crate::frame::varint::MAX as usize + 5)
+    }
+}

@@ -1,0 +1,390 @@
+//! Destinations: what `/queue/N` and its like mean, and how an exchange and a key are written as one.
+//!
+//! Two spellings meet in a key. A queue's name is plain text: every `%XX` stands for an octet, and `/`, `%` and controls
+//! are written so. A topic's key has levels, and the engine's dot dialect has escapes of its own, `%2E` for a dot within
+//! a level and `%25` where a literal `%` would read as one: STOMP's `%2E` is kept as it is, its other escapes are undone.
+
+use crate::error::Refusal;
+use gatepost_core::message::{EXCHANGE_NAME_MAX, KEY_MAX};
+use gatepost_core::properties::ReplyTo;
+use std::borrow::Cow;
+
+/// Octets of a queue's name at most (AMQP 0-9-1 `shortstr`).
+const QUEUE_NAME_MAX: usize = 255;
+
+/// A destination header, understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Destination<'a> {
+    /// `/queue/N`, or a bare `N`: a queue, made if need be.
+    Queue(Cow<'a, str>),
+    /// `/amq/queue/N`, `/reply-queue/Q`: a queue that exists.
+    ExistingQueue(Cow<'a, str>),
+    /// `/topic/K`: a key, in the dot dialect, of the topic exchange.
+    Topic(Cow<'a, str>),
+    /// `/exchange/E/K`: an exchange, and a key in the dot dialect.
+    Exchange(Cow<'a, str>, Cow<'a, str>),
+    /// `/temp-queue/N`: only good for a reply-to.
+    TempQueue(&'a str),
+}
+
+impl<'a> Destination<'a> {
+    /// Understands `text`.
+    pub(crate) fn parse(text: &'a str) -> Result<Destination<'a>, Refusal> {
+        if text.is_empty() {
+            return Err(Refusal::blank_destination());
+        }
+        if !text.starts_with('/') {
+            // A bare name is a queue; a path that begins nowhere is nothing.
+            if text.contains('/') {
+                return Err(Refusal::unknown_destination(text));
+            }
+            return bounded_queue(decode(text), text, "queue").map(Destination::Queue);
+        }
+        if let Some(rest) = under(text, "/queue") {
+            return bounded_queue(decode(one_segment(rest, "queue")?), rest, "queue").map(Destination::Queue);
+        }
+        if let Some(rest) = under(text, "/topic") {
+            return bounded_key(key_from_stomp(one_segment(rest, "topic")?), rest, "topic").map(Destination::Topic);
+        }
+        if let Some(rest) = under(text, "/exchange") {
+            return exchange(rest);
+        }
+        if let Some(rest) = under(text, "/amq/queue") {
+            return bounded_queue(decode(one_segment(rest, "amqqueue")?), rest, "amqqueue")
+                .map(Destination::ExistingQueue);
+        }
+        if let Some(rest) = under(text, "/reply-queue") {
+            // Verbatim, slashes included: the name came from us.
+            let name = rest.strip_prefix('/').filter(|name| !name.is_empty());
+            let name = name.ok_or_else(|| Refusal::invalid_destination(rest, "reply-queue"))?;
+            return bounded_queue(Cow::Borrowed(name), rest, "reply-queue").map(Destination::ExistingQueue);
+        }
+        if under(text, "/temp-queue").is_some() {
+            return Ok(Destination::TempQueue(text));
+        }
+        Err(Refusal::unknown_destination(text))
+    }
+
+    /// The address a `reply-to` header means to the other protocols. What is no destination is a queue's name, as
+    /// AMQP peers write it.
+    pub(crate) fn parse_reply_to(text: &str) -> ReplyTo {
+        match Destination::parse(text) {
+            Ok(Destination::Queue(name) | Destination::ExistingQueue(name)) => ReplyTo::Queue(name.as_ref().into()),
+            Ok(Destination::Topic(key)) => ReplyTo::Topic(key.as_ref().into()),
+            Ok(Destination::Exchange(exchange, key)) => {
+                ReplyTo::Exchange(exchange.as_ref().into(), key.as_ref().into())
+            }
+            Ok(Destination::TempQueue(_)) | Err(_) => ReplyTo::Queue(text.into()),
+        }
+    }
+}
+
+/// Appends the destination that `exchange` and `key` (dot dialect) are known by. It holds no controls, but may need the
+/// escapes of a header's value.
+pub(crate) fn push_destination(out: &mut Vec<u8>, exchange: &[u8], key: &[u8], topic_exchange: &str) {
+    if exchange.is_empty() {
+        out.extend_from_slice(b"/queue/");
+        push_encoded(out, key);
+    } else if exchange == topic_exchange.as_bytes() {
+        out.extend_from_slice(b"/topic/");
+        push_key(out, key);
+    } else {
+        out.extend_from_slice(b"/exchange/");
+        push_encoded(out, exchange);
+        out.push(b'/');
+        push_key(out, key);
+    }
+}
+
+/// Appends a reply address as the peer can SEND to it.
+pub(crate) fn push_reply_to(out: &mut Vec<u8>, reply_to: &ReplyTo, topic_exchange: &str) {
+    match reply_to {
+        ReplyTo::Queue(name) => {
+            out.extend_from_slice(b"/reply-queue/");
+            out.extend_from_slice(name.as_bytes());
+        }
+        ReplyTo::Topic(key) => push_destination(out, topic_exchange.as_bytes(), key.as_bytes(), topic_exchange),
+        // The default exchange's key is a queue.
+        ReplyTo::Exchange(exchange, key) => {
+            push_destination(out, exchange.as_bytes(), key.as_bytes(), topic_exchange);
+        }
+    }
+}
+
+/// What follows `prefix`, if that is where its first segments end.
+fn under<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
+    text.strip_prefix(prefix)
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// The single segment that `rest`, with its leading slash, must be.
+fn one_segment<'a>(rest: &'a str, kind: &str) -> Result<&'a str, Refusal> {
+    match rest.strip_prefix('/') {
+        Some(segment) if !segment.is_empty() && !segment.contains('/') => Ok(segment),
+        _ => Err(Refusal::invalid_destination(rest, kind)),
+    }
+}
+
+fn exchange(rest: &str) -> Result<Destination<'_>, Refusal> {
+    let invalid = || Refusal::invalid_destination(rest, "exchange");
+    let path = rest.strip_prefix('/').ok_or_else(invalid)?;
+    let (exchange, key) = path.split_once('/').unwrap_or((path, ""));
+    let exchange = decode(exchange);
+    if exchange.is_empty() || exchange.len() > EXCHANGE_NAME_MAX || key.contains('/') {
+        return Err(invalid());
+    }
+    Ok(Destination::Exchange(
+        exchange,
+        bounded_key(key_from_stomp(key), rest, "exchange")?,
+    ))
+}
+
+fn bounded_queue<'a>(name: Cow<'a, str>, rest: &str, kind: &str) -> Result<Cow<'a, str>, Refusal> {
+    if name.len() > QUEUE_NAME_MAX {
+        Err(Refusal::invalid_destination(rest, kind))
+    } else {
+        Ok(name)
+    }
+}
+
+fn bounded_key<'a>(key: Cow<'a, str>, rest: &str, kind: &str) -> Result<Cow<'a, str>, Refusal> {
+    if key.len() > KEY_MAX {
+        Err(Refusal::invalid_destination(rest, kind))
+    } else {
+        Ok(key)
+    }
+}
+
+/// Undoes every `%XX`. What is no escape, or would not be UTF-8, stays as it is written.
+fn decode(text: &str) -> Cow<'_, str> {
+    decode_with(text, |octet, _, out| out.push(octet))
+}
+
+/// A topic's key in the dot dialect: every escape undone but those that the dialect has too.
+fn key_from_stomp(text: &str) -> Cow<'_, str> {
+    decode_with(text, |octet, rest, out| match octet {
+        b'.' => out.extend_from_slice(b"%2E"),
+        // In the dot dialect a lone % is itself; only where an escape would seem to follow is it escaped. What follows
+        // may be escaped in turn: any digit, plain or not, counts.
+        b'%' if matches!(rest.first(), Some(b'2' | b'%')) => out.extend_from_slice(b"%25"),
+        octet => out.push(octet),
+    })
+}
+
+fn decode_with(text: &str, mut put: impl FnMut(u8, &[u8], &mut Vec<u8>)) -> Cow<'_, str> {
+    let octets = text.as_bytes();
+    if !octets.contains(&b'%') {
+        return Cow::Borrowed(text);
+    }
+    let mut out = Vec::with_capacity(octets.len());
+    let mut at = 0;
+    while let Some(&octet) = octets.get(at) {
+        match (octet, octets.get(at + 1..at + 3).and_then(hex_pair)) {
+            (b'%', Some(decoded)) => {
+                at += 3;
+                put(decoded, octets.get(at..).unwrap_or(&[]), &mut out);
+            }
+            (b'%', None) => {
+                at += 1;
+                put(octet, octets.get(at..).unwrap_or(&[]), &mut out);
+            }
+            _ => {
+                at += 1;
+                out.push(octet);
+            }
+        }
+    }
+    String::from_utf8(out).map_or(Cow::Borrowed(text), Cow::Owned)
+}
+
+fn hex_pair(pair: &[u8]) -> Option<u8> {
+    match pair {
+        [high, low] => {
+            let digit = |c: &u8| char::from(*c).to_digit(16);
+            u8::try_from(digit(high)? * 16 + digit(low)?).ok()
+        }
+        _ => None,
+    }
+}
+
+/// Appends plain text as one segment.
+fn push_encoded(out: &mut Vec<u8>, text: &[u8]) {
+    for &octet in text {
+        if octet == b'%' {
+            push_escape(out, octet)
+        } else {
+            push_octet(out, octet)
+        }
+    }
+}
+
+/// Appends a key of the dot dialect as one segment.
+fn push_key(out: &mut Vec<u8>, key: &[u8]) {
+    if !key.contains(&b'%') {
+        return push_encoded(out, key);
+    }
+    let mut rest = key;
+    while let [octet, behind @ ..] = rest {
+        rest = match rest {
+            // The dialect's own escapes mean the same here.
+            [b'%', b'2', low @ (b'E' | b'5'), behind @ ..] => {
+                out.extend_from_slice(&[b'%', b'2', *low]);
+                behind
+            }
+            [b'%', ..] => {
+                push_escape(out, b'%');
+                behind
+            }
+            _ => {
+                push_octet(out, *octet);
+                behind
+            }
+        };
+    }
+}
+
+fn push_octet(out: &mut Vec<u8>, octet: u8) {
+    if matches!(octet, b'/' | 0x7f | ..0x20) {
+        push_escape(out, octet)
+    } else {
+        out.push(octet)
+    }
+}
+
+fn push_escape(out: &mut Vec<u8>, octet: u8) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    out.extend_from_slice(&[b'%', DIGITS[usize::from(octet >> 4)], DIGITS[usize::from(octet & 15)]]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(exchange: &str, key: &str) -> String {
+        let mut out = Vec::new();
+        push_destination(&mut out, exchange.as_bytes(), key.as_bytes(), "amq.topic");
+        String::from_utf8(out).expect("destinations are UTF-8")
+    }
+
+    fn refused(text: &str) -> String {
+        Destination::parse(text).expect_err("no destination").body.into_owned()
+    }
+
+    #[test]
+    fn each_prefix_has_its_meaning() {
+        use Destination::*;
+        for (text, meaning) in [
+            ("/queue/a.b", Queue("a.b".into())),
+            ("a.b", Queue("a.b".into())),
+            ("/topic/a.*.#", Topic("a.*.#".into())),
+            ("/exchange/e", Exchange("e".into(), "".into())),
+            ("/exchange/e/", Exchange("e".into(), "".into())),
+            ("/exchange/e%2Ff/k.l", Exchange("e/f".into(), "k.l".into())),
+            ("/amq/queue/q", ExistingQueue("q".into())),
+            ("/reply-queue/a/b%2F", ExistingQueue("a/b%2F".into())),
+            ("/temp-queue/x", TempQueue("/temp-queue/x")),
+        ] {
+            assert_eq!(Destination::parse(text), Ok(meaning), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_destination_is_named() {
+        assert_eq!(
+            refused("/queue/bah/baz"),
+            "'/bah/baz' is not a valid queue destination\n"
+        );
+        assert_eq!(refused("/queue/"), "'/' is not a valid queue destination\n");
+        assert_eq!(refused("/topic/a/b"), "'/a/b' is not a valid topic destination\n");
+        assert_eq!(refused("/exchange/"), "'/' is not a valid exchange destination\n");
+        assert_eq!(
+            refused("/exchange/e/a/b"),
+            "'/e/a/b' is not a valid exchange destination\n"
+        );
+        assert!(refused("/queuex").starts_with("'/queuex' is not a valid destination.\nValid"));
+        assert!(refused("a/b").starts_with("'a/b' is not a valid destination.\n"));
+        assert_eq!(refused(""), "Destination cannot be blank");
+        assert!(Destination::parse(&format!("/queue/{}", "x".repeat(256))).is_err());
+        assert!(Destination::parse(&format!("/topic/{}", "x".repeat(65_536))).is_err());
+        assert!(Destination::parse(&format!("/exchange/{}/k", "x".repeat(256))).is_err());
+    }
+
+    #[test]
+    fn queue_names_are_percent_decoded_and_come_back() {
+        for (text, name) in [
+            ("/queue/a%2Fb%20c", "a/b c"),
+            ("/queue/100%", "100%"),
+            ("/queue/%zz", "%zz"),
+            ("/queue/%ff", "%ff"),
+        ] {
+            assert_eq!(Destination::parse(text), Ok(Destination::Queue(name.into())), "{text}");
+        }
+        assert_eq!(written("", "a/b c%ü\n"), "/queue/a%2Fb c%25ü%0A");
+        assert_eq!(written("", "amq.gen-x:y"), "/queue/amq.gen-x:y");
+    }
+
+    #[test]
+    fn a_dot_within_a_level_keeps_its_escape() {
+        assert_eq!(
+            Destination::parse("/topic/v1%2E5.s"),
+            Ok(Destination::Topic("v1%2E5.s".into()))
+        );
+        assert_eq!(written("amq.topic", "v1%2E5.s"), "/topic/v1%2E5.s");
+        assert_eq!(
+            Destination::parse("/topic/x%2Fy.z"),
+            Ok(Destination::Topic("x/y.z".into()))
+        );
+        assert_eq!(written("amq.topic", "x/y.z"), "/topic/x%2Fy.z");
+    }
+
+    #[test]
+    fn keys_survive_the_way_out_and_back() {
+        for key in [
+            "a.b", "a/b", "50%", "%2E", "%25", "%252E", "%41", "a%2", ".lead..", "", "é:\\",
+        ] {
+            let text = written("amq.direct", key);
+            let back = Destination::parse(&text);
+            // A redundant %25 may come back as a plain %: the same level, spelled shorter.
+            let same = |other: &str| written("amq.direct", other) == text;
+            assert!(
+                matches!(&back, Ok(Destination::Exchange(e, k)) if e == "amq.direct" && same(k)),
+                "{key} as {text} came back {back:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_escaped_percent_never_turns_into_an_escape() {
+        // The level is the text `%2E`, not a dot.
+        assert_eq!(
+            Destination::parse("/topic/%252E"),
+            Ok(Destination::Topic("%252E".into()))
+        );
+        assert_eq!(
+            Destination::parse("/topic/%25%32E"),
+            Ok(Destination::Topic("%252E".into()))
+        );
+        assert_eq!(
+            Destination::parse("/topic/100%25"),
+            Ok(Destination::Topic("100%".into()))
+        );
+        assert_eq!(
+            Destination::parse("/topic/%%32E"),
+            Ok(Destination::Topic("%252E".into()))
+        );
+    }
+
+    #[test]
+    fn reply_addresses_are_typed() {
+        use ReplyTo::*;
+        for (text, reply_to) in [
+            ("/queue/a", Queue("a".into())),
+            ("/reply-queue/amq.gen-1", Queue("amq.gen-1".into())),
+            ("amq.gen-1", Queue("amq.gen-1".into())),
+            ("/topic/a.b", Topic("a.b".into())),
+            ("/exchange/e/k", Exchange("e".into(), "k".into())),
+        ] {
+            assert_eq!(Destination::parse_reply_to(text), reply_to, "{text}");
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! SUBSCRIBE: a destination, how deliveries are acknowledged, and what the queue behind it is to be like.
+
+use super::{Frame, Headers, is_true};
+use crate::destination::Destination;
+use crate::error::Refusal;
+use gatepost_core::properties::{Table, Value};
+
+/// How a client names a subscription.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum SubscriptionName {
+    /// By `id`.
+    Id(Box<str>),
+    /// By its destination, as 1.0 allows. RabbitMQ never asks for an id, so neither do we.
+    Destination(Box<str>),
+}
+
+impl SubscriptionName {
+    /// What the headers name, if anything.
+    pub(crate) fn of(headers: &Headers) -> Option<SubscriptionName> {
+        headers
+            .lookup("id")
+            .map(|id| SubscriptionName::Id(id.into()))
+            .or_else(|| {
+                headers
+                    .lookup("destination")
+                    .map(|d| SubscriptionName::Destination(d.into()))
+            })
+    }
+
+    /// The `subscription` of its MESSAGE frames.
+    pub(crate) fn id(&self) -> Option<&str> {
+        match self {
+            SubscriptionName::Id(id) => Some(id),
+            SubscriptionName::Destination(_) => None,
+        }
+    }
+
+    /// The consumer tag people see; RabbitMQ's form.
+    pub(crate) fn tag(&self) -> String {
+        match self {
+            SubscriptionName::Id(id) => format!("T_{id}"),
+            SubscriptionName::Destination(destination) => format!("Q_{destination}"),
+        }
+    }
+
+    /// As ERROR bodies put it.
+    pub(crate) fn description(&self) -> String {
+        match self {
+            SubscriptionName::Id(id) => format!("id='{id}'"),
+            SubscriptionName::Destination(destination) => format!("destination='{destination}'"),
+        }
+    }
+}
+
+/// STOMP 1.2 SUBSCRIBE "ack Header".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum AckMode {
+    /// A delivery counts as acknowledged.
+    #[default]
+    Auto,
+    /// An ACK covers all deliveries of the subscription before.
+    Client,
+    /// An ACK covers one delivery.
+    Individual,
+}
+
+/// A SUBSCRIBE frame, understood.
+#[derive(Debug)]
+pub(crate) struct Subscribe<'a> {
+    pub(crate) name: SubscriptionName,
+    pub(crate) destination: Destination<'a>,
+    /// As written, for the name of a durable subscription.
+    pub(crate) destination_text: &'a str,
+    pub(crate) ack: AckMode,
+    /// Unsettled deliveries at most.
+    pub(crate) prefetch: Option<u32>,
+    /// Consumer priority.
+    pub(crate) priority: i32,
+    /// Refuse other consumers (ActiveMQ).
+    pub(crate) exclusive: bool,
+    /// A topic subscription that outlives the connection, named by this.
+    pub(crate) durable: Option<String>,
+    /// Replay retained messages.
+    pub(crate) retained: bool,
+    pub(crate) queue: QueueHeaders,
+    /// For the consumer: where in a stream it begins, and so on.
+    pub(crate) arguments: Table,
+    pub(crate) receipt: Option<&'a str>,
+}
+
+/// ActiveMQ's name for a durable subscription, and how its documentation misspelt it for years.
+pub(crate) const ACTIVEMQ_NAMES: [&str; 2] = ["activemq.subscriptionName", "activemq.subcriptionName"];
+
+impl<'a> Subscribe<'a> {
+    /// Understands a SUBSCRIBE frame of the client that called itself `client_id`.
+    pub(crate) fn parse(frame: &Frame<'a>, client_id: Option<&str>) -> Result<Subscribe<'a>, Refusal> {
+        let headers = frame.headers;
+        let command = headers.command();
+        let text = frame.require("destination", || Refusal::missing_destination(command))?;
+        refuse_unsupported(headers)?;
+        let destination = Destination::parse(text)?;
+        if matches!(destination, Destination::TempQueue(_)) {
+            return Err(Refusal::destination_not_for(text, command));
+        }
+        let name = SubscriptionName::of(headers).ok_or_else(|| Refusal::missing_destination(command))?;
+        let ack = match headers.lookup("ack") {
+            None | Some("auto") => AckMode::Auto,
+            Some("client") => AckMode::Client,
+            Some("client-individual") => AckMode::Individual,
+            Some(_) => return Err(Refusal::invalid_header(command, "ack")),
+        };
+        let of_topic = matches!(destination, Destination::Topic(_) | Destination::Exchange(..));
+        Ok(Subscribe {
+            durable: if of_topic {
+                durable_name(headers, &name, client_id)?
+            } else {
+                None
+            },
+            name,
+            destination,
+            destination_text: text,
+            ack,
+            prefetch: either(headers, "prefetch-count", "activemq.prefetchSize")?,
+            priority: either(headers, "x-priority", "activemq.priority")?.unwrap_or(0),
+            exclusive: headers.flag("activemq.exclusive"),
+            retained: headers.flag("x-retained"),
+            queue: QueueHeaders::parse(headers)?,
+            arguments: consumer_arguments(headers)?,
+            receipt: headers.lookup("receipt"),
+        })
+    }
+}
+
+/// What names a durable subscription to a topic, if it is to be one.
+fn durable_name(
+    headers: &Headers,
+    name: &SubscriptionName,
+    client_id: Option<&str>,
+) -> Result<Option<String>, Refusal> {
+    if let Some(subscription) = ACTIVEMQ_NAMES.iter().find_map(|name| headers.lookup(name)) {
+        // ActiveMQ: the client's name and the subscription's together.
+        let client_id = client_id.ok_or_else(|| Refusal::missing_header("CONNECT", "client-id"))?;
+        return Ok(Some(format!("{client_id}\0{subscription}")));
+    }
+    if !headers.flag("durable") && !headers.flag("persistent") {
+        return Ok(None);
+    }
+    name.id()
+        .map(|id| Some(id.to_owned()))
+        .ok_or_else(Refusal::durable_needs_id)
+}
+
+/// Headers of ActiveMQ that change which messages a client gets, and that are not built. Ignoring them would be wrong.
+fn refuse_unsupported(headers: &Headers) -> Result<(), Refusal> {
+    for (name, value) in headers.iter() {
+        let refused = match name {
+            "selector" | "transformation" => true,
+            "browser" => is_true(value),
+            "activemq.prefetchSize" | "activemq.priority" | "activemq.exclusive" | "activemq.dispatchAsync" => false,
+            "activemq.noLocal" => is_true(value),
+            _ => name.starts_with("activemq.") && !ACTIVEMQ_NAMES.contains(&name),
+        };
+        if refused {
+            return Err(Refusal::unsupported_header(name));
+        }
+    }
+    Ok(())
+}
+
+/// What a frame says of the queue behind its destination. Absent is not the same as false.
+#[derive(Debug, Default)]
+pub(crate) struct QueueHeaders {
+    pub(crate) durable: Option<bool>,
+    pub(crate) auto_delete: Option<bool>,
+    pub(crate) exclusive: Option<bool>,
+    /// Overrides the name of a topic subscription's queue.
+    pub(crate) name: Option<Box<str>>,
+    pub(crate) arguments: Table,
+}
+
+/// Arguments of a queue that are numbers, and those that are text.
+const INTEGER_ARGUMENTS: [&str; 7] = [
+    "x-message-ttl",
+    "x-expires",
+    "x-max-length",
+    "x-max-length-bytes",
+    "x-max-priority",
+    "x-stream-max-segment-size-bytes",
+    "x-stream-filter-size-bytes",
+];
+const TEXT_ARGUMENTS: [&str; 5] = [
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-queue-type",
+    "x-max-age",
+    "x-overflow",
+];
+
+/// Longest queue name there is.
+const QUEUE_NAME_MAX: usize = 255;
+
+impl QueueHeaders {
+    /// Picks them out of a SUBSCRIBE's or SEND's headers.
+    pub(crate) fn parse(headers: &Headers) -> Result<QueueHeaders, Refusal> {
+        let mut queue = QueueHeaders::default();
+        for (name, value) in headers.iter() {
+            match name {
+                "durable" => queue.durable = Some(is_true(value)),
+                "auto-delete" => queue.auto_delete = Some(is_true(value)),
+                "exclusive" => queue.exclusive = Some(is_true(value)),
+                "x-queue-name" if value.is_empty() || value.len() > QUEUE_NAME_MAX => {
+                    return Err(Refusal::invalid_header(headers.command(), name));
+                }
+                "x-queue-name" => queue.name = Some(value.into()),
+                _ if !name.starts_with("x-") => {}
+                _ if INTEGER_ARGUMENTS.contains(&name) => {
+                    queue
+                        .arguments
+                        .push(name, Value::Int(integer(headers, name, value)?, 64));
+                }
+                _ if TEXT_ARGUMENTS.contains(&name) => queue.arguments.push(name, Value::text(value)),
+                _ => {}
+            }
+        }
+        Ok(queue)
+    }
+
+    /// Whether the frame says anything that an existing queue must agree with.
+    pub(crate) fn are_given(&self) -> bool {
+        self.durable.is_some() || self.auto_delete.is_some() || self.exclusive.is_some() || !self.arguments.is_empty()
+    }
+}
+
+/// Arguments of the consumer: where in a stream it begins and what of it is wanted.
+fn consumer_arguments(headers: &Headers) -> Result<Table, Refusal> {
+    let mut arguments = Table::default();
+    for (name, value) in headers.iter() {
+        match name {
+            "x-stream-offset" => {
+                let value = if let Some(offset) = value.strip_prefix("offset=") {
+                    Value::Int(integer(headers, name, offset)?, 64)
+                } else if let Some(seconds) = value.strip_prefix("timestamp=") {
+                    let seconds = u64::try_from(integer(headers, name, seconds)?);
+                    Value::Timestamp(seconds.map_err(|_| Refusal::invalid_header(headers.command(), name))?)
+                } else {
+                    Value::text(value)
+                };
+                arguments.push(name, value);
+            }
+            "x-stream-filter" => {
+                let filters = value.split(',').map(|filter| Value::text(filter.trim())).collect();
+                arguments.push(name, Value::Array(filters));
+            }
+            "x-stream-match-unfiltered" => arguments.push(name, Value::Bool(is_true(value))),
+            _ => {}
+        }
+    }
+    Ok(arguments)
+}
+
+fn integer(headers: &Headers, name: &str, value: &str) -> Result<i64, Refusal> {
+    value
+        .trim()
+        .parse()
+        .map_err(|_| Refusal::invalid_header(headers.command(), name))
+}
+
+/// The number under the name RabbitMQ or the one ActiveMQ gave it.
+fn either<N: std::str::FromStr>(headers: &Headers, name: &str, other: &str) -> Result<Option<N>, Refusal> {
+    for name in [name, other] {
+        if let Some(value) = headers.lookup(name) {
+            let number = value
+                .trim()
+                .parse()
+                .map_err(|_| Refusal::invalid_header(headers.command(), name))?;
+            return Ok(Some(number));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verb;
+    use super::super::tests::headers;
+    use super::*;
+
+    fn refused(pairs: &[(&str, &str)]) -> String {
+        let headers = headers(
+            "SUBSCRIBE",
+            &[&[("destination", "/topic/a"), ("id", "1")], pairs].concat(),
+        );
+        let frame = Frame {
+            verb: Verb::Subscribe,
+            headers: &headers,
+            body: b"",
+        };
+        Subscribe::parse(&frame, None).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused_by_name() {
+        for name in [
+            "selector",
+            "activemq.retroactive",
+            "activemq.maximumPendingMessageLimit",
+            "transformation",
+        ] {
+            assert_eq!(
+                refused(&[(name, "x")]),
+                format!("Unsupported header: '{name}' is not supported")
+            );
+        }
+        assert_eq!(
+            refused(&[("browser", "true")]),
+            "Unsupported header: 'browser' is not supported"
+        );
+    }
+
+    #[test]
+    fn a_bad_number_or_ack_mode_is_an_invalid_header() {
+        for (name, value) in [
+            ("x-message-ttl", "soon"),
+            ("prefetch-count", "-1"),
+            ("ack", "maybe"),
+            ("x-stream-offset", "offset=x"),
+        ] {
+            let expected = format!("Invalid header: \"SUBSCRIBE\" must include a valid \"{name}\" header");
+            assert_eq!(refused(&[(name, value)]), expected);
+        }
+    }
+
+    #[test]
+    fn queue_headers_become_typed_arguments() {
+        let headers = headers(
+            "SUBSCRIBE",
+            &[
+                ("durable", "True"),
+                ("auto-delete", "no"),
+                ("x-message-ttl", "5"),
+                ("x-queue-type", "stream"),
+                ("x-y", "z"),
+            ],
+        );
+        let queue = QueueHeaders::parse(&headers).expect("legal");
+        assert_eq!(
+            (queue.durable, queue.auto_delete, queue.exclusive),
+            (Some(true), Some(false), None)
+        );
+        assert_eq!(queue.arguments.lookup("x-message-ttl"), Some(&Value::Int(5, 64)));
+        assert_eq!(queue.arguments.lookup("x-queue-type"), Some(&Value::text("stream")));
+        assert_eq!(queue.arguments.0.len(), 2);
+        assert!(queue.are_given());
+    }
+}

@@ -1,0 +1,223 @@
+//! Messages of other protocols as STOMP header lines.
+//!
+//! The way back, from a SEND's headers to neutral properties, is [`crate::properties`].
+
+use crate::destination::push_reply_to;
+use crate::frame::Version;
+use crate::frame::escape::escape;
+use crate::properties::{is_server_owned, push_line};
+use base64::Engine as _;
+use gatepost_core::message::{Dialect, Message};
+use gatepost_core::properties::{Properties, Value};
+use gatepost_core::time::Wall;
+
+/// Appends the header lines of a message that did not come in by STOMP.
+pub(crate) fn push_foreign(
+    out: &mut Vec<u8>,
+    version: Version,
+    message: &Message,
+    properties: &Properties,
+    topic_exchange: &str,
+    now: Wall,
+) {
+    let mut text = |name: &str, value: &str| push_line(out, version, name, value.as_bytes());
+    match (&properties.content_type, properties.utf8_body) {
+        (Some(kind), true) if !kind.contains("charset=") => text("content-type", &format!("{kind};charset=utf-8")),
+        (Some(kind), _) => text("content-type", kind),
+        (None, true) => text("content-type", "text/plain;charset=utf-8"),
+        (None, false) => {}
+    }
+    for (name, value) in [
+        ("content-encoding", &properties.content_encoding),
+        ("amqp-message-id", &properties.message_id),
+        ("type", &properties.kind),
+        ("app-id", &properties.app_id),
+        ("user-id", &properties.user_id),
+    ] {
+        if let Some(value) = value {
+            text(name, value);
+        }
+    }
+    if let Some(octets) = &properties.correlation {
+        match std::str::from_utf8(octets) {
+            Ok(id) => text("correlation-id", id),
+            Err(_) => {
+                text(
+                    "correlation-id",
+                    &base64::engine::general_purpose::STANDARD.encode(octets),
+                );
+                text("correlation-id-encoding", "base64");
+            }
+        }
+    }
+    for (name, value) in [
+        ("priority", properties.priority.map(u64::from)),
+        ("timestamp", properties.timestamp),
+        ("expiration", expiration_ms(message, properties, now)),
+    ] {
+        if let Some(value) = value {
+            text(name, &value.to_string());
+        }
+    }
+    // RabbitMQ shows an AMQP delivery mode of 1 as `persistent:1`, which clients take for true.
+    if message.envelope().durable {
+        text("persistent", "true");
+    }
+    if let Some(reply_to) = &properties.reply_to {
+        let mut address = Vec::new();
+        push_reply_to(&mut address, reply_to, topic_exchange);
+        out.extend_from_slice(b"reply-to:");
+        escape(&address, version, out);
+        out.push(b'\n');
+    }
+    for (name, value) in &properties.headers.0 {
+        if !is_server_owned(name) && !is_mapped(name) {
+            push_value(out, version, name, value);
+        }
+    }
+}
+
+/// Milliseconds to live: as the sender wrote them, or from MQTT, whose seconds count down, what is left.
+fn expiration_ms(message: &Message, properties: &Properties, now: Wall) -> Option<u64> {
+    let envelope = message.envelope();
+    match (envelope.dialect, envelope.deadline) {
+        (Dialect::Slash, Some(deadline)) => Some(deadline.0.saturating_sub(now.0)),
+        _ => properties.expiration_ms,
+    }
+}
+
+/// Headers that say what a property says; those above were written from the properties alone.
+fn is_mapped(name: &str) -> bool {
+    matches!(
+        name,
+        "content-type"
+            | "content-encoding"
+            | "amqp-message-id"
+            | "type"
+            | "app-id"
+            | "user-id"
+            | "correlation-id"
+            | "correlation-id-encoding"
+            | "priority"
+            | "timestamp"
+            | "expiration"
+            | "persistent"
+            | "reply-to"
+            | "x-mqtt-retain"
+    )
+}
+
+/// What has no text is dropped: tables, lists, octets that are not UTF-8.
+fn push_value(out: &mut Vec<u8>, version: Version, name: &str, value: &Value) {
+    let mut text = |value: &dyn std::fmt::Display| push_line(out, version, name, value.to_string().as_bytes());
+    match value {
+        Value::Void => text(&""),
+        Value::Bool(b) => text(b),
+        Value::Int(i, _) => text(i),
+        Value::Uint(u, _) => text(u),
+        Value::Float(f) => text(f),
+        Value::Double(d) => text(d),
+        Value::Decimal(scale, unscaled) => text(&format_args!("{unscaled}e-{scale}")),
+        Value::Timestamp(seconds) => text(seconds),
+        Value::Text(octets) => {
+            if let Ok(value) = std::str::from_utf8(octets) {
+                push_line(out, version, name, value.as_bytes());
+            }
+        }
+        Value::Binary(_) | Value::Array(_) | Value::Table(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gatepost_core::message::Envelope;
+    use gatepost_core::properties::{ReplyTo, Table};
+
+    fn pushed(envelope: Envelope, properties: &Properties) -> String {
+        let message = Message::new(envelope, "amq.topic", "a", b"", b"");
+        let mut out = Vec::new();
+        push_foreign(&mut out, Version::V1_2, &message, properties, "amq.topic", Wall(1000));
+        String::from_utf8(out).expect("lines are UTF-8")
+    }
+
+    #[test]
+    fn properties_become_headers() {
+        let properties = Properties {
+            content_type: Some("text/css".into()),
+            utf8_body: true,
+            correlation: Some(vec![0xff].into()),
+            reply_to: Some(ReplyTo::Queue("amq.gen-1".into())),
+            priority: Some(4),
+            timestamp: Some(12),
+            expiration_ms: Some(5000),
+            ..Properties::default()
+        };
+        assert_eq!(
+            pushed(
+                Envelope {
+                    durable: true,
+                    ..Envelope::default()
+                },
+                &properties
+            ),
+            "content-type:text/css;charset=utf-8\ncorrelation-id:/w==\ncorrelation-id-encoding:base64\npriority:4\n\
+             timestamp:12\nexpiration:5000\npersistent:true\nreply-to:/reply-queue/amq.gen-1\n"
+        );
+    }
+
+    #[test]
+    fn an_mqtt_expiry_counts_down() {
+        let envelope = Envelope {
+            dialect: Dialect::Slash,
+            deadline: Some(Wall(4000)),
+            ..Envelope::default()
+        };
+        let properties = Properties {
+            expiration_ms: Some(30_000),
+            ..Properties::default()
+        };
+        assert_eq!(pushed(envelope, &properties), "expiration:3000\n");
+    }
+
+    #[test]
+    fn typed_headers_become_text_and_forgeries_are_dropped() {
+        let mut headers = Table::default();
+        for (name, value) in [
+            ("sev", Value::Int(3, 32)),
+            ("on", Value::Bool(true)),
+            ("none", Value::Void),
+            ("half", Value::Double(0.5)),
+            ("zones", Value::Array([Value::Int(1, 8)].into())),
+            ("raw", Value::Text(vec![0xff].into())),
+            ("destination", Value::text("/queue/forged")),
+            ("redelivered", Value::text("true")),
+            ("twice", Value::text("a:1")),
+            ("twice", Value::text("2")),
+        ] {
+            headers.push(name, value);
+        }
+        let properties = Properties {
+            headers,
+            ..Properties::default()
+        };
+        let expected = "sev:3\non:true\nnone:\nhalf:0.5\ntwice:a\\c1\ntwice:2\n";
+        assert_eq!(pushed(Envelope::default(), &properties), expected);
+    }
+
+    #[test]
+    fn reply_topics_and_exchanges_are_destinations() {
+        for (reply_to, text) in [
+            (ReplyTo::Topic("a.b%2Ec".into()), "/topic/a.b%2Ec"),
+            (ReplyTo::Exchange("e".into(), "k".into()), "/exchange/e/k"),
+            (ReplyTo::Exchange("".into(), "q".into()), "/queue/q"),
+            (ReplyTo::Queue("a/b".into()), "/reply-queue/a/b"),
+        ] {
+            let properties = Properties {
+                reply_to: Some(reply_to),
+                ..Properties::default()
+            };
+            assert_eq!(pushed(Envelope::default(), &properties), format!("reply-to:{text}\n"));
+        }
+    }
+}

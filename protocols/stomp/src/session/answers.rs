@@ -1,0 +1,213 @@
+//! What the engine says: deliveries, confirms, answers, faults.
+
+use super::{Awaited, State, StompSession};
+use crate::error::Refusal;
+use crate::frame::error::push_error;
+use crate::frame::message::{Context, push_message};
+use crate::frame::receipt::push_receipt;
+use crate::session::subscriptions::Life;
+use gatepost_core::command::{Channel, ConsumerToken};
+use gatepost_core::event::{CloseReason, Delivery, Event, Op};
+use gatepost_core::fault::{Fault, FaultKind};
+use gatepost_core::properties::Name;
+use gatepost_core::session::{Close, Cx};
+
+impl StompSession {
+    pub(super) fn answer(&mut self, cx: &mut Cx<'_>, event: Event) -> Result<(), Close> {
+        match event {
+            Event::Deliver(delivery) => self.deliver(cx, &delivery),
+            Event::Confirmed { upto, .. } => self.confirmed(cx, upto),
+            Event::Refused { number, why, .. } => return self.publish_refused(cx, number, why),
+            Event::Done {
+                channel,
+                op: Op::Cancel,
+                ..
+            } => self.cancelled(cx, channel),
+            Event::Done {
+                channel,
+                op: Op::CloseChannel,
+                ..
+            } => self.subscriptions.free(channel),
+            Event::Done { op: Op::Commit, .. } => self.committed(cx),
+            Event::Failed { channel, op, fault } => return self.failed(cx, channel, op, &fault),
+            Event::QueueDeclared { channel, queue } => self.temp_queue_named(channel, queue.name),
+            Event::Consuming { channel, .. } => self.consuming(cx, channel),
+            Event::ConsumerGone { channel, consumer } => self.consumer_gone(cx, channel, consumer),
+            Event::Echo { channel, token } => self.echoed(cx, channel, token),
+            Event::Authenticated { user } => self.authenticated(cx, user),
+            Event::LoginRefused(refused) => return self.login_refused(cx, &refused),
+            Event::Attached => self.attached(cx),
+            Event::AttachRefused(fault) => return self.attach_refused(cx, &fault),
+            Event::Closed(reason) => return self.closed(cx, reason),
+            // The driver holds publishes back; their receipts wait by themselves.
+            Event::Flow(_) => {}
+            // Answers to what this protocol never asks.
+            Event::Done { .. }
+            | Event::Returned { .. }
+            | Event::QueueDeleted { .. }
+            | Event::QueuePurged { .. }
+            | Event::Got { .. }
+            | Event::GetEmpty { .. }
+            | Event::SessionOpened { .. }
+            | Event::Subscribed { .. }
+            | Event::Unsubscribed { .. }
+            | Event::Released { .. }
+            | Event::ReleaseDue { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Ends a DISCONNECT whose receipt waited for all others.
+    pub(super) fn drained(&mut self, cx: &mut Cx<'_>) -> Result<(), Close> {
+        let State::Draining { receipt } = &self.state else {
+            return Ok(());
+        };
+        let pending = !self.publisher.confirms.is_empty()
+            || self.transactions.are_committing()
+            || !self.echoes.is_empty()
+            || self.subscriptions.owe_receipts();
+        if pending {
+            return Ok(());
+        }
+        push_receipt(cx.out, self.version, receipt);
+        self.close();
+        Err(Close::normal("DISCONNECT"))
+    }
+
+    fn deliver(&mut self, cx: &mut Cx<'_>, delivery: &Delivery) {
+        let Some(subscription) = self.subscriptions.on(delivery.channel) else {
+            return;
+        };
+        subscription.delivered = subscription.delivered.max(delivery.number);
+        let context = Context {
+            version: self.version,
+            topic_exchange: &self.settings.topic_exchange,
+            codecs: cx.codecs,
+            now: cx.now.wall,
+        };
+        push_message(cx.out, &context, &subscription.opening, delivery);
+    }
+
+    fn confirmed(&mut self, cx: &mut Cx<'_>, upto: u64) {
+        let confirms = &mut self.publisher.confirms;
+        while let Some((_, receipt)) = confirms.pop_front_if(|(number, _)| *number <= upto) {
+            push_receipt(cx.out, self.version, &receipt);
+        }
+    }
+
+    /// RabbitMQ says nothing, and the client waits for ever.
+    fn publish_refused(&mut self, cx: &mut Cx<'_>, number: u64, why: FaultKind) -> Result<(), Close> {
+        let confirms = &mut self.publisher.confirms;
+        let at = confirms.iter().position(|(n, _)| *n == number);
+        let receipt = at.and_then(|at| confirms.remove(at)).map(|(_, receipt)| receipt);
+        self.refuse(cx, &Refusal::publish_refused(why), receipt.as_deref(), None)
+    }
+
+    fn consuming(&mut self, cx: &mut Cx<'_>, channel: Channel) {
+        let Some(subscription) = self.subscriptions.on(channel) else {
+            return;
+        };
+        if subscription.life == Life::Opening {
+            subscription.life = Life::Active;
+        }
+        if let Some(receipt) = subscription.subscribe_receipt.take() {
+            push_receipt(cx.out, self.version, &receipt);
+        }
+    }
+
+    fn cancelled(&mut self, cx: &mut Cx<'_>, channel: Channel) {
+        let Some(subscription) = self.subscriptions.on(channel) else {
+            return;
+        };
+        subscription.life = Life::Cancelled;
+        if let Some(receipt) = subscription.unsubscribe_receipt.take() {
+            push_receipt(cx.out, self.version, &receipt);
+        }
+        self.close_if_spent(cx, channel);
+    }
+
+    /// The queue was deleted under a consumer. This is news, not an answer to a frame: the connection stays.
+    fn consumer_gone(&mut self, cx: &mut Cx<'_>, channel: Channel, consumer: ConsumerToken) {
+        let Some(subscription) = self.subscriptions.on(channel).filter(|s| s.token == consumer) else {
+            return;
+        };
+        if !matches!(subscription.life, Life::Opening | Life::Active) {
+            return;
+        }
+        subscription.life = Life::Cancelled;
+        let refusal = Refusal::subscription_cancelled(&subscription.name.description());
+        push_error(cx.out, self.version, &refusal, None, subscription.name.id());
+        self.publisher.declared.remove(&*subscription.queue);
+        self.subscriptions.forget_name(channel);
+        self.close_if_spent(cx, channel);
+    }
+
+    fn temp_queue_named(&mut self, channel: Channel, name: Name) {
+        if let Some(subscription) = self.subscriptions.on(channel).filter(|s| s.temporary) {
+            subscription.queue = name;
+            if matches!(self.state, State::NamingTempQueue) {
+                self.state = State::Ready;
+            }
+        }
+    }
+
+    fn committed(&mut self, cx: &mut Cx<'_>) {
+        let Some(receipts) = self.transactions.committed() else {
+            return;
+        };
+        for receipt in receipts.of_frames.iter().chain(&receipts.own) {
+            push_receipt(cx.out, self.version, receipt);
+        }
+    }
+
+    fn echoed(&mut self, cx: &mut Cx<'_>, channel: Channel, token: u64) {
+        match self.echoes.remove(&token) {
+            Some(Awaited::SettleBegins { receipt }) => {
+                self.settling.insert(channel, receipt);
+            }
+            Some(Awaited::SettleEnds { receipt }) => {
+                // Gone if the settlement failed: then the ERROR was its answer.
+                if self.settling.remove(&channel).is_some() {
+                    push_receipt(cx.out, self.version, &receipt);
+                }
+            }
+            Some(Awaited::Drained) | None => {}
+        }
+    }
+
+    fn failed(&mut self, cx: &mut Cx<'_>, channel: Channel, op: Op, fault: &Fault) -> Result<(), Close> {
+        if op == Op::Settle {
+            let receipt = self.settling.remove(&channel);
+            if let Some(subscription) = self.subscriptions.on(channel) {
+                subscription.miscounted = true;
+            }
+            return self.refuse(cx, &Refusal::settle_failed(fault), receipt.as_deref(), None);
+        }
+        let receipt = if op == Op::Commit {
+            self.transactions.committed().and_then(|receipts| receipts.own)
+        } else if let Some(subscription) = self.subscriptions.on(channel) {
+            subscription
+                .subscribe_receipt
+                .take()
+                .or_else(|| subscription.unsubscribe_receipt.take())
+        } else {
+            // The engine does not say which publish failed; if only one is unanswered, it was that one.
+            let confirms = &mut self.publisher.confirms;
+            if confirms.len() == 1 {
+                confirms.pop_front().map(|(_, receipt)| receipt)
+            } else {
+                None
+            }
+        };
+        self.refuse(cx, &Refusal::fault(fault), receipt.as_deref(), None)
+    }
+
+    fn closed(&mut self, cx: &mut Cx<'_>, reason: CloseReason) -> Result<(), Close> {
+        let why = match reason {
+            CloseReason::Shutdown => "The server is shutting down\n",
+            CloseReason::TakenOver => "Another connection has taken over\n",
+            CloseReason::Forced => "Closed by an operator\n",
+        };
+        self.refuse(cx, &Refusal::connection_closed(why), None, None)
+    }
+}

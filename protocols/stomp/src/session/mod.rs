@@ -1,0 +1,316 @@
+//! One connection's state machine. Bytes, events and time come in; commands and bytes go out.
+//!
+//! Split by what the client wants: [`login`], [`publish`], [`subscribe`], [`settle`], [`transactions`]; [`answers`] is
+//! what the engine says to it.
+
+mod answers;
+mod heart_beat;
+mod login;
+mod publish;
+mod settle;
+mod subscribe;
+mod subscriptions;
+#[cfg(test)]
+mod tests;
+mod transactions;
+
+use crate::codec::{Decoder, Step};
+use crate::error::Refusal;
+use crate::frame::error::push_error;
+use crate::frame::{Frame, Verb, Version};
+use crate::settings::Settings;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gatepost_core::command::{Channel, Command};
+use gatepost_core::event::Event;
+use gatepost_core::properties::Name;
+use gatepost_core::session::{Close, Cx, ReadInterest, Session};
+use gatepost_core::time::{Now, Time};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// ```text
+///   AwaitingConnect ──CONNECT──► Authenticating ──Authenticated──► Attaching ──Attached──► Ready ◄───────────────┐
+///                                                                   │    ▲                 │ │ │                 │
+///                                                                   └────┘                 │ │ └─SEND──► NamingTempQueue
+///                                                         AttachRefused: default vhost     │ │       (QueueDeclared)
+///                                                                                          │ │
+///   Closed ◄──all is answered── Draining ◄──DISCONNECT with receipt────────────────────────┘ │
+///      ▲                                                                                     │
+///      └──DISCONNECT, ERROR, silence (from anywhere)─────────────────────────────────────────┘
+/// ```
+#[derive(Debug)]
+enum State {
+    AwaitingConnect,
+    /// The directory looks at the credentials; what is pipelined behind them waits.
+    Authenticating(Box<login::Connecting>),
+    /// The directory looks at the vhost.
+    Attaching(Box<login::Connecting>),
+    Ready,
+    /// A SEND waits for the engine to name its reply queue: it stays in the input and is read again.
+    NamingTempQueue,
+    /// DISCONNECT came; its receipt follows all others. What the client still sends is ignored.
+    Draining {
+        receipt: Box<str>,
+    },
+    Closed,
+}
+
+/// What became of a frame.
+#[derive(Debug, PartialEq, Eq)]
+enum Handled {
+    Done,
+    /// It is to be read again when [`Session::read_interest`] returns.
+    Held,
+    /// The client says goodbye and wants no answer.
+    Goodbye,
+}
+
+/// What an echo was sent for.
+#[derive(Debug)]
+enum Awaited {
+    /// What fails on this channel from here on is the settlement with this receipt,
+    SettleBegins { receipt: Box<str> },
+    /// up to here, where the receipt is due.
+    SettleEnds { receipt: Box<str> },
+    /// All the client sent before its DISCONNECT has been applied.
+    Drained,
+}
+
+/// A STOMP connection.
+pub(crate) struct StompSession {
+    settings: Arc<Settings>,
+    state: State,
+    decoder: Decoder,
+    /// For what we send. 1.0, the plainest, until the client has said what it speaks.
+    version: Version,
+    /// Until then CONNECTED must be sent.
+    login_deadline: Option<Time>,
+    heart_beat: heart_beat::HeartBeat,
+    /// The driver holds back.
+    paused: bool,
+    /// Unconsumed octets the decoder was offered last time; more than that is a sign of life.
+    offered: usize,
+    /// Sets this session's ack ids apart from all others'. Empty until the first octet.
+    nonce: Box<str>,
+    user: Name,
+    client_id: Option<Box<str>>,
+    publisher: publish::Publisher,
+    subscriptions: subscriptions::Subscriptions,
+    transactions: transactions::Transactions,
+    /// Echoes on their way, by token.
+    echoes: BTreeMap<u64, Awaited>,
+    echo_token: u64,
+    /// Settlements with receipts being applied, by channel.
+    settling: BTreeMap<Channel, Box<str>>,
+}
+
+impl StompSession {
+    /// A connection accepted at `now`.
+    pub(crate) fn new(settings: Arc<Settings>, now: Now) -> StompSession {
+        StompSession {
+            login_deadline: Some(now.monotonic + settings.login_timeout),
+            settings,
+            state: State::AwaitingConnect,
+            decoder: Decoder::default(),
+            version: Version::V1_0,
+            heart_beat: heart_beat::HeartBeat::default(),
+            paused: false,
+            offered: 0,
+            nonce: Box::default(),
+            user: "".into(),
+            client_id: None,
+            publisher: publish::Publisher::default(),
+            subscriptions: subscriptions::Subscriptions::default(),
+            transactions: transactions::Transactions::default(),
+            echoes: BTreeMap::new(),
+            echo_token: 0,
+            settling: BTreeMap::new(),
+        }
+    }
+
+    fn read(&mut self, cx: &mut Cx<'_>, input: &[u8]) -> Result<usize, Close> {
+        // A TLS ClientHello begins with content type 22, which no frame does. The peer would not understand an ERROR.
+        if matches!(self.state, State::AwaitingConnect)
+            && self.decoder.is_between_frames()
+            && input.first() == Some(&22)
+        {
+            self.close();
+            return Err(Close::abnormal("TLS on a plain port"));
+        }
+        let mut at = 0;
+        while self.read_interest() == ReadInterest::All {
+            // STOMP 1.2 DISCONNECT: nothing sent after it means anything.
+            if matches!(self.state, State::Draining { .. } | State::Closed) {
+                return Ok(input.len());
+            }
+            let rest = input.get(at..).unwrap_or(&[]);
+            match self.decoder.next(rest, &self.settings) {
+                Ok(Step::Partial { consumed }) => return Ok(at + consumed),
+                Ok(Step::Frame { verb, body, consumed }) => {
+                    // Lent out and given back, so that handlers can borrow all the rest.
+                    let headers = std::mem::take(&mut self.decoder.headers);
+                    let frame = Frame {
+                        verb,
+                        headers: &headers,
+                        body: rest.get(body).unwrap_or(&[]),
+                    };
+                    let handled = self.handle_frame(cx, &frame);
+                    if handled == Ok(Handled::Held) {
+                        self.decoder.rewind();
+                    } else {
+                        at += consumed;
+                    }
+                    let outcome = match handled {
+                        Ok(Handled::Done | Handled::Held) => Ok(()),
+                        Ok(Handled::Goodbye) => {
+                            self.close();
+                            Err(Close::normal("DISCONNECT"))
+                        }
+                        // A receipt on CONNECT is never answered.
+                        Err(refusal) if verb == Verb::Connect => self.refuse(cx, &refusal, None, None),
+                        Err(refusal) => self.refuse(cx, &refusal, headers.lookup("receipt"), None),
+                    };
+                    self.decoder.headers = headers;
+                    outcome?;
+                }
+                Err(refusal) => {
+                    let headers = std::mem::take(&mut self.decoder.headers);
+                    self.refuse(cx, &refusal, headers.lookup("receipt"), None)?;
+                }
+            }
+        }
+        Ok(at)
+    }
+
+    fn handle_frame(&mut self, cx: &mut Cx<'_>, frame: &Frame<'_>) -> Result<Handled, Refusal> {
+        match frame.verb {
+            Verb::Connect => self.connect(cx, frame),
+            _ if matches!(self.state, State::AwaitingConnect) => Err(Refusal::illegal_command()),
+            Verb::Send => self.send(cx, frame),
+            Verb::Ack | Verb::Nack => self.ack(cx, frame),
+            Verb::Subscribe => self.subscribe(cx, frame),
+            Verb::Unsubscribe => self.unsubscribe(cx, frame),
+            Verb::Begin | Verb::Commit | Verb::Abort => self.transaction(cx, frame),
+            Verb::Disconnect => Ok(self.disconnect(cx, frame)),
+            Verb::Unknown => Err(Refusal::bad_command(frame.headers.command())),
+        }
+    }
+
+    fn disconnect(&mut self, cx: &mut Cx<'_>, frame: &Frame<'_>) -> Handled {
+        let Some(receipt) = frame.headers.lookup("receipt") else {
+            return Handled::Goodbye;
+        };
+        self.echo(cx, 0, Awaited::Drained);
+        self.state = State::Draining {
+            receipt: receipt.into(),
+        };
+        Handled::Done
+    }
+
+    /// Asks the engine to say when it is through with what `channel` was sent so far.
+    fn echo(&mut self, cx: &mut Cx<'_>, channel: Channel, awaited: Awaited) {
+        self.echo_token += 1;
+        self.echoes.insert(self.echo_token, awaited);
+        cx.commands.push(Command::Echo {
+            channel,
+            token: self.echo_token,
+        });
+    }
+
+    /// Sends an ERROR. STOMP 1.2 ERROR: the connection MUST close after it; the settings may say otherwise.
+    fn refuse(
+        &mut self,
+        cx: &mut Cx<'_>,
+        refusal: &Refusal,
+        receipt: Option<&str>,
+        subscription: Option<&str>,
+    ) -> Result<(), Close> {
+        push_error(cx.out, self.version, refusal, receipt, subscription);
+        if !refusal.fatal && self.settings.keep_open_on_error {
+            return Ok(());
+        }
+        self.close();
+        Err(Close::abnormal(refusal.to_string()))
+    }
+
+    fn close(&mut self) {
+        self.state = State::Closed;
+        self.login_deadline = None;
+        self.heart_beat.stop();
+    }
+
+    /// What every turn ends with.
+    fn settle_timers(&mut self, now: Time, wrote: bool) {
+        if wrote {
+            self.heart_beat.sent(now);
+        }
+        self.heart_beat
+            .suspend(now, self.paused || self.read_interest() == ReadInterest::Nothing);
+    }
+}
+
+impl Session for StompSession {
+    fn handle_bytes(&mut self, cx: &mut Cx<'_>, input: &[u8]) -> Result<usize, Close> {
+        let (now, written) = (cx.now.monotonic, cx.out.len());
+        if self.nonce.is_empty() {
+            self.nonce = URL_SAFE_NO_PAD.encode((cx.random)().to_be_bytes()).into();
+        }
+        if input.len() > self.offered {
+            self.heart_beat.received(now);
+        }
+        let result = self.read(cx, input);
+        self.offered = input.len() - result.as_ref().map_or(0, |consumed| *consumed);
+        self.settle_timers(now, cx.out.len() > written);
+        result
+    }
+
+    fn handle_events(&mut self, cx: &mut Cx<'_>, events: &mut Vec<Event>) -> Result<(), Close> {
+        let (now, written) = (cx.now.monotonic, cx.out.len());
+        let result = events
+            .drain(..)
+            .try_for_each(|event| self.answer(cx, event))
+            .and_then(|()| self.drained(cx));
+        self.settle_timers(now, cx.out.len() > written);
+        result
+    }
+
+    fn handle_timeout(&mut self, cx: &mut Cx<'_>) -> Result<(), Close> {
+        let now = cx.now.monotonic;
+        if self.login_deadline.is_some_and(|deadline| now >= deadline) {
+            self.close();
+            return Err(Close::abnormal("login timeout"));
+        }
+        if self.heart_beat.is_lost(now) {
+            self.close();
+            return Err(Close::abnormal("no heart-beat"));
+        }
+        if self.heart_beat.is_due(now) {
+            // What waits to be flushed says as much as a line feed behind it would.
+            if cx.out.is_empty() {
+                cx.out.push(b'\n');
+            }
+            self.heart_beat.sent(now);
+        }
+        Ok(())
+    }
+
+    fn poll_timeout(&self) -> Option<Time> {
+        [self.login_deadline, self.heart_beat.next()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn read_interest(&self) -> ReadInterest {
+        match self.state {
+            State::Authenticating(_) | State::Attaching(_) | State::NamingTempQueue => ReadInterest::Nothing,
+            State::AwaitingConnect | State::Ready | State::Draining { .. } | State::Closed => ReadInterest::All,
+        }
+    }
+
+    fn set_paused(&mut self, now: Now, paused: bool) {
+        self.paused = paused;
+        self.settle_timers(now.monotonic, false);
+    }
+}

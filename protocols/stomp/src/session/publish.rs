@@ -1,0 +1,206 @@
+//! SEND: publishes on channel 0, numbered where a receipt is wanted.
+
+use super::{Handled, State, StompSession};
+use crate::destination::Destination;
+use crate::error::Refusal;
+use crate::frame::Frame;
+use crate::frame::message::Opening;
+use crate::frame::send::Send;
+use crate::frame::subscribe::{AckMode, QueueHeaders, SubscriptionName};
+use crate::properties;
+use crate::session::subscriptions::{Life, Subscription};
+use gatepost_core::command::{Command, Consume, DeclareQueue, PublishFlags};
+use gatepost_core::message::{Dialect, Envelope, Message};
+use gatepost_core::properties::{Name, Table};
+use gatepost_core::session::Cx;
+use std::collections::{BTreeSet, VecDeque};
+
+/// Queues this connection remembers having declared, at most. Past that it forgets, and declares again.
+const DECLARED_MAX: usize = 4096;
+
+/// Bytes of scratch kept between frames.
+const SCRATCH_KEPT_MAX: usize = 16 << 10;
+
+/// The publishing side of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Publisher {
+    /// Queues that exist because this connection used them. A SEND to one of these declares nothing.
+    pub(super) declared: BTreeSet<Box<str>>,
+    /// Number of the last publish that asked for a confirm.
+    published: u64,
+    /// Receipts owed, by the numbers of their publishes.
+    pub(super) confirms: VecDeque<(u64, Box<str>)>,
+    /// Properties of the message being built.
+    scratch: Vec<u8>,
+}
+
+impl StompSession {
+    /// SEND.
+    pub(super) fn send(&mut self, cx: &mut Cx<'_>, frame: &Frame<'_>) -> Result<Handled, Refusal> {
+        let send = Send::parse(frame, &self.user, cx.now.wall)?;
+        let queue = match &send.destination {
+            Destination::Queue(_) => QueueHeaders::parse(frame.headers)?,
+            _ => QueueHeaders::default(),
+        };
+        let reply_to = match send.temp_queue {
+            None => None,
+            Some(text) => match self.temp_queue(cx, text)? {
+                Some(name) => Some(name),
+                None => {
+                    self.state = State::NamingTempQueue;
+                    return Ok(Handled::Held);
+                }
+            },
+        };
+        let mut raw = std::mem::take(&mut self.publisher.scratch);
+        properties::write(frame.headers, reply_to.as_deref(), send.expiration_ms, &mut raw);
+        let message = self.message(cx, &send, &raw, frame.body);
+        raw.clear();
+        raw.shrink_to(SCRATCH_KEPT_MAX);
+        self.publisher.scratch = raw;
+
+        let bytes = message.memory();
+        if let Some(transaction) = send.transaction {
+            self.transactions.check(transaction, bytes, &self.settings)?;
+        }
+        if let Destination::Queue(name) = &send.destination {
+            self.declare_for_send(cx, name, queue);
+        }
+        let mut flags = PublishFlags::default();
+        if send.receipt.is_some() && send.transaction.is_none() {
+            flags = PublishFlags::CONFIRM;
+        }
+        let publish = Command::Publish {
+            channel: 0,
+            flags,
+            packet_id: 0,
+            message,
+        };
+        match (send.transaction, send.receipt) {
+            (Some(transaction), receipt) => {
+                self.transactions.push(transaction, publish, bytes, receipt);
+            }
+            (None, receipt) => {
+                cx.commands.push(publish);
+                if let Some(receipt) = receipt {
+                    self.publisher.published += 1;
+                    self.publisher
+                        .confirms
+                        .push_back((self.publisher.published, receipt.into()));
+                }
+            }
+        }
+        Ok(Handled::Done)
+    }
+
+    fn message(&self, cx: &Cx<'_>, send: &Send<'_>, raw: &[u8], body: &[u8]) -> Message {
+        let (exchange, key) = match &send.destination {
+            Destination::Queue(name) | Destination::ExistingQueue(name) => ("", &**name),
+            Destination::Topic(key) => (&*self.settings.topic_exchange, &**key),
+            Destination::Exchange(exchange, key) => (&**exchange, &**key),
+            // `Send::parse` refuses it.
+            Destination::TempQueue(name) => ("", *name),
+        };
+        let envelope = Envelope {
+            origin: if raw.is_empty() {
+                Default::default()
+            } else {
+                properties::ORIGIN
+            },
+            dialect: Dialect::Dot,
+            durable: send.durable,
+            qos: u8::from(send.durable),
+            retain: send.retain && *exchange == *self.settings.topic_exchange,
+            extra_keys: false,
+            priority: send.priority,
+            deadline: send.deadline,
+            received: cx.now.wall,
+        };
+        Message::new(envelope, exchange, key, raw, body)
+    }
+
+    /// A SEND makes its queue. An existing one need not agree with anything but what the frame says itself.
+    fn declare_for_send(&mut self, cx: &mut Cx<'_>, name: &str, queue: QueueHeaders) {
+        let given = queue.are_given();
+        if !given && self.publisher.declared.contains(name) {
+            return;
+        }
+        self.remember_declared(name);
+        cx.commands.push(Command::DeclareQueue(Box::new(DeclareQueue {
+            channel: 0,
+            name: name.into(),
+            passive: false,
+            durable: queue.durable.unwrap_or(true),
+            exclusive: queue.exclusive.unwrap_or(false),
+            auto_delete: queue.auto_delete.unwrap_or(false),
+            lenient: !given,
+            arguments: queue.arguments,
+            reply: false,
+        })));
+    }
+
+    pub(super) fn remember_declared(&mut self, name: &str) {
+        if self.publisher.declared.len() >= DECLARED_MAX {
+            self.publisher.declared.clear();
+        }
+        self.publisher.declared.insert(name.into());
+    }
+
+    /// The queue behind `reply-to:/temp-queue/…`, made once per connection and name: its name, or `None` until the
+    /// engine has told it.
+    fn temp_queue(&mut self, cx: &mut Cx<'_>, text: &str) -> Result<Option<Name>, Refusal> {
+        let id = SubscriptionName::Id(text.into());
+        if let Some(channel) = self.subscriptions.channel(&id) {
+            return match self.subscriptions.on(channel) {
+                Some(subscription) if subscription.temporary => {
+                    Ok(Some(subscription.queue.clone()).filter(|name| !name.is_empty()))
+                }
+                _ => Err(Refusal::duplicate_subscription(&id.tag())),
+            };
+        }
+        let (channel, token) = self.next_subscription()?;
+        cx.commands.push(Command::DeclareQueue(Box::new(DeclareQueue {
+            channel,
+            name: "".into(),
+            passive: false,
+            durable: false,
+            exclusive: true,
+            auto_delete: true,
+            lenient: false,
+            arguments: Table::default(),
+            reply: true,
+        })));
+        cx.commands.push(Command::Consume(Box::new(Consume {
+            channel,
+            consumer: token,
+            queue: "".into(),
+            tag: id.tag().into(),
+            no_ack: true,
+            exclusive: false,
+            priority: 0,
+            prefetch: None,
+            arguments: Table::default(),
+            reply: true,
+        })));
+        let opening = Opening::new(self.version, Some(text), &self.ack_id_prefix(token), false);
+        self.subscriptions.insert(
+            channel,
+            Subscription {
+                name: id,
+                token,
+                ack: AckMode::Auto,
+                life: Life::Opening,
+                opening,
+                subscribe_receipt: None,
+                unsubscribe_receipt: None,
+                queue: "".into(),
+                durable: false,
+                temporary: true,
+                delivered: 0,
+                settled: 0,
+                miscounted: false,
+            },
+        );
+        Ok(None)
+    }
+}

@@ -1,0 +1,79 @@
+//! ACK and NACK.
+
+use super::{Awaited, Handled, StompSession};
+use crate::error::Refusal;
+use crate::frame::Frame;
+use crate::frame::ack::Ack;
+use crate::frame::subscribe::AckMode;
+use crate::session::subscriptions::Life;
+use gatepost_core::command::{Channel, Command};
+use gatepost_core::session::Cx;
+
+impl StompSession {
+    /// ACK or NACK. Whether the number is still unsettled only the engine knows; that it was delivered is seen here.
+    pub(super) fn ack(&mut self, cx: &mut Cx<'_>, frame: &Frame<'_>) -> Result<Handled, Refusal> {
+        let ack = Ack::parse(frame, self.version, self.settings.default_nack_requeue)?;
+        let number = ack.id.number;
+        let (channel, mode) = self.delivered(&ack).ok_or_else(|| Refusal::message_not_found(number))?;
+        // STOMP 1.2 SUBSCRIBE, `ack:client`: cumulative, within the subscription.
+        let settle = Command::Settle {
+            channel,
+            number,
+            multiple: mode == AckMode::Client,
+            outcome: ack.outcome,
+        };
+        if let Some(transaction) = ack.transaction {
+            self.transactions.check(transaction, 0, &self.settings)?;
+            self.transactions.push(transaction, settle, 0, ack.receipt);
+            return Ok(Handled::Done);
+        }
+        if let Some(receipt) = ack.receipt {
+            // The engine says nothing of a settlement unless it fails. What it says between these two echoes is about
+            // this one.
+            self.echo(
+                cx,
+                channel,
+                Awaited::SettleBegins {
+                    receipt: receipt.into(),
+                },
+            );
+            cx.commands.push(settle);
+            self.echo(
+                cx,
+                channel,
+                Awaited::SettleEnds {
+                    receipt: receipt.into(),
+                },
+            );
+        } else {
+            cx.commands.push(settle);
+        }
+        if let Some(subscription) = self.subscriptions.on(channel) {
+            subscription.settle(number);
+        }
+        self.close_if_spent(cx, channel);
+        Ok(Handled::Done)
+    }
+
+    /// The channel of a delivery that was made, by a subscription that wants acknowledgements.
+    fn delivered(&mut self, ack: &Ack<'_>) -> Option<(Channel, AckMode)> {
+        if ack.id.session != &*self.nonce {
+            return None;
+        }
+        let (channel, subscription) = self.subscriptions.of(ack.id.subscription)?;
+        let known = (1..=subscription.delivered).contains(&ack.id.number)
+            && subscription.ack != AckMode::Auto
+            && subscription.life != Life::Closing;
+        known.then_some((channel, subscription.ack))
+    }
+
+    /// Closes the channel of a cancelled subscription once the client has settled all it was sent.
+    pub(super) fn close_if_spent(&mut self, cx: &mut Cx<'_>, channel: Channel) {
+        if let Some(subscription) = self.subscriptions.on(channel)
+            && subscription.is_spent()
+        {
+            subscription.life = Life::Closing;
+            cx.commands.push(Command::CloseChannel { channel, reply: true });
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Transactions: what a client wants done together, kept here until COMMIT. ABORT, DISCONNECT or the connection's loss
+//! just drop it, so that deliveries acknowledged in it are as they were.
+
+use super::{Handled, StompSession};
+use crate::error::Refusal;
+use crate::frame::receipt::push_receipt;
+use crate::frame::transaction::transaction_name;
+use crate::frame::{Frame, Verb};
+use crate::settings::Settings;
+use gatepost_core::command::{Channel, Command, Transaction};
+use gatepost_core::session::Cx;
+use std::collections::VecDeque;
+
+/// The transactions of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Transactions {
+    open: Vec<Open>,
+    /// Committed, in order, and not answered by the engine yet.
+    committing: VecDeque<Receipts>,
+    /// Bytes of messages in all of `open`.
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Open {
+    name: Box<str>,
+    /// Publishes and settlements, in order.
+    commands: Vec<Command>,
+    /// Those asked for by its frames.
+    receipts: Vec<Box<str>>,
+    bytes: usize,
+}
+
+/// What to send once a COMMIT is through: its frames' receipts, its own last.
+#[derive(Debug)]
+pub(super) struct Receipts {
+    pub(super) of_frames: Vec<Box<str>>,
+    pub(super) own: Option<Box<str>>,
+}
+
+impl Transactions {
+    /// Whether one more frame of `bytes` can go into transaction `name`.
+    pub(super) fn check(&self, name: &str, bytes: usize, settings: &Settings) -> Result<(), Refusal> {
+        let open = self
+            .open
+            .iter()
+            .find(|open| *open.name == *name)
+            .ok_or_else(|| Refusal::bad_transaction(name))?;
+        if open.commands.len() >= settings.transaction_actions_max {
+            return Err(Refusal::transaction_too_long(settings.transaction_actions_max));
+        }
+        if self.bytes.saturating_add(bytes) > settings.transaction_bytes_max {
+            return Err(Refusal::transactions_too_large(settings.transaction_bytes_max));
+        }
+        Ok(())
+    }
+
+    /// Puts a command, [`Transactions::check`]ed before, into transaction `name`.
+    pub(super) fn push(&mut self, name: &str, command: Command, bytes: usize, receipt: Option<&str>) {
+        if let Some(open) = self.open.iter_mut().find(|open| *open.name == *name) {
+            open.commands.push(command);
+            open.receipts.extend(receipt.map(Box::from));
+            open.bytes += bytes;
+            self.bytes += bytes;
+        }
+    }
+
+    /// The engine answered the oldest COMMIT.
+    pub(super) fn committed(&mut self) -> Option<Receipts> {
+        self.committing.pop_front()
+    }
+
+    /// Whether a COMMIT is unanswered.
+    pub(super) fn are_committing(&self) -> bool {
+        !self.committing.is_empty()
+    }
+
+    fn take(&mut self, name: &str) -> Result<Open, Refusal> {
+        let at = self
+            .open
+            .iter()
+            .position(|open| *open.name == *name)
+            .ok_or_else(|| Refusal::bad_transaction(name))?;
+        let open = self.open.remove(at);
+        self.bytes -= open.bytes;
+        Ok(open)
+    }
+}
+
+impl StompSession {
+    /// BEGIN, COMMIT, ABORT.
+    pub(super) fn transaction(&mut self, cx: &mut Cx<'_>, frame: &Frame<'_>) -> Result<Handled, Refusal> {
+        let name = transaction_name(frame)?;
+        let receipt = frame.headers.lookup("receipt");
+        match frame.verb {
+            Verb::Begin => self.begin(name)?,
+            Verb::Commit => {
+                let open = self.transactions.take(name)?;
+                if !open.commands.is_empty() {
+                    self.commit(cx, open, receipt);
+                    return Ok(Handled::Done);
+                }
+            }
+            _ => drop(self.transactions.take(name)?),
+        }
+        if let Some(receipt) = receipt {
+            push_receipt(cx.out, self.version, receipt);
+        }
+        Ok(Handled::Done)
+    }
+
+    fn begin(&mut self, name: &str) -> Result<(), Refusal> {
+        let transactions = &mut self.transactions;
+        if transactions.open.iter().any(|open| *open.name == *name) {
+            // RabbitMQ silently empties it; losing messages without a word is worse than an ERROR.
+            return Err(Refusal::transaction_open(name));
+        }
+        if transactions.open.len() >= self.settings.transactions_max {
+            return Err(Refusal::too_many_transactions(self.settings.transactions_max));
+        }
+        transactions.open.push(Open {
+            name: name.into(),
+            commands: Vec::new(),
+            receipts: Vec::new(),
+            bytes: 0,
+        });
+        Ok(())
+    }
+
+    fn commit(&mut self, cx: &mut Cx<'_>, open: Open, receipt: Option<&str>) {
+        let settles: Vec<(Channel, u64)> = open
+            .commands
+            .iter()
+            .filter_map(|command| match command {
+                Command::Settle { channel, number, .. } => Some((*channel, *number)),
+                _ => None,
+            })
+            .collect();
+        let receipts = Receipts {
+            of_frames: open.receipts,
+            own: receipt.map(Box::from),
+        };
+        self.transactions.committing.push_back(receipts);
+        cx.commands.push(Command::Transaction(Box::new(Transaction {
+            channel: 0,
+            commands: open.commands,
+        })));
+        for (channel, number) in settles {
+            if let Some(subscription) = self.subscriptions.on(channel) {
+                subscription.settle(number);
+            }
+            self.close_if_spent(cx, channel);
+        }
+    }
+}
