@@ -53,10 +53,6 @@ impl<D: Disk> Shared<D> {
     pub(crate) fn add(&self, header: SegmentHeader, file: Option<Arc<D::File>>) {
         self.table.lock().sites.insert(header.id, Site { header, file, used: 0 });
     }
-    /// Whether a segment exists.
-    pub(crate) fn has(&self, segment: u32) -> bool {
-        self.table.lock().sites.contains_key(&segment)
-    }
     /// Where a record lies now.
     pub(crate) fn resolve(&self, at: Position) -> Position {
         self.table.lock().resolve(at)
@@ -94,9 +90,20 @@ impl<D: Disk> Shared<D> {
     /// Records of a segment were copied.
     pub(crate) fn redirect(&self, from: u32, moved: impl Iterator<Item = (u32, Position)>) {
         let mut table = self.table.lock();
+        let table = &mut *table;
         let known = table.moved.entry(from).or_default();
         known.extend(moved);
         known.sort_unstable_by_key(|(offset, _)| *offset);
+        // What led to the source leads on: the source's own table goes with the last position that names it, but a
+        // record that moved twice is still remembered by its first.
+        let known = known.clone();
+        for (_, to) in table.moved.values_mut().flatten().filter(|(_, to)| to.segment == from) {
+            if let Ok(found) = known.binary_search_by_key(&to.offset, |(offset, _)| *offset)
+                && let Some((_, next)) = known.get(found)
+            {
+                *to = *next;
+            }
+        }
     }
     /// Sets a record aside that does not hold.
     pub(crate) fn damaged(&self, header: &SegmentHeader, offset: u32, bytes: &[u8], why: &str) {

@@ -319,7 +319,7 @@ impl<D: Disk> Store<D> {
     fn plan(&self, record: &Record) -> Plan {
         let Record::Message { message, .. } = record else { return Plan::Write };
         // A message that was taken in this very commit has no position yet.
-        let again = message.log_state().is_taken();
+        let again = message.log_state().is_taken() || message.position().is_some();
         if !message.log_state().take() {
             StoreStats::add(&self.shared.stats.messages_skipped, 1);
             return Plan::Skip;

@@ -21,11 +21,11 @@ use super::checkpoint::{self, Checkpoint, Covered, Marks};
 use super::directory::{Directory, Entries, Listed};
 use super::disk::{Disk, DiskFile};
 use super::files::Shared;
-use super::index::{Index, Move, QueueIndex, Root};
+use super::index::{Index, Move, Root};
 use super::log::{AHEAD, SPARES_MAX, Segment};
 use super::reader::Chunk;
 use super::record::{
-    self, BatchHead, DELETED, FIRST, GROUP, Kind, LAST, MessageHead, Raw, parse_acks, parse_key, parse_purge,
+    BatchHead, DELETED, FIRST, GROUP, Kind, LAST, MessageHead, Raw, parse_acks, parse_key, parse_purge,
     parse_queue, parse_ref, parse_state,
 };
 use super::scan::{Scanned, Scanner};
@@ -36,6 +36,7 @@ use super::segment::{
 use super::seqset::Ranges;
 use super::settings::{StoreError, StoreSettings};
 use super::stats::StoreStats;
+use super::varint::Input;
 use super::{
     QueueAcks, QueueId, Recovered, RecoveredEntry, RecoveredQueue, Route, Routes, State, quarantine,
 };
@@ -378,7 +379,7 @@ impl<D: Disk> Recovery<D> {
                 Scanned::Hole { from, to } => holes.push((from, to)),
                 Scanned::Record { offset, len, raw } => {
                     if raw.kind == Kind::Footer {
-                        footer = super::varint::Input(raw.head).number();
+                        footer = footer_head(raw.head);
                         break;
                     }
                     (end, blank) = (offset + len, false);
@@ -391,9 +392,8 @@ impl<D: Disk> Recovery<D> {
                         holes.push((offset, end));
                         continue;
                     };
-                    self.note(&op);
                     if offset < covered_end {
-                        // Its group was whole when the checkpoint was written.
+                        // Its group was whole when the checkpoint was written, which knows all that it changed.
                         list(&mut directory, &op);
                         if let Op::Message { offset, body_len, routes, .. } = &op {
                             let at = Position { segment: header.id, offset: *offset };
@@ -401,6 +401,7 @@ impl<D: Disk> Recovery<D> {
                         }
                         continue;
                     }
+                    self.note(&op);
                     self.replayed = true;
                     if raw.flags & GROUP == 0 || raw.flags & FIRST != 0 {
                         self.interrupt(header, &mut group);
@@ -422,9 +423,11 @@ impl<D: Disk> Recovery<D> {
         if scanner.has_read_errors() {
             self.set_aside(&header, 0, &[], "some of it cannot be read");
         }
-        let sealed_end = trailer.map(|trailer| trailer.end).or(footer);
+        let footer = trailer.map(|trailer| (trailer.end, trailer.cut)).or(footer);
+        let sealed_end = footer.map(|(end, _)| end);
+        let certain = footer.is_some_and(|(_, cut)| !cut);
         // A start that sealed a torn segment has judged its holes.
-        let certain = sealed_end.is_some() && trailer.is_none_or(|trailer| !trailer.cut);
+        let judged = footer.is_some_and(|(_, cut)| cut);
         for group in self.incomplete.iter_mut().filter(|group| group.header.id == header.id) {
             group.certain = certain;
         }
@@ -435,7 +438,7 @@ impl<D: Disk> Recovery<D> {
         }
         for (from, to) in holes {
             let certain = certain || to <= covered_end;
-            if trailer.is_none_or(|trailer| !trailer.cut) || to <= covered_end {
+            if !judged || to <= covered_end {
                 self.holes.push(Hole { header, from, to, certain });
             }
         }
@@ -765,6 +768,12 @@ impl<D: Disk> Recovery<D> {
             }
         }
     }
+}
+
+/// Where the records end, and whether a start sealed the segment.
+fn footer_head(head: &[u8]) -> Option<(u32, bool)> {
+    let mut input = Input(head);
+    Some((input.number()?, input.u8()? != 0))
 }
 
 fn list(directory: &mut Directory, op: &Op) {

@@ -43,13 +43,6 @@ impl<'f, F: DiskFile> Scanner<'f, F> {
     pub(crate) fn file_len(&self) -> u64 {
         self.window.len
     }
-    /// Whether the bytes from `from` to `to` are all zero.
-    pub(crate) fn is_zero(&mut self, from: u32, to: u32) -> bool {
-        (from..to).step_by(SECTOR as usize).all(|at| {
-            let len = (to - at).min(SECTOR) as usize;
-            self.window.bytes(u64::from(at), len).is_none_or(|bytes| bytes.iter().all(|b| *b == 0))
-        })
-    }
     /// The next record or hole.
     pub(crate) fn next(&mut self) -> Option<Scanned<'_>> {
         let offset = match self.found.take() {

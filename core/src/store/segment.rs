@@ -396,7 +396,10 @@ impl<F: DiskFile> SegmentWriter<F> {
         let end = self.end;
         let directory = std::mem::take(&mut self.directory);
         self.pending_at = self.begin_at();
-        let (footer, footer_len) = self.put(Kind::Footer, 0, &directory.bytes, |out| put_varint(out, u64::from(end)));
+        let (footer, footer_len) = self.put(Kind::Footer, 0, &directory.bytes, |out| {
+            put_varint(out, u64::from(end));
+            out.push(u8::from(cut));
+        });
         let written = self.write()?;
         let file_end = u64::from(footer + footer_len).next_multiple_of(u64::from(SECTOR)) + u64::from(SECTOR);
         // A segment that ends early gives its room back. One that is full keeps its length, so that whoever recycles

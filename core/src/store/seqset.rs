@@ -123,6 +123,7 @@ fn chunks(lo: u64, hi: u64) -> impl Iterator<Item = (u64, u16, u16)> {
 }
 
 impl SeqSet {
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.chunks.is_empty()
     }
