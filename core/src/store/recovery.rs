@@ -373,10 +373,17 @@ impl<D: Disk> Recovery<D> {
         let mut directory = Directory::default();
         let mut group: Vec<(u32, Op)> = Vec::new();
         let (mut end, mut footer, mut blank) = (RECORDS_AT, None, true);
+        // Whether the group's first record was found.
+        let mut begun = false;
         let mut holes = Vec::new();
         while let Some(scanned) = scanner.next() {
             match scanned {
-                Scanned::Hole { from, to } => holes.push((from, to)),
+                Scanned::Hole { from, to } => {
+                    holes.push((from, to));
+                    // What was in it may have belonged to the group.
+                    self.interrupt(header, &mut group);
+                    begun = false;
+                }
                 Scanned::Record { offset, len, raw } => {
                     if raw.kind == Kind::Footer {
                         footer = footer_head(raw.head);
@@ -405,8 +412,9 @@ impl<D: Disk> Recovery<D> {
                     self.replayed = true;
                     if raw.flags & GROUP == 0 || raw.flags & FIRST != 0 {
                         self.interrupt(header, &mut group);
+                        begun = raw.flags & FIRST != 0;
                     }
-                    let whole = raw.flags & GROUP == 0 || (raw.flags & LAST != 0 && !group.is_empty());
+                    let whole = raw.flags & GROUP == 0 || (raw.flags & LAST != 0 && begun);
                     group.push((offset, op));
                     if whole {
                         for (_, op) in group.drain(..) {
@@ -640,6 +648,10 @@ impl<D: Disk> Recovery<D> {
             }
             let settled = &queue.settled;
             queue.entries.retain(|entry| !settled.contains(entry.seq));
+            // A packet id may outlive its message only where the message is not needed any more: after PUBREC.
+            let entries = &queue.entries;
+            let is_live = |seq: &u64| entries.binary_search_by_key(seq, |entry| entry.seq).is_ok();
+            queue.packet_ids.retain(|(seq, _, released)| *released || is_live(seq));
             let index = self.index.queues.entry(id).or_default();
             index.next_seq = queue.next_seq;
             index.handed_out = queue.handed_out;

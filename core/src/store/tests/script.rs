@@ -425,7 +425,9 @@ impl Script {
             let now = found.packet_ids.iter().find(|(other, ..)| other == seq).map(|(_, id, done)| (*id, *done));
             let entry = book.entries.get(seq);
             let settled = entry.is_none_or(|entry| entry.settled.is_some());
-            let surely_settled = entry.is_none_or(|entry| entry.settled.is_some_and(|commit| commit <= sure));
+            let surely_settled = entry.is_some_and(|entry| entry.settled.is_some_and(|commit| commit <= sure));
+            let is_held = now.is_none_or(|(_, released)| released || found.entries.iter().any(|e| e.seq == *seq));
+            assert!(is_held, "seed {seed}: {id:?} has a packet id for {seq}, which is not there");
             assert!(!surely_settled || now.is_none(), "seed {seed}: {id:?} {seq} is settled and has {now:?}");
             let settled_change = changes.iter().rposition(|(commit, ..)| *commit <= sure);
             let allowed = changes[settled_change.unwrap_or(0)..].iter().any(|(_, id, done)| now == Some((*id, *done)))
