@@ -1,2 +1,77 @@
-//! Load generator.
-fn main() {}
+//! `gatepost-bench`: loads any broker that speaks AMQP 0-9-1, MQTT or STOMP, checks that every message comes once, in order and
+//! side.
+//!
+//! ```text
+//! options -> plan -> run: connect (blocking) -> worker threads (epoll) -> watch -> report
+//!                          wire/{amqp,mqtt,stomp}   body, verify, latency   meter
+//! ```
+//!
+//! It shares no code with the gateway: a mistake in a codec must not hide in both ends of the measurement. Linux only, since
+//! what a broker costs is read from `/proc`.
+
+mod body;
+mod connect;
+mod idle;
+mod latency;
+mod meter;
+mod options;
+mod plan;
+mod progress;
+mod report;
+mod run;
+mod shared;
+mod verify;
+mod wire;
+mod worker;
+
+use anyhow::Context;
+use clap::Parser;
+use std::process::ExitCode;
+
+#[derive(Debug, Parser)]
+#[command(version, about = "Loads AMQP, MQTT and STOMP brokers with verified messages")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Load one broker that runs already
+    Run(Box<options::RunOptions>),
+}
+
+/// Exits with 0 when every message came once, in order and whole, with 1 when not, and with 2 when nothing could be measured.
+fn main() -> ExitCode {
+    idle::raise_file_limit();
+    let clean = match Cli::parse().command {
+        Command::Run(options) => run_once(&options),
+    };
+    match clean {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("gatepost-bench: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run_once(options: &options::RunOptions) -> anyhow::Result<bool> {
+    let plan = options.plan()?;
+    plan.check()?;
+    let idle = match options.connections() {
+        0 => None,
+        count => Some(idle::Idle::open(&plan.publish_to, count, plan.pid)?),
+    };
+    let mut report = run::run(&plan)?;
+    if let (Some(idle), Some(cost)) = (&idle, &mut report.broker) {
+        cost.rss_bytes_per_idle_connection = idle.rss_bytes_each;
+    }
+    println!("{report}");
+    if let Some(path) = options.json() {
+        let json = serde_json::to_string_pretty(&report)?;
+        std::fs::write(path, json + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(report.clean)
+}

@@ -78,7 +78,7 @@ impl Value {
 }
 
 /// Where an answer goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReplyTo {
     /// A queue, by name.
     Queue(Name),
@@ -89,7 +89,7 @@ pub enum ReplyTo {
 }
 
 /// All properties a message can carry between protocols. Absent is not the same as empty.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Properties {
     /// MIME type of the body.
     pub content_type: Option<Name>,
@@ -141,6 +141,8 @@ pub struct Origin(pub u8);
 impl Origin {
     /// No properties at all.
     pub const NONE: Origin = Origin(0);
+    /// [`Properties`] themselves, as the engine writes them where it had to change them: version 1, then postcard.
+    pub const NEUTRAL: Origin = Origin(255);
 }
 
 /// The codecs of all protocols in this process.
@@ -154,6 +156,12 @@ impl Codecs {
     }
     /// The neutral view of `raw`; empty for an origin nobody registered.
     pub fn decode(&self, origin: Origin, raw: &[u8]) -> Properties {
+        if origin == Origin::NEUTRAL {
+            return raw
+                .strip_prefix(&[1])
+                .and_then(|fields| postcard::from_bytes(fields).ok())
+                .unwrap_or_default();
+        }
         self.0
             .iter()
             .find(|c| c.origin() == origin)

@@ -1,2 +1,37 @@
-//! The Gatepost daemon.
+//! The Gatepost daemon: sockets, threads, clock, configuration and HTTP around the engine.
+//!
+//! ```text
+//!   main thread     configuration, signals, accept, HTTP, free disk
+//!   io-N            connections: driver ──► vhost's lock ──► engine
+//!   log             committer: what the vhosts submit, as groups ──► store
+//!   log-read        reader: bodies back into memory
+//! ```
+//!
+//! A connection is dealt to an I/O thread at accept and stays there. Lock order: vhost, then the log's queue; no thread
+//! ever holds two vhosts. This crate never parses a frame and never decides where a message goes.
+
+mod auth;
+mod banner;
+mod clock;
+mod committer;
 pub mod config;
+mod driver;
+mod exit;
+mod histogram;
+mod http;
+mod listener;
+mod logging;
+mod machine;
+mod node;
+mod protocols;
+mod random;
+mod reader;
+mod server;
+mod shutdown;
+mod store;
+mod threads;
+mod vhost;
+mod watch;
+
+pub use exit::Failure;
+pub use server::serve;

@@ -1,2 +1,60 @@
-//! The Gatepost daemon.
-fn main() {}
+//! The command line of the Gatepost daemon.
+
+use clap::Parser;
+use gatepost::Failure;
+use gatepost::config;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// An edge message gateway: MQTT, STOMP and AMQP meet in one durable topic and queue engine.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// Configuration file [default: /etc/gatepost/gatepost.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Data directory, instead of the configuration's node.data_dir
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Check the configuration and exit: 0 if it is good, 78 if not
+    #[arg(long)]
+    check_config: bool,
+    /// Print the configuration in effect and exit
+    #[arg(long)]
+    print_config: bool,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            failure.code()
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), Failure> {
+    let loaded = config::load(arguments.config.as_deref(), environment());
+    let mut config = loaded.map_err(|problems| Failure::Configuration(problems.to_string()))?;
+    if let Some(data) = arguments.data {
+        config.node.data_dir = data;
+    }
+    if arguments.print_config {
+        print!(
+            "{}",
+            toml::to_string(&config).map_err(|error| Failure::Internal(error.to_string()))?
+        );
+        return Ok(());
+    }
+    if arguments.check_config {
+        println!("the configuration is good");
+        return Ok(());
+    }
+    gatepost::serve(config)
+}
+
+/// Variables that are not Unicode cannot be ours.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}

@@ -325,7 +325,9 @@ impl Engine {
                 consumer: Some(key),
                 entry,
             };
-            self.memory.shed(&mut held.entry);
+            if !self.has_dead_letters(queue) {
+                self.memory.shed(&mut held.entry);
+            }
             if let Some(l) = link_at(&mut self.links, link) {
                 l.channel(channel).unsettled.push(number, held);
             }
@@ -486,8 +488,13 @@ impl Engine {
 
     /// An entry that is no longer in its queue's ready list, nor held, dies.
     pub(crate) fn drop_entry(&mut self, queue: QueueRef, entry: Entry, death: Death, wakes: &mut Wakes) {
-        let _ = death;
-        self.forget_entry(queue, &entry, death == Death::Rejected, wakes);
+        let dead_letters = self.has_dead_letters(queue);
+        if dead_letters && let Body::Memory(message) = &entry.body {
+            let message = message.clone();
+            self.dead_letter(queue, &message, death);
+        }
+        // A new route is no settle: the publisher is confirmed when the log has it.
+        self.forget_entry(queue, &entry, death == Death::Rejected && !dead_letters, wakes);
         self.memory.drop_body(&entry.body);
     }
 

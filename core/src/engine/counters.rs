@@ -44,6 +44,12 @@ pub struct Counters {
     pub dropped_full: u64,
     /// Messages rejected by a consumer.
     pub rejected: u64,
+    /// Messages dead-lettered because a consumer rejected them.
+    pub dead_lettered_rejected: u64,
+    /// Messages dead-lettered because their time was over.
+    pub dead_lettered_expired: u64,
+    /// Messages dead-lettered because their queue was full.
+    pub dead_lettered_maxlen: u64,
     /// Messages whose record was damaged.
     pub damaged: u64,
     /// Messages settled before they were written: never logged.

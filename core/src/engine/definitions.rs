@@ -1,6 +1,7 @@
 //! Exchanges, queues and bindings: declare, check, delete, and remember in the log what survives a restart.
 
 use super::{Engine, Link, Wakes, done, link_at};
+use crate::arguments::require_flag;
 use crate::binding::{Destination, QueueSlot, Removed};
 use crate::command::{
     Bind, BindTarget, Channel as ChannelNumber, DeclareExchange, DeclareQueue, DeleteExchange, DeleteQueue, PurgeQueue,
@@ -136,19 +137,8 @@ impl Engine {
                 return Err(self.locked(&c.name));
             }
             if !c.lenient {
-                let differs = |key: &str, received: bool, current: bool| {
-                    (received != current).then(|| {
-                        let text = format!(
-                            "inequivalent arg '{key}' for {text}: received '{received}' but current is '{current}'"
-                        );
-                        Fault::new(FaultKind::PreconditionFailed, text)
-                    })
-                };
-                if let Some(fault) = differs("durable", c.durable, q.durable)
-                    .or_else(|| differs("auto_delete", c.auto_delete, q.auto_delete))
-                {
-                    return Err(fault);
-                }
+                require_flag(&text, "durable", c.durable, q.durable)?;
+                require_flag(&text, "auto_delete", c.auto_delete, q.auto_delete)?;
                 q.arguments.check_equivalent(&c.arguments, &text)?;
             }
             if let Some(q) = self.queue_mut(queue) {

@@ -23,13 +23,19 @@ impl Engine {
         }
     }
 
-    /// Dispatches every touched queue.
+    /// Dispatches every touched queue, and publishes what died meanwhile.
     pub(crate) fn dispatch_touched(&mut self, wakes: &mut Wakes) {
-        while let Some(slot) = self.touched.pop() {
-            if let Some(q) = self.queues.get_mut(slot as usize) {
-                q.touched = false;
-                self.dispatch(slot, wakes);
+        loop {
+            while let Some(slot) = self.touched.pop() {
+                if let Some(q) = self.queues.get_mut(slot as usize) {
+                    q.touched = false;
+                    self.dispatch(slot, wakes);
+                }
             }
+            let Some((message, skip)) = self.dead_letters.pop_front() else {
+                return;
+            };
+            self.publish_internally(&message, &skip, wakes);
         }
     }
 

@@ -253,6 +253,7 @@ impl Engine {
             }
         }
         for queue in woken {
+            self.enforce_limit(queue, wakes);
             self.touch(queue);
         }
         for session in std::mem::take(&mut self.resends_ready) {

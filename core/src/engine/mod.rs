@@ -12,6 +12,7 @@
 
 mod consuming;
 mod counters;
+mod dead_letter;
 mod definitions;
 mod dispatch;
 mod link;
@@ -28,6 +29,7 @@ use crate::command::{Attach, Channel as ChannelNumber, Command, Peer};
 use crate::durable_session::DurableSession;
 use crate::event::{CloseReason, Event, Op, Pressure};
 use crate::fault::{Fault, FaultKind};
+use crate::message::Message;
 use crate::properties::{Codecs, Name};
 use crate::queue::Queue;
 use crate::queue::consumers::{Consumer, ConsumerKey};
@@ -141,6 +143,8 @@ pub struct Engine {
     router: Router,
     retained: Retained,
     queues: Slab<Queue>,
+    /// Messages that died this turn, with the queues they must not come back to.
+    dead_letters: VecDeque<(Message, Vec<Name>)>,
     /// Slots by queue number, for what the reader brings.
     queue_slots: HashMap<QueueId, u32>,
     /// Queues with something to dispatch.
@@ -197,6 +201,7 @@ impl Engine {
             now: Now::default(),
             retained: Retained::default(),
             queues: Slab::new(),
+            dead_letters: VecDeque::new(),
             queue_slots: HashMap::new(),
             touched: Vec::new(),
             next_queue: 1,

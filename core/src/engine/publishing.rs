@@ -18,6 +18,7 @@ use crate::retained::{Change, Retained};
 use crate::router::Admission;
 use crate::store::{Record, Route, Routes, State};
 use slab::Slab;
+use smallvec::SmallVec;
 
 /// The confirm entries of all publishers.
 #[derive(Default)]
@@ -107,7 +108,7 @@ impl Engine {
                 }
             }
         }
-        let result = self.route_and_enqueue(link, &message, true, wakes);
+        let result = self.route_and_enqueue(link, &message, &[], wakes);
         let enqueued = match result {
             Ok(enqueued) => enqueued,
             Err(fault) => {
@@ -299,7 +300,7 @@ impl Engine {
                         l.publishes = true;
                     }
                     // Checked above: it can be routed.
-                    let Ok(enqueued) = self.route_and_enqueue(link, &message, true, wakes) else {
+                    let Ok(enqueued) = self.route_and_enqueue(link, &message, &[], wakes) else {
                         continue;
                     };
                     waits |= enqueued.logged;
@@ -374,13 +375,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Publishes something no connection publishes now: a will, a dead-lettered message.
-    pub(crate) fn publish_internally(&mut self, message: &Message, wakes: &mut Wakes) {
+    /// Publishes something no connection publishes now (a will, a dead-lettered message), but not to the queues named
+    /// in `skip`.
+    pub(crate) fn publish_internally(&mut self, message: &Message, skip: &[Name], wakes: &mut Wakes) {
         let nobody = Link {
             slot: u32::MAX,
             generation: 0,
         };
-        let _ = self.route_and_enqueue(nobody, message, true, wakes);
+        // A missing exchange is no fault here: the message is dropped.
+        let _ = self.route_and_enqueue(nobody, message, skip, wakes);
     }
 
     /// Finds the message's queues, puts it into them, and stages it for the log.
@@ -388,7 +391,7 @@ impl Engine {
         &mut self,
         link: Link,
         message: &Message,
-        retain: bool,
+        skip: &[Name],
         wakes: &mut Wakes,
     ) -> Result<Enqueued, Fault> {
         let envelope = *message.envelope();
@@ -397,6 +400,8 @@ impl Engine {
         let targets = self.router.route(message, &extra)?;
         let mut enqueued = Enqueued::default();
         let mut routes = Routes::new();
+        let mut limited: SmallVec<[QueueRef; 4]> = SmallVec::new();
+        let mut refused: SmallVec<[QueueRef; 4]> = SmallVec::new();
         // With more than one queue, a refusal by one must not keep the others' copies from being made.
         for target in targets {
             let slot = target.queue.0;
@@ -404,6 +409,9 @@ impl Engine {
                 debug_assert!(false, "the router forgets a queue before its slot is reused");
                 continue;
             };
+            if !skip.is_empty() && skip.contains(&queue.name) {
+                continue;
+            }
             let own = matches!((queue.kind, own_session), (QueueKind::Session(s), Some(o)) if s == o);
             let mut flags = EntryFlags::new(envelope.qos);
             let mut ids = None;
@@ -427,6 +435,9 @@ impl Engine {
             } else if queue.kind == QueueKind::Plain && refuses(queue, message) {
                 enqueued.refused = true;
                 self.counters.dropped_full += 1;
+                if queue.arguments.overflow == Overflow::RejectPublishDeadLetter {
+                    refused.push(QueueRef { slot, id: queue.id });
+                }
                 continue;
             }
             let seq = queue.next_seq;
@@ -460,6 +471,9 @@ impl Engine {
                 subscription_ids: ids,
             });
             enqueued.queues += 1;
+            if queue.arguments.length_max.is_some() || queue.arguments.bytes_max.is_some() {
+                limited.push(QueueRef { slot, id: queue.id });
+            }
             self.memory.note_deep(queue, slot);
             if !queue.touched {
                 queue.touched = true;
@@ -473,10 +487,13 @@ impl Engine {
             self.staging.message(message.clone(), routes);
             enqueued.logged = true;
         }
-        if enqueued.queues > 0 {
-            self.enforce_limits(wakes);
+        for queue in refused {
+            self.dead_letter(queue, message, super::consuming::Death::MaxLength);
         }
-        if retain && envelope.retain && *message.exchange() == *self.settings.topic_exchange {
+        for queue in limited {
+            self.enforce_limit(queue, wakes);
+        }
+        if envelope.retain && *message.exchange() == *self.settings.topic_exchange {
             enqueued.logged |= self.retain(message);
         }
         Ok(enqueued)
@@ -503,34 +520,29 @@ impl Engine {
         message.envelope().durable
     }
 
-    /// Makes room in queues that are over their limit, oldest first. Only the touched ones can be.
-    fn enforce_limits(&mut self, wakes: &mut Wakes) {
-        for i in (0..self.touched.len()).rev() {
-            let slot = self.touched[i];
-            let Some(queue) = self.queues.get(slot as usize) else {
-                continue;
-            };
-            let a = &queue.arguments;
-            if a.length_max.is_none() && a.bytes_max.is_none() {
-                continue;
+    /// Makes room in a queue that is over its limit, oldest first.
+    pub(crate) fn enforce_limit(&mut self, queue: QueueRef, wakes: &mut Wakes) {
+        let over = |q: &Queue| {
+            q.arguments.length_max.is_some_and(|max| q.ready.len() as u64 > max)
+                || q.arguments.bytes_max.is_some_and(|max| q.ready.bytes() > max)
+        };
+        if !self.queue_mut(queue).is_some_and(|q| over(q)) {
+            return;
+        }
+        // A limit of nothing still lets a message pass straight to a consumer.
+        self.dispatch(queue.slot, wakes);
+        let dead_letters = self.has_dead_letters(queue);
+        while let Some(q) = self.queue_mut(queue)
+            && over(q)
+        {
+            if dead_letters && q.ready.front().is_some_and(|e| matches!(e.body, Body::Disk { .. })) {
+                // What dies is published elsewhere: its body is needed. Goes on when it is here.
+                self.load_head(queue);
+                return;
             }
-            let over = |q: &Queue| {
-                q.arguments.length_max.is_some_and(|max| q.ready.len() as u64 > max)
-                    || q.arguments.bytes_max.is_some_and(|max| q.ready.bytes() > max)
-            };
-            if !over(queue) {
-                continue;
-            }
-            let queue = QueueRef { slot, id: queue.id };
-            // A limit of nothing still lets a message pass straight to a consumer.
-            self.dispatch(queue.slot, wakes);
-            while let Some(q) = self.queue_mut(queue)
-                && over(q)
-                && let Some(entry) = q.ready.pop_front()
-            {
-                self.counters.dropped_full += 1;
-                self.drop_entry(queue, entry, super::consuming::Death::MaxLength, wakes);
-            }
+            let Some(entry) = q.ready.pop_front() else { return };
+            self.counters.dropped_full += 1;
+            self.drop_entry(queue, entry, super::consuming::Death::MaxLength, wakes);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The arguments a queue is declared with: checked once, compared at re-declaration.
 
+use crate::arguments::{self, type_name};
 use crate::fault::{Fault, FaultKind};
 use crate::properties::{Name, Table, Value};
 
@@ -197,27 +198,7 @@ impl Arguments {
             if key == "x-queue-type" && is_classic(current) && is_classic(received) {
                 continue;
             }
-            let text = match (received, current) {
-                (None, None) => continue,
-                (Some(r), Some(c)) if equal(r, c) => continue,
-                (Some(r), Some(c)) => format!("received '{}' but current is '{}'", show(r), show(c)),
-                (None, Some(c)) => {
-                    format!(
-                        "received none but current is the value '{}' of type '{}'",
-                        show(c),
-                        type_name(c)
-                    )
-                }
-                (Some(r), None) => {
-                    format!(
-                        "received the value '{}' of type '{}' but current is none",
-                        show(r),
-                        type_name(r)
-                    )
-                }
-            };
-            let text = format!("inequivalent arg '{key}' for {queue}: {text}");
-            return Err(Fault::new(FaultKind::PreconditionFailed, text));
+            arguments::require_same(queue, key, received, current)?;
         }
         Ok(())
     }
@@ -225,51 +206,6 @@ impl Arguments {
 
 fn is_classic(value: Option<&Value>) -> bool {
     value.is_none_or(|v| v.as_str() == Some("classic"))
-}
-
-/// Equal but for the width of integers.
-fn equal(a: &Value, b: &Value) -> bool {
-    match (a.as_int(), b.as_int()) {
-        (Some(a), Some(b)) => a == b,
-        _ => a == b,
-    }
-}
-
-fn show(value: &Value) -> String {
-    match value {
-        Value::Void => "undefined".into(),
-        Value::Bool(b) => b.to_string(),
-        Value::Int(i, _) => i.to_string(),
-        Value::Uint(u, _) => u.to_string(),
-        Value::Float(f) => f.to_string(),
-        Value::Double(d) => d.to_string(),
-        Value::Text(t) | Value::Binary(t) => String::from_utf8_lossy(t).into_owned(),
-        Value::Timestamp(t) => t.to_string(),
-        Value::Decimal(..) | Value::Array(_) | Value::Table(_) => type_name(value).into(),
-    }
-}
-
-/// The type's name as error texts have it.
-pub(crate) fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Void => "void",
-        Value::Bool(_) => "bool",
-        Value::Int(_, 8) => "byte",
-        Value::Int(_, 16) => "short",
-        Value::Int(_, 32) => "signedint",
-        Value::Int(..) => "long",
-        Value::Uint(_, 8) => "unsignedbyte",
-        Value::Uint(_, 16) => "unsignedshort",
-        Value::Uint(..) => "unsignedint",
-        Value::Float(_) => "float",
-        Value::Double(_) => "double",
-        Value::Decimal(..) => "decimal",
-        Value::Text(_) => "longstr",
-        Value::Binary(_) => "binary",
-        Value::Timestamp(_) => "timestamp",
-        Value::Array(_) => "array",
-        Value::Table(_) => "table",
-    }
 }
 
 fn bad(key: &str, queue: &str, error: &str) -> Fault {

@@ -16,19 +16,32 @@ const DEFAULT_FILE: &str = "/etc/gatepost/gatepost.toml";
 ///
 /// # Errors
 /// Everything that is wrong, in all layers.
-pub fn load(
-    file: Option<&Path>,
-    environment: impl IntoIterator<Item = (String, String)>,
-) -> Result<Config, Problems> {
+pub fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Config, Problems> {
     let mut problems = Vec::new();
     let mut config = Config::default();
     for path in files(file) {
         match fs::read_to_string(&path) {
-            Ok(text) => problems.extend(layer(&mut config, &Source::File { name: path.display().to_string(), text }).0),
-            Err(error) => problems.push(problem(&path.display().to_string(), "", format!("cannot be read: {error}"))),
+            Ok(text) => problems.extend(
+                layer(
+                    &mut config,
+                    &Source::File {
+                        name: path.display().to_string(),
+                        text,
+                    },
+                )
+                .0,
+            ),
+            Err(error) => problems.push(problem(
+                &path.display().to_string(),
+                "",
+                format!("cannot be read: {error}"),
+            )),
         }
     }
-    let variables: BTreeMap<_, _> = environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
+    let variables: BTreeMap<_, _> = environment
+        .into_iter()
+        .filter(|(name, _)| name.starts_with(PREFIX))
+        .collect();
     if !variables.is_empty() {
         let known = known_keys();
         for (name, value) in variables {
@@ -38,7 +51,11 @@ pub fn load(
     if problems.is_empty() {
         problems.extend(check(&config));
     }
-    if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
+    if problems.is_empty() {
+        Ok(config)
+    } else {
+        Err(Problems(problems))
+    }
 }
 
 const PREFIX: &str = "GATEPOST__";
@@ -74,12 +91,23 @@ fn layer(config: &mut Config, source: &Source) -> (Vec<Problem>, BTreeSet<String
 }
 
 fn known_keys() -> BTreeSet<String> {
-    layer(&mut Config::default(), &Source::File { name: String::new(), text: String::new() }).1
+    layer(
+        &mut Config::default(),
+        &Source::File {
+            name: String::new(),
+            text: String::new(),
+        },
+    )
+    .1
 }
 
 /// `GATEPOST__LIMITS__MAX_CONNECTIONS=500`: a value is TOML if it reads as TOML, else a string.
 fn variable(config: &mut Config, known: &BTreeSet<String>, name: &str, value: String) -> Vec<Problem> {
-    let mut key = name.strip_prefix(PREFIX).unwrap_or(name).to_ascii_lowercase().replace("__", ".");
+    let mut key = name
+        .strip_prefix(PREFIX)
+        .unwrap_or(name)
+        .to_ascii_lowercase()
+        .replace("__", ".");
     let mut value = value;
     // `..._FILE` reads the value from a file, except where that is the key's own name.
     if !known.contains(&key) && key.strip_suffix(FROM_FILE).is_some_and(|k| known.contains(k)) {
@@ -89,13 +117,23 @@ fn variable(config: &mut Config, known: &BTreeSet<String>, name: &str, value: St
             Err(error) => return vec![problem(name, &key, format!("{value} cannot be read: {error}"))],
         };
     }
-    if !key.split('.').all(|part| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')) {
+    if !key
+        .split('.')
+        .all(|part| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
+    {
         return vec![problem(name, &key, "unknown key".to_owned())];
     }
     let quoted = toml::Value::String(value.clone()).to_string();
-    let literal = if DeValue::parse(&value).is_ok() { &value } else { &quoted };
+    let literal = if DeValue::parse(&value).is_ok() {
+        &value
+    } else {
+        &quoted
+    };
     let read = |config: &mut Config, literal: &str| {
-        let source = Source::Environment { name: name.to_owned(), text: format!("{key} = {literal}") };
+        let source = Source::Environment {
+            name: name.to_owned(),
+            text: format!("{key} = {literal}"),
+        };
         layer(config, &source).0
     };
     let problems = read(config, literal);
@@ -111,11 +149,19 @@ fn check(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     let auth = &config.auth;
     if auth.default_password_file.is_empty() && !matches!(auth.default_user.as_str(), "" | "guest") {
-        let what = format!("user '{}' needs a password: name the file that holds it", auth.default_user);
+        let what = format!(
+            "user '{}' needs a password: name the file that holds it",
+            auth.default_user
+        );
         problems.push(problem("", "auth.default_password_file", what));
     }
     let l = &config.listeners;
-    let all: [(&str, &Listener); 4] = [("amqp", &l.amqp), ("mqtt", &l.mqtt), ("stomp", &l.stomp), ("metrics", &l.metrics)];
+    let all: [(&str, &Listener); 4] = [
+        ("amqp", &l.amqp),
+        ("mqtt", &l.mqtt),
+        ("stomp", &l.stomp),
+        ("metrics", &l.metrics),
+    ];
     let mut taken = BTreeMap::new();
     for (name, listener) in all {
         for address in listener.bind.iter().filter(|a| a.port() != 0) {
@@ -129,7 +175,11 @@ fn check(config: &Config) -> Vec<Problem> {
 }
 
 fn problem(at: &str, key: &str, what: String) -> Problem {
-    Problem { at: at.to_owned(), key: key.to_owned(), what }
+    Problem {
+        at: at.to_owned(),
+        key: key.to_owned(),
+        what,
+    }
 }
 
 #[cfg(test)]
@@ -199,7 +249,9 @@ gatepost.toml:18:1: mqtt.colour: unknown key; known here: anonymous, anonymous_u
 
     #[test]
     fn a_file_that_is_missing_is_an_error() {
-        let error = load(Some(Path::new("/nowhere/gatepost.toml")), []).expect_err("missing").to_string();
+        let error = load(Some(Path::new("/nowhere/gatepost.toml")), [])
+            .expect_err("missing")
+            .to_string();
         assert!(error.starts_with("/nowhere/gatepost.toml: cannot be read: "), "{error}");
     }
 
@@ -223,7 +275,8 @@ algorithms = [\"RS256\",\"ES256\"]
 
     #[test]
     fn what_is_printed_reads_back_the_same() {
-        let config = read("[memory]\nbudget = \"256MiB\"\n[store]\ndurability = \"os\"\nsegment_size = \"8MiB\"\n").expect("valid");
+        let config = read("[memory]\nbudget = \"256MiB\"\n[store]\ndurability = \"os\"\nsegment_size = \"8MiB\"\n")
+            .expect("valid");
         assert_eq!(config.memory.budget, Budget::Fixed(Size(256 << 20)));
         assert_eq!(config.store.durability, Durability::Os);
         let printed = toml::to_string(&config).expect("printable");
@@ -239,7 +292,10 @@ algorithms = [\"RS256\",\"ES256\"]
         fs::write(dir.path().join("conf.d/20-b.toml"), "[limits]\nheartbeat = \"30s\"\n").expect("a file");
         fs::write(dir.path().join("conf.d/10-a.toml"), "[limits]\nheartbeat = \"20s\"\n").expect("a file");
         let config = load(Some(&main), []).expect("valid");
-        assert_eq!((config.limits.heartbeat, config.limits.channel_max), (Period::secs(30), 7));
+        assert_eq!(
+            (config.limits.heartbeat, config.limits.channel_max),
+            (Period::secs(30), 7)
+        );
     }
 
     #[test]
@@ -261,10 +317,14 @@ algorithms = [\"RS256\",\"ES256\"]
     #[test]
     fn an_unknown_variable_is_an_error() {
         let error = environment(&[("GATEPOST__LIMITS__MAX_CONECTIONS", "500")]).expect_err("unknown");
-        let expected = "GATEPOST__LIMITS__MAX_CONECTIONS: limits.max_conections: unknown key, did you mean max_connections?";
+        let expected =
+            "GATEPOST__LIMITS__MAX_CONECTIONS: limits.max_conections: unknown key, did you mean max_connections?";
         assert_eq!(error, expected);
         let error = environment(&[("GATEPOST__LIMITS__HEARTBEAT", "soon")]).expect_err("wrong");
-        assert!(error.starts_with("GATEPOST__LIMITS__HEARTBEAT: limits.heartbeat: expected a duration"), "{error}");
+        assert!(
+            error.starts_with("GATEPOST__LIMITS__HEARTBEAT: limits.heartbeat: expected a duration"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -283,8 +343,14 @@ algorithms = [\"RS256\",\"ES256\"]
     #[test]
     fn a_user_without_a_password_and_an_address_bound_twice_are_refused() {
         let error = read("[auth]\ndefault_user = \"admin\"\n").expect_err("no password");
-        assert!(error.starts_with("auth.default_password_file: user 'admin' needs a password"), "{error}");
+        assert!(
+            error.starts_with("auth.default_password_file: user 'admin' needs a password"),
+            "{error}"
+        );
         let error = read("[listeners.mqtt]\nbind = [\"[::]:5672\"]\n").expect_err("twice");
-        assert_eq!(error, "listeners.mqtt.bind: [::]:5672 is bound by listeners.amqp already");
+        assert_eq!(
+            error,
+            "listeners.mqtt.bind: [::]:5672 is bound by listeners.amqp already"
+        );
     }
 }

@@ -156,6 +156,13 @@ fn auto<S: serde::Serializer>(size: &Option<Size>, serializer: S) -> Result<S::O
     }
 }
 
+impl Store {
+    /// Bytes of a log segment.
+    pub fn segment_bytes(&self) -> u64 {
+        self.segment_size.unwrap_or(Size(32 << 20)).0
+    }
+}
+
 /// See [`Store::durability`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -243,7 +250,11 @@ impl Default for Node {
 
 impl Default for Log {
     fn default() -> Self {
-        Log { level: "info".to_owned(), format: LogFormat::Text, target: "stderr".to_owned() }
+        Log {
+            level: "info".to_owned(),
+            format: LogFormat::Text,
+            target: "stderr".to_owned(),
+        }
     }
 }
 
@@ -260,7 +271,10 @@ impl Default for Listeners {
 
 impl Listener {
     fn on(port: u16) -> Listener {
-        Listener { bind: vec![SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port))], backlog: 128 }
+        Listener {
+            bind: vec![SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port))],
+            backlog: 128,
+        }
     }
 }
 
@@ -280,13 +294,18 @@ impl Default for Limits {
 
 impl Default for Memory {
     fn default() -> Self {
-        Memory { budget: Budget::Share(0.4), per_connection_buffer: Size(64 << 10) }
+        Memory {
+            budget: Budget::Share(0.4),
+            per_connection_buffer: Size(64 << 10),
+        }
     }
 }
 
 impl Default for Disk {
     fn default() -> Self {
-        Disk { free_limit: Size(256 << 20) }
+        Disk {
+            free_limit: Size(256 << 20),
+        }
     }
 }
 
@@ -319,7 +338,9 @@ impl Default for Mqtt {
 
 impl Default for Stomp {
     fn default() -> Self {
-        Stomp { default_vhost: "/".to_owned() }
+        Stomp {
+            default_vhost: "/".to_owned(),
+        }
     }
 }
 
@@ -348,7 +369,9 @@ impl Config {
         root.section("disk", |s| s.read("free_limit", &mut self.disk.free_limit));
         root.section("store", |s| self.store.read(s));
         root.section("mqtt", |s| self.mqtt.read(s));
-        root.section("stomp", |s| s.read_with("default_vhost", &mut self.stomp.default_vhost, only_vhost));
+        root.section("stomp", |s| {
+            s.read_with("default_vhost", &mut self.stomp.default_vhost, only_vhost)
+        });
         root.section("auth", |s| self.auth.read(s));
         root.section("metrics", |s| {
             s.later("auth", &["false"]);
@@ -375,7 +398,12 @@ impl Node {
         s.read("name", &mut self.name);
         s.read("cluster_name", &mut self.cluster_name);
         s.read("data_dir", &mut self.data_dir);
-        s.within("io_threads", &mut self.io_threads, 0..=IO_THREADS_MAX, "from 0 (one per core) to 256");
+        s.within(
+            "io_threads",
+            &mut self.io_threads,
+            0..=IO_THREADS_MAX,
+            "from 0 (one per core) to 256",
+        );
     }
 }
 
@@ -385,12 +413,21 @@ const IO_THREADS_MAX: usize = 256;
 impl Log {
     fn read(&mut self, s: &mut Section<'_, '_>) {
         s.read_with("level", &mut self.level, |value| {
-            let text = value.as_str().filter(|t| t.parse::<tracing_subscriber::filter::Targets>().is_ok());
-            text.map(str::to_owned).ok_or_else(|| "error, warn, info, debug or trace".to_owned())
+            let text = value
+                .as_str()
+                .filter(|t| t.parse::<tracing_subscriber::filter::Targets>().is_ok());
+            text.map(str::to_owned)
+                .ok_or_else(|| "error, warn, info, debug or trace".to_owned())
         });
-        s.choice("format", &mut self.format, &[("text", LogFormat::Text), ("json", LogFormat::Json)]);
+        s.choice(
+            "format",
+            &mut self.format,
+            &[("text", LogFormat::Text), ("json", LogFormat::Json)],
+        );
         s.read_with("target", &mut self.target, |value| match value.as_str() {
-            Some("journald") => Err("\"stderr\" or a file (journald is not supported yet; it collects stderr)".to_owned()),
+            Some("journald") => {
+                Err("\"stderr\" or a file (journald is not supported yet; it collects stderr)".to_owned())
+            }
             Some(text) if !text.is_empty() => Ok(text.to_owned()),
             _ => Err("\"stderr\" or a file".to_owned()),
         });
@@ -406,9 +443,11 @@ impl Listeners {
         });
         s.section("stomp", |s| self.stomp.read(s));
         s.section("metrics", |s| self.metrics.read(s));
-        for (name, default) in
-            [("web_mqtt", "[\"[::]:15675\"]"), ("web_stomp", "[\"[::]:15674\"]"), ("management", "[\"[::]:15672\"]")]
-        {
+        for (name, default) in [
+            ("web_mqtt", "[\"[::]:15675\"]"),
+            ("web_stomp", "[\"[::]:15674\"]"),
+            ("management", "[\"[::]:15672\"]"),
+        ] {
             s.section(name, |s| {
                 s.later("bind", &["[]", default]);
                 listener_later(s);
@@ -421,7 +460,9 @@ impl Listeners {
 impl Listener {
     fn read(&mut self, s: &mut Section<'_, '_>) {
         s.read_with("bind", &mut self.bind, |value| {
-            let addresses = value.as_array().and_then(|list| list.iter().map(|v| v.get_ref().as_str()?.parse().ok()).collect());
+            let addresses = value
+                .as_array()
+                .and_then(|list| list.iter().map(|v| v.get_ref().as_str()?.parse().ok()).collect());
             addresses.ok_or_else(|| "a list of addresses such as [\"[::]:5672\"] or [\"127.0.0.1:5672\"]".to_owned())
         });
         s.within("backlog", &mut self.backlog, 1..=65_535, "from 1 to 65535");
@@ -451,12 +492,32 @@ impl Limits {
         s.later("max_connections_per_user", &["0"]);
         s.within("channel_max", &mut self.channel_max, 1..=u16::MAX, "from 1 to 65535");
         // AMQP 0-9-1 4.2.3: every peer takes frames of 4096 octets.
-        s.within("frame_max", &mut self.frame_max, Size(4096)..=Size(16 << 20), "from 4KiB to 16MiB");
-        s.within("max_message_size", &mut self.max_message_size, Size(1)..=Size(1 << 30), "up to 1GiB");
+        s.within(
+            "frame_max",
+            &mut self.frame_max,
+            Size(4096)..=Size(16 << 20),
+            "from 4KiB to 16MiB",
+        );
+        s.within(
+            "max_message_size",
+            &mut self.max_message_size,
+            Size(1)..=Size(1 << 30),
+            "up to 1GiB",
+        );
         s.within("max_queues", &mut self.max_queues, 1..=10_000_000, "from 1 to 10000000");
         let day = Period::secs(86_400);
-        s.within("handshake_timeout", &mut self.handshake_timeout, Period::secs(1)..=day, "from 1s to 1d");
-        s.within("heartbeat", &mut self.heartbeat, Period::secs(0)..=Period::secs(65_535), "up to 65535s; 0: none");
+        s.within(
+            "handshake_timeout",
+            &mut self.handshake_timeout,
+            Period::secs(1)..=day,
+            "from 1s to 1d",
+        );
+        s.within(
+            "heartbeat",
+            &mut self.heartbeat,
+            Period::secs(0)..=Period::secs(65_535),
+            "up to 65535s; 0: none",
+        );
         s.later("consumer_timeout", &["\"30m\""]);
         s.later("default_prefetch", &["0"]);
     }
@@ -466,17 +527,40 @@ impl Memory {
     fn read(&mut self, s: &mut Section<'_, '_>) {
         s.read("budget", &mut self.budget);
         let range = Size(4 << 10)..=Size(16 << 20);
-        s.within("per_connection_buffer", &mut self.per_connection_buffer, range, "from 4KiB to 16MiB");
+        s.within(
+            "per_connection_buffer",
+            &mut self.per_connection_buffer,
+            range,
+            "from 4KiB to 16MiB",
+        );
     }
 }
 
 impl Store {
     fn read(&mut self, s: &mut Section<'_, '_>) {
-        let durability = [("always", Durability::Always), ("interval", Durability::Interval), ("os", Durability::Os)];
+        let durability = [
+            ("always", Durability::Always),
+            ("interval", Durability::Interval),
+            ("os", Durability::Os),
+        ];
         s.choice("durability", &mut self.durability, &durability);
-        s.within("min_sync_gap", &mut self.min_sync_gap, Period::secs(0)..=Period::secs(10), "up to 10s");
-        s.within("interval", &mut self.interval, Period::parse("1ms").unwrap_or(Period::secs(1))..=Period::secs(3600), "from 1ms to 1h");
-        s.choice("confirm", &mut self.confirm, &[("synced", Confirm::Synced), ("written", Confirm::Written)]);
+        s.within(
+            "min_sync_gap",
+            &mut self.min_sync_gap,
+            Period::secs(0)..=Period::secs(10),
+            "up to 10s",
+        );
+        s.within(
+            "interval",
+            &mut self.interval,
+            Period::parse("1ms").unwrap_or(Period::secs(1))..=Period::secs(3600),
+            "from 1ms to 1h",
+        );
+        s.choice(
+            "confirm",
+            &mut self.confirm,
+            &[("synced", Confirm::Synced), ("written", Confirm::Written)],
+        );
         s.read("segment_size", &mut self.segment_size);
         s.read("cache", &mut self.cache);
     }
@@ -486,13 +570,22 @@ impl Mqtt {
     fn read(&mut self, s: &mut Section<'_, '_>) {
         s.read_with("default_vhost", &mut self.default_vhost, only_vhost);
         s.read("exchange", &mut self.exchange);
-        let anonymous = [("deny", Anonymous::Deny), ("loopback", Anonymous::Loopback), ("allow", Anonymous::Allow)];
+        let anonymous = [
+            ("deny", Anonymous::Deny),
+            ("loopback", Anonymous::Loopback),
+            ("allow", Anonymous::Allow),
+        ];
         s.choice("anonymous", &mut self.anonymous, &anonymous);
         s.read("anonymous_user", &mut self.anonymous_user);
         s.later("vhost_by_port", &["{}"]);
         s.later("vhost_by_cert", &["{}"]);
         s.within("max_inflight", &mut self.max_inflight, 1..=u16::MAX, "from 1 to 65535");
-        s.within("receive_maximum", &mut self.receive_maximum, 1..=u16::MAX, "from 1 to 65535");
+        s.within(
+            "receive_maximum",
+            &mut self.receive_maximum,
+            1..=u16::MAX,
+            "from 1 to 65535",
+        );
         s.read("session_expiry_max", &mut self.session_expiry_max);
         s.later("retained_max", &["0"]);
     }
@@ -503,10 +596,14 @@ impl Auth {
         s.later("backends", &["[\"internal\"]"]);
         s.read_with("mechanisms", &mut self.mechanisms, |value| {
             let names: Option<Vec<String>> = value.as_array().and_then(|list| {
-                let names = list.iter().map(|v| v.get_ref().as_str().filter(|name| MECHANISMS.contains(name)));
+                let names = list
+                    .iter()
+                    .map(|v| v.get_ref().as_str().filter(|name| MECHANISMS.contains(name)));
                 names.map(|name| name.map(str::to_owned)).collect()
             });
-            names.filter(|n| !n.is_empty()).ok_or_else(|| format!("a list out of {}", MECHANISMS.join(", ")))
+            names
+                .filter(|n| !n.is_empty())
+                .ok_or_else(|| format!("a list out of {}", MECHANISMS.join(", ")))
         });
         s.read("loopback_users", &mut self.loopback_users);
         s.read("default_user", &mut self.default_user);
@@ -539,5 +636,9 @@ impl Auth {
 
 /// Until there are more, the only vhost is `/`.
 fn only_vhost(value: &toml::de::DeValue<'_>) -> Result<String, String> {
-    value.as_str().filter(|v| *v == "/").map(str::to_owned).ok_or_else(|| "\"/\" (other vhosts are not supported yet)".to_owned())
+    value
+        .as_str()
+        .filter(|v| *v == "/")
+        .map(str::to_owned)
+        .ok_or_else(|| "\"/\" (other vhosts are not supported yet)".to_owned())
 }

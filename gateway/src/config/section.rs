@@ -22,11 +22,19 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(source: &'a Source) -> Self {
-        Reader { source, problems: RefCell::default(), known: RefCell::default() }
+        Reader {
+            source,
+            problems: RefCell::default(),
+            known: RefCell::default(),
+        }
     }
 
     pub(super) fn problem(&self, span: &Range<usize>, key: &str, what: String) {
-        let problem = Problem { at: self.source.at(span), key: key.to_owned(), what };
+        let problem = Problem {
+            at: self.source.at(span),
+            key: key.to_owned(),
+            what,
+        };
         self.problems.borrow_mut().push((span.start, problem));
     }
 
@@ -34,7 +42,10 @@ impl<'a> Reader<'a> {
     pub(super) fn finish(self) -> (Vec<Problem>, BTreeSet<String>) {
         let mut problems = self.problems.into_inner();
         problems.sort_by_key(|(start, _)| *start);
-        (problems.into_iter().map(|(_, problem)| problem).collect(), self.known.into_inner())
+        (
+            problems.into_iter().map(|(_, problem)| problem).collect(),
+            self.known.into_inner(),
+        )
     }
 }
 
@@ -48,7 +59,12 @@ pub(super) struct Section<'a, 'i> {
 
 impl<'a, 'i> Section<'a, 'i> {
     pub(super) fn root(reader: &'a Reader<'a>, table: &'a DeTable<'i>) -> Self {
-        Section { reader, path: String::new(), table: Some(table), asked: Vec::new() }
+        Section {
+            reader,
+            path: String::new(),
+            table: Some(table),
+            asked: Vec::new(),
+        }
     }
 
     /// Reads a table within this one.
@@ -59,10 +75,16 @@ impl<'a, 'i> Section<'a, 'i> {
         if let Some((span, value)) = self.lookup(key) {
             table = value.as_table();
             if table.is_none() {
-                self.reader.problem(&span, &path, format!("expected a table, found {}", found(value)));
+                self.reader
+                    .problem(&span, &path, format!("expected a table, found {}", found(value)));
             }
         }
-        let mut section = Section { reader: self.reader, path, table, asked: Vec::new() };
+        let mut section = Section {
+            reader: self.reader,
+            path,
+            table,
+            asked: Vec::new(),
+        };
         read(&mut section);
         section.refuse_unknown();
     }
@@ -75,7 +97,9 @@ impl<'a, 'i> Section<'a, 'i> {
     /// Reads a setting that is one of a few words.
     pub(super) fn choice<T: Copy>(&mut self, key: &'static str, slot: &mut T, words: &[(&str, T)]) {
         self.read_with(key, slot, |value| {
-            let found = value.as_str().and_then(|text| words.iter().find(|(word, _)| *word == text));
+            let found = value
+                .as_str()
+                .and_then(|text| words.iter().find(|(word, _)| *word == text));
             found.map(|(_, choice)| *choice).ok_or_else(|| {
                 let words: Vec<_> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
                 format!("one of {}", words.join(", "))
@@ -92,7 +116,9 @@ impl<'a, 'i> Section<'a, 'i> {
         bounds: &str,
     ) {
         self.read_with(key, slot, |value| {
-            T::parse(value).filter(|v| range.contains(v)).ok_or_else(|| format!("{} {bounds}", T::EXPECTED))
+            T::parse(value)
+                .filter(|v| range.contains(v))
+                .ok_or_else(|| format!("{} {bounds}", T::EXPECTED))
         });
     }
 
@@ -108,7 +134,11 @@ impl<'a, 'i> Section<'a, 'i> {
         match parse(value) {
             Ok(parsed) => *slot = parsed,
             Err(expected) => {
-                self.reader.problem(&span, &self.path_of(key), format!("expected {expected}, found {}", found(value)));
+                self.reader.problem(
+                    &span,
+                    &self.path_of(key),
+                    format!("expected {expected}, found {}", found(value)),
+                );
             }
         }
     }
@@ -120,7 +150,10 @@ impl<'a, 'i> Section<'a, 'i> {
         let Some((span, value)) = self.lookup(key) else { return };
         let is_default = defaults.iter().any(|text| {
             DeValue::parse(text).is_ok_and(|default| {
-                let same_period = value.as_str().and_then(Period::parse).zip(default.get_ref().as_str().and_then(Period::parse));
+                let same_period = value
+                    .as_str()
+                    .and_then(Period::parse)
+                    .zip(default.get_ref().as_str().and_then(Period::parse));
                 same_period.is_some_and(|(a, b)| a == b) || plain(value) == plain(default.get_ref())
             })
         });
@@ -163,7 +196,11 @@ impl<'a, 'i> Section<'a, 'i> {
     }
 
     fn path_of(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
     }
 }
 
@@ -236,7 +273,9 @@ impl Setting for Period {
     fn parse(value: &DeValue<'_>) -> Option<Self> {
         match value.as_str() {
             Some(text) => Period::parse(text),
-            None => u64::parse(value).filter(|secs| *secs < u64::MAX / 1000).map(Period::secs),
+            None => u64::parse(value)
+                .filter(|secs| *secs < u64::MAX / 1000)
+                .map(Period::secs),
         }
     }
 }
@@ -254,7 +293,11 @@ impl Setting for Size {
 impl Setting for Option<Size> {
     const EXPECTED: &'static str = "\"auto\" or a size such as \"32MiB\"";
     fn parse(value: &DeValue<'_>) -> Option<Self> {
-        if value.as_str() == Some("auto") { Some(None) } else { Size::parse_setting(value).map(Some) }
+        if value.as_str() == Some("auto") {
+            Some(None)
+        } else {
+            Size::parse_setting(value).map(Some)
+        }
     }
 }
 
@@ -265,7 +308,8 @@ impl Size {
 }
 
 impl Setting for Budget {
-    const EXPECTED: &'static str = "a share of the memory over 0 and up to 1, such as 0.4, or a size such as \"256MiB\"";
+    const EXPECTED: &'static str =
+        "a share of the memory over 0 and up to 1, such as 0.4, or a size such as \"256MiB\"";
     fn parse(value: &DeValue<'_>) -> Option<Self> {
         let share = value.as_float().and_then(|f| f.as_str().parse::<f64>().ok());
         match share.or_else(|| (u64::parse(value) == Some(1)).then_some(1.0)) {
@@ -301,9 +345,15 @@ fn plain(value: &DeValue<'_>) -> String {
         DeValue::Float(f) => f.to_string(),
         DeValue::Boolean(b) => b.to_string(),
         DeValue::Datetime(d) => d.to_string(),
-        DeValue::Array(a) => format!("[{}]", a.iter().map(|v| plain(v.get_ref())).collect::<Vec<_>>().join(", ")),
+        DeValue::Array(a) => format!(
+            "[{}]",
+            a.iter().map(|v| plain(v.get_ref())).collect::<Vec<_>>().join(", ")
+        ),
         DeValue::Table(t) => {
-            let pairs: Vec<_> = t.iter().map(|(k, v)| format!("{} = {}", k.get_ref(), plain(v.get_ref()))).collect();
+            let pairs: Vec<_> = t
+                .iter()
+                .map(|(k, v)| format!("{} = {}", k.get_ref(), plain(v.get_ref())))
+                .collect();
             format!("{{{}}}", pairs.join(", "))
         }
     }

@@ -18,8 +18,12 @@ pub struct Limits {
 
 impl Limits {
     /// What the wire can carry.
-    pub const WIRE: Limits =
-        Limits { connect: usize::MAX, publish: usize::MAX, subscribe: usize::MAX, other: usize::MAX };
+    pub const WIRE: Limits = Limits {
+        connect: usize::MAX,
+        publish: usize::MAX,
+        subscribe: usize::MAX,
+        other: usize::MAX,
+    };
 
     fn of(&self, kind: Kind) -> usize {
         match kind {
@@ -46,7 +50,9 @@ impl<'a> Frame<'a> {
     /// # Errors
     /// A bad header, or a packet over its limit. Nothing can be read after that.
     pub fn cut(input: &'a [u8], version: Version, limits: &Limits) -> Result<Option<Frame<'a>>, Error> {
-        let Some(header) = Header::read(input, version)? else { return Ok(None) };
+        let Some(header) = Header::read(input, version)? else {
+            return Ok(None);
+        };
         if header.size() > limits.of(header.kind) {
             return Err(Error::Reason(Reason::PACKET_TOO_LARGE, "the packet is too large"));
         }
@@ -69,15 +75,25 @@ pub fn decode<'a>(
     sender: Sender,
     limits: &Limits,
 ) -> Result<Option<(Packet<'a>, usize)>, Error> {
-    let Some(frame) = Frame::cut(input, version, limits)? else { return Ok(None) };
-    Ok(Some((Packet::decode(&frame.header, frame.body, version, sender)?, frame.size())))
+    let Some(frame) = Frame::cut(input, version, limits)? else {
+        return Ok(None);
+    };
+    Ok(Some((
+        Packet::decode(&frame.header, frame.body, version, sender)?,
+        frame.size(),
+    )))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { connect: 20, publish: 300, subscribe: 30, other: 10 };
+    const LIMITS: Limits = Limits {
+        connect: 20,
+        publish: 300,
+        subscribe: 30,
+        other: 10,
+    };
 
     #[test]
     fn a_packet_over_its_limit_is_refused_on_its_header() {
@@ -101,6 +117,9 @@ mod tests {
         }
         let (packet, used) = decode(&input, Version::V5, Sender::Client, &LIMITS).unwrap().unwrap();
         assert!(matches!(packet, Packet::Publish(_)));
-        assert_eq!(decode(&input[used..], Version::V5, Sender::Client, &LIMITS), Ok(Some((Packet::PingReq, 2))));
+        assert_eq!(
+            decode(&input[used..], Version::V5, Sender::Client, &LIMITS),
+            Ok(Some((Packet::PingReq, 2)))
+        );
     }
 }

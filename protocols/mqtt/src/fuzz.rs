@@ -19,13 +19,25 @@ use std::time::Duration;
 /// # Panics
 /// If it does not.
 pub fn fuzz_codec(data: &[u8]) {
-    let Some((&choice, mut rest)) = data.split_first() else { return };
+    let Some((&choice, mut rest)) = data.split_first() else {
+        return;
+    };
     let version = [Version::V31, Version::V311, Version::V5][usize::from(choice & 0x7F) % 3];
-    let sender = if choice & 0x80 == 0 { Sender::Client } else { Sender::Server };
+    let sender = if choice & 0x80 == 0 {
+        Sender::Client
+    } else {
+        Sender::Server
+    };
     while let Ok(Some((packet, used))) = decode(rest, version, sender, &Limits::WIRE) {
         let mut again = Vec::new();
-        packet.encode(version, &mut again).expect("what came from the wire fits on it");
-        let version = if let Packet::Connect(connect) = &packet { connect.version } else { version };
+        packet
+            .encode(version, &mut again)
+            .expect("what came from the wire fits on it");
+        let version = if let Packet::Connect(connect) = &packet {
+            connect.version
+        } else {
+            version
+        };
         let decoded = decode(&again, version, sender, &Limits::WIRE);
         assert_eq!(decoded, Ok(Some((packet, again.len()))), "{again:02x?}");
         rest = rest.get(used..).unwrap_or_default();
@@ -94,7 +106,10 @@ impl Run {
             response_prefix: Some("r".into()),
             ..Settings::default()
         };
-        let now = Now { monotonic: Time(1_000), wall: Wall(1_700_000_000_000) };
+        let now = Now {
+            monotonic: Time(1_000),
+            wall: Wall(1_700_000_000_000),
+        };
         Run {
             session: Mqtt::new(settings).open(now, Peer { address: None }),
             now,
@@ -142,7 +157,9 @@ impl Run {
                     .filter(|header| header.kind == Kind::Connect)
                     .and_then(|header| Connect::announced(self.input.get(header.len..header.size())?));
             }
-            let Some(used) = self.with_cx(|session, cx, input| session.handle_bytes(cx, input)) else { return };
+            let Some(used) = self.with_cx(|session, cx, input| session.handle_bytes(cx, input)) else {
+                return;
+            };
             assert!(used <= self.input.len());
             self.input.drain(..used);
             if used == 0 {
@@ -159,25 +176,51 @@ impl Run {
                 Command::Attach(_) => Some(Event::Attached),
                 Command::OpenSession(open) => {
                     assert!(!open.client_id.is_empty());
-                    Some(Event::SessionOpened { present: !open.clean_start })
+                    Some(Event::SessionOpened {
+                        present: !open.clean_start,
+                    })
                 }
-                Command::Publish { channel, flags, message, .. } => {
+                Command::Publish {
+                    channel,
+                    flags,
+                    message,
+                    ..
+                } => {
                     assert!(!message.key().is_empty() && !message.key().contains(['+', '#', '\0']));
                     flags.contains(PublishFlags::CONFIRM).then(|| {
                         self.published += 1;
-                        Event::Confirmed { channel, upto: self.published }
+                        Event::Confirmed {
+                            channel,
+                            upto: self.published,
+                        }
                     })
                 }
                 Command::Subscribe(subscribe) => {
-                    let results = subscribe.filters.into_iter().map(|filter| filter.map(|f| f.qos)).collect();
-                    Some(Event::Subscribed { packet_id: subscribe.packet_id, results })
+                    let results = subscribe
+                        .filters
+                        .into_iter()
+                        .map(|filter| filter.map(|f| f.qos))
+                        .collect();
+                    Some(Event::Subscribed {
+                        packet_id: subscribe.packet_id,
+                        results,
+                    })
                 }
                 Command::Unsubscribe(unsubscribe) => {
                     let existed = unsubscribe.filters.iter().map(|(_, share)| share.is_none()).collect();
-                    Some(Event::Unsubscribed { packet_id: unsubscribe.packet_id, existed })
+                    Some(Event::Unsubscribed {
+                        packet_id: unsubscribe.packet_id,
+                        existed,
+                    })
                 }
-                Command::Release { packet_id } => Some(Event::Released { packet_id, known: packet_id % 2 == 0 }),
-                Command::Received { packet_id } => Some(Event::ReleaseDue { packet_id, known: packet_id % 2 == 0 }),
+                Command::Release { packet_id } => Some(Event::Released {
+                    packet_id,
+                    known: packet_id % 2 == 0,
+                }),
+                Command::Received { packet_id } => Some(Event::ReleaseDue {
+                    packet_id,
+                    known: packet_id % 2 == 0,
+                }),
                 _ => None,
             });
         }
@@ -198,11 +241,19 @@ impl Run {
             let fault = || Box::new(Fault::new(FaultKind::QuotaExceeded, "no"));
             match first {
                 Event::Confirmed { channel, upto } => {
-                    let refused = Event::Refused { channel: *channel, number: *upto, why: FaultKind::ResourceError };
+                    let refused = Event::Refused {
+                        channel: *channel,
+                        number: *upto,
+                        why: FaultKind::ResourceError,
+                    };
                     events.insert(0, refused);
                 }
                 Event::SessionOpened { .. } => {
-                    *first = Event::Failed { channel: 0, op: Op::OpenSession, fault: fault() };
+                    *first = Event::Failed {
+                        channel: 0,
+                        op: Op::OpenSession,
+                        fault: fault(),
+                    };
                 }
                 Event::Attached => *first = Event::AttachRefused(fault()),
                 _ => {}
@@ -220,9 +271,15 @@ impl Run {
             deadline: (shape & 8 != 0).then_some(self.now.wall + Duration::from_secs(id.into())),
             ..Envelope::default()
         };
-        let properties: &[u8] = if shape & 4 == 0 { &[] } else { b"\x01\x01\x26\0\x01k\0\x01v" };
+        let properties: &[u8] = if shape & 4 == 0 {
+            &[]
+        } else {
+            b"\x01\x01\x26\0\x01k\0\x01v"
+        };
         let topic = format!("t/{}", id % 20);
-        let extra = DeliveryExtra { subscription_ids: vec![u32::from(id) + 1, 7] };
+        let extra = DeliveryExtra {
+            subscription_ids: vec![u32::from(id) + 1, 7],
+        };
         let delivery = Delivery {
             channel: 0,
             qos,
@@ -250,10 +307,17 @@ impl Run {
             1 => self.events(vec![Event::Closed(CloseReason::Shutdown)]),
             2 | 3 => self.session.set_paused(self.now, true),
             4 | 5 => self.session.set_paused(self.now, false),
-            6 => self.events(vec![Event::ReleaseDue { packet_id: 2, known: true }]),
+            6 => self.events(vec![Event::ReleaseDue {
+                packet_id: 2,
+                known: true,
+            }]),
             _ => {
                 let fault = Box::new(Fault::new(FaultKind::AccessRefused, "no"));
-                self.events(vec![Event::Failed { channel: 0, op: Op::Publish, fault }]);
+                self.events(vec![Event::Failed {
+                    channel: 0,
+                    op: Op::Publish,
+                    fault,
+                }]);
             }
         }
     }
@@ -334,7 +398,7 @@ mod tests {
             b"\xe0\0",
         ],
         &[
-            b"\x10\x28\0\x04MQTT\x05\xc6\0\x02\x0d\x11\0\0\0\x09\x21\0\x02\x22\0\x05\x19\x01\0\0\0\0\x01w\0\x01x\0\x01u\0\x01p",
+            b"\x10\x27\0\x04MQTT\x05\xc6\0\x02\x0d\x11\0\0\0\x09\x21\0\x02\x22\0\x05\x19\x01\0\0\0\0\x01w\0\x01x\0\x01u\0\x01p",
             b"\x82\x12\0\x01\x02\x0b\x05\0\x0a$share/g/x\x02",
             b"\x32\x18\0\x03a/b\0\x01\x0e\x23\0\x01\x02\0\0\0\x05\x26\0\x01k\0\0hi",
             b"\x34\x09\0\0\0\x02\x03\x23\0\x01x",

@@ -59,7 +59,12 @@ pub struct Dropped {
 impl Mqtt {
     /// MQTT as `settings` say.
     pub fn new(settings: Settings) -> Mqtt {
-        Mqtt { shared: Arc::new(Shared { settings, ..Shared::default() }) }
+        Mqtt {
+            shared: Arc::new(Shared {
+                settings,
+                ..Shared::default()
+            }),
+        }
     }
 
     /// What was dropped so far, for the metrics.

@@ -43,7 +43,11 @@ pub(crate) fn reason(kind: FaultKind) -> Reason {
 
 /// How a refused filter is told: `PreconditionFailed` is one whose form is bad.
 pub(crate) fn filter_reason(kind: FaultKind) -> Reason {
-    if kind == FaultKind::PreconditionFailed { Reason::FILTER_INVALID } else { reason(kind) }
+    if kind == FaultKind::PreconditionFailed {
+        Reason::FILTER_INVALID
+    } else {
+        reason(kind)
+    }
 }
 
 /// How a refused session is told, in CONNACK.
@@ -113,7 +117,10 @@ fn reply_to(topic: &str) -> Option<ReplyTo> {
     if let Some(queue) = topic.strip_prefix(QUEUE_PREFIX) {
         return Some(ReplyTo::Queue(queue.into()));
     }
-    if let Some((exchange, key)) = topic.strip_prefix(EXCHANGE_PREFIX).and_then(|rest| rest.split_once('/')) {
+    if let Some((exchange, key)) = topic
+        .strip_prefix(EXCHANGE_PREFIX)
+        .and_then(|rest| rest.split_once('/'))
+    {
         return Some(ReplyTo::Exchange(exchange.into(), key.into()));
     }
     translate(topic, Dialect::Slash, Dialect::Dot).map(|key| ReplyTo::Topic(key.into()))
@@ -234,7 +241,11 @@ mod tests {
             let topic = response_topic(&to).unwrap();
             assert_eq!(decoded(&[Property::ResponseTopic(&topic)]).reply_to, Some(to));
         }
-        assert_eq!(response_topic(&ReplyTo::Queue("a#b".into())), None, "a response topic has no wildcards");
+        assert_eq!(
+            response_topic(&ReplyTo::Queue("a#b".into())),
+            None,
+            "a response topic has no wildcards"
+        );
     }
 
     #[test]
@@ -253,7 +264,11 @@ mod tests {
         };
         let block = publish_properties(&there);
         assert_eq!(MqttProperties.decode(block.as_properties().raw()), there);
-        assert_eq!(decoded(&[Property::User("priority", "high")]).headers.0.len(), 1, "not a number, so a header");
+        assert_eq!(
+            decoded(&[Property::User("priority", "high")]).headers.0.len(),
+            1,
+            "not a number, so a header"
+        );
     }
 
     #[test]
@@ -272,7 +287,10 @@ mod tests {
         headers.push("long", Value::Text(vec![b'x'; 65_536].into()));
         headers.push("list", Value::Array([].into()));
         headers.push("table", Value::Table(Table::default()));
-        let block = publish_properties(&Properties { headers, ..Properties::default() });
+        let block = publish_properties(&Properties {
+            headers,
+            ..Properties::default()
+        });
         let sent: Vec<_> = block.as_properties().iter().collect();
         let expected = [
             ("i", "-3"),

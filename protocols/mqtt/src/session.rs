@@ -49,7 +49,10 @@ enum State {
 impl Connection {
     pub(crate) fn new(shared: Arc<Shared>, now: Now) -> Connection {
         let deadline = now.monotonic + shared.settings.connect_timeout;
-        Connection { shared, state: State::Fresh { deadline } }
+        Connection {
+            shared,
+            state: State::Fresh { deadline },
+        }
     }
 
     fn bytes(&mut self, cx: &mut Cx<'_>, input: &[u8]) -> Result<usize, Close> {
@@ -81,7 +84,14 @@ impl Connection {
                 State::Opening(opening)
             }
             (State::Attaching(opening), Event::AttachRefused(fault))
-            | (State::Opening(opening), Event::Failed { op: Op::OpenSession, fault, .. }) => {
+            | (
+                State::Opening(opening),
+                Event::Failed {
+                    op: Op::OpenSession,
+                    fault,
+                    ..
+                },
+            ) => {
                 return Err(opening.failed(cx, &fault));
             }
             (State::Opening(opening), Event::SessionOpened { present }) => {

@@ -85,6 +85,8 @@ impl Settings {
     pub(crate) fn packet_bytes_max(&self) -> usize {
         const HEADERS: usize = 64 << 10;
         // The wire has no larger ones.
-        self.max_message_size.saturating_add(HEADERS).min(crate::frame::varint::MAX as usize + 5)
+        self.max_message_size
+            .saturating_add(HEADERS)
+            .min(crate::frame::varint::MAX as usize + 5)
     }
 }

@@ -27,11 +27,26 @@ impl<'a> Ack<'a> {
         const RELEASED: &[u8] = &[0x00, 0x92];
         let (rest, packet_id) = packet_id(body)?;
         if version != Version::V5 {
-            return text::whole(Ok((rest, Ack { packet_id, reason: Reason::SUCCESS, properties: Properties::EMPTY })));
+            return text::whole(Ok((
+                rest,
+                Ack {
+                    packet_id,
+                    reason: Reason::SUCCESS,
+                    properties: Properties::EMPTY,
+                },
+            )));
         }
-        let legal = if matches!(kind, Kind::PubAck | Kind::PubRec) { TAKEN } else { RELEASED };
+        let legal = if matches!(kind, Kind::PubAck | Kind::PubRec) {
+            TAKEN
+        } else {
+            RELEASED
+        };
         let (reason, properties) = text::whole(reason_and_properties(rest, Place::Ack, legal))?;
-        Ok(Ack { packet_id, reason, properties })
+        Ok(Ack {
+            packet_id,
+            reason,
+            properties,
+        })
     }
 
     /// Appends the whole packet, as one of the four kinds.
@@ -71,18 +86,39 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let ack = Ack { packet_id: 0x0102, reason: Reason::SUCCESS, properties: Properties::EMPTY };
+        let ack = Ack {
+            packet_id: 0x0102,
+            reason: Reason::SUCCESS,
+            properties: Properties::EMPTY,
+        };
         for version in [Version::V31, Version::V311, Version::V5] {
             both_ways(version, Sender::Client, &[0x40, 2, 1, 2], &Packet::PubAck(ack.clone()));
             both_ways(version, Sender::Client, &[0x50, 2, 1, 2], &Packet::PubRec(ack.clone()));
             both_ways(version, Sender::Client, &[0x62, 2, 1, 2], &Packet::PubRel(ack.clone()));
             both_ways(version, Sender::Client, &[0x70, 2, 1, 2], &Packet::PubComp(ack.clone()));
         }
-        let refused = Ack { reason: Reason(0x92), ..ack.clone() };
-        both_ways(Version::V5, Sender::Server, &[0x62, 3, 1, 2, 0x92], &Packet::PubRel(refused));
+        let refused = Ack {
+            reason: Reason(0x92),
+            ..ack.clone()
+        };
+        both_ways(
+            Version::V5,
+            Sender::Server,
+            &[0x62, 3, 1, 2, 0x92],
+            &Packet::PubRel(refused),
+        );
         let properties = PropertyBuf::from_iter([Property::ReasonString("w")]);
-        let explained = Ack { reason: Reason(0x97), properties: properties.as_properties(), ..ack };
-        both_ways(Version::V5, Sender::Server, b"\x40\x08\x01\x02\x97\x04\x1f\0\x01w", &Packet::PubAck(explained));
+        let explained = Ack {
+            reason: Reason(0x97),
+            properties: properties.as_properties(),
+            ..ack
+        };
+        both_ways(
+            Version::V5,
+            Sender::Server,
+            b"\x40\x08\x01\x02\x97\x04\x1f\0\x01w",
+            &Packet::PubAck(explained),
+        );
     }
 
     #[test]
@@ -90,7 +126,11 @@ mod tests {
         for bytes in [&[0x40, 3, 0, 1, 0][..], &[0x40, 4, 0, 1, 0, 0]] {
             assert!(matches!(
                 decode(Version::V5, Sender::Client, bytes),
-                Ok(Packet::PubAck(Ack { packet_id: 1, reason: Reason::SUCCESS, .. }))
+                Ok(Packet::PubAck(Ack {
+                    packet_id: 1,
+                    reason: Reason::SUCCESS,
+                    ..
+                }))
             ));
         }
     }
@@ -98,7 +138,9 @@ mod tests {
     #[test]
     fn each_kind_has_its_codes() {
         let codes = |first: u8| {
-            (0..=255u8).filter(|code| decode(Version::V5, Sender::Client, &[first, 3, 0, 1, *code]).is_ok()).count()
+            (0..=255u8)
+                .filter(|code| decode(Version::V5, Sender::Client, &[first, 3, 0, 1, *code]).is_ok())
+                .count()
         };
         assert_eq!([codes(0x40), codes(0x50), codes(0x62), codes(0x70)], [9, 9, 2, 2]);
         assert!(decode(Version::V5, Sender::Client, &[0x40, 2, 0, 0]).is_err());

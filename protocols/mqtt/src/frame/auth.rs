@@ -2,9 +2,7 @@
 
 use crate::error::{Error, Reason};
 use crate::frame::property::Place;
-use crate::frame::{
-    Kind, Properties, Sender, frame, put_reason_and_properties, reason_and_properties, text,
-};
+use crate::frame::{Kind, Properties, Sender, frame, put_reason_and_properties, reason_and_properties, text};
 
 /// A step of enhanced authentication.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +36,9 @@ impl<'a> Auth<'a> {
     /// # Errors
     /// [`Error::TooLong`]; nothing was appended.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), Error> {
-        frame(Kind::Auth.first_byte(), out, |out| put_reason_and_properties(self.reason, &self.properties, out))
+        frame(Kind::Auth.first_byte(), out, |out| {
+            put_reason_and_properties(self.reason, &self.properties, out)
+        })
     }
 }
 
@@ -51,8 +51,10 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let properties = PropertyBuf::from_iter([Property::AuthenticationMethod("m")]);
-        let packet =
-            Auth { reason: Reason::CONTINUE_AUTHENTICATION, properties: properties.as_properties() };
+        let packet = Auth {
+            reason: Reason::CONTINUE_AUTHENTICATION,
+            properties: properties.as_properties(),
+        };
         let bytes = b"\xf0\x06\x18\x04\x15\0\x01m";
         both_ways(Version::V5, Sender::Client, bytes, &Packet::Auth(packet.clone()));
         both_ways(Version::V5, Sender::Server, bytes, &Packet::Auth(packet));

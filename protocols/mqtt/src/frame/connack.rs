@@ -34,7 +34,11 @@ impl<'a> ConnAck<'a> {
             let present = self.session_present && version != Version::V31;
             out.extend_from_slice(&[u8::from(present), self.reason.0]);
             // An empty block still has its length [MQTT-2.2.2-1].
-            if version == Version::V5 { self.properties.put(out) } else { Ok(()) }
+            if version == Version::V5 {
+                self.properties.put(out)
+            } else {
+                Ok(())
+            }
         })
     }
 }
@@ -49,16 +53,30 @@ fn fields(input: &[u8], version: Version) -> Parsed<'_, ConnAck<'_>> {
         return Err(Error::Malformed("reserved flags of CONNACK are set").into()); // [MQTT-3.2.2-1]
     }
     let (rest, code) = text::u8(rest)?;
-    let legal = if version == Version::V5 { CODES.contains(&code) } else { code <= 5 };
+    let legal = if version == Version::V5 {
+        CODES.contains(&code)
+    } else {
+        code <= 5
+    };
     if !legal {
         return Err(Error::Protocol("a reason code is not for this packet").into());
     }
     if flags == 1 && code != 0 {
         return Err(Error::Protocol("a refusal with a session").into()); // [MQTT-3.2.2-6]
     }
-    let (rest, properties) =
-        if version == Version::V5 { Properties::parse(Place::ConnAck, rest)? } else { (rest, Properties::EMPTY) };
-    Ok((rest, ConnAck { session_present: flags == 1, reason: Reason(code), properties }))
+    let (rest, properties) = if version == Version::V5 {
+        Properties::parse(Place::ConnAck, rest)?
+    } else {
+        (rest, Properties::EMPTY)
+    };
+    Ok((
+        rest,
+        ConnAck {
+            session_present: flags == 1,
+            reason: Reason(code),
+            properties,
+        },
+    ))
 }
 
 #[cfg(test)]
@@ -69,12 +87,29 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let accepted = ConnAck { session_present: true, reason: Reason::SUCCESS, properties: Properties::EMPTY };
-        both_ways(Version::V311, Sender::Server, &[0x20, 2, 1, 0], &Packet::ConnAck(accepted.clone()));
-        both_ways(Version::V5, Sender::Server, &[0x20, 3, 1, 0, 0], &Packet::ConnAck(accepted));
+        let accepted = ConnAck {
+            session_present: true,
+            reason: Reason::SUCCESS,
+            properties: Properties::EMPTY,
+        };
+        both_ways(
+            Version::V311,
+            Sender::Server,
+            &[0x20, 2, 1, 0],
+            &Packet::ConnAck(accepted.clone()),
+        );
+        both_ways(
+            Version::V5,
+            Sender::Server,
+            &[0x20, 3, 1, 0, 0],
+            &Packet::ConnAck(accepted),
+        );
         let properties = PropertyBuf::from_iter([Property::ReceiveMaximum(1024), Property::RetainAvailable(false)]);
-        let packet =
-            ConnAck { session_present: false, reason: Reason(0x87), properties: properties.as_properties() };
+        let packet = ConnAck {
+            session_present: false,
+            reason: Reason(0x87),
+            properties: properties.as_properties(),
+        };
         let bytes = [0x20, 8, 0, 0x87, 5, 0x21, 4, 0, 0x25, 0];
         both_ways(Version::V5, Sender::Server, &bytes, &Packet::ConnAck(packet));
     }
@@ -82,14 +117,23 @@ mod tests {
     #[test]
     fn mqtt_3_1_never_reports_a_session() {
         let mut out = Vec::new();
-        let packet = ConnAck { session_present: true, reason: Reason::SUCCESS, properties: Properties::EMPTY };
+        let packet = ConnAck {
+            session_present: true,
+            reason: Reason::SUCCESS,
+            properties: Properties::EMPTY,
+        };
         packet.encode(Version::V31, &mut out).unwrap();
         assert_eq!(out, [0x20, 2, 0, 0]);
     }
 
     #[test]
     fn reserved_flags_and_foreign_codes_are_refused() {
-        for bytes in [&[0x20, 3, 2, 0, 0][..], &[0x20, 3, 0, 0x8E, 0], &[0x20, 3, 1, 0x87, 0], &[0x20, 2, 0, 0]] {
+        for bytes in [
+            &[0x20, 3, 2, 0, 0][..],
+            &[0x20, 3, 0, 0x8E, 0],
+            &[0x20, 3, 1, 0x87, 0],
+            &[0x20, 2, 0, 0],
+        ] {
             assert!(decode(Version::V5, Sender::Server, bytes).is_err());
         }
         assert!(decode(Version::V311, Sender::Server, &[0x20, 2, 0, 6]).is_err());

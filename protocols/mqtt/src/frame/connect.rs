@@ -83,7 +83,11 @@ impl<'a> Connect<'a> {
                 Version::V5 => ("MQTT", 5),
             };
             text::put(name.as_bytes(), out)?;
-            out.push(if self.bridge && self.version != Version::V5 { level | BRIDGE } else { level });
+            out.push(if self.bridge && self.version != Version::V5 {
+                level | BRIDGE
+            } else {
+                level
+            });
             let mut flags = 0;
             let mut set = |bit, on| flags |= if on { bit } else { 0 };
             set(USER, self.user.is_some());
@@ -141,7 +145,13 @@ fn protocol(body: &[u8]) -> Parsed<'_, (Version, bool)> {
         (b"MQTT", 5) => (Version::V5, false),
         // [MQTT-3.1.2-2]; the form of the answer is one that the client can be expected to read.
         (b"MQIsdp", level) => return Err(Error::Version { level, old: true }.into()),
-        (b"MQTT", level) => return Err(Error::Version { level, old: level & !BRIDGE < 5 }.into()),
+        (b"MQTT", level) => {
+            return Err(Error::Version {
+                level,
+                old: level & !BRIDGE < 5,
+            }
+            .into());
+        }
         // [MQTT-3.1.2-1]
         _ => return Err(Error::NotMqtt.into()),
     };
@@ -172,7 +182,16 @@ fn fields(input: &[u8], version: Version, bridge: bool) -> Parsed<'_, Connect<'_
         let topic = text::topic_name(topic)?;
         let (rest, payload) = text::binary(rest)?;
         let qos = (flags & WILL_QOS) >> 3;
-        (rest, Some(LastWill { topic, payload, qos, retain: flags & WILL_RETAIN != 0, properties }))
+        (
+            rest,
+            Some(LastWill {
+                topic,
+                payload,
+                qos,
+                retain: flags & WILL_RETAIN != 0,
+                properties,
+            }),
+        )
     };
     // 3.1 lets a client announce user name or password and then leave them out (MQTT 3.1, 3.1 "user name").
     let present = |bit, rest: &[u8]| flags & bit != 0 && !(version == Version::V31 && rest.is_empty());
@@ -191,7 +210,20 @@ fn fields(input: &[u8], version: Version, bridge: bool) -> Parsed<'_, Connect<'_
         (rest, None)
     };
     let clean_start = flags & CLEAN != 0;
-    Ok((rest, Connect { version, bridge, clean_start, keep_alive, properties, client_id, will, user, password }))
+    Ok((
+        rest,
+        Connect {
+            version,
+            bridge,
+            clean_start,
+            keep_alive,
+            properties,
+            client_id,
+            will,
+            user,
+            password,
+        },
+    ))
 }
 
 fn check_flags(flags: u8, version: Version) -> Result<(), Error> {
@@ -246,7 +278,10 @@ mod tests {
         ] {
             both_ways(version, Sender::Client, bytes, &Packet::Connect(bare(version)));
         }
-        let bridge = Connect { bridge: true, ..bare(Version::V311) };
+        let bridge = Connect {
+            bridge: true,
+            ..bare(Version::V311)
+        };
         let bytes = b"\x10\x0d\0\x04MQTT\x84\x02\0\x3c\0\x01c";
         both_ways(Version::V311, Sender::Client, bytes, &Packet::Connect(bridge));
     }
@@ -306,7 +341,10 @@ mod tests {
         for flags in [0x01, 0x08, 0x20, 0x80] {
             assert!(with_flags(v31, flags | 2, b"\0\x01c").is_ok(), "{flags:02x}");
         }
-        assert!(with_flags(b"\0\x04MQTT\x05", 0x42, b"\0\0\x01c\0\x01p").is_ok(), "MQTT 5 has passwords alone");
+        assert!(
+            with_flags(b"\0\x04MQTT\x05", 0x42, b"\0\0\x01c\0\x01p").is_ok(),
+            "MQTT 5 has passwords alone"
+        );
         assert!(matches!(
             with_flags(v311, 2, b"\0\x01\x07"),
             Err(Error::Reason(Reason::CLIENT_ID_NOT_VALID, _))
@@ -324,7 +362,14 @@ mod tests {
 
     #[test]
     fn stray_header_flags_pass_in_3_1_only() {
-        assert!(decode(Version::V31, Sender::Client, b"\x14\x0f\0\x06MQIsdp\x03\x02\0\x3c\0\x01c").is_ok());
+        assert!(
+            decode(
+                Version::V31,
+                Sender::Client,
+                b"\x14\x0f\0\x06MQIsdp\x03\x02\0\x3c\0\x01c"
+            )
+            .is_ok()
+        );
         assert!(decode(Version::V5, Sender::Client, b"\x14\x0d\0\x04MQTT\x04\x02\0\x3c\0\x01c").is_err());
     }
 }

@@ -2,9 +2,7 @@
 
 use crate::error::{Error, Reason};
 use crate::frame::property::Place;
-use crate::frame::{
-    Kind, Properties, Sender, Version, frame, put_reason_and_properties, reason_and_properties, text,
-};
+use crate::frame::{Kind, Properties, Sender, Version, frame, put_reason_and_properties, reason_and_properties, text};
 
 /// A goodbye. MQTT 3: from clients only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,20 +56,41 @@ mod tests {
     #[test]
     fn golden_bytes() {
         for version in [Version::V31, Version::V311, Version::V5] {
-            both_ways(version, Sender::Client, &[0xE0, 0], &Packet::Disconnect(Disconnect::default()));
+            both_ways(
+                version,
+                Sender::Client,
+                &[0xE0, 0],
+                &Packet::Disconnect(Disconnect::default()),
+            );
         }
-        let with_will = Disconnect { reason: Reason::DISCONNECT_WITH_WILL, ..Disconnect::default() };
-        both_ways(Version::V5, Sender::Client, &[0xE0, 1, 4], &Packet::Disconnect(with_will));
+        let with_will = Disconnect {
+            reason: Reason::DISCONNECT_WITH_WILL,
+            ..Disconnect::default()
+        };
+        both_ways(
+            Version::V5,
+            Sender::Client,
+            &[0xE0, 1, 4],
+            &Packet::Disconnect(with_will),
+        );
         let properties = PropertyBuf::from_iter([Property::SessionExpiry(1)]);
-        let packet = Disconnect { reason: Reason::SUCCESS, properties: properties.as_properties() };
+        let packet = Disconnect {
+            reason: Reason::SUCCESS,
+            properties: properties.as_properties(),
+        };
         let bytes = [0xE0, 7, 0, 5, 0x11, 0, 0, 0, 1];
         both_ways(Version::V5, Sender::Client, &bytes, &Packet::Disconnect(packet));
-        assert!(decode(Version::V5, Sender::Server, &bytes).is_err(), "the server never sends it");
+        assert!(
+            decode(Version::V5, Sender::Server, &bytes).is_err(),
+            "the server never sends it"
+        );
     }
 
     #[test]
     fn undefined_codes_are_refused() {
-        let legal = (0..=255).filter(|code| decode(Version::V5, Sender::Client, &[0xE0, 1, *code]).is_ok()).count();
+        let legal = (0..=255)
+            .filter(|code| decode(Version::V5, Sender::Client, &[0xE0, 1, *code]).is_ok())
+            .count();
         assert_eq!(legal, 29);
     }
 }

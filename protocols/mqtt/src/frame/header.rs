@@ -87,7 +87,9 @@ impl Header {
     /// Whatever a header can be refused for, as soon as the byte in question is there: reserved types and flags
     /// [MQTT-2.1.3-1], bad lengths. CONNECT's flags wait for its version.
     pub fn read(input: &[u8], version: Version) -> Result<Option<Header>, Error> {
-        let Some((&first, rest)) = input.split_first() else { return Ok(None) };
+        let Some((&first, rest)) = input.split_first() else {
+            return Ok(None);
+        };
         let kind = Kind::of(first).ok_or(Error::Malformed("packet type 0"))?;
         let flags = first & 0x0F;
         if kind == Kind::Auth && version != Version::V5 {
@@ -97,13 +99,17 @@ impl Header {
         let free = match kind {
             Kind::Publish | Kind::Connect => true,
             // MQTT 3.1 sets DUP when it repeats one of these (MQTT 3.1, 3.1's "DUP flag").
-            Kind::PubRel | Kind::Subscribe | Kind::Unsubscribe if version == Version::V31 => flags & !0b1000 == expected,
+            Kind::PubRel | Kind::Subscribe | Kind::Unsubscribe if version == Version::V31 => {
+                flags & !0b1000 == expected
+            }
             _ => flags == expected,
         };
         if !free {
             return Err(Error::Malformed("reserved flags of a packet are set"));
         }
-        let Some((remaining, varint)) = varint::read(rest)? else { return Ok(None) };
+        let Some((remaining, varint)) = varint::read(rest)? else {
+            return Ok(None);
+        };
         let fixed = match version {
             Version::V5 => matches!(kind, Kind::PingReq | Kind::PingResp).then_some(0),
             _ => kind.fixed_length(),
@@ -111,7 +117,12 @@ impl Header {
         if fixed.is_some_and(|fixed| fixed != remaining) {
             return Err(Error::Malformed("a packet of fixed length has another"));
         }
-        Ok(Some(Header { kind, flags, len: 1 + varint, remaining }))
+        Ok(Some(Header {
+            kind,
+            flags,
+            len: 1 + varint,
+            remaining,
+        }))
     }
 
     /// Bytes of the whole packet.
@@ -152,6 +163,9 @@ mod tests {
         assert!(Header::read(&[0xE0, 1], Version::V311).is_err());
         assert!(Header::read(&[0x30, 0x80, 0x00], Version::V5).is_err());
         let header = Header::read(&[0x3D, 0x80, 0x01], Version::V5).unwrap().unwrap();
-        assert_eq!((header.kind, header.flags, header.len, header.size()), (Kind::Publish, 0x0D, 3, 131));
+        assert_eq!(
+            (header.kind, header.flags, header.len, header.size()),
+            (Kind::Publish, 0x0D, 3, 131)
+        );
     }
 }

@@ -154,7 +154,10 @@ pub(crate) fn frame(
     out.extend_from_slice(&[first, 0]);
     let body_start = out.len();
     let remaining = body(out).and_then(|()| {
-        u32::try_from(out.len() - body_start).ok().filter(|&len| len <= varint::MAX).ok_or(Error::TooLong)
+        u32::try_from(out.len() - body_start)
+            .ok()
+            .filter(|&len| len <= varint::MAX)
+            .ok_or(Error::TooLong)
     });
     match remaining {
         Ok(remaining) => {
@@ -208,7 +211,11 @@ pub(crate) fn put_reason_and_properties(
         return Ok(());
     }
     out.push(reason.0);
-    if properties.is_empty() { Ok(()) } else { properties.put(out) }
+    if properties.is_empty() {
+        Ok(())
+    } else {
+        properties.put(out)
+    }
 }
 
 #[cfg(test)]
@@ -244,9 +251,16 @@ mod golden {
     fn a_packet_too_long_for_the_wire_leaves_nothing_behind() {
         let topic = "t".repeat(65_536);
         let mut out = vec![1];
-        let publish = Publish { topic: &topic, ..Publish::default() };
+        let publish = Publish {
+            topic: &topic,
+            ..Publish::default()
+        };
         assert_eq!(publish.encode(Version::V5, &mut out), Err(Error::TooLong));
-        let unsubscribe = Unsubscribe { packet_id: 1, properties: Properties::EMPTY, filters: vec!["a", &topic] };
+        let unsubscribe = Unsubscribe {
+            packet_id: 1,
+            properties: Properties::EMPTY,
+            filters: vec!["a", &topic],
+        };
         assert_eq!(unsubscribe.encode(Version::V5, &mut out), Err(Error::TooLong));
         assert_eq!(out, [1]);
     }

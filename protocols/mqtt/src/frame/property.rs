@@ -9,7 +9,10 @@ use crate::frame::{Parsed, text, varint};
 
 /// One property.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each is named as in MQTT 5 table 2-4; seconds where it is a time")]
+#[expect(
+    missing_docs,
+    reason = "each is named as in MQTT 5 table 2-4; seconds where it is a time"
+)]
 pub enum Property<'a> {
     /// Whether the payload is UTF-8 text.
     PayloadFormat(bool),
@@ -155,7 +158,10 @@ impl<'a> Properties<'a> {
 
     /// Appends length and block.
     pub(crate) fn put(&self, out: &mut Vec<u8>) -> Result<(), Error> {
-        let len = u32::try_from(self.raw.len()).ok().filter(|&len| len <= varint::MAX).ok_or(Error::TooLong)?;
+        let len = u32::try_from(self.raw.len())
+            .ok()
+            .filter(|&len| len <= varint::MAX)
+            .ok_or(Error::TooLong)?;
         varint::write(len, out);
         out.extend_from_slice(self.raw);
         Ok(())
@@ -210,7 +216,9 @@ fn check(place: Place, raw: &[u8]) -> Result<(), Error> {
         }
         if place == Place::PublishToServer && id == 0x0B {
             // [MQTT-3.3.4-6]
-            return Err(Error::Protocol("a client may not send a subscription identifier with a message"));
+            return Err(Error::Protocol(
+                "a client may not send a subscription identifier with a message",
+            ));
         }
         if seen & bit != 0 && !place.may_repeat(id) {
             return Err(Error::Protocol("a property is there twice"));
@@ -395,7 +403,10 @@ mod tests {
 
     fn block(properties: &[Property<'_>]) -> Vec<u8> {
         let mut out = Vec::new();
-        PropertyBuf::from_iter(properties.iter().copied()).as_properties().put(&mut out).unwrap();
+        PropertyBuf::from_iter(properties.iter().copied())
+            .as_properties()
+            .put(&mut out)
+            .unwrap();
         out
     }
 
@@ -407,7 +418,11 @@ mod tests {
             for property in ALL {
                 let lone_data = matches!(property, Property::AuthenticationData(_));
                 let with_method = [Property::AuthenticationMethod("m"), property];
-                let bytes = if lone_data { block(&with_method) } else { block(&[property]) };
+                let bytes = if lone_data {
+                    block(&with_method)
+                } else {
+                    block(&[property])
+                };
                 match Properties::parse(place, &bytes) {
                     Ok((rest, properties)) => {
                         assert!(rest.is_empty());
@@ -416,7 +431,11 @@ mod tests {
                     }
                     Err(e) => {
                         let sub_id = place == Place::PublishToServer && matches!(property, Property::SubscriptionId(_));
-                        assert_eq!(matches!(e, nom::Err::Failure(Error::Protocol(_))), sub_id, "{property:?}");
+                        assert_eq!(
+                            matches!(e, nom::Err::Failure(Error::Protocol(_))),
+                            sub_id,
+                            "{property:?}"
+                        );
                     }
                 }
             }
@@ -427,7 +446,11 @@ mod tests {
 
     #[test]
     fn a_property_that_is_there_twice_is_a_protocol_error_but_for_user_properties() {
-        let place = |p: &Property<'_>| PLACES.into_iter().find(|pl| Properties::parse(*pl, &block(&[*p])).is_ok());
+        let place = |p: &Property<'_>| {
+            PLACES
+                .into_iter()
+                .find(|pl| Properties::parse(*pl, &block(&[*p])).is_ok())
+        };
         for property in ALL {
             let Some(place) = place(&property) else { continue };
             let bytes = block(&[property, property]);
@@ -436,7 +459,10 @@ mod tests {
                 (Property::User(..), _) | (Property::SubscriptionId(_), Place::PublishToClient) => {
                     assert!(twice.is_ok());
                 }
-                _ => assert!(matches!(twice, Err(nom::Err::Failure(Error::Protocol(_)))), "{property:?}"),
+                _ => assert!(
+                    matches!(twice, Err(nom::Err::Failure(Error::Protocol(_)))),
+                    "{property:?}"
+                ),
             }
         }
     }
@@ -455,7 +481,10 @@ mod tests {
             (Place::PublishToServer, &[3, 0x08, 0, 0]),
         ] {
             let parsed = Properties::parse(place, bytes);
-            assert!(matches!(parsed, Err(nom::Err::Failure(Error::Protocol(_)))), "{place:?} {bytes:?}");
+            assert!(
+                matches!(parsed, Err(nom::Err::Failure(Error::Protocol(_)))),
+                "{place:?} {bytes:?}"
+            );
         }
     }
 

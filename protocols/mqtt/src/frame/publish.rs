@@ -90,7 +90,10 @@ pub(crate) fn write(
         + properties_len.map_or(0, |len| varint::len(len) + len)
         + payload.len();
     let topic_len = u16::try_from(topic.len()).map_err(|_| Error::TooLong)?;
-    let wire_len = u32::try_from(remaining).ok().filter(|&len| len <= varint::MAX).ok_or(Error::TooLong)?;
+    let wire_len = u32::try_from(remaining)
+        .ok()
+        .filter(|&len| len <= varint::MAX)
+        .ok_or(Error::TooLong)?;
     let size = 1 + varint::len(remaining) + remaining;
     if size > size_max {
         return Ok(false);
@@ -139,9 +142,23 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let plain = Publish { topic: "a/b", payload: b"hi", ..Publish::default() };
-        both_ways(Version::V311, Sender::Client, b"\x30\x07\0\x03a/bhi", &Packet::Publish(plain.clone()));
-        both_ways(Version::V5, Sender::Server, b"\x30\x08\0\x03a/b\0hi", &Packet::Publish(plain));
+        let plain = Publish {
+            topic: "a/b",
+            payload: b"hi",
+            ..Publish::default()
+        };
+        both_ways(
+            Version::V311,
+            Sender::Client,
+            b"\x30\x07\0\x03a/bhi",
+            &Packet::Publish(plain.clone()),
+        );
+        both_ways(
+            Version::V5,
+            Sender::Server,
+            b"\x30\x08\0\x03a/b\0hi",
+            &Packet::Publish(plain),
+        );
         let full = Publish {
             dup: true,
             qos: 2,
@@ -151,9 +168,18 @@ mod tests {
             properties: Properties::EMPTY,
             payload: b"",
         };
-        both_ways(Version::V31, Sender::Client, b"\x3d\x05\0\x01t\x12\x34", &Packet::Publish(full.clone()));
+        both_ways(
+            Version::V31,
+            Sender::Client,
+            b"\x3d\x05\0\x01t\x12\x34",
+            &Packet::Publish(full.clone()),
+        );
         let properties = PropertyBuf::from_iter([Property::TopicAlias(1), Property::User("k", "v")]);
-        let with = Publish { topic: "", properties: properties.as_properties(), ..full };
+        let with = Publish {
+            topic: "",
+            properties: properties.as_properties(),
+            ..full
+        };
         let bytes = b"\x3d\x0f\0\0\x12\x34\x0a\x23\0\x01\x26\0\x01k\0\x01v";
         both_ways(Version::V5, Sender::Client, bytes, &Packet::Publish(with));
     }
@@ -163,7 +189,11 @@ mod tests {
         for len in [120, 127, 128, 16_383, 16_384, 2_097_152] {
             let payload = vec![7; len];
             let mut out = Vec::new();
-            let packet = Publish { topic: "t", payload: &payload, ..Publish::default() };
+            let packet = Publish {
+                topic: "t",
+                payload: &payload,
+                ..Publish::default()
+            };
             packet.encode(Version::V5, &mut out).unwrap();
             assert_eq!(decode(Version::V5, Sender::Client, &out), Ok(Packet::Publish(packet)));
         }
@@ -184,7 +214,10 @@ mod tests {
         }
         assert!(decode(Version::V5, Sender::Client, b"\x30\x05\0\0\x03\x23\0").is_err());
         let sub_id = b"\x30\x06\0\x01t\x02\x0b\x01";
-        assert!(matches!(decode(Version::V5, Sender::Client, sub_id), Err(Error::Protocol(_))));
+        assert!(matches!(
+            decode(Version::V5, Sender::Client, sub_id),
+            Err(Error::Protocol(_))
+        ));
         assert!(decode(Version::V5, Sender::Server, sub_id).is_ok());
     }
 }

@@ -34,7 +34,11 @@ impl<'a> SubAck<'a> {
         if !codes.iter().all(|code| legal.contains(code)) {
             return Err(Error::Protocol("a reason code is not for this packet"));
         }
-        Ok(SubAck { packet_id, properties, codes })
+        Ok(SubAck {
+            packet_id,
+            properties,
+            codes,
+        })
     }
 
     /// Appends the whole packet.
@@ -61,9 +65,23 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let packet = SubAck { packet_id: 7, properties: Properties::EMPTY, codes: &[1, 0x80] };
-        both_ways(Version::V311, Sender::Server, &[0x90, 4, 0, 7, 1, 0x80], &Packet::SubAck(packet.clone()));
-        both_ways(Version::V5, Sender::Server, &[0x90, 5, 0, 7, 0, 1, 0x80], &Packet::SubAck(packet));
+        let packet = SubAck {
+            packet_id: 7,
+            properties: Properties::EMPTY,
+            codes: &[1, 0x80],
+        };
+        both_ways(
+            Version::V311,
+            Sender::Server,
+            &[0x90, 4, 0, 7, 1, 0x80],
+            &Packet::SubAck(packet.clone()),
+        );
+        both_ways(
+            Version::V5,
+            Sender::Server,
+            &[0x90, 5, 0, 7, 0, 1, 0x80],
+            &Packet::SubAck(packet),
+        );
         assert!(decode(Version::V311, Sender::Server, &[0x90, 3, 0, 7, 0x87]).is_err());
         assert!(decode(Version::V5, Sender::Server, &[0x90, 4, 0, 7, 0, 3]).is_err());
         assert!(decode(Version::V5, Sender::Server, &[0x90, 3, 0, 7, 0]).is_err());

@@ -55,7 +55,11 @@ impl<'a> Subscribe<'a> {
         if filters.is_empty() {
             return Err(Error::Protocol("SUBSCRIBE without a filter")); // [MQTT-3.8.3-2]
         }
-        Ok(Subscribe { packet_id, properties, filters })
+        Ok(Subscribe {
+            packet_id,
+            properties,
+            filters,
+        })
     }
 
     /// Appends the whole packet.
@@ -70,7 +74,11 @@ impl<'a> Subscribe<'a> {
             }
             for filter in &self.filters {
                 text::put(filter.text.as_bytes(), out)?;
-                out.push(if version == Version::V5 { filter.options() } else { filter.qos });
+                out.push(if version == Version::V5 {
+                    filter.options()
+                } else {
+                    filter.qos
+                });
             }
             Ok(())
         })
@@ -86,7 +94,11 @@ impl Filter<'_> {
         };
         self.qos
             | if self.no_local { NO_LOCAL } else { 0 }
-            | if self.retain_as_published { RETAIN_AS_PUBLISHED } else { 0 }
+            | if self.retain_as_published {
+                RETAIN_AS_PUBLISHED
+            } else {
+                0
+            }
             | handling << 4
     }
 }
@@ -111,7 +123,16 @@ fn filter(input: &[u8], version: Version) -> Parsed<'_, Filter<'_>> {
     };
     let no_local = options & NO_LOCAL != 0;
     let retain_as_published = options & RETAIN_AS_PUBLISHED != 0;
-    Ok((rest, Filter { text, qos, no_local, retain_as_published, retain_handling }))
+    Ok((
+        rest,
+        Filter {
+            text,
+            qos,
+            no_local,
+            retain_as_published,
+            retain_handling,
+        },
+    ))
 }
 
 #[cfg(test)]
@@ -122,8 +143,16 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let filters = vec![Filter { text: "a/+", qos: 1, ..Filter::default() }];
-        let packet = Subscribe { packet_id: 10, properties: Properties::EMPTY, filters };
+        let filters = vec![Filter {
+            text: "a/+",
+            qos: 1,
+            ..Filter::default()
+        }];
+        let packet = Subscribe {
+            packet_id: 10,
+            properties: Properties::EMPTY,
+            filters,
+        };
         let bytes = b"\x82\x08\0\x0a\0\x03a/+\x01";
         both_ways(Version::V311, Sender::Client, bytes, &Packet::Subscribe(packet));
         let properties = PropertyBuf::from_iter([Property::SubscriptionId(200)]);
@@ -134,8 +163,16 @@ mod tests {
             retain_as_published: true,
             retain_handling: RetainHandling::Never,
         };
-        let new = Filter { text: "$share/g/x", retain_handling: RetainHandling::IfNew, ..Filter::default() };
-        let packet = Subscribe { packet_id: 1, properties: properties.as_properties(), filters: vec![all, new] };
+        let new = Filter {
+            text: "$share/g/x",
+            retain_handling: RetainHandling::IfNew,
+            ..Filter::default()
+        };
+        let packet = Subscribe {
+            packet_id: 1,
+            properties: properties.as_properties(),
+            filters: vec![all, new],
+        };
         let bytes = b"\x82\x17\0\x01\x03\x0b\xc8\x01\0\x01#\x2e\0\x0a$share/g/x\x10";
         both_ways(Version::V5, Sender::Client, bytes, &Packet::Subscribe(packet));
     }

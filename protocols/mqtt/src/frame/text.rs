@@ -11,8 +11,7 @@ use nom::multi::length_data;
 use nom::number::complete::{be_u8, be_u16, be_u32};
 use nom::{IResult, Parser};
 
-/// A topic or a filter of more levels is not served.
-pub const LEVELS_MAX: usize = 200;
+pub use gatepost_core::topic::LEVELS_MAX;
 
 /// Two length bytes and what they announce.
 pub(crate) fn binary(input: &[u8]) -> Parsed<'_, &[u8]> {
@@ -53,7 +52,11 @@ pub(crate) fn whole<T>(parsed: IResult<&[u8], T, Error>) -> Result<T, Error> {
 /// [MQTT-1.5.4-2]. A byte order mark is text like any other [MQTT-1.5.4-3].
 pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, Error> {
     let text = std::str::from_utf8(bytes).map_err(|_| Error::Malformed("text is not UTF-8"))?;
-    if bytes.contains(&0) { Err(Error::Malformed("text has a null character")) } else { Ok(text) }
+    if bytes.contains(&0) {
+        Err(Error::Malformed("text has a null character"))
+    } else {
+        Ok(text)
+    }
 }
 
 /// Whether text has no control characters and no Unicode non-characters.
@@ -79,7 +82,11 @@ pub fn topic_name(bytes: &[u8]) -> Result<&str, Error> {
     if bytes.iter().any(|b| matches!(b, b'+' | b'#')) {
         return Err(Error::Malformed("a topic name has a wildcard"));
     }
-    if is_plain(text) { Ok(text) } else { Err(Error::Malformed("a topic has a control character")) }
+    if is_plain(text) {
+        Ok(text)
+    } else {
+        Err(Error::Malformed("a topic has a control character"))
+    }
 }
 
 /// A topic filter, with or without `$share` in front.
@@ -137,7 +144,18 @@ mod tests {
         for good in ["a", "/", "//", "a b/\u{e9}", "$SYS/x", "\u{FEFF}a"] {
             assert!(topic_name(good.as_bytes()).is_ok(), "{good}");
         }
-        for bad in ["", "+", "a/#", "a+", "a\u{1}", "\u{7f}", "\u{85}", "\u{fdd0}", "\u{ffff}", "\u{1fffe}"] {
+        for bad in [
+            "",
+            "+",
+            "a/#",
+            "a+",
+            "a\u{1}",
+            "\u{7f}",
+            "\u{85}",
+            "\u{fdd0}",
+            "\u{ffff}",
+            "\u{1fffe}",
+        ] {
             assert!(topic_name(bad.as_bytes()).is_err(), "{bad:?}");
         }
     }

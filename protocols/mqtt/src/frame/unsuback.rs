@@ -25,7 +25,11 @@ impl<'a> UnsubAck<'a> {
         let (rest, packet_id) = packet_id(body)?;
         if version != Version::V5 {
             return match rest {
-                [] => Ok(UnsubAck { packet_id, properties: Properties::EMPTY, codes: &[] }),
+                [] => Ok(UnsubAck {
+                    packet_id,
+                    properties: Properties::EMPTY,
+                    codes: &[],
+                }),
                 _ => Err(Error::Malformed("bytes are left over")),
             };
         }
@@ -36,7 +40,11 @@ impl<'a> UnsubAck<'a> {
         if !codes.iter().all(|code| CODES.contains(code)) {
             return Err(Error::Protocol("a reason code is not for this packet"));
         }
-        Ok(UnsubAck { packet_id, properties, codes })
+        Ok(UnsubAck {
+            packet_id,
+            properties,
+            codes,
+        })
     }
 
     /// Appends the whole packet.
@@ -63,10 +71,28 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let packet = UnsubAck { packet_id: 7, properties: Properties::EMPTY, codes: &[] };
-        both_ways(Version::V311, Sender::Server, &[0xB0, 2, 0, 7], &Packet::UnsubAck(packet));
-        let packet = UnsubAck { packet_id: 7, properties: Properties::EMPTY, codes: &[0, 0x11] };
-        both_ways(Version::V5, Sender::Server, &[0xB0, 5, 0, 7, 0, 0, 0x11], &Packet::UnsubAck(packet));
+        let packet = UnsubAck {
+            packet_id: 7,
+            properties: Properties::EMPTY,
+            codes: &[],
+        };
+        both_ways(
+            Version::V311,
+            Sender::Server,
+            &[0xB0, 2, 0, 7],
+            &Packet::UnsubAck(packet),
+        );
+        let packet = UnsubAck {
+            packet_id: 7,
+            properties: Properties::EMPTY,
+            codes: &[0, 0x11],
+        };
+        both_ways(
+            Version::V5,
+            Sender::Server,
+            &[0xB0, 5, 0, 7, 0, 0, 0x11],
+            &Packet::UnsubAck(packet),
+        );
         assert!(decode(Version::V5, Sender::Server, &[0xB0, 3, 0, 7, 0]).is_err());
         assert!(decode(Version::V5, Sender::Server, &[0xB0, 4, 0, 7, 0, 1]).is_err());
     }

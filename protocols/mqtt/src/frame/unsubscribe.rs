@@ -35,7 +35,11 @@ impl<'a> Unsubscribe<'a> {
         if filters.is_empty() {
             return Err(Error::Protocol("UNSUBSCRIBE without a filter")); // [MQTT-3.10.3-2]
         }
-        Ok(Unsubscribe { packet_id, properties, filters })
+        Ok(Unsubscribe {
+            packet_id,
+            properties,
+            filters,
+        })
     }
 
     /// Appends the whole packet.
@@ -48,7 +52,9 @@ impl<'a> Unsubscribe<'a> {
             if version == Version::V5 {
                 self.properties.put(out)?;
             }
-            self.filters.iter().try_for_each(|filter| text::put(filter.as_bytes(), out))
+            self.filters
+                .iter()
+                .try_for_each(|filter| text::put(filter.as_bytes(), out))
         })
     }
 }
@@ -61,10 +67,28 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let packet = Unsubscribe { packet_id: 7, properties: Properties::EMPTY, filters: vec!["a", "#"] };
-        both_ways(Version::V311, Sender::Client, b"\xa2\x08\0\x07\0\x01a\0\x01#", &Packet::Unsubscribe(packet.clone()));
-        both_ways(Version::V5, Sender::Client, b"\xa2\x09\0\x07\0\0\x01a\0\x01#", &Packet::Unsubscribe(packet));
-        for bytes in [&b"\xa2\x03\0\x07\0"[..], b"\xa2\x05\0\x07\0\0\0", b"\xa2\x07\0\x07\0\0\x02a#"] {
+        let packet = Unsubscribe {
+            packet_id: 7,
+            properties: Properties::EMPTY,
+            filters: vec!["a", "#"],
+        };
+        both_ways(
+            Version::V311,
+            Sender::Client,
+            b"\xa2\x08\0\x07\0\x01a\0\x01#",
+            &Packet::Unsubscribe(packet.clone()),
+        );
+        both_ways(
+            Version::V5,
+            Sender::Client,
+            b"\xa2\x09\0\x07\0\0\x01a\0\x01#",
+            &Packet::Unsubscribe(packet),
+        );
+        for bytes in [
+            &b"\xa2\x03\0\x07\0"[..],
+            b"\xa2\x05\0\x07\0\0\0",
+            b"\xa2\x07\0\x07\0\0\x02a#",
+        ] {
             assert!(decode(Version::V5, Sender::Client, bytes).is_err());
         }
     }

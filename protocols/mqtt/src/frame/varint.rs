@@ -21,7 +21,11 @@ pub fn read(input: &[u8]) -> Result<Option<(u32, usize)>, Error> {
             return Ok(Some((value, at + 1)));
         }
     }
-    if input.len() < 4 { Ok(None) } else { Err(Error::Malformed("a variable byte integer has more than four bytes")) }
+    if input.len() < 4 {
+        Ok(None)
+    } else {
+        Err(Error::Malformed("a variable byte integer has more than four bytes"))
+    }
 }
 
 /// As a parser over a bounded slice.

@@ -85,7 +85,11 @@ fn refuse(cx: &mut Cx<'_>, terms: &Terms, reason: Reason, text: &str) -> Close {
 fn put_refusal(out: &mut Vec<u8>, version: Version, reason: Reason, text: &str, size_max: usize) {
     let mut put = |reason, properties: &Properties<'_>| {
         let start = out.len();
-        let packet = ConnAck { session_present: false, reason, properties: *properties };
+        let packet = ConnAck {
+            session_present: false,
+            reason,
+            properties: *properties,
+        };
         let fits = packet.encode(version, out).is_ok() && out.len() - start <= size_max;
         if !fits {
             out.truncate(start);
@@ -110,13 +114,21 @@ fn open(
     connect: &Connect<'_>,
     mut terms: Terms,
 ) -> Result<Opening, (Terms, Error)> {
-    let mut told = Told { assigned_id: false, session_expiry: None, keep_alive: None, response_information: false };
+    let mut told = Told {
+        assigned_id: false,
+        session_expiry: None,
+        keep_alive: None,
+        response_information: false,
+    };
     let mut asked_expiry = 0;
     for property in connect.properties.iter() {
         match property {
             // MQTT 5 4.12: the one answer for a method that is not spoken.
             Property::AuthenticationMethod(_) => {
-                let error = Error::Reason(Reason::BAD_AUTHENTICATION_METHOD, "the authentication method is unknown");
+                let error = Error::Reason(
+                    Reason::BAD_AUTHENTICATION_METHOD,
+                    "the authentication method is unknown",
+                );
                 return Err((terms, error));
             }
             Property::SessionExpiry(seconds) => asked_expiry = seconds,
@@ -151,7 +163,12 @@ fn open(
         told.assigned_id = true;
         terms.client_id = format!("auto-{:016x}{:016x}", (cx.random)(), (cx.random)()).into();
     }
-    let will = match connect.will.as_ref().map(|will| self::will(settings, cx, will)).transpose() {
+    let will = match connect
+        .will
+        .as_ref()
+        .map(|will| self::will(settings, cx, will))
+        .transpose()
+    {
         Ok(will) => will,
         Err(error) => return Err((terms, error)),
     };
@@ -191,19 +208,33 @@ pub(super) fn capped(asked: u32, most: Option<u32>) -> Option<u32> {
 
 fn will(settings: &Settings, cx: &Cx<'_>, will: &LastWill<'_>) -> Result<Will, Error> {
     if will.qos > settings.maximum_qos {
-        return Err(Error::Reason(Reason::QOS_NOT_SUPPORTED, "the will's quality of service is not supported"));
+        return Err(Error::Reason(
+            Reason::QOS_NOT_SUPPORTED,
+            "the will's quality of service is not supported",
+        ));
     }
     if will.retain && !settings.retain_available {
-        return Err(Error::Reason(Reason::RETAIN_NOT_SUPPORTED, "retained messages are not supported"));
+        return Err(Error::Reason(
+            Reason::RETAIN_NOT_SUPPORTED,
+            "retained messages are not supported",
+        ));
     }
     if publishing::is_reserved(will.topic) {
         return Err(Error::Reason(Reason::NOT_AUTHORIZED, "the will's topic is reserved"));
     }
     if is_too_deep(will.topic) {
-        return Err(Error::Reason(Reason::TOPIC_INVALID, "the will's topic has too many levels"));
+        return Err(Error::Reason(
+            Reason::TOPIC_INVALID,
+            "the will's topic has too many levels",
+        ));
     }
     let mut scratch = Vec::new();
-    let Normalised { raw, expiry, will_delay, .. } = Normalised::of(will.properties, &mut scratch);
+    let Normalised {
+        raw,
+        expiry,
+        will_delay,
+        ..
+    } = Normalised::of(will.properties, &mut scratch);
     let envelope = Envelope {
         origin: if raw.is_empty() { Origin::NONE } else { ORIGIN },
         dialect: Dialect::Slash,
@@ -228,9 +259,10 @@ fn credentials(settings: &Settings, connect: &Connect<'_>) -> (Name, Login) {
     };
     let login = match (user, connect.password) {
         (None, None) => Login::Anonymous,
-        (user, password) => {
-            Login::Password { user: user.unwrap_or("").into(), password: password.unwrap_or_default().into() }
-        }
+        (user, password) => Login::Password {
+            user: user.unwrap_or("").into(),
+            password: password.unwrap_or_default().into(),
+        },
     };
     (vhost, login)
 }
@@ -290,8 +322,11 @@ impl Opening {
             let start = cx.out.len();
             let mut fits = |terms: &Terms, optional| {
                 let properties = greeting(&shared.settings, terms, &told, optional);
-                let packet =
-                    ConnAck { session_present: present, reason: Reason::SUCCESS, properties: properties.as_properties() };
+                let packet = ConnAck {
+                    session_present: present,
+                    reason: Reason::SUCCESS,
+                    properties: properties.as_properties(),
+                };
                 let fits = packet.encode(Version::V5, cx.out).is_ok() && cx.out.len() - start <= terms.packet_bytes_max;
                 if !fits {
                     cx.out.truncate(start);
@@ -302,7 +337,12 @@ impl Opening {
                 // What only offers more can be left out; what binds the client cannot. [MQTT-3.1.2-24]
                 terms.topic_alias_maximum_in = 0;
                 if !fits(&terms, false) {
-                    return Err(refuse(cx, &terms, Reason::PACKET_TOO_LARGE, "CONNACK does not fit the client"));
+                    return Err(refuse(
+                        cx,
+                        &terms,
+                        Reason::PACKET_TOO_LARGE,
+                        "CONNACK does not fit the client",
+                    ));
                 }
             }
         } else {

@@ -5,7 +5,7 @@
 
 use crate::Shared;
 use crate::error::{Error, Reason};
-use crate::frame::{Ack, Kind, Version, publish_first_byte, varint, write_publish};
+use crate::frame::{Ack, Kind, Version, is_plain, publish_first_byte, varint, write_publish};
 use crate::map::{self, ORIGIN};
 use crate::session::open::Terms;
 use gatepost_core::command::{Command, Outcome};
@@ -53,29 +53,36 @@ impl Delivering {
         let message = &delivery.message;
         // Packet ids have 16 bits; the engine's number is one.
         let packet_id = if delivery.qos > 0 { delivery.number as u16 } else { 0 };
-        let topic = match message.envelope().dialect {
-            Dialect::Slash => Cow::Borrowed(message.key_bytes()),
-            Dialect::Dot => match translate(message.key(), Dialect::Dot, Dialect::Slash) {
-                Some(Cow::Borrowed(topic)) => Cow::Borrowed(topic.as_bytes()),
-                Some(Cow::Owned(topic)) => Cow::Owned(topic.into_bytes()),
-                None => {
-                    shared.count_unspeakable();
-                    debug!(key_bytes = message.key_bytes().len(), "dropped: the key is no topic name");
-                    return skip(cx, &delivery);
-                }
-            },
+        let Some(topic) = topic(message) else {
+            shared.count_unspeakable();
+            debug!(
+                key_bytes = message.key_bytes().len(),
+                "dropped: the key is no topic name"
+            );
+            return skip(cx, &delivery);
         };
         let dup = delivery.qos > 0 && delivery.flags.contains(DeliveryFlags::REDELIVERED);
         let first = publish_first_byte(dup, delivery.qos, delivery.flags.contains(DeliveryFlags::RETAIN));
         let written = if self.version == Version::V5 {
             self.put_v5(cx, &delivery, first, &topic, packet_id)
         } else {
-            write_publish(cx.out, self.packet_bytes_max, first, &topic, packet_id, None, message.body())
+            write_publish(
+                cx.out,
+                self.packet_bytes_max,
+                first,
+                &topic,
+                packet_id,
+                None,
+                message.body(),
+            )
         };
         if written != Ok(true) {
             // [MQTT-3.1.2-25]
             shared.count_oversize();
-            debug!(body_bytes = message.body().len(), "dropped: larger than the client's maximum packet size");
+            debug!(
+                body_bytes = message.body().len(),
+                "dropped: larger than the client's maximum packet size"
+            );
             return skip(cx, &delivery);
         }
         if delivery.qos == 2 {
@@ -109,7 +116,15 @@ impl Delivering {
             });
             let alias = alias.as_ref().map_or(&[][..], |bytes| bytes);
             let parts = Some([alias, raw, &tail[..]]);
-            write_publish(cx.out, self.packet_bytes_max, first, topic, packet_id, parts, message.body())
+            write_publish(
+                cx.out,
+                self.packet_bytes_max,
+                first,
+                topic,
+                packet_id,
+                parts,
+                message.body(),
+            )
         };
         if self.topic_alias_maximum == 0 {
             return put(topic, None);
@@ -118,7 +133,9 @@ impl Delivering {
             return put(b"", Some(alias));
         }
         // [MQTT-3.1.2-26]: 1 to the maximum.
-        let next = u16::try_from(self.aliases.len() + 1).ok().filter(|&next| next <= self.topic_alias_maximum);
+        let next = u16::try_from(self.aliases.len() + 1)
+            .ok()
+            .filter(|&next| next <= self.topic_alias_maximum);
         if let Some(alias) = next
             && put(topic, Some(alias))?
         {
@@ -142,7 +159,9 @@ impl Delivering {
     pub(super) fn received(&mut self, cx: &mut Cx<'_>, ack: &Ack<'_>) -> Result<(), Error> {
         if !ack.reason.is_failure() {
             // Unknown ids too: the engine says so, and so does PUBREL.
-            cx.commands.push(Command::Received { packet_id: ack.packet_id });
+            cx.commands.push(Command::Received {
+                packet_id: ack.packet_id,
+            });
         } else if self.exactly_once.remove(&ack.packet_id).is_some() {
             settle(cx, ack.packet_id); // [MQTT-4.3.3-4]
         }
@@ -154,7 +173,11 @@ impl Delivering {
         if known {
             self.exactly_once.insert(packet_id, true);
         }
-        let reason = if known { Reason::SUCCESS } else { Reason::PACKET_ID_NOT_FOUND };
+        let reason = if known {
+            Reason::SUCCESS
+        } else {
+            Reason::PACKET_ID_NOT_FOUND
+        };
         Ack::write(Kind::PubRel, packet_id, reason, self.version, out);
     }
 
@@ -173,10 +196,31 @@ impl Delivering {
     }
 }
 
+/// A message's key as a topic name, if it can be one. What came as one goes out as it is.
+fn topic(message: &Message) -> Option<Cow<'_, [u8]>> {
+    if message.envelope().dialect == Dialect::Slash {
+        return Some(Cow::Borrowed(message.key_bytes()));
+    }
+    let topic = translate(message.key(), Dialect::Dot, Dialect::Slash)?;
+    if !is_plain(&topic) {
+        // Legal, and yet it would close the connection of a strict client.
+        return None;
+    }
+    Some(match topic {
+        Cow::Borrowed(topic) => Cow::Borrowed(topic.as_bytes()),
+        Cow::Owned(topic) => Cow::Owned(topic.into_bytes()),
+    })
+}
+
 /// The delivery's window and packet id are free again; MQTT has no other verdict.
 fn settle(cx: &mut Cx<'_>, packet_id: u16) {
     let number = u64::from(packet_id);
-    cx.commands.push(Command::Settle { channel: 0, number, multiple: false, outcome: Outcome::Accept });
+    cx.commands.push(Command::Settle {
+        channel: 0,
+        number,
+        multiple: false,
+        outcome: Outcome::Accept,
+    });
 }
 
 /// The delivery counts as done although nothing was sent.
@@ -202,5 +246,9 @@ fn tail(now: Wall, delivery: &Delivery) -> Tail {
 /// Seconds left to live, rounded up: 0 would mean that it is over, which is for the engine to decide.
 fn expiry_left(now: Wall, message: &Message) -> Option<u32> {
     let left = message.envelope().deadline? - now;
-    Some(u32::try_from(left.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1))
+    Some(
+        u32::try_from(left.as_millis().div_ceil(1000))
+            .unwrap_or(u32::MAX)
+            .max(1),
+    )
 }

@@ -46,7 +46,12 @@ impl Terms {
             client_id: connect.client_id.into(),
             keep_alive: connect.keep_alive,
             packet_bytes_max: usize::MAX,
-            receive_maximum: if v5 { settings.max_inflight_v5 } else { settings.max_inflight }.max(1),
+            receive_maximum: if v5 {
+                settings.max_inflight_v5
+            } else {
+                settings.max_inflight
+            }
+            .max(1),
             topic_alias_maximum_out: 0,
             topic_alias_maximum_in: if v5 { settings.topic_alias_maximum } else { 0 },
             may_extend: false,
@@ -153,12 +158,20 @@ impl Open {
                 let packet = Publish::decode(header.flags, body, self.version, Sender::Client)?;
                 self.publishing.publish(&shared.settings, cx, &packet, scratch)?;
             }
-            Kind::PubAck => self.delivering.acknowledged(cx, &Ack::decode(header.kind, body, self.version)?)?,
-            Kind::PubRec => self.delivering.received(cx, &Ack::decode(header.kind, body, self.version)?)?,
-            Kind::PubComp => self.delivering.completed(cx, &Ack::decode(header.kind, body, self.version)?)?,
+            Kind::PubAck => self
+                .delivering
+                .acknowledged(cx, &Ack::decode(header.kind, body, self.version)?)?,
+            Kind::PubRec => self
+                .delivering
+                .received(cx, &Ack::decode(header.kind, body, self.version)?)?,
+            Kind::PubComp => self
+                .delivering
+                .completed(cx, &Ack::decode(header.kind, body, self.version)?)?,
             Kind::PubRel => {
                 let ack = Ack::decode(header.kind, body, self.version)?;
-                cx.commands.push(Command::Release { packet_id: ack.packet_id });
+                cx.commands.push(Command::Release {
+                    packet_id: ack.packet_id,
+                });
             }
             Kind::Subscribe => {
                 let command = subscribing::subscribe(&shared.settings, self.version, self.bridge, body)?;
@@ -190,7 +203,8 @@ impl Open {
                     // MQTT 5 3.14.2.2.2
                     return Err(Error::Protocol("a session expiry that CONNECT ruled out"));
                 }
-                cx.commands.push(Command::SessionExpiry(capped(seconds, settings.session_expiry_max)));
+                cx.commands
+                    .push(Command::SessionExpiry(capped(seconds, settings.session_expiry_max)));
             }
         }
         if packet.reason == Reason::SUCCESS {
@@ -210,12 +224,7 @@ impl Open {
                     self.heard = cx.now.monotonic;
                 }
             }
-            Event::Refused { number, why, .. } => {
-                if !self.publishing.refused(number, why) {
-                    // MQTT 3 has no word for "not now": unacknowledged, the client sends it again when it is back.
-                    return Err(Close::abnormal("a message could not be stored"));
-                }
-            }
+            Event::Refused { number, why, .. } => self.publishing.refused(number, why)?,
             Event::Released { packet_id, known } => self.publishing.released(packet_id, known, cx.out),
             Event::ReleaseDue { packet_id, known } => self.delivering.release(packet_id, known, cx.out),
             Event::Subscribed { packet_id, results } => {
@@ -226,7 +235,11 @@ impl Open {
                 let bytes_max = self.delivering.packet_bytes_max();
                 subscribing::unsubscribed(self.version, packet_id, &existed, bytes_max, cx.out);
             }
-            Event::Failed { op: Op::Subscribe | Op::Unsubscribe | Op::OpenSession, fault, .. } => {
+            Event::Failed {
+                op: Op::Subscribe | Op::Unsubscribe | Op::OpenSession,
+                fault,
+                ..
+            } => {
                 return Err(self.say_goodbye(cx, map::reason(fault.kind), &fault.text));
             }
             Event::Closed(why) => {
@@ -257,7 +270,10 @@ impl Open {
         if self.version == Version::V5 {
             let start = cx.out.len();
             let text_too = PropertyBuf::from_iter([Property::ReasonString(text)]);
-            let packet = Disconnect { reason, properties: text_too.as_properties() };
+            let packet = Disconnect {
+                reason,
+                properties: text_too.as_properties(),
+            };
             let written = packet.encode(Version::V5, cx.out).is_ok();
             if !written || cx.out.len() - start > self.delivering.packet_bytes_max() {
                 cx.out.truncate(start); // [MQTT-3.14.2-3]
@@ -274,12 +290,18 @@ impl Open {
 
     /// When the peer's silence becomes too long. Silence that we caused does not count.
     pub(super) fn deadline(&self) -> Option<Time> {
-        self.silence_max.filter(|_| !self.paused && self.reads()).map(|most| self.heard + most)
+        self.silence_max
+            .filter(|_| !self.paused && self.reads())
+            .map(|most| self.heard + most)
     }
 
     /// The peer was silent too long.
     pub(super) fn silent(&self, cx: &mut Cx<'_>) -> Close {
-        self.say_goodbye(cx, Reason::KEEP_ALIVE_TIMEOUT, "nothing was heard within the keep-alive")
+        self.say_goodbye(
+            cx,
+            Reason::KEEP_ALIVE_TIMEOUT,
+            "nothing was heard within the keep-alive",
+        )
     }
 
     pub(super) fn set_paused(&mut self, now: Now, paused: bool) {

@@ -12,7 +12,7 @@ use gatepost_core::command::{Command, PublishFlags};
 use gatepost_core::fault::FaultKind;
 use gatepost_core::message::{Dialect, Envelope, Message};
 use gatepost_core::properties::Origin;
-use gatepost_core::session::Cx;
+use gatepost_core::session::{Close, Cx};
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
@@ -53,7 +53,9 @@ struct Owed {
 pub(super) fn is_reserved(topic: &str) -> bool {
     topic.starts_with('$')
         && ["$SYS", "$share"].iter().any(|reserved| {
-            topic.strip_prefix(reserved).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            topic
+                .strip_prefix(reserved)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         })
 }
 
@@ -68,7 +70,12 @@ pub(super) struct Normalised<'a> {
 impl<'a> Normalised<'a> {
     /// Copies what stays into `scratch`, unless all of it does.
     pub(super) fn of(properties: Properties<'a>, scratch: &'a mut Vec<u8>) -> Normalised<'a> {
-        let mut to = Normalised { raw: properties.raw(), alias: None, expiry: None, will_delay: None };
+        let mut to = Normalised {
+            raw: properties.raw(),
+            alias: None,
+            expiry: None,
+            will_delay: None,
+        };
         if properties.is_empty() {
             return to;
         }
@@ -125,10 +132,16 @@ impl Publishing {
         scratch: &mut Vec<u8>,
     ) -> Result<(), Error> {
         if packet.qos > settings.maximum_qos {
-            return Err(Error::Reason(Reason::QOS_NOT_SUPPORTED, "the quality of service is not supported"));
+            return Err(Error::Reason(
+                Reason::QOS_NOT_SUPPORTED,
+                "the quality of service is not supported",
+            ));
         }
         if packet.retain && !settings.retain_available {
-            return Err(Error::Reason(Reason::RETAIN_NOT_SUPPORTED, "retained messages are not supported"));
+            return Err(Error::Reason(
+                Reason::RETAIN_NOT_SUPPORTED,
+                "retained messages are not supported",
+            ));
         }
         if self.enforce && packet.qos > 0 {
             self.count(packet)?;
@@ -137,9 +150,7 @@ impl Publishing {
         let topic = match alias {
             None if packet.topic.is_empty() => return Err(Error::Protocol("neither topic nor alias")),
             None => packet.topic,
-            Some(alias) => {
-                resolve(&mut self.aliases, self.topic_alias_maximum, alias, packet.topic)?
-            }
+            Some(alias) => resolve(&mut self.aliases, self.topic_alias_maximum, alias, packet.topic)?,
         };
         let refusal = if is_reserved(topic) {
             Some(Reason::NOT_AUTHORIZED)
@@ -158,7 +169,11 @@ impl Publishing {
             };
             cx.commands.push(Command::Publish {
                 channel: CHANNEL,
-                flags: if packet.qos > 0 { PublishFlags::CONFIRM } else { PublishFlags::default() },
+                flags: if packet.qos > 0 {
+                    PublishFlags::CONFIRM
+                } else {
+                    PublishFlags::default()
+                },
                 packet_id: if packet.qos == 2 { packet.packet_id } else { 0 },
                 message: Message::new(envelope, &settings.exchange, topic, raw, packet.payload),
             });
@@ -168,7 +183,12 @@ impl Publishing {
             // A refusal of ours has no number: it waits for the one before it.
             self.last += u64::from(refusal.is_none());
             self.owed_qos1 += usize::from(packet.qos == 1);
-            self.owed.push_back(Owed { number: self.last, packet_id: packet.packet_id, qos: packet.qos, refusal });
+            self.owed.push_back(Owed {
+                number: self.last,
+                packet_id: packet.packet_id,
+                qos: packet.qos,
+                refusal,
+            });
             if refusal.is_some() {
                 self.acknowledge(cx.out);
             }
@@ -184,7 +204,10 @@ impl Publishing {
         // The second condition bounds what is owed to a peer that repeats one QoS 2 message without end.
         if (!counted && in_flight >= most) || self.owed.len() >= most {
             // [MQTT-3.3.4-7]
-            return Err(Error::Reason(Reason::RECEIVE_MAXIMUM_EXCEEDED, "more messages in flight than allowed"));
+            return Err(Error::Reason(
+                Reason::RECEIVE_MAXIMUM_EXCEEDED,
+                "more messages in flight than allowed",
+            ));
         }
         if packet.qos == 2 {
             self.unreleased.insert(packet.packet_id);
@@ -220,23 +243,30 @@ impl Publishing {
         }
     }
 
-    /// The engine refused a publish; its acknowledgement will say so. Returns `false` if an MQTT 3 client must not be
-    /// told that the message is safe, which is all it can be told.
-    pub(super) fn refused(&mut self, number: u64, why: FaultKind) -> bool {
+    /// The engine refused a publish; its acknowledgement will say so.
+    ///
+    /// # Errors
+    /// An MQTT 3 client must not be told that the message is safe, which is all it can be told: unacknowledged, it sends
+    /// the message again when it is back.
+    pub(super) fn refused(&mut self, number: u64, why: FaultKind) -> Result<(), Close> {
         if self.version != Version::V5 && matches!(why, FaultKind::ResourceError | FaultKind::Internal) {
-            return false;
+            return Err(Close::abnormal("a message could not be stored"));
         }
         // The first of that number is the publish, any others are refusals of ours that wait for it.
         if let Some(owed) = self.owed.iter_mut().find(|owed| owed.number == number) {
             owed.refusal = Some(map::reason(why));
         }
-        true
+        Ok(())
     }
 
     /// The engine forgot a QoS 2 message's packet id.
     pub(super) fn released(&mut self, packet_id: u16, known: bool, out: &mut Vec<u8>) {
         self.unreleased.remove(&packet_id);
-        let reason = if known { Reason::SUCCESS } else { Reason::PACKET_ID_NOT_FOUND };
+        let reason = if known {
+            Reason::SUCCESS
+        } else {
+            Reason::PACKET_ID_NOT_FOUND
+        };
         Ack::write(Kind::PubComp, packet_id, reason, self.version, out);
     }
 }
@@ -250,7 +280,10 @@ fn resolve<'a>(
 ) -> Result<&'a str, Error> {
     if alias == 0 || alias > most {
         // [MQTT-3.3.2-8], [MQTT-3.2.2-17]
-        return Err(Error::Reason(Reason::TOPIC_ALIAS_INVALID, "a topic alias is out of range"));
+        return Err(Error::Reason(
+            Reason::TOPIC_ALIAS_INVALID,
+            "a topic alias is out of range",
+        ));
     }
     let index = usize::from(alias) - 1;
     if topic.is_empty() {

@@ -11,19 +11,22 @@ use gatepost_core::properties::Name;
 const SHARE: &str = "$share/";
 
 /// The command for the body of a SUBSCRIBE. Filters that are refused here keep their place in it.
-pub(super) fn subscribe(
-    settings: &Settings,
-    version: Version,
-    bridge: bool,
-    body: &[u8],
-) -> Result<Subscribe, Error> {
+pub(super) fn subscribe(settings: &Settings, version: Version, bridge: bool, body: &[u8]) -> Result<Subscribe, Error> {
     let packet = frame::Subscribe::decode(body, version)?;
     let subscription_id = packet.properties.iter().find_map(|property| match property {
         Property::SubscriptionId(id) => Some(id),
         _ => None,
     });
-    let filters = packet.filters.iter().map(|filter| subscription(settings, bridge, filter)).collect::<Result<_, _>>()?;
-    Ok(Subscribe { packet_id: packet.packet_id, filters, subscription_id })
+    let filters = packet
+        .filters
+        .iter()
+        .map(|filter| subscription(settings, bridge, filter))
+        .collect::<Result<_, _>>()?;
+    Ok(Subscribe {
+        packet_id: packet.packet_id,
+        filters,
+        subscription_id,
+    })
 }
 
 fn subscription(
@@ -56,7 +59,9 @@ fn split_share(text: &str) -> Option<(Option<&str>, &str)> {
     if text == "$share" {
         return None;
     }
-    let Some(rest) = text.strip_prefix(SHARE) else { return Some((None, text)) };
+    let Some(rest) = text.strip_prefix(SHARE) else {
+        return Some((None, text));
+    };
     let (name, filter) = rest.split_once('/')?;
     let good = !name.is_empty() && !name.contains(['+', '#']) && !filter.is_empty();
     good.then_some((Some(name), filter))
@@ -70,7 +75,10 @@ pub(super) fn unsubscribe(version: Version, body: &[u8]) -> Result<Unsubscribe, 
         // Nobody can have subscribed to it, so as a whole it is not found.
         None => ((*text).into(), None),
     });
-    Ok(Unsubscribe { packet_id: packet.packet_id, filters: filters.collect() })
+    Ok(Unsubscribe {
+        packet_id: packet.packet_id,
+        filters: filters.collect(),
+    })
 }
 
 /// Appends a SUBACK, if the client takes packets that large.
@@ -88,14 +96,28 @@ pub(super) fn subscribed(
         // MQTT 3.1 has no failure; such a subscription is granted and stays silent.
         (Err(_), Version::V31) => 0,
     };
-    put(Kind::SubAck, version, packet_id, results.iter().map(code), bytes_max, out);
+    put(
+        Kind::SubAck,
+        version,
+        packet_id,
+        results.iter().map(code),
+        bytes_max,
+        out,
+    );
 }
 
 /// Appends an UNSUBACK, if the client takes packets that large.
 pub(super) fn unsubscribed(version: Version, packet_id: u16, existed: &[bool], bytes_max: usize, out: &mut Vec<u8>) {
     let codes = if version == Version::V5 { existed } else { &[] };
     let code = |existed: &bool| if *existed { 0x00 } else { 0x11 };
-    put(Kind::UnsubAck, version, packet_id, codes.iter().map(code), bytes_max, out);
+    put(
+        Kind::UnsubAck,
+        version,
+        packet_id,
+        codes.iter().map(code),
+        bytes_max,
+        out,
+    );
 }
 
 fn put(
@@ -130,7 +152,15 @@ mod tests {
         assert_eq!(split_share("$share/g/a/b"), Some((Some("g"), "a/b")));
         assert_eq!(split_share("$share/g//finance"), Some((Some("g"), "/finance")));
         assert_eq!(split_share("$shared/g/a"), Some((None, "$shared/g/a")));
-        for bad in ["$share", "$share/", "$share/g", "$share/g/", "$share//a", "$share/+/a", "$share/#/a"] {
+        for bad in [
+            "$share",
+            "$share/",
+            "$share/g",
+            "$share/g/",
+            "$share//a",
+            "$share/+/a",
+            "$share/#/a",
+        ] {
             assert_eq!(split_share(bad), None, "{bad}");
         }
     }

@@ -1,0 +1,362 @@
+//! Opens connections: the conversation before the load, and the cleaning up behind it, written as blocking code since nothing is
+//! measured here.
+
+use crate::plan::{Endpoint, Phase, Plan, Protocol};
+use crate::wire::amqp::{self, Amqp};
+use crate::wire::mqtt::{self, Login, Mqtt, Version};
+use crate::wire::stomp::{self, Stomp};
+use crate::wire::{AckMode, Address, PublishStyle, Sink, WireError};
+use anyhow::Context;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+/// A connection that is ready to carry messages.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    pub(crate) stream: TcpStream,
+    pub(crate) wire: Wire,
+    /// What arrived behind the last answer.
+    pub(crate) rest: Vec<u8>,
+}
+
+/// The protocol of a connection. One match a batch, none a message.
+#[derive(Debug)]
+pub(crate) enum Wire {
+    Amqp(Amqp),
+    Mqtt(Mqtt),
+    Stomp(Stomp),
+}
+
+/// A broker that takes longer than this to answer is not going to.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+impl Wire {
+    fn prepare(&mut self, style: &PublishStyle, body_bytes: usize) {
+        match self {
+            Self::Amqp(amqp) => amqp.prepare(style, body_bytes),
+            Self::Mqtt(mqtt) => mqtt.prepare(style, body_bytes),
+            Self::Stomp(stomp) => stomp.prepare(style, body_bytes),
+        }
+    }
+
+    /// Appends one message; false when the protocol has no number free for it.
+    #[inline]
+    pub(crate) fn publish(&mut self, out: &mut Vec<u8>, body: &[u8]) -> bool {
+        match self {
+            Self::Amqp(amqp) => amqp.publish(out, body),
+            Self::Mqtt(mqtt) => return mqtt.publish(out, body),
+            Self::Stomp(stomp) => stomp.publish(out, body),
+        }
+        true
+    }
+
+    /// Parses all that is whole and acknowledges it; the bytes consumed.
+    pub(crate) fn parse(&mut self, input: &[u8], out: &mut Vec<u8>, sink: &mut impl Sink) -> Result<usize, WireError> {
+        match self {
+            Self::Amqp(amqp) => amqp.parse(input, out, sink),
+            Self::Mqtt(mqtt) => mqtt.parse(input, out, sink),
+            Self::Stomp(stomp) => stomp.parse(input, out, sink),
+        }
+    }
+
+    /// A sign of life, where the protocol wants one; AMQP heartbeats and STOMP heart-beats are negotiated away.
+    pub(crate) fn ping(&self, out: &mut Vec<u8>) {
+        if let Self::Mqtt(_) = self {
+            Mqtt::ping(out);
+        }
+    }
+
+    /// Says good-bye.
+    pub(crate) fn close(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Amqp(_) => Amqp::close(out),
+            Self::Mqtt(_) => Mqtt::disconnect(out),
+            Self::Stomp(_) => Stomp::disconnect(out),
+        }
+    }
+}
+
+/// Connects publisher `index` of a plan.
+pub(crate) fn publisher(plan: &Plan, index: usize) -> anyhow::Result<Connected> {
+    let endpoint = &plan.publish_to;
+    let client_id = format!("{}-p{index}", plan.name);
+    let (mut dialog, mut wire) = log_in(endpoint, &client_id, true, plan.keep_alive_s, AckMode::None)?;
+    if let Wire::Amqp(amqp) = &mut wire {
+        if let Address::Queue(queue) = &plan.address {
+            dialog.call(
+                |out| Amqp::queue_declare(out, queue, plan.durable),
+                amqp::QUEUE_DECLARE_OK,
+            )?;
+        }
+        if plan.confirm {
+            dialog.call(|out| amqp.confirm_select(out), amqp::CONFIRM_SELECT_OK)?;
+        }
+    }
+    let style = PublishStyle {
+        address: plan.address.clone(),
+        qos: plan.qos,
+        durable: plan.durable,
+        confirm: plan.confirm,
+    };
+    wire.prepare(&style, plan.size.max(crate::body::BODY_BYTES_MIN));
+    Ok(dialog.finish(wire))
+}
+
+/// Connects consumer `index` of a plan and subscribes it.
+pub(crate) fn consumer(plan: &Plan, index: usize) -> anyhow::Result<Connected> {
+    let endpoint = &plan.consume_from;
+    let clean = !keeps_session(plan);
+    let client_id = consumer_id(plan, index);
+    let (mut dialog, wire) = log_in(endpoint, &client_id, clean, plan.keep_alive_s, plan.ack)?;
+    match &wire {
+        Wire::Amqp(amqp) => {
+            let queue = declare(&mut dialog, plan, index)?;
+            if plan.prefetch > 0 {
+                dialog.call(|out| Amqp::qos(out, plan.prefetch), amqp::BASIC_QOS_OK)?;
+            }
+            dialog.call(|out| amqp.consume(out, &queue), amqp::BASIC_CONSUME_OK)?;
+        }
+        Wire::Mqtt(mqtt) => subscribe(&mut dialog, mqtt, plan)?,
+        Wire::Stomp(stomp) => {
+            let destination = plan.address.stomp();
+            dialog.send(|out| stomp.subscribe(out, &destination, plan.prefetch))?;
+            let receipt = dialog.answer(|frame| Stomp::expect(frame, "MESSAGE", None).is_ok())?;
+            Stomp::expect(&receipt, "RECEIPT", Some("sub"))?;
+        }
+    }
+    Ok(dialog.finish(wire))
+}
+
+/// Makes the queues and sessions that a fill is to find, without consuming.
+pub(crate) fn prepare_backlog(plan: &Plan) -> anyhow::Result<()> {
+    for index in 0..plan.consumers {
+        let client_id = consumer_id(plan, index);
+        if plan.consume_from.protocol == Protocol::Stomp {
+            // The first SEND makes the queue.
+            return Ok(());
+        }
+        // A session of an earlier fill goes first, with what it holds.
+        let (mut dialog, mut wire) = log_in(&plan.consume_from, &client_id, true, plan.keep_alive_s, plan.ack)?;
+        match &wire {
+            Wire::Amqp(_) => {
+                let queue = queue_name(plan, index);
+                dialog.call(|out| Amqp::queue_delete(out, &queue), amqp::QUEUE_DELETE_OK)?;
+                declare(&mut dialog, plan, index)?;
+            }
+            Wire::Mqtt(_) => {
+                dialog.finish(wire).close();
+                (dialog, wire) = log_in(&plan.consume_from, &client_id, false, plan.keep_alive_s, plan.ack)?;
+                if let Wire::Mqtt(mqtt) = &wire {
+                    subscribe(&mut dialog, mqtt, plan)?;
+                }
+            }
+            Wire::Stomp(_) => {}
+        }
+        dialog.finish(wire).close();
+    }
+    Ok(())
+}
+
+/// Removes the queues and sessions of a run. STOMP cannot.
+pub(crate) fn clean_up(plan: &Plan) -> anyhow::Result<()> {
+    let protocol = plan.consume_from.protocol;
+    if protocol == Protocol::Stomp || (protocol.is_mqtt() && !keeps_session(plan)) {
+        return Ok(());
+    }
+    for index in 0..plan.consumers.max(1) {
+        let client_id = consumer_id(plan, index);
+        let (mut dialog, wire) = log_in(&plan.consume_from, &client_id, true, plan.keep_alive_s, plan.ack)?;
+        if let Wire::Amqp(_) = wire {
+            let queue = queue_name(plan, index);
+            dialog.call(|out| Amqp::queue_delete(out, &queue), amqp::QUEUE_DELETE_OK)?;
+        }
+        dialog.finish(wire).close();
+    }
+    Ok(())
+}
+
+/// A connection that only is there.
+pub(crate) fn idle(endpoint: &Endpoint, index: usize) -> anyhow::Result<Connected> {
+    let client_id = format!("gatepost-bench-idle-{index}");
+    let (dialog, wire) = log_in(endpoint, &client_id, true, 3600, AckMode::None)?;
+    Ok(dialog.finish(wire))
+}
+
+impl Connected {
+    /// Says good-bye, as far as the broker listens.
+    pub(crate) fn close(mut self) {
+        let mut out = Vec::new();
+        self.wire.close(&mut out);
+        let said = self
+            .stream
+            .set_nonblocking(false)
+            .and_then(|()| self.stream.write_all(&out));
+        if said.is_ok() {
+            let _ = self.stream.shutdown(std::net::Shutdown::Write);
+            // Reading to the end lets the broker close first, so that no port of ours stays in TIME_WAIT.
+            let _ = self.stream.set_read_timeout(Some(Duration::from_millis(500)));
+            let mut sink = [0; 4096];
+            while matches!(self.stream.read(&mut sink), Ok(1..)) {}
+        }
+    }
+}
+
+fn keeps_session(plan: &Plan) -> bool {
+    plan.consume_from.protocol.is_mqtt() && (plan.durable || plan.phase != Phase::Through)
+}
+
+fn consumer_id(plan: &Plan, index: usize) -> String {
+    format!("{}-c{index}", plan.name)
+}
+
+fn queue_name(plan: &Plan, index: usize) -> String {
+    if plan.fanout {
+        format!("{}-{index}", plan.name)
+    } else {
+        plan.name.clone()
+    }
+}
+
+/// Makes the queue of consumer `index`, bound where its messages come from.
+fn declare(dialog: &mut Dialog, plan: &Plan, index: usize) -> anyhow::Result<String> {
+    let queue = queue_name(plan, index);
+    dialog.call(
+        |out| Amqp::queue_declare(out, &queue, plan.durable),
+        amqp::QUEUE_DECLARE_OK,
+    )?;
+    if let Address::Topic(_) = plan.address {
+        let (exchange, key) = plan.address.amqp();
+        dialog.call(|out| Amqp::queue_bind(out, &queue, exchange, &key), amqp::QUEUE_BIND_OK)?;
+    }
+    Ok(queue)
+}
+
+fn subscribe(dialog: &mut Dialog, mqtt: &Mqtt, plan: &Plan) -> anyhow::Result<()> {
+    let topic = plan.address.mqtt();
+    let shared = plan.consumers > 1 && !plan.fanout;
+    let filter = if shared {
+        format!("$share/{}/{topic}", plan.name)
+    } else {
+        topic
+    };
+    dialog.send(|out| mqtt.subscribe(out, &filter, plan.qos))?;
+    // A kept session may deliver before its SUBACK.
+    let suback = dialog.answer(|packet| packet.first().is_some_and(|first| first >> 4 == 3))?;
+    Ok(mqtt.suback(&suback, plan.qos)?)
+}
+
+fn log_in(
+    endpoint: &Endpoint,
+    client_id: &str,
+    clean: bool,
+    keep_alive_s: u16,
+    ack: AckMode,
+) -> anyhow::Result<(Dialog, Wire)> {
+    let stream = TcpStream::connect(endpoint.address).with_context(|| format!("cannot reach {}", endpoint.address))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    let mut dialog = Dialog {
+        stream,
+        input: Vec::new(),
+        early: Vec::new(),
+        frame_len: amqp::frame_len,
+    };
+    let (user, password) = endpoint.login();
+    let wire = match endpoint.protocol {
+        Protocol::Amqp => {
+            let mut amqp = Amqp::new(ack);
+            dialog.call(
+                |out| out.extend_from_slice(amqp::PROTOCOL_HEADER),
+                amqp::CONNECTION_START,
+            )?;
+            let tune = dialog.call(|out| Amqp::start_ok(out, user, password), amqp::CONNECTION_TUNE)?;
+            let mut tuned = Vec::new();
+            amqp.tune_ok(&mut tuned, &tune)?;
+            Amqp::open(&mut tuned, &endpoint.vhost);
+            dialog.call(|out| out.extend_from_slice(&tuned), amqp::CONNECTION_OPEN_OK)?;
+            dialog.call(Amqp::channel_open, amqp::CHANNEL_OPEN_OK)?;
+            Wire::Amqp(amqp)
+        }
+        Protocol::Mqtt | Protocol::Mqtt5 => {
+            dialog.frame_len = mqtt::packet_len;
+            let version = if endpoint.protocol == Protocol::Mqtt {
+                Version::V311
+            } else {
+                Version::V5
+            };
+            let mut mqtt = Mqtt::new(version);
+            let user = endpoint
+                .user
+                .as_ref()
+                .map(|(user, password)| (user.as_str(), password.as_str()));
+            let login = Login {
+                client_id,
+                user,
+                clean,
+                keep_alive_s,
+            };
+            dialog.send(|out| mqtt.connect(out, &login))?;
+            mqtt.connack(&dialog.answer(|_| false)?)?;
+            Wire::Mqtt(mqtt)
+        }
+        Protocol::Stomp => {
+            dialog.frame_len = stomp::frame_len;
+            dialog.send(|out| Stomp::connect(out, user, password, &endpoint.vhost))?;
+            Stomp::expect(&dialog.answer(|_| false)?, "CONNECTED", None)?;
+            Wire::Stomp(Stomp::new(ack))
+        }
+    };
+    Ok((dialog, wire))
+}
+
+/// Question and answer over a blocking socket.
+#[derive(Debug)]
+struct Dialog {
+    stream: TcpStream,
+    input: Vec<u8>,
+    /// Deliveries that overtook an answer.
+    early: Vec<u8>,
+    frame_len: fn(&[u8]) -> Result<Option<usize>, WireError>,
+}
+
+impl Dialog {
+    fn send(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> anyhow::Result<()> {
+        let mut out = Vec::new();
+        write(&mut out);
+        self.stream.write_all(&out).context("the broker does not read")
+    }
+
+    /// The next frame that is not `early`; early ones wait for the load's loop.
+    fn answer(&mut self, early: impl Fn(&[u8]) -> bool) -> anyhow::Result<Vec<u8>> {
+        loop {
+            while let Some(len) = (self.frame_len)(&self.input)? {
+                let frame: Vec<u8> = self.input.drain(..len).collect();
+                if !early(&frame) {
+                    return Ok(frame);
+                }
+                self.early.extend_from_slice(&frame);
+            }
+            let mut buffer = [0; 16 * 1024];
+            let read = self.stream.read(&mut buffer).context("the broker does not answer")?;
+            anyhow::ensure!(read > 0, "the broker closed the connection instead of answering");
+            self.input.extend_from_slice(&buffer[..read]);
+        }
+    }
+
+    /// An AMQP method and the arguments of its answer.
+    fn call(&mut self, write: impl FnOnce(&mut Vec<u8>), due: amqp::Method) -> anyhow::Result<Vec<u8>> {
+        self.send(write)?;
+        let frame = self.answer(|_| false)?;
+        Ok(amqp::expect_method(&frame, due)?.to_vec())
+    }
+
+    fn finish(mut self, wire: Wire) -> Connected {
+        self.early.append(&mut self.input);
+        Connected {
+            stream: self.stream,
+            wire,
+            rest: self.early,
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! What a broker costs, read from `/proc`: the processor time of all threads of a process and its descendants to the nanosecond,
+//! resident memory, and bytes written.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::PathBuf;
+
+/// Watches one process and its descendants.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    root: u32,
+    /// Run time of each thread when last looked at: a thread that ended keeps what it had then.
+    threads: HashMap<(u32, u32), u64>,
+    /// The sum over all threads ever seen.
+    cpu_ns: u64,
+}
+
+/// What was used since the meter was made (processor, bytes) or is in use now (memory).
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Usage {
+    pub(crate) cpu_ns: u64,
+    pub(crate) rss_bytes: u64,
+    pub(crate) rss_peak_bytes: u64,
+    /// Sent to storage, as the block layer counts.
+    pub(crate) disk_bytes: u64,
+    /// Passed to `write` and its kin, sockets included.
+    pub(crate) write_call_bytes: u64,
+}
+
+impl Meter {
+    pub(crate) fn new(root: u32) -> Self {
+        let mut meter = Self {
+            root,
+            threads: HashMap::new(),
+            cpu_ns: 0,
+        };
+        meter.sample_cpu();
+        meter.cpu_ns = 0;
+        meter
+    }
+
+    /// Adds what the threads ran since the last sample. To be called often enough that few threads end unseen.
+    pub(crate) fn sample_cpu(&mut self) {
+        for pid in family(self.root) {
+            for thread in numbers_in(&format!("/proc/{pid}/task")) {
+                if let Some(ran) = thread_run_ns(pid, thread) {
+                    let before = self.threads.insert((pid, thread), ran).unwrap_or_default();
+                    self.cpu_ns += ran.saturating_sub(before);
+                }
+            }
+        }
+    }
+
+    /// Processor time since the meter was made, as of the last sample.
+    pub(crate) fn cpu_ns(&self) -> u64 {
+        self.cpu_ns
+    }
+
+    /// Everything as of now.
+    pub(crate) fn read(&mut self) -> Usage {
+        self.sample_cpu();
+        let mut usage = Usage {
+            cpu_ns: self.cpu_ns,
+            ..Usage::default()
+        };
+        for pid in family(self.root) {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            usage.rss_bytes += 1024 * field(&status, "VmRSS:");
+            usage.rss_peak_bytes += 1024 * field(&status, "VmHWM:");
+            let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+            usage.disk_bytes += field(&io, "write_bytes:");
+            usage.write_call_bytes += field(&io, "wchar:");
+        }
+        usage
+    }
+
+    /// Whether the watched process is there at all.
+    pub(crate) fn is_alive(&self) -> bool {
+        PathBuf::from(format!("/proc/{}/task", self.root)).exists()
+    }
+}
+
+impl Usage {
+    /// What was used since `before`; memory stays what it is now.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        Self {
+            cpu_ns: self.cpu_ns.saturating_sub(before.cpu_ns),
+            disk_bytes: self.disk_bytes.saturating_sub(before.disk_bytes),
+            write_call_bytes: self.write_call_bytes.saturating_sub(before.write_call_bytes),
+            ..*self
+        }
+    }
+}
+
+/// The process with the most resident memory among `root` and its descendants: the broker behind its start scripts.
+pub(crate) fn largest_of_family(root: u32) -> u32 {
+    let rss = |pid: &u32| {
+        field(
+            &fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default(),
+            "VmRSS:",
+        )
+    };
+    family(root).into_iter().max_by_key(rss).unwrap_or(root)
+}
+
+/// A process and its descendants.
+fn family(root: u32) -> Vec<u32> {
+    let mut pids = vec![root];
+    let mut next = 0;
+    while let Some(&pid) = pids.get(next) {
+        next += 1;
+        for thread in numbers_in(&format!("/proc/{pid}/task")) {
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")).unwrap_or_default();
+            pids.extend(
+                children
+                    .split_ascii_whitespace()
+                    .filter_map(|child| child.parse::<u32>().ok()),
+            );
+        }
+    }
+    pids
+}
+
+fn numbers_in(directory: &str) -> Vec<u32> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+/// Time on a processor: exact from the scheduler, or in clock ticks where the kernel does not keep it.
+fn thread_run_ns(pid: u32, thread: u32) -> Option<u64> {
+    let schedstat = fs::read_to_string(format!("/proc/{pid}/task/{thread}/schedstat"));
+    if let Some(ran) = schedstat
+        .ok()
+        .and_then(|text| text.split_ascii_whitespace().next()?.parse().ok())
+    {
+        return Some(ran);
+    }
+    ticks_ns(&fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat")).ok()?)
+}
+
+/// utime and stime of a `stat` line; a tick is 10 ms on every Linux that has `/proc`.
+fn ticks_ns(stat: &str) -> Option<u64> {
+    // The name may hold blanks and parentheses; the last one ends it.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+    let utime: u64 = fields.next()?.parse().ok()?;
+    let stime: u64 = fields.next()?.parse().ok()?;
+    Some((utime + stime) * 10_000_000)
+}
+
+fn field(text: &str, name: &str) -> u64 {
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.split_ascii_whitespace().next());
+    value.and_then(|value| value.parse().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_works_is_seen_to_work() {
+        let mut meter = Meter::new(std::process::id());
+        let mut state = 1_u64;
+        while meter.cpu_ns() < 1_000_000 {
+            meter.sample_cpu();
+            state = std::hint::black_box(state.wrapping_mul(31));
+        }
+        let usage = meter.read();
+        assert!(
+            usage.rss_bytes > 100_000 && usage.rss_peak_bytes >= usage.rss_bytes / 2,
+            "{usage:?}"
+        );
+    }
+
+    #[test]
+    fn ticks_are_read_behind_a_name_with_parentheses() {
+        let stat = "42 (a) b) c) S 1 42 42 0 -1 4194304 100 0 0 0 7 5 0 0 20 0 1 0 100 0 0";
+        assert_eq!(ticks_ns(stat), Some(120_000_000));
+    }
+
+    #[test]
+    fn fields_are_found_by_their_whole_name() {
+        let io = "rchar: 1\nwchar: 22\nwrite_bytes: 4096\ncancelled_write_bytes: 1\n";
+        assert_eq!(
+            (field(io, "wchar:"), field(io, "write_bytes:"), field(io, "none:")),
+            (22, 4096, 0)
+        );
+    }
+}

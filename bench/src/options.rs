@@ -1,0 +1,183 @@
+//! The command line of `run`.
+
+use crate::plan::{Endpoint, Phase, Plan, Protocol};
+use crate::wire::AckMode;
+use anyhow::ensure;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Loads a broker with verified messages and tells what it cost.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunOptions {
+    /// Where to publish, as amqp|mqtt|mqtt5|stomp://[user[:password]@]host[:port][/vhost]; instead of --protocol, --host, --port
+    #[arg(long)]
+    uri: Option<String>,
+    /// Where to consume, if elsewhere or in another protocol
+    #[arg(long)]
+    consumer_uri: Option<String>,
+    /// Protocol of the publishers
+    #[arg(long, value_enum, default_value = "mqtt")]
+    protocol: Protocol,
+    /// Protocol of the consumers, if another
+    #[arg(long, value_enum)]
+    consumer_protocol: Option<Protocol>,
+    #[arg(long, default_value = "127.0.0.1")]
+    host: String,
+    /// Port of the publishers; the protocol's own if left out
+    #[arg(long)]
+    port: Option<u16>,
+    /// Port of the consumers, if another
+    #[arg(long)]
+    consumer_port: Option<u16>,
+    /// Bytes of a body, 24 at least
+    #[arg(long, default_value_t = 64)]
+    size: usize,
+    /// Messages of all publishers together; 100000 unless --seconds is given
+    #[arg(long)]
+    count: Option<u64>,
+    /// Publish for so long
+    #[arg(long)]
+    seconds: Option<f64>,
+    #[arg(long, default_value_t = 1)]
+    publishers: usize,
+    #[arg(long, default_value_t = 1)]
+    consumers: usize,
+    /// Every consumer gets every message; otherwise they share them
+    #[arg(long)]
+    fanout: bool,
+    /// MQTT's quality of service, of publishers and consumers
+    #[arg(long, default_value_t = 0)]
+    qos: u8,
+    /// Durable queues and persistent messages; in MQTT a session that is kept
+    #[arg(long)]
+    durable: bool,
+    /// Ask for confirms (AMQP) or receipts (STOMP)
+    #[arg(long)]
+    confirm: bool,
+    /// How AMQP and STOMP consumers acknowledge
+    #[arg(long, value_enum, default_value = "none", num_args = 0..=1, default_missing_value = "each")]
+    ack: AckMode,
+    /// Unacknowledged messages a consumer may hold; 0 for no limit
+    #[arg(long, default_value_t = 0)]
+    prefetch: u16,
+    /// Unconfirmed messages a publisher may have
+    #[arg(long, default_value_t = 100)]
+    window: u64,
+    /// How far publishers may be ahead of the slowest consumer; 0 for no limit
+    #[arg(long, default_value_t = 20_000)]
+    ahead: u64,
+    /// Messages a second of all publishers; latency then counts from when each was meant to leave
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Only publish, into queues or sessions that keep the messages
+    #[arg(long, conflicts_with = "drain")]
+    fill: bool,
+    /// Only consume what --fill with the same --name, --count and --publishers left behind
+    #[arg(long)]
+    drain: bool,
+    /// Hold so many idle connections besides, and tell what they take; with --count 0 nothing else
+    #[arg(long, default_value_t = 0)]
+    connections: usize,
+    /// The broker's process, to tell what it costs
+    #[arg(long)]
+    pid: Option<u32>,
+    /// Name of queues, sessions and topics
+    #[arg(long)]
+    name: Option<String>,
+    /// Threads of the generator
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Keep the generator's threads on this processor and the ones behind it
+    #[arg(long)]
+    pin: Option<usize>,
+    /// MQTT's keep-alive, in seconds
+    #[arg(long, default_value_t = 60)]
+    keep_alive: u16,
+    /// Give up when nothing moved for so many seconds
+    #[arg(long, default_value_t = 10)]
+    stall: u64,
+    /// Write the report there too
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// What fills and drains are called unless told: both must find the same.
+const BACKLOG: (&str, u16) = ("gatepost-bench-backlog", 1);
+
+impl RunOptions {
+    pub(crate) fn json(&self) -> Option<&PathBuf> {
+        self.json.as_ref()
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.connections
+    }
+
+    pub(crate) fn plan(&self) -> anyhow::Result<Plan> {
+        let publish_to = match &self.uri {
+            Some(uri) => Endpoint::parse(uri)?,
+            None => Endpoint::new(self.protocol, &self.host, self.port)?,
+        };
+        let consume_from = match (&self.consumer_uri, self.consumer_protocol) {
+            (Some(uri), _) => Endpoint::parse(uri)?,
+            (None, Some(protocol)) if protocol != publish_to.protocol => {
+                let host = publish_to.address.ip().to_string();
+                let elsewhere = Endpoint::new(protocol, &host, self.consumer_port)?;
+                Endpoint {
+                    user: publish_to.user.clone(),
+                    vhost: publish_to.vhost.clone(),
+                    ..elsewhere
+                }
+            }
+            (None, _) => {
+                let mut endpoint = publish_to.clone();
+                if let Some(port) = self.consumer_port {
+                    endpoint.address.set_port(port);
+                }
+                endpoint
+            }
+        };
+        ensure!(self.seconds.is_none_or(|seconds| seconds > 0.0), "--seconds is above 0");
+        let phase = match (self.fill, self.drain) {
+            (true, _) => Phase::Fill,
+            (_, true) => Phase::Drain,
+            _ => Phase::Through,
+        };
+        let fresh = Plan::new(publish_to, consume_from);
+        let (name, run) = if phase == Phase::Through {
+            (fresh.name.as_str(), fresh.run)
+        } else {
+            BACKLOG
+        };
+        let mut plan = Plan {
+            phase,
+            name: self.name.clone().unwrap_or_else(|| name.into()),
+            run,
+            size: self.size,
+            count: self
+                .count
+                .unwrap_or(if self.seconds.is_some() { u64::MAX } else { 100_000 }),
+            duration: self.seconds.map(Duration::from_secs_f64),
+            publishers: self.publishers,
+            consumers: self.consumers,
+            fanout: self.fanout,
+            qos: self.qos,
+            durable: self.durable || phase != Phase::Through,
+            confirm: self.confirm,
+            ack: self.ack,
+            prefetch: self.prefetch,
+            window: self.window,
+            ahead: self.ahead,
+            rate: self.rate,
+            threads: self.threads,
+            pin: self.pin,
+            keep_alive_s: self.keep_alive,
+            stall: Duration::from_secs(self.stall),
+            pid: self.pid,
+            progress: true,
+            ..fresh
+        };
+        plan.choose_address();
+        Ok(plan)
+    }
+}

@@ -1,0 +1,325 @@
+//! What a run does, spelled out: the options of the command line end here, and the comparison writes plans by itself.
+
+use crate::wire::{AckMode, Address};
+use anyhow::{Context, bail, ensure};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Protocol {
+    /// AMQP 0-9-1.
+    Amqp,
+    /// MQTT 3.1.1.
+    Mqtt,
+    /// MQTT 5.
+    Mqtt5,
+    /// STOMP 1.2.
+    Stomp,
+}
+
+/// Where a broker listens, and who we are to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) protocol: Protocol,
+    pub(crate) address: SocketAddr,
+    /// Without a user MQTT logs in anonymously and the others as guest.
+    pub(crate) user: Option<(String, String)>,
+    pub(crate) vhost: String,
+}
+
+/// One measurement.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) publish_to: Endpoint,
+    pub(crate) consume_from: Endpoint,
+    pub(crate) phase: Phase,
+    /// Names queues, sessions and topics.
+    pub(crate) name: String,
+    /// Stands in every message; see [`crate::body::Stamp::run`].
+    pub(crate) run: u16,
+    pub(crate) address: Address,
+    pub(crate) size: usize,
+    /// Messages of all publishers together.
+    pub(crate) count: u64,
+    /// Publishing ends after this long, if the count has not ended it.
+    pub(crate) duration: Option<Duration>,
+    pub(crate) publishers: usize,
+    pub(crate) consumers: usize,
+    /// Every consumer gets every message; otherwise they share them.
+    pub(crate) fanout: bool,
+    pub(crate) qos: u8,
+    pub(crate) durable: bool,
+    pub(crate) confirm: bool,
+    pub(crate) ack: AckMode,
+    pub(crate) prefetch: u16,
+    /// Unconfirmed messages of one publisher.
+    pub(crate) window: u64,
+    /// Messages of all publishers that the slowest consumer has not got; 0 for no limit.
+    pub(crate) ahead: u64,
+    /// Messages per second of all publishers together.
+    pub(crate) rate: Option<f64>,
+    pub(crate) threads: usize,
+    /// The processor the first of the generator's threads stays on; the others follow.
+    pub(crate) pin: Option<usize>,
+    pub(crate) keep_alive_s: u16,
+    /// Give up when nothing has arrived for this long.
+    pub(crate) stall: Duration,
+    /// The broker's process.
+    pub(crate) pid: Option<u32>,
+    /// Keep queues and sessions at the end.
+    pub(crate) keep: bool,
+    /// Show how it goes on standard error.
+    pub(crate) progress: bool,
+}
+
+/// Which halves of the path a run goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Phase {
+    /// Publish and consume at once.
+    Through,
+    /// Only publish, into queues or sessions that keep the messages.
+    Fill,
+    /// Only consume what a fill left behind.
+    Drain,
+}
+
+impl Protocol {
+    pub(crate) fn is_mqtt(self) -> bool {
+        matches!(self, Self::Mqtt | Self::Mqtt5)
+    }
+
+    fn port(self) -> u16 {
+        match self {
+            Self::Amqp => 5672,
+            Self::Mqtt | Self::Mqtt5 => 1883,
+            Self::Stomp => 61613,
+        }
+    }
+}
+
+impl Endpoint {
+    /// On this machine, with the default login.
+    pub(crate) fn local(protocol: Protocol, port: u16) -> Self {
+        Self {
+            protocol,
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            user: None,
+            vhost: "/".into(),
+        }
+    }
+
+    pub(crate) fn new(protocol: Protocol, host: &str, port: Option<u16>) -> anyhow::Result<Self> {
+        let port = port.unwrap_or_else(|| protocol.port());
+        let address = (host, port).to_socket_addrs().ok().and_then(|mut found| found.next());
+        let address = address.with_context(|| format!("{host}:{port} is no address"))?;
+        Ok(Self {
+            protocol,
+            address,
+            user: None,
+            vhost: "/".into(),
+        })
+    }
+
+    /// Reads `scheme://[user[:password]@]host[:port][/vhost]`; the scheme is amqp, mqtt, mqtt5 or stomp.
+    pub(crate) fn parse(uri: &str) -> anyhow::Result<Self> {
+        let (scheme, rest) = uri.split_once("://").with_context(|| format!("{uri} has no scheme"))?;
+        let protocol = match scheme {
+            "amqp" => Protocol::Amqp,
+            "mqtt" => Protocol::Mqtt,
+            "mqtt5" => Protocol::Mqtt5,
+            "stomp" => Protocol::Stomp,
+            _ => bail!("{uri}: the scheme is amqp, mqtt, mqtt5 or stomp"),
+        };
+        let (authority, vhost) = rest.split_once('/').unwrap_or((rest, ""));
+        let (login, place) = authority
+            .rsplit_once('@')
+            .map_or((None, authority), |(login, place)| (Some(login), place));
+        let (host, port) = match place.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (
+                host,
+                Some(port.parse().with_context(|| format!("{uri}: the port is a number"))?),
+            ),
+            _ => (place, None),
+        };
+        let mut endpoint = Self::new(protocol, host.trim_matches(['[', ']']), port)?;
+        endpoint.user = login.map(|login| {
+            let (user, password) = login.split_once(':').unwrap_or((login, ""));
+            (percent_decode(user), percent_decode(password))
+        });
+        if !vhost.is_empty() {
+            endpoint.vhost = percent_decode(vhost);
+        }
+        Ok(endpoint)
+    }
+
+    /// User and password for the protocols that cannot do without.
+    pub(crate) fn login(&self) -> (&str, &str) {
+        self.user
+            .as_ref()
+            .map_or(("guest", "guest"), |(user, password)| (user, password))
+    }
+}
+
+impl Plan {
+    /// A small run through one endpoint, to be changed by what is wanted.
+    pub(crate) fn new(publish_to: Endpoint, consume_from: Endpoint) -> Self {
+        let run = fresh_run();
+        let mut plan = Self {
+            name: format!("gatepost-bench-{run}"),
+            run,
+            publish_to,
+            consume_from,
+            phase: Phase::Through,
+            address: Address::Queue(String::new()),
+            size: 64,
+            count: 100_000,
+            duration: None,
+            publishers: 1,
+            consumers: 1,
+            fanout: false,
+            qos: 0,
+            durable: false,
+            confirm: false,
+            ack: AckMode::None,
+            prefetch: 0,
+            window: 100,
+            ahead: 20_000,
+            rate: None,
+            threads: 1,
+            pin: None,
+            keep_alive_s: 60,
+            stall: Duration::from_secs(10),
+            pid: None,
+            keep: false,
+            progress: false,
+        };
+        plan.choose_address();
+        plan
+    }
+
+    /// A queue if all of its ends know queues, else a topic.
+    pub(crate) fn choose_address(&mut self) {
+        let topic = self.fanout || self.publish_to.protocol.is_mqtt() || self.consume_from.protocol.is_mqtt();
+        self.address = if topic {
+            Address::Topic(vec!["bench".into(), self.name.clone()])
+        } else {
+            Address::Queue(self.name.clone())
+        };
+    }
+
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        ensure!(
+            self.publishers > 0 && self.publishers <= usize::from(u16::MAX),
+            "1 to 65535 publishers"
+        );
+        ensure!(self.qos <= 2, "the quality of service is 0, 1 or 2");
+        ensure!(self.window > 0, "a window of 0 lets nothing through");
+        ensure!(self.rate.is_none_or(|rate| rate > 0.0), "the rate is above 0");
+        ensure!(self.threads > 0, "at least one thread");
+        ensure!(self.size <= 64 << 20, "bodies of up to 64 MiB");
+        let fill_or_drain = self.phase != Phase::Through;
+        ensure!(
+            self.consumers > 0 || self.phase == Phase::Fill,
+            "at least one consumer, unless to fill"
+        );
+        ensure!(
+            !fill_or_drain || self.duration.is_none(),
+            "fill and drain go by --count"
+        );
+        ensure!(
+            !fill_or_drain || self.rate.is_none() || self.phase == Phase::Fill,
+            "a drain cannot be paced"
+        );
+        let stomp_topic = self.consume_from.protocol == Protocol::Stomp && matches!(self.address, Address::Topic(_));
+        ensure!(!(fill_or_drain && stomp_topic), "a STOMP topic keeps nothing for later");
+        ensure!(
+            !(stomp_topic && self.consumers > 1 && !self.fanout),
+            "STOMP consumers of a topic each get all messages: use --fanout"
+        );
+        let mqtt_kept = self.consume_from.protocol.is_mqtt() && (fill_or_drain || self.durable);
+        ensure!(!mqtt_kept || self.qos > 0, "an MQTT session keeps nothing of QoS 0");
+        Ok(())
+    }
+
+    /// How many messages publisher `index` sends when all send `count`.
+    pub(crate) fn share(&self, index: usize) -> u64 {
+        let publishers = self.publishers as u64;
+        self.count / publishers + u64::from((index as u64) < self.count % publishers)
+    }
+
+    /// Whether the broker confirms what is published.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        if self.publish_to.protocol.is_mqtt() {
+            self.qos > 0
+        } else {
+            self.confirm
+        }
+    }
+}
+
+/// Differs between runs close in time; what matters is that leftovers of an earlier run are told apart.
+fn fresh_run() -> u16 {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    (now.as_millis() as u16).wrapping_add(std::process::id() as u16)
+}
+
+fn percent_decode(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let escape = after
+            .get(..2)
+            .and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        match escape {
+            Some(decoded) if byte == b'%' => {
+                bytes.push(decoded);
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_with_all_and_with_none_of_their_parts() {
+        let full = Endpoint::parse("amqp://me:p%40ss@127.0.0.1:7000/%2fprod").unwrap();
+        assert_eq!(full.address, SocketAddr::from(([127, 0, 0, 1], 7000)));
+        assert_eq!((full.login(), full.vhost.as_str()), (("me", "p@ss"), "/prod"));
+        let bare = Endpoint::parse("mqtt5://127.0.0.1").unwrap();
+        assert_eq!(
+            (bare.protocol, bare.address.port(), bare.vhost.as_str()),
+            (Protocol::Mqtt5, 1883, "/")
+        );
+        assert!(bare.user.is_none());
+        assert_eq!(
+            Endpoint::parse("stomp://[::1]:61614").unwrap().address.to_string(),
+            "[::1]:61614"
+        );
+        for wrong in ["127.0.0.1", "http://127.0.0.1", "amqp://127.0.0.1:x"] {
+            assert!(Endpoint::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_publishers_shares_add_up() {
+        let endpoint = Endpoint::local(Protocol::Amqp, 1);
+        let plan = Plan {
+            count: 11,
+            publishers: 3,
+            ..Plan::new(endpoint.clone(), endpoint)
+        };
+        assert_eq!((0..3).map(|index| plan.share(index)).collect::<Vec<_>>(), [4, 4, 3]);
+    }
+}

@@ -1,0 +1,63 @@
+//! The line on standard error that tells how a run goes: rewritten in place on a terminal, now and then a line of its own in a log.
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+#[derive(Debug)]
+pub(crate) struct Progress {
+    live: bool,
+    shown: Option<Instant>,
+    /// Messages and time at the last line, for the rate since.
+    before: (u64, Instant),
+}
+
+impl Progress {
+    pub(crate) fn new() -> Self {
+        Self {
+            live: std::io::stderr().is_terminal(),
+            shown: None,
+            before: (0, Instant::now()),
+        }
+    }
+
+    /// Shows `messages` of `total` (if that is known), not more often than is good to read.
+    pub(crate) fn show(&mut self, messages: u64, total: Option<u64>, rest: &str) {
+        let every = if self.live {
+            Duration::from_millis(200)
+        } else {
+            Duration::from_secs(5)
+        };
+        let now = Instant::now();
+        if now.duration_since(self.shown.unwrap_or(self.before.1)) < every {
+            return;
+        }
+        self.shown = Some(now);
+        let rate = messages.saturating_sub(self.before.0) as f64 / now.duration_since(self.before.1).as_secs_f64();
+        self.before = (messages, now);
+        let share = total
+            .filter(|total| *total > 0)
+            .map(|total| format!(" ({} %)", messages * 100 / total));
+        self.say(&format!(
+            "{messages} messages{}, {rate:.0}/s{rest}",
+            share.unwrap_or_default()
+        ));
+    }
+
+    /// Shows a line of other words.
+    pub(crate) fn say(&self, line: &str) {
+        let mut stderr = std::io::stderr().lock();
+        // A closed standard error is no reason to stop measuring.
+        let _ = if self.live {
+            write!(stderr, "\r{line}\x1b[K")
+        } else {
+            writeln!(stderr, "{line}")
+        };
+    }
+
+    /// Leaves an empty line for what comes next.
+    pub(crate) fn done(&self) {
+        if self.live && self.shown.is_some() {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}

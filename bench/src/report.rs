@@ -1,0 +1,98 @@
+//! What a run found, for people and for programs.
+
+use crate::latency::Percentiles;
+use crate::meter::Usage;
+use crate::plan::{Phase, Protocol};
+use crate::verify::Verdict;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The outcome of one run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) publish_protocol: Protocol,
+    pub(crate) consume_protocol: Protocol,
+    pub(crate) phase: Phase,
+    pub(crate) size_bytes: usize,
+    pub(crate) publishers: usize,
+    pub(crate) consumers: usize,
+    pub(crate) published: u64,
+    pub(crate) confirmed: u64,
+    pub(crate) refused: u64,
+    pub(crate) published_per_second: f64,
+    /// Deliveries of all consumers together.
+    pub(crate) delivered_per_second: f64,
+    pub(crate) verdict: Verdict,
+    /// Whether every message was published, confirmed if that was asked for, and came once, in order and whole.
+    pub(crate) clean: bool,
+    /// From the intended send time to the consumer's read; absent where the messages lay in a backlog.
+    pub(crate) latency: Option<Percentiles>,
+    pub(crate) broker: Option<BrokerCost>,
+    /// Processor time of the generator per published message, to judge whether it measured the broker or itself.
+    pub(crate) generator_cpu_us_per_message: f64,
+    pub(crate) failure: Option<String>,
+}
+
+/// What the run cost the broker's process and its descendants.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct BrokerCost {
+    /// Per published message, or per consumed one in a drain.
+    pub(crate) cpu_us_per_message: f64,
+    pub(crate) cpu_us_per_delivery: f64,
+    pub(crate) rss_bytes_before: u64,
+    pub(crate) disk_bytes_per_message: f64,
+    pub(crate) write_call_bytes_per_message: f64,
+    pub(crate) usage: Usage,
+    /// Resident memory that the idle connections of this run took, divided by their number.
+    pub(crate) rss_bytes_per_idle_connection: Option<f64>,
+}
+
+pub(crate) const MIB: f64 = 1024.0 * 1024.0;
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.published > 0 {
+            write!(
+                f,
+                "published  {} messages of {} bytes, ",
+                self.published, self.size_bytes
+            )?;
+            writeln!(f, "{:.0}/s, {} confirmed", self.published_per_second, self.confirmed)?;
+        }
+        if self.phase != Phase::Fill && self.verdict != Verdict::default() {
+            writeln!(f, "delivered  {:.0}/s; {}", self.delivered_per_second, self.verdict)?;
+        }
+        if let Some(latency) = &self.latency {
+            writeln!(
+                f,
+                "latency    p50 {:.0} µs, p90 {:.0}, p99 {:.0}, p99.9 {:.0}, max {:.0}",
+                latency.p50_us, latency.p90_us, latency.p99_us, latency.p999_us, latency.max_us
+            )?;
+        }
+        if let Some(cost) = &self.broker {
+            writeln!(
+                f,
+                "broker     {:.3} µs of processor a message; RSS {:.1} MiB (peak {:.1}); written {:.0} bytes a message",
+                cost.cpu_us_per_message,
+                cost.usage.rss_bytes as f64 / MIB,
+                cost.usage.rss_peak_bytes as f64 / MIB,
+                cost.disk_bytes_per_message
+            )?;
+            if let Some(bytes) = cost.rss_bytes_per_idle_connection {
+                writeln!(f, "idle       {bytes:.0} bytes of RSS a connection")?;
+            }
+        }
+        if self.published > 0 || self.verdict.received > 0 {
+            writeln!(
+                f,
+                "generator  {:.3} µs of processor a message",
+                self.generator_cpu_us_per_message
+            )?;
+        }
+        match &self.failure {
+            Some(failure) => write!(f, "FAILED     {failure}"),
+            None if self.clean => write!(f, "OK"),
+            None => write!(f, "FAILED     not every message came once, in order and whole"),
+        }
+    }
+}

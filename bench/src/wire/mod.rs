@@ -1,0 +1,124 @@
+//! The client halves of the protocols, by hand and only as much of each as a load generator says and hears: bytes in and out of
+//! slices, no socket. A broker's bytes are checked where a wrong one would make a measurement wrong, and never trusted with an
+//! index.
+
+pub(crate) mod amqp;
+mod confirms;
+pub(crate) mod mqtt;
+pub(crate) mod stomp;
+
+/// What goes wrong with a broker's bytes.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WireError {
+    /// The bytes are not of the protocol.
+    #[error("the broker sent a malformed frame: {0}")]
+    Malformed(&'static str),
+    /// The broker refused something or said good-bye.
+    #[error("the broker refused: {0}")]
+    Refused(String),
+}
+
+/// Hears what a connection's bytes mean while the load runs.
+pub(crate) trait Sink {
+    /// A message arrived; the wire has acknowledged it already.
+    fn message(&mut self, body: &[u8]);
+    /// The broker confirmed this many published messages for good.
+    fn confirmed(&mut self, count: u64);
+    /// The broker refused this many published messages.
+    fn refused(&mut self, count: u64);
+}
+
+/// How a consumer acknowledges, where its protocol leaves a choice.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum AckMode {
+    /// The broker forgets a message when it has sent it.
+    #[default]
+    None,
+    /// One acknowledgement a message, as most applications do.
+    Each,
+    /// One acknowledgement for all that one read brought.
+    Multiple,
+}
+
+/// What a publisher puts on each message.
+#[derive(Clone, Debug)]
+pub(crate) struct PublishStyle {
+    pub(crate) address: Address,
+    /// MQTT only.
+    pub(crate) qos: u8,
+    /// AMQP delivery mode 2, STOMP `persistent:true`; MQTT knows only its quality of service.
+    pub(crate) durable: bool,
+    /// The broker is asked to confirm (AMQP confirm mode, STOMP receipts; MQTT above QoS 0 always does).
+    pub(crate) confirm: bool,
+}
+
+/// Where messages go, in a spelling that each protocol translates.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Address {
+    /// A queue: AMQP's default exchange, STOMP's `/queue/`.
+    Queue(String),
+    /// Levels of a topic: AMQP's `amq.topic`, STOMP's `/topic/`, MQTT's only way.
+    Topic(Vec<String>),
+}
+
+impl Address {
+    /// AMQP's exchange and routing key.
+    pub(crate) fn amqp(&self) -> (&'static str, String) {
+        match self {
+            Self::Queue(name) => ("", name.clone()),
+            Self::Topic(levels) => ("amq.topic", levels.join(".")),
+        }
+    }
+
+    /// STOMP's destination.
+    pub(crate) fn stomp(&self) -> String {
+        match self {
+            Self::Queue(name) => format!("/queue/{name}"),
+            Self::Topic(levels) => format!("/topic/{}", levels.join(".")),
+        }
+    }
+
+    /// MQTT's topic name.
+    pub(crate) fn mqtt(&self) -> String {
+        match self {
+            Self::Queue(name) => name.clone(),
+            Self::Topic(levels) => levels.join("/"),
+        }
+    }
+}
+
+/// Big-endian numbers off the front of a slice; `None` when it is too short.
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_be_bytes)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..at + 8)?.try_into().ok().map(u64::from_be_bytes)
+}
+
+/// A sink that remembers, for the codecs' tests.
+#[cfg(test)]
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(crate) struct Heard {
+    pub(crate) bodies: Vec<Vec<u8>>,
+    pub(crate) confirmed: u64,
+    pub(crate) refused: u64,
+}
+
+#[cfg(test)]
+impl Sink for Heard {
+    fn message(&mut self, body: &[u8]) {
+        self.bodies.push(body.to_vec());
+    }
+    fn confirmed(&mut self, count: u64) {
+        self.confirmed += count;
+    }
+    fn refused(&mut self, count: u64) {
+        self.refused += count;
+    }
+}

@@ -1,0 +1,407 @@
+//! One thread of the generator: non-blocking sockets under epoll, publishers that fill a buffer and write it at once, consumers
+//! that read a buffer full and answer with one write. Processor time spent here is time the broker does not get on a small
+//! machine, so nothing is allocated, locked or asked of the clock per message.
+
+use crate::body::{self, Stamp};
+use crate::connect::{Connected, Wire};
+use crate::latency::{Pace, Recorder};
+use crate::shared::Shared;
+use crate::verify::Ledger;
+use crate::wire::Sink;
+use anyhow::{Context, bail};
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use rustix::fd::OwnedFd;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+/// A thread's connections.
+#[derive(Debug)]
+pub(crate) struct Worker<'a> {
+    shared: &'a Shared,
+    /// Our place in [`Shared::bells`].
+    thread: usize,
+    epoll: OwnedFd,
+    clients: Vec<Client>,
+    scratch: Vec<u8>,
+}
+
+/// One connection and what it is for.
+#[derive(Debug)]
+struct Client {
+    stream: TcpStream,
+    wire: Wire,
+    role: Role,
+    /// The cut-off frame at the end of the last read.
+    rest: Vec<u8>,
+    output: Vec<u8>,
+    /// How much of `output` is written.
+    written: usize,
+    /// epoll tells when there is room in the socket again.
+    awaits_room: bool,
+    last_write_ns: u64,
+    keep_alive_ns: u64,
+}
+
+/// What a connection is for.
+#[derive(Debug)]
+pub(crate) enum Role {
+    Publisher(Publisher),
+    Consumer(Consumer),
+}
+
+/// A publisher's programme and how far it is.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    pub(crate) index: usize,
+    pub(crate) run: u16,
+    /// Sent so far, and the sequence number of the next message.
+    pub(crate) sent: u64,
+    /// Sent when all is sent.
+    pub(crate) end: u64,
+    /// Nothing leaves after this.
+    pub(crate) deadline_ns: u64,
+    pub(crate) pace: Pace,
+    /// Whether the broker confirms.
+    pub(crate) confirmed: bool,
+    pub(crate) window: u64,
+    /// Confirmed or refused so far.
+    pub(crate) settled: u64,
+    pub(crate) refused: u64,
+    pub(crate) body: Vec<u8>,
+}
+
+/// What a consumer has seen.
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    pub(crate) index: usize,
+    pub(crate) ledger: Ledger,
+    pub(crate) latencies: Recorder,
+    /// The time of the read that is being parsed.
+    pub(crate) now_ns: u64,
+}
+
+/// What one turn of a publisher writes at most; several thousand small messages, so that consumers on the same thread get theirs.
+const BATCH_BYTES: usize = 64 * 1024;
+/// What one turn of a consumer reads at most.
+const READ_BYTES: usize = 256 * 1024;
+/// How often an idle thread looks whether the run is over.
+const LOOK_UP_NS: u64 = 50_000_000;
+/// The bell's place among epoll's events.
+const BELL: u64 = u64::MAX;
+
+impl<'a> Worker<'a> {
+    pub(crate) fn new(shared: &'a Shared, thread: usize, body_bytes: usize) -> anyhow::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let bell = &shared.bells[thread].event;
+        epoll::add(&epoll, bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN)?;
+        // A cut-off frame and a whole one fit, whatever the size of the bodies.
+        let scratch = vec![0; READ_BYTES + 2 * (body_bytes + READ_BYTES)];
+        Ok(Self {
+            shared,
+            thread,
+            epoll,
+            clients: Vec::new(),
+            scratch,
+        })
+    }
+
+    pub(crate) fn add(&mut self, connected: Connected, role: Role, keep_alive_s: u16) -> anyhow::Result<()> {
+        let Connected { stream, wire, rest } = connected;
+        stream.set_nonblocking(true)?;
+        let data = epoll::EventData::new_u64(self.clients.len() as u64);
+        epoll::add(&self.epoll, &stream, data, epoll::EventFlags::IN)?;
+        self.clients.push(Client {
+            stream,
+            wire,
+            role,
+            rest,
+            output: Vec::new(),
+            written: 0,
+            awaits_room: false,
+            last_write_ns: self.shared.now_ns(),
+            keep_alive_ns: u64::from(keep_alive_s) * 1_000_000_000,
+        });
+        Ok(())
+    }
+
+    /// Runs until the shared stop; gives the connections back for their books.
+    pub(crate) fn run(mut self) -> Vec<(Role, Connected)> {
+        if let Err(error) = self.turns() {
+            self.shared.fail(format!("{error:#}"));
+        }
+        let clients = self.clients.into_iter();
+        clients
+            .map(
+                |Client {
+                     stream,
+                     wire,
+                     role,
+                     rest,
+                     ..
+                 }| (role, Connected { stream, wire, rest }),
+            )
+            .collect()
+    }
+
+    fn turns(&mut self) -> anyhow::Result<()> {
+        let mut events = Vec::with_capacity(256);
+        // What arrived behind the handshakes.
+        for place in 0..self.clients.len() {
+            self.listen(place, false)?;
+        }
+        while !self.shared.stop.load(Relaxed) {
+            let wait_ns = self.pump_all()?;
+            let timeout = Timespec {
+                tv_sec: 0,
+                tv_nsec: wait_ns as _,
+            };
+            events.clear();
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timeout)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error).context("epoll"),
+            }
+            let mut heard = false;
+            for event in &events {
+                let flags = event.flags;
+                if event.data.u64() == BELL {
+                    let mut count = [0; 8];
+                    let _ = rustix::io::read(&self.shared.bells[self.thread].event, &mut count);
+                    continue;
+                }
+                let place = event.data.u64() as usize;
+                if flags.contains(epoll::EventFlags::OUT) {
+                    self.flush(place)?;
+                }
+                if flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
+                    self.listen(place, true)?;
+                    heard |= matches!(self.clients[place].role, Role::Consumer(_));
+                }
+            }
+            if heard && self.shared.bells.len() > 1 {
+                self.shared.wake_waiting(self.thread);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets every publisher write a batch; how long to wait for the next turn.
+    fn pump_all(&mut self) -> anyhow::Result<u64> {
+        let mut wait_ns = LOOK_UP_NS;
+        for place in 0..self.clients.len() {
+            let now_ns = self.shared.now_ns();
+            let client = &mut self.clients[place];
+            let mut quiet_ns = now_ns - client.last_write_ns;
+            if let Role::Publisher(publisher) = &mut client.role {
+                let wait = if client.awaits_room {
+                    LOOK_UP_NS
+                } else {
+                    publisher.fill(self.shared, self.thread, now_ns, &mut client.wire, &mut client.output)
+                };
+                wait_ns = wait_ns.min(wait);
+                if !client.output.is_empty() {
+                    quiet_ns = 0;
+                    self.flush(place)?;
+                }
+            }
+            if quiet_ns > self.clients[place].keep_alive_ns / 2 && self.clients[place].keep_alive_ns > 0 {
+                let client = &mut self.clients[place];
+                client.wire.ping(&mut client.output);
+                client.last_write_ns = now_ns;
+                self.flush(place)?;
+            }
+        }
+        Ok(wait_ns)
+    }
+
+    /// Reads once, if there is something to read, and parses everything.
+    fn listen(&mut self, place: usize, readable: bool) -> anyhow::Result<()> {
+        let client = &mut self.clients[place];
+        let kept = client.rest.len();
+        self.scratch[..kept].copy_from_slice(&client.rest);
+        let mut filled = kept;
+        if readable {
+            let end = self.scratch.len().min(kept + READ_BYTES);
+            match client.stream.read(&mut self.scratch[kept..end]) {
+                Ok(0) => bail!("the broker closed the connection of {}", client.role),
+                Ok(read) => filled += read,
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(()),
+                Err(error) => return Err(error).with_context(|| format!("the connection of {} broke", client.role)),
+            }
+        }
+        let input = &self.scratch[..filled];
+        let now_ns = self.shared.now_ns();
+        let used = match &mut client.role {
+            Role::Consumer(consumer) => {
+                consumer.now_ns = now_ns;
+                let used = client.wire.parse(input, &mut client.output, consumer);
+                consumer.publish_count(self.shared);
+                used
+            }
+            Role::Publisher(publisher) => {
+                let used = client.wire.parse(input, &mut client.output, publisher);
+                publisher.publish_count(self.shared);
+                used
+            }
+        };
+        let used = used.with_context(|| format!("on the connection of {}", client.role))?;
+        client.rest.clear();
+        client.rest.extend_from_slice(&input[used..]);
+        if client.rest.len() + READ_BYTES > self.scratch.len() {
+            bail!("the broker sent {} a frame larger than any it was sent", client.role);
+        }
+        if !client.output.is_empty() && !client.awaits_room {
+            self.flush(place)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what there is, as far as the socket takes it.
+    fn flush(&mut self, place: usize) -> anyhow::Result<()> {
+        let client = &mut self.clients[place];
+        while client.written < client.output.len() {
+            match client.stream.write(&client.output[client.written..]) {
+                Ok(written) => client.written += written,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error).with_context(|| format!("cannot write for {}", client.role)),
+            }
+        }
+        if client.written > 0 {
+            client.last_write_ns = self.shared.now_ns();
+        }
+        let awaits_room = client.written < client.output.len();
+        if !awaits_room {
+            client.output.clear();
+            client.written = 0;
+        }
+        if awaits_room != client.awaits_room {
+            client.awaits_room = awaits_room;
+            let room = if awaits_room {
+                epoll::EventFlags::OUT
+            } else {
+                epoll::EventFlags::empty()
+            };
+            let data = epoll::EventData::new_u64(place as u64);
+            epoll::modify(&self.epoll, &client.stream, data, epoll::EventFlags::IN | room)?;
+        }
+        Ok(())
+    }
+}
+
+impl Publisher {
+    /// Appends a batch of what may leave now; how long until the next could, unless the socket says something before.
+    fn fill(&mut self, shared: &Shared, thread: usize, now_ns: u64, wire: &mut Wire, out: &mut Vec<u8>) -> u64 {
+        if now_ns >= self.deadline_ns && self.sent < self.end {
+            self.end = self.sent;
+        }
+        let left = self.end - self.sent;
+        if left == 0 {
+            self.publish_count(shared);
+            return LOOK_UP_NS;
+        }
+        let due = self.pace.due(now_ns).saturating_sub(self.sent);
+        let unconfirmed = if self.confirmed { self.sent - self.settled } else { 0 };
+        let mut room = shared.room();
+        if room == 0 {
+            // Look again behind the flag: a consumer that came in between did not see it.
+            shared.bells[thread].waits.store(true, SeqCst);
+            room = shared.room();
+        }
+        let allowed = left.min(self.window.saturating_sub(unconfirmed)).min(room);
+        let batch_ns = now_ns;
+        for _ in 0..allowed.min(due) {
+            if out.len() >= BATCH_BYTES {
+                break;
+            }
+            let sent_ns = self.pace.intended_ns(self.sent, batch_ns);
+            let stamp = Stamp {
+                run: self.run,
+                publisher: self.index as u16,
+                sequence: self.sent,
+                sent_ns,
+            };
+            stamp.write(&mut self.body);
+            if !wire.publish(out, &self.body) {
+                break;
+            }
+            self.sent += 1;
+        }
+        self.publish_count(shared);
+        match (allowed, self.pace) {
+            // A confirm or a consumer gives the sign.
+            (0, _) => LOOK_UP_NS,
+            (_, Pace::Every { .. }) if due < allowed => self
+                .pace
+                .intended_ns(self.sent, now_ns)
+                .saturating_sub(shared.now_ns())
+                .min(LOOK_UP_NS),
+            _ if out.is_empty() => LOOK_UP_NS,
+            _ => 0,
+        }
+    }
+
+    fn publish_count(&self, shared: &Shared) {
+        let count = &shared.publishers[self.index];
+        count.published.store(self.sent, Relaxed);
+        count.confirmed.store(self.settled - self.refused, Relaxed);
+        count.refused.store(self.refused, Relaxed);
+        let finished = self.sent == self.end && (!self.confirmed || self.settled >= self.sent);
+        if finished && !count.finished.load(Relaxed) {
+            count.finished_ns.store(shared.now_ns(), Relaxed);
+            count.finished.store(true, SeqCst);
+        }
+    }
+
+    /// The body to write stamps into.
+    pub(crate) fn blank(size: usize) -> Vec<u8> {
+        body::blank(size)
+    }
+}
+
+impl Consumer {
+    fn publish_count(&self, shared: &Shared) {
+        let count = &shared.consumers[self.index];
+        let received = self.ledger.received();
+        if received != count.received.load(Relaxed) {
+            count.last_ns.store(self.now_ns, Relaxed);
+            count.received.store(received, SeqCst);
+        }
+    }
+}
+
+impl Sink for Publisher {
+    fn message(&mut self, _: &[u8]) {}
+
+    fn confirmed(&mut self, count: u64) {
+        self.settled += count;
+    }
+
+    fn refused(&mut self, count: u64) {
+        self.settled += count;
+        self.refused += count;
+    }
+}
+
+impl Sink for Consumer {
+    #[inline]
+    fn message(&mut self, body: &[u8]) {
+        if let Some(stamp) = self.ledger.enter(body) {
+            self.latencies.record(self.now_ns.saturating_sub(stamp.sent_ns));
+        }
+    }
+
+    fn confirmed(&mut self, _: u64) {}
+
+    fn refused(&mut self, _: u64) {}
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Publisher(publisher) => write!(f, "publisher {}", publisher.index),
+            Self::Consumer(consumer) => write!(f, "consumer {}", consumer.index),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Publishes that have to wait, and what may pass them.
+//!
+//! While the engine holds publishers back, a connection goes on being read: what settles, cancels or closes may stand
+//! behind a publish, and is what relieves the pressure. So publishes are set aside, up to a limit; past it the socket is
+//! no longer read.
+
+use gatepost_core::command::Command;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Parking {
+    blocked: bool,
+    parked: Vec<Command>,
+    /// Memory of what is parked.
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Parking {
+    pub(super) fn new(bytes_max: usize) -> Parking {
+        Parking {
+            blocked: false,
+            parked: Vec::new(),
+            bytes: 0,
+            bytes_max,
+        }
+    }
+
+    /// The engine holds publishers back, or no longer does.
+    pub(super) fn set_blocked(&mut self, blocked: bool) {
+        self.blocked = blocked;
+    }
+
+    /// No more may be parked.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes >= self.bytes_max
+    }
+
+    /// Takes out of `commands` what has to wait.
+    pub(super) fn sort(&mut self, commands: &mut Vec<Command>) {
+        if !self.blocked || commands.is_empty() {
+            return;
+        }
+        let mut passing = Vec::new();
+        for command in commands.drain(..) {
+            match &command {
+                Command::Publish { message, .. } => self.park(message.memory(), command),
+                Command::Transaction(transaction) => {
+                    let messages = transaction.commands.iter().map(|c| match c {
+                        Command::Publish { message, .. } => message.memory(),
+                        _ => 0,
+                    });
+                    self.park(messages.sum(), command);
+                }
+                // They free memory, and mean the same before and after a publish.
+                Command::Settle { .. } | Command::Received { .. } => passing.push(command),
+                // Everything else keeps its place behind the publishes: they go first, pressure or not.
+                _ => {
+                    passing.append(&mut self.parked);
+                    self.bytes = 0;
+                    passing.push(command);
+                }
+            }
+        }
+        *commands = passing;
+    }
+
+    /// Once publishers may go on: puts what waited in front of `commands`.
+    pub(super) fn release(&mut self, commands: &mut Vec<Command>) {
+        if self.blocked || self.parked.is_empty() {
+            return;
+        }
+        let mut parked = std::mem::take(&mut self.parked);
+        self.bytes = 0;
+        parked.append(commands);
+        *commands = parked;
+    }
+
+    fn park(&mut self, bytes: usize, command: Command) {
+        self.bytes = self.bytes.saturating_add(bytes + size_of::<Command>());
+        self.parked.push(command);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gatepost_core::command::{Outcome, PublishFlags};
+    use gatepost_core::message::{Envelope, Message};
+
+    fn publish(body: &str) -> Command {
+        let message = Message::new(Envelope::default(), "", "q", b"", body.as_bytes());
+        Command::Publish {
+            channel: 1,
+            flags: PublishFlags::default(),
+            packet_id: 0,
+            message,
+        }
+    }
+
+    fn settle(number: u64) -> Command {
+        Command::Settle {
+            channel: 1,
+            number,
+            multiple: false,
+            outcome: Outcome::Accept,
+        }
+    }
+
+    fn names(commands: &[Command]) -> Vec<String> {
+        let name = |c: &Command| match c {
+            Command::Publish { message, .. } => String::from_utf8_lossy(message.body()).into_owned(),
+            Command::Settle { number, .. } => format!("settle {number}"),
+            Command::Echo { token, .. } => format!("echo {token}"),
+            other => format!("{other:?}"),
+        };
+        commands.iter().map(name).collect()
+    }
+
+    #[test]
+    fn settles_pass_publishes_that_wait() {
+        let mut parking = Parking::new(1 << 10);
+        parking.set_blocked(true);
+        let mut commands = vec![publish("a"), settle(1), publish("b"), settle(2)];
+        parking.sort(&mut commands);
+        assert_eq!(names(&commands), ["settle 1", "settle 2"]);
+        parking.set_blocked(false);
+        let mut commands = vec![publish("c")];
+        parking.release(&mut commands);
+        assert_eq!(names(&commands), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn other_commands_keep_their_place_behind_publishes() {
+        let mut parking = Parking::new(1 << 10);
+        parking.set_blocked(true);
+        let mut commands = vec![publish("a"), Command::Echo { channel: 1, token: 7 }, publish("b")];
+        parking.sort(&mut commands);
+        assert_eq!(names(&commands), ["a", "echo 7"]);
+        parking.set_blocked(false);
+        let mut commands = Vec::new();
+        parking.release(&mut commands);
+        assert_eq!(names(&commands), ["b"]);
+    }
+
+    #[test]
+    fn parking_fills_up_and_empties() {
+        let mut parking = Parking::new(1 << 10);
+        parking.set_blocked(true);
+        assert!(!parking.is_full());
+        parking.sort(&mut vec![publish(&"x".repeat(1 << 10))]);
+        assert!(parking.is_full());
+        parking.set_blocked(false);
+        parking.release(&mut Vec::new());
+        assert!(!parking.is_full());
+    }
+}

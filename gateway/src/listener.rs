@@ -1,0 +1,186 @@
+//! Binds ports and accepts connections.
+
+use crate::config::Listener;
+use crate::exit::Failure;
+use crate::node::Node;
+use crate::threads::IoThreads;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// A bound port.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    /// Who speaks there: a name of `listeners`.
+    pub name: &'static str,
+    /// The address, with the port the system chose if it was to choose.
+    pub address: SocketAddr,
+    /// The socket, not blocking.
+    pub socket: TcpListener,
+}
+
+/// Binds all addresses of a listener.
+///
+/// # Errors
+/// An address is in use, not ours, or not allowed; the text says which, and what to do.
+pub(crate) fn bind(name: &'static str, listener: &Listener) -> Result<Vec<Bound>, Failure> {
+    listener
+        .bind
+        .iter()
+        .map(|address| bind_one(name, *address, listener.backlog))
+        .collect()
+}
+
+fn bind_one(name: &'static str, address: SocketAddr, backlog: u32) -> Result<Bound, Failure> {
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    let result = match (listen(address, backlog), address) {
+        // A machine without IPv6 still has a default configuration.
+        (Err(error), SocketAddr::V6(v6)) if v6.ip().is_unspecified() && is_without_ipv6(&error) => {
+            listen((Ipv4Addr::UNSPECIFIED, v6.port()).into(), backlog)
+        }
+        (result, _) => result,
+    };
+    result
+        .and_then(|socket| {
+            Ok(Bound {
+                name,
+                address: socket.local_addr()?,
+                socket,
+            })
+        })
+        .map_err(|error| {
+            let port = address.port();
+            let hint = match error.kind() {
+                ErrorKind::AddrInUse => {
+                    format!("; `ss -ltnp sport = :{port}` shows who has it, listeners.{name}.bind moves ours")
+                }
+                ErrorKind::PermissionDenied => "; ports under 1024 need CAP_NET_BIND_SERVICE".to_owned(),
+                ErrorKind::AddrNotAvailable => "; no interface of this machine has that address".to_owned(),
+                _ => String::new(),
+            };
+            Failure::PortUnavailable(format!("cannot listen on {address} for {name}: {error}{hint}"))
+        })
+}
+
+fn listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // A restart must not wait for the old connections' TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
+
+fn is_without_ipv6(error: &io::Error) -> bool {
+    // EAFNOSUPPORT: not in the kernel; EADDRNOTAVAIL: switched off.
+    error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+        || error.kind() == ErrorKind::AddrNotAvailable
+}
+
+/// Accepts connections for the node's protocol number `protocol` and deals them to the I/O threads, for ever.
+pub(crate) async fn accept(
+    node: Arc<Node>,
+    threads: Arc<IoThreads>,
+    protocol: usize,
+    listener: tokio::net::TcpListener,
+) {
+    let mut pause = PAUSE_MIN;
+    loop {
+        match listener.accept().await {
+            Ok((stream, address)) => {
+                pause = PAUSE_MIN;
+                admit(&node, &threads, protocol, stream, address);
+            }
+            // The client gave up while it was queued: its own affair.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted
+                ) => {}
+            // No descriptor or memory left. Trying again at once would only burn the processor that others need to finish.
+            Err(error) => {
+                if let Some(left_out) = node.throttle.admit() {
+                    tracing::error!(%error, left_out, pause_ms = pause.as_millis(), "cannot accept connections");
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+        }
+    }
+}
+
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Files kept for the log, the metrics and everything else when connections may take the rest.
+const FILES_RESERVED: u64 = 128;
+
+fn admit(node: &Arc<Node>, threads: &IoThreads, protocol: usize, stream: tokio::net::TcpStream, address: SocketAddr) {
+    let Some(counts) = node.connections.get(protocol) else {
+        return;
+    };
+    let limit = match node.config.limits.max_connections {
+        0 => crate::machine::open_files_max().saturating_sub(FILES_RESERVED).max(1),
+        limit => limit,
+    };
+    if node.connections_open() >= limit {
+        counts.refused.fetch_add(1, Ordering::Relaxed);
+        if let Some(left_out) = node.throttle.admit() {
+            tracing::warn!(peer = %address, limit, left_out, "connection refused: there are as many as limits.max_connections allows");
+        }
+        return;
+    }
+    // Into a blocking-agnostic handle: it is registered anew with the thread that will drive it.
+    let stream = match stream.set_nodelay(true).and_then(|()| stream.into_std()) {
+        Ok(stream) => stream,
+        // Reset before we looked.
+        Err(_) => return,
+    };
+    counts.opened.fetch_add(1, Ordering::Relaxed);
+    threads.deal(node, protocol, stream, address);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loopback() -> Listener {
+        Listener {
+            bind: vec!["127.0.0.1:0".parse().expect("an address")],
+            backlog: 16,
+        }
+    }
+
+    #[test]
+    fn a_port_in_use_is_named_with_a_way_out() {
+        let first = bind("amqp", &loopback()).expect("bound");
+        let address = first.first().expect("one").address;
+        let again = Listener {
+            bind: vec![address],
+            backlog: 16,
+        };
+        let error = bind("mqtt", &again).expect_err("in use").to_string();
+        assert!(
+            error.starts_with(&format!("cannot listen on {address} for mqtt: ")),
+            "{error}"
+        );
+        assert!(error.ends_with("listeners.mqtt.bind moves ours"), "{error}");
+    }
+
+    #[test]
+    fn the_unspecified_ipv6_address_takes_ipv4_too() {
+        let any = Listener {
+            bind: vec!["[::]:0".parse().expect("an address")],
+            backlog: 16,
+        };
+        let bound = bind("amqp", &any).expect("bound");
+        let port = bound.first().expect("one").address.port();
+        std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("IPv4 connects");
+    }
+}

@@ -1,0 +1,106 @@
+//! What the machine offers: memory, free disk, file descriptors.
+
+use crate::config::{Budget, Size};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::fs;
+use std::path::Path;
+
+/// Bytes the budget allows.
+pub(crate) fn memory_budget(budget: Budget) -> u64 {
+    match budget {
+        Budget::Fixed(Size(bytes)) => bytes,
+        Budget::Share(share) => (memory() as f64 * share) as u64,
+    }
+}
+
+/// The smaller of the machine's memory and the control group's limit.
+pub(crate) fn memory() -> u64 {
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.trim()
+            .strip_suffix(" kB")?
+            .trim()
+            .parse::<u64>()
+            .ok()
+            .map(|kb| kb << 10)
+    });
+    // Unreadable /proc: a guess that suits the smallest machine we aim at.
+    let machine = machine.unwrap_or(512 << 20);
+    control_group_limit().map_or(machine, |limit| limit.min(machine))
+}
+
+/// The tightest `memory.max` from our control group up to the root (version 2), or version 1's limit.
+fn control_group_limit() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+    let root = Path::new("/sys/fs/cgroup");
+    let path = root.join(own.trim_start_matches('/'));
+    let v2 = path
+        .ancestors()
+        .take_while(|dir| dir.starts_with(root))
+        .map(|dir| dir.join("memory.max"));
+    let v1 = root.join("memory/memory.limit_in_bytes");
+    v2.chain([v1])
+        .filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok())
+        .min()
+}
+
+/// Free bytes for us, and all bytes, of the file system that holds `path`.
+pub(crate) fn disk_space(path: &Path) -> Option<(u64, u64)> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    Some((
+        stat.f_bavail.saturating_mul(stat.f_frsize),
+        stat.f_blocks.saturating_mul(stat.f_frsize),
+    ))
+}
+
+/// Raises the limit on open files as far as it goes, and returns it.
+pub(crate) fn raise_open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum {
+        // Refused (a container's rule): what there is has to do.
+        let _ = setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: limit.maximum,
+                maximum: limit.maximum,
+            },
+        );
+    }
+    open_files_max()
+}
+
+/// Files this process may have open.
+pub(crate) fn open_files_max() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Files this process has open.
+pub(crate) fn open_files() -> u64 {
+    fs::read_dir("/proc/self/fd").map_or(0, |dir| dir.count() as u64)
+}
+
+/// Bytes of memory this process occupies.
+pub(crate) fn resident_bytes() -> u64 {
+    let pages = fs::read_to_string("/proc/self/statm").ok();
+    let pages = pages.and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
+    pages.unwrap_or(0).saturating_mul(rustix::param::page_size() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_of_the_memory_is_less_than_the_memory() {
+        assert!(memory_budget(Budget::Share(0.4)) < memory());
+        assert_eq!(memory_budget(Budget::Fixed(Size(7))), 7);
+    }
+
+    #[test]
+    fn this_machine_answers() {
+        assert!(resident_bytes() > 0);
+        assert!(open_files() > 0);
+        assert!(disk_space(Path::new("/")).is_some_and(|(free, all)| free <= all));
+    }
+}

@@ -1,0 +1,189 @@
+//! The node: what all threads share.
+
+use crate::auth::Directory;
+use crate::clock::Clock;
+use crate::committer::LogQueue;
+use crate::config::Config;
+use crate::exit::Failure;
+use crate::histogram::Histogram;
+use crate::logging::Throttle;
+use crate::random::random;
+use crate::reader::ReadQueue;
+use crate::store::StoreStats;
+use crate::vhost::Vhost;
+use gatepost_core::engine::{Engine, Settings};
+use gatepost_core::properties::{Codecs, Name};
+use gatepost_core::session::Protocol;
+use gatepost_core::store::Recovered;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+use tokio::sync::Notify;
+
+/// Shared state of the process.
+pub(crate) struct Node {
+    /// Its settings.
+    pub config: Config,
+    /// Its clock.
+    pub clock: Clock,
+    /// Users.
+    pub directory: Directory,
+    /// Vhosts; a vhost's `index` is its place.
+    pub vhosts: Vec<Arc<Vhost>>,
+    /// Protocols; a connection names its own by place.
+    pub protocols: Vec<Box<dyn Protocol>>,
+    /// Property codecs of all protocols.
+    pub codecs: Codecs,
+    /// What the committer takes.
+    pub log: Arc<LogQueue>,
+    /// What the reader takes.
+    pub reads: Arc<ReadQueue>,
+    /// How long commits took.
+    pub commit_times: Histogram,
+    /// Connections, per protocol.
+    pub connections: Vec<ConnectionCounts>,
+    /// Connections bound to a vhost whose goodbye is not yet sent. A stop waits for them.
+    pub attached: AtomicUsize,
+    /// Lines about single connections.
+    pub throttle: Throttle,
+    /// Whether and how the node serves.
+    pub health: Health,
+    /// When the process started.
+    pub started: Instant,
+    /// The log's figures.
+    pub store_stats: Arc<StoreStats>,
+    failure: Mutex<Option<Failure>>,
+    failed: Notify,
+}
+
+/// Counters of one protocol's connections.
+#[derive(Debug, Default)]
+pub(crate) struct ConnectionCounts {
+    /// Accepted so far.
+    pub opened: AtomicU64,
+    /// Gone so far.
+    pub closed: AtomicU64,
+    /// Turned away because there were too many.
+    pub refused: AtomicU64,
+}
+
+impl ConnectionCounts {
+    /// Open now.
+    pub(crate) fn open(&self) -> u64 {
+        // In this order a connection that closes between the two reads is not counted below zero.
+        let closed = self.closed.load(Ordering::Relaxed);
+        self.opened.load(Ordering::Relaxed).saturating_sub(closed)
+    }
+}
+
+/// What `/readyz` says.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    /// The listeners are up.
+    pub listening: AtomicBool,
+    /// The gateway is stopping.
+    pub stopping: AtomicBool,
+    /// The log failed: nothing is confirmed any more.
+    pub poisoned: AtomicBool,
+    /// Too little free disk: publishers wait.
+    pub disk_alarm: AtomicBool,
+    /// Free disk as last seen.
+    pub disk_free: AtomicU64,
+    /// The limit it is held against.
+    pub disk_limit: AtomicU64,
+}
+
+impl Node {
+    /// A node over what the log remembers.
+    pub(crate) fn new(
+        config: Config,
+        directory: Directory,
+        protocols: Vec<Box<dyn Protocol>>,
+        clock: Clock,
+        recovered: Recovered,
+        store_stats: Arc<StoreStats>,
+    ) -> Node {
+        let log = Arc::new(LogQueue::default());
+        let reads = Arc::new(ReadQueue::default());
+        let codecs = Codecs::new(protocols.iter().map(|p| p.codec()).collect());
+        clock.advance_wall(recovered.wall);
+        let mut engine = Engine::new(engine_settings(&config), codecs.clone(), random());
+        engine.recover(clock.now(), recovered);
+        let root = Vhost::new(DEFAULT_VHOST.into(), 0, engine, Arc::clone(&log), Arc::clone(&reads));
+        Node {
+            connections: protocols.iter().map(|_| ConnectionCounts::default()).collect(),
+            config,
+            clock,
+            directory,
+            vhosts: vec![Arc::new(root)],
+            protocols,
+            codecs,
+            log,
+            reads,
+            commit_times: Histogram::default(),
+            attached: AtomicUsize::new(0),
+            throttle: Throttle::new(LINES_PER_SECOND),
+            health: Health::default(),
+            started: Instant::now(),
+            store_stats,
+            failure: Mutex::new(None),
+            failed: Notify::new(),
+        }
+    }
+
+    /// The vhost of that name.
+    pub(crate) fn vhost(&self, name: &str) -> Option<&Arc<Vhost>> {
+        self.vhosts.iter().find(|v| &*v.name == name)
+    }
+
+    /// Connections open now, over all protocols.
+    pub(crate) fn connections_open(&self) -> u64 {
+        self.connections.iter().map(ConnectionCounts::open).sum()
+    }
+
+    /// Whether the gateway is stopping.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.health.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Something broke that cannot be lived with: the process will end. The first cause counts.
+    pub(crate) fn fail(&self, failure: Failure) {
+        tracing::error!("{failure}");
+        self.failure.lock().get_or_insert(failure);
+        self.failed.notify_one();
+    }
+
+    /// Returns once [`Node::fail`] was called.
+    pub(crate) async fn failed(&self) {
+        self.failed.notified().await;
+    }
+
+    /// Why the process has to end, if it has.
+    pub(crate) fn take_failure(&self) -> Option<Failure> {
+        self.failure.lock().take()
+    }
+}
+
+/// The vhost there is from the start.
+pub(crate) const DEFAULT_VHOST: &str = "/";
+const LINES_PER_SECOND: u32 = 20;
+
+fn engine_settings(config: &Config) -> Settings {
+    let budget = crate::machine::memory_budget(config.memory.budget);
+    let expiry = config.mqtt.session_expiry_max.0;
+    Settings {
+        vhost: Name::from(DEFAULT_VHOST),
+        // Of the budget: bodies leave memory over 60 %, publishers wait over 80 %.
+        cache_bytes_max: config.store.cache.bytes().min(share(budget, 60)),
+        memory_bytes_max: share(budget, 80),
+        queues_max: config.limits.max_queues,
+        session_expiry_max: Some(u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX)),
+        topic_exchange: config.mqtt.exchange.as_str().into(),
+        ..Settings::default()
+    }
+}
+
+fn share(bytes: u64, percent: u64) -> usize {
+    usize::try_from(bytes / 100 * percent).unwrap_or(usize::MAX)
+}

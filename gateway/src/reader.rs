@@ -1,0 +1,74 @@
+//! The log's reading thread: fetches the bodies that engines want back in memory.
+
+use crate::node::Node;
+use crate::store::Reader;
+use gatepost_core::store::Read;
+use parking_lot::{Condvar, Mutex};
+
+/// What is to be fetched, first come first served.
+#[derive(Default)]
+pub(crate) struct ReadQueue {
+    pending: Mutex<Pending>,
+    ready: Condvar,
+}
+
+#[derive(Default)]
+struct Pending {
+    /// Of which vhost, and what.
+    reads: Vec<(usize, Read)>,
+    stopping: bool,
+}
+
+impl ReadQueue {
+    /// Appends `reads`, draining them.
+    pub(crate) fn submit(&self, vhost: usize, reads: &mut Vec<Read>) {
+        let mut pending = self.pending.lock();
+        let idle = pending.reads.is_empty();
+        pending.reads.extend(reads.drain(..).map(|read| (vhost, read)));
+        drop(pending);
+        if idle {
+            self.ready.notify_one();
+        }
+    }
+
+    /// Ends the thread: nobody waits for bodies any more.
+    pub(crate) fn stop(&self) {
+        self.pending.lock().stopping = true;
+        self.ready.notify_one();
+    }
+
+    /// Waits for work and takes it whole; `false` at the end.
+    fn collect(&self, into: &mut Vec<(usize, Read)>) -> bool {
+        let mut pending = self.pending.lock();
+        while pending.reads.is_empty() && !pending.stopping {
+            self.ready.wait(&mut pending);
+        }
+        std::mem::swap(into, &mut pending.reads);
+        !pending.stopping
+    }
+}
+
+/// Reads handed to the store at once: what an engine got back, it can pass on while the next ones are read.
+const AT_ONCE: usize = 64;
+
+/// Runs on the reader's thread until [`ReadQueue::stop`].
+pub(crate) fn run(node: &Node, reader: &Reader) {
+    let mut work = Vec::new();
+    let mut reads = Vec::new();
+    while node.reads.collect(&mut work) {
+        let mut rest = work.as_slice();
+        while let Some(&(vhost, _)) = rest.first() {
+            let same = rest.iter().take(AT_ONCE).take_while(|(v, _)| *v == vhost).count();
+            let (now, later) = rest.split_at(same);
+            reads.clear();
+            reads.extend(now.iter().map(|(_, read)| *read));
+            rest = later;
+            let loaded = reader.read(&reads);
+            if let Some(vhost) = node.vhosts.get(vhost) {
+                let now = node.clock.now();
+                vhost.enter(|engine, wakes| engine.loaded(now, loaded, wakes));
+            }
+        }
+        work.clear();
+    }
+}

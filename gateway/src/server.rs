@@ -1,0 +1,133 @@
+//! Puts the node together, in the order in which things need each other, and takes it apart again.
+
+use crate::auth::Directory;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::exit::Failure;
+use crate::listener::{self, Bound};
+use crate::node::Node;
+use crate::shutdown::{self, Signals};
+use crate::store::{Reader, Store, StoreError};
+use crate::threads::IoThreads;
+use crate::{banner, committer, http, logging, machine, protocols, reader, watch};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+/// Serves until a signal or a failure.
+///
+/// # Errors
+/// Why it could not start, or had to stop.
+pub fn serve(config: Config) -> Result<(), Failure> {
+    let began = Instant::now();
+    logging::start(&config.log).map_err(Failure::Configuration)?;
+    machine::raise_open_files();
+    let directory = Directory::new(&config).map_err(Failure::Configuration)?;
+    let clock = Clock::start();
+    // Before the ports: nobody is served from a log that is not read yet.
+    let (store, recovered) =
+        Store::open(&config.node.data_dir, clock.now().wall).map_err(|e| cannot_open(&config, e))?;
+    let protocols = protocols::all(&config);
+    let node = Arc::new(Node::new(config, directory, protocols, clock, recovered, store.stats()));
+    let ports = bind(&node)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2)
+        .build()
+        .map_err(|error| internal("cannot start a runtime", &error))?;
+    runtime.block_on(run(node, store, ports, began))
+}
+
+async fn run(node: Arc<Node>, store: Store, ports: Vec<Bound>, began: Instant) -> Result<(), Failure> {
+    let signals = Signals::listen().map_err(|error| internal("cannot handle signals", &error))?;
+    let log_reader = store.reader();
+    let committer = spawn("log", &node, move |node| commit(node, store))?;
+    let log_reader = spawn("log-read", &node, move |node| read(node, &log_reader))?;
+    let threads = IoThreads::start(&node, node.config.node.io_threads);
+    let threads = Arc::new(threads.map_err(|error| internal("cannot start I/O threads", &error))?);
+    let banner = banner::text(&node, &ports, threads.count(), began.elapsed());
+    let mut tasks = tokio::task::JoinSet::new();
+    for port in ports {
+        listen(&mut tasks, &node, &threads, port)?;
+    }
+    let watched = Arc::clone(&node);
+    tasks.spawn(async move { watch::run(&watched).await });
+    node.health.listening.store(true, Ordering::Relaxed);
+    print!("{banner}");
+    let _ = io::Write::flush(&mut io::stdout());
+    tracing::info!(ready_ms = began.elapsed().as_millis(), data = %node.config.node.data_dir.display(), "ready");
+    if let Some(failure) = shutdown::wait(&node, signals).await {
+        return Err(failure);
+    }
+    shutdown::run(&node, &threads, tasks, committer, log_reader).await;
+    node.take_failure().map_or(Ok(()), Err)
+}
+
+fn bind(node: &Node) -> Result<Vec<Bound>, Failure> {
+    let mut ports = Vec::new();
+    for protocol in &node.protocols {
+        if let Some(listener) = protocols::listener(&node.config, protocol.name()) {
+            ports.extend(listener::bind(protocol.name(), listener)?);
+        }
+    }
+    ports.extend(listener::bind("metrics", &node.config.listeners.metrics)?);
+    Ok(ports)
+}
+
+fn listen(
+    tasks: &mut tokio::task::JoinSet<()>,
+    node: &Arc<Node>,
+    threads: &Arc<IoThreads>,
+    port: Bound,
+) -> Result<(), Failure> {
+    let socket = tokio::net::TcpListener::from_std(port.socket).map_err(|error| internal("cannot listen", &error))?;
+    let (node, threads) = (Arc::clone(node), Arc::clone(threads));
+    match node.protocols.iter().position(|p| p.name() == port.name) {
+        Some(protocol) => {
+            tasks.spawn(listener::accept(node, threads, protocol, socket));
+        }
+        None => {
+            let router = http::router(node, threads);
+            tasks.spawn(async move {
+                // Returns only if it is told to, which nobody does.
+                let _ = axum::serve(socket, router).await;
+            });
+        }
+    }
+    Ok(())
+}
+
+fn spawn(name: &str, node: &Arc<Node>, run: impl FnOnce(&Node) + Send + 'static) -> Result<JoinHandle<()>, Failure> {
+    let node = Arc::clone(node);
+    let thread = std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || run(&node));
+    thread.map_err(|error| internal("cannot start a thread", &error))
+}
+
+fn commit(node: &Node, store: Store) {
+    if let Err(error) = committer::run(node, store) {
+        node.health.poisoned.store(true, Ordering::Relaxed);
+        let data = node.config.node.data_dir.display();
+        node.fail(Failure::StoreFailed(format!(
+            "the message log in {data} failed, nothing more is confirmed: {error}"
+        )));
+    }
+}
+
+fn read(node: &Node, log: &Reader) {
+    reader::run(node, log);
+}
+
+fn cannot_open(config: &Config, error: StoreError) -> Failure {
+    Failure::DataUnwritable(format!(
+        "cannot use the data directory {}: {error}",
+        config.node.data_dir.display()
+    ))
+}
+
+fn internal(what: &str, error: &io::Error) -> Failure {
+    Failure::Internal(format!("{what}: {error}"))
+}

@@ -1,0 +1,97 @@
+//! The end: on a signal, or because something broke.
+
+use crate::exit::Failure;
+use crate::node::Node;
+use crate::threads::IoThreads;
+use std::future::Future;
+use std::io;
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// What clients get to hear our goodbye and to say theirs.
+const GOODBYES: Duration = Duration::from_millis(1_500);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// SIGTERM and SIGINT.
+pub(crate) struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    /// Takes over the signals. Early, so that none is lost.
+    ///
+    /// # Errors
+    /// The system has no room for a handler.
+    pub(crate) fn listen() -> io::Result<Signals> {
+        Ok(Signals {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for one, and returns its name and number.
+    async fn next(&mut self) -> (&'static str, i32) {
+        tokio::select! {
+            _ = self.term.recv() => ("SIGTERM", 15),
+            _ = self.int.recv() => ("SIGINT", 2),
+        }
+    }
+}
+
+/// Waits until it is time to end; `Some` says why it is not in good order. From then on another signal ends the process
+/// at once.
+pub(crate) async fn wait(node: &Node, mut signals: Signals) -> Option<Failure> {
+    tokio::select! {
+        () = node.failed() => {}
+        (name, _) = signals.next() => {
+            tracing::info!(signal = name, "stopping; a second signal ends at once");
+        }
+    }
+    tokio::spawn(async move {
+        let (name, number) = signals.next().await;
+        tracing::warn!(signal = name, "ending at once: the next start replays the log");
+        process::exit(128 + number);
+    });
+    node.take_failure()
+}
+
+/// Ends in good order: says goodbye to clients, and writes the last words to the log.
+///
+/// `listeners` ends when it is dropped; `committer` and `reader` are the log's threads.
+pub(crate) async fn run<L>(
+    node: &Arc<Node>,
+    threads: &Arc<IoThreads>,
+    listeners: L,
+    committer: JoinHandle<()>,
+    reader: JoinHandle<()>,
+) {
+    let began = Instant::now();
+    node.health.stopping.store(true, Ordering::Relaxed);
+    drop(listeners);
+    for vhost in &node.vhosts {
+        vhost.enter(|engine, wakes| engine.shutdown(wakes));
+    }
+    while node.attached.load(Ordering::Relaxed) > 0 && began.elapsed() < GOODBYES {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    let cut_off = node.attached.load(Ordering::Relaxed);
+    let io = Arc::clone(threads);
+    blocking(move || io.stop()).await;
+    for vhost in &node.vhosts {
+        vhost.enter(|engine, _| engine.flush());
+    }
+    node.reads.stop();
+    node.log.stop();
+    // On threads of their own, so that a second signal is heard while a slow disk syncs.
+    blocking(move || (committer.join(), reader.join())).await;
+    tracing::info!(took_ms = began.elapsed().as_millis(), cut_off, "stopped");
+}
+
+fn blocking<T: Send + 'static>(wait: impl FnOnce() -> T + Send + 'static) -> impl Future {
+    tokio::task::spawn_blocking(wait)
+}

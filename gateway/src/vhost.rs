@@ -1,0 +1,154 @@
+//! One vhost's engine behind its lock, and the one way in.
+//!
+//! Whoever enters leaves in order: what is to be logged or fetched is handed over while the lock is still held, so that
+//! batches reach the log in ticket order (lock order: engine, log); links that have something to take are woken after
+//! the lock is gone.
+
+use crate::committer::LogQueue;
+use crate::histogram::Histogram;
+use crate::reader::ReadQueue;
+use gatepost_core::engine::{Engine, Wakes};
+use gatepost_core::properties::Name;
+use gatepost_core::store::{Batch, Read};
+use gatepost_core::time::Time;
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use tokio::sync::Notify;
+
+/// A vhost.
+pub(crate) struct Vhost {
+    /// Its name.
+    pub name: Name,
+    /// Its place in the node's list, which the log's threads use to find it.
+    pub index: usize,
+    inner: Mutex<Inner>,
+    log: Arc<LogQueue>,
+    reads: Arc<ReadQueue>,
+    /// When the timer task will call `handle_timeout`, so that it is disturbed only by an earlier deadline.
+    timer_at: AtomicU64,
+    timer: Notify,
+    /// How the lock is used.
+    pub lock: LockTimes,
+}
+
+/// What the lock guards: the engine, and room for what it hands over.
+struct Inner {
+    engine: Engine,
+    batch: Batch,
+    reads: Vec<Read>,
+    /// Entries so far; every 64th is timed.
+    entries: u64,
+}
+
+/// How long callers waited for the lock, and held it.
+#[derive(Debug, Default)]
+pub(crate) struct LockTimes {
+    /// Of those who had to wait.
+    pub waited: Histogram,
+    /// Of one in 64.
+    pub held: Histogram,
+}
+
+const SAMPLE_EVERY: u64 = 64;
+const NO_TIMER: u64 = u64::MAX;
+
+impl Vhost {
+    /// Puts a lock around `engine`.
+    pub(crate) fn new(name: Name, index: usize, engine: Engine, log: Arc<LogQueue>, reads: Arc<ReadQueue>) -> Vhost {
+        Vhost {
+            name,
+            index,
+            inner: Mutex::new(Inner {
+                engine,
+                batch: Batch::default(),
+                reads: Vec::new(),
+                entries: 0,
+            }),
+            log,
+            reads,
+            timer_at: AtomicU64::new(NO_TIMER),
+            timer: Notify::new(),
+            lock: LockTimes::default(),
+        }
+    }
+
+    /// Runs `turn` under the lock, hands over what it left to log and to fetch, and then wakes whom it woke.
+    pub(crate) fn enter<T>(&self, turn: impl FnOnce(&mut Engine, &mut Wakes) -> T) -> T {
+        // Declared first, dropped last: wakes fire without the lock.
+        let mut wakes = Wakes::default();
+        let mut inner = self.lock();
+        // The engine's state after a panic half-way is nobody's guess; the log is the truth.
+        let abort = AbortOnPanic;
+        inner.entries += 1;
+        let began = inner.entries.is_multiple_of(SAMPLE_EVERY).then(Instant::now);
+        let result = turn(&mut inner.engine, &mut wakes);
+        let Inner {
+            engine, batch, reads, ..
+        } = &mut *inner;
+        engine.drain(batch, reads);
+        if !batch.is_empty() {
+            self.log.submit(self.index, std::mem::take(batch));
+        }
+        if !reads.is_empty() {
+            self.reads.submit(self.index, reads);
+        }
+        let timer = engine.poll_timeout();
+        std::mem::forget(abort);
+        drop(inner);
+        if let Some(began) = began {
+            self.lock.held.record(began.elapsed());
+        }
+        if let Some(at) = timer {
+            self.expect_timer(at);
+        }
+        result
+    }
+
+    /// Drives the engine's timers, for ever. One task per vhost.
+    pub(crate) async fn drive_timers(&self, clock: &crate::clock::Clock) {
+        loop {
+            let at = self.timer_at.load(Ordering::Acquire);
+            let due = async {
+                match at {
+                    NO_TIMER => std::future::pending().await,
+                    at => tokio::time::sleep_until(clock.instant(Time(at))).await,
+                }
+            };
+            tokio::select! {
+                () = self.timer.notified() => continue,
+                () = due => {}
+            }
+            self.timer_at.store(NO_TIMER, Ordering::Release);
+            let now = clock.now();
+            self.enter(|engine, wakes| engine.handle_timeout(now, wakes));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        if let Some(guard) = self.inner.try_lock() {
+            return guard;
+        }
+        let began = Instant::now();
+        let guard = self.inner.lock();
+        self.lock.waited.record(began.elapsed());
+        guard
+    }
+
+    fn expect_timer(&self, at: Time) {
+        // The plain look first: `fetch_min` would make every turn write to a line that all threads share.
+        if at.0 < self.timer_at.load(Ordering::Acquire) && at.0 < self.timer_at.fetch_min(at.0, Ordering::AcqRel) {
+            self.timer.notify_one();
+        }
+    }
+}
+
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        // Only reached by unwinding: the orderly way forgets the guard.
+        std::process::abort();
+    }
+}
