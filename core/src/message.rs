@@ -290,6 +290,10 @@ impl LogState {
     pub(crate) fn is_staged(&self) -> bool {
         self.flush.load(Ordering::Relaxed) != UNLOGGED
     }
+    /// Committer: whether it took the message before, so that its payload is in the log or on its way there.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.flush.load(Ordering::Acquire) == TAKEN
+    }
     /// Committer: takes the message for writing; `false` if the engine cancelled it.
     pub(crate) fn take(&self) -> bool {
         self.flush

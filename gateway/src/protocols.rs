@@ -3,10 +3,11 @@
 use crate::config::{Config, Listener};
 use gatepost_core::session::Protocol;
 use gatepost_mqtt::Mqtt;
+use gatepost_stomp::Stomp;
 
 /// All protocols, set up as configured. Their order numbers them for the life of the process.
 pub(crate) fn all(config: &Config) -> Vec<Box<dyn Protocol>> {
-    vec![Box::new(Mqtt::new(mqtt(config)))]
+    vec![Box::new(Mqtt::new(mqtt(config))), Box::new(Stomp::new(stomp(config)))]
 }
 
 fn mqtt(config: &Config) -> gatepost_mqtt::Settings {
@@ -20,6 +21,19 @@ fn mqtt(config: &Config) -> gatepost_mqtt::Settings {
         max_inflight: mqtt.max_inflight,
         session_expiry_max: Some(u32::try_from(mqtt.session_expiry_max.0.as_secs()).unwrap_or(u32::MAX)),
         ..gatepost_mqtt::Settings::default()
+    }
+}
+
+fn stomp(config: &Config) -> gatepost_stomp::Settings {
+    let limits = &config.limits;
+    let defaults = gatepost_stomp::Settings::default();
+    gatepost_stomp::Settings {
+        default_vhost: config.stomp.default_vhost.as_str().into(),
+        topic_exchange: config.mqtt.exchange.as_str().into(),
+        login_timeout: limits.handshake_timeout.0,
+        heart_beat_max: limits.heartbeat.0.max(defaults.heart_beat_min),
+        max_message_size: limits.max_message_size.bytes(),
+        ..defaults
     }
 }
 

@@ -17,11 +17,15 @@ mod codec;
 mod destination;
 mod error;
 mod frame;
+#[cfg(feature = "fuzzing")]
+mod fuzz;
 mod map;
 mod properties;
 mod session;
 mod settings;
 
+#[cfg(feature = "fuzzing")]
+pub use fuzz::{fuzz_codec, fuzz_session};
 pub use properties::{ORIGIN, StompProperties};
 pub use settings::Settings;
 

@@ -13,6 +13,27 @@ use gatepost_core::properties::Name;
 use gatepost_core::session::{Close, Cx};
 
 impl StompSession {
+    /// A publish that fails is passed by the watermark of confirms all the same, maybe before its fault is told: the
+    /// client must get the ERROR, and no RECEIPT.
+    pub(super) fn put_failure_first(&self, events: &mut [Event]) {
+        let fails = |event: &Event| {
+            matches!(
+                event,
+                Event::Failed {
+                    channel: 0,
+                    op: Op::Publish | Op::DeclareQueue,
+                    ..
+                }
+            )
+        };
+        if !self.publisher.confirms.is_empty()
+            && let Some(at) = events.iter().position(fails)
+            && let Some(events) = events.get_mut(..=at)
+        {
+            events.rotate_right(1);
+        }
+    }
+
     pub(super) fn answer(&mut self, cx: &mut Cx<'_>, event: Event) -> Result<(), Close> {
         match event {
             Event::Deliver(delivery) => self.deliver(cx, &delivery),

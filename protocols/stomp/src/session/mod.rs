@@ -267,6 +267,7 @@ impl Session for StompSession {
 
     fn handle_events(&mut self, cx: &mut Cx<'_>, events: &mut Vec<Event>) -> Result<(), Close> {
         let (now, written) = (cx.now.monotonic, cx.out.len());
+        self.put_failure_first(events);
         let result = events
             .drain(..)
             .try_for_each(|event| self.answer(cx, event))

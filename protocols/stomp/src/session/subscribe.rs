@@ -29,7 +29,9 @@ impl StompSession {
         let (channel, token) = self.next_subscription()?;
         let queue = std::mem::take(&mut subscribe.queue);
         let queue: Name = match &subscribe.destination {
-            Destination::Queue(name) => self.declare_for_subscribe(cx, channel, name, queue),
+            Destination::Queue(name) => {
+                self.declare_for_subscribe(cx, channel, name, queue, subscribe.receipt.is_some())
+            }
             Destination::ExistingQueue(name) => Name::from(&**name),
             Destination::Topic(key) => {
                 let exchange = self.settings.topic_exchange.clone();
@@ -102,7 +104,7 @@ impl StompSession {
                 name: queue,
                 if_unused,
                 if_empty,
-                reply: false,
+                reply: unsubscribe.receipt.is_some(),
             };
             cx.commands.push(Command::DeleteQueue(Box::new(delete)));
         }
@@ -129,8 +131,16 @@ impl StompSession {
         prefix
     }
 
-    /// A `/queue/N` to consume from. It need not agree with what the frame does not say.
-    fn declare_for_subscribe(&mut self, cx: &mut Cx<'_>, channel: Channel, name: &str, queue: QueueHeaders) -> Name {
+    /// A `/queue/N` to consume from. It need not agree with what the frame does not say. With `reply`, the answer waits
+    /// for the log where the queue is durable, and all later ones of the channel (so the receipt) behind it.
+    fn declare_for_subscribe(
+        &mut self,
+        cx: &mut Cx<'_>,
+        channel: Channel,
+        name: &str,
+        queue: QueueHeaders,
+        reply: bool,
+    ) -> Name {
         let lenient = !queue.are_given();
         let name = Name::from(name);
         self.remember_declared(&name);
@@ -143,7 +153,7 @@ impl StompSession {
             auto_delete: queue.auto_delete.unwrap_or(false),
             lenient,
             arguments: queue.arguments,
-            reply: false,
+            reply,
         })));
         name
     }
@@ -174,7 +184,7 @@ impl StompSession {
             auto_delete: queue.auto_delete.unwrap_or(!durable),
             lenient: false,
             arguments: queue.arguments,
-            reply: false,
+            reply: subscribe.receipt.is_some(),
         })));
         let mut arguments = Table::default();
         if subscribe.retained {
@@ -186,7 +196,7 @@ impl StompSession {
             target: BindTarget::Queue(name.clone()),
             key: key.into(),
             arguments,
-            reply: false,
+            reply: subscribe.receipt.is_some(),
         })));
         name
     }

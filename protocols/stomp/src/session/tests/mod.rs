@@ -86,8 +86,11 @@ impl Script {
     }
 
     fn event(&mut self, event: Event) {
+        self.events(vec![event]);
+    }
+
+    fn events(&mut self, mut events: Vec<Event>) {
         assert_eq!(self.closed, None, "an event after the end");
-        let mut events = vec![event];
         let result = self.call(|session, cx| session.handle_events(cx, &mut events));
         self.closed = result.err();
         self.pump();

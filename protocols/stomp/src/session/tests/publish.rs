@@ -150,6 +150,19 @@ fn a_missing_exchange_is_not_found_and_closes() {
 }
 
 #[test]
+fn a_fault_comes_before_the_confirms_that_pass_it() {
+    let mut script = Script::opened("1.2");
+    script.send("SEND\ndestination:/exchange/x\nreceipt:r\n\n\0");
+    let fault = failed(0, Op::Publish, FaultKind::NotFound, "no exchange 'x' in vhost '/'");
+    script.events(vec![Event::Confirmed { channel: 0, upto: 1 }, fault]);
+    let out = script.out();
+    assert!(
+        out.starts_with("ERROR\nmessage:not_found\nreceipt-id:r\n") && !out.contains("RECEIPT"),
+        "{out}"
+    );
+}
+
+#[test]
 fn a_refused_permission_is_access_refused() {
     let mut script = Script::opened("1.2");
     script.send("SEND\ndestination:/topic/a\n\n\0");

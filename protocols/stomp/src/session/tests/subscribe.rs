@@ -8,7 +8,7 @@ fn a_queue_is_declared_then_consumed_from() {
     script.send("SUBSCRIBE\nid:s\ndestination:/queue/q\nreceipt:r\n\n\0");
     assert_eq!(
         script.commands(),
-        ["declare 1: 'q' durable lenient", "consume 1: 1 'q' as T_s no-ack"]
+        ["declare 1: 'q' durable lenient reply", "consume 1: 1 'q' as T_s no-ack"]
     );
     assert_eq!(script.out(), "");
     script.event(Event::Consuming {

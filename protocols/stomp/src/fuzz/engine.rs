@@ -1,0 +1,241 @@
+//! A tiny engine for [`fuzz_session`](super::fuzz_session): remembers consumers, answers in order, fails on demand, and
+//! asserts that what it is asked makes sense.
+
+use gatepost_core::command::{Channel, Command, ConsumerToken, PublishFlags};
+use gatepost_core::event::{Delivery, DeliveryFlags, Event, LoginFailure, LoginRefused, Op, QueueSummary};
+use gatepost_core::fault::{Fault, FaultKind};
+use gatepost_core::message::{Dialect, Envelope, Message};
+use gatepost_core::properties::Name;
+use std::collections::{BTreeMap, VecDeque};
+
+struct Consumer {
+    channel: Channel,
+    token: ConsumerToken,
+    queue: Name,
+}
+
+#[derive(Default)]
+pub(super) struct Engine {
+    pending: VecDeque<Command>,
+    consumers: Vec<Consumer>,
+    /// Deliveries made, by channel. Their numbers start again when a channel is closed.
+    delivered: BTreeMap<Channel, u64>,
+    /// Whether the directory has bound the connection to a vhost: nothing else may be asked before.
+    attached: bool,
+    published: u64,
+    /// Something to deliver.
+    last: Option<Message>,
+}
+
+impl Engine {
+    /// Takes what the session asks.
+    pub(super) fn accept(&mut self, commands: impl Iterator<Item = Command>) {
+        for command in commands {
+            let login = matches!(command, Command::Authenticate(_) | Command::Attach(_));
+            assert!(self.attached != login, "{command:?} at the wrong time");
+            self.pending.push_back(command);
+        }
+    }
+
+    /// Applies the oldest command, and says so.
+    pub(super) fn answer(&mut self, failing: bool) -> Vec<Event> {
+        let Some(command) = self.pending.pop_front() else {
+            return Vec::new();
+        };
+        let fault = |channel, op, kind| {
+            vec![Event::Failed {
+                channel,
+                op,
+                fault: Box::new(Fault::new(kind, "as the fuzzer wants")),
+            }]
+        };
+        match command {
+            Command::Authenticate(_) if failing => {
+                let (user, why) = ("me".into(), LoginFailure::BadCredentials);
+                vec![Event::LoginRefused(Box::new(LoginRefused { user, why }))]
+            }
+            Command::Authenticate(_) => vec![Event::Authenticated { user: "me".into() }],
+            Command::Attach(attach) if failing || attach.vhost.contains('.') => {
+                vec![Event::AttachRefused(Box::new(Fault::new(
+                    FaultKind::NotFound,
+                    "no vhost",
+                )))]
+            }
+            Command::Attach(_) => {
+                self.attached = true;
+                vec![Event::Attached]
+            }
+            Command::Publish {
+                channel,
+                flags,
+                message,
+                ..
+            } => {
+                assert_eq!(channel, 0);
+                self.last = Some(message);
+                if !flags.contains(PublishFlags::CONFIRM) {
+                    return if failing {
+                        fault(channel, Op::Publish, FaultKind::NotFound)
+                    } else {
+                        Vec::new()
+                    };
+                }
+                self.published += 1;
+                let number = self.published;
+                let confirmed = Event::Confirmed { channel, upto: number };
+                let refused = Event::Refused {
+                    channel,
+                    number,
+                    why: FaultKind::QuotaExceeded,
+                };
+                if failing {
+                    vec![refused, confirmed]
+                } else {
+                    vec![confirmed]
+                }
+            }
+            Command::Settle { channel, number, .. } => {
+                self.check_settle(channel, number);
+                if failing {
+                    fault(channel, Op::Settle, FaultKind::PreconditionFailed)
+                } else {
+                    Vec::new()
+                }
+            }
+            Command::Echo { channel, token } => vec![Event::Echo { channel, token }],
+            Command::Cancel {
+                channel,
+                consumer,
+                reply,
+            } => {
+                assert!(reply);
+                self.consumers.retain(|c| c.token != consumer);
+                vec![Event::Done {
+                    channel,
+                    op: Op::Cancel,
+                    consumer,
+                }]
+            }
+            Command::CloseChannel { channel, reply } => {
+                assert!(reply && channel != 0);
+                assert!(
+                    self.consumers.iter().all(|c| c.channel != channel),
+                    "closed under a consumer"
+                );
+                self.delivered.remove(&channel);
+                vec![Event::Done {
+                    channel,
+                    op: Op::CloseChannel,
+                    consumer: 0,
+                }]
+            }
+            Command::DeclareQueue(declare) if failing => {
+                fault(declare.channel, Op::DeclareQueue, FaultKind::PreconditionFailed)
+            }
+            Command::DeclareQueue(declare) if declare.reply => {
+                let queue = QueueSummary {
+                    name: "amq.gen-x".into(),
+                    messages: 0,
+                    consumers: 0,
+                };
+                vec![Event::QueueDeclared {
+                    channel: declare.channel,
+                    queue: Box::new(queue),
+                }]
+            }
+            Command::DeclareQueue(_) => Vec::new(),
+            Command::DeleteQueue(delete) => self.delete(&delete.name),
+            Command::Bind(bind) if failing => fault(bind.channel, Op::Bind, FaultKind::NotFound),
+            Command::Bind(_) => Vec::new(),
+            Command::Consume(consume) if failing => fault(consume.channel, Op::Consume, FaultKind::NotFound),
+            Command::Consume(consume) => {
+                let (channel, token) = (consume.channel, consume.consumer);
+                assert!(
+                    self.consumers.iter().all(|c| c.channel != channel && c.token != token),
+                    "a channel each"
+                );
+                assert_eq!(self.delivered.insert(channel, 0), None, "the channel is in use");
+                self.consumers.push(Consumer {
+                    channel,
+                    token,
+                    queue: consume.queue,
+                });
+                vec![Event::Consuming {
+                    channel,
+                    consumer: token,
+                }]
+            }
+            Command::Transaction(transaction) => {
+                for command in &transaction.commands {
+                    match command {
+                        Command::Settle { channel, number, .. } => self.check_settle(*channel, *number),
+                        Command::Publish { flags, .. } => assert!(!flags.contains(PublishFlags::CONFIRM)),
+                        other => panic!("{other:?} in a transaction"),
+                    }
+                }
+                let channel = transaction.channel;
+                if failing {
+                    return fault(channel, Op::Commit, FaultKind::NotFound);
+                }
+                vec![Event::Done {
+                    channel,
+                    op: Op::Commit,
+                    consumer: 0,
+                }]
+            }
+            other => panic!("{other:?} is nothing a STOMP session asks"),
+        }
+    }
+
+    /// A delivery to some consumer, or (rarely) its end.
+    pub(super) fn deliver(&mut self, detail: u8) -> Option<Event> {
+        let index = usize::from(detail) % self.consumers.len().max(1);
+        let Consumer {
+            channel,
+            token: consumer,
+            ..
+        } = *self.consumers.get(index)?;
+        if detail == 0xff {
+            self.consumers.remove(index);
+            return Some(Event::ConsumerGone { channel, consumer });
+        }
+        let number = self.delivered.get_mut(&channel)?;
+        *number += 1;
+        let foreign = Envelope {
+            dialect: Dialect::Slash,
+            ..Envelope::default()
+        };
+        let message = match &self.last {
+            Some(message) if detail & 0x40 == 0 => message.clone(),
+            _ => Message::new(foreign, "amq.topic", "a.b/c%/\u{1}:\\", b"", b"\0\n"),
+        };
+        let flags = DeliveryFlags(detail & 3);
+        Some(Event::Deliver(Delivery {
+            channel,
+            qos: 0,
+            flags,
+            consumer,
+            number: *number,
+            message,
+            extra: None,
+        }))
+    }
+
+    fn delete(&mut self, queue: &str) -> Vec<Event> {
+        let gone = |c: &Consumer| Event::ConsumerGone {
+            channel: c.channel,
+            consumer: c.token,
+        };
+        let events = self.consumers.iter().filter(|c| *c.queue == *queue).map(gone).collect();
+        self.consumers.retain(|c| *c.queue != *queue);
+        events
+    }
+
+    fn check_settle(&self, channel: Channel, number: u64) {
+        let delivered = self.delivered.get(&channel).copied().unwrap_or(0);
+        assert!(
+            (1..=delivered).contains(&number),
+            "settles {number} of {delivered} on channel {channel}"
+        );
+    }
+}
