@@ -71,7 +71,7 @@ impl LogQueue {
     pub(crate) fn submit(&self, vhost: usize, batch: Batch) {
         let mut pending = self.pending.lock();
         pending.bytes = pending.bytes.saturating_add(batch.bytes);
-        pending.syncs += usize::from(batch.sync);
+        pending.syncs += usize::from(batch.sync || batch.urgent);
         let first = pending.since.is_none();
         if first {
             pending.since = Some(Instant::now());

@@ -225,6 +225,7 @@ impl Engine {
                         let upto = q.marks.staged;
                         let mark = crate::store::State::HandedOut { queue: queue.id, upto };
                         self.staging.record(Record::State(mark));
+                        self.staging.hurry();
                         return self.got(link, g, queue, Some(ticket));
                     }
                     return self.got(link, g, queue, None);

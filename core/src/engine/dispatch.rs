@@ -133,6 +133,7 @@ impl Engine {
         let upto = q.marks.staged;
         self.staging
             .record(Record::State(State::HandedOut { queue: queue.id, upto }));
+        self.staging.hurry();
     }
 
     /// The link has room again: feeds the consumers that were passed over. Returns whether something was reserved.

@@ -62,6 +62,10 @@ impl Staging {
         self.batch.sync = true;
         self.open
     }
+    /// Something waits for the open batch to be written, synced or not.
+    pub(crate) fn hurry(&mut self) {
+        self.batch.urgent = true;
+    }
     /// Where a group starts that is recovered as a whole or not at all.
     pub(crate) fn group_start(&self) -> usize {
         self.batch.records.len()
@@ -88,6 +92,7 @@ impl Staging {
         self.batch.groups.clear();
         self.batch.bytes = 0;
         self.batch.sync = false;
+        self.batch.urgent = false;
     }
 
     /// The log's report. Returns whether it was news.
