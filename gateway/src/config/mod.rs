@@ -156,13 +156,6 @@ fn auto<S: serde::Serializer>(size: &Option<Size>, serializer: S) -> Result<S::O
     }
 }
 
-impl Store {
-    /// Bytes of a log segment.
-    pub fn segment_bytes(&self) -> u64 {
-        self.segment_size.unwrap_or(Size(32 << 20)).0
-    }
-}
-
 /// See [`Store::durability`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

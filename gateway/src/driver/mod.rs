@@ -52,6 +52,8 @@ const OUTPUT_HIGH_WATER: usize = 256 << 10;
 const TAKE_MESSAGES: usize = 2048;
 /// A peer that takes none of its output for this long is gone.
 const STALL: Duration = Duration::from_secs(30);
+/// A connection that is not read is looked at this often: the kernel tells who reads, and nobody else, of a reset.
+const LOOK: Duration = Duration::from_secs(5);
 /// What is left to say after the end may take this long.
 const FLUSH: Duration = Duration::from_secs(5);
 /// After our last word the peer may still be sending: closing at once would reset the connection and could destroy what
@@ -207,12 +209,22 @@ impl Connection {
     /// Everything that can be done without waiting, once. Sets `again` if there is more of it.
     fn turn(&mut self, cx: &mut Context<'_>, s: &mut Scratch, now: Now, again: &mut bool) -> Result<(), End> {
         self.flush(cx, now)?;
-        std::mem::swap(&mut s.commands, &mut self.left);
-        if self.session.poll_timeout().is_some_and(|at| now.monotonic >= at) {
-            self.session.handle_timeout(&mut s.cx(now, &self.node.codecs).0)?;
-        }
-        if s.commands.is_empty() && self.wants_input() {
-            self.read(cx, s, now)?;
+        if self.left.is_empty() {
+            if self.session.poll_timeout().is_some_and(|at| now.monotonic >= at) {
+                self.session.handle_timeout(&mut s.cx(now, &self.node.codecs).0)?;
+            }
+            if self.wants_input() {
+                self.read(cx, s, now)?;
+            } else if self.armed.is_none()
+                && let Some(error) = self.stream.take_error()?
+            {
+                // A peer that is not read must not vanish unseen.
+                return Err(End::Gone(error));
+            }
+            self.parking.sort(&mut s.commands);
+        } else {
+            // They were sorted when they were new, and come before all that is new now.
+            s.commands = std::mem::take(&mut self.left);
         }
         self.exchange(s, now, again)?;
         self.write(cx, &mut s.out, now)?;
@@ -316,7 +328,6 @@ impl Connection {
     fn exchange(&mut self, s: &mut Scratch, now: Now, again: &mut bool) -> Result<(), End> {
         let mut taken = false;
         for _ in 0..ROUNDS {
-            self.parking.sort(&mut s.commands);
             self.log_in(s, now);
             let room = self.room(s);
             // Without room the engine is still asked when it calls: it gives to others what we cannot take.
@@ -325,11 +336,15 @@ impl Connection {
                 self.visit_engine(s, now, room, again);
                 taken = true;
             }
-            let unlatched = self.hand_over_events(s, now)?;
-            if self.left.is_empty() && unlatched {
+            let may_go_on = self.hand_over_events(s, now)?;
+            if may_go_on && self.left.is_empty() {
                 self.offer(s, now)?;
             }
-            if s.commands.is_empty() {
+            self.parking.sort(&mut s.commands);
+            self.parking.release(&mut s.commands);
+            if s.commands.is_empty() || !self.left.is_empty() {
+                // What is new keeps its place behind what is left.
+                self.left.append(&mut s.commands);
                 return Ok(());
             }
         }
@@ -388,7 +403,6 @@ impl Connection {
         events.clear();
         s.events = events;
         result?;
-        self.parking.release(&mut s.commands);
         Ok(shut && !self.input.is_empty() && self.wants_input())
     }
 
@@ -567,7 +581,13 @@ impl Connection {
         let due = match self.phase {
             Phase::Open => {
                 let stalled = self.output.stalled_since().map(|since| since + STALL);
-                self.session.poll_timeout().into_iter().chain(stalled).min()
+                let unread = (!self.wants_input()).then(|| self.node.clock.now().monotonic + LOOK);
+                self.session
+                    .poll_timeout()
+                    .into_iter()
+                    .chain(stalled)
+                    .chain(unread)
+                    .min()
             }
             Phase::Flushing { until } | Phase::Lingering { until } => Some(until),
             Phase::Done => None,

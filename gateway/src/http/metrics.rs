@@ -1,10 +1,12 @@
 //! What Prometheus sees. Nothing here is touched per message: the counters are plain integers of the engine, the
 //! sessions and the threads, copied at scrape into a recorder that only renders them.
 
+use crate::histogram::render;
 use crate::machine;
 use crate::node::Node;
 use crate::threads::IoThreads;
 use gatepost_core::engine::Counters;
+use gatepost_core::store::{SYNC_BUCKETS_US, StoreStats};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,6 +44,7 @@ impl Exporter {
             engines(node);
         });
         let mut text = self.handle.render();
+        syncs(node, &mut text);
         node.commit_times.render(
             &mut text,
             "gatepost_log_commit_seconds",
@@ -110,6 +113,79 @@ fn log(node: &Node) {
     let (bytes, since) = node.log.backlog();
     gauge!("gatepost_log_backlog_bytes").set(bytes as f64);
     gauge!("gatepost_log_backlog_seconds").set(since.as_secs_f64());
+    for (name, _, of) in STORE_COUNTERS {
+        counter!(*name).absolute(of(&node.store_stats).load(Ordering::Relaxed));
+    }
+    for (name, _, of) in STORE_GAUGES {
+        gauge!(*name).set(of(&node.store_stats).load(Ordering::Relaxed) as f64);
+    }
+}
+
+type StoreField = fn(&StoreStats) -> &AtomicU64;
+
+const STORE_COUNTERS: &[(&str, &str, StoreField)] = &[
+    (
+        "gatepost_store_bytes_written_total",
+        "Bytes written to files, footers and checkpoints included.",
+        |s| &s.bytes_written,
+    ),
+    (
+        "gatepost_store_record_bytes_written_total",
+        "Bytes of records among them.",
+        |s| &s.record_bytes_written,
+    ),
+    ("gatepost_store_messages_written_total", "Messages written.", |s| {
+        &s.messages_written
+    }),
+    (
+        "gatepost_store_messages_skipped_total",
+        "Messages settled before they were written.",
+        |s| &s.messages_skipped,
+    ),
+    ("gatepost_store_checkpoints_total", "Checkpoints written.", |s| {
+        &s.checkpoints
+    }),
+    (
+        "gatepost_store_records_compacted_total",
+        "Records moved to free their segment.",
+        |s| &s.records_compacted,
+    ),
+    (
+        "gatepost_store_background_failures_total",
+        "Chores of the store that failed.",
+        |s| &s.background_failures,
+    ),
+    ("gatepost_store_quarantined_total", "Damaged places set aside.", |s| {
+        &s.quarantined
+    }),
+];
+
+const STORE_GAUGES: &[(&str, &str, StoreField)] = &[
+    ("gatepost_store_segments", "Segments on disk.", |s| &s.segments),
+    ("gatepost_store_segment_bytes", "Their bytes.", |s| &s.segment_bytes),
+    (
+        "gatepost_store_live_messages",
+        "Live messages, counted once per queue.",
+        |s| &s.live_messages,
+    ),
+    ("gatepost_store_live_keys", "Live keyed records.", |s| &s.live_keys),
+];
+
+fn syncs(node: &Node, text: &mut String) {
+    let stats = &node.store_stats;
+    let bounds = SYNC_BUCKETS_US
+        .iter()
+        .map(|us| (*us as f64 / 1e6).to_string())
+        .chain(["+Inf".to_owned()]);
+    let counts = stats.sync_latency.iter().map(|count| count.load(Ordering::Relaxed));
+    let sum = stats.sync_us_total.load(Ordering::Relaxed) as f64 / 1e6;
+    render(
+        text,
+        "gatepost_store_fsync_seconds",
+        "Time of a sync of the log.",
+        bounds.zip(counts),
+        sum,
+    );
 }
 
 /// What the engines counted, over all vhosts: one short hold of each lock.
@@ -291,6 +367,12 @@ fn describe(node: &Node) {
         describe_counter!(*name, *help);
     }
     for (name, help, _) in GAUGES {
+        describe_gauge!(*name, *help);
+    }
+    for (name, help, _) in STORE_COUNTERS {
+        describe_counter!(*name, *help);
+    }
+    for (name, help, _) in STORE_GAUGES {
         describe_gauge!(*name, *help);
     }
     describe_gauge!("gatepost_mqtt_sessions", "MQTT sessions.");
