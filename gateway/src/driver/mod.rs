@@ -13,15 +13,17 @@
 
 mod output;
 mod parking;
+mod place;
 mod scratch;
+mod serving;
 mod waking;
 
 #[cfg(test)]
 mod tests;
 
-use crate::node::{ConnectionCounts, Node};
+pub(crate) use serving::Serving;
+
 use crate::random::random;
-use crate::threads::Shared;
 use crate::vhost::Vhost;
 use gatepost_core::command::{Attach, Command, Peer};
 use gatepost_core::engine::{Link, Room, Wake};
@@ -32,6 +34,7 @@ use gatepost_core::session::{Close, Cx, ReadInterest, Session};
 use gatepost_core::time::{Now, Time};
 use output::Output;
 use parking::Parking;
+use place::Place;
 use scratch::{READ_MAX, Scratch};
 use std::future::Future;
 use std::io;
@@ -64,52 +67,6 @@ const COPY_MAX: usize = 4 << 10;
 /// Exchanges with the engine in one turn: a login takes three.
 const ROUNDS: usize = 8;
 
-/// Serves a connection until it ends.
-pub(crate) async fn serve(
-    node: Arc<Node>,
-    thread: Arc<Shared>,
-    protocol: usize,
-    stream: std::net::TcpStream,
-    address: SocketAddr,
-) {
-    let _counted = Counted {
-        node: Arc::clone(&node),
-        thread: Arc::clone(&thread),
-        protocol,
-    };
-    let peer = Peer { address: Some(address) };
-    let Some(session) = node.protocols.get(protocol).map(|p| p.open(node.clock.now(), peer)) else {
-        return;
-    };
-    // Fails only if the thread's runtime is shutting down.
-    let Ok(stream) = TcpStream::from_std(stream) else {
-        return;
-    };
-    let waking = Arc::new(Waking::new(Arc::clone(&thread)));
-    let mut connection = Connection {
-        stream,
-        session,
-        waking,
-        bound: None,
-        user: None,
-        input: Vec::new(),
-        output: Output::default(),
-        left: Vec::new(),
-        parking: Parking::new(node.config.memory.per_connection_buffer.bytes()),
-        more: false,
-        paused: false,
-        phase: Phase::Open,
-        armed: None,
-        counted: false,
-        protocol,
-        peer,
-        node,
-        thread,
-    };
-    let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
-    std::future::poll_fn(|cx| scratch::with(|scratch| connection.poll(cx, scratch, timer.as_mut()))).await;
-}
-
 /// A connection between two turns.
 struct Connection {
     stream: TcpStream,
@@ -133,12 +90,8 @@ struct Connection {
     phase: Phase,
     /// When the timer will wake us, at the latest. Set anew only for an earlier time: most turns move deadlines later.
     armed: Option<Time>,
-    /// It is one of `Node::attached`: until its last words are out.
-    counted: bool,
-    protocol: usize,
     peer: Peer,
-    node: Arc<Node>,
-    thread: Arc<Shared>,
+    place: Place,
 }
 
 struct Bound {
@@ -181,10 +134,33 @@ impl From<io::Error> for End {
 }
 
 impl Connection {
+    /// Within the runtime of the thread that will drive it. `None` if that is shutting down.
+    fn open(place: Place, stream: std::net::TcpStream, address: SocketAddr) -> Option<Connection> {
+        let peer = Peer { address: Some(address) };
+        let session = place.protocol()?.open(place.node.clock.now(), peer);
+        Some(Connection {
+            stream: TcpStream::from_std(stream).ok()?,
+            session,
+            waking: Arc::new(Waking::new(Arc::clone(&place.thread))),
+            bound: None,
+            user: None,
+            input: Vec::new(),
+            output: Output::default(),
+            left: Vec::new(),
+            parking: Parking::new(place.node.config.memory.per_connection_buffer.bytes()),
+            more: false,
+            paused: false,
+            phase: Phase::Open,
+            armed: None,
+            peer,
+            place,
+        })
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, timer: Pin<&mut Sleep>) -> Poll<()> {
         self.waking.introduce(cx.waker());
-        self.thread.turns.fetch_add(1, Ordering::Relaxed);
-        let now = self.node.clock.now();
+        self.place.thread.turns.fetch_add(1, Ordering::Relaxed);
+        let now = self.place.node.clock.now();
         self.armed = self.armed.filter(|at| now.monotonic < *at);
         scratch.clear();
         let mut again = false;
@@ -211,7 +187,7 @@ impl Connection {
         self.flush(cx, now)?;
         if self.left.is_empty() {
             if self.session.poll_timeout().is_some_and(|at| now.monotonic >= at) {
-                self.session.handle_timeout(&mut s.cx(now, &self.node.codecs).0)?;
+                self.session.handle_timeout(&mut s.cx(now, &self.place.node.codecs).0)?;
             }
             if self.wants_input() {
                 self.read(cx, s, now)?;
@@ -267,7 +243,7 @@ impl Connection {
         }
         let read = buffer.filled().len();
         self.count_in(read)?;
-        let (mut cx, bytes) = s.cx(now, &self.node.codecs);
+        let (mut cx, bytes) = s.cx(now, &self.place.node.codecs);
         let bytes = bytes.get(..kept + read).unwrap_or_default();
         let used = self.session.handle_bytes(&mut cx, bytes)?;
         let rest = bytes.get(used..).unwrap_or_default();
@@ -299,7 +275,7 @@ impl Connection {
 
     /// Lets the session parse what is kept.
     fn offer(&mut self, s: &mut Scratch, now: Now) -> Result<(), End> {
-        let (mut cx, _) = s.cx(now, &self.node.codecs);
+        let (mut cx, _) = s.cx(now, &self.place.node.codecs);
         let used = self.session.handle_bytes(&mut cx, &self.input)?;
         if used >= self.input.len() {
             self.input = Vec::new();
@@ -313,7 +289,7 @@ impl Connection {
     }
 
     fn count_in(&self, read: usize) -> io::Result<()> {
-        self.thread.bytes_in.fetch_add(read as u64, Ordering::Relaxed);
+        self.place.thread.bytes_in.fetch_add(read as u64, Ordering::Relaxed);
         if read == 0 {
             Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
@@ -399,7 +375,7 @@ impl Connection {
         let mut events = std::mem::take(&mut s.events);
         let result = self
             .session
-            .handle_events(&mut s.cx(now, &self.node.codecs).0, &mut events);
+            .handle_events(&mut s.cx(now, &self.place.node.codecs).0, &mut events);
         events.clear();
         s.events = events;
         result?;
@@ -418,6 +394,7 @@ impl Connection {
             match command {
                 Command::Authenticate(login) => {
                     let answer = self
+                        .place
                         .node
                         .directory
                         .authenticate(self.protocol_name(), self.peer, *login);
@@ -445,7 +422,7 @@ impl Connection {
         match answer {
             Event::Authenticated { user } => self.user = Some(user.clone()),
             Event::LoginRefused(refused) => {
-                if let Some(left_out) = self.node.throttle.admit() {
+                if let Some(left_out) = self.place.node.throttle.admit() {
                     let (user, why) = (&*refused.user, refused.why);
                     let protocol = self.protocol_name();
                     tracing::warn!(peer = %self.address(), protocol, user, ?why, left_out, "login refused");
@@ -459,10 +436,10 @@ impl Connection {
         let Some(user) = self.user.clone() else {
             return Err(Fault::new(FaultKind::AccessRefused, "not logged in"));
         };
-        if self.node.is_stopping() {
+        if self.place.node.is_stopping() {
             return Err(Fault::new(FaultKind::NotAllowed, "the gateway is stopping"));
         }
-        let Some(vhost) = self.node.vhost(&attach.vhost) else {
+        let Some(vhost) = self.place.node.vhost(&attach.vhost).map(Arc::clone) else {
             return Err(Fault::new(
                 FaultKind::NotFound,
                 format!("vhost '{}' not found", attach.vhost),
@@ -470,18 +447,13 @@ impl Connection {
         };
         let wake: Arc<dyn Wake> = Arc::clone(&self.waking) as Arc<dyn Wake>;
         let link = vhost.enter(|engine, _| engine.attach(now, attach, user, self.peer, wake));
-        if !std::mem::replace(&mut self.counted, true) {
-            self.node.attached.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(Bound {
-            vhost: Arc::clone(vhost),
-            link,
-        })
+        self.place.attached();
+        Ok(Bound { vhost, link })
     }
 
     fn flush(&mut self, cx: &mut Context<'_>, now: Now) -> Result<(), End> {
         let written = self.output.flush(cx, Pin::new(&mut self.stream), now.monotonic)?;
-        self.thread.bytes_out.fetch_add(written as u64, Ordering::Relaxed);
+        self.place.thread.bytes_out.fetch_add(written as u64, Ordering::Relaxed);
         if self
             .output
             .stalled_since()
@@ -497,7 +469,7 @@ impl Connection {
 
     fn write(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>, now: Now) -> Result<(), End> {
         let written = self.output.send(cx, Pin::new(&mut self.stream), out, now.monotonic)?;
-        self.thread.bytes_out.fetch_add(written as u64, Ordering::Relaxed);
+        self.place.thread.bytes_out.fetch_add(written as u64, Ordering::Relaxed);
         Ok(())
     }
 
@@ -524,7 +496,7 @@ impl Connection {
         let (peer, protocol) = (self.address(), self.protocol_name());
         // A port scan or a probe that never logs in is no news.
         if abnormal && self.user.is_some() {
-            if let Some(left_out) = self.node.throttle.admit() {
+            if let Some(left_out) = self.place.node.throttle.admit() {
                 let user = self.user.as_deref().unwrap_or_default();
                 tracing::info!(%peer, protocol, user, why, left_out, "connection lost");
             }
@@ -581,7 +553,7 @@ impl Connection {
         let due = match self.phase {
             Phase::Open => {
                 let stalled = self.output.stalled_since().map(|since| since + STALL);
-                let unread = (!self.wants_input()).then(|| self.node.clock.now().monotonic + LOOK);
+                let unread = (!self.wants_input()).then(|| self.place.node.clock.now().monotonic + LOOK);
                 self.session
                     .poll_timeout()
                     .into_iter()
@@ -596,13 +568,13 @@ impl Connection {
             return false;
         };
         self.armed = Some(due);
-        timer.as_mut().reset(self.node.clock.instant(due));
+        timer.as_mut().reset(self.place.node.clock.instant(due));
         // Polled once, to leave our waker with it; it is the same one in every turn.
         timer.poll(cx).is_ready()
     }
 
     fn protocol_name(&self) -> &'static str {
-        self.node.protocols.get(self.protocol).map_or("", |p| p.name())
+        self.place.protocol().map_or("", |p| p.name())
     }
 
     fn address(&self) -> String {
@@ -611,29 +583,10 @@ impl Connection {
 }
 
 impl Drop for Connection {
+    /// Still bound only where the thread ends under the task.
     fn drop(&mut self) {
-        // Still bound only where the thread ends under the task.
-        let now = self.node.clock.now();
+        let now = self.place.node.clock.now();
         self.detach(&mut Vec::new(), now);
-        if self.counted {
-            self.node.attached.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Keeps the books of who is connected.
-struct Counted {
-    node: Arc<Node>,
-    thread: Arc<Shared>,
-    protocol: usize,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.thread.connections.fetch_sub(1, Ordering::Relaxed);
-        if let Some(ConnectionCounts { closed, .. }) = self.node.connections.get(self.protocol) {
-            closed.fetch_add(1, Ordering::Relaxed);
-        }
     }
 }
 

@@ -4,6 +4,7 @@ use super::*;
 use crate::auth::Directory;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::node::Node;
 use crate::threads::IoThreads;
 use gatepost_core::command::Login;
 use gatepost_core::properties::{Origin, Properties, PropertyCodec};
@@ -332,9 +333,8 @@ fn an_idle_connection_is_small() {
         let _client = TcpStream::connect(bench.listener.local_addr().expect("an address")).expect("connected");
         bench.listener.accept().expect("accepted")
     };
-    let task = serve(Arc::clone(&bench.node), Arc::default(), 0, server, address);
+    let task = Serving::new(Arc::clone(&bench.node), Arc::default(), 0, server, address);
     let bytes = size_of_val(&task);
     // With the session (some hundreds) and the waking (some tens), a KiB.
-    println!("{bytes}");
     assert!(bytes <= 640, "{bytes} bytes");
 }
