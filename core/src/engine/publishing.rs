@@ -88,7 +88,7 @@ impl Engine {
             self.counters.published_confirm += 1;
         }
         // An incoming QoS 2 id is remembered before its PUBREC; the duplicate of a known one is only confirmed.
-        let mut waits = false;
+        let mut incoming = None;
         if packet_id != 0
             && let Some((_, session)) = self.session_of(link)
         {
@@ -97,15 +97,7 @@ impl Engine {
                 return 1;
             }
             if session.kept {
-                let queue = session.queue.map(|q| q.id);
-                if let Some(queue) = queue {
-                    self.staging.record(Record::State(State::IncomingId {
-                        queue,
-                        packet_id,
-                        held: true,
-                    }));
-                    waits = true;
-                }
+                incoming = session.queue.map(|q| q.id);
             }
         }
         let result = self.route_and_enqueue(link, &message, &[], wakes);
@@ -115,12 +107,29 @@ impl Engine {
                 if flags.contains(PublishFlags::LENIENT) && fault.kind == FaultKind::NotFound {
                     Enqueued::default()
                 } else {
-                    // No confirm: the session answers with an error of its own, which must not come after an ack.
-                    self.fail(link, channel, Op::Publish, fault);
+                    let why = fault.kind;
+                    let Some((_, session)) = self.session_of(link).filter(|_| confirm) else {
+                        // No confirm: the session answers with an error of its own, which must not come after an ack.
+                        self.fail(link, channel, Op::Publish, fault);
+                        return 1;
+                    };
+                    // An MQTT client is told by reason code, publish by publish; a refused id is new the next time.
+                    // MQTT 5 4.3.3 [MQTT-4.3.3-9]
+                    session.incoming.remove(&packet_id);
+                    if let Some(l) = link_at(&mut self.links, link) {
+                        l.verdicts.push_back(Event::Refused { channel, number, why });
+                    }
+                    self.confirm(link, channel, number, None);
                     return 1;
                 }
             }
         };
+        let mut waits = false;
+        if let Some(queue) = incoming.filter(|_| !enqueued.refused) {
+            let held = State::IncomingId { queue, packet_id, held: true };
+            self.staging.record(Record::State(held));
+            waits = true;
+        }
         if enqueued.refused {
             self.counters.refused += 1;
             if packet_id != 0
