@@ -57,7 +57,7 @@ impl Directory {
         })
     }
 
-    /// Answers `Authenticate`: `Authenticated` or `LoginRefused`. Only MQTT knows logins without a name.
+    /// Answers `Authenticate`: `Authenticated` or `LoginRefused`. MQTT and STOMP know logins without a name.
     pub(crate) fn authenticate(&self, protocol: &str, peer: Peer, login: Login) -> Event {
         let answer = match login {
             Login::Password { user, password } => self.password(user, &password, peer),
@@ -105,7 +105,8 @@ impl Directory {
             Anonymous::Loopback => peer.is_loopback(),
             Anonymous::Allow => true,
         };
-        if allowed && protocol == "mqtt" {
+        // AMQP has a mechanism of its own for that, which is not offered.
+        if allowed && protocol != "amqp" {
             Ok(self.anonymous_user.clone())
         } else {
             Err(LoginRefused {
@@ -238,7 +239,12 @@ mod tests {
                 far,
                 "{setting:?}"
             );
-            assert!(login(&directory, "stomp", HERE, Login::Anonymous).is_err());
+            assert_eq!(
+                login(&directory, "stomp", HERE, Login::Anonymous).is_ok(),
+                here,
+                "{setting:?}"
+            );
+            assert!(login(&directory, "amqp", HERE, Login::Anonymous).is_err());
         }
     }
 

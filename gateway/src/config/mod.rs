@@ -184,7 +184,7 @@ pub struct Mqtt {
     pub default_vhost: String,
     /// Exchange that topics are published to and filters bind to.
     pub exchange: String,
-    /// Who may log in without credentials.
+    /// Who may log in without credentials; STOMP clients too.
     pub anonymous: Anonymous,
     /// Who they are then.
     pub anonymous_user: String,

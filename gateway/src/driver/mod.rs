@@ -442,7 +442,7 @@ impl Connection {
         let Some(vhost) = self.place.node.vhost(&attach.vhost).map(Arc::clone) else {
             return Err(Fault::new(
                 FaultKind::NotFound,
-                format!("vhost '{}' not found", attach.vhost),
+                format!("vhost {} not found", attach.vhost),
             ));
         };
         let wake: Arc<dyn Wake> = Arc::clone(&self.waking) as Arc<dyn Wake>;
