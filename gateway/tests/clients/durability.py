@@ -209,7 +209,7 @@ def an_outgoing_qos_2_handshake_goes_on_where_it_was():
 
 
 @case
-def wills_of_those_who_were_connected():
+def delayed_wills_and_the_returns_that_cancel_them():
     topic = unique("will")
     watcher = Mqtt(V3, clean=False)
     watcher.subscribe(f"{topic}/#", 1)

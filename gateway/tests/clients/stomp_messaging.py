@@ -2,7 +2,9 @@
 
 import time
 
-from harness import PEER, case, equal, eventually, main, unique
+import stomp
+
+from harness import HOST, PEER, STOMP, case, equal, eventually, main, unique
 from stomps import VERSIONS, Client, text
 
 
@@ -26,15 +28,22 @@ def connected_names_version_session_and_server(version):
     assert "/" in headers["server"], headers
 
 
-@case(differs="rabbitmq")
-def default_settings_are_enough():
-    import stomp
-    from harness import HOST, STOMP
-
+def default_settings(*login):
     connection = stomp.Connection([(HOST, STOMP)])
-    connection.connect(wait=True)
+    connection.connect(*login, wait=True)
     assert connection.is_connected()
     connection.disconnect()
+
+
+# It takes the `host` that stomp.py makes up for the name of a vhost.
+@case(differs="rabbitmq")
+def default_settings_are_enough():
+    default_settings("guest", "guest")
+
+
+@case(differs="rabbitmq")
+def default_settings_without_a_login_are_the_default_user():
+    default_settings()
 
 
 @every_version

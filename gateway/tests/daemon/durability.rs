@@ -88,7 +88,7 @@ fn publish_and_wait_for_confirms(port: u16, queue: &str, count: u64) -> Result<(
     for n in 0..count {
         amqp.publish("", queue, true, &body(n));
         // A window keeps both directions going.
-        while n - covered > 4_000 {
+        while n + 1 - covered > 4_000 {
             covered = confirm(&mut amqp, &mut confirmed, covered)?;
         }
     }
@@ -261,7 +261,7 @@ impl Book {
                 let n = first + sent;
                 self.queue.next.store(n + 1, Ordering::Relaxed);
                 amqp.publish("", "work", true, &body(n));
-                while sent - covered >= 200 {
+                while sent + 1 - covered >= 200 {
                     let before = covered;
                     covered = confirm(&mut amqp, &mut beyond, covered)?;
                     self.queue.confirm(first + before..first + covered);
@@ -279,7 +279,7 @@ impl Book {
             for n in acked.. {
                 self.session.next.store(n + 1, Ordering::Relaxed);
                 mqtt.publish("work/x", packet_id(n), &body(n));
-                while n - acked >= 100 {
+                while n + 1 - acked >= 100 {
                     assert_eq!(
                         mqtt.expect(0x40)?,
                         packet_id(acked).to_be_bytes(),

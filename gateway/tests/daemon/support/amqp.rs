@@ -17,7 +17,6 @@ pub(crate) struct Amqp {
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub(crate) kind: u8,
-    pub(crate) channel: u16,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -25,7 +24,6 @@ pub(crate) struct Frame {
 #[derive(Debug)]
 pub(crate) enum Incoming {
     Ack { tag: u64, multiple: bool },
-    Nack { tag: u64, multiple: bool },
     Deliver(Delivery),
     Method(u16, u16, Vec<u8>),
 }
@@ -213,20 +211,16 @@ impl Amqp {
             assert_eq!(frame.kind, 8, "a frame out of place: {frame:?}");
         };
         let number = |at: usize| u16::from_be_bytes([payload[at], payload[at + 1]]);
-        let tag = || u64::from_be_bytes(payload[4..12].try_into().expect("eight bytes"));
+        let longlong = |at: usize| u64::from_be_bytes(payload[at..at + 8].try_into().expect("eight bytes"));
         Ok(match (number(0), number(2)) {
             (60, 80) => Incoming::Ack {
-                tag: tag(),
-                multiple: payload[12] & 1 != 0,
-            },
-            (60, 120) => Incoming::Nack {
-                tag: tag(),
+                tag: longlong(4),
                 multiple: payload[12] & 1 != 0,
             },
             (60, 60) => {
-                let tag_end = 5 + usize::from(payload[4]);
-                let tag = u64::from_be_bytes(payload[tag_end..tag_end + 8].try_into().expect("eight bytes"));
-                let redelivered = payload[tag_end + 8] & 1 != 0;
+                // After the consumer tag.
+                let at = 5 + usize::from(payload[4]);
+                let (tag, redelivered) = (longlong(at), payload[at + 8] & 1 != 0);
                 Incoming::Deliver(Delivery {
                     tag,
                     redelivered,
@@ -260,7 +254,6 @@ impl Amqp {
                     assert_eq!(end, 0xCE, "no frame end: {:?}", &input[..7]);
                     let frame = Frame {
                         kind: input[0],
-                        channel: u16::from_be_bytes([input[1], input[2]]),
                         payload: input[7..7 + size].to_vec(),
                     };
                     self.read += size + 8;
