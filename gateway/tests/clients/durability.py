@@ -15,7 +15,7 @@ from mqtt import Client as Mqtt
 from mqtt_raw import PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL, SUBACK, Wire, ack, packet, publish, send, subscribe
 from stomps import Client as Stomp
 
-CASES = 8
+CASES = 9
 EXPIRY = b"\x11\x00\x00\x00\x3c"
 _together = threading.Barrier(CASES, lambda: (ask("kill"), ask("start")))
 
@@ -82,6 +82,25 @@ def messages_with_their_properties_order_and_marks():
     assert all(method.redelivered for method, _, _ in messages[:5])
     for field in vars(sent):
         equal(getattr(messages[7][1], field), getattr(sent, field), field)
+
+
+@case
+def messages_that_wait_in_a_delay_queue_nobody_consumes():
+    ch = connect().channel()
+    delay, target = unique(), unique()
+    ch.queue_declare(target, durable=True)
+    ch.queue_declare(
+        delay, durable=True,
+        arguments={"x-message-ttl": 3000, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": target},
+    )
+    ch.confirm_delivery()
+    for n in range(10):
+        ch.basic_publish("", delay, b"%d" % n, PERSISTENT)
+    kill_and_start()
+    ch = connect().channel()
+    messages = [get(ch, target) for _ in range(10)]
+    equal([body for _, _, body in messages], [b"%d" % n for n in range(10)])
+    equal(messages[0][1].headers["x-first-death-reason"], "expired")
 
 
 @case
