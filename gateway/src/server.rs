@@ -91,7 +91,7 @@ fn listen(
             let router = http::router(node, threads);
             tasks.spawn(async move {
                 // Returns only if it is told to, which nobody does.
-                let _ = axum::serve(socket, router).await;
+                let _ = axum::serve(http::bounded::Bounded::new(socket), router).await;
             });
         }
     }

@@ -1,4 +1,7 @@
 //! The I/O threads: one single-threaded runtime each. A connection is dealt to the least loaded and stays there.
+//!
+//! Tasks are spawned on the runtime itself and not on a `LocalSet`: sessions are `Send`, the turn's buffers are the
+//! thread's, and so a layer of waking between the socket and its task is saved.
 
 use crate::driver::Serving;
 use crate::node::Node;

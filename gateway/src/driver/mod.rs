@@ -78,6 +78,8 @@ struct Connection {
     user: Option<Name>,
     /// An unfinished frame, or what the session did not want yet.
     input: Vec<u8>,
+    /// It is the latter: whole frames that wait for `read_interest`, and not for more bytes.
+    declined: bool,
     /// What the socket did not take yet.
     output: Output,
     /// Commands over the work limit of the last turn.
@@ -145,6 +147,7 @@ impl Connection {
             bound: None,
             user: None,
             input: Vec::new(),
+            declined: false,
             output: Output::default(),
             left: Vec::new(),
             parking: Parking::new(place.node.config.memory.per_connection_buffer.bytes()),
@@ -189,7 +192,9 @@ impl Connection {
             if self.session.poll_timeout().is_some_and(|at| now.monotonic >= at) {
                 self.session.handle_timeout(&mut s.cx(now, &self.place.node.codecs).0)?;
             }
-            if self.wants_input() {
+            if self.wants_input() && self.declined {
+                self.offer(s, now)?;
+            } else if self.wants_input() {
                 self.read(cx, s, now)?;
             } else if self.armed.is_none()
                 && let Some(error) = self.stream.take_error()?
@@ -211,7 +216,7 @@ impl Connection {
         }
         if self.left.is_empty() && self.wants_input() {
             // Either there is more already, or the socket will wake us.
-            *again |= self.stream.poll_read_ready(cx)?.is_ready();
+            *again |= self.declined || self.stream.poll_read_ready(cx)?.is_ready();
         }
         // With an empty output, room is back: what did not fit before is taken next turn.
         *again |= self.more && self.output.is_empty();
@@ -254,6 +259,7 @@ impl Connection {
             self.input.clear();
             self.input.extend_from_slice(rest);
         }
+        self.note_declined();
         Ok(())
     }
 
@@ -285,7 +291,12 @@ impl Connection {
                 self.input.shrink_to_fit();
             }
         }
+        self.note_declined();
         Ok(())
+    }
+
+    fn note_declined(&mut self) {
+        self.declined = !self.input.is_empty() && self.session.read_interest() == ReadInterest::Nothing;
     }
 
     fn count_in(&self, read: usize) -> io::Result<()> {
@@ -312,8 +323,8 @@ impl Connection {
                 self.visit_engine(s, now, room, again);
                 taken = true;
             }
-            let may_go_on = self.hand_over_events(s, now)?;
-            if may_go_on && self.left.is_empty() {
+            self.hand_over_events(s, now)?;
+            if self.declined && self.left.is_empty() && self.wants_input() {
                 self.offer(s, now)?;
             }
             self.parking.sort(&mut s.commands);
@@ -361,25 +372,23 @@ impl Connection {
         }
     }
 
-    /// Lets the session encode its events. Returns whether it now wants bytes it did not want before.
-    fn hand_over_events(&mut self, s: &mut Scratch, now: Now) -> Result<bool, End> {
+    /// Lets the session encode its events.
+    fn hand_over_events(&mut self, s: &mut Scratch, now: Now) -> Result<(), End> {
         if s.events.is_empty() {
-            return Ok(false);
+            return Ok(());
         }
         for event in &s.events {
             if let Event::Flow(pressure) = event {
                 self.parking.set_blocked(pressure.is_some());
             }
         }
-        let shut = self.session.read_interest() == ReadInterest::Nothing;
         let mut events = std::mem::take(&mut s.events);
         let result = self
             .session
             .handle_events(&mut s.cx(now, &self.place.node.codecs).0, &mut events);
         events.clear();
         s.events = events;
-        result?;
-        Ok(shut && !self.input.is_empty() && self.wants_input())
+        Ok(result?)
     }
 
     /// Before the link is bound its commands are the directory's.

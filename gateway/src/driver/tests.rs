@@ -244,6 +244,14 @@ fn what_follows_a_login_waits_for_it() {
 }
 
 #[test]
+fn what_follows_a_login_is_not_forgotten_while_the_output_is_full() {
+    let bench = Bench::start();
+    let client = bench.connect();
+    send(&client, "flood 20000000\nlogin\nsay after\n");
+    expect(&client, &format!("{}attached\nafter\n", "x".repeat(20_000_000)));
+}
+
+#[test]
 fn last_words_reach_a_peer_that_reads_slowly_and_still_sends() {
     let bench = Bench::start();
     let client = bench.connect();

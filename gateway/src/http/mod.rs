@@ -1,5 +1,6 @@
 //! HTTP for probes and Prometheus: `/metrics`, `/healthz`, `/readyz`.
 
+pub(crate) mod bounded;
 pub(crate) mod metrics;
 
 use crate::node::Node;
