@@ -22,8 +22,9 @@ pub struct Settings {
     pub held_bytes_max: usize,
     /// Consumers of a channel at most.
     pub consumers_max: usize,
-    /// Whether SASL ANONYMOUS is offered. Who such a client is, and from where, is the node's to say.
-    pub anonymous: bool,
+    /// SASL mechanisms offered, in this order: `PLAIN`, `AMQPLAIN`, `ANONYMOUS`. Others are left out. Who an anonymous
+    /// client is, and from where, is the node's to say.
+    pub mechanisms: Vec<Name>,
     /// `product` in the server properties.
     pub product: Name,
     /// `version` in the server properties.
@@ -51,7 +52,7 @@ impl Default for Settings {
             max_message_size: 16 << 20,
             held_bytes_max: 64 << 20,
             consumers_max: 10_000,
-            anonymous: false,
+            mechanisms: vec!["PLAIN".into(), "AMQPLAIN".into()],
             product: "Gatepost".into(),
             version: env!("CARGO_PKG_VERSION").into(),
             platform: "Rust".into(),

@@ -14,16 +14,13 @@ use gatepost_core::time::Time;
 
 impl AmqpSession {
     pub(super) fn start(&mut self, cx: &mut Cx<'_>) {
-        let mechanisms: &[u8] = if self.settings.anonymous {
-            b"PLAIN AMQPLAIN ANONYMOUS"
-        } else {
-            b"PLAIN AMQPLAIN"
-        };
+        let mechanisms: Vec<&str> = self.offered_mechanisms().collect();
+        let mechanisms = mechanisms.join(" ");
         let start = Connection::Start {
             version_major: 0,
             version_minor: 9,
             server_properties: self.server_properties(),
-            mechanisms,
+            mechanisms: mechanisms.as_bytes(),
             locales: b"en_US",
         };
         start.encode(0, cx.out);
@@ -78,15 +75,16 @@ impl AmqpSession {
             .lookup("connection_name")
             .and_then(Value::as_str)
             .map(Name::from);
-        let (name, login) = match mechanism {
-            "PLAIN" => ("PLAIN", plain(response)),
-            "AMQPLAIN" => ("AMQPLAIN", amqplain(response)),
-            "ANONYMOUS" if self.settings.anonymous => ("ANONYMOUS", Some(Login::Anonymous)),
-            _ => ("", None),
+        let offered = self.offered_mechanisms().find(|name| *name == mechanism);
+        let login = match offered {
+            Some("PLAIN") => plain(response),
+            Some("AMQPLAIN") => amqplain(response),
+            Some("ANONYMOUS") => Some(Login::Anonymous),
+            _ => None,
         };
         match login {
             Some(login) => {
-                self.client.mechanism = name;
+                self.client.mechanism = offered.unwrap_or_default();
                 cx.commands.push(Command::Authenticate(Box::new(login)));
                 self.state = State::LoggingIn;
             }
@@ -168,6 +166,16 @@ impl AmqpSession {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Those of the settings that we have.
+    fn offered_mechanisms(&self) -> impl Iterator<Item = &'static str> + use<'_> {
+        let known = |name: &Name| {
+            ["PLAIN", "AMQPLAIN", "ANONYMOUS"]
+                .into_iter()
+                .find(|known| **known == **name)
+        };
+        self.settings.mechanisms.iter().filter_map(known)
     }
 
     fn offered_frame_max(&self) -> u32 {

@@ -140,9 +140,9 @@ fn malformed_responses_and_unknown_mechanisms_meet_silence() {
 }
 
 #[test]
-fn anonymous_only_where_it_is_offered() {
+fn anonymous_where_it_is_offered() {
     let mut script = Script::new(Settings {
-        anonymous: true,
+        mechanisms: vec!["EXTERNAL".into(), "ANONYMOUS".into()],
         ..Settings::default()
     });
     script.feed(&codec::AMQP_0_9_1);
