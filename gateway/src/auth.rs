@@ -11,7 +11,6 @@ use gatepost_core::properties::Name;
 use parking_lot::RwLock;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use subtle::ConstantTimeEq as _;
 
 /// Users, and the rules about logins without one.
@@ -22,10 +21,6 @@ pub(crate) struct Directory {
     anonymous_user: Name,
     /// Checked against where there is no such user, so that the time taken does not tell.
     nobody: PasswordHash,
-    /// Logins that were good.
-    pub succeeded: AtomicU64,
-    /// Logins that were not.
-    pub failed: AtomicU64,
 }
 
 impl Directory {
@@ -52,8 +47,6 @@ impl Directory {
             anonymous: config.mqtt.anonymous,
             anonymous_user: config.mqtt.anonymous_user.as_str().into(),
             nobody: PasswordHash::new(b""),
-            succeeded: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
         })
     }
 
@@ -64,14 +57,8 @@ impl Directory {
             Login::Anonymous => self.without_name(protocol, peer),
         };
         match answer {
-            Ok(user) => {
-                self.succeeded.fetch_add(1, Ordering::Relaxed);
-                Event::Authenticated { user }
-            }
-            Err(refused) => {
-                self.failed.fetch_add(1, Ordering::Relaxed);
-                Event::LoginRefused(Box::new(refused))
-            }
+            Ok(user) => Event::Authenticated { user },
+            Err(refused) => Event::LoginRefused(Box::new(refused)),
         }
     }
 

@@ -63,6 +63,10 @@ pub(crate) struct ConnectionCounts {
     pub opened: AtomicU64,
     /// Gone so far.
     pub closed: AtomicU64,
+    /// Logins that were good.
+    pub logged_in: AtomicU64,
+    /// Logins that were not.
+    pub login_refused: AtomicU64,
     /// Turned away because there were too many.
     pub refused: AtomicU64,
 }

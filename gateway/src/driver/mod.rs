@@ -429,8 +429,12 @@ impl Connection {
 
     fn note_login(&mut self, answer: &Event) {
         match answer {
-            Event::Authenticated { user } => self.user = Some(user.clone()),
+            Event::Authenticated { user } => {
+                self.user = Some(user.clone());
+                self.place.logged_in(true);
+            }
             Event::LoginRefused(refused) => {
+                self.place.logged_in(false);
                 if let Some(left_out) = self.place.node.throttle.admit() {
                     let (user, why) = (&*refused.user, refused.why);
                     let protocol = self.protocol_name();

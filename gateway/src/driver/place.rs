@@ -41,6 +41,14 @@ impl Place {
             self.node.attached.fetch_add(1, Ordering::Relaxed);
         }
     }
+
+    /// A login was good, or not.
+    pub(super) fn logged_in(&self, good: bool) {
+        if let Some(counts) = self.node.connections.get(usize::from(self.protocol)) {
+            let counter = if good { &counts.logged_in } else { &counts.login_refused };
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Drop for Place {
