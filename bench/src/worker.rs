@@ -131,6 +131,12 @@ impl<'a> Worker<'a> {
         if let Err(error) = self.turns() {
             self.shared.fail(format!("{error:#}"));
         }
+        let unwritten: usize = self
+            .clients
+            .iter()
+            .map(|client| client.output.len() - client.written)
+            .sum();
+        self.shared.unwritten_bytes.fetch_add(unwritten as u64, Relaxed);
         let clients = self.clients.into_iter();
         clients
             .map(
