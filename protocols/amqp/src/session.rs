@@ -9,7 +9,8 @@
 //! ```
 //!
 //! In `LoggingIn` and `Attaching` nothing is parsed: what follows in the input waits for the directory's answer. In
-//! `Closing` all is discarded but `close` and `close-ok`; in `Silent` all.
+//! `Closing` all is discarded but `close` and `close-ok`; in `Silent` all. A client's own `close` leads from `Running` to
+//! `Leaving`, where what it asked for before is still answered, and `close-ok` is our last word.
 
 mod answering;
 mod channel;
@@ -30,7 +31,7 @@ use crate::settings::{FRAME_MIN, Settings};
 use channel::Env;
 use channels::Channels;
 use gatepost_core::command::Command;
-use gatepost_core::event::{Event, Pressure};
+use gatepost_core::event::{Event, Op, Pressure};
 use gatepost_core::properties::Name;
 use gatepost_core::session::{Close, Cx, ReadInterest, Session};
 use gatepost_core::time::{Now, Time};
@@ -64,6 +65,10 @@ enum State {
     Opening,
     Attaching,
     Running,
+    /// The client sent `close`, and waits for `close-ok` until its channels are closed.
+    Leaving {
+        until: Time,
+    },
     /// We sent `close` and wait for `close-ok`.
     Closing(Closing),
     /// The login failed and the client is told nothing, so that guessing passwords is slow.
@@ -162,7 +167,7 @@ impl AmqpSession {
         while let Some(rest) = input.get(at..).filter(|rest| !rest.is_empty()) {
             match &self.state {
                 State::LoggingIn | State::Attaching => break,
-                State::Silent { .. } => return Ok(input.len()),
+                State::Silent { .. } | State::Leaving { .. } => return Ok(input.len()),
                 State::Closing(closing) if closing.framing_lost => {
                     let mut close_ok = Vec::new();
                     Connection::CloseOk {}.encode(0, &mut close_ok);
@@ -262,12 +267,15 @@ impl AmqpSession {
                 self.open(cx, vhost);
                 Ok(())
             }
-            // RabbitMQ takes a close before open for an error; it is just a client that changed its mind.
-            (_, Connection::Close { .. }) => {
-                self.release(cx);
-                Connection::CloseOk {}.encode(0, cx.out);
-                Err(Error::Closed(Close::normal("closed by the client")))
+            (State::Running, Connection::Close { .. }) => {
+                self.channels.close_all(cx, &mut self.held);
+                self.state = State::Leaving {
+                    until: cx.now.monotonic + CLOSE_TIMEOUT,
+                };
+                self.leave(cx)
             }
+            // RabbitMQ takes a close before open for an error; it is just a client that changed its mind.
+            (_, Connection::Close { .. }) => Err(self.goodbye(cx)),
             // Names and passwords are checked once, at login, so a new secret has nothing to be checked against. RabbitMQ's
             // internal users behave the same.
             (State::Running, Connection::UpdateSecret { .. }) => {
@@ -284,7 +292,7 @@ impl AmqpSession {
             State::Tuning => "tuning",
             State::Opening | State::Attaching => "opening",
             State::Running => "running",
-            State::Closing(_) | State::Silent { .. } => "closing",
+            State::Leaving { .. } | State::Closing(_) | State::Silent { .. } => "closing",
         };
         Error::new(
             Code::ChannelError,
@@ -299,7 +307,7 @@ impl AmqpSession {
             // A channel error needs a channel.
             Error::Channel(reply) if channel != 0 => {
                 tracing::debug!(vhost = %self.client.vhost, channel, %reply, "closing channel");
-                self.channels.close(cx, channel, &reply, &mut self.held);
+                self.channels.fail(cx, channel, &reply, &mut self.held);
             }
             Error::Channel(reply) | Error::Connection(reply) => self.close(cx, &reply, false),
             Error::FramingLost(reply) => self.close(cx, &reply, true),
@@ -350,6 +358,21 @@ impl AmqpSession {
         }
     }
 
+    /// Answers the client's `close` once no channel has anything left to say.
+    fn leave(&mut self, cx: &mut Cx<'_>) -> Result<(), Error> {
+        if self.channels.are_closing() {
+            Ok(())
+        } else {
+            Err(self.goodbye(cx))
+        }
+    }
+
+    fn goodbye(&mut self, cx: &mut Cx<'_>) -> Error {
+        self.release(cx);
+        Connection::CloseOk {}.encode(0, cx.out);
+        Error::Closed(Close::normal("closed by the client"))
+    }
+
     fn handle_event(&mut self, cx: &mut Cx<'_>, event: Event) -> Result<(), Close> {
         let failed = match (&self.state, event) {
             (State::Running, Event::Flow(pressure)) => {
@@ -358,6 +381,23 @@ impl AmqpSession {
             }
             (State::Closing(_) | State::Silent { .. }, _) => Ok(()),
             (State::Header, Event::Closed(_)) => return Err(Close::normal("shutdown")),
+            (State::Leaving { .. }, Event::Closed(_)) => Err((0, self.goodbye(cx))),
+            (State::Leaving { .. }, event) => {
+                let may_be_last = matches!(
+                    event,
+                    Event::Done {
+                        op: Op::CloseChannel,
+                        ..
+                    }
+                );
+                // Of what fails now the client does not want to hear: it has closed everything.
+                let _ = self.channel_event(cx, event);
+                if may_be_last {
+                    self.leave(cx).map_err(|error| (0, error))
+                } else {
+                    Ok(())
+                }
+            }
             (_, Event::Closed(reason)) => Err((0, map::forced(reason).into())),
             (State::Running, event) => self.channel_event(cx, event),
             (_, event) => self.login_event(cx, event).map_err(|error| (0, error)),
@@ -429,7 +469,8 @@ impl Session for AmqpSession {
             State::Running => {}
             State::Closing(closing) if now >= closing.until => return Err(closing.why.clone()),
             State::Silent { until } if now >= *until => return Err(Close::abnormal("login refused")),
-            State::Closing(_) | State::Silent { .. } => return Ok(()),
+            State::Leaving { until } if now >= *until => return Err(Close::abnormal("closing took too long")),
+            State::Leaving { .. } | State::Closing(_) | State::Silent { .. } => return Ok(()),
             _ if now >= self.handshake_until => return Err(Close::abnormal("handshake timed out")),
             _ => {}
         }
@@ -448,7 +489,7 @@ impl Session for AmqpSession {
         match &self.state {
             State::Running => self.heartbeat.next(),
             State::Closing(closing) => Some(closing.until),
-            State::Silent { until } => Some(*until),
+            State::Silent { until } | State::Leaving { until } => Some(*until),
             _ => Some(
                 self.heartbeat
                     .next()

@@ -1,6 +1,6 @@
 //! The engine's answers, confirms and notices, in AMQP's words.
 
-use super::channel::{Channel, Env, REPLY_TO};
+use super::channel::{Channel, Env, Phase, REPLY_TO};
 use crate::error::Error;
 use crate::frame::{Access, Basic, Confirm, Exchange, Queue, Tx};
 use crate::map;
@@ -51,10 +51,12 @@ impl Deferred {
 }
 
 impl Channel {
-    /// An event for this channel, which is open.
+    /// An event for this channel, which is open, or being closed by its client.
     pub(super) fn event(&mut self, env: &mut Env<'_, '_>, event: Event) -> Result<(), Error> {
         let channel = env.number;
         match event {
+            // A channel that is being closed gives back what it did not settle, so there is no point in more.
+            Event::Deliver(_) if self.phase == Phase::Closing => {}
             Event::Deliver(delivery) => self.deliver(env, &delivery),
             Event::Confirmed { upto, .. } => self.confirm(env, upto),
             Event::Refused { number, .. } => {

@@ -130,11 +130,23 @@ impl Channel {
         }
     }
 
-    /// Ends it: what it held is dropped, and only the close handshake is left.
-    pub(super) fn end(&mut self, phase: Phase, held: &mut usize) {
+    /// The client is done with it. Answers to what came before are still sent.
+    pub(super) fn close(&mut self, cx: &mut Cx<'_>, number: u16, held: &mut usize) {
+        *held -= self.held();
+        self.content = None;
+        self.mode = Mode::Plain;
+        self.phase = Phase::Closing;
+        cx.commands.push(Command::CloseChannel {
+            channel: number,
+            reply: true,
+        });
+    }
+
+    /// We are done with it: only the close handshake is left.
+    pub(super) fn discard(&mut self, held: &mut usize) {
         *held -= self.held();
         *self = Channel {
-            phase,
+            phase: Phase::Discarding,
             ..Channel::default()
         };
     }
@@ -161,8 +173,7 @@ impl Channel {
         match method {
             frame::Channel::Open { .. } => Err(Error::new(Code::ChannelError, "second 'channel.open' seen", ids)),
             frame::Channel::Close { .. } => {
-                self.end(Phase::Closing, env.held);
-                env.close_channel();
+                self.close(env.cx, env.number, env.held);
                 Ok(())
             }
             // 1.5.2.3: nobody but RabbitMQ's own clients ever tried to stop deliveries so, and it refuses too.
@@ -553,7 +564,8 @@ impl Channel {
             durable: false,
             exclusive: true,
             auto_delete: true,
-            lenient: false,
+            // The name is reserved, and ours to use.
+            lenient: true,
             arguments: Table::default(),
             reply: false,
         })));

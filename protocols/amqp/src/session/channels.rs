@@ -1,6 +1,6 @@
 //! The channels of a connection by number, and what outlives them: answers on their way that nobody waits for any more.
 
-use super::channel::{Channel, Env, Phase};
+use super::channel::{Channel, Phase};
 use super::{AmqpSession, decode};
 use crate::error::{Code, Error, Reply};
 use crate::frame::{self, BODY, Basic, Frame, HEADER, METHOD, Method};
@@ -86,32 +86,61 @@ impl Channels {
 
     /// Closes a channel because of an error: tells the peer, gives up what the channel holds, and discards what comes until
     /// the peer has understood (AMQP 0-9-1 1.5.2.5).
-    pub(super) fn close(&mut self, cx: &mut Cx<'_>, number: u16, reply: &Reply, held: &mut usize) {
+    pub(super) fn fail(&mut self, cx: &mut Cx<'_>, number: u16, reply: &Reply, held: &mut usize) {
         let Some(slot) = self.slot(number) else {
             return;
         };
-        let Some(channel) = slot
-            .channel
-            .as_deref_mut()
-            .filter(|channel| channel.phase == Phase::Open)
-        else {
+        let Some(channel) = slot.channel.as_deref_mut() else {
             return;
         };
-        channel.end(Phase::Discarding, held);
-        slot.stale += 1;
-        cx.commands.push(Command::CloseChannel {
-            channel: number,
-            reply: true,
-        });
         let text = reply.to_string();
         let (class, method) = reply.method;
-        frame::Channel::Close {
+        let close = frame::Channel::Close {
             code: reply.code as u16,
             text: &text,
             class,
             method,
+        };
+        match channel.phase {
+            Phase::Open => {
+                cx.commands.push(Command::CloseChannel {
+                    channel: number,
+                    reply: true,
+                });
+                close.encode(number, cx.out);
+            }
+            // Something before the client's own close failed: both sides have closed, each answers the other.
+            Phase::Closing => {
+                close.encode(number, cx.out);
+                frame::Channel::CloseOk {}.encode(number, cx.out);
+            }
+            Phase::Discarding => return,
         }
-        .encode(number, cx.out);
+        channel.discard(held);
+        slot.stale += 1;
+    }
+
+    /// The client closes the connection, and so each channel.
+    pub(super) fn close_all(&mut self, cx: &mut Cx<'_>, held: &mut usize) {
+        for slot in &mut self.slots {
+            if let Some(channel) = slot
+                .channel
+                .as_deref_mut()
+                .filter(|channel| channel.phase == Phase::Open)
+            {
+                channel.close(cx, slot.number, held);
+            }
+        }
+    }
+
+    /// Whether a close of the client's is not done yet.
+    pub(super) fn are_closing(&self) -> bool {
+        let closing = |slot: &Slot| {
+            slot.channel
+                .as_ref()
+                .is_some_and(|channel| channel.phase == Phase::Closing)
+        };
+        self.slots.iter().any(closing)
     }
 
     /// The engine has closed a channel. Says whether that was one whose client waits for the answer.
@@ -136,12 +165,12 @@ impl Channels {
         awaited
     }
 
-    /// The channel that an event is for, unless it is meant for an earlier one of that number, or one that has ended.
+    /// The channel that an event is for, unless it is meant for an earlier one of that number, or one that we closed.
     fn addressed(&mut self, number: u16) -> Option<&mut Channel> {
         let slot = self.slot(number).filter(|slot| slot.stale == 0)?;
         slot.channel
             .as_deref_mut()
-            .filter(|channel| channel.phase == Phase::Open)
+            .filter(|channel| channel.phase != Phase::Discarding)
     }
 }
 
@@ -250,14 +279,4 @@ pub(super) fn not_a_method() -> Error {
         "expected method frame, got non method frame instead",
     )
     .into()
-}
-
-impl Env<'_, '_> {
-    /// Asks the engine to close the channel on the client's behalf; `close-ok` follows its answer.
-    pub(super) fn close_channel(&mut self) {
-        self.cx.commands.push(Command::CloseChannel {
-            channel: self.number,
-            reply: true,
-        });
-    }
 }

@@ -87,6 +87,34 @@ fn a_client_close_is_answered_when_the_engine_is_done() {
 }
 
 #[test]
+fn a_failure_before_a_client_close_is_told_and_the_close_answered() {
+    let mut script = Script::with_channel();
+    script.send(1, declare("q", true, false));
+    script.send(
+        1,
+        Method::Basic(Basic::Get {
+            ticket: 0,
+            queue: "",
+            no_ack: true,
+        }),
+    );
+    script.send(1, close_channel());
+    script.forget();
+    script.tell(Event::GetEmpty { channel: 1 });
+    script.tell(failed(1, Op::DeclareQueue, FaultKind::NotFound, "no"));
+    let said = script.said();
+    assert_eq!(said[0], "1 Basic(GetEmpty { reserved: \"\" })");
+    assert!(said[1].starts_with("1 Channel(Close { code: 404"), "{said:?}");
+    assert_eq!(said[2], "1 Channel(CloseOk)");
+    script.send(1, channel_close_ok());
+    script.open_channel(1);
+    script.tell(done(1, Op::CloseChannel));
+    assert!(script.said().is_empty());
+    script.tell(Event::GetEmpty { channel: 1 });
+    assert_eq!(script.said().len(), 1);
+}
+
+#[test]
 fn channel_number_reused_right_after_close_ok() {
     let mut script = Script::with_channel();
     not_found(&mut script, 1);

@@ -4,7 +4,8 @@ use super::script::*;
 use crate::frame::{Basic, Channel, Connection, Method, put_heartbeat};
 use crate::settings::Settings;
 use gatepost_core::command::Command;
-use gatepost_core::event::{CloseReason, Event, Pressure};
+use gatepost_core::event::{CloseReason, Event, Op, Pressure};
+use gatepost_core::fault::FaultKind;
 use gatepost_core::session::Session;
 
 fn close() -> Method<'static> {
@@ -102,10 +103,62 @@ fn heartbeats_are_empty_and_on_channel_0() {
 fn exclusive_queue_gone_when_close_ok_arrives() {
     let mut script = Script::with_channel();
     script.send(0, close());
+    assert!(matches!(
+        script.command(),
+        Command::CloseChannel {
+            channel: 1,
+            reply: true
+        }
+    ));
+    assert!(script.said().is_empty());
+    script.tell(done(1, Op::CloseChannel));
     // The commands of a turn are applied before its output is written.
     assert!(matches!(script.command(), Command::Detach));
-    assert_eq!(script.said(), ["0 Connection(CloseOk)"]);
+    assert_eq!(script.said(), ["1 Channel(CloseOk)", "0 Connection(CloseOk)"]);
     assert!(!script.ended.unwrap().abnormal);
+}
+
+#[test]
+fn what_was_asked_before_a_close_is_answered_before_close_ok() {
+    let mut script = Script::with_channel();
+    script.open_channel(2);
+    script.send(
+        1,
+        Method::Basic(Basic::Qos {
+            size: 0,
+            count: 1,
+            global: false,
+        }),
+    );
+    script.send(0, close());
+    script.send(
+        1,
+        Method::Basic(Basic::Qos {
+            size: 0,
+            count: 1,
+            global: false,
+        }),
+    );
+    assert_eq!(script.commands().len(), 3, "nothing after a close is heard");
+    script.tell(done(1, Op::Qos));
+    script.tell(Event::Confirmed { channel: 2, upto: 1 });
+    script.tell(done(1, Op::CloseChannel));
+    assert!(script.ended.is_none());
+    script.tell(failed(2, Op::Publish, FaultKind::NotFound, "nobody listens"));
+    script.tell(done(2, Op::CloseChannel));
+    let said = script.said();
+    assert_eq!(said[0], "1 Basic(QosOk)");
+    assert_eq!(said[1], "2 Basic(Ack { number: 1, multiple: false })");
+    assert_eq!(said.last().unwrap(), "0 Connection(CloseOk)");
+    assert!(!script.ended.unwrap().abnormal);
+}
+
+#[test]
+fn a_close_that_the_engine_does_not_answer_ends_too() {
+    let mut script = Script::with_channel();
+    script.send(0, close());
+    script.pass(30_000);
+    assert!(script.ended.is_some());
 }
 
 #[test]
