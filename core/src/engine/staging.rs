@@ -62,6 +62,14 @@ impl Staging {
         self.batch.sync = true;
         self.open
     }
+    /// The batch to wait for if what was staged so far is to be durable; `None` if it is.
+    pub(crate) fn wait_for_all(&mut self) -> Option<u64> {
+        if !self.batch.is_empty() {
+            return Some(self.wait());
+        }
+        let last = self.open - 1;
+        (last > self.durable).then_some(last)
+    }
     /// Where a group starts that is recovered as a whole or not at all.
     pub(crate) fn group_start(&self) -> usize {
         self.batch.records.len()
