@@ -23,5 +23,7 @@ pub mod retained;
 pub mod router;
 pub mod session;
 pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod time;
 pub mod topic;

@@ -44,8 +44,14 @@ impl Engine {
     /// # Panics
     /// If it is not.
     pub fn audit(&self) {
-        assert!(self.touched.is_empty(), "a turn ends with every touched queue dispatched");
-        assert!(self.dead_letters.is_empty(), "a turn ends with every dead letter published");
+        assert!(
+            self.touched.is_empty(),
+            "a turn ends with every touched queue dispatched"
+        );
+        assert!(
+            self.dead_letters.is_empty(),
+            "a turn ends with every dead letter published"
+        );
         let mut found = Found::default();
         for slot in &self.links {
             let Some(l) = &slot.link else { continue };
@@ -64,7 +70,11 @@ impl Engine {
                     }
                 }
             }
-            assert_eq!((l.reserved_messages, l.reserved_bytes), (reserved, bytes), "reservations");
+            assert_eq!(
+                (l.reserved_messages, l.reserved_bytes),
+                (reserved, bytes),
+                "reservations"
+            );
             for c in l.channels() {
                 for held in c.unsettled.iter() {
                     found.taken(held.queue, self, &held.entry);
@@ -78,7 +88,10 @@ impl Engine {
                 for key in &c.consumers {
                     assert!(self.consumer(*key).is_some(), "a channel lists a consumer that is gone");
                 }
-                if c.held.front().is_some_and(|(gate, _)| *gate <= self.staging.durable_ticket()) {
+                if c.held
+                    .front()
+                    .is_some_and(|(gate, _)| *gate <= self.staging.durable_ticket())
+                {
                     panic!("an answer is held that the log has released");
                 }
             }
@@ -88,7 +101,11 @@ impl Engine {
             let mut last = None;
             let mut bytes = 0;
             for entry in q.ready.iter() {
-                assert!(last < Some(entry.seq) && entry.seq < q.next_seq, "queue '{}' in order", q.name);
+                assert!(
+                    last < Some(entry.seq) && entry.seq < q.next_seq,
+                    "queue '{}' in order",
+                    q.name
+                );
                 last = Some(entry.seq);
                 bytes += entry.body.len() as u64;
                 found.entry(entry);
@@ -107,9 +124,16 @@ impl Engine {
             assert_eq!(c.key.slot as usize, slot);
             assert!(self.link(c.link).is_some(), "a consumer has a link");
             let q = self.queues.get(c.queue.slot as usize).filter(|q| q.id == c.queue.id);
-            assert!(q.is_some_and(|q| q.consumers.iter().any(|k| k == c.key)), "a consumer is on its queue");
+            assert!(
+                q.is_some_and(|q| q.consumers.iter().any(|k| k == c.key)),
+                "a consumer is on its queue"
+            );
             let key = (c.key.slot, c.key.generation);
-            assert_eq!(c.in_flight, found.by_consumer.get(&key).copied().unwrap_or(0), "in flight of a consumer");
+            assert_eq!(
+                c.in_flight,
+                found.by_consumer.get(&key).copied().unwrap_or(0),
+                "in flight of a consumer"
+            );
         }
         let bytes: usize = found.messages.values().map(|(m, _)| m.memory()).sum();
         assert_eq!(self.memory.bytes(), bytes, "message memory");
@@ -139,7 +163,11 @@ impl Engine {
                 counted += u32::from(o.counted);
             }
             if s.link.is_some() {
-                assert_eq!(s.used, counted, "deliveries counted against the receive maximum of '{}'", s.client_id);
+                assert_eq!(
+                    s.used, counted,
+                    "deliveries counted against the receive maximum of '{}'",
+                    s.client_id
+                );
             }
             assert_eq!(self.session_ids.get(&s.client_id), Some(&(slot as u32)));
             for key in &s.consumers {
@@ -161,7 +189,10 @@ impl Engine {
                 .iter()
                 .any(|(ticket, queue)| queue.id == q.id && *ticket > durable);
             // With nobody to serve there is nothing to wait for.
-            let wanted = q.consumers.iter().any(|key| self.has_credit(key, front.flags) && !self.is_noted(key));
+            let wanted = q
+                .consumers
+                .iter()
+                .any(|key| self.has_credit(key, front.flags) && !self.is_noted(key));
             assert!(waits || q.loading > 0 || !wanted, "a mark is waited for");
             return;
         }
@@ -223,10 +254,10 @@ impl Engine {
                 .find(|c| c.number == *n)
                 .is_some_and(|c| c.publisher.ready > c.publisher.told || self.is_confirm_over(&c.publisher))
         });
-        let starved = l
-            .starved
-            .iter()
-            .any(|key| self.consumer(*key).is_some_and(|c| self.is_servable(c.queue.slot, *key)));
+        let starved = l.starved.iter().any(|key| {
+            self.consumer(*key)
+                .is_some_and(|c| self.is_servable(c.queue.slot, *key))
+        });
         l.closed.is_some()
             || (l.publishes && l.told != self.pressure)
             || !l.verdicts.is_empty()
@@ -246,7 +277,10 @@ impl Engine {
         assert!(self.waiting.is_empty(), "answers waiting for the log");
         assert!(self.opening.is_empty(), "sessions opening");
         assert!(self.memory.waiting_gets.is_empty(), "gets waiting");
-        assert!(self.queues.iter().all(|(_, q)| q.exclusive.is_none()), "exclusive queues");
+        assert!(
+            self.queues.iter().all(|(_, q)| q.exclusive.is_none()),
+            "exclusive queues"
+        );
         let in_flight: usize = self.sessions.iter().map(|(_, s)| s.in_flight.iter().count()).sum();
         let unsettled: usize = self.queues.iter().map(|(_, q)| q.unsettled).sum();
         assert!(unsettled <= in_flight, "unsettled messages nobody holds");

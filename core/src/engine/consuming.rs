@@ -418,14 +418,7 @@ impl Engine {
     }
 
     /// A delivery that `channel` of `link` held is settled.
-    fn settle_held(
-        &mut self,
-        link: Link,
-        channel: ChannelNumber,
-        held: Held,
-        outcome: Outcome,
-        wakes: &mut Wakes,
-    ) {
+    fn settle_held(&mut self, link: Link, channel: ChannelNumber, held: Held, outcome: Outcome, wakes: &mut Wakes) {
         let Held {
             queue,
             consumer,

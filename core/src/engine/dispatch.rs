@@ -146,6 +146,7 @@ impl Engine {
         let upto = q.marks.staged;
         self.staging
             .record(Record::State(State::HandedOut { queue: queue.id, upto }));
+        self.staging.hurry();
         ticket
     }
 

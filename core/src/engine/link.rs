@@ -222,7 +222,9 @@ impl LinkState {
     }
     /// Fills the place that the oldest awaited answer of the channel has kept.
     pub(crate) fn fill_awaited(&mut self, number: ChannelNumber, event: Event, gate: Option<u64>, durable: u64) {
-        let Some(channel) = self.find_channel(number) else { return };
+        let Some(channel) = self.find_channel(number) else {
+            return;
+        };
         if let Some(place) = channel.held.iter_mut().find(|(_, out)| matches!(out, Out::Awaited)) {
             *place = (gate.unwrap_or(0), Out::Event(event));
         }

@@ -390,6 +390,12 @@ impl Engine {
             events.push(Event::Flow(told));
         }
         events.extend(l.verdicts.drain(..));
+        // Answers that are ready precede the confirms of what was published after the question.
+        while let Some(Out::Event(_)) = l.outbox.front() {
+            if let Some(Out::Event(event)) = l.outbox.pop_front() {
+                events.push(event);
+            }
+        }
         if !l.confirm_dirty.is_empty() {
             self.take_confirms(link, events);
         }

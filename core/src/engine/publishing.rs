@@ -124,8 +124,18 @@ impl Engine {
                 if flags.contains(PublishFlags::LENIENT) && fault.kind == FaultKind::NotFound {
                     Enqueued::default()
                 } else {
+                    let why = fault.kind;
                     self.forget_incoming(link, packet_id);
-                    self.fail(link, channel, Op::Publish, fault);
+                    if !confirm || self.session_of(link).is_none() {
+                        // No confirm: the session answers with an error of its own, which must not come after an ack.
+                        self.fail(link, channel, Op::Publish, fault);
+                        return 1;
+                    }
+                    // An MQTT client is told by reason code, publish by publish; a refused id is new the next time.
+                    // MQTT 5 4.3.3 [MQTT-4.3.3-9]
+                    if let Some(l) = link_at(&mut self.links, link) {
+                        l.verdicts.push_back(Event::Refused { channel, number, why });
+                    }
                     self.confirm(link, channel, number, Wait::Nothing);
                     return 1;
                 }
@@ -617,5 +627,7 @@ fn refuses(queue: &Queue, message: &Message, ahead: (u64, u64)) -> bool {
         return false;
     }
     let bytes = queue.ready.bytes() + ahead.1 + message.body().len() as u64;
-    a.length_max.is_some_and(|max| queue.ready.len() as u64 + ahead.0 >= max) || a.bytes_max.is_some_and(|max| bytes > max)
+    a.length_max
+        .is_some_and(|max| queue.ready.len() as u64 + ahead.0 >= max)
+        || a.bytes_max.is_some_and(|max| bytes > max)
 }

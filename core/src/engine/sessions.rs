@@ -238,7 +238,9 @@ impl Engine {
         let Some(s) = session.and_then(|s| sessions.get_mut(s as usize)) else {
             return;
         };
-        let Some(o) = s.in_flight.find_mut(packet_id) else { return };
+        let Some(o) = s.in_flight.find_mut(packet_id) else {
+            return;
+        };
         let Body::Memory(message) = &o.entry.body else {
             events.push(Event::ReleaseDue { packet_id, known: true });
             return;
@@ -691,7 +693,9 @@ impl Engine {
     /// PUBACK, PUBCOMP, or a refusal: the packet id is free.
     pub(crate) fn settle_packet(&mut self, link: Link, number: u64, outcome: Outcome, wakes: &mut Wakes) {
         let Ok(packet_id) = u16::try_from(number) else { return };
-        let Some((session, s)) = self.session_of(link) else { return };
+        let Some((session, s)) = self.session_of(link) else {
+            return;
+        };
         match outcome {
             Outcome::Accept | Outcome::Reject => {
                 self.counters.acknowledged += u64::from(s.in_flight.find_mut(packet_id).is_some());

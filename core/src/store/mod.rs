@@ -3,6 +3,57 @@
 //! One log per data directory. The engine hands over [`Batch`]es of records that reference messages; a committer encodes,
 //! checksums, writes and syncs them, holding no lock; a reader fetches bodies back. This module knows queues only by
 //! number: it never imports `queue` or `exchange`.
+//!
+//! How to use it, from the committer's thread:
+//!
+//! ```text
+//!   let (mut store, recovered) = Store::open(disk, settings, wall)?;   // recovered goes to the engines
+//!   let reader = store.reader();                                       // to the reader's thread: reader.read(&reads)
+//!   loop {
+//!       let must = store.commit(&mut batches, now)?;    // empties the batches' records, keeps ticket and sync
+//!       // a batch without `sync` is reported at once, one with it as soon as store.confirmed() >= must
+//!       wake_at = store.tick(now)?;                     // background work; store.confirmed() may have grown
+//!   }
+//!   store.close(now)?;
+//! ```
+//!
+//! The files, top down: `log` (the committer's side), `reader`, `recovery` (the start), `compact`, `checkpoint`, `check`;
+//! below them `index` (what is live), `files` (what both sides share), `segment`, `scan`, `directory`, `record`, `disk`.
+//!
+//! What the store assumes of a medium: what was synced stays, in units of 512 bytes; a write may otherwise vanish, tear
+//! and be reordered as it likes; renames become durable in order, and by `sync_dir`. What it does not assume: that bytes
+//! stay what they were. Damage costs the records it hits, never the start.
+//!
+//! Not here: bodies in files of their own (`blob/`). A body that does not fit a segment gets a segment of its size.
+
+mod check;
+mod checkpoint;
+mod compact;
+mod directory;
+pub mod disk;
+mod files;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
+mod index;
+mod log;
+mod quarantine;
+mod reader;
+mod record;
+mod recovery;
+mod scan;
+mod segment;
+mod seqset;
+mod settings;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod varint;
+
+pub use check::{Checked, Report, check};
+pub use log::{Lsn, Store};
+pub use reader::Reader;
+pub use settings::{Durability, StoreError, StoreSettings};
+pub use stats::{SYNC_BUCKETS_US, StoreStats};
 
 use crate::message::{Message, Position};
 use crate::time::Wall;
@@ -95,7 +146,7 @@ pub enum State {
         packet_id: u16,
     },
     /// PUBREC arrived for an outgoing QoS 2 message: from here on only PUBREL is sent. The message's own sequence is
-    /// settled by `PacketIdDone`.
+    /// settled by [`Record::Acks`] at PUBCOMP, and the packet id is forgotten with it.
     PacketIdReleased {
         /// The session's queue.
         queue: QueueId,
@@ -136,6 +187,8 @@ pub struct Batch {
     pub ticket: Ticket,
     /// Something waits for this batch to be synced. Otherwise written is enough, and it may wait for company.
     pub sync: bool,
+    /// Something waits for this batch to be written: it should not wait for company long.
+    pub urgent: bool,
     /// Estimate of the bytes it will write, for the 4 MiB limit.
     pub bytes: usize,
 }

@@ -1,8 +1,8 @@
 //! Consuming: whose turn it is, what it may hold, and where a message goes that comes back.
 
+use crate::support::*;
 use gatepost_core::command::{Command, Outcome};
 use gatepost_core::testing::world::{NO_ROOM, Room, World};
-use crate::support::*;
 
 fn bodies(queue: &str, upto: u32) -> Vec<Command> {
     (1..=upto).map(|n| put(queue, &n.to_string())).collect()
@@ -23,19 +23,34 @@ fn consumers_of_a_queue_take_turns() {
 fn a_consumer_of_higher_priority_is_served_first_and_while_it_is_full_the_others() {
     let mut w = World::new(1);
     let c = w.connect("test");
-    run(&mut w, c, [transient("q"), consume("q", 1), consume_with("q", 2, |c| {
-        c.priority = 5;
-        c.prefetch = Some(2);
-    })]);
+    run(
+        &mut w,
+        c,
+        [
+            transient("q"),
+            consume("q", 1),
+            consume_with("q", 2, |c| {
+                c.priority = 5;
+                c.prefetch = Some(2);
+            }),
+        ],
+    );
     w.send(c, bodies("q", 3));
-    assert_eq!(now(&mut w, c), ["confirmed 3", "deliver c2 #1 1", "deliver c2 #2 2", "deliver c1 #3 3"]);
+    assert_eq!(
+        now(&mut w, c),
+        ["confirmed 3", "deliver c2 #1 1", "deliver c2 #2 2", "deliver c1 #3 3"]
+    );
 }
 
 #[test]
 fn prefetch_counts_for_each_consumer_started_afterwards() {
     let mut w = World::new(1);
     let c = w.connect("test");
-    run(&mut w, c, [transient("q"), prefetch(2, false), consume("q", 1), consume("q", 2)]);
+    run(
+        &mut w,
+        c,
+        [transient("q"), prefetch(2, false), consume("q", 1), consume("q", 2)],
+    );
     let heard = run(&mut w, c, bodies("q", 6));
     assert_eq!(heard.iter().filter(|l| l.starts_with("deliver")).count(), 4);
     assert_eq!(run(&mut w, c, [ack(1)]), ["deliver c1 #5 5"]);
@@ -45,10 +60,24 @@ fn prefetch_counts_for_each_consumer_started_afterwards() {
 fn prefetch_for_the_channel_is_one_window_for_all_its_consumers() {
     let mut w = World::new(1);
     let c = w.connect("test");
-    run(&mut w, c, [transient("p"), transient("q"), prefetch(3, true), consume("p", 1), consume("q", 2)]);
+    run(
+        &mut w,
+        c,
+        [
+            transient("p"),
+            transient("q"),
+            prefetch(3, true),
+            consume("p", 1),
+            consume("q", 2),
+        ],
+    );
     run(&mut w, c, bodies("p", 3));
     assert_eq!(run(&mut w, c, [put("q", "other")]), ["confirmed 4"]);
-    assert_eq!(run(&mut w, c, [ack(1)]), ["deliver c2 #4 other"], "the credit is the other consumer's, too");
+    assert_eq!(
+        run(&mut w, c, [ack(1)]),
+        ["deliver c2 #4 other"],
+        "the credit is the other consumer's, too"
+    );
 }
 
 #[test]
@@ -58,7 +87,10 @@ fn credit_of_the_channel_comes_back_from_a_cancelled_consumer() {
     let c = w.connect("test");
     run(&mut w, c, [transient("q"), prefetch(2, true), consume("q", 1)]);
     run(&mut w, c, bodies("q", 5));
-    assert_eq!(run(&mut w, c, [cancel(1), consume("q", 2)]), ["done Cancel c1", "consuming c2"]);
+    assert_eq!(
+        run(&mut w, c, [cancel(1), consume("q", 2)]),
+        ["done Cancel c1", "consuming c2"]
+    );
     assert_eq!(run(&mut w, c, [ack_upto(2)]), ["deliver c2 #3 3", "deliver c2 #4 4"]);
 }
 
@@ -66,7 +98,16 @@ fn credit_of_the_channel_comes_back_from_a_cancelled_consumer() {
 fn no_prefetch_limits_a_consumer_that_does_not_settle() {
     let mut w = World::new(1);
     let c = w.connect("test");
-    run(&mut w, c, [transient("q"), prefetch(1, false), prefetch(1, true), consume_no_ack("q", 1)]);
+    run(
+        &mut w,
+        c,
+        [
+            transient("q"),
+            prefetch(1, false),
+            prefetch(1, true),
+            consume_no_ack("q", 1),
+        ],
+    );
     assert_eq!(run(&mut w, c, bodies("q", 5)).len(), 6);
     assert_eq!(w.counters().messages_unsettled, 0);
 }
@@ -75,12 +116,19 @@ fn no_prefetch_limits_a_consumer_that_does_not_settle() {
 fn what_is_requeued_returns_to_its_old_place_marked() {
     let mut w = World::new(1);
     let c = w.connect("test");
-    run(&mut w, c, [durable("q"), consume_with("q", 1, |c| c.prefetch = Some(3))]);
+    run(
+        &mut w,
+        c,
+        [durable("q"), consume_with("q", 1, |c| c.prefetch = Some(3))],
+    );
     assert_eq!(run(&mut w, c, bodies("q", 5)).len(), 4);
     run(&mut w, c, [cancel(1)]);
     run(&mut w, c, [requeue(3), requeue(1)]);
     let heard = run(&mut w, c, [consume("q", 2)]);
-    let order: Vec<_> = heard.iter().map(|l| l.split(' ').nth(3).unwrap_or("").to_owned()).collect();
+    let order: Vec<_> = heard
+        .iter()
+        .map(|l| l.split(' ').nth(3).unwrap_or("").to_owned())
+        .collect();
     assert_eq!(heard[1], "deliver c2 #4 1 again");
     assert_eq!(order[1..], ["1", "3", "4", "5"]);
     assert_eq!(heard[3], "deliver c2 #6 4");
@@ -93,12 +141,24 @@ fn a_settle_of_several_ends_at_its_number_which_must_be_unsettled() {
     run(&mut w, c, [transient("q"), consume("q", 1)]);
     run(&mut w, c, bodies("q", 4));
     assert!(run(&mut w, c, [ack(2)]).is_empty());
-    assert_eq!(run(&mut w, c, [ack_upto(2)]), ["failed Settle PreconditionFailed unknown delivery tag 2"]);
+    assert_eq!(
+        run(&mut w, c, [ack_upto(2)]),
+        ["failed Settle PreconditionFailed unknown delivery tag 2"]
+    );
     assert!(run(&mut w, c, [ack_upto(3)]).is_empty());
     assert_eq!(w.counters().messages_unsettled, 1);
-    assert!(run(&mut w, c, [ack_upto(0), ack_upto(0)]).is_empty(), "0 is all there are, if any");
-    assert_eq!(run(&mut w, c, [ack(0)]), ["failed Settle PreconditionFailed unknown delivery tag 0"]);
-    assert_eq!(run(&mut w, c, [ack(99)]), ["failed Settle PreconditionFailed unknown delivery tag 99"]);
+    assert!(
+        run(&mut w, c, [ack_upto(0), ack_upto(0)]).is_empty(),
+        "0 is all there are, if any"
+    );
+    assert_eq!(
+        run(&mut w, c, [ack(0)]),
+        ["failed Settle PreconditionFailed unknown delivery tag 0"]
+    );
+    assert_eq!(
+        run(&mut w, c, [ack(99)]),
+        ["failed Settle PreconditionFailed unknown delivery tag 99"]
+    );
 }
 
 #[test]
@@ -118,8 +178,14 @@ fn a_consumer_is_told_so_before_its_first_delivery_whatever_waits_before_it() {
     let c = w.connect("test");
     run(&mut w, c, [transient("q"), put("q", "m")]);
     w.send(c, vec![durable("slow"), consume("q", 1)]);
-    assert!(now(&mut w, c).is_empty(), "the declaration waits for the log, the rest for it");
-    assert_eq!(hear(&mut w, c), ["declared slow 0/0", "consuming c1", "deliver c1 #1 m"]);
+    assert!(
+        now(&mut w, c).is_empty(),
+        "the declaration waits for the log, the rest for it"
+    );
+    assert_eq!(
+        hear(&mut w, c),
+        ["declared slow 0/0", "consuming c1", "deliver c1 #1 m"]
+    );
 }
 
 #[test]
@@ -130,8 +196,12 @@ fn nothing_is_delivered_after_a_cancel_is_answered_and_what_was_reserved_goes_ba
     w.send(b, bodies("q", 2));
     w.send(a, vec![cancel(1)]);
     assert_eq!(now(&mut w, a), ["done Cancel c1"]);
-    assert_eq!(run(&mut w, a, [cancel(1)]), ["done Cancel c1"], "an unknown one is answered, too");
-    assert_eq!(run(&mut w, b, [get("q")]).last().unwrap(), "got #1 1 left 1");
+    assert_eq!(
+        run(&mut w, a, [cancel(1)]),
+        ["done Cancel c1"],
+        "an unknown one is answered, too"
+    );
+    assert_eq!(run(&mut w, b, [get("q")]), ["got #1 1 left 1", "confirmed 2"]);
 }
 
 #[test]
@@ -173,7 +243,17 @@ fn one_message_always_fits_an_empty_output_and_a_second_only_if_it_does() {
     let c = w.connect("test");
     run(&mut w, c, [transient("q"), consume("q", 1)]);
     w.send(c, vec![put("q", &padded("1", 5_000)), put("q", &padded("2", 5_000))]);
-    let heard: Vec<_> = w.take(c, Room { messages: 10, bytes: 100 }).iter().map(line).collect();
+    let heard: Vec<_> = w
+        .take(
+            c,
+            Room {
+                messages: 10,
+                bytes: 100,
+            },
+        )
+        .iter()
+        .map(line)
+        .collect();
     assert_eq!(heard, ["confirmed 2", "deliver c1 #1 1"]);
     assert!(w.is_due(c));
 }
@@ -182,7 +262,11 @@ fn one_message_always_fits_an_empty_output_and_a_second_only_if_it_does() {
 fn an_exclusive_consumer_is_alone_on_its_queue() {
     let mut w = World::new(1);
     let c = w.connect("test");
-    run(&mut w, c, [transient("q"), consume_with("q", 1, |c| c.exclusive = true)]);
+    run(
+        &mut w,
+        c,
+        [transient("q"), consume_with("q", 1, |c| c.exclusive = true)],
+    );
     let text = "failed Consume AccessRefused queue 'q' in vhost '/' in exclusive use";
     assert_eq!(run(&mut w, c, [consume("q", 2)]), [text]);
     run(&mut w, c, [cancel(1), consume("q", 2)]);
@@ -194,9 +278,14 @@ fn with_a_single_active_consumer_the_next_takes_over_when_it_goes() {
     let mut w = World::new(1);
     let c = w.connect("test");
     let single = declare("q", |d| {
-        d.arguments.push("x-single-active-consumer", gatepost_core::properties::Value::Bool(true));
+        d.arguments
+            .push("x-single-active-consumer", gatepost_core::properties::Value::Bool(true));
     });
-    run(&mut w, c, [single, consume_with("q", 1, |c| c.prefetch = Some(1)), consume("q", 2)]);
+    run(
+        &mut w,
+        c,
+        [single, consume_with("q", 1, |c| c.prefetch = Some(1)), consume("q", 2)],
+    );
     assert_eq!(run(&mut w, c, bodies("q", 2)), ["confirmed 2", "deliver c1 #1 1"]);
     assert_eq!(run(&mut w, c, [cancel(1)]), ["done Cancel c1", "deliver c2 #2 2"]);
 }
@@ -205,8 +294,15 @@ fn with_a_single_active_consumer_the_next_takes_over_when_it_goes() {
 fn closing_a_channel_returns_what_it_holds_and_recover_does_so_without_closing() {
     let mut w = World::new(1);
     let (a, b) = (w.connect("test"), w.connect("test"));
-    run(&mut w, a, [transient("q"), put("q", "1"), put("q", "2"), get("q"), get("q")]);
-    let recover = Command::Recover { channel: CH, reply: true };
+    run(
+        &mut w,
+        a,
+        [transient("q"), put("q", "1"), put("q", "2"), get("q"), get("q")],
+    );
+    let recover = Command::Recover {
+        channel: CH,
+        reply: true,
+    };
     assert_eq!(run(&mut w, a, [recover]), ["done Recover"]);
     assert_eq!(run(&mut w, a, [get("q")]), ["got #3 1 again left 1"]);
     assert_eq!(run(&mut w, a, [close_channel()]), ["done CloseChannel"]);
@@ -254,16 +350,27 @@ fn the_head_expires_with_consumers_without_and_for_get() {
 fn thousands_that_expire_together_go_in_several_turns() {
     let mut w = World::new(1);
     let c = w.connect("test");
-    run(&mut w, c, [declare("q", |d| {
-        d.durable = false;
-        d.arguments.push("x-message-ttl", gatepost_core::properties::Value::Int(100, 32));
-    })]);
+    run(
+        &mut w,
+        c,
+        [declare("q", |d| {
+            d.durable = false;
+            d.arguments
+                .push("x-message-ttl", gatepost_core::properties::Value::Int(100, 32));
+        })],
+    );
     w.set_audits(false);
     let received = w.now().wall;
     let many: Vec<Command> = (0..5_000)
         .map(|_| {
-            let envelope = gatepost_core::message::Envelope { received, ..Default::default() };
-            publish(Default::default(), gatepost_core::message::Message::new(envelope, "", "q", &[], b"m"))
+            let envelope = gatepost_core::message::Envelope {
+                received,
+                ..Default::default()
+            };
+            publish(
+                Default::default(),
+                gatepost_core::message::Message::new(envelope, "", "q", &[], b"m"),
+            )
         })
         .collect();
     run(&mut w, c, many);

@@ -46,19 +46,29 @@ fn passive_declarations_check_and_equivalent_ones_succeed() {
     let mut w = World::new(1);
     let c = w.connect("test");
     let passive = |name: &str| declare(name, |d| d.passive = true);
-    assert_eq!(run(&mut w, c, [passive("q")]), ["failed DeclareQueue NotFound no queue 'q' in vhost '/'"]);
+    assert_eq!(
+        run(&mut w, c, [passive("q")]),
+        ["failed DeclareQueue NotFound no queue 'q' in vhost '/'"]
+    );
     run(&mut w, c, [with_arguments("q", &[("x-max-length", 5)]), put("q", "m")]);
     assert_eq!(run(&mut w, c, [passive("q")]), ["declared q 1/0"]);
-    assert_eq!(run(&mut w, c, [with_arguments("q", &[("x-max-length", 5)])]), ["declared q 1/0"]);
+    assert_eq!(
+        run(&mut w, c, [with_arguments("q", &[("x-max-length", 5)])]),
+        ["declared q 1/0"]
+    );
     assert_eq!(
         run(&mut w, c, [with_arguments("q", &[("x-max-length", 6)])]),
-        ["failed DeclareQueue PreconditionFailed inequivalent arg 'x-max-length' for queue 'q' in vhost '/': \
-          received '6' but current is '5'"]
+        [
+            "failed DeclareQueue PreconditionFailed inequivalent arg 'x-max-length' for queue 'q' in vhost '/': \
+          received '6' but current is '5'"
+        ]
     );
     assert_eq!(
         run(&mut w, c, [transient("q")]),
-        ["failed DeclareQueue PreconditionFailed inequivalent arg 'durable' for queue 'q' in vhost '/': received \
-          'false' but current is 'true'"]
+        [
+            "failed DeclareQueue PreconditionFailed inequivalent arg 'durable' for queue 'q' in vhost '/': received \
+          'false' but current is 'true'"
+        ]
     );
     assert_eq!(run(&mut w, c, [declare("q", |d| d.lenient = true)]), ["declared q 1/0"]);
 }
@@ -68,15 +78,28 @@ fn an_exclusive_queue_is_its_connections_and_goes_with_it() {
     let mut w = World::new(1);
     let (a, b) = (w.connect("test"), w.connect("test"));
     run(&mut w, a, [declare("e", |d| d.exclusive = true), consume("e", 1)]);
-    for command in [consume("e", 2), get("e"), purge("e"), delete("e"), durable("e"), bind("amq.topic", "e", "k")] {
+    for command in [
+        consume("e", 2),
+        get("e"),
+        purge("e"),
+        delete("e"),
+        durable("e"),
+        bind("amq.topic", "e", "k"),
+    ] {
         let heard = run(&mut w, b, [command]);
-        assert!(heard[0].contains("ResourceLocked cannot obtain exclusive access to locked queue 'e'"), "{heard:?}");
+        assert!(
+            heard[0].contains("ResourceLocked cannot obtain exclusive access to locked queue 'e'"),
+            "{heard:?}"
+        );
     }
     assert_eq!(run(&mut w, b, [put("e", "m")]), ["confirmed 1"], "anybody may publish");
     assert_eq!(run(&mut w, a, []), ["deliver c1 #1 m"]);
     w.drop_client(a);
     let passive = declare("e", |d| d.passive = true);
-    assert_eq!(run(&mut w, b, [passive]), ["failed DeclareQueue NotFound no queue 'e' in vhost '/'"]);
+    assert_eq!(
+        run(&mut w, b, [passive]),
+        ["failed DeclareQueue NotFound no queue 'e' in vhost '/'"]
+    );
     w.drop_client(b);
     w.catch_up();
     w.assert_idle();
@@ -86,7 +109,11 @@ fn an_exclusive_queue_is_its_connections_and_goes_with_it() {
 fn an_auto_delete_queue_goes_with_its_last_consumer() {
     let mut w = World::new(1);
     let (a, b) = (w.connect("test"), w.connect("test"));
-    run(&mut w, a, [declare("q", |d| d.auto_delete = true), put("q", "m"), consume("q", 1)]);
+    run(
+        &mut w,
+        a,
+        [declare("q", |d| d.auto_delete = true), put("q", "m"), consume("q", 1)],
+    );
     run(&mut w, b, [consume("q", 2)]);
     run(&mut w, a, [cancel(1)]);
     assert_eq!(w.counters().queues, 1);
@@ -126,9 +153,21 @@ fn deleting_waits_for_conditions_empty_before_unused() {
             reply: true,
         }))
     };
-    run(&mut w, c, [transient("q"), consume_with("q", 1, |c| c.prefetch = Some(1)), put("q", "1"), put("q", "2")]);
+    run(
+        &mut w,
+        c,
+        [
+            transient("q"),
+            consume_with("q", 1, |c| c.prefetch = Some(1)),
+            put("q", "1"),
+            put("q", "2"),
+        ],
+    );
     let fault = "failed DeleteQueue PreconditionFailed queue 'q' in vhost '/'";
-    assert_eq!(run(&mut w, c, [conditional(true, true)]), [format!("{fault} not empty")]);
+    assert_eq!(
+        run(&mut w, c, [conditional(true, true)]),
+        [format!("{fault} not empty")]
+    );
     assert_eq!(run(&mut w, c, [conditional(true, false)]), [format!("{fault} in use")]);
 }
 
@@ -136,7 +175,11 @@ fn deleting_waits_for_conditions_empty_before_unused() {
 fn a_purge_leaves_what_consumers_hold() {
     let mut w = World::new(1);
     let c = w.connect("test");
-    run(&mut w, c, [durable("q"), put("q", "1"), put("q", "2"), put("q", "3"), get("q")]);
+    run(
+        &mut w,
+        c,
+        [durable("q"), put("q", "1"), put("q", "2"), put("q", "3"), get("q")],
+    );
     assert_eq!(run(&mut w, c, [purge("q")]), ["purged 2"]);
     w.crash(Crash::Power);
     let c = w.connect("test");
@@ -191,7 +234,11 @@ fn reserved_names_and_the_limit_of_queues_are_refused() {
     };
     let mut w = World::with(1, settings, Default::default());
     let c = w.connect("test");
-    let heard = run(&mut w, c, [durable("amq.mine"), durable("a"), durable("b"), durable("a")]);
+    let heard = run(
+        &mut w,
+        c,
+        [durable("amq.mine"), durable("a"), durable("b"), durable("a")],
+    );
     assert!(heard[0].ends_with("AccessRefused queue name 'amq.mine' contains reserved prefix 'amq.*'"));
     assert_eq!(heard[1], "declared a 0/0");
     assert!(heard[2].ends_with("cannot declare queue 'b': queue limit (1) is reached"));
@@ -202,8 +249,21 @@ fn reserved_names_and_the_limit_of_queues_are_refused() {
 fn bindings_and_exchanges_survive_a_restart_and_deleted_ones_do_not_come_back() {
     let mut w = World::new(1);
     let c = w.connect("test");
-    run(&mut w, c, [exchange("x", "topic"), exchange("y", "fanout"), durable("q"), durable("r")]);
-    run(&mut w, c, [bind("x", "q", "a.*"), bind("x", "r", "a.*"), bind("y", "q", "")]);
+    run(
+        &mut w,
+        c,
+        [
+            exchange("x", "topic"),
+            exchange("y", "fanout"),
+            durable("q"),
+            durable("r"),
+        ],
+    );
+    run(
+        &mut w,
+        c,
+        [bind("x", "q", "a.*"), bind("x", "r", "a.*"), bind("y", "q", "")],
+    );
     let unbind = Command::Unbind(Box::new(gatepost_core::command::Bind {
         channel: CH,
         source: "x".into(),
@@ -221,20 +281,38 @@ fn bindings_and_exchanges_survive_a_restart_and_deleted_ones_do_not_come_back() 
     assert_eq!(run(&mut w, c, [unbind, delete]), ["done Unbind", "done DeleteExchange"]);
     w.crash(Crash::Power);
     let c = w.connect("test");
-    let heard = run(&mut w, c, [
-        publish(Default::default(), message("x", "a.b", "m", false)),
-        get("q"),
-        get("r"),
-        publish(Default::default(), message("y", "", "m", false)),
-    ]);
-    assert_eq!(heard, ["got #1 m left 0", "empty", "failed Publish NotFound no exchange 'y' in vhost '/'"]);
+    let heard = run(
+        &mut w,
+        c,
+        [
+            publish(Default::default(), message("x", "a.b", "m", false)),
+            get("q"),
+            get("r"),
+            publish(Default::default(), message("y", "", "m", false)),
+        ],
+    );
+    assert_eq!(
+        heard,
+        [
+            "got #1 m left 0",
+            "empty",
+            "failed Publish NotFound no exchange 'y' in vhost '/'"
+        ]
+    );
 }
 
 #[test]
 fn a_bad_argument_makes_no_queue() {
     let mut w = World::new(1);
     let c = w.connect("test");
-    let heard = run(&mut w, c, [declare("q", |d| d.arguments.push("x-message-ttl", Value::text("soon")))]);
-    assert!(heard[0].starts_with("failed DeclareQueue PreconditionFailed invalid arg 'x-message-ttl'"), "{heard:?}");
+    let heard = run(
+        &mut w,
+        c,
+        [declare("q", |d| d.arguments.push("x-message-ttl", Value::text("soon")))],
+    );
+    assert!(
+        heard[0].starts_with("failed DeclareQueue PreconditionFailed invalid arg 'x-message-ttl'"),
+        "{heard:?}"
+    );
     assert_eq!(w.counters().queues, 0);
 }

@@ -22,15 +22,25 @@ fn small(seed: u64) -> World {
 /// Publishes `n` messages of a KiB each, some at a time, as a publisher does that waits for its confirms.
 fn fill(w: &mut World, c: Client, queue: &str, n: usize) {
     for first in (0..n).step_by(50) {
-        let some: Vec<Command> = (first..n.min(first + 50)).map(|n| put(queue, &padded(&n.to_string(), KIB))).collect();
+        let some: Vec<Command> = (first..n.min(first + 50))
+            .map(|n| put(queue, &padded(&n.to_string(), KIB)))
+            .collect();
         run(w, c, some);
     }
 }
 
 fn numbers(heard: &[String]) -> Vec<usize> {
-    let delivered = heard.iter().filter(|l| l.starts_with("deliver") || l.starts_with("got"));
+    let delivered = heard
+        .iter()
+        .filter(|l| l.starts_with("deliver") || l.starts_with("got"));
     delivered
-        .map(|l| l.split(' ').nth(if l.starts_with("got") { 2 } else { 3 }).unwrap().parse().unwrap())
+        .map(|l| {
+            l.split(' ')
+                .nth(if l.starts_with("got") { 2 } else { 3 })
+                .unwrap()
+                .parse()
+                .unwrap()
+        })
         .collect()
 }
 
@@ -40,7 +50,11 @@ fn a_long_durable_queue_lives_on_disk_and_comes_back_in_order() {
     let c = w.connect("test");
     run(&mut w, c, [durable("d")]);
     fill(&mut w, c, "d", 2_000);
-    assert!(w.counters().memory_bytes < 128 << 10, "{} bytes", w.counters().memory_bytes);
+    assert!(
+        w.counters().memory_bytes < 128 << 10,
+        "{} bytes",
+        w.counters().memory_bytes
+    );
     assert!(!w.counters().publishers_blocked);
     w.set_audits(true);
     w.send(c, vec![consume_no_ack("d", 1)]);
@@ -54,7 +68,11 @@ fn a_long_transient_queue_spills_and_is_gone_after_a_crash() {
     let c = w.connect("test");
     run(&mut w, c, [transient("t"), durable("d")]);
     fill(&mut w, c, "t", 1_000);
-    assert!(w.counters().memory_bytes < 128 << 10, "{} bytes", w.counters().memory_bytes);
+    assert!(
+        w.counters().memory_bytes < 128 << 10,
+        "{} bytes",
+        w.counters().memory_bytes
+    );
     let heard = run(&mut w, c, [consume_with("t", 1, |c| c.prefetch = Some(300))]);
     assert_counted(&numbers(&heard), 300);
     run(&mut w, c, [ack_upto(100)]);
@@ -67,12 +85,26 @@ fn a_message_of_a_durable_and_a_transient_queue_leaves_both() {
     // What another queue had logged could not be spilled, and stopped everything behind it from leaving.
     let mut w = small(3);
     let c = w.connect("test");
-    run(&mut w, c, [exchange("x", "fanout"), durable("d"), transient("t"), bind("x", "d", ""), bind("x", "t", "")]);
+    run(
+        &mut w,
+        c,
+        [
+            exchange("x", "fanout"),
+            durable("d"),
+            transient("t"),
+            bind("x", "d", ""),
+            bind("x", "t", ""),
+        ],
+    );
     for n in 0..1_000 {
         let m = message("x", "", &padded(&n.to_string(), KIB), true);
         run(&mut w, c, [publish(Default::default(), m)]);
     }
-    assert!(w.counters().memory_bytes < 256 << 10, "{} bytes", w.counters().memory_bytes);
+    assert!(
+        w.counters().memory_bytes < 256 << 10,
+        "{} bytes",
+        w.counters().memory_bytes
+    );
     let heard = run(&mut w, c, [consume_no_ack("t", 1)]);
     assert_counted(&numbers(&heard), 1_000);
     let heard = run(&mut w, c, [consume_no_ack("d", 2)]);
@@ -88,7 +120,11 @@ fn many_short_queues_nobody_consumes_leave_memory() {
         run(&mut w, c, [durable(&format!("q{n}"))]);
         fill(&mut w, c, &format!("q{n}"), 10);
     }
-    assert!(w.counters().memory_bytes < 256 << 10, "{} bytes", w.counters().memory_bytes);
+    assert!(
+        w.counters().memory_bytes < 256 << 10,
+        "{} bytes",
+        w.counters().memory_bytes
+    );
     assert!(!w.counters().publishers_blocked);
     assert_eq!(run(&mut w, c, [get("q7")]), ["got #1 0 left 9"]);
 }
@@ -97,13 +133,25 @@ fn many_short_queues_nobody_consumes_leave_memory() {
 fn a_few_big_messages_leave_memory() {
     let mut w = small(5);
     let c = w.connect("test");
-    run(&mut w, c, [durable("d"), durable("e"), consume_with("e", 1, |c| c.prefetch = Some(1))]);
+    run(
+        &mut w,
+        c,
+        [
+            durable("d"),
+            durable("e"),
+            consume_with("e", 1, |c| c.prefetch = Some(1)),
+        ],
+    );
     for n in 0..20 {
         run(&mut w, c, [put("d", &padded(&n.to_string(), 100 * KIB))]);
         run(&mut w, c, [put("e", &padded(&n.to_string(), 100 * KIB))]);
     }
     assert!(!w.counters().publishers_blocked);
-    assert!(w.counters().memory_bytes < 512 << 10, "{} bytes", w.counters().memory_bytes);
+    assert!(
+        w.counters().memory_bytes < 512 << 10,
+        "{} bytes",
+        w.counters().memory_bytes
+    );
 }
 
 #[test]
@@ -138,7 +186,10 @@ fn a_get_whose_message_is_on_disk_keeps_its_place_among_the_answers() {
     w.send(c, vec![get("d"), echo(1), get("d"), transient("t")]);
     assert!(now(&mut w, c).is_empty());
     let heard = hear(&mut w, c);
-    assert_eq!(heard, ["got #1 1 left 1", "echo 1", "got #2 2 left 0", "declared t 0/0"]);
+    assert_eq!(
+        heard,
+        ["got #1 1 left 1", "echo 1", "got #2 2 left 0", "declared t 0/0"]
+    );
 }
 
 #[test]
@@ -188,14 +239,29 @@ fn held_deliveries_let_their_bodies_go_and_come_back_from_disk() {
     fill(&mut w, c, "d", 500);
     let heard = run(&mut w, c, [consume("d", 1)]);
     assert_counted(&numbers(&heard), 500);
-    assert!(w.counters().memory_bytes < 256 << 10, "{} bytes", w.counters().memory_bytes);
+    assert!(
+        w.counters().memory_bytes < 256 << 10,
+        "{} bytes",
+        w.counters().memory_bytes
+    );
     run(&mut w, c, [close_channel()]);
     w.set_audits(true);
     let mut again = Vec::new();
     w.send(c, vec![consume("d", 1)]);
     while again.len() < 500 {
         w.catch_up();
-        again.extend(numbers(&w.take(c, Room { messages: 7, bytes: 5_000 }).iter().map(line).collect::<Vec<_>>()));
+        again.extend(numbers(
+            &w.take(
+                c,
+                Room {
+                    messages: 7,
+                    bytes: 5_000,
+                },
+            )
+            .iter()
+            .map(line)
+            .collect::<Vec<_>>(),
+        ));
     }
     assert_counted(&again, 500);
 }

@@ -1,20 +1,37 @@
 //! Publishing: routes, returns, refusals, and when a confirm is due.
 
+use crate::support::*;
 use gatepost_core::command::{Command, PublishFlags};
 use gatepost_core::testing::world::World;
-use crate::support::*;
 
 #[test]
 fn a_message_goes_to_every_queue_it_matches_and_is_stored_once() {
     let mut w = World::new(1);
     let c = w.connect("test");
-    run(&mut w, c, [exchange("x", "fanout"), durable("a"), durable("b"), bind("x", "a", ""), bind("x", "b", "")]);
+    run(
+        &mut w,
+        c,
+        [
+            exchange("x", "fanout"),
+            durable("a"),
+            durable("b"),
+            bind("x", "a", ""),
+            bind("x", "b", ""),
+        ],
+    );
     let before = w.counters().memory_bytes;
-    run(&mut w, c, [publish(PublishFlags::default(), message("x", "", "m", true))]);
+    run(
+        &mut w,
+        c,
+        [publish(PublishFlags::default(), message("x", "", "m", true))],
+    );
     let one = w.counters().memory_bytes - before;
     assert_eq!(w.counters().messages_ready, 2);
     assert_eq!(one as usize, message("x", "", "m", true).memory());
-    assert_eq!(run(&mut w, c, [get_no_ack("a"), get_no_ack("b")]), ["got #1 m left 0", "got #2 m left 0"]);
+    assert_eq!(
+        run(&mut w, c, [get_no_ack("a"), get_no_ack("b")]),
+        ["got #1 m left 0", "got #2 m left 0"]
+    );
     assert_eq!(w.counters().memory_bytes, 0);
 }
 
@@ -73,7 +90,17 @@ fn a_message_settled_before_it_is_written_is_confirmed_and_never_written() {
 fn a_message_two_queues_hold_is_confirmed_early_only_when_both_have_settled_it() {
     let mut w = World::new(1);
     let (p, c) = (w.connect("test"), w.connect("test"));
-    run(&mut w, p, [exchange("x", "fanout"), durable("a"), durable("b"), bind("x", "a", ""), bind("x", "b", "")]);
+    run(
+        &mut w,
+        p,
+        [
+            exchange("x", "fanout"),
+            durable("a"),
+            durable("b"),
+            bind("x", "a", ""),
+            bind("x", "b", ""),
+        ],
+    );
     run(&mut w, c, [consume("a", 1), consume("b", 2)]);
     w.send(p, vec![publish(PublishFlags::CONFIRM, message("x", "", "m", true))]);
     assert_eq!(now(&mut w, c).len(), 2);
@@ -109,9 +136,21 @@ fn a_missing_exchange_is_a_fault_unless_the_publisher_is_lenient() {
     let mut w = World::new(1);
     let c = w.connect("test");
     let lenient = PublishFlags::CONFIRM | PublishFlags::LENIENT;
-    assert_eq!(run(&mut w, c, [publish(lenient, message("no", "k", "m", true))]), ["confirmed 1"]);
-    let heard = run(&mut w, c, [publish(PublishFlags::CONFIRM, message("no", "k", "m", true))]);
-    assert!(heard.iter().any(|l| l == "failed Publish NotFound no exchange 'no' in vhost '/'"), "{heard:?}");
+    assert_eq!(
+        run(&mut w, c, [publish(lenient, message("no", "k", "m", true))]),
+        ["confirmed 1"]
+    );
+    let heard = run(
+        &mut w,
+        c,
+        [publish(PublishFlags::CONFIRM, message("no", "k", "m", true))],
+    );
+    assert!(
+        heard
+            .iter()
+            .any(|l| l == "failed Publish NotFound no exchange 'no' in vhost '/'"),
+        "{heard:?}"
+    );
 }
 
 #[test]
@@ -119,8 +158,10 @@ fn a_full_queue_refuses_before_the_confirm_that_passes_the_refused_one() {
     let mut w = World::new(1);
     let c = w.connect("test");
     let full = declare("q", |d| {
-        d.arguments.push("x-max-length", gatepost_core::properties::Value::Int(1, 32));
-        d.arguments.push("x-overflow", gatepost_core::properties::Value::text("reject-publish"));
+        d.arguments
+            .push("x-max-length", gatepost_core::properties::Value::Int(1, 32));
+        d.arguments
+            .push("x-overflow", gatepost_core::properties::Value::text("reject-publish"));
     });
     run(&mut w, c, [full]);
     w.send(c, vec![put("q", "1"), put("q", "2")]);
@@ -134,7 +175,10 @@ fn a_full_queue_drops_its_oldest_for_a_new_one() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(&mut w, c, [with_arguments("q", &[("x-max-length", 2)])]);
-    assert_eq!(run(&mut w, c, [put("q", "1"), put("q", "2"), put("q", "3")]), ["confirmed 3"]);
+    assert_eq!(
+        run(&mut w, c, [put("q", "1"), put("q", "2"), put("q", "3")]),
+        ["confirmed 3"]
+    );
     let heard = run(&mut w, c, [get_no_ack("q"), get_no_ack("q"), get_no_ack("q")]);
     assert_eq!(heard, ["got #1 2 left 1", "got #2 3 left 0", "empty"]);
 }
@@ -154,11 +198,13 @@ fn a_transaction_counts_as_a_whole_also_after_a_crash() {
     let c = w.connect("test");
     run(&mut w, c, [durable("a"), durable("b"), put("a", "old")]);
     run(&mut w, c, [get("a")]);
-    let publish_both = || vec![
-        publish(PublishFlags::default(), message("", "a", "1", true)),
-        publish(PublishFlags::default(), message("", "b", "2", true)),
-        ack(1),
-    ];
+    let publish_both = || {
+        vec![
+            publish(PublishFlags::default(), message("", "a", "1", true)),
+            publish(PublishFlags::default(), message("", "b", "2", true)),
+            ack(1),
+        ]
+    };
     w.send(c, vec![transaction(publish_both())]);
     assert!(now(&mut w, c).is_empty(), "it waits for the log");
     assert_eq!(hear(&mut w, c), ["done Commit"]);
@@ -174,7 +220,10 @@ fn a_transaction_with_a_bad_part_does_nothing() {
     let c = w.connect("test");
     run(&mut w, c, [durable("a")]);
     let commands = vec![publish(PublishFlags::default(), message("", "a", "1", true)), ack(1)];
-    assert_eq!(run(&mut w, c, [transaction(commands)]), ["failed Commit PreconditionFailed unknown delivery tag 1"]);
+    assert_eq!(
+        run(&mut w, c, [transaction(commands)]),
+        ["failed Commit PreconditionFailed unknown delivery tag 1"]
+    );
     assert_eq!(run(&mut w, c, [get("a")]), ["empty"]);
 }
 
@@ -184,12 +233,19 @@ fn a_transaction_that_would_overfill_a_queue_does_nothing() {
     let mut w = World::new(1);
     let c = w.connect("test");
     let full = declare("q", |d| {
-        d.arguments.push("x-max-length", gatepost_core::properties::Value::Int(2, 32));
-        d.arguments.push("x-overflow", gatepost_core::properties::Value::text("reject-publish"));
+        d.arguments
+            .push("x-max-length", gatepost_core::properties::Value::Int(2, 32));
+        d.arguments
+            .push("x-overflow", gatepost_core::properties::Value::text("reject-publish"));
     });
     run(&mut w, c, [full]);
-    let three = (0..3).map(|n| publish(PublishFlags::default(), message("", "q", &n.to_string(), true))).collect();
-    assert_eq!(run(&mut w, c, [transaction(three)]), ["failed Commit PreconditionFailed partial tx completion"]);
+    let three = (0..3)
+        .map(|n| publish(PublishFlags::default(), message("", "q", &n.to_string(), true)))
+        .collect();
+    assert_eq!(
+        run(&mut w, c, [transaction(three)]),
+        ["failed Commit PreconditionFailed partial tx completion"]
+    );
     assert_eq!(run(&mut w, c, [get("q")]), ["empty"]);
 }
 
@@ -231,10 +287,20 @@ fn publishers_are_told_of_pressure_and_of_its_end_and_nobody_else() {
 fn connections_leave_nothing_behind() {
     let mut w = World::new(1);
     let (p, c) = (w.connect("test"), w.connect("test"));
-    run(&mut w, p, [durable("d"), transient("t"), declare("e", |d| d.exclusive = true)]);
+    run(
+        &mut w,
+        p,
+        [durable("d"), transient("t"), declare("e", |d| d.exclusive = true)],
+    );
     run(&mut w, c, [consume("d", 1), consume("t", 2), prefetch(3, true)]);
     w.send(p, vec![put("d", "1"), put("t", "2"), put("e", "3"), put("d", "4")]);
-    w.take(c, gatepost_core::testing::world::Room { messages: 1, bytes: 100 });
+    w.take(
+        c,
+        gatepost_core::testing::world::Room {
+            messages: 1,
+            bytes: 100,
+        },
+    );
     w.drop_client(p);
     w.drop_client(c);
     w.catch_up();

@@ -9,11 +9,18 @@ fn what_was_confirmed_is_there_in_order_and_what_was_transient_is_not() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(&mut w, c, [durable("d"), transient("t")]);
-    run(&mut w, c, [put("d", "1"), put_transient("d", "2"), put("d", "3"), put("t", "4")]);
+    run(
+        &mut w,
+        c,
+        [put("d", "1"), put_transient("d", "2"), put("d", "3"), put("t", "4")],
+    );
     w.crash(Crash::Power);
     assert_eq!(w.counters().queues, 1);
     let c = w.connect("test");
-    assert_eq!(run(&mut w, c, [get("d"), get("d"), get("d")]), ["got #1 1 left 1", "got #2 3 left 0", "empty"]);
+    assert_eq!(
+        run(&mut w, c, [get("d"), get("d"), get("d")]),
+        ["got #1 1 left 1", "got #2 3 left 0", "empty"]
+    );
 }
 
 #[test]
@@ -25,7 +32,10 @@ fn what_was_handed_out_before_the_crash_is_marked_and_what_was_not_is_not() {
     w.crash(Crash::Process);
     let c = w.connect("test");
     // A mark is ahead of what was really handed out.
-    assert_eq!(run(&mut w, c, [get("d"), get("d")]), ["got #1 1 again left 1", "got #2 2 again left 0"]);
+    assert_eq!(
+        run(&mut w, c, [get("d"), get("d")]),
+        ["got #1 1 again left 1", "got #2 2 again left 0"]
+    );
     run(&mut w, c, [put("d", "3")]);
     w.crash(Crash::Process);
     let c = w.connect("test");
@@ -69,7 +79,17 @@ fn a_backlog_is_handed_out_when_the_log_has_its_mark() {
 fn what_was_settled_does_not_come_back_once_its_settle_is_written() {
     let mut w = World::new(1);
     let c = w.connect("test");
-    run(&mut w, c, [durable("d"), put("d", "1"), put("d", "2"), put("d", "3"), consume("d", 1)]);
+    run(
+        &mut w,
+        c,
+        [
+            durable("d"),
+            put("d", "1"),
+            put("d", "2"),
+            put("d", "3"),
+            consume("d", 1),
+        ],
+    );
     run(&mut w, c, [ack(2), reject(1)]);
     assert!(w.submitted().is_empty(), "settles wait for company");
     w.advance(ms(250));
@@ -117,8 +137,12 @@ fn a_dead_letter_is_in_one_of_its_queues_after_a_crash() {
     let mut w = World::new(1);
     let c = w.connect("test");
     let dying = declare("q", |d| {
-        d.arguments.push("x-dead-letter-exchange", gatepost_core::properties::Value::text(""));
-        d.arguments.push("x-dead-letter-routing-key", gatepost_core::properties::Value::text("dead"));
+        d.arguments
+            .push("x-dead-letter-exchange", gatepost_core::properties::Value::text(""));
+        d.arguments.push(
+            "x-dead-letter-routing-key",
+            gatepost_core::properties::Value::text("dead"),
+        );
     });
     run(&mut w, c, [durable("dead"), dying, put("q", "m"), get("q")]);
     w.send(c, vec![reject(1)]);
@@ -136,9 +160,14 @@ fn what_dies_while_a_link_takes_is_published_in_that_turn() {
     let (p, c) = (w.connect("test"), w.connect("test"));
     let dying = declare("q", |d| {
         d.durable = false;
-        d.arguments.push("x-dead-letter-exchange", gatepost_core::properties::Value::text(""));
-        d.arguments.push("x-dead-letter-routing-key", gatepost_core::properties::Value::text("dead"));
-        d.arguments.push("x-message-ttl", gatepost_core::properties::Value::Int(50, 32));
+        d.arguments
+            .push("x-dead-letter-exchange", gatepost_core::properties::Value::text(""));
+        d.arguments.push(
+            "x-dead-letter-routing-key",
+            gatepost_core::properties::Value::text("dead"),
+        );
+        d.arguments
+            .push("x-message-ttl", gatepost_core::properties::Value::Int(50, 32));
     });
     run(&mut w, p, [transient("dead"), dying]);
     run(&mut w, c, [consume("q", 1)]);

@@ -55,10 +55,14 @@ fn a_members_credit_is_one_for_all_its_groups() {
     let mut w = World::new(1);
     let p = publisher(&mut w);
     let a = w.connect("mqtt");
-    run(&mut w, a, [
-        session("a", |s| s.receive_maximum = 1),
-        subscribe(vec![shared("g", "t", 1), shared("h", "u", 1)]),
-    ]);
+    run(
+        &mut w,
+        a,
+        [
+            session("a", |s| s.receive_maximum = 1),
+            subscribe(vec![shared("g", "t", 1), shared("h", "u", 1)]),
+        ],
+    );
     run(&mut w, p, [mqtt("t", "1", 1, 0), mqtt("u", "2", 1, 0)]);
     let mut heard = hear(&mut w, a);
     heard.extend(run(&mut w, a, [puback(1)]));
@@ -71,13 +75,20 @@ fn what_a_member_holds_waits_for_it_and_goes_to_another_when_its_session_ends() 
     let mut w = World::new(1);
     let p = publisher(&mut w);
     let (a, b) = (member(&mut w, "a", "g", "t", 2), member(&mut w, "b", "g", "t", 2));
-    run(&mut w, p, [mqtt("t", "1", 1, 0), mqtt("t", "2", 1, 0), mqtt("t", "3", 2, 1)]);
+    run(
+        &mut w,
+        p,
+        [mqtt("t", "1", 1, 0), mqtt("t", "2", 1, 0), mqtt("t", "3", 2, 1)],
+    );
     assert_eq!(hear(&mut w, a), ["publish q1 #1 t 1", "publish q2 #2 t 3"]);
     assert_eq!(hear(&mut w, b), ["publish q1 #1 t 2"]);
     w.drop_client(a);
     assert!(hear(&mut w, b).is_empty());
     let a = w.connect("mqtt");
-    assert_eq!(run(&mut w, a, [kept("a")]), ["open present", "publish q1 #1 t 1 dup", "publish q2 #2 t 3 dup"]);
+    assert_eq!(
+        run(&mut w, a, [kept("a")]),
+        ["open present", "publish q1 #1 t 1 dup", "publish q2 #2 t 3 dup"]
+    );
     w.drop_client(a);
     let a = w.connect("mqtt");
     run(&mut w, a, [session("a", |s| s.clean_start = true)]);
@@ -162,7 +173,11 @@ fn what_a_group_had_in_flight_at_qos_2_is_not_lost_in_a_crash() {
     w.crash(Crash::Power);
     let a = w.connect("mqtt");
     let heard = run(&mut w, a, [kept("a")]);
-    assert_eq!(heard, ["open present", "publish q2 #1 t 2"], "and what was received does not come twice");
+    assert_eq!(
+        heard,
+        ["open present", "publish q2 #1 t 2"],
+        "and what was received does not come twice"
+    );
     w.drop_client(a);
 }
 

@@ -88,7 +88,11 @@ pub(crate) fn line(event: &Event) -> String {
 }
 
 fn body(d: &gatepost_core::event::Delivery) -> String {
-    let again = if d.flags.contains(DeliveryFlags::REDELIVERED) { " again" } else { "" };
+    let again = if d.flags.contains(DeliveryFlags::REDELIVERED) {
+        " again"
+    } else {
+        ""
+    };
     format!("{}{again}", short(&String::from_utf8_lossy(d.message.body())))
 }
 
@@ -359,7 +363,11 @@ pub(crate) fn mqtt_message(message: Message, packet_id: u16) -> Command {
     let confirmed = message.envelope().qos > 0;
     Command::Publish {
         channel: 0,
-        flags: if confirmed { PublishFlags::CONFIRM } else { PublishFlags::default() },
+        flags: if confirmed {
+            PublishFlags::CONFIRM
+        } else {
+            PublishFlags::default()
+        },
         packet_id,
         message,
     }

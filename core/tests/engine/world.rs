@@ -8,9 +8,20 @@ fn history(seed: u64) -> u64 {
     let mut w = World::new(seed);
     let a = w.connect("test");
     w.queue(a, [durable("d"), transient("t"), consume("d", 1), prefetch(3, true)]);
-    w.queue(a, (0..40).map(|n| put(if n % 3 == 0 { "t" } else { "d" }, &n.to_string())));
+    w.queue(
+        a,
+        (0..40).map(|n| put(if n % 3 == 0 { "t" } else { "d" }, &n.to_string())),
+    );
     let b = w.connect("test");
-    w.queue(b, [kept("b"), subscribe(vec![filter("#", 1)]), mqtt("a/b", "m", 1, 0), mqtt("a/c", "n", 2, 7)]);
+    w.queue(
+        b,
+        [
+            kept("b"),
+            subscribe(vec![filter("#", 1)]),
+            mqtt("a/b", "m", 1, 0),
+            mqtt("a/c", "n", 2, 7),
+        ],
+    );
     for n in 0..400 {
         if let Step::Took(client, events) = w.step() {
             let acks = events.iter().filter_map(|e| match e {

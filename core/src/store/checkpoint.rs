@@ -1,0 +1,357 @@
+//! The checkpoint: what a start would otherwise have to replay. Derived from the log and replaceable.
+//!
+//! ```text
+//!   magic 8 │ crc32c 4 │ version 4 │ length 8 │ body
+//!
+//!   body    epoch, next segment, next base, wall, highest queue
+//!           segments   count, (id, kind, epoch, salt, base, size, end, sealed, routes, keys)*
+//!           queues     count, (id, next seq, handed out,
+//!                              spans count, (gap, extent, segment, live)*, dead runs,
+//!                              incoming count, id*, outgoing count, (seq, id, released)*)*
+//!           moves      count, (queue, seq, flags, 0 queue seq | 1 segment offset)*
+//!           keys       count, (key len, key, segment, offset, version, len, copies, deleted)*
+//! ```
+//!
+//! It covers each segment up to `end`, and says of everything below what is live. The one before is kept as
+//! `checkpoint.old`, and nothing is reclaimed that it does not cover: damage to one checkpoint makes the start longer
+//! and loses nothing. If both are damaged, the start reads every record there is; what was settled in a segment that
+//! has been recycled since may then come once more.
+
+use super::QueueId;
+use super::disk::{Disk, DiskFile};
+use super::index::{Index, KeyEntry, Move, QueueIndex, Root, Span};
+use super::record::{parse_runs, put_runs};
+use super::segment::{SegmentHeader, SegmentKind};
+use super::settings::StoreError;
+use super::varint::{Input, put_varint};
+use crate::message::Position;
+use crate::time::Wall;
+use std::io;
+
+/// The newest.
+pub(crate) const FILE: &str = "checkpoint";
+/// The one before.
+pub(crate) const OLD: &str = "checkpoint.old";
+/// One being written.
+pub(crate) const DRAFT: &str = "checkpoint.draft";
+const MAGIC: [u8; 8] = *b"GATEPCKP";
+const VERSION: u32 = 1;
+const HEADER_BYTES: usize = 24;
+
+/// What is said of a segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Covered {
+    pub(crate) header: SegmentHeader,
+    /// The index speaks for all records before this offset.
+    pub(crate) end: u32,
+    pub(crate) sealed: bool,
+    /// Routes in its directory.
+    pub(crate) routes: u64,
+    /// Keys in its directory.
+    pub(crate) keys: u64,
+}
+
+/// The scalars.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Marks {
+    pub(crate) epoch: u32,
+    pub(crate) next_id: u32,
+    pub(crate) next_base: u64,
+    pub(crate) wall: Wall,
+    pub(crate) queue_id_max: QueueId,
+}
+
+/// A checkpoint that was read.
+#[derive(Debug, Default)]
+pub(crate) struct Checkpoint {
+    pub(crate) marks: Marks,
+    pub(crate) segments: Vec<Covered>,
+    /// Only what checkpoints carry: counts per segment are not there.
+    pub(crate) index: Index,
+}
+
+/// The bytes of a checkpoint.
+pub(crate) fn encode(marks: &Marks, segments: &[Covered], index: &Index) -> Vec<u8> {
+    let mut out = vec![0; HEADER_BYTES];
+    let o = &mut out;
+    for value in [
+        u64::from(marks.epoch),
+        u64::from(marks.next_id),
+        marks.next_base,
+        marks.wall.0,
+        marks.queue_id_max.0,
+    ] {
+        put_varint(o, value);
+    }
+    put_varint(o, segments.len() as u64);
+    for segment in segments {
+        let h = &segment.header;
+        for value in [
+            u64::from(h.id),
+            h.kind as u64,
+            u64::from(h.epoch),
+            h.salt,
+            h.base,
+            u64::from(h.size),
+            u64::from(segment.end),
+            u64::from(segment.sealed),
+            segment.routes,
+            segment.keys,
+        ] {
+            put_varint(o, value);
+        }
+    }
+    put_varint(o, index.queues.len() as u64);
+    for (id, queue) in &index.queues {
+        put_queue(o, *id, queue);
+    }
+    put_varint(o, index.moves.len() as u64);
+    for ((queue, seq), moved) in &index.moves {
+        put_varint(o, queue.0);
+        put_varint(o, *seq);
+        o.push(moved.flags);
+        let (tag, a, b) = match moved.root {
+            Root::Route(queue, seq) => (0, queue.0, seq),
+            Root::At(at) => (1, u64::from(at.segment), u64::from(at.offset)),
+        };
+        o.push(tag);
+        put_varint(o, a);
+        put_varint(o, b);
+    }
+    put_varint(o, index.keys.len() as u64);
+    for (key, entry) in &index.keys {
+        put_varint(o, key.len() as u64);
+        o.extend_from_slice(key);
+        for value in [
+            u64::from(entry.at.segment),
+            u64::from(entry.at.offset),
+            entry.version,
+            u64::from(entry.len),
+            u64::from(entry.copies),
+            u64::from(entry.deleted),
+        ] {
+            put_varint(o, value);
+        }
+    }
+    let len = (out.len() - HEADER_BYTES) as u64;
+    out[..8].copy_from_slice(&MAGIC);
+    out[12..16].copy_from_slice(&VERSION.to_le_bytes());
+    out[16..24].copy_from_slice(&len.to_le_bytes());
+    let crc = crc32c::crc32c(&out[12..]);
+    out[8..12].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+fn put_queue(o: &mut Vec<u8>, id: QueueId, queue: &QueueIndex) {
+    put_varint(o, id.0);
+    put_varint(o, queue.next_seq);
+    put_varint(o, queue.handed_out);
+    put_varint(o, queue.spans().len() as u64);
+    let mut next = 0;
+    for span in queue.spans() {
+        put_varint(o, span.first - next);
+        put_varint(o, u64::from(span.extent));
+        put_varint(o, u64::from(span.segment));
+        put_varint(o, u64::from(span.live));
+        next = span.last();
+    }
+    let runs: Vec<(u64, u64)> = queue.dead_runs().collect();
+    put_runs(runs.iter().copied(), runs.len(), o);
+    put_varint(o, queue.incoming_ids.len() as u64);
+    for id in &queue.incoming_ids {
+        put_varint(o, u64::from(*id));
+    }
+    put_varint(o, queue.packet_ids.len() as u64);
+    for (seq, id, released) in &queue.packet_ids {
+        put_varint(o, *seq);
+        put_varint(o, u64::from(*id));
+        o.push(u8::from(*released));
+    }
+}
+
+/// Writes a checkpoint beside the newest one and puts it in its place. Returns when it is durable.
+pub(crate) fn write<D: Disk>(disk: &D, bytes: &[u8]) -> io::Result<()> {
+    let file = disk.create(DRAFT)?;
+    file.write_at(bytes, 0)?;
+    file.sync_data()?;
+    match disk.rename(FILE, OLD) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    disk.rename(DRAFT, FILE)?;
+    disk.sync_dir("")
+}
+
+/// What a checkpoint file turned out to be.
+pub(crate) enum Read {
+    Good(Box<Checkpoint>),
+    Missing,
+    Damaged,
+}
+
+/// Reads a checkpoint file.
+///
+/// # Errors
+/// [`StoreError::Version`] if it holds and is another release's.
+pub(crate) fn read<D: Disk>(disk: &D, path: &str) -> Result<Read, StoreError> {
+    let bytes = match load(disk, path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Read::Missing),
+        Err(_) => return Ok(Read::Damaged),
+    };
+    match decode(&bytes) {
+        Decoded::Good(checkpoint) => Ok(Read::Good(checkpoint)),
+        Decoded::Damaged => Ok(Read::Damaged),
+        Decoded::Version(found) => Err(StoreError::Version {
+            path: path.into(),
+            found,
+            known: VERSION,
+        }),
+    }
+}
+
+fn load<D: Disk>(disk: &D, path: &str) -> io::Result<Vec<u8>> {
+    let file = disk.open(path)?;
+    let len = usize::try_from(file.len()?).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    let mut bytes = vec![0; len];
+    let got = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(got);
+    Ok(bytes)
+}
+
+/// What bytes turned out to be.
+pub(crate) enum Decoded {
+    Good(Box<Checkpoint>),
+    Damaged,
+    Version(u32),
+}
+
+pub(crate) fn decode(bytes: &[u8]) -> Decoded {
+    let open = || -> Option<(u32, &[u8])> {
+        let mut input = Input(bytes);
+        if input.bytes(8)? != MAGIC {
+            return None;
+        }
+        let crc = input.u32()?;
+        let mut fields = input;
+        let (version, len) = (fields.u32()?, fields.u64()?);
+        let body = fields.bytes(usize::try_from(len).ok()?)?;
+        let covered = input.bytes(12 + body.len())?;
+        (crc == crc32c::crc32c(covered)).then_some((version, body))
+    };
+    match open() {
+        Some((VERSION, body)) => parse(body).map_or(Decoded::Damaged, |found| Decoded::Good(Box::new(found))),
+        Some((version, _)) => Decoded::Version(version),
+        None => Decoded::Damaged,
+    }
+}
+
+fn parse(body: &[u8]) -> Option<Checkpoint> {
+    let mut i = Input(body);
+    let marks = Marks {
+        epoch: i.number()?,
+        next_id: i.number()?,
+        next_base: i.varint()?,
+        wall: Wall(i.varint()?),
+        queue_id_max: QueueId(i.varint()?),
+    };
+    let count = i.count(10)?;
+    let mut segments = Vec::with_capacity(count);
+    for _ in 0..count {
+        let id = i.number()?;
+        let kind = SegmentKind::from_u8(i.number()?)?;
+        let header = SegmentHeader {
+            id,
+            kind,
+            epoch: i.number()?,
+            salt: i.varint()?,
+            base: i.varint()?,
+            size: i.number()?,
+        };
+        let end = i.number()?;
+        let sealed = i.varint()? != 0;
+        segments.push(Covered {
+            header,
+            end,
+            sealed,
+            routes: i.varint()?,
+            keys: i.varint()?,
+        });
+    }
+    let mut index = Index::default();
+    for _ in 0..i.count(7)? {
+        let (id, queue) = parse_queue(&mut i)?;
+        index.queues.insert(id, queue);
+    }
+    for _ in 0..i.count(6)? {
+        let to = (QueueId(i.varint()?), i.varint()?);
+        let flags = i.u8()?;
+        let root = match i.u8()? {
+            0 => Root::Route(QueueId(i.varint()?), i.varint()?),
+            1 => Root::At(Position {
+                segment: i.number()?,
+                offset: i.number()?,
+            }),
+            _ => return None,
+        };
+        index.moves.insert(to, Move { root, flags });
+    }
+    for _ in 0..i.count(7)? {
+        let len = i.number()?;
+        let key = i.bytes(len)?.into();
+        let at = Position {
+            segment: i.number()?,
+            offset: i.number()?,
+        };
+        let entry = KeyEntry {
+            at,
+            version: i.varint()?,
+            len: i.number()?,
+            copies: i.number()?,
+            deleted: i.varint()? != 0,
+        };
+        index.restore_key(key, entry);
+    }
+    i.0.is_empty().then_some(Checkpoint { marks, segments, index })
+}
+
+fn parse_queue(i: &mut Input<'_>) -> Option<(QueueId, QueueIndex)> {
+    let id = QueueId(i.varint()?);
+    let (next_seq, handed_out) = (i.varint()?, i.varint()?);
+    let count = i.count(4)?;
+    let mut spans = Vec::with_capacity(count);
+    let mut next = 0u64;
+    for _ in 0..count {
+        let first = next.checked_add(i.varint()?)?;
+        let span = Span {
+            first,
+            extent: i.number()?,
+            segment: i.number()?,
+            live: i.number()?,
+        };
+        next = first.checked_add(u64::from(span.extent))?;
+        spans.push(span);
+    }
+    let dead = parse_runs(i)?;
+    let mut queue = QueueIndex::from_parts(spans, &dead)?;
+    (queue.next_seq, queue.handed_out) = (next_seq, handed_out);
+    for _ in 0..i.count(1)? {
+        queue.incoming_ids.push(i.number()?);
+    }
+    for _ in 0..i.count(3)? {
+        queue.packet_ids.push((i.varint()?, i.number()?, i.u8()? != 0));
+    }
+    Some((id, queue))
+}
+
+/// Parses bytes as the body of a checkpoint whose checksum held.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(body: &[u8]) {
+    if let Some(found) = parse(body) {
+        let bytes = encode(&found.marks, &found.segments, &found.index);
+        assert!(
+            matches!(decode(&bytes), Decoded::Good(_)),
+            "what was parsed encodes to something that parses"
+        );
+    }
+}

@@ -1,0 +1,337 @@
+//! Compaction: one stuck session must not pin the whole log.
+//!
+//! The survivors of an old, mostly dead segment are copied to `cold/`, messages and keyed records apart, a slice at a
+//! time. A copy keeps (queue, sequence) or (key, version); it is synced before anything points to it, and the source
+//! goes the way of every dead segment, once two checkpoints know the copy. Found twice after a crash, they collapse.
+
+use super::directory::{Entries, Listed};
+use super::disk::Disk;
+use super::index::{Live, Root};
+use super::log::Store;
+use super::reader::Chunk;
+use super::record::{Kind, MessageHead, message_bytes_max, parse_key};
+use super::segment::{SegmentKind, SegmentWriter, path, read_directory, size_for};
+use super::settings::StoreError;
+use super::stats::StoreStats;
+use super::{Route, Routes};
+use crate::message::Position;
+use hashbrown::HashMap;
+use std::io;
+
+/// A segment being copied.
+pub(super) struct Compaction {
+    source: u32,
+    /// What was live when it began, ascending by offset.
+    todo: std::vec::IntoIter<Todo>,
+}
+
+enum Todo {
+    Message { offset: u32, routes: Routes },
+    Key { offset: u32, key: Box<[u8]> },
+}
+
+/// A copy that is written, and not yet pointed to.
+enum Copied {
+    Message {
+        from: u32,
+        to: Position,
+        routes: Routes,
+    },
+    Key {
+        key: Box<[u8]>,
+        to: Position,
+        len: u32,
+        version: u64,
+        deleted: bool,
+    },
+}
+
+const MESSAGES: usize = 0;
+const KEYS: usize = 1;
+
+impl<D: Disk> Store<D> {
+    /// Copies a slice. Returns whether there is more to do.
+    pub(super) fn compact(&mut self) -> Result<bool, StoreError> {
+        let Some(mut compaction) = self.compaction.take().or_else(|| self.begin_compaction()) else {
+            return Ok(false);
+        };
+        let source = compaction.source;
+        match self.copy_slice(&mut compaction) {
+            Ok(copied) => self.point_to(source, copied),
+            Err(error) => {
+                tracing::warn!(segment = source, %error, "a compaction failed");
+                StoreStats::add(&self.shared.stats.background_failures, 1);
+                self.set_stuck(source);
+                // Half-written copies may be there: those files get no more, and the next start reads them.
+                self.cold = [None, None];
+                return Ok(false);
+            }
+        }
+        let more = compaction.todo.len() > 0;
+        if more {
+            self.compaction = Some(compaction);
+        }
+        Ok(more)
+    }
+
+    fn set_stuck(&mut self, segment: u32) {
+        if let Some(segment) = self.segments.get_mut(&segment) {
+            segment.stuck = true;
+        }
+    }
+
+    /// The segment with the smallest live share that is old enough.
+    fn begin_compaction(&mut self) -> Option<Compaction> {
+        let most = u64::from(self.settings.compact_live_percent_max);
+        let newer = self
+            .segments
+            .values()
+            .rev()
+            .filter(|s| s.header.kind == SegmentKind::Log);
+        let youngest = newer.map(|s| s.header.id).nth(self.settings.compact_age_min as usize)?;
+        let share = |live: Live, total: u64| (live.routes + live.keys) * 100 / total.max(1);
+        let (_, source) = self
+            .segments
+            .range(..=youngest)
+            .filter(|(_, s)| s.sealed && !s.doomed && !s.stuck)
+            .map(|(id, s)| (self.index.live(*id), s.routes + s.keys, *id))
+            .filter(|(live, total, _)| *live != Live::default() && share(*live, *total) <= most)
+            .map(|(live, total, id)| (share(live, total), id))
+            .min()?;
+        match self.list(source) {
+            Some(todo) => Some(Compaction {
+                source,
+                todo: todo.into_iter(),
+            }),
+            None => {
+                self.set_stuck(source);
+                None
+            }
+        }
+    }
+
+    /// What is live in a segment, by its directory.
+    fn list(&self, source: u32) -> Option<Vec<Todo>> {
+        let header = self.segments.get(&source)?.header;
+        let file = self.shared.disk.open(&path(header.kind.dir(), source)).ok()?;
+        let (_, directory) = read_directory(&file, &header)?;
+        let mut joined: HashMap<Root, Vec<Route>> = HashMap::new();
+        for (&(queue, seq), moved) in &self.index.moves {
+            if self.index.lookup(queue, seq) == Some(source) {
+                joined.entry(moved.root).or_default().push(Route {
+                    queue,
+                    seq,
+                    flags: moved.flags,
+                });
+            }
+        }
+        let mut todo = Vec::new();
+        for listed in Entries::new(&directory) {
+            match listed {
+                Listed::Message { offset, routes, .. } => {
+                    let roots = routes.iter().map(|route| Root::Route(route.queue, route.seq));
+                    let at = Position {
+                        segment: source,
+                        offset,
+                    };
+                    let more: Vec<Route> = roots
+                        .chain([Root::At(at)])
+                        .filter_map(|root| joined.remove(&root))
+                        .flatten()
+                        .collect();
+                    let mut routes: Routes = routes.into_iter().chain(more).collect();
+                    routes.retain(|route| self.index.lookup(route.queue, route.seq) == Some(source));
+                    if !routes.is_empty() {
+                        todo.push(Todo::Message { offset, routes });
+                    }
+                }
+                Listed::Key { offset, key, .. } => {
+                    let at = Position {
+                        segment: source,
+                        offset,
+                    };
+                    if self.index.keys.get(key).is_some_and(|entry| entry.at == at) {
+                        todo.push(Todo::Key {
+                            offset,
+                            key: key.into(),
+                        });
+                    }
+                }
+            }
+        }
+        Some(todo)
+    }
+
+    /// Copies up to a slice's bytes and syncs them.
+    fn copy_slice(&mut self, compaction: &mut Compaction) -> io::Result<Vec<Copied>> {
+        let source = compaction.source;
+        let Some(pinned) = self.shared.pin(source)? else {
+            return Ok(Vec::new());
+        };
+        let mut chunk = Chunk::new(pinned);
+        let (mut copied, mut bytes) = (Vec::new(), 0);
+        while bytes < self.settings.slice_bytes
+            && let Some(todo) = compaction.todo.next()
+        {
+            let (offset, kind) = match &todo {
+                Todo::Message { offset, .. } => (*offset, Kind::Message),
+                Todo::Key { offset, .. } => (*offset, Kind::Key),
+            };
+            let Some(raw) = chunk.record(offset)?.filter(|raw| raw.kind == kind) else {
+                // Its queue will ask for it and be told. The key it holds is as lost here as it was there.
+                let sample = chunk.sample(offset);
+                self.shared.damaged(
+                    chunk.header(),
+                    offset,
+                    &sample,
+                    "a record that was to be copied does not hold",
+                );
+                self.set_stuck(source);
+                continue;
+            };
+            bytes += raw.payload.len() + raw.head.len();
+            match todo {
+                Todo::Message { mut routes, .. } => {
+                    routes.retain(|route| self.index.lookup(route.queue, route.seq) == Some(source));
+                    let Some(head) = MessageHead::parse(raw.head).filter(|_| !routes.is_empty()) else {
+                        continue;
+                    };
+                    let (most, listed) = (
+                        message_bytes_max(raw.payload.len(), routes.len()),
+                        32 + routes.len() * super::record::ROUTE_MAX,
+                    );
+                    let writer = cold(self, MESSAGES, most, listed)?;
+                    let to = Position {
+                        segment: writer.header.id,
+                        offset: writer.put_copy(&head, raw.payload, &routes),
+                    };
+                    copied.push(Copied::Message {
+                        from: offset,
+                        to,
+                        routes,
+                    });
+                }
+                Todo::Key { key, .. } => {
+                    let at = Position {
+                        segment: source,
+                        offset,
+                    };
+                    let Some(entry) = self.index.keys.get(&key).copied().filter(|entry| entry.at == at) else {
+                        continue;
+                    };
+                    if parse_key(raw.head).is_none_or(|(_, found)| found != &*key) {
+                        continue;
+                    }
+                    let value = (!entry.deleted).then_some(raw.payload);
+                    let writer = cold(self, KEYS, 96 + key.len() + raw.payload.len(), 40 + key.len())?;
+                    let (offset, len, version) = writer.put_key(entry.version, &key, value, 0);
+                    let to = Position {
+                        segment: writer.header.id,
+                        offset,
+                    };
+                    copied.push(Copied::Key {
+                        key,
+                        to,
+                        len,
+                        version,
+                        deleted: entry.deleted,
+                    });
+                }
+            }
+        }
+        for kind in [MESSAGES, KEYS] {
+            self.sync_cold(kind)?;
+        }
+        Ok(copied)
+    }
+
+    fn sync_cold(&mut self, kind: usize) -> io::Result<()> {
+        if let Some(Some(writer)) = self.cold.get_mut(kind) {
+            let written = writer.write()?;
+            if let Some(took) = writer.sync()? {
+                self.shared.stats.synced(took);
+            }
+            if written > 0 {
+                StoreStats::add(&self.shared.stats.bytes_written, written);
+                self.checkpoint.dirty = true;
+                let (id, end) = (writer.header.id, writer.end());
+                if let Some(segment) = self.segments.get_mut(&id) {
+                    segment.end = end;
+                    segment.file_bytes = segment.file_bytes.max(u64::from(end));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The copies are on the medium: they are the records now.
+    fn point_to(&mut self, source: u32, copied: Vec<Copied>) {
+        StoreStats::add(&self.shared.stats.records_compacted, copied.len() as u64);
+        let moved = copied.iter().filter_map(|copy| match copy {
+            Copied::Message { from, to, .. } => Some((*from, *to)),
+            Copied::Key { .. } => None,
+        });
+        self.shared.redirect(source, moved);
+        for copy in copied {
+            match copy {
+                Copied::Message { to, routes, .. } => {
+                    for route in routes {
+                        self.index.relocate(route.queue, route.seq, to.segment);
+                    }
+                }
+                Copied::Key {
+                    key,
+                    to,
+                    len,
+                    version,
+                    deleted,
+                } => self.index.key(&key, to, len, version, deleted),
+            }
+        }
+    }
+
+    /// Ends the cold segments.
+    pub(super) fn seal_cold(&mut self) {
+        for writer in std::mem::take(&mut self.cold).iter_mut().flatten() {
+            if let Err(error) = self.seal(writer) {
+                tracing::warn!(%error, "a cold segment was not sealed; the next start reads it");
+                StoreStats::add(&self.shared.stats.background_failures, 1);
+            }
+        }
+    }
+}
+
+/// The writer of cold messages or keys, with room for a record, its write begun.
+fn cold<D: Disk>(
+    store: &mut Store<D>,
+    kind: usize,
+    bytes: usize,
+    listed: usize,
+) -> io::Result<&mut SegmentWriter<D::File>> {
+    let full = store
+        .cold
+        .get(kind)
+        .is_some_and(|w| w.as_ref().is_some_and(|w| !w.has_room(bytes, listed)));
+    if full {
+        store.sync_cold(kind)?;
+        if let Some(mut writer) = store.cold.get_mut(kind).and_then(Option::take) {
+            store.seal(&mut writer)?;
+        }
+    }
+    if store.cold.get(kind).is_some_and(Option::is_none) {
+        let size = size_for(bytes + listed, store.settings.segment_bytes)
+            .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        let header = store.next_header([SegmentKind::Messages, SegmentKind::Keys][kind], size);
+        let disk = store.shared.disk.clone();
+        let writer = SegmentWriter::create(&*disk, header, None)?;
+        store.add_segment(&writer);
+        store.cold[kind] = Some(writer);
+    }
+    match store.cold.get_mut(kind) {
+        Some(Some(writer)) => {
+            writer.begin(writer.durable_lsn(), store.marks.wall);
+            Ok(writer)
+        }
+        _ => Err(io::Error::from(io::ErrorKind::NotFound)),
+    }
+}

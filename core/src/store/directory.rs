@@ -1,0 +1,246 @@
+//! A segment's directory: what a start needs to know of its messages and keys, without their bodies. It is collected
+//! while the segment is written and becomes the payload of its FOOTER.
+//!
+//! ```text
+//!   entry    tag, (offset - offset of the entry before) / 8, then by tag:
+//!     NEXT     body len                      one route: the last route's queue and flags, and its seq + 1
+//!     MESSAGE  body len, route count, (queue, seq, flags)*
+//!     KEY      record len, version, key len, key
+//!     DELETED  the same, for a deletion
+//! ```
+//!
+//! A message that continues its queue costs four to six bytes.
+
+use super::record::{parse_routes, put_routes};
+use super::varint::{Input, put_varint};
+use super::{QueueId, Route, Routes};
+
+const NEXT: u8 = 0;
+const MESSAGE: u8 = 1;
+const KEY: u8 = 2;
+const DELETED: u8 = 3;
+
+/// Collects a directory.
+#[derive(Debug, Default)]
+pub(crate) struct Directory {
+    pub(crate) bytes: Vec<u8>,
+    last: Last,
+    /// Routes of all messages in it.
+    pub(crate) routes: u64,
+    /// Keyed records in it.
+    pub(crate) keys: u64,
+}
+
+/// What the next entry is told relative to.
+#[derive(Clone, Copy, Debug, Default)]
+struct Last {
+    offset: u32,
+    route: Route,
+}
+
+impl Default for Route {
+    fn default() -> Self {
+        Route {
+            queue: QueueId(0),
+            seq: 0,
+            flags: 0,
+        }
+    }
+}
+
+impl Last {
+    fn next(&self) -> Route {
+        Route {
+            seq: self.route.seq.wrapping_add(1),
+            ..self.route
+        }
+    }
+}
+
+/// One record, as the directory knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Listed<'a> {
+    Message {
+        offset: u32,
+        body_len: u32,
+        routes: Routes,
+    },
+    Key {
+        offset: u32,
+        len: u32,
+        version: u64,
+        deleted: bool,
+        key: &'a [u8],
+    },
+}
+
+impl Directory {
+    fn entry(&mut self, tag: u8, offset: u32) {
+        debug_assert!(offset >= self.last.offset && offset.is_multiple_of(8));
+        self.bytes.push(tag);
+        put_varint(&mut self.bytes, u64::from(offset.wrapping_sub(self.last.offset) / 8));
+        self.last.offset = offset;
+    }
+    pub(crate) fn message(&mut self, offset: u32, body_len: u32, routes: &[Route]) {
+        let continues = matches!(routes, [route] if *route == self.last.next());
+        self.entry(if continues { NEXT } else { MESSAGE }, offset);
+        put_varint(&mut self.bytes, u64::from(body_len));
+        if !continues {
+            put_routes(routes, &mut self.bytes);
+        }
+        if let Some(last) = routes.last() {
+            self.last.route = *last;
+        }
+        self.routes += routes.len() as u64;
+    }
+    pub(crate) fn key(&mut self, offset: u32, len: u32, version: u64, deleted: bool, key: &[u8]) {
+        self.entry(if deleted { DELETED } else { KEY }, offset);
+        put_varint(&mut self.bytes, u64::from(len));
+        put_varint(&mut self.bytes, version);
+        put_varint(&mut self.bytes, key.len() as u64);
+        self.bytes.extend_from_slice(key);
+        self.keys += 1;
+    }
+}
+
+/// Reads a directory. Ends early at bytes that make no sense, and says so in [`Entries::is_whole`].
+pub(crate) struct Entries<'a> {
+    input: Input<'a>,
+    last: Last,
+    broken: bool,
+}
+
+impl<'a> Entries<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Entries {
+            input: Input(bytes),
+            last: Last::default(),
+            broken: false,
+        }
+    }
+    /// Whether everything was read, once it has ended.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.broken && self.input.0.is_empty()
+    }
+    fn read(&mut self) -> Option<Listed<'a>> {
+        let tag = self.input.u8()?;
+        let delta: u32 = self.input.number()?;
+        let offset = self.last.offset.checked_add(delta.checked_mul(8)?)?;
+        self.last.offset = offset;
+        Some(match tag {
+            NEXT | MESSAGE => {
+                let body_len = self.input.number()?;
+                let routes = match tag {
+                    NEXT => Routes::from_slice(&[self.last.next()]),
+                    _ => parse_routes(&mut self.input)?,
+                };
+                if let Some(last) = routes.last() {
+                    self.last.route = *last;
+                }
+                Listed::Message {
+                    offset,
+                    body_len,
+                    routes,
+                }
+            }
+            KEY | DELETED => {
+                let len = self.input.number()?;
+                let version = self.input.varint()?;
+                let key_len = self.input.number()?;
+                Listed::Key {
+                    offset,
+                    len,
+                    version,
+                    deleted: tag == DELETED,
+                    key: self.input.bytes(key_len)?,
+                }
+            }
+            _ => return None,
+        })
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Listed<'a>;
+    fn next(&mut self) -> Option<Listed<'a>> {
+        if self.broken || self.input.0.is_empty() {
+            return None;
+        }
+        let entry = self.read();
+        self.broken = entry.is_none();
+        entry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use smallvec::smallvec;
+
+    #[test]
+    fn a_directory_lists_what_was_put_in_and_a_run_of_one_queue_is_cheap() {
+        let mut directory = Directory::default();
+        let two: Routes = smallvec![
+            Route {
+                queue: QueueId(7),
+                seq: 10,
+                flags: 0
+            },
+            Route {
+                queue: QueueId(8),
+                seq: 3,
+                flags: 1
+            },
+        ];
+        directory.message(4608, 100, &two);
+        directory.key(4808, 60, 12, false, b"queue");
+        directory.key(4868 / 8 * 8 + 8, 60, 13, true, b"gone");
+        let before = directory.bytes.len();
+        for n in 0..100u32 {
+            directory.message(
+                8192 + n * 104,
+                64,
+                &[Route {
+                    queue: QueueId(8),
+                    seq: u64::from(n) + 4,
+                    flags: 1,
+                }],
+            );
+        }
+        assert!(
+            directory.bytes.len() - before <= 100 * 3 + 2,
+            "{}",
+            directory.bytes.len() - before
+        );
+        let mut entries = Entries::new(&directory.bytes);
+        assert_eq!(
+            entries.next(),
+            Some(Listed::Message {
+                offset: 4608,
+                body_len: 100,
+                routes: two
+            })
+        );
+        assert_eq!(
+            entries.next(),
+            Some(Listed::Key {
+                offset: 4808,
+                len: 60,
+                version: 12,
+                deleted: false,
+                key: b"queue"
+            })
+        );
+        assert!(matches!(
+            entries.next(),
+            Some(Listed::Key {
+                deleted: true,
+                key: b"gone",
+                ..
+            })
+        ));
+        assert_eq!(entries.by_ref().count(), 100);
+        assert!(entries.is_whole());
+    }
+}

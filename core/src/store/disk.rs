@@ -1,0 +1,208 @@
+//! The only way the store touches the world. [`RealDisk`] is a directory; the simulated one is in `testing::disk`.
+//!
+//! Paths are relative to the data directory and use `/`. Nothing here is asynchronous: the store runs on the committer's
+//! thread, and its readers on theirs.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// A data directory.
+pub trait Disk: Send + Sync + 'static {
+    /// An open file.
+    type File: DiskFile;
+    /// Keeps other processes out until it is dropped.
+    type Lock: Send + Sync;
+
+    /// Takes the directory for this process.
+    ///
+    /// # Errors
+    /// `WouldBlock` if another process has it; the text names that process.
+    fn lock(&self) -> io::Result<Self::Lock>;
+    /// Makes a directory in the data directory, if it is not there yet, durably.
+    fn make_dir(&self, dir: &str) -> io::Result<()>;
+    /// Makes a file, or empties the one that is there.
+    fn create(&self, path: &str) -> io::Result<Self::File>;
+    /// Opens a file for reading and writing.
+    fn open(&self, path: &str) -> io::Result<Self::File>;
+    /// Renames a file, replacing what has that name. Durable after [`Disk::sync_dir`] of its directory.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &str) -> io::Result<()>;
+    /// Names of the files in a directory, in any order; `""` is the data directory itself.
+    fn list(&self, dir: &str) -> io::Result<Vec<String>>;
+    /// Makes creations, renames and removals in a directory durable.
+    fn sync_dir(&self, dir: &str) -> io::Result<()>;
+    /// Bytes that can still be written.
+    fn free_space(&self) -> io::Result<u64>;
+}
+
+/// An open file. Reads and writes do not move a cursor, so that readers and the writer share it.
+pub trait DiskFile: Send + Sync + 'static {
+    /// Reads what there is at `offset`, fewer bytes than asked only at the end.
+    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes all of `bytes` at `offset`.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Returns when everything written is on the medium. Says how long that took, so that the store needs no clock.
+    fn sync_data(&self) -> io::Result<Duration>;
+    /// Length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Cuts or extends.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Writes zeros, so that later writes there change no metadata and a sync is one write of the medium.
+    fn zero(&self, from: u64, to: u64) -> io::Result<()> {
+        const CHUNK: [u8; 64 << 10] = [0; 64 << 10];
+        let mut at = from;
+        while at < to {
+            let len = (to - at).min(CHUNK.len() as u64);
+            self.write_at(&CHUNK[..len as usize], at)?;
+            at += len;
+        }
+        Ok(())
+    }
+    /// Whether it holds nothing.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+}
+
+/// A directory of the file system.
+#[derive(Debug)]
+pub struct RealDisk {
+    root: PathBuf,
+}
+
+impl RealDisk {
+    /// The directory at `root`, made if it is not there.
+    pub fn new(root: impl Into<PathBuf>) -> io::Result<RealDisk> {
+        let root = root.into();
+        std::fs::create_dir_all(&root)?;
+        Ok(RealDisk { root })
+    }
+    /// Where it is.
+    pub fn root(&self) -> &std::path::Path {
+        &self.root
+    }
+    fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+}
+
+/// An open file of a [`RealDisk`].
+#[derive(Debug)]
+pub struct RealFile(File);
+
+/// The `LOCK` file, locked.
+#[derive(Debug)]
+pub struct RealLock {
+    _file: File,
+}
+
+impl Disk for RealDisk {
+    type File = RealFile;
+    type Lock = RealLock;
+
+    fn lock(&self) -> io::Result<RealLock> {
+        let path = self.path("LOCK");
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                // The holder may just be writing it; an empty name is still an answer.
+                let _ = file.read_to_string(&mut pid);
+                let text = format!("{} is in use by process {}", self.root.display(), pid.trim());
+                return Err(io::Error::new(ErrorKind::WouldBlock, text));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        file.set_len(0)?;
+        file.write_all(format!("{}\n", std::process::id()).as_bytes())?;
+        Ok(RealLock { _file: file })
+    }
+    fn make_dir(&self, dir: &str) -> io::Result<()> {
+        match std::fs::create_dir(self.path(dir)) {
+            Ok(()) => self.sync_dir(""),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+    fn create(&self, path: &str) -> io::Result<RealFile> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(self.path(path))?;
+        Ok(RealFile(file))
+    }
+    fn open(&self, path: &str) -> io::Result<RealFile> {
+        Ok(RealFile(
+            OpenOptions::new().read(true).write(true).open(self.path(path))?,
+        ))
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.path(from), self.path(to))
+    }
+    fn remove(&self, path: &str) -> io::Result<()> {
+        std::fs::remove_file(self.path(path))
+    }
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(self.path(dir))? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                // A name that is not UTF-8 is not one of ours.
+                names.extend(entry.file_name().into_string().ok());
+            }
+        }
+        Ok(names)
+    }
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        File::open(self.path(dir))?.sync_all()
+    }
+    fn free_space(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.root)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+impl DiskFile for RealFile {
+    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match self.0.read_at(rest, offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the medium's own time is measured here, so that nobody else needs to"
+    )]
+    fn sync_data(&self) -> io::Result<Duration> {
+        let start = Instant::now();
+        self.0.sync_data()?;
+        Ok(start.elapsed())
+    }
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+}

@@ -1,0 +1,529 @@
+//! What is live, and where: per queue and segment, not per message.
+//!
+//! The committer owns it and feeds it with every record it writes; a start rebuilds it. It answers which segment holds
+//! a message, and which segments hold nothing any more. A queue that is settled in order costs one [`Span`] of 24 bytes
+//! per segment; what is settled out of order costs runs or bits in a [`SeqSet`].
+
+use super::seqset::SeqSet;
+use super::{QueueId, Route, State};
+use crate::message::Position;
+use hashbrown::HashMap;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Everything that is live.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    pub(crate) queues: HashMap<QueueId, QueueIndex>,
+    pub(crate) keys: HashMap<Box<[u8]>, KeyEntry>,
+    /// Messages that are in a queue because a record said so later, not the message's own: dead-lettered ones, and
+    /// those routed again.
+    pub(crate) moves: BTreeMap<(QueueId, u64), Move>,
+    live: HashMap<u32, Live>,
+}
+
+/// What is live in one segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Live {
+    /// (queue, sequence) pairs.
+    pub(crate) routes: u64,
+    /// Newest keyed records, and deletions that are still needed.
+    pub(crate) keys: u64,
+}
+
+/// One queue.
+#[derive(Debug, Default)]
+pub(crate) struct QueueIndex {
+    /// Ascending and disjoint.
+    spans: VecDeque<Span>,
+    /// What is not live within the spans.
+    dead: SeqSet,
+    pub(crate) next_seq: u64,
+    pub(crate) handed_out: u64,
+    pub(crate) incoming_ids: Vec<u16>,
+    /// Sequence, packet id, whether it was released; in order of assignment.
+    pub(crate) packet_ids: Vec<(u64, u16, bool)>,
+}
+
+/// Neighbouring messages of one queue in one segment. The first and the last are live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) first: u64,
+    pub(crate) segment: u32,
+    /// Last sequence less the first.
+    pub(crate) extent: u32,
+    pub(crate) live: u32,
+}
+
+impl Span {
+    pub(crate) fn last(&self) -> u64 {
+        self.first + u64::from(self.extent)
+    }
+}
+
+/// The newest record of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeyEntry {
+    pub(crate) at: Position,
+    /// LSN of the record that first said so; copies keep it.
+    pub(crate) version: u64,
+    /// Bytes of the record.
+    pub(crate) len: u32,
+    /// Records of this key on disk, this one included.
+    pub(crate) copies: u32,
+    /// The newest record is a deletion, which is needed as long as an older copy exists.
+    pub(crate) deleted: bool,
+}
+
+/// Where the payload of a moved message is to be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Move {
+    pub(crate) root: Root,
+    /// The flags of the new route.
+    pub(crate) flags: u8,
+}
+
+/// What names a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Root {
+    /// The record that lists this route.
+    Route(QueueId, u64),
+    /// The record at this place.
+    At(Position),
+}
+
+/// Holes longer than this start a new span rather than being remembered as dead.
+const HOLE_MAX: u64 = 4096;
+
+impl QueueIndex {
+    pub(crate) fn spans(&self) -> impl ExactSizeIterator<Item = &Span> {
+        self.spans.iter()
+    }
+    pub(crate) fn dead_runs(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.dead.runs()
+    }
+    /// Rebuilds a queue from what a checkpoint says of it. `None` if that makes no sense.
+    pub(crate) fn from_parts(spans: Vec<Span>, dead: &[(u64, u64)]) -> Option<QueueIndex> {
+        let mut queue = QueueIndex {
+            spans: spans.into(),
+            ..QueueIndex::default()
+        };
+        let ordered = queue
+            .spans
+            .iter()
+            .zip(queue.spans.iter().skip(1))
+            .all(|(a, b)| a.last() < b.first);
+        let widest: u64 = queue.spans.iter().map(|span| u64::from(span.extent) + 1).sum();
+        let width: u64 = dead.iter().map(|(lo, hi)| hi - lo).sum();
+        if !ordered || width > widest {
+            return None;
+        }
+        for &(lo, hi) in dead {
+            queue.dead.insert(lo, hi);
+        }
+        Some(queue)
+    }
+    /// The segment that holds `seq`, if it is live.
+    pub(crate) fn lookup(&self, seq: u64) -> Option<u32> {
+        let at = self.spans.partition_point(|span| span.last() < seq);
+        let span = self.spans.get(at).filter(|span| span.first <= seq)?;
+        (!self.dead.contains(seq)).then_some(span.segment)
+    }
+    /// Adds `seq`; `false` if it was live already.
+    fn insert(&mut self, seq: u64, segment: u32) -> bool {
+        self.next_seq = self.next_seq.max(seq.saturating_add(1));
+        let mut at = self.spans.len();
+        if self.spans.back().is_some_and(|last| last.last() >= seq) {
+            at = self.spans.partition_point(|span| span.last() < seq);
+        }
+        if let Some(span) = self.spans.get_mut(at).filter(|span| span.first <= seq) {
+            if !self.dead.contains(seq) {
+                return false;
+            }
+            if span.segment == segment {
+                self.dead.remove(seq, seq);
+                span.live += 1;
+                return true;
+            }
+            self.split(at, seq);
+            at += 1;
+        }
+        if let Some(before) = at.checked_sub(1).and_then(|at| self.spans.get_mut(at)) {
+            let gap = seq - before.last() - 1;
+            if before.segment == segment && gap <= HOLE_MAX && seq - before.first <= u64::from(u32::MAX) {
+                if gap > 0 {
+                    self.dead.insert(before.last() + 1, seq - 1);
+                }
+                before.extent = (seq - before.first) as u32;
+                before.live += 1;
+                return true;
+            }
+        }
+        self.spans.insert(
+            at,
+            Span {
+                first: seq,
+                segment,
+                extent: 0,
+                live: 1,
+            },
+        );
+        true
+    }
+    /// Cuts the span at `at` in two around `seq`, which is dead and inside it.
+    fn split(&mut self, at: usize, seq: u64) {
+        let Some(span) = self.spans.get(at).copied() else {
+            return;
+        };
+        let left = (seq - span.first) - self.dead.count(span.first, seq - 1);
+        let first = self.dead.first_missing(seq);
+        let mut head = Span {
+            extent: (seq - 1 - span.first) as u32,
+            live: left as u32,
+            ..span
+        };
+        let tail = Span {
+            first,
+            extent: (span.last() - first) as u32,
+            live: span.live - head.live,
+            ..span
+        };
+        // The head must end with a live message, too.
+        while self.dead.contains(head.last()) {
+            self.dead.remove(head.last(), head.last());
+            head.extent -= 1;
+        }
+        self.dead.remove(seq, first - 1);
+        if let Some(span) = self.spans.get_mut(at) {
+            *span = head;
+        }
+        self.spans.insert(at + 1, tail);
+    }
+    /// Takes `lo..=hi` out and reports what each segment lost.
+    fn settle(&mut self, lo: u64, hi: u64, mut lost: impl FnMut(u32, u64)) {
+        let mut at = self.spans.partition_point(|span| span.last() < lo);
+        while let Some(span) = self.spans.get_mut(at) {
+            if span.first > hi {
+                break;
+            }
+            let (from, to) = (lo.max(span.first), hi.min(span.last()));
+            let newly = (to - from + 1) - self.dead.count(from, to);
+            lost(span.segment, newly);
+            span.live -= newly as u32;
+            if span.live == 0 {
+                self.dead.remove(span.first, span.last());
+                self.spans.remove(at);
+                continue;
+            }
+            // The ends of a span are live, so that a queue settled in order needs no set at all.
+            if from == span.first {
+                let first = self.dead.first_missing(to + 1);
+                self.dead.remove(span.first, first - 1);
+                span.extent = (span.last() - first) as u32;
+                span.first = first;
+            } else if to == span.last() {
+                self.dead.insert(from, to);
+                let mut last = to;
+                while self.dead.contains(last) {
+                    last -= 1;
+                }
+                self.dead.remove(last + 1, to);
+                span.extent = (last - span.first) as u32;
+            } else {
+                self.dead.insert(from, to);
+            }
+            at += 1;
+        }
+    }
+}
+
+impl Index {
+    /// What is live in a segment.
+    pub(crate) fn live(&self, segment: u32) -> Live {
+        self.live.get(&segment).copied().unwrap_or_default()
+    }
+    /// Everything that is live, as (routes, keys).
+    pub(crate) fn live_total(&self) -> (u64, u64) {
+        self.live
+            .values()
+            .fold((0, 0), |(routes, keys), live| (routes + live.routes, keys + live.keys))
+    }
+    /// Forgets the counts of a segment that is gone.
+    pub(crate) fn forget(&mut self, segment: u32) {
+        let left = self.live.remove(&segment).unwrap_or_default();
+        debug_assert_eq!(
+            left,
+            Live::default(),
+            "segment {segment} is recycled with live records in it"
+        );
+    }
+    fn count(&mut self, segment: u32) -> &mut Live {
+        self.live.entry(segment).or_default()
+    }
+    /// The segment that holds a message, if it is live.
+    pub(crate) fn lookup(&self, queue: QueueId, seq: u64) -> Option<u32> {
+        self.queues.get(&queue)?.lookup(seq)
+    }
+    /// A queue got a message.
+    pub(crate) fn insert(&mut self, queue: QueueId, seq: u64, segment: u32) {
+        if self.queues.entry(queue).or_default().insert(seq, segment) {
+            self.count(segment).routes += 1;
+        }
+    }
+    /// A message of a queue is in another segment now. Its move, if it had one, is forgotten: the copy lists the route.
+    pub(crate) fn relocate(&mut self, queue: QueueId, seq: u64, segment: u32) {
+        let Some(index) = self.queues.get_mut(&queue) else {
+            return;
+        };
+        let live = &mut self.live;
+        index.settle(seq, seq, |from, count| live.entry(from).or_default().routes -= count);
+        if index.insert(seq, segment) {
+            live.entry(segment).or_default().routes += 1;
+        }
+        self.moves.remove(&(queue, seq));
+    }
+    /// `lo..=hi` of a queue are settled.
+    pub(crate) fn settle(&mut self, queue: QueueId, lo: u64, hi: u64) {
+        if lo > hi {
+            return;
+        }
+        let index = self.queues.entry(queue).or_default();
+        index.next_seq = index.next_seq.max(hi.saturating_add(1));
+        let live = &mut self.live;
+        index.settle(lo, hi, |segment, count| {
+            live.entry(segment).or_default().routes -= count
+        });
+        index.packet_ids.retain(|(seq, ..)| !(lo..=hi).contains(seq));
+        self.forget_moves(queue, lo, hi);
+    }
+    fn forget_moves(&mut self, queue: QueueId, lo: u64, hi: u64) {
+        while let Some(key) = self.moves.range((queue, lo)..=(queue, hi)).next().map(|(key, _)| *key) {
+            self.moves.remove(&key);
+        }
+    }
+    /// All of a queue below `upto` is gone.
+    pub(crate) fn purge(&mut self, queue: QueueId, upto: u64) {
+        match upto.checked_sub(1) {
+            Some(last) => self.settle(queue, 0, last),
+            None => _ = self.queues.entry(queue).or_default(),
+        }
+    }
+    /// A queue is gone.
+    pub(crate) fn delete(&mut self, queue: QueueId) {
+        if let Some(index) = self.queues.remove(&queue) {
+            for span in &index.spans {
+                self.count(span.segment).routes -= u64::from(span.live);
+            }
+        }
+        self.forget_moves(queue, 0, u64::MAX);
+    }
+    /// A message joins a queue without being written again: its payload is what `root` names, in `segment`.
+    pub(crate) fn join(&mut self, to: Route, root: Root, segment: u32) {
+        self.insert(to.queue, to.seq, segment);
+        self.moves.insert((to.queue, to.seq), Move { root, flags: to.flags });
+    }
+    /// A small state change.
+    pub(crate) fn state(&mut self, state: &State) {
+        match *state {
+            State::HandedOut { queue, upto } => {
+                let queue = self.queues.entry(queue).or_default();
+                queue.handed_out = queue.handed_out.max(upto);
+                queue.next_seq = queue.next_seq.max(upto);
+            }
+            State::PacketId { queue, seq, packet_id } => {
+                let queue = self.queues.entry(queue).or_default();
+                queue.next_seq = queue.next_seq.max(seq.saturating_add(1));
+                queue.packet_ids.retain(|(other, ..)| *other != seq);
+                queue.packet_ids.push((seq, packet_id, false));
+            }
+            State::PacketIdReleased { queue, seq, packet_id } => {
+                let queue = self.queues.entry(queue).or_default();
+                queue.next_seq = queue.next_seq.max(seq.saturating_add(1));
+                match queue.packet_ids.iter_mut().find(|(other, ..)| *other == seq) {
+                    Some(held) => *held = (seq, packet_id, true),
+                    None => queue.packet_ids.push((seq, packet_id, true)),
+                }
+            }
+            State::IncomingId { queue, packet_id, held } => {
+                let queue = self.queues.entry(queue).or_default();
+                queue.incoming_ids.retain(|other| *other != packet_id);
+                if held {
+                    queue.incoming_ids.push(packet_id);
+                }
+            }
+            State::DeadLettered { from, from_seq, to } => {
+                // A chain of moves leads back to the record that carries the payload.
+                let root = self
+                    .moves
+                    .get(&(from, from_seq))
+                    .map_or(Root::Route(from, from_seq), |before| before.root);
+                if let Some(segment) = self.lookup(from, from_seq) {
+                    self.join(to, root, segment);
+                }
+            }
+        }
+    }
+    /// A keyed record was written or copied.
+    pub(crate) fn key(&mut self, key: &[u8], at: Position, len: u32, version: u64, deleted: bool) {
+        self.found_key(key, at, len, version, deleted);
+        self.drop_needless_deletion(key);
+    }
+    /// A keyed record was found at the start. Deletions are kept until all records were seen: an older copy may follow.
+    pub(crate) fn found_key(&mut self, key: &[u8], at: Position, len: u32, version: u64, deleted: bool) {
+        let entry = KeyEntry {
+            at,
+            version,
+            len,
+            copies: 1,
+            deleted,
+        };
+        match self.keys.get_mut(key) {
+            Some(old) if old.version > version => {
+                old.copies += 1;
+                return;
+            }
+            Some(old) => {
+                let (before, copies) = (old.at.segment, old.copies);
+                *old = KeyEntry {
+                    copies: copies + 1,
+                    ..entry
+                };
+                self.count(before).keys -= 1;
+            }
+            // Deleting what is nowhere on disk leaves nothing to remember, but the record itself is there now.
+            None => _ = self.keys.insert(key.into(), entry),
+        }
+        self.count(at.segment).keys += 1;
+    }
+    /// All records were seen.
+    pub(crate) fn drop_needless_deletions(&mut self) {
+        let deleted = self.keys.iter().filter(|(_, entry)| entry.deleted && entry.copies <= 1);
+        for key in deleted.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            self.drop_needless_deletion(&key);
+        }
+    }
+    /// A segment with a record of this key goes.
+    pub(crate) fn key_copy_gone(&mut self, key: &[u8]) {
+        if let Some(entry) = self.keys.get_mut(key) {
+            entry.copies = entry.copies.saturating_sub(1);
+            self.drop_needless_deletion(key);
+        }
+    }
+    /// A deletion whose own record is the last one on disk deletes nothing.
+    fn drop_needless_deletion(&mut self, key: &[u8]) {
+        if let Some(entry) = self.keys.get(key)
+            && entry.deleted
+            && entry.copies <= 1
+        {
+            let segment = entry.at.segment;
+            self.keys.remove(key);
+            self.count(segment).keys -= 1;
+        }
+    }
+    /// Takes over the keys of a checkpoint.
+    pub(crate) fn restore_key(&mut self, key: Box<[u8]>, entry: KeyEntry) {
+        self.count(entry.at.segment).keys += 1;
+        self.keys.insert(key, entry);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap as Model;
+
+    #[test]
+    fn a_queue_settled_in_order_keeps_one_span_and_no_set() {
+        let mut index = Index::default();
+        for seq in 0..100_000 {
+            index.insert(QueueId(1), seq, 1);
+        }
+        for seq in 0..99_999 {
+            index.settle(QueueId(1), seq, seq);
+            let queue = &index.queues[&QueueId(1)];
+            assert!(queue.spans.len() == 1 && queue.dead.is_empty());
+        }
+        assert_eq!(index.live(1).routes, 1);
+        index.settle(QueueId(1), 99_999, 99_999);
+        assert_eq!(index.live(1), Live::default());
+    }
+
+    #[test]
+    fn a_span_is_24_bytes() {
+        assert_eq!(size_of::<Span>(), 24);
+    }
+
+    #[test]
+    fn a_deletion_is_kept_as_long_as_an_older_copy_is_on_disk() {
+        let mut index = Index::default();
+        index.key(b"k", Position { segment: 1, offset: 8 }, 40, 8, false);
+        index.key(b"k", Position { segment: 2, offset: 8 }, 40, 108, true);
+        assert_eq!((index.live(1).keys, index.live(2).keys), (0, 1));
+        index.key_copy_gone(b"k");
+        assert_eq!(index.live(2).keys, 0);
+        assert!(index.keys.is_empty());
+    }
+
+    #[test]
+    fn it_agrees_with_a_plain_map_whatever_is_done_to_it() {
+        for seed in 0..60u64 {
+            let mut state = seed;
+            let mut random = |below: u64| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) % below
+            };
+            let (mut index, mut model) = (Index::default(), Model::new());
+            let (mut next, queue) = (0u64, QueueId(9));
+            for step in 0..600u64 {
+                let segment = (step / 50) as u32 + 1;
+                match random(10) {
+                    0..5 => {
+                        next += if random(5) == 0 { random(6000) } else { random(2) };
+                        let segment = if random(9) == 0 {
+                            random(u64::from(segment)) as u32 + 1
+                        } else {
+                            segment
+                        };
+                        index.insert(queue, next, segment);
+                        model.insert(next, segment);
+                        next += 1;
+                    }
+                    5..8 => {
+                        let lo = random(next + 1);
+                        let hi = lo + random(40);
+                        index.settle(queue, lo, hi);
+                        model.retain(|seq, _| !(lo..=hi).contains(seq));
+                    }
+                    _ => {
+                        let target = 1000 + (step / 100) as u32;
+                        let live: Vec<u64> = model.keys().copied().collect();
+                        if let Some(seq) = live.get(random(live.len() as u64 + 1) as usize) {
+                            index.relocate(queue, *seq, target);
+                            model.insert(*seq, target);
+                        }
+                    }
+                }
+                let mut live: Model<u32, u64> = Model::new();
+                model
+                    .values()
+                    .for_each(|segment| *live.entry(*segment).or_default() += 1);
+                for segment in (1..20).chain(1000..1010) {
+                    let expected = live.get(&segment).copied().unwrap_or(0);
+                    assert_eq!(index.live(segment).routes, expected, "seed {seed} step {step}");
+                }
+                for seq in (0..40)
+                    .map(|_| random(next + 2))
+                    .chain(model.keys().copied())
+                    .collect::<Vec<_>>()
+                {
+                    assert_eq!(
+                        index.lookup(queue, seq),
+                        model.get(&seq).copied(),
+                        "seed {seed} step {step} seq {seq}"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,773 @@
+//! The committer's side of the store: one owner, no locks.
+//!
+//! `commit` turns batches into one write and at most one sync. `tick` does what can wait, a slice at a time: syncs of an
+//! interval, checkpoints, zeroing the next segment ahead, reclaiming, compaction. An idle store writes nothing.
+
+use super::checkpoint::{self, Covered, Marks};
+use super::compact::Compaction;
+use super::directory::{Entries, Listed};
+use super::disk::{Disk, DiskFile};
+use super::files::Shared;
+use super::index::{Index, Live, Root};
+use super::reader::Reader;
+use super::record::{self, FIRST, GROUP, Kind, LAST, message_bytes_max};
+use super::segment::{LOG_DIR, RECORDS_AT, SegmentHeader, SegmentKind, SegmentWriter, path, read_directory, size_for};
+use super::settings::{Durability, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, StoreError, StoreSettings};
+use super::stats::StoreStats;
+use super::varint::put_varint;
+use super::{Batch, QueueId, Record, Recovered, State, recovery};
+use crate::message::{Message, Position};
+use crate::time::{Now, Time, Wall};
+use smallvec::SmallVec;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// A place in the whole log. Never reused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lsn(pub u64);
+
+/// The log of a data directory. See [`super`] for how to drive it.
+pub struct Store<D: Disk> {
+    pub(super) shared: Arc<Shared<D>>,
+    pub(super) settings: StoreSettings,
+    pub(super) index: Index,
+    pub(super) segments: BTreeMap<u32, Segment>,
+    pub(super) marks: Marks,
+    /// The segment the log ends in. The first commit makes it, so that a start that logs nothing leaves nothing.
+    pub(super) active: Option<SegmentWriter<D::File>>,
+    /// Where compaction writes messages, and where keys.
+    pub(super) cold: [Option<SegmentWriter<D::File>>; 2],
+    pub(super) compaction: Option<Compaction>,
+    /// Files to make segments of.
+    pub(super) spares: Vec<String>,
+    /// A spare that is being filled with zeros, and up to where.
+    ahead: Option<(D::File, u64)>,
+    /// Zeroing ahead failed for this segment: it is tried again for the next.
+    ahead_failed: bool,
+    /// Everything below is synced.
+    durable: u64,
+    /// Everything below is written.
+    written: u64,
+    /// When the interval's sync is due.
+    sync_due: Option<Time>,
+    pub(super) checkpoint: CheckpointState,
+    poisoned: Option<String>,
+    /// Reused by `commit`.
+    placed: Vec<(Message, Position)>,
+    _lock: D::Lock,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct CheckpointState {
+    /// When the last one was written, or tried.
+    last: Time,
+    /// A segment was sealed since.
+    sealed: bool,
+    /// Something was logged since.
+    pub(super) dirty: bool,
+    /// Bytes of the last one, and bytes logged since: see [`CHECKPOINT_SHARE`].
+    bytes: u64,
+    logged: u64,
+}
+
+/// A segment on disk.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Segment {
+    pub(super) header: SegmentHeader,
+    /// Where its records end.
+    pub(super) end: u32,
+    /// Bytes of the file.
+    pub(super) file_bytes: u64,
+    pub(super) sealed: bool,
+    /// Routes and keys in its directory.
+    pub(super) routes: u64,
+    pub(super) keys: u64,
+    /// Up to where the newest checkpoint covers it, and up to where the one before does.
+    pub(super) covered: u32,
+    pub(super) covered_before: u32,
+    /// Dead in a synced checkpoint: to be recycled as soon as no read points into it.
+    pub(super) doomed: bool,
+    /// Has records that cannot be copied; waits for its queues to drain.
+    pub(super) stuck: bool,
+}
+
+/// A segment's end moves the checkpoint's due date only if the checkpoint costs at most this share of what was logged
+/// since the last one. With very many queues and segments a checkpoint is big.
+const CHECKPOINT_SHARE: u64 = 4;
+/// Spare segments kept.
+pub(super) const SPARES_MAX: usize = 2;
+/// Encoded records are written when they reach this, also in the middle of a batch.
+const WRITE_BYTES: usize = 1 << 20;
+/// Background work goes on after this time.
+const SLICE_PAUSE: Duration = Duration::from_millis(10);
+/// A spare being zeroed.
+pub(super) const AHEAD: &str = "log/ahead";
+
+/// What to do with a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Plan {
+    Write,
+    /// The payload is in the log already; only the routes are new.
+    Again(Position),
+    Skip,
+}
+
+impl<D: Disk> Store<D> {
+    /// Takes the data directory, reads what is there, and opens it for writing. `wall` is the clock's word, for files
+    /// that say nothing.
+    ///
+    /// # Errors
+    /// If another process has it, if it cannot be listed or made, or if it is another release's. Damage is no error.
+    pub fn open(disk: Arc<D>, mut settings: StoreSettings, wall: Wall) -> Result<(Store<D>, Recovered), StoreError> {
+        settings.segment_bytes = settings.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
+        let lock = disk.lock().map_err(StoreError::Lock)?;
+        let found = recovery::recover(&disk, &settings)?;
+        let mut marks = found.marks;
+        marks.wall = marks.wall.max(wall);
+        // Nothing that another epoch wrote is judged by this one's syncs.
+        marks.epoch = marks.epoch.saturating_add(1);
+        let store = Store {
+            shared: found.shared,
+            settings,
+            index: found.index,
+            segments: found.segments,
+            durable: marks.next_base,
+            written: marks.next_base,
+            marks,
+            active: None,
+            cold: [None, None],
+            compaction: None,
+            spares: found.spares,
+            ahead: None,
+            ahead_failed: false,
+            sync_due: None,
+            checkpoint: CheckpointState {
+                dirty: found.replayed,
+                ..CheckpointState::default()
+            },
+            poisoned: None,
+            placed: Vec::new(),
+            _lock: lock,
+        };
+        store.gauge();
+        Ok((store, found.recovered))
+    }
+    /// A reader of messages, to be cloned into any thread.
+    pub fn reader(&self) -> Reader<D> {
+        Reader::new(self.shared.clone())
+    }
+    /// What it counts.
+    pub fn stats(&self) -> Arc<StoreStats> {
+        self.shared.stats.clone()
+    }
+    /// Everything below may be confirmed, as the durability mode has it.
+    pub fn confirmed(&self) -> Lsn {
+        match self.settings.durability {
+            Durability::Always
+            | Durability::Interval {
+                confirm_written: false, ..
+            } => Lsn(self.durable),
+            Durability::Interval {
+                confirm_written: true, ..
+            }
+            | Durability::Os => Lsn(self.written),
+        }
+    }
+    /// Everything below is on the medium.
+    pub fn durable(&self) -> Lsn {
+        Lsn(self.durable)
+    }
+    /// Bytes the file system has left.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn free_space(&self) -> io::Result<u64> {
+        self.shared.disk.free_space()
+    }
+
+    /// Writes the batches, in order, and syncs if one of them asks for it and the mode is `always`. Their records are
+    /// gone afterwards; tickets and flags stay. Messages that the engine cancelled are skipped.
+    ///
+    /// Returns the LSN that [`Store::confirmed`] must reach before the batches with `sync` are reported: it has, in
+    /// the modes `always` and `os`. Batches without `sync` are reported at once.
+    ///
+    /// # Errors
+    /// After any failure the store is poisoned: nothing of this call is to be confirmed, and nothing later.
+    pub fn commit(&mut self, batches: &mut [Batch], now: Now) -> Result<Lsn, StoreError> {
+        self.check_poison()?;
+        self.marks.wall = self.marks.wall.max(now.wall);
+        let mut must = Lsn::default();
+        for batch in batches.iter() {
+            if self.stage(batch)? && batch.sync {
+                must = Lsn(self.end_lsn());
+            }
+        }
+        self.write()?;
+        if must > Lsn::default() {
+            match self.settings.durability {
+                Durability::Always => self.sync()?,
+                Durability::Interval { every, .. } => {
+                    self.sync_due.get_or_insert(now.monotonic + every);
+                }
+                Durability::Os => {}
+            }
+        }
+        for (message, at) in self.placed.drain(..) {
+            message.log_state().written(at);
+        }
+        for batch in batches {
+            batch.records.clear();
+            batch.groups.clear();
+        }
+        Ok(must)
+    }
+
+    /// Does what is due, and a slice of what can wait. Returns when to call it again; commits make that earlier.
+    ///
+    /// # Errors
+    /// If the log itself failed: it is poisoned. Failed checkpoints, zeros and compactions are logged and counted.
+    pub fn tick(&mut self, now: Now) -> Result<Option<Time>, StoreError> {
+        self.check_poison()?;
+        self.marks.wall = self.marks.wall.max(now.wall);
+        if self.sync_due.is_some_and(|due| due <= now.monotonic) {
+            self.sync()?;
+        }
+        if self.checkpoint_due().is_some_and(|due| due <= now.monotonic) {
+            self.write_checkpoint(now)?;
+        }
+        let mut more = self.zero_ahead();
+        more |= self.compact()?;
+        self.retire();
+        self.gauge();
+        let background = more.then(|| now.monotonic + SLICE_PAUSE);
+        Ok([self.sync_due, self.checkpoint_due(), background]
+            .into_iter()
+            .flatten()
+            .min())
+    }
+
+    /// Ends the log in good order, so that the next start has nothing to replay.
+    ///
+    /// # Errors
+    /// If the log is or becomes poisoned.
+    pub fn close(mut self, now: Now) -> Result<(), StoreError> {
+        self.check_poison()?;
+        self.sync()?;
+        if self.active.as_ref().is_some_and(|active| !active.is_blank()) {
+            self.seal_active()?;
+        }
+        self.seal_cold();
+        if self.checkpoint.dirty || self.checkpoint.sealed {
+            self.write_checkpoint(now)?;
+        }
+        if self.ahead.take().is_some() {
+            let _ = self.shared.disk.remove(AHEAD);
+        }
+        Ok(())
+    }
+
+    // Writing.
+
+    fn end_lsn(&self) -> u64 {
+        self.active
+            .as_ref()
+            .map_or(self.written, |active| active.header.base + u64::from(active.position()))
+    }
+
+    /// Encodes a batch. Returns whether anything of it is to be written.
+    fn stage(&mut self, batch: &Batch) -> Result<bool, StoreError> {
+        let mut wrote = false;
+        let mut groups = batch.groups.iter().filter(|(start, end)| end > start).peekable();
+        let mut at = 0;
+        while at < batch.records.len() {
+            let end = match groups.peek() {
+                Some(&&(start, end)) if start <= at => {
+                    groups.next();
+                    end.clamp(at + 1, batch.records.len())
+                }
+                _ => at + 1,
+            };
+            wrote |= self.stage_unit(batch.records.get(at..end).unwrap_or_default())?;
+            at = end;
+        }
+        Ok(wrote)
+    }
+
+    /// Encodes records that count together.
+    fn stage_unit(&mut self, unit: &[Record]) -> Result<bool, StoreError> {
+        let plans: SmallVec<[Plan; 4]> = unit.iter().map(|record| self.plan(record)).collect();
+        let (mut bytes, mut listed, mut count) = (0, 0, 0);
+        for (record, plan) in unit.iter().zip(&plans).filter(|(_, plan)| **plan != Plan::Skip) {
+            let size = size_max(record, *plan);
+            bytes += size.0;
+            listed += size.1;
+            count += 1;
+        }
+        if count == 0 {
+            return Ok(false);
+        }
+        self.make_room(bytes, listed)?;
+        let mut nth = 0;
+        for (record, plan) in unit.iter().zip(plans).filter(|(_, plan)| *plan != Plan::Skip) {
+            let mut flags = if count > 1 { GROUP } else { 0 };
+            if count > 1 && nth == 0 {
+                flags |= FIRST;
+            }
+            if count > 1 && nth + 1 == count {
+                flags |= LAST;
+            }
+            self.put(record, plan, flags);
+            nth += 1;
+        }
+        if self
+            .active
+            .as_ref()
+            .is_some_and(|active| active.pending() >= WRITE_BYTES)
+        {
+            self.write()?;
+        }
+        Ok(true)
+    }
+
+    fn plan(&self, record: &Record) -> Plan {
+        let Record::Message { message, .. } = record else {
+            return Plan::Write;
+        };
+        // A message that was taken in this very commit has no position yet.
+        let again = message.log_state().is_taken() || message.position().is_some();
+        if !message.log_state().take() {
+            StoreStats::add(&self.shared.stats.messages_skipped, 1);
+            return Plan::Skip;
+        }
+        if !again {
+            return Plan::Write;
+        }
+        let same = |placed: &&(Message, Position)| std::ptr::eq(placed.0.payload(), message.payload());
+        let at = match message.position() {
+            Some(at) => Some(self.shared.resolve(at)),
+            None => self.placed.iter().rev().find(same).map(|placed| placed.1),
+        };
+        // Its segment may be on its way out, if all who held the message have settled it.
+        match at.filter(|at| self.segments.get(&at.segment).is_some_and(|segment| !segment.doomed)) {
+            Some(at) => Plan::Again(at),
+            None => Plan::Write,
+        }
+    }
+
+    fn put(&mut self, record: &Record, plan: Plan, flags: u8) {
+        let Some(active) = &mut self.active else { return };
+        active.begin(self.durable, self.marks.wall);
+        let segment = active.header.id;
+        let mut saw = |queue: QueueId| self.marks.queue_id_max = self.marks.queue_id_max.max(queue);
+        match record {
+            Record::Message { message, routes } => {
+                routes.iter().for_each(|route| saw(route.queue));
+                if let Plan::Again(at) = plan {
+                    active.put(Kind::Ref, flags, &[], |out| record::put_ref(at, routes, out));
+                    for route in routes {
+                        self.index.join(*route, Root::At(at), at.segment);
+                    }
+                    return;
+                }
+                let offset = active.put_message(message, routes, flags);
+                for route in routes {
+                    self.index.insert(route.queue, route.seq, segment);
+                }
+                self.placed.push((message.clone(), Position { segment, offset }));
+                StoreStats::add(&self.shared.stats.messages_written, 1);
+            }
+            Record::Acks(acks) => {
+                active.put(Kind::Acks, flags, &[], |out| record::put_acks(acks, out));
+                for queue in acks {
+                    saw(queue.queue);
+                    for &(lo, hi) in &queue.settled {
+                        self.index.settle(queue.queue, lo, hi);
+                    }
+                }
+            }
+            Record::State(state) => {
+                active.put(Kind::State, flags, &[], |out| record::put_state(state, out));
+                saw(queue_of(state));
+                self.index.state(state);
+            }
+            Record::Key { key, value } => {
+                let (offset, len, version) = active.put_key(0, key, value.as_deref(), flags);
+                self.index
+                    .key(key, Position { segment, offset }, len, version, value.is_none());
+            }
+            Record::Purge { queue, upto } => {
+                active.put(Kind::Purge, flags, &[], |out| record::put_purge(*queue, *upto, out));
+                saw(*queue);
+                self.index.purge(*queue, *upto);
+            }
+            Record::QueueDelete { queue } => {
+                active.put(Kind::QueueDelete, flags, &[], |out| put_varint(out, queue.0));
+                saw(*queue);
+                self.index.delete(*queue);
+            }
+        }
+    }
+
+    /// Sees to it that the active segment takes `bytes` of records, which its directory lists in `listed` bytes.
+    fn make_room(&mut self, bytes: usize, listed: usize) -> Result<(), StoreError> {
+        if self
+            .active
+            .as_ref()
+            .is_some_and(|active| active.has_room(bytes, listed))
+        {
+            return Ok(());
+        }
+        let size = size_for(bytes + listed, self.settings.segment_bytes)?;
+        if self.active.is_some() {
+            self.write()?;
+            self.sync()?;
+            self.seal_active()?;
+        }
+        let header = self.next_header(SegmentKind::Log, size);
+        let spare = if size == self.settings.segment_bytes {
+            self.spares.pop()
+        } else {
+            None
+        };
+        let disk = self.shared.disk.clone();
+        let created = SegmentWriter::create(&*disk, header, spare.as_deref());
+        let active = self.or_poison("make a segment", created)?;
+        self.durable = active.end_lsn();
+        self.written = self.durable;
+        self.add_segment(&active);
+        self.active = Some(active);
+        self.ahead_failed = false;
+        Ok(())
+    }
+
+    pub(super) fn next_header(&mut self, kind: SegmentKind, size: u32) -> SegmentHeader {
+        let marks = &mut self.marks;
+        marks.next_id = marks.next_id.max(1);
+        let header = SegmentHeader {
+            id: marks.next_id,
+            epoch: marks.epoch,
+            kind,
+            salt: self.settings.salt,
+            base: marks.next_base,
+            size,
+        };
+        marks.next_id += 1;
+        // Room behind the nominal end keeps LSNs apart even if a footer had to go beyond it.
+        marks.next_base += u64::from(size) * 2;
+        header
+    }
+
+    pub(super) fn add_segment(&mut self, writer: &SegmentWriter<D::File>) {
+        let header = writer.header;
+        self.shared.add(header, Some(writer.file.clone()));
+        let file_bytes = writer.file.len().unwrap_or(0);
+        self.segments.insert(header.id, Segment::new(header, file_bytes));
+    }
+
+    /// Writes what is encoded.
+    fn write(&mut self) -> Result<(), StoreError> {
+        let Some(active) = &mut self.active else { return Ok(()) };
+        match active.write() {
+            Ok(0) => Ok(()),
+            Ok(bytes) => {
+                self.written = active.end_lsn();
+                let stats = &self.shared.stats;
+                StoreStats::add(&stats.bytes_written, bytes);
+                StoreStats::add(&stats.record_bytes_written, bytes);
+                self.checkpoint.dirty = true;
+                self.checkpoint.logged += bytes;
+                let (id, end) = (active.header.id, active.end());
+                if let Some(segment) = self.segments.get_mut(&id) {
+                    segment.end = end;
+                    segment.file_bytes = segment.file_bytes.max(u64::from(end));
+                }
+                Ok(())
+            }
+            Err(error) => Err(self.poison("write", &error)),
+        }
+    }
+
+    fn sync(&mut self) -> Result<(), StoreError> {
+        self.sync_due = None;
+        let Some(active) = &mut self.active else { return Ok(()) };
+        match active.sync() {
+            Ok(took) => {
+                if let Some(took) = took {
+                    self.shared.stats.synced(took);
+                }
+                self.durable = active.end_lsn();
+                Ok(())
+            }
+            Err(error) => Err(self.poison("sync", &error)),
+        }
+    }
+
+    /// Ends the active segment; everything in it is synced.
+    fn seal_active(&mut self) -> Result<(), StoreError> {
+        let Some(mut active) = self.active.take() else {
+            return Ok(());
+        };
+        let sealed = self.seal(&mut active);
+        self.or_poison("seal a segment", sealed)?;
+        self.checkpoint.sealed = true;
+        Ok(())
+    }
+
+    pub(super) fn seal(&mut self, writer: &mut SegmentWriter<D::File>) -> io::Result<()> {
+        let (end, routes, keys) = (writer.end(), writer.directory.routes, writer.directory.keys);
+        let bytes = writer.seal(false)?;
+        StoreStats::add(&self.shared.stats.bytes_written, bytes);
+        let file_bytes = writer.file.len()?;
+        if let Some(segment) = self.segments.get_mut(&writer.header.id) {
+            *segment = Segment {
+                end,
+                routes,
+                keys,
+                sealed: true,
+                file_bytes,
+                ..*segment
+            };
+        }
+        Ok(())
+    }
+
+    // Background.
+
+    fn checkpoint_due(&self) -> Option<Time> {
+        let state = &self.checkpoint;
+        let waiting = || {
+            self.segments
+                .values()
+                .any(|s| s.sealed && !s.doomed && self.index.live(s.header.id) == Live::default())
+        };
+        if state.sealed && state.bytes <= state.logged / CHECKPOINT_SHARE {
+            return Some(state.last);
+        }
+        (state.dirty || state.sealed || waiting()).then(|| state.last + self.settings.checkpoint_every)
+    }
+
+    fn write_checkpoint(&mut self, now: Now) -> Result<(), StoreError> {
+        // What it covers must be there after a power cut.
+        self.sync()?;
+        for segment in self.segments.values_mut() {
+            if let Some(writer) = self
+                .cold
+                .iter()
+                .flatten()
+                .find(|writer| writer.header.id == segment.header.id)
+            {
+                segment.end = writer.end();
+            }
+        }
+        let covered: Vec<Covered> = self
+            .segments
+            .values()
+            .map(|s| Covered {
+                header: s.header,
+                end: s.end,
+                sealed: s.sealed,
+                routes: s.routes,
+                keys: s.keys,
+            })
+            .collect();
+        let bytes = checkpoint::encode(&self.marks, &covered, &self.index);
+        self.checkpoint = CheckpointState {
+            last: now.monotonic,
+            bytes: bytes.len() as u64,
+            ..CheckpointState::default()
+        };
+        if let Err(error) = checkpoint::write(&*self.shared.disk, &bytes) {
+            // The log is as good as before; the next start is longer. Tried again when the next one is due.
+            tracing::warn!(%error, "the checkpoint was not written");
+            StoreStats::add(&self.shared.stats.background_failures, 1);
+            self.checkpoint.dirty = true;
+            return Ok(());
+        }
+        StoreStats::add(&self.shared.stats.bytes_written, bytes.len() as u64);
+        StoreStats::add(&self.shared.stats.checkpoints, 1);
+        for segment in self.segments.values_mut() {
+            segment.covered_before = std::mem::replace(&mut segment.covered, segment.end);
+            let dead = segment.sealed && self.index.live(segment.header.id) == Live::default();
+            segment.doomed |= dead && segment.covered_before >= segment.end;
+        }
+        Ok(())
+    }
+
+    /// Recycles or removes the segments that are doomed and not being read.
+    fn retire(&mut self) {
+        let doomed: Vec<Segment> = self
+            .segments
+            .values()
+            .filter(|segment| segment.doomed)
+            .copied()
+            .collect();
+        for segment in doomed {
+            let id = segment.header.id;
+            if !self.shared.take_out(id) {
+                continue;
+            }
+            self.segments.remove(&id);
+            self.index.forget(id);
+            if let Err(error) = self.retire_one(&segment) {
+                // It stays on disk; the next start finds it dead.
+                tracing::warn!(segment = id, %error, "a segment could not be recycled");
+                StoreStats::add(&self.shared.stats.background_failures, 1);
+            }
+        }
+    }
+
+    fn retire_one(&mut self, segment: &Segment) -> io::Result<()> {
+        let (disk, header) = (self.shared.disk.clone(), &segment.header);
+        let name = path(header.kind.dir(), header.id);
+        if segment.keys > 0
+            && let Some((_, directory)) = read_directory(&disk.open(&name)?, header)
+        {
+            for listed in Entries::new(&directory) {
+                if let Listed::Key { key, .. } = listed {
+                    self.index.key_copy_gone(key);
+                }
+            }
+        }
+        let usual = segment.file_bytes >= u64::from(self.settings.segment_bytes) && header.kind == SegmentKind::Log;
+        if usual && segment.file_bytes <= u64::from(self.settings.segment_bytes) * 2 && self.spares.len() < SPARES_MAX {
+            let spare = format!("{LOG_DIR}/{:08}.free", header.id);
+            disk.rename(&name, &spare)?;
+            self.spares.push(spare);
+        } else {
+            disk.remove(&name)?;
+        }
+        disk.sync_dir(header.kind.dir())
+    }
+
+    /// Fills a spare with zeros once the active segment is half full. Returns whether there is more to do.
+    fn zero_ahead(&mut self) -> bool {
+        let size = u64::from(self.settings.segment_bytes);
+        let half_full = self
+            .active
+            .as_ref()
+            .is_some_and(|active| u64::from(active.position()) >= size / 2);
+        if self.ahead.is_none() && (!half_full || self.ahead_failed || !self.spares.is_empty()) {
+            return false;
+        }
+        match self.zero_slice(size) {
+            Ok(more) => more,
+            Err(error) => {
+                tracing::warn!(%error, "the next segment was not zeroed ahead");
+                StoreStats::add(&self.shared.stats.background_failures, 1);
+                self.ahead = None;
+                self.ahead_failed = true;
+                let _ = self.shared.disk.remove(AHEAD);
+                false
+            }
+        }
+    }
+
+    fn zero_slice(&mut self, size: u64) -> io::Result<bool> {
+        let disk = self.shared.disk.clone();
+        let (file, from) = match self.ahead.take() {
+            Some(ahead) => ahead,
+            None => (disk.create(AHEAD)?, 0),
+        };
+        let to = (from + self.settings.slice_bytes as u64).min(size);
+        file.zero(from, to)?;
+        StoreStats::add(&self.shared.stats.bytes_written, to - from);
+        if to < size {
+            self.ahead = Some((file, to));
+            return Ok(true);
+        }
+        file.sync_data()?;
+        let spare = format!("{LOG_DIR}/{:08}.free", self.marks.next_id);
+        self.marks.next_id += 1;
+        disk.rename(AHEAD, &spare)?;
+        disk.sync_dir(LOG_DIR)?;
+        self.spares.push(spare);
+        Ok(false)
+    }
+
+    fn gauge(&self) {
+        let stats = &self.shared.stats;
+        let (routes, keys) = self.index.live_total();
+        StoreStats::set(&stats.live_messages, routes);
+        StoreStats::set(&stats.live_keys, keys);
+        StoreStats::set(&stats.segments, self.segments.len() as u64);
+        StoreStats::set(
+            &stats.segment_bytes,
+            self.segments.values().map(|segment| segment.file_bytes).sum(),
+        );
+    }
+
+    // Failing.
+
+    fn check_poison(&self) -> Result<(), StoreError> {
+        self.poisoned
+            .clone()
+            .map_or(Ok(()), |why| Err(StoreError::Poisoned(why)))
+    }
+
+    /// A sync that failed may have dropped the pages it could not write, and the next would then succeed for nothing:
+    /// the store never tries again.
+    fn poison(&mut self, what: &str, error: &io::Error) -> StoreError {
+        let why = format!("cannot {what}: {error}");
+        tracing::error!(%error, what, "the log failed; nothing is confirmed any more");
+        self.shared.stats.poisoned.store(true, Ordering::Relaxed);
+        self.poisoned = Some(why.clone());
+        self.placed.clear();
+        StoreError::Poisoned(why)
+    }
+
+    fn or_poison<T>(&mut self, what: &str, result: io::Result<T>) -> Result<T, StoreError> {
+        result.map_err(|error| self.poison(what, &error))
+    }
+}
+
+impl Segment {
+    pub(super) fn new(header: SegmentHeader, file_bytes: u64) -> Segment {
+        Segment {
+            header,
+            end: RECORDS_AT,
+            file_bytes,
+            sealed: false,
+            routes: 0,
+            keys: 0,
+            covered: 0,
+            covered_before: 0,
+            doomed: false,
+            stuck: false,
+        }
+    }
+}
+
+/// The queue a state change is about.
+pub(super) fn queue_of(state: &State) -> QueueId {
+    match *state {
+        State::HandedOut { queue, .. }
+        | State::PacketId { queue, .. }
+        | State::PacketIdReleased { queue, .. }
+        | State::IncomingId { queue, .. } => queue,
+        State::DeadLettered { from, to, .. } => from.max(to.queue),
+    }
+}
+
+/// Bytes of a record and of its line in the directory, at most.
+fn size_max(record: &Record, plan: Plan) -> (usize, usize) {
+    const FIXED: usize = 96;
+    match record {
+        Record::Message { routes, .. } if plan != Plan::Write => (FIXED + routes.len() * record::ROUTE_MAX, 0),
+        Record::Message { message, routes } => (
+            message_bytes_max(message.payload().len(), routes.len()),
+            32 + routes.len() * record::ROUTE_MAX,
+        ),
+        Record::Acks(acks) => (
+            FIXED + acks.iter().map(|queue| 20 + queue.settled.len() * 20).sum::<usize>(),
+            0,
+        ),
+        Record::Key { key, value } => (
+            FIXED + key.len() + value.as_ref().map_or(0, |v| v.len()),
+            40 + key.len(),
+        ),
+        Record::State(_) | Record::Purge { .. } | Record::QueueDelete { .. } => (FIXED, 0),
+    }
+}

@@ -1,0 +1,171 @@
+//! Fetches bodies back. Cloned into as many threads as like to read; never waits for the committer.
+
+use super::disk::{Disk, DiskFile};
+use super::files::{Pinned, Shared};
+use super::record::{self, HEADER_BYTES, Kind, MessageHead, RECORD_BYTES_MAX};
+use super::segment::SegmentHeader;
+use super::{Loaded, Read};
+use crate::message::{Message, Position};
+use std::io;
+use std::sync::Arc;
+
+/// Bytes read at once: what a queue's next messages most likely lie in.
+const READ_BYTES: usize = 64 << 10;
+
+/// See the module.
+pub struct Reader<D: Disk> {
+    shared: Arc<Shared<D>>,
+}
+
+impl<D: Disk> Clone for Reader<D> {
+    fn clone(&self) -> Self {
+        Reader {
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+/// Part of a segment in memory.
+pub(super) struct Chunk<F> {
+    pinned: Pinned<F>,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl<D: Disk> Reader<D> {
+    pub(crate) fn new(shared: Arc<Shared<D>>) -> Self {
+        Reader { shared }
+    }
+    /// Reads messages, in the order asked. A record whose checksum or place does not hold is set aside and counted, and
+    /// comes back as `None`, as does one that was settled and recycled meanwhile.
+    pub fn read(&self, reads: &[Read]) -> Vec<Loaded> {
+        let mut order: Vec<(Position, usize)> = reads
+            .iter()
+            .enumerate()
+            .map(|(n, read)| (self.shared.resolve(read.at), n))
+            .collect();
+        order.sort_unstable();
+        let mut loaded: Vec<Loaded> = reads
+            .iter()
+            .map(|read| Loaded {
+                queue: read.queue,
+                seq: read.seq,
+                message: None,
+            })
+            .collect();
+        let mut chunk = None;
+        for (at, n) in order {
+            // A record may move between the look-up and the pin; the second look-up is then the true one.
+            let message = match self.message(&mut chunk, at) {
+                Fetched::Gone => match reads.get(n).map(|read| self.shared.resolve(read.at)) {
+                    Some(now) if now != at => self.message(&mut chunk, now),
+                    _ => Fetched::Gone,
+                },
+                fetched => fetched,
+            };
+            if let (Fetched::Message(message), Some(slot)) = (message, loaded.get_mut(n)) {
+                slot.message = Some(message);
+            }
+        }
+        loaded
+    }
+    fn message(&self, chunk: &mut Option<Chunk<D::File>>, at: Position) -> Fetched {
+        if chunk.as_ref().is_none_or(|chunk| chunk.pinned.header.id != at.segment) {
+            // The pin of the segment before goes first.
+            *chunk = None;
+            match self.shared.pin(at.segment) {
+                Ok(Some(pinned)) => *chunk = Some(Chunk::new(pinned)),
+                Ok(None) => return Fetched::Gone,
+                Err(error) => {
+                    tracing::error!(segment = at.segment, %error, "a segment cannot be opened");
+                    return Fetched::Damaged;
+                }
+            }
+        }
+        let Some(chunk) = chunk else { return Fetched::Gone };
+        let found = chunk.message(at.offset);
+        if let Ok(Some(message)) = found {
+            let state = message.log_state();
+            state.stage(1);
+            state.take();
+            state.written(at);
+            return Fetched::Message(message);
+        }
+        let (why, bytes) = match found {
+            Err(error) => (format!("unreadable: {error}"), Vec::new()),
+            Ok(_) => (
+                "the record's checksum or place does not hold".to_string(),
+                chunk.sample(at.offset),
+            ),
+        };
+        self.shared.damaged(&chunk.pinned.header, at.offset, &bytes, &why);
+        Fetched::Damaged
+    }
+}
+
+enum Fetched {
+    Message(Message),
+    Gone,
+    Damaged,
+}
+
+impl<F: DiskFile> Chunk<F> {
+    pub(super) fn new(pinned: Pinned<F>) -> Self {
+        Chunk {
+            pinned,
+            start: 0,
+            bytes: Vec::new(),
+        }
+    }
+    pub(super) fn header(&self) -> &SegmentHeader {
+        &self.pinned.header
+    }
+    /// The message at `offset`; `Ok(None)` if what is there does not hold.
+    fn message(&mut self, offset: u32) -> io::Result<Option<Message>> {
+        let found = self.record(offset)?.filter(|raw| raw.kind == Kind::Message);
+        Ok(found.and_then(|raw| MessageHead::parse(raw.head)?.message(raw.payload)))
+    }
+    /// The record at `offset`; `Ok(None)` if what is there does not hold.
+    pub(super) fn record(&mut self, offset: u32) -> io::Result<Option<record::Raw<'_>>> {
+        let lsn = self.pinned.header.base + u64::from(offset);
+        let seed = self.pinned.header.seed();
+        let Some(header) = self.bytes(offset, HEADER_BYTES)? else {
+            return Ok(None);
+        };
+        let Some(len) = record::peek(header, lsn) else {
+            return Ok(None);
+        };
+        let Some(bytes) = self.bytes(offset, len)? else {
+            return Ok(None);
+        };
+        Ok(record::open(bytes, lsn, seed))
+    }
+    /// `len` bytes at `offset`; `Ok(None)` if the file ends before.
+    fn bytes(&mut self, offset: u32, len: usize) -> io::Result<Option<&[u8]>> {
+        let at = u64::from(offset);
+        let skip = |chunk: &Self| {
+            let skip = usize::try_from(at.checked_sub(chunk.start)?).ok()?;
+            (skip + len <= chunk.bytes.len()).then_some(skip)
+        };
+        if skip(self).is_none() {
+            let file_len = self.pinned.file.len()?;
+            if at + len as u64 > file_len || len > RECORD_BYTES_MAX {
+                return Ok(None);
+            }
+            let want = (len.max(READ_BYTES) as u64).min(file_len - at) as usize;
+            self.bytes.clear();
+            self.bytes.resize(want, 0);
+            self.start = at;
+            let got = self.pinned.file.read_at(&mut self.bytes, at)?;
+            self.bytes.truncate(got);
+        }
+        Ok(skip(self).and_then(|skip| self.bytes.get(skip..skip + len)))
+    }
+    /// Some bytes at `offset`, for the note.
+    pub(super) fn sample(&mut self, offset: u32) -> Vec<u8> {
+        let mut bytes = vec![0; READ_BYTES];
+        let got = self.pinned.file.read_at(&mut bytes, u64::from(offset)).unwrap_or(0);
+        bytes.truncate(got);
+        bytes
+    }
+}

@@ -1,0 +1,994 @@
+//! The start: from files to what is live.
+//!
+//! ```text
+//!   checkpoint ──► what is live below `covered`, segment by segment
+//!        │
+//!   cold/, log/ ──► covered and sealed: the directory, filtered by the checkpoint; nothing live: not even that
+//!        │          else: every record; below `covered` filtered, behind it replayed
+//!        ▼
+//!   settle, resolve moves, collapse duplicates ──► Recovered, and an index built from what is really there
+//! ```
+//!
+//! Rules:
+//! - The next sequence of a queue is one past the highest in *any* record, also of dropped groups, acks, hand-out marks:
+//!   a number that was ever on disk is never used again, or old acks would apply to new messages.
+//! - A hole below what its epoch knew to be synced is damage: copied to `quarantine/`. Above it is a torn tail. Reading
+//!   goes on past both.
+//! - A group that is not whole is dropped, unless it was synced and is damaged: then what is left of it counts.
+//! - What was read is synced before it is believed: it may have been in the page cache only.
+
+use super::checkpoint::{self, Checkpoint, Covered, Marks};
+use super::directory::{Directory, Entries, Listed};
+use super::disk::{Disk, DiskFile};
+use super::files::Shared;
+use super::index::{Index, Move, Root};
+use super::log::{AHEAD, SPARES_MAX, Segment};
+use super::reader::Chunk;
+use super::record::{
+    BatchHead, DELETED, FIRST, GROUP, Kind, LAST, MessageHead, Raw, parse_acks, parse_key, parse_purge, parse_queue,
+    parse_ref, parse_state,
+};
+use super::scan::{Scanned, Scanner};
+use super::segment::{
+    BadHeader, COLD_DIR, LOG_DIR, RECORDS_AT, SECTOR, SegmentHeader, SegmentKind, SegmentWriter, Trailer, VERSION,
+    id_of, path, read_directory,
+};
+use super::seqset::Ranges;
+use super::settings::{StoreError, StoreSettings};
+use super::stats::StoreStats;
+use super::varint::Input;
+use super::{QueueAcks, QueueId, Recovered, RecoveredEntry, RecoveredQueue, Route, Routes, State, quarantine};
+use crate::message::Position;
+use crate::time::Wall;
+use hashbrown::{HashMap, HashSet};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+/// What a start found.
+pub(super) struct Found<D: Disk> {
+    pub(super) shared: Arc<Shared<D>>,
+    pub(super) recovered: Recovered,
+    pub(super) index: Index,
+    pub(super) segments: BTreeMap<u32, Segment>,
+    pub(super) marks: Marks,
+    pub(super) spares: Vec<String>,
+    /// Something was found that no checkpoint covers.
+    pub(super) replayed: bool,
+}
+
+/// Reads a data directory, which is locked.
+pub(super) fn recover<D: Disk>(disk: &Arc<D>, settings: &StoreSettings) -> Result<Found<D>, StoreError> {
+    for dir in [LOG_DIR, COLD_DIR, quarantine::DIR] {
+        disk.make_dir(dir).map_err(failed(format!("make {dir}/")))?;
+    }
+    let stats = Arc::new(StoreStats::default());
+    let mut recovery = Recovery {
+        shared: Arc::new(Shared::new(disk.clone(), stats)),
+        checkpoint: None,
+        wanted: HashSet::new(),
+        needed: HashSet::new(),
+        roots: HashMap::new(),
+        queues: BTreeMap::new(),
+        moves: BTreeMap::new(),
+        index: Index::default(),
+        segments: BTreeMap::new(),
+        marks: Marks::default(),
+        durable: HashMap::new(),
+        holes: Vec::new(),
+        incomplete: Vec::new(),
+        unsealed: Vec::new(),
+        replayed: false,
+    };
+    recovery.read_checkpoint()?;
+    let spares = recovery.tidy(settings)?;
+    let mut files = Vec::new();
+    for dir in [COLD_DIR, LOG_DIR] {
+        let names = disk.list(dir).map_err(failed(format!("list {dir}/")))?;
+        let mut ids: Vec<u32> = names.iter().filter_map(|name| id_of(name)).collect();
+        ids.sort_unstable();
+        files.extend(ids.into_iter().map(|id| (dir, id)));
+    }
+    for (dir, id) in files {
+        recovery.read_file(dir, id)?;
+    }
+    recovery.judge();
+    let mut recovered = recovery.settle();
+    recovery.read_keys(&mut recovered);
+    recovery.seal_leftovers();
+    recovered.wall = recovery.marks.wall;
+    recovered.queue_id_max = recovery.marks.queue_id_max;
+    let Recovery {
+        shared,
+        index,
+        segments,
+        marks,
+        replayed,
+        ..
+    } = recovery;
+    Ok(Found {
+        shared,
+        recovered,
+        index,
+        segments,
+        marks,
+        spares,
+        replayed,
+    })
+}
+
+fn failed(what: String) -> impl FnOnce(io::Error) -> StoreError {
+    move |source| StoreError::Io { what, source }
+}
+
+struct Recovery<D: Disk> {
+    shared: Arc<Shared<D>>,
+    checkpoint: Option<Box<Checkpoint>>,
+    /// Payloads that moves of the checkpoint name, and those among them that were found.
+    wanted: HashSet<Root>,
+    /// Segments in which the checkpoint has live messages.
+    needed: HashSet<u32>,
+    roots: HashMap<Root, (Position, u32)>,
+    queues: BTreeMap<QueueId, FoundQueue>,
+    moves: BTreeMap<(QueueId, u64), Move>,
+    /// Keys while reading; queues at the end.
+    index: Index,
+    segments: BTreeMap<u32, Segment>,
+    marks: Marks,
+    /// Per epoch, the highest LSN of the log known to be synced.
+    durable: HashMap<u32, u64>,
+    holes: Vec<Hole>,
+    incomplete: Vec<Incomplete>,
+    unsealed: Vec<Unsealed<D::File>>,
+    replayed: bool,
+}
+
+#[derive(Default)]
+struct FoundQueue {
+    /// Every message a record gave it, in any order, duplicates included.
+    entries: Vec<RecoveredEntry>,
+    settled: Ranges,
+    next_seq: u64,
+    handed_out: u64,
+    incoming_ids: Vec<u16>,
+    packet_ids: Vec<(u64, u16, bool)>,
+    deleted: bool,
+}
+
+struct Hole {
+    header: SegmentHeader,
+    from: u32,
+    to: u32,
+    /// It is known to have been synced, whatever the batches say.
+    certain: bool,
+}
+
+/// A group of which not all records were found.
+struct Incomplete {
+    header: SegmentHeader,
+    /// Offset of its first record.
+    at: u32,
+    ops: Vec<Op>,
+    /// It is known to have been synced whole.
+    certain: bool,
+}
+
+/// A segment without a footer.
+struct Unsealed<F> {
+    header: SegmentHeader,
+    file: Arc<F>,
+    end: u32,
+    directory: Directory,
+    blank: bool,
+}
+
+/// A record, owned, until its group is whole.
+enum Op {
+    Message {
+        offset: u32,
+        body_len: u32,
+        routes: Routes,
+        received: Wall,
+    },
+    Acks(Vec<QueueAcks>),
+    State(State),
+    Key {
+        offset: u32,
+        len: u32,
+        version: u64,
+        deleted: bool,
+        key: Box<[u8]>,
+    },
+    Purge(QueueId, u64),
+    Delete(QueueId),
+    Ref(Position, Routes),
+}
+
+impl Op {
+    /// `None` if the record makes no sense, for all its checksum.
+    fn parse(raw: &Raw<'_>, offset: u32, len: u32, lsn: u64) -> Option<Op> {
+        Some(match raw.kind {
+            Kind::Message => {
+                let head = MessageHead::parse(raw.head)?;
+                let body_len = head.body_len(raw.payload.len());
+                Op::Message {
+                    offset,
+                    body_len,
+                    received: head.envelope.received,
+                    routes: head.routes,
+                }
+            }
+            Kind::Acks => Op::Acks(parse_acks(raw.head)?),
+            Kind::State => Op::State(parse_state(raw.head)?),
+            Kind::Key => {
+                let (version, key) = parse_key(raw.head)?;
+                let version = if version == 0 { lsn } else { version };
+                Op::Key {
+                    offset,
+                    len,
+                    version,
+                    deleted: raw.flags & DELETED != 0,
+                    key: key.into(),
+                }
+            }
+            Kind::Purge => {
+                let (queue, upto) = parse_purge(raw.head)?;
+                Op::Purge(queue, upto)
+            }
+            Kind::QueueDelete => Op::Delete(parse_queue(raw.head)?),
+            Kind::Ref => {
+                let (at, routes) = parse_ref(raw.head)?;
+                Op::Ref(at, routes)
+            }
+            Kind::Batch | Kind::Footer => return None,
+        })
+    }
+}
+
+impl<D: Disk> Recovery<D> {
+    fn disk(&self) -> &D {
+        &self.shared.disk
+    }
+    fn set_aside(&self, header: &SegmentHeader, offset: u32, bytes: &[u8], why: &str) {
+        self.shared.damaged(header, offset, bytes, why);
+    }
+
+    fn read_checkpoint(&mut self) -> Result<(), StoreError> {
+        for file in [checkpoint::FILE, checkpoint::OLD] {
+            match checkpoint::read(self.disk(), file)? {
+                checkpoint::Read::Missing => {}
+                // Set aside at once: the next checkpoint would push the good one out.
+                checkpoint::Read::Damaged => {
+                    quarantine::move_file(self.disk(), &self.shared.stats, file, "its checksum does not hold");
+                    self.replayed = true;
+                }
+                checkpoint::Read::Good(found) => {
+                    self.take_checkpoint(found);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_checkpoint(&mut self, mut found: Box<Checkpoint>) {
+        self.marks = found.marks;
+        self.moves = std::mem::take(&mut found.index.moves);
+        self.wanted = self.moves.values().map(|moved| moved.root).collect();
+        for (key, entry) in found.index.keys.drain() {
+            self.index.restore_key(key, entry);
+        }
+        for (id, queue) in &mut found.index.queues {
+            self.needed.extend(queue.spans().map(|span| span.segment));
+            let into = self.queues.entry(*id).or_default();
+            (into.next_seq, into.handed_out) = (queue.next_seq, queue.handed_out);
+            into.incoming_ids = std::mem::take(&mut queue.incoming_ids);
+            into.packet_ids = std::mem::take(&mut queue.packet_ids);
+        }
+        self.checkpoint = Some(found);
+    }
+
+    /// Removes drafts and counts the spares.
+    fn tidy(&mut self, settings: &StoreSettings) -> Result<Vec<String>, StoreError> {
+        let disk = self.shared.disk.clone();
+        let mut spares = Vec::new();
+        for dir in [LOG_DIR, COLD_DIR] {
+            for name in disk.list(dir).map_err(failed(format!("list {dir}/")))? {
+                let file = format!("{dir}/{name}");
+                let is_spare = name.ends_with(".free");
+                if is_spare {
+                    // Its number is used up.
+                    let id = name
+                        .strip_suffix(".free")
+                        .and_then(|id| id.parse().ok())
+                        .unwrap_or(0u32);
+                    self.marks.next_id = self.marks.next_id.max(id.saturating_add(1));
+                }
+                let whole = || {
+                    disk.open(&file)?
+                        .len()
+                        .map(|len| len >= u64::from(settings.segment_bytes))
+                };
+                if is_spare && dir == LOG_DIR && spares.len() < SPARES_MAX && whole().unwrap_or(false) {
+                    spares.push(file);
+                } else if is_spare || name == "draft" || file == AHEAD {
+                    // Not durable, and it need not be: the next start does it again.
+                    let _ = disk.remove(&file);
+                }
+            }
+        }
+        let _ = disk.remove(checkpoint::DRAFT);
+        Ok(spares)
+    }
+
+    fn covered(&self, id: u32) -> Option<Covered> {
+        self.checkpoint
+            .as_ref()?
+            .segments
+            .iter()
+            .find(|segment| segment.header.id == id)
+            .copied()
+    }
+
+    fn read_file(&mut self, dir: &str, id: u32) -> Result<(), StoreError> {
+        let name = path(dir, id);
+        self.marks.next_id = self.marks.next_id.max(id.saturating_add(1));
+        let file = match self.disk().open(&name) {
+            Ok(file) => Arc::new(file),
+            Err(error) => {
+                quarantine::move_file(
+                    self.disk(),
+                    &self.shared.stats,
+                    &name,
+                    &format!("cannot be opened: {error}"),
+                );
+                return Ok(());
+            }
+        };
+        let covered = self.covered(id);
+        let header = match (SegmentHeader::read(&*file), covered) {
+            (Ok(header), _) => header,
+            (Err(BadHeader::Version(found)), _) => {
+                return Err(StoreError::Version {
+                    path: name,
+                    found,
+                    known: VERSION,
+                });
+            }
+            // The checkpoint remembers what the file forgot.
+            (Err(BadHeader::Damaged), Some(covered)) => {
+                self.set_aside(
+                    &covered.header,
+                    0,
+                    &[],
+                    "no copy of the header holds; the checkpoint has it",
+                );
+                covered.header
+            }
+            (Err(BadHeader::Damaged), None) => {
+                quarantine::move_file(self.disk(), &self.shared.stats, &name, "no copy of the header holds");
+                return Ok(());
+            }
+        };
+        if header.id != id || header.kind.dir() != dir {
+            quarantine::move_file(
+                self.disk(),
+                &self.shared.stats,
+                &name,
+                "its header is another segment's",
+            );
+            return Ok(());
+        }
+        self.marks.epoch = self.marks.epoch.max(header.epoch);
+        let end = header.base.saturating_add(u64::from(header.size) * 2);
+        self.marks.next_base = self.marks.next_base.max(end);
+        let covered = covered.filter(|covered| covered.header == header);
+        self.shared.add(header, None);
+        let mut segment = Segment::new(header, file.len().unwrap_or(0));
+        if let Some(covered) = covered {
+            segment.covered = covered.end;
+            (segment.end, segment.sealed) = (covered.end, covered.sealed);
+            (segment.routes, segment.keys) = (covered.routes, covered.keys);
+        }
+        self.segments.insert(id, segment);
+        match covered {
+            Some(covered) if covered.sealed && self.read_listed(&file, &covered) => {}
+            _ => self.scan(file, header, covered),
+        }
+        Ok(())
+    }
+
+    /// Takes what is live in a covered, sealed segment from its directory. `false` if the directory does not hold.
+    fn read_listed(&mut self, file: &D::File, covered: &Covered) -> bool {
+        let id = covered.header.id;
+        if !self.needed.contains(&id) {
+            return true;
+        }
+        let Some((_, directory)) = read_directory(file, &covered.header) else {
+            self.set_aside(
+                &covered.header,
+                covered.end,
+                &[],
+                "the footer does not hold; the records are read",
+            );
+            return false;
+        };
+        for listed in Entries::new(&directory) {
+            if let Listed::Message {
+                offset,
+                body_len,
+                routes,
+            } = listed
+            {
+                self.covered_message(Position { segment: id, offset }, body_len, &routes);
+            }
+        }
+        true
+    }
+
+    fn covered_message(&mut self, at: Position, body_len: u32, routes: &[Route]) {
+        for root in routes
+            .iter()
+            .map(|route| Root::Route(route.queue, route.seq))
+            .chain([Root::At(at)])
+        {
+            if self.wanted.contains(&root) {
+                self.roots.insert(root, (at, body_len));
+            }
+        }
+        let Some(checkpoint) = &self.checkpoint else { return };
+        for route in routes {
+            if checkpoint.index.lookup(route.queue, route.seq) == Some(at.segment) {
+                let entry = RecoveredEntry {
+                    seq: route.seq,
+                    at,
+                    body_len,
+                    flags: route.flags,
+                };
+                self.queues.entry(route.queue).or_default().entries.push(entry);
+            }
+        }
+    }
+
+    /// Reads every record of a segment.
+    fn scan(&mut self, file: Arc<D::File>, header: SegmentHeader, covered: Option<Covered>) {
+        let covered_end = covered.map_or(0, |covered| covered.end);
+        let trailer = Trailer::read(&*file).filter(|trailer| trailer.header == header);
+        let mut scanner = Scanner::new(&*file, header.base, header.seed());
+        let mut directory = Directory::default();
+        let mut group: Vec<(u32, Op)> = Vec::new();
+        let (mut end, mut footer, mut blank) = (RECORDS_AT, None, true);
+        // Whether the group's first record was found.
+        let mut begun = false;
+        let mut holes = Vec::new();
+        while let Some(scanned) = scanner.next() {
+            match scanned {
+                Scanned::Hole { from, to } => {
+                    holes.push((from, to));
+                    // What was in it may have belonged to the group.
+                    self.interrupt(header, &mut group);
+                    begun = false;
+                }
+                Scanned::Record { offset, len, raw } => {
+                    if raw.kind == Kind::Footer {
+                        footer = footer_head(raw.head);
+                        break;
+                    }
+                    (end, blank) = (offset + len, false);
+                    if raw.kind == Kind::Batch {
+                        self.batch(&header, &raw);
+                        self.interrupt(header, &mut group);
+                        continue;
+                    }
+                    let Some(op) = Op::parse(&raw, offset, len, header.base + u64::from(offset)) else {
+                        holes.push((offset, end));
+                        continue;
+                    };
+                    if offset < covered_end {
+                        // Its group was whole when the checkpoint was written, which knows all that it changed.
+                        list(&mut directory, &op);
+                        if let Op::Message {
+                            offset,
+                            body_len,
+                            routes,
+                            ..
+                        } = &op
+                        {
+                            let at = Position {
+                                segment: header.id,
+                                offset: *offset,
+                            };
+                            self.covered_message(at, *body_len, routes);
+                        }
+                        continue;
+                    }
+                    self.note(&op);
+                    self.replayed = true;
+                    if raw.flags & GROUP == 0 || raw.flags & FIRST != 0 {
+                        self.interrupt(header, &mut group);
+                        begun = raw.flags & FIRST != 0;
+                    }
+                    let whole = raw.flags & GROUP == 0 || (raw.flags & LAST != 0 && begun);
+                    group.push((offset, op));
+                    if whole {
+                        for (_, op) in group.drain(..) {
+                            list(&mut directory, &op);
+                            self.apply(&header, op);
+                        }
+                    } else if raw.flags & LAST != 0 {
+                        self.interrupt(header, &mut group);
+                    }
+                }
+            }
+        }
+        self.interrupt(header, &mut group);
+        if scanner.has_read_errors() {
+            self.set_aside(&header, 0, &[], "some of it cannot be read");
+        }
+        let footer = trailer.map(|trailer| (trailer.end, trailer.cut)).or(footer);
+        let sealed_end = footer.map(|(end, _)| end);
+        let certain = footer.is_some_and(|(_, cut)| !cut);
+        // A start that sealed a torn segment has judged its holes.
+        let judged = footer.is_some_and(|(_, cut)| cut);
+        for group in self.incomplete.iter_mut().filter(|group| group.header.id == header.id) {
+            group.certain = certain;
+        }
+        if let Some(sealed_end) = sealed_end.filter(|sealed_end| *sealed_end > end) {
+            holes.push((end, sealed_end));
+        } else if covered_end > end {
+            holes.push((end, covered_end));
+        }
+        for (from, to) in holes {
+            let certain = certain || to <= covered_end;
+            if !judged || to <= covered_end {
+                self.holes.push(Hole {
+                    header,
+                    from,
+                    to,
+                    certain,
+                });
+            }
+        }
+        let is_sealed = trailer.is_some() && read_directory(&*file, &header).is_some();
+        if let Some(segment) = self.segments.get_mut(&header.id) {
+            segment.end = end.max(sealed_end.unwrap_or(0)).max(covered_end);
+            (segment.routes, segment.keys) = (directory.routes, directory.keys);
+            segment.sealed = is_sealed;
+        }
+        if !is_sealed {
+            let end = end.max(sealed_end.unwrap_or(0)).max(covered_end);
+            self.unsealed.push(Unsealed {
+                header,
+                file,
+                end,
+                directory,
+                blank,
+            });
+        }
+    }
+
+    /// A group ends here, whole or not.
+    fn interrupt(&mut self, header: SegmentHeader, group: &mut Vec<(u32, Op)>) {
+        if let Some(&(at, _)) = group.first() {
+            let ops = group.drain(..).map(|(_, op)| op).collect();
+            self.incomplete.push(Incomplete {
+                header,
+                at,
+                ops,
+                certain: false,
+            });
+        }
+    }
+
+    fn batch(&mut self, header: &SegmentHeader, raw: &Raw<'_>) {
+        if let Some(head) = BatchHead::parse(raw.head) {
+            self.marks.wall = self.marks.wall.max(head.wall);
+            if header.kind == SegmentKind::Log {
+                let durable = self.durable.entry(header.epoch).or_default();
+                *durable = head.durable.max(*durable);
+            }
+        }
+    }
+
+    /// What holds even if the record does not count.
+    fn note(&mut self, op: &Op) {
+        let mut saw = |queue: QueueId, next: u64| {
+            self.marks.queue_id_max = self.marks.queue_id_max.max(queue);
+            let queue = self.queues.entry(queue).or_default();
+            queue.next_seq = queue.next_seq.max(next);
+        };
+        match op {
+            Op::Message { routes, received, .. } => {
+                routes
+                    .iter()
+                    .for_each(|route| saw(route.queue, route.seq.saturating_add(1)));
+                self.marks.wall = self.marks.wall.max(*received);
+            }
+            Op::Ref(_, routes) => routes
+                .iter()
+                .for_each(|route| saw(route.queue, route.seq.saturating_add(1))),
+            Op::Acks(acks) => acks.iter().for_each(|queue| {
+                saw(
+                    queue.queue,
+                    queue.settled.last().map_or(0, |(_, hi)| hi.saturating_add(1)),
+                );
+            }),
+            Op::State(State::HandedOut { queue, upto }) => saw(*queue, *upto),
+            Op::State(State::PacketId { queue, seq, .. } | State::PacketIdReleased { queue, seq, .. }) => {
+                saw(*queue, seq.saturating_add(1));
+            }
+            Op::State(State::IncomingId { queue, .. }) => saw(*queue, 0),
+            Op::State(State::DeadLettered { from, from_seq, to }) => {
+                saw(*from, from_seq.saturating_add(1));
+                saw(to.queue, to.seq.saturating_add(1));
+            }
+            Op::Purge(queue, upto) => saw(*queue, *upto),
+            Op::Delete(queue) => saw(*queue, 0),
+            Op::Key { .. } => {}
+        }
+    }
+
+    fn apply(&mut self, header: &SegmentHeader, op: Op) {
+        match op {
+            Op::Message {
+                offset,
+                body_len,
+                routes,
+                ..
+            } => {
+                let at = Position {
+                    segment: header.id,
+                    offset,
+                };
+                for root in routes
+                    .iter()
+                    .map(|route| Root::Route(route.queue, route.seq))
+                    .chain([Root::At(at)])
+                {
+                    if self.wanted.contains(&root) {
+                        self.roots.insert(root, (at, body_len));
+                    }
+                }
+                for route in routes {
+                    let entry = RecoveredEntry {
+                        seq: route.seq,
+                        at,
+                        body_len,
+                        flags: route.flags,
+                    };
+                    self.queues.entry(route.queue).or_default().entries.push(entry);
+                }
+            }
+            Op::Acks(acks) => {
+                for queue in acks {
+                    for (lo, hi) in queue.settled {
+                        self.settled(queue.queue, lo, hi);
+                    }
+                }
+            }
+            Op::State(state) => self.state(&state),
+            Op::Key {
+                offset,
+                len,
+                version,
+                deleted,
+                key,
+            } => {
+                self.index.found_key(
+                    &key,
+                    Position {
+                        segment: header.id,
+                        offset,
+                    },
+                    len,
+                    version,
+                    deleted,
+                );
+            }
+            Op::Purge(queue, upto) => {
+                if let Some(last) = upto.checked_sub(1) {
+                    self.settled(queue, 0, last);
+                }
+            }
+            Op::Delete(queue) => self.queues.entry(queue).or_default().deleted = true,
+            Op::Ref(at, routes) => {
+                for route in routes {
+                    let moved = Move {
+                        root: Root::At(at),
+                        flags: route.flags,
+                    };
+                    self.moves.insert((route.queue, route.seq), moved);
+                }
+            }
+        }
+    }
+
+    fn settled(&mut self, queue: QueueId, lo: u64, hi: u64) {
+        let queue = self.queues.entry(queue).or_default();
+        queue.settled.insert(lo, hi);
+        queue.packet_ids.retain(|(seq, ..)| !(lo..=hi).contains(seq));
+    }
+
+    fn state(&mut self, state: &State) {
+        match *state {
+            State::HandedOut { queue, upto } => {
+                let queue = self.queues.entry(queue).or_default();
+                queue.handed_out = queue.handed_out.max(upto);
+            }
+            State::PacketId { queue, seq, packet_id } => {
+                let queue = self.queues.entry(queue).or_default();
+                queue.packet_ids.retain(|(other, ..)| *other != seq);
+                queue.packet_ids.push((seq, packet_id, false));
+            }
+            State::PacketIdReleased { queue, seq, packet_id } => {
+                let queue = self.queues.entry(queue).or_default();
+                match queue.packet_ids.iter_mut().find(|(other, ..)| *other == seq) {
+                    Some(held) => *held = (seq, packet_id, true),
+                    None => queue.packet_ids.push((seq, packet_id, true)),
+                }
+            }
+            State::IncomingId { queue, packet_id, held } => {
+                let queue = self.queues.entry(queue).or_default();
+                queue.incoming_ids.retain(|other| *other != packet_id);
+                if held {
+                    queue.incoming_ids.push(packet_id);
+                }
+            }
+            State::DeadLettered { from, from_seq, to } => {
+                let root = self
+                    .moves
+                    .get(&(from, from_seq))
+                    .map_or(Root::Route(from, from_seq), |before| before.root);
+                self.moves.insert((to.queue, to.seq), Move { root, flags: to.flags });
+            }
+        }
+    }
+
+    /// Tells damage from torn tails, now that all batches have said what they knew.
+    fn judge(&mut self) {
+        let durable = |header: &SegmentHeader| self.durable.get(&header.epoch).copied().unwrap_or(0);
+        let is_synced = |header: &SegmentHeader, at: u32| {
+            header.kind == SegmentKind::Log && header.base + u64::from(at) < durable(header)
+        };
+        for hole in &self.holes {
+            if hole.certain || is_synced(&hole.header, hole.from) {
+                let bytes = self.bytes(&hole.header, hole.from, hole.to);
+                self.set_aside(&hole.header, hole.from, &bytes, "records that were synced do not hold");
+            } else {
+                tracing::info!(
+                    segment = hole.header.id,
+                    from = hole.from,
+                    to = hole.to,
+                    "a torn tail was cut"
+                );
+            }
+        }
+        for leftover in &mut self.unsealed {
+            // The tail of an unsealed segment, which its own epoch knew to be longer.
+            if is_synced(&leftover.header, leftover.end.next_multiple_of(SECTOR)) {
+                leftover.blank = false;
+                self.shared
+                    .damaged(&leftover.header, leftover.end, &[], "the segment's end is missing");
+            }
+        }
+        let incomplete = std::mem::take(&mut self.incomplete);
+        let kept: Vec<Incomplete> = incomplete
+            .into_iter()
+            .filter(|group| group.certain || is_synced(&group.header, group.at))
+            .collect();
+        for group in kept {
+            // Its segment's directory does not list it, so the records stay the truth.
+            self.unsealed.retain(|leftover| leftover.header.id != group.header.id);
+            for op in group.ops {
+                self.apply(&group.header, op);
+            }
+        }
+    }
+
+    fn bytes(&self, header: &SegmentHeader, from: u32, to: u32) -> Vec<u8> {
+        const MOST: u32 = 64 << 20;
+        let mut bytes = vec![0; (to - from).min(MOST) as usize];
+        let got = match self.shared.pin(header.id) {
+            Ok(Some(pinned)) => pinned.file.read_at(&mut bytes, u64::from(from)).unwrap_or(0),
+            _ => 0,
+        };
+        bytes.truncate(got);
+        bytes
+    }
+
+    /// Builds the index and the answer from everything that was found.
+    fn settle(&mut self) -> Recovered {
+        for queue in self.queues.values_mut() {
+            // Copies lie in younger segments; of two, the younger stays.
+            queue
+                .entries
+                .sort_unstable_by_key(|entry| (entry.seq, std::cmp::Reverse(entry.at)));
+            queue.entries.dedup_by_key(|entry| entry.seq);
+        }
+        self.resolve_moves();
+        let mut recovered = Recovered::default();
+        for (id, mut queue) in std::mem::take(&mut self.queues) {
+            if queue.deleted {
+                continue;
+            }
+            let settled = &queue.settled;
+            queue.entries.retain(|entry| !settled.contains(entry.seq));
+            // A packet id may outlive its message only where the message is not needed any more: after PUBREC.
+            let entries = &queue.entries;
+            let is_live = |seq: &u64| entries.binary_search_by_key(seq, |entry| entry.seq).is_ok();
+            queue.packet_ids.retain(|(seq, _, released)| *released || is_live(seq));
+            let index = self.index.queues.entry(id).or_default();
+            index.next_seq = queue.next_seq;
+            index.handed_out = queue.handed_out;
+            index.incoming_ids = queue.incoming_ids.clone();
+            index.packet_ids = queue.packet_ids.clone();
+            for entry in &queue.entries {
+                self.index.insert(id, entry.seq, entry.at.segment);
+            }
+            recovered.queues.insert(
+                id,
+                RecoveredQueue {
+                    next_seq: queue.next_seq,
+                    handed_out: queue.handed_out,
+                    entries: queue.entries,
+                    incoming_ids: queue.incoming_ids,
+                    packet_ids: queue.packet_ids,
+                },
+            );
+        }
+        recovered
+    }
+
+    /// Gives moved messages the payloads of their roots.
+    fn resolve_moves(&mut self) {
+        for ((queue, seq), moved) in std::mem::take(&mut self.moves) {
+            let is_gone = |found: &FoundQueue| found.deleted || found.settled.contains(seq);
+            if self.queues.get(&queue).is_some_and(is_gone) {
+                continue;
+            }
+            // Compaction may have made it a record of its own.
+            let own = |found: &FoundQueue| found.entries.binary_search_by_key(&seq, |entry| entry.seq).is_ok();
+            if self.queues.get(&queue).is_some_and(own) {
+                continue;
+            }
+            let Some((at, body_len)) = self.root(moved.root) else {
+                tracing::error!(queue = queue.0, seq, "the payload of a moved message is gone");
+                StoreStats::add(&self.shared.stats.quarantined, 1);
+                continue;
+            };
+            let entry = RecoveredEntry {
+                seq,
+                at,
+                body_len,
+                flags: moved.flags,
+            };
+            let entries = &mut self.queues.entry(queue).or_default().entries;
+            let place = entries.partition_point(|other| other.seq < seq);
+            entries.insert(place, entry);
+            self.index.moves.insert(
+                (queue, seq),
+                Move {
+                    root: Root::At(at),
+                    flags: moved.flags,
+                },
+            );
+        }
+    }
+
+    /// Where a payload lies, and the length of its body.
+    fn root(&self, root: Root) -> Option<(Position, u32)> {
+        if let Some(found) = self.roots.get(&root) {
+            return Some(*found);
+        }
+        match root {
+            Root::Route(queue, seq) => {
+                let entries = &self.queues.get(&queue)?.entries;
+                let entry = entries.get(entries.binary_search_by_key(&seq, |entry| entry.seq).ok()?)?;
+                Some((entry.at, entry.body_len))
+            }
+            Root::At(at) => {
+                let mut chunk = Chunk::new(self.shared.pin(at.segment).ok()??);
+                let raw = chunk.record(at.offset).ok()??;
+                let head = MessageHead::parse(raw.head).filter(|_| raw.kind == Kind::Message)?;
+                Some((at, head.body_len(raw.payload.len())))
+            }
+        }
+    }
+
+    /// Reads the values of the live keys.
+    fn read_keys(&mut self, recovered: &mut Recovered) {
+        self.index.drop_needless_deletions();
+        let mut order: Vec<(Position, Box<[u8]>)> = Vec::new();
+        for (key, entry) in &self.index.keys {
+            if !entry.deleted {
+                order.push((entry.at, key.clone()));
+            }
+        }
+        order.sort_unstable();
+        let mut chunk: Option<Chunk<D::File>> = None;
+        for (at, key) in order {
+            if chunk.as_ref().is_none_or(|chunk| chunk.header().id != at.segment) {
+                chunk = self.shared.pin(at.segment).ok().flatten().map(Chunk::new);
+            }
+            let Some(chunk) = &mut chunk else {
+                tracing::error!(
+                    segment = at.segment,
+                    offset = at.offset,
+                    "the segment of a keyed record is gone"
+                );
+                StoreStats::add(&self.shared.stats.quarantined, 1);
+                continue;
+            };
+            let value = |raw: &Raw<'_>| parse_key(raw.head).is_some_and(|(_, found)| *found == *key);
+            match chunk.record(at.offset) {
+                Ok(Some(raw)) if raw.kind == Kind::Key && value(&raw) => {
+                    recovered.keys.insert(key, raw.payload.into());
+                }
+                _ => {
+                    let sample = chunk.sample(at.offset);
+                    self.shared
+                        .damaged(chunk.header(), at.offset, &sample, "a keyed record does not hold");
+                }
+            }
+        }
+    }
+
+    /// Makes what was read durable, and gives segments without a footer one, so that they are read once only.
+    fn seal_leftovers(&mut self) {
+        for leftover in std::mem::take(&mut self.unsealed) {
+            let id = leftover.header.id;
+            if leftover.blank && self.holes.iter().all(|hole| hole.header.id != id) {
+                // A file that never got a record. If it cannot go now, it goes next time.
+                self.shared.take_out(id);
+                self.segments.remove(&id);
+                let _ = self.disk().remove(&path(leftover.header.kind.dir(), id));
+                continue;
+            }
+            let sealed = || -> io::Result<(u32, u64)> {
+                leftover.file.sync_data()?;
+                let mut writer =
+                    SegmentWriter::resume(leftover.header, leftover.file.clone(), leftover.end, leftover.directory);
+                writer.seal(true)?;
+                Ok((leftover.end, leftover.file.len()?))
+            };
+            match sealed() {
+                Ok((end, file_bytes)) => {
+                    if let Some(segment) = self.segments.get_mut(&id) {
+                        *segment = Segment {
+                            end,
+                            file_bytes,
+                            sealed: true,
+                            ..*segment
+                        };
+                    }
+                }
+                Err(error) => tracing::warn!(segment = id, %error, "a segment was not sealed; the next start reads it"),
+            }
+        }
+    }
+}
+
+/// Where the records end, and whether a start sealed the segment.
+fn footer_head(head: &[u8]) -> Option<(u32, bool)> {
+    let mut input = Input(head);
+    Some((input.number()?, input.u8()? != 0))
+}
+
+fn list(directory: &mut Directory, op: &Op) {
+    match op {
+        Op::Message {
+            offset,
+            body_len,
+            routes,
+            ..
+        } => directory.message(*offset, *body_len, routes),
+        Op::Key {
+            offset,
+            len,
+            version,
+            deleted,
+            key,
+        } => directory.key(*offset, *len, *version, *deleted, key),
+        _ => {}
+    }
+}

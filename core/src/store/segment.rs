@@ -1,0 +1,494 @@
+//! One file of the log: its header, the writer that fills it, the footer that ends it.
+//!
+//! ```text
+//!   0        512       4096     4608                                        end          file end - 512
+//!   ├────────┼─ ... ───┼────────┼───────────────────────────────────────────┼────────────┼─────────┤
+//!   │ header │    0    │ header │ writes: BATCH, records, 0 to the sector…  │   FOOTER   │ trailer │
+//!   └────────┴─ ... ───┴────────┴───────────────────────────────────────────┴────────────┴─────────┘
+//!
+//!   header   magic 8 │ crc32c 4 │ version 4 │ id 4 │ epoch 4 │ kind 1, 0 3 │ 0 4 │ salt 8 │ base lsn 8 │ size 8
+//!   trailer  magic 8 │ crc32c 4 │ header 56 │ footer offset 4 │ end 4 │ cut 4
+//! ```
+//!
+//! - The header is there twice, in two pages, and a third time in the trailer: damage to one costs nothing.
+//! - A write begins on a fresh 512-byte sector if what lies before it was synced, so that no later tear can take it back.
+//!   Every write begins with a BATCH that says where the one before ended: what lies between is padding, anything else
+//!   that is no record is a hole.
+//! - The footer is written when the segment is full and everything in it is synced (*sealed*). A start that finds a
+//!   segment without one reads its records and seals it; that footer is marked `cut`, because what lies behind a torn
+//!   tail was judged then and is not to be judged again.
+//! - Room for the footer is kept while the segment fills, so sealing needs no more disk than was taken at the start.
+
+use super::directory::Directory;
+use super::disk::{Disk, DiskFile};
+use super::record::{self, ALIGN, BatchHead, Encoder, HEADER_BYTES, Kind, MessageHead};
+use super::varint::{Input, put_varint};
+use super::{Route, StoreError};
+use crate::message::Message;
+use crate::time::Wall;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The unit a disk writes whole or not at all.
+pub(crate) const SECTOR: u32 = 512;
+/// Offset of the first record.
+pub(crate) const RECORDS_AT: u32 = HEADER_COPY_AT + SECTOR;
+/// Offset of the header's second copy.
+const HEADER_COPY_AT: u32 = 4096;
+/// Bytes of a header.
+const SEGMENT_HEADER_BYTES: usize = 56;
+/// The format this release writes and reads.
+pub(crate) const VERSION: u32 = 1;
+/// Bytes kept for the footer besides the directory: its head, alignment to a sector, and the trailer.
+pub(crate) const FOOTER_ROOM: usize = HEADER_BYTES + 32 + 3 * SECTOR as usize;
+const MAGIC: [u8; 8] = *b"GATEPSEG";
+const TRAILER_MAGIC: [u8; 8] = *b"GATEPEND";
+
+/// What a segment holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum SegmentKind {
+    /// The log as it was written.
+    Log = 0,
+    /// Messages that outlived their segment.
+    Messages = 1,
+    /// Keyed records that outlived their segment.
+    Keys = 2,
+}
+
+impl SegmentKind {
+    pub(crate) fn from_u8(kind: u8) -> Option<SegmentKind> {
+        Some(match kind {
+            0 => SegmentKind::Log,
+            1 => SegmentKind::Messages,
+            2 => SegmentKind::Keys,
+            _ => return None,
+        })
+    }
+    /// The directory such segments are in.
+    pub(crate) fn dir(self) -> &'static str {
+        match self {
+            SegmentKind::Log => LOG_DIR,
+            SegmentKind::Messages | SegmentKind::Keys => COLD_DIR,
+        }
+    }
+}
+
+/// Where the log is.
+pub(crate) const LOG_DIR: &str = "log";
+/// Where the survivors of compaction are.
+pub(crate) const COLD_DIR: &str = "cold";
+
+/// The path of a segment.
+pub(crate) fn path(dir: &str, id: u32) -> String {
+    format!("{dir}/{id:08}.seg")
+}
+
+/// The id in a segment's file name.
+pub(crate) fn id_of(name: &str) -> Option<u32> {
+    let digits = name.strip_suffix(".seg")?;
+    (digits.len() >= 8 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
+}
+
+/// What a segment says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentHeader {
+    pub(crate) id: u32,
+    /// Grows with each start that writes.
+    pub(crate) epoch: u32,
+    pub(crate) kind: SegmentKind,
+    /// Unpredictable, so that no body can imitate a record.
+    pub(crate) salt: u64,
+    /// LSN of offset 0.
+    pub(crate) base: u64,
+    /// Bytes set aside for it.
+    pub(crate) size: u32,
+}
+
+/// Why a header is not one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BadHeader {
+    /// Its checksum does not hold.
+    Damaged,
+    /// It is fine, and from another release.
+    Version(u32),
+}
+
+impl SegmentHeader {
+    /// What the checksums of its records start from.
+    pub(crate) fn seed(&self) -> u32 {
+        let seed = crc32c::crc32c_append(self.epoch, &self.id.to_le_bytes());
+        crc32c::crc32c_append(seed, &self.salt.to_le_bytes())
+    }
+    fn encode(&self, magic: [u8; 8]) -> [u8; SEGMENT_HEADER_BYTES] {
+        let mut out = Vec::with_capacity(SEGMENT_HEADER_BYTES);
+        out.extend_from_slice(&magic);
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&self.id.to_le_bytes());
+        out.extend_from_slice(&self.epoch.to_le_bytes());
+        out.extend_from_slice(&[self.kind as u8, 0, 0, 0]);
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&self.salt.to_le_bytes());
+        out.extend_from_slice(&self.base.to_le_bytes());
+        out.extend_from_slice(&u64::from(self.size).to_le_bytes());
+        let crc = crc32c::crc32c(&out[12..]);
+        out[8..12].copy_from_slice(&crc.to_le_bytes());
+        let mut header = [0; SEGMENT_HEADER_BYTES];
+        header.copy_from_slice(&out);
+        header
+    }
+    pub(crate) fn decode(bytes: &[u8]) -> Result<SegmentHeader, BadHeader> {
+        let parse = || -> Option<Result<SegmentHeader, BadHeader>> {
+            let mut input = Input(bytes.get(..SEGMENT_HEADER_BYTES)?);
+            if input.bytes(8)? != MAGIC || input.u32()? != crc32c::crc32c(input.0) {
+                return None;
+            }
+            let version = input.u32()?;
+            if version != VERSION {
+                return Some(Err(BadHeader::Version(version)));
+            }
+            let id = input.u32()?;
+            let epoch = input.u32()?;
+            let kind = SegmentKind::from_u8(input.bytes(4)?.first().copied()?)?;
+            input.bytes(4)?;
+            let (salt, base) = (input.u64()?, input.u64()?);
+            let size = u32::try_from(input.u64()?).ok()?;
+            Some(Ok(SegmentHeader {
+                id,
+                epoch,
+                kind,
+                salt,
+                base,
+                size,
+            }))
+        };
+        parse().unwrap_or(Err(BadHeader::Damaged))
+    }
+    /// Reads the header of a file, from whichever of its copies holds.
+    pub(crate) fn read<F: DiskFile>(file: &F) -> Result<SegmentHeader, BadHeader> {
+        let mut sector = [0; SECTOR as usize];
+        for at in [0, u64::from(HEADER_COPY_AT)] {
+            // An unreadable copy is as good as a damaged one.
+            if file.read_at(&mut sector, at).is_ok() {
+                match SegmentHeader::decode(&sector) {
+                    Err(BadHeader::Damaged) => {}
+                    found => return found,
+                }
+            }
+        }
+        match Trailer::read(file) {
+            Some(trailer) => Ok(trailer.header),
+            None => Err(BadHeader::Damaged),
+        }
+    }
+}
+
+/// The last sector of a sealed segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Trailer {
+    pub(crate) header: SegmentHeader,
+    /// Offset of the FOOTER.
+    pub(crate) footer: u32,
+    /// Where the records end.
+    pub(crate) end: u32,
+    /// A start sealed it, after a crash.
+    pub(crate) cut: bool,
+}
+
+impl Trailer {
+    fn encode(&self) -> [u8; SECTOR as usize] {
+        let mut sector = [0; SECTOR as usize];
+        let mut out = Vec::with_capacity(96);
+        out.extend_from_slice(&self.header.encode(MAGIC));
+        out.extend_from_slice(&self.footer.to_le_bytes());
+        out.extend_from_slice(&self.end.to_le_bytes());
+        out.extend_from_slice(&u32::from(self.cut).to_le_bytes());
+        sector[..8].copy_from_slice(&TRAILER_MAGIC);
+        sector[8..12].copy_from_slice(&crc32c::crc32c(&out).to_le_bytes());
+        sector[12..12 + out.len()].copy_from_slice(&out);
+        sector
+    }
+    pub(crate) fn read<F: DiskFile>(file: &F) -> Option<Trailer> {
+        let at = file.len().ok()?.checked_sub(u64::from(SECTOR))?;
+        let mut sector = [0; SECTOR as usize];
+        file.read_at(&mut sector, at).ok()?;
+        let mut input = Input(&sector);
+        if input.bytes(8)? != TRAILER_MAGIC {
+            return None;
+        }
+        let crc = input.u32()?;
+        let body = input.bytes(SEGMENT_HEADER_BYTES + 12)?;
+        if crc != crc32c::crc32c(body) {
+            return None;
+        }
+        let header = SegmentHeader::decode(body).ok()?;
+        let mut input = Input(body.get(SEGMENT_HEADER_BYTES..)?);
+        Some(Trailer {
+            header,
+            footer: input.u32()?,
+            end: input.u32()?,
+            cut: input.u32()? != 0,
+        })
+    }
+}
+
+/// The directory of a sealed segment, if its footer holds.
+pub(crate) fn read_directory<F: DiskFile>(file: &F, header: &SegmentHeader) -> Option<(Trailer, Vec<u8>)> {
+    let trailer = Trailer::read(file).filter(|t| t.header == *header)?;
+    let lsn = header.base + u64::from(trailer.footer);
+    let mut start = [0; HEADER_BYTES];
+    file.read_at(&mut start, u64::from(trailer.footer)).ok()?;
+    let len = record::peek(&start, lsn)?;
+    if u64::from(trailer.footer) + len as u64 > file.len().ok()? {
+        return None;
+    }
+    let mut bytes = vec![0; len];
+    file.read_at(&mut bytes, u64::from(trailer.footer)).ok()?;
+    let raw = record::open(&bytes, lsn, header.seed()).filter(|raw| raw.kind == Kind::Footer)?;
+    Some((trailer, raw.payload.to_vec()))
+}
+
+/// Fills one segment.
+pub(crate) struct SegmentWriter<F> {
+    pub(crate) header: SegmentHeader,
+    pub(crate) file: Arc<F>,
+    seed: u32,
+    /// End of what was written.
+    end: u32,
+    /// End of what was synced.
+    synced: u32,
+    /// Encoded and not yet written; it begins at `pending_at`.
+    pending: Vec<u8>,
+    pending_at: u32,
+    pub(crate) directory: Directory,
+}
+
+impl<F: DiskFile> SegmentWriter<F> {
+    /// Makes the file of `header`: from `spare`, a file of at least its size, if there is one. Durable when it returns.
+    pub(crate) fn create<D: Disk<File = F>>(
+        disk: &D,
+        header: SegmentHeader,
+        spare: Option<&str>,
+    ) -> io::Result<SegmentWriter<F>> {
+        let dir = header.kind.dir();
+        // The file gets its name only once its header is on the medium: a segment whose header does not hold is then
+        // damage, never a crash.
+        let draft = format!("{dir}/draft");
+        let file = match spare {
+            Some(spare) => {
+                disk.rename(spare, &draft)?;
+                disk.open(&draft)?
+            }
+            None => disk.create(&draft)?,
+        };
+        let mut sector = [0; SECTOR as usize];
+        sector[..SEGMENT_HEADER_BYTES].copy_from_slice(&header.encode(MAGIC));
+        if spare.is_some() {
+            // A stale trailer would speak for the old contents.
+            file.write_at(&[0; SECTOR as usize], file.len()?.saturating_sub(u64::from(SECTOR)))?;
+        }
+        file.write_at(&sector, 0)?;
+        file.write_at(&sector, u64::from(HEADER_COPY_AT))?;
+        file.sync_data()?;
+        disk.rename(&draft, &path(dir, header.id))?;
+        disk.sync_dir(dir)?;
+        Ok(SegmentWriter::resume(
+            header,
+            Arc::new(file),
+            RECORDS_AT,
+            Directory::default(),
+        ))
+    }
+    /// Goes on behind `end`, where everything is synced.
+    pub(crate) fn resume(header: SegmentHeader, file: Arc<F>, end: u32, directory: Directory) -> Self {
+        let seed = header.seed();
+        SegmentWriter {
+            header,
+            file,
+            seed,
+            end,
+            synced: end,
+            pending: Vec::new(),
+            pending_at: end,
+            directory,
+        }
+    }
+    /// Offset of the next record.
+    pub(crate) fn position(&self) -> u32 {
+        if self.pending.is_empty() {
+            self.begin_at()
+        } else {
+            self.pending_at + self.pending.len() as u32
+        }
+    }
+    /// End of what was written.
+    pub(crate) fn end(&self) -> u32 {
+        self.end
+    }
+    /// LSN behind everything that was written.
+    pub(crate) fn end_lsn(&self) -> u64 {
+        self.header.base + u64::from(self.end)
+    }
+    /// LSN behind everything that was synced.
+    pub(crate) fn durable_lsn(&self) -> u64 {
+        self.header.base + u64::from(self.synced)
+    }
+    /// Whether something was written and not synced.
+    pub(crate) fn is_unsynced(&self) -> bool {
+        self.synced < self.end
+    }
+    /// Whether it never got a record.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.end == RECORDS_AT && self.pending.is_empty()
+    }
+    /// Bytes encoded and not yet written.
+    pub(crate) fn pending(&self) -> usize {
+        self.pending.len()
+    }
+    /// Whether `bytes` more of records, listed in `listed` bytes, leave room for the footer.
+    pub(crate) fn has_room(&self, bytes: usize, listed: usize) -> bool {
+        let after = self.position() as usize + BATCH_BYTES_MAX + bytes;
+        after + self.directory.bytes.len() + listed + FOOTER_ROOM <= self.header.size as usize
+    }
+    /// Where a new write begins.
+    fn begin_at(&self) -> u32 {
+        if self.synced < self.end {
+            self.end
+        } else {
+            self.end.next_multiple_of(SECTOR)
+        }
+    }
+    /// Begins a write, if none is begun.
+    pub(crate) fn begin(&mut self, durable: u64, wall: Wall) {
+        if self.pending.is_empty() {
+            self.pending_at = self.begin_at();
+            let head = BatchHead {
+                durable,
+                wall,
+                previous_end: self.end,
+            };
+            self.put(Kind::Batch, 0, &[], |out| head.put(out));
+        }
+    }
+    /// Appends a record to the write that was begun. Returns its offset and length.
+    pub(crate) fn put(&mut self, kind: Kind, flags: u8, payload: &[u8], head: impl FnOnce(&mut Vec<u8>)) -> (u32, u32) {
+        let before = self.pending.len() as u32;
+        let offset = self.pending_at + before;
+        let mut encoder = Encoder::begin(
+            &mut self.pending,
+            self.header.base + u64::from(offset),
+            self.seed,
+            kind,
+            flags,
+        );
+        head(encoder.head());
+        encoder.finish(payload);
+        (offset, self.pending.len() as u32 - before)
+    }
+    /// Appends a message and lists it. Returns its offset.
+    pub(crate) fn put_message(&mut self, message: &Message, routes: &[Route], flags: u8) -> u32 {
+        let (envelope, lengths, payload) = (message.envelope(), message.lengths(), message.payload());
+        let (offset, _) = self.put(Kind::Message, flags, payload, |out| {
+            MessageHead::put(envelope, lengths, routes, out)
+        });
+        self.directory
+            .message(offset, u32::try_from(message.body().len()).unwrap_or(u32::MAX), routes);
+        offset
+    }
+    /// Appends a copy of a stored message, for other routes, and lists it. Returns its offset.
+    pub(crate) fn put_copy(&mut self, head: &MessageHead, payload: &[u8], routes: &[Route]) -> u32 {
+        let (offset, _) = self.put(Kind::Message, 0, payload, |out| {
+            MessageHead::put(&head.envelope, head.lengths, routes, out)
+        });
+        self.directory.message(offset, head.body_len(payload.len()), routes);
+        offset
+    }
+    /// Appends a keyed record and lists it. `version` 0: its own LSN. Returns its offset, length and version.
+    pub(crate) fn put_key(&mut self, version: u64, key: &[u8], value: Option<&[u8]>, flags: u8) -> (u32, u32, u64) {
+        let flags = if value.is_none() {
+            flags | record::DELETED
+        } else {
+            flags
+        };
+        let (offset, len) = self.put(Kind::Key, flags, value.unwrap_or_default(), |out| {
+            record::put_key(version, key, out)
+        });
+        let version = if version == 0 {
+            self.header.base + u64::from(offset)
+        } else {
+            version
+        };
+        self.directory.key(offset, len, version, value.is_none(), key);
+        (offset, len, version)
+    }
+    /// Writes what is encoded. Returns how many bytes that was.
+    pub(crate) fn write(&mut self) -> io::Result<u64> {
+        if self.pending.is_empty() {
+            return Ok(0);
+        }
+        self.file.write_at(&self.pending, u64::from(self.pending_at))?;
+        let len = self.pending.len();
+        self.end = self.pending_at + len as u32;
+        self.pending.clear();
+        // A big message's buffer is not kept for the small ones that follow.
+        self.pending.shrink_to(WRITE_BUFFER_KEPT);
+        Ok(len as u64)
+    }
+    /// Syncs what was written. Returns how long it took, or `None` if there was nothing to do.
+    pub(crate) fn sync(&mut self) -> io::Result<Option<Duration>> {
+        if !self.is_unsynced() {
+            return Ok(None);
+        }
+        let took = self.file.sync_data()?;
+        self.synced = self.end;
+        Ok(Some(took))
+    }
+    /// Ends the segment. Everything in it must be synced; the footer is when this returns. Returns the bytes written.
+    pub(crate) fn seal(&mut self, cut: bool) -> io::Result<u64> {
+        debug_assert!(self.pending.is_empty() && !self.is_unsynced());
+        let end = self.end;
+        let directory = std::mem::take(&mut self.directory);
+        self.pending_at = self.begin_at();
+        let (footer, footer_len) = self.put(Kind::Footer, 0, &directory.bytes, |out| {
+            put_varint(out, u64::from(end));
+            out.push(u8::from(cut));
+        });
+        let written = self.write()?;
+        let file_end = u64::from(footer + footer_len).next_multiple_of(u64::from(SECTOR)) + u64::from(SECTOR);
+        // A segment that ends early gives its room back. One that is full keeps its length, so that whoever recycles
+        // it finds the blocks there.
+        let len = self.file.len()?;
+        let keep = len >= file_end && len - file_end <= u64::from(self.header.size) / 8;
+        let trailer_at = if keep { len } else { file_end } - u64::from(SECTOR);
+        if !keep {
+            self.file.set_len(file_end)?;
+        }
+        let trailer = Trailer {
+            header: self.header,
+            footer,
+            end,
+            cut,
+        };
+        self.file.write_at(&trailer.encode(), trailer_at)?;
+        self.file.sync_data()?;
+        self.synced = self.end;
+        Ok(written + u64::from(SECTOR))
+    }
+}
+
+/// Bytes of a BATCH record, at most.
+const BATCH_BYTES_MAX: usize = (HEADER_BYTES + 25).next_multiple_of(ALIGN) + SECTOR as usize;
+/// Bytes of write buffer a segment keeps between writes.
+const WRITE_BUFFER_KEPT: usize = 256 << 10;
+
+/// Picks the size of a segment that must take `needed` bytes.
+///
+/// # Errors
+/// [`StoreError::TooLarge`] over 4 GiB.
+pub(crate) fn size_for(needed: usize, usual: u32) -> Result<u32, StoreError> {
+    let whole = needed + RECORDS_AT as usize + BATCH_BYTES_MAX + FOOTER_ROOM;
+    let size = u32::try_from(whole.next_multiple_of(SECTOR as usize)).map_err(|_| StoreError::TooLarge(needed))?;
+    Ok(size.max(usual))
+}

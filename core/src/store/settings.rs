@@ -1,0 +1,95 @@
+//! What can be set about the store, and what can go wrong with it.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::time::Duration;
+
+/// What a confirm waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// A sync covered it. A power cut loses nothing confirmed.
+    #[default]
+    Always,
+    /// Syncs happen at most this often.
+    Interval {
+        /// Time between syncs while there is something to sync.
+        every: Duration,
+        /// Confirm when written: a power cut may lose the interval. Otherwise a confirm waits for the sync.
+        confirm_written: bool,
+    },
+    /// The kernel has it. A crash of the process loses nothing, a power cut what the kernel had not written.
+    Os,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct StoreSettings {
+    /// Bytes of a segment: 8 MiB suit an SD card, 32 MiB an SSD.
+    pub segment_bytes: u32,
+    /// What a confirm waits for.
+    pub durability: Durability,
+    /// A changed log gets a checkpoint after this time, and whenever a segment is full.
+    pub checkpoint_every: Duration,
+    /// A segment of which at most this share in percent is live may be compacted.
+    pub compact_live_percent_max: u8,
+    /// Only segments that are at least this many behind the log's end are compacted.
+    pub compact_age_min: u32,
+    /// Bytes compaction, or zeroing ahead, moves in one `tick`.
+    pub slice_bytes: usize,
+    /// Unpredictable to peers; seeds the checksums of new segments.
+    pub salt: u64,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        StoreSettings {
+            segment_bytes: 8 << 20,
+            durability: Durability::Always,
+            checkpoint_every: Duration::from_secs(60),
+            compact_live_percent_max: 25,
+            compact_age_min: 4,
+            slice_bytes: 512 << 10,
+            salt: RandomState::new().hash_one("gatepost"),
+        }
+    }
+}
+
+/// The smallest segment that makes sense.
+pub(crate) const SEGMENT_BYTES_MIN: u32 = 16 << 10;
+/// The largest: offsets are 32 bits wide.
+pub(crate) const SEGMENT_BYTES_MAX: u32 = 1 << 30;
+
+/// Why the store does not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has the directory, or it cannot be locked.
+    #[error("cannot lock the data directory: {0}")]
+    Lock(#[source] io::Error),
+    /// The directory cannot be used at all.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was tried, with the path.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The format is another release's.
+    #[error(
+        "{path} has format {found}; this release reads format {known}. Use the release that wrote it, or a newer one"
+    )]
+    Version {
+        /// Which file.
+        path: String,
+        /// Its format.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
+    /// A write or a sync failed, now or before. What was not confirmed by then may be lost; nothing is confirmed any
+    /// more.
+    #[error("the log is poisoned: {0}")]
+    Poisoned(String),
+    /// Records that count together take more than 4 GiB.
+    #[error("records that count together take {0} bytes, more than a segment can have")]
+    TooLarge(usize),
+}

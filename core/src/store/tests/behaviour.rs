@@ -1,0 +1,1 @@
+//! What the store does, one behaviour at a time.

@@ -1,0 +1,90 @@
+//! The machine stops at every point, also while it starts.
+
+use super::script::{Script, runs};
+use crate::testing::disk::Crash;
+
+/// Works, crashes, starts, as often as `lives`; each life stops at a change that the seed picks.
+fn live_and_die(seed: u64, lives: u64) {
+    let mut script = Script::new(seed);
+    for _ in 0..lives {
+        let stop = script.rng.below(120);
+        script.disk.crash_after(stop);
+        let crash = if script.rng.chance(1, 4) {
+            Crash::Process
+        } else {
+            Crash::Power
+        };
+        // A start may be what crashes.
+        if script.open().is_ok() {
+            let commits = 1 + script.rng.below(30);
+            if script.work(commits).is_ok() && script.rng.chance(1, 3) {
+                let now = script.now;
+                // A clean stop: everything is confirmed.
+                if script.store.take().is_some_and(|store| store.close(now).is_ok()) {
+                    script.book_all_confirmed();
+                }
+            }
+        }
+        script.store = None;
+        script.disk = script.disk.restart(crash);
+    }
+    script.open().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+}
+
+#[test]
+fn nothing_confirmed_is_lost_over_many_lives() {
+    for seed in 0..runs(400) {
+        live_and_die(seed, 6);
+    }
+}
+
+#[test]
+fn every_crash_point_of_a_run_is_survived() {
+    for seed in 0..runs(400) / 100 {
+        let work = |crash_at: Option<u64>| {
+            let mut script = Script::new(1_000_000 + seed);
+            if let Some(at) = crash_at {
+                script.disk.crash_after(at);
+            }
+            // Where the background crashes, only the next commit notices.
+            let _ = script.open().and_then(|()| script.work(60));
+            script
+        };
+        let whole = work(None).disk.changes();
+        for at in 0..whole {
+            let mut script = work(Some(at));
+            script.store = None;
+            script.disk = script.disk.restart(Crash::Power);
+            script
+                .open()
+                .unwrap_or_else(|error| panic!("seed {seed} at {at}: {error}"));
+        }
+    }
+}
+
+#[test]
+fn every_crash_point_of_a_start_is_survived() {
+    for seed in 0..runs(400) / 40 {
+        let crashed = || {
+            let mut script = Script::new(2_000_000 + seed);
+            script.open().unwrap();
+            script.work(40).unwrap();
+            script.store = None;
+            script.disk = script.disk.restart(Crash::Power);
+            script
+        };
+        let mut script = crashed();
+        script.open().unwrap();
+        for at in 0..script.disk.changes() {
+            let mut script = crashed();
+            script.disk.crash_after(at);
+            // A crash while it tidies up may go unnoticed.
+            let _ = script.open();
+            script.store = None;
+            script.disk = script.disk.restart(Crash::Power);
+            script
+                .open()
+                .unwrap_or_else(|error| panic!("seed {seed} at {at}: {error}"));
+        }
+    }
+}

@@ -1,0 +1,673 @@
+//! A store under a random load, and a book of what it must, may and must not give back.
+
+use crate::message::{Envelope, Message};
+use crate::store::{
+    Batch, Durability, Lsn, QueueAcks, QueueId, Read, Record, Recovered, Route, Routes, State, Store, StoreError,
+    StoreSettings, Ticket,
+};
+use crate::testing::disk::{Rng, SimDisk};
+use crate::time::{Now, Time, Wall};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Small segments, so that a short run seals, checkpoints, compacts and recycles.
+pub(super) fn settings() -> StoreSettings {
+    StoreSettings {
+        segment_bytes: 16 << 10,
+        checkpoint_every: Duration::from_secs(5),
+        compact_live_percent_max: 40,
+        compact_age_min: 2,
+        slice_bytes: 4 << 10,
+        salt: 0x5eed,
+        durability: Durability::Always,
+    }
+}
+
+/// Number of random runs of one kind: `usual`, or what `GATEPOST_SIM_RUNS` says.
+pub(super) fn runs(usual: u64) -> u64 {
+    std::env::var("GATEPOST_SIM_RUNS")
+        .ok()
+        .and_then(|runs| runs.parse().ok())
+        .unwrap_or(usual)
+}
+
+/// A message whose body tells its content number.
+pub(super) fn message(content: u64, len: usize) -> Message {
+    let mut rng = Rng::new(content);
+    let mut body = vec![0; len];
+    body.chunks_mut(8)
+        .for_each(|chunk| chunk.copy_from_slice(&rng.next().to_le_bytes()[..chunk.len()]));
+    let envelope = Envelope {
+        durable: true,
+        qos: 1,
+        received: Wall(1000 + content),
+        ..Envelope::default()
+    };
+    Message::new(envelope, "amq.topic", &format!("plant.{content}"), b"p", &body)
+}
+
+pub(super) fn route(queue: u64, seq: u64) -> Route {
+    Route {
+        queue: QueueId(queue),
+        seq,
+        flags: (seq % 7) as u8,
+    }
+}
+
+pub(super) fn batch(records: Vec<Record>, sync: bool) -> Batch {
+    Batch {
+        records,
+        sync,
+        ticket: Ticket(1),
+        ..Batch::default()
+    }
+}
+
+/// One message of one queue, in the book. Commits are counted from 1.
+#[derive(Clone, Debug)]
+struct Entry {
+    content: u64,
+    len: usize,
+    written: u64,
+    /// The commit that settled it.
+    settled: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Queue {
+    next_seq: u64,
+    entries: BTreeMap<u64, Entry>,
+    handed_out: Vec<(u64, u64)>,
+    incoming: BTreeMap<u16, Vec<(u64, bool)>>,
+    /// By sequence: the commit, the packet id, whether it was released.
+    packet_ids: BTreeMap<u64, Vec<(u64, u16, bool)>>,
+    deleted: Option<u64>,
+}
+
+/// What was asked of the store, and how much of it was confirmed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Book {
+    queues: BTreeMap<u64, Queue>,
+    keys: BTreeMap<u8, Vec<(u64, Option<Vec<u8>>)>>,
+    /// (queue, seq) pairs that one group gave.
+    groups: Vec<(u64, Vec<(u64, u64)>)>,
+    /// A message that left one place for another in one group.
+    moves: Vec<((u64, u64), (u64, u64))>,
+    commit: u64,
+    confirmed: u64,
+    next_queue: u64,
+    next_content: u64,
+}
+
+/// A store, its disk, its book.
+pub(super) struct Script {
+    pub(super) disk: SimDisk,
+    pub(super) store: Option<Store<SimDisk>>,
+    pub(super) book: Book,
+    pub(super) rng: Rng,
+    pub(super) now: Now,
+    pub(super) settings: StoreSettings,
+    /// Messages in memory, to be routed again.
+    held: Vec<(Message, u64, usize)>,
+    waiting: Option<(u64, Lsn)>,
+    pub(super) seed: u64,
+}
+
+impl Script {
+    pub(super) fn new(seed: u64) -> Script {
+        Script {
+            disk: SimDisk::new(seed),
+            store: None,
+            book: Book {
+                next_queue: 4,
+                next_content: 1,
+                ..Book::default()
+            },
+            rng: Rng::new(seed),
+            now: Now {
+                monotonic: Time(0),
+                wall: Wall(5_000),
+            },
+            settings: settings(),
+            held: Vec::new(),
+            waiting: None,
+            seed,
+        }
+    }
+    /// Opens the store, checks what it found against the book, and makes that the new truth.
+    pub(super) fn open(&mut self) -> Result<(), StoreError> {
+        let (store, recovered) = Store::open(Arc::new(self.disk.clone()), self.settings.clone(), Wall(0))?;
+        // What a start cannot do in the background it leaves to the next, so it may not have noticed.
+        if self.disk.is_crashed() {
+            return Err(StoreError::Poisoned("the machine has stopped".into()));
+        }
+        self.check(&store, &recovered);
+        self.adopt(&recovered);
+        self.store = Some(store);
+        Ok(())
+    }
+    /// Works until `commits` are done or the machine stops.
+    pub(super) fn work(&mut self, commits: u64) -> Result<(), StoreError> {
+        for _ in 0..commits {
+            self.commit()?;
+            self.now.monotonic = self.now.monotonic + Duration::from_millis(self.rng.below(2000));
+            let ticks = self.rng.below(4);
+            for _ in 0..ticks {
+                self.tick()?;
+            }
+        }
+        Ok(())
+    }
+    pub(super) fn tick(&mut self) -> Result<Option<Time>, StoreError> {
+        let next = self.store.as_mut().unwrap().tick(self.now)?;
+        self.note_confirms();
+        Ok(next)
+    }
+    fn note_confirms(&mut self) {
+        if let Some((commit, must)) = self.waiting
+            && self.store.as_ref().unwrap().confirmed() >= must
+        {
+            self.book.confirmed = commit;
+            self.waiting = None;
+        }
+    }
+    fn commit(&mut self) -> Result<(), StoreError> {
+        self.book.commit += 1;
+        let mut batches = Vec::new();
+        let mut any_sync = false;
+        for _ in 0..1 + self.rng.below(3) {
+            let mut batch = Batch {
+                ticket: Ticket(self.book.commit),
+                ..Batch::default()
+            };
+            for _ in 0..self.rng.below(6) {
+                self.step(&mut batch);
+            }
+            batch.sync = self.rng.chance(1, 2);
+            any_sync |= batch.sync && !batch.records.is_empty();
+            batches.push(batch);
+        }
+        let must = self.store.as_mut().unwrap().commit(&mut batches, self.now)?;
+        if any_sync && must > Lsn(0) {
+            self.waiting = Some((self.book.commit, must));
+        }
+        self.note_confirms();
+        Ok(())
+    }
+    /// A queue that is not deleted.
+    fn queue(&mut self) -> u64 {
+        loop {
+            let queue = 1 + self.rng.below(self.book.next_queue);
+            if self.book.queues.entry(queue).or_default().deleted.is_none() {
+                return queue;
+            }
+            self.book.next_queue = self.book.next_queue.max(queue + 1);
+        }
+    }
+    fn give(&mut self, queue: u64, content: u64, len: usize) -> Route {
+        let commit = self.book.commit;
+        let queue_book = self.book.queues.entry(queue).or_default();
+        let seq = queue_book.next_seq;
+        queue_book.next_seq += 1;
+        queue_book.entries.insert(
+            seq,
+            Entry {
+                content,
+                len,
+                written: commit,
+                settled: None,
+            },
+        );
+        route(queue, seq)
+    }
+    fn publish(&mut self, batch: &mut Batch) -> Vec<(u64, u64)> {
+        let content = self.book.next_content;
+        self.book.next_content += 1;
+        let len = match self.rng.below(20) {
+            0 => 20_000,
+            1..4 => 2500,
+            _ => self.rng.below(300) as usize,
+        };
+        let message = message(content, len);
+        let mut routes = Routes::new();
+        for _ in 0..1 + self.rng.below(3) {
+            let queue = self.queue();
+            if routes.iter().all(|route| route.queue.0 != queue) {
+                routes.push(self.give(queue, content, len));
+            }
+        }
+        message.log_state().stage(routes.len() as u32);
+        let given = routes.iter().map(|route| (route.queue.0, route.seq)).collect();
+        batch.records.push(Record::Message {
+            message: message.clone(),
+            routes,
+        });
+        self.held.push((message, content, len));
+        if self.held.len() > 8 {
+            self.held.remove(0);
+        }
+        given
+    }
+    /// One thing an engine may do.
+    fn step(&mut self, batch: &mut Batch) {
+        let commit = self.book.commit;
+        match self.rng.below(24) {
+            0..8 => _ = self.publish(batch),
+            // Settled by all before it was written.
+            8 => {
+                let given = self.publish(batch);
+                if let Some(Record::Message { message, .. }) = batch.records.last() {
+                    given.iter().for_each(|_| _ = message.log_state().settle());
+                }
+                self.held.pop();
+                let mut acks = Vec::new();
+                for (queue, seq) in given {
+                    self.book.queues.get_mut(&queue).unwrap().entries.remove(&seq);
+                    acks.push(QueueAcks {
+                        queue: QueueId(queue),
+                        settled: vec![(seq, seq)],
+                    });
+                }
+                if self.rng.chance(1, 2) {
+                    batch.records.push(Record::Acks(acks.into()));
+                }
+            }
+            // A number that is never logged at all: a transient message.
+            9 => {
+                let queue = self.queue();
+                self.book.queues.get_mut(&queue).unwrap().next_seq += 1 + u64::from(self.rng.chance(1, 30)) * 5000;
+            }
+            10..15 => {
+                let queue = self.queue();
+                let book = self.book.queues.get_mut(&queue).unwrap();
+                let live: Vec<u64> = book
+                    .entries
+                    .iter()
+                    .filter(|(_, entry)| entry.settled.is_none())
+                    .map(|(seq, _)| *seq)
+                    .collect();
+                if live.is_empty() {
+                    return;
+                }
+                let from = if self.rng.chance(2, 3) {
+                    0
+                } else {
+                    self.rng.below(live.len() as u64) as usize
+                };
+                let lo = live[from];
+                let hi = live[(from + self.rng.below(6) as usize).min(live.len() - 1)];
+                for (_, entry) in book.entries.range_mut(lo..=hi) {
+                    entry.settled.get_or_insert(commit);
+                }
+                batch.records.push(Record::Acks(
+                    [QueueAcks {
+                        queue: QueueId(queue),
+                        settled: vec![(lo, hi)],
+                    }]
+                    .into(),
+                ));
+            }
+            15 => {
+                let key = self.rng.below(12) as u8;
+                let len = self.rng.below(200) as usize;
+                let value = self
+                    .rng
+                    .chance(3, 4)
+                    .then(|| (0..len).map(|_| self.rng.next() as u8).collect::<Vec<u8>>());
+                self.book.keys.entry(key).or_default().push((commit, value.clone()));
+                batch.records.push(Record::Key {
+                    key: [7, key].into(),
+                    value: value.map(Into::into),
+                });
+            }
+            16 => {
+                let queue = self.queue();
+                let book = self.book.queues.get_mut(&queue).unwrap();
+                let upto = book.next_seq + self.rng.below(3);
+                book.handed_out.push((commit, upto));
+                batch.records.push(Record::State(State::HandedOut {
+                    queue: QueueId(queue),
+                    upto,
+                }));
+            }
+            17 => {
+                let queue = self.queue();
+                let (id, held) = (self.rng.below(5) as u16, self.rng.chance(2, 3));
+                let book = self.book.queues.get_mut(&queue).unwrap();
+                book.incoming.entry(id).or_default().push((commit, held));
+                let state = State::IncomingId {
+                    queue: QueueId(queue),
+                    packet_id: id,
+                    held,
+                };
+                batch.records.push(Record::State(state));
+            }
+            18 => {
+                let queue = self.queue();
+                let book = self.book.queues.get_mut(&queue).unwrap();
+                let Some((&seq, _)) = book.entries.iter().find(|(_, entry)| entry.settled.is_none()) else {
+                    return;
+                };
+                let changes = book.packet_ids.entry(seq).or_default();
+                let queue = QueueId(queue);
+                let state = match changes.last() {
+                    Some(&(_, packet_id, _)) => {
+                        changes.push((commit, packet_id, true));
+                        State::PacketIdReleased { queue, seq, packet_id }
+                    }
+                    None => {
+                        let packet_id = self.rng.below(60_000) as u16;
+                        changes.push((commit, packet_id, false));
+                        State::PacketId { queue, seq, packet_id }
+                    }
+                };
+                batch.records.push(Record::State(state));
+            }
+            // A transaction.
+            19 => {
+                let start = batch.records.len();
+                let mut given = Vec::new();
+                for _ in 0..2 + self.rng.below(3) {
+                    given.extend(self.publish(batch));
+                }
+                batch.groups.push((start, batch.records.len()));
+                self.book.groups.push((commit, given));
+            }
+            20 => self.dead_letter(batch),
+            // The same message once more.
+            21 if !self.held.is_empty() => {
+                let nth = self.rng.below(self.held.len() as u64) as usize;
+                let (message, content, len) = self.held[nth].clone();
+                let queue = self.queue();
+                let routes = Routes::from_iter([self.give(queue, content, len)]);
+                batch.records.push(Record::Message { message, routes });
+            }
+            22 if self.rng.chance(1, 6) => {
+                let queue = self.queue();
+                let book = self.book.queues.get_mut(&queue).unwrap();
+                book.deleted = Some(commit);
+                self.book.next_queue += 1;
+                batch.records.push(Record::QueueDelete { queue: QueueId(queue) });
+            }
+            23 if self.rng.chance(1, 4) => {
+                let queue = self.queue();
+                let book = self.book.queues.get_mut(&queue).unwrap();
+                let upto = book.next_seq - self.rng.below(book.next_seq.min(4) + 1);
+                for (_, entry) in book.entries.range_mut(..upto) {
+                    entry.settled.get_or_insert(commit);
+                }
+                batch.records.push(Record::Purge {
+                    queue: QueueId(queue),
+                    upto,
+                });
+            }
+            _ => {}
+        }
+    }
+    fn dead_letter(&mut self, batch: &mut Batch) {
+        let (from, to) = (self.queue(), self.queue());
+        let commit = self.book.commit;
+        let book = self.book.queues.get_mut(&from).unwrap();
+        let Some((&seq, entry)) = book.entries.iter_mut().find(|(_, entry)| entry.settled.is_none()) else {
+            return;
+        };
+        if from == to {
+            return;
+        }
+        entry.settled = Some(commit);
+        let (content, len) = (entry.content, entry.len);
+        let route = self.give(to, content, len);
+        let start = batch.records.len();
+        let state = State::DeadLettered {
+            from: QueueId(from),
+            from_seq: seq,
+            to: route,
+        };
+        batch.records.push(Record::State(state));
+        let acks = QueueAcks {
+            queue: QueueId(from),
+            settled: vec![(seq, seq)],
+        };
+        batch.records.push(Record::Acks([acks].into()));
+        batch.groups.push((start, start + 2));
+        self.book.moves.push(((from, seq), (to, route.seq)));
+    }
+
+    /// What was recovered must be what the book allows.
+    fn check(&self, store: &Store<SimDisk>, recovered: &Recovered) {
+        let seed = self.seed;
+        let sure = self.book.confirmed;
+        let mut live = BTreeSet::new();
+        for (id, found) in &recovered.queues {
+            let Some(book) = self.book.queues.get(&id.0) else {
+                panic!("seed {seed}: queue {id:?} from nowhere")
+            };
+            assert!(
+                book.deleted.is_none_or(|commit| commit > sure),
+                "seed {seed}: {id:?} was deleted"
+            );
+            assert!(
+                found.entries.is_sorted_by(|a, b| a.seq < b.seq),
+                "seed {seed}: {id:?} is out of order"
+            );
+            let marks = book.handed_out.iter();
+            let mark = marks
+                .clone()
+                .filter(|(commit, _)| *commit <= sure)
+                .map(|(_, upto)| *upto)
+                .max()
+                .unwrap_or(0);
+            assert!(
+                found.handed_out >= mark,
+                "seed {seed}: {id:?} forgot its mark {mark}, has {}",
+                found.handed_out
+            );
+            assert!(
+                found.next_seq >= mark,
+                "seed {seed}: {id:?} reuses numbers below its mark"
+            );
+            assert!(
+                found.handed_out <= marks.map(|(_, upto)| *upto).max().unwrap_or(0),
+                "seed {seed}"
+            );
+            for entry in &found.entries {
+                live.insert((id.0, entry.seq));
+                let at = (id, entry.seq);
+                let Some(known) = book.entries.get(&entry.seq) else {
+                    panic!("seed {seed}: {at:?} from nowhere")
+                };
+                assert!(
+                    known.settled.is_none_or(|commit| commit > sure),
+                    "seed {seed}: {at:?} was settled: {known:?}"
+                );
+                assert_eq!(entry.flags, (entry.seq % 7) as u8, "seed {seed}: {at:?}");
+                assert_eq!(entry.body_len as usize, known.len, "seed {seed}: {at:?}");
+                assert!(found.next_seq > entry.seq, "seed {seed}: {at:?} would be given twice");
+            }
+            for (seq, entry) in &book.entries {
+                let used = entry.written <= sure || entry.settled.is_some_and(|commit| commit <= sure);
+                assert!(
+                    !used || found.next_seq > *seq,
+                    "seed {seed}: {id:?} would give {seq} twice"
+                );
+            }
+            self.check_ids(*id, book, found);
+        }
+        let gone = |queue: &u64| self.book.queues[queue].deleted.is_some();
+        for (queue, book) in self.book.queues.iter().filter(|(queue, _)| !gone(queue)) {
+            for (seq, entry) in &book.entries {
+                let must = entry.written <= sure && entry.settled.is_none();
+                assert!(
+                    !must || live.contains(&(*queue, *seq)),
+                    "seed {seed}: lost {queue} {seq} {entry:?}, sure {sure}"
+                );
+            }
+        }
+        let excused = |(queue, seq): &(u64, u64)| {
+            let book = &self.book.queues[queue];
+            book.deleted.is_some() || book.entries.get(seq).is_none_or(|entry| entry.settled.is_some())
+        };
+        for (commit, group) in &self.book.groups {
+            if group.iter().any(|at| live.contains(at)) {
+                for at in group {
+                    assert!(
+                        live.contains(at) || excused(at),
+                        "seed {seed}: group of commit {commit} lost {at:?}"
+                    );
+                }
+            }
+        }
+        for (from, to) in &self.book.moves {
+            let was_sure = self.book.queues[&from.0].entries[&from.1].written <= sure;
+            let somewhere = live.contains(from) || live.contains(to) || excused(to) || gone(&from.0);
+            assert!(
+                !was_sure || somewhere,
+                "seed {seed}: {from:?} was lost on its way to {to:?}"
+            );
+        }
+        for (key, versions) in &self.book.keys {
+            let found = recovered.keys.get([7, *key].as_slice()).map(|value| value.to_vec());
+            let settled = versions.iter().rposition(|(commit, _)| *commit <= sure);
+            let allowed = versions[settled.unwrap_or(0)..]
+                .iter()
+                .any(|(_, value)| *value == found)
+                || (settled.is_none() && found.is_none());
+            assert!(
+                allowed,
+                "seed {seed}: key {key} has {found:?}, sure {sure}: {versions:?}"
+            );
+        }
+        self.check_bodies(store, recovered);
+    }
+    fn check_ids(&self, id: QueueId, book: &Queue, found: &crate::store::RecoveredQueue) {
+        let (seed, sure) = (self.seed, self.book.confirmed);
+        for (packet_id, changes) in &book.incoming {
+            let held = found.incoming_ids.contains(packet_id);
+            let settled = changes.iter().rposition(|(commit, _)| *commit <= sure);
+            let allowed =
+                changes[settled.unwrap_or(0)..].iter().any(|(_, value)| *value == held) || (settled.is_none() && !held);
+            assert!(
+                allowed,
+                "seed {seed}: {id:?} incoming {packet_id} is {held}: {changes:?}, sure {sure}"
+            );
+        }
+        for (seq, changes) in &book.packet_ids {
+            let now = found
+                .packet_ids
+                .iter()
+                .find(|(other, ..)| other == seq)
+                .map(|(_, id, done)| (*id, *done));
+            let entry = book.entries.get(seq);
+            let settled = entry.is_none_or(|entry| entry.settled.is_some());
+            let surely_settled = entry.is_some_and(|entry| entry.settled.is_some_and(|commit| commit <= sure));
+            let is_held = now.is_none_or(|(_, released)| released || found.entries.iter().any(|e| e.seq == *seq));
+            assert!(
+                is_held,
+                "seed {seed}: {id:?} has a packet id for {seq}, which is not there"
+            );
+            assert!(
+                !surely_settled || now.is_none(),
+                "seed {seed}: {id:?} {seq} is settled and has {now:?}"
+            );
+            let settled_change = changes.iter().rposition(|(commit, ..)| *commit <= sure);
+            let allowed = changes[settled_change.unwrap_or(0)..]
+                .iter()
+                .any(|(_, id, done)| now == Some((*id, *done)))
+                || (now.is_none() && (settled || settled_change.is_none()));
+            assert!(
+                allowed,
+                "seed {seed}: {id:?} packet id of {seq} is {now:?}: {changes:?}, sure {sure}"
+            );
+        }
+    }
+    /// Every body comes back as it went.
+    pub(super) fn check_bodies(&self, store: &Store<SimDisk>, recovered: &Recovered) {
+        let seed = self.seed;
+        let reads: Vec<Read> = recovered
+            .queues
+            .iter()
+            .flat_map(|(queue, found)| {
+                found.entries.iter().map(|e| Read {
+                    queue: *queue,
+                    seq: e.seq,
+                    at: e.at,
+                })
+            })
+            .collect();
+        for (read, loaded) in reads.iter().zip(store.reader().read(&reads)) {
+            let Some(got) = loaded.message else {
+                panic!("seed {seed}: {read:?} cannot be read")
+            };
+            let known = &self.book.queues[&read.queue.0].entries[&read.seq];
+            let want = message(known.content, known.len);
+            assert_eq!(got.payload(), want.payload(), "seed {seed}: {read:?}");
+            assert_eq!(got.envelope(), want.envelope(), "seed {seed}: {read:?}");
+        }
+    }
+    /// What was recovered is the truth from here on.
+    fn adopt(&mut self, recovered: &Recovered) {
+        let mut queues = BTreeMap::new();
+        for (id, found) in &recovered.queues {
+            let book = &self.book.queues[&id.0];
+            let mut queue = Queue {
+                next_seq: found.next_seq.max(book.next_seq),
+                ..Queue::default()
+            };
+            for entry in &found.entries {
+                let known = book.entries[&entry.seq].clone();
+                queue.entries.insert(
+                    entry.seq,
+                    Entry {
+                        written: 0,
+                        settled: None,
+                        ..known
+                    },
+                );
+            }
+            queue.handed_out.push((0, found.handed_out));
+            for id in &found.incoming_ids {
+                queue.incoming.insert(*id, vec![(0, true)]);
+            }
+            for id in book.incoming.keys() {
+                queue.incoming.entry(*id).or_insert_with(|| vec![(0, false)]);
+            }
+            for (seq, id, done) in &found.packet_ids {
+                queue.packet_ids.insert(*seq, vec![(0, *id, *done)]);
+            }
+            queues.insert(id.0, queue);
+        }
+        // A queue that is not there any more must stay away.
+        for (id, _) in self
+            .book
+            .queues
+            .iter()
+            .filter(|(id, _)| !recovered.queues.contains_key(&QueueId(**id)))
+        {
+            let deleted = self.book.queues[id].deleted.map(|_| 0);
+            queues.insert(
+                *id,
+                Queue {
+                    deleted,
+                    ..Queue::default()
+                },
+            );
+        }
+        self.book.queues = queues;
+        for (key, versions) in &mut self.book.keys {
+            *versions = vec![(0, recovered.keys.get([7, *key].as_slice()).map(|value| value.to_vec()))];
+        }
+        self.book.groups.clear();
+        self.book.moves.clear();
+        self.held.clear();
+        self.waiting = None;
+        self.book.confirmed = self.book.commit;
+    }
+}
+
+impl Script {
+    /// A clean stop was answered.
+    pub(super) fn book_all_confirmed(&mut self) {
+        self.book.confirmed = self.book.commit;
+    }
+}

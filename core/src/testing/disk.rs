@@ -1,0 +1,521 @@
+//! A disk in memory that does what disks do when the power goes: un-synced writes vanish, tear and overtake each other.
+//!
+//! The model: a file has bytes that are on the medium and writes that are not yet; a sync moves the latter to the former.
+//! At a power cut each pending write happens, or does not, or happens in part: per 512-byte sector or per 4 KiB page,
+//! and a sector that was being written may be left as garbage, whatever it shared with neighbours. Creations, renames
+//! and removals become durable in order, some prefix of them surviving. After a crash every call fails until
+//! [`SimDisk::restart`].
+
+use crate::store::disk::{Disk, DiskFile};
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::time::Duration;
+
+const SECTOR: usize = 512;
+const PAGE: usize = 4096;
+
+/// A small generator of the crate's own: the same seed gives the same trace with every release of every library.
+#[derive(Clone, Debug)]
+pub struct Rng(u64);
+
+impl Rng {
+    /// A generator that `seed` determines.
+    pub fn new(seed: u64) -> Rng {
+        Rng(seed ^ 0x9e37_79b9_7f4a_7c15)
+    }
+    /// The next 64 bits (splitmix64).
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    /// A number below `limit`; 0 if that is 0.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit.max(1)
+    }
+    /// True `numerator` times out of `denominator`.
+    pub fn chance(&mut self, numerator: u64, denominator: u64) -> bool {
+        self.below(denominator) < numerator
+    }
+}
+
+/// How the machine stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// The process dies: what was written stays.
+    Process,
+    /// The power goes.
+    Power,
+}
+
+/// What a call is made to fail with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The medium reports an error.
+    Io,
+    /// There is no room.
+    NoSpace,
+}
+
+/// See the module. Clones are the same disk.
+#[derive(Clone)]
+pub struct SimDisk(Arc<Mutex<State>>);
+
+struct State {
+    files: BTreeMap<u64, Inode>,
+    next_inode: u64,
+    /// Names as the running process sees them, and as the medium has them.
+    names: BTreeMap<String, u64>,
+    durable_names: BTreeMap<String, u64>,
+    /// What happened to names since they were synced.
+    pending_names: Vec<NameChange>,
+    dirs: BTreeSet<String>,
+    rng: Rng,
+    /// Calls that change something, so far.
+    changes: u64,
+    crash_at: Option<u64>,
+    crashed: bool,
+    fail_at: Option<(u64, Fault)>,
+    locked: bool,
+    free: Option<u64>,
+    sync_takes: Duration,
+    syncs: u64,
+    bytes_written: u64,
+}
+
+#[derive(Default)]
+struct Inode {
+    now: Vec<u8>,
+    durable: Vec<u8>,
+    pending: Vec<Pending>,
+}
+
+#[derive(Clone)]
+enum Pending {
+    Write(usize, Vec<u8>),
+    SetLen(usize),
+}
+
+#[derive(Clone)]
+enum NameChange {
+    Link(String, u64),
+    Rename(String, String),
+    Remove(String),
+}
+
+impl NameChange {
+    fn dir(&self) -> &str {
+        let (Self::Link(path, _) | Self::Rename(_, path) | Self::Remove(path)) = self;
+        dir_of(path)
+    }
+    fn apply(&self, names: &mut BTreeMap<String, u64>) {
+        match self {
+            NameChange::Link(path, inode) => _ = names.insert(path.clone(), *inode),
+            NameChange::Rename(from, to) => {
+                if let Some(inode) = names.remove(from) {
+                    names.insert(to.clone(), inode);
+                }
+            }
+            NameChange::Remove(path) => _ = names.remove(path),
+        }
+    }
+}
+
+fn dir_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(dir, _)| dir)
+}
+
+impl SimDisk {
+    /// An empty disk. `seed` decides what a power cut does.
+    pub fn new(seed: u64) -> SimDisk {
+        SimDisk(Arc::new(Mutex::new(State {
+            files: BTreeMap::new(),
+            next_inode: 1,
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            pending_names: Vec::new(),
+            dirs: BTreeSet::from([String::new()]),
+            rng: Rng::new(seed),
+            changes: 0,
+            crash_at: None,
+            crashed: false,
+            fail_at: None,
+            locked: false,
+            free: None,
+            sync_takes: Duration::from_micros(500),
+            syncs: 0,
+            bytes_written: 0,
+        })))
+    }
+    /// Calls so far that change something: writes, syncs, names.
+    pub fn changes(&self) -> u64 {
+        self.0.lock().changes
+    }
+    /// Syncs of files so far.
+    pub fn syncs(&self) -> u64 {
+        self.0.lock().syncs
+    }
+    /// Bytes written so far.
+    pub fn bytes_written(&self) -> u64 {
+        self.0.lock().bytes_written
+    }
+    /// The machine stops in the middle of the `nth` such call from now, counted from 0.
+    pub fn crash_after(&self, nth: u64) {
+        let mut state = self.0.lock();
+        state.crash_at = Some(state.changes + nth);
+    }
+    /// Whether it has stopped.
+    pub fn is_crashed(&self) -> bool {
+        self.0.lock().crashed
+    }
+    /// The `nth` such call from now fails, and changes nothing; those behind it work.
+    pub fn fail_after(&self, nth: u64, fault: Fault) {
+        let mut state = self.0.lock();
+        state.fail_at = Some((state.changes + nth, fault));
+    }
+    /// Limits the bytes all files together may have.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.0.lock().free = bytes;
+    }
+    /// How long a sync is said to take.
+    pub fn set_sync_time(&self, takes: Duration) {
+        self.0.lock().sync_takes = takes;
+    }
+    /// Stops the machine, if it runs, and starts it again: the returned disk has what survived.
+    pub fn restart(&self, crash: Crash) -> SimDisk {
+        let mut state = self.0.lock();
+        state.crashed = true;
+        let mut rng = Rng::new(state.rng.next());
+        let next = SimDisk::new(rng.next());
+        {
+            let mut after = next.0.lock();
+            after.dirs = state.dirs.clone();
+            after.next_inode = state.next_inode;
+            after.sync_takes = state.sync_takes;
+            after.free = state.free;
+            after.names = match crash {
+                Crash::Process => state.names.clone(),
+                Crash::Power => {
+                    let mut names = state.durable_names.clone();
+                    let kept = rng.below(state.pending_names.len() as u64 + 1) as usize;
+                    state
+                        .pending_names
+                        .iter()
+                        .take(kept)
+                        .for_each(|change| change.apply(&mut names));
+                    names
+                }
+            };
+            for (inode, file) in &state.files {
+                let bytes = match crash {
+                    Crash::Process => file.now.clone(),
+                    Crash::Power => file.after_power_cut(&mut rng),
+                };
+                after.files.insert(
+                    *inode,
+                    Inode {
+                        now: bytes.clone(),
+                        durable: bytes,
+                        pending: Vec::new(),
+                    },
+                );
+            }
+            let named: BTreeSet<u64> = after.names.values().copied().collect();
+            after.files.retain(|inode, _| named.contains(inode));
+            after.durable_names = after.names.clone();
+        }
+        next
+    }
+    /// All files.
+    pub fn paths(&self) -> Vec<String> {
+        self.0.lock().names.keys().cloned().collect()
+    }
+    /// The bytes of a file.
+    pub fn read(&self, path: &str) -> Option<Vec<u8>> {
+        let state = self.0.lock();
+        Some(state.files.get(state.names.get(path)?)?.now.clone())
+    }
+    /// Changes the bytes of a file behind everybody's back, as a dying medium does.
+    pub fn damage(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.0.lock();
+        if let Some(inode) = state.names.get(path).copied()
+            && let Some(file) = state.files.get_mut(&inode)
+        {
+            change(&mut file.now);
+            file.durable = file.now.clone();
+            file.pending.clear();
+        }
+    }
+    /// Files made durable behind everybody's back, as the kernel does when it feels like it.
+    pub fn write_back(&self) {
+        let mut state = self.0.lock();
+        for file in state.files.values_mut() {
+            file.durable = file.now.clone();
+            file.pending.clear();
+        }
+    }
+    fn running(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.0.lock();
+        if state.crashed {
+            Err(io::Error::other("the machine has stopped"))
+        } else {
+            Ok(state)
+        }
+    }
+    /// A call that changes something. `Err` if it is to fail; `Ok(true)` if the machine stops in the middle of it.
+    fn change(&self) -> io::Result<(MutexGuard<'_, State>, bool)> {
+        let mut state = self.running()?;
+        let nth = state.changes;
+        state.changes += 1;
+        if let Some((at, fault)) = state.fail_at
+            && at == nth
+        {
+            return Err(match fault {
+                Fault::Io => io::Error::other("simulated I/O error"),
+                Fault::NoSpace => ErrorKind::StorageFull.into(),
+            });
+        }
+        let stops = state.crash_at == Some(nth);
+        Ok((state, stops))
+    }
+    fn file(&self, inode: u64) -> SimFile {
+        SimFile {
+            disk: self.clone(),
+            inode,
+        }
+    }
+}
+
+impl Inode {
+    fn after_power_cut(&self, rng: &mut Rng) -> Vec<u8> {
+        let mut bytes = self.durable.clone();
+        // Every other cut is benign in one way: everything, or nothing, happened.
+        let mood = rng.below(4);
+        for pending in &self.pending {
+            match (mood, pending) {
+                (0, _) => {}
+                (1, pending) => pending.apply(&mut bytes),
+                (_, Pending::SetLen(len)) => {
+                    if rng.chance(1, 2) {
+                        bytes.resize(*len, 0);
+                    }
+                }
+                (_, Pending::Write(at, data)) => match rng.below(4) {
+                    0 => {}
+                    1 => pending.apply(&mut bytes),
+                    2 => tear(&mut bytes, *at, data, SECTOR, rng),
+                    _ => tear(&mut bytes, *at, data, PAGE, rng),
+                },
+            }
+        }
+        bytes
+    }
+}
+
+impl Pending {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Pending::Write(at, data) => put(bytes, *at, data),
+            Pending::SetLen(len) => bytes.resize(*len, 0),
+        }
+    }
+}
+
+fn put(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
+    if bytes.len() < at + data.len() {
+        bytes.resize(at + data.len(), 0);
+    }
+    bytes[at..at + data.len()].copy_from_slice(data);
+}
+
+/// Writes some units of `data`; one of them, if they are sectors, may become garbage as a whole.
+fn tear(bytes: &mut Vec<u8>, at: usize, data: &[u8], unit: usize, rng: &mut Rng) {
+    let end = at + data.len();
+    let garbage = (unit == SECTOR && rng.chance(1, 3)).then(|| {
+        let first = at / unit;
+        first + rng.below((end.div_ceil(unit) - first) as u64) as usize
+    });
+    for nth in at / unit..end.div_ceil(unit) {
+        let (from, to) = ((nth * unit).max(at), ((nth + 1) * unit).min(end));
+        if garbage == Some(nth) {
+            let whole: Vec<u8> = (0..unit).map(|_| rng.next() as u8).collect();
+            let room = bytes.len().max(to) - nth * unit;
+            put(bytes, nth * unit, &whole[..unit.min(room)]);
+        } else if rng.chance(1, 2) {
+            put(bytes, from, &data[from - at..to - at]);
+        }
+    }
+}
+
+/// The lock of a [`SimDisk`].
+pub struct SimLock(SimDisk);
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        self.0.0.lock().locked = false;
+    }
+}
+
+impl Disk for SimDisk {
+    type File = SimFile;
+    type Lock = SimLock;
+
+    fn lock(&self) -> io::Result<SimLock> {
+        let mut state = self.running()?;
+        if std::mem::replace(&mut state.locked, true) {
+            return Err(io::Error::new(ErrorKind::WouldBlock, "in use by process 4711"));
+        }
+        Ok(SimLock(self.clone()))
+    }
+    fn make_dir(&self, dir: &str) -> io::Result<()> {
+        self.running()?.dirs.insert(dir.to_owned());
+        Ok(())
+    }
+    fn create(&self, path: &str) -> io::Result<SimFile> {
+        let (mut state, stops) = self.change()?;
+        let inode = state.next_inode;
+        state.next_inode += 1;
+        state.files.insert(inode, Inode::default());
+        state.names.insert(path.to_owned(), inode);
+        state.pending_names.push(NameChange::Link(path.to_owned(), inode));
+        state.stop_if(stops)?;
+        drop(state);
+        Ok(self.file(inode))
+    }
+    fn open(&self, path: &str) -> io::Result<SimFile> {
+        let inode = self.running()?.names.get(path).copied().ok_or(ErrorKind::NotFound)?;
+        Ok(self.file(inode))
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let (mut state, stops) = self.change()?;
+        let inode = state.names.remove(from).ok_or(ErrorKind::NotFound)?;
+        state.names.insert(to.to_owned(), inode);
+        state
+            .pending_names
+            .push(NameChange::Rename(from.to_owned(), to.to_owned()));
+        state.stop_if(stops)
+    }
+    fn remove(&self, path: &str) -> io::Result<()> {
+        let (mut state, stops) = self.change()?;
+        state.names.remove(path).ok_or(ErrorKind::NotFound)?;
+        state.pending_names.push(NameChange::Remove(path.to_owned()));
+        state.stop_if(stops)
+    }
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        let state = self.running()?;
+        if !state.dirs.contains(dir) {
+            return Err(ErrorKind::NotFound.into());
+        }
+        let here = state.names.keys().filter(|path| dir_of(path) == dir);
+        Ok(here
+            .map(|path| path.rsplit('/').next().unwrap_or(path).to_owned())
+            .collect())
+    }
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        let (mut state, stops) = self.change()?;
+        state.stop_if(stops)?;
+        // The journal has one order: syncing a directory makes everything before its last change durable, too.
+        let upto = state
+            .pending_names
+            .iter()
+            .rposition(|change| change.dir() == dir)
+            .map_or(0, |at| at + 1);
+        let state = &mut *state;
+        for change in state.pending_names.drain(..upto) {
+            change.apply(&mut state.durable_names);
+        }
+        Ok(())
+    }
+    fn free_space(&self) -> io::Result<u64> {
+        let state = self.running()?;
+        Ok(state.free.map_or(u64::MAX, |free| free.saturating_sub(state.used())))
+    }
+}
+
+impl State {
+    fn stop_if(&mut self, stops: bool) -> io::Result<()> {
+        self.crashed |= stops;
+        if stops {
+            Err(io::Error::other("the machine stops"))
+        } else {
+            Ok(())
+        }
+    }
+    fn used(&self) -> u64 {
+        self.names
+            .values()
+            .filter_map(|inode| self.files.get(inode))
+            .map(|file| file.now.len() as u64)
+            .sum()
+    }
+}
+
+/// An open file of a [`SimDisk`].
+pub struct SimFile {
+    disk: SimDisk,
+    inode: u64,
+}
+
+impl SimFile {
+    fn change(&self, pending: Pending) -> io::Result<()> {
+        let (mut state, stops) = self.disk.change()?;
+        let used = state.used();
+        let (free, inode) = (state.free, self.inode);
+        let file = state.files.get_mut(&inode).ok_or(ErrorKind::NotFound)?;
+        let needs = match &pending {
+            Pending::Write(at, data) => at + data.len(),
+            Pending::SetLen(len) => *len,
+        };
+        let grows = needs.saturating_sub(file.now.len()) as u64;
+        if free.is_some_and(|free| used + grows > free) {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        pending.apply(&mut file.now);
+        let written = if let Pending::Write(_, data) = &pending {
+            data.len() as u64
+        } else {
+            0
+        };
+        file.pending.push(pending);
+        state.bytes_written += written;
+        state.stop_if(stops)
+    }
+}
+
+impl DiskFile for SimFile {
+    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
+        let state = self.disk.running()?;
+        let file = state.files.get(&self.inode).ok_or(ErrorKind::NotFound)?;
+        let rest = usize::try_from(offset)
+            .ok()
+            .and_then(|offset| file.now.get(offset..))
+            .unwrap_or_default();
+        let len = rest.len().min(into.len());
+        into[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
+    }
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.change(Pending::Write(offset as usize, bytes.to_vec()))
+    }
+    fn sync_data(&self) -> io::Result<Duration> {
+        let (mut state, stops) = self.disk.change()?;
+        state.stop_if(stops)?;
+        state.syncs += 1;
+        let takes = state.sync_takes;
+        let file = state.files.get_mut(&self.inode).ok_or(ErrorKind::NotFound)?;
+        file.durable = file.now.clone();
+        file.pending.clear();
+        Ok(takes)
+    }
+    fn len(&self) -> io::Result<u64> {
+        let state = self.disk.running()?;
+        Ok(state.files.get(&self.inode).ok_or(ErrorKind::NotFound)?.now.len() as u64)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.change(Pending::SetLen(len as usize))
+    }
+}
