@@ -43,6 +43,7 @@ pub(crate) struct LinkState {
     woken: bool,
     pub(crate) protocol: &'static str,
     /// Sorted by number; most links have one or two.
+    #[expect(clippy::vec_box, reason = "a vector grows by doubling: of pointers, not of channels nobody has")]
     channels: Vec<Box<Channel>>,
     pub(crate) outbox: VecDeque<Out>,
     /// `Returned` and `Refused`, which precede the confirms.
