@@ -324,6 +324,8 @@ impl Engine {
                 damaged += 1;
                 continue;
             };
+            // The log knows the numbers of queues that have had messages; one that has not has its number here.
+            self.next_queue = self.next_queue.max(id.0 + 1);
             self.recover_queue(id, r, &sessions, recovered.queues.remove(&id).unwrap_or_default());
         }
         for (k, _) in of(b'b') {
