@@ -253,6 +253,7 @@ impl Engine {
         let message = message.clone();
         let flags = entry.flags.delivery();
         self.counters.got += 1;
+        self.touch(queue);
         let Some(l) = link_at(&mut self.links, link) else {
             return;
         };
@@ -550,14 +551,10 @@ impl Engine {
             self.settle_held(held, Outcome::Requeue, wakes);
             work += 1;
         }
-        if let Some(l) = link_at(&mut self.links, link)
-            && let Some(c) = l.remove_channel(channel)
-        {
-            for (_, key) in c.publisher.pending {
+        if let Some(l) = link_at(&mut self.links, link) {
+            for (_, key) in l.close_channel(channel) {
                 self.confirms.orphan(key);
             }
-            l.confirm_dirty.retain(|c| *c != channel);
-            // Answers that still waited leave with the channel; the session has stopped listening to it.
         }
         work
     }

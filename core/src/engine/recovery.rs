@@ -14,6 +14,7 @@
 
 use super::Engine;
 use super::timers::Timer;
+use crate::command::Will;
 use crate::binding::{Binding, Destination};
 use crate::durable_session::{DurableSession, InFlight, Outgoing, Subscribed};
 use crate::message::{Dialect, Envelope, Message, PayloadLengths};
@@ -27,6 +28,7 @@ use crate::store::{QueueId, Recovered, RecoveredQueue};
 use crate::time::{Now, Wall};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Version of all values.
 const VERSION: u8 = 1;
@@ -65,6 +67,16 @@ struct SessionRecord {
     expiry: Option<u32>,
     /// Wall clock, if its client was away.
     expires_at: Option<u64>,
+    will: Option<WillRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WillRecord {
+    message: MessageRecord,
+    delay_ms: u64,
+    expiry_ms: Option<u64>,
+    /// Wall clock, if the connection had ended.
+    due: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -79,10 +91,11 @@ struct SubscriptionRecord {
 }
 
 #[derive(Serialize, Deserialize)]
-struct RetainedRecord {
+struct MessageRecord {
     origin: u8,
     slash: bool,
     durable: bool,
+    retain: bool,
     qos: u8,
     extra_keys: bool,
     priority: Option<u8>,
@@ -204,11 +217,18 @@ pub(crate) fn binding_key(b: &Binding) -> Box<[u8]> {
     )
 }
 
-pub(crate) fn encode_session(s: &DurableSession) -> (Box<[u8]>, Box<[u8]>) {
+/// `will`: what is to be published if the connection does not end well; if it ended, when.
+pub(crate) fn encode_session(s: &DurableSession, will: Option<(&Will, Option<Wall>)>) -> (Box<[u8]>, Box<[u8]>) {
     let record = SessionRecord {
         queue: s.queue.map(|q| q.id.0),
         expiry: s.expiry,
         expires_at: s.expires_at.filter(|_| s.link.is_none()).map(|w| w.0),
+        will: will.map(|(w, due)| WillRecord {
+            message: message_record(&w.message),
+            delay_ms: millis(w.delay),
+            expiry_ms: w.expiry.map(millis),
+            due: due.map(|d| d.0),
+        }),
     };
     (session_key(&s.client_id), encode(&record))
 }
@@ -232,12 +252,17 @@ pub(crate) fn encode_subscription(
 }
 
 pub(crate) fn encode_retained(message: &Message) -> Box<[u8]> {
+    encode(&message_record(message))
+}
+
+fn message_record(message: &Message) -> MessageRecord {
     let e = message.envelope();
     let lengths = message.lengths();
-    encode(&RetainedRecord {
+    MessageRecord {
         origin: e.origin.0,
         slash: e.dialect == Dialect::Slash,
         durable: e.durable,
+        retain: e.retain,
         qos: e.qos,
         extra_keys: e.extra_keys,
         priority: e.priority,
@@ -247,17 +272,16 @@ pub(crate) fn encode_retained(message: &Message) -> Box<[u8]> {
         key_len: lengths.key,
         properties_len: lengths.properties,
         payload: message.payload().to_vec(),
-    })
+    }
 }
 
-fn decode_retained(value: &[u8]) -> Option<Message> {
-    let r: RetainedRecord = decode(value)?;
+fn message_of(r: &MessageRecord) -> Option<Message> {
     let envelope = Envelope {
         origin: Origin(r.origin),
         dialect: if r.slash { Dialect::Slash } else { Dialect::Dot },
         durable: r.durable,
         qos: r.qos.min(2),
-        retain: true,
+        retain: r.retain,
         extra_keys: r.extra_keys,
         priority: r.priority,
         deadline: r.deadline.map(Wall),
@@ -269,6 +293,10 @@ fn decode_retained(value: &[u8]) -> Option<Message> {
         properties: r.properties_len,
     };
     Message::from_payload(envelope, lengths, &r.payload)
+}
+
+fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn text(bytes: &[u8]) -> Option<&str> {
@@ -330,7 +358,7 @@ impl Engine {
             damaged += u32::from(restored.is_none());
         }
         for (_, v) in of(b'r') {
-            match decode_retained(v) {
+            match decode::<MessageRecord>(v).as_ref().and_then(message_of) {
                 Some(message) => {
                     self.retained.set(&message);
                     if let Some(deadline) = message.envelope().deadline {
@@ -348,8 +376,13 @@ impl Engine {
             self.staging.record(crate::store::Record::QueueDelete { queue: id });
         }
         self.touched.clear();
-        for (_, q) in &mut self.queues {
-            q.touched = false;
+        // Messages expire in queues that nobody consumes, too.
+        let queues: Vec<_> = self.queues.iter().map(|(slot, q)| QueueRef { slot: slot as u32, id: q.id }).collect();
+        for queue in queues {
+            if let Some(q) = self.queue_mut(queue) {
+                q.touched = false;
+                self.watch_head(queue);
+            }
         }
     }
 
