@@ -286,9 +286,15 @@ impl LogState {
         self.outstanding.store(outstanding, Ordering::Relaxed);
         self.flush.store(PENDING, Ordering::Release);
     }
-    /// Engine: whether the message was ever handed to the log (pending, taken or cancelled).
-    pub(crate) fn is_staged(&self) -> bool {
-        self.flush.load(Ordering::Relaxed) != UNLOGGED
+    /// Engine: the message is being handed to the log for one more queue. False if that cannot be: its first record was
+    /// cancelled, and may still be on its way to a committer who must not write it after all.
+    pub(crate) fn join(&self) -> bool {
+        match self.flush.load(Ordering::Relaxed) {
+            UNLOGGED => self.stage(1),
+            CANCELLED => return false,
+            _ => _ = self.outstanding.fetch_add(1, Ordering::Relaxed),
+        }
+        true
     }
     /// Committer: whether it took the message before, so that its payload is in the log or on its way there.
     pub(crate) fn is_taken(&self) -> bool {
@@ -328,6 +334,10 @@ impl LogState {
         debug_assert!(before > 0, "every release follows a hold");
         self.holders.store(before.saturating_sub(1), Ordering::Relaxed);
         before == 1
+    }
+    #[cfg(feature = "testing")]
+    pub(crate) fn holders(&self) -> u32 {
+        self.holders.load(Ordering::Relaxed)
     }
     /// Committer: the record was written there.
     pub(crate) fn written(&self, at: Position) {

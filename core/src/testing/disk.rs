@@ -202,7 +202,11 @@ impl SimDisk {
                 Crash::Power => {
                     let mut names = state.durable_names.clone();
                     let kept = rng.below(state.pending_names.len() as u64 + 1) as usize;
-                    state.pending_names.iter().take(kept).for_each(|change| change.apply(&mut names));
+                    state
+                        .pending_names
+                        .iter()
+                        .take(kept)
+                        .for_each(|change| change.apply(&mut names));
                     names
                 }
             };
@@ -211,7 +215,14 @@ impl SimDisk {
                     Crash::Process => file.now.clone(),
                     Crash::Power => file.after_power_cut(&mut rng),
                 };
-                after.files.insert(*inode, Inode { now: bytes.clone(), durable: bytes, pending: Vec::new() });
+                after.files.insert(
+                    *inode,
+                    Inode {
+                        now: bytes.clone(),
+                        durable: bytes,
+                        pending: Vec::new(),
+                    },
+                );
             }
             let named: BTreeSet<u64> = after.names.values().copied().collect();
             after.files.retain(|inode, _| named.contains(inode));
@@ -249,7 +260,11 @@ impl SimDisk {
     }
     fn running(&self) -> io::Result<MutexGuard<'_, State>> {
         let state = self.0.lock();
-        if state.crashed { Err(io::Error::other("the machine has stopped")) } else { Ok(state) }
+        if state.crashed {
+            Err(io::Error::other("the machine has stopped"))
+        } else {
+            Ok(state)
+        }
     }
     /// A call that changes something. `Err` if it is to fail; `Ok(true)` if the machine stops in the middle of it.
     fn change(&self) -> io::Result<(MutexGuard<'_, State>, bool)> {
@@ -268,7 +283,10 @@ impl SimDisk {
         Ok((state, stops))
     }
     fn file(&self, inode: u64) -> SimFile {
-        SimFile { disk: self.clone(), inode }
+        SimFile {
+            disk: self.clone(),
+            inode,
+        }
     }
 }
 
@@ -376,7 +394,9 @@ impl Disk for SimDisk {
         let (mut state, stops) = self.change()?;
         let inode = state.names.remove(from).ok_or(ErrorKind::NotFound)?;
         state.names.insert(to.to_owned(), inode);
-        state.pending_names.push(NameChange::Rename(from.to_owned(), to.to_owned()));
+        state
+            .pending_names
+            .push(NameChange::Rename(from.to_owned(), to.to_owned()));
         state.stop_if(stops)
     }
     fn remove(&self, path: &str) -> io::Result<()> {
@@ -391,13 +411,19 @@ impl Disk for SimDisk {
             return Err(ErrorKind::NotFound.into());
         }
         let here = state.names.keys().filter(|path| dir_of(path) == dir);
-        Ok(here.map(|path| path.rsplit('/').next().unwrap_or(path).to_owned()).collect())
+        Ok(here
+            .map(|path| path.rsplit('/').next().unwrap_or(path).to_owned())
+            .collect())
     }
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         let (mut state, stops) = self.change()?;
         state.stop_if(stops)?;
         // The journal has one order: syncing a directory makes everything before its last change durable, too.
-        let upto = state.pending_names.iter().rposition(|change| change.dir() == dir).map_or(0, |at| at + 1);
+        let upto = state
+            .pending_names
+            .iter()
+            .rposition(|change| change.dir() == dir)
+            .map_or(0, |at| at + 1);
         let state = &mut *state;
         for change in state.pending_names.drain(..upto) {
             change.apply(&mut state.durable_names);
@@ -413,10 +439,18 @@ impl Disk for SimDisk {
 impl State {
     fn stop_if(&mut self, stops: bool) -> io::Result<()> {
         self.crashed |= stops;
-        if stops { Err(io::Error::other("the machine stops")) } else { Ok(()) }
+        if stops {
+            Err(io::Error::other("the machine stops"))
+        } else {
+            Ok(())
+        }
     }
     fn used(&self) -> u64 {
-        self.names.values().filter_map(|inode| self.files.get(inode)).map(|file| file.now.len() as u64).sum()
+        self.names
+            .values()
+            .filter_map(|inode| self.files.get(inode))
+            .map(|file| file.now.len() as u64)
+            .sum()
     }
 }
 
@@ -441,7 +475,11 @@ impl SimFile {
             return Err(ErrorKind::StorageFull.into());
         }
         pending.apply(&mut file.now);
-        let written = if let Pending::Write(_, data) = &pending { data.len() as u64 } else { 0 };
+        let written = if let Pending::Write(_, data) = &pending {
+            data.len() as u64
+        } else {
+            0
+        };
         file.pending.push(pending);
         state.bytes_written += written;
         state.stop_if(stops)
@@ -452,7 +490,10 @@ impl DiskFile for SimFile {
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
         let state = self.disk.running()?;
         let file = state.files.get(&self.inode).ok_or(ErrorKind::NotFound)?;
-        let rest = usize::try_from(offset).ok().and_then(|offset| file.now.get(offset..)).unwrap_or_default();
+        let rest = usize::try_from(offset)
+            .ok()
+            .and_then(|offset| file.now.get(offset..))
+            .unwrap_or_default();
         let len = rest.len().min(into.len());
         into[..len].copy_from_slice(&rest[..len]);
         Ok(len)
