@@ -3,7 +3,7 @@
 use super::checkpoint;
 use super::directory::{Entries, Listed};
 use super::disk::{Disk, DiskFile};
-use super::record::{Kind, parse_acks, parse_key, parse_purge, parse_queue, parse_ref, parse_state, MessageHead};
+use super::record::{Kind, MessageHead, parse_acks, parse_key, parse_purge, parse_queue, parse_ref, parse_state};
 use super::scan::{Scanned, Scanner};
 use super::segment::{BadHeader, COLD_DIR, LOG_DIR, SegmentHeader, Trailer, VERSION, id_of, path, read_directory};
 use super::settings::StoreError;
@@ -50,7 +50,11 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for file in &self.files {
             let state = if file.torn { ", torn tail" } else { "" };
-            writeln!(f, "{}: {} bytes, {} records{state}", file.path, file.bytes, file.records)?;
+            writeln!(
+                f,
+                "{}: {} bytes, {} records{state}",
+                file.path, file.bytes, file.records
+            )?;
             for problem in &file.problems {
                 writeln!(f, "  DAMAGED {problem}")?;
             }
@@ -76,7 +80,10 @@ pub fn check<D: Disk>(disk: &D, progress: &mut dyn FnMut(&Checked)) -> Result<Re
     let _lock = disk.lock().map_err(StoreError::Lock)?;
     let mut report = Report::default();
     for dir in [COLD_DIR, LOG_DIR] {
-        let names = disk.list(dir).map_err(|source| StoreError::Io { what: format!("list {dir}/"), source })?;
+        let names = disk.list(dir).map_err(|source| StoreError::Io {
+            what: format!("list {dir}/"),
+            source,
+        })?;
         let mut ids: Vec<u32> = names.iter().filter_map(|name| id_of(name)).collect();
         ids.sort_unstable();
         for id in ids {
@@ -97,7 +104,13 @@ pub fn check<D: Disk>(disk: &D, progress: &mut dyn FnMut(&Checked)) -> Result<Re
 
 fn check_file<D: Disk>(disk: &D, dir: &str, id: u32, report: &mut Report) -> Result<Checked, StoreError> {
     let path = path(dir, id);
-    let mut found = Checked { path: path.clone(), bytes: 0, records: 0, problems: Vec::new(), torn: false };
+    let mut found = Checked {
+        path: path.clone(),
+        bytes: 0,
+        records: 0,
+        problems: Vec::new(),
+        torn: false,
+    };
     let file = match disk.open(&path) {
         Ok(file) => file,
         Err(error) => {
@@ -109,7 +122,11 @@ fn check_file<D: Disk>(disk: &D, dir: &str, id: u32, report: &mut Report) -> Res
     let header = match SegmentHeader::read(&file) {
         Ok(header) => header,
         Err(BadHeader::Version(version)) => {
-            return Err(StoreError::Version { path, found: version, known: VERSION });
+            return Err(StoreError::Version {
+                path,
+                found: version,
+                known: VERSION,
+            });
         }
         Err(BadHeader::Damaged) => {
             found.problems.push("no copy of the header holds".into());
@@ -117,7 +134,9 @@ fn check_file<D: Disk>(disk: &D, dir: &str, id: u32, report: &mut Report) -> Res
         }
     };
     if header.id != id {
-        found.problems.push(format!("its header is that of segment {}", header.id));
+        found
+            .problems
+            .push(format!("its header is that of segment {}", header.id));
     }
     let trailer = Trailer::read(&file).filter(|trailer| trailer.header == header);
     let mut scanner = Scanner::new(&file, header.base, header.seed());
@@ -127,7 +146,9 @@ fn check_file<D: Disk>(disk: &D, dir: &str, id: u32, report: &mut Report) -> Res
         match scanned {
             // In a segment that a start sealed after a crash, a hole is what the crash left.
             Scanned::Hole { .. } if trailer.is_some_and(|trailer| trailer.cut) => found.torn = true,
-            Scanned::Hole { from, to } => found.problems.push(format!("{} bytes at {from} hold no record", to - from)),
+            Scanned::Hole { from, to } => found
+                .problems
+                .push(format!("{} bytes at {from} hold no record", to - from)),
             Scanned::Record { offset, len, raw } => {
                 if raw.kind == Kind::Footer {
                     footer = true;
@@ -139,7 +160,9 @@ fn check_file<D: Disk>(disk: &D, dir: &str, id: u32, report: &mut Report) -> Res
                     Kind::Message => {
                         report.messages += 1;
                         listed.push(offset);
-                        MessageHead::parse(raw.head).and_then(|head| head.message(raw.payload)).is_some()
+                        MessageHead::parse(raw.head)
+                            .and_then(|head| head.message(raw.payload))
+                            .is_some()
                     }
                     Kind::Key => {
                         report.keys += 1;
@@ -154,7 +177,9 @@ fn check_file<D: Disk>(disk: &D, dir: &str, id: u32, report: &mut Report) -> Res
                     Kind::Batch | Kind::Footer => true,
                 };
                 if !sound {
-                    found.problems.push(format!("the record at {offset} has a good checksum and makes no sense"));
+                    found
+                        .problems
+                        .push(format!("the record at {offset} has a good checksum and makes no sense"));
                 }
             }
         }
@@ -164,7 +189,9 @@ fn check_file<D: Disk>(disk: &D, dir: &str, id: u32, report: &mut Report) -> Res
     }
     match trailer {
         Some(trailer) if trailer.end > end => {
-            found.problems.push(format!("{} bytes at its end hold no record", trailer.end - end));
+            found
+                .problems
+                .push(format!("{} bytes at its end hold no record", trailer.end - end));
         }
         Some(_) => match read_directory(&file, &header) {
             None => found.problems.push("the footer does not hold".into()),
@@ -173,7 +200,9 @@ fn check_file<D: Disk>(disk: &D, dir: &str, id: u32, report: &mut Report) -> Res
                     Listed::Message { offset, .. } | Listed::Key { offset, .. } => offset,
                 });
                 if found.problems.is_empty() && !offsets.eq(listed) {
-                    found.problems.push("the footer lists other records than there are".into());
+                    found
+                        .problems
+                        .push("the footer lists other records than there are".into());
                 }
             }
             Some(_) => {}

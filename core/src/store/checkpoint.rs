@@ -74,8 +74,13 @@ pub(crate) struct Checkpoint {
 pub(crate) fn encode(marks: &Marks, segments: &[Covered], index: &Index) -> Vec<u8> {
     let mut out = vec![0; HEADER_BYTES];
     let o = &mut out;
-    for value in [u64::from(marks.epoch), u64::from(marks.next_id), marks.next_base, marks.wall.0, marks.queue_id_max.0]
-    {
+    for value in [
+        u64::from(marks.epoch),
+        u64::from(marks.next_id),
+        marks.next_base,
+        marks.wall.0,
+        marks.queue_id_max.0,
+    ] {
         put_varint(o, value);
     }
     put_varint(o, segments.len() as u64);
@@ -197,7 +202,11 @@ pub(crate) fn read<D: Disk>(disk: &D, path: &str) -> Result<Read, StoreError> {
     match decode(&bytes) {
         Decoded::Good(checkpoint) => Ok(Read::Good(checkpoint)),
         Decoded::Damaged => Ok(Read::Damaged),
-        Decoded::Version(found) => Err(StoreError::Version { path: path.into(), found, known: VERSION }),
+        Decoded::Version(found) => Err(StoreError::Version {
+            path: path.into(),
+            found,
+            known: VERSION,
+        }),
     }
 }
 
@@ -251,11 +260,23 @@ fn parse(body: &[u8]) -> Option<Checkpoint> {
     for _ in 0..count {
         let id = i.number()?;
         let kind = SegmentKind::from_u8(i.number()?)?;
-        let header =
-            SegmentHeader { id, kind, epoch: i.number()?, salt: i.varint()?, base: i.varint()?, size: i.number()? };
+        let header = SegmentHeader {
+            id,
+            kind,
+            epoch: i.number()?,
+            salt: i.varint()?,
+            base: i.varint()?,
+            size: i.number()?,
+        };
         let end = i.number()?;
         let sealed = i.varint()? != 0;
-        segments.push(Covered { header, end, sealed, routes: i.varint()?, keys: i.varint()? });
+        segments.push(Covered {
+            header,
+            end,
+            sealed,
+            routes: i.varint()?,
+            keys: i.varint()?,
+        });
     }
     let mut index = Index::default();
     for _ in 0..i.count(7)? {
@@ -267,7 +288,10 @@ fn parse(body: &[u8]) -> Option<Checkpoint> {
         let flags = i.u8()?;
         let root = match i.u8()? {
             0 => Root::Route(QueueId(i.varint()?), i.varint()?),
-            1 => Root::At(Position { segment: i.number()?, offset: i.number()? }),
+            1 => Root::At(Position {
+                segment: i.number()?,
+                offset: i.number()?,
+            }),
             _ => return None,
         };
         index.moves.insert(to, Move { root, flags });
@@ -275,7 +299,10 @@ fn parse(body: &[u8]) -> Option<Checkpoint> {
     for _ in 0..i.count(7)? {
         let len = i.number()?;
         let key = i.bytes(len)?.into();
-        let at = Position { segment: i.number()?, offset: i.number()? };
+        let at = Position {
+            segment: i.number()?,
+            offset: i.number()?,
+        };
         let entry = KeyEntry {
             at,
             version: i.varint()?,
@@ -296,7 +323,12 @@ fn parse_queue(i: &mut Input<'_>) -> Option<(QueueId, QueueIndex)> {
     let mut next = 0u64;
     for _ in 0..count {
         let first = next.checked_add(i.varint()?)?;
-        let span = Span { first, extent: i.number()?, segment: i.number()?, live: i.number()? };
+        let span = Span {
+            first,
+            extent: i.number()?,
+            segment: i.number()?,
+            live: i.number()?,
+        };
         next = first.checked_add(u64::from(span.extent))?;
         spans.push(span);
     }
@@ -317,6 +349,9 @@ fn parse_queue(i: &mut Input<'_>) -> Option<(QueueId, QueueIndex)> {
 pub(super) fn fuzz(body: &[u8]) {
     if let Some(found) = parse(body) {
         let bytes = encode(&found.marks, &found.segments, &found.index);
-        assert!(matches!(decode(&bytes), Decoded::Good(_)), "what was parsed encodes to something that parses");
+        assert!(
+            matches!(decode(&bytes), Decoded::Good(_)),
+            "what was parsed encodes to something that parses"
+        );
     }
 }

@@ -32,8 +32,18 @@ enum Todo {
 
 /// A copy that is written, and not yet pointed to.
 enum Copied {
-    Message { from: u32, to: Position, routes: Routes },
-    Key { key: Box<[u8]>, to: Position, len: u32, version: u64, deleted: bool },
+    Message {
+        from: u32,
+        to: Position,
+        routes: Routes,
+    },
+    Key {
+        key: Box<[u8]>,
+        to: Position,
+        len: u32,
+        version: u64,
+        deleted: bool,
+    },
 }
 
 const MESSAGES: usize = 0;
@@ -73,7 +83,11 @@ impl<D: Disk> Store<D> {
     /// The segment with the smallest live share that is old enough.
     fn begin_compaction(&mut self) -> Option<Compaction> {
         let most = u64::from(self.settings.compact_live_percent_max);
-        let newer = self.segments.values().rev().filter(|s| s.header.kind == SegmentKind::Log);
+        let newer = self
+            .segments
+            .values()
+            .rev()
+            .filter(|s| s.header.kind == SegmentKind::Log);
         let youngest = newer.map(|s| s.header.id).nth(self.settings.compact_age_min as usize)?;
         let share = |live: Live, total: u64| (live.routes + live.keys) * 100 / total.max(1);
         let (_, source) = self
@@ -85,7 +99,10 @@ impl<D: Disk> Store<D> {
             .map(|(live, total, id)| (share(live, total), id))
             .min()?;
         match self.list(source) {
-            Some(todo) => Some(Compaction { source, todo: todo.into_iter() }),
+            Some(todo) => Some(Compaction {
+                source,
+                todo: todo.into_iter(),
+            }),
             None => {
                 self.set_stuck(source);
                 None
@@ -101,7 +118,11 @@ impl<D: Disk> Store<D> {
         let mut joined: HashMap<Root, Vec<Route>> = HashMap::new();
         for (&(queue, seq), moved) in &self.index.moves {
             if self.index.lookup(queue, seq) == Some(source) {
-                joined.entry(moved.root).or_default().push(Route { queue, seq, flags: moved.flags });
+                joined.entry(moved.root).or_default().push(Route {
+                    queue,
+                    seq,
+                    flags: moved.flags,
+                });
             }
         }
         let mut todo = Vec::new();
@@ -109,7 +130,10 @@ impl<D: Disk> Store<D> {
             match listed {
                 Listed::Message { offset, routes, .. } => {
                     let roots = routes.iter().map(|route| Root::Route(route.queue, route.seq));
-                    let at = Position { segment: source, offset };
+                    let at = Position {
+                        segment: source,
+                        offset,
+                    };
                     let more: Vec<Route> = roots
                         .chain([Root::At(at)])
                         .filter_map(|root| joined.remove(&root))
@@ -122,9 +146,15 @@ impl<D: Disk> Store<D> {
                     }
                 }
                 Listed::Key { offset, key, .. } => {
-                    let at = Position { segment: source, offset };
+                    let at = Position {
+                        segment: source,
+                        offset,
+                    };
                     if self.index.keys.get(key).is_some_and(|entry| entry.at == at) {
-                        todo.push(Todo::Key { offset, key: key.into() });
+                        todo.push(Todo::Key {
+                            offset,
+                            key: key.into(),
+                        });
                     }
                 }
             }
@@ -135,7 +165,9 @@ impl<D: Disk> Store<D> {
     /// Copies up to a slice's bytes and syncs them.
     fn copy_slice(&mut self, compaction: &mut Compaction) -> io::Result<Vec<Copied>> {
         let source = compaction.source;
-        let Some(pinned) = self.shared.pin(source)? else { return Ok(Vec::new()) };
+        let Some(pinned) = self.shared.pin(source)? else {
+            return Ok(Vec::new());
+        };
         let mut chunk = Chunk::new(pinned);
         let (mut copied, mut bytes) = (Vec::new(), 0);
         while bytes < self.settings.slice_bytes
@@ -148,7 +180,12 @@ impl<D: Disk> Store<D> {
             let Some(raw) = chunk.record(offset)?.filter(|raw| raw.kind == kind) else {
                 // Its queue will ask for it and be told. The key it holds is as lost here as it was there.
                 let sample = chunk.sample(offset);
-                self.shared.damaged(chunk.header(), offset, &sample, "a record that was to be copied does not hold");
+                self.shared.damaged(
+                    chunk.header(),
+                    offset,
+                    &sample,
+                    "a record that was to be copied does not hold",
+                );
                 self.set_stuck(source);
                 continue;
             };
@@ -156,24 +193,49 @@ impl<D: Disk> Store<D> {
             match todo {
                 Todo::Message { mut routes, .. } => {
                     routes.retain(|route| self.index.lookup(route.queue, route.seq) == Some(source));
-                    let Some(head) = MessageHead::parse(raw.head).filter(|_| !routes.is_empty()) else { continue };
-                    let (most, listed) =
-                        (message_bytes_max(raw.payload.len(), routes.len()), 32 + routes.len() * super::record::ROUTE_MAX);
+                    let Some(head) = MessageHead::parse(raw.head).filter(|_| !routes.is_empty()) else {
+                        continue;
+                    };
+                    let (most, listed) = (
+                        message_bytes_max(raw.payload.len(), routes.len()),
+                        32 + routes.len() * super::record::ROUTE_MAX,
+                    );
                     let writer = cold(self, MESSAGES, most, listed)?;
-                    let to = Position { segment: writer.header.id, offset: writer.put_copy(&head, raw.payload, &routes) };
-                    copied.push(Copied::Message { from: offset, to, routes });
+                    let to = Position {
+                        segment: writer.header.id,
+                        offset: writer.put_copy(&head, raw.payload, &routes),
+                    };
+                    copied.push(Copied::Message {
+                        from: offset,
+                        to,
+                        routes,
+                    });
                 }
                 Todo::Key { key, .. } => {
-                    let at = Position { segment: source, offset };
-                    let Some(entry) = self.index.keys.get(&key).copied().filter(|entry| entry.at == at) else { continue };
+                    let at = Position {
+                        segment: source,
+                        offset,
+                    };
+                    let Some(entry) = self.index.keys.get(&key).copied().filter(|entry| entry.at == at) else {
+                        continue;
+                    };
                     if parse_key(raw.head).is_none_or(|(_, found)| found != &*key) {
                         continue;
                     }
                     let value = (!entry.deleted).then_some(raw.payload);
                     let writer = cold(self, KEYS, 96 + key.len() + raw.payload.len(), 40 + key.len())?;
                     let (offset, len, version) = writer.put_key(entry.version, &key, value, 0);
-                    let to = Position { segment: writer.header.id, offset };
-                    copied.push(Copied::Key { key, to, len, version, deleted: entry.deleted });
+                    let to = Position {
+                        segment: writer.header.id,
+                        offset,
+                    };
+                    copied.push(Copied::Key {
+                        key,
+                        to,
+                        len,
+                        version,
+                        deleted: entry.deleted,
+                    });
                 }
             }
         }
@@ -217,7 +279,13 @@ impl<D: Disk> Store<D> {
                         self.index.relocate(route.queue, route.seq, to.segment);
                     }
                 }
-                Copied::Key { key, to, len, version, deleted } => self.index.key(&key, to, len, version, deleted),
+                Copied::Key {
+                    key,
+                    to,
+                    len,
+                    version,
+                    deleted,
+                } => self.index.key(&key, to, len, version, deleted),
             }
         }
     }
@@ -240,7 +308,10 @@ fn cold<D: Disk>(
     bytes: usize,
     listed: usize,
 ) -> io::Result<&mut SegmentWriter<D::File>> {
-    let full = store.cold.get(kind).is_some_and(|w| w.as_ref().is_some_and(|w| !w.has_room(bytes, listed)));
+    let full = store
+        .cold
+        .get(kind)
+        .is_some_and(|w| w.as_ref().is_some_and(|w| !w.has_room(bytes, listed)));
     if full {
         store.sync_cold(kind)?;
         if let Some(mut writer) = store.cold.get_mut(kind).and_then(Option::take) {

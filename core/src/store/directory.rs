@@ -40,21 +40,38 @@ struct Last {
 
 impl Default for Route {
     fn default() -> Self {
-        Route { queue: QueueId(0), seq: 0, flags: 0 }
+        Route {
+            queue: QueueId(0),
+            seq: 0,
+            flags: 0,
+        }
     }
 }
 
 impl Last {
     fn next(&self) -> Route {
-        Route { seq: self.route.seq.wrapping_add(1), ..self.route }
+        Route {
+            seq: self.route.seq.wrapping_add(1),
+            ..self.route
+        }
     }
 }
 
 /// One record, as the directory knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Listed<'a> {
-    Message { offset: u32, body_len: u32, routes: Routes },
-    Key { offset: u32, len: u32, version: u64, deleted: bool, key: &'a [u8] },
+    Message {
+        offset: u32,
+        body_len: u32,
+        routes: Routes,
+    },
+    Key {
+        offset: u32,
+        len: u32,
+        version: u64,
+        deleted: bool,
+        key: &'a [u8],
+    },
 }
 
 impl Directory {
@@ -95,7 +112,11 @@ pub(crate) struct Entries<'a> {
 
 impl<'a> Entries<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Entries { input: Input(bytes), last: Last::default(), broken: false }
+        Entries {
+            input: Input(bytes),
+            last: Last::default(),
+            broken: false,
+        }
     }
     /// Whether everything was read, once it has ended.
     #[cfg(any(test, feature = "fuzzing"))]
@@ -117,13 +138,23 @@ impl<'a> Entries<'a> {
                 if let Some(last) = routes.last() {
                     self.last.route = *last;
                 }
-                Listed::Message { offset, body_len, routes }
+                Listed::Message {
+                    offset,
+                    body_len,
+                    routes,
+                }
             }
             KEY | DELETED => {
                 let len = self.input.number()?;
                 let version = self.input.varint()?;
                 let key_len = self.input.number()?;
-                Listed::Key { offset, len, version, deleted: tag == DELETED, key: self.input.bytes(key_len)? }
+                Listed::Key {
+                    offset,
+                    len,
+                    version,
+                    deleted: tag == DELETED,
+                    key: self.input.bytes(key_len)?,
+                }
             }
             _ => return None,
         })
@@ -151,24 +182,64 @@ mod tests {
     fn a_directory_lists_what_was_put_in_and_a_run_of_one_queue_is_cheap() {
         let mut directory = Directory::default();
         let two: Routes = smallvec![
-            Route { queue: QueueId(7), seq: 10, flags: 0 },
-            Route { queue: QueueId(8), seq: 3, flags: 1 },
+            Route {
+                queue: QueueId(7),
+                seq: 10,
+                flags: 0
+            },
+            Route {
+                queue: QueueId(8),
+                seq: 3,
+                flags: 1
+            },
         ];
         directory.message(4608, 100, &two);
         directory.key(4808, 60, 12, false, b"queue");
         directory.key(4868 / 8 * 8 + 8, 60, 13, true, b"gone");
         let before = directory.bytes.len();
         for n in 0..100u32 {
-            directory.message(8192 + n * 104, 64, &[Route { queue: QueueId(8), seq: u64::from(n) + 4, flags: 1 }]);
+            directory.message(
+                8192 + n * 104,
+                64,
+                &[Route {
+                    queue: QueueId(8),
+                    seq: u64::from(n) + 4,
+                    flags: 1,
+                }],
+            );
         }
-        assert!(directory.bytes.len() - before <= 100 * 3 + 2, "{}", directory.bytes.len() - before);
+        assert!(
+            directory.bytes.len() - before <= 100 * 3 + 2,
+            "{}",
+            directory.bytes.len() - before
+        );
         let mut entries = Entries::new(&directory.bytes);
-        assert_eq!(entries.next(), Some(Listed::Message { offset: 4608, body_len: 100, routes: two }));
         assert_eq!(
             entries.next(),
-            Some(Listed::Key { offset: 4808, len: 60, version: 12, deleted: false, key: b"queue" })
+            Some(Listed::Message {
+                offset: 4608,
+                body_len: 100,
+                routes: two
+            })
         );
-        assert!(matches!(entries.next(), Some(Listed::Key { deleted: true, key: b"gone", .. })));
+        assert_eq!(
+            entries.next(),
+            Some(Listed::Key {
+                offset: 4808,
+                len: 60,
+                version: 12,
+                deleted: false,
+                key: b"queue"
+            })
+        );
+        assert!(matches!(
+            entries.next(),
+            Some(Listed::Key {
+                deleted: true,
+                key: b"gone",
+                ..
+            })
+        ));
         assert_eq!(entries.by_ref().count(), 100);
         assert!(entries.is_whole());
     }

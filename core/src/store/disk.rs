@@ -106,7 +106,12 @@ impl Disk for RealDisk {
 
     fn lock(&self) -> io::Result<RealLock> {
         let path = self.path("LOCK");
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -130,11 +135,18 @@ impl Disk for RealDisk {
         }
     }
     fn create(&self, path: &str) -> io::Result<RealFile> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.path(path))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(self.path(path))?;
         Ok(RealFile(file))
     }
     fn open(&self, path: &str) -> io::Result<RealFile> {
-        Ok(RealFile(OpenOptions::new().read(true).write(true).open(self.path(path))?))
+        Ok(RealFile(
+            OpenOptions::new().read(true).write(true).open(self.path(path))?,
+        ))
     }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         std::fs::rename(self.path(from), self.path(to))
@@ -178,7 +190,10 @@ impl DiskFile for RealFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.0.write_all_at(bytes, offset)
     }
-    #[expect(clippy::disallowed_methods, reason = "the medium's own time is measured here, so that nobody else needs to")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the medium's own time is measured here, so that nobody else needs to"
+    )]
     fn sync_data(&self) -> io::Result<Duration> {
         let start = Instant::now();
         self.0.sync_data()?;

@@ -46,12 +46,23 @@ pub(crate) struct Pinned<F> {
 
 impl<D: Disk> Shared<D> {
     pub(crate) fn new(disk: Arc<D>, stats: Arc<StoreStats>) -> Self {
-        let table = Table { sites: HashMap::new(), moved: HashMap::new(), clock: 0 };
-        Shared { disk, stats, table: Mutex::new(table) }
+        let table = Table {
+            sites: HashMap::new(),
+            moved: HashMap::new(),
+            clock: 0,
+        };
+        Shared {
+            disk,
+            stats,
+            table: Mutex::new(table),
+        }
     }
     /// A segment exists from here on.
     pub(crate) fn add(&self, header: SegmentHeader, file: Option<Arc<D::File>>) {
-        self.table.lock().sites.insert(header.id, Site { header, file, used: 0 });
+        self.table
+            .lock()
+            .sites
+            .insert(header.id, Site { header, file, used: 0 });
     }
     /// Where a record lies now.
     pub(crate) fn resolve(&self, at: Position) -> Position {
@@ -62,11 +73,16 @@ impl<D: Disk> Shared<D> {
         let mut table = self.table.lock();
         table.clock += 1;
         let used = table.clock;
-        let Some(site) = table.sites.get_mut(&segment) else { return Ok(None) };
+        let Some(site) = table.sites.get_mut(&segment) else {
+            return Ok(None);
+        };
         site.used = used;
         let header = site.header;
         if let Some(file) = &site.file {
-            return Ok(Some(Pinned { header, file: file.clone() }));
+            return Ok(Some(Pinned {
+                header,
+                file: file.clone(),
+            }));
         }
         let file = Arc::new(self.disk.open(&path(header.kind.dir(), segment))?);
         site.file = Some(file.clone());
@@ -127,7 +143,11 @@ impl<F> Table<F> {
         let idle = |site: &Site<F>| site.file.as_ref().is_some_and(|file| Arc::strong_count(file) == 1);
         let open = self.sites.values().filter(|site| site.file.is_some()).count();
         if open > OPEN_FILES_MAX
-            && let Some(site) = self.sites.values_mut().filter(|site| idle(site)).min_by_key(|site| site.used)
+            && let Some(site) = self
+                .sites
+                .values_mut()
+                .filter(|site| idle(site))
+                .min_by_key(|site| site.used)
         {
             site.file = None;
         }

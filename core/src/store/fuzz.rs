@@ -4,7 +4,8 @@ use super::checkpoint;
 use super::directory::Entries;
 use super::disk::DiskFile;
 use super::record::{
-    self, BatchHead, Encoder, Kind, MessageHead, parse_acks, parse_key, parse_purge, parse_queue, parse_ref, parse_state,
+    self, BatchHead, Encoder, Kind, MessageHead, parse_acks, parse_key, parse_purge, parse_queue, parse_ref,
+    parse_state,
 };
 use super::scan::Scanner;
 use super::segment::{RECORDS_AT, SegmentHeader, Trailer, read_directory};
@@ -88,7 +89,10 @@ struct Memory(Vec<u8>);
 
 impl DiskFile for Memory {
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
-        let rest = usize::try_from(offset).ok().and_then(|offset| self.0.get(offset..)).unwrap_or_default();
+        let rest = usize::try_from(offset)
+            .ok()
+            .and_then(|offset| self.0.get(offset..))
+            .unwrap_or_default();
         let len = rest.len().min(into.len());
         into[..len].copy_from_slice(&rest[..len]);
         Ok(len)
@@ -104,5 +108,19 @@ impl DiskFile for Memory {
     }
     fn set_len(&self, _: u64) -> io::Result<()> {
         Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::corpus;
+
+    #[test]
+    fn the_corpus_is_replayed() {
+        for bytes in corpus() {
+            fuzz_record(&bytes);
+            fuzz_segment(&bytes);
+        }
     }
 }

@@ -103,8 +103,15 @@ impl QueueIndex {
     }
     /// Rebuilds a queue from what a checkpoint says of it. `None` if that makes no sense.
     pub(crate) fn from_parts(spans: Vec<Span>, dead: &[(u64, u64)]) -> Option<QueueIndex> {
-        let mut queue = QueueIndex { spans: spans.into(), ..QueueIndex::default() };
-        let ordered = queue.spans.iter().zip(queue.spans.iter().skip(1)).all(|(a, b)| a.last() < b.first);
+        let mut queue = QueueIndex {
+            spans: spans.into(),
+            ..QueueIndex::default()
+        };
+        let ordered = queue
+            .spans
+            .iter()
+            .zip(queue.spans.iter().skip(1))
+            .all(|(a, b)| a.last() < b.first);
         let widest: u64 = queue.spans.iter().map(|span| u64::from(span.extent) + 1).sum();
         let width: u64 = dead.iter().map(|(lo, hi)| hi - lo).sum();
         if !ordered || width > widest {
@@ -151,16 +158,35 @@ impl QueueIndex {
                 return true;
             }
         }
-        self.spans.insert(at, Span { first: seq, segment, extent: 0, live: 1 });
+        self.spans.insert(
+            at,
+            Span {
+                first: seq,
+                segment,
+                extent: 0,
+                live: 1,
+            },
+        );
         true
     }
     /// Cuts the span at `at` in two around `seq`, which is dead and inside it.
     fn split(&mut self, at: usize, seq: u64) {
-        let Some(span) = self.spans.get(at).copied() else { return };
+        let Some(span) = self.spans.get(at).copied() else {
+            return;
+        };
         let left = (seq - span.first) - self.dead.count(span.first, seq - 1);
         let first = self.dead.first_missing(seq);
-        let mut head = Span { extent: (seq - 1 - span.first) as u32, live: left as u32, ..span };
-        let tail = Span { first, extent: (span.last() - first) as u32, live: span.live - head.live, ..span };
+        let mut head = Span {
+            extent: (seq - 1 - span.first) as u32,
+            live: left as u32,
+            ..span
+        };
+        let tail = Span {
+            first,
+            extent: (span.last() - first) as u32,
+            live: span.live - head.live,
+            ..span
+        };
         // The head must end with a live message, too.
         while self.dead.contains(head.last()) {
             self.dead.remove(head.last(), head.last());
@@ -217,12 +243,18 @@ impl Index {
     }
     /// Everything that is live, as (routes, keys).
     pub(crate) fn live_total(&self) -> (u64, u64) {
-        self.live.values().fold((0, 0), |(routes, keys), live| (routes + live.routes, keys + live.keys))
+        self.live
+            .values()
+            .fold((0, 0), |(routes, keys), live| (routes + live.routes, keys + live.keys))
     }
     /// Forgets the counts of a segment that is gone.
     pub(crate) fn forget(&mut self, segment: u32) {
         let left = self.live.remove(&segment).unwrap_or_default();
-        debug_assert_eq!(left, Live::default(), "segment {segment} is recycled with live records in it");
+        debug_assert_eq!(
+            left,
+            Live::default(),
+            "segment {segment} is recycled with live records in it"
+        );
     }
     fn count(&mut self, segment: u32) -> &mut Live {
         self.live.entry(segment).or_default()
@@ -239,7 +271,9 @@ impl Index {
     }
     /// A message of a queue is in another segment now. Its move, if it had one, is forgotten: the copy lists the route.
     pub(crate) fn relocate(&mut self, queue: QueueId, seq: u64, segment: u32) {
-        let Some(index) = self.queues.get_mut(&queue) else { return };
+        let Some(index) = self.queues.get_mut(&queue) else {
+            return;
+        };
         let live = &mut self.live;
         index.settle(seq, seq, |from, count| live.entry(from).or_default().routes -= count);
         if index.insert(seq, segment) {
@@ -255,7 +289,9 @@ impl Index {
         let index = self.queues.entry(queue).or_default();
         index.next_seq = index.next_seq.max(hi.saturating_add(1));
         let live = &mut self.live;
-        index.settle(lo, hi, |segment, count| live.entry(segment).or_default().routes -= count);
+        index.settle(lo, hi, |segment, count| {
+            live.entry(segment).or_default().routes -= count
+        });
         index.packet_ids.retain(|(seq, ..)| !(lo..=hi).contains(seq));
         self.forget_moves(queue, lo, hi);
     }
@@ -316,8 +352,10 @@ impl Index {
             }
             State::DeadLettered { from, from_seq, to } => {
                 // A chain of moves leads back to the record that carries the payload.
-                let root =
-                    self.moves.get(&(from, from_seq)).map_or(Root::Route(from, from_seq), |before| before.root);
+                let root = self
+                    .moves
+                    .get(&(from, from_seq))
+                    .map_or(Root::Route(from, from_seq), |before| before.root);
                 if let Some(segment) = self.lookup(from, from_seq) {
                     self.join(to, root, segment);
                 }
@@ -331,7 +369,13 @@ impl Index {
     }
     /// A keyed record was found at the start. Deletions are kept until all records were seen: an older copy may follow.
     pub(crate) fn found_key(&mut self, key: &[u8], at: Position, len: u32, version: u64, deleted: bool) {
-        let entry = KeyEntry { at, version, len, copies: 1, deleted };
+        let entry = KeyEntry {
+            at,
+            version,
+            len,
+            copies: 1,
+            deleted,
+        };
         match self.keys.get_mut(key) {
             Some(old) if old.version > version => {
                 old.copies += 1;
@@ -339,7 +383,10 @@ impl Index {
             }
             Some(old) => {
                 let (before, copies) = (old.at.segment, old.copies);
-                *old = KeyEntry { copies: copies + 1, ..entry };
+                *old = KeyEntry {
+                    copies: copies + 1,
+                    ..entry
+                };
                 self.count(before).keys -= 1;
             }
             // Deleting what is nowhere on disk leaves nothing to remember, but the record itself is there now.
@@ -421,7 +468,9 @@ mod tests {
         for seed in 0..60u64 {
             let mut state = seed;
             let mut random = |below: u64| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 (state >> 33) % below
             };
             let (mut index, mut model) = (Index::default(), Model::new());
@@ -431,7 +480,11 @@ mod tests {
                 match random(10) {
                     0..5 => {
                         next += if random(5) == 0 { random(6000) } else { random(2) };
-                        let segment = if random(9) == 0 { random(u64::from(segment)) as u32 + 1 } else { segment };
+                        let segment = if random(9) == 0 {
+                            random(u64::from(segment)) as u32 + 1
+                        } else {
+                            segment
+                        };
                         index.insert(queue, next, segment);
                         model.insert(next, segment);
                         next += 1;
@@ -452,13 +505,23 @@ mod tests {
                     }
                 }
                 let mut live: Model<u32, u64> = Model::new();
-                model.values().for_each(|segment| *live.entry(*segment).or_default() += 1);
+                model
+                    .values()
+                    .for_each(|segment| *live.entry(*segment).or_default() += 1);
                 for segment in (1..20).chain(1000..1010) {
                     let expected = live.get(&segment).copied().unwrap_or(0);
                     assert_eq!(index.live(segment).routes, expected, "seed {seed} step {step}");
                 }
-                for seq in (0..40).map(|_| random(next + 2)).chain(model.keys().copied()).collect::<Vec<_>>() {
-                    assert_eq!(index.lookup(queue, seq), model.get(&seq).copied(), "seed {seed} step {step} seq {seq}");
+                for seq in (0..40)
+                    .map(|_| random(next + 2))
+                    .chain(model.keys().copied())
+                    .collect::<Vec<_>>()
+                {
+                    assert_eq!(
+                        index.lookup(queue, seq),
+                        model.get(&seq).copied(),
+                        "seed {seed} step {step} seq {seq}"
+                    );
                 }
             }
         }

@@ -11,9 +11,7 @@ use super::files::Shared;
 use super::index::{Index, Live, Root};
 use super::reader::Reader;
 use super::record::{self, FIRST, GROUP, Kind, LAST, message_bytes_max};
-use super::segment::{
-    LOG_DIR, RECORDS_AT, SegmentHeader, SegmentKind, SegmentWriter, path, read_directory, size_for,
-};
+use super::segment::{LOG_DIR, RECORDS_AT, SegmentHeader, SegmentKind, SegmentWriter, path, read_directory, size_for};
 use super::settings::{Durability, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, StoreError, StoreSettings};
 use super::stats::StoreStats;
 use super::varint::put_varint;
@@ -146,7 +144,10 @@ impl<D: Disk> Store<D> {
             ahead: None,
             ahead_failed: false,
             sync_due: None,
-            checkpoint: CheckpointState { dirty: found.replayed, ..CheckpointState::default() },
+            checkpoint: CheckpointState {
+                dirty: found.replayed,
+                ..CheckpointState::default()
+            },
             poisoned: None,
             placed: Vec::new(),
             _lock: lock,
@@ -165,8 +166,14 @@ impl<D: Disk> Store<D> {
     /// Everything below may be confirmed, as the durability mode has it.
     pub fn confirmed(&self) -> Lsn {
         match self.settings.durability {
-            Durability::Always | Durability::Interval { confirm_written: false, .. } => Lsn(self.durable),
-            Durability::Interval { confirm_written: true, .. } | Durability::Os => Lsn(self.written),
+            Durability::Always
+            | Durability::Interval {
+                confirm_written: false, ..
+            } => Lsn(self.durable),
+            Durability::Interval {
+                confirm_written: true, ..
+            }
+            | Durability::Os => Lsn(self.written),
         }
     }
     /// Everything below is on the medium.
@@ -236,7 +243,10 @@ impl<D: Disk> Store<D> {
         self.retire();
         self.gauge();
         let background = more.then(|| now.monotonic + SLICE_PAUSE);
-        Ok([self.sync_due, self.checkpoint_due(), background].into_iter().flatten().min())
+        Ok([self.sync_due, self.checkpoint_due(), background]
+            .into_iter()
+            .flatten()
+            .min())
     }
 
     /// Ends the log in good order, so that the next start has nothing to replay.
@@ -262,7 +272,9 @@ impl<D: Disk> Store<D> {
     // Writing.
 
     fn end_lsn(&self) -> u64 {
-        self.active.as_ref().map_or(self.written, |active| active.header.base + u64::from(active.position()))
+        self.active
+            .as_ref()
+            .map_or(self.written, |active| active.header.base + u64::from(active.position()))
     }
 
     /// Encodes a batch. Returns whether anything of it is to be written.
@@ -310,14 +322,20 @@ impl<D: Disk> Store<D> {
             self.put(record, plan, flags);
             nth += 1;
         }
-        if self.active.as_ref().is_some_and(|active| active.pending() >= WRITE_BYTES) {
+        if self
+            .active
+            .as_ref()
+            .is_some_and(|active| active.pending() >= WRITE_BYTES)
+        {
             self.write()?;
         }
         Ok(true)
     }
 
     fn plan(&self, record: &Record) -> Plan {
-        let Record::Message { message, .. } = record else { return Plan::Write };
+        let Record::Message { message, .. } = record else {
+            return Plan::Write;
+        };
         // A message that was taken in this very commit has no position yet.
         let again = message.log_state().is_taken() || message.position().is_some();
         if !message.log_state().take() {
@@ -377,7 +395,8 @@ impl<D: Disk> Store<D> {
             }
             Record::Key { key, value } => {
                 let (offset, len, version) = active.put_key(0, key, value.as_deref(), flags);
-                self.index.key(key, Position { segment, offset }, len, version, value.is_none());
+                self.index
+                    .key(key, Position { segment, offset }, len, version, value.is_none());
             }
             Record::Purge { queue, upto } => {
                 active.put(Kind::Purge, flags, &[], |out| record::put_purge(*queue, *upto, out));
@@ -394,7 +413,11 @@ impl<D: Disk> Store<D> {
 
     /// Sees to it that the active segment takes `bytes` of records, which its directory lists in `listed` bytes.
     fn make_room(&mut self, bytes: usize, listed: usize) -> Result<(), StoreError> {
-        if self.active.as_ref().is_some_and(|active| active.has_room(bytes, listed)) {
+        if self
+            .active
+            .as_ref()
+            .is_some_and(|active| active.has_room(bytes, listed))
+        {
             return Ok(());
         }
         let size = size_for(bytes + listed, self.settings.segment_bytes)?;
@@ -404,7 +427,11 @@ impl<D: Disk> Store<D> {
             self.seal_active()?;
         }
         let header = self.next_header(SegmentKind::Log, size);
-        let spare = if size == self.settings.segment_bytes { self.spares.pop() } else { None };
+        let spare = if size == self.settings.segment_bytes {
+            self.spares.pop()
+        } else {
+            None
+        };
         let disk = self.shared.disk.clone();
         let created = SegmentWriter::create(&*disk, header, spare.as_deref());
         let active = self.or_poison("make a segment", created)?;
@@ -480,7 +507,9 @@ impl<D: Disk> Store<D> {
 
     /// Ends the active segment; everything in it is synced.
     fn seal_active(&mut self) -> Result<(), StoreError> {
-        let Some(mut active) = self.active.take() else { return Ok(()) };
+        let Some(mut active) = self.active.take() else {
+            return Ok(());
+        };
         let sealed = self.seal(&mut active);
         self.or_poison("seal a segment", sealed)?;
         self.checkpoint.sealed = true;
@@ -493,7 +522,14 @@ impl<D: Disk> Store<D> {
         StoreStats::add(&self.shared.stats.bytes_written, bytes);
         let file_bytes = writer.file.len()?;
         if let Some(segment) = self.segments.get_mut(&writer.header.id) {
-            *segment = Segment { end, routes, keys, sealed: true, file_bytes, ..*segment };
+            *segment = Segment {
+                end,
+                routes,
+                keys,
+                sealed: true,
+                file_bytes,
+                ..*segment
+            };
         }
         Ok(())
     }
@@ -502,8 +538,11 @@ impl<D: Disk> Store<D> {
 
     fn checkpoint_due(&self) -> Option<Time> {
         let state = &self.checkpoint;
-        let waiting =
-            || self.segments.values().any(|s| s.sealed && !s.doomed && self.index.live(s.header.id) == Live::default());
+        let waiting = || {
+            self.segments
+                .values()
+                .any(|s| s.sealed && !s.doomed && self.index.live(s.header.id) == Live::default())
+        };
         if state.sealed && state.bytes <= state.logged / CHECKPOINT_SHARE {
             return Some(state.last);
         }
@@ -514,18 +553,32 @@ impl<D: Disk> Store<D> {
         // What it covers must be there after a power cut.
         self.sync()?;
         for segment in self.segments.values_mut() {
-            if let Some(writer) = self.cold.iter().flatten().find(|writer| writer.header.id == segment.header.id) {
+            if let Some(writer) = self
+                .cold
+                .iter()
+                .flatten()
+                .find(|writer| writer.header.id == segment.header.id)
+            {
                 segment.end = writer.end();
             }
         }
         let covered: Vec<Covered> = self
             .segments
             .values()
-            .map(|s| Covered { header: s.header, end: s.end, sealed: s.sealed, routes: s.routes, keys: s.keys })
+            .map(|s| Covered {
+                header: s.header,
+                end: s.end,
+                sealed: s.sealed,
+                routes: s.routes,
+                keys: s.keys,
+            })
             .collect();
         let bytes = checkpoint::encode(&self.marks, &covered, &self.index);
-        self.checkpoint =
-            CheckpointState { last: now.monotonic, bytes: bytes.len() as u64, ..CheckpointState::default() };
+        self.checkpoint = CheckpointState {
+            last: now.monotonic,
+            bytes: bytes.len() as u64,
+            ..CheckpointState::default()
+        };
         if let Err(error) = checkpoint::write(&*self.shared.disk, &bytes) {
             // The log is as good as before; the next start is longer. Tried again when the next one is due.
             tracing::warn!(%error, "the checkpoint was not written");
@@ -545,7 +598,12 @@ impl<D: Disk> Store<D> {
 
     /// Recycles or removes the segments that are doomed and not being read.
     fn retire(&mut self) {
-        let doomed: Vec<Segment> = self.segments.values().filter(|segment| segment.doomed).copied().collect();
+        let doomed: Vec<Segment> = self
+            .segments
+            .values()
+            .filter(|segment| segment.doomed)
+            .copied()
+            .collect();
         for segment in doomed {
             let id = segment.header.id;
             if !self.shared.take_out(id) {
@@ -587,7 +645,10 @@ impl<D: Disk> Store<D> {
     /// Fills a spare with zeros once the active segment is half full. Returns whether there is more to do.
     fn zero_ahead(&mut self) -> bool {
         let size = u64::from(self.settings.segment_bytes);
-        let half_full = self.active.as_ref().is_some_and(|active| u64::from(active.position()) >= size / 2);
+        let half_full = self
+            .active
+            .as_ref()
+            .is_some_and(|active| u64::from(active.position()) >= size / 2);
         if self.ahead.is_none() && (!half_full || self.ahead_failed || !self.spares.is_empty()) {
             return false;
         }
@@ -632,13 +693,18 @@ impl<D: Disk> Store<D> {
         StoreStats::set(&stats.live_messages, routes);
         StoreStats::set(&stats.live_keys, keys);
         StoreStats::set(&stats.segments, self.segments.len() as u64);
-        StoreStats::set(&stats.segment_bytes, self.segments.values().map(|segment| segment.file_bytes).sum());
+        StoreStats::set(
+            &stats.segment_bytes,
+            self.segments.values().map(|segment| segment.file_bytes).sum(),
+        );
     }
 
     // Failing.
 
     fn check_poison(&self) -> Result<(), StoreError> {
-        self.poisoned.clone().map_or(Ok(()), |why| Err(StoreError::Poisoned(why)))
+        self.poisoned
+            .clone()
+            .map_or(Ok(()), |why| Err(StoreError::Poisoned(why)))
     }
 
     /// A sync that failed may have dropped the pages it could not write, and the next would then succeed for nothing:
@@ -690,11 +756,18 @@ fn size_max(record: &Record, plan: Plan) -> (usize, usize) {
     const FIXED: usize = 96;
     match record {
         Record::Message { routes, .. } if plan != Plan::Write => (FIXED + routes.len() * record::ROUTE_MAX, 0),
-        Record::Message { message, routes } => {
-            (message_bytes_max(message.payload().len(), routes.len()), 32 + routes.len() * record::ROUTE_MAX)
-        }
-        Record::Acks(acks) => (FIXED + acks.iter().map(|queue| 20 + queue.settled.len() * 20).sum::<usize>(), 0),
-        Record::Key { key, value } => (FIXED + key.len() + value.as_ref().map_or(0, |v| v.len()), 40 + key.len()),
+        Record::Message { message, routes } => (
+            message_bytes_max(message.payload().len(), routes.len()),
+            32 + routes.len() * record::ROUTE_MAX,
+        ),
+        Record::Acks(acks) => (
+            FIXED + acks.iter().map(|queue| 20 + queue.settled.len() * 20).sum::<usize>(),
+            0,
+        ),
+        Record::Key { key, value } => (
+            FIXED + key.len() + value.as_ref().map_or(0, |v| v.len()),
+            40 + key.len(),
+        ),
         Record::State(_) | Record::Purge { .. } | Record::QueueDelete { .. } => (FIXED, 0),
     }
 }

@@ -21,7 +21,13 @@ pub(crate) fn set_aside<D: Disk>(
     why: &str,
 ) {
     stats.quarantined.fetch_add(1, Ordering::Relaxed);
-    tracing::error!(file, offset, bytes = bytes.len(), why, "damage in the log; the rest goes on");
+    tracing::error!(
+        file,
+        offset,
+        bytes = bytes.len(),
+        why,
+        "damage in the log; the rest goes on"
+    );
     let name = format!("{segment:08}-{offset:010}");
     let note = format!("{file} at {offset}, {} bytes: {why}\n", bytes.len());
     if let Err(error) = copy(disk, &name, bytes, &note) {

@@ -19,7 +19,9 @@ pub struct Reader<D: Disk> {
 
 impl<D: Disk> Clone for Reader<D> {
     fn clone(&self) -> Self {
-        Reader { shared: self.shared.clone() }
+        Reader {
+            shared: self.shared.clone(),
+        }
     }
 }
 
@@ -37,11 +39,20 @@ impl<D: Disk> Reader<D> {
     /// Reads messages, in the order asked. A record whose checksum or place does not hold is set aside and counted, and
     /// comes back as `None`, as does one that was settled and recycled meanwhile.
     pub fn read(&self, reads: &[Read]) -> Vec<Loaded> {
-        let mut order: Vec<(Position, usize)> =
-            reads.iter().enumerate().map(|(n, read)| (self.shared.resolve(read.at), n)).collect();
+        let mut order: Vec<(Position, usize)> = reads
+            .iter()
+            .enumerate()
+            .map(|(n, read)| (self.shared.resolve(read.at), n))
+            .collect();
         order.sort_unstable();
-        let mut loaded: Vec<Loaded> =
-            reads.iter().map(|read| Loaded { queue: read.queue, seq: read.seq, message: None }).collect();
+        let mut loaded: Vec<Loaded> = reads
+            .iter()
+            .map(|read| Loaded {
+                queue: read.queue,
+                seq: read.seq,
+                message: None,
+            })
+            .collect();
         let mut chunk = None;
         for (at, n) in order {
             // A record may move between the look-up and the pin; the second look-up is then the true one.
@@ -82,7 +93,10 @@ impl<D: Disk> Reader<D> {
         }
         let (why, bytes) = match found {
             Err(error) => (format!("unreadable: {error}"), Vec::new()),
-            Ok(_) => ("the record's checksum or place does not hold".to_string(), chunk.sample(at.offset)),
+            Ok(_) => (
+                "the record's checksum or place does not hold".to_string(),
+                chunk.sample(at.offset),
+            ),
         };
         self.shared.damaged(&chunk.pinned.header, at.offset, &bytes, &why);
         Fetched::Damaged
@@ -97,7 +111,11 @@ enum Fetched {
 
 impl<F: DiskFile> Chunk<F> {
     pub(super) fn new(pinned: Pinned<F>) -> Self {
-        Chunk { pinned, start: 0, bytes: Vec::new() }
+        Chunk {
+            pinned,
+            start: 0,
+            bytes: Vec::new(),
+        }
     }
     pub(super) fn header(&self) -> &SegmentHeader {
         &self.pinned.header
@@ -111,9 +129,15 @@ impl<F: DiskFile> Chunk<F> {
     pub(super) fn record(&mut self, offset: u32) -> io::Result<Option<record::Raw<'_>>> {
         let lsn = self.pinned.header.base + u64::from(offset);
         let seed = self.pinned.header.seed();
-        let Some(header) = self.bytes(offset, HEADER_BYTES)? else { return Ok(None) };
-        let Some(len) = record::peek(header, lsn) else { return Ok(None) };
-        let Some(bytes) = self.bytes(offset, len)? else { return Ok(None) };
+        let Some(header) = self.bytes(offset, HEADER_BYTES)? else {
+            return Ok(None);
+        };
+        let Some(len) = record::peek(header, lsn) else {
+            return Ok(None);
+        };
+        let Some(bytes) = self.bytes(offset, len)? else {
+            return Ok(None);
+        };
         Ok(record::open(bytes, lsn, seed))
     }
     /// `len` bytes at `offset`; `Ok(None)` if the file ends before.

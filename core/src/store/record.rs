@@ -120,7 +120,12 @@ pub(crate) fn open(bytes: &[u8], lsn: u64, seed: u32) -> Option<Raw<'_>> {
     input.bytes(2)?;
     let head_len = input.u32()? as usize;
     let head = input.bytes(head_len)?;
-    Some(Raw { kind, flags, head, payload: input.0 })
+    Some(Raw {
+        kind,
+        flags,
+        head,
+        payload: input.0,
+    })
 }
 
 /// A record being encoded at the end of a buffer. `out.len()` must be a multiple of 8.
@@ -183,7 +188,11 @@ impl BatchHead {
     }
     pub(crate) fn parse(head: &[u8]) -> Option<Self> {
         let mut input = Input(head);
-        Some(BatchHead { durable: input.varint()?, wall: Wall(input.varint()?), previous_end: input.number()? })
+        Some(BatchHead {
+            durable: input.varint()?,
+            wall: Wall(input.varint()?),
+            previous_end: input.number()?,
+        })
     }
 }
 
@@ -240,14 +249,29 @@ impl MessageHead {
         let mut input = Input(head);
         let bits = input.u8()?;
         let origin = Origin(input.u8()?);
-        let priority = if bits & bit::PRIORITY != 0 { Some(input.u8()?) } else { None };
+        let priority = if bits & bit::PRIORITY != 0 {
+            Some(input.u8()?)
+        } else {
+            None
+        };
         let received = Wall(input.varint()?);
-        let deadline = if bits & bit::DEADLINE != 0 { Some(Wall(input.varint()?)) } else { None };
-        let lengths =
-            PayloadLengths { exchange: input.number()?, key: input.number()?, properties: input.number()? };
+        let deadline = if bits & bit::DEADLINE != 0 {
+            Some(Wall(input.varint()?))
+        } else {
+            None
+        };
+        let lengths = PayloadLengths {
+            exchange: input.number()?,
+            key: input.number()?,
+            properties: input.number()?,
+        };
         let envelope = Envelope {
             origin,
-            dialect: if bits & bit::SLASH != 0 { Dialect::Slash } else { Dialect::Dot },
+            dialect: if bits & bit::SLASH != 0 {
+                Dialect::Slash
+            } else {
+                Dialect::Dot
+            },
             durable: bits & bit::DURABLE != 0,
             qos: bits >> bit::QOS_SHIFT,
             retain: bits & bit::RETAIN != 0,
@@ -256,12 +280,21 @@ impl MessageHead {
             deadline,
             received,
         };
-        Some(MessageHead { envelope, lengths, routes: parse_routes(&mut input)? })
+        Some(MessageHead {
+            envelope,
+            lengths,
+            routes: parse_routes(&mut input)?,
+        })
     }
     /// Bytes of the body in a payload of `payload` bytes.
     pub(crate) fn body_len(&self, payload: usize) -> u32 {
         let names = usize::from(self.lengths.exchange) + usize::from(self.lengths.key);
-        u32::try_from(payload.saturating_sub(names).saturating_sub(self.lengths.properties as usize)).unwrap_or(u32::MAX)
+        u32::try_from(
+            payload
+                .saturating_sub(names)
+                .saturating_sub(self.lengths.properties as usize),
+        )
+        .unwrap_or(u32::MAX)
     }
     pub(crate) fn message(&self, payload: &[u8]) -> Option<Message> {
         Message::from_payload(self.envelope, self.lengths, payload)
@@ -286,7 +319,11 @@ pub(crate) fn parse_routes(input: &mut Input<'_>) -> Option<Routes> {
     let count = input.count(3)?;
     let mut routes = Routes::with_capacity(count);
     for _ in 0..count {
-        routes.push(Route { queue: QueueId(input.varint()?), seq: input.varint()?, flags: input.u8()? });
+        routes.push(Route {
+            queue: QueueId(input.varint()?),
+            seq: input.varint()?,
+            flags: input.u8()?,
+        });
     }
     Some(routes)
 }
@@ -304,7 +341,10 @@ pub(crate) fn parse_acks(head: &[u8]) -> Option<Vec<QueueAcks>> {
     let count = input.count(2)?;
     let mut acks = Vec::with_capacity(count);
     for _ in 0..count {
-        acks.push(QueueAcks { queue: QueueId(input.varint()?), settled: parse_runs(&mut input)? });
+        acks.push(QueueAcks {
+            queue: QueueId(input.varint()?),
+            settled: parse_runs(&mut input)?,
+        });
     }
     Some(acks)
 }
@@ -341,9 +381,7 @@ pub(crate) fn put_state(state: &State, out: &mut Vec<u8>) {
         State::PacketId { queue, seq, packet_id } => (2, &[queue.0, seq, u64::from(packet_id)]),
         State::PacketIdReleased { queue, seq, packet_id } => (3, &[queue.0, seq, u64::from(packet_id)]),
         State::IncomingId { queue, packet_id, held } => (4, &[queue.0, u64::from(packet_id), u64::from(held)]),
-        State::DeadLettered { from, from_seq, to } => {
-            (5, &[from.0, from_seq, to.queue.0, to.seq, u64::from(to.flags)])
-        }
+        State::DeadLettered { from, from_seq, to } => (5, &[from.0, from_seq, to.queue.0, to.seq, u64::from(to.flags)]),
     };
     out.push(verb);
     for &field in fields {
@@ -356,14 +394,33 @@ pub(crate) fn parse_state(head: &[u8]) -> Option<State> {
     let verb = input.u8()?;
     let queue = QueueId(input.varint()?);
     Some(match verb {
-        1 => State::HandedOut { queue, upto: input.varint()? },
-        2 => State::PacketId { queue, seq: input.varint()?, packet_id: input.number()? },
-        3 => State::PacketIdReleased { queue, seq: input.varint()?, packet_id: input.number()? },
-        4 => State::IncomingId { queue, packet_id: input.number()?, held: input.varint()? != 0 },
+        1 => State::HandedOut {
+            queue,
+            upto: input.varint()?,
+        },
+        2 => State::PacketId {
+            queue,
+            seq: input.varint()?,
+            packet_id: input.number()?,
+        },
+        3 => State::PacketIdReleased {
+            queue,
+            seq: input.varint()?,
+            packet_id: input.number()?,
+        },
+        4 => State::IncomingId {
+            queue,
+            packet_id: input.number()?,
+            held: input.varint()? != 0,
+        },
         5 => State::DeadLettered {
             from: queue,
             from_seq: input.varint()?,
-            to: Route { queue: QueueId(input.varint()?), seq: input.varint()?, flags: input.number()? },
+            to: Route {
+                queue: QueueId(input.varint()?),
+                seq: input.varint()?,
+                flags: input.number()?,
+            },
         },
         _ => return None,
     })
@@ -392,7 +449,10 @@ pub(crate) fn put_ref(at: Position, routes: &[Route], out: &mut Vec<u8>) {
 
 pub(crate) fn parse_ref(head: &[u8]) -> Option<(Position, Routes)> {
     let mut input = Input(head);
-    let at = Position { segment: input.number()?, offset: input.number()? };
+    let at = Position {
+        segment: input.number()?,
+        offset: input.number()?,
+    };
     Some((at, parse_routes(&mut input)?))
 }
 
@@ -438,15 +498,29 @@ mod tests {
         };
         let message = Message::new(envelope, "amq.topic", "plant/1/temp", b"props", b"21.5");
         let routes: Routes = smallvec![
-            Route { queue: QueueId(1), seq: 5, flags: 1 },
-            Route { queue: QueueId(u64::MAX), seq: u64::MAX, flags: 255 },
+            Route {
+                queue: QueueId(1),
+                seq: 5,
+                flags: 1
+            },
+            Route {
+                queue: QueueId(u64::MAX),
+                seq: u64::MAX,
+                flags: 255
+            },
         ];
-        let bytes =
-            encode(Kind::Message, |out| MessageHead::put(&envelope, message.lengths(), &routes, out), message.payload());
+        let bytes = encode(
+            Kind::Message,
+            |out| MessageHead::put(&envelope, message.lengths(), &routes, out),
+            message.payload(),
+        );
         assert!(bytes.len() <= message_bytes_max(message.payload().len(), routes.len()));
         let raw = open(&bytes, 4096, 7).unwrap();
         let head = MessageHead::parse(raw.head).unwrap();
-        assert_eq!((head.envelope, head.lengths, &head.routes), (envelope, message.lengths(), &routes));
+        assert_eq!(
+            (head.envelope, head.lengths, &head.routes),
+            (envelope, message.lengths(), &routes)
+        );
         assert_eq!(head.body_len(raw.payload.len()), 4);
         assert_eq!(head.message(raw.payload).unwrap().body(), b"21.5");
     }
@@ -467,21 +541,46 @@ mod tests {
     #[test]
     fn every_small_record_survives_the_round_trip() {
         let acks = vec![
-            QueueAcks { queue: QueueId(4), settled: vec![(0, 0), (2, 9), (100, u64::MAX)] },
-            QueueAcks { queue: QueueId(5), settled: vec![] },
+            QueueAcks {
+                queue: QueueId(4),
+                settled: vec![(0, 0), (2, 9), (100, u64::MAX)],
+            },
+            QueueAcks {
+                queue: QueueId(5),
+                settled: vec![],
+            },
         ];
         let mut out = Vec::new();
         put_acks(&acks, &mut out);
         assert_eq!(parse_acks(&out), Some(acks));
         for state in [
-            State::HandedOut { queue: QueueId(1), upto: 1024 },
-            State::PacketId { queue: QueueId(1), seq: 7, packet_id: 65535 },
-            State::PacketIdReleased { queue: QueueId(1), seq: 7, packet_id: 1 },
-            State::IncomingId { queue: QueueId(2), packet_id: 3, held: true },
+            State::HandedOut {
+                queue: QueueId(1),
+                upto: 1024,
+            },
+            State::PacketId {
+                queue: QueueId(1),
+                seq: 7,
+                packet_id: 65535,
+            },
+            State::PacketIdReleased {
+                queue: QueueId(1),
+                seq: 7,
+                packet_id: 1,
+            },
+            State::IncomingId {
+                queue: QueueId(2),
+                packet_id: 3,
+                held: true,
+            },
             State::DeadLettered {
                 from: QueueId(1),
                 from_seq: 2,
-                to: Route { queue: QueueId(3), seq: 4, flags: 200 },
+                to: Route {
+                    queue: QueueId(3),
+                    seq: 4,
+                    flags: 200,
+                },
             },
         ] {
             let mut out = Vec::new();
@@ -492,10 +591,25 @@ mod tests {
         put_key(12, b"k", &mut out);
         assert_eq!(parse_key(&out), Some((12, b"k".as_slice())));
         let mut out = Vec::new();
-        let at = Position { segment: 3, offset: 4608 };
-        put_ref(at, &[Route { queue: QueueId(1), seq: 2, flags: 3 }], &mut out);
+        let at = Position {
+            segment: 3,
+            offset: 4608,
+        };
+        put_ref(
+            at,
+            &[Route {
+                queue: QueueId(1),
+                seq: 2,
+                flags: 3,
+            }],
+            &mut out,
+        );
         assert_eq!(parse_ref(&out).unwrap().0, at);
-        let head = BatchHead { durable: 1, wall: Wall(2), previous_end: 3 };
+        let head = BatchHead {
+            durable: 1,
+            wall: Wall(2),
+            previous_end: 3,
+        };
         let mut out = Vec::new();
         head.put(&mut out);
         assert_eq!(BatchHead::parse(&out), Some(head));

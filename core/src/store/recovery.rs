@@ -25,21 +25,19 @@ use super::index::{Index, Move, Root};
 use super::log::{AHEAD, SPARES_MAX, Segment};
 use super::reader::Chunk;
 use super::record::{
-    BatchHead, DELETED, FIRST, GROUP, Kind, LAST, MessageHead, Raw, parse_acks, parse_key, parse_purge,
-    parse_queue, parse_ref, parse_state,
+    BatchHead, DELETED, FIRST, GROUP, Kind, LAST, MessageHead, Raw, parse_acks, parse_key, parse_purge, parse_queue,
+    parse_ref, parse_state,
 };
 use super::scan::{Scanned, Scanner};
 use super::segment::{
-    BadHeader, COLD_DIR, LOG_DIR, RECORDS_AT, SECTOR, SegmentHeader, SegmentKind, SegmentWriter, Trailer, VERSION, id_of, path,
-    read_directory,
+    BadHeader, COLD_DIR, LOG_DIR, RECORDS_AT, SECTOR, SegmentHeader, SegmentKind, SegmentWriter, Trailer, VERSION,
+    id_of, path, read_directory,
 };
 use super::seqset::Ranges;
 use super::settings::{StoreError, StoreSettings};
 use super::stats::StoreStats;
 use super::varint::Input;
-use super::{
-    QueueAcks, QueueId, Recovered, RecoveredEntry, RecoveredQueue, Route, Routes, State, quarantine,
-};
+use super::{QueueAcks, QueueId, Recovered, RecoveredEntry, RecoveredQueue, Route, Routes, State, quarantine};
 use crate::message::Position;
 use crate::time::Wall;
 use hashbrown::{HashMap, HashSet};
@@ -100,8 +98,23 @@ pub(super) fn recover<D: Disk>(disk: &Arc<D>, settings: &StoreSettings) -> Resul
     recovery.seal_leftovers();
     recovered.wall = recovery.marks.wall;
     recovered.queue_id_max = recovery.marks.queue_id_max;
-    let Recovery { shared, index, segments, marks, replayed, .. } = recovery;
-    Ok(Found { shared, recovered, index, segments, marks, spares, replayed })
+    let Recovery {
+        shared,
+        index,
+        segments,
+        marks,
+        replayed,
+        ..
+    } = recovery;
+    Ok(Found {
+        shared,
+        recovered,
+        index,
+        segments,
+        marks,
+        spares,
+        replayed,
+    })
 }
 
 fn failed(what: String) -> impl FnOnce(io::Error) -> StoreError {
@@ -171,10 +184,21 @@ struct Unsealed<F> {
 
 /// A record, owned, until its group is whole.
 enum Op {
-    Message { offset: u32, body_len: u32, routes: Routes, received: Wall },
+    Message {
+        offset: u32,
+        body_len: u32,
+        routes: Routes,
+        received: Wall,
+    },
     Acks(Vec<QueueAcks>),
     State(State),
-    Key { offset: u32, len: u32, version: u64, deleted: bool, key: Box<[u8]> },
+    Key {
+        offset: u32,
+        len: u32,
+        version: u64,
+        deleted: bool,
+        key: Box<[u8]>,
+    },
     Purge(QueueId, u64),
     Delete(QueueId),
     Ref(Position, Routes),
@@ -187,14 +211,25 @@ impl Op {
             Kind::Message => {
                 let head = MessageHead::parse(raw.head)?;
                 let body_len = head.body_len(raw.payload.len());
-                Op::Message { offset, body_len, received: head.envelope.received, routes: head.routes }
+                Op::Message {
+                    offset,
+                    body_len,
+                    received: head.envelope.received,
+                    routes: head.routes,
+                }
             }
             Kind::Acks => Op::Acks(parse_acks(raw.head)?),
             Kind::State => Op::State(parse_state(raw.head)?),
             Kind::Key => {
                 let (version, key) = parse_key(raw.head)?;
                 let version = if version == 0 { lsn } else { version };
-                Op::Key { offset, len, version, deleted: raw.flags & DELETED != 0, key: key.into() }
+                Op::Key {
+                    offset,
+                    len,
+                    version,
+                    deleted: raw.flags & DELETED != 0,
+                    key: key.into(),
+                }
             }
             Kind::Purge => {
                 let (queue, upto) = parse_purge(raw.head)?;
@@ -263,10 +298,17 @@ impl<D: Disk> Recovery<D> {
                 let is_spare = name.ends_with(".free");
                 if is_spare {
                     // Its number is used up.
-                    let id = name.strip_suffix(".free").and_then(|id| id.parse().ok()).unwrap_or(0u32);
+                    let id = name
+                        .strip_suffix(".free")
+                        .and_then(|id| id.parse().ok())
+                        .unwrap_or(0u32);
                     self.marks.next_id = self.marks.next_id.max(id.saturating_add(1));
                 }
-                let whole = || disk.open(&file)?.len().map(|len| len >= u64::from(settings.segment_bytes));
+                let whole = || {
+                    disk.open(&file)?
+                        .len()
+                        .map(|len| len >= u64::from(settings.segment_bytes))
+                };
                 if is_spare && dir == LOG_DIR && spares.len() < SPARES_MAX && whole().unwrap_or(false) {
                     spares.push(file);
                 } else if is_spare || name == "draft" || file == AHEAD {
@@ -280,7 +322,12 @@ impl<D: Disk> Recovery<D> {
     }
 
     fn covered(&self, id: u32) -> Option<Covered> {
-        self.checkpoint.as_ref()?.segments.iter().find(|segment| segment.header.id == id).copied()
+        self.checkpoint
+            .as_ref()?
+            .segments
+            .iter()
+            .find(|segment| segment.header.id == id)
+            .copied()
     }
 
     fn read_file(&mut self, dir: &str, id: u32) -> Result<(), StoreError> {
@@ -289,7 +336,12 @@ impl<D: Disk> Recovery<D> {
         let file = match self.disk().open(&name) {
             Ok(file) => Arc::new(file),
             Err(error) => {
-                quarantine::move_file(self.disk(), &self.shared.stats, &name, &format!("cannot be opened: {error}"));
+                quarantine::move_file(
+                    self.disk(),
+                    &self.shared.stats,
+                    &name,
+                    &format!("cannot be opened: {error}"),
+                );
                 return Ok(());
             }
         };
@@ -297,11 +349,20 @@ impl<D: Disk> Recovery<D> {
         let header = match (SegmentHeader::read(&*file), covered) {
             (Ok(header), _) => header,
             (Err(BadHeader::Version(found)), _) => {
-                return Err(StoreError::Version { path: name, found, known: VERSION });
+                return Err(StoreError::Version {
+                    path: name,
+                    found,
+                    known: VERSION,
+                });
             }
             // The checkpoint remembers what the file forgot.
             (Err(BadHeader::Damaged), Some(covered)) => {
-                self.set_aside(&covered.header, 0, &[], "no copy of the header holds; the checkpoint has it");
+                self.set_aside(
+                    &covered.header,
+                    0,
+                    &[],
+                    "no copy of the header holds; the checkpoint has it",
+                );
                 covered.header
             }
             (Err(BadHeader::Damaged), None) => {
@@ -310,7 +371,12 @@ impl<D: Disk> Recovery<D> {
             }
         };
         if header.id != id || header.kind.dir() != dir {
-            quarantine::move_file(self.disk(), &self.shared.stats, &name, "its header is another segment's");
+            quarantine::move_file(
+                self.disk(),
+                &self.shared.stats,
+                &name,
+                "its header is another segment's",
+            );
             return Ok(());
         }
         self.marks.epoch = self.marks.epoch.max(header.epoch);
@@ -339,11 +405,21 @@ impl<D: Disk> Recovery<D> {
             return true;
         }
         let Some((_, directory)) = read_directory(file, &covered.header) else {
-            self.set_aside(&covered.header, covered.end, &[], "the footer does not hold; the records are read");
+            self.set_aside(
+                &covered.header,
+                covered.end,
+                &[],
+                "the footer does not hold; the records are read",
+            );
             return false;
         };
         for listed in Entries::new(&directory) {
-            if let Listed::Message { offset, body_len, routes } = listed {
+            if let Listed::Message {
+                offset,
+                body_len,
+                routes,
+            } = listed
+            {
                 self.covered_message(Position { segment: id, offset }, body_len, &routes);
             }
         }
@@ -351,7 +427,11 @@ impl<D: Disk> Recovery<D> {
     }
 
     fn covered_message(&mut self, at: Position, body_len: u32, routes: &[Route]) {
-        for root in routes.iter().map(|route| Root::Route(route.queue, route.seq)).chain([Root::At(at)]) {
+        for root in routes
+            .iter()
+            .map(|route| Root::Route(route.queue, route.seq))
+            .chain([Root::At(at)])
+        {
             if self.wanted.contains(&root) {
                 self.roots.insert(root, (at, body_len));
             }
@@ -359,7 +439,12 @@ impl<D: Disk> Recovery<D> {
         let Some(checkpoint) = &self.checkpoint else { return };
         for route in routes {
             if checkpoint.index.lookup(route.queue, route.seq) == Some(at.segment) {
-                let entry = RecoveredEntry { seq: route.seq, at, body_len, flags: route.flags };
+                let entry = RecoveredEntry {
+                    seq: route.seq,
+                    at,
+                    body_len,
+                    flags: route.flags,
+                };
                 self.queues.entry(route.queue).or_default().entries.push(entry);
             }
         }
@@ -402,8 +487,17 @@ impl<D: Disk> Recovery<D> {
                     if offset < covered_end {
                         // Its group was whole when the checkpoint was written, which knows all that it changed.
                         list(&mut directory, &op);
-                        if let Op::Message { offset, body_len, routes, .. } = &op {
-                            let at = Position { segment: header.id, offset: *offset };
+                        if let Op::Message {
+                            offset,
+                            body_len,
+                            routes,
+                            ..
+                        } = &op
+                        {
+                            let at = Position {
+                                segment: header.id,
+                                offset: *offset,
+                            };
                             self.covered_message(at, *body_len, routes);
                         }
                         continue;
@@ -447,7 +541,12 @@ impl<D: Disk> Recovery<D> {
         for (from, to) in holes {
             let certain = certain || to <= covered_end;
             if !judged || to <= covered_end {
-                self.holes.push(Hole { header, from, to, certain });
+                self.holes.push(Hole {
+                    header,
+                    from,
+                    to,
+                    certain,
+                });
             }
         }
         let is_sealed = trailer.is_some() && read_directory(&*file, &header).is_some();
@@ -458,7 +557,13 @@ impl<D: Disk> Recovery<D> {
         }
         if !is_sealed {
             let end = end.max(sealed_end.unwrap_or(0)).max(covered_end);
-            self.unsealed.push(Unsealed { header, file, end, directory, blank });
+            self.unsealed.push(Unsealed {
+                header,
+                file,
+                end,
+                directory,
+                blank,
+            });
         }
     }
 
@@ -466,7 +571,12 @@ impl<D: Disk> Recovery<D> {
     fn interrupt(&mut self, header: SegmentHeader, group: &mut Vec<(u32, Op)>) {
         if let Some(&(at, _)) = group.first() {
             let ops = group.drain(..).map(|(_, op)| op).collect();
-            self.incomplete.push(Incomplete { header, at, ops, certain: false });
+            self.incomplete.push(Incomplete {
+                header,
+                at,
+                ops,
+                certain: false,
+            });
         }
     }
 
@@ -489,12 +599,19 @@ impl<D: Disk> Recovery<D> {
         };
         match op {
             Op::Message { routes, received, .. } => {
-                routes.iter().for_each(|route| saw(route.queue, route.seq.saturating_add(1)));
+                routes
+                    .iter()
+                    .for_each(|route| saw(route.queue, route.seq.saturating_add(1)));
                 self.marks.wall = self.marks.wall.max(*received);
             }
-            Op::Ref(_, routes) => routes.iter().for_each(|route| saw(route.queue, route.seq.saturating_add(1))),
+            Op::Ref(_, routes) => routes
+                .iter()
+                .for_each(|route| saw(route.queue, route.seq.saturating_add(1))),
             Op::Acks(acks) => acks.iter().for_each(|queue| {
-                saw(queue.queue, queue.settled.last().map_or(0, |(_, hi)| hi.saturating_add(1)));
+                saw(
+                    queue.queue,
+                    queue.settled.last().map_or(0, |(_, hi)| hi.saturating_add(1)),
+                );
             }),
             Op::State(State::HandedOut { queue, upto }) => saw(*queue, *upto),
             Op::State(State::PacketId { queue, seq, .. } | State::PacketIdReleased { queue, seq, .. }) => {
@@ -513,15 +630,32 @@ impl<D: Disk> Recovery<D> {
 
     fn apply(&mut self, header: &SegmentHeader, op: Op) {
         match op {
-            Op::Message { offset, body_len, routes, .. } => {
-                let at = Position { segment: header.id, offset };
-                for root in routes.iter().map(|route| Root::Route(route.queue, route.seq)).chain([Root::At(at)]) {
+            Op::Message {
+                offset,
+                body_len,
+                routes,
+                ..
+            } => {
+                let at = Position {
+                    segment: header.id,
+                    offset,
+                };
+                for root in routes
+                    .iter()
+                    .map(|route| Root::Route(route.queue, route.seq))
+                    .chain([Root::At(at)])
+                {
                     if self.wanted.contains(&root) {
                         self.roots.insert(root, (at, body_len));
                     }
                 }
                 for route in routes {
-                    let entry = RecoveredEntry { seq: route.seq, at, body_len, flags: route.flags };
+                    let entry = RecoveredEntry {
+                        seq: route.seq,
+                        at,
+                        body_len,
+                        flags: route.flags,
+                    };
                     self.queues.entry(route.queue).or_default().entries.push(entry);
                 }
             }
@@ -533,8 +667,23 @@ impl<D: Disk> Recovery<D> {
                 }
             }
             Op::State(state) => self.state(&state),
-            Op::Key { offset, len, version, deleted, key } => {
-                self.index.found_key(&key, Position { segment: header.id, offset }, len, version, deleted);
+            Op::Key {
+                offset,
+                len,
+                version,
+                deleted,
+                key,
+            } => {
+                self.index.found_key(
+                    &key,
+                    Position {
+                        segment: header.id,
+                        offset,
+                    },
+                    len,
+                    version,
+                    deleted,
+                );
             }
             Op::Purge(queue, upto) => {
                 if let Some(last) = upto.checked_sub(1) {
@@ -544,7 +693,10 @@ impl<D: Disk> Recovery<D> {
             Op::Delete(queue) => self.queues.entry(queue).or_default().deleted = true,
             Op::Ref(at, routes) => {
                 for route in routes {
-                    let moved = Move { root: Root::At(at), flags: route.flags };
+                    let moved = Move {
+                        root: Root::At(at),
+                        flags: route.flags,
+                    };
                     self.moves.insert((route.queue, route.seq), moved);
                 }
             }
@@ -583,8 +735,10 @@ impl<D: Disk> Recovery<D> {
                 }
             }
             State::DeadLettered { from, from_seq, to } => {
-                let root =
-                    self.moves.get(&(from, from_seq)).map_or(Root::Route(from, from_seq), |before| before.root);
+                let root = self
+                    .moves
+                    .get(&(from, from_seq))
+                    .map_or(Root::Route(from, from_seq), |before| before.root);
                 self.moves.insert((to.queue, to.seq), Move { root, flags: to.flags });
             }
         }
@@ -593,26 +747,35 @@ impl<D: Disk> Recovery<D> {
     /// Tells damage from torn tails, now that all batches have said what they knew.
     fn judge(&mut self) {
         let durable = |header: &SegmentHeader| self.durable.get(&header.epoch).copied().unwrap_or(0);
-        let is_synced =
-            |header: &SegmentHeader, at: u32| header.kind == SegmentKind::Log && header.base + u64::from(at) < durable(header);
+        let is_synced = |header: &SegmentHeader, at: u32| {
+            header.kind == SegmentKind::Log && header.base + u64::from(at) < durable(header)
+        };
         for hole in &self.holes {
             if hole.certain || is_synced(&hole.header, hole.from) {
                 let bytes = self.bytes(&hole.header, hole.from, hole.to);
                 self.set_aside(&hole.header, hole.from, &bytes, "records that were synced do not hold");
             } else {
-                tracing::info!(segment = hole.header.id, from = hole.from, to = hole.to, "a torn tail was cut");
+                tracing::info!(
+                    segment = hole.header.id,
+                    from = hole.from,
+                    to = hole.to,
+                    "a torn tail was cut"
+                );
             }
         }
         for leftover in &mut self.unsealed {
             // The tail of an unsealed segment, which its own epoch knew to be longer.
             if is_synced(&leftover.header, leftover.end.next_multiple_of(SECTOR)) {
                 leftover.blank = false;
-                self.shared.damaged(&leftover.header, leftover.end, &[], "the segment's end is missing");
+                self.shared
+                    .damaged(&leftover.header, leftover.end, &[], "the segment's end is missing");
             }
         }
         let incomplete = std::mem::take(&mut self.incomplete);
-        let kept: Vec<Incomplete> =
-            incomplete.into_iter().filter(|group| group.certain || is_synced(&group.header, group.at)).collect();
+        let kept: Vec<Incomplete> = incomplete
+            .into_iter()
+            .filter(|group| group.certain || is_synced(&group.header, group.at))
+            .collect();
         for group in kept {
             // Its segment's directory does not list it, so the records stay the truth.
             self.unsealed.retain(|leftover| leftover.header.id != group.header.id);
@@ -637,7 +800,9 @@ impl<D: Disk> Recovery<D> {
     fn settle(&mut self) -> Recovered {
         for queue in self.queues.values_mut() {
             // Copies lie in younger segments; of two, the younger stays.
-            queue.entries.sort_unstable_by_key(|entry| (entry.seq, std::cmp::Reverse(entry.at)));
+            queue
+                .entries
+                .sort_unstable_by_key(|entry| (entry.seq, std::cmp::Reverse(entry.at)));
             queue.entries.dedup_by_key(|entry| entry.seq);
         }
         self.resolve_moves();
@@ -691,11 +856,22 @@ impl<D: Disk> Recovery<D> {
                 StoreStats::add(&self.shared.stats.quarantined, 1);
                 continue;
             };
-            let entry = RecoveredEntry { seq, at, body_len, flags: moved.flags };
+            let entry = RecoveredEntry {
+                seq,
+                at,
+                body_len,
+                flags: moved.flags,
+            };
             let entries = &mut self.queues.entry(queue).or_default().entries;
             let place = entries.partition_point(|other| other.seq < seq);
             entries.insert(place, entry);
-            self.index.moves.insert((queue, seq), Move { root: Root::At(at), flags: moved.flags });
+            self.index.moves.insert(
+                (queue, seq),
+                Move {
+                    root: Root::At(at),
+                    flags: moved.flags,
+                },
+            );
         }
     }
 
@@ -735,7 +911,11 @@ impl<D: Disk> Recovery<D> {
                 chunk = self.shared.pin(at.segment).ok().flatten().map(Chunk::new);
             }
             let Some(chunk) = &mut chunk else {
-                tracing::error!(segment = at.segment, offset = at.offset, "the segment of a keyed record is gone");
+                tracing::error!(
+                    segment = at.segment,
+                    offset = at.offset,
+                    "the segment of a keyed record is gone"
+                );
                 StoreStats::add(&self.shared.stats.quarantined, 1);
                 continue;
             };
@@ -746,7 +926,8 @@ impl<D: Disk> Recovery<D> {
                 }
                 _ => {
                     let sample = chunk.sample(at.offset);
-                    self.shared.damaged(chunk.header(), at.offset, &sample, "a keyed record does not hold");
+                    self.shared
+                        .damaged(chunk.header(), at.offset, &sample, "a keyed record does not hold");
                 }
             }
         }
@@ -773,7 +954,12 @@ impl<D: Disk> Recovery<D> {
             match sealed() {
                 Ok((end, file_bytes)) => {
                     if let Some(segment) = self.segments.get_mut(&id) {
-                        *segment = Segment { end, file_bytes, sealed: true, ..*segment };
+                        *segment = Segment {
+                            end,
+                            file_bytes,
+                            sealed: true,
+                            ..*segment
+                        };
                     }
                 }
                 Err(error) => tracing::warn!(segment = id, %error, "a segment was not sealed; the next start reads it"),
@@ -790,8 +976,19 @@ fn footer_head(head: &[u8]) -> Option<(u32, bool)> {
 
 fn list(directory: &mut Directory, op: &Op) {
     match op {
-        Op::Message { offset, body_len, routes, .. } => directory.message(*offset, *body_len, routes),
-        Op::Key { offset, len, version, deleted, key } => directory.key(*offset, *len, *version, *deleted, key),
+        Op::Message {
+            offset,
+            body_len,
+            routes,
+            ..
+        } => directory.message(*offset, *body_len, routes),
+        Op::Key {
+            offset,
+            len,
+            version,
+            deleted,
+            key,
+        } => directory.key(*offset, *len, *version, *deleted, key),
         _ => {}
     }
 }

@@ -29,7 +29,13 @@ pub(crate) struct Scanner<'f, F> {
 
 impl<'f, F: DiskFile> Scanner<'f, F> {
     pub(crate) fn new(file: &'f F, base: u64, seed: u32) -> Self {
-        Scanner { window: Window::new(file), base, seed, end: RECORDS_AT, found: None }
+        Scanner {
+            window: Window::new(file),
+            base,
+            seed,
+            end: RECORDS_AT,
+            found: None,
+        }
     }
     /// Behind the last good record: where the log ends, once [`Scanner::next`] has returned `None`.
     pub(crate) fn end(&self) -> u32 {
@@ -63,7 +69,11 @@ impl<'f, F: DiskFile> Scanner<'f, F> {
         let padded = u32::try_from(len.next_multiple_of(ALIGN)).ok()?;
         self.end = offset.checked_add(padded)?;
         let raw = record::open(self.window.bytes(u64::from(offset), len)?, lsn, self.seed)?;
-        Some(Scanned::Record { offset, len: padded, raw })
+        Some(Scanned::Record {
+            offset,
+            len: padded,
+            raw,
+        })
     }
     /// The first good record at or behind `from`.
     fn find(&mut self, from: u32) -> Option<u32> {
@@ -83,17 +93,22 @@ impl<'f, F: DiskFile> Scanner<'f, F> {
     /// Whether the record at `offset` says that the write before it ended where the last good record did.
     fn is_padding(&mut self, offset: u32) -> bool {
         let lsn = self.base + u64::from(offset);
-        let Some(len) = self.window.bytes(u64::from(offset), HEADER_BYTES).and_then(|h| record::peek(h, lsn)) else {
+        let Some(len) = self
+            .window
+            .bytes(u64::from(offset), HEADER_BYTES)
+            .and_then(|h| record::peek(h, lsn))
+        else {
             return false;
         };
         let end = self.end;
-        self.window.bytes(u64::from(offset), len).and_then(|b| record::open(b, lsn, self.seed)).is_some_and(|raw| {
-            match raw.kind {
+        self.window
+            .bytes(u64::from(offset), len)
+            .and_then(|b| record::open(b, lsn, self.seed))
+            .is_some_and(|raw| match raw.kind {
                 Kind::Batch => BatchHead::parse(raw.head).is_some_and(|head| head.previous_end == end),
                 Kind::Footer => Input(raw.head).varint() == Some(u64::from(end)),
                 _ => false,
-            }
-        })
+            })
     }
 }
 
@@ -112,14 +127,22 @@ const WINDOW_BYTES: usize = 256 << 10;
 impl<'f, F: DiskFile> Window<'f, F> {
     fn new(file: &'f F) -> Self {
         let len = file.len();
-        Window { file, failed: len.is_err(), len: len.unwrap_or(0), start: 0, bytes: Vec::new() }
+        Window {
+            file,
+            failed: len.is_err(),
+            len: len.unwrap_or(0),
+            start: 0,
+            bytes: Vec::new(),
+        }
     }
     /// `len` bytes at `at`, if the file has them.
     fn bytes(&mut self, at: u64, len: usize) -> Option<&[u8]> {
         if at + len as u64 > self.len {
             return None;
         }
-        let here = at.checked_sub(self.start).is_some_and(|skip| skip + len as u64 <= self.bytes.len() as u64);
+        let here = at
+            .checked_sub(self.start)
+            .is_some_and(|skip| skip + len as u64 <= self.bytes.len() as u64);
         if !here {
             self.fill(at, len);
         }
@@ -129,7 +152,9 @@ impl<'f, F: DiskFile> Window<'f, F> {
     fn fill(&mut self, at: u64, len: usize) {
         // Sectors, so that an unreadable one spoils no neighbour.
         let start = at / u64::from(SECTOR) * u64::from(SECTOR);
-        let want = (len as u64 + (at - start)).max(WINDOW_BYTES as u64).min(self.len - start);
+        let want = (len as u64 + (at - start))
+            .max(WINDOW_BYTES as u64)
+            .min(self.len - start);
         self.start = start;
         self.bytes.clear();
         self.bytes.resize(usize::try_from(want).unwrap_or(usize::MAX), 0);

@@ -155,7 +155,14 @@ impl SegmentHeader {
             input.bytes(4)?;
             let (salt, base) = (input.u64()?, input.u64()?);
             let size = u32::try_from(input.u64()?).ok()?;
-            Some(Ok(SegmentHeader { id, epoch, kind, salt, base, size }))
+            Some(Ok(SegmentHeader {
+                id,
+                epoch,
+                kind,
+                salt,
+                base,
+                size,
+            }))
         };
         parse().unwrap_or(Err(BadHeader::Damaged))
     }
@@ -218,7 +225,12 @@ impl Trailer {
         }
         let header = SegmentHeader::decode(body).ok()?;
         let mut input = Input(body.get(SEGMENT_HEADER_BYTES..)?);
-        Some(Trailer { header, footer: input.u32()?, end: input.u32()?, cut: input.u32()? != 0 })
+        Some(Trailer {
+            header,
+            footer: input.u32()?,
+            end: input.u32()?,
+            cut: input.u32()? != 0,
+        })
     }
 }
 
@@ -282,16 +294,34 @@ impl<F: DiskFile> SegmentWriter<F> {
         file.sync_data()?;
         disk.rename(&draft, &path(dir, header.id))?;
         disk.sync_dir(dir)?;
-        Ok(SegmentWriter::resume(header, Arc::new(file), RECORDS_AT, Directory::default()))
+        Ok(SegmentWriter::resume(
+            header,
+            Arc::new(file),
+            RECORDS_AT,
+            Directory::default(),
+        ))
     }
     /// Goes on behind `end`, where everything is synced.
     pub(crate) fn resume(header: SegmentHeader, file: Arc<F>, end: u32, directory: Directory) -> Self {
         let seed = header.seed();
-        SegmentWriter { header, file, seed, end, synced: end, pending: Vec::new(), pending_at: end, directory }
+        SegmentWriter {
+            header,
+            file,
+            seed,
+            end,
+            synced: end,
+            pending: Vec::new(),
+            pending_at: end,
+            directory,
+        }
     }
     /// Offset of the next record.
     pub(crate) fn position(&self) -> u32 {
-        if self.pending.is_empty() { self.begin_at() } else { self.pending_at + self.pending.len() as u32 }
+        if self.pending.is_empty() {
+            self.begin_at()
+        } else {
+            self.pending_at + self.pending.len() as u32
+        }
     }
     /// End of what was written.
     pub(crate) fn end(&self) -> u32 {
@@ -324,13 +354,21 @@ impl<F: DiskFile> SegmentWriter<F> {
     }
     /// Where a new write begins.
     fn begin_at(&self) -> u32 {
-        if self.synced < self.end { self.end } else { self.end.next_multiple_of(SECTOR) }
+        if self.synced < self.end {
+            self.end
+        } else {
+            self.end.next_multiple_of(SECTOR)
+        }
     }
     /// Begins a write, if none is begun.
     pub(crate) fn begin(&mut self, durable: u64, wall: Wall) {
         if self.pending.is_empty() {
             self.pending_at = self.begin_at();
-            let head = BatchHead { durable, wall, previous_end: self.end };
+            let head = BatchHead {
+                durable,
+                wall,
+                previous_end: self.end,
+            };
             self.put(Kind::Batch, 0, &[], |out| head.put(out));
         }
     }
@@ -338,8 +376,13 @@ impl<F: DiskFile> SegmentWriter<F> {
     pub(crate) fn put(&mut self, kind: Kind, flags: u8, payload: &[u8], head: impl FnOnce(&mut Vec<u8>)) -> (u32, u32) {
         let before = self.pending.len() as u32;
         let offset = self.pending_at + before;
-        let mut encoder =
-            Encoder::begin(&mut self.pending, self.header.base + u64::from(offset), self.seed, kind, flags);
+        let mut encoder = Encoder::begin(
+            &mut self.pending,
+            self.header.base + u64::from(offset),
+            self.seed,
+            kind,
+            flags,
+        );
         head(encoder.head());
         encoder.finish(payload);
         (offset, self.pending.len() as u32 - before)
@@ -347,24 +390,36 @@ impl<F: DiskFile> SegmentWriter<F> {
     /// Appends a message and lists it. Returns its offset.
     pub(crate) fn put_message(&mut self, message: &Message, routes: &[Route], flags: u8) -> u32 {
         let (envelope, lengths, payload) = (message.envelope(), message.lengths(), message.payload());
-        let (offset, _) =
-            self.put(Kind::Message, flags, payload, |out| MessageHead::put(envelope, lengths, routes, out));
-        self.directory.message(offset, u32::try_from(message.body().len()).unwrap_or(u32::MAX), routes);
+        let (offset, _) = self.put(Kind::Message, flags, payload, |out| {
+            MessageHead::put(envelope, lengths, routes, out)
+        });
+        self.directory
+            .message(offset, u32::try_from(message.body().len()).unwrap_or(u32::MAX), routes);
         offset
     }
     /// Appends a copy of a stored message, for other routes, and lists it. Returns its offset.
     pub(crate) fn put_copy(&mut self, head: &MessageHead, payload: &[u8], routes: &[Route]) -> u32 {
-        let (offset, _) =
-            self.put(Kind::Message, 0, payload, |out| MessageHead::put(&head.envelope, head.lengths, routes, out));
+        let (offset, _) = self.put(Kind::Message, 0, payload, |out| {
+            MessageHead::put(&head.envelope, head.lengths, routes, out)
+        });
         self.directory.message(offset, head.body_len(payload.len()), routes);
         offset
     }
     /// Appends a keyed record and lists it. `version` 0: its own LSN. Returns its offset, length and version.
     pub(crate) fn put_key(&mut self, version: u64, key: &[u8], value: Option<&[u8]>, flags: u8) -> (u32, u32, u64) {
-        let flags = if value.is_none() { flags | record::DELETED } else { flags };
-        let (offset, len) =
-            self.put(Kind::Key, flags, value.unwrap_or_default(), |out| record::put_key(version, key, out));
-        let version = if version == 0 { self.header.base + u64::from(offset) } else { version };
+        let flags = if value.is_none() {
+            flags | record::DELETED
+        } else {
+            flags
+        };
+        let (offset, len) = self.put(Kind::Key, flags, value.unwrap_or_default(), |out| {
+            record::put_key(version, key, out)
+        });
+        let version = if version == 0 {
+            self.header.base + u64::from(offset)
+        } else {
+            version
+        };
         self.directory.key(offset, len, version, value.is_none(), key);
         (offset, len, version)
     }
@@ -410,7 +465,12 @@ impl<F: DiskFile> SegmentWriter<F> {
         if !keep {
             self.file.set_len(file_end)?;
         }
-        let trailer = Trailer { header: self.header, footer, end, cut };
+        let trailer = Trailer {
+            header: self.header,
+            footer,
+            end,
+            cut,
+        };
         self.file.write_at(&trailer.encode(), trailer_at)?;
         self.file.sync_data()?;
         self.synced = self.end;

@@ -36,7 +36,9 @@ impl Chunk {
                 .iter()
                 .map(|&(a, b)| (u64::from(b.min(hi)) + 1).saturating_sub(u64::from(a.max(lo))))
                 .sum(),
-            Chunk::Bits(bits) => words(lo, hi).map(|(word, mask)| u64::from((bits[word] & mask).count_ones())).sum(),
+            Chunk::Bits(bits) => words(lo, hi)
+                .map(|(word, mask)| u64::from((bits[word] & mask).count_ones()))
+                .sum(),
         }
     }
     fn insert(&mut self, lo: u16, hi: u16) {
@@ -118,7 +120,11 @@ fn words(lo: u16, hi: u16) -> impl Iterator<Item = (usize, u64)> {
 fn chunks(lo: u64, hi: u64) -> impl Iterator<Item = (u64, u16, u16)> {
     (lo / CHUNK..=hi / CHUNK).map(move |chunk| {
         let start = chunk * CHUNK;
-        (chunk, (lo.max(start) - start) as u16, (hi.min(start + (CHUNK - 1)) - start) as u16)
+        (
+            chunk,
+            (lo.max(start) - start) as u16,
+            (hi.min(start + (CHUNK - 1)) - start) as u16,
+        )
     })
 }
 
@@ -128,19 +134,26 @@ impl SeqSet {
         self.chunks.is_empty()
     }
     pub(crate) fn contains(&self, seq: u64) -> bool {
-        self.chunks.get(&(seq / CHUNK)).is_some_and(|chunk| chunk.contains((seq % CHUNK) as u16))
+        self.chunks
+            .get(&(seq / CHUNK))
+            .is_some_and(|chunk| chunk.contains((seq % CHUNK) as u16))
     }
     /// How many of `lo..=hi` are in it.
     pub(crate) fn count(&self, lo: u64, hi: u64) -> u64 {
         if self.chunks.is_empty() {
             return 0;
         }
-        chunks(lo, hi).filter_map(|(chunk, a, b)| Some(self.chunks.get(&chunk)?.count(a, b))).sum()
+        chunks(lo, hi)
+            .filter_map(|(chunk, a, b)| Some(self.chunks.get(&chunk)?.count(a, b)))
+            .sum()
     }
     /// Adds `lo..=hi`. The caller bounds the range: it costs a chunk per 4,096 numbers.
     pub(crate) fn insert(&mut self, lo: u64, hi: u64) {
         for (chunk, a, b) in chunks(lo, hi) {
-            self.chunks.entry(chunk).or_insert_with(|| Chunk::Runs(Vec::new())).insert(a, b);
+            self.chunks
+                .entry(chunk)
+                .or_insert_with(|| Chunk::Runs(Vec::new()))
+                .insert(a, b);
         }
     }
     /// Takes `lo..=hi` out.
@@ -166,7 +179,9 @@ impl SeqSet {
                     Some(&(_, hi)) => u64::from(hi) + 1,
                     None => return seq,
                 },
-                Chunk::Bits(_) => (u64::from(at)..CHUNK).find(|at| !chunk.contains(*at as u16)).unwrap_or(CHUNK),
+                Chunk::Bits(_) => (u64::from(at)..CHUNK)
+                    .find(|at| !chunk.contains(*at as u16))
+                    .unwrap_or(CHUNK),
             };
             let stop = seq / CHUNK * CHUNK + next;
             if next < CHUNK {
@@ -180,7 +195,10 @@ impl SeqSet {
     pub(crate) fn runs(&self) -> impl Iterator<Item = (u64, u64)> {
         self.chunks.iter().flat_map(|(chunk, found)| {
             let start = chunk * CHUNK;
-            found.runs().into_iter().map(move |(a, b)| (start + u64::from(a), start + u64::from(b)))
+            found
+                .runs()
+                .into_iter()
+                .map(move |(a, b)| (start + u64::from(a), start + u64::from(b)))
         })
     }
 }
@@ -216,7 +234,9 @@ mod tests {
         for seed in 0..40u64 {
             let mut state = seed;
             let mut random = |below: u64| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 (state >> 33) % below
             };
             let (mut set, mut model, mut ranges) = (SeqSet::default(), BTreeSet::new(), Ranges::default());
@@ -238,7 +258,11 @@ mod tests {
                 assert_eq!(set.count(a, b), model.range(a..=b).count() as u64, "seed {seed}");
                 assert_eq!(set.contains(a), model.contains(&a), "seed {seed}");
                 assert_eq!(ranges.contains(a), inserted.contains(&a), "seed {seed}");
-                assert_eq!(set.first_missing(a), (a..).find(|seq| !model.contains(seq)).unwrap(), "seed {seed}");
+                assert_eq!(
+                    set.first_missing(a),
+                    (a..).find(|seq| !model.contains(seq)).unwrap(),
+                    "seed {seed}"
+                );
             }
             let listed: Vec<u64> = set.runs().flat_map(|(lo, hi)| lo..=hi).collect();
             assert_eq!(listed, model.into_iter().collect::<Vec<_>>(), "seed {seed}");

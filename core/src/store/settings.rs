@@ -74,7 +74,9 @@ pub enum StoreError {
         source: io::Error,
     },
     /// The format is another release's.
-    #[error("{path} has format {found}; this release reads format {known}. Use the release that wrote it, or a newer one")]
+    #[error(
+        "{path} has format {found}; this release reads format {known}. Use the release that wrote it, or a newer one"
+    )]
     Version {
         /// Which file.
         path: String,

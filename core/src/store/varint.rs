@@ -68,7 +68,10 @@ mod tests {
 
     #[test]
     fn varints_survive_the_round_trip() {
-        for value in (0..64).flat_map(|s| [1u64 << s, (1u64 << s) - 1, (1u64 << s) + 1]).chain([0, u64::MAX]) {
+        for value in (0..64)
+            .flat_map(|s| [1u64 << s, (1u64 << s) - 1, (1u64 << s) + 1])
+            .chain([0, u64::MAX])
+        {
             let mut out = Vec::new();
             put_varint(&mut out, value);
             let mut input = Input(&out);
@@ -80,7 +83,10 @@ mod tests {
     #[test]
     fn an_endless_or_oversized_varint_is_refused() {
         assert_eq!(Input(&[0xff; 16]).varint(), None);
-        assert_eq!(Input(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02]).varint(), None);
+        assert_eq!(
+            Input(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02]).varint(),
+            None
+        );
         assert_eq!(Input(&[0x80]).varint(), None);
     }
 }

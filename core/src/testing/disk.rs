@@ -85,6 +85,7 @@ struct State {
     sync_takes: Duration,
     syncs: u64,
     bytes_written: u64,
+    bytes_read: u64,
 }
 
 #[derive(Default)]
@@ -149,6 +150,7 @@ impl SimDisk {
             sync_takes: Duration::from_micros(500),
             syncs: 0,
             bytes_written: 0,
+            bytes_read: 0,
         })))
     }
     /// Calls so far that change something: writes, syncs, names.
@@ -162,6 +164,10 @@ impl SimDisk {
     /// Bytes written so far.
     pub fn bytes_written(&self) -> u64 {
         self.0.lock().bytes_written
+    }
+    /// Bytes read so far.
+    pub fn bytes_read(&self) -> u64 {
+        self.0.lock().bytes_read
     }
     /// The machine stops in the middle of the `nth` such call from now, counted from 0.
     pub fn crash_after(&self, nth: u64) {
@@ -202,7 +208,11 @@ impl SimDisk {
                 Crash::Power => {
                     let mut names = state.durable_names.clone();
                     let kept = rng.below(state.pending_names.len() as u64 + 1) as usize;
-                    state.pending_names.iter().take(kept).for_each(|change| change.apply(&mut names));
+                    state
+                        .pending_names
+                        .iter()
+                        .take(kept)
+                        .for_each(|change| change.apply(&mut names));
                     names
                 }
             };
@@ -211,7 +221,14 @@ impl SimDisk {
                     Crash::Process => file.now.clone(),
                     Crash::Power => file.after_power_cut(&mut rng),
                 };
-                after.files.insert(*inode, Inode { now: bytes.clone(), durable: bytes, pending: Vec::new() });
+                after.files.insert(
+                    *inode,
+                    Inode {
+                        now: bytes.clone(),
+                        durable: bytes,
+                        pending: Vec::new(),
+                    },
+                );
             }
             let named: BTreeSet<u64> = after.names.values().copied().collect();
             after.files.retain(|inode, _| named.contains(inode));
@@ -249,7 +266,11 @@ impl SimDisk {
     }
     fn running(&self) -> io::Result<MutexGuard<'_, State>> {
         let state = self.0.lock();
-        if state.crashed { Err(io::Error::other("the machine has stopped")) } else { Ok(state) }
+        if state.crashed {
+            Err(io::Error::other("the machine has stopped"))
+        } else {
+            Ok(state)
+        }
     }
     /// A call that changes something. `Err` if it is to fail; `Ok(true)` if the machine stops in the middle of it.
     fn change(&self) -> io::Result<(MutexGuard<'_, State>, bool)> {
@@ -268,7 +289,10 @@ impl SimDisk {
         Ok((state, stops))
     }
     fn file(&self, inode: u64) -> SimFile {
-        SimFile { disk: self.clone(), inode }
+        SimFile {
+            disk: self.clone(),
+            inode,
+        }
     }
 }
 
@@ -376,7 +400,9 @@ impl Disk for SimDisk {
         let (mut state, stops) = self.change()?;
         let inode = state.names.remove(from).ok_or(ErrorKind::NotFound)?;
         state.names.insert(to.to_owned(), inode);
-        state.pending_names.push(NameChange::Rename(from.to_owned(), to.to_owned()));
+        state
+            .pending_names
+            .push(NameChange::Rename(from.to_owned(), to.to_owned()));
         state.stop_if(stops)
     }
     fn remove(&self, path: &str) -> io::Result<()> {
@@ -391,13 +417,19 @@ impl Disk for SimDisk {
             return Err(ErrorKind::NotFound.into());
         }
         let here = state.names.keys().filter(|path| dir_of(path) == dir);
-        Ok(here.map(|path| path.rsplit('/').next().unwrap_or(path).to_owned()).collect())
+        Ok(here
+            .map(|path| path.rsplit('/').next().unwrap_or(path).to_owned())
+            .collect())
     }
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         let (mut state, stops) = self.change()?;
         state.stop_if(stops)?;
         // The journal has one order: syncing a directory makes everything before its last change durable, too.
-        let upto = state.pending_names.iter().rposition(|change| change.dir() == dir).map_or(0, |at| at + 1);
+        let upto = state
+            .pending_names
+            .iter()
+            .rposition(|change| change.dir() == dir)
+            .map_or(0, |at| at + 1);
         let state = &mut *state;
         for change in state.pending_names.drain(..upto) {
             change.apply(&mut state.durable_names);
@@ -413,10 +445,18 @@ impl Disk for SimDisk {
 impl State {
     fn stop_if(&mut self, stops: bool) -> io::Result<()> {
         self.crashed |= stops;
-        if stops { Err(io::Error::other("the machine stops")) } else { Ok(()) }
+        if stops {
+            Err(io::Error::other("the machine stops"))
+        } else {
+            Ok(())
+        }
     }
     fn used(&self) -> u64 {
-        self.names.values().filter_map(|inode| self.files.get(inode)).map(|file| file.now.len() as u64).sum()
+        self.names
+            .values()
+            .filter_map(|inode| self.files.get(inode))
+            .map(|file| file.now.len() as u64)
+            .sum()
     }
 }
 
@@ -441,7 +481,11 @@ impl SimFile {
             return Err(ErrorKind::StorageFull.into());
         }
         pending.apply(&mut file.now);
-        let written = if let Pending::Write(_, data) = &pending { data.len() as u64 } else { 0 };
+        let written = if let Pending::Write(_, data) = &pending {
+            data.len() as u64
+        } else {
+            0
+        };
         file.pending.push(pending);
         state.bytes_written += written;
         state.stop_if(stops)
@@ -450,11 +494,16 @@ impl SimFile {
 
 impl DiskFile for SimFile {
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
-        let state = self.disk.running()?;
+        let mut state = self.disk.running()?;
+        let state = &mut *state;
         let file = state.files.get(&self.inode).ok_or(ErrorKind::NotFound)?;
-        let rest = usize::try_from(offset).ok().and_then(|offset| file.now.get(offset..)).unwrap_or_default();
+        let rest = usize::try_from(offset)
+            .ok()
+            .and_then(|offset| file.now.get(offset..))
+            .unwrap_or_default();
         let len = rest.len().min(into.len());
         into[..len].copy_from_slice(&rest[..len]);
+        state.bytes_read += len as u64;
         Ok(len)
     }
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {

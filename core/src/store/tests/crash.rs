@@ -9,7 +9,11 @@ fn live_and_die(seed: u64, lives: u64) {
     for _ in 0..lives {
         let stop = script.rng.below(120);
         script.disk.crash_after(stop);
-        let crash = if script.rng.chance(1, 4) { Crash::Process } else { Crash::Power };
+        let crash = if script.rng.chance(1, 4) {
+            Crash::Process
+        } else {
+            Crash::Power
+        };
         // A start may be what crashes.
         if script.open().is_ok() {
             let commits = 1 + script.rng.below(30);
@@ -36,7 +40,7 @@ fn nothing_confirmed_is_lost_over_many_lives() {
 
 #[test]
 fn every_crash_point_of_a_run_is_survived() {
-    for seed in 0..runs(400) / 100 {
+    for seed in 0..runs(400).div_ceil(400) {
         let work = |crash_at: Option<u64>| {
             let mut script = Script::new(1_000_000 + seed);
             if let Some(at) = crash_at {
@@ -51,7 +55,9 @@ fn every_crash_point_of_a_run_is_survived() {
             let mut script = work(Some(at));
             script.store = None;
             script.disk = script.disk.restart(Crash::Power);
-            script.open().unwrap_or_else(|error| panic!("seed {seed} at {at}: {error}"));
+            script
+                .open()
+                .unwrap_or_else(|error| panic!("seed {seed} at {at}: {error}"));
         }
     }
 }
@@ -76,7 +82,9 @@ fn every_crash_point_of_a_start_is_survived() {
             let _ = script.open();
             script.store = None;
             script.disk = script.disk.restart(Crash::Power);
-            script.open().unwrap_or_else(|error| panic!("seed {seed} at {at}: {error}"));
+            script
+                .open()
+                .unwrap_or_else(|error| panic!("seed {seed} at {at}: {error}"));
         }
     }
 }

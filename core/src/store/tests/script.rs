@@ -26,24 +26,42 @@ pub(super) fn settings() -> StoreSettings {
 
 /// Number of random runs of one kind: `usual`, or what `GATEPOST_SIM_RUNS` says.
 pub(super) fn runs(usual: u64) -> u64 {
-    std::env::var("GATEPOST_SIM_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(usual)
+    std::env::var("GATEPOST_SIM_RUNS")
+        .ok()
+        .and_then(|runs| runs.parse().ok())
+        .unwrap_or(usual)
 }
 
 /// A message whose body tells its content number.
 pub(super) fn message(content: u64, len: usize) -> Message {
     let mut rng = Rng::new(content);
     let mut body = vec![0; len];
-    body.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&rng.next().to_le_bytes()[..chunk.len()]));
-    let envelope = Envelope { durable: true, qos: 1, received: Wall(1000 + content), ..Envelope::default() };
+    body.chunks_mut(8)
+        .for_each(|chunk| chunk.copy_from_slice(&rng.next().to_le_bytes()[..chunk.len()]));
+    let envelope = Envelope {
+        durable: true,
+        qos: 1,
+        received: Wall(1000 + content),
+        ..Envelope::default()
+    };
     Message::new(envelope, "amq.topic", &format!("plant.{content}"), b"p", &body)
 }
 
 pub(super) fn route(queue: u64, seq: u64) -> Route {
-    Route { queue: QueueId(queue), seq, flags: (seq % 7) as u8 }
+    Route {
+        queue: QueueId(queue),
+        seq,
+        flags: (seq % 7) as u8,
+    }
 }
 
 pub(super) fn batch(records: Vec<Record>, sync: bool) -> Batch {
-    Batch { records, sync, ticket: Ticket(1), ..Batch::default() }
+    Batch {
+        records,
+        sync,
+        ticket: Ticket(1),
+        ..Batch::default()
+    }
 }
 
 /// One message of one queue, in the book. Commits are counted from 1.
@@ -93,6 +111,8 @@ pub(super) struct Script {
     /// Messages in memory, to be routed again.
     held: Vec<(Message, u64, usize)>,
     waiting: Option<(u64, Lsn)>,
+    /// No message gets into a queue but by its own record, so that losing a file loses what lay in it and no more.
+    pub(super) is_plain: bool,
     pub(super) seed: u64,
 }
 
@@ -101,12 +121,20 @@ impl Script {
         Script {
             disk: SimDisk::new(seed),
             store: None,
-            book: Book { next_queue: 4, next_content: 1, ..Book::default() },
+            book: Book {
+                next_queue: 4,
+                next_content: 1,
+                ..Book::default()
+            },
             rng: Rng::new(seed),
-            now: Now { monotonic: Time(0), wall: Wall(5_000) },
+            now: Now {
+                monotonic: Time(0),
+                wall: Wall(5_000),
+            },
             settings: settings(),
             held: Vec::new(),
             waiting: None,
+            is_plain: false,
             seed,
         }
     }
@@ -152,7 +180,10 @@ impl Script {
         let mut batches = Vec::new();
         let mut any_sync = false;
         for _ in 0..1 + self.rng.below(3) {
-            let mut batch = Batch { ticket: Ticket(self.book.commit), ..Batch::default() };
+            let mut batch = Batch {
+                ticket: Ticket(self.book.commit),
+                ..Batch::default()
+            };
             for _ in 0..self.rng.below(6) {
                 self.step(&mut batch);
             }
@@ -182,7 +213,15 @@ impl Script {
         let queue_book = self.book.queues.entry(queue).or_default();
         let seq = queue_book.next_seq;
         queue_book.next_seq += 1;
-        queue_book.entries.insert(seq, Entry { content, len, written: commit, settled: None });
+        queue_book.entries.insert(
+            seq,
+            Entry {
+                content,
+                len,
+                written: commit,
+                settled: None,
+            },
+        );
         route(queue, seq)
     }
     fn publish(&mut self, batch: &mut Batch) -> Vec<(u64, u64)> {
@@ -203,7 +242,10 @@ impl Script {
         }
         message.log_state().stage(routes.len() as u32);
         let given = routes.iter().map(|route| (route.queue.0, route.seq)).collect();
-        batch.records.push(Record::Message { message: message.clone(), routes });
+        batch.records.push(Record::Message {
+            message: message.clone(),
+            routes,
+        });
         self.held.push((message, content, len));
         if self.held.len() > 8 {
             self.held.remove(0);
@@ -225,7 +267,10 @@ impl Script {
                 let mut acks = Vec::new();
                 for (queue, seq) in given {
                     self.book.queues.get_mut(&queue).unwrap().entries.remove(&seq);
-                    acks.push(QueueAcks { queue: QueueId(queue), settled: vec![(seq, seq)] });
+                    acks.push(QueueAcks {
+                        queue: QueueId(queue),
+                        settled: vec![(seq, seq)],
+                    });
                 }
                 if self.rng.chance(1, 2) {
                     batch.records.push(Record::Acks(acks.into()));
@@ -239,45 +284,74 @@ impl Script {
             10..15 => {
                 let queue = self.queue();
                 let book = self.book.queues.get_mut(&queue).unwrap();
-                let live: Vec<u64> =
-                    book.entries.iter().filter(|(_, entry)| entry.settled.is_none()).map(|(seq, _)| *seq).collect();
+                let live: Vec<u64> = book
+                    .entries
+                    .iter()
+                    .filter(|(_, entry)| entry.settled.is_none())
+                    .map(|(seq, _)| *seq)
+                    .collect();
                 if live.is_empty() {
                     return;
                 }
-                let from = if self.rng.chance(2, 3) { 0 } else { self.rng.below(live.len() as u64) as usize };
+                let from = if self.rng.chance(2, 3) {
+                    0
+                } else {
+                    self.rng.below(live.len() as u64) as usize
+                };
                 let lo = live[from];
                 let hi = live[(from + self.rng.below(6) as usize).min(live.len() - 1)];
                 for (_, entry) in book.entries.range_mut(lo..=hi) {
                     entry.settled.get_or_insert(commit);
                 }
-                batch.records.push(Record::Acks([QueueAcks { queue: QueueId(queue), settled: vec![(lo, hi)] }].into()));
+                batch.records.push(Record::Acks(
+                    [QueueAcks {
+                        queue: QueueId(queue),
+                        settled: vec![(lo, hi)],
+                    }]
+                    .into(),
+                ));
             }
             15 => {
                 let key = self.rng.below(12) as u8;
                 let len = self.rng.below(200) as usize;
-                let value = self.rng.chance(3, 4).then(|| (0..len).map(|_| self.rng.next() as u8).collect::<Vec<u8>>());
+                let value = self
+                    .rng
+                    .chance(3, 4)
+                    .then(|| (0..len).map(|_| self.rng.next() as u8).collect::<Vec<u8>>());
                 self.book.keys.entry(key).or_default().push((commit, value.clone()));
-                batch.records.push(Record::Key { key: [7, key].into(), value: value.map(Into::into) });
+                batch.records.push(Record::Key {
+                    key: [7, key].into(),
+                    value: value.map(Into::into),
+                });
             }
             16 => {
                 let queue = self.queue();
                 let book = self.book.queues.get_mut(&queue).unwrap();
                 let upto = book.next_seq + self.rng.below(3);
                 book.handed_out.push((commit, upto));
-                batch.records.push(Record::State(State::HandedOut { queue: QueueId(queue), upto }));
+                batch.records.push(Record::State(State::HandedOut {
+                    queue: QueueId(queue),
+                    upto,
+                }));
             }
             17 => {
                 let queue = self.queue();
                 let (id, held) = (self.rng.below(5) as u16, self.rng.chance(2, 3));
                 let book = self.book.queues.get_mut(&queue).unwrap();
                 book.incoming.entry(id).or_default().push((commit, held));
-                let state = State::IncomingId { queue: QueueId(queue), packet_id: id, held };
+                let state = State::IncomingId {
+                    queue: QueueId(queue),
+                    packet_id: id,
+                    held,
+                };
                 batch.records.push(Record::State(state));
             }
             18 => {
                 let queue = self.queue();
                 let book = self.book.queues.get_mut(&queue).unwrap();
-                let Some((&seq, _)) = book.entries.iter().find(|(_, entry)| entry.settled.is_none()) else { return };
+                let Some((&seq, _)) = book.entries.iter().find(|(_, entry)| entry.settled.is_none()) else {
+                    return;
+                };
                 let changes = book.packet_ids.entry(seq).or_default();
                 let queue = QueueId(queue);
                 let state = match changes.last() {
@@ -303,9 +377,9 @@ impl Script {
                 batch.groups.push((start, batch.records.len()));
                 self.book.groups.push((commit, given));
             }
-            20 => self.dead_letter(batch),
+            20 if !self.is_plain => self.dead_letter(batch),
             // The same message once more.
-            21 if !self.held.is_empty() => {
+            21 if !self.is_plain && !self.held.is_empty() => {
                 let nth = self.rng.below(self.held.len() as u64) as usize;
                 let (message, content, len) = self.held[nth].clone();
                 let queue = self.queue();
@@ -326,7 +400,10 @@ impl Script {
                 for (_, entry) in book.entries.range_mut(..upto) {
                     entry.settled.get_or_insert(commit);
                 }
-                batch.records.push(Record::Purge { queue: QueueId(queue), upto });
+                batch.records.push(Record::Purge {
+                    queue: QueueId(queue),
+                    upto,
+                });
             }
             _ => {}
         }
@@ -335,7 +412,9 @@ impl Script {
         let (from, to) = (self.queue(), self.queue());
         let commit = self.book.commit;
         let book = self.book.queues.get_mut(&from).unwrap();
-        let Some((&seq, entry)) = book.entries.iter_mut().find(|(_, entry)| entry.settled.is_none()) else { return };
+        let Some((&seq, entry)) = book.entries.iter_mut().find(|(_, entry)| entry.settled.is_none()) else {
+            return;
+        };
         if from == to {
             return;
         }
@@ -343,9 +422,16 @@ impl Script {
         let (content, len) = (entry.content, entry.len);
         let route = self.give(to, content, len);
         let start = batch.records.len();
-        let state = State::DeadLettered { from: QueueId(from), from_seq: seq, to: route };
+        let state = State::DeadLettered {
+            from: QueueId(from),
+            from_seq: seq,
+            to: route,
+        };
         batch.records.push(Record::State(state));
-        let acks = QueueAcks { queue: QueueId(from), settled: vec![(seq, seq)] };
+        let acks = QueueAcks {
+            queue: QueueId(from),
+            settled: vec![(seq, seq)],
+        };
         batch.records.push(Record::Acks([acks].into()));
         batch.groups.push((start, start + 2));
         self.book.moves.push(((from, seq), (to, route.seq)));
@@ -357,26 +443,57 @@ impl Script {
         let sure = self.book.confirmed;
         let mut live = BTreeSet::new();
         for (id, found) in &recovered.queues {
-            let Some(book) = self.book.queues.get(&id.0) else { panic!("seed {seed}: queue {id:?} from nowhere") };
-            assert!(book.deleted.is_none_or(|commit| commit > sure), "seed {seed}: {id:?} was deleted");
-            assert!(found.entries.is_sorted_by(|a, b| a.seq < b.seq), "seed {seed}: {id:?} is out of order");
+            let Some(book) = self.book.queues.get(&id.0) else {
+                panic!("seed {seed}: queue {id:?} from nowhere")
+            };
+            assert!(
+                book.deleted.is_none_or(|commit| commit > sure),
+                "seed {seed}: {id:?} was deleted"
+            );
+            assert!(
+                found.entries.is_sorted_by(|a, b| a.seq < b.seq),
+                "seed {seed}: {id:?} is out of order"
+            );
             let marks = book.handed_out.iter();
-            let mark = marks.clone().filter(|(commit, _)| *commit <= sure).map(|(_, upto)| *upto).max().unwrap_or(0);
-            assert!(found.handed_out >= mark, "seed {seed}: {id:?} forgot its mark {mark}, has {}", found.handed_out);
-            assert!(found.next_seq >= mark, "seed {seed}: {id:?} reuses numbers below its mark");
-            assert!(found.handed_out <= marks.map(|(_, upto)| *upto).max().unwrap_or(0), "seed {seed}");
+            let mark = marks
+                .clone()
+                .filter(|(commit, _)| *commit <= sure)
+                .map(|(_, upto)| *upto)
+                .max()
+                .unwrap_or(0);
+            assert!(
+                found.handed_out >= mark,
+                "seed {seed}: {id:?} forgot its mark {mark}, has {}",
+                found.handed_out
+            );
+            assert!(
+                found.next_seq >= mark,
+                "seed {seed}: {id:?} reuses numbers below its mark"
+            );
+            assert!(
+                found.handed_out <= marks.map(|(_, upto)| *upto).max().unwrap_or(0),
+                "seed {seed}"
+            );
             for entry in &found.entries {
                 live.insert((id.0, entry.seq));
                 let at = (id, entry.seq);
-                let Some(known) = book.entries.get(&entry.seq) else { panic!("seed {seed}: {at:?} from nowhere") };
-                assert!(known.settled.is_none_or(|commit| commit > sure), "seed {seed}: {at:?} was settled: {known:?}");
+                let Some(known) = book.entries.get(&entry.seq) else {
+                    panic!("seed {seed}: {at:?} from nowhere")
+                };
+                assert!(
+                    known.settled.is_none_or(|commit| commit > sure),
+                    "seed {seed}: {at:?} was settled: {known:?}"
+                );
                 assert_eq!(entry.flags, (entry.seq % 7) as u8, "seed {seed}: {at:?}");
                 assert_eq!(entry.body_len as usize, known.len, "seed {seed}: {at:?}");
                 assert!(found.next_seq > entry.seq, "seed {seed}: {at:?} would be given twice");
             }
             for (seq, entry) in &book.entries {
                 let used = entry.written <= sure || entry.settled.is_some_and(|commit| commit <= sure);
-                assert!(!used || found.next_seq > *seq, "seed {seed}: {id:?} would give {seq} twice");
+                assert!(
+                    !used || found.next_seq > *seq,
+                    "seed {seed}: {id:?} would give {seq} twice"
+                );
             }
             self.check_ids(*id, book, found);
         }
@@ -384,7 +501,10 @@ impl Script {
         for (queue, book) in self.book.queues.iter().filter(|(queue, _)| !gone(queue)) {
             for (seq, entry) in &book.entries {
                 let must = entry.written <= sure && entry.settled.is_none();
-                assert!(!must || live.contains(&(*queue, *seq)), "seed {seed}: lost {queue} {seq} {entry:?}, sure {sure}");
+                assert!(
+                    !must || live.contains(&(*queue, *seq)),
+                    "seed {seed}: lost {queue} {seq} {entry:?}, sure {sure}"
+                );
             }
         }
         let excused = |(queue, seq): &(u64, u64)| {
@@ -394,21 +514,32 @@ impl Script {
         for (commit, group) in &self.book.groups {
             if group.iter().any(|at| live.contains(at)) {
                 for at in group {
-                    assert!(live.contains(at) || excused(at), "seed {seed}: group of commit {commit} lost {at:?}");
+                    assert!(
+                        live.contains(at) || excused(at),
+                        "seed {seed}: group of commit {commit} lost {at:?}"
+                    );
                 }
             }
         }
         for (from, to) in &self.book.moves {
             let was_sure = self.book.queues[&from.0].entries[&from.1].written <= sure;
             let somewhere = live.contains(from) || live.contains(to) || excused(to) || gone(&from.0);
-            assert!(!was_sure || somewhere, "seed {seed}: {from:?} was lost on its way to {to:?}");
+            assert!(
+                !was_sure || somewhere,
+                "seed {seed}: {from:?} was lost on its way to {to:?}"
+            );
         }
         for (key, versions) in &self.book.keys {
             let found = recovered.keys.get([7, *key].as_slice()).map(|value| value.to_vec());
             let settled = versions.iter().rposition(|(commit, _)| *commit <= sure);
-            let allowed = versions[settled.unwrap_or(0)..].iter().any(|(_, value)| *value == found)
+            let allowed = versions[settled.unwrap_or(0)..]
+                .iter()
+                .any(|(_, value)| *value == found)
                 || (settled.is_none() && found.is_none());
-            assert!(allowed, "seed {seed}: key {key} has {found:?}, sure {sure}: {versions:?}");
+            assert!(
+                allowed,
+                "seed {seed}: key {key} has {found:?}, sure {sure}: {versions:?}"
+            );
         }
         self.check_bodies(store, recovered);
     }
@@ -417,22 +548,40 @@ impl Script {
         for (packet_id, changes) in &book.incoming {
             let held = found.incoming_ids.contains(packet_id);
             let settled = changes.iter().rposition(|(commit, _)| *commit <= sure);
-            let allowed = changes[settled.unwrap_or(0)..].iter().any(|(_, value)| *value == held)
-                || (settled.is_none() && !held);
-            assert!(allowed, "seed {seed}: {id:?} incoming {packet_id} is {held}: {changes:?}, sure {sure}");
+            let allowed =
+                changes[settled.unwrap_or(0)..].iter().any(|(_, value)| *value == held) || (settled.is_none() && !held);
+            assert!(
+                allowed,
+                "seed {seed}: {id:?} incoming {packet_id} is {held}: {changes:?}, sure {sure}"
+            );
         }
         for (seq, changes) in &book.packet_ids {
-            let now = found.packet_ids.iter().find(|(other, ..)| other == seq).map(|(_, id, done)| (*id, *done));
+            let now = found
+                .packet_ids
+                .iter()
+                .find(|(other, ..)| other == seq)
+                .map(|(_, id, done)| (*id, *done));
             let entry = book.entries.get(seq);
             let settled = entry.is_none_or(|entry| entry.settled.is_some());
             let surely_settled = entry.is_some_and(|entry| entry.settled.is_some_and(|commit| commit <= sure));
             let is_held = now.is_none_or(|(_, released)| released || found.entries.iter().any(|e| e.seq == *seq));
-            assert!(is_held, "seed {seed}: {id:?} has a packet id for {seq}, which is not there");
-            assert!(!surely_settled || now.is_none(), "seed {seed}: {id:?} {seq} is settled and has {now:?}");
+            assert!(
+                is_held,
+                "seed {seed}: {id:?} has a packet id for {seq}, which is not there"
+            );
+            assert!(
+                !surely_settled || now.is_none(),
+                "seed {seed}: {id:?} {seq} is settled and has {now:?}"
+            );
             let settled_change = changes.iter().rposition(|(commit, ..)| *commit <= sure);
-            let allowed = changes[settled_change.unwrap_or(0)..].iter().any(|(_, id, done)| now == Some((*id, *done)))
+            let allowed = changes[settled_change.unwrap_or(0)..]
+                .iter()
+                .any(|(_, id, done)| now == Some((*id, *done)))
                 || (now.is_none() && (settled || settled_change.is_none()));
-            assert!(allowed, "seed {seed}: {id:?} packet id of {seq} is {now:?}: {changes:?}, sure {sure}");
+            assert!(
+                allowed,
+                "seed {seed}: {id:?} packet id of {seq} is {now:?}: {changes:?}, sure {sure}"
+            );
         }
     }
     /// Every body comes back as it went.
@@ -441,10 +590,18 @@ impl Script {
         let reads: Vec<Read> = recovered
             .queues
             .iter()
-            .flat_map(|(queue, found)| found.entries.iter().map(|e| Read { queue: *queue, seq: e.seq, at: e.at }))
+            .flat_map(|(queue, found)| {
+                found.entries.iter().map(|e| Read {
+                    queue: *queue,
+                    seq: e.seq,
+                    at: e.at,
+                })
+            })
             .collect();
         for (read, loaded) in reads.iter().zip(store.reader().read(&reads)) {
-            let Some(got) = loaded.message else { panic!("seed {seed}: {read:?} cannot be read") };
+            let Some(got) = loaded.message else {
+                panic!("seed {seed}: {read:?} cannot be read")
+            };
             let known = &self.book.queues[&read.queue.0].entries[&read.seq];
             let want = message(known.content, known.len);
             assert_eq!(got.payload(), want.payload(), "seed {seed}: {read:?}");
@@ -452,14 +609,24 @@ impl Script {
         }
     }
     /// What was recovered is the truth from here on.
-    fn adopt(&mut self, recovered: &Recovered) {
+    pub(super) fn adopt(&mut self, recovered: &Recovered) {
         let mut queues = BTreeMap::new();
         for (id, found) in &recovered.queues {
             let book = &self.book.queues[&id.0];
-            let mut queue = Queue { next_seq: found.next_seq.max(book.next_seq), ..Queue::default() };
+            let mut queue = Queue {
+                next_seq: found.next_seq.max(book.next_seq),
+                ..Queue::default()
+            };
             for entry in &found.entries {
                 let known = book.entries[&entry.seq].clone();
-                queue.entries.insert(entry.seq, Entry { written: 0, settled: None, ..known });
+                queue.entries.insert(
+                    entry.seq,
+                    Entry {
+                        written: 0,
+                        settled: None,
+                        ..known
+                    },
+                );
             }
             queue.handed_out.push((0, found.handed_out));
             for id in &found.incoming_ids {
@@ -474,9 +641,20 @@ impl Script {
             queues.insert(id.0, queue);
         }
         // A queue that is not there any more must stay away.
-        for (id, _) in self.book.queues.iter().filter(|(id, _)| !recovered.queues.contains_key(&QueueId(**id))) {
+        for (id, _) in self
+            .book
+            .queues
+            .iter()
+            .filter(|(id, _)| !recovered.queues.contains_key(&QueueId(**id)))
+        {
             let deleted = self.book.queues[id].deleted.map(|_| 0);
-            queues.insert(*id, Queue { deleted, ..Queue::default() });
+            queues.insert(
+                *id,
+                Queue {
+                    deleted,
+                    ..Queue::default()
+                },
+            );
         }
         self.book.queues = queues;
         for (key, versions) in &mut self.book.keys {
@@ -491,6 +669,18 @@ impl Script {
 }
 
 impl Script {
+    /// What was once given to a queue under a number.
+    pub(super) fn content(&self, (queue, seq): (u64, u64)) -> Option<(u64, usize)> {
+        let entry = self.book.queues.get(&queue)?.entries.get(&seq)?;
+        Some((entry.content, entry.len))
+    }
+    /// Whether a key ever had a value.
+    pub(super) fn ever_had(&self, key: &[u8], value: &[u8]) -> bool {
+        let Some(versions) = key.get(1).and_then(|key| self.book.keys.get(key)) else {
+            return false;
+        };
+        versions.iter().any(|(_, known)| known.as_deref() == Some(value))
+    }
     /// A clean stop was answered.
     pub(super) fn book_all_confirmed(&mut self) {
         self.book.confirmed = self.book.commit;
