@@ -33,7 +33,7 @@ fn damage(disk: &SimDisk, path: &str, rng: &mut Rng) {
             0 if len > 0 => bytes[at] ^= 1 << rng.below(8),
             1 => bytes.truncate(at),
             2 => bytes[at..at + run].fill(0),
-            3 => bytes[at..at + run].iter_mut().for_each(|byte| *byte = rng.next() as u8),
+            3 => bytes[at..at + run].iter_mut().for_each(|byte| *byte = rng.word() as u8),
             4 => bytes.clear(),
             // A misdirected write: good bytes in the wrong place.
             _ => {

@@ -23,7 +23,7 @@ pub(super) fn corpus() -> Vec<Vec<u8>> {
             for _ in 0..4 {
                 let at = rng.below(bytes.len() as u64) as usize;
                 if let Some(byte) = bytes.get_mut(at) {
-                    *byte = rng.next() as u8;
+                    *byte = rng.word() as u8;
                 }
             }
             // Also from somewhere in the middle, where heads and directories lie.

@@ -37,7 +37,7 @@ pub(super) fn message(content: u64, len: usize) -> Message {
     let mut rng = Rng::new(content);
     let mut body = vec![0; len];
     body.chunks_mut(8)
-        .for_each(|chunk| chunk.copy_from_slice(&rng.next().to_le_bytes()[..chunk.len()]));
+        .for_each(|chunk| chunk.copy_from_slice(&rng.word().to_le_bytes()[..chunk.len()]));
     let envelope = Envelope {
         durable: true,
         qos: 1,
@@ -178,6 +178,8 @@ impl Script {
     fn commit(&mut self) -> Result<(), StoreError> {
         self.book.commit += 1;
         let mut batches = Vec::new();
+        // One answer for all of a commit: what follows the last batch with `sync` is not promised.
+        let sync = self.rng.chance(1, 2);
         let mut any_sync = false;
         for _ in 0..1 + self.rng.below(3) {
             let mut batch = Batch {
@@ -187,7 +189,7 @@ impl Script {
             for _ in 0..self.rng.below(6) {
                 self.step(&mut batch);
             }
-            batch.sync = self.rng.chance(1, 2);
+            batch.sync = sync;
             any_sync |= batch.sync && !batch.records.is_empty();
             batches.push(batch);
         }
@@ -317,7 +319,7 @@ impl Script {
                 let value = self
                     .rng
                     .chance(3, 4)
-                    .then(|| (0..len).map(|_| self.rng.next() as u8).collect::<Vec<u8>>());
+                    .then(|| (0..len).map(|_| self.rng.word() as u8).collect::<Vec<u8>>());
                 self.book.keys.entry(key).or_default().push((commit, value.clone()));
                 batch.records.push(Record::Key {
                     key: [7, key].into(),
