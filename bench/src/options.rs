@@ -64,7 +64,7 @@ pub(crate) struct RunOptions {
     #[arg(long, default_value_t = 100)]
     window: u64,
     /// How far publishers may be ahead of the slowest consumer; 0 for no limit
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 10_000)]
     ahead: u64,
     /// Messages a second of all publishers; latency then counts from when each was meant to leave
     #[arg(long)]

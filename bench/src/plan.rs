@@ -185,7 +185,7 @@ impl Plan {
             ack: AckMode::None,
             prefetch: 0,
             window: 100,
-            ahead: 20_000,
+            ahead: 10_000,
             rate: None,
             threads: 1,
             pin: None,

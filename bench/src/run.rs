@@ -190,14 +190,14 @@ impl Watch {
                 shared.fail(format!("nothing moved for {waited} s: {what}"));
                 break;
             }
-            if let Some((meter, _)) = &mut self.broker {
-                if sampled_at.elapsed() > Duration::from_millis(250) {
-                    sampled_at = Instant::now();
-                    meter.sample_cpu();
-                    if !meter.is_alive() {
-                        shared.fail("the broker's process ended".into());
-                        break;
-                    }
+            if let Some((meter, _)) = &mut self.broker
+                && sampled_at.elapsed() > Duration::from_millis(250)
+            {
+                sampled_at = Instant::now();
+                meter.sample_cpu();
+                if !meter.is_alive() {
+                    shared.fail("the broker's process ended".into());
+                    break;
                 }
             }
             if plan.progress {
@@ -270,7 +270,11 @@ impl Watch {
         } else {
             published
         };
-        let failure = shared.failure();
+        let unwritten = shared.unwritten_bytes.load(Relaxed);
+        let failure = shared.failure().map(|why| match unwritten {
+            0 => why,
+            bytes => format!("{why}; the broker has stopped reading, {bytes} bytes wait for it"),
+        });
         let complete = !plan.is_confirmed() || plan.phase == Phase::Drain || (confirmed == published && refused == 0);
         Report {
             publish_protocol: plan.publish_to.protocol,

@@ -18,6 +18,8 @@ pub(crate) struct Shared {
     /// See [`crate::plan::Plan::ahead`].
     ahead: u64,
     pub(crate) stop: AtomicBool,
+    /// What the broker had not taken from us when the run was over.
+    pub(crate) unwritten_bytes: AtomicU64,
     failure: Mutex<Option<String>>,
 }
 
@@ -67,6 +69,7 @@ impl Shared {
             fanout: plan.fanout,
             ahead: if consumers == 0 { 0 } else { plan.ahead },
             stop: AtomicBool::new(false),
+            unwritten_bytes: AtomicU64::new(0),
             failure: Mutex::new(None),
         })
     }

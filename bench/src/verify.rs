@@ -25,6 +25,8 @@ pub(crate) struct Verdict {
     pub(crate) foreign: u64,
     /// Sent and never seen.
     pub(crate) lost: u64,
+    /// Of these, how many nothing came behind: rather stuck than lost.
+    pub(crate) lost_at_end: u64,
 }
 
 /// One publisher's messages at one consumer.
@@ -107,6 +109,7 @@ impl Ledger {
     pub(crate) fn close(mut self, sent: &[u64]) -> Verdict {
         for (track, &sent) in self.tracks.iter().zip(sent) {
             self.verdict.lost += sent.saturating_sub(track.seen_below(sent));
+            self.verdict.lost_at_end += sent.saturating_sub(track.next);
         }
         self.verdict
     }
@@ -130,6 +133,7 @@ impl Verdict {
         self.corrupted += other.corrupted;
         self.foreign += other.foreign;
         self.lost += other.lost;
+        self.lost_at_end += other.lost_at_end;
     }
 }
 
@@ -141,6 +145,7 @@ impl std::fmt::Display for Verdict {
         write!(f, "{} good", self.received)?;
         for (count, what) in [
             (self.lost, "LOST"),
+            (self.lost_at_end, "of these at the end"),
             (self.duplicated, "DUPLICATED"),
             (self.reordered, "REORDERED"),
             (self.corrupted, "CORRUPTED"),
@@ -217,7 +222,8 @@ mod tests {
     #[test]
     fn a_lost_message_is_counted_in_the_middle_and_at_the_end() {
         assert_eq!(book(&[(0, 0), (0, 2)]).close(&[3, 0]).lost, 1);
-        assert_eq!(book(&[(0, 0), (0, 1)]).close(&[3, 2]).lost, 3);
+        let verdict = book(&[(0, 0), (0, 2), (0, 3)]).close(&[5, 2]);
+        assert_eq!((verdict.lost, verdict.lost_at_end), (4, 3));
         assert_eq!(book(&[]).close(&[64, 65]).lost, 129);
     }
 

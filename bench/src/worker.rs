@@ -131,6 +131,12 @@ impl<'a> Worker<'a> {
         if let Err(error) = self.turns() {
             self.shared.fail(format!("{error:#}"));
         }
+        let unwritten: usize = self
+            .clients
+            .iter()
+            .map(|client| client.output.len() - client.written)
+            .sum();
+        self.shared.unwritten_bytes.fetch_add(unwritten as u64, Relaxed);
         let clients = self.clients.into_iter();
         clients
             .map(
@@ -147,9 +153,13 @@ impl<'a> Worker<'a> {
 
     fn turns(&mut self) -> anyhow::Result<()> {
         let mut events = Vec::with_capacity(256);
-        // What arrived behind the handshakes.
+        // What arrived behind the handshakes, which may be more than one read brings.
         for place in 0..self.clients.len() {
-            self.listen(place, false)?;
+            let client = &mut self.clients[place];
+            let mut input = std::mem::take(&mut client.rest);
+            input.drain(..client.parse(self.shared, &input)?);
+            client.rest = input;
+            self.flush(place)?;
         }
         while !self.shared.stop.load(Relaxed) {
             let wait_ns = self.pump_all()?;
@@ -175,7 +185,7 @@ impl<'a> Worker<'a> {
                     self.flush(place)?;
                 }
                 if flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
-                    self.listen(place, true)?;
+                    self.listen(place)?;
                     heard |= matches!(self.clients[place].role, Role::Consumer(_));
                 }
             }
@@ -215,37 +225,20 @@ impl<'a> Worker<'a> {
         Ok(wait_ns)
     }
 
-    /// Reads once, if there is something to read, and parses everything.
-    fn listen(&mut self, place: usize, readable: bool) -> anyhow::Result<()> {
+    /// Reads once and parses everything.
+    fn listen(&mut self, place: usize) -> anyhow::Result<()> {
         let client = &mut self.clients[place];
         let kept = client.rest.len();
         self.scratch[..kept].copy_from_slice(&client.rest);
-        let mut filled = kept;
-        if readable {
-            let end = self.scratch.len().min(kept + READ_BYTES);
-            match client.stream.read(&mut self.scratch[kept..end]) {
-                Ok(0) => bail!("the broker closed the connection of {}", client.role),
-                Ok(read) => filled += read,
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(()),
-                Err(error) => return Err(error).with_context(|| format!("the connection of {} broke", client.role)),
-            }
-        }
-        let input = &self.scratch[..filled];
-        let now_ns = self.shared.now_ns();
-        let used = match &mut client.role {
-            Role::Consumer(consumer) => {
-                consumer.now_ns = now_ns;
-                let used = client.wire.parse(input, &mut client.output, consumer);
-                consumer.publish_count(self.shared);
-                used
-            }
-            Role::Publisher(publisher) => {
-                let used = client.wire.parse(input, &mut client.output, publisher);
-                publisher.publish_count(self.shared);
-                used
-            }
+        let end = self.scratch.len().min(kept + READ_BYTES);
+        let filled = match client.stream.read(&mut self.scratch[kept..end]) {
+            Ok(0) => bail!("the broker closed the connection of {}", client.role),
+            Ok(read) => kept + read,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(()),
+            Err(error) => return Err(error).with_context(|| format!("the connection of {} broke", client.role)),
         };
-        let used = used.with_context(|| format!("on the connection of {}", client.role))?;
+        let input = &self.scratch[..filled];
+        let used = client.parse(self.shared, input)?;
         client.rest.clear();
         client.rest.extend_from_slice(&input[used..]);
         if client.rest.len() + READ_BYTES > self.scratch.len() {
@@ -287,6 +280,26 @@ impl<'a> Worker<'a> {
             epoll::modify(&self.epoll, &client.stream, data, epoll::EventFlags::IN | room)?;
         }
         Ok(())
+    }
+}
+
+impl Client {
+    /// Parses what is whole, answers it in `output` and shares the counts; the bytes consumed.
+    fn parse(&mut self, shared: &Shared, input: &[u8]) -> anyhow::Result<usize> {
+        let used = match &mut self.role {
+            Role::Consumer(consumer) => {
+                consumer.now_ns = shared.now_ns();
+                let used = self.wire.parse(input, &mut self.output, consumer);
+                consumer.publish_count(shared);
+                used
+            }
+            Role::Publisher(publisher) => {
+                let used = self.wire.parse(input, &mut self.output, publisher);
+                publisher.publish_count(shared);
+                used
+            }
+        };
+        used.with_context(|| format!("on the connection of {}", self.role))
     }
 }
 

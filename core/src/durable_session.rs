@@ -42,8 +42,10 @@ pub(crate) struct DurableSession {
     pub(crate) receive_maximum: u16,
     /// A will that waits for its delay, and when that is over.
     pub(crate) delayed_will: Option<(Box<Will>, Time)>,
-    /// Bodies of deliveries to be sent again that are still on their way from disk.
-    pub(crate) resend_awaits: usize,
+    /// When the engine looks whether it has ended, if that is scheduled.
+    pub(crate) expiry_timer: Option<Time>,
+    /// Its connection was told that it is open: messages may flow.
+    pub(crate) open: bool,
 }
 
 /// Options of a subscription, as the log keeps them.
@@ -64,6 +66,8 @@ pub(crate) struct Outgoing {
     pub(crate) qos: u8,
     /// PUBREC arrived: only PUBREL is sent from here on.
     pub(crate) released: bool,
+    /// It counts against the receive maximum of the present connection.
+    pub(crate) counted: bool,
     /// Grows with each id given; set by [`InFlight`].
     pub(crate) order: u64,
 }
@@ -148,6 +152,11 @@ impl InFlight {
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Outgoing> {
         self.ring.iter_mut().flatten()
     }
+    /// Every outgoing message, in no particular order.
+    #[cfg(feature = "testing")]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Outgoing> {
+        self.ring.iter().flatten()
+    }
     /// Removes all, in the order they were given.
     pub(crate) fn drain(&mut self) -> Vec<Outgoing> {
         self.count = 0;
@@ -192,6 +201,7 @@ mod tests {
             },
             qos: 1,
             released: false,
+            counted: true,
             order: 0,
         }
     }

@@ -103,16 +103,12 @@ impl Message {
         };
         let parts: [&[u8]; 4] = [exchange.as_bytes(), key.as_bytes(), properties, body];
         let total = parts.iter().map(|p| p.len()).sum::<usize>();
-        // Small messages are put together on the stack; the allocation is then filled by one copy.
-        const STACK: usize = 1024;
-        if total <= STACK {
-            let mut buffer = [0u8; STACK];
-            let mut at = 0;
-            for part in parts {
-                buffer[at..at + part.len()].copy_from_slice(part);
-                at += part.len();
-            }
-            Message(ThinArc::from_header_and_slice(header, &buffer[..total]))
+        // Small messages are put together on the stack; the allocation is then filled by one copy. Two sizes, because
+        // clearing the buffer costs as much as the copy.
+        if total <= 256 {
+            Message(ThinArc::from_header_and_slice(header, join(&parts, &mut [0; 256])))
+        } else if total <= 2048 {
+            Message(ThinArc::from_header_and_slice(header, join(&parts, &mut [0; 2048])))
         } else {
             Message(ThinArc::from_header_and_slice(header, &parts.concat()))
         }
@@ -227,6 +223,16 @@ impl fmt::Debug for Message {
     }
 }
 
+/// Puts the parts one after the other into `buffer`, which holds them all.
+fn join<'a>(parts: &[&[u8]], buffer: &'a mut [u8]) -> &'a [u8] {
+    let mut at = 0;
+    for part in parts {
+        buffer[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    }
+    &buffer[..at]
+}
+
 /// How a payload divides into exchange, key, properties and body (the rest).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PayloadLengths {
@@ -280,9 +286,15 @@ impl LogState {
         self.outstanding.store(outstanding, Ordering::Relaxed);
         self.flush.store(PENDING, Ordering::Release);
     }
-    /// Engine: whether the message was ever handed to the log (pending, taken or cancelled).
-    pub(crate) fn is_staged(&self) -> bool {
-        self.flush.load(Ordering::Relaxed) != UNLOGGED
+    /// Engine: the message is being handed to the log for one more queue. False if that cannot be: its first record was
+    /// cancelled, and may still be on its way to a committer who must not write it after all.
+    pub(crate) fn join(&self) -> bool {
+        match self.flush.load(Ordering::Relaxed) {
+            UNLOGGED => self.stage(1),
+            CANCELLED => return false,
+            _ => _ = self.outstanding.fetch_add(1, Ordering::Relaxed),
+        }
+        true
     }
     /// Committer: whether it took the message before, so that its payload is in the log or on its way there.
     pub(crate) fn is_taken(&self) -> bool {
@@ -322,6 +334,10 @@ impl LogState {
         debug_assert!(before > 0, "every release follows a hold");
         self.holders.store(before.saturating_sub(1), Ordering::Relaxed);
         before == 1
+    }
+    #[cfg(feature = "testing")]
+    pub(crate) fn holders(&self) -> u32 {
+        self.holders.load(Ordering::Relaxed)
     }
     /// Committer: the record was written there.
     pub(crate) fn written(&self, at: Position) {

@@ -10,8 +10,8 @@
 //! last sync's own duration. A single publisher is its own company and never waits.
 
 use crate::node::Node;
-use crate::store::{Lsn, Store, StoreError};
-use gatepost_core::store::{Batch, Ticket};
+use crate::store::Store;
+use gatepost_core::store::{Batch, Lsn, StoreError, Ticket};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -71,7 +71,7 @@ impl LogQueue {
     pub(crate) fn submit(&self, vhost: usize, batch: Batch) {
         let mut pending = self.pending.lock();
         pending.bytes = pending.bytes.saturating_add(batch.bytes);
-        pending.syncs += usize::from(batch.sync);
+        pending.syncs += usize::from(batch.sync || batch.urgent);
         let first = pending.since.is_none();
         if first {
             pending.since = Some(Instant::now());

@@ -1,7 +1,7 @@
 //! Histograms with fixed buckets: recorded with a few atomic additions, bounded for ever, rendered for Prometheus with
 //! the bucket names given. (The exporter's own would keep raw samples until somebody scrapes.)
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -45,16 +45,29 @@ impl Histogram {
 
     /// Appends the series `name` in Prometheus's text format.
     pub(crate) fn render(&self, out: &mut String, name: &str, help: &str) {
-        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram");
-        let mut total = 0;
-        let names = BOUNDS.iter().map(|(_, name)| *name).chain(["+Inf"]);
-        for (count, le) in self.counts.iter().zip(names) {
-            total += count.load(Ordering::Relaxed);
-            let _ = writeln!(out, "{name}_bucket{{le=\"{le}\"}} {total}");
-        }
+        let buckets = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
+        let names = BOUNDS.iter().map(|(_, le)| *le).chain(["+Inf"]);
         let sum = self.sum_ns.load(Ordering::Relaxed) as f64 / 1e9;
-        let _ = writeln!(out, "{name}_sum {sum}\n{name}_count {total}\n");
+        render(out, name, help, names.zip(buckets), sum);
     }
+}
+
+/// Appends a histogram in Prometheus's text format. `buckets` are upper bounds and counts, not cumulative; the last
+/// bound is `+Inf`.
+pub(crate) fn render(
+    out: &mut String,
+    name: &str,
+    help: &str,
+    buckets: impl Iterator<Item = (impl Display, u64)>,
+    sum: f64,
+) {
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram");
+    let mut total = 0;
+    for (le, count) in buckets {
+        total += count;
+        let _ = writeln!(out, "{name}_bucket{{le=\"{le}\"}} {total}");
+    }
+    let _ = writeln!(out, "{name}_sum {sum}\n{name}_count {total}\n");
 }
 
 #[cfg(test)]

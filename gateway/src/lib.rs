@@ -35,3 +35,4 @@ mod watch;
 
 pub use exit::Failure;
 pub use server::serve;
+pub use store::check;

@@ -3,6 +3,7 @@
 use crate::config::{Budget, Size};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 /// Bytes the budget allows.
@@ -52,6 +53,22 @@ pub(crate) fn disk_space(path: &Path) -> Option<(u64, u64)> {
         stat.f_bavail.saturating_mul(stat.f_frsize),
         stat.f_blocks.saturating_mul(stat.f_frsize),
     ))
+}
+
+/// Whether `path` lies on an SD card or eMMC. Unknown (not there yet, no device of its own) is no.
+pub(crate) fn is_on_sd_card(path: &Path) -> bool {
+    let nearest = path
+        .ancestors()
+        .find_map(|dir| fs::metadata(if dir == Path::new("") { Path::new(".") } else { dir }).ok());
+    let Some(device) = nearest.map(|metadata| metadata.dev()) else {
+        return false;
+    };
+    let block = format!(
+        "/sys/dev/block/{}:{}",
+        rustix::fs::major(device),
+        rustix::fs::minor(device)
+    );
+    fs::canonicalize(block).is_ok_and(|device| device.to_string_lossy().contains("/mmcblk"))
 }
 
 /// Raises the limit on open files as far as it goes, and returns it.

@@ -1,6 +1,6 @@
 //! The command line of the Gatepost daemon.
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use gatepost::Failure;
 use gatepost::config;
 use std::path::PathBuf;
@@ -22,6 +22,19 @@ struct Arguments {
     /// Print the configuration in effect and exit
     #[arg(long)]
     print_config: bool,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Read all of a data directory that is not in use, change nothing, and print what is found: 0 if it is sound, 65
+    /// if something is damaged
+    Check {
+        /// The data directory
+        #[arg(long, value_name = "DIR")]
+        data: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -35,6 +48,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<(), Failure> {
+    if let Some(Verb::Check { data }) = arguments.verb {
+        return gatepost::check(&data);
+    }
     let loaded = config::load(arguments.config.as_deref(), environment());
     let mut config = loaded.map_err(|problems| Failure::Configuration(problems.to_string()))?;
     if let Some(data) = arguments.data {

@@ -9,12 +9,11 @@ use crate::histogram::Histogram;
 use crate::logging::Throttle;
 use crate::random::random;
 use crate::reader::ReadQueue;
-use crate::store::StoreStats;
 use crate::vhost::Vhost;
 use gatepost_core::engine::{Engine, Settings};
 use gatepost_core::properties::{Codecs, Name};
 use gatepost_core::session::Protocol;
-use gatepost_core::store::Recovered;
+use gatepost_core::store::{Recovered, StoreStats};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -64,6 +63,10 @@ pub(crate) struct ConnectionCounts {
     pub opened: AtomicU64,
     /// Gone so far.
     pub closed: AtomicU64,
+    /// Logins that were good.
+    pub logged_in: AtomicU64,
+    /// Logins that were not.
+    pub login_refused: AtomicU64,
     /// Turned away because there were too many.
     pub refused: AtomicU64,
 }

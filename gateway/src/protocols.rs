@@ -1,13 +1,33 @@
 //! The list of protocols. A new one is one folder in `protocols/`, and one line here.
 
 use crate::config::{Config, Listener};
+use gatepost_amqp::Amqp;
 use gatepost_core::session::Protocol;
 use gatepost_mqtt::Mqtt;
 use gatepost_stomp::Stomp;
 
 /// All protocols, set up as configured. Their order numbers them for the life of the process.
 pub(crate) fn all(config: &Config) -> Vec<Box<dyn Protocol>> {
-    vec![Box::new(Mqtt::new(mqtt(config))), Box::new(Stomp::new(stomp(config)))]
+    vec![
+        Box::new(Amqp::new(amqp(config))),
+        Box::new(Mqtt::new(mqtt(config))),
+        Box::new(Stomp::new(stomp(config))),
+    ]
+}
+
+fn amqp(config: &Config) -> gatepost_amqp::Settings {
+    let (node, limits) = (&config.node, &config.limits);
+    gatepost_amqp::Settings {
+        channel_max: limits.channel_max,
+        frame_max: u32::try_from(limits.frame_max.0).unwrap_or(u32::MAX),
+        heartbeat: limits.heartbeat.0,
+        handshake_timeout: limits.handshake_timeout.0,
+        max_message_size: limits.max_message_size.bytes(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        cluster_name: node.cluster_name.as_str().into(),
+        node: node.name.as_str().into(),
+        ..gatepost_amqp::Settings::default()
+    }
 }
 
 fn mqtt(config: &Config) -> gatepost_mqtt::Settings {

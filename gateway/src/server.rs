@@ -7,7 +7,7 @@ use crate::exit::Failure;
 use crate::listener::{self, Bound};
 use crate::node::Node;
 use crate::shutdown::{self, Signals};
-use crate::store::{Reader, Store, StoreError};
+use crate::store::{self, Reader, Store};
 use crate::threads::IoThreads;
 use crate::{banner, committer, http, logging, machine, protocols, reader, watch};
 use std::io;
@@ -27,8 +27,7 @@ pub fn serve(config: Config) -> Result<(), Failure> {
     let directory = Directory::new(&config).map_err(Failure::Configuration)?;
     let clock = Clock::start();
     // Before the ports: nobody is served from a log that is not read yet.
-    let (store, recovered) =
-        Store::open(&config.node.data_dir, clock.now().wall).map_err(|e| cannot_open(&config, e))?;
+    let (store, recovered) = store::open(&config, clock.now().wall)?;
     let protocols = protocols::all(&config);
     let node = Arc::new(Node::new(config, directory, protocols, clock, recovered, store.stats()));
     let ports = bind(&node)?;
@@ -92,7 +91,7 @@ fn listen(
             let router = http::router(node, threads);
             tasks.spawn(async move {
                 // Returns only if it is told to, which nobody does.
-                let _ = axum::serve(socket, router).await;
+                let _ = axum::serve(http::bounded::Bounded::new(socket), router).await;
             });
         }
     }
@@ -119,13 +118,6 @@ fn commit(node: &Node, store: Store) {
 
 fn read(node: &Node, log: &Reader) {
     reader::run(node, log);
-}
-
-fn cannot_open(config: &Config, error: StoreError) -> Failure {
-    Failure::DataUnwritable(format!(
-        "cannot use the data directory {}: {error}",
-        config.node.data_dir.display()
-    ))
 }
 
 fn internal(what: &str, error: &io::Error) -> Failure {

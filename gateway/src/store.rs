@@ -1,58 +1,127 @@
-//! Stands in for the log until the engine's crate offers it.
+//! The message log on a real disk: opening it as configured, and saying plainly why it cannot be.
 
-use gatepost_core::store::{Batch, Loaded, Read, Recovered};
-use gatepost_core::time::{Now, Time, Wall};
+use crate::config::{Config, Confirm, Durability};
+use crate::exit::Failure;
+use crate::machine;
+use gatepost_core::store::disk::RealDisk;
+use gatepost_core::store::{self, Recovered, StoreError, StoreSettings};
+use gatepost_core::time::Wall;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct StoreError(#[from] std::io::Error);
+/// The log.
+pub(crate) type Store = store::Store<RealDisk>;
+/// Its reading side.
+pub(crate) type Reader = store::Reader<RealDisk>;
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Lsn(pub u64);
+/// Takes the data directory and reads what it remembers.
+///
+/// # Errors
+/// Another process has it, it cannot be written, or another release wrote it.
+pub(crate) fn open(config: &Config, wall: Wall) -> Result<(Store, Recovered), Failure> {
+    let data = &config.node.data_dir;
+    let disk = RealDisk::new(data).map_err(|source| failure(data, StoreError::Lock(source)))?;
+    let store = &config.store;
+    let settings = StoreSettings {
+        segment_bytes: u32::try_from(segment_bytes(config)).unwrap_or(u32::MAX),
+        durability: match store.durability {
+            Durability::Always => store::Durability::Always,
+            Durability::Interval => store::Durability::Interval {
+                every: store.interval.0,
+                confirm_written: store.confirm == Confirm::Written,
+            },
+            Durability::Os => store::Durability::Os,
+        },
+        ..StoreSettings::default()
+    };
+    Store::open(Arc::new(disk), settings, wall).map_err(|error| failure(data, error))
+}
 
-#[derive(Debug, Default)]
-pub(crate) struct StoreStats;
-
-pub(crate) struct Store;
-pub(crate) struct Reader;
-
-impl Store {
-    pub(crate) fn open(root: &Path, _wall: Wall) -> Result<(Store, Recovered), StoreError> {
-        std::fs::create_dir_all(root)?;
-        Ok((Store, Recovered::default()))
-    }
-    pub(crate) fn commit(&mut self, batches: &mut [Batch], _now: Now) -> Result<Lsn, StoreError> {
-        let _ = batches;
-        Ok(Lsn(0))
-    }
-    pub(crate) fn confirmed(&self) -> Lsn {
-        Lsn(0)
-    }
-    pub(crate) fn tick(&mut self, _now: Now) -> Result<Option<Time>, StoreError> {
-        Ok(None)
-    }
-    pub(crate) fn close(self, _now: Now) -> Result<(), StoreError> {
-        Ok(())
-    }
-    pub(crate) fn reader(&self) -> Reader {
-        Reader
-    }
-    pub(crate) fn stats(&self) -> Arc<StoreStats> {
-        Arc::default()
+/// Bytes of a segment: as set, or what suits the medium.
+pub(crate) fn segment_bytes(config: &Config) -> u64 {
+    match config.store.segment_size {
+        Some(size) => size.0,
+        // Flash without a clever controller is written in small segments, so that little is moved when one is freed.
+        None if machine::is_on_sd_card(&config.node.data_dir) => 8 << 20,
+        None => 32 << 20,
     }
 }
 
-impl Reader {
-    pub(crate) fn read(&self, reads: &[Read]) -> Vec<Loaded> {
-        reads
-            .iter()
-            .map(|r| Loaded {
-                queue: r.queue,
-                seq: r.seq,
-                message: None,
-            })
-            .collect()
+/// Reads all of a data directory, changes nothing, and prints what it finds.
+///
+/// # Errors
+/// There is damage, or the directory cannot be read.
+pub fn check(data: &Path) -> Result<(), Failure> {
+    if !data.is_dir() {
+        return Err(Failure::DataUnwritable(format!(
+            "{} is not a directory",
+            data.display()
+        )));
+    }
+    let disk = RealDisk::new(data).map_err(|source| failure(data, StoreError::Lock(source)))?;
+    let report = store::check(&disk, &mut |_| ()).map_err(|error| failure(data, error))?;
+    println!("{report}");
+    if report.is_clean() {
+        Ok(())
+    } else {
+        Err(Failure::DataDamaged(format!("{} is damaged", data.display())))
+    }
+}
+
+fn failure(data: &Path, error: StoreError) -> Failure {
+    match error {
+        // It names the directory and the process.
+        StoreError::Lock(source) if source.kind() == ErrorKind::WouldBlock => Failure::DataInUse(source.to_string()),
+        StoreError::Lock(source) => {
+            let hint = match source.kind() {
+                ErrorKind::PermissionDenied => "; it must belong to the user the gateway runs as",
+                ErrorKind::ReadOnlyFilesystem => "; its file system is read-only",
+                ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+                    "; something that is no directory is in its place"
+                }
+                _ => "",
+            };
+            Failure::DataUnwritable(format!(
+                "cannot use the data directory {}: {source}{hint}",
+                data.display()
+            ))
+        }
+        StoreError::Version { .. } => Failure::DataDamaged(format!("{}: {error}", data.display())),
+        StoreError::Poisoned(_) => Failure::StoreFailed(format!("{}: {error}", data.display())),
+        _ => Failure::DataUnwritable(format!("cannot use the data directory {}: {error}", data.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(data: &Path) -> Config {
+        let mut config = Config::default();
+        config.node.data_dir = data.to_owned();
+        config
+    }
+
+    #[test]
+    fn a_directory_in_use_is_refused_with_the_holder_s_pid() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let held = open(&config(dir.path()), Wall(1)).expect("open");
+        let error = open(&config(dir.path()), Wall(1)).err().expect("in use");
+        assert!(matches!(error, Failure::DataInUse(_)), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(&std::process::id().to_string()), "{text}");
+        assert!(text.contains(&dir.path().display().to_string()), "{text}");
+        drop(held);
+        open(&config(dir.path()), Wall(1)).expect("free again");
+    }
+
+    #[test]
+    fn a_file_in_the_directory_s_place_is_refused() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let error = open(&config(file.path()), Wall(1)).err().expect("no directory");
+        assert!(matches!(error, Failure::DataUnwritable(_)), "{error}");
+        let missing = file.path().join("missing");
+        assert!(check(&missing).is_err());
     }
 }

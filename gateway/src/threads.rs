@@ -1,6 +1,9 @@
 //! The I/O threads: one single-threaded runtime each. A connection is dealt to the least loaded and stays there.
+//!
+//! Tasks are spawned on the runtime itself and not on a `LocalSet`: sessions are `Send`, the turn's buffers are the
+//! thread's, and so a layer of waking between the socket and its task is saved.
 
-use crate::driver;
+use crate::driver::Serving;
 use crate::node::Node;
 use parking_lot::Mutex;
 use std::cell::Cell;
@@ -108,8 +111,8 @@ impl IoThreads {
             .iter()
             .min_by_key(|t| t.shared.connections.load(Ordering::Relaxed));
         if let Some(thread) = least {
-            thread.shared.connections.fetch_add(1, Ordering::Relaxed);
-            let connection = driver::serve(Arc::clone(node), Arc::clone(&thread.shared), protocol, stream, address);
+            let (node, shared) = (Arc::clone(node), Arc::clone(&thread.shared));
+            let connection = Serving::new(node, shared, protocol, stream, address);
             thread.runtime.spawn(connection);
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::machine;
 use crate::node::Node;
+use crate::store;
 use gatepost_core::event::Pressure;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -57,6 +58,6 @@ fn look(node: &Node) -> Option<Pressure> {
 
 /// The largest of the setting, 5 %, and 4 segments.
 fn disk_limit(node: &Node, all: u64) -> u64 {
-    let segment = node.config.store.segment_bytes();
+    let segment = store::segment_bytes(&node.config);
     node.config.disk.free_limit.0.max(all / 20).max(4 * segment)
 }

@@ -1,6 +1,6 @@
 //! Consumers and their deliveries: start, stop, hand out, settle, fetch one.
 
-use super::link::Out;
+use super::link::{GATE_NEVER, Out};
 use super::{Engine, Link, Wakes, done, link_at};
 use crate::command::{Channel as ChannelNumber, Consume, ConsumerToken, Get, Outcome};
 use crate::event::{Delivery, DeliveryExtra, DeliveryFlags, Event, Op};
@@ -132,6 +132,10 @@ impl Engine {
         } else {
             self.touch(queue);
             self.watch_queue_expiry(queue);
+            let Engine { queues, memory, .. } = self;
+            if let Some(q) = queues.get_mut(queue.slot as usize) {
+                memory.note_deep(q, queue.slot);
+            }
         }
     }
 
@@ -187,54 +191,55 @@ impl Engine {
     }
 
     pub(crate) fn get(&mut self, link: Link, g: Get, wakes: &mut Wakes) {
+        self.get_first(link, g, false, wakes);
+    }
+
+    /// A `Get` whose message was on its way from disk, and whose answer has kept its place, is tried again.
+    pub(crate) fn get_again(&mut self, link: Link, g: Get, wakes: &mut Wakes) {
+        self.get_first(link, g, true, wakes);
+        if let Some(l) = link_at(&mut self.links, link) {
+            l.wake(wakes);
+        }
+    }
+
+    fn get_first(&mut self, link: Link, g: Get, again: bool, wakes: &mut Wakes) {
         let channel = g.channel;
         let queue = match self.find_queue(link, channel, &g.queue) {
             Ok(queue) => queue,
-            Err(fault) => return self.fail(link, channel, Op::Get, fault),
+            Err(fault) => {
+                let op = Op::Get;
+                let fault = Box::new(fault);
+                return self.answer_get(link, again, Event::Failed { channel, op, fault }, None);
+            }
         };
         let now = self.now;
+        let durable = self.staging.durable_ticket();
         loop {
             let Some(q) = self.queue_mut(queue) else { return };
             q.used_at = now.monotonic;
-            match q.ready.front() {
-                None => {
-                    self.counters.get_empty += 1;
-                    return self.answer(link, channel, Event::GetEmpty { channel }, None);
-                }
-                Some(Entry {
-                    body: Body::Memory(m), ..
-                }) if super::dispatch::expired(q, m, now.wall) => {
+            let Some(front) = q.ready.front() else {
+                self.counters.get_empty += 1;
+                return self.answer_get(link, again, Event::GetEmpty { channel }, None);
+            };
+            match &front.body {
+                Body::Memory(m) if super::dispatch::expired(q, m, now.wall) => {
                     let Some(entry) = q.ready.pop_front() else { return };
                     self.counters.expired += 1;
                     self.drop_entry(queue, entry, Death::Expired, wakes);
                 }
-                Some(Entry {
-                    body: Body::Memory(_),
-                    seq,
-                    flags,
-                    ..
-                }) => {
-                    let (seq, flags) = (*seq, *flags);
-                    let durable = self.staging.durable_ticket();
-                    let q = &mut self.queues[queue.slot as usize];
-                    if flags.has(EntryFlags::LOGGED) && !q.marks.allow(seq, durable) {
-                        // The mark must be in the log before the message goes; the answer waits for it.
-                        let ticket = self.staging.open_ticket();
-                        let q = &mut self.queues[queue.slot as usize];
-                        q.marks.stage_ahead(seq, q.next_seq, ticket, durable);
-                        let upto = q.marks.staged;
-                        let mark = crate::store::State::HandedOut { queue: queue.id, upto };
-                        self.staging.record(Record::State(mark));
-                        return self.got(link, g, queue, Some(ticket));
-                    }
-                    return self.got(link, g, queue, None);
+                Body::Memory(_) => {
+                    let (seq, flags) = (front.seq, front.flags);
+                    // The mark must be in the log before the message goes; the answer waits for it.
+                    let marked = !flags.has(EntryFlags::LOGGED) || q.marks.allow(seq, durable);
+                    let gate = (!marked).then(|| self.stage_mark(queue, seq));
+                    return self.got(link, g, queue, again, gate);
                 }
-                Some(Entry {
-                    body: Body::Disk { .. },
-                    ..
-                }) => {
+                Body::Disk { .. } => {
                     // Comes back when the body is here.
                     self.load_head(queue);
+                    if !again && let Some(l) = link_at(&mut self.links, link) {
+                        l.channel(channel).held.push_back((GATE_NEVER, Out::Awaited));
+                    }
                     self.memory.waiting_gets.push((queue, link, g));
                     return;
                 }
@@ -242,8 +247,33 @@ impl Engine {
         }
     }
 
-    fn got(&mut self, link: Link, g: Get, queue: QueueRef, gate: Option<u64>) {
+    fn answer_get(&mut self, link: Link, again: bool, event: Event, gate: Option<u64>) {
+        let (Event::Got {
+            delivery: Delivery { channel, .. },
+            ..
+        }
+        | Event::GetEmpty { channel }
+        | Event::Failed { channel, .. }) = event
+        else {
+            return;
+        };
+        if !again {
+            return self.answer(link, channel, event, gate);
+        }
+        let durable = self.staging.durable_ticket();
+        if let Some(l) = link_at(&mut self.links, link) {
+            l.fill_awaited(channel, event, gate, durable);
+            if let Some(gate) = gate {
+                self.wait_for(gate, link, channel);
+            }
+        }
+    }
+
+    fn got(&mut self, link: Link, g: Get, queue: QueueRef, again: bool, gate: Option<u64>) {
         let channel = g.channel;
+        if self.link(link).is_none() {
+            return;
+        }
         let Some(q) = self.queue_mut(queue) else { return };
         let Some(entry) = q.ready.pop_front() else { return };
         q.unsettled += 1;
@@ -279,7 +309,7 @@ impl Engine {
             message,
             extra: None,
         };
-        self.answer(link, channel, Event::Got { delivery, remaining }, gate);
+        self.answer_get(link, again, Event::Got { delivery, remaining }, gate);
     }
 
     /// Numbers a reserved message and hands it to its consumer's link.
@@ -325,9 +355,7 @@ impl Engine {
                 consumer: Some(key),
                 entry,
             };
-            if !self.has_dead_letters(queue) {
-                self.memory.shed(&mut held.entry);
-            }
+            self.shed(queue, &mut held.entry);
             if let Some(l) = link_at(&mut self.links, link) {
                 l.channel(channel).unsettled.push(number, held);
             }
@@ -379,23 +407,32 @@ impl Engine {
             while let Some(held) =
                 link_at(&mut self.links, link).and_then(|l| l.channel(channel).unsettled.pop_upto(upto))
             {
-                self.settle_held(held, outcome, wakes);
+                self.settle_held(link, channel, held, outcome, wakes);
                 work += 1;
             }
         } else if let Some(held) = c.unsettled.remove(number) {
-            self.settle_held(held, outcome, wakes);
+            self.settle_held(link, channel, held, outcome, wakes);
             work = 1;
         }
         work.max(1)
     }
 
-    fn settle_held(&mut self, held: Held, outcome: Outcome, wakes: &mut Wakes) {
+    /// A delivery that `channel` of `link` held is settled.
+    fn settle_held(&mut self, link: Link, channel: ChannelNumber, held: Held, outcome: Outcome, wakes: &mut Wakes) {
         let Held {
             queue,
             consumer,
             mut entry,
         } = held;
-        self.uncount(consumer, entry.flags);
+        if let Some(key) = consumer {
+            // Also if the consumer is gone: its channel held it all the same.
+            self.free_channel_credit(link, channel);
+            if let Some(c) = self.consumer_mut(key) {
+                c.in_flight -= 1;
+                let queue = c.queue;
+                self.touch(queue);
+            }
+        }
         match outcome {
             Outcome::Accept => {
                 self.counters.acknowledged += 1;
@@ -415,42 +452,27 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Returns a reserved or held entry to its old place. False if its queue is gone, and the entry with it.
+    pub(crate) fn put_back(&mut self, queue: QueueRef, mut entry: Entry) -> bool {
+        // While memory is short, what comes back waits on disk like what is behind it.
+        self.shed(queue, &mut entry);
+        let Some(q) = self.queue_mut(queue) else {
+            self.memory.drop_body(&entry.body);
+            return false;
+        };
+        q.unsettled -= 1;
+        q.ready.put_back(entry);
         self.touch(queue);
-        // Credit came back: the consumer may take from its queue again, which may be another one than this entry's.
-        if let Some(queue) = consumer.and_then(|k| self.consumer(k)).map(|c| c.queue) {
-            self.touch(queue);
-            self.touch_channel_of(consumer);
-        }
+        true
     }
 
-    /// With a prefetch for the whole channel, credit that comes back is every one of its consumers'.
-    fn touch_channel_of(&mut self, consumer: Option<ConsumerKey>) {
-        let Some(c) = consumer.and_then(|k| self.consumer(k)) else {
-            return;
-        };
-        let (link, channel) = (c.link, c.channel);
-        let Some(ch) = link_at(&mut self.links, link).and_then(|l| l.find_channel(channel)) else {
-            return;
-        };
-        if ch.prefetch_all == 0 || ch.consumers.len() < 2 {
-            return;
-        }
-        for key in ch.consumers.clone() {
-            if let Some(queue) = self.consumer(key).map(|c| c.queue) {
-                self.touch(queue);
-            }
-        }
-    }
-
-    /// Returns a held entry to its old place.
-    pub(crate) fn put_back(&mut self, queue: QueueRef, entry: Entry) {
-        match self.queue_mut(queue) {
-            Some(q) => {
-                q.unsettled -= 1;
-                q.ready.put_back(entry);
-                self.touch(queue);
-            }
-            None => self.memory.drop_body(&entry.body),
+    /// Lets the body of an entry go if memory is short and the log has it: it is only needed if it comes back. A queue
+    /// that dead-letters needs its bodies at hand.
+    pub(crate) fn shed(&mut self, queue: QueueRef, entry: &mut Entry) {
+        if !self.has_dead_letters(queue) {
+            self.memory.shed(entry);
         }
     }
 
@@ -515,12 +537,18 @@ impl Engine {
         }
     }
 
-    pub(crate) fn recover_channel(&mut self, link: Link, channel: ChannelNumber, reply: bool) -> usize {
+    pub(crate) fn recover_channel(
+        &mut self,
+        link: Link,
+        channel: ChannelNumber,
+        reply: bool,
+        wakes: &mut Wakes,
+    ) -> usize {
         let mut work = 1;
         while let Some(held) =
             link_at(&mut self.links, link).and_then(|l| l.channel(channel).unsettled.pop_upto(u64::MAX))
         {
-            self.settle_held(held, Outcome::Requeue, &mut Wakes::default());
+            self.settle_held(link, channel, held, Outcome::Requeue, wakes);
             work += 1;
         }
         if reply {
@@ -546,9 +574,11 @@ impl Engine {
         while let Some(held) =
             link_at(&mut self.links, link).and_then(|l| l.channel(channel).unsettled.pop_upto(u64::MAX))
         {
-            self.settle_held(held, Outcome::Requeue, wakes);
+            self.settle_held(link, channel, held, Outcome::Requeue, wakes);
             work += 1;
         }
+        let answers = |of: &Link, get: &Get| *of == link && get.channel == channel;
+        self.memory.waiting_gets.retain(|(_, of, get)| !answers(of, get));
         if let Some(l) = link_at(&mut self.links, link)
             && let Some(c) = l.remove_channel(channel)
         {

@@ -1,5 +1,6 @@
 //! Exchanges, queues and bindings: declare, check, delete, and remember in the log what survives a restart.
 
+use super::timers::Timer;
 use super::{Engine, Link, Wakes, done, link_at};
 use crate::arguments::require_flag;
 use crate::binding::{Destination, QueueSlot, Removed};
@@ -46,8 +47,12 @@ impl Engine {
             arguments: c.arguments,
         };
         let declared = self.router.declare_exchange(spec.clone())?;
-        if !(declared.created && spec.durable) {
+        if !spec.durable {
             return Ok(None);
+        }
+        if !declared.created {
+            // The one who made it may still wait for the log; so does this answer.
+            return Ok(self.staging.wait_for_all());
         }
         let (key, value) = super::recovery::encode_exchange(&spec);
         self.staging.record(Record::Key {
@@ -146,7 +151,7 @@ impl Engine {
             }
             // The one who made it may still wait for the log; so does this answer, for all it promises.
             let durable = self.queues[queue.slot as usize].durable;
-            let gate = (durable && !self.staging.is_empty()).then(|| self.staging.wait());
+            let gate = if durable { self.staging.wait_for_all() } else { None };
             return Ok((queue, gate));
         }
         if c.name.starts_with("amq.") && !c.lenient {
@@ -301,6 +306,8 @@ impl Engine {
         let mut q = self.queues.remove(queue.slot as usize);
         self.queue_slots.remove(&queue.id);
         self.forget_spills(&q);
+        self.memory.forget_deep(&q, &self.queues);
+        self.cancel_queue_timers(queue, &q);
         self.counters.queues_deleted += 1;
         for entry in q.ready.drain() {
             self.memory.drop_body(&entry.body);
@@ -332,6 +339,10 @@ impl Engine {
             && let Some(l) = link_at(&mut self.links, owner)
         {
             l.exclusive_queues.retain(|e| *e != queue);
+        }
+        let waiting = self.memory.waiting_gets.extract_if(.., |(of, ..)| *of == queue);
+        for (_, link, get) in waiting.collect::<Vec<_>>() {
+            self.get_again(link, get, wakes);
         }
         gate
     }
@@ -393,7 +404,7 @@ impl Engine {
             .router
             .bind(&c.source, destination.clone(), &key, c.arguments.clone(), None)?
         {
-            return Ok((!self.staging.is_empty()).then(|| self.staging.wait()));
+            return Ok(self.staging.wait_for_all());
         }
         let durable_end = match &destination {
             Destination::Queue { durable, .. } => *durable,
@@ -473,10 +484,20 @@ impl Engine {
         let now = self.now.monotonic;
         let Some(q) = self.queue_mut(queue) else { return };
         let Some(expires) = q.arguments.expires_ms else { return };
-        if q.consumers.is_empty() {
+        // One timer is enough: it looks when the queue was used last, and sets the next.
+        if q.consumers.is_empty() && q.expiry_timer.is_none() {
             let at = q.used_at.max(now) + Duration::from_millis(expires);
-            self.timers
-                .set(at, super::timers::Timer::QueueExpiry(queue.slot, queue.id.0));
+            q.expiry_timer = Some(at);
+            self.timers.set(at, Timer::QueueExpiry(queue.slot, queue.id.0));
+        }
+    }
+
+    fn cancel_queue_timers(&mut self, queue: QueueRef, q: &Queue) {
+        if let Some(at) = q.expiry_timer {
+            self.timers.cancel(at, Timer::QueueExpiry(queue.slot, queue.id.0));
+        }
+        if let Some(at) = q.expiry_check {
+            self.timers.cancel(at, Timer::Head(queue.slot, queue.id.0));
         }
     }
 
@@ -484,6 +505,7 @@ impl Engine {
     pub(crate) fn expire_queue(&mut self, queue: QueueRef, wakes: &mut Wakes) {
         let now = self.now.monotonic;
         let Some(q) = self.queue_mut(queue) else { return };
+        q.expiry_timer = None;
         let Some(expires) = q.arguments.expires_ms else { return };
         if !q.consumers.is_empty() {
             return;
@@ -492,8 +514,8 @@ impl Engine {
         if due <= now {
             self.delete_queue(queue, wakes);
         } else {
-            self.timers
-                .set(due, super::timers::Timer::QueueExpiry(queue.slot, queue.id.0));
+            q.expiry_timer = Some(due);
+            self.timers.set(due, Timer::QueueExpiry(queue.slot, queue.id.0));
         }
     }
 }

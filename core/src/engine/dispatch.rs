@@ -1,7 +1,9 @@
 //! From a queue to its consumers: reserving messages, in order, to whoever has credit and room.
 
 use super::link::Out;
+use super::timers::Timer;
 use super::{Engine, Link, Wakes, link_at};
+use crate::command::Channel as ChannelNumber;
 use crate::durable_session::DurableSession;
 use crate::message::Message;
 use crate::queue::Queue;
@@ -11,6 +13,9 @@ use crate::queue::unsettled::QueueRef;
 use crate::store::{Record, State};
 use crate::time::Wall;
 use std::time::Duration;
+
+/// Expired messages dropped from one queue in one go.
+const EXPIRE_STEPS: usize = 1024;
 
 impl Engine {
     /// Has the queue dispatched at the end of the turn.
@@ -52,28 +57,18 @@ impl Engine {
                 self.watch_head(queue);
                 return;
             }
-            let Body::Memory(message) = &front.body else {
-                self.load_head(queue);
-                return;
+            let on_disk = match &front.body {
+                Body::Memory(message) if expired(q, message, self.now.wall) => {
+                    if let Some(entry) = q.ready.pop_front() {
+                        self.counters.expired += 1;
+                        self.drop_entry(queue, entry, super::consuming::Death::Expired, wakes);
+                    }
+                    continue;
+                }
+                Body::Memory(_) => false,
+                Body::Disk { .. } => true,
             };
-            if expired(q, message, self.now.wall) {
-                if let Some(entry) = q.ready.pop_front() {
-                    self.counters.expired += 1;
-                    self.drop_entry(queue, entry, super::consuming::Death::Expired, wakes);
-                }
-                continue;
-            }
             let (seq, flags, size) = (front.seq, front.flags, front.body.len());
-            if flags.has(EntryFlags::LOGGED) && !q.marks.allow(seq, durable) {
-                if q.marks.due(seq, durable) {
-                    self.stage_mark(queue, seq);
-                }
-                let ticket = self.queues[slot as usize].marks.ticket;
-                if !self.waiting_marks.contains(&(ticket, queue)) {
-                    self.waiting_marks.push((ticket, queue));
-                }
-                return;
-            }
             let Engine {
                 queues,
                 consumers,
@@ -83,16 +78,34 @@ impl Engine {
             } = self;
             let q = &mut queues[slot as usize];
             let chosen = if q.arguments.single_active {
-                q.consumers
-                    .first()
+                let active = q.consumers.first();
+                active
                     .filter(|key| eligible(consumers, links, sessions, *key, flags))
+                    .map(|key| (key, 0))
             } else {
                 q.consumers.next(|key| eligible(consumers, links, sessions, key, flags))
             };
-            let Some(key) = chosen else {
+            let Some((key, next_turn)) = chosen else {
                 self.watch_head(queue);
                 return;
             };
+            // Only for somebody who can have it: a body or a mark that nobody waits for would be work for nothing.
+            if on_disk {
+                self.load_head(queue);
+                return;
+            }
+            if flags.has(EntryFlags::LOGGED) && !q.marks.allow(seq, durable) {
+                if q.marks.due(seq, durable) {
+                    self.stage_mark(queue, seq);
+                }
+                let marks = &mut self.queues[slot as usize].marks;
+                if marks.awaited != marks.ticket {
+                    marks.awaited = marks.ticket;
+                    self.waiting_marks.push((marks.ticket, queue));
+                }
+                return;
+            }
+            q.consumers.took(next_turn);
             let Some(entry) = q.ready.pop_front() else { return };
             q.unsettled += 1;
             let mark_due = flags.has(EntryFlags::LOGGED) && q.marks.due(seq, durable) && !q.ready.is_empty();
@@ -124,15 +137,17 @@ impl Engine {
         }
     }
 
-    /// Stages a hand-out mark ahead of `seq`.
-    fn stage_mark(&mut self, queue: QueueRef, seq: u64) {
+    /// Stages a hand-out mark ahead of `seq`. Returns the batch it is in.
+    pub(crate) fn stage_mark(&mut self, queue: QueueRef, seq: u64) -> u64 {
         let durable = self.staging.durable_ticket();
         let ticket = self.staging.open_ticket();
-        let Some(q) = self.queue_mut(queue) else { return };
+        let Some(q) = self.queue_mut(queue) else { return ticket };
         q.marks.stage_ahead(seq, q.next_seq, ticket, durable);
         let upto = q.marks.staged;
         self.staging
             .record(Record::State(State::HandedOut { queue: queue.id, upto }));
+        self.staging.hurry();
+        ticket
     }
 
     /// The link has room again: feeds the consumers that were passed over. Returns whether something was reserved.
@@ -176,8 +191,8 @@ impl Engine {
         let mut returned = Vec::new();
         for out in outbox {
             match out {
-                Out::Event(_) => kept.push_back(out),
                 Out::Reserved { consumer, queue, entry } => returned.push((consumer, queue, entry)),
+                out => kept.push_back(out),
             }
         }
         l.outbox = kept;
@@ -193,52 +208,69 @@ impl Engine {
         queue: QueueRef,
         entry: crate::queue::entry::Entry,
     ) {
-        let flags = entry.flags;
-        self.uncount(Some(consumer), flags);
-        match self.queue_mut(queue) {
-            Some(q) => {
-                q.unsettled -= 1;
-                q.ready.put_back(entry);
-                self.touch(queue);
-                if let Some(c) = self.consumer_mut(consumer)
-                    && !c.starved
-                {
-                    c.starved = true;
-                    let link = c.link;
-                    if let Some(l) = link_at(&mut self.links, link) {
-                        l.starved.push(consumer);
-                    }
-                }
+        self.uncount(consumer, entry.flags);
+        if self.put_back(queue, entry)
+            && let Some(c) = self.consumer_mut(consumer)
+            && !c.starved
+        {
+            c.starved = true;
+            let link = c.link;
+            if let Some(l) = link_at(&mut self.links, link) {
+                l.starved.push(consumer);
             }
-            None => self.memory.drop_body(&entry.body),
         }
     }
 
-    /// A delivery no longer counts against its consumer's credit.
-    pub(crate) fn uncount(&mut self, consumer: Option<ConsumerKey>, flags: EntryFlags) {
-        let Some(key) = consumer else { return };
-        let Engine {
-            consumers,
-            links,
-            sessions,
-            ..
-        } = self;
-        let Some(c) = consumers.get_mut(key.slot as usize).filter(|c| c.key == key) else {
+    /// A reservation no longer counts against its consumer's credit.
+    fn uncount(&mut self, key: ConsumerKey, flags: EntryFlags) {
+        let Some(c) = self.consumers.get_mut(key.slot as usize).filter(|c| c.key == key) else {
             return;
         };
         if !counts_in_flight(c, flags) {
             return;
         }
-        if let Some((session, _)) = c.session {
-            let s = &mut sessions[session as usize];
-            s.used = s.used.saturating_sub(1);
-            return;
+        match c.session {
+            Some((session, _)) => self.free_session_credit(session),
+            None => {
+                c.in_flight -= 1;
+                let (link, channel) = (c.link, c.channel);
+                self.free_channel_credit(link, channel);
+            }
         }
-        c.in_flight = c.in_flight.saturating_sub(1);
-        if let Some(l) = link_at(links, c.link)
-            && let Some(channel) = l.find_channel(c.channel)
-        {
-            channel.in_flight = channel.in_flight.saturating_sub(1);
+    }
+
+    /// One delivery fewer counts against the channel's prefetch. If that is what its consumers waited for, they can have
+    /// more, whichever queues they are on.
+    pub(crate) fn free_channel_credit(&mut self, link: Link, channel: ChannelNumber) {
+        let Some(c) = link_at(&mut self.links, link).and_then(|l| l.find_channel(channel)) else {
+            return;
+        };
+        let was_full = c.prefetch_all > 0 && c.in_flight >= c.prefetch_all;
+        c.in_flight -= 1;
+        if was_full {
+            let consumers = c.consumers.clone();
+            self.touch_queues_of(&consumers);
+        }
+    }
+
+    /// One delivery fewer counts against the session's receive maximum: see [`Engine::free_channel_credit`].
+    pub(crate) fn free_session_credit(&mut self, session: u32) {
+        let Some(s) = self.sessions.get_mut(session as usize) else {
+            return;
+        };
+        let was_full = s.used >= u32::from(s.receive_maximum);
+        s.used -= 1;
+        if was_full {
+            let consumers = s.consumers.clone();
+            self.touch_queues_of(&consumers);
+        }
+    }
+
+    pub(crate) fn touch_queues_of(&mut self, consumers: &[ConsumerKey]) {
+        for key in consumers {
+            if let Some(queue) = self.consumer(*key).map(|c| c.queue) {
+                self.touch(queue);
+            }
         }
     }
 
@@ -253,11 +285,16 @@ impl Engine {
             Body::Disk { .. } => None,
         };
         let Some(deadline) = deadline else { return };
-        let at = now.monotonic + (deadline - now.wall);
-        if q.expiry_check.is_none_or(|t| t > at || t <= now.monotonic) {
-            q.expiry_check = Some(at);
-            self.timers.set(at, super::timers::Timer::Head(queue.slot, queue.id.0));
+        let at = now.monotonic + (deadline - now.wall).max(Duration::from_millis(1));
+        match q.expiry_check {
+            Some(scheduled) if scheduled <= at && scheduled > now.monotonic => return,
+            Some(scheduled) => self.timers.cancel(scheduled, Timer::Head(queue.slot, queue.id.0)),
+            None => {}
         }
+        if let Some(q) = self.queue_mut(queue) {
+            q.expiry_check = Some(at);
+        }
+        self.timers.set(at, Timer::Head(queue.slot, queue.id.0));
     }
 
     /// Drops expired messages from the head of the queue.
@@ -266,15 +303,18 @@ impl Engine {
         if let Some(q) = self.queue_mut(queue) {
             q.expiry_check = None;
         }
-        while let Some(q) = self.queue_mut(queue)
-            && let Some(front) = q.ready.front()
-            && let Body::Memory(message) = &front.body
-            && expired(q, message, wall)
-        {
-            let Some(entry) = q.ready.pop_front() else { break };
+        for _ in 0..EXPIRE_STEPS {
+            let Some(q) = self.queue_mut(queue) else { return };
+            let Some(front) = q.ready.front() else { return };
+            let Body::Memory(message) = &front.body else { return };
+            if !expired(q, message, wall) {
+                break;
+            }
+            let Some(entry) = q.ready.pop_front() else { return };
             self.counters.expired += 1;
             self.drop_entry(queue, entry, super::consuming::Death::Expired, wakes);
         }
+        // Due at once if there are more; after the others who are.
         self.watch_head(queue);
     }
 }

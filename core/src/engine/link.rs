@@ -26,7 +26,14 @@ pub(crate) enum Out {
         queue: QueueRef,
         entry: Entry,
     },
+    /// A delivery of the link's MQTT session that is sent again, by its packet id.
+    Resend(u16),
+    /// The place of an answer that waits for a message on its way from disk. Only among a channel's held answers.
+    Awaited,
 }
+
+/// The gate of an answer that waits for something else than the log.
+pub(crate) const GATE_NEVER: u64 = u64::MAX;
 
 /// One attached connection.
 pub(crate) struct LinkState {
@@ -36,6 +43,7 @@ pub(crate) struct LinkState {
     woken: bool,
     pub(crate) protocol: &'static str,
     /// Sorted by number; most links have one or two.
+    #[expect(clippy::vec_box, reason = "a vector grows by doubling: of pointers, not of channels nobody has")]
     channels: Vec<Box<Channel>>,
     pub(crate) outbox: VecDeque<Out>,
     /// `Returned` and `Refused`, which precede the confirms.
@@ -58,6 +66,10 @@ pub(crate) struct LinkState {
     /// It has published: only such links are told about pressure.
     pub(crate) publishes: bool,
     pub(crate) closed: Option<CloseReason>,
+    /// Its session went to another link: what it still says is not heard.
+    pub(crate) taken_over: bool,
+    /// The outbox is held up by bodies to be sent again that are on their way from disk.
+    pub(crate) resend_loading: bool,
     /// Retained messages that new subscriptions asked for.
     pub(crate) replays: VecDeque<Replay>,
 }
@@ -132,6 +144,8 @@ impl LinkState {
             told: None,
             publishes: false,
             closed: None,
+            taken_over: false,
+            resend_loading: false,
             replays: VecDeque::new(),
         }
     }
@@ -147,6 +161,10 @@ impl LinkState {
     pub(crate) fn taking(&mut self, stalled: bool) {
         self.woken = stalled;
         self.stalled = stalled;
+    }
+    /// Whether something is left after a take, other than what comes back by itself.
+    pub(crate) fn has_more(&self) -> bool {
+        !self.outbox.is_empty() && !self.resend_loading
     }
     /// Wakes are not wanted for the moment, or are again.
     pub(crate) fn mute(&mut self, mute: bool) {
@@ -187,16 +205,31 @@ impl LinkState {
     pub(crate) fn channel_count(&self) -> usize {
         self.channels.len()
     }
+    #[cfg(feature = "testing")]
+    pub(crate) fn channels(&self) -> impl Iterator<Item = &Channel> {
+        self.channels.iter().map(|c| &**c)
+    }
 
     /// Queues an answer behind what its channel still waits for; `gate`: the batch it waits for itself.
     pub(crate) fn push(&mut self, number: ChannelNumber, out: Out, gate: Option<u64>, durable: u64) {
-        let channel = self.channel(number);
-        let gate = gate.filter(|g| *g > durable);
-        if gate.is_none() && channel.held.is_empty() {
-            self.outbox.push_back(out);
-        } else {
-            channel.held.push_back((gate.unwrap_or(0), out));
+        match gate.filter(|g| *g > durable) {
+            Some(gate) => self.channel(number).held.push_back((gate, out)),
+            // The channel may be closed: the last answer on it does not open it again.
+            None => match self.find_channel(number) {
+                Some(channel) if !channel.held.is_empty() => channel.held.push_back((0, out)),
+                _ => self.outbox.push_back(out),
+            },
         }
+    }
+    /// Fills the place that the oldest awaited answer of the channel has kept.
+    pub(crate) fn fill_awaited(&mut self, number: ChannelNumber, event: Event, gate: Option<u64>, durable: u64) {
+        let Some(channel) = self.find_channel(number) else {
+            return;
+        };
+        if let Some(place) = channel.held.iter_mut().find(|(_, out)| matches!(out, Out::Awaited)) {
+            *place = (gate.unwrap_or(0), Out::Event(event));
+        }
+        self.release_held(number, durable);
     }
     /// Moves to the outbox what no longer waits.
     pub(crate) fn release_held(&mut self, number: ChannelNumber, durable: u64) {

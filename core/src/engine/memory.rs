@@ -5,11 +5,13 @@ use super::{Engine, Link, Wakes};
 use crate::command::Get;
 use crate::event::Pressure;
 use crate::message::Message;
+use crate::queue::Queue;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::unsettled::QueueRef;
-use crate::queue::{Queue, QueueKind};
-use crate::store::{Loaded, Read, Record, Route, Routes};
+use crate::store::{Loaded, QueueId, Read, Record, Route, Routes};
 use crate::time::Now;
+use hashbrown::HashMap;
+use slab::Slab;
 use std::collections::VecDeque;
 
 /// The message memory of a vhost.
@@ -20,14 +22,19 @@ pub(crate) struct Memory {
     shed_above: usize,
     /// Queues long enough to have bodies that may leave.
     deep: VecDeque<QueueRef>,
+    /// How many of `deep` are gone.
+    deep_gone: usize,
+    /// Bodies of deliveries to be sent again that are on their way from disk: whose, and under which packet id.
+    pub(crate) resends: HashMap<(QueueId, u64), (u32, u16)>,
     /// What the reader is to fetch; taken by `drain`.
     pub(crate) reads: Vec<Read>,
     /// `Get`s whose message is on its way from disk.
     pub(crate) waiting_gets: Vec<(QueueRef, Link, Get)>,
 }
 
-/// Entries at the head of a queue whose bodies stay in memory.
+/// Entries at the head of a queue with consumers whose bodies stay in memory, and bytes after which no more do.
 const SPARE: usize = 512;
+const SPARE_BYTES: u64 = 256 << 10;
 /// Entries fetched at once, at most.
 const READ_ENTRIES: usize = 256;
 /// Bytes of body fetched at once, after which no more is added.
@@ -75,11 +82,29 @@ impl Memory {
         entry.body = disk;
         true
     }
-    /// Notes that the queue is long.
+    /// Notes that the queue has bodies that may leave: one that nobody consumes, or a long one.
     pub(crate) fn note_deep(&mut self, queue: &mut Queue, slot: u32) {
-        if !queue.deep && queue.ready.len() > SPARE {
+        let deep = if queue.consumers.is_empty() {
+            !queue.ready.is_empty()
+        } else {
+            queue.ready.len() > SPARE || queue.ready.bytes() > SPARE_BYTES
+        };
+        if deep && !queue.deep {
             queue.deep = true;
             self.deep.push_back(QueueRef { slot, id: queue.id });
+        }
+    }
+    /// The queue is gone. Its note goes too, if there are many of that kind: a vhost whose queues come and go may never
+    /// be short of memory, and never look at the notes.
+    pub(crate) fn forget_deep(&mut self, queue: &Queue, queues: &Slab<Queue>) {
+        if !queue.deep {
+            return;
+        }
+        self.deep_gone += 1;
+        if self.deep_gone > 64 && self.deep_gone * 2 > self.deep.len() {
+            self.deep_gone = 0;
+            self.deep
+                .retain(|q| queues.get(q.slot as usize).is_some_and(|found| found.id == q.id));
         }
     }
 }
@@ -133,14 +158,15 @@ impl Engine {
             let Some(q) = self.queues.get_mut(queue.slot as usize).filter(|q| q.id == queue.id) else {
                 continue;
             };
-            if q.ready.len() <= SPARE {
+            steps -= 1;
+            let Some(first) = first_to_leave(q) else {
                 q.deep = false;
                 continue;
-            }
-            let from = q.evict_cursor;
+            };
+            let from = q.evict_cursor.max(first);
             let (id, mut cursor) = (q.id, from);
             let mut spills = Vec::new();
-            for entry in q.ready.evictable(from, SPARE) {
+            for entry in q.ready.evictable(from) {
                 if steps == 0 || self.memory.bytes <= target {
                     break;
                 }
@@ -148,9 +174,11 @@ impl Engine {
                 if matches!(entry.body, Body::Memory(_)) {
                     if self.memory.evict(entry) {
                         self.counters.bodies_evicted += 1;
+                    } else if entry.flags.has(EntryFlags::LOGGED) {
+                        // Not written yet: this one and what follows is for later.
+                        break;
                     } else if let Body::Memory(message) = &entry.body
-                        && !entry.flags.has(EntryFlags::LOGGED)
-                        && !message.log_state().is_staged()
+                        && message.log_state().join()
                     {
                         // A transient backlog goes to disk too, unsynced; it is looked at again once it is written.
                         entry.flags.set(EntryFlags::LOGGED | EntryFlags::SPILLED);
@@ -163,9 +191,6 @@ impl Engine {
                             },
                         ));
                         continue;
-                    } else {
-                        // Not written yet: this one and what follows is for later.
-                        break;
                     }
                 }
                 if spills.is_empty() {
@@ -174,7 +199,6 @@ impl Engine {
             }
             q.evict_cursor = cursor;
             for (message, route) in spills {
-                message.log_state().stage(1);
                 self.staging.message(message, Routes::from_iter([route]));
             }
             self.memory.deep.push_back(queue);
@@ -216,10 +240,8 @@ impl Engine {
                 continue;
             };
             let queue = QueueRef { slot, id: l.queue };
-            let Some(q) = self.queue_mut(queue) else { continue };
-            if let QueueKind::Session(session) = q.kind
-                && self.resend_loaded(session, &l)
-            {
+            if let Some(resend) = self.memory.resends.remove(&(l.queue, l.seq)) {
+                self.resend_loaded(resend, queue, l, wakes);
                 continue;
             }
             let Some(q) = self.queues.get_mut(slot as usize) else {
@@ -256,21 +278,16 @@ impl Engine {
             self.enforce_limit(queue, wakes);
             self.touch(queue);
         }
-        for session in std::mem::take(&mut self.resends_ready) {
-            self.resend(session, wakes);
-        }
         self.dispatch_touched(wakes);
-        let mut gets = std::mem::take(&mut self.memory.waiting_gets);
-        for (queue, link, get) in gets.drain(..) {
+        let gets = std::mem::take(&mut self.memory.waiting_gets);
+        for (queue, link, get) in gets {
             if self.queue_mut(queue).is_some_and(|q| q.loading > 0) {
                 self.memory.waiting_gets.push((queue, link, get));
             } else {
-                self.get(link, get, wakes);
-                if let Some(l) = self.link_mut(link) {
-                    l.wake(wakes);
-                }
+                self.get_again(link, get, wakes);
             }
         }
+        self.dispatch_touched(wakes);
         self.relieve_memory(wakes);
     }
 
@@ -280,4 +297,21 @@ impl Engine {
             self.staging.record(Record::QueueDelete { queue: q.id });
         }
     }
+}
+
+/// The sequence from which on bodies may leave: of a queue with consumers the head stays. `None` if all of it is head.
+fn first_to_leave(q: &Queue) -> Option<u64> {
+    if q.consumers.is_empty() {
+        return q.ready.front().map(|e| e.seq);
+    }
+    let mut bytes = 0;
+    q.ready
+        .iter()
+        .enumerate()
+        .find(|(n, entry)| {
+            let stays = *n < SPARE && bytes < SPARE_BYTES;
+            bytes += entry.body.len() as u64;
+            !stays
+        })
+        .map(|(_, entry)| entry.seq)
 }

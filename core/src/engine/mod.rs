@@ -10,6 +10,8 @@
 //!   memory: bodies leave to the log, and come back (loaded)
 //! ```
 
+#[cfg(feature = "testing")]
+mod audit;
 mod consuming;
 mod counters;
 mod dead_letter;
@@ -157,10 +159,8 @@ pub struct Engine {
     consumer_generation: u32,
     sessions: Slab<DurableSession>,
     session_ids: HashMap<Name, u32>,
-    /// Sessions whose opening waits for the log: ticket, session, link, whether it was present.
-    opening: Vec<(u64, u32, Link, bool)>,
-    /// Sessions whose bodies to be sent again have all arrived.
-    resends_ready: Vec<u32>,
+    /// Sessions whose opening waits for the log: ticket, session, link.
+    opening: Vec<(u64, u32, Link)>,
     staging: Staging,
     confirms: Confirms,
     /// Who waits for which batch: for its confirms, or for an answer that is held.
@@ -187,6 +187,8 @@ struct Slot {
 
 /// Commands, each with its destinations, that one hold of the lock may cost.
 const WORK_UNITS_MAX: usize = 1024;
+/// Rounds of looking for retained messages in one take.
+const REPLAYS_PER_TAKE: usize = 4;
 /// How long settles may wait for company before they are logged.
 const ACKS_DELAY_MS: u64 = 200;
 
@@ -212,7 +214,6 @@ impl Engine {
             sessions: Slab::new(),
             session_ids: HashMap::new(),
             opening: Vec::new(),
-            resends_ready: Vec::new(),
             staging: Staging::new(),
             confirms: Confirms::default(),
             waiting: VecDeque::new(),
@@ -280,7 +281,12 @@ impl Engine {
 
     /// Applies one command; returns its cost in work units.
     fn apply_one(&mut self, link: Link, command: Command, wakes: &mut Wakes) -> usize {
-        if self.link(link).is_none() {
+        // MQTT 5 3.1.4 [MQTT-3.1.4-3]: after a takeover the old connection is closed; what it still sent, its client
+        // sends again on the new one.
+        if self
+            .link(link)
+            .is_none_or(|l| l.taken_over && !matches!(command, Command::Detach))
+        {
             return 1;
         }
         match command {
@@ -317,7 +323,7 @@ impl Engine {
             }
             Command::Qos { channel, count, global } => self.qos(link, channel, count, global),
             Command::Echo { channel, token } => self.answer(link, channel, Event::Echo { channel, token }, None),
-            Command::Recover { channel, reply } => return self.recover_channel(link, channel, reply),
+            Command::Recover { channel, reply } => return self.recover_channel(link, channel, reply, wakes),
             Command::Cancel {
                 channel,
                 consumer,
@@ -349,7 +355,7 @@ impl Engine {
             }
             Command::OpenSession(c) => self.open_session(link, *c, wakes),
             Command::SessionExpiry(expiry) => self.session_expiry(link, expiry),
-            Command::Subscribe(c) => return self.subscribe(link, *c),
+            Command::Subscribe(c) => return self.subscribe(link, *c, wakes),
             Command::Unsubscribe(c) => self.unsubscribe(link, *c, wakes),
             Command::Transaction(c) => return self.transaction(link, *c, wakes),
             Command::DropWill => {
@@ -384,19 +390,44 @@ impl Engine {
             events.push(Event::Flow(told));
         }
         events.extend(l.verdicts.drain(..));
+        // Answers that are ready precede the confirms of what was published after the question.
+        while let Some(Out::Event(_)) = l.outbox.front() {
+            if let Some(Out::Event(event)) = l.outbox.pop_front() {
+                events.push(event);
+            }
+        }
         if !l.confirm_dirty.is_empty() {
             self.take_confirms(link, events);
         }
         if stalled {
             self.give_back_reservations(link);
         }
+        let more = self.take_outbox(link, room, events, wakes);
+        // What was given back is for others, and what died on the way goes on.
+        self.dispatch_touched(wakes);
+        more || self.link(link).is_some_and(|l| !stalled && l.has_more())
+    }
+
+    fn take_outbox(&mut self, link: Link, room: Room, events: &mut Vec<Event>, wakes: &mut Wakes) -> bool {
+        let stalled = room.messages == 0 || room.bytes == 0;
         let (mut messages, mut bytes) = (0, 0);
+        let mut replays = 0;
         loop {
             let Some(l) = self.link_mut(link) else { return false };
+            let fits = |size| messages < room.messages && (messages == 0 || bytes + size <= room.bytes);
             match l.outbox.front() {
                 None => {
-                    let fed = !stalled && (self.feed_starved(link, wakes) || self.replay_retained(link, wakes));
-                    if !fed {
+                    if stalled {
+                        return false;
+                    }
+                    if self.feed_starved(link, wakes) {
+                        continue;
+                    }
+                    if replays == REPLAYS_PER_TAKE {
+                        return true;
+                    }
+                    replays += 1;
+                    if !self.replay_retained(link, wakes) {
                         return false;
                     }
                 }
@@ -405,10 +436,20 @@ impl Engine {
                         events.push(event);
                     }
                 }
+                Some(&Out::Resend(packet_id)) => match self.resend_size(link, packet_id) {
+                    Some(size) if !fits(size) => return !stalled,
+                    Some(size) => {
+                        messages += 1;
+                        bytes += size + DELIVERY_OVERHEAD;
+                        self.resend(link, packet_id, events);
+                    }
+                    // It comes back by itself when the body is here.
+                    None => return false,
+                },
                 Some(Out::Reserved { entry, .. }) => {
                     let size = entry.body.len();
-                    if messages >= room.messages || (messages > 0 && bytes + size > room.bytes) {
-                        return true;
+                    if !fits(size) {
+                        return !stalled;
                     }
                     messages += 1;
                     bytes += size + DELIVERY_OVERHEAD;
@@ -417,6 +458,10 @@ impl Engine {
                         l.reserved_bytes -= size;
                         self.hand_out(link, consumer, queue, entry, events);
                     }
+                }
+                Some(Out::Awaited) => {
+                    debug_assert!(false, "an awaited answer keeps its place among the held ones");
+                    l.outbox.pop_front();
                 }
             }
         }
@@ -455,8 +500,8 @@ impl Engine {
             }
         }
         self.confirms.free_orphans(durable);
-        for (_, session, link, present) in self.opening.extract_if(.., |(t, ..)| *t <= durable).collect::<Vec<_>>() {
-            self.session_open(session, link, present, wakes);
+        for (_, session, link) in self.opening.extract_if(.., |(t, ..)| *t <= durable).collect::<Vec<_>>() {
+            self.session_open(session, link, wakes);
         }
         for (_, queue) in self
             .waiting_marks

@@ -17,6 +17,7 @@ use crate::queue::{HAND_OUT_AHEAD, Queue, QueueKind};
 use crate::retained::{Change, Retained};
 use crate::router::Admission;
 use crate::store::{Record, Route, Routes, State};
+use hashbrown::{HashMap, HashSet};
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -43,6 +44,10 @@ impl Confirms {
             self.orphans.push((e.ticket, key));
         }
     }
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.orphans.is_empty()
+    }
     pub(crate) fn free_orphans(&mut self, durable: u64) {
         self.orphans.retain(|&(ticket, key)| {
             if ticket <= durable {
@@ -62,6 +67,17 @@ struct Enqueued {
     refused: bool,
     /// It is staged for the log.
     logged: bool,
+    /// It is its topic's retained message, and the log is told.
+    retained: bool,
+}
+
+/// What a publish waits for.
+enum Wait<'a> {
+    Nothing,
+    /// The message's own record: its consumers may be faster than the log.
+    Message(&'a Message),
+    /// A batch.
+    Batch(u64),
 }
 
 impl Engine {
@@ -88,26 +104,19 @@ impl Engine {
             self.counters.published_confirm += 1;
         }
         // An incoming QoS 2 id is remembered before its PUBREC; the duplicate of a known one is only confirmed.
-        let mut waits = false;
+        let mut incoming = None;
         if packet_id != 0
             && let Some((_, session)) = self.session_of(link)
         {
             if !session.incoming.insert(packet_id) {
-                self.confirm(link, channel, number, None);
+                // The first one may have come over an earlier connection, and still be on its way to the log.
+                let wait = self.staging.wait_for_all().map_or(Wait::Nothing, Wait::Batch);
+                self.confirm(link, channel, number, wait);
                 return 1;
             }
-            if session.kept {
-                let queue = session.queue.map(|q| q.id);
-                if let Some(queue) = queue {
-                    self.staging.record(Record::State(State::IncomingId {
-                        queue,
-                        packet_id,
-                        held: true,
-                    }));
-                    waits = true;
-                }
-            }
+            incoming = session.queue.filter(|_| session.kept).map(|q| q.id);
         }
+        let group = self.staging.group_start();
         let result = self.route_and_enqueue(link, &message, &[], wakes);
         let enqueued = match result {
             Ok(enqueued) => enqueued,
@@ -115,21 +124,27 @@ impl Engine {
                 if flags.contains(PublishFlags::LENIENT) && fault.kind == FaultKind::NotFound {
                     Enqueued::default()
                 } else {
-                    self.fail(link, channel, Op::Publish, fault);
-                    if confirm {
-                        self.confirm(link, channel, number, None);
+                    let why = fault.kind;
+                    self.forget_incoming(link, packet_id);
+                    if !confirm || self.session_of(link).is_none() {
+                        // No confirm: the session answers with an error of its own, which must not come after an ack.
+                        self.fail(link, channel, Op::Publish, fault);
+                        return 1;
                     }
+                    // An MQTT client is told by reason code, publish by publish; a refused id is new the next time.
+                    // MQTT 5 4.3.3 [MQTT-4.3.3-9]
+                    if let Some(l) = link_at(&mut self.links, link) {
+                        l.verdicts.push_back(Event::Refused { channel, number, why });
+                    }
+                    self.confirm(link, channel, number, Wait::Nothing);
                     return 1;
                 }
             }
         };
         if enqueued.refused {
             self.counters.refused += 1;
-            if packet_id != 0
-                && let Some((_, session)) = self.session_of(link)
-            {
-                session.incoming.remove(&packet_id);
-            }
+            self.forget_incoming(link, packet_id);
+            incoming = None;
             if confirm && let Some(l) = link_at(&mut self.links, link) {
                 l.verdicts.push_back(Event::Refused {
                     channel,
@@ -153,23 +168,41 @@ impl Engine {
         } else {
             self.counters.routed += 1;
         }
-        if confirm {
-            // A message that only waits for its own record may be confirmed early by its consumers; one that waits for
-            // something else in the batch may not.
-            let wait = if waits {
-                Some(None)
-            } else if enqueued.logged {
-                Some(Some(&message))
-            } else {
-                None
-            };
-            self.confirm(link, channel, number, wait);
+        if let Some(queue) = incoming {
+            // The id and its message are there together or not at all: a message without it would be stored again when
+            // its publisher sends it again, an id without its message would keep it out.
+            self.staging.record(Record::State(State::IncomingId {
+                queue,
+                packet_id,
+                held: true,
+            }));
+            self.staging.group_end(group);
         }
+        // A message that only waits for its own record may be confirmed early by its consumers; one that waits for
+        // something else in the batch may not.
+        let wait = if !confirm {
+            Wait::Nothing
+        } else if incoming.is_some() || enqueued.retained {
+            Wait::Batch(self.staging.wait())
+        } else if enqueued.logged {
+            Wait::Message(&message)
+        } else {
+            Wait::Nothing
+        };
+        self.confirm(link, channel, number, wait);
         1 + enqueued.queues
     }
 
+    fn forget_incoming(&mut self, link: Link, packet_id: u16) {
+        if packet_id != 0
+            && let Some((_, session)) = self.session_of(link)
+        {
+            session.incoming.remove(&packet_id);
+        }
+    }
+
     /// Numbers a publish as waiting (for its message's record, or for the whole batch) or as ready.
-    fn confirm(&mut self, link: Link, channel: ChannelNumber, number: u64, wait: Option<Option<&Message>>) {
+    fn confirm(&mut self, link: Link, channel: ChannelNumber, number: u64, wait: Wait<'_>) {
         if number == 0 {
             return;
         }
@@ -177,7 +210,12 @@ impl Engine {
             return;
         };
         let publisher = &mut l.channel(channel).publisher;
-        let Some(message) = wait else {
+        let (ticket, message) = match wait {
+            Wait::Nothing => (None, None),
+            Wait::Message(message) => (Some(self.staging.wait()), Some(message)),
+            Wait::Batch(ticket) => (Some(ticket), None),
+        };
+        let Some(ticket) = ticket else {
             match publisher.pending.back_mut() {
                 // Behind one that waits: it is passed together with that one.
                 Some((upto, _)) => *upto = number,
@@ -188,7 +226,6 @@ impl Engine {
             }
             return;
         };
-        let ticket = self.staging.wait();
         let key = match publisher.pending.back_mut() {
             Some((upto, key))
                 if self
@@ -240,6 +277,16 @@ impl Engine {
                 l.wake(wakes);
             }
         }
+    }
+
+    /// Whether the oldest publish the channel waits with is through.
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_confirm_over(&self, publisher: &super::link::Publisher) -> bool {
+        let durable = self.staging.durable_ticket();
+        publisher.pending.front().is_some_and(|(_, key)| {
+            let entry = self.confirms.entries.get(*key as usize);
+            entry.is_none_or(|e| e.ticket <= durable || e.outstanding == 0)
+        })
     }
 
     /// Derives the confirms of the link's channels whose watermark may have moved.
@@ -303,7 +350,7 @@ impl Engine {
                     let Ok(enqueued) = self.route_and_enqueue(link, &message, &[], wakes) else {
                         continue;
                     };
-                    waits |= enqueued.logged;
+                    waits |= enqueued.logged || enqueued.retained;
                     work += 1 + enqueued.queues;
                     if enqueued.queues == 0 && flags.contains(PublishFlags::MANDATORY) {
                         self.answer(
@@ -337,6 +384,11 @@ impl Engine {
     }
 
     fn check_transaction(&mut self, link: Link, commands: &[Command]) -> Result<(), Fault> {
+        // What the transaction itself would add to a queue that refuses when it is full: messages, bytes.
+        let mut added: HashMap<u32, (u64, u64)> = HashMap::new();
+        // What it has settled by then: numbers one by one, and all up to a number.
+        let mut settled: HashSet<(ChannelNumber, u64)> = HashSet::new();
+        let mut settled_upto: HashMap<ChannelNumber, u64> = HashMap::new();
         for command in commands {
             match command {
                 Command::Publish { flags, message, .. } => {
@@ -347,9 +399,11 @@ impl Engine {
                         Ok(targets) => {
                             for target in targets {
                                 let queue = &self.queues[target.queue.0 as usize];
-                                if refuses(queue, message) {
+                                let ahead = added.entry(target.queue.0).or_default();
+                                if refuses(queue, message, *ahead) {
                                     return Err(Fault::new(FaultKind::PreconditionFailed, "partial tx completion"));
                                 }
+                                *ahead = (ahead.0 + 1, ahead.1 + message.body().len() as u64);
                             }
                         }
                     }
@@ -360,13 +414,22 @@ impl Engine {
                     multiple,
                     ..
                 } => {
-                    let Some(l) = link_at(&mut self.links, link) else {
+                    let all = *multiple && *number == 0;
+                    let Some(l) = link_at(&mut self.links, link).filter(|_| !all) else {
                         continue;
                     };
-                    let known = l.channel(*channel).unsettled.contains(*number) || (*multiple && *number == 0);
+                    let before = settled_upto.entry(*channel).or_default();
+                    let known = l.channel(*channel).unsettled.contains(*number)
+                        && *number > *before
+                        && !settled.contains(&(*channel, *number));
                     if !known {
                         let text = format!("unknown delivery tag {number}");
                         return Err(Fault::new(FaultKind::PreconditionFailed, text));
+                    }
+                    if *multiple {
+                        *before = *number;
+                    } else {
+                        settled.insert((*channel, *number));
                     }
                 }
                 _ => {}
@@ -432,7 +495,7 @@ impl Engine {
                     self.counters.dropped_full += 1;
                     continue;
                 }
-            } else if queue.kind == QueueKind::Plain && refuses(queue, message) {
+            } else if queue.kind == QueueKind::Plain && refuses(queue, message, (0, 0)) {
                 enqueued.refused = true;
                 self.counters.dropped_full += 1;
                 if queue.arguments.overflow == Overflow::RejectPublishDeadLetter {
@@ -494,7 +557,7 @@ impl Engine {
             self.enforce_limit(queue, wakes);
         }
         if envelope.retain && *message.exchange() == *self.settings.topic_exchange {
-            enqueued.logged |= self.retain(message);
+            enqueued.retained = self.retain(message);
         }
         Ok(enqueued)
     }
@@ -511,7 +574,7 @@ impl Engine {
                 });
                 if let Some(deadline) = message.envelope().deadline {
                     let at = self.now.monotonic + (deadline - self.now.wall);
-                    self.timers.set(at, super::timers::Timer::Retained);
+                    self.timers.set_retained(at);
                 }
             }
             Change::Cleared(_) => self.staging.record(Record::Key { key, value: None }),
@@ -557,13 +620,14 @@ fn extra_keys(codecs: &Codecs, message: &Message) -> Vec<Name> {
     }
 }
 
-/// Whether a full queue turns the message away.
-fn refuses(queue: &Queue, message: &Message) -> bool {
+/// Whether a full queue turns the message away, if `ahead` (messages, bytes) are put into it before.
+fn refuses(queue: &Queue, message: &Message, ahead: (u64, u64)) -> bool {
     let a = &queue.arguments;
     if a.overflow == Overflow::DropHead {
         return false;
     }
-    a.length_max.is_some_and(|max| queue.ready.len() as u64 >= max)
-        || a.bytes_max
-            .is_some_and(|max| queue.ready.bytes() + message.body().len() as u64 > max)
+    let bytes = queue.ready.bytes() + ahead.1 + message.body().len() as u64;
+    a.length_max
+        .is_some_and(|max| queue.ready.len() as u64 + ahead.0 >= max)
+        || a.bytes_max.is_some_and(|max| bytes > max)
 }

@@ -13,7 +13,6 @@
 //! Postcard's encoding is stable and documented; a change of fields takes a new version.
 
 use super::Engine;
-use super::timers::Timer;
 use crate::binding::{Binding, Destination};
 use crate::durable_session::{DurableSession, InFlight, Outgoing, Subscribed};
 use crate::message::{Dialect, Envelope, Message, PayloadLengths};
@@ -25,6 +24,7 @@ use crate::queue::{Queue, QueueKind};
 use crate::router::ExchangeSpec;
 use crate::store::{QueueId, Recovered, RecoveredQueue};
 use crate::time::{Now, Wall};
+use hashbrown::HashSet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -303,6 +303,8 @@ impl Engine {
             damaged += u32::from(self.router.restore_exchange(spec).is_err());
         }
         let mut sessions: BTreeMap<u64, u32> = BTreeMap::new();
+        // Sessions whose expiry begins now: from here on, not anew with each restart.
+        let mut expiring = Vec::new();
         for (k, v) in of(b's') {
             let Some((client_id, r)) = text(k).zip(decode::<SessionRecord>(v)) else {
                 damaged += 1;
@@ -311,6 +313,9 @@ impl Engine {
             let session = self.recover_session(client_id.into(), &r);
             if let Some(queue) = r.queue {
                 sessions.insert(queue, session);
+            }
+            if r.expires_at.is_none() && r.expiry.is_some() {
+                expiring.push(session);
             }
         }
         for (k, v) in of(b'q') {
@@ -334,11 +339,19 @@ impl Engine {
                 Some(message) => {
                     self.retained.set(&message);
                     if let Some(deadline) = message.envelope().deadline {
-                        self.timers.set(now.monotonic + (deadline - now.wall), Timer::Retained);
+                        self.timers.set_retained(now.monotonic + (deadline - now.wall));
                     }
                 }
                 None => damaged += 1,
             }
+        }
+        self.drop_memberless_groups();
+        for session in expiring {
+            let (key, value) = encode_session(&self.sessions[session as usize]);
+            self.staging.record(crate::store::Record::Key {
+                key,
+                value: Some(value),
+            });
         }
         if damaged > 0 {
             tracing::warn!(damaged, "some definitions in the log could not be restored");
@@ -350,6 +363,25 @@ impl Engine {
         self.touched.clear();
         for (_, q) in &mut self.queues {
             q.touched = false;
+        }
+    }
+
+    /// Groups whose last members did not survive the restart.
+    fn drop_memberless_groups(&mut self) {
+        let subscriptions = self.sessions.iter().flat_map(|(_, s)| s.subscriptions.keys());
+        let named: HashSet<Name> = subscriptions
+            .filter_map(|(filter, share)| Some(super::sessions::shared_queue_name(share.as_ref()?, filter)))
+            .collect();
+        let shared = self.queues.iter().filter(|(_, q)| q.kind == QueueKind::Shared);
+        let left: Vec<QueueRef> = shared
+            .filter(|(_, q)| !named.contains(&q.name))
+            .map(|(slot, q)| QueueRef {
+                slot: slot as u32,
+                id: q.id,
+            })
+            .collect();
+        for queue in left {
+            self.delete_queue(queue, &mut super::Wakes::default());
         }
     }
 
@@ -375,13 +407,11 @@ impl Engine {
             consumers: Vec::new(),
             receive_maximum: 1,
             delayed_will: None,
-            resend_awaits: 0,
+            expiry_timer: None,
+            open: false,
         }) as u32;
         self.session_ids.insert(client_id, session);
-        if let Some(at) = expires_at {
-            self.timers
-                .set(now.monotonic + (at - now.wall), Timer::SessionExpiry(session));
-        }
+        self.watch_session_expiry(session);
         session
     }
 
@@ -435,9 +465,18 @@ impl Engine {
                 subscription_ids: None,
             };
             match in_flight.remove(&e.seq) {
-                Some((packet_id, released)) => outgoing.push((e.seq, packet_id, released, entry)),
-                None => q.ready.push_back(entry),
-            }
+                // Whose packet id it is, the log does not say: what its holder has received is not for another member
+                // of the group, what it may not have is.
+                Some((_, true)) if kind == QueueKind::Shared => q.note_ack(e.seq),
+                Some((packet_id, released)) if kind != QueueKind::Shared => {
+                    outgoing.push((e.seq, packet_id, released, entry));
+                    continue;
+                }
+                _ => {
+                    q.ready.push_back(entry);
+                    continue;
+                }
+            };
         }
         q.evict_cursor = q.next_seq;
         q.unsettled = outgoing.len();
@@ -460,6 +499,7 @@ impl Engine {
                         entry,
                         qos,
                         released,
+                        counted: false,
                         order: 0,
                     },
                 );
@@ -500,15 +540,7 @@ impl Engine {
         };
         let queue = match &r.share {
             None => self.sessions[session as usize].queue?,
-            Some(share) => {
-                let slot = self
-                    .router
-                    .queue(&super::sessions::shared_queue_name(share, &r.filter))?;
-                QueueRef {
-                    slot: slot.0,
-                    id: self.queues[slot.0 as usize].id,
-                }
-            }
+            Some(share) => self.shared_queue(share, &r.filter, true).ok()?,
         };
         let exchange = self.settings.topic_exchange.clone();
         self.bind_subscription(queue, &exchange, &r.filter, r.share.is_some(), options)

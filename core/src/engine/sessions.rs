@@ -39,6 +39,9 @@ pub(crate) struct Replay {
 
 /// Look-ups of a replay in one turn.
 const REPLAY_STEPS: usize = 256;
+/// Deliveries to be sent again that are fetched from disk at once, and bytes of body after which no more are.
+const RESENDS_AT_ONCE: usize = 256;
+const RESEND_BYTES: usize = 256 << 10;
 
 impl Engine {
     pub(crate) fn open_session(&mut self, link: Link, c: OpenSession, wakes: &mut Wakes) {
@@ -81,12 +84,14 @@ impl Engine {
                     consumers: Vec::new(),
                     receive_maximum: c.receive_maximum,
                     delayed_will: None,
-                    resend_awaits: 0,
+                    expiry_timer: None,
+                    open: false,
                 }) as u32;
                 self.session_ids.insert(c.client_id.clone(), session);
                 session
             }
         };
+        self.cancel_session_timers(session);
         let s = &mut self.sessions[session as usize];
         s.link = Some(link);
         s.expiry = expiry;
@@ -102,117 +107,162 @@ impl Engine {
             self.session_queue(session);
             gate = Some(self.log_session(session));
         }
+        self.answer(link, CHANNEL, Event::SessionOpened { present }, gate);
         match gate {
-            Some(ticket) => self.opening.push((ticket, session, link, present)),
-            None => self.session_open(session, link, present, wakes),
+            Some(ticket) => self.opening.push((ticket, session, link)),
+            None => self.session_open(session, link, wakes),
         }
     }
 
-    /// The log has what the open session promises: tell its client, resend, and let messages flow.
-    pub(crate) fn session_open(&mut self, session: u32, link: Link, present: bool, wakes: &mut Wakes) {
-        let Some(s) = self.sessions.get(session as usize).filter(|s| s.link == Some(link)) else {
-            return;
-        };
-        let _ = s;
-        self.answer(link, CHANNEL, Event::SessionOpened { present }, None);
-        let s = &mut self.sessions[session as usize];
-        s.used = 0;
-        let mut reads = Vec::new();
-        for outgoing in s.in_flight.iter_mut() {
-            if outgoing.released {
-                continue;
-            }
-            s.used += 1;
-            if let Body::Disk { at, .. } = outgoing.entry.body {
-                reads.push(Read {
-                    queue: outgoing.queue.id,
-                    seq: outgoing.entry.seq,
-                    at,
-                });
-            }
-        }
-        s.resend_awaits = reads.len();
-        if reads.is_empty() {
-            self.resend(session, wakes);
-        } else {
-            self.memory.reads.append(&mut reads);
-        }
-        if let Some(l) = link_at(&mut self.links, link) {
-            l.wake(wakes);
-        }
-    }
-
-    /// A body that a resend waits for. Returns whether it was one.
-    pub(crate) fn resend_loaded(&mut self, session: u32, loaded: &Loaded) -> bool {
-        let Some(s) = self.sessions.get_mut(session as usize) else {
-            return false;
-        };
-        if s.resend_awaits == 0 {
-            return false;
-        }
-        let queue = loaded.queue;
-        let Some(outgoing) = s
-            .in_flight
-            .iter_mut()
-            .find(|o| o.queue.id == queue && o.entry.seq == loaded.seq)
-        else {
-            return false;
-        };
-        let Body::Disk { at, .. } = outgoing.entry.body else {
-            return false;
-        };
-        s.resend_awaits -= 1;
-        if let Some(message) = &loaded.message {
-            message.log_state().written(at);
-            outgoing.entry.body = Body::Memory(message.clone());
-            if message.log_state().hold() {
-                self.memory.add(message);
-            }
-        }
-        if s.resend_awaits == 0 {
-            self.resends_ready.push(session);
-        }
-        true
-    }
-
-    /// Sends again what the client did not finish with, in the order it was sent; then new messages may follow.
+    /// The log has what the open session promises: what its client did not finish with is sent again, in the order it
+    /// was sent; then new messages follow.
     // MQTT 5 4.4 [MQTT-4.4.0-1], 4.6 [MQTT-4.6.0-1]
-    pub(crate) fn resend(&mut self, session: u32, wakes: &mut Wakes) {
-        let Some(s) = self.sessions.get_mut(session as usize) else {
+    pub(crate) fn session_open(&mut self, session: u32, link: Link, wakes: &mut Wakes) {
+        let Some(s) = self.sessions.get_mut(session as usize).filter(|s| s.link == Some(link)) else {
             return;
         };
-        let Some(link) = s.link else { return };
-        let mut events = Vec::new();
-        for packet_id in s.in_flight.ids() {
-            let Some(o) = s.in_flight.find_mut(packet_id) else {
-                continue;
-            };
-            if o.released {
-                events.push(Event::ReleaseDue { packet_id, known: true });
-            } else if let Body::Memory(message) = &o.entry.body {
-                events.push(Event::Deliver(Delivery {
-                    channel: CHANNEL,
-                    qos: o.qos,
-                    flags: o.entry.flags.delivery() | DeliveryFlags::REDELIVERED,
-                    consumer: 0,
-                    number: u64::from(packet_id),
-                    message: message.clone(),
-                    extra: super::consuming::delivery_extra(&o.entry),
-                }));
-            }
+        s.open = true;
+        s.used = 0;
+        for outgoing in s.in_flight.iter_mut() {
+            // MQTT 5 4.9: a PUBREL from before does not count.
+            outgoing.counted = !outgoing.released;
+            s.used += u32::from(outgoing.counted);
         }
-        for event in events {
-            self.counters.redelivered += u64::from(matches!(event, Event::Deliver(_)));
-            self.answer(link, CHANNEL, event, None);
-        }
-        self.add_session_consumers(session);
-        self.dispatch_touched(wakes);
         if let Some(l) = link_at(&mut self.links, link) {
+            l.outbox.extend(s.in_flight.ids().into_iter().map(Out::Resend));
             l.wake(wakes);
+        }
+        self.add_session_consumers(session, wakes);
+        self.dispatch_touched(wakes);
+    }
+
+    /// Bytes of the body that is sent again under that packet id; 0 for a PUBREL, or if there is nothing to send. `None`
+    /// if it is on its way from disk.
+    pub(crate) fn resend_size(&mut self, link: Link, packet_id: u16) -> Option<usize> {
+        let Some((session, s)) = self.session_of(link) else {
+            return Some(0);
+        };
+        let Some(o) = s.in_flight.find_mut(packet_id).filter(|o| !o.released) else {
+            return Some(0);
+        };
+        match &o.entry.body {
+            Body::Memory(message) => Some(message.body().len()),
+            Body::Disk { .. } => {
+                self.load_resends(link, session);
+                None
+            }
         }
     }
 
-    fn add_session_consumers(&mut self, session: u32) {
+    /// Asks for the next bodies that the link waits for.
+    fn load_resends(&mut self, link: Link, session: u32) {
+        let Engine {
+            links,
+            sessions,
+            memory,
+            ..
+        } = self;
+        let Some(l) = link_at(links, link).filter(|l| !l.resend_loading) else {
+            return;
+        };
+        l.resend_loading = true;
+        let s = &mut sessions[session as usize];
+        let mut bytes = 0;
+        for out in l.outbox.iter().take(RESENDS_AT_ONCE) {
+            let Out::Resend(packet_id) = *out else { continue };
+            if let Some(o) = s.in_flight.find_mut(packet_id).filter(|o| !o.released)
+                && let Body::Disk { at, body_len } = o.entry.body
+                && bytes < RESEND_BYTES
+            {
+                bytes += body_len as usize;
+                let (queue, seq) = (o.queue.id, o.entry.seq);
+                memory.resends.insert((queue, seq), (session, packet_id));
+                memory.reads.push(Read { queue, seq, at });
+            }
+        }
+    }
+
+    /// A body that is to be sent again has come, or is damaged.
+    pub(crate) fn resend_loaded(
+        &mut self,
+        (session, packet_id): (u32, u16),
+        queue: QueueRef,
+        loaded: Loaded,
+        wakes: &mut Wakes,
+    ) {
+        let Engine {
+            links,
+            sessions,
+            memory,
+            ..
+        } = self;
+        let Some(s) = sessions.get_mut(session as usize) else {
+            return;
+        };
+        if let Some(l) = s.link.and_then(|link| link_at(links, link)) {
+            l.resend_loading = false;
+            l.wake(wakes);
+        }
+        let Some(o) = s
+            .in_flight
+            .find_mut(packet_id)
+            .filter(|o| o.queue == queue && o.entry.seq == loaded.seq)
+        else {
+            return;
+        };
+        let Body::Disk { at, .. } = o.entry.body else { return };
+        match loaded.message {
+            Some(message) => {
+                message.log_state().written(at);
+                if message.log_state().hold() {
+                    memory.add(&message);
+                }
+                o.entry.body = Body::Memory(message);
+                self.counters.bodies_loaded += 1;
+            }
+            None => {
+                tracing::warn!(client = %s.client_id, packet_id, "a message's record is damaged: not sent again");
+                self.counters.damaged += 1;
+                self.free_packet(session, packet_id, wakes);
+            }
+        }
+    }
+
+    /// Sends again what is in flight under that packet id: the message, marked as such, or its PUBREL.
+    pub(crate) fn resend(&mut self, link: Link, packet_id: u16, events: &mut Vec<Event>) {
+        if let Some(l) = link_at(&mut self.links, link) {
+            l.outbox.pop_front();
+        }
+        let Engine { links, sessions, .. } = self;
+        let session = link_at(links, link).and_then(|l| l.session);
+        let Some(s) = session.and_then(|s| sessions.get_mut(s as usize)) else {
+            return;
+        };
+        let Some(o) = s.in_flight.find_mut(packet_id) else {
+            return;
+        };
+        let Body::Memory(message) = &o.entry.body else {
+            events.push(Event::ReleaseDue { packet_id, known: true });
+            return;
+        };
+        if o.released {
+            events.push(Event::ReleaseDue { packet_id, known: true });
+            return;
+        }
+        events.push(Event::Deliver(Delivery {
+            channel: CHANNEL,
+            qos: o.qos,
+            flags: o.entry.flags.delivery() | DeliveryFlags::REDELIVERED,
+            consumer: 0,
+            number: u64::from(packet_id),
+            message: message.clone(),
+            extra: super::consuming::delivery_extra(&o.entry),
+        }));
+        self.memory.shed(&mut o.entry);
+        self.counters.redelivered += 1;
+    }
+
+    fn add_session_consumers(&mut self, session: u32, wakes: &mut Wakes) {
         let s = &self.sessions[session as usize];
         let mut wanted: Vec<(QueueRef, u8)> = s.queue.map(|q| (q, 2)).into_iter().collect();
         for ((filter, share), options) in &s.subscriptions {
@@ -224,12 +274,12 @@ impl Engine {
             }
         }
         for (queue, qos) in wanted {
-            self.add_session_consumer(session, queue, qos);
+            self.add_session_consumer(session, queue, qos, wakes);
         }
     }
 
     /// Has the connected session consume a queue, once.
-    fn add_session_consumer(&mut self, session: u32, queue: QueueRef, qos: u8) {
+    fn add_session_consumer(&mut self, session: u32, queue: QueueRef, qos: u8, wakes: &mut Wakes) {
         let s = &self.sessions[session as usize];
         let Some(link) = s.link else { return };
         let existing = s
@@ -238,10 +288,12 @@ impl Engine {
             .find(|k| self.consumer(**k).is_some_and(|c| c.queue == queue))
             .copied();
         if let Some(key) = existing {
-            if let Some(c) = self.consumer_mut(key) {
-                c.session = Some((session, qos));
+            if self.consumer(key).is_some_and(|c| c.session == Some((session, qos))) {
+                return;
             }
-            return;
+            // What is reserved to it was counted as of its old QoS: it goes back.
+            self.sessions[session as usize].consumers.retain(|k| *k != key);
+            self.remove_consumer(key, wakes);
         }
         let consumer = Consumer {
             key: ConsumerKey { slot: 0, generation: 0 },
@@ -275,6 +327,29 @@ impl Engine {
         let queue = self.add_special_queue(name, QueueKind::Session(session), kept);
         self.sessions[session as usize].queue = Some(queue);
         queue
+    }
+
+    /// The queue of a `$share` group, made if need be. It survives a restart if one of its members does.
+    pub(crate) fn shared_queue(&mut self, share: &str, filter: &str, kept: bool) -> Result<QueueRef, Fault> {
+        let name = shared_queue_name(share, filter);
+        let Some(slot) = self.router.queue(&name) else {
+            return Ok(self.add_special_queue(name, QueueKind::Shared, kept));
+        };
+        let q = &mut self.queues[slot.0 as usize];
+        if q.kind != QueueKind::Shared {
+            let text = format!("{} is no shared subscription's", self.queue_text(&name));
+            return Err(Fault::new(FaultKind::AccessRefused, text));
+        }
+        if kept && !q.durable {
+            q.durable = true;
+            let (key, value) = super::recovery::encode_queue(q);
+            self.staging.record(Record::Key {
+                key,
+                value: Some(value),
+            });
+        }
+        let id = self.queues[slot.0 as usize].id;
+        Ok(QueueRef { slot: slot.0, id })
     }
 
     fn add_special_queue(&mut self, name: Name, kind: QueueKind, durable: bool) -> QueueRef {
@@ -313,7 +388,7 @@ impl Engine {
         }
     }
 
-    pub(crate) fn subscribe(&mut self, link: Link, c: Subscribe) -> usize {
+    pub(crate) fn subscribe(&mut self, link: Link, c: Subscribe, wakes: &mut Wakes) -> usize {
         let Some((session, _)) = self.session_of(link) else {
             let fault = Fault::new(FaultKind::NotAllowed, "no session is open");
             self.fail(link, CHANNEL, Op::Subscribe, fault);
@@ -327,7 +402,7 @@ impl Engine {
                 Err(kind) => Err(kind),
                 Ok(sub) => {
                     let qos = sub.qos;
-                    match self.subscribe_one(link, session, sub, c.subscription_id) {
+                    match self.subscribe_one(link, session, sub, c.subscription_id, wakes) {
                         Ok(logged) => {
                             waits |= logged;
                             Ok(qos)
@@ -353,6 +428,7 @@ impl Engine {
         session: u32,
         sub: Subscription,
         subscription_id: Option<u32>,
+        wakes: &mut Wakes,
     ) -> Result<bool, Fault> {
         let exchange = self.settings.topic_exchange.clone();
         let options = Subscribed {
@@ -364,16 +440,7 @@ impl Engine {
         let kept = self.sessions[session as usize].kept;
         let queue = match &sub.share {
             None => self.session_queue(session),
-            Some(share) => {
-                let name = shared_queue_name(share, &sub.filter);
-                match self.router.queue(&name) {
-                    Some(slot) => QueueRef {
-                        slot: slot.0,
-                        id: self.queues[slot.0 as usize].id,
-                    },
-                    None => self.add_special_queue(name, QueueKind::Shared, kept),
-                }
-            }
+            Some(share) => self.shared_queue(share, &sub.filter, kept)?,
         };
         self.bind_subscription(queue, &exchange, &sub.filter, sub.share.is_some(), options)?;
         let id = (sub.filter.clone(), sub.share.clone());
@@ -391,7 +458,10 @@ impl Engine {
             });
         }
         let granted = if sub.share.is_some() { sub.qos } else { 2 };
-        self.add_session_consumer(session, queue, granted);
+        // Before that, what is in flight is to be sent again first: see `session_open`.
+        if self.sessions[session as usize].open {
+            self.add_session_consumer(session, queue, granted, wakes);
+        }
         let replay = match sub.retain_handling {
             RetainHandling::Always => true,
             RetainHandling::IfNew => new,
@@ -444,6 +514,12 @@ impl Engine {
             return false;
         };
         let Some(session) = l.session else { return false };
+        // What its client has no credit for waits where it is; the next settle comes back here.
+        let s = &self.sessions[session as usize];
+        let waiting = s.queue.and_then(|q| self.queues.get(q.slot as usize));
+        if !s.open || waiting.is_some_and(|q| q.ready.len() >= REPLAY_STEPS) {
+            return false;
+        }
         let Some(mut replay) = l.replays.pop_front() else {
             return false;
         };
@@ -591,6 +667,7 @@ impl Engine {
             entry,
             qos,
             released: false,
+            counted: true,
             order: 0,
         };
         self.memory.shed(&mut outgoing.entry);
@@ -616,47 +693,62 @@ impl Engine {
     /// PUBACK, PUBCOMP, or a refusal: the packet id is free.
     pub(crate) fn settle_packet(&mut self, link: Link, number: u64, outcome: Outcome, wakes: &mut Wakes) {
         let Ok(packet_id) = u16::try_from(number) else { return };
-        let Some((_, s)) = self.session_of(link) else { return };
-        let Some(outgoing) = s.in_flight.remove(packet_id) else {
+        let Some((session, s)) = self.session_of(link) else {
             return;
         };
-        s.used = s.used.saturating_sub(1);
-        let Outgoing { queue, mut entry, .. } = outgoing;
         match outcome {
             Outcome::Accept | Outcome::Reject => {
-                self.counters.acknowledged += 1;
-                self.settle_entry(queue, entry, true, wakes);
+                self.counters.acknowledged += u64::from(s.in_flight.find_mut(packet_id).is_some());
+                self.free_packet(session, packet_id, wakes);
             }
             Outcome::Requeue => {
-                entry.flags.set(EntryFlags::REDELIVERED);
-                self.put_back(queue, entry);
+                if let Some(outgoing) = self.take_packet(session, packet_id) {
+                    let Outgoing { queue, mut entry, .. } = outgoing;
+                    entry.flags.set(EntryFlags::REDELIVERED);
+                    self.put_back(queue, entry);
+                }
             }
         }
-        let own = self.session_of(link).and_then(|(_, s)| s.queue);
-        self.touch(queue);
-        if let Some(own) = own {
-            self.touch(own);
+    }
+
+    /// The client is done with a packet id, and so are we with its message.
+    fn free_packet(&mut self, session: u32, packet_id: u16, wakes: &mut Wakes) {
+        if let Some(Outgoing { queue, entry, .. }) = self.take_packet(session, packet_id) {
+            self.settle_entry(queue, entry, true, wakes);
         }
+    }
+
+    fn take_packet(&mut self, session: u32, packet_id: u16) -> Option<Outgoing> {
+        let outgoing = self.sessions.get_mut(session as usize)?.in_flight.remove(packet_id)?;
+        if outgoing.counted {
+            self.free_session_credit(session);
+        }
+        Some(outgoing)
     }
 
     /// PUBREC: from here on only PUBREL is sent.
     pub(crate) fn received(&mut self, link: Link, packet_id: u16) {
         let Some((_, s)) = self.session_of(link) else { return };
         let kept = s.kept;
+        let mut gate = None;
         let known = match s.in_flight.find_mut(packet_id) {
             Some(outgoing) if outgoing.qos == 2 => {
                 let first = !outgoing.released;
                 outgoing.released = true;
                 let (queue, seq) = (outgoing.queue.id, outgoing.entry.seq);
-                if first && kept && outgoing.entry.flags.has(EntryFlags::LOGGED) {
-                    self.staging
-                        .record(Record::State(State::PacketIdReleased { queue, seq, packet_id }));
+                if kept && outgoing.entry.flags.has(EntryFlags::LOGGED) {
+                    if first {
+                        self.staging
+                            .record(Record::State(State::PacketIdReleased { queue, seq, packet_id }));
+                    }
+                    // After PUBREL the client may forget the id: were the message sent again then, it would be new.
+                    gate = self.staging.wait_for_all();
                 }
                 true
             }
             _ => false,
         };
-        self.answer(link, CHANNEL, Event::ReleaseDue { packet_id, known }, None);
+        self.answer(link, CHANNEL, Event::ReleaseDue { packet_id, known }, gate);
     }
 
     /// PUBREL: the publisher's packet id is free.
@@ -679,6 +771,7 @@ impl Engine {
     fn take_over(&mut self, old: Link, clean_start: bool, wakes: &mut Wakes) {
         let Some(l) = link_at(&mut self.links, old) else { return };
         l.closed = Some(CloseReason::TakenOver);
+        l.taken_over = true;
         l.wake(wakes);
         let mut will = l.will.take();
         // MQTT 5 3.1.3.2.2 [MQTT-3.1.3-9]: back before the delay is over, unless the session ends.
@@ -700,7 +793,7 @@ impl Engine {
             return;
         };
         s.link = None;
-        s.resend_awaits = 0;
+        s.open = false;
         let consumers = std::mem::take(&mut s.consumers);
         let (expiry, kept) = (s.expiry, s.kept);
         for key in consumers {
@@ -725,8 +818,7 @@ impl Engine {
         if let Some(expiry) = expiry {
             let left = Duration::from_secs(u64::from(expiry));
             self.sessions[session as usize].expires_at = Some(self.now.wall + left);
-            self.timers
-                .set(self.now.monotonic + left, Timer::SessionExpiry(session));
+            self.watch_session_expiry(session);
         }
         if kept {
             // Nobody waits for it: a loss only prolongs the session.
@@ -761,18 +853,44 @@ impl Engine {
 
     pub(crate) fn expire_session(&mut self, session: u32, wakes: &mut Wakes) {
         let wall = self.now.wall;
-        let due = self
-            .sessions
-            .get(session as usize)
-            .filter(|s| s.link.is_none())
-            .and_then(|s| s.expires_at);
-        if due.is_some_and(|due| due <= wall) {
+        let Some(s) = self.sessions.get_mut(session as usize) else {
+            return;
+        };
+        s.expiry_timer = None;
+        let Some(due) = s.expires_at.filter(|_| s.link.is_none()) else {
+            return;
+        };
+        if due <= wall {
             self.end_session(session, wakes);
+        } else {
+            // The wall clock stood still for a while.
+            self.watch_session_expiry(session);
+        }
+    }
+
+    /// Has the session end when its time is over.
+    pub(crate) fn watch_session_expiry(&mut self, session: u32) {
+        let now = self.now;
+        let s = &mut self.sessions[session as usize];
+        let Some(due) = s.expires_at else { return };
+        let at = now.monotonic + (due - now.wall).max(Duration::from_millis(1));
+        s.expiry_timer = Some(at);
+        self.timers.set(at, Timer::SessionExpiry(session));
+    }
+
+    fn cancel_session_timers(&mut self, session: u32) {
+        let s = &mut self.sessions[session as usize];
+        if let Some(at) = s.expiry_timer.take() {
+            self.timers.cancel(at, Timer::SessionExpiry(session));
+        }
+        if let Some((_, at)) = &s.delayed_will {
+            self.timers.cancel(*at, Timer::Will(session));
         }
     }
 
     /// Ends a session: its subscriptions, its backlog, its record. Returns what to wait for.
     fn end_session(&mut self, session: u32, wakes: &mut Wakes) -> Option<u64> {
+        self.cancel_session_timers(session);
         let s = self.sessions.get_mut(session as usize)?;
         if let Some((will, _)) = s.delayed_will.take() {
             self.fire_will(&will, wakes);
@@ -830,15 +948,13 @@ impl Engine {
             self.staging.record(Record::Key { key, value: None });
         }
         if let Some(next) = self.retained.next_expiry() {
-            self.timers.set(
-                self.now.monotonic + (next - wall).max(Duration::from_millis(1)),
-                Timer::Retained,
-            );
+            self.timers
+                .set_retained(self.now.monotonic + (next - wall).max(Duration::from_millis(1)));
         }
     }
 }
 
-/// The name of a `$share` group's queue.
+/// The name of a `$share` group's queue. A group's name holds no slash.
 pub(crate) fn shared_queue_name(share: &str, filter: &str) -> Name {
-    format!("mqtt-share-{share}-{filter}").into()
+    format!("mqtt-share-{share}/{filter}").into()
 }

@@ -62,6 +62,18 @@ impl Staging {
         self.batch.sync = true;
         self.open
     }
+    /// The batch to wait for if what was staged so far is to be durable; `None` if it is.
+    pub(crate) fn wait_for_all(&mut self) -> Option<u64> {
+        if !self.batch.is_empty() {
+            return Some(self.wait());
+        }
+        let last = self.open - 1;
+        (last > self.durable).then_some(last)
+    }
+    /// Something waits for the open batch to be written, synced or not.
+    pub(crate) fn hurry(&mut self) {
+        self.batch.urgent = true;
+    }
     /// Where a group starts that is recovered as a whole or not at all.
     pub(crate) fn group_start(&self) -> usize {
         self.batch.records.len()
@@ -88,6 +100,7 @@ impl Staging {
         self.batch.groups.clear();
         self.batch.bytes = 0;
         self.batch.sync = false;
+        self.batch.urgent = false;
     }
 
     /// The log's report. Returns whether it was news.

@@ -21,24 +21,50 @@ pub(crate) enum Timer {
     Retained,
 }
 
-/// The engine's timers.
+/// The engine's timers. Whoever sets one remembers when it is due, and cancels it before it sets another: what comes and
+/// goes more often than its timers are due would pile them up.
 #[derive(Default)]
-pub(crate) struct Timers(BTreeSet<(Time, Timer)>);
+pub(crate) struct Timers {
+    due: BTreeSet<(Time, Timer)>,
+    /// When [`Timer::Retained`] is due.
+    retained: Option<Time>,
+}
 
 impl Timers {
     pub(crate) fn set(&mut self, at: Time, timer: Timer) {
-        self.0.insert((at, timer));
+        self.due.insert((at, timer));
+    }
+    pub(crate) fn cancel(&mut self, at: Time, timer: Timer) {
+        self.due.remove(&(at, timer));
+    }
+    /// Has retained messages looked at by then.
+    pub(crate) fn set_retained(&mut self, at: Time) {
+        if let Some(before) = self.retained {
+            if before <= at {
+                return;
+            }
+            self.cancel(before, Timer::Retained);
+        }
+        self.retained = Some(at);
+        self.set(at, Timer::Retained);
     }
     fn next(&self) -> Option<Time> {
-        self.0.first().map(|(at, _)| *at)
+        self.due.first().map(|(at, _)| *at)
     }
     fn pop(&mut self, now: Time) -> Option<Timer> {
-        let &(at, timer) = self.0.first()?;
+        let &(at, timer) = self.due.first()?;
         if at > now {
             return None;
         }
-        self.0.pop_first();
+        self.due.pop_first();
+        if timer == Timer::Retained {
+            self.retained = None;
+        }
         Some(timer)
+    }
+    #[cfg(feature = "testing")]
+    pub(crate) fn len(&self) -> usize {
+        self.due.len()
     }
 }
 

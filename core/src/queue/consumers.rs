@@ -64,8 +64,9 @@ impl Consumers {
     pub(crate) fn first(&self) -> Option<ConsumerKey> {
         self.list.first().map(|(_, k)| *k)
     }
-    /// The next consumer, by priority and then in turn, for which `ready` holds.
-    pub(crate) fn next(&mut self, mut ready: impl FnMut(ConsumerKey) -> bool) -> Option<ConsumerKey> {
+    /// The next consumer, by priority and then in turn, for which `ready` holds; and whose turn it is after that one:
+    /// see [`Consumers::took`].
+    pub(crate) fn next(&self, mut ready: impl FnMut(ConsumerKey) -> bool) -> Option<(ConsumerKey, usize)> {
         let n = self.list.len();
         let mut start = 0;
         while start < n {
@@ -75,13 +76,16 @@ impl Consumers {
                 let turn = (self.turn + i) % size;
                 let key = self.list[start + turn].1;
                 if ready(key) {
-                    self.turn = (turn + 1) % size;
-                    return Some(key);
+                    return Some((key, (turn + 1) % size));
                 }
             }
             start += size;
         }
         None
+    }
+    /// The consumer that `next` found was given something.
+    pub(crate) fn took(&mut self, next_turn: usize) {
+        self.turn = next_turn;
     }
 }
 
@@ -99,8 +103,13 @@ mod tests {
         c.add(0, key(1));
         c.add(0, key(2));
         c.add(5, key(3));
-        assert_eq!(c.next(|_| true), Some(key(3)));
-        let low: Vec<_> = (0..4).map(|_| c.next(|k| k != key(3)).unwrap().slot).collect();
+        assert_eq!(c.next(|_| true).map(|(k, _)| k), Some(key(3)));
+        let mut low = Vec::new();
+        for _ in 0..4 {
+            let (found, turn) = c.next(|k| k != key(3)).unwrap();
+            c.took(turn);
+            low.push(found.slot);
+        }
         assert_eq!(low, [1, 2, 1, 2]);
         assert_eq!(c.next(|_| false), None);
     }

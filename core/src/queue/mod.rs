@@ -66,6 +66,8 @@ pub(crate) struct Queue {
     pub(crate) used_at: Time,
     /// When the engine looks at its head for expired messages, if that is scheduled.
     pub(crate) expiry_check: Option<Time>,
+    /// When the engine looks whether it is still used, if that is scheduled.
+    pub(crate) expiry_timer: Option<Time>,
 }
 
 /// Hand-out marks: before a crash can hide that a message was handed out, the log says that it may have been.
@@ -82,6 +84,8 @@ pub(crate) struct HandOutMarks {
     pub(crate) staged_at: u64,
     /// The batch the staged mark is in.
     pub(crate) ticket: u64,
+    /// The batch whose report the queue is on the list for.
+    pub(crate) awaited: u64,
 }
 
 /// Messages a mark is ahead.
@@ -147,6 +151,7 @@ impl Queue {
             evict_cursor: 0,
             used_at: now,
             expiry_check: None,
+            expiry_timer: None,
         }
     }
 

@@ -99,13 +99,9 @@ impl Ready {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.returned.values().chain(self.fresh.iter())
     }
-    /// Fresh entries from sequence `from` on, but not the first `spare` of them: candidates for leaving memory.
-    pub(crate) fn evictable(&mut self, from: u64, spare: usize) -> impl Iterator<Item = &mut Entry> {
-        let start = self
-            .fresh
-            .partition_point(|e| e.seq < from)
-            .max(spare)
-            .min(self.fresh.len());
+    /// Fresh entries from sequence `from` on: candidates for leaving memory.
+    pub(crate) fn evictable(&mut self, from: u64) -> impl Iterator<Item = &mut Entry> {
+        let start = self.fresh.partition_point(|e| e.seq < from);
         self.fresh.range_mut(start..)
     }
 }

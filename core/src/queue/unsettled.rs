@@ -21,59 +21,67 @@ pub(crate) struct Held {
     pub(crate) entry: Entry,
 }
 
-/// The unsettled deliveries of a channel. Numbers grow by one, so a number's place is its distance from the front.
+/// The unsettled deliveries of a channel. Numbers mostly grow by one, so a number's place is at or near its distance from
+/// the front.
 #[derive(Default)]
 pub(crate) struct Unsettled {
-    /// `held[i]` has number `base + i`; `None`: settled already, or settled when taken.
-    held: VecDeque<Option<Held>>,
-    base: u64,
-    /// How many are `Some`.
+    /// By number, ascending; `None`: settled already.
+    held: VecDeque<(u64, Option<Held>)>,
+    /// How many are `Some`. At least a quarter, if there are many: one that is never settled costs no more than itself.
     count: usize,
 }
+
+/// Places up to which the share of settled ones does not matter.
+const SPARSE_MIN: usize = 64;
 
 impl Unsettled {
     /// Adds the delivery `number`, which is higher than all before.
     pub(crate) fn push(&mut self, number: u64, held: Held) {
-        if self.held.is_empty() {
-            self.base = number;
-        }
-        while self.base + (self.held.len() as u64) < number {
-            self.held.push_back(None);
-        }
-        self.held.push_back(Some(held));
+        debug_assert!(self.held.back().is_none_or(|(n, _)| *n < number));
+        self.held.push_back((number, Some(held)));
         self.count += 1;
     }
     pub(crate) fn contains(&self, number: u64) -> bool {
-        number
-            .checked_sub(self.base)
-            .and_then(|i| usize::try_from(i).ok())
-            .and_then(|i| self.held.get(i))
-            .is_some_and(Option::is_some)
+        self.find(number).is_some_and(|i| self.held[i].1.is_some())
     }
     /// Removes one.
     pub(crate) fn remove(&mut self, number: u64) -> Option<Held> {
-        let i = usize::try_from(number.checked_sub(self.base)?).ok()?;
-        let held = self.held.get_mut(i)?.take()?;
+        let i = self.find(number)?;
+        let held = self.held[i].1.take()?;
         self.count -= 1;
         self.trim();
         Some(held)
     }
     /// Removes the oldest if its number is at most `upto`.
     pub(crate) fn pop_upto(&mut self, upto: u64) -> Option<Held> {
-        self.trim();
-        if self.held.is_empty() || self.base > upto {
+        if self.held.front()?.0 > upto {
             return None;
         }
-        let held = self.held.pop_front().flatten();
-        self.base += 1;
+        let (_, held) = self.held.pop_front()?;
         self.count -= usize::from(held.is_some());
         self.trim();
         held
     }
+    /// All of them, oldest first.
+    #[cfg(feature = "testing")]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Held> {
+        self.held.iter().filter_map(|(_, held)| held.as_ref())
+    }
+    fn find(&self, number: u64) -> Option<usize> {
+        let first = self.held.front()?.0;
+        let distance = usize::try_from(number.checked_sub(first)?).ok()?;
+        if self.held.get(distance).is_some_and(|(n, _)| *n == number) {
+            return Some(distance);
+        }
+        self.held.binary_search_by_key(&number, |(n, _)| *n).ok()
+    }
+    /// Sees to it that the first is not settled.
     fn trim(&mut self) {
-        while let Some(None) = self.held.front() {
+        while let Some((_, None)) = self.held.front() {
             self.held.pop_front();
-            self.base += 1;
+        }
+        if self.held.len() > SPARSE_MIN && self.count * 4 < self.held.len() {
+            self.held.retain(|(_, held)| held.is_some());
         }
         if self.held.is_empty() && self.held.capacity() > 1024 {
             self.held = VecDeque::new();
@@ -121,5 +129,18 @@ mod tests {
         assert_eq!(u.pop_upto(5).unwrap().entry.seq, 5);
         assert!(u.pop_upto(5).is_none());
         assert_eq!(u.count, 1);
+    }
+
+    #[test]
+    fn one_that_is_never_settled_costs_no_more_than_itself() {
+        // A consumer that hangs on one message and settles all others made the list grow by a place per delivery.
+        let mut u = Unsettled::default();
+        u.push(1, held(1));
+        for n in 2..10_000 {
+            u.push(n, held(n));
+            assert!(u.remove(n).is_some());
+        }
+        assert!(u.held.len() <= SPARSE_MIN + 1);
+        assert!(u.contains(1) && !u.contains(2));
     }
 }

@@ -187,6 +187,8 @@ pub struct Batch {
     pub ticket: Ticket,
     /// Something waits for this batch to be synced. Otherwise written is enough, and it may wait for company.
     pub sync: bool,
+    /// Something waits for this batch to be written: it should not wait for company long.
+    pub urgent: bool,
     /// Estimate of the bytes it will write, for the 4 MiB limit.
     pub bytes: usize,
 }

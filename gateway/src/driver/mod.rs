@@ -13,15 +13,17 @@
 
 mod output;
 mod parking;
+mod place;
 mod scratch;
+mod serving;
 mod waking;
 
 #[cfg(test)]
 mod tests;
 
-use crate::node::{ConnectionCounts, Node};
+pub(crate) use serving::Serving;
+
 use crate::random::random;
-use crate::threads::Shared;
 use crate::vhost::Vhost;
 use gatepost_core::command::{Attach, Command, Peer};
 use gatepost_core::engine::{Link, Room, Wake};
@@ -32,6 +34,7 @@ use gatepost_core::session::{Close, Cx, ReadInterest, Session};
 use gatepost_core::time::{Now, Time};
 use output::Output;
 use parking::Parking;
+use place::Place;
 use scratch::{READ_MAX, Scratch};
 use std::future::Future;
 use std::io;
@@ -52,6 +55,8 @@ const OUTPUT_HIGH_WATER: usize = 256 << 10;
 const TAKE_MESSAGES: usize = 2048;
 /// A peer that takes none of its output for this long is gone.
 const STALL: Duration = Duration::from_secs(30);
+/// A connection that is not read is looked at this often: the kernel tells who reads, and nobody else, of a reset.
+const LOOK: Duration = Duration::from_secs(5);
 /// What is left to say after the end may take this long.
 const FLUSH: Duration = Duration::from_secs(5);
 /// After our last word the peer may still be sending: closing at once would reset the connection and could destroy what
@@ -61,52 +66,6 @@ const LINGER: Duration = Duration::from_secs(1);
 const COPY_MAX: usize = 4 << 10;
 /// Exchanges with the engine in one turn: a login takes three.
 const ROUNDS: usize = 8;
-
-/// Serves a connection until it ends.
-pub(crate) async fn serve(
-    node: Arc<Node>,
-    thread: Arc<Shared>,
-    protocol: usize,
-    stream: std::net::TcpStream,
-    address: SocketAddr,
-) {
-    let _counted = Counted {
-        node: Arc::clone(&node),
-        thread: Arc::clone(&thread),
-        protocol,
-    };
-    let peer = Peer { address: Some(address) };
-    let Some(session) = node.protocols.get(protocol).map(|p| p.open(node.clock.now(), peer)) else {
-        return;
-    };
-    // Fails only if the thread's runtime is shutting down.
-    let Ok(stream) = TcpStream::from_std(stream) else {
-        return;
-    };
-    let waking = Arc::new(Waking::new(Arc::clone(&thread)));
-    let mut connection = Connection {
-        stream,
-        session,
-        waking,
-        bound: None,
-        user: None,
-        input: Vec::new(),
-        output: Output::default(),
-        left: Vec::new(),
-        parking: Parking::new(node.config.memory.per_connection_buffer.bytes()),
-        more: false,
-        paused: false,
-        phase: Phase::Open,
-        armed: None,
-        counted: false,
-        protocol,
-        peer,
-        node,
-        thread,
-    };
-    let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
-    std::future::poll_fn(|cx| scratch::with(|scratch| connection.poll(cx, scratch, timer.as_mut()))).await;
-}
 
 /// A connection between two turns.
 struct Connection {
@@ -119,6 +78,8 @@ struct Connection {
     user: Option<Name>,
     /// An unfinished frame, or what the session did not want yet.
     input: Vec<u8>,
+    /// It is the latter: whole frames that wait for `read_interest`, and not for more bytes.
+    declined: bool,
     /// What the socket did not take yet.
     output: Output,
     /// Commands over the work limit of the last turn.
@@ -131,12 +92,8 @@ struct Connection {
     phase: Phase,
     /// When the timer will wake us, at the latest. Set anew only for an earlier time: most turns move deadlines later.
     armed: Option<Time>,
-    /// It is one of `Node::attached`: until its last words are out.
-    counted: bool,
-    protocol: usize,
     peer: Peer,
-    node: Arc<Node>,
-    thread: Arc<Shared>,
+    place: Place,
 }
 
 struct Bound {
@@ -179,10 +136,34 @@ impl From<io::Error> for End {
 }
 
 impl Connection {
+    /// Within the runtime of the thread that will drive it. `None` if that is shutting down.
+    fn open(place: Place, stream: std::net::TcpStream, address: SocketAddr) -> Option<Connection> {
+        let peer = Peer { address: Some(address) };
+        let session = place.protocol()?.open(place.node.clock.now(), peer);
+        Some(Connection {
+            stream: TcpStream::from_std(stream).ok()?,
+            session,
+            waking: Arc::new(Waking::new(Arc::clone(&place.thread))),
+            bound: None,
+            user: None,
+            input: Vec::new(),
+            declined: false,
+            output: Output::default(),
+            left: Vec::new(),
+            parking: Parking::new(place.node.config.memory.per_connection_buffer.bytes()),
+            more: false,
+            paused: false,
+            phase: Phase::Open,
+            armed: None,
+            peer,
+            place,
+        })
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, timer: Pin<&mut Sleep>) -> Poll<()> {
         self.waking.introduce(cx.waker());
-        self.thread.turns.fetch_add(1, Ordering::Relaxed);
-        let now = self.node.clock.now();
+        self.place.thread.turns.fetch_add(1, Ordering::Relaxed);
+        let now = self.place.node.clock.now();
         self.armed = self.armed.filter(|at| now.monotonic < *at);
         scratch.clear();
         let mut again = false;
@@ -207,12 +188,24 @@ impl Connection {
     /// Everything that can be done without waiting, once. Sets `again` if there is more of it.
     fn turn(&mut self, cx: &mut Context<'_>, s: &mut Scratch, now: Now, again: &mut bool) -> Result<(), End> {
         self.flush(cx, now)?;
-        std::mem::swap(&mut s.commands, &mut self.left);
-        if self.session.poll_timeout().is_some_and(|at| now.monotonic >= at) {
-            self.session.handle_timeout(&mut s.cx(now, &self.node.codecs).0)?;
-        }
-        if s.commands.is_empty() && self.wants_input() {
-            self.read(cx, s, now)?;
+        if self.left.is_empty() {
+            if self.session.poll_timeout().is_some_and(|at| now.monotonic >= at) {
+                self.session.handle_timeout(&mut s.cx(now, &self.place.node.codecs).0)?;
+            }
+            if self.wants_input() && self.declined {
+                self.offer(s, now)?;
+            } else if self.wants_input() {
+                self.read(cx, s, now)?;
+            } else if self.armed.is_none()
+                && let Some(error) = self.stream.take_error()?
+            {
+                // A peer that is not read must not vanish unseen.
+                return Err(End::Gone(error));
+            }
+            self.parking.sort(&mut s.commands);
+        } else {
+            // They were sorted when they were new, and come before all that is new now.
+            s.commands = std::mem::take(&mut self.left);
         }
         self.exchange(s, now, again)?;
         self.write(cx, &mut s.out, now)?;
@@ -223,7 +216,7 @@ impl Connection {
         }
         if self.left.is_empty() && self.wants_input() {
             // Either there is more already, or the socket will wake us.
-            *again |= self.stream.poll_read_ready(cx)?.is_ready();
+            *again |= self.declined || self.stream.poll_read_ready(cx)?.is_ready();
         }
         // With an empty output, room is back: what did not fit before is taken next turn.
         *again |= self.more && self.output.is_empty();
@@ -255,7 +248,7 @@ impl Connection {
         }
         let read = buffer.filled().len();
         self.count_in(read)?;
-        let (mut cx, bytes) = s.cx(now, &self.node.codecs);
+        let (mut cx, bytes) = s.cx(now, &self.place.node.codecs);
         let bytes = bytes.get(..kept + read).unwrap_or_default();
         let used = self.session.handle_bytes(&mut cx, bytes)?;
         let rest = bytes.get(used..).unwrap_or_default();
@@ -266,6 +259,7 @@ impl Connection {
             self.input.clear();
             self.input.extend_from_slice(rest);
         }
+        self.note_declined();
         Ok(())
     }
 
@@ -287,7 +281,7 @@ impl Connection {
 
     /// Lets the session parse what is kept.
     fn offer(&mut self, s: &mut Scratch, now: Now) -> Result<(), End> {
-        let (mut cx, _) = s.cx(now, &self.node.codecs);
+        let (mut cx, _) = s.cx(now, &self.place.node.codecs);
         let used = self.session.handle_bytes(&mut cx, &self.input)?;
         if used >= self.input.len() {
             self.input = Vec::new();
@@ -297,11 +291,16 @@ impl Connection {
                 self.input.shrink_to_fit();
             }
         }
+        self.note_declined();
         Ok(())
     }
 
+    fn note_declined(&mut self) {
+        self.declined = !self.input.is_empty() && self.session.read_interest() == ReadInterest::Nothing;
+    }
+
     fn count_in(&self, read: usize) -> io::Result<()> {
-        self.thread.bytes_in.fetch_add(read as u64, Ordering::Relaxed);
+        self.place.thread.bytes_in.fetch_add(read as u64, Ordering::Relaxed);
         if read == 0 {
             Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
@@ -316,7 +315,6 @@ impl Connection {
     fn exchange(&mut self, s: &mut Scratch, now: Now, again: &mut bool) -> Result<(), End> {
         let mut taken = false;
         for _ in 0..ROUNDS {
-            self.parking.sort(&mut s.commands);
             self.log_in(s, now);
             let room = self.room(s);
             // Without room the engine is still asked when it calls: it gives to others what we cannot take.
@@ -325,11 +323,15 @@ impl Connection {
                 self.visit_engine(s, now, room, again);
                 taken = true;
             }
-            let unlatched = self.hand_over_events(s, now)?;
-            if self.left.is_empty() && unlatched {
+            self.hand_over_events(s, now)?;
+            if self.declined && self.left.is_empty() && self.wants_input() {
                 self.offer(s, now)?;
             }
-            if s.commands.is_empty() {
+            self.parking.sort(&mut s.commands);
+            self.parking.release(&mut s.commands);
+            if s.commands.is_empty() || !self.left.is_empty() {
+                // What is new keeps its place behind what is left.
+                self.left.append(&mut s.commands);
                 return Ok(());
             }
         }
@@ -370,26 +372,23 @@ impl Connection {
         }
     }
 
-    /// Lets the session encode its events. Returns whether it now wants bytes it did not want before.
-    fn hand_over_events(&mut self, s: &mut Scratch, now: Now) -> Result<bool, End> {
+    /// Lets the session encode its events.
+    fn hand_over_events(&mut self, s: &mut Scratch, now: Now) -> Result<(), End> {
         if s.events.is_empty() {
-            return Ok(false);
+            return Ok(());
         }
         for event in &s.events {
             if let Event::Flow(pressure) = event {
                 self.parking.set_blocked(pressure.is_some());
             }
         }
-        let shut = self.session.read_interest() == ReadInterest::Nothing;
         let mut events = std::mem::take(&mut s.events);
         let result = self
             .session
-            .handle_events(&mut s.cx(now, &self.node.codecs).0, &mut events);
+            .handle_events(&mut s.cx(now, &self.place.node.codecs).0, &mut events);
         events.clear();
         s.events = events;
-        result?;
-        self.parking.release(&mut s.commands);
-        Ok(shut && !self.input.is_empty() && self.wants_input())
+        Ok(result?)
     }
 
     /// Before the link is bound its commands are the directory's.
@@ -404,6 +403,7 @@ impl Connection {
             match command {
                 Command::Authenticate(login) => {
                     let answer = self
+                        .place
                         .node
                         .directory
                         .authenticate(self.protocol_name(), self.peer, *login);
@@ -429,9 +429,13 @@ impl Connection {
 
     fn note_login(&mut self, answer: &Event) {
         match answer {
-            Event::Authenticated { user } => self.user = Some(user.clone()),
+            Event::Authenticated { user } => {
+                self.user = Some(user.clone());
+                self.place.logged_in(true);
+            }
             Event::LoginRefused(refused) => {
-                if let Some(left_out) = self.node.throttle.admit() {
+                self.place.logged_in(false);
+                if let Some(left_out) = self.place.node.throttle.admit() {
                     let (user, why) = (&*refused.user, refused.why);
                     let protocol = self.protocol_name();
                     tracing::warn!(peer = %self.address(), protocol, user, ?why, left_out, "login refused");
@@ -445,29 +449,24 @@ impl Connection {
         let Some(user) = self.user.clone() else {
             return Err(Fault::new(FaultKind::AccessRefused, "not logged in"));
         };
-        if self.node.is_stopping() {
+        if self.place.node.is_stopping() {
             return Err(Fault::new(FaultKind::NotAllowed, "the gateway is stopping"));
         }
-        let Some(vhost) = self.node.vhost(&attach.vhost) else {
+        let Some(vhost) = self.place.node.vhost(&attach.vhost).map(Arc::clone) else {
             return Err(Fault::new(
                 FaultKind::NotFound,
-                format!("vhost '{}' not found", attach.vhost),
+                format!("vhost {} not found", attach.vhost),
             ));
         };
         let wake: Arc<dyn Wake> = Arc::clone(&self.waking) as Arc<dyn Wake>;
         let link = vhost.enter(|engine, _| engine.attach(now, attach, user, self.peer, wake));
-        if !std::mem::replace(&mut self.counted, true) {
-            self.node.attached.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(Bound {
-            vhost: Arc::clone(vhost),
-            link,
-        })
+        self.place.attached();
+        Ok(Bound { vhost, link })
     }
 
     fn flush(&mut self, cx: &mut Context<'_>, now: Now) -> Result<(), End> {
         let written = self.output.flush(cx, Pin::new(&mut self.stream), now.monotonic)?;
-        self.thread.bytes_out.fetch_add(written as u64, Ordering::Relaxed);
+        self.place.thread.bytes_out.fetch_add(written as u64, Ordering::Relaxed);
         if self
             .output
             .stalled_since()
@@ -483,7 +482,7 @@ impl Connection {
 
     fn write(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>, now: Now) -> Result<(), End> {
         let written = self.output.send(cx, Pin::new(&mut self.stream), out, now.monotonic)?;
-        self.thread.bytes_out.fetch_add(written as u64, Ordering::Relaxed);
+        self.place.thread.bytes_out.fetch_add(written as u64, Ordering::Relaxed);
         Ok(())
     }
 
@@ -510,7 +509,7 @@ impl Connection {
         let (peer, protocol) = (self.address(), self.protocol_name());
         // A port scan or a probe that never logs in is no news.
         if abnormal && self.user.is_some() {
-            if let Some(left_out) = self.node.throttle.admit() {
+            if let Some(left_out) = self.place.node.throttle.admit() {
                 let user = self.user.as_deref().unwrap_or_default();
                 tracing::info!(%peer, protocol, user, why, left_out, "connection lost");
             }
@@ -567,7 +566,13 @@ impl Connection {
         let due = match self.phase {
             Phase::Open => {
                 let stalled = self.output.stalled_since().map(|since| since + STALL);
-                self.session.poll_timeout().into_iter().chain(stalled).min()
+                let unread = (!self.wants_input()).then(|| self.place.node.clock.now().monotonic + LOOK);
+                self.session
+                    .poll_timeout()
+                    .into_iter()
+                    .chain(stalled)
+                    .chain(unread)
+                    .min()
             }
             Phase::Flushing { until } | Phase::Lingering { until } => Some(until),
             Phase::Done => None,
@@ -576,13 +581,13 @@ impl Connection {
             return false;
         };
         self.armed = Some(due);
-        timer.as_mut().reset(self.node.clock.instant(due));
+        timer.as_mut().reset(self.place.node.clock.instant(due));
         // Polled once, to leave our waker with it; it is the same one in every turn.
         timer.poll(cx).is_ready()
     }
 
     fn protocol_name(&self) -> &'static str {
-        self.node.protocols.get(self.protocol).map_or("", |p| p.name())
+        self.place.protocol().map_or("", |p| p.name())
     }
 
     fn address(&self) -> String {
@@ -591,29 +596,10 @@ impl Connection {
 }
 
 impl Drop for Connection {
+    /// Still bound only where the thread ends under the task.
     fn drop(&mut self) {
-        // Still bound only where the thread ends under the task.
-        let now = self.node.clock.now();
+        let now = self.place.node.clock.now();
         self.detach(&mut Vec::new(), now);
-        if self.counted {
-            self.node.attached.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Keeps the books of who is connected.
-struct Counted {
-    node: Arc<Node>,
-    thread: Arc<Shared>,
-    protocol: usize,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.thread.connections.fetch_sub(1, Ordering::Relaxed);
-        if let Some(ConnectionCounts { closed, .. }) = self.node.connections.get(self.protocol) {
-            closed.fetch_add(1, Ordering::Relaxed);
-        }
     }
 }
 

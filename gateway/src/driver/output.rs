@@ -6,11 +6,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
 
-/// What is still to be written, in order. Empty for all but slow peers.
+/// What is still to be written, in order. Nothing for all but slow peers, and then it is one word.
 #[derive(Default)]
-pub(super) struct Output {
+pub(super) struct Output(Option<Box<Backlog>>);
+
+struct Backlog {
     bytes: Vec<u8>,
-    /// Of `bytes`, what is written already.
+    /// Of `bytes`, what is written already: never all.
     written: usize,
     /// When the socket last took something, or the first byte came to wait.
     progress: Time,
@@ -22,16 +24,18 @@ const COMPACT: usize = 64 << 10;
 impl Output {
     /// Bytes that wait.
     pub(super) fn len(&self) -> usize {
-        self.bytes.len() - self.written
+        self.0
+            .as_ref()
+            .map_or(0, |backlog| backlog.bytes.len() - backlog.written)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.0.is_none()
     }
 
     /// Since when nothing moves; `None` if nothing waits.
     pub(super) fn stalled_since(&self) -> Option<Time> {
-        (!self.is_empty()).then_some(self.progress)
+        self.0.as_ref().map(|backlog| backlog.progress)
     }
 
     /// Writes what waits, as far as the socket takes it; else it will wake the task. Returns the bytes written.
@@ -41,24 +45,21 @@ impl Output {
         socket: Pin<&mut W>,
         now: Time,
     ) -> io::Result<usize> {
-        if self.is_empty() {
-            return Ok(0);
-        }
-        let waiting = self.bytes.get(self.written..).unwrap_or_default();
+        let Some(backlog) = &mut self.0 else { return Ok(0) };
+        let waiting = backlog.bytes.get(backlog.written..).unwrap_or_default();
         let taken = write(cx, socket, waiting)?;
-        self.written += taken;
         if taken > 0 {
-            self.progress = now;
+            backlog.progress = now;
         }
-        if self.written == self.bytes.len() {
+        if taken == waiting.len() {
             // Freed: a peer that was slow once does not keep its buffer.
-            *self = Output {
-                progress: now,
-                ..Output::default()
-            };
-        } else if self.written >= COMPACT {
-            self.bytes.drain(..self.written);
-            self.written = 0;
+            self.0 = None;
+            return Ok(taken);
+        }
+        backlog.written += taken;
+        if backlog.written >= COMPACT {
+            backlog.bytes.drain(..backlog.written);
+            backlog.written = 0;
         }
         Ok(taken)
     }
@@ -75,14 +76,17 @@ impl Output {
         if fresh.is_empty() {
             return Ok(0);
         }
-        if !self.is_empty() {
-            self.bytes.append(fresh);
+        if let Some(backlog) = &mut self.0 {
+            backlog.bytes.append(fresh);
             return Ok(0);
         }
         let taken = write(cx, socket, fresh)?;
-        if taken < fresh.len() {
-            self.progress = now;
-            self.bytes = fresh.get(taken..).unwrap_or_default().to_vec();
+        if let Some(rest) = fresh.get(taken..).filter(|rest| !rest.is_empty()) {
+            self.0 = Some(Box::new(Backlog {
+                bytes: rest.to_vec(),
+                written: 0,
+                progress: now,
+            }));
         }
         fresh.clear();
         Ok(taken)

@@ -12,12 +12,13 @@ pub(super) struct Parking {
     blocked: bool,
     parked: Vec<Command>,
     /// Memory of what is parked.
-    bytes: usize,
-    bytes_max: usize,
+    bytes: u32,
+    bytes_max: u32,
 }
 
 impl Parking {
     pub(super) fn new(bytes_max: usize) -> Parking {
+        let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX);
         Parking {
             blocked: false,
             parked: Vec::new(),
@@ -77,7 +78,8 @@ impl Parking {
     }
 
     fn park(&mut self, bytes: usize, command: Command) {
-        self.bytes = self.bytes.saturating_add(bytes + size_of::<Command>());
+        let bytes = u32::try_from(bytes.saturating_add(size_of::<Command>())).unwrap_or(u32::MAX);
+        self.bytes = self.bytes.saturating_add(bytes);
         self.parked.push(command);
     }
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::auth::Directory;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::node::Node;
 use crate::threads::IoThreads;
 use gatepost_core::command::Login;
 use gatepost_core::properties::{Origin, Properties, PropertyCodec};
@@ -243,6 +244,14 @@ fn what_follows_a_login_waits_for_it() {
 }
 
 #[test]
+fn what_follows_a_login_is_not_forgotten_while_the_output_is_full() {
+    let bench = Bench::start();
+    let client = bench.connect();
+    send(&client, "flood 20000000\nlogin\nsay after\n");
+    expect(&client, &format!("{}attached\nafter\n", "x".repeat(20_000_000)));
+}
+
+#[test]
 fn last_words_reach_a_peer_that_reads_slowly_and_still_sends() {
     let bench = Bench::start();
     let client = bench.connect();
@@ -332,9 +341,8 @@ fn an_idle_connection_is_small() {
         let _client = TcpStream::connect(bench.listener.local_addr().expect("an address")).expect("connected");
         bench.listener.accept().expect("accepted")
     };
-    let task = serve(Arc::clone(&bench.node), Arc::default(), 0, server, address);
+    let task = Serving::new(Arc::clone(&bench.node), Arc::default(), 0, server, address);
     let bytes = size_of_val(&task);
     // With the session (some hundreds) and the waking (some tens), a KiB.
-    println!("{bytes}");
     assert!(bytes <= 640, "{bytes} bytes");
 }

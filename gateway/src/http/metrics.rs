@@ -1,10 +1,13 @@
 //! What Prometheus sees. Nothing here is touched per message: the counters are plain integers of the engine, the
 //! sessions and the threads, copied at scrape into a recorder that only renders them.
 
+use super::families::{CONSUMING, COUNTERS, GAUGES, PROTOCOLS, PUBLISHING, QUEUE_TYPE, STORE_COUNTERS, STORE_GAUGES};
+use crate::histogram::render;
 use crate::machine;
 use crate::node::Node;
 use crate::threads::IoThreads;
 use gatepost_core::engine::Counters;
+use gatepost_core::store::SYNC_BUCKETS_US;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,6 +45,7 @@ impl Exporter {
             engines(node);
         });
         let mut text = self.handle.render();
+        syncs(node, &mut text);
         node.commit_times.render(
             &mut text,
             "gatepost_log_commit_seconds",
@@ -73,8 +77,6 @@ impl Exporter {
         gauge!("rabbitmq_alarms_free_disk_space_watermark").set(flag(health.disk_alarm.load(Ordering::Relaxed)));
         gauge!("gatepost_log_poisoned").set(flag(health.poisoned.load(Ordering::Relaxed)));
         gauge!("gatepost_scrape_duration_seconds").set(self.scrape_ns.load(Ordering::Relaxed) as f64 / 1e9);
-        counter!("rabbitmq_auth_attempts_succeeded_total").absolute(node.directory.succeeded.load(Ordering::Relaxed));
-        counter!("rabbitmq_auth_attempts_failed_total").absolute(node.directory.failed.load(Ordering::Relaxed));
     }
 }
 
@@ -85,6 +87,20 @@ fn connections(node: &Node, threads: &IoThreads) {
         closed += counts.closed.load(Ordering::Relaxed);
         opened += counts.opened.load(Ordering::Relaxed);
         gauge!("gatepost_connections", "protocol" => name).set(counts.open() as f64);
+        let (good, bad) = (
+            counts.logged_in.load(Ordering::Relaxed),
+            counts.login_refused.load(Ordering::Relaxed),
+        );
+        let attempts = [
+            ("rabbitmq_auth_attempts_total", good + bad),
+            ("rabbitmq_auth_attempts_succeeded_total", good),
+            ("rabbitmq_auth_attempts_failed_total", bad),
+        ];
+        for (family, count) in attempts {
+            // Dashboards know AMQP 0-9-1 by this name.
+            let protocol = if name == "amqp" { "amqp091" } else { name };
+            counter!(family, "protocol" => protocol).absolute(count);
+        }
         let refused = counts.refused.load(Ordering::Relaxed);
         counter!("gatepost_connections_refused_total", "protocol" => name).absolute(refused);
     }
@@ -110,6 +126,29 @@ fn log(node: &Node) {
     let (bytes, since) = node.log.backlog();
     gauge!("gatepost_log_backlog_bytes").set(bytes as f64);
     gauge!("gatepost_log_backlog_seconds").set(since.as_secs_f64());
+    for (name, _, of) in STORE_COUNTERS {
+        counter!(*name).absolute(of(&node.store_stats).load(Ordering::Relaxed));
+    }
+    for (name, _, of) in STORE_GAUGES {
+        gauge!(*name).set(of(&node.store_stats).load(Ordering::Relaxed) as f64);
+    }
+}
+
+fn syncs(node: &Node, text: &mut String) {
+    let stats = &node.store_stats;
+    let bounds = SYNC_BUCKETS_US
+        .iter()
+        .map(|us| (*us as f64 / 1e6).to_string())
+        .chain(["+Inf".to_owned()]);
+    let counts = stats.sync_latency.iter().map(|count| count.load(Ordering::Relaxed));
+    let sum = stats.sync_us_total.load(Ordering::Relaxed) as f64 / 1e6;
+    render(
+        text,
+        "gatepost_store_fsync_seconds",
+        "Time of a sync of the log.",
+        bounds.zip(counts),
+        sum,
+    );
 }
 
 /// What the engines counted, over all vhosts: one short hold of each lock.
@@ -119,10 +158,15 @@ fn engines(node: &Node) {
         .iter()
         .map(|vhost| vhost.enter(|engine, _| engine.counters()))
         .collect();
-    for (name, _, of) in COUNTERS {
+    for (name, _, of) in PUBLISHING {
+        counter!(*name, "protocol" => PROTOCOLS).absolute(all.iter().map(of).sum());
+    }
+    for (name, _, of) in CONSUMING {
         counter!(*name, "protocol" => PROTOCOLS, "queue_type" => QUEUE_TYPE).absolute(all.iter().map(of).sum());
     }
-    for (name, _, of) in PLAIN_COUNTERS {
+    let consumers: u64 = all.iter().map(|c| c.consumers).sum();
+    gauge!("rabbitmq_global_consumers", "protocol" => PROTOCOLS).set(consumers as f64);
+    for (name, _, of) in COUNTERS {
         counter!(*name).absolute(all.iter().map(of).sum());
     }
     for (name, _, of) in GAUGES {
@@ -140,157 +184,17 @@ fn engines(node: &Node) {
     }
 }
 
-type Field = fn(&Counters) -> u64;
-
-/// The engine does not count by protocol: whoever sums over the label gets the same.
-const PROTOCOLS: &str = "all";
-const QUEUE_TYPE: &str = "rabbit_classic_queue";
-
-/// With the labels that dashboards made for RabbitMQ add and subtract over; so all of them have the same.
-const COUNTERS: &[(&str, &str, Field)] = &[
-    ("rabbitmq_global_messages_received_total", "Messages published.", |c| {
-        c.published
-    }),
-    (
-        "rabbitmq_global_messages_received_confirm_total",
-        "Messages published to be confirmed.",
-        |c| c.published_confirm,
-    ),
-    (
-        "rabbitmq_global_messages_confirmed_total",
-        "Publishes confirmed.",
-        |c| c.confirmed,
-    ),
-    (
-        "rabbitmq_global_messages_routed_total",
-        "Publishes that reached a queue.",
-        |c| c.routed,
-    ),
-    (
-        "rabbitmq_global_messages_unroutable_dropped_total",
-        "Publishes that reached no queue.",
-        |c| c.unroutable_dropped,
-    ),
-    (
-        "rabbitmq_global_messages_unroutable_returned_total",
-        "Publishes that were returned.",
-        |c| c.unroutable_returned,
-    ),
-    ("rabbitmq_global_messages_delivered_total", "Messages delivered.", |c| {
-        c.delivered + c.delivered_no_ack + c.got
-    }),
-    (
-        "rabbitmq_global_messages_delivered_consume_auto_ack_total",
-        "Deliveries settled when sent.",
-        |c| c.delivered_no_ack,
-    ),
-    (
-        "rabbitmq_global_messages_delivered_consume_manual_ack_total",
-        "Deliveries to be settled.",
-        |c| c.delivered,
-    ),
-    (
-        "rabbitmq_global_messages_delivered_get_manual_ack_total",
-        "Messages fetched one by one.",
-        |c| c.got,
-    ),
-    (
-        "rabbitmq_global_messages_delivered_get_auto_ack_total",
-        "Counted with those to be settled.",
-        |_| 0,
-    ),
-    (
-        "rabbitmq_global_messages_redelivered_total",
-        "Deliveries of messages handed out before.",
-        |c| c.redelivered,
-    ),
-    (
-        "rabbitmq_global_messages_acknowledged_total",
-        "Deliveries settled.",
-        |c| c.acknowledged,
-    ),
-    (
-        "rabbitmq_global_messages_get_empty_total",
-        "Fetches from an empty queue.",
-        |c| c.get_empty,
-    ),
-    (
-        "rabbitmq_global_messages_dead_lettered_expired_total",
-        "Messages whose time was over.",
-        |c| c.expired,
-    ),
-    (
-        "rabbitmq_global_messages_dead_lettered_maxlen_total",
-        "Messages a full queue dropped.",
-        |c| c.dropped_full,
-    ),
-    (
-        "rabbitmq_global_messages_dead_lettered_rejected_total",
-        "Messages consumers rejected.",
-        |c| c.rejected,
-    ),
-];
-
-const PLAIN_COUNTERS: &[(&str, &str, Field)] = &[
-    (
-        "rabbitmq_queues_declared_total",
-        "Queues declared that were not there.",
-        |c| c.queues_created,
-    ),
-    ("rabbitmq_queues_created_total", "Queues created.", |c| c.queues_created),
-    ("rabbitmq_queues_deleted_total", "Queues deleted.", |c| c.queues_deleted),
-    ("gatepost_publishes_refused_total", "Publishes refused.", |c| c.refused),
-    ("gatepost_messages_enqueued_total", "Copies put into queues.", |c| {
-        c.enqueued
-    }),
-    (
-        "gatepost_messages_damaged_total",
-        "Messages whose record in the log was damaged.",
-        |c| c.damaged,
-    ),
-    (
-        "gatepost_log_writes_cancelled_total",
-        "Messages settled before they were written.",
-        |c| c.cancelled_writes,
-    ),
-    ("gatepost_bodies_evicted_total", "Bodies that left memory.", |c| {
-        c.bodies_evicted
-    }),
-    ("gatepost_bodies_loaded_total", "Bodies read back.", |c| c.bodies_loaded),
-];
-
-const GAUGES: &[(&str, &str, Field)] = &[
-    ("rabbitmq_queue_messages_ready", "Messages ready for consumers.", |c| {
-        c.messages_ready
-    }),
-    ("rabbitmq_queue_messages_unacked", "Messages with consumers.", |c| {
-        c.messages_unsettled
-    }),
-    ("rabbitmq_queues", "Queues.", |c| c.queues),
-    ("rabbitmq_channels", "Channels.", |c| c.channels),
-    ("rabbitmq_consumers", "Consumers.", |c| c.consumers),
-    ("gatepost_retained_messages", "Retained messages.", |c| c.retained),
-    ("gatepost_retained_bytes", "Bytes of retained messages.", |c| {
-        c.retained_bytes
-    }),
-    (
-        "gatepost_message_memory_bytes",
-        "Bytes of queued messages in memory.",
-        |c| c.memory_bytes,
-    ),
-    ("gatepost_log_unreported_bytes", "Bytes the engine waits for.", |c| {
-        c.log_backlog_bytes
-    }),
-    ("gatepost_publishers_blocked", "Vhosts whose publishers wait.", |c| {
-        u64::from(c.publishers_blocked)
-    }),
-];
-
 fn describe(node: &Node) {
-    for (name, help, _) in COUNTERS.iter().chain(PLAIN_COUNTERS) {
+    for (name, help, _) in PUBLISHING.iter().chain(CONSUMING).chain(COUNTERS) {
         describe_counter!(*name, *help);
     }
     for (name, help, _) in GAUGES {
+        describe_gauge!(*name, *help);
+    }
+    for (name, help, _) in STORE_COUNTERS {
+        describe_counter!(*name, *help);
+    }
+    for (name, help, _) in STORE_GAUGES {
         describe_gauge!(*name, *help);
     }
     describe_gauge!("gatepost_mqtt_sessions", "MQTT sessions.");
@@ -341,6 +245,8 @@ fn describe(node: &Node) {
     describe_gauge!("gatepost_log_backlog_bytes", "Bytes that wait for the log.");
     describe_gauge!("gatepost_log_backlog_seconds", "How long the oldest of them waits.");
     describe_gauge!("gatepost_scrape_duration_seconds", "Time the last scrape took.");
+    describe_gauge!("rabbitmq_global_consumers", "Consumers.");
+    describe_counter!("rabbitmq_auth_attempts_total", "Logins.");
     describe_counter!("rabbitmq_auth_attempts_succeeded_total", "Logins that were good.");
     describe_counter!("rabbitmq_auth_attempts_failed_total", "Logins that were not.");
     describe_gauge!("gatepost_connections", "Open connections.");

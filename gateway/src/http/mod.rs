@@ -1,5 +1,7 @@
 //! HTTP for probes and Prometheus: `/metrics`, `/healthz`, `/readyz`.
 
+pub(crate) mod bounded;
+mod families;
 pub(crate) mod metrics;
 
 use crate::node::Node;

@@ -516,6 +516,27 @@ def answers_come_in_the_order_of_what_was_asked():
 
 
 @case
+def a_close_leaves_behind_what_was_asked_before():
+    wire = Wire.opened(channels=2)
+    queue = unique()
+    for channel, closing, closed in [
+        (1, spec.Channel.Close(200, "", 0, 0), spec.Channel.CloseOk),
+        (2, spec.Connection.Close(200, "", 0, 0), spec.Connection.CloseOk),
+    ]:
+        data = encoded(channel, spec.Queue.Declare(queue=queue, durable=True))
+        data += encoded(channel, spec.Confirm.Select()) + publish(channel, "", queue, b"x", pika.BasicProperties(delivery_mode=2))
+        data += encoded(channel, spec.Queue.Delete(queue=queue))
+        wire.raw(data + encoded(channel if channel == 1 else 0, closing))
+        wire.expect(spec.Queue.DeclareOk, channel)
+        wire.expect(spec.Confirm.SelectOk, channel)
+        kinds = [type(wire.next_method()[1])]
+        # The confirm may come before or after the answer of the delete.
+        while kinds[-1] is not closed:
+            kinds.append(type(wire.next_method()[1]))
+        assert spec.Queue.DeleteOk in kinds, kinds
+
+
+@case
 def a_silent_peer_is_dropped_after_two_to_three_intervals():
     wire = Wire.opened(heartbeat=1)
     began = time.monotonic()

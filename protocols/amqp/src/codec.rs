@@ -33,7 +33,11 @@ pub(crate) fn split(input: &[u8], frame_max: u32) -> Result<Option<(Frame<'_>, u
         let detail = format!("type {kind}, {}: {{invalid_frame_end_marker,{end}}}", Snippet(payload));
         return Err(Reply::frame(Code::FrameError, detail));
     }
-    let frame = Frame { kind: *kind, channel: u16::from_be_bytes([*c0, *c1]), payload };
+    let frame = Frame {
+        kind: *kind,
+        channel: u16::from_be_bytes([*c0, *c1]),
+        payload,
+    };
     Ok(Some((frame, HEAD + size + 1)))
 }
 
@@ -47,7 +51,11 @@ mod tests {
         for end in 0..10 {
             assert_eq!(split(&octets[..end], 4096), Ok(None), "{end}");
         }
-        let frame = Frame { kind: 1, channel: 5, payload: &[7, 8] };
+        let frame = Frame {
+            kind: 1,
+            channel: 5,
+            payload: &[7, 8],
+        };
         assert_eq!(split(&octets, 4096), Ok(Some((frame, 10))));
     }
 
@@ -55,7 +63,10 @@ mod tests {
     fn oversized_frame_501_from_its_first_seven_octets() {
         let head = [3, 0, 1, 0, 3, 0x0D, 0x40];
         let reply = split(&head, 131_072).unwrap_err();
-        assert_eq!(reply.to_string(), "FRAME_ERROR - type 3, all octets = <<>>: {frame_too_large,200000,131064}");
+        assert_eq!(
+            reply.to_string(),
+            "FRAME_ERROR - type 3, all octets = <<>>: {frame_too_large,200000,131064}"
+        );
     }
 
     #[test]

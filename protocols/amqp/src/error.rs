@@ -1,5 +1,6 @@
 //! What a peer is told when it, or we, did something wrong: reply codes, and how far each error reaches.
 
+use gatepost_core::session::Close;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -44,7 +45,10 @@ impl Code {
 
     /// Whether an error of this code ends one channel and not the connection.
     pub(crate) fn is_soft(self) -> bool {
-        matches!(self, Code::AccessRefused | Code::NotFound | Code::ResourceLocked | Code::PreconditionFailed)
+        matches!(
+            self,
+            Code::AccessRefused | Code::NotFound | Code::ResourceLocked | Code::PreconditionFailed
+        )
     }
 }
 
@@ -60,7 +64,11 @@ pub(crate) struct Reply {
 
 impl Reply {
     pub(crate) fn new(code: Code, detail: impl Into<Cow<'static, str>>, method: (u16, u16)) -> Reply {
-        Reply { code, detail: detail.into(), method }
+        Reply {
+            code,
+            detail: detail.into(),
+            method,
+        }
     }
 
     /// A fault of framing: 0,0 stands for the method.
@@ -87,12 +95,9 @@ pub(crate) enum Error {
     /// The connection is closed with this reply, and where the next frame starts is unknown.
     #[error("framing lost: {0}")]
     FramingLost(Reply),
-    /// The peer hears nothing and the socket is closed.
-    #[error("{0}")]
-    Drop(&'static str),
-    /// The peer said goodbye and was answered.
-    #[error("closed by the client")]
-    Goodbye,
+    /// All is said: the socket is closed.
+    #[error("{}", .0.why)]
+    Closed(Close),
 }
 
 impl Error {
@@ -104,7 +109,11 @@ impl Error {
 
 impl From<Reply> for Error {
     fn from(reply: Reply) -> Error {
-        if reply.code.is_soft() { Error::Channel(reply) } else { Error::Connection(reply) }
+        if reply.code.is_soft() {
+            Error::Channel(reply)
+        } else {
+            Error::Connection(reply)
+        }
     }
 }
 
@@ -163,6 +172,9 @@ mod tests {
         assert_eq!(Snippet(b"abc").to_string(), "all octets = <<\"abc\">>");
         assert_eq!(Snippet(&[0, 0]).to_string(), "all octets = <<0,0>>");
         assert_eq!(Snippet(b"").to_string(), "all octets = <<>>");
-        assert_eq!(Snippet(b"abcdefghijklmnopq").to_string(), "first 16 octets = <<\"abcdefghijklmnop\">>");
+        assert_eq!(
+            Snippet(b"abcdefghijklmnopq").to_string(),
+            "first 16 octets = <<\"abcdefghijklmnop\">>"
+        );
     }
 }

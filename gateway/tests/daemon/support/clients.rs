@@ -117,7 +117,14 @@ fn installed() -> &'static Installed {
             step(Command::new("python3").args(["-m", "venv", "--clear"]).arg(python));
             step(
                 Command::new(python.join("bin/python"))
-                    .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"])
+                    .args([
+                        "-m",
+                        "pip",
+                        "install",
+                        "--quiet",
+                        "--disable-pip-version-check",
+                        "--requirement",
+                    ])
                     .arg(sources().join("requirements.txt")),
             );
         });
@@ -125,15 +132,25 @@ fn installed() -> &'static Installed {
             for file in ["package.json", "package-lock.json"] {
                 fs::copy(sources().join(file), node.join(file)).expect("a copy of the package file");
             }
-            step(Command::new("npm").args(["ci", "--silent", "--no-audit", "--no-fund"]).current_dir(node));
+            step(
+                Command::new("npm")
+                    .args(["ci", "--silent", "--no-audit", "--no-fund"])
+                    .current_dir(node),
+            );
         });
-        Installed { python: venv.join("bin/python"), node }
+        Installed {
+            python: venv.join("bin/python"),
+            node,
+        }
     })
 }
 
 /// Runs `steps` unless `directory` holds what `files` say already; the stamp is written last.
 fn install(directory: &Path, what: &str, files: &[&str], steps: impl Fn(&Path)) {
-    let wanted: String = files.iter().map(|f| fs::read_to_string(sources().join(f)).expect("a list of clients")).collect();
+    let wanted: String = files
+        .iter()
+        .map(|f| fs::read_to_string(sources().join(f)).expect("a list of clients"))
+        .collect();
     let stamp = directory.join("installed");
     if fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
         return;
@@ -146,7 +163,10 @@ fn install(directory: &Path, what: &str, files: &[&str], steps: impl Fn(&Path)) 
 }
 
 fn step(command: &mut Command) {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}; {REQUIRED}"));
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|e| panic!("{command:?}: {e}; {REQUIRED}"));
     assert!(
         output.status.success(),
         "{command:?} ended with {}; {REQUIRED}\n{}{}",

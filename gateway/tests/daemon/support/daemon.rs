@@ -49,7 +49,15 @@ impl Gatepost {
         }
         toml.push_str(settings);
         fs::write(dir.join("gatepost.toml"), toml).expect("a configuration file");
-        Gatepost { amqp, mqtt, stomp, metrics, dir, ready_after: Duration::ZERO, process: None }
+        Gatepost {
+            amqp,
+            mqtt,
+            stomp,
+            metrics,
+            dir,
+            ready_after: Duration::ZERO,
+            process: None,
+        }
     }
 
     /// Starts on the data that is there, and returns once it is ready.
@@ -73,10 +81,23 @@ impl Gatepost {
             .expect("the daemon starts");
         self.process = Some(child);
         while http_status(self.metrics, "/readyz") != Some(200) {
-            if let Some(status) = self.process.as_mut().expect("just started").try_wait().expect("a child to ask") {
-                panic!("the daemon ended with {status} before it was ready; its log:\n{}", self.log());
+            if let Some(status) = self
+                .process
+                .as_mut()
+                .expect("just started")
+                .try_wait()
+                .expect("a child to ask")
+            {
+                panic!(
+                    "the daemon ended with {status} before it was ready; its log:\n{}",
+                    self.log()
+                );
             }
-            assert!(began.elapsed() < READY_WITHIN, "not ready after {READY_WITHIN:?}; its log:\n{}", self.log());
+            assert!(
+                began.elapsed() < READY_WITHIN,
+                "not ready after {READY_WITHIN:?}; its log:\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(3));
         }
         self.ready_after = began.elapsed();
@@ -98,7 +119,14 @@ impl Gatepost {
     /// Sends a signal by name, without waiting for anything.
     pub(crate) fn signal(&self, name: &str) {
         let script = format!("kill -{name} {}", self.pid());
-        assert!(Command::new("sh").args(["-c", &script]).status().expect("a shell").success(), "{script}");
+        assert!(
+            Command::new("sh")
+                .args(["-c", &script])
+                .status()
+                .expect("a shell")
+                .success(),
+            "{script}"
+        );
     }
 
     /// Waits for the process to end by itself.
@@ -123,14 +151,19 @@ impl Gatepost {
 
     /// Whether the process is there (and not a zombie).
     pub(crate) fn is_running(&mut self) -> bool {
-        self.process.as_mut().is_some_and(|child| child.try_wait().expect("a child to ask").is_none())
+        self.process
+            .as_mut()
+            .is_some_and(|child| child.try_wait().expect("a child to ask").is_none())
     }
 
     /// Resident memory, in bytes.
     pub(crate) fn resident(&self) -> u64 {
         let path = format!("/proc/{}/status", self.pid());
         let status = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a VmRSS line");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("a VmRSS line");
         1024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("kilobytes")
     }
 
@@ -144,12 +177,18 @@ impl Gatepost {
 
     /// Everything all runs wrote.
     pub(crate) fn log(&self) -> String {
-        fs::read(self.dir.join("log")).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        fs::read(self.dir.join("log"))
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
     }
 
     fn log_file(&self) -> File {
         let path = self.dir.join("log");
-        OpenOptions::new().create(true).append(true).open(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
     }
 }
 
@@ -165,11 +204,19 @@ impl Drop for Gatepost {
         if std::thread::panicking() {
             let tail = log.len().saturating_sub(8_000);
             let tail = log.ceil_char_boundary(tail);
-            println!("the daemon's directory is {}, its log ends:\n{}", self.dir.display(), &log[tail..]);
+            println!(
+                "the daemon's directory is {}, its log ends:\n{}",
+                self.dir.display(),
+                &log[tail..]
+            );
             return;
         }
         assert!(!panicked, "the daemon panicked; {}:\n{log}", self.dir.display());
-        assert!(!gone_already, "the daemon ended while the test ran; {}:\n{log}", self.dir.display());
+        assert!(
+            !gone_already,
+            "the daemon ended while the test ran; {}:\n{log}",
+            self.dir.display()
+        );
         let _ = fs::remove_dir_all(&self.dir);
     }
 }
@@ -208,7 +255,11 @@ pub(crate) fn http(port: u16, path: &str) -> Option<String> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
+    .ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
     Some(String::from_utf8_lossy(&answer).into_owned())

@@ -15,8 +15,14 @@ mod tests {
     #[test]
     fn a_request_decodes_and_the_ticket_is_two_octets() {
         let request = Access::decode(10, &[5, b'/', b'd', b'a', b't', b'a', 0b11100]).unwrap();
-        let Access::Request { realm: "/data", exclusive: false, passive: false, active: true, write: true, read: true } =
-            request
+        let Access::Request {
+            realm: "/data",
+            exclusive: false,
+            passive: false,
+            active: true,
+            write: true,
+            read: true,
+        } = request
         else {
             panic!("{request:?}");
         };

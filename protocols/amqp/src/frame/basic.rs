@@ -64,7 +64,14 @@ mod tests {
         ]
         .concat();
         let mut out = Vec::new();
-        Basic::Deliver { tag: "t", number: 7, redelivered: true, exchange: "e", key: "k" }.encode(1, &mut out);
+        Basic::Deliver {
+            tag: "t",
+            number: 7,
+            redelivered: true,
+            exchange: "e",
+            key: "k",
+        }
+        .encode(1, &mut out);
         assert_eq!(out, golden);
         out.clear();
         put_deliver(&mut out, 1, "t", 7, true, b"e", b"k");
@@ -74,9 +81,22 @@ mod tests {
     #[test]
     fn bits_pack_lowest_first() {
         let nack = Basic::decode(120, &[0, 0, 0, 0, 0, 0, 0, 9, 0b10]);
-        assert_eq!(nack, Ok(Basic::Nack { number: 9, multiple: false, requeue: true }));
+        assert_eq!(
+            nack,
+            Ok(Basic::Nack {
+                number: 9,
+                multiple: false,
+                requeue: true
+            })
+        );
         let publish = Basic::decode(40, &[0, 0, 0, 1, b'k', 0b01]);
-        let expected = Basic::Publish { ticket: 0, exchange: "", key: "k", mandatory: true, immediate: false };
+        let expected = Basic::Publish {
+            ticket: 0,
+            exchange: "",
+            key: "k",
+            mandatory: true,
+            immediate: false,
+        };
         assert_eq!(publish, Ok(expected));
     }
 }

@@ -29,16 +29,40 @@ mod tests {
     #[test]
     fn tune_and_close_golden_octets() {
         let mut out = Vec::new();
-        Connection::Tune { channel_max: 2047, frame_max: 131_072, heartbeat: 60 }.encode(0, &mut out);
-        assert_eq!(out, [1, 0, 0, 0, 0, 0, 12, 0, 10, 0, 30, 7, 255, 0, 2, 0, 0, 0, 60, 0xCE]);
+        Connection::Tune {
+            channel_max: 2047,
+            frame_max: 131_072,
+            heartbeat: 60,
+        }
+        .encode(0, &mut out);
+        assert_eq!(
+            out,
+            [1, 0, 0, 0, 0, 0, 12, 0, 10, 0, 30, 7, 255, 0, 2, 0, 0, 0, 60, 0xCE]
+        );
         out.clear();
-        Connection::Close { code: 320, text: "x", class: 0, method: 0 }.encode(0, &mut out);
-        assert_eq!(out, [1, 0, 0, 0, 0, 0, 12, 0, 10, 0, 50, 1, 64, 1, b'x', 0, 0, 0, 0, 0xCE]);
+        Connection::Close {
+            code: 320,
+            text: "x",
+            class: 0,
+            method: 0,
+        }
+        .encode(0, &mut out);
+        assert_eq!(
+            out,
+            [1, 0, 0, 0, 0, 0, 12, 0, 10, 0, 50, 1, 64, 1, b'x', 0, 0, 0, 0, 0xCE]
+        );
     }
 
     #[test]
     fn open_decodes_from_golden_octets() {
         let open = Connection::decode(40, &[1, b'/', 0, 0]);
-        assert_eq!(open, Ok(Connection::Open { vhost: "/", reserved: "", insist: false }));
+        assert_eq!(
+            open,
+            Ok(Connection::Open {
+                vhost: "/",
+                reserved: "",
+                insist: false
+            })
+        );
     }
 }

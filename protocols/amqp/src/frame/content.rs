@@ -27,7 +27,12 @@ impl<'a> ContentHeader<'a> {
         let (rest, class) = u16::decode(payload)?;
         let (rest, weight) = u16::decode(rest)?;
         let (properties, size) = u64::decode(rest)?;
-        Ok(ContentHeader { class, weight, size, properties })
+        Ok(ContentHeader {
+            class,
+            weight,
+            size,
+            properties,
+        })
     }
 }
 
@@ -171,7 +176,11 @@ impl<'a> BasicProperties<'a> {
     }
 }
 
-fn optional<'a, T>(given: bool, field: impl FnOnce(&'a [u8]) -> Parsed<'a, T>, input: &'a [u8]) -> Parsed<'a, Option<T>> {
+fn optional<'a, T>(
+    given: bool,
+    field: impl FnOnce(&'a [u8]) -> Parsed<'a, T>,
+    input: &'a [u8],
+) -> Parsed<'a, Option<T>> {
     if !given {
         return Ok((input, None));
     }
@@ -218,9 +227,17 @@ mod tests {
     #[test]
     fn header_golden_octets() {
         let mut out = Vec::new();
-        let persistent = BasicProperties { delivery_mode: Some(2), ..BasicProperties::default() };
+        let persistent = BasicProperties {
+            delivery_mode: Some(2),
+            ..BasicProperties::default()
+        };
         put_header(&mut out, 1, 5, |out| persistent.encode(out));
-        assert_eq!(out, [2, 0, 1, 0, 0, 0, 15, 0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0x10, 0, 2, 0xCE]);
+        assert_eq!(
+            out,
+            [
+                2, 0, 1, 0, 0, 0, 15, 0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0x10, 0, 2, 0xCE
+            ]
+        );
     }
 
     #[test]
@@ -233,6 +250,9 @@ mod tests {
         for raw in [trailing, missing, bad_headers, endless_flags, unknown_flag, &[]] {
             assert_eq!(BasicProperties::decode(raw), Err(Flaw::Syntax), "{raw:?}");
         }
-        assert!(BasicProperties::decode(&[0, 1, 0, 0]).is_ok(), "an empty second word of flags");
+        assert!(
+            BasicProperties::decode(&[0, 1, 0, 0]).is_ok(),
+            "an empty second word of flags"
+        );
     }
 }

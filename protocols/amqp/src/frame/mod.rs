@@ -99,6 +99,21 @@ impl<'a> Method<'a> {
         .map_err(|flaw| (flaw, (class, method)))
     }
 
+    /// Writes the method as a frame on `channel`.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn encode(&self, channel: u16, out: &mut Vec<u8>) {
+        match self {
+            Method::Connection(m) => m.encode(channel, out),
+            Method::Channel(m) => m.encode(channel, out),
+            Method::Access(m) => m.encode(channel, out),
+            Method::Exchange(m) => m.encode(channel, out),
+            Method::Queue(m) => m.encode(channel, out),
+            Method::Basic(m) => m.encode(channel, out),
+            Method::Confirm(m) => m.encode(channel, out),
+            Method::Tx(m) => m.encode(channel, out),
+        }
+    }
+
     /// Class and method id.
     pub(crate) fn ids(&self) -> (u16, u16) {
         match self {

@@ -29,14 +29,30 @@ mod tests {
     #[test]
     fn declare_ok_golden_octets() {
         let mut out = Vec::new();
-        Queue::DeclareOk { queue: "q", messages: 2, consumers: 1 }.encode(1, &mut out);
-        assert_eq!(out, [1, 0, 1, 0, 0, 0, 14, 0, 50, 0, 11, 1, b'q', 0, 0, 0, 2, 0, 0, 0, 1, 0xCE]);
+        Queue::DeclareOk {
+            queue: "q",
+            messages: 2,
+            consumers: 1,
+        }
+        .encode(1, &mut out);
+        assert_eq!(
+            out,
+            [
+                1, 0, 1, 0, 0, 0, 14, 0, 50, 0, 11, 1, b'q', 0, 0, 0, 2, 0, 0, 0, 1, 0xCE
+            ]
+        );
     }
 
     #[test]
     fn unbind_has_no_bits() {
         let octets = [0, 0, 1, b'q', 1, b'e', 1, b'k', 0, 0, 0, 0];
-        let unbind = Queue::Unbind { ticket: 0, queue: "q", exchange: "e", key: "k", arguments: Table::default() };
+        let unbind = Queue::Unbind {
+            ticket: 0,
+            queue: "q",
+            exchange: "e",
+            key: "k",
+            arguments: Table::default(),
+        };
         assert_eq!(Queue::decode(50, &octets), Ok(unbind));
     }
 }

@@ -5,9 +5,9 @@
 
 use super::field::{Flaw, Parsed, long, put_long, put_short, short, with_length};
 use gatepost_core::properties::{Name, Table, Value};
+use nom::Parser;
 use nom::bytes::complete::take;
 use nom::number::complete::be_u8;
-use nom::Parser;
 
 /// Tables and arrays nested deeper are refused.
 const DEPTH_MAX: usize = 32;
@@ -82,30 +82,54 @@ fn raw(input: &[u8]) -> Parsed<'_, Raw<'_>> {
     Ok((rest, Raw { letter, octets }))
 }
 
-impl Raw<'_> {
-    /// The type's name in error texts.
-    pub(crate) fn type_name(self) -> &'static str {
-        match self.letter {
-            b'S' => "longstr",
-            b'I' => "signedint",
-            b'i' => "unsignedint",
-            b's' => "short",
-            b'u' => "unsignedshort",
-            b'b' => "byte",
-            b'B' => "unsignedbyte",
-            b'l' | b'L' => "long",
-            b't' => "bool",
-            b'f' => "float",
-            b'd' => "double",
-            b'F' => "table",
-            b'A' => "array",
-            b'T' => "timestamp",
-            b'D' => "decimal",
-            b'x' => "binary",
-            _ => "void",
-        }
+/// The name of the type that `letter` stands for, as error texts have it.
+pub(crate) fn type_name(letter: u8) -> &'static str {
+    match letter {
+        b'S' => "longstr",
+        b'I' => "signedint",
+        b'i' => "unsignedint",
+        b's' => "short",
+        b'u' => "unsignedshort",
+        b'b' => "byte",
+        b'B' => "unsignedbyte",
+        b'l' | b'L' => "long",
+        b't' => "bool",
+        b'f' => "float",
+        b'd' => "double",
+        b'F' => "table",
+        b'A' => "array",
+        b'T' => "timestamp",
+        b'D' => "decimal",
+        b'x' => "binary",
+        _ => "void",
     }
+}
 
+/// The letter a value is written with.
+pub(crate) fn letter(value: &Value) -> u8 {
+    match value {
+        Value::Void => b'V',
+        Value::Bool(_) => b't',
+        // A width that the value does not fit cannot come from the wire; 64 bits then.
+        Value::Int(i, 8) if i8::try_from(*i).is_ok() => b'b',
+        Value::Int(i, 16) if i16::try_from(*i).is_ok() => b's',
+        Value::Int(i, 32) if i32::try_from(*i).is_ok() => b'I',
+        Value::Int(..) => b'l',
+        Value::Uint(u, 8) if u8::try_from(*u).is_ok() => b'B',
+        Value::Uint(u, 16) if u16::try_from(*u).is_ok() => b'u',
+        Value::Uint(..) => b'i',
+        Value::Float(_) => b'f',
+        Value::Double(_) => b'd',
+        Value::Decimal(..) => b'D',
+        Value::Text(_) => b'S',
+        Value::Binary(_) => b'x',
+        Value::Timestamp(_) => b'T',
+        Value::Array(_) => b'A',
+        Value::Table(_) => b'F',
+    }
+}
+
+impl Raw<'_> {
     fn check(self, depth: usize) -> Result<(), Flaw> {
         match self.letter {
             b'A' | b'F' if depth == 0 => Err(Flaw::Syntax),
@@ -136,7 +160,11 @@ impl Raw<'_> {
             b'x' => Value::Binary(self.octets.into()),
             b'V' => Value::Void,
             b'A' | b'F' if depth == 0 => return Err(Flaw::Syntax),
-            b'A' => Value::Array(Items(self.octets).map(|item| item?.decode(depth - 1)).collect::<Result<_, _>>()?),
+            b'A' => Value::Array(
+                Items(self.octets)
+                    .map(|item| item?.decode(depth - 1))
+                    .collect::<Result<_, _>>()?,
+            ),
             b'F' => Value::Table(decode_at(self.octets, depth - 1)?),
             _ => return Err(Flaw::Syntax),
         })
@@ -195,50 +223,41 @@ pub(crate) fn put_raw_pair(out: &mut Vec<u8>, name: &[u8], value: Raw<'_>) {
 }
 
 fn put_value(out: &mut Vec<u8>, value: &Value) {
+    let letter = letter(value);
+    out.push(letter);
     match value {
-        Value::Void => out.push(b'V'),
-        Value::Bool(b) => out.extend_from_slice(&[b't', u8::from(*b)]),
-        // A width that the value does not fit cannot come from the wire; 64 bits then.
-        Value::Int(i, width) => match (width, i8::try_from(*i), i16::try_from(*i), i32::try_from(*i)) {
-            (8, Ok(i), _, _) => put_fixed(out, b'b', &i.to_be_bytes()),
-            (16, _, Ok(i), _) => put_fixed(out, b's', &i.to_be_bytes()),
-            (32, _, _, Ok(i)) => put_fixed(out, b'I', &i.to_be_bytes()),
-            _ => put_fixed(out, b'l', &i.to_be_bytes()),
-        },
-        Value::Uint(u, width) => match (width, u8::try_from(*u), u16::try_from(*u)) {
-            (8, Ok(u), _) => put_fixed(out, b'B', &u.to_be_bytes()),
-            (16, _, Ok(u)) => put_fixed(out, b'u', &u.to_be_bytes()),
-            _ => put_fixed(out, b'i', &u.to_be_bytes()),
-        },
-        Value::Float(f) => put_fixed(out, b'f', &f.to_be_bytes()),
-        Value::Double(d) => put_fixed(out, b'd', &d.to_be_bytes()),
+        Value::Void => {}
+        Value::Bool(b) => out.push(u8::from(*b)),
+        Value::Int(i, _) => {
+            let octets = i.to_be_bytes();
+            let width = match letter {
+                b'b' => 1,
+                b's' => 2,
+                b'I' => 4,
+                _ => 8,
+            };
+            out.extend_from_slice(octets.get(8 - width..).unwrap_or(&octets));
+        }
+        Value::Uint(u, _) => {
+            let octets = u.to_be_bytes();
+            let width = match letter {
+                b'B' => 1,
+                b'u' => 2,
+                _ => 4,
+            };
+            out.extend_from_slice(octets.get(4 - width..).unwrap_or(&octets));
+        }
+        Value::Float(f) => out.extend_from_slice(&f.to_be_bytes()),
+        Value::Double(d) => out.extend_from_slice(&d.to_be_bytes()),
         Value::Decimal(scale, value) => {
-            out.extend_from_slice(&[b'D', *scale]);
+            out.push(*scale);
             out.extend_from_slice(&value.to_be_bytes());
         }
-        Value::Text(octets) => {
-            out.push(b'S');
-            put_long(out, octets);
-        }
-        Value::Binary(octets) => {
-            out.push(b'x');
-            put_long(out, octets);
-        }
-        Value::Timestamp(t) => put_fixed(out, b'T', &t.to_be_bytes()),
-        Value::Array(items) => {
-            out.push(b'A');
-            with_length(out, |out| items.iter().for_each(|item| put_value(out, item)));
-        }
-        Value::Table(table) => {
-            out.push(b'F');
-            encode(out, table);
-        }
+        Value::Text(octets) | Value::Binary(octets) => put_long(out, octets),
+        Value::Timestamp(t) => out.extend_from_slice(&t.to_be_bytes()),
+        Value::Array(items) => with_length(out, |out| items.iter().for_each(|item| put_value(out, item))),
+        Value::Table(table) => encode(out, table),
     }
-}
-
-fn put_fixed(out: &mut Vec<u8>, letter: u8, octets: &[u8]) {
-    out.push(letter);
-    out.extend_from_slice(octets);
 }
 
 #[cfg(test)]
@@ -287,7 +306,10 @@ mod tests {
         table.push("b", Value::Int(1, 64));
         encode(&mut out, &table);
         assert_eq!(out, b"\0\0\0\x10\x01as\0\x01\x01bl\0\0\0\0\0\0\0\x01");
-        assert_eq!(decode(b"\x01bL\0\0\0\0\0\0\0\x01").unwrap().lookup("b"), Some(&Value::Int(1, 64)));
+        assert_eq!(
+            decode(b"\x01bL\0\0\0\0\0\0\0\x01").unwrap().lookup("b"),
+            Some(&Value::Int(1, 64))
+        );
     }
 
     #[test]
@@ -299,7 +321,13 @@ mod tests {
 
     #[test]
     fn unknown_letters_cut_values_and_deep_nesting_are_refused() {
-        for bad in [b"\x01aZ".as_slice(), b"\x01a", b"\x05a", b"\x01aI\0\0", b"\x01aS\xff\xff\xff\xffx"] {
+        for bad in [
+            b"\x01aZ".as_slice(),
+            b"\x01a",
+            b"\x05a",
+            b"\x01aI\0\0",
+            b"\x01aS\xff\xff\xff\xffx",
+        ] {
             assert_eq!(check(bad), Err(Flaw::Syntax), "{bad:?}");
             assert_eq!(decode(bad), Err(Flaw::Syntax), "{bad:?}");
         }

@@ -101,6 +101,9 @@ impl From<Error> for End {
     }
 }
 
+/// An idle client costs this, its socket's task and its session in the engine; all of it is to stay within 1 KiB.
+const _: () = assert!(size_of::<Open>() <= 384);
+
 /// So many bytes of an unfinished packet count as a sign of life, or a large message on a slow link would never
 /// arrive. Mosquitto does the same.
 const PARTIAL_BYTES: usize = 1000;

@@ -1,0 +1,419 @@
+//! The brokers that are compared: where their programs are, what they are told, and how they start and stop. Each gets its own
+//! directory and ports on the loopback, and the settings that a fair comparison needs: no limit that another does not have,
+//! no plug-in that is not measured.
+
+use crate::connect;
+use crate::meter;
+use crate::plan::{Endpoint, Protocol};
+use anyhow::{Context, bail, ensure};
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A broker to compare.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) kind: Kind,
+    /// `None` when it is not installed.
+    pub(crate) program: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Kind {
+    Gatepost { io_threads: usize },
+    RabbitMq,
+    Mosquitto,
+    Rumqttd,
+}
+
+/// A broker that runs. It is stopped when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    /// The broker's own process, behind its start scripts.
+    pub(crate) pid: u32,
+    amqp: Option<u16>,
+    mqtt: u16,
+    stomp: Option<u16>,
+    /// RabbitMQ's port mapper, which outlives it.
+    port_mapper: Option<(u16, PathBuf)>,
+    /// From the start of the program to the first answer on every port.
+    pub(crate) ready_in: Duration,
+}
+
+/// A broker that is not ready by then does not start.
+const START_TIMEOUT: Duration = Duration::from_secs(90);
+/// A broker that is not gone by then is killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+/// Deliveries a client may leave unacknowledged, where a broker has such a limit of its own for MQTT.
+const MQTT_INFLIGHT: u16 = 500;
+
+impl Peer {
+    pub(crate) fn name(&self) -> String {
+        match self.kind {
+            Kind::Gatepost { io_threads: 1 } => "Gatepost, 1 I/O thread".into(),
+            Kind::Gatepost { io_threads } => format!("Gatepost, {io_threads} I/O threads"),
+            Kind::RabbitMq => "RabbitMQ".into(),
+            Kind::Mosquitto => "Mosquitto".into(),
+            Kind::Rumqttd => "rumqttd".into(),
+        }
+    }
+
+    pub(crate) fn speaks(&self, protocol: Protocol) -> bool {
+        match self.kind {
+            Kind::Gatepost { .. } => true,
+            Kind::RabbitMq => protocol != Protocol::Mqtt5,
+            Kind::Mosquitto | Kind::Rumqttd => protocol.is_mqtt(),
+        }
+    }
+
+    /// What the program says of its version.
+    pub(crate) fn version(&self) -> Option<String> {
+        let program = self.program.as_ref()?;
+        if self.kind == Kind::RabbitMq {
+            // Asking would start an Erlang machine; the directory of its libraries carries the version.
+            let entries = fs::read_dir(rabbitmq_home(program)?.join("lib")).ok()?;
+            return entries
+                .flatten()
+                .find_map(|entry| Some(entry.file_name().to_str()?.strip_prefix("rabbitmq_server-")?.to_owned()));
+        }
+        let flag = if self.kind == Kind::Mosquitto {
+            "-h"
+        } else {
+            "--version"
+        };
+        let output = Command::new(program).arg(flag).stdin(Stdio::null()).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let words = text.lines().next()?.split_ascii_whitespace();
+        words.last().map(str::to_owned)
+    }
+
+    /// Bytes of the program as installed: one file, or for RabbitMQ its own directory and that of Erlang.
+    pub(crate) fn program_bytes(&self) -> Option<u64> {
+        let program = self.program.as_ref()?;
+        if self.kind != Kind::RabbitMq {
+            return Some(fs::metadata(program).ok()?.len());
+        }
+        let home = rabbitmq_home(program)?;
+        Some(tree_bytes(&home) + tree_bytes(&home.with_file_name("erlang")))
+    }
+
+    /// Starts the broker with its data in `directory`, which may hold what an earlier start left.
+    pub(crate) fn start(&self, directory: &Path) -> anyhow::Result<Running> {
+        let program = self.program.as_ref().context("not installed")?;
+        fs::create_dir_all(directory)?;
+        let [amqp, mqtt, stomp, extra, mapper] = free_ports()?;
+        let mut command = Command::new(program);
+        let mut port_mapper = None;
+        match self.kind {
+            Kind::Gatepost { io_threads } => {
+                let config = directory.join("gatepost.toml");
+                fs::write(
+                    &config,
+                    gatepost_config(program, directory, io_threads, [amqp, mqtt, stomp]),
+                )?;
+                command.arg("--config").arg(config);
+            }
+            Kind::RabbitMq => {
+                rabbitmq_config(&mut command, directory, [amqp, mqtt, stomp, extra, mapper])?;
+                port_mapper = Some((mapper, directory.to_owned()));
+            }
+            Kind::Mosquitto => {
+                let config = directory.join("mosquitto.conf");
+                fs::write(&config, mosquitto_config(directory, mqtt))?;
+                command.arg("-c").arg(config);
+            }
+            Kind::Rumqttd => {
+                let config = directory.join("rumqttd.toml");
+                fs::write(&config, rumqttd_config(mqtt, stomp, extra))?;
+                command.arg("-q").arg("-c").arg(config);
+            }
+        }
+        let log = File::create(directory.join("output.log"))?;
+        command
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let begun = Instant::now();
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        let mut running = Running {
+            pid: child.id(),
+            child,
+            amqp: self.speaks(Protocol::Amqp).then_some(amqp),
+            mqtt,
+            stomp: self.speaks(Protocol::Stomp).then_some(stomp),
+            port_mapper,
+            ready_in: Duration::ZERO,
+        };
+        running.await_ready(begun).with_context(|| {
+            let text = fs::read_to_string(directory.join("output.log")).unwrap_or_default();
+            let tail = text
+                .lines()
+                .rev()
+                .take(5)
+                .collect::<Vec<_>>()
+                .into_iter()
+                .rev()
+                .collect::<Vec<_>>()
+                .join("\n");
+            format!("{} does not start; it says:\n{tail}\n", self.name())
+        })?;
+        running.ready_in = begun.elapsed();
+        running.pid = meter::largest_of_family(running.child.id());
+        Ok(running)
+    }
+}
+
+impl Kind {
+    /// The program's name in the search path, and where else it is known to be.
+    pub(crate) fn program(self) -> (&'static str, &'static [&'static str]) {
+        match self {
+            Self::Gatepost { .. } => ("gatepost", &[]),
+            // The one in the path of a Debian system changes the user, who then cannot write into our directory.
+            Self::RabbitMq => ("rabbitmq-server", &["/usr/lib/rabbitmq/bin/rabbitmq-server"]),
+            Self::Mosquitto => ("mosquitto", &["/usr/sbin/mosquitto"]),
+            Self::Rumqttd => ("rumqttd", &[]),
+        }
+    }
+
+    /// Finds the program: what was asked for, else a known place, else the search path, else beside this program.
+    pub(crate) fn find(self, asked: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
+        if let Some(path) = asked {
+            ensure!(path.is_file(), "{} is not there", path.display());
+            return Ok(Some(fs::canonicalize(path)?));
+        }
+        let (name, places) = self.program();
+        let known = places.iter().map(PathBuf::from);
+        let searched = std::env::var_os("PATH").unwrap_or_default();
+        let searched = std::env::split_paths(&searched)
+            .map(|directory| directory.join(name))
+            .collect::<Vec<_>>();
+        let beside = std::env::current_exe().ok().map(|own| own.with_file_name(name));
+        Ok(known.chain(searched).chain(beside).find(|path| path.is_file()))
+    }
+}
+
+impl Running {
+    pub(crate) fn endpoint(&self, protocol: Protocol) -> anyhow::Result<Endpoint> {
+        let port = match protocol {
+            Protocol::Amqp => self.amqp,
+            Protocol::Mqtt | Protocol::Mqtt5 => Some(self.mqtt),
+            Protocol::Stomp => self.stomp,
+        };
+        Ok(Endpoint::local(
+            protocol,
+            port.context("it does not speak that protocol")?,
+        ))
+    }
+
+    /// Asks the broker to stop and waits for it.
+    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        if self.child.try_wait()?.is_some() {
+            return Ok(());
+        }
+        signal(self.pid, rustix::process::Signal::TERM);
+        let asked = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            if asked.elapsed() > STOP_TIMEOUT {
+                signal(self.pid, rustix::process::Signal::KILL);
+                self.child.kill()?;
+                self.child.wait()?;
+                bail!("it did not stop when asked and was killed");
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        if let Some((port, home)) = self.port_mapper.take() {
+            let epmd = Command::new("epmd")
+                .arg("-kill")
+                .env("ERL_EPMD_PORT", port.to_string())
+                .env("HOME", home)
+                .output();
+            // Without that tool in the path a small process of Erlang's stays behind.
+            drop(epmd);
+        }
+        Ok(())
+    }
+
+    fn await_ready(&mut self, begun: Instant) -> anyhow::Result<()> {
+        let mut waited_for = vec![self.endpoint(Protocol::Mqtt)?];
+        for protocol in [Protocol::Amqp, Protocol::Stomp] {
+            waited_for.extend(self.endpoint(protocol).ok());
+        }
+        while let Some(endpoint) = waited_for.last() {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("it ended with {status}");
+            }
+            match connect::idle(endpoint, usize::MAX) {
+                Ok(connected) => {
+                    connected.close();
+                    waited_for.pop();
+                }
+                Err(error) if begun.elapsed() > START_TIMEOUT => return Err(error),
+                Err(_) => thread::sleep(Duration::from_millis(5)),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Whoever wanted to know how it ended called `stop`.
+        let _ = self.end();
+    }
+}
+
+fn signal(pid: u32, signal: rustix::process::Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+        // One that is gone already needs none.
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+/// Ports that nobody listened on a moment ago.
+fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
+    let mut held = Vec::new();
+    let mut ports = [0; N];
+    for port in &mut ports {
+        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        *port = listener.local_addr()?.port();
+        held.push(listener);
+    }
+    Ok(ports)
+}
+
+/// Only what differs from the defaults: ports, directory, threads. Listeners that are not measured are off, by whatever name
+/// this version has them.
+fn gatepost_config(program: &Path, directory: &Path, io_threads: usize, [amqp, mqtt, stomp]: [u16; 3]) -> String {
+    let data = directory.join("data");
+    let mut config = format!(
+        "[node]\ndata_dir = {:?}\nio_threads = {io_threads}\n",
+        data.display().to_string()
+    );
+    config += &format!("[log]\nlevel = \"warn\"\n[mqtt]\nmax_inflight = {MQTT_INFLIGHT}\n");
+    for (name, port) in [("amqp", amqp), ("mqtt", mqtt), ("stomp", stomp)] {
+        config += &format!("[listeners.{name}]\nbind = [\"127.0.0.1:{port}\"]\n");
+    }
+    let known = Command::new(program)
+        .arg("--print-config")
+        .stdin(Stdio::null())
+        .output();
+    let known = known
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default();
+    let listeners = known
+        .lines()
+        .filter_map(|line| line.strip_prefix("[listeners.")?.strip_suffix(']'));
+    for name in listeners.filter(|name| !name.contains('.') && !["amqp", "mqtt", "stomp"].contains(name)) {
+        config += &format!("[listeners.{name}]\nbind = []\n");
+    }
+    config
+}
+
+fn rabbitmq_config(command: &mut Command, directory: &Path, ports: [u16; 5]) -> anyhow::Result<()> {
+    let [amqp, mqtt, stomp, distribution, mapper] = ports;
+    fs::write(directory.join("enabled_plugins"), "[rabbitmq_mqtt,rabbitmq_stomp].\n")?;
+    fs::write(
+        directory.join("rabbitmq.conf"),
+        format!(
+            "listeners.tcp.default = 127.0.0.1:{amqp}\nmqtt.listeners.tcp.default = 127.0.0.1:{mqtt}\n\
+             stomp.listeners.tcp.default = 127.0.0.1:{stomp}\nmqtt.allow_anonymous = true\n\
+             mqtt.prefetch = {MQTT_INFLIGHT}\n"
+        ),
+    )?;
+    for name in ["db", "log"] {
+        fs::create_dir_all(directory.join(name))?;
+    }
+    command
+        .env("HOME", directory)
+        .env("RABBITMQ_NODENAME", format!("bench{}@localhost", std::process::id()))
+        .env("RABBITMQ_MNESIA_BASE", directory.join("db"))
+        .env("RABBITMQ_LOG_BASE", directory.join("log"))
+        .env("RABBITMQ_ENABLED_PLUGINS_FILE", directory.join("enabled_plugins"))
+        .env("RABBITMQ_CONFIG_FILE", directory.join("rabbitmq"))
+        .env("RABBITMQ_PID_FILE", directory.join("pid"))
+        .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
+        .env("RABBITMQ_DIST_PORT", distribution.to_string())
+        .env(
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+            "-kernel inet_dist_use_interface {127,0,0,1}",
+        )
+        .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+        .env("ERL_EPMD_PORT", mapper.to_string());
+    Ok(())
+}
+
+fn mosquitto_config(directory: &Path, mqtt: u16) -> String {
+    format!(
+        "listener {mqtt} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n\
+         set_tcp_nodelay true\npersistence true\npersistence_location {}/\nuser root\n",
+        directory.display()
+    )
+}
+
+fn rumqttd_config(mqtt: u16, mqtt5: u16, console: u16) -> String {
+    let mut config = "id = 0\n[router]\nid = 0\nmax_connections = 20010\nmax_outgoing_packet_count = 200\n\
+                      max_segment_size = 104857600\nmax_segment_count = 10\n"
+        .to_owned();
+    for (version, port) in [("v4", mqtt), ("v5", mqtt5)] {
+        config += &format!(
+            "[{version}.1]\nname = \"{version}-1\"\nlisten = \"127.0.0.1:{port}\"\nnext_connection_delay_ms = 0\n\
+             [{version}.1.connections]\nconnection_timeout_ms = 60000\nmax_payload_size = 204800\n\
+             max_inflight_count = {MQTT_INFLIGHT}\ndynamic_filters = true\n"
+        );
+    }
+    config + &format!("[console]\nlisten = \"127.0.0.1:{console}\"\n")
+}
+
+/// `/usr/lib/rabbitmq` for `/usr/lib/rabbitmq/bin/rabbitmq-server`.
+fn rabbitmq_home(program: &Path) -> Option<PathBuf> {
+    let real = fs::canonicalize(program).ok()?;
+    real.ancestors()
+        .find(|directory| directory.file_name().is_some_and(|name| name == "rabbitmq"))
+        .map(Path::to_owned)
+}
+
+fn tree_bytes(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let kind = entry.file_type().ok()?;
+            if kind.is_dir() {
+                Some(tree_bytes(&entry.path()))
+            } else {
+                kind.is_file()
+                    .then(|| entry.metadata().map_or(0, |metadata| metadata.len()))
+            }
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_ports_differ() {
+        let mut ports: [u16; 5] = free_ports().unwrap();
+        ports.sort_unstable();
+        assert!(
+            ports.windows(2).all(|pair| pair[0] < pair[1]) && ports[0] > 0,
+            "{ports:?}"
+        );
+    }
+
+    #[test]
+    fn a_program_that_was_asked_for_must_be_there() {
+        assert!(Kind::Rumqttd.find(Some(Path::new("/nowhere/rumqttd"))).is_err());
+    }
+}

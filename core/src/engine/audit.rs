@@ -1,0 +1,293 @@
+//! The engine's books, checked against each other. For tests: it walks everything.
+
+use super::link::Out;
+use super::{Engine, Link};
+use crate::message::Message;
+use crate::queue::consumers::ConsumerKey;
+use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::unsettled::QueueRef;
+use hashbrown::HashMap;
+
+/// What is found by walking.
+#[derive(Default)]
+struct Found<'a> {
+    unsettled: HashMap<u32, usize>,
+    by_consumer: HashMap<(u32, u32), u32>,
+    messages: HashMap<*const u8, (&'a Message, u32)>,
+}
+
+impl<'a> Found<'a> {
+    fn entry(&mut self, entry: &'a Entry) {
+        if let Body::Memory(message) = &entry.body {
+            let (_, holders) = self
+                .messages
+                .entry(std::ptr::from_ref(message.envelope()).cast())
+                .or_insert((message, 0));
+            *holders += 1;
+        }
+    }
+    /// An entry that is reserved or held.
+    fn taken(&mut self, queue: QueueRef, engine: &Engine, entry: &'a Entry) {
+        self.entry(entry);
+        if engine.queues.get(queue.slot as usize).is_some_and(|q| q.id == queue.id) {
+            *self.unsettled.entry(queue.slot).or_default() += 1;
+        }
+    }
+    fn counted(&mut self, key: ConsumerKey) {
+        *self.by_consumer.entry((key.slot, key.generation)).or_default() += 1;
+    }
+}
+
+impl Engine {
+    /// Asserts that what is counted is what is there.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub fn audit(&self) {
+        assert!(
+            self.touched.is_empty(),
+            "a turn ends with every touched queue dispatched"
+        );
+        assert!(
+            self.dead_letters.is_empty(),
+            "a turn ends with every dead letter published"
+        );
+        let mut found = Found::default();
+        for slot in &self.links {
+            let Some(l) = &slot.link else { continue };
+            let (mut reserved, mut bytes) = (0, 0);
+            let mut in_channel: HashMap<u16, u32> = HashMap::new();
+            for out in &l.outbox {
+                if let Out::Reserved { consumer, queue, entry } = out {
+                    reserved += 1;
+                    bytes += entry.body.len();
+                    found.taken(*queue, self, entry);
+                    let c = self.consumer(*consumer).expect("a reservation has a consumer");
+                    assert_eq!(c.link, l.id);
+                    if super::dispatch::counts_in_flight(c, entry.flags) && c.session.is_none() {
+                        found.counted(*consumer);
+                        *in_channel.entry(c.channel).or_default() += 1;
+                    }
+                }
+            }
+            assert_eq!(
+                (l.reserved_messages, l.reserved_bytes),
+                (reserved, bytes),
+                "reservations"
+            );
+            for c in l.channels() {
+                for held in c.unsettled.iter() {
+                    found.taken(held.queue, self, &held.entry);
+                    if let Some(key) = held.consumer {
+                        found.counted(key);
+                        *in_channel.entry(c.number).or_default() += 1;
+                    }
+                }
+                let counted = in_channel.get(&c.number).copied().unwrap_or(0);
+                assert_eq!(c.in_flight, counted, "in flight on channel {}", c.number);
+                for key in &c.consumers {
+                    assert!(self.consumer(*key).is_some(), "a channel lists a consumer that is gone");
+                }
+                if c.held
+                    .front()
+                    .is_some_and(|(gate, _)| *gate <= self.staging.durable_ticket())
+                {
+                    panic!("an answer is held that the log has released");
+                }
+            }
+        }
+        self.audit_sessions(&mut found);
+        for (slot, q) in &self.queues {
+            let mut last = None;
+            let mut bytes = 0;
+            for entry in q.ready.iter() {
+                assert!(
+                    last < Some(entry.seq) && entry.seq < q.next_seq,
+                    "queue '{}' in order",
+                    q.name
+                );
+                last = Some(entry.seq);
+                bytes += entry.body.len() as u64;
+                found.entry(entry);
+            }
+            assert_eq!(q.ready.bytes(), bytes);
+            let unsettled = found.unsettled.get(&(slot as u32)).copied().unwrap_or(0);
+            assert_eq!(q.unsettled, unsettled, "unsettled of queue '{}'", q.name);
+            for key in q.consumers.iter() {
+                let c = self.consumer(key).expect("a queue lists a consumer that is gone");
+                assert_eq!((c.queue.slot as usize, c.queue.id), (slot, q.id));
+            }
+            assert_eq!(self.queue_slots.get(&q.id), Some(&(slot as u32)));
+            self.audit_served(slot as u32);
+        }
+        for (slot, c) in &self.consumers {
+            assert_eq!(c.key.slot as usize, slot);
+            assert!(self.link(c.link).is_some(), "a consumer has a link");
+            let q = self.queues.get(c.queue.slot as usize).filter(|q| q.id == c.queue.id);
+            assert!(
+                q.is_some_and(|q| q.consumers.iter().any(|k| k == c.key)),
+                "a consumer is on its queue"
+            );
+            let key = (c.key.slot, c.key.generation);
+            assert_eq!(
+                c.in_flight,
+                found.by_consumer.get(&key).copied().unwrap_or(0),
+                "in flight of a consumer"
+            );
+        }
+        let bytes: usize = found.messages.values().map(|(m, _)| m.memory()).sum();
+        assert_eq!(self.memory.bytes(), bytes, "message memory");
+        for (message, holders) in found.messages.values() {
+            assert_eq!(message.log_state().holders(), *holders, "holders of {message:?}");
+        }
+    }
+
+    fn audit_sessions<'a>(&'a self, found: &mut Found<'a>) {
+        let mut used: HashMap<u32, u32> = HashMap::new();
+        for slot in &self.links {
+            let Some(l) = &slot.link else { continue };
+            for out in &l.outbox {
+                if let Out::Reserved { consumer, entry, .. } = out
+                    && let Some(c) = self.consumer(*consumer)
+                    && let Some((session, _)) = c.session
+                    && super::dispatch::counts_in_flight(c, entry.flags)
+                {
+                    *used.entry(session).or_default() += 1;
+                }
+            }
+        }
+        for (slot, s) in &self.sessions {
+            let mut counted = used.get(&(slot as u32)).copied().unwrap_or(0);
+            for o in s.in_flight.iter() {
+                found.taken(o.queue, self, &o.entry);
+                counted += u32::from(o.counted);
+            }
+            if s.link.is_some() {
+                assert_eq!(
+                    s.used, counted,
+                    "deliveries counted against the receive maximum of '{}'",
+                    s.client_id
+                );
+            }
+            assert_eq!(self.session_ids.get(&s.client_id), Some(&(slot as u32)));
+            for key in &s.consumers {
+                assert!(self.consumer(*key).is_some(), "a session lists a consumer that is gone");
+            }
+        }
+        assert_eq!(self.session_ids.len(), self.sessions.len());
+    }
+
+    /// Asserts that no consumer that could be served waits.
+    fn audit_served(&self, slot: u32) {
+        let q = &self.queues[slot as usize];
+        let Some(front) = q.ready.front() else { return };
+        let durable = self.staging.durable_ticket();
+        let mut marks = q.marks;
+        if front.flags.has(EntryFlags::LOGGED) && !marks.allow(front.seq, durable) {
+            let waits = self
+                .waiting_marks
+                .iter()
+                .any(|(ticket, queue)| queue.id == q.id && *ticket > durable);
+            // With nobody to serve there is nothing to wait for.
+            let wanted = q
+                .consumers
+                .iter()
+                .any(|key| self.has_credit(key, front.flags) && !self.is_noted(key));
+            assert!(waits || q.loading > 0 || !wanted, "a mark is waited for");
+            return;
+        }
+        assert!(!self.could_serve(slot), "queue '{}' could be served", q.name);
+    }
+
+    /// Whether a consumer of the queue could be given its head, and nobody has made a note of it.
+    fn could_serve(&self, slot: u32) -> bool {
+        let q = &self.queues[slot as usize];
+        let active = q.arguments.single_active.then(|| q.consumers.first()).flatten();
+        q.consumers
+            .iter()
+            .filter(|k| active.is_none_or(|a| a == *k))
+            .any(|key| self.is_servable(slot, key) && !self.is_noted(key))
+    }
+
+    /// Whether the consumer was passed over for lack of room in its link, and will be fed by the link's next take.
+    fn is_noted(&self, key: ConsumerKey) -> bool {
+        let link = self.consumer(key).and_then(|c| self.link(c.link));
+        link.is_some_and(|l| l.starved.contains(&key))
+    }
+
+    /// Whether the consumer has credit and room for the head of its queue, and the head may go.
+    fn is_servable(&self, slot: u32, key: ConsumerKey) -> bool {
+        let q = &self.queues[slot as usize];
+        let Some(front) = q.ready.front() else { return false };
+        let mut marks = q.marks;
+        let logged = front.flags.has(EntryFlags::LOGGED);
+        q.loading == 0
+            && (!logged || marks.allow(front.seq, self.staging.durable_ticket()))
+            && self.has_credit(key, front.flags)
+    }
+
+    /// Whether the consumer has credit and room for an entry with these flags.
+    fn has_credit(&self, key: ConsumerKey, flags: EntryFlags) -> bool {
+        let Some(c) = self.consumer(key) else { return false };
+        let counts = super::dispatch::counts_in_flight(c, flags);
+        let credit = match c.session {
+            Some((session, _)) => {
+                let s = &self.sessions[session as usize];
+                !counts || s.used < u32::from(s.receive_maximum)
+            }
+            None => !counts || c.prefetch == 0 || c.in_flight < c.prefetch,
+        };
+        let Some(l) = self.link(c.link) else { return false };
+        let channel = l.channels().find(|ch| ch.number == c.channel);
+        let channel = c.session.is_some()
+            || channel.is_none_or(|ch| {
+                ch.held.is_empty() && (!counts || ch.prefetch_all == 0 || ch.in_flight < ch.prefetch_all)
+            });
+        credit && channel && l.has_room()
+    }
+
+    /// Whether the link would get something from a take with room.
+    pub fn has_work(&self, link: Link) -> bool {
+        let Some(l) = self.link(link) else { return false };
+        let confirms = l.confirm_dirty.iter().any(|n| {
+            l.channels()
+                .find(|c| c.number == *n)
+                .is_some_and(|c| c.publisher.ready > c.publisher.told || self.is_confirm_over(&c.publisher))
+        });
+        let starved = l.starved.iter().any(|key| {
+            self.consumer(*key)
+                .is_some_and(|c| self.is_servable(c.queue.slot, *key))
+        });
+        l.closed.is_some()
+            || (l.publishes && l.told != self.pressure)
+            || !l.verdicts.is_empty()
+            || confirms
+            || l.has_more()
+            || (starved && l.outbox.is_empty())
+    }
+
+    /// Asserts that connections that are gone left nothing behind but queues and their messages.
+    ///
+    /// # Panics
+    /// If something is left.
+    pub fn assert_idle(&self) {
+        assert!(self.links.iter().all(|s| s.link.is_none()), "links");
+        assert!(self.consumers.is_empty(), "consumers");
+        assert!(self.confirms.is_empty(), "confirm entries");
+        assert!(self.waiting.is_empty(), "answers waiting for the log");
+        assert!(self.opening.is_empty(), "sessions opening");
+        assert!(self.memory.waiting_gets.is_empty(), "gets waiting");
+        assert!(
+            self.queues.iter().all(|(_, q)| q.exclusive.is_none()),
+            "exclusive queues"
+        );
+        let in_flight: usize = self.sessions.iter().map(|(_, s)| s.in_flight.iter().count()).sum();
+        let unsettled: usize = self.queues.iter().map(|(_, q)| q.unsettled).sum();
+        assert!(unsettled <= in_flight, "unsettled messages nobody holds");
+        let timers = 2 * (self.sessions.len() + self.queues.len()) + 1;
+        assert!(self.timers.len() <= timers, "{} timers", self.timers.len());
+        if self.queues.is_empty() {
+            assert_eq!(self.memory.bytes(), 0, "message memory");
+        }
+    }
+}

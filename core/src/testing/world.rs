@@ -1,0 +1,468 @@
+//! The engine, the real store on a simulated disk, and a virtual clock, on one thread.
+//!
+//! ```text
+//!   clients ──send──► Engine ──drain──► submitted ──commit──► written ──report──► Engine
+//!   clients ◄──take──                └► asked ──────fetch──► fetched ──bring──►
+//! ```
+//!
+//! Each arrow is a call, so a test decides what overtakes what; [`World::step`] lets the seed decide. The same seed and the
+//! same calls give the same [`World::trace`]. After every turn the engine's books are audited, and no link may have
+//! something to take without having been told so.
+
+use super::disk::{Crash, Rng, SimDisk};
+use crate::command::{Attach, Command, Peer};
+use crate::engine::{Counters, Engine, Link, Wake, Wakes};
+pub use crate::engine::{Room, Settings};
+use crate::event::{Event, Pressure};
+use crate::properties::Codecs;
+use crate::store::{Batch, Loaded, Read, Reader, Store, StoreSettings, Ticket};
+use crate::time::{Now, Time, Wall};
+use std::collections::VecDeque;
+use std::hash::Hasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Room for whatever there is.
+pub const ROOM: Room = Room {
+    messages: usize::MAX,
+    bytes: usize::MAX,
+};
+/// No room at all.
+pub const NO_ROOM: Room = Room { messages: 0, bytes: 0 };
+
+/// A connection of a [`World`], by the order of connecting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Client(pub usize);
+
+/// What one [`World::step`] did.
+#[derive(Debug)]
+pub enum Step {
+    /// So many of the client's queued commands were applied.
+    Applied(Client, usize),
+    /// The client took these.
+    Took(Client, Vec<Event>),
+    /// Something happened that no client sees yet: the log, the reader, the clock.
+    Inside,
+}
+
+/// See the module.
+pub struct World {
+    settings: Settings,
+    store_settings: StoreSettings,
+    disk: SimDisk,
+    /// `None` while the machine is down.
+    store: Option<(Store<SimDisk>, Reader<SimDisk>)>,
+    engine: Engine,
+    now: Now,
+    rng: Rng,
+    clients: Vec<Connection>,
+    /// Handed over by the engine, not yet written.
+    submitted: Vec<Batch>,
+    /// Written (and synced, where they asked), not yet reported.
+    written: Option<Ticket>,
+    asked: Vec<Read>,
+    fetched: Vec<Loaded>,
+    trace: Trace,
+    /// When the store's background work is due.
+    tick_at: Option<Time>,
+    audits: bool,
+}
+
+struct Connection {
+    /// `None` once it is detached.
+    link: Option<Link>,
+    woken: Arc<Flag>,
+    /// It has applied and not taken since, or its last take left something.
+    more: bool,
+    /// Its last take had no room: it comes back by itself.
+    stalled: bool,
+    queued: VecDeque<Command>,
+}
+
+#[derive(Default)]
+struct Flag(AtomicBool);
+
+impl Wake for Flag {
+    fn wake(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A hash of everything clients heard: FNV-1a, the same on every machine.
+#[derive(Clone, Copy)]
+struct Trace(u64);
+
+impl Hasher for Trace {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+impl World {
+    /// A world with default settings.
+    pub fn new(seed: u64) -> World {
+        World::with(seed, Settings::default(), StoreSettings::default())
+    }
+    /// A world with an empty disk.
+    ///
+    /// # Panics
+    /// As all of its methods: if the store or the engine does what it must not.
+    pub fn with(seed: u64, settings: Settings, mut store_settings: StoreSettings) -> World {
+        store_settings.salt = seed;
+        let now = Now {
+            monotonic: Time(1_000),
+            wall: Wall(1_700_000_000_000),
+        };
+        let mut world = World {
+            engine: Engine::new(settings.clone(), Codecs::default(), seed),
+            settings,
+            store_settings,
+            disk: SimDisk::new(seed),
+            store: None,
+            now,
+            rng: Rng::new(seed),
+            clients: Vec::new(),
+            submitted: Vec::new(),
+            written: None,
+            asked: Vec::new(),
+            fetched: Vec::new(),
+            trace: Trace(0xcbf2_9ce4_8422_2325),
+            tick_at: None,
+            audits: true,
+        };
+        world.start();
+        world
+    }
+
+    /// Attaches a connection.
+    pub fn connect(&mut self, protocol: &'static str) -> Client {
+        let woken = Arc::new(Flag::default());
+        let attach = Attach {
+            vhost: self.settings.vhost.clone(),
+            protocol,
+            client_name: None,
+        };
+        let (now, wake) = (self.now, woken.clone());
+        let link = self.turn(|engine, _| engine.attach(now, &attach, "guest".into(), Peer { address: None }, wake));
+        self.clients.push(Connection {
+            link: Some(link),
+            woken,
+            more: false,
+            stalled: false,
+            queued: VecDeque::new(),
+        });
+        Client(self.clients.len() - 1)
+    }
+    /// Applies commands now, in as many holds as the engine wants. A client that is gone is ignored.
+    pub fn send(&mut self, client: Client, mut commands: Vec<Command>) {
+        let Some(link) = self.clients[client.0].link else {
+            return;
+        };
+        let gone = commands.iter().any(|c| matches!(c, Command::Detach));
+        let now = self.now;
+        self.clients[client.0].more = true;
+        while self.turn(|engine, wakes| engine.apply(now, link, &mut commands, wakes)) {}
+        if gone {
+            self.clients[client.0].link = None;
+            self.clients[client.0].queued.clear();
+        }
+    }
+    /// Queues commands for [`World::step`] to apply, in order.
+    pub fn queue(&mut self, client: Client, commands: impl IntoIterator<Item = Command>) {
+        self.clients[client.0].queued.extend(commands);
+    }
+    /// What the client can take with that room, in one take. Whether there is more: [`World::is_due`].
+    pub fn take(&mut self, client: Client, room: Room) -> Vec<Event> {
+        let Some(link) = self.clients[client.0].link else {
+            return Vec::new();
+        };
+        let now = self.now;
+        let mut events = Vec::new();
+        self.clients[client.0].woken.0.store(false, Ordering::Relaxed);
+        self.clients[client.0].stalled = room.messages == 0 || room.bytes == 0;
+        self.clients[client.0].more = true;
+        let more = self.turn(|engine, wakes| engine.take(now, link, room, &mut events, wakes));
+        self.clients[client.0].more = more;
+        self.note(client, &events);
+        self.check_wakes();
+        events
+    }
+    /// Whether the client has been woken, or has more to take, since it last took everything.
+    pub fn is_due(&self, client: Client) -> bool {
+        let c = &self.clients[client.0];
+        c.link.is_some() && (c.more || c.woken.0.load(Ordering::Relaxed))
+    }
+    /// The connection ends without a goodbye.
+    pub fn drop_client(&mut self, client: Client) {
+        self.send(client, vec![Command::Detach]);
+    }
+
+    /// Writes what was submitted, and syncs if a batch asks for it. False: the machine stopped meanwhile.
+    pub fn commit(&mut self) -> bool {
+        let Some((store, _)) = &mut self.store else {
+            return false;
+        };
+        if self.submitted.is_empty() {
+            return true;
+        }
+        let ticket = self.submitted.last().map(|b| b.ticket);
+        let Ok(_) = store.commit(&mut self.submitted, self.now) else {
+            self.store = None;
+            return false;
+        };
+        self.submitted.clear();
+        self.written = ticket;
+        true
+    }
+    /// Reports to the engine what was written.
+    pub fn report(&mut self) {
+        if let Some(ticket) = self.written.take() {
+            let now = self.now;
+            self.turn(|engine, wakes| engine.durable(now, ticket, wakes));
+        }
+    }
+    /// Reads the bodies the engine asked for.
+    pub fn fetch(&mut self) {
+        if let Some((_, reader)) = &self.store {
+            self.fetched.extend(reader.read(&std::mem::take(&mut self.asked)));
+        }
+    }
+    /// Brings the bodies that were read.
+    pub fn bring(&mut self) {
+        if !self.fetched.is_empty() {
+            let (now, fetched) = (self.now, std::mem::take(&mut self.fetched));
+            self.turn(|engine, wakes| engine.loaded(now, fetched, wakes));
+        }
+    }
+    /// Whether the log and the reader have nothing to do.
+    pub fn is_caught_up(&self) -> bool {
+        self.submitted.is_empty() && self.written.is_none() && self.asked.is_empty() && self.fetched.is_empty()
+    }
+    /// The log and the reader catch up: everything submitted is written and reported, everything asked for is brought.
+    pub fn catch_up(&mut self) {
+        while !self.is_caught_up() {
+            if !self.commit() {
+                return;
+            }
+            self.report();
+            self.fetch();
+            self.bring();
+        }
+    }
+    /// Time passes; what is due in between happens in order.
+    pub fn advance(&mut self, by: Duration) {
+        let end = self.now.monotonic + by;
+        loop {
+            let next = [self.engine.poll_timeout(), self.tick_at].into_iter().flatten().min();
+            let at = next.map_or(end, |t| t.min(end)).max(self.now.monotonic);
+            self.now.wall = self.now.wall + (at - self.now.monotonic);
+            self.now.monotonic = at;
+            let now = self.now;
+            let mut idle = true;
+            if self.engine.poll_timeout().is_some_and(|due| due <= at) {
+                idle = false;
+                self.turn(|engine, wakes| engine.handle_timeout(now, wakes));
+                assert!(
+                    at < end || self.engine.poll_timeout().is_none_or(|due| due > at) || self.audits,
+                    "a timer is due for ever"
+                );
+            }
+            if self.tick_at.is_some_and(|due| due <= at) {
+                idle = false;
+                self.tick();
+            }
+            if idle && at >= end {
+                return;
+            }
+        }
+    }
+    /// Reports pressure from outside, as the gateway does.
+    pub fn set_pressure(&mut self, pressure: Option<Pressure>) {
+        self.turn(|engine, wakes| engine.set_pressure(pressure, wakes));
+    }
+    /// The store's background work.
+    pub fn tick(&mut self) {
+        if let Some((store, _)) = &mut self.store {
+            match store.tick(self.now) {
+                Ok(next) => self.tick_at = next.map(|t| t.max(Time(self.now.monotonic.0 + 1))),
+                Err(_) => {
+                    self.store = None;
+                    self.tick_at = None;
+                }
+            }
+        }
+    }
+
+    /// The machine stops and starts again: clients are gone, un-synced writes may be.
+    pub fn crash(&mut self, how: Crash) {
+        self.store = None;
+        self.disk = self.disk.restart(how);
+        self.restart();
+    }
+    /// A clean stop and start.
+    pub fn stop_and_start(&mut self) {
+        for client in 0..self.clients.len() {
+            self.drop_client(Client(client));
+        }
+        self.turn(|engine, _| engine.flush());
+        self.commit();
+        if let Some((store, _)) = self.store.take() {
+            store.close(self.now).expect("the disk works");
+        }
+        self.restart();
+    }
+    fn restart(&mut self) {
+        for c in &mut self.clients {
+            c.link = None;
+            c.queued.clear();
+        }
+        self.submitted.clear();
+        self.asked.clear();
+        self.fetched.clear();
+        self.written = None;
+        self.engine = Engine::new(self.settings.clone(), Codecs::default(), self.rng.next());
+        self.start();
+    }
+    fn start(&mut self) {
+        let opened = Store::open(Arc::new(self.disk.clone()), self.store_settings.clone(), self.now.wall);
+        let (store, recovered) = match opened {
+            Ok(opened) => opened,
+            Err(error) => panic!("the store does not start: {error}"),
+        };
+        let reader = store.reader();
+        self.store = Some((store, reader));
+        let now = self.now;
+        self.turn(|engine, _| engine.recover(now, recovered));
+        self.tick_at = Some(self.now.monotonic);
+    }
+
+    /// One thing happens, of those that can, as the seed has it: commands, a take with some room, the log, the reader,
+    /// a little time.
+    pub fn step(&mut self) -> Step {
+        let client = Client(self.rng.below(self.clients.len() as u64) as usize);
+        match self.rng.below(16) {
+            0..=4 if self.clients.get(client.0).is_some_and(|c| !c.queued.is_empty()) => {
+                let queued = &mut self.clients[client.0].queued;
+                let n = 1 + self.rng.below(queued.len().min(20) as u64) as usize;
+                let commands = queued.drain(..n).collect();
+                self.send(client, commands);
+                Step::Applied(client, n)
+            }
+            5..=9 if !self.clients.is_empty() && self.is_due(client) => {
+                let room = match self.rng.below(8) {
+                    0 => NO_ROOM,
+                    1..=4 => ROOM,
+                    _ => Room {
+                        messages: 1 + self.rng.below(5) as usize,
+                        bytes: 1 + self.rng.below(4_000) as usize,
+                    },
+                };
+                let events = self.take(client, room);
+                if self.clients[client.0].stalled {
+                    self.clients[client.0].more = true;
+                }
+                Step::Took(client, events)
+            }
+            10 => {
+                self.commit();
+                Step::Inside
+            }
+            11 => {
+                self.report();
+                Step::Inside
+            }
+            12 => {
+                self.fetch();
+                Step::Inside
+            }
+            13 => {
+                self.bring();
+                Step::Inside
+            }
+            14 => {
+                let by = self.rng.below(40);
+                self.advance(Duration::from_millis(by));
+                Step::Inside
+            }
+            _ => Step::Inside,
+        }
+    }
+
+    /// The seed's next number, for choices the test leaves to it.
+    pub fn random(&mut self) -> &mut Rng {
+        &mut self.rng
+    }
+    /// The time.
+    pub fn now(&self) -> Now {
+        self.now
+    }
+    /// The engine's counters and gauges.
+    pub fn counters(&self) -> Counters {
+        self.engine.counters()
+    }
+    /// The disk, to make it fail.
+    pub fn disk(&self) -> &SimDisk {
+        &self.disk
+    }
+    /// Whether the store still works.
+    pub fn is_running(&self) -> bool {
+        self.store.is_some() && !self.disk.is_crashed()
+    }
+    /// Batches that wait to be written.
+    pub fn submitted(&self) -> &[Batch] {
+        &self.submitted
+    }
+    /// Hash of everything clients heard so far.
+    pub fn trace(&self) -> u64 {
+        self.trace.finish()
+    }
+    /// Audits after every turn cost time in proportion to what is queued: off for big ones.
+    pub fn set_audits(&mut self, on: bool) {
+        self.audits = on;
+    }
+    /// Asserts that nothing is left of the connections that are gone: no messages, consumers, confirms, answers.
+    pub fn assert_idle(&self) {
+        self.engine.assert_idle();
+    }
+
+    /// One hold of the engine's lock, as the gateway does it.
+    fn turn<T>(&mut self, turn: impl FnOnce(&mut Engine, &mut Wakes) -> T) -> T {
+        let mut wakes = Wakes::default();
+        let result = turn(&mut self.engine, &mut wakes);
+        let mut batch = Batch::default();
+        self.engine.drain(&mut batch, &mut self.asked);
+        if !batch.is_empty() {
+            self.submitted.push(batch);
+        }
+        wakes.fire();
+        if self.audits {
+            self.engine.audit();
+            self.check_wakes();
+        }
+        result
+    }
+    fn check_wakes(&self) {
+        if !self.audits {
+            return;
+        }
+        for (n, c) in self.clients.iter().enumerate() {
+            let Some(link) = c.link else { continue };
+            let told = c.more || c.stalled || c.woken.0.load(Ordering::Relaxed);
+            assert!(told || !self.engine.has_work(link), "client {n} was not woken");
+        }
+    }
+    fn note(&mut self, client: Client, events: &[Event]) {
+        for event in events {
+            self.trace.write(format!("{} {event:?}", client.0).as_bytes());
+            if let Event::Deliver(d) | Event::Got { delivery: d, .. } = event {
+                self.trace.write(d.message.body());
+            }
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! Consuming: whose turn it is, what it may hold, and where a message goes that comes back.
+
+use crate::support::*;
+use gatepost_core::command::{Command, Outcome};
+use gatepost_core::testing::world::{NO_ROOM, Room, World};
+
+fn bodies(queue: &str, upto: u32) -> Vec<Command> {
+    (1..=upto).map(|n| put(queue, &n.to_string())).collect()
+}
+
+#[test]
+fn consumers_of_a_queue_take_turns() {
+    let mut w = World::new(1);
+    let (a, b) = (w.connect("test"), w.connect("test"));
+    run(&mut w, a, [transient("q"), consume_no_ack("q", 1)]);
+    run(&mut w, b, [consume_no_ack("q", 2)]);
+    w.send(a, bodies("q", 4));
+    assert_eq!(now(&mut w, a), ["confirmed 4", "deliver c1 #1 1", "deliver c1 #2 3"]);
+    assert_eq!(now(&mut w, b), ["deliver c2 #1 2", "deliver c2 #2 4"]);
+}
+
+#[test]
+fn a_consumer_of_higher_priority_is_served_first_and_while_it_is_full_the_others() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(
+        &mut w,
+        c,
+        [
+            transient("q"),
+            consume("q", 1),
+            consume_with("q", 2, |c| {
+                c.priority = 5;
+                c.prefetch = Some(2);
+            }),
+        ],
+    );
+    w.send(c, bodies("q", 3));
+    assert_eq!(
+        now(&mut w, c),
+        ["confirmed 3", "deliver c2 #1 1", "deliver c2 #2 2", "deliver c1 #3 3"]
+    );
+}
+
+#[test]
+fn prefetch_counts_for_each_consumer_started_afterwards() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(
+        &mut w,
+        c,
+        [transient("q"), prefetch(2, false), consume("q", 1), consume("q", 2)],
+    );
+    let heard = run(&mut w, c, bodies("q", 6));
+    assert_eq!(heard.iter().filter(|l| l.starts_with("deliver")).count(), 4);
+    assert_eq!(run(&mut w, c, [ack(1)]), ["deliver c1 #5 5"]);
+}
+
+#[test]
+fn prefetch_for_the_channel_is_one_window_for_all_its_consumers() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(
+        &mut w,
+        c,
+        [
+            transient("p"),
+            transient("q"),
+            prefetch(3, true),
+            consume("p", 1),
+            consume("q", 2),
+        ],
+    );
+    run(&mut w, c, bodies("p", 3));
+    assert_eq!(run(&mut w, c, [put("q", "other")]), ["confirmed 4"]);
+    assert_eq!(
+        run(&mut w, c, [ack(1)]),
+        ["deliver c2 #4 other"],
+        "the credit is the other consumer's, too"
+    );
+}
+
+#[test]
+fn credit_of_the_channel_comes_back_from_a_cancelled_consumer() {
+    // The channel's count was only lowered through the consumer: what a cancelled one had held was never given back.
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [transient("q"), prefetch(2, true), consume("q", 1)]);
+    run(&mut w, c, bodies("q", 5));
+    assert_eq!(
+        run(&mut w, c, [cancel(1), consume("q", 2)]),
+        ["done Cancel c1", "consuming c2"]
+    );
+    assert_eq!(run(&mut w, c, [ack_upto(2)]), ["deliver c2 #3 3", "deliver c2 #4 4"]);
+}
+
+#[test]
+fn no_prefetch_limits_a_consumer_that_does_not_settle() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(
+        &mut w,
+        c,
+        [
+            transient("q"),
+            prefetch(1, false),
+            prefetch(1, true),
+            consume_no_ack("q", 1),
+        ],
+    );
+    assert_eq!(run(&mut w, c, bodies("q", 5)).len(), 6);
+    assert_eq!(w.counters().messages_unsettled, 0);
+}
+
+#[test]
+fn what_is_requeued_returns_to_its_old_place_marked() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(
+        &mut w,
+        c,
+        [durable("q"), consume_with("q", 1, |c| c.prefetch = Some(3))],
+    );
+    assert_eq!(run(&mut w, c, bodies("q", 5)).len(), 4);
+    run(&mut w, c, [cancel(1)]);
+    run(&mut w, c, [requeue(3), requeue(1)]);
+    let heard = run(&mut w, c, [consume("q", 2)]);
+    let order: Vec<_> = heard
+        .iter()
+        .map(|l| l.split(' ').nth(3).unwrap_or("").to_owned())
+        .collect();
+    assert_eq!(heard[1], "deliver c2 #4 1 again");
+    assert_eq!(order[1..], ["1", "3", "4", "5"]);
+    assert_eq!(heard[3], "deliver c2 #6 4");
+}
+
+#[test]
+fn a_settle_of_several_ends_at_its_number_which_must_be_unsettled() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [transient("q"), consume("q", 1)]);
+    run(&mut w, c, bodies("q", 4));
+    assert!(run(&mut w, c, [ack(2)]).is_empty());
+    assert_eq!(
+        run(&mut w, c, [ack_upto(2)]),
+        ["failed Settle PreconditionFailed unknown delivery tag 2"]
+    );
+    assert!(run(&mut w, c, [ack_upto(3)]).is_empty());
+    assert_eq!(w.counters().messages_unsettled, 1);
+    assert!(
+        run(&mut w, c, [ack_upto(0), ack_upto(0)]).is_empty(),
+        "0 is all there are, if any"
+    );
+    assert_eq!(
+        run(&mut w, c, [ack(0)]),
+        ["failed Settle PreconditionFailed unknown delivery tag 0"]
+    );
+    assert_eq!(
+        run(&mut w, c, [ack(99)]),
+        ["failed Settle PreconditionFailed unknown delivery tag 99"]
+    );
+}
+
+#[test]
+fn get_takes_one_message_and_tells_how_many_are_left() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [transient("q"), put("q", "1"), put("q", "2")]);
+    assert_eq!(run(&mut w, c, [get("q")]), ["got #1 1 left 1"]);
+    assert_eq!(run(&mut w, c, [get_no_ack("q")]), ["got #2 2 left 0"]);
+    assert_eq!(run(&mut w, c, [get("q")]), ["empty"]);
+    assert_eq!(run(&mut w, c, [requeue(1), get("q")]), ["got #3 1 again left 0"]);
+}
+
+#[test]
+fn a_consumer_is_told_so_before_its_first_delivery_whatever_waits_before_it() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [transient("q"), put("q", "m")]);
+    w.send(c, vec![durable("slow"), consume("q", 1)]);
+    assert!(
+        now(&mut w, c).is_empty(),
+        "the declaration waits for the log, the rest for it"
+    );
+    assert_eq!(
+        hear(&mut w, c),
+        ["declared slow 0/0", "consuming c1", "deliver c1 #1 m"]
+    );
+}
+
+#[test]
+fn nothing_is_delivered_after_a_cancel_is_answered_and_what_was_reserved_goes_back() {
+    let mut w = World::new(1);
+    let (a, b) = (w.connect("test"), w.connect("test"));
+    run(&mut w, a, [transient("q"), consume("q", 1)]);
+    w.send(b, bodies("q", 2));
+    w.send(a, vec![cancel(1)]);
+    assert_eq!(now(&mut w, a), ["done Cancel c1"]);
+    assert_eq!(
+        run(&mut w, a, [cancel(1)]),
+        ["done Cancel c1"],
+        "an unknown one is answered, too"
+    );
+    assert_eq!(run(&mut w, b, [get("q")]), ["got #1 1 left 1", "confirmed 2"]);
+}
+
+#[test]
+fn a_link_without_room_gives_its_reservations_to_others() {
+    // They were put back, but nobody looked at the queue until the next command of anybody.
+    let mut w = World::new(1);
+    let (p, a, b) = (w.connect("test"), w.connect("test"), w.connect("test"));
+    run(&mut w, a, [transient("q"), consume("q", 1)]);
+    run(&mut w, b, [consume("q", 2)]);
+    w.send(p, bodies("q", 4));
+    assert_eq!(now(&mut w, b), ["deliver c2 #1 2", "deliver c2 #2 4"]);
+    assert!(w.take(a, NO_ROOM).is_empty());
+    assert!(w.is_due(b), "it is woken for what the other cannot take");
+    assert_eq!(now(&mut w, b), ["deliver c2 #3 1", "deliver c2 #4 3"]);
+    assert!(now(&mut w, a).is_empty());
+    w.send(p, bodies("q", 2));
+    assert!(w.is_due(a), "it has room again");
+}
+
+#[test]
+fn a_link_that_got_room_again_is_served_in_order() {
+    let mut w = World::new(1);
+    let (p, a) = (w.connect("test"), w.connect("test"));
+    run(&mut w, a, [transient("q"), consume("q", 1)]);
+    w.take(a, NO_ROOM);
+    w.send(p, bodies("q", 3));
+    let one = Room { messages: 1, bytes: 1 };
+    let mut heard = Vec::new();
+    for _ in 0..3 {
+        heard.extend(w.take(a, one).iter().map(line));
+        w.take(a, NO_ROOM);
+    }
+    assert_eq!(heard, ["deliver c1 #1 1", "deliver c1 #2 2", "deliver c1 #3 3"]);
+}
+
+#[test]
+fn one_message_always_fits_an_empty_output_and_a_second_only_if_it_does() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [transient("q"), consume("q", 1)]);
+    w.send(c, vec![put("q", &padded("1", 5_000)), put("q", &padded("2", 5_000))]);
+    let heard: Vec<_> = w
+        .take(
+            c,
+            Room {
+                messages: 10,
+                bytes: 100,
+            },
+        )
+        .iter()
+        .map(line)
+        .collect();
+    assert_eq!(heard, ["confirmed 2", "deliver c1 #1 1"]);
+    assert!(w.is_due(c));
+}
+
+#[test]
+fn an_exclusive_consumer_is_alone_on_its_queue() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(
+        &mut w,
+        c,
+        [transient("q"), consume_with("q", 1, |c| c.exclusive = true)],
+    );
+    let text = "failed Consume AccessRefused queue 'q' in vhost '/' in exclusive use";
+    assert_eq!(run(&mut w, c, [consume("q", 2)]), [text]);
+    run(&mut w, c, [cancel(1), consume("q", 2)]);
+    assert_eq!(run(&mut w, c, [consume_with("q", 3, |c| c.exclusive = true)]), [text]);
+}
+
+#[test]
+fn with_a_single_active_consumer_the_next_takes_over_when_it_goes() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    let single = declare("q", |d| {
+        d.arguments
+            .push("x-single-active-consumer", gatepost_core::properties::Value::Bool(true));
+    });
+    run(
+        &mut w,
+        c,
+        [single, consume_with("q", 1, |c| c.prefetch = Some(1)), consume("q", 2)],
+    );
+    assert_eq!(run(&mut w, c, bodies("q", 2)), ["confirmed 2", "deliver c1 #1 1"]);
+    assert_eq!(run(&mut w, c, [cancel(1)]), ["done Cancel c1", "deliver c2 #2 2"]);
+}
+
+#[test]
+fn closing_a_channel_returns_what_it_holds_and_recover_does_so_without_closing() {
+    let mut w = World::new(1);
+    let (a, b) = (w.connect("test"), w.connect("test"));
+    run(
+        &mut w,
+        a,
+        [transient("q"), put("q", "1"), put("q", "2"), get("q"), get("q")],
+    );
+    let recover = Command::Recover {
+        channel: CH,
+        reply: true,
+    };
+    assert_eq!(run(&mut w, a, [recover]), ["done Recover"]);
+    assert_eq!(run(&mut w, a, [get("q")]), ["got #3 1 again left 1"]);
+    assert_eq!(run(&mut w, a, [close_channel()]), ["done CloseChannel"]);
+    assert_eq!(w.counters().channels, 0, "the answer does not open the channel again");
+    assert_eq!(run(&mut w, b, [get("q")]), ["got #1 1 again left 1"]);
+}
+
+#[test]
+fn a_rejected_message_is_gone() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [durable("q"), put("q", "1"), get("q")]);
+    run(&mut w, c, [settle(1, false, Outcome::Reject)]);
+    assert_eq!(run(&mut w, c, [get("q")]), ["empty"]);
+    assert_eq!(w.counters().memory_bytes, 0);
+}
+
+#[test]
+fn the_head_expires_with_consumers_without_and_for_get() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [with_arguments("q", &[("x-message-ttl", 100)])]);
+    let put_now = |w: &World, body: &str| {
+        let envelope = gatepost_core::message::Envelope {
+            received: w.now().wall,
+            ..Default::default()
+        };
+        let m = gatepost_core::message::Message::new(envelope, "", "q", &[], body.as_bytes());
+        publish(Default::default(), m)
+    };
+    let m = put_now(&w, "1");
+    run(&mut w, c, [m]);
+    w.advance(ms(50));
+    let m = put_now(&w, "2");
+    run(&mut w, c, [m]);
+    w.advance(ms(60));
+    assert_eq!(w.counters().messages_ready, 1);
+    assert_eq!(run(&mut w, c, [get("q")]), ["got #1 2 left 0"]);
+    w.advance(ms(1_000));
+    assert_eq!(run(&mut w, c, [requeue(1), get("q")]), ["empty"]);
+    assert_eq!((w.counters().expired, w.counters().memory_bytes), (2, 0));
+}
+
+#[test]
+fn thousands_that_expire_together_go_in_several_turns() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(
+        &mut w,
+        c,
+        [declare("q", |d| {
+            d.durable = false;
+            d.arguments
+                .push("x-message-ttl", gatepost_core::properties::Value::Int(100, 32));
+        })],
+    );
+    w.set_audits(false);
+    let received = w.now().wall;
+    let many: Vec<Command> = (0..5_000)
+        .map(|_| {
+            let envelope = gatepost_core::message::Envelope {
+                received,
+                ..Default::default()
+            };
+            publish(
+                Default::default(),
+                gatepost_core::message::Message::new(envelope, "", "q", &[], b"m"),
+            )
+        })
+        .collect();
+    run(&mut w, c, many);
+    w.advance(ms(101));
+    let left = w.counters().messages_ready;
+    assert!(left < 5_000);
+    w.advance(ms(10));
+    assert_eq!(w.counters().messages_ready, 0);
+}
+
+#[test]
+fn deliveries_held_for_ever_cost_no_more_than_themselves() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    w.set_audits(false);
+    run(&mut w, c, [transient("q"), consume("q", 1), put("q", "stuck")]);
+    for n in 2..2_000 {
+        run(&mut w, c, [put("q", "m")]);
+        run(&mut w, c, [ack(n)]);
+    }
+    assert_eq!(w.counters().messages_unsettled, 1);
+    assert!(run(&mut w, c, [ack_upto(1)]).is_empty());
+}

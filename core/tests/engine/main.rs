@@ -1,0 +1,12 @@
+//! What the engine does, as clients see it: scripts against the engine, the real store on a simulated disk, and a
+//! virtual clock.
+
+mod consuming;
+mod definitions;
+mod memory;
+mod publishing;
+mod recovery;
+mod sessions;
+mod shared;
+mod support;
+mod world;

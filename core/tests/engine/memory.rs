@@ -1,0 +1,279 @@
+//! Bodies leave memory for the log and come back, in order; publishers wait only when that does not help.
+
+use crate::support::*;
+use gatepost_core::command::Command;
+use gatepost_core::testing::disk::Crash;
+use gatepost_core::testing::world::{Client, NO_ROOM, Room, Settings, World};
+
+const KIB: usize = 1 << 10;
+
+fn small(seed: u64) -> World {
+    let settings = Settings {
+        cache_bytes_max: 64 * KIB,
+        memory_bytes_max: 512 * KIB,
+        log_backlog_bytes_max: 256 * KIB,
+        ..Settings::default()
+    };
+    let mut w = World::with(seed, settings, Default::default());
+    w.set_audits(false);
+    w
+}
+
+/// Publishes `n` messages of a KiB each, some at a time, as a publisher does that waits for its confirms.
+fn fill(w: &mut World, c: Client, queue: &str, n: usize) {
+    for first in (0..n).step_by(50) {
+        let some: Vec<Command> = (first..n.min(first + 50))
+            .map(|n| put(queue, &padded(&n.to_string(), KIB)))
+            .collect();
+        run(w, c, some);
+    }
+}
+
+fn numbers(heard: &[String]) -> Vec<usize> {
+    let delivered = heard
+        .iter()
+        .filter(|l| l.starts_with("deliver") || l.starts_with("got"));
+    delivered
+        .map(|l| {
+            l.split(' ')
+                .nth(if l.starts_with("got") { 2 } else { 3 })
+                .unwrap()
+                .parse()
+                .unwrap()
+        })
+        .collect()
+}
+
+#[test]
+fn a_long_durable_queue_lives_on_disk_and_comes_back_in_order() {
+    let mut w = small(1);
+    let c = w.connect("test");
+    run(&mut w, c, [durable("d")]);
+    fill(&mut w, c, "d", 2_000);
+    assert!(
+        w.counters().memory_bytes < 128 << 10,
+        "{} bytes",
+        w.counters().memory_bytes
+    );
+    assert!(!w.counters().publishers_blocked);
+    w.set_audits(true);
+    w.send(c, vec![consume_no_ack("d", 1)]);
+    assert_counted(&numbers(&hear(&mut w, c)), 2_000);
+    assert_eq!(w.counters().memory_bytes, 0);
+}
+
+#[test]
+fn a_long_transient_queue_spills_and_is_gone_after_a_crash() {
+    let mut w = small(2);
+    let c = w.connect("test");
+    run(&mut w, c, [transient("t"), durable("d")]);
+    fill(&mut w, c, "t", 1_000);
+    assert!(
+        w.counters().memory_bytes < 128 << 10,
+        "{} bytes",
+        w.counters().memory_bytes
+    );
+    let heard = run(&mut w, c, [consume_with("t", 1, |c| c.prefetch = Some(300))]);
+    assert_counted(&numbers(&heard), 300);
+    run(&mut w, c, [ack_upto(100)]);
+    w.crash(Crash::Process);
+    assert_eq!((w.counters().queues, w.counters().messages_ready), (1, 0));
+}
+
+#[test]
+fn a_message_of_a_durable_and_a_transient_queue_leaves_both() {
+    // What another queue had logged could not be spilled, and stopped everything behind it from leaving.
+    let mut w = small(3);
+    let c = w.connect("test");
+    run(
+        &mut w,
+        c,
+        [
+            exchange("x", "fanout"),
+            durable("d"),
+            transient("t"),
+            bind("x", "d", ""),
+            bind("x", "t", ""),
+        ],
+    );
+    for n in 0..1_000 {
+        let m = message("x", "", &padded(&n.to_string(), KIB), true);
+        run(&mut w, c, [publish(Default::default(), m)]);
+    }
+    assert!(
+        w.counters().memory_bytes < 256 << 10,
+        "{} bytes",
+        w.counters().memory_bytes
+    );
+    let heard = run(&mut w, c, [consume_no_ack("t", 1)]);
+    assert_counted(&numbers(&heard), 1_000);
+    let heard = run(&mut w, c, [consume_no_ack("d", 2)]);
+    assert_counted(&numbers(&heard), 1_000);
+}
+
+#[test]
+fn many_short_queues_nobody_consumes_leave_memory() {
+    // Only queues of more than 512 messages did: thousands of sessions with a few messages each blocked all publishers.
+    let mut w = small(4);
+    let c = w.connect("test");
+    for n in 0..100 {
+        run(&mut w, c, [durable(&format!("q{n}"))]);
+        fill(&mut w, c, &format!("q{n}"), 10);
+    }
+    assert!(
+        w.counters().memory_bytes < 256 << 10,
+        "{} bytes",
+        w.counters().memory_bytes
+    );
+    assert!(!w.counters().publishers_blocked);
+    assert_eq!(run(&mut w, c, [get("q7")]), ["got #1 0 left 9"]);
+}
+
+#[test]
+fn a_few_big_messages_leave_memory() {
+    let mut w = small(5);
+    let c = w.connect("test");
+    run(
+        &mut w,
+        c,
+        [
+            durable("d"),
+            durable("e"),
+            consume_with("e", 1, |c| c.prefetch = Some(1)),
+        ],
+    );
+    for n in 0..20 {
+        run(&mut w, c, [put("d", &padded(&n.to_string(), 100 * KIB))]);
+        run(&mut w, c, [put("e", &padded(&n.to_string(), 100 * KIB))]);
+    }
+    assert!(!w.counters().publishers_blocked);
+    assert!(
+        w.counters().memory_bytes < 512 << 10,
+        "{} bytes",
+        w.counters().memory_bytes
+    );
+}
+
+#[test]
+fn bodies_are_not_fetched_for_a_consumer_without_credit_or_room() {
+    let mut w = small(6);
+    let c = w.connect("test");
+    run(&mut w, c, [durable("d")]);
+    fill(&mut w, c, "d", 1_000);
+    w.crash(Crash::Process);
+    let (c, full) = (w.connect("test"), w.connect("test"));
+    w.take(full, NO_ROOM);
+    w.send(full, vec![consume("d", 2)]);
+    w.take(full, NO_ROOM);
+    w.catch_up();
+    assert_eq!(w.counters().bodies_loaded, 0);
+    let heard = run(&mut w, c, [consume_with("d", 1, |c| c.prefetch = Some(1))]);
+    assert_eq!(numbers(&heard), [0]);
+    let loaded = w.counters().bodies_loaded;
+    assert!(loaded <= 256);
+    run(&mut w, c, [echo(1)]);
+    assert_eq!(w.counters().bodies_loaded, loaded);
+}
+
+#[test]
+fn a_get_whose_message_is_on_disk_keeps_its_place_among_the_answers() {
+    // Later answers of the channel overtook it.
+    let mut w = small(7);
+    let c = w.connect("test");
+    run(&mut w, c, [durable("d"), put("d", "1"), put("d", "2")]);
+    w.crash(Crash::Process);
+    let c = w.connect("test");
+    w.send(c, vec![get("d"), echo(1), get("d"), transient("t")]);
+    assert!(now(&mut w, c).is_empty());
+    let heard = hear(&mut w, c);
+    assert_eq!(
+        heard,
+        ["got #1 1 left 1", "echo 1", "got #2 2 left 0", "declared t 0/0"]
+    );
+}
+
+#[test]
+fn a_get_of_a_connection_that_is_gone_takes_nothing() {
+    // The message came back from disk, and was taken off the queue for nobody.
+    let mut w = small(8);
+    let c = w.connect("test");
+    run(&mut w, c, [durable("d"), put("d", "1")]);
+    w.crash(Crash::Process);
+    let (a, b) = (w.connect("test"), w.connect("test"));
+    w.send(a, vec![get("d")]);
+    w.send(b, vec![get("d"), close_channel()]);
+    w.drop_client(a);
+    w.catch_up();
+    let c = w.connect("test");
+    assert_eq!(run(&mut w, c, [get("d")]), ["got #1 1 left 0"]);
+}
+
+#[test]
+fn a_get_of_a_queue_that_is_deleted_meanwhile_fails() {
+    // It was only looked at when a body came, and none did any more.
+    let mut w = small(9);
+    let c = w.connect("test");
+    run(&mut w, c, [durable("d"), put("d", "1")]);
+    w.crash(Crash::Process);
+    let (a, b) = (w.connect("test"), w.connect("test"));
+    w.send(a, vec![get("d")]);
+    w.send(b, vec![delete("d")]);
+    assert_eq!(now(&mut w, a), ["failed Get NotFound no queue 'd' in vhost '/'"]);
+}
+
+#[test]
+fn a_log_that_is_behind_holds_publishers_for_a_moment() {
+    let mut w = small(10);
+    let c = w.connect("test");
+    run(&mut w, c, [durable("d")]);
+    w.send(c, (0..400).map(|n| put("d", &padded(&n.to_string(), KIB))).collect());
+    assert_eq!(now(&mut w, c), ["flow Some(Backlog)"]);
+    assert_eq!(hear(&mut w, c), ["flow None", "confirmed 400"]);
+}
+
+#[test]
+fn held_deliveries_let_their_bodies_go_and_come_back_from_disk() {
+    let mut w = small(11);
+    let c = w.connect("test");
+    run(&mut w, c, [durable("d")]);
+    fill(&mut w, c, "d", 500);
+    let heard = run(&mut w, c, [consume("d", 1)]);
+    assert_counted(&numbers(&heard), 500);
+    assert!(
+        w.counters().memory_bytes < 256 << 10,
+        "{} bytes",
+        w.counters().memory_bytes
+    );
+    run(&mut w, c, [close_channel()]);
+    w.set_audits(true);
+    let mut again = Vec::new();
+    w.send(c, vec![consume("d", 1)]);
+    while again.len() < 500 {
+        w.catch_up();
+        again.extend(numbers(
+            &w.take(
+                c,
+                Room {
+                    messages: 7,
+                    bytes: 5_000,
+                },
+            )
+            .iter()
+            .map(line)
+            .collect::<Vec<_>>(),
+        ));
+    }
+    assert_counted(&again, 500);
+}
+
+#[test]
+fn queues_that_come_and_go_leave_no_notes() {
+    let mut w = small(12);
+    let c = w.connect("test");
+    for n in 0..500 {
+        run(&mut w, c, [transient("t"), put("t", &n.to_string()), delete("t")]);
+    }
+    w.drop_client(c);
+    w.catch_up();
+    w.assert_idle();
+}

@@ -1,0 +1,314 @@
+//! Publishing: routes, returns, refusals, and when a confirm is due.
+
+use crate::support::*;
+use gatepost_core::command::{Command, PublishFlags};
+use gatepost_core::testing::world::World;
+
+#[test]
+fn a_message_goes_to_every_queue_it_matches_and_is_stored_once() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(
+        &mut w,
+        c,
+        [
+            exchange("x", "fanout"),
+            durable("a"),
+            durable("b"),
+            bind("x", "a", ""),
+            bind("x", "b", ""),
+        ],
+    );
+    let before = w.counters().memory_bytes;
+    run(
+        &mut w,
+        c,
+        [publish(PublishFlags::default(), message("x", "", "m", true))],
+    );
+    let one = w.counters().memory_bytes - before;
+    assert_eq!(w.counters().messages_ready, 2);
+    assert_eq!(one as usize, message("x", "", "m", true).memory());
+    assert_eq!(
+        run(&mut w, c, [get_no_ack("a"), get_no_ack("b")]),
+        ["got #1 m left 0", "got #2 m left 0"]
+    );
+    assert_eq!(w.counters().memory_bytes, 0);
+}
+
+#[test]
+fn a_durable_message_in_a_durable_queue_is_confirmed_when_the_log_has_it() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [durable("d"), transient("t")]);
+    w.send(c, vec![put("d", "1"), put("d", "2")]);
+    assert!(now(&mut w, c).is_empty());
+    assert!(w.commit());
+    assert!(now(&mut w, c).is_empty());
+    w.report();
+    assert!(w.is_due(c));
+    assert_eq!(now(&mut w, c), ["confirmed 2"]);
+}
+
+#[test]
+fn what_is_transient_on_either_side_is_confirmed_at_once() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [durable("d"), transient("t")]);
+    w.send(c, vec![put_transient("d", "1"), put("t", "2"), put("nowhere", "3")]);
+    assert_eq!(now(&mut w, c), ["confirmed 3"]);
+    assert!(w.submitted().is_empty());
+}
+
+#[test]
+fn confirms_are_a_watermark_a_later_one_waits_for_an_earlier_one() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [durable("d"), transient("t")]);
+    w.send(c, vec![put_transient("t", "1"), put("d", "2"), put_transient("t", "3")]);
+    assert_eq!(now(&mut w, c), ["confirmed 1"]);
+    assert_eq!(hear(&mut w, c), ["confirmed 3"]);
+}
+
+#[test]
+fn a_message_settled_before_it_is_written_is_confirmed_and_never_written() {
+    let mut w = World::new(1);
+    let (p, c) = (w.connect("test"), w.connect("test"));
+    run(&mut w, p, [durable("d")]);
+    run(&mut w, c, [consume("d", 1)]);
+    w.send(p, vec![put("d", "early")]);
+    assert_eq!(now(&mut w, c), ["deliver c1 #1 early"]);
+    w.send(c, vec![ack(1)]);
+    assert!(w.is_due(p), "the settle is the publisher's confirm");
+    assert_eq!(now(&mut w, p), ["confirmed 1"]);
+    w.catch_up();
+    assert_eq!(w.counters().cancelled_writes, 1);
+    w.crash(gatepost_core::testing::disk::Crash::Process);
+    assert_eq!(w.counters().messages_ready, 0);
+}
+
+#[test]
+fn a_message_two_queues_hold_is_confirmed_early_only_when_both_have_settled_it() {
+    let mut w = World::new(1);
+    let (p, c) = (w.connect("test"), w.connect("test"));
+    run(
+        &mut w,
+        p,
+        [
+            exchange("x", "fanout"),
+            durable("a"),
+            durable("b"),
+            bind("x", "a", ""),
+            bind("x", "b", ""),
+        ],
+    );
+    run(&mut w, c, [consume("a", 1), consume("b", 2)]);
+    w.send(p, vec![publish(PublishFlags::CONFIRM, message("x", "", "m", true))]);
+    assert_eq!(now(&mut w, c).len(), 2);
+    w.send(c, vec![ack(1)]);
+    assert!(now(&mut w, p).is_empty());
+    w.send(c, vec![ack(2)]);
+    assert_eq!(now(&mut w, p), ["confirmed 1"]);
+}
+
+#[test]
+fn a_hand_out_that_needs_no_settle_does_not_replace_the_sync() {
+    let mut w = World::new(1);
+    let (p, c) = (w.connect("test"), w.connect("test"));
+    run(&mut w, p, [durable("d")]);
+    run(&mut w, c, [consume_no_ack("d", 1)]);
+    w.send(p, vec![put("d", "m")]);
+    assert_eq!(now(&mut w, c), ["deliver c1 #1 m"]);
+    assert!(now(&mut w, p).is_empty());
+    assert_eq!(hear(&mut w, p), ["confirmed 1"]);
+}
+
+#[test]
+fn an_unroutable_mandatory_message_comes_back_before_its_confirm() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    let mandatory = PublishFlags::CONFIRM | PublishFlags::MANDATORY;
+    w.send(c, vec![publish(mandatory, message("", "nowhere", "m", true))]);
+    assert_eq!(now(&mut w, c), ["returned 1 m", "confirmed 1"]);
+}
+
+#[test]
+fn a_missing_exchange_is_a_fault_unless_the_publisher_is_lenient() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    let lenient = PublishFlags::CONFIRM | PublishFlags::LENIENT;
+    assert_eq!(
+        run(&mut w, c, [publish(lenient, message("no", "k", "m", true))]),
+        ["confirmed 1"]
+    );
+    let heard = run(
+        &mut w,
+        c,
+        [publish(PublishFlags::CONFIRM, message("no", "k", "m", true))],
+    );
+    assert!(
+        heard
+            .iter()
+            .any(|l| l == "failed Publish NotFound no exchange 'no' in vhost '/'"),
+        "{heard:?}"
+    );
+}
+
+#[test]
+fn a_full_queue_refuses_before_the_confirm_that_passes_the_refused_one() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    let full = declare("q", |d| {
+        d.arguments
+            .push("x-max-length", gatepost_core::properties::Value::Int(1, 32));
+        d.arguments
+            .push("x-overflow", gatepost_core::properties::Value::text("reject-publish"));
+    });
+    run(&mut w, c, [full]);
+    w.send(c, vec![put("q", "1"), put("q", "2")]);
+    assert_eq!(now(&mut w, c), ["refused 2 QuotaExceeded"]);
+    assert_eq!(hear(&mut w, c), ["confirmed 2"]);
+    assert_eq!(run(&mut w, c, [get_no_ack("q")]), ["got #1 1 left 0"]);
+}
+
+#[test]
+fn a_full_queue_drops_its_oldest_for_a_new_one() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [with_arguments("q", &[("x-max-length", 2)])]);
+    assert_eq!(
+        run(&mut w, c, [put("q", "1"), put("q", "2"), put("q", "3")]),
+        ["confirmed 3"]
+    );
+    let heard = run(&mut w, c, [get_no_ack("q"), get_no_ack("q"), get_no_ack("q")]);
+    assert_eq!(heard, ["got #1 2 left 1", "got #2 3 left 0", "empty"]);
+}
+
+#[test]
+fn a_limit_in_bytes_counts_ready_bodies() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [with_arguments("q", &[("x-max-length-bytes", 10)])]);
+    run(&mut w, c, [put("q", "aaaa"), put("q", "bbbb"), put("q", "cccc")]);
+    assert_eq!(run(&mut w, c, [get_no_ack("q")]), ["got #1 bbbb left 1"]);
+}
+
+#[test]
+fn a_transaction_counts_as_a_whole_also_after_a_crash() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [durable("a"), durable("b"), put("a", "old")]);
+    run(&mut w, c, [get("a")]);
+    let publish_both = || {
+        vec![
+            publish(PublishFlags::default(), message("", "a", "1", true)),
+            publish(PublishFlags::default(), message("", "b", "2", true)),
+            ack(1),
+        ]
+    };
+    w.send(c, vec![transaction(publish_both())]);
+    assert!(now(&mut w, c).is_empty(), "it waits for the log");
+    assert_eq!(hear(&mut w, c), ["done Commit"]);
+    w.crash(gatepost_core::testing::disk::Crash::Power);
+    let c = w.connect("test");
+    let heard = run(&mut w, c, [get_no_ack("a"), get_no_ack("b")]);
+    assert_eq!(heard, ["got #1 1 again left 0", "got #2 2 left 0"], "marks are ahead");
+}
+
+#[test]
+fn a_transaction_with_a_bad_part_does_nothing() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [durable("a")]);
+    let commands = vec![publish(PublishFlags::default(), message("", "a", "1", true)), ack(1)];
+    assert_eq!(
+        run(&mut w, c, [transaction(commands)]),
+        ["failed Commit PreconditionFailed unknown delivery tag 1"]
+    );
+    assert_eq!(run(&mut w, c, [get("a")]), ["empty"]);
+}
+
+#[test]
+fn a_transaction_that_would_overfill_a_queue_does_nothing() {
+    // Each publish was checked against what was in the queue before, so all passed, and the last were lost in silence.
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    let full = declare("q", |d| {
+        d.arguments
+            .push("x-max-length", gatepost_core::properties::Value::Int(2, 32));
+        d.arguments
+            .push("x-overflow", gatepost_core::properties::Value::text("reject-publish"));
+    });
+    run(&mut w, c, [full]);
+    let three = (0..3)
+        .map(|n| publish(PublishFlags::default(), message("", "q", &n.to_string(), true)))
+        .collect();
+    assert_eq!(
+        run(&mut w, c, [transaction(three)]),
+        ["failed Commit PreconditionFailed partial tx completion"]
+    );
+    assert_eq!(run(&mut w, c, [get("q")]), ["empty"]);
+}
+
+#[test]
+fn a_transaction_settles_a_delivery_once() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [durable("a"), put("a", "1"), get("a")]);
+    let heard = run(&mut w, c, [transaction(vec![ack(1), ack(1)])]);
+    assert_eq!(heard, ["failed Commit PreconditionFailed unknown delivery tag 1"]);
+    assert_eq!(run(&mut w, c, [transaction(vec![ack(1)])]), ["done Commit"]);
+}
+
+#[test]
+fn a_batch_of_thousands_is_applied_in_several_holds() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [transient("t")]);
+    let many: Vec<Command> = (0..3_000).map(|n| put("t", &n.to_string())).collect();
+    w.set_audits(false);
+    assert_eq!(run(&mut w, c, many), ["confirmed 3000"]);
+    assert_eq!(w.counters().messages_ready, 3_000);
+}
+
+#[test]
+fn publishers_are_told_of_pressure_and_of_its_end_and_nobody_else() {
+    let mut w = World::new(1);
+    let (p, c) = (w.connect("test"), w.connect("test"));
+    run(&mut w, p, [transient("t"), put("t", "1")]);
+    run(&mut w, c, [consume("t", 1)]);
+    w.set_pressure(Some(gatepost_core::event::Pressure::Disk));
+    assert!(w.is_due(p) && !w.is_due(c));
+    assert_eq!(now(&mut w, p), ["flow Some(Disk)"]);
+    w.set_pressure(None);
+    assert_eq!(now(&mut w, p), ["flow None"]);
+}
+
+#[test]
+fn connections_leave_nothing_behind() {
+    let mut w = World::new(1);
+    let (p, c) = (w.connect("test"), w.connect("test"));
+    run(
+        &mut w,
+        p,
+        [durable("d"), transient("t"), declare("e", |d| d.exclusive = true)],
+    );
+    run(&mut w, c, [consume("d", 1), consume("t", 2), prefetch(3, true)]);
+    w.send(p, vec![put("d", "1"), put("t", "2"), put("e", "3"), put("d", "4")]);
+    w.take(
+        c,
+        gatepost_core::testing::world::Room {
+            messages: 1,
+            bytes: 100,
+        },
+    );
+    w.drop_client(p);
+    w.drop_client(c);
+    w.catch_up();
+    w.assert_idle();
+    let c = w.connect("test");
+    let heard = run(&mut w, c, [delete("d"), delete("t"), delete("e")]);
+    assert_eq!(heard, ["deleted 2", "deleted 1", "deleted 0"]);
+    w.drop_client(c);
+    w.catch_up();
+    w.assert_idle();
+}

@@ -1,0 +1,592 @@
+//! MQTT sessions: open, take over, offline, in flight both ways, wills, retained messages, expiry.
+
+use crate::support::*;
+use gatepost_core::command::{Command, RetainHandling, Will};
+use gatepost_core::testing::disk::Crash;
+use gatepost_core::testing::world::{Client, World};
+use std::time::Duration;
+
+fn open(w: &mut World, id: &str) -> Client {
+    let c = w.connect("mqtt");
+    run(w, c, [kept(id)]);
+    c
+}
+/// A kept session with one subscription.
+fn subscriber(w: &mut World, id: &str, name: &str, qos: u8) -> Client {
+    let c = open(w, id);
+    run(w, c, [subscribe(vec![filter(name, qos)])]);
+    c
+}
+fn will(topic: &str, delay: u64) -> Will {
+    Will {
+        message: topic_message(topic, "will", |_| {}),
+        delay: Duration::from_secs(delay),
+        expiry: None,
+    }
+}
+
+#[test]
+fn a_session_is_present_when_its_client_comes_back_unless_it_starts_clean() {
+    let mut w = World::new(1);
+    let c = w.connect("mqtt");
+    assert_eq!(run(&mut w, c, [kept("a")]), ["open new"]);
+    w.drop_client(c);
+    let c = w.connect("mqtt");
+    assert_eq!(run(&mut w, c, [kept("a")]), ["open present"]);
+    w.drop_client(c);
+    let c = w.connect("mqtt");
+    assert_eq!(run(&mut w, c, [session("a", |s| s.clean_start = true)]), ["open new"]);
+    w.drop_client(c);
+    let c = w.connect("mqtt");
+    assert_eq!(run(&mut w, c, [clean("b")]), ["open new"]);
+    w.drop_client(c);
+    let c = w.connect("mqtt");
+    assert_eq!(
+        run(&mut w, c, [session("b", |s| s.expiry = Some(0))]),
+        ["open new"],
+        "its expiry was 0"
+    );
+}
+
+#[test]
+fn a_kept_session_is_open_when_the_log_has_it_and_nothing_precedes_that() {
+    // Pipelined behind its CONNECT, a SUBSCRIBE was answered before the session was open, and messages came earlier yet.
+    let mut w = World::new(1);
+    let p = open(&mut w, "p");
+    let c = w.connect("mqtt");
+    w.send(c, vec![kept("c"), subscribe(vec![filter("t", 1)])]);
+    w.send(p, vec![mqtt("t", "m", 0, 0), mqtt("t", "n", 1, 0)]);
+    assert!(now(&mut w, c).is_empty());
+    assert_eq!(hear(&mut w, c), ["open new", "suback 1 [Ok(1)]", "publish q1 #1 t n"]);
+}
+
+#[test]
+fn another_connection_takes_the_session_over() {
+    let mut w = World::new(1);
+    let a = subscriber(&mut w, "c", "t", 1);
+    let b = w.connect("mqtt");
+    w.send(b, vec![kept("c")]);
+    assert_eq!(now(&mut w, a), ["closed TakenOver"]);
+    w.catch_up();
+    assert_eq!(now(&mut w, b), ["open present"]);
+    run(&mut w, a, [mqtt("t", "late", 1, 0)]);
+    assert!(now(&mut w, b).is_empty(), "the old connection is not heard any more");
+    w.drop_client(a);
+    assert_eq!(
+        run(&mut w, b, [mqtt("t", "m", 1, 0)]),
+        ["confirmed 1", "publish q1 #1 t m"]
+    );
+}
+
+#[test]
+fn what_comes_while_a_client_is_away_waits_for_it_also_over_a_crash() {
+    let mut w = World::new(1);
+    let p = open(&mut w, "p");
+    let c = subscriber(&mut w, "c", "t/+", 1);
+    w.drop_client(c);
+    run(
+        &mut w,
+        p,
+        [mqtt("t/1", "a", 1, 0), mqtt("t/2", "b", 0, 0), mqtt("t/3", "c", 2, 1)],
+    );
+    w.crash(Crash::Power);
+    let c = w.connect("mqtt");
+    assert_eq!(
+        run(&mut w, c, [kept("c")]),
+        ["open present", "publish q1 #1 t/1 a", "publish q1 #2 t/3 c"]
+    );
+    run(&mut w, c, [puback(1), puback(2)]);
+    w.drop_client(c);
+    let c = w.connect("mqtt");
+    assert_eq!(run(&mut w, c, [kept("c")]), ["open present"]);
+}
+
+#[test]
+fn what_is_in_flight_is_sent_again_in_order_before_anything_new() {
+    let mut w = World::new(1);
+    let p = open(&mut w, "p");
+    let c = subscriber(&mut w, "c", "t", 2);
+    run(
+        &mut w,
+        p,
+        [
+            mqtt("t", "1", 1, 0),
+            mqtt("t", "2", 2, 5),
+            mqtt("t", "3", 2, 6),
+            mqtt("t", "4", 1, 0),
+        ],
+    );
+    assert_eq!(
+        hear(&mut w, c),
+        [
+            "publish q1 #1 t 1",
+            "publish q1 #4 t 4",
+            "publish q2 #2 t 2",
+            "publish q2 #3 t 3"
+        ]
+    );
+    assert_eq!(run(&mut w, c, [pubrec(2), puback(1)]), ["pubrel 2"]);
+    w.drop_client(c);
+    run(&mut w, p, [mqtt("t", "5", 1, 0)]);
+    let c = w.connect("mqtt");
+    assert_eq!(
+        run(&mut w, c, [kept("c")]),
+        [
+            "open present",
+            "pubrel 2",
+            "publish q2 #3 t 3 dup",
+            "publish q1 #4 t 4 dup",
+            "publish q1 #5 t 5"
+        ]
+    );
+}
+
+#[test]
+fn the_receive_maximum_holds_back_and_a_pubrel_from_before_does_not_count() {
+    // What had been released before a reconnect was not counted, but freed credit when it ended: too much was sent.
+    let mut w = World::new(1);
+    let p = open(&mut w, "p");
+    let two = |s: &mut gatepost_core::command::OpenSession| s.receive_maximum = 2;
+    let c = w.connect("mqtt");
+    run(&mut w, c, [session("c", two), subscribe(vec![filter("t", 2)])]);
+    run(
+        &mut w,
+        p,
+        (1..=6).map(|n| mqtt("t", &n.to_string(), 2, n)).collect::<Vec<_>>(),
+    );
+    assert_eq!(hear(&mut w, c), ["publish q2 #1 t 1", "publish q2 #2 t 2"]);
+    assert_eq!(run(&mut w, c, [pubrec(1), pubrec(2)]), ["pubrel 1", "pubrel 2"]);
+    w.drop_client(c);
+    let c = w.connect("mqtt");
+    let heard = run(&mut w, c, [session("c", two)]);
+    assert_eq!(
+        heard,
+        [
+            "open present",
+            "pubrel 1",
+            "pubrel 2",
+            "publish q2 #3 t 3",
+            "publish q2 #4 t 4"
+        ]
+    );
+    assert!(run(&mut w, c, [puback(1), puback(2)]).is_empty());
+    assert_eq!(
+        run(&mut w, c, [pubrec(3), puback(3)]),
+        ["pubrel 3", "publish q2 #5 t 5"]
+    );
+}
+
+#[test]
+fn qos_0_passes_where_the_receive_maximum_holds_back() {
+    let mut w = World::new(1);
+    let p = open(&mut w, "p");
+    let c = w.connect("mqtt");
+    run(
+        &mut w,
+        c,
+        [session("c", |s| s.receive_maximum = 1), subscribe(vec![filter("t", 1)])],
+    );
+    run(&mut w, p, [mqtt("t", "0", 0, 0), mqtt("t", "1", 1, 0)]);
+    assert_eq!(hear(&mut w, c), ["publish q0 #0 t 0", "publish q1 #1 t 1"]);
+}
+
+#[test]
+fn a_publishers_qos_2_id_is_remembered_until_it_is_released_also_over_a_crash() {
+    let mut w = World::new(1);
+    let c = subscriber(&mut w, "c", "t", 2);
+    w.drop_client(c);
+    let p = open(&mut w, "p");
+    w.send(p, vec![mqtt("t", "m", 2, 9)]);
+    assert!(now(&mut w, p).is_empty());
+    assert_eq!(hear(&mut w, p), ["confirmed 1"]);
+    assert_eq!(run(&mut w, p, [mqtt("t", "m", 2, 9)]), ["confirmed 2"]);
+    w.crash(Crash::Power);
+    let p = open(&mut w, "p");
+    assert_eq!(run(&mut w, p, [mqtt("t", "m", 2, 9)]), ["confirmed 1"]);
+    assert_eq!(run(&mut w, p, [pubrel(9)]), ["pubcomp 9"]);
+    assert_eq!(run(&mut w, p, [pubrel(9)]), ["pubcomp 9 unknown"]);
+    run(&mut w, p, [mqtt("t", "n", 2, 9)]);
+    w.crash(Crash::Power);
+    let c = w.connect("mqtt");
+    assert_eq!(
+        run(&mut w, c, [kept("c")]),
+        ["open present", "publish q2 #1 t m", "publish q2 #2 t n"]
+    );
+}
+
+#[test]
+fn a_duplicate_on_a_new_connection_waits_for_what_the_first_one_waits_for() {
+    // It was confirmed at once, while the message it repeats was still on its way to the log.
+    let mut w = World::new(1);
+    let c = subscriber(&mut w, "c", "t", 2);
+    w.drop_client(c);
+    let p = open(&mut w, "p");
+    w.send(p, vec![mqtt("t", "m", 2, 9)]);
+    let p = w.connect("mqtt");
+    w.send(p, vec![kept("p"), mqtt("t", "m", 2, 9)]);
+    assert!(now(&mut w, p).is_empty());
+    assert_eq!(hear(&mut w, p), ["open present", "confirmed 1"]);
+    assert_eq!(w.counters().messages_ready, 1);
+}
+
+#[test]
+fn an_outgoing_qos_2_id_is_logged_before_it_is_used_and_so_is_its_release() {
+    let mut w = World::new(1);
+    let p = open(&mut w, "p");
+    let c = subscriber(&mut w, "c", "t", 2);
+    run(&mut w, p, [mqtt("t", "m", 2, 1)]);
+    assert!(now(&mut w, c).is_empty(), "its id is not in the log");
+    w.catch_up();
+    assert_eq!(now(&mut w, c), ["publish q2 #1 t m"]);
+    w.send(c, vec![pubrec(1)]);
+    // PUBREL went out at once: after a power cut the message was sent again to a client that had forgotten the id.
+    assert!(now(&mut w, c).is_empty());
+    assert_eq!(hear(&mut w, c), ["pubrel 1"]);
+    w.crash(Crash::Power);
+    let c = w.connect("mqtt");
+    assert_eq!(run(&mut w, c, [kept("c")]), ["open present", "pubrel 1"]);
+    assert!(run(&mut w, c, [puback(1)]).is_empty());
+    assert_eq!(run(&mut w, c, [pubrec(77)]), ["pubrel 77 unknown"]);
+}
+
+#[test]
+fn in_flight_bodies_come_back_from_disk_some_at_a_time() {
+    // All of them were fetched, and put out, at once.
+    let settings = gatepost_core::testing::world::Settings {
+        cache_bytes_max: 32 << 10,
+        ..Default::default()
+    };
+    let mut w = World::with(1, settings, Default::default());
+    let many = |s: &mut gatepost_core::command::OpenSession| s.receive_maximum = 2_000;
+    let (p, c) = (open(&mut w, "p"), w.connect("mqtt"));
+    w.set_audits(false);
+    run(&mut w, c, [session("c", many), subscribe(vec![filter("t", 1)])]);
+    for n in 0..1_000 {
+        run(&mut w, p, [mqtt("t", &padded(&n.to_string(), 1_000), 1, 0)]);
+        assert_eq!(hear(&mut w, c).len(), 1);
+    }
+    w.set_audits(true);
+    w.drop_client(c);
+    let c = w.connect("mqtt");
+    w.send(c, vec![session("c", many)]);
+    w.catch_up();
+    assert!(
+        w.counters().memory_bytes < 400_000,
+        "{} bytes",
+        w.counters().memory_bytes
+    );
+    let heard = hear(&mut w, c);
+    assert_eq!(heard.len(), 1_001);
+    for (n, l) in heard[1..].iter().enumerate() {
+        assert_eq!(*l, format!("publish q1 #{} t {n} dup", n + 1));
+    }
+}
+
+#[test]
+fn a_will_is_published_when_the_connection_ends_unless_it_is_dropped() {
+    let mut w = World::new(1);
+    let watch = subscriber(&mut w, "watch", "#", 0);
+    for said_goodbye in [false, true] {
+        let c = w.connect("mqtt");
+        run(&mut w, c, [session("c", |s| s.will = Some(will("gone", 0)))]);
+        if said_goodbye {
+            w.send(c, vec![Command::DropWill]);
+        }
+        w.drop_client(c);
+        let expected: &[&str] = if said_goodbye {
+            &[]
+        } else {
+            &["publish q0 #0 gone will"]
+        };
+        assert_eq!(now(&mut w, watch), expected);
+    }
+}
+
+#[test]
+fn a_delayed_will_waits_and_is_cancelled_by_a_return_but_not_beyond_the_session() {
+    let mut w = World::new(1);
+    let watch = subscriber(&mut w, "watch", "#", 0);
+    let connect = |w: &mut World, delay, expiry| {
+        let c = w.connect("mqtt");
+        run(
+            w,
+            c,
+            [session("c", |s| {
+                s.will = Some(will("gone", delay));
+                s.expiry = Some(expiry);
+            })],
+        );
+        c
+    };
+    let c = connect(&mut w, 10, 60);
+    w.drop_client(c);
+    w.advance(Duration::from_secs(9));
+    let c = connect(&mut w, 10, 60);
+    w.advance(Duration::from_secs(20));
+    assert!(now(&mut w, watch).is_empty(), "it came back in time");
+    w.drop_client(c);
+    w.advance(Duration::from_millis(10_001));
+    assert_eq!(now(&mut w, watch), ["publish q0 #0 gone will"]);
+    let c = connect(&mut w, 100, 5);
+    w.drop_client(c);
+    w.advance(Duration::from_millis(5_001));
+    assert_eq!(
+        now(&mut w, watch),
+        ["publish q0 #0 gone will"],
+        "the session ended before the delay"
+    );
+}
+
+#[test]
+fn a_takeover_publishes_the_will_without_delay_and_cancels_the_delayed_one() {
+    let mut w = World::new(1);
+    let watch = subscriber(&mut w, "watch", "#", 0);
+    for (delay, clean, heard) in [(0, false, true), (10, false, false), (10, true, true)] {
+        let a = w.connect("mqtt");
+        run(&mut w, a, [session("c", |s| s.will = Some(will("gone", delay)))]);
+        let b = w.connect("mqtt");
+        run(&mut w, b, [session("c", |s| s.clean_start = clean)]);
+        assert_eq!(
+            now(&mut w, watch).len(),
+            usize::from(heard),
+            "delay {delay}, clean start {clean}"
+        );
+    }
+}
+
+#[test]
+fn retained_messages_are_replayed_as_the_subscription_asks() {
+    let mut w = World::new(1);
+    let p = open(&mut w, "p");
+    run(&mut w, p, [retain("a/1", "x"), retain("a/2", "y"), retain("a/1", "z")]);
+    let c = open(&mut w, "c");
+    let as_asked = |handling| {
+        let mut f = filter("a/+", 1);
+        f.retain_handling = handling;
+        subscribe(vec![f])
+    };
+    let mut heard = run(&mut w, c, [as_asked(RetainHandling::IfNew)]);
+    heard.sort();
+    assert_eq!(
+        heard,
+        [
+            "publish q1 #1 a/1 z retain",
+            "publish q1 #2 a/2 y retain",
+            "suback 1 [Ok(1)]"
+        ]
+    );
+    assert_eq!(run(&mut w, c, [as_asked(RetainHandling::IfNew)]), ["suback 1 [Ok(1)]"]);
+    assert_eq!(run(&mut w, c, [as_asked(RetainHandling::Never)]), ["suback 1 [Ok(1)]"]);
+    assert_eq!(run(&mut w, c, [as_asked(RetainHandling::Always)]).len(), 3);
+    run(&mut w, p, [retain("a/1", "")]);
+    w.crash(Crash::Power);
+    let c = open(&mut w, "d");
+    assert_eq!(
+        run(&mut w, c, [subscribe(vec![filter("#", 0)])]),
+        ["suback 1 [Ok(0)]", "publish q0 #0 a/2 y retain"]
+    );
+}
+
+#[test]
+fn a_retained_message_is_confirmed_when_the_log_keeps_it_whoever_settles_it_before() {
+    // The settle of the one subscriber confirmed it: a power cut then lost the retained message.
+    let mut w = World::new(1);
+    let p = open(&mut w, "p");
+    let c = subscriber(&mut w, "c", "t", 1);
+    w.send(p, vec![retain("t", "m")]);
+    assert_eq!(now(&mut w, c), ["publish q1 #1 t m"]);
+    w.send(c, vec![puback(1)]);
+    assert!(now(&mut w, p).is_empty());
+    assert_eq!(hear(&mut w, p), ["confirmed 1"]);
+}
+
+#[test]
+fn many_retained_messages_are_replayed_as_the_client_takes_them() {
+    // All of them went into its queue at once.
+    let mut w = World::new(1);
+    let p = open(&mut w, "p");
+    w.set_audits(false);
+    for n in 0..2_000 {
+        run(&mut w, p, [retain(&format!("t/{n}"), "m")]);
+    }
+    let c = w.connect("mqtt");
+    run(&mut w, c, [session("c", |s| s.receive_maximum = 10)]);
+    w.send(c, vec![subscribe(vec![filter("t/#", 1)])]);
+    w.catch_up();
+    let mut heard = hear(&mut w, c);
+    assert!(
+        w.counters().messages_ready < 1_000,
+        "{} in its queue",
+        w.counters().messages_ready
+    );
+    let mut seen = 0;
+    while let Some(l) = heard.pop() {
+        if l.starts_with("publish") {
+            seen += 1;
+            let id: u16 = l.split(' ').nth(2).unwrap()[1..].parse().unwrap();
+            heard.extend(run(&mut w, c, [puback(id)]));
+        }
+    }
+    assert_eq!(seen, 2_000);
+}
+
+#[test]
+fn subscriptions_overlap_in_one_copy_with_all_their_ids_and_the_highest_qos() {
+    let mut w = World::new(1);
+    let p = open(&mut w, "p");
+    let c = open(&mut w, "c");
+    run(
+        &mut w,
+        c,
+        [
+            subscribe_as(vec![filter("a/+", 0)], Some(7)),
+            subscribe_as(vec![filter("a/#", 1)], Some(9)),
+            subscribe(vec![filter("b", 1)]),
+        ],
+    );
+    run(&mut w, p, [mqtt("a/x", "m", 1, 0)]);
+    assert_eq!(hear(&mut w, c), ["publish q1 #1 a/x m ids 7,9"]);
+    assert_eq!(
+        run(&mut w, c, [unsubscribe("a/#", None), unsubscribe("no", None)]),
+        ["unsuback 2 [true]", "unsuback 2 [false]"]
+    );
+    run(&mut w, p, [mqtt("a/x", "n", 1, 0)]);
+    assert_eq!(hear(&mut w, c), ["publish q0 #0 a/x n ids 7"]);
+}
+
+#[test]
+fn no_local_keeps_a_clients_own_messages_from_it() {
+    let mut w = World::new(1);
+    let (p, c) = (open(&mut w, "p"), open(&mut w, "c"));
+    let mut f = filter("t", 1);
+    f.no_local = true;
+    run(&mut w, c, [subscribe(vec![f])]);
+    assert_eq!(run(&mut w, c, [mqtt("t", "own", 1, 0)]), ["confirmed 1"]);
+    run(&mut w, p, [mqtt("t", "other", 1, 0)]);
+    assert_eq!(hear(&mut w, c), ["publish q1 #1 t other"]);
+}
+
+#[test]
+fn retain_as_published_keeps_the_flag_of_live_messages() {
+    let mut w = World::new(1);
+    let (p, c) = (open(&mut w, "p"), open(&mut w, "c"));
+    let mut f = filter("t", 0);
+    f.retain_as_published = true;
+    run(&mut w, c, [subscribe(vec![f])]);
+    run(&mut w, p, [retain("t", "m"), mqtt("t", "n", 0, 0)]);
+    assert_eq!(hear(&mut w, c), ["publish q0 #0 t m retain", "publish q0 #0 t n"]);
+}
+
+#[test]
+fn a_session_expires_with_everything_it_had_and_a_return_puts_that_off() {
+    let mut w = World::new(1);
+    let p = open(&mut w, "p");
+    let connect = |w: &mut World| {
+        let c = w.connect("mqtt");
+        let heard = run(
+            w,
+            c,
+            [session("c", |s| s.expiry = Some(10)), subscribe(vec![filter("t", 1)])],
+        );
+        (c, heard[0].clone())
+    };
+    let (c, _) = connect(&mut w);
+    w.drop_client(c);
+    w.advance(Duration::from_secs(9));
+    let (c, present) = connect(&mut w);
+    assert_eq!(present, "open present");
+    w.advance(Duration::from_secs(30));
+    w.drop_client(c);
+    run(&mut w, p, [mqtt("t", "m", 1, 0)]);
+    w.advance(Duration::from_millis(10_001));
+    assert_eq!((w.counters().sessions, w.counters().messages_ready), (1, 0));
+    assert_eq!(connect(&mut w).1, "open new");
+}
+
+#[test]
+fn sessions_that_come_and_go_do_not_pile_up_timers() {
+    // Each disconnect set a timer for the session's whole expiry.
+    let mut w = World::new(1);
+    for _ in 0..100 {
+        let c = w.connect("mqtt");
+        run(&mut w, c, [session("c", |s| s.will = Some(will("gone", 600)))]);
+        w.drop_client(c);
+        w.advance(ms(10));
+    }
+    w.catch_up();
+    w.assert_idle();
+}
+
+#[test]
+fn an_expiry_is_counted_once_over_restarts() {
+    // A session that was connected at a crash began its expiry anew at every start.
+    let mut w = World::new(1);
+    let c = w.connect("mqtt");
+    run(&mut w, c, [session("c", |s| s.expiry = Some(100))]);
+    w.crash(Crash::Power);
+    w.catch_up();
+    for _ in 0..3 {
+        w.advance(Duration::from_secs(40));
+        w.stop_and_start();
+    }
+    assert_eq!(w.counters().sessions, 0);
+}
+
+#[test]
+fn the_will_and_the_messages_of_a_clean_session_go_with_it() {
+    let mut w = World::new(1);
+    let (p, c) = (open(&mut w, "p"), w.connect("mqtt"));
+    run(&mut w, c, [clean("c"), subscribe(vec![filter("t", 2)])]);
+    run(&mut w, p, (0..5).map(|_| mqtt("t", "m", 1, 0)).collect::<Vec<_>>());
+    hear(&mut w, c);
+    w.drop_client(c);
+    assert_eq!(
+        (w.counters().sessions, w.counters().queues, w.counters().memory_bytes),
+        (1, 1, 0)
+    );
+}
+
+#[test]
+fn a_message_expires_while_it_waits_but_not_in_flight() {
+    let mut w = World::new(1);
+    let p = open(&mut w, "p");
+    let c = w.connect("mqtt");
+    run(
+        &mut w,
+        c,
+        [session("c", |s| s.receive_maximum = 1), subscribe(vec![filter("t", 1)])],
+    );
+    let deadline = Some(w.now().wall + ms(100));
+    let expiring = |body| mqtt_message(topic_message("t", body, |e| e.deadline = deadline), 0);
+    run(&mut w, p, [expiring("1"), expiring("2"), mqtt("t", "3", 1, 0)]);
+    assert_eq!(hear(&mut w, c), ["publish q1 #1 t 1"]);
+    w.advance(ms(150));
+    w.drop_client(c);
+    let c = w.connect("mqtt");
+    assert_eq!(
+        run(&mut w, c, [session("c", |s| s.receive_maximum = 5)]),
+        ["open present", "publish q1 #1 t 1 dup", "publish q1 #2 t 3"]
+    );
+}
+
+#[test]
+fn a_slow_subscriber_loses_qos_0_and_nothing_else() {
+    let settings = gatepost_core::testing::world::Settings {
+        qos0_backlog_max: 5,
+        ..Default::default()
+    };
+    let mut w = World::with(1, settings, Default::default());
+    let p = open(&mut w, "p");
+    let c = subscriber(&mut w, "c", "t", 1);
+    w.take(c, gatepost_core::testing::world::NO_ROOM);
+    run(
+        &mut w,
+        p,
+        (0..10).map(|n| mqtt("t", &n.to_string(), 0, 0)).collect::<Vec<_>>(),
+    );
+    run(&mut w, p, [mqtt("t", "last", 1, 0)]);
+    let heard = hear(&mut w, c);
+    assert_eq!(heard.len(), 6);
+    assert_eq!(heard[5], "publish q1 #1 t last");
+    assert_eq!(w.counters().dropped_full, 5);
+}

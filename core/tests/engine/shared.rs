@@ -1,0 +1,193 @@
+//! Shared subscriptions: a group's queue, its members, and what becomes of a message whose member goes.
+
+use crate::support::*;
+use gatepost_core::testing::disk::Crash;
+use gatepost_core::testing::world::{Client, World};
+
+fn member(w: &mut World, id: &str, group: &str, name: &str, qos: u8) -> Client {
+    let c = w.connect("mqtt");
+    run(w, c, [kept(id), subscribe(vec![shared(group, name, qos)])]);
+    c
+}
+fn publisher(w: &mut World) -> Client {
+    let p = w.connect("mqtt");
+    run(w, p, [clean("p")]);
+    p
+}
+
+#[test]
+fn a_group_gets_one_copy_by_turns_and_other_subscriptions_their_own() {
+    let mut w = World::new(1);
+    let p = publisher(&mut w);
+    let (a, b) = (member(&mut w, "a", "g", "t", 1), member(&mut w, "b", "g", "t", 1));
+    run(&mut w, b, [subscribe(vec![filter("t", 0)])]);
+    run(&mut w, p, [mqtt("t", "1", 1, 0), mqtt("t", "2", 1, 0)]);
+    assert_eq!(hear(&mut w, a), ["publish q1 #1 t 1"]);
+    let mut heard = hear(&mut w, b);
+    heard.sort();
+    assert_eq!(heard, ["publish q0 #0 t 1", "publish q0 #0 t 2", "publish q1 #1 t 2"]);
+}
+
+#[test]
+fn groups_whose_names_and_filters_read_alike_are_not_one() {
+    // `$share/a-b/c` and `$share/a/b-c` had one queue.
+    let mut w = World::new(1);
+    let p = publisher(&mut w);
+    let (a, b) = (member(&mut w, "a", "a-b", "c", 1), member(&mut w, "b", "a", "b-c", 1));
+    run(&mut w, p, [mqtt("c", "1", 1, 0), mqtt("b-c", "2", 1, 0)]);
+    assert_eq!(hear(&mut w, a), ["publish q1 #1 c 1"]);
+    assert_eq!(hear(&mut w, b), ["publish q1 #1 b-c 2"]);
+}
+
+#[test]
+fn a_queue_somebody_declared_is_no_groups() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [durable("mqtt-share-g/t")]);
+    let a = w.connect("mqtt");
+    let heard = run(&mut w, a, [kept("a"), subscribe(vec![shared("g", "t", 1)])]);
+    assert_eq!(heard, ["open new", "suback 1 [Err(AccessRefused)]"]);
+}
+
+#[test]
+fn a_members_credit_is_one_for_all_its_groups() {
+    // What was settled woke the queue it came from and the member's own, but not its other groups.
+    let mut w = World::new(1);
+    let p = publisher(&mut w);
+    let a = w.connect("mqtt");
+    run(
+        &mut w,
+        a,
+        [
+            session("a", |s| s.receive_maximum = 1),
+            subscribe(vec![shared("g", "t", 1), shared("h", "u", 1)]),
+        ],
+    );
+    run(&mut w, p, [mqtt("t", "1", 1, 0), mqtt("u", "2", 1, 0)]);
+    let mut heard = hear(&mut w, a);
+    heard.extend(run(&mut w, a, [puback(1)]));
+    heard.sort();
+    assert_eq!(heard, ["publish q1 #1 u 2", "publish q1 #2 t 1"]);
+}
+
+#[test]
+fn what_a_member_holds_waits_for_it_and_goes_to_another_when_its_session_ends() {
+    let mut w = World::new(1);
+    let p = publisher(&mut w);
+    let (a, b) = (member(&mut w, "a", "g", "t", 2), member(&mut w, "b", "g", "t", 2));
+    run(
+        &mut w,
+        p,
+        [mqtt("t", "1", 1, 0), mqtt("t", "2", 1, 0), mqtt("t", "3", 2, 1)],
+    );
+    assert_eq!(hear(&mut w, a), ["publish q1 #1 t 1", "publish q2 #2 t 3"]);
+    assert_eq!(hear(&mut w, b), ["publish q1 #1 t 2"]);
+    w.drop_client(a);
+    assert!(hear(&mut w, b).is_empty());
+    let a = w.connect("mqtt");
+    assert_eq!(
+        run(&mut w, a, [kept("a")]),
+        ["open present", "publish q1 #1 t 1 dup", "publish q2 #2 t 3 dup"]
+    );
+    w.drop_client(a);
+    let a = w.connect("mqtt");
+    run(&mut w, a, [session("a", |s| s.clean_start = true)]);
+    // MQTT 5 4.8.2: not what was in flight at QoS 2.
+    assert_eq!(hear(&mut w, b), ["publish q1 #2 t 1"]);
+}
+
+#[test]
+fn bodies_a_member_is_sent_again_come_from_disk() {
+    // They came back under the group's number, were not recognised, and the session never opened.
+    let settings = gatepost_core::testing::world::Settings {
+        cache_bytes_max: 4 << 10,
+        ..Default::default()
+    };
+    let mut w = World::with(1, settings, Default::default());
+    let p = publisher(&mut w);
+    let a = member(&mut w, "a", "g", "t", 1);
+    for n in 0..20 {
+        run(&mut w, p, [mqtt("t", &padded(&n.to_string(), 1_000), 1, 0)]);
+        hear(&mut w, a);
+    }
+    w.drop_client(a);
+    let a = w.connect("mqtt");
+    let heard = run(&mut w, a, [kept("a")]);
+    assert_eq!(heard.len(), 21, "{heard:?}");
+    assert!(w.counters().bodies_loaded > 0);
+}
+
+#[test]
+fn a_group_goes_with_its_last_member() {
+    let mut w = World::new(1);
+    let p = publisher(&mut w);
+    let (a, b) = (member(&mut w, "a", "g", "t", 1), member(&mut w, "b", "g", "t", 1));
+    w.drop_client(b);
+    assert_eq!(run(&mut w, a, [unsubscribe("t", Some("g"))]), ["unsuback 2 [true]"]);
+    run(&mut w, p, [mqtt("t", "kept", 1, 0)]);
+    let b = w.connect("mqtt");
+    assert_eq!(run(&mut w, b, [kept("b")]), ["open present", "publish q1 #1 t kept"]);
+    run(&mut w, b, [unsubscribe("t", Some("g"))]);
+    assert_eq!(w.counters().queues, 2, "the two sessions' own");
+}
+
+#[test]
+fn a_group_survives_a_restart_with_those_of_its_members_that_do() {
+    // The first member decided: behind one whose session ends with its connection, the others' subscription was lost.
+    let mut w = World::new(1);
+    let p = publisher(&mut w);
+    let x = w.connect("mqtt");
+    run(&mut w, x, [clean("x"), subscribe(vec![shared("g", "t", 1)])]);
+    let a = member(&mut w, "a", "g", "t", 1);
+    w.drop_client(a);
+    w.drop_client(x);
+    run(&mut w, p, [mqtt("t", "m", 1, 0)]);
+    w.crash(Crash::Power);
+    let a = w.connect("mqtt");
+    assert_eq!(run(&mut w, a, [kept("a")]), ["open present", "publish q1 #1 t m"]);
+}
+
+#[test]
+fn a_group_whose_members_did_not_survive_is_gone_after_a_restart() {
+    let mut w = World::new(1);
+    let a = member(&mut w, "a", "g", "t", 1);
+    let x = w.connect("mqtt");
+    run(&mut w, x, [clean("x"), subscribe(vec![shared("g", "t", 1)])]);
+    run(&mut w, a, [unsubscribe("t", Some("g"))]);
+    w.crash(Crash::Power);
+    assert_eq!(w.counters().queues, 1, "a's own");
+    w.catch_up();
+    w.crash(Crash::Power);
+    assert_eq!(w.counters().queues, 1);
+}
+
+#[test]
+fn what_a_group_had_in_flight_at_qos_2_is_not_lost_in_a_crash() {
+    // It was neither put back nor given to its session, whose name the log does not know.
+    let mut w = World::new(1);
+    let p = publisher(&mut w);
+    let a = member(&mut w, "a", "g", "t", 2);
+    run(&mut w, p, [mqtt("t", "1", 2, 1), mqtt("t", "2", 2, 2)]);
+    assert_eq!(hear(&mut w, a).len(), 2);
+    assert_eq!(run(&mut w, a, [pubrec(1)]), ["pubrel 1"]);
+    w.crash(Crash::Power);
+    let a = w.connect("mqtt");
+    let heard = run(&mut w, a, [kept("a")]);
+    assert_eq!(
+        heard,
+        ["open present", "publish q2 #1 t 2"],
+        "and what was received does not come twice"
+    );
+    w.drop_client(a);
+}
+
+#[test]
+fn a_member_that_subscribes_with_another_qos_keeps_its_credit() {
+    // What was reserved to it was counted by its old QoS and freed by its new one.
+    let mut w = World::new(1);
+    let p = publisher(&mut w);
+    let a = member(&mut w, "a", "g", "t", 1);
+    w.send(p, vec![mqtt("t", "1", 1, 0), mqtt("t", "2", 1, 0)]);
+    let heard = run(&mut w, a, [subscribe(vec![shared("g", "t", 0)])]);
+    assert_eq!(heard, ["publish q0 #0 t 1", "publish q0 #0 t 2", "suback 1 [Ok(0)]"]);
+}

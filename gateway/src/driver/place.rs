@@ -1,0 +1,64 @@
+//! Where a connection belongs, and that it is counted there for as long as it exists.
+
+use crate::node::{ConnectionCounts, Node};
+use crate::threads::Shared;
+use gatepost_core::session::Protocol;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// See the module.
+pub(super) struct Place {
+    pub(super) node: Arc<Node>,
+    pub(super) thread: Arc<Shared>,
+    protocol: u16,
+    /// It is one of `Node::attached`, until its last words are out.
+    attached: bool,
+}
+
+impl Place {
+    /// For a connection that was counted as opened, and is counted as closed when this is dropped.
+    pub(super) fn new(node: Arc<Node>, thread: Arc<Shared>, protocol: usize) -> Place {
+        thread.connections.fetch_add(1, Ordering::Relaxed);
+        let protocol = u16::try_from(protocol).unwrap_or(u16::MAX);
+        Place {
+            node,
+            thread,
+            protocol,
+            attached: false,
+        }
+    }
+
+    pub(super) fn protocol(&self) -> Option<&dyn Protocol> {
+        self.node
+            .protocols
+            .get(usize::from(self.protocol))
+            .map(|protocol| &**protocol)
+    }
+
+    /// The connection is bound to a vhost: a stop waits for it.
+    pub(super) fn attached(&mut self) {
+        if !std::mem::replace(&mut self.attached, true) {
+            self.node.attached.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A login was good, or not.
+    pub(super) fn logged_in(&self, good: bool) {
+        if let Some(counts) = self.node.connections.get(usize::from(self.protocol)) {
+            let counter = if good { &counts.logged_in } else { &counts.login_refused };
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.attached {
+            self.node.attached.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.thread.connections.fetch_sub(1, Ordering::Relaxed);
+        if let Some(ConnectionCounts { closed, .. }) = self.node.connections.get(usize::from(self.protocol)) {
+            closed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The families of `/metrics`: name, help, and where the number is. Names and labels that begin with `rabbitmq_` are
+//! those dashboards made for RabbitMQ join and subtract over, so every one of them is there from the start, at zero.
+
+use gatepost_core::engine::Counters;
+use gatepost_core::store::StoreStats;
+use std::sync::atomic::AtomicU64;
+
+/// A number of the engine.
+pub(super) type Field = fn(&Counters) -> u64;
+/// A number of the store.
+pub(super) type StoreField = fn(&StoreStats) -> &AtomicU64;
+
+/// The engine does not count by protocol: whoever sums over the label gets the same.
+pub(super) const PROTOCOLS: &str = "all";
+/// What all queues are called there.
+pub(super) const QUEUE_TYPE: &str = "rabbit_classic_queue";
+
+/// Counters of the publishing side, by protocol.
+pub(super) const PUBLISHING: &[(&str, &str, Field)] = &[
+    ("rabbitmq_global_messages_received_total", "Messages published.", |c| {
+        c.published
+    }),
+    (
+        "rabbitmq_global_messages_received_confirm_total",
+        "Messages published to be confirmed.",
+        |c| c.published_confirm,
+    ),
+    (
+        "rabbitmq_global_messages_confirmed_total",
+        "Publishes confirmed.",
+        |c| c.confirmed,
+    ),
+    (
+        "rabbitmq_global_messages_routed_total",
+        "Publishes that reached a queue.",
+        |c| c.routed,
+    ),
+    (
+        "rabbitmq_global_messages_unroutable_dropped_total",
+        "Publishes that reached no queue.",
+        |c| c.unroutable_dropped,
+    ),
+    (
+        "rabbitmq_global_messages_unroutable_returned_total",
+        "Publishes that were returned.",
+        |c| c.unroutable_returned,
+    ),
+];
+
+/// Counters of the consuming side, by protocol and type of queue.
+pub(super) const CONSUMING: &[(&str, &str, Field)] = &[
+    ("rabbitmq_global_messages_delivered_total", "Messages delivered.", |c| {
+        c.delivered + c.delivered_no_ack + c.got
+    }),
+    (
+        "rabbitmq_global_messages_delivered_consume_auto_ack_total",
+        "Deliveries settled when sent.",
+        |c| c.delivered_no_ack,
+    ),
+    (
+        "rabbitmq_global_messages_delivered_consume_manual_ack_total",
+        "Deliveries to be settled.",
+        |c| c.delivered,
+    ),
+    (
+        "rabbitmq_global_messages_delivered_get_manual_ack_total",
+        "Messages fetched one by one.",
+        |c| c.got,
+    ),
+    (
+        "rabbitmq_global_messages_delivered_get_auto_ack_total",
+        "Counted with those to be settled.",
+        |_| 0,
+    ),
+    (
+        "rabbitmq_global_messages_redelivered_total",
+        "Deliveries of messages handed out before.",
+        |c| c.redelivered,
+    ),
+    (
+        "rabbitmq_global_messages_acknowledged_total",
+        "Deliveries settled.",
+        |c| c.acknowledged,
+    ),
+    (
+        "rabbitmq_global_messages_get_empty_total",
+        "Fetches from an empty queue.",
+        |c| c.get_empty,
+    ),
+    (
+        "rabbitmq_global_messages_dead_lettered_expired_total",
+        "Messages whose time was over.",
+        |c| c.expired,
+    ),
+    (
+        "rabbitmq_global_messages_dead_lettered_maxlen_total",
+        "Messages a full queue dropped.",
+        |c| c.dropped_full,
+    ),
+    (
+        "rabbitmq_global_messages_dead_lettered_rejected_total",
+        "Messages consumers rejected.",
+        |c| c.rejected,
+    ),
+];
+
+/// Counters without labels.
+pub(super) const COUNTERS: &[(&str, &str, Field)] = &[
+    (
+        "rabbitmq_queues_declared_total",
+        "Queues declared that were not there.",
+        |c| c.queues_created,
+    ),
+    ("rabbitmq_queues_created_total", "Queues created.", |c| c.queues_created),
+    ("rabbitmq_queues_deleted_total", "Queues deleted.", |c| c.queues_deleted),
+    ("gatepost_publishes_refused_total", "Publishes refused.", |c| c.refused),
+    ("gatepost_messages_enqueued_total", "Copies put into queues.", |c| {
+        c.enqueued
+    }),
+    (
+        "gatepost_messages_damaged_total",
+        "Messages whose record in the log was damaged.",
+        |c| c.damaged,
+    ),
+    (
+        "gatepost_log_writes_cancelled_total",
+        "Messages settled before they were written.",
+        |c| c.cancelled_writes,
+    ),
+    ("gatepost_bodies_evicted_total", "Bodies that left memory.", |c| {
+        c.bodies_evicted
+    }),
+    ("gatepost_bodies_loaded_total", "Bodies read back.", |c| c.bodies_loaded),
+];
+
+/// Gauges without labels.
+pub(super) const GAUGES: &[(&str, &str, Field)] = &[
+    ("rabbitmq_queue_messages_ready", "Messages ready for consumers.", |c| {
+        c.messages_ready
+    }),
+    ("rabbitmq_queue_messages_unacked", "Messages with consumers.", |c| {
+        c.messages_unsettled
+    }),
+    ("rabbitmq_queues", "Queues.", |c| c.queues),
+    ("rabbitmq_channels", "Channels.", |c| c.channels),
+    ("gatepost_retained_messages", "Retained messages.", |c| c.retained),
+    ("gatepost_retained_bytes", "Bytes of retained messages.", |c| {
+        c.retained_bytes
+    }),
+    (
+        "gatepost_message_memory_bytes",
+        "Bytes of queued messages in memory.",
+        |c| c.memory_bytes,
+    ),
+    ("gatepost_log_unreported_bytes", "Bytes the engine waits for.", |c| {
+        c.log_backlog_bytes
+    }),
+    ("gatepost_publishers_blocked", "Vhosts whose publishers wait.", |c| {
+        u64::from(c.publishers_blocked)
+    }),
+];
+
+/// Counters of the store.
+pub(super) const STORE_COUNTERS: &[(&str, &str, StoreField)] = &[
+    (
+        "gatepost_store_bytes_written_total",
+        "Bytes written to files, footers and checkpoints included.",
+        |s| &s.bytes_written,
+    ),
+    (
+        "gatepost_store_record_bytes_written_total",
+        "Bytes of records among them.",
+        |s| &s.record_bytes_written,
+    ),
+    ("gatepost_store_messages_written_total", "Messages written.", |s| {
+        &s.messages_written
+    }),
+    (
+        "gatepost_store_messages_skipped_total",
+        "Messages settled before they were written.",
+        |s| &s.messages_skipped,
+    ),
+    ("gatepost_store_checkpoints_total", "Checkpoints written.", |s| {
+        &s.checkpoints
+    }),
+    (
+        "gatepost_store_records_compacted_total",
+        "Records moved to free their segment.",
+        |s| &s.records_compacted,
+    ),
+    (
+        "gatepost_store_background_failures_total",
+        "Chores of the store that failed.",
+        |s| &s.background_failures,
+    ),
+    ("gatepost_store_quarantined_total", "Damaged places set aside.", |s| {
+        &s.quarantined
+    }),
+];
+
+/// Gauges of the store.
+pub(super) const STORE_GAUGES: &[(&str, &str, StoreField)] = &[
+    ("gatepost_store_segments", "Segments on disk.", |s| &s.segments),
+    ("gatepost_store_segment_bytes", "Their bytes.", |s| &s.segment_bytes),
+    (
+        "gatepost_store_live_messages",
+        "Live messages, counted once per queue.",
+        |s| &s.live_messages,
+    ),
+    ("gatepost_store_live_keys", "Live keyed records.", |s| &s.live_keys),
+];

@@ -1,0 +1,38 @@
+//! AMQP 0-9-1 under pika and amqplib, and on bare sockets.
+
+use crate::support::{Gatepost, node, python};
+
+#[test]
+fn queues_are_declared_checked_and_deleted() {
+    python(&mut Gatepost::start(), "amqp_queues.py");
+}
+
+#[test]
+fn exchanges_route_by_their_type() {
+    python(&mut Gatepost::start(), "amqp_exchanges.py");
+}
+
+#[test]
+fn consumers_get_settle_and_give_back() {
+    python(&mut Gatepost::start(), "amqp_consuming.py");
+}
+
+#[test]
+fn publishers_get_confirms_returns_and_transactions() {
+    python(&mut Gatepost::start(), "amqp_publishing.py");
+}
+
+#[test]
+fn queues_expire_overflow_and_bury_their_dead() {
+    python(&mut Gatepost::start(), "amqp_extensions.py");
+}
+
+#[test]
+fn the_wire_is_spoken_to_the_letter_and_faults_get_their_code() {
+    python(&mut Gatepost::start(), "amqp_wire.py");
+}
+
+#[test]
+fn amqplib_finds_everything_in_place() {
+    node(&mut Gatepost::start(), "amqp.mjs");
+}

@@ -1,0 +1,16 @@
+//! The real daemon under real clients: pika, amqplib, paho-mqtt, mqtt.js, stomp.py and stompjs as they are installed
+//! from their registries, and bare sockets for what those would never send.
+//!
+//! Every test starts a daemon of its own, on ports and data of its own, so all of them run side by side. What a client
+//! does is a script in `gateway/tests/clients/`, made of cases that also run by hand against any broker (see
+//! `harness.py` there); a test here runs one script, or keeps a book of its own about what the daemon promised.
+
+mod amqp;
+mod durability;
+mod hostile;
+mod interop;
+mod mqtt;
+mod startup;
+mod stomp;
+mod support;
+mod threads;

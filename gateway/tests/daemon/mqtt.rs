@@ -1,0 +1,28 @@
+//! MQTT 3.1, 3.1.1 and 5 under paho-mqtt and mqtt.js, and on bare sockets.
+
+use crate::support::{Gatepost, node, python};
+
+#[test]
+fn messages_arrive_in_order_at_their_qos_and_retained_ones_replay() {
+    python(&mut Gatepost::start(), "mqtt_delivery.py");
+}
+
+#[test]
+fn sessions_are_kept_taken_over_and_expire_and_wills_fire() {
+    python(&mut Gatepost::start(), "mqtt_sessions.py");
+}
+
+#[test]
+fn what_only_version_5_has_is_there() {
+    python(&mut Gatepost::start(), "mqtt_five.py");
+}
+
+#[test]
+fn the_wire_is_spoken_to_the_letter_and_faults_get_their_code() {
+    python(&mut Gatepost::start(), "mqtt_wire.py");
+}
+
+#[test]
+fn mqtt_js_finds_everything_in_place() {
+    node(&mut Gatepost::start(), "mqtt.mjs");
+}

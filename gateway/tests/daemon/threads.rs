@@ -1,0 +1,193 @@
+//! What several I/O threads could get wrong between them. Connections are dealt to the least loaded thread, so a handful
+//! of them is spread over all.
+
+use crate::support::Gatepost;
+use crate::support::amqp::{Amqp, Args, Incoming};
+use crate::support::mqtt::Mqtt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+#[test]
+fn each_of_many_publishers_keeps_its_order_to_each_of_many_consumers() {
+    const EACH: u32 = 3_000;
+    let gatepost = Gatepost::with(3, "");
+    let (amqp, mqtt) = (gatepost.amqp, gatepost.mqtt);
+    let mut consumers: Vec<Amqp> = (0..3)
+        .map(|n| {
+            let mut consumer = Amqp::open(amqp);
+            let queue = format!("q{n}");
+            consumer.declare_queue(&queue, true).expect("a queue");
+            consumer.bind(&queue, "amq.topic", "plant.#").expect("a binding");
+            consumer.consume(&queue, 0, true).expect("a consumer");
+            consumer
+        })
+        .collect();
+    let mut subscribers: Vec<Mqtt> = (0..3)
+        .map(|n| {
+            let mut subscriber = Mqtt::open(mqtt, &format!("subscriber-{n}"), true);
+            subscriber.subscribe("plant/#", 0).expect("a subscription");
+            subscriber
+        })
+        .collect();
+    thread::scope(|scope| {
+        for publisher in 0..3_u32 {
+            scope.spawn(move || {
+                let mut mqtt = Mqtt::open(mqtt, &format!("publisher-{publisher}"), true);
+                for n in 0..EACH {
+                    mqtt.publish(
+                        &format!("plant/{publisher}"),
+                        1 + (n % 60_000) as u16,
+                        &body(publisher, n),
+                    );
+                    // In lots of a hundred: the receive maximum is a thousand.
+                    if n % 100 == 99 {
+                        (0..100).for_each(|_| drop(mqtt.expect(0x40).expect("a PUBACK")));
+                    }
+                }
+            });
+        }
+        for consumer in &mut consumers {
+            scope.spawn(move || {
+                in_order(EACH, || match consumer.next().expect("a delivery") {
+                    Incoming::Deliver(delivery) => delivery.body,
+                    other => panic!("{other:?}"),
+                });
+            });
+        }
+        for subscriber in &mut subscribers {
+            scope.spawn(move || {
+                in_order(EACH, || {
+                    subscriber
+                        .next()
+                        .expect("a packet")
+                        .into_publish()
+                        .expect("a PUBLISH")
+                        .payload
+                });
+            });
+        }
+    });
+
+    fn body(publisher: u32, n: u32) -> Vec<u8> {
+        [publisher.to_be_bytes(), n.to_be_bytes()].concat()
+    }
+
+    fn in_order(each: u32, mut next: impl FnMut() -> Vec<u8>) {
+        let mut expected = [0_u32; 3];
+        while expected.iter().any(|&n| n < each) {
+            let body = next();
+            let publisher = body[3] as usize;
+            let n = u32::from_be_bytes(body[4..8].try_into().expect("four bytes"));
+            assert_eq!(n, expected[publisher], "of publisher {publisher}");
+            expected[publisher] += 1;
+        }
+    }
+}
+
+#[test]
+fn a_session_taken_over_again_and_again_ends_with_one_owner_and_all_its_messages() {
+    const MESSAGES: u16 = 300;
+    let gatepost = Gatepost::with(3, "");
+    let port = gatepost.mqtt;
+    Mqtt::open(port, "device", false)
+        .subscribe("to/device", 1)
+        .expect("a subscription");
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // Another one may take it over before its CONNACK, or at any time after.
+                    if let Ok(mut device) = Mqtt::try_open(port, "device", false) {
+                        assert!(device.present, "the session is never forgotten");
+                        let _ = device.ping();
+                    }
+                }
+            });
+        }
+        let mut sender = Mqtt::open(port, "sender", true);
+        for n in 1..=MESSAGES {
+            sender.publish("to/device", n, &n.to_be_bytes());
+            sender.expect(0x40).expect("a PUBACK");
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let mut device = Mqtt::open(port, "device", false);
+    let mut expected = 1;
+    while expected <= MESSAGES {
+        let publish = device.next().expect("a packet").into_publish().expect("a PUBLISH");
+        device.ack(publish.id);
+        assert_eq!(
+            publish.payload,
+            expected.to_be_bytes(),
+            "in order, none missing, none twice"
+        );
+        expected += 1;
+    }
+    device.ping().expect("nothing else");
+}
+
+#[test]
+fn deleting_a_queue_under_its_publisher_and_consumer_hangs_nobody() {
+    let gatepost = Gatepost::with(3, "");
+    let port = gatepost.amqp;
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut publisher = Amqp::open(port);
+            publisher.confirm_select().expect("confirms");
+            let (mut sent, mut confirmed) = (0, 0);
+            while !done.load(Ordering::Relaxed) || confirmed < sent {
+                if !done.load(Ordering::Relaxed) {
+                    for _ in 0..10 {
+                        publisher.publish("", "q", sent % 2 == 0, b"x");
+                        sent += 1;
+                    }
+                }
+                while confirmed < sent {
+                    match publisher.next().expect("a confirm") {
+                        Incoming::Ack { tag, .. } => confirmed = confirmed.max(tag),
+                        other => panic!("{other:?}"),
+                    }
+                }
+            }
+        });
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let mut consumer = Amqp::open(port);
+                // It may not be there, or go at any time: 404 or a server's cancel, and never silence.
+                if consumer.consume("q", 10, false).is_ok() {
+                    while !matches!(consumer.next(), Ok(Incoming::Method(60, 30, _)) | Err(_)) {}
+                }
+            }
+        });
+        let mut owner = Amqp::open(port);
+        for _ in 0..300 {
+            owner.declare_queue("q", true).expect("declared");
+            owner.depth("q").expect("there");
+            owner.delete_queue("q").expect("deleted");
+        }
+        done.store(true, Ordering::Relaxed);
+        // Releases a consumer that waits for a cancel on the last one.
+        owner.declare_queue("q", true).expect("declared");
+        owner.delete_queue("q").expect("deleted");
+    });
+}
+
+#[test]
+fn an_exclusive_queue_is_gone_for_other_threads_when_its_connection_is() {
+    let gatepost = Gatepost::with(3, "");
+    let mut other = Amqp::open(gatepost.amqp);
+    for n in 0..50 {
+        let name = format!("mine-{n}");
+        let mut owner = Amqp::open(gatepost.amqp);
+        let exclusive = Args::new().short(0).text(&name).octet(4).bytes(b"");
+        owner.call(1, (50, 10), exclusive, (50, 11)).expect("declared");
+        owner
+            .call(0, (10, 50), Args::new().short(200).text("bye").long(0), (10, 51))
+            .expect("closed");
+        // Free to be anybody's: not locked, and with other properties.
+        other.declare_queue(&name, true).expect("declared by another");
+        other.delete_queue(&name).expect("deleted");
+    }
+}

@@ -1,0 +1,67 @@
+//! Core words to AMQP words: faults to reply codes, verbs to method ids, reasons to texts.
+
+use crate::error::{Code, Reply};
+use gatepost_core::event::{CloseReason, Op, Pressure};
+use gatepost_core::fault::{Fault, FaultKind};
+
+/// The reply for a command that the engine refused.
+pub(crate) fn reply(fault: &Fault, method: (u16, u16)) -> Reply {
+    Reply::new(code(fault.kind), fault.text.to_string(), method)
+}
+
+fn code(kind: FaultKind) -> Code {
+    match kind {
+        FaultKind::NotFound => Code::NotFound,
+        FaultKind::AccessRefused => Code::AccessRefused,
+        FaultKind::ResourceLocked => Code::ResourceLocked,
+        // RabbitMQ answers a queue limit with 406, and a limit must not cost the whole connection.
+        FaultKind::PreconditionFailed | FaultKind::QuotaExceeded => Code::PreconditionFailed,
+        FaultKind::NotAllowed => Code::NotAllowed,
+        FaultKind::NotImplemented => Code::NotImplemented,
+        FaultKind::ResourceError => Code::ResourceError,
+        FaultKind::Internal => Code::InternalError,
+    }
+}
+
+/// Class and method id of the method that `op` stands for. Where there are two (bindings to queues and to exchanges, the
+/// ways to settle) the channel knows better.
+pub(crate) fn method(op: Op) -> (u16, u16) {
+    match op {
+        Op::CloseChannel => (20, 40),
+        Op::DeclareExchange => (40, 10),
+        Op::DeleteExchange => (40, 20),
+        Op::DeclareQueue => (50, 10),
+        Op::Bind => (50, 20),
+        Op::PurgeQueue => (50, 30),
+        Op::DeleteQueue => (50, 40),
+        Op::Unbind => (50, 50),
+        Op::Qos => (60, 10),
+        Op::Consume => (60, 20),
+        Op::Cancel => (60, 30),
+        Op::Publish => (60, 40),
+        Op::Get => (60, 70),
+        Op::Settle => (60, 80),
+        Op::Recover => (60, 110),
+        Op::Commit => (90, 20),
+        // Other protocols' verbs.
+        Op::OpenSession | Op::Subscribe | Op::Unsubscribe => (0, 0),
+    }
+}
+
+/// The reason in `connection.blocked`; `None` for what passes before a client could do anything about it.
+pub(crate) fn blocked(pressure: Pressure) -> Option<&'static str> {
+    match pressure {
+        Pressure::Memory => Some("low on memory"),
+        Pressure::Disk => Some("low on disk"),
+        Pressure::Backlog => None,
+    }
+}
+
+/// The reply for a connection that the engine ends.
+pub(crate) fn forced(reason: CloseReason) -> Reply {
+    let detail = match reason {
+        CloseReason::Shutdown => "broker forced connection closure with reason 'shutdown'",
+        CloseReason::TakenOver | CloseReason::Forced => "connection closed by an operator",
+    };
+    Reply::frame(Code::ConnectionForced, detail)
+}

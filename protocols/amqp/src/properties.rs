@@ -1,0 +1,426 @@
+//! The property list of a message, as the core sees it, and the core's properties as a property list.
+//!
+//! An AMQP message keeps its list as it came (flags and values, BCC header included), and another AMQP client is sent
+//! just that. Everything here is for messages that cross protocols, carry BCC, or meet a headers exchange.
+
+use crate::frame::content::BasicProperties;
+use crate::frame::table::{self, Fields, Items, Raw};
+use gatepost_core::message::Message;
+use gatepost_core::properties::{Codecs, Name, Origin, Properties, PropertyCodec, ReplyTo, Table, Value};
+use gatepost_core::time::Wall;
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+/// The on-disk code of AMQP property lists. Part of the log's format: it never changes.
+pub const ORIGIN: Origin = Origin(1);
+
+/// Reply addresses that are topics, towards AMQP: what a service publishes to through the default exchange.
+const REPLY_TOPIC: &str = "amq.gatepost.topic.";
+/// Reply addresses that are an exchange and a key: `<exchange>/<key>` follows.
+const REPLY_EXCHANGE: &str = "amq.gatepost.x.";
+/// Headers that stand for properties AMQP has no place for.
+const X_CORRELATION_ID: &str = "x-correlation-id";
+const X_REPLY_TO_TOPIC: &str = "x-reply-to-topic";
+const X_UTF8: &str = "x-mqtt-utf8";
+pub(crate) const X_RETAIN: &str = "x-mqtt-retain";
+/// Further routing keys. `BCC` is not for the receivers' eyes.
+pub(crate) const CC: &str = "CC";
+pub(crate) const BCC: &str = "BCC";
+
+/// Decodes AMQP property lists.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AmqpProperties;
+
+impl PropertyCodec for AmqpProperties {
+    fn origin(&self) -> Origin {
+        ORIGIN
+    }
+
+    fn decode(&self, raw: &[u8]) -> Properties {
+        BasicProperties::decode(raw)
+            .map(|list| neutral(&list))
+            .unwrap_or_default()
+    }
+
+    /// The keys of the headers CC and BCC, in that order. What is not text there is skipped, as RabbitMQ does.
+    fn extra_keys(&self, raw: &[u8]) -> Vec<Name> {
+        let headers = BasicProperties::decode(raw)
+            .ok()
+            .and_then(|list| list.headers)
+            .unwrap_or_default();
+        let arrays = [CC, BCC]
+            .into_iter()
+            .filter_map(|name| lookup(headers, name))
+            .filter(|raw| raw.letter == b'A');
+        let texts = arrays
+            .flat_map(|raw| Items(raw.octets).flatten())
+            .filter(|item| item.letter == b'S');
+        texts.filter_map(|item| text(item.octets)).collect()
+    }
+}
+
+/// The first value under `name` in a table's content.
+fn lookup<'a>(content: &'a [u8], name: &str) -> Option<Raw<'a>> {
+    Fields(content)
+        .flatten()
+        .find(|(n, _)| *n == name.as_bytes())
+        .map(|(_, value)| value)
+}
+
+fn text(octets: &[u8]) -> Option<Name> {
+    std::str::from_utf8(octets).ok().map(Name::from)
+}
+
+/// Whether a header's value means yes. Libraries differ in what they make of a boolean.
+pub(crate) fn is_true(value: Raw<'_>) -> bool {
+    match value.letter {
+        b't' => value.octets != [0],
+        b'S' => value.octets == b"true",
+        _ => false,
+    }
+}
+
+fn neutral(list: &BasicProperties<'_>) -> Properties {
+    let mut headers = list
+        .headers
+        .and_then(|content| table::decode(content).ok())
+        .unwrap_or_default();
+    let retained_marks = [BCC, X_RETAIN];
+    headers.0.retain(|(name, _)| !retained_marks.contains(&&**name));
+    let correlation = match list.correlation_id {
+        Some(id) => Some(id.into()),
+        None => take(&mut headers, X_CORRELATION_ID).and_then(|value| match value {
+            Value::Text(octets) | Value::Binary(octets) => Some(octets),
+            _ => None,
+        }),
+    };
+    let reply_topic = take(&mut headers, X_REPLY_TO_TOPIC);
+    let reply_to = match list.reply_to.and_then(text) {
+        Some(address) => Some(reply_address(&address)),
+        None => reply_topic
+            .as_ref()
+            .and_then(Value::as_str)
+            .map(|key| ReplyTo::Topic(key.into())),
+    };
+    let utf8_body = matches!(take(&mut headers, X_UTF8), Some(Value::Bool(true)));
+    Properties {
+        content_type: list.content_type.and_then(text),
+        content_encoding: list.content_encoding.and_then(text),
+        correlation,
+        reply_to,
+        priority: list.priority,
+        message_id: list.message_id.and_then(text),
+        timestamp: list.timestamp,
+        kind: list.kind.and_then(text),
+        app_id: list.app_id.and_then(text),
+        user_id: list.user_id.and_then(text),
+        expiration_ms: list.expiration.and_then(|e| expiration(e).ok()),
+        utf8_body,
+        headers,
+    }
+}
+
+/// Removes all values under `name`, returning the first.
+fn take(headers: &mut Table, name: &str) -> Option<Value> {
+    let value = headers.lookup(name)?.clone();
+    headers.0.retain(|(n, _)| &**n != name);
+    Some(value)
+}
+
+fn reply_address(address: &str) -> ReplyTo {
+    if let Some(key) = address.strip_prefix(REPLY_TOPIC) {
+        return ReplyTo::Topic(key.into());
+    }
+    match address
+        .strip_prefix(REPLY_EXCHANGE)
+        .and_then(|rest| rest.split_once('/'))
+    {
+        Some((exchange, key)) => ReplyTo::Exchange(exchange.into(), key.into()),
+        None => ReplyTo::Queue(address.into()),
+    }
+}
+
+/// Milliseconds a message may live at most: ten years, as RabbitMQ has it.
+const EXPIRATION_MAX_MS: u64 = 315_360_000_000;
+
+/// Reads an expiration property.
+///
+/// # Errors
+/// Why it is none, in the words of RabbitMQ.
+pub(crate) fn expiration(octets: &[u8]) -> Result<u64, String> {
+    let (negative, unsigned) = match octets {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        rest => (false, rest),
+    };
+    let end = unsigned
+        .iter()
+        .position(|b| !b.is_ascii_digit())
+        .unwrap_or(unsigned.len());
+    let (digits, leftover) = unsigned.split_at_checked(end).unwrap_or((unsigned, &[]));
+    if digits.is_empty() {
+        return Err("no_integer".into());
+    }
+    if !leftover.is_empty() {
+        return Err(format!("{{leftover_string,\"{}\"}}", String::from_utf8_lossy(leftover)));
+    }
+    let zeros = digits.iter().take_while(|b| **b == b'0').count();
+    let significant = String::from_utf8_lossy(digits.get(zeros..).unwrap_or_default());
+    if significant.is_empty() {
+        return Ok(0);
+    }
+    if negative {
+        return Err(format!("{{value_negative,-{significant}}}"));
+    }
+    match significant.parse::<u64>() {
+        Ok(ms) if ms <= EXPIRATION_MAX_MS => Ok(ms),
+        _ => Err(format!("{{value_too_large,{significant}}}")),
+    }
+}
+
+/// Writes the list of an AMQP message without its BCC header.
+pub(crate) fn put_without_bcc(out: &mut Vec<u8>, raw: &[u8]) {
+    match BasicProperties::decode(raw) {
+        Ok(list) => {
+            let headers = list.headers.map(|content| {
+                let mut kept = Vec::with_capacity(content.len());
+                for (name, value) in Fields(content).flatten().filter(|(name, _)| *name != BCC.as_bytes()) {
+                    table::put_raw_pair(&mut kept, name, value);
+                }
+                kept
+            });
+            BasicProperties {
+                headers: headers.as_deref(),
+                ..list
+            }
+            .encode(out);
+        }
+        Err(_) => BasicProperties::default().encode(out),
+    }
+}
+
+/// Writes the list for a message of another protocol (or none). `retained` marks one that is replayed.
+pub(crate) fn put_foreign(out: &mut Vec<u8>, message: &Message, codecs: &Codecs, now: Wall, retained: bool) {
+    let properties = message.properties(codecs);
+    let envelope = message.envelope();
+    let mut headers = Vec::new();
+    let mut seen = HashSet::new();
+    for (name, value) in &properties.headers.0 {
+        // Client libraries make a map of a table, and some let the last duplicate win; the first is the one that counts.
+        if seen.insert(&**name) {
+            table::put_pair(&mut headers, name.as_bytes(), value);
+        }
+    }
+    let correlation_id = properties
+        .correlation
+        .as_deref()
+        .and_then(|octets| match std::str::from_utf8(octets) {
+            Ok(id) if octets.len() <= SHORT_MAX && !id.contains('\0') => Some(octets),
+            _ => {
+                table::put_pair(&mut headers, X_CORRELATION_ID.as_bytes(), &Value::Text(octets.into()));
+                None
+            }
+        });
+    let reply_to: Option<Cow<'_, str>> = match &properties.reply_to {
+        None => None,
+        Some(ReplyTo::Queue(name)) => Some(Cow::Borrowed(name)),
+        Some(ReplyTo::Exchange(exchange, key)) => Some(Cow::Owned(format!("{REPLY_EXCHANGE}{exchange}/{key}"))),
+        Some(ReplyTo::Topic(key)) => {
+            table::put_pair(&mut headers, X_REPLY_TO_TOPIC.as_bytes(), &Value::text(key));
+            Some(Cow::Owned(format!("{REPLY_TOPIC}{key}")))
+        }
+    };
+    if properties.utf8_body {
+        table::put_pair(&mut headers, X_UTF8.as_bytes(), &Value::Bool(true));
+    }
+    if retained {
+        table::put_pair(&mut headers, X_RETAIN.as_bytes(), &Value::Bool(true));
+    }
+    let expiration = envelope
+        .deadline
+        .map(|deadline| (deadline - now).as_millis().to_string());
+    BasicProperties {
+        content_type: short(properties.content_type.as_deref()),
+        content_encoding: short(properties.content_encoding.as_deref()),
+        headers: (!headers.is_empty()).then_some(headers.as_slice()),
+        delivery_mode: Some(if envelope.durable { 2 } else { 1 }),
+        priority: properties.priority.or(envelope.priority),
+        correlation_id,
+        reply_to: short(reply_to.as_deref()),
+        expiration: short(expiration.as_deref()),
+        message_id: short(properties.message_id.as_deref()),
+        timestamp: properties.timestamp,
+        kind: short(properties.kind.as_deref()),
+        user_id: short(properties.user_id.as_deref()),
+        app_id: short(properties.app_id.as_deref()),
+        cluster_id: None,
+    }
+    .encode(out);
+}
+
+/// Octets of a short string at most.
+const SHORT_MAX: usize = 255;
+
+/// A text that a short string can hold; a longer one is left out rather than cut, which would make it another one.
+fn short(text: Option<&str>) -> Option<&[u8]> {
+    text.map(str::as_bytes).filter(|octets| octets.len() <= SHORT_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gatepost_core::message::Envelope;
+    use std::sync::Arc;
+
+    fn list(properties: &BasicProperties<'_>) -> Vec<u8> {
+        let mut raw = Vec::new();
+        properties.encode(&mut raw);
+        raw
+    }
+
+    fn headers(pairs: &[(&str, Value)]) -> Vec<u8> {
+        let mut content = Vec::new();
+        for (name, value) in pairs {
+            table::put_pair(&mut content, name.as_bytes(), value);
+        }
+        content
+    }
+
+    /// A foreign protocol whose messages all have the same properties.
+    struct Foreign(Properties);
+
+    impl PropertyCodec for Foreign {
+        fn origin(&self) -> Origin {
+            Origin(200)
+        }
+        fn decode(&self, _: &[u8]) -> Properties {
+            self.0.clone()
+        }
+    }
+
+    fn cross(properties: Properties, envelope: Envelope, now: Wall) -> Properties {
+        let codecs = Codecs::new(vec![Arc::new(Foreign(properties))]);
+        let envelope = Envelope {
+            origin: Origin(200),
+            ..envelope
+        };
+        let mut out = Vec::new();
+        put_foreign(
+            &mut out,
+            &Message::new(envelope, "e", "k", b"", b""),
+            &codecs,
+            now,
+            false,
+        );
+        AmqpProperties.decode(&out)
+    }
+
+    #[test]
+    fn what_another_protocol_said_survives_the_way_to_amqp_and_back() {
+        let mut table = Table::default();
+        table.push("a", Value::text("1"));
+        let before = Properties {
+            content_type: Some("text/plain".into()),
+            content_encoding: Some("gzip".into()),
+            correlation: Some(b"id".as_slice().into()),
+            reply_to: Some(ReplyTo::Topic("resp.c1".into())),
+            priority: Some(3),
+            message_id: Some("m".into()),
+            timestamp: Some(17),
+            kind: Some("t".into()),
+            app_id: Some("a".into()),
+            user_id: Some("u".into()),
+            expiration_ms: Some(20_000),
+            utf8_body: true,
+            headers: table,
+        };
+        let envelope = Envelope {
+            deadline: Some(Wall(30_000)),
+            ..Envelope::default()
+        };
+        assert_eq!(cross(before.clone(), envelope, Wall(10_000)), before);
+    }
+
+    #[test]
+    fn binary_and_long_correlations_travel_as_a_header() {
+        for octets in [[0xff, 0x7f].as_slice(), &[b'a'; 300], b"a\0b"] {
+            let before = Properties {
+                correlation: Some(octets.into()),
+                ..Properties::default()
+            };
+            assert_eq!(cross(before.clone(), Envelope::default(), Wall(0)), before);
+        }
+    }
+
+    #[test]
+    fn exchange_reply_addresses_roundtrip() {
+        let reply_to = Some(ReplyTo::Exchange("e".into(), "a/b".into()));
+        let before = Properties {
+            reply_to,
+            ..Properties::default()
+        };
+        assert_eq!(cross(before.clone(), Envelope::default(), Wall(0)), before);
+    }
+
+    #[test]
+    fn the_first_of_duplicate_headers_wins() {
+        let mut table = Table::default();
+        table.push("a", Value::text("1"));
+        table.push("a", Value::text("2"));
+        let after = cross(
+            Properties {
+                headers: table,
+                ..Properties::default()
+            },
+            Envelope::default(),
+            Wall(0),
+        );
+        assert_eq!(after.headers.0, [("a".into(), Value::text("1"))]);
+    }
+
+    #[test]
+    fn extra_keys_are_those_of_cc_and_bcc_and_bcc_is_stripped() {
+        let keys = |names: &[&str]| Value::Array(names.iter().map(|n| Value::text(n)).collect());
+        let content = headers(&[("BCC", keys(&["c"])), ("x", Value::Void), ("CC", keys(&["a", "b"]))]);
+        let raw = list(&BasicProperties {
+            headers: Some(&content),
+            ..BasicProperties::default()
+        });
+        let found = AmqpProperties.extra_keys(&raw);
+        assert_eq!(found, [Name::from("a"), "b".into(), "c".into()]);
+
+        let mut stripped = Vec::new();
+        put_without_bcc(&mut stripped, &raw);
+        let kept = headers(&[("x", Value::Void), ("CC", keys(&["a", "b"]))]);
+        assert_eq!(
+            stripped,
+            list(&BasicProperties {
+                headers: Some(&kept),
+                ..BasicProperties::default()
+            })
+        );
+    }
+
+    #[test]
+    fn expiration_texts() {
+        assert_eq!(expiration(b"0"), Ok(0));
+        assert_eq!(expiration(b"+0060"), Ok(60));
+        assert_eq!(expiration(b"315360000000"), Ok(315_360_000_000));
+        for (text, why) in [
+            ("", "no_integer"),
+            ("abc", "no_integer"),
+            ("10x", "{leftover_string,\"x\"}"),
+            ("-1", "{value_negative,-1}"),
+            ("315360000001", "{value_too_large,315360000001}"),
+            ("99999999999999999999999", "{value_too_large,99999999999999999999999}"),
+        ] {
+            assert_eq!(expiration(text.as_bytes()), Err(why.into()), "{text}");
+        }
+    }
+
+    #[test]
+    fn damaged_lists_give_empty_properties() {
+        assert_eq!(AmqpProperties.decode(&[0xff]), Properties::default());
+        assert!(AmqpProperties.extra_keys(&[0x20, 0, 0, 0]).is_empty());
+    }
+}

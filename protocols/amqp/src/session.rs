@@ -1,0 +1,511 @@
+//! One connection: its states, its frames, its time-outs. Channels and the handshake have files of their own.
+//!
+//! ```text
+//!            header         start-ok           Authenticated       tune-ok        open             Attached
+//!   Header ─────────► Starting ──────► LoggingIn ─────────► Tuning ──────► Opening ───► Attaching ─────────► Running
+//!     │ other             │ malformed      │ refused          │ out of bounds             │ refused             │ our
+//!     ▼ header            ▼                ▼                  ▼                           ▼                     ▼ close
+//!   (dropped)           Silent ◄───── (no capability)      Closing ◄──────────────────────┴─────────────────────┘
+//! ```
+//!
+//! In `LoggingIn` and `Attaching` nothing is parsed: what follows in the input waits for the directory's answer. In
+//! `Closing` all is discarded but `close` and `close-ok`; in `Silent` all. A client's own `close` leads from `Running` to
+//! `Leaving`, where what it asked for before is still answered, and `close-ok` is our last word.
+
+mod answering;
+mod channel;
+mod channels;
+mod delivering;
+mod handshake;
+mod heartbeat;
+mod publishing;
+#[cfg(test)]
+mod tests;
+
+use crate::codec::{self, AMQP_0_9, AMQP_0_9_1, PROTOCOL_HEADER};
+use crate::error::{Code, ErlangOctets, Error, Reply, Snippet};
+use crate::frame::field::Flaw;
+use crate::frame::{self, BODY, Connection, Frame, HEADER, HEARTBEAT, METHOD, Method};
+use crate::map;
+use crate::settings::{FRAME_MIN, Settings};
+use channel::Env;
+use channels::Channels;
+use gatepost_core::command::Command;
+use gatepost_core::event::{Event, Op, Pressure};
+use gatepost_core::properties::Name;
+use gatepost_core::session::{Close, Cx, ReadInterest, Session};
+use gatepost_core::time::{Now, Time};
+use heartbeat::Heartbeat;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A connection's state machine.
+pub(crate) struct AmqpSession {
+    settings: Arc<Settings>,
+    state: State,
+    client: Client,
+    channels: Channels,
+    heartbeat: Heartbeat,
+    /// The handshake must be over by then.
+    handshake_until: Time,
+    /// Agreed on in `tune-ok`; until then what the protocol guarantees.
+    frame_max: u32,
+    channel_max: u16,
+    /// Octets of unfinished bodies and uncommitted transactions, of all channels.
+    held: usize,
+}
+
+/// See the drawing at the top of this file.
+#[derive(Debug)]
+enum State {
+    Header,
+    Starting,
+    LoggingIn,
+    Tuning,
+    Opening,
+    Attaching,
+    Running,
+    /// The client sent `close`, and waits for `close-ok` until its channels are closed.
+    Leaving {
+        until: Time,
+    },
+    /// We sent `close` and wait for `close-ok`.
+    Closing(Closing),
+    /// The login failed and the client is told nothing, so that guessing passwords is slow.
+    Silent {
+        until: Time,
+    },
+}
+
+/// See [`State::Closing`].
+#[derive(Debug)]
+struct Closing {
+    /// The socket is closed then, whatever came.
+    until: Time,
+    /// Where frames start is unknown: only a `close-ok` that ends the input is understood.
+    framing_lost: bool,
+    why: Close,
+}
+
+/// What is known of the other end.
+#[derive(Debug)]
+pub(super) struct Client {
+    user: Name,
+    vhost: Name,
+    /// `connection_name` of its properties.
+    name: Option<Name>,
+    /// SASL mechanism it chose.
+    mechanism: &'static str,
+    /// Wants `basic.cancel` when a queue goes.
+    cancel_notify: bool,
+    /// Wants `connection.blocked`.
+    blocked_notify: bool,
+    /// Wants to be told of a failed login.
+    login_failure_close: bool,
+    /// It has published on this connection.
+    publishes: bool,
+    /// Why publishers wait, while they do.
+    pressure: Option<Pressure>,
+    /// `connection.blocked` was sent and not yet taken back.
+    told_blocked: bool,
+    /// A vhost's engine knows the connection.
+    attached: bool,
+}
+
+impl Client {
+    /// Tells the client that publishers wait, if it cares and is one, once.
+    fn tell_blocked(&mut self, out: &mut Vec<u8>) {
+        if let Some(reason) = self.pressure.and_then(map::blocked)
+            && self.blocked_notify
+            && self.publishes
+            && !self.told_blocked
+        {
+            self.told_blocked = true;
+            Connection::Blocked { reason }.encode(0, out);
+        }
+    }
+
+    fn set_pressure(&mut self, pressure: Option<Pressure>, out: &mut Vec<u8>) {
+        self.pressure = pressure;
+        self.tell_blocked(out);
+        if pressure.and_then(map::blocked).is_none() && self.told_blocked {
+            self.told_blocked = false;
+            Connection::Unblocked {}.encode(0, out);
+        }
+    }
+}
+
+impl AmqpSession {
+    pub(crate) fn new(settings: Arc<Settings>, now: Now) -> AmqpSession {
+        AmqpSession {
+            handshake_until: now.monotonic + settings.handshake_timeout,
+            channel_max: settings.channel_max.max(1),
+            frame_max: FRAME_MIN,
+            settings,
+            state: State::Header,
+            client: Client {
+                user: "".into(),
+                vhost: "".into(),
+                name: None,
+                mechanism: "",
+                cancel_notify: false,
+                blocked_notify: false,
+                login_failure_close: false,
+                publishes: false,
+                pressure: None,
+                told_blocked: false,
+                attached: false,
+            },
+            channels: Channels::default(),
+            heartbeat: Heartbeat::new(now.monotonic),
+            held: 0,
+        }
+    }
+
+    fn consume(&mut self, cx: &mut Cx<'_>, input: &[u8]) -> Result<usize, Close> {
+        let mut at = 0;
+        while let Some(rest) = input.get(at..).filter(|rest| !rest.is_empty()) {
+            match &self.state {
+                State::LoggingIn | State::Attaching => break,
+                State::Silent { .. } | State::Leaving { .. } => return Ok(input.len()),
+                State::Closing(closing) if closing.framing_lost => {
+                    let mut close_ok = Vec::new();
+                    Connection::CloseOk {}.encode(0, &mut close_ok);
+                    return if input.ends_with(&close_ok) {
+                        Err(closing.why.clone())
+                    } else {
+                        Ok(input.len())
+                    };
+                }
+                State::Header => {
+                    let Some(header) = rest.get(..PROTOCOL_HEADER) else {
+                        break;
+                    };
+                    at += PROTOCOL_HEADER;
+                    if header != AMQP_0_9_1 && header != AMQP_0_9 {
+                        // AMQP 0-9-1 4.2.2: answer with what we speak, then close.
+                        cx.out.extend_from_slice(&AMQP_0_9_1);
+                        return Err(Close::abnormal("not an AMQP 0-9-1 client"));
+                    }
+                    self.start(cx);
+                }
+                _ => match codec::split(rest, self.frame_max) {
+                    Ok(None) => break,
+                    Ok(Some((frame, used))) => {
+                        at += used;
+                        let rest = input.get(at..).unwrap_or_default();
+                        match self.handle_frame(cx, frame, rest) {
+                            Ok(more) => at += more,
+                            Err(error) => self.fail(cx, frame.channel, error)?,
+                        }
+                    }
+                    Err(reply) => {
+                        self.fail(cx, 0, Error::FramingLost(reply))?;
+                    }
+                },
+            }
+        }
+        Ok(at)
+    }
+
+    /// Handles one frame. `rest` is what follows it; returns how much of that was used too.
+    fn handle_frame(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>, rest: &[u8]) -> Result<usize, Error> {
+        if let State::Closing(closing) = &self.state {
+            // AMQP 0-9-1 1.4.2.9: after close, only close and close-ok mean anything.
+            return match (frame.kind, frame.channel, frame.payload) {
+                (METHOD, 0, [0, 10, 0, 50, ..]) => {
+                    Connection::CloseOk {}.encode(0, cx.out);
+                    Ok(0)
+                }
+                (METHOD, 0, [0, 10, 0, 51, ..]) => Err(Error::Closed(closing.why.clone())),
+                _ => Ok(0),
+            };
+        }
+        match (frame.kind, frame.channel) {
+            (HEARTBEAT, 0) if frame.payload.is_empty() => Ok(0),
+            (HEARTBEAT, _) if frame.payload.is_empty() => Err(unexpected(frame)),
+            (METHOD, 0) => {
+                let method = decode(frame.payload)?;
+                self.connection_method(cx, method).map(|()| 0)
+            }
+            (METHOD | HEADER | BODY, channel) if channel != 0 && matches!(self.state, State::Running) => {
+                self.channel_frame(cx, frame, rest)
+            }
+            (METHOD | HEADER | BODY, _) => Err(unexpected(frame)),
+            (kind, _) => {
+                let detail = format!("type {kind}, {}: unknown_frame", Snippet(frame.payload));
+                Err(Reply::frame(Code::FrameError, detail).into())
+            }
+        }
+    }
+
+    /// A method on channel 0.
+    fn connection_method(&mut self, cx: &mut Cx<'_>, method: Method<'_>) -> Result<(), Error> {
+        let ids = method.ids();
+        let Method::Connection(method) = method else {
+            return Err(self.unexpected_method(ids));
+        };
+        match (&self.state, method) {
+            (
+                State::Starting,
+                Connection::StartOk {
+                    client_properties,
+                    mechanism,
+                    response,
+                    ..
+                },
+            ) => self.start_ok(cx, &client_properties, mechanism, response),
+            (
+                State::Tuning,
+                Connection::TuneOk {
+                    channel_max,
+                    frame_max,
+                    heartbeat,
+                },
+            ) => self.tune_ok(cx.now.monotonic, channel_max, frame_max, heartbeat),
+            (State::Opening, Connection::Open { vhost, .. }) => {
+                self.open(cx, vhost);
+                Ok(())
+            }
+            (State::Running, Connection::Close { .. }) => {
+                self.channels.close_all(cx, &mut self.held);
+                self.state = State::Leaving {
+                    until: cx.now.monotonic + CLOSE_TIMEOUT,
+                };
+                self.leave(cx)
+            }
+            // RabbitMQ takes a close before open for an error; it is just a client that changed its mind.
+            (_, Connection::Close { .. }) => Err(self.goodbye(cx)),
+            // Names and passwords are checked once, at login, so a new secret has nothing to be checked against. RabbitMQ's
+            // internal users behave the same.
+            (State::Running, Connection::UpdateSecret { .. }) => {
+                Connection::UpdateSecretOk {}.encode(0, cx.out);
+                Ok(())
+            }
+            _ => Err(self.unexpected_method(ids)),
+        }
+    }
+
+    fn unexpected_method(&self, ids: (u16, u16)) -> Error {
+        let state = match self.state {
+            State::Header | State::Starting | State::LoggingIn => "starting",
+            State::Tuning => "tuning",
+            State::Opening | State::Attaching => "opening",
+            State::Running => "running",
+            State::Leaving { .. } | State::Closing(_) | State::Silent { .. } => "closing",
+        };
+        Error::new(
+            Code::ChannelError,
+            format!("unexpected method in connection state {state}"),
+            ids,
+        )
+    }
+
+    /// Acts on an error that a frame or an event of `channel` caused.
+    fn fail(&mut self, cx: &mut Cx<'_>, channel: u16, error: Error) -> Result<(), Close> {
+        match error {
+            // A channel error needs a channel.
+            Error::Channel(reply) if channel != 0 => {
+                tracing::debug!(vhost = %self.client.vhost, channel, %reply, "closing channel");
+                self.channels.fail(cx, channel, &reply, &mut self.held);
+            }
+            Error::Channel(reply) | Error::Connection(reply) => self.close(cx, &reply, false),
+            Error::FramingLost(reply) => self.close(cx, &reply, true),
+            Error::Closed(close) => return Err(close),
+        }
+        Ok(())
+    }
+
+    /// Says goodbye: everything of the connection is given up, and the answer awaited.
+    fn close(&mut self, cx: &mut Cx<'_>, reply: &Reply, framing_lost: bool) {
+        tracing::debug!(vhost = %self.client.vhost, user = %self.client.user, %reply, "closing connection");
+        self.release(cx);
+        let text = reply.to_string();
+        let (class, method) = reply.method;
+        Connection::Close {
+            code: reply.code as u16,
+            text: &text,
+            class,
+            method,
+        }
+        .encode(0, cx.out);
+        let patience = match self.heartbeat.interval() {
+            _ if framing_lost => self.settings.refusal_delay,
+            Some(interval) => interval.min(CLOSE_TIMEOUT),
+            None => CLOSE_TIMEOUT,
+        };
+        let normal = reply.code == Code::ConnectionForced;
+        let why = if normal {
+            Close::normal(text)
+        } else {
+            Close::abnormal(text)
+        };
+        self.state = State::Closing(Closing {
+            until: cx.now.monotonic + patience,
+            framing_lost,
+            why,
+        });
+    }
+
+    /// Gives up all that the engine holds for the connection. In the same batch, and so before the peer hears of it:
+    /// clients rely on their exclusive queues being gone when close-ok arrives.
+    fn release(&mut self, cx: &mut Cx<'_>) {
+        self.channels = Channels::default();
+        self.held = 0;
+        if self.client.attached {
+            self.client.attached = false;
+            cx.commands.push(Command::Detach);
+        }
+    }
+
+    /// Answers the client's `close` once no channel has anything left to say.
+    fn leave(&mut self, cx: &mut Cx<'_>) -> Result<(), Error> {
+        if self.channels.are_closing() {
+            Ok(())
+        } else {
+            Err(self.goodbye(cx))
+        }
+    }
+
+    fn goodbye(&mut self, cx: &mut Cx<'_>) -> Error {
+        self.release(cx);
+        Connection::CloseOk {}.encode(0, cx.out);
+        Error::Closed(Close::normal("closed by the client"))
+    }
+
+    fn handle_event(&mut self, cx: &mut Cx<'_>, event: Event) -> Result<(), Close> {
+        let failed = match (&self.state, event) {
+            (State::Running, Event::Flow(pressure)) => {
+                self.client.set_pressure(pressure, cx.out);
+                Ok(())
+            }
+            (State::Closing(_) | State::Silent { .. }, _) => Ok(()),
+            (State::Header, Event::Closed(_)) => return Err(Close::normal("shutdown")),
+            (State::Leaving { .. }, Event::Closed(_)) => Err((0, self.goodbye(cx))),
+            (State::Leaving { .. }, event) => {
+                let may_be_last = matches!(
+                    event,
+                    Event::Done {
+                        op: Op::CloseChannel,
+                        ..
+                    }
+                );
+                // Of what fails now the client does not want to hear: it has closed everything.
+                let _ = self.channel_event(cx, event);
+                if may_be_last {
+                    self.leave(cx).map_err(|error| (0, error))
+                } else {
+                    Ok(())
+                }
+            }
+            (_, Event::Closed(reason)) => Err((0, map::forced(reason).into())),
+            (State::Running, event) => self.channel_event(cx, event),
+            (_, event) => self.login_event(cx, event).map_err(|error| (0, error)),
+        };
+        match failed {
+            Ok(()) => Ok(()),
+            Err((channel, error)) => self.fail(cx, channel, error),
+        }
+    }
+
+    /// What a channel needs of its connection, and the channels apart from it.
+    fn split<'e, 'c>(&'e mut self, cx: &'e mut Cx<'c>, number: u16) -> (&'e mut Channels, Env<'e, 'c>) {
+        let env = Env {
+            cx,
+            number,
+            settings: &self.settings,
+            client: &mut self.client,
+            frame_max: self.frame_max,
+            held: &mut self.held,
+        };
+        (&mut self.channels, env)
+    }
+}
+
+/// How long a peer may take to answer our close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
+
+fn decode(payload: &[u8]) -> Result<Method<'_>, Reply> {
+    Method::decode(payload).map_err(|(flaw, ids)| match flaw {
+        Flaw::UnknownMethod => Reply::new(Code::CommandInvalid, "unimplemented method", ids),
+        Flaw::Utf8 => Reply::new(Code::FrameError, "Malformed UTF-8 in shortstr", ids),
+        Flaw::Syntax => {
+            let fields = payload.get(4..).unwrap_or_default();
+            Reply::new(Code::FrameError, format!("cannot decode {}", ErlangOctets(fields)), ids)
+        }
+    })
+}
+
+fn unexpected(frame: Frame<'_>) -> Error {
+    let detail = format!("type {}, {}", frame.kind, Snippet(frame.payload));
+    Reply::frame(Code::UnexpectedFrame, detail).into()
+}
+
+impl Session for AmqpSession {
+    fn handle_bytes(&mut self, cx: &mut Cx<'_>, input: &[u8]) -> Result<usize, Close> {
+        if !input.is_empty() {
+            self.heartbeat.received(cx.now.monotonic);
+        }
+        let before = cx.out.len();
+        let result = self.consume(cx, input);
+        if cx.out.len() != before {
+            self.heartbeat.sent(cx.now.monotonic);
+        }
+        result
+    }
+
+    fn handle_events(&mut self, cx: &mut Cx<'_>, events: &mut Vec<Event>) -> Result<(), Close> {
+        let before = cx.out.len();
+        let result = events.drain(..).try_for_each(|event| self.handle_event(cx, event));
+        if cx.out.len() != before {
+            self.heartbeat.sent(cx.now.monotonic);
+        }
+        result
+    }
+
+    fn handle_timeout(&mut self, cx: &mut Cx<'_>) -> Result<(), Close> {
+        let now = cx.now.monotonic;
+        match &self.state {
+            State::Running => {}
+            State::Closing(closing) if now >= closing.until => return Err(closing.why.clone()),
+            State::Silent { until } if now >= *until => return Err(Close::abnormal("login refused")),
+            State::Leaving { until } if now >= *until => return Err(Close::abnormal("closing took too long")),
+            State::Leaving { .. } | State::Closing(_) | State::Silent { .. } => return Ok(()),
+            _ if now >= self.handshake_until => return Err(Close::abnormal("handshake timed out")),
+            _ => {}
+        }
+        if self.heartbeat.is_dead(now) {
+            // 4.2.7: the socket is closed without the close handshake, which nobody would answer.
+            return Err(Close::abnormal("missed heartbeats from client"));
+        }
+        if self.heartbeat.is_due(now) {
+            frame::put_heartbeat(cx.out);
+            self.heartbeat.sent(now);
+        }
+        Ok(())
+    }
+
+    fn poll_timeout(&self) -> Option<Time> {
+        match &self.state {
+            State::Running => self.heartbeat.next(),
+            State::Closing(closing) => Some(closing.until),
+            State::Silent { until } | State::Leaving { until } => Some(*until),
+            _ => Some(
+                self.heartbeat
+                    .next()
+                    .map_or(self.handshake_until, |at| at.min(self.handshake_until)),
+            ),
+        }
+    }
+
+    fn read_interest(&self) -> ReadInterest {
+        match self.state {
+            State::LoggingIn | State::Attaching => ReadInterest::Nothing,
+            _ => ReadInterest::All,
+        }
+    }
+
+    fn set_paused(&mut self, now: Now, paused: bool) {
+        self.heartbeat.set_paused(now.monotonic, paused);
+    }
+}

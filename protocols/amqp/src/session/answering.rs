@@ -1,0 +1,202 @@
+//! The engine's answers, confirms and notices, in AMQP's words.
+
+use super::channel::{Channel, Env, Phase, REPLY_TO};
+use crate::error::Error;
+use crate::frame::{Access, Basic, Confirm, Exchange, Queue, Tx};
+use crate::map;
+use gatepost_core::event::{Event, Op};
+
+/// Answers that need nothing of the engine but their place after the answers before them: each is the token of an echo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub(super) enum Deferred {
+    AccessRequestOk,
+    ConfirmSelectOk,
+    FlowOk,
+    ReplyToDeclared,
+    TxCommitOk,
+    TxRollbackOk,
+    TxSelectOk,
+}
+
+impl Deferred {
+    const ALL: [Deferred; 7] = [
+        Deferred::AccessRequestOk,
+        Deferred::ConfirmSelectOk,
+        Deferred::FlowOk,
+        Deferred::ReplyToDeclared,
+        Deferred::TxCommitOk,
+        Deferred::TxRollbackOk,
+        Deferred::TxSelectOk,
+    ];
+
+    fn encode(self, channel: u16, out: &mut Vec<u8>) {
+        match self {
+            Deferred::AccessRequestOk => Access::RequestOk { ticket: 1 }.encode(channel, out),
+            Deferred::ConfirmSelectOk => Confirm::SelectOk {}.encode(channel, out),
+            Deferred::FlowOk => crate::frame::Channel::FlowOk { active: true }.encode(channel, out),
+            Deferred::ReplyToDeclared => {
+                Queue::DeclareOk {
+                    queue: REPLY_TO,
+                    messages: 0,
+                    consumers: 1,
+                }
+                .encode(channel, out);
+            }
+            Deferred::TxCommitOk => Tx::CommitOk {}.encode(channel, out),
+            Deferred::TxRollbackOk => Tx::RollbackOk {}.encode(channel, out),
+            Deferred::TxSelectOk => Tx::SelectOk {}.encode(channel, out),
+        }
+    }
+}
+
+impl Channel {
+    /// An event for this channel, which is open, or being closed by its client.
+    pub(super) fn event(&mut self, env: &mut Env<'_, '_>, event: Event) -> Result<(), Error> {
+        let channel = env.number;
+        match event {
+            // A channel that is being closed gives back what it did not settle, so there is no point in more.
+            Event::Deliver(_) if self.phase == Phase::Closing => {}
+            Event::Deliver(delivery) => self.deliver(env, &delivery),
+            Event::Confirmed { upto, .. } => self.confirm(env, upto),
+            Event::Refused { number, .. } => {
+                if number > self.confirmed
+                    && let Err(at) = self.refused.binary_search(&number)
+                {
+                    self.refused.insert(at, number);
+                }
+            }
+            Event::Returned { message, .. } => self.returned(env, &message),
+            Event::Done { op, consumer, .. } => self.done(env, op, consumer),
+            Event::Failed { op, fault, .. } => return Err(map::reply(&fault, self.method_of(op)).into()),
+            Event::QueueDeclared { queue, .. } => {
+                Queue::DeclareOk {
+                    queue: &queue.name,
+                    messages: queue.messages,
+                    consumers: queue.consumers,
+                }
+                .encode(channel, env.cx.out);
+            }
+            Event::QueueDeleted { messages, .. } => Queue::DeleteOk { messages }.encode(channel, env.cx.out),
+            Event::QueuePurged { messages, .. } => Queue::PurgeOk { messages }.encode(channel, env.cx.out),
+            Event::Consuming { consumer, .. } => {
+                if let Some(consumer) = self.consumer(consumer) {
+                    Basic::ConsumeOk { tag: &consumer.tag }.encode(channel, env.cx.out);
+                }
+            }
+            Event::ConsumerGone { consumer, .. } => self.consumer_gone(env, consumer),
+            Event::Got { delivery, remaining } => self.got(env, &delivery, remaining),
+            Event::GetEmpty { .. } => Basic::GetEmpty { reserved: "" }.encode(channel, env.cx.out),
+            Event::Echo { token, .. } => {
+                if let Some(answer) = Deferred::ALL.into_iter().find(|answer| *answer as u64 == token) {
+                    answer.encode(channel, env.cx.out);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn done(&mut self, env: &mut Env<'_, '_>, op: Op, consumer: u32) {
+        let (channel, out) = (env.number, &mut *env.cx.out);
+        match op {
+            Op::DeclareExchange => Exchange::DeclareOk {}.encode(channel, out),
+            Op::DeleteExchange => Exchange::DeleteOk {}.encode(channel, out),
+            Op::Bind => match self.binds.pop_front() {
+                Some(Exchange::CLASS) => Exchange::BindOk {}.encode(channel, out),
+                _ => Queue::BindOk {}.encode(channel, out),
+            },
+            Op::Unbind => match self.binds.pop_front() {
+                Some(Exchange::CLASS) => Exchange::UnbindOk {}.encode(channel, out),
+                _ => Queue::UnbindOk {}.encode(channel, out),
+            },
+            Op::Qos => Basic::QosOk {}.encode(channel, out),
+            Op::Recover => Basic::RecoverOk {}.encode(channel, out),
+            Op::Cancel => {
+                if let Some(gone) = self.remove_consumer(consumer)
+                    && gone.cancelling.is_some_and(|cancelling| cancelling.reply)
+                {
+                    Basic::CancelOk { tag: &gone.tag }.encode(channel, out);
+                }
+            }
+            Op::Commit => Tx::CommitOk {}.encode(channel, out),
+            // Answered by events of their own, or other protocols' verbs.
+            Op::Publish
+            | Op::Settle
+            | Op::CloseChannel
+            | Op::DeclareQueue
+            | Op::DeleteQueue
+            | Op::PurgeQueue
+            | Op::Consume
+            | Op::Get
+            | Op::OpenSession
+            | Op::Subscribe
+            | Op::Unsubscribe => {}
+        }
+    }
+
+    /// The queue under a consumer is gone. Clients are told if they know what to make of it.
+    fn consumer_gone(&mut self, env: &mut Env<'_, '_>, token: u32) {
+        // The client cancelled meanwhile: the answer to that is still to come, and says it.
+        if self
+            .consumer(token)
+            .is_none_or(|consumer| consumer.cancelling.is_some())
+        {
+            return;
+        }
+        if let Some(consumer) = self.remove_consumer(token)
+            && env.client.cancel_notify
+        {
+            Basic::Cancel {
+                tag: &consumer.tag,
+                nowait: true,
+            }
+            .encode(env.number, env.cx.out);
+        }
+    }
+
+    /// Acks up to `upto`, in as few methods as the refused ones among them allow.
+    fn confirm(&mut self, env: &mut Env<'_, '_>, upto: u64) {
+        let (channel, out) = (env.number, &mut *env.cx.out);
+        let passed = self.refused.partition_point(|number| *number <= upto);
+        for refused in self.refused.drain(..passed) {
+            put_ack(out, channel, self.confirmed, refused - 1);
+            Basic::Nack {
+                number: refused,
+                multiple: false,
+                requeue: false,
+            }
+            .encode(channel, out);
+            self.confirmed = refused;
+        }
+        put_ack(out, channel, self.confirmed, upto);
+        self.confirmed = self.confirmed.max(upto);
+    }
+
+    fn method_of(&mut self, op: Op) -> (u16, u16) {
+        match (op, map::method(op)) {
+            (Op::Settle, (class, method)) => (
+                class,
+                if self.settle_method == 0 {
+                    method
+                } else {
+                    self.settle_method
+                },
+            ),
+            (Op::Bind, _) if self.binds.front() == Some(&Exchange::CLASS) => (Exchange::CLASS, 30),
+            (Op::Unbind, _) if self.binds.front() == Some(&Exchange::CLASS) => (Exchange::CLASS, 40),
+            (_, method) => method,
+        }
+    }
+}
+
+/// Acks what is above `after`, up to and including `upto`.
+fn put_ack(out: &mut Vec<u8>, channel: u16, after: u64, upto: u64) {
+    if upto > after {
+        Basic::Ack {
+            number: upto,
+            multiple: upto - after > 1,
+        }
+        .encode(channel, out);
+    }
+}

@@ -1,0 +1,282 @@
+//! The channels of a connection by number, and what outlives them: answers on their way that nobody waits for any more.
+
+use super::channel::{Channel, Phase};
+use super::{AmqpSession, decode};
+use crate::error::{Code, Error, Reply};
+use crate::frame::{self, BODY, Basic, Frame, HEADER, METHOD, Method};
+use crate::map;
+use gatepost_core::command::Command;
+use gatepost_core::event::{Event, Op};
+use gatepost_core::session::Cx;
+
+/// Channels in ascending order of their numbers: most connections have one or two, and frames come in runs.
+#[derive(Default)]
+pub(super) struct Channels {
+    slots: Vec<Slot>,
+    /// Index of the slot last found.
+    last: usize,
+    /// Slots that have a channel.
+    open: usize,
+}
+
+struct Slot {
+    number: u16,
+    /// `CloseChannel` commands not yet answered, of earlier channels of this number that ended with an error. Until then,
+    /// events are meant for those.
+    stale: u32,
+    channel: Option<Box<Channel>>,
+}
+
+impl Channels {
+    fn position(&mut self, number: u16) -> Result<usize, usize> {
+        if self.slots.get(self.last).is_some_and(|slot| slot.number == number) {
+            return Ok(self.last);
+        }
+        let found = self.slots.binary_search_by_key(&number, |slot| slot.number);
+        if let Ok(at) = found {
+            self.last = at;
+        }
+        found
+    }
+
+    fn slot(&mut self, number: u16) -> Option<&mut Slot> {
+        let at = self.position(number).ok()?;
+        self.slots.get_mut(at)
+    }
+
+    fn find(&mut self, number: u16) -> Option<&mut Channel> {
+        self.slot(number)?.channel.as_deref_mut()
+    }
+
+    fn open(&mut self, number: u16) {
+        let channel = Some(Box::default());
+        self.open += 1;
+        match self.position(number) {
+            Ok(at) => {
+                if let Some(slot) = self.slots.get_mut(at) {
+                    slot.channel = channel;
+                }
+            }
+            Err(at) => self.slots.insert(
+                at,
+                Slot {
+                    number,
+                    stale: 0,
+                    channel,
+                },
+            ),
+        }
+    }
+
+    /// Forgets the channel; the slot stays as long as answers are due.
+    fn remove(&mut self, number: u16) {
+        let Ok(at) = self.position(number) else {
+            return;
+        };
+        let Some(slot) = self.slots.get_mut(at) else {
+            return;
+        };
+        if slot.channel.take().is_some() {
+            self.open -= 1;
+        }
+        if slot.stale == 0 {
+            self.slots.remove(at);
+        }
+    }
+
+    /// Closes a channel because of an error: tells the peer, gives up what the channel holds, and discards what comes until
+    /// the peer has understood (AMQP 0-9-1 1.5.2.5).
+    pub(super) fn fail(&mut self, cx: &mut Cx<'_>, number: u16, reply: &Reply, held: &mut usize) {
+        let Some(slot) = self.slot(number) else {
+            return;
+        };
+        let Some(channel) = slot.channel.as_deref_mut() else {
+            return;
+        };
+        let text = reply.to_string();
+        let (class, method) = reply.method;
+        let close = frame::Channel::Close {
+            code: reply.code as u16,
+            text: &text,
+            class,
+            method,
+        };
+        match channel.phase {
+            Phase::Open => {
+                cx.commands.push(Command::CloseChannel {
+                    channel: number,
+                    reply: true,
+                });
+                close.encode(number, cx.out);
+            }
+            // Something before the client's own close failed: both sides have closed, each answers the other.
+            Phase::Closing => {
+                close.encode(number, cx.out);
+                frame::Channel::CloseOk {}.encode(number, cx.out);
+            }
+            Phase::Discarding => return,
+        }
+        channel.discard(held);
+        slot.stale += 1;
+    }
+
+    /// The client closes the connection, and so each channel.
+    pub(super) fn close_all(&mut self, cx: &mut Cx<'_>, held: &mut usize) {
+        for slot in &mut self.slots {
+            if let Some(channel) = slot
+                .channel
+                .as_deref_mut()
+                .filter(|channel| channel.phase == Phase::Open)
+            {
+                channel.close(cx, slot.number, held);
+            }
+        }
+    }
+
+    /// Whether a close of the client's is not done yet.
+    pub(super) fn are_closing(&self) -> bool {
+        let closing = |slot: &Slot| {
+            slot.channel
+                .as_ref()
+                .is_some_and(|channel| channel.phase == Phase::Closing)
+        };
+        self.slots.iter().any(closing)
+    }
+
+    /// The engine has closed a channel. Says whether that was one whose client waits for the answer.
+    fn closed(&mut self, number: u16) -> bool {
+        let Some(slot) = self.slot(number) else {
+            return false;
+        };
+        if slot.stale > 0 {
+            slot.stale -= 1;
+            if slot.channel.is_none() {
+                self.remove(number);
+            }
+            return false;
+        }
+        let awaited = slot
+            .channel
+            .as_ref()
+            .is_some_and(|channel| channel.phase == Phase::Closing);
+        if awaited {
+            self.remove(number);
+        }
+        awaited
+    }
+
+    /// The channel that an event is for, unless it is meant for an earlier one of that number, or one that we closed.
+    fn addressed(&mut self, number: u16) -> Option<&mut Channel> {
+        let slot = self.slot(number).filter(|slot| slot.stale == 0)?;
+        slot.channel
+            .as_deref_mut()
+            .filter(|channel| channel.phase != Phase::Discarding)
+    }
+}
+
+impl AmqpSession {
+    /// A frame of a channel other than 0. `rest` is what follows it; returns how much of that was used too.
+    pub(super) fn channel_frame(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>, rest: &[u8]) -> Result<usize, Error> {
+        let number = frame.channel;
+        let channel_max = self.channel_max;
+        let (channels, mut env) = self.split(cx, number);
+        let Some(channel) = channels.find(number) else {
+            if frame.kind != METHOD {
+                return Err(not_a_method());
+            }
+            let method = decode(frame.payload)?;
+            let Method::Channel(frame::Channel::Open { .. }) = method else {
+                return Err(Error::new(Code::ChannelError, "expected 'channel.open'", method.ids()));
+            };
+            // The limit is on how many there are, not on their numbers.
+            if channels.open >= usize::from(channel_max) {
+                let detail = format!(
+                    "number of channels opened ({}) has reached the negotiated channel_max ({channel_max})",
+                    channels.open
+                );
+                return Err(Error::new(Code::NotAllowed, detail, method.ids()));
+            }
+            channels.open(number);
+            env.cx.commands.push(Command::OpenChannel { channel: number });
+            frame::Channel::OpenOk { reserved: b"" }.encode(number, env.cx.out);
+            return Ok(0);
+        };
+        match (channel.phase, frame.kind, frame.payload) {
+            (Phase::Discarding, METHOD, [0, 20, 0, 40, ..]) => {
+                // Both sides closed at once. Our close is still to be answered.
+                frame::Channel::CloseOk {}.encode(number, env.cx.out);
+                Ok(0)
+            }
+            (Phase::Discarding, METHOD, [0, 20, 0, 41, ..]) => {
+                channels.remove(number);
+                Ok(0)
+            }
+            (Phase::Discarding | Phase::Closing, ..) => Ok(0),
+            (Phase::Open, HEADER, payload) => channel.content_header(&mut env, payload).map(|()| 0),
+            (Phase::Open, BODY, payload) => channel.content_body(&mut env, payload).map(|()| 0),
+            (Phase::Open, _, payload) => {
+                channel.no_content_due()?;
+                match decode(payload)? {
+                    Method::Basic(Basic::Publish {
+                        exchange,
+                        key,
+                        mandatory,
+                        immediate,
+                        ..
+                    }) => channel.publish(&mut env, exchange, key, mandatory, immediate, rest),
+                    method => channel.method(&mut env, method).map(|()| 0),
+                }
+            }
+        }
+    }
+
+    /// An event of the engine's while the connection runs.
+    pub(super) fn channel_event(&mut self, cx: &mut Cx<'_>, event: Event) -> Result<(), (u16, Error)> {
+        let number = match &event {
+            Event::Deliver(delivery) | Event::Got { delivery, .. } => delivery.channel,
+            Event::Confirmed { channel, .. }
+            | Event::Refused { channel, .. }
+            | Event::Returned { channel, .. }
+            | Event::Done { channel, .. }
+            | Event::Failed { channel, .. }
+            | Event::QueueDeclared { channel, .. }
+            | Event::QueueDeleted { channel, .. }
+            | Event::QueuePurged { channel, .. }
+            | Event::Consuming { channel, .. }
+            | Event::ConsumerGone { channel, .. }
+            | Event::GetEmpty { channel }
+            | Event::Echo { channel, .. } => *channel,
+            // Other protocols' events, and the directory's when nothing was asked.
+            _ => return Ok(()),
+        };
+        if let Event::Done {
+            op: Op::CloseChannel, ..
+        } = event
+        {
+            if self.channels.closed(number) {
+                frame::Channel::CloseOk {}.encode(number, cx.out);
+            }
+            return Ok(());
+        }
+        if number == 0 {
+            // Only the session itself uses channel 0, for the queues of direct reply-to.
+            return match event {
+                Event::Failed { op, fault, .. } => Err((0, Error::Connection(map::reply(&fault, map::method(op))))),
+                _ => Ok(()),
+            };
+        }
+        let (channels, mut env) = self.split(cx, number);
+        match channels.addressed(number) {
+            Some(channel) => channel.event(&mut env, event).map_err(|error| (number, error)),
+            None => Ok(()),
+        }
+    }
+}
+
+pub(super) fn not_a_method() -> Error {
+    Reply::frame(
+        Code::UnexpectedFrame,
+        "expected method frame, got non method frame instead",
+    )
+    .into()
+}

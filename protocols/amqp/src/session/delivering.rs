@@ -1,0 +1,95 @@
+//! Messages on their way out: `basic.deliver`, `basic.get-ok`, `basic.return`, and the content behind them.
+
+use super::channel::{Channel, Env};
+use crate::frame::content::put_header;
+use crate::frame::{BODY, Basic, HEAD, OVERHEAD, put_deliver, put_frame};
+use crate::properties::{self, ORIGIN};
+use gatepost_core::event::{Delivery, DeliveryFlags};
+use gatepost_core::message::{Dialect, Message};
+use gatepost_core::topic;
+use std::borrow::Cow;
+
+impl Channel {
+    pub(super) fn deliver(&self, env: &mut Env<'_, '_>, delivery: &Delivery) {
+        // A consumer that is gone: the engine knows, and takes the message back.
+        let Some(consumer) = self.consumer(delivery.consumer) else {
+            return;
+        };
+        let message = &delivery.message;
+        env.cx.out.reserve(message.payload().len() + HEADROOM);
+        put_deliver(
+            env.cx.out,
+            env.number,
+            &consumer.tag,
+            delivery.number,
+            delivery.flags.contains(DeliveryFlags::REDELIVERED),
+            message.exchange_bytes(),
+            &key(message),
+        );
+        put_content(env, message, delivery.flags);
+    }
+
+    pub(super) fn got(&self, env: &mut Env<'_, '_>, delivery: &Delivery, remaining: u32) {
+        let message = &delivery.message;
+        let key = key(message);
+        let get_ok = Basic::GetOk {
+            number: delivery.number,
+            redelivered: delivery.flags.contains(DeliveryFlags::REDELIVERED),
+            exchange: message.exchange(),
+            key: &String::from_utf8_lossy(&key),
+            remaining,
+        };
+        get_ok.encode(env.number, env.cx.out);
+        put_content(env, message, delivery.flags);
+    }
+
+    /// 1.8.3.8. The text is bare: clients compare it.
+    pub(super) fn returned(&self, env: &mut Env<'_, '_>, message: &Message) {
+        let key = key(message);
+        let returned = Basic::Return {
+            code: 312,
+            text: "NO_ROUTE",
+            exchange: message.exchange(),
+            key: &String::from_utf8_lossy(&key),
+        };
+        returned.encode(env.number, env.cx.out);
+        put_content(env, message, DeliveryFlags::default());
+    }
+}
+
+/// Octets of method and header frames beside the payload, usually: for one reservation instead of several.
+const HEADROOM: usize = 128;
+
+/// The routing key in dots. A topic too long for a short string is cut by the encoder.
+fn key(message: &Message) -> Cow<'_, [u8]> {
+    if message.envelope().dialect == Dialect::Dot {
+        return Cow::Borrowed(message.key_bytes());
+    }
+    match topic::translate(message.key(), Dialect::Slash, Dialect::Dot) {
+        Some(Cow::Owned(key)) => Cow::Owned(key.into_bytes()),
+        Some(Cow::Borrowed(key)) => Cow::Borrowed(key.as_bytes()),
+        None => Cow::Borrowed(message.key_bytes()),
+    }
+}
+
+/// Writes header and body frames.
+fn put_content(env: &mut Env<'_, '_>, message: &Message, flags: DeliveryFlags) {
+    let body = message.body();
+    let envelope = message.envelope();
+    let raw = message.properties_raw();
+    let out = &mut *env.cx.out;
+    put_header(out, env.number, body.len() as u64, |out| {
+        if envelope.origin != ORIGIN {
+            let retained = flags.contains(DeliveryFlags::RETAIN);
+            properties::put_foreign(out, message, env.cx.codecs, env.cx.now.wall, retained);
+        } else if envelope.extra_keys {
+            properties::put_without_bcc(out, raw);
+        } else {
+            out.extend_from_slice(raw);
+        }
+    });
+    let chunk = (env.frame_max as usize).saturating_sub(OVERHEAD).max(HEAD);
+    for part in body.chunks(chunk) {
+        put_frame(out, BODY, env.number, |out| out.extend_from_slice(part));
+    }
+}

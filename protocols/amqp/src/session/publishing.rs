@@ -1,0 +1,355 @@
+//! From `basic.publish` and its content to a message (AMQP 0-9-1 4.2.6, 1.8.3.7).
+//!
+//! The usual publish lies whole in the input: method, header and one body frame. It becomes a message without being put
+//! together first. Anything else, cut by the end of the input or split into more frames, goes through [`Content`].
+
+use super::channel::{Channel, Env, Mode, REPLY_TO};
+use super::channels::not_a_method;
+use crate::codec;
+use crate::error::{Code, ErlangOctets, Error, Reply};
+use crate::frame::content::{BasicProperties, ContentHeader};
+use crate::frame::table::{Fields, type_name};
+use crate::frame::{BODY, HEADER};
+use crate::properties::{self, BCC, CC, ORIGIN, X_RETAIN};
+use gatepost_core::command::{Command, PublishFlags};
+use gatepost_core::message::{Dialect, Envelope, Message};
+use std::time::Duration;
+
+const PUBLISH: (u16, u16) = (60, 40);
+
+/// No content is larger, whatever the settings say (RabbitMQ's limit).
+const ANNOUNCED_MAX: u64 = 536_870_912;
+
+/// A message being put together.
+#[derive(Debug)]
+pub(super) struct Content {
+    address: Address<Box<str>>,
+    /// The header's octets and the announced size, once it came.
+    header: Option<(Box<[u8]>, u64)>,
+    /// Octets of body that came, kept or not.
+    received: u64,
+    /// Empty if the body is too large to be kept.
+    body: Vec<u8>,
+}
+
+impl Content {
+    /// Octets counted as held.
+    pub(super) fn held(&self) -> usize {
+        self.body.len()
+    }
+}
+
+/// What `basic.publish` says.
+#[derive(Clone, Copy, Debug)]
+struct Address<S> {
+    exchange: S,
+    key: S,
+    mandatory: bool,
+    immediate: bool,
+}
+
+/// Publishes and settles that wait for commit.
+#[derive(Debug, Default)]
+pub(super) struct Transaction {
+    commands: Vec<Command>,
+    /// Octets counted as held.
+    pub(super) bytes: usize,
+}
+
+impl Transaction {
+    /// Adds a command with `payload` octets of message.
+    pub(super) fn push(
+        &mut self,
+        env: &mut Env<'_, '_>,
+        command: Command,
+        payload: usize,
+        method: (u16, u16),
+    ) -> Result<(), Error> {
+        let bytes = payload + std::mem::size_of::<Command>();
+        self.bytes += bytes;
+        self.commands.push(command);
+        env.hold(bytes, method)
+    }
+
+    /// Empties it.
+    pub(super) fn take(&mut self, env: &mut Env<'_, '_>) -> Vec<Command> {
+        *env.held -= self.bytes;
+        self.bytes = 0;
+        std::mem::take(&mut self.commands)
+    }
+}
+
+impl Channel {
+    /// `basic.publish`. Returns how much of `rest`, which follows the method's frame, was used.
+    pub(super) fn publish(
+        &mut self,
+        env: &mut Env<'_, '_>,
+        exchange: &str,
+        key: &str,
+        mandatory: bool,
+        immediate: bool,
+        rest: &[u8],
+    ) -> Result<usize, Error> {
+        env.client.publishes = true;
+        env.client.tell_blocked(env.cx.out);
+        let address = Address {
+            exchange,
+            key,
+            mandatory,
+            immediate,
+        };
+        if let Some((header, body, used)) = whole_content(rest, env.number, env.frame_max)
+            && body.len() <= env.settings.max_message_size
+        {
+            self.complete(env, address, header.properties, body)?;
+            return Ok(used);
+        }
+        let address = Address {
+            exchange: exchange.into(),
+            key: key.into(),
+            mandatory,
+            immediate,
+        };
+        self.content = Some(Box::new(Content {
+            address,
+            header: None,
+            received: 0,
+            body: Vec::new(),
+        }));
+        Ok(0)
+    }
+
+    /// A method frame came. It must not, inside of a content.
+    pub(super) fn no_content_due(&self) -> Result<(), Error> {
+        match self.content.as_deref() {
+            None => Ok(()),
+            Some(Content { header: None, .. }) => Err(header_due()),
+            Some(_) => Err(body_due()),
+        }
+    }
+
+    pub(super) fn content_header(&mut self, env: &mut Env<'_, '_>, payload: &[u8]) -> Result<(), Error> {
+        let content = self.content.as_deref_mut().ok_or_else(not_a_method)?;
+        if content.header.is_some() {
+            return Err(body_due());
+        }
+        let header = ContentHeader::decode(payload).map_err(|_| undecodable(payload))?;
+        if header.class != PUBLISH.0 {
+            let detail = format!(
+                "expected content header for class 60, got one for class {} instead",
+                header.class
+            );
+            return Err(Error::new(Code::UnexpectedFrame, detail, PUBLISH));
+        }
+        if header.weight != 0 {
+            return Err(header_due());
+        }
+        if header.size > ANNOUNCED_MAX {
+            let size = header.size;
+            let detail = format!("content body size {size} exceeds maximum allowed size {ANNOUNCED_MAX}");
+            return Err(Error::new(Code::FrameError, detail, PUBLISH));
+        }
+        content.header = Some((header.properties.into(), header.size));
+        self.complete_if_all_there(env)
+    }
+
+    pub(super) fn content_body(&mut self, env: &mut Env<'_, '_>, payload: &[u8]) -> Result<(), Error> {
+        let content = self.content.as_deref_mut().ok_or_else(not_a_method)?;
+        let Some((_, size)) = content.header else {
+            return Err(header_due());
+        };
+        content.received += payload.len() as u64;
+        if content.received > size {
+            let detail = "content body frame exceeds remaining content size";
+            return Err(Error::new(Code::FrameError, detail, PUBLISH));
+        }
+        // A body that is too large is read to its end, so that the channel's error finds the next frame; but not kept.
+        if size <= env.settings.max_message_size as u64 {
+            content.body.extend_from_slice(payload);
+            env.hold(payload.len(), PUBLISH)?;
+        }
+        self.complete_if_all_there(env)
+    }
+
+    fn complete_if_all_there(&mut self, env: &mut Env<'_, '_>) -> Result<(), Error> {
+        let complete = |c: &mut Box<Content>| c.header.as_ref().is_some_and(|(_, size)| *size == c.received);
+        let Some(content) = self.content.take_if(complete) else {
+            return Ok(());
+        };
+        *env.held -= content.held();
+        let Content {
+            address,
+            header,
+            received,
+            body,
+        } = *content;
+        let max = env.settings.max_message_size;
+        if received > max as u64 {
+            let detail = format!("message size {received} is larger than configured max size {max}");
+            return Err(Error::new(Code::PreconditionFailed, detail, PUBLISH));
+        }
+        let (properties, _) = header.unwrap_or_default();
+        let Address {
+            exchange,
+            key,
+            mandatory,
+            immediate,
+        } = &address;
+        let address = Address {
+            exchange: &**exchange,
+            key: &**key,
+            mandatory: *mandatory,
+            immediate: *immediate,
+        };
+        self.complete(env, address, &properties, &body)
+    }
+
+    /// All of it is there: checks the properties and publishes.
+    fn complete(
+        &mut self,
+        env: &mut Env<'_, '_>,
+        address: Address<&str>,
+        raw: &[u8],
+        body: &[u8],
+    ) -> Result<(), Error> {
+        if address.immediate {
+            return Err(Error::new(Code::NotImplemented, "immediate=true", PUBLISH));
+        }
+        let list = BasicProperties::decode(raw).map_err(|_| undecodable(raw))?;
+        let envelope = envelope(&list, env)?;
+        let message = if list.reply_to == Some(REPLY_TO.as_bytes()) {
+            let Some((queue, _)) = &self.replies else {
+                return Err(Error::new(
+                    Code::PreconditionFailed,
+                    "fast reply consumer does not exist",
+                    PUBLISH,
+                ));
+            };
+            let mut rewritten = Vec::with_capacity(raw.len() + queue.len());
+            BasicProperties {
+                reply_to: Some(queue.as_bytes()),
+                ..list
+            }
+            .encode(&mut rewritten);
+            Message::new(envelope, address.exchange, address.key, &rewritten, body)
+        } else {
+            Message::new(envelope, address.exchange, address.key, raw, body)
+        };
+        let payload = message.memory();
+        let mut flags = PublishFlags::default();
+        if address.mandatory {
+            flags = flags | PublishFlags::MANDATORY;
+        }
+        if let Mode::Confirm = self.mode {
+            flags = flags | PublishFlags::CONFIRM;
+        }
+        let command = Command::Publish {
+            channel: env.number,
+            flags,
+            packet_id: 0,
+            message,
+        };
+        match &mut self.mode {
+            Mode::Transaction(transaction) => transaction.push(env, command, payload, PUBLISH),
+            _ => {
+                env.cx.commands.push(command);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A header and at most one body frame at the start of `rest`, if they are all there and nothing is wrong with them.
+fn whole_content(rest: &[u8], channel: u16, frame_max: u32) -> Option<(ContentHeader<'_>, &[u8], usize)> {
+    let (frame, used) = codec::split(rest, frame_max).ok()??;
+    if frame.kind != HEADER || frame.channel != channel {
+        return None;
+    }
+    let header = ContentHeader::decode(frame.payload).ok()?;
+    if header.class != PUBLISH.0 || header.weight != 0 {
+        return None;
+    }
+    if header.size == 0 {
+        return Some((header, &[], used));
+    }
+    let (frame, body_used) = codec::split(rest.get(used..)?, frame_max).ok()??;
+    if frame.kind != BODY || frame.channel != channel || frame.payload.len() as u64 != header.size {
+        return None;
+    }
+    Some((header, frame.payload, used + body_used))
+}
+
+/// What the engine wants to know of the properties. The order of the checks is RabbitMQ's.
+fn envelope(list: &BasicProperties<'_>, env: &Env<'_, '_>) -> Result<Envelope, Error> {
+    let refused = |detail: String| Error::new(Code::PreconditionFailed, detail, PUBLISH);
+    let deadline = match list.expiration {
+        None => None,
+        Some(octets) => {
+            let ms = properties::expiration(octets).map_err(|why| {
+                refused(format!(
+                    "invalid expiration '{}': {why}",
+                    String::from_utf8_lossy(octets)
+                ))
+            })?;
+            Some(env.cx.now.wall + Duration::from_millis(ms))
+        }
+    };
+    let mut extra_keys = false;
+    let mut retain = false;
+    for (name, value) in Fields(list.headers.unwrap_or_default()).flatten() {
+        if name == CC.as_bytes() || name == BCC.as_bytes() {
+            if value.letter != b'A' {
+                let (name, kind) = (String::from_utf8_lossy(name), type_name(value.letter));
+                return Err(refused(format!(
+                    "invalid message: {{unacceptable_type_in_header,\"{name}\",{kind}}}"
+                )));
+            }
+            extra_keys = true;
+        } else if name == X_RETAIN.as_bytes() {
+            retain = properties::is_true(value);
+        }
+    }
+    if let Some(user) = list.user_id
+        && user != env.client.user.as_bytes()
+    {
+        let user = String::from_utf8_lossy(user);
+        let login = &env.client.user;
+        return Err(refused(format!(
+            "user_id property set to '{user}' but authenticated user was '{login}'"
+        )));
+    }
+    let durable = list.delivery_mode == Some(2);
+    Ok(Envelope {
+        origin: ORIGIN,
+        dialect: Dialect::Dot,
+        durable,
+        qos: u8::from(durable),
+        retain,
+        extra_keys,
+        priority: list.priority,
+        deadline,
+        received: env.cx.now.wall,
+    })
+}
+
+fn header_due() -> Error {
+    let detail = "expected content header for class 60, got non content header frame instead";
+    Error::new(Code::UnexpectedFrame, detail, PUBLISH)
+}
+
+fn body_due() -> Error {
+    Error::new(
+        Code::UnexpectedFrame,
+        "expected content body, got non content body frame instead",
+        PUBLISH,
+    )
+}
+
+fn undecodable(octets: &[u8]) -> Error {
+    Reply::new(
+        Code::FrameError,
+        format!("cannot decode {}", ErlangOctets(octets)),
+        PUBLISH,
+    )
+    .into()
+}

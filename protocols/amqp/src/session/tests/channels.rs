@@ -1,0 +1,744 @@
+//! Opening and closing channels, and the methods that become commands.
+
+use super::script::*;
+use crate::frame::{Access, Basic, Channel, Confirm, Exchange, Method, Queue, Tx};
+use crate::settings::Settings;
+use gatepost_core::command::{BindTarget, Command, Outcome};
+use gatepost_core::event::{Event, Op, QueueSummary};
+use gatepost_core::fault::FaultKind;
+use gatepost_core::properties::{Table, Value};
+
+fn open_channel() -> Method<'static> {
+    Method::Channel(Channel::Open { reserved: "" })
+}
+
+fn close_channel() -> Method<'static> {
+    Method::Channel(Channel::Close {
+        code: 200,
+        text: "",
+        class: 0,
+        method: 0,
+    })
+}
+
+fn channel_close_ok() -> Method<'static> {
+    Method::Channel(Channel::CloseOk {})
+}
+
+fn declare(queue: &str, passive: bool, nowait: bool) -> Method<'_> {
+    Method::Queue(Queue::Declare {
+        ticket: 0,
+        queue,
+        passive,
+        durable: true,
+        exclusive: false,
+        auto_delete: false,
+        nowait,
+        arguments: Table::default(),
+    })
+}
+
+fn consume<'a>(queue: &'a str, tag: &'a str, no_ack: bool) -> Method<'a> {
+    Method::Basic(Basic::Consume {
+        ticket: 0,
+        queue,
+        tag,
+        no_local: false,
+        no_ack,
+        exclusive: false,
+        nowait: false,
+        arguments: Table::default(),
+    })
+}
+
+fn not_found(script: &mut Script, channel: u16) {
+    script.tell(failed(
+        channel,
+        Op::DeclareQueue,
+        FaultKind::NotFound,
+        "no queue 'q' in vhost '/'",
+    ));
+    let text = "NOT_FOUND - no queue 'q' in vhost '/'";
+    assert_eq!(script.close(), (channel, 404, text.into(), (50, 10)));
+    assert!(matches!(script.command(), Command::CloseChannel { reply: true, .. }));
+}
+
+#[test]
+fn a_client_close_is_answered_when_the_engine_is_done() {
+    let mut script = Script::with_channel();
+    script.send(1, close_channel());
+    assert!(matches!(
+        script.command(),
+        Command::CloseChannel {
+            channel: 1,
+            reply: true
+        }
+    ));
+    script.tell(Event::Deliver(delivery(
+        1,
+        1,
+        1,
+        message(&Default::default(), Default::default(), b"late"),
+    )));
+    assert!(script.said().is_empty());
+    script.tell(done(1, Op::CloseChannel));
+    assert_eq!(script.said(), ["1 Channel(CloseOk)"]);
+    script.open_channel(1);
+}
+
+#[test]
+fn a_failure_before_a_client_close_is_told_and_the_close_answered() {
+    let mut script = Script::with_channel();
+    script.send(1, declare("q", true, false));
+    script.send(
+        1,
+        Method::Basic(Basic::Get {
+            ticket: 0,
+            queue: "",
+            no_ack: true,
+        }),
+    );
+    script.send(1, close_channel());
+    script.forget();
+    script.tell(Event::GetEmpty { channel: 1 });
+    script.tell(failed(1, Op::DeclareQueue, FaultKind::NotFound, "no"));
+    let said = script.said();
+    assert_eq!(said[0], "1 Basic(GetEmpty { reserved: \"\" })");
+    assert!(said[1].starts_with("1 Channel(Close { code: 404"), "{said:?}");
+    assert_eq!(said[2], "1 Channel(CloseOk)");
+    script.send(1, channel_close_ok());
+    script.open_channel(1);
+    script.tell(done(1, Op::CloseChannel));
+    assert!(script.said().is_empty());
+    script.tell(Event::GetEmpty { channel: 1 });
+    assert_eq!(script.said().len(), 1);
+}
+
+#[test]
+fn channel_number_reused_right_after_close_ok() {
+    let mut script = Script::with_channel();
+    not_found(&mut script, 1);
+    script.send(1, channel_close_ok());
+    script.send(1, open_channel());
+    script.send(1, declare("q", false, false));
+    assert_eq!(script.said(), ["1 Channel(OpenOk { reserved: [] })"]);
+    // What is still on its way was meant for the channel before.
+    script.tell(Event::GetEmpty { channel: 1 });
+    script.tell(failed(
+        1,
+        Op::Settle,
+        FaultKind::PreconditionFailed,
+        "unknown delivery tag 1",
+    ));
+    assert!(script.said().is_empty());
+    script.tell(done(1, Op::CloseChannel));
+    assert!(script.said().is_empty());
+    let queue = Box::new(QueueSummary {
+        name: "q".into(),
+        messages: 1,
+        consumers: 2,
+    });
+    script.tell(Event::QueueDeclared { channel: 1, queue });
+    assert_eq!(
+        script.said(),
+        ["1 Queue(DeclareOk { queue: \"q\", messages: 1, consumers: 2 })"]
+    );
+}
+
+#[test]
+fn a_number_can_fail_many_times_before_the_engine_has_caught_up() {
+    let mut script = Script::with_channel();
+    for _ in 0..3 {
+        // unacceptable priority: an error of the session's own
+        script.send(1, bad_consume());
+        assert_eq!(script.close().1, 406);
+        script.send(1, channel_close_ok());
+        script.send(1, open_channel());
+        script.forget();
+    }
+    for _ in 0..3 {
+        script.tell(Event::GetEmpty { channel: 1 });
+        assert!(script.said().is_empty());
+        script.tell(done(1, Op::CloseChannel));
+    }
+    script.tell(Event::GetEmpty { channel: 1 });
+    assert_eq!(script.said(), ["1 Basic(GetEmpty { reserved: \"\" })"]);
+}
+
+fn bad_consume() -> Method<'static> {
+    let mut arguments = Table::default();
+    arguments.push("x-priority", Value::text("high"));
+    Method::Basic(Basic::Consume {
+        ticket: 0,
+        queue: "q",
+        tag: "",
+        no_local: false,
+        no_ack: false,
+        exclusive: false,
+        nowait: false,
+        arguments,
+    })
+}
+
+#[test]
+fn a_priority_that_is_no_number_406() {
+    let mut script = Script::with_channel();
+    script.send(1, bad_consume());
+    let text =
+        "PRECONDITION_FAILED - invalid arg 'x-priority' for queue 'q' in vhost '/': \"expected integer, got longstr\"";
+    assert_eq!(script.close(), (1, 406, text.into(), (60, 20)));
+}
+
+#[test]
+fn double_close_from_both_sides_of_a_channel_is_clean() {
+    let mut script = Script::with_channel();
+    not_found(&mut script, 1);
+    script.send(1, close_channel());
+    assert_eq!(script.said(), ["1 Channel(CloseOk)"]);
+    script.send(1, channel_close_ok());
+    script.open_channel(1);
+}
+
+#[test]
+fn content_after_channel_error_discarded() {
+    let mut script = Script::with_channel();
+    not_found(&mut script, 1);
+    for _ in 0..2 {
+        script.send(1, declare("q", false, false));
+        script.send(1, publish("k"));
+        script.feed(&header(1, 3, &Default::default()));
+        script.feed(&body(1, b"abc"));
+        script.feed(&body(1, b"stray"));
+    }
+    assert!(script.said().is_empty() && script.commands().is_empty() && script.ended.is_none());
+}
+
+#[test]
+fn channel_error_spares_other_channels() {
+    let mut script = Script::with_channel();
+    script.open_channel(2);
+    not_found(&mut script, 1);
+    script.tell(Event::GetEmpty { channel: 2 });
+    assert_eq!(script.said(), ["2 Basic(GetEmpty { reserved: \"\" })"]);
+}
+
+#[test]
+fn channel_max_counts_channels() {
+    let mut script = Script::running(
+        Settings {
+            channel_max: 2,
+            ..Settings::default()
+        },
+        &[],
+    );
+    script.open_channel(50);
+    script.open_channel(60_000);
+    script.send(1, open_channel());
+    let text = "NOT_ALLOWED - number of channels opened (2) has reached the negotiated channel_max (2)";
+    assert_eq!(script.close(), (0, 530, text.into(), (20, 10)));
+}
+
+#[test]
+fn second_channel_open_504() {
+    let mut script = Script::with_channel();
+    script.send(1, open_channel());
+    assert_eq!(
+        script.close(),
+        (0, 504, "CHANNEL_ERROR - second 'channel.open' seen".into(), (20, 10))
+    );
+}
+
+#[test]
+fn method_on_unopened_channel_504() {
+    let mut script = Script::with_channel();
+    script.send(2, declare("q", false, false));
+    assert_eq!(
+        script.close(),
+        (0, 504, "CHANNEL_ERROR - expected 'channel.open'".into(), (50, 10))
+    );
+}
+
+#[test]
+fn methods_that_are_not_a_clients_503() {
+    for (method, ids) in [
+        (channel_close_ok(), (20, 41)),
+        (Method::Basic(Basic::QosOk {}), (60, 11)),
+        (Method::Connection(crate::frame::Connection::CloseOk {}), (10, 51)),
+    ] {
+        let mut script = Script::with_channel();
+        script.send(1, method);
+        assert_eq!(
+            script.close(),
+            (0, 503, "COMMAND_INVALID - unimplemented method".into(), ids)
+        );
+    }
+}
+
+#[test]
+fn undecodable_methods_501() {
+    let mut script = Script::with_channel();
+    script.feed(&[1, 0, 1, 0, 0, 0, 6, 0, 50, 0, 10, 0, 0, 0xCE]);
+    assert_eq!(
+        script.close(),
+        (0, 501, "FRAME_ERROR - cannot decode <<0,0>>".into(), (50, 10))
+    );
+    let mut script = Script::with_channel();
+    script.feed(&[1, 0, 1, 0, 0, 0, 9, 0, 60, 0, 30, 3, 0xff, b'a', b'b', 0, 0xCE]);
+    assert_eq!(
+        script.close(),
+        (0, 501, "FRAME_ERROR - Malformed UTF-8 in shortstr".into(), (60, 30))
+    );
+    let mut script = Script::with_channel();
+    script.feed(&[1, 0, 1, 0, 0, 0, 4, 0, 60, 0, 99, 0xCE]);
+    assert_eq!(
+        script.close(),
+        (0, 503, "COMMAND_INVALID - unimplemented method".into(), (60, 99))
+    );
+}
+
+#[test]
+fn answers_that_need_no_engine_keep_their_place() {
+    let mut script = Script::with_channel();
+    script.send(1, Method::Channel(Channel::Flow { active: true }));
+    script.send(1, Method::Confirm(Confirm::Select { nowait: false }));
+    script.send(1, Method::Confirm(Confirm::Select { nowait: true }));
+    script.send(
+        1,
+        Method::Access(Access::Request {
+            realm: "/data",
+            exclusive: false,
+            passive: false,
+            active: true,
+            write: true,
+            read: true,
+        }),
+    );
+    assert!(script.said().is_empty());
+    script.echo();
+    let expected = [
+        "1 Channel(FlowOk { active: true })",
+        "1 Confirm(SelectOk)",
+        "1 Access(RequestOk { ticket: 1 })",
+    ];
+    assert_eq!(script.said(), expected);
+}
+
+#[test]
+fn what_is_not_implemented_540() {
+    for (method, text, ids) in [
+        (
+            Method::Channel(Channel::Flow { active: false }),
+            "active=false",
+            (20, 20),
+        ),
+        (
+            Method::Basic(Basic::Recover { requeue: false }),
+            "requeue=false",
+            (60, 110),
+        ),
+        (
+            Method::Basic(Basic::Qos {
+                size: 10,
+                count: 1,
+                global: false,
+            }),
+            "prefetch_size!=0 (10)",
+            (60, 10),
+        ),
+    ] {
+        let mut script = Script::with_channel();
+        script.send(1, method);
+        assert_eq!(script.close(), (0, 540, format!("NOT_IMPLEMENTED - {text}"), ids));
+    }
+}
+
+#[test]
+fn names_lose_their_line_ends() {
+    let mut script = Script::with_channel();
+    script.send(1, declare("a\r\nb", false, true));
+    let Command::DeclareQueue(declared) = script.command() else {
+        panic!("no declare");
+    };
+    assert_eq!((&*declared.name, declared.reply, declared.durable), ("ab", false, true));
+}
+
+#[test]
+fn binds_to_queues_and_exchanges_are_answered_each_in_its_class() {
+    let mut script = Script::with_channel();
+    let arguments = Table::default();
+    script.send(
+        1,
+        Method::Exchange(Exchange::Bind {
+            ticket: 0,
+            destination: "d",
+            source: "s",
+            key: "k",
+            nowait: false,
+            arguments: arguments.clone(),
+        }),
+    );
+    let Command::Bind(bind) = script.command() else {
+        panic!("no bind");
+    };
+    assert_eq!((&*bind.source, &bind.target), ("s", &BindTarget::Exchange("d".into())));
+    script.send(
+        1,
+        Method::Queue(Queue::Bind {
+            ticket: 0,
+            queue: "",
+            exchange: "s",
+            key: "",
+            nowait: false,
+            arguments: arguments.clone(),
+        }),
+    );
+    script.send(
+        1,
+        Method::Exchange(Exchange::Unbind {
+            ticket: 0,
+            destination: "d",
+            source: "s",
+            key: "k",
+            nowait: false,
+            arguments: arguments.clone(),
+        }),
+    );
+    script.send(
+        1,
+        Method::Queue(Queue::Unbind {
+            ticket: 0,
+            queue: "q",
+            exchange: "s",
+            key: "k",
+            arguments,
+        }),
+    );
+    for op in [Op::Bind, Op::Bind, Op::Unbind] {
+        script.tell(done(1, op));
+    }
+    assert_eq!(
+        script.said(),
+        ["1 Exchange(BindOk)", "1 Queue(BindOk)", "1 Exchange(UnbindOk)"]
+    );
+    script.forget();
+    script.tell(failed(1, Op::Unbind, FaultKind::AccessRefused, "no"));
+    assert_eq!(script.close(), (1, 403, "ACCESS_REFUSED - no".into(), (50, 50)));
+}
+
+#[test]
+fn the_engines_answers_in_amqps_words() {
+    let mut script = Script::with_channel();
+    script.tell_all(vec![
+        done(1, Op::DeclareExchange),
+        done(1, Op::DeleteExchange),
+        Event::QueueDeleted {
+            channel: 1,
+            messages: 3,
+        },
+        Event::QueuePurged {
+            channel: 1,
+            messages: 4,
+        },
+        done(1, Op::Qos),
+        done(1, Op::Recover),
+    ]);
+    let expected = [
+        "1 Exchange(DeclareOk)",
+        "1 Exchange(DeleteOk)",
+        "1 Queue(DeleteOk { messages: 3 })",
+        "1 Queue(PurgeOk { messages: 4 })",
+        "1 Basic(QosOk)",
+        "1 Basic(RecoverOk)",
+    ];
+    assert_eq!(script.said(), expected);
+}
+
+#[test]
+fn hard_faults_close_the_connection() {
+    for (kind, code) in [
+        (FaultKind::NotAllowed, 530),
+        (FaultKind::NotImplemented, 540),
+        (FaultKind::ResourceError, 506),
+        (FaultKind::Internal, 541),
+    ] {
+        let mut script = Script::with_channel();
+        script.tell(failed(1, Op::Consume, kind, "why"));
+        let (channel, said, _, ids) = script.close();
+        assert_eq!((channel, said, ids), (0, code, (60, 20)));
+        assert!(matches!(script.command(), Command::Detach));
+    }
+}
+
+#[test]
+fn settling_names_the_method_that_failed() {
+    let mut script = Script::with_channel();
+    script.send(
+        1,
+        Method::Basic(Basic::Reject {
+            number: 5,
+            requeue: true,
+        }),
+    );
+    assert!(matches!(
+        script.command(),
+        Command::Settle {
+            channel: 1,
+            number: 5,
+            multiple: false,
+            outcome: Outcome::Requeue
+        }
+    ));
+    script.tell(failed(
+        1,
+        Op::Settle,
+        FaultKind::PreconditionFailed,
+        "unknown delivery tag 5",
+    ));
+    let text = "PRECONDITION_FAILED - unknown delivery tag 5";
+    assert_eq!(script.close(), (1, 406, text.into(), (60, 90)));
+}
+
+#[test]
+fn a_consumer_gets_a_tag_if_it_has_none() {
+    let mut script = Script::with_channel();
+    script.send(1, consume("q", "", false));
+    let Command::Consume(consume) = script.command() else {
+        panic!("no consume");
+    };
+    assert!(
+        consume.tag.starts_with("amq.ctag-") && consume.tag.len() == 31,
+        "{}",
+        consume.tag
+    );
+    script.tell(Event::Consuming {
+        channel: 1,
+        consumer: consume.consumer,
+    });
+    assert_eq!(
+        script.said(),
+        [format!("1 Basic(ConsumeOk {{ tag: {:?} }})", &*consume.tag)]
+    );
+}
+
+#[test]
+fn duplicate_consumer_tag_530() {
+    let mut script = Script::with_channel();
+    script.send(1, consume("q", "t", false));
+    script.forget();
+    script.send(1, consume("other", "t", false));
+    let text = "NOT_ALLOWED - attempt to reuse consumer tag 't'";
+    assert_eq!(script.close(), (0, 530, text.into(), (60, 20)));
+}
+
+#[test]
+fn a_tag_is_free_again_once_it_is_cancelled() {
+    let mut script = Script::with_channel();
+    script.send(1, consume("q", "t", false));
+    script.send(1, Method::Basic(Basic::Cancel { tag: "t", nowait: true }));
+    script.send(1, consume("q", "t", false));
+    assert_eq!(script.commands().len(), 3);
+    script.tell(Event::Consuming {
+        channel: 1,
+        consumer: 1,
+    });
+    script.tell(Event::Done {
+        channel: 1,
+        op: Op::Cancel,
+        consumer: 1,
+    });
+    script.tell(Event::Consuming {
+        channel: 1,
+        consumer: 2,
+    });
+    assert_eq!(script.said(), ["1 Basic(ConsumeOk { tag: \"t\" })"; 2]);
+}
+
+#[test]
+fn cancel_unknown_tag_ok() {
+    let mut script = Script::with_channel();
+    script.send(
+        1,
+        Method::Basic(Basic::Cancel {
+            tag: "nope",
+            nowait: false,
+        }),
+    );
+    let Command::Cancel {
+        channel: 1,
+        consumer,
+        reply: true,
+    } = script.command()
+    else {
+        panic!("no cancel");
+    };
+    script.tell(Event::Done {
+        channel: 1,
+        op: Op::Cancel,
+        consumer,
+    });
+    assert_eq!(script.said(), ["1 Basic(CancelOk { tag: \"nope\" })"]);
+}
+
+#[test]
+fn consumers_of_a_channel_are_limited() {
+    let settings = Settings {
+        consumers_max: 1,
+        ..Settings::default()
+    };
+    let mut script = Script::running(settings, &[]);
+    script.open_channel(1);
+    script.send(1, consume("q", "a", false));
+    script.send(1, consume("q", "b", false));
+    assert_eq!(script.close().1, 530);
+}
+
+#[test]
+fn tx_confirm_mix_406() {
+    let mut script = Script::with_channel();
+    script.send(1, Method::Confirm(Confirm::Select { nowait: true }));
+    script.send(1, Method::Tx(Tx::Select {}));
+    let text = "PRECONDITION_FAILED - cannot switch from confirm to tx mode";
+    assert_eq!(script.close(), (1, 406, text.into(), (90, 10)));
+    script.open_channel(2);
+    script.send(2, Method::Tx(Tx::Select {}));
+    script.send(2, Method::Confirm(Confirm::Select { nowait: true }));
+    let text = "PRECONDITION_FAILED - cannot switch from tx to confirm mode";
+    assert_eq!(script.close(), (2, 406, text.into(), (85, 10)));
+    script.open_channel(3);
+    script.send(3, Method::Tx(Tx::Commit {}));
+    let text = "PRECONDITION_FAILED - channel is not transactional";
+    assert_eq!(script.close(), (3, 406, text.into(), (90, 20)));
+}
+
+#[test]
+fn tx_commit_hands_over_what_rollback_forgets() {
+    let mut script = Script::with_channel();
+    script.send(1, Method::Tx(Tx::Select {}));
+    script.echo();
+    for _ in 0..2 {
+        script.send(1, publish("k"));
+        script.feed(&header(1, 0, &Default::default()));
+        script.send(
+            1,
+            Method::Basic(Basic::Ack {
+                number: 1,
+                multiple: false,
+            }),
+        );
+        assert!(script.commands().is_empty(), "they wait");
+        script.send(1, Method::Tx(Tx::Rollback {}));
+        script.echo();
+    }
+    script.send(1, Method::Tx(Tx::Commit {}));
+    script.echo();
+    let said = script.said();
+    let expected = [
+        "1 Tx(SelectOk)",
+        "1 Tx(RollbackOk)",
+        "1 Tx(RollbackOk)",
+        "1 Tx(CommitOk)",
+    ];
+    assert_eq!(said, expected, "nothing to commit: no transaction");
+
+    script.send(
+        1,
+        Method::Basic(Basic::Ack {
+            number: 1,
+            multiple: false,
+        }),
+    );
+    script.send(1, publish("k"));
+    script.feed(&header(1, 0, &Default::default()));
+    script.send(1, Method::Tx(Tx::Commit {}));
+    let Command::Transaction(transaction) = script.command() else {
+        panic!("no transaction");
+    };
+    assert_eq!((transaction.channel, transaction.commands.len()), (1, 2));
+    script.tell(done(1, Op::Commit));
+    assert_eq!(script.said(), ["1 Tx(CommitOk)"]);
+}
+
+#[test]
+fn uncommitted_messages_are_bounded() {
+    let mut script = Script::running(
+        Settings {
+            held_bytes_max: 10_000,
+            ..Settings::default()
+        },
+        &[],
+    );
+    script.open_channel(1);
+    script.send(1, Method::Tx(Tx::Select {}));
+    script.forget();
+    for _ in 0..200 {
+        script.send(1, publish("k"));
+        script.feed(&header(1, 0, &Default::default()));
+    }
+    let (channel, code, ..) = script.close();
+    assert_eq!((channel, code), (0, 506));
+}
+
+#[test]
+fn direct_reply_to_consumes_from_a_queue_of_its_own() {
+    let mut script = Script::with_channel();
+    script.send(1, declare("amq.rabbitmq.reply-to", true, false));
+    script.echo();
+    assert_eq!(
+        script.said(),
+        ["1 Queue(DeclareOk { queue: \"amq.rabbitmq.reply-to\", messages: 0, consumers: 1 })"]
+    );
+    script.send(1, consume("amq.rabbitmq.reply-to", "t", true));
+    let commands = script.commands();
+    let [Command::DeclareQueue(declared), Command::Consume(consumed)] = &*commands else {
+        panic!("{commands:?}");
+    };
+    assert!(declared.name.starts_with("amq.rabbitmq.reply-to.") && declared.channel == 0);
+    assert!(declared.exclusive && declared.auto_delete && !declared.reply);
+    assert_eq!(consumed.queue, declared.name);
+
+    script.send(1, publish("svc"));
+    let request = crate::frame::content::BasicProperties {
+        reply_to: Some(b"amq.rabbitmq.reply-to"),
+        ..Default::default()
+    };
+    script.feed(&header(1, 0, &request));
+    let Command::Publish { message, .. } = script.command() else {
+        panic!("no publish");
+    };
+    let list = crate::frame::content::BasicProperties::decode(message.properties_raw()).unwrap();
+    assert_eq!(list.reply_to, Some(declared.name.as_bytes()));
+
+    script.send(1, consume("amq.rabbitmq.reply-to", "u", true));
+    let text = "PRECONDITION_FAILED - reply consumer already set";
+    assert_eq!(script.close(), (1, 406, text.into(), (60, 20)));
+}
+
+#[test]
+fn direct_reply_to_has_rules() {
+    let mut script = Script::with_channel();
+    script.send(1, consume("amq.rabbitmq.reply-to", "t", false));
+    let text = "PRECONDITION_FAILED - reply consumer cannot acknowledge";
+    assert_eq!(script.close(), (1, 406, text.into(), (60, 20)));
+    script.open_channel(2);
+    script.send(2, publish("svc"));
+    let request = crate::frame::content::BasicProperties {
+        reply_to: Some(b"amq.rabbitmq.reply-to"),
+        ..Default::default()
+    };
+    script.feed(&header(2, 0, &request));
+    let text = "PRECONDITION_FAILED - fast reply consumer does not exist";
+    assert_eq!(script.close(), (2, 406, text.into(), (60, 40)));
+    script.open_channel(3);
+    script.send(3, declare("amq.rabbitmq.reply-to.forged", false, false));
+    assert_eq!(script.close().1, 403);
+}
+
+pub(super) fn publish(key: &str) -> Method<'_> {
+    Method::Basic(Basic::Publish {
+        ticket: 0,
+        exchange: "",
+        key,
+        mandatory: false,
+        immediate: false,
+    })
+}

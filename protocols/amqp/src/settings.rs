@@ -1,0 +1,68 @@
+//! What an operator can set about AMQP: names, offers and limits.
+
+use gatepost_core::properties::Name;
+use std::time::Duration;
+
+/// Settings of the AMQP protocol. `Default` is right for most.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Channels a connection may have open, 1 to 65,535. Offered in `tune`; clients may lower it.
+    pub channel_max: u16,
+    /// Octets of a frame, its eight of overhead included; at least 4,096. Offered in `tune`; clients may lower it.
+    pub frame_max: u32,
+    /// Interval offered in `tune`, in whole seconds up to 65,535; zero offers none. What the client answers counts.
+    pub heartbeat: Duration,
+    /// From the accepted socket to `connection.open-ok`.
+    pub handshake_timeout: Duration,
+    /// How long a client whose login failed hears nothing before it is dropped.
+    pub refusal_delay: Duration,
+    /// Octets of a message's body at most.
+    pub max_message_size: usize,
+    /// Octets of unfinished bodies and uncommitted transactions a connection may have at most.
+    pub held_bytes_max: usize,
+    /// Consumers of a channel at most.
+    pub consumers_max: usize,
+    /// SASL mechanisms offered, in this order: `PLAIN`, `AMQPLAIN`, `ANONYMOUS`. Others are left out. Who an anonymous
+    /// client is, and from where, is the node's to say.
+    pub mechanisms: Vec<Name>,
+    /// `product` in the server properties.
+    pub product: Name,
+    /// `version` in the server properties.
+    pub version: Name,
+    /// `platform` in the server properties.
+    pub platform: Name,
+    /// `copyright` in the server properties.
+    pub copyright: Name,
+    /// `information` in the server properties.
+    pub information: Name,
+    /// `cluster_name` in the server properties.
+    pub cluster_name: Name,
+    /// `node` in the server properties.
+    pub node: Name,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            channel_max: 2047,
+            frame_max: 131_072,
+            heartbeat: Duration::from_secs(60),
+            handshake_timeout: Duration::from_secs(10),
+            refusal_delay: Duration::from_secs(3),
+            max_message_size: 16 << 20,
+            held_bytes_max: 64 << 20,
+            consumers_max: 10_000,
+            mechanisms: vec!["PLAIN".into(), "AMQPLAIN".into()],
+            product: "Gatepost".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            platform: "Rust".into(),
+            copyright: "The Gatepost authors".into(),
+            information: "Licensed under MIT or Apache-2.0".into(),
+            cluster_name: "gatepost".into(),
+            node: "gatepost".into(),
+        }
+    }
+}
+
+/// The smallest frame-max that a peer may ask for, and the limit until one is agreed on (AMQP 0-9-1 4.9).
+pub(crate) const FRAME_MIN: u32 = 4096;
