@@ -393,7 +393,7 @@ fn a_format_of_another_release_is_refused_by_name() {
 
 #[test]
 fn session_state_and_dead_letters_survive_in_the_log() {
-    session_state_survives(|store| drop(store));
+    session_state_survives(drop);
 }
 
 #[test]

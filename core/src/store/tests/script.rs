@@ -85,11 +85,14 @@ struct Queue {
     deleted: Option<u64>,
 }
 
+/// The commit that gave a key its value, and the value.
+type Version = (u64, Option<Vec<u8>>);
+
 /// What was asked of the store, and how much of it was confirmed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Book {
     queues: BTreeMap<u64, Queue>,
-    keys: BTreeMap<u8, Vec<(u64, Option<Vec<u8>>)>>,
+    keys: BTreeMap<u8, Vec<Version>>,
     /// (queue, seq) pairs that one group gave.
     groups: Vec<(u64, Vec<(u64, u64)>)>,
     /// A message that left one place for another in one group.
