@@ -51,7 +51,8 @@ pub enum Command {
         /// The publisher's packet id.
         packet_id: u16,
     },
-    /// Opens a channel's state. Implied by the first command that needs it.
+    /// Opens a channel whose first failure ends it: after `Failed`, its commands are ignored until `CloseChannel`.
+    /// Other channels are opened by the first command that needs them, and go on after a failure.
     OpenChannel {
         /// Which.
         channel: Channel,
@@ -136,6 +137,41 @@ pub enum Command {
     /// The connection is gone: everything it held is requeued, its exclusive queues are deleted, its will is
     /// published (unless dropped). The driver sends it exactly once per attached link.
     Detach,
+}
+
+impl Command {
+    /// The channel the command is about, if it is about one.
+    pub(crate) fn channel(&self) -> Option<Channel> {
+        match self {
+            Command::Publish { channel, .. }
+            | Command::Settle { channel, .. }
+            | Command::OpenChannel { channel }
+            | Command::CloseChannel { channel, .. }
+            | Command::Qos { channel, .. }
+            | Command::Echo { channel, .. }
+            | Command::Recover { channel, .. }
+            | Command::Cancel { channel, .. } => Some(*channel),
+            Command::DeclareExchange(c) => Some(c.channel),
+            Command::DeleteExchange(c) => Some(c.channel),
+            Command::DeclareQueue(c) => Some(c.channel),
+            Command::DeleteQueue(c) => Some(c.channel),
+            Command::PurgeQueue(c) => Some(c.channel),
+            Command::Bind(c) | Command::Unbind(c) => Some(c.channel),
+            Command::Consume(c) => Some(c.channel),
+            Command::Get(c) => Some(c.channel),
+            Command::Transaction(c) => Some(c.channel),
+            Command::Received { .. }
+            | Command::Release { .. }
+            | Command::OpenSession(_)
+            | Command::SessionExpiry(_)
+            | Command::Subscribe(_)
+            | Command::Unsubscribe(_)
+            | Command::Authenticate(_)
+            | Command::Attach(_)
+            | Command::DropWill
+            | Command::Detach => None,
+        }
+    }
 }
 
 /// How to publish. A small set of bits.

@@ -277,6 +277,7 @@ impl Engine {
             no_ack: g.no_ack,
             remaining: u32::try_from(q.ready.len()).unwrap_or(u32::MAX),
         };
+        self.touch(queue);
         self.answer_get(link, channel, again, Out::Got(Box::new(fetched)), gate);
     }
 
@@ -595,14 +596,13 @@ impl Engine {
         for Fetched { queue, entry, .. } in fetched.into_iter().rev() {
             self.put_back(queue, entry);
         }
-        if let Some(l) = link_at(&mut self.links, link)
-            && let Some(c) = l.remove_channel(channel)
-        {
-            for (_, key) in c.publisher.pending {
+        let durable = self.staging.durable_ticket();
+        if let Some(l) = link_at(&mut self.links, link) {
+            // They may have been what the others waited behind.
+            l.release_held(channel, durable);
+            for (_, key) in l.close_channel(channel) {
                 self.confirms.orphan(key);
             }
-            l.confirm_dirty.retain(|c| *c != channel);
-            // Answers that still waited leave with the channel; the session has stopped listening to it.
         }
         work
     }

@@ -142,7 +142,8 @@ impl Engine {
                 return Err(self.locked(&c.name));
             }
             if !c.lenient {
-                require_flag(&text, "durable", c.durable, q.durable)?;
+                // An exclusive queue is never durable, whatever was asked.
+                require_flag(&text, "durable", c.durable && !c.exclusive, q.durable)?;
                 require_flag(&text, "auto_delete", c.auto_delete, q.auto_delete)?;
                 q.arguments.check_equivalent(&c.arguments, &text)?;
             }

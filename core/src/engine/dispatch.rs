@@ -58,7 +58,8 @@ impl Engine {
                 return;
             }
             let on_disk = match &front.body {
-                Body::Memory(message) if expired(q, message, self.now.wall) => {
+                // A time to live of nothing still lets a message pass straight to a consumer.
+                Body::Memory(message) if deadline(q, message).is_some_and(|d| d < self.now.wall) => {
                     if let Some(entry) = q.ready.pop_front() {
                         self.counters.expired += 1;
                         self.drop_entry(queue, entry, super::consuming::Death::Expired, wakes);
@@ -275,16 +276,18 @@ impl Engine {
     }
 
     /// Sees to it that the head's expiry is noticed though nobody takes it.
-    fn watch_head(&mut self, queue: QueueRef) {
+    pub(crate) fn watch_head(&mut self, queue: QueueRef) {
         let now = self.now;
         let Some(q) = self.queue_mut(queue) else { return };
         let Some(front) = q.ready.front() else { return };
-        let deadline = match &front.body {
-            Body::Memory(message) => deadline(q, message),
-            // Looked at when it is loaded; a queue without consumers keeps it until then, on disk.
-            Body::Disk { .. } => None,
+        let Body::Memory(message) = &front.body else {
+            // Its time is in its record: fetch that one.
+            self.load_entries(queue, 1);
+            return;
         };
-        let Some(deadline) = deadline else { return };
+        let Some(deadline) = deadline(q, message) else {
+            return;
+        };
         let at = now.monotonic + (deadline - now.wall).max(Duration::from_millis(1));
         match q.expiry_check {
             Some(scheduled) if scheduled <= at && scheduled > now.monotonic => return,
@@ -314,8 +317,16 @@ impl Engine {
             self.counters.expired += 1;
             self.drop_entry(queue, entry, super::consuming::Death::Expired, wakes);
         }
-        // Due at once if there are more; after the others who are.
-        self.watch_head(queue);
+        if self
+            .queue_mut(queue)
+            .and_then(|q| q.ready.front())
+            .is_some_and(|e| matches!(e.body, Body::Disk { .. }))
+        {
+            // What follows an expired message has probably expired too.
+            self.load_head(queue);
+        } else {
+            self.watch_head(queue);
+        }
     }
 }
 

@@ -82,6 +82,8 @@ pub(crate) struct LinkState {
     /// It has published: only such links are told about pressure.
     pub(crate) publishes: bool,
     pub(crate) closed: Option<CloseReason>,
+    /// Some channel failed and is not closed yet.
+    pub(crate) failures: bool,
     /// Its session went to another link: what it still says is not heard.
     pub(crate) taken_over: bool,
     /// The outbox is held up by bodies to be sent again that are on their way from disk.
@@ -107,6 +109,10 @@ pub(crate) struct Channel {
     /// Answers that wait for the log, and what must follow them.
     pub(crate) held: VecDeque<(u64, Out)>,
     pub(crate) last_queue: Option<Name>,
+    /// Its first failure ends it.
+    pub(crate) strict: bool,
+    /// It failed: nothing is done for it until it is closed.
+    pub(crate) failed: bool,
 }
 
 /// The publishing side of a channel: numbers, and the watermark that follows them.
@@ -135,6 +141,8 @@ impl Channel {
             publisher: Publisher::default(),
             held: VecDeque::new(),
             last_queue: None,
+            strict: false,
+            failed: false,
         }
     }
 }
@@ -160,6 +168,7 @@ impl LinkState {
             told: None,
             publishes: false,
             closed: None,
+            failures: false,
             taken_over: false,
             resend_loading: false,
             replays: VecDeque::new(),
@@ -211,9 +220,24 @@ impl LinkState {
         let at = self.channels.binary_search_by_key(&number, |c| c.number).ok()?;
         Some(&mut self.channels[at])
     }
-    pub(crate) fn remove_channel(&mut self, number: ChannelNumber) -> Option<Box<Channel>> {
-        let at = self.channels.binary_search_by_key(&number, |c| c.number).ok()?;
-        Some(self.channels.remove(at))
+    /// Forgets the channel, but for the answers that still wait for the log: what was asked before the close is
+    /// answered before it. Returns the confirm entries that nobody waits for any more.
+    pub(crate) fn close_channel(&mut self, number: ChannelNumber) -> VecDeque<(u64, u32)> {
+        self.confirm_dirty.retain(|c| *c != number);
+        let Ok(at) = self.channels.binary_search_by_key(&number, |c| c.number) else {
+            return VecDeque::new();
+        };
+        let mut closed = if self.channels[at].held.is_empty() {
+            self.channels.remove(at)
+        } else {
+            let held = std::mem::take(&mut self.channels[at].held);
+            let successor = Box::new(Channel {
+                held,
+                ..Channel::new(number)
+            });
+            std::mem::replace(&mut self.channels[at], successor)
+        };
+        std::mem::take(&mut closed.publisher.pending)
     }
     pub(crate) fn channel_numbers(&self) -> Vec<ChannelNumber> {
         self.channels.iter().map(|c| c.number).collect()
@@ -247,7 +271,8 @@ impl LinkState {
         }
         self.release_held(number, durable);
     }
-    /// Removes the fetched messages that the channel has not taken, in the order they were fetched.
+    /// Removes the fetched messages that the channel has not taken, in the order they were fetched, and the places of
+    /// those that have not come.
     pub(crate) fn take_fetched(&mut self, number: ChannelNumber) -> Vec<Fetched> {
         let mut fetched = Vec::new();
         let mut keep = |out: Out| match out {
@@ -255,6 +280,7 @@ impl LinkState {
                 fetched.push(*got);
                 None
             }
+            Out::Awaited => None,
             out => Some(out),
         };
         self.outbox = std::mem::take(&mut self.outbox)

@@ -3,16 +3,20 @@
 
 use super::{Engine, Link, Wakes};
 use crate::command::Get;
+use crate::durable_session::DurableSession;
 use crate::event::Pressure;
+use crate::message::Dialect;
 use crate::message::Message;
-use crate::queue::Queue;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::unsettled::QueueRef;
+use crate::queue::{Queue, QueueKind};
 use crate::store::{Loaded, QueueId, Read, Record, Route, Routes};
 use crate::time::Now;
+use crate::topic::{Levels, Pattern};
 use hashbrown::HashMap;
 use slab::Slab;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// The message memory of a vhost.
 #[derive(Default)]
@@ -207,6 +211,11 @@ impl Engine {
 
     /// Asks for the bodies at the head of the queue.
     pub(crate) fn load_head(&mut self, queue: QueueRef) {
+        self.load_entries(queue, READ_ENTRIES);
+    }
+
+    /// Asks for the bodies among the first `count` entries of the queue, unless some are on their way.
+    pub(crate) fn load_entries(&mut self, queue: QueueRef, count: usize) {
         let Engine { queues, memory, .. } = self;
         let Some(q) = queues.get_mut(queue.slot as usize).filter(|q| q.id == queue.id) else {
             return;
@@ -215,7 +224,7 @@ impl Engine {
             return;
         }
         let mut bytes = 0;
-        for entry in q.ready.iter().take(READ_ENTRIES) {
+        for entry in q.ready.iter().take(count) {
             if let Body::Disk { at, body_len } = entry.body {
                 memory.reads.push(Read {
                     queue: q.id,
@@ -262,6 +271,9 @@ impl Engine {
                         }
                         entry.body = Body::Memory(message);
                         self.counters.bodies_loaded += 1;
+                        if let QueueKind::Session(session) = q.kind {
+                            entry.subscription_ids = subscription_ids(&self.sessions, session, entry);
+                        }
                     }
                 }
                 None => {
@@ -297,6 +309,26 @@ impl Engine {
             self.staging.record(Record::QueueDelete { queue: q.id });
         }
     }
+}
+
+/// The identifiers of a session's subscriptions that the entry matches: the log does not keep them.
+fn subscription_ids(sessions: &slab::Slab<DurableSession>, session: u32, entry: &Entry) -> Option<Arc<[u32]>> {
+    let Body::Memory(message) = &entry.body else {
+        return entry.subscription_ids.clone();
+    };
+    if entry.subscription_ids.is_some() {
+        return entry.subscription_ids.clone();
+    }
+    let subscriptions = &sessions.get(session as usize)?.subscriptions;
+    let with_ids = subscriptions
+        .iter()
+        .filter_map(|((filter, share), s)| s.subscription_id.filter(|_| share.is_none()).map(|id| (filter, id)));
+    let levels = Levels::new(message.key(), message.envelope().dialect);
+    let ids: Vec<u32> = with_ids
+        .filter(|(filter, _)| Pattern::parse(filter, Dialect::Slash).is_ok_and(|p| p.matches(&levels)))
+        .map(|(_, id)| id)
+        .collect();
+    (!ids.is_empty()).then(|| ids.into())
 }
 
 /// The sequence from which on bodies may leave: of a queue with consumers the head stays. `None` if all of it is head.

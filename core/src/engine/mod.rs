@@ -127,7 +127,7 @@ impl Default for Settings {
             memory_bytes_max: 256 << 20,
             log_backlog_bytes_max: 4 << 20,
             queues_max: 10_000,
-            qos0_backlog_max: 10_000,
+            qos0_backlog_max: 50_000,
             session_expiry_max: Some(86_400),
             topic_exchange: "amq.topic".into(),
         }
@@ -281,11 +281,18 @@ impl Engine {
 
     /// Applies one command; returns its cost in work units.
     fn apply_one(&mut self, link: Link, command: Command, wakes: &mut Wakes) -> usize {
+        let Some(l) = link_at(&mut self.links, link) else {
+            return 1;
+        };
         // MQTT 5 3.1.4 [MQTT-3.1.4-3]: after a takeover the old connection is closed; what it still sent, its client
         // sends again on the new one.
-        if self
-            .link(link)
-            .is_none_or(|l| l.taken_over && !matches!(command, Command::Detach))
+        if l.taken_over && !matches!(command, Command::Detach) {
+            return 1;
+        }
+        if l.failures
+            && !matches!(command, Command::CloseChannel { .. })
+            && let Some(channel) = command.channel()
+            && l.find_channel(channel).is_some_and(|c| c.failed)
         {
             return 1;
         }
@@ -310,7 +317,7 @@ impl Engine {
             Command::Release { packet_id } => self.release(link, packet_id),
             Command::OpenChannel { channel } => {
                 if let Some(l) = self.link_mut(link) {
-                    l.channel(channel);
+                    l.channel(channel).strict = true;
                 }
             }
             Command::CloseChannel { channel, reply } => {
@@ -593,6 +600,12 @@ impl Engine {
         }
     }
     fn fail(&mut self, link: Link, channel: ChannelNumber, op: Op, fault: Fault) {
+        if let Some(l) = link_at(&mut self.links, link)
+            && l.channel(channel).strict
+        {
+            l.channel(channel).failed = true;
+            l.failures = true;
+        }
         self.answer(
             link,
             channel,

@@ -8,7 +8,7 @@ use super::{Engine, Link, Wakes, done, link_at};
 use crate::command::{Channel as ChannelNumber, Command, PublishFlags, Transaction};
 use crate::event::{Event, Op};
 use crate::fault::{Fault, FaultKind};
-use crate::message::Message;
+use crate::message::{Dialect, Message};
 use crate::properties::{Codecs, Name};
 use crate::queue::arguments::Overflow;
 use crate::queue::entry::{Body, Entry, EntryFlags};
@@ -116,6 +116,7 @@ impl Engine {
             }
             incoming = session.queue.filter(|_| session.kept).map(|q| q.id);
         }
+        let message = reply_addressed(&message, &self.settings.topic_exchange).unwrap_or(message);
         let group = self.staging.group_start();
         let result = self.route_and_enqueue(link, &message, &[], wakes);
         let enqueued = match result {
@@ -608,6 +609,42 @@ impl Engine {
             self.drop_entry(queue, entry, super::consuming::Death::MaxLength, wakes);
         }
     }
+}
+
+/// Keys of the default exchange under which a reply reaches a topic or an exchange of another dialect.
+const REPLY_TO_TOPIC: &str = "amq.gatepost.topic.";
+const REPLY_TO_EXCHANGE: &str = "amq.gatepost.x.";
+/// Topics under which a reply reaches a queue or an exchange.
+const REPLY_TO_QUEUE: &str = "$queue/";
+const REPLY_VIA_EXCHANGE: &str = "$exchange/";
+
+/// A reply to an address of another dialect, as that dialect's publishers would have addressed it.
+///
+/// A request's reply address crosses protocols as one of these names, so that a stock client of the other protocol can
+/// answer by publishing to it as it always does.
+fn reply_addressed(message: &Message, topic_exchange: &str) -> Option<Message> {
+    let key = message.key_bytes();
+    let (exchange, key) = match (message.envelope().dialect, key.first()?) {
+        (Dialect::Dot, b'a') if message.exchange_bytes().is_empty() => {
+            let key = message.key();
+            match key.strip_prefix(REPLY_TO_TOPIC) {
+                Some(topic) => (topic_exchange, topic),
+                None => key.strip_prefix(REPLY_TO_EXCHANGE)?.split_once('/')?,
+            }
+        }
+        (Dialect::Slash, b'$') => {
+            let key = message.key();
+            match key.strip_prefix(REPLY_TO_QUEUE) {
+                Some(queue) => ("", queue),
+                None => key.strip_prefix(REPLY_VIA_EXCHANGE)?.split_once('/')?,
+            }
+        }
+        _ => return None,
+    };
+    let mut envelope = *message.envelope();
+    envelope.dialect = Dialect::Dot;
+    envelope.retain = false;
+    Some(message.readdressed(envelope, exchange, key, message.properties_raw()))
 }
 
 /// Further routing keys the message's properties name.

@@ -13,7 +13,9 @@
 //! Postcard's encoding is stable and documented; a change of fields takes a new version.
 
 use super::Engine;
+use super::timers::Timer;
 use crate::binding::{Binding, Destination};
+use crate::command::Will;
 use crate::durable_session::{DurableSession, InFlight, Outgoing, Subscribed};
 use crate::message::{Dialect, Envelope, Message, PayloadLengths};
 use crate::properties::{Name, Origin, Table};
@@ -27,6 +29,7 @@ use crate::time::{Now, Wall};
 use hashbrown::HashSet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Version of all values.
 const VERSION: u8 = 1;
@@ -65,6 +68,16 @@ struct SessionRecord {
     expiry: Option<u32>,
     /// Wall clock, if its client was away.
     expires_at: Option<u64>,
+    will: Option<WillRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WillRecord {
+    message: MessageRecord,
+    delay_ms: u64,
+    expiry_ms: Option<u64>,
+    /// Wall clock, if the connection had ended.
+    due: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -79,10 +92,11 @@ struct SubscriptionRecord {
 }
 
 #[derive(Serialize, Deserialize)]
-struct RetainedRecord {
+struct MessageRecord {
     origin: u8,
     slash: bool,
     durable: bool,
+    retain: bool,
     qos: u8,
     extra_keys: bool,
     priority: Option<u8>,
@@ -204,11 +218,18 @@ pub(crate) fn binding_key(b: &Binding) -> Box<[u8]> {
     )
 }
 
-pub(crate) fn encode_session(s: &DurableSession) -> (Box<[u8]>, Box<[u8]>) {
+/// `will`: what is to be published if the connection does not end well; if it ended, when.
+pub(crate) fn encode_session(s: &DurableSession, will: Option<(&Will, Option<Wall>)>) -> (Box<[u8]>, Box<[u8]>) {
     let record = SessionRecord {
         queue: s.queue.map(|q| q.id.0),
         expiry: s.expiry,
         expires_at: s.expires_at.filter(|_| s.link.is_none()).map(|w| w.0),
+        will: will.map(|(w, due)| WillRecord {
+            message: message_record(&w.message),
+            delay_ms: millis(w.delay),
+            expiry_ms: w.expiry.map(millis),
+            due: due.map(|d| d.0),
+        }),
     };
     (session_key(&s.client_id), encode(&record))
 }
@@ -232,12 +253,17 @@ pub(crate) fn encode_subscription(
 }
 
 pub(crate) fn encode_retained(message: &Message) -> Box<[u8]> {
+    encode(&message_record(message))
+}
+
+fn message_record(message: &Message) -> MessageRecord {
     let e = message.envelope();
     let lengths = message.lengths();
-    encode(&RetainedRecord {
+    MessageRecord {
         origin: e.origin.0,
         slash: e.dialect == Dialect::Slash,
         durable: e.durable,
+        retain: e.retain,
         qos: e.qos,
         extra_keys: e.extra_keys,
         priority: e.priority,
@@ -247,17 +273,16 @@ pub(crate) fn encode_retained(message: &Message) -> Box<[u8]> {
         key_len: lengths.key,
         properties_len: lengths.properties,
         payload: message.payload().to_vec(),
-    })
+    }
 }
 
-fn decode_retained(value: &[u8]) -> Option<Message> {
-    let r: RetainedRecord = decode(value)?;
+fn message_of(r: &MessageRecord) -> Option<Message> {
     let envelope = Envelope {
         origin: Origin(r.origin),
         dialect: if r.slash { Dialect::Slash } else { Dialect::Dot },
         durable: r.durable,
         qos: r.qos.min(2),
-        retain: true,
+        retain: r.retain,
         extra_keys: r.extra_keys,
         priority: r.priority,
         deadline: r.deadline.map(Wall),
@@ -269,6 +294,10 @@ fn decode_retained(value: &[u8]) -> Option<Message> {
         properties: r.properties_len,
     };
     Message::from_payload(envelope, lengths, &r.payload)
+}
+
+fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn text(bytes: &[u8]) -> Option<&str> {
@@ -337,7 +366,7 @@ impl Engine {
             damaged += u32::from(restored.is_none());
         }
         for (_, v) in of(b'r') {
-            match decode_retained(v) {
+            match decode::<MessageRecord>(v).as_ref().and_then(message_of) {
                 Some(message) => {
                     self.retained.set(&message);
                     if let Some(deadline) = message.envelope().deadline {
@@ -349,11 +378,7 @@ impl Engine {
         }
         self.drop_memberless_groups();
         for session in expiring {
-            let (key, value) = encode_session(&self.sessions[session as usize]);
-            self.staging.record(crate::store::Record::Key {
-                key,
-                value: Some(value),
-            });
+            self.stage_session(session);
         }
         if damaged > 0 {
             tracing::warn!(damaged, "some definitions in the log could not be restored");
@@ -363,8 +388,20 @@ impl Engine {
             self.staging.record(crate::store::Record::QueueDelete { queue: id });
         }
         self.touched.clear();
-        for (_, q) in &mut self.queues {
-            q.touched = false;
+        // Messages expire in queues that nobody consumes, too.
+        let queues: Vec<_> = self
+            .queues
+            .iter()
+            .map(|(slot, q)| QueueRef {
+                slot: slot as u32,
+                id: q.id,
+            })
+            .collect();
+        for queue in queues {
+            if let Some(q) = self.queue_mut(queue) {
+                q.touched = false;
+                self.watch_head(queue);
+            }
         }
     }
 
@@ -414,6 +451,23 @@ impl Engine {
         }) as u32;
         self.session_ids.insert(client_id, session);
         self.watch_session_expiry(session);
+        // The crash ended the connection without goodbye.
+        if let Some(w) = &r.will
+            && let Some(message) = message_of(&w.message)
+        {
+            let delay = Duration::from_millis(w.delay_ms);
+            let due = match w.due {
+                Some(due) => now.monotonic + (Wall(due) - now.wall),
+                None => now.monotonic + r.expiry.map_or(delay, |e| delay.min(Duration::from_secs(u64::from(e)))),
+            };
+            let will = Will {
+                message,
+                delay,
+                expiry: w.expiry_ms.map(Duration::from_millis),
+            };
+            self.sessions[session as usize].delayed_will = Some((Box::new(will), due));
+            self.timers.set(due, Timer::Will(session));
+        }
         session
     }
 

@@ -367,12 +367,27 @@ impl Engine {
 
     /// Stages the session's record. Returns what to wait for.
     fn log_session(&mut self, session: u32) -> u64 {
-        let (key, value) = super::recovery::encode_session(&self.sessions[session as usize]);
+        self.stage_session(session);
+        self.staging.wait()
+    }
+
+    pub(crate) fn stage_session(&mut self, session: u32) {
+        let now = self.now;
+        let s = &self.sessions[session as usize];
+        let away = s
+            .delayed_will
+            .as_ref()
+            .map(|(w, due)| (&**w, Some(now.wall + (*due - now.monotonic))));
+        let connected = s
+            .link
+            .and_then(|l| self.link(l))
+            .and_then(|l| l.will.as_deref())
+            .map(|w| (w, None));
+        let (key, value) = super::recovery::encode_session(s, away.or(connected));
         self.staging.record(Record::Key {
             key,
             value: Some(value),
         });
-        self.staging.wait()
     }
 
     pub(crate) fn session_expiry(&mut self, link: Link, expiry: Option<u32>) {
@@ -822,11 +837,7 @@ impl Engine {
         }
         if kept {
             // Nobody waits for it: a loss only prolongs the session.
-            let (key, value) = super::recovery::encode_session(&self.sessions[session as usize]);
-            self.staging.record(Record::Key {
-                key,
-                value: Some(value),
-            });
+            self.stage_session(session);
         }
     }
 

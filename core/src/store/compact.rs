@@ -7,7 +7,7 @@
 use super::directory::{Entries, Listed};
 use super::disk::Disk;
 use super::index::{Live, Root};
-use super::log::Store;
+use super::log::{Segment, Store};
 use super::reader::Chunk;
 use super::record::{Kind, MessageHead, message_bytes_max, parse_key};
 use super::segment::{SegmentKind, SegmentWriter, path, read_directory, size_for};
@@ -46,6 +46,14 @@ enum Copied {
     },
 }
 
+/// Bytes of a segment that are still needed, by the share of its records.
+fn live_bytes(segment: &Segment, live: Live) -> u64 {
+    let total = (segment.routes + segment.keys).max(1);
+    u64::from(segment.end) * (live.routes + live.keys).min(total) / total
+}
+
+/// Share that is little while the disk is short.
+const DISK_SHORT_PERCENT: u8 = 75;
 const MESSAGES: usize = 0;
 const KEYS: usize = 1;
 
@@ -62,8 +70,7 @@ impl<D: Disk> Store<D> {
                 tracing::warn!(segment = source, %error, "a compaction failed");
                 StoreStats::add(&self.shared.stats.background_failures, 1);
                 self.set_stuck(source);
-                // Half-written copies may be there: those files get no more, and the next start reads them.
-                self.cold = [None, None];
+                self.abandon_cold();
                 return Ok(false);
             }
         }
@@ -74,29 +81,42 @@ impl<D: Disk> Store<D> {
         Ok(more)
     }
 
+    /// Gives up the files being written: copies that nothing points to may be there, whole or in part. The next
+    /// checkpoint covers them, as dead, so that no start takes them for messages whose settling it does not see.
+    fn abandon_cold(&mut self) {
+        for writer in std::mem::take(&mut self.cold).into_iter().flatten() {
+            if let Some(segment) = self.segments.get_mut(&writer.header.id) {
+                segment.end = writer.position();
+            }
+        }
+        self.checkpoint.dirty = true;
+    }
+
     fn set_stuck(&mut self, segment: u32) {
         if let Some(segment) = self.segments.get_mut(&segment) {
             segment.stuck = true;
         }
     }
 
-    /// The segment with the smallest live share that is old enough.
+    /// The segment with the least in it, if that is little and old enough. What is little is measured by what a full
+    /// segment holds: many short segments, as restarts leave them, become one.
     fn begin_compaction(&mut self) -> Option<Compaction> {
-        let most = u64::from(self.settings.compact_live_percent_max);
-        let newer = self
-            .segments
-            .values()
-            .rev()
-            .filter(|s| s.header.kind == SegmentKind::Log);
-        let youngest = newer.map(|s| s.header.id).nth(self.settings.compact_age_min as usize)?;
-        let share = |live: Live, total: u64| (live.routes + live.keys) * 100 / total.max(1);
+        let (percent, age) = if self.disk_short {
+            (DISK_SHORT_PERCENT, 1)
+        } else {
+            (self.settings.compact_live_percent_max, self.settings.compact_age_min)
+        };
+        let most = u64::from(self.settings.segment_bytes) / 100 * u64::from(percent);
+        let logs = |s: &&Segment| s.header.kind == SegmentKind::Log;
+        let newest_first = self.segments.values().rev().filter(logs);
+        let youngest = newest_first.map(|s| s.header.id).nth(age as usize)?;
         let (_, source) = self
             .segments
             .range(..=youngest)
             .filter(|(_, s)| s.sealed && !s.doomed && !s.stuck)
-            .map(|(id, s)| (self.index.live(*id), s.routes + s.keys, *id))
-            .filter(|(live, total, _)| *live != Live::default() && share(*live, *total) <= most)
-            .map(|(live, total, id)| (share(live, total), id))
+            .filter(|(id, _)| self.index.live(**id) != Live::default())
+            .map(|(id, s)| (live_bytes(s, self.index.live(*id)), *id))
+            .filter(|(bytes, _)| *bytes <= most)
             .min()?;
         match self.list(source) {
             Some(todo) => Some(Compaction {

@@ -53,7 +53,7 @@ pub trait DiskFile: Send + Sync + 'static {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Writes zeros, so that later writes there change no metadata and a sync is one write of the medium.
     fn zero(&self, from: u64, to: u64) -> io::Result<()> {
-        const CHUNK: [u8; 64 << 10] = [0; 64 << 10];
+        static CHUNK: [u8; 64 << 10] = [0; 64 << 10];
         let mut at = from;
         while at < to {
             let len = (to - at).min(CHUNK.len() as u64);

@@ -110,3 +110,17 @@ impl DiskFile for Memory {
         Err(io::ErrorKind::ReadOnlyFilesystem.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::corpus;
+
+    #[test]
+    fn the_corpus_is_replayed() {
+        for bytes in corpus() {
+            fuzz_record(&bytes);
+            fuzz_segment(&bytes);
+        }
+    }
+}

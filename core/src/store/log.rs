@@ -53,6 +53,7 @@ pub struct Store<D: Disk> {
     written: u64,
     /// When the interval's sync is due.
     sync_due: Option<Time>,
+    pub(super) disk_short: bool,
     pub(super) checkpoint: CheckpointState,
     poisoned: Option<String>,
     /// Reused by `commit`.
@@ -103,6 +104,8 @@ pub(super) const SPARES_MAX: usize = 2;
 const WRITE_BYTES: usize = 1 << 20;
 /// Background work goes on after this time.
 const SLICE_PAUSE: Duration = Duration::from_millis(10);
+/// Time between checkpoints while the disk is short.
+const DISK_SHORT_CHECKPOINT: Duration = Duration::from_secs(5);
 /// A spare being zeroed.
 pub(super) const AHEAD: &str = "log/ahead";
 
@@ -144,6 +147,7 @@ impl<D: Disk> Store<D> {
             ahead: None,
             ahead_failed: false,
             sync_due: None,
+            disk_short: false,
             checkpoint: CheckpointState {
                 dirty: found.replayed,
                 ..CheckpointState::default()
@@ -179,6 +183,10 @@ impl<D: Disk> Store<D> {
     /// Everything below is on the medium.
     pub fn durable(&self) -> Lsn {
         Lsn(self.durable)
+    }
+    /// Whether the disk is short: then more is compacted, sooner, and what is dead is given back sooner.
+    pub fn set_disk_short(&mut self, short: bool) {
+        self.disk_short = short;
     }
     /// Bytes the file system has left.
     ///
@@ -310,8 +318,8 @@ impl<D: Disk> Store<D> {
             return Ok(false);
         }
         self.make_room(bytes, listed)?;
-        let mut nth = 0;
-        for (record, plan) in unit.iter().zip(plans).filter(|(_, plan)| *plan != Plan::Skip) {
+        let planned = unit.iter().zip(plans).filter(|(_, plan)| *plan != Plan::Skip);
+        for (nth, (record, plan)) in planned.enumerate() {
             let mut flags = if count > 1 { GROUP } else { 0 };
             if count > 1 && nth == 0 {
                 flags |= FIRST;
@@ -320,7 +328,6 @@ impl<D: Disk> Store<D> {
                 flags |= LAST;
             }
             self.put(record, plan, flags);
-            nth += 1;
         }
         if self
             .active
@@ -546,7 +553,13 @@ impl<D: Disk> Store<D> {
         if state.sealed && state.bytes <= state.logged / CHECKPOINT_SHARE {
             return Some(state.last);
         }
-        (state.dirty || state.sealed || waiting()).then(|| state.last + self.settings.checkpoint_every)
+        let most = if self.disk_short {
+            DISK_SHORT_CHECKPOINT
+        } else {
+            Duration::MAX
+        };
+        let every = self.settings.checkpoint_every.min(most);
+        (state.dirty || state.sealed || waiting()).then(|| state.last + every)
     }
 
     fn write_checkpoint(&mut self, now: Now) -> Result<(), StoreError> {

@@ -330,8 +330,23 @@ impl<D: Disk> Recovery<D> {
             .copied()
     }
 
+    /// Whether a segment was recycled before the checkpoint, although its file is still there or there again.
+    fn is_retired(&self, id: u32) -> bool {
+        let before = self
+            .checkpoint
+            .as_ref()
+            .is_some_and(|checkpoint| id < checkpoint.marks.next_id);
+        before && self.covered(id).is_none()
+    }
+
     fn read_file(&mut self, dir: &str, id: u32) -> Result<(), StoreError> {
         let name = path(dir, id);
+        if self.is_retired(id) {
+            // What it says was settled long ago, by records that are gone.
+            let why = "it was recycled before, or could not be set aside before";
+            quarantine::move_file(self.disk(), &self.shared.stats, &name, why);
+            return Ok(());
+        }
         self.marks.next_id = self.marks.next_id.max(id.saturating_add(1));
         let file = match self.disk().open(&name) {
             Ok(file) => Arc::new(file),
@@ -539,7 +554,8 @@ impl<D: Disk> Recovery<D> {
             holes.push((end, covered_end));
         }
         for (from, to) in holes {
-            let certain = certain || to <= covered_end;
+            // Copies that compaction gave up are covered and may never have been synced.
+            let certain = certain || (to <= covered_end && header.kind == SegmentKind::Log);
             if !judged || to <= covered_end {
                 self.holes.push(Hole {
                     header,

@@ -30,7 +30,7 @@ pub struct StoreSettings {
     pub durability: Durability,
     /// A changed log gets a checkpoint after this time, and whenever a segment is full.
     pub checkpoint_every: Duration,
-    /// A segment of which at most this share in percent is live may be compacted.
+    /// A segment with at most this share of a full one live, in percent, may be compacted.
     pub compact_live_percent_max: u8,
     /// Only segments that are at least this many behind the log's end are compacted.
     pub compact_age_min: u32,

@@ -26,7 +26,7 @@ impl Rng {
         Rng(seed ^ 0x9e37_79b9_7f4a_7c15)
     }
     /// The next 64 bits (splitmix64).
-    pub fn next(&mut self) -> u64 {
+    pub fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -35,7 +35,7 @@ impl Rng {
     }
     /// A number below `limit`; 0 if that is 0.
     pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit.max(1)
+        self.word() % limit.max(1)
     }
     /// True `numerator` times out of `denominator`.
     pub fn chance(&mut self, numerator: u64, denominator: u64) -> bool {
@@ -85,6 +85,7 @@ struct State {
     sync_takes: Duration,
     syncs: u64,
     bytes_written: u64,
+    bytes_read: u64,
 }
 
 #[derive(Default)]
@@ -149,6 +150,7 @@ impl SimDisk {
             sync_takes: Duration::from_micros(500),
             syncs: 0,
             bytes_written: 0,
+            bytes_read: 0,
         })))
     }
     /// Calls so far that change something: writes, syncs, names.
@@ -162,6 +164,10 @@ impl SimDisk {
     /// Bytes written so far.
     pub fn bytes_written(&self) -> u64 {
         self.0.lock().bytes_written
+    }
+    /// Bytes read so far.
+    pub fn bytes_read(&self) -> u64 {
+        self.0.lock().bytes_read
     }
     /// The machine stops in the middle of the `nth` such call from now, counted from 0.
     pub fn crash_after(&self, nth: u64) {
@@ -189,8 +195,8 @@ impl SimDisk {
     pub fn restart(&self, crash: Crash) -> SimDisk {
         let mut state = self.0.lock();
         state.crashed = true;
-        let mut rng = Rng::new(state.rng.next());
-        let next = SimDisk::new(rng.next());
+        let mut rng = Rng::new(state.rng.word());
+        let next = SimDisk::new(rng.word());
         {
             let mut after = next.0.lock();
             after.dirs = state.dirs.clone();
@@ -342,7 +348,7 @@ fn tear(bytes: &mut Vec<u8>, at: usize, data: &[u8], unit: usize, rng: &mut Rng)
     for nth in at / unit..end.div_ceil(unit) {
         let (from, to) = ((nth * unit).max(at), ((nth + 1) * unit).min(end));
         if garbage == Some(nth) {
-            let whole: Vec<u8> = (0..unit).map(|_| rng.next() as u8).collect();
+            let whole: Vec<u8> = (0..unit).map(|_| rng.word() as u8).collect();
             let room = bytes.len().max(to) - nth * unit;
             put(bytes, nth * unit, &whole[..unit.min(room)]);
         } else if rng.chance(1, 2) {
@@ -488,7 +494,8 @@ impl SimFile {
 
 impl DiskFile for SimFile {
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
-        let state = self.disk.running()?;
+        let mut state = self.disk.running()?;
+        let state = &mut *state;
         let file = state.files.get(&self.inode).ok_or(ErrorKind::NotFound)?;
         let rest = usize::try_from(offset)
             .ok()
@@ -496,6 +503,7 @@ impl DiskFile for SimFile {
             .unwrap_or_default();
         let len = rest.len().min(into.len());
         into[..len].copy_from_slice(&rest[..len]);
+        state.bytes_read += len as u64;
         Ok(len)
     }
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {

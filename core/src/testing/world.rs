@@ -331,7 +331,7 @@ impl World {
         self.asked.clear();
         self.fetched.clear();
         self.written = None;
-        self.engine = Engine::new(self.settings.clone(), Codecs::default(), self.rng.next());
+        self.engine = Engine::new(self.settings.clone(), Codecs::default(), self.rng.word());
         self.start();
     }
     fn start(&mut self) {

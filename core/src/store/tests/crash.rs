@@ -1,14 +1,32 @@
 //! The machine stops at every point, also while it starts.
 
 use super::script::{Script, runs};
-use crate::testing::disk::Crash;
+use crate::store::Durability;
+use crate::testing::disk::{Crash, Fault};
+use std::time::Duration;
 
 /// Works, crashes, starts, as often as `lives`; each life stops at a change that the seed picks.
 fn live_and_die(seed: u64, lives: u64) {
     let mut script = Script::new(seed);
+    if seed % 4 == 3 {
+        script.settings.durability = Durability::Interval {
+            every: Duration::from_millis(500),
+            confirm_written: false,
+        };
+    }
     for _ in 0..lives {
         let stop = script.rng.below(120);
         script.disk.crash_after(stop);
+        // Sometimes the medium fails first, and the process with it.
+        if script.rng.chance(1, 5) {
+            let nth = script.rng.below(100);
+            let fault = if script.rng.chance(1, 2) {
+                Fault::Io
+            } else {
+                Fault::NoSpace
+            };
+            script.disk.fail_after(nth, fault);
+        }
         let crash = if script.rng.chance(1, 4) {
             Crash::Process
         } else {
@@ -40,7 +58,7 @@ fn nothing_confirmed_is_lost_over_many_lives() {
 
 #[test]
 fn every_crash_point_of_a_run_is_survived() {
-    for seed in 0..runs(400) / 100 {
+    for seed in 0..runs(400).div_ceil(400) {
         let work = |crash_at: Option<u64>| {
             let mut script = Script::new(1_000_000 + seed);
             if let Some(at) = crash_at {

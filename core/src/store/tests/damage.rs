@@ -1,1 +1,153 @@
-//! Bytes that are not what they were.
+//! Bytes that are not what they were: the start succeeds, and what is intact is served.
+
+use super::script::{Script, message, runs};
+use crate::store::{Read, Recovered, Store, check};
+use crate::testing::disk::{Crash, Rng, SimDisk};
+use crate::time::Wall;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// A data directory as some life left it.
+fn lived(seed: u64) -> Script {
+    let mut script = Script::new(seed);
+    script.is_plain = true;
+    script.open().unwrap();
+    let commits = 10 + script.rng.below(60);
+    script.work(commits).unwrap();
+    if script.rng.chance(1, 2) {
+        let now = script.now;
+        script.store.take().unwrap().close(now).unwrap();
+    }
+    script.store = None;
+    script.disk = script.disk.restart(Crash::Process);
+    script
+}
+
+/// Flips, cuts, zeroes, scrambles or removes something of a file.
+fn damage(disk: &SimDisk, path: &str, rng: &mut Rng) {
+    disk.damage(path, |bytes| {
+        let len = bytes.len() as u64;
+        let at = rng.below(len) as usize;
+        let run = (1 + rng.below(6000) as usize).min(bytes.len() - at.min(bytes.len()));
+        match rng.below(6) {
+            0 if len > 0 => bytes[at] ^= 1 << rng.below(8),
+            1 => bytes.truncate(at),
+            2 => bytes[at..at + run].fill(0),
+            3 => bytes[at..at + run].iter_mut().for_each(|byte| *byte = rng.word() as u8),
+            4 => bytes.clear(),
+            // A misdirected write: good bytes in the wrong place.
+            _ => {
+                let from = rng.below(len - run as u64 + 1) as usize;
+                bytes.copy_within(from..from + run, at);
+            }
+        }
+    });
+}
+
+type Content = BTreeMap<(u64, u64), u64>;
+
+/// What is served, and what is listed and lost. A body that is served is what was published.
+fn contents(script: &Script, store: &Store<SimDisk>, recovered: &Recovered) -> (Content, BTreeSet<(u64, u64)>) {
+    let (mut served, mut lost) = (BTreeMap::new(), BTreeSet::new());
+    for (queue, found) in &recovered.queues {
+        let reads: Vec<Read> = found
+            .entries
+            .iter()
+            .map(|entry| Read {
+                queue: *queue,
+                seq: entry.seq,
+                at: entry.at,
+            })
+            .collect();
+        for loaded in store.reader().read(&reads) {
+            let at = (queue.0, loaded.seq);
+            let Some(got) = loaded.message else {
+                lost.insert(at);
+                continue;
+            };
+            let (content, len) = script
+                .content(at)
+                .unwrap_or_else(|| panic!("seed {}: {at:?}", script.seed));
+            assert_eq!(
+                got.payload(),
+                message(content, len).payload(),
+                "seed {}: {at:?} is another",
+                script.seed
+            );
+            served.insert(at, content);
+        }
+    }
+    (served, lost)
+}
+
+#[test]
+fn a_damaged_file_never_stops_the_start_and_costs_only_itself() {
+    for seed in 0..runs(400) {
+        let script = lived(3_000_000 + seed);
+        let mut rng = Rng::new(seed);
+        // What an unharmed copy serves, and from where.
+        let copy = script.disk.restart(Crash::Process);
+        let (store, whole) = Store::open(Arc::new(copy), script.settings.clone(), Wall(0)).unwrap();
+        let (expected, lost) = contents(&script, &store, &whole);
+        assert!(lost.is_empty(), "seed {seed}");
+        let harmed = script.disk.restart(Crash::Process);
+        let files = harmed.paths();
+        let path = &files[rng.below(files.len() as u64) as usize];
+        let before = harmed.read(path);
+        damage(&harmed, path, &mut rng);
+        let is_harmed = harmed.read(path) != before;
+        let report = check(&harmed, &mut |_| {}).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert!(is_harmed || report.is_clean(), "seed {seed}: {report}");
+
+        let (store, recovered) = Store::open(Arc::new(harmed.clone()), script.settings.clone(), Wall(0))
+            .unwrap_or_else(|error| panic!("seed {seed}, {path}: {error}"));
+        let (served, _) = contents(&script, &store, &recovered);
+        for (queue, found) in &whole.queues {
+            for entry in &found.entries {
+                let at = (queue.0, entry.seq);
+                let elsewhere = !path.contains(&format!("{:08}.seg", entry.at.segment));
+                let is_served = served.contains_key(&at);
+                assert!(
+                    !elsewhere || is_served,
+                    "seed {seed}: {at:?} of {entry:?} was lost with {path}"
+                );
+            }
+        }
+        assert!(expected.len() >= served.len() || is_harmed);
+        for (key, value) in &recovered.keys {
+            assert!(
+                script.ever_had(key, value),
+                "seed {seed}: key {key:?} has a value that it never had"
+            );
+        }
+        // It goes on, and starts again.
+        drop(store);
+        let again = harmed.restart(Crash::Power);
+        let (store, recovered) = Store::open(Arc::new(again), script.settings.clone(), Wall(0))
+            .unwrap_or_else(|error| panic!("seed {seed}, {path}, again: {error}"));
+        let (served_again, _) = contents(&script, &store, &recovered);
+        assert_eq!(served, served_again, "seed {seed}: {path}");
+    }
+}
+
+#[test]
+fn many_damaged_files_never_stop_the_start() {
+    for seed in 0..runs(400) / 2 {
+        let mut script = lived(4_000_000 + seed);
+        let mut rng = Rng::new(seed);
+        for path in script.disk.paths() {
+            if rng.chance(1, 2) {
+                damage(&script.disk, &path, &mut rng);
+            }
+        }
+        let disk = script.disk.restart(Crash::Process);
+        let (store, recovered) = Store::open(Arc::new(disk.clone()), script.settings.clone(), Wall(0))
+            .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        contents(&script, &store, &recovered);
+        // Work goes on upon what is left.
+        script.adopt(&recovered);
+        script.store = Some(store);
+        script.disk = disk;
+        script.work(30).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
+}

@@ -4,3 +4,33 @@ mod behaviour;
 mod crash;
 mod damage;
 mod script;
+
+use crate::testing::disk::Rng;
+
+/// Files of a store that lived, whole and with bytes changed: what fuzzing starts from.
+pub(super) fn corpus() -> Vec<Vec<u8>> {
+    let mut corpus = vec![Vec::new(), vec![0xff; 64]];
+    for seed in 0..script::runs(400) / 40 {
+        let mut script = script::Script::new(seed);
+        script
+            .open()
+            .and_then(|()| script.work(12))
+            .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let mut rng = Rng::new(seed);
+        for path in script.disk.paths() {
+            let mut bytes = script.disk.read(&path).unwrap_or_default();
+            corpus.push(bytes.clone());
+            for _ in 0..4 {
+                let at = rng.below(bytes.len() as u64) as usize;
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte = rng.word() as u8;
+                }
+            }
+            // Also from somewhere in the middle, where heads and directories lie.
+            let from = rng.below(bytes.len() as u64 + 1) as usize;
+            corpus.push(bytes.split_off(from.min(bytes.len())));
+            corpus.push(bytes);
+        }
+    }
+    corpus
+}

@@ -37,7 +37,7 @@ pub(super) fn message(content: u64, len: usize) -> Message {
     let mut rng = Rng::new(content);
     let mut body = vec![0; len];
     body.chunks_mut(8)
-        .for_each(|chunk| chunk.copy_from_slice(&rng.next().to_le_bytes()[..chunk.len()]));
+        .for_each(|chunk| chunk.copy_from_slice(&rng.word().to_le_bytes()[..chunk.len()]));
     let envelope = Envelope {
         durable: true,
         qos: 1,
@@ -85,11 +85,14 @@ struct Queue {
     deleted: Option<u64>,
 }
 
+/// The commit that gave a key its value, and the value.
+type Version = (u64, Option<Vec<u8>>);
+
 /// What was asked of the store, and how much of it was confirmed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Book {
     queues: BTreeMap<u64, Queue>,
-    keys: BTreeMap<u8, Vec<(u64, Option<Vec<u8>>)>>,
+    keys: BTreeMap<u8, Vec<Version>>,
     /// (queue, seq) pairs that one group gave.
     groups: Vec<(u64, Vec<(u64, u64)>)>,
     /// A message that left one place for another in one group.
@@ -111,6 +114,8 @@ pub(super) struct Script {
     /// Messages in memory, to be routed again.
     held: Vec<(Message, u64, usize)>,
     waiting: Option<(u64, Lsn)>,
+    /// No message gets into a queue but by its own record, so that losing a file loses what lay in it and no more.
+    pub(super) is_plain: bool,
     pub(super) seed: u64,
 }
 
@@ -132,6 +137,7 @@ impl Script {
             settings: settings(),
             held: Vec::new(),
             waiting: None,
+            is_plain: false,
             seed,
         }
     }
@@ -175,6 +181,8 @@ impl Script {
     fn commit(&mut self) -> Result<(), StoreError> {
         self.book.commit += 1;
         let mut batches = Vec::new();
+        // One answer for all of a commit: what follows the last batch with `sync` is not promised.
+        let sync = self.rng.chance(1, 2);
         let mut any_sync = false;
         for _ in 0..1 + self.rng.below(3) {
             let mut batch = Batch {
@@ -184,7 +192,7 @@ impl Script {
             for _ in 0..self.rng.below(6) {
                 self.step(&mut batch);
             }
-            batch.sync = self.rng.chance(1, 2);
+            batch.sync = sync;
             any_sync |= batch.sync && !batch.records.is_empty();
             batches.push(batch);
         }
@@ -314,7 +322,7 @@ impl Script {
                 let value = self
                     .rng
                     .chance(3, 4)
-                    .then(|| (0..len).map(|_| self.rng.next() as u8).collect::<Vec<u8>>());
+                    .then(|| (0..len).map(|_| self.rng.word() as u8).collect::<Vec<u8>>());
                 self.book.keys.entry(key).or_default().push((commit, value.clone()));
                 batch.records.push(Record::Key {
                     key: [7, key].into(),
@@ -374,9 +382,9 @@ impl Script {
                 batch.groups.push((start, batch.records.len()));
                 self.book.groups.push((commit, given));
             }
-            20 => self.dead_letter(batch),
+            20 if !self.is_plain => self.dead_letter(batch),
             // The same message once more.
-            21 if !self.held.is_empty() => {
+            21 if !self.is_plain && !self.held.is_empty() => {
                 let nth = self.rng.below(self.held.len() as u64) as usize;
                 let (message, content, len) = self.held[nth].clone();
                 let queue = self.queue();
@@ -606,7 +614,7 @@ impl Script {
         }
     }
     /// What was recovered is the truth from here on.
-    fn adopt(&mut self, recovered: &Recovered) {
+    pub(super) fn adopt(&mut self, recovered: &Recovered) {
         let mut queues = BTreeMap::new();
         for (id, found) in &recovered.queues {
             let book = &self.book.queues[&id.0];
@@ -666,6 +674,18 @@ impl Script {
 }
 
 impl Script {
+    /// What was once given to a queue under a number.
+    pub(super) fn content(&self, (queue, seq): (u64, u64)) -> Option<(u64, usize)> {
+        let entry = self.book.queues.get(&queue)?.entries.get(&seq)?;
+        Some((entry.content, entry.len))
+    }
+    /// Whether a key ever had a value.
+    pub(super) fn ever_had(&self, key: &[u8], value: &[u8]) -> bool {
+        let Some(versions) = key.get(1).and_then(|key| self.book.keys.get(key)) else {
+            return false;
+        };
+        versions.iter().any(|(_, known)| known.as_deref() == Some(value))
+    }
     /// A clean stop was answered.
     pub(super) fn book_all_confirmed(&mut self) {
         self.book.confirmed = self.book.commit;
