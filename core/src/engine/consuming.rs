@@ -264,9 +264,11 @@ impl Engine {
 
     fn got(&mut self, link: Link, g: Get, queue: QueueRef, again: bool, gate: Option<u64>) {
         let channel = g.channel;
-        if self.link(link).is_none() {
+        let Some(l) = link_at(&mut self.links, link) else {
             return;
-        }
+        };
+        // It returns the message if it closes before that is taken.
+        l.channel(channel);
         let Some(q) = self.queue_mut(queue) else { return };
         let Some(entry) = q.ready.pop_front() else { return };
         q.unsettled += 1;

@@ -177,11 +177,6 @@ impl World {
     pub fn queue(&mut self, client: Client, commands: impl IntoIterator<Item = Command>) {
         self.clients[client.0].queued.extend(commands);
     }
-    /// Applies everything queued for the client now.
-    pub fn send_queued(&mut self, client: Client) {
-        let commands = self.clients[client.0].queued.drain(..).collect();
-        self.send(client, commands);
-    }
     /// What the client can take with that room, in one take. Whether there is more: [`World::is_due`].
     pub fn take(&mut self, client: Client, room: Room) -> Vec<Event> {
         let Some(link) = self.clients[client.0].link else {

@@ -419,6 +419,9 @@ fn a_fetched_message_is_numbered_when_it_is_handed_out() {
     w.send(c, vec![get("d"), get("d"), close_channel()]);
     w.drop_client(c);
     let c = w.connect("test");
+    w.send(c, vec![get("d")]);
+    w.drop_client(c);
+    let c = w.connect("test");
     assert_eq!(
         run(&mut w, c, [get("d"), get("d")]),
         ["got #1 1 again left 1", "got #2 2 left 0"]

@@ -199,11 +199,12 @@ impl Simulation {
         for round in 0.. {
             assert!(round < 10_000, "it never ends");
             let before = self.stage.world.trace();
-            let busy = self.stage.said.keys().copied().collect::<Vec<_>>();
-            for client in busy {
-                let n = self.stage.said.get(&client).map_or(0, VecDeque::len);
-                self.stage.world.send_queued(client);
-                self.applied(client, n);
+            while !self.stage.said.values().all(VecDeque::is_empty) {
+                match self.stage.world.step() {
+                    Step::Applied(client, n) => self.applied(client, n),
+                    Step::Took(client, events) => self.took(client, events),
+                    Step::Inside => {}
+                }
             }
             self.stage.world.catch_up();
             for client in self.queues.clients().chain(self.sessions.clients()).collect::<Vec<_>>() {

@@ -2,7 +2,6 @@
 
 use super::{Deed as AnyDeed, Stage};
 use crate::support::*;
-use gatepost_core::command::Command;
 use gatepost_core::event::{DeliveryFlags, Event};
 use gatepost_core::testing::world::Client;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -118,9 +117,8 @@ impl Sessions {
                     None => self.publisher.take(),
                 };
                 if let Some(c) = client {
-                    stage.say(c, Command::Detach, AnyDeed::Detach);
-                    // A connection that is gone says no more, and hears no more.
-                    stage.world.send_queued(c);
+                    // What it has not sent yet it never will.
+                    stage.world.drop_client(c);
                     stage.said.remove(&c);
                 }
             }
