@@ -1,6 +1,6 @@
 //! `gatepost-bench`: loads any broker that speaks AMQP 0-9-1, MQTT or STOMP, checks that every message comes once, in order and
 //! whole, and tells messages per second, latencies and what the broker spent; `compare` does so for several brokers side by
-//! side.
+//! side, `hostile` beside clients that misbehave.
 //!
 //! ```text
 //! options -> plan -> run: connect (blocking) -> worker threads (epoll) -> watch -> report
@@ -13,6 +13,7 @@
 mod body;
 mod compare;
 mod connect;
+mod hostile;
 mod idle;
 mod latency;
 mod meter;
@@ -43,6 +44,8 @@ enum Command {
     Run(Box<options::RunOptions>),
     /// Start Gatepost and its peers one after the other, load each, and print them side by side
     Compare(Box<compare::CompareOptions>),
+    /// Start Gatepost and tell what a well-behaved pair notices of clients that misbehave
+    Hostile(Box<hostile::HostileOptions>),
 }
 
 /// Exits with 0 when every message came once, in order and whole, with 1 when not, and with 2 when nothing could be measured.
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
     let clean = match Cli::parse().command {
         Command::Run(options) => run_once(&options),
         Command::Compare(options) => compare::compare(&options),
+        Command::Hostile(options) => hostile::hostile(&options),
     };
     match clean {
         Ok(true) => ExitCode::SUCCESS,

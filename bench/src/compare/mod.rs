@@ -2,9 +2,9 @@
 //! slows down slows all of them, each message verified.
 
 mod chart;
-mod peer;
+pub(crate) mod peer;
 mod scenario;
-mod table;
+pub(crate) mod table;
 
 use crate::idle::Idle;
 use crate::latency::Percentiles;
@@ -440,7 +440,7 @@ fn broker(peer: &Peer) -> Broker {
     }
 }
 
-fn machine() -> Machine {
+pub(crate) fn machine() -> Machine {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo
         .lines()

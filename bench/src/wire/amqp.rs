@@ -378,7 +378,7 @@ fn put_ack(out: &mut Vec<u8>, tag: u64, multiple: bool) {
     out.extend_from_slice(&[u8::from(multiple), FRAME_END]);
 }
 
-fn put_method(out: &mut Vec<u8>, channel: u16, method: Method, args: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn put_method(out: &mut Vec<u8>, channel: u16, method: Method, args: impl FnOnce(&mut Vec<u8>)) {
     put_frame(out, FRAME_METHOD, channel, |payload| {
         payload.extend_from_slice(&method.0.to_be_bytes());
         payload.extend_from_slice(&method.1.to_be_bytes());
@@ -396,12 +396,12 @@ fn put_frame(out: &mut Vec<u8>, kind: u8, channel: u16, payload: impl FnOnce(&mu
     out.push(FRAME_END);
 }
 
-fn put_short(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn put_short(out: &mut Vec<u8>, text: &str) {
     out.push(text.len() as u8);
     out.extend_from_slice(text.as_bytes());
 }
 
-fn put_long(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put_long(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
     out.extend_from_slice(bytes);
 }

@@ -265,7 +265,7 @@ fn body_of(packet: &[u8], first: u8) -> Result<&[u8], WireError> {
     Ok(&rest[used..])
 }
 
-fn put_text(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(&(text.len() as u16).to_be_bytes());
     out.extend_from_slice(text.as_bytes());
 }
@@ -282,7 +282,7 @@ fn put_length(out: &mut Vec<u8>, mut len: usize) {
     }
 }
 
-fn put_packet(out: &mut Vec<u8>, first: u8, body: &[u8]) {
+pub(crate) fn put_packet(out: &mut Vec<u8>, first: u8, body: &[u8]) {
     out.push(first);
     put_length(out, body.len());
     out.extend_from_slice(body);

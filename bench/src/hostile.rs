@@ -1,0 +1,250 @@
+//! What a well-behaved pair notices of clients that misbehave: a publisher at a steady rate and its consumer, run in turns beside
+//! an offender and alone, each time against a Gatepost that was started for it.
+//!
+//! ```text
+//! for each offender, for each round:   with, without
+//!   start -> offender in place -> warm up -> paced run (p50, p99) -> stop the offender -> does it still answer? -> stop
+//!            `---------------- resident memory, sampled until the end ------------------'
+//! ```
+//!
+//! Latencies count from when a message was meant to leave, and every message is verified, as in `run`. Offenders run in threads
+//! of a lower priority: what counts is the work they make for the broker and not the processor they take from it.
+
+mod client;
+mod crowd;
+mod line;
+mod offender;
+mod outcome;
+mod scene;
+
+use crate::compare::machine;
+use crate::compare::peer::{Kind, Peer, Running};
+use crate::connect;
+use crate::plan::{Plan, Protocol};
+use crate::progress::Progress;
+use crate::report::Report;
+use crate::run;
+use crate::wire::AckMode;
+use anyhow::{Context, ensure};
+use offender::Offender;
+use outcome::{Hostility, Row};
+use scene::{Outcome, Scene};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread::{self, Scope, ScopedJoinHandle};
+use std::time::Duration;
+
+/// Starts Gatepost again and again, and prints the table (Markdown) on standard output.
+#[derive(Debug, clap::Args)]
+pub(crate) struct HostileOptions {
+    /// Gatepost's program; else the one in the search path or beside this program
+    #[arg(long)]
+    gatepost: Option<PathBuf>,
+    /// Gatepost's I/O threads
+    #[arg(long, default_value_t = 1)]
+    io_threads: usize,
+    /// Only these; all if left out
+    #[arg(long, value_delimiter = ',', value_enum)]
+    offenders: Vec<Offender>,
+    /// Protocol of the well-behaved pair: MQTT of QoS 1, AMQP and STOMP confirmed and acknowledged
+    #[arg(long, value_enum, default_value = "mqtt")]
+    protocol: Protocol,
+    /// The pair's queue is durable and its messages persistent
+    #[arg(long)]
+    durable: bool,
+    /// The pair's messages a second
+    #[arg(long, default_value_t = 2000.0)]
+    rate: f64,
+    /// Bytes of the pair's bodies
+    #[arg(long, default_value_t = 64)]
+    size: usize,
+    /// How often the pair runs with each offender, and as often without
+    #[arg(long, default_value_t = 10)]
+    rounds: usize,
+    /// How long the pair publishes in each run
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Where the broker keeps its data while it runs
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Write the figures there
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Write the table there too
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+}
+
+/// The pair runs warm for so long before it is measured.
+const WARM_UP: Duration = Duration::from_millis(500);
+/// An offender that is not where it wants to be by then offends from where it is.
+const IN_PLACE_TIMEOUT: Duration = Duration::from_secs(5);
+/// In the last round, how long to wait for the broker to lose its patience with clients that make it wait.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often resident memory is looked at.
+const RSS_TICK: Duration = Duration::from_millis(20);
+/// Unacknowledged deliveries and unconfirmed publishes of the pair.
+const WINDOW: u16 = 100;
+/// The niceness of an offender's threads.
+const OFFENDER_NICE: i32 = 10;
+
+/// One run of the pair.
+#[derive(Debug)]
+pub(crate) struct Observed {
+    report: Report,
+    rss_peak_bytes: u64,
+    offence: Outcome,
+}
+
+/// Measures; whether the pair lost nothing and the broker survived everything.
+///
+/// # Errors
+/// When the options make no sense or nothing can be written. A broker that fails is in the table.
+pub(crate) fn hostile(options: &HostileOptions) -> anyhow::Result<bool> {
+    ensure!(
+        options.seconds > 0.0 && options.rounds > 0 && options.rate > 0.0,
+        "--seconds, --rounds and --rate are above 0"
+    );
+    let kind = Kind::Gatepost {
+        io_threads: options.io_threads,
+    };
+    let program = kind.find(options.gatepost.as_deref())?;
+    let peer = Peer { kind, program };
+    ensure!(peer.program.is_some(), "there is no gatepost; give --gatepost");
+    let base = options.data.clone().unwrap_or_else(std::env::temp_dir);
+    let directory = tempfile::Builder::new().prefix("gatepost-bench-").tempdir_in(base)?;
+    let mut hostility = Hostility::new(machine(), &peer, options);
+    let progress = Progress::new();
+    let all = <Offender as clap::ValueEnum>::value_variants();
+    let chosen = if options.offenders.is_empty() {
+        all
+    } else {
+        &options.offenders
+    };
+    for offender in chosen {
+        let mut row = Row::new(*offender);
+        for round in 1..=options.rounds {
+            progress.say(&format!("{}, round {round} of {}", offender.name(), options.rounds));
+            let is_last = round == options.rounds;
+            for with in [Some(*offender), None] {
+                let observed = observe(options, &peer, directory.path(), with, is_last);
+                row.add(with.is_some(), observed);
+            }
+        }
+        progress.say(&row.line());
+        hostility.rows.push(row);
+    }
+    progress.done();
+    let markdown = hostility.markdown();
+    print!("{markdown}");
+    if let Some(path) = &options.markdown {
+        std::fs::write(path, &markdown).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(path) = &options.json {
+        let json = serde_json::to_string_pretty(&hostility)? + "\n";
+        std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(hostility.rows.iter().all(|row| row.failures.is_empty()))
+}
+
+/// One run of the pair against a fresh broker, beside an offender or alone.
+fn observe(
+    options: &HostileOptions,
+    peer: &Peer,
+    base: &Path,
+    offender: Option<Offender>,
+    is_last: bool,
+) -> anyhow::Result<Observed> {
+    let directory = tempfile::tempdir_in(base)?;
+    let broker = peer.start(directory.path())?;
+    let endpoints = [
+        broker.endpoint(Protocol::Amqp)?,
+        broker.endpoint(Protocol::Mqtt)?,
+        broker.endpoint(Protocol::Stomp)?,
+    ];
+    let seconds = Duration::from_secs_f64(options.seconds);
+    let scene = Scene::new(endpoints, WARM_UP + seconds);
+    let done = AtomicBool::new(false);
+    let (report, rss_peak_bytes) = thread::scope(|scope| {
+        let rss = scope.spawn(|| rss_peak_bytes(broker.pid, &done));
+        let offence = offender.map(|offender| {
+            spawn(scope, {
+                let scene = &scene;
+                move || offender.offend(scene)
+            })
+        });
+        if offence.is_some() {
+            scene.await_in_place(IN_PLACE_TIMEOUT);
+        }
+        let report = run_pair(options, &broker, WARM_UP).and_then(|_| run_pair(options, &broker, seconds));
+        if is_last && report.is_ok() && offender.is_some_and(Offender::waits) {
+            scene.await_settled(PATIENCE);
+        }
+        scene.stop();
+        let offended = offence.is_none_or(|offence| offence.join().is_ok());
+        let alive = connect::idle(scene.endpoint(Protocol::Mqtt), 0);
+        done.store(true, SeqCst);
+        let rss = rss.join().unwrap_or_default();
+        let report = report?;
+        alive.context("the broker does not answer any more")?.close();
+        ensure!(offended, "the offender failed");
+        Ok((report, rss))
+    })?;
+    broker.stop()?;
+    Ok(Observed {
+        report,
+        rss_peak_bytes,
+        offence: scene.outcome(),
+    })
+}
+
+/// The well-behaved pair; counts only when every message came once, in order and whole.
+fn run_pair(options: &HostileOptions, broker: &Running, duration: Duration) -> anyhow::Result<Report> {
+    let endpoint = broker.endpoint(options.protocol)?;
+    let mut plan = Plan::new(endpoint.clone(), endpoint);
+    plan.size = options.size;
+    plan.count = u64::MAX;
+    plan.duration = Some(duration);
+    plan.rate = Some(options.rate);
+    plan.qos = 1;
+    (plan.confirm, plan.ack, plan.prefetch) = (true, AckMode::Each, WINDOW);
+    plan.window = u64::from(WINDOW);
+    plan.durable = options.durable;
+    plan.pid = Some(broker.pid);
+    let report = run::run(&plan)?;
+    ensure!(
+        report.clean,
+        "{}; {}; {} published, {} confirmed, {} refused",
+        report.failure.as_deref().unwrap_or("not clean"),
+        report.verdict,
+        report.published,
+        report.confirmed,
+        report.refused
+    );
+    Ok(report)
+}
+
+/// Runs an offender's work in a thread of lower priority.
+fn spawn<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: impl FnOnce() + Send + 'scope,
+) -> ScopedJoinHandle<'scope, ()> {
+    scope.spawn(|| {
+        // On Linux niceness is a thread's own, and those it starts inherit it. Where it cannot be changed, it stays.
+        let _ = rustix::process::setpriority_process(None, OFFENDER_NICE);
+        work();
+    })
+}
+
+/// Samples the resident memory of a process until `done`; the most there was.
+fn rss_peak_bytes(pid: u32, done: &AtomicBool) -> u64 {
+    let mut peak_kib = 0;
+    while !done.load(SeqCst) {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib: Option<u64> = rss.and_then(|rss| rss.split_ascii_whitespace().next()?.parse().ok());
+        peak_kib = kib.unwrap_or_default().max(peak_kib);
+        thread::sleep(RSS_TICK);
+    }
+    1024 * peak_kib
+}

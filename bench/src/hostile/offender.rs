@@ -1,0 +1,64 @@
+//! The kinds of clients that misbehave.
+
+use super::scene::Scene;
+use super::{client, crowd};
+
+/// A way to misbehave. Each is bounded in number and in time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Offender {
+    /// MQTT subscribers of QoS 0 and 1 stop reading while 100,000 messages of 1 KiB come for them
+    StalledSubscriber,
+    /// An AMQP publisher never reads the confirms of 200,000 messages
+    UnreadConfirms,
+    /// Connections are opened and closed as fast as it goes, 50,000 at most
+    ConnectFlood,
+    /// 2,000 connections send half of a handshake and wait
+    HalfOpen,
+    /// Random bytes on every protocol's port, bare and behind a proper start
+    Garbage,
+    /// 2,000 AMQP channels are opened and closed, and 10,000 MQTT subscriptions made and removed, over and over
+    ManyChannels,
+    /// Queues are declared with field tables of 120 KiB, which a frame holds, and of 1 MiB, which none does
+    BigTable,
+    /// 200 connections send one byte of a handshake a second
+    SlowLoris,
+}
+
+impl Offender {
+    /// As it is called on the command line.
+    pub(crate) fn name(self) -> String {
+        let value = clap::ValueEnum::to_possible_value(&self);
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// What its acts are.
+    pub(crate) fn acts(self) -> &'static str {
+        match self {
+            Self::StalledSubscriber | Self::UnreadConfirms => "messages",
+            Self::ConnectFlood | Self::HalfOpen | Self::Garbage => "connections",
+            Self::ManyChannels => "channels and subscriptions",
+            Self::BigTable => "declares",
+            Self::SlowLoris => "bytes",
+        }
+    }
+
+    /// Whether the broker has to lose its patience before there is an answer to tell.
+    pub(crate) fn waits(self) -> bool {
+        matches!(self, Self::HalfOpen | Self::SlowLoris)
+    }
+
+    /// Misbehaves until the scene is over.
+    pub(crate) fn offend(self, scene: &Scene) {
+        match self {
+            Self::StalledSubscriber => client::stalled_subscriber(scene),
+            Self::UnreadConfirms => client::unread_confirms(scene),
+            Self::ConnectFlood => crowd::connect_flood(scene),
+            Self::HalfOpen => crowd::half_open(scene),
+            Self::Garbage => crowd::garbage(scene),
+            Self::ManyChannels => client::many_channels(scene),
+            Self::BigTable => client::big_table(scene),
+            Self::SlowLoris => crowd::slow_loris(scene),
+        }
+    }
+}
