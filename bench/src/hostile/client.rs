@@ -2,7 +2,6 @@
 
 use super::line::Line;
 use super::scene::Scene;
-use super::spawn;
 use crate::body;
 use crate::connect;
 use crate::plan::{Plan, Protocol};
@@ -15,7 +14,9 @@ const STALLED_MESSAGES: u64 = 100_000;
 const STALLED_BODY_BYTES: usize = 1024;
 /// Unconfirmed messages of the one who publishes for a stalled subscriber.
 const STALLED_WINDOW: u64 = 1000;
-const UNREAD_MESSAGES: u64 = 200_000;
+const UNREAD_CONFIRMS: u64 = 200_000;
+const UNREAD_RETURNS: u64 = 100_000;
+const RETURNED_BODY_BYTES: usize = 1024;
 /// Messages that are written at once.
 const BATCH: u64 = 100;
 const CHANNELS: u16 = 2000;
@@ -88,17 +89,48 @@ pub(crate) fn unread_confirms(scene: &Scene) {
     // To where no queue is bound: what piles up are the confirms.
     plan.address = Address::Topic(vec!["bench".into(), "unheard".into()]);
     plan.confirm = true;
-    let Some((mut line, mut wire)) = Line::logged_in(scene, connect::publisher(&plan, 0)) else {
-        return;
-    };
+    if let Some((line, mut wire)) = Line::logged_in(scene, connect::publisher(&plan, 0)) {
+        let body = body::blank(plan.size);
+        publish_deaf(scene, line, UNREAD_CONFIRMS, |out| {
+            wire.publish(out, &body);
+        });
+    }
+}
+
+/// Publishes at a steady pace what the broker has to return, and never reads it.
+pub(crate) fn unread_returns(scene: &Scene) {
+    let mut message = Vec::new();
+    amqp::put_method(&mut message, 1, (60, 40), |args| {
+        args.extend_from_slice(&[0, 0]);
+        amqp::put_short(args, "");
+        amqp::put_short(args, "gatepost-bench-no-queue-of-this-name");
+        // Mandatory. AMQP 0-9-1 1.8.3.7
+        args.push(1);
+    });
+    amqp::put_frame(&mut message, amqp::FRAME_HEADER, 1, |header| {
+        header.extend_from_slice(&[0, 60, 0, 0]);
+        header.extend_from_slice(&(RETURNED_BODY_BYTES as u64).to_be_bytes());
+        header.extend_from_slice(&[0, 0]);
+    });
+    amqp::put_frame(&mut message, amqp::FRAME_BODY, 1, |payload| {
+        payload.extend_from_slice(&body::blank(RETURNED_BODY_BYTES));
+    });
+    let connected = connect::idle(scene.endpoint(Protocol::Amqp), 0);
+    if let Some((line, _)) = Line::logged_in(scene, connected) {
+        publish_deaf(scene, line, UNREAD_RETURNS, |out| out.extend_from_slice(&message));
+    }
+}
+
+/// Publishes at a steady pace and does not read until the end.
+fn publish_deaf(scene: &Scene, mut line: Line, messages: u64, mut publish: impl FnMut(&mut Vec<u8>)) {
     scene.set_in_place();
-    let body = body::blank(plan.size);
-    let mut pace = Spread::new(scene, UNREAD_MESSAGES);
+    let mut pace = Spread::new(scene, messages);
+    let mut out = Vec::new();
     while !scene.is_over() && !line.has_ended() {
         let batch = pace.due();
-        let mut out = Vec::new();
+        out.clear();
         for _ in 0..batch {
-            wire.publish(&mut out, &body);
+            publish(&mut out);
         }
         pace.sent += batch;
         if line.say(scene, &out) {
@@ -112,16 +144,8 @@ pub(crate) fn unread_confirms(scene: &Scene) {
     line.leave(scene);
 }
 
-/// Channels and subscriptions in great number, over and over.
+/// Opens and closes many channels, over and over.
 pub(crate) fn many_channels(scene: &Scene) {
-    scene.set_in_place();
-    thread::scope(|scope| {
-        spawn(scope, || open_channels(scene));
-        spawn(scope, || subscribe(scene));
-    });
-}
-
-fn open_channels(scene: &Scene) {
     let mut open = Vec::new();
     let mut close = Vec::new();
     // Channel 1 is open from the log-in.
@@ -137,6 +161,7 @@ fn open_channels(scene: &Scene) {
     let Some((mut line, _)) = Line::logged_in(scene, connected) else {
         return;
     };
+    scene.set_in_place();
     while line.say(scene, &open)
         && line.hear(scene, CHANNELS.into(), ANSWER_TIMEOUT)
         && line.say(scene, &close)
@@ -148,7 +173,8 @@ fn open_channels(scene: &Scene) {
     line.leave(scene);
 }
 
-fn subscribe(scene: &Scene) {
+/// Makes and removes many subscriptions, over and over.
+pub(crate) fn many_subscriptions(scene: &Scene) {
     let mut subscribe = Vec::new();
     let mut unsubscribe = Vec::new();
     let packets = SUBSCRIPTIONS / FILTERS;
@@ -168,6 +194,7 @@ fn subscribe(scene: &Scene) {
     let Some((mut line, _)) = Line::logged_in(scene, connected) else {
         return;
     };
+    scene.set_in_place();
     while line.say(scene, &subscribe)
         && line.hear(scene, packets, ANSWER_TIMEOUT)
         && line.say(scene, &unsubscribe)

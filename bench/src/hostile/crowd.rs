@@ -22,7 +22,7 @@ const FLOOD_THREADS: u64 = 2;
 const GARBAGE_CONNECTIONS_MAX: u64 = 5000;
 const GARBAGE_BYTES_MAX: u64 = 4096;
 /// A broker that takes random bytes for the start of something long may wait for the rest; we do not.
-const GARBAGE_PATIENCE: Duration = Duration::from_millis(100);
+const GARBAGE_PATIENCE: Duration = Duration::from_millis(20);
 /// How often a crowd looks what became of its connections.
 const LOOK: Duration = Duration::from_millis(200);
 /// Between two attempts of who was not let in.

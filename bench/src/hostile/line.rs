@@ -38,7 +38,7 @@ const TICK: Duration = Duration::from_millis(1);
 /// A socket that takes nothing for so long is one that the broker does not read.
 const HELD_BACK: Duration = Duration::from_millis(200);
 /// Answers are told apart by so many of their characters.
-const REFUSAL_CHARS_MAX: usize = 70;
+const REFUSAL_CHARS_MAX: usize = 56;
 const CONNECTION_CLOSE: amqp::Method = (10, 50);
 const CHANNEL_CLOSE: amqp::Method = (20, 40);
 
@@ -177,10 +177,10 @@ impl Line {
         true
     }
 
-    /// Reads what there is until the broker ends the connection or `timeout` is over.
+    /// Reads what there is until the broker has ended the connection, or said that it wants to, or `timeout` is over.
     pub(crate) fn hear_out(&mut self, timeout: Duration) {
         let begun = Instant::now();
-        while !self.has_ended() && begun.elapsed() < timeout {
+        while !self.has_ended() && !self.is_bid_to_close() && begun.elapsed() < timeout {
             if self.read() {
                 self.digest();
             } else {
@@ -197,6 +197,11 @@ impl Line {
         self.ending.is_some()
     }
 
+    /// AMQP 0-9-1 1.4.2.4: behind connection.close the broker waits for our close-ok, which it does not get.
+    fn is_bid_to_close(&self) -> bool {
+        self.protocol == Protocol::Amqp && self.is_refused()
+    }
+
     pub(crate) fn is_refused(&self) -> bool {
         self.refusal.is_some()
     }
@@ -211,8 +216,8 @@ impl Line {
     pub(crate) fn leave_as(self, scene: &Scene, who: &str) {
         let held_back = if self.is_held_back { ", held back" } else { "" };
         let answer = match (&self.refusal, self.ending) {
-            (Some(words), Some(_)) => words.clone(),
-            (Some(words), None) => format!("{words}, left open"),
+            (Some(words), ending) if ending.is_some() || self.is_bid_to_close() => words.clone(),
+            (Some(words), _) => format!("{words}, left open"),
             (None, Some(Ending::Closed)) => "closed".into(),
             (None, Some(Ending::Reset)) => "reset".into(),
             (None, None) => "left open".into(),
@@ -261,7 +266,10 @@ fn refusal(protocol: Protocol, frame: &[u8]) -> Option<String> {
             let args = &payload[4..];
             let code = u16::from_be_bytes([*args.first()?, *args.get(1)?]);
             let text = args.get(3..3 + usize::from(*args.get(2)?))?;
-            Some(format!("{what} {code} {}", plain(&String::from_utf8_lossy(text))))
+            let text = String::from_utf8_lossy(text);
+            // Behind the comma stand the bytes that were wrong.
+            let reason = text.split(',').next().unwrap_or_default();
+            Some(format!("{what} {code} {}", plain(reason)))
         }
         Protocol::Mqtt | Protocol::Mqtt5 => match *frame {
             [0x20, _, _, code, ..] if code != 0 => Some(format!("CONNACK {code:#04x}")),
@@ -286,7 +294,10 @@ fn refusal(protocol: Protocol, frame: &[u8]) -> Option<String> {
 /// An answer without what differs from one offence to the next: numbers, and bytes of ours that it quotes.
 fn plain(text: &str) -> String {
     let mut plain = String::new();
-    for letter in text.chars().take(REFUSAL_CHARS_MAX) {
+    for letter in text.chars() {
+        if plain.len() >= REFUSAL_CHARS_MAX {
+            break;
+        }
         match letter {
             '0'..='9' if plain.ends_with('#') => {}
             '0'..='9' => plain.push('#'),
@@ -308,7 +319,7 @@ mod tests {
         let mut close = Vec::new();
         amqp::put_method(&mut close, 0, CONNECTION_CLOSE, |args| {
             args.extend_from_slice(&501_u16.to_be_bytes());
-            amqp::put_short(args, "FRAME_ERROR - type 77");
+            amqp::put_short(args, "FRAME_ERROR - type 77, all octets = <<>>");
             args.extend_from_slice(&[0; 4]);
         });
         let said = refusal(Protocol::Amqp, &close);

@@ -11,14 +11,18 @@ pub(crate) enum Offender {
     StalledSubscriber,
     /// An AMQP publisher never reads the confirms of 200,000 messages
     UnreadConfirms,
+    /// An AMQP publisher never reads the 100,000 messages of 1 KiB that come back to it as unroutable
+    UnreadReturns,
     /// Connections are opened and closed as fast as it goes, 50,000 at most
     ConnectFlood,
     /// 2,000 connections send half of a handshake and wait
     HalfOpen,
     /// Random bytes on every protocol's port, bare and behind a proper start
     Garbage,
-    /// 2,000 AMQP channels are opened and closed, and 10,000 MQTT subscriptions made and removed, over and over
+    /// 2,000 AMQP channels are opened and closed, over and over
     ManyChannels,
+    /// 10,000 MQTT subscriptions are made and removed, over and over
+    ManySubscriptions,
     /// Queues are declared with field tables of 120 KiB, which a frame holds, and of 1 MiB, which none does
     BigTable,
     /// 200 connections send one byte of a handshake a second
@@ -35,9 +39,10 @@ impl Offender {
     /// What its acts are.
     pub(crate) fn acts(self) -> &'static str {
         match self {
-            Self::StalledSubscriber | Self::UnreadConfirms => "messages",
+            Self::StalledSubscriber | Self::UnreadConfirms | Self::UnreadReturns => "messages",
             Self::ConnectFlood | Self::HalfOpen | Self::Garbage => "connections",
-            Self::ManyChannels => "channels and subscriptions",
+            Self::ManyChannels => "channels",
+            Self::ManySubscriptions => "subscriptions",
             Self::BigTable => "declares",
             Self::SlowLoris => "bytes",
         }
@@ -53,10 +58,12 @@ impl Offender {
         match self {
             Self::StalledSubscriber => client::stalled_subscriber(scene),
             Self::UnreadConfirms => client::unread_confirms(scene),
+            Self::UnreadReturns => client::unread_returns(scene),
             Self::ConnectFlood => crowd::connect_flood(scene),
             Self::HalfOpen => crowd::half_open(scene),
             Self::Garbage => crowd::garbage(scene),
             Self::ManyChannels => client::many_channels(scene),
+            Self::ManySubscriptions => client::many_subscriptions(scene),
             Self::BigTable => client::big_table(scene),
             Self::SlowLoris => crowd::slow_loris(scene),
         }

@@ -1,5 +1,6 @@
 //! The figures of the runs with and without each offender, and how they are written down.
 
+use super::line::name;
 use super::offender::Offender;
 use super::{HostileOptions, Observed};
 use crate::compare::peer::Peer;
@@ -82,8 +83,8 @@ impl Hostility {
         );
         let _ = writeln!(
             text,
-            "{:?} pair{}, {} messages a second of {} bytes; medians of {} runs with and {} without, in turns, of {} s each.\n",
-            self.protocol,
+            "{} pair{}, {} messages a second of {} bytes; medians of {} runs with and {} without, in turns, of {} s each.\n",
+            name(self.protocol),
             if self.durable { ", durable" } else { "" },
             figure(self.rate),
             self.size_bytes,
@@ -167,7 +168,7 @@ impl Row {
             ratio.map_or("–".into(), |(with, without)| figure(with / without)),
             figure(without.rss_max_mib),
             figure(with.rss_max_mib),
-            format!("{} {}", figure(self.acts as f64 / rounds as f64), self.offender.acts()),
+            format!("{} {}", whole(self.acts / rounds as u64), self.offender.acts()),
             self.answers(),
         ];
         if !self.failures.is_empty() {
@@ -183,7 +184,7 @@ impl Row {
         let hidden = answers.len().saturating_sub(ANSWERS_SHOWN);
         let shown = answers.iter().take(ANSWERS_SHOWN);
         let mut parts: Vec<String> = shown
-            .map(|(answer, count)| format!("{answer} × {}", figure(**count as f64)))
+            .map(|(answer, count)| format!("{answer} × {}", whole(**count)))
             .collect();
         if hidden > 0 {
             parts.push(format!("{hidden} more"));
@@ -201,6 +202,15 @@ impl Figures {
         let rss_mib = observed.rss_peak_bytes as f64 / MIB;
         self.rss_peak_mib.add(rss_mib);
         self.rss_max_mib = self.rss_max_mib.max(rss_mib);
+    }
+}
+
+/// A number of things, thousands apart.
+fn whole(count: u64) -> String {
+    if count < 100 {
+        count.to_string()
+    } else {
+        figure(count as f64)
     }
 }
 
@@ -222,7 +232,7 @@ mod tests {
         let text = row.markdown(3);
         assert!(text.contains("| 120 | 360 | 3.00 |"), "{text}");
         assert!(
-            text.ends_with("| 10.0 connections | a × 6.00; b × 5.00; c × 4.00; d × 3.00; e × 2.00; 1 more |"),
+            text.ends_with("| 10 connections | a × 6; b × 5; c × 4; d × 3; e × 2; 1 more |"),
             "{text}"
         );
         row.add(true, Err(anyhow::anyhow!("it\ndied")));

@@ -33,8 +33,8 @@ enum Delivery {
 /// The protocol header that opens a connection. AMQP 0-9-1 4.2.2
 pub(crate) const PROTOCOL_HEADER: &[u8; 8] = b"AMQP\0\0\x09\x01";
 const FRAME_METHOD: u8 = 1;
-const FRAME_HEADER: u8 = 2;
-const FRAME_BODY: u8 = 3;
+pub(crate) const FRAME_HEADER: u8 = 2;
+pub(crate) const FRAME_BODY: u8 = 3;
 const FRAME_HEARTBEAT: u8 = 8;
 const FRAME_END: u8 = 0xCE;
 /// Header and end of a frame.
@@ -386,7 +386,7 @@ pub(crate) fn put_method(out: &mut Vec<u8>, channel: u16, method: Method, args: 
     });
 }
 
-fn put_frame(out: &mut Vec<u8>, kind: u8, channel: u16, payload: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn put_frame(out: &mut Vec<u8>, kind: u8, channel: u16, payload: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = Vec::new();
     payload(&mut bytes);
     out.push(kind);
