@@ -309,7 +309,10 @@ impl Engine {
         for _ in 0..EXPIRE_STEPS {
             let Some(q) = self.queue_mut(queue) else { return };
             let Some(front) = q.ready.front() else { return };
-            let Body::Memory(message) = &front.body else { return };
+            let Body::Memory(message) = &front.body else {
+                // What follows an expired message has probably expired too.
+                return self.load_head(queue);
+            };
             if !expired(q, message, wall) {
                 break;
             }
