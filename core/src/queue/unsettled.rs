@@ -104,8 +104,7 @@ mod tests {
             seq,
             body,
             flags: EntryFlags::default(),
-            subscription_ids: None,
-        };
+            subscription_ids: None, priority: 0 };
         Held {
             queue: QueueRef {
                 slot: 0,
