@@ -45,6 +45,8 @@ pub struct Store<D: Disk> {
     pub(super) spares: Vec<String>,
     /// A spare that is being filled with zeros, and up to where.
     ahead: Option<(D::File, u64)>,
+    /// Syncs of the active segment.
+    syncs_here: u32,
     /// Zeroing ahead failed for this segment: it is tried again for the next.
     ahead_failed: bool,
     /// Everything below is synced.
@@ -106,6 +108,8 @@ const WRITE_BYTES: usize = 1 << 20;
 const SLICE_PAUSE: Duration = Duration::from_millis(10);
 /// Time between checkpoints while the disk is short.
 const DISK_SHORT_CHECKPOINT: Duration = Duration::from_secs(5);
+/// A segment that was synced this often is worth the zeros of its successor.
+const SYNCS_WORTH_ZEROS: u32 = 8;
 /// A spare being zeroed.
 pub(super) const AHEAD: &str = "log/ahead";
 
@@ -145,6 +149,7 @@ impl<D: Disk> Store<D> {
             compaction: None,
             spares: found.spares,
             ahead: None,
+            syncs_here: 0,
             ahead_failed: false,
             sync_due: None,
             disk_short: false,
@@ -447,6 +452,7 @@ impl<D: Disk> Store<D> {
         self.add_segment(&active);
         self.active = Some(active);
         self.ahead_failed = false;
+        self.syncs_here = 0;
         Ok(())
     }
 
@@ -504,6 +510,7 @@ impl<D: Disk> Store<D> {
             Ok(took) => {
                 if let Some(took) = took {
                     self.shared.stats.synced(took);
+                    self.syncs_here = self.syncs_here.saturating_add(1);
                 }
                 self.durable = active.end_lsn();
                 Ok(())
@@ -655,14 +662,17 @@ impl<D: Disk> Store<D> {
         disk.sync_dir(header.kind.dir())
     }
 
-    /// Fills a spare with zeros once the active segment is half full. Returns whether there is more to do.
+    /// Fills a spare with zeros once the active segment is half full, if it was synced often: a sync of a file that
+    /// grows also writes the file system's journal, which wears more than the zeros do. Returns whether there is more
+    /// to do.
     fn zero_ahead(&mut self) -> bool {
         let size = u64::from(self.settings.segment_bytes);
         let half_full = self
             .active
             .as_ref()
             .is_some_and(|active| u64::from(active.position()) >= size / 2);
-        if self.ahead.is_none() && (!half_full || self.ahead_failed || !self.spares.is_empty()) {
+        let wanted = half_full && self.syncs_here >= SYNCS_WORTH_ZEROS && !self.ahead_failed && self.spares.is_empty();
+        if self.ahead.is_none() && !wanted {
             return false;
         }
         match self.zero_slice(size) {
