@@ -75,6 +75,12 @@ impl Engine {
                 (reserved, bytes),
                 "reservations"
             );
+            let held = l.channels().flat_map(|c| c.held.iter().map(|(_, out)| out));
+            for out in l.outbox.iter().chain(held) {
+                if let Out::Got(fetched) = out {
+                    found.taken(fetched.queue, self, &fetched.entry);
+                }
+            }
             for c in l.channels() {
                 for held in c.unsettled.iter() {
                     found.taken(held.queue, self, &held.entry);

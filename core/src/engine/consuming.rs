@@ -1,6 +1,6 @@
 //! Consumers and their deliveries: start, stop, hand out, settle, fetch one.
 
-use super::link::{GATE_NEVER, Out};
+use super::link::{Fetched, GATE_NEVER, Out};
 use super::{Engine, Link, Wakes, done, link_at};
 use crate::command::{Channel as ChannelNumber, Consume, ConsumerToken, Get, Outcome};
 use crate::event::{Delivery, DeliveryExtra, DeliveryFlags, Event, Op};
@@ -209,7 +209,8 @@ impl Engine {
             Err(fault) => {
                 let op = Op::Get;
                 let fault = Box::new(fault);
-                return self.answer_get(link, again, Event::Failed { channel, op, fault }, None);
+                let answer = Out::Event(Event::Failed { channel, op, fault });
+                return self.answer_get(link, channel, again, answer, None);
             }
         };
         let now = self.now;
@@ -219,7 +220,8 @@ impl Engine {
             q.used_at = now.monotonic;
             let Some(front) = q.ready.front() else {
                 self.counters.get_empty += 1;
-                return self.answer_get(link, again, Event::GetEmpty { channel }, None);
+                let answer = Out::Event(Event::GetEmpty { channel });
+                return self.answer_get(link, channel, again, answer, None);
             };
             match &front.body {
                 Body::Memory(m) if super::dispatch::expired(q, m, now.wall) => {
@@ -247,22 +249,13 @@ impl Engine {
         }
     }
 
-    fn answer_get(&mut self, link: Link, again: bool, event: Event, gate: Option<u64>) {
-        let (Event::Got {
-            delivery: Delivery { channel, .. },
-            ..
-        }
-        | Event::GetEmpty { channel }
-        | Event::Failed { channel, .. }) = event
-        else {
-            return;
-        };
+    fn answer_get(&mut self, link: Link, channel: ChannelNumber, again: bool, out: Out, gate: Option<u64>) {
         if !again {
-            return self.answer(link, channel, event, gate);
+            return self.push_out(link, channel, out, gate);
         }
         let durable = self.staging.durable_ticket();
         if let Some(l) = link_at(&mut self.links, link) {
-            l.fill_awaited(channel, event, gate, durable);
+            l.fill_awaited(channel, out, gate, durable);
             if let Some(gate) = gate {
                 self.wait_for(gate, link, channel);
             }
@@ -271,35 +264,56 @@ impl Engine {
 
     fn got(&mut self, link: Link, g: Get, queue: QueueRef, again: bool, gate: Option<u64>) {
         let channel = g.channel;
-        if self.link(link).is_none() {
+        let Some(l) = link_at(&mut self.links, link) else {
             return;
-        }
+        };
+        // It returns the message if it closes before that is taken.
+        l.channel(channel);
         let Some(q) = self.queue_mut(queue) else { return };
         let Some(entry) = q.ready.pop_front() else { return };
         q.unsettled += 1;
-        let remaining = u32::try_from(q.ready.len()).unwrap_or(u32::MAX);
-        let Body::Memory(message) = &entry.body else { return };
-        let message = message.clone();
-        let flags = entry.flags.delivery();
-        self.counters.got += 1;
+        let fetched = Fetched {
+            channel,
+            queue,
+            entry,
+            no_ack: g.no_ack,
+            remaining: u32::try_from(q.ready.len()).unwrap_or(u32::MAX),
+        };
         self.touch(queue);
+        self.answer_get(link, channel, again, Out::Got(Box::new(fetched)), gate);
+    }
+
+    /// Numbers a fetched message and hands it to its link. Not earlier: a settle of all before a delivery that overtakes
+    /// it would be one of a message nobody has seen.
+    pub(crate) fn hand_out_fetched(&mut self, link: Link, fetched: Fetched, events: &mut Vec<Event>) {
+        let Fetched {
+            channel,
+            queue,
+            entry,
+            no_ack,
+            remaining,
+        } = fetched;
         let Some(l) = link_at(&mut self.links, link) else {
             return;
         };
         let c = l.channel(channel);
         c.delivered += 1;
         let number = c.delivered;
-        if g.no_ack {
+        let Body::Memory(message) = &entry.body else {
+            debug_assert!(false, "only what is in memory is fetched");
+            return;
+        };
+        let (message, flags) = (message.clone(), entry.flags.delivery());
+        self.counters.got += 1;
+        if no_ack {
             self.settle_entry(queue, entry, false, &mut Wakes::default());
         } else {
-            c.unsettled.push(
-                number,
-                Held {
-                    queue,
-                    consumer: None,
-                    entry,
-                },
-            );
+            let held = Held {
+                queue,
+                consumer: None,
+                entry,
+            };
+            c.unsettled.push(number, held);
         }
         let delivery = Delivery {
             channel,
@@ -310,7 +324,7 @@ impl Engine {
             message,
             extra: None,
         };
-        self.answer_get(link, again, Event::Got { delivery, remaining }, gate);
+        events.push(Event::Got { delivery, remaining });
     }
 
     /// Numbers a reserved message and hands it to its consumer's link.
@@ -580,7 +594,14 @@ impl Engine {
         }
         let answers = |of: &Link, get: &Get| *of == link && get.channel == channel;
         self.memory.waiting_gets.retain(|(_, of, get)| !answers(of, get));
+        let fetched = link_at(&mut self.links, link).map_or(Vec::new(), |l| l.take_fetched(channel));
+        for Fetched { queue, entry, .. } in fetched.into_iter().rev() {
+            self.put_back(queue, entry);
+        }
+        let durable = self.staging.durable_ticket();
         if let Some(l) = link_at(&mut self.links, link) {
+            // They may have been what the others waited behind.
+            l.release_held(channel, durable);
             for (_, key) in l.close_channel(channel) {
                 self.confirms.orphan(key);
             }

@@ -28,8 +28,21 @@ pub(crate) enum Out {
     },
     /// A delivery of the link's MQTT session that is sent again, by its packet id.
     Resend(u16),
+    /// The answer to a `Get`; its message is numbered when taken.
+    Got(Box<Fetched>),
     /// The place of an answer that waits for a message on its way from disk. Only among a channel's held answers.
     Awaited,
+}
+
+/// A message a `Get` has taken off its queue.
+pub(crate) struct Fetched {
+    pub(crate) channel: ChannelNumber,
+    pub(crate) queue: QueueRef,
+    pub(crate) entry: Entry,
+    /// Settled when taken.
+    pub(crate) no_ack: bool,
+    /// Left in the queue.
+    pub(crate) remaining: u32,
 }
 
 /// The gate of an answer that waits for something else than the log.
@@ -43,7 +56,10 @@ pub(crate) struct LinkState {
     woken: bool,
     pub(crate) protocol: &'static str,
     /// Sorted by number; most links have one or two.
-    #[expect(clippy::vec_box, reason = "a vector grows by doubling: of pointers, not of channels nobody has")]
+    #[expect(
+        clippy::vec_box,
+        reason = "a vector grows by doubling: of pointers, not of channels nobody has"
+    )]
     channels: Vec<Box<Channel>>,
     pub(crate) outbox: VecDeque<Out>,
     /// `Returned` and `Refused`, which precede the confirms.
@@ -215,7 +231,10 @@ impl LinkState {
             self.channels.remove(at)
         } else {
             let held = std::mem::take(&mut self.channels[at].held);
-            let successor = Box::new(Channel { held, ..Channel::new(number) });
+            let successor = Box::new(Channel {
+                held,
+                ..Channel::new(number)
+            });
             std::mem::replace(&mut self.channels[at], successor)
         };
         std::mem::take(&mut closed.publisher.pending)
@@ -243,14 +262,37 @@ impl LinkState {
         }
     }
     /// Fills the place that the oldest awaited answer of the channel has kept.
-    pub(crate) fn fill_awaited(&mut self, number: ChannelNumber, event: Event, gate: Option<u64>, durable: u64) {
+    pub(crate) fn fill_awaited(&mut self, number: ChannelNumber, answer: Out, gate: Option<u64>, durable: u64) {
         let Some(channel) = self.find_channel(number) else {
             return;
         };
         if let Some(place) = channel.held.iter_mut().find(|(_, out)| matches!(out, Out::Awaited)) {
-            *place = (gate.unwrap_or(0), Out::Event(event));
+            *place = (gate.unwrap_or(0), answer);
         }
         self.release_held(number, durable);
+    }
+    /// Removes the fetched messages that the channel has not taken, in the order they were fetched, and the places of
+    /// those that have not come.
+    pub(crate) fn take_fetched(&mut self, number: ChannelNumber) -> Vec<Fetched> {
+        let mut fetched = Vec::new();
+        let mut keep = |out: Out| match out {
+            Out::Got(got) if got.channel == number => {
+                fetched.push(*got);
+                None
+            }
+            Out::Awaited => None,
+            out => Some(out),
+        };
+        self.outbox = std::mem::take(&mut self.outbox)
+            .into_iter()
+            .filter_map(&mut keep)
+            .collect();
+        if let Ok(at) = self.channels.binary_search_by_key(&number, |c| c.number) {
+            let held = std::mem::take(&mut self.channels[at].held);
+            let held = held.into_iter().filter_map(|(gate, out)| Some((gate, keep(out)?)));
+            self.channels[at].held = held.collect();
+        }
+        fetched
     }
     /// Moves to the outbox what no longer waits.
     pub(crate) fn release_held(&mut self, number: ChannelNumber, durable: u64) {

@@ -3,15 +3,15 @@
 
 use super::{Engine, Link, Wakes};
 use crate::command::Get;
+use crate::durable_session::DurableSession;
 use crate::event::Pressure;
+use crate::message::Dialect;
 use crate::message::Message;
-use crate::queue::{Queue, QueueKind};
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::unsettled::QueueRef;
+use crate::queue::{Queue, QueueKind};
 use crate::store::{Loaded, QueueId, Read, Record, Route, Routes};
 use crate::time::Now;
-use crate::durable_session::DurableSession;
-use crate::message::Dialect;
 use crate::topic::{Levels, Pattern};
 use hashbrown::HashMap;
 use slab::Slab;
@@ -217,14 +217,20 @@ impl Engine {
     /// Asks for the bodies among the first `count` entries of the queue, unless some are on their way.
     pub(crate) fn load_entries(&mut self, queue: QueueRef, count: usize) {
         let Engine { queues, memory, .. } = self;
-        let Some(q) = queues.get_mut(queue.slot as usize).filter(|q| q.id == queue.id) else { return };
+        let Some(q) = queues.get_mut(queue.slot as usize).filter(|q| q.id == queue.id) else {
+            return;
+        };
         if q.loading > 0 {
             return;
         }
         let mut bytes = 0;
         for entry in q.ready.iter().take(count) {
             if let Body::Disk { at, body_len } = entry.body {
-                memory.reads.push(Read { queue: q.id, seq: entry.seq, at });
+                memory.reads.push(Read {
+                    queue: q.id,
+                    seq: entry.seq,
+                    at,
+                });
                 q.loading += 1;
                 bytes += body_len as usize;
                 if bytes >= READ_BYTES {
@@ -307,14 +313,16 @@ impl Engine {
 
 /// The identifiers of a session's subscriptions that the entry matches: the log does not keep them.
 fn subscription_ids(sessions: &slab::Slab<DurableSession>, session: u32, entry: &Entry) -> Option<Arc<[u32]>> {
-    let Body::Memory(message) = &entry.body else { return entry.subscription_ids.clone() };
+    let Body::Memory(message) = &entry.body else {
+        return entry.subscription_ids.clone();
+    };
     if entry.subscription_ids.is_some() {
         return entry.subscription_ids.clone();
     }
     let subscriptions = &sessions.get(session as usize)?.subscriptions;
-    let with_ids = subscriptions.iter().filter_map(|((filter, share), s)| {
-        s.subscription_id.filter(|_| share.is_none()).map(|id| (filter, id))
-    });
+    let with_ids = subscriptions
+        .iter()
+        .filter_map(|((filter, share), s)| s.subscription_id.filter(|_| share.is_none()).map(|id| (filter, id)));
     let levels = Levels::new(message.key(), message.envelope().dialect);
     let ids: Vec<u32> = with_ids
         .filter(|(filter, _)| Pattern::parse(filter, Dialect::Slash).is_ok_and(|p| p.matches(&levels)))

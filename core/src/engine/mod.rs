@@ -281,7 +281,9 @@ impl Engine {
 
     /// Applies one command; returns its cost in work units.
     fn apply_one(&mut self, link: Link, command: Command, wakes: &mut Wakes) -> usize {
-        let Some(l) = link_at(&mut self.links, link) else { return 1 };
+        let Some(l) = link_at(&mut self.links, link) else {
+            return 1;
+        };
         // MQTT 5 3.1.4 [MQTT-3.1.4-3]: after a takeover the old connection is closed; what it still sent, its client
         // sends again on the new one.
         if l.taken_over && !matches!(command, Command::Detach) {
@@ -396,12 +398,8 @@ impl Engine {
         }
         events.extend(l.verdicts.drain(..));
         // Answers that are ready precede the confirms of what was published after the question.
-        while let Some(Out::Event(_)) = l.outbox.front() {
-            if let Some(Out::Event(event)) = l.outbox.pop_front() {
-                events.push(event);
-            }
-        }
-        if !l.confirm_dirty.is_empty() {
+        while self.take_answer(link, events) {}
+        if self.link(link).is_some_and(|l| !l.confirm_dirty.is_empty()) {
             self.take_confirms(link, events);
         }
         if stalled {
@@ -411,6 +409,21 @@ impl Engine {
         // What was given back is for others, and what died on the way goes on.
         self.dispatch_touched(wakes);
         more || self.link(link).is_some_and(|l| !stalled && l.has_more())
+    }
+
+    /// Takes the first of the outbox if it is an answer. Returns whether it was.
+    fn take_answer(&mut self, link: Link, events: &mut Vec<Event>) -> bool {
+        let Some(l) = self.link_mut(link) else { return false };
+        match l.outbox.pop_front() {
+            Some(Out::Event(event)) => events.push(event),
+            Some(Out::Got(fetched)) => self.hand_out_fetched(link, *fetched, events),
+            Some(other) => {
+                l.outbox.push_front(other);
+                return false;
+            }
+            None => return false,
+        }
+        true
     }
 
     fn take_outbox(&mut self, link: Link, room: Room, events: &mut Vec<Event>, wakes: &mut Wakes) -> bool {
@@ -436,11 +449,7 @@ impl Engine {
                         return false;
                     }
                 }
-                Some(Out::Event(_)) => {
-                    if let Some(Out::Event(event)) = l.outbox.pop_front() {
-                        events.push(event);
-                    }
-                }
+                Some(Out::Event(_) | Out::Got(_)) => _ = self.take_answer(link, events),
                 Some(&Out::Resend(packet_id)) => match self.resend_size(link, packet_id) {
                     Some(size) if !fits(size) => return !stalled,
                     Some(size) => {

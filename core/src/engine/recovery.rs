@@ -14,8 +14,8 @@
 
 use super::Engine;
 use super::timers::Timer;
-use crate::command::Will;
 use crate::binding::{Binding, Destination};
+use crate::command::Will;
 use crate::durable_session::{DurableSession, InFlight, Outgoing, Subscribed};
 use crate::message::{Dialect, Envelope, Message, PayloadLengths};
 use crate::properties::{Name, Origin, Table};
@@ -353,6 +353,8 @@ impl Engine {
                 damaged += 1;
                 continue;
             };
+            // The log knows the numbers of queues that have had messages; one that has not has its number here.
+            self.next_queue = self.next_queue.max(id.0 + 1);
             self.recover_queue(id, r, &sessions, recovered.queues.remove(&id).unwrap_or_default());
         }
         for (k, _) in of(b'b') {
@@ -387,7 +389,14 @@ impl Engine {
         }
         self.touched.clear();
         // Messages expire in queues that nobody consumes, too.
-        let queues: Vec<_> = self.queues.iter().map(|(slot, q)| QueueRef { slot: slot as u32, id: q.id }).collect();
+        let queues: Vec<_> = self
+            .queues
+            .iter()
+            .map(|(slot, q)| QueueRef {
+                slot: slot as u32,
+                id: q.id,
+            })
+            .collect();
         for queue in queues {
             if let Some(q) = self.queue_mut(queue) {
                 q.touched = false;
@@ -451,7 +460,11 @@ impl Engine {
                 Some(due) => now.monotonic + (Wall(due) - now.wall),
                 None => now.monotonic + r.expiry.map_or(delay, |e| delay.min(Duration::from_secs(u64::from(e)))),
             };
-            let will = Will { message, delay, expiry: w.expiry_ms.map(Duration::from_millis) };
+            let will = Will {
+                message,
+                delay,
+                expiry: w.expiry_ms.map(Duration::from_millis),
+            };
             self.sessions[session as usize].delayed_will = Some((Box::new(will), due));
             self.timers.set(due, Timer::Will(session));
         }

@@ -374,10 +374,20 @@ impl Engine {
     pub(crate) fn stage_session(&mut self, session: u32) {
         let now = self.now;
         let s = &self.sessions[session as usize];
-        let away = s.delayed_will.as_ref().map(|(w, due)| (&**w, Some(now.wall + (*due - now.monotonic))));
-        let connected = s.link.and_then(|l| self.link(l)).and_then(|l| l.will.as_deref()).map(|w| (w, None));
+        let away = s
+            .delayed_will
+            .as_ref()
+            .map(|(w, due)| (&**w, Some(now.wall + (*due - now.monotonic))));
+        let connected = s
+            .link
+            .and_then(|l| self.link(l))
+            .and_then(|l| l.will.as_deref())
+            .map(|w| (w, None));
         let (key, value) = super::recovery::encode_session(s, away.or(connected));
-        self.staging.record(Record::Key { key, value: Some(value) });
+        self.staging.record(Record::Key {
+            key,
+            value: Some(value),
+        });
     }
 
     pub(crate) fn session_expiry(&mut self, link: Link, expiry: Option<u32>) {

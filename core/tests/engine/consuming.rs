@@ -394,3 +394,36 @@ fn deliveries_held_for_ever_cost_no_more_than_themselves() {
     assert_eq!(w.counters().messages_unsettled, 1);
     assert!(run(&mut w, c, [ack_upto(1)]).is_empty());
 }
+
+#[test]
+fn a_fetched_message_is_numbered_when_it_is_handed_out() {
+    // It was numbered when asked for: with its answer waiting for the log, a delivery with a higher number overtook it,
+    // and the consumer that settled all up to that one settled a message it had never seen.
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(
+        &mut w,
+        c,
+        [
+            durable("d"),
+            transient("t"),
+            put("d", "1"),
+            put("d", "2"),
+            consume("t", 1),
+        ],
+    );
+    w.send(c, vec![put("t", "overtakes"), get("d")]);
+    assert_eq!(now(&mut w, c), ["confirmed 3", "deliver c1 #1 overtakes"]);
+    w.send(c, vec![ack_upto(1)]);
+    assert_eq!(hear(&mut w, c), ["got #2 1 left 1"]);
+    w.send(c, vec![get("d"), get("d"), close_channel()]);
+    w.drop_client(c);
+    let c = w.connect("test");
+    w.send(c, vec![get("d")]);
+    w.drop_client(c);
+    let c = w.connect("test");
+    assert_eq!(
+        run(&mut w, c, [get("d"), get("d")]),
+        ["got #1 1 again left 1", "got #2 2 left 0"]
+    );
+}

@@ -8,5 +8,6 @@ mod publishing;
 mod recovery;
 mod sessions;
 mod shared;
+mod simulation;
 mod support;
 mod world;

@@ -166,7 +166,10 @@ fn bodies_are_not_fetched_for_a_consumer_without_credit_or_room() {
     w.send(full, vec![consume("d", 2)]);
     w.take(full, NO_ROOM);
     w.catch_up();
-    assert!(w.counters().bodies_loaded <= 1, "the head alone, to see when it expires");
+    assert!(
+        w.counters().bodies_loaded <= 1,
+        "the head alone, to see when it expires"
+    );
     let heard = run(&mut w, c, [consume_with("d", 1, |c| c.prefetch = Some(1))]);
     assert_eq!(numbers(&heard), [0]);
     let loaded = w.counters().bodies_loaded;

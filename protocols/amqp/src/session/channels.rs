@@ -24,6 +24,8 @@ struct Slot {
     /// `CloseChannel` commands not yet answered, of earlier channels of this number that ended with an error. Until then,
     /// events are meant for those.
     stale: u32,
+    /// The connection's close closes it: the client did not ask, and is not answered.
+    unasked: bool,
     channel: Option<Box<Channel>>,
 }
 
@@ -62,6 +64,7 @@ impl Channels {
                 Slot {
                     number,
                     stale: 0,
+                    unasked: false,
                     channel,
                 },
             ),
@@ -129,6 +132,7 @@ impl Channels {
                 .filter(|channel| channel.phase == Phase::Open)
             {
                 channel.close(cx, slot.number, held);
+                slot.unasked = true;
             }
         }
     }
@@ -159,10 +163,11 @@ impl Channels {
             .channel
             .as_ref()
             .is_some_and(|channel| channel.phase == Phase::Closing);
+        let unasked = slot.unasked;
         if awaited {
             self.remove(number);
         }
-        awaited
+        awaited && !unasked
     }
 
     /// The channel that an event is for, unless it is meant for an earlier one of that number, or one that we closed.

@@ -149,6 +149,8 @@ impl Channel {
             let detail = format!("content body size {size} exceeds maximum allowed size {ANNOUNCED_MAX}");
             return Err(Error::new(Code::FrameError, detail, PUBLISH));
         }
+        // Told at once, not when the body is complete: a peer that got its properties wrong may never send it.
+        BasicProperties::decode(header.properties).map_err(|_| undecodable(header.properties))?;
         content.header = Some((header.properties.into(), header.size));
         self.complete_if_all_there(env)
     }
