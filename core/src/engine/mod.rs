@@ -228,7 +228,11 @@ impl Engine {
             counters: Counters::default(),
         };
         // What MQTT clients look at to see what they talk to; never in the log.
-        let envelope = Envelope { dialect: Dialect::Slash, retain: true, ..Envelope::default() };
+        let envelope = Envelope {
+            dialect: Dialect::Slash,
+            retain: true,
+            ..Envelope::default()
+        };
         let version = concat!("gatepost version ", env!("CARGO_PKG_VERSION"));
         let topic_exchange = &engine.settings.topic_exchange;
         let message = Message::new(envelope, topic_exchange, "$SYS/broker/version", &[], version.as_bytes());

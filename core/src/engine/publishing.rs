@@ -523,7 +523,11 @@ impl Engine {
                 routes.push(Route {
                     queue: queue.id,
                     seq,
-                    flags: if priority > 0 { flags.with_priority(priority).0 } else { flags.0 },
+                    flags: if priority > 0 {
+                        flags.with_priority(priority).0
+                    } else {
+                        flags.0
+                    },
                 });
             }
             if message.log_state().hold() {

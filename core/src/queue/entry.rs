@@ -84,7 +84,10 @@ impl EntryFlags {
     }
     /// The priority, and the flags without it.
     pub(crate) fn split_priority(self) -> (u8, EntryFlags) {
-        ((self.0 & 0b111) | (self.0 >> 6) << 3, EntryFlags(self.0 & !Self::PRIORITY))
+        (
+            (self.0 & 0b111) | (self.0 >> 6) << 3,
+            EntryFlags(self.0 & !Self::PRIORITY),
+        )
     }
     /// As a delivery tells them.
     pub(crate) fn delivery(self) -> DeliveryFlags {
@@ -107,7 +110,10 @@ mod tests {
     fn a_priority_survives_the_log_beside_the_other_flags() {
         for priority in 0..=40 {
             let flags = EntryFlags(EntryFlags::LOGGED | EntryFlags::REDELIVERED);
-            assert_eq!(flags.with_priority(priority).split_priority(), (priority.min(31), flags));
+            assert_eq!(
+                flags.with_priority(priority).split_priority(),
+                (priority.min(31), flags)
+            );
         }
     }
 }

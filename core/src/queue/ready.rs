@@ -72,7 +72,8 @@ impl Ready {
     }
     /// Entries from the front on, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.levels().flat_map(|level| level.returned.values().chain(level.fresh.iter()))
+        self.levels()
+            .flat_map(|level| level.returned.values().chain(level.fresh.iter()))
     }
     /// Fresh entries of the lowest priority from sequence `from` on: candidates for leaving memory. Entries of a higher
     /// priority stay, as those that will be taken first.
@@ -82,7 +83,9 @@ impl Ready {
     }
 
     fn level(&mut self, priority: u8) -> &mut Level {
-        let Some(above) = usize::from(priority).checked_sub(1) else { return &mut self.base };
+        let Some(above) = usize::from(priority).checked_sub(1) else {
+            return &mut self.base;
+        };
         if self.higher.len() <= above {
             self.higher.resize_with(above + 1, Level::default);
         }
@@ -131,7 +134,9 @@ impl Level {
             }
         }
         debug_assert!(
-            self.returned.last_key_value().is_none_or(|(s, _)| self.fresh.front().is_none_or(|f| *s < f.seq)),
+            self.returned
+                .last_key_value()
+                .is_none_or(|(s, _)| self.fresh.front().is_none_or(|f| *s < f.seq)),
             "what comes back precedes what is fresh"
         );
     }
@@ -147,7 +152,11 @@ impl Level {
             return Some(e);
         }
         let i = self.fresh.partition_point(|e| e.seq < seq);
-        if self.fresh.get(i).is_some_and(|e| e.seq == seq) { self.fresh.remove(i) } else { None }
+        if self.fresh.get(i).is_some_and(|e| e.seq == seq) {
+            self.fresh.remove(i)
+        } else {
+            None
+        }
     }
 }
 

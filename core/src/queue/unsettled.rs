@@ -104,7 +104,9 @@ mod tests {
             seq,
             body,
             flags: EntryFlags::default(),
-            subscription_ids: None, priority: 0 };
+            subscription_ids: None,
+            priority: 0,
+        };
         Held {
             queue: QueueRef {
                 slot: 0,
