@@ -504,6 +504,9 @@ impl Engine {
                 }
                 continue;
             }
+            if envelope.deadline.is_some() {
+                flags.set(EntryFlags::EXPIRES);
+            }
             let seq = queue.next_seq;
             queue.next_seq += 1;
             // A QoS 0 delivery is lost with its session's connection anyway: no record, no settle.

@@ -42,8 +42,8 @@ impl Body {
 /// QoS and flags of an entry in one octet; stored with its route in the log.
 ///
 /// ```text
-///   bit 7..6  5       4      3           2      1..0
-///       -     SPILLED LOGGED REDELIVERED RETAIN QoS
+///   bit 7  6       5       4      3           2      1..0
+///       -  EXPIRES SPILLED LOGGED REDELIVERED RETAIN QoS
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct EntryFlags(pub(crate) u8);
@@ -58,6 +58,8 @@ impl EntryFlags {
     pub(crate) const LOGGED: u8 = 1 << 4;
     /// Logged only to free memory: a restart drops it.
     pub(crate) const SPILLED: u8 = 1 << 5;
+    /// Its message has a time to live of its own.
+    pub(crate) const EXPIRES: u8 = 1 << 6;
 
     pub(crate) fn new(qos: u8) -> EntryFlags {
         EntryFlags(qos & Self::QOS)

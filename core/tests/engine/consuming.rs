@@ -427,3 +427,28 @@ fn a_fetched_message_is_numbered_when_it_is_handed_out() {
         ["got #1 1 again left 1", "got #2 2 left 0"]
     );
 }
+
+#[test]
+fn what_waits_on_disk_expires_without_consumers_and_what_cannot_expire_is_not_fetched() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [durable("d"), put("d", "stays")]);
+    let envelope = gatepost_core::message::Envelope {
+        durable: true,
+        received: w.now().wall,
+        deadline: Some(w.now().wall + ms(1_000)),
+        ..Default::default()
+    };
+    let expiring = |queue, body: &str| {
+        let m = gatepost_core::message::Message::new(envelope, "", queue, &[], body.as_bytes());
+        publish(gatepost_core::command::PublishFlags::CONFIRM, m)
+    };
+    run(&mut w, c, [durable("e"), expiring("e", "1"), expiring("e", "2"), put("e", "3")]);
+    w.crash(gatepost_core::testing::disk::Crash::Process);
+    w.catch_up();
+    assert_eq!(w.counters().bodies_loaded, 1);
+    w.advance(ms(1_001));
+    w.catch_up();
+    w.advance(ms(10));
+    assert_eq!((w.counters().messages_ready, w.counters().expired), (2, 2));
+}
