@@ -85,7 +85,7 @@ pub(crate) fn publisher(plan: &Plan, index: usize) -> anyhow::Result<Connected> 
     if let Wire::Amqp(amqp) = &mut wire {
         if let Address::Queue(queue) = &plan.address {
             dialog.call(
-                |out| Amqp::queue_declare(out, queue, plan.durable),
+                |out| Amqp::queue_declare(out, queue, is_queue_durable(plan)),
                 amqp::QUEUE_DECLARE_OK,
             )?;
         }
@@ -204,6 +204,11 @@ impl Connected {
     }
 }
 
+/// STOMP's queues are durable unless told otherwise, and both ends must declare alike.
+fn is_queue_durable(plan: &Plan) -> bool {
+    plan.durable || [plan.publish_to.protocol, plan.consume_from.protocol].contains(&Protocol::Stomp)
+}
+
 fn keeps_session(plan: &Plan) -> bool {
     plan.consume_from.protocol.is_mqtt() && (plan.durable || plan.phase != Phase::Through)
 }
@@ -224,7 +229,7 @@ fn queue_name(plan: &Plan, index: usize) -> String {
 fn declare(dialog: &mut Dialog, plan: &Plan, index: usize) -> anyhow::Result<String> {
     let queue = queue_name(plan, index);
     dialog.call(
-        |out| Amqp::queue_declare(out, &queue, plan.durable),
+        |out| Amqp::queue_declare(out, &queue, is_queue_durable(plan)),
         amqp::QUEUE_DECLARE_OK,
     )?;
     if let Address::Topic(_) = plan.address {

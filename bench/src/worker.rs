@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -23,6 +24,8 @@ pub(crate) struct Worker<'a> {
     /// Our place in [`Shared::bells`].
     thread: usize,
     epoll: OwnedFd,
+    /// Ends a wait to the nanosecond, where the time-out of epoll is rounded up to a millisecond.
+    timer: OwnedFd,
     clients: Vec<Client>,
     scratch: Vec<u8>,
 }
@@ -88,20 +91,27 @@ const BATCH_BYTES: usize = 64 * 1024;
 const READ_BYTES: usize = 256 * 1024;
 /// How often an idle thread looks whether the run is over.
 const LOOK_UP_NS: u64 = 50_000_000;
-/// The bell's place among epoll's events.
+/// Places of the bell and the timer among epoll's events.
 const BELL: u64 = u64::MAX;
+const TIMER: u64 = u64::MAX - 1;
 
 impl<'a> Worker<'a> {
     pub(crate) fn new(shared: &'a Shared, thread: usize, body_bytes: usize) -> anyhow::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let bell = &shared.bells[thread].event;
         epoll::add(&epoll, bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN)?;
+        let timer = timerfd_create(
+            TimerfdClockId::Monotonic,
+            TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
+        )?;
+        epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), epoll::EventFlags::IN)?;
         // A cut-off frame and a whole one fit, whatever the size of the bodies.
         let scratch = vec![0; READ_BYTES + 2 * (body_bytes + READ_BYTES)];
         Ok(Self {
             shared,
             thread,
             epoll,
+            timer,
             clients: Vec::new(),
             scratch,
         })
@@ -163,10 +173,26 @@ impl<'a> Worker<'a> {
         }
         while !self.shared.stop.load(Relaxed) {
             let wait_ns = self.pump_all()?;
-            let timeout = Timespec {
-                tv_sec: 0,
-                tv_nsec: wait_ns as _,
+            let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let timeout = if wait_ns == 0 {
+                zero
+            } else {
+                Timespec {
+                    tv_nsec: LOOK_UP_NS as _,
+                    ..zero
+                }
             };
+            if wait_ns > 0 && wait_ns < LOOK_UP_NS {
+                let it_value = Timespec {
+                    tv_nsec: wait_ns as _,
+                    ..zero
+                };
+                let once = Itimerspec {
+                    it_interval: zero,
+                    it_value,
+                };
+                timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
+            }
             events.clear();
             match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timeout)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -175,9 +201,10 @@ impl<'a> Worker<'a> {
             let mut heard = false;
             for event in &events {
                 let flags = event.flags;
-                if event.data.u64() == BELL {
-                    let mut count = [0; 8];
-                    let _ = rustix::io::read(&self.shared.bells[self.thread].event, &mut count);
+                if matches!(event.data.u64(), BELL | TIMER) {
+                    let bell = &self.shared.bells[self.thread].event;
+                    // Reading takes the sign away; what it says is known.
+                    let _ = rustix::io::read(if event.data.u64() == BELL { bell } else { &self.timer }, &mut [0; 8]);
                     continue;
                 }
                 let place = event.data.u64() as usize;

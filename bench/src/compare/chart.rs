@@ -5,7 +5,7 @@ use super::table::{Comparison, Row, Table, figure};
 use std::fmt::Write;
 
 const WIDTH: f64 = 960.0;
-const LABELS: f64 = 290.0;
+const LABELS: f64 = 350.0;
 const FIGURES: f64 = 90.0;
 const BAR: f64 = 13.0;
 const GAP: f64 = 8.0;

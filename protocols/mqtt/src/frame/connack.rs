@@ -72,7 +72,8 @@ fn fields(input: &[u8], version: Version) -> Parsed<'_, ConnAck<'_>> {
     Ok((
         rest,
         ConnAck {
-            session_present: flags == 1,
+            // MQTT 3.1 3.2 says of this byte "not used".
+            session_present: flags == 1 && version != Version::V31,
             reason: Reason(code),
             properties,
         },
@@ -124,6 +125,15 @@ mod tests {
         };
         packet.encode(Version::V31, &mut out).unwrap();
         assert_eq!(out, [0x20, 2, 0, 0]);
+    }
+
+    /// The fuzzer read an MQTT 3.1 server's unused byte as a session, and then could not write down what it had read.
+    #[test]
+    fn the_unused_byte_of_mqtt_3_1_means_nothing() {
+        let Ok(Packet::ConnAck(packet)) = decode(Version::V31, Sender::Server, &[0x20, 2, 1, 0]) else {
+            panic!("a CONNACK");
+        };
+        assert!(!packet.session_present);
     }
 
     #[test]
