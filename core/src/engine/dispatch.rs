@@ -319,7 +319,9 @@ impl Engine {
             self.counters.expired += 1;
             self.drop_entry(queue, entry, super::consuming::Death::Expired, wakes);
         }
-        let ttl = self.queue_mut(queue).is_some_and(|q| q.arguments.message_ttl_ms.is_some());
+        let ttl = self
+            .queue_mut(queue)
+            .is_some_and(|q| q.arguments.message_ttl_ms.is_some());
         let front = self.queue_mut(queue).and_then(|q| q.ready.front());
         if ttl && front.is_some_and(|e| matches!(e.body, Body::Disk { .. })) {
             // What follows an expired message has probably expired too.

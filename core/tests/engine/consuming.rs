@@ -443,7 +443,11 @@ fn what_waits_on_disk_expires_without_consumers_and_what_cannot_expire_is_not_fe
         let m = gatepost_core::message::Message::new(envelope, "", queue, &[], body.as_bytes());
         publish(gatepost_core::command::PublishFlags::CONFIRM, m)
     };
-    run(&mut w, c, [durable("e"), expiring("e", "1"), expiring("e", "2"), put("e", "3")]);
+    run(
+        &mut w,
+        c,
+        [durable("e"), expiring("e", "1"), expiring("e", "2"), put("e", "3")],
+    );
     w.crash(gatepost_core::testing::disk::Crash::Process);
     w.catch_up();
     assert_eq!(w.counters().bodies_loaded, 1);
@@ -451,4 +455,17 @@ fn what_waits_on_disk_expires_without_consumers_and_what_cannot_expire_is_not_fe
     w.catch_up();
     w.advance(ms(10));
     assert_eq!((w.counters().messages_ready, w.counters().expired), (2, 2));
+}
+
+#[test]
+fn a_channel_that_was_opened_ends_with_its_first_failure() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [Command::OpenChannel { channel: CH }, transient("q")]);
+    let heard = run(&mut w, c, [get("no"), put("q", "m"), get("q")]);
+    assert_eq!(heard, ["failed Get NotFound no queue 'no' in vhost '/'"]);
+    assert_eq!(
+        run(&mut w, c, [close_channel(), get("q")]),
+        ["done CloseChannel", "empty"]
+    );
 }
