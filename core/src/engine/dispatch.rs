@@ -281,10 +281,8 @@ impl Engine {
         let Some(q) = self.queue_mut(queue) else { return };
         let Some(front) = q.ready.front() else { return };
         let Body::Memory(message) = &front.body else {
-            // When is in its record: fetch that one.
-            if q.arguments.message_ttl_ms.is_some() || front.flags.has(EntryFlags::EXPIRES) {
-                self.load_entries(queue, 1);
-            }
+            // Its time is in its record: fetch that one.
+            self.load_entries(queue, 1);
             return;
         };
         let Some(deadline) = deadline(q, message) else {
@@ -311,7 +309,10 @@ impl Engine {
         for _ in 0..EXPIRE_STEPS {
             let Some(q) = self.queue_mut(queue) else { return };
             let Some(front) = q.ready.front() else { return };
-            let Body::Memory(message) = &front.body else { break };
+            let Body::Memory(message) = &front.body else {
+                // What follows an expired message has probably expired too.
+                return self.load_head(queue);
+            };
             if !expired(q, message, wall) {
                 break;
             }
@@ -319,16 +320,7 @@ impl Engine {
             self.counters.expired += 1;
             self.drop_entry(queue, entry, super::consuming::Death::Expired, wakes);
         }
-        let ttl = self
-            .queue_mut(queue)
-            .is_some_and(|q| q.arguments.message_ttl_ms.is_some());
-        let front = self.queue_mut(queue).and_then(|q| q.ready.front());
-        if ttl && front.is_some_and(|e| matches!(e.body, Body::Disk { .. })) {
-            // What follows an expired message has probably expired too.
-            self.load_head(queue);
-        } else {
-            self.watch_head(queue);
-        }
+        self.watch_head(queue);
     }
 }
 

@@ -31,7 +31,7 @@ use crate::command::{Attach, Channel as ChannelNumber, Command, Peer};
 use crate::durable_session::DurableSession;
 use crate::event::{CloseReason, Event, Op, Pressure};
 use crate::fault::{Fault, FaultKind};
-use crate::message::Message;
+use crate::message::{Dialect, Envelope, Message};
 use crate::properties::{Codecs, Name};
 use crate::queue::Queue;
 use crate::queue::consumers::{Consumer, ConsumerKey};
@@ -195,7 +195,7 @@ const ACKS_DELAY_MS: u64 = 200;
 impl Engine {
     /// An empty vhost with the predeclared exchanges. `seed` feeds the names it makes up.
     pub fn new(settings: Settings, codecs: Codecs, seed: u64) -> Engine {
-        Engine {
+        let mut engine = Engine {
             router: Router::new(settings.vhost.clone(), codecs.clone()),
             settings,
             codecs,
@@ -226,7 +226,18 @@ impl Engine {
             pressure: None,
             shutting_down: false,
             counters: Counters::default(),
-        }
+        };
+        // What MQTT clients look at to see what they talk to; never in the log.
+        let envelope = Envelope {
+            dialect: Dialect::Slash,
+            retain: true,
+            ..Envelope::default()
+        };
+        let version = concat!("gatepost version ", env!("CARGO_PKG_VERSION"));
+        let topic_exchange = &engine.settings.topic_exchange;
+        let message = Message::new(envelope, topic_exchange, "$SYS/broker/version", &[], version.as_bytes());
+        engine.retained.set(&message);
+        engine
     }
 
     /// Binds a connection. `user` is who authenticated.

@@ -504,9 +504,7 @@ impl Engine {
                 }
                 continue;
             }
-            if envelope.deadline.is_some() {
-                flags.set(EntryFlags::EXPIRES);
-            }
+            let priority = envelope.priority.unwrap_or(0).min(queue.arguments.priority_max);
             let seq = queue.next_seq;
             queue.next_seq += 1;
             // A QoS 0 delivery is lost with its session's connection anyway: no record, no settle.
@@ -525,13 +523,18 @@ impl Engine {
                 routes.push(Route {
                     queue: queue.id,
                     seq,
-                    flags: flags.0,
+                    flags: if priority > 0 {
+                        flags.with_priority(priority).0
+                    } else {
+                        flags.0
+                    },
                 });
             }
             if message.log_state().hold() {
                 self.memory.add(message);
             }
             queue.ready.push_back(Entry {
+                priority,
                 seq,
                 body: Body::Memory(message.clone()),
                 flags,

@@ -511,7 +511,12 @@ impl Engine {
             if e.seq < found.handed_out {
                 flags.set(EntryFlags::REDELIVERED);
             }
+            let mut priority = 0;
+            if q.arguments.priority_max > 0 {
+                (priority, flags) = flags.split_priority();
+            }
             let entry = Entry {
+                priority,
                 seq: e.seq,
                 body: Body::Disk {
                     at: e.at,

@@ -556,6 +556,7 @@ impl Engine {
             q.next_seq += 1;
             let subscription_ids = replay.subscription_id.map(|id| [id].into());
             q.ready.push_back(Entry {
+                priority: 0,
                 seq,
                 body: Body::Memory(message),
                 flags,
