@@ -107,12 +107,10 @@ impl Engine {
             let mut last = None;
             let mut bytes = 0;
             for entry in q.ready.iter() {
-                assert!(
-                    last < Some(entry.seq) && entry.seq < q.next_seq,
-                    "queue '{}' in order",
-                    q.name
-                );
-                last = Some(entry.seq);
+                let place = (std::cmp::Reverse(entry.priority), entry.seq);
+                assert!(last.is_none_or(|last| last < place), "queue '{}' in order", q.name);
+                assert!(entry.seq < q.next_seq);
+                last = Some(place);
                 bytes += entry.body.len() as u64;
                 found.entry(entry);
             }

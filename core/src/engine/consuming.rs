@@ -209,6 +209,7 @@ impl Engine {
             Err(fault) => {
                 let op = Op::Get;
                 let fault = Box::new(fault);
+                self.note_failure(link, channel);
                 let answer = Out::Event(Event::Failed { channel, op, fault });
                 return self.answer_get(link, channel, again, answer, None);
             }

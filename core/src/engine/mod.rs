@@ -610,13 +610,17 @@ impl Engine {
             self.waiting.push_back((ticket, link, channel));
         }
     }
-    fn fail(&mut self, link: Link, channel: ChannelNumber, op: Op, fault: Fault) {
+    /// Ends the channel, if its first failure does.
+    fn note_failure(&mut self, link: Link, channel: ChannelNumber) {
         if let Some(l) = link_at(&mut self.links, link)
-            && l.channel(channel).strict
+            && let Some(c) = l.find_channel(channel).filter(|c| c.strict)
         {
-            l.channel(channel).failed = true;
+            c.failed = true;
             l.failures = true;
         }
+    }
+    fn fail(&mut self, link: Link, channel: ChannelNumber, op: Op, fault: Fault) {
+        self.note_failure(link, channel);
         self.answer(
             link,
             channel,
