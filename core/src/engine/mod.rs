@@ -19,10 +19,12 @@ mod definitions;
 mod dispatch;
 mod link;
 mod memory;
+mod packets;
 mod publishing;
 mod recovery;
 mod sessions;
 mod staging;
+mod subscriptions;
 mod timers;
 
 pub use counters::Counters;

@@ -409,7 +409,7 @@ impl Engine {
     fn drop_memberless_groups(&mut self) {
         let subscriptions = self.sessions.iter().flat_map(|(_, s)| s.subscriptions.keys());
         let named: HashSet<Name> = subscriptions
-            .filter_map(|(filter, share)| Some(super::sessions::shared_queue_name(share.as_ref()?, filter)))
+            .filter_map(|(filter, share)| Some(super::subscriptions::shared_queue_name(share.as_ref()?, filter)))
             .collect();
         let shared = self.queues.iter().filter(|(_, q)| q.kind == QueueKind::Shared);
         let left: Vec<QueueRef> = shared
