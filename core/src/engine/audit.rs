@@ -253,6 +253,10 @@ impl Engine {
     /// Whether the link would get something from a take with room.
     pub fn has_work(&self, link: Link) -> bool {
         let Some(l) = self.link(link) else { return false };
+        // It has been told of its end, and takes nothing more.
+        if l.closed.is_none() && (l.taken_over || self.shutting_down) {
+            return false;
+        }
         let confirms = l.confirm_dirty.iter().any(|n| {
             l.channels()
                 .find(|c| c.number == *n)

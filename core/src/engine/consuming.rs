@@ -604,7 +604,7 @@ impl Engine {
             // They may have been what the others waited behind.
             l.release_held(channel, durable);
             for (_, key) in l.close_channel(channel) {
-                self.confirms.orphan(key);
+                self.confirms.orphan(key, durable);
             }
         }
         work

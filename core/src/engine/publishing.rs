@@ -39,9 +39,13 @@ struct ConfirmEntry {
 }
 
 impl Confirms {
-    pub(crate) fn orphan(&mut self, key: u32) {
-        if let Some(e) = self.entries.get(key as usize) {
-            self.orphans.push((e.ticket, key));
+    /// Nobody waits for the entry any more. `durable`: the last batch the log has reported.
+    pub(crate) fn orphan(&mut self, key: u32, durable: u64) {
+        match self.entries.get(key as usize) {
+            // Its batch is over: no report will come that frees it, and no message names it any more.
+            Some(e) if e.ticket <= durable => drop(self.entries.remove(key as usize)),
+            Some(e) => self.orphans.push((e.ticket, key)),
+            None => {}
         }
     }
     #[cfg(feature = "testing")]
