@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Loads a broker with verified messages and tells what it cost.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunOptions {
-    /// Where to publish, as amqp|mqtt|mqtt5|stomp://[user[:password]@]host[:port][/vhost]; instead of --protocol, --host, --port
+    /// Where to publish, as `amqp|mqtt|mqtt5|stomp://[user[:password]@]host[:port][/vhost]`; instead of --protocol, --host, --port
     #[arg(long)]
     uri: Option<String>,
     /// Where to consume, if elsewhere or in another protocol

@@ -198,6 +198,7 @@ mod tests {
                 body,
                 flags: EntryFlags::default(),
                 subscription_ids: None,
+                priority: 0,
             },
             qos: 1,
             released: false,

@@ -43,7 +43,8 @@ pub struct Envelope {
     pub qos: u8,
     /// To be kept as its topic's last value.
     pub retain: bool,
-    /// The properties name extra routing keys (AMQP CC and BCC): see [`Message::extra_keys`].
+    /// The properties name extra routing keys (AMQP CC and BCC): see
+    /// [`Codecs::extra_keys`].
     pub extra_keys: bool,
     /// 0 to 255; `None` sorts as 0.
     pub priority: Option<u8>,

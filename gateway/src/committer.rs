@@ -14,6 +14,7 @@ use crate::store::Store;
 use gatepost_core::store::{Batch, Lsn, StoreError, Ticket};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// What waits for the committer, in ticket order per vhost.
@@ -167,6 +168,8 @@ pub(crate) fn run(node: &Node, mut store: Store) -> Result<(), StoreError> {
     loop {
         let until_chores = chores_at.map_or(IDLE_MAX, |at| (at - node.clock.now().monotonic).min(IDLE_MAX));
         let stopping = node.log.collect(&mut group, &pace, Instant::now() + until_chores);
+        // Under the alarm the store spends no disk it need not: no compaction, no zeroing ahead.
+        store.set_disk_short(node.health.disk_alarm.load(Ordering::Relaxed));
         if !group.batches.is_empty() {
             let began = Instant::now();
             let lsn = store.commit(&mut group.batches, node.clock.now())?;

@@ -107,12 +107,10 @@ impl Engine {
             let mut last = None;
             let mut bytes = 0;
             for entry in q.ready.iter() {
-                assert!(
-                    last < Some(entry.seq) && entry.seq < q.next_seq,
-                    "queue '{}' in order",
-                    q.name
-                );
-                last = Some(entry.seq);
+                let place = (std::cmp::Reverse(entry.priority), entry.seq);
+                assert!(last.is_none_or(|last| last < place), "queue '{}' in order", q.name);
+                assert!(entry.seq < q.next_seq);
+                last = Some(place);
                 bytes += entry.body.len() as u64;
                 found.entry(entry);
             }
@@ -255,6 +253,10 @@ impl Engine {
     /// Whether the link would get something from a take with room.
     pub fn has_work(&self, link: Link) -> bool {
         let Some(l) = self.link(link) else { return false };
+        // It has been told of its end, and takes nothing more.
+        if l.closed.is_none() && (l.taken_over || self.shutting_down) {
+            return false;
+        }
         let confirms = l.confirm_dirty.iter().any(|n| {
             l.channels()
                 .find(|c| c.number == *n)

@@ -209,6 +209,7 @@ impl Engine {
             Err(fault) => {
                 let op = Op::Get;
                 let fault = Box::new(fault);
+                self.note_failure(link, channel);
                 let answer = Out::Event(Event::Failed { channel, op, fault });
                 return self.answer_get(link, channel, again, answer, None);
             }
@@ -603,7 +604,7 @@ impl Engine {
             // They may have been what the others waited behind.
             l.release_held(channel, durable);
             for (_, key) in l.close_channel(channel) {
-                self.confirms.orphan(key);
+                self.confirms.orphan(key, durable);
             }
         }
         work

@@ -309,7 +309,10 @@ impl Engine {
         for _ in 0..EXPIRE_STEPS {
             let Some(q) = self.queue_mut(queue) else { return };
             let Some(front) = q.ready.front() else { return };
-            let Body::Memory(message) = &front.body else { return };
+            let Body::Memory(message) = &front.body else {
+                // What follows an expired message has probably expired too.
+                return self.load_head(queue);
+            };
             if !expired(q, message, wall) {
                 break;
             }
@@ -317,16 +320,7 @@ impl Engine {
             self.counters.expired += 1;
             self.drop_entry(queue, entry, super::consuming::Death::Expired, wakes);
         }
-        if self
-            .queue_mut(queue)
-            .and_then(|q| q.ready.front())
-            .is_some_and(|e| matches!(e.body, Body::Disk { .. }))
-        {
-            // What follows an expired message has probably expired too.
-            self.load_head(queue);
-        } else {
-            self.watch_head(queue);
-        }
+        self.watch_head(queue);
     }
 }
 

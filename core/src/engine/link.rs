@@ -1,6 +1,6 @@
 //! A connection at its engine: its channels, its outbox, and what it waits for.
 
-use super::sessions::Replay;
+use super::subscriptions::Replay;
 use super::{Link, Wake, Wakes};
 use crate::command::{Channel as ChannelNumber, Will};
 use crate::event::{CloseReason, Event, Pressure};

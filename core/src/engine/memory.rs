@@ -334,7 +334,7 @@ fn subscription_ids(sessions: &slab::Slab<DurableSession>, session: u32, entry: 
 /// The sequence from which on bodies may leave: of a queue with consumers the head stays. `None` if all of it is head.
 fn first_to_leave(q: &Queue) -> Option<u64> {
     if q.consumers.is_empty() {
-        return q.ready.front().map(|e| e.seq);
+        return (!q.ready.is_empty()).then_some(0);
     }
     let mut bytes = 0;
     q.ready
@@ -343,7 +343,8 @@ fn first_to_leave(q: &Queue) -> Option<u64> {
         .find(|(n, entry)| {
             let stays = *n < SPARE && bytes < SPARE_BYTES;
             bytes += entry.body.len() as u64;
-            !stays
+            // Those of a higher priority stay in any case.
+            !stays && entry.priority == 0
         })
         .map(|(_, entry)| entry.seq)
 }

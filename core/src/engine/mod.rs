@@ -19,10 +19,12 @@ mod definitions;
 mod dispatch;
 mod link;
 mod memory;
+mod packets;
 mod publishing;
 mod recovery;
 mod sessions;
 mod staging;
+mod subscriptions;
 mod timers;
 
 pub use counters::Counters;
@@ -31,7 +33,7 @@ use crate::command::{Attach, Channel as ChannelNumber, Command, Peer};
 use crate::durable_session::DurableSession;
 use crate::event::{CloseReason, Event, Op, Pressure};
 use crate::fault::{Fault, FaultKind};
-use crate::message::Message;
+use crate::message::{Dialect, Envelope, Message};
 use crate::properties::{Codecs, Name};
 use crate::queue::Queue;
 use crate::queue::consumers::{Consumer, ConsumerKey};
@@ -195,7 +197,7 @@ const ACKS_DELAY_MS: u64 = 200;
 impl Engine {
     /// An empty vhost with the predeclared exchanges. `seed` feeds the names it makes up.
     pub fn new(settings: Settings, codecs: Codecs, seed: u64) -> Engine {
-        Engine {
+        let mut engine = Engine {
             router: Router::new(settings.vhost.clone(), codecs.clone()),
             settings,
             codecs,
@@ -226,7 +228,18 @@ impl Engine {
             pressure: None,
             shutting_down: false,
             counters: Counters::default(),
-        }
+        };
+        // What MQTT clients look at to see what they talk to; never in the log.
+        let envelope = Envelope {
+            dialect: Dialect::Slash,
+            retain: true,
+            ..Envelope::default()
+        };
+        let version = concat!("gatepost version ", env!("CARGO_PKG_VERSION"));
+        let topic_exchange = &engine.settings.topic_exchange;
+        let message = Message::new(envelope, topic_exchange, "$SYS/broker/version", &[], version.as_bytes());
+        engine.retained.set(&message);
+        engine
     }
 
     /// Binds a connection. `user` is who authenticated.
@@ -599,13 +612,17 @@ impl Engine {
             self.waiting.push_back((ticket, link, channel));
         }
     }
-    fn fail(&mut self, link: Link, channel: ChannelNumber, op: Op, fault: Fault) {
+    /// Ends the channel, if its first failure does.
+    fn note_failure(&mut self, link: Link, channel: ChannelNumber) {
         if let Some(l) = link_at(&mut self.links, link)
-            && l.channel(channel).strict
+            && let Some(c) = l.find_channel(channel).filter(|c| c.strict)
         {
-            l.channel(channel).failed = true;
+            c.failed = true;
             l.failures = true;
         }
+    }
+    fn fail(&mut self, link: Link, channel: ChannelNumber, op: Op, fault: Fault) {
+        self.note_failure(link, channel);
         self.answer(
             link,
             channel,

@@ -39,9 +39,13 @@ struct ConfirmEntry {
 }
 
 impl Confirms {
-    pub(crate) fn orphan(&mut self, key: u32) {
-        if let Some(e) = self.entries.get(key as usize) {
-            self.orphans.push((e.ticket, key));
+    /// Nobody waits for the entry any more. `durable`: the last batch the log has reported.
+    pub(crate) fn orphan(&mut self, key: u32, durable: u64) {
+        match self.entries.get(key as usize) {
+            // Its batch is over: no report will come that frees it, and no message names it any more.
+            Some(e) if e.ticket <= durable => drop(self.entries.remove(key as usize)),
+            Some(e) => self.orphans.push((e.ticket, key)),
+            None => {}
         }
     }
     #[cfg(feature = "testing")]
@@ -504,6 +508,7 @@ impl Engine {
                 }
                 continue;
             }
+            let priority = envelope.priority.unwrap_or(0).min(queue.arguments.priority_max);
             let seq = queue.next_seq;
             queue.next_seq += 1;
             // A QoS 0 delivery is lost with its session's connection anyway: no record, no settle.
@@ -522,13 +527,18 @@ impl Engine {
                 routes.push(Route {
                     queue: queue.id,
                     seq,
-                    flags: flags.0,
+                    flags: if priority > 0 {
+                        flags.with_priority(priority).0
+                    } else {
+                        flags.0
+                    },
                 });
             }
             if message.log_state().hold() {
                 self.memory.add(message);
             }
             queue.ready.push_back(Entry {
+                priority,
                 seq,
                 body: Body::Memory(message.clone()),
                 flags,

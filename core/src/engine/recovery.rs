@@ -409,7 +409,7 @@ impl Engine {
     fn drop_memberless_groups(&mut self) {
         let subscriptions = self.sessions.iter().flat_map(|(_, s)| s.subscriptions.keys());
         let named: HashSet<Name> = subscriptions
-            .filter_map(|(filter, share)| Some(super::sessions::shared_queue_name(share.as_ref()?, filter)))
+            .filter_map(|(filter, share)| Some(super::subscriptions::shared_queue_name(share.as_ref()?, filter)))
             .collect();
         let shared = self.queues.iter().filter(|(_, q)| q.kind == QueueKind::Shared);
         let left: Vec<QueueRef> = shared
@@ -511,7 +511,12 @@ impl Engine {
             if e.seq < found.handed_out {
                 flags.set(EntryFlags::REDELIVERED);
             }
+            let mut priority = 0;
+            if q.arguments.priority_max > 0 {
+                (priority, flags) = flags.split_priority();
+            }
             let entry = Entry {
+                priority,
                 seq: e.seq,
                 body: Body::Disk {
                     at: e.at,

@@ -9,39 +9,22 @@
 //! ```
 
 use super::link::Out;
+use super::subscriptions::shared_queue_name;
 use super::timers::Timer;
 use super::{Engine, Link, Wakes, link_at};
-use crate::binding::{Destination, Grant, QueueSlot};
-use crate::command::{OpenSession, Outcome, RetainHandling, Subscribe, Subscription, Unsubscribe, Will};
-use crate::durable_session::{DurableSession, InFlight, Outgoing, Subscribed};
-use crate::event::{CloseReason, Delivery, DeliveryFlags, Event, Op};
-use crate::fault::{Fault, FaultKind};
-use crate::message::Dialect;
+use crate::command::{OpenSession, Will};
+use crate::durable_session::{DurableSession, InFlight, Outgoing};
+use crate::event::{CloseReason, Event};
 use crate::properties::Name;
 use crate::queue::consumers::{Consumer, ConsumerKey};
-use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::entry::EntryFlags;
 use crate::queue::unsettled::QueueRef;
 use crate::queue::{Queue, QueueKind};
-use crate::retained::Cursor;
-use crate::store::{Loaded, Read, Record, State};
-use crate::topic::Pattern;
+use crate::store::Record;
 use std::time::Duration;
 
 /// The channel of everything an MQTT session says and hears.
-const CHANNEL: u16 = 0;
-
-/// Retained messages still to be sent for a new subscription.
-pub(crate) struct Replay {
-    cursor: Cursor,
-    qos: u8,
-    subscription_id: Option<u32>,
-}
-
-/// Look-ups of a replay in one turn.
-const REPLAY_STEPS: usize = 256;
-/// Deliveries to be sent again that are fetched from disk at once, and bytes of body after which no more are.
-const RESENDS_AT_ONCE: usize = 256;
-const RESEND_BYTES: usize = 256 << 10;
+pub(crate) const CHANNEL: u16 = 0;
 
 impl Engine {
     pub(crate) fn open_session(&mut self, link: Link, c: OpenSession, wakes: &mut Wakes) {
@@ -136,132 +119,6 @@ impl Engine {
         self.dispatch_touched(wakes);
     }
 
-    /// Bytes of the body that is sent again under that packet id; 0 for a PUBREL, or if there is nothing to send. `None`
-    /// if it is on its way from disk.
-    pub(crate) fn resend_size(&mut self, link: Link, packet_id: u16) -> Option<usize> {
-        let Some((session, s)) = self.session_of(link) else {
-            return Some(0);
-        };
-        let Some(o) = s.in_flight.find_mut(packet_id).filter(|o| !o.released) else {
-            return Some(0);
-        };
-        match &o.entry.body {
-            Body::Memory(message) => Some(message.body().len()),
-            Body::Disk { .. } => {
-                self.load_resends(link, session);
-                None
-            }
-        }
-    }
-
-    /// Asks for the next bodies that the link waits for.
-    fn load_resends(&mut self, link: Link, session: u32) {
-        let Engine {
-            links,
-            sessions,
-            memory,
-            ..
-        } = self;
-        let Some(l) = link_at(links, link).filter(|l| !l.resend_loading) else {
-            return;
-        };
-        l.resend_loading = true;
-        let s = &mut sessions[session as usize];
-        let mut bytes = 0;
-        for out in l.outbox.iter().take(RESENDS_AT_ONCE) {
-            let Out::Resend(packet_id) = *out else { continue };
-            if let Some(o) = s.in_flight.find_mut(packet_id).filter(|o| !o.released)
-                && let Body::Disk { at, body_len } = o.entry.body
-                && bytes < RESEND_BYTES
-            {
-                bytes += body_len as usize;
-                let (queue, seq) = (o.queue.id, o.entry.seq);
-                memory.resends.insert((queue, seq), (session, packet_id));
-                memory.reads.push(Read { queue, seq, at });
-            }
-        }
-    }
-
-    /// A body that is to be sent again has come, or is damaged.
-    pub(crate) fn resend_loaded(
-        &mut self,
-        (session, packet_id): (u32, u16),
-        queue: QueueRef,
-        loaded: Loaded,
-        wakes: &mut Wakes,
-    ) {
-        let Engine {
-            links,
-            sessions,
-            memory,
-            ..
-        } = self;
-        let Some(s) = sessions.get_mut(session as usize) else {
-            return;
-        };
-        if let Some(l) = s.link.and_then(|link| link_at(links, link)) {
-            l.resend_loading = false;
-            l.wake(wakes);
-        }
-        let Some(o) = s
-            .in_flight
-            .find_mut(packet_id)
-            .filter(|o| o.queue == queue && o.entry.seq == loaded.seq)
-        else {
-            return;
-        };
-        let Body::Disk { at, .. } = o.entry.body else { return };
-        match loaded.message {
-            Some(message) => {
-                message.log_state().written(at);
-                if message.log_state().hold() {
-                    memory.add(&message);
-                }
-                o.entry.body = Body::Memory(message);
-                self.counters.bodies_loaded += 1;
-            }
-            None => {
-                tracing::warn!(client = %s.client_id, packet_id, "a message's record is damaged: not sent again");
-                self.counters.damaged += 1;
-                self.free_packet(session, packet_id, wakes);
-            }
-        }
-    }
-
-    /// Sends again what is in flight under that packet id: the message, marked as such, or its PUBREL.
-    pub(crate) fn resend(&mut self, link: Link, packet_id: u16, events: &mut Vec<Event>) {
-        if let Some(l) = link_at(&mut self.links, link) {
-            l.outbox.pop_front();
-        }
-        let Engine { links, sessions, .. } = self;
-        let session = link_at(links, link).and_then(|l| l.session);
-        let Some(s) = session.and_then(|s| sessions.get_mut(s as usize)) else {
-            return;
-        };
-        let Some(o) = s.in_flight.find_mut(packet_id) else {
-            return;
-        };
-        let Body::Memory(message) = &o.entry.body else {
-            events.push(Event::ReleaseDue { packet_id, known: true });
-            return;
-        };
-        if o.released {
-            events.push(Event::ReleaseDue { packet_id, known: true });
-            return;
-        }
-        events.push(Event::Deliver(Delivery {
-            channel: CHANNEL,
-            qos: o.qos,
-            flags: o.entry.flags.delivery() | DeliveryFlags::REDELIVERED,
-            consumer: 0,
-            number: u64::from(packet_id),
-            message: message.clone(),
-            extra: super::consuming::delivery_extra(&o.entry),
-        }));
-        self.memory.shed(&mut o.entry);
-        self.counters.redelivered += 1;
-    }
-
     fn add_session_consumers(&mut self, session: u32, wakes: &mut Wakes) {
         let s = &self.sessions[session as usize];
         let mut wanted: Vec<(QueueRef, u8)> = s.queue.map(|q| (q, 2)).into_iter().collect();
@@ -279,7 +136,7 @@ impl Engine {
     }
 
     /// Has the connected session consume a queue, once.
-    fn add_session_consumer(&mut self, session: u32, queue: QueueRef, qos: u8, wakes: &mut Wakes) {
+    pub(crate) fn add_session_consumer(&mut self, session: u32, queue: QueueRef, qos: u8, wakes: &mut Wakes) {
         let s = &self.sessions[session as usize];
         let Some(link) = s.link else { return };
         let existing = s
@@ -313,7 +170,7 @@ impl Engine {
     }
 
     /// The session's own queue, made if need be.
-    fn session_queue(&mut self, session: u32) -> QueueRef {
+    pub(crate) fn session_queue(&mut self, session: u32) -> QueueRef {
         let s = &self.sessions[session as usize];
         if let Some(queue) = s.queue {
             return queue;
@@ -329,30 +186,7 @@ impl Engine {
         queue
     }
 
-    /// The queue of a `$share` group, made if need be. It survives a restart if one of its members does.
-    pub(crate) fn shared_queue(&mut self, share: &str, filter: &str, kept: bool) -> Result<QueueRef, Fault> {
-        let name = shared_queue_name(share, filter);
-        let Some(slot) = self.router.queue(&name) else {
-            return Ok(self.add_special_queue(name, QueueKind::Shared, kept));
-        };
-        let q = &mut self.queues[slot.0 as usize];
-        if q.kind != QueueKind::Shared {
-            let text = format!("{} is no shared subscription's", self.queue_text(&name));
-            return Err(Fault::new(FaultKind::AccessRefused, text));
-        }
-        if kept && !q.durable {
-            q.durable = true;
-            let (key, value) = super::recovery::encode_queue(q);
-            self.staging.record(Record::Key {
-                key,
-                value: Some(value),
-            });
-        }
-        let id = self.queues[slot.0 as usize].id;
-        Ok(QueueRef { slot: slot.0, id })
-    }
-
-    fn add_special_queue(&mut self, name: Name, kind: QueueKind, durable: bool) -> QueueRef {
+    pub(crate) fn add_special_queue(&mut self, name: Name, kind: QueueKind, durable: bool) -> QueueRef {
         let q = Queue::new(self.next_queue_id(), name, kind, durable, self.now.monotonic);
         let queue = self.add_queue(q);
         if durable {
@@ -401,385 +235,6 @@ impl Engine {
                 self.log_session(session);
             }
         }
-    }
-
-    pub(crate) fn subscribe(&mut self, link: Link, c: Subscribe, wakes: &mut Wakes) -> usize {
-        let Some((session, _)) = self.session_of(link) else {
-            let fault = Fault::new(FaultKind::NotAllowed, "no session is open");
-            self.fail(link, CHANNEL, Op::Subscribe, fault);
-            return 1;
-        };
-        let work = c.filters.len();
-        let mut waits = false;
-        let mut results = Vec::with_capacity(c.filters.len());
-        for filter in c.filters {
-            results.push(match filter {
-                Err(kind) => Err(kind),
-                Ok(sub) => {
-                    let qos = sub.qos;
-                    match self.subscribe_one(link, session, sub, c.subscription_id, wakes) {
-                        Ok(logged) => {
-                            waits |= logged;
-                            Ok(qos)
-                        }
-                        Err(fault) => Err(fault.kind),
-                    }
-                }
-            });
-        }
-        let gate = waits.then(|| self.staging.wait());
-        let event = Event::Subscribed {
-            packet_id: c.packet_id,
-            results: results.into(),
-        };
-        self.answer(link, CHANNEL, event, gate);
-        work
-    }
-
-    /// Returns whether the log must have it before the answer leaves.
-    fn subscribe_one(
-        &mut self,
-        link: Link,
-        session: u32,
-        sub: Subscription,
-        subscription_id: Option<u32>,
-        wakes: &mut Wakes,
-    ) -> Result<bool, Fault> {
-        let exchange = self.settings.topic_exchange.clone();
-        let options = Subscribed {
-            qos: sub.qos,
-            no_local: sub.no_local,
-            retain_as_published: sub.retain_as_published,
-            subscription_id,
-        };
-        let kept = self.sessions[session as usize].kept;
-        let queue = match &sub.share {
-            None => self.session_queue(session),
-            Some(share) => self.shared_queue(share, &sub.filter, kept)?,
-        };
-        self.bind_subscription(queue, &exchange, &sub.filter, sub.share.is_some(), options)?;
-        let id = (sub.filter.clone(), sub.share.clone());
-        let new = self.sessions[session as usize]
-            .subscriptions
-            .insert(id, options)
-            .is_none();
-        if kept {
-            let client_id = &self.sessions[session as usize].client_id;
-            let (key, value) =
-                super::recovery::encode_subscription(client_id, &sub.filter, sub.share.as_ref(), options);
-            self.staging.record(Record::Key {
-                key,
-                value: Some(value),
-            });
-        }
-        let granted = if sub.share.is_some() { sub.qos } else { 2 };
-        // Before that, what is in flight is to be sent again first: see `session_open`.
-        if self.sessions[session as usize].open {
-            self.add_session_consumer(session, queue, granted, wakes);
-        }
-        let replay = match sub.retain_handling {
-            RetainHandling::Always => true,
-            RetainHandling::IfNew => new,
-            RetainHandling::Never => false,
-        };
-        // MQTT 5 4.8.2: a shared subscription gets no retained messages.
-        if replay
-            && sub.share.is_none()
-            && let Ok(pattern) = Pattern::parse(&sub.filter, Dialect::Slash)
-            && let Some(l) = link_at(&mut self.links, link)
-        {
-            let cursor = self.retained.matching(pattern);
-            l.replays.push_back(Replay {
-                cursor,
-                qos: sub.qos,
-                subscription_id,
-            });
-        }
-        Ok(kept)
-    }
-
-    /// Makes the binding of a subscription. A group's members all feed the group's one queue, each capping QoS itself.
-    pub(crate) fn bind_subscription(
-        &mut self,
-        queue: QueueRef,
-        exchange: &str,
-        filter: &str,
-        shared: bool,
-        options: Subscribed,
-    ) -> Result<(), Fault> {
-        let q = &self.queues[queue.slot as usize];
-        let destination = Destination::Queue {
-            slot: QueueSlot(queue.slot),
-            name: q.name.clone(),
-            durable: q.durable,
-        };
-        let grant = Grant {
-            qos: if shared { 2 } else { options.qos },
-            no_local: options.no_local,
-            retain_as_published: options.retain_as_published,
-            subscription_id: options.subscription_id,
-        };
-        self.router.subscribe(exchange, destination, filter, grant).map(|_| ())
-    }
-
-    /// Puts some of the retained messages a subscription asked for into its session's queue. Returns whether it did.
-    pub(crate) fn replay_retained(&mut self, link: Link, wakes: &mut Wakes) -> bool {
-        let wall = self.now.wall;
-        let Some(l) = link_at(&mut self.links, link) else {
-            return false;
-        };
-        let Some(session) = l.session else { return false };
-        // What its client has no credit for waits where it is; the next settle comes back here.
-        let s = &self.sessions[session as usize];
-        let waiting = s.queue.and_then(|q| self.queues.get(q.slot as usize));
-        if !s.open || waiting.is_some_and(|q| q.ready.len() >= REPLAY_STEPS) {
-            return false;
-        }
-        let Some(mut replay) = l.replays.pop_front() else {
-            return false;
-        };
-        let mut found = Vec::new();
-        let more = self
-            .retained
-            .next_batch(&mut replay.cursor, wall, REPLAY_STEPS, &mut found);
-        let queue = self.session_queue(session);
-        for message in found {
-            let Some(q) = self.queues.get_mut(queue.slot as usize) else {
-                break;
-            };
-            let mut flags = EntryFlags::new(message.envelope().qos.min(replay.qos));
-            flags.set(EntryFlags::RETAIN);
-            if message.log_state().hold() {
-                self.memory.add(&message);
-            }
-            let seq = q.next_seq;
-            q.next_seq += 1;
-            let subscription_ids = replay.subscription_id.map(|id| [id].into());
-            q.ready.push_back(Entry {
-                seq,
-                body: Body::Memory(message),
-                flags,
-                subscription_ids,
-            });
-        }
-        if more && let Some(l) = link_at(&mut self.links, link) {
-            l.replays.push_front(replay);
-        }
-        self.dispatch(queue.slot, wakes);
-        true
-    }
-
-    pub(crate) fn unsubscribe(&mut self, link: Link, c: Unsubscribe, wakes: &mut Wakes) {
-        let Some((session, _)) = self.session_of(link) else {
-            return;
-        };
-        let mut waits = false;
-        let mut existed = Vec::with_capacity(c.filters.len());
-        for (filter, share) in c.filters {
-            let s = &mut self.sessions[session as usize];
-            let (kept, client_id) = (s.kept, s.client_id.clone());
-            let known = s.subscriptions.remove(&(filter.clone(), share.clone())).is_some();
-            existed.push(known);
-            if !known {
-                continue;
-            }
-            if kept {
-                let key = super::recovery::subscription_key(&client_id, &filter, share.as_ref());
-                self.staging.record(Record::Key { key, value: None });
-                waits = true;
-            }
-            self.drop_subscription(session, &filter, share.as_ref(), wakes);
-        }
-        let gate = waits.then(|| self.staging.wait());
-        let event = Event::Unsubscribed {
-            packet_id: c.packet_id,
-            existed: existed.into(),
-        };
-        self.answer(link, CHANNEL, event, gate);
-    }
-
-    /// Takes back what a subscription bound. A group's queue goes with its last member.
-    fn drop_subscription(&mut self, session: u32, filter: &Name, share: Option<&Name>, wakes: &mut Wakes) {
-        let exchange = self.settings.topic_exchange.clone();
-        let Some(share) = share else {
-            if let Some(queue) = self.sessions[session as usize].queue {
-                self.router.unsubscribe(&exchange, QueueSlot(queue.slot), filter);
-            }
-            return;
-        };
-        let Some(slot) = self.router.queue(&shared_queue_name(share, filter)) else {
-            return;
-        };
-        let queue = QueueRef {
-            slot: slot.0,
-            id: self.queues[slot.0 as usize].id,
-        };
-        let key = self.sessions[session as usize]
-            .consumers
-            .iter()
-            .copied()
-            .find(|k| self.consumer(*k).is_some_and(|c| c.queue == queue));
-        if let Some(key) = key {
-            self.sessions[session as usize].consumers.retain(|k| *k != key);
-            self.remove_consumer(key, wakes);
-        }
-        let id = (filter.clone(), Some(share.clone()));
-        if !self.sessions.iter().any(|(_, s)| s.subscriptions.contains_key(&id)) {
-            self.delete_queue(queue, wakes);
-        }
-    }
-
-    /// Hands a message out under the session's next packet id.
-    pub(crate) fn hand_out_to_session(
-        &mut self,
-        link: Link,
-        session: u32,
-        granted: u8,
-        queue: QueueRef,
-        entry: Entry,
-        events: &mut Vec<Event>,
-    ) {
-        let Body::Memory(message) = &entry.body else {
-            debug_assert!(false, "only what is in memory is reserved");
-            return;
-        };
-        let message = message.clone();
-        let qos = entry.flags.qos().min(granted);
-        let mut flags = entry.flags.delivery();
-        if qos == 0
-            || self
-                .queues
-                .get(queue.slot as usize)
-                .is_some_and(|q| q.kind == QueueKind::Shared)
-        {
-            // DUP is for the same client being sent the same message again. MQTT 5 3.3.1.1
-            flags = DeliveryFlags(flags.0 & !DeliveryFlags::REDELIVERED.0);
-        }
-        let extra = super::consuming::delivery_extra(&entry);
-        let mut delivery = Delivery {
-            channel: CHANNEL,
-            qos,
-            flags,
-            consumer: 0,
-            number: 0,
-            message,
-            extra,
-        };
-        if qos == 0 {
-            self.counters.delivered_no_ack += 1;
-            self.settle_entry(queue, entry, false, &mut Wakes::default());
-            events.push(Event::Deliver(delivery));
-            return;
-        }
-        self.counters.delivered += 1;
-        let (seq, logged) = (entry.seq, entry.flags.has(EntryFlags::LOGGED));
-        let Some(s) = self.sessions.get_mut(session as usize) else {
-            return;
-        };
-        let kept = s.kept;
-        let mut outgoing = Outgoing {
-            queue,
-            entry,
-            qos,
-            released: false,
-            counted: true,
-            order: 0,
-        };
-        self.memory.shed(&mut outgoing.entry);
-        let Some(packet_id) = s.in_flight.assign(outgoing) else {
-            debug_assert!(false, "the receive maximum keeps an id free");
-            return;
-        };
-        delivery.number = u64::from(packet_id);
-        if qos == 2 && kept && logged {
-            // The id is in the log before the message goes: after a crash it is the same id that is sent again.
-            self.staging.record(Record::State(State::PacketId {
-                queue: queue.id,
-                seq,
-                packet_id,
-            }));
-            let gate = Some(self.staging.wait());
-            self.push_out(link, CHANNEL, Out::Event(Event::Deliver(delivery)), gate);
-        } else {
-            events.push(Event::Deliver(delivery));
-        }
-    }
-
-    /// PUBACK, PUBCOMP, or a refusal: the packet id is free.
-    pub(crate) fn settle_packet(&mut self, link: Link, number: u64, outcome: Outcome, wakes: &mut Wakes) {
-        let Ok(packet_id) = u16::try_from(number) else { return };
-        let Some((session, s)) = self.session_of(link) else {
-            return;
-        };
-        match outcome {
-            Outcome::Accept | Outcome::Reject => {
-                self.counters.acknowledged += u64::from(s.in_flight.find_mut(packet_id).is_some());
-                self.free_packet(session, packet_id, wakes);
-            }
-            Outcome::Requeue => {
-                if let Some(outgoing) = self.take_packet(session, packet_id) {
-                    let Outgoing { queue, mut entry, .. } = outgoing;
-                    entry.flags.set(EntryFlags::REDELIVERED);
-                    self.put_back(queue, entry);
-                }
-            }
-        }
-    }
-
-    /// The client is done with a packet id, and so are we with its message.
-    fn free_packet(&mut self, session: u32, packet_id: u16, wakes: &mut Wakes) {
-        if let Some(Outgoing { queue, entry, .. }) = self.take_packet(session, packet_id) {
-            self.settle_entry(queue, entry, true, wakes);
-        }
-    }
-
-    fn take_packet(&mut self, session: u32, packet_id: u16) -> Option<Outgoing> {
-        let outgoing = self.sessions.get_mut(session as usize)?.in_flight.remove(packet_id)?;
-        if outgoing.counted {
-            self.free_session_credit(session);
-        }
-        Some(outgoing)
-    }
-
-    /// PUBREC: from here on only PUBREL is sent.
-    pub(crate) fn received(&mut self, link: Link, packet_id: u16) {
-        let Some((_, s)) = self.session_of(link) else { return };
-        let kept = s.kept;
-        let mut gate = None;
-        let known = match s.in_flight.find_mut(packet_id) {
-            Some(outgoing) if outgoing.qos == 2 => {
-                let first = !outgoing.released;
-                outgoing.released = true;
-                let (queue, seq) = (outgoing.queue.id, outgoing.entry.seq);
-                if kept && outgoing.entry.flags.has(EntryFlags::LOGGED) {
-                    if first {
-                        self.staging
-                            .record(Record::State(State::PacketIdReleased { queue, seq, packet_id }));
-                    }
-                    // After PUBREL the client may forget the id: were the message sent again then, it would be new.
-                    gate = self.staging.wait_for_all();
-                }
-                true
-            }
-            _ => false,
-        };
-        self.answer(link, CHANNEL, Event::ReleaseDue { packet_id, known }, gate);
-    }
-
-    /// PUBREL: the publisher's packet id is free.
-    pub(crate) fn release(&mut self, link: Link, packet_id: u16) {
-        let Some((_, s)) = self.session_of(link) else { return };
-        let known = s.incoming.remove(&packet_id);
-        let queue = s.queue.filter(|_| s.kept && known).map(|q| q.id);
-        let gate = queue.map(|queue| {
-            self.staging.record(Record::State(State::IncomingId {
-                queue,
-                packet_id,
-                held: false,
-            }));
-            self.staging.wait()
-        });
-        self.answer(link, CHANNEL, Event::Released { packet_id, known }, gate);
     }
 
     /// Another connection opens the session of `old`.
@@ -950,22 +405,4 @@ impl Engine {
         });
         Some(self.staging.wait())
     }
-
-    pub(crate) fn expire_retained(&mut self) {
-        let wall = self.now.wall;
-        self.retained.expire(wall, 256);
-        for message in self.retained.take_expired() {
-            let key = super::recovery::retained_key(&crate::retained::Retained::key_of(&message));
-            self.staging.record(Record::Key { key, value: None });
-        }
-        if let Some(next) = self.retained.next_expiry() {
-            self.timers
-                .set_retained(self.now.monotonic + (next - wall).max(Duration::from_millis(1)));
-        }
-    }
-}
-
-/// The name of a `$share` group's queue. A group's name holds no slash.
-pub(crate) fn shared_queue_name(share: &str, filter: &str) -> Name {
-    format!("mqtt-share-{share}/{filter}").into()
 }

@@ -20,6 +20,8 @@ pub(crate) struct Arguments {
     pub(crate) dead_letter_key: Option<Name>,
     /// Only the first consumer is served.
     pub(crate) single_active: bool,
+    /// The highest priority it tells apart; 0: none.
+    pub(crate) priority_max: u8,
     /// As declared, for equivalence, the log and people.
     pub(crate) declared: Table,
 }
@@ -164,12 +166,12 @@ impl Arguments {
                 return Err(bad("x-single-active-consumer", queue, &text));
             }
         };
+        let mut priority_max = 0;
         if let Some(max) = int("x-max-priority", 0, i64::MAX)? {
             if max > 255 {
                 return Err(bad("x-max-priority", queue, &format!("{{max_value_exceeded,{max}}}")));
             }
-            let text = format!("argument 'x-max-priority' is not implemented ({queue})");
-            return Err(Fault::new(FaultKind::NotImplemented, text));
+            priority_max = u8::try_from(max).unwrap_or(u8::MAX);
         }
         if declared.lookup("x-gatepost-durability").is_some() {
             let text = format!("argument 'x-gatepost-durability' is not implemented ({queue})");
@@ -184,6 +186,7 @@ impl Arguments {
             dead_letter_exchange,
             dead_letter_key,
             single_active,
+            priority_max,
             declared,
         })
     }

@@ -11,6 +11,8 @@ pub(crate) struct Entry {
     pub(crate) seq: u64,
     pub(crate) body: Body,
     pub(crate) flags: EntryFlags,
+    /// Higher goes first; 0 in queues without priorities.
+    pub(crate) priority: u8,
     /// Subscription identifiers of the MQTT subscriptions it matched.
     pub(crate) subscription_ids: Option<Arc<[u32]>>,
 }
@@ -43,13 +45,17 @@ impl Body {
 ///
 /// ```text
 ///   bit 7..6  5       4      3           2      1..0
-///       -     SPILLED LOGGED REDELIVERED RETAIN QoS
+///       -     SPILLED LOGGED REDELIVERED RETAIN QoS       a session's or group's queue
+///       ----  SPILLED LOGGED REDELIVERED ------------     a declared queue: bits 7..6 and 2..0 are the priority
 /// ```
+///
+/// A declared queue has no use for QoS and RETAIN. Priorities over 31 count as 31 after a restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct EntryFlags(pub(crate) u8);
 
 impl EntryFlags {
     const QOS: u8 = 0b11;
+    const PRIORITY: u8 = 0b1100_0111;
     /// Delivered with the retain flag.
     pub(crate) const RETAIN: u8 = 1 << 2;
     /// May have been handed out before.
@@ -71,6 +77,18 @@ impl EntryFlags {
     pub(crate) fn set(&mut self, bit: u8) {
         self.0 |= bit;
     }
+    /// As the log keeps them for a declared queue with priorities.
+    pub(crate) fn with_priority(self, priority: u8) -> EntryFlags {
+        let p = priority.min(31);
+        EntryFlags(self.0 & !Self::PRIORITY | (p & 0b111) | (p >> 3) << 6)
+    }
+    /// The priority, and the flags without it.
+    pub(crate) fn split_priority(self) -> (u8, EntryFlags) {
+        (
+            (self.0 & 0b111) | (self.0 >> 6) << 3,
+            EntryFlags(self.0 & !Self::PRIORITY),
+        )
+    }
     /// As a delivery tells them.
     pub(crate) fn delivery(self) -> DeliveryFlags {
         let mut flags = DeliveryFlags::default();
@@ -81,5 +99,21 @@ impl EntryFlags {
             flags = flags | DeliveryFlags::RETAIN;
         }
         flags
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_priority_survives_the_log_beside_the_other_flags() {
+        for priority in 0..=40 {
+            let flags = EntryFlags(EntryFlags::LOGGED | EntryFlags::REDELIVERED);
+            assert_eq!(
+                flags.with_priority(priority).split_priority(),
+                (priority.min(31), flags)
+            );
+        }
     }
 }

@@ -105,6 +105,7 @@ mod tests {
             body,
             flags: EntryFlags::default(),
             subscription_ids: None,
+            priority: 0,
         };
         Held {
             queue: QueueRef {

@@ -8,6 +8,7 @@ use super::scan::{Scanned, Scanner};
 use super::segment::{BadHeader, COLD_DIR, LOG_DIR, SegmentHeader, Trailer, VERSION, id_of, path, read_directory};
 use super::settings::StoreError;
 use std::fmt;
+use std::io::ErrorKind;
 
 /// One file that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,10 +81,15 @@ pub fn check<D: Disk>(disk: &D, progress: &mut dyn FnMut(&Checked)) -> Result<Re
     let _lock = disk.lock().map_err(StoreError::Lock)?;
     let mut report = Report::default();
     for dir in [COLD_DIR, LOG_DIR] {
-        let names = disk.list(dir).map_err(|source| StoreError::Io {
-            what: format!("list {dir}/"),
-            source,
-        })?;
+        let names = match disk.list(dir) {
+            Ok(names) => names,
+            // A directory that no store ever opened has no damage.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(source) => {
+                let what = format!("list {dir}/");
+                return Err(StoreError::Io { what, source });
+            }
+        };
         let mut ids: Vec<u32> = names.iter().filter_map(|name| id_of(name)).collect();
         ids.sort_unstable();
         for id in ids {

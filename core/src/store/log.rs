@@ -3,15 +3,14 @@
 //! `commit` turns batches into one write and at most one sync. `tick` does what can wait, a slice at a time: syncs of an
 //! interval, checkpoints, zeroing the next segment ahead, reclaiming, compaction. An idle store writes nothing.
 
-use super::checkpoint::{self, Covered, Marks};
+use super::checkpoint::Marks;
 use super::compact::Compaction;
-use super::directory::{Entries, Listed};
 use super::disk::{Disk, DiskFile};
 use super::files::Shared;
-use super::index::{Index, Live, Root};
+use super::index::{Index, Root};
 use super::reader::Reader;
 use super::record::{self, FIRST, GROUP, Kind, LAST, message_bytes_max};
-use super::segment::{LOG_DIR, RECORDS_AT, SegmentHeader, SegmentKind, SegmentWriter, path, read_directory, size_for};
+use super::segment::{RECORDS_AT, SegmentHeader, SegmentKind, SegmentWriter, size_for};
 use super::settings::{Durability, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, StoreError, StoreSettings};
 use super::stats::StoreStats;
 use super::varint::put_varint;
@@ -24,6 +23,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+mod upkeep;
 
 /// A place in the whole log. Never reused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,6 +46,8 @@ pub struct Store<D: Disk> {
     pub(super) spares: Vec<String>,
     /// A spare that is being filled with zeros, and up to where.
     ahead: Option<(D::File, u64)>,
+    /// Syncs of the active segment.
+    syncs_here: u32,
     /// Zeroing ahead failed for this segment: it is tried again for the next.
     ahead_failed: bool,
     /// Everything below is synced.
@@ -69,7 +72,7 @@ pub(super) struct CheckpointState {
     sealed: bool,
     /// Something was logged since.
     pub(super) dirty: bool,
-    /// Bytes of the last one, and bytes logged since: see [`CHECKPOINT_SHARE`].
+    /// Bytes of the last one, and bytes logged since: see `checkpoint_due`.
     bytes: u64,
     logged: u64,
 }
@@ -95,17 +98,12 @@ pub(super) struct Segment {
     pub(super) stuck: bool,
 }
 
-/// A segment's end moves the checkpoint's due date only if the checkpoint costs at most this share of what was logged
-/// since the last one. With very many queues and segments a checkpoint is big.
-const CHECKPOINT_SHARE: u64 = 4;
 /// Spare segments kept.
 pub(super) const SPARES_MAX: usize = 2;
 /// Encoded records are written when they reach this, also in the middle of a batch.
 const WRITE_BYTES: usize = 1 << 20;
 /// Background work goes on after this time.
 const SLICE_PAUSE: Duration = Duration::from_millis(10);
-/// Time between checkpoints while the disk is short.
-const DISK_SHORT_CHECKPOINT: Duration = Duration::from_secs(5);
 /// A spare being zeroed.
 pub(super) const AHEAD: &str = "log/ahead";
 
@@ -145,6 +143,7 @@ impl<D: Disk> Store<D> {
             compaction: None,
             spares: found.spares,
             ahead: None,
+            syncs_here: 0,
             ahead_failed: false,
             sync_due: None,
             disk_short: false,
@@ -447,6 +446,7 @@ impl<D: Disk> Store<D> {
         self.add_segment(&active);
         self.active = Some(active);
         self.ahead_failed = false;
+        self.syncs_here = 0;
         Ok(())
     }
 
@@ -504,6 +504,7 @@ impl<D: Disk> Store<D> {
             Ok(took) => {
                 if let Some(took) = took {
                     self.shared.stats.synced(took);
+                    self.syncs_here = self.syncs_here.saturating_add(1);
                 }
                 self.durable = active.end_lsn();
                 Ok(())
@@ -539,165 +540,6 @@ impl<D: Disk> Store<D> {
             };
         }
         Ok(())
-    }
-
-    // Background.
-
-    fn checkpoint_due(&self) -> Option<Time> {
-        let state = &self.checkpoint;
-        let waiting = || {
-            self.segments
-                .values()
-                .any(|s| s.sealed && !s.doomed && self.index.live(s.header.id) == Live::default())
-        };
-        if state.sealed && state.bytes <= state.logged / CHECKPOINT_SHARE {
-            return Some(state.last);
-        }
-        let most = if self.disk_short {
-            DISK_SHORT_CHECKPOINT
-        } else {
-            Duration::MAX
-        };
-        let every = self.settings.checkpoint_every.min(most);
-        (state.dirty || state.sealed || waiting()).then(|| state.last + every)
-    }
-
-    fn write_checkpoint(&mut self, now: Now) -> Result<(), StoreError> {
-        // What it covers must be there after a power cut.
-        self.sync()?;
-        for segment in self.segments.values_mut() {
-            if let Some(writer) = self
-                .cold
-                .iter()
-                .flatten()
-                .find(|writer| writer.header.id == segment.header.id)
-            {
-                segment.end = writer.end();
-            }
-        }
-        let covered: Vec<Covered> = self
-            .segments
-            .values()
-            .map(|s| Covered {
-                header: s.header,
-                end: s.end,
-                sealed: s.sealed,
-                routes: s.routes,
-                keys: s.keys,
-            })
-            .collect();
-        let bytes = checkpoint::encode(&self.marks, &covered, &self.index);
-        self.checkpoint = CheckpointState {
-            last: now.monotonic,
-            bytes: bytes.len() as u64,
-            ..CheckpointState::default()
-        };
-        if let Err(error) = checkpoint::write(&*self.shared.disk, &bytes) {
-            // The log is as good as before; the next start is longer. Tried again when the next one is due.
-            tracing::warn!(%error, "the checkpoint was not written");
-            StoreStats::add(&self.shared.stats.background_failures, 1);
-            self.checkpoint.dirty = true;
-            return Ok(());
-        }
-        StoreStats::add(&self.shared.stats.bytes_written, bytes.len() as u64);
-        StoreStats::add(&self.shared.stats.checkpoints, 1);
-        for segment in self.segments.values_mut() {
-            segment.covered_before = std::mem::replace(&mut segment.covered, segment.end);
-            let dead = segment.sealed && self.index.live(segment.header.id) == Live::default();
-            segment.doomed |= dead && segment.covered_before >= segment.end;
-        }
-        Ok(())
-    }
-
-    /// Recycles or removes the segments that are doomed and not being read.
-    fn retire(&mut self) {
-        let doomed: Vec<Segment> = self
-            .segments
-            .values()
-            .filter(|segment| segment.doomed)
-            .copied()
-            .collect();
-        for segment in doomed {
-            let id = segment.header.id;
-            if !self.shared.take_out(id) {
-                continue;
-            }
-            self.segments.remove(&id);
-            self.index.forget(id);
-            if let Err(error) = self.retire_one(&segment) {
-                // It stays on disk; the next start finds it dead.
-                tracing::warn!(segment = id, %error, "a segment could not be recycled");
-                StoreStats::add(&self.shared.stats.background_failures, 1);
-            }
-        }
-    }
-
-    fn retire_one(&mut self, segment: &Segment) -> io::Result<()> {
-        let (disk, header) = (self.shared.disk.clone(), &segment.header);
-        let name = path(header.kind.dir(), header.id);
-        if segment.keys > 0
-            && let Some((_, directory)) = read_directory(&disk.open(&name)?, header)
-        {
-            for listed in Entries::new(&directory) {
-                if let Listed::Key { key, .. } = listed {
-                    self.index.key_copy_gone(key);
-                }
-            }
-        }
-        let usual = segment.file_bytes >= u64::from(self.settings.segment_bytes) && header.kind == SegmentKind::Log;
-        if usual && segment.file_bytes <= u64::from(self.settings.segment_bytes) * 2 && self.spares.len() < SPARES_MAX {
-            let spare = format!("{LOG_DIR}/{:08}.free", header.id);
-            disk.rename(&name, &spare)?;
-            self.spares.push(spare);
-        } else {
-            disk.remove(&name)?;
-        }
-        disk.sync_dir(header.kind.dir())
-    }
-
-    /// Fills a spare with zeros once the active segment is half full. Returns whether there is more to do.
-    fn zero_ahead(&mut self) -> bool {
-        let size = u64::from(self.settings.segment_bytes);
-        let half_full = self
-            .active
-            .as_ref()
-            .is_some_and(|active| u64::from(active.position()) >= size / 2);
-        if self.ahead.is_none() && (!half_full || self.ahead_failed || !self.spares.is_empty()) {
-            return false;
-        }
-        match self.zero_slice(size) {
-            Ok(more) => more,
-            Err(error) => {
-                tracing::warn!(%error, "the next segment was not zeroed ahead");
-                StoreStats::add(&self.shared.stats.background_failures, 1);
-                self.ahead = None;
-                self.ahead_failed = true;
-                let _ = self.shared.disk.remove(AHEAD);
-                false
-            }
-        }
-    }
-
-    fn zero_slice(&mut self, size: u64) -> io::Result<bool> {
-        let disk = self.shared.disk.clone();
-        let (file, from) = match self.ahead.take() {
-            Some(ahead) => ahead,
-            None => (disk.create(AHEAD)?, 0),
-        };
-        let to = (from + self.settings.slice_bytes as u64).min(size);
-        file.zero(from, to)?;
-        StoreStats::add(&self.shared.stats.bytes_written, to - from);
-        if to < size {
-            self.ahead = Some((file, to));
-            return Ok(true);
-        }
-        file.sync_data()?;
-        let spare = format!("{LOG_DIR}/{:08}.free", self.marks.next_id);
-        self.marks.next_id += 1;
-        disk.rename(AHEAD, &spare)?;
-        disk.sync_dir(LOG_DIR)?;
-        self.spares.push(spare);
-        Ok(false)
     }
 
     fn gauge(&self) {

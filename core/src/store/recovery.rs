@@ -23,11 +23,7 @@ use super::disk::{Disk, DiskFile};
 use super::files::Shared;
 use super::index::{Index, Move, Root};
 use super::log::{AHEAD, SPARES_MAX, Segment};
-use super::reader::Chunk;
-use super::record::{
-    BatchHead, DELETED, FIRST, GROUP, Kind, LAST, MessageHead, Raw, parse_acks, parse_key, parse_purge, parse_queue,
-    parse_ref, parse_state,
-};
+use super::record::{BatchHead, FIRST, GROUP, Kind, LAST, Raw};
 use super::scan::{Scanned, Scanner};
 use super::segment::{
     BadHeader, COLD_DIR, LOG_DIR, RECORDS_AT, SECTOR, SegmentHeader, SegmentKind, SegmentWriter, Trailer, VERSION,
@@ -37,13 +33,17 @@ use super::seqset::Ranges;
 use super::settings::{StoreError, StoreSettings};
 use super::stats::StoreStats;
 use super::varint::Input;
-use super::{QueueAcks, QueueId, Recovered, RecoveredEntry, RecoveredQueue, Route, Routes, State, quarantine};
+use super::{QueueId, Recovered, RecoveredEntry, Route, quarantine};
 use crate::message::Position;
-use crate::time::Wall;
 use hashbrown::{HashMap, HashSet};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+
+mod replay;
+mod resolve;
+
+use replay::{Op, list};
 
 /// What a start found.
 pub(super) struct Found<D: Disk> {
@@ -180,69 +180,6 @@ struct Unsealed<F> {
     end: u32,
     directory: Directory,
     blank: bool,
-}
-
-/// A record, owned, until its group is whole.
-enum Op {
-    Message {
-        offset: u32,
-        body_len: u32,
-        routes: Routes,
-        received: Wall,
-    },
-    Acks(Vec<QueueAcks>),
-    State(State),
-    Key {
-        offset: u32,
-        len: u32,
-        version: u64,
-        deleted: bool,
-        key: Box<[u8]>,
-    },
-    Purge(QueueId, u64),
-    Delete(QueueId),
-    Ref(Position, Routes),
-}
-
-impl Op {
-    /// `None` if the record makes no sense, for all its checksum.
-    fn parse(raw: &Raw<'_>, offset: u32, len: u32, lsn: u64) -> Option<Op> {
-        Some(match raw.kind {
-            Kind::Message => {
-                let head = MessageHead::parse(raw.head)?;
-                let body_len = head.body_len(raw.payload.len());
-                Op::Message {
-                    offset,
-                    body_len,
-                    received: head.envelope.received,
-                    routes: head.routes,
-                }
-            }
-            Kind::Acks => Op::Acks(parse_acks(raw.head)?),
-            Kind::State => Op::State(parse_state(raw.head)?),
-            Kind::Key => {
-                let (version, key) = parse_key(raw.head)?;
-                let version = if version == 0 { lsn } else { version };
-                Op::Key {
-                    offset,
-                    len,
-                    version,
-                    deleted: raw.flags & DELETED != 0,
-                    key: key.into(),
-                }
-            }
-            Kind::Purge => {
-                let (queue, upto) = parse_purge(raw.head)?;
-                Op::Purge(queue, upto)
-            }
-            Kind::QueueDelete => Op::Delete(parse_queue(raw.head)?),
-            Kind::Ref => {
-                let (at, routes) = parse_ref(raw.head)?;
-                Op::Ref(at, routes)
-            }
-            Kind::Batch | Kind::Footer => return None,
-        })
-    }
 }
 
 impl<D: Disk> Recovery<D> {
@@ -606,160 +543,6 @@ impl<D: Disk> Recovery<D> {
         }
     }
 
-    /// What holds even if the record does not count.
-    fn note(&mut self, op: &Op) {
-        let mut saw = |queue: QueueId, next: u64| {
-            self.marks.queue_id_max = self.marks.queue_id_max.max(queue);
-            let queue = self.queues.entry(queue).or_default();
-            queue.next_seq = queue.next_seq.max(next);
-        };
-        match op {
-            Op::Message { routes, received, .. } => {
-                routes
-                    .iter()
-                    .for_each(|route| saw(route.queue, route.seq.saturating_add(1)));
-                self.marks.wall = self.marks.wall.max(*received);
-            }
-            Op::Ref(_, routes) => routes
-                .iter()
-                .for_each(|route| saw(route.queue, route.seq.saturating_add(1))),
-            Op::Acks(acks) => acks.iter().for_each(|queue| {
-                saw(
-                    queue.queue,
-                    queue.settled.last().map_or(0, |(_, hi)| hi.saturating_add(1)),
-                );
-            }),
-            Op::State(State::HandedOut { queue, upto }) => saw(*queue, *upto),
-            Op::State(State::PacketId { queue, seq, .. } | State::PacketIdReleased { queue, seq, .. }) => {
-                saw(*queue, seq.saturating_add(1));
-            }
-            Op::State(State::IncomingId { queue, .. }) => saw(*queue, 0),
-            Op::State(State::DeadLettered { from, from_seq, to }) => {
-                saw(*from, from_seq.saturating_add(1));
-                saw(to.queue, to.seq.saturating_add(1));
-            }
-            Op::Purge(queue, upto) => saw(*queue, *upto),
-            Op::Delete(queue) => saw(*queue, 0),
-            Op::Key { .. } => {}
-        }
-    }
-
-    fn apply(&mut self, header: &SegmentHeader, op: Op) {
-        match op {
-            Op::Message {
-                offset,
-                body_len,
-                routes,
-                ..
-            } => {
-                let at = Position {
-                    segment: header.id,
-                    offset,
-                };
-                for root in routes
-                    .iter()
-                    .map(|route| Root::Route(route.queue, route.seq))
-                    .chain([Root::At(at)])
-                {
-                    if self.wanted.contains(&root) {
-                        self.roots.insert(root, (at, body_len));
-                    }
-                }
-                for route in routes {
-                    let entry = RecoveredEntry {
-                        seq: route.seq,
-                        at,
-                        body_len,
-                        flags: route.flags,
-                    };
-                    self.queues.entry(route.queue).or_default().entries.push(entry);
-                }
-            }
-            Op::Acks(acks) => {
-                for queue in acks {
-                    for (lo, hi) in queue.settled {
-                        self.settled(queue.queue, lo, hi);
-                    }
-                }
-            }
-            Op::State(state) => self.state(&state),
-            Op::Key {
-                offset,
-                len,
-                version,
-                deleted,
-                key,
-            } => {
-                self.index.found_key(
-                    &key,
-                    Position {
-                        segment: header.id,
-                        offset,
-                    },
-                    len,
-                    version,
-                    deleted,
-                );
-            }
-            Op::Purge(queue, upto) => {
-                if let Some(last) = upto.checked_sub(1) {
-                    self.settled(queue, 0, last);
-                }
-            }
-            Op::Delete(queue) => self.queues.entry(queue).or_default().deleted = true,
-            Op::Ref(at, routes) => {
-                for route in routes {
-                    let moved = Move {
-                        root: Root::At(at),
-                        flags: route.flags,
-                    };
-                    self.moves.insert((route.queue, route.seq), moved);
-                }
-            }
-        }
-    }
-
-    fn settled(&mut self, queue: QueueId, lo: u64, hi: u64) {
-        let queue = self.queues.entry(queue).or_default();
-        queue.settled.insert(lo, hi);
-        queue.packet_ids.retain(|(seq, ..)| !(lo..=hi).contains(seq));
-    }
-
-    fn state(&mut self, state: &State) {
-        match *state {
-            State::HandedOut { queue, upto } => {
-                let queue = self.queues.entry(queue).or_default();
-                queue.handed_out = queue.handed_out.max(upto);
-            }
-            State::PacketId { queue, seq, packet_id } => {
-                let queue = self.queues.entry(queue).or_default();
-                queue.packet_ids.retain(|(other, ..)| *other != seq);
-                queue.packet_ids.push((seq, packet_id, false));
-            }
-            State::PacketIdReleased { queue, seq, packet_id } => {
-                let queue = self.queues.entry(queue).or_default();
-                match queue.packet_ids.iter_mut().find(|(other, ..)| *other == seq) {
-                    Some(held) => *held = (seq, packet_id, true),
-                    None => queue.packet_ids.push((seq, packet_id, true)),
-                }
-            }
-            State::IncomingId { queue, packet_id, held } => {
-                let queue = self.queues.entry(queue).or_default();
-                queue.incoming_ids.retain(|other| *other != packet_id);
-                if held {
-                    queue.incoming_ids.push(packet_id);
-                }
-            }
-            State::DeadLettered { from, from_seq, to } => {
-                let root = self
-                    .moves
-                    .get(&(from, from_seq))
-                    .map_or(Root::Route(from, from_seq), |before| before.root);
-                self.moves.insert((to.queue, to.seq), Move { root, flags: to.flags });
-            }
-        }
-    }
-
     /// Tells damage from torn tails, now that all batches have said what they knew.
     fn judge(&mut self) {
         let durable = |header: &SegmentHeader| self.durable.get(&header.epoch).copied().unwrap_or(0);
@@ -812,143 +595,6 @@ impl<D: Disk> Recovery<D> {
         bytes
     }
 
-    /// Builds the index and the answer from everything that was found.
-    fn settle(&mut self) -> Recovered {
-        for queue in self.queues.values_mut() {
-            // Copies lie in younger segments; of two, the younger stays.
-            queue
-                .entries
-                .sort_unstable_by_key(|entry| (entry.seq, std::cmp::Reverse(entry.at)));
-            queue.entries.dedup_by_key(|entry| entry.seq);
-        }
-        self.resolve_moves();
-        let mut recovered = Recovered::default();
-        for (id, mut queue) in std::mem::take(&mut self.queues) {
-            if queue.deleted {
-                continue;
-            }
-            let settled = &queue.settled;
-            queue.entries.retain(|entry| !settled.contains(entry.seq));
-            // A packet id may outlive its message only where the message is not needed any more: after PUBREC.
-            let entries = &queue.entries;
-            let is_live = |seq: &u64| entries.binary_search_by_key(seq, |entry| entry.seq).is_ok();
-            queue.packet_ids.retain(|(seq, _, released)| *released || is_live(seq));
-            let index = self.index.queues.entry(id).or_default();
-            index.next_seq = queue.next_seq;
-            index.handed_out = queue.handed_out;
-            index.incoming_ids = queue.incoming_ids.clone();
-            index.packet_ids = queue.packet_ids.clone();
-            for entry in &queue.entries {
-                self.index.insert(id, entry.seq, entry.at.segment);
-            }
-            recovered.queues.insert(
-                id,
-                RecoveredQueue {
-                    next_seq: queue.next_seq,
-                    handed_out: queue.handed_out,
-                    entries: queue.entries,
-                    incoming_ids: queue.incoming_ids,
-                    packet_ids: queue.packet_ids,
-                },
-            );
-        }
-        recovered
-    }
-
-    /// Gives moved messages the payloads of their roots.
-    fn resolve_moves(&mut self) {
-        for ((queue, seq), moved) in std::mem::take(&mut self.moves) {
-            let is_gone = |found: &FoundQueue| found.deleted || found.settled.contains(seq);
-            if self.queues.get(&queue).is_some_and(is_gone) {
-                continue;
-            }
-            // Compaction may have made it a record of its own.
-            let own = |found: &FoundQueue| found.entries.binary_search_by_key(&seq, |entry| entry.seq).is_ok();
-            if self.queues.get(&queue).is_some_and(own) {
-                continue;
-            }
-            let Some((at, body_len)) = self.root(moved.root) else {
-                tracing::error!(queue = queue.0, seq, "the payload of a moved message is gone");
-                StoreStats::add(&self.shared.stats.quarantined, 1);
-                continue;
-            };
-            let entry = RecoveredEntry {
-                seq,
-                at,
-                body_len,
-                flags: moved.flags,
-            };
-            let entries = &mut self.queues.entry(queue).or_default().entries;
-            let place = entries.partition_point(|other| other.seq < seq);
-            entries.insert(place, entry);
-            self.index.moves.insert(
-                (queue, seq),
-                Move {
-                    root: Root::At(at),
-                    flags: moved.flags,
-                },
-            );
-        }
-    }
-
-    /// Where a payload lies, and the length of its body.
-    fn root(&self, root: Root) -> Option<(Position, u32)> {
-        if let Some(found) = self.roots.get(&root) {
-            return Some(*found);
-        }
-        match root {
-            Root::Route(queue, seq) => {
-                let entries = &self.queues.get(&queue)?.entries;
-                let entry = entries.get(entries.binary_search_by_key(&seq, |entry| entry.seq).ok()?)?;
-                Some((entry.at, entry.body_len))
-            }
-            Root::At(at) => {
-                let mut chunk = Chunk::new(self.shared.pin(at.segment).ok()??);
-                let raw = chunk.record(at.offset).ok()??;
-                let head = MessageHead::parse(raw.head).filter(|_| raw.kind == Kind::Message)?;
-                Some((at, head.body_len(raw.payload.len())))
-            }
-        }
-    }
-
-    /// Reads the values of the live keys.
-    fn read_keys(&mut self, recovered: &mut Recovered) {
-        self.index.drop_needless_deletions();
-        let mut order: Vec<(Position, Box<[u8]>)> = Vec::new();
-        for (key, entry) in &self.index.keys {
-            if !entry.deleted {
-                order.push((entry.at, key.clone()));
-            }
-        }
-        order.sort_unstable();
-        let mut chunk: Option<Chunk<D::File>> = None;
-        for (at, key) in order {
-            if chunk.as_ref().is_none_or(|chunk| chunk.header().id != at.segment) {
-                chunk = self.shared.pin(at.segment).ok().flatten().map(Chunk::new);
-            }
-            let Some(chunk) = &mut chunk else {
-                tracing::error!(
-                    segment = at.segment,
-                    offset = at.offset,
-                    "the segment of a keyed record is gone"
-                );
-                StoreStats::add(&self.shared.stats.quarantined, 1);
-                continue;
-            };
-            let value = |raw: &Raw<'_>| parse_key(raw.head).is_some_and(|(_, found)| *found == *key);
-            match chunk.record(at.offset) {
-                Ok(Some(raw)) if raw.kind == Kind::Key && value(&raw) => {
-                    recovered.keys.insert(key, raw.payload.into());
-                }
-                _ => {
-                    let sample = chunk.sample(at.offset);
-                    self.shared
-                        .damaged(chunk.header(), at.offset, &sample, "a keyed record does not hold");
-                }
-            }
-        }
-    }
-
     /// Makes what was read durable, and gives segments without a footer one, so that they are read once only.
     fn seal_leftovers(&mut self) {
         for leftover in std::mem::take(&mut self.unsealed) {
@@ -988,23 +634,4 @@ impl<D: Disk> Recovery<D> {
 fn footer_head(head: &[u8]) -> Option<(u32, bool)> {
     let mut input = Input(head);
     Some((input.number()?, input.u8()? != 0))
-}
-
-fn list(directory: &mut Directory, op: &Op) {
-    match op {
-        Op::Message {
-            offset,
-            body_len,
-            routes,
-            ..
-        } => directory.message(*offset, *body_len, routes),
-        Op::Key {
-            offset,
-            len,
-            version,
-            deleted,
-            key,
-        } => directory.key(*offset, *len, *version, *deleted, key),
-        _ => {}
-    }
 }

@@ -46,6 +46,7 @@ impl<'f, F: DiskFile> Scanner<'f, F> {
         self.window.failed
     }
     /// Length of the file.
+    #[cfg(feature = "fuzzing")]
     pub(crate) fn file_len(&self) -> u64 {
         self.window.len
     }

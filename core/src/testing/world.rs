@@ -49,6 +49,7 @@ pub enum Step {
 /// See the module.
 pub struct World {
     settings: Settings,
+    codecs: Codecs,
     store_settings: StoreSettings,
     disk: SimDisk,
     /// `None` while the machine is down.
@@ -113,15 +114,23 @@ impl World {
     ///
     /// # Panics
     /// As all of its methods: if the store or the engine does what it must not.
-    pub fn with(seed: u64, settings: Settings, mut store_settings: StoreSettings) -> World {
+    pub fn with(seed: u64, settings: Settings, store_settings: StoreSettings) -> World {
+        World::speaking(seed, settings, store_settings, Codecs::default())
+    }
+    /// A world with an empty disk, that can read the properties of these protocols' messages.
+    ///
+    /// # Panics
+    /// As [`World::with`].
+    pub fn speaking(seed: u64, settings: Settings, mut store_settings: StoreSettings, codecs: Codecs) -> World {
         store_settings.salt = seed;
         let now = Now {
             monotonic: Time(1_000),
             wall: Wall(1_700_000_000_000),
         };
         let mut world = World {
-            engine: Engine::new(settings.clone(), Codecs::default(), seed),
+            engine: Engine::new(settings.clone(), codecs.clone(), seed),
             settings,
+            codecs,
             store_settings,
             disk: SimDisk::new(seed),
             store: None,
@@ -326,7 +335,7 @@ impl World {
         self.asked.clear();
         self.fetched.clear();
         self.written = None;
-        self.engine = Engine::new(self.settings.clone(), Codecs::default(), self.rng.word());
+        self.engine = Engine::new(self.settings.clone(), self.codecs.clone(), self.rng.word());
         self.start();
     }
     fn start(&mut self) {

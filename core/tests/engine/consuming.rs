@@ -427,3 +427,85 @@ fn a_fetched_message_is_numbered_when_it_is_handed_out() {
         ["got #1 1 again left 1", "got #2 2 left 0"]
     );
 }
+
+#[test]
+fn what_waits_on_disk_expires_without_consumers() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [durable("d"), put("d", "stays")]);
+    let envelope = gatepost_core::message::Envelope {
+        durable: true,
+        received: w.now().wall,
+        deadline: Some(w.now().wall + ms(1_000)),
+        ..Default::default()
+    };
+    let expiring = |queue, body: &str| {
+        let m = gatepost_core::message::Message::new(envelope, "", queue, &[], body.as_bytes());
+        publish(gatepost_core::command::PublishFlags::CONFIRM, m)
+    };
+    run(
+        &mut w,
+        c,
+        [durable("e"), expiring("e", "1"), expiring("e", "2"), put("e", "3")],
+    );
+    w.crash(gatepost_core::testing::disk::Crash::Process);
+    w.catch_up();
+    assert_eq!(
+        w.counters().bodies_loaded,
+        2,
+        "the head of each queue tells when it expires"
+    );
+    w.advance(ms(1_001));
+    w.catch_up();
+    w.advance(ms(10));
+    assert_eq!((w.counters().messages_ready, w.counters().expired), (2, 2));
+}
+
+#[test]
+fn a_channel_that_was_opened_ends_with_its_first_failure() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [Command::OpenChannel { channel: CH }, transient("q")]);
+    let heard = run(&mut w, c, [get("no"), put("q", "m"), get("q")]);
+    assert_eq!(heard, ["failed Get NotFound no queue 'no' in vhost '/'"]);
+    assert_eq!(
+        run(&mut w, c, [close_channel(), get("q")]),
+        ["done CloseChannel", "empty"]
+    );
+}
+
+#[test]
+fn priorities_are_served_from_the_highest_also_after_a_requeue_and_a_restart() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [with_arguments("q", &[("x-max-priority", 5)])]);
+    let prioritized = |body: &str, priority| {
+        let envelope = gatepost_core::message::Envelope {
+            durable: true,
+            priority,
+            ..Default::default()
+        };
+        let m = gatepost_core::message::Message::new(envelope, "", "q", &[], body.as_bytes());
+        publish(gatepost_core::command::PublishFlags::CONFIRM, m)
+    };
+    let all = [
+        prioritized("none", None),
+        prioritized("one", Some(1)),
+        prioritized("most", Some(9)),
+        prioritized("five", Some(5)),
+    ];
+    run(&mut w, c, all);
+    assert_eq!(
+        run(&mut w, c, [get("q"), get("q")]),
+        ["got #1 most left 3", "got #2 five left 2"]
+    );
+    run(&mut w, c, [requeue(2), requeue(1)]);
+    assert_eq!(run(&mut w, c, [get("q")]), ["got #3 most again left 3"]);
+    w.crash(gatepost_core::testing::disk::Crash::Power);
+    let c = w.connect("test");
+    let bodies: Vec<_> = run(&mut w, c, [consume("q", 1)])[1..]
+        .iter()
+        .map(|l| l.split(' ').nth(3).unwrap().to_owned())
+        .collect();
+    assert_eq!(bodies, ["most", "five", "one", "none"]);
+}

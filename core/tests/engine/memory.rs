@@ -280,3 +280,24 @@ fn queues_that_come_and_go_leave_no_notes() {
     w.catch_up();
     w.assert_idle();
 }
+
+#[test]
+fn a_message_of_high_priority_keeps_none_of_the_others_in_memory() {
+    let mut w = small(13);
+    let c = w.connect("test");
+    run(&mut w, c, [with_arguments("q", &[("x-max-priority", 1)])]);
+    fill(&mut w, c, "q", 500);
+    let envelope = gatepost_core::message::Envelope {
+        priority: Some(1),
+        ..Default::default()
+    };
+    let m = gatepost_core::message::Message::new(envelope, "", "q", &[], b"first");
+    run(&mut w, c, [publish(Default::default(), m)]);
+    fill(&mut w, c, "q", 500);
+    assert!(
+        w.counters().memory_bytes < 128 << 10,
+        "{} bytes",
+        w.counters().memory_bytes
+    );
+    assert_eq!(run(&mut w, c, [get("q")]), ["got #1 first left 1000"]);
+}

@@ -49,6 +49,19 @@ fn a_durable_message_in_a_durable_queue_is_confirmed_when_the_log_has_it() {
     assert_eq!(now(&mut w, c), ["confirmed 2"]);
 }
 
+/// The simulator found an entry that outlived its connection until something else was written: the log had reported the
+/// batch, and the connection went before it took its confirm.
+#[test]
+fn a_confirm_that_nobody_took_is_forgotten_with_its_connection() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [durable("d")]);
+    w.send(c, vec![put("d", "a")]);
+    w.catch_up();
+    w.drop_client(c);
+    w.assert_idle();
+}
+
 #[test]
 fn what_is_transient_on_either_side_is_confirmed_at_once() {
     let mut w = World::new(1);

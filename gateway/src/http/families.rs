@@ -90,17 +90,17 @@ pub(super) const CONSUMING: &[(&str, &str, Field)] = &[
     (
         "rabbitmq_global_messages_dead_lettered_expired_total",
         "Messages whose time was over.",
-        |c| c.expired,
+        |c| c.dead_lettered_expired,
     ),
     (
         "rabbitmq_global_messages_dead_lettered_maxlen_total",
         "Messages a full queue dropped.",
-        |c| c.dropped_full,
+        |c| c.dead_lettered_maxlen,
     ),
     (
         "rabbitmq_global_messages_dead_lettered_rejected_total",
         "Messages consumers rejected.",
-        |c| c.rejected,
+        |c| c.dead_lettered_rejected,
     ),
 ];
 
@@ -114,6 +114,21 @@ pub(super) const COUNTERS: &[(&str, &str, Field)] = &[
     ("rabbitmq_queues_created_total", "Queues created.", |c| c.queues_created),
     ("rabbitmq_queues_deleted_total", "Queues deleted.", |c| c.queues_deleted),
     ("gatepost_publishes_refused_total", "Publishes refused.", |c| c.refused),
+    (
+        "gatepost_messages_expired_total",
+        "Messages whose time in a queue was over.",
+        |c| c.expired,
+    ),
+    (
+        "gatepost_messages_dropped_total",
+        "Messages for which a queue had no room, or at QoS 0 a subscriber was too slow or away.",
+        |c| c.dropped_full,
+    ),
+    (
+        "gatepost_messages_rejected_total",
+        "Messages their consumer rejected.",
+        |c| c.rejected,
+    ),
     ("gatepost_messages_enqueued_total", "Copies put into queues.", |c| {
         c.enqueued
     }),

@@ -115,6 +115,7 @@ def sessions_subscriptions_and_what_they_collect():
     ended = Mqtt(V5, clean=False, expiry=60)
     ended.subscribe(topic, 1)
     ended.disconnect()
+    ended.expiry = 0
     ended.connect(clean=True)
     for client in (old, new):
         client.disconnect()

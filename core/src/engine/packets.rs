@@ -1,0 +1,297 @@
+//! MQTT packet ids at the engine: hand out, acknowledge, and send again what a client did not finish with.
+
+use super::link::Out;
+use super::sessions::CHANNEL;
+use super::{Engine, Link, Wakes, link_at};
+use crate::command::Outcome;
+use crate::durable_session::Outgoing;
+use crate::event::{Delivery, DeliveryFlags, Event};
+use crate::queue::QueueKind;
+use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::unsettled::QueueRef;
+use crate::store::{Loaded, Read, Record, State};
+
+/// Deliveries to be sent again that are fetched from disk at once, and bytes of body after which no more are.
+const RESENDS_AT_ONCE: usize = 256;
+const RESEND_BYTES: usize = 256 << 10;
+
+impl Engine {
+    /// Bytes of the body that is sent again under that packet id; 0 for a PUBREL, or if there is nothing to send. `None`
+    /// if it is on its way from disk.
+    pub(crate) fn resend_size(&mut self, link: Link, packet_id: u16) -> Option<usize> {
+        let Some((session, s)) = self.session_of(link) else {
+            return Some(0);
+        };
+        let Some(o) = s.in_flight.find_mut(packet_id).filter(|o| !o.released) else {
+            return Some(0);
+        };
+        match &o.entry.body {
+            Body::Memory(message) => Some(message.body().len()),
+            Body::Disk { .. } => {
+                self.load_resends(link, session);
+                None
+            }
+        }
+    }
+
+    /// Asks for the next bodies that the link waits for.
+    fn load_resends(&mut self, link: Link, session: u32) {
+        let Engine {
+            links,
+            sessions,
+            memory,
+            ..
+        } = self;
+        let Some(l) = link_at(links, link).filter(|l| !l.resend_loading) else {
+            return;
+        };
+        l.resend_loading = true;
+        let s = &mut sessions[session as usize];
+        let mut bytes = 0;
+        for out in l.outbox.iter().take(RESENDS_AT_ONCE) {
+            let Out::Resend(packet_id) = *out else { continue };
+            if let Some(o) = s.in_flight.find_mut(packet_id).filter(|o| !o.released)
+                && let Body::Disk { at, body_len } = o.entry.body
+                && bytes < RESEND_BYTES
+            {
+                bytes += body_len as usize;
+                let (queue, seq) = (o.queue.id, o.entry.seq);
+                memory.resends.insert((queue, seq), (session, packet_id));
+                memory.reads.push(Read { queue, seq, at });
+            }
+        }
+    }
+
+    /// A body that is to be sent again has come, or is damaged.
+    pub(crate) fn resend_loaded(
+        &mut self,
+        (session, packet_id): (u32, u16),
+        queue: QueueRef,
+        loaded: Loaded,
+        wakes: &mut Wakes,
+    ) {
+        let Engine {
+            links,
+            sessions,
+            memory,
+            ..
+        } = self;
+        let Some(s) = sessions.get_mut(session as usize) else {
+            return;
+        };
+        if let Some(l) = s.link.and_then(|link| link_at(links, link)) {
+            l.resend_loading = false;
+            l.wake(wakes);
+        }
+        let Some(o) = s
+            .in_flight
+            .find_mut(packet_id)
+            .filter(|o| o.queue == queue && o.entry.seq == loaded.seq)
+        else {
+            return;
+        };
+        let Body::Disk { at, .. } = o.entry.body else { return };
+        match loaded.message {
+            Some(message) => {
+                message.log_state().written(at);
+                if message.log_state().hold() {
+                    memory.add(&message);
+                }
+                o.entry.body = Body::Memory(message);
+                self.counters.bodies_loaded += 1;
+            }
+            None => {
+                tracing::warn!(client = %s.client_id, packet_id, "a message's record is damaged: not sent again");
+                self.counters.damaged += 1;
+                self.free_packet(session, packet_id, wakes);
+            }
+        }
+    }
+
+    /// Sends again what is in flight under that packet id: the message, marked as such, or its PUBREL.
+    pub(crate) fn resend(&mut self, link: Link, packet_id: u16, events: &mut Vec<Event>) {
+        if let Some(l) = link_at(&mut self.links, link) {
+            l.outbox.pop_front();
+        }
+        let Engine { links, sessions, .. } = self;
+        let session = link_at(links, link).and_then(|l| l.session);
+        let Some(s) = session.and_then(|s| sessions.get_mut(s as usize)) else {
+            return;
+        };
+        let Some(o) = s.in_flight.find_mut(packet_id) else {
+            return;
+        };
+        let Body::Memory(message) = &o.entry.body else {
+            events.push(Event::ReleaseDue { packet_id, known: true });
+            return;
+        };
+        if o.released {
+            events.push(Event::ReleaseDue { packet_id, known: true });
+            return;
+        }
+        events.push(Event::Deliver(Delivery {
+            channel: CHANNEL,
+            qos: o.qos,
+            flags: o.entry.flags.delivery() | DeliveryFlags::REDELIVERED,
+            consumer: 0,
+            number: u64::from(packet_id),
+            message: message.clone(),
+            extra: super::consuming::delivery_extra(&o.entry),
+        }));
+        self.memory.shed(&mut o.entry);
+        self.counters.redelivered += 1;
+    }
+
+    /// Hands a message out under the session's next packet id.
+    pub(crate) fn hand_out_to_session(
+        &mut self,
+        link: Link,
+        session: u32,
+        granted: u8,
+        queue: QueueRef,
+        entry: Entry,
+        events: &mut Vec<Event>,
+    ) {
+        let Body::Memory(message) = &entry.body else {
+            debug_assert!(false, "only what is in memory is reserved");
+            return;
+        };
+        let message = message.clone();
+        let qos = entry.flags.qos().min(granted);
+        let mut flags = entry.flags.delivery();
+        if qos == 0
+            || self
+                .queues
+                .get(queue.slot as usize)
+                .is_some_and(|q| q.kind == QueueKind::Shared)
+        {
+            // DUP is for the same client being sent the same message again. MQTT 5 3.3.1.1
+            flags = DeliveryFlags(flags.0 & !DeliveryFlags::REDELIVERED.0);
+        }
+        let extra = super::consuming::delivery_extra(&entry);
+        let mut delivery = Delivery {
+            channel: CHANNEL,
+            qos,
+            flags,
+            consumer: 0,
+            number: 0,
+            message,
+            extra,
+        };
+        if qos == 0 {
+            self.counters.delivered_no_ack += 1;
+            self.settle_entry(queue, entry, false, &mut Wakes::default());
+            events.push(Event::Deliver(delivery));
+            return;
+        }
+        self.counters.delivered += 1;
+        let (seq, logged) = (entry.seq, entry.flags.has(EntryFlags::LOGGED));
+        let Some(s) = self.sessions.get_mut(session as usize) else {
+            return;
+        };
+        let kept = s.kept;
+        let mut outgoing = Outgoing {
+            queue,
+            entry,
+            qos,
+            released: false,
+            counted: true,
+            order: 0,
+        };
+        self.memory.shed(&mut outgoing.entry);
+        let Some(packet_id) = s.in_flight.assign(outgoing) else {
+            debug_assert!(false, "the receive maximum keeps an id free");
+            return;
+        };
+        delivery.number = u64::from(packet_id);
+        if qos == 2 && kept && logged {
+            // The id is in the log before the message goes: after a crash it is the same id that is sent again.
+            self.staging.record(Record::State(State::PacketId {
+                queue: queue.id,
+                seq,
+                packet_id,
+            }));
+            let gate = Some(self.staging.wait());
+            self.push_out(link, CHANNEL, Out::Event(Event::Deliver(delivery)), gate);
+        } else {
+            events.push(Event::Deliver(delivery));
+        }
+    }
+
+    /// PUBACK, PUBCOMP, or a refusal: the packet id is free.
+    pub(crate) fn settle_packet(&mut self, link: Link, number: u64, outcome: Outcome, wakes: &mut Wakes) {
+        let Ok(packet_id) = u16::try_from(number) else { return };
+        let Some((session, s)) = self.session_of(link) else {
+            return;
+        };
+        match outcome {
+            Outcome::Accept | Outcome::Reject => {
+                self.counters.acknowledged += u64::from(s.in_flight.find_mut(packet_id).is_some());
+                self.free_packet(session, packet_id, wakes);
+            }
+            Outcome::Requeue => {
+                if let Some(outgoing) = self.take_packet(session, packet_id) {
+                    let Outgoing { queue, mut entry, .. } = outgoing;
+                    entry.flags.set(EntryFlags::REDELIVERED);
+                    self.put_back(queue, entry);
+                }
+            }
+        }
+    }
+
+    /// The client is done with a packet id, and so are we with its message.
+    fn free_packet(&mut self, session: u32, packet_id: u16, wakes: &mut Wakes) {
+        if let Some(Outgoing { queue, entry, .. }) = self.take_packet(session, packet_id) {
+            self.settle_entry(queue, entry, true, wakes);
+        }
+    }
+
+    fn take_packet(&mut self, session: u32, packet_id: u16) -> Option<Outgoing> {
+        let outgoing = self.sessions.get_mut(session as usize)?.in_flight.remove(packet_id)?;
+        if outgoing.counted {
+            self.free_session_credit(session);
+        }
+        Some(outgoing)
+    }
+
+    /// PUBREC: from here on only PUBREL is sent.
+    pub(crate) fn received(&mut self, link: Link, packet_id: u16) {
+        let Some((_, s)) = self.session_of(link) else { return };
+        let kept = s.kept;
+        let mut gate = None;
+        let known = match s.in_flight.find_mut(packet_id) {
+            Some(outgoing) if outgoing.qos == 2 => {
+                let first = !outgoing.released;
+                outgoing.released = true;
+                let (queue, seq) = (outgoing.queue.id, outgoing.entry.seq);
+                if kept && outgoing.entry.flags.has(EntryFlags::LOGGED) {
+                    if first {
+                        self.staging
+                            .record(Record::State(State::PacketIdReleased { queue, seq, packet_id }));
+                    }
+                    // After PUBREL the client may forget the id: were the message sent again then, it would be new.
+                    gate = self.staging.wait_for_all();
+                }
+                true
+            }
+            _ => false,
+        };
+        self.answer(link, CHANNEL, Event::ReleaseDue { packet_id, known }, gate);
+    }
+
+    /// PUBREL: the publisher's packet id is free.
+    pub(crate) fn release(&mut self, link: Link, packet_id: u16) {
+        let Some((_, s)) = self.session_of(link) else { return };
+        let known = s.incoming.remove(&packet_id);
+        let queue = s.queue.filter(|_| s.kept && known).map(|q| q.id);
+        let gate = queue.map(|queue| {
+            self.staging.record(Record::State(State::IncomingId {
+                queue,
+                packet_id,
+                held: false,
+            }));
+            self.staging.wait()
+        });
+        self.answer(link, CHANNEL, Event::Released { packet_id, known }, gate);
+    }
+}

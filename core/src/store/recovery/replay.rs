@@ -1,0 +1,251 @@
+//! What a record does to what was found so far.
+
+use super::Recovery;
+use crate::message::Position;
+use crate::store::directory::Directory;
+use crate::store::disk::Disk;
+use crate::store::index::{Move, Root};
+use crate::store::record::{
+    DELETED, Kind, MessageHead, Raw, parse_acks, parse_key, parse_purge, parse_queue, parse_ref, parse_state,
+};
+use crate::store::segment::SegmentHeader;
+use crate::store::{QueueAcks, QueueId, RecoveredEntry, Routes, State};
+use crate::time::Wall;
+
+/// A record, owned, until its group is whole.
+pub(super) enum Op {
+    Message {
+        offset: u32,
+        body_len: u32,
+        routes: Routes,
+        received: Wall,
+    },
+    Acks(Vec<QueueAcks>),
+    State(State),
+    Key {
+        offset: u32,
+        len: u32,
+        version: u64,
+        deleted: bool,
+        key: Box<[u8]>,
+    },
+    Purge(QueueId, u64),
+    Delete(QueueId),
+    Ref(Position, Routes),
+}
+
+impl Op {
+    /// `None` if the record makes no sense, for all its checksum.
+    pub(super) fn parse(raw: &Raw<'_>, offset: u32, len: u32, lsn: u64) -> Option<Op> {
+        Some(match raw.kind {
+            Kind::Message => {
+                let head = MessageHead::parse(raw.head)?;
+                let body_len = head.body_len(raw.payload.len());
+                Op::Message {
+                    offset,
+                    body_len,
+                    received: head.envelope.received,
+                    routes: head.routes,
+                }
+            }
+            Kind::Acks => Op::Acks(parse_acks(raw.head)?),
+            Kind::State => Op::State(parse_state(raw.head)?),
+            Kind::Key => {
+                let (version, key) = parse_key(raw.head)?;
+                let version = if version == 0 { lsn } else { version };
+                Op::Key {
+                    offset,
+                    len,
+                    version,
+                    deleted: raw.flags & DELETED != 0,
+                    key: key.into(),
+                }
+            }
+            Kind::Purge => {
+                let (queue, upto) = parse_purge(raw.head)?;
+                Op::Purge(queue, upto)
+            }
+            Kind::QueueDelete => Op::Delete(parse_queue(raw.head)?),
+            Kind::Ref => {
+                let (at, routes) = parse_ref(raw.head)?;
+                Op::Ref(at, routes)
+            }
+            Kind::Batch | Kind::Footer => return None,
+        })
+    }
+}
+
+impl<D: Disk> Recovery<D> {
+    /// What holds even if the record does not count.
+    pub(super) fn note(&mut self, op: &Op) {
+        let mut saw = |queue: QueueId, next: u64| {
+            self.marks.queue_id_max = self.marks.queue_id_max.max(queue);
+            let queue = self.queues.entry(queue).or_default();
+            queue.next_seq = queue.next_seq.max(next);
+        };
+        match op {
+            Op::Message { routes, received, .. } => {
+                routes
+                    .iter()
+                    .for_each(|route| saw(route.queue, route.seq.saturating_add(1)));
+                self.marks.wall = self.marks.wall.max(*received);
+            }
+            Op::Ref(_, routes) => routes
+                .iter()
+                .for_each(|route| saw(route.queue, route.seq.saturating_add(1))),
+            Op::Acks(acks) => acks.iter().for_each(|queue| {
+                saw(
+                    queue.queue,
+                    queue.settled.last().map_or(0, |(_, hi)| hi.saturating_add(1)),
+                );
+            }),
+            Op::State(State::HandedOut { queue, upto }) => saw(*queue, *upto),
+            Op::State(State::PacketId { queue, seq, .. } | State::PacketIdReleased { queue, seq, .. }) => {
+                saw(*queue, seq.saturating_add(1));
+            }
+            Op::State(State::IncomingId { queue, .. }) => saw(*queue, 0),
+            Op::State(State::DeadLettered { from, from_seq, to }) => {
+                saw(*from, from_seq.saturating_add(1));
+                saw(to.queue, to.seq.saturating_add(1));
+            }
+            Op::Purge(queue, upto) => saw(*queue, *upto),
+            Op::Delete(queue) => saw(*queue, 0),
+            Op::Key { .. } => {}
+        }
+    }
+
+    pub(super) fn apply(&mut self, header: &SegmentHeader, op: Op) {
+        match op {
+            Op::Message {
+                offset,
+                body_len,
+                routes,
+                ..
+            } => {
+                let at = Position {
+                    segment: header.id,
+                    offset,
+                };
+                for root in routes
+                    .iter()
+                    .map(|route| Root::Route(route.queue, route.seq))
+                    .chain([Root::At(at)])
+                {
+                    if self.wanted.contains(&root) {
+                        self.roots.insert(root, (at, body_len));
+                    }
+                }
+                for route in routes {
+                    let entry = RecoveredEntry {
+                        seq: route.seq,
+                        at,
+                        body_len,
+                        flags: route.flags,
+                    };
+                    self.queues.entry(route.queue).or_default().entries.push(entry);
+                }
+            }
+            Op::Acks(acks) => {
+                for queue in acks {
+                    for (lo, hi) in queue.settled {
+                        self.settled(queue.queue, lo, hi);
+                    }
+                }
+            }
+            Op::State(state) => self.state(&state),
+            Op::Key {
+                offset,
+                len,
+                version,
+                deleted,
+                key,
+            } => {
+                self.index.found_key(
+                    &key,
+                    Position {
+                        segment: header.id,
+                        offset,
+                    },
+                    len,
+                    version,
+                    deleted,
+                );
+            }
+            Op::Purge(queue, upto) => {
+                if let Some(last) = upto.checked_sub(1) {
+                    self.settled(queue, 0, last);
+                }
+            }
+            Op::Delete(queue) => self.queues.entry(queue).or_default().deleted = true,
+            Op::Ref(at, routes) => {
+                for route in routes {
+                    let moved = Move {
+                        root: Root::At(at),
+                        flags: route.flags,
+                    };
+                    self.moves.insert((route.queue, route.seq), moved);
+                }
+            }
+        }
+    }
+
+    fn settled(&mut self, queue: QueueId, lo: u64, hi: u64) {
+        let queue = self.queues.entry(queue).or_default();
+        queue.settled.insert(lo, hi);
+        queue.packet_ids.retain(|(seq, ..)| !(lo..=hi).contains(seq));
+    }
+
+    fn state(&mut self, state: &State) {
+        match *state {
+            State::HandedOut { queue, upto } => {
+                let queue = self.queues.entry(queue).or_default();
+                queue.handed_out = queue.handed_out.max(upto);
+            }
+            State::PacketId { queue, seq, packet_id } => {
+                let queue = self.queues.entry(queue).or_default();
+                queue.packet_ids.retain(|(other, ..)| *other != seq);
+                queue.packet_ids.push((seq, packet_id, false));
+            }
+            State::PacketIdReleased { queue, seq, packet_id } => {
+                let queue = self.queues.entry(queue).or_default();
+                match queue.packet_ids.iter_mut().find(|(other, ..)| *other == seq) {
+                    Some(held) => *held = (seq, packet_id, true),
+                    None => queue.packet_ids.push((seq, packet_id, true)),
+                }
+            }
+            State::IncomingId { queue, packet_id, held } => {
+                let queue = self.queues.entry(queue).or_default();
+                queue.incoming_ids.retain(|other| *other != packet_id);
+                if held {
+                    queue.incoming_ids.push(packet_id);
+                }
+            }
+            State::DeadLettered { from, from_seq, to } => {
+                let root = self
+                    .moves
+                    .get(&(from, from_seq))
+                    .map_or(Root::Route(from, from_seq), |before| before.root);
+                self.moves.insert((to.queue, to.seq), Move { root, flags: to.flags });
+            }
+        }
+    }
+}
+
+pub(super) fn list(directory: &mut Directory, op: &Op) {
+    match op {
+        Op::Message {
+            offset,
+            body_len,
+            routes,
+            ..
+        } => directory.message(*offset, *body_len, routes),
+        Op::Key {
+            offset,
+            len,
+            version,
+            deleted,
+            key,
+        } => directory.key(*offset, *len, *version, *deleted, key),
+        _ => {}
+    }
+}
