@@ -1,0 +1,378 @@
+//! The driver of all connections, as the gateway's, with a script in place of sockets and threads.
+
+use super::Script;
+use super::amqp::get_safely;
+use super::book::Book;
+use super::wire::{Wire, client};
+use gatepost_amqp::Amqp;
+use gatepost_core::command::{Command, Peer};
+use gatepost_core::engine;
+use gatepost_core::event::{Event, Pressure};
+use gatepost_core::properties::Codecs;
+use gatepost_core::session::{Close, Cx, Protocol, ReadInterest, Session};
+use gatepost_core::store::StoreSettings;
+use gatepost_core::testing::disk::{Crash, Fault};
+use gatepost_core::testing::world::{Client, NO_ROOM, ROOM, Room, World};
+use gatepost_mqtt::Mqtt;
+use gatepost_stomp::Stomp;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Connections at a time.
+const SLOTS: usize = 4;
+/// Exchanges with the engine in one turn, as in the gateway.
+const ROUNDS: usize = 8;
+
+/// See the module.
+pub(crate) struct Broker {
+    world: World,
+    protocols: [Box<dyn Protocol>; 3],
+    codecs: Codecs,
+    slots: [Option<Connection>; SLOTS],
+    connections: u64,
+    book: Book,
+    random: u64,
+    /// A fault of the disk is still to come: no clean stop.
+    faulty: bool,
+}
+
+struct Connection {
+    protocol: usize,
+    session: Box<dyn Session>,
+    wire: Box<dyn Wire>,
+    /// Set once it is attached.
+    link: Option<Client>,
+    /// On its way to the session.
+    input: Vec<u8>,
+    /// On its way to the client.
+    output: Vec<u8>,
+    commands: Vec<Command>,
+    events: Vec<Event>,
+    /// Its last take had no room: it comes back by itself.
+    stalled: bool,
+}
+
+impl Broker {
+    /// `choice` is the seed, and makes memory or segments scarce.
+    pub(crate) fn new(choice: u8) -> Broker {
+        let mut settings = engine::Settings::default();
+        if choice & 1 != 0 {
+            settings.cache_bytes_max = 1 << 10;
+        }
+        if choice & 2 != 0 {
+            settings.memory_bytes_max = 32 << 10;
+        }
+        let store_settings = StoreSettings {
+            segment_bytes: if choice & 4 != 0 { 16 << 10 } else { 128 << 10 },
+            compact_age_min: 1,
+            compact_live_percent_max: 90,
+            slice_bytes: 4 << 10,
+            checkpoint_every: Duration::from_secs(1),
+            ..StoreSettings::default()
+        };
+        let protocols: [Box<dyn Protocol>; 3] = [
+            Box::new(Amqp::new(gatepost_amqp::Settings::default())),
+            Box::new(Mqtt::default()),
+            Box::new(Stomp::new(gatepost_stomp::Settings::default())),
+        ];
+        let codecs = Codecs::new(protocols.iter().map(|protocol| protocol.codec()).collect());
+        let mut broker = Broker {
+            world: World::speaking(u64::from(choice), settings, store_settings, codecs.clone()),
+            protocols,
+            codecs,
+            slots: [const { None }; SLOTS],
+            connections: 0,
+            book: Book::default(),
+            random: 1,
+            faulty: false,
+        };
+        broker.connect(0, 0, 0);
+        broker.until_quiet();
+        let first = broker.slots[0].as_ref().and_then(|connection| connection.link);
+        assert!(first.is_some(), "an AMQP client is let in");
+        broker
+    }
+
+    /// Does what the next octets of the script say.
+    pub(crate) fn step(&mut self, script: &mut Script<'_>) {
+        let step = script.octet();
+        let slot = usize::from(step) % SLOTS;
+        match step >> 2 & 15 {
+            0..=4 => {
+                let (index, detail) = (script.octet(), script.octet());
+                self.say(slot, |wire, _| wire.phrase(index, detail));
+            }
+            5 => self.say(slot, |wire, book| wire.publish_safely(book)),
+            6 | 7 => {
+                let detail = script.octet();
+                self.say(slot, |wire, _| wire.settle(detail));
+            }
+            8 => {
+                let detail = script.octet();
+                if self.slots[slot].is_none() {
+                    self.connect(slot, usize::from(detail) % 3, detail / 3);
+                }
+                self.turn(slot, ROOM);
+            }
+            9 => match script.octet() {
+                detail @ 0..=15 => {
+                    let length = usize::from(script.octet()).max(usize::from(detail));
+                    let octets = script.octets(length);
+                    self.book.wild = true;
+                    self.say(slot, |_, _| octets.to_vec());
+                }
+                _ => self.hang_up(slot),
+            },
+            10 => {
+                let detail = script.octet();
+                let room = match detail {
+                    0 => NO_ROOM,
+                    1..=63 => Room {
+                        messages: usize::from(detail) % 8 + 1,
+                        bytes: usize::from(detail) * 8,
+                    },
+                    _ => ROOM,
+                };
+                self.turn(slot, room);
+            }
+            11 | 12 => self.log(script.octet()),
+            13 => self.advance(Duration::from_millis(u64::from(script.octet()).pow(2))),
+            14 => self.until_quiet(),
+            _ => self.disturb(script.octet()),
+        }
+        if !self.world.is_running() {
+            self.crash(Crash::Power);
+        }
+    }
+
+    /// Everybody leaves; what was confirmed and not seen is fetched, and then nothing may be left of anybody.
+    pub(crate) fn finish(mut self) -> u64 {
+        self.until_quiet();
+        for slot in 0..SLOTS {
+            self.hang_up(slot);
+        }
+        self.world.set_pressure(None);
+        self.world.catch_up();
+        if self.world.is_running() {
+            self.world.assert_idle();
+            // Also to be rid of faults of the disk that are still to come.
+            self.crash(Crash::Process);
+        } else {
+            self.crash(Crash::Power);
+        }
+        if self.book.len() > 0 {
+            self.connect(0, 0, 0);
+            self.until_quiet();
+            // Some came back more than once: redelivered, or in front of a crash.
+            for _ in 0..=self.book.len() {
+                self.say(0, |_, _| get_safely());
+                self.until_quiet();
+            }
+            self.hang_up(0);
+            self.world.catch_up();
+            self.book.check();
+        }
+        self.world.assert_idle();
+        self.world.trace()
+    }
+
+    fn connect(&mut self, slot: usize, protocol: usize, detail: u8) {
+        self.connections += 1;
+        let mut wire = client(protocol, self.connections);
+        let input = wire.hello(detail);
+        self.slots[slot] = Some(Connection {
+            protocol,
+            session: self.protocols[protocol].open(self.world.now(), Peer { address: None }),
+            wire,
+            link: None,
+            input,
+            output: Vec::new(),
+            commands: Vec::new(),
+            events: Vec::new(),
+            stalled: false,
+        });
+    }
+
+    fn say(&mut self, slot: usize, what: impl FnOnce(&mut dyn Wire, &mut Book) -> Vec<u8>) {
+        if let Some(connection) = &mut self.slots[slot] {
+            let octets = what(&mut *connection.wire, &mut self.book);
+            connection.input.extend_from_slice(&octets);
+            self.turn(slot, NO_ROOM);
+        }
+    }
+
+    /// The client vanishes.
+    fn hang_up(&mut self, slot: usize) {
+        if let Some(link) = self.slots[slot].take().and_then(|connection| connection.link) {
+            self.world.drop_client(link);
+        }
+    }
+
+    /// One turn of a connection.
+    fn turn(&mut self, slot: usize, room: Room) {
+        let Some(mut connection) = self.slots[slot].take() else {
+            return;
+        };
+        let end = self.exchange(&mut connection, room);
+        let mut answer = Vec::new();
+        loop {
+            let used = connection.wire.hear(&connection.output, &mut answer, &mut self.book);
+            if used == 0 {
+                break;
+            }
+            connection.output.drain(..used);
+        }
+        connection.input.extend_from_slice(&answer);
+        if end.is_err() {
+            assert!(connection.output.is_empty(), "the last words are whole");
+            if let Some(link) = connection.link {
+                self.world.send(link, connection.commands);
+                self.world.drop_client(link);
+            }
+        } else {
+            self.slots[slot] = Some(connection);
+        }
+    }
+
+    fn exchange(&mut self, c: &mut Connection, room: Room) -> Result<(), Close> {
+        let now = self.world.now().monotonic;
+        if c.session.poll_timeout().is_some_and(|due| due <= now) {
+            self.call(c, |session, cx, _| session.handle_timeout(cx).map(|()| 0))?;
+        }
+        for round in 0..ROUNDS {
+            while !c.input.is_empty() && c.session.read_interest() == ReadInterest::All {
+                let used = self.call(c, |session, cx, input| session.handle_bytes(cx, input))?;
+                c.input.drain(..used);
+                if used == 0 {
+                    break;
+                }
+            }
+            self.log_in(c);
+            if let Some(link) = c.link {
+                self.world.send(link, std::mem::take(&mut c.commands));
+                if round == 0 || self.world.is_due(link) {
+                    c.stalled = room.messages == 0;
+                    c.events.append(&mut self.world.take(link, room));
+                }
+            }
+            if c.events.is_empty() {
+                return Ok(());
+            }
+            let mut events = std::mem::take(&mut c.events);
+            self.call(c, |session, cx, _| session.handle_events(cx, &mut events).map(|()| 0))?;
+        }
+        Ok(())
+    }
+
+    /// Before the link is bound, commands are the directory's: everyone may come in.
+    fn log_in(&mut self, c: &mut Connection) {
+        if c.link.is_some() {
+            return;
+        }
+        let mut commands = std::mem::take(&mut c.commands).into_iter();
+        while c.link.is_none()
+            && let Some(command) = commands.next()
+        {
+            match command {
+                Command::Authenticate(_) => c.events.push(Event::Authenticated { user: "guest".into() }),
+                Command::Attach(_) => {
+                    c.link = Some(self.world.connect(self.protocols[c.protocol].name()));
+                    c.events.push(Event::Attached);
+                }
+                _ => {}
+            }
+        }
+        c.commands.extend(commands);
+    }
+
+    fn call(
+        &mut self,
+        c: &mut Connection,
+        f: impl FnOnce(&mut dyn Session, &mut Cx<'_>, &[u8]) -> Result<usize, Close>,
+    ) -> Result<usize, Close> {
+        let mut random = || {
+            self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            self.random
+        };
+        let mut cx = Cx {
+            now: self.world.now(),
+            commands: &mut c.commands,
+            out: &mut c.output,
+            codecs: &self.codecs,
+            random: &mut random,
+        };
+        f(&mut *c.session, &mut cx, &c.input)
+    }
+
+    /// The log and the reader do some of what they could.
+    fn log(&mut self, detail: u8) {
+        if detail & 1 != 0 && !self.world.commit() {
+            return;
+        }
+        if detail & 2 != 0 {
+            self.world.report();
+        }
+        if detail & 4 != 0 {
+            self.world.fetch();
+        }
+        if detail & 8 != 0 {
+            self.world.bring();
+        }
+    }
+
+    fn advance(&mut self, by: Duration) {
+        self.world.advance(by);
+        for slot in 0..SLOTS {
+            self.turn(slot, NO_ROOM);
+        }
+    }
+
+    /// Everyone takes everything, and the log catches up, until nobody has anything to do.
+    fn until_quiet(&mut self) {
+        let mut order: VecDeque<usize> = (0..SLOTS).collect();
+        for _ in 0..64 {
+            self.world.catch_up();
+            if !self.world.is_running() {
+                self.crash(Crash::Power);
+            }
+            let busy = order.iter().copied().find(|slot| {
+                self.slots[*slot].as_ref().is_some_and(|c| {
+                    let readable = !c.input.is_empty() && c.session.read_interest() == ReadInterest::All;
+                    readable || c.link.is_some_and(|link| c.stalled || self.world.is_due(link))
+                })
+            });
+            let Some(busy) = busy else { return };
+            self.turn(busy, ROOM);
+            order.rotate_left(1);
+        }
+    }
+
+    fn disturb(&mut self, detail: u8) {
+        let nth = u64::from(detail >> 4);
+        self.faulty |= matches!(detail & 15, 4..=7);
+        match detail & 15 {
+            3 if !self.faulty => {
+                for slot in 0..SLOTS {
+                    self.hang_up(slot);
+                }
+                self.world.stop_and_start();
+            }
+            0 | 1 | 3 => self.crash(Crash::Power),
+            2 => self.crash(Crash::Process),
+            4 | 5 => self.world.disk().crash_after(nth),
+            6 => self.world.disk().fail_after(nth, Fault::Io),
+            7 => self.world.disk().fail_after(nth, Fault::NoSpace),
+            8 => self.world.disk().write_back(),
+            9 => self.world.set_pressure(Some(Pressure::Memory)),
+            10 | 11 => self.world.set_pressure(None),
+            _ => self.world.tick(),
+        }
+    }
+
+    /// The machine stops and starts; all connections are gone.
+    fn crash(&mut self, how: Crash) {
+        self.slots = [const { None }; SLOTS];
+        self.faulty = false;
+        self.world.crash(how);
+    }
+}

@@ -1,0 +1,34 @@
+//! The whole broker, on one thread and virtual time, over the corpus of the fuzz target `sim` and over scripts drawn at
+//! random: always the same ones, so what fails here fails again.
+
+#[path = "../../fuzz/sim/lib.rs"]
+pub mod sim;
+
+use gatepost_core::testing::disk::Rng;
+use std::path::Path;
+
+#[test]
+fn the_corpus_of_the_simulator_breaks_nothing() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/sim");
+    let files: Vec<_> = std::fs::read_dir(&directory)
+        .unwrap_or_else(|error| panic!("{}: {error}", directory.display()))
+        .map(|file| file.unwrap().path())
+        .collect();
+    assert!(!files.is_empty(), "{} is empty", directory.display());
+    for file in files {
+        // Captured unless something panics: then it says which file it was.
+        println!("{}", file.display());
+        sim::fuzz_broker(&std::fs::read(&file).unwrap());
+    }
+}
+
+#[test]
+fn random_scripts_break_nothing() {
+    for seed in 0..100 {
+        println!("seed {seed}");
+        let mut random = Rng::new(seed);
+        let length = random.below(2_000);
+        let script: Vec<u8> = (0..length).map(|_| random.word() as u8).collect();
+        sim::fuzz_broker(&script);
+    }
+}
