@@ -24,6 +24,8 @@ pub(crate) struct Replay {
     subscription_id: Option<u32>,
 }
 
+/// Work units of one filter: a binding, a record and a replay cost several times what a publish does.
+const SUBSCRIBE_WORK: usize = 8;
 /// Look-ups of a replay in one turn.
 const REPLAY_STEPS: usize = 256;
 
@@ -57,7 +59,7 @@ impl Engine {
             self.fail(link, CHANNEL, Op::Subscribe, fault);
             return 1;
         };
-        let work = c.filters.len();
+        let work = c.filters.len() * SUBSCRIBE_WORK;
         let mut waits = false;
         let mut results = Vec::with_capacity(c.filters.len());
         for filter in c.filters {
