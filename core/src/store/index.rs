@@ -113,7 +113,9 @@ impl QueueIndex {
             .zip(queue.spans.iter().skip(1))
             .all(|(a, b)| a.last() < b.first);
         let widest: u64 = queue.spans.iter().map(|span| u64::from(span.extent) + 1).sum();
-        let width = dead.iter().fold(0u64, |sum, (lo, hi)| sum.saturating_add(hi - lo));
+        let width = dead
+            .iter()
+            .fold(0u64, |sum, (lo, hi)| sum.saturating_add(hi - lo).saturating_add(1));
         if !ordered || width > widest {
             return None;
         }
@@ -447,7 +449,8 @@ mod tests {
         assert_eq!(index.live(1), Live::default());
     }
 
-    /// The fuzzer wrote a checkpoint, with a checksum that held, whose settled runs were together wider than a number.
+    /// The fuzzer wrote checkpoints, with checksums that held, whose settled runs were together wider than a number, or
+    /// one wider than the spans: written again, that one could not be read.
     #[test]
     fn runs_that_no_spans_can_hold_are_no_queue() {
         let span = Span {
@@ -457,6 +460,7 @@ mod tests {
             live: 1,
         };
         assert!(QueueIndex::from_parts(vec![span], &[(0, u64::MAX - 2), (u64::MAX - 1, u64::MAX)]).is_none());
+        assert!(QueueIndex::from_parts(vec![], &[(0, 0), (1, 1)]).is_none());
         assert!(QueueIndex::from_parts(vec![span], &[(2, 3)]).is_some());
     }
 
