@@ -5,7 +5,7 @@
 
 use super::Engine;
 use super::consuming::Death;
-use crate::message::{Dialect, Message};
+use crate::message::{Dialect, EXCHANGE_NAME_MAX, KEY_MAX, Message};
 use crate::properties::{Name, Origin, Properties, Table, Value};
 use crate::queue::unsettled::QueueRef;
 use crate::topic;
@@ -72,6 +72,10 @@ impl Engine {
         envelope.extra_keys = false;
         envelope.received = self.now.wall;
         let key = key.unwrap_or(old_key);
+        if exchange.len() > EXCHANGE_NAME_MAX || key.len() > KEY_MAX {
+            // No exchange has so long a name, and a key that grew by its escapes cannot be said: dropped.
+            return;
+        }
         let dead = message.readdressed(envelope, &exchange, &key, &properties.encode());
         match death {
             Death::Rejected => self.counters.dead_lettered_rejected += 1,

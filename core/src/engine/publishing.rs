@@ -8,7 +8,7 @@ use super::{Engine, Link, Wakes, done, link_at};
 use crate::command::{Channel as ChannelNumber, Command, PublishFlags, Transaction};
 use crate::event::{Event, Op};
 use crate::fault::{Fault, FaultKind};
-use crate::message::{Dialect, Message};
+use crate::message::{Dialect, EXCHANGE_NAME_MAX, Message};
 use crate::properties::{Codecs, Name};
 use crate::queue::arguments::Overflow;
 use crate::queue::entry::{Body, Entry, EntryFlags};
@@ -651,6 +651,10 @@ fn reply_addressed(message: &Message, topic_exchange: &str) -> Option<Message> {
         }
         _ => return None,
     };
+    // No exchange has so long a name: the message goes where its own address leads, which is nowhere.
+    if exchange.len() > EXCHANGE_NAME_MAX {
+        return None;
+    }
     let mut envelope = *message.envelope();
     envelope.dialect = Dialect::Dot;
     envelope.retain = false;
@@ -677,4 +681,28 @@ fn refuses(queue: &Queue, message: &Message, ahead: (u64, u64)) -> bool {
     a.length_max
         .is_some_and(|max| queue.ready.len() as u64 + ahead.0 >= max)
         || a.bytes_max.is_some_and(|max| bytes > max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Envelope;
+
+    /// A peer that published to `$exchange/` and 300 octets more ended the process: a message holds no such name.
+    #[test]
+    fn a_reply_to_an_exchange_no_name_can_have_stays_where_it_is_addressed() {
+        let slash = Envelope {
+            dialect: Dialect::Slash,
+            ..Envelope::default()
+        };
+        let addressed = |name: usize| {
+            let topic = format!("$exchange/{}/k", "x".repeat(name));
+            reply_addressed(&Message::new(slash, "amq.topic", &topic, b"", b""), "amq.topic")
+        };
+        assert_eq!(addressed(255).map(|m| m.key().to_owned()).as_deref(), Some("k"));
+        assert!(addressed(256).is_none());
+        let key = format!("amq.gatepost.x.{}/k", "x".repeat(300));
+        let reply = Message::new(Envelope::default(), "", &key, b"", b"");
+        assert!(reply_addressed(&reply, "amq.topic").is_none());
+    }
 }

@@ -197,3 +197,21 @@ fn a_queue_that_never_had_a_message_keeps_its_number_for_itself() {
     let c = w.connect("test");
     assert_eq!(run(&mut w, c, [get("old"), get("new")]), ["empty", "got #1 m left 0"]);
 }
+
+#[test]
+fn a_dead_letter_to_a_name_no_exchange_can_have_is_dropped() {
+    // A queue argument may be any text; a message holds no exchange name over 255 octets, and making one ended the process.
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    let dying = declare("q", |d| {
+        d.arguments.push(
+            "x-dead-letter-exchange",
+            gatepost_core::properties::Value::text(&"x".repeat(300)),
+        );
+    });
+    run(&mut w, c, [dying, put("q", "m"), get("q")]);
+    w.send(c, vec![reject(1)]);
+    w.catch_up();
+    assert_eq!(w.counters().messages_ready, 0);
+    assert_eq!(w.counters().memory_bytes, 0);
+}
