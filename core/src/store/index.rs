@@ -98,6 +98,19 @@ impl QueueIndex {
     pub(crate) fn spans(&self) -> impl ExactSizeIterator<Item = &Span> {
         self.spans.iter()
     }
+    /// The spans that end at or behind `seq`.
+    pub(crate) fn spans_from(&self, seq: u64) -> impl Iterator<Item = &Span> {
+        let at = self.spans.partition_point(|span| span.last() < seq);
+        self.spans.range(at..)
+    }
+    /// How many of `lo..=hi` are known to be dead.
+    pub(crate) fn count_dead(&self, lo: u64, hi: u64) -> u64 {
+        self.dead.count(lo, hi)
+    }
+    /// Runs of what is dead that touch `lo..=hi`, ascending.
+    pub(crate) fn dead_within(&self, lo: u64, hi: u64) -> impl Iterator<Item = (u64, u64)> {
+        self.dead.runs_within(lo, hi)
+    }
     pub(crate) fn dead_runs(&self) -> impl Iterator<Item = (u64, u64)> {
         self.dead.runs()
     }

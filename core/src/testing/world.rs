@@ -15,7 +15,7 @@ use crate::engine::{Counters, Engine, Link, Wake, Wakes};
 pub use crate::engine::{Room, Settings};
 use crate::event::{Event, Pressure};
 use crate::properties::Codecs;
-use crate::store::{Batch, Loaded, Read, Reader, Store, StoreSettings, Ticket};
+use crate::store::{Answer, Batch, Reader, Request, Store, StoreSettings, Ticket};
 use crate::time::{Now, Time, Wall};
 use std::collections::VecDeque;
 use std::hash::Hasher;
@@ -62,8 +62,8 @@ pub struct World {
     submitted: Vec<Batch>,
     /// Written (and synced, where they asked), not yet reported.
     written: Option<Ticket>,
-    asked: Vec<Read>,
-    fetched: Vec<Loaded>,
+    asked: Vec<Request>,
+    fetched: Vec<Answer>,
     trace: Trace,
     /// When the store's background work is due.
     tick_at: Option<Time>,
@@ -238,8 +238,8 @@ impl World {
     }
     /// Reads the bodies the engine asked for.
     pub fn fetch(&mut self) {
-        if let Some((_, reader)) = &self.store {
-            self.fetched.extend(reader.read(&std::mem::take(&mut self.asked)));
+        if let Some((_, reader)) = &mut self.store {
+            self.fetched.extend(reader.serve(&std::mem::take(&mut self.asked)));
         }
     }
     /// Brings the bodies that were read.

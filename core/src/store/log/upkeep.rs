@@ -16,9 +16,9 @@ impl<D: Disk> Store<D> {
     pub(super) fn checkpoint_due(&self) -> Option<Time> {
         let state = &self.checkpoint;
         let waiting = || {
-            self.segments
-                .values()
-                .any(|s| s.sealed && !s.doomed && self.index.live(s.header.id) == Live::default())
+            let index = self.shared.index.lock();
+            let dead = |s: &Segment| s.sealed && !s.doomed && index.live(s.header.id) == Live::default();
+            self.segments.values().any(dead)
         };
         if state.sealed && state.bytes <= state.logged / CHECKPOINT_SHARE {
             return Some(state.last);
@@ -56,7 +56,7 @@ impl<D: Disk> Store<D> {
                 keys: s.keys,
             })
             .collect();
-        let bytes = checkpoint::encode(&self.marks, &covered, &self.index);
+        let bytes = checkpoint::encode(&self.marks, &covered, &self.shared.index.lock());
         self.checkpoint = CheckpointState {
             last: now.monotonic,
             bytes: bytes.len() as u64,
@@ -71,9 +71,10 @@ impl<D: Disk> Store<D> {
         }
         StoreStats::add(&self.shared.stats.bytes_written, bytes.len() as u64);
         StoreStats::add(&self.shared.stats.checkpoints, 1);
+        let index = self.shared.index.lock();
         for segment in self.segments.values_mut() {
             segment.covered_before = std::mem::replace(&mut segment.covered, segment.end);
-            let dead = segment.sealed && self.index.live(segment.header.id) == Live::default();
+            let dead = segment.sealed && index.live(segment.header.id) == Live::default();
             segment.doomed |= dead && segment.covered_before >= segment.end;
         }
         Ok(())
@@ -93,7 +94,7 @@ impl<D: Disk> Store<D> {
                 continue;
             }
             self.segments.remove(&id);
-            self.index.forget(id);
+            self.shared.index.lock().forget(id);
             if let Err(error) = self.retire_one(&segment) {
                 // It stays on disk; the next start finds it dead.
                 tracing::warn!(segment = id, %error, "a segment could not be recycled");
@@ -110,7 +111,7 @@ impl<D: Disk> Store<D> {
         {
             for listed in Entries::new(&directory) {
                 if let Listed::Key { key, .. } = listed {
-                    self.index.key_copy_gone(key);
+                    self.shared.index.lock().key_copy_gone(key);
                 }
             }
         }
