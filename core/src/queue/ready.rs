@@ -438,4 +438,78 @@ mod tests {
         assert_eq!(r.drain().map(|e| e.seq).collect::<Vec<_>>(), [2, 1, 3, 0, 4]);
         assert!(r.is_empty() && r.bytes() == 0);
     }
+
+    /// What the log would list of `first..=last`.
+    fn page(first: u64, last: u64) -> impl Iterator<Item = Entry> {
+        (first..=last).map(entry)
+    }
+
+    #[test]
+    fn the_middle_leaves_and_comes_back_page_by_page_in_order() {
+        let mut r = Ready::default();
+        (0..10).for_each(|s| r.push_back(entry(s)));
+        r.page_out(0, 2, |e| if e.seq < 8 { Leave::Paged } else { Leave::Stop });
+        r.push_back(entry(10));
+        assert_eq!((r.len(), r.paged(), r.in_memory(), r.bytes()), (11, 6, 5, 110));
+        // What is written later joins the run, unless something before it stays.
+        r.page_out(0, 2, |e| if e.seq == 9 { Leave::Stay } else { Leave::Paged });
+        assert_eq!(
+            r.wanted_run(3).map(|(_, run)| (run.first, run.last, run.count)),
+            Some((2, 8, 7))
+        );
+        assert_eq!(r.wanted_run(2), None);
+        assert_eq!(r.page_in(0, 4, page(2, 4)), 0);
+        let taken: Vec<_> = std::iter::from_fn(|| r.pop_front()).map(|e| e.seq).collect();
+        assert_eq!(taken, [0, 1, 2, 3, 4]);
+        assert!(matches!(r.head(), Head::Paged));
+        r.put_back(entry(4));
+        assert!(matches!(r.head(), Head::Entry(e) if e.seq == 4));
+        assert_eq!(r.page_in(0, 8, page(5, 8)), 0);
+        let taken: Vec<_> = std::iter::from_fn(|| r.pop_front()).map(|e| e.seq).collect();
+        assert_eq!(taken, [4, 5, 6, 7, 8, 9, 10]);
+        assert!(r.is_empty() && r.bytes() == 0 && r.paged() == 0);
+    }
+
+    #[test]
+    fn what_the_log_has_lost_is_no_longer_counted() {
+        let mut r = Ready::default();
+        (0..10).for_each(|s| r.push_back(entry(s)));
+        r.page_out(0, 0, |_| Leave::Paged);
+        assert_eq!(r.page_in(0, 5, page(0, 2)), 0);
+        assert_eq!(r.page_in(0, 9, page(6, 8)), 4);
+        assert_eq!((r.len(), r.bytes(), r.paged()), (6, 60, 0));
+    }
+
+    #[test]
+    fn each_priority_has_a_run_of_its_own_and_the_highest_is_wanted_first() {
+        let mut r = Ready::default();
+        for seq in 0..12 {
+            let priority = (seq % 3) as u8;
+            r.push_back(Entry { priority, ..entry(seq) });
+        }
+        for priority in r.priorities() {
+            r.page_out(priority, 0, |_| Leave::Paged);
+        }
+        assert_eq!(r.front_entries().count(), 0);
+        let (priority, run) = r.wanted_run(1).unwrap();
+        assert_eq!((priority, run.first, run.last, run.count), (2, 2, 11, 4));
+        r.page_in(
+            2,
+            5,
+            [2, 5]
+                .map(|seq| Entry {
+                    priority: 2,
+                    ..entry(seq)
+                })
+                .into_iter(),
+        );
+        // Those behind the run are not next, however many there are.
+        r.push_back(Entry {
+            priority: 1,
+            ..entry(12)
+        });
+        assert_eq!(r.front_entries().map(|e| e.seq).collect::<Vec<_>>(), [2, 5]);
+        assert_eq!((r.pop_front().unwrap().seq, r.pop_front().unwrap().seq), (2, 5));
+        assert!(r.pop_front().is_none() && matches!(r.head(), Head::Paged));
+    }
 }
