@@ -13,6 +13,17 @@ use std::io;
 use std::time::Duration;
 
 impl<D: Disk> Store<D> {
+    /// Whether a commit has made [`Store::tick`] due earlier than it said. Costs nothing to ask after each.
+    pub fn is_due(&self) -> bool {
+        self.is_checkpoint_cheap() || (self.ahead.is_none() && self.wants_ahead())
+    }
+
+    /// Whether a segment was sealed, and the checkpoint is small beside what was logged since the last one.
+    fn is_checkpoint_cheap(&self) -> bool {
+        let state = &self.checkpoint;
+        state.sealed && state.bytes <= state.logged / CHECKPOINT_SHARE
+    }
+
     pub(super) fn checkpoint_due(&self) -> Option<Time> {
         let state = &self.checkpoint;
         let waiting = || {
@@ -20,7 +31,7 @@ impl<D: Disk> Store<D> {
             let dead = |s: &Segment| s.sealed && !s.doomed && index.live(s.header.id) == Live::default();
             self.segments.values().any(dead)
         };
-        if state.sealed && state.bytes <= state.logged / CHECKPOINT_SHARE {
+        if self.is_checkpoint_cheap() {
             return Some(state.last);
         }
         let most = if self.disk_short {
@@ -130,15 +141,10 @@ impl<D: Disk> Store<D> {
     /// grows also writes the file system's journal, which wears more than the zeros do. Returns whether there is more
     /// to do.
     pub(super) fn zero_ahead(&mut self) -> bool {
-        let size = u64::from(self.settings.segment_bytes);
-        let half_full = self
-            .active
-            .as_ref()
-            .is_some_and(|active| u64::from(active.position()) >= size / 2);
-        let wanted = half_full && self.syncs_here >= SYNCS_WORTH_ZEROS && !self.ahead_failed && self.spares.is_empty();
-        if self.ahead.is_none() && !wanted {
+        if self.ahead.is_none() && !self.wants_ahead() {
             return false;
         }
+        let size = u64::from(self.settings.segment_bytes);
         match self.zero_slice(size) {
             Ok(more) => more,
             Err(error) => {
@@ -150,6 +156,13 @@ impl<D: Disk> Store<D> {
                 false
             }
         }
+    }
+
+    fn wants_ahead(&self) -> bool {
+        let half = self.settings.segment_bytes / 2;
+        let half_full = self.active.as_ref().is_some_and(|active| active.position() >= half);
+        let worth = u64::from(self.syncs_here) * JOURNAL_BYTES >= u64::from(half);
+        half_full && worth && !self.ahead_failed && self.spares.is_empty()
     }
 
     fn zero_slice(&mut self, size: u64) -> io::Result<bool> {
@@ -180,5 +193,6 @@ impl<D: Disk> Store<D> {
 const CHECKPOINT_SHARE: u64 = 4;
 /// Time between checkpoints while the disk is short.
 const DISK_SHORT_CHECKPOINT: Duration = Duration::from_secs(5);
-/// A segment that was synced this often is worth the zeros of its successor.
-const SYNCS_WORTH_ZEROS: u32 = 8;
+/// What a sync of a file that grows writes besides, into the file system's journal. Zeros are worth as much of it as they
+/// save.
+const JOURNAL_BYTES: u64 = 8 << 10;
