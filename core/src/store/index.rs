@@ -143,8 +143,12 @@ impl QueueIndex {
         let span = self.spans.get(at).filter(|span| span.first <= seq)?;
         (!self.dead.contains(seq)).then_some(span.segment)
     }
+    /// Whether `seq` is known to be dead, if a span is around it.
+    pub(crate) fn is_dead(&self, seq: u64) -> bool {
+        self.dead.contains(seq)
+    }
     /// Adds `seq`; `false` if it was live already.
-    fn insert(&mut self, seq: u64, segment: u32) -> bool {
+    pub(crate) fn insert(&mut self, seq: u64, segment: u32) -> bool {
         self.next_seq = self.next_seq.max(seq.saturating_add(1));
         let mut at = self.spans.len();
         if self.spans.back().is_some_and(|last| last.last() >= seq) {
@@ -270,6 +274,12 @@ impl Index {
             Live::default(),
             "segment {segment} is recycled with live records in it"
         );
+    }
+    /// Counts routes of a segment that were put into queues' indexes one by one.
+    pub(crate) fn add_live(&mut self, segment: u32, routes: u64) {
+        if routes > 0 {
+            self.count(segment).routes += routes;
+        }
     }
     fn count(&mut self, segment: u32) -> &mut Live {
         self.live.entry(segment).or_default()

@@ -134,6 +134,9 @@ impl SeqSet {
         self.chunks.is_empty()
     }
     pub(crate) fn contains(&self, seq: u64) -> bool {
+        if self.chunks.is_empty() {
+            return false;
+        }
         self.chunks
             .get(&(seq / CHUNK))
             .is_some_and(|chunk| chunk.contains((seq % CHUNK) as u16))

@@ -4,13 +4,13 @@ use super::{FoundQueue, Recovery};
 use crate::message::Position;
 use crate::store::directory::{Entries, Listed};
 use crate::store::disk::Disk;
-use crate::store::index::{Move, Root};
+use crate::store::index::{Move, QueueIndex, Root, Span};
 use crate::store::reader::Chunk;
 use crate::store::record::{Kind, MessageHead, Raw, parse_key};
 use crate::store::segment::read_directory;
 use crate::store::stats::StoreStats;
 use crate::store::{LogEntry, QueueId, Recovered, RecoveredMessages, RecoveredQueue, Route};
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use std::collections::BTreeMap;
 
 /// What is live of a queue, counted.
@@ -47,6 +47,62 @@ impl Messages {
     }
 }
 
+fn find_roots(
+    wanted: &HashSet<Root>,
+    found: &mut HashMap<Root, (Position, u32)>,
+    at: Position,
+    body_len: u32,
+    routes: &[Route],
+) {
+    let roots = routes.iter().map(|route| Root::Route(route.queue, route.seq));
+    for root in roots.chain([Root::At(at)]).filter(|root| wanted.contains(root)) {
+        found.insert(root, (at, body_len));
+    }
+}
+
+/// A queue of the checkpoint while the directories are read.
+struct Counting<'a> {
+    /// What the checkpoint knows of it, and what was found behind the checkpoint.
+    known: &'a QueueIndex,
+    found: &'a FoundQueue,
+    /// The part of it that was asked for last.
+    span: Option<Span>,
+    /// What is really there.
+    index: QueueIndex,
+    messages: Messages,
+}
+
+impl<'a> Counting<'a> {
+    fn new(known: &'a QueueIndex, found: &'a FoundQueue) -> Counting<'a> {
+        Counting {
+            known,
+            found,
+            span: None,
+            index: QueueIndex::default(),
+            messages: Messages::new(found),
+        }
+    }
+    /// Counts an entry that a directory lists, if it is live there.
+    fn count(&mut self, entry: LogEntry) -> bool {
+        let seq = entry.seq;
+        let around = |span: &Span| (span.first..=span.last()).contains(&seq);
+        if !self.span.as_ref().is_some_and(around) {
+            self.span = self.known.spans_from(seq).next().filter(|span| around(span)).copied();
+        }
+        let listed = self.span.is_some_and(|span| span.segment == entry.at.segment);
+        // A copy of it in a segment that is not covered is the younger one.
+        let live = listed
+            && !self.known.is_dead(seq)
+            && self.found.counts(&entry)
+            && self.found.find(seq).is_none()
+            && self.index.insert(seq, entry.at.segment);
+        if live {
+            self.messages.add(entry);
+        }
+        live
+    }
+}
+
 impl FoundQueue {
     /// Whether a message is there after the start: nobody settled it, and it was not logged to free memory only.
     fn counts(&self, entry: &LogEntry) -> bool {
@@ -69,8 +125,7 @@ impl<D: Disk> Recovery<D> {
             queue.entries.dedup_by_key(|entry| entry.seq);
         }
         self.wanted = self.moves.values().map(|moved| moved.root).collect();
-        let mut found: BTreeMap<QueueId, Messages> = BTreeMap::new();
-        self.count_listed(&mut found);
+        let mut found = self.count_listed();
         self.resolve_moves();
         let mut recovered = Recovered::default();
         for (id, queue) in std::mem::take(&mut self.queues) {
@@ -106,10 +161,16 @@ impl<D: Disk> Recovery<D> {
     }
 
     /// Counts what the directories of covered segments list and nothing has settled since.
-    fn count_listed(&mut self, found: &mut BTreeMap<QueueId, Messages>) {
+    fn count_listed(&mut self) -> BTreeMap<QueueId, Messages> {
         let Some(checkpoint) = self.checkpoint.take() else {
-            return;
+            return BTreeMap::new();
         };
+        let mut counting: HashMap<QueueId, Counting<'_>> = HashMap::new();
+        for (id, known) in &checkpoint.index.queues {
+            if let Some(found) = self.queues.get(id).filter(|found| !found.deleted) {
+                counting.insert(*id, Counting::new(known, found));
+            }
+        }
         for id in std::mem::take(&mut self.listed) {
             let directory = match self.shared.pin(id) {
                 Ok(Some(pinned)) => read_directory(&*pinned.file, &pinned.header),
@@ -121,6 +182,7 @@ impl<D: Disk> Recovery<D> {
                 StoreStats::add(&self.shared.stats.quarantined, 1);
                 continue;
             };
+            let mut live = 0;
             for listed in Entries::new(&directory) {
                 let Listed::Message {
                     offset,
@@ -131,40 +193,34 @@ impl<D: Disk> Recovery<D> {
                     continue;
                 };
                 let at = Position { segment: id, offset };
-                self.found_root(at, body_len, &routes);
+                if !self.wanted.is_empty() {
+                    find_roots(&self.wanted, &mut self.roots, at, body_len, &routes);
+                }
                 for route in &routes {
-                    if checkpoint.index.lookup(route.queue, route.seq) != Some(id) {
-                        continue;
-                    }
                     let entry = LogEntry {
                         seq: route.seq,
                         at,
                         body_len,
                         flags: route.flags,
                     };
-                    let queue = self.queues.entry(route.queue).or_default();
-                    // A copy of it in a segment that is not covered is the younger one.
-                    if queue.deleted || !queue.counts(&entry) || queue.find(route.seq).is_some() {
-                        continue;
+                    if let Some(queue) = counting.get_mut(&route.queue) {
+                        live += u64::from(queue.count(entry));
                     }
-                    self.index.insert(route.queue, route.seq, id);
-                    let messages = found.entry(route.queue);
-                    messages.or_insert_with(|| Messages::new(queue)).add(entry);
                 }
             }
+            self.index.add_live(id, live);
         }
+        let counted = counting.into_iter().map(|(id, queue)| {
+            self.index.queues.insert(id, queue.index);
+            (id, queue.messages)
+        });
+        counted.collect()
     }
 
     /// Takes note of a payload that a move wants.
     pub(super) fn found_root(&mut self, at: Position, body_len: u32, routes: &[Route]) {
-        if self.wanted.is_empty() {
-            return;
-        }
-        let roots = routes.iter().map(|route| Root::Route(route.queue, route.seq));
-        for root in roots.chain([Root::At(at)]) {
-            if self.wanted.contains(&root) {
-                self.roots.insert(root, (at, body_len));
-            }
+        if !self.wanted.is_empty() {
+            find_roots(&self.wanted, &mut self.roots, at, body_len, routes);
         }
     }
 
