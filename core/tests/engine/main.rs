@@ -4,6 +4,7 @@
 mod consuming;
 mod definitions;
 mod memory;
+mod paging;
 mod publishing;
 mod recovery;
 mod sessions;
