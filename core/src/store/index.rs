@@ -177,6 +177,10 @@ impl QueueIndex {
                 return true;
             }
         }
+        if self.spans.len() == self.spans.capacity() {
+            // There may be thousands of queues with hundreds of spans each: doubling would waste a third of them.
+            self.spans.reserve_exact(self.spans.len() / 8 + 1);
+        }
         self.spans.insert(
             at,
             Span {

@@ -41,6 +41,9 @@ struct Cached {
     resume: Option<(QueueId, Cursor)>,
 }
 
+/// A directory, and where the last page of it ended, of which queue.
+type Found = (Arc<[u8]>, Option<(QueueId, Cursor)>);
+
 /// Where a page's messages should be.
 #[derive(Debug, Default)]
 struct Plan {
@@ -227,11 +230,7 @@ fn list_part<D: Disk>(
 
 impl DirectoryCache {
     /// The directory of a segment, and where the last page of it ended. `None` if the segment is gone or unreadable.
-    fn directory<D: Disk>(
-        &mut self,
-        shared: &Shared<D>,
-        segment: u32,
-    ) -> Option<(Arc<[u8]>, Option<(QueueId, Cursor)>)> {
+    fn directory<D: Disk>(&mut self, shared: &Shared<D>, segment: u32) -> Option<Found> {
         if let Some(at) = self.kept.iter().position(|cached| cached.segment == segment) {
             let cached = self.kept.remove(at);
             let found = (cached.directory.clone(), cached.resume);

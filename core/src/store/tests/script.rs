@@ -612,8 +612,8 @@ impl Script {
         let seed = self.seed;
         let reads: Vec<Read> = recovered
             .queues
-            .iter()
-            .flat_map(|(queue, _)| {
+            .keys()
+            .flat_map(|queue| {
                 let read = |e: LogEntry| Read {
                     queue: *queue,
                     seq: e.seq,
