@@ -1,5 +1,5 @@
-//! Bodies in memory: counted once however many queues hold them; over the budget they leave for the log, and they come
-//! back when their turn comes.
+//! Bodies in memory: counted once however many queues hold them; over the budget they leave for the log, and with them the
+//! places of the entries behind the head. Both come back when their turn comes: first a page of entries, then their bodies.
 
 use super::{Engine, Link, Wakes};
 use crate::command::Get;

@@ -7,7 +7,7 @@
 //!          └─ sessions: MQTT sessions and subscriptions     take: number, hand out, confirm
 //!
 //!   staging ──drain──► log ──durable──► what waited: answers, confirms
-//!   memory: bodies leave to the log, and come back (loaded)
+//!   memory: bodies leave to the log, then the middle of their queues does; both come back (loaded)
 //! ```
 
 #[cfg(feature = "testing")]

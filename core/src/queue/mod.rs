@@ -6,6 +6,9 @@
 //!                 ▲                      │                       │
 //!                 └──────────────────────┴──── given back ───────┘   always to the old place
 //! ```
+//!
+//! A long queue is mostly not here: [`ready`] knows its middle by first sequence, last sequence and count, and reads it
+//! back from the log a page at a time. So memory does not grow with what waits, and a start need not list it.
 
 pub(crate) mod arguments;
 pub(crate) mod consumers;

@@ -1,7 +1,8 @@
 //! The log: what makes a confirm true after a power cut.
 //!
 //! One log per data directory. The engine hands over [`Batch`]es of records that reference messages; a committer encodes,
-//! checksums, writes and syncs them, holding no lock; a reader fetches bodies back. This module knows queues only by
+//! checksums, writes and syncs them, holding no lock; a reader fetches bodies back, and tells which messages a queue has in
+//! the log. This module knows queues only by
 //! number: it never imports `queue` or `exchange`.
 //!
 //! How to use it, from the committer's thread:
@@ -12,12 +13,13 @@
 //!   loop {
 //!       let must = store.commit(&mut batches, now)?;    // empties the batches' records, keeps ticket and sync
 //!       // a batch without `sync` is reported at once, one with it as soon as store.confirmed() >= must
+//!       // when wake_at has come, or store.is_due():
 //!       wake_at = store.tick(now)?;                     // background work; store.confirmed() may have grown
 //!   }
 //!   store.close(now)?;
 //! ```
 //!
-//! The files, top down: `log` (the committer's side), `reader`, `recovery` (the start), `compact`, `checkpoint`, `check`;
+//! The files, top down: `log` (the committer's side), `reader` and `page`, `recovery` (the start), `compact`, `checkpoint`, `check`;
 //! below them `index` (what is live), `files` (what both sides share), `segment`, `scan`, `directory`, `record`, `disk`.
 //!
 //! What the store assumes of a medium: what was synced stays, in units of 512 bytes; a write may otherwise vanish, tear
