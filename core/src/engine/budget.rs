@@ -1,7 +1,6 @@
 //! What one hold of the engine's lock may cost.
 
-/// Commands, each with its destinations, that one hold of the lock may cost.
-const WORK_UNITS_MAX: usize = 1024;
+use super::Settings;
 
 /// What is left of a hold's work units. The last thing done may cost more than there was: then the hold ends with it.
 #[derive(Debug)]
@@ -13,9 +12,9 @@ pub(crate) struct Budget(usize);
 pub(crate) struct Unfinished;
 
 impl Budget {
-    /// Of a new hold.
-    pub(crate) fn of_hold() -> Budget {
-        Budget(WORK_UNITS_MAX)
+    /// Of a new hold. Never without any, so that each makes progress.
+    pub(crate) fn of_hold(settings: &Settings) -> Budget {
+        Budget(settings.hold_units_max.max(1))
     }
     /// For what must not be divided.
     pub(crate) fn whole() -> Budget {
@@ -27,7 +26,7 @@ impl Budget {
     pub(crate) fn is_spent(&self) -> bool {
         self.0 == 0
     }
-    /// Asked before each piece of what may be divided. A new hold has something left, so that there is always progress.
+    /// Asked before each piece of what may be divided.
     pub(crate) fn check(&self) -> Result<(), Unfinished> {
         if self.is_spent() { Err(Unfinished) } else { Ok(()) }
     }

@@ -121,6 +121,8 @@ pub struct Settings {
     pub session_expiry_max: Option<u32>,
     /// Exchange that subscriptions by topic filter bind to.
     pub topic_exchange: Name,
+    /// Work units of one hold of the lock: commands, each with its destinations. The tests try other holds.
+    pub hold_units_max: usize,
 }
 
 impl Default for Settings {
@@ -134,6 +136,7 @@ impl Default for Settings {
             qos0_backlog_max: 50_000,
             session_expiry_max: Some(86_400),
             topic_exchange: "amq.topic".into(),
+            hold_units_max: 1024,
         }
     }
 }
@@ -270,7 +273,7 @@ impl Engine {
     /// left: unlock, then call again. Commands of a stale link are dropped.
     pub fn apply(&mut self, now: Now, link: Link, commands: &mut Vec<Command>, wakes: &mut Wakes) -> bool {
         self.now = now;
-        let mut budget = Budget::of_hold();
+        let mut budget = Budget::of_hold(&self.settings);
         let mut done = 0;
         // A drain that stops early would move the tail on each hold; taking from a reversed tail would reverse twice.
         // Commands left over are rare, so the front is cut off once, after the loop.
@@ -281,6 +284,7 @@ impl Engine {
                 commands[done] = unfinished;
                 break;
             }
+            budget.spend(1);
             done += 1;
         }
         self.dispatch_touched(wakes);
@@ -302,7 +306,6 @@ impl Engine {
         budget: &mut Budget,
         wakes: &mut Wakes,
     ) -> Result<(), Command> {
-        budget.spend(1);
         let Some(l) = link_at(&mut self.links, link) else {
             return Ok(());
         };
@@ -477,7 +480,7 @@ impl Engine {
     fn take_outbox(&mut self, link: Link, room: Room, events: &mut Vec<Event>, wakes: &mut Wakes) -> bool {
         let stalled = room.messages == 0 || room.bytes == 0;
         let (mut messages, mut bytes) = (0, 0);
-        let mut budget = Budget::of_hold();
+        let mut budget = Budget::of_hold(&self.settings);
         loop {
             let Some(l) = self.link_mut(link) else { return false };
             let fits = |size| messages < room.messages && (messages == 0 || bytes + size <= room.bytes);

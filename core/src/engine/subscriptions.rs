@@ -71,7 +71,7 @@ pub(crate) struct Answered {
 }
 
 /// Work units of one filter: a binding, a record and a replay cost several times what a publish does.
-pub(crate) const SUBSCRIBE_WORK: usize = 8;
+pub(crate) const SUBSCRIBE_WORK: usize = 24;
 /// Look-ups of a replay at once.
 const REPLAY_STEPS: usize = 256;
 /// Work units of a replay beside its look-ups.

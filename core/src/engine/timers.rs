@@ -76,9 +76,8 @@ impl Engine {
     /// Expiry, delayed wills, the ack tick. Follow it with `drain`.
     pub fn handle_timeout(&mut self, now: Now, wakes: &mut Wakes) {
         self.now = now;
-        let mut budget = Budget::of_hold();
+        let mut budget = Budget::of_hold(&self.settings);
         while !budget.is_spent() {
-            budget.spend(TIMER_WORK);
             let Some(timer) = self.timers.pop(now.monotonic) else {
                 break;
             };
@@ -89,6 +88,7 @@ impl Engine {
                 Timer::QueueExpiry(slot, id) => self.expire_queue(QueueRef { slot, id: QueueId(id) }, wakes),
                 Timer::Retained => self.expire_retained(),
             }
+            budget.spend(TIMER_WORK);
         }
         self.dispatch_touched(wakes);
         self.relieve_memory(wakes);
