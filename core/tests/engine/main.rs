@@ -3,6 +3,7 @@
 
 mod consuming;
 mod definitions;
+mod holds;
 mod memory;
 mod paging;
 mod publishing;
