@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! backlog    start -> fill -> SIGTERM or SIGKILL -> start -> empty and verify        once for each size and way to end
-//!            start -> publish and consume at once                                    what is settled early
+//! early      start -> publish and consume at once                                    what is settled before it is written
 //! syncs      start under strace -> fill a little                                     where no metrics tell
 //! latency    start -> fill at 1,000 a second                                         for each durability mode
 //! slow       start -> publisher at a fixed rate, consumer slow, stuck, resuming      drawn over time
@@ -49,7 +49,7 @@ pub(crate) struct BacklogOptions {
         long,
         value_delimiter = ',',
         value_enum,
-        default_value = "backlog,syncs,latency,slow"
+        default_value = "backlog,early,syncs,latency,slow"
     )]
     parts: Vec<Part>,
     /// Messages of a backlog
@@ -102,6 +102,7 @@ pub(crate) struct BacklogOptions {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 enum Part {
     Backlog,
+    Early,
     Syncs,
     Latency,
     Slow,
@@ -167,9 +168,13 @@ impl Bench<'_> {
     /// All of one way.
     fn measure(&mut self, place: usize, way: &Way) {
         let parts = &self.options.parts;
-        if parts.contains(&Part::Backlog) {
-            for size in &self.options.sizes {
-                self.backlogs(place, way, self.load(*size));
+        for size in &self.options.sizes {
+            let load = self.load(*size);
+            if parts.contains(&Part::Backlog) {
+                self.backlogs(place, way, load);
+            }
+            if parts.contains(&Part::Early) {
+                self.settled_early(place, way, load);
             }
         }
         if parts.contains(&Part::Syncs) && !way.is_gatepost() {
@@ -201,6 +206,9 @@ impl Bench<'_> {
                 self.figures.add_pass(place, way, pass);
             }
         }
+    }
+
+    fn settled_early(&mut self, place: usize, way: &Way, load: Load) {
         let what = format!("{} B settled early", load.size);
         let early = self.within(way, &what, |directory| pass::settled_early(way, load, directory));
         if let Some(report) = early {

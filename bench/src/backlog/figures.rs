@@ -281,3 +281,46 @@ fn bytes(size: usize) -> String {
         format!("{size} B")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::peer::Kind;
+
+    fn machine() -> Machine {
+        Machine {
+            processor: "a processor".into(),
+            processors: 2,
+            kernel: "6".into(),
+        }
+    }
+
+    /// Three backlogs as they were once measured, and changed: Gatepost's whole over a clean stop, Gatepost's with one message
+    /// missing over `kill -9`, and Mosquitto's with all of them missing.
+    #[test]
+    fn measured_backlogs_become_the_golden_tables_and_what_ours_lost_is_a_failure() {
+        let mut ways = Way::all(1, |_: Kind| Ok(Some("/nowhere/broker".into()))).unwrap();
+        ways.retain(|way| ["gatepost-amqp", "mosquitto"].contains(&way.key));
+        let mut figures = Figures::new(machine(), &ways, 200_000, 1);
+        let passes: Vec<Pass> = serde_json::from_str(include_str!("../../fixtures/passes.json")).unwrap();
+        for pass in passes {
+            let place = ways.iter().position(|way| way.key == pass.way).unwrap();
+            figures.add_pass(place, &ways[place], pass);
+        }
+        figures.close();
+        assert_eq!(figures.failures.len(), 1, "{:?}", figures.failures);
+        assert!(figures.failures[0].starts_with("Gatepost, AMQP, 1 KiB, over `kill -9`"));
+        let golden = include_str!("../../fixtures/passes.md");
+        assert_eq!(figures.markdown(), golden, "the tables were:\n{}", figures.markdown());
+    }
+
+    #[test]
+    fn what_is_not_installed_is_named_so_in_every_row() {
+        let mut ways = Way::all(1, |_: Kind| Ok(None)).unwrap();
+        ways.truncate(1);
+        let mut figures = Figures::new(machine(), &ways, 1, 1);
+        figures.cell(RATES, "a row", 0);
+        figures.close();
+        assert!(figures.markdown().contains("| a row | not installed |"));
+    }
+}

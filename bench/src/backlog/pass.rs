@@ -6,6 +6,7 @@ use super::way::{Load, Way};
 use crate::compare::peer::{Running, tree_disk_bytes};
 use crate::meter::Meter;
 use crate::plan::{Phase, Plan};
+use crate::progress::Progress;
 use crate::report::Report;
 use crate::run;
 use anyhow::{Context, ensure};
@@ -88,20 +89,18 @@ const FILL_STALL: Duration = Duration::from_secs(60);
 /// # Errors
 /// When the broker does not start or does not confirm all. What is missing later is in the pass.
 pub(crate) fn pass(way: &Way, load: Load, stop: Stop, directory: &Path) -> anyhow::Result<Pass> {
+    let progress = Progress::new();
     let broker = way.peer.start(directory)?;
     thread::sleep(SETTLE);
     let before = Footprint::of(&broker, directory)?;
     let scrape = scrape(&broker)?;
     let filled = fill(way.plan(&broker, load, Phase::Fill)?)?;
     let syncs = Syncs::between(scrape.as_ref(), self::scrape(&broker)?.as_ref(), &filled);
-    let with_backlog = match stop {
-        Stop::Clean => {
-            thread::sleep(SETTLE);
-            Footprint::of(&broker, directory)?
-        }
-        // A crash does not wait.
-        Stop::Kill => before,
-    };
+    // A crash does not wait.
+    if stop == Stop::Clean {
+        thread::sleep(SETTLE);
+    }
+    let with_backlog = Footprint::of(&broker, directory)?;
     let ended = SystemTime::now();
     let written = match stop {
         Stop::Clean => broker.stop()?,
@@ -115,11 +114,12 @@ pub(crate) fn pass(way: &Way, load: Load, stop: Stop, directory: &Path) -> anyho
         .saturating_sub(before.written_bytes);
     let stopped_disk_bytes = tree_disk_bytes(directory);
     let stop_ms = ended.elapsed().unwrap_or_default().as_secs_f64() * 1000.0;
+    progress.say(&format!("{}: stopped in {stop_ms:.0} ms, starting", way.name));
     let broker = way.peer.start(directory)?;
     let mut plan = way.plan(&broker, load, Phase::Drain)?;
     plan.stall = DRAIN_STALL;
-    // The first message is waited for first: a look at the memory would let the broker run warm.
     let ready_ms = broker.ready_in.as_secs_f64() * 1000.0;
+    progress.say(&format!("{}: ready in {ready_ms:.0} ms, emptying", way.name));
     let drained = run::run(&plan)?;
     thread::sleep(SETTLE);
     let emptied = Footprint::of(&broker, directory)?;
