@@ -33,6 +33,7 @@ const SYNCS: usize = 4;
 const RESTARTS: usize = 5;
 const KEPT: usize = 6;
 const LATENCIES: usize = 7;
+const RECLAIMED: usize = 8;
 
 impl Figures {
     pub(crate) fn new(machine: Machine, ways: &[Way], messages: u64, queues: usize) -> Self {
@@ -59,6 +60,7 @@ impl Figures {
                 table("Stop and start with the backlog, ms", true),
                 table("Confirmed messages that are still there", false),
                 table("From publish to confirm, µs", true),
+                table("The directory when all is acknowledged", true),
             ],
             passes: Vec::new(),
             settled_early: Vec::new(),
@@ -139,6 +141,13 @@ impl Figures {
         }
         if let Some(syncs) = pass.syncs {
             self.add_syncs(place, pass.size, syncs);
+        }
+        for (row, value) in [
+            ("MiB with the backlog", pass.with_backlog.disk_bytes as f64 / MIB),
+            ("MiB in the end", pass.reclaimed_disk_bytes as f64 / MIB),
+            ("seconds until then, 62 at most", pass.reclaimed_s),
+        ] {
+            self.cell(RECLAIMED, &format!("{size}, {row}"), place).add(value);
         }
         self.cell(RESTARTS, &format!("{size}, stopping"), place)
             .add(pass.stop_ms);

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How the broker ends between filling and emptying.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize, clap::ValueEnum)]
@@ -54,6 +54,10 @@ pub(crate) struct Pass {
     pub(crate) drained: Report,
     /// When all is acknowledged and a moment has passed.
     pub(crate) emptied: Footprint,
+    /// Until the directory had shrunk, or as long as that was waited for.
+    pub(crate) reclaimed_s: f64,
+    /// What it occupied then.
+    pub(crate) reclaimed_disk_bytes: u64,
 }
 
 /// What a broker occupies.
@@ -81,6 +85,10 @@ pub(crate) struct Syncs {
 const SETTLE: Duration = Duration::from_secs(2);
 /// A drain ends when nothing has come for so long: what was lost does not come.
 const DRAIN_STALL: Duration = Duration::from_secs(15);
+/// How long an emptied broker may take to give the disk back, how often that is looked at, and what it may keep.
+const RECLAIM_TIMEOUT: Duration = Duration::from_secs(60);
+const RECLAIM_TICK: Duration = Duration::from_millis(250);
+const RESERVE_BYTES: u64 = 64 << 20;
 /// A fill may stand still for so long: brokers write snapshots, and hold publishers back while they page.
 const FILL_STALL: Duration = Duration::from_secs(60);
 
@@ -123,6 +131,14 @@ pub(crate) fn pass(way: &Way, load: Load, stop: Stop, directory: &Path) -> anyho
     let drained = run::run(&plan)?;
     thread::sleep(SETTLE);
     let emptied = Footprint::of(&broker, directory)?;
+    let drained_at = Instant::now();
+    // An emptied directory need not be empty: files made ahead for what comes next may stay.
+    let reserve = before.disk_bytes + RESERVE_BYTES;
+    while stop == Stop::Clean && tree_disk_bytes(directory) > reserve && drained_at.elapsed() < RECLAIM_TIMEOUT {
+        thread::sleep(RECLAIM_TICK);
+    }
+    let reclaimed_s = (SETTLE + drained_at.elapsed()).as_secs_f64();
+    let reclaimed_disk_bytes = tree_disk_bytes(directory);
     broker.stop()?;
     Ok(Pass {
         way: way.key.to_owned(),
@@ -143,6 +159,8 @@ pub(crate) fn pass(way: &Way, load: Load, stop: Stop, directory: &Path) -> anyho
         },
         drained,
         emptied,
+        reclaimed_s,
+        reclaimed_disk_bytes,
     })
 }
 
