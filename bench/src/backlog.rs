@@ -108,9 +108,9 @@ enum Part {
     Slow,
 }
 
-/// A message takes up to so many times its body on disk, and so many bytes besides: MQTT's copies in RabbitMQ are the largest.
-const DISK_FACTOR: u64 = 2;
-const DISK_BYTES_BESIDES: u64 = 200;
+/// What a message takes on disk besides its body, and what of the body comes again: an MQTT message in RabbitMQ is the largest.
+const DISK_BYTES_BESIDES: u64 = 450;
+const DISK_SHARE_BESIDES: f64 = 0.4;
 /// Messages whose syncs are counted one by one.
 const TRACED_MESSAGES: u64 = 20_000;
 /// The body of a message where only the time counts.
@@ -308,7 +308,8 @@ impl BacklogOptions {
     /// A disk that fills up in an hour's time is better told of now.
     fn ensure_room(&self, directory: &Path) -> anyhow::Result<()> {
         let largest = self.sizes.iter().max().context("--sizes names none")?;
-        let needed = self.messages * (*largest as u64 * DISK_FACTOR + DISK_BYTES_BESIDES);
+        let bytes_each = (*largest as f64 * (1.0 + DISK_SHARE_BESIDES)) as u64 + DISK_BYTES_BESIDES;
+        let needed = self.messages.saturating_mul(bytes_each);
         let disk = rustix::fs::statvfs(directory)?;
         let free = disk.f_bavail * disk.f_frsize;
         ensure!(

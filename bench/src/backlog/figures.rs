@@ -129,7 +129,7 @@ impl Figures {
             ("with the backlog", pass.with_backlog.rss_bytes),
             ("peak while filling", pass.with_backlog.rss_peak_bytes),
             ("started with the backlog", pass.restarted.rss_bytes),
-            ("peak while emptying", pass.emptied.rss_peak_bytes),
+            ("peak of starting and emptying", pass.emptied.rss_peak_bytes),
         ] {
             self.cell(MEMORY, &format!("{size}, {row}"), place)
                 .add(value as f64 / MIB);
