@@ -96,10 +96,9 @@ impl Retained {
         }
         let from = (Bound::Included(&*start), Bound::Unbounded);
         let (first, _) = self.messages.range::<[u8], _>(from).next()?;
-        first.starts_with(&start).then(|| Cursor {
-            pattern,
-            next: Some(Bound::Included(start)),
-        })
+        let found = first.starts_with(&start);
+        let next = Some(Bound::Included(start));
+        found.then_some(Cursor { pattern, next })
     }
 
     /// Appends what the next `steps` look-ups find, in order of topics, and returns whether there may be more; what is

@@ -20,6 +20,14 @@ const OUTBOX_PER_UNIT: usize = 16;
 /// Work units of deleting a queue.
 const QUEUE_WORK: usize = 16;
 
+/// What a consumer says of a delivery, or of all up to it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Verdict {
+    pub(crate) number: u64,
+    pub(crate) multiple: bool,
+    pub(crate) outcome: Outcome,
+}
+
 /// Why a message leaves its queue without a consumer's acceptance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Death {
@@ -410,9 +418,11 @@ impl Engine {
         &mut self,
         link: Link,
         channel: ChannelNumber,
-        number: u64,
-        multiple: bool,
-        outcome: Outcome,
+        Verdict {
+            number,
+            multiple,
+            outcome,
+        }: Verdict,
         budget: &mut Budget,
         wakes: &mut Wakes,
     ) -> Result<(), Unfinished> {

@@ -44,6 +44,7 @@ use crate::router::Router;
 use crate::store::{Batch, QueueId, Request, Ticket};
 use crate::time::{Now, Time};
 use budget::{Budget, Unfinished};
+use consuming::Verdict;
 use hashbrown::HashMap;
 use link::{LinkState, Out};
 use memory::Memory;
@@ -337,10 +338,12 @@ impl Engine {
                 multiple,
                 outcome,
             } => {
-                if self
-                    .settle(link, channel, number, multiple, outcome, budget, wakes)
-                    .is_err()
-                {
+                let verdict = Verdict {
+                    number,
+                    multiple,
+                    outcome,
+                };
+                if self.settle(link, channel, verdict, budget, wakes).is_err() {
                     return Err(command);
                 }
             }

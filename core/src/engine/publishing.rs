@@ -5,6 +5,7 @@
 //! all its consumers before it was written.
 
 use super::budget::Budget;
+use super::consuming::Verdict;
 use super::{Engine, Link, Wakes, done, link_at};
 use crate::command::{Channel as ChannelNumber, Command, PublishFlags, Transaction};
 use crate::event::{Event, Op};
@@ -379,7 +380,13 @@ impl Engine {
                     outcome,
                 } => {
                     let mut whole = Budget::whole();
-                    let _ = self.settle(link, channel, number, multiple, outcome, &mut whole, wakes);
+                    let verdict = Verdict {
+                        number,
+                        multiple,
+                        outcome,
+                    };
+                    // With all there is to spend it finishes.
+                    let _ = self.settle(link, channel, verdict, &mut whole, wakes);
                     work += usize::MAX - whole.left();
                 }
                 _ => debug_assert!(false, "a transaction holds publishes and settles"),
