@@ -69,6 +69,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(180);
 const MQTT_INFLIGHT: u16 = 500;
 /// How long the start scripts of a killed broker may take to notice.
 const SCRIPTS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often RabbitMQ's port mapper is asked to go.
+const PORT_MAPPER_TRIES: usize = 40;
 /// Mosquitto writes all it holds in one go, by default twice an hour: then a crash loses most of an hour.
 const MOSQUITTO_AUTOSAVE: &str = "autosave_interval 10\n";
 /// Makes all queues lazy, those of MQTT sessions too. Where definitions are loaded there is no default user.
@@ -379,14 +381,21 @@ impl Running {
     }
 
     fn stop_port_mapper(&mut self) {
-        if let Some((port, home)) = self.port_mapper.take() {
+        let Some((port, home)) = self.port_mapper.take() else {
+            return;
+        };
+        for _ in 0..PORT_MAPPER_TRIES {
             let epmd = Command::new("epmd")
                 .arg("-kill")
                 .env("ERL_EPMD_PORT", port.to_string())
-                .env("HOME", home)
+                .env("HOME", &home)
                 .output();
-            // Without that tool in the path a small process of Erlang's stays behind.
-            drop(epmd);
+            // It refuses while it believes in a node that has just been killed. Without that tool in the path a small process
+            // of Erlang's stays behind.
+            if !epmd.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("not allowed")) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(50));
         }
     }
 
@@ -408,6 +417,7 @@ impl Running {
                 signal(self.pid, rustix::process::Signal::KILL);
                 self.child.kill()?;
                 self.child.wait()?;
+                self.stop_port_mapper();
                 bail!("it did not stop when asked and was killed");
             }
             thread::sleep(Duration::from_millis(2));
