@@ -3,7 +3,7 @@
 use crate::auth::Directory;
 use crate::clock::Clock;
 use crate::committer::LogQueue;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::exit::Failure;
 use crate::histogram::Histogram;
 use crate::logging::Throttle;
@@ -13,7 +13,7 @@ use crate::vhost::Vhost;
 use gatepost_core::engine::{Engine, Settings};
 use gatepost_core::properties::{Codecs, Name};
 use gatepost_core::session::Protocol;
-use gatepost_core::store::{Recovered, StoreStats};
+use gatepost_core::store::{Durability, Recovered, StoreStats};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -180,6 +180,11 @@ fn engine_settings(config: &Config) -> Settings {
         // Of the budget: bodies leave memory over 60 %, publishers wait over 80 %.
         cache_bytes_max: config.store.cache.bytes().min(share(budget, 60)),
         memory_bytes_max: share(budget, 80),
+        durability: match config.store.durability {
+            config::Durability::Always => Durability::Always,
+            config::Durability::Interval => Durability::Interval,
+            config::Durability::Os => Durability::Os,
+        },
         queues_max: config.limits.max_queues,
         session_expiry_max: Some(u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX)),
         topic_exchange: config.mqtt.exchange.as_str().into(),

@@ -4,6 +4,7 @@
 //! the open batch; the entry is over when the batch is durable, or as soon as every one of its messages was settled by
 //! all its consumers before it was written.
 
+use super::staging::Staging;
 use super::{Engine, Link, Wakes, done, link_at};
 use crate::command::{Channel as ChannelNumber, Command, PublishFlags, Transaction};
 use crate::event::{Event, Op};
@@ -16,7 +17,7 @@ use crate::queue::unsettled::QueueRef;
 use crate::queue::{HAND_OUT_AHEAD, Queue, QueueKind};
 use crate::retained::{Change, Retained};
 use crate::router::Admission;
-use crate::store::{Record, Route, Routes, State};
+use crate::store::{Durability, Record, Route, Routes, State};
 use hashbrown::{HashMap, HashSet};
 use slab::Slab;
 use smallvec::SmallVec;
@@ -34,6 +35,8 @@ struct ConfirmEntry {
     link: Link,
     channel: ChannelNumber,
     ticket: u64,
+    /// The most that one of them waits for.
+    need: Durability,
     /// Messages that are neither written nor settled by all.
     outstanding: u32,
 }
@@ -47,6 +50,11 @@ impl Confirms {
             Some(e) => self.orphans.push((e.ticket, key)),
             None => {}
         }
+    }
+    /// Whether what the entry waits for has come, or is not needed any more.
+    fn is_over(&self, key: u32, staging: &Staging) -> bool {
+        let entry = self.entries.get(key as usize);
+        entry.is_none_or(|e| e.outstanding == 0 || e.ticket <= staging.reached(e.need))
     }
     #[cfg(feature = "testing")]
     pub(crate) fn is_empty(&self) -> bool {
@@ -69,8 +77,8 @@ struct Enqueued {
     queues: usize,
     /// A queue refused it.
     refused: bool,
-    /// It is staged for the log.
-    logged: bool,
+    /// It is staged for the log, and the neediest of its queues needs this.
+    logged: Option<Durability>,
     /// It is its topic's retained message, and the log is told.
     retained: bool,
 }
@@ -79,9 +87,9 @@ struct Enqueued {
 enum Wait<'a> {
     Nothing,
     /// The message's own record: its consumers may be faster than the log.
-    Message(&'a Message),
+    Message(&'a Message, Durability),
     /// A batch.
-    Batch(u64),
+    Batch(u64, Durability),
 }
 
 impl Engine {
@@ -114,7 +122,9 @@ impl Engine {
         {
             if !session.incoming.insert(packet_id) {
                 // The first one may have come over an earlier connection, and still be on its way to the log.
-                let wait = self.staging.wait_for_all().map_or(Wait::Nothing, Wait::Batch);
+                let node = self.staging.durability();
+                let wait = self.staging.wait_for_all();
+                let wait = wait.map_or(Wait::Nothing, |ticket| Wait::Batch(ticket, node));
                 self.confirm(link, channel, number, wait);
                 return 1;
             }
@@ -188,9 +198,12 @@ impl Engine {
         let wait = if !confirm {
             Wait::Nothing
         } else if incoming.is_some() || enqueued.retained {
-            Wait::Batch(self.staging.wait())
-        } else if enqueued.logged {
-            Wait::Message(&message)
+            // Both are the node's, like the definitions.
+            let node = self.staging.durability();
+            let need = enqueued.logged.map_or(node, |need| need.max(node));
+            Wait::Batch(self.staging.wait_for(need), need)
+        } else if let Some(need) = enqueued.logged {
+            Wait::Message(&message, need)
         } else {
             Wait::Nothing
         };
@@ -215,12 +228,12 @@ impl Engine {
             return;
         };
         let publisher = &mut l.channel(channel).publisher;
-        let (ticket, message) = match wait {
+        let (awaited, message) = match wait {
             Wait::Nothing => (None, None),
-            Wait::Message(message) => (Some(self.staging.wait()), Some(message)),
-            Wait::Batch(ticket) => (Some(ticket), None),
+            Wait::Message(message, need) => (Some((self.staging.wait_for(need), need)), Some(message)),
+            Wait::Batch(ticket, need) => (Some((ticket, need)), None),
         };
-        let Some(ticket) = ticket else {
+        let Some((ticket, need)) = awaited else {
             match publisher.pending.back_mut() {
                 // Behind one that waits: it is passed together with that one.
                 Some((upto, _)) => *upto = number,
@@ -231,7 +244,7 @@ impl Engine {
             }
             return;
         };
-        let key = match publisher.pending.back_mut() {
+        let (key, known) = match publisher.pending.back_mut() {
             Some((upto, key))
                 if self
                     .confirms
@@ -240,23 +253,31 @@ impl Engine {
                     .is_some_and(|e| e.ticket == ticket) =>
             {
                 *upto = number;
-                *key
+                (*key, true)
             }
             _ => {
                 let entry = ConfirmEntry {
                     link,
                     channel,
                     ticket,
+                    need,
                     outstanding: 0,
                 };
                 let key = self.confirms.entries.insert(entry) as u32;
                 publisher.pending.push_back((number, key));
-                self.wait_for(ticket, link, channel);
-                key
+                (key, false)
             }
         };
         if let Some(entry) = self.confirms.entries.get_mut(key as usize) {
             entry.outstanding += 1;
+            let need = entry.need.max(need);
+            let known = known && entry.need == need;
+            entry.need = need;
+            match need {
+                _ if known => {}
+                Durability::Os => self.wait_for_written(ticket, link, channel),
+                Durability::Interval | Durability::Always => self.wait_for(ticket, link, channel),
+            }
         }
         if let Some(message) = message {
             message.log_state().set_confirm(Some(key));
@@ -287,16 +308,12 @@ impl Engine {
     /// Whether the oldest publish the channel waits with is through.
     #[cfg(feature = "testing")]
     pub(crate) fn is_confirm_over(&self, publisher: &super::link::Publisher) -> bool {
-        let durable = self.staging.durable_ticket();
-        publisher.pending.front().is_some_and(|(_, key)| {
-            let entry = self.confirms.entries.get(*key as usize);
-            entry.is_none_or(|e| e.ticket <= durable || e.outstanding == 0)
-        })
+        let over = |key: u32| self.confirms.is_over(key, &self.staging);
+        publisher.pending.front().is_some_and(|(_, key)| over(*key))
     }
 
     /// Derives the confirms of the link's channels whose watermark may have moved.
     pub(crate) fn take_confirms(&mut self, link: Link, events: &mut Vec<Event>) {
-        let durable = self.staging.durable_ticket();
         let Some(l) = link_at(&mut self.links, link) else {
             return;
         };
@@ -305,12 +322,7 @@ impl Engine {
             let Some(c) = l.find_channel(channel) else { continue };
             let publisher = &mut c.publisher;
             while let Some(&(upto, key)) = publisher.pending.front() {
-                let over = self
-                    .confirms
-                    .entries
-                    .get(key as usize)
-                    .is_none_or(|e| e.ticket <= durable || e.outstanding == 0);
-                if !over {
+                if !self.confirms.is_over(key, &self.staging) {
                     break;
                 }
                 publisher.ready = upto;
@@ -338,7 +350,7 @@ impl Engine {
         }
         let start = self.staging.group_start();
         let mut work = 1;
-        let mut waits = false;
+        let mut need = None;
         for command in commands {
             match command {
                 Command::Publish {
@@ -355,7 +367,10 @@ impl Engine {
                     let Ok(enqueued) = self.route_and_enqueue(link, &message, &[], wakes) else {
                         continue;
                     };
-                    waits |= enqueued.logged || enqueued.retained;
+                    need = need.max(enqueued.logged);
+                    if enqueued.retained {
+                        need = need.max(Some(self.staging.durability()));
+                    }
                     work += 1 + enqueued.queues;
                     if enqueued.queues == 0 && flags.contains(PublishFlags::MANDATORY) {
                         self.answer(
@@ -383,7 +398,7 @@ impl Engine {
         }
         self.stage_acks();
         self.staging.group_end(start);
-        let gate = if waits { Some(self.staging.wait()) } else { None };
+        let gate = need.map(|need| self.staging.wait_for(need));
         self.answer(link, channel, done(channel, Op::Commit), gate);
         work
     }
@@ -514,10 +529,12 @@ impl Engine {
             // A QoS 0 delivery is lost with its session's connection anyway: no record, no settle.
             if queue.durable && envelope.durable && (queue.kind == QueueKind::Plain || flags.qos() > 0) {
                 flags.set(EntryFlags::LOGGED);
+                let need = queue.arguments.durability.unwrap_or(self.staging.durability());
+                enqueued.logged = enqueued.logged.max(Some(need));
                 if !queue.consumers.is_empty() && seq + HAND_OUT_AHEAD / 2 >= queue.marks.staged {
                     queue
                         .marks
-                        .stage_at_publish(seq, self.staging.open_ticket(), self.staging.durable_ticket());
+                        .stage_at_publish(seq, self.staging.open_ticket(), self.staging.written_ticket());
                     let mark = State::HandedOut {
                         queue: queue.id,
                         upto: queue.marks.staged,
@@ -559,7 +576,6 @@ impl Engine {
             message.log_state().stage(routes.len() as u32);
             message.log_state().set_confirm(None);
             self.staging.message(message.clone(), routes);
-            enqueued.logged = true;
         }
         for queue in refused {
             self.dead_letter(queue, message, super::consuming::Death::MaxLength);

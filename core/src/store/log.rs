@@ -166,22 +166,13 @@ impl<D: Disk> Store<D> {
     pub fn stats(&self) -> Arc<StoreStats> {
         self.shared.stats.clone()
     }
-    /// Everything below may be confirmed, as the durability mode has it.
-    pub fn confirmed(&self) -> Lsn {
-        match self.settings.durability {
-            Durability::Always
-            | Durability::Interval {
-                confirm_written: false, ..
-            } => Lsn(self.durable),
-            Durability::Interval {
-                confirm_written: true, ..
-            }
-            | Durability::Os => Lsn(self.written),
-        }
-    }
     /// Everything below is on the medium.
     pub fn durable(&self) -> Lsn {
         Lsn(self.durable)
+    }
+    /// When the interval's sync is due, if it is: [`Store::tick`] does it. A commit may make it earlier.
+    pub fn sync_due(&self) -> Option<Time> {
+        self.sync_due
     }
     /// Whether the disk is short: then more is compacted, sooner, and what is dead is given back sooner.
     pub fn set_disk_short(&mut self, short: bool) {
@@ -195,32 +186,37 @@ impl<D: Disk> Store<D> {
         self.shared.disk.free_space()
     }
 
-    /// Writes the batches, in order, and syncs if one of them asks for it and the mode is `always`. Their records are
-    /// gone afterwards; tickets and flags stay. Messages that the engine cancelled are skipped.
+    /// Writes the batches, in order, and does what the neediest of them needs: syncs at once, within the interval, or
+    /// not at all. Their records are gone afterwards; tickets and needs stay. Messages that the engine cancelled are
+    /// skipped.
     ///
-    /// Returns the LSN that [`Store::confirmed`] must reach before the batches with `sync` are reported: it has, in
-    /// the modes `always` and `os`. Batches without `sync` are reported at once.
+    /// Returns the LSN that [`Store::durable`] must reach before the batches are reported as durable as they need: it
+    /// has, but for those that wait for the interval's sync. Written are all of them.
     ///
     /// # Errors
     /// After any failure the store is poisoned: nothing of this call is to be confirmed, and nothing later.
     pub fn commit(&mut self, batches: &mut [Batch], now: Now) -> Result<Lsn, StoreError> {
         self.check_poison()?;
         self.marks.wall = self.marks.wall.max(now.wall);
-        let mut must = Lsn::default();
+        let (mut must, mut need) = (Lsn::default(), None);
         for batch in batches.iter() {
-            if self.stage(batch)? && batch.sync {
-                must = Lsn(self.end_lsn());
+            if self.stage(batch)? {
+                need = need.max(batch.need);
+                let waits = match batch.need {
+                    Some(Durability::Always) => true,
+                    Some(Durability::Interval) => !self.settings.confirm_written,
+                    Some(Durability::Os) | None => false,
+                };
+                if waits {
+                    must = Lsn(self.end_lsn());
+                }
             }
         }
         self.write()?;
-        if must > Lsn::default() {
-            match self.settings.durability {
-                Durability::Always => self.sync()?,
-                Durability::Interval { every, .. } => {
-                    self.sync_due.get_or_insert(now.monotonic + every);
-                }
-                Durability::Os => {}
-            }
+        match need {
+            Some(Durability::Always) => self.sync()?,
+            Some(Durability::Interval) => _ = self.sync_due.get_or_insert(now.monotonic + self.settings.interval),
+            Some(Durability::Os) | None => {}
         }
         for (message, at) in self.placed.drain(..) {
             message.log_state().written(at);

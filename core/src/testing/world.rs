@@ -15,7 +15,7 @@ use crate::engine::{Counters, Engine, Link, Wake, Wakes};
 pub use crate::engine::{Room, Settings};
 use crate::event::{Event, Pressure};
 use crate::properties::Codecs;
-use crate::store::{Batch, Loaded, Read, Reader, Store, StoreSettings, Ticket};
+use crate::store::{Batch, Loaded, Lsn, Read, Reader, Store, StoreSettings, Ticket};
 use crate::time::{Now, Time, Wall};
 use std::collections::VecDeque;
 use std::hash::Hasher;
@@ -60,8 +60,10 @@ pub struct World {
     clients: Vec<Connection>,
     /// Handed over by the engine, not yet written.
     submitted: Vec<Batch>,
-    /// Written (and synced, where they asked), not yet reported.
+    /// Written, and not yet reported as that.
     written: Option<Ticket>,
+    /// Written, and to be reported as durable once the store is that far.
+    undurable: VecDeque<(Lsn, Ticket)>,
     asked: Vec<Read>,
     fetched: Vec<Loaded>,
     trace: Trace,
@@ -139,6 +141,7 @@ impl World {
             clients: Vec::new(),
             submitted: Vec::new(),
             written: None,
+            undurable: VecDeque::new(),
             asked: Vec::new(),
             fetched: Vec::new(),
             trace: Trace(0xcbf2_9ce4_8422_2325),
@@ -212,7 +215,7 @@ impl World {
         self.send(client, vec![Command::Detach]);
     }
 
-    /// Writes what was submitted, and syncs if a batch asks for it. False: the machine stopped meanwhile.
+    /// Writes what was submitted, and syncs if a batch needs it. False: the machine stopped meanwhile.
     pub fn commit(&mut self) -> bool {
         let Some((store, _)) = &mut self.store else {
             return false;
@@ -221,18 +224,30 @@ impl World {
             return true;
         }
         let ticket = self.submitted.last().map(|b| b.ticket);
-        let Ok(_) = store.commit(&mut self.submitted, self.now) else {
+        let Ok(must) = store.commit(&mut self.submitted, self.now) else {
             self.store = None;
             return false;
         };
+        if let Some(due) = store.sync_due() {
+            self.tick_at = Some(self.tick_at.map_or(due, |at| at.min(due)));
+        }
         self.submitted.clear();
         self.written = ticket;
+        self.undurable.extend(ticket.map(|ticket| (must, ticket)));
         true
     }
-    /// Reports to the engine what was written.
+    /// Reports to the engine what was written, and what of it is as durable as it needs.
     pub fn report(&mut self) {
+        let now = self.now;
         if let Some(ticket) = self.written.take() {
-            let now = self.now;
+            self.turn(|engine, wakes| engine.written(now, ticket, wakes));
+        }
+        let durable = self.store.as_ref().map_or(Lsn::default(), |(store, _)| store.durable());
+        let mut ticket = None;
+        while let Some((_, reached)) = self.undurable.pop_front_if(|(must, _)| *must <= durable) {
+            ticket = Some(reached);
+        }
+        if let Some(ticket) = ticket {
             self.turn(|engine, wakes| engine.durable(now, ticket, wakes));
         }
     }
@@ -299,7 +314,13 @@ impl World {
     pub fn tick(&mut self) {
         if let Some((store, _)) = &mut self.store {
             match store.tick(self.now) {
-                Ok(next) => self.tick_at = next.map(|t| t.max(Time(self.now.monotonic.0 + 1))),
+                Ok(next) => {
+                    self.tick_at = next.map(|t| t.max(Time(self.now.monotonic.0 + 1)));
+                    // What was just written is reported when the test says so.
+                    if self.written.is_none() {
+                        self.report();
+                    }
+                }
                 Err(_) => {
                     self.store = None;
                     self.tick_at = None;
@@ -335,6 +356,7 @@ impl World {
         self.asked.clear();
         self.fetched.clear();
         self.written = None;
+        self.undurable.clear();
         self.engine = Engine::new(self.settings.clone(), self.codecs.clone(), self.rng.word());
         self.start();
     }

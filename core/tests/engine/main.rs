@@ -3,6 +3,7 @@
 
 mod consuming;
 mod definitions;
+mod durability;
 mod memory;
 mod publishing;
 mod recovery;

@@ -4,8 +4,8 @@ use super::script::{batch, message, route, settings};
 use crate::message::{Message, Position};
 use crate::store::disk::{Disk, RealDisk};
 use crate::store::{
-    Batch, Durability, QueueAcks, QueueId, Read, Record, Recovered, Routes, State, Store, StoreError, StoreSettings,
-    check,
+    Batch, Durability, Lsn, QueueAcks, QueueId, Read, Record, Recovered, Routes, State, Store, StoreError,
+    StoreSettings, check,
 };
 use crate::testing::disk::{Crash, Fault, SimDisk};
 use crate::time::{Now, Time, Wall};
@@ -48,7 +48,7 @@ fn ack(queue: u64, lo: u64, hi: u64) -> Record {
 
 fn commit(store: &mut Store<SimDisk>, records: Vec<Record>, ms: u64) {
     let must = store.commit(&mut [batch(records, true)], at(ms)).unwrap();
-    assert!(store.confirmed() >= must);
+    assert!(store.durable() >= must);
 }
 
 /// Fills segments with messages that are settled at once, and lets the background run.
@@ -255,45 +255,67 @@ fn a_checkpoint_that_cannot_be_written_is_tried_again_and_harms_nothing() {
     assert_eq!(store.stats().checkpoints.load(Ordering::Relaxed), 1);
 }
 
-#[test]
-fn in_interval_mode_a_confirm_waits_for_the_interval() {
-    let every = Duration::from_millis(200);
+/// A store whose interval is 200 ms, and a commit at 1,000 ms of one batch per need.
+fn commit_needing(confirm_written: bool, needs: &[Option<Durability>]) -> (SimDisk, Store<SimDisk>, Lsn) {
     let disk = SimDisk::new(1);
-    let durability = Durability::Interval {
-        every,
-        confirm_written: false,
+    let settings = StoreSettings {
+        interval: Duration::from_millis(200),
+        confirm_written,
+        ..settings()
     };
-    let (mut store, _) = open_with(
-        &disk,
-        StoreSettings {
-            durability,
-            ..settings()
-        },
-    );
-    let must = store
-        .commit(&mut [batch(vec![publish(&message(1, 10), 1, 0)], true)], at(1000))
-        .unwrap();
-    assert!(store.confirmed() < must);
-    assert_eq!(store.tick(at(1100)).unwrap(), Some(Time(1200)));
-    assert!(store.confirmed() < must);
-    store.tick(at(1200)).unwrap();
-    assert!(store.confirmed() >= must);
+    let (mut store, _) = open_with(&disk, settings);
+    // The file is made, and synced, by the first.
+    commit(&mut store, vec![publish(&message(0, 10), 1, 0)], 0);
+    let batches = (1u64..).zip(needs).map(|(seq, need)| Batch {
+        need: *need,
+        ..batch(vec![publish(&message(seq, 10), 1, seq)], false)
+    });
+    let before = disk.syncs();
+    let must = store.commit(&mut batches.collect::<Vec<_>>(), at(1_000)).unwrap();
+    let at_once = needs.contains(&Some(Durability::Always));
+    assert_eq!(disk.syncs() - before, u64::from(at_once), "{needs:?}");
+    (disk, store, must)
+}
 
-    let durability = Durability::Interval {
-        every,
-        confirm_written: true,
-    };
-    let (mut store, _) = open_with(
-        &SimDisk::new(1),
-        StoreSettings {
-            durability,
-            ..settings()
-        },
-    );
-    let must = store
-        .commit(&mut [batch(vec![publish(&message(1, 10), 1, 0)], true)], at(1000))
-        .unwrap();
-    assert!(store.confirmed() >= must && store.durable() < must);
+#[test]
+fn a_commit_syncs_as_its_neediest_batch_needs() {
+    const NOBODY: Option<Durability> = None;
+    let [os, interval, always] = [Durability::Os, Durability::Interval, Durability::Always].map(Some);
+    for needs in [vec![NOBODY], vec![os], vec![NOBODY, os]] {
+        let (disk, mut store, must) = commit_needing(false, &needs);
+        assert!(store.durable() >= must, "{needs:?}: written is enough");
+        let before = disk.syncs();
+        store.tick(at(2_000)).unwrap();
+        assert_eq!(disk.syncs(), before, "{needs:?}: never synced for it");
+    }
+    for needs in [
+        vec![always],
+        vec![os, always],
+        vec![always, interval, NOBODY],
+        vec![interval, always],
+    ] {
+        let (_, store, must) = commit_needing(false, &needs);
+        assert!(must > Lsn(0) && store.durable() >= must, "{needs:?}");
+    }
+    for needs in [vec![interval], vec![os, interval], vec![interval, os, NOBODY]] {
+        let (_, mut store, must) = commit_needing(false, &needs);
+        assert!(store.durable() < must, "{needs:?}");
+        assert_eq!(store.tick(at(1_100)).unwrap(), Some(Time(1_200)), "{needs:?}");
+        assert!(store.durable() < must, "{needs:?}");
+        store.tick(at(1_200)).unwrap();
+        assert!(store.durable() >= must, "{needs:?}");
+    }
+}
+
+#[test]
+fn an_interval_that_confirms_what_is_written_syncs_all_the_same() {
+    let (disk, mut store, must) = commit_needing(true, &[Some(Durability::Interval)]);
+    assert!(store.durable() >= must, "nothing waits for the sync");
+    let before = disk.syncs();
+    store.tick(at(1_199)).unwrap();
+    assert_eq!(disk.syncs(), before);
+    store.tick(at(1_200)).unwrap();
+    assert_eq!(disk.syncs(), before + 1);
 }
 
 #[test]
