@@ -12,6 +12,7 @@
 
 use crate::node::Node;
 use crate::store::Store;
+use crate::watch;
 use gatepost_core::engine::{Engine, Wakes};
 use gatepost_core::store::{Batch, Durability, Lsn, StoreError, Ticket};
 use gatepost_core::time::Now;
@@ -206,12 +207,15 @@ pub(crate) fn run(node: &Node, mut store: Store) -> Result<(), StoreError> {
     };
     let mut group = Group::default();
     let mut waiting = Waiting::default();
+    let mut growth = Growth::default();
+    growth.note(node, &store);
     let mut chores_at = store.tick(node.clock.now())?;
     loop {
         let until_chores = chores_at.map_or(IDLE_MAX, |at| (at - node.clock.now().monotonic).min(IDLE_MAX));
         let stopping = node.log.collect(&mut group, &pace, Instant::now() + until_chores);
-        // Under the alarm the store spends no disk it need not: no compaction, no zeroing ahead.
-        store.set_disk_short(node.health.disk_alarm.load(Ordering::Relaxed));
+        // Under an alarm the store gives back sooner what is dead, and zeroes nothing ahead.
+        let [alarm, full] = [&node.health.disk_alarm, &node.health.disk_full].map(|flag| flag.load(Ordering::Relaxed));
+        store.set_disk_short(alarm || full);
         if !group.batches.is_empty() {
             let began = Instant::now();
             let lsn = store.commit(&mut group.batches, node.clock.now())?;
@@ -233,9 +237,33 @@ pub(crate) fn run(node: &Node, mut store: Store) -> Result<(), StoreError> {
             chores_at = store.tick(node.clock.now())?;
             waiting.report(store.durable(), node);
         }
+        growth.note(node, &store);
         // What `durable` caused on the way out is still written.
         if stopping && node.log.is_empty() {
             return store.close(node.clock.now());
+        }
+    }
+}
+
+/// Free disk is looked at whenever the log has grown by a part of a segment, or its reserve has changed: a second can be
+/// long.
+#[derive(Default)]
+struct Growth {
+    looked_at: u64,
+    reserved: u64,
+}
+
+impl Growth {
+    fn note(&mut self, node: &Node, store: &Store) {
+        let written = node.store_stats.bytes_written.load(Ordering::Relaxed);
+        let reserved = store.reserved();
+        if written - self.looked_at >= watch::worth_a_look(node) || reserved != self.reserved {
+            *self = Growth {
+                looked_at: written,
+                reserved,
+            };
+            node.health.log_reserved.store(reserved, Ordering::Relaxed);
+            node.look.notify_one();
         }
     }
 }

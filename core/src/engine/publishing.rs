@@ -7,7 +7,7 @@
 use super::staging::Staging;
 use super::{Engine, Link, Wakes, done, link_at};
 use crate::command::{Channel as ChannelNumber, Command, PublishFlags, Transaction};
-use crate::event::{Event, Op};
+use crate::event::{Event, Op, Pressure};
 use crate::fault::{Fault, FaultKind};
 use crate::message::{Dialect, EXCHANGE_NAME_MAX, Message};
 use crate::properties::{Codecs, Name};
@@ -16,7 +16,7 @@ use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::unsettled::QueueRef;
 use crate::queue::{HAND_OUT_AHEAD, Queue, QueueKind};
 use crate::retained::{Change, Retained};
-use crate::router::Admission;
+use crate::router::{Admission, Target};
 use crate::store::{Durability, Record, Route, Routes, State};
 use hashbrown::{HashMap, HashSet};
 use slab::Slab;
@@ -75,13 +75,19 @@ impl Confirms {
 struct Enqueued {
     /// Queues that took it.
     queues: usize,
-    /// A queue refused it.
-    refused: bool,
+    /// A queue refused it, or the log has no room for it.
+    refused: Option<FaultKind>,
     /// It is staged for the log, and the neediest of its queues needs this.
     logged: Option<Durability>,
     /// It is its topic's retained message, and the log is told.
     retained: bool,
 }
+
+/// Who publishes wills and dead letters.
+const NOBODY: Link = Link {
+    slot: u32::MAX,
+    generation: 0,
+};
 
 /// What a publish waits for.
 enum Wait<'a> {
@@ -156,16 +162,12 @@ impl Engine {
                 }
             }
         };
-        if enqueued.refused {
+        if let Some(why) = enqueued.refused {
             self.counters.refused += 1;
             self.forget_incoming(link, packet_id);
             incoming = None;
             if confirm && let Some(l) = link_at(&mut self.links, link) {
-                l.verdicts.push_back(Event::Refused {
-                    channel,
-                    number,
-                    why: FaultKind::QuotaExceeded,
-                });
+                l.verdicts.push_back(Event::Refused { channel, number, why });
             }
         } else if enqueued.queues == 0 {
             if flags.contains(PublishFlags::MANDATORY) {
@@ -409,6 +411,7 @@ impl Engine {
         // What it has settled by then: numbers one by one, and all up to a number.
         let mut settled: HashSet<(ChannelNumber, u64)> = HashSet::new();
         let mut settled_upto: HashMap<ChannelNumber, u64> = HashMap::new();
+        let full = self.node_pressure == Some(Pressure::Full);
         for command in commands {
             match command {
                 Command::Publish { flags, message, .. } => {
@@ -420,7 +423,8 @@ impl Engine {
                             for target in targets {
                                 let queue = &self.queues[target.queue.0 as usize];
                                 let ahead = added.entry(target.queue.0).or_default();
-                                if refuses(queue, message, *ahead) {
+                                let full = full && queue.durable && message.envelope().durable;
+                                if full || refuses(queue, message, *ahead) {
                                     return Err(Fault::new(FaultKind::PreconditionFailed, "partial tx completion"));
                                 }
                                 *ahead = (ahead.0 + 1, ahead.1 + message.body().len() as u64);
@@ -461,12 +465,8 @@ impl Engine {
     /// Publishes something no connection publishes now (a will, a dead-lettered message), but not to the queues named
     /// in `skip`.
     pub(crate) fn publish_internally(&mut self, message: &Message, skip: &[Name], wakes: &mut Wakes) {
-        let nobody = Link {
-            slot: u32::MAX,
-            generation: 0,
-        };
         // A missing exchange is no fault here: the message is dropped.
-        let _ = self.route_and_enqueue(nobody, message, skip, wakes);
+        let _ = self.route_and_enqueue(NOBODY, message, skip, wakes);
     }
 
     /// Finds the message's queues, puts it into them, and stages it for the log.
@@ -482,6 +482,18 @@ impl Engine {
         let own_session = link_at(&mut self.links, link).and_then(|l| l.session);
         let targets = self.router.route(message, &extra)?;
         let mut enqueued = Enqueued::default();
+        let retains = envelope.retain && *message.exchange() == *self.settings.topic_exchange;
+        let full = self.node_pressure == Some(Pressure::Full);
+        if full && envelope.durable && link != NOBODY {
+            let logged = |target: &Target| {
+                let queue = self.queues.get(target.queue.0 as usize);
+                queue.is_some_and(|q| q.durable && (q.kind == QueueKind::Plain || envelope.qos > 0))
+            };
+            if (retains && !message.body().is_empty()) || targets.iter().any(logged) {
+                enqueued.refused = Some(FaultKind::ResourceError);
+                return Ok(enqueued);
+            }
+        }
         let mut routes = Routes::new();
         let mut limited: SmallVec<[QueueRef; 4]> = SmallVec::new();
         let mut refused: SmallVec<[QueueRef; 4]> = SmallVec::new();
@@ -516,7 +528,7 @@ impl Engine {
                     continue;
                 }
             } else if queue.kind == QueueKind::Plain && refuses(queue, message, (0, 0)) {
-                enqueued.refused = true;
+                enqueued.refused = Some(FaultKind::QuotaExceeded);
                 self.counters.dropped_full += 1;
                 if queue.arguments.overflow == Overflow::RejectPublishDeadLetter {
                     refused.push(QueueRef { slot, id: queue.id });
@@ -583,7 +595,8 @@ impl Engine {
         for queue in limited {
             self.enforce_limit(queue, wakes);
         }
-        if envelope.retain && *message.exchange() == *self.settings.topic_exchange {
+        // MQTT 5 3.3.1.3: a retained message of QoS 0 may be discarded at any time. Clearing one frees room.
+        if retains && (!full || message.body().is_empty()) {
             enqueued.retained = self.retain(message);
         }
         Ok(enqueued)

@@ -24,7 +24,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+mod reserve;
 mod upkeep;
+
+pub(super) use reserve::Spare;
 
 /// A place in the whole log. Never reused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,7 +46,7 @@ pub struct Store<D: Disk> {
     pub(super) cold: [Option<SegmentWriter<D::File>>; 2],
     pub(super) compaction: Option<Compaction>,
     /// Files to make segments of.
-    pub(super) spares: Vec<String>,
+    pub(super) spares: Vec<Spare>,
     /// A spare that is being filled with zeros, and up to where.
     ahead: Option<(D::File, u64)>,
     /// Syncs of the active segment.
@@ -178,13 +181,6 @@ impl<D: Disk> Store<D> {
     pub fn set_disk_short(&mut self, short: bool) {
         self.disk_short = short;
     }
-    /// Bytes the file system has left.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn free_space(&self) -> io::Result<u64> {
-        self.shared.disk.free_space()
-    }
 
     /// Writes the batches, in order, and does what the neediest of them needs: syncs at once, within the interval, or
     /// not at all. Their records are gone afterwards; tickets and needs stay. Messages that the engine cancelled are
@@ -244,6 +240,7 @@ impl<D: Disk> Store<D> {
         let mut more = self.zero_ahead();
         more |= self.compact()?;
         self.retire();
+        more |= self.keep_reserve();
         self.gauge();
         let background = more.then(|| now.monotonic + SLICE_PAUSE);
         Ok([self.sync_due, self.checkpoint_due(), background]
@@ -429,13 +426,7 @@ impl<D: Disk> Store<D> {
             self.seal_active()?;
         }
         let header = self.next_header(SegmentKind::Log, size);
-        let spare = if size == self.settings.segment_bytes {
-            self.spares.pop()
-        } else {
-            None
-        };
-        let disk = self.shared.disk.clone();
-        let created = SegmentWriter::create(&*disk, header, spare.as_deref());
+        let created = self.create_segment(header, 0);
         let active = self.or_poison("make a segment", created)?;
         self.durable = active.end_lsn();
         self.written = self.durable;

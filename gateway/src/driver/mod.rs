@@ -379,7 +379,7 @@ impl Connection {
         }
         for event in &s.events {
             if let Event::Flow(pressure) = event {
-                self.parking.set_blocked(pressure.is_some());
+                self.parking.set_pressure(*pressure);
             }
         }
         let mut events = std::mem::take(&mut s.events);
@@ -522,7 +522,7 @@ impl Connection {
     fn detach(&mut self, commands: &mut Vec<Command>, now: Now) {
         let Some(bound) = self.bound.take() else { return };
         let mut last = std::mem::take(&mut self.left);
-        self.parking.set_blocked(false);
+        self.parking.set_pressure(None);
         self.parking.release(&mut last);
         last.append(commands);
         last.push(Command::Detach);

@@ -1,11 +1,11 @@
-//! The store's background: checkpoints, recycling, zeroing ahead. Each a slice at a time, from `tick`.
+//! The store's background: checkpoints and recycling, from `tick`.
 
-use super::{AHEAD, CheckpointState, SPARES_MAX, Segment, Store};
+use super::{CheckpointState, Segment, Store};
 use crate::store::checkpoint::{self, Covered};
 use crate::store::directory::{Entries, Listed};
-use crate::store::disk::{Disk, DiskFile};
+use crate::store::disk::Disk;
 use crate::store::index::Live;
-use crate::store::segment::{LOG_DIR, SegmentKind, path, read_directory};
+use crate::store::segment::{path, read_directory};
 use crate::store::settings::StoreError;
 use crate::store::stats::StoreStats;
 use crate::time::{Now, Time};
@@ -62,7 +62,12 @@ impl<D: Disk> Store<D> {
             bytes: bytes.len() as u64,
             ..CheckpointState::default()
         };
-        if let Err(error) = checkpoint::write(&*self.shared.disk, &bytes) {
+        let mut written = checkpoint::write(&*self.shared.disk, &bytes);
+        // On a full disk it is what frees segments: worth more than room for another one.
+        while written.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::StorageFull) && self.give_up_spare() {
+            written = checkpoint::write(&*self.shared.disk, &bytes);
+        }
+        if let Err(error) = written {
             // The log is as good as before; the next start is longer. Tried again when the next one is due.
             tracing::warn!(%error, "the checkpoint was not written");
             StoreStats::add(&self.shared.stats.background_failures, 1);
@@ -114,63 +119,10 @@ impl<D: Disk> Store<D> {
                 }
             }
         }
-        let usual = segment.file_bytes >= u64::from(self.settings.segment_bytes) && header.kind == SegmentKind::Log;
-        if usual && segment.file_bytes <= u64::from(self.settings.segment_bytes) * 2 && self.spares.len() < SPARES_MAX {
-            let spare = format!("{LOG_DIR}/{:08}.free", header.id);
-            disk.rename(&name, &spare)?;
-            self.spares.push(spare);
-        } else {
+        if !self.keep_as_spare(header, segment.file_bytes, &name)? {
             disk.remove(&name)?;
         }
         disk.sync_dir(header.kind.dir())
-    }
-
-    /// Fills a spare with zeros once the active segment is half full, if it was synced often: a sync of a file that
-    /// grows also writes the file system's journal, which wears more than the zeros do. Returns whether there is more
-    /// to do.
-    pub(super) fn zero_ahead(&mut self) -> bool {
-        let size = u64::from(self.settings.segment_bytes);
-        let half_full = self
-            .active
-            .as_ref()
-            .is_some_and(|active| u64::from(active.position()) >= size / 2);
-        let wanted = half_full && self.syncs_here >= SYNCS_WORTH_ZEROS && !self.ahead_failed && self.spares.is_empty();
-        if self.ahead.is_none() && !wanted {
-            return false;
-        }
-        match self.zero_slice(size) {
-            Ok(more) => more,
-            Err(error) => {
-                tracing::warn!(%error, "the next segment was not zeroed ahead");
-                StoreStats::add(&self.shared.stats.background_failures, 1);
-                self.ahead = None;
-                self.ahead_failed = true;
-                let _ = self.shared.disk.remove(AHEAD);
-                false
-            }
-        }
-    }
-
-    fn zero_slice(&mut self, size: u64) -> io::Result<bool> {
-        let disk = self.shared.disk.clone();
-        let (file, from) = match self.ahead.take() {
-            Some(ahead) => ahead,
-            None => (disk.create(AHEAD)?, 0),
-        };
-        let to = (from + self.settings.slice_bytes as u64).min(size);
-        file.zero(from, to)?;
-        StoreStats::add(&self.shared.stats.bytes_written, to - from);
-        if to < size {
-            self.ahead = Some((file, to));
-            return Ok(true);
-        }
-        file.sync_data()?;
-        let spare = format!("{LOG_DIR}/{:08}.free", self.marks.next_id);
-        self.marks.next_id += 1;
-        disk.rename(AHEAD, &spare)?;
-        disk.sync_dir(LOG_DIR)?;
-        self.spares.push(spare);
-        Ok(false)
     }
 }
 
@@ -179,5 +131,3 @@ impl<D: Disk> Store<D> {
 const CHECKPOINT_SHARE: u64 = 4;
 /// Time between checkpoints while the disk is short.
 const DISK_SHORT_CHECKPOINT: Duration = Duration::from_secs(5);
-/// A segment that was synced this often is worth the zeros of its successor.
-const SYNCS_WORTH_ZEROS: u32 = 8;

@@ -266,6 +266,7 @@ fn commit_needing(confirm_written: bool, needs: &[Option<Durability>]) -> (SimDi
     let (mut store, _) = open_with(&disk, settings);
     // The file is made, and synced, by the first.
     commit(&mut store, vec![publish(&message(0, 10), 1, 0)], 0);
+    while store.tick(at(0)).unwrap().is_some_and(|due| due <= Time(100)) {}
     let batches = (1u64..).zip(needs).map(|(seq, need)| Batch {
         need: *need,
         ..batch(vec![publish(&message(seq, 10), 1, seq)], false)
