@@ -226,7 +226,7 @@ pub(crate) fn run(node: &Node, mut store: Store) -> Result<(), StoreError> {
                 // Some wait for less than the rest.
                 report(&latest_tickets(&group), node, Engine::written);
             }
-            if let Some(due) = store.sync_due() {
+            if let Some(due) = store.due() {
                 chores_at = Some(chores_at.map_or(due, |at| at.min(due)));
             }
             group.batches.clear();

@@ -348,8 +348,7 @@ fn cold<D: Disk>(
         let size = size_for(bytes + listed, store.settings.segment_bytes)
             .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
         let header = store.next_header([SegmentKind::Messages, SegmentKind::Keys][kind], size);
-        // The last spare is for what consumers settle.
-        let writer = store.create_segment(header, 1)?;
+        let writer = SegmentWriter::create(&*store.shared.disk, header, None)?;
         store.add_segment(&writer);
         store.cold[kind] = Some(writer);
     }

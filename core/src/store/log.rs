@@ -53,6 +53,8 @@ pub struct Store<D: Disk> {
     syncs_here: u32,
     /// Zeroing ahead failed for this segment: it is tried again for the next.
     ahead_failed: bool,
+    /// There was no room for a spare: it is tried again for the next segment, and when one is given back.
+    spare_failed: bool,
     /// Everything below is synced.
     durable: u64,
     /// Everything below is written.
@@ -148,6 +150,7 @@ impl<D: Disk> Store<D> {
             ahead: None,
             syncs_here: 0,
             ahead_failed: false,
+            spare_failed: false,
             sync_due: None,
             disk_short: false,
             checkpoint: CheckpointState {
@@ -173,9 +176,13 @@ impl<D: Disk> Store<D> {
     pub fn durable(&self) -> Lsn {
         Lsn(self.durable)
     }
-    /// When the interval's sync is due, if it is: [`Store::tick`] does it. A commit may make it earlier.
-    pub fn sync_due(&self) -> Option<Time> {
-        self.sync_due
+    /// When [`Store::tick`] is due after a commit, if that is earlier than it said itself.
+    pub fn due(&self) -> Option<Time> {
+        let at_once = (self.wants_zeros() || self.wants_spare()).then_some(Time::default());
+        [self.sync_due, self.checkpoint_due(), at_once]
+            .into_iter()
+            .flatten()
+            .min()
     }
     /// Whether the disk is short: then more is compacted, sooner, and what is dead is given back sooner.
     pub fn set_disk_short(&mut self, short: bool) {
@@ -426,13 +433,14 @@ impl<D: Disk> Store<D> {
             self.seal_active()?;
         }
         let header = self.next_header(SegmentKind::Log, size);
-        let created = self.create_segment(header, 0);
+        let created = self.create_segment(header);
         let active = self.or_poison("make a segment", created)?;
         self.durable = active.end_lsn();
         self.written = self.durable;
         self.add_segment(&active);
         self.active = Some(active);
         self.ahead_failed = false;
+        self.spare_failed = false;
         self.syncs_here = 0;
         Ok(())
     }

@@ -195,6 +195,10 @@ impl SimDisk {
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.0.lock().free = bytes;
     }
+    /// Bytes all files together have, or have room for.
+    pub fn bytes_used(&self) -> u64 {
+        self.0.lock().used()
+    }
     /// How long a sync is said to take.
     pub fn set_sync_time(&self, takes: Duration) {
         self.0.lock().sync_takes = takes;

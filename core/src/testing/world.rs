@@ -15,6 +15,7 @@ use crate::engine::{Counters, Engine, Link, Wake, Wakes};
 pub use crate::engine::{Room, Settings};
 use crate::event::{Event, Pressure};
 use crate::properties::Codecs;
+use crate::store::disk::Disk;
 use crate::store::{Batch, Loaded, Lsn, Read, Reader, Store, StoreSettings, Ticket};
 use crate::time::{Now, Time, Wall};
 use std::collections::VecDeque;
@@ -228,7 +229,7 @@ impl World {
             self.store = None;
             return false;
         };
-        if let Some(due) = store.sync_due() {
+        if let Some(due) = store.due() {
             self.tick_at = Some(self.tick_at.map_or(due, |at| at.min(due)));
         }
         self.submitted.clear();
@@ -308,10 +309,15 @@ impl World {
     }
     /// Reports pressure from outside, as the gateway does.
     pub fn set_pressure(&mut self, pressure: Option<Pressure>) {
+        if let Some((store, _)) = &mut self.store {
+            store.set_disk_short(matches!(pressure, Some(Pressure::Disk | Pressure::Full)));
+        }
         self.turn(|engine, wakes| engine.set_pressure(pressure, wakes));
     }
     /// The store's background work.
     pub fn tick(&mut self) {
+        // A machine that is down has nothing due.
+        self.tick_at = None;
         if let Some((store, _)) = &mut self.store {
             match store.tick(self.now) {
                 Ok(next) => {
@@ -321,10 +327,7 @@ impl World {
                         self.report();
                     }
                 }
-                Err(_) => {
-                    self.store = None;
-                    self.tick_at = None;
-                }
+                Err(_) => self.store = None,
             }
         }
     }
@@ -440,6 +443,14 @@ impl World {
     /// The disk, to make it fail.
     pub fn disk(&self) -> &SimDisk {
         &self.disk
+    }
+    /// Bytes the disk has left.
+    pub fn free_space(&self) -> u64 {
+        self.disk.free_space().unwrap_or(0)
+    }
+    /// Bytes the store has set aside beside them.
+    pub fn reserved(&self) -> u64 {
+        self.store.as_ref().map_or(0, |(store, _)| store.reserved())
     }
     /// Whether the store still works.
     pub fn is_running(&self) -> bool {

@@ -4,6 +4,7 @@
 mod consuming;
 mod definitions;
 mod durability;
+mod full;
 mod memory;
 mod publishing;
 mod recovery;

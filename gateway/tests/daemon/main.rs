@@ -9,6 +9,7 @@ mod amqp;
 mod durability;
 mod hostile;
 mod interop;
+mod kills;
 mod mqtt;
 mod startup;
 mod stomp;

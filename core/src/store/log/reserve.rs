@@ -32,22 +32,19 @@ impl<D: Disk> Store<D> {
         spares * u64::from(self.settings.segment_bytes)
     }
 
-    /// Makes the file of a segment: of a spare, unless only `keep` of them are left.
-    pub(in crate::store) fn create_segment(
-        &mut self,
-        header: SegmentHeader,
-        keep: usize,
-    ) -> io::Result<SegmentWriter<D::File>> {
-        let fits = header.size == self.settings.segment_bytes && self.spares.len() > keep;
+    /// Makes the file of the log's next segment: of a spare, if one is large enough.
+    pub(super) fn create_segment(&mut self, header: SegmentHeader) -> io::Result<SegmentWriter<D::File>> {
+        let fits = header.size == self.settings.segment_bytes && !self.spares.is_empty();
         let best = || self.spares.iter().rposition(|spare| spare.written);
         let spare = fits.then(|| best().unwrap_or(self.spares.len() - 1));
         let spare = spare.map(|at| self.spares.remove(at).path);
         SegmentWriter::create(&*self.shared.disk, header, spare.as_deref())
     }
 
-    /// Whether compaction may begin a file: there is room for it beside the last spare.
+    /// Whether compaction may begin a file. The spares are not for it: without them no checkpoint could be written on a
+    /// full disk, and nothing that died be given back.
     pub(in crate::store) fn has_room_to_compact(&self) -> bool {
-        self.spares.len() > 1 || self.has_free(1)
+        self.has_free(1)
     }
 
     fn has_free(&self, segments: u64) -> bool {
@@ -55,14 +52,24 @@ impl<D: Disk> Store<D> {
         free >= segments * u64::from(self.settings.segment_bytes)
     }
 
-    /// Makes one of the spares that are missing, if something is logged at all. Returns whether there is more to do.
+    /// Whether a spare is missing that may be made. A store that logs nothing makes none.
+    pub(super) fn wants_spare(&self) -> bool {
+        self.active.is_some() && self.ahead.is_none() && self.spares.len() < SPARES_MAX && !self.spare_failed
+    }
+
+    /// Makes one of the spares that are missing. Returns whether there is more to do.
     pub(super) fn keep_reserve(&mut self) -> bool {
-        if self.active.is_none() || self.ahead.is_some() || self.spares.len() >= SPARES_MAX || !self.has_free(1) {
+        if !self.wants_spare() {
+            return false;
+        }
+        if !self.has_free(1) {
+            self.spare_failed = true;
             return false;
         }
         match self.make_spare() {
-            Ok(()) => self.spares.len() < SPARES_MAX,
+            Ok(()) => self.wants_spare(),
             Err(error) => {
+                self.spare_failed = true;
                 tracing::warn!(%error, "no room was set aside for a segment");
                 StoreStats::add(&self.shared.stats.background_failures, 1);
                 let _ = self.shared.disk.remove(AHEAD);
@@ -115,23 +122,25 @@ impl<D: Disk> Store<D> {
         Ok(true)
     }
 
-    /// Fills a spare with zeros once the active segment is half full, if it was synced often: a sync that changes a
-    /// file's blocks also writes the file system's journal, which wears more than the zeros do. Returns whether there
-    /// is more to do.
-    pub(super) fn zero_ahead(&mut self) -> bool {
-        let size = u64::from(self.settings.segment_bytes);
-        let half_full = self
-            .active
-            .as_ref()
-            .is_some_and(|active| u64::from(active.position()) >= size / 2);
-        let wanted = half_full
-            && self.syncs_here >= SYNCS_WORTH_ZEROS
+    /// Whether to begin to fill a spare with zeros: once the active segment is half full, if it was synced often. A sync
+    /// that changes a file's blocks also writes the file system's journal, which wears more than the zeros do.
+    pub(super) fn wants_zeros(&self) -> bool {
+        let half = u64::from(self.settings.segment_bytes / 2);
+        let half_full = |active: &SegmentWriter<D::File>| u64::from(active.position()) >= half;
+        self.syncs_here >= SYNCS_WORTH_ZEROS
             && !self.ahead_failed
             && !self.disk_short
-            && !self.spares.iter().any(|spare| spare.written);
-        if self.ahead.is_none() && !wanted {
+            && self.ahead.is_none()
+            && self.active.as_ref().is_some_and(half_full)
+            && !self.spares.iter().any(|spare| spare.written)
+    }
+
+    /// Zeroes a slice, if there is one to zero. Returns whether there is more to do.
+    pub(super) fn zero_ahead(&mut self) -> bool {
+        if self.ahead.is_none() && !self.wants_zeros() {
             return false;
         }
+        let size = u64::from(self.settings.segment_bytes);
         match self.zero_slice(size) {
             Ok(more) => more,
             Err(error) => {

@@ -98,6 +98,7 @@ impl<D: Disk> Store<D> {
                 continue;
             }
             self.segments.remove(&id);
+            self.spare_failed = false;
             self.index.forget(id);
             if let Err(error) = self.retire_one(&segment) {
                 // It stays on disk; the next start finds it dead.

@@ -531,3 +531,56 @@ fn a_real_directory_works_and_is_locked_by_pid() {
     drop(store);
     std::fs::remove_dir_all(&root).unwrap();
 }
+
+#[test]
+fn a_checkpoint_of_another_release_is_refused_by_name() {
+    let disk = SimDisk::new(1);
+    let (mut store, _) = open(&disk);
+    commit(&mut store, vec![publish(&message(1, 100), 1, 0)], 0);
+    store.close(at(1)).unwrap();
+    disk.damage("checkpoint", |bytes| {
+        bytes[12] = 9;
+        let crc = crc32c::crc32c(&bytes[12..]);
+        bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+    });
+    let Err(refused) = Store::open(Arc::new(disk.clone()), settings(), Wall(0)).map(|_| ()) else {
+        panic!("another release's checkpoint was read")
+    };
+    let text = refused.to_string();
+    assert!(
+        text.starts_with("checkpoint has format 9; this release reads format 1."),
+        "{text}"
+    );
+}
+
+/// Everything is full but the two spares: what is settled is logged in them, segments die, and room comes back.
+#[test]
+fn a_store_without_a_free_byte_lives_on_its_reserve() {
+    let disk = SimDisk::new(1);
+    let (mut store, _) = open(&disk);
+    for seq in 0..60 {
+        commit(&mut store, vec![publish(&message(seq, 1_000), 1, seq)], seq);
+        store.tick(at(seq)).unwrap();
+    }
+    assert_eq!(store.reserved(), 2 * u64::from(settings().segment_bytes));
+    disk.set_capacity(Some(disk.bytes_used()));
+    store.set_disk_short(true);
+    let used = disk.bytes_used();
+    for seq in 0..60 {
+        let ms = 100 + seq * 1_000;
+        commit(&mut store, vec![ack(1, seq, seq)], ms);
+        for _ in 0..10 {
+            store.tick(at(ms)).unwrap();
+        }
+    }
+    assert!(disk.bytes_used() < used / 2, "{} of {used} bytes", disk.bytes_used());
+    assert_eq!(store.reserved(), 2 * u64::from(settings().segment_bytes));
+    drop(store);
+    let (_, recovered) = open(&disk.restart(Crash::Power));
+    assert!(
+        recovered
+            .queues
+            .get(&QueueId(1))
+            .is_none_or(|queue| queue.entries.is_empty())
+    );
+}
