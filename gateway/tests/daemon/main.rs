@@ -7,6 +7,7 @@
 
 mod amqp;
 mod durability;
+mod failure;
 mod hostile;
 mod interop;
 mod kills;
@@ -15,3 +16,4 @@ mod startup;
 mod stomp;
 mod support;
 mod threads;
+mod watermarks;
