@@ -165,6 +165,14 @@ fn every_definition_and_handshake_that_was_answered_outlives_kill_nine() {
 }
 
 #[test]
+fn a_queue_says_what_its_confirms_stand_for() {
+    python(
+        &mut Gatepost::with(2, "[store]\ninterval = \"100ms\"\n"),
+        "durability_modes.py",
+    );
+}
+
+#[test]
 fn the_first_question_after_a_restart_finds_everything() {
     let mut gatepost = Gatepost::start();
     Amqp::open(gatepost.amqp).declare_queue("work", true).expect("a queue");
