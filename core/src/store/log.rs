@@ -176,9 +176,10 @@ impl<D: Disk> Store<D> {
     pub fn durable(&self) -> Lsn {
         Lsn(self.durable)
     }
-    /// When [`Store::tick`] is due after a commit, if that is earlier than it said itself.
+    /// When [`Store::tick`] is due after a commit, if that is earlier than it said itself. Zeros can wait: who fills a
+    /// segment faster than chores come round writes much with each sync, and zeros would only be written besides.
     pub fn due(&self) -> Option<Time> {
-        let at_once = (self.wants_zeros() || self.wants_spare()).then_some(Time::default());
+        let at_once = self.wants_spare().then_some(Time::default());
         [self.sync_due, self.checkpoint_due(), at_once]
             .into_iter()
             .flatten()
