@@ -153,7 +153,6 @@ impl InFlight {
         self.ring.iter_mut().flatten()
     }
     /// Every outgoing message, in no particular order.
-    #[cfg(feature = "testing")]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Outgoing> {
         self.ring.iter().flatten()
     }

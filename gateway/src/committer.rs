@@ -226,14 +226,14 @@ pub(crate) fn run(node: &Node, mut store: Store) -> Result<(), StoreError> {
                 // Some wait for less than the rest.
                 report(&latest_tickets(&group), node, Engine::written);
             }
-            if let Some(due) = store.due() {
+            if let Some(due) = store.sync_due() {
                 chores_at = Some(chores_at.map_or(due, |at| at.min(due)));
             }
             group.batches.clear();
             group.vhosts.clear();
         }
         waiting.report(store.durable(), node);
-        if chores_at.is_none_or(|at| at <= node.clock.now().monotonic) {
+        if store.is_due() || chores_at.is_none_or(|at| at <= node.clock.now().monotonic) {
             chores_at = store.tick(node.clock.now())?;
             waiting.report(store.durable(), node);
         }

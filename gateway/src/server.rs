@@ -7,7 +7,7 @@ use crate::exit::Failure;
 use crate::listener::{self, Bound};
 use crate::node::Node;
 use crate::shutdown::{self, Signals};
-use crate::store::{self, Reader, Store};
+use crate::store::{self, Store};
 use crate::threads::IoThreads;
 use crate::{banner, committer, http, logging, machine, protocols, reader, watch};
 use std::io;
@@ -43,7 +43,7 @@ async fn run(node: Arc<Node>, store: Store, ports: Vec<Bound>, began: Instant) -
     let signals = Signals::listen().map_err(|error| internal("cannot handle signals", &error))?;
     let log_reader = store.reader();
     let committer = spawn("log", &node, move |node| commit(node, store))?;
-    let log_reader = spawn("log-read", &node, move |node| read(node, &log_reader))?;
+    let log_reader = spawn("log-read", &node, move |node| reader::run(node, log_reader))?;
     let threads = IoThreads::start(&node, node.config.node.io_threads);
     let threads = Arc::new(threads.map_err(|error| internal("cannot start I/O threads", &error))?);
     let banner = banner::text(&node, &ports, threads.count(), began.elapsed());
@@ -118,10 +118,6 @@ fn commit(node: &Node, store: Store) {
             "the message log in {data} failed, nothing more is confirmed: {error}"
         )));
     }
-}
-
-fn read(node: &Node, log: &Reader) {
-    reader::run(node, log);
 }
 
 fn internal(what: &str, error: &io::Error) -> Failure {

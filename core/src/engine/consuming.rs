@@ -8,6 +8,7 @@ use crate::fault::{Fault, FaultKind};
 use crate::message::Settled;
 use crate::queue::consumers::{Consumer, ConsumerKey};
 use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::ready::Head;
 use crate::queue::unsettled::{Held, QueueRef};
 use crate::store::{QueueAcks, Record};
 
@@ -219,10 +220,14 @@ impl Engine {
         loop {
             let Some(q) = self.queue_mut(queue) else { return };
             q.used_at = now.monotonic;
-            let Some(front) = q.ready.front() else {
-                self.counters.get_empty += 1;
-                let answer = Out::Event(Event::GetEmpty { channel });
-                return self.answer_get(link, channel, again, answer, None);
+            let front = match q.ready.head() {
+                Head::Empty => {
+                    self.counters.get_empty += 1;
+                    let answer = Out::Event(Event::GetEmpty { channel });
+                    return self.answer_get(link, channel, again, answer, None);
+                }
+                Head::Paged => return self.get_later(link, g, queue, again),
+                Head::Entry(front) => front,
             };
             match &front.body {
                 Body::Memory(m) if super::dispatch::expired(q, m, now.wall) => {
@@ -237,17 +242,18 @@ impl Engine {
                     let gate = (!marked).then(|| self.stage_mark(queue, seq));
                     return self.got(link, g, queue, again, gate);
                 }
-                Body::Disk { .. } => {
-                    // Comes back when the body is here.
-                    self.load_head(queue);
-                    if !again && let Some(l) = link_at(&mut self.links, link) {
-                        l.channel(channel).held.push_back((GATE_NEVER, Out::Awaited));
-                    }
-                    self.memory.waiting_gets.push((queue, link, g));
-                    return;
-                }
+                Body::Disk { .. } => return self.get_later(link, g, queue, again),
             }
         }
+    }
+
+    /// Comes back when the body is here.
+    fn get_later(&mut self, link: Link, g: Get, queue: QueueRef, again: bool) {
+        self.load_head(queue);
+        if !again && let Some(l) = link_at(&mut self.links, link) {
+            l.channel(g.channel).held.push_back((GATE_NEVER, Out::Awaited));
+        }
+        self.memory.waiting_gets.push((queue, link, g));
     }
 
     fn answer_get(&mut self, link: Link, channel: ChannelNumber, again: bool, out: Out, gate: Option<u64>) {

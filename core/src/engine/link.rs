@@ -245,7 +245,6 @@ impl LinkState {
     pub(crate) fn channel_count(&self) -> usize {
         self.channels.len()
     }
-    #[cfg(feature = "testing")]
     pub(crate) fn channels(&self) -> impl Iterator<Item = &Channel> {
         self.channels.iter().map(|c| &**c)
     }

@@ -7,7 +7,7 @@
 //!          └─ sessions: MQTT sessions and subscriptions     take: number, hand out, confirm
 //!
 //!   staging ──drain──► log ──durable──► what waited: answers, confirms
-//!   memory: bodies leave to the log, and come back (loaded)
+//!   memory: bodies leave to the log, then the middle of their queues does; both come back (loaded)
 //! ```
 
 #[cfg(feature = "testing")]
@@ -40,7 +40,7 @@ use crate::queue::consumers::{Consumer, ConsumerKey};
 use crate::queue::unsettled::QueueRef;
 use crate::retained::Retained;
 use crate::router::Router;
-use crate::store::{Batch, Durability, QueueId, Read, Ticket};
+use crate::store::{Batch, Durability, QueueId, Request, Ticket};
 use crate::time::{Now, Time};
 use hashbrown::HashMap;
 use link::{LinkState, Out};
@@ -502,7 +502,7 @@ impl Engine {
 
     /// Hands over what is to be logged and fetched. Call before every unlock; submit the batch (if not empty) to the
     /// log before unlocking, so that batches arrive in ticket order.
-    pub fn drain(&mut self, batch: &mut Batch, reads: &mut Vec<Read>) {
+    pub fn drain(&mut self, batch: &mut Batch, requests: &mut Vec<Request>) {
         // Settles ride along with whatever is written, or go alone when they have waited long enough.
         if !self.acks_dirty.is_empty()
             && (!self.staging.is_empty() || self.acks_due.is_some_and(|due| self.now.monotonic >= due))
@@ -510,7 +510,7 @@ impl Engine {
             self.stage_acks();
         }
         self.staging.drain(batch);
-        reads.append(&mut self.memory.reads);
+        requests.append(&mut self.memory.requests);
     }
 
     /// The log reports: the batch `ticket` and all before it are written.

@@ -63,7 +63,6 @@ impl Unsettled {
         held
     }
     /// All of them, oldest first.
-    #[cfg(feature = "testing")]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Held> {
         self.held.iter().filter_map(|(_, held)| held.as_ref())
     }

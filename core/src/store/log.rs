@@ -7,7 +7,7 @@ use super::checkpoint::Marks;
 use super::compact::Compaction;
 use super::disk::{Disk, DiskFile};
 use super::files::Shared;
-use super::index::{Index, Root};
+use super::index::Root;
 use super::reader::Reader;
 use super::record::{self, FIRST, GROUP, Kind, LAST, message_bytes_max};
 use super::segment::{RECORDS_AT, SegmentHeader, SegmentKind, SegmentWriter, size_for};
@@ -37,7 +37,6 @@ pub struct Lsn(pub u64);
 pub struct Store<D: Disk> {
     pub(super) shared: Arc<Shared<D>>,
     pub(super) settings: StoreSettings,
-    pub(super) index: Index,
     pub(super) segments: BTreeMap<u32, Segment>,
     pub(super) marks: Marks,
     /// The segment the log ends in. The first commit makes it, so that a start that logs nothing leaves nothing.
@@ -138,7 +137,6 @@ impl<D: Disk> Store<D> {
         let store = Store {
             shared: found.shared,
             settings,
-            index: found.index,
             segments: found.segments,
             durable: marks.next_base,
             written: marks.next_base,
@@ -176,14 +174,9 @@ impl<D: Disk> Store<D> {
     pub fn durable(&self) -> Lsn {
         Lsn(self.durable)
     }
-    /// When [`Store::tick`] is due after a commit, if that is earlier than it said itself. Zeros can wait: who fills a
-    /// segment faster than chores come round writes much with each sync, and zeros would only be written besides.
-    pub fn due(&self) -> Option<Time> {
-        let at_once = self.wants_spare().then_some(Time::default());
-        [self.sync_due, self.checkpoint_due(), at_once]
-            .into_iter()
-            .flatten()
-            .min()
+    /// When the interval's sync is due, if it is: [`Store::tick`] does it. A commit may make it earlier.
+    pub fn sync_due(&self) -> Option<Time> {
+        self.sync_due
     }
     /// Whether the disk is short: then more is compacted, sooner, and what is dead is given back sooner.
     pub fn set_disk_short(&mut self, short: bool) {
@@ -368,6 +361,7 @@ impl<D: Disk> Store<D> {
         let Some(active) = &mut self.active else { return };
         active.begin(self.durable, self.marks.wall);
         let segment = active.header.id;
+        let index = &mut *self.shared.index.lock();
         let mut saw = |queue: QueueId| self.marks.queue_id_max = self.marks.queue_id_max.max(queue);
         match record {
             Record::Message { message, routes } => {
@@ -375,13 +369,13 @@ impl<D: Disk> Store<D> {
                 if let Plan::Again(at) = plan {
                     active.put(Kind::Ref, flags, &[], |out| record::put_ref(at, routes, out));
                     for route in routes {
-                        self.index.join(*route, Root::At(at), at.segment);
+                        index.join(*route, Root::At(at), at.segment);
                     }
                     return;
                 }
                 let offset = active.put_message(message, routes, flags);
                 for route in routes {
-                    self.index.insert(route.queue, route.seq, segment);
+                    index.insert(route.queue, route.seq, segment);
                 }
                 self.placed.push((message.clone(), Position { segment, offset }));
                 StoreStats::add(&self.shared.stats.messages_written, 1);
@@ -391,29 +385,28 @@ impl<D: Disk> Store<D> {
                 for queue in acks {
                     saw(queue.queue);
                     for &(lo, hi) in &queue.settled {
-                        self.index.settle(queue.queue, lo, hi);
+                        index.settle(queue.queue, lo, hi);
                     }
                 }
             }
             Record::State(state) => {
                 active.put(Kind::State, flags, &[], |out| record::put_state(state, out));
                 saw(queue_of(state));
-                self.index.state(state);
+                index.state(state);
             }
             Record::Key { key, value } => {
                 let (offset, len, version) = active.put_key(0, key, value.as_deref(), flags);
-                self.index
-                    .key(key, Position { segment, offset }, len, version, value.is_none());
+                index.key(key, Position { segment, offset }, len, version, value.is_none());
             }
             Record::Purge { queue, upto } => {
                 active.put(Kind::Purge, flags, &[], |out| record::put_purge(*queue, *upto, out));
                 saw(*queue);
-                self.index.purge(*queue, *upto);
+                index.purge(*queue, *upto);
             }
             Record::QueueDelete { queue } => {
                 active.put(Kind::QueueDelete, flags, &[], |out| put_varint(out, queue.0));
                 saw(*queue);
-                self.index.delete(*queue);
+                index.delete(*queue);
             }
         }
     }
@@ -465,7 +458,8 @@ impl<D: Disk> Store<D> {
 
     pub(super) fn add_segment(&mut self, writer: &SegmentWriter<D::File>) {
         let header = writer.header;
-        self.shared.add(header, Some(writer.file.clone()));
+        self.shared
+            .add(header, Some(writer.file.clone()), Some(writer.directory.clone()));
         let file_bytes = writer.file.len().unwrap_or(0);
         self.segments.insert(header.id, Segment::new(header, file_bytes));
     }
@@ -521,8 +515,13 @@ impl<D: Disk> Store<D> {
     }
 
     pub(super) fn seal(&mut self, writer: &mut SegmentWriter<D::File>) -> io::Result<()> {
-        let (end, routes, keys) = (writer.end(), writer.directory.routes, writer.directory.keys);
+        let (routes, keys) = {
+            let directory = writer.directory.lock();
+            (directory.routes, directory.keys)
+        };
+        let end = writer.end();
         let bytes = writer.seal(false)?;
+        self.shared.sealed(writer.header.id);
         StoreStats::add(&self.shared.stats.bytes_written, bytes);
         let file_bytes = writer.file.len()?;
         if let Some(segment) = self.segments.get_mut(&writer.header.id) {
@@ -540,7 +539,7 @@ impl<D: Disk> Store<D> {
 
     fn gauge(&self) {
         let stats = &self.shared.stats;
-        let (routes, keys) = self.index.live_total();
+        let (routes, keys) = self.shared.index.lock().live_total();
         StoreStats::set(&stats.live_messages, routes);
         StoreStats::set(&stats.live_keys, keys);
         StoreStats::set(&stats.segments, self.segments.len() as u64);

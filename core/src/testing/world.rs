@@ -16,7 +16,7 @@ pub use crate::engine::{Room, Settings};
 use crate::event::{Event, Pressure};
 use crate::properties::Codecs;
 use crate::store::disk::Disk;
-use crate::store::{Batch, Loaded, Lsn, Read, Reader, Store, StoreSettings, Ticket};
+use crate::store::{Answer, Batch, Lsn, Reader, Request, Store, StoreSettings, Ticket};
 use crate::time::{Now, Time, Wall};
 use std::collections::VecDeque;
 use std::hash::Hasher;
@@ -65,8 +65,8 @@ pub struct World {
     written: Option<Ticket>,
     /// Written, and to be reported as durable once the store is that far.
     undurable: VecDeque<(Lsn, Ticket)>,
-    asked: Vec<Read>,
-    fetched: Vec<Loaded>,
+    asked: Vec<Request>,
+    fetched: Vec<Answer>,
     trace: Trace,
     /// When the store's background work is due.
     tick_at: Option<Time>,
@@ -229,9 +229,13 @@ impl World {
             self.store = None;
             return false;
         };
-        if let Some(due) = store.due() {
-            self.tick_at = Some(self.tick_at.map_or(due, |at| at.min(due)));
-        }
+        // As the gateway does: a store that had nothing to do is asked again once something was logged.
+        let due = if store.is_due() || self.tick_at.is_none() {
+            Some(self.now.monotonic)
+        } else {
+            store.sync_due()
+        };
+        self.tick_at = [self.tick_at, due].into_iter().flatten().min();
         self.submitted.clear();
         self.written = ticket;
         self.undurable.extend(ticket.map(|ticket| (must, ticket)));
@@ -254,8 +258,8 @@ impl World {
     }
     /// Reads the bodies the engine asked for.
     pub fn fetch(&mut self) {
-        if let Some((_, reader)) = &self.store {
-            self.fetched.extend(reader.read(&std::mem::take(&mut self.asked)));
+        if let Some((_, reader)) = &mut self.store {
+            self.fetched.extend(reader.serve(&std::mem::take(&mut self.asked)));
         }
     }
     /// Brings the bodies that were read.

@@ -6,6 +6,7 @@ mod definitions;
 mod durability;
 mod full;
 mod memory;
+mod paging;
 mod publishing;
 mod recovery;
 mod sessions;

@@ -22,8 +22,9 @@ pub(in crate::store) struct Spare {
     pub(in crate::store) written: bool,
 }
 
-/// A segment that was synced this often is worth the zeros of its successor.
-const SYNCS_WORTH_ZEROS: u32 = 8;
+/// What a sync that changes a file's blocks writes besides, into the file system's journal. Zeros are worth as much of it
+/// as they save.
+const JOURNAL_BYTES: u64 = 8 << 10;
 
 impl<D: Disk> Store<D> {
     /// Bytes set aside for the log, beside what the file system has left.
@@ -125,9 +126,9 @@ impl<D: Disk> Store<D> {
     /// Whether to begin to fill a spare with zeros: once the active segment is half full, if it was synced often. A sync
     /// that changes a file's blocks also writes the file system's journal, which wears more than the zeros do.
     pub(super) fn wants_zeros(&self) -> bool {
-        let half = u64::from(self.settings.segment_bytes / 2);
-        let half_full = |active: &SegmentWriter<D::File>| u64::from(active.position()) >= half;
-        self.syncs_here >= SYNCS_WORTH_ZEROS
+        let half = self.settings.segment_bytes / 2;
+        let half_full = |active: &SegmentWriter<D::File>| active.position() >= half;
+        u64::from(self.syncs_here) * JOURNAL_BYTES >= u64::from(half)
             && !self.ahead_failed
             && !self.disk_short
             && self.ahead.is_none()

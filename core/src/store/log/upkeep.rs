@@ -13,14 +13,25 @@ use std::io;
 use std::time::Duration;
 
 impl<D: Disk> Store<D> {
+    /// Whether a commit has made [`Store::tick`] due earlier than it said. Costs nothing to ask after each.
+    pub fn is_due(&self) -> bool {
+        self.is_checkpoint_cheap() || self.wants_zeros() || self.wants_spare()
+    }
+
+    /// Whether a segment was sealed, and the checkpoint is small beside what was logged since the last one.
+    fn is_checkpoint_cheap(&self) -> bool {
+        let state = &self.checkpoint;
+        state.sealed && state.bytes <= state.logged / CHECKPOINT_SHARE
+    }
+
     pub(super) fn checkpoint_due(&self) -> Option<Time> {
         let state = &self.checkpoint;
         let waiting = || {
-            self.segments
-                .values()
-                .any(|s| s.sealed && !s.doomed && self.index.live(s.header.id) == Live::default())
+            let index = self.shared.index.lock();
+            let dead = |s: &Segment| s.sealed && !s.doomed && index.live(s.header.id) == Live::default();
+            self.segments.values().any(dead)
         };
-        if state.sealed && state.bytes <= state.logged / CHECKPOINT_SHARE {
+        if self.is_checkpoint_cheap() {
             return Some(state.last);
         }
         let most = if self.disk_short {
@@ -56,7 +67,7 @@ impl<D: Disk> Store<D> {
                 keys: s.keys,
             })
             .collect();
-        let bytes = checkpoint::encode(&self.marks, &covered, &self.index);
+        let bytes = checkpoint::encode(&self.marks, &covered, &self.shared.index.lock());
         self.checkpoint = CheckpointState {
             last: now.monotonic,
             bytes: bytes.len() as u64,
@@ -76,9 +87,10 @@ impl<D: Disk> Store<D> {
         }
         StoreStats::add(&self.shared.stats.bytes_written, bytes.len() as u64);
         StoreStats::add(&self.shared.stats.checkpoints, 1);
+        let index = self.shared.index.lock();
         for segment in self.segments.values_mut() {
             segment.covered_before = std::mem::replace(&mut segment.covered, segment.end);
-            let dead = segment.sealed && self.index.live(segment.header.id) == Live::default();
+            let dead = segment.sealed && index.live(segment.header.id) == Live::default();
             segment.doomed |= dead && segment.covered_before >= segment.end;
         }
         Ok(())
@@ -99,7 +111,7 @@ impl<D: Disk> Store<D> {
             }
             self.segments.remove(&id);
             self.spare_failed = false;
-            self.index.forget(id);
+            self.shared.index.lock().forget(id);
             if let Err(error) = self.retire_one(&segment) {
                 // It stays on disk; the next start finds it dead.
                 tracing::warn!(segment = id, %error, "a segment could not be recycled");
@@ -116,7 +128,7 @@ impl<D: Disk> Store<D> {
         {
             for listed in Entries::new(&directory) {
                 if let Listed::Key { key, .. } = listed {
-                    self.index.key_copy_gone(key);
+                    self.shared.index.lock().key_copy_gone(key);
                 }
             }
         }
