@@ -82,13 +82,20 @@ fn listen(
     threads: &Arc<IoThreads>,
     port: Bound,
 ) -> Result<(), Failure> {
-    let socket = tokio::net::TcpListener::from_std(port.socket).map_err(|error| internal("cannot listen", &error))?;
     let (node, threads) = (Arc::clone(node), Arc::clone(threads));
     match node.protocols.iter().position(|p| p.name() == port.name) {
         Some(protocol) => {
-            tasks.spawn(listener::accept(node, threads, protocol, socket));
+            let thread = threads.accepting().clone();
+            let socket = {
+                let _registered_there = thread.enter();
+                tokio::net::TcpListener::from_std(port.socket)
+            };
+            let socket = socket.map_err(|error| internal("cannot listen", &error))?;
+            tasks.spawn_on(listener::accept(node, threads, protocol, socket), &thread);
         }
         None => {
+            let socket = tokio::net::TcpListener::from_std(port.socket);
+            let socket = socket.map_err(|error| internal("cannot listen", &error))?;
             let router = http::router(node, threads);
             tasks.spawn(async move {
                 // Returns only if it is told to, which nobody does.

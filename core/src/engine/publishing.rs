@@ -4,6 +4,7 @@
 //! the open batch; the entry is over when the batch is durable, or as soon as every one of its messages was settled by
 //! all its consumers before it was written.
 
+use super::budget::Budget;
 use super::staging::Staging;
 use super::{Engine, Link, Wakes, done, link_at};
 use crate::command::{Channel as ChannelNumber, Command, PublishFlags, Transaction};
@@ -394,7 +395,9 @@ impl Engine {
                     multiple,
                     outcome,
                 } => {
-                    work += self.settle(link, channel, number, multiple, outcome, wakes);
+                    let mut whole = Budget::whole();
+                    let _ = self.settle(link, channel, number, multiple, outcome, &mut whole, wakes);
+                    work += usize::MAX - whole.left();
                 }
                 _ => debug_assert!(false, "a transaction holds publishes and settles"),
             }

@@ -449,6 +449,7 @@ impl Engine {
             delayed_will: None,
             expiry_timer: None,
             open: false,
+            ending: false,
         }) as u32;
         self.session_ids.insert(client_id, session);
         self.watch_session_expiry(session);

@@ -1,8 +1,8 @@
 //! The log: what makes a confirm true after a power cut.
 //!
 //! One log per data directory. The engine hands over [`Batch`]es of records that reference messages; a committer encodes,
-//! checksums, writes and syncs them, holding no lock; a reader fetches bodies back, and tells which messages a queue has in
-//! the log. This module knows queues only by
+//! checksums, writes and syncs them, holding no lock; a reader fetches bodies back, and tells which messages a queue has
+//! in the log. This module knows queues only by
 //! number: it never imports `queue` or `exchange`.
 //!
 //! How to use it, from the committer's thread:

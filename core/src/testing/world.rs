@@ -174,17 +174,22 @@ impl World {
     }
     /// Applies commands now, in as many holds as the engine wants. A client that is gone is ignored.
     pub fn send(&mut self, client: Client, mut commands: Vec<Command>) {
+        while self.hold(client, &mut commands) {}
+    }
+    /// Applies commands for one hold of the engine's lock, as a driver does. Returns whether some are left.
+    pub fn hold(&mut self, client: Client, commands: &mut Vec<Command>) -> bool {
         let Some(link) = self.clients[client.0].link else {
-            return;
+            return false;
         };
         let gone = commands.iter().any(|c| matches!(c, Command::Detach));
         let now = self.now;
         self.clients[client.0].more = true;
-        while self.turn(|engine, wakes| engine.apply(now, link, &mut commands, wakes)) {}
-        if gone {
+        let left = self.turn(|engine, wakes| engine.apply(now, link, commands, wakes));
+        if gone && !left {
             self.clients[client.0].link = None;
             self.clients[client.0].queued.clear();
         }
+        left
     }
     /// Queues commands for [`World::step`] to apply, in order.
     pub fn queue(&mut self, client: Client, commands: impl IntoIterator<Item = Command>) {

@@ -5,6 +5,7 @@ mod consuming;
 mod definitions;
 mod durability;
 mod full;
+mod holds;
 mod memory;
 mod paging;
 mod publishing;
