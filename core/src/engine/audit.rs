@@ -104,6 +104,9 @@ impl Engine {
             }
         }
         self.audit_sessions(&mut found);
+        for entry in self.memory.doomed() {
+            found.entry(entry);
+        }
         for (slot, q) in &self.queues {
             let mut last = None;
             let mut bytes = 0;

@@ -311,9 +311,7 @@ impl Engine {
         self.memory.forget_deep(&q, &self.queues);
         self.cancel_queue_timers(queue, &q);
         self.counters.queues_deleted += 1;
-        for entry in q.ready.drain() {
-            self.memory.drop_body(&entry.body);
-        }
+        self.memory.doom(std::mem::take(&mut q.ready));
         if q.durable {
             let key = super::recovery::queue_key(q.id);
             self.staging.record(Record::Key { key, value: None });
@@ -359,41 +357,25 @@ impl Engine {
         let messages = u32::try_from(q.ready.len()).unwrap_or(u32::MAX);
         let (upto, id, plain) = (q.next_seq, q.id, q.unsettled == 0);
         let mut gate = None;
-        let paged = q.ready.paged() > 0;
         q.paging = None;
-        let entries: Vec<_> = q.ready.drain().collect();
-        let mut logged = paged;
-        if paged && !plain {
-            // Which ones were in the log only is not known. All that is not held is gone.
-            let mut next = 0;
-            for held in self.held_of(queue).into_iter().chain([upto]) {
-                if held > next
-                    && let Some(q) = self.queue_mut(queue)
-                {
-                    q.note_acks(next, held - 1);
-                }
-                next = held + 1;
-            }
-            self.acks_dirty.push(queue.slot);
-        }
-        for entry in entries {
-            if entry.flags.has(EntryFlags::LOGGED) {
-                logged = true;
-                // Held entries keep the record from saying "all below"; then each is settled by itself.
-                if !plain
-                    && !paged
-                    && let Some(q) = self.queue_mut(queue)
-                    && q.note_ack(entry.seq)
-                {
-                    self.acks_dirty.push(queue.slot);
-                }
-            }
-            self.memory.drop_body(&entry.body);
-        }
+        let ready = std::mem::take(&mut q.ready);
+        let logged = ready.paged() > 0 || ready.entries().any(|entry| entry.flags.has(EntryFlags::LOGGED));
+        self.memory.doom(ready);
         if logged {
             if plain {
                 self.staging.record(Record::Purge { queue: id, upto });
             } else {
+                // All that is not held is gone; which ones those are, is not all known here.
+                let mut next = 0;
+                for held in self.held_of(queue).into_iter().chain([upto]) {
+                    if held > next
+                        && let Some(q) = self.queue_mut(queue)
+                    {
+                        q.note_acks(next, held - 1);
+                    }
+                    next = held + 1;
+                }
+                self.acks_dirty.push(queue.slot);
                 self.stage_acks();
             }
             gate = Some(self.staging.wait());

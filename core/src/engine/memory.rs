@@ -8,7 +8,7 @@ use crate::event::Pressure;
 use crate::message::Dialect;
 use crate::message::Message;
 use crate::queue::entry::{Body, Entry, EntryFlags};
-use crate::queue::ready::Leave;
+use crate::queue::ready::{Leave, Ready};
 use crate::queue::unsettled::QueueRef;
 use crate::queue::{Queue, QueueKind};
 use crate::store::{Answer, Loaded, Page, PageRead, QueueId, Read, Record, Request, Route, Routes};
@@ -32,6 +32,8 @@ pub(crate) struct Memory {
     deep_gone: usize,
     /// Bodies of deliveries to be sent again that are on their way from disk: whose, and under which packet id.
     pub(crate) resends: HashMap<(QueueId, u64), (u32, u16)>,
+    /// What purged and deleted queues held: dropped some at a time.
+    doomed: VecDeque<Ready>,
     /// What the reader is to fetch; taken by `drain`.
     pub(crate) requests: Vec<Request>,
     /// `Get`s whose message is on its way from disk.
@@ -47,6 +49,8 @@ const READ_ENTRIES: usize = 256;
 const READ_BYTES: usize = 256 << 10;
 /// Entries looked at in one hold of the lock.
 const EVICT_STEPS: usize = 2048;
+/// Doomed entries dropped in one hold of the lock.
+const BURY_STEPS: usize = 1024;
 /// Entries read back from the log at once, and how few are left in front of the rest when the next ones are asked for.
 const PAGE_ENTRIES: usize = 128;
 const PAGE_AHEAD: usize = 64;
@@ -95,6 +99,29 @@ impl Memory {
         entry.body = disk;
         true
     }
+    /// Drops what a queue held, at once or in the holds that follow.
+    pub(crate) fn doom(&mut self, ready: Ready) {
+        self.doomed.push_back(ready);
+        self.bury();
+    }
+    /// Drops some of what is doomed. Returns whether there is more.
+    fn bury(&mut self) -> bool {
+        for _ in 0..BURY_STEPS {
+            let Some(ready) = self.doomed.front_mut() else {
+                return false;
+            };
+            match ready.pop_any() {
+                Some(entry) => self.drop_body(&entry.body),
+                None => _ = self.doomed.pop_front(),
+            }
+        }
+        !self.doomed.is_empty()
+    }
+    /// Entries that are doomed and not dropped yet.
+    #[cfg(feature = "testing")]
+    pub(crate) fn doomed(&self) -> impl Iterator<Item = &Entry> {
+        self.doomed.iter().flat_map(Ready::entries)
+    }
     /// Notes that the queue has bodies that may leave: one that nobody consumes, or a long one.
     pub(crate) fn note_deep(&mut self, queue: &mut Queue, slot: u32) {
         let deep = if queue.consumers.is_empty() {
@@ -125,6 +152,9 @@ impl Memory {
 impl Engine {
     /// Lets bodies go if there are too many, and tells publishers to wait if that is not enough.
     pub(crate) fn relieve_memory(&mut self, wakes: &mut Wakes) {
+        if self.memory.bury() {
+            self.timers.set_burial(self.now.monotonic);
+        }
         self.memory.shed_above = self.settings.cache_bytes_max / 2;
         if self.memory.bytes > self.settings.cache_bytes_max {
             self.evict_bodies();

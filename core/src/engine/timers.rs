@@ -20,6 +20,8 @@ pub(crate) enum Timer {
     QueueExpiry(u32, u64),
     /// Retained messages may have expired.
     Retained,
+    /// What purged and deleted queues held is not all dropped yet.
+    Burial,
 }
 
 /// The engine's timers. Whoever sets one remembers when it is due, and cancels it before it sets another: what comes and
@@ -48,6 +50,12 @@ impl Timers {
         }
         self.retained = Some(at);
         self.set(at, Timer::Retained);
+    }
+    /// Has what is doomed dropped: what a timer does besides, each does.
+    pub(crate) fn set_burial(&mut self, now: Time) {
+        if !matches!(self.due.first(), Some((_, Timer::Burial))) {
+            self.set(now, Timer::Burial);
+        }
     }
     fn next(&self) -> Option<Time> {
         self.due.first().map(|(at, _)| *at)
@@ -87,6 +95,7 @@ impl Engine {
                 Timer::Head(slot, id) => self.expire_head(QueueRef { slot, id: QueueId(id) }, wakes),
                 Timer::QueueExpiry(slot, id) => self.expire_queue(QueueRef { slot, id: QueueId(id) }, wakes),
                 Timer::Retained => self.expire_retained(),
+                Timer::Burial => {}
             }
             budget.spend(TIMER_WORK);
         }

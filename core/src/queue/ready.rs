@@ -129,11 +129,15 @@ impl Ready {
         self.uncount(&entry);
         Some(entry)
     }
-    /// Removes everything, and returns the entries that were here.
-    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Entry> + use<> {
-        let Ready { base, higher, .. } = std::mem::take(self);
-        let levels = higher.into_iter().rev().chain([base]);
-        levels.flat_map(|level| level.returned.into_values().chain(level.fresh).chain(level.tail))
+    /// Removes some entry that is here, of a queue that is no more.
+    pub(crate) fn pop_any(&mut self) -> Option<Entry> {
+        let taken = self.levels_mut().find_map(|level| {
+            let last = level.tail.pop_back().or_else(|| level.fresh.pop_back());
+            last.or_else(|| Some(level.returned.pop_first()?.1))
+        });
+        let entry = taken?;
+        self.uncount(&entry);
+        Some(entry)
     }
     /// Entries from the front on, in order, up to the first one that is not here.
     pub(crate) fn front_entries(&self) -> impl Iterator<Item = &Entry> {
@@ -146,7 +150,6 @@ impl Ready {
         levels.flat_map(Level::front_entries)
     }
     /// All entries that are here, in order.
-    #[cfg(feature = "testing")]
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.levels().flat_map(|level| level.front_entries().chain(&level.tail))
     }
@@ -435,7 +438,7 @@ mod tests {
         r.put_back(first);
         assert_eq!(r.len(), 5);
         assert_eq!(r.front_entries().map(|e| e.seq).collect::<Vec<_>>(), [2, 1, 3, 0, 4]);
-        assert_eq!(r.drain().map(|e| e.seq).collect::<Vec<_>>(), [2, 1, 3, 0, 4]);
+        while r.pop_any().is_some() {}
         assert!(r.is_empty() && r.bytes() == 0);
     }
 

@@ -128,6 +128,27 @@ fn a_queue_deleted_while_it_is_on_disk_gives_the_disk_back() {
 }
 
 #[test]
+fn what_a_purge_or_a_delete_drops_is_dropped_some_at_a_time() {
+    let mut w = World::new(8);
+    w.set_audits(false);
+    let c = w.connect("test");
+    run(&mut w, c, [transient("t"), transient("u")]);
+    fill(&mut w, c, "t", 0, 5_000);
+    fill(&mut w, c, "u", 0, 5_000);
+    w.set_audits(true);
+    w.send(c, vec![purge("t"), delete("u")]);
+    assert_eq!(now(&mut w, c), ["purged 5000", "deleted 5000"]);
+    let mut before = w.counters().memory_bytes;
+    assert!(before > 0, "one hold does not drop them all");
+    while before > 0 {
+        w.advance(ms(1));
+        let left = w.counters().memory_bytes;
+        assert!(left < before);
+        before = left;
+    }
+}
+
+#[test]
 fn a_limit_drops_the_oldest_though_they_are_on_disk() {
     let mut w = small(4);
     let c = w.connect("test");
