@@ -185,6 +185,8 @@ impl PublishFlags {
     pub const MANDATORY: PublishFlags = PublishFlags(2);
     /// If the exchange does not exist, that is no fault: the message is dropped (and confirmed).
     pub const LENIENT: PublishFlags = PublishFlags(4);
+    /// The peer's protocol has no word for a refused publish: rather than be refused, it waits while the disk is full.
+    pub const PATIENT: PublishFlags = PublishFlags(8);
 
     /// Whether all bits of `other` are set.
     pub fn contains(self, other: PublishFlags) -> bool {

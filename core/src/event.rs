@@ -253,6 +253,9 @@ pub enum Pressure {
     Memory,
     /// Too little free disk.
     Disk,
+    /// None left but what is kept for settling: what would need more is refused where the peer can be told so, and waits
+    /// where it cannot.
+    Full,
     /// The log is behind for a moment. Peers are not told: it passes by itself, and often.
     Backlog,
 }

@@ -1,17 +1,21 @@
 //! The log's writing thread: takes what all vhosts submitted, makes it durable as one group, and reports back.
 //!
 //! ```text
-//!   vhost ─submit─┐                       ┌─► durable(ticket) ─► links woken
+//!   vhost ─submit─┐                       ┌─► written(ticket), durable(ticket) ─► links woken
 //!   vhost ─submit─┴► pending ─swap─► commit
 //! ```
 //!
 //! Group commit clocks itself: everything that arrives while one sync runs joins the next, taken whole. While
 //! publishers are still sending (fewer batches wait than the last group had), a group may wait for company up to the
-//! last sync's own duration. A single publisher is its own company and never waits.
+//! last sync's own duration. A single publisher is its own company and never waits. A group of which nothing needs a
+//! sync at once is not held to the least time between two.
 
 use crate::node::Node;
 use crate::store::Store;
-use gatepost_core::store::{Batch, Lsn, StoreError, Ticket};
+use crate::watch;
+use gatepost_core::engine::{Engine, Wakes};
+use gatepost_core::store::{Batch, Durability, Lsn, StoreError, Ticket};
+use gatepost_core::time::Now;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -32,10 +36,12 @@ struct Pending {
     /// Estimated bytes of all batches.
     bytes: usize,
     /// Batches somebody waits for.
-    syncs: usize,
+    awaited: usize,
+    /// What the neediest of them needs.
+    need: Option<Durability>,
     /// When the oldest batch came.
     since: Option<Instant>,
-    /// The committer sleeps until there are this many `syncs` (or lazy bytes, or a stop); 0: it is busy.
+    /// The committer sleeps until there are this many `awaited` (or lazy bytes, or a stop); 0: it is busy.
     sleeps_for: usize,
     stopping: bool,
 }
@@ -45,19 +51,52 @@ struct Pending {
 struct Group {
     batches: Vec<Batch>,
     vhosts: Vec<usize>,
-    syncs: usize,
+    awaited: usize,
+    need: Option<Durability>,
 }
 
-/// How the last sync went, which is what the next group goes by.
+/// How the last commit went, which is what the next group goes by.
 #[derive(Debug)]
 struct Pace {
     /// Least time from the end of one sync to the next.
     gap: Duration,
-    /// How long the last commit that synced took.
-    took: Duration,
+    /// How long the last commit took that synced, and the last that did not.
+    sync_took: Duration,
+    write_took: Duration,
+    /// When the last commit ended, and when the last that synced did.
     ended: Instant,
+    synced: Instant,
     /// Batches somebody waited for in the last group.
     company: usize,
+}
+
+impl Pace {
+    /// Until when a group that needs this must wait, and until when it may wait for company, if its oldest batch came
+    /// at `since`.
+    fn window(&self, need: Option<Durability>, since: Instant) -> (Instant, Instant) {
+        let (earliest, took) = if need == Some(Durability::Always) {
+            (self.synced + self.gap, self.sync_took)
+        } else {
+            (since, self.write_took)
+        };
+        (earliest, since.max(self.ended) + took.min(PATIENCE_MAX))
+    }
+
+    fn note(&mut self, group: &Group, began: Instant) {
+        self.ended = Instant::now();
+        let took = self.ended - began;
+        match group.need {
+            Some(Durability::Always) => {
+                self.sync_took = took;
+                self.synced = self.ended;
+            }
+            Some(_) => self.write_took = took,
+            None => {}
+        }
+        if group.awaited > 0 {
+            self.company = group.awaited;
+        }
+    }
 }
 
 /// Batches nobody waits for are written after this time, or with the next that somebody waits for.
@@ -72,7 +111,8 @@ impl LogQueue {
     pub(crate) fn submit(&self, vhost: usize, batch: Batch) {
         let mut pending = self.pending.lock();
         pending.bytes = pending.bytes.saturating_add(batch.bytes);
-        pending.syncs += usize::from(batch.sync || batch.urgent);
+        pending.awaited += usize::from(batch.need.is_some());
+        pending.need = pending.need.max(batch.need);
         let first = pending.since.is_none();
         if first {
             pending.since = Some(Instant::now());
@@ -80,7 +120,7 @@ impl LogQueue {
         pending.batches.push(batch);
         pending.vhosts.push(vhost);
         // A system call only where it changes something: the first batch starts the lazy clock.
-        let enough = pending.syncs >= pending.sleeps_for || pending.bytes >= LAZY_BYTES;
+        let enough = pending.awaited >= pending.sleeps_for || pending.bytes >= LAZY_BYTES;
         if pending.sleeps_for > 0 && (first || enough) {
             pending.sleeps_for = 0;
             drop(pending);
@@ -117,7 +157,7 @@ impl LogQueue {
                 _ if pending.stopping => break,
                 _ if now >= idle_until => break,
                 None => (idle_until, 1),
-                Some(since) if pending.syncs == 0 => {
+                Some(since) if pending.awaited == 0 => {
                     let until = since + LAZY;
                     if pending.bytes >= LAZY_BYTES || now >= until {
                         break;
@@ -125,9 +165,8 @@ impl LogQueue {
                     (until, 1)
                 }
                 Some(since) => {
-                    let earliest = pace.ended + pace.gap;
-                    let patient_until = since.max(pace.ended) + pace.took.min(PATIENCE_MAX);
-                    if now >= earliest && (pending.syncs >= pace.company || now >= patient_until) {
+                    let (earliest, patient_until) = pace.window(pending.need, since);
+                    if now >= earliest && (pending.awaited >= pace.company || now >= patient_until) {
                         break;
                     }
                     if now < earliest {
@@ -143,7 +182,8 @@ impl LogQueue {
         }
         std::mem::swap(&mut group.batches, &mut pending.batches);
         std::mem::swap(&mut group.vhosts, &mut pending.vhosts);
-        group.syncs = std::mem::take(&mut pending.syncs);
+        group.awaited = std::mem::take(&mut pending.awaited);
+        group.need = pending.need.take();
         pending.bytes = 0;
         pending.since = None;
         pending.stopping
@@ -156,42 +196,48 @@ impl LogQueue {
 /// The store failed: it is poisoned, and nothing more will be confirmed.
 pub(crate) fn run(node: &Node, mut store: Store) -> Result<(), StoreError> {
     let settings = &node.config.store;
+    let now = Instant::now();
     let mut pace = Pace {
         gap: settings.min_sync_gap.0,
-        took: Duration::ZERO,
-        ended: Instant::now(),
+        sync_took: Duration::ZERO,
+        write_took: Duration::ZERO,
+        ended: now,
+        synced: now,
         company: 1,
     };
     let mut group = Group::default();
     let mut waiting = Waiting::default();
+    let mut growth = Growth::default();
+    growth.note(node, &store);
     let mut chores_at = store.tick(node.clock.now())?;
     loop {
         let until_chores = chores_at.map_or(IDLE_MAX, |at| (at - node.clock.now().monotonic).min(IDLE_MAX));
         let stopping = node.log.collect(&mut group, &pace, Instant::now() + until_chores);
-        // Under the alarm the store spends no disk it need not: no compaction, no zeroing ahead.
-        store.set_disk_short(node.health.disk_alarm.load(Ordering::Relaxed));
+        // Under an alarm the store gives back sooner what is dead, and zeroes nothing ahead.
+        let [alarm, full] = [&node.health.disk_alarm, &node.health.disk_full].map(|flag| flag.load(Ordering::Relaxed));
+        store.set_disk_short(alarm || full);
         if !group.batches.is_empty() {
             let began = Instant::now();
             let lsn = store.commit(&mut group.batches, node.clock.now())?;
-            pace.ended = Instant::now();
+            pace.note(&group, began);
             node.commit_times.record(pace.ended - began);
-            if group.syncs > 0 {
-                pace.took = pace.ended - began;
-                pace.company = group.syncs;
-            }
             waiting.push(lsn, &group);
-            if lsn > store.confirmed() {
-                let due = node.clock.now().monotonic + settings.interval.0;
+            if !waiting.is_covered(store.durable()) {
+                // Some wait for less than the rest.
+                report(&latest_tickets(&group), node, Engine::written);
+            }
+            if let Some(due) = store.sync_due() {
                 chores_at = Some(chores_at.map_or(due, |at| at.min(due)));
             }
             group.batches.clear();
             group.vhosts.clear();
         }
-        waiting.report(store.confirmed(), node);
+        waiting.report(store.durable(), node);
         if store.is_due() || chores_at.is_none_or(|at| at <= node.clock.now().monotonic) {
             chores_at = store.tick(node.clock.now())?;
-            waiting.report(store.confirmed(), node);
+            waiting.report(store.durable(), node);
         }
+        growth.note(node, &store);
         // What `durable` caused on the way out is still written.
         if stopping && node.log.is_empty() {
             return store.close(node.clock.now());
@@ -199,10 +245,33 @@ pub(crate) fn run(node: &Node, mut store: Store) -> Result<(), StoreError> {
     }
 }
 
+/// Free disk is looked at whenever the log has grown by a part of a segment, or its reserve has changed: a second can be
+/// long.
+#[derive(Default)]
+struct Growth {
+    looked_at: u64,
+    reserved: u64,
+}
+
+impl Growth {
+    fn note(&mut self, node: &Node, store: &Store) {
+        let written = node.store_stats.bytes_written.load(Ordering::Relaxed);
+        let reserved = store.reserved();
+        if written - self.looked_at >= watch::worth_a_look(node) || reserved != self.reserved {
+            *self = Growth {
+                looked_at: written,
+                reserved,
+            };
+            node.health.log_reserved.store(reserved, Ordering::Relaxed);
+            node.look.notify_one();
+        }
+    }
+}
+
 /// With nothing to do, the store is asked again after this time all the same.
 const IDLE_MAX: Duration = Duration::from_secs(5);
 
-/// Groups that are written and not reported yet: with `durability = "interval"` they wait for a later sync.
+/// Groups that are written, and not as durable as they need: with `durability = "interval"` they wait for a later sync.
 #[derive(Default)]
 struct Waiting(VecDeque<(Lsn, Vec<(usize, Ticket)>)>);
 
@@ -210,29 +279,40 @@ impl Waiting {
     fn push(&mut self, lsn: Lsn, group: &Group) {
         // A ticket covers all before it, so nothing is reported past what waits.
         match self.0.back_mut() {
-            Some((last, tickets)) if *last >= lsn => latest_tickets(group, tickets),
-            _ => {
-                let mut tickets = Vec::new();
-                latest_tickets(group, &mut tickets);
-                self.0.push_back((lsn, tickets));
-            }
+            Some((last, tickets)) if *last >= lsn => add_latest_tickets(group, tickets),
+            _ => self.0.push_back((lsn, latest_tickets(group))),
         }
     }
 
-    fn report(&mut self, confirmed: Lsn, node: &Node) {
-        while let Some((_, tickets)) = self.0.pop_front_if(|(lsn, _)| *lsn <= confirmed) {
-            for (vhost, ticket) in tickets {
-                if let Some(vhost) = node.vhosts.get(vhost) {
-                    let now = node.clock.now();
-                    vhost.enter(|engine, wakes| engine.durable(now, ticket, wakes));
-                }
-            }
+    /// Whether everything that waits is covered.
+    fn is_covered(&self, durable: Lsn) -> bool {
+        self.0.back().is_none_or(|(lsn, _)| *lsn <= durable)
+    }
+
+    fn report(&mut self, durable: Lsn, node: &Node) {
+        while let Some((_, tickets)) = self.0.pop_front_if(|(lsn, _)| *lsn <= durable) {
+            report(&tickets, node, Engine::durable);
+        }
+    }
+}
+
+fn report(tickets: &[(usize, Ticket)], node: &Node, how: fn(&mut Engine, Now, Ticket, &mut Wakes)) {
+    for (vhost, ticket) in tickets {
+        if let Some(vhost) = node.vhosts.get(*vhost) {
+            let now = node.clock.now();
+            vhost.enter(|engine, wakes| how(engine, now, *ticket, wakes));
         }
     }
 }
 
 /// The highest ticket of each vhost in the group.
-fn latest_tickets(group: &Group, tickets: &mut Vec<(usize, Ticket)>) {
+fn latest_tickets(group: &Group) -> Vec<(usize, Ticket)> {
+    let mut tickets = Vec::new();
+    add_latest_tickets(group, &mut tickets);
+    tickets
+}
+
+fn add_latest_tickets(group: &Group, tickets: &mut Vec<(usize, Ticket)>) {
     for (batch, vhost) in group.batches.iter().zip(&group.vhosts) {
         match tickets.iter_mut().find(|(v, _)| v == vhost) {
             Some((_, ticket)) => *ticket = batch.ticket.max(*ticket),
@@ -246,7 +326,7 @@ mod tests {
     use super::*;
     use gatepost_core::store::Record;
 
-    fn batch(ticket: u64, sync: bool) -> Batch {
+    fn batch(ticket: u64, awaited: bool) -> Batch {
         let key = Record::Key {
             key: Box::new([1]),
             value: None,
@@ -254,17 +334,20 @@ mod tests {
         Batch {
             records: vec![key],
             ticket: Ticket(ticket),
-            sync,
+            need: awaited.then_some(Durability::Always),
             bytes: 32,
             ..Batch::default()
         }
     }
 
     fn pace(company: usize) -> Pace {
+        let now = Instant::now();
         Pace {
             gap: Duration::ZERO,
-            took: Duration::from_secs(3600),
-            ended: Instant::now(),
+            sync_took: Duration::from_secs(3600),
+            write_took: Duration::from_secs(3600),
+            ended: now,
+            synced: now,
             company,
         }
     }
@@ -279,7 +362,7 @@ mod tests {
         queue.submit(0, batch(1, true));
         let mut group = Group::default();
         assert!(!queue.collect(&mut group, &pace(1), later()));
-        assert_eq!((group.batches.len(), group.syncs), (1, 1));
+        assert_eq!((group.batches.len(), group.awaited), (1, 1));
     }
 
     #[test]
@@ -291,9 +374,7 @@ mod tests {
         }
         let mut group = Group::default();
         queue.collect(&mut group, &pace(3), later());
-        let mut durable = Vec::new();
-        latest_tickets(&group, &mut durable);
-        assert_eq!(durable, [(0, Ticket(5)), (1, Ticket(50))]);
+        assert_eq!(latest_tickets(&group), [(0, Ticket(5)), (1, Ticket(50))]);
         assert_eq!(group.batches.len(), 10);
         assert!(queue.is_empty());
     }
@@ -311,6 +392,33 @@ mod tests {
             queue.submit(0, batch(2, true));
             assert!(waiting.join().expect("the waiting thread") >= 1);
         });
+    }
+
+    #[test]
+    fn only_what_needs_a_sync_waits_for_the_gap_between_two() {
+        let gap = Duration::from_secs(3600);
+        let pace = Pace { gap, ..pace(1) };
+        let queue = LogQueue::default();
+        queue.submit(
+            0,
+            Batch {
+                need: Some(Durability::Os),
+                ..batch(1, false)
+            },
+        );
+        queue.submit(
+            0,
+            Batch {
+                need: Some(Durability::Interval),
+                ..batch(2, false)
+            },
+        );
+        let mut group = Group::default();
+        queue.collect(&mut group, &pace, later());
+        assert_eq!((group.batches.len(), group.need), (2, Some(Durability::Interval)));
+        let since = Instant::now();
+        assert_eq!(pace.window(Some(Durability::Always), since).0, pace.synced + gap);
+        assert_eq!(pace.window(group.need, since).0, since);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::auth::Directory;
 use crate::clock::Clock;
 use crate::committer::LogQueue;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::exit::Failure;
 use crate::histogram::Histogram;
 use crate::logging::Throttle;
@@ -13,7 +13,7 @@ use crate::vhost::Vhost;
 use gatepost_core::engine::{Engine, Settings};
 use gatepost_core::properties::{Codecs, Name};
 use gatepost_core::session::Protocol;
-use gatepost_core::store::{Recovered, StoreStats};
+use gatepost_core::store::{Durability, Recovered, StoreStats};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -52,6 +52,8 @@ pub(crate) struct Node {
     pub started: Instant,
     /// The log's figures.
     pub store_stats: Arc<StoreStats>,
+    /// Something changed that [`crate::watch`] should not notice a second later.
+    pub look: Notify,
     failure: Mutex<Option<Failure>>,
     failed: Notify,
 }
@@ -91,6 +93,10 @@ pub(crate) struct Health {
     pub poisoned: AtomicBool,
     /// Too little free disk: publishers wait.
     pub disk_alarm: AtomicBool,
+    /// None but what is kept for settling: durable publishes are refused.
+    pub disk_full: AtomicBool,
+    /// What the log has set aside, beside what is free.
+    pub log_reserved: AtomicU64,
     /// Free disk as last seen.
     pub disk_free: AtomicU64,
     /// The limit it is held against.
@@ -130,6 +136,7 @@ impl Node {
             health: Health::default(),
             started: Instant::now(),
             store_stats,
+            look: Notify::new(),
             failure: Mutex::new(None),
             failed: Notify::new(),
         }
@@ -180,6 +187,12 @@ fn engine_settings(config: &Config) -> Settings {
         // Of the budget: bodies leave memory over 60 %, publishers wait over 80 %.
         cache_bytes_max: config.store.cache.bytes().min(share(budget, 60)),
         memory_bytes_max: share(budget, 80),
+        log_backlog_bytes_max: config.store.backlog.bytes(),
+        durability: match config.store.durability {
+            config::Durability::Always => Durability::Always,
+            config::Durability::Interval => Durability::Interval,
+            config::Durability::Os => Durability::Os,
+        },
         queues_max: config.limits.max_queues,
         session_expiry_max: Some(u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX)),
         topic_exchange: config.mqtt.exchange.as_str().into(),

@@ -58,6 +58,7 @@ async fn run(node: Arc<Node>, store: Store, ports: Vec<Bound>, began: Instant) -
     let _ = io::Write::flush(&mut io::stdout());
     tracing::info!(ready_ms = began.elapsed().as_millis(), data = %node.config.node.data_dir.display(), "ready");
     if let Some(failure) = shutdown::wait(&node, signals).await {
+        shutdown::fail(&threads).await;
         return Err(failure);
     }
     shutdown::run(&node, &threads, tasks, committer, log_reader).await;
@@ -116,6 +117,9 @@ fn spawn(name: &str, node: &Arc<Node>, run: impl FnOnce(&Node) + Send + 'static)
 fn commit(node: &Node, store: Store) {
     if let Err(error) = committer::run(node, store) {
         node.health.poisoned.store(true, Ordering::Relaxed);
+        for vhost in &node.vhosts {
+            vhost.enter(|engine, wakes| engine.shutdown(wakes));
+        }
         let data = node.config.node.data_dir.display();
         node.fail(Failure::StoreFailed(format!(
             "the message log in {data} failed, nothing more is confirmed: {error}"

@@ -16,10 +16,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 const GOODBYES: Duration = Duration::from_millis(1_500);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
+/// After the log failed, probes see the red health for this long, and clients hear that the gateway goes.
+const RED: Duration = Duration::from_secs(1);
+
 /// SIGTERM and SIGINT.
 pub(crate) struct Signals {
     term: Signal,
     int: Signal,
+    /// Caught so that it does not end the process: a write over the limit on a file's size then fails like any other,
+    /// and is told and handled like any other.
+    _file_size: Signal,
 }
 
 impl Signals {
@@ -31,6 +37,7 @@ impl Signals {
         Ok(Signals {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
+            _file_size: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
         })
     }
 
@@ -58,6 +65,13 @@ pub(crate) async fn wait(node: &Node, mut signals: Signals) -> Option<Failure> {
         process::exit(128 + number);
     });
     node.take_failure()
+}
+
+/// Ends because the log failed: nothing is confirmed or written any more, and clients were told the moment it did.
+pub(crate) async fn fail(threads: &Arc<IoThreads>) {
+    tokio::time::sleep(RED).await;
+    let io = Arc::clone(threads);
+    blocking(move || io.stop()).await;
 }
 
 /// Ends in good order: says goodbye to clients, and writes the last words to the log.

@@ -1,6 +1,6 @@
 //! The message log on a real disk: opening it as configured, and saying plainly why it cannot be.
 
-use crate::config::{Config, Confirm, Durability};
+use crate::config::{Config, Confirm};
 use crate::exit::Failure;
 use crate::machine;
 use gatepost_core::store::disk::RealDisk;
@@ -25,14 +25,8 @@ pub(crate) fn open(config: &Config, wall: Wall) -> Result<(Store, Recovered), Fa
     let store = &config.store;
     let settings = StoreSettings {
         segment_bytes: u32::try_from(segment_bytes(config)).unwrap_or(u32::MAX),
-        durability: match store.durability {
-            Durability::Always => store::Durability::Always,
-            Durability::Interval => store::Durability::Interval {
-                every: store.interval.0,
-                confirm_written: store.confirm == Confirm::Written,
-            },
-            Durability::Os => store::Durability::Os,
-        },
+        interval: store.interval.0,
+        confirm_written: store.confirm == Confirm::Written,
         ..StoreSettings::default()
     };
     Store::open(Arc::new(disk), settings, wall).map_err(|error| failure(data, error))

@@ -1,19 +1,25 @@
 //! Looks after what changes around the process: the system's clock, free disk, a log that falls behind.
+//!
+//! ```text
+//!   free disk  ── limit: publishers wait ── reserve: durable publishes are refused ── 0
+//! ```
 
 use crate::machine;
 use crate::node::Node;
 use crate::store;
 use gatepost_core::event::Pressure;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const EVERY: Duration = Duration::from_secs(1);
-/// Commits that are further behind than this hold publishers back.
-const BEHIND: Duration = Duration::from_secs(2);
-/// The alarm ends only this much above the limit, in percent, so that it does not flutter.
+/// An alarm ends only this much above its limit, in percent, so that it does not flutter.
 const CLEAR_PERCENT: u64 = 105;
+/// Segments of free disk under which publishers wait.
+const LIMIT_SEGMENTS: u64 = 4;
+/// Segments kept for what consumers settle, and for definitions.
+const RESERVE_SEGMENTS: u64 = 2;
 
-/// Looks every second, for ever.
+/// Looks every second, and whenever the log has grown, for ever.
 pub(crate) async fn run(node: &Node) {
     let mut held: Option<Pressure> = None;
     loop {
@@ -25,8 +31,14 @@ pub(crate) async fn run(node: &Node) {
             }
             held = pressure;
         }
-        tokio::time::sleep(EVERY).await;
+        // Either way it is time.
+        let _ = tokio::time::timeout(EVERY, node.look.notified()).await;
     }
+}
+
+/// The log has grown by so much that free disk is worth a look.
+pub(crate) fn worth_a_look(node: &Node) -> u64 {
+    store::segment_bytes(&node.config) / 8
 }
 
 fn look(node: &Node) -> Option<Pressure> {
@@ -35,29 +47,84 @@ fn look(node: &Node) -> Option<Pressure> {
         let limit = disk_limit(node, all);
         health.disk_free.store(free, Ordering::Relaxed);
         health.disk_limit.store(limit, Ordering::Relaxed);
-        let was = health.disk_alarm.load(Ordering::Relaxed);
-        let alarm = if was {
-            free < limit / 100 * CLEAR_PERCENT
-        } else {
-            free < limit
-        };
-        if alarm != was {
-            health.disk_alarm.store(alarm, Ordering::Relaxed);
+        let alarm = is_under(&health.disk_alarm, free, limit);
+        if let Some(alarm) = alarm.changed {
             if alarm {
                 tracing::warn!(free, limit, "free disk is under its limit: publishers wait");
             } else {
                 tracing::info!(free, limit, "free disk is over its limit again");
             }
         }
-        if alarm {
+        let reserved = health.log_reserved.load(Ordering::Relaxed);
+        let (room, reserve) = (free.saturating_add(reserved), disk_reserve(node));
+        let full = is_under(&health.disk_full, room, reserve);
+        if let Some(full) = full.changed {
+            if full {
+                tracing::error!(room, reserve, "the disk is full: durable publishes are refused");
+            } else {
+                tracing::info!(room, reserve, "the disk is no longer full");
+            }
+        }
+        if full.now {
+            return Some(Pressure::Full);
+        }
+        if alarm.now {
             return Some(Pressure::Disk);
         }
     }
-    (node.log.backlog().1 >= BEHIND).then_some(Pressure::Backlog)
+    (node.log.backlog().1 >= node.config.store.backlog_time.0).then_some(Pressure::Backlog)
+}
+
+struct Alarm {
+    now: bool,
+    /// To what, if it did.
+    changed: Option<bool>,
+}
+
+fn is_under(alarm: &AtomicBool, value: u64, limit: u64) -> Alarm {
+    let was = alarm.load(Ordering::Relaxed);
+    let over = if was {
+        limit.saturating_add(limit / 100 * (CLEAR_PERCENT - 100))
+    } else {
+        limit
+    };
+    let now = value < over;
+    alarm.store(now, Ordering::Relaxed);
+    Alarm {
+        now,
+        changed: (now != was).then_some(now),
+    }
 }
 
 /// The largest of the setting, 5 %, and 4 segments.
 fn disk_limit(node: &Node, all: u64) -> u64 {
     let segment = store::segment_bytes(&node.config);
-    node.config.disk.free_limit.0.max(all / 20).max(4 * segment)
+    let limit = node.config.disk.free_limit.0.max(all / 20);
+    limit.max(LIMIT_SEGMENTS.saturating_mul(segment))
+}
+
+/// The larger of the setting and 2 segments; and what may be on its way to the log, so that it does not touch them.
+fn disk_reserve(node: &Node) -> u64 {
+    let segment = store::segment_bytes(&node.config);
+    let reserve = node.config.disk.reserve.0.max(RESERVE_SEGMENTS.saturating_mul(segment));
+    reserve.saturating_add(node.config.store.backlog.0.min(segment))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_ends_a_little_above_where_it_began() {
+        let alarm = AtomicBool::new(false);
+        let look = |value| {
+            let Alarm { now, changed } = is_under(&alarm, value, 1_000);
+            (now, changed)
+        };
+        assert_eq!(look(1_000), (false, None));
+        assert_eq!(look(999), (true, Some(true)));
+        assert_eq!(look(1_040), (true, None));
+        assert_eq!(look(1_050), (false, Some(false)));
+        assert_eq!(look(1_040), (false, None));
+    }
 }

@@ -211,13 +211,13 @@ impl Engine {
             }
             Head::Entry(front) => front,
         };
-        let durable = self.staging.durable_ticket();
+        let written = self.staging.written_ticket();
         let mut marks = q.marks;
-        if front.flags.has(EntryFlags::LOGGED) && !marks.allow(front.seq, durable) {
+        if front.flags.has(EntryFlags::LOGGED) && !marks.allow(front.seq, written) {
             let waits = self
                 .waiting_marks
                 .iter()
-                .any(|(ticket, queue)| queue.id == q.id && *ticket > durable);
+                .any(|(ticket, queue)| queue.id == q.id && *ticket > written);
             // With nobody to serve there is nothing to wait for.
             let wanted = q
                 .consumers
@@ -254,7 +254,7 @@ impl Engine {
         let mut marks = q.marks;
         let logged = front.flags.has(EntryFlags::LOGGED);
         q.loading == 0
-            && (!logged || marks.allow(front.seq, self.staging.durable_ticket()))
+            && (!logged || marks.allow(front.seq, self.staging.written_ticket()))
             && self.has_credit(key, front.flags)
     }
 
@@ -310,7 +310,10 @@ impl Engine {
         assert!(self.links.iter().all(|s| s.link.is_none()), "links");
         assert!(self.consumers.is_empty(), "consumers");
         assert!(self.confirms.is_empty(), "confirm entries");
-        assert!(self.waiting.is_empty(), "answers waiting for the log");
+        assert!(
+            self.waiting.is_empty() && self.waiting_written.is_empty(),
+            "answers waiting for the log"
+        );
         assert!(self.opening.is_empty(), "sessions opening");
         assert!(self.memory.waiting_gets.is_empty(), "gets waiting");
         assert!(

@@ -235,7 +235,7 @@ impl Engine {
             }
         };
         let now = self.now;
-        let durable = self.staging.durable_ticket();
+        let written = self.staging.written_ticket();
         loop {
             let Some(q) = self.queue_mut(queue) else { return };
             q.used_at = now.monotonic;
@@ -257,7 +257,7 @@ impl Engine {
                 Body::Memory(_) => {
                     let (seq, flags) = (front.seq, front.flags);
                     // The mark must be in the log before the message goes; the answer waits for it.
-                    let marked = !flags.has(EntryFlags::LOGGED) || q.marks.allow(seq, durable);
+                    let marked = !flags.has(EntryFlags::LOGGED) || q.marks.allow(seq, written);
                     let gate = (!marked).then(|| self.stage_mark(queue, seq));
                     return self.got(link, g, queue, again, gate);
                 }

@@ -11,7 +11,7 @@ use crate::queue::consumers::{Consumer, ConsumerKey};
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Head;
 use crate::queue::unsettled::QueueRef;
-use crate::store::{Record, State};
+use crate::store::{Durability, Record, State};
 use crate::time::Wall;
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ impl Engine {
     /// Reserves messages from the head of the queue while a consumer can take them.
     pub(crate) fn dispatch(&mut self, slot: u32, wakes: &mut Wakes) {
         loop {
-            let durable = self.staging.durable_ticket();
+            let written = self.staging.written_ticket();
             let Some(q) = self.queues.get_mut(slot as usize) else {
                 return;
             };
@@ -107,8 +107,8 @@ impl Engine {
                 self.load_head(queue);
                 return;
             }
-            if flags.has(EntryFlags::LOGGED) && !q.marks.allow(seq, durable) {
-                if q.marks.due(seq, durable) {
+            if flags.has(EntryFlags::LOGGED) && !q.marks.allow(seq, written) {
+                if q.marks.due(seq, written) {
                     self.stage_mark(queue, seq);
                 }
                 let marks = &mut self.queues[slot as usize].marks;
@@ -121,7 +121,7 @@ impl Engine {
             q.consumers.took(next_turn);
             let Some(entry) = q.ready.pop_front() else { return };
             q.unsettled += 1;
-            let mark_due = flags.has(EntryFlags::LOGGED) && q.marks.due(seq, durable) && !q.ready.is_empty();
+            let mark_due = flags.has(EntryFlags::LOGGED) && q.marks.due(seq, written) && !q.ready.is_empty();
             let consumer = &mut consumers[key.slot as usize];
             let counts = counts_in_flight(consumer, flags);
             if counts {
@@ -152,14 +152,14 @@ impl Engine {
 
     /// Stages a hand-out mark ahead of `seq`. Returns the batch it is in.
     pub(crate) fn stage_mark(&mut self, queue: QueueRef, seq: u64) -> u64 {
-        let durable = self.staging.durable_ticket();
-        let ticket = self.staging.open_ticket();
+        let written = self.staging.written_ticket();
+        // Written is enough: see `HandOutMarks`.
+        let ticket = self.staging.wait_for(Durability::Os);
         let Some(q) = self.queue_mut(queue) else { return ticket };
-        q.marks.stage_ahead(seq, q.next_seq, ticket, durable);
+        q.marks.stage_ahead(seq, q.next_seq, ticket, written);
         let upto = q.marks.staged;
         self.staging
             .record(Record::State(State::HandedOut { queue: queue.id, upto }));
-        self.staging.hurry();
         ticket
     }
 

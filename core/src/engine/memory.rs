@@ -238,7 +238,7 @@ impl Engine {
                         }
                         // Another queue's record may be why the log has it, and this queue's still be on its way.
                         let listed = !entry.flags.has(EntryFlags::SPILLED)
-                            || spilled.is_none_or(|ticket| ticket <= staging.durable_ticket());
+                            || spilled.is_none_or(|ticket| ticket <= staging.written_ticket());
                         return if listed { Leave::Paged } else { Leave::Stay };
                     }
                     if entry.flags.has(EntryFlags::LOGGED) {

@@ -41,7 +41,7 @@ use crate::queue::consumers::{Consumer, ConsumerKey};
 use crate::queue::unsettled::QueueRef;
 use crate::retained::Retained;
 use crate::router::Router;
-use crate::store::{Batch, QueueId, Request, Ticket};
+use crate::store::{Batch, Durability, QueueId, Request, Ticket};
 use crate::time::{Now, Time};
 use budget::{Budget, Unfinished};
 use consuming::Verdict;
@@ -114,6 +114,8 @@ pub struct Settings {
     pub memory_bytes_max: usize,
     /// Bytes waiting for the committer over which publishers wait.
     pub log_backlog_bytes_max: usize,
+    /// What a confirm waits for, where a queue does not say otherwise.
+    pub durability: Durability,
     /// Queues at most.
     pub queues_max: usize,
     /// Messages a transient MQTT session's queue keeps for a slow subscriber before QoS 0 is dropped.
@@ -133,6 +135,7 @@ impl Default for Settings {
             cache_bytes_max: 16 << 20,
             memory_bytes_max: 256 << 20,
             log_backlog_bytes_max: 4 << 20,
+            durability: Durability::Always,
             queues_max: 10_000,
             qos0_backlog_max: 50_000,
             session_expiry_max: Some(86_400),
@@ -173,6 +176,8 @@ pub struct Engine {
     confirms: Confirms,
     /// Who waits for which batch: for its confirms, or for an answer that is held.
     waiting: VecDeque<(u64, Link, ChannelNumber)>,
+    /// Who waits for which batch to be written, and for no more: for confirms of queues of [`Durability::Os`].
+    waiting_written: VecDeque<(u64, Link, ChannelNumber)>,
     /// Queues that wait for a hand-out mark in that batch.
     waiting_marks: Vec<(u64, QueueRef)>,
     /// Durable queues with settled sequences the log does not know.
@@ -201,6 +206,7 @@ impl Engine {
     pub fn new(settings: Settings, codecs: Codecs, seed: u64) -> Engine {
         let mut engine = Engine {
             router: Router::new(settings.vhost.clone(), codecs.clone()),
+            staging: Staging::new(settings.durability),
             settings,
             codecs,
             random: seed,
@@ -218,9 +224,9 @@ impl Engine {
             sessions: Slab::new(),
             session_ids: HashMap::new(),
             opening: Vec::new(),
-            staging: Staging::new(),
             confirms: Confirms::default(),
             waiting: VecDeque::new(),
+            waiting_written: VecDeque::new(),
             waiting_marks: Vec::new(),
             acks_dirty: Vec::new(),
             acks_due: None,
@@ -547,12 +553,43 @@ impl Engine {
         requests.append(&mut self.memory.requests);
     }
 
-    /// The log reports: the batch `ticket` and all before it are as durable as they asked for.
+    /// The log reports: the batch `ticket` and all before it are written.
+    pub fn written(&mut self, now: Now, ticket: Ticket, wakes: &mut Wakes) {
+        self.now = now;
+        if self.staging.written(ticket) {
+            self.release_written(wakes);
+            self.dispatch_touched(wakes);
+            self.relieve_memory(wakes);
+        }
+    }
+
+    /// Lets go on what only waited for its batch to be written.
+    fn release_written(&mut self, wakes: &mut Wakes) {
+        let written = self.staging.written_ticket();
+        while let Some((_, link, channel)) = self.waiting_written.pop_front_if(|(t, ..)| *t <= written) {
+            if let Some(l) = link_at(&mut self.links, link) {
+                if !l.confirm_dirty.contains(&channel) {
+                    l.confirm_dirty.push(channel);
+                }
+                l.wake(wakes);
+            }
+        }
+        for (_, queue) in self
+            .waiting_marks
+            .extract_if(.., |(t, _)| *t <= written)
+            .collect::<Vec<_>>()
+        {
+            self.touch(queue);
+        }
+    }
+
+    /// The log reports: the batch `ticket` and all before it are as durable as they need (and so written).
     pub fn durable(&mut self, now: Now, ticket: Ticket, wakes: &mut Wakes) {
         self.now = now;
         if !self.staging.durable(ticket) {
             return;
         }
+        self.release_written(wakes);
         let durable = self.staging.durable_ticket();
         while let Some(&(t, link, channel)) = self.waiting.front()
             && t <= durable
@@ -569,13 +606,6 @@ impl Engine {
         self.confirms.free_orphans(durable);
         for (_, session, link) in self.opening.extract_if(.., |(t, ..)| *t <= durable).collect::<Vec<_>>() {
             self.session_open(session, link, wakes);
-        }
-        for (_, queue) in self
-            .waiting_marks
-            .extract_if(.., |(t, _)| *t <= durable)
-            .collect::<Vec<_>>()
-        {
-            self.touch(queue);
         }
         self.dispatch_touched(wakes);
         self.relieve_memory(wakes);
@@ -640,6 +670,12 @@ impl Engine {
             if let Some(gate) = gate {
                 self.wait_for(gate, link, channel);
             }
+        }
+    }
+    /// Has `written` look at the channel when `ticket` is reported.
+    fn wait_for_written(&mut self, ticket: u64, link: Link, channel: ChannelNumber) {
+        if self.waiting_written.back() != Some(&(ticket, link, channel)) {
+            self.waiting_written.push_back((ticket, link, channel));
         }
     }
     /// Has `durable` look at the channel when `ticket` is reported.

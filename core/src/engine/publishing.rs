@@ -6,9 +6,10 @@
 
 use super::budget::Budget;
 use super::consuming::Verdict;
+use super::staging::Staging;
 use super::{Engine, Link, Wakes, done, link_at};
 use crate::command::{Channel as ChannelNumber, Command, PublishFlags, Transaction};
-use crate::event::{Event, Op};
+use crate::event::{Event, Op, Pressure};
 use crate::fault::{Fault, FaultKind};
 use crate::message::{Dialect, EXCHANGE_NAME_MAX, Message};
 use crate::properties::{Codecs, Name};
@@ -18,8 +19,8 @@ use crate::queue::ready::Head;
 use crate::queue::unsettled::QueueRef;
 use crate::queue::{HAND_OUT_AHEAD, Queue, QueueKind};
 use crate::retained::{Change, Retained};
-use crate::router::Admission;
-use crate::store::{Record, Route, Routes, State};
+use crate::router::{Admission, Target};
+use crate::store::{Durability, Record, Route, Routes, State};
 use hashbrown::{HashMap, HashSet};
 use slab::Slab;
 use smallvec::SmallVec;
@@ -37,6 +38,8 @@ struct ConfirmEntry {
     link: Link,
     channel: ChannelNumber,
     ticket: u64,
+    /// The most that one of them waits for.
+    need: Durability,
     /// Messages that are neither written nor settled by all.
     outstanding: u32,
 }
@@ -50,6 +53,11 @@ impl Confirms {
             Some(e) => self.orphans.push((e.ticket, key)),
             None => {}
         }
+    }
+    /// Whether what the entry waits for has come, or is not needed any more.
+    fn is_over(&self, key: u32, staging: &Staging) -> bool {
+        let entry = self.entries.get(key as usize);
+        entry.is_none_or(|e| e.outstanding == 0 || e.ticket <= staging.reached(e.need))
     }
     #[cfg(feature = "testing")]
     pub(crate) fn is_empty(&self) -> bool {
@@ -70,21 +78,27 @@ impl Confirms {
 struct Enqueued {
     /// Queues that took it.
     queues: usize,
-    /// A queue refused it.
-    refused: bool,
-    /// It is staged for the log.
-    logged: bool,
+    /// A queue refused it, or the log has no room for it.
+    refused: Option<FaultKind>,
+    /// It is staged for the log, and the neediest of its queues needs this.
+    logged: Option<Durability>,
     /// It is its topic's retained message, and the log is told.
     retained: bool,
 }
+
+/// Who publishes wills and dead letters.
+const NOBODY: Link = Link {
+    slot: u32::MAX,
+    generation: 0,
+};
 
 /// What a publish waits for.
 enum Wait<'a> {
     Nothing,
     /// The message's own record: its consumers may be faster than the log.
-    Message(&'a Message),
+    Message(&'a Message, Durability),
     /// A batch.
-    Batch(u64),
+    Batch(u64, Durability),
 }
 
 impl Engine {
@@ -117,7 +131,9 @@ impl Engine {
         {
             if !session.incoming.insert(packet_id) {
                 // The first one may have come over an earlier connection, and still be on its way to the log.
-                let wait = self.staging.wait_for_all().map_or(Wait::Nothing, Wait::Batch);
+                let node = self.staging.durability();
+                let wait = self.staging.wait_for_all();
+                let wait = wait.map_or(Wait::Nothing, |ticket| Wait::Batch(ticket, node));
                 self.confirm(link, channel, number, wait);
                 return 1;
             }
@@ -149,16 +165,12 @@ impl Engine {
                 }
             }
         };
-        if enqueued.refused {
+        if let Some(why) = enqueued.refused {
             self.counters.refused += 1;
             self.forget_incoming(link, packet_id);
             incoming = None;
             if confirm && let Some(l) = link_at(&mut self.links, link) {
-                l.verdicts.push_back(Event::Refused {
-                    channel,
-                    number,
-                    why: FaultKind::QuotaExceeded,
-                });
+                l.verdicts.push_back(Event::Refused { channel, number, why });
             }
         } else if enqueued.queues == 0 {
             if flags.contains(PublishFlags::MANDATORY) {
@@ -191,9 +203,12 @@ impl Engine {
         let wait = if !confirm {
             Wait::Nothing
         } else if incoming.is_some() || enqueued.retained {
-            Wait::Batch(self.staging.wait())
-        } else if enqueued.logged {
-            Wait::Message(&message)
+            // Both are the node's, like the definitions.
+            let node = self.staging.durability();
+            let need = enqueued.logged.map_or(node, |need| need.max(node));
+            Wait::Batch(self.staging.wait_for(need), need)
+        } else if let Some(need) = enqueued.logged {
+            Wait::Message(&message, need)
         } else {
             Wait::Nothing
         };
@@ -218,12 +233,12 @@ impl Engine {
             return;
         };
         let publisher = &mut l.channel(channel).publisher;
-        let (ticket, message) = match wait {
+        let (awaited, message) = match wait {
             Wait::Nothing => (None, None),
-            Wait::Message(message) => (Some(self.staging.wait()), Some(message)),
-            Wait::Batch(ticket) => (Some(ticket), None),
+            Wait::Message(message, need) => (Some((self.staging.wait_for(need), need)), Some(message)),
+            Wait::Batch(ticket, need) => (Some((ticket, need)), None),
         };
-        let Some(ticket) = ticket else {
+        let Some((ticket, need)) = awaited else {
             match publisher.pending.back_mut() {
                 // Behind one that waits: it is passed together with that one.
                 Some((upto, _)) => *upto = number,
@@ -234,7 +249,7 @@ impl Engine {
             }
             return;
         };
-        let key = match publisher.pending.back_mut() {
+        let (key, known) = match publisher.pending.back_mut() {
             Some((upto, key))
                 if self
                     .confirms
@@ -243,23 +258,31 @@ impl Engine {
                     .is_some_and(|e| e.ticket == ticket) =>
             {
                 *upto = number;
-                *key
+                (*key, true)
             }
             _ => {
                 let entry = ConfirmEntry {
                     link,
                     channel,
                     ticket,
+                    need,
                     outstanding: 0,
                 };
                 let key = self.confirms.entries.insert(entry) as u32;
                 publisher.pending.push_back((number, key));
-                self.wait_for(ticket, link, channel);
-                key
+                (key, false)
             }
         };
         if let Some(entry) = self.confirms.entries.get_mut(key as usize) {
             entry.outstanding += 1;
+            let need = entry.need.max(need);
+            let known = known && entry.need == need;
+            entry.need = need;
+            match need {
+                _ if known => {}
+                Durability::Os => self.wait_for_written(ticket, link, channel),
+                Durability::Interval | Durability::Always => self.wait_for(ticket, link, channel),
+            }
         }
         if let Some(message) = message {
             message.log_state().set_confirm(Some(key));
@@ -290,16 +313,12 @@ impl Engine {
     /// Whether the oldest publish the channel waits with is through.
     #[cfg(feature = "testing")]
     pub(crate) fn is_confirm_over(&self, publisher: &super::link::Publisher) -> bool {
-        let durable = self.staging.durable_ticket();
-        publisher.pending.front().is_some_and(|(_, key)| {
-            let entry = self.confirms.entries.get(*key as usize);
-            entry.is_none_or(|e| e.ticket <= durable || e.outstanding == 0)
-        })
+        let over = |key: u32| self.confirms.is_over(key, &self.staging);
+        publisher.pending.front().is_some_and(|(_, key)| over(*key))
     }
 
     /// Derives the confirms of the link's channels whose watermark may have moved.
     pub(crate) fn take_confirms(&mut self, link: Link, events: &mut Vec<Event>) {
-        let durable = self.staging.durable_ticket();
         let Some(l) = link_at(&mut self.links, link) else {
             return;
         };
@@ -308,12 +327,7 @@ impl Engine {
             let Some(c) = l.find_channel(channel) else { continue };
             let publisher = &mut c.publisher;
             while let Some(&(upto, key)) = publisher.pending.front() {
-                let over = self
-                    .confirms
-                    .entries
-                    .get(key as usize)
-                    .is_none_or(|e| e.ticket <= durable || e.outstanding == 0);
-                if !over {
+                if !self.confirms.is_over(key, &self.staging) {
                     break;
                 }
                 publisher.ready = upto;
@@ -341,7 +355,7 @@ impl Engine {
         }
         let start = self.staging.group_start();
         let mut work = 1;
-        let mut waits = false;
+        let mut need = None;
         for command in commands {
             match command {
                 Command::Publish {
@@ -358,7 +372,10 @@ impl Engine {
                     let Ok(enqueued) = self.route_and_enqueue(link, &message, &[], wakes) else {
                         continue;
                     };
-                    waits |= enqueued.logged || enqueued.retained;
+                    need = need.max(enqueued.logged);
+                    if enqueued.retained {
+                        need = need.max(Some(self.staging.durability()));
+                    }
                     work += 1 + enqueued.queues;
                     if enqueued.queues == 0 && flags.contains(PublishFlags::MANDATORY) {
                         self.answer(
@@ -394,7 +411,7 @@ impl Engine {
         }
         self.stage_acks();
         self.staging.group_end(start);
-        let gate = if waits { Some(self.staging.wait()) } else { None };
+        let gate = need.map(|need| self.staging.wait_for(need));
         self.answer(link, channel, done(channel, Op::Commit), gate);
         work
     }
@@ -405,6 +422,7 @@ impl Engine {
         // What it has settled by then: numbers one by one, and all up to a number.
         let mut settled: HashSet<(ChannelNumber, u64)> = HashSet::new();
         let mut settled_upto: HashMap<ChannelNumber, u64> = HashMap::new();
+        let full = self.node_pressure == Some(Pressure::Full);
         for command in commands {
             match command {
                 Command::Publish { flags, message, .. } => {
@@ -416,7 +434,8 @@ impl Engine {
                             for target in targets {
                                 let queue = &self.queues[target.queue.0 as usize];
                                 let ahead = added.entry(target.queue.0).or_default();
-                                if refuses(queue, message, *ahead) {
+                                let full = full && queue.durable && message.envelope().durable;
+                                if full || refuses(queue, message, *ahead) {
                                     return Err(Fault::new(FaultKind::PreconditionFailed, "partial tx completion"));
                                 }
                                 *ahead = (ahead.0 + 1, ahead.1 + message.body().len() as u64);
@@ -457,12 +476,8 @@ impl Engine {
     /// Publishes something no connection publishes now (a will, a dead-lettered message), but not to the queues named
     /// in `skip`.
     pub(crate) fn publish_internally(&mut self, message: &Message, skip: &[Name], wakes: &mut Wakes) {
-        let nobody = Link {
-            slot: u32::MAX,
-            generation: 0,
-        };
         // A missing exchange is no fault here: the message is dropped.
-        let _ = self.route_and_enqueue(nobody, message, skip, wakes);
+        let _ = self.route_and_enqueue(NOBODY, message, skip, wakes);
     }
 
     /// Finds the message's queues, puts it into them, and stages it for the log.
@@ -478,6 +493,18 @@ impl Engine {
         let own_session = link_at(&mut self.links, link).and_then(|l| l.session);
         let targets = self.router.route(message, &extra)?;
         let mut enqueued = Enqueued::default();
+        let retains = envelope.retain && *message.exchange() == *self.settings.topic_exchange;
+        let full = self.node_pressure == Some(Pressure::Full);
+        if full && envelope.durable && link != NOBODY {
+            let logged = |target: &Target| {
+                let queue = self.queues.get(target.queue.0 as usize);
+                queue.is_some_and(|q| q.durable && (q.kind == QueueKind::Plain || envelope.qos > 0))
+            };
+            if (retains && !message.body().is_empty()) || targets.iter().any(logged) {
+                enqueued.refused = Some(FaultKind::ResourceError);
+                return Ok(enqueued);
+            }
+        }
         let mut routes = Routes::new();
         let mut limited: SmallVec<[QueueRef; 4]> = SmallVec::new();
         let mut refused: SmallVec<[QueueRef; 4]> = SmallVec::new();
@@ -512,7 +539,7 @@ impl Engine {
                     continue;
                 }
             } else if queue.kind == QueueKind::Plain && refuses(queue, message, (0, 0)) {
-                enqueued.refused = true;
+                enqueued.refused = Some(FaultKind::QuotaExceeded);
                 self.counters.dropped_full += 1;
                 if queue.arguments.overflow == Overflow::RejectPublishDeadLetter {
                     refused.push(QueueRef { slot, id: queue.id });
@@ -525,10 +552,12 @@ impl Engine {
             // A QoS 0 delivery is lost with its session's connection anyway: no record, no settle.
             if queue.durable && envelope.durable && (queue.kind == QueueKind::Plain || flags.qos() > 0) {
                 flags.set(EntryFlags::LOGGED);
+                let need = queue.arguments.durability.unwrap_or(self.staging.durability());
+                enqueued.logged = enqueued.logged.max(Some(need));
                 if !queue.consumers.is_empty() && seq + HAND_OUT_AHEAD / 2 >= queue.marks.staged {
                     queue
                         .marks
-                        .stage_at_publish(seq, self.staging.open_ticket(), self.staging.durable_ticket());
+                        .stage_at_publish(seq, self.staging.open_ticket(), self.staging.written_ticket());
                     let mark = State::HandedOut {
                         queue: queue.id,
                         upto: queue.marks.staged,
@@ -570,7 +599,6 @@ impl Engine {
             message.log_state().stage(routes.len() as u32);
             message.log_state().set_confirm(None);
             self.staging.message(message.clone(), routes);
-            enqueued.logged = true;
         }
         for queue in refused {
             self.dead_letter(queue, message, super::consuming::Death::MaxLength);
@@ -578,7 +606,8 @@ impl Engine {
         for queue in limited {
             self.enforce_limit(queue, wakes);
         }
-        if envelope.retain && *message.exchange() == *self.settings.topic_exchange {
+        // MQTT 5 3.3.1.3: a retained message of QoS 0 may be discarded at any time. Clearing one frees room.
+        if retains && (!full || message.body().is_empty()) {
             enqueued.retained = self.retain(message);
         }
         Ok(enqueued)

@@ -1,26 +1,32 @@
 //! What the next batch for the log will hold, and what the log has done with the earlier ones.
 
 use crate::message::Message;
-use crate::store::{Batch, Record, Routes, Ticket};
+use crate::store::{Batch, Durability, Record, Routes, Ticket};
 
 /// The open batch. Its number is the ticket that answers and confirms wait for.
 pub(crate) struct Staging {
+    /// What the node promises where no queue says otherwise.
+    durability: Durability,
     batch: Batch,
     /// Number of the open batch, from 1.
     open: u64,
-    /// Highest batch the log has reported.
+    /// Highest batch that is as durable as it needs.
     durable: u64,
-    /// Bytes handed over that the log has not reported: (ticket, bytes).
+    /// Highest batch that is written: this one, or one behind it.
+    written: u64,
+    /// Bytes handed over that the log has not written: (ticket, bytes).
     in_log: std::collections::VecDeque<(u64, usize)>,
     in_log_bytes: usize,
 }
 
 impl Staging {
-    pub(crate) fn new() -> Staging {
+    pub(crate) fn new(durability: Durability) -> Staging {
         Staging {
+            durability,
             batch: Batch::default(),
             open: 1,
             durable: 0,
+            written: 0,
             in_log: Default::default(),
             in_log_bytes: 0,
         }
@@ -33,6 +39,21 @@ impl Staging {
     /// All batches up to this one are as durable as they asked for.
     pub(crate) fn durable_ticket(&self) -> u64 {
         self.durable
+    }
+    /// What the node promises where no queue says otherwise.
+    pub(crate) fn durability(&self) -> Durability {
+        self.durability
+    }
+    /// All batches up to this one are written.
+    pub(crate) fn written_ticket(&self) -> u64 {
+        self.written
+    }
+    /// The batch that is reached by what waits for this much.
+    pub(crate) fn reached(&self, need: Durability) -> u64 {
+        match need {
+            Durability::Os => self.written,
+            Durability::Interval | Durability::Always => self.durable,
+        }
     }
     /// Bytes that wait for the committer, the open batch included.
     pub(crate) fn backlog_bytes(&self) -> usize {
@@ -57,9 +78,13 @@ impl Staging {
             };
         self.batch.records.push(record);
     }
-    /// Something waits for the open batch. Returns its ticket.
+    /// Something waits for the open batch, for what the node promises. Returns its ticket.
     pub(crate) fn wait(&mut self) -> u64 {
-        self.batch.sync = true;
+        self.wait_for(self.durability)
+    }
+    /// Something waits for the open batch to be that durable. Returns its ticket.
+    pub(crate) fn wait_for(&mut self, need: Durability) -> u64 {
+        self.batch.need = self.batch.need.max(Some(need));
         self.open
     }
     /// The batch to wait for if what was staged so far is to be durable; `None` if it is.
@@ -69,10 +94,6 @@ impl Staging {
         }
         let last = self.open - 1;
         (last > self.durable).then_some(last)
-    }
-    /// Something waits for the open batch to be written, synced or not.
-    pub(crate) fn hurry(&mut self) {
-        self.batch.urgent = true;
     }
     /// Where a group starts that is recovered as a whole or not at all.
     pub(crate) fn group_start(&self) -> usize {
@@ -99,16 +120,22 @@ impl Staging {
         self.batch.records.clear();
         self.batch.groups.clear();
         self.batch.bytes = 0;
-        self.batch.sync = false;
-        self.batch.urgent = false;
+        self.batch.need = None;
     }
 
-    /// The log's report. Returns whether it was news.
+    /// The log's report: durable, and so written. Returns whether it was news.
     pub(crate) fn durable(&mut self, ticket: Ticket) -> bool {
-        if ticket.0 <= self.durable {
+        self.written(ticket);
+        let news = ticket.0 > self.durable;
+        self.durable = self.durable.max(ticket.0);
+        news
+    }
+    /// The log's report: written. Returns whether it was news.
+    pub(crate) fn written(&mut self, ticket: Ticket) -> bool {
+        if ticket.0 <= self.written {
             return false;
         }
-        self.durable = ticket.0;
+        self.written = ticket.0;
         while let Some(&(t, bytes)) = self.in_log.front()
             && t <= ticket.0
         {

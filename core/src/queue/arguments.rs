@@ -3,6 +3,7 @@
 use crate::arguments::{self, type_name};
 use crate::fault::{Fault, FaultKind};
 use crate::properties::{Name, Table, Value};
+use crate::store::Durability;
 
 /// What the known arguments say. Unknown `x-` arguments are ignored.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,6 +23,8 @@ pub(crate) struct Arguments {
     pub(crate) single_active: bool,
     /// The highest priority it tells apart; 0: none.
     pub(crate) priority_max: u8,
+    /// What a confirm of its messages waits for, if not for what the node promises.
+    pub(crate) durability: Option<Durability>,
     /// As declared, for equivalence, the log and people.
     pub(crate) declared: Table,
 }
@@ -173,10 +176,16 @@ impl Arguments {
             }
             priority_max = u8::try_from(max).unwrap_or(u8::MAX);
         }
-        if declared.lookup("x-gatepost-durability").is_some() {
-            let text = format!("argument 'x-gatepost-durability' is not implemented ({queue})");
-            return Err(Fault::new(FaultKind::NotImplemented, text));
-        }
+        let durability = match choice("x-gatepost-durability")? {
+            None => None,
+            Some("always") => Some(Durability::Always),
+            Some("interval") => Some(Durability::Interval),
+            Some("os") => Some(Durability::Os),
+            Some(other) => {
+                let text = format!("\"unsupported durability '{other}'\"");
+                return Err(bad("x-gatepost-durability", queue, &text));
+            }
+        };
         Ok(Arguments {
             message_ttl_ms,
             expires_ms,
@@ -187,6 +196,7 @@ impl Arguments {
             dead_letter_key,
             single_active,
             priority_max,
+            durability,
             declared,
         })
     }
@@ -243,6 +253,35 @@ mod tests {
         assert!(text("x-expires", Value::Int(0, 32)).ends_with("{value_zero,0}"));
         assert!(text("x-overflow", Value::text("x")).ends_with("invalid_overflow"));
         assert!(text("x-dead-letter-routing-key", Value::text("k")).ends_with("routing_key_but_no_dlx_defined"));
+    }
+
+    #[test]
+    fn a_durability_is_one_of_three_words_and_part_of_equivalence() {
+        let key = "x-gatepost-durability";
+        let modes = [
+            ("always", Durability::Always),
+            ("interval", Durability::Interval),
+            ("os", Durability::Os),
+        ];
+        for (word, mode) in modes {
+            let parsed = Arguments::parse(table(&[(key, Value::text(word))]), Q).unwrap();
+            assert_eq!(parsed.durability, Some(mode));
+            let fault = parsed.check_equivalent(&Table::default(), Q).unwrap_err();
+            assert!(
+                fault.text.starts_with("inequivalent arg 'x-gatepost-durability'"),
+                "{fault}"
+            );
+        }
+        assert_eq!(Arguments::parse(Table::default(), Q).unwrap().durability, None);
+        let refused = |value| Arguments::parse(table(&[(key, value)]), Q).unwrap_err();
+        let fault = refused(Value::text("sometimes"));
+        assert_eq!(fault.kind, FaultKind::PreconditionFailed);
+        let arg = "invalid arg 'x-gatepost-durability' for queue 'q' in vhost '/': ";
+        assert_eq!(&*fault.text, format!("{arg}\"unsupported durability 'sometimes'\""));
+        assert_eq!(
+            &*refused(Value::Int(1, 32)).text,
+            format!("{arg}{{unacceptable_type,signedint}}")
+        );
     }
 
     #[test]

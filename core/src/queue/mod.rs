@@ -102,40 +102,40 @@ pub(crate) struct HandOutMarks {
 pub(crate) const HAND_OUT_AHEAD: u64 = 1024;
 
 impl HandOutMarks {
-    /// Whether the entry may be handed out, given which batches are written.
-    pub(crate) fn allow(&mut self, seq: u64, durable: u64) -> bool {
+    /// Whether the entry may be handed out, given that all batches up to `upto` are written.
+    pub(crate) fn allow(&mut self, seq: u64, upto: u64) -> bool {
         if seq < self.written {
             return true;
         }
-        self.written_if(durable);
+        self.written_if(upto);
         seq < self.written || (seq < self.staged && seq >= self.staged_at)
     }
     /// Takes note of the staged mark if its batch is written, before another one takes its place.
-    pub(crate) fn written_if(&mut self, durable: u64) {
-        if self.ticket <= durable {
+    pub(crate) fn written_if(&mut self, upto: u64) {
+        if self.ticket <= upto {
             self.written = self.written.max(self.staged);
         }
     }
     /// A mark for `seq`, which is published now, and those after it.
-    pub(crate) fn stage_at_publish(&mut self, seq: u64, ticket: u64, durable: u64) {
-        self.written_if(durable);
+    pub(crate) fn stage_at_publish(&mut self, seq: u64, ticket: u64, upto: u64) {
+        self.written_if(upto);
         // An unwritten mark before this one covers what lies between the two: its entries need not wait for this one.
-        if self.ticket <= durable || seq > self.staged {
+        if self.ticket <= upto || seq > self.staged {
             self.staged_at = seq;
         }
         self.staged = seq + HAND_OUT_AHEAD;
         self.ticket = ticket;
     }
     /// A mark for `seq`, which waits in the queue, and those after it.
-    pub(crate) fn stage_ahead(&mut self, seq: u64, next_seq: u64, ticket: u64, durable: u64) {
-        self.written_if(durable);
+    pub(crate) fn stage_ahead(&mut self, seq: u64, next_seq: u64, ticket: u64, upto: u64) {
+        self.written_if(upto);
         self.staged = self.staged.max(seq) + HAND_OUT_AHEAD;
         self.staged_at = next_seq;
         self.ticket = ticket;
     }
     /// Whether a new mark should be staged before `seq` is handed out, or soon.
-    pub(crate) fn due(&self, seq: u64, durable: u64) -> bool {
-        seq >= self.staged || (seq + HAND_OUT_AHEAD / 2 >= self.staged && self.ticket <= durable)
+    pub(crate) fn due(&self, seq: u64, upto: u64) -> bool {
+        seq >= self.staged || (seq + HAND_OUT_AHEAD / 2 >= self.staged && self.ticket <= upto)
     }
 }
 

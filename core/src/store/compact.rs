@@ -69,7 +69,10 @@ impl<D: Disk> Store<D> {
             Err(error) => {
                 tracing::warn!(segment = source, %error, "a compaction failed");
                 StoreStats::add(&self.shared.stats.background_failures, 1);
-                self.set_stuck(source);
+                // Room comes back; whatever else it was may not.
+                if error.kind() != io::ErrorKind::StorageFull {
+                    self.set_stuck(source);
+                }
                 self.abandon_cold();
                 return Ok(false);
             }
@@ -106,6 +109,9 @@ impl<D: Disk> Store<D> {
         } else {
             (self.settings.compact_live_percent_max, self.settings.compact_age_min)
         };
+        if !self.has_room_to_compact() {
+            return None;
+        }
         let most = u64::from(self.settings.segment_bytes) / 100 * u64::from(percent);
         let logs = |s: &&Segment| s.header.kind == SegmentKind::Log;
         let newest_first = self.segments.values().rev().filter(logs);
@@ -350,8 +356,7 @@ fn cold<D: Disk>(
         let size = size_for(bytes + listed, store.settings.segment_bytes)
             .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
         let header = store.next_header([SegmentKind::Messages, SegmentKind::Keys][kind], size);
-        let disk = store.shared.disk.clone();
-        let writer = SegmentWriter::create(&*disk, header, None)?;
+        let writer = SegmentWriter::create(&*store.shared.disk, header, None)?;
         store.add_segment(&writer);
         store.cold[kind] = Some(writer);
     }

@@ -3,6 +3,7 @@
 //! Paths are relative to the data directory and use `/`. Nothing here is asynchronous: the store runs on the committer's
 //! thread, and its readers on theirs.
 
+use rustix::io::Errno;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -51,6 +52,12 @@ pub trait DiskFile: Send + Sync + 'static {
     fn len(&self) -> io::Result<u64>;
     /// Cuts or extends.
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Takes room for the first `len` bytes, and changes neither what is read nor the length: writes within it do not
+    /// run out of disk. [`DiskFile::set_len`] gives back what lies behind the new end.
+    ///
+    /// # Errors
+    /// There is not that much room. Where it cannot be taken in advance that is no error, and nothing is promised.
+    fn allocate(&self, len: u64) -> io::Result<()>;
     /// Writes zeros, so that later writes there change no metadata and a sync is one write of the medium.
     fn zero(&self, from: u64, to: u64) -> io::Result<()> {
         static CHUNK: [u8; 64 << 10] = [0; 64 << 10];
@@ -203,6 +210,15 @@ impl DiskFile for RealFile {
         Ok(self.0.metadata()?.len())
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)?;
+        // To extend a file leaves what was allocated behind its new end; to cut it there does not.
         self.0.set_len(len)
+    }
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::KEEP_SIZE, 0, len) {
+            Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::IO)) => Err(error.into()),
+            // A file system that cannot, or a limit that the writes will meet where it is.
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 }

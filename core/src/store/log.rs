@@ -24,7 +24,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+mod reserve;
 mod upkeep;
+
+pub(super) use reserve::Spare;
 
 /// A place in the whole log. Never reused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,13 +45,15 @@ pub struct Store<D: Disk> {
     pub(super) cold: [Option<SegmentWriter<D::File>>; 2],
     pub(super) compaction: Option<Compaction>,
     /// Files to make segments of.
-    pub(super) spares: Vec<String>,
+    pub(super) spares: Vec<Spare>,
     /// A spare that is being filled with zeros, and up to where.
     ahead: Option<(D::File, u64)>,
     /// Syncs of the active segment.
     syncs_here: u32,
     /// Zeroing ahead failed for this segment: it is tried again for the next.
     ahead_failed: bool,
+    /// There was no room for a spare: it is tried again for the next segment, and when one is given back.
+    spare_failed: bool,
     /// Everything below is synced.
     durable: u64,
     /// Everything below is written.
@@ -143,6 +148,7 @@ impl<D: Disk> Store<D> {
             ahead: None,
             syncs_here: 0,
             ahead_failed: false,
+            spare_failed: false,
             sync_due: None,
             disk_short: false,
             checkpoint: CheckpointState {
@@ -164,61 +170,50 @@ impl<D: Disk> Store<D> {
     pub fn stats(&self) -> Arc<StoreStats> {
         self.shared.stats.clone()
     }
-    /// Everything below may be confirmed, as the durability mode has it.
-    pub fn confirmed(&self) -> Lsn {
-        match self.settings.durability {
-            Durability::Always
-            | Durability::Interval {
-                confirm_written: false, ..
-            } => Lsn(self.durable),
-            Durability::Interval {
-                confirm_written: true, ..
-            }
-            | Durability::Os => Lsn(self.written),
-        }
-    }
     /// Everything below is on the medium.
     pub fn durable(&self) -> Lsn {
         Lsn(self.durable)
+    }
+    /// When the interval's sync is due, if it is: [`Store::tick`] does it. A commit may make it earlier.
+    pub fn sync_due(&self) -> Option<Time> {
+        self.sync_due
     }
     /// Whether the disk is short: then more is compacted, sooner, and what is dead is given back sooner.
     pub fn set_disk_short(&mut self, short: bool) {
         self.disk_short = short;
     }
-    /// Bytes the file system has left.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn free_space(&self) -> io::Result<u64> {
-        self.shared.disk.free_space()
-    }
 
-    /// Writes the batches, in order, and syncs if one of them asks for it and the mode is `always`. Their records are
-    /// gone afterwards; tickets and flags stay. Messages that the engine cancelled are skipped.
+    /// Writes the batches, in order, and does what the neediest of them needs: syncs at once, within the interval, or
+    /// not at all. Their records are gone afterwards; tickets and needs stay. Messages that the engine cancelled are
+    /// skipped.
     ///
-    /// Returns the LSN that [`Store::confirmed`] must reach before the batches with `sync` are reported: it has, in
-    /// the modes `always` and `os`. Batches without `sync` are reported at once.
+    /// Returns the LSN that [`Store::durable`] must reach before the batches are reported as durable as they need: it
+    /// has, but for those that wait for the interval's sync. Written are all of them.
     ///
     /// # Errors
     /// After any failure the store is poisoned: nothing of this call is to be confirmed, and nothing later.
     pub fn commit(&mut self, batches: &mut [Batch], now: Now) -> Result<Lsn, StoreError> {
         self.check_poison()?;
         self.marks.wall = self.marks.wall.max(now.wall);
-        let mut must = Lsn::default();
+        let (mut must, mut need) = (Lsn::default(), None);
         for batch in batches.iter() {
-            if self.stage(batch)? && batch.sync {
-                must = Lsn(self.end_lsn());
+            if self.stage(batch)? {
+                need = need.max(batch.need);
+                let waits = match batch.need {
+                    Some(Durability::Always) => true,
+                    Some(Durability::Interval) => !self.settings.confirm_written,
+                    Some(Durability::Os) | None => false,
+                };
+                if waits {
+                    must = Lsn(self.end_lsn());
+                }
             }
         }
         self.write()?;
-        if must > Lsn::default() {
-            match self.settings.durability {
-                Durability::Always => self.sync()?,
-                Durability::Interval { every, .. } => {
-                    self.sync_due.get_or_insert(now.monotonic + every);
-                }
-                Durability::Os => {}
-            }
+        match need {
+            Some(Durability::Always) => self.sync()?,
+            Some(Durability::Interval) => _ = self.sync_due.get_or_insert(now.monotonic + self.settings.interval),
+            Some(Durability::Os) | None => {}
         }
         for (message, at) in self.placed.drain(..) {
             message.log_state().written(at);
@@ -246,6 +241,7 @@ impl<D: Disk> Store<D> {
         let mut more = self.zero_ahead();
         more |= self.compact()?;
         self.retire();
+        more |= self.keep_reserve();
         self.gauge();
         let background = more.then(|| now.monotonic + SLICE_PAUSE);
         Ok([self.sync_due, self.checkpoint_due(), background]
@@ -431,19 +427,14 @@ impl<D: Disk> Store<D> {
             self.seal_active()?;
         }
         let header = self.next_header(SegmentKind::Log, size);
-        let spare = if size == self.settings.segment_bytes {
-            self.spares.pop()
-        } else {
-            None
-        };
-        let disk = self.shared.disk.clone();
-        let created = SegmentWriter::create(&*disk, header, spare.as_deref());
+        let created = self.create_segment(header);
         let active = self.or_poison("make a segment", created)?;
         self.durable = active.end_lsn();
         self.written = self.durable;
         self.add_segment(&active);
         self.active = Some(active);
         self.ahead_failed = false;
+        self.spare_failed = false;
         self.syncs_here = 0;
         Ok(())
     }

@@ -11,10 +11,10 @@
 //!   let (mut store, recovered) = Store::open(disk, settings, wall)?;   // recovered goes to the engines
 //!   let reader = store.reader();                                       // to the reader's thread: reader.serve(&requests)
 //!   loop {
-//!       let must = store.commit(&mut batches, now)?;    // empties the batches' records, keeps ticket and sync
-//!       // a batch without `sync` is reported at once, one with it as soon as store.confirmed() >= must
-//!       // when wake_at has come, or store.is_due():
-//!       wake_at = store.tick(now)?;                     // background work; store.confirmed() may have grown
+//!       let must = store.commit(&mut batches, now)?;    // empties the batches' records, keeps tickets and needs
+//!       // the batches are written, and are as durable as they need as soon as store.durable() >= must
+//!       // when wake_at or store.sync_due() has come, or store.is_due():
+//!       wake_at = store.tick(now)?;                     // background work; store.durable() may have grown
 //!   }
 //!   store.close(now)?;
 //! ```
@@ -194,10 +194,8 @@ pub struct Batch {
     pub groups: Vec<(usize, usize)>,
     /// The batch's number; `durable` reports it back.
     pub ticket: Ticket,
-    /// Something waits for this batch to be synced. Otherwise written is enough, and it may wait for company.
-    pub sync: bool,
-    /// Something waits for this batch to be written: it should not wait for company long.
-    pub urgent: bool,
+    /// The most that anything in it waits for. `None`: nobody waits, and it may wait for company.
+    pub need: Option<Durability>,
     /// Estimate of the bytes it will write, for the 4 MiB limit.
     pub bytes: usize,
 }

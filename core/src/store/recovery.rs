@@ -27,7 +27,7 @@ use super::directory::Directory;
 use super::disk::{Disk, DiskFile};
 use super::files::Shared;
 use super::index::{Index, Move, Root};
-use super::log::{AHEAD, SPARES_MAX, Segment};
+use super::log::{AHEAD, SPARES_MAX, Segment, Spare};
 use super::record::{BatchHead, FIRST, GROUP, Kind, LAST, Raw};
 use super::scan::{Scanned, Scanner};
 use super::segment::{
@@ -56,7 +56,7 @@ pub(super) struct Found<D: Disk> {
     pub(super) recovered: Recovered,
     pub(super) segments: BTreeMap<u32, Segment>,
     pub(super) marks: Marks,
-    pub(super) spares: Vec<String>,
+    pub(super) spares: Vec<Spare>,
     /// Something was found that no checkpoint covers.
     pub(super) replayed: bool,
 }
@@ -233,7 +233,7 @@ impl<D: Disk> Recovery<D> {
     }
 
     /// Removes drafts and counts the spares.
-    fn tidy(&mut self, settings: &StoreSettings) -> Result<Vec<String>, StoreError> {
+    fn tidy(&mut self, settings: &StoreSettings) -> Result<Vec<Spare>, StoreError> {
         let disk = self.shared.disk.clone();
         let mut spares = Vec::new();
         for dir in [LOG_DIR, COLD_DIR] {
@@ -254,7 +254,11 @@ impl<D: Disk> Recovery<D> {
                         .map(|len| len >= u64::from(settings.segment_bytes))
                 };
                 if is_spare && dir == LOG_DIR && spares.len() < SPARES_MAX && whole().unwrap_or(false) {
-                    spares.push(file);
+                    // Most are: they were segments.
+                    spares.push(Spare {
+                        path: file,
+                        written: true,
+                    });
                 } else if is_spare || name == "draft" || file == AHEAD {
                     // Not durable, and it need not be: the next start does it again.
                     let _ = disk.remove(&file);

@@ -291,6 +291,8 @@ impl<F: DiskFile> SegmentWriter<F> {
             // A stale trailer would speak for the old contents.
             file.write_at(&[0; SECTOR as usize], file.len()?.saturating_sub(u64::from(SECTOR)))?;
         }
+        // So that the records find room, whoever else fills the disk meanwhile. Without, they may find some.
+        let _ = file.allocate(u64::from(header.size));
         file.write_at(&sector, 0)?;
         file.write_at(&sector, u64::from(HEADER_COPY_AT))?;
         file.sync_data()?;

@@ -4,21 +4,17 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::time::Duration;
 
-/// What a confirm waits for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a confirm waits for, from the weakest promise to the strongest: what goes to several places waits for the
+/// greatest of theirs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Durability {
+    /// The kernel has it. A crash of the process loses nothing, a power cut what the kernel had not written.
+    Os,
+    /// A sync covers it within [`StoreSettings::interval`].
+    Interval,
     /// A sync covered it. A power cut loses nothing confirmed.
     #[default]
     Always,
-    /// Syncs happen at most this often.
-    Interval {
-        /// Time between syncs while there is something to sync.
-        every: Duration,
-        /// Confirm when written: a power cut may lose the interval. Otherwise a confirm waits for the sync.
-        confirm_written: bool,
-    },
-    /// The kernel has it. A crash of the process loses nothing, a power cut what the kernel had not written.
-    Os,
 }
 
 /// See the module.
@@ -26,8 +22,10 @@ pub enum Durability {
 pub struct StoreSettings {
     /// Bytes of a segment: 8 MiB suit an SD card, 32 MiB an SSD.
     pub segment_bytes: u32,
-    /// What a confirm waits for.
-    pub durability: Durability,
+    /// What is to be synced within an interval waits for company at most this long.
+    pub interval: Duration,
+    /// It is confirmed when written: a power cut may lose the interval. Otherwise its confirm waits for the sync.
+    pub confirm_written: bool,
     /// A changed log gets a checkpoint after this time, and whenever a segment is full.
     pub checkpoint_every: Duration,
     /// A segment with at most this share of a full one live, in percent, may be compacted.
@@ -44,7 +42,8 @@ impl Default for StoreSettings {
     fn default() -> Self {
         StoreSettings {
             segment_bytes: 8 << 20,
-            durability: Durability::Always,
+            interval: Duration::from_secs(1),
+            confirm_written: false,
             checkpoint_every: Duration::from_secs(60),
             compact_live_percent_max: 25,
             compact_age_min: 4,

@@ -93,6 +93,14 @@ struct Inode {
     now: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<Pending>,
+    /// Room taken in advance.
+    allocated: usize,
+}
+
+impl Inode {
+    fn room(&self) -> usize {
+        self.now.len().max(self.allocated)
+    }
 }
 
 #[derive(Clone)]
@@ -187,6 +195,10 @@ impl SimDisk {
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.0.lock().free = bytes;
     }
+    /// Bytes all files together have, or have room for.
+    pub fn bytes_used(&self) -> u64 {
+        self.0.lock().used()
+    }
     /// How long a sync is said to take.
     pub fn set_sync_time(&self, takes: Duration) {
         self.0.lock().sync_takes = takes;
@@ -227,6 +239,7 @@ impl SimDisk {
                         now: bytes.clone(),
                         durable: bytes,
                         pending: Vec::new(),
+                        allocated: file.allocated,
                     },
                 );
             }
@@ -455,7 +468,7 @@ impl State {
         self.names
             .values()
             .filter_map(|inode| self.files.get(inode))
-            .map(|file| file.now.len() as u64)
+            .map(|file| file.room() as u64)
             .sum()
     }
 }
@@ -476,11 +489,14 @@ impl SimFile {
             Pending::Write(at, data) => at + data.len(),
             Pending::SetLen(len) => *len,
         };
-        let grows = needs.saturating_sub(file.now.len()) as u64;
+        let grows = needs.saturating_sub(file.room()) as u64;
         if free.is_some_and(|free| used + grows > free) {
             return Err(ErrorKind::StorageFull.into());
         }
         pending.apply(&mut file.now);
+        if let Pending::SetLen(len) = &pending {
+            file.allocated = file.allocated.min(*len);
+        }
         let written = if let Pending::Write(_, data) = &pending {
             data.len() as u64
         } else {
@@ -525,5 +541,16 @@ impl DiskFile for SimFile {
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.change(Pending::SetLen(len as usize))
+    }
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let mut state = self.disk.running()?;
+        let (used, free) = (state.used(), state.free);
+        let file = state.files.get_mut(&self.inode).ok_or(ErrorKind::NotFound)?;
+        let grows = (len as usize).saturating_sub(file.room()) as u64;
+        if free.is_some_and(|free| used + grows > free) {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        file.allocated = file.allocated.max(len as usize);
+        Ok(())
     }
 }

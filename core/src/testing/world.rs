@@ -15,7 +15,8 @@ use crate::engine::{Counters, Engine, Link, Wake, Wakes};
 pub use crate::engine::{Room, Settings};
 use crate::event::{Event, Pressure};
 use crate::properties::Codecs;
-use crate::store::{Answer, Batch, Reader, Request, Store, StoreSettings, Ticket};
+use crate::store::disk::Disk;
+use crate::store::{Answer, Batch, Lsn, Reader, Request, Store, StoreSettings, Ticket};
 use crate::time::{Now, Time, Wall};
 use std::collections::VecDeque;
 use std::hash::Hasher;
@@ -60,8 +61,10 @@ pub struct World {
     clients: Vec<Connection>,
     /// Handed over by the engine, not yet written.
     submitted: Vec<Batch>,
-    /// Written (and synced, where they asked), not yet reported.
+    /// Written, and not yet reported as that.
     written: Option<Ticket>,
+    /// Written, and to be reported as durable once the store is that far.
+    undurable: VecDeque<(Lsn, Ticket)>,
     asked: Vec<Request>,
     fetched: Vec<Answer>,
     trace: Trace,
@@ -139,6 +142,7 @@ impl World {
             clients: Vec::new(),
             submitted: Vec::new(),
             written: None,
+            undurable: VecDeque::new(),
             asked: Vec::new(),
             fetched: Vec::new(),
             trace: Trace(0xcbf2_9ce4_8422_2325),
@@ -217,7 +221,7 @@ impl World {
         self.send(client, vec![Command::Detach]);
     }
 
-    /// Writes what was submitted, and syncs if a batch asks for it. False: the machine stopped meanwhile.
+    /// Writes what was submitted, and syncs if a batch needs it. False: the machine stopped meanwhile.
     pub fn commit(&mut self) -> bool {
         let Some((store, _)) = &mut self.store else {
             return false;
@@ -226,18 +230,34 @@ impl World {
             return true;
         }
         let ticket = self.submitted.last().map(|b| b.ticket);
-        let Ok(_) = store.commit(&mut self.submitted, self.now) else {
+        let Ok(must) = store.commit(&mut self.submitted, self.now) else {
             self.store = None;
             return false;
         };
+        // As the gateway does: a store that had nothing to do is asked again once something was logged.
+        let due = if store.is_due() || self.tick_at.is_none() {
+            Some(self.now.monotonic)
+        } else {
+            store.sync_due()
+        };
+        self.tick_at = [self.tick_at, due].into_iter().flatten().min();
         self.submitted.clear();
         self.written = ticket;
+        self.undurable.extend(ticket.map(|ticket| (must, ticket)));
         true
     }
-    /// Reports to the engine what was written.
+    /// Reports to the engine what was written, and what of it is as durable as it needs.
     pub fn report(&mut self) {
+        let now = self.now;
         if let Some(ticket) = self.written.take() {
-            let now = self.now;
+            self.turn(|engine, wakes| engine.written(now, ticket, wakes));
+        }
+        let durable = self.store.as_ref().map_or(Lsn::default(), |(store, _)| store.durable());
+        let mut ticket = None;
+        while let Some((_, reached)) = self.undurable.pop_front_if(|(must, _)| *must <= durable) {
+            ticket = Some(reached);
+        }
+        if let Some(ticket) = ticket {
             self.turn(|engine, wakes| engine.durable(now, ticket, wakes));
         }
     }
@@ -298,17 +318,25 @@ impl World {
     }
     /// Reports pressure from outside, as the gateway does.
     pub fn set_pressure(&mut self, pressure: Option<Pressure>) {
+        if let Some((store, _)) = &mut self.store {
+            store.set_disk_short(matches!(pressure, Some(Pressure::Disk | Pressure::Full)));
+        }
         self.turn(|engine, wakes| engine.set_pressure(pressure, wakes));
     }
     /// The store's background work.
     pub fn tick(&mut self) {
+        // A machine that is down has nothing due.
+        self.tick_at = None;
         if let Some((store, _)) = &mut self.store {
             match store.tick(self.now) {
-                Ok(next) => self.tick_at = next.map(|t| t.max(Time(self.now.monotonic.0 + 1))),
-                Err(_) => {
-                    self.store = None;
-                    self.tick_at = None;
+                Ok(next) => {
+                    self.tick_at = next.map(|t| t.max(Time(self.now.monotonic.0 + 1)));
+                    // What was just written is reported when the test says so.
+                    if self.written.is_none() {
+                        self.report();
+                    }
                 }
+                Err(_) => self.store = None,
             }
         }
     }
@@ -340,6 +368,7 @@ impl World {
         self.asked.clear();
         self.fetched.clear();
         self.written = None;
+        self.undurable.clear();
         self.engine = Engine::new(self.settings.clone(), self.codecs.clone(), self.rng.word());
         self.start();
     }
@@ -423,6 +452,14 @@ impl World {
     /// The disk, to make it fail.
     pub fn disk(&self) -> &SimDisk {
         &self.disk
+    }
+    /// Bytes the disk has left.
+    pub fn free_space(&self) -> u64 {
+        self.disk.free_space().unwrap_or(0)
+    }
+    /// Bytes the store has set aside beside them.
+    pub fn reserved(&self) -> u64 {
+        self.store.as_ref().map_or(0, |(store, _)| store.reserved())
     }
     /// Whether the store still works.
     pub fn is_running(&self) -> bool {

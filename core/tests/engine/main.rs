@@ -3,6 +3,8 @@
 
 mod consuming;
 mod definitions;
+mod durability;
+mod full;
 mod holds;
 mod memory;
 mod paging;

@@ -127,8 +127,11 @@ pub struct Memory {
 /// See [`Config::disk`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Disk {
-    /// Free space under which publishers wait.
+    /// Free space under which publishers wait. Of this, 5 % and four segments the largest holds.
     pub free_limit: Size,
+    /// Room that is kept for what consumers settle: publishes that need it are refused. Of this and two segments the
+    /// larger holds.
+    pub reserve: Size,
 }
 
 /// See [`Config::store`].
@@ -147,6 +150,10 @@ pub struct Store {
     pub segment_size: Option<Size>,
     /// Message bodies kept in memory.
     pub cache: Size,
+    /// What may wait to be written; over it publishers wait. One message always may.
+    pub backlog: Size,
+    /// How long it may wait; over it publishers wait, too.
+    pub backlog_time: Period,
 }
 
 fn auto<S: serde::Serializer>(size: &Option<Size>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -296,6 +303,7 @@ impl Default for Disk {
     fn default() -> Self {
         Disk {
             free_limit: Size(256 << 20),
+            reserve: Size(0),
         }
     }
 }
@@ -309,6 +317,8 @@ impl Default for Store {
             confirm: Confirm::Synced,
             segment_size: None,
             cache: Size(16 << 20),
+            backlog: Size(4 << 20),
+            backlog_time: Period::secs(2),
         }
     }
 }
@@ -354,7 +364,10 @@ impl Config {
         root.section("listeners", |s| self.listeners.read(s));
         root.section("limits", |s| self.limits.read(s));
         root.section("memory", |s| self.memory.read(s));
-        root.section("disk", |s| s.read("free_limit", &mut self.disk.free_limit));
+        root.section("disk", |s| {
+            s.read("free_limit", &mut self.disk.free_limit);
+            s.read("reserve", &mut self.disk.reserve);
+        });
         root.section("store", |s| self.store.read(s));
         root.section("mqtt", |s| self.mqtt.read(s));
         root.section("stomp", |s| {
@@ -551,6 +564,13 @@ impl Store {
         );
         s.read("segment_size", &mut self.segment_size);
         s.read("cache", &mut self.cache);
+        s.within("backlog", &mut self.backlog, Size(1)..=Size(1 << 30), "up to 1GiB");
+        s.within(
+            "backlog_time",
+            &mut self.backlog_time,
+            Period::parse("1ms").unwrap_or(Period::secs(1))..=Period::secs(3600),
+            "from 1ms to 1h",
+        );
     }
 }
 

@@ -385,7 +385,7 @@ impl Connection {
         }
         for event in &s.events {
             if let Event::Flow(pressure) = event {
-                self.parking.set_blocked(pressure.is_some());
+                self.parking.set_pressure(*pressure);
             }
         }
         let mut events = std::mem::take(&mut s.events);
@@ -528,7 +528,7 @@ impl Connection {
     fn leave(&mut self, commands: &mut Vec<Command>) {
         self.more = false;
         if self.bound.is_some() {
-            self.parking.set_blocked(false);
+            self.parking.set_pressure(None);
             self.parking.release(&mut self.left);
             self.left.append(commands);
             self.left.push(Command::Detach);

@@ -75,6 +75,8 @@ impl Exporter {
         gauge!("rabbitmq_disk_space_available_bytes").set(health.disk_free.load(Ordering::Relaxed) as f64);
         gauge!("rabbitmq_disk_space_available_limit_bytes").set(health.disk_limit.load(Ordering::Relaxed) as f64);
         gauge!("rabbitmq_alarms_free_disk_space_watermark").set(flag(health.disk_alarm.load(Ordering::Relaxed)));
+        gauge!("gatepost_disk_full").set(flag(health.disk_full.load(Ordering::Relaxed)));
+        gauge!("gatepost_log_reserved_bytes").set(health.log_reserved.load(Ordering::Relaxed) as f64);
         gauge!("gatepost_log_poisoned").set(flag(health.poisoned.load(Ordering::Relaxed)));
         gauge!("gatepost_scrape_duration_seconds").set(self.scrape_ns.load(Ordering::Relaxed) as f64 / 1e9);
     }
@@ -240,6 +242,14 @@ fn describe(node: &Node) {
     describe_gauge!(
         "rabbitmq_alarms_free_disk_space_watermark",
         "1 while free disk is under its limit."
+    );
+    describe_gauge!(
+        "gatepost_disk_full",
+        "1 while durable publishes are refused for want of disk."
+    );
+    describe_gauge!(
+        "gatepost_log_reserved_bytes",
+        "Disk set aside for the log, beside what is free."
     );
     describe_gauge!("gatepost_log_poisoned", "1 once the message log failed.");
     describe_gauge!("gatepost_log_backlog_bytes", "Bytes that wait for the log.");

@@ -27,7 +27,7 @@ pub(crate) fn router(node: Arc<Node>, threads: Arc<IoThreads>) -> Router {
     let exporter = Arc::new(Exporter::new(&node));
     Router::new()
         .route("/metrics", get(scrape))
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/healthz", get(alive))
         .route("/readyz", get(ready))
         .with_state(Http {
             node,
@@ -44,14 +44,22 @@ async fn scrape(State(http): State<Http>) -> impl IntoResponse {
     )
 }
 
+/// Whether the process does its work: red only once it no longer can, and ends.
+async fn alive(State(http): State<Http>) -> impl IntoResponse {
+    if http.node.health.poisoned.load(Ordering::Relaxed) {
+        (StatusCode::SERVICE_UNAVAILABLE, LOG_FAILED)
+    } else {
+        (StatusCode::OK, "ok\n")
+    }
+}
+
+const LOG_FAILED: &str = "the message log failed; nothing is confirmed any more\n";
+
 /// Whether to send clients here: never red for an alarm, which only makes publishers wait.
 async fn ready(State(http): State<Http>) -> impl IntoResponse {
     let health = &http.node.health;
     let checks = [
-        (
-            health.poisoned.load(Ordering::Relaxed),
-            "the message log failed; nothing is confirmed any more\n",
-        ),
+        (health.poisoned.load(Ordering::Relaxed), LOG_FAILED),
         (health.stopping.load(Ordering::Relaxed), "stopping\n"),
         (!health.listening.load(Ordering::Relaxed), "not listening yet\n"),
     ];

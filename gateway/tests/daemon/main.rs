@@ -7,10 +7,13 @@
 
 mod amqp;
 mod durability;
+mod failure;
 mod hostile;
 mod interop;
+mod kills;
 mod mqtt;
 mod startup;
 mod stomp;
 mod support;
 mod threads;
+mod watermarks;

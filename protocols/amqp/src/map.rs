@@ -52,7 +52,7 @@ pub(crate) fn method(op: Op) -> (u16, u16) {
 pub(crate) fn blocked(pressure: Pressure) -> Option<&'static str> {
     match pressure {
         Pressure::Memory => Some("low on memory"),
-        Pressure::Disk => Some("low on disk"),
+        Pressure::Disk | Pressure::Full => Some("low on disk"),
         Pressure::Backlog => None,
     }
 }

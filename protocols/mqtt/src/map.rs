@@ -30,14 +30,14 @@ impl PropertyCodec for MqttProperties {
 pub(crate) fn reason(kind: FaultKind) -> Reason {
     match kind {
         FaultKind::AccessRefused => Reason::NOT_AUTHORIZED,
-        FaultKind::QuotaExceeded => Reason::QUOTA_EXCEEDED,
+        // A full disk is a quota of the whole node.
+        FaultKind::QuotaExceeded | FaultKind::ResourceError => Reason::QUOTA_EXCEEDED,
         FaultKind::Internal => Reason::UNSPECIFIED,
         FaultKind::NotFound
         | FaultKind::ResourceLocked
         | FaultKind::PreconditionFailed
         | FaultKind::NotAllowed
-        | FaultKind::NotImplemented
-        | FaultKind::ResourceError => Reason::IMPLEMENTATION_SPECIFIC,
+        | FaultKind::NotImplemented => Reason::IMPLEMENTATION_SPECIFIC,
     }
 }
 

@@ -1,11 +1,11 @@
-//! The store's background: checkpoints, recycling, zeroing ahead. Each a slice at a time, from `tick`.
+//! The store's background: checkpoints and recycling, from `tick`.
 
-use super::{AHEAD, CheckpointState, SPARES_MAX, Segment, Store};
+use super::{CheckpointState, Segment, Store};
 use crate::store::checkpoint::{self, Covered};
 use crate::store::directory::{Entries, Listed};
-use crate::store::disk::{Disk, DiskFile};
+use crate::store::disk::Disk;
 use crate::store::index::Live;
-use crate::store::segment::{LOG_DIR, SegmentKind, path, read_directory};
+use crate::store::segment::{path, read_directory};
 use crate::store::settings::StoreError;
 use crate::store::stats::StoreStats;
 use crate::time::{Now, Time};
@@ -15,7 +15,7 @@ use std::time::Duration;
 impl<D: Disk> Store<D> {
     /// Whether a commit has made [`Store::tick`] due earlier than it said. Costs nothing to ask after each.
     pub fn is_due(&self) -> bool {
-        self.is_checkpoint_cheap() || (self.ahead.is_none() && self.wants_ahead())
+        self.is_checkpoint_cheap() || self.wants_zeros() || self.wants_spare()
     }
 
     /// Whether a segment was sealed, and the checkpoint is small beside what was logged since the last one.
@@ -73,7 +73,12 @@ impl<D: Disk> Store<D> {
             bytes: bytes.len() as u64,
             ..CheckpointState::default()
         };
-        if let Err(error) = checkpoint::write(&*self.shared.disk, &bytes) {
+        let mut written = checkpoint::write(&*self.shared.disk, &bytes);
+        // On a full disk it is what frees segments: worth more than room for another one.
+        while written.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::StorageFull) && self.give_up_spare() {
+            written = checkpoint::write(&*self.shared.disk, &bytes);
+        }
+        if let Err(error) = written {
             // The log is as good as before; the next start is longer. Tried again when the next one is due.
             tracing::warn!(%error, "the checkpoint was not written");
             StoreStats::add(&self.shared.stats.background_failures, 1);
@@ -105,6 +110,7 @@ impl<D: Disk> Store<D> {
                 continue;
             }
             self.segments.remove(&id);
+            self.spare_failed = false;
             self.shared.index.lock().forget(id);
             if let Err(error) = self.retire_one(&segment) {
                 // It stays on disk; the next start finds it dead.
@@ -126,65 +132,10 @@ impl<D: Disk> Store<D> {
                 }
             }
         }
-        let usual = segment.file_bytes >= u64::from(self.settings.segment_bytes) && header.kind == SegmentKind::Log;
-        if usual && segment.file_bytes <= u64::from(self.settings.segment_bytes) * 2 && self.spares.len() < SPARES_MAX {
-            let spare = format!("{LOG_DIR}/{:08}.free", header.id);
-            disk.rename(&name, &spare)?;
-            self.spares.push(spare);
-        } else {
+        if !self.keep_as_spare(header, segment.file_bytes, &name)? {
             disk.remove(&name)?;
         }
         disk.sync_dir(header.kind.dir())
-    }
-
-    /// Fills a spare with zeros once the active segment is half full, if it was synced often: a sync of a file that
-    /// grows also writes the file system's journal, which wears more than the zeros do. Returns whether there is more
-    /// to do.
-    pub(super) fn zero_ahead(&mut self) -> bool {
-        if self.ahead.is_none() && !self.wants_ahead() {
-            return false;
-        }
-        let size = u64::from(self.settings.segment_bytes);
-        match self.zero_slice(size) {
-            Ok(more) => more,
-            Err(error) => {
-                tracing::warn!(%error, "the next segment was not zeroed ahead");
-                StoreStats::add(&self.shared.stats.background_failures, 1);
-                self.ahead = None;
-                self.ahead_failed = true;
-                let _ = self.shared.disk.remove(AHEAD);
-                false
-            }
-        }
-    }
-
-    fn wants_ahead(&self) -> bool {
-        let half = self.settings.segment_bytes / 2;
-        let half_full = self.active.as_ref().is_some_and(|active| active.position() >= half);
-        let worth = u64::from(self.syncs_here) * JOURNAL_BYTES >= u64::from(half);
-        half_full && worth && !self.ahead_failed && self.spares.is_empty()
-    }
-
-    fn zero_slice(&mut self, size: u64) -> io::Result<bool> {
-        let disk = self.shared.disk.clone();
-        let (file, from) = match self.ahead.take() {
-            Some(ahead) => ahead,
-            None => (disk.create(AHEAD)?, 0),
-        };
-        let to = (from + self.settings.slice_bytes as u64).min(size);
-        file.zero(from, to)?;
-        StoreStats::add(&self.shared.stats.bytes_written, to - from);
-        if to < size {
-            self.ahead = Some((file, to));
-            return Ok(true);
-        }
-        file.sync_data()?;
-        let spare = format!("{LOG_DIR}/{:08}.free", self.marks.next_id);
-        self.marks.next_id += 1;
-        disk.rename(AHEAD, &spare)?;
-        disk.sync_dir(LOG_DIR)?;
-        self.spares.push(spare);
-        Ok(false)
     }
 }
 
@@ -193,6 +144,3 @@ impl<D: Disk> Store<D> {
 const CHECKPOINT_SHARE: u64 = 4;
 /// Time between checkpoints while the disk is short.
 const DISK_SHORT_CHECKPOINT: Duration = Duration::from_secs(5);
-/// What a sync of a file that grows writes besides, into the file system's journal. Zeros are worth as much of it as they
-/// save.
-const JOURNAL_BYTES: u64 = 8 << 10;

@@ -5,8 +5,8 @@ use super::script::{batch, message, route, settings};
 use crate::message::{Message, Position};
 use crate::store::disk::{Disk, RealDisk};
 use crate::store::{
-    Batch, Durability, QueueAcks, QueueId, Read, Record, Recovered, Routes, State, Store, StoreError, StoreSettings,
-    check,
+    Batch, Durability, Lsn, QueueAcks, QueueId, Read, Record, Recovered, Routes, State, Store, StoreError,
+    StoreSettings, check,
 };
 use crate::testing::disk::{Crash, Fault, SimDisk};
 use crate::time::{Now, Time, Wall};
@@ -49,7 +49,7 @@ fn ack(queue: u64, lo: u64, hi: u64) -> Record {
 
 fn commit(store: &mut Store<SimDisk>, records: Vec<Record>, ms: u64) {
     let must = store.commit(&mut [batch(records, true)], at(ms)).unwrap();
-    assert!(store.confirmed() >= must);
+    assert!(store.durable() >= must);
 }
 
 /// Fills segments with messages that are settled at once, and lets the background run.
@@ -256,45 +256,68 @@ fn a_checkpoint_that_cannot_be_written_is_tried_again_and_harms_nothing() {
     assert_eq!(store.stats().checkpoints.load(Ordering::Relaxed), 1);
 }
 
-#[test]
-fn in_interval_mode_a_confirm_waits_for_the_interval() {
-    let every = Duration::from_millis(200);
+/// A store whose interval is 200 ms, and a commit at 1,000 ms of one batch per need.
+fn commit_needing(confirm_written: bool, needs: &[Option<Durability>]) -> (SimDisk, Store<SimDisk>, Lsn) {
     let disk = SimDisk::new(1);
-    let durability = Durability::Interval {
-        every,
-        confirm_written: false,
+    let settings = StoreSettings {
+        interval: Duration::from_millis(200),
+        confirm_written,
+        ..settings()
     };
-    let (mut store, _) = open_with(
-        &disk,
-        StoreSettings {
-            durability,
-            ..settings()
-        },
-    );
-    let must = store
-        .commit(&mut [batch(vec![publish(&message(1, 10), 1, 0)], true)], at(1000))
-        .unwrap();
-    assert!(store.confirmed() < must);
-    assert_eq!(store.tick(at(1100)).unwrap(), Some(Time(1200)));
-    assert!(store.confirmed() < must);
-    store.tick(at(1200)).unwrap();
-    assert!(store.confirmed() >= must);
+    let (mut store, _) = open_with(&disk, settings);
+    // The file is made, and synced, by the first.
+    commit(&mut store, vec![publish(&message(0, 10), 1, 0)], 0);
+    while store.tick(at(0)).unwrap().is_some_and(|due| due <= Time(100)) {}
+    let batches = (1u64..).zip(needs).map(|(seq, need)| Batch {
+        need: *need,
+        ..batch(vec![publish(&message(seq, 10), 1, seq)], false)
+    });
+    let before = disk.syncs();
+    let must = store.commit(&mut batches.collect::<Vec<_>>(), at(1_000)).unwrap();
+    let at_once = needs.contains(&Some(Durability::Always));
+    assert_eq!(disk.syncs() - before, u64::from(at_once), "{needs:?}");
+    (disk, store, must)
+}
 
-    let durability = Durability::Interval {
-        every,
-        confirm_written: true,
-    };
-    let (mut store, _) = open_with(
-        &SimDisk::new(1),
-        StoreSettings {
-            durability,
-            ..settings()
-        },
-    );
-    let must = store
-        .commit(&mut [batch(vec![publish(&message(1, 10), 1, 0)], true)], at(1000))
-        .unwrap();
-    assert!(store.confirmed() >= must && store.durable() < must);
+#[test]
+fn a_commit_syncs_as_its_neediest_batch_needs() {
+    const NOBODY: Option<Durability> = None;
+    let [os, interval, always] = [Durability::Os, Durability::Interval, Durability::Always].map(Some);
+    for needs in [vec![NOBODY], vec![os], vec![NOBODY, os]] {
+        let (disk, mut store, must) = commit_needing(false, &needs);
+        assert!(store.durable() >= must, "{needs:?}: written is enough");
+        let before = disk.syncs();
+        store.tick(at(2_000)).unwrap();
+        assert_eq!(disk.syncs(), before, "{needs:?}: never synced for it");
+    }
+    for needs in [
+        vec![always],
+        vec![os, always],
+        vec![always, interval, NOBODY],
+        vec![interval, always],
+    ] {
+        let (_, store, must) = commit_needing(false, &needs);
+        assert!(must > Lsn(0) && store.durable() >= must, "{needs:?}");
+    }
+    for needs in [vec![interval], vec![os, interval], vec![interval, os, NOBODY]] {
+        let (_, mut store, must) = commit_needing(false, &needs);
+        assert!(store.durable() < must, "{needs:?}");
+        assert_eq!(store.tick(at(1_100)).unwrap(), Some(Time(1_200)), "{needs:?}");
+        assert!(store.durable() < must, "{needs:?}");
+        store.tick(at(1_200)).unwrap();
+        assert!(store.durable() >= must, "{needs:?}");
+    }
+}
+
+#[test]
+fn an_interval_that_confirms_what_is_written_syncs_all_the_same() {
+    let (disk, mut store, must) = commit_needing(true, &[Some(Durability::Interval)]);
+    assert!(store.durable() >= must, "nothing waits for the sync");
+    let before = disk.syncs();
+    store.tick(at(1_199)).unwrap();
+    assert_eq!(disk.syncs(), before);
+    store.tick(at(1_200)).unwrap();
+    assert_eq!(disk.syncs(), before + 1);
 }
 
 #[test]
@@ -510,4 +533,57 @@ fn a_real_directory_works_and_is_locked_by_pid() {
     );
     drop(store);
     std::fs::remove_dir_all(&root).unwrap();
+}
+
+#[test]
+fn a_checkpoint_of_another_release_is_refused_by_name() {
+    let disk = SimDisk::new(1);
+    let (mut store, _) = open(&disk);
+    commit(&mut store, vec![publish(&message(1, 100), 1, 0)], 0);
+    store.close(at(1)).unwrap();
+    disk.damage("checkpoint", |bytes| {
+        bytes[12] = 9;
+        let crc = crc32c::crc32c(&bytes[12..]);
+        bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+    });
+    let Err(refused) = Store::open(Arc::new(disk.clone()), settings(), Wall(0)).map(|_| ()) else {
+        panic!("another release's checkpoint was read")
+    };
+    let text = refused.to_string();
+    assert!(
+        text.starts_with("checkpoint has format 9; this release reads format 1."),
+        "{text}"
+    );
+}
+
+/// Everything is full but the two spares: what is settled is logged in them, segments die, and room comes back.
+#[test]
+fn a_store_without_a_free_byte_lives_on_its_reserve() {
+    let disk = SimDisk::new(1);
+    let (mut store, _) = open(&disk);
+    for seq in 0..60 {
+        commit(&mut store, vec![publish(&message(seq, 1_000), 1, seq)], seq);
+        store.tick(at(seq)).unwrap();
+    }
+    assert_eq!(store.reserved(), 2 * u64::from(settings().segment_bytes));
+    disk.set_capacity(Some(disk.bytes_used()));
+    store.set_disk_short(true);
+    let used = disk.bytes_used();
+    for seq in 0..60 {
+        let ms = 100 + seq * 1_000;
+        commit(&mut store, vec![ack(1, seq, seq)], ms);
+        for _ in 0..10 {
+            store.tick(at(ms)).unwrap();
+        }
+    }
+    assert!(disk.bytes_used() < used / 2, "{} of {used} bytes", disk.bytes_used());
+    assert_eq!(store.reserved(), 2 * u64::from(settings().segment_bytes));
+    drop(store);
+    let (_, recovered) = open(&disk.restart(Crash::Power));
+    assert!(
+        recovered
+            .queues
+            .get(&QueueId(1))
+            .is_none_or(|queue| queue.messages.is_empty())
+    );
 }

@@ -3,16 +3,12 @@
 use super::script::{Script, runs};
 use crate::store::Durability;
 use crate::testing::disk::{Crash, Fault};
-use std::time::Duration;
 
 /// Works, crashes, starts, as often as `lives`; each life stops at a change that the seed picks.
 fn live_and_die(seed: u64, lives: u64) {
     let mut script = Script::new(seed);
     if seed % 4 == 3 {
-        script.settings.durability = Durability::Interval {
-            every: Duration::from_millis(500),
-            confirm_written: false,
-        };
+        script.need = Durability::Interval;
     }
     for _ in 0..lives {
         let stop = script.rng.below(120);

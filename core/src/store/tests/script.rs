@@ -21,7 +21,8 @@ pub(super) fn settings() -> StoreSettings {
         compact_age_min: 2,
         slice_bytes: 4 << 10,
         salt: 0x5eed,
-        durability: Durability::Always,
+        interval: Duration::from_millis(500),
+        confirm_written: false,
     }
 }
 
@@ -59,7 +60,7 @@ pub(super) fn route(queue: u64, seq: u64) -> Route {
 pub(super) fn batch(records: Vec<Record>, sync: bool) -> Batch {
     Batch {
         records,
-        sync,
+        need: sync.then_some(Durability::Always),
         ticket: Ticket(1),
         ..Batch::default()
     }
@@ -112,6 +113,8 @@ pub(super) struct Script {
     pub(super) rng: Rng,
     pub(super) now: Now,
     pub(super) settings: StoreSettings,
+    /// What the commits that are booked need.
+    pub(super) need: Durability,
     /// Messages in memory, to be routed again.
     held: Vec<(Message, u64, usize)>,
     waiting: Option<(u64, Lsn)>,
@@ -136,6 +139,7 @@ impl Script {
                 wall: Wall(5_000),
             },
             settings: settings(),
+            need: Durability::Always,
             held: Vec::new(),
             waiting: None,
             is_plain: false,
@@ -173,7 +177,7 @@ impl Script {
     }
     fn note_confirms(&mut self) {
         if let Some((commit, must)) = self.waiting
-            && self.store.as_ref().unwrap().confirmed() >= must
+            && self.store.as_ref().unwrap().durable() >= must
         {
             self.book.confirmed = commit;
             self.waiting = None;
@@ -182,7 +186,7 @@ impl Script {
     fn commit(&mut self) -> Result<(), StoreError> {
         self.book.commit += 1;
         let mut batches = Vec::new();
-        // One answer for all of a commit: what follows the last batch with `sync` is not promised.
+        // One answer for all of a commit: what follows the last batch that needs a sync is not promised.
         let sync = self.rng.chance(1, 2);
         let mut any_sync = false;
         for _ in 0..1 + self.rng.below(3) {
@@ -193,8 +197,9 @@ impl Script {
             for _ in 0..self.rng.below(6) {
                 self.step(&mut batch);
             }
-            batch.sync = sync;
-            any_sync |= batch.sync && !batch.records.is_empty();
+            let unsynced = [None, Some(Durability::Os)][self.rng.below(2) as usize];
+            batch.need = if sync { Some(self.need) } else { unsynced };
+            any_sync |= sync && !batch.records.is_empty();
             batches.push(batch);
         }
         let must = self.store.as_mut().unwrap().commit(&mut batches, self.now)?;

@@ -93,6 +93,7 @@ impl Simulation {
             checkpoint_every: ms(300),
             compact_live_percent_max: 50,
             compact_age_min: 1,
+            interval: ms(50),
             ..StoreSettings::default()
         };
         let mut stage = Stage {
@@ -201,6 +202,8 @@ impl Simulation {
         for round in 0.. {
             assert!(round < 10_000, "it never ends");
             let before = self.stage.world.trace();
+            // An interval.
+            self.stage.world.advance(ms(50));
             while !self.stage.said.values().all(VecDeque::is_empty) {
                 match self.stage.world.step() {
                     Step::Applied(client, n) => self.applied(client, n),

@@ -4,6 +4,7 @@ use super::{Deed as AnyDeed, Stage};
 use crate::support::*;
 use gatepost_core::command::{Outcome, PublishFlags};
 use gatepost_core::event::{Delivery, DeliveryFlags, Event};
+use gatepost_core::properties::Value;
 use gatepost_core::testing::disk::Crash;
 use gatepost_core::testing::world::{Client, ROOM};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -108,7 +109,14 @@ impl Queues {
     pub(super) fn new(stage: &mut Stage) -> Queues {
         let peers = (0..4).map(|_| Peer::new(stage)).collect::<Vec<_>>();
         for (n, name) in NAMES.iter().enumerate() {
-            let command = if survives(n) { durable(name) } else { transient(name) };
+            let command = match n {
+                // Their confirms wait for a later sync; what is promised is the same.
+                MANY | RIGHT => declare(name, |d| {
+                    d.arguments.push("x-gatepost-durability", Value::text("interval"))
+                }),
+                _ if survives(n) => durable(name),
+                _ => transient(name),
+            };
             run(&mut stage.world, peers[0].client, [command]);
         }
         Queues {

@@ -163,13 +163,13 @@ impl Amqp {
         self.call(1, (85, 10), Args::new().octet(0), (85, 11)).map(drop)
     }
 
-    /// Consumes with the tag `c`. Prefetch 0 is none.
+    /// Consumes with the queue's name as tag. Prefetch 0 is none.
     pub(crate) fn consume(&mut self, queue: &str, prefetch: u16, no_ack: bool) -> Result<()> {
         self.call(1, (60, 10), Args::new().long(0).short(prefetch).octet(0), (60, 11))?;
         let args = Args::new()
             .short(0)
             .text(queue)
-            .text("c")
+            .text(queue)
             .octet(u8::from(no_ack) << 1)
             .bytes(b"");
         self.call(1, (60, 20), args, (60, 21)).map(drop)

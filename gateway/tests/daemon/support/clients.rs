@@ -32,6 +32,7 @@ fn run(gatepost: &mut Gatepost, mut command: Command, script: &str) {
         .env("GATEPOST_AMQP", gatepost.amqp.to_string())
         .env("GATEPOST_MQTT", gatepost.mqtt.to_string())
         .env("GATEPOST_STOMP", gatepost.stomp.to_string())
+        .env("GATEPOST_METRICS", gatepost.metrics.to_string())
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

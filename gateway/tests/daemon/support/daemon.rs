@@ -67,13 +67,22 @@ impl Gatepost {
 
     /// The same, with environment variables.
     pub(crate) fn start_with_environment(&mut self, environment: &[(&str, &str)]) {
+        self.start_command(Command::new(BINARY).envs(environment.iter().copied()));
+    }
+
+    /// The same, by a command that is given the binary and its arguments and becomes it.
+    pub(crate) fn start_under(&mut self, wrapper: &[&str]) {
+        let (program, arguments) = wrapper.split_first().expect("a command");
+        self.start_command(Command::new(program).args(arguments).arg(BINARY));
+    }
+
+    fn start_command(&mut self, command: &mut Command) {
         assert!(self.process.is_none(), "it is running already");
         let log = self.log_file();
         let began = Instant::now();
-        let child = Command::new(BINARY)
+        let child = command
             .arg("--config")
             .arg(self.config())
-            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle to the log"))
             .stderr(log)

@@ -6,6 +6,7 @@ pub(crate) mod clients;
 pub(crate) mod daemon;
 pub(crate) mod mqtt;
 pub(crate) mod raw;
+pub(crate) mod stomp;
 
 pub(crate) use clients::{node, python};
 pub(crate) use daemon::Gatepost;

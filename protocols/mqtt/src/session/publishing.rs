@@ -169,10 +169,11 @@ impl Publishing {
             };
             cx.commands.push(Command::Publish {
                 channel: CHANNEL,
-                flags: if packet.qos > 0 {
-                    PublishFlags::CONFIRM
-                } else {
-                    PublishFlags::default()
+                flags: match self.version {
+                    _ if packet.qos == 0 => PublishFlags::default(),
+                    Version::V5 => PublishFlags::CONFIRM,
+                    // Their PUBACK and PUBREC can only mean yes.
+                    Version::V31 | Version::V311 => PublishFlags::CONFIRM | PublishFlags::PATIENT,
                 },
                 packet_id: if packet.qos == 2 { packet.packet_id } else { 0 },
                 message: Message::new(envelope, &settings.exchange, topic, raw, packet.payload),

@@ -1,7 +1,7 @@
 //! Messages from the client.
 
 use crate::script::{Script, connect, properties};
-use gatepost_core::command::Command;
+use gatepost_core::command::{Command, PublishFlags};
 use gatepost_core::event::{Event, Op};
 use gatepost_core::fault::{Fault, FaultKind};
 use gatepost_core::message::Dialect;
@@ -102,12 +102,28 @@ fn qos_2_is_released_by_the_engine() {
 }
 
 #[test]
+fn only_mqtt_5_can_be_told_of_a_refusal() {
+    for (version, patient) in [(Version::V31, true), (Version::V311, true), (Version::V5, false)] {
+        let mut script = Script::open(version);
+        for qos in [1, 2] {
+            send(&mut script, publish("a", qos, 7));
+            let Some(Command::Publish { flags, .. }) = script.command() else {
+                panic!("a publish")
+            };
+            assert!(flags.contains(PublishFlags::CONFIRM));
+            assert_eq!(flags.contains(PublishFlags::PATIENT), patient, "{version:?}");
+        }
+    }
+}
+
+#[test]
 fn a_refusal_keeps_its_place_and_says_why_in_mqtt_5() {
     for (why, code) in [
         (FaultKind::AccessRefused, 0x87),
         (FaultKind::QuotaExceeded, 0x97),
         (FaultKind::NotAllowed, 0x83),
-        (FaultKind::ResourceError, 0x83),
+        // A full disk: MQTT 5 4.13.2 and 3.4.2.1, "an implementation or administrative imposed limit".
+        (FaultKind::ResourceError, 0x97),
         (FaultKind::Internal, 0x80),
     ] {
         let mut script = Script::open(Version::V5);

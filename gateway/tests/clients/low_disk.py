@@ -1,0 +1,68 @@
+"""Free disk is under its limit: publishers wait, whatever they speak, and consumers go on."""
+
+import time
+
+import pika
+
+from amqp import PERSISTENT, Inbox, connect
+from harness import case, equal, eventually, main, unique
+from mqtt import V3, V5, both
+from mqtt import Client as Mqtt
+from stomps import Client as Stomp
+
+
+@case
+def pika_is_told_that_it_is_blocked_and_its_publish_waits():
+    told = []
+    connection = connect()
+    connection.add_on_connection_blocked_callback(lambda _, frame: told.append(frame.method.reason))
+    channel = connection.channel()
+    queue = unique()
+    channel.queue_declare(queue, durable=True)
+    channel.basic_publish("", queue, b"1", PERSISTENT)
+    eventually(lambda: connection.process_data_events(0.05) or told, "connection.blocked")
+    equal(told, ["low on disk"])
+    channel.basic_publish("", queue, b"2", PERSISTENT)
+    time.sleep(0.5)
+    other = connect().channel()
+    assert other.queue_declare(queue, passive=True).method.message_count <= 1, "the second waits"
+
+
+@case
+def a_consumer_gets_and_settles_what_was_there():
+    channel = connect().channel()
+    inbox = Inbox(channel, "before")
+    inbox.wait(100)
+    equal([int.from_bytes(body[:8], "big") for body in inbox.bodies], list(range(100)))
+    channel.basic_ack(0, multiple=True)
+    equal(channel.queue_declare("before", passive=True).method.message_count, 0)
+
+
+@both
+def a_puback_is_withheld_and_messages_still_arrive(version):
+    client = Mqtt(version)
+    topic = unique("t")
+    client.subscribe(f"{topic}/#", 1)
+    first = client.publish(f"{topic}/1", "1", 1, wait=False)
+    second = client.publish(f"{topic}/2", "2", 1, wait=False)
+    time.sleep(0.5)
+    assert not second.is_published(), "no PUBACK while the disk is low"
+    assert not client.disconnects, client.disconnects
+    # Other packets are answered all the same.
+    client.subscribe("other/#", 0)
+    del first
+
+
+@case
+def a_receipt_is_withheld():
+    client = Stomp()
+    destination = f"/queue/{unique()}"
+    for receipt in ["r1", "r2"]:
+        client.stomp.send(destination, "x", None, {"persistent": "true", "receipt": receipt})
+        time.sleep(0.3)
+    assert "r2" not in client.receipts, client.receipts
+    assert not client.errors, client.errors
+
+
+if __name__ == "__main__":
+    main()
