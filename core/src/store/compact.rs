@@ -270,9 +270,11 @@ impl<D: Disk> Store<D> {
             let written = writer.write()?;
             if let Some(took) = writer.sync()? {
                 self.shared.stats.synced(took);
+                self.slice_took += took;
             }
             if written > 0 {
                 StoreStats::add(&self.shared.stats.bytes_written, written);
+                StoreStats::add(&self.shared.stats.compaction_bytes_written, written);
                 self.checkpoint.dirty = true;
                 let (id, end) = (writer.header.id, writer.end());
                 if let Some(segment) = self.segments.get_mut(&id) {

@@ -46,6 +46,8 @@ pub struct Store<D: Disk> {
     pub(super) spares: Vec<String>,
     /// A spare that is being filled with zeros, and up to where.
     ahead: Option<(D::File, u64)>,
+    /// What the medium took for the background's syncs in this `tick`.
+    pub(super) slice_took: Duration,
     /// Syncs of the active segment.
     syncs_here: u32,
     /// Zeroing ahead failed for this segment: it is tried again for the next.
@@ -68,8 +70,9 @@ pub struct Store<D: Disk> {
 pub(super) struct CheckpointState {
     /// When the last one was written, or tried.
     last: Time,
-    /// A segment was sealed since.
+    /// A segment was sealed since; and since the last `tick`.
     sealed: bool,
+    sealed_just_now: bool,
     /// Something was logged since.
     pub(super) dirty: bool,
     /// Bytes of the last one, and bytes logged since: see `checkpoint_due`.
@@ -102,8 +105,10 @@ pub(super) struct Segment {
 pub(super) const SPARES_MAX: usize = 2;
 /// Encoded records are written when they reach this, also in the middle of a batch.
 const WRITE_BYTES: usize = 1 << 20;
-/// Background work goes on after this time.
+/// Background work goes on after this time...
 const SLICE_PAUSE: Duration = Duration::from_millis(10);
+/// ... or after this many times what the medium took for the slice, so that it gets a quarter of the medium at most.
+const SLICE_PAUSE_SHARE: u32 = 3;
 /// A spare being zeroed.
 pub(super) const AHEAD: &str = "log/ahead";
 
@@ -143,6 +148,7 @@ impl<D: Disk> Store<D> {
             compaction: None,
             spares: found.spares,
             ahead: None,
+            slice_took: Duration::ZERO,
             syncs_here: 0,
             ahead_failed: false,
             sync_due: None,
@@ -232,25 +238,39 @@ impl<D: Disk> Store<D> {
         Ok(must)
     }
 
-    /// Does what is due, and a slice of what can wait. Returns when to call it again; commits make that earlier.
+    /// Whether a commit has left something for `tick` that should not wait for the time the last one named: a segment
+    /// is full, or half full and its successor is to be zeroed.
+    pub fn has_chores(&self) -> bool {
+        self.checkpoint.sealed_just_now || (self.ahead.is_none() && self.wants_zeros())
+    }
+
+    /// Does what is due, and a slice of what can wait. Returns when to call it again; commits make that earlier, see
+    /// [`Store::has_chores`].
     ///
     /// # Errors
     /// If the log itself failed: it is poisoned. Failed checkpoints, zeros and compactions are logged and counted.
     pub fn tick(&mut self, now: Now) -> Result<Option<Time>, StoreError> {
         self.check_poison()?;
         self.marks.wall = self.marks.wall.max(now.wall);
+        self.checkpoint.sealed_just_now = false;
         if self.sync_due.is_some_and(|due| due <= now.monotonic) {
             self.sync()?;
         }
-        if self.checkpoint_due().is_some_and(|due| due <= now.monotonic) {
+        if self
+            .checkpoint_due(now.monotonic)
+            .is_some_and(|due| due <= now.monotonic)
+        {
             self.write_checkpoint(now)?;
         }
+        self.slice_took = Duration::ZERO;
         let mut more = self.zero_ahead();
         more |= self.compact()?;
         self.retire();
         self.gauge();
-        let background = more.then(|| now.monotonic + SLICE_PAUSE);
-        Ok([self.sync_due, self.checkpoint_due(), background]
+        // Where the medium is slow, the slices are far between: the log has most of it.
+        let pause = SLICE_PAUSE.max(self.slice_took * SLICE_PAUSE_SHARE);
+        let background = more.then(|| now.monotonic + pause);
+        Ok([self.sync_due, self.checkpoint_due(now.monotonic), background]
             .into_iter()
             .flatten()
             .min())
@@ -521,6 +541,7 @@ impl<D: Disk> Store<D> {
         let sealed = self.seal(&mut active);
         self.or_poison("seal a segment", sealed)?;
         self.checkpoint.sealed = true;
+        self.checkpoint.sealed_just_now = true;
         Ok(())
     }
 

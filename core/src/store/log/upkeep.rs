@@ -5,7 +5,7 @@ use crate::store::checkpoint::{self, Covered};
 use crate::store::directory::{Entries, Listed};
 use crate::store::disk::{Disk, DiskFile};
 use crate::store::index::Live;
-use crate::store::segment::{LOG_DIR, SegmentKind, path, read_directory};
+use crate::store::segment::{LOG_DIR, SegmentKind, SegmentWriter, path, read_directory};
 use crate::store::settings::StoreError;
 use crate::store::stats::StoreStats;
 use crate::time::{Now, Time};
@@ -13,23 +13,34 @@ use std::io;
 use std::time::Duration;
 
 impl<D: Disk> Store<D> {
-    pub(super) fn checkpoint_due(&self) -> Option<Time> {
+    /// When the next checkpoint is due, or, if it would not pay then, when to ask again.
+    ///
+    /// A checkpoint says all that is live, so its cost has to be earned: by what was logged since the last one, which
+    /// a start need not replay any more, and by the segments that wait for one to be recycled. An idle store, and one
+    /// that logs little beside a lot of queues and keys, does not write the same thing over and over.
+    pub(super) fn checkpoint_due(&self, now: Time) -> Option<Time> {
         let state = &self.checkpoint;
-        let waiting = || {
-            self.segments
-                .values()
-                .any(|s| s.sealed && !s.doomed && self.index.live(s.header.id) == Live::default())
-        };
-        if state.sealed && state.bytes <= state.logged / CHECKPOINT_SHARE {
+        let waiting: u64 = self
+            .segments
+            .values()
+            .filter(|s| s.sealed && !s.doomed && self.index.live(s.header.id) == Live::default())
+            .map(|s| s.file_bytes)
+            .sum();
+        let earned = state.logged.saturating_add(waiting);
+        let pays = state.bytes <= earned / 100 * u64::from(self.settings.checkpoint_cost_percent_max);
+        if state.sealed && pays {
             return Some(state.last);
         }
-        let most = if self.disk_short {
-            DISK_SHORT_CHECKPOINT
-        } else {
-            Duration::MAX
+        let every = match waiting {
+            0 => self.settings.checkpoint_every,
+            _ if self.disk_short => self.settings.checkpoint_every.min(DISK_SHORT_CHECKPOINT),
+            _ => self.settings.checkpoint_every.min(RECLAIM_CHECKPOINT),
         };
-        let every = self.settings.checkpoint_every.min(most);
-        (state.dirty || state.sealed || waiting()).then(|| state.last + every)
+        if pays || (waiting > 0 && self.disk_short) {
+            (state.dirty || state.sealed || waiting > 0).then(|| state.last + every)
+        } else {
+            (state.dirty || state.sealed).then(|| now + every)
+        }
     }
 
     pub(super) fn write_checkpoint(&mut self, now: Now) -> Result<(), StoreError> {
@@ -57,19 +68,22 @@ impl<D: Disk> Store<D> {
             })
             .collect();
         let bytes = checkpoint::encode(&self.marks, &covered, &self.index);
-        self.checkpoint = CheckpointState {
-            last: now.monotonic,
-            bytes: bytes.len() as u64,
-            ..CheckpointState::default()
-        };
+        self.checkpoint.last = now.monotonic;
         if let Err(error) = checkpoint::write(&*self.shared.disk, &bytes) {
             // The log is as good as before; the next start is longer. Tried again when the next one is due.
             tracing::warn!(%error, "the checkpoint was not written");
             StoreStats::add(&self.shared.stats.background_failures, 1);
             self.checkpoint.dirty = true;
+            self.checkpoint.sealed = false;
             return Ok(());
         }
+        self.checkpoint = CheckpointState {
+            last: now.monotonic,
+            bytes: bytes.len() as u64,
+            ..CheckpointState::default()
+        };
         StoreStats::add(&self.shared.stats.bytes_written, bytes.len() as u64);
+        StoreStats::add(&self.shared.stats.checkpoint_bytes_written, bytes.len() as u64);
         StoreStats::add(&self.shared.stats.checkpoints, 1);
         for segment in self.segments.values_mut() {
             segment.covered_before = std::mem::replace(&mut segment.covered, segment.end);
@@ -126,19 +140,12 @@ impl<D: Disk> Store<D> {
     }
 
     /// Fills a spare with zeros once the active segment is half full, if it was synced often: a sync of a file that
-    /// grows also writes the file system's journal, which wears more than the zeros do. Returns whether there is more
-    /// to do.
+    /// grows also writes the file system's journal. Returns whether there is more to do.
     pub(super) fn zero_ahead(&mut self) -> bool {
-        let size = u64::from(self.settings.segment_bytes);
-        let half_full = self
-            .active
-            .as_ref()
-            .is_some_and(|active| u64::from(active.position()) >= size / 2);
-        let wanted = half_full && self.syncs_here >= SYNCS_WORTH_ZEROS && !self.ahead_failed && self.spares.is_empty();
-        if self.ahead.is_none() && !wanted {
+        if self.ahead.is_none() && !self.wants_zeros() {
             return false;
         }
-        match self.zero_slice(size) {
+        match self.zero_slice(u64::from(self.settings.segment_bytes)) {
             Ok(more) => more,
             Err(error) => {
                 tracing::warn!(%error, "the next segment was not zeroed ahead");
@@ -149,6 +156,17 @@ impl<D: Disk> Store<D> {
                 false
             }
         }
+    }
+
+    pub(super) fn wants_zeros(&self) -> bool {
+        let half_full = |active: &SegmentWriter<D::File>| active.position() >= self.settings.segment_bytes / 2;
+        let synced_often = |active: &SegmentWriter<D::File>| self.syncs_here >= active.position() / ZEROS_WORTH_A_SYNC;
+        !self.ahead_failed
+            && self.spares.is_empty()
+            && self
+                .active
+                .as_ref()
+                .is_some_and(|active| half_full(active) && synced_often(active))
     }
 
     fn zero_slice(&mut self, size: u64) -> io::Result<bool> {
@@ -174,10 +192,10 @@ impl<D: Disk> Store<D> {
     }
 }
 
-/// A segment's end moves the checkpoint's due date only if the checkpoint costs at most this share of what was logged
-/// since the last one. With very many queues and segments a checkpoint is big.
-const CHECKPOINT_SHARE: u64 = 4;
-/// Time between checkpoints while the disk is short.
+/// Time between checkpoints while segments wait for one to be recycled. It takes two, and no more than a minute.
+const RECLAIM_CHECKPOINT: Duration = Duration::from_secs(10);
+/// The same while the disk is short.
 const DISK_SHORT_CHECKPOINT: Duration = Duration::from_secs(5);
-/// A segment that was synced this often is worth the zeros of its successor.
-const SYNCS_WORTH_ZEROS: u32 = 8;
+/// What the journal writes for a sync of a file that grows, in bytes: as many zeros wear the medium no more. A segment
+/// that larger writes fill is better left to grow.
+const ZEROS_WORTH_A_SYNC: u32 = 16 << 10;

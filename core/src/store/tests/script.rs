@@ -16,6 +16,7 @@ pub(super) fn settings() -> StoreSettings {
     StoreSettings {
         segment_bytes: 16 << 10,
         checkpoint_every: Duration::from_secs(5),
+        checkpoint_cost_percent_max: 400,
         compact_live_percent_max: 40,
         compact_age_min: 2,
         slice_bytes: 4 << 10,
