@@ -343,9 +343,11 @@ fn cold<D: Disk>(
     if store.cold.get(kind).is_some_and(Option::is_none) {
         let size = size_for(bytes + listed, store.settings.segment_bytes)
             .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        let marks = store.marks;
         let header = store.next_header([SegmentKind::Messages, SegmentKind::Keys][kind], size);
         let disk = store.shared.disk.clone();
-        let writer = SegmentWriter::create(&*disk, header, None)?;
+        // A gap between segments would look as if one were missing, so the place of one that could not be made is free.
+        let writer = SegmentWriter::create(&*disk, header, None).inspect_err(|_| store.marks = marks)?;
         store.add_segment(&writer);
         store.cold[kind] = Some(writer);
     }

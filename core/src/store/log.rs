@@ -7,6 +7,7 @@ use super::checkpoint::Marks;
 use super::compact::Compaction;
 use super::disk::{Disk, DiskFile};
 use super::files::Shared;
+use super::footer::Ending;
 use super::index::{Index, Root};
 use super::reader::Reader;
 use super::record::{self, FIRST, GROUP, Kind, LAST, message_bytes_max};
@@ -127,10 +128,26 @@ impl<D: Disk> Store<D> {
     ///
     /// # Errors
     /// If another process has it, if it cannot be listed or made, or if it is another release's. Damage is no error.
-    pub fn open(disk: Arc<D>, mut settings: StoreSettings, wall: Wall) -> Result<(Store<D>, Recovered), StoreError> {
+    pub fn open(disk: Arc<D>, settings: StoreSettings, wall: Wall) -> Result<(Store<D>, Recovered), StoreError> {
+        Store::open_as(disk, settings, wall, false)
+    }
+    /// The same, with every record read, whatever the checkpoint says.
+    pub(super) fn open_thoroughly(
+        disk: Arc<D>,
+        settings: StoreSettings,
+        wall: Wall,
+    ) -> Result<(Store<D>, Recovered), StoreError> {
+        Store::open_as(disk, settings, wall, true)
+    }
+    fn open_as(
+        disk: Arc<D>,
+        mut settings: StoreSettings,
+        wall: Wall,
+        is_thorough: bool,
+    ) -> Result<(Store<D>, Recovered), StoreError> {
         settings.segment_bytes = settings.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
         let lock = disk.lock().map_err(StoreError::Lock)?;
-        let found = recovery::recover(&disk, &settings)?;
+        let found = recovery::recover(&disk, &settings, is_thorough)?;
         let mut marks = found.marks;
         marks.wall = marks.wall.max(wall);
         // Nothing that another epoch wrote is judged by this one's syncs.
@@ -546,8 +563,17 @@ impl<D: Disk> Store<D> {
     }
 
     pub(super) fn seal(&mut self, writer: &mut SegmentWriter<D::File>) -> io::Result<()> {
+        self.seal_as(writer, Ending::Full, Vec::new())
+    }
+
+    pub(super) fn seal_as(
+        &mut self,
+        writer: &mut SegmentWriter<D::File>,
+        ending: Ending,
+        holes: Vec<(u32, u32)>,
+    ) -> io::Result<()> {
         let (end, routes, keys) = (writer.end(), writer.directory.routes, writer.directory.keys);
-        let bytes = writer.seal(false)?;
+        let bytes = writer.seal(ending, holes)?;
         StoreStats::add(&self.shared.stats.bytes_written, bytes);
         let file_bytes = writer.file.len()?;
         if let Some(segment) = self.segments.get_mut(&writer.header.id) {

@@ -21,8 +21,10 @@ use super::checkpoint::{self, Checkpoint, Covered, Marks};
 use super::directory::{Directory, Entries, Listed};
 use super::disk::{Disk, DiskFile};
 use super::files::Shared;
+use super::footer::{Ending, Footer};
 use super::index::{Index, Move, Root};
 use super::log::{AHEAD, SPARES_MAX, Segment};
+use super::missing::{self, Expected};
 use super::record::{BatchHead, FIRST, GROUP, Kind, LAST, Raw};
 use super::scan::{Scanned, Scanner};
 use super::segment::{
@@ -32,7 +34,6 @@ use super::segment::{
 use super::seqset::Ranges;
 use super::settings::{StoreError, StoreSettings};
 use super::stats::StoreStats;
-use super::varint::Input;
 use super::{QueueId, Recovered, RecoveredEntry, Route, quarantine};
 use crate::message::Position;
 use hashbrown::{HashMap, HashSet};
@@ -43,7 +44,7 @@ use std::sync::Arc;
 mod replay;
 mod resolve;
 
-use replay::{Op, list};
+pub(super) use replay::{Op, list};
 
 /// What a start found.
 pub(super) struct Found<D: Disk> {
@@ -58,14 +59,20 @@ pub(super) struct Found<D: Disk> {
 }
 
 /// Reads a data directory, which is locked.
-pub(super) fn recover<D: Disk>(disk: &Arc<D>, settings: &StoreSettings) -> Result<Found<D>, StoreError> {
+pub(super) fn recover<D: Disk>(
+    disk: &Arc<D>,
+    settings: &StoreSettings,
+    is_thorough: bool,
+) -> Result<Found<D>, StoreError> {
     for dir in [LOG_DIR, COLD_DIR, quarantine::DIR] {
         disk.make_dir(dir).map_err(failed(format!("make {dir}/")))?;
     }
     let stats = Arc::new(StoreStats::default());
     let mut recovery = Recovery {
         shared: Arc::new(Shared::new(disk.clone(), stats)),
+        is_thorough,
         checkpoint: None,
+        expected: Expected::default(),
         wanted: HashSet::new(),
         needed: HashSet::new(),
         roots: HashMap::new(),
@@ -89,9 +96,10 @@ pub(super) fn recover<D: Disk>(disk: &Arc<D>, settings: &StoreSettings) -> Resul
         ids.sort_unstable();
         files.extend(ids.into_iter().map(|id| (dir, id)));
     }
-    for (dir, id) in files {
-        recovery.read_file(dir, id)?;
+    for (dir, id) in &files {
+        recovery.read_file(dir, *id)?;
     }
+    recovery.miss(&files);
     recovery.judge();
     let mut recovered = recovery.settle();
     recovery.read_keys(&mut recovered);
@@ -123,7 +131,11 @@ fn failed(what: String) -> impl FnOnce(io::Error) -> StoreError {
 
 struct Recovery<D: Disk> {
     shared: Arc<Shared<D>>,
+    /// Every record is read, and what does not hold found.
+    is_thorough: bool,
     checkpoint: Option<Box<Checkpoint>>,
+    /// Segments in which the newest checkpoint has something live, if that is the one that was read.
+    expected: Expected,
     /// Payloads that moves of the checkpoint name, and those among them that were found.
     wanted: HashSet<Root>,
     /// Segments in which the checkpoint has live messages.
@@ -178,6 +190,8 @@ struct Unsealed<F> {
     header: SegmentHeader,
     file: Arc<F>,
     end: u32,
+    /// What was found to hold nothing, damage and torn tails alike.
+    holes: Vec<(u32, u32)>,
     directory: Directory,
     blank: bool,
 }
@@ -191,17 +205,27 @@ impl<D: Disk> Recovery<D> {
     }
 
     fn read_checkpoint(&mut self) -> Result<(), StoreError> {
+        const WHY: &str = "its checksum does not hold";
         for file in [checkpoint::FILE, checkpoint::OLD] {
+            if self.checkpoint.is_some() {
+                if !checkpoint::holds(self.disk(), file) {
+                    quarantine::move_file(self.disk(), &self.shared.stats, file, WHY);
+                }
+                continue;
+            }
             match checkpoint::read(self.disk(), file)? {
                 checkpoint::Read::Missing => {}
                 // Set aside at once: the next checkpoint would push the good one out.
                 checkpoint::Read::Damaged => {
-                    quarantine::move_file(self.disk(), &self.shared.stats, file, "its checksum does not hold");
+                    quarantine::move_file(self.disk(), &self.shared.stats, file, WHY);
                     self.replayed = true;
                 }
                 checkpoint::Read::Good(found) => {
+                    // What an older one has live may have been recycled since.
+                    if file == checkpoint::FILE {
+                        self.expected = missing::expected(&found.index);
+                    }
                     self.take_checkpoint(found);
-                    break;
                 }
             }
         }
@@ -258,6 +282,17 @@ impl<D: Disk> Recovery<D> {
         Ok(spares)
     }
 
+    /// Says which segments are not there although something was live in them, or others were written behind them.
+    fn miss(&self, files: &[(&str, u32)]) {
+        let Some(checkpoint) = &self.checkpoint else { return };
+        let there: Vec<SegmentHeader> = self.segments.values().map(|segment| segment.header).collect();
+        for gone in missing::find(checkpoint, &self.expected, &there, |id| {
+            files.iter().any(|(_, file)| *file == id)
+        }) {
+            quarantine::note_missing(self.disk(), &self.shared.stats, &gone);
+        }
+    }
+
     fn covered(&self, id: u32) -> Option<Covered> {
         self.checkpoint
             .as_ref()?
@@ -309,12 +344,7 @@ impl<D: Disk> Recovery<D> {
             }
             // The checkpoint remembers what the file forgot.
             (Err(BadHeader::Damaged), Some(covered)) => {
-                self.set_aside(
-                    &covered.header,
-                    0,
-                    &[],
-                    "no copy of the header holds; the checkpoint has it",
-                );
+                tracing::warn!(file = name, "no copy of the header holds; the checkpoint has it");
                 covered.header
             }
             (Err(BadHeader::Damaged), None) => {
@@ -331,6 +361,7 @@ impl<D: Disk> Recovery<D> {
             );
             return Ok(());
         }
+        self.heal_header(&file, &header);
         self.marks.epoch = self.marks.epoch.max(header.epoch);
         let end = header.base.saturating_add(u64::from(header.size) * 2);
         self.marks.next_base = self.marks.next_base.max(end);
@@ -344,10 +375,23 @@ impl<D: Disk> Recovery<D> {
         }
         self.segments.insert(id, segment);
         match covered {
-            Some(covered) if covered.sealed && self.read_listed(&file, &covered) => {}
+            Some(covered) if covered.sealed && !self.is_thorough && self.read_listed(&file, &covered) => {}
             _ => self.scan(file, header, covered),
         }
         Ok(())
+    }
+
+    /// Writes a header again whose first copy does not hold: the next start may find no other.
+    fn heal_header(&self, file: &D::File, header: &SegmentHeader) {
+        let mut first = [0; SECTOR as usize];
+        let is_read = file.read_at(&mut first, 0).is_ok();
+        if is_read && SegmentHeader::decode(&first) == Ok(*header) {
+            return;
+        }
+        self.set_aside(header, 0, &first, "the first copy of the header does not hold");
+        if let Err(error) = header.write(file).and_then(|()| file.sync_data().map(drop)) {
+            tracing::warn!(segment = header.id, %error, "the header could not be written again");
+        }
     }
 
     /// Takes what is live in a covered, sealed segment from its directory. `false` if the directory does not hold.
@@ -423,7 +467,7 @@ impl<D: Disk> Recovery<D> {
                 }
                 Scanned::Record { offset, len, raw } => {
                     if raw.kind == Kind::Footer {
-                        footer = footer_head(raw.head);
+                        footer = Footer::parse(raw.head);
                         break;
                     }
                     (end, blank) = (offset + len, false);
@@ -477,11 +521,15 @@ impl<D: Disk> Recovery<D> {
         if scanner.has_read_errors() {
             self.set_aside(&header, 0, &[], "some of it cannot be read");
         }
-        let footer = trailer.map(|trailer| (trailer.end, trailer.cut)).or(footer);
-        let sealed_end = footer.map(|(end, _)| end);
-        let certain = footer.is_some_and(|(_, cut)| !cut);
-        // A start that sealed a torn segment has judged its holes.
-        let judged = footer.is_some_and(|(_, cut)| cut);
+        let ended = footer.as_ref().map(|footer| (footer.end, footer.ending));
+        let ended = trailer.map(|trailer| (trailer.end, trailer.ending)).or(ended);
+        let sealed_end = ended.map(|(end, _)| end);
+        let certain = ended.is_some_and(|(_, ending)| ending != Ending::Cut);
+        // Who sealed a torn segment has judged its holes; without the list, all that the checkpoint does not cover.
+        let judged = |from: u32, to: u32| match &footer {
+            Some(footer) => footer.has_judged(from, to),
+            None => to > covered_end && ended.is_some_and(|(_, ending)| ending == Ending::Cut),
+        };
         for group in self.incomplete.iter_mut().filter(|group| group.header.id == header.id) {
             group.certain = certain;
         }
@@ -490,10 +538,10 @@ impl<D: Disk> Recovery<D> {
         } else if covered_end > end {
             holes.push((end, covered_end));
         }
-        for (from, to) in holes {
+        for &(from, to) in &holes {
             // Copies that compaction gave up are covered and may never have been synced.
-            let certain = certain || (to <= covered_end && header.kind == SegmentKind::Log);
-            if !judged || to <= covered_end {
+            let certain = certain || footer.is_some() || (to <= covered_end && header.kind == SegmentKind::Log);
+            if !judged(from, to) {
                 self.holes.push(Hole {
                     header,
                     from,
@@ -514,6 +562,7 @@ impl<D: Disk> Recovery<D> {
                 header,
                 file,
                 end,
+                holes,
                 directory,
                 blank,
             });
@@ -610,7 +659,7 @@ impl<D: Disk> Recovery<D> {
                 leftover.file.sync_data()?;
                 let mut writer =
                     SegmentWriter::resume(leftover.header, leftover.file.clone(), leftover.end, leftover.directory);
-                writer.seal(true)?;
+                writer.seal(Ending::Cut, leftover.holes)?;
                 Ok((leftover.end, leftover.file.len()?))
             };
             match sealed() {
@@ -628,10 +677,4 @@ impl<D: Disk> Recovery<D> {
             }
         }
     }
-}
-
-/// Where the records end, and whether a start sealed the segment.
-fn footer_head(head: &[u8]) -> Option<(u32, bool)> {
-    let mut input = Input(head);
-    Some((input.number()?, input.u8()? != 0))
 }

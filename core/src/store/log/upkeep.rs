@@ -43,7 +43,7 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    pub(super) fn write_checkpoint(&mut self, now: Now) -> Result<(), StoreError> {
+    pub(in crate::store) fn write_checkpoint(&mut self, now: Now) -> Result<(), StoreError> {
         // What it covers must be there after a power cut.
         self.sync()?;
         for segment in self.segments.values_mut() {

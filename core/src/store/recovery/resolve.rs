@@ -8,6 +8,7 @@ use crate::store::reader::Chunk;
 use crate::store::record::{Kind, MessageHead, Raw, parse_key};
 use crate::store::stats::StoreStats;
 use crate::store::{Recovered, RecoveredEntry, RecoveredQueue};
+use std::collections::BTreeMap;
 
 impl<D: Disk> Recovery<D> {
     /// Builds the index and the answer from everything that was found.
@@ -109,12 +110,16 @@ impl<D: Disk> Recovery<D> {
         }
     }
 
-    /// Reads the values of the live keys.
+    /// Reads the values of the live keys. What is lost is forgotten.
     pub(super) fn read_keys(&mut self, recovered: &mut Recovered) {
         self.index.drop_needless_deletions();
-        let mut order: Vec<(Position, Box<[u8]>)> = Vec::new();
+        let (mut order, mut lost) = (Vec::new(), Vec::new());
+        let mut gone: BTreeMap<u32, u64> = BTreeMap::new();
         for (key, entry) in &self.index.keys {
-            if !entry.deleted {
+            if !self.segments.contains_key(&entry.at.segment) {
+                *gone.entry(entry.at.segment).or_default() += 1;
+                lost.push(key.clone());
+            } else if !entry.deleted {
                 order.push((entry.at, key.clone()));
             }
         }
@@ -125,12 +130,7 @@ impl<D: Disk> Recovery<D> {
                 chunk = self.shared.pin(at.segment).ok().flatten().map(Chunk::new);
             }
             let Some(chunk) = &mut chunk else {
-                tracing::error!(
-                    segment = at.segment,
-                    offset = at.offset,
-                    "the segment of a keyed record is gone"
-                );
-                StoreStats::add(&self.shared.stats.quarantined, 1);
+                *gone.entry(at.segment).or_default() += 1;
                 continue;
             };
             let value = |raw: &Raw<'_>| parse_key(raw.head).is_some_and(|(_, found)| *found == *key);
@@ -138,12 +138,23 @@ impl<D: Disk> Recovery<D> {
                 Ok(Some(raw)) if raw.kind == Kind::Key && value(&raw) => {
                     recovered.keys.insert(key, raw.payload.into());
                 }
-                _ => {
+                found => {
+                    // What cannot be read now may be readable at another start.
+                    if found.is_ok() {
+                        lost.push(key);
+                    }
                     let sample = chunk.sample(at.offset);
                     self.shared
                         .damaged(chunk.header(), at.offset, &sample, "a keyed record does not hold");
                 }
             }
+        }
+        for (segment, keys) in gone {
+            tracing::error!(segment, keys, "keyed records are gone with their segment");
+            StoreStats::add(&self.shared.stats.quarantined, 1);
+        }
+        for key in lost {
+            self.index.lose_key(&key);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The machine stops at every point, also while it starts.
 
 use super::script::{Script, runs};
-use crate::store::Durability;
+use crate::store::{Durability, check};
 use crate::testing::disk::{Crash, Fault};
 use std::time::Duration;
 
@@ -45,6 +45,8 @@ fn live_and_die(seed: u64, lives: u64) {
         }
         script.store = None;
         script.disk = script.disk.restart(crash);
+        let report = check(&script.disk, &mut |_| {}).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert!(report.is_clean(), "seed {seed}: a crash was taken for damage: {report}");
     }
     script.open().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
 }

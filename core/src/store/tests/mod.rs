@@ -3,6 +3,7 @@
 mod behaviour;
 mod crash;
 mod damage;
+mod repair;
 mod script;
 
 use crate::testing::disk::Rng;

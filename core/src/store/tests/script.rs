@@ -9,6 +9,7 @@ use crate::testing::disk::{Rng, SimDisk};
 use crate::time::{Now, Time, Wall};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Small segments, so that a short run seals, checkpoints, compacts and recycles.
@@ -149,6 +150,8 @@ impl Script {
         if self.disk.is_crashed() {
             return Err(StoreError::Poisoned("the machine has stopped".into()));
         }
+        let damaged = store.stats().quarantined.load(Ordering::Relaxed);
+        assert_eq!(damaged, 0, "seed {}: a crash was taken for damage", self.seed);
         self.check(&store, &recovered);
         self.adopt(&recovered);
         self.store = Some(store);
@@ -679,6 +682,16 @@ impl Script {
     pub(super) fn content(&self, (queue, seq): (u64, u64)) -> Option<(u64, usize)> {
         let entry = self.book.queues.get(&queue)?.entries.get(&seq)?;
         Some((entry.content, entry.len))
+    }
+    /// The other messages that one group gave together with this one, and itself.
+    pub(super) fn group_of(&self, at: (u64, u64)) -> Vec<(u64, u64)> {
+        let groups = self.book.groups.iter().map(|(_, group)| group);
+        groups
+            .filter(|group| group.contains(&at))
+            .flatten()
+            .copied()
+            .chain([at])
+            .collect()
     }
     /// Whether a key ever had a value.
     pub(super) fn ever_had(&self, key: &[u8], value: &[u8]) -> bool {
