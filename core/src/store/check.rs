@@ -3,7 +3,7 @@
 use super::checkpoint::{self, Checkpoint, Covered};
 use super::directory::{Entries, Listed};
 use super::disk::{Disk, DiskFile};
-use super::footer::Ending;
+use super::footer::{Ending, Footer};
 use super::log::AHEAD;
 use super::missing;
 use super::record::{
@@ -263,17 +263,17 @@ impl<D: Disk> Checker<'_, D> {
     fn records(&mut self, file: &D::File, header: &SegmentHeader, covered: Option<Covered>, found: &mut Checked) {
         let trailer = Trailer::read(file).filter(|trailer| trailer.header == *header);
         let sealed = trailer.and_then(|_| read_directory(file, header));
-        // What was judged when the segment was sealed is what a crash left.
-        let is_judged = |from: u32, to: u32| sealed.as_ref().is_some_and(|(footer, _)| footer.has_judged(from, to));
         let mut scanner = Scanner::new(file, header.base, header.seed());
         let (mut listed, mut holes) = (Vec::new(), Vec::new());
-        let (mut has_footer, mut end) = (false, scanner.end());
+        let (mut footer, mut end) = (None, scanner.end());
         while let Some(scanned) = scanner.next() {
             match scanned {
-                Scanned::Hole { from, to } if is_judged(from, to) => found.torn = true,
-                Scanned::Hole { from, to } => holes.push((from, to)),
+                Scanned::Hole { from, to } => {
+                    let problem = format!("{} bytes at {from} hold no record", to - from);
+                    holes.push((from, to, problem));
+                }
                 Scanned::Record { raw, .. } if raw.kind == Kind::Footer => {
-                    has_footer = true;
+                    footer = Footer::parse(raw.head);
                     break;
                 }
                 Scanned::Record { offset, len, raw } => {
@@ -289,13 +289,11 @@ impl<D: Disk> Checker<'_, D> {
                         }
                         _ => {}
                     }
-                    if is_sound(&raw) {
-                        if matches!(raw.kind, Kind::Message | Kind::Key) {
-                            listed.push(offset);
-                        }
-                    } else if !is_judged(offset, end) {
+                    if !is_sound(&raw) {
                         let problem = format!("the record at {offset} has a good checksum and makes no sense");
-                        found.problems.push(problem);
+                        holes.push((offset, end, problem));
+                    } else if matches!(raw.kind, Kind::Message | Kind::Key) {
+                        listed.push(offset);
                     }
                 }
             }
@@ -303,18 +301,20 @@ impl<D: Disk> Checker<'_, D> {
         if scanner.has_read_errors() {
             found.problems.push("some of it cannot be read".into());
         }
-        // Where it ought to end. Copies that compaction gave up are covered and may never have been synced.
+        // Copies that compaction gave up are covered and may never have been synced.
         let covered = covered.filter(|covered| covered.sealed || header.kind == SegmentKind::Log);
-        let ought = trailer.map_or(0, |trailer| trailer.end);
-        let ought = ought.max(covered.map_or(0, |covered| covered.end));
-        if ought > end && !is_judged(end, ought) {
-            let gone = ought - end;
-            found.problems.push(format!("{gone} bytes at its end hold no record"));
-        }
         let covered_end = covered.map_or(0, |covered| covered.end);
-        for (from, to) in holes {
-            let problem = format!("{} bytes at {from} hold no record", to - from);
-            if trailer.is_some() || has_footer || to <= covered_end {
+        let ought = trailer.map_or(0, |trailer| trailer.end).max(covered_end);
+        if ought > end {
+            holes.push((end, ought, format!("{} bytes at its end hold no record", ought - end)));
+        }
+        // What was judged when the segment was sealed is what a crash left; what came later is damage. Where that is
+        // not known, it depends on what was synced.
+        let is_full = trailer.is_some_and(|trailer| trailer.ending != Ending::Cut);
+        for (from, to, problem) in holes {
+            if footer.as_ref().is_some_and(|footer| footer.has_judged(from, to)) {
+                found.torn = true;
+            } else if footer.is_some() || is_full || to <= covered_end {
                 found.problems.push(problem);
             } else {
                 self.doubt(&found.path, header, from, problem);
@@ -344,7 +344,7 @@ impl<D: Disk> Checker<'_, D> {
             _ => {
                 let problem = match trailer {
                     Some(_) => "the footer does not hold",
-                    None if has_footer => "the trailer does not hold",
+                    None if footer.is_some() => "the trailer does not hold",
                     None => "its end is missing",
                 };
                 if covered.is_some_and(|covered| covered.sealed) {

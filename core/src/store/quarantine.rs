@@ -53,23 +53,32 @@ fn copy<D: Disk>(disk: &D, name: &str, bytes: &[u8], note: &str) -> io::Result<(
 /// Moves a whole file that nothing can be made of.
 pub(crate) fn move_file<D: Disk>(disk: &D, stats: &StoreStats, file: &str, why: &str) {
     stats.quarantined.fetch_add(1, Ordering::Relaxed);
-    let moved = || -> io::Result<String> {
-        let taken = disk.list(DIR)?;
-        let plain = file.replace('/', "-");
-        let name = (0u32..)
-            .map(|n| if n == 0 { plain.clone() } else { format!("{plain}.{n}") })
-            .find(|name| !taken.contains(name))
-            .unwrap_or(plain);
-        write_note(disk, &format!("{name}.txt"), &format!("{file}: {why}\n"))?;
-        let place = format!("{DIR}/{name}");
-        disk.rename(file, &place)?;
-        disk.sync_dir(DIR)?;
-        Ok(place)
-    };
-    match moved() {
+    match moved(disk, file, why) {
         Ok(place) => tracing::error!(file, why, place, "a damaged file was set aside"),
         Err(error) => tracing::error!(file, why, %error, "a damaged file could not be set aside"),
     }
+}
+
+/// Moves a file whose removal failed, or was undone: it is not needed, and no damage.
+pub(crate) fn move_leftover<D: Disk>(disk: &D, file: &str, why: &str) {
+    match moved(disk, file, why) {
+        Ok(place) => tracing::warn!(file, why, place, "a file that is not needed was set aside"),
+        Err(error) => tracing::warn!(file, why, %error, "a file that is not needed could not be set aside"),
+    }
+}
+
+fn moved<D: Disk>(disk: &D, file: &str, why: &str) -> io::Result<String> {
+    let taken = disk.list(DIR)?;
+    let plain = file.replace('/', "-");
+    let name = (0u32..)
+        .map(|n| if n == 0 { plain.clone() } else { format!("{plain}.{n}") })
+        .find(|name| !taken.contains(name))
+        .unwrap_or(plain);
+    write_note(disk, &format!("{name}.txt"), &format!("{file}: {why}\n"))?;
+    let place = format!("{DIR}/{name}");
+    disk.rename(file, &place)?;
+    disk.sync_dir(DIR)?;
+    Ok(place)
 }
 
 /// Notes that a whole segment is gone.

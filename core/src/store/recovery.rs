@@ -315,8 +315,13 @@ impl<D: Disk> Recovery<D> {
         let name = path(dir, id);
         if self.is_retired(id) {
             // What it says was settled long ago, by records that are gone.
-            let why = "it was recycled before, or could not be set aside before";
-            quarantine::move_file(self.disk(), &self.shared.stats, &name, why);
+            let header = self.disk().open(&name).map(|file| SegmentHeader::read(&file));
+            if matches!(header, Ok(Ok(header)) if header.id == id) {
+                quarantine::move_leftover(self.disk(), &name, "it was recycled before");
+            } else {
+                let why = "no copy of the header holds, and it could not be set aside before";
+                quarantine::move_file(self.disk(), &self.shared.stats, &name, why);
+            }
             return Ok(());
         }
         self.marks.next_id = self.marks.next_id.max(id.saturating_add(1));
@@ -648,8 +653,12 @@ impl<D: Disk> Recovery<D> {
     fn seal_leftovers(&mut self) {
         for leftover in std::mem::take(&mut self.unsealed) {
             let id = leftover.header.id;
-            if leftover.blank && self.holes.iter().all(|hole| hole.header.id != id) {
-                // A file that never got a record. If it cannot go now, it goes next time.
+            let header = &leftover.header;
+            let is_behind = |s: &Segment| s.header.epoch == header.epoch && s.header.base > header.base;
+            let is_last = !self.segments.values().any(is_behind);
+            if leftover.blank && is_last && self.holes.iter().all(|hole| hole.header.id != id) {
+                // A file that never got a record. If it cannot go now, it goes next time. One that others were written
+                // behind would leave a gap, as if it had been lost.
                 self.shared.take_out(id);
                 self.segments.remove(&id);
                 let _ = self.disk().remove(&path(leftover.header.kind.dir(), id));

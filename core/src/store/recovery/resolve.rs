@@ -9,6 +9,7 @@ use crate::store::record::{Kind, MessageHead, Raw, parse_key};
 use crate::store::stats::StoreStats;
 use crate::store::{Recovered, RecoveredEntry, RecoveredQueue};
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 impl<D: Disk> Recovery<D> {
     /// Builds the index and the answer from everything that was found.
@@ -67,8 +68,13 @@ impl<D: Disk> Recovery<D> {
                 continue;
             }
             let Some((at, body_len)) = self.root(moved.root) else {
-                tracing::error!(queue = queue.0, seq, "the payload of a moved message is gone");
-                StoreStats::add(&self.shared.stats.quarantined, 1);
+                let is_damaged = self.shared.stats.quarantined.load(Ordering::Relaxed) > 0;
+                if is_damaged || self.was_covered(moved.root) {
+                    tracing::error!(queue = queue.0, seq, "the payload of a moved message is gone");
+                    StoreStats::add(&self.shared.stats.quarantined, 1);
+                } else {
+                    tracing::info!(queue = queue.0, seq, "a message was moved while its payload was torn");
+                }
                 continue;
             };
             let entry = RecoveredEntry {
@@ -87,6 +93,17 @@ impl<D: Disk> Recovery<D> {
                     flags: moved.flags,
                 },
             );
+        }
+    }
+
+    /// Whether a checkpoint knew a payload, so that no crash can have torn it.
+    fn was_covered(&self, root: Root) -> bool {
+        match root {
+            Root::At(at) => self
+                .segments
+                .get(&at.segment)
+                .is_none_or(|segment| at.offset < segment.covered),
+            Root::Route(..) => self.wanted.contains(&root),
         }
     }
 

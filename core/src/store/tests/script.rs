@@ -151,7 +151,19 @@ impl Script {
             return Err(StoreError::Poisoned("the machine has stopped".into()));
         }
         let damaged = store.stats().quarantined.load(Ordering::Relaxed);
-        assert_eq!(damaged, 0, "seed {}: a crash was taken for damage", self.seed);
+        let notes = || -> Vec<String> {
+            let paths = self.disk.paths().into_iter();
+            let notes = paths.filter(|path| path.starts_with("quarantine/") && path.ends_with(".txt"));
+            let read = |path: String| String::from_utf8_lossy(&self.disk.read(&path).unwrap_or_default()).into_owned();
+            notes.map(read).collect()
+        };
+        assert_eq!(
+            damaged,
+            0,
+            "seed {}: a crash was taken for damage: {:?}",
+            self.seed,
+            notes()
+        );
         self.check(&store, &recovered);
         self.adopt(&recovered);
         self.store = Some(store);
