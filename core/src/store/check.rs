@@ -109,12 +109,16 @@ impl fmt::Display for Report {
 /// # Errors
 /// If a process has the directory, if it cannot be listed, or if it is another release's.
 pub fn check<D: Disk>(disk: &D, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Report, StoreError> {
-    let _lock = disk.lock().map_err(StoreError::Lock)?;
-    check_locked(disk, progress)
+    let lock = disk.lock().map_err(StoreError::Lock)?;
+    check_locked(disk, disk.has_run_on(&lock), progress)
 }
 
 /// The same of a directory that this process has.
-pub(super) fn check_locked<D: Disk>(disk: &D, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Report, StoreError> {
+pub(super) fn check_locked<D: Disk>(
+    disk: &D,
+    has_run_on: bool,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Report, StoreError> {
     let mut report = Report::default();
     let mut todo = Vec::new();
     for dir in [COLD_DIR, LOG_DIR] {
@@ -141,6 +145,7 @@ pub(super) fn check_locked<D: Disk>(disk: &D, progress: &mut dyn FnMut(Progress<
     let is_newest = newest.is_some();
     let mut checker = Checker {
         disk,
+        has_run_on,
         checkpoint: newest.or(older),
         report,
         there: Vec::new(),
@@ -189,6 +194,8 @@ fn read_checkpoint<D: Disk>(
 
 struct Checker<'d, D> {
     disk: &'d D,
+    /// The process died, and no power cut tore what it wrote.
+    has_run_on: bool,
     checkpoint: Option<Box<Checkpoint>>,
     report: Report,
     /// Headers of the segments that are there.
@@ -314,7 +321,7 @@ impl<D: Disk> Checker<'_, D> {
         for (from, to, problem) in holes {
             if footer.as_ref().is_some_and(|footer| footer.has_judged(from, to)) {
                 found.torn = true;
-            } else if footer.is_some() || is_full || to <= covered_end {
+            } else if footer.is_some() || is_full || to <= covered_end || (self.has_run_on && trailer.is_none()) {
                 found.problems.push(problem);
             } else {
                 self.doubt(&found.path, header, from, problem);

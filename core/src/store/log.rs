@@ -147,7 +147,13 @@ impl<D: Disk> Store<D> {
     ) -> Result<(Store<D>, Recovered), StoreError> {
         settings.segment_bytes = settings.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
         let lock = disk.lock().map_err(StoreError::Lock)?;
-        let found = recovery::recover(&disk, &settings, is_thorough)?;
+        let found = recovery::recover(&disk, &settings, disk.has_run_on(&lock), is_thorough)?;
+        if found.is_settled
+            && let Err(error) = disk.set_in_use(&lock)
+        {
+            // A crash will be taken for a power cut.
+            tracing::warn!(%error, "cannot note that the directory is in use");
+        }
         let mut marks = found.marks;
         marks.wall = marks.wall.max(wall);
         // Nothing that another epoch wrote is judged by this one's syncs.

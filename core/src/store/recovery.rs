@@ -56,12 +56,15 @@ pub(super) struct Found<D: Disk> {
     pub(super) spares: Vec<String>,
     /// Something was found that no checkpoint covers.
     pub(super) replayed: bool,
+    /// All of it is sealed, so that no later start judges it.
+    pub(super) is_settled: bool,
 }
 
 /// Reads a data directory, which is locked.
 pub(super) fn recover<D: Disk>(
     disk: &Arc<D>,
     settings: &StoreSettings,
+    has_run_on: bool,
     is_thorough: bool,
 ) -> Result<Found<D>, StoreError> {
     for dir in [LOG_DIR, COLD_DIR, quarantine::DIR] {
@@ -70,6 +73,8 @@ pub(super) fn recover<D: Disk>(
     let stats = Arc::new(StoreStats::default());
     let mut recovery = Recovery {
         shared: Arc::new(Shared::new(disk.clone(), stats)),
+        has_run_on,
+        is_settled: true,
         is_thorough,
         checkpoint: None,
         expected: Expected::default(),
@@ -112,6 +117,7 @@ pub(super) fn recover<D: Disk>(
         segments,
         marks,
         replayed,
+        is_settled,
         ..
     } = recovery;
     Ok(Found {
@@ -122,6 +128,7 @@ pub(super) fn recover<D: Disk>(
         marks,
         spares,
         replayed,
+        is_settled,
     })
 }
 
@@ -131,6 +138,10 @@ fn failed(what: String) -> impl FnOnce(io::Error) -> StoreError {
 
 struct Recovery<D: Disk> {
     shared: Arc<Shared<D>>,
+    /// The process died, and no power cut tore what it wrote: only the end of a file may be missing.
+    has_run_on: bool,
+    /// All that was found is sealed, so that no later start judges it.
+    is_settled: bool,
     /// Every record is read, and what does not hold found.
     is_thorough: bool,
     checkpoint: Option<Box<Checkpoint>>,
@@ -522,6 +533,7 @@ impl<D: Disk> Recovery<D> {
                 }
             }
         }
+        let inside = self.incomplete.len();
         self.interrupt(header, &mut group);
         if scanner.has_read_errors() {
             self.set_aside(&header, 0, &[], "some of it cannot be read");
@@ -535,17 +547,25 @@ impl<D: Disk> Recovery<D> {
             Some(footer) => footer.has_judged(from, to),
             None => to > covered_end && ended.is_some_and(|(_, ending)| ending == Ending::Cut),
         };
-        for group in self.incomplete.iter_mut().filter(|group| group.header.id == header.id) {
-            group.certain = certain;
+        // What lies before something that was written later was written.
+        let is_untorn = self.has_run_on && ended.is_none();
+        for (n, group) in self.incomplete.iter_mut().enumerate() {
+            if group.header.id == header.id {
+                group.certain = certain || (is_untorn && n < inside);
+            }
         }
+        let behind = holes.len();
         if let Some(sealed_end) = sealed_end.filter(|sealed_end| *sealed_end > end) {
             holes.push((end, sealed_end));
         } else if covered_end > end {
             holes.push((end, covered_end));
         }
-        for &(from, to) in &holes {
+        for (n, &(from, to)) in holes.iter().enumerate() {
             // Copies that compaction gave up are covered and may never have been synced.
-            let certain = certain || footer.is_some() || (to <= covered_end && header.kind == SegmentKind::Log);
+            let certain = certain
+                || (is_untorn && n < behind)
+                || footer.is_some()
+                || (to <= covered_end && header.kind == SegmentKind::Log);
             if !judged(from, to) {
                 self.holes.push(Hole {
                     header,
@@ -682,7 +702,10 @@ impl<D: Disk> Recovery<D> {
                         };
                     }
                 }
-                Err(error) => tracing::warn!(segment = id, %error, "a segment was not sealed; the next start reads it"),
+                Err(error) => {
+                    self.is_settled = false;
+                    tracing::warn!(segment = id, %error, "a segment was not sealed; the next start reads it");
+                }
             }
         }
     }

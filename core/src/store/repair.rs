@@ -107,7 +107,7 @@ pub fn repair<D: Disk>(
         store.write_checkpoint(now)?;
         repaired.done.push("wrote a new checkpoint".into());
     }
-    repaired.after = Some(check_locked(&*disk, progress)?);
+    repaired.after = Some(check_locked(&*disk, false, progress)?);
     Ok(repaired)
 }
 
