@@ -11,3 +11,4 @@ mod shared;
 mod simulation;
 mod support;
 mod world;
+mod written;

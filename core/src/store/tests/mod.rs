@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod repair;
 mod script;
+mod upkeep;
 
 use crate::testing::disk::Rng;
 
