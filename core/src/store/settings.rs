@@ -30,10 +30,11 @@ pub struct StoreSettings {
     pub durability: Durability,
     /// A changed log gets a checkpoint after this time, and whenever a segment is full...
     pub checkpoint_every: Duration,
-    /// ... but only if the last one cost at most this share, in percent, of what was logged since, and of the segments
-    /// that wait for one to be recycled. A start replays so much more.
+    /// ... but only if the last one cost at most this share, in percent, of what was logged since, or of the segments
+    /// that it frees. A start replays so much more.
     pub checkpoint_cost_percent_max: u32,
-    /// A segment with at most this share of a full one live, in percent, may be compacted.
+    /// A segment with at most this share of a full one live, in percent, may be compacted: so much is written once more,
+    /// and, where everything is overwritten at random, the log takes about twice what is live.
     pub compact_live_percent_max: u8,
     /// Only segments that are at least this many behind the log's end are compacted.
     pub compact_age_min: u32,
@@ -49,8 +50,8 @@ impl Default for StoreSettings {
             segment_bytes: 8 << 20,
             durability: Durability::Always,
             checkpoint_every: Duration::from_secs(60),
-            checkpoint_cost_percent_max: 12,
-            compact_live_percent_max: 25,
+            checkpoint_cost_percent_max: 10,
+            compact_live_percent_max: 15,
             compact_age_min: 4,
             slice_bytes: 512 << 10,
             salt: RandomState::new().hash_one("gatepost"),

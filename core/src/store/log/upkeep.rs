@@ -16,17 +16,20 @@ impl<D: Disk> Store<D> {
     /// When the next checkpoint is due, or, if it would not pay then, when to ask again.
     ///
     /// A checkpoint says all that is live, so its cost has to be earned: by what was logged since the last one, which
-    /// a start need not replay any more, and by the segments that wait for one to be recycled. An idle store, and one
+    /// a start need not replay any more, or by the segments that it frees. An idle store, and one
     /// that logs little beside a lot of queues and keys, does not write the same thing over and over.
     pub(super) fn checkpoint_due(&self, now: Time) -> Option<Time> {
         let state = &self.checkpoint;
-        let waiting: u64 = self
-            .segments
-            .values()
-            .filter(|s| s.sealed && !s.doomed && self.index.live(s.header.id) == Live::default())
-            .map(|s| s.file_bytes)
-            .sum();
-        let earned = state.logged.saturating_add(waiting);
+        let (mut waiting, mut freed) = (0, 0);
+        for s in self.segments.values() {
+            if s.sealed && !s.doomed && self.index.live(s.header.id) == Live::default() {
+                waiting += s.file_bytes;
+                // It takes a second one that covers it.
+                freed += if s.covered >= s.end { s.file_bytes } else { 0 };
+            }
+        }
+        // Not both: with a steady load, what is logged is freed a little later.
+        let earned = state.logged.max(freed);
         let pays = state.bytes <= earned / 100 * u64::from(self.settings.checkpoint_cost_percent_max);
         if state.sealed && pays {
             return Some(state.last);
