@@ -346,8 +346,18 @@ fn cold<D: Disk>(
         let marks = store.marks;
         let header = store.next_header([SegmentKind::Messages, SegmentKind::Keys][kind], size);
         let disk = store.shared.disk.clone();
-        // A gap between segments would look as if one were missing, so the place of one that could not be made is free.
-        let writer = SegmentWriter::create(&*disk, header, None).inspect_err(|_| store.marks = marks)?;
+        let writer = match SegmentWriter::create(&*disk, header, None) {
+            Ok(writer) => writer,
+            Err(error) => {
+                // A gap between segments would look as if one were missing, so the place of one that was not made is
+                // taken by the next; unless its file has got its name, and only the sync of that failed.
+                let name = format!("{:08}.seg", header.id);
+                if disk.list(header.kind.dir()).is_ok_and(|names| !names.contains(&name)) {
+                    store.marks = marks;
+                }
+                return Err(error);
+            }
+        };
         store.add_segment(&writer);
         store.cold[kind] = Some(writer);
     }

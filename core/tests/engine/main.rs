@@ -4,6 +4,7 @@
 mod consuming;
 mod definitions;
 mod memory;
+mod model;
 mod publishing;
 mod recovery;
 mod sessions;

@@ -28,10 +28,20 @@ pub(super) fn settings() -> StoreSettings {
 
 /// Number of random runs of one kind: `usual`, or what `GATEPOST_SIM_RUNS` says.
 pub(super) fn runs(usual: u64) -> u64 {
-    std::env::var("GATEPOST_SIM_RUNS")
-        .ok()
-        .and_then(|runs| runs.parse().ok())
-        .unwrap_or(usual)
+    number("GATEPOST_SIM_RUNS").unwrap_or(usual)
+}
+
+/// The seeds of the lives that are lived: from 0, or from what `GATEPOST_SIM_SEED` says, which is then the only one
+/// unless `GATEPOST_SIM_RUNS` says otherwise.
+pub(super) fn seeds(usual: u64) -> std::ops::Range<u64> {
+    let first = number("GATEPOST_SIM_SEED");
+    let count = runs(first.map_or(usual, |_| 1));
+    let first = first.unwrap_or(0);
+    first..first + count
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
 /// A message whose body tells its content number.
