@@ -4,9 +4,11 @@
 use crate::plan::{Endpoint, Phase, Plan, Protocol};
 use crate::wire::amqp::{self, Amqp};
 use crate::wire::mqtt::{self, Login, Mqtt, Version};
+use crate::wire::nats::{self, Nats};
 use crate::wire::stomp::{self, Stomp};
 use crate::wire::{AckMode, Address, PublishStyle, Sink, WireError};
 use anyhow::Context;
+use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -26,6 +28,7 @@ pub(crate) enum Wire {
     Amqp(Amqp),
     Mqtt(Mqtt),
     Stomp(Stomp),
+    Nats(Nats),
 }
 
 /// A broker that takes longer than this to answer is not going to.
@@ -37,6 +40,7 @@ impl Wire {
             Self::Amqp(amqp) => amqp.prepare(style, body_bytes),
             Self::Mqtt(mqtt) => mqtt.prepare(style, body_bytes),
             Self::Stomp(stomp) => stomp.prepare(style, body_bytes),
+            Self::Nats(nats) => nats.prepare(style, body_bytes),
         }
     }
 
@@ -47,6 +51,7 @@ impl Wire {
             Self::Amqp(amqp) => amqp.publish(out, body),
             Self::Mqtt(mqtt) => return mqtt.publish(out, body),
             Self::Stomp(stomp) => stomp.publish(out, body),
+            Self::Nats(nats) => nats.publish(out, body),
         }
         true
     }
@@ -57,6 +62,7 @@ impl Wire {
             Self::Amqp(amqp) => amqp.parse(input, out, sink),
             Self::Mqtt(mqtt) => mqtt.parse(input, out, sink),
             Self::Stomp(stomp) => stomp.parse(input, out, sink),
+            Self::Nats(nats) => nats.parse(input, out, sink),
         }
     }
 
@@ -73,6 +79,8 @@ impl Wire {
             Self::Amqp(_) => Amqp::close(out),
             Self::Mqtt(_) => Mqtt::disconnect(out),
             Self::Stomp(_) => Stomp::disconnect(out),
+            // NATS knows no good-bye but the end of the stream.
+            Self::Nats(_) => {}
         }
     }
 }
@@ -83,18 +91,27 @@ pub(crate) fn publisher(plan: &Plan, index: usize) -> anyhow::Result<Connected> 
     let client_id = format!("{}-p{index}", plan.name);
     let (mut dialog, mut wire) = log_in(endpoint, &client_id, true, plan.keep_alive_s, AckMode::None)?;
     if let Wire::Amqp(amqp) = &mut wire {
-        if let Address::Queue(queue) = &plan.address {
-            dialog.call(
-                |out| Amqp::queue_declare(out, queue, is_queue_durable(plan)),
-                amqp::QUEUE_DECLARE_OK,
-            )?;
+        for address in plan.addresses() {
+            if let Address::Queue(queue) = address {
+                dialog.call(
+                    |out| Amqp::queue_declare(out, &queue, is_queue_durable(plan)),
+                    amqp::QUEUE_DECLARE_OK,
+                )?;
+            }
         }
         if plan.confirm {
             dialog.call(|out| amqp.confirm_select(out), amqp::CONFIRM_SELECT_OK)?;
         }
     }
+    if let Wire::Nats(nats) = &wire
+        && plan.phase == Phase::Through
+    {
+        make_stream(&mut dialog, nats, plan)?;
+    }
+    let mut addresses = plan.addresses().into_iter();
     let style = PublishStyle {
-        address: plan.address.clone(),
+        address: addresses.next().unwrap_or_else(|| plan.address.clone()),
+        further: addresses.collect(),
         qos: plan.qos,
         durable: plan.durable,
         confirm: plan.confirm,
@@ -108,14 +125,19 @@ pub(crate) fn consumer(plan: &Plan, index: usize) -> anyhow::Result<Connected> {
     let endpoint = &plan.consume_from;
     let clean = !keeps_session(plan);
     let client_id = consumer_id(plan, index);
-    let (mut dialog, wire) = log_in(endpoint, &client_id, clean, plan.keep_alive_s, plan.ack)?;
-    match &wire {
+    let (mut dialog, mut wire) = log_in(endpoint, &client_id, clean, plan.keep_alive_s, plan.ack)?;
+    match &mut wire {
         Wire::Amqp(amqp) => {
-            let queue = declare(&mut dialog, plan, index)?;
+            let queues = declare(&mut dialog, plan, index)?;
             if plan.prefetch > 0 {
                 dialog.call(|out| Amqp::qos(out, plan.prefetch), amqp::BASIC_QOS_OK)?;
             }
-            dialog.call(|out| amqp.consume(out, &queue), amqp::BASIC_CONSUME_OK)?;
+            for queue in queues {
+                dialog.send(|out| amqp.consume(out, &queue))?;
+                // Those of the queues before deliver already.
+                let answer = dialog.answer(amqp::is_delivery)?;
+                amqp::expect_method(&answer, amqp::BASIC_CONSUME_OK)?;
+            }
         }
         // A kept session has its subscription.
         Wire::Mqtt(_) if plan.phase == Phase::Drain => {}
@@ -125,6 +147,12 @@ pub(crate) fn consumer(plan: &Plan, index: usize) -> anyhow::Result<Connected> {
             dialog.send(|out| stomp.subscribe(out, &destination, plan.prefetch))?;
             let receipt = dialog.answer(|frame| Stomp::expect(frame, "MESSAGE", None).is_ok())?;
             Stomp::expect(&receipt, "RECEIPT", Some("sub"))?;
+        }
+        Wire::Nats(nats) => {
+            if plan.phase == Phase::Through {
+                make_stream(&mut dialog, nats, plan)?;
+            }
+            dialog.send(|out| nats.consume(out, &plan.name, plan.prefetch))?;
         }
     }
     Ok(dialog.finish(wire))
@@ -142,9 +170,14 @@ pub(crate) fn prepare_backlog(plan: &Plan) -> anyhow::Result<()> {
         let (mut dialog, mut wire) = log_in(&plan.consume_from, &client_id, true, plan.keep_alive_s, plan.ack)?;
         match &wire {
             Wire::Amqp(_) => {
-                let queue = queue_name(plan, index);
-                dialog.call(|out| Amqp::queue_delete(out, &queue), amqp::QUEUE_DELETE_OK)?;
+                for queue in queue_names(plan, index) {
+                    dialog.call(|out| Amqp::queue_delete(out, &queue), amqp::QUEUE_DELETE_OK)?;
+                }
                 declare(&mut dialog, plan, index)?;
+            }
+            Wire::Nats(nats) => {
+                dialog.request(nats, (format!("STREAM.DELETE.{}", plan.name), json!({})), true)?;
+                make_stream(&mut dialog, nats, plan)?;
             }
             Wire::Mqtt(_) => {
                 dialog.finish(wire).close();
@@ -170,8 +203,12 @@ pub(crate) fn clean_up(plan: &Plan) -> anyhow::Result<()> {
         let client_id = consumer_id(plan, index);
         let (mut dialog, wire) = log_in(&plan.consume_from, &client_id, true, plan.keep_alive_s, plan.ack)?;
         if let Wire::Amqp(_) = wire {
-            let queue = queue_name(plan, index);
-            dialog.call(|out| Amqp::queue_delete(out, &queue), amqp::QUEUE_DELETE_OK)?;
+            for queue in queue_names(plan, index) {
+                dialog.call(|out| Amqp::queue_delete(out, &queue), amqp::QUEUE_DELETE_OK)?;
+            }
+        }
+        if let Wire::Nats(nats) = &wire {
+            dialog.request(nats, (format!("STREAM.DELETE.{}", plan.name), json!({})), true)?;
         }
         dialog.finish(wire).close();
     }
@@ -217,26 +254,38 @@ fn consumer_id(plan: &Plan, index: usize) -> String {
     format!("{}-c{index}", plan.name)
 }
 
-fn queue_name(plan: &Plan, index: usize) -> String {
+fn queue_names(plan: &Plan, index: usize) -> Vec<String> {
     if plan.fanout {
-        format!("{}-{index}", plan.name)
-    } else {
-        plan.name.clone()
+        return vec![format!("{}-{index}", plan.name)];
     }
+    let name = |address| match address {
+        Address::Queue(name) => name,
+        Address::Topic(_) => plan.name.clone(),
+    };
+    plan.addresses().into_iter().map(name).collect()
 }
 
-/// Makes the queue of consumer `index`, bound where its messages come from.
-fn declare(dialog: &mut Dialog, plan: &Plan, index: usize) -> anyhow::Result<String> {
-    let queue = queue_name(plan, index);
-    dialog.call(
-        |out| Amqp::queue_declare(out, &queue, is_queue_durable(plan)),
-        amqp::QUEUE_DECLARE_OK,
-    )?;
-    if let Address::Topic(_) = plan.address {
-        let (exchange, key) = plan.address.amqp();
-        dialog.call(|out| Amqp::queue_bind(out, &queue, exchange, &key), amqp::QUEUE_BIND_OK)?;
+/// Makes the queues of consumer `index`, bound where their messages come from.
+fn declare(dialog: &mut Dialog, plan: &Plan, index: usize) -> anyhow::Result<Vec<String>> {
+    let queues = queue_names(plan, index);
+    for queue in &queues {
+        dialog.call(
+            |out| Amqp::queue_declare(out, queue, is_queue_durable(plan)),
+            amqp::QUEUE_DECLARE_OK,
+        )?;
+        if let Address::Topic(_) = plan.address {
+            let (exchange, key) = plan.address.amqp();
+            dialog.call(|out| Amqp::queue_bind(out, queue, exchange, &key), amqp::QUEUE_BIND_OK)?;
+        }
     }
-    Ok(queue)
+    Ok(queues)
+}
+
+/// Makes JetStream's work queue and its consumer; those that are there already, alike, stay.
+fn make_stream(dialog: &mut Dialog, nats: &Nats, plan: &Plan) -> anyhow::Result<()> {
+    let stream = Nats::stream(&plan.name, &plan.address.nats(), plan.durable);
+    dialog.request(nats, stream, false)?;
+    dialog.request(nats, Nats::durable(&plan.name, plan.prefetch), false)
 }
 
 fn subscribe(dialog: &mut Dialog, mqtt: &Mqtt, plan: &Plan) -> anyhow::Result<()> {
@@ -313,6 +362,18 @@ fn log_in(
             Stomp::expect(&dialog.answer(|_| false)?, "CONNECTED", None)?;
             Wire::Stomp(Stomp::new(ack))
         }
+        Protocol::Nats => {
+            dialog.frame_len = nats::frame_len;
+            let nats = Nats::new(client_id);
+            let user = endpoint
+                .user
+                .as_ref()
+                .map(|(user, password)| (user.as_str(), password.as_str()));
+            dialog.send(|out| nats.connect(out, user))?;
+            // INFO comes first.
+            while !Nats::is_pong(&dialog.answer(|_| false)?)? {}
+            Wire::Nats(nats)
+        }
     };
     Ok((dialog, wire))
 }
@@ -356,6 +417,13 @@ impl Dialog {
         self.send(write)?;
         let frame = self.answer(|_| false)?;
         Ok(amqp::expect_method(&frame, due)?.to_vec())
+    }
+
+    /// A request to JetStream, which may find nothing where `missing_is_fine`.
+    fn request(&mut self, nats: &Nats, (subject, body): (String, Value), missing_is_fine: bool) -> anyhow::Result<()> {
+        self.send(|out| nats.request(out, &subject, &body))?;
+        while !Nats::is_answer(&self.answer(|_| false)?, missing_is_fine)? {}
+        Ok(())
     }
 
     fn finish(mut self, wire: Wire) -> Connected {

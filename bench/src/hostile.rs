@@ -18,8 +18,9 @@ mod outcome;
 mod scene;
 
 use crate::compare::machine;
-use crate::compare::peer::{Kind, Peer, Running};
+use crate::compare::peer::{Kind, Peer, Running, Settings};
 use crate::connect;
+use crate::meter;
 use crate::plan::{Plan, Protocol};
 use crate::progress::Progress;
 use crate::report::Report;
@@ -105,11 +106,17 @@ pub(crate) fn hostile(options: &HostileOptions) -> anyhow::Result<bool> {
         options.seconds > 0.0 && options.rounds > 0 && options.rate > 0.0,
         "--seconds, --rounds and --rate are above 0"
     );
+    ensure!(options.protocol != Protocol::Nats, "Gatepost does not speak NATS");
     let kind = Kind::Gatepost {
         io_threads: options.io_threads,
     };
     let program = kind.find(options.gatepost.as_deref())?;
-    let peer = Peer { kind, program };
+    let settings = Settings::default();
+    let peer = Peer {
+        kind,
+        program,
+        settings,
+    };
     ensure!(peer.program.is_some(), "there is no gatepost; give --gatepost");
     let base = options.data.clone().unwrap_or_else(std::env::temp_dir);
     let directory = tempfile::Builder::new().prefix("gatepost-bench-").tempdir_in(base)?;
@@ -238,13 +245,10 @@ fn spawn<'scope>(
 
 /// Samples the resident memory of a process until `done`; the most there was.
 fn rss_peak_bytes(pid: u32, done: &AtomicBool) -> u64 {
-    let mut peak_kib = 0;
+    let mut peak = 0;
     while !done.load(SeqCst) {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib: Option<u64> = rss.and_then(|rss| rss.split_ascii_whitespace().next()?.parse().ok());
-        peak_kib = kib.unwrap_or_default().max(peak_kib);
+        peak = meter::resident_bytes(pid).max(peak);
         thread::sleep(RSS_TICK);
     }
-    1024 * peak_kib
+    peak
 }

@@ -48,6 +48,10 @@ impl Recorder {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.histogram.is_empty() && self.run.1 == 0
+    }
+
     /// Takes in another recorder's latencies.
     pub(crate) fn merge(&mut self, other: &mut Self) {
         self.flush();

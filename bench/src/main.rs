@@ -1,15 +1,16 @@
-//! `gatepost-bench`: loads any broker that speaks AMQP 0-9-1, MQTT or STOMP, checks that every message comes once, in order and
+//! `gatepost-bench`: loads any broker that speaks AMQP 0-9-1, MQTT, STOMP or NATS, checks that every message comes once, in order and
 //! whole, and tells messages per second, latencies and what the broker spent; `compare` does so for several brokers side by
-//! side, `hostile` beside clients that misbehave.
+//! side, `backlog` for deep queues, `hostile` beside clients that misbehave.
 //!
 //! ```text
 //! options -> plan -> run: connect (blocking) -> worker threads (epoll) -> watch -> report
-//!                          wire/{amqp,mqtt,stomp}   body, verify, latency   meter
+//!                          wire/{amqp,mqtt,...}     body, verify, latency   meter
 //! ```
 //!
 //! It shares no code with the gateway: a mistake in a codec must not hide in both ends of the measurement. Linux only, since
 //! what a broker costs is read from `/proc`.
 
+mod backlog;
 mod body;
 mod compare;
 mod connect;
@@ -32,7 +33,7 @@ use clap::Parser;
 use std::process::ExitCode;
 
 #[derive(Debug, Parser)]
-#[command(version, about = "Loads AMQP, MQTT and STOMP brokers with verified messages")]
+#[command(version, about = "Loads AMQP, MQTT, STOMP and NATS brokers with verified messages")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -44,6 +45,8 @@ enum Command {
     Run(Box<options::RunOptions>),
     /// Start Gatepost and its peers one after the other, load each, and print them side by side
     Compare(Box<compare::CompareOptions>),
+    /// Start Gatepost and its peers one after the other, leave a deep queue in each, and tell what it costs
+    Backlog(Box<backlog::BacklogOptions>),
     /// Start Gatepost and tell what a well-behaved pair notices of clients that misbehave
     Hostile(Box<hostile::HostileOptions>),
 }
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
     let clean = match Cli::parse().command {
         Command::Run(options) => run_once(&options),
         Command::Compare(options) => compare::compare(&options),
+        Command::Backlog(options) => backlog::backlog(&options),
         Command::Hostile(options) => hostile::hostile(&options),
     };
     match clean {

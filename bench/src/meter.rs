@@ -110,6 +110,28 @@ fn rss_bytes(pid: u32, status: &str) -> u64 {
     1024 * if exact > 0 { exact } else { field(status, "VmRSS:") }
 }
 
+/// The first process that `root` started.
+pub(crate) fn first_child(root: u32) -> Option<u32> {
+    family(root).get(1).copied()
+}
+
+/// Bytes a process has sent to storage; 0 when it is gone.
+pub(crate) fn disk_bytes(pid: u32) -> u64 {
+    field(
+        &fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default(),
+        "write_bytes:",
+    )
+}
+
+/// Resident memory of a process and its descendants, quickly told: for a curve, not for a figure.
+pub(crate) fn resident_bytes(root: u32) -> u64 {
+    let status = |pid| fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    family(root)
+        .into_iter()
+        .map(|pid| 1024 * field(&status(pid), "VmRSS:"))
+        .sum()
+}
+
 /// A process and its descendants.
 fn family(root: u32) -> Vec<u32> {
     let mut pids = vec![root];

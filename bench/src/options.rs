@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Loads a broker with verified messages and tells what it cost.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunOptions {
-    /// Where to publish, as `amqp|mqtt|mqtt5|stomp://[user[:password]@]host[:port][/vhost]`; instead of --protocol, --host, --port
+    /// Where to publish, as `amqp|mqtt|mqtt5|stomp|nats://[user[:password]@]host[:port][/vhost]`; instead of --protocol, --host, --port
     #[arg(long)]
     uri: Option<String>,
     /// Where to consume, if elsewhere or in another protocol
@@ -45,6 +45,9 @@ pub(crate) struct RunOptions {
     /// Every consumer gets every message; otherwise they share them
     #[arg(long)]
     fanout: bool,
+    /// The messages take turns over so many queues; AMQP only
+    #[arg(long, default_value_t = 1)]
+    queues: usize,
     /// MQTT's quality of service, of publishers and consumers
     #[arg(long, default_value_t = 0)]
     qos: u8,
@@ -161,6 +164,7 @@ impl RunOptions {
             publishers: self.publishers,
             consumers: self.consumers,
             fanout: self.fanout,
+            queues: self.queues,
             qos: self.qos,
             durable: self.durable || phase != Phase::Through,
             confirm: self.confirm,

@@ -16,6 +16,8 @@ pub(crate) enum Protocol {
     Mqtt5,
     /// STOMP 1.2.
     Stomp,
+    /// NATS with a JetStream work queue.
+    Nats,
 }
 
 /// Where a broker listens, and who we are to it.
@@ -39,6 +41,8 @@ pub(crate) struct Plan {
     /// Stands in every message; see [`crate::body::Stamp::run`].
     pub(crate) run: u16,
     pub(crate) address: Address,
+    /// The messages take turns over so many queues; AMQP only.
+    pub(crate) queues: usize,
     pub(crate) size: usize,
     /// Messages of all publishers together.
     pub(crate) count: u64,
@@ -95,6 +99,7 @@ impl Protocol {
             Self::Amqp => 5672,
             Self::Mqtt | Self::Mqtt5 => 1883,
             Self::Stomp => 61613,
+            Self::Nats => 4222,
         }
     }
 }
@@ -122,7 +127,7 @@ impl Endpoint {
         })
     }
 
-    /// Reads `scheme://[user[:password]@]host[:port][/vhost]`; the scheme is amqp, mqtt, mqtt5 or stomp.
+    /// Reads `scheme://[user[:password]@]host[:port][/vhost]`; the scheme is amqp, mqtt, mqtt5, stomp or nats.
     pub(crate) fn parse(uri: &str) -> anyhow::Result<Self> {
         let (scheme, rest) = uri.split_once("://").with_context(|| format!("{uri} has no scheme"))?;
         let protocol = match scheme {
@@ -130,7 +135,8 @@ impl Endpoint {
             "mqtt" => Protocol::Mqtt,
             "mqtt5" => Protocol::Mqtt5,
             "stomp" => Protocol::Stomp,
-            _ => bail!("{uri}: the scheme is amqp, mqtt, mqtt5 or stomp"),
+            "nats" => Protocol::Nats,
+            _ => bail!("{uri}: the scheme is amqp, mqtt, mqtt5, stomp or nats"),
         };
         let (authority, vhost) = rest.split_once('/').unwrap_or((rest, ""));
         let (login, place) = authority
@@ -173,6 +179,7 @@ impl Plan {
             consume_from,
             phase: Phase::Through,
             address: Address::Queue(String::new()),
+            queues: 1,
             size: 64,
             count: 100_000,
             duration: None,
@@ -238,6 +245,21 @@ impl Plan {
             !(stomp_topic && self.consumers > 1 && !self.fanout),
             "STOMP consumers of a topic each get all messages: use --fanout"
         );
+        let nats = [self.publish_to.protocol, self.consume_from.protocol].map(|protocol| protocol == Protocol::Nats);
+        ensure!(nats[0] == nats[1], "NATS messages cross into no other protocol");
+        ensure!(
+            !nats[0] || (!self.fanout && self.consumers == 1 && self.ack == AckMode::Each),
+            "a JetStream work queue has one consumer that acknowledges each message: --ack each"
+        );
+        let amqp = [self.publish_to.protocol, self.consume_from.protocol] == [Protocol::Amqp; 2];
+        ensure!(
+            self.queues == 1 || (self.queues > 1 && amqp && !self.fanout),
+            "only AMQP messages spread over several queues"
+        );
+        ensure!(
+            self.publishers * self.queues <= usize::from(u16::MAX),
+            "publishers times queues are at most 65535"
+        );
         let mqtt_kept = self.consume_from.protocol.is_mqtt() && (fill_or_drain || self.durable);
         ensure!(!mqtt_kept || self.qos > 0, "an MQTT session keeps nothing of QoS 0");
         Ok(())
@@ -247,6 +269,28 @@ impl Plan {
     pub(crate) fn share(&self, index: usize) -> u64 {
         let publishers = self.publishers as u64;
         self.count / publishers + u64::from((index as u64) < self.count % publishers)
+    }
+
+    /// How many messages lie on each track when the publishers sent `sent`: a track is one publisher's messages in one queue,
+    /// which keep their order.
+    pub(crate) fn track_lengths(&self, sent: &[u64]) -> Vec<u64> {
+        let queues = self.queues as u64;
+        let spread = |sent: &u64| {
+            let sent = *sent;
+            (0..queues).map(move |queue| sent / queues + u64::from(queue < sent % queues))
+        };
+        sent.iter().flat_map(spread).collect()
+    }
+
+    /// Where the messages go, in turns.
+    pub(crate) fn addresses(&self) -> Vec<Address> {
+        match &self.address {
+            Address::Queue(name) if self.queues > 1 => {
+                let queue = |number| Address::Queue(format!("{name}-{number}"));
+                (0..self.queues).map(queue).collect()
+            }
+            address => vec![address.clone()],
+        }
     }
 
     /// Whether the broker confirms what is published.
@@ -310,6 +354,17 @@ mod tests {
         for wrong in ["127.0.0.1", "http://127.0.0.1", "amqp://127.0.0.1:x"] {
             assert!(Endpoint::parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn messages_take_turns_over_the_queues() {
+        let endpoint = Endpoint::local(Protocol::Amqp, 1);
+        let mut plan = Plan::new(endpoint.clone(), endpoint);
+        assert_eq!(plan.track_lengths(&[7, 2]), [7, 2]);
+        plan.queues = 3;
+        assert_eq!(plan.track_lengths(&[7, 2]), [3, 2, 2, 1, 1, 0]);
+        assert_eq!(plan.addresses().len(), 3);
+        assert_eq!(plan.addresses()[2], Address::Queue(format!("{}-2", plan.name)));
     }
 
     #[test]

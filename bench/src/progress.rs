@@ -37,9 +37,11 @@ impl Progress {
         let share = total
             .filter(|total| *total > 0)
             .map(|total| format!(" ({} %)", messages * 100 / total));
+        let ahead = total.and_then(|total| time_ahead(total.saturating_sub(messages), rate));
         self.say(&format!(
-            "{messages} messages{}, {rate:.0}/s{rest}",
-            share.unwrap_or_default()
+            "{messages} messages{}, {rate:.0}/s{}{rest}",
+            share.unwrap_or_default(),
+            ahead.unwrap_or_default()
         ));
     }
 
@@ -59,5 +61,28 @@ impl Progress {
         if self.live && self.shown.is_some() {
             let _ = write!(std::io::stderr(), "\r\x1b[K");
         }
+    }
+}
+
+/// What is left at this rate, if it is worth telling.
+fn time_ahead(messages: u64, rate: f64) -> Option<String> {
+    let seconds = messages as f64 / rate;
+    match seconds {
+        seconds if !seconds.is_finite() || seconds < 5.0 => None,
+        seconds if seconds < 120.0 => Some(format!(", {seconds:.0} s to go")),
+        seconds => Some(format!(", {:.0} min to go", seconds / 60.0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_ahead_is_told_where_it_is_worth_it() {
+        assert_eq!(time_ahead(100, 100.0), None);
+        assert_eq!(time_ahead(100, 0.0), None);
+        assert_eq!(time_ahead(10_000, 100.0).as_deref(), Some(", 100 s to go"));
+        assert_eq!(time_ahead(10_000_000, 25_000.0).as_deref(), Some(", 7 min to go"));
     }
 }

@@ -27,6 +27,10 @@ pub(crate) struct Report {
     pub(crate) clean: bool,
     /// From the intended send time to the consumer's read; absent where the messages lay in a backlog.
     pub(crate) latency: Option<Percentiles>,
+    /// From the intended send time to the broker's confirm; only where publishers are paced.
+    pub(crate) confirm_latency: Option<Percentiles>,
+    /// From the run's begin, in a drain the first connection, to the first delivery.
+    pub(crate) first_delivery_ms: Option<f64>,
     pub(crate) broker: Option<BrokerCost>,
     /// Processor time of the generator per published message, to judge whether it measured the broker or itself.
     pub(crate) generator_cpu_us_per_message: f64,
@@ -66,6 +70,13 @@ impl fmt::Display for Report {
             writeln!(
                 f,
                 "latency    p50 {:.0} µs, p90 {:.0}, p99 {:.0}, p99.9 {:.0}, max {:.0}",
+                latency.p50_us, latency.p90_us, latency.p99_us, latency.p999_us, latency.max_us
+            )?;
+        }
+        if let Some(latency) = &self.confirm_latency {
+            writeln!(
+                f,
+                "confirms   p50 {:.0} µs, p90 {:.0}, p99 {:.0}, p99.9 {:.0}, max {:.0}",
                 latency.p50_us, latency.p90_us, latency.p99_us, latency.p999_us, latency.max_us
             )?;
         }

@@ -26,6 +26,14 @@ const PACED_START_NS: u64 = 20_000_000;
 /// # Errors
 /// When nothing could be measured: the broker is not there or refuses. What goes wrong later is in the report.
 pub(crate) fn run(plan: &Plan) -> anyhow::Result<Report> {
+    run_watched(plan, &mut |_| {})
+}
+
+/// Runs a plan while `look` is called at every tick.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_watched(plan: &Plan, look: &mut dyn FnMut(&Shared)) -> anyhow::Result<Report> {
     plan.check()?;
     if plan.phase == Phase::Fill {
         connect::prepare_backlog(plan)?;
@@ -43,7 +51,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Report> {
         .collect::<anyhow::Result<Vec<_>>>()?;
     for index in 0..consumers {
         let connected = connect::consumer(plan, index).with_context(|| format!("consumer {index}"))?;
-        let ledger = Ledger::new(plan.run, plan.publishers);
+        let ledger = Ledger::new(plan.run, plan.publishers * plan.queues);
         let role = Role::Consumer(Consumer {
             index,
             ledger,
@@ -74,7 +82,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Report> {
                 })
             })
             .collect();
-        watch.until_done(plan, &shared);
+        watch.until_done(plan, &shared, look);
         shared.stop.store(true, SeqCst);
         handles
             .into_iter()
@@ -122,6 +130,8 @@ fn publisher(plan: &Plan, index: usize, start_ns: u64) -> Publisher {
         window: if plan.is_confirmed() { plan.window } else { u64::MAX },
         settled: 0,
         refused: 0,
+        timed: 0,
+        queues: plan.queues as u64,
         body: Publisher::blank(plan.size),
     }
 }
@@ -149,12 +159,13 @@ impl Watch {
     }
 
     /// Returns when all has arrived, or when nothing more is to be hoped for.
-    fn until_done(&mut self, plan: &Plan, shared: &Shared) {
+    fn until_done(&mut self, plan: &Plan, shared: &Shared, look: &mut dyn FnMut(&Shared)) {
         let mut progress = Progress::new();
         let (mut moved, mut moved_at) = ((0, 0), Instant::now());
         let mut sampled_at = Instant::now();
         loop {
             thread::sleep(TICK);
+            look(shared);
             let finished = shared.publishers.iter().all(|count| count.finished.load(SeqCst));
             let due = if plan.phase == Phase::Drain {
                 plan.count
@@ -172,11 +183,7 @@ impl Watch {
             if shared.failure().is_some() {
                 break;
             }
-            let confirmed: u64 = shared
-                .publishers
-                .iter()
-                .map(|count| count.confirmed.load(Relaxed))
-                .sum();
+            let confirmed = shared.confirmed();
             if (shared.published() + confirmed, shared.received()) != moved {
                 moved = (shared.published() + confirmed, shared.received());
                 moved_at = Instant::now();
@@ -250,16 +257,22 @@ impl Watch {
             }
             connected.close();
         }
-        let verdict = close_books(ledgers, &sent, plan);
+        let verdict = close_books(ledgers, &plan.track_lengths(&sent), plan);
         let published = shared.published();
         let count = |of: fn(&crate::shared::PublisherCount) -> u64| shared.publishers.iter().map(of).sum::<u64>();
-        let confirmed = count(|publisher| publisher.confirmed.load(Relaxed));
+        let confirmed = shared.confirmed();
         let refused = count(|publisher| publisher.refused.load(Relaxed));
         let finished_ns = shared
             .publishers
             .iter()
             .map(|count| count.finished_ns.load(Relaxed))
             .max();
+        let first_ns = shared
+            .consumers
+            .iter()
+            .map(|count| count.first_ns.load(Relaxed))
+            .filter(|first_ns| *first_ns > 0)
+            .min();
         let last_ns = shared.consumers.iter().map(|count| count.last_ns.load(Relaxed)).max();
         let per_second = |messages: u64, end_ns: Option<u64>| {
             let seconds = end_ns.unwrap_or_default().saturating_sub(self.start_ns) as f64 / 1e9;
@@ -290,6 +303,8 @@ impl Watch {
             delivered_per_second: per_second(verdict.received, last_ns),
             clean: failure.is_none() && complete && verdict.is_clean(),
             latency: (plan.phase == Phase::Through && verdict.received > 0).then(|| latencies.percentiles()),
+            confirm_latency: shared.confirm_latencies().map(|mut latencies| latencies.percentiles()),
+            first_delivery_ms: first_ns.map(|first_ns| first_ns.saturating_sub(self.start_ns) as f64 / 1e6),
             broker: broker.map(|(after, before)| BrokerCost::new(after, before, messages, verdict.received)),
             generator_cpu_us_per_message: per_message(own_cpu_ns as f64 / 1000.0, messages),
             verdict,

@@ -1,9 +1,10 @@
 //! What the generator's threads know of each other: counters that each have one writer, and who to wake.
 
+use crate::latency::Recorder;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// Shared by the threads of one run.
@@ -20,6 +21,8 @@ pub(crate) struct Shared {
     pub(crate) stop: AtomicBool,
     /// What the broker had not taken from us when the run was over.
     pub(crate) unwritten_bytes: AtomicU64,
+    /// From when a paced message was meant to leave to its confirm.
+    confirm_latencies: Option<Mutex<Recorder>>,
     failure: Mutex<Option<String>>,
 }
 
@@ -40,6 +43,8 @@ pub(crate) struct PublisherCount {
 pub(crate) struct ConsumerCount {
     /// Good messages, each counted once.
     pub(crate) received: AtomicU64,
+    /// When the first of them came; 0 while none has.
+    pub(crate) first_ns: AtomicU64,
     pub(crate) last_ns: AtomicU64,
 }
 
@@ -70,6 +75,7 @@ impl Shared {
             ahead: if consumers == 0 { 0 } else { plan.ahead },
             stop: AtomicBool::new(false),
             unwritten_bytes: AtomicU64::new(0),
+            confirm_latencies: (plan.rate.is_some() && plan.is_confirmed()).then(|| Mutex::new(Recorder::new())),
             failure: Mutex::new(None),
         })
     }
@@ -82,6 +88,10 @@ impl Shared {
 
     pub(crate) fn published(&self) -> u64 {
         self.publishers.iter().map(|count| count.published.load(Relaxed)).sum()
+    }
+
+    pub(crate) fn confirmed(&self) -> u64 {
+        self.publishers.iter().map(|count| count.confirmed.load(Relaxed)).sum()
     }
 
     /// Deliveries to all consumers.
@@ -119,6 +129,12 @@ impl Shared {
                 let _ = rustix::io::write(&bell.event, &1_u64.to_ne_bytes());
             }
         }
+    }
+
+    /// The recorder of confirm latencies, if the run has them. It is asked for once a batch.
+    pub(crate) fn confirm_latencies(&self) -> Option<MutexGuard<'_, Recorder>> {
+        let recorder = self.confirm_latencies.as_ref()?;
+        Some(recorder.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Notes what ended the run; the first one counts.

@@ -72,6 +72,10 @@ pub(crate) struct Publisher {
     /// Confirmed or refused so far.
     pub(crate) settled: u64,
     pub(crate) refused: u64,
+    /// Settled messages whose latency is recorded.
+    pub(crate) timed: u64,
+    /// Messages take turns over so many queues.
+    pub(crate) queues: u64,
     pub(crate) body: Vec<u8>,
 }
 
@@ -322,6 +326,7 @@ impl Client {
             }
             Role::Publisher(publisher) => {
                 let used = self.wire.parse(input, &mut self.output, publisher);
+                publisher.time_confirms(shared);
                 publisher.publish_count(shared);
                 used
             }
@@ -358,8 +363,8 @@ impl Publisher {
             let sent_ns = self.pace.intended_ns(self.sent, batch_ns);
             let stamp = Stamp {
                 run: self.run,
-                publisher: self.index as u16,
-                sequence: self.sent,
+                publisher: (self.index as u64 * self.queues + self.sent % self.queues) as u16,
+                sequence: self.sent / self.queues,
                 sent_ns,
             };
             stamp.write(&mut self.body);
@@ -380,6 +385,21 @@ impl Publisher {
             _ if out.is_empty() => LOOK_UP_NS,
             _ => 0,
         }
+    }
+
+    /// Records how long confirms took. Each counts for the oldest message that waits for one: exact where a broker confirms in
+    /// order, and where it does not the mean still is.
+    fn time_confirms(&mut self, shared: &Shared) {
+        if self.timed == self.settled {
+            return;
+        }
+        if let Some(mut latencies) = shared.confirm_latencies() {
+            let now_ns = shared.now_ns();
+            for sequence in self.timed..self.settled {
+                latencies.record(now_ns.saturating_sub(self.pace.intended_ns(sequence, now_ns)));
+            }
+        }
+        self.timed = self.settled;
     }
 
     fn publish_count(&self, shared: &Shared) {
@@ -405,6 +425,9 @@ impl Consumer {
         let count = &shared.consumers[self.index];
         let received = self.ledger.received();
         if received != count.received.load(Relaxed) {
+            if count.first_ns.load(Relaxed) == 0 {
+                count.first_ns.store(self.now_ns, Relaxed);
+            }
             count.last_ns.store(self.now_ns, Relaxed);
             count.received.store(received, SeqCst);
         }

@@ -46,6 +46,8 @@ pub(crate) struct DurableSession {
     pub(crate) expiry_timer: Option<Time>,
     /// Its connection was told that it is open: messages may flow.
     pub(crate) open: bool,
+    /// It is over, and being taken apart.
+    pub(crate) ending: bool,
 }
 
 /// Options of a subscription, as the log keeps them.
@@ -153,16 +155,20 @@ impl InFlight {
         self.ring.iter_mut().flatten()
     }
     /// Every outgoing message, in no particular order.
-    #[cfg(feature = "testing")]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Outgoing> {
         self.ring.iter().flatten()
     }
-    /// Removes all, in the order they were given.
-    pub(crate) fn drain(&mut self) -> Vec<Outgoing> {
-        self.count = 0;
-        let mut all: Vec<_> = std::mem::take(&mut self.ring).into_iter().flatten().collect();
-        all.sort_unstable_by_key(|o| o.order);
-        all
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+    /// Removes one, the one with the oldest id.
+    pub(crate) fn pop(&mut self) -> Option<Outgoing> {
+        if self.count == 0 {
+            self.ring = VecDeque::new();
+            return None;
+        }
+        let first = self.ring.iter().position(Option::is_some)?;
+        self.remove(Self::step(self.base, first as u16))
     }
     /// `id` plus `n`, from 1 to 65,535.
     fn step(id: u16, n: u16) -> u16 {

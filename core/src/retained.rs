@@ -85,34 +85,37 @@ impl Retained {
         octets.into()
     }
 
-    /// Starts a walk over what matches `pattern`.
-    pub fn matching(&self, pattern: Pattern) -> Cursor {
+    /// Starts a walk over what matches `pattern`. `None` if it is plain that nothing does: most subscriptions begin with
+    /// levels that no retained message has.
+    pub fn matching(&self, pattern: Pattern) -> Option<Cursor> {
         // All that matches lies behind the literal levels it starts with.
         let mut start = Vec::new();
         for level in pattern.levels() {
             let Level::Literal(text) = level else { break };
             push_level(&mut start, text);
         }
-        Cursor {
+        let from = (Bound::Included(&*start), Bound::Unbounded);
+        let (first, _) = self.messages.range::<[u8], _>(from).next()?;
+        first.starts_with(&start).then(|| Cursor {
             pattern,
             next: Some(Bound::Included(start)),
-        }
+        })
     }
 
-    /// Appends what the next `steps` look-ups find, in order of topics, and returns whether there may be more. Expired
-    /// messages are dropped on the way: see [`Retained::take_expired`].
-    pub fn next_batch(&mut self, cursor: &mut Cursor, now: Wall, steps: usize, out: &mut Vec<Message>) -> bool {
+    /// Appends what the next `steps` look-ups find, in order of topics, and returns whether there may be more; what is
+    /// left of `steps` stays there. Expired messages are dropped on the way: see [`Retained::take_expired`].
+    pub fn next_batch(&mut self, cursor: &mut Cursor, now: Wall, steps: &mut usize, out: &mut Vec<Message>) -> bool {
         let mut outdated = Vec::new();
-        let mut left = steps;
-        'seek: while left > 0 {
+        let left = steps;
+        'seek: while *left > 0 {
             let Some(start) = cursor.next.take() else { break };
             let mut last = None;
             for (key, message) in self.messages.range::<[u8], _>((as_slice(&start), Bound::Unbounded)) {
-                if left == 0 {
+                if *left == 0 {
                     cursor.next = last.map(|key: &Key| Bound::Excluded(key.to_vec()));
                     break 'seek;
                 }
-                left -= 1;
+                *left -= 1;
                 last = Some(key);
                 match step(&cursor.pattern, key) {
                     Step::Match if message.envelope().deadline.is_some_and(|deadline| deadline <= now) => {
@@ -348,9 +351,10 @@ mod tests {
     }
 
     fn all(retained: &mut Retained, text: &str, dialect: Dialect, now: u64) -> Vec<String> {
-        let mut cursor = retained.matching(Pattern::parse(text, dialect).expect("valid"));
         let mut out = Vec::new();
-        while retained.next_batch(&mut cursor, Wall(now), 1, &mut out) {}
+        if let Some(mut cursor) = retained.matching(Pattern::parse(text, dialect).expect("valid")) {
+            while retained.next_batch(&mut cursor, Wall(now), &mut 1, &mut out) {}
+        }
         out.iter().map(|m| m.key().to_owned()).collect()
     }
 
@@ -435,14 +439,16 @@ mod tests {
     #[test]
     fn a_walk_goes_on_where_it_was_while_topics_come_and_go() {
         let mut retained = filled(&["a/1", "a/2", "a/3", "a/4"]);
-        let mut cursor = retained.matching(Pattern::parse("a/+", Slash).expect("valid"));
+        let mut cursor = retained
+            .matching(Pattern::parse("a/+", Slash).expect("valid"))
+            .expect("something");
         let mut out = Vec::new();
-        assert!(retained.next_batch(&mut cursor, Wall(0), 2, &mut out));
+        assert!(retained.next_batch(&mut cursor, Wall(0), &mut 2, &mut out));
         retained.set(&message("a/2", Slash, ""));
         retained.set(&message("a/3", Slash, ""));
         retained.set(&message("a/0", Slash, "behind the cursor"));
         retained.set(&message("a/5", Slash, "in front of it"));
-        while retained.next_batch(&mut cursor, Wall(0), 2, &mut out) {}
+        while retained.next_batch(&mut cursor, Wall(0), &mut 2, &mut out) {}
         assert_eq!(
             out.iter().map(Message::key).collect::<Vec<_>>(),
             ["a/1", "a/2", "a/4", "a/5"]
@@ -457,9 +463,11 @@ mod tests {
                 retained.set(&message(&format!("{room}/{n:03}"), Slash, "x"));
             }
         }
-        let mut cursor = retained.matching(Pattern::parse("+/500", Slash).expect("valid"));
+        let mut cursor = retained
+            .matching(Pattern::parse("+/500", Slash).expect("valid"))
+            .expect("something");
         let mut out = Vec::new();
-        retained.next_batch(&mut cursor, Wall(0), 40, &mut out);
+        retained.next_batch(&mut cursor, Wall(0), &mut 40, &mut out);
         assert_eq!(out.len(), 10);
     }
 

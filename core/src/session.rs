@@ -33,6 +33,18 @@ pub struct Cx<'a> {
     pub codecs: &'a Codecs,
     /// Source of identifiers the session makes up. Deterministic under simulation.
     pub random: &'a mut dyn FnMut() -> u64,
+    /// What parsing has cost in this turn, in work units; see [`Cx::is_full`].
+    pub work: usize,
+}
+
+/// Work units that a turn parses: a frame costs one, a filter of a subscription several.
+pub const TURN_WORK: usize = 2048;
+
+impl Cx<'_> {
+    /// Whether the turn has parsed enough: the rest of the input waits until other connections have had theirs.
+    pub fn is_full(&self) -> bool {
+        self.work >= TURN_WORK
+    }
 }
 
 /// One connection's protocol state machine. At most one call per batch goes through this trait, never one per message.
@@ -41,8 +53,8 @@ pub trait Session: Send {
     /// keeps the rest and offers it again, longer. A session checks announced lengths against its limits before it
     /// lets the rest grow.
     ///
-    /// Stops early (returning what it consumed so far) where [`Session::read_interest`] turns to `Nothing`; the driver
-    /// offers the rest again when that changes.
+    /// Stops early (returning what it consumed so far) where [`Session::read_interest`] turns to `Nothing`, or where
+    /// [`Cx::is_full`]; the driver offers the rest again when that changes, or in the next turn.
     ///
     /// # Errors
     /// [`Close`]: the connection ends once what is in `out` is flushed. Commands pushed before are still applied.

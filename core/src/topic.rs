@@ -20,6 +20,7 @@ mod pattern;
 mod trie;
 
 pub use pattern::{InvalidFilter, Level, Pattern};
+pub(crate) use pattern::{check_filter, first_literal};
 pub use trie::Trie;
 
 /// Levels of a topic filter at most. Keeps one subscription from growing the trie without measure.

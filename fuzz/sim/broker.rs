@@ -300,6 +300,7 @@ impl Broker {
             out: &mut c.output,
             codecs: &self.codecs,
             random: &mut random,
+            work: 0,
         };
         f(&mut *c.session, &mut cx, &c.input)
     }

@@ -188,7 +188,7 @@ pub(crate) fn run(node: &Node, mut store: Store) -> Result<(), StoreError> {
             group.vhosts.clear();
         }
         waiting.report(store.confirmed(), node);
-        if store.has_chores() || chores_at.is_none_or(|at| at <= node.clock.now().monotonic) {
+        if store.is_due() || chores_at.is_none_or(|at| at <= node.clock.now().monotonic) {
             chores_at = store.tick(node.clock.now())?;
             waiting.report(store.confirmed(), node);
         }

@@ -92,11 +92,18 @@ pub(crate) async fn accept(
     listener: tokio::net::TcpListener,
 ) {
     let mut pause = PAUSE_MIN;
+    let mut accepted = 0;
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
                 pause = PAUSE_MIN;
                 admit(&node, &threads, protocol, stream, address);
+                accepted += 1;
+                if accepted == ACCEPTS_PER_TURN {
+                    accepted = 0;
+                    // Until the thread has served all others that are ready, the new ones among them.
+                    tokio::task::yield_now().await;
+                }
             }
             // The client gave up while it was queued: its own affair.
             Err(error)
@@ -116,6 +123,8 @@ pub(crate) async fn accept(
     }
 }
 
+/// Connections accepted at once: opening one costs as much as hundreds of messages.
+const ACCEPTS_PER_TURN: usize = 4;
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Files kept for the log, the metrics and everything else when connections may take the rest.

@@ -2,7 +2,7 @@
 
 use crate::node::Node;
 use crate::store::Reader;
-use gatepost_core::store::Read;
+use gatepost_core::store::Request;
 use parking_lot::{Condvar, Mutex};
 
 /// What is to be fetched, first come first served.
@@ -15,13 +15,13 @@ pub(crate) struct ReadQueue {
 #[derive(Default)]
 struct Pending {
     /// Of which vhost, and what.
-    reads: Vec<(usize, Read)>,
+    reads: Vec<(usize, Request)>,
     stopping: bool,
 }
 
 impl ReadQueue {
     /// Appends `reads`, draining them.
-    pub(crate) fn submit(&self, vhost: usize, reads: &mut Vec<Read>) {
+    pub(crate) fn submit(&self, vhost: usize, reads: &mut Vec<Request>) {
         let mut pending = self.pending.lock();
         let idle = pending.reads.is_empty();
         pending.reads.extend(reads.drain(..).map(|read| (vhost, read)));
@@ -38,7 +38,7 @@ impl ReadQueue {
     }
 
     /// Waits for work and takes it whole; `false` at the end.
-    fn collect(&self, into: &mut Vec<(usize, Read)>) -> bool {
+    fn collect(&self, into: &mut Vec<(usize, Request)>) -> bool {
         let mut pending = self.pending.lock();
         while pending.reads.is_empty() && !pending.stopping {
             self.ready.wait(&mut pending);
@@ -52,7 +52,7 @@ impl ReadQueue {
 const AT_ONCE: usize = 64;
 
 /// Runs on the reader's thread until [`ReadQueue::stop`].
-pub(crate) fn run(node: &Node, reader: &Reader) {
+pub(crate) fn run(node: &Node, mut reader: Reader) {
     let mut work = Vec::new();
     let mut reads = Vec::new();
     while node.reads.collect(&mut work) {
@@ -63,7 +63,7 @@ pub(crate) fn run(node: &Node, reader: &Reader) {
             reads.clear();
             reads.extend(now.iter().map(|(_, read)| *read));
             rest = later;
-            let loaded = reader.read(&reads);
+            let loaded = reader.serve(&reads);
             if let Some(vhost) = node.vhosts.get(vhost) {
                 let now = node.clock.now();
                 vhost.enter(|engine, wakes| engine.loaded(now, loaded, wakes));

@@ -7,7 +7,7 @@ use crate::exit::Failure;
 use crate::listener::{self, Bound};
 use crate::node::Node;
 use crate::shutdown::{self, Signals};
-use crate::store::{self, Reader, Store};
+use crate::store::{self, Store};
 use crate::threads::IoThreads;
 use crate::{banner, committer, http, logging, machine, protocols, reader, watch};
 use std::io;
@@ -43,7 +43,7 @@ async fn run(node: Arc<Node>, store: Store, ports: Vec<Bound>, began: Instant) -
     let signals = Signals::listen().map_err(|error| internal("cannot handle signals", &error))?;
     let log_reader = store.reader();
     let committer = spawn("log", &node, move |node| commit(node, store))?;
-    let log_reader = spawn("log-read", &node, move |node| read(node, &log_reader))?;
+    let log_reader = spawn("log-read", &node, move |node| reader::run(node, log_reader))?;
     let threads = IoThreads::start(&node, node.config.node.io_threads);
     let threads = Arc::new(threads.map_err(|error| internal("cannot start I/O threads", &error))?);
     let banner = banner::text(&node, &ports, threads.count(), began.elapsed());
@@ -81,13 +81,20 @@ fn listen(
     threads: &Arc<IoThreads>,
     port: Bound,
 ) -> Result<(), Failure> {
-    let socket = tokio::net::TcpListener::from_std(port.socket).map_err(|error| internal("cannot listen", &error))?;
     let (node, threads) = (Arc::clone(node), Arc::clone(threads));
     match node.protocols.iter().position(|p| p.name() == port.name) {
         Some(protocol) => {
-            tasks.spawn(listener::accept(node, threads, protocol, socket));
+            let thread = threads.accepting().clone();
+            let socket = {
+                let _registered_there = thread.enter();
+                tokio::net::TcpListener::from_std(port.socket)
+            };
+            let socket = socket.map_err(|error| internal("cannot listen", &error))?;
+            tasks.spawn_on(listener::accept(node, threads, protocol, socket), &thread);
         }
         None => {
+            let socket = tokio::net::TcpListener::from_std(port.socket);
+            let socket = socket.map_err(|error| internal("cannot listen", &error))?;
             let router = http::router(node, threads);
             tasks.spawn(async move {
                 // Returns only if it is told to, which nobody does.
@@ -114,10 +121,6 @@ fn commit(node: &Node, store: Store) {
             "the message log in {data} failed, nothing more is confirmed: {error}"
         )));
     }
-}
-
-fn read(node: &Node, log: &Reader) {
-    reader::run(node, log);
 }
 
 fn internal(what: &str, error: &io::Error) -> Failure {

@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::Notify;
 
-/// All I/O threads.
+/// All I/O threads; one at least.
 pub(crate) struct IoThreads {
     threads: Vec<IoThread>,
 }
@@ -115,6 +115,12 @@ impl IoThreads {
             let connection = Serving::new(node, shared, protocol, stream, address);
             thread.runtime.spawn(connection);
         }
+    }
+
+    /// The thread that accepts for all. Not one of its own: there a flood of connections takes its turn with those that
+    /// are served, where another thread would compete with this one for the processor.
+    pub(crate) fn accepting(&self) -> &Handle {
+        &self.threads[0].runtime
     }
 
     /// What the threads show.

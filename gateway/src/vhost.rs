@@ -9,7 +9,7 @@ use crate::histogram::Histogram;
 use crate::reader::ReadQueue;
 use gatepost_core::engine::{Engine, Wakes};
 use gatepost_core::properties::Name;
-use gatepost_core::store::{Batch, Read};
+use gatepost_core::store::{Batch, Request};
 use gatepost_core::time::Time;
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub(crate) struct Vhost {
 struct Inner {
     engine: Engine,
     batch: Batch,
-    reads: Vec<Read>,
+    reads: Vec<Request>,
     /// Entries so far; every 64th is timed.
     entries: u64,
 }

@@ -119,11 +119,11 @@ fn smallest(table: &Table) -> f64 {
     medians(table).fold(f64::INFINITY, f64::min)
 }
 
-fn colour(place: usize) -> &'static str {
+pub(crate) fn colour(place: usize) -> &'static str {
     COLOURS[place % COLOURS.len()]
 }
 
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

@@ -1,9 +1,9 @@
 //! One command, one table: Gatepost and its peers, one at a time on the same machine, round by round so that a machine that
 //! slows down slows all of them, each message verified.
 
-mod chart;
+pub(crate) mod chart;
 pub(crate) mod peer;
-mod scenario;
+pub(crate) mod scenario;
 pub(crate) mod table;
 
 use crate::idle::Idle;
@@ -14,7 +14,7 @@ use crate::progress::Progress;
 use crate::report::{MIB, Report};
 use crate::run;
 use anyhow::{Context, ensure};
-use peer::{Kind, Peer, Running};
+use peer::{Kind, Peer, Running, Settings};
 use scenario::{BACKLOG, LATENCY, LATENCY_RATE, Scenario, THROUGHPUT};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -344,7 +344,7 @@ impl Bench<'_> {
     }
 
     fn stop(&mut self, peer: &Peer, broker: Running) {
-        let stopped = broker.stop();
+        let stopped = broker.stop().map(|_| ());
         self.catch(peer, "stop", stopped);
     }
 
@@ -366,15 +366,11 @@ impl Bench<'_> {
         self.progress.done();
         let markdown = self.comparison.markdown();
         print!("{markdown}");
-        let write = |path: &Option<PathBuf>, text: &dyn Fn() -> anyhow::Result<String>| match path {
-            Some(path) => std::fs::write(path, text()?).with_context(|| format!("cannot write {}", path.display())),
-            None => Ok(()),
-        };
-        write(&self.options.markdown, &|| Ok(markdown.clone()))?;
-        write(&self.options.json, &|| {
+        write_to(self.options.markdown.as_deref(), || Ok(markdown.clone()))?;
+        write_to(self.options.json.as_deref(), || {
             Ok(serde_json::to_string_pretty(&self.comparison)? + "\n")
         })?;
-        write(&self.options.svg, &|| Ok(chart::svg(&self.comparison)))?;
+        write_to(self.options.svg.as_deref(), || Ok(chart::svg(&self.comparison)))?;
         Ok(self.comparison.failures.is_empty())
     }
 }
@@ -395,9 +391,18 @@ impl CompareOptions {
             Ok(Peer {
                 kind,
                 program: kind.find(asked.as_deref())?,
+                settings: Settings::default(),
             })
         };
         self.brokers.iter().map(peer).collect()
+    }
+}
+
+/// Writes a file that was asked for.
+pub(crate) fn write_to(path: Option<&Path>, text: impl FnOnce() -> anyhow::Result<String>) -> anyhow::Result<()> {
+    match path {
+        Some(path) => std::fs::write(path, text()?).with_context(|| format!("cannot write {}", path.display())),
+        None => Ok(()),
     }
 }
 
@@ -432,7 +437,7 @@ fn backlog_title(what: &str, unit: &str) -> String {
     )
 }
 
-fn broker(peer: &Peer) -> Broker {
+pub(crate) fn broker(peer: &Peer) -> Broker {
     Broker {
         name: peer.name(),
         version: peer.version(),

@@ -8,6 +8,7 @@ use crate::plan::{Endpoint, Protocol};
 use anyhow::{Context, bail, ensure};
 use std::fs::{self, File};
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -19,6 +20,20 @@ pub(crate) struct Peer {
     pub(crate) kind: Kind,
     /// `None` when it is not installed.
     pub(crate) program: Option<PathBuf>,
+    pub(crate) settings: Settings,
+}
+
+/// What a broker is told beyond its defaults and what all comparisons need.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings {
+    /// Keep queues on disk first where that is a choice: lazy queues in RabbitMQ, a snapshot every ten seconds in Mosquitto.
+    pub(crate) disk_first: bool,
+    /// Gatepost's `store.durability`; its default if left out.
+    pub(crate) durability: Option<&'static str>,
+    /// Gatepost's metrics have a port.
+    pub(crate) metrics: bool,
+    /// Run under strace, which writes the broker's syncs there.
+    pub(crate) syncs_to: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -27,6 +42,7 @@ pub(crate) enum Kind {
     RabbitMq,
     Mosquitto,
     Rumqttd,
+    Nats,
 }
 
 /// A broker that runs. It is stopped when this is dropped.
@@ -35,9 +51,10 @@ pub(crate) struct Running {
     child: Child,
     /// The broker's own process, behind its start scripts.
     pub(crate) pid: u32,
-    amqp: Option<u16>,
-    mqtt: u16,
-    stomp: Option<u16>,
+    /// The port of each protocol it speaks.
+    ports: Vec<(Protocol, u16)>,
+    /// Of Gatepost's metrics.
+    pub(crate) metrics: Option<u16>,
     /// RabbitMQ's port mapper, which outlives it.
     port_mapper: Option<(u16, PathBuf)>,
     /// From the start of the program to the first answer on every port.
@@ -45,11 +62,26 @@ pub(crate) struct Running {
 }
 
 /// A broker that is not ready by then does not start.
-const START_TIMEOUT: Duration = Duration::from_secs(90);
+const START_TIMEOUT: Duration = Duration::from_secs(300);
 /// A broker that is not gone by then is killed.
-const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+const STOP_TIMEOUT: Duration = Duration::from_secs(180);
 /// Deliveries a client may leave unacknowledged, where a broker has such a limit of its own for MQTT.
 const MQTT_INFLIGHT: u16 = 500;
+/// How long the start scripts of a killed broker may take to notice.
+const SCRIPTS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Mosquitto writes all it holds in one go, by default twice an hour: then a crash loses most of an hour.
+const MOSQUITTO_AUTOSAVE: &str = "autosave_interval 10\n";
+/// Makes all queues lazy, those of MQTT sessions too. Where definitions are loaded there is no default user.
+const RABBITMQ_LAZY: &str = r#"{
+  "vhosts": [{"name": "/"}],
+  "users": [{"name": "guest", "password": "guest", "tags": "administrator"}],
+  "permissions": [{"user": "guest", "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"}],
+  "policies": [{"vhost": "/", "name": "lazy", "pattern": ".*", "apply-to": "queues", "priority": 0,
+                "definition": {"queue-mode": "lazy"}}]
+}
+"#;
+/// What waits for storage, for strace.
+const SYNC_CALLS: &str = "trace=fsync,fdatasync,syncfs,msync,sync_file_range";
 
 impl Peer {
     pub(crate) fn name(&self) -> String {
@@ -59,14 +91,16 @@ impl Peer {
             Kind::RabbitMq => "RabbitMQ".into(),
             Kind::Mosquitto => "Mosquitto".into(),
             Kind::Rumqttd => "rumqttd".into(),
+            Kind::Nats => "NATS JetStream".into(),
         }
     }
 
     pub(crate) fn speaks(&self, protocol: Protocol) -> bool {
         match self.kind {
-            Kind::Gatepost { .. } => true,
-            Kind::RabbitMq => protocol != Protocol::Mqtt5,
+            Kind::Gatepost { .. } => protocol != Protocol::Nats,
+            Kind::RabbitMq => !matches!(protocol, Protocol::Mqtt5 | Protocol::Nats),
             Kind::Mosquitto | Kind::Rumqttd => protocol.is_mqtt(),
+            Kind::Nats => protocol == Protocol::Nats,
         }
     }
 
@@ -106,30 +140,35 @@ impl Peer {
         let program = self.program.as_ref().context("not installed")?;
         fs::create_dir_all(directory)?;
         let [amqp, mqtt, stomp, extra, mapper] = free_ports()?;
-        let mut command = Command::new(program);
+        let mut command = self.command(program);
         let mut port_mapper = None;
         match self.kind {
             Kind::Gatepost { io_threads } => {
                 let config = directory.join("gatepost.toml");
                 fs::write(
                     &config,
-                    gatepost_config(program, directory, io_threads, [amqp, mqtt, stomp]),
+                    self.gatepost_config(program, directory, io_threads, [amqp, mqtt, stomp, extra]),
                 )?;
                 command.arg("--config").arg(config);
             }
             Kind::RabbitMq => {
-                rabbitmq_config(&mut command, directory, [amqp, mqtt, stomp, extra, mapper])?;
+                self.rabbitmq_config(&mut command, directory, [amqp, mqtt, stomp, extra, mapper])?;
                 port_mapper = Some((mapper, directory.to_owned()));
             }
             Kind::Mosquitto => {
                 let config = directory.join("mosquitto.conf");
-                fs::write(&config, mosquitto_config(directory, mqtt))?;
+                fs::write(&config, self.mosquitto_config(directory, mqtt))?;
                 command.arg("-c").arg(config);
             }
             Kind::Rumqttd => {
                 let config = directory.join("rumqttd.toml");
                 fs::write(&config, rumqttd_config(mqtt, stomp, extra))?;
                 command.arg("-q").arg("-c").arg(config);
+            }
+            Kind::Nats => {
+                let config = directory.join("nats.conf");
+                fs::write(&config, nats_config(directory, extra))?;
+                command.arg("-c").arg(config);
             }
         }
         let log = File::create(directory.join("output.log"))?;
@@ -145,9 +184,16 @@ impl Peer {
         let mut running = Running {
             pid: child.id(),
             child,
-            amqp: self.speaks(Protocol::Amqp).then_some(amqp),
-            mqtt,
-            stomp: self.speaks(Protocol::Stomp).then_some(stomp),
+            ports: [
+                (Protocol::Amqp, amqp),
+                (Protocol::Mqtt, mqtt),
+                (Protocol::Stomp, stomp),
+                (Protocol::Nats, extra),
+            ]
+            .into_iter()
+            .filter(|(protocol, _)| self.speaks(*protocol))
+            .collect(),
+            metrics: self.settings.metrics.then_some(extra),
             port_mapper,
             ready_in: Duration::ZERO,
         };
@@ -165,8 +211,111 @@ impl Peer {
             format!("{} does not start; it says:\n{tail}\n", self.name())
         })?;
         running.ready_in = begun.elapsed();
-        running.pid = meter::largest_of_family(running.child.id());
+        let own = running.child.id();
+        let tracer = self.settings.syncs_to.as_ref().and_then(|_| meter::first_child(own));
+        running.pid = meter::largest_of_family(tracer.unwrap_or(own));
         Ok(running)
+    }
+
+    /// The program, or strace around it, which stops it at nothing but syncs.
+    fn command(&self, program: &Path) -> Command {
+        let Some(log) = &self.settings.syncs_to else {
+            return Command::new(program);
+        };
+        let mut command = Command::new("strace");
+        command.args(["-f", "-ttt", "--seccomp-bpf", "-e", SYNC_CALLS, "-o"]);
+        command.arg(log).arg(program);
+        command
+    }
+
+    /// Only what differs from the defaults: ports, directory, threads. Listeners that are not measured are off, by whatever name
+    /// this version has them.
+    fn gatepost_config(&self, program: &Path, directory: &Path, io_threads: usize, ports: [u16; 4]) -> String {
+        let [amqp, mqtt, stomp, metrics] = ports;
+        let data = directory.join("data");
+        let mut config = format!(
+            "[node]\ndata_dir = {:?}\nio_threads = {io_threads}\n",
+            data.display().to_string()
+        );
+        config += &format!("[log]\nlevel = \"warn\"\n[mqtt]\nmax_inflight = {MQTT_INFLIGHT}\n");
+        if let Some(durability) = self.settings.durability {
+            config += &format!("[store]\n{durability}\n");
+        }
+        let mut listeners = vec![("amqp", amqp), ("mqtt", mqtt), ("stomp", stomp)];
+        if self.settings.metrics {
+            listeners.push(("metrics", metrics));
+        }
+        for (name, port) in &listeners {
+            config += &format!("[listeners.{name}]\nbind = [\"127.0.0.1:{port}\"]\n");
+        }
+        let known = Command::new(program)
+            .arg("--print-config")
+            .stdin(Stdio::null())
+            .output();
+        let known = known
+            .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+            .unwrap_or_default();
+        let unused = known
+            .lines()
+            .filter_map(|line| line.strip_prefix("[listeners.")?.strip_suffix(']'))
+            .filter(|name| !name.contains('.') && listeners.iter().all(|(used, _)| used != name));
+        for name in unused {
+            config += &format!("[listeners.{name}]\nbind = []\n");
+        }
+        config
+    }
+
+    fn rabbitmq_config(&self, command: &mut Command, directory: &Path, ports: [u16; 5]) -> anyhow::Result<()> {
+        let [amqp, mqtt, stomp, distribution, mapper] = ports;
+        fs::write(directory.join("enabled_plugins"), "[rabbitmq_mqtt,rabbitmq_stomp].\n")?;
+        fs::write(
+            directory.join("rabbitmq.conf"),
+            format!(
+                "listeners.tcp.default = 127.0.0.1:{amqp}\nmqtt.listeners.tcp.default = 127.0.0.1:{mqtt}\n\
+                 stomp.listeners.tcp.default = 127.0.0.1:{stomp}\nmqtt.allow_anonymous = true\n\
+                 mqtt.prefetch = {MQTT_INFLIGHT}\n"
+            ),
+        )?;
+        if self.settings.disk_first {
+            let definitions = directory.join("definitions.json");
+            fs::write(&definitions, RABBITMQ_LAZY)?;
+            let config = directory.join("rabbitmq.conf");
+            let text = fs::read_to_string(&config)? + &format!("load_definitions = {}\n", definitions.display());
+            fs::write(config, text)?;
+        }
+        for name in ["db", "log"] {
+            fs::create_dir_all(directory.join(name))?;
+        }
+        command
+            .env("HOME", directory)
+            .env("RABBITMQ_NODENAME", format!("bench{}@localhost", std::process::id()))
+            .env("RABBITMQ_MNESIA_BASE", directory.join("db"))
+            .env("RABBITMQ_LOG_BASE", directory.join("log"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", directory.join("enabled_plugins"))
+            .env("RABBITMQ_CONFIG_FILE", directory.join("rabbitmq"))
+            .env("RABBITMQ_PID_FILE", directory.join("pid"))
+            .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_DIST_PORT", distribution.to_string())
+            .env(
+                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+                "-kernel inet_dist_use_interface {127,0,0,1}",
+            )
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("ERL_EPMD_PORT", mapper.to_string());
+        Ok(())
+    }
+
+    fn mosquitto_config(&self, directory: &Path, mqtt: u16) -> String {
+        let autosave = if self.settings.disk_first {
+            MOSQUITTO_AUTOSAVE
+        } else {
+            ""
+        };
+        format!(
+            "listener {mqtt} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n\
+             set_tcp_nodelay true\npersistence true\npersistence_location {}/\nuser root\n{autosave}",
+            directory.display()
+        )
     }
 }
 
@@ -179,6 +328,7 @@ impl Kind {
             Self::RabbitMq => ("rabbitmq-server", &["/usr/lib/rabbitmq/bin/rabbitmq-server"]),
             Self::Mosquitto => ("mosquitto", &["/usr/sbin/mosquitto"]),
             Self::Rumqttd => ("rumqttd", &[]),
+            Self::Nats => ("nats-server", &["/usr/sbin/nats-server"]),
         }
     }
 
@@ -201,37 +351,34 @@ impl Kind {
 
 impl Running {
     pub(crate) fn endpoint(&self, protocol: Protocol) -> anyhow::Result<Endpoint> {
-        let port = match protocol {
-            Protocol::Amqp => self.amqp,
-            Protocol::Mqtt | Protocol::Mqtt5 => Some(self.mqtt),
-            Protocol::Stomp => self.stomp,
-        };
-        Ok(Endpoint::local(
-            protocol,
-            port.context("it does not speak that protocol")?,
-        ))
+        let listener = if protocol.is_mqtt() { Protocol::Mqtt } else { protocol };
+        let port = self.ports.iter().find(|(spoken, _)| *spoken == listener);
+        let (_, port) = port.context("it does not speak that protocol")?;
+        Ok(Endpoint::local(protocol, *port))
     }
 
-    /// Asks the broker to stop and waits for it.
-    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
+    /// Asks the broker to stop and waits for it; the bytes it sent to storage in its life.
+    pub(crate) fn stop(mut self) -> anyhow::Result<u64> {
         self.end()
     }
 
-    fn end(&mut self) -> anyhow::Result<()> {
-        if self.child.try_wait()?.is_some() {
-            return Ok(());
-        }
-        signal(self.pid, rustix::process::Signal::TERM);
+    /// Ends the broker as a crash would, with SIGKILL.
+    pub(crate) fn kill(mut self) -> anyhow::Result<()> {
+        signal(self.pid, rustix::process::Signal::KILL);
         let asked = Instant::now();
+        // The start scripts notice and go by themselves.
         while self.child.try_wait()?.is_none() {
-            if asked.elapsed() > STOP_TIMEOUT {
-                signal(self.pid, rustix::process::Signal::KILL);
+            if asked.elapsed() > SCRIPTS_TIMEOUT {
                 self.child.kill()?;
                 self.child.wait()?;
-                bail!("it did not stop when asked and was killed");
             }
-            thread::sleep(Duration::from_millis(10));
+            thread::sleep(Duration::from_millis(5));
         }
+        self.stop_port_mapper();
+        Ok(())
+    }
+
+    fn stop_port_mapper(&mut self) {
         if let Some((port, home)) = self.port_mapper.take() {
             let epmd = Command::new("epmd")
                 .arg("-kill")
@@ -241,14 +388,40 @@ impl Running {
             // Without that tool in the path a small process of Erlang's stays behind.
             drop(epmd);
         }
-        Ok(())
+    }
+
+    fn end(&mut self) -> anyhow::Result<u64> {
+        let mut written = 0;
+        if self.child.try_wait()?.is_some() {
+            return Ok(written);
+        }
+        signal(self.pid, rustix::process::Signal::TERM);
+        let asked = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            // Some write all they hold at the end. What is gone tells nothing.
+            written = meter::disk_bytes(self.pid).max(written);
+            if !Path::new("/proc").join(self.pid.to_string()).exists() {
+                // strace waits for everything that was started under it.
+                self.stop_port_mapper();
+            }
+            if asked.elapsed() > STOP_TIMEOUT {
+                signal(self.pid, rustix::process::Signal::KILL);
+                self.child.kill()?;
+                self.child.wait()?;
+                bail!("it did not stop when asked and was killed");
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        self.stop_port_mapper();
+        Ok(written)
     }
 
     fn await_ready(&mut self, begun: Instant) -> anyhow::Result<()> {
-        let mut waited_for = vec![self.endpoint(Protocol::Mqtt)?];
-        for protocol in [Protocol::Amqp, Protocol::Stomp] {
-            waited_for.extend(self.endpoint(protocol).ok());
-        }
+        let mut waited_for: Vec<_> = self
+            .ports
+            .iter()
+            .map(|(protocol, port)| Endpoint::local(*protocol, *port))
+            .collect();
         while let Some(endpoint) = waited_for.last() {
             if let Some(status) = self.child.try_wait()? {
                 bail!("it ended with {status}");
@@ -292,72 +465,11 @@ fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
     Ok(ports)
 }
 
-/// Only what differs from the defaults: ports, directory, threads. Listeners that are not measured are off, by whatever name
-/// this version has them.
-fn gatepost_config(program: &Path, directory: &Path, io_threads: usize, [amqp, mqtt, stomp]: [u16; 3]) -> String {
-    let data = directory.join("data");
-    let mut config = format!(
-        "[node]\ndata_dir = {:?}\nio_threads = {io_threads}\n",
-        data.display().to_string()
-    );
-    config += &format!("[log]\nlevel = \"warn\"\n[mqtt]\nmax_inflight = {MQTT_INFLIGHT}\n");
-    for (name, port) in [("amqp", amqp), ("mqtt", mqtt), ("stomp", stomp)] {
-        config += &format!("[listeners.{name}]\nbind = [\"127.0.0.1:{port}\"]\n");
-    }
-    let known = Command::new(program)
-        .arg("--print-config")
-        .stdin(Stdio::null())
-        .output();
-    let known = known
-        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-        .unwrap_or_default();
-    let listeners = known
-        .lines()
-        .filter_map(|line| line.strip_prefix("[listeners.")?.strip_suffix(']'));
-    for name in listeners.filter(|name| !name.contains('.') && !["amqp", "mqtt", "stomp"].contains(name)) {
-        config += &format!("[listeners.{name}]\nbind = []\n");
-    }
-    config
-}
-
-fn rabbitmq_config(command: &mut Command, directory: &Path, ports: [u16; 5]) -> anyhow::Result<()> {
-    let [amqp, mqtt, stomp, distribution, mapper] = ports;
-    fs::write(directory.join("enabled_plugins"), "[rabbitmq_mqtt,rabbitmq_stomp].\n")?;
-    fs::write(
-        directory.join("rabbitmq.conf"),
-        format!(
-            "listeners.tcp.default = 127.0.0.1:{amqp}\nmqtt.listeners.tcp.default = 127.0.0.1:{mqtt}\n\
-             stomp.listeners.tcp.default = 127.0.0.1:{stomp}\nmqtt.allow_anonymous = true\n\
-             mqtt.prefetch = {MQTT_INFLIGHT}\n"
-        ),
-    )?;
-    for name in ["db", "log"] {
-        fs::create_dir_all(directory.join(name))?;
-    }
-    command
-        .env("HOME", directory)
-        .env("RABBITMQ_NODENAME", format!("bench{}@localhost", std::process::id()))
-        .env("RABBITMQ_MNESIA_BASE", directory.join("db"))
-        .env("RABBITMQ_LOG_BASE", directory.join("log"))
-        .env("RABBITMQ_ENABLED_PLUGINS_FILE", directory.join("enabled_plugins"))
-        .env("RABBITMQ_CONFIG_FILE", directory.join("rabbitmq"))
-        .env("RABBITMQ_PID_FILE", directory.join("pid"))
-        .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
-        .env("RABBITMQ_DIST_PORT", distribution.to_string())
-        .env(
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
-            "-kernel inet_dist_use_interface {127,0,0,1}",
-        )
-        .env("ERL_EPMD_ADDRESS", "127.0.0.1")
-        .env("ERL_EPMD_PORT", mapper.to_string());
-    Ok(())
-}
-
-fn mosquitto_config(directory: &Path, mqtt: u16) -> String {
+/// Where JetStream keeps files; how much it may keep is left open, as it is for the others.
+fn nats_config(directory: &Path, port: u16) -> String {
     format!(
-        "listener {mqtt} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n\
-         set_tcp_nodelay true\npersistence true\npersistence_location {}/\nuser root\n",
-        directory.display()
+        "listen: \"127.0.0.1:{port}\"\njetstream {{\n  store_dir: {:?}\n  max_file_store: 1TB\n}}\n",
+        directory.join("data").display().to_string()
     )
 }
 
@@ -383,16 +495,26 @@ fn rabbitmq_home(program: &Path) -> Option<PathBuf> {
         .map(Path::to_owned)
 }
 
+/// Bytes of all files in a directory and below, as their lengths are.
 fn tree_bytes(directory: &Path) -> u64 {
+    tree_sum(directory, &|metadata| metadata.len())
+}
+
+/// Bytes that they occupy.
+pub(crate) fn tree_disk_bytes(directory: &Path) -> u64 {
+    tree_sum(directory, &|metadata| 512 * metadata.blocks())
+}
+
+fn tree_sum(directory: &Path, bytes: &dyn Fn(&fs::Metadata) -> u64) -> u64 {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries
         .filter_map(|entry| {
             let kind = entry.file_type().ok()?;
             if kind.is_dir() {
-                Some(tree_bytes(&entry.path()))
+                Some(tree_sum(&entry.path(), bytes))
             } else {
                 kind.is_file()
-                    .then(|| entry.metadata().map_or(0, |metadata| metadata.len()))
+                    .then(|| entry.metadata().map_or(0, |metadata| bytes(&metadata)))
             }
         })
         .sum()

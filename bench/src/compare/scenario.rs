@@ -130,13 +130,24 @@ pub(crate) fn backlog(peer: &Peer, broker: &Running, phase: Phase) -> anyhow::Re
     } else {
         Protocol::Mqtt
     };
+    durable(broker, protocol, BACKLOG, phase)
+}
+
+/// So many messages of so many bytes through a durable queue or a kept session, confirmed and acknowledged.
+pub(crate) fn durable(
+    broker: &Running,
+    protocol: Protocol,
+    (count, size): (u64, usize),
+    phase: Phase,
+) -> anyhow::Result<Plan> {
     let mut plan = Plan::new(broker.endpoint(protocol)?, broker.endpoint(protocol)?);
     plan.phase = phase;
     // Fill and drain must agree on what is in a message and where it lies.
     (plan.name, plan.run) = ("backlog".into(), 1);
-    (plan.count, plan.size) = BACKLOG;
+    (plan.count, plan.size) = (count, size);
     (plan.qos, plan.durable, plan.confirm, plan.ack) = (1, true, true, AckMode::Each);
     (plan.window, plan.prefetch) = (u64::from(WINDOW), WINDOW);
+    plan.ahead = AHEAD_MESSAGES.min(AHEAD_BYTES / size.max(1) as u64);
     plan.pid = Some(broker.pid);
     plan.choose_address();
     Ok(plan)

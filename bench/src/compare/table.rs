@@ -1,7 +1,7 @@
 //! The figures of a comparison, and how they are written down.
 
 use serde::Serialize;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 /// All that a comparison found.
 #[derive(Debug, Serialize)]
@@ -105,48 +105,69 @@ impl Comparison {
     pub(crate) fn markdown(&self) -> String {
         let mut text = String::new();
         let machine = &self.machine;
-        let _ = writeln!(
-            text,
-            "{}, {} processors, Linux {}.",
-            machine.processor, machine.processors, machine.kernel
-        );
+        let _ = writeln!(text, "{machine}");
         let _ = writeln!(
             text,
             "Medians of {} round(s) of {} s each.\n",
             self.rounds, self.seconds
         );
-        for broker in &self.brokers {
-            let version = broker.version.as_deref().unwrap_or("version unknown");
-            let _ = writeln!(
-                text,
-                "- {}: {}",
-                broker.name,
-                if broker.installed { version } else { "not installed" }
-            );
-        }
-        for table in self.tables.iter().filter(|table| !table.rows.is_empty()) {
-            let better = if table.lower_is_better {
-                "lower is better"
-            } else {
-                "higher is better"
-            };
-            let _ = write!(text, "\n### {} ({better})\n\n|  |", table.title);
-            for broker in &self.brokers {
-                let _ = write!(text, " {} |", broker.name);
-            }
-            let _ = write!(text, "\n|---|{}\n", "---:|".repeat(self.brokers.len()));
-            for row in &table.rows {
-                let cells: Vec<String> = row.cells.iter().map(Cell::text).collect();
-                let _ = writeln!(text, "| {} | {} |", row.title, cells.join(" | "));
-            }
-        }
-        if !self.failures.is_empty() {
-            text.push_str("\n### Failures\n\n");
-            for failure in &self.failures {
-                let _ = writeln!(text, "- {}", failure.replace('\n', " "));
-            }
-        }
+        list_brokers(&mut text, &self.brokers);
+        draw_tables(&mut text, &self.brokers, &self.tables);
+        list_failures(&mut text, &self.failures);
         text
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}, {} processors, Linux {}.",
+            self.processor, self.processors, self.kernel
+        )
+    }
+}
+
+/// Who was measured, as a list.
+pub(crate) fn list_brokers(text: &mut String, brokers: &[Broker]) {
+    for broker in brokers {
+        let version = broker.version.as_deref().unwrap_or("version unknown");
+        let _ = writeln!(
+            text,
+            "- {}: {}",
+            broker.name,
+            if broker.installed { version } else { "not installed" }
+        );
+    }
+}
+
+/// Tables that have figures, a column for each broker.
+pub(crate) fn draw_tables(text: &mut String, brokers: &[Broker], tables: &[Table]) {
+    for table in tables.iter().filter(|table| !table.rows.is_empty()) {
+        let better = if table.lower_is_better {
+            "lower is better"
+        } else {
+            "higher is better"
+        };
+        let _ = write!(text, "\n### {} ({better})\n\n|  |", table.title);
+        for broker in brokers {
+            let _ = write!(text, " {} |", broker.name);
+        }
+        let _ = write!(text, "\n|---|{}\n", "---:|".repeat(brokers.len()));
+        for row in &table.rows {
+            let cells: Vec<String> = row.cells.iter().map(Cell::text).collect();
+            let _ = writeln!(text, "| {} | {} |", row.title, cells.join(" | "));
+        }
+    }
+}
+
+/// What went wrong, if anything did.
+pub(crate) fn list_failures(text: &mut String, failures: &[String]) {
+    if !failures.is_empty() {
+        text.push_str("\n### Failures\n\n");
+        for failure in failures {
+            let _ = writeln!(text, "- {}", failure.replace('\n', " "));
+        }
     }
 }
 

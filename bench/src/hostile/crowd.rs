@@ -6,6 +6,7 @@ use super::spawn;
 use crate::plan::Protocol;
 use crate::wire::amqp::{self, Amqp};
 use crate::wire::mqtt::{Login, Mqtt, Version};
+use crate::wire::nats::Nats;
 use crate::wire::stomp::Stomp;
 use std::net::TcpStream;
 use std::thread;
@@ -70,6 +71,7 @@ pub(crate) fn half_open(scene: &Scene) {
                 Protocol::Amqp => b"AMQP",
                 Protocol::Mqtt | Protocol::Mqtt5 => b"\x10\x20\0\x04M",
                 Protocol::Stomp => b"CONNECT\naccept-version:1.2\nho",
+                Protocol::Nats => b"CONNECT {",
             },
         );
         scene.add_acts(1);
@@ -119,6 +121,7 @@ fn endless_handshake(protocol: Protocol) -> Vec<u8> {
         }
         Protocol::Mqtt | Protocol::Mqtt5 => connect(&mut bytes, &name),
         Protocol::Stomp => Stomp::connect(&mut bytes, &name, "", "/"),
+        Protocol::Nats => Nats::new(&name).connect(&mut bytes, None),
     }
     bytes
 }
@@ -194,6 +197,7 @@ fn put_start(out: &mut Vec<u8>, protocol: Protocol) {
         }
         Protocol::Mqtt | Protocol::Mqtt5 => connect(out, "gatepost-bench-garbage"),
         Protocol::Stomp => Stomp::connect(out, "guest", "guest", "/"),
+        Protocol::Nats => Nats::new("gatepost-bench-garbage").connect(out, None),
     }
 }
 

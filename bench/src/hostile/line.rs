@@ -3,7 +3,7 @@
 use super::scene::Scene;
 use crate::connect::{Connected, Wire};
 use crate::plan::Protocol;
-use crate::wire::{amqp, mqtt, stomp};
+use crate::wire::{amqp, mqtt, nats, stomp};
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::thread;
@@ -68,6 +68,7 @@ impl Line {
                 Wire::Amqp(_) => Protocol::Amqp,
                 Wire::Mqtt(_) => Protocol::Mqtt,
                 Wire::Stomp(_) => Protocol::Stomp,
+                Wire::Nats(_) => Protocol::Nats,
             };
             let mut line = Self::new(stream, protocol);
             line.heard = rest;
@@ -231,6 +232,7 @@ pub(crate) fn name(protocol: Protocol) -> &'static str {
         Protocol::Amqp => "AMQP",
         Protocol::Mqtt | Protocol::Mqtt5 => "MQTT",
         Protocol::Stomp => "STOMP",
+        Protocol::Nats => "NATS",
     }
 }
 
@@ -243,6 +245,7 @@ fn frame_len(protocol: Protocol, input: &[u8]) -> Result<Option<usize>, crate::w
         Protocol::Amqp => amqp::frame_len(input),
         Protocol::Mqtt | Protocol::Mqtt5 => mqtt::packet_len(input),
         Protocol::Stomp => stomp::frame_len(input),
+        Protocol::Nats => nats::frame_len(input),
     }
 }
 
@@ -288,6 +291,7 @@ fn refusal(protocol: Protocol, frame: &[u8]) -> Option<String> {
             let message = lines.find_map(|line| line.strip_prefix("message:")).unwrap_or_default();
             Some(format!("ERROR {}", plain(message)))
         }
+        Protocol::Nats => Some(plain(std::str::from_utf8(frame).ok()?.strip_prefix("-ERR ")?)),
     }
 }
 

@@ -57,7 +57,8 @@ impl Scene {
         let place = match protocol {
             Protocol::Amqp => 0,
             Protocol::Mqtt | Protocol::Mqtt5 => 1,
-            Protocol::Stomp => 2,
+            // Gatepost does not speak NATS, and no offender does.
+            Protocol::Stomp | Protocol::Nats => 2,
         };
         &self.endpoints[place]
     }

@@ -10,8 +10,10 @@ pub(crate) struct Amqp {
     /// What a frame may carry, without its eight bytes of header and end.
     payload_max: usize,
     confirms: Option<Confirms>,
-    /// Method and header frames of a publish; empty for a consumer.
-    publish_head: Vec<u8>,
+    /// Method and header frames of a publish, for each destination in turn; empty for a consumer.
+    publish_heads: Vec<Vec<u8>>,
+    /// Whose turn it is.
+    next_head: usize,
     delivery: Delivery,
     /// The last delivery that waits for an acknowledgement in [`AckMode::Multiple`].
     unacked: Option<u64>,
@@ -70,7 +72,8 @@ impl Amqp {
             ack,
             payload_max,
             confirms: None,
-            publish_head: Vec::new(),
+            publish_heads: Vec::new(),
+            next_head: 0,
             delivery: Delivery::Idle,
             unacked: None,
         }
@@ -189,26 +192,36 @@ impl Amqp {
 
     /// Prepares to publish bodies of `body_bytes` bytes.
     pub(crate) fn prepare(&mut self, style: &PublishStyle, body_bytes: usize) {
-        let (exchange, key) = style.address.amqp();
-        self.publish_head.clear();
-        put_method(&mut self.publish_head, 1, (60, 40), |args| {
-            args.extend_from_slice(&[0, 0]);
-            put_short(args, exchange);
-            put_short(args, &key);
-            args.push(0);
-        });
-        put_frame(&mut self.publish_head, FRAME_HEADER, 1, |header| {
-            header.extend_from_slice(&[0, 60, 0, 0]);
-            header.extend_from_slice(&(body_bytes as u64).to_be_bytes());
-            // Only the delivery mode is present.
-            header.extend_from_slice(&[0x10, 0x00, if style.durable { 2 } else { 1 }]);
-        });
+        let addresses = std::iter::once(&style.address).chain(&style.further);
+        self.publish_heads = addresses
+            .map(|address| {
+                let (exchange, key) = address.amqp();
+                let mut head = Vec::new();
+                put_method(&mut head, 1, (60, 40), |args| {
+                    args.extend_from_slice(&[0, 0]);
+                    put_short(args, exchange);
+                    put_short(args, &key);
+                    args.push(0);
+                });
+                put_frame(&mut head, FRAME_HEADER, 1, |header| {
+                    header.extend_from_slice(&[0, 60, 0, 0]);
+                    header.extend_from_slice(&(body_bytes as u64).to_be_bytes());
+                    // Only the delivery mode is present.
+                    header.extend_from_slice(&[0x10, 0x00, if style.durable { 2 } else { 1 }]);
+                });
+                head
+            })
+            .collect();
+        self.next_head = 0;
     }
 
     /// basic.publish.
     #[inline]
     pub(crate) fn publish(&mut self, out: &mut Vec<u8>, body: &[u8]) {
-        out.extend_from_slice(&self.publish_head);
+        if let Some(head) = self.publish_heads.get(self.next_head) {
+            out.extend_from_slice(head);
+            self.next_head = (self.next_head + 1) % self.publish_heads.len();
+        }
         for piece in body.chunks(self.payload_max) {
             out.extend_from_slice(&[FRAME_BODY, 0, 1]);
             out.extend_from_slice(&(piece.len() as u32).to_be_bytes());
@@ -343,6 +356,15 @@ pub(crate) fn frame_len(input: &[u8]) -> Result<Option<usize>, WireError> {
     }
 }
 
+/// Whether a whole frame is part of a delivery.
+pub(crate) fn is_delivery(frame: &[u8]) -> bool {
+    match frame.split_first() {
+        Some((&FRAME_METHOD, rest)) => rest.get(6..10) == Some(&[0, 60, 0, 60]),
+        Some((kind, _)) => matches!(*kind, FRAME_HEADER | FRAME_BODY),
+        None => false,
+    }
+}
+
 /// The arguments of a whole method frame that must be `due`.
 pub(crate) fn expect_method(frame: &[u8], due: Method) -> Result<&[u8], WireError> {
     let payload = frame
@@ -426,10 +448,33 @@ mod tests {
     fn style(durable: bool) -> PublishStyle {
         PublishStyle {
             address: Address::Queue("q".into()),
+            further: Vec::new(),
             qos: 0,
             durable,
             confirm: false,
         }
+    }
+
+    #[test]
+    fn publishes_take_turns_over_their_queues() {
+        let mut amqp = Amqp::new(AckMode::None);
+        let further = vec![Address::Queue("r".into())];
+        amqp.prepare(&PublishStyle { further, ..style(true) }, 0);
+        let mut out = Vec::new();
+        for _ in 0..3 {
+            amqp.publish(&mut out, b"");
+        }
+        let keys: Vec<u8> = out.iter().copied().filter(|byte| b"qr".contains(byte)).collect();
+        assert_eq!(keys, b"qrq");
+    }
+
+    #[test]
+    fn the_frames_of_a_delivery_are_told_from_answers() {
+        for frame in [DELIVER, HEADER_3, BODY_XYZ] {
+            assert!(is_delivery(frame), "{frame:?}");
+        }
+        let consume_ok = b"\x01\x00\x01\x00\x00\x00\x07\x00\x3C\x00\x15\x02ct\xCE";
+        assert!(!is_delivery(consume_ok) && !is_delivery(b"") && !is_delivery(b"\x01"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 pub(crate) mod amqp;
 mod confirms;
 pub(crate) mod mqtt;
+pub(crate) mod nats;
 pub(crate) mod stomp;
 
 /// What goes wrong with a broker's bytes.
@@ -45,6 +46,8 @@ pub(crate) enum AckMode {
 #[derive(Clone, Debug)]
 pub(crate) struct PublishStyle {
     pub(crate) address: Address,
+    /// More destinations, which take turns with the first; AMQP only.
+    pub(crate) further: Vec<Address>,
     /// MQTT only.
     pub(crate) qos: u8,
     /// AMQP delivery mode 2, STOMP `persistent:true`; MQTT knows only its quality of service.
@@ -56,7 +59,7 @@ pub(crate) struct PublishStyle {
 /// Where messages go, in a spelling that each protocol translates.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Address {
-    /// A queue: AMQP's default exchange, STOMP's `/queue/`.
+    /// A queue: AMQP's default exchange, STOMP's `/queue/`, the subject of a JetStream work queue.
     Queue(String),
     /// Levels of a topic: AMQP's `amq.topic`, STOMP's `/topic/`, MQTT's only way.
     Topic(Vec<String>),
@@ -76,6 +79,14 @@ impl Address {
         match self {
             Self::Queue(name) => format!("/queue/{name}"),
             Self::Topic(levels) => format!("/topic/{}", levels.join(".")),
+        }
+    }
+
+    /// NATS's subject.
+    pub(crate) fn nats(&self) -> String {
+        match self {
+            Self::Queue(name) => name.clone(),
+            Self::Topic(levels) => levels.join("."),
         }
     }
 

@@ -371,6 +371,7 @@ mod tests {
     fn style(qos: u8) -> PublishStyle {
         PublishStyle {
             address: Address::Topic(vec!["a".into(), "b".into()]),
+            further: Vec::new(),
             qos,
             durable: false,
             confirm: false,

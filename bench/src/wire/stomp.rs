@@ -262,6 +262,7 @@ mod tests {
         let mut stomp = Stomp::new(AckMode::None);
         let style = PublishStyle {
             address: Address::Queue("q".into()),
+            further: Vec::new(),
             qos: 0,
             durable: true,
             confirm: true,
@@ -309,6 +310,7 @@ mod tests {
         let mut stomp = Stomp::new(AckMode::None);
         let style = PublishStyle {
             address: Address::Queue("q".into()),
+            further: Vec::new(),
             qos: 0,
             durable: false,
             confirm: true,

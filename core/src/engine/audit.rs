@@ -5,6 +5,7 @@ use super::{Engine, Link};
 use crate::message::Message;
 use crate::queue::consumers::ConsumerKey;
 use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::ready::Head;
 use crate::queue::unsettled::QueueRef;
 use hashbrown::HashMap;
 
@@ -106,14 +107,25 @@ impl Engine {
         for (slot, q) in &self.queues {
             let mut last = None;
             let mut bytes = 0;
-            for entry in q.ready.iter() {
+            let mut here = 0;
+            for entry in q.ready.entries() {
                 let place = (std::cmp::Reverse(entry.priority), entry.seq);
                 assert!(last.is_none_or(|last| last < place), "queue '{}' in order", q.name);
                 assert!(entry.seq < q.next_seq);
                 last = Some(place);
                 bytes += entry.body.len() as u64;
+                here += 1;
                 found.entry(entry);
             }
+            let mut paged = 0;
+            for (priority, run) in q.ready.runs() {
+                assert!(run.first <= run.last && run.count > 0, "a run is not empty");
+                let inside = |e: &&Entry| e.priority == priority && (run.first..=run.last).contains(&e.seq);
+                assert!(q.ready.entries().find(inside).is_none(), "an entry in its run's place");
+                bytes += run.bytes;
+                paged += run.count as usize;
+            }
+            assert_eq!((q.ready.len(), q.ready.paged()), (here + paged, paged));
             assert_eq!(q.ready.bytes(), bytes);
             let unsettled = found.unsettled.get(&(slot as u32)).copied().unwrap_or(0);
             assert_eq!(q.unsettled, unsettled, "unsettled of queue '{}'", q.name);
@@ -184,7 +196,18 @@ impl Engine {
     /// Asserts that no consumer that could be served waits.
     fn audit_served(&self, slot: u32) {
         let q = &self.queues[slot as usize];
-        let Some(front) = q.ready.front() else { return };
+        let front = match q.ready.head() {
+            Head::Empty => return,
+            Head::Paged => {
+                let flags = EntryFlags::new(2);
+                let active = q.arguments.single_active.then(|| q.consumers.first()).flatten();
+                let mut served = q.consumers.iter().filter(|k| active.is_none_or(|a| a == *k));
+                let wanted = served.any(|key| self.has_credit(key, flags) && !self.is_noted(key));
+                assert!(!wanted || q.paging.is_some(), "a page is waited for");
+                return;
+            }
+            Head::Entry(front) => front,
+        };
         let durable = self.staging.durable_ticket();
         let mut marks = q.marks;
         if front.flags.has(EntryFlags::LOGGED) && !marks.allow(front.seq, durable) {
@@ -222,7 +245,9 @@ impl Engine {
     /// Whether the consumer has credit and room for the head of its queue, and the head may go.
     fn is_servable(&self, slot: u32, key: ConsumerKey) -> bool {
         let q = &self.queues[slot as usize];
-        let Some(front) = q.ready.front() else { return false };
+        let Head::Entry(front) = q.ready.head() else {
+            return false;
+        };
         let mut marks = q.marks;
         let logged = front.flags.has(EntryFlags::LOGGED);
         q.loading == 0

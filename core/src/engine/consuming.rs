@@ -1,6 +1,7 @@
 //! Consumers and their deliveries: start, stop, hand out, settle, fetch one.
 
-use super::link::{Fetched, GATE_NEVER, Out};
+use super::budget::{Budget, Unfinished};
+use super::link::{Fetched, GATE_NEVER, LinkState, Out};
 use super::{Engine, Link, Wakes, done, link_at};
 use crate::command::{Channel as ChannelNumber, Consume, ConsumerToken, Get, Outcome};
 use crate::event::{Delivery, DeliveryExtra, DeliveryFlags, Event, Op};
@@ -8,8 +9,16 @@ use crate::fault::{Fault, FaultKind};
 use crate::message::Settled;
 use crate::queue::consumers::{Consumer, ConsumerKey};
 use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::ready::Head;
 use crate::queue::unsettled::{Held, QueueRef};
 use crate::store::{QueueAcks, Record};
+
+/// Work units of taking a consumer off its queue, beside what was reserved to it.
+const CONSUMER_WORK: usize = 4;
+/// Places of an outbox that are looked through for the cost of a work unit.
+const OUTBOX_PER_UNIT: usize = 16;
+/// Work units of deleting a queue.
+const QUEUE_WORK: usize = 16;
 
 /// Why a message leaves its queue without a consumer's acceptance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,13 +107,15 @@ impl Engine {
     }
 
     /// Takes a consumer off its queue. What it holds unsettled stays with its channel; what was only reserved to it
-    /// goes back.
-    pub(crate) fn remove_consumer(&mut self, key: ConsumerKey, wakes: &mut Wakes) {
-        let Some(c) = self.consumer(key) else { return };
+    /// goes back. Returns its cost in work units.
+    pub(crate) fn remove_consumer(&mut self, key: ConsumerKey, wakes: &mut Wakes) -> usize {
+        let Some(c) = self.consumer(key) else { return 1 };
         let (link, queue) = (c.link, c.queue);
+        let mut units = CONSUMER_WORK;
         if let Some(l) = link_at(&mut self.links, link) {
             let mut returned = Vec::new();
             if l.reserved_messages > 0 {
+                units += l.outbox.len() / OUTBOX_PER_UNIT;
                 let mut kept = std::collections::VecDeque::with_capacity(l.outbox.len());
                 for out in std::mem::take(&mut l.outbox) {
                     match out {
@@ -124,7 +135,7 @@ impl Engine {
         }
         self.consumers.try_remove(key.slot as usize);
         let now = self.now.monotonic;
-        let Some(q) = self.queue_mut(queue) else { return };
+        let Some(q) = self.queue_mut(queue) else { return units };
         q.consumers.remove(key);
         q.used_at = now;
         if q.auto_delete && q.consumers.is_empty() {
@@ -137,6 +148,7 @@ impl Engine {
                 memory.note_deep(q, queue.slot);
             }
         }
+        units
     }
 
     pub(crate) fn cancel(
@@ -219,10 +231,14 @@ impl Engine {
         loop {
             let Some(q) = self.queue_mut(queue) else { return };
             q.used_at = now.monotonic;
-            let Some(front) = q.ready.front() else {
-                self.counters.get_empty += 1;
-                let answer = Out::Event(Event::GetEmpty { channel });
-                return self.answer_get(link, channel, again, answer, None);
+            let front = match q.ready.head() {
+                Head::Empty => {
+                    self.counters.get_empty += 1;
+                    let answer = Out::Event(Event::GetEmpty { channel });
+                    return self.answer_get(link, channel, again, answer, None);
+                }
+                Head::Paged => return self.get_later(link, g, queue, again),
+                Head::Entry(front) => front,
             };
             match &front.body {
                 Body::Memory(m) if super::dispatch::expired(q, m, now.wall) => {
@@ -237,17 +253,18 @@ impl Engine {
                     let gate = (!marked).then(|| self.stage_mark(queue, seq));
                     return self.got(link, g, queue, again, gate);
                 }
-                Body::Disk { .. } => {
-                    // Comes back when the body is here.
-                    self.load_head(queue);
-                    if !again && let Some(l) = link_at(&mut self.links, link) {
-                        l.channel(channel).held.push_back((GATE_NEVER, Out::Awaited));
-                    }
-                    self.memory.waiting_gets.push((queue, link, g));
-                    return;
-                }
+                Body::Disk { .. } => return self.get_later(link, g, queue, again),
             }
         }
+    }
+
+    /// Comes back when the body is here.
+    fn get_later(&mut self, link: Link, g: Get, queue: QueueRef, again: bool) {
+        self.load_head(queue);
+        if !again && let Some(l) = link_at(&mut self.links, link) {
+            l.channel(g.channel).held.push_back((GATE_NEVER, Out::Awaited));
+        }
+        self.memory.waiting_gets.push((queue, link, g));
     }
 
     fn answer_get(&mut self, link: Link, channel: ChannelNumber, again: bool, out: Out, gate: Option<u64>) {
@@ -396,14 +413,15 @@ impl Engine {
         number: u64,
         multiple: bool,
         outcome: Outcome,
+        budget: &mut Budget,
         wakes: &mut Wakes,
-    ) -> usize {
+    ) -> Result<(), Unfinished> {
         let Some(l) = link_at(&mut self.links, link) else {
-            return 1;
+            return Ok(());
         };
         if l.session.is_some() {
             self.settle_packet(link, number, outcome, wakes);
-            return 1;
+            return Ok(());
         }
         let c = l.channel(channel);
         let all = multiple && number == 0;
@@ -415,22 +433,43 @@ impl Engine {
                 Op::Settle,
                 Fault::new(FaultKind::PreconditionFailed, text),
             );
-            return 1;
+            return Ok(());
         }
-        let mut work = 0;
         if multiple {
             let upto = if all { u64::MAX } else { number };
-            while let Some(held) =
-                link_at(&mut self.links, link).and_then(|l| l.channel(channel).unsettled.pop_upto(upto))
-            {
-                self.settle_held(link, channel, held, outcome, wakes);
-                work += 1;
-            }
-        } else if let Some(held) = c.unsettled.remove(number) {
-            self.settle_held(link, channel, held, outcome, wakes);
-            work = 1;
+            return self.settle_upto(link, channel, upto, outcome, budget, wakes);
         }
-        work.max(1)
+        if let Some(held) = c.unsettled.remove(number) {
+            self.settle_held(link, channel, held, outcome, wakes);
+        }
+        Ok(())
+    }
+
+    /// Settles what the channel holds up to a number, oldest first. The last of them is that number, so that a settle which
+    /// is repeated in the next hold still means the same.
+    fn settle_upto(
+        &mut self,
+        link: Link,
+        channel: ChannelNumber,
+        upto: u64,
+        outcome: Outcome,
+        budget: &mut Budget,
+        wakes: &mut Wakes,
+    ) -> Result<(), Unfinished> {
+        loop {
+            let Some(l) = link_at(&mut self.links, link) else {
+                return Ok(());
+            };
+            let unsettled = &mut l.channel(channel).unsettled;
+            if !unsettled.reaches(upto) {
+                return Ok(());
+            }
+            budget.check()?;
+            if let Some(held) = unsettled.pop_upto(upto) {
+                self.settle_held(link, channel, held, outcome, wakes);
+            }
+            budget.spend(1);
+        }
     }
 
     /// A delivery that `channel` of `link` held is settled.
@@ -574,25 +613,29 @@ impl Engine {
     }
 
     /// Ends a channel: its consumers go, what it holds unsettled goes back, marked redelivered.
-    pub(crate) fn close_channel(&mut self, link: Link, channel: ChannelNumber, wakes: &mut Wakes) -> usize {
-        let Some(l) = link_at(&mut self.links, link) else {
-            return 1;
-        };
-        if l.find_channel(channel).is_none() {
-            return 1;
+    pub(crate) fn close_channel(
+        &mut self,
+        link: Link,
+        channel: ChannelNumber,
+        budget: &mut Budget,
+        wakes: &mut Wakes,
+    ) -> Result<(), Unfinished> {
+        loop {
+            let Some(c) = link_at(&mut self.links, link).and_then(|l| l.find_channel(channel)) else {
+                return Ok(());
+            };
+            if c.consumers.is_empty() {
+                break;
+            }
+            budget.check()?;
+            if let Some(key) = c.consumers.pop() {
+                // An auto-delete queue goes with its last consumer, and what the channel holds of it with the queue.
+                let units = self.remove_consumer(key, wakes);
+                budget.spend(units);
+            }
         }
-        let keys = std::mem::take(&mut l.channel(channel).consumers);
-        for key in keys {
-            // An auto-delete queue goes with its last consumer, and what the channel holds of it with the queue.
-            self.remove_consumer(key, wakes);
-        }
-        let mut work = 1;
-        while let Some(held) =
-            link_at(&mut self.links, link).and_then(|l| l.channel(channel).unsettled.pop_upto(u64::MAX))
-        {
-            self.settle_held(link, channel, held, Outcome::Requeue, wakes);
-            work += 1;
-        }
+        // Without consumers nothing new comes, however many holds this takes.
+        self.settle_upto(link, channel, u64::MAX, Outcome::Requeue, budget, wakes)?;
         let answers = |of: &Link, get: &Get| *of == link && get.channel == channel;
         self.memory.waiting_gets.retain(|(_, of, get)| !answers(of, get));
         let fetched = link_at(&mut self.links, link).map_or(Vec::new(), |l| l.take_fetched(channel));
@@ -607,23 +650,31 @@ impl Engine {
                 self.confirms.orphan(key, durable);
             }
         }
-        work
+        let outbox = self.link(link).map_or(0, |l| l.outbox.len());
+        budget.spend(1 + outbox / OUTBOX_PER_UNIT);
+        Ok(())
     }
 
-    /// The connection is gone.
-    pub(crate) fn detach(&mut self, link: Link, wakes: &mut Wakes) {
+    /// The connection is gone. What it leaves is taken apart piece by piece: its session, its channels, its queues.
+    pub(crate) fn detach(&mut self, link: Link, budget: &mut Budget, wakes: &mut Wakes) -> Result<(), Unfinished> {
         let Some(l) = link_at(&mut self.links, link) else {
-            return;
+            return Ok(());
         };
-        let will = l.will.take();
-        let channels = l.channel_numbers();
-        let exclusive = std::mem::take(&mut l.exclusive_queues);
-        self.leave_session(link, will, wakes);
-        for channel in channels {
-            self.close_channel(link, channel, wakes);
+        // Nothing is to be reserved to it while it goes. What is goes back at once, or each consumer would look for its own.
+        l.stalled = true;
+        self.give_back_reservations(link);
+        if let Some(l) = link_at(&mut self.links, link) {
+            l.forget_answers();
         }
-        for queue in exclusive {
+        self.leave_session(link, budget, wakes)?;
+        while let Some(channel) = self.link(link).and_then(LinkState::some_channel) {
+            budget.check()?;
+            self.close_channel(link, channel, budget, wakes)?;
+        }
+        while let Some(queue) = link_at(&mut self.links, link).and_then(|l| l.exclusive_queues.pop()) {
             self.delete_queue(queue, wakes);
+            budget.spend(QUEUE_WORK);
+            budget.check()?;
         }
         let slot = link.slot as usize;
         if let Some(s) = self.links.get_mut(slot) {
@@ -631,6 +682,7 @@ impl Engine {
             self.free_links.push(link.slot);
             self.counters.links_detached += 1;
         }
+        Ok(())
     }
 }
 

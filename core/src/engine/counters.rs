@@ -77,6 +77,8 @@ pub struct Counters {
     pub sessions_connected: u64,
     /// Messages ready in all queues (gauge).
     pub messages_ready: u64,
+    /// Those of them that are in the log only: not even their places are in memory.
+    pub messages_paged: u64,
     /// Messages reserved to or held by consumers (gauge).
     pub messages_unsettled: u64,
     /// Retained messages (gauge).
@@ -103,6 +105,7 @@ impl Engine {
         c.queues = self.queues.len() as u64;
         for (_, q) in &self.queues {
             c.messages_ready += q.ready.len() as u64;
+            c.messages_paged += q.ready.paged() as u64;
             c.messages_unsettled += q.unsettled as u64;
         }
         c.sessions = self.sessions.len() as u64;

@@ -1,5 +1,6 @@
 //! Exchanges, queues and bindings: declare, check, delete, and remember in the log what survives a restart.
 
+use super::link::Out;
 use super::timers::Timer;
 use super::{Engine, Link, Wakes, done, link_at};
 use crate::arguments::require_flag;
@@ -11,7 +12,7 @@ use crate::event::{Event, Op, QueueSummary};
 use crate::fault::{Fault, FaultKind};
 use crate::properties::Name;
 use crate::queue::arguments::Arguments;
-use crate::queue::entry::EntryFlags;
+use crate::queue::entry::{Entry, EntryFlags};
 use crate::queue::unsettled::QueueRef;
 use crate::queue::{Queue, QueueKind};
 use crate::router::ExchangeSpec;
@@ -358,13 +359,29 @@ impl Engine {
         let messages = u32::try_from(q.ready.len()).unwrap_or(u32::MAX);
         let (upto, id, plain) = (q.next_seq, q.id, q.unsettled == 0);
         let mut gate = None;
+        let paged = q.ready.paged() > 0;
+        q.paging = None;
         let entries: Vec<_> = q.ready.drain().collect();
-        let mut logged = false;
+        let mut logged = paged;
+        if paged && !plain {
+            // Which ones were in the log only is not known. All that is not held is gone.
+            let mut next = 0;
+            for held in self.held_of(queue).into_iter().chain([upto]) {
+                if held > next
+                    && let Some(q) = self.queue_mut(queue)
+                {
+                    q.note_acks(next, held - 1);
+                }
+                next = held + 1;
+            }
+            self.acks_dirty.push(queue.slot);
+        }
         for entry in entries {
             if entry.flags.has(EntryFlags::LOGGED) {
                 logged = true;
                 // Held entries keep the record from saying "all below"; then each is settled by itself.
                 if !plain
+                    && !paged
                     && let Some(q) = self.queue_mut(queue)
                     && q.note_ack(entry.seq)
                 {
@@ -384,6 +401,34 @@ impl Engine {
         if c.reply {
             self.answer(link, channel, Event::QueuePurged { channel, messages }, gate);
         }
+    }
+
+    /// Sequences of a queue's messages that are reserved or held, ascending.
+    fn held_of(&self, queue: QueueRef) -> Vec<u64> {
+        let mut held = Vec::new();
+        let mut note = |of: QueueRef, entry: &Entry| {
+            if of == queue {
+                held.push(entry.seq);
+            }
+        };
+        for l in self.links.iter().filter_map(|slot| slot.link.as_ref()) {
+            let answers = l.channels().flat_map(|c| c.held.iter().map(|(_, out)| out));
+            for out in l.outbox.iter().chain(answers) {
+                match out {
+                    Out::Reserved { queue, entry, .. } => note(*queue, entry),
+                    Out::Got(fetched) => note(fetched.queue, &fetched.entry),
+                    _ => {}
+                }
+            }
+            for h in l.channels().flat_map(|c| c.unsettled.iter()) {
+                note(h.queue, &h.entry);
+            }
+        }
+        for o in self.sessions.iter().flat_map(|(_, s)| s.in_flight.iter()) {
+            note(o.queue, &o.entry);
+        }
+        held.sort_unstable();
+        held
     }
 
     pub(crate) fn bind(&mut self, link: Link, c: Bind) {

@@ -8,7 +8,8 @@ use crate::durable_session::DurableSession;
 use crate::message::Message;
 use crate::queue::Queue;
 use crate::queue::consumers::{Consumer, ConsumerKey};
-use crate::queue::entry::{Body, EntryFlags};
+use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::ready::Head;
 use crate::queue::unsettled::QueueRef;
 use crate::store::{Record, State};
 use crate::time::Wall;
@@ -51,8 +52,19 @@ impl Engine {
             let Some(q) = self.queues.get_mut(slot as usize) else {
                 return;
             };
-            let Some(front) = q.ready.front() else { return };
             let queue = QueueRef { slot, id: q.id };
+            let front = match q.ready.head() {
+                Head::Empty => return,
+                Head::Paged => {
+                    if q.consumers.is_empty() {
+                        self.watch_head(queue);
+                    } else {
+                        self.load_head(queue);
+                    }
+                    return;
+                }
+                Head::Entry(front) => front,
+            };
             if q.consumers.is_empty() {
                 self.watch_head(queue);
                 return;
@@ -203,12 +215,7 @@ impl Engine {
     }
 
     /// One reserved entry goes back to its queue, as if it had not been reserved.
-    pub(crate) fn release_reservation(
-        &mut self,
-        consumer: ConsumerKey,
-        queue: QueueRef,
-        entry: crate::queue::entry::Entry,
-    ) {
+    pub(crate) fn release_reservation(&mut self, consumer: ConsumerKey, queue: QueueRef, entry: Entry) {
         self.uncount(consumer, entry.flags);
         if self.put_back(queue, entry)
             && let Some(c) = self.consumer_mut(consumer)
@@ -279,11 +286,17 @@ impl Engine {
     pub(crate) fn watch_head(&mut self, queue: QueueRef) {
         let now = self.now;
         let Some(q) = self.queue_mut(queue) else { return };
-        let Some(front) = q.ready.front() else { return };
-        let Body::Memory(message) = &front.body else {
-            // Its time is in its record: fetch that one.
-            self.load_entries(queue, 1);
-            return;
+        let message = match q.ready.head() {
+            Head::Empty => return,
+            Head::Entry(Entry {
+                body: Body::Memory(message),
+                ..
+            }) => message,
+            Head::Entry(_) | Head::Paged => {
+                // Its time is in its record: fetch that one.
+                self.load_entries(queue, 1);
+                return;
+            }
         };
         let Some(deadline) = deadline(q, message) else {
             return;
@@ -308,10 +321,14 @@ impl Engine {
         }
         for _ in 0..EXPIRE_STEPS {
             let Some(q) = self.queue_mut(queue) else { return };
-            let Some(front) = q.ready.front() else { return };
-            let Body::Memory(message) = &front.body else {
+            let message = match q.ready.head() {
+                Head::Empty => return,
+                Head::Entry(Entry {
+                    body: Body::Memory(message),
+                    ..
+                }) => message,
                 // What follows an expired message has probably expired too.
-                return self.load_head(queue);
+                Head::Entry(_) | Head::Paged => return self.load_head(queue),
             };
             if !expired(q, message, wall) {
                 break;

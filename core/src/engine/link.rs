@@ -1,6 +1,6 @@
 //! A connection at its engine: its channels, its outbox, and what it waits for.
 
-use super::subscriptions::Replay;
+use super::subscriptions::{Answered, Replays};
 use super::{Link, Wake, Wakes};
 use crate::command::{Channel as ChannelNumber, Will};
 use crate::event::{CloseReason, Event, Pressure};
@@ -89,7 +89,9 @@ pub(crate) struct LinkState {
     /// The outbox is held up by bodies to be sent again that are on their way from disk.
     pub(crate) resend_loading: bool,
     /// Retained messages that new subscriptions asked for.
-    pub(crate) replays: VecDeque<Replay>,
+    pub(crate) replays: Option<Box<Replays>>,
+    /// What is known of the answer to a SUBSCRIBE or UNSUBSCRIBE that takes more than one hold.
+    pub(crate) answered: Option<Box<Answered>>,
 }
 
 /// One channel of a link.
@@ -171,7 +173,8 @@ impl LinkState {
             failures: false,
             taken_over: false,
             resend_loading: false,
-            replays: VecDeque::new(),
+            replays: None,
+            answered: None,
         }
     }
 
@@ -239,13 +242,22 @@ impl LinkState {
         };
         std::mem::take(&mut closed.publisher.pending)
     }
-    pub(crate) fn channel_numbers(&self) -> Vec<ChannelNumber> {
-        self.channels.iter().map(|c| c.number).collect()
+    /// The number of one of its channels.
+    pub(crate) fn some_channel(&self) -> Option<ChannelNumber> {
+        self.channels.last().map(|c| c.number)
+    }
+    /// Drops what the link will not take any more, now that it is gone. Reservations were given back; what was fetched goes
+    /// back with its channel.
+    pub(crate) fn forget_answers(&mut self) {
+        debug_assert_eq!(self.reserved_messages, 0);
+        self.outbox.retain(|out| matches!(out, Out::Got(_)));
+        for channel in &mut self.channels {
+            channel.held.retain(|(_, out)| matches!(out, Out::Got(_)));
+        }
     }
     pub(crate) fn channel_count(&self) -> usize {
         self.channels.len()
     }
-    #[cfg(feature = "testing")]
     pub(crate) fn channels(&self) -> impl Iterator<Item = &Channel> {
         self.channels.iter().map(|c| &**c)
     }
@@ -275,6 +287,8 @@ impl LinkState {
     /// those that have not come.
     pub(crate) fn take_fetched(&mut self, number: ChannelNumber) -> Vec<Fetched> {
         let mut fetched = Vec::new();
+        let is_its = |out: &Out| matches!(out, Out::Got(got) if got.channel == number);
+        let in_outbox = self.outbox.iter().any(is_its);
         let mut keep = |out: Out| match out {
             Out::Got(got) if got.channel == number => {
                 fetched.push(*got);
@@ -283,10 +297,10 @@ impl LinkState {
             Out::Awaited => None,
             out => Some(out),
         };
-        self.outbox = std::mem::take(&mut self.outbox)
-            .into_iter()
-            .filter_map(&mut keep)
-            .collect();
+        if in_outbox {
+            let outbox = std::mem::take(&mut self.outbox).into_iter();
+            self.outbox = outbox.filter_map(&mut keep).collect();
+        }
         if let Ok(at) = self.channels.binary_search_by_key(&number, |c| c.number) {
             let held = std::mem::take(&mut self.channels[at].held);
             let held = held.into_iter().filter_map(|(gate, out)| Some((gate, keep(out)?)));

@@ -1,5 +1,5 @@
-//! Bodies in memory: counted once however many queues hold them; over the budget they leave for the log, and they come
-//! back when their turn comes.
+//! Bodies in memory: counted once however many queues hold them; over the budget they leave for the log, and with them the
+//! places of the entries behind the head. Both come back when their turn comes: first a page of entries, then their bodies.
 
 use super::{Engine, Link, Wakes};
 use crate::command::Get;
@@ -8,13 +8,15 @@ use crate::event::Pressure;
 use crate::message::Dialect;
 use crate::message::Message;
 use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::ready::Leave;
 use crate::queue::unsettled::QueueRef;
 use crate::queue::{Queue, QueueKind};
-use crate::store::{Loaded, QueueId, Read, Record, Route, Routes};
+use crate::store::{Answer, Loaded, Page, PageRead, QueueId, Read, Record, Request, Route, Routes};
 use crate::time::Now;
 use crate::topic::{Levels, Pattern};
 use hashbrown::HashMap;
 use slab::Slab;
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -31,7 +33,7 @@ pub(crate) struct Memory {
     /// Bodies of deliveries to be sent again that are on their way from disk: whose, and under which packet id.
     pub(crate) resends: HashMap<(QueueId, u64), (u32, u16)>,
     /// What the reader is to fetch; taken by `drain`.
-    pub(crate) reads: Vec<Read>,
+    pub(crate) requests: Vec<Request>,
     /// `Get`s whose message is on its way from disk.
     pub(crate) waiting_gets: Vec<(QueueRef, Link, Get)>,
 }
@@ -45,6 +47,13 @@ const READ_ENTRIES: usize = 256;
 const READ_BYTES: usize = 256 << 10;
 /// Entries looked at in one hold of the lock.
 const EVICT_STEPS: usize = 2048;
+/// Entries read back from the log at once, and how few are left in front of the rest when the next ones are asked for.
+const PAGE_ENTRIES: usize = 128;
+const PAGE_AHEAD: usize = 64;
+/// Entries read back if only the first is of interest.
+const PAGE_MIN: usize = 16;
+/// Priorities the log tells apart. Entries of a higher one never leave memory.
+const PAGED_PRIORITIES: u8 = 31;
 
 impl Memory {
     /// Bytes of queued messages in memory.
@@ -89,9 +98,9 @@ impl Memory {
     /// Notes that the queue has bodies that may leave: one that nobody consumes, or a long one.
     pub(crate) fn note_deep(&mut self, queue: &mut Queue, slot: u32) {
         let deep = if queue.consumers.is_empty() {
-            !queue.ready.is_empty()
+            queue.ready.in_memory() > 0
         } else {
-            queue.ready.len() > SPARE || queue.ready.bytes() > SPARE_BYTES
+            queue.ready.in_memory() > SPARE || queue.ready.bytes() > SPARE_BYTES
         };
         if deep && !queue.deep {
             queue.deep = true;
@@ -152,60 +161,92 @@ impl Engine {
     fn evict_bodies(&mut self) {
         let target = self.settings.cache_bytes_max / 10 * 9;
         let mut steps = EVICT_STEPS;
-        for _ in 0..self.memory.deep.len() {
-            if self.memory.bytes <= target || steps == 0 {
+        let Engine {
+            queues,
+            memory,
+            staging,
+            counters,
+            ..
+        } = self;
+        for _ in 0..memory.deep.len() {
+            if memory.bytes <= target || steps == 0 {
                 return;
             }
-            let Some(queue) = self.memory.deep.pop_front() else {
+            let Some(queue) = memory.deep.pop_front() else {
                 return;
             };
-            let Some(q) = self.queues.get_mut(queue.slot as usize).filter(|q| q.id == queue.id) else {
+            let Some(q) = queues.get_mut(queue.slot as usize).filter(|q| q.id == queue.id) else {
                 continue;
             };
             steps -= 1;
-            let Some(first) = first_to_leave(q) else {
-                q.deep = false;
-                continue;
-            };
-            let from = q.evict_cursor.max(first);
-            let (id, mut cursor) = (q.id, from);
             let mut spills = Vec::new();
-            for entry in q.ready.evictable(from) {
-                if steps == 0 || self.memory.bytes <= target {
+            let (id, spilled, priority_max) = (q.id, q.spilled, q.arguments.priority_max);
+            let (mut offered, mut redelivered_below) = (false, q.redelivered_below);
+            let mut head = Spare::of(q);
+            // What would be taken first stays longest.
+            let stays: SmallVec<[(u8, usize); 1]> = (q.ready.priorities().rev())
+                .map(|priority| {
+                    let stays = q.ready.fresh(priority).take_while(|entry| head.keeps(entry));
+                    (priority, stays.count())
+                })
+                .collect();
+            for (priority, stay) in stays.into_iter().rev() {
+                if priority >= PAGED_PRIORITIES && priority_max > PAGED_PRIORITIES {
                     break;
                 }
-                steps -= 1;
-                if matches!(entry.body, Body::Memory(_)) {
-                    if self.memory.evict(entry) {
-                        self.counters.bodies_evicted += 1;
-                    } else if entry.flags.has(EntryFlags::LOGGED) {
+                q.ready.page_out(priority, stay, |entry| {
+                    offered = true;
+                    if steps == 0 || memory.bytes <= target {
+                        return Leave::Stop;
+                    }
+                    steps -= 1;
+                    let was_here = matches!(entry.body, Body::Memory(_));
+                    if memory.evict(entry) {
+                        counters.bodies_evicted += u64::from(was_here);
+                        if entry.flags.has(EntryFlags::REDELIVERED) {
+                            redelivered_below = redelivered_below.max(entry.seq + 1);
+                        }
+                        // Another queue's record may be why the log has it, and this queue's still be on its way.
+                        let listed = !entry.flags.has(EntryFlags::SPILLED)
+                            || spilled.is_none_or(|ticket| ticket <= staging.durable_ticket());
+                        return if listed { Leave::Paged } else { Leave::Stay };
+                    }
+                    if entry.flags.has(EntryFlags::LOGGED) {
                         // Not written yet: this one and what follows is for later.
-                        break;
-                    } else if let Body::Memory(message) = &entry.body
+                        return Leave::Stop;
+                    }
+                    if let Body::Memory(message) = &entry.body
                         && message.log_state().join()
                     {
                         // A transient backlog goes to disk too, unsynced; it is looked at again once it is written.
                         entry.flags.set(EntryFlags::LOGGED | EntryFlags::SPILLED);
-                        spills.push((
-                            message.clone(),
-                            Route {
-                                queue: id,
-                                seq: entry.seq,
-                                flags: entry.flags.0,
-                            },
-                        ));
-                        continue;
+                        let flags = if priority_max > 0 {
+                            entry.flags.with_priority(entry.priority)
+                        } else {
+                            entry.flags
+                        };
+                        let route = Route {
+                            queue: id,
+                            seq: entry.seq,
+                            flags: flags.0,
+                        };
+                        spills.push((message.clone(), route));
                     }
-                }
-                if spills.is_empty() {
-                    cursor = entry.seq + 1;
-                }
+                    Leave::Stay
+                });
             }
-            q.evict_cursor = cursor;
+            q.redelivered_below = redelivered_below;
+            if !offered {
+                q.deep = false;
+                continue;
+            }
+            if !spills.is_empty() {
+                q.spilled = Some(staging.open_ticket());
+            }
             for (message, route) in spills {
-                self.staging.message(message, Routes::from_iter([route]));
+                staging.message(message, Routes::from_iter([route]));
             }
-            self.memory.deep.push_back(queue);
+            memory.deep.push_back(queue);
         }
     }
 
@@ -214,23 +255,36 @@ impl Engine {
         self.load_entries(queue, READ_ENTRIES);
     }
 
-    /// Asks for the bodies among the first `count` entries of the queue, unless some are on their way.
+    /// Asks for the bodies among the first `count` entries of the queue, unless some are on their way, and for the next
+    /// entries if few are here.
     pub(crate) fn load_entries(&mut self, queue: QueueRef, count: usize) {
         let Engine { queues, memory, .. } = self;
         let Some(q) = queues.get_mut(queue.slot as usize).filter(|q| q.id == queue.id) else {
             return;
         };
+        if q.paging.is_none()
+            && q.ready.paged() > 0
+            && let Some((priority, run)) = q.ready.wanted_run(count.min(PAGE_AHEAD))
+        {
+            q.paging = Some(priority);
+            memory.requests.push(Request::Page(PageRead {
+                queue: q.id,
+                from: run.first,
+                upto: run.last,
+                count: count.clamp(PAGE_MIN, PAGE_ENTRIES),
+            }));
+        }
         if q.loading > 0 {
             return;
         }
         let mut bytes = 0;
-        for entry in q.ready.iter().take(count) {
+        for entry in q.ready.front_entries().take(count) {
             if let Body::Disk { at, body_len } = entry.body {
-                memory.reads.push(Read {
+                memory.requests.push(Request::Body(Read {
                     queue: q.id,
                     seq: entry.seq,
                     at,
-                });
+                }));
                 q.loading += 1;
                 bytes += body_len as usize;
                 if bytes >= READ_BYTES {
@@ -240,50 +294,14 @@ impl Engine {
         }
     }
 
-    /// The reader reports: these bodies are in memory.
-    pub fn loaded(&mut self, now: Now, loaded: Vec<Loaded>, wakes: &mut Wakes) {
+    /// The reader reports: these bodies are in memory, and these messages are in the log.
+    pub fn loaded(&mut self, now: Now, answers: Vec<Answer>, wakes: &mut Wakes) {
         self.now = now;
         let mut woken = Vec::new();
-        for l in loaded {
-            let Some(&slot) = self.queue_slots.get(&l.queue) else {
-                continue;
-            };
-            let queue = QueueRef { slot, id: l.queue };
-            if let Some(resend) = self.memory.resends.remove(&(l.queue, l.seq)) {
-                self.resend_loaded(resend, queue, l, wakes);
-                continue;
-            }
-            let Some(q) = self.queues.get_mut(slot as usize) else {
-                continue;
-            };
-            q.loading = q.loading.saturating_sub(1);
-            if q.loading == 0 {
-                woken.push(queue);
-            }
-            match l.message {
-                Some(message) => {
-                    if let Some(entry) = q.ready.find_mut(l.seq)
-                        && let Body::Disk { at, .. } = entry.body
-                    {
-                        message.log_state().written(at);
-                        if message.log_state().hold() {
-                            self.memory.add(&message);
-                        }
-                        entry.body = Body::Memory(message);
-                        self.counters.bodies_loaded += 1;
-                        if let QueueKind::Session(session) = q.kind {
-                            entry.subscription_ids = subscription_ids(&self.sessions, session, entry);
-                        }
-                    }
-                }
-                None => {
-                    if let Some(entry) = q.ready.remove(l.seq) {
-                        tracing::warn!(queue = %q.name, seq = entry.seq, "a message's record is damaged: dropped");
-                        q.note_ack(entry.seq);
-                        self.acks_dirty.push(slot);
-                        self.counters.damaged += 1;
-                    }
-                }
+        for answer in answers {
+            match answer {
+                Answer::Body(loaded) => self.body_loaded(loaded, &mut woken, wakes),
+                Answer::Page(page) => self.page_loaded(page, &mut woken),
             }
         }
         for queue in woken {
@@ -293,7 +311,10 @@ impl Engine {
         self.dispatch_touched(wakes);
         let gets = std::mem::take(&mut self.memory.waiting_gets);
         for (queue, link, get) in gets {
-            if self.queue_mut(queue).is_some_and(|q| q.loading > 0) {
+            if self
+                .queue_mut(queue)
+                .is_some_and(|q| q.loading > 0 || q.paging.is_some())
+            {
                 self.memory.waiting_gets.push((queue, link, get));
             } else {
                 self.get_again(link, get, wakes);
@@ -303,9 +324,98 @@ impl Engine {
         self.relieve_memory(wakes);
     }
 
+    fn body_loaded(&mut self, l: Loaded, woken: &mut Vec<QueueRef>, wakes: &mut Wakes) {
+        let Some(&slot) = self.queue_slots.get(&l.queue) else {
+            return;
+        };
+        let queue = QueueRef { slot, id: l.queue };
+        if let Some(resend) = self.memory.resends.remove(&(l.queue, l.seq)) {
+            return self.resend_loaded(resend, queue, l, wakes);
+        }
+        let Some(q) = self.queues.get_mut(slot as usize) else {
+            return;
+        };
+        q.loading = q.loading.saturating_sub(1);
+        if q.loading == 0 {
+            woken.push(queue);
+        }
+        match l.message {
+            Some(message) => {
+                if let Some(entry) = q.ready.find_mut(l.seq)
+                    && let Body::Disk { at, .. } = entry.body
+                {
+                    message.log_state().written(at);
+                    if message.log_state().hold() {
+                        self.memory.add(&message);
+                    }
+                    entry.body = Body::Memory(message);
+                    self.counters.bodies_loaded += 1;
+                    if let QueueKind::Session(session) = q.kind {
+                        entry.subscription_ids = subscription_ids(&self.sessions, session, entry);
+                    }
+                }
+            }
+            None => {
+                if let Some(entry) = q.ready.remove(l.seq) {
+                    tracing::warn!(queue = %q.name, seq = entry.seq, "a message's record is damaged: dropped");
+                    q.note_ack(entry.seq);
+                    self.acks_dirty.push(slot);
+                    self.counters.damaged += 1;
+                }
+            }
+        }
+    }
+
+    fn page_loaded(&mut self, page: Page, woken: &mut Vec<QueueRef>) {
+        let Some(&slot) = self.queue_slots.get(&page.queue) else {
+            return;
+        };
+        let Some(q) = self.queues.get_mut(slot as usize) else {
+            return;
+        };
+        let Some(priority) = q.paging.take() else { return };
+        woken.push(QueueRef { slot, id: page.queue });
+        let Queue {
+            ready,
+            arguments,
+            absent,
+            redelivered_below,
+            ..
+        } = q;
+        let entries = page.entries.into_iter().filter_map(|found| {
+            let mut flags = EntryFlags(found.flags);
+            let mut its_priority = 0;
+            if arguments.priority_max > 0 {
+                (its_priority, flags) = flags.split_priority();
+            }
+            if its_priority != priority || absent.binary_search(&found.seq).is_ok() {
+                return None;
+            }
+            flags.set(EntryFlags::LOGGED);
+            if found.seq < *redelivered_below {
+                flags.set(EntryFlags::REDELIVERED);
+            }
+            Some(Entry {
+                seq: found.seq,
+                body: Body::Disk {
+                    at: found.at,
+                    body_len: found.body_len,
+                },
+                flags,
+                priority,
+                subscription_ids: None,
+            })
+        });
+        let lost = ready.page_in(priority, page.upto, entries);
+        if lost > 0 {
+            tracing::warn!(queue = %q.name, lost, "messages in a damaged part of the log: dropped");
+            self.counters.damaged += lost;
+        }
+    }
+
     /// Tells the log that nothing more is held of a queue that is gone; its spilled records die with it.
     pub(crate) fn forget_spills(&mut self, q: &Queue) {
-        if !q.durable && q.evict_cursor > 0 {
+        if !q.durable && q.spilled.is_some() {
             self.staging.record(Record::QueueDelete { queue: q.id });
         }
     }
@@ -331,20 +441,24 @@ fn subscription_ids(sessions: &slab::Slab<DurableSession>, session: u32, entry: 
     (!ids.is_empty()).then(|| ids.into())
 }
 
-/// The sequence from which on bodies may leave: of a queue with consumers the head stays. `None` if all of it is head.
-fn first_to_leave(q: &Queue) -> Option<u64> {
-    if q.consumers.is_empty() {
-        return (!q.ready.is_empty()).then_some(0);
+/// What stays in memory at the head of a queue with consumers.
+struct Spare {
+    entries: usize,
+    bytes: u64,
+}
+
+impl Spare {
+    fn of(q: &Queue) -> Spare {
+        let nobody = q.consumers.is_empty();
+        Spare {
+            entries: if nobody { 0 } else { SPARE },
+            bytes: if nobody { 0 } else { SPARE_BYTES },
+        }
     }
-    let mut bytes = 0;
-    q.ready
-        .iter()
-        .enumerate()
-        .find(|(n, entry)| {
-            let stays = *n < SPARE && bytes < SPARE_BYTES;
-            bytes += entry.body.len() as u64;
-            // Those of a higher priority stay in any case.
-            !stays && entry.priority == 0
-        })
-        .map(|(_, entry)| entry.seq)
+    fn keeps(&mut self, entry: &Entry) -> bool {
+        let keeps = self.entries > 0 && self.bytes > 0;
+        self.entries = self.entries.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(entry.body.len() as u64);
+        keeps
+    }
 }

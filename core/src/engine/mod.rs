@@ -7,11 +7,12 @@
 //!          └─ sessions: MQTT sessions and subscriptions     take: number, hand out, confirm
 //!
 //!   staging ──drain──► log ──durable──► what waited: answers, confirms
-//!   memory: bodies leave to the log, and come back (loaded)
+//!   memory: bodies leave to the log, then the middle of their queues does; both come back (loaded)
 //! ```
 
 #[cfg(feature = "testing")]
 mod audit;
+mod budget;
 mod consuming;
 mod counters;
 mod dead_letter;
@@ -40,8 +41,9 @@ use crate::queue::consumers::{Consumer, ConsumerKey};
 use crate::queue::unsettled::QueueRef;
 use crate::retained::Retained;
 use crate::router::Router;
-use crate::store::{Batch, QueueId, Read, Ticket};
+use crate::store::{Batch, QueueId, Request, Ticket};
 use crate::time::{Now, Time};
+use budget::{Budget, Unfinished};
 use hashbrown::HashMap;
 use link::{LinkState, Out};
 use memory::Memory;
@@ -119,6 +121,8 @@ pub struct Settings {
     pub session_expiry_max: Option<u32>,
     /// Exchange that subscriptions by topic filter bind to.
     pub topic_exchange: Name,
+    /// Work units of one hold of the lock: commands, each with its destinations. The tests try other holds.
+    pub hold_units_max: usize,
 }
 
 impl Default for Settings {
@@ -132,6 +136,7 @@ impl Default for Settings {
             qos0_backlog_max: 50_000,
             session_expiry_max: Some(86_400),
             topic_exchange: "amq.topic".into(),
+            hold_units_max: 1024,
         }
     }
 }
@@ -187,10 +192,6 @@ struct Slot {
     link: Option<Box<LinkState>>,
 }
 
-/// Commands, each with its destinations, that one hold of the lock may cost.
-const WORK_UNITS_MAX: usize = 1024;
-/// Rounds of looking for retained messages in one take.
-const REPLAYS_PER_TAKE: usize = 4;
 /// How long settles may wait for company before they are logged.
 const ACKS_DELAY_MS: u64 = 200;
 
@@ -272,14 +273,19 @@ impl Engine {
     /// left: unlock, then call again. Commands of a stale link are dropped.
     pub fn apply(&mut self, now: Now, link: Link, commands: &mut Vec<Command>, wakes: &mut Wakes) -> bool {
         self.now = now;
-        let mut work = 0;
+        let mut budget = Budget::of_hold(&self.settings);
         let mut done = 0;
         // A drain that stops early would move the tail on each hold; taking from a reversed tail would reverse twice.
         // Commands left over are rare, so the front is cut off once, after the loop.
-        while done < commands.len() && work < WORK_UNITS_MAX {
+        while done < commands.len() && !budget.is_spent() {
             let command = std::mem::replace(&mut commands[done], Command::DropWill);
+            if let Err(unfinished) = self.apply_one(link, command, &mut budget, wakes) {
+                // It is the first of the next hold.
+                commands[done] = unfinished;
+                break;
+            }
+            budget.spend(1);
             done += 1;
-            work += self.apply_one(link, command, wakes);
         }
         self.dispatch_touched(wakes);
         self.relieve_memory(wakes);
@@ -292,22 +298,28 @@ impl Engine {
         }
     }
 
-    /// Applies one command; returns its cost in work units.
-    fn apply_one(&mut self, link: Link, command: Command, wakes: &mut Wakes) -> usize {
+    /// Applies one command. It comes back if the hold ends before it is done.
+    fn apply_one(
+        &mut self,
+        link: Link,
+        command: Command,
+        budget: &mut Budget,
+        wakes: &mut Wakes,
+    ) -> Result<(), Command> {
         let Some(l) = link_at(&mut self.links, link) else {
-            return 1;
+            return Ok(());
         };
         // MQTT 5 3.1.4 [MQTT-3.1.4-3]: after a takeover the old connection is closed; what it still sent, its client
         // sends again on the new one.
         if l.taken_over && !matches!(command, Command::Detach) {
-            return 1;
+            return Ok(());
         }
         if l.failures
             && !matches!(command, Command::CloseChannel { .. })
             && let Some(channel) = command.channel()
             && l.find_channel(channel).is_some_and(|c| c.failed)
         {
-            return 1;
+            return Ok(());
         }
         match command {
             Command::Publish {
@@ -316,7 +328,8 @@ impl Engine {
                 packet_id,
                 message,
             } => {
-                return self.publish(link, channel, flags, packet_id, message, wakes);
+                let units = self.publish(link, channel, flags, packet_id, message, wakes);
+                budget.spend(units.saturating_sub(1));
             }
             Command::Settle {
                 channel,
@@ -324,7 +337,12 @@ impl Engine {
                 multiple,
                 outcome,
             } => {
-                return self.settle(link, channel, number, multiple, outcome, wakes);
+                if self
+                    .settle(link, channel, number, multiple, outcome, budget, wakes)
+                    .is_err()
+                {
+                    return Err(command);
+                }
             }
             Command::Received { packet_id } => self.received(link, packet_id),
             Command::Release { packet_id } => self.release(link, packet_id),
@@ -335,15 +353,19 @@ impl Engine {
             }
             Command::CloseChannel { channel, reply } => {
                 self.dispatch_touched(wakes);
-                let cost = self.close_channel(link, channel, wakes);
+                if self.close_channel(link, channel, budget, wakes).is_err() {
+                    return Err(command);
+                }
                 if reply {
                     self.answer(link, channel, done(channel, Op::CloseChannel), None);
                 }
-                return cost;
             }
             Command::Qos { channel, count, global } => self.qos(link, channel, count, global),
             Command::Echo { channel, token } => self.answer(link, channel, Event::Echo { channel, token }, None),
-            Command::Recover { channel, reply } => return self.recover_channel(link, channel, reply, wakes),
+            Command::Recover { channel, reply } => {
+                let units = self.recover_channel(link, channel, reply, wakes);
+                budget.spend(units);
+            }
             Command::Cancel {
                 channel,
                 consumer,
@@ -373,11 +395,25 @@ impl Engine {
                 self.dispatch_touched(wakes);
                 self.get(link, *c, wakes);
             }
-            Command::OpenSession(c) => self.open_session(link, *c, wakes),
+            Command::OpenSession(c) => match self.end_predecessor(&c, budget, wakes) {
+                Ok(gate) => self.open_session(link, *c, gate, wakes),
+                Err(Unfinished) => return Err(Command::OpenSession(c)),
+            },
             Command::SessionExpiry(expiry) => self.session_expiry(link, expiry),
-            Command::Subscribe(c) => return self.subscribe(link, *c, wakes),
-            Command::Unsubscribe(c) => self.unsubscribe(link, *c, wakes),
-            Command::Transaction(c) => return self.transaction(link, *c, wakes),
+            Command::Subscribe(mut c) => {
+                if self.subscribe(link, &mut c, budget, wakes).is_err() {
+                    return Err(Command::Subscribe(c));
+                }
+            }
+            Command::Unsubscribe(c) => {
+                if self.unsubscribe(link, &c, budget, wakes).is_err() {
+                    return Err(Command::Unsubscribe(c));
+                }
+            }
+            Command::Transaction(c) => {
+                let units = self.transaction(link, *c, wakes);
+                budget.spend(units);
+            }
             Command::DropWill => {
                 if let Some(l) = self.link_mut(link) {
                     l.will = None;
@@ -385,12 +421,14 @@ impl Engine {
             }
             Command::Detach => {
                 self.dispatch_touched(wakes);
-                self.detach(link, wakes);
+                if self.detach(link, budget, wakes).is_err() {
+                    return Err(Command::Detach);
+                }
             }
             // The directory's; a driver that lets them through has a bug that costs nobody else.
             Command::Authenticate(_) | Command::Attach(_) => debug_assert!(false, "handled by the directory"),
         }
-        1
+        Ok(())
     }
 
     /// Moves what the link may send now into `events`, deliveries within `room` (one message always fits if
@@ -442,7 +480,7 @@ impl Engine {
     fn take_outbox(&mut self, link: Link, room: Room, events: &mut Vec<Event>, wakes: &mut Wakes) -> bool {
         let stalled = room.messages == 0 || room.bytes == 0;
         let (mut messages, mut bytes) = (0, 0);
-        let mut replays = 0;
+        let mut budget = Budget::of_hold(&self.settings);
         loop {
             let Some(l) = self.link_mut(link) else { return false };
             let fits = |size| messages < room.messages && (messages == 0 || bytes + size <= room.bytes);
@@ -454,11 +492,10 @@ impl Engine {
                     if self.feed_starved(link, wakes) {
                         continue;
                     }
-                    if replays == REPLAYS_PER_TAKE {
+                    if budget.is_spent() {
                         return true;
                     }
-                    replays += 1;
-                    if !self.replay_retained(link, wakes) {
+                    if !self.replay_retained(link, &mut budget, wakes) {
                         return false;
                     }
                 }
@@ -496,7 +533,7 @@ impl Engine {
 
     /// Hands over what is to be logged and fetched. Call before every unlock; submit the batch (if not empty) to the
     /// log before unlocking, so that batches arrive in ticket order.
-    pub fn drain(&mut self, batch: &mut Batch, reads: &mut Vec<Read>) {
+    pub fn drain(&mut self, batch: &mut Batch, requests: &mut Vec<Request>) {
         // Settles ride along with whatever is written, or go alone when they have waited long enough.
         if !self.acks_dirty.is_empty()
             && (!self.staging.is_empty() || self.acks_due.is_some_and(|due| self.now.monotonic >= due))
@@ -504,7 +541,7 @@ impl Engine {
             self.stage_acks();
         }
         self.staging.drain(batch);
-        reads.append(&mut self.memory.reads);
+        requests.append(&mut self.memory.requests);
     }
 
     /// The log reports: the batch `ticket` and all before it are as durable as they asked for.

@@ -9,7 +9,7 @@ use crate::event::{Delivery, DeliveryFlags, Event};
 use crate::queue::QueueKind;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::unsettled::QueueRef;
-use crate::store::{Loaded, Read, Record, State};
+use crate::store::{Loaded, Read, Record, Request, State};
 
 /// Deliveries to be sent again that are fetched from disk at once, and bytes of body after which no more are.
 const RESENDS_AT_ONCE: usize = 256;
@@ -57,7 +57,7 @@ impl Engine {
                 bytes += body_len as usize;
                 let (queue, seq) = (o.queue.id, o.entry.seq);
                 memory.resends.insert((queue, seq), (session, packet_id));
-                memory.reads.push(Read { queue, seq, at });
+                memory.requests.push(Request::Body(Read { queue, seq, at }));
             }
         }
     }

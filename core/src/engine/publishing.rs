@@ -4,6 +4,7 @@
 //! the open batch; the entry is over when the batch is durable, or as soon as every one of its messages was settled by
 //! all its consumers before it was written.
 
+use super::budget::Budget;
 use super::{Engine, Link, Wakes, done, link_at};
 use crate::command::{Channel as ChannelNumber, Command, PublishFlags, Transaction};
 use crate::event::{Event, Op};
@@ -12,6 +13,7 @@ use crate::message::{Dialect, EXCHANGE_NAME_MAX, Message};
 use crate::properties::{Codecs, Name};
 use crate::queue::arguments::Overflow;
 use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::ready::Head;
 use crate::queue::unsettled::QueueRef;
 use crate::queue::{HAND_OUT_AHEAD, Queue, QueueKind};
 use crate::retained::{Change, Retained};
@@ -376,7 +378,9 @@ impl Engine {
                     multiple,
                     outcome,
                 } => {
-                    work += self.settle(link, channel, number, multiple, outcome, wakes);
+                    let mut whole = Budget::whole();
+                    let _ = self.settle(link, channel, number, multiple, outcome, &mut whole, wakes);
+                    work += usize::MAX - whole.left();
                 }
                 _ => debug_assert!(false, "a transaction holds publishes and settles"),
             }
@@ -527,7 +531,7 @@ impl Engine {
                 routes.push(Route {
                     queue: queue.id,
                     seq,
-                    flags: if priority > 0 {
+                    flags: if queue.arguments.priority_max > 0 {
                         flags.with_priority(priority).0
                     } else {
                         flags.0
@@ -611,8 +615,13 @@ impl Engine {
         while let Some(q) = self.queue_mut(queue)
             && over(q)
         {
-            if dead_letters && q.ready.front().is_some_and(|e| matches!(e.body, Body::Disk { .. })) {
-                // What dies is published elsewhere: its body is needed. Goes on when it is here.
+            let is_here = match q.ready.head() {
+                // What dies is published elsewhere: its body is needed.
+                Head::Entry(front) => !dead_letters || matches!(front.body, Body::Memory(_)),
+                Head::Paged | Head::Empty => false,
+            };
+            if !is_here {
+                // Goes on when it is.
                 self.load_head(queue);
                 return;
             }

@@ -21,6 +21,7 @@ use crate::message::{Dialect, Envelope, Message, PayloadLengths};
 use crate::properties::{Name, Origin, Table};
 use crate::queue::arguments::Arguments;
 use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::ready::Run;
 use crate::queue::unsettled::QueueRef;
 use crate::queue::{Queue, QueueKind};
 use crate::router::ExchangeSpec;
@@ -448,6 +449,7 @@ impl Engine {
             delayed_will: None,
             expiry_timer: None,
             open: false,
+            ending: false,
         }) as u32;
         self.session_ids.insert(client_id, session);
         self.watch_session_expiry(session);
@@ -495,51 +497,60 @@ impl Engine {
         q.next_seq = found.next_seq.max(found.handed_out);
         q.marks.written = found.handed_out;
         q.marks.staged = found.handed_out;
-        let mut in_flight: BTreeMap<u64, (u16, bool)> = found
-            .packet_ids
-            .iter()
+        q.redelivered_below = found.handed_out;
+        let (exact, mut outgoing) = (q.arguments.priority_max > 0, Vec::new());
+        for (flags, messages) in found.messages {
+            let priority = if exact { EntryFlags(flags).split_priority().0 } else { 0 };
+            let run = Run {
+                first: messages.first,
+                last: messages.last,
+                count: messages.count,
+                bytes: messages.bytes,
+            };
+            q.ready.restore_run(priority, run);
+        }
+        let packet_ids: BTreeMap<u64, (u16, bool)> = (found.packet_ids.iter())
             .map(|(seq, id, released)| (*seq, (*id, *released)))
             .collect();
-        let mut outgoing = Vec::new();
-        for e in &found.entries {
-            let mut flags = EntryFlags(e.flags);
-            if flags.has(EntryFlags::SPILLED) {
-                q.note_ack(e.seq);
-                continue;
-            }
-            flags.set(EntryFlags::LOGGED);
-            if e.seq < found.handed_out {
-                flags.set(EntryFlags::REDELIVERED);
-            }
-            let mut priority = 0;
-            if q.arguments.priority_max > 0 {
-                (priority, flags) = flags.split_priority();
-            }
-            let entry = Entry {
-                priority,
-                seq: e.seq,
-                body: Body::Disk {
-                    at: e.at,
-                    body_len: e.body_len,
-                },
-                flags,
-                subscription_ids: None,
-            };
-            match in_flight.remove(&e.seq) {
+        for e in &found.in_flight {
+            match packet_ids.get(&e.seq) {
                 // Whose packet id it is, the log does not say: what its holder has received is not for another member
                 // of the group, what it may not have is.
-                Some((_, true)) if kind == QueueKind::Shared => q.note_ack(e.seq),
+                Some((_, true)) if kind == QueueKind::Shared => {
+                    q.note_ack(e.seq);
+                    q.absent.push(e.seq);
+                }
                 Some((packet_id, released)) if kind != QueueKind::Shared => {
-                    outgoing.push((e.seq, packet_id, released, entry));
-                    continue;
+                    let mut flags = EntryFlags(e.flags);
+                    flags.set(EntryFlags::LOGGED);
+                    if e.seq < found.handed_out {
+                        flags.set(EntryFlags::REDELIVERED);
+                    }
+                    let entry = Entry {
+                        priority: 0,
+                        seq: e.seq,
+                        body: Body::Disk {
+                            at: e.at,
+                            body_len: e.body_len,
+                        },
+                        flags,
+                        subscription_ids: None,
+                    };
+                    q.absent.push(e.seq);
+                    outgoing.push((e.seq, *packet_id, *released, entry));
                 }
-                _ => {
-                    q.ready.push_back(entry);
-                    continue;
-                }
-            };
+                _ => q.ready.restore_run(
+                    0,
+                    Run {
+                        first: e.seq,
+                        last: e.seq,
+                        count: 1,
+                        bytes: u64::from(e.body_len),
+                    },
+                ),
+            }
         }
-        q.evict_cursor = q.next_seq;
+        q.absent.sort_unstable();
         q.unsettled = outgoing.len();
         let queue = self.add_queue(q);
         if let QueueKind::Session(session) = kind {

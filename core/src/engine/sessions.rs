@@ -8,6 +8,7 @@
 //!     └───────────────────────────── away ◄──────────────takeover────┘──────┘ (resends first)
 //! ```
 
+use super::budget::{Budget, Unfinished};
 use super::link::Out;
 use super::subscriptions::shared_queue_name;
 use super::timers::Timer;
@@ -27,28 +28,38 @@ use std::time::Duration;
 pub(crate) const CHANNEL: u16 = 0;
 
 impl Engine {
-    pub(crate) fn open_session(&mut self, link: Link, c: OpenSession, wakes: &mut Wakes) {
+    /// Makes way for a session: its client's old connection loses it, and it ends if it is not to be gone on with. Returns
+    /// what to wait for.
+    pub(crate) fn end_predecessor(
+        &mut self,
+        c: &OpenSession,
+        budget: &mut Budget,
+        wakes: &mut Wakes,
+    ) -> Result<Option<u64>, Unfinished> {
+        let Some(&session) = self.session_ids.get(&c.client_id) else {
+            return Ok(None);
+        };
+        if let Some(old) = self.sessions[session as usize].link {
+            self.take_over(old, c.clean_start, budget, wakes)?;
+        }
+        // The session may have ended with its old connection.
+        match self.session_ids.get(&c.client_id) {
+            Some(&session) if c.clean_start || self.sessions[session as usize].ending => {
+                self.end_session(session, budget, wakes)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// `gate`: what its predecessor's end waits for.
+    pub(crate) fn open_session(&mut self, link: Link, c: OpenSession, mut gate: Option<u64>, wakes: &mut Wakes) {
         // What the log keeps, it keeps no longer than the node allows.
         let expiry = match (c.expiry, self.settings.session_expiry_max) {
             (Some(e), Some(max)) => Some(e.min(max)),
             (None, max) => max,
             (e, None) => e,
         };
-        let mut present = false;
-        let mut gate = None;
-        if let Some(&session) = self.session_ids.get(&c.client_id) {
-            if let Some(old) = self.sessions[session as usize].link {
-                self.take_over(old, c.clean_start, wakes);
-            }
-            // The session may have ended with its old connection.
-            if let Some(&session) = self.session_ids.get(&c.client_id) {
-                if c.clean_start {
-                    gate = self.end_session(session, wakes);
-                } else {
-                    present = true;
-                }
-            }
-        }
+        let present = self.session_ids.contains_key(&c.client_id);
         let kept = expiry != Some(0);
         let session = match self.session_ids.get(&c.client_id) {
             Some(&session) => session,
@@ -69,6 +80,7 @@ impl Engine {
                     delayed_will: None,
                     expiry_timer: None,
                     open: false,
+                    ending: false,
                 }) as u32;
                 self.session_ids.insert(c.client_id.clone(), session);
                 session
@@ -238,37 +250,63 @@ impl Engine {
     }
 
     /// Another connection opens the session of `old`.
-    fn take_over(&mut self, old: Link, clean_start: bool, wakes: &mut Wakes) {
-        let Some(l) = link_at(&mut self.links, old) else { return };
-        l.closed = Some(CloseReason::TakenOver);
-        l.taken_over = true;
-        l.wake(wakes);
-        let mut will = l.will.take();
-        // MQTT 5 3.1.3.2.2 [MQTT-3.1.3-9]: back before the delay is over, unless the session ends.
-        if !clean_start && will.as_ref().is_some_and(|w| !w.delay.is_zero()) {
-            will = None;
+    fn take_over(
+        &mut self,
+        old: Link,
+        clean_start: bool,
+        budget: &mut Budget,
+        wakes: &mut Wakes,
+    ) -> Result<(), Unfinished> {
+        let Some(l) = link_at(&mut self.links, old) else {
+            return Ok(());
+        };
+        if !l.taken_over {
+            l.closed = Some(CloseReason::TakenOver);
+            l.taken_over = true;
+            l.wake(wakes);
+            // MQTT 5 3.1.3.2.2 [MQTT-3.1.3-9]: back before the delay is over, unless the session ends.
+            if !clean_start && l.will.as_ref().is_some_and(|w| !w.delay.is_zero()) {
+                l.will = None;
+            }
+            // Nothing is to be reserved to it while it goes.
+            l.stalled = true;
+            self.give_back_reservations(old);
         }
-        self.leave_session(old, will, wakes);
+        self.leave_session(old, budget, wakes)
     }
 
-    /// The link lets go of its session: the connection ended, or another took over.
-    pub(crate) fn leave_session(&mut self, link: Link, will: Option<Box<Will>>, wakes: &mut Wakes) {
-        let Some(session) = link_at(&mut self.links, link).and_then(|l| {
-            l.replays.clear();
-            l.session.take()
-        }) else {
-            return;
+    /// The link lets go of its session: the connection ended, or another took over. It has it until that is done.
+    pub(crate) fn leave_session(
+        &mut self,
+        link: Link,
+        budget: &mut Budget,
+        wakes: &mut Wakes,
+    ) -> Result<(), Unfinished> {
+        let Some(l) = link_at(&mut self.links, link) else {
+            return Ok(());
         };
+        l.replays = None;
+        let Some(session) = l.session else { return Ok(()) };
         let Some(s) = self.sessions.get_mut(session as usize).filter(|s| s.link == Some(link)) else {
-            return;
+            l.session = None;
+            return Ok(());
         };
-        s.link = None;
         s.open = false;
-        let consumers = std::mem::take(&mut s.consumers);
-        let (expiry, kept) = (s.expiry, s.kept);
-        for key in consumers {
-            self.remove_consumer(key, wakes);
+        while let Some(key) = self.sessions[session as usize].consumers.pop() {
+            let units = self.remove_consumer(key, wakes);
+            budget.spend(units);
+            budget.check()?;
         }
+        if self.sessions[session as usize].ending {
+            self.end_session(session, budget, wakes)?;
+            return Ok(());
+        }
+        let Some(l) = link_at(&mut self.links, link) else {
+            return Ok(());
+        };
+        let will = l.will.take();
+        let s = &mut self.sessions[session as usize];
+        let (expiry, kept) = (s.expiry, s.kept);
         let ends_now = expiry == Some(0);
         match will {
             Some(will) if ends_now || will.delay.is_zero() => self.fire_will(&will, wakes),
@@ -282,9 +320,13 @@ impl Engine {
             None => {}
         }
         if ends_now {
-            self.end_session(session, wakes);
-            return;
+            self.end_session(session, budget, wakes)?;
+            return Ok(());
         }
+        if let Some(l) = link_at(&mut self.links, link) {
+            l.session = None;
+        }
+        self.sessions[session as usize].link = None;
         if let Some(expiry) = expiry {
             let left = Duration::from_secs(u64::from(expiry));
             self.sessions[session as usize].expires_at = Some(self.now.wall + left);
@@ -294,6 +336,7 @@ impl Engine {
             // Nobody waits for it: a loss only prolongs the session.
             self.stage_session(session);
         }
+        Ok(())
     }
 
     fn fire_will(&mut self, will: &Will, wakes: &mut Wakes) {
@@ -317,7 +360,7 @@ impl Engine {
         }
     }
 
-    pub(crate) fn expire_session(&mut self, session: u32, wakes: &mut Wakes) {
+    pub(crate) fn expire_session(&mut self, session: u32, budget: &mut Budget, wakes: &mut Wakes) {
         let wall = self.now.wall;
         let Some(s) = self.sessions.get_mut(session as usize) else {
             return;
@@ -327,7 +370,12 @@ impl Engine {
             return;
         };
         if due <= wall {
-            self.end_session(session, wakes);
+            if self.end_session(session, budget, wakes).is_err() {
+                // At once, but not in this hold.
+                let at = self.now.monotonic;
+                self.sessions[session as usize].expiry_timer = Some(at);
+                self.timers.set(at, Timer::SessionExpiry(session));
+            }
         } else {
             // The wall clock stood still for a while.
             self.watch_session_expiry(session);
@@ -354,18 +402,63 @@ impl Engine {
         }
     }
 
-    /// Ends a session: its subscriptions, its backlog, its record. Returns what to wait for.
-    fn end_session(&mut self, session: u32, wakes: &mut Wakes) -> Option<u64> {
+    /// Goes on with the end of a session: its subscriptions, its backlog, its record. Until it is done the session is there,
+    /// in the hands of who ends it. Returns what to wait for.
+    fn end_session(&mut self, session: u32, budget: &mut Budget, wakes: &mut Wakes) -> Result<Option<u64>, Unfinished> {
         self.cancel_session_timers(session);
-        let s = self.sessions.get_mut(session as usize)?;
+        let Some(s) = self.sessions.get_mut(session as usize) else {
+            return Ok(None);
+        };
+        s.ending = true;
         if let Some((will, _)) = s.delayed_will.take() {
             self.fire_will(&will, wakes);
         }
-        let s = self.sessions.get_mut(session as usize)?;
-        let own = s.queue;
-        let subscriptions = std::mem::take(&mut s.subscriptions);
-        let (kept, client_id) = (s.kept, s.client_id.clone());
-        for outgoing in s.in_flight.drain() {
+        self.drop_in_flight(session, budget, wakes)?;
+        loop {
+            let s = &mut self.sessions[session as usize];
+            if s.subscriptions.is_empty() {
+                break;
+            }
+            budget.check()?;
+            if let Some(((filter, share), _)) = s.subscriptions.pop_first() {
+                self.forget_subscription(session, &filter, share.as_ref());
+                self.drop_subscription(session, &filter, share.as_ref(), budget, wakes);
+            }
+        }
+        let s = &self.sessions[session as usize];
+        let (own, kept, client_id, link) = (s.queue, s.kept, s.client_id.clone(), s.link);
+        if let Some(l) = link.and_then(|link| link_at(&mut self.links, link)) {
+            l.session = None;
+        }
+        if let Some(queue) = own {
+            self.delete_queue(queue, wakes);
+        }
+        self.session_ids.remove(&client_id);
+        self.sessions.remove(session as usize);
+        if !kept {
+            return Ok(None);
+        }
+        self.staging.record(Record::Key {
+            key: super::recovery::session_key(&client_id),
+            value: None,
+        });
+        Ok(Some(self.staging.wait()))
+    }
+
+    /// What a session that ends was sent and has not finished with.
+    fn drop_in_flight(&mut self, session: u32, budget: &mut Budget, wakes: &mut Wakes) -> Result<(), Unfinished> {
+        loop {
+            let s = &mut self.sessions[session as usize];
+            let own = s.queue;
+            if s.in_flight.is_empty() {
+                return Ok(());
+            }
+            budget.check()?;
+            budget.spend(1);
+            let Some(outgoing) = s.in_flight.pop() else {
+                return Ok(());
+            };
+            s.used = s.used.saturating_sub(u32::from(outgoing.counted));
             let Outgoing {
                 queue,
                 mut entry,
@@ -375,6 +468,9 @@ impl Engine {
             } = outgoing;
             if Some(queue) == own {
                 // It goes with the queue.
+                if let Some(q) = self.queue_mut(queue) {
+                    q.unsettled -= 1;
+                }
                 self.memory.drop_body(&entry.body);
             } else if qos == 2 || released {
                 // MQTT 5 4.8.2 [MQTT-4.8.2-5]: not to another member of the group.
@@ -384,25 +480,5 @@ impl Engine {
                 self.put_back(queue, entry);
             }
         }
-        for (filter, share) in subscriptions.into_keys() {
-            if kept {
-                let key = super::recovery::subscription_key(&client_id, &filter, share.as_ref());
-                self.staging.record(Record::Key { key, value: None });
-            }
-            self.drop_subscription(session, &filter, share.as_ref(), wakes);
-        }
-        if let Some(queue) = own {
-            self.delete_queue(queue, wakes);
-        }
-        self.session_ids.remove(&client_id);
-        self.sessions.remove(session as usize);
-        if !kept {
-            return None;
-        }
-        self.staging.record(Record::Key {
-            key: super::recovery::session_key(&client_id),
-            value: None,
-        });
-        Some(self.staging.wait())
     }
 }

@@ -1,5 +1,6 @@
 //! MQTT subscriptions at the engine: bind, group, replay what is retained, and take it all back.
 
+use super::budget::{Budget, Unfinished};
 use super::sessions::CHANNEL;
 use super::{Engine, Link, Wakes, link_at};
 use crate::binding::{Destination, Grant, QueueSlot};
@@ -15,19 +16,68 @@ use crate::queue::unsettled::QueueRef;
 use crate::retained::Cursor;
 use crate::store::Record;
 use crate::topic::Pattern;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Retained messages still to be sent for a new subscription.
-pub(crate) struct Replay {
+struct Replay {
+    filter: Name,
     cursor: Cursor,
     qos: u8,
     subscription_id: Option<u32>,
 }
 
+/// The replays of a link, in the order they were asked for: at most one for each of its subscriptions, or a client that
+/// subscribes faster than it is served would pile them up.
+#[derive(Default)]
+pub(crate) struct Replays {
+    waiting: BTreeMap<u64, Replay>,
+    by_filter: BTreeMap<Name, u64>,
+    asked: u64,
+}
+
+impl Replays {
+    /// Takes the place of one for the same filter, which would say the same again.
+    fn add(&mut self, replay: Replay) {
+        self.cancel(&replay.filter);
+        self.asked += 1;
+        self.by_filter.insert(replay.filter.clone(), self.asked);
+        self.waiting.insert(self.asked, replay);
+    }
+    fn cancel(&mut self, filter: &str) {
+        if let Some(number) = self.by_filter.remove(filter) {
+            self.waiting.remove(&number);
+        }
+    }
+    fn first(&mut self) -> Option<&mut Replay> {
+        self.waiting.values_mut().next()
+    }
+    /// Removes the first. Returns whether it was the last one.
+    fn finish(&mut self) -> bool {
+        if let Some((_, replay)) = self.waiting.pop_first() {
+            self.by_filter.remove(&replay.filter);
+        }
+        self.waiting.is_empty()
+    }
+}
+
+/// What a SUBSCRIBE or UNSUBSCRIBE has come to so far: one result for each filter that is done.
+#[derive(Default)]
+pub(crate) struct Answered {
+    granted: Vec<Result<u8, FaultKind>>,
+    existed: Vec<bool>,
+    /// The log must have it before the answer leaves.
+    waits: bool,
+}
+
 /// Work units of one filter: a binding, a record and a replay cost several times what a publish does.
-const SUBSCRIBE_WORK: usize = 8;
-/// Look-ups of a replay in one turn.
+pub(crate) const SUBSCRIBE_WORK: usize = 24;
+/// Look-ups of a replay at once.
 const REPLAY_STEPS: usize = 256;
+/// Work units of a replay beside its look-ups.
+const REPLAY_WORK: usize = 8;
+/// Entries of short lists that are looked through for the cost of a work unit.
+const LISTED_PER_UNIT: usize = 8;
 
 impl Engine {
     /// The queue of a `$share` group, made if need be. It survives a restart if one of its members does.
@@ -53,37 +103,61 @@ impl Engine {
         Ok(QueueRef { slot: slot.0, id })
     }
 
-    pub(crate) fn subscribe(&mut self, link: Link, c: Subscribe, wakes: &mut Wakes) -> usize {
+    /// Goes on with a SUBSCRIBE where the last hold stopped.
+    pub(crate) fn subscribe(
+        &mut self,
+        link: Link,
+        c: &mut Subscribe,
+        budget: &mut Budget,
+        wakes: &mut Wakes,
+    ) -> Result<(), Unfinished> {
         let Some((session, _)) = self.session_of(link) else {
             let fault = Fault::new(FaultKind::NotAllowed, "no session is open");
             self.fail(link, CHANNEL, Op::Subscribe, fault);
-            return 1;
+            return Ok(());
         };
-        let work = c.filters.len() * SUBSCRIBE_WORK;
-        let mut waits = false;
-        let mut results = Vec::with_capacity(c.filters.len());
-        for filter in c.filters {
-            results.push(match filter {
+        let mut answered = self.take_answered(link);
+        while let Some(filter) = c.filters.get_mut(answered.granted.len()) {
+            if budget.is_spent() {
+                self.keep_answered(link, answered);
+                return Err(Unfinished);
+            }
+            let filter = std::mem::replace(filter, Err(FaultKind::NotAllowed));
+            answered.granted.push(match filter {
                 Err(kind) => Err(kind),
                 Ok(sub) => {
                     let qos = sub.qos;
                     match self.subscribe_one(link, session, sub, c.subscription_id, wakes) {
                         Ok(logged) => {
-                            waits |= logged;
+                            answered.waits |= logged;
                             Ok(qos)
                         }
                         Err(fault) => Err(fault.kind),
                     }
                 }
             });
+            // A member of groups consumes each of them, and its consumers are a list.
+            let listed = self.sessions[session as usize].consumers.len();
+            budget.spend(SUBSCRIBE_WORK + listed / LISTED_PER_UNIT);
         }
-        let gate = waits.then(|| self.staging.wait());
+        let gate = answered.waits.then(|| self.staging.wait());
         let event = Event::Subscribed {
             packet_id: c.packet_id,
-            results: results.into(),
+            results: answered.granted.into(),
         };
         self.answer(link, CHANNEL, event, gate);
-        work
+        Ok(())
+    }
+
+    fn take_answered(&mut self, link: Link) -> Box<Answered> {
+        let kept = link_at(&mut self.links, link).and_then(|l| l.answered.take());
+        kept.unwrap_or_default()
+    }
+
+    fn keep_answered(&mut self, link: Link, answered: Box<Answered>) {
+        if let Some(l) = link_at(&mut self.links, link) {
+            l.answered = Some(answered);
+        }
     }
 
     /// Returns whether the log must have it before the answer leaves.
@@ -136,10 +210,11 @@ impl Engine {
         if replay
             && sub.share.is_none()
             && let Ok(pattern) = Pattern::parse(&sub.filter, Dialect::Slash)
+            && let Some(cursor) = self.retained.matching(pattern)
             && let Some(l) = link_at(&mut self.links, link)
         {
-            let cursor = self.retained.matching(pattern);
-            l.replays.push_back(Replay {
+            l.replays.get_or_insert_default().add(Replay {
+                filter: sub.filter,
                 cursor,
                 qos: sub.qos,
                 subscription_id,
@@ -173,7 +248,7 @@ impl Engine {
     }
 
     /// Puts some of the retained messages a subscription asked for into its session's queue. Returns whether it did.
-    pub(crate) fn replay_retained(&mut self, link: Link, wakes: &mut Wakes) -> bool {
+    pub(crate) fn replay_retained(&mut self, link: Link, budget: &mut Budget, wakes: &mut Wakes) -> bool {
         let wall = self.now.wall;
         let Some(l) = link_at(&mut self.links, link) else {
             return false;
@@ -185,26 +260,33 @@ impl Engine {
         if !s.open || waiting.is_some_and(|q| q.ready.len() >= REPLAY_STEPS) {
             return false;
         }
-        let Some(mut replay) = l.replays.pop_front() else {
+        let Some(replay) = l.replays.as_mut().and_then(|replays| replays.first()) else {
             return false;
         };
         let mut found = Vec::new();
+        let most = REPLAY_STEPS.min(budget.left());
+        let mut steps = most;
         let more = self
             .retained
-            .next_batch(&mut replay.cursor, wall, REPLAY_STEPS, &mut found);
+            .next_batch(&mut replay.cursor, wall, &mut steps, &mut found);
+        let (qos, subscription_id) = (replay.qos, replay.subscription_id);
+        if !more && l.replays.as_mut().is_some_and(|replays| replays.finish()) {
+            l.replays = None;
+        }
+        budget.spend(REPLAY_WORK + most - steps);
         let queue = self.session_queue(session);
         for message in found {
             let Some(q) = self.queues.get_mut(queue.slot as usize) else {
                 break;
             };
-            let mut flags = EntryFlags::new(message.envelope().qos.min(replay.qos));
+            let mut flags = EntryFlags::new(message.envelope().qos.min(qos));
             flags.set(EntryFlags::RETAIN);
             if message.log_state().hold() {
                 self.memory.add(&message);
             }
             let seq = q.next_seq;
             q.next_seq += 1;
-            let subscription_ids = replay.subscription_id.map(|id| [id].into());
+            let subscription_ids = subscription_id.map(|id| [id].into());
             q.ready.push_back(Entry {
                 priority: 0,
                 seq,
@@ -213,51 +295,80 @@ impl Engine {
                 subscription_ids,
             });
         }
-        if more && let Some(l) = link_at(&mut self.links, link) {
-            l.replays.push_front(replay);
-        }
         self.dispatch(queue.slot, wakes);
         true
     }
 
-    pub(crate) fn unsubscribe(&mut self, link: Link, c: Unsubscribe, wakes: &mut Wakes) {
+    /// Goes on with an UNSUBSCRIBE where the last hold stopped.
+    pub(crate) fn unsubscribe(
+        &mut self,
+        link: Link,
+        c: &Unsubscribe,
+        budget: &mut Budget,
+        wakes: &mut Wakes,
+    ) -> Result<(), Unfinished> {
         let Some((session, _)) = self.session_of(link) else {
-            return;
+            return Ok(());
         };
-        let mut waits = false;
-        let mut existed = Vec::with_capacity(c.filters.len());
-        for (filter, share) in c.filters {
-            let s = &mut self.sessions[session as usize];
-            let (kept, client_id) = (s.kept, s.client_id.clone());
-            let known = s.subscriptions.remove(&(filter.clone(), share.clone())).is_some();
-            existed.push(known);
-            if !known {
-                continue;
+        let mut answered = self.take_answered(link);
+        while let Some(id) = c.filters.get(answered.existed.len()) {
+            if budget.is_spent() {
+                self.keep_answered(link, answered);
+                return Err(Unfinished);
             }
-            if kept {
-                let key = super::recovery::subscription_key(&client_id, &filter, share.as_ref());
-                self.staging.record(Record::Key { key, value: None });
-                waits = true;
+            let known = self.sessions[session as usize].subscriptions.remove(id).is_some();
+            answered.existed.push(known);
+            budget.spend(1);
+            if known {
+                let (filter, share) = id;
+                answered.waits |= self.forget_subscription(session, filter, share.as_ref());
+                self.drop_subscription(session, filter, share.as_ref(), budget, wakes);
+                if let Some(l) = link_at(&mut self.links, link)
+                    && share.is_none()
+                    && let Some(replays) = &mut l.replays
+                {
+                    replays.cancel(filter);
+                }
             }
-            self.drop_subscription(session, &filter, share.as_ref(), wakes);
         }
-        let gate = waits.then(|| self.staging.wait());
+        let gate = answered.waits.then(|| self.staging.wait());
         let event = Event::Unsubscribed {
             packet_id: c.packet_id,
-            existed: existed.into(),
+            existed: answered.existed.into(),
         };
         self.answer(link, CHANNEL, event, gate);
+        Ok(())
+    }
+
+    /// Takes a subscription out of the log, if it is there.
+    pub(crate) fn forget_subscription(&mut self, session: u32, filter: &Name, share: Option<&Name>) -> bool {
+        let s = &self.sessions[session as usize];
+        if s.kept {
+            let key = super::recovery::subscription_key(&s.client_id, filter, share);
+            self.staging.record(Record::Key { key, value: None });
+        }
+        s.kept
     }
 
     /// Takes back what a subscription bound. A group's queue goes with its last member.
-    pub(crate) fn drop_subscription(&mut self, session: u32, filter: &Name, share: Option<&Name>, wakes: &mut Wakes) {
+    pub(crate) fn drop_subscription(
+        &mut self,
+        session: u32,
+        filter: &Name,
+        share: Option<&Name>,
+        budget: &mut Budget,
+        wakes: &mut Wakes,
+    ) {
         let exchange = self.settings.topic_exchange.clone();
+        budget.spend(SUBSCRIBE_WORK);
         let Some(share) = share else {
             if let Some(queue) = self.sessions[session as usize].queue {
                 self.router.unsubscribe(&exchange, QueueSlot(queue.slot), filter);
             }
             return;
         };
+        let listed = self.sessions.len() + self.sessions[session as usize].consumers.len();
+        budget.spend(listed / LISTED_PER_UNIT);
         let Some(slot) = self.router.queue(&shared_queue_name(share, filter)) else {
             return;
         };

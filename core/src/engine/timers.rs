@@ -1,5 +1,6 @@
 //! What the engine does when time passes: one ordered set, looked at from the front.
 
+use super::budget::Budget;
 use super::{Engine, Wakes};
 use crate::queue::unsettled::QueueRef;
 use crate::store::QueueId;
@@ -68,24 +69,26 @@ impl Timers {
     }
 }
 
-/// Timers handled in one hold of the lock.
-const TIMERS_PER_HOLD: usize = 256;
+/// Work units of a timer, beside what it causes.
+const TIMER_WORK: usize = 4;
 
 impl Engine {
     /// Expiry, delayed wills, the ack tick. Follow it with `drain`.
     pub fn handle_timeout(&mut self, now: Now, wakes: &mut Wakes) {
         self.now = now;
-        for _ in 0..TIMERS_PER_HOLD {
+        let mut budget = Budget::of_hold(&self.settings);
+        while !budget.is_spent() {
             let Some(timer) = self.timers.pop(now.monotonic) else {
                 break;
             };
             match timer {
-                Timer::SessionExpiry(session) => self.expire_session(session, wakes),
+                Timer::SessionExpiry(session) => self.expire_session(session, &mut budget, wakes),
                 Timer::Will(session) => self.fire_delayed_will(session, wakes),
                 Timer::Head(slot, id) => self.expire_head(QueueRef { slot, id: QueueId(id) }, wakes),
                 Timer::QueueExpiry(slot, id) => self.expire_queue(QueueRef { slot, id: QueueId(id) }, wakes),
                 Timer::Retained => self.expire_retained(),
             }
+            budget.spend(TIMER_WORK);
         }
         self.dispatch_touched(wakes);
         self.relieve_memory(wakes);

@@ -11,7 +11,7 @@ use crate::binding::Binding;
 use crate::fault::Fault;
 use crate::message::{Dialect, Message};
 use crate::properties::{Codecs, Name, Table};
-use crate::topic::{Level, Levels, Pattern, translate};
+use crate::topic::{Levels, Pattern, first_literal, translate};
 use smallvec::{SmallVec, smallvec};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -178,9 +178,9 @@ impl BindingTable {
     pub(crate) fn with_scope_of(&self, binding: &Binding, then: impl FnOnce(Scope<'_>)) {
         match self {
             BindingTable::Direct(_) => then(Scope::Part(&dotted(&binding.key, binding.dialect))),
-            BindingTable::Topic(_) => match pattern(binding).as_ref().and_then(|pattern| pattern.levels().first()) {
-                Some(Level::Literal(first)) => then(Scope::Part(first)),
-                Some(Level::One | Level::Many) | None => then(Scope::Whole),
+            BindingTable::Topic(_) => match first_literal(&binding.key, binding.dialect) {
+                Some(first) => then(Scope::Part(&first)),
+                None => then(Scope::Whole),
             },
             BindingTable::Fanout(_) | BindingTable::Headers(_) => then(Scope::Whole),
         }

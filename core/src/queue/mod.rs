@@ -6,6 +6,9 @@
 //!                 ▲                      │                       │
 //!                 └──────────────────────┴──── given back ───────┘   always to the old place
 //! ```
+//!
+//! A long queue is mostly not here: [`ready`] knows its middle by first sequence, last sequence and count, and reads it
+//! back from the log a page at a time. So memory does not grow with what waits, and a start need not list it.
 
 pub(crate) mod arguments;
 pub(crate) mod consumers;
@@ -58,10 +61,17 @@ pub(crate) struct Queue {
     pub(crate) marks: HandOutMarks,
     /// Bodies on their way from disk.
     pub(crate) loading: u32,
+    /// A page of the run of that priority is on its way from disk.
+    pub(crate) paging: Option<u8>,
+    /// Sequences that the log has and that do not wait here, although they lie in a run: deliveries that were in flight
+    /// when the process started. Ascending.
+    pub(crate) absent: Vec<u64>,
+    /// What is read back and older than this may have been handed out before.
+    pub(crate) redelivered_below: u64,
     /// On the engine's list of queues whose bodies may leave memory.
     pub(crate) deep: bool,
-    /// Entries below it have been considered for leaving memory.
-    pub(crate) evict_cursor: u64,
+    /// The last batch that spilled some of its transient messages, if any did.
+    pub(crate) spilled: Option<u64>,
     /// When the queue was last used, for `x-expires`.
     pub(crate) used_at: Time,
     /// When the engine looks at its head for expired messages, if that is scheduled.
@@ -147,8 +157,11 @@ impl Queue {
             acks: Vec::new(),
             marks: HandOutMarks::default(),
             loading: 0,
+            paging: None,
+            absent: Vec::new(),
+            redelivered_below: 0,
             deep: false,
-            evict_cursor: 0,
+            spilled: None,
             used_at: now,
             expiry_check: None,
             expiry_timer: None,
@@ -171,6 +184,11 @@ impl Queue {
                 true
             }
         }
+    }
+
+    /// Remembers for the log that all of `first..=last` is settled.
+    pub(crate) fn note_acks(&mut self, first: u64, last: u64) {
+        self.acks.push((first, last));
     }
 
     /// Whether the log knows all that is settled.

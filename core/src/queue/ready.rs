@@ -1,5 +1,14 @@
-//! Entries that wait: by priority, then by sequence. Within a priority, the fresh ones in arrival order, and in front of
-//! them those that came back.
+//! Entries that wait: by priority, then by sequence. Within a priority, those that came back precede the fresh ones, and
+//! the fresh ones are in arrival order. The middle of a long queue is not here but in the log only.
+//!
+//! ```text
+//!   front                                                                        back
+//!   ┌──────────┬───────────────┬──────────────────────────────────┬──────────────────┐
+//!   │ returned │ fresh         │ run: first, last, count, bytes   │ tail             │
+//!   │ entries  │ entries       │ 32 bytes, however long           │ entries          │
+//!   └──────────┴───────────────┴──────────────────────────────────┴──────────────────┘
+//!                        ◄── pages, read back ──┘◄── page_out ──┘
+//! ```
 
 use super::entry::Entry;
 use std::collections::{BTreeMap, VecDeque};
@@ -14,6 +23,8 @@ pub(crate) struct Ready {
     len: usize,
     /// Bytes of body of all entries.
     bytes: u64,
+    /// How many entries are in runs.
+    paged: usize,
 }
 
 /// Entries of one priority, lowest sequence first.
@@ -22,6 +33,42 @@ struct Level {
     /// Came back from a consumer. Every one of them once was at the front, so it precedes all fresh ones.
     returned: BTreeMap<u64, Entry>,
     fresh: VecDeque<Entry>,
+    /// What follows the fresh ones is in the log only.
+    run: Option<Run>,
+    /// What follows the run; empty without one.
+    tail: VecDeque<Entry>,
+}
+
+/// Neighbouring entries of one priority that are known by their number only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// Everything of the priority from here on...
+    pub(crate) first: u64,
+    /// ...up to here, both included, that the log has and the queue does not list as absent.
+    pub(crate) last: u64,
+    pub(crate) count: u64,
+    /// Bytes of body.
+    pub(crate) bytes: u64,
+}
+
+/// What is at the front.
+pub(crate) enum Head<'a> {
+    /// Nothing.
+    Empty,
+    /// Something that is to be read from the log first.
+    Paged,
+    Entry(&'a Entry),
+}
+
+/// What becomes of an entry that is offered to leave memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// The log has it: its place may be forgotten.
+    Paged,
+    /// It stays for now. Those behind it may leave all the same.
+    Stay,
+    /// It stays, and so do those behind it.
+    Stop,
 }
 
 impl Ready {
@@ -35,17 +82,35 @@ impl Ready {
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
+    /// How many entries are in the log only.
+    pub(crate) fn paged(&self) -> usize {
+        self.paged
+    }
+    /// How many entries are here.
+    pub(crate) fn in_memory(&self) -> usize {
+        self.len - self.paged
+    }
     pub(crate) fn push_back(&mut self, entry: Entry) {
         self.count(&entry);
-        let fresh = &mut self.level(entry.priority).fresh;
-        debug_assert!(fresh.back().is_none_or(|b| b.seq < entry.seq));
-        fresh.push_back(entry);
+        let level = self.level(entry.priority);
+        let behind = if level.run.is_some() {
+            &mut level.tail
+        } else {
+            &mut level.fresh
+        };
+        debug_assert!(behind.back().is_none_or(|b| b.seq < entry.seq));
+        behind.push_back(entry);
     }
-    pub(crate) fn front(&self) -> Option<&Entry> {
-        self.levels().find_map(Level::front)
+    pub(crate) fn head(&self) -> Head<'_> {
+        let higher = self.higher.iter().rev().map(Level::head);
+        let mut heads = higher.filter(|head| !matches!(head, Head::Empty));
+        heads.next().unwrap_or_else(|| self.base.head())
     }
+    /// Takes the first entry; `None` also if it is not here.
     pub(crate) fn pop_front(&mut self) -> Option<Entry> {
-        let entry = self.levels_mut().find_map(Level::pop_front)?;
+        let mut higher = self.higher.iter_mut().rev();
+        let level = higher.find(|level| !matches!(level.head(), Head::Empty));
+        let entry = level.unwrap_or(&mut self.base).pop_front()?;
         self.uncount(&entry);
         Some(entry)
     }
@@ -54,7 +119,7 @@ impl Ready {
         self.count(&entry);
         self.level(entry.priority).put_back(entry);
     }
-    /// The entry with that sequence, if it waits.
+    /// The entry with that sequence, if it waits here.
     pub(crate) fn find_mut(&mut self, seq: u64) -> Option<&mut Entry> {
         self.levels_mut().find_map(|level| level.find_mut(seq))
     }
@@ -64,22 +129,158 @@ impl Ready {
         self.uncount(&entry);
         Some(entry)
     }
-    /// Removes all entries.
+    /// Removes everything, and returns the entries that were here.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = Entry> + use<> {
         let Ready { base, higher, .. } = std::mem::take(self);
         let levels = higher.into_iter().rev().chain([base]);
-        levels.flat_map(|level| level.returned.into_values().chain(level.fresh))
+        levels.flat_map(|level| level.returned.into_values().chain(level.fresh).chain(level.tail))
     }
-    /// Entries from the front on, in order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.levels()
-            .flat_map(|level| level.returned.values().chain(level.fresh.iter()))
+    /// Entries from the front on, in order, up to the first one that is not here.
+    pub(crate) fn front_entries(&self) -> impl Iterator<Item = &Entry> {
+        let mut ended = false;
+        let levels = self.levels().take_while(move |level| {
+            let reached = !ended;
+            ended |= level.run.is_some();
+            reached
+        });
+        levels.flat_map(Level::front_entries)
     }
-    /// Fresh entries of the lowest priority from sequence `from` on: candidates for leaving memory. Entries of a higher
-    /// priority stay, as those that will be taken first.
-    pub(crate) fn evictable(&mut self, from: u64) -> impl Iterator<Item = &mut Entry> {
-        let start = self.base.fresh.partition_point(|e| e.seq < from);
-        self.base.fresh.range_mut(start..)
+    /// All entries that are here, in order.
+    #[cfg(feature = "testing")]
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.levels().flat_map(|level| level.front_entries().chain(&level.tail))
+    }
+
+    // Paging.
+
+    /// The runs, by priority.
+    #[cfg(feature = "testing")]
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (u8, Run)> {
+        let levels = std::iter::once(&self.base).chain(&self.higher);
+        levels
+            .zip(0..)
+            .filter_map(|(level, priority)| Some((priority, level.run?)))
+    }
+    /// The run whose first page is wanted if fewer than `ahead` entries are in front of it.
+    pub(crate) fn wanted_run(&self, ahead: usize) -> Option<(u8, Run)> {
+        let mut here = 0;
+        for priority in self.priorities().rev() {
+            let Some(level) = self.find_level(priority) else {
+                continue;
+            };
+            here += level.returned.len() + level.fresh.len();
+            if here >= ahead {
+                return None;
+            }
+            if let Some(run) = level.run {
+                return Some((priority, run));
+            }
+        }
+        None
+    }
+    /// A start found entries of that priority in the log, all of them behind those that are here.
+    pub(crate) fn restore_run(&mut self, priority: u8, found: Run) {
+        self.len += found.count as usize;
+        self.paged += found.count as usize;
+        self.bytes += found.bytes;
+        let level = self.level(priority);
+        debug_assert!(
+            level.fresh.is_empty() && level.tail.is_empty(),
+            "nothing is published before the start is over"
+        );
+        level.run = Some(match level.run {
+            Some(run) => Run {
+                first: run.first.min(found.first),
+                last: run.last.max(found.last),
+                count: run.count + found.count,
+                bytes: run.bytes + found.bytes,
+            },
+            None => found,
+        });
+    }
+    /// The start of a run was read: `entries`, which belong to it, are all there is of it up to `upto`. Returns how many
+    /// entries turned out to be missing.
+    pub(crate) fn page_in(&mut self, priority: u8, upto: u64, entries: impl Iterator<Item = Entry>) -> u64 {
+        let level = self.level(priority);
+        let Some(run) = &mut level.run else { return 0 };
+        let mut found = 0;
+        for entry in entries {
+            if entry.seq < run.first || entry.seq > run.last {
+                continue;
+            }
+            // More than were counted cannot be: they would be somebody else's.
+            if run.count == 0 {
+                break;
+            }
+            found += 1;
+            run.count -= 1;
+            run.bytes = run.bytes.saturating_sub(entry.body.len() as u64);
+            level.fresh.push_back(entry);
+        }
+        run.first = run.first.max(upto.saturating_add(1));
+        let mut lost = (0, 0);
+        if run.count == 0 || run.first > run.last {
+            lost = (run.count, run.bytes);
+            level.run = None;
+            // The shorter part moves.
+            for entry in level.fresh.drain(..).rev() {
+                level.tail.push_front(entry);
+            }
+            std::mem::swap(&mut level.fresh, &mut level.tail);
+        }
+        self.paged -= found + lost.0 as usize;
+        self.len -= lost.0 as usize;
+        self.bytes -= lost.1;
+        lost.0
+    }
+    /// Offers the fresh entries of a priority behind the first `stay`, oldest first, to `leave`. Those that may go become
+    /// part of the run, unless one before them stays.
+    pub(crate) fn page_out(&mut self, priority: u8, stay: usize, mut leave: impl FnMut(&mut Entry) -> Leave) {
+        let mut gone = 0;
+        let level = self.level(priority);
+        let mut at = stay;
+        while level.run.is_none() {
+            let Some(entry) = level.fresh.get_mut(at) else { return };
+            match leave(entry) {
+                Leave::Paged => {
+                    let front = level.fresh.drain(..at).collect();
+                    level.tail = std::mem::replace(&mut level.fresh, front);
+                    let Some(first) = level.tail.pop_front() else { return };
+                    level.run = Some(Run::of(&first));
+                    gone = 1;
+                }
+                Leave::Stay => at += 1,
+                Leave::Stop => return,
+            }
+        }
+        let Some(mut run) = level.run else { return };
+        let mut at = 0;
+        while let Some(entry) = level.tail.get_mut(at) {
+            match leave(entry) {
+                Leave::Paged if at == 0 => {
+                    if let Some(entry) = level.tail.pop_front() {
+                        run.extend(&entry);
+                        gone += 1;
+                    }
+                }
+                Leave::Paged | Leave::Stay => at += 1,
+                Leave::Stop => break,
+            }
+        }
+        level.run = Some(run);
+        // A burst must not hold its memory for ever.
+        if level.tail.capacity() > 4096 && level.tail.len() < level.tail.capacity() / 4 {
+            level.tail.shrink_to(level.tail.len() * 2);
+        }
+        self.paged += gone;
+    }
+    /// The fresh entries of a priority that are here, in front of its run.
+    pub(crate) fn fresh(&self, priority: u8) -> impl Iterator<Item = &Entry> {
+        self.find_level(priority).into_iter().flat_map(|level| &level.fresh)
+    }
+    /// The priorities there are, lowest first.
+    pub(crate) fn priorities(&self) -> std::ops::RangeInclusive<u8> {
+        0..=u8::try_from(self.higher.len()).unwrap_or(u8::MAX)
     }
 
     fn level(&mut self, priority: u8) -> &mut Level {
@@ -90,6 +291,12 @@ impl Ready {
             self.higher.resize_with(above + 1, Level::default);
         }
         &mut self.higher[above]
+    }
+    fn find_level(&self, priority: u8) -> Option<&Level> {
+        match usize::from(priority).checked_sub(1) {
+            None => Some(&self.base),
+            Some(above) => self.higher.get(above),
+        }
     }
     fn levels(&self) -> impl Iterator<Item = &Level> {
         self.higher.iter().rev().chain([&self.base])
@@ -107,12 +314,33 @@ impl Ready {
     }
 }
 
-impl Level {
-    fn front(&self) -> Option<&Entry> {
-        match self.returned.first_key_value() {
-            Some((_, e)) => Some(e),
-            None => self.fresh.front(),
+impl Run {
+    fn of(entry: &Entry) -> Run {
+        Run {
+            first: entry.seq,
+            last: entry.seq,
+            count: 1,
+            bytes: entry.body.len() as u64,
         }
+    }
+    fn extend(&mut self, entry: &Entry) {
+        debug_assert!(entry.seq > self.last);
+        self.last = entry.seq;
+        self.count += 1;
+        self.bytes += entry.body.len() as u64;
+    }
+}
+
+impl Level {
+    fn head(&self) -> Head<'_> {
+        match (self.returned.first_key_value(), self.fresh.front()) {
+            (Some((_, entry)), _) | (None, Some(entry)) => Head::Entry(entry),
+            _ if self.run.is_some() => Head::Paged,
+            _ => Head::Empty,
+        }
+    }
+    fn front_entries(&self) -> impl Iterator<Item = &Entry> {
+        self.returned.values().chain(&self.fresh)
     }
     fn pop_front(&mut self) -> Option<Entry> {
         let entry = match self.returned.pop_first() {
@@ -134,9 +362,9 @@ impl Level {
             }
         }
         debug_assert!(
-            self.returned
-                .last_key_value()
-                .is_none_or(|(s, _)| self.fresh.front().is_none_or(|f| *s < f.seq)),
+            self.returned.last_key_value().is_none_or(
+                |(s, _)| self.fresh.front().is_none_or(|f| *s < f.seq) && self.run.is_none_or(|run| *s < run.first)
+            ),
             "what comes back precedes what is fresh"
         );
     }
@@ -144,19 +372,20 @@ impl Level {
         if let Some(e) = self.returned.get_mut(&seq) {
             return Some(e);
         }
-        let i = self.fresh.partition_point(|e| e.seq < seq);
-        self.fresh.get_mut(i).filter(|e| e.seq == seq)
+        [&mut self.fresh, &mut self.tail].into_iter().find_map(|entries| {
+            let i = entries.partition_point(|e| e.seq < seq);
+            entries.get_mut(i).filter(|e| e.seq == seq)
+        })
     }
     fn remove(&mut self, seq: u64) -> Option<Entry> {
         if let Some(e) = self.returned.remove(&seq) {
             return Some(e);
         }
-        let i = self.fresh.partition_point(|e| e.seq < seq);
-        if self.fresh.get(i).is_some_and(|e| e.seq == seq) {
-            self.fresh.remove(i)
-        } else {
-            None
-        }
+        [&mut self.fresh, &mut self.tail].into_iter().find_map(|entries| {
+            let i = entries.partition_point(|e| e.seq < seq);
+            entries.get(i).filter(|e| e.seq == seq)?;
+            entries.remove(i)
+        })
     }
 }
 
@@ -205,8 +434,82 @@ mod tests {
         r.put_back(second);
         r.put_back(first);
         assert_eq!(r.len(), 5);
-        assert_eq!(r.iter().map(|e| e.seq).collect::<Vec<_>>(), [2, 1, 3, 0, 4]);
+        assert_eq!(r.front_entries().map(|e| e.seq).collect::<Vec<_>>(), [2, 1, 3, 0, 4]);
         assert_eq!(r.drain().map(|e| e.seq).collect::<Vec<_>>(), [2, 1, 3, 0, 4]);
         assert!(r.is_empty() && r.bytes() == 0);
+    }
+
+    /// What the log would list of `first..=last`.
+    fn page(first: u64, last: u64) -> impl Iterator<Item = Entry> {
+        (first..=last).map(entry)
+    }
+
+    #[test]
+    fn the_middle_leaves_and_comes_back_page_by_page_in_order() {
+        let mut r = Ready::default();
+        (0..10).for_each(|s| r.push_back(entry(s)));
+        r.page_out(0, 2, |e| if e.seq < 8 { Leave::Paged } else { Leave::Stop });
+        r.push_back(entry(10));
+        assert_eq!((r.len(), r.paged(), r.in_memory(), r.bytes()), (11, 6, 5, 110));
+        // What is written later joins the run, unless something before it stays.
+        r.page_out(0, 2, |e| if e.seq == 9 { Leave::Stay } else { Leave::Paged });
+        assert_eq!(
+            r.wanted_run(3).map(|(_, run)| (run.first, run.last, run.count)),
+            Some((2, 8, 7))
+        );
+        assert_eq!(r.wanted_run(2), None);
+        assert_eq!(r.page_in(0, 4, page(2, 4)), 0);
+        let taken: Vec<_> = std::iter::from_fn(|| r.pop_front()).map(|e| e.seq).collect();
+        assert_eq!(taken, [0, 1, 2, 3, 4]);
+        assert!(matches!(r.head(), Head::Paged));
+        r.put_back(entry(4));
+        assert!(matches!(r.head(), Head::Entry(e) if e.seq == 4));
+        assert_eq!(r.page_in(0, 8, page(5, 8)), 0);
+        let taken: Vec<_> = std::iter::from_fn(|| r.pop_front()).map(|e| e.seq).collect();
+        assert_eq!(taken, [4, 5, 6, 7, 8, 9, 10]);
+        assert!(r.is_empty() && r.bytes() == 0 && r.paged() == 0);
+    }
+
+    #[test]
+    fn what_the_log_has_lost_is_no_longer_counted() {
+        let mut r = Ready::default();
+        (0..10).for_each(|s| r.push_back(entry(s)));
+        r.page_out(0, 0, |_| Leave::Paged);
+        assert_eq!(r.page_in(0, 5, page(0, 2)), 0);
+        assert_eq!(r.page_in(0, 9, page(6, 8)), 4);
+        assert_eq!((r.len(), r.bytes(), r.paged()), (6, 60, 0));
+    }
+
+    #[test]
+    fn each_priority_has_a_run_of_its_own_and_the_highest_is_wanted_first() {
+        let mut r = Ready::default();
+        for seq in 0..12 {
+            let priority = (seq % 3) as u8;
+            r.push_back(Entry { priority, ..entry(seq) });
+        }
+        for priority in r.priorities() {
+            r.page_out(priority, 0, |_| Leave::Paged);
+        }
+        assert_eq!(r.front_entries().count(), 0);
+        let (priority, run) = r.wanted_run(1).unwrap();
+        assert_eq!((priority, run.first, run.last, run.count), (2, 2, 11, 4));
+        r.page_in(
+            2,
+            5,
+            [2, 5]
+                .map(|seq| Entry {
+                    priority: 2,
+                    ..entry(seq)
+                })
+                .into_iter(),
+        );
+        // Those behind the run are not next, however many there are.
+        r.push_back(Entry {
+            priority: 1,
+            ..entry(12)
+        });
+        assert_eq!(r.front_entries().map(|e| e.seq).collect::<Vec<_>>(), [2, 5]);
+        assert_eq!((r.pop_front().unwrap().seq, r.pop_front().unwrap().seq), (2, 5));
+        assert!(r.pop_front().is_none() && matches!(r.head(), Head::Paged));
     }
 }

@@ -62,8 +62,11 @@ impl Unsettled {
         self.trim();
         held
     }
+    /// Whether there is one whose number is at most `upto`.
+    pub(crate) fn reaches(&self, upto: u64) -> bool {
+        self.held.front().is_some_and(|(number, _)| *number <= upto)
+    }
     /// All of them, oldest first.
-    #[cfg(feature = "testing")]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Held> {
         self.held.iter().filter_map(|(_, held)| held.as_ref())
     }

@@ -7,7 +7,7 @@ use crate::exchange::{BindingId, Scope};
 use crate::fault::{Fault, FaultKind};
 use crate::message::Dialect;
 use crate::properties::Table;
-use crate::topic::Pattern;
+use crate::topic::check_filter;
 use foldhash::fast::RandomState;
 use std::collections::BTreeSet;
 use std::hash::BuildHasher;
@@ -83,7 +83,7 @@ impl Router {
         grant: Grant,
     ) -> Result<bool, Fault> {
         self.refuse_default(exchange)?;
-        if let Err(invalid) = Pattern::parse(filter, Dialect::Slash) {
+        if let Err(invalid) = check_filter(filter) {
             return Err(Fault::new(FaultKind::PreconditionFailed, invalid.to_string()));
         }
         self.add_binding(

@@ -109,15 +109,17 @@ impl<D: Disk> Store<D> {
         let most = u64::from(self.settings.segment_bytes) / 100 * u64::from(percent);
         let logs = |s: &&Segment| s.header.kind == SegmentKind::Log;
         let newest_first = self.segments.values().rev().filter(logs);
+        let index = self.shared.index.lock();
         let youngest = newest_first.map(|s| s.header.id).nth(age as usize)?;
         let (_, source) = self
             .segments
             .range(..=youngest)
             .filter(|(_, s)| s.sealed && !s.doomed && !s.stuck)
-            .filter(|(id, _)| self.index.live(**id) != Live::default())
-            .map(|(id, s)| (live_bytes(s, self.index.live(*id)), *id))
+            .filter(|(id, _)| index.live(**id) != Live::default())
+            .map(|(id, s)| (live_bytes(s, index.live(*id)), *id))
             .filter(|(bytes, _)| *bytes <= most)
             .min()?;
+        drop(index);
         match self.list(source) {
             Some(todo) => Some(Compaction {
                 source,
@@ -135,9 +137,10 @@ impl<D: Disk> Store<D> {
         let header = self.segments.get(&source)?.header;
         let file = self.shared.disk.open(&path(header.kind.dir(), source)).ok()?;
         let (_, directory) = read_directory(&file, &header)?;
+        let index = self.shared.index.lock();
         let mut joined: HashMap<Root, Vec<Route>> = HashMap::new();
-        for (&(queue, seq), moved) in &self.index.moves {
-            if self.index.lookup(queue, seq) == Some(source) {
+        for (&(queue, seq), moved) in &index.moves {
+            if index.lookup(queue, seq) == Some(source) {
                 joined.entry(moved.root).or_default().push(Route {
                     queue,
                     seq,
@@ -160,7 +163,7 @@ impl<D: Disk> Store<D> {
                         .flatten()
                         .collect();
                     let mut routes: Routes = routes.into_iter().chain(more).collect();
-                    routes.retain(|route| self.index.lookup(route.queue, route.seq) == Some(source));
+                    routes.retain(|route| index.lookup(route.queue, route.seq) == Some(source));
                     if !routes.is_empty() {
                         todo.push(Todo::Message { offset, routes });
                     }
@@ -170,7 +173,7 @@ impl<D: Disk> Store<D> {
                         segment: source,
                         offset,
                     };
-                    if self.index.keys.get(key).is_some_and(|entry| entry.at == at) {
+                    if index.keys.get(key).is_some_and(|entry| entry.at == at) {
                         todo.push(Todo::Key {
                             offset,
                             key: key.into(),
@@ -212,7 +215,10 @@ impl<D: Disk> Store<D> {
             bytes += raw.payload.len() + raw.head.len();
             match todo {
                 Todo::Message { mut routes, .. } => {
-                    routes.retain(|route| self.index.lookup(route.queue, route.seq) == Some(source));
+                    {
+                        let index = self.shared.index.lock();
+                        routes.retain(|route| index.lookup(route.queue, route.seq) == Some(source));
+                    }
                     let Some(head) = MessageHead::parse(raw.head).filter(|_| !routes.is_empty()) else {
                         continue;
                     };
@@ -236,7 +242,8 @@ impl<D: Disk> Store<D> {
                         segment: source,
                         offset,
                     };
-                    let Some(entry) = self.index.keys.get(&key).copied().filter(|entry| entry.at == at) else {
+                    let known = self.shared.index.lock().keys.get(&key).copied();
+                    let Some(entry) = known.filter(|entry| entry.at == at) else {
                         continue;
                     };
                     if parse_key(raw.head).is_none_or(|(_, found)| found != &*key) {
@@ -294,11 +301,12 @@ impl<D: Disk> Store<D> {
             Copied::Key { .. } => None,
         });
         self.shared.redirect(source, moved);
+        let mut index = self.shared.index.lock();
         for copy in copied {
             match copy {
                 Copied::Message { to, routes, .. } => {
                     for route in routes {
-                        self.index.relocate(route.queue, route.seq, to.segment);
+                        index.relocate(route.queue, route.seq, to.segment);
                     }
                 }
                 Copied::Key {
@@ -307,7 +315,7 @@ impl<D: Disk> Store<D> {
                     len,
                     version,
                     deleted,
-                } => self.index.key(&key, to, len, version, deleted),
+                } => index.key(&key, to, len, version, deleted),
             }
         }
     }

@@ -103,8 +103,16 @@ impl Directory {
     }
 }
 
+/// A place in a directory.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cursor {
+    at: usize,
+    last: Last,
+}
+
 /// Reads a directory. Ends early at bytes that make no sense, and says so in [`Entries::is_whole`].
 pub(crate) struct Entries<'a> {
+    len: usize,
     input: Input<'a>,
     last: Last,
     broken: bool,
@@ -112,10 +120,21 @@ pub(crate) struct Entries<'a> {
 
 impl<'a> Entries<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Entries::resume(bytes, Cursor::default())
+    }
+    /// Goes on where another reader of the same directory was.
+    pub(crate) fn resume(bytes: &'a [u8], cursor: Cursor) -> Self {
         Entries {
-            input: Input(bytes),
-            last: Last::default(),
+            len: bytes.len(),
+            input: Input(bytes.get(cursor.at..).unwrap_or_default()),
+            last: cursor.last,
             broken: false,
+        }
+    }
+    pub(crate) fn cursor(&self) -> Cursor {
+        Cursor {
+            at: self.len - self.input.0.len(),
+            last: self.last,
         }
     }
     /// Whether everything was read, once it has ended.

@@ -3,7 +3,9 @@
 //! The table's mutex is a leaf and is held for look-ups and for opening a file, never while reading or writing. A read
 //! holds the file's `Arc`; a segment is recycled only when nobody else does.
 
+use super::directory::Directory;
 use super::disk::Disk;
+use super::index::Index;
 use super::quarantine;
 use super::segment::{SegmentHeader, path};
 use super::stats::StoreStats;
@@ -20,6 +22,9 @@ const OPEN_FILES_MAX: usize = 64;
 pub(crate) struct Shared<D: Disk> {
     pub(crate) disk: Arc<D>,
     pub(crate) stats: Arc<StoreStats>,
+    /// What is live, and where. The committer's; readers look pages up in it. A leaf, never held while reading or
+    /// writing a file.
+    pub(crate) index: Mutex<Index>,
     table: Mutex<Table<D::File>>,
 }
 
@@ -35,6 +40,8 @@ struct Table<F> {
 struct Site<F> {
     header: SegmentHeader,
     file: Option<Arc<F>>,
+    /// What its footer will list, as long as it has none.
+    directory: Option<Arc<Mutex<Directory>>>,
     used: u64,
 }
 
@@ -42,6 +49,7 @@ struct Site<F> {
 pub(crate) struct Pinned<F> {
     pub(crate) header: SegmentHeader,
     pub(crate) file: Arc<F>,
+    pub(crate) directory: Option<Arc<Mutex<Directory>>>,
 }
 
 impl<D: Disk> Shared<D> {
@@ -54,15 +62,30 @@ impl<D: Disk> Shared<D> {
         Shared {
             disk,
             stats,
+            index: Mutex::new(Index::default()),
             table: Mutex::new(table),
         }
     }
-    /// A segment exists from here on.
-    pub(crate) fn add(&self, header: SegmentHeader, file: Option<Arc<D::File>>) {
-        self.table
-            .lock()
-            .sites
-            .insert(header.id, Site { header, file, used: 0 });
+    /// A segment exists from here on, and is being written if it has a directory.
+    pub(crate) fn add(
+        &self,
+        header: SegmentHeader,
+        file: Option<Arc<D::File>>,
+        directory: Option<Arc<Mutex<Directory>>>,
+    ) {
+        let site = Site {
+            header,
+            file,
+            directory,
+            used: 0,
+        };
+        self.table.lock().sites.insert(header.id, site);
+    }
+    /// A segment has its footer.
+    pub(crate) fn sealed(&self, segment: u32) {
+        if let Some(site) = self.table.lock().sites.get_mut(&segment) {
+            site.directory = None;
+        }
     }
     /// Where a record lies now.
     pub(crate) fn resolve(&self, at: Position) -> Position {
@@ -78,16 +101,22 @@ impl<D: Disk> Shared<D> {
         };
         site.used = used;
         let header = site.header;
+        let directory = site.directory.clone();
         if let Some(file) = &site.file {
             return Ok(Some(Pinned {
                 header,
                 file: file.clone(),
+                directory,
             }));
         }
         let file = Arc::new(self.disk.open(&path(header.kind.dir(), segment))?);
         site.file = Some(file.clone());
         table.close_some();
-        Ok(Some(Pinned { header, file }))
+        Ok(Some(Pinned {
+            header,
+            file,
+            directory,
+        }))
     }
     /// Takes a segment out, unless it is being read. Readers do not find it from here on.
     pub(crate) fn take_out(&self, segment: u32) -> bool {

@@ -98,6 +98,19 @@ impl QueueIndex {
     pub(crate) fn spans(&self) -> impl ExactSizeIterator<Item = &Span> {
         self.spans.iter()
     }
+    /// The spans that end at or behind `seq`.
+    pub(crate) fn spans_from(&self, seq: u64) -> impl Iterator<Item = &Span> {
+        let at = self.spans.partition_point(|span| span.last() < seq);
+        self.spans.range(at..)
+    }
+    /// How many of `lo..=hi` are known to be dead.
+    pub(crate) fn count_dead(&self, lo: u64, hi: u64) -> u64 {
+        self.dead.count(lo, hi)
+    }
+    /// Runs of what is dead that touch `lo..=hi`, ascending.
+    pub(crate) fn dead_within(&self, lo: u64, hi: u64) -> impl Iterator<Item = (u64, u64)> {
+        self.dead.runs_within(lo, hi)
+    }
     pub(crate) fn dead_runs(&self) -> impl Iterator<Item = (u64, u64)> {
         self.dead.runs()
     }
@@ -130,8 +143,12 @@ impl QueueIndex {
         let span = self.spans.get(at).filter(|span| span.first <= seq)?;
         (!self.dead.contains(seq)).then_some(span.segment)
     }
+    /// Whether `seq` is known to be dead, if a span is around it.
+    pub(crate) fn is_dead(&self, seq: u64) -> bool {
+        self.dead.contains(seq)
+    }
     /// Adds `seq`; `false` if it was live already.
-    fn insert(&mut self, seq: u64, segment: u32) -> bool {
+    pub(crate) fn insert(&mut self, seq: u64, segment: u32) -> bool {
         self.next_seq = self.next_seq.max(seq.saturating_add(1));
         let mut at = self.spans.len();
         if self.spans.back().is_some_and(|last| last.last() >= seq) {
@@ -159,6 +176,10 @@ impl QueueIndex {
                 before.live += 1;
                 return true;
             }
+        }
+        if self.spans.len() == self.spans.capacity() {
+            // There may be thousands of queues with hundreds of spans each: doubling would waste a third of them.
+            self.spans.reserve_exact(self.spans.len() / 8 + 1);
         }
         self.spans.insert(
             at,
@@ -257,6 +278,12 @@ impl Index {
             Live::default(),
             "segment {segment} is recycled with live records in it"
         );
+    }
+    /// Counts routes of a segment that were put into queues' indexes one by one.
+    pub(crate) fn add_live(&mut self, segment: u32, routes: u64) {
+        if routes > 0 {
+            self.count(segment).routes += routes;
+        }
     }
     fn count(&mut self, segment: u32) -> &mut Live {
         self.live.entry(segment).or_default()

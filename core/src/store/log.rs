@@ -8,7 +8,7 @@ use super::compact::Compaction;
 use super::disk::{Disk, DiskFile};
 use super::files::Shared;
 use super::footer::Ending;
-use super::index::{Index, Root};
+use super::index::Root;
 use super::reader::Reader;
 use super::record::{self, FIRST, GROUP, Kind, LAST, message_bytes_max};
 use super::segment::{RECORDS_AT, SegmentHeader, SegmentKind, SegmentWriter, size_for};
@@ -35,7 +35,6 @@ pub struct Lsn(pub u64);
 pub struct Store<D: Disk> {
     pub(super) shared: Arc<Shared<D>>,
     pub(super) settings: StoreSettings,
-    pub(super) index: Index,
     pub(super) segments: BTreeMap<u32, Segment>,
     pub(super) marks: Marks,
     /// The segment the log ends in. The first commit makes it, so that a start that logs nothing leaves nothing.
@@ -161,7 +160,6 @@ impl<D: Disk> Store<D> {
         let store = Store {
             shared: found.shared,
             settings,
-            index: found.index,
             segments: found.segments,
             durable: marks.next_base,
             written: marks.next_base,
@@ -261,14 +259,8 @@ impl<D: Disk> Store<D> {
         Ok(must)
     }
 
-    /// Whether a commit has left something for `tick` that should not wait for the time the last one named: a segment
-    /// is full, or half full and its successor is to be zeroed.
-    pub fn has_chores(&self) -> bool {
-        self.checkpoint.sealed_just_now || (self.ahead.is_none() && self.wants_zeros())
-    }
-
     /// Does what is due, and a slice of what can wait. Returns when to call it again; commits make that earlier, see
-    /// [`Store::has_chores`].
+    /// [`Store::is_due`].
     ///
     /// # Errors
     /// If the log itself failed: it is poisoned. Failed checkpoints, zeros and compactions are logged and counted.
@@ -410,6 +402,7 @@ impl<D: Disk> Store<D> {
         let Some(active) = &mut self.active else { return };
         active.begin(self.durable, self.marks.wall);
         let segment = active.header.id;
+        let index = &mut *self.shared.index.lock();
         let mut saw = |queue: QueueId| self.marks.queue_id_max = self.marks.queue_id_max.max(queue);
         match record {
             Record::Message { message, routes } => {
@@ -417,13 +410,13 @@ impl<D: Disk> Store<D> {
                 if let Plan::Again(at) = plan {
                     active.put(Kind::Ref, flags, &[], |out| record::put_ref(at, routes, out));
                     for route in routes {
-                        self.index.join(*route, Root::At(at), at.segment);
+                        index.join(*route, Root::At(at), at.segment);
                     }
                     return;
                 }
                 let offset = active.put_message(message, routes, flags);
                 for route in routes {
-                    self.index.insert(route.queue, route.seq, segment);
+                    index.insert(route.queue, route.seq, segment);
                 }
                 self.placed.push((message.clone(), Position { segment, offset }));
                 StoreStats::add(&self.shared.stats.messages_written, 1);
@@ -433,29 +426,28 @@ impl<D: Disk> Store<D> {
                 for queue in acks {
                     saw(queue.queue);
                     for &(lo, hi) in &queue.settled {
-                        self.index.settle(queue.queue, lo, hi);
+                        index.settle(queue.queue, lo, hi);
                     }
                 }
             }
             Record::State(state) => {
                 active.put(Kind::State, flags, &[], |out| record::put_state(state, out));
                 saw(queue_of(state));
-                self.index.state(state);
+                index.state(state);
             }
             Record::Key { key, value } => {
                 let (offset, len, version) = active.put_key(0, key, value.as_deref(), flags);
-                self.index
-                    .key(key, Position { segment, offset }, len, version, value.is_none());
+                index.key(key, Position { segment, offset }, len, version, value.is_none());
             }
             Record::Purge { queue, upto } => {
                 active.put(Kind::Purge, flags, &[], |out| record::put_purge(*queue, *upto, out));
                 saw(*queue);
-                self.index.purge(*queue, *upto);
+                index.purge(*queue, *upto);
             }
             Record::QueueDelete { queue } => {
                 active.put(Kind::QueueDelete, flags, &[], |out| put_varint(out, queue.0));
                 saw(*queue);
-                self.index.delete(*queue);
+                index.delete(*queue);
             }
         }
     }
@@ -512,7 +504,8 @@ impl<D: Disk> Store<D> {
 
     pub(super) fn add_segment(&mut self, writer: &SegmentWriter<D::File>) {
         let header = writer.header;
-        self.shared.add(header, Some(writer.file.clone()));
+        self.shared
+            .add(header, Some(writer.file.clone()), Some(writer.directory.clone()));
         let file_bytes = writer.file.len().unwrap_or(0);
         self.segments.insert(header.id, Segment::new(header, file_bytes));
     }
@@ -578,8 +571,13 @@ impl<D: Disk> Store<D> {
         ending: Ending,
         holes: Vec<(u32, u32)>,
     ) -> io::Result<()> {
-        let (end, routes, keys) = (writer.end(), writer.directory.routes, writer.directory.keys);
+        let (routes, keys) = {
+            let directory = writer.directory.lock();
+            (directory.routes, directory.keys)
+        };
+        let end = writer.end();
         let bytes = writer.seal(ending, holes)?;
+        self.shared.sealed(writer.header.id);
         StoreStats::add(&self.shared.stats.bytes_written, bytes);
         let file_bytes = writer.file.len()?;
         if let Some(segment) = self.segments.get_mut(&writer.header.id) {
@@ -597,7 +595,7 @@ impl<D: Disk> Store<D> {
 
     fn gauge(&self) {
         let stats = &self.shared.stats;
-        let (routes, keys) = self.index.live_total();
+        let (routes, keys) = self.shared.index.lock().live_total();
         StoreStats::set(&stats.live_messages, routes);
         StoreStats::set(&stats.live_keys, keys);
         StoreStats::set(&stats.segments, self.segments.len() as u64);

@@ -1,25 +1,27 @@
 //! The log: what makes a confirm true after a power cut.
 //!
 //! One log per data directory. The engine hands over [`Batch`]es of records that reference messages; a committer encodes,
-//! checksums, writes and syncs them, holding no lock; a reader fetches bodies back. This module knows queues only by
+//! checksums, writes and syncs them, holding no lock; a reader fetches bodies back, and tells which messages a queue has
+//! in the log. This module knows queues only by
 //! number: it never imports `queue` or `exchange`.
 //!
 //! How to use it, from the committer's thread:
 //!
 //! ```text
 //!   let (mut store, recovered) = Store::open(disk, settings, wall)?;   // recovered goes to the engines
-//!   let reader = store.reader();                                       // to the reader's thread: reader.read(&reads)
+//!   let reader = store.reader();                                       // to the reader's thread: reader.serve(&requests)
 //!   loop {
 //!       let must = store.commit(&mut batches, now)?;    // empties the batches' records, keeps ticket and sync
 //!       // a batch without `sync` is reported at once, one with it as soon as store.confirmed() >= must
+//!       // when wake_at has come, or store.is_due():
 //!       wake_at = store.tick(now)?;                     // background work; store.confirmed() may have grown
 //!   }
 //!   store.close(now)?;
 //! ```
 //!
-//! The files, top down: `log` (the committer's side), `reader`, `recovery` (the start), `compact`, `checkpoint`, `check`
-//! and `repair` (offline); below them `index` (what is live), `files` (what both sides share), `missing`, `quarantine`,
-//! `segment`, `footer`, `scan`, `directory`, `record`, `disk`.
+//! The files, top down: `log` (the committer's side), `reader` and `page`, `recovery` (the start), `compact`,
+//! `checkpoint`, `check` and `repair` (offline); below them `index` (what is live), `files` (what both sides share),
+//! `missing`, `quarantine`, `segment`, `footer`, `scan`, `directory`, `record`, `disk`.
 //!
 //! What the store assumes of a medium: what was synced stays, in units of 512 bytes; a write may otherwise vanish, tear
 //! and be reordered as it likes; renames become durable in order, and by `sync_dir`. What it does not assume: that bytes
@@ -39,6 +41,7 @@ pub mod fuzz;
 mod index;
 mod log;
 mod missing;
+mod page;
 mod quarantine;
 mod reader;
 mod record;
@@ -80,8 +83,14 @@ pub struct Route {
     pub queue: QueueId,
     /// Its sequence number there: grows by one per message of the queue, logged or not.
     pub seq: u64,
-    /// Opaque to the store: the entry's QoS and flags, given back at recovery.
+    /// The entry's QoS and flags, given back when it is listed. Opaque to the store but for [`Route::TRANSIENT`].
     pub flags: u8,
+}
+
+impl Route {
+    /// The bit of `flags` that is the store's, too: the message was logged for this queue to free memory only. A restart
+    /// drops it.
+    pub const TRANSIENT: u8 = 1 << 5;
 }
 
 /// The routes of one message.
@@ -216,6 +225,50 @@ pub struct Read {
     pub at: Position,
 }
 
+/// A part of a queue that the engine forgot and wants to know again: which messages, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageRead {
+    /// Which queue.
+    pub queue: QueueId,
+    /// The first sequence that is wanted.
+    pub from: u64,
+    /// The last one.
+    pub upto: u64,
+    /// About how many messages are wanted: a page ends early, but is empty only if there is nothing.
+    pub count: usize,
+}
+
+/// What the engine asks the reader for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// A body.
+    Body(Read),
+    /// A part of a queue.
+    Page(PageRead),
+}
+
+/// What the reader answers.
+#[derive(Debug)]
+pub enum Answer {
+    /// A body, or that there is none.
+    Body(Loaded),
+    /// A part of a queue.
+    Page(Page),
+}
+
+/// Messages of a queue that are in the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Of which queue.
+    pub queue: QueueId,
+    /// As asked.
+    pub from: u64,
+    /// The last sequence the page speaks for: what it does not list up to here is not there.
+    pub upto: u64,
+    /// Live messages, ascending by sequence.
+    pub entries: Vec<LogEntry>,
+}
+
 /// What came back.
 #[derive(Debug)]
 pub struct Loaded {
@@ -247,17 +300,32 @@ pub struct RecoveredQueue {
     pub next_seq: u64,
     /// Messages below it may have been handed out.
     pub handed_out: u64,
-    /// Live messages, ascending by sequence.
-    pub entries: Vec<RecoveredEntry>,
+    /// Live messages, counted by their flags. Which ones they are, [`Reader::page`] tells when it matters.
+    pub messages: BTreeMap<u8, RecoveredMessages>,
+    /// Live messages that `packet_ids` names, in no order. They are not counted in `messages`.
+    pub in_flight: Vec<LogEntry>,
     /// Incoming QoS 2 packet ids held.
     pub incoming_ids: Vec<u16>,
     /// Outgoing QoS 2 packet ids: sequence, packet id, whether PUBREC arrived. Ascending in order of assignment.
     pub packet_ids: Vec<(u64, u16, bool)>,
 }
 
-/// One live message at recovery.
+/// The live messages of one queue that have the same flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RecoveredEntry {
+pub struct RecoveredMessages {
+    /// Lowest sequence.
+    pub first: u64,
+    /// Highest sequence.
+    pub last: u64,
+    /// How many.
+    pub count: u64,
+    /// Bytes of their bodies.
+    pub bytes: u64,
+}
+
+/// One live message in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogEntry {
     /// Its sequence.
     pub seq: u64,
     /// Where its record lies.

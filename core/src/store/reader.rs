@@ -2,10 +2,11 @@
 
 use super::disk::{Disk, DiskFile};
 use super::files::{Pinned, Shared};
+use super::page::{self, DirectoryCache};
 use super::record::{self, HEADER_BYTES, Kind, MessageHead, RECORD_BYTES_MAX};
 use super::segment::SegmentHeader;
 use super::stats::StoreStats;
-use super::{Loaded, Read};
+use super::{Answer, Loaded, Page, PageRead, Read, Request};
 use crate::message::{Message, Position};
 use std::io;
 use std::sync::Arc;
@@ -16,13 +17,12 @@ const READ_BYTES: usize = 64 << 10;
 /// See the module.
 pub struct Reader<D: Disk> {
     shared: Arc<Shared<D>>,
+    directories: DirectoryCache,
 }
 
 impl<D: Disk> Clone for Reader<D> {
     fn clone(&self) -> Self {
-        Reader {
-            shared: self.shared.clone(),
-        }
+        Reader::new(self.shared.clone())
     }
 }
 
@@ -35,7 +35,29 @@ pub(super) struct Chunk<F> {
 
 impl<D: Disk> Reader<D> {
     pub(crate) fn new(shared: Arc<Shared<D>>) -> Self {
-        Reader { shared }
+        Reader {
+            shared,
+            directories: DirectoryCache::default(),
+        }
+    }
+    /// Answers requests: the pages in the order asked, then the bodies.
+    pub fn serve(&mut self, requests: &[Request]) -> Vec<Answer> {
+        let mut answers = Vec::with_capacity(requests.len());
+        let mut bodies = Vec::new();
+        for request in requests {
+            match request {
+                Request::Page(asked) => answers.push(Answer::Page(self.page(asked))),
+                Request::Body(read) => bodies.push(*read),
+            }
+        }
+        if !bodies.is_empty() {
+            answers.extend(self.read(&bodies).into_iter().map(Answer::Body));
+        }
+        answers
+    }
+    /// Tells which messages of a queue are in the log. What is in a segment that cannot be read is not listed.
+    pub fn page(&mut self, asked: &PageRead) -> Page {
+        page::read(&self.shared, &mut self.directories, asked)
     }
     /// Reads messages, in the order asked. A record whose checksum or place does not hold is set aside and counted, and
     /// comes back as `None`, as does one that was settled and recycled meanwhile.

@@ -3,11 +3,16 @@
 //! ```text
 //!   checkpoint ──► what is live below `covered`, segment by segment
 //!        │
-//!   cold/, log/ ──► covered and sealed: the directory, filtered by the checkpoint; nothing live: not even that
+//!   cold/, log/ ──► covered and sealed: left for later; nothing live: for ever
 //!        │          else: every record; below `covered` filtered, behind it replayed
 //!        ▼
-//!   settle, resolve moves, collapse duplicates ──► Recovered, and an index built from what is really there
+//!   settle, resolve moves, collapse duplicates
+//!        ▼
+//!   covered and sealed: the directory, filtered by all that ──► Recovered, and an index built from what is really there
 //! ```
+//!
+//! Of the messages in covered segments, which may be many millions, nothing is kept but counts: their directories are
+//! read one after the other, once it is known what was settled since.
 //!
 //! Rules:
 //! - The next sequence of a queue is one past the highest in *any* record, also of dropped groups, acks, hand-out marks:
@@ -18,7 +23,7 @@
 //! - What was read is synced before it is believed: it may have been in the page cache only.
 
 use super::checkpoint::{self, Checkpoint, Covered, Marks};
-use super::directory::{Directory, Entries, Listed};
+use super::directory::Directory;
 use super::disk::{Disk, DiskFile};
 use super::files::Shared;
 use super::footer::{Ending, Footer};
@@ -34,7 +39,7 @@ use super::segment::{
 use super::seqset::Ranges;
 use super::settings::{StoreError, StoreSettings};
 use super::stats::StoreStats;
-use super::{QueueId, Recovered, RecoveredEntry, Route, quarantine};
+use super::{LogEntry, QueueId, Recovered, Route, quarantine};
 use crate::message::Position;
 use hashbrown::{HashMap, HashSet};
 use std::collections::BTreeMap;
@@ -50,7 +55,6 @@ pub(super) use replay::{Op, list};
 pub(super) struct Found<D: Disk> {
     pub(super) shared: Arc<Shared<D>>,
     pub(super) recovered: Recovered,
-    pub(super) index: Index,
     pub(super) segments: BTreeMap<u32, Segment>,
     pub(super) marks: Marks,
     pub(super) spares: Vec<String>,
@@ -78,6 +82,7 @@ pub(super) fn recover<D: Disk>(
         is_thorough,
         checkpoint: None,
         expected: Expected::default(),
+        known_roots: HashSet::new(),
         wanted: HashSet::new(),
         needed: HashSet::new(),
         roots: HashMap::new(),
@@ -90,6 +95,7 @@ pub(super) fn recover<D: Disk>(
         holes: Vec::new(),
         incomplete: Vec::new(),
         unsealed: Vec::new(),
+        listed: Vec::new(),
         replayed: false,
     };
     recovery.read_checkpoint()?;
@@ -120,10 +126,10 @@ pub(super) fn recover<D: Disk>(
         is_settled,
         ..
     } = recovery;
+    *shared.index.lock() = index;
     Ok(Found {
         shared,
         recovered,
-        index,
         segments,
         marks,
         spares,
@@ -147,7 +153,9 @@ struct Recovery<D: Disk> {
     checkpoint: Option<Box<Checkpoint>>,
     /// Segments in which the newest checkpoint has something live, if that is the one that was read.
     expected: Expected,
-    /// Payloads that moves of the checkpoint name, and those among them that were found.
+    /// Payloads that moves of the checkpoint name.
+    known_roots: HashSet<Root>,
+    /// Payloads that moves name, and those among them that were found.
     wanted: HashSet<Root>,
     /// Segments in which the checkpoint has live messages.
     needed: HashSet<u32>,
@@ -163,13 +171,15 @@ struct Recovery<D: Disk> {
     holes: Vec<Hole>,
     incomplete: Vec<Incomplete>,
     unsealed: Vec<Unsealed<D::File>>,
+    /// Segments whose directories are all that is to be read of them.
+    listed: Vec<u32>,
     replayed: bool,
 }
 
 #[derive(Default)]
 struct FoundQueue {
-    /// Every message a record gave it, in any order, duplicates included.
-    entries: Vec<RecoveredEntry>,
+    /// Every message a record gave it, in any order, duplicates included; but not those that `listed` segments list.
+    entries: Vec<LogEntry>,
     settled: Ranges,
     next_seq: u64,
     handed_out: u64,
@@ -247,6 +257,7 @@ impl<D: Disk> Recovery<D> {
         self.marks = found.marks;
         self.moves = std::mem::take(&mut found.index.moves);
         self.wanted = self.moves.values().map(|moved| moved.root).collect();
+        self.known_roots = self.wanted.clone();
         for (key, entry) in found.index.keys.drain() {
             self.index.restore_key(key, entry);
         }
@@ -382,7 +393,7 @@ impl<D: Disk> Recovery<D> {
         let end = header.base.saturating_add(u64::from(header.size) * 2);
         self.marks.next_base = self.marks.next_base.max(end);
         let covered = covered.filter(|covered| covered.header == header);
-        self.shared.add(header, None);
+        self.shared.add(header, None, None);
         let mut segment = Segment::new(header, file.len().unwrap_or(0));
         if let Some(covered) = covered {
             segment.covered = covered.end;
@@ -391,7 +402,7 @@ impl<D: Disk> Recovery<D> {
         }
         self.segments.insert(id, segment);
         match covered {
-            Some(covered) if covered.sealed && !self.is_thorough && self.read_listed(&file, &covered) => {}
+            Some(covered) if covered.sealed && !self.is_thorough && self.is_listed(&file, &covered) => {}
             _ => self.scan(file, header, covered),
         }
         Ok(())
@@ -410,48 +421,31 @@ impl<D: Disk> Recovery<D> {
         }
     }
 
-    /// Takes what is live in a covered, sealed segment from its directory. `false` if the directory does not hold.
-    fn read_listed(&mut self, file: &D::File, covered: &Covered) -> bool {
+    /// Whether what is live in a covered, sealed segment can be told from its directory, and is left for later.
+    fn is_listed(&mut self, file: &D::File, covered: &Covered) -> bool {
         let id = covered.header.id;
         if !self.needed.contains(&id) {
             return true;
         }
-        let Some((_, directory)) = read_directory(file, &covered.header) else {
-            self.set_aside(
-                &covered.header,
-                covered.end,
-                &[],
-                "the footer does not hold; the records are read",
-            );
-            return false;
-        };
-        for listed in Entries::new(&directory) {
-            if let Listed::Message {
-                offset,
-                body_len,
-                routes,
-            } = listed
-            {
-                self.covered_message(Position { segment: id, offset }, body_len, &routes);
-            }
+        if read_directory(file, &covered.header).is_some() {
+            self.listed.push(id);
+            return true;
         }
-        true
+        self.set_aside(
+            &covered.header,
+            covered.end,
+            &[],
+            "the footer does not hold; the records are read",
+        );
+        false
     }
 
     fn covered_message(&mut self, at: Position, body_len: u32, routes: &[Route]) {
-        for root in routes
-            .iter()
-            .map(|route| Root::Route(route.queue, route.seq))
-            .chain([Root::At(at)])
-        {
-            if self.wanted.contains(&root) {
-                self.roots.insert(root, (at, body_len));
-            }
-        }
+        self.found_root(at, body_len, routes);
         let Some(checkpoint) = &self.checkpoint else { return };
         for route in routes {
             if checkpoint.index.lookup(route.queue, route.seq) == Some(at.segment) {
-                let entry = RecoveredEntry {
+                let entry = LogEntry {
                     seq: route.seq,
                     at,
                     body_len,

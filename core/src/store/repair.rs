@@ -15,7 +15,7 @@ use super::recovery::{Op, list};
 use super::scan::{Scanned, Scanner};
 use super::segment::{SegmentWriter, Trailer, path};
 use super::settings::{StoreError, StoreSettings};
-use super::{QueueId, quarantine};
+use super::{QueueId, RecoveredQueue, quarantine};
 use crate::time::Now;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -90,7 +90,12 @@ pub fn repair<D: Disk>(
     repaired.done.extend(removed);
     let (mut store, recovered) = Store::open_thoroughly(disk.clone(), settings, now.wall)?;
     repaired.queues = recovered.queues.keys().filter(|queue| **queue != QueueId(0)).count() as u64;
-    repaired.messages = recovered.queues.values().map(|queue| queue.entries.len() as u64).sum();
+    let counted = |queue: &RecoveredQueue| queue.messages.values().map(|counted| counted.count).sum::<u64>();
+    let live = recovered
+        .queues
+        .values()
+        .map(|queue| counted(queue) + queue.in_flight.len() as u64);
+    repaired.messages = live.sum();
     drop(recovered);
     for name in notes(&*disk).difference(&known) {
         let note = read_text(&*disk, &format!("{}/{name}", quarantine::DIR)).unwrap_or_default();

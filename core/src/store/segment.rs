@@ -27,6 +27,7 @@ use super::varint::Input;
 use super::{Route, StoreError};
 use crate::message::Message;
 use crate::time::Wall;
+use parking_lot::Mutex;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -278,7 +279,8 @@ pub(crate) struct SegmentWriter<F> {
     /// Encoded and not yet written; it begins at `pending_at`.
     pending: Vec<u8>,
     pending_at: u32,
-    pub(crate) directory: Directory,
+    /// Readers of an unfinished segment look things up in it.
+    pub(crate) directory: Arc<Mutex<Directory>>,
 }
 
 impl<F: DiskFile> SegmentWriter<F> {
@@ -325,7 +327,7 @@ impl<F: DiskFile> SegmentWriter<F> {
             synced: end,
             pending: Vec::new(),
             pending_at: end,
-            directory,
+            directory: Arc::new(Mutex::new(directory)),
         }
     }
     /// Offset of the next record.
@@ -363,7 +365,7 @@ impl<F: DiskFile> SegmentWriter<F> {
     /// Whether `bytes` more of records, listed in `listed` bytes, leave room for the footer.
     pub(crate) fn has_room(&self, bytes: usize, listed: usize) -> bool {
         let after = self.position() as usize + BATCH_BYTES_MAX + bytes;
-        after + self.directory.bytes.len() + listed + FOOTER_ROOM <= self.header.size as usize
+        after + self.directory.lock().bytes.len() + listed + FOOTER_ROOM <= self.header.size as usize
     }
     /// Where a new write begins.
     fn begin_at(&self) -> u32 {
@@ -406,8 +408,8 @@ impl<F: DiskFile> SegmentWriter<F> {
         let (offset, _) = self.put(Kind::Message, flags, payload, |out| {
             MessageHead::put(envelope, lengths, routes, out)
         });
-        self.directory
-            .message(offset, u32::try_from(message.body().len()).unwrap_or(u32::MAX), routes);
+        let body_len = u32::try_from(message.body().len()).unwrap_or(u32::MAX);
+        self.directory.lock().message(offset, body_len, routes);
         offset
     }
     /// Appends a copy of a stored message, for other routes, and lists it. Returns its offset.
@@ -415,7 +417,9 @@ impl<F: DiskFile> SegmentWriter<F> {
         let (offset, _) = self.put(Kind::Message, 0, payload, |out| {
             MessageHead::put(&head.envelope, head.lengths, routes, out)
         });
-        self.directory.message(offset, head.body_len(payload.len()), routes);
+        self.directory
+            .lock()
+            .message(offset, head.body_len(payload.len()), routes);
         offset
     }
     /// Appends a keyed record and lists it. `version` 0: its own LSN. Returns its offset, length and version.
@@ -433,7 +437,7 @@ impl<F: DiskFile> SegmentWriter<F> {
         } else {
             version
         };
-        self.directory.key(offset, len, version, value.is_none(), key);
+        self.directory.lock().key(offset, len, version, value.is_none(), key);
         (offset, len, version)
     }
     /// Writes what is encoded. Returns how many bytes that was.
@@ -464,7 +468,8 @@ impl<F: DiskFile> SegmentWriter<F> {
         debug_assert!(self.pending.is_empty() && !self.is_unsynced());
         let end = self.end;
         let head = Footer::new(end, ending, holes);
-        let directory = std::mem::take(&mut self.directory);
+        let directory = self.directory.clone();
+        let directory = directory.lock();
         self.pending_at = self.begin_at();
         let (footer, footer_len) = self.put(Kind::Footer, 0, &directory.bytes, |out| head.put(out));
         let written = self.write()?;

@@ -134,6 +134,9 @@ impl SeqSet {
         self.chunks.is_empty()
     }
     pub(crate) fn contains(&self, seq: u64) -> bool {
+        if self.chunks.is_empty() {
+            return false;
+        }
         self.chunks
             .get(&(seq / CHUNK))
             .is_some_and(|chunk| chunk.contains((seq % CHUNK) as u16))
@@ -193,7 +196,11 @@ impl SeqSet {
     }
     /// Ascending runs; one that crosses a chunk's border comes in pieces.
     pub(crate) fn runs(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.chunks.iter().flat_map(|(chunk, found)| {
+        self.runs_within(0, u64::MAX)
+    }
+    /// The same, of the chunks that `lo..=hi` touches.
+    pub(crate) fn runs_within(&self, lo: u64, hi: u64) -> impl Iterator<Item = (u64, u64)> {
+        self.chunks.range(lo / CHUNK..=hi / CHUNK).flat_map(|(chunk, found)| {
             let start = chunk * CHUNK;
             found
                 .runs()

@@ -15,7 +15,7 @@ use crate::engine::{Counters, Engine, Link, Wake, Wakes};
 pub use crate::engine::{Room, Settings};
 use crate::event::{Event, Pressure};
 use crate::properties::Codecs;
-use crate::store::{Batch, Loaded, Read, Reader, Store, StoreSettings, Ticket};
+use crate::store::{Answer, Batch, Reader, Request, Store, StoreSettings, Ticket};
 use crate::time::{Now, Time, Wall};
 use std::collections::VecDeque;
 use std::hash::Hasher;
@@ -62,8 +62,8 @@ pub struct World {
     submitted: Vec<Batch>,
     /// Written (and synced, where they asked), not yet reported.
     written: Option<Ticket>,
-    asked: Vec<Read>,
-    fetched: Vec<Loaded>,
+    asked: Vec<Request>,
+    fetched: Vec<Answer>,
     trace: Trace,
     /// When the store's background work is due.
     tick_at: Option<Time>,
@@ -170,17 +170,22 @@ impl World {
     }
     /// Applies commands now, in as many holds as the engine wants. A client that is gone is ignored.
     pub fn send(&mut self, client: Client, mut commands: Vec<Command>) {
+        while self.hold(client, &mut commands) {}
+    }
+    /// Applies commands for one hold of the engine's lock, as a driver does. Returns whether some are left.
+    pub fn hold(&mut self, client: Client, commands: &mut Vec<Command>) -> bool {
         let Some(link) = self.clients[client.0].link else {
-            return;
+            return false;
         };
         let gone = commands.iter().any(|c| matches!(c, Command::Detach));
         let now = self.now;
         self.clients[client.0].more = true;
-        while self.turn(|engine, wakes| engine.apply(now, link, &mut commands, wakes)) {}
-        if gone {
+        let left = self.turn(|engine, wakes| engine.apply(now, link, commands, wakes));
+        if gone && !left {
             self.clients[client.0].link = None;
             self.clients[client.0].queued.clear();
         }
+        left
     }
     /// Queues commands for [`World::step`] to apply, in order.
     pub fn queue(&mut self, client: Client, commands: impl IntoIterator<Item = Command>) {
@@ -238,8 +243,8 @@ impl World {
     }
     /// Reads the bodies the engine asked for.
     pub fn fetch(&mut self) {
-        if let Some((_, reader)) = &self.store {
-            self.fetched.extend(reader.read(&std::mem::take(&mut self.asked)));
+        if let Some((_, reader)) = &mut self.store {
+            self.fetched.extend(reader.serve(&std::mem::take(&mut self.asked)));
         }
     }
     /// Brings the bodies that were read.

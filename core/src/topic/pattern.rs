@@ -2,6 +2,7 @@
 
 use super::{LEVELS_MAX, Levels, decode, separator};
 use crate::message::{Dialect, KEY_MAX};
+use std::borrow::Cow;
 use std::fmt;
 
 /// One level of a pattern.
@@ -115,22 +116,43 @@ impl Pattern {
     }
 }
 
-fn check_filter(text: &str) -> Result<(), InvalidFilter> {
+/// Checks an MQTT topic filter without reading it into a pattern.
+///
+/// # Errors
+/// [`InvalidFilter`].
+pub(crate) fn check_filter(text: &str) -> Result<(), InvalidFilter> {
     // MQTT 5 4.7.1, 4.7.3
-    if text.is_empty() || text.len() > KEY_MAX || text.contains('\0') {
+    if text.is_empty() || text.len() > KEY_MAX {
         return Err(InvalidFilter);
     }
-    let last = text.bytes().filter(|&b| b == b'/').count();
-    if last >= LEVELS_MAX {
-        return Err(InvalidFilter);
-    }
-    for (index, level) in text.split('/').enumerate() {
-        let whole = level.len() == 1;
-        if (level.contains('+') && !whole) || (level.contains('#') && !(whole && index == last)) {
-            return Err(InvalidFilter);
+    let bytes = text.as_bytes();
+    let mut levels = 1;
+    for (at, byte) in bytes.iter().enumerate() {
+        // A wildcard is a level by itself, and `#` the last one.
+        let starts = || at == 0 || bytes.get(at - 1) == Some(&b'/');
+        let next = || bytes.get(at + 1);
+        match byte {
+            0 => return Err(InvalidFilter),
+            b'/' => levels += 1,
+            b'+' if !starts() || next().is_some_and(|next| *next != b'/') => return Err(InvalidFilter),
+            b'#' if !starts() || next().is_some() => return Err(InvalidFilter),
+            _ => {}
         }
     }
+    if levels > LEVELS_MAX {
+        return Err(InvalidFilter);
+    }
     Ok(())
+}
+
+/// The first level of a pattern's text, if it is neither a wildcard nor missing.
+pub(crate) fn first_literal(text: &str, dialect: Dialect) -> Option<Cow<'_, str>> {
+    let first = text.split(separator(dialect)).next()?;
+    match (first, dialect) {
+        ("", Dialect::Dot) if text.is_empty() => None,
+        ("+", Dialect::Slash) | ("*", Dialect::Dot) | ("#", _) => None,
+        _ => Some(decode(first, dialect)),
+    }
 }
 
 #[cfg(test)]

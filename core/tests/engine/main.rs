@@ -3,8 +3,10 @@
 
 mod consuming;
 mod definitions;
+mod holds;
 mod memory;
 mod model;
+mod paging;
 mod publishing;
 mod recovery;
 mod sessions;

@@ -8,8 +8,10 @@
 //! ```
 //!
 //! A connection is one task, and a turn is one synchronous pass over it with the thread's [`Scratch`]: it reads at most
-//! once, takes at most once, writes at most once, and then lets the thread's other connections have theirs. Nothing is
-//! awaited half-way, so an idle connection holds its session, its socket and a few words besides.
+//! once, takes at most once, writes at most once, and then lets the thread's other connections have theirs. What it parses
+//! and what it has the engine do is bounded by work units too, so that what is dear (a filter to subscribe to, the end of a
+//! session with thousands of them) takes more turns and not longer ones. Nothing is awaited half-way, so an idle
+//! connection holds its session, its socket and a few words besides.
 
 mod output;
 mod parking;
@@ -78,7 +80,7 @@ struct Connection {
     user: Option<Name>,
     /// An unfinished frame, or what the session did not want yet.
     input: Vec<u8>,
-    /// It is the latter: whole frames that wait for `read_interest`, and not for more bytes.
+    /// It is the latter, or the turn had parsed enough: whole frames that do not wait for more bytes.
     declined: bool,
     /// What the socket did not take yet.
     output: Output,
@@ -172,15 +174,15 @@ impl Connection {
         {
             self.end(cx, scratch, now, end);
         }
+        again |= self.detach(now);
         again |= self.wind_up(cx, scratch, now);
-        if self.phase == Phase::Done {
+        if self.phase == Phase::Done && self.bound.is_none() {
             return Poll::Ready(());
         }
         again |= self.arm(cx, timer);
         scratch.trim();
         if again {
-            // Behind the others that are ready: a busy connection shares its thread.
-            cx.waker().wake_by_ref();
+            next_round(cx);
         }
         Poll::Pending
     }
@@ -251,6 +253,7 @@ impl Connection {
         let (mut cx, bytes) = s.cx(now, &self.place.node.codecs);
         let bytes = bytes.get(..kept + read).unwrap_or_default();
         let used = self.session.handle_bytes(&mut cx, bytes)?;
+        let work = cx.work;
         let rest = bytes.get(used..).unwrap_or_default();
         if rest.is_empty() {
             // Freed, not cleared: an idle connection keeps no buffer.
@@ -259,7 +262,8 @@ impl Connection {
             self.input.clear();
             self.input.extend_from_slice(rest);
         }
-        self.note_declined();
+        s.work = work;
+        self.note_declined(s);
         Ok(())
     }
 
@@ -283,6 +287,7 @@ impl Connection {
     fn offer(&mut self, s: &mut Scratch, now: Now) -> Result<(), End> {
         let (mut cx, _) = s.cx(now, &self.place.node.codecs);
         let used = self.session.handle_bytes(&mut cx, &self.input)?;
+        s.work = cx.work;
         if used >= self.input.len() {
             self.input = Vec::new();
         } else if used > 0 {
@@ -291,12 +296,13 @@ impl Connection {
                 self.input.shrink_to_fit();
             }
         }
-        self.note_declined();
+        self.note_declined(s);
         Ok(())
     }
 
-    fn note_declined(&mut self) {
-        self.declined = !self.input.is_empty() && self.session.read_interest() == ReadInterest::Nothing;
+    fn note_declined(&mut self, s: &Scratch) {
+        let declines = s.is_full() || self.session.read_interest() == ReadInterest::Nothing;
+        self.declined = declines && !self.input.is_empty();
     }
 
     fn count_in(&self, read: usize) -> io::Result<()> {
@@ -324,7 +330,7 @@ impl Connection {
                 taken = true;
             }
             self.hand_over_events(s, now)?;
-            if self.declined && self.left.is_empty() && self.wants_input() {
+            if self.declined && !s.is_full() && self.left.is_empty() && self.wants_input() {
                 self.offer(s, now)?;
             }
             self.parking.sort(&mut s.commands);
@@ -488,7 +494,7 @@ impl Connection {
 
     /// The session is over: what it asked for before is still done, then the engine is told, then the rest is written.
     fn end(&mut self, cx: &mut Context<'_>, s: &mut Scratch, now: Now, end: End) {
-        self.detach(&mut s.commands, now);
+        self.leave(&mut s.commands);
         let written = self.write(cx, &mut s.out, now);
         let (phase, why, abnormal) = match (end, written) {
             (End::Closed(close), Ok(())) => (
@@ -518,19 +524,30 @@ impl Connection {
         }
     }
 
-    /// Applies what is left of all commands, and `Detach`, exactly once.
-    fn detach(&mut self, commands: &mut Vec<Command>, now: Now) {
-        let Some(bound) = self.bound.take() else { return };
-        let mut last = std::mem::take(&mut self.left);
-        self.parking.set_blocked(false);
-        self.parking.release(&mut last);
-        last.append(commands);
-        last.push(Command::Detach);
-        while bound
-            .vhost
-            .enter(|engine, wakes| engine.apply(now, bound.link, &mut last, wakes))
-        {}
+    /// Leaves the engine what is left of all commands, and `Detach`, exactly once.
+    fn leave(&mut self, commands: &mut Vec<Command>) {
         self.more = false;
+        if self.bound.is_some() {
+            self.parking.set_blocked(false);
+            self.parking.release(&mut self.left);
+            self.left.append(commands);
+            self.left.push(Command::Detach);
+        }
+    }
+
+    /// After the session: applies some of that. Returns whether there is more of it.
+    fn detach(&mut self, now: Now) -> bool {
+        let (Some(bound), false) = (&self.bound, self.phase == Phase::Open) else {
+            return false;
+        };
+        let left = &mut self.left;
+        let more = bound
+            .vhost
+            .enter(|engine, wakes| engine.apply(now, bound.link, left, wakes));
+        if !more {
+            self.bound = None;
+        }
+        more
     }
 
     /// After the session: write the rest, say that nothing follows, wait for the peer to close. Returns whether to go on
@@ -599,8 +616,22 @@ impl Drop for Connection {
     /// Still bound only where the thread ends under the task.
     fn drop(&mut self) {
         let now = self.place.node.clock.now();
-        self.detach(&mut Vec::new(), now);
+        if self.phase == Phase::Open {
+            self.leave(&mut Vec::new());
+            self.phase = Phase::Done;
+        }
+        while self.detach(now) {}
     }
+}
+
+/// Has the task run again, behind all others that are ready and after the thread has looked at its sockets and timers.
+///
+/// Waking it outright would put it into the run queue, and the runtime looks at the sockets only when that is empty or
+/// after some sixty tasks: beside one connection that always has more to do, all others would be heard after sixty of
+/// its turns.
+fn next_round(cx: &mut Context<'_>) {
+    // Its first poll is what leaves the waker with the runtime.
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
 }
 
 /// Sessions' source of made-up identifiers.
@@ -617,6 +648,7 @@ impl Scratch {
             out: &mut self.out,
             codecs,
             random: &mut self.random,
+            work: self.work,
         };
         (cx, &self.input)
     }

@@ -2,6 +2,7 @@
 
 use gatepost_core::command::Command;
 use gatepost_core::event::Event;
+use gatepost_core::session::TURN_WORK;
 use std::cell::RefCell;
 
 /// Bytes of one read.
@@ -17,6 +18,8 @@ pub(super) struct Scratch {
     pub(super) events: Vec<Event>,
     pub(super) out: Vec<u8>,
     pub(super) random: fn() -> u64,
+    /// What the turn has parsed, in work units.
+    pub(super) work: usize,
 }
 
 thread_local! {
@@ -26,6 +29,7 @@ thread_local! {
         events: Vec::new(),
         out: Vec::new(),
         random: super::made_up,
+        work: 0,
     });
 }
 
@@ -39,6 +43,12 @@ impl Scratch {
         self.commands.clear();
         self.events.clear();
         self.out.clear();
+        self.work = 0;
+    }
+
+    /// Whether the turn has parsed enough.
+    pub(super) fn is_full(&self) -> bool {
+        self.work >= TURN_WORK
     }
 
     /// Gives back what one large message or batch needed.

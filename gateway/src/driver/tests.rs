@@ -8,7 +8,7 @@ use crate::node::Node;
 use crate::threads::IoThreads;
 use gatepost_core::command::Login;
 use gatepost_core::properties::{Origin, Properties, PropertyCodec};
-use gatepost_core::session::Protocol;
+use gatepost_core::session::{Protocol, TURN_WORK};
 use gatepost_core::store::Recovered;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -84,10 +84,12 @@ impl Session for ToySession {
     fn handle_bytes(&mut self, cx: &mut Cx<'_>, input: &[u8]) -> Result<usize, Close> {
         let mut used = 0;
         while !self.logging_in
+            && !cx.is_full()
             && let Some(end) = input[used..].iter().position(|b| *b == b'\n')
         {
             let line = String::from_utf8_lossy(&input[used..used + end]).into_owned();
             used += end + 1;
+            cx.work += 1;
             self.line(cx, &line)?;
         }
         Ok(used)
@@ -232,6 +234,54 @@ fn a_frame_much_larger_than_a_read_arrives_whole() {
         scope.spawn(|| send(&writer, &format!("say {long}\nsay after\n")));
         expect(&client, &format!("{long}\nafter\n"));
     });
+}
+
+#[test]
+fn what_a_turn_parses_is_bounded_and_the_rest_follows_without_more_bytes() {
+    let bench = Bench::start();
+    let client = bench.connect();
+    // In one read, and without a login between: only the bound makes it several turns.
+    let lines = 3 * TURN_WORK;
+    let turns = || {
+        bench
+            .threads
+            .shared()
+            .map(|t| t.turns.load(Ordering::Relaxed))
+            .sum::<u64>()
+    };
+    send(&client, &"say a\n".repeat(lines));
+    expect(&client, &"a\n".repeat(lines));
+    assert!(turns() >= 3, "{} turns", turns());
+    // With an engine behind it, and answers of its own.
+    send(&client, &format!("login\n{}", "echo 7\n".repeat(lines)));
+    expect(&client, &format!("attached\n{}", "echo 7\n".repeat(lines)));
+}
+
+#[test]
+fn a_connection_that_has_more_to_do_lets_the_thread_look_at_its_sockets_first() {
+    // It woke itself outright, and the runtime went round sixty times before it asked who else had something to say.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    let turns = runtime.expect("a runtime").block_on(async {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
+        let (server, _) = listener.accept().expect("accepted");
+        send(&client, "hear me\n");
+        server.peek(&mut [0]).expect("it is here");
+        server.set_nonblocking(true).expect("not blocking");
+        let server = tokio::net::TcpStream::from_std(server).expect("registered");
+        let heard = tokio::spawn(async move { server.readable().await });
+        let mut turns = 0;
+        std::future::poll_fn(move |cx| {
+            if heard.is_finished() {
+                return Poll::Ready(turns);
+            }
+            turns += 1;
+            next_round(cx);
+            Poll::Pending
+        })
+        .await
+    });
+    assert!(turns <= 4, "{turns} turns");
 }
 
 #[test]

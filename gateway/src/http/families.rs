@@ -167,6 +167,11 @@ pub(super) const GAUGES: &[(&str, &str, Field)] = &[
         "Bytes of queued messages in memory.",
         |c| c.memory_bytes,
     ),
+    (
+        "gatepost_messages_paged",
+        "Ready messages that are in the log only, not even their places in memory.",
+        |c| c.messages_paged,
+    ),
     ("gatepost_log_unreported_bytes", "Bytes the engine waits for.", |c| {
         c.log_backlog_bytes
     }),

@@ -122,6 +122,8 @@ def sessions_subscriptions_and_what_they_collect():
     publisher = Mqtt(V5)
     publisher.publish(f"{topic}/a", "collected", qos=1, UserProperty=[("k", "v")], MessageExpiryInterval=60)
     kill_and_start()
+    # Long enough to see in whole seconds.
+    time.sleep(1.1)
     old.connect()
     equal(old.present, True)
     equal(old.settled(1).payloads, [b"collected"])

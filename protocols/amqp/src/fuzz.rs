@@ -157,6 +157,7 @@ impl Driver {
             out: &mut self.out,
             codecs: &self.codecs,
             random: &mut random,
+            work: 0,
         };
         let alive = f(&mut self.session, &mut cx, &mut self.input);
         self.unanswered.extend(self.pushed.drain(..));

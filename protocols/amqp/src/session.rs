@@ -164,7 +164,8 @@ impl AmqpSession {
 
     fn consume(&mut self, cx: &mut Cx<'_>, input: &[u8]) -> Result<usize, Close> {
         let mut at = 0;
-        while let Some(rest) = input.get(at..).filter(|rest| !rest.is_empty()) {
+        while let Some(rest) = input.get(at..).filter(|rest| !rest.is_empty() && !cx.is_full()) {
+            cx.work += 1;
             match &self.state {
                 State::LoggingIn | State::Attaching => break,
                 State::Silent { .. } | State::Leaving { .. } => return Ok(input.len()),

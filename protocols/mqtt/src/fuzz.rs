@@ -136,6 +136,7 @@ impl Run {
             out: &mut self.out,
             codecs: &codecs,
             random: &mut random,
+            work: 0,
         };
         let result = f(&mut *self.session, &mut cx, &self.input);
         self.collect();

@@ -153,7 +153,7 @@ impl Decoder {
     }
 
     fn accept_line(&mut self, line: &[u8], settings: &Settings) -> Result<(), Refusal> {
-        if line.contains(&b'\r') {
+        if line.iter().fold(false, |found, octet| found | (*octet == b'\r')) {
             return Err(Refusal::malformed("Carriage return without line feed\n"));
         }
         let Ok(line) = std::str::from_utf8(line) else {
@@ -189,7 +189,9 @@ impl Decoder {
     }
 
     fn accept_header(&mut self, line: &str, settings: &Settings) -> Result<(), Refusal> {
-        let Some((name, value)) = line.split_once(':') else {
+        // Names are short.
+        let colon = line.bytes().position(|octet| octet == b':');
+        let Some((name, value)) = colon.and_then(|at| Some((line.get(..at)?, line.get(at + 1..)?))) else {
             return Err(Refusal::malformed("Header without colon\n"));
         };
         if name.is_empty() {

@@ -209,6 +209,10 @@ fn hex_pair(pair: &[u8]) -> Option<u8> {
 
 /// Appends plain text as one segment.
 fn push_encoded(out: &mut Vec<u8>, text: &[u8]) {
+    let plain = |octet: u8| (octet != b'%') & (octet != b'/') & (octet != 0x7f) & (octet >= 0x20);
+    if text.iter().fold(true, |all, octet| all & plain(*octet)) {
+        return out.extend_from_slice(text);
+    }
     for &octet in text {
         if octet == b'%' {
             push_escape(out, octet)

@@ -306,6 +306,7 @@ impl Run {
             out: &mut out,
             codecs: &codecs,
             random: &mut random,
+            work: 0,
         };
         let result = turn(&mut *self.session, &mut cx);
         self.check_output(&out, result.is_err());

@@ -5,7 +5,7 @@ use crate::store::checkpoint::{self, Covered};
 use crate::store::directory::{Entries, Listed};
 use crate::store::disk::{Disk, DiskFile};
 use crate::store::index::Live;
-use crate::store::segment::{LOG_DIR, SegmentKind, SegmentWriter, path, read_directory};
+use crate::store::segment::{LOG_DIR, SegmentKind, path, read_directory};
 use crate::store::settings::StoreError;
 use crate::store::stats::StoreStats;
 use crate::time::{Now, Time};
@@ -13,24 +13,36 @@ use std::io;
 use std::time::Duration;
 
 impl<D: Disk> Store<D> {
+    /// Whether a commit has made [`Store::tick`] due earlier than it said. Costs nothing to ask after each.
+    pub fn is_due(&self) -> bool {
+        (self.checkpoint.sealed_just_now && self.pays(self.checkpoint.logged))
+            || (self.ahead.is_none() && self.wants_ahead())
+    }
+
+    /// Whether a checkpoint costs little beside these bytes.
+    fn pays(&self, earned: u64) -> bool {
+        self.checkpoint.bytes <= earned / 100 * u64::from(self.settings.checkpoint_cost_percent_max)
+    }
+
     /// When the next checkpoint is due, or, if it would not pay then, when to ask again.
     ///
     /// A checkpoint says all that is live, so its cost has to be earned: by what was logged since the last one, which
-    /// a start need not replay any more, or by the segments that it frees. An idle store, and one
-    /// that logs little beside a lot of queues and keys, does not write the same thing over and over.
+    /// a start need not replay any more, or by the segments that it frees. An idle store, and one that logs little
+    /// beside a lot of queues and keys, does not write the same thing over and over.
     pub(super) fn checkpoint_due(&self, now: Time) -> Option<Time> {
         let state = &self.checkpoint;
         let (mut waiting, mut freed) = (0, 0);
+        let index = self.shared.index.lock();
         for s in self.segments.values() {
-            if s.sealed && !s.doomed && self.index.live(s.header.id) == Live::default() {
+            if s.sealed && !s.doomed && index.live(s.header.id) == Live::default() {
                 waiting += s.file_bytes;
                 // It takes a second one that covers it.
                 freed += if s.covered >= s.end { s.file_bytes } else { 0 };
             }
         }
+        drop(index);
         // Not both: with a steady load, what is logged is freed a little later.
-        let earned = state.logged.max(freed);
-        let pays = state.bytes <= earned / 100 * u64::from(self.settings.checkpoint_cost_percent_max);
+        let pays = self.pays(state.logged.max(freed));
         if state.sealed && pays {
             return Some(state.last);
         }
@@ -70,7 +82,7 @@ impl<D: Disk> Store<D> {
                 keys: s.keys,
             })
             .collect();
-        let bytes = checkpoint::encode(&self.marks, &covered, &self.index);
+        let bytes = checkpoint::encode(&self.marks, &covered, &self.shared.index.lock());
         self.checkpoint.last = now.monotonic;
         if let Err(error) = checkpoint::write(&*self.shared.disk, &bytes) {
             // The log is as good as before; the next start is longer. Tried again when the next one is due.
@@ -88,9 +100,10 @@ impl<D: Disk> Store<D> {
         StoreStats::add(&self.shared.stats.bytes_written, bytes.len() as u64);
         StoreStats::add(&self.shared.stats.checkpoint_bytes_written, bytes.len() as u64);
         StoreStats::add(&self.shared.stats.checkpoints, 1);
+        let index = self.shared.index.lock();
         for segment in self.segments.values_mut() {
             segment.covered_before = std::mem::replace(&mut segment.covered, segment.end);
-            let dead = segment.sealed && self.index.live(segment.header.id) == Live::default();
+            let dead = segment.sealed && index.live(segment.header.id) == Live::default();
             segment.doomed |= dead && segment.covered_before >= segment.end;
         }
         Ok(())
@@ -110,7 +123,7 @@ impl<D: Disk> Store<D> {
                 continue;
             }
             self.segments.remove(&id);
-            self.index.forget(id);
+            self.shared.index.lock().forget(id);
             if let Err(error) = self.retire_one(&segment) {
                 // It stays on disk; the next start finds it dead.
                 tracing::warn!(segment = id, %error, "a segment could not be recycled");
@@ -127,7 +140,7 @@ impl<D: Disk> Store<D> {
         {
             for listed in Entries::new(&directory) {
                 if let Listed::Key { key, .. } = listed {
-                    self.index.key_copy_gone(key);
+                    self.shared.index.lock().key_copy_gone(key);
                 }
             }
         }
@@ -145,10 +158,11 @@ impl<D: Disk> Store<D> {
     /// Fills a spare with zeros once the active segment is half full, if it was synced often: a sync of a file that
     /// grows also writes the file system's journal. Returns whether there is more to do.
     pub(super) fn zero_ahead(&mut self) -> bool {
-        if self.ahead.is_none() && !self.wants_zeros() {
+        if self.ahead.is_none() && !self.wants_ahead() {
             return false;
         }
-        match self.zero_slice(u64::from(self.settings.segment_bytes)) {
+        let size = u64::from(self.settings.segment_bytes);
+        match self.zero_slice(size) {
             Ok(more) => more,
             Err(error) => {
                 tracing::warn!(%error, "the next segment was not zeroed ahead");
@@ -161,15 +175,11 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    pub(super) fn wants_zeros(&self) -> bool {
-        let half_full = |active: &SegmentWriter<D::File>| active.position() >= self.settings.segment_bytes / 2;
-        let synced_often = |active: &SegmentWriter<D::File>| self.syncs_here >= active.position() / ZEROS_WORTH_A_SYNC;
-        !self.ahead_failed
-            && self.spares.is_empty()
-            && self
-                .active
-                .as_ref()
-                .is_some_and(|active| half_full(active) && synced_often(active))
+    fn wants_ahead(&self) -> bool {
+        let half = self.settings.segment_bytes / 2;
+        let half_full = self.active.as_ref().is_some_and(|active| active.position() >= half);
+        let worth = u64::from(self.syncs_here) * JOURNAL_BYTES >= u64::from(half);
+        half_full && worth && !self.ahead_failed && self.spares.is_empty()
     }
 
     fn zero_slice(&mut self, size: u64) -> io::Result<bool> {
@@ -199,6 +209,6 @@ impl<D: Disk> Store<D> {
 const RECLAIM_CHECKPOINT: Duration = Duration::from_secs(10);
 /// The same while the disk is short.
 const DISK_SHORT_CHECKPOINT: Duration = Duration::from_secs(5);
-/// What the journal writes for a sync of a file that grows, in bytes: as many zeros wear the medium no more. A segment
-/// that larger writes fill is better left to grow.
-const ZEROS_WORTH_A_SYNC: u32 = 16 << 10;
+/// What a sync of a file that grows writes besides, into the file system's journal. Zeros are worth as much of it as they
+/// save.
+const JOURNAL_BYTES: u64 = 8 << 10;

@@ -9,7 +9,7 @@ use crate::store::record::{
     DELETED, Kind, MessageHead, Raw, parse_acks, parse_key, parse_purge, parse_queue, parse_ref, parse_state,
 };
 use crate::store::segment::SegmentHeader;
-use crate::store::{QueueAcks, QueueId, RecoveredEntry, Routes, State};
+use crate::store::{LogEntry, QueueAcks, QueueId, Routes, State};
 use crate::time::Wall;
 
 /// A record, owned, until its group is whole.
@@ -126,17 +126,9 @@ impl<D: Disk> Recovery<D> {
                     segment: header.id,
                     offset,
                 };
-                for root in routes
-                    .iter()
-                    .map(|route| Root::Route(route.queue, route.seq))
-                    .chain([Root::At(at)])
-                {
-                    if self.wanted.contains(&root) {
-                        self.roots.insert(root, (at, body_len));
-                    }
-                }
+                self.found_root(at, body_len, &routes);
                 for route in routes {
-                    let entry = RecoveredEntry {
+                    let entry = LogEntry {
                         seq: route.seq,
                         at,
                         body_len,

@@ -2,14 +2,118 @@
 
 use super::{FoundQueue, Recovery};
 use crate::message::Position;
+use crate::store::directory::{Entries, Listed};
 use crate::store::disk::Disk;
-use crate::store::index::{Move, Root};
+use crate::store::index::{Move, QueueIndex, Root, Span};
 use crate::store::reader::Chunk;
 use crate::store::record::{Kind, MessageHead, Raw, parse_key};
+use crate::store::segment::read_directory;
 use crate::store::stats::StoreStats;
-use crate::store::{Recovered, RecoveredEntry, RecoveredQueue};
+use crate::store::{LogEntry, QueueId, Recovered, RecoveredMessages, RecoveredQueue, Route};
+use hashbrown::{HashMap, HashSet};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+
+/// What is live of a queue, counted.
+struct Messages {
+    by_flags: BTreeMap<u8, RecoveredMessages>,
+    /// Sequences that have packet ids, and which of them are live.
+    outgoing: HashSet<u64>,
+    in_flight: Vec<LogEntry>,
+}
+
+impl Messages {
+    fn new(queue: &FoundQueue) -> Messages {
+        Messages {
+            by_flags: BTreeMap::new(),
+            outgoing: queue.packet_ids.iter().map(|(seq, ..)| *seq).collect(),
+            in_flight: Vec::new(),
+        }
+    }
+    fn add(&mut self, entry: LogEntry) {
+        if !self.outgoing.is_empty() && self.outgoing.contains(&entry.seq) {
+            self.in_flight.push(entry);
+            return;
+        }
+        let counted = self.by_flags.entry(entry.flags).or_insert(RecoveredMessages {
+            first: entry.seq,
+            last: entry.seq,
+            count: 0,
+            bytes: 0,
+        });
+        counted.first = counted.first.min(entry.seq);
+        counted.last = counted.last.max(entry.seq);
+        counted.count += 1;
+        counted.bytes += u64::from(entry.body_len);
+    }
+}
+
+fn find_roots(
+    wanted: &HashSet<Root>,
+    found: &mut HashMap<Root, (Position, u32)>,
+    at: Position,
+    body_len: u32,
+    routes: &[Route],
+) {
+    let roots = routes.iter().map(|route| Root::Route(route.queue, route.seq));
+    for root in roots.chain([Root::At(at)]).filter(|root| wanted.contains(root)) {
+        found.insert(root, (at, body_len));
+    }
+}
+
+/// A queue of the checkpoint while the directories are read.
+struct Counting<'a> {
+    /// What the checkpoint knows of it, and what was found behind the checkpoint.
+    known: &'a QueueIndex,
+    found: &'a FoundQueue,
+    /// The part of it that was asked for last.
+    span: Option<Span>,
+    /// What is really there.
+    index: QueueIndex,
+    messages: Messages,
+}
+
+impl<'a> Counting<'a> {
+    fn new(known: &'a QueueIndex, found: &'a FoundQueue) -> Counting<'a> {
+        Counting {
+            known,
+            found,
+            span: None,
+            index: QueueIndex::default(),
+            messages: Messages::new(found),
+        }
+    }
+    /// Counts an entry that a directory lists, if it is live there.
+    fn count(&mut self, entry: LogEntry) -> bool {
+        let seq = entry.seq;
+        let around = |span: &Span| (span.first..=span.last()).contains(&seq);
+        if !self.span.as_ref().is_some_and(around) {
+            self.span = self.known.spans_from(seq).next().filter(|span| around(span)).copied();
+        }
+        let listed = self.span.is_some_and(|span| span.segment == entry.at.segment);
+        // A copy of it in a segment that is not covered is the younger one.
+        let live = listed
+            && !self.known.is_dead(seq)
+            && self.found.counts(&entry)
+            && self.found.find(seq).is_none()
+            && self.index.insert(seq, entry.at.segment);
+        if live {
+            self.messages.add(entry);
+        }
+        live
+    }
+}
+
+impl FoundQueue {
+    /// Whether a message is there after the start: nobody settled it, and it was not logged to free memory only.
+    fn counts(&self, entry: &LogEntry) -> bool {
+        entry.flags & Route::TRANSIENT == 0 && !self.settled.contains(entry.seq)
+    }
+    fn find(&self, seq: u64) -> Option<&LogEntry> {
+        let at = self.entries.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
+        self.entries.get(at)
+    }
+}
 
 impl<D: Disk> Recovery<D> {
     /// Builds the index and the answer from everything that was found.
@@ -21,49 +125,115 @@ impl<D: Disk> Recovery<D> {
                 .sort_unstable_by_key(|entry| (entry.seq, std::cmp::Reverse(entry.at)));
             queue.entries.dedup_by_key(|entry| entry.seq);
         }
+        self.wanted = self.moves.values().map(|moved| moved.root).collect();
+        let mut found = self.count_listed();
         self.resolve_moves();
         let mut recovered = Recovered::default();
-        for (id, mut queue) in std::mem::take(&mut self.queues) {
+        for (id, queue) in std::mem::take(&mut self.queues) {
             if queue.deleted {
                 continue;
             }
-            let settled = &queue.settled;
-            queue.entries.retain(|entry| !settled.contains(entry.seq));
-            // A packet id may outlive its message only where the message is not needed any more: after PUBREC.
-            let entries = &queue.entries;
-            let is_live = |seq: &u64| entries.binary_search_by_key(seq, |entry| entry.seq).is_ok();
-            queue.packet_ids.retain(|(seq, _, released)| *released || is_live(seq));
+            let mut messages = found.remove(&id).unwrap_or_else(|| Messages::new(&queue));
+            for entry in queue.entries.iter().filter(|entry| queue.counts(entry)) {
+                self.index.insert(id, entry.seq, entry.at.segment);
+                messages.add(*entry);
+            }
             let index = self.index.queues.entry(id).or_default();
+            // A packet id may outlive its message only where the message is not needed any more: after PUBREC.
+            let mut packet_ids = queue.packet_ids;
+            packet_ids.retain(|(seq, _, released)| *released || index.lookup(*seq).is_some());
             index.next_seq = queue.next_seq;
             index.handed_out = queue.handed_out;
             index.incoming_ids = queue.incoming_ids.clone();
-            index.packet_ids = queue.packet_ids.clone();
-            for entry in &queue.entries {
-                self.index.insert(id, entry.seq, entry.at.segment);
-            }
+            index.packet_ids = packet_ids.clone();
             recovered.queues.insert(
                 id,
                 RecoveredQueue {
                     next_seq: queue.next_seq,
                     handed_out: queue.handed_out,
-                    entries: queue.entries,
+                    messages: messages.by_flags,
+                    in_flight: messages.in_flight,
                     incoming_ids: queue.incoming_ids,
-                    packet_ids: queue.packet_ids,
+                    packet_ids,
                 },
             );
         }
         recovered
     }
 
+    /// Counts what the directories of covered segments list and nothing has settled since.
+    fn count_listed(&mut self) -> BTreeMap<QueueId, Messages> {
+        let Some(checkpoint) = self.checkpoint.take() else {
+            return BTreeMap::new();
+        };
+        let mut counting: HashMap<QueueId, Counting<'_>> = HashMap::new();
+        for (id, known) in &checkpoint.index.queues {
+            if let Some(found) = self.queues.get(id).filter(|found| !found.deleted) {
+                counting.insert(*id, Counting::new(known, found));
+            }
+        }
+        for id in std::mem::take(&mut self.listed) {
+            let directory = match self.shared.pin(id) {
+                Ok(Some(pinned)) => read_directory(&*pinned.file, &pinned.header),
+                _ => None,
+            };
+            let Some((_, directory)) = directory else {
+                // It held a moment ago.
+                tracing::error!(segment = id, "the directory of a segment cannot be read any more");
+                StoreStats::add(&self.shared.stats.quarantined, 1);
+                continue;
+            };
+            let mut live = 0;
+            for listed in Entries::new(&directory) {
+                let Listed::Message {
+                    offset,
+                    body_len,
+                    routes,
+                } = listed
+                else {
+                    continue;
+                };
+                let at = Position { segment: id, offset };
+                if !self.wanted.is_empty() {
+                    find_roots(&self.wanted, &mut self.roots, at, body_len, &routes);
+                }
+                for route in &routes {
+                    let entry = LogEntry {
+                        seq: route.seq,
+                        at,
+                        body_len,
+                        flags: route.flags,
+                    };
+                    if let Some(queue) = counting.get_mut(&route.queue) {
+                        live += u64::from(queue.count(entry));
+                    }
+                }
+            }
+            self.index.add_live(id, live);
+        }
+        let counted = counting.into_iter().map(|(id, queue)| {
+            self.index.queues.insert(id, queue.index);
+            (id, queue.messages)
+        });
+        counted.collect()
+    }
+
+    /// Takes note of a payload that a move wants.
+    pub(super) fn found_root(&mut self, at: Position, body_len: u32, routes: &[Route]) {
+        if !self.wanted.is_empty() {
+            find_roots(&self.wanted, &mut self.roots, at, body_len, routes);
+        }
+    }
+
     /// Gives moved messages the payloads of their roots.
     fn resolve_moves(&mut self) {
         for ((queue, seq), moved) in std::mem::take(&mut self.moves) {
             let is_gone = |found: &FoundQueue| found.deleted || found.settled.contains(seq);
-            if self.queues.get(&queue).is_some_and(is_gone) {
+            if moved.flags & Route::TRANSIENT != 0 || self.queues.get(&queue).is_some_and(is_gone) {
                 continue;
             }
             // Compaction may have made it a record of its own.
-            let own = |found: &FoundQueue| found.entries.binary_search_by_key(&seq, |entry| entry.seq).is_ok();
+            let own = |found: &FoundQueue| found.find(seq).is_some();
             if self.queues.get(&queue).is_some_and(own) {
                 continue;
             }
@@ -77,7 +247,7 @@ impl<D: Disk> Recovery<D> {
                 }
                 continue;
             };
-            let entry = RecoveredEntry {
+            let entry = LogEntry {
                 seq,
                 at,
                 body_len,
@@ -103,7 +273,7 @@ impl<D: Disk> Recovery<D> {
                 .segments
                 .get(&at.segment)
                 .is_none_or(|segment| at.offset < segment.covered),
-            Root::Route(..) => self.wanted.contains(&root),
+            Root::Route(..) => self.known_roots.contains(&root),
         }
     }
 
@@ -114,8 +284,7 @@ impl<D: Disk> Recovery<D> {
         }
         match root {
             Root::Route(queue, seq) => {
-                let entries = &self.queues.get(&queue)?.entries;
-                let entry = entries.get(entries.binary_search_by_key(&seq, |entry| entry.seq).ok()?)?;
+                let entry = self.queues.get(&queue)?.find(seq)?;
                 Some((entry.at, entry.body_len))
             }
             Root::At(at) => {

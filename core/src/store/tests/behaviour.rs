@@ -1,5 +1,6 @@
 //! What the store does, one behaviour at a time.
 
+use super::entries;
 use super::script::{batch, message, route, settings};
 use crate::message::{Message, Position};
 use crate::store::disk::{Disk, RealDisk};
@@ -167,7 +168,7 @@ fn one_stuck_message_does_not_pin_the_log_and_stays_readable_where_it_was() {
     assert!(store.stats().records_compacted.load(Ordering::Relaxed) >= 2);
     drop(store);
     let (store, recovered) = open(&disk.restart(Crash::Power));
-    let entry = recovered.queues[&QueueId(5)].entries[0];
+    let entry = entries(&store, QueueId(5))[0];
     assert_eq!((entry.seq, recovered.keys.len()), (3, 1));
     assert_eq!(read(&store, 5, 3, entry.at).unwrap().payload(), stuck.payload());
 }
@@ -188,8 +189,8 @@ fn a_record_larger_than_a_segment_gets_one_of_its_size() {
     );
     assert_eq!(read(&store, 1, 1, big.position().unwrap()).unwrap().body(), big.body());
     drop(store);
-    let (store, recovered) = open(&disk.restart(Crash::Power));
-    let entries = &recovered.queues[&QueueId(1)].entries;
+    let (store, _) = open(&disk.restart(Crash::Power));
+    let entries = entries(&store, QueueId(1));
     assert_eq!(
         entries.iter().map(|entry| entry.body_len).collect::<Vec<_>>(),
         [10, 200_000, 10]
@@ -218,8 +219,8 @@ fn a_message_that_is_routed_again_is_not_written_again() {
     );
     assert!(disk.bytes_written() - written <= 1024);
     drop(store);
-    let (store, recovered) = open(&disk.restart(Crash::Power));
-    let entry = recovered.queues[&QueueId(2)].entries[0];
+    let (store, _) = open(&disk.restart(Crash::Power));
+    let entry = entries(&store, QueueId(2))[0];
     assert_eq!((entry.seq, entry.flags, entry.body_len), (9, 2, 3000));
     assert_eq!(read(&store, 2, 9, entry.at).unwrap().body(), shared.body());
 }
@@ -319,7 +320,8 @@ fn a_start_does_not_read_the_bodies_that_a_checkpoint_covers() {
             ..settings()
         },
     );
-    assert_eq!(recovered.queues[&QueueId(1)].entries.len(), 2000);
+    let counted = recovered.queues[&QueueId(1)].messages.values();
+    assert_eq!(counted.map(|counted| counted.count).sum::<u64>(), 2000);
     assert!(disk.bytes_read() < 100_000, "{} bytes read", disk.bytes_read());
     drop(store);
 }
@@ -454,8 +456,9 @@ fn session_state_survives(stop: impl FnOnce(Store<SimDisk>)) {
         (&found.incoming_ids[..], &found.packet_ids[..]),
         (&[8][..], &[(1, 40, true)][..])
     );
-    assert_eq!(found.entries.len(), 1);
-    let moved = recovered.queues[&QueueId(2)].entries[0];
+    assert_eq!(found.in_flight.len(), 1);
+    assert_eq!(entries(&store, queue).len(), 1);
+    let moved = entries(&store, QueueId(2))[0];
     assert_eq!((moved.seq, moved.flags), (0, to.flags));
     assert_eq!(
         read(&store, 2, 0, moved.at).unwrap().payload(),
@@ -487,8 +490,8 @@ fn a_real_directory_works_and_is_locked_by_pid() {
         .unwrap();
     store.close(at(40)).unwrap();
     assert!(check(&*disk, &mut |_| {}).unwrap().is_clean());
-    let (store, recovered) = Store::open(disk.clone(), settings(), Wall(0)).unwrap();
-    let entries = &recovered.queues[&QueueId(1)].entries;
+    let (store, _) = Store::open(disk.clone(), settings(), Wall(0)).unwrap();
+    let entries = entries(&store, QueueId(1));
     assert_eq!(entries.len(), 21);
     let reads: Vec<Read> = entries
         .iter()

@@ -1,5 +1,6 @@
 //! Bytes that are not what they were: the start succeeds, and what is intact is served.
 
+use super::entries;
 use super::script::{Script, message, runs};
 use crate::store::{Read, Recovered, Store, check};
 use crate::testing::disk::{Crash, Rng, SimDisk};
@@ -53,9 +54,8 @@ pub(super) fn contents(
     recovered: &Recovered,
 ) -> (Content, BTreeSet<(u64, u64)>) {
     let (mut served, mut lost) = (BTreeMap::new(), BTreeSet::new());
-    for (queue, found) in &recovered.queues {
-        let reads: Vec<Read> = found
-            .entries
+    for queue in recovered.queues.keys() {
+        let reads: Vec<Read> = entries(store, *queue)
             .iter()
             .map(|entry| Read {
                 queue: *queue,
@@ -93,6 +93,11 @@ fn a_damaged_file_never_stops_the_start_and_costs_only_itself() {
         let copy = script.disk.restart(Crash::Process);
         let (store, whole) = Store::open(Arc::new(copy), script.settings.clone(), Wall(0)).unwrap();
         let (expected, lost) = contents(&script, &store, &whole);
+        let listed: Vec<_> = whole
+            .queues
+            .keys()
+            .map(|queue| (*queue, entries(&store, *queue)))
+            .collect();
         assert!(lost.is_empty(), "seed {seed}");
         let harmed = script.disk.restart(Crash::Process);
         let files = harmed.paths();
@@ -106,8 +111,8 @@ fn a_damaged_file_never_stops_the_start_and_costs_only_itself() {
         let (store, recovered) = Store::open(Arc::new(harmed.clone()), script.settings.clone(), Wall(0))
             .unwrap_or_else(|error| panic!("seed {seed}, {path}: {error}"));
         let (served, _) = contents(&script, &store, &recovered);
-        for (queue, found) in &whole.queues {
-            for entry in &found.entries {
+        for (queue, entries) in &listed {
+            for entry in entries {
                 let at = (queue.0, entry.seq);
                 let elsewhere = !path.contains(&format!("{:08}.seg", entry.at.segment));
                 let is_served = served.contains_key(&at);
@@ -149,7 +154,7 @@ fn many_damaged_files_never_stop_the_start() {
             .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         contents(&script, &store, &recovered);
         // Work goes on upon what is left.
-        script.adopt(&recovered);
+        script.adopt(&store, &recovered);
         script.store = Some(store);
         script.disk = disk;
         script.work(30).unwrap_or_else(|error| panic!("seed {seed}: {error}"));

@@ -7,7 +7,32 @@ mod repair;
 mod script;
 mod upkeep;
 
+use super::disk::Disk;
+use super::{LogEntry, PageRead, QueueId, Store};
 use crate::testing::disk::Rng;
+
+/// All that the log has of a queue, page by page.
+pub(super) fn entries<D: Disk>(store: &Store<D>, queue: QueueId) -> Vec<LogEntry> {
+    let mut reader = store.reader();
+    let (mut entries, mut from) = (Vec::new(), 0);
+    loop {
+        let asked = PageRead {
+            queue,
+            from,
+            upto: u64::MAX - 1,
+            count: 1 + entries.len() % 5,
+        };
+        let page = reader.page(&asked);
+        let (empty, upto) = (page.entries.is_empty(), page.upto);
+        assert!(page.entries.iter().all(|e| (from..=upto).contains(&e.seq)));
+        entries.extend(page.entries);
+        if upto == asked.upto {
+            return entries;
+        }
+        assert!(!empty || upto >= from, "a page moves on");
+        from = upto + 1;
+    }
+}
 
 /// Files of a store that lived, whole and with bytes changed: what fuzzing starts from.
 pub(super) fn corpus() -> Vec<Vec<u8>> {

@@ -2,6 +2,7 @@
 //! what a repair makes of it.
 
 use super::damage::{Content, contents, lived};
+use super::entries;
 use super::script::{Script, runs};
 use crate::message::Position;
 use crate::store::record::{HEADER_BYTES, peek};
@@ -89,10 +90,11 @@ impl Whole {
             let len = peek(head, header.base + u64::from(at.offset)).unwrap();
             (file, start..start + len)
         };
-        let entries = recovered.queues.iter();
-        let entries = entries.flat_map(|(queue, found)| found.entries.iter().map(|e| ((queue.0, e.seq), record(e.at))));
-        let places = entries.collect();
-        let keys = store.index.keys.iter().filter(|(_, entry)| !entry.deleted);
+        let queues = recovered.queues.keys();
+        let listed = queues.flat_map(|queue| entries(&store, *queue).into_iter().map(|e| (*queue, e)));
+        let places = listed.map(|(queue, e)| ((queue.0, e.seq), record(e.at))).collect();
+        let index = store.shared.index.lock();
+        let keys = index.keys.iter().filter(|(_, entry)| !entry.deleted);
         let key_places = keys.map(|(key, entry)| (key.clone(), record(entry.at))).collect();
         let torn = report.files.iter().filter(|file| file.torn);
         Whole {
@@ -267,7 +269,7 @@ fn a_repair_of_much_damage_leaves_none_and_work_goes_on() {
         assert_eq!(store.stats().quarantined.load(Ordering::Relaxed), 0, "seed {seed}");
         let (_, lost) = contents(&script, &store, &recovered);
         assert!(lost.is_empty(), "seed {seed}: {lost:?}");
-        script.adopt(&recovered);
+        script.adopt(&store, &recovered);
         script.store = Some(store);
         script.disk = disk;
         script.work(30).unwrap_or_else(|error| panic!("seed {seed}: {error}"));

@@ -1,9 +1,10 @@
 //! A store under a random load, and a book of what it must, may and must not give back.
 
+use super::entries;
 use crate::message::{Envelope, Message};
 use crate::store::{
-    Batch, Durability, Lsn, QueueAcks, QueueId, Read, Record, Recovered, Route, Routes, State, Store, StoreError,
-    StoreSettings, Ticket,
+    Batch, Durability, LogEntry, Lsn, QueueAcks, QueueId, Read, Record, Recovered, Route, Routes, State, Store,
+    StoreError, StoreSettings, Ticket,
 };
 use crate::testing::disk::{Rng, SimDisk};
 use crate::time::{Now, Time, Wall};
@@ -175,7 +176,7 @@ impl Script {
             notes()
         );
         self.check(&store, &recovered);
-        self.adopt(&recovered);
+        self.adopt(&store, &recovered);
         self.store = Some(store);
         Ok(())
     }
@@ -481,10 +482,27 @@ impl Script {
                 book.deleted.is_none_or(|commit| commit > sure),
                 "seed {seed}: {id:?} was deleted"
             );
+            let entries = entries(store, *id);
             assert!(
-                found.entries.is_sorted_by(|a, b| a.seq < b.seq),
+                entries.is_sorted_by(|a, b| a.seq < b.seq),
                 "seed {seed}: {id:?} is out of order"
             );
+            let counted: u64 = found.messages.values().map(|counted| counted.count).sum();
+            assert_eq!(
+                counted as usize + found.in_flight.len(),
+                entries.len(),
+                "seed {seed}: {id:?} is counted"
+            );
+            let bytes: u64 = found.messages.values().map(|counted| counted.bytes).sum();
+            let in_flight: u64 = found.in_flight.iter().map(|entry| u64::from(entry.body_len)).sum();
+            let all: u64 = entries.iter().map(|entry| u64::from(entry.body_len)).sum();
+            assert_eq!(bytes + in_flight, all, "seed {seed}: bytes of {id:?} are counted");
+            for entry in &entries {
+                let in_flight = found.in_flight.contains(entry);
+                let counted = found.messages.get(&entry.flags);
+                let counted = counted.is_some_and(|counted| (counted.first..=counted.last).contains(&entry.seq));
+                assert!(in_flight || counted, "seed {seed}: {id:?} {entry:?}");
+            }
             let marks = book.handed_out.iter();
             let mark = marks
                 .clone()
@@ -505,7 +523,7 @@ impl Script {
                 found.handed_out <= marks.map(|(_, upto)| *upto).max().unwrap_or(0),
                 "seed {seed}"
             );
-            for entry in &found.entries {
+            for entry in &entries {
                 live.insert((id.0, entry.seq));
                 let at = (id, entry.seq);
                 let Some(known) = book.entries.get(&entry.seq) else {
@@ -526,7 +544,7 @@ impl Script {
                     "seed {seed}: {id:?} would give {seq} twice"
                 );
             }
-            self.check_ids(*id, book, found);
+            self.check_ids(*id, book, found, &entries);
         }
         let gone = |queue: &u64| self.book.queues[queue].deleted.is_some();
         for (queue, book) in self.book.queues.iter().filter(|(queue, _)| !gone(queue)) {
@@ -574,7 +592,7 @@ impl Script {
         }
         self.check_bodies(store, recovered);
     }
-    fn check_ids(&self, id: QueueId, book: &Queue, found: &crate::store::RecoveredQueue) {
+    fn check_ids(&self, id: QueueId, book: &Queue, found: &crate::store::RecoveredQueue, entries: &[LogEntry]) {
         let (seed, sure) = (self.seed, self.book.confirmed);
         for (packet_id, changes) in &book.incoming {
             let held = found.incoming_ids.contains(packet_id);
@@ -595,7 +613,7 @@ impl Script {
             let entry = book.entries.get(seq);
             let settled = entry.is_none_or(|entry| entry.settled.is_some());
             let surely_settled = entry.is_some_and(|entry| entry.settled.is_some_and(|commit| commit <= sure));
-            let is_held = now.is_none_or(|(_, released)| released || found.entries.iter().any(|e| e.seq == *seq));
+            let is_held = now.is_none_or(|(_, released)| released || entries.iter().any(|e| e.seq == *seq));
             assert!(
                 is_held,
                 "seed {seed}: {id:?} has a packet id for {seq}, which is not there"
@@ -620,13 +638,14 @@ impl Script {
         let seed = self.seed;
         let reads: Vec<Read> = recovered
             .queues
-            .iter()
-            .flat_map(|(queue, found)| {
-                found.entries.iter().map(|e| Read {
+            .keys()
+            .flat_map(|queue| {
+                let read = |e: LogEntry| Read {
                     queue: *queue,
                     seq: e.seq,
                     at: e.at,
-                })
+                };
+                entries(store, *queue).into_iter().map(read)
             })
             .collect();
         for (read, loaded) in reads.iter().zip(store.reader().read(&reads)) {
@@ -640,7 +659,7 @@ impl Script {
         }
     }
     /// What was recovered is the truth from here on.
-    pub(super) fn adopt(&mut self, recovered: &Recovered) {
+    pub(super) fn adopt(&mut self, store: &Store<SimDisk>, recovered: &Recovered) {
         let mut queues = BTreeMap::new();
         for (id, found) in &recovered.queues {
             let book = &self.book.queues[&id.0];
@@ -648,7 +667,7 @@ impl Script {
                 next_seq: found.next_seq.max(book.next_seq),
                 ..Queue::default()
             };
-            for entry in &found.entries {
+            for entry in entries(store, *id) {
                 let known = book.entries[&entry.seq].clone();
                 queue.entries.insert(
                     entry.seq,

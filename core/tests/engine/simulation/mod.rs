@@ -84,6 +84,8 @@ impl Simulation {
             cache_bytes_max: 48 << 10,
             memory_bytes_max: 8 << 20,
             log_backlog_bytes_max: 8 << 20,
+            // Also holds so short that hardly anything is done in one.
+            hold_units_max: [1024, 1, 5, 40][seed as usize % 4],
             ..Settings::default()
         };
         let store = StoreSettings {

@@ -52,7 +52,7 @@ pub(crate) fn whole<T>(parsed: IResult<&[u8], T, Error>) -> Result<T, Error> {
 /// [MQTT-1.5.4-2]. A byte order mark is text like any other [MQTT-1.5.4-3].
 pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, Error> {
     let text = std::str::from_utf8(bytes).map_err(|_| Error::Malformed("text is not UTF-8"))?;
-    if bytes.contains(&0) {
+    if !every(bytes, |byte| byte != 0) {
         Err(Error::Malformed("text has a null character"))
     } else {
         Ok(text)
@@ -61,7 +61,7 @@ pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, Error> {
 
 /// Whether text has no control characters and no Unicode non-characters.
 pub fn is_plain(text: &str) -> bool {
-    if text.bytes().all(|b| (0x20..0x7F).contains(&b)) {
+    if every(text.as_bytes(), |byte| (0x20..0x7F).contains(&byte)) {
         return true;
     }
     text.chars().all(|c| {
@@ -70,11 +70,21 @@ pub fn is_plain(text: &str) -> bool {
     })
 }
 
+/// Whether all octets are good. Looks at each of them and never stops early: so the compiler takes many at once, where
+/// nearly all text is good to its end.
+fn every(bytes: &[u8], good: impl Fn(u8) -> bool) -> bool {
+    bytes.iter().fold(true, |all, byte| all & good(*byte))
+}
+
 /// A topic name that a message may be published to.
 ///
 /// # Errors
 /// Not plain UTF-8, empty [MQTT-4.7.3-1], or with wildcards [MQTT-3.3.2-2].
 pub fn topic_name(bytes: &[u8]) -> Result<&str, Error> {
+    let ordinary = |byte| (0x20..0x7F).contains(&byte) & (byte != b'+') & (byte != b'#');
+    if !bytes.is_empty() && every(bytes, ordinary) {
+        return std::str::from_utf8(bytes).map_err(|_| Error::Malformed("text is not UTF-8"));
+    }
     let text = utf8(bytes)?;
     if text.is_empty() {
         return Err(Error::Protocol("the topic is empty"));

@@ -108,6 +108,9 @@ const _: () = assert!(size_of::<Open>() <= 384);
 /// arrive. Mosquitto does the same.
 const PARTIAL_BYTES: usize = 1000;
 
+/// Work units of parsing one filter.
+const FILTER_WORK: usize = 4;
+
 impl Open {
     pub(super) fn new(settings: &Settings, terms: Terms, now: Now) -> Open {
         Open {
@@ -127,7 +130,8 @@ impl Open {
         let limits = shared.settings.limits();
         let mut scratch = Vec::new();
         let mut used = 0;
-        while self.reads() {
+        while self.reads() && !cx.is_full() {
+            cx.work += 1;
             let rest = input.get(used..).unwrap_or_default();
             let frame = match Frame::cut(rest, self.version, &limits) {
                 Ok(Some(frame)) => frame,
@@ -178,10 +182,12 @@ impl Open {
             }
             Kind::Subscribe => {
                 let command = subscribing::subscribe(&shared.settings, self.version, self.bridge, body)?;
+                cx.work += FILTER_WORK * command.filters.len();
                 cx.commands.push(Command::Subscribe(Box::new(command)));
             }
             Kind::Unsubscribe => {
                 let command = subscribing::unsubscribe(self.version, body)?;
+                cx.work += FILTER_WORK * command.filters.len();
                 cx.commands.push(Command::Unsubscribe(Box::new(command)));
             }
             // [MQTT-3.12.4-1]

@@ -178,6 +178,7 @@ impl Script {
             out: &mut self.out,
             codecs: &self.codecs,
             random: &mut random,
+            work: 0,
         };
         f(&mut *self.session, &mut cx)
             .map_err(|close| self.closed = Some(close))

@@ -1,6 +1,6 @@
 //! MESSAGE: a delivery. The hot path; a message that came in by STOMP is written without allocating.
 
-use super::escape::{escape, is_special};
+use super::escape::{escape, has_special};
 use super::{Version, push_decimal, push_end};
 use crate::destination::push_destination;
 use crate::map::push_foreign;
@@ -111,7 +111,7 @@ fn push_address(out: &mut Vec<u8>, context: &Context<'_>, message: &Message) {
             push_destination(out, exchange, key, context.topic_exchange);
         }
     }
-    if context.version != Version::V1_0 && out.iter().skip(start).copied().any(is_special) {
+    if context.version != Version::V1_0 && out.get(start..).is_some_and(has_special) {
         let plain = out.split_off(start);
         escape(&plain, context.version, out);
     }

@@ -139,7 +139,8 @@ impl StompSession {
             return Err(Close::abnormal("TLS on a plain port"));
         }
         let mut at = 0;
-        while self.read_interest() == ReadInterest::All {
+        while self.read_interest() == ReadInterest::All && !cx.is_full() {
+            cx.work += 1;
             // STOMP 1.2 DISCONNECT: nothing sent after it means anything.
             if matches!(self.state, State::Draining { .. } | State::Closed) {
                 return Ok(input.len());

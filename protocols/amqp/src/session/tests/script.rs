@@ -133,6 +133,7 @@ impl Script {
             out: &mut self.out,
             codecs: &self.codecs,
             random: &mut random,
+            work: 0,
         };
         self.ended = f(&mut self.session, &mut cx, &mut self.input).err();
     }

@@ -141,6 +141,7 @@ impl Script {
             out: &mut out,
             codecs: &codecs,
             random: &mut random,
+            work: 0,
         };
         let result = turn(&mut self.session, &mut cx);
         self.out.extend_from_slice(&out);

@@ -1,0 +1,324 @@
+//! What a deep queue costs, in Gatepost and in its peers: one broker at a time, with a directory of its own that is deleted
+//! behind it.
+//!
+//! ```text
+//! backlog    start -> fill -> SIGTERM or SIGKILL -> start -> empty and verify        once for each size and way to end
+//! early      start -> publish and consume at once                                    what is settled before it is written
+//! syncs      start under strace -> fill a little                                     where no metrics tell
+//! latency    start -> fill at 1,000 a second                                         for each durability mode
+//! slow       start -> publisher at a fixed rate, consumer slow, stuck, resuming      drawn over time
+//! ```
+//!
+//! Bodies are arithmetic and each is verified as in `run`: the generator holds one bit a message, and no message.
+
+mod figures;
+mod pass;
+mod plot;
+mod scrape;
+mod slow;
+mod syncs;
+mod way;
+
+use crate::compare::peer::Kind;
+use crate::compare::{machine, write_to};
+use crate::progress::Progress;
+use anyhow::{Context, ensure};
+use figures::Figures;
+use pass::Stop;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use way::{DURABILITIES, Load, Way};
+
+/// Measures deep queues in Gatepost and its peers, and prints the tables (Markdown) on standard output.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BacklogOptions {
+    /// Gatepost's program; else the one in the search path or beside this program
+    #[arg(long)]
+    gatepost: Option<PathBuf>,
+    #[arg(long)]
+    rabbitmq: Option<PathBuf>,
+    #[arg(long)]
+    mosquitto: Option<PathBuf>,
+    #[arg(long)]
+    nats: Option<PathBuf>,
+    /// Only those whose name begins so: gatepost-amqp, gatepost-mqtt, rabbitmq-amqp, rabbitmq-mqtt, mosquitto, nats
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Measure only this
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_enum,
+        default_value = "backlog,early,syncs,latency,slow"
+    )]
+    parts: Vec<Part>,
+    /// Messages of a backlog
+    #[arg(long, default_value_t = 200_000)]
+    messages: u64,
+    /// Bytes of a body, 24 at least
+    #[arg(long, value_delimiter = ',', default_value = "100,1024")]
+    sizes: Vec<usize>,
+    /// Spread the backlog evenly over so many queues; AMQP only
+    #[arg(long, default_value_t = 1)]
+    queues: usize,
+    /// How the broker ends between filling and emptying
+    #[arg(long, value_delimiter = ',', value_enum, default_value = "clean,kill")]
+    stops: Vec<Stop>,
+    /// Unconfirmed messages the publisher may have
+    #[arg(long, default_value_t = 1000)]
+    window: u64,
+    /// Gatepost's I/O threads
+    #[arg(long, default_value_t = 1)]
+    io_threads: usize,
+    /// Threads of the generator
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Messages a second for the latency of confirms
+    #[arg(long, default_value_t = 1000.0)]
+    rate: f64,
+    /// How long that takes
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Messages of 1 KiB a second for the slow consumer
+    #[arg(long, default_value_t = 3000.0)]
+    slow_rate: f64,
+    /// How long each of its four phases takes
+    #[arg(long, default_value_t = 10.0)]
+    slow_seconds: f64,
+    /// Where brokers keep their data while they run: a directory on the disk that is to be measured
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Write the figures there
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Write the tables there too
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+    /// Draw the slow consumer there
+    #[arg(long)]
+    svg: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+enum Part {
+    Backlog,
+    Early,
+    Syncs,
+    Latency,
+    Slow,
+}
+
+/// What a message takes on disk besides its body, and what of the body comes again: an MQTT message in RabbitMQ is the largest.
+const DISK_BYTES_BESIDES: u64 = 450;
+const DISK_SHARE_BESIDES: f64 = 0.4;
+/// Messages whose syncs are counted one by one.
+const TRACED_MESSAGES: u64 = 20_000;
+/// The body of a message where only the time counts.
+const LATENCY_BODY_BYTES: usize = 100;
+const SLOW_BODY_BYTES: usize = 1024;
+
+/// Measures; whether Gatepost kept every confirmed message whatever ended it, and the others what they had not crashed with.
+///
+/// # Errors
+/// When the options make no sense or nothing can be written. A broker that fails is in the tables.
+pub(crate) fn backlog(options: &BacklogOptions) -> anyhow::Result<bool> {
+    let positive = [options.rate, options.seconds, options.slow_rate, options.slow_seconds];
+    ensure!(
+        positive.iter().all(|value| *value > 0.0) && options.messages > 0 && options.queues > 0,
+        "counts, rates and times are above 0"
+    );
+    let ways = options.ways()?;
+    ensure!(!ways.is_empty(), "--only names nothing that can do this");
+    let base = options.data.clone().unwrap_or_else(std::env::temp_dir);
+    let directory = tempfile::Builder::new().prefix("gatepost-bench-").tempdir_in(base)?;
+    options.ensure_room(directory.path())?;
+    let mut bench = Bench {
+        options,
+        directory: directory.path(),
+        figures: Figures::new(machine(), &ways, options.messages, options.queues),
+        progress: Progress::new(),
+    };
+    for (place, way) in ways.iter().enumerate() {
+        if way.peer.program.is_some() {
+            bench.measure(place, way);
+        }
+    }
+    bench.figures.close();
+    bench.progress.done();
+    let markdown = bench.figures.markdown();
+    print!("{markdown}");
+    write_to(options.markdown.as_deref(), || Ok(markdown.clone()))?;
+    write_to(options.json.as_deref(), || {
+        Ok(serde_json::to_string_pretty(&bench.figures)? + "\n")
+    })?;
+    write_to(options.svg.as_deref(), || Ok(slow::plot(&bench.figures.slow).svg()))?;
+    Ok(bench.figures.failures.is_empty())
+}
+
+/// Measurements under way.
+#[derive(Debug)]
+struct Bench<'a> {
+    options: &'a BacklogOptions,
+    directory: &'a Path,
+    figures: Figures,
+    progress: Progress,
+}
+
+impl Bench<'_> {
+    /// All of one way.
+    fn measure(&mut self, place: usize, way: &Way) {
+        let parts = &self.options.parts;
+        for size in &self.options.sizes {
+            let load = self.load(*size);
+            if parts.contains(&Part::Backlog) {
+                self.backlogs(place, way, load);
+            }
+            if parts.contains(&Part::Early) {
+                self.settled_early(place, way, load);
+            }
+        }
+        if parts.contains(&Part::Syncs) && !way.is_gatepost() {
+            self.syncs(place, way);
+        }
+        if parts.contains(&Part::Latency) {
+            self.latencies(place, way);
+        }
+        // Where both protocols lead to the same queue one experiment shows it.
+        if parts.contains(&Part::Slow) && way.protocol == crate::plan::Protocol::Amqp {
+            let load = Load {
+                queues: 1,
+                ..self.load(SLOW_BODY_BYTES)
+            };
+            let (rate, phase_s) = (self.options.slow_rate, self.options.slow_seconds);
+            let seen = self.within(way, "slow consumer", |directory| {
+                slow::slow(way, load, rate, phase_s, directory)
+            });
+            if let Some(seen) = seen {
+                self.figures.add_slow(way, seen);
+            }
+        }
+    }
+
+    fn backlogs(&mut self, place: usize, way: &Way, load: Load) {
+        for stop in &self.options.stops {
+            let what = format!("backlog of {} B, {stop:?} stop", load.size);
+            if let Some(pass) = self.within(way, &what, |directory| pass::pass(way, load, *stop, directory)) {
+                self.figures.add_pass(place, way, pass);
+            }
+        }
+    }
+
+    fn settled_early(&mut self, place: usize, way: &Way, load: Load) {
+        let what = format!("{} B settled early", load.size);
+        let early = self.within(way, &what, |directory| pass::settled_early(way, load, directory));
+        if let Some(report) = early {
+            self.figures.add_settled_early(place, report);
+        }
+    }
+
+    fn syncs(&mut self, place: usize, way: &Way) {
+        for size in &self.options.sizes {
+            let load = self.load(*size);
+            let load = Load {
+                messages: load.messages.min(TRACED_MESSAGES),
+                ..load
+            };
+            let what = format!("syncs with {size} B");
+            if let Some(syncs) = self.within(way, &what, |directory| pass::traced(way, load, directory)) {
+                self.figures.add_syncs(place, *size, syncs);
+            }
+        }
+    }
+
+    fn latencies(&mut self, place: usize, way: &Way) {
+        let load = Load {
+            queues: 1,
+            ..self.load(LATENCY_BODY_BYTES)
+        };
+        // The modes are the queue's, not the protocol's.
+        let modes = if way.key == "gatepost-amqp" {
+            DURABILITIES.len()
+        } else {
+            1
+        };
+        for (name, durability) in &DURABILITIES[..modes] {
+            let mut way = way.clone();
+            way.peer.settings.durability = Some(*durability).filter(|_| way.is_gatepost());
+            let span = Duration::from_secs_f64(self.options.seconds);
+            let rate = self.options.rate;
+            let what = format!("confirms, {name}");
+            let report = self.within(&way, &what, |directory| pass::paced(&way, load, rate, span, directory));
+            if let Some(latency) = report.and_then(|report| report.confirm_latency) {
+                self.figures.add_latency(place, name, rate, latency);
+            }
+        }
+    }
+
+    /// Does something in a directory that is there for it alone; a failure is in the tables.
+    fn within<T>(&mut self, way: &Way, what: &str, work: impl FnOnce(&Path) -> anyhow::Result<T>) -> Option<T> {
+        self.progress.say(&format!("{}: {what}", way.name));
+        let directory = tempfile::tempdir_in(self.directory).context("no directory");
+        let done = directory.and_then(|directory| work(directory.path()));
+        done.inspect_err(|error| {
+            let failure = format!("{}, {what}: {error:#}", way.name);
+            self.progress.done();
+            eprintln!("FAILED {failure}");
+            self.figures.failures.push(failure);
+        })
+        .ok()
+    }
+
+    fn load(&self, size: usize) -> Load {
+        Load {
+            messages: self.options.messages,
+            size,
+            queues: self.options.queues,
+            window: self.options.window,
+            threads: self.options.threads,
+        }
+    }
+}
+
+impl BacklogOptions {
+    fn ways(&self) -> anyhow::Result<Vec<Way>> {
+        let mut ways = Way::all(self.io_threads, |kind| {
+            let asked = match kind {
+                Kind::Gatepost { .. } => &self.gatepost,
+                Kind::RabbitMq => &self.rabbitmq,
+                Kind::Mosquitto => &self.mosquitto,
+                Kind::Nats => &self.nats,
+                Kind::Rumqttd => &None,
+            };
+            kind.find(asked.as_deref())
+        })?;
+        for only in &self.only {
+            ensure!(
+                ways.iter().any(|way| way.key.starts_with(only.as_str())),
+                "{only} is no broker that is known here"
+            );
+        }
+        ways.retain(|way| {
+            let asked = self.only.is_empty() || self.only.iter().any(|only| way.key.starts_with(only.as_str()));
+            // Only AMQP messages spread over several queues.
+            asked && (self.queues == 1 || way.protocol == crate::plan::Protocol::Amqp)
+        });
+        Ok(ways)
+    }
+
+    /// A disk that fills up in an hour's time is better told of now.
+    fn ensure_room(&self, directory: &Path) -> anyhow::Result<()> {
+        let largest = self.sizes.iter().max().context("--sizes names none")?;
+        let bytes_each = (*largest as f64 * (1.0 + DISK_SHARE_BESIDES)) as u64 + DISK_BYTES_BESIDES;
+        let needed = self.messages.saturating_mul(bytes_each);
+        let disk = rustix::fs::statvfs(directory)?;
+        let free = disk.f_bavail * disk.f_frsize;
+        ensure!(
+            !self.parts.contains(&Part::Backlog) || free > needed,
+            "{} has {} MiB free, and up to {} MiB are needed: --data names another disk",
+            directory.display(),
+            free >> 20,
+            needed >> 20
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,306 @@
+//! One backlog from its first message to its last: fill, end the broker, start it again, empty and verify.
+
+use super::scrape::{CACHED_BYTES, SYNC_SECONDS, SYNCS, Scrape};
+use super::syncs::sync_times;
+use super::way::{Load, Way};
+use crate::compare::peer::{Running, tree_disk_bytes};
+use crate::meter::Meter;
+use crate::plan::{Phase, Plan};
+use crate::progress::Progress;
+use crate::report::Report;
+use crate::run;
+use anyhow::{Context, ensure};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How the broker ends between filling and emptying.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Stop {
+    /// Asked to, with SIGTERM.
+    Clean,
+    /// SIGKILL, right behind the last confirm.
+    Kill,
+}
+
+/// What one backlog showed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Pass {
+    pub(crate) way: String,
+    pub(crate) size: usize,
+    pub(crate) queues: usize,
+    pub(crate) stop: Stop,
+    pub(crate) filled: Report,
+    /// When idle, before the first message.
+    pub(crate) before: Footprint,
+    /// With the whole backlog.
+    pub(crate) with_backlog: Footprint,
+    /// While filling, as the broker's own metrics have it.
+    pub(crate) syncs: Option<Syncs>,
+    /// Sent to storage from the first message to the end of the process, which may be the moment a broker writes.
+    pub(crate) filled_disk_bytes: u64,
+    /// What the directory occupies then.
+    pub(crate) stopped_disk_bytes: u64,
+    /// From the signal to the end of the process.
+    pub(crate) stop_ms: f64,
+    /// From the start of the program to an answer on every port.
+    pub(crate) ready_ms: f64,
+    /// Resident memory then.
+    pub(crate) restarted: Footprint,
+    /// The first delivery is timed from readiness on, connecting included; the verdict tells which confirmed messages are there.
+    pub(crate) drained: Report,
+    /// When all is acknowledged and a moment has passed.
+    pub(crate) emptied: Footprint,
+    /// Until the directory had shrunk, or as long as that was waited for.
+    pub(crate) reclaimed_s: f64,
+    /// What it occupied then.
+    pub(crate) reclaimed_disk_bytes: u64,
+}
+
+/// What a broker occupies.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Footprint {
+    pub(crate) rss_bytes: u64,
+    pub(crate) rss_peak_bytes: u64,
+    pub(crate) disk_bytes: u64,
+    /// Sent to storage in the life of the process.
+    pub(crate) written_bytes: u64,
+    /// Bodies in memory, where the broker tells.
+    pub(crate) cached_bytes: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Syncs {
+    pub(crate) count: f64,
+    pub(crate) per_second: f64,
+    pub(crate) messages_each: f64,
+    /// How long one took on average, where the broker tells.
+    pub(crate) mean_ms: Option<f64>,
+}
+
+/// A broker that just started or just filled is left alone for so long before its memory is read.
+const SETTLE: Duration = Duration::from_secs(2);
+/// A drain ends when nothing has come for so long: what was lost does not come.
+const DRAIN_STALL: Duration = Duration::from_secs(15);
+/// How long an emptied broker may take to give the disk back, how often that is looked at, and what it may keep.
+const RECLAIM_TIMEOUT: Duration = Duration::from_secs(60);
+const RECLAIM_TICK: Duration = Duration::from_millis(250);
+const RESERVE_BYTES: u64 = 64 << 20;
+/// A fill may stand still for so long: brokers write snapshots, and hold publishers back while they page.
+const FILL_STALL: Duration = Duration::from_secs(60);
+
+/// Fills, ends, starts, empties.
+///
+/// # Errors
+/// When the broker does not start or does not confirm all. What is missing later is in the pass.
+pub(crate) fn pass(way: &Way, load: Load, stop: Stop, directory: &Path) -> anyhow::Result<Pass> {
+    let progress = Progress::new();
+    let broker = way.peer.start(directory)?;
+    thread::sleep(SETTLE);
+    let before = Footprint::of(&broker, directory)?;
+    let scrape = scrape(&broker)?;
+    let filled = fill(way.plan(&broker, load, Phase::Fill)?)?;
+    let syncs = Syncs::between(scrape.as_ref(), self::scrape(&broker)?.as_ref(), &filled);
+    // A crash does not wait.
+    if stop == Stop::Clean {
+        thread::sleep(SETTLE);
+    }
+    let with_backlog = Footprint::of(&broker, directory)?;
+    let ended = SystemTime::now();
+    let written = match stop {
+        Stop::Clean => broker.stop()?,
+        Stop::Kill => {
+            broker.kill()?;
+            0
+        }
+    };
+    let filled_disk_bytes = written
+        .max(with_backlog.written_bytes)
+        .saturating_sub(before.written_bytes);
+    let stopped_disk_bytes = tree_disk_bytes(directory);
+    let stop_ms = ended.elapsed().unwrap_or_default().as_secs_f64() * 1000.0;
+    progress.say(&format!("{}: stopped in {stop_ms:.0} ms, starting", way.name));
+    let broker = way.peer.start(directory)?;
+    let mut plan = way.plan(&broker, load, Phase::Drain)?;
+    plan.stall = DRAIN_STALL;
+    let ready_ms = broker.ready_in.as_secs_f64() * 1000.0;
+    progress.say(&format!("{}: ready in {ready_ms:.0} ms, emptying", way.name));
+    let drained = run::run(&plan)?;
+    thread::sleep(SETTLE);
+    let emptied = Footprint::of(&broker, directory)?;
+    let drained_at = Instant::now();
+    // An emptied directory need not be empty: files made ahead for what comes next may stay.
+    let reserve = before.disk_bytes + RESERVE_BYTES;
+    while stop == Stop::Clean && tree_disk_bytes(directory) > reserve && drained_at.elapsed() < RECLAIM_TIMEOUT {
+        thread::sleep(RECLAIM_TICK);
+    }
+    let reclaimed_s = (SETTLE + drained_at.elapsed()).as_secs_f64();
+    let reclaimed_disk_bytes = tree_disk_bytes(directory);
+    broker.stop()?;
+    Ok(Pass {
+        way: way.key.to_owned(),
+        size: load.size,
+        queues: load.queues,
+        stop,
+        filled,
+        before,
+        with_backlog,
+        syncs,
+        filled_disk_bytes,
+        stopped_disk_bytes,
+        stop_ms,
+        ready_ms,
+        restarted: Footprint {
+            rss_bytes: drained.broker.map_or(0, |cost| cost.rss_bytes_before),
+            ..Footprint::default()
+        },
+        drained,
+        emptied,
+        reclaimed_s,
+        reclaimed_disk_bytes,
+    })
+}
+
+/// Publisher and consumer at once: what is settled before it is written need not be.
+///
+/// # Errors
+/// When the broker does not start, or not every message came once, in order and whole.
+pub(crate) fn settled_early(way: &Way, load: Load, directory: &Path) -> anyhow::Result<Report> {
+    let broker = way.peer.start(directory)?;
+    thread::sleep(SETTLE);
+    let report = run::run(&way.plan(&broker, load, Phase::Through)?)?;
+    broker.stop()?;
+    ensure_clean(&report)?;
+    Ok(report)
+}
+
+/// Confirms of a publisher at a fixed rate.
+///
+/// # Errors
+/// When the broker does not start or does not confirm all.
+pub(crate) fn paced(way: &Way, load: Load, rate: f64, span: Duration, directory: &Path) -> anyhow::Result<Report> {
+    let broker = way.peer.start(directory)?;
+    fill(way.paced(&broker, load, rate, Duration::from_secs(1))?)?;
+    let report = fill(way.paced(&broker, load, rate, span)?)?;
+    broker.stop()?;
+    Ok(report)
+}
+
+/// Counts the syncs of a fill from outside, with strace: the figures of the fill itself are none of an undisturbed broker.
+///
+/// # Errors
+/// When the broker does not start under strace, or does not confirm all.
+pub(crate) fn traced(way: &Way, load: Load, directory: &Path) -> anyhow::Result<Syncs> {
+    fs::create_dir_all(directory)?;
+    let log = directory.join("strace.log");
+    let mut peer = way.peer.clone();
+    peer.settings.syncs_to = Some(log.clone());
+    let broker = peer.start(directory)?;
+    thread::sleep(SETTLE);
+    let plan = way.plan(&broker, load, Phase::Fill)?;
+    let from = wall_seconds();
+    let filled = fill(plan)?;
+    let to = wall_seconds();
+    broker.stop()?;
+    let text = fs::read_to_string(&log).context("strace wrote nothing")?;
+    let count = sync_times(&text).filter(|at| (from..to).contains(at)).count();
+    Ok(Syncs::new(count as f64, &filled))
+}
+
+fn fill(mut plan: Plan) -> anyhow::Result<Report> {
+    plan.stall = FILL_STALL;
+    let report = run::run(&plan)?;
+    ensure_clean(&report)?;
+    Ok(report)
+}
+
+/// Only a load that the broker took whole is a figure.
+fn ensure_clean(report: &Report) -> anyhow::Result<()> {
+    ensure!(
+        report.clean,
+        "{}; {}; {} published, {} confirmed, {} refused",
+        report.failure.as_deref().unwrap_or("not clean"),
+        report.verdict,
+        report.published,
+        report.confirmed,
+        report.refused
+    );
+    Ok(())
+}
+
+fn scrape(broker: &Running) -> anyhow::Result<Option<Scrape>> {
+    broker.metrics.map(Scrape::of).transpose()
+}
+
+fn wall_seconds() -> f64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
+}
+
+impl Pass {
+    /// Whether each confirmed message came back once, in order and whole.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.drained.verdict.is_clean() && self.drained.failure.is_none()
+    }
+
+    /// Resident memory that the backlog took.
+    pub(crate) fn rss_growth(&self) -> f64 {
+        self.with_backlog.rss_bytes as f64 - self.before.rss_bytes as f64
+    }
+
+    /// What the directory grew by: the larger of running and stopped.
+    pub(crate) fn disk_growth(&self) -> f64 {
+        let with_backlog = self.with_backlog.disk_bytes.max(self.stopped_disk_bytes);
+        with_backlog as f64 - self.before.disk_bytes as f64
+    }
+
+    /// Bytes written for a message from its publish to its acknowledgement, with the backlog between them.
+    pub(crate) fn written_late(&self) -> f64 {
+        let drained = self.drained.broker.map_or(0, |cost| cost.usage.disk_bytes);
+        (self.filled_disk_bytes + drained) as f64 / self.filled.published.max(1) as f64
+    }
+}
+
+impl Footprint {
+    fn of(broker: &Running, directory: &Path) -> anyhow::Result<Self> {
+        let usage = Meter::new(broker.pid).read();
+        Ok(Self {
+            rss_bytes: usage.rss_bytes,
+            rss_peak_bytes: usage.rss_peak_bytes,
+            disk_bytes: tree_disk_bytes(directory),
+            written_bytes: usage.disk_bytes,
+            cached_bytes: scrape(broker)?.map(|scrape| scrape.sum(CACHED_BYTES) as u64),
+        })
+    }
+}
+
+impl Syncs {
+    fn new(count: f64, filled: &Report) -> Self {
+        let seconds = filled.published as f64 / filled.published_per_second.max(1e-9);
+        Self {
+            count,
+            per_second: count / seconds,
+            messages_each: if count > 0.0 {
+                filled.published as f64 / count
+            } else {
+                0.0
+            },
+            mean_ms: None,
+        }
+    }
+
+    fn between(before: Option<&Scrape>, after: Option<&Scrape>, filled: &Report) -> Option<Self> {
+        let (before, after) = before.zip(after)?;
+        let grown = |name| after.sum(name) - before.sum(name);
+        let count = grown(SYNCS);
+        Some(Self {
+            mean_ms: (count > 0.0).then(|| 1000.0 * grown(SYNC_SECONDS) / count),
+            ..Self::new(count, filled)
+        })
+    }
+}

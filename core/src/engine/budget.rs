@@ -1,0 +1,37 @@
+//! What one hold of the engine's lock may cost.
+
+use super::Settings;
+
+/// What is left of a hold's work units. The last thing done may cost more than there was: then the hold ends with it.
+#[derive(Debug)]
+pub(crate) struct Budget(usize);
+
+/// The hold is over and the command is not done: it goes on where it stopped in the next one. What a command needs for that
+/// is in what it works on: what is still to be ended is still there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unfinished;
+
+impl Budget {
+    /// Of a new hold. Never without any, so that each makes progress.
+    pub(crate) fn of_hold(settings: &Settings) -> Budget {
+        Budget(settings.hold_units_max.max(1))
+    }
+    /// For what must not be divided.
+    pub(crate) fn whole() -> Budget {
+        Budget(usize::MAX)
+    }
+    pub(crate) fn spend(&mut self, units: usize) {
+        self.0 = self.0.saturating_sub(units);
+    }
+    pub(crate) fn is_spent(&self) -> bool {
+        self.0 == 0
+    }
+    /// Asked before each piece of what may be divided.
+    pub(crate) fn check(&self) -> Result<(), Unfinished> {
+        if self.is_spent() { Err(Unfinished) } else { Ok(()) }
+    }
+    /// What is left, as a number of look-ups.
+    pub(crate) fn left(&self) -> usize {
+        self.0
+    }
+}
