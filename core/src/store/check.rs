@@ -308,8 +308,11 @@ impl<D: Disk> Checker<'_, D> {
         if scanner.has_read_errors() {
             found.problems.push("some of it cannot be read".into());
         }
-        // Copies that compaction gave up are covered and may never have been synced.
-        let covered = covered.filter(|covered| covered.sealed || header.kind == SegmentKind::Log);
+        // What a checkpoint covers was synced, but for copies that compaction gave up, and for what an earlier epoch left
+        // torn and no start could seal.
+        let epoch = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.marks.epoch);
+        let is_log = header.kind == SegmentKind::Log;
+        let covered = covered.filter(|covered| covered.sealed || (is_log && header.epoch == epoch));
         let covered_end = covered.map_or(0, |covered| covered.end);
         let ought = trailer.map_or(0, |trailer| trailer.end).max(covered_end);
         if ought > end {

@@ -554,12 +554,13 @@ impl<D: Disk> Recovery<D> {
         } else if covered_end > end {
             holes.push((end, covered_end));
         }
+        // What a checkpoint covers was synced, but for copies that compaction gave up, and for what an earlier epoch left
+        // torn and no start could seal.
+        let epoch = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.marks.epoch);
+        let is_synced = covered.is_some_and(|covered| covered.sealed || header.epoch == epoch);
+        let is_synced = is_synced && header.kind == SegmentKind::Log;
         for (n, &(from, to)) in holes.iter().enumerate() {
-            // Copies that compaction gave up are covered and may never have been synced.
-            let certain = certain
-                || (is_untorn && n < behind)
-                || footer.is_some()
-                || (to <= covered_end && header.kind == SegmentKind::Log);
+            let certain = certain || (is_untorn && n < behind) || footer.is_some() || (to <= covered_end && is_synced);
             if !judged(from, to) {
                 self.holes.push(Hole {
                     header,
