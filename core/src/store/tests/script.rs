@@ -330,15 +330,20 @@ impl Script {
                 } else {
                     self.rng.below(live.len() as u64) as usize
                 };
-                let lo = live[from];
-                let hi = live[(from + self.rng.below(6) as usize).min(live.len() - 1)];
-                for (_, entry) in book.entries.range_mut(lo..=hi) {
-                    entry.settled.get_or_insert(commit);
+                let upto = (from + self.rng.below(6) as usize).min(live.len() - 1);
+                // No range spans what another record settles: that one may be torn, and what it moved elsewhere with it.
+                let mut settled: Vec<(u64, u64)> = Vec::new();
+                for &seq in &live[from..=upto] {
+                    book.entries.get_mut(&seq).unwrap().settled = Some(commit);
+                    match settled.last_mut() {
+                        Some((_, hi)) if *hi + 1 == seq => *hi = seq,
+                        _ => settled.push((seq, seq)),
+                    }
                 }
                 batch.records.push(Record::Acks(
                     [QueueAcks {
                         queue: QueueId(queue),
-                        settled: vec![(lo, hi)],
+                        settled,
                     }]
                     .into(),
                 ));
