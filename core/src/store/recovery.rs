@@ -94,6 +94,7 @@ pub(super) fn recover<D: Disk>(
         durable: HashMap::new(),
         holes: Vec::new(),
         incomplete: Vec::new(),
+        doubtful: Vec::new(),
         unsealed: Vec::new(),
         listed: Vec::new(),
         replayed: false,
@@ -170,6 +171,8 @@ struct Recovery<D: Disk> {
     durable: HashMap<u32, u64>,
     holes: Vec<Hole>,
     incomplete: Vec<Incomplete>,
+    /// Purges and deletions of queues behind a hole: what was lost in it may have moved a message out of the queue.
+    doubtful: Vec<(SegmentHeader, u32, Op)>,
     unsealed: Vec<Unsealed<D::File>>,
     /// Segments whose directories are all that is to be read of them.
     listed: Vec<u32>,
@@ -466,11 +469,12 @@ impl<D: Disk> Recovery<D> {
         let (mut end, mut footer, mut blank) = (RECORDS_AT, None, true);
         // Whether the group's first record was found.
         let mut begun = false;
-        let mut holes = Vec::new();
+        let (mut holes, mut is_torn) = (Vec::new(), false);
         while let Some(scanned) = scanner.next() {
             match scanned {
                 Scanned::Hole { from, to } => {
                     holes.push((from, to));
+                    is_torn = trailer.is_none_or(|trailer| trailer.ending == Ending::Cut);
                     // What was in it may have belonged to the group.
                     self.interrupt(header, &mut group);
                     begun = false;
@@ -517,9 +521,13 @@ impl<D: Disk> Recovery<D> {
                     let whole = raw.flags & GROUP == 0 || (raw.flags & LAST != 0 && begun);
                     group.push((offset, op));
                     if whole {
-                        for (_, op) in group.drain(..) {
+                        for (at, op) in group.drain(..) {
                             list(&mut directory, &op);
-                            self.apply(&header, op);
+                            if is_torn && matches!(op, Op::Purge(..) | Op::Delete(_)) {
+                                self.doubtful.push((header, at, op));
+                            } else {
+                                self.apply(&header, op);
+                            }
                         }
                     } else if raw.flags & LAST != 0 {
                         self.interrupt(header, &mut group);
@@ -639,11 +647,16 @@ impl<D: Disk> Recovery<D> {
                     .damaged(&leftover.header, leftover.end, &[], "the segment's end is missing");
             }
         }
+        let mut doubtful = std::mem::take(&mut self.doubtful);
+        doubtful.retain(|(header, at, _)| self.has_run_on || is_synced(header, *at));
         let incomplete = std::mem::take(&mut self.incomplete);
         let kept: Vec<Incomplete> = incomplete
             .into_iter()
             .filter(|group| group.certain || is_synced(&group.header, group.at))
             .collect();
+        for (header, _, op) in doubtful {
+            self.apply(&header, op);
+        }
         for group in kept {
             // Its segment's directory does not list it, so the records stay the truth.
             self.unsealed.retain(|leftover| leftover.header.id != group.header.id);

@@ -65,6 +65,15 @@ fn a_segment_that_failed_at_the_last_moment_keeps_its_number() {
     live_and_die(1542, 6);
 }
 
+/// A message was dead-lettered and its old queue purged in one write that was torn: the purge was found, the move was
+/// not, and the message was in neither queue.
+#[test]
+fn a_purge_behind_a_torn_move_does_not_count() {
+    for seed in [31_415, 185_186, 132_339] {
+        live_and_die(seed, 6);
+    }
+}
+
 #[test]
 fn every_crash_point_of_a_run_is_survived() {
     for seed in 0..runs(400).div_ceil(400) {
