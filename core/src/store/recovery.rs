@@ -474,7 +474,8 @@ impl<D: Disk> Recovery<D> {
             match scanned {
                 Scanned::Hole { from, to } => {
                     holes.push((from, to));
-                    is_torn = trailer.is_none_or(|trailer| trailer.ending == Ending::Cut);
+                    // Each start must judge the same, however the machine stopped since.
+                    is_torn = trailer.map_or(!self.has_run_on, |trailer| trailer.ending == Ending::Cut);
                     // What was in it may have belonged to the group.
                     self.interrupt(header, &mut group);
                     begun = false;
@@ -648,7 +649,7 @@ impl<D: Disk> Recovery<D> {
             }
         }
         let mut doubtful = std::mem::take(&mut self.doubtful);
-        doubtful.retain(|(header, at, _)| self.has_run_on || is_synced(header, *at));
+        doubtful.retain(|(header, at, _)| is_synced(header, *at));
         let incomplete = std::mem::take(&mut self.incomplete);
         let kept: Vec<Incomplete> = incomplete
             .into_iter()
