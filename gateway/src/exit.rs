@@ -9,6 +9,8 @@ pub enum Failure {
     #[error("{0}")]
     DataDamaged(String),
     #[error("{0}")]
+    DataRepaired(String),
+    #[error("{0}")]
     PortUnavailable(String),
     #[error("{0}")]
     Internal(String),
@@ -23,9 +25,10 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The code of `sysexits.h`.
+    /// The code of `sysexits.h`; 1, as `fsck` has it, for damage that was found and repaired.
     pub fn code(&self) -> ExitCode {
         ExitCode::from(match self {
+            Failure::DataRepaired(_) => 1,
             Failure::DataDamaged(_) => 65,
             Failure::PortUnavailable(_) => 69,
             Failure::Internal(_) => 70,

@@ -12,6 +12,7 @@
 
 mod auth;
 mod banner;
+mod check;
 mod clock;
 mod committer;
 pub mod config;
@@ -33,6 +34,6 @@ mod threads;
 mod vhost;
 mod watch;
 
+pub use check::check;
 pub use exit::Failure;
 pub use server::serve;
-pub use store::check;

@@ -28,12 +28,19 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Read all of a data directory that is not in use, change nothing, and print what is found: 0 if it is sound, 65
-    /// if something is damaged
+    /// Read all of a data directory that no gateway uses, and print what is found
+    ///
+    /// Exit codes: 0 there is no damage; 65 there is damage; 73 it cannot be read; 75 a gateway uses it. With
+    /// --repair: 0 there was nothing to repair; 1 there was damage, and it is repaired; 65 damage is left.
+    #[command(verbatim_doc_comment)]
     Check {
         /// The data directory
         #[arg(long, value_name = "DIR")]
         data: PathBuf,
+        /// Write again what can be derived (checkpoint, headers, footers) and move what cannot be used to quarantine/.
+        /// What is lost is lost; what is intact is kept
+        #[arg(long)]
+        repair: bool,
     },
 }
 
@@ -48,8 +55,8 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<(), Failure> {
-    if let Some(Verb::Check { data }) = arguments.verb {
-        return gatepost::check(&data);
+    if let Some(Verb::Check { data, repair }) = arguments.verb {
+        return gatepost::check(&data, repair);
     }
     let loaded = config::load(arguments.config.as_deref(), environment());
     let mut config = loaded.map_err(|problems| Failure::Configuration(problems.to_string()))?;

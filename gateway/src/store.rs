@@ -9,6 +9,7 @@ use gatepost_core::time::Wall;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// The log.
 pub(crate) type Store = store::Store<RealDisk>;
@@ -29,7 +30,13 @@ pub(crate) fn open(config: &Config, wall: Wall) -> Result<(Store, Recovered), Fa
         confirm_written: store.confirm == Confirm::Written,
         ..StoreSettings::default()
     };
-    Store::open(Arc::new(disk), settings, wall).map_err(|error| failure(data, error))
+    let (store, recovered) = Store::open(Arc::new(disk), settings, wall).map_err(|error| failure(data, error))?;
+    let damaged = store.stats().quarantined.load(Ordering::Relaxed);
+    if damaged > 0 {
+        let quarantine = data.join("quarantine");
+        tracing::error!(damaged, quarantine = %quarantine.display(), "the log is damaged; what is intact is served");
+    }
+    Ok((store, recovered))
 }
 
 /// Bytes of a segment: as set, or what suits the medium.
@@ -42,28 +49,8 @@ pub(crate) fn segment_bytes(config: &Config) -> u64 {
     }
 }
 
-/// Reads all of a data directory, changes nothing, and prints what it finds.
-///
-/// # Errors
-/// There is damage, or the directory cannot be read.
-pub fn check(data: &Path) -> Result<(), Failure> {
-    if !data.is_dir() {
-        return Err(Failure::DataUnwritable(format!(
-            "{} is not a directory",
-            data.display()
-        )));
-    }
-    let disk = RealDisk::new(data).map_err(|source| failure(data, StoreError::Lock(source)))?;
-    let report = store::check(&disk, &mut |_| ()).map_err(|error| failure(data, error))?;
-    println!("{report}");
-    if report.is_clean() {
-        Ok(())
-    } else {
-        Err(Failure::DataDamaged(format!("{} is damaged", data.display())))
-    }
-}
-
-fn failure(data: &Path, error: StoreError) -> Failure {
+/// What an operator reads of an error.
+pub(crate) fn failure(data: &Path, error: StoreError) -> Failure {
     match error {
         // It names the directory and the process.
         StoreError::Lock(source) if source.kind() == ErrorKind::WouldBlock => Failure::DataInUse(source.to_string()),
@@ -115,7 +102,5 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let error = open(&config(file.path()), Wall(1)).err().expect("no directory");
         assert!(matches!(error, Failure::DataUnwritable(_)), "{error}");
-        let missing = file.path().join("missing");
-        assert!(check(&missing).is_err());
     }
 }

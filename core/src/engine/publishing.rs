@@ -640,7 +640,9 @@ impl Engine {
             q.arguments.length_max.is_some_and(|max| q.ready.len() as u64 > max)
                 || q.arguments.bytes_max.is_some_and(|max| q.ready.bytes() > max)
         };
-        if !self.queue_mut(queue).is_some_and(|q| over(q)) {
+        // One that refuses may be over its limit by what came back to it: that was confirmed, and stays.
+        let drops = |q: &Queue| q.arguments.overflow == Overflow::DropHead && over(q);
+        if !self.queue_mut(queue).is_some_and(|q| drops(q)) {
             return;
         }
         // A limit of nothing still lets a message pass straight to a consumer.

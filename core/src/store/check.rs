@@ -1,12 +1,20 @@
 //! `gatepost check`: reads everything, changes nothing, says what it finds.
 
-use super::checkpoint;
+use super::checkpoint::{self, Checkpoint, Covered};
 use super::directory::{Entries, Listed};
 use super::disk::{Disk, DiskFile};
-use super::record::{Kind, MessageHead, parse_acks, parse_key, parse_purge, parse_queue, parse_ref, parse_state};
+use super::footer::{Ending, Footer};
+use super::log::AHEAD;
+use super::missing;
+use super::record::{
+    BatchHead, Kind, MessageHead, Raw, parse_acks, parse_key, parse_purge, parse_queue, parse_ref, parse_state,
+};
 use super::scan::{Scanned, Scanner};
-use super::segment::{BadHeader, COLD_DIR, LOG_DIR, SegmentHeader, Trailer, VERSION, id_of, path, read_directory};
+use super::segment::{
+    BadHeader, COLD_DIR, LOG_DIR, SECTOR, SegmentHeader, SegmentKind, Trailer, VERSION, id_of, path, read_directory,
+};
 use super::settings::StoreError;
+use hashbrown::HashMap;
 use std::fmt;
 use std::io::ErrorKind;
 
@@ -25,10 +33,21 @@ pub struct Checked {
     pub torn: bool,
 }
 
+/// How far a check is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// The file that was just read.
+    pub file: &'a Checked,
+    /// Files read, and files there are.
+    pub files: (usize, usize),
+    /// Bytes read, and bytes there are.
+    pub bytes: (u64, u64),
+}
+
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Every file of the log, in order.
+    /// Every file of the log, in order, those that are missing included.
     pub files: Vec<Checked>,
     /// Messages on disk, settled ones included.
     pub messages: u64,
@@ -36,6 +55,10 @@ pub struct Report {
     pub keys: u64,
     /// Whether the newest checkpoint can be used; `None` if there is none.
     pub checkpoint: Option<bool>,
+    /// The same of the one before.
+    pub checkpoint_before: Option<bool>,
+    /// Temporary files that a stop left behind: no damage, and the next start removes them.
+    pub stale: Vec<String>,
     /// Damaged places that were set aside earlier.
     pub quarantined: usize,
 }
@@ -43,7 +66,9 @@ pub struct Report {
 impl Report {
     /// Whether nothing is damaged.
     pub fn is_clean(&self) -> bool {
-        self.checkpoint != Some(false) && self.files.iter().all(|file| file.problems.is_empty())
+        self.checkpoint != Some(false)
+            && self.checkpoint_before != Some(false)
+            && self.files.iter().all(|file| file.problems.is_empty())
     }
 }
 
@@ -65,6 +90,12 @@ impl fmt::Display for Report {
             Some(false) => writeln!(f, "checkpoint: DAMAGED (the next start is longer)")?,
             None => writeln!(f, "checkpoint: none")?,
         }
+        if self.checkpoint_before == Some(false) {
+            writeln!(f, "checkpoint.old: DAMAGED (nothing is lost)")?;
+        }
+        for path in &self.stale {
+            writeln!(f, "{path}: left over")?;
+        }
         if self.quarantined > 0 {
             writeln!(f, "quarantine: {} notes from earlier", self.quarantined)?;
         }
@@ -73,13 +104,23 @@ impl fmt::Display for Report {
     }
 }
 
-/// Reads every record of a data directory. `progress` is called after each file, with it.
+/// Reads every record of a data directory. `progress` is called after each file.
 ///
 /// # Errors
 /// If a process has the directory, if it cannot be listed, or if it is another release's.
-pub fn check<D: Disk>(disk: &D, progress: &mut dyn FnMut(&Checked)) -> Result<Report, StoreError> {
-    let _lock = disk.lock().map_err(StoreError::Lock)?;
+pub fn check<D: Disk>(disk: &D, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Report, StoreError> {
+    let lock = disk.lock().map_err(StoreError::Lock)?;
+    check_locked(disk, disk.has_run_on(&lock), progress)
+}
+
+/// The same of a directory that this process has.
+pub(super) fn check_locked<D: Disk>(
+    disk: &D,
+    has_run_on: bool,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Report, StoreError> {
     let mut report = Report::default();
+    let mut todo = Vec::new();
     for dir in [COLD_DIR, LOG_DIR] {
         let names = match disk.list(dir) {
             Ok(names) => names,
@@ -92,130 +133,297 @@ pub fn check<D: Disk>(disk: &D, progress: &mut dyn FnMut(&Checked)) -> Result<Re
         };
         let mut ids: Vec<u32> = names.iter().filter_map(|name| id_of(name)).collect();
         ids.sort_unstable();
-        for id in ids {
-            let file = check_file(disk, dir, id, &mut report)?;
-            progress(&file);
-            report.files.push(file);
-        }
+        todo.extend(ids.into_iter().map(|id| (dir, id)));
+        let paths = names.iter().map(|name| format!("{dir}/{name}"));
+        report.stale.extend(paths.filter(|path| is_stale(path)));
     }
-    report.checkpoint = match checkpoint::read(disk, checkpoint::FILE)? {
-        checkpoint::Read::Good(_) => Some(true),
-        checkpoint::Read::Damaged => Some(false),
-        checkpoint::Read::Missing => None,
+    let names = disk.list("").unwrap_or_default();
+    report.stale.extend(names.into_iter().filter(|path| is_stale(path)));
+    let (mut newest, mut older) = (None, None);
+    report.checkpoint = read_checkpoint(disk, checkpoint::FILE, &mut newest)?;
+    report.checkpoint_before = read_checkpoint(disk, checkpoint::OLD, &mut older)?;
+    let is_newest = newest.is_some();
+    let mut checker = Checker {
+        disk,
+        has_run_on,
+        checkpoint: newest.or(older),
+        report,
+        there: Vec::new(),
+        durable: HashMap::new(),
+        doubts: Vec::new(),
     };
+    let len = |(dir, id): &(&str, u32)| disk.open(&path(dir, *id)).and_then(|file| file.len()).unwrap_or(0);
+    let (mut read, total) = (0, todo.iter().map(len).sum());
+    for (n, (dir, id)) in todo.iter().enumerate() {
+        let file = checker.file(dir, *id)?;
+        read += file.bytes;
+        progress(Progress {
+            file: &file,
+            files: (n + 1, todo.len()),
+            bytes: (read, total),
+        });
+        checker.report.files.push(file);
+    }
+    checker.judge();
+    checker.miss(is_newest, &todo);
+    let mut report = checker.report;
     let notes = disk.list(super::quarantine::DIR).unwrap_or_default();
     report.quarantined = notes.iter().filter(|name| name.ends_with(".txt")).count();
     Ok(report)
 }
 
-fn check_file<D: Disk>(disk: &D, dir: &str, id: u32, report: &mut Report) -> Result<Checked, StoreError> {
-    let path = path(dir, id);
-    let mut found = Checked {
-        path: path.clone(),
-        bytes: 0,
-        records: 0,
-        problems: Vec::new(),
-        torn: false,
-    };
-    let file = match disk.open(&path) {
-        Ok(file) => file,
-        Err(error) => {
-            found.problems.push(format!("cannot be opened: {error}"));
+/// Whether a file is one that is renamed once it is whole.
+fn is_stale(path: &str) -> bool {
+    path == AHEAD || path == checkpoint::DRAFT || path.ends_with("/draft")
+}
+
+fn read_checkpoint<D: Disk>(
+    disk: &D,
+    file: &str,
+    into: &mut Option<Box<Checkpoint>>,
+) -> Result<Option<bool>, StoreError> {
+    Ok(match checkpoint::read(disk, file)? {
+        checkpoint::Read::Good(found) => {
+            *into = Some(found);
+            Some(true)
+        }
+        checkpoint::Read::Damaged => Some(false),
+        checkpoint::Read::Missing => None,
+    })
+}
+
+struct Checker<'d, D> {
+    disk: &'d D,
+    /// The process died, and no power cut tore what it wrote.
+    has_run_on: bool,
+    checkpoint: Option<Box<Checkpoint>>,
+    report: Report,
+    /// Headers of the segments that are there.
+    there: Vec<SegmentHeader>,
+    /// Per epoch, the highest LSN of the log known to be synced.
+    durable: HashMap<u32, u64>,
+    doubts: Vec<Doubt>,
+}
+
+/// Bytes that hold nothing in a segment that nobody sealed: torn, or damaged if they are known to have been synced.
+struct Doubt {
+    path: String,
+    header: SegmentHeader,
+    from: u32,
+    problem: String,
+}
+
+impl<D: Disk> Checker<'_, D> {
+    fn file(&mut self, dir: &str, id: u32) -> Result<Checked, StoreError> {
+        let path = path(dir, id);
+        let mut found = Checked {
+            path: path.clone(),
+            bytes: 0,
+            records: 0,
+            problems: Vec::new(),
+            torn: false,
+        };
+        let file = match self.disk.open(&path) {
+            Ok(file) => file,
+            Err(error) => {
+                found.problems.push(format!("cannot be opened: {error}"));
+                return Ok(found);
+            }
+        };
+        found.bytes = file.len().unwrap_or(0);
+        let covered = self.checkpoint.as_ref();
+        let covered = covered.and_then(|c| c.segments.iter().find(|covered| covered.header.id == id).copied());
+        let header = match (SegmentHeader::read(&file), covered) {
+            (Ok(header), _) => header,
+            (Err(BadHeader::Version(version)), _) => {
+                return Err(StoreError::Version {
+                    path,
+                    found: version,
+                    known: VERSION,
+                });
+            }
+            // The checkpoint remembers what the file forgot.
+            (Err(BadHeader::Damaged), Some(covered)) => covered.header,
+            (Err(BadHeader::Damaged), None) => {
+                found.problems.push("no copy of the header holds".into());
+                return Ok(found);
+            }
+        };
+        if header.id != id || header.kind.dir() != dir {
+            let place = super::segment::path(header.kind.dir(), header.id);
+            found.problems.push(format!("its header is that of {place}"));
             return Ok(found);
         }
-    };
-    found.bytes = file.len().unwrap_or(0);
-    let header = match SegmentHeader::read(&file) {
-        Ok(header) => header,
-        Err(BadHeader::Version(version)) => {
-            return Err(StoreError::Version {
-                path,
-                found: version,
-                known: VERSION,
-            });
+        self.there.push(header);
+        if !header.is_whole(&file) {
+            found.problems.push("a copy of the header does not hold".into());
         }
-        Err(BadHeader::Damaged) => {
-            found.problems.push("no copy of the header holds".into());
-            return Ok(found);
-        }
-    };
-    if header.id != id {
-        found
-            .problems
-            .push(format!("its header is that of segment {}", header.id));
+        self.records(
+            &file,
+            &header,
+            covered.filter(|covered| covered.header == header),
+            &mut found,
+        );
+        Ok(found)
     }
-    let trailer = Trailer::read(&file).filter(|trailer| trailer.header == header);
-    let mut scanner = Scanner::new(&file, header.base, header.seed());
-    let mut listed = Vec::new();
-    let (mut footer, mut end) = (false, scanner.end());
-    while let Some(scanned) = scanner.next() {
-        match scanned {
-            // In a segment that a start sealed after a crash, a hole is what the crash left.
-            Scanned::Hole { .. } if trailer.is_some_and(|trailer| trailer.cut) => found.torn = true,
-            Scanned::Hole { from, to } => found
-                .problems
-                .push(format!("{} bytes at {from} hold no record", to - from)),
-            Scanned::Record { offset, len, raw } => {
-                if raw.kind == Kind::Footer {
-                    footer = true;
+
+    fn records(&mut self, file: &D::File, header: &SegmentHeader, covered: Option<Covered>, found: &mut Checked) {
+        let trailer = Trailer::read(file).filter(|trailer| trailer.header == *header);
+        let sealed = trailer.and_then(|_| read_directory(file, header));
+        let mut scanner = Scanner::new(file, header.base, header.seed());
+        let (mut listed, mut holes) = (Vec::new(), Vec::new());
+        let (mut footer, mut end) = (None, scanner.end());
+        while let Some(scanned) = scanner.next() {
+            match scanned {
+                Scanned::Hole { from, to } => {
+                    let problem = format!("{} bytes at {from} hold no record", to - from);
+                    holes.push((from, to, problem));
+                }
+                Scanned::Record { raw, .. } if raw.kind == Kind::Footer => {
+                    footer = Footer::parse(raw.head);
                     break;
                 }
-                end = offset + len;
-                found.records += 1;
-                let sound = match raw.kind {
-                    Kind::Message => {
-                        report.messages += 1;
-                        listed.push(offset);
-                        MessageHead::parse(raw.head)
-                            .and_then(|head| head.message(raw.payload))
-                            .is_some()
+                Scanned::Record { offset, len, raw } => {
+                    end = offset + len;
+                    found.records += 1;
+                    match raw.kind {
+                        Kind::Message => self.report.messages += 1,
+                        Kind::Key => self.report.keys += 1,
+                        Kind::Batch if header.kind == SegmentKind::Log => {
+                            let synced = BatchHead::parse(raw.head).map_or(0, |head| head.durable);
+                            let durable = self.durable.entry(header.epoch).or_default();
+                            *durable = synced.max(*durable);
+                        }
+                        _ => {}
                     }
-                    Kind::Key => {
-                        report.keys += 1;
+                    if !is_sound(&raw) {
+                        let problem = format!("the record at {offset} has a good checksum and makes no sense");
+                        holes.push((offset, end, problem));
+                    } else if matches!(raw.kind, Kind::Message | Kind::Key) {
                         listed.push(offset);
-                        parse_key(raw.head).is_some()
                     }
-                    Kind::Acks => parse_acks(raw.head).is_some(),
-                    Kind::State => parse_state(raw.head).is_some(),
-                    Kind::Purge => parse_purge(raw.head).is_some(),
-                    Kind::QueueDelete => parse_queue(raw.head).is_some(),
-                    Kind::Ref => parse_ref(raw.head).is_some(),
-                    Kind::Batch | Kind::Footer => true,
-                };
-                if !sound {
-                    found
-                        .problems
-                        .push(format!("the record at {offset} has a good checksum and makes no sense"));
                 }
             }
         }
-    }
-    if scanner.has_read_errors() {
-        found.problems.push("some of it cannot be read".into());
-    }
-    match trailer {
-        Some(trailer) if trailer.end > end => {
-            found
-                .problems
-                .push(format!("{} bytes at its end hold no record", trailer.end - end));
+        if scanner.has_read_errors() {
+            found.problems.push("some of it cannot be read".into());
         }
-        Some(_) => match read_directory(&file, &header) {
-            None => found.problems.push("the footer does not hold".into()),
-            Some((trailer, directory)) if !trailer.cut => {
-                let offsets = Entries::new(&directory).map(|entry| match entry {
+        // What a checkpoint covers was synced, but for copies that compaction gave up, and for what an earlier epoch left
+        // torn and no start could seal.
+        let epoch = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.marks.epoch);
+        let is_log = header.kind == SegmentKind::Log;
+        let covered = covered.filter(|covered| covered.sealed || (is_log && header.epoch == epoch));
+        let covered_end = covered.map_or(0, |covered| covered.end);
+        let ought = trailer.map_or(0, |trailer| trailer.end).max(covered_end);
+        if ought > end {
+            holes.push((end, ought, format!("{} bytes at its end hold no record", ought - end)));
+        }
+        // What was judged when the segment was sealed is what a crash left; what came later is damage. Where that is
+        // not known, it depends on what was synced.
+        let is_full = trailer.is_some_and(|trailer| trailer.ending != Ending::Cut);
+        for (from, to, problem) in holes {
+            if footer.as_ref().is_some_and(|footer| footer.has_judged(from, to)) {
+                found.torn = true;
+            } else if footer.is_some() || is_full || to <= covered_end || (self.has_run_on && trailer.is_none()) {
+                found.problems.push(problem);
+            } else {
+                self.doubt(&found.path, header, from, problem);
+            }
+        }
+        match (trailer, &sealed) {
+            (Some(_), Some((footer, directory))) => {
+                let entries = Entries::new(directory).map(|entry| match entry {
                     Listed::Message { offset, .. } | Listed::Key { offset, .. } => offset,
                 });
-                if found.problems.is_empty() && !offsets.eq(listed) {
+                // A start leaves out of the directory what belongs to a group that was torn.
+                let agrees = match footer.ending {
+                    Ending::Full => entries.eq(listed),
+                    Ending::Cut | Ending::Mended => {
+                        let mut there = listed.into_iter();
+                        entries.into_iter().all(|offset| there.any(|record| record == offset))
+                    }
+                };
+                if found.problems.is_empty() && !agrees {
                     found
                         .problems
                         .push("the footer lists other records than there are".into());
                 }
             }
-            Some(_) => {}
-        },
-        None if footer => found.problems.push("the trailer does not hold".into()),
-        // An unsealed segment ends where the process did.
-        None => found.torn = true,
+            // The footer is written before the trailer and synced together with it, before anything that follows. An
+            // unsealed segment ends where the process did.
+            _ => {
+                let problem = match trailer {
+                    Some(_) => "the footer does not hold",
+                    None if footer.is_some() => "the trailer does not hold",
+                    None => "its end is missing",
+                };
+                if covered.is_some_and(|covered| covered.sealed) {
+                    found.problems.push(problem.into());
+                } else {
+                    found.torn = true;
+                    self.doubt(&found.path, header, end.next_multiple_of(SECTOR), problem.into());
+                }
+            }
+        }
     }
-    Ok(found)
+
+    fn doubt(&mut self, path: &str, header: &SegmentHeader, from: u32, problem: String) {
+        if header.kind == SegmentKind::Log {
+            self.doubts.push(Doubt {
+                path: path.to_owned(),
+                header: *header,
+                from,
+                problem,
+            });
+        }
+    }
+
+    /// Tells damage from torn tails, now that all batches have said what they knew.
+    fn judge(&mut self) {
+        for doubt in std::mem::take(&mut self.doubts) {
+            let durable = self.durable.get(&doubt.header.epoch).copied().unwrap_or(0);
+            if doubt.header.base + u64::from(doubt.from) < durable
+                && let Some(file) = self.report.files.iter_mut().find(|file| file.path == doubt.path)
+            {
+                file.problems.push(doubt.problem);
+            }
+        }
+    }
+
+    fn miss(&mut self, is_newest: bool, files: &[(&str, u32)]) {
+        let Some(checkpoint) = &self.checkpoint else { return };
+        // What an older one has live may have been recycled since.
+        let expected = if is_newest {
+            missing::expected(&checkpoint.index)
+        } else {
+            missing::Expected::new()
+        };
+        for gone in missing::find(checkpoint, &expected, &self.there, |id| {
+            files.iter().any(|(_, file)| *file == id)
+        }) {
+            self.report.files.push(Checked {
+                path: gone.path,
+                bytes: 0,
+                records: 0,
+                problems: vec![gone.why],
+                torn: false,
+            });
+        }
+    }
+}
+
+/// Whether a record makes sense.
+fn is_sound(raw: &Raw<'_>) -> bool {
+    match raw.kind {
+        Kind::Message => MessageHead::parse(raw.head)
+            .and_then(|head| head.message(raw.payload))
+            .is_some(),
+        Kind::Key => parse_key(raw.head).is_some(),
+        Kind::Acks => parse_acks(raw.head).is_some(),
+        Kind::State => parse_state(raw.head).is_some(),
+        Kind::Purge => parse_purge(raw.head).is_some(),
+        Kind::QueueDelete => parse_queue(raw.head).is_some(),
+        Kind::Ref => parse_ref(raw.head).is_some(),
+        Kind::Batch | Kind::Footer => true,
+    }
 }

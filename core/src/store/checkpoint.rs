@@ -210,6 +210,14 @@ pub(crate) fn read<D: Disk>(disk: &D, path: &str) -> Result<Read, StoreError> {
     }
 }
 
+/// Whether a checkpoint file is missing or its checksum holds.
+pub(crate) fn holds<D: Disk>(disk: &D, path: &str) -> bool {
+    match load(disk, path) {
+        Ok(bytes) => open(&bytes).is_some(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
 fn load<D: Disk>(disk: &D, path: &str) -> io::Result<Vec<u8>> {
     let file = disk.open(path)?;
     let len = usize::try_from(file.len()?).map_err(|_| io::ErrorKind::FileTooLarge)?;
@@ -226,20 +234,22 @@ pub(crate) enum Decoded {
     Version(u32),
 }
 
+/// The version and the body of a checkpoint whose checksum holds.
+fn open(bytes: &[u8]) -> Option<(u32, &[u8])> {
+    let mut input = Input(bytes);
+    if input.bytes(8)? != MAGIC {
+        return None;
+    }
+    let crc = input.u32()?;
+    let mut fields = input;
+    let (version, len) = (fields.u32()?, fields.u64()?);
+    let body = fields.bytes(usize::try_from(len).ok()?)?;
+    let covered = input.bytes(12 + body.len())?;
+    (crc == crc32c::crc32c(covered)).then_some((version, body))
+}
+
 pub(crate) fn decode(bytes: &[u8]) -> Decoded {
-    let open = || -> Option<(u32, &[u8])> {
-        let mut input = Input(bytes);
-        if input.bytes(8)? != MAGIC {
-            return None;
-        }
-        let crc = input.u32()?;
-        let mut fields = input;
-        let (version, len) = (fields.u32()?, fields.u64()?);
-        let body = fields.bytes(usize::try_from(len).ok()?)?;
-        let covered = input.bytes(12 + body.len())?;
-        (crc == crc32c::crc32c(covered)).then_some((version, body))
-    };
-    match open() {
+    match open(bytes) {
         Some((VERSION, body)) => parse(body).map_or(Decoded::Damaged, |found| Decoded::Good(Box::new(found))),
         Some((version, _)) => Decoded::Version(version),
         None => Decoded::Damaged,

@@ -283,9 +283,11 @@ impl<D: Disk> Store<D> {
             let written = writer.write()?;
             if let Some(took) = writer.sync()? {
                 self.shared.stats.synced(took);
+                self.slice_took += took;
             }
             if written > 0 {
                 StoreStats::add(&self.shared.stats.bytes_written, written);
+                StoreStats::add(&self.shared.stats.compaction_bytes_written, written);
                 self.checkpoint.dirty = true;
                 let (id, end) = (writer.header.id, writer.end());
                 if let Some(segment) = self.segments.get_mut(&id) {
@@ -355,8 +357,21 @@ fn cold<D: Disk>(
     if store.cold.get(kind).is_some_and(Option::is_none) {
         let size = size_for(bytes + listed, store.settings.segment_bytes)
             .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        let marks = store.marks;
         let header = store.next_header([SegmentKind::Messages, SegmentKind::Keys][kind], size);
-        let writer = SegmentWriter::create(&*store.shared.disk, header, None)?;
+        let disk = store.shared.disk.clone();
+        let writer = match SegmentWriter::create(&*disk, header, None) {
+            Ok(writer) => writer,
+            Err(error) => {
+                // A gap between segments would look as if one were missing, so the place of one that was not made is
+                // taken by the next; unless its file has got its name, and only the sync of that failed.
+                let name = format!("{:08}.seg", header.id);
+                if disk.list(header.kind.dir()).is_ok_and(|names| !names.contains(&name)) {
+                    store.marks = marks;
+                }
+                return Err(error);
+            }
+        };
         store.add_segment(&writer);
         store.cold[kind] = Some(writer);
     }

@@ -5,7 +5,7 @@
 
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -22,6 +22,11 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// `WouldBlock` if another process has it; the text names that process.
     fn lock(&self) -> io::Result<Self::Lock>;
+    /// Whether the machine has run on since [`Disk::set_in_use`] was last called: all that was written is there then,
+    /// and none of it torn. `false` if that is not known.
+    fn has_run_on(&self, lock: &Self::Lock) -> bool;
+    /// What was written before is on the medium, and this process is about to write more.
+    fn set_in_use(&self, lock: &Self::Lock) -> io::Result<()>;
     /// Makes a directory in the data directory, if it is not there yet, durably.
     fn make_dir(&self, dir: &str) -> io::Result<()>;
     /// Makes a file, or empties the one that is there.
@@ -101,10 +106,26 @@ impl RealDisk {
 #[derive(Debug)]
 pub struct RealFile(File);
 
-/// The `LOCK` file, locked.
+/// The `LOCK` file, locked: the pid of its holder, and the kernel's word for the boot in which the directory was last
+/// written.
 #[derive(Debug)]
 pub struct RealLock {
-    _file: File,
+    file: File,
+    last_boot: String,
+}
+
+/// The kernel's word for the time since the machine started; empty if it has none.
+fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
+
+impl RealLock {
+    fn write(&self, boot: &str) -> io::Result<()> {
+        let text = format!("{}\n{boot}\n", std::process::id());
+        self.file.write_all_at(text.as_bytes(), 0)?;
+        self.file.set_len(text.len() as u64)
+    }
 }
 
 impl Disk for RealDisk {
@@ -119,20 +140,30 @@ impl Disk for RealDisk {
             .create(true)
             .truncate(false)
             .open(&path)?;
-        match file.try_lock() {
+        let locked = file.try_lock();
+        let mut text = String::new();
+        // The holder may just be writing it; an empty name is still an answer.
+        let _ = file.read_to_string(&mut text);
+        let mut lines = text.lines().map(str::trim);
+        let (pid, last_boot) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+        match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                // The holder may just be writing it; an empty name is still an answer.
-                let _ = file.read_to_string(&mut pid);
-                let text = format!("{} is in use by process {}", self.root.display(), pid.trim());
+                let text = format!("{} is in use by process {pid}", self.root.display());
                 return Err(io::Error::new(ErrorKind::WouldBlock, text));
             }
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        file.set_len(0)?;
-        file.write_all(format!("{}\n", std::process::id()).as_bytes())?;
-        Ok(RealLock { _file: file })
+        let last_boot = last_boot.to_owned();
+        let lock = RealLock { file, last_boot };
+        lock.write(&lock.last_boot)?;
+        Ok(lock)
+    }
+    fn has_run_on(&self, lock: &RealLock) -> bool {
+        !lock.last_boot.is_empty() && lock.last_boot == boot_id()
+    }
+    fn set_in_use(&self, lock: &RealLock) -> io::Result<()> {
+        lock.write(&boot_id())
     }
     fn make_dir(&self, dir: &str) -> io::Result<()> {
         match std::fs::create_dir(self.path(dir)) {

@@ -3,6 +3,7 @@
 use super::checkpoint;
 use super::directory::Entries;
 use super::disk::DiskFile;
+use super::footer::Footer;
 use super::record::{
     self, BatchHead, Encoder, Kind, MessageHead, parse_acks, parse_key, parse_purge, parse_queue, parse_ref,
     parse_state,
@@ -20,6 +21,11 @@ pub fn fuzz_record(data: &[u8]) {
         let _ = MessageHead::parse(raw.head).and_then(|head| head.message(raw.payload));
     }
     let _ = BatchHead::parse(data);
+    if let Some(footer) = Footer::parse(data) {
+        let mut out = Vec::new();
+        footer.put(&mut out);
+        assert_eq!(Footer::parse(&out), Some(footer));
+    }
     if let Some(head) = MessageHead::parse(data) {
         let _ = head.message(data);
         let mut out = Vec::new();

@@ -423,6 +423,12 @@ impl Index {
         }
         self.count(at.segment).keys += 1;
     }
+    /// The newest record of a key is lost, and its value with it.
+    pub(crate) fn lose_key(&mut self, key: &[u8]) {
+        if let Some(entry) = self.keys.remove(key) {
+            self.count(entry.at.segment).keys -= 1;
+        }
+    }
     /// All records were seen.
     pub(crate) fn drop_needless_deletions(&mut self) {
         let deleted = self.keys.iter().filter(|(_, entry)| entry.deleted && entry.copies <= 1);

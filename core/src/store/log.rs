@@ -7,6 +7,7 @@ use super::checkpoint::Marks;
 use super::compact::Compaction;
 use super::disk::{Disk, DiskFile};
 use super::files::Shared;
+use super::footer::Ending;
 use super::index::Root;
 use super::reader::Reader;
 use super::record::{self, FIRST, GROUP, Kind, LAST, message_bytes_max};
@@ -48,6 +49,8 @@ pub struct Store<D: Disk> {
     pub(super) spares: Vec<Spare>,
     /// A spare that is being filled with zeros, and up to where.
     ahead: Option<(D::File, u64)>,
+    /// What the medium took for the background's syncs in this `tick`.
+    pub(super) slice_took: Duration,
     /// Syncs of the active segment.
     syncs_here: u32,
     /// Zeroing ahead failed for this segment: it is tried again for the next.
@@ -72,8 +75,9 @@ pub struct Store<D: Disk> {
 pub(super) struct CheckpointState {
     /// When the last one was written, or tried.
     last: Time,
-    /// A segment was sealed since.
+    /// A segment was sealed since; and since the last `tick`.
     sealed: bool,
+    sealed_just_now: bool,
     /// Something was logged since.
     pub(super) dirty: bool,
     /// Bytes of the last one, and bytes logged since: see `checkpoint_due`.
@@ -106,8 +110,10 @@ pub(super) struct Segment {
 pub(super) const SPARES_MAX: usize = 2;
 /// Encoded records are written when they reach this, also in the middle of a batch.
 const WRITE_BYTES: usize = 1 << 20;
-/// Background work goes on after this time.
+/// Background work goes on after this time...
 const SLICE_PAUSE: Duration = Duration::from_millis(10);
+/// ... or after this many times what the medium took for the slice, so that it gets a quarter of the medium at most.
+const SLICE_PAUSE_SHARE: u32 = 3;
 /// A spare being zeroed.
 pub(super) const AHEAD: &str = "log/ahead";
 
@@ -126,10 +132,32 @@ impl<D: Disk> Store<D> {
     ///
     /// # Errors
     /// If another process has it, if it cannot be listed or made, or if it is another release's. Damage is no error.
-    pub fn open(disk: Arc<D>, mut settings: StoreSettings, wall: Wall) -> Result<(Store<D>, Recovered), StoreError> {
+    pub fn open(disk: Arc<D>, settings: StoreSettings, wall: Wall) -> Result<(Store<D>, Recovered), StoreError> {
+        Store::open_as(disk, settings, wall, false)
+    }
+    /// The same, with every record read, whatever the checkpoint says.
+    pub(super) fn open_thoroughly(
+        disk: Arc<D>,
+        settings: StoreSettings,
+        wall: Wall,
+    ) -> Result<(Store<D>, Recovered), StoreError> {
+        Store::open_as(disk, settings, wall, true)
+    }
+    fn open_as(
+        disk: Arc<D>,
+        mut settings: StoreSettings,
+        wall: Wall,
+        is_thorough: bool,
+    ) -> Result<(Store<D>, Recovered), StoreError> {
         settings.segment_bytes = settings.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
         let lock = disk.lock().map_err(StoreError::Lock)?;
-        let found = recovery::recover(&disk, &settings)?;
+        let found = recovery::recover(&disk, &settings, disk.has_run_on(&lock), is_thorough)?;
+        if found.is_settled
+            && let Err(error) = disk.set_in_use(&lock)
+        {
+            // A crash will be taken for a power cut.
+            tracing::warn!(%error, "cannot note that the directory is in use");
+        }
         let mut marks = found.marks;
         marks.wall = marks.wall.max(wall);
         // Nothing that another epoch wrote is judged by this one's syncs.
@@ -146,6 +174,7 @@ impl<D: Disk> Store<D> {
             compaction: None,
             spares: found.spares,
             ahead: None,
+            slice_took: Duration::ZERO,
             syncs_here: 0,
             ahead_failed: false,
             spare_failed: false,
@@ -225,26 +254,34 @@ impl<D: Disk> Store<D> {
         Ok(must)
     }
 
-    /// Does what is due, and a slice of what can wait. Returns when to call it again; commits make that earlier.
+    /// Does what is due, and a slice of what can wait. Returns when to call it again; commits make that earlier, see
+    /// [`Store::is_due`].
     ///
     /// # Errors
     /// If the log itself failed: it is poisoned. Failed checkpoints, zeros and compactions are logged and counted.
     pub fn tick(&mut self, now: Now) -> Result<Option<Time>, StoreError> {
         self.check_poison()?;
         self.marks.wall = self.marks.wall.max(now.wall);
+        self.checkpoint.sealed_just_now = false;
         if self.sync_due.is_some_and(|due| due <= now.monotonic) {
             self.sync()?;
         }
-        if self.checkpoint_due().is_some_and(|due| due <= now.monotonic) {
+        if self
+            .checkpoint_due(now.monotonic)
+            .is_some_and(|due| due <= now.monotonic)
+        {
             self.write_checkpoint(now)?;
         }
+        self.slice_took = Duration::ZERO;
         let mut more = self.zero_ahead();
         more |= self.compact()?;
         self.retire();
         more |= self.keep_reserve();
         self.gauge();
-        let background = more.then(|| now.monotonic + SLICE_PAUSE);
-        Ok([self.sync_due, self.checkpoint_due(), background]
+        // Where the medium is slow, the slices are far between: the log has most of it.
+        let pause = SLICE_PAUSE.max(self.slice_took * SLICE_PAUSE_SHARE);
+        let background = more.then(|| now.monotonic + pause);
+        Ok([self.sync_due, self.checkpoint_due(now.monotonic), background]
             .into_iter()
             .flatten()
             .min())
@@ -511,16 +548,26 @@ impl<D: Disk> Store<D> {
         let sealed = self.seal(&mut active);
         self.or_poison("seal a segment", sealed)?;
         self.checkpoint.sealed = true;
+        self.checkpoint.sealed_just_now = true;
         Ok(())
     }
 
     pub(super) fn seal(&mut self, writer: &mut SegmentWriter<D::File>) -> io::Result<()> {
+        self.seal_as(writer, Ending::Full, Vec::new())
+    }
+
+    pub(super) fn seal_as(
+        &mut self,
+        writer: &mut SegmentWriter<D::File>,
+        ending: Ending,
+        holes: Vec<(u32, u32)>,
+    ) -> io::Result<()> {
         let (routes, keys) = {
             let directory = writer.directory.lock();
             (directory.routes, directory.keys)
         };
         let end = writer.end();
-        let bytes = writer.seal(false)?;
+        let bytes = writer.seal(ending, holes)?;
         self.shared.sealed(writer.header.id);
         StoreStats::add(&self.shared.stats.bytes_written, bytes);
         let file_bytes = writer.file.len()?;

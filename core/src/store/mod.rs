@@ -19,8 +19,9 @@
 //!   store.close(now)?;
 //! ```
 //!
-//! The files, top down: `log` (the committer's side), `reader` and `page`, `recovery` (the start), `compact`, `checkpoint`, `check`;
-//! below them `index` (what is live), `files` (what both sides share), `segment`, `scan`, `directory`, `record`, `disk`.
+//! The files, top down: `log` (the committer's side), `reader` and `page`, `recovery` (the start), `compact`,
+//! `checkpoint`, `check` and `repair` (offline); below them `index` (what is live), `files` (what both sides share),
+//! `missing`, `quarantine`, `segment`, `footer`, `scan`, `directory`, `record`, `disk`.
 //!
 //! What the store assumes of a medium: what was synced stays, in units of 512 bytes; a write may otherwise vanish, tear
 //! and be reordered as it likes; renames become durable in order, and by `sync_dir`. What it does not assume: that bytes
@@ -34,15 +35,18 @@ mod compact;
 mod directory;
 pub mod disk;
 mod files;
+mod footer;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 mod index;
 mod log;
+mod missing;
 mod page;
 mod quarantine;
 mod reader;
 mod record;
 mod recovery;
+mod repair;
 mod scan;
 mod segment;
 mod seqset;
@@ -52,9 +56,10 @@ mod stats;
 mod tests;
 mod varint;
 
-pub use check::{Checked, Report, check};
+pub use check::{Checked, Progress, Report, check};
 pub use log::{Lsn, Store};
 pub use reader::Reader;
+pub use repair::{Repaired, repair};
 pub use settings::{Durability, StoreError, StoreSettings};
 pub use stats::{SYNC_BUCKETS_US, StoreStats};
 

@@ -5,6 +5,7 @@ use super::files::{Pinned, Shared};
 use super::page::{self, DirectoryCache};
 use super::record::{self, HEADER_BYTES, Kind, MessageHead, RECORD_BYTES_MAX};
 use super::segment::SegmentHeader;
+use super::stats::StoreStats;
 use super::{Answer, Loaded, Page, PageRead, Read, Request};
 use crate::message::{Message, Position};
 use std::io;
@@ -100,6 +101,7 @@ impl<D: Disk> Reader<D> {
                 Ok(None) => return Fetched::Gone,
                 Err(error) => {
                     tracing::error!(segment = at.segment, %error, "a segment cannot be opened");
+                    StoreStats::add(&self.shared.stats.quarantined, 1);
                     return Fetched::Damaged;
                 }
             }

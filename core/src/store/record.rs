@@ -26,7 +26,7 @@
 //!   PURGE   queue, upto
 //!   QDEL    queue
 //!   REF     segment, offset, route count, (queue, seq, flags)*        new routes to a payload that is in the log
-//!   FOOTER  end of the records (offset), cut                          payload: the directory
+//!   FOOTER  see `footer`                                              payload: the directory
 //! ```
 //!
 //! Records that count together carry GROUP, the first also FIRST, the last also LAST; they are neighbours in one

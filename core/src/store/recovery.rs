@@ -26,8 +26,10 @@ use super::checkpoint::{self, Checkpoint, Covered, Marks};
 use super::directory::Directory;
 use super::disk::{Disk, DiskFile};
 use super::files::Shared;
+use super::footer::{Ending, Footer};
 use super::index::{Index, Move, Root};
 use super::log::{AHEAD, SPARES_MAX, Segment, Spare};
+use super::missing::{self, Expected};
 use super::record::{BatchHead, FIRST, GROUP, Kind, LAST, Raw};
 use super::scan::{Scanned, Scanner};
 use super::segment::{
@@ -37,7 +39,6 @@ use super::segment::{
 use super::seqset::Ranges;
 use super::settings::{StoreError, StoreSettings};
 use super::stats::StoreStats;
-use super::varint::Input;
 use super::{LogEntry, QueueId, Recovered, Route, quarantine};
 use crate::message::Position;
 use hashbrown::{HashMap, HashSet};
@@ -48,7 +49,7 @@ use std::sync::Arc;
 mod replay;
 mod resolve;
 
-use replay::{Op, list};
+pub(super) use replay::{Op, list};
 
 /// What a start found.
 pub(super) struct Found<D: Disk> {
@@ -59,17 +60,29 @@ pub(super) struct Found<D: Disk> {
     pub(super) spares: Vec<Spare>,
     /// Something was found that no checkpoint covers.
     pub(super) replayed: bool,
+    /// All of it is sealed, so that no later start judges it.
+    pub(super) is_settled: bool,
 }
 
 /// Reads a data directory, which is locked.
-pub(super) fn recover<D: Disk>(disk: &Arc<D>, settings: &StoreSettings) -> Result<Found<D>, StoreError> {
+pub(super) fn recover<D: Disk>(
+    disk: &Arc<D>,
+    settings: &StoreSettings,
+    has_run_on: bool,
+    is_thorough: bool,
+) -> Result<Found<D>, StoreError> {
     for dir in [LOG_DIR, COLD_DIR, quarantine::DIR] {
         disk.make_dir(dir).map_err(failed(format!("make {dir}/")))?;
     }
     let stats = Arc::new(StoreStats::default());
     let mut recovery = Recovery {
         shared: Arc::new(Shared::new(disk.clone(), stats)),
+        has_run_on,
+        is_settled: true,
+        is_thorough,
         checkpoint: None,
+        expected: Expected::default(),
+        known_roots: HashSet::new(),
         wanted: HashSet::new(),
         needed: HashSet::new(),
         roots: HashMap::new(),
@@ -81,6 +94,7 @@ pub(super) fn recover<D: Disk>(disk: &Arc<D>, settings: &StoreSettings) -> Resul
         durable: HashMap::new(),
         holes: Vec::new(),
         incomplete: Vec::new(),
+        doubtful: Vec::new(),
         unsealed: Vec::new(),
         listed: Vec::new(),
         replayed: false,
@@ -94,9 +108,10 @@ pub(super) fn recover<D: Disk>(disk: &Arc<D>, settings: &StoreSettings) -> Resul
         ids.sort_unstable();
         files.extend(ids.into_iter().map(|id| (dir, id)));
     }
-    for (dir, id) in files {
-        recovery.read_file(dir, id)?;
+    for (dir, id) in &files {
+        recovery.read_file(dir, *id)?;
     }
+    recovery.miss(&files);
     recovery.judge();
     let mut recovered = recovery.settle();
     recovery.read_keys(&mut recovered);
@@ -109,6 +124,7 @@ pub(super) fn recover<D: Disk>(disk: &Arc<D>, settings: &StoreSettings) -> Resul
         segments,
         marks,
         replayed,
+        is_settled,
         ..
     } = recovery;
     *shared.index.lock() = index;
@@ -119,6 +135,7 @@ pub(super) fn recover<D: Disk>(disk: &Arc<D>, settings: &StoreSettings) -> Resul
         marks,
         spares,
         replayed,
+        is_settled,
     })
 }
 
@@ -128,7 +145,17 @@ fn failed(what: String) -> impl FnOnce(io::Error) -> StoreError {
 
 struct Recovery<D: Disk> {
     shared: Arc<Shared<D>>,
+    /// The process died, and no power cut tore what it wrote: only the end of a file may be missing.
+    has_run_on: bool,
+    /// All that was found is sealed, so that no later start judges it.
+    is_settled: bool,
+    /// Every record is read, and what does not hold found.
+    is_thorough: bool,
     checkpoint: Option<Box<Checkpoint>>,
+    /// Segments in which the newest checkpoint has something live, if that is the one that was read.
+    expected: Expected,
+    /// Payloads that moves of the checkpoint name.
+    known_roots: HashSet<Root>,
     /// Payloads that moves name, and those among them that were found.
     wanted: HashSet<Root>,
     /// Segments in which the checkpoint has live messages.
@@ -144,6 +171,8 @@ struct Recovery<D: Disk> {
     durable: HashMap<u32, u64>,
     holes: Vec<Hole>,
     incomplete: Vec<Incomplete>,
+    /// Purges and deletions of queues behind a hole: what was lost in it may have moved a message out of the queue.
+    doubtful: Vec<(SegmentHeader, u32, Op)>,
     unsealed: Vec<Unsealed<D::File>>,
     /// Segments whose directories are all that is to be read of them.
     listed: Vec<u32>,
@@ -185,6 +214,8 @@ struct Unsealed<F> {
     header: SegmentHeader,
     file: Arc<F>,
     end: u32,
+    /// What was found to hold nothing, damage and torn tails alike.
+    holes: Vec<(u32, u32)>,
     directory: Directory,
     blank: bool,
 }
@@ -198,17 +229,27 @@ impl<D: Disk> Recovery<D> {
     }
 
     fn read_checkpoint(&mut self) -> Result<(), StoreError> {
+        const WHY: &str = "its checksum does not hold";
         for file in [checkpoint::FILE, checkpoint::OLD] {
+            if self.checkpoint.is_some() {
+                if !checkpoint::holds(self.disk(), file) {
+                    quarantine::move_file(self.disk(), &self.shared.stats, file, WHY);
+                }
+                continue;
+            }
             match checkpoint::read(self.disk(), file)? {
                 checkpoint::Read::Missing => {}
                 // Set aside at once: the next checkpoint would push the good one out.
                 checkpoint::Read::Damaged => {
-                    quarantine::move_file(self.disk(), &self.shared.stats, file, "its checksum does not hold");
+                    quarantine::move_file(self.disk(), &self.shared.stats, file, WHY);
                     self.replayed = true;
                 }
                 checkpoint::Read::Good(found) => {
+                    // What an older one has live may have been recycled since.
+                    if file == checkpoint::FILE {
+                        self.expected = missing::expected(&found.index);
+                    }
                     self.take_checkpoint(found);
-                    break;
                 }
             }
         }
@@ -219,6 +260,7 @@ impl<D: Disk> Recovery<D> {
         self.marks = found.marks;
         self.moves = std::mem::take(&mut found.index.moves);
         self.wanted = self.moves.values().map(|moved| moved.root).collect();
+        self.known_roots = self.wanted.clone();
         for (key, entry) in found.index.keys.drain() {
             self.index.restore_key(key, entry);
         }
@@ -269,6 +311,17 @@ impl<D: Disk> Recovery<D> {
         Ok(spares)
     }
 
+    /// Says which segments are not there although something was live in them, or others were written behind them.
+    fn miss(&self, files: &[(&str, u32)]) {
+        let Some(checkpoint) = &self.checkpoint else { return };
+        let there: Vec<SegmentHeader> = self.segments.values().map(|segment| segment.header).collect();
+        for gone in missing::find(checkpoint, &self.expected, &there, |id| {
+            files.iter().any(|(_, file)| *file == id)
+        }) {
+            quarantine::note_missing(self.disk(), &self.shared.stats, &gone);
+        }
+    }
+
     fn covered(&self, id: u32) -> Option<Covered> {
         self.checkpoint
             .as_ref()?
@@ -291,8 +344,13 @@ impl<D: Disk> Recovery<D> {
         let name = path(dir, id);
         if self.is_retired(id) {
             // What it says was settled long ago, by records that are gone.
-            let why = "it was recycled before, or could not be set aside before";
-            quarantine::move_file(self.disk(), &self.shared.stats, &name, why);
+            let header = self.disk().open(&name).map(|file| SegmentHeader::read(&file));
+            if matches!(header, Ok(Ok(header)) if header.id == id) {
+                quarantine::move_leftover(self.disk(), &name, "it was recycled before");
+            } else {
+                let why = "no copy of the header holds, and it could not be set aside before";
+                quarantine::move_file(self.disk(), &self.shared.stats, &name, why);
+            }
             return Ok(());
         }
         self.marks.next_id = self.marks.next_id.max(id.saturating_add(1));
@@ -320,12 +378,7 @@ impl<D: Disk> Recovery<D> {
             }
             // The checkpoint remembers what the file forgot.
             (Err(BadHeader::Damaged), Some(covered)) => {
-                self.set_aside(
-                    &covered.header,
-                    0,
-                    &[],
-                    "no copy of the header holds; the checkpoint has it",
-                );
+                tracing::warn!(file = name, "no copy of the header holds; the checkpoint has it");
                 covered.header
             }
             (Err(BadHeader::Damaged), None) => {
@@ -342,6 +395,7 @@ impl<D: Disk> Recovery<D> {
             );
             return Ok(());
         }
+        self.heal_header(&file, &header);
         self.marks.epoch = self.marks.epoch.max(header.epoch);
         let end = header.base.saturating_add(u64::from(header.size) * 2);
         self.marks.next_base = self.marks.next_base.max(end);
@@ -355,10 +409,23 @@ impl<D: Disk> Recovery<D> {
         }
         self.segments.insert(id, segment);
         match covered {
-            Some(covered) if covered.sealed && self.is_listed(&file, &covered) => {}
+            Some(covered) if covered.sealed && !self.is_thorough && self.is_listed(&file, &covered) => {}
             _ => self.scan(file, header, covered),
         }
         Ok(())
+    }
+
+    /// Writes a header again whose first copy does not hold: the next start may find no other.
+    fn heal_header(&self, file: &D::File, header: &SegmentHeader) {
+        let mut first = [0; SECTOR as usize];
+        let is_read = file.read_at(&mut first, 0).is_ok();
+        if is_read && SegmentHeader::decode(&first) == Ok(*header) {
+            return;
+        }
+        self.set_aside(header, 0, &first, "the first copy of the header does not hold");
+        if let Err(error) = header.write(file).and_then(|()| file.sync_data().map(drop)) {
+            tracing::warn!(segment = header.id, %error, "the header could not be written again");
+        }
     }
 
     /// Whether what is live in a covered, sealed segment can be told from its directory, and is left for later.
@@ -406,18 +473,20 @@ impl<D: Disk> Recovery<D> {
         let (mut end, mut footer, mut blank) = (RECORDS_AT, None, true);
         // Whether the group's first record was found.
         let mut begun = false;
-        let mut holes = Vec::new();
+        let (mut holes, mut is_torn) = (Vec::new(), false);
         while let Some(scanned) = scanner.next() {
             match scanned {
                 Scanned::Hole { from, to } => {
                     holes.push((from, to));
+                    // Each start must judge the same, however the machine stopped since.
+                    is_torn = trailer.map_or(!self.has_run_on, |trailer| trailer.ending == Ending::Cut);
                     // What was in it may have belonged to the group.
                     self.interrupt(header, &mut group);
                     begun = false;
                 }
                 Scanned::Record { offset, len, raw } => {
                     if raw.kind == Kind::Footer {
-                        footer = footer_head(raw.head);
+                        footer = Footer::parse(raw.head);
                         break;
                     }
                     (end, blank) = (offset + len, false);
@@ -457,9 +526,13 @@ impl<D: Disk> Recovery<D> {
                     let whole = raw.flags & GROUP == 0 || (raw.flags & LAST != 0 && begun);
                     group.push((offset, op));
                     if whole {
-                        for (_, op) in group.drain(..) {
+                        for (at, op) in group.drain(..) {
                             list(&mut directory, &op);
-                            self.apply(&header, op);
+                            if is_torn && matches!(op, Op::Purge(..) | Op::Delete(_)) {
+                                self.doubtful.push((header, at, op));
+                            } else {
+                                self.apply(&header, op);
+                            }
                         }
                     } else if raw.flags & LAST != 0 {
                         self.interrupt(header, &mut group);
@@ -467,27 +540,41 @@ impl<D: Disk> Recovery<D> {
                 }
             }
         }
+        let inside = self.incomplete.len();
         self.interrupt(header, &mut group);
         if scanner.has_read_errors() {
             self.set_aside(&header, 0, &[], "some of it cannot be read");
         }
-        let footer = trailer.map(|trailer| (trailer.end, trailer.cut)).or(footer);
-        let sealed_end = footer.map(|(end, _)| end);
-        let certain = footer.is_some_and(|(_, cut)| !cut);
-        // A start that sealed a torn segment has judged its holes.
-        let judged = footer.is_some_and(|(_, cut)| cut);
-        for group in self.incomplete.iter_mut().filter(|group| group.header.id == header.id) {
-            group.certain = certain;
+        let ended = footer.as_ref().map(|footer| (footer.end, footer.ending));
+        let ended = trailer.map(|trailer| (trailer.end, trailer.ending)).or(ended);
+        let sealed_end = ended.map(|(end, _)| end);
+        let certain = ended.is_some_and(|(_, ending)| ending != Ending::Cut);
+        // Who sealed a torn segment has judged its holes; without the list, all that the checkpoint does not cover.
+        let judged = |from: u32, to: u32| match &footer {
+            Some(footer) => footer.has_judged(from, to),
+            None => to > covered_end && ended.is_some_and(|(_, ending)| ending == Ending::Cut),
+        };
+        // What lies before something that was written later was written.
+        let is_untorn = self.has_run_on && ended.is_none();
+        for (n, group) in self.incomplete.iter_mut().enumerate() {
+            if group.header.id == header.id {
+                group.certain = certain || (is_untorn && n < inside);
+            }
         }
+        let behind = holes.len();
         if let Some(sealed_end) = sealed_end.filter(|sealed_end| *sealed_end > end) {
             holes.push((end, sealed_end));
         } else if covered_end > end {
             holes.push((end, covered_end));
         }
-        for (from, to) in holes {
-            // Copies that compaction gave up are covered and may never have been synced.
-            let certain = certain || (to <= covered_end && header.kind == SegmentKind::Log);
-            if !judged || to <= covered_end {
+        // What a checkpoint covers was synced, but for copies that compaction gave up, and for what an earlier epoch left
+        // torn and no start could seal.
+        let epoch = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.marks.epoch);
+        let is_synced = covered.is_some_and(|covered| covered.sealed || header.epoch == epoch);
+        let is_synced = is_synced && header.kind == SegmentKind::Log;
+        for (n, &(from, to)) in holes.iter().enumerate() {
+            let certain = certain || (is_untorn && n < behind) || footer.is_some() || (to <= covered_end && is_synced);
+            if !judged(from, to) {
                 self.holes.push(Hole {
                     header,
                     from,
@@ -508,6 +595,7 @@ impl<D: Disk> Recovery<D> {
                 header,
                 file,
                 end,
+                holes,
                 directory,
                 blank,
             });
@@ -564,11 +652,16 @@ impl<D: Disk> Recovery<D> {
                     .damaged(&leftover.header, leftover.end, &[], "the segment's end is missing");
             }
         }
+        let mut doubtful = std::mem::take(&mut self.doubtful);
+        doubtful.retain(|(header, at, _)| is_synced(header, *at));
         let incomplete = std::mem::take(&mut self.incomplete);
         let kept: Vec<Incomplete> = incomplete
             .into_iter()
             .filter(|group| group.certain || is_synced(&group.header, group.at))
             .collect();
+        for (header, _, op) in doubtful {
+            self.apply(&header, op);
+        }
         for group in kept {
             // Its segment's directory does not list it, so the records stay the truth.
             self.unsealed.retain(|leftover| leftover.header.id != group.header.id);
@@ -593,8 +686,12 @@ impl<D: Disk> Recovery<D> {
     fn seal_leftovers(&mut self) {
         for leftover in std::mem::take(&mut self.unsealed) {
             let id = leftover.header.id;
-            if leftover.blank && self.holes.iter().all(|hole| hole.header.id != id) {
-                // A file that never got a record. If it cannot go now, it goes next time.
+            let header = &leftover.header;
+            let is_behind = |s: &Segment| s.header.epoch == header.epoch && s.header.base > header.base;
+            let is_last = !self.segments.values().any(is_behind);
+            if leftover.blank && is_last && self.holes.iter().all(|hole| hole.header.id != id) {
+                // A file that never got a record. If it cannot go now, it goes next time. One that others were written
+                // behind would leave a gap, as if it had been lost.
                 self.shared.take_out(id);
                 self.segments.remove(&id);
                 let _ = self.disk().remove(&path(leftover.header.kind.dir(), id));
@@ -604,7 +701,7 @@ impl<D: Disk> Recovery<D> {
                 leftover.file.sync_data()?;
                 let mut writer =
                     SegmentWriter::resume(leftover.header, leftover.file.clone(), leftover.end, leftover.directory);
-                writer.seal(true)?;
+                writer.seal(Ending::Cut, leftover.holes)?;
                 Ok((leftover.end, leftover.file.len()?))
             };
             match sealed() {
@@ -618,14 +715,11 @@ impl<D: Disk> Recovery<D> {
                         };
                     }
                 }
-                Err(error) => tracing::warn!(segment = id, %error, "a segment was not sealed; the next start reads it"),
+                Err(error) => {
+                    self.is_settled = false;
+                    tracing::warn!(segment = id, %error, "a segment was not sealed; the next start reads it");
+                }
             }
         }
     }
-}
-
-/// Where the records end, and whether a start sealed the segment.
-fn footer_head(head: &[u8]) -> Option<(u32, bool)> {
-    let mut input = Input(head);
-    Some((input.number()?, input.u8()? != 0))
 }

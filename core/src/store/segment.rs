@@ -7,7 +7,7 @@
 //!   └────────┴─ ... ───┴────────┴───────────────────────────────────────────┴────────────┴─────────┘
 //!
 //!   header   magic 8 │ crc32c 4 │ version 4 │ id 4 │ epoch 4 │ kind 1, 0 3 │ 0 4 │ salt 8 │ base lsn 8 │ size 8
-//!   trailer  magic 8 │ crc32c 4 │ header 56 │ footer offset 4 │ end 4 │ cut 4
+//!   trailer  magic 8 │ crc32c 4 │ header 56 │ footer offset 4 │ end 4 │ ending 4
 //! ```
 //!
 //! - The header is there twice, in two pages, and a third time in the trailer: damage to one costs nothing.
@@ -15,14 +15,15 @@
 //!   Every write begins with a BATCH that says where the one before ended: what lies between is padding, anything else
 //!   that is no record is a hole.
 //! - The footer is written when the segment is full and everything in it is synced (*sealed*). A start that finds a
-//!   segment without one reads its records and seals it; that footer is marked `cut`, because what lies behind a torn
-//!   tail was judged then and is not to be judged again.
+//!   segment without one reads its records and seals it; that footer says so, and lists the holes, because they were
+//!   judged then and are not to be judged again.
 //! - Room for the footer is kept while the segment fills, so sealing needs no more disk than was taken at the start.
 
 use super::directory::Directory;
 use super::disk::{Disk, DiskFile};
+use super::footer::{Ending, Footer};
 use super::record::{self, ALIGN, BatchHead, Encoder, HEADER_BYTES, Kind, MessageHead};
-use super::varint::{Input, put_varint};
+use super::varint::Input;
 use super::{Route, StoreError};
 use crate::message::Message;
 use crate::time::Wall;
@@ -37,6 +38,8 @@ pub(crate) const SECTOR: u32 = 512;
 pub(crate) const RECORDS_AT: u32 = HEADER_COPY_AT + SECTOR;
 /// Offset of the header's second copy.
 const HEADER_COPY_AT: u32 = 4096;
+/// Where the copies of the header are that a segment begins with.
+const HEADERS_AT: [u64; 2] = [0, HEADER_COPY_AT as u64];
 /// Bytes of a header.
 const SEGMENT_HEADER_BYTES: usize = 56;
 /// The format this release writes and reads.
@@ -167,10 +170,23 @@ impl SegmentHeader {
         };
         parse().unwrap_or(Err(BadHeader::Damaged))
     }
+    /// Whether both copies at the file's start say this.
+    pub(crate) fn is_whole<F: DiskFile>(&self, file: &F) -> bool {
+        HEADERS_AT.iter().all(|at| {
+            let mut bytes = [0; SEGMENT_HEADER_BYTES];
+            file.read_at(&mut bytes, *at).is_ok() && SegmentHeader::decode(&bytes) == Ok(*self)
+        })
+    }
+    /// Writes both copies.
+    pub(crate) fn write<F: DiskFile>(&self, file: &F) -> io::Result<()> {
+        let mut sector = [0; SECTOR as usize];
+        sector[..SEGMENT_HEADER_BYTES].copy_from_slice(&self.encode(MAGIC));
+        HEADERS_AT.iter().try_for_each(|at| file.write_at(&sector, *at))
+    }
     /// Reads the header of a file, from whichever of its copies holds.
     pub(crate) fn read<F: DiskFile>(file: &F) -> Result<SegmentHeader, BadHeader> {
         let mut sector = [0; SECTOR as usize];
-        for at in [0, u64::from(HEADER_COPY_AT)] {
+        for at in HEADERS_AT {
             // An unreadable copy is as good as a damaged one.
             if file.read_at(&mut sector, at).is_ok() {
                 match SegmentHeader::decode(&sector) {
@@ -194,8 +210,8 @@ pub(crate) struct Trailer {
     pub(crate) footer: u32,
     /// Where the records end.
     pub(crate) end: u32,
-    /// A start sealed it, after a crash.
-    pub(crate) cut: bool,
+    /// Who sealed it.
+    pub(crate) ending: Ending,
 }
 
 impl Trailer {
@@ -205,7 +221,7 @@ impl Trailer {
         out.extend_from_slice(&self.header.encode(MAGIC));
         out.extend_from_slice(&self.footer.to_le_bytes());
         out.extend_from_slice(&self.end.to_le_bytes());
-        out.extend_from_slice(&u32::from(self.cut).to_le_bytes());
+        out.extend_from_slice(&u32::from(self.ending as u8).to_le_bytes());
         sector[..8].copy_from_slice(&TRAILER_MAGIC);
         sector[8..12].copy_from_slice(&crc32c::crc32c(&out).to_le_bytes());
         sector[12..12 + out.len()].copy_from_slice(&out);
@@ -230,13 +246,13 @@ impl Trailer {
             header,
             footer: input.u32()?,
             end: input.u32()?,
-            cut: input.u32()? != 0,
+            ending: Ending::from_u32(input.u32()?)?,
         })
     }
 }
 
 /// The directory of a sealed segment, if its footer holds.
-pub(crate) fn read_directory<F: DiskFile>(file: &F, header: &SegmentHeader) -> Option<(Trailer, Vec<u8>)> {
+pub(crate) fn read_directory<F: DiskFile>(file: &F, header: &SegmentHeader) -> Option<(Footer, Vec<u8>)> {
     let trailer = Trailer::read(file).filter(|t| t.header == *header)?;
     let lsn = header.base + u64::from(trailer.footer);
     let mut start = [0; HEADER_BYTES];
@@ -248,7 +264,7 @@ pub(crate) fn read_directory<F: DiskFile>(file: &F, header: &SegmentHeader) -> O
     let mut bytes = vec![0; len];
     file.read_at(&mut bytes, u64::from(trailer.footer)).ok()?;
     let raw = record::open(&bytes, lsn, header.seed()).filter(|raw| raw.kind == Kind::Footer)?;
-    Some((trailer, raw.payload.to_vec()))
+    Some((Footer::parse(raw.head)?, raw.payload.to_vec()))
 }
 
 /// Fills one segment.
@@ -285,16 +301,13 @@ impl<F: DiskFile> SegmentWriter<F> {
             }
             None => disk.create(&draft)?,
         };
-        let mut sector = [0; SECTOR as usize];
-        sector[..SEGMENT_HEADER_BYTES].copy_from_slice(&header.encode(MAGIC));
         if spare.is_some() {
             // A stale trailer would speak for the old contents.
             file.write_at(&[0; SECTOR as usize], file.len()?.saturating_sub(u64::from(SECTOR)))?;
         }
         // So that the records find room, whoever else fills the disk meanwhile. Without, they may find some.
         let _ = file.allocate(u64::from(header.size));
-        file.write_at(&sector, 0)?;
-        file.write_at(&sector, u64::from(HEADER_COPY_AT))?;
+        header.write(&file)?;
         file.sync_data()?;
         disk.rename(&draft, &path(dir, header.id))?;
         disk.sync_dir(dir)?;
@@ -452,16 +465,15 @@ impl<F: DiskFile> SegmentWriter<F> {
         Ok(Some(took))
     }
     /// Ends the segment. Everything in it must be synced; the footer is when this returns. Returns the bytes written.
-    pub(crate) fn seal(&mut self, cut: bool) -> io::Result<u64> {
+    /// `holes` are what is to be taken for granted from here on.
+    pub(crate) fn seal(&mut self, ending: Ending, holes: Vec<(u32, u32)>) -> io::Result<u64> {
         debug_assert!(self.pending.is_empty() && !self.is_unsynced());
         let end = self.end;
+        let head = Footer::new(end, ending, holes);
         let directory = self.directory.clone();
         let directory = directory.lock();
         self.pending_at = self.begin_at();
-        let (footer, footer_len) = self.put(Kind::Footer, 0, &directory.bytes, |out| {
-            put_varint(out, u64::from(end));
-            out.push(u8::from(cut));
-        });
+        let (footer, footer_len) = self.put(Kind::Footer, 0, &directory.bytes, |out| head.put(out));
         let written = self.write()?;
         let file_end = u64::from(footer + footer_len).next_multiple_of(u64::from(SECTOR)) + u64::from(SECTOR);
         // A segment that ends early gives its room back. One that is full keeps its length, so that whoever recycles
@@ -476,7 +488,7 @@ impl<F: DiskFile> SegmentWriter<F> {
             header: self.header,
             footer,
             end,
-            cut,
+            ending,
         };
         self.file.write_at(&trailer.encode(), trailer_at)?;
         self.file.sync_data()?;

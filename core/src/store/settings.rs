@@ -26,9 +26,13 @@ pub struct StoreSettings {
     pub interval: Duration,
     /// It is confirmed when written: a power cut may lose the interval. Otherwise its confirm waits for the sync.
     pub confirm_written: bool,
-    /// A changed log gets a checkpoint after this time, and whenever a segment is full.
+    /// A changed log gets a checkpoint after this time, and whenever a segment is full...
     pub checkpoint_every: Duration,
-    /// A segment with at most this share of a full one live, in percent, may be compacted.
+    /// ... but only if the last one cost at most this share, in percent, of what was logged since, or of the segments
+    /// that it frees. A start replays so much more.
+    pub checkpoint_cost_percent_max: u32,
+    /// A segment with at most this share of a full one live, in percent, may be compacted: so much is written once more,
+    /// and, where everything is overwritten at random, the log takes about twice what is live.
     pub compact_live_percent_max: u8,
     /// Only segments that are at least this many behind the log's end are compacted.
     pub compact_age_min: u32,
@@ -45,7 +49,8 @@ impl Default for StoreSettings {
             interval: Duration::from_secs(1),
             confirm_written: false,
             checkpoint_every: Duration::from_secs(60),
-            compact_live_percent_max: 25,
+            checkpoint_cost_percent_max: 10,
+            compact_live_percent_max: 15,
             compact_age_min: 4,
             slice_bytes: 512 << 10,
             salt: RandomState::new().hash_one("gatepost"),

@@ -15,6 +15,10 @@ pub struct StoreStats {
     pub bytes_written: AtomicU64,
     /// Bytes of records among them.
     pub record_bytes_written: AtomicU64,
+    /// Bytes of checkpoints among them.
+    pub checkpoint_bytes_written: AtomicU64,
+    /// Bytes that compaction copied among them.
+    pub compaction_bytes_written: AtomicU64,
     /// Messages written.
     pub messages_written: AtomicU64,
     /// Messages settled by all before they were written, and so never were.

@@ -81,6 +81,9 @@ struct State {
     crashed: bool,
     fail_at: Option<(u64, Fault)>,
     locked: bool,
+    /// The machine has run on since a store said that it is in use; and what the next start is told of that.
+    in_use: bool,
+    has_run_on: bool,
     free: Option<u64>,
     sync_takes: Duration,
     syncs: u64,
@@ -154,6 +157,8 @@ impl SimDisk {
             crashed: false,
             fail_at: None,
             locked: false,
+            in_use: false,
+            has_run_on: false,
             free: None,
             sync_takes: Duration::from_micros(500),
             syncs: 0,
@@ -215,6 +220,7 @@ impl SimDisk {
             after.next_inode = state.next_inode;
             after.sync_takes = state.sync_takes;
             after.free = state.free;
+            after.has_run_on = crash == Crash::Process && state.in_use;
             after.names = match crash {
                 Crash::Process => state.names.clone(),
                 Crash::Power => {
@@ -389,6 +395,14 @@ impl Disk for SimDisk {
             return Err(io::Error::new(ErrorKind::WouldBlock, "in use by process 4711"));
         }
         Ok(SimLock(self.clone()))
+    }
+    fn has_run_on(&self, _: &SimLock) -> bool {
+        self.0.lock().has_run_on
+    }
+    fn set_in_use(&self, _: &SimLock) -> io::Result<()> {
+        let mut state = self.running()?;
+        (state.in_use, state.has_run_on) = (true, true);
+        Ok(())
     }
     fn make_dir(&self, dir: &str) -> io::Result<()> {
         self.running()?.dirs.insert(dir.to_owned());

@@ -192,6 +192,16 @@ pub(super) const STORE_COUNTERS: &[(&str, &str, StoreField)] = &[
         "Bytes of records among them.",
         |s| &s.record_bytes_written,
     ),
+    (
+        "gatepost_store_checkpoint_bytes_written_total",
+        "Bytes of checkpoints among them.",
+        |s| &s.checkpoint_bytes_written,
+    ),
+    (
+        "gatepost_store_compaction_bytes_written_total",
+        "Bytes that compaction copied among them.",
+        |s| &s.compaction_bytes_written,
+    ),
     ("gatepost_store_messages_written_total", "Messages written.", |s| {
         &s.messages_written
     }),
@@ -213,9 +223,11 @@ pub(super) const STORE_COUNTERS: &[(&str, &str, StoreField)] = &[
         "Chores of the store that failed.",
         |s| &s.background_failures,
     ),
-    ("gatepost_store_quarantined_total", "Damaged places set aside.", |s| {
-        &s.quarantined
-    }),
+    (
+        "gatepost_store_quarantined_total",
+        "Damaged places found since the start; each is in the log with its path, and in the directory's quarantine/.",
+        |s| &s.quarantined,
+    ),
 ];
 
 /// Gauges of the store.

@@ -15,35 +15,51 @@ use std::time::Duration;
 impl<D: Disk> Store<D> {
     /// Whether a commit has made [`Store::tick`] due earlier than it said. Costs nothing to ask after each.
     pub fn is_due(&self) -> bool {
-        self.is_checkpoint_cheap() || self.wants_zeros() || self.wants_spare()
+        (self.checkpoint.sealed_just_now && self.pays(self.checkpoint.logged))
+            || self.wants_zeros()
+            || self.wants_spare()
     }
 
-    /// Whether a segment was sealed, and the checkpoint is small beside what was logged since the last one.
-    fn is_checkpoint_cheap(&self) -> bool {
-        let state = &self.checkpoint;
-        state.sealed && state.bytes <= state.logged / CHECKPOINT_SHARE
+    /// Whether a checkpoint costs little beside these bytes.
+    fn pays(&self, earned: u64) -> bool {
+        self.checkpoint.bytes <= earned / 100 * u64::from(self.settings.checkpoint_cost_percent_max)
     }
 
-    pub(super) fn checkpoint_due(&self) -> Option<Time> {
+    /// When the next checkpoint is due, or, if it would not pay then, when to ask again.
+    ///
+    /// A checkpoint says all that is live, so its cost has to be earned: by what was logged since the last one, which
+    /// a start need not replay any more, or by the segments that it frees. An idle store, and one that logs little
+    /// beside a lot of queues and keys, does not write the same thing over and over.
+    pub(super) fn checkpoint_due(&self, now: Time) -> Option<Time> {
         let state = &self.checkpoint;
-        let waiting = || {
-            let index = self.shared.index.lock();
-            let dead = |s: &Segment| s.sealed && !s.doomed && index.live(s.header.id) == Live::default();
-            self.segments.values().any(dead)
-        };
-        if self.is_checkpoint_cheap() {
+        let (mut waiting, mut freed) = (0, 0);
+        let index = self.shared.index.lock();
+        for s in self.segments.values() {
+            if s.sealed && !s.doomed && index.live(s.header.id) == Live::default() {
+                waiting += s.file_bytes;
+                // It takes a second one that covers it.
+                freed += if s.covered >= s.end { s.file_bytes } else { 0 };
+            }
+        }
+        drop(index);
+        // Not both: with a steady load, what is logged is freed a little later.
+        let pays = self.pays(state.logged.max(freed));
+        if state.sealed && pays {
             return Some(state.last);
         }
-        let most = if self.disk_short {
-            DISK_SHORT_CHECKPOINT
-        } else {
-            Duration::MAX
+        let every = match waiting {
+            0 => self.settings.checkpoint_every,
+            _ if self.disk_short => self.settings.checkpoint_every.min(DISK_SHORT_CHECKPOINT),
+            _ => self.settings.checkpoint_every.min(RECLAIM_CHECKPOINT),
         };
-        let every = self.settings.checkpoint_every.min(most);
-        (state.dirty || state.sealed || waiting()).then(|| state.last + every)
+        if pays || (waiting > 0 && self.disk_short) {
+            (state.dirty || state.sealed || waiting > 0).then(|| state.last + every)
+        } else {
+            (state.dirty || state.sealed).then(|| now + every)
+        }
     }
 
-    pub(super) fn write_checkpoint(&mut self, now: Now) -> Result<(), StoreError> {
+    pub(in crate::store) fn write_checkpoint(&mut self, now: Now) -> Result<(), StoreError> {
         // What it covers must be there after a power cut.
         self.sync()?;
         for segment in self.segments.values_mut() {
@@ -68,11 +84,7 @@ impl<D: Disk> Store<D> {
             })
             .collect();
         let bytes = checkpoint::encode(&self.marks, &covered, &self.shared.index.lock());
-        self.checkpoint = CheckpointState {
-            last: now.monotonic,
-            bytes: bytes.len() as u64,
-            ..CheckpointState::default()
-        };
+        self.checkpoint.last = now.monotonic;
         let mut written = checkpoint::write(&*self.shared.disk, &bytes);
         // On a full disk it is what frees segments: worth more than room for another one.
         while written.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::StorageFull) && self.give_up_spare() {
@@ -83,9 +95,16 @@ impl<D: Disk> Store<D> {
             tracing::warn!(%error, "the checkpoint was not written");
             StoreStats::add(&self.shared.stats.background_failures, 1);
             self.checkpoint.dirty = true;
+            self.checkpoint.sealed = false;
             return Ok(());
         }
+        self.checkpoint = CheckpointState {
+            last: now.monotonic,
+            bytes: bytes.len() as u64,
+            ..CheckpointState::default()
+        };
         StoreStats::add(&self.shared.stats.bytes_written, bytes.len() as u64);
+        StoreStats::add(&self.shared.stats.checkpoint_bytes_written, bytes.len() as u64);
         StoreStats::add(&self.shared.stats.checkpoints, 1);
         let index = self.shared.index.lock();
         for segment in self.segments.values_mut() {
@@ -139,8 +158,7 @@ impl<D: Disk> Store<D> {
     }
 }
 
-/// A segment's end moves the checkpoint's due date only if the checkpoint costs at most this share of what was logged
-/// since the last one. With very many queues and segments a checkpoint is big.
-const CHECKPOINT_SHARE: u64 = 4;
-/// Time between checkpoints while the disk is short.
+/// Time between checkpoints while segments wait for one to be recycled. It takes two, and no more than a minute.
+const RECLAIM_CHECKPOINT: Duration = Duration::from_secs(10);
+/// The same while the disk is short.
 const DISK_SHORT_CHECKPOINT: Duration = Duration::from_secs(5);

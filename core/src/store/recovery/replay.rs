@@ -13,7 +13,7 @@ use crate::store::{LogEntry, QueueAcks, QueueId, Routes, State};
 use crate::time::Wall;
 
 /// A record, owned, until its group is whole.
-pub(super) enum Op {
+pub(in crate::store) enum Op {
     Message {
         offset: u32,
         body_len: u32,
@@ -36,7 +36,7 @@ pub(super) enum Op {
 
 impl Op {
     /// `None` if the record makes no sense, for all its checksum.
-    pub(super) fn parse(raw: &Raw<'_>, offset: u32, len: u32, lsn: u64) -> Option<Op> {
+    pub(in crate::store) fn parse(raw: &Raw<'_>, offset: u32, len: u32, lsn: u64) -> Option<Op> {
         Some(match raw.kind {
             Kind::Message => {
                 let head = MessageHead::parse(raw.head)?;
@@ -223,7 +223,7 @@ impl<D: Disk> Recovery<D> {
     }
 }
 
-pub(super) fn list(directory: &mut Directory, op: &Op) {
+pub(in crate::store) fn list(directory: &mut Directory, op: &Op) {
     match op {
         Op::Message {
             offset,

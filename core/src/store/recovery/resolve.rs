@@ -12,6 +12,7 @@ use crate::store::stats::StoreStats;
 use crate::store::{LogEntry, QueueId, Recovered, RecoveredMessages, RecoveredQueue, Route};
 use hashbrown::{HashMap, HashSet};
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 /// What is live of a queue, counted.
 struct Messages {
@@ -237,8 +238,13 @@ impl<D: Disk> Recovery<D> {
                 continue;
             }
             let Some((at, body_len)) = self.root(moved.root) else {
-                tracing::error!(queue = queue.0, seq, "the payload of a moved message is gone");
-                StoreStats::add(&self.shared.stats.quarantined, 1);
+                let is_damaged = self.shared.stats.quarantined.load(Ordering::Relaxed) > 0;
+                if is_damaged || self.was_covered(moved.root) {
+                    tracing::error!(queue = queue.0, seq, "the payload of a moved message is gone");
+                    StoreStats::add(&self.shared.stats.quarantined, 1);
+                } else {
+                    tracing::info!(queue = queue.0, seq, "a message was moved while its payload was torn");
+                }
                 continue;
             };
             let entry = LogEntry {
@@ -257,6 +263,17 @@ impl<D: Disk> Recovery<D> {
                     flags: moved.flags,
                 },
             );
+        }
+    }
+
+    /// Whether a checkpoint knew a payload, so that no crash can have torn it.
+    fn was_covered(&self, root: Root) -> bool {
+        match root {
+            Root::At(at) => self
+                .segments
+                .get(&at.segment)
+                .is_none_or(|segment| at.offset < segment.covered),
+            Root::Route(..) => self.known_roots.contains(&root),
         }
     }
 
@@ -279,12 +296,16 @@ impl<D: Disk> Recovery<D> {
         }
     }
 
-    /// Reads the values of the live keys.
+    /// Reads the values of the live keys. What is lost is forgotten.
     pub(super) fn read_keys(&mut self, recovered: &mut Recovered) {
         self.index.drop_needless_deletions();
-        let mut order: Vec<(Position, Box<[u8]>)> = Vec::new();
+        let (mut order, mut lost) = (Vec::new(), Vec::new());
+        let mut gone: BTreeMap<u32, u64> = BTreeMap::new();
         for (key, entry) in &self.index.keys {
-            if !entry.deleted {
+            if !self.segments.contains_key(&entry.at.segment) {
+                *gone.entry(entry.at.segment).or_default() += 1;
+                lost.push(key.clone());
+            } else if !entry.deleted {
                 order.push((entry.at, key.clone()));
             }
         }
@@ -295,12 +316,7 @@ impl<D: Disk> Recovery<D> {
                 chunk = self.shared.pin(at.segment).ok().flatten().map(Chunk::new);
             }
             let Some(chunk) = &mut chunk else {
-                tracing::error!(
-                    segment = at.segment,
-                    offset = at.offset,
-                    "the segment of a keyed record is gone"
-                );
-                StoreStats::add(&self.shared.stats.quarantined, 1);
+                *gone.entry(at.segment).or_default() += 1;
                 continue;
             };
             let value = |raw: &Raw<'_>| parse_key(raw.head).is_some_and(|(_, found)| *found == *key);
@@ -308,12 +324,23 @@ impl<D: Disk> Recovery<D> {
                 Ok(Some(raw)) if raw.kind == Kind::Key && value(&raw) => {
                     recovered.keys.insert(key, raw.payload.into());
                 }
-                _ => {
+                found => {
+                    // What cannot be read now may be readable at another start.
+                    if found.is_ok() {
+                        lost.push(key);
+                    }
                     let sample = chunk.sample(at.offset);
                     self.shared
                         .damaged(chunk.header(), at.offset, &sample, "a keyed record does not hold");
                 }
             }
+        }
+        for (segment, keys) in gone {
+            tracing::error!(segment, keys, "keyed records are gone with their segment");
+            StoreStats::add(&self.shared.stats.quarantined, 1);
+        }
+        for key in lost {
+            self.index.lose_key(&key);
         }
     }
 }

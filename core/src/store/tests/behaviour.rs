@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-fn at(ms: u64) -> Now {
+pub(super) fn at(ms: u64) -> Now {
     Now {
         monotonic: Time(ms),
         wall: Wall(1_000_000 + ms),
@@ -25,11 +25,11 @@ fn open(disk: &SimDisk) -> (Store<SimDisk>, Recovered) {
     open_with(disk, settings())
 }
 
-fn open_with(disk: &SimDisk, settings: StoreSettings) -> (Store<SimDisk>, Recovered) {
+pub(super) fn open_with(disk: &SimDisk, settings: StoreSettings) -> (Store<SimDisk>, Recovered) {
     Store::open(Arc::new(disk.clone()), settings, Wall(0)).unwrap()
 }
 
-fn publish(message: &Message, queue: u64, seq: u64) -> Record {
+pub(super) fn publish(message: &Message, queue: u64, seq: u64) -> Record {
     message.log_state().stage(1);
     Record::Message {
         message: message.clone(),
@@ -37,7 +37,7 @@ fn publish(message: &Message, queue: u64, seq: u64) -> Record {
     }
 }
 
-fn ack(queue: u64, lo: u64, hi: u64) -> Record {
+pub(super) fn ack(queue: u64, lo: u64, hi: u64) -> Record {
     Record::Acks(
         [QueueAcks {
             queue: QueueId(queue),
@@ -47,7 +47,7 @@ fn ack(queue: u64, lo: u64, hi: u64) -> Record {
     )
 }
 
-fn commit(store: &mut Store<SimDisk>, records: Vec<Record>, ms: u64) {
+pub(super) fn commit(store: &mut Store<SimDisk>, records: Vec<Record>, ms: u64) {
     let must = store.commit(&mut [batch(records, true)], at(ms)).unwrap();
     assert!(store.durable() >= must);
 }

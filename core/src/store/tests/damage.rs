@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A data directory as some life left it.
-fn lived(seed: u64) -> Script {
+pub(super) fn lived(seed: u64) -> Script {
     let mut script = Script::new(seed);
     script.is_plain = true;
     script.open().unwrap();
@@ -25,7 +25,7 @@ fn lived(seed: u64) -> Script {
 }
 
 /// Flips, cuts, zeroes, scrambles or removes something of a file.
-fn damage(disk: &SimDisk, path: &str, rng: &mut Rng) {
+pub(super) fn damage(disk: &SimDisk, path: &str, rng: &mut Rng) {
     disk.damage(path, |bytes| {
         let len = bytes.len() as u64;
         let at = rng.below(len) as usize;
@@ -45,10 +45,14 @@ fn damage(disk: &SimDisk, path: &str, rng: &mut Rng) {
     });
 }
 
-type Content = BTreeMap<(u64, u64), u64>;
+pub(super) type Content = BTreeMap<(u64, u64), u64>;
 
 /// What is served, and what is listed and lost. A body that is served is what was published.
-fn contents(script: &Script, store: &Store<SimDisk>, recovered: &Recovered) -> (Content, BTreeSet<(u64, u64)>) {
+pub(super) fn contents(
+    script: &Script,
+    store: &Store<SimDisk>,
+    recovered: &Recovered,
+) -> (Content, BTreeSet<(u64, u64)>) {
     let (mut served, mut lost) = (BTreeMap::new(), BTreeSet::new());
     for queue in recovered.queues.keys() {
         let reads: Vec<Read> = entries(store, *queue)

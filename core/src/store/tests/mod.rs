@@ -3,7 +3,9 @@
 mod behaviour;
 mod crash;
 mod damage;
+mod repair;
 mod script;
+mod upkeep;
 
 use super::disk::Disk;
 use super::{LogEntry, PageRead, QueueId, Store};

@@ -10,6 +10,7 @@ use crate::testing::disk::{Rng, SimDisk};
 use crate::time::{Now, Time, Wall};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Small segments, so that a short run seals, checkpoints, compacts and recycles.
@@ -17,6 +18,7 @@ pub(super) fn settings() -> StoreSettings {
     StoreSettings {
         segment_bytes: 16 << 10,
         checkpoint_every: Duration::from_secs(5),
+        checkpoint_cost_percent_max: 400,
         compact_live_percent_max: 40,
         compact_age_min: 2,
         slice_bytes: 4 << 10,
@@ -28,10 +30,20 @@ pub(super) fn settings() -> StoreSettings {
 
 /// Number of random runs of one kind: `usual`, or what `GATEPOST_SIM_RUNS` says.
 pub(super) fn runs(usual: u64) -> u64 {
-    std::env::var("GATEPOST_SIM_RUNS")
-        .ok()
-        .and_then(|runs| runs.parse().ok())
-        .unwrap_or(usual)
+    number("GATEPOST_SIM_RUNS").unwrap_or(usual)
+}
+
+/// The seeds of the lives that are lived: from 0, or from what `GATEPOST_SIM_SEED` says, which is then the only one
+/// unless `GATEPOST_SIM_RUNS` says otherwise.
+pub(super) fn seeds(usual: u64) -> std::ops::Range<u64> {
+    let first = number("GATEPOST_SIM_SEED");
+    let count = runs(first.map_or(usual, |_| 1));
+    let first = first.unwrap_or(0);
+    first..first + count
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
 /// A message whose body tells its content number.
@@ -153,6 +165,20 @@ impl Script {
         if self.disk.is_crashed() {
             return Err(StoreError::Poisoned("the machine has stopped".into()));
         }
+        let damaged = store.stats().quarantined.load(Ordering::Relaxed);
+        let notes = || -> Vec<String> {
+            let paths = self.disk.paths().into_iter();
+            let notes = paths.filter(|path| path.starts_with("quarantine/") && path.ends_with(".txt"));
+            let read = |path: String| String::from_utf8_lossy(&self.disk.read(&path).unwrap_or_default()).into_owned();
+            notes.map(read).collect()
+        };
+        assert_eq!(
+            damaged,
+            0,
+            "seed {}: a crash was taken for damage: {:?}",
+            self.seed,
+            notes()
+        );
         self.check(&store, &recovered);
         self.adopt(&store, &recovered);
         self.store = Some(store);
@@ -309,15 +335,20 @@ impl Script {
                 } else {
                     self.rng.below(live.len() as u64) as usize
                 };
-                let lo = live[from];
-                let hi = live[(from + self.rng.below(6) as usize).min(live.len() - 1)];
-                for (_, entry) in book.entries.range_mut(lo..=hi) {
-                    entry.settled.get_or_insert(commit);
+                let upto = (from + self.rng.below(6) as usize).min(live.len() - 1);
+                // No range spans what another record settles: that one may be torn, and what it moved elsewhere with it.
+                let mut settled: Vec<(u64, u64)> = Vec::new();
+                for &seq in &live[from..=upto] {
+                    book.entries.get_mut(&seq).unwrap().settled = Some(commit);
+                    match settled.last_mut() {
+                        Some((_, hi)) if *hi + 1 == seq => *hi = seq,
+                        _ => settled.push((seq, seq)),
+                    }
                 }
                 batch.records.push(Record::Acks(
                     [QueueAcks {
                         queue: QueueId(queue),
-                        settled: vec![(lo, hi)],
+                        settled,
                     }]
                     .into(),
                 ));
@@ -702,6 +733,16 @@ impl Script {
     pub(super) fn content(&self, (queue, seq): (u64, u64)) -> Option<(u64, usize)> {
         let entry = self.book.queues.get(&queue)?.entries.get(&seq)?;
         Some((entry.content, entry.len))
+    }
+    /// The other messages that one group gave together with this one, and itself.
+    pub(super) fn group_of(&self, at: (u64, u64)) -> Vec<(u64, u64)> {
+        let groups = self.book.groups.iter().map(|(_, group)| group);
+        groups
+            .filter(|group| group.contains(&at))
+            .flatten()
+            .copied()
+            .chain([at])
+            .collect()
     }
     /// Whether a key ever had a value.
     pub(super) fn ever_had(&self, key: &[u8], value: &[u8]) -> bool {

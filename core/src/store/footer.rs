@@ -1,0 +1,113 @@
+//! How a segment ended, as the head of its FOOTER says it.
+//!
+//! ```text
+//!   end of the records │ ending 1 │ holes: count, (from - end of the one before, length)*
+//! ```
+//!
+//! The holes are those that were there when the segment was sealed, and were judged then. One that is not listed came
+//! later: it is damage.
+
+use super::segment::SECTOR;
+use super::varint::{Input, put_varint};
+
+/// Who ended a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Ending {
+    /// The process that wrote it, because it was full: all of it was synced.
+    Full = 0,
+    /// A start, after a crash: what was torn is gone, and groups that are not whole do not count.
+    Cut = 1,
+    /// A repair of one that was full: what is left of a group counts.
+    Mended = 2,
+}
+
+impl Ending {
+    pub(crate) fn from_u32(value: u32) -> Option<Ending> {
+        Some(match value {
+            0 => Ending::Full,
+            1 => Ending::Cut,
+            2 => Ending::Mended,
+            _ => return None,
+        })
+    }
+}
+
+/// The head of a FOOTER.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Footer {
+    /// Where the records end.
+    pub(crate) end: u32,
+    pub(crate) ending: Ending,
+    /// Ascending and disjoint.
+    pub(crate) holes: Vec<(u32, u32)>,
+}
+
+/// More holes than this are listed as one.
+const HOLES_MAX: usize = 1024;
+
+impl Footer {
+    pub(crate) fn new(end: u32, ending: Ending, mut holes: Vec<(u32, u32)>) -> Footer {
+        holes.sort_unstable();
+        if holes.len() > HOLES_MAX
+            && let (Some(first), Some(last)) = (holes.first(), holes.iter().map(|(_, to)| *to).max())
+        {
+            holes = vec![(first.0, last)];
+        }
+        Footer { end, ending, holes }
+    }
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+        put_varint(out, u64::from(self.end));
+        out.push(self.ending as u8);
+        put_varint(out, self.holes.len() as u64);
+        let mut at = 0;
+        for &(from, to) in &self.holes {
+            put_varint(out, u64::from(from.saturating_sub(at)));
+            put_varint(out, u64::from(to.saturating_sub(from.max(at))));
+            at = to.max(at);
+        }
+    }
+    pub(crate) fn parse(head: &[u8]) -> Option<Footer> {
+        let mut input = Input(head);
+        let end = input.number()?;
+        let ending = Ending::from_u32(u32::from(input.u8()?))?;
+        let count = input.count(2)?.min(HOLES_MAX);
+        let mut holes = Vec::with_capacity(count);
+        let mut at = 0u32;
+        for _ in 0..count {
+            let from = at.checked_add(input.number()?)?;
+            at = from.checked_add(input.number()?)?;
+            holes.push((from, at));
+        }
+        Some(Footer { end, ending, holes })
+    }
+    /// Whether a hole was there when the segment was sealed. The last one is found again up to the footer itself, which
+    /// begins a sector.
+    pub(crate) fn has_judged(&self, from: u32, to: u32) -> bool {
+        let tail = |hi: u32| {
+            if hi == self.end {
+                hi.next_multiple_of(SECTOR)
+            } else {
+                hi
+            }
+        };
+        self.holes.iter().any(|&(lo, hi)| lo <= from && to <= tail(hi))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_are_listed_and_too_many_become_one() {
+        let footer = Footer::new(9000, Ending::Cut, vec![(8192, 9000), (4608, 4700)]);
+        let mut out = Vec::new();
+        footer.put(&mut out);
+        assert_eq!(Footer::parse(&out), Some(footer.clone()));
+        assert!(footer.has_judged(4608, 4700) && footer.has_judged(8192, 9216));
+        assert!(!footer.has_judged(4600, 4700) && !footer.has_judged(4608, 8200));
+        let many = Footer::new(90_000, Ending::Cut, (0..5000).map(|n| (n * 16, n * 16 + 8)).collect());
+        assert_eq!(many.holes, [(0, 4999 * 16 + 8)]);
+    }
+}

@@ -1,0 +1,92 @@
+//! `gatepost check`: reads a data directory that nobody uses, says what it finds, and repairs it if asked.
+//!
+//! The report goes to standard output, progress to standard error where it takes longer than a second.
+
+use crate::clock::Clock;
+use crate::exit::Failure;
+use crate::store::failure;
+use gatepost_core::store::disk::RealDisk;
+use gatepost_core::store::{self, Progress, StoreError, StoreSettings};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Reads all of a data directory and prints what it finds. With `repair`, writes again what can be derived, sets aside
+/// what cannot be used, and reads it all once more.
+///
+/// # Errors
+/// There is damage, or was and is repaired, or the directory cannot be used.
+pub fn check(data: &Path, repair: bool) -> Result<(), Failure> {
+    if !data.is_dir() {
+        return Err(Failure::DataUnwritable(format!(
+            "{} is not a directory",
+            data.display()
+        )));
+    }
+    let disk = RealDisk::new(data).map_err(|source| failure(data, StoreError::Lock(source)))?;
+    let mut progress = Lines::new();
+    let (is_clean, was_clean) = if repair {
+        let now = Clock::start().now();
+        let repaired = store::repair(Arc::new(disk), StoreSettings::default(), now, &mut |at| {
+            progress.say(&at)
+        });
+        let repaired = repaired.map_err(|error| failure(data, error))?;
+        println!("{repaired}");
+        (repaired.is_clean(), repaired.before.is_clean())
+    } else {
+        let report = store::check(&disk, &mut |at| progress.say(&at)).map_err(|error| failure(data, error))?;
+        println!("{report}");
+        (report.is_clean(), report.is_clean())
+    };
+    match (is_clean, was_clean) {
+        (true, true) => Ok(()),
+        (true, false) => Err(Failure::DataRepaired(format!(
+            "{} was damaged and is repaired",
+            data.display()
+        ))),
+        (false, _) if repair => Err(Failure::DataDamaged(format!("{} is still damaged", data.display()))),
+        (false, _) => Err(Failure::DataDamaged(format!(
+            "{} is damaged; --repair makes the best of it",
+            data.display()
+        ))),
+    }
+}
+
+/// A line every second, and none if it is done before the first.
+struct Lines {
+    last: Instant,
+}
+
+impl Lines {
+    fn new() -> Lines {
+        Lines { last: Instant::now() }
+    }
+
+    fn say(&mut self, at: &Progress<'_>) {
+        if self.last.elapsed() < Duration::from_secs(1) {
+            return;
+        }
+        self.last = Instant::now();
+        let (files, of_files) = at.files;
+        let (bytes, of_bytes) = at.bytes;
+        eprintln!(
+            "{files} of {of_files} files, {} of {} MiB read, up to {}",
+            bytes >> 20,
+            of_bytes >> 20,
+            at.file.path
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_is_not_there_is_not_made() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let missing = dir.path().join("missing");
+        assert!(check(&missing, false).is_err() && check(&missing, true).is_err());
+        assert!(!missing.exists());
+    }
+}
