@@ -66,7 +66,11 @@ impl Engine {
                 Head::Entry(front) => front,
             };
             if q.consumers.is_empty() {
-                self.watch_head(queue);
+                // Now and not by a timer: a body that was fetched to see its time may have to leave again at once.
+                match &front.body {
+                    Body::Memory(message) if expired(q, message, self.now.wall) => self.expire_head(queue, wakes),
+                    _ => self.watch_head(queue),
+                }
                 return;
             }
             let on_disk = match &front.body {

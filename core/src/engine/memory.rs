@@ -471,7 +471,7 @@ fn subscription_ids(sessions: &slab::Slab<DurableSession>, session: u32, entry: 
     (!ids.is_empty()).then(|| ids.into())
 }
 
-/// What stays in memory at the head of a queue with consumers.
+/// What stays in memory at the head of a queue with consumers, or whose bodies are being fetched.
 struct Spare {
     entries: usize,
     bytes: u64,
@@ -479,7 +479,8 @@ struct Spare {
 
 impl Spare {
     fn of(q: &Queue) -> Spare {
-        let nobody = q.consumers.is_empty();
+        // What is on its way is wanted, and with it what came before it: else the two would never be here together.
+        let nobody = q.consumers.is_empty() && q.loading == 0;
         Spare {
             entries: if nobody { 0 } else { SPARE },
             bytes: if nobody { 0 } else { SPARE_BYTES },

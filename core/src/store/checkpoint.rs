@@ -304,7 +304,9 @@ fn parse(body: &[u8]) -> Option<Checkpoint> {
             }),
             _ => return None,
         };
-        index.moves.insert(to, Move { root, flags });
+        // The start finds the payload, and its length.
+        let body_len = 0;
+        index.moves.insert(to, Move { root, flags, body_len });
     }
     for _ in 0..i.count(7)? {
         let len = i.number()?;

@@ -106,8 +106,18 @@ impl Directory {
 /// A place in a directory.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cursor {
-    at: usize,
+    pub(crate) at: usize,
     last: Last,
+}
+
+impl Cursor {
+    /// The same place, if what was read lies behind `at` bytes.
+    pub(crate) fn behind(self, at: usize) -> Cursor {
+        Cursor {
+            at: at + self.at,
+            ..self
+        }
+    }
 }
 
 /// Reads a directory. Ends early at bytes that make no sense, and says so in [`Entries::is_whole`].
@@ -136,6 +146,10 @@ impl<'a> Entries<'a> {
             at: self.len - self.input.0.len(),
             last: self.last,
         }
+    }
+    /// Goes on with what follows that place.
+    pub(crate) fn following(bytes: &'a [u8], cursor: Cursor) -> Self {
+        Entries::resume(bytes, Cursor { at: 0, ..cursor })
     }
     /// Whether everything was read, once it has ended.
     #[cfg(any(test, feature = "fuzzing"))]

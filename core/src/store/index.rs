@@ -80,6 +80,8 @@ pub(crate) struct Move {
     pub(crate) root: Root,
     /// The flags of the new route.
     pub(crate) flags: u8,
+    /// Bytes of its body, if the root is a place.
+    pub(crate) body_len: u32,
 }
 
 /// What names a payload.
@@ -346,9 +348,11 @@ impl Index {
         self.forget_moves(queue, 0, u64::MAX);
     }
     /// A message joins a queue without being written again: its payload is what `root` names, in `segment`.
-    pub(crate) fn join(&mut self, to: Route, root: Root, segment: u32) {
+    /// `body_len` is that of a payload named by its place.
+    pub(crate) fn join(&mut self, to: Route, root: Root, segment: u32, body_len: u32) {
         self.insert(to.queue, to.seq, segment);
-        self.moves.insert((to.queue, to.seq), Move { root, flags: to.flags });
+        let flags = to.flags;
+        self.moves.insert((to.queue, to.seq), Move { root, flags, body_len });
     }
     /// A small state change.
     pub(crate) fn state(&mut self, state: &State) {
@@ -381,12 +385,12 @@ impl Index {
             }
             State::DeadLettered { from, from_seq, to } => {
                 // A chain of moves leads back to the record that carries the payload.
-                let root = self
-                    .moves
-                    .get(&(from, from_seq))
-                    .map_or(Root::Route(from, from_seq), |before| before.root);
+                let before = self.moves.get(&(from, from_seq));
+                let (root, body_len) = before.map_or((Root::Route(from, from_seq), 0), |before| {
+                    (before.root, before.body_len)
+                });
                 if let Some(segment) = self.lookup(from, from_seq) {
-                    self.join(to, root, segment);
+                    self.join(to, root, segment, body_len);
                 }
             }
         }

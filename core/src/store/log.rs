@@ -406,7 +406,7 @@ impl<D: Disk> Store<D> {
                 if let Plan::Again(at) = plan {
                     active.put(Kind::Ref, flags, &[], |out| record::put_ref(at, routes, out));
                     for route in routes {
-                        index.join(*route, Root::At(at), at.segment);
+                        index.join(*route, Root::At(at), at.segment, body_len(message));
                     }
                     return;
                 }
@@ -635,6 +635,10 @@ impl Segment {
             stuck: false,
         }
     }
+}
+
+fn body_len(message: &Message) -> u32 {
+    u32::try_from(message.body().len()).unwrap_or(u32::MAX)
 }
 
 /// The queue a state change is about.

@@ -12,37 +12,23 @@
 //! segment, and the page is looked up again.
 
 use super::directory::{Cursor, Directory, Entries, Listed};
-use super::disk::Disk;
+use super::disk::{Disk, DiskFile};
 use super::files::{Pinned, Shared};
 use super::index::{Index, Move, Root};
 use super::record::{Kind, MessageHead};
 use super::scan::{Scanned, Scanner};
 use super::segment::{Trailer, read_directory};
-use super::{LogEntry, Page, PageRead, QueueId};
+use super::varint::{Input, put_varint};
+use super::{LogEntry, Page, PageRead, QueueId, Route};
 use crate::message::Position;
 use hashbrown::HashMap;
-use std::sync::Arc;
 
-/// Directories kept, in bytes.
-const CACHE_BYTES: usize = 2 << 20;
+/// Directories kept, sorted by queue, in bytes.
+const CACHE_BYTES: usize = 4 << 20;
+/// What a queue in a kept directory costs beside its entries.
+const QUEUE_BYTES: usize = 128;
 /// How often a page is looked up again before what is missing counts as lost. Each time, a compaction has overtaken it.
 const TRIES: usize = 8;
-
-/// Directories of segments that were asked for lately, the last one first.
-#[derive(Default)]
-pub(super) struct DirectoryCache {
-    kept: Vec<Cached>,
-}
-
-struct Cached {
-    segment: u32,
-    directory: Arc<[u8]>,
-    /// Where the last page ended, of which queue: the next one most likely begins there.
-    resume: Option<(QueueId, Cursor)>,
-}
-
-/// A directory, and where the last page of it ended, of which queue.
-type Found = (Arc<[u8]>, Option<(QueueId, Cursor)>);
 
 /// Where a page's messages should be.
 #[derive(Debug, Default)]
@@ -50,8 +36,9 @@ struct Plan {
     parts: Vec<Part>,
     /// What is not live in the parts: ascending runs.
     dead: Vec<(u64, u64)>,
-    /// Messages that are in the queue because a later record said so.
-    moves: HashMap<Root, Vec<(u64, u8)>>,
+    /// Messages that are in the queue because a later record said so: where they are, or whose payload it is.
+    moved: Vec<LogEntry>,
+    moved_routes: Vec<(QueueId, u64, LogEntry)>,
     /// The last sequence the plan speaks for.
     upto: u64,
 }
@@ -104,14 +91,29 @@ impl Plan {
             }
         }
         if !index.moves.is_empty() {
-            for part in &plan.parts {
+            let parts = std::mem::take(&mut plan.parts);
+            for part in &parts {
                 let range = (asked.queue, part.first)..=(asked.queue, part.last);
-                for (&(_, seq), &Move { root, flags }) in index.moves.range(range) {
-                    plan.moves.entry(root).or_default().push((seq, flags));
+                for (&(_, seq), moved) in index.moves.range(range) {
+                    plan.add_move(part.segment, seq, moved);
                 }
             }
+            plan.parts = parts;
         }
         plan
+    }
+    fn add_move(&mut self, segment: u32, seq: u64, moved: &Move) {
+        let entry = LogEntry {
+            seq,
+            at: Position { segment, offset: 0 },
+            body_len: moved.body_len,
+            flags: moved.flags,
+        };
+        match moved.root {
+            _ if self.is_dead(seq) => {}
+            Root::At(at) => self.moved.push(LogEntry { at, ..entry }),
+            Root::Route(queue, root) => self.moved_routes.push((queue, root, entry)),
+        }
     }
     fn is_dead(&self, seq: u64) -> bool {
         let at = self.dead.partition_point(|(_, hi)| *hi < seq);
@@ -127,6 +129,7 @@ pub(super) fn read<D: Disk>(shared: &Shared<D>, cache: &mut DirectoryCache, aske
         let plan = Plan::new(&shared.index.lock(), asked);
         upto = plan.upto;
         entries.clear();
+        entries.extend_from_slice(&plan.moved);
         for part in &plan.parts {
             list_part(shared, cache, asked.queue, part, &plan, &mut entries);
         }
@@ -165,26 +168,127 @@ fn list_part<D: Disk>(
     plan: &Plan,
     into: &mut Vec<LogEntry>,
 ) {
-    let Some((directory, resume)) = cache.directory(shared, part.segment) else {
+    let in_part = |seq: u64| (part.first..=part.last).contains(&seq);
+    let routes = plan.moved_routes.iter().filter(|(.., entry)| in_part(entry.seq));
+    let places = plan.moved.iter().filter(|entry| in_part(entry.seq)).count();
+    let live = part.live - (places + routes.clone().count()).min(part.live);
+    let Some(directory) = cache.directory(shared, part.segment) else {
         return;
     };
-    let before = into.len();
-    // What was found behind the last page's end is all there is, in a queue that was logged in order.
-    let starts = [
-        resume.filter(|(of, _)| *of == queue).map(|(_, cursor)| cursor),
-        Some(Cursor::default()),
-    ];
-    let starts = if plan.moves.is_empty() {
-        starts
-    } else {
-        [None, starts[1]]
-    };
-    for start in starts.into_iter().flatten() {
-        into.truncate(before);
-        let mut entries = Entries::resume(&directory, start);
-        while into.len() - before < part.live
-            && let Some(listed) = entries.next()
-        {
+    if let Some(list) = directory.queues.get_mut(&queue) {
+        list.find(part.segment, live, |seq| in_part(seq) && !plan.is_dead(seq), into);
+    }
+    for (root_queue, root, entry) in routes {
+        let mut payload = Vec::new();
+        if let Some(list) = directory.queues.get_mut(root_queue) {
+            list.find(part.segment, 1, |seq| seq == *root, &mut payload);
+        }
+        into.extend(payload.first().map(|found| LogEntry {
+            at: found.at,
+            body_len: found.body_len,
+            ..*entry
+        }));
+    }
+}
+
+/// Directories of segments that were asked for lately, the last one first.
+#[derive(Default)]
+pub(super) struct DirectoryCache {
+    kept: Vec<Cached>,
+}
+
+/// What a directory lists, sorted by queue.
+#[derive(Default)]
+struct Cached {
+    segment: u32,
+    queues: HashMap<QueueId, QueueList>,
+    bytes: usize,
+    /// How far the directory was read. One of a segment that is being written grows.
+    read: Cursor,
+    whole: bool,
+}
+
+/// What a directory lists of one queue.
+///
+/// ```text
+///   entry   seq - seq before - 1 (zigzag), (offset - offset before) / 8, body len, flags 1
+/// ```
+#[derive(Default)]
+struct QueueList {
+    bytes: Vec<u8>,
+    end: Place,
+    /// Where the last page ended: the next one most likely begins there.
+    resume: Place,
+}
+
+/// Behind an entry of a [`QueueList`].
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    at: usize,
+    /// The sequence that is one past the last.
+    next: u64,
+    offset: u32,
+}
+
+impl QueueList {
+    fn push(&mut self, offset: u32, body_len: u32, route: &Route) {
+        let delta = route.seq.wrapping_sub(self.end.next) as i64;
+        put_varint(&mut self.bytes, (delta << 1 ^ delta >> 63) as u64);
+        put_varint(&mut self.bytes, u64::from(offset.wrapping_sub(self.end.offset) / 8));
+        put_varint(&mut self.bytes, u64::from(body_len));
+        self.bytes.push(route.flags);
+        self.end = Place {
+            at: self.bytes.len(),
+            next: route.seq.wrapping_add(1),
+            offset,
+        };
+    }
+    /// Appends the entries that are wanted, of which there are `live`.
+    fn find(&mut self, segment: u32, live: usize, wanted: impl Fn(u64) -> bool, into: &mut Vec<LogEntry>) {
+        let before = into.len();
+        // A queue that was logged in order has all that is wanted behind the last page's end.
+        for start in [self.resume, Place::default()] {
+            into.truncate(before);
+            let mut place = start;
+            while into.len() - before < live
+                && let Some(entry) = self.next(segment, &mut place)
+            {
+                if wanted(entry.seq) {
+                    into.push(entry);
+                }
+            }
+            if into.len() - before >= live {
+                self.resume = place;
+                return;
+            }
+        }
+    }
+    fn next(&self, segment: u32, place: &mut Place) -> Option<LogEntry> {
+        let rest = self.bytes.get(place.at..)?;
+        let mut input = Input(rest);
+        let delta = input.varint()?;
+        let seq = place.next.wrapping_add((delta >> 1) ^ (delta & 1).wrapping_neg());
+        let offset = place.offset.wrapping_add(input.number::<u32>()?.wrapping_mul(8));
+        let (body_len, flags) = (input.number()?, input.u8()?);
+        *place = Place {
+            at: self.bytes.len() - input.0.len(),
+            next: seq.wrapping_add(1),
+            offset,
+        };
+        Some(LogEntry {
+            seq,
+            at: Position { segment, offset },
+            body_len,
+            flags,
+        })
+    }
+}
+
+impl Cached {
+    /// Sorts in what follows the part that was read.
+    fn add(&mut self, following: &[u8]) {
+        let mut entries = Entries::following(following, self.read);
+        for listed in entries.by_ref() {
             let Listed::Message {
                 offset,
                 body_len,
@@ -193,95 +297,69 @@ fn list_part<D: Disk>(
             else {
                 continue;
             };
-            let at = Position {
-                segment: part.segment,
-                offset,
-            };
-            let mut found = |seq: u64, flags: u8| {
-                if (part.first..=part.last).contains(&seq) && !plan.is_dead(seq) {
-                    into.push(LogEntry {
-                        seq,
-                        at,
-                        body_len,
-                        flags,
-                    });
-                }
-            };
-            for route in routes.iter().filter(|route| route.queue == queue) {
-                found(route.seq, route.flags);
-            }
-            if !plan.moves.is_empty() {
-                let roots = routes.iter().map(|route| Root::Route(route.queue, route.seq));
-                for (seq, flags) in roots
-                    .chain([Root::At(at)])
-                    .filter_map(|root| plan.moves.get(&root))
-                    .flatten()
-                {
-                    found(*seq, *flags);
-                }
+            for route in &routes {
+                let list = self.queues.entry(route.queue).or_insert_with(|| {
+                    self.bytes += QUEUE_BYTES;
+                    QueueList::default()
+                });
+                let before = list.bytes.len();
+                list.push(offset, body_len, route);
+                self.bytes += list.bytes.len() - before;
             }
         }
-        if into.len() - before >= part.live {
-            cache.resume_at(part.segment, queue, entries.cursor());
-            return;
-        }
+        self.read = entries.cursor().behind(self.read.at);
     }
 }
 
 impl DirectoryCache {
-    /// The directory of a segment, and where the last page of it ended. `None` if the segment is gone or unreadable.
-    fn directory<D: Disk>(&mut self, shared: &Shared<D>, segment: u32) -> Option<Found> {
-        if let Some(at) = self.kept.iter().position(|cached| cached.segment == segment) {
-            let cached = self.kept.remove(at);
-            let found = (cached.directory.clone(), cached.resume);
-            self.kept.insert(0, cached);
-            return Some(found);
-        }
-        let pinned = match shared.pin(segment) {
-            Ok(pinned) => pinned?,
-            Err(error) => {
-                tracing::error!(segment, %error, "a segment cannot be opened");
-                return None;
-            }
-        };
-        if let Some(open) = &pinned.directory {
-            // It grows: what is kept of it would soon be stale.
-            return Some((open.lock().bytes.as_slice().into(), None));
-        }
-        let directory: Arc<[u8]> = match read_directory(&*pinned.file, &pinned.header) {
-            Some((_, directory)) => directory.into(),
-            None => {
-                // Without a trailer it is one that a start could not seal.
-                if Trailer::read(&*pinned.file).is_some() {
-                    shared.damaged(&pinned.header, 0, &[], "the footer does not hold; the records are read");
+    /// The directory of a segment. `None` if the segment is gone or unreadable.
+    fn directory<D: Disk>(&mut self, shared: &Shared<D>, segment: u32) -> Option<&mut Cached> {
+        let at = self.kept.iter().position(|cached| cached.segment == segment);
+        let mut cached = at.map_or_else(Cached::default, |at| self.kept.remove(at));
+        cached.segment = segment;
+        if !cached.whole {
+            let pinned = match shared.pin(segment) {
+                Ok(pinned) => pinned?,
+                Err(error) => {
+                    tracing::error!(segment, %error, "a segment cannot be opened");
+                    return None;
                 }
-                scan(&pinned).into()
+            };
+            if let Some(open) = &pinned.directory {
+                // Copied, so that its writer does not wait.
+                let following = open.lock().bytes.get(cached.read.at..).unwrap_or_default().to_vec();
+                cached.add(&following);
+            } else {
+                let directory = match read_directory(&*pinned.file, &pinned.header) {
+                    Some((_, directory)) => directory,
+                    None => {
+                        // Without a trailer it is one that a start could not seal.
+                        if Trailer::read(&*pinned.file).is_some() {
+                            shared.damaged(&pinned.header, 0, &[], "the footer does not hold; the records are read");
+                        }
+                        cached = Cached {
+                            segment,
+                            ..Cached::default()
+                        };
+                        scan(&pinned)
+                    }
+                };
+                cached.add(directory.get(cached.read.at..).unwrap_or_default());
+                cached.whole = true;
             }
-        };
-        self.kept.insert(
-            0,
-            Cached {
-                segment,
-                directory: directory.clone(),
-                resume: None,
-            },
-        );
+        }
+        self.kept.insert(0, cached);
         let mut bytes = 0;
         self.kept.retain(|cached| {
-            bytes += cached.directory.len();
+            bytes += cached.bytes;
             bytes <= CACHE_BYTES || cached.segment == segment
         });
-        Some((directory, None))
-    }
-    fn resume_at(&mut self, segment: u32, queue: QueueId, cursor: Cursor) {
-        if let Some(cached) = self.kept.first_mut().filter(|cached| cached.segment == segment) {
-            cached.resume = Some((queue, cursor));
-        }
+        self.kept.first_mut()
     }
 }
 
 /// A directory made from the records.
-fn scan<F: super::disk::DiskFile>(pinned: &Pinned<F>) -> Vec<u8> {
+fn scan<F: DiskFile>(pinned: &Pinned<F>) -> Vec<u8> {
     let mut directory = Directory::default();
     let mut scanner = Scanner::new(&*pinned.file, pinned.header.base, pinned.header.seed());
     while let Some(scanned) = scanner.next() {

@@ -112,7 +112,7 @@ struct Run {
 impl Run {
     fn new(seed: u64) -> Run {
         let settings = Settings {
-            cache_bytes_max: 1 << 20,
+            cache_bytes_max: 16 << 10,
             memory_bytes_max: 4 << 20,
             log_backlog_bytes_max: 4 << 20,
             ..Settings::default()

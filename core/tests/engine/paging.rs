@@ -176,8 +176,25 @@ fn what_expires_on_disk_is_dead_lettered_in_order() {
             .push("x-dead-letter-routing-key", Value::Text(Box::from(*b"dead")));
     });
     run(&mut w, c, [durable("dead"), dying]);
-    fill(&mut w, c, "d", 0, 2_000);
-    w.crash(Crash::Power);
+    for first in (0..2_000).step_by(50) {
+        let some: Vec<Command> = (first..first + 50)
+            .map(|n| {
+                let envelope = Envelope {
+                    durable: true,
+                    received: w.now().wall,
+                    ..Envelope::default()
+                };
+                let body = padded(&n.to_string(), 100);
+                publish(
+                    Default::default(),
+                    Message::new(envelope, "", "d", &[], body.as_bytes()),
+                )
+            })
+            .collect();
+        run(&mut w, c, some);
+    }
+    w.crash(Crash::Process);
+    assert_eq!((w.counters().messages_ready, w.counters().expired), (2_000, 0));
     for _ in 0..200 {
         w.advance(ms(1_000));
         w.catch_up();

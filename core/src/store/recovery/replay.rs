@@ -174,6 +174,7 @@ impl<D: Disk> Recovery<D> {
                     let moved = Move {
                         root: Root::At(at),
                         flags: route.flags,
+                        body_len: 0,
                     };
                     self.moves.insert((route.queue, route.seq), moved);
                 }
@@ -217,7 +218,14 @@ impl<D: Disk> Recovery<D> {
                     .moves
                     .get(&(from, from_seq))
                     .map_or(Root::Route(from, from_seq), |before| before.root);
-                self.moves.insert((to.queue, to.seq), Move { root, flags: to.flags });
+                self.moves.insert(
+                    (to.queue, to.seq),
+                    Move {
+                        root,
+                        flags: to.flags,
+                        body_len: 0,
+                    },
+                );
             }
         }
     }

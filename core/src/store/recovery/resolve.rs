@@ -261,6 +261,7 @@ impl<D: Disk> Recovery<D> {
                 Move {
                     root: Root::At(at),
                     flags: moved.flags,
+                    body_len,
                 },
             );
         }
