@@ -4,12 +4,13 @@ use crate::config::{Config, Confirm};
 use crate::exit::Failure;
 use crate::machine;
 use gatepost_core::store::disk::RealDisk;
-use gatepost_core::store::{self, Recovered, StoreError, StoreSettings};
+use gatepost_core::store::{self, Opening, Recovered, StoreError, StoreSettings};
 use gatepost_core::time::Wall;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 /// The log.
 pub(crate) type Store = store::Store<RealDisk>;
@@ -30,7 +31,19 @@ pub(crate) fn open(config: &Config, wall: Wall) -> Result<(Store, Recovered), Fa
         confirm_written: store.confirm == Confirm::Written,
         ..StoreSettings::default()
     };
-    let (store, recovered) = Store::open(Arc::new(disk), settings, wall).map_err(|error| failure(data, error))?;
+    let mut said = Instant::now();
+    let mut progress = |at: Opening| {
+        if said.elapsed() < PROGRESS_EVERY {
+            return;
+        }
+        said = Instant::now();
+        match at {
+            Opening::Read { files, of } => tracing::info!("starting: {files} of {of} files of the log read"),
+            Opening::Counted { files, of } => tracing::info!("starting: messages of {files} of {of} files counted"),
+        }
+    };
+    let opened = Store::open_watched(Arc::new(disk), settings, wall, &mut progress);
+    let (store, recovered) = opened.map_err(|error| failure(data, error))?;
     let damaged = store.stats().quarantined.load(Ordering::Relaxed);
     if damaged > 0 {
         let quarantine = data.join("quarantine");
@@ -38,6 +51,9 @@ pub(crate) fn open(config: &Config, wall: Wall) -> Result<(Store, Recovered), Fa
     }
     Ok((store, recovered))
 }
+
+/// A start that takes longer says how far it is, so often.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// Bytes of a segment: as set, or what suits the medium.
 pub(crate) fn segment_bytes(config: &Config) -> u64 {

@@ -15,7 +15,7 @@ use super::segment::{RECORDS_AT, SegmentHeader, SegmentKind, SegmentWriter, size
 use super::settings::{Durability, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, StoreError, StoreSettings};
 use super::stats::StoreStats;
 use super::varint::put_varint;
-use super::{Batch, QueueId, Record, Recovered, State, recovery};
+use super::{Batch, Opening, QueueId, Record, Recovered, State, recovery};
 use crate::message::{Message, Position};
 use crate::time::{Now, Time, Wall};
 use smallvec::SmallVec;
@@ -133,7 +133,19 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// If another process has it, if it cannot be listed or made, or if it is another release's. Damage is no error.
     pub fn open(disk: Arc<D>, settings: StoreSettings, wall: Wall) -> Result<(Store<D>, Recovered), StoreError> {
-        Store::open_as(disk, settings, wall, false)
+        Store::open_as(disk, settings, wall, false, &mut |_| {})
+    }
+    /// The same. `progress` is called after each file, for a start that takes long.
+    ///
+    /// # Errors
+    /// As for [`Store::open`].
+    pub fn open_watched(
+        disk: Arc<D>,
+        settings: StoreSettings,
+        wall: Wall,
+        progress: &mut dyn FnMut(Opening),
+    ) -> Result<(Store<D>, Recovered), StoreError> {
+        Store::open_as(disk, settings, wall, false, progress)
     }
     /// The same, with every record read, whatever the checkpoint says.
     pub(super) fn open_thoroughly(
@@ -141,17 +153,18 @@ impl<D: Disk> Store<D> {
         settings: StoreSettings,
         wall: Wall,
     ) -> Result<(Store<D>, Recovered), StoreError> {
-        Store::open_as(disk, settings, wall, true)
+        Store::open_as(disk, settings, wall, true, &mut |_| {})
     }
     fn open_as(
         disk: Arc<D>,
         mut settings: StoreSettings,
         wall: Wall,
         is_thorough: bool,
+        progress: &mut dyn FnMut(Opening),
     ) -> Result<(Store<D>, Recovered), StoreError> {
         settings.segment_bytes = settings.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
         let lock = disk.lock().map_err(StoreError::Lock)?;
-        let found = recovery::recover(&disk, &settings, disk.has_run_on(&lock), is_thorough)?;
+        let found = recovery::recover(&disk, &settings, disk.has_run_on(&lock), is_thorough, progress)?;
         if found.is_settled
             && let Err(error) = disk.set_in_use(&lock)
         {

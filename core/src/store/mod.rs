@@ -278,6 +278,25 @@ pub struct Loaded {
     pub message: Option<Message>,
 }
 
+/// How far a start has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// The log's files are looked at, and read as far as no checkpoint covers them.
+    Read {
+        /// Files done.
+        files: usize,
+        /// Files there are.
+        of: usize,
+    },
+    /// What the checkpoint has live is counted.
+    Counted {
+        /// Files done.
+        files: usize,
+        /// Files with something live.
+        of: usize,
+    },
+}
+
 /// Everything a start finds, in the order the engine wants it.
 #[derive(Debug, Default)]
 pub struct Recovered {

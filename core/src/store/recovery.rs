@@ -39,7 +39,7 @@ use super::segment::{
 use super::seqset::Ranges;
 use super::settings::{StoreError, StoreSettings};
 use super::stats::StoreStats;
-use super::{LogEntry, QueueId, Recovered, Route, quarantine};
+use super::{LogEntry, Opening, QueueId, Recovered, Route, quarantine};
 use crate::message::Position;
 use hashbrown::{HashMap, HashSet};
 use std::collections::BTreeMap;
@@ -70,6 +70,7 @@ pub(super) fn recover<D: Disk>(
     settings: &StoreSettings,
     has_run_on: bool,
     is_thorough: bool,
+    progress: &mut dyn FnMut(Opening),
 ) -> Result<Found<D>, StoreError> {
     for dir in [LOG_DIR, COLD_DIR, quarantine::DIR] {
         disk.make_dir(dir).map_err(failed(format!("make {dir}/")))?;
@@ -108,12 +109,16 @@ pub(super) fn recover<D: Disk>(
         ids.sort_unstable();
         files.extend(ids.into_iter().map(|id| (dir, id)));
     }
-    for (dir, id) in &files {
+    for (n, (dir, id)) in files.iter().enumerate() {
         recovery.read_file(dir, *id)?;
+        progress(Opening::Read {
+            files: n + 1,
+            of: files.len(),
+        });
     }
     recovery.miss(&files);
     recovery.judge();
-    let mut recovered = recovery.settle();
+    let mut recovered = recovery.settle(progress);
     recovery.read_keys(&mut recovered);
     recovery.seal_leftovers();
     recovered.wall = recovery.marks.wall;

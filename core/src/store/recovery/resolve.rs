@@ -9,7 +9,7 @@ use crate::store::reader::Chunk;
 use crate::store::record::{Kind, MessageHead, Raw, parse_key};
 use crate::store::segment::read_directory;
 use crate::store::stats::StoreStats;
-use crate::store::{LogEntry, QueueId, Recovered, RecoveredMessages, RecoveredQueue, Route};
+use crate::store::{LogEntry, Opening, QueueId, Recovered, RecoveredMessages, RecoveredQueue, Route};
 use hashbrown::{HashMap, HashSet};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -117,7 +117,7 @@ impl FoundQueue {
 
 impl<D: Disk> Recovery<D> {
     /// Builds the index and the answer from everything that was found.
-    pub(super) fn settle(&mut self) -> Recovered {
+    pub(super) fn settle(&mut self, progress: &mut dyn FnMut(Opening)) -> Recovered {
         for queue in self.queues.values_mut() {
             // Copies lie in younger segments; of two, the younger stays.
             queue
@@ -126,7 +126,7 @@ impl<D: Disk> Recovery<D> {
             queue.entries.dedup_by_key(|entry| entry.seq);
         }
         self.wanted = self.moves.values().map(|moved| moved.root).collect();
-        let mut found = self.count_listed();
+        let mut found = self.count_listed(progress);
         self.resolve_moves();
         let mut recovered = Recovered::default();
         for (id, queue) in std::mem::take(&mut self.queues) {
@@ -162,7 +162,7 @@ impl<D: Disk> Recovery<D> {
     }
 
     /// Counts what the directories of covered segments list and nothing has settled since.
-    fn count_listed(&mut self) -> BTreeMap<QueueId, Messages> {
+    fn count_listed(&mut self, progress: &mut dyn FnMut(Opening)) -> BTreeMap<QueueId, Messages> {
         let Some(checkpoint) = self.checkpoint.take() else {
             return BTreeMap::new();
         };
@@ -172,7 +172,10 @@ impl<D: Disk> Recovery<D> {
                 counting.insert(*id, Counting::new(known, found));
             }
         }
-        for id in std::mem::take(&mut self.listed) {
+        let listed = std::mem::take(&mut self.listed);
+        let of = listed.len();
+        for (n, id) in listed.into_iter().enumerate() {
+            progress(Opening::Counted { files: n, of });
             let directory = match self.shared.pin(id) {
                 Ok(Some(pinned)) => read_directory(&*pinned.file, &pinned.header),
                 _ => None,
