@@ -19,10 +19,11 @@
 
 use super::QueueId;
 use super::disk::{Disk, DiskFile};
-use super::index::{Index, KeyEntry, Move, QueueIndex, Root, Span};
+use super::index::{Index, KeyEntry, Move, QueueIndex, Root};
 use super::record::{parse_runs, put_runs};
 use super::segment::{SegmentHeader, SegmentKind};
 use super::settings::StoreError;
+use super::spans::Span;
 use super::varint::{Input, put_varint};
 use crate::message::Position;
 use crate::time::Wall;
@@ -146,7 +147,7 @@ fn put_queue(o: &mut Vec<u8>, id: QueueId, queue: &QueueIndex) {
     put_varint(o, id.0);
     put_varint(o, queue.next_seq);
     put_varint(o, queue.handed_out);
-    put_varint(o, queue.spans().len() as u64);
+    put_varint(o, queue.span_count() as u64);
     let mut next = 0;
     for span in queue.spans() {
         put_varint(o, span.first - next);
@@ -345,7 +346,7 @@ fn parse_queue(i: &mut Input<'_>) -> Option<(QueueId, QueueIndex)> {
         spans.push(span);
     }
     let dead = parse_runs(i)?;
-    let mut queue = QueueIndex::from_parts(spans, &dead)?;
+    let mut queue = QueueIndex::from_parts(&spans, &dead)?;
     (queue.next_seq, queue.handed_out) = (next_seq, handed_out);
     for _ in 0..i.count(1)? {
         queue.incoming_ids.push(i.number()?);

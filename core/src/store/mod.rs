@@ -51,6 +51,7 @@ mod scan;
 mod segment;
 mod seqset;
 mod settings;
+mod spans;
 mod stats;
 #[cfg(test)]
 mod tests;

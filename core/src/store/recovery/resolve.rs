@@ -4,10 +4,11 @@ use super::{FoundQueue, Recovery};
 use crate::message::Position;
 use crate::store::directory::{Entries, Listed};
 use crate::store::disk::Disk;
-use crate::store::index::{Move, QueueIndex, Root, Span};
+use crate::store::index::{Move, QueueIndex, Root};
 use crate::store::reader::Chunk;
 use crate::store::record::{Kind, MessageHead, Raw, parse_key};
 use crate::store::segment::read_directory;
+use crate::store::spans::Span;
 use crate::store::stats::StoreStats;
 use crate::store::{LogEntry, Opening, QueueId, Recovered, RecoveredMessages, RecoveredQueue, Route};
 use hashbrown::{HashMap, HashSet};
@@ -88,7 +89,7 @@ impl<'a> Counting<'a> {
         let seq = entry.seq;
         let around = |span: &Span| (span.first..=span.last()).contains(&seq);
         if !self.span.as_ref().is_some_and(around) {
-            self.span = self.known.spans_from(seq).next().filter(|span| around(span)).copied();
+            self.span = self.known.spans_from(seq).next().filter(|span| around(span));
         }
         let listed = self.span.is_some_and(|span| span.segment == entry.at.segment);
         // A copy of it in a segment that is not covered is the younger one.
