@@ -56,6 +56,14 @@ pub(crate) fn run(node: &Node, mut reader: Reader) {
     let mut work = Vec::new();
     let mut reads = Vec::new();
     while node.reads.collect(&mut work) {
+        // Where many queues are read, neighbours in the log are of different ones.
+        work.sort_by_key(|(vhost, request)| {
+            let at = match request {
+                Request::Page(_) => None,
+                Request::Body(read) => Some(read.at),
+            };
+            (*vhost, at)
+        });
         let mut rest = work.as_slice();
         while let Some(&(vhost, _)) = rest.first() {
             let same = rest.iter().take(AT_ONCE).take_while(|(v, _)| *v == vhost).count();

@@ -223,7 +223,7 @@ impl Engine {
                 .consumers
                 .iter()
                 .any(|key| self.has_credit(key, front.flags) && !self.is_noted(key));
-            assert!(waits || q.loading > 0 || !wanted, "a mark is waited for");
+            assert!(waits || q.loading > 0 || q.hungry || !wanted, "a mark is waited for");
             return;
         }
         assert!(!self.could_serve(slot), "queue '{}' could be served", q.name);
@@ -254,6 +254,7 @@ impl Engine {
         let mut marks = q.marks;
         let logged = front.flags.has(EntryFlags::LOGGED);
         q.loading == 0
+            && !q.hungry
             && (!logged || marks.allow(front.seq, self.staging.written_ticket()))
             && self.has_credit(key, front.flags)
     }

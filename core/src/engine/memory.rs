@@ -1,5 +1,8 @@
 //! Bodies in memory: counted once however many queues hold them; over the budget they leave for the log, and with them the
 //! places of the entries behind the head. Both come back when their turn comes: first a page of entries, then their bodies.
+//!
+//! A queue with consumers keeps some bytes at its head, its spare, and fetches as much at once. Where that is too much for all
+//! such queues together, the spare of each is halved, and doubled again when there is room.
 
 use super::{Engine, Link, Wakes};
 use crate::command::Get;
@@ -12,13 +15,14 @@ use crate::queue::ready::{Leave, Ready};
 use crate::queue::unsettled::QueueRef;
 use crate::queue::{Queue, QueueKind};
 use crate::store::{Answer, Loaded, Page, PageRead, QueueId, Read, Record, Request, Route, Routes};
-use crate::time::Now;
+use crate::time::{Now, Time};
 use crate::topic::{Levels, Pattern};
 use hashbrown::HashMap;
 use slab::Slab;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The message memory of a vhost.
 #[derive(Default)]
@@ -30,6 +34,18 @@ pub(crate) struct Memory {
     deep: VecDeque<QueueRef>,
     /// How many of `deep` are gone.
     deep_gone: usize,
+    /// How often the spare of each queue was halved.
+    halved: u32,
+    /// Before then it is not doubled.
+    double_after: Time,
+    /// Queues looked at in vain since the last body left.
+    in_vain: usize,
+    /// Below it there is no use in looking again.
+    tried: usize,
+    /// Bytes of body on their way from disk.
+    loading: usize,
+    /// Queues that want bodies when some of those are here.
+    hungry: VecDeque<QueueRef>,
     /// Bodies of deliveries to be sent again that are on their way from disk: whose, and under which packet id.
     pub(crate) resends: HashMap<(QueueId, u64), (u32, u16)>,
     /// What purged and deleted queues held: dropped some at a time.
@@ -40,21 +56,27 @@ pub(crate) struct Memory {
     pub(crate) waiting_gets: Vec<(QueueRef, Link, Get)>,
 }
 
-/// Entries at the head of a queue with consumers whose bodies stay in memory, and bytes after which no more do.
+/// Entries at the head of a queue with consumers whose bodies stay in memory.
 const SPARE: usize = 512;
+/// Bytes of body after which no more stay there, nor are fetched at once, where there is room.
 const SPARE_BYTES: u64 = 256 << 10;
+/// How often they may be halved: down to 4 KiB.
+const HALVED_MAX: u32 = 6;
+/// How soon they are doubled again.
+const DOUBLE_AFTER: Duration = Duration::from_millis(100);
+/// Part of the cache that may be on its way from disk. One body a queue always may.
+const LOADING_SHARE: usize = 4;
 /// Entries fetched at once, at most.
 const READ_ENTRIES: usize = 256;
-/// Bytes of body fetched at once, after which no more is added.
-const READ_BYTES: usize = 256 << 10;
 /// Entries looked at in one hold of the lock.
 const EVICT_STEPS: usize = 2048;
 /// Doomed entries dropped in one hold of the lock.
 const BURY_STEPS: usize = 1024;
-/// Entries read back from the log at once, and how few are left in front of the rest when the next ones are asked for.
+/// Entries read back from the log at once, at most. When half as many are left, the next ones are asked for.
 const PAGE_ENTRIES: usize = 128;
-const PAGE_AHEAD: usize = 64;
-/// Entries read back if only the first is of interest.
+/// What an entry is taken to cost beside its body where the size of a page is chosen.
+const ENTRY_BYTES: u64 = 128;
+/// Entries read back at least.
 const PAGE_MIN: usize = 16;
 /// Priorities the log tells apart. Entries of a higher one never leave memory.
 const PAGED_PRIORITIES: u8 = 31;
@@ -127,11 +149,37 @@ impl Memory {
         let deep = if queue.consumers.is_empty() {
             queue.ready.in_memory() > 0
         } else {
-            queue.ready.in_memory() > SPARE || queue.ready.bytes() > SPARE_BYTES
+            queue.ready.in_memory() > SPARE || queue.ready.bytes() > self.spare_bytes()
         };
         if deep && !queue.deep {
             queue.deep = true;
             self.deep.push_back(QueueRef { slot, id: queue.id });
+        }
+    }
+    fn spare_bytes(&self) -> u64 {
+        SPARE_BYTES >> self.halved
+    }
+    /// A queue was looked at, and `left` tells whether anything left it or soon will. Returns whether there is no use in looking at more.
+    fn looked(&mut self, left: bool, now: Time) -> bool {
+        self.in_vain = if left { 0 } else { self.in_vain + 1 };
+        if self.in_vain <= self.deep.len() {
+            return false;
+        }
+        self.in_vain = 0;
+        if self.halved == HALVED_MAX {
+            self.tried = self.bytes + self.bytes / 16;
+            return true;
+        }
+        self.halved += 1;
+        self.double_after = now + DOUBLE_AFTER;
+        false
+    }
+    /// There is room again.
+    fn relax(&mut self, now: Time) {
+        self.tried = 0;
+        if self.halved > 0 && now >= self.double_after {
+            self.halved -= 1;
+            self.double_after = now + DOUBLE_AFTER;
         }
     }
     /// The queue is gone. Its note goes too, if there are many of that kind: a vhost whose queues come and go may never
@@ -158,6 +206,8 @@ impl Engine {
         self.memory.shed_above = self.settings.cache_bytes_max / 2;
         if self.memory.bytes > self.settings.cache_bytes_max {
             self.evict_bodies();
+        } else if self.memory.bytes < self.settings.cache_bytes_max / 2 {
+            self.memory.relax(self.now.monotonic);
         }
         let high = |used: usize, max: usize, now: bool| if now { used > max / 5 * 4 } else { used > max };
         let memory_now = self.pressure == Some(Pressure::Memory);
@@ -190,6 +240,7 @@ impl Engine {
 
     fn evict_bodies(&mut self) {
         let target = self.settings.cache_bytes_max / 10 * 9;
+        let now = self.now.monotonic;
         let mut steps = EVICT_STEPS;
         let Engine {
             queues,
@@ -198,11 +249,20 @@ impl Engine {
             counters,
             ..
         } = self;
-        for _ in 0..memory.deep.len() {
-            if memory.bytes <= target || steps == 0 {
+        if memory.bytes < memory.tried {
+            return;
+        }
+        // Once more for the first one, which notes that all of them were looked at.
+        for _ in 0..=memory.deep.len() {
+            if memory.bytes <= target {
+                memory.tried = 0;
+                return;
+            }
+            if steps == 0 {
                 return;
             }
             let Some(queue) = memory.deep.pop_front() else {
+                memory.looked(false, now);
                 return;
             };
             let Some(q) = queues.get_mut(queue.slot as usize).filter(|q| q.id == queue.id) else {
@@ -211,8 +271,9 @@ impl Engine {
             steps -= 1;
             let mut spills = Vec::new();
             let (id, spilled, priority_max) = (q.id, q.spilled, q.arguments.priority_max);
-            let (mut offered, mut redelivered_below) = (false, q.redelivered_below);
-            let mut head = Spare::of(q);
+            let (mut offered, mut later, mut redelivered_below) = (false, false, q.redelivered_below);
+            let bytes_before = memory.bytes;
+            let mut head = Spare::of(q, memory.spare_bytes());
             // What would be taken first stays longest.
             let stays: SmallVec<[(u8, usize); 1]> = (q.ready.priorities().rev())
                 .map(|priority| {
@@ -243,6 +304,7 @@ impl Engine {
                     }
                     if entry.flags.has(EntryFlags::LOGGED) {
                         // Not written yet: this one and what follows is for later.
+                        later = true;
                         return Leave::Stop;
                     }
                     if let Body::Memory(message) = &entry.body
@@ -266,17 +328,21 @@ impl Engine {
                 });
             }
             q.redelivered_below = redelivered_below;
-            if !offered {
-                q.deep = false;
-                continue;
-            }
             if !spills.is_empty() {
+                later = true;
                 q.spilled = Some(staging.open_ticket());
             }
             for (message, route) in spills {
                 staging.message(message, Routes::from_iter([route]));
             }
-            memory.deep.push_back(queue);
+            // What stays for now may have to leave when the spare is halved.
+            q.deep = offered || !head.is_whole();
+            if q.deep {
+                memory.deep.push_back(queue);
+            }
+            if memory.looked(later || memory.bytes < bytes_before, now) {
+                return;
+            }
         }
     }
 
@@ -288,40 +354,61 @@ impl Engine {
     /// Asks for the bodies among the first `count` entries of the queue, unless some are on their way, and for the next
     /// entries if few are here.
     pub(crate) fn load_entries(&mut self, queue: QueueRef, count: usize) {
+        let loading_max = self.loading_max();
         let Engine { queues, memory, .. } = self;
         let Some(q) = queues.get_mut(queue.slot as usize).filter(|q| q.id == queue.id) else {
             return;
         };
-        if q.paging.is_none()
-            && q.ready.paged() > 0
-            && let Some((priority, run)) = q.ready.wanted_run(count.min(PAGE_AHEAD))
-        {
-            q.paging = Some(priority);
-            memory.requests.push(Request::Page(PageRead {
-                queue: q.id,
-                from: run.first,
-                upto: run.last,
-                count: count.clamp(PAGE_MIN, PAGE_ENTRIES),
-            }));
-        }
-        if q.loading > 0 {
-            return;
-        }
-        let mut bytes = 0;
-        for entry in q.ready.front_entries().take(count) {
-            if let Body::Disk { at, body_len } = entry.body {
-                memory.requests.push(Request::Body(Read {
+        let spare = memory.spare_bytes();
+        if q.paging.is_none() && q.ready.paged() > 0 {
+            let each = q.ready.bytes() / q.ready.len().max(1) as u64 + ENTRY_BYTES;
+            let page = ((spare / each) as usize).clamp(PAGE_MIN, PAGE_ENTRIES);
+            if let Some((priority, run)) = q.ready.wanted_run(count.min(page / 2)) {
+                q.paging = Some(priority);
+                memory.requests.push(Request::Page(PageRead {
                     queue: q.id,
-                    seq: entry.seq,
-                    at,
+                    from: run.first,
+                    upto: run.last,
+                    count: count.clamp(PAGE_MIN, page),
                 }));
-                q.loading += 1;
-                bytes += body_len as usize;
-                if bytes >= READ_BYTES {
-                    break;
-                }
             }
         }
+        if q.loading > 0 || q.hungry {
+            return;
+        }
+        let mut room = usize::try_from(spare).unwrap_or(usize::MAX);
+        for entry in q.ready.front_entries().take(count) {
+            let Body::Disk { at, body_len } = entry.body else {
+                continue;
+            };
+            if memory.loading >= loading_max {
+                if q.loading == 0 {
+                    q.hungry = true;
+                    memory.hungry.push_back(queue);
+                }
+                break;
+            }
+            memory.requests.push(Request::Body(Read {
+                queue: q.id,
+                seq: entry.seq,
+                at,
+                waited: body_len,
+            }));
+            q.loading += 1;
+            memory.loading += body_len as usize;
+            room = room.saturating_sub(body_len as usize);
+            if room == 0 {
+                break;
+            }
+        }
+        // What comes back may have to leave again.
+        if q.loading > 0 && !q.deep {
+            q.deep = true;
+            memory.deep.push_back(queue);
+        }
+    }
+    fn loading_max(&self) -> usize {
+        self.settings.cache_bytes_max / LOADING_SHARE
     }
 
     /// The reader reports: these bodies are in memory, and these messages are in the log.
@@ -334,6 +421,18 @@ impl Engine {
                 Answer::Page(page) => self.page_loaded(page, &mut woken),
             }
         }
+        while self.memory.loading < self.loading_max()
+            && let Some(queue) = self.memory.hungry.pop_front()
+        {
+            if let Some(q) = self.queue_mut(queue) {
+                q.hungry = false;
+                woken.push(queue);
+                if !q.consumers.is_empty() {
+                    // Here, so that the next one finds less room.
+                    self.load_head(queue);
+                }
+            }
+        }
         for queue in woken {
             self.enforce_limit(queue, wakes);
             self.touch(queue);
@@ -343,7 +442,7 @@ impl Engine {
         for (queue, link, get) in gets {
             if self
                 .queue_mut(queue)
-                .is_some_and(|q| q.loading > 0 || q.paging.is_some())
+                .is_some_and(|q| q.loading > 0 || q.hungry || q.paging.is_some())
             {
                 self.memory.waiting_gets.push((queue, link, get));
             } else {
@@ -355,6 +454,7 @@ impl Engine {
     }
 
     fn body_loaded(&mut self, l: Loaded, woken: &mut Vec<QueueRef>, wakes: &mut Wakes) {
+        self.memory.loading -= l.waited as usize;
         let Some(&slot) = self.queue_slots.get(&l.queue) else {
             return;
         };
@@ -475,19 +575,27 @@ fn subscription_ids(sessions: &slab::Slab<DurableSession>, session: u32, entry: 
 struct Spare {
     entries: usize,
     bytes: u64,
+    /// Entries that stay.
+    kept: usize,
 }
 
 impl Spare {
-    fn of(q: &Queue) -> Spare {
+    fn of(q: &Queue, bytes: u64) -> Spare {
         // What is on its way is wanted, and with it what came before it: else the two would never be here together.
         let nobody = q.consumers.is_empty() && q.loading == 0;
         Spare {
             entries: if nobody { 0 } else { SPARE },
-            bytes: if nobody { 0 } else { SPARE_BYTES },
+            bytes: if nobody { 0 } else { bytes },
+            kept: 0,
         }
+    }
+    /// Whether nothing stays because of it.
+    fn is_whole(&self) -> bool {
+        self.kept == 0
     }
     fn keeps(&mut self, entry: &Entry) -> bool {
         let keeps = self.entries > 0 && self.bytes > 0;
+        self.kept += usize::from(keeps);
         self.entries = self.entries.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(entry.body.len() as u64);
         keeps

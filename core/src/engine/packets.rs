@@ -57,7 +57,12 @@ impl Engine {
                 bytes += body_len as usize;
                 let (queue, seq) = (o.queue.id, o.entry.seq);
                 memory.resends.insert((queue, seq), (session, packet_id));
-                memory.requests.push(Request::Body(Read { queue, seq, at }));
+                memory.requests.push(Request::Body(Read {
+                    queue,
+                    seq,
+                    at,
+                    waited: 0,
+                }));
             }
         }
     }

@@ -61,6 +61,8 @@ pub(crate) struct Queue {
     pub(crate) marks: HandOutMarks,
     /// Bodies on their way from disk.
     pub(crate) loading: u32,
+    /// On the engine's list of queues that want bodies from disk when others have got theirs.
+    pub(crate) hungry: bool,
     /// A page of the run of that priority is on its way from disk.
     pub(crate) paging: Option<u8>,
     /// Sequences that the log has and that do not wait here, although they lie in a run: deliveries that were in flight
@@ -157,6 +159,7 @@ impl Queue {
             acks: Vec::new(),
             marks: HandOutMarks::default(),
             loading: 0,
+            hungry: false,
             paging: None,
             absent: Vec::new(),
             redelivered_below: 0,

@@ -207,6 +207,10 @@ impl Ready {
         let level = self.level(priority);
         let Some(run) = &mut level.run else { return 0 };
         let mut found = 0;
+        if level.fresh.is_empty() {
+            // It may have been a large one.
+            level.fresh = VecDeque::new();
+        }
         for entry in entries {
             if entry.seq < run.first || entry.seq > run.last {
                 continue;
@@ -225,11 +229,14 @@ impl Ready {
         if run.count == 0 || run.first > run.last {
             lost = (run.count, run.bytes);
             level.run = None;
-            // The shorter part moves.
-            for entry in level.fresh.drain(..).rev() {
-                level.tail.push_front(entry);
+            if level.tail.is_empty() {
+                level.tail = VecDeque::new();
+            } else {
+                for entry in level.fresh.drain(..).rev() {
+                    level.tail.push_front(entry);
+                }
+                level.fresh = std::mem::take(&mut level.tail);
             }
-            std::mem::swap(&mut level.fresh, &mut level.tail);
         }
         self.paged -= found + lost.0 as usize;
         self.len -= lost.0 as usize;

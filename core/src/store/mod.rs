@@ -222,6 +222,8 @@ pub struct Read {
     pub seq: u64,
     /// Where its record lies.
     pub at: Position,
+    /// Engine's own number for what it waits for, in bytes, returned as it is.
+    pub waited: u32,
 }
 
 /// A part of a queue that the engine forgot and wants to know again: which messages, and where.
@@ -275,6 +277,8 @@ pub struct Loaded {
     pub queue: QueueId,
     /// As asked.
     pub seq: u64,
+    /// As asked.
+    pub waited: u32,
     /// The message, or `None` if its record is damaged (it was set aside and counted; the queue goes on without it).
     pub message: Option<Message>,
 }

@@ -11,8 +11,10 @@ use crate::message::{Message, Position};
 use std::io;
 use std::sync::Arc;
 
-/// Bytes read at once: what a queue's next messages most likely lie in.
+/// Bytes read at once, at most: those from a message to the last one wanted that lies in them.
 const READ_BYTES: usize = 64 << 10;
+/// What is read at least, and behind the start of the last one wanted.
+const READ_BEHIND: usize = 4 << 10;
 
 /// See the module.
 pub struct Reader<D: Disk> {
@@ -31,6 +33,8 @@ pub(super) struct Chunk<F> {
     pinned: Pinned<F>,
     start: u64,
     bytes: Vec<u8>,
+    /// Bytes to read at once.
+    ahead: usize,
 }
 
 impl<D: Disk> Reader<D> {
@@ -73,15 +77,21 @@ impl<D: Disk> Reader<D> {
             .map(|read| Loaded {
                 queue: read.queue,
                 seq: read.seq,
+                waited: read.waited,
                 message: None,
             })
             .collect();
         let mut chunk = None;
-        for (at, n) in order {
+        for (i, &(at, n)) in order.iter().enumerate() {
+            let following = order.iter().skip(i).map_while(|(next, _)| {
+                let behind = (next.segment == at.segment).then(|| (next.offset - at.offset) as usize + READ_BEHIND);
+                behind.filter(|bytes| *bytes <= READ_BYTES)
+            });
+            let ahead = following.last().unwrap_or(READ_BEHIND);
             // A record may move between the look-up and the pin; the second look-up is then the true one.
-            let message = match self.message(&mut chunk, at) {
+            let message = match self.message(&mut chunk, at, ahead) {
                 Fetched::Gone => match reads.get(n).map(|read| self.shared.resolve(read.at)) {
-                    Some(now) if now != at => self.message(&mut chunk, now),
+                    Some(now) if now != at => self.message(&mut chunk, now, READ_BEHIND),
                     _ => Fetched::Gone,
                 },
                 fetched => fetched,
@@ -92,7 +102,7 @@ impl<D: Disk> Reader<D> {
         }
         loaded
     }
-    fn message(&self, chunk: &mut Option<Chunk<D::File>>, at: Position) -> Fetched {
+    fn message(&self, chunk: &mut Option<Chunk<D::File>>, at: Position, ahead: usize) -> Fetched {
         if chunk.as_ref().is_none_or(|chunk| chunk.pinned.header.id != at.segment) {
             // The pin of the segment before goes first.
             *chunk = None;
@@ -107,6 +117,7 @@ impl<D: Disk> Reader<D> {
             }
         }
         let Some(chunk) = chunk else { return Fetched::Gone };
+        chunk.ahead = ahead;
         let found = chunk.message(at.offset);
         if let Ok(Some(message)) = found {
             let state = message.log_state();
@@ -139,6 +150,7 @@ impl<F: DiskFile> Chunk<F> {
             pinned,
             start: 0,
             bytes: Vec::new(),
+            ahead: READ_BYTES,
         }
     }
     pub(super) fn header(&self) -> &SegmentHeader {
@@ -176,7 +188,7 @@ impl<F: DiskFile> Chunk<F> {
             if at + len as u64 > file_len || len > RECORD_BYTES_MAX {
                 return Ok(None);
             }
-            let want = (len.max(READ_BYTES) as u64).min(file_len - at) as usize;
+            let want = (len.max(self.ahead) as u64).min(file_len - at) as usize;
             self.bytes.clear();
             self.bytes.resize(want, 0);
             self.start = at;

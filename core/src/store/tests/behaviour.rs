@@ -70,6 +70,7 @@ fn read(store: &Store<SimDisk>, queue: u64, seq: u64, at: Position) -> Option<Me
             queue: QueueId(queue),
             seq,
             at,
+            waited: 0,
         }])
         .pop()
         .unwrap()
@@ -522,6 +523,7 @@ fn a_real_directory_works_and_is_locked_by_pid() {
             queue: QueueId(1),
             seq: e.seq,
             at: e.at,
+            waited: 0,
         })
         .collect();
     assert!(

@@ -61,6 +61,7 @@ pub(super) fn contents(
                 queue: *queue,
                 seq: entry.seq,
                 at: entry.at,
+                waited: 0,
             })
             .collect();
         for loaded in store.reader().read(&reads) {

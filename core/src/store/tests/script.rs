@@ -654,6 +654,7 @@ impl Script {
                     queue: *queue,
                     seq: e.seq,
                     at: e.at,
+                    waited: 0,
                 };
                 entries(store, *queue).into_iter().map(read)
             })
