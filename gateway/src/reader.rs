@@ -48,8 +48,10 @@ impl ReadQueue {
     }
 }
 
-/// Reads handed to the store at once: what an engine got back, it can pass on while the next ones are read.
-const AT_ONCE: usize = 64;
+/// Bodies read at once: what an engine got back, it can pass on while the next ones are read.
+const BODIES_AT_ONCE: usize = 64;
+/// Pages looked up at once: they share the work of opening a segment's directory.
+const PAGES_AT_ONCE: usize = 1024;
 
 /// Runs on the reader's thread until [`ReadQueue::stop`].
 pub(crate) fn run(node: &Node, mut reader: Reader) {
@@ -65,8 +67,15 @@ pub(crate) fn run(node: &Node, mut reader: Reader) {
             (*vhost, at)
         });
         let mut rest = work.as_slice();
-        while let Some(&(vhost, _)) = rest.first() {
-            let same = rest.iter().take(AT_ONCE).take_while(|(v, _)| *v == vhost).count();
+        while let Some(&(vhost, first)) = rest.first() {
+            let at_once = match first {
+                Request::Page(_) => PAGES_AT_ONCE,
+                Request::Body(_) => BODIES_AT_ONCE,
+            };
+            let alike = |(v, request): &&(usize, Request)| {
+                *v == vhost && std::mem::discriminant(request) == std::mem::discriminant(&first)
+            };
+            let same = rest.iter().take(at_once).take_while(alike).count();
             let (now, later) = rest.split_at(same);
             reads.clear();
             reads.extend(now.iter().map(|(_, read)| *read));

@@ -206,7 +206,7 @@ impl Engine {
                 let active = q.arguments.single_active.then(|| q.consumers.first()).flatten();
                 let mut served = q.consumers.iter().filter(|k| active.is_none_or(|a| a == *k));
                 let wanted = served.any(|key| self.has_credit(key, flags) && !self.is_noted(key));
-                assert!(!wanted || q.paging.is_some(), "a page is waited for");
+                assert!(!wanted || q.paging.is_some() || q.hungry, "a page is waited for");
                 return;
             }
             Head::Entry(front) => front,

@@ -177,7 +177,12 @@ impl Engine {
         }
         // It takes at this moment: no need to wake it.
         l.mute(true);
-        for key in std::mem::take(&mut l.starved) {
+        for _ in 0..l.starved.len() {
+            // Those who find no room keep their turn; those who get something wait for the next one.
+            let l = link_at(&mut self.links, link).filter(|l| l.has_room());
+            let Some(key) = l.and_then(|l| l.starved.pop_front()) else {
+                break;
+            };
             let slot = self.consumer_mut(key).map(|c| {
                 c.starved = false;
                 c.queue.slot
@@ -228,7 +233,7 @@ impl Engine {
             c.starved = true;
             let link = c.link;
             if let Some(l) = link_at(&mut self.links, link) {
-                l.starved.push(consumer);
+                l.starved.push_back(consumer);
             }
         }
     }
@@ -403,7 +408,7 @@ fn eligible(
     }
     if !room && !c.starved {
         c.starved = true;
-        l.starved.push(key);
+        l.starved.push_back(key);
     }
     room
 }

@@ -71,7 +71,7 @@ pub(crate) struct LinkState {
     /// The socket had no room at the last take: nothing is reserved until it has.
     pub(crate) stalled: bool,
     /// Consumers that were passed over for lack of room here.
-    pub(crate) starved: Vec<ConsumerKey>,
+    pub(crate) starved: VecDeque<ConsumerKey>,
     pub(crate) exclusive_queues: Vec<QueueRef>,
     /// The MQTT session it drives.
     pub(crate) session: Option<u32>,
@@ -163,7 +163,7 @@ impl LinkState {
             reserved_messages: 0,
             reserved_bytes: 0,
             stalled: false,
-            starved: Vec::new(),
+            starved: VecDeque::new(),
             exclusive_queues: Vec::new(),
             session: None,
             will: None,

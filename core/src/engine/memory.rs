@@ -44,7 +44,9 @@ pub(crate) struct Memory {
     tried: usize,
     /// Bytes of body on their way from disk.
     loading: usize,
-    /// Queues that want bodies when some of those are here.
+    /// Pages on their way from disk.
+    pages: usize,
+    /// Queues that want something when some of that is here.
     hungry: VecDeque<QueueRef>,
     /// Bodies of deliveries to be sent again that are on their way from disk: whose, and under which packet id.
     pub(crate) resends: HashMap<(QueueId, u64), (u32, u16)>,
@@ -74,6 +76,8 @@ const EVICT_STEPS: usize = 2048;
 const BURY_STEPS: usize = 1024;
 /// Entries read back from the log at once, at most. When half as many are left, the next ones are asked for.
 const PAGE_ENTRIES: usize = 128;
+/// Pages on their way at once. Much of few queues costs less to look up than little of many.
+const PAGES_MAX: usize = 32;
 /// What an entry is taken to cost beside its body where the size of a page is chosen.
 const ENTRY_BYTES: u64 = 128;
 /// Entries read back at least.
@@ -154,6 +158,13 @@ impl Memory {
         if deep && !queue.deep {
             queue.deep = true;
             self.deep.push_back(QueueRef { slot, id: queue.id });
+        }
+    }
+    /// The queue wants what is on disk, and has to wait its turn.
+    fn is_hungry(&mut self, queue: &mut Queue, at: QueueRef) {
+        if !queue.hungry {
+            queue.hungry = true;
+            self.hungry.push_back(at);
         }
     }
     fn spare_bytes(&self) -> u64 {
@@ -363,14 +374,19 @@ impl Engine {
         if q.paging.is_none() && q.ready.paged() > 0 {
             let each = q.ready.bytes() / q.ready.len().max(1) as u64 + ENTRY_BYTES;
             let page = ((spare / each) as usize).clamp(PAGE_MIN, PAGE_ENTRIES);
-            if let Some((priority, run)) = q.ready.wanted_run(count.min(page / 2)) {
-                q.paging = Some(priority);
-                memory.requests.push(Request::Page(PageRead {
-                    queue: q.id,
-                    from: run.first,
-                    upto: run.last,
-                    count: count.clamp(PAGE_MIN, page),
-                }));
+            match q.ready.wanted_run(count.min(page / 2)) {
+                Some(_) if memory.pages >= PAGES_MAX => memory.is_hungry(q, queue),
+                Some((priority, run)) => {
+                    q.paging = Some(priority);
+                    memory.pages += 1;
+                    memory.requests.push(Request::Page(PageRead {
+                        queue: q.id,
+                        from: run.first,
+                        upto: run.last,
+                        count: count.clamp(PAGE_MIN, page),
+                    }));
+                }
+                None => {}
             }
         }
         if q.loading > 0 || q.hungry {
@@ -383,8 +399,7 @@ impl Engine {
             };
             if memory.loading >= loading_max {
                 if q.loading == 0 {
-                    q.hungry = true;
-                    memory.hungry.push_back(queue);
+                    memory.is_hungry(q, queue);
                 }
                 break;
             }
@@ -422,6 +437,7 @@ impl Engine {
             }
         }
         while self.memory.loading < self.loading_max()
+            && self.memory.pages < PAGES_MAX
             && let Some(queue) = self.memory.hungry.pop_front()
         {
             if let Some(q) = self.queue_mut(queue) {
@@ -497,6 +513,7 @@ impl Engine {
     }
 
     fn page_loaded(&mut self, page: Page, woken: &mut Vec<QueueRef>) {
+        self.memory.pages -= 1;
         let Some(&slot) = self.queue_slots.get(&page.queue) else {
             return;
         };

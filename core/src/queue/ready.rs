@@ -211,6 +211,8 @@ impl Ready {
             // It may have been a large one.
             level.fresh = VecDeque::new();
         }
+        // There may be thousands of queues with a page each.
+        level.fresh.reserve_exact(entries.size_hint().1.unwrap_or(0));
         for entry in entries {
             if entry.seq < run.first || entry.seq > run.last {
                 continue;

@@ -121,30 +121,72 @@ impl Plan {
     }
 }
 
-/// Looks a page up.
-pub(super) fn read<D: Disk>(shared: &Shared<D>, cache: &mut DirectoryCache, asked: &PageRead) -> Page {
-    let mut entries: Vec<LogEntry> = Vec::new();
-    let mut upto = asked.upto;
-    for _ in 0..TRIES {
-        let plan = Plan::new(&shared.index.lock(), asked);
-        upto = plan.upto;
-        entries.clear();
-        entries.extend_from_slice(&plan.moved);
-        for part in &plan.parts {
-            list_part(shared, cache, asked.queue, part, &plan, &mut entries);
-        }
-        entries.sort_unstable_by_key(|entry| entry.seq);
-        entries.dedup_by_key(|entry| entry.seq);
-        let expected: usize = plan.parts.iter().map(|part| part.live).sum();
-        if entries.len() >= expected || !has_changed(shared, asked.queue, &plan, &entries) {
-            break;
+/// Looks pages up, each segment's directory once for all of them: a thousand queues that are emptied together have a
+/// thousand parts in each of many segments, and to sort a directory by queue is most of the work.
+pub(super) fn read<D: Disk>(shared: &Shared<D>, cache: &mut DirectoryCache, asked: &[PageRead]) -> Vec<Page> {
+    let mut drafts: Vec<Draft> = asked.iter().map(|asked| Draft::new(shared, asked)).collect();
+    let mut parts: Vec<(u32, usize, usize)> = Vec::new();
+    for (n, draft) in drafts.iter().enumerate() {
+        parts.extend(draft.plan.parts.iter().zip(0..).map(|(part, m)| (part.segment, n, m)));
+    }
+    parts.sort_unstable();
+    for (_, n, m) in parts {
+        if let Some(draft) = drafts.get_mut(n) {
+            draft.list(shared, cache, m);
         }
     }
-    Page {
-        queue: asked.queue,
-        from: asked.from,
-        upto,
-        entries,
+    let pages = drafts.into_iter().zip(asked);
+    pages
+        .map(|(mut draft, asked)| {
+            for _ in 1..TRIES {
+                if draft.is_whole(shared) {
+                    break;
+                }
+                draft = Draft::new(shared, asked);
+                for m in 0..draft.plan.parts.len() {
+                    draft.list(shared, cache, m);
+                }
+            }
+            draft.finish()
+        })
+        .collect()
+}
+
+/// A page that is being looked up.
+struct Draft {
+    plan: Plan,
+    page: Page,
+}
+
+impl Draft {
+    fn new<D: Disk>(shared: &Shared<D>, asked: &PageRead) -> Draft {
+        let plan = Plan::new(&shared.index.lock(), asked);
+        Draft {
+            page: Page {
+                queue: asked.queue,
+                from: asked.from,
+                upto: plan.upto,
+                entries: plan.moved.clone(),
+            },
+            plan,
+        }
+    }
+    fn list<D: Disk>(&mut self, shared: &Shared<D>, cache: &mut DirectoryCache, part: usize) {
+        if let Some(part) = self.plan.parts.get(part) {
+            list_part(shared, cache, self.page.queue, part, &self.plan, &mut self.page.entries);
+        }
+    }
+    /// Whether all was found that the index has.
+    fn is_whole<D: Disk>(&mut self, shared: &Shared<D>) -> bool {
+        self.page.entries.sort_unstable_by_key(|entry| entry.seq);
+        self.page.entries.dedup_by_key(|entry| entry.seq);
+        let expected: usize = self.plan.parts.iter().map(|part| part.live).sum();
+        self.page.entries.len() >= expected || !has_changed(shared, self.page.queue, &self.plan, &self.page.entries)
+    }
+    fn finish(mut self) -> Page {
+        self.page.entries.sort_unstable_by_key(|entry| entry.seq);
+        self.page.entries.dedup_by_key(|entry| entry.seq);
+        self.page
     }
 }
 

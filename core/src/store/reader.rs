@@ -15,6 +15,8 @@ use std::sync::Arc;
 const READ_BYTES: usize = 64 << 10;
 /// What is read at least, and behind the start of the last one wanted.
 const READ_BEHIND: usize = 4 << 10;
+/// Of two messages this far apart, the second one is read on its own: less is cheaper to copy than to ask for.
+const READ_GAP: u32 = 8 << 10;
 
 /// See the module.
 pub struct Reader<D: Disk> {
@@ -35,6 +37,8 @@ pub(super) struct Chunk<F> {
     bytes: Vec<u8>,
     /// Bytes to read at once.
     ahead: usize,
+    /// Of the file, once it is known.
+    file_len: Option<u64>,
 }
 
 impl<D: Disk> Reader<D> {
@@ -47,20 +51,22 @@ impl<D: Disk> Reader<D> {
     /// Answers requests: the pages in the order asked, then the bodies.
     pub fn serve(&mut self, requests: &[Request]) -> Vec<Answer> {
         let mut answers = Vec::with_capacity(requests.len());
-        let mut bodies = Vec::new();
+        let (mut pages, mut bodies) = (Vec::new(), Vec::new());
         for request in requests {
             match request {
-                Request::Page(asked) => answers.push(Answer::Page(self.page(asked))),
+                Request::Page(asked) => pages.push(*asked),
                 Request::Body(read) => bodies.push(*read),
             }
         }
+        answers.extend(self.pages(&pages).into_iter().map(Answer::Page));
         if !bodies.is_empty() {
             answers.extend(self.read(&bodies).into_iter().map(Answer::Body));
         }
         answers
     }
-    /// Tells which messages of a queue are in the log. What is in a segment that cannot be read is not listed.
-    pub fn page(&mut self, asked: &PageRead) -> Page {
+    /// Tells which messages of queues are in the log, in the order asked. What is in a segment that cannot be read is not
+    /// listed.
+    pub fn pages(&mut self, asked: &[PageRead]) -> Vec<Page> {
         page::read(&self.shared, &mut self.directories, asked)
     }
     /// Reads messages, in the order asked. A record whose checksum or place does not hold is set aside and counted, and
@@ -83,11 +89,7 @@ impl<D: Disk> Reader<D> {
             .collect();
         let mut chunk = None;
         for (i, &(at, n)) in order.iter().enumerate() {
-            let following = order.iter().skip(i).map_while(|(next, _)| {
-                let behind = (next.segment == at.segment).then(|| (next.offset - at.offset) as usize + READ_BEHIND);
-                behind.filter(|bytes| *bytes <= READ_BYTES)
-            });
-            let ahead = following.last().unwrap_or(READ_BEHIND);
+            let ahead = read_ahead(at, order.iter().skip(i + 1).map(|(next, _)| *next));
             // A record may move between the look-up and the pin; the second look-up is then the true one.
             let message = match self.message(&mut chunk, at, ahead) {
                 Fetched::Gone => match reads.get(n).map(|read| self.shared.resolve(read.at)) {
@@ -138,6 +140,19 @@ impl<D: Disk> Reader<D> {
     }
 }
 
+/// How many bytes to read at `at` where the messages at `following` are wanted next.
+fn read_ahead(at: Position, following: impl Iterator<Item = Position>) -> usize {
+    let mut last = at.offset;
+    for next in following {
+        let near = next.segment == at.segment && next.offset - last <= READ_GAP;
+        if !near || (next.offset - at.offset) as usize > READ_BYTES - READ_BEHIND {
+            break;
+        }
+        last = next.offset;
+    }
+    (last - at.offset) as usize + READ_BEHIND
+}
+
 enum Fetched {
     Message(Message),
     Gone,
@@ -151,6 +166,7 @@ impl<F: DiskFile> Chunk<F> {
             start: 0,
             bytes: Vec::new(),
             ahead: READ_BYTES,
+            file_len: None,
         }
     }
     pub(super) fn header(&self) -> &SegmentHeader {
@@ -184,7 +200,10 @@ impl<F: DiskFile> Chunk<F> {
             (skip + len <= chunk.bytes.len()).then_some(skip)
         };
         if skip(self).is_none() {
-            let file_len = self.pinned.file.len()?;
+            let file_len = match self.file_len {
+                Some(len) => len,
+                None => *self.file_len.insert(self.pinned.file.len()?),
+            };
             if at + len as u64 > file_len || len > RECORD_BYTES_MAX {
                 return Ok(None);
             }

@@ -22,7 +22,9 @@ pub(super) fn entries<D: Disk>(store: &Store<D>, queue: QueueId) -> Vec<LogEntry
             upto: u64::MAX - 1,
             count: 1 + entries.len() % 5,
         };
-        let page = reader.page(&asked);
+        let Some(page) = reader.pages(&[asked]).pop() else {
+            break;
+        };
         let (empty, upto) = (page.entries.is_empty(), page.upto);
         assert!(page.entries.iter().all(|e| (from..=upto).contains(&e.seq)));
         entries.extend(page.entries);
