@@ -95,10 +95,7 @@ impl Engine {
                 for key in &c.consumers {
                     assert!(self.consumer(*key).is_some(), "a channel lists a consumer that is gone");
                 }
-                if c.held
-                    .front()
-                    .is_some_and(|(gate, _)| *gate <= self.staging.durable_ticket())
-                {
+                if c.held.front().is_some_and(|(gate, _)| self.staging.log().opens(*gate)) {
                     panic!("an answer is held that the log has released");
                 }
             }

@@ -1,7 +1,8 @@
 //! Consumers and their deliveries: start, stop, hand out, settle, fetch one.
 
 use super::budget::{Budget, Unfinished};
-use super::link::{Fetched, GATE_NEVER, LinkState, Out};
+use super::link::{Fetched, LinkState, Out};
+use super::staging::Gate;
 use super::{Engine, Link, Wakes, done, link_at};
 use crate::command::{Channel as ChannelNumber, Consume, ConsumerToken, Get, Outcome};
 use crate::event::{Delivery, DeliveryExtra, DeliveryFlags, Event, Op};
@@ -231,7 +232,7 @@ impl Engine {
                 let fault = Box::new(fault);
                 self.note_failure(link, channel);
                 let answer = Out::Event(Event::Failed { channel, op, fault });
-                return self.answer_get(link, channel, again, answer, None);
+                return self.answer_get(link, channel, again, answer, Gate::Open);
             }
         };
         let now = self.now;
@@ -243,7 +244,7 @@ impl Engine {
                 Head::Empty => {
                     self.counters.get_empty += 1;
                     let answer = Out::Event(Event::GetEmpty { channel });
-                    return self.answer_get(link, channel, again, answer, None);
+                    return self.answer_get(link, channel, again, answer, Gate::Open);
                 }
                 Head::Paged => return self.get_later(link, g, queue, again),
                 Head::Entry(front) => front,
@@ -256,9 +257,14 @@ impl Engine {
                 }
                 Body::Memory(_) => {
                     let (seq, flags) = (front.seq, front.flags);
-                    // The mark must be in the log before the message goes; the answer waits for it.
-                    let marked = !flags.has(EntryFlags::LOGGED) || q.marks.allow(seq, written);
-                    let gate = (!marked).then(|| self.stage_mark(queue, seq));
+                    // The mark must be written before the message goes; the answer waits for it, and not for a sync.
+                    let gate = if !flags.has(EntryFlags::LOGGED) || q.marks.allow(seq, written) {
+                        Gate::Open
+                    } else if seq < q.marks.staged {
+                        Gate::Written(q.marks.ticket)
+                    } else {
+                        Gate::Written(self.stage_mark(queue, seq))
+                    };
                     return self.got(link, g, queue, again, gate);
                 }
                 Body::Disk { .. } => return self.get_later(link, g, queue, again),
@@ -270,25 +276,23 @@ impl Engine {
     fn get_later(&mut self, link: Link, g: Get, queue: QueueRef, again: bool) {
         self.load_head(queue);
         if !again && let Some(l) = link_at(&mut self.links, link) {
-            l.channel(g.channel).held.push_back((GATE_NEVER, Out::Awaited));
+            l.channel(g.channel).held.push_back((Gate::Never, Out::Awaited));
         }
         self.memory.waiting_gets.push((queue, link, g));
     }
 
-    fn answer_get(&mut self, link: Link, channel: ChannelNumber, again: bool, out: Out, gate: Option<u64>) {
+    fn answer_get(&mut self, link: Link, channel: ChannelNumber, again: bool, out: Out, gate: Gate) {
         if !again {
             return self.push_out(link, channel, out, gate);
         }
-        let durable = self.staging.durable_ticket();
+        let log = self.staging.log();
         if let Some(l) = link_at(&mut self.links, link) {
-            l.fill_awaited(channel, out, gate, durable);
-            if let Some(gate) = gate {
-                self.wait_for(gate, link, channel);
-            }
+            l.fill_awaited(channel, out, gate, log);
+            self.wait_at(gate, link, channel);
         }
     }
 
-    fn got(&mut self, link: Link, g: Get, queue: QueueRef, again: bool, gate: Option<u64>) {
+    fn got(&mut self, link: Link, g: Get, queue: QueueRef, again: bool, gate: Gate) {
         let channel = g.channel;
         let Some(l) = link_at(&mut self.links, link) else {
             return;
@@ -652,10 +656,10 @@ impl Engine {
         for Fetched { queue, entry, .. } in fetched.into_iter().rev() {
             self.put_back(queue, entry);
         }
-        let durable = self.staging.durable_ticket();
+        let (log, durable) = (self.staging.log(), self.staging.durable_ticket());
         if let Some(l) = link_at(&mut self.links, link) {
             // They may have been what the others waited behind.
-            l.release_held(channel, durable);
+            l.release_held(channel, log);
             for (_, key) in l.close_channel(channel) {
                 self.confirms.orphan(key, durable);
             }

@@ -50,7 +50,7 @@ use link::{LinkState, Out};
 use memory::Memory;
 use publishing::Confirms;
 use slab::Slab;
-use staging::Staging;
+use staging::{Gate, Staging};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use timers::Timers;
@@ -176,7 +176,8 @@ pub struct Engine {
     confirms: Confirms,
     /// Who waits for which batch: for its confirms, or for an answer that is held.
     waiting: VecDeque<(u64, Link, ChannelNumber)>,
-    /// Who waits for which batch to be written, and for no more: for confirms of queues of [`Durability::Os`].
+    /// Who waits for which batch to be written, and for no more: for confirms of queues of [`Durability::Os`], for what is
+    /// fetched behind a hand-out mark.
     waiting_written: VecDeque<(u64, Link, ChannelNumber)>,
     /// Queues that wait for a hand-out mark in that batch.
     waiting_marks: Vec<(u64, QueueRef)>,
@@ -565,9 +566,10 @@ impl Engine {
 
     /// Lets go on what only waited for its batch to be written.
     fn release_written(&mut self, wakes: &mut Wakes) {
-        let written = self.staging.written_ticket();
+        let (log, written) = (self.staging.log(), self.staging.written_ticket());
         while let Some((_, link, channel)) = self.waiting_written.pop_front_if(|(t, ..)| *t <= written) {
             if let Some(l) = link_at(&mut self.links, link) {
+                l.release_held(channel, log);
                 if !l.confirm_dirty.contains(&channel) {
                     l.confirm_dirty.push(channel);
                 }
@@ -590,13 +592,13 @@ impl Engine {
             return;
         }
         self.release_written(wakes);
-        let durable = self.staging.durable_ticket();
+        let (log, durable) = (self.staging.log(), self.staging.durable_ticket());
         while let Some(&(t, link, channel)) = self.waiting.front()
             && t <= durable
         {
             self.waiting.pop_front();
             if let Some(l) = link_at(&mut self.links, link) {
-                l.release_held(channel, durable);
+                l.release_held(channel, log);
                 if !l.confirm_dirty.contains(&channel) {
                     l.confirm_dirty.push(channel);
                 }
@@ -661,21 +663,30 @@ impl Engine {
 
     /// Queues an answer for the link; with `gate`, until that batch is durable.
     fn answer(&mut self, link: Link, channel: ChannelNumber, event: Event, gate: Option<u64>) {
+        let gate = gate.map_or(Gate::Open, Gate::Durable);
         self.push_out(link, channel, Out::Event(event), gate);
     }
-    fn push_out(&mut self, link: Link, channel: ChannelNumber, out: Out, gate: Option<u64>) {
-        let durable = self.staging.durable_ticket();
+    fn push_out(&mut self, link: Link, channel: ChannelNumber, out: Out, gate: Gate) {
+        let log = self.staging.log();
         if let Some(l) = link_at(&mut self.links, link) {
-            l.push(channel, out, gate, durable);
-            if let Some(gate) = gate {
-                self.wait_for(gate, link, channel);
-            }
+            l.push(channel, out, gate, log);
+            self.wait_at(gate, link, channel);
+        }
+    }
+    /// Has the channel looked at when the gate opens.
+    fn wait_at(&mut self, gate: Gate, link: Link, channel: ChannelNumber) {
+        match gate {
+            Gate::Open | Gate::Never => {}
+            Gate::Written(ticket) => self.wait_for_written(ticket, link, channel),
+            Gate::Durable(ticket) => self.wait_for(ticket, link, channel),
         }
     }
     /// Has `written` look at the channel when `ticket` is reported.
     fn wait_for_written(&mut self, ticket: u64, link: Link, channel: ChannelNumber) {
-        if self.waiting_written.back() != Some(&(ticket, link, channel)) {
-            self.waiting_written.push_back((ticket, link, channel));
+        // A mark that is on its way may be in an earlier batch than what waits already.
+        let at = self.waiting_written.partition_point(|(t, ..)| *t <= ticket);
+        if at == 0 || self.waiting_written[at - 1] != (ticket, link, channel) {
+            self.waiting_written.insert(at, (ticket, link, channel));
         }
     }
     /// Has `durable` look at the channel when `ticket` is reported.
