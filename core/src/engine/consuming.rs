@@ -11,7 +11,7 @@ use crate::message::Settled;
 use crate::queue::consumers::{Consumer, ConsumerKey};
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Head;
-use crate::queue::unsettled::{Held, QueueRef};
+use crate::queue::unsettled::{Held, QueueRef, cost};
 use crate::store::{QueueAcks, Record};
 
 /// Work units of taking a consumer off its queue, beside what was reserved to it.
@@ -88,6 +88,7 @@ impl Engine {
             prefetch,
             in_flight: 0,
             starved: false,
+            held_back: false,
             session: None,
         };
         let key = self.add_consumer(consumer, c.priority);
@@ -142,6 +143,7 @@ impl Engine {
                 self.release_reservation(key, queue, entry);
             }
         }
+        self.forget_held_back(key);
         self.consumers.try_remove(key.slot as usize);
         let now = self.now.monotonic;
         let Some(q) = self.queue_mut(queue) else { return units };
@@ -235,6 +237,14 @@ impl Engine {
                 return self.answer_get(link, channel, again, answer, Gate::Open);
             }
         };
+        if self.link(link).is_some_and(|l| self.holding.limits(l)) {
+            let text = "the connection holds too many unsettled deliveries: settle some first";
+            let fault = Box::new(Fault::new(FaultKind::QuotaExceeded, text));
+            self.note_failure(link, channel);
+            let op = Op::Get;
+            let answer = Out::Event(Event::Failed { channel, op, fault });
+            return self.answer_get(link, channel, again, answer, Gate::Open);
+        }
         let now = self.now;
         let written = self.staging.written_ticket();
         loop {
@@ -302,6 +312,7 @@ impl Engine {
         let Some(q) = self.queue_mut(queue) else { return };
         let Some(entry) = q.ready.pop_front() else { return };
         q.unsettled += 1;
+        let bytes = cost(&entry.body);
         let fetched = Fetched {
             channel,
             queue,
@@ -310,6 +321,7 @@ impl Engine {
             remaining: u32::try_from(q.ready.len()).unwrap_or(u32::MAX),
         };
         self.touch(queue);
+        self.count_held(link, bytes);
         self.answer_get(link, channel, again, Out::Got(Box::new(fetched)), gate);
     }
 
@@ -335,6 +347,8 @@ impl Engine {
         };
         let (message, flags) = (message.clone(), entry.flags.delivery());
         self.counters.got += 1;
+        // Until now it counted as fetched.
+        self.count_released(link, cost(&entry.body));
         if no_ack {
             self.settle_entry(queue, entry, false, &mut Wakes::default());
         } else {
@@ -343,7 +357,7 @@ impl Engine {
                 consumer: None,
                 entry,
             };
-            c.unsettled.push(number, held);
+            self.hold(link, channel, number, held);
         }
         let delivery = Delivery {
             channel,
@@ -401,9 +415,7 @@ impl Engine {
                 entry,
             };
             self.shed(queue, &mut held.entry);
-            if let Some(l) = link_at(&mut self.links, link) {
-                l.channel(channel).unsettled.push(number, held);
-            }
+            self.hold(link, channel, number, held);
         }
         let qos = u8::from(!no_ack);
         let delivery = Delivery {
@@ -488,6 +500,7 @@ impl Engine {
 
     /// A delivery that `channel` of `link` held is settled.
     fn settle_held(&mut self, link: Link, channel: ChannelNumber, held: Held, outcome: Outcome, wakes: &mut Wakes) {
+        self.count_released(link, held.cost());
         let Held {
             queue,
             consumer,
@@ -654,14 +667,19 @@ impl Engine {
         self.memory.waiting_gets.retain(|(_, of, get)| !answers(of, get));
         let fetched = link_at(&mut self.links, link).map_or(Vec::new(), |l| l.take_fetched(channel));
         for Fetched { queue, entry, .. } in fetched.into_iter().rev() {
+            self.count_released(link, cost(&entry.body));
             self.put_back(queue, entry);
         }
         let (log, durable) = (self.staging.log(), self.staging.durable_ticket());
         if let Some(l) = link_at(&mut self.links, link) {
+            let listed = l.find_channel(channel).is_some_and(|c| c.listed != 0);
             // They may have been what the others waited behind.
             l.release_held(channel, log);
             for (_, key) in l.close_channel(channel) {
                 self.confirms.orphan(key, durable);
+            }
+            if listed {
+                self.forget_bodies();
             }
         }
         let outbox = self.link(link).map_or(0, |l| l.outbox.len());

@@ -12,7 +12,7 @@ use crate::event::{Event, Op, QueueSummary};
 use crate::fault::{Fault, FaultKind};
 use crate::properties::Name;
 use crate::queue::arguments::Arguments;
-use crate::queue::entry::{Entry, EntryFlags};
+use crate::queue::entry::EntryFlags;
 use crate::queue::unsettled::QueueRef;
 use crate::queue::{Queue, QueueKind};
 use crate::router::ExchangeSpec;
@@ -388,26 +388,26 @@ impl Engine {
     /// Sequences of a queue's messages that are reserved or held, ascending.
     fn held_of(&self, queue: QueueRef) -> Vec<u64> {
         let mut held = Vec::new();
-        let mut note = |of: QueueRef, entry: &Entry| {
+        let mut note = |of: QueueRef, seq: u64| {
             if of == queue {
-                held.push(entry.seq);
+                held.push(seq);
             }
         };
         for l in self.links.iter().filter_map(|slot| slot.link.as_ref()) {
             let answers = l.channels().flat_map(|c| c.held.iter().map(|(_, out)| out));
             for out in l.outbox.iter().chain(answers) {
                 match out {
-                    Out::Reserved { queue, entry, .. } => note(*queue, entry),
-                    Out::Got(fetched) => note(fetched.queue, &fetched.entry),
+                    Out::Reserved { queue, entry, .. } => note(*queue, entry.seq),
+                    Out::Got(fetched) => note(fetched.queue, fetched.entry.seq),
                     _ => {}
                 }
             }
-            for h in l.channels().flat_map(|c| c.unsettled.iter()) {
-                note(h.queue, &h.entry);
+            for (queue, _, seq, _) in l.channels().flat_map(|c| c.unsettled.iter()) {
+                note(queue, seq);
             }
         }
         for o in self.sessions.iter().flat_map(|(_, s)| s.in_flight.iter()) {
-            note(o.queue, &o.entry);
+            note(o.queue, o.entry.seq);
         }
         held.sort_unstable();
         held

@@ -70,6 +70,10 @@ pub(crate) struct LinkState {
     pub(crate) stalled: bool,
     /// Consumers that were passed over for lack of room here.
     pub(crate) starved: Vec<ConsumerKey>,
+    /// Consumers that are offered nothing until somebody settles.
+    pub(crate) held_back: Vec<ConsumerKey>,
+    /// Bytes of what its channels hold unsettled or have fetched.
+    pub(crate) unsettled_bytes: usize,
     pub(crate) exclusive_queues: Vec<QueueRef>,
     /// The MQTT session it drives.
     pub(crate) session: Option<u32>,
@@ -98,6 +102,8 @@ pub(crate) struct Channel {
     /// Deliveries numbered so far.
     pub(crate) delivered: u64,
     pub(crate) unsettled: Unsettled,
+    /// Its number on the engine's list of channels that hold bodies in memory; 0: it is not on it.
+    pub(crate) listed: u64,
     pub(crate) consumers: Vec<ConsumerKey>,
     /// Prefetch of consumers started from now on.
     pub(crate) prefetch_each: u32,
@@ -134,6 +140,7 @@ impl Channel {
             number,
             delivered: 0,
             unsettled: Unsettled::default(),
+            listed: 0,
             consumers: Vec::new(),
             prefetch_each: 0,
             prefetch_all: 0,
@@ -162,6 +169,8 @@ impl LinkState {
             reserved_bytes: 0,
             stalled: false,
             starved: Vec::new(),
+            held_back: Vec::new(),
+            unsettled_bytes: 0,
             exclusive_queues: Vec::new(),
             session: None,
             will: None,

@@ -7,6 +7,7 @@
 //!          └─ sessions: MQTT sessions and subscriptions     take: number, hand out, confirm
 //!
 //!   staging ──drain──► log ──durable──► what waited: answers, confirms
+//!   holding: what consumers do not settle is bounded
 //!   memory: bodies leave to the log, then the middle of their queues does; both come back (loaded)
 //! ```
 
@@ -18,6 +19,7 @@ mod counters;
 mod dead_letter;
 mod definitions;
 mod dispatch;
+mod holding;
 mod link;
 mod memory;
 mod packets;
@@ -46,6 +48,7 @@ use crate::time::{Now, Time};
 use budget::{Budget, Unfinished};
 use consuming::Verdict;
 use hashbrown::HashMap;
+use holding::Holding;
 use link::{LinkState, Out};
 use memory::Memory;
 use publishing::Confirms;
@@ -112,6 +115,9 @@ pub struct Settings {
     pub cache_bytes_max: usize,
     /// Bytes of message memory over which publishers wait.
     pub memory_bytes_max: usize,
+    /// Bytes of deliveries that consumers hold unsettled (32 each, and their bodies while they are in memory) over which
+    /// whoever holds more than a guaranteed part of them is offered no more until he settles.
+    pub unsettled_bytes_max: usize,
     /// Bytes waiting for the committer over which publishers wait.
     pub log_backlog_bytes_max: usize,
     /// What a confirm waits for, where a queue does not say otherwise.
@@ -134,6 +140,7 @@ impl Default for Settings {
             vhost: "/".into(),
             cache_bytes_max: 16 << 20,
             memory_bytes_max: 256 << 20,
+            unsettled_bytes_max: 64 << 20,
             log_backlog_bytes_max: 4 << 20,
             durability: Durability::Always,
             queues_max: 10_000,
@@ -185,6 +192,7 @@ pub struct Engine {
     acks_dirty: Vec<u32>,
     acks_due: Option<Time>,
     memory: Memory,
+    holding: Holding,
     timers: Timers,
     /// What the node reported.
     node_pressure: Option<Pressure>,
@@ -232,6 +240,7 @@ impl Engine {
             acks_dirty: Vec::new(),
             acks_due: None,
             memory: Memory::default(),
+            holding: Holding::default(),
             timers: Timers::default(),
             node_pressure: None,
             pressure: None,

@@ -175,6 +175,7 @@ impl Engine {
             prefetch: 0,
             in_flight: 0,
             starved: false,
+            held_back: false,
             session: Some((session, qos)),
         };
         let key = self.add_consumer(consumer, 0);

@@ -26,6 +26,8 @@ pub(crate) struct Consumer {
     pub(crate) in_flight: u32,
     /// Passed over for lack of room in its link, and on the link's list of such.
     pub(crate) starved: bool,
+    /// Offered nothing until somebody settles, and on its link's list of such.
+    pub(crate) held_back: bool,
     /// The MQTT session behind it, and the QoS it granted.
     pub(crate) session: Option<(u32, u8)>,
 }
