@@ -3,7 +3,7 @@
 use super::link::Out;
 use super::{Engine, Link};
 use crate::message::Message;
-use crate::queue::consumers::ConsumerKey;
+use crate::queue::consumers::{Consumer, ConsumerKey};
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Head;
 use crate::queue::unsettled::{QueueRef, cost};
@@ -157,8 +157,8 @@ impl Engine {
             assert!(self.link(c.link).is_some(), "a consumer has a link");
             let q = self.queues.get(c.queue.slot as usize).filter(|q| q.id == c.queue.id);
             assert!(
-                q.is_some_and(|q| q.consumers.iter().any(|k| k == c.key)),
-                "a consumer is on its queue"
+                q.is_some_and(|q| q.consumers.iter().any(|k| k == c.key)) || self.orphans.contains(&c.key),
+                "a consumer is on its queue, or that is gone"
             );
             let key = (c.key.slot, c.key.generation);
             assert_eq!(
@@ -287,7 +287,10 @@ impl Engine {
         let channel = c.session.is_some()
             || channel.is_none_or(|ch| {
                 let limited = counts && self.holding.limits(l) && ch.in_flight > 0;
-                ch.held.is_empty() && !limited && (!counts || ch.prefetch_all == 0 || ch.in_flight < ch.prefetch_all)
+                ch.held.is_empty()
+                    && !limited
+                    && ch.recovering.is_none()
+                    && (!counts || ch.prefetch_all == 0 || ch.in_flight < ch.prefetch_all)
             });
         credit && channel && l.has_room()
     }
@@ -305,7 +308,9 @@ impl Engine {
                 .is_some_and(|c| c.publisher.ready > c.publisher.told || self.is_confirm_over(&c.publisher))
         });
         let starved = l.starved.iter().any(|key| {
+            let here = |c: &&Consumer| self.queue_slots.get(&c.queue.id) == Some(&c.queue.slot);
             self.consumer(*key)
+                .filter(here)
                 .is_some_and(|c| self.is_servable(c.queue.slot, *key))
         });
         l.closed.is_some()

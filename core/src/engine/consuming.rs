@@ -18,6 +18,8 @@ use crate::store::{QueueAcks, Record};
 const CONSUMER_WORK: usize = 4;
 /// Places of an outbox that are looked through for the cost of a work unit.
 const OUTBOX_PER_UNIT: usize = 16;
+/// Consumers of a queue that are looked through for the cost of a work unit.
+const LISTED_PER_UNIT: usize = 256;
 /// Work units of deleting a queue.
 const QUEUE_WORK: usize = 16;
 
@@ -147,6 +149,7 @@ impl Engine {
         self.consumers.try_remove(key.slot as usize);
         let now = self.now.monotonic;
         let Some(q) = self.queue_mut(queue) else { return units };
+        units += q.consumers.len() / LISTED_PER_UNIT;
         q.consumers.remove(key);
         q.used_at = now;
         if q.auto_delete && q.consumers.is_empty() {
@@ -619,24 +622,32 @@ impl Engine {
         }
     }
 
+    /// Gives back what the channel held when it asked for that, oldest first. Its consumers are offered nothing meanwhile: what
+    /// is given back would come to them, and be given back, for ever.
     pub(crate) fn recover_channel(
         &mut self,
         link: Link,
         channel: ChannelNumber,
         reply: bool,
+        budget: &mut Budget,
         wakes: &mut Wakes,
-    ) -> usize {
-        let mut work = 1;
-        while let Some(held) =
-            link_at(&mut self.links, link).and_then(|l| l.channel(channel).unsettled.pop_upto(u64::MAX))
-        {
-            self.settle_held(link, channel, held, Outcome::Requeue, wakes);
-            work += 1;
+    ) -> Result<(), Unfinished> {
+        let Some(l) = link_at(&mut self.links, link) else {
+            return Ok(());
+        };
+        let c = l.channel(channel);
+        let upto = *c.recovering.get_or_insert(c.delivered);
+        self.settle_upto(link, channel, upto, Outcome::Requeue, budget, wakes)?;
+        if let Some(l) = link_at(&mut self.links, link) {
+            let c = l.channel(channel);
+            c.recovering = None;
+            let consumers = c.consumers.clone();
+            self.touch_queues_of(&consumers);
         }
         if reply {
             self.answer(link, channel, done(channel, Op::Recover), None);
         }
-        work
+        Ok(())
     }
 
     /// Ends a channel: its consumers go, what it holds unsettled goes back, marked redelivered.

@@ -409,6 +409,9 @@ fn eligible(
         if counts && channel.prefetch_all > 0 && channel.in_flight >= channel.prefetch_all {
             return false;
         }
+        if channel.recovering.is_some() {
+            return false;
+        }
         // An answer of the channel (its consume-ok, say) waits for the log: deliveries do not overtake it.
         room &= channel.held.is_empty();
     }

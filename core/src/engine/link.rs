@@ -115,6 +115,8 @@ pub(crate) struct Channel {
     /// Answers that wait for the log, and what must follow them.
     pub(crate) held: VecDeque<(Gate, Out)>,
     pub(crate) last_queue: Option<Name>,
+    /// All up to that number goes back, which takes more than one hold.
+    pub(crate) recovering: Option<u64>,
     /// Its first failure ends it.
     pub(crate) strict: bool,
     /// It failed: nothing is done for it until it is closed.
@@ -148,6 +150,7 @@ impl Channel {
             publisher: Publisher::default(),
             held: VecDeque::new(),
             last_queue: None,
+            recovering: None,
             strict: false,
             failed: false,
         }

@@ -175,6 +175,8 @@ pub struct Engine {
     free_links: Vec<u32>,
     consumers: Slab<Consumer>,
     consumer_generation: u32,
+    /// Consumers of queues that were deleted: ended some at a time.
+    orphans: VecDeque<ConsumerKey>,
     sessions: Slab<DurableSession>,
     session_ids: HashMap<Name, u32>,
     /// Sessions whose opening waits for the log: ticket, session, link.
@@ -230,6 +232,7 @@ impl Engine {
             free_links: Vec::new(),
             consumers: Slab::new(),
             consumer_generation: 0,
+            orphans: VecDeque::new(),
             sessions: Slab::new(),
             session_ids: HashMap::new(),
             opening: Vec::new(),
@@ -382,8 +385,9 @@ impl Engine {
             Command::Qos { channel, count, global } => self.qos(link, channel, count, global),
             Command::Echo { channel, token } => self.answer(link, channel, Event::Echo { channel, token }, None),
             Command::Recover { channel, reply } => {
-                let units = self.recover_channel(link, channel, reply, wakes);
-                budget.spend(units);
+                if self.recover_channel(link, channel, reply, budget, wakes).is_err() {
+                    return Err(command);
+                }
             }
             Command::Cancel {
                 channel,

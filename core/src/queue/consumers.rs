@@ -56,8 +56,11 @@ impl Consumers {
         self.ever = true;
     }
     pub(crate) fn remove(&mut self, key: ConsumerKey) {
-        self.list.retain(|(_, k)| *k != key);
-        self.turn = 0;
+        // Who goes as one of many mostly goes latest first: see `Engine::close_channel`.
+        if let Some(at) = self.list.iter().rposition(|(_, k)| *k == key) {
+            self.list.remove(at);
+            self.turn = 0;
+        }
     }
     pub(crate) fn iter(&self) -> impl Iterator<Item = ConsumerKey> + '_ {
         self.list.iter().map(|(_, k)| *k)

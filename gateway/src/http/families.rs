@@ -156,6 +156,16 @@ pub(super) const GAUGES: &[(&str, &str, Field)] = &[
     ("rabbitmq_queue_messages_unacked", "Messages with consumers.", |c| {
         c.messages_unsettled
     }),
+    (
+        "gatepost_unsettled_bytes",
+        "Bytes of memory of deliveries that are not settled.",
+        |c| c.unsettled_bytes,
+    ),
+    (
+        "gatepost_consumers_held_back",
+        "Consumers that are offered nothing until they settle.",
+        |c| c.consumers_held_back,
+    ),
     ("rabbitmq_queues", "Queues.", |c| c.queues),
     ("rabbitmq_channels", "Channels.", |c| c.channels),
     ("gatepost_retained_messages", "Retained messages.", |c| c.retained),
