@@ -95,7 +95,8 @@ impl Engine {
                 "a link lists consumers that do not wait for settles"
             );
             for c in l.channels() {
-                for (queue, consumer, _, body) in c.unsettled.iter() {
+                let dying = c.dying.iter().flat_map(|dying| dying.held.iter());
+                for (queue, consumer, _, body) in c.unsettled.iter().chain(dying) {
                     found.taken(queue, self, body);
                     held_bytes += cost(body);
                     if let Some(key) = consumer {
@@ -224,6 +225,13 @@ impl Engine {
             }
             Head::Entry(front) => front,
         };
+        // What is dead and cannot be dead-lettered yet is for nobody.
+        if let Body::Memory(message) = &front.body
+            && super::dispatch::expired(q, message, self.now.wall)
+            && self.dies_later(QueueRef { slot, id: q.id }, &front.body)
+        {
+            return;
+        }
         let written = self.staging.written_ticket();
         let mut marks = q.marks;
         if front.flags.has(EntryFlags::LOGGED) && !marks.allow(front.seq, written) {

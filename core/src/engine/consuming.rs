@@ -264,6 +264,12 @@ impl Engine {
             };
             match &front.body {
                 Body::Memory(m) if super::dispatch::expired(q, m, now.wall) => {
+                    let body = front.body.clone();
+                    if self.dies_later(queue, &body) {
+                        let answer = Out::Event(Event::GetEmpty { channel });
+                        return self.answer_get(link, channel, again, answer, Gate::Open);
+                    }
+                    let Some(q) = self.queue_mut(queue) else { return };
                     let Some(entry) = q.ready.pop_front() else { return };
                     self.counters.expired += 1;
                     self.drop_entry(queue, entry, Death::Expired, wakes);
@@ -529,7 +535,9 @@ impl Engine {
             }
             Outcome::Reject => {
                 self.counters.rejected += 1;
-                if let Some(q) = self.queue_mut(queue) {
+                if self.dies_later(queue, &entry.body) {
+                    self.postpone_death(link, channel, queue, entry);
+                } else if let Some(q) = self.queue_mut(queue) {
                     q.unsettled -= 1;
                     self.drop_entry(queue, entry, Death::Rejected, wakes);
                 } else {
@@ -672,6 +680,7 @@ impl Engine {
                 budget.spend(units);
             }
         }
+        self.give_back_dying(link, channel, budget)?;
         // Without consumers nothing new comes, however many holds this takes.
         self.settle_upto(link, channel, u64::MAX, Outcome::Requeue, budget, wakes)?;
         let answers = |of: &Link, get: &Get| *of == link && get.channel == channel;

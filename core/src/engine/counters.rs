@@ -54,6 +54,8 @@ pub struct Counters {
     pub damaged: u64,
     /// Messages settled before they were written: never logged.
     pub cancelled_writes: u64,
+    /// Wills that were delivered without the log, because the disk was full: a restart loses them.
+    pub wills_not_logged: u64,
     /// Queues created.
     pub queues_created: u64,
     /// Queues deleted.

@@ -427,7 +427,9 @@ impl Engine {
                     _ => {}
                 }
             }
-            for (queue, _, seq, _) in l.channels().flat_map(|c| c.unsettled.iter()) {
+            let dying = l.channels().filter_map(|c| c.dying.as_ref());
+            let dying = dying.flat_map(|dying| dying.held.iter());
+            for (queue, _, seq, _) in l.channels().flat_map(|c| c.unsettled.iter()).chain(dying) {
                 note(queue, seq);
             }
         }

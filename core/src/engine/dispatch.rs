@@ -77,6 +77,11 @@ impl Engine {
             let on_disk = match &front.body {
                 // A time to live of nothing still lets a message pass straight to a consumer.
                 Body::Memory(message) if deadline(q, message).is_some_and(|d| d < self.now.wall) => {
+                    let body = front.body.clone();
+                    if self.dies_later(queue, &body) {
+                        return;
+                    }
+                    let Some(q) = self.queue_mut(queue) else { return };
                     if let Some(entry) = q.ready.pop_front() {
                         self.counters.expired += 1;
                         self.drop_entry(queue, entry, super::consuming::Death::Expired, wakes);
@@ -341,6 +346,11 @@ impl Engine {
             if !expired(q, message, wall) {
                 break;
             }
+            let body = Body::Memory(message.clone());
+            if self.dies_later(queue, &body) {
+                return;
+            }
+            let Some(q) = self.queue_mut(queue) else { return };
             let Some(entry) = q.ready.pop_front() else { return };
             self.counters.expired += 1;
             self.drop_entry(queue, entry, super::consuming::Death::Expired, wakes);

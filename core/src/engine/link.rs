@@ -102,6 +102,8 @@ pub(crate) struct Channel {
     /// Deliveries numbered so far.
     pub(crate) delivered: u64,
     pub(crate) unsettled: Unsettled,
+    /// Deliveries that were rejected and cannot be dead-lettered until the disk has room.
+    pub(crate) dying: Option<Box<Dying>>,
     /// Its number on the engine's list of channels that hold bodies in memory; 0: it is not on it.
     pub(crate) listed: u64,
     pub(crate) consumers: Vec<ConsumerKey>,
@@ -123,6 +125,15 @@ pub(crate) struct Channel {
     pub(crate) failed: bool,
 }
 
+/// See [`Channel::dying`].
+#[derive(Default)]
+pub(crate) struct Dying {
+    /// By the order of their rejection.
+    pub(crate) held: Unsettled,
+    /// Rejected so far.
+    pub(crate) numbered: u64,
+}
+
 /// The publishing side of a channel: numbers, and the watermark that follows them.
 #[derive(Default)]
 pub(crate) struct Publisher {
@@ -142,6 +153,7 @@ impl Channel {
             number,
             delivered: 0,
             unsettled: Unsettled::default(),
+            dying: None,
             listed: 0,
             consumers: Vec::new(),
             prefetch_each: 0,

@@ -19,6 +19,7 @@ mod counters;
 mod dead_letter;
 mod definitions;
 mod dispatch;
+mod dying;
 mod holding;
 mod link;
 mod memory;
@@ -163,6 +164,8 @@ pub struct Engine {
     router: Router,
     retained: Retained,
     queues: Slab<Queue>,
+    /// Channels with rejected deliveries that wait for room on the disk.
+    dying: Vec<(Link, ChannelNumber)>,
     /// Messages that died this turn, with the queues they must not come back to.
     dead_letters: VecDeque<(Message, Vec<Name>)>,
     /// Slots by queue number, for what the reader brings.
@@ -202,6 +205,8 @@ pub struct Engine {
     pressure: Option<Pressure>,
     shutting_down: bool,
     counters: Counters,
+    /// Of the wills that were not logged, those that a line says so of.
+    wills_told: u64,
 }
 
 struct Slot {
@@ -224,6 +229,7 @@ impl Engine {
             now: Now::default(),
             retained: Retained::default(),
             queues: Slab::new(),
+            dying: Vec::new(),
             dead_letters: VecDeque::new(),
             queue_slots: HashMap::new(),
             touched: Vec::new(),
@@ -249,6 +255,7 @@ impl Engine {
             pressure: None,
             shutting_down: false,
             counters: Counters::default(),
+            wills_told: 0,
         };
         // What MQTT clients look at to see what they talk to; never in the log.
         let envelope = Envelope {
@@ -628,8 +635,27 @@ impl Engine {
 
     /// The node reports pressure from outside the engine (free disk, commits behind), or its end.
     pub fn set_pressure(&mut self, pressure: Option<Pressure>, wakes: &mut Wakes) {
+        let was_short = self.is_disk_short();
         self.node_pressure = pressure;
+        if was_short && !self.is_disk_short() {
+            self.resume_dying();
+            let wills = self.counters.wills_not_logged - self.wills_told;
+            if wills > 0 {
+                self.wills_told += wills;
+                tracing::warn!(vhost = %self.settings.vhost, wills, "wills were not logged while the disk was full");
+            }
+        }
+        self.dispatch_touched(wakes);
         self.relieve_memory(wakes);
+    }
+
+    /// Whether publishers wait for free disk, or are refused for want of it.
+    fn is_disk_short(&self) -> bool {
+        matches!(self.node_pressure, Some(Pressure::Disk | Pressure::Full))
+    }
+    /// Whether what is left of the disk is kept for settles: nothing else is to be logged.
+    fn is_full(&self) -> bool {
+        self.node_pressure == Some(Pressure::Full)
     }
 
     /// Ends all links with `CloseReason::Shutdown`. Their `Detach` follows from the drivers.

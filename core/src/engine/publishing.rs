@@ -647,10 +647,21 @@ impl Engine {
         }
         // A limit of nothing still lets a message pass straight to a consumer.
         self.dispatch(queue.slot, wakes);
-        let dead_letters = self.has_dead_letters(queue);
+        let (dead_letters, short) = (self.has_dead_letters(queue), self.is_disk_short());
         while let Some(q) = self.queue_mut(queue)
             && over(q)
         {
+            if let Head::Entry(front) = q.ready.head()
+                && short
+                && dead_letters
+            {
+                let body = front.body.clone();
+                if self.dies_later(queue, &body) {
+                    // Goes on when the disk has room.
+                    return;
+                }
+            }
+            let Some(q) = self.queue_mut(queue) else { return };
             let is_here = match q.ready.head() {
                 // What dies is published elsewhere: its body is needed.
                 Head::Entry(front) => !dead_letters || matches!(front.body, Body::Memory(_)),

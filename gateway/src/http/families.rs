@@ -142,6 +142,11 @@ pub(super) const COUNTERS: &[(&str, &str, Field)] = &[
         "Messages settled before they were written.",
         |c| c.cancelled_writes,
     ),
+    (
+        "gatepost_wills_not_logged_total",
+        "Wills delivered without the log because the disk was full.",
+        |c| c.wills_not_logged,
+    ),
     ("gatepost_bodies_evicted_total", "Bodies that left memory.", |c| {
         c.bodies_evicted
     }),
