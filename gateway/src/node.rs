@@ -187,6 +187,8 @@ fn engine_settings(config: &Config) -> Settings {
         // Of the budget: bodies leave memory over 60 %, publishers wait over 80 %.
         cache_bytes_max: config.store.cache.bytes().min(share(budget, 60)),
         memory_bytes_max: share(budget, 80),
+        unsettled_bytes_max: usize::try_from(crate::machine::memory_budget(config.memory.unsettled))
+            .unwrap_or(usize::MAX),
         log_backlog_bytes_max: config.store.backlog.bytes(),
         durability: match config.store.durability {
             config::Durability::Always => Durability::Always,

@@ -3,10 +3,10 @@
 use super::link::Out;
 use super::{Engine, Link};
 use crate::message::Message;
-use crate::queue::consumers::ConsumerKey;
+use crate::queue::consumers::{Consumer, ConsumerKey};
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Head;
-use crate::queue::unsettled::QueueRef;
+use crate::queue::unsettled::{QueueRef, cost};
 use hashbrown::HashMap;
 
 /// What is found by walking.
@@ -15,11 +15,15 @@ struct Found<'a> {
     unsettled: HashMap<u32, usize>,
     by_consumer: HashMap<(u32, u32), u32>,
     messages: HashMap<*const u8, (&'a Message, u32)>,
+    held_bytes: usize,
 }
 
 impl<'a> Found<'a> {
     fn entry(&mut self, entry: &'a Entry) {
-        if let Body::Memory(message) = &entry.body {
+        self.body(&entry.body);
+    }
+    fn body(&mut self, body: &'a Body) {
+        if let Body::Memory(message) = body {
             let (_, holders) = self
                 .messages
                 .entry(std::ptr::from_ref(message.envelope()).cast())
@@ -28,8 +32,8 @@ impl<'a> Found<'a> {
         }
     }
     /// An entry that is reserved or held.
-    fn taken(&mut self, queue: QueueRef, engine: &Engine, entry: &'a Entry) {
-        self.entry(entry);
+    fn taken(&mut self, queue: QueueRef, engine: &Engine, body: &'a Body) {
+        self.body(body);
         if engine.queues.get(queue.slot as usize).is_some_and(|q| q.id == queue.id) {
             *self.unsettled.entry(queue.slot).or_default() += 1;
         }
@@ -62,7 +66,7 @@ impl Engine {
                 if let Out::Reserved { consumer, queue, entry } = out {
                     reserved += 1;
                     bytes += entry.body.len();
-                    found.taken(*queue, self, entry);
+                    found.taken(*queue, self, &entry.body);
                     let c = self.consumer(*consumer).expect("a reservation has a consumer");
                     assert_eq!(c.link, l.id);
                     if super::dispatch::counts_in_flight(c, entry.flags) && c.session.is_none() {
@@ -77,15 +81,25 @@ impl Engine {
                 "reservations"
             );
             let held = l.channels().flat_map(|c| c.held.iter().map(|(_, out)| out));
+            let mut held_bytes = 0;
             for out in l.outbox.iter().chain(held) {
                 if let Out::Got(fetched) = out {
-                    found.taken(fetched.queue, self, &fetched.entry);
+                    found.taken(fetched.queue, self, &fetched.entry.body);
+                    held_bytes += cost(&fetched.entry.body);
                 }
             }
+            assert!(
+                l.held_back
+                    .iter()
+                    .all(|k| self.consumer(*k).is_some_and(|c| c.held_back)),
+                "a link lists consumers that do not wait for settles"
+            );
             for c in l.channels() {
-                for held in c.unsettled.iter() {
-                    found.taken(held.queue, self, &held.entry);
-                    if let Some(key) = held.consumer {
+                let dying = c.dying.iter().flat_map(|dying| dying.held.iter());
+                for (queue, consumer, _, body) in c.unsettled.iter().chain(dying) {
+                    found.taken(queue, self, body);
+                    held_bytes += cost(body);
+                    if let Some(key) = consumer {
                         found.counted(key);
                         *in_channel.entry(c.number).or_default() += 1;
                     }
@@ -95,15 +109,15 @@ impl Engine {
                 for key in &c.consumers {
                     assert!(self.consumer(*key).is_some(), "a channel lists a consumer that is gone");
                 }
-                if c.held
-                    .front()
-                    .is_some_and(|(gate, _)| *gate <= self.staging.durable_ticket())
-                {
+                if c.held.front().is_some_and(|(gate, _)| self.staging.log().opens(*gate)) {
                     panic!("an answer is held that the log has released");
                 }
             }
+            assert_eq!(l.unsettled_bytes, held_bytes, "bytes a link holds unsettled");
+            found.held_bytes += held_bytes;
         }
         self.audit_sessions(&mut found);
+        assert_eq!(self.holding.bytes(), found.held_bytes, "bytes held unsettled");
         for entry in self.memory.doomed() {
             found.entry(entry);
         }
@@ -144,8 +158,8 @@ impl Engine {
             assert!(self.link(c.link).is_some(), "a consumer has a link");
             let q = self.queues.get(c.queue.slot as usize).filter(|q| q.id == c.queue.id);
             assert!(
-                q.is_some_and(|q| q.consumers.iter().any(|k| k == c.key)),
-                "a consumer is on its queue"
+                q.is_some_and(|q| q.consumers.iter().any(|k| k == c.key)) || self.orphans.contains(&c.key),
+                "a consumer is on its queue, or that is gone"
             );
             let key = (c.key.slot, c.key.generation);
             assert_eq!(
@@ -178,7 +192,7 @@ impl Engine {
         for (slot, s) in &self.sessions {
             let mut counted = used.get(&(slot as u32)).copied().unwrap_or(0);
             for o in s.in_flight.iter() {
-                found.taken(o.queue, self, &o.entry);
+                found.taken(o.queue, self, &o.entry.body);
                 counted += u32::from(o.counted);
             }
             if s.link.is_some() {
@@ -211,6 +225,13 @@ impl Engine {
             }
             Head::Entry(front) => front,
         };
+        // What is dead and cannot be dead-lettered yet is for nobody.
+        if let Body::Memory(message) = &front.body
+            && super::dispatch::expired(q, message, self.now.wall)
+            && self.dies_later(QueueRef { slot, id: q.id }, &front.body)
+        {
+            return;
+        }
         let written = self.staging.written_ticket();
         let mut marks = q.marks;
         if front.flags.has(EntryFlags::LOGGED) && !marks.allow(front.seq, written) {
@@ -274,7 +295,11 @@ impl Engine {
         let channel = l.channels().find(|ch| ch.number == c.channel);
         let channel = c.session.is_some()
             || channel.is_none_or(|ch| {
-                ch.held.is_empty() && (!counts || ch.prefetch_all == 0 || ch.in_flight < ch.prefetch_all)
+                let limited = counts && self.holding.limits(l) && ch.in_flight > 0;
+                ch.held.is_empty()
+                    && !limited
+                    && ch.recovering.is_none()
+                    && (!counts || ch.prefetch_all == 0 || ch.in_flight < ch.prefetch_all)
             });
         credit && channel && l.has_room()
     }
@@ -292,7 +317,9 @@ impl Engine {
                 .is_some_and(|c| c.publisher.ready > c.publisher.told || self.is_confirm_over(&c.publisher))
         });
         let starved = l.starved.iter().any(|key| {
+            let here = |c: &&Consumer| self.queue_slots.get(&c.queue.id) == Some(&c.queue.slot);
             self.consumer(*key)
+                .filter(here)
                 .is_some_and(|c| self.is_servable(c.queue.slot, *key))
         });
         l.closed.is_some()

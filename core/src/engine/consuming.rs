@@ -1,7 +1,8 @@
 //! Consumers and their deliveries: start, stop, hand out, settle, fetch one.
 
 use super::budget::{Budget, Unfinished};
-use super::link::{Fetched, GATE_NEVER, LinkState, Out};
+use super::link::{Fetched, LinkState, Out};
+use super::staging::Gate;
 use super::{Engine, Link, Wakes, done, link_at};
 use crate::command::{Channel as ChannelNumber, Consume, ConsumerToken, Get, Outcome};
 use crate::event::{Delivery, DeliveryExtra, DeliveryFlags, Event, Op};
@@ -10,13 +11,15 @@ use crate::message::Settled;
 use crate::queue::consumers::{Consumer, ConsumerKey};
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Head;
-use crate::queue::unsettled::{Held, QueueRef};
+use crate::queue::unsettled::{Held, QueueRef, cost};
 use crate::store::{QueueAcks, Record};
 
 /// Work units of taking a consumer off its queue, beside what was reserved to it.
 const CONSUMER_WORK: usize = 4;
 /// Places of an outbox that are looked through for the cost of a work unit.
 const OUTBOX_PER_UNIT: usize = 16;
+/// Consumers of a queue that are looked through for the cost of a work unit.
+const LISTED_PER_UNIT: usize = 256;
 /// Work units of deleting a queue.
 const QUEUE_WORK: usize = 16;
 
@@ -87,6 +90,7 @@ impl Engine {
             prefetch,
             in_flight: 0,
             starved: false,
+            held_back: false,
             session: None,
         };
         let key = self.add_consumer(consumer, c.priority);
@@ -141,9 +145,11 @@ impl Engine {
                 self.release_reservation(key, queue, entry);
             }
         }
+        self.forget_held_back(key);
         self.consumers.try_remove(key.slot as usize);
         let now = self.now.monotonic;
         let Some(q) = self.queue_mut(queue) else { return units };
+        units += q.consumers.len() / LISTED_PER_UNIT;
         q.consumers.remove(key);
         q.used_at = now;
         if q.auto_delete && q.consumers.is_empty() {
@@ -231,9 +237,17 @@ impl Engine {
                 let fault = Box::new(fault);
                 self.note_failure(link, channel);
                 let answer = Out::Event(Event::Failed { channel, op, fault });
-                return self.answer_get(link, channel, again, answer, None);
+                return self.answer_get(link, channel, again, answer, Gate::Open);
             }
         };
+        if self.link(link).is_some_and(|l| self.holding.limits(l)) {
+            let text = "the connection holds too many unsettled deliveries: settle some first";
+            let fault = Box::new(Fault::new(FaultKind::QuotaExceeded, text));
+            self.note_failure(link, channel);
+            let op = Op::Get;
+            let answer = Out::Event(Event::Failed { channel, op, fault });
+            return self.answer_get(link, channel, again, answer, Gate::Open);
+        }
         let now = self.now;
         let written = self.staging.written_ticket();
         loop {
@@ -243,22 +257,33 @@ impl Engine {
                 Head::Empty => {
                     self.counters.get_empty += 1;
                     let answer = Out::Event(Event::GetEmpty { channel });
-                    return self.answer_get(link, channel, again, answer, None);
+                    return self.answer_get(link, channel, again, answer, Gate::Open);
                 }
                 Head::Paged => return self.get_later(link, g, queue, again),
                 Head::Entry(front) => front,
             };
             match &front.body {
                 Body::Memory(m) if super::dispatch::expired(q, m, now.wall) => {
+                    let body = front.body.clone();
+                    if self.dies_later(queue, &body) {
+                        let answer = Out::Event(Event::GetEmpty { channel });
+                        return self.answer_get(link, channel, again, answer, Gate::Open);
+                    }
+                    let Some(q) = self.queue_mut(queue) else { return };
                     let Some(entry) = q.ready.pop_front() else { return };
                     self.counters.expired += 1;
                     self.drop_entry(queue, entry, Death::Expired, wakes);
                 }
                 Body::Memory(_) => {
                     let (seq, flags) = (front.seq, front.flags);
-                    // The mark must be in the log before the message goes; the answer waits for it.
-                    let marked = !flags.has(EntryFlags::LOGGED) || q.marks.allow(seq, written);
-                    let gate = (!marked).then(|| self.stage_mark(queue, seq));
+                    // The mark must be written before the message goes; the answer waits for it, and not for a sync.
+                    let gate = if !flags.has(EntryFlags::LOGGED) || q.marks.allow(seq, written) {
+                        Gate::Open
+                    } else if seq < q.marks.staged {
+                        Gate::Written(q.marks.ticket)
+                    } else {
+                        Gate::Written(self.stage_mark(queue, seq))
+                    };
                     return self.got(link, g, queue, again, gate);
                 }
                 Body::Disk { .. } => return self.get_later(link, g, queue, again),
@@ -270,25 +295,23 @@ impl Engine {
     fn get_later(&mut self, link: Link, g: Get, queue: QueueRef, again: bool) {
         self.load_head(queue);
         if !again && let Some(l) = link_at(&mut self.links, link) {
-            l.channel(g.channel).held.push_back((GATE_NEVER, Out::Awaited));
+            l.channel(g.channel).held.push_back((Gate::Never, Out::Awaited));
         }
         self.memory.waiting_gets.push((queue, link, g));
     }
 
-    fn answer_get(&mut self, link: Link, channel: ChannelNumber, again: bool, out: Out, gate: Option<u64>) {
+    fn answer_get(&mut self, link: Link, channel: ChannelNumber, again: bool, out: Out, gate: Gate) {
         if !again {
             return self.push_out(link, channel, out, gate);
         }
-        let durable = self.staging.durable_ticket();
+        let log = self.staging.log();
         if let Some(l) = link_at(&mut self.links, link) {
-            l.fill_awaited(channel, out, gate, durable);
-            if let Some(gate) = gate {
-                self.wait_for(gate, link, channel);
-            }
+            l.fill_awaited(channel, out, gate, log);
+            self.wait_at(gate, link, channel);
         }
     }
 
-    fn got(&mut self, link: Link, g: Get, queue: QueueRef, again: bool, gate: Option<u64>) {
+    fn got(&mut self, link: Link, g: Get, queue: QueueRef, again: bool, gate: Gate) {
         let channel = g.channel;
         let Some(l) = link_at(&mut self.links, link) else {
             return;
@@ -298,6 +321,7 @@ impl Engine {
         let Some(q) = self.queue_mut(queue) else { return };
         let Some(entry) = q.ready.pop_front() else { return };
         q.unsettled += 1;
+        let bytes = cost(&entry.body);
         let fetched = Fetched {
             channel,
             queue,
@@ -306,6 +330,7 @@ impl Engine {
             remaining: u32::try_from(q.ready.len()).unwrap_or(u32::MAX),
         };
         self.touch(queue);
+        self.count_held(link, bytes);
         self.answer_get(link, channel, again, Out::Got(Box::new(fetched)), gate);
     }
 
@@ -331,6 +356,8 @@ impl Engine {
         };
         let (message, flags) = (message.clone(), entry.flags.delivery());
         self.counters.got += 1;
+        // Until now it counted as fetched.
+        self.count_released(link, cost(&entry.body));
         if no_ack {
             self.settle_entry(queue, entry, false, &mut Wakes::default());
         } else {
@@ -339,7 +366,7 @@ impl Engine {
                 consumer: None,
                 entry,
             };
-            c.unsettled.push(number, held);
+            self.hold(link, channel, number, held);
         }
         let delivery = Delivery {
             channel,
@@ -397,9 +424,7 @@ impl Engine {
                 entry,
             };
             self.shed(queue, &mut held.entry);
-            if let Some(l) = link_at(&mut self.links, link) {
-                l.channel(channel).unsettled.push(number, held);
-            }
+            self.hold(link, channel, number, held);
         }
         let qos = u8::from(!no_ack);
         let delivery = Delivery {
@@ -484,6 +509,7 @@ impl Engine {
 
     /// A delivery that `channel` of `link` held is settled.
     fn settle_held(&mut self, link: Link, channel: ChannelNumber, held: Held, outcome: Outcome, wakes: &mut Wakes) {
+        self.count_released(link, held.cost());
         let Held {
             queue,
             consumer,
@@ -509,7 +535,9 @@ impl Engine {
             }
             Outcome::Reject => {
                 self.counters.rejected += 1;
-                if let Some(q) = self.queue_mut(queue) {
+                if self.dies_later(queue, &entry.body) {
+                    self.postpone_death(link, channel, queue, entry);
+                } else if let Some(q) = self.queue_mut(queue) {
                     q.unsettled -= 1;
                     self.drop_entry(queue, entry, Death::Rejected, wakes);
                 } else {
@@ -602,24 +630,32 @@ impl Engine {
         }
     }
 
+    /// Gives back what the channel held when it asked for that, oldest first. Its consumers are offered nothing meanwhile: what
+    /// is given back would come to them, and be given back, for ever.
     pub(crate) fn recover_channel(
         &mut self,
         link: Link,
         channel: ChannelNumber,
         reply: bool,
+        budget: &mut Budget,
         wakes: &mut Wakes,
-    ) -> usize {
-        let mut work = 1;
-        while let Some(held) =
-            link_at(&mut self.links, link).and_then(|l| l.channel(channel).unsettled.pop_upto(u64::MAX))
-        {
-            self.settle_held(link, channel, held, Outcome::Requeue, wakes);
-            work += 1;
+    ) -> Result<(), Unfinished> {
+        let Some(l) = link_at(&mut self.links, link) else {
+            return Ok(());
+        };
+        let c = l.channel(channel);
+        let upto = *c.recovering.get_or_insert(c.delivered);
+        self.settle_upto(link, channel, upto, Outcome::Requeue, budget, wakes)?;
+        if let Some(l) = link_at(&mut self.links, link) {
+            let c = l.channel(channel);
+            c.recovering = None;
+            let consumers = c.consumers.clone();
+            self.touch_queues_of(&consumers);
         }
         if reply {
             self.answer(link, channel, done(channel, Op::Recover), None);
         }
-        work
+        Ok(())
     }
 
     /// Ends a channel: its consumers go, what it holds unsettled goes back, marked redelivered.
@@ -644,20 +680,26 @@ impl Engine {
                 budget.spend(units);
             }
         }
+        self.give_back_dying(link, channel, budget)?;
         // Without consumers nothing new comes, however many holds this takes.
         self.settle_upto(link, channel, u64::MAX, Outcome::Requeue, budget, wakes)?;
         let answers = |of: &Link, get: &Get| *of == link && get.channel == channel;
         self.memory.waiting_gets.retain(|(_, of, get)| !answers(of, get));
         let fetched = link_at(&mut self.links, link).map_or(Vec::new(), |l| l.take_fetched(channel));
         for Fetched { queue, entry, .. } in fetched.into_iter().rev() {
+            self.count_released(link, cost(&entry.body));
             self.put_back(queue, entry);
         }
-        let durable = self.staging.durable_ticket();
+        let (log, durable) = (self.staging.log(), self.staging.durable_ticket());
         if let Some(l) = link_at(&mut self.links, link) {
+            let listed = l.find_channel(channel).is_some_and(|c| c.listed != 0);
             // They may have been what the others waited behind.
-            l.release_held(channel, durable);
+            l.release_held(channel, log);
             for (_, key) in l.close_channel(channel) {
                 self.confirms.orphan(key, durable);
+            }
+            if listed {
+                self.forget_bodies();
             }
         }
         let outbox = self.link(link).map_or(0, |l| l.outbox.len());

@@ -54,6 +54,8 @@ pub struct Counters {
     pub damaged: u64,
     /// Messages settled before they were written: never logged.
     pub cancelled_writes: u64,
+    /// Wills that were delivered without the log, because the disk was full: a restart loses them.
+    pub wills_not_logged: u64,
     /// Queues created.
     pub queues_created: u64,
     /// Queues deleted.
@@ -81,6 +83,10 @@ pub struct Counters {
     pub messages_paged: u64,
     /// Messages reserved to or held by consumers (gauge).
     pub messages_unsettled: u64,
+    /// Bytes of memory that what consumers hold takes: 32 each, and the bodies that are in memory (gauge).
+    pub unsettled_bytes: u64,
+    /// Consumers that are offered nothing until they settle, because too much is unsettled (gauge).
+    pub consumers_held_back: u64,
     /// Retained messages (gauge).
     pub retained: u64,
     /// Bytes of retained messages (gauge).
@@ -108,6 +114,8 @@ impl Engine {
             c.messages_paged += q.ready.paged() as u64;
             c.messages_unsettled += q.unsettled as u64;
         }
+        c.unsettled_bytes = self.holding.bytes() as u64;
+        c.consumers_held_back = self.consumers.iter().filter(|(_, c)| c.held_back).count() as u64;
         c.sessions = self.sessions.len() as u64;
         c.sessions_connected = self.sessions.iter().filter(|(_, s)| s.link.is_some()).count() as u64;
         c.retained = self.retained.count() as u64;

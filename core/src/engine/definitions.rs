@@ -1,5 +1,6 @@
 //! Exchanges, queues and bindings: declare, check, delete, and remember in the log what survives a restart.
 
+use super::budget::Budget;
 use super::link::Out;
 use super::timers::Timer;
 use super::{Engine, Link, Wakes, done, link_at};
@@ -12,7 +13,8 @@ use crate::event::{Event, Op, QueueSummary};
 use crate::fault::{Fault, FaultKind};
 use crate::properties::Name;
 use crate::queue::arguments::Arguments;
-use crate::queue::entry::{Entry, EntryFlags};
+use crate::queue::consumers::ConsumerKey;
+use crate::queue::entry::EntryFlags;
 use crate::queue::unsettled::QueueRef;
 use crate::queue::{Queue, QueueKind};
 use crate::router::ExchangeSpec;
@@ -318,22 +320,10 @@ impl Engine {
             self.staging.record(Record::QueueDelete { queue: q.id });
             gate = Some(self.staging.wait());
         }
-        for key in q.consumers.iter() {
-            let Some(c) = self.consumer(key) else { continue };
-            let (link, channel, consumer, session) = (c.link, c.channel, c.token, c.session);
-            // What was reserved goes with the queue, the consumer before its reservations.
-            self.remove_consumer(key, wakes);
-            if session.is_none()
-                && let Some(l) = link_at(&mut self.links, link)
-            {
-                if let Some(c) = l.find_channel(channel) {
-                    c.consumers.retain(|k| *k != key);
-                }
-                self.answer(link, channel, Event::ConsumerGone { channel, consumer }, None);
-                if let Some(l) = link_at(&mut self.links, link) {
-                    l.wake(wakes);
-                }
-            }
+        if !q.consumers.is_empty() {
+            // A few at once, so that who deletes his own consumers' queue hears of them first.
+            self.orphans.extend(q.consumers.iter());
+            self.end_orphans(&mut Budget::of_hold(&self.settings), wakes);
         }
         if let Some(owner) = q.exclusive
             && let Some(l) = link_at(&mut self.links, owner)
@@ -345,6 +335,41 @@ impl Engine {
             self.get_again(link, get, wakes);
         }
         gate
+    }
+
+    /// Ends consumers whose queue is gone: all there are, or as many as there is to spend; the others in the holds that
+    /// follow. Until then they are consumers that nothing comes to.
+    pub(crate) fn end_orphans(&mut self, budget: &mut Budget, wakes: &mut Wakes) {
+        let mut channels = Vec::new();
+        while !budget.is_spent()
+            && let Some(key) = self.orphans.pop_front()
+        {
+            let Some(c) = self.consumer(key) else { continue };
+            let (link, channel, consumer, session) = (c.link, c.channel, c.token, c.session);
+            // What was reserved goes with the queue, the consumer before its reservations.
+            let units = self.remove_consumer(key, wakes);
+            budget.spend(units);
+            if session.is_none() {
+                channels.push((link, channel));
+                self.answer(link, channel, Event::ConsumerGone { channel, consumer }, None);
+                if let Some(l) = link_at(&mut self.links, link) {
+                    l.wake(wakes);
+                }
+            }
+        }
+        // Once for each channel, which may have had very many of them.
+        channels.sort_unstable_by_key(|(link, channel)| (link.slot, link.generation, *channel));
+        channels.dedup();
+        for (link, channel) in channels {
+            let Engine { links, consumers, .. } = self;
+            if let Some(c) = link_at(links, link).and_then(|l| l.find_channel(channel)) {
+                let is_there = |k: &ConsumerKey| consumers.get(k.slot as usize).is_some_and(|c| c.key == *k);
+                c.consumers.retain(is_there);
+            }
+        }
+        if !self.orphans.is_empty() {
+            self.timers.set_burial(self.now.monotonic);
+        }
     }
 
     pub(crate) fn purge_queue(&mut self, link: Link, c: PurgeQueue) {
@@ -388,26 +413,28 @@ impl Engine {
     /// Sequences of a queue's messages that are reserved or held, ascending.
     fn held_of(&self, queue: QueueRef) -> Vec<u64> {
         let mut held = Vec::new();
-        let mut note = |of: QueueRef, entry: &Entry| {
+        let mut note = |of: QueueRef, seq: u64| {
             if of == queue {
-                held.push(entry.seq);
+                held.push(seq);
             }
         };
         for l in self.links.iter().filter_map(|slot| slot.link.as_ref()) {
             let answers = l.channels().flat_map(|c| c.held.iter().map(|(_, out)| out));
             for out in l.outbox.iter().chain(answers) {
                 match out {
-                    Out::Reserved { queue, entry, .. } => note(*queue, entry),
-                    Out::Got(fetched) => note(fetched.queue, &fetched.entry),
+                    Out::Reserved { queue, entry, .. } => note(*queue, entry.seq),
+                    Out::Got(fetched) => note(fetched.queue, fetched.entry.seq),
                     _ => {}
                 }
             }
-            for h in l.channels().flat_map(|c| c.unsettled.iter()) {
-                note(h.queue, &h.entry);
+            let dying = l.channels().filter_map(|c| c.dying.as_ref());
+            let dying = dying.flat_map(|dying| dying.held.iter());
+            for (queue, _, seq, _) in l.channels().flat_map(|c| c.unsettled.iter()).chain(dying) {
+                note(queue, seq);
             }
         }
         for o in self.sessions.iter().flat_map(|(_, s)| s.in_flight.iter()) {
-            note(o.queue, &o.entry);
+            note(o.queue, o.entry.seq);
         }
         held.sort_unstable();
         held

@@ -1,5 +1,6 @@
 //! From a queue to its consumers: reserving messages, in order, to whoever has credit and room.
 
+use super::holding::Holding;
 use super::link::Out;
 use super::timers::Timer;
 use super::{Engine, Link, Wakes, link_at};
@@ -76,6 +77,11 @@ impl Engine {
             let on_disk = match &front.body {
                 // A time to live of nothing still lets a message pass straight to a consumer.
                 Body::Memory(message) if deadline(q, message).is_some_and(|d| d < self.now.wall) => {
+                    let body = front.body.clone();
+                    if self.dies_later(queue, &body) {
+                        return;
+                    }
+                    let Some(q) = self.queue_mut(queue) else { return };
                     if let Some(entry) = q.ready.pop_front() {
                         self.counters.expired += 1;
                         self.drop_entry(queue, entry, super::consuming::Death::Expired, wakes);
@@ -91,16 +97,18 @@ impl Engine {
                 consumers,
                 links,
                 sessions,
+                holding,
                 ..
             } = self;
             let q = &mut queues[slot as usize];
             let chosen = if q.arguments.single_active {
                 let active = q.consumers.first();
                 active
-                    .filter(|key| eligible(consumers, links, sessions, *key, flags))
+                    .filter(|key| eligible(consumers, links, sessions, holding, *key, flags))
                     .map(|key| (key, 0))
             } else {
-                q.consumers.next(|key| eligible(consumers, links, sessions, key, flags))
+                q.consumers
+                    .next(|key| eligible(consumers, links, sessions, holding, key, flags))
             };
             let Some((key, next_turn)) = chosen else {
                 self.watch_head(queue);
@@ -264,7 +272,8 @@ impl Engine {
         };
         let was_full = c.prefetch_all > 0 && c.in_flight >= c.prefetch_all;
         c.in_flight -= 1;
-        if was_full {
+        // A channel that holds nothing is offered one whatever its connection holds.
+        if was_full || (self.holding.is_over() && c.in_flight == 0) {
             let consumers = c.consumers.clone();
             self.touch_queues_of(&consumers);
         }
@@ -342,6 +351,11 @@ impl Engine {
             if !expired(q, message, wall) {
                 break;
             }
+            let body = Body::Memory(message.clone());
+            if self.dies_later(queue, &body) {
+                return;
+            }
+            let Some(q) = self.queue_mut(queue) else { return };
             let Some(entry) = q.ready.pop_front() else { return };
             self.counters.expired += 1;
             self.drop_entry(queue, entry, super::consuming::Death::Expired, wakes);
@@ -375,11 +389,13 @@ pub(crate) fn counts_in_flight(consumer: &Consumer, flags: EntryFlags) -> bool {
     }
 }
 
-/// Whether the consumer can be given an entry with these flags now. Notes who was passed over for lack of room.
+/// Whether the consumer can be given an entry with these flags now. Notes who was passed over for lack of room, or until
+/// somebody settles.
 fn eligible(
     consumers: &mut slab::Slab<Consumer>,
     links: &mut [super::Slot],
     sessions: &slab::Slab<DurableSession>,
+    holding: &mut Holding,
     key: ConsumerKey,
     flags: EntryFlags,
 ) -> bool {
@@ -397,10 +413,18 @@ fn eligible(
     }
     let Some(l) = link_at(links, c.link) else { return false };
     let mut room = l.has_room();
+    let limited = counts && c.session.is_none() && holding.limits(l);
     if c.session.is_none()
         && let Some(channel) = l.find_channel(c.channel)
     {
+        if limited && channel.in_flight > 0 {
+            holding.hold_back(c, l);
+            return false;
+        }
         if counts && channel.prefetch_all > 0 && channel.in_flight >= channel.prefetch_all {
+            return false;
+        }
+        if channel.recovering.is_some() {
             return false;
         }
         // An answer of the channel (its consume-ok, say) waits for the log: deliveries do not overtake it.

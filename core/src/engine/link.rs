@@ -1,5 +1,6 @@
 //! A connection at its engine: its channels, its outbox, and what it waits for.
 
+use super::staging::{Gate, Reached};
 use super::subscriptions::{Answered, Replays};
 use super::{Link, Wake, Wakes};
 use crate::command::{Channel as ChannelNumber, Will};
@@ -45,9 +46,6 @@ pub(crate) struct Fetched {
     pub(crate) remaining: u32,
 }
 
-/// The gate of an answer that waits for something else than the log.
-pub(crate) const GATE_NEVER: u64 = u64::MAX;
-
 /// One attached connection.
 pub(crate) struct LinkState {
     pub(crate) id: Link,
@@ -72,6 +70,10 @@ pub(crate) struct LinkState {
     pub(crate) stalled: bool,
     /// Consumers that were passed over for lack of room here.
     pub(crate) starved: VecDeque<ConsumerKey>,
+    /// Consumers that are offered nothing until somebody settles.
+    pub(crate) held_back: Vec<ConsumerKey>,
+    /// Bytes of what its channels hold unsettled or have fetched.
+    pub(crate) unsettled_bytes: usize,
     pub(crate) exclusive_queues: Vec<QueueRef>,
     /// The MQTT session it drives.
     pub(crate) session: Option<u32>,
@@ -100,6 +102,10 @@ pub(crate) struct Channel {
     /// Deliveries numbered so far.
     pub(crate) delivered: u64,
     pub(crate) unsettled: Unsettled,
+    /// Deliveries that were rejected and cannot be dead-lettered until the disk has room.
+    pub(crate) dying: Option<Box<Dying>>,
+    /// Its number on the engine's list of channels that hold bodies in memory; 0: it is not on it.
+    pub(crate) listed: u64,
     pub(crate) consumers: Vec<ConsumerKey>,
     /// Prefetch of consumers started from now on.
     pub(crate) prefetch_each: u32,
@@ -109,12 +115,23 @@ pub(crate) struct Channel {
     pub(crate) in_flight: u32,
     pub(crate) publisher: Publisher,
     /// Answers that wait for the log, and what must follow them.
-    pub(crate) held: VecDeque<(u64, Out)>,
+    pub(crate) held: VecDeque<(Gate, Out)>,
     pub(crate) last_queue: Option<Name>,
+    /// All up to that number goes back, which takes more than one hold.
+    pub(crate) recovering: Option<u64>,
     /// Its first failure ends it.
     pub(crate) strict: bool,
     /// It failed: nothing is done for it until it is closed.
     pub(crate) failed: bool,
+}
+
+/// See [`Channel::dying`].
+#[derive(Default)]
+pub(crate) struct Dying {
+    /// By the order of their rejection.
+    pub(crate) held: Unsettled,
+    /// Rejected so far.
+    pub(crate) numbered: u64,
 }
 
 /// The publishing side of a channel: numbers, and the watermark that follows them.
@@ -136,6 +153,8 @@ impl Channel {
             number,
             delivered: 0,
             unsettled: Unsettled::default(),
+            dying: None,
+            listed: 0,
             consumers: Vec::new(),
             prefetch_each: 0,
             prefetch_all: 0,
@@ -143,6 +162,7 @@ impl Channel {
             publisher: Publisher::default(),
             held: VecDeque::new(),
             last_queue: None,
+            recovering: None,
             strict: false,
             failed: false,
         }
@@ -164,6 +184,8 @@ impl LinkState {
             reserved_bytes: 0,
             stalled: false,
             starved: VecDeque::new(),
+            held_back: Vec::new(),
+            unsettled_bytes: 0,
             exclusive_queues: Vec::new(),
             session: None,
             will: None,
@@ -262,26 +284,26 @@ impl LinkState {
         self.channels.iter().map(|c| &**c)
     }
 
-    /// Queues an answer behind what its channel still waits for; `gate`: the batch it waits for itself.
-    pub(crate) fn push(&mut self, number: ChannelNumber, out: Out, gate: Option<u64>, durable: u64) {
-        match gate.filter(|g| *g > durable) {
-            Some(gate) => self.channel(number).held.push_back((gate, out)),
-            // The channel may be closed: the last answer on it does not open it again.
-            None => match self.find_channel(number) {
-                Some(channel) if !channel.held.is_empty() => channel.held.push_back((0, out)),
-                _ => self.outbox.push_back(out),
-            },
+    /// Queues an answer behind what its channel still waits for; `gate`: what it waits for itself.
+    pub(crate) fn push(&mut self, number: ChannelNumber, out: Out, gate: Gate, log: Reached) {
+        if !log.opens(gate) {
+            return self.channel(number).held.push_back((gate, out));
+        }
+        // The channel may be closed: the last answer on it does not open it again.
+        match self.find_channel(number) {
+            Some(channel) if !channel.held.is_empty() => channel.held.push_back((Gate::Open, out)),
+            _ => self.outbox.push_back(out),
         }
     }
     /// Fills the place that the oldest awaited answer of the channel has kept.
-    pub(crate) fn fill_awaited(&mut self, number: ChannelNumber, answer: Out, gate: Option<u64>, durable: u64) {
+    pub(crate) fn fill_awaited(&mut self, number: ChannelNumber, answer: Out, gate: Gate, log: Reached) {
         let Some(channel) = self.find_channel(number) else {
             return;
         };
         if let Some(place) = channel.held.iter_mut().find(|(_, out)| matches!(out, Out::Awaited)) {
-            *place = (gate.unwrap_or(0), answer);
+            *place = (gate, answer);
         }
-        self.release_held(number, durable);
+        self.release_held(number, log);
     }
     /// Removes the fetched messages that the channel has not taken, in the order they were fetched, and the places of
     /// those that have not come.
@@ -309,13 +331,13 @@ impl LinkState {
         fetched
     }
     /// Moves to the outbox what no longer waits.
-    pub(crate) fn release_held(&mut self, number: ChannelNumber, durable: u64) {
+    pub(crate) fn release_held(&mut self, number: ChannelNumber, log: Reached) {
         let Ok(at) = self.channels.binary_search_by_key(&number, |c| c.number) else {
             return;
         };
         let held = &mut self.channels[at].held;
         while let Some((gate, _)) = held.front()
-            && *gate <= durable
+            && log.opens(*gate)
         {
             if let Some((_, out)) = held.pop_front() {
                 self.outbox.push_back(out);

@@ -104,16 +104,23 @@ impl Memory {
     }
     /// Lets the body of a held delivery go if memory is short and the log has it: it is only needed if it comes back.
     pub(crate) fn shed(&mut self, entry: &mut Entry) {
-        if self.bytes > self.shed_above {
+        if self.is_short() {
             self.evict(entry);
         }
     }
-    /// Replaces the body by its place in the log, if it is there.
+    /// Whether bodies of held deliveries are to go.
+    pub(crate) fn is_short(&self) -> bool {
+        self.bytes > self.shed_above
+    }
     fn evict(&mut self, entry: &mut Entry) -> bool {
-        let Body::Memory(message) = &entry.body else {
+        self.evict_body(&mut entry.body, entry.flags)
+    }
+    /// Replaces the body by its place in the log, if it is there.
+    pub(crate) fn evict_body(&mut self, body: &mut Body, flags: EntryFlags) -> bool {
+        let Body::Memory(message) = &*body else {
             return true;
         };
-        if !entry.flags.has(EntryFlags::LOGGED) {
+        if !flags.has(EntryFlags::LOGGED) {
             return false;
         }
         let Some(at) = message.position() else { return false };
@@ -121,8 +128,8 @@ impl Memory {
             at,
             body_len: u32::try_from(message.body().len()).unwrap_or(u32::MAX),
         };
-        self.drop_body(&entry.body);
-        entry.body = disk;
+        self.drop_body(body);
+        *body = disk;
         true
     }
     /// Drops what a queue held, at once or in the holds that follow.
@@ -220,6 +227,7 @@ impl Engine {
         } else if self.memory.bytes < self.settings.cache_bytes_max / 2 {
             self.memory.relax(self.now.monotonic);
         }
+        self.shed_held(wakes);
         let high = |used: usize, max: usize, now: bool| if now { used > max / 5 * 4 } else { used > max };
         let memory_now = self.pressure == Some(Pressure::Memory);
         let backlog_now = self.pressure == Some(Pressure::Backlog);
@@ -392,15 +400,13 @@ impl Engine {
         if q.loading > 0 || q.hungry {
             return;
         }
-        let mut room = usize::try_from(spare).unwrap_or(usize::MAX);
+        let (mut room, mut full) = (usize::try_from(spare).unwrap_or(usize::MAX), false);
         for entry in q.ready.front_entries().take(count) {
             let Body::Disk { at, body_len } = entry.body else {
                 continue;
             };
             if memory.loading >= loading_max {
-                if q.loading == 0 {
-                    memory.is_hungry(q, queue);
-                }
+                full = true;
                 break;
             }
             memory.requests.push(Request::Body(Read {
@@ -415,6 +421,9 @@ impl Engine {
             if room == 0 {
                 break;
             }
+        }
+        if full && q.loading == 0 {
+            memory.is_hungry(q, queue);
         }
         // What comes back may have to leave again.
         if q.loading > 0 && !q.deep {

@@ -7,6 +7,7 @@
 //!          └─ sessions: MQTT sessions and subscriptions     take: number, hand out, confirm
 //!
 //!   staging ──drain──► log ──durable──► what waited: answers, confirms
+//!   holding: what consumers do not settle is bounded
 //!   memory: bodies leave to the log, then the middle of their queues does; both come back (loaded)
 //! ```
 
@@ -18,6 +19,8 @@ mod counters;
 mod dead_letter;
 mod definitions;
 mod dispatch;
+mod dying;
+mod holding;
 mod link;
 mod memory;
 mod packets;
@@ -46,11 +49,12 @@ use crate::time::{Now, Time};
 use budget::{Budget, Unfinished};
 use consuming::Verdict;
 use hashbrown::HashMap;
+use holding::Holding;
 use link::{LinkState, Out};
 use memory::Memory;
 use publishing::Confirms;
 use slab::Slab;
-use staging::Staging;
+use staging::{Gate, Staging};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use timers::Timers;
@@ -112,6 +116,9 @@ pub struct Settings {
     pub cache_bytes_max: usize,
     /// Bytes of message memory over which publishers wait.
     pub memory_bytes_max: usize,
+    /// Bytes of deliveries that consumers hold unsettled (32 each, and their bodies while they are in memory) over which
+    /// whoever holds more than a guaranteed part of them is offered no more until he settles.
+    pub unsettled_bytes_max: usize,
     /// Bytes waiting for the committer over which publishers wait.
     pub log_backlog_bytes_max: usize,
     /// What a confirm waits for, where a queue does not say otherwise.
@@ -134,6 +141,7 @@ impl Default for Settings {
             vhost: "/".into(),
             cache_bytes_max: 16 << 20,
             memory_bytes_max: 256 << 20,
+            unsettled_bytes_max: 64 << 20,
             log_backlog_bytes_max: 4 << 20,
             durability: Durability::Always,
             queues_max: 10_000,
@@ -156,6 +164,8 @@ pub struct Engine {
     router: Router,
     retained: Retained,
     queues: Slab<Queue>,
+    /// Channels with rejected deliveries that wait for room on the disk.
+    dying: Vec<(Link, ChannelNumber)>,
     /// Messages that died this turn, with the queues they must not come back to.
     dead_letters: VecDeque<(Message, Vec<Name>)>,
     /// Slots by queue number, for what the reader brings.
@@ -168,6 +178,8 @@ pub struct Engine {
     free_links: Vec<u32>,
     consumers: Slab<Consumer>,
     consumer_generation: u32,
+    /// Consumers of queues that were deleted: ended some at a time.
+    orphans: VecDeque<ConsumerKey>,
     sessions: Slab<DurableSession>,
     session_ids: HashMap<Name, u32>,
     /// Sessions whose opening waits for the log: ticket, session, link.
@@ -176,7 +188,8 @@ pub struct Engine {
     confirms: Confirms,
     /// Who waits for which batch: for its confirms, or for an answer that is held.
     waiting: VecDeque<(u64, Link, ChannelNumber)>,
-    /// Who waits for which batch to be written, and for no more: for confirms of queues of [`Durability::Os`].
+    /// Who waits for which batch to be written, and for no more: for confirms of queues of [`Durability::Os`], for what is
+    /// fetched behind a hand-out mark.
     waiting_written: VecDeque<(u64, Link, ChannelNumber)>,
     /// Queues that wait for a hand-out mark in that batch.
     waiting_marks: Vec<(u64, QueueRef)>,
@@ -184,6 +197,7 @@ pub struct Engine {
     acks_dirty: Vec<u32>,
     acks_due: Option<Time>,
     memory: Memory,
+    holding: Holding,
     timers: Timers,
     /// What the node reported.
     node_pressure: Option<Pressure>,
@@ -191,6 +205,8 @@ pub struct Engine {
     pressure: Option<Pressure>,
     shutting_down: bool,
     counters: Counters,
+    /// Of the wills that were not logged, those that a line says so of.
+    wills_told: u64,
 }
 
 struct Slot {
@@ -213,6 +229,7 @@ impl Engine {
             now: Now::default(),
             retained: Retained::default(),
             queues: Slab::new(),
+            dying: Vec::new(),
             dead_letters: VecDeque::new(),
             queue_slots: HashMap::new(),
             touched: Vec::new(),
@@ -221,6 +238,7 @@ impl Engine {
             free_links: Vec::new(),
             consumers: Slab::new(),
             consumer_generation: 0,
+            orphans: VecDeque::new(),
             sessions: Slab::new(),
             session_ids: HashMap::new(),
             opening: Vec::new(),
@@ -231,11 +249,13 @@ impl Engine {
             acks_dirty: Vec::new(),
             acks_due: None,
             memory: Memory::default(),
+            holding: Holding::default(),
             timers: Timers::default(),
             node_pressure: None,
             pressure: None,
             shutting_down: false,
             counters: Counters::default(),
+            wills_told: 0,
         };
         // What MQTT clients look at to see what they talk to; never in the log.
         let envelope = Envelope {
@@ -372,8 +392,9 @@ impl Engine {
             Command::Qos { channel, count, global } => self.qos(link, channel, count, global),
             Command::Echo { channel, token } => self.answer(link, channel, Event::Echo { channel, token }, None),
             Command::Recover { channel, reply } => {
-                let units = self.recover_channel(link, channel, reply, wakes);
-                budget.spend(units);
+                if self.recover_channel(link, channel, reply, budget, wakes).is_err() {
+                    return Err(command);
+                }
             }
             Command::Cancel {
                 channel,
@@ -565,9 +586,10 @@ impl Engine {
 
     /// Lets go on what only waited for its batch to be written.
     fn release_written(&mut self, wakes: &mut Wakes) {
-        let written = self.staging.written_ticket();
+        let (log, written) = (self.staging.log(), self.staging.written_ticket());
         while let Some((_, link, channel)) = self.waiting_written.pop_front_if(|(t, ..)| *t <= written) {
             if let Some(l) = link_at(&mut self.links, link) {
+                l.release_held(channel, log);
                 if !l.confirm_dirty.contains(&channel) {
                     l.confirm_dirty.push(channel);
                 }
@@ -590,13 +612,13 @@ impl Engine {
             return;
         }
         self.release_written(wakes);
-        let durable = self.staging.durable_ticket();
+        let (log, durable) = (self.staging.log(), self.staging.durable_ticket());
         while let Some(&(t, link, channel)) = self.waiting.front()
             && t <= durable
         {
             self.waiting.pop_front();
             if let Some(l) = link_at(&mut self.links, link) {
-                l.release_held(channel, durable);
+                l.release_held(channel, log);
                 if !l.confirm_dirty.contains(&channel) {
                     l.confirm_dirty.push(channel);
                 }
@@ -613,8 +635,27 @@ impl Engine {
 
     /// The node reports pressure from outside the engine (free disk, commits behind), or its end.
     pub fn set_pressure(&mut self, pressure: Option<Pressure>, wakes: &mut Wakes) {
+        let was_short = self.is_disk_short();
         self.node_pressure = pressure;
+        if was_short && !self.is_disk_short() {
+            self.resume_dying();
+            let wills = self.counters.wills_not_logged - self.wills_told;
+            if wills > 0 {
+                self.wills_told += wills;
+                tracing::warn!(vhost = %self.settings.vhost, wills, "wills were not logged while the disk was full");
+            }
+        }
+        self.dispatch_touched(wakes);
         self.relieve_memory(wakes);
+    }
+
+    /// Whether publishers wait for free disk, or are refused for want of it.
+    fn is_disk_short(&self) -> bool {
+        matches!(self.node_pressure, Some(Pressure::Disk | Pressure::Full))
+    }
+    /// Whether what is left of the disk is kept for settles: nothing else is to be logged.
+    fn is_full(&self) -> bool {
+        self.node_pressure == Some(Pressure::Full)
     }
 
     /// Ends all links with `CloseReason::Shutdown`. Their `Detach` follows from the drivers.
@@ -661,21 +702,30 @@ impl Engine {
 
     /// Queues an answer for the link; with `gate`, until that batch is durable.
     fn answer(&mut self, link: Link, channel: ChannelNumber, event: Event, gate: Option<u64>) {
+        let gate = gate.map_or(Gate::Open, Gate::Durable);
         self.push_out(link, channel, Out::Event(event), gate);
     }
-    fn push_out(&mut self, link: Link, channel: ChannelNumber, out: Out, gate: Option<u64>) {
-        let durable = self.staging.durable_ticket();
+    fn push_out(&mut self, link: Link, channel: ChannelNumber, out: Out, gate: Gate) {
+        let log = self.staging.log();
         if let Some(l) = link_at(&mut self.links, link) {
-            l.push(channel, out, gate, durable);
-            if let Some(gate) = gate {
-                self.wait_for(gate, link, channel);
-            }
+            l.push(channel, out, gate, log);
+            self.wait_at(gate, link, channel);
+        }
+    }
+    /// Has the channel looked at when the gate opens.
+    fn wait_at(&mut self, gate: Gate, link: Link, channel: ChannelNumber) {
+        match gate {
+            Gate::Open | Gate::Never => {}
+            Gate::Written(ticket) => self.wait_for_written(ticket, link, channel),
+            Gate::Durable(ticket) => self.wait_for(ticket, link, channel),
         }
     }
     /// Has `written` look at the channel when `ticket` is reported.
     fn wait_for_written(&mut self, ticket: u64, link: Link, channel: ChannelNumber) {
-        if self.waiting_written.back() != Some(&(ticket, link, channel)) {
-            self.waiting_written.push_back((ticket, link, channel));
+        // A mark that is on its way may be in an earlier batch than what waits already.
+        let at = self.waiting_written.partition_point(|(t, ..)| *t <= ticket);
+        if at == 0 || self.waiting_written[at - 1] != (ticket, link, channel) {
+            self.waiting_written.insert(at, (ticket, link, channel));
         }
     }
     /// Has `durable` look at the channel when `ticket` is reported.

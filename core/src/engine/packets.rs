@@ -217,7 +217,7 @@ impl Engine {
                 packet_id,
             }));
             let gate = Some(self.staging.wait());
-            self.push_out(link, CHANNEL, Out::Event(Event::Deliver(delivery)), gate);
+            self.answer(link, CHANNEL, Event::Deliver(delivery), gate);
         } else {
             events.push(Event::Deliver(delivery));
         }

@@ -175,6 +175,7 @@ impl Engine {
             prefetch: 0,
             in_flight: 0,
             starved: false,
+            held_back: false,
             session: Some((session, qos)),
         };
         let key = self.add_consumer(consumer, 0);
@@ -341,6 +342,12 @@ impl Engine {
 
     fn fire_will(&mut self, will: &Will, wakes: &mut Wakes) {
         let mut envelope = *will.message.envelope();
+        if envelope.durable && self.is_full() {
+            // Durable publishes are refused now, but nobody is left to be told. It goes to whoever is there, and is lost with
+            // this process; it is not retained.
+            envelope.durable = false;
+            self.counters.wills_not_logged += 1;
+        }
         envelope.received = self.now.wall;
         envelope.deadline = will.expiry.map(|e| self.now.wall + e);
         let m = &will.message;

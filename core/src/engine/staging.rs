@@ -3,6 +3,37 @@
 use crate::message::Message;
 use crate::store::{Batch, Durability, Record, Routes, Ticket};
 
+/// What an answer waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gate {
+    /// Nothing.
+    Open,
+    /// That batch, written.
+    Written(u64),
+    /// That batch, as durable as it needs.
+    Durable(u64),
+    /// Something else than the log.
+    Never,
+}
+
+/// How far the log is: all batches up to these.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reached {
+    pub(crate) written: u64,
+    pub(crate) durable: u64,
+}
+
+impl Reached {
+    pub(crate) fn opens(self, gate: Gate) -> bool {
+        match gate {
+            Gate::Open => true,
+            Gate::Written(ticket) => ticket <= self.written,
+            Gate::Durable(ticket) => ticket <= self.durable,
+            Gate::Never => false,
+        }
+    }
+}
+
 /// The open batch. Its number is the ticket that answers and confirms wait for.
 pub(crate) struct Staging {
     /// What the node promises where no queue says otherwise.
@@ -47,6 +78,13 @@ impl Staging {
     /// All batches up to this one are written.
     pub(crate) fn written_ticket(&self) -> u64 {
         self.written
+    }
+    /// How far the log is.
+    pub(crate) fn log(&self) -> Reached {
+        Reached {
+            written: self.written,
+            durable: self.durable,
+        }
     }
     /// The batch that is reached by what waits for this much.
     pub(crate) fn reached(&self, need: Durability) -> u64 {

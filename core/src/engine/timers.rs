@@ -20,7 +20,9 @@ pub(crate) enum Timer {
     QueueExpiry(u32, u64),
     /// Retained messages may have expired.
     Retained,
-    /// What purged and deleted queues held is not all dropped yet.
+    /// Deaths that waited for room on the disk are due.
+    Dying,
+    /// What purged and deleted queues held is not all dropped yet, or not all their consumers are ended.
     Burial,
 }
 
@@ -95,7 +97,8 @@ impl Engine {
                 Timer::Head(slot, id) => self.expire_head(QueueRef { slot, id: QueueId(id) }, wakes),
                 Timer::QueueExpiry(slot, id) => self.expire_queue(QueueRef { slot, id: QueueId(id) }, wakes),
                 Timer::Retained => self.expire_retained(),
-                Timer::Burial => {}
+                Timer::Burial => self.end_orphans(&mut budget, wakes),
+                Timer::Dying => self.end_dying(&mut budget, wakes),
             }
             budget.spend(TIMER_WORK);
         }

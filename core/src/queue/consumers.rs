@@ -26,6 +26,8 @@ pub(crate) struct Consumer {
     pub(crate) in_flight: u32,
     /// Passed over for lack of room in its link, and on the link's list of such.
     pub(crate) starved: bool,
+    /// Offered nothing until somebody settles, and on its link's list of such.
+    pub(crate) held_back: bool,
     /// The MQTT session behind it, and the QoS it granted.
     pub(crate) session: Option<(u32, u8)>,
 }
@@ -54,8 +56,11 @@ impl Consumers {
         self.ever = true;
     }
     pub(crate) fn remove(&mut self, key: ConsumerKey) {
-        self.list.retain(|(_, k)| *k != key);
-        self.turn = 0;
+        // Who goes as one of many mostly goes latest first: see `Engine::close_channel`.
+        if let Some(at) = self.list.iter().rposition(|(_, k)| *k == key) {
+            self.list.remove(at);
+            self.turn = 0;
+        }
     }
     pub(crate) fn iter(&self) -> impl Iterator<Item = ConsumerKey> + '_ {
         self.list.iter().map(|(_, k)| *k)

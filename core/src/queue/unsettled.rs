@@ -1,8 +1,12 @@
 //! What the consumers of one channel hold: numbered deliveries, settled in any order.
+//!
+//! Numbers mostly grow by one, and whoever never settles holds millions: 32 bytes each, in chunks, so that neither a list of
+//! all is ever copied nor one delivery that stays behind keeps the places of all that followed it.
 
 use super::consumers::ConsumerKey;
-use super::entry::Entry;
+use super::entry::{Body, Entry, EntryFlags};
 use crate::store::QueueId;
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 
 /// A queue by slot, with the number that tells whether the slot still holds the same queue.
@@ -21,73 +25,280 @@ pub(crate) struct Held {
     pub(crate) entry: Entry,
 }
 
-/// The unsettled deliveries of a channel. Numbers mostly grow by one, so a number's place is at or near its distance from
-/// the front.
-#[derive(Default)]
-pub(crate) struct Unsettled {
-    /// By number, ascending; `None`: settled already.
-    held: VecDeque<(u64, Option<Held>)>,
-    /// How many are `Some`. At least a quarter, if there are many: one that is never settled costs no more than itself.
-    count: usize,
+impl Held {
+    /// Bytes of memory it takes while it is held.
+    pub(crate) fn cost(&self) -> usize {
+        cost(&self.entry.body)
+    }
 }
 
+/// A delivery where it is held.
+pub(crate) struct HeldMut<'a> {
+    pub(crate) queue: QueueRef,
+    pub(crate) seq: u64,
+    pub(crate) priority: u8,
+    pub(crate) flags: &'a mut EntryFlags,
+    pub(crate) body: &'a mut Body,
+}
+
+/// What became of a held body that might leave memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shed {
+    /// It is not in memory, or has to stay there.
+    Done,
+    /// It is on its way to the log: it and those behind it are looked at again.
+    OnItsWay,
+    /// It and what follows are for another time.
+    Stop,
+}
+
+/// The unsettled deliveries of a channel.
+#[derive(Default)]
+pub(crate) struct Unsettled {
+    /// By number, ascending. The first place of the first chunk is not settled.
+    chunks: VecDeque<Chunk>,
+    /// How many are held.
+    count: usize,
+    /// Below it no body is in memory that could leave.
+    shed_below: u64,
+}
+
+/// Neighbouring deliveries.
+#[derive(Default)]
+struct Chunk {
+    /// Numbers are kept as distances from this one.
+    base: u64,
+    /// Whose they are: queue and consumer.
+    sources: SmallVec<[(QueueRef, Option<ConsumerKey>); 1]>,
+    /// By number, ascending.
+    places: VecDeque<Place>,
+    /// How many of them are held: at least a quarter, if there are many.
+    held: usize,
+}
+
+struct Place {
+    /// From the chunk's base.
+    distance: u32,
+    /// Index of its source.
+    source: u8,
+    flags: EntryFlags,
+    priority: u8,
+    seq: u64,
+    /// `None`: settled already.
+    body: Option<Body>,
+}
+
+/// Bytes of a held delivery beside its body.
+pub(crate) const PLACE_BYTES: usize = size_of::<Place>();
+const _: () = assert!(PLACE_BYTES == 32);
+
+/// Places of a chunk.
+const CHUNK: usize = 256;
+/// Sources of a chunk: as many as an octet tells apart.
+const SOURCES: usize = 256;
 /// Places up to which the share of settled ones does not matter.
 const SPARSE_MIN: usize = 64;
+
+/// Bytes of memory a delivery takes while it is held.
+pub(crate) fn cost(body: &Body) -> usize {
+    match body {
+        Body::Memory(message) => PLACE_BYTES + message.memory(),
+        Body::Disk { .. } => PLACE_BYTES,
+    }
+}
 
 impl Unsettled {
     /// Adds the delivery `number`, which is higher than all before.
     pub(crate) fn push(&mut self, number: u64, held: Held) {
-        debug_assert!(self.held.back().is_none_or(|(n, _)| *n < number));
-        self.held.push_back((number, Some(held)));
-        self.count += 1;
+        let source = (held.queue, held.consumer);
+        let found = self.chunks.back_mut().and_then(|chunk| chunk.place(number, source));
+        let (distance, source) = found.unwrap_or_else(|| {
+            self.chunks.push_back(Chunk {
+                base: number,
+                sources: SmallVec::from_iter([source]),
+                ..Chunk::default()
+            });
+            (0, 0)
+        });
+        debug_assert!(held.entry.subscription_ids.is_none(), "only sessions' queues know them");
+        let Entry {
+            seq,
+            body,
+            flags,
+            priority,
+            ..
+        } = held.entry;
+        if let Some(chunk) = self.chunks.back_mut() {
+            debug_assert!(chunk.places.back().is_none_or(|p| p.distance < distance));
+            chunk.places.push_back(Place {
+                distance,
+                source,
+                flags,
+                priority,
+                seq,
+                body: Some(body),
+            });
+            chunk.held += 1;
+            self.count += 1;
+        }
     }
     pub(crate) fn contains(&self, number: u64) -> bool {
-        self.find(number).is_some_and(|i| self.held[i].1.is_some())
+        self.find(number)
+            .is_some_and(|(chunk, at)| self.chunks[chunk].places[at].body.is_some())
     }
     /// Removes one.
     pub(crate) fn remove(&mut self, number: u64) -> Option<Held> {
-        let i = self.find(number)?;
-        let held = self.held[i].1.take()?;
+        let (chunk, at) = self.find(number)?;
+        let held = self.chunks[chunk].take(at)?;
         self.count -= 1;
-        self.trim();
+        self.trim(chunk);
         Some(held)
     }
     /// Removes the oldest if its number is at most `upto`.
     pub(crate) fn pop_upto(&mut self, upto: u64) -> Option<Held> {
-        if self.held.front()?.0 > upto {
+        if !self.reaches(upto) {
             return None;
         }
-        let (_, held) = self.held.pop_front()?;
-        self.count -= usize::from(held.is_some());
-        self.trim();
-        held
+        let held = self.chunks.front_mut()?.take(0)?;
+        self.count -= 1;
+        self.trim(0);
+        Some(held)
     }
     /// Whether there is one whose number is at most `upto`.
     pub(crate) fn reaches(&self, upto: u64) -> bool {
-        self.held.front().is_some_and(|(number, _)| *number <= upto)
+        self.first().is_some_and(|number| number <= upto)
     }
-    /// All of them, oldest first.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Held> {
-        self.held.iter().filter_map(|(_, held)| held.as_ref())
+    /// All of them, oldest first: queue, consumer, sequence, body.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (QueueRef, Option<ConsumerKey>, u64, &Body)> {
+        self.chunks.iter().flat_map(|chunk| {
+            chunk.places.iter().filter_map(|place| {
+                let (queue, consumer) = chunk.sources[usize::from(place.source)];
+                Some((queue, consumer, place.seq, place.body.as_ref()?))
+            })
+        })
     }
-    fn find(&self, number: u64) -> Option<usize> {
-        let first = self.held.front()?.0;
-        let distance = usize::try_from(number.checked_sub(first)?).ok()?;
-        if self.held.get(distance).is_some_and(|(n, _)| *n == number) {
-            return Some(distance);
+    /// Shows `shed` what is held, oldest first, from where it stopped the last time, for as many `steps` as are left. Returns
+    /// whether it has seen all and has not to come again.
+    pub(crate) fn shed(&mut self, steps: &mut usize, mut shed: impl FnMut(HeldMut<'_>) -> Shed) -> bool {
+        let mut all_done = true;
+        let first = self
+            .chunks
+            .partition_point(|c| c.base <= self.shed_below)
+            .saturating_sub(1);
+        for chunk in self.chunks.range_mut(first..) {
+            let from = chunk
+                .places
+                .partition_point(|p| chunk.base + u64::from(p.distance) < self.shed_below);
+            for place in chunk.places.range_mut(from..) {
+                let Some(body) = &mut place.body else { continue };
+                if *steps == 0 {
+                    return false;
+                }
+                *steps -= 1;
+                let verdict = shed(HeldMut {
+                    queue: chunk.sources[usize::from(place.source)].0,
+                    seq: place.seq,
+                    priority: place.priority,
+                    flags: &mut place.flags,
+                    body,
+                });
+                match verdict {
+                    Shed::Done if all_done => self.shed_below = chunk.base + u64::from(place.distance) + 1,
+                    Shed::Done => {}
+                    Shed::OnItsWay => all_done = false,
+                    Shed::Stop => return false,
+                }
+            }
         }
-        self.held.binary_search_by_key(&number, |(n, _)| *n).ok()
+        all_done
     }
-    /// Sees to it that the first is not settled.
-    fn trim(&mut self) {
-        while let Some((_, None)) = self.held.front() {
-            self.held.pop_front();
+    fn first(&self) -> Option<u64> {
+        let chunk = self.chunks.front()?;
+        Some(chunk.base + u64::from(chunk.places.front()?.distance))
+    }
+    fn find(&self, number: u64) -> Option<(usize, usize)> {
+        let chunk = self.chunks.partition_point(|c| c.base <= number).checked_sub(1)?;
+        let found = &self.chunks[chunk];
+        let distance = u32::try_from(number - found.base).ok()?;
+        let first = found.places.front()?.distance;
+        let at = usize::try_from(distance.checked_sub(first)?).ok()?;
+        if found.places.get(at).is_some_and(|p| p.distance == distance) {
+            return Some((chunk, at));
         }
-        if self.held.len() > SPARSE_MIN && self.count * 4 < self.held.len() {
-            self.held.retain(|(_, held)| held.is_some());
+        let at = found.places.binary_search_by_key(&distance, |p| p.distance).ok()?;
+        Some((chunk, at))
+    }
+    /// Lets go of what a settled place has left behind.
+    fn trim(&mut self, at: usize) {
+        if let Some(chunk) = self.chunks.get_mut(at)
+            && chunk.held > 0
+        {
+            return chunk.trim(at == 0);
         }
-        if self.held.is_empty() && self.held.capacity() > 1024 {
-            self.held = VecDeque::new();
+        if self.chunks.len() > 1 {
+            self.chunks.remove(at);
+            if let Some(chunk) = self.chunks.front_mut() {
+                chunk.trim(true);
+            }
+        } else if let Some(chunk) = self.chunks.front_mut() {
+            // It is used again, in most channels at once.
+            chunk.places.clear();
+            chunk.sources.clear();
+        }
+    }
+}
+
+impl Chunk {
+    /// Distance and source of a number that comes here next, if it can.
+    fn place(&mut self, number: u64, source: (QueueRef, Option<ConsumerKey>)) -> Option<(u32, u8)> {
+        if self.places.is_empty() {
+            self.base = number;
+        }
+        let distance = u32::try_from(number - self.base).ok()?;
+        if self.places.len() >= CHUNK {
+            return None;
+        }
+        // Mostly it is the one of the delivery before.
+        if let Some(last) = self.places.back()
+            && self.sources[usize::from(last.source)] == source
+        {
+            return Some((distance, last.source));
+        }
+        let known = self.sources.iter().position(|s| *s == source);
+        let at = known.unwrap_or(self.sources.len());
+        if at >= SOURCES {
+            return None;
+        }
+        if known.is_none() {
+            self.sources.push(source);
+        }
+        Some((distance, u8::try_from(at).ok()?))
+    }
+    fn take(&mut self, at: usize) -> Option<Held> {
+        let place = self.places.get_mut(at)?;
+        let body = place.body.take()?;
+        let (queue, consumer) = self.sources[usize::from(place.source)];
+        self.held -= 1;
+        Some(Held {
+            queue,
+            consumer,
+            entry: Entry {
+                seq: place.seq,
+                body,
+                flags: place.flags,
+                priority: place.priority,
+                subscription_ids: None,
+            },
+        })
+    }
+    /// Drops settled places: those in front of the first held one, if that is to be in front, and all if they are many.
+    fn trim(&mut self, is_first: bool) {
+        while is_first && self.places.front().is_some_and(|p| p.body.is_none()) {
+            self.places.pop_front();
+        }
+        if self.places.len() > SPARSE_MIN && self.held * 4 < self.places.len() {
+            self.places.retain(|p| p.body.is_some());
+            self.places.shrink_to_fit();
         }
     }
 }
@@ -96,7 +307,6 @@ impl Unsettled {
 mod tests {
     use super::*;
     use crate::message::Position;
-    use crate::queue::entry::{Body, EntryFlags};
 
     fn held(seq: u64) -> Held {
         let body = Body::Disk {
@@ -144,7 +354,93 @@ mod tests {
             u.push(n, held(n));
             assert!(u.remove(n).is_some());
         }
-        assert!(u.held.len() <= SPARSE_MIN + 1);
+        assert_eq!(u.chunks.len(), 1);
+        assert!(u.chunks[0].places.len() <= SPARSE_MIN + 1);
         assert!(u.contains(1) && !u.contains(2));
+    }
+
+    /// Any order of deliveries and settles, from several consumers, with gaps, against a plain map.
+    #[test]
+    fn whatever_is_settled_in_whatever_order_is_found_once() {
+        for seed in 0..50 {
+            let mut rng = crate::testing::disk::Rng::new(seed);
+            let mut u = Unsettled::default();
+            let mut expected = std::collections::BTreeMap::new();
+            let mut number = 0;
+            let steps = 200 + rng.below(2_000);
+            for step in 0..steps {
+                let known: Vec<u64> = expected.keys().copied().collect();
+                // Some channels only grow at first, some are often empty.
+                let grows = (seed % 3 == 0 && step < steps / 2) || rng.below(if seed % 3 == 1 { 2 } else { 8 }) == 0;
+                match rng.below(8) {
+                    0 if !known.is_empty() => {
+                        let upto = known[rng.below(known.len() as u64) as usize];
+                        if rng.below(8) == 0 {
+                            while let Some(held) = u.pop_upto(upto) {
+                                assert_eq!(expected.pop_first().map(|(n, _)| n), Some(held.entry.seq));
+                            }
+                            assert!(!u.reaches(upto));
+                        }
+                    }
+                    1..=3 if !known.is_empty() && !grows => {
+                        let number = known[rng.below(known.len() as u64) as usize];
+                        assert!(u.contains(number));
+                        let held = u.remove(number).unwrap();
+                        assert_eq!(
+                            (held.entry.seq, Some(held.queue.slot)),
+                            (number, expected.remove(&number))
+                        );
+                        assert!(!u.contains(number) && u.remove(number).is_none());
+                    }
+                    _ => {
+                        number += match rng.below(100) {
+                            0 => 1 << 33,
+                            1..=5 => 1 + rng.below(300),
+                            _ => 1,
+                        };
+                        let slot = rng.below(if seed % 5 == 0 { 400 } else { 3 }) as u32;
+                        let mut held = held(number);
+                        held.queue.slot = slot;
+                        u.push(number, held);
+                        expected.insert(number, slot);
+                    }
+                }
+                assert_eq!(u.count, expected.len());
+            }
+            let found: Vec<(u64, u32)> = u.iter().map(|(queue, _, seq, _)| (seq, queue.slot)).collect();
+            assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "seed {seed}");
+            let places: usize = u.chunks.iter().map(|c| c.places.len()).sum();
+            assert!(places <= 4 * u.count + u.chunks.len() * SPARSE_MIN, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn bodies_are_shown_in_order_from_where_it_stopped() {
+        let mut u = Unsettled::default();
+        for n in 1..=1_000 {
+            u.push(n, held(n));
+        }
+        let mut seen = Vec::new();
+        let mut see = |u: &mut Unsettled, mut steps: usize, on_its_way: u64, stop: u64| {
+            seen.clear();
+            let all = u.shed(&mut steps, |held| {
+                if held.seq == stop {
+                    return Shed::Stop;
+                }
+                seen.push(held.seq);
+                if held.seq == on_its_way {
+                    Shed::OnItsWay
+                } else {
+                    Shed::Done
+                }
+            });
+            (all, seen.first().copied(), seen.last().copied())
+        };
+        assert_eq!(see(&mut u, 300, 0, 0), (false, Some(1), Some(300)));
+        assert!(u.remove(301).is_some());
+        assert_eq!(see(&mut u, 1_000, 0, 400), (false, Some(302), Some(399)));
+        assert_eq!(see(&mut u, 1_000, 500, 0), (false, Some(400), Some(1_000)));
+        assert_eq!(see(&mut u, 1_000, 0, 0), (true, Some(500), Some(1_000)));
+        assert_eq!(see(&mut u, 1_000, 0, 0), (true, None, None));
     }
 }

@@ -313,3 +313,38 @@ fn what_is_written_does_not_hold_publishers_until_the_interval() {
     w.advance(ms(1_000));
     assert_eq!(now(&mut w, c), ["confirmed 40"]);
 }
+
+/// `basic.get` waited with the answers that wait for the interval's sync, though its mark is only to be written.
+#[test]
+fn what_is_fetched_waits_for_its_mark_to_be_written_and_for_no_sync() {
+    for mode in [Durability::Interval, Durability::Always] {
+        let mut w = world(Durability::Always, false);
+        let (c, other) = (w.connect("test"), w.connect("test"));
+        run(&mut w, c, [queue("q", Some(mode)), queue("r", None)]);
+        w.send(c, (0..3).map(|n| put("q", &n.to_string())).collect());
+        settle_down(&mut w, c);
+        let syncs = w.disk().syncs();
+        // In the same batch, and before it, something waits for the interval.
+        w.send(other, vec![put_transient("r", "x")]);
+        if mode == Durability::Interval {
+            w.send(other, vec![put("q", "3")]);
+        }
+        w.send(c, vec![get("q"), get("q"), echo(1), get_no_ack("q")]);
+        assert!(now(&mut w, c).is_empty(), "the mark is not written");
+        assert!(w.commit());
+        w.report();
+        let left = if mode == Durability::Interval { 3 } else { 2 };
+        let expected = [
+            format!("got #1 0 left {left}"),
+            format!("got #2 1 left {}", left - 1),
+            "echo 1".into(),
+            format!("got #3 2 left {}", left - 2),
+        ];
+        assert_eq!(now(&mut w, c), expected, "{mode:?}");
+        assert_eq!(w.disk().syncs(), syncs, "a mark forces no sync");
+        // After a crash they may have been seen, and the settle is not known yet.
+        w.crash(Crash::Process);
+        let c = w.connect("test");
+        assert_eq!(run(&mut w, c, [get("q")]), [format!("got #1 0 again left {left}")]);
+    }
+}

@@ -1,11 +1,14 @@
 //! A disk that fills up: publishers wait, then are refused in time; consumers always flow; what they settle makes room.
 
 use crate::support::*;
-use gatepost_core::command::{Command, PublishFlags};
+use gatepost_core::command::{Command, Outcome, PublishFlags, Will};
 use gatepost_core::event::Pressure;
+use gatepost_core::message::{Envelope, Message};
+use gatepost_core::properties::Value;
 use gatepost_core::store::StoreSettings;
 use gatepost_core::testing::disk::Crash;
 use gatepost_core::testing::world::{Client, Settings, World};
+use gatepost_core::time::Wall;
 
 const KIB: usize = 1 << 10;
 const SEGMENT: u64 = 64 << 10;
@@ -225,6 +228,174 @@ fn a_full_disk_refuses_drains_and_recovers_by_itself() {
         // A hand-out mark reaches ahead, so it may be said to come again.
         assert_eq!(run(&mut w, c, [get("d")])[0].replace(" again", ""), "got #1 0 left 0");
     }
+}
+
+/// Every dead letter is a message of its own in the log: who rejected all he got had the log fail for want of room, and the
+/// process end, and again after each start.
+#[test]
+fn what_dies_on_a_full_disk_waits_for_room_and_the_gateway_lives() {
+    let mut w = small(1);
+    w.disk().set_capacity(Some(20 * SEGMENT));
+    let c = w.connect("test");
+    let dying = declare("d", |d| {
+        d.arguments.push("x-dead-letter-exchange", Value::text(""));
+        d.arguments.push("x-dead-letter-routing-key", Value::text("dead"));
+    });
+    run(&mut w, c, [dying, durable("dead")]);
+    let confirmed = fill(&mut w, c, 0);
+    let consumer = w.connect("test");
+    // All of the first half are rejected, of a prefetch of 50; what follows comes all the same, and is accepted.
+    let mut heard = run(&mut w, consumer, [consume_with("d", 1, |c| c.prefetch = Some(50))]);
+    let mut number = 0;
+    let mut rejected_when_full = 0;
+    loop {
+        let mut verdicts = Vec::new();
+        for line in heard.iter().filter(|line| line.starts_with("deliver")) {
+            let body: usize = line.split(' ').nth(3).and_then(|n| n.parse().ok()).expect("a body");
+            number += 1;
+            assert_eq!(body as u64 + 1, number, "{line}");
+            let outcome = if body < confirmed / 2 {
+                Outcome::Reject
+            } else {
+                Outcome::Accept
+            };
+            verdicts.push(settle(number, false, outcome));
+        }
+        if verdicts.is_empty() {
+            break;
+        }
+        heard = run(&mut w, consumer, verdicts);
+        w.advance(ms(100));
+        if look(&mut w) == Some(Pressure::Full) {
+            rejected_when_full = number.min(confirmed as u64 / 2);
+        }
+        assert!(w.is_running(), "after {number} of {confirmed}");
+    }
+    assert_eq!(number, confirmed as u64);
+    assert!(rejected_when_full > 0);
+    for _ in 0..1_200 {
+        w.advance(ms(50));
+        w.catch_up();
+        look(&mut w);
+    }
+    assert!(w.is_running());
+    let dead = w.connect("test");
+    w.send(dead, vec![consume_with("dead", 1, |c| c.no_ack = true)]);
+    let dead: Vec<usize> = hear(&mut w, dead)
+        .iter()
+        .filter_map(|line| line.strip_prefix("deliver c1 #")?.split(' ').nth(1)?.parse().ok())
+        .collect();
+    assert_counted(&dead, confirmed / 2);
+}
+
+#[test]
+fn what_was_rejected_on_a_full_disk_comes_back_if_its_channel_goes() {
+    let mut w = World::new(8);
+    let (c, other) = (w.connect("test"), w.connect("test"));
+    let dying = declare("d", |d| {
+        d.arguments.push("x-dead-letter-exchange", Value::text(""));
+        d.arguments.push("x-dead-letter-routing-key", Value::text("dead"));
+    });
+    run(&mut w, c, [dying, durable("dead")]);
+    run(&mut w, c, (0..4).map(|n| put("d", &n.to_string())).collect::<Vec<_>>());
+    full(&mut w, true);
+    run(&mut w, c, [consume_with("d", 1, |c| c.prefetch = Some(2))]);
+    // Its prefetch is free again.
+    let heard = run(&mut w, c, [reject(1), reject(2)]);
+    assert_eq!(heard, ["deliver c1 #3 2", "deliver c1 #4 3"]);
+    assert!(run(&mut w, c, [reject(1)])[0].starts_with("failed"), "it was settled");
+    run(&mut w, c, [ack(3), close_channel()]);
+    let heard = run(&mut w, other, [get("d"), get("d"), get("d"), get("d")]);
+    assert_eq!(
+        heard,
+        [
+            "got #1 0 again left 2",
+            "got #2 1 again left 1",
+            "got #3 3 again left 0",
+            "empty"
+        ]
+    );
+    run(&mut w, other, [reject(1), ack(2)]);
+    assert_eq!(run(&mut w, other, [get("dead")]), ["empty"]);
+    full(&mut w, false);
+    w.advance(ms(50));
+    let heard = run(&mut w, other, [get("dead"), get("d")]);
+    assert_eq!(heard, ["got #4 0 left 0", "empty"]);
+    run(&mut w, other, [ack(3), ack(4)]);
+    for client in [c, other] {
+        w.drop_client(client);
+    }
+    w.assert_idle();
+}
+
+#[test]
+fn what_expires_on_a_full_disk_waits_in_its_queue_and_is_delivered_to_nobody() {
+    let mut w = World::new(9);
+    let c = w.connect("test");
+    let dying = declare("d", |d| {
+        d.arguments.push("x-dead-letter-exchange", Value::text(""));
+        d.arguments.push("x-dead-letter-routing-key", Value::text("dead"));
+    });
+    let put = |body: &str| {
+        let envelope = Envelope {
+            durable: true,
+            // A world begins in November 2023.
+            deadline: Some(Wall(1_700_000_010_000)),
+            ..Envelope::default()
+        };
+        publish(
+            PublishFlags::CONFIRM,
+            Message::new(envelope, "", "d", &[], body.as_bytes()),
+        )
+    };
+    run(&mut w, c, [dying, durable("dead"), put("1"), put("2")]);
+    full(&mut w, true);
+    w.advance(ms(20_000));
+    assert_eq!(run(&mut w, c, [get("dead"), get("d")])[1..], ["empty", "empty"]);
+    assert_eq!(run(&mut w, c, [consume("d", 1)]), ["consuming c1"]);
+    full(&mut w, false);
+    let heard = run(&mut w, c, [get("dead"), get("dead")]);
+    assert_eq!(heard.last().map(String::as_str), Some("got #2 2 left 0"), "{heard:?}");
+}
+
+/// Durable publishes are refused on a full disk, and wills went past that into what is kept for settles.
+#[test]
+fn a_will_on_a_full_disk_goes_to_who_is_there_and_not_to_the_log() {
+    let mut w = World::new(10);
+    let (near, sensor) = (w.connect("mqtt"), w.connect("mqtt"));
+    run(&mut w, near, [kept("near"), subscribe(vec![filter("w/#", 1)])]);
+    run(&mut w, near, [retain("w/old", "kept")]);
+    let will = |topic: &str, delay: u64| Will {
+        message: topic_message(topic, "gone", |e| e.retain = true),
+        delay: ms(delay),
+        expiry: None,
+    };
+    run(&mut w, sensor, [session("sensor", |s| s.will = Some(will("w/old", 0)))]);
+    let delayed = w.connect("mqtt");
+    run(
+        &mut w,
+        delayed,
+        [session("delayed", |s| s.will = Some(will("w/late", 1_000)))],
+    );
+    full(&mut w, true);
+    w.drop_client(sensor);
+    w.drop_client(delayed);
+    w.advance(ms(2_000));
+    let heard = hear(&mut w, near);
+    let wills: Vec<_> = heard.iter().filter(|line| line.ends_with("gone")).collect();
+    assert_eq!(wills, ["publish q1 #2 w/old gone", "publish q1 #3 w/late gone"]);
+    assert_eq!(w.counters().wills_not_logged, 2);
+    full(&mut w, false);
+    w.crash(Crash::Power);
+    let near = w.connect("mqtt");
+    let heard = run(
+        &mut w,
+        near,
+        [kept("near"), puback(1), subscribe(vec![filter("w/#", 1)])],
+    );
+    let messages: Vec<_> = heard.iter().filter(|line| line.starts_with("publish")).collect();
+    assert!(messages.iter().all(|line| line.contains("w/old kept")), "{heard:?}");
+    assert_eq!(w.counters().wills_not_logged, 0);
 }
 
 #[test]

@@ -174,6 +174,88 @@ fn what_a_channel_holds_goes_back_in_order_over_many_holds() {
     assert_counted(&numbers, MANY);
 }
 
+#[test]
+fn a_recover_of_many_takes_many_holds_and_gives_back_each_once() {
+    let mut w = World::new(1);
+    let (a, b) = (w.connect("amqp"), w.connect("amqp"));
+    run(&mut w, a, [transient("q"), consume("q", 2)]);
+    let puts: Vec<_> = (0..MANY).map(|n| put_transient("q", &n.to_string())).collect();
+    run(&mut w, b, puts);
+    assert_eq!(hear(&mut w, a).len(), MANY);
+    let mut recovering = vec![
+        Command::Recover {
+            channel: CH,
+            reply: true,
+        },
+        echo(1),
+    ];
+    assert!(w.hold(a, &mut recovering));
+    // What is given back goes to others, or stays until all is back: it does not come again to be given back again.
+    assert!(now(&mut w, a).is_empty());
+    let other = run(&mut w, b, [get_no_ack("q"), get_no_ack("q")]);
+    assert!(other[0].starts_with("got #1 0 again"), "{other:?}");
+    assert!(other[1].starts_with("got #2 1 again"), "{other:?}");
+    assert!(holds(&mut w, a, recovering) > 2);
+    let heard = hear(&mut w, a);
+    assert_eq!(heard[..2], ["done Recover", "echo 1"]);
+    let again: Vec<usize> = heard.iter().filter_map(|line| redelivered(line)).collect();
+    assert_eq!(again, (2..MANY).collect::<Vec<_>>());
+    // The numbers of before mean nothing any more.
+    assert!(run(&mut w, a, [ack(1)])[0].starts_with("failed Settle"));
+}
+
+#[test]
+fn a_queue_with_many_consumers_is_deleted_at_once_and_they_end_in_many_holds() {
+    for with_session_between in [false, true] {
+        let mut w = World::new(1);
+        let (one, p) = (w.connect("amqp"), w.connect("amqp"));
+        w.set_audits(false);
+        let mut commands = vec![durable("q")];
+        commands.extend((1..=MANY as u32).map(|n| consume_with("q", n, |c| c.reply = false)));
+        run(&mut w, one, commands);
+        run(&mut w, p, (0..10).map(|n| put("q", &n.to_string())).collect::<Vec<_>>());
+        // Some have something reserved, which goes with the queue; a delivery that was taken is settled as ever.
+        let first = now(&mut w, one);
+        assert!(!first.is_empty());
+        run(&mut w, p, [put("q", "reserved")]);
+        w.send(p, vec![delete("q")]);
+        let early = now(&mut w, one).iter().filter(|line| line.starts_with("gone")).count();
+        assert!((1..MANY).contains(&early), "{early} in the first hold");
+        if with_session_between {
+            // Cancelled, closed, declared again and consumed, while the rest waits for its end.
+            let heard = run(
+                &mut w,
+                one,
+                [cancel(MANY as u32), ack(1), durable("q"), consume("q", 1_000_000)],
+            );
+            assert!(heard.contains(&format!("done Cancel c{MANY}")), "{heard:?}");
+            assert!(heard.contains(&"consuming c1000000".into()), "{heard:?}");
+        }
+        let mut gone = early;
+        let mut turns = 0;
+        while w.counters().consumers > u64::from(with_session_between) {
+            w.advance(ms(1));
+            gone += hear(&mut w, one).iter().filter(|line| line.starts_with("gone")).count();
+            turns += 1;
+        }
+        assert!(turns > 0);
+        gone += hear(&mut w, one).iter().filter(|line| line.starts_with("gone")).count();
+        w.set_audits(true);
+        assert_eq!(gone, MANY - usize::from(with_session_between));
+        if with_session_between {
+            run(&mut w, p, [put("q", "new")]);
+            let heard = hear(&mut w, one);
+            assert!(
+                heard[0].starts_with("deliver c1000000") && heard[0].ends_with(" new"),
+                "{heard:?}"
+            );
+        }
+        w.drop_client(one);
+        w.drop_client(p);
+        w.assert_idle();
+    }
+}
+
 /// The body of a redelivery.
 fn redelivered(line: &str) -> Option<usize> {
     line.strip_prefix("deliver c2 ")?

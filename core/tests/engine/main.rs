@@ -5,6 +5,7 @@ mod consuming;
 mod definitions;
 mod durability;
 mod full;
+mod holding;
 mod holds;
 mod memory;
 mod model;

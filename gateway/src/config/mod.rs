@@ -120,6 +120,9 @@ pub struct Limits {
 pub struct Memory {
     /// What messages may fill.
     pub budget: Budget,
+    /// What deliveries that consumers do not settle may fill: 32 bytes each, and their bodies until they are in the log.
+    /// Over it, who holds much of it is offered no more until it settles.
+    pub unsettled: Budget,
     /// Publishes kept per connection while publishers have to wait; then its socket is no longer read.
     pub per_connection_buffer: Size,
 }
@@ -294,6 +297,7 @@ impl Default for Memory {
     fn default() -> Self {
         Memory {
             budget: Budget::Share(0.4),
+            unsettled: Budget::Share(0.08),
             per_connection_buffer: Size(64 << 10),
         }
     }
@@ -527,6 +531,7 @@ impl Limits {
 impl Memory {
     fn read(&mut self, s: &mut Section<'_, '_>) {
         s.read("budget", &mut self.budget);
+        s.read("unsettled", &mut self.unsettled);
         let range = Size(4 << 10)..=Size(16 << 20);
         s.within(
             "per_connection_buffer",

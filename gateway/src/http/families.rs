@@ -142,6 +142,11 @@ pub(super) const COUNTERS: &[(&str, &str, Field)] = &[
         "Messages settled before they were written.",
         |c| c.cancelled_writes,
     ),
+    (
+        "gatepost_wills_not_logged_total",
+        "Wills delivered without the log because the disk was full.",
+        |c| c.wills_not_logged,
+    ),
     ("gatepost_bodies_evicted_total", "Bodies that left memory.", |c| {
         c.bodies_evicted
     }),
@@ -156,6 +161,16 @@ pub(super) const GAUGES: &[(&str, &str, Field)] = &[
     ("rabbitmq_queue_messages_unacked", "Messages with consumers.", |c| {
         c.messages_unsettled
     }),
+    (
+        "gatepost_unsettled_bytes",
+        "Bytes of memory of deliveries that are not settled.",
+        |c| c.unsettled_bytes,
+    ),
+    (
+        "gatepost_consumers_held_back",
+        "Consumers that are offered nothing until they settle.",
+        |c| c.consumers_held_back,
+    ),
     ("rabbitmq_queues", "Queues.", |c| c.queues),
     ("rabbitmq_channels", "Channels.", |c| c.channels),
     ("gatepost_retained_messages", "Retained messages.", |c| c.retained),

@@ -56,6 +56,10 @@ pub(super) struct Transaction {
     pub(super) bytes: usize,
 }
 
+/// What a command of a transaction counts beside its payload: about what it takes in memory with an empty message. A commit
+/// is one hold of the engine's lock, so this and `held_bytes_max` bound that too: 262,144 commands, some 40 ms.
+const COMMAND_BYTES: usize = 256;
+
 impl Transaction {
     /// Adds a command with `payload` octets of message.
     pub(super) fn push(
@@ -65,7 +69,7 @@ impl Transaction {
         payload: usize,
         method: (u16, u16),
     ) -> Result<(), Error> {
-        let bytes = payload + std::mem::size_of::<Command>();
+        let bytes = payload + COMMAND_BYTES;
         self.bytes += bytes;
         self.commands.push(command);
         env.hold(bytes, method)
