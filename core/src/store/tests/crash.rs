@@ -112,7 +112,7 @@ fn a_power_cut_after_a_process_died_is_survived() {
             if let Some(at) = at {
                 script.disk.crash_after(at);
             }
-            let _ = script.open().and_then(|()| script.work(40));
+            let _ = script.open().and_then(|()| script.work(25));
             script
         };
         let whole = killed(None).disk.changes();
