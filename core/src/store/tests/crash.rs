@@ -66,14 +66,16 @@ fn nothing_confirmed_is_lost_over_many_lives() {
 /// segment as well, and what was in that one could not be read after a crash.
 #[test]
 fn a_segment_that_failed_at_the_last_moment_keeps_its_number() {
-    live_and_die(1542, 6);
+    for seed in [881, 6_807, 7_077] {
+        live_and_die(seed, 6);
+    }
 }
 
 /// A message was dead-lettered and its old queue purged in one write that was torn: the purge was found, the move was
 /// not, and the message was in neither queue.
 #[test]
 fn a_purge_behind_a_torn_move_does_not_count() {
-    for seed in [31_415, 185_186, 132_339] {
+    for seed in [4_283, 9_505] {
         live_and_die(seed, 6);
     }
 }
