@@ -328,7 +328,8 @@ def fail(binary, home, room):
         sh("umount", mount, check=False)
         if device:
             sh("losetup", "--detach", device, check=False)
-        sh("umount", backing, check=False)
+        # The device lets go of its file a moment later.
+        eventually(lambda: sh("umount", backing, check=False).returncode == 0, "an end of the device", 10)
 
 
 if __name__ == "__main__":

@@ -259,6 +259,12 @@ impl Trailer {
     }
 }
 
+/// Up to where a file is read: what is missing of its last block reads as zeros. A footer behind it makes them part of
+/// the file, and a record that a power cut took nothing but zeros from is then whole: so it is from the start.
+pub(crate) fn room<F: DiskFile>(file: &F) -> io::Result<u64> {
+    Ok(file.len()?.next_multiple_of(u64::from(BLOCK)))
+}
+
 /// The directory of a sealed segment, if its footer holds.
 pub(crate) fn read_directory<F: DiskFile>(file: &F, header: &SegmentHeader) -> Option<(Footer, Vec<u8>)> {
     let trailer = Trailer::read(file).filter(|t| t.header == *header)?;

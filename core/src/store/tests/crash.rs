@@ -5,7 +5,7 @@ use super::entries;
 use super::script::{Script, batch, message, runs, seeds, settings};
 use crate::store::disk::{Disk, DiskFile};
 use crate::store::segment::Trailer;
-use crate::store::{Durability, QueueId, Store, StoreError, check};
+use crate::store::{Durability, QueueId, Record, Store, StoreError, check};
 use crate::testing::disk::{Crash, Fault, SimDisk};
 use crate::time::Wall;
 use std::ops::Range;
@@ -231,6 +231,32 @@ fn a_footer_that_a_start_cannot_write_again_is_no_damage() {
     let whole = changes(None);
     assert!(whole > 3, "it was written again");
     (0..whole).for_each(|nth| _ = changes(Some(nth)));
+}
+
+/// A power cut took nothing but zeros from the end of a record. The start took it for torn, and made it whole by writing
+/// the footer: then there were bytes behind the end that the footer told.
+#[test]
+fn a_record_that_lost_nothing_but_zeros_is_whole_from_the_start() {
+    let disk = SimDisk::new(1);
+    let (mut store, _) = Store::open(Arc::new(disk.clone()), settings(), Wall(0)).unwrap();
+    let value = Some(vec![0; 1000].into());
+    let key = [7, 1].into();
+    store
+        .commit(&mut [batch(vec![Record::Key { key, value }], true)], at(0))
+        .unwrap();
+    drop(store);
+    let segment = "log/00000001.seg";
+    for lost in 1..900 {
+        let disk = disk.restart(Crash::Power);
+        disk.damage(segment, |bytes| bytes.truncate(bytes.len() - lost));
+        let is_clean = |disk: &SimDisk| check(disk, &mut |_| {}).is_ok_and(|report| report.is_clean());
+        assert!(is_clean(&disk), "{lost} bytes");
+        let (store, recovered) = Store::open(Arc::new(disk.clone()), settings(), Wall(0)).unwrap();
+        assert_eq!(store.stats().quarantined.load(Ordering::Relaxed), 0, "{lost} bytes");
+        assert_eq!(recovered.keys.len(), 1, "{lost} bytes");
+        drop(store);
+        assert!(is_clean(&disk), "{lost} bytes, after a start");
+    }
 }
 
 #[test]
