@@ -7,10 +7,9 @@
 full     a 64 MiB ext4 is filled by confirmed publishes until publishers are told to wait, then to the last byte by
          somebody else: publishes are refused, `kill -9` and a start lose nothing, consumers drain it with not a byte
          free, and everything goes on by itself.
-failing  an ext4 whose device loses its backing store in the middle: writes and syncs fail. The gateway ends with 74, and
-         once the device is back what was confirmed is there. Such a device may take along what it said was safe: with
-         large folios the kernel writes synced bytes again beside new ones, and loses both (seen on 6.18: the last
-         message before a footer). Then the gateway says which bytes of which file are gone, and the rest is there.
+failing  an ext4 whose device loses its backing store in the middle, ten times, a page later each time: in a batch, at the
+         end of a segment, at the begin of the next. Writes and syncs fail; the gateway ends with 74, and once the device
+         is back every message that was confirmed is there, and the directory has no damage.
 
 `cargo test` has the same on a simulated disk (`core/tests/engine/full.rs`, `core/src/store/tests`).
 """
@@ -144,12 +143,6 @@ def publish(gateway, confirmed):
 
 def drain(gateway, confirmed):
     """Consumes and settles everything: all that was confirmed is there, in order."""
-    missing = take(gateway, confirmed)
-    assert not missing, f"confirmed and not there: {missing[:20]}, {len(missing)} in all"
-
-
-def take(gateway, confirmed):
-    """Consumes and settles everything, and returns what was confirmed and is not there."""
     connection = gateway.connect()
     channel = connection.channel()
     channel.basic_qos(prefetch_count=100)
@@ -163,7 +156,8 @@ def take(gateway, confirmed):
     # What was not confirmed may be there all the same, in the end.
     there = [n for n in numbers if n < confirmed]
     assert there == sorted(set(there)), "in order, and once"
-    return sorted(set(range(confirmed)) - set(there))
+    missing = sorted(set(range(confirmed)) - set(there))
+    assert not missing, f"confirmed and not there: {missing[:20]}, {len(missing)} in all"
 
 
 def full(binary, home):
@@ -264,14 +258,31 @@ def back_tables(image):
             file.write(bytes_there)
 
 
+def attach(image):
+    """A loop device that tells the truth. The driver takes a request that was written in part for one that was written
+    (seen on 6.18: a sync succeeds, and behind the first page of what it covered there are zeros), so that none may be
+    larger than a page: it is written, or it fails."""
+    device = sh("losetup", "--find", "--show", image).stdout.strip()
+    with open(f"/sys/block/{os.path.basename(device)}/queue/max_sectors_kb", "w") as limit:
+        limit.write(str(BLOCK // 1024))
+    return device
+
+
 def failing(binary, home):
+    for pages in range(10):
+        place = os.path.join(home, str(pages))
+        os.mkdir(place)
+        fail(binary, place, 24 * MIB + pages * BLOCK)
+
+
+def fail(binary, home, room):
+    """The device says it has 64 MiB, and what is under it has `room`: writes beyond fail, as on a dying medium."""
     backing, mount = os.path.join(home, "backing"), os.path.join(home, "mount")
     os.mkdir(backing)
     os.mkdir(mount)
-    sh("mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", backing)
-    gateway = None
+    sh("mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", backing)
+    gateway, device = None, None
     try:
-        # The device says it has 64 MiB, and what is under it has 24: writes beyond fail, as on a dying medium.
         image = os.path.join(backing, "image")
         with open(image, "wb") as file:
             file.truncate(64 * MIB)
@@ -282,7 +293,8 @@ def failing(binary, home):
         for directory in ["log", "cold", "quarantine"]:
             os.makedirs(os.path.join(mount, "data", directory))
         sh("umount", mount)
-        sh("mount", "-o", "loop", image, mount)
+        device = attach(image)
+        sh("mount", device, mount)
         gateway = Gatepost(binary, mount, home)
         confirmed, stopped = publish(gateway, 0)
         say(f"{confirmed} messages confirmed, then {type(stopped).__name__}")
@@ -295,17 +307,18 @@ def failing(binary, home):
         sh("umount", mount)
         sh("mount", "-o", "remount,size=128m", backing)
         # The file system's own journal was hurt too; what it says is right is what there is.
-        repaired = sh("e2fsck", "-fy", image, check=False)
+        repaired = sh("e2fsck", "-fy", device, check=False)
         say(f"e2fsck: {' / '.join(repaired.stdout.splitlines())}")
-        sh("mount", "-o", "loop", image, mount)
+        sh("mount", device, mount)
+        checked = sh(binary, "check", "--data", gateway.data, check=False)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
         gateway.start()
-        missing = take(gateway, confirmed)
-        damage = [line for line in open(gateway.log) if "records that were synced do not hold" in line]
-        assert bool(missing) == bool(damage), f"missing {missing}, reported {damage}"
-        assert len(missing) <= len(damage), f"missing {missing}, reported {damage}"
-        say(f"the device is back: {confirmed - len(missing)} of {confirmed} were there")
-        for line in damage:
-            say(f"the device lost, and the gateway says so: {line.strip()}")
+        drain(gateway, confirmed)
+        gateway.stop()
+        checked = sh(binary, "check", "--data", gateway.data, check=False)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+        assert "damage in the log" not in open(gateway.log).read()
+        say(f"the device is back: all {confirmed} were there, and nothing is damaged")
     except BaseException:
         print(open(os.path.join(home, "gatepost.log")).read()[-8_000:])
         raise
@@ -313,7 +326,10 @@ def failing(binary, home):
         if gateway:
             gateway.stop()
         sh("umount", mount, check=False)
-        sh("umount", backing, check=False)
+        if device:
+            sh("losetup", "--detach", device, check=False)
+        # The device lets go of its file a moment later.
+        eventually(lambda: sh("umount", backing, check=False).returncode == 0, "an end of the device", 10)
 
 
 if __name__ == "__main__":

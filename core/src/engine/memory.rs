@@ -76,10 +76,8 @@ const EVICT_STEPS: usize = 2048;
 const BURY_STEPS: usize = 1024;
 /// Entries read back from the log at once, at most. When half as many are left, the next ones are asked for.
 const PAGE_ENTRIES: usize = 128;
-/// Pages on their way at once. Much of few queues costs less to look up than little of many.
-const PAGES_MAX: usize = 32;
-/// What an entry is taken to cost beside its body where the size of a page is chosen.
-const ENTRY_BYTES: u64 = 128;
+/// Pages on their way at once. The more there are, the less often a segment's directory is opened for them.
+const PAGES_MAX: usize = 1024;
 /// Entries read back at least.
 const PAGE_MIN: usize = 16;
 /// Priorities the log tells apart. Entries of a higher one never leave memory.
@@ -380,9 +378,7 @@ impl Engine {
         };
         let spare = memory.spare_bytes();
         if q.paging.is_none() && q.ready.paged() > 0 {
-            let each = q.ready.bytes() / q.ready.len().max(1) as u64 + ENTRY_BYTES;
-            let page = ((spare / each) as usize).clamp(PAGE_MIN, PAGE_ENTRIES);
-            match q.ready.wanted_run(count.min(page / 2)) {
+            match q.ready.wanted_run(count.min(PAGE_ENTRIES / 2)) {
                 Some(_) if memory.pages >= PAGES_MAX => memory.is_hungry(q, queue),
                 Some((priority, run)) => {
                     q.paging = Some(priority);
@@ -391,7 +387,7 @@ impl Engine {
                         queue: q.id,
                         from: run.first,
                         upto: run.last,
-                        count: count.clamp(PAGE_MIN, page),
+                        count: count.clamp(PAGE_MIN, PAGE_ENTRIES),
                     }));
                 }
                 None => {}

@@ -7,7 +7,7 @@
 //! The holes are those that were there when the segment was sealed, and were judged then. One that is not listed came
 //! later: it is damage.
 
-use super::segment::SECTOR;
+use super::segment::BLOCK;
 use super::varint::{Input, put_varint};
 
 /// Who ended a segment.
@@ -82,14 +82,10 @@ impl Footer {
         Some(Footer { end, ending, holes })
     }
     /// Whether a hole was there when the segment was sealed. The last one is found again up to the footer itself, which
-    /// begins a sector.
+    /// begins a block.
     pub(crate) fn has_judged(&self, from: u32, to: u32) -> bool {
         let tail = |hi: u32| {
-            if hi == self.end {
-                hi.next_multiple_of(SECTOR)
-            } else {
-                hi
-            }
+            if hi == self.end { hi.next_multiple_of(BLOCK) } else { hi }
         };
         self.holes.iter().any(|&(lo, hi)| lo <= from && to <= tail(hi))
     }
@@ -105,8 +101,8 @@ mod tests {
         let mut out = Vec::new();
         footer.put(&mut out);
         assert_eq!(Footer::parse(&out), Some(footer.clone()));
-        assert!(footer.has_judged(4608, 4700) && footer.has_judged(8192, 9216));
-        assert!(!footer.has_judged(4600, 4700) && !footer.has_judged(4608, 8200));
+        assert!(footer.has_judged(4608, 4700) && footer.has_judged(8192, 12_288));
+        assert!(!footer.has_judged(4600, 4700) && !footer.has_judged(4608, 8200) && !footer.has_judged(8192, 12_296));
         let many = Footer::new(90_000, Ending::Cut, (0..5000).map(|n| (n * 16, n * 16 + 8)).collect());
         assert_eq!(many.holes, [(0, 4999 * 16 + 8)]);
     }

@@ -4,7 +4,7 @@ use super::disk::{Disk, DiskFile};
 use super::files::{Pinned, Shared};
 use super::page::{self, DirectoryCache};
 use super::record::{self, HEADER_BYTES, Kind, MessageHead, RECORD_BYTES_MAX};
-use super::segment::SegmentHeader;
+use super::segment::{SegmentHeader, room};
 use super::stats::StoreStats;
 use super::{Answer, Loaded, Page, PageRead, Read, Request};
 use crate::message::{Message, Position};
@@ -202,7 +202,7 @@ impl<F: DiskFile> Chunk<F> {
         if skip(self).is_none() {
             let file_len = match self.file_len {
                 Some(len) => len,
-                None => *self.file_len.insert(self.pinned.file.len()?),
+                None => *self.file_len.insert(room(&*self.pinned.file)?),
             };
             if at + len as u64 > file_len || len > RECORD_BYTES_MAX {
                 return Ok(None);
@@ -211,8 +211,7 @@ impl<F: DiskFile> Chunk<F> {
             self.bytes.clear();
             self.bytes.resize(want, 0);
             self.start = at;
-            let got = self.pinned.file.read_at(&mut self.bytes, at)?;
-            self.bytes.truncate(got);
+            self.pinned.file.read_at(&mut self.bytes, at)?;
         }
         Ok(skip(self).and_then(|skip| self.bytes.get(skip..skip + len)))
     }

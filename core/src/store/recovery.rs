@@ -20,7 +20,8 @@
 //! - A hole below what its epoch knew to be synced is damage: copied to `quarantine/`. Above it is a torn tail. Reading
 //!   goes on past both.
 //! - A group that is not whole is dropped, unless it was synced and is damaged: then what is left of it counts.
-//! - What was read is synced before it is believed: it may have been in the page cache only.
+//! - What was read is synced before it is believed: it may have been in the page cache only. If that fails, so does the
+//!   start: what it would answer for may be gone after the next power cut, as after any sync that fails.
 
 use super::checkpoint::{self, Checkpoint, Covered, Marks};
 use super::directory::Directory;
@@ -312,6 +313,13 @@ impl<D: Disk> Recovery<D> {
                 }
             }
         }
+        // A process that died may have renamed them a moment ago. See `Spare`.
+        if !spares.is_empty()
+            && let Err(error) = disk.sync_dir(LOG_DIR)
+        {
+            tracing::warn!(%error, "the spare segments are not used");
+            spares.clear();
+        }
         let _ = disk.remove(checkpoint::DRAFT);
         Ok(spares)
     }
@@ -415,7 +423,10 @@ impl<D: Disk> Recovery<D> {
         self.segments.insert(id, segment);
         match covered {
             Some(covered) if covered.sealed && !self.is_thorough && self.is_listed(&file, &covered) => {}
-            _ => self.scan(file, header, covered),
+            _ => {
+                file.sync_data().map_err(failed(format!("sync {name}")))?;
+                self.scan(file, header, covered);
+            }
         }
         Ok(())
     }
@@ -687,7 +698,7 @@ impl<D: Disk> Recovery<D> {
         bytes
     }
 
-    /// Makes what was read durable, and gives segments without a footer one, so that they are read once only.
+    /// Gives segments without a footer one, so that they are read once only.
     fn seal_leftovers(&mut self) {
         for leftover in std::mem::take(&mut self.unsealed) {
             let id = leftover.header.id;
@@ -702,12 +713,12 @@ impl<D: Disk> Recovery<D> {
                 let _ = self.disk().remove(&path(leftover.header.kind.dir(), id));
                 continue;
             }
+            let (file, header) = (leftover.file, leftover.header);
+            let mut writer = SegmentWriter::resume(header, file.clone(), leftover.end, leftover.directory);
+            let directory = writer.directory.clone();
             let sealed = || -> io::Result<(u32, u64)> {
-                leftover.file.sync_data()?;
-                let mut writer =
-                    SegmentWriter::resume(leftover.header, leftover.file.clone(), leftover.end, leftover.directory);
                 writer.seal(Ending::Cut, leftover.holes)?;
-                Ok((leftover.end, leftover.file.len()?))
+                Ok((leftover.end, file.len()?))
             };
             match sealed() {
                 Ok((end, file_bytes)) => {
@@ -722,6 +733,8 @@ impl<D: Disk> Recovery<D> {
                 }
                 Err(error) => {
                     self.is_settled = false;
+                    // Whatever the file has at its end is no directory, and no damage.
+                    self.shared.add(header, None, Some(directory));
                     tracing::warn!(segment = id, %error, "a segment was not sealed; the next start reads it");
                 }
             }

@@ -5,7 +5,7 @@
 
 use super::disk::DiskFile;
 use super::record::{self, ALIGN, BatchHead, HEADER_BYTES, Kind, Raw};
-use super::segment::{RECORDS_AT, SECTOR};
+use super::segment::{RECORDS_AT, SECTOR, room};
 use super::varint::Input;
 
 /// What lies in a segment.
@@ -45,7 +45,7 @@ impl<'f, F: DiskFile> Scanner<'f, F> {
     pub(crate) fn has_read_errors(&self) -> bool {
         self.window.failed
     }
-    /// Length of the file.
+    /// Length of what may be read as the file.
     #[cfg(feature = "fuzzing")]
     pub(crate) fn file_len(&self) -> u64 {
         self.window.len
@@ -116,6 +116,7 @@ impl<'f, F: DiskFile> Scanner<'f, F> {
 /// A part of the file in memory.
 struct Window<'f, F> {
     file: &'f F,
+    /// See [`room`].
     len: u64,
     start: u64,
     bytes: Vec<u8>,
@@ -127,7 +128,7 @@ const WINDOW_BYTES: usize = 256 << 10;
 
 impl<'f, F: DiskFile> Window<'f, F> {
     fn new(file: &'f F) -> Self {
-        let len = file.len();
+        let len = room(file);
         Window {
             file,
             failed: len.is_err(),

@@ -3,7 +3,7 @@
 //! ```text
 //!   0        512       4096     4608                                        end          file end - 512
 //!   ├────────┼─ ... ───┼────────┼───────────────────────────────────────────┼────────────┼─────────┤
-//!   │ header │    0    │ header │ writes: BATCH, records, 0 to the sector…  │   FOOTER   │ trailer │
+//!   │ header │    0    │ header │ writes: BATCH, records, 0 to the sector… 0│   FOOTER   │ trailer │
 //!   └────────┴─ ... ───┴────────┴───────────────────────────────────────────┴────────────┴─────────┘
 //!
 //!   header   magic 8 │ crc32c 4 │ version 4 │ id 4 │ epoch 4 │ kind 1, 0 3 │ 0 4 │ salt 8 │ base lsn 8 │ size 8
@@ -13,7 +13,13 @@
 //! - The header is there twice, in two pages, and a third time in the trailer: damage to one costs nothing.
 //! - A write begins on a fresh 512-byte sector if what lies before it was synced, so that no later tear can take it back.
 //!   Every write begins with a BATCH that says where the one before ended: what lies between is padding, anything else
-//!   that is no record is a hole.
+//!   that is no record is a hole. The kernel writes blocks of 4 KiB, and so the synced sectors of the last one once more,
+//!   with the bytes they have: a medium that writes sectors whole has the old bytes or the same. To begin each write on a
+//!   block of its own would also bear with one that loses a block which it fails to write. It costs no bytes written (a
+//!   sync of 200 bytes writes 4 KiB either way), but eight times the room: a device that publishes 200 bytes at a time
+//!   would fill 4 KiB with each.
+//! - The footer begins on a block of its own: whoever seals a segment, be it a start after a power cut, or a repair,
+//!   writes no block that has records in it.
 //! - The footer is written when the segment is full and everything in it is synced (*sealed*). A start that finds a
 //!   segment without one reads its records and seals it; that footer says so, and lists the holes, because they were
 //!   judged then and are not to be judged again.
@@ -34,6 +40,8 @@ use std::time::Duration;
 
 /// The unit a disk writes whole or not at all.
 pub(crate) const SECTOR: u32 = 512;
+/// The unit in which the kernel writes.
+pub(crate) const BLOCK: u32 = 4096;
 /// Offset of the first record.
 pub(crate) const RECORDS_AT: u32 = HEADER_COPY_AT + SECTOR;
 /// Offset of the header's second copy.
@@ -44,8 +52,8 @@ const HEADERS_AT: [u64; 2] = [0, HEADER_COPY_AT as u64];
 const SEGMENT_HEADER_BYTES: usize = 56;
 /// The format this release writes and reads.
 pub(crate) const VERSION: u32 = 1;
-/// Bytes kept for the footer besides the directory: its head, alignment to a sector, and the trailer.
-pub(crate) const FOOTER_ROOM: usize = HEADER_BYTES + 32 + 3 * SECTOR as usize;
+/// Bytes kept for the footer besides the directory: its head, alignment before and behind it, and the trailer.
+pub(crate) const FOOTER_ROOM: usize = HEADER_BYTES + 32 + BLOCK as usize + 2 * SECTOR as usize;
 const MAGIC: [u8; 8] = *b"GATEPSEG";
 const TRAILER_MAGIC: [u8; 8] = *b"GATEPEND";
 
@@ -249,6 +257,12 @@ impl Trailer {
             ending: Ending::from_u32(input.u32()?)?,
         })
     }
+}
+
+/// Up to where a file is read: what is missing of its last block reads as zeros. A footer behind it makes them part of
+/// the file, and a record that a power cut took nothing but zeros from is then whole: so it is from the start.
+pub(crate) fn room<F: DiskFile>(file: &F) -> io::Result<u64> {
+    Ok(file.len()?.next_multiple_of(u64::from(BLOCK)))
 }
 
 /// The directory of a sealed segment, if its footer holds.
@@ -472,14 +486,14 @@ impl<F: DiskFile> SegmentWriter<F> {
         let head = Footer::new(end, ending, holes);
         let directory = self.directory.clone();
         let directory = directory.lock();
-        self.pending_at = self.begin_at();
+        self.pending_at = end.next_multiple_of(BLOCK);
         let (footer, footer_len) = self.put(Kind::Footer, 0, &directory.bytes, |out| head.put(out));
         let written = self.write()?;
         let file_end = u64::from(footer + footer_len).next_multiple_of(u64::from(SECTOR)) + u64::from(SECTOR);
         // A segment that ends early gives its room back. One that is full keeps its length, so that whoever recycles
         // it finds the blocks there.
         let len = self.file.len()?;
-        let keep = len >= file_end && len - file_end <= u64::from(self.header.size) / 8;
+        let keep = len >= file_end && len - file_end <= u64::from(self.header.size / 8 + BLOCK);
         let trailer_at = if keep { len } else { file_end } - u64::from(SECTOR);
         if !keep {
             self.file.set_len(file_end)?;

@@ -46,7 +46,7 @@ impl Rng {
 /// How the machine stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Crash {
-    /// The process dies: what was written stays.
+    /// The process dies: what was written stays, until the power goes.
     Process,
     /// The power goes.
     Power,
@@ -91,7 +91,7 @@ struct State {
     bytes_read: u64,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Inode {
     now: Vec<u8>,
     durable: Vec<u8>,
@@ -120,6 +120,13 @@ enum NameChange {
 }
 
 impl NameChange {
+    /// The file that got its first name.
+    fn inode(&self) -> Option<u64> {
+        match self {
+            NameChange::Link(_, inode) => Some(*inode),
+            NameChange::Rename(..) | NameChange::Remove(_) => None,
+        }
+    }
     fn dir(&self) -> &str {
         let (Self::Link(path, _) | Self::Rename(_, path) | Self::Remove(path)) = self;
         dir_of(path)
@@ -221,8 +228,9 @@ impl SimDisk {
             after.sync_takes = state.sync_takes;
             after.free = state.free;
             after.has_run_on = crash == Crash::Process && state.in_use;
-            after.names = match crash {
-                Crash::Process => state.names.clone(),
+            // The kernel has what the process did not sync, and may lose it yet.
+            let (names, pending_names) = match crash {
+                Crash::Process => (state.durable_names.clone(), state.pending_names.clone()),
                 Crash::Power => {
                     let mut names = state.durable_names.clone();
                     let kept = rng.below(state.pending_names.len() as u64 + 1) as usize;
@@ -231,27 +239,25 @@ impl SimDisk {
                         .iter()
                         .take(kept)
                         .for_each(|change| change.apply(&mut names));
-                    names
+                    (names, Vec::new())
                 }
             };
-            for (inode, file) in &state.files {
-                let bytes = match crash {
-                    Crash::Process => file.now.clone(),
+            after.durable_names = names.clone();
+            after.names = names;
+            for change in &pending_names {
+                change.apply(&mut after.names);
+            }
+            after.pending_names = pending_names;
+            let linked = after.pending_names.iter().filter_map(NameChange::inode);
+            let named = after.names.values().chain(after.durable_names.values()).copied();
+            let named: BTreeSet<u64> = named.chain(linked).collect();
+            for (inode, file) in state.files.iter().filter(|(inode, _)| named.contains(inode)) {
+                let file = match crash {
+                    Crash::Process => file.clone(),
                     Crash::Power => file.after_power_cut(&mut rng),
                 };
-                after.files.insert(
-                    *inode,
-                    Inode {
-                        now: bytes.clone(),
-                        durable: bytes,
-                        pending: Vec::new(),
-                        allocated: file.allocated,
-                    },
-                );
+                after.files.insert(*inode, file);
             }
-            let named: BTreeSet<u64> = after.names.values().copied().collect();
-            after.files.retain(|inode, _| named.contains(inode));
-            after.durable_names = after.names.clone();
         }
         next
     }
@@ -316,7 +322,7 @@ impl SimDisk {
 }
 
 impl Inode {
-    fn after_power_cut(&self, rng: &mut Rng) -> Vec<u8> {
+    fn after_power_cut(&self, rng: &mut Rng) -> Inode {
         let mut bytes = self.durable.clone();
         // Every other cut is benign in one way: everything, or nothing, happened.
         let mood = rng.below(4);
@@ -337,7 +343,12 @@ impl Inode {
                 },
             }
         }
-        bytes
+        Inode {
+            now: bytes.clone(),
+            durable: bytes,
+            pending: Vec::new(),
+            allocated: self.allocated,
+        }
     }
 }
 

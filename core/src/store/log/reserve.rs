@@ -14,7 +14,8 @@ use crate::store::segment::{LOG_DIR, SegmentHeader, SegmentKind, SegmentWriter};
 use crate::store::stats::StoreStats;
 use std::io;
 
-/// A file that is a segment's room and nothing else.
+/// A file that is a segment's room and nothing else. That it has this name is on the medium: if a power cut could still
+/// give it the segment's name back, whatever is written to it would then be found there, as if it were that segment's.
 #[derive(Debug)]
 pub(in crate::store) struct Spare {
     pub(in crate::store) path: String,
@@ -103,7 +104,11 @@ impl<D: Disk> Store<D> {
         self.shared.disk.remove(&spare.path).is_ok()
     }
 
-    /// Keeps a dead segment's file as a spare, if it is one's size and one is missing. Returns whether it did.
+    /// Keeps a dead segment's file as a spare, if it is one's size and one is missing. Returns whether its name is a
+    /// spare's now, which is on the medium then.
+    ///
+    /// # Errors
+    /// If it is not known to be there, the file is left for the next start.
     pub(super) fn keep_as_spare(&mut self, header: &SegmentHeader, file_bytes: u64, name: &str) -> io::Result<bool> {
         let size = u64::from(self.settings.segment_bytes);
         let usual = header.kind == SegmentKind::Log && (size..=size * 2).contains(&file_bytes);
@@ -119,6 +124,7 @@ impl<D: Disk> Store<D> {
         }
         let path = format!("{LOG_DIR}/{:08}.free", header.id);
         self.shared.disk.rename(name, &path)?;
+        self.shared.disk.sync_dir(LOG_DIR)?;
         self.spares.push(Spare { path, written: true });
         Ok(true)
     }

@@ -151,9 +151,10 @@ impl<D: Disk> Store<D> {
                 }
             }
         }
-        if !self.keep_as_spare(header, segment.file_bytes, &name)? {
-            disk.remove(&name)?;
+        if self.keep_as_spare(header, segment.file_bytes, &name)? {
+            return Ok(());
         }
+        disk.remove(&name)?;
         disk.sync_dir(header.kind.dir())
     }
 }
