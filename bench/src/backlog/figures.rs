@@ -250,13 +250,17 @@ impl Figures {
         let size = bytes(retained.size);
         let mut wears = |of: &str, wear: &Wear| {
             for (row, value) in [
-                ("bytes written for each", wear.written_bytes),
+                ("bytes written for each, the process's", wear.written_bytes),
                 ("µs of processor for each", wear.cpu_us),
                 ("MiB of the directory before", wear.disk_bytes_before as f64 / MIB),
                 ("MiB at most", wear.disk_bytes_max as f64 / MIB),
                 ("MiB after", wear.disk_bytes_after as f64 / MIB),
             ] {
                 self.cell(RETAINED, &format!("{size}, {of}: {row}"), place).add(value);
+            }
+            if let Some(device_bytes) = wear.device_bytes {
+                let row = format!("{size}, {of}: bytes written for each, the device's");
+                self.cell(RETAINED, &row, place).add(device_bytes);
             }
             let Some(log) = wear.log else { return };
             for (row, value) in [
@@ -416,7 +420,8 @@ mod tests {
         figures.measured = 2;
         let wear = |written_bytes| Wear {
             messages: 60_000,
-            written_bytes,
+            written_bytes: 2.0 * written_bytes,
+            device_bytes: Some(written_bytes),
             cpu_us: 50.0,
             confirm: None,
             disk_bytes_before: 1 << 20,

@@ -13,7 +13,7 @@ use crate::body::Stamp;
 use crate::compare::peer::{Kind, Running, tree_disk_bytes};
 use crate::connect::{self, Connected};
 use crate::latency::Percentiles;
-use crate::meter::{Meter, Usage};
+use crate::meter::{Meter, device_bytes};
 use crate::plan::{Phase, Plan};
 use crate::progress::Progress;
 use crate::run;
@@ -50,8 +50,10 @@ pub(crate) struct Retained {
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Wear {
     pub(crate) messages: u64,
-    /// Sent to storage for each, as the kernel counts: whole pages, again for every sync that found them changed.
+    /// Sent to storage for each, as the kernel counts for the process: what it made dirty, where a page may be of many KiB.
     pub(crate) written_bytes: f64,
+    /// Written by the device for each: what wears. Only on a device that nobody else writes to is it the broker's.
+    pub(crate) device_bytes: Option<f64>,
     pub(crate) cpu_us: f64,
     pub(crate) confirm: Option<Percentiles>,
     /// Before the first paced message, the most while they came, and a moment behind the last.
@@ -152,7 +154,7 @@ impl Updates {
         let (mut disk_bytes_max, mut looked) = (disk_bytes_before, Instant::now());
         let told = scrape(broker)?;
         let mut meter = Meter::new(broker.pid);
-        let before = meter.read();
+        let (before, device_before) = (meter.read(), device_bytes(directory));
         let paced = Plan {
             run: COUNTED_RUN,
             count: self.messages(),
@@ -171,14 +173,21 @@ impl Updates {
         // What is written a little later belongs to it.
         thread::sleep(SETTLE);
         let used = meter.read().since(&before);
+        let device = device_bytes(directory).zip(device_before);
         let log = LogWear::between(told.as_ref(), scrape(broker)?.as_ref(), &report);
-        Ok(
-            Wear::new(used, report.published, report.confirm_latency, log).occupying(
-                disk_bytes_before,
-                disk_bytes_max,
-                tree_disk_bytes(directory),
-            ),
-        )
+        let disk_bytes_after = tree_disk_bytes(directory);
+        let each = report.published.max(1) as f64;
+        Ok(Wear {
+            messages: report.published,
+            written_bytes: used.disk_bytes as f64 / each,
+            device_bytes: device.map(|(after, before)| after.saturating_sub(before) as f64 / each),
+            cpu_us: used.cpu_ns as f64 / 1000.0 / each,
+            confirm: report.confirm_latency,
+            disk_bytes_before,
+            disk_bytes_max: disk_bytes_max.max(disk_bytes_after),
+            disk_bytes_after,
+            log,
+        })
     }
 
     /// How many topics have the last counted message.
@@ -251,35 +260,11 @@ impl Sink for Last {
     fn refused(&mut self, _: u64) {}
 }
 
-impl Wear {
-    fn new(used: Usage, messages: u64, confirm: Option<Percentiles>, log: Option<LogWear>) -> Self {
-        let each = messages.max(1) as f64;
-        Self {
-            messages,
-            written_bytes: used.disk_bytes as f64 / each,
-            cpu_us: used.cpu_ns as f64 / 1000.0 / each,
-            confirm,
-            disk_bytes_before: 0,
-            disk_bytes_max: 0,
-            disk_bytes_after: 0,
-            log,
-        }
-    }
-
-    fn occupying(self, before: u64, max: u64, after: u64) -> Self {
-        Self {
-            disk_bytes_before: before,
-            disk_bytes_max: max.max(after),
-            disk_bytes_after: after,
-            ..self
-        }
-    }
-}
-
 impl Retained {
-    /// How many times the bytes of a queued message an update costs.
+    /// How many times the bytes of a queued message an update costs the device, or, where that is not told, the process.
     pub(crate) fn times(&self) -> f64 {
-        self.retained.written_bytes / self.queued.written_bytes.max(1.0)
+        let bytes = |wear: &Wear| wear.device_bytes.unwrap_or(wear.written_bytes);
+        bytes(&self.retained) / bytes(&self.queued).max(1.0)
     }
 }
 
