@@ -169,7 +169,6 @@ pub(crate) fn backlog(options: &BacklogOptions) -> anyhow::Result<bool> {
         if way.peer.program.is_some() {
             bench.measure(place, way);
             bench.figures.measured += 1;
-            bench.write_down()?;
         }
     }
     bench.progress.done();
@@ -343,6 +342,9 @@ impl Bench<'_> {
         let subject = format!("[{}/{}, {minutes:.1} min] {}: ", place + 1, self.ways, way.name);
         self.progress.about(subject);
         self.progress.say(what);
+        if let Err(error) = self.write_down() {
+            self.figures.failures.push(format!("{error:#}"));
+        }
         let directory = tempfile::tempdir_in(self.directory).context("no directory");
         let done = directory.and_then(|directory| work(directory.path(), &mut self.progress));
         done.inspect_err(|error| {

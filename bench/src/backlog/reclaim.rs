@@ -62,7 +62,7 @@ pub(crate) struct Shrunk {
 const SLACK_BYTES: u64 = 17 << 20;
 /// How long an emptied broker may take to give the disk back, and how long nothing may change before it is not waited for.
 const TIMEOUT: Duration = Duration::from_secs(120);
-const STILL: Duration = Duration::from_secs(30);
+const STILL: Duration = Duration::from_secs(65);
 const TICK: Duration = Duration::from_millis(100);
 
 impl Deed {
