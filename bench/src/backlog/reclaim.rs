@@ -58,8 +58,9 @@ pub(crate) struct Shrunk {
     pub(crate) back: bool,
 }
 
-/// An emptied directory may keep this much more than it had: the file that is being written and cannot go.
-const SLACK_BYTES: u64 = 17 << 20;
+/// An emptied directory may keep this much more than it had: one file that something small still lies in, where the largest are
+/// Gatepost's segments of 32 MiB.
+const SLACK_BYTES: u64 = 33 << 20;
 /// How long an emptied broker may take to give the disk back, and how long nothing may change before it is not waited for.
 const TIMEOUT: Duration = Duration::from_secs(120);
 const STILL: Duration = Duration::from_secs(65);
