@@ -7,6 +7,8 @@
 //! syncs      start under strace -> fill a little                                     where no metrics tell
 //! latency    start -> fill at 1,000 a second                                         for each durability mode
 //! slow       start -> publisher at a fixed rate, consumer slow, stuck, resuming      drawn over time
+//! reclaim    start -> fill -> purge, empty or delete -> watch the directory          where asked for
+//! retained   start -> update retained messages at 1,000 a second                     where asked for
 //! ```
 //!
 //! Bodies are arithmetic and each is verified as in `run`: the generator holds one bit a message, and no message.
@@ -14,6 +16,8 @@
 mod figures;
 mod pass;
 mod plot;
+mod reclaim;
+mod retained;
 mod scrape;
 mod slow;
 mod syncs;
@@ -26,7 +30,7 @@ use anyhow::{Context, ensure};
 use figures::Figures;
 use pass::Stop;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use way::{DURABILITIES, Load, Way};
 
 /// Measures deep queues in Gatepost and its peers, and prints the tables (Markdown) on standard output.
@@ -44,7 +48,7 @@ pub(crate) struct BacklogOptions {
     /// Only those whose name begins so: gatepost-amqp, gatepost-mqtt, rabbitmq-amqp, rabbitmq-mqtt, mosquitto, nats
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Measure only this
+    /// Measure only this; what a purge gives back, and what retained messages cost, only where it is asked for
     #[arg(
         long,
         value_delimiter = ',',
@@ -79,6 +83,15 @@ pub(crate) struct BacklogOptions {
     /// How long that takes
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
+    /// Topics whose retained messages are updated in turn
+    #[arg(long, default_value_t = 1000)]
+    retained_topics: usize,
+    /// Updates of them a second
+    #[arg(long, default_value_t = 1000.0)]
+    retained_rate: f64,
+    /// How long that takes
+    #[arg(long, default_value_t = 60.0)]
+    retained_seconds: f64,
     /// Messages of 1 KiB a second for the slow consumer
     #[arg(long, default_value_t = 3000.0)]
     slow_rate: f64,
@@ -106,6 +119,10 @@ enum Part {
     Syncs,
     Latency,
     Slow,
+    /// Retained messages that are updated again and again
+    Retained,
+    /// The directory after a purge, the last acknowledgement, a delete
+    Reclaim,
 }
 
 /// What a message takes on disk besides its body, and what of the body comes again: an MQTT message in RabbitMQ is the largest.
@@ -122,9 +139,17 @@ const SLOW_BODY_BYTES: usize = 1024;
 /// # Errors
 /// When the options make no sense or nothing can be written. A broker that fails is in the tables.
 pub(crate) fn backlog(options: &BacklogOptions) -> anyhow::Result<bool> {
-    let positive = [options.rate, options.seconds, options.slow_rate, options.slow_seconds];
+    let positive = [
+        options.rate,
+        options.seconds,
+        options.slow_rate,
+        options.slow_seconds,
+        options.retained_rate,
+        options.retained_seconds,
+    ];
+    let counts = options.messages.min(options.queues as u64);
     ensure!(
-        positive.iter().all(|value| *value > 0.0) && options.messages > 0 && options.queues > 0,
+        positive.iter().all(|value| *value > 0.0) && counts.min(options.retained_topics as u64) > 0,
         "counts, rates and times are above 0"
     );
     let ways = options.ways()?;
@@ -137,21 +162,17 @@ pub(crate) fn backlog(options: &BacklogOptions) -> anyhow::Result<bool> {
         directory: directory.path(),
         figures: Figures::new(machine(), &ways, options.messages, options.queues),
         progress: Progress::new(),
+        begun: Instant::now(),
+        ways: ways.len(),
     };
     for (place, way) in ways.iter().enumerate() {
         if way.peer.program.is_some() {
             bench.measure(place, way);
+            bench.figures.measured += 1;
         }
     }
-    bench.figures.close();
     bench.progress.done();
-    let markdown = bench.figures.markdown();
-    print!("{markdown}");
-    write_to(options.markdown.as_deref(), || Ok(markdown.clone()))?;
-    write_to(options.json.as_deref(), || {
-        Ok(serde_json::to_string_pretty(&bench.figures)? + "\n")
-    })?;
-    write_to(options.svg.as_deref(), || Ok(slow::plot(&bench.figures.slow).svg()))?;
+    print!("{}", bench.write_down()?);
     Ok(bench.figures.failures.is_empty())
 }
 
@@ -162,9 +183,24 @@ struct Bench<'a> {
     directory: &'a Path,
     figures: Figures,
     progress: Progress,
+    begun: Instant,
+    /// How many there are.
+    ways: usize,
 }
 
 impl Bench<'_> {
+    /// Writes what there is by now where it was asked for, so that a run that is interrupted has not been in vain; the tables.
+    fn write_down(&mut self) -> anyhow::Result<String> {
+        self.figures.close();
+        let markdown = self.figures.markdown();
+        write_to(self.options.markdown.as_deref(), || Ok(markdown.clone()))?;
+        write_to(self.options.json.as_deref(), || {
+            Ok(serde_json::to_string_pretty(&self.figures)? + "\n")
+        })?;
+        write_to(self.options.svg.as_deref(), || Ok(slow::plot(&self.figures.slow).svg()))?;
+        Ok(markdown)
+    }
+
     /// All of one way.
     fn measure(&mut self, place: usize, way: &Way) {
         let parts = &self.options.parts;
@@ -175,6 +211,12 @@ impl Bench<'_> {
             }
             if parts.contains(&Part::Early) {
                 self.settled_early(place, way, load);
+            }
+            if parts.contains(&Part::Reclaim) {
+                self.reclaims(place, way, load);
+            }
+            if parts.contains(&Part::Retained) && retained::suits(way) {
+                self.retained(place, way, load);
             }
         }
         if parts.contains(&Part::Syncs) && !way.is_gatepost() {
@@ -190,8 +232,8 @@ impl Bench<'_> {
                 ..self.load(SLOW_BODY_BYTES)
             };
             let (rate, phase_s) = (self.options.slow_rate, self.options.slow_seconds);
-            let seen = self.within(way, "slow consumer", |directory| {
-                slow::slow(way, load, rate, phase_s, directory)
+            let seen = self.within(place, way, "slow consumer", |directory, progress| {
+                slow::slow(way, load, rate, phase_s, directory, progress)
             });
             if let Some(seen) = seen {
                 self.figures.add_slow(way, seen);
@@ -202,7 +244,10 @@ impl Bench<'_> {
     fn backlogs(&mut self, place: usize, way: &Way, load: Load) {
         for stop in &self.options.stops {
             let what = format!("backlog of {} B, {stop:?} stop", load.size);
-            if let Some(pass) = self.within(way, &what, |directory| pass::pass(way, load, *stop, directory)) {
+            let pass = self.within(place, way, &what, |directory, progress| {
+                pass::pass(way, load, *stop, directory, progress)
+            });
+            if let Some(pass) = pass {
                 self.figures.add_pass(place, way, pass);
             }
         }
@@ -210,9 +255,38 @@ impl Bench<'_> {
 
     fn settled_early(&mut self, place: usize, way: &Way, load: Load) {
         let what = format!("{} B settled early", load.size);
-        let early = self.within(way, &what, |directory| pass::settled_early(way, load, directory));
+        let early = self.within(place, way, &what, |directory, _| {
+            pass::settled_early(way, load, directory)
+        });
         if let Some(report) = early {
             self.figures.add_settled_early(place, report);
+        }
+    }
+
+    fn reclaims(&mut self, place: usize, way: &Way, load: Load) {
+        for deed in reclaim::Deed::ALL.into_iter().filter(|deed| deed.suits(way)) {
+            let what = format!("backlog of {} B, to be {}", load.size, deed.name());
+            let reclaimed = self.within(place, way, &what, |directory, progress| {
+                reclaim::reclaim(way, load, deed, directory, progress)
+            });
+            if let Some(reclaimed) = reclaimed {
+                self.figures.add_reclaim(place, reclaimed);
+            }
+        }
+    }
+
+    fn retained(&mut self, place: usize, way: &Way, load: Load) {
+        let updates = retained::Updates {
+            topics: self.options.retained_topics,
+            per_second: self.options.retained_rate,
+            span: Duration::from_secs_f64(self.options.retained_seconds),
+        };
+        let what = format!("retained messages of {} B", load.size);
+        let retained = self.within(place, way, &what, |directory, progress| {
+            retained::retained(way, load, updates, directory, progress)
+        });
+        if let Some(retained) = retained {
+            self.figures.add_retained(place, way, retained);
         }
     }
 
@@ -224,7 +298,7 @@ impl Bench<'_> {
                 ..load
             };
             let what = format!("syncs with {size} B");
-            if let Some(syncs) = self.within(way, &what, |directory| pass::traced(way, load, directory)) {
+            if let Some(syncs) = self.within(place, way, &what, |directory, _| pass::traced(way, load, directory)) {
                 self.figures.add_syncs(place, *size, syncs);
             }
         }
@@ -247,7 +321,9 @@ impl Bench<'_> {
             let span = Duration::from_secs_f64(self.options.seconds);
             let rate = self.options.rate;
             let what = format!("confirms, {name}");
-            let report = self.within(&way, &what, |directory| pass::paced(&way, load, rate, span, directory));
+            let report = self.within(place, &way, &what, |directory, _| {
+                pass::paced(&way, load, rate, span, directory)
+            });
             if let Some(latency) = report.and_then(|report| report.confirm_latency) {
                 self.figures.add_latency(place, name, rate, latency);
             }
@@ -255,10 +331,22 @@ impl Bench<'_> {
     }
 
     /// Does something in a directory that is there for it alone; a failure is in the tables.
-    fn within<T>(&mut self, way: &Way, what: &str, work: impl FnOnce(&Path) -> anyhow::Result<T>) -> Option<T> {
-        self.progress.say(&format!("{}: {what}", way.name));
+    fn within<T>(
+        &mut self,
+        place: usize,
+        way: &Way,
+        what: &str,
+        work: impl FnOnce(&Path, &mut Progress) -> anyhow::Result<T>,
+    ) -> Option<T> {
+        let minutes = self.begun.elapsed().as_secs_f64() / 60.0;
+        let subject = format!("[{}/{}, {minutes:.1} min] {}: ", place + 1, self.ways, way.name);
+        self.progress.about(subject);
+        self.progress.say(what);
+        if let Err(error) = self.write_down() {
+            self.figures.failures.push(format!("{error:#}"));
+        }
         let directory = tempfile::tempdir_in(self.directory).context("no directory");
-        let done = directory.and_then(|directory| work(directory.path()));
+        let done = directory.and_then(|directory| work(directory.path(), &mut self.progress));
         done.inspect_err(|error| {
             let failure = format!("{}, {what}: {error:#}", way.name);
             self.progress.done();

@@ -113,6 +113,7 @@ pub(crate) fn publisher(plan: &Plan, index: usize) -> anyhow::Result<Connected> 
         address: addresses.next().unwrap_or_else(|| plan.address.clone()),
         further: addresses.collect(),
         qos: plan.qos,
+        retain: plan.retain,
         durable: plan.durable,
         confirm: plan.confirm,
     };
@@ -215,6 +216,17 @@ pub(crate) fn clean_up(plan: &Plan) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Throws away what the queues of a run hold; AMQP only.
+pub(crate) fn purge(plan: &Plan) -> anyhow::Result<()> {
+    let client_id = consumer_id(plan, 0);
+    let (mut dialog, wire) = log_in(&plan.consume_from, &client_id, true, plan.keep_alive_s, plan.ack)?;
+    for queue in queue_names(plan, 0) {
+        dialog.call(|out| Amqp::queue_purge(out, &queue), amqp::QUEUE_PURGE_OK)?;
+    }
+    dialog.finish(wire).close();
+    Ok(())
+}
+
 /// A connection that only is there.
 pub(crate) fn idle(endpoint: &Endpoint, index: usize) -> anyhow::Result<Connected> {
     let client_id = format!("gatepost-bench-idle-{index}");
@@ -289,7 +301,10 @@ fn make_stream(dialog: &mut Dialog, nats: &Nats, plan: &Plan) -> anyhow::Result<
 }
 
 fn subscribe(dialog: &mut Dialog, mqtt: &Mqtt, plan: &Plan) -> anyhow::Result<()> {
-    let topic = plan.address.mqtt();
+    let mut topic = plan.address.mqtt();
+    if plan.queues > 1 {
+        topic += "/#";
+    }
     let shared = plan.consumers > 1 && !plan.fanout;
     let filter = if shared {
         format!("$share/{}/{topic}", plan.name)

@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 /// Watches one process and its descendants.
 #[derive(Debug)]
@@ -123,6 +124,20 @@ pub(crate) fn disk_bytes(pid: u32) -> u64 {
     )
 }
 
+/// Bytes the device under a directory was made to write, by whomever, the file system's journal included; `None` where the kernel
+/// does not tell.
+pub(crate) fn device_bytes(directory: &Path) -> Option<u64> {
+    let device = fs::metadata(directory).ok()?.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    sectors_written(&fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).ok()?)
+        .map(|sectors| 512 * sectors)
+}
+
+/// The seventh field of a block device's `stat`, in sectors of 512 bytes whatever the device's are.
+fn sectors_written(stat: &str) -> Option<u64> {
+    stat.split_ascii_whitespace().nth(6)?.parse().ok()
+}
+
 /// Resident memory of a process and its descendants, quickly told: for a curve, not for a figure.
 pub(crate) fn resident_bytes(root: u32) -> u64 {
     let status = |pid| fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -205,6 +220,13 @@ mod tests {
     fn ticks_are_read_behind_a_name_with_parentheses() {
         let stat = "42 (a) b) c) S 1 42 42 0 -1 4194304 100 0 0 0 7 5 0 0 20 0 1 0 100 0 0";
         assert_eq!(ticks_ns(stat), Some(120_000_000));
+    }
+
+    #[test]
+    fn the_sectors_written_are_the_seventh_figure_of_a_device() {
+        let stat = "  225366    51420 23397002    68255  5133174  1303821 505205240  1474661        0\n";
+        assert_eq!(sectors_written(stat), Some(505_205_240));
+        assert_eq!(sectors_written("1 2 3"), None);
     }
 
     #[test]

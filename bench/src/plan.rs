@@ -41,8 +41,10 @@ pub(crate) struct Plan {
     /// Stands in every message; see [`crate::body::Stamp::run`].
     pub(crate) run: u16,
     pub(crate) address: Address,
-    /// The messages take turns over so many queues; AMQP only.
+    /// The messages take turns over so many queues, or, where MQTT fills, over so many topics below the address.
     pub(crate) queues: usize,
+    /// Each message is the last word on its topic; MQTT only.
+    pub(crate) retain: bool,
     pub(crate) size: usize,
     /// Messages of all publishers together.
     pub(crate) count: u64,
@@ -180,6 +182,7 @@ impl Plan {
             phase: Phase::Through,
             address: Address::Queue(String::new()),
             queues: 1,
+            retain: false,
             size: 64,
             count: 100_000,
             duration: None,
@@ -252,9 +255,14 @@ impl Plan {
             "a JetStream work queue has one consumer that acknowledges each message: --ack each"
         );
         let amqp = [self.publish_to.protocol, self.consume_from.protocol] == [Protocol::Amqp; 2];
+        let topics = self.phase == Phase::Fill && self.publish_to.protocol.is_mqtt();
         ensure!(
-            self.queues == 1 || (self.queues > 1 && amqp && !self.fanout),
-            "only AMQP messages spread over several queues"
+            self.queues == 1 || (self.queues > 1 && (amqp || topics) && !self.fanout),
+            "only AMQP messages spread over several queues, and MQTT's over topics where they fill"
+        );
+        ensure!(
+            !self.retain || self.publish_to.protocol.is_mqtt(),
+            "only MQTT messages are retained"
         );
         ensure!(
             self.publishers * self.queues <= usize::from(u16::MAX),
@@ -288,6 +296,12 @@ impl Plan {
             Address::Queue(name) if self.queues > 1 => {
                 let queue = |number| Address::Queue(format!("{name}-{number}"));
                 (0..self.queues).map(queue).collect()
+            }
+            Address::Topic(levels) if self.queues > 1 => {
+                let below = |number: usize| levels.iter().cloned().chain([number.to_string()]);
+                (0..self.queues)
+                    .map(|number| Address::Topic(below(number).collect()))
+                    .collect()
             }
             address => vec![address.clone()],
         }
@@ -365,6 +379,8 @@ mod tests {
         assert_eq!(plan.track_lengths(&[7, 2]), [3, 2, 2, 1, 1, 0]);
         assert_eq!(plan.addresses().len(), 3);
         assert_eq!(plan.addresses()[2], Address::Queue(format!("{}-2", plan.name)));
+        plan.address = Address::Topic(vec!["a".into()]);
+        assert_eq!(plan.addresses()[2], Address::Topic(vec!["a".into(), "2".into()]));
     }
 
     #[test]

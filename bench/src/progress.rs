@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct Progress {
     live: bool,
+    /// What each line of [`Progress::say`] begins with.
+    subject: String,
     shown: Option<Instant>,
     /// Messages and time at the last line, for the rate since.
     before: (u64, Instant),
@@ -15,6 +17,7 @@ impl Progress {
     pub(crate) fn new() -> Self {
         Self {
             live: std::io::stderr().is_terminal(),
+            subject: String::new(),
             shown: None,
             before: (0, Instant::now()),
         }
@@ -22,16 +25,10 @@ impl Progress {
 
     /// Shows `messages` of `total` (if that is known), not more often than is good to read.
     pub(crate) fn show(&mut self, messages: u64, total: Option<u64>, rest: &str) {
-        let every = if self.live {
-            Duration::from_millis(200)
-        } else {
-            Duration::from_secs(5)
-        };
         let now = Instant::now();
-        if now.duration_since(self.shown.unwrap_or(self.before.1)) < every {
+        if !self.is_due(now) {
             return;
         }
-        self.shown = Some(now);
         let rate = messages.saturating_sub(self.before.0) as f64 / now.duration_since(self.before.1).as_secs_f64();
         self.before = (messages, now);
         let share = total
@@ -45,14 +42,40 @@ impl Progress {
         ));
     }
 
+    /// Shows what is being waited for, not more often than is good to read.
+    pub(crate) fn wait(&mut self, line: impl FnOnce() -> String) {
+        if self.is_due(Instant::now()) {
+            self.say(&line());
+        }
+    }
+
+    fn is_due(&mut self, now: Instant) -> bool {
+        let every = if self.live {
+            Duration::from_millis(200)
+        } else {
+            Duration::from_secs(5)
+        };
+        let is_due = now.duration_since(self.shown.unwrap_or(self.before.1)) >= every;
+        if is_due {
+            self.shown = Some(now);
+        }
+        is_due
+    }
+
+    /// Has every further line begin with what it is about.
+    pub(crate) fn about(&mut self, subject: String) {
+        self.subject = subject;
+    }
+
     /// Shows a line of other words.
     pub(crate) fn say(&self, line: &str) {
         let mut stderr = std::io::stderr().lock();
+        let subject = &self.subject;
         // A closed standard error is no reason to stop measuring.
         let _ = if self.live {
-            write!(stderr, "\r{line}\x1b[K")
+            write!(stderr, "\r{subject}{line}\x1b[K")
         } else {
-            writeln!(stderr, "{line}")
+            writeln!(stderr, "{subject}{line}")
         };
     }
 

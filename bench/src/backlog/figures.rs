@@ -1,6 +1,8 @@
 //! The figures of all backlogs, and how they are written down.
 
 use super::pass::{Pass, Stop, Syncs};
+use super::reclaim::{Reclaim, Shrunk};
+use super::retained::{Retained, Wear};
 use super::slow::Slow;
 use super::way::Way;
 use crate::compare::broker;
@@ -16,10 +18,14 @@ pub(crate) struct Figures {
     machine: Machine,
     messages: u64,
     queues: usize,
+    /// How many of the brokers are measured; what an interrupted run leaves behind says so.
+    pub(crate) measured: usize,
     brokers: Vec<Broker>,
     tables: Vec<Table>,
     passes: Vec<Pass>,
     settled_early: Vec<Report>,
+    reclaims: Vec<Reclaim>,
+    retained: Vec<Retained>,
     pub(crate) slow: Vec<Slow>,
     pub(crate) failures: Vec<String>,
 }
@@ -34,6 +40,8 @@ const RESTARTS: usize = 5;
 const KEPT: usize = 6;
 const LATENCIES: usize = 7;
 const RECLAIMED: usize = 8;
+const DEEDS: usize = 9;
+const RETAINED: usize = 10;
 
 impl Figures {
     pub(crate) fn new(machine: Machine, ways: &[Way], messages: u64, queues: usize) -> Self {
@@ -50,6 +58,7 @@ impl Figures {
             machine,
             messages,
             queues,
+            measured: 0,
             brokers: brokers.collect(),
             tables: vec![
                 table("Messages per second", false),
@@ -61,9 +70,13 @@ impl Figures {
                 table("Confirmed messages that are still there", false),
                 table("From publish to confirm, µs", true),
                 table("The directory when all is acknowledged", true),
+                table("The directory after a purge, the last acknowledgement, a delete", true),
+                table("Retained messages, updated again and again", true),
             ],
             passes: Vec::new(),
             settled_early: Vec::new(),
+            reclaims: Vec::new(),
+            retained: Vec::new(),
             slow: Vec::new(),
             failures: Vec::new(),
         }
@@ -143,12 +156,13 @@ impl Figures {
             self.add_syncs(place, pass.size, syncs);
         }
         for (row, value) in [
-            ("MiB with the backlog", pass.with_backlog.disk_bytes as f64 / MIB),
-            ("MiB in the end", pass.reclaimed_disk_bytes as f64 / MIB),
-            ("seconds until then, 62 at most", pass.reclaimed_s),
+            ("MiB when one message had gone through", pass.resting_disk_bytes as f64),
+            ("MiB with the backlog", pass.with_backlog.disk_bytes as f64),
+            ("MiB in the end", pass.reclaimed.disk_bytes as f64),
         ] {
-            self.cell(RECLAIMED, &format!("{size}, {row}"), place).add(value);
+            self.cell(RECLAIMED, &format!("{size}, {row}"), place).add(value / MIB);
         }
+        self.add_shrunk(RECLAIMED, format!("{size}, seconds until then"), place, pass.reclaimed);
         self.cell(RESTARTS, &format!("{size}, stopping"), place)
             .add(pass.stop_ms);
         self.add_start(place, pass, "clean stop");
@@ -208,6 +222,77 @@ impl Figures {
         }
     }
 
+    /// A time that was not long enough is a note.
+    fn add_shrunk(&mut self, table: usize, row: String, place: usize, shrunk: Shrunk) {
+        let cell = self.cell(table, &row, place);
+        cell.add(shrunk.seconds);
+        if !shrunk.back {
+            cell.note("and larger than before");
+        }
+    }
+
+    pub(crate) fn add_reclaim(&mut self, place: usize, reclaim: Reclaim) {
+        let deed = format!("{}, {}", bytes(reclaim.size), reclaim.deed.name());
+        for (row, value) in [
+            ("MiB before the backlog", reclaim.resting_disk_bytes as f64 / MIB),
+            ("MiB with the backlog", reclaim.filled_disk_bytes as f64 / MIB),
+            ("ms until that was done", reclaim.deed_ms),
+            ("MiB in the end", reclaim.shrunk.disk_bytes as f64 / MIB),
+            ("MiB written meanwhile", reclaim.written_bytes as f64 / MIB),
+        ] {
+            self.cell(DEEDS, &format!("{deed}: {row}"), place).add(value);
+        }
+        self.add_shrunk(DEEDS, format!("{deed}: seconds until the end"), place, reclaim.shrunk);
+        self.reclaims.push(reclaim);
+    }
+
+    pub(crate) fn add_retained(&mut self, place: usize, way: &Way, retained: Retained) {
+        let size = bytes(retained.size);
+        let mut wears = |of: &str, wear: &Wear| {
+            for (row, value) in [
+                ("bytes written for each, the process's", wear.written_bytes),
+                ("µs of processor for each", wear.cpu_us),
+                ("MiB of the directory before", wear.disk_bytes_before as f64 / MIB),
+                ("MiB at most", wear.disk_bytes_max as f64 / MIB),
+                ("MiB after", wear.disk_bytes_after as f64 / MIB),
+            ] {
+                self.cell(RETAINED, &format!("{size}, {of}: {row}"), place).add(value);
+            }
+            if let Some(device_bytes) = wear.device_bytes {
+                let row = format!("{size}, {of}: bytes written for each, the device's");
+                self.cell(RETAINED, &row, place).add(device_bytes);
+            }
+            let Some(log) = wear.log else { return };
+            for (row, value) in [
+                ("bytes of records for each", log.record_bytes),
+                ("bytes of checkpoints for each", log.checkpoint_bytes),
+                ("bytes of compaction for each", log.compaction_bytes),
+                ("checkpoints", log.checkpoints),
+                ("syncs a second", log.syncs_per_second),
+            ] {
+                self.cell(RETAINED, &format!("{size}, {of}: {row}"), place).add(value);
+            }
+        };
+        wears("retained", &retained.retained);
+        wears("to an offline session", &retained.queued);
+        self.cell(
+            RETAINED,
+            &format!("{size}, retained: times the bytes of the other"),
+            place,
+        )
+        .add(retained.times());
+        let kept = self.cell(RETAINED, &format!("{size}, topics lost over `kill -9`"), place);
+        let lost = retained.topics - retained.kept;
+        kept.add(lost as f64);
+        if lost > 0 && way.is_gatepost() {
+            self.failures.push(format!(
+                "{}, {size}: {lost} topics lost their last retained message",
+                way.name
+            ));
+        }
+        self.retained.push(retained);
+    }
+
     pub(crate) fn add_slow(&mut self, way: &Way, slow: Slow) {
         if !slow.whole {
             self.failures
@@ -237,6 +322,10 @@ impl Figures {
                 queues => format!("{} durable queues", figure(queues as f64)),
             }
         );
+        let present = self.brokers.iter().filter(|broker| broker.installed).count();
+        if self.measured < present {
+            let _ = writeln!(text, "Not over: {} of {present} are measured.\n", self.measured);
+        }
         list_brokers(&mut text, &self.brokers);
         draw_tables(&mut text, &self.brokers, &self.tables);
         self.list_slow(&mut text);
@@ -321,6 +410,64 @@ mod tests {
         assert!(figures.failures[0].starts_with("Gatepost, AMQP, 1 KiB, over `kill -9`"));
         let golden = include_str!("../../fixtures/passes.md");
         assert_eq!(figures.markdown(), golden, "the tables were:\n{}", figures.markdown());
+    }
+
+    #[test]
+    fn a_directory_that_stays_larger_is_noted_and_a_lost_retained_message_is_a_failure_of_ours() {
+        let mut ways = Way::all(1, |_: Kind| Ok(Some("/nowhere/broker".into()))).unwrap();
+        ways.retain(|way| ["gatepost-mqtt", "mosquitto"].contains(&way.key));
+        let mut figures = Figures::new(machine(), &ways, 200_000, 1);
+        figures.measured = 2;
+        let wear = |written_bytes| Wear {
+            messages: 60_000,
+            written_bytes: 2.0 * written_bytes,
+            device_bytes: Some(written_bytes),
+            cpu_us: 50.0,
+            confirm: None,
+            disk_bytes_before: 1 << 20,
+            disk_bytes_max: 3 << 20,
+            disk_bytes_after: 2 << 20,
+            log: None,
+        };
+        for (place, way) in ways.iter().enumerate() {
+            let retained = Retained {
+                way: way.key,
+                size: 1024,
+                topics: 1000,
+                per_second: 1000.0,
+                retained: wear(6000.0),
+                queued: wear(4000.0),
+                kept: 999,
+            };
+            figures.add_retained(place, way, retained);
+        }
+        let reclaim = Reclaim {
+            way: ways[0].key,
+            deed: super::super::reclaim::Deed::Delete,
+            messages: 200_000,
+            size: 1024,
+            resting_disk_bytes: 96 << 20,
+            filled_disk_bytes: 300 << 20,
+            deed_ms: 12.0,
+            written_bytes: 1 << 20,
+            shrunk: Shrunk {
+                seconds: 120.0,
+                disk_bytes: 200 << 20,
+                back: false,
+            },
+        };
+        figures.add_reclaim(0, reclaim);
+        let markdown = figures.markdown();
+        for row in [
+            "| 1 KiB, retained: times the bytes of the other | 1.50 | 1.50 |",
+            "| 1 KiB, topics lost over `kill -9` | 1.00 | 1.00 |",
+            "| 1 KiB, deleted: MiB in the end | 200 | – |",
+            "| 1 KiB, deleted: seconds until the end | 120 (and larger than before) | – |",
+        ] {
+            assert!(markdown.contains(row), "{row} is not in\n{markdown}");
+        }
+        assert_eq!(figures.failures.len(), 1, "{:?}", figures.failures);
+        assert!(!markdown.contains("Not over"), "{markdown}");
     }
 
     #[test]

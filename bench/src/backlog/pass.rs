@@ -1,10 +1,11 @@
 //! One backlog from its first message to its last: fill, end the broker, start it again, empty and verify.
 
+use super::reclaim::{self, Shrunk};
 use super::scrape::{CACHED_BYTES, SYNC_SECONDS, SYNCS, Scrape};
 use super::syncs::sync_times;
 use super::way::{Load, Way};
 use crate::compare::peer::{Running, tree_disk_bytes};
-use crate::meter::Meter;
+use crate::meter::{self, Meter};
 use crate::plan::{Phase, Plan};
 use crate::progress::Progress;
 use crate::report::Report;
@@ -36,6 +37,8 @@ pub(crate) struct Pass {
     pub(crate) filled: Report,
     /// When idle, before the first message.
     pub(crate) before: Footprint,
+    /// What the directory occupies when one message has gone through, and files made ahead for what comes next are there.
+    pub(crate) resting_disk_bytes: u64,
     /// With the whole backlog.
     pub(crate) with_backlog: Footprint,
     /// While filling, as the broker's own metrics have it.
@@ -54,10 +57,8 @@ pub(crate) struct Pass {
     pub(crate) drained: Report,
     /// When all is acknowledged and a moment has passed.
     pub(crate) emptied: Footprint,
-    /// Until the directory had shrunk, or as long as that was waited for.
-    pub(crate) reclaimed_s: f64,
-    /// What it occupied then.
-    pub(crate) reclaimed_disk_bytes: u64,
+    /// Until the directory was what it was before, or as long as that was waited for.
+    pub(crate) reclaimed: Shrunk,
 }
 
 /// What a broker occupies.
@@ -82,13 +83,9 @@ pub(crate) struct Syncs {
 }
 
 /// A broker that just started or just filled is left alone for so long before its memory is read.
-const SETTLE: Duration = Duration::from_secs(2);
+pub(crate) const SETTLE: Duration = Duration::from_secs(2);
 /// A drain ends when nothing has come for so long: what was lost does not come.
-const DRAIN_STALL: Duration = Duration::from_secs(15);
-/// How long an emptied broker may take to give the disk back, how often that is looked at, and what it may keep.
-const RECLAIM_TIMEOUT: Duration = Duration::from_secs(60);
-const RECLAIM_TICK: Duration = Duration::from_millis(250);
-const RESERVE_BYTES: u64 = 64 << 20;
+pub(crate) const DRAIN_STALL: Duration = Duration::from_secs(15);
 /// A fill may stand still for so long: brokers write snapshots, and hold publishers back while they page.
 const FILL_STALL: Duration = Duration::from_secs(60);
 
@@ -96,12 +93,20 @@ const FILL_STALL: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// When the broker does not start or does not confirm all. What is missing later is in the pass.
-pub(crate) fn pass(way: &Way, load: Load, stop: Stop, directory: &Path) -> anyhow::Result<Pass> {
-    let progress = Progress::new();
+pub(crate) fn pass(
+    way: &Way,
+    load: Load,
+    stop: Stop,
+    directory: &Path,
+    progress: &mut Progress,
+) -> anyhow::Result<Pass> {
     let broker = way.peer.start(directory)?;
     thread::sleep(SETTLE);
     let before = Footprint::of(&broker, directory)?;
+    let resting_disk_bytes = reclaim::rest(way, &broker, load, directory, progress)?;
+    let rested_bytes = meter::disk_bytes(broker.pid);
     let scrape = scrape(&broker)?;
+    progress.say("filling");
     let filled = fill(way.plan(&broker, load, Phase::Fill)?)?;
     let syncs = Syncs::between(scrape.as_ref(), self::scrape(&broker)?.as_ref(), &filled);
     // A crash does not wait.
@@ -109,6 +114,7 @@ pub(crate) fn pass(way: &Way, load: Load, stop: Stop, directory: &Path) -> anyho
         thread::sleep(SETTLE);
     }
     let with_backlog = Footprint::of(&broker, directory)?;
+    progress.say("filled, stopping");
     let ended = SystemTime::now();
     let written = match stop {
         Stop::Clean => broker.stop()?,
@@ -117,28 +123,23 @@ pub(crate) fn pass(way: &Way, load: Load, stop: Stop, directory: &Path) -> anyho
             0
         }
     };
-    let filled_disk_bytes = written
-        .max(with_backlog.written_bytes)
-        .saturating_sub(before.written_bytes);
+    let filled_disk_bytes = written.max(with_backlog.written_bytes).saturating_sub(rested_bytes);
     let stopped_disk_bytes = tree_disk_bytes(directory);
     let stop_ms = ended.elapsed().unwrap_or_default().as_secs_f64() * 1000.0;
-    progress.say(&format!("{}: stopped in {stop_ms:.0} ms, starting", way.name));
+    progress.say(&format!("stopped in {stop_ms:.0} ms, starting"));
     let broker = way.peer.start(directory)?;
     let mut plan = way.plan(&broker, load, Phase::Drain)?;
     plan.stall = DRAIN_STALL;
     let ready_ms = broker.ready_in.as_secs_f64() * 1000.0;
-    progress.say(&format!("{}: ready in {ready_ms:.0} ms, emptying", way.name));
+    progress.say(&format!("ready in {ready_ms:.0} ms, emptying"));
     let drained = run::run(&plan)?;
+    let drained_at = Instant::now();
     thread::sleep(SETTLE);
     let emptied = Footprint::of(&broker, directory)?;
-    let drained_at = Instant::now();
-    // An emptied directory need not be empty: files made ahead for what comes next may stay.
-    let reserve = before.disk_bytes + RESERVE_BYTES;
-    while stop == Stop::Clean && tree_disk_bytes(directory) > reserve && drained_at.elapsed() < RECLAIM_TIMEOUT {
-        thread::sleep(RECLAIM_TICK);
-    }
-    let reclaimed_s = (SETTLE + drained_at.elapsed()).as_secs_f64();
-    let reclaimed_disk_bytes = tree_disk_bytes(directory);
+    let reclaimed = match stop {
+        Stop::Clean => reclaim::shrunk(directory, resting_disk_bytes, drained_at, progress),
+        Stop::Kill => Shrunk::default(),
+    };
     broker.stop()?;
     Ok(Pass {
         way: way.key.to_owned(),
@@ -147,6 +148,7 @@ pub(crate) fn pass(way: &Way, load: Load, stop: Stop, directory: &Path) -> anyho
         stop,
         filled,
         before,
+        resting_disk_bytes,
         with_backlog,
         syncs,
         filled_disk_bytes,
@@ -159,8 +161,7 @@ pub(crate) fn pass(way: &Way, load: Load, stop: Stop, directory: &Path) -> anyho
         },
         drained,
         emptied,
-        reclaimed_s,
-        reclaimed_disk_bytes,
+        reclaimed,
     })
 }
 
@@ -210,7 +211,7 @@ pub(crate) fn traced(way: &Way, load: Load, directory: &Path) -> anyhow::Result<
     Ok(Syncs::new(count as f64, &filled))
 }
 
-fn fill(mut plan: Plan) -> anyhow::Result<Report> {
+pub(crate) fn fill(mut plan: Plan) -> anyhow::Result<Report> {
     plan.stall = FILL_STALL;
     let report = run::run(&plan)?;
     ensure_clean(&report)?;
@@ -218,7 +219,7 @@ fn fill(mut plan: Plan) -> anyhow::Result<Report> {
 }
 
 /// Only a load that the broker took whole is a figure.
-fn ensure_clean(report: &Report) -> anyhow::Result<()> {
+pub(crate) fn ensure_clean(report: &Report) -> anyhow::Result<()> {
     ensure!(
         report.clean,
         "{}; {}; {} published, {} confirmed, {} refused",
@@ -231,7 +232,7 @@ fn ensure_clean(report: &Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn scrape(broker: &Running) -> anyhow::Result<Option<Scrape>> {
+pub(crate) fn scrape(broker: &Running) -> anyhow::Result<Option<Scrape>> {
     broker.metrics.map(Scrape::of).transpose()
 }
 
@@ -256,7 +257,7 @@ impl Pass {
     /// What the directory grew by: the larger of running and stopped.
     pub(crate) fn disk_growth(&self) -> f64 {
         let with_backlog = self.with_backlog.disk_bytes.max(self.stopped_disk_bytes);
-        with_backlog as f64 - self.before.disk_bytes as f64
+        with_backlog as f64 - self.resting_disk_bytes as f64
     }
 
     /// Bytes written for a message from its publish to its acknowledgement, with the backlog between them.
@@ -294,7 +295,7 @@ impl Syncs {
         }
     }
 
-    fn between(before: Option<&Scrape>, after: Option<&Scrape>, filled: &Report) -> Option<Self> {
+    pub(crate) fn between(before: Option<&Scrape>, after: Option<&Scrape>, filled: &Report) -> Option<Self> {
         let (before, after) = before.zip(after)?;
         let grown = |name| after.sum(name) - before.sum(name);
         let count = grown(SYNCS);

@@ -14,6 +14,7 @@ use crate::connect::{self, Connected};
 use crate::latency::{Percentiles, Recorder};
 use crate::meter::resident_bytes;
 use crate::plan::Plan;
+use crate::progress::Progress;
 use crate::report::MIB;
 use crate::run;
 use crate::shared::Shared;
@@ -105,7 +106,14 @@ const HELD_BACK: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// When the broker does not start, closes a connection or does not confirm. What is missing is in the verdict.
-pub(crate) fn slow(way: &Way, load: Load, rate: f64, phase_s: f64, directory: &Path) -> anyhow::Result<Slow> {
+pub(crate) fn slow(
+    way: &Way,
+    load: Load,
+    rate: f64,
+    phase_s: f64,
+    directory: &Path,
+    progress: &mut Progress,
+) -> anyhow::Result<Slow> {
     let broker = way.peer.start(directory)?;
     let span = Duration::from_secs_f64(phase_s * PHASES.len() as f64);
     let mut plan = way.paced(&broker, load, rate, span)?;
@@ -122,7 +130,7 @@ pub(crate) fn slow(way: &Way, load: Load, rate: f64, phase_s: f64, directory: &P
         let consumer = scope.spawn(|| consume(&plan, &stage));
         let report = run::run_watched(&plan, &mut |shared| watch.look(shared));
         let due = report.as_ref().map_or(0, |report| report.published);
-        watch.catch_up(due, || consumer.is_finished());
+        watch.catch_up(due, || consumer.is_finished(), progress);
         stage.over.store(true, Relaxed);
         (report, consumer.join())
     });
@@ -272,7 +280,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Goes on looking when the publisher is done.
-    fn catch_up(&mut self, published: u64, is_over: impl Fn() -> bool) {
+    fn catch_up(&mut self, published: u64, is_over: impl Fn() -> bool, progress: &mut Progress) {
         let begun = Instant::now();
         let (mut moved, mut moved_at) = (0, begun);
         loop {
@@ -284,6 +292,7 @@ impl<'a> Watch<'a> {
             if received >= published || moved_at.elapsed() > CATCH_UP_STALL || is_over() {
                 break;
             }
+            progress.wait(|| format!("the consumer catches up, {} to go", published.saturating_sub(received)));
             thread::sleep(TICK);
         }
         self.caught_up_after_s = begun.elapsed().as_secs_f64();

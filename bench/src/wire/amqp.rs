@@ -55,6 +55,7 @@ pub(crate) const CHANNEL_OPEN_OK: Method = (20, 11);
 const CHANNEL_CLOSE: Method = (20, 40);
 pub(crate) const QUEUE_DECLARE_OK: Method = (50, 11);
 pub(crate) const QUEUE_BIND_OK: Method = (50, 21);
+pub(crate) const QUEUE_PURGE_OK: Method = (50, 31);
 pub(crate) const QUEUE_DELETE_OK: Method = (50, 41);
 pub(crate) const BASIC_QOS_OK: Method = (60, 11);
 pub(crate) const BASIC_CONSUME_OK: Method = (60, 21);
@@ -158,6 +159,15 @@ impl Amqp {
     /// queue.delete.
     pub(crate) fn queue_delete(out: &mut Vec<u8>, queue: &str) {
         put_method(out, 1, (50, 40), |args| {
+            args.extend_from_slice(&[0, 0]);
+            put_short(args, queue);
+            args.push(0);
+        });
+    }
+
+    /// queue.purge.
+    pub(crate) fn queue_purge(out: &mut Vec<u8>, queue: &str) {
+        put_method(out, 1, (50, 30), |args| {
             args.extend_from_slice(&[0, 0]);
             put_short(args, queue);
             args.push(0);
@@ -450,6 +460,7 @@ mod tests {
             address: Address::Queue("q".into()),
             further: Vec::new(),
             qos: 0,
+            retain: false,
             durable,
             confirm: false,
         }

@@ -46,10 +46,12 @@ pub(crate) enum AckMode {
 #[derive(Clone, Debug)]
 pub(crate) struct PublishStyle {
     pub(crate) address: Address,
-    /// More destinations, which take turns with the first; AMQP only.
+    /// More destinations, which take turns with the first; AMQP and MQTT.
     pub(crate) further: Vec<Address>,
     /// MQTT only.
     pub(crate) qos: u8,
+    /// The broker keeps the last message of each topic; MQTT only.
+    pub(crate) retain: bool,
     /// AMQP delivery mode 2, STOMP `persistent:true`; MQTT knows only its quality of service.
     pub(crate) durable: bool,
     /// The broker is asked to confirm (AMQP confirm mode, STOMP receipts; MQTT above QoS 0 always does).

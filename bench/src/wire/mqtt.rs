@@ -1,6 +1,6 @@
 //! MQTT 3.1.1 and 5, the client's half.
 
-use super::{PublishStyle, Sink, WireError, u16_at};
+use super::{Address, PublishStyle, Sink, WireError, u16_at};
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Version {
@@ -13,8 +13,10 @@ pub(crate) enum Version {
 pub(crate) struct Mqtt {
     version: Version,
     qos: u8,
-    /// Everything of a PUBLISH before the packet identifier; empty for a consumer.
-    publish_head: Vec<u8>,
+    /// Everything of a PUBLISH before the packet identifier, for each topic in turn; empty for a consumer.
+    publish_heads: Vec<Vec<u8>>,
+    /// Whose turn it is.
+    next_head: usize,
     /// Publishes that wait for their PUBACK or PUBCOMP, by identifier.
     unconfirmed: Identifiers,
     /// What the CONNACK allows unconfirmed at a time.
@@ -36,7 +38,8 @@ impl Mqtt {
         Self {
             version,
             qos: 0,
-            publish_head: Vec::new(),
+            publish_heads: Vec::new(),
+            next_head: 0,
             unconfirmed: Identifiers::new(),
             receive_max: u16::MAX,
         }
@@ -106,31 +109,39 @@ impl Mqtt {
 
     /// Prepares to publish bodies of `body_bytes` bytes.
     pub(crate) fn prepare(&mut self, style: &PublishStyle, body_bytes: usize) {
-        let topic = style.address.mqtt();
         let identifier = if style.qos > 0 { 2 } else { 0 };
         let properties = usize::from(self.version == Version::V5);
         self.qos = style.qos;
-        self.publish_head = vec![0x30 | style.qos << 1];
-        put_length(
-            &mut self.publish_head,
-            2 + topic.len() + identifier + properties + body_bytes,
-        );
-        put_text(&mut self.publish_head, &topic);
+        let head = |address: &Address| {
+            let topic = address.mqtt();
+            let mut head = vec![0x30 | style.qos << 1 | u8::from(style.retain)];
+            put_length(&mut head, 2 + topic.len() + identifier + properties + body_bytes);
+            put_text(&mut head, &topic);
+            head
+        };
+        self.publish_heads = std::iter::once(&style.address)
+            .chain(&style.further)
+            .map(head)
+            .collect();
     }
 
     /// PUBLISH; false when every packet identifier the broker allows is in use.
     #[inline]
     pub(crate) fn publish(&mut self, out: &mut Vec<u8>, body: &[u8]) -> bool {
-        if self.qos == 0 {
-            out.extend_from_slice(&self.publish_head);
+        let id = if self.qos == 0 {
+            None
+        } else if self.unconfirmed.count >= self.receive_max {
+            return false;
+        } else if let Some(id) = self.unconfirmed.take() {
+            Some(id)
         } else {
-            if self.unconfirmed.count >= self.receive_max {
-                return false;
-            }
-            let Some(id) = self.unconfirmed.take() else {
-                return false;
-            };
-            out.extend_from_slice(&self.publish_head);
+            return false;
+        };
+        if let Some(head) = self.publish_heads.get(self.next_head) {
+            out.extend_from_slice(head);
+            self.next_head = (self.next_head + 1) % self.publish_heads.len();
+        }
+        if let Some(id) = id {
             out.extend_from_slice(&id.to_be_bytes());
         }
         if self.version == Version::V5 {
@@ -365,7 +376,7 @@ impl Identifiers {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Address, Heard};
+    use super::super::Heard;
     use super::*;
 
     fn style(qos: u8) -> PublishStyle {
@@ -373,6 +384,7 @@ mod tests {
             address: Address::Topic(vec!["a".into(), "b".into()]),
             further: Vec::new(),
             qos,
+            retain: false,
             durable: false,
             confirm: false,
         }
@@ -425,6 +437,26 @@ mod tests {
         assert_eq!(
             out,
             b"\x30\x08\x00\x03a/bxyz\x32\x0A\x00\x03a/b\x00\x01xyz\x34\x0B\x00\x03a/b\x00\x01\x00xyz".as_slice()
+        );
+    }
+
+    #[test]
+    fn retained_publishes_take_turns_over_their_topics() {
+        let mut mqtt = Mqtt::new(Version::V311);
+        let further = vec![Address::Topic(vec!["c".into()])];
+        let retained = PublishStyle {
+            further,
+            retain: true,
+            ..style(1)
+        };
+        mqtt.prepare(&retained, 1);
+        let mut out = Vec::new();
+        for body in [b"x", b"y", b"z"] {
+            assert!(mqtt.publish(&mut out, body));
+        }
+        assert_eq!(
+            out,
+            b"\x33\x08\x00\x03a/b\x00\x01x\x33\x06\x00\x01c\x00\x02y\x33\x08\x00\x03a/b\x00\x03z".as_slice()
         );
     }
 

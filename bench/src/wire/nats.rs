@@ -326,6 +326,7 @@ mod tests {
             address: Address::Queue("work".into()),
             further: Vec::new(),
             qos: 0,
+            retain: false,
             durable: true,
             confirm: true,
         };

@@ -264,6 +264,7 @@ mod tests {
             address: Address::Queue("q".into()),
             further: Vec::new(),
             qos: 0,
+            retain: false,
             durable: true,
             confirm: true,
         };
@@ -312,6 +313,7 @@ mod tests {
             address: Address::Queue("q".into()),
             further: Vec::new(),
             qos: 0,
+            retain: false,
             durable: false,
             confirm: true,
         };

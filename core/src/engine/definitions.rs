@@ -295,16 +295,21 @@ impl Engine {
                 Fault::new(FaultKind::PreconditionFailed, text),
             );
         }
-        let messages = u32::try_from(q.ready.len()).unwrap_or(u32::MAX);
-        let gate = self.delete_queue(queue, wakes);
-        if c.reply {
-            self.answer(link, channel, Event::QueueDeleted { channel, messages }, gate);
-        }
+        let asker = c.reply.then_some((link, channel));
+        self.delete_queue_asked(queue, asker, wakes);
     }
 
-    /// Deletes a queue with everything in it: bindings, consumers, messages. Returns what to wait for.
-    pub(crate) fn delete_queue(&mut self, queue: QueueRef, wakes: &mut Wakes) -> Option<u64> {
-        self.queue_mut(queue)?;
+    /// Deletes a queue with everything in it: bindings, consumers, messages.
+    pub(crate) fn delete_queue(&mut self, queue: QueueRef, wakes: &mut Wakes) {
+        self.delete_queue_asked(queue, None, wakes);
+    }
+
+    /// Deletes a queue, and answers the channel that asked for it before its own consumers hear of it, as RabbitMQ does:
+    /// a client that closes the channel on `basic.cancel` would lose the answer (amqplib's own tests do).
+    fn delete_queue_asked(&mut self, queue: QueueRef, asker: Option<(Link, ChannelNumber)>, wakes: &mut Wakes) {
+        if self.queue_mut(queue).is_none() {
+            return;
+        }
         let removed = self.router.remove_queue(QueueSlot(queue.slot));
         let mut gate = self.log_removed(&removed);
         let mut q = self.queues.remove(queue.slot as usize);
@@ -313,6 +318,7 @@ impl Engine {
         self.memory.forget_deep(&q, &self.queues);
         self.cancel_queue_timers(queue, &q);
         self.counters.queues_deleted += 1;
+        let messages = u32::try_from(q.ready.len()).unwrap_or(u32::MAX);
         self.memory.doom(std::mem::take(&mut q.ready));
         if q.durable {
             let key = super::recovery::queue_key(q.id);
@@ -320,8 +326,11 @@ impl Engine {
             self.staging.record(Record::QueueDelete { queue: q.id });
             gate = Some(self.staging.wait());
         }
+        if let Some((link, channel)) = asker {
+            self.answer(link, channel, Event::QueueDeleted { channel, messages }, gate);
+        }
         if !q.consumers.is_empty() {
-            // A few at once, so that who deletes his own consumers' queue hears of them first.
+            // A few at once: most queues have no more.
             self.orphans.extend(q.consumers.iter());
             self.end_orphans(&mut Budget::of_hold(&self.settings), wakes);
         }
@@ -334,7 +343,6 @@ impl Engine {
         for (_, link, get) in waiting.collect::<Vec<_>>() {
             self.get_again(link, get, wakes);
         }
-        gate
     }
 
     /// Ends consumers whose queue is gone: all there are, or as many as there is to spend; the others in the holds that

@@ -140,6 +140,18 @@ fn deleting_a_queue_drops_what_is_ready_and_tells_its_consumers() {
     assert_eq!(w.counters().queues, 0);
 }
 
+/// amqplib's test "cancelled consumer" closes its channel on `basic.cancel`, and fails if the answer to its own `queue.delete`
+/// has not come by then. RabbitMQ answers first, so it does.
+#[test]
+fn a_channel_that_deletes_the_queue_it_consumes_is_answered_before_its_consumer_hears_of_it() {
+    let mut w = World::new(1);
+    let a = w.connect("test");
+    for queue in [durable("q"), declare("q", |_| {})] {
+        run(&mut w, a, [queue, consume("q", 4)]);
+        assert_eq!(run(&mut w, a, [delete("q")]), ["deleted 0", "gone c4"]);
+    }
+}
+
 #[test]
 fn deleting_waits_for_conditions_empty_before_unused() {
     let mut w = World::new(1);
