@@ -11,7 +11,7 @@ use gatepost_core::testing::world::{Client, Settings, World};
 use gatepost_core::time::Wall;
 
 const KIB: usize = 1 << 10;
-const SEGMENT: u64 = 64 << 10;
+const SEGMENT: u64 = 128 << 10;
 
 fn full(w: &mut World, is_full: bool) {
     w.set_pressure(is_full.then_some(Pressure::Full));
@@ -404,7 +404,7 @@ fn a_disk_that_somebody_else_fills_is_drained_from_the_reserve() {
         let mut w = small(7 + seed);
         let c = w.connect("test");
         run(&mut w, c, [durable("d")]);
-        for first in (0..600).step_by(20) {
+        for first in (0..1_200).step_by(20) {
             run(
                 &mut w,
                 c,
@@ -428,7 +428,7 @@ fn a_disk_that_somebody_else_fills_is_drained_from_the_reserve() {
             w.crash(Crash::Process);
             look(&mut w);
         }
-        drain(&mut w, 600);
+        drain(&mut w, 1_200);
         assert_eq!(look(&mut w), None, "{} bytes free", w.free_space());
     }
 }

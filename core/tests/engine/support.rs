@@ -29,7 +29,7 @@ pub(crate) fn hear(w: &mut World, c: Client) -> Vec<String> {
     loop {
         w.catch_up();
         heard.extend(now(w, c));
-        if !w.is_due(c) && w.is_caught_up() {
+        if !w.is_running() || (!w.is_due(c) && w.is_caught_up()) {
             return heard;
         }
     }
