@@ -226,9 +226,8 @@ pub(crate) fn run(node: &Node, mut store: Store) -> Result<(), StoreError> {
                 // Some wait for less than the rest.
                 report(&latest_tickets(&group), node, Engine::written);
             }
-            if let Some(due) = store.sync_due() {
-                chores_at = Some(chores_at.map_or(due, |at| at.min(due)));
-            }
+            let due = store.due_after(node.clock.now().monotonic);
+            chores_at = Some(chores_at.map_or(due, |at| at.min(due)));
             group.batches.clear();
             group.vhosts.clear();
         }

@@ -216,9 +216,11 @@ impl<D: Disk> Store<D> {
     pub fn durable(&self) -> Lsn {
         Lsn(self.durable)
     }
-    /// When the interval's sync is due, if it is: [`Store::tick`] does it. A commit may make it earlier.
-    pub fn sync_due(&self) -> Option<Time> {
-        self.sync_due
+    /// When [`Store::tick`] is due at the latest after a commit: there may be a sync to do, and what was settled may have
+    /// left segments with nothing in them.
+    pub fn due_after(&self, committed: Time) -> Time {
+        let look = committed + upkeep::RECLAIM_LOOK;
+        self.sync_due.map_or(look, |due| due.min(look))
     }
     /// Whether the disk is short: then more is compacted, sooner, and what is dead is given back sooner.
     pub fn set_disk_short(&mut self, short: bool) {
@@ -268,7 +270,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// Does what is due, and a slice of what can wait. Returns when to call it again; commits make that earlier, see
-    /// [`Store::is_due`].
+    /// [`Store::due_after`] and [`Store::is_due`].
     ///
     /// # Errors
     /// If the log itself failed: it is poisoned. Failed checkpoints, zeros and compactions are logged and counted.

@@ -13,7 +13,7 @@
 //!   loop {
 //!       let must = store.commit(&mut batches, now)?;    // empties the batches' records, keeps tickets and needs
 //!       // the batches are written, and are as durable as they need as soon as store.durable() >= must
-//!       // when wake_at or store.sync_due() has come, or store.is_due():
+//!       // when wake_at or store.due_after(now) has come, or store.is_due():
 //!       wake_at = store.tick(now)?;                     // background work; store.durable() may have grown
 //!   }
 //!   store.close(now)?;

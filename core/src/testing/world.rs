@@ -238,7 +238,7 @@ impl World {
         let due = if store.is_due() || self.tick_at.is_none() {
             Some(self.now.monotonic)
         } else {
-            store.sync_due()
+            Some(store.due_after(self.now.monotonic))
         };
         self.tick_at = [self.tick_at, due].into_iter().flatten().min();
         self.submitted.clear();

@@ -159,6 +159,8 @@ impl<D: Disk> Store<D> {
     }
 }
 
+/// How soon after a commit segments with nothing in them are noticed.
+pub(super) const RECLAIM_LOOK: Duration = Duration::from_secs(5);
 /// Time between checkpoints while segments wait for one to be recycled. It takes two, and no more than a minute.
 const RECLAIM_CHECKPOINT: Duration = Duration::from_secs(10);
 /// The same while the disk is short.

@@ -140,6 +140,14 @@ fn after_a_purge_the_directory_shrinks_within_a_minute() {
         }
         let full = disk.paths().len();
         assert!(full > 60);
+        // It rests, and is told to come back after a long time.
+        let mut next = store.tick(at(now)).unwrap();
+        while next.is_some_and(|Time(next)| next < now + 30_000) {
+            now = now.max(next.map_or(0, |Time(next)| next));
+            next = store.tick(at(now)).unwrap();
+        }
+        now += 1;
+        let purged = now;
         if is_drained {
             for seq in (0..4_000).step_by(100) {
                 commit(&mut store, vec![ack(1, seq, seq + 99)], now);
@@ -149,7 +157,9 @@ fn after_a_purge_the_directory_shrinks_within_a_minute() {
             let queue = crate::store::QueueId(1);
             commit(&mut store, vec![Record::Purge { queue, upto: 4_000 }], now);
         }
-        rest(&mut store, now, now + 60_000);
+        // As the committer does.
+        let Time(wake) = next.map_or(store.due_after(Time(now)), |next| next.min(store.due_after(Time(now))));
+        rest(&mut store, wake, purged + 60_000);
         let paths = disk.paths();
         // The active segment, two spares, what holds the survivors, two checkpoints.
         assert!(paths.len() <= 9, "{} of {full} files are left: {paths:?}", paths.len());
