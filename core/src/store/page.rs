@@ -233,10 +233,12 @@ fn list_part<D: Disk>(
     }
 }
 
-/// Directories of segments that were asked for lately, the last one first.
+/// Directories of segments that were asked for, the last one first.
 #[derive(Default)]
 pub(super) struct DirectoryCache {
     kept: Vec<Cached>,
+    /// Who leaves next.
+    turn: u64,
 }
 
 /// What a directory lists, sorted by queue.
@@ -391,11 +393,13 @@ impl DirectoryCache {
             }
         }
         self.kept.insert(0, cached);
-        let mut bytes = 0;
-        self.kept.retain(|cached| {
-            bytes += cached.bytes;
-            bytes <= CACHE_BYTES || cached.segment == segment
-        });
+        let mut bytes: usize = self.kept.iter().map(|cached| cached.bytes).sum();
+        while bytes > CACHE_BYTES && self.kept.len() > 1 {
+            // Any but this one: the same ones are asked for in turn, and the one that was not for longest would be next.
+            self.turn = self.turn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let others = self.kept.len() - 1;
+            bytes -= self.kept.swap_remove(1 + (self.turn >> 33) as usize % others).bytes;
+        }
         self.kept.first_mut()
     }
 }
