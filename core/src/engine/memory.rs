@@ -257,7 +257,7 @@ impl Engine {
 
     fn evict_bodies(&mut self) {
         let target = self.settings.cache_bytes_max / 10 * 9;
-        let now = self.now.monotonic;
+        let (now, full) = (self.now.monotonic, self.node_pressure == Some(Pressure::Full));
         let mut steps = EVICT_STEPS;
         let Engine {
             queues,
@@ -324,7 +324,9 @@ impl Engine {
                         later = true;
                         return Leave::Stop;
                     }
+                    // What is left of a full disk is for settles.
                     if let Body::Memory(message) = &entry.body
+                        && !full
                         && message.log_state().join()
                     {
                         // A transient backlog goes to disk too, unsynced; it is looked at again once it is written.

@@ -509,6 +509,12 @@ impl Engine {
                 return Ok(enqueued);
             }
         }
+        // What needs no log has nowhere else to go when memory is short, too.
+        let short = full && self.memory.bytes() > self.settings.memory_bytes_max;
+        if short && link != NOBODY && !targets.is_empty() {
+            enqueued.refused = Some(FaultKind::ResourceError);
+            return Ok(enqueued);
+        }
         let mut routes = Routes::new();
         let mut limited: SmallVec<[QueueRef; 4]> = SmallVec::new();
         let mut refused: SmallVec<[QueueRef; 4]> = SmallVec::new();

@@ -55,6 +55,39 @@ fn a_publish_that_needs_the_log_is_refused_and_nothing_is_kept_of_it() {
     assert_eq!(heard, expected);
 }
 
+/// They went to the log to free memory, and ate what is kept for settles.
+#[test]
+fn transient_messages_stay_out_of_a_full_log_and_are_refused_when_memory_is_short() {
+    let settings = Settings {
+        cache_bytes_max: 64 * KIB,
+        memory_bytes_max: 256 * KIB,
+        ..Settings::default()
+    };
+    let mut w = World::with(1, settings, StoreSettings::default());
+    let (c, consumer) = (w.connect("test"), w.connect("test"));
+    run(&mut w, c, [durable("d"), transient("t"), put("d", "before")]);
+    full(&mut w, true);
+    w.advance(ms(1_000));
+    w.catch_up();
+    let used = w.disk().bytes_used();
+    let mut heard = Vec::new();
+    for n in 0..600 {
+        heard.extend(run(&mut w, c, [put_transient("t", &padded(&n.to_string(), KIB))]));
+    }
+    let refused = heard.iter().filter(|line| line.starts_with("refused")).count();
+    assert!((300..500).contains(&refused), "{refused} of 600 do not fit");
+    assert!(w.disk().bytes_used() <= used, "nothing was logged");
+    w.send(consumer, vec![consume_with("t", 1, |c| c.no_ack = true)]);
+    let got = hear(&mut w, consumer);
+    assert_eq!(
+        got.iter().filter(|line| line.starts_with("deliver")).count(),
+        600 - refused
+    );
+    // Now there is room for others.
+    let heard = run(&mut w, c, [put_transient("t", "more")]);
+    assert!(!heard.iter().any(|line| line.starts_with("refused")), "{heard:?}");
+}
+
 #[test]
 fn consumers_definitions_and_settles_go_on() {
     let mut w = World::new(2);
