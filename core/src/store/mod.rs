@@ -322,7 +322,7 @@ pub struct RecoveredQueue {
     pub next_seq: u64,
     /// Messages below it may have been handed out.
     pub handed_out: u64,
-    /// Live messages, counted by their flags. Which ones they are, [`Reader::page`] tells when it matters.
+    /// Live messages, counted by their flags. Which ones they are, [`Reader::pages`] tells when it matters.
     pub messages: BTreeMap<u8, RecoveredMessages>,
     /// Live messages that `packet_ids` names, in no order. They are not counted in `messages`.
     pub in_flight: Vec<LogEntry>,
