@@ -66,7 +66,7 @@ const SPARE_BYTES: u64 = 256 << 10;
 const HALVED_MAX: u32 = 6;
 /// How soon they are doubled again.
 const DOUBLE_AFTER: Duration = Duration::from_millis(100);
-/// Part of the cache that may be on its way from disk. One body a queue always may.
+/// Part of the cache that may be on its way from disk, and one body more.
 const LOADING_SHARE: usize = 4;
 /// Entries fetched at once, at most.
 const READ_ENTRIES: usize = 256;
@@ -175,7 +175,8 @@ impl Memory {
     fn spare_bytes(&self) -> u64 {
         SPARE_BYTES >> self.halved
     }
-    /// A queue was looked at, and `left` tells whether anything left it or soon will. Returns whether there is no use in looking at more.
+    /// A queue was looked at, and `left` tells whether anything left it or soon will. Returns whether there is no use in
+    /// looking at more.
     fn looked(&mut self, left: bool, now: Time) -> bool {
         self.in_vain = if left { 0 } else { self.in_vain + 1 };
         if self.in_vain <= self.deep.len() {
@@ -430,7 +431,8 @@ impl Engine {
         }
     }
     fn loading_max(&self) -> usize {
-        self.settings.cache_bytes_max / LOADING_SHARE
+        // Without a cache, one after the other.
+        (self.settings.cache_bytes_max / LOADING_SHARE).max(1)
     }
 
     /// The reader reports: these bodies are in memory, and these messages are in the log.

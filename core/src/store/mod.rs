@@ -222,7 +222,7 @@ pub struct Read {
     pub seq: u64,
     /// Where its record lies.
     pub at: Position,
-    /// Engine's own number for what it waits for, in bytes, returned as it is.
+    /// Bytes of body that the engine waits for, returned as they are; 0 if it does not count them.
     pub waited: u32,
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// Bytes read at once, at most: those from a message to the last one wanted that lies in them.
 const READ_BYTES: usize = 64 << 10;
-/// What is read at least, and behind the start of the last one wanted.
+/// What is read beside the body of the last one wanted: its header and properties, most likely.
 const READ_BEHIND: usize = 4 << 10;
 /// Of two messages this far apart, the second one is read on its own: less is cheaper to copy than to ask for.
 const READ_GAP: u32 = 8 << 10;
@@ -89,7 +89,9 @@ impl<D: Disk> Reader<D> {
             .collect();
         let mut chunk = None;
         for (i, &(at, n)) in order.iter().enumerate() {
-            let ahead = read_ahead(at, order.iter().skip(i + 1).map(|(next, _)| *next));
+            let body_len = |n: usize| reads.get(n).map_or(0, |read| read.waited);
+            let following = order.iter().skip(i + 1).map(|&(next, n)| (next, body_len(n)));
+            let ahead = read_ahead(at, body_len(n), following);
             // A record may move between the look-up and the pin; the second look-up is then the true one.
             let message = match self.message(&mut chunk, at, ahead) {
                 Fetched::Gone => match reads.get(n).map(|read| self.shared.resolve(read.at)) {
@@ -140,15 +142,17 @@ impl<D: Disk> Reader<D> {
     }
 }
 
-/// How many bytes to read at `at` where the messages at `following` are wanted next.
-fn read_ahead(at: Position, following: impl Iterator<Item = Position>) -> usize {
-    let mut last = at.offset;
-    for next in following {
-        let near = next.segment == at.segment && next.offset - last <= READ_GAP;
-        if !near || (next.offset - at.offset) as usize > READ_BYTES - READ_BEHIND {
+/// How many bytes to read at `at`, where a body of that length is, and those at `following` are wanted next.
+fn read_ahead(at: Position, body_len: u32, following: impl Iterator<Item = (Position, u32)>) -> usize {
+    let end = |from: Position, body_len: u32| from.offset.saturating_add(body_len);
+    let mut last = end(at, body_len);
+    for (next, body_len) in following {
+        let near = next.segment == at.segment && next.offset.saturating_sub(last) <= READ_GAP;
+        let until = end(next, body_len);
+        if !near || (until - at.offset) as usize > READ_BYTES - READ_BEHIND {
             break;
         }
-        last = next.offset;
+        last = last.max(until);
     }
     (last - at.offset) as usize + READ_BEHIND
 }
