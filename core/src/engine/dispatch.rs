@@ -183,8 +183,6 @@ impl Engine {
         if l.starved.is_empty() {
             return false;
         }
-        // It takes at this moment: no need to wake it.
-        l.mute(true);
         for _ in 0..l.starved.len() {
             // Those who find no room keep their turn; those who get something wait for the next one.
             let l = link_at(&mut self.links, link).filter(|l| l.has_room());
@@ -199,11 +197,7 @@ impl Engine {
                 self.dispatch(slot, wakes);
             }
         }
-        let Some(l) = link_at(&mut self.links, link) else {
-            return false;
-        };
-        l.mute(false);
-        !l.outbox.is_empty()
+        link_at(&mut self.links, link).is_some_and(|l| !l.outbox.is_empty())
     }
 
     /// The link has no room: what was reserved to it goes back, in order, so that others can have it.

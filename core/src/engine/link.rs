@@ -50,7 +50,8 @@ pub(crate) struct Fetched {
 pub(crate) struct LinkState {
     pub(crate) id: Link,
     wake: Arc<dyn Wake>,
-    /// Woken since its last take: once is enough.
+    /// No wake is to be sent: one is on its way already, or the link takes right now and is told at the end of that take
+    /// whether there is more, or it has no room and comes back by itself.
     woken: bool,
     pub(crate) protocol: &'static str,
     /// Sorted by number; most links have one or two.
@@ -207,18 +208,26 @@ impl LinkState {
             wakes.push(self.wake.clone());
         }
     }
+    /// The link is at the engine and will take before the lock is released: until [`LinkState::taken`] it needs no wake,
+    /// because that take looks at everything there is.
+    pub(crate) fn visits(&mut self) {
+        self.woken = true;
+    }
     /// The link takes now; `stalled` if it has no room, in which case it comes back by itself.
     pub(crate) fn taking(&mut self, stalled: bool) {
-        self.woken = stalled;
+        self.woken = true;
         self.stalled = stalled;
     }
-    /// Whether something is left after a take, other than what comes back by itself.
+    /// The take is over: from now on the link is woken again, unless it comes back by itself. Returns whether it has
+    /// something to take already. A wake was not sent for that, so it must not be forgotten.
+    pub(crate) fn taken(&mut self) -> bool {
+        self.woken = self.stalled;
+        !self.stalled
+            && (self.has_more() || self.closed.is_some() || !self.verdicts.is_empty() || !self.confirm_dirty.is_empty())
+    }
+    /// Whether the outbox has something that does not come back by itself.
     pub(crate) fn has_more(&self) -> bool {
         !self.outbox.is_empty() && !self.resend_loading
-    }
-    /// Wakes are not wanted for the moment, or are again.
-    pub(crate) fn mute(&mut self, mute: bool) {
-        self.woken = mute;
     }
     pub(crate) fn has_room(&self) -> bool {
         !self.stalled

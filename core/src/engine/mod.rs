@@ -98,6 +98,15 @@ impl Drop for Wakes {
     }
 }
 
+/// How a [`Engine::visit`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Visited {
+    /// The hold's work limit was reached and commands are left: unlock, then visit again.
+    pub unfinished: bool,
+    /// The link has more to take.
+    pub more: bool,
+}
+
 /// What a link's socket has room for.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
@@ -461,14 +470,41 @@ impl Engine {
         Ok(())
     }
 
+    /// One visit of a link: applies commands as [`Engine::apply`] does, then takes as [`Engine::take`] does, in the same
+    /// hold of the lock. What the commands cause for the link itself is taken here, so it is not woken for that.
+    pub fn visit(
+        &mut self,
+        now: Now,
+        link: Link,
+        commands: &mut Vec<Command>,
+        room: Room,
+        events: &mut Vec<Event>,
+        wakes: &mut Wakes,
+    ) -> Visited {
+        if let Some(l) = self.link_mut(link) {
+            l.visits();
+        }
+        let unfinished = !commands.is_empty() && self.apply(now, link, commands, wakes);
+        let more = self.take(now, link, room, events, wakes);
+        Visited { unfinished, more }
+    }
+
     /// Moves what the link may send now into `events`, deliveries within `room` (one message always fits if
-    /// `room.messages > 0`). Returns whether more is ready.
+    /// `room.messages > 0`). Returns whether more is ready. The link is not woken for what becomes ready meanwhile: that
+    /// is `true` here.
     pub fn take(&mut self, now: Now, link: Link, room: Room, events: &mut Vec<Event>, wakes: &mut Wakes) -> bool {
         self.now = now;
         let stalled = room.messages == 0 || room.bytes == 0;
-        let told = self.pressure;
         let Some(l) = self.link_mut(link) else { return false };
         l.taking(stalled);
+        let more = self.take_ready(link, room, events, wakes);
+        let late = self.link_mut(link).is_some_and(LinkState::taken);
+        more || late
+    }
+
+    fn take_ready(&mut self, link: Link, room: Room, events: &mut Vec<Event>, wakes: &mut Wakes) -> bool {
+        let told = self.pressure;
+        let Some(l) = self.link_mut(link) else { return false };
         if let Some(reason) = l.closed.take() {
             events.push(Event::Closed(reason));
             return false;
@@ -483,13 +519,13 @@ impl Engine {
         if self.link(link).is_some_and(|l| !l.confirm_dirty.is_empty()) {
             self.take_confirms(link, events);
         }
-        if stalled {
+        if self.link(link).is_some_and(|l| l.stalled) {
             self.give_back_reservations(link);
         }
         let more = self.take_outbox(link, room, events, wakes);
         // What was given back is for others, and what died on the way goes on.
         self.dispatch_touched(wakes);
-        more || self.link(link).is_some_and(|l| !stalled && l.has_more())
+        more
     }
 
     /// Takes the first of the outbox if it is an answer. Returns whether it was.

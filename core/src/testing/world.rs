@@ -207,6 +207,12 @@ impl World {
         self.clients[client.0].more = true;
         let more = self.turn(|engine, wakes| engine.take(now, link, room, &mut events, wakes));
         self.clients[client.0].more = more;
+        // Its own thread would be woken while it runs, and a driver may well ignore that.
+        assert!(
+            !self.clients[client.0].woken.0.load(Ordering::Relaxed),
+            "client {} was woken by its own take, rather than told that there is more",
+            client.0
+        );
         self.note(client, &events);
         self.check_wakes();
         events

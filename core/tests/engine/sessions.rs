@@ -388,6 +388,22 @@ fn retained_messages_are_replayed_as_the_subscription_asks() {
 }
 
 #[test]
+fn live_messages_follow_a_retained_one() {
+    // The replay happens inside the take that asks for it. It woke its own link; the driver dropped that wake, the engine
+    // took it for one on its way, and no live message ever woke the link again.
+    let mut w = World::new(1);
+    let p = open(&mut w, "p");
+    run(&mut w, p, [retain("t", "kept")]);
+    let c = open(&mut w, "c");
+    let heard = run(&mut w, c, [subscribe(vec![filter("t", 0)])]);
+    assert_eq!(heard, ["suback 1 [Ok(0)]", "publish q0 #0 t kept retain"]);
+    assert!(!w.is_due(c), "it has taken everything and was told so");
+    w.send(p, vec![mqtt("t", "live", 0, 0)]);
+    assert!(w.is_due(c), "it was not woken");
+    assert_eq!(now(&mut w, c), ["publish q0 #0 t live"]);
+}
+
+#[test]
 fn a_retained_message_is_confirmed_when_the_log_keeps_it_whoever_settles_it_before() {
     // The settle of the one subscriber confirmed it: a power cut then lost the retained message.
     let mut w = World::new(1);

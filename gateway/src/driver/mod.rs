@@ -28,7 +28,7 @@ pub(crate) use serving::Serving;
 use crate::random::random;
 use crate::vhost::Vhost;
 use gatepost_core::command::{Attach, Command, Peer};
-use gatepost_core::engine::{Link, Room, Wake};
+use gatepost_core::engine::{Link, Room, Visited, Wake};
 use gatepost_core::event::Event;
 use gatepost_core::fault::{Fault, FaultKind};
 use gatepost_core::properties::Name;
@@ -351,16 +351,11 @@ impl Connection {
     fn visit_engine(&mut self, s: &mut Scratch, now: Now, room: Room, again: &mut bool) {
         let Some(bound) = &self.bound else { return };
         let (commands, events) = (&mut s.commands, &mut s.events);
-        let (unfinished, more) = self.waking.during(|| {
-            bound.vhost.enter(|engine, wakes| {
-                let unfinished = !commands.is_empty() && engine.apply(now, bound.link, commands, wakes);
-                // Also without room: what was reserved to this link goes back then, and a close still gets through.
-                (
-                    unfinished,
-                    engine.take(now, bound.link, room, events, wakes) || room.messages == 0,
-                )
-            })
-        });
+        let Visited { unfinished, more } = bound
+            .vhost
+            .enter(|engine, wakes| engine.visit(now, bound.link, commands, room, events, wakes));
+        // Without room it was asked all the same: what was reserved to this link went back, and a close gets through.
+        let more = more || room.messages == 0;
         self.more = more;
         if unfinished {
             // The rest of a long batch waits until others have had the lock, and this thread.

@@ -2,7 +2,6 @@
 
 use crate::threads::Shared;
 use gatepost_core::engine::Wake;
-use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
@@ -36,31 +35,8 @@ impl Waking {
     }
 }
 
-thread_local! {
-    /// The connection that is with the engine right now, by address; 0: none.
-    static VISITING: Cell<usize> = const { Cell::new(0) };
-}
-
-impl Waking {
-    /// Runs a visit to the engine that applies and then takes. What it applies may wake the connection itself, for what
-    /// it takes a moment later; that call is not worth another turn. Calls from other threads are heard as ever.
-    pub(super) fn during<T>(&self, visit: impl FnOnce() -> T) -> T {
-        VISITING.set(self.address());
-        let result = visit();
-        VISITING.set(0);
-        result
-    }
-
-    fn address(&self) -> usize {
-        std::ptr::from_ref(self).addr()
-    }
-}
-
 impl Wake for Waking {
     fn wake(&self) {
-        if VISITING.get() == self.address() {
-            return;
-        }
         if !self.raised.swap(true, Ordering::AcqRel)
             && let Some(task) = self.task.get()
         {

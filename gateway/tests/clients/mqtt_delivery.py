@@ -100,6 +100,25 @@ def overlapping_subscriptions_deliver_once_at_the_highest_qos(version):
 both(overlapping_subscriptions_deliver_once_at_the_highest_qos, differs="mosquitto rabbitmq")
 
 
+def live_messages_follow_a_retained_one(version):
+    # The replay's wake was lost, and the engine believed it was on its way: nothing came any more.
+    for kept, granted, live in [(0, 0, 0), (1, 0, 1), (0, 1, 0), (1, 1, 1)]:
+        topic = unique("t")
+        subscriber, publisher = Client(version), Client(version)
+        publisher.publish(topic, "kept", qos=kept, retain=True)
+        # At QoS 0 nothing says that it has arrived, but what follows it on its connection.
+        publisher.publish(unique("after"), qos=1)
+        subscriber.subscribe(topic, granted)
+        subscriber.wait(1)
+        for n in range(3):
+            publisher.publish(topic, f"live {n}", qos=live)
+            subscriber.wait(2 + n)
+        equal(subscriber.payloads, [b"kept", b"live 0", b"live 1", b"live 2"])
+
+
+both(live_messages_follow_a_retained_one)
+
+
 @case
 def subscribing_again_replaces():
     topic = unique("t")

@@ -2,6 +2,7 @@
 
 use super::{Deed as AnyDeed, Stage};
 use crate::support::*;
+use gatepost_core::command::Command;
 use gatepost_core::event::{DeliveryFlags, Event};
 use gatepost_core::testing::world::Client;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -95,7 +96,7 @@ impl Sessions {
     }
 
     pub(super) fn act(&mut self, stage: &mut Stage) {
-        match stage.below(10) {
+        match stage.below(12) {
             0..=4 => {
                 if let Some(p) = self.publisher {
                     for _ in 0..=stage.below(6) {
@@ -122,7 +123,20 @@ impl Sessions {
                     stage.said.remove(&c);
                 }
             }
-            _ => self.reconnect(stage),
+            8 | 9 => self.reconnect(stage),
+            // Retained messages come to their subscriber in the very take that looks for them: at QoS 0 nothing that the
+            // subscriber says afterwards brings it back to the engine.
+            10 => {
+                if let Some(p) = self.publisher {
+                    stage.say(p, retained(stage.clock), AnyDeed::Nothing);
+                }
+            }
+            _ => {
+                let n = stage.below(2);
+                if let Some(c) = self.subscribers[n].client {
+                    stage.say(c, subscribe(vec![filter("retained/#", 0)]), AnyDeed::Nothing);
+                }
+            }
         }
     }
 
@@ -250,6 +264,10 @@ impl Sessions {
                 assert!(*present, "the subscriber's session is kept");
                 assert!(!std::mem::replace(&mut s.opened, true), "it is opened once");
             }
+            Event::Deliver(d) if d.message.key().starts_with("retained/") => {
+                assert!(s.opened, "nothing comes before the session is open");
+                assert_eq!(d.qos, 0);
+            }
             Event::Deliver(d) => {
                 assert!(s.opened, "nothing comes before the session is open");
                 let body = String::from_utf8_lossy(d.message.body()).into_owned();
@@ -353,4 +371,14 @@ impl Sessions {
             assert!(s.incoming.is_empty(), "ids never released: {:?}", s.incoming);
         }
     }
+}
+
+/// A retained publish at QoS 0, to one of a few topics outside the book.
+fn retained(n: u64) -> Command {
+    let message = topic_message(&format!("retained/{}", n % 4), "m", |e| {
+        e.retain = true;
+        e.qos = 0;
+        e.durable = false;
+    });
+    mqtt_message(message, 0)
 }
