@@ -9,7 +9,7 @@
 //!                              spans count, (gap, extent, segment, live)*, dead runs,
 //!                              incoming count, id*, outgoing count, (seq, id, released)*)*
 //!           moves      count, (queue, seq, flags, 0 queue seq | 1 segment offset)*
-//!           keys       count, (key len, key, segment, offset, version, len, copies, deleted)*
+//!           keys       count, (key len, key, segment, offset, version, len, deleted, older count, segment*)*
 //! ```
 //!
 //! It covers each segment up to `end`, and says of everything below what is live. The one before is kept as
@@ -19,7 +19,7 @@
 
 use super::QueueId;
 use super::disk::{Disk, DiskFile};
-use super::index::{Index, KeyEntry, Move, QueueIndex, Root};
+use super::index::{Index, KeyEntry, Move, QueueIndex, Root, Segments};
 use super::record::{parse_runs, put_runs};
 use super::segment::{SegmentHeader, SegmentKind};
 use super::settings::StoreError;
@@ -36,7 +36,7 @@ pub(crate) const OLD: &str = "checkpoint.old";
 /// One being written.
 pub(crate) const DRAFT: &str = "checkpoint.draft";
 const MAGIC: [u8; 8] = *b"GATEPCKP";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 24;
 
 /// What is said of a segment.
@@ -128,10 +128,15 @@ pub(crate) fn encode(marks: &Marks, segments: &[Covered], index: &Index) -> Vec<
             u64::from(entry.at.offset),
             entry.version,
             u64::from(entry.len),
-            u64::from(entry.copies),
             u64::from(entry.deleted),
+            entry.older.iter().len() as u64,
         ] {
             put_varint(o, value);
+        }
+        let mut before = 0;
+        for segment in entry.older.iter() {
+            put_varint(o, u64::from(segment - before));
+            before = segment;
         }
     }
     let len = (out.len() - HEADER_BYTES) as u64;
@@ -316,12 +321,20 @@ fn parse(body: &[u8]) -> Option<Checkpoint> {
             segment: i.number()?,
             offset: i.number()?,
         };
+        let (version, len, deleted) = (i.varint()?, i.number()?, i.varint()? != 0);
+        let count = i.count(1)?;
+        let (mut older, mut before) = (Vec::with_capacity(count), 0u32);
+        for _ in 0..count {
+            let gap: u32 = i.number()?;
+            before = before.checked_add(gap).filter(|_| gap > 0)?;
+            older.push(before);
+        }
         let entry = KeyEntry {
             at,
-            version: i.varint()?,
-            len: i.number()?,
-            copies: i.number()?,
-            deleted: i.varint()? != 0,
+            version,
+            len,
+            older: Segments::from_sorted(older),
+            deleted,
         };
         index.restore_key(key, entry);
     }

@@ -88,6 +88,14 @@ impl<D: Disk> Store<D> {
     /// checkpoint covers them, as dead, so that no start takes them for messages whose settling it does not see.
     fn abandon_cold(&mut self) {
         for writer in std::mem::take(&mut self.cold).into_iter().flatten() {
+            // A deletion that comes later must outlive these copies, too.
+            let mut index = self.shared.index.lock();
+            for listed in Entries::new(&writer.directory.lock().bytes) {
+                if let Listed::Key { key, .. } = listed {
+                    index.key_copied_in_vain(key, writer.header.id);
+                }
+            }
+            drop(index);
             if let Some(segment) = self.segments.get_mut(&writer.header.id) {
                 segment.end = writer.position();
             }
@@ -248,7 +256,7 @@ impl<D: Disk> Store<D> {
                         segment: source,
                         offset,
                     };
-                    let known = self.shared.index.lock().keys.get(&key).copied();
+                    let known = self.shared.index.lock().keys.get(&key).cloned();
                     let Some(entry) = known.filter(|entry| entry.at == at) else {
                         continue;
                     };

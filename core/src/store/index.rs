@@ -29,6 +29,15 @@ pub(crate) struct Live {
     pub(crate) routes: u64,
     /// Newest keyed records, and deletions that are still needed.
     pub(crate) keys: u64,
+    /// Deletions among `keys`: they go when the older copies that they outlive have gone.
+    pub(crate) deletions: u64,
+}
+
+impl Live {
+    /// Whether nothing is left but deletions.
+    pub(crate) fn has_deletions_only(&self) -> bool {
+        self.routes == 0 && self.keys == self.deletions
+    }
 }
 
 /// One queue.
@@ -45,17 +54,48 @@ pub(crate) struct QueueIndex {
 }
 
 /// The newest record of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeyEntry {
     pub(crate) at: Position,
     /// LSN of the record that first said so; copies keep it.
     pub(crate) version: u64,
     /// Bytes of the record.
     pub(crate) len: u32,
-    /// Records of this key on disk, this one included.
-    pub(crate) copies: u32,
-    /// The newest record is a deletion, which is needed as long as an older copy exists.
+    /// Other segments on disk that have older records of this key.
+    pub(crate) older: Segments,
+    /// The newest record is a deletion. It is needed as long as another segment has an older record of the key; older
+    /// records in its own segment go together with it.
     pub(crate) deleted: bool,
+}
+
+/// A few segments, ascending. Most keys have none, and none takes no memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Segments(Box<[u32]>);
+
+impl Segments {
+    pub(crate) fn from_sorted(segments: Vec<u32>) -> Segments {
+        debug_assert!(segments.is_sorted_by(|a, b| a < b));
+        Segments(segments.into())
+    }
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = u32> {
+        self.0.iter().copied()
+    }
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    fn insert(&mut self, segment: u32) {
+        if let Err(at) = self.0.binary_search(&segment) {
+            let mut list = std::mem::take(&mut self.0).into_vec();
+            list.insert(at, segment);
+            self.0 = list.into();
+        }
+    }
+    /// Keeps some of them.
+    pub(crate) fn retain(&mut self, keep: impl Fn(u32) -> bool) {
+        if !self.0.iter().all(|segment| keep(*segment)) {
+            self.0 = self.0.iter().copied().filter(|segment| keep(*segment)).collect();
+        }
+    }
 }
 
 /// Where the payload of a moved message is to be found.
@@ -399,66 +439,104 @@ impl Index {
     }
     /// A keyed record was found at the start. Deletions are kept until all records were seen: an older copy may follow.
     pub(crate) fn found_key(&mut self, key: &[u8], at: Position, len: u32, version: u64, deleted: bool) {
-        let entry = KeyEntry {
+        let mut entry = KeyEntry {
             at,
             version,
             len,
-            copies: 1,
+            older: Segments::default(),
             deleted,
         };
         match self.keys.get_mut(key) {
-            Some(old) if old.version > version => {
-                old.copies += 1;
+            Some(newest) if newest.version > version => {
+                if newest.at.segment != at.segment {
+                    newest.older.insert(at.segment);
+                }
                 return;
             }
-            Some(old) => {
-                let (before, copies) = (old.at.segment, old.copies);
-                *old = KeyEntry {
-                    copies: copies + 1,
-                    ..entry
-                };
-                self.count(before).keys -= 1;
+            Some(newest) => {
+                entry.older = std::mem::take(&mut newest.older);
+                entry.older.insert(newest.at.segment);
+                entry.older.retain(|segment| segment != at.segment);
+                let before = std::mem::replace(newest, entry);
+                self.count_key(before.at.segment, before.deleted, false);
             }
-            // Deleting what is nowhere on disk leaves nothing to remember, but the record itself is there now.
             None => _ = self.keys.insert(key.into(), entry),
         }
-        self.count(at.segment).keys += 1;
+        self.count_key(at.segment, deleted, true);
     }
-    /// The newest record of a key is lost, and its value with it.
-    pub(crate) fn lose_key(&mut self, key: &[u8]) {
-        if let Some(entry) = self.keys.remove(key) {
-            self.count(entry.at.segment).keys -= 1;
+    fn count_key(&mut self, segment: u32, deleted: bool, is_there: bool) {
+        let live = self.count(segment);
+        let change = |count: &mut u64| *count = if is_there { *count + 1 } else { *count - 1 };
+        change(&mut live.keys);
+        if deleted {
+            change(&mut live.deletions);
         }
     }
-    /// All records were seen.
-    pub(crate) fn drop_needless_deletions(&mut self) {
-        let deleted = self.keys.iter().filter(|(_, entry)| entry.deleted && entry.copies <= 1);
-        for key in deleted.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
-            self.drop_needless_deletion(&key);
+    /// The newest record of a key is not to be counted any more: it is lost, or needless.
+    pub(crate) fn take_key(&mut self, key: &[u8]) -> Option<KeyEntry> {
+        let entry = self.keys.remove(key)?;
+        self.count_key(entry.at.segment, entry.deleted, false);
+        Some(entry)
+    }
+    /// A copy of a key's newest record was written, and nothing will point to it.
+    pub(crate) fn key_copied_in_vain(&mut self, key: &[u8], segment: u32) {
+        if let Some(entry) = self.keys.get_mut(key)
+            && entry.at.segment != segment
+        {
+            entry.older.insert(segment);
         }
     }
-    /// A segment with a record of this key goes.
-    pub(crate) fn key_copy_gone(&mut self, key: &[u8]) {
+    /// All records were seen, and only these segments are on disk.
+    pub(crate) fn drop_needless_deletions(&mut self, is_there: impl Fn(u32) -> bool) {
+        for entry in self.keys.values_mut() {
+            entry.older.retain(&is_there);
+        }
+        let needless = self
+            .keys
+            .iter()
+            .filter(|(_, entry)| entry.deleted && entry.older.is_empty());
+        for key in needless.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            self.take_key(&key);
+        }
+    }
+    /// A segment with a record of this key is gone from the disk.
+    pub(crate) fn key_copy_gone(&mut self, key: &[u8], segment: u32) {
         if let Some(entry) = self.keys.get_mut(key) {
-            entry.copies = entry.copies.saturating_sub(1);
+            entry.older.retain(|other| other != segment);
             self.drop_needless_deletion(key);
         }
     }
-    /// A deletion whose own record is the last one on disk deletes nothing.
+    /// A segment is gone, and which keys it had cannot be told.
+    pub(crate) fn all_copies_gone(&mut self, segment: u32) {
+        self.drop_needless_deletions(|other| other != segment);
+    }
+    /// A deletion deletes nothing once no other segment has an older record of its key.
     fn drop_needless_deletion(&mut self, key: &[u8]) {
-        if let Some(entry) = self.keys.get(key)
-            && entry.deleted
-            && entry.copies <= 1
+        if self
+            .keys
+            .get(key)
+            .is_some_and(|entry| entry.deleted && entry.older.is_empty())
         {
-            let segment = entry.at.segment;
-            self.keys.remove(key);
-            self.count(segment).keys -= 1;
+            self.take_key(key);
         }
     }
     /// Takes over the keys of a checkpoint.
     pub(crate) fn restore_key(&mut self, key: Box<[u8]>, entry: KeyEntry) {
-        self.count(entry.at.segment).keys += 1;
+        self.count_key(entry.at.segment, entry.deleted, true);
         self.keys.insert(key, entry);
+    }
+    /// Gives back the memory of what was deleted, once it is most of it.
+    pub(crate) fn shrink(&mut self) {
+        const SMALL: usize = 1024;
+        fn is_wide(len: usize, capacity: usize) -> bool {
+            capacity > SMALL && capacity / 4 > len
+        }
+        if is_wide(self.keys.len(), self.keys.capacity()) {
+            self.keys.shrink_to(self.keys.len() * 2);
+        }
+        if is_wide(self.queues.len(), self.queues.capacity()) {
+            self.queues.shrink_to(self.queues.len() * 2);
+        }
     }
 }
 
@@ -528,9 +606,39 @@ mod tests {
         index.key(b"k", Position { segment: 1, offset: 8 }, 40, 8, false);
         index.key(b"k", Position { segment: 2, offset: 8 }, 40, 108, true);
         assert_eq!((index.live(1).keys, index.live(2).keys), (0, 1));
-        index.key_copy_gone(b"k");
-        assert_eq!(index.live(2).keys, 0);
+        assert!(index.live(2).has_deletions_only());
+        index.key_copy_gone(b"k", 1);
+        assert_eq!(index.live(2), Live::default());
         assert!(index.keys.is_empty());
+    }
+
+    /// Deletions pinned their own segment: what they deleted lay in it, and could not go before they did.
+    #[test]
+    fn a_deletion_beside_the_only_older_copy_is_not_kept() {
+        let mut index = Index::default();
+        for round in 0..10 {
+            let at = |offset| Position { segment: 1, offset };
+            index.key(b"k", at(round * 80 + 8), 40, u64::from(round) * 80 + 8, false);
+            index.key(b"k", at(round * 80 + 48), 40, u64::from(round) * 80 + 48, true);
+            assert_eq!(index.live(1), Live::default());
+            assert!(index.keys.is_empty());
+        }
+    }
+
+    /// A key that came back after its deletion was forgotten had one copy too few in the books: the next deletion was
+    /// forgotten while a value was still on disk.
+    #[test]
+    fn a_key_that_comes_back_is_protected_from_all_its_values() {
+        let mut index = Index::default();
+        let at = |segment| Position { segment, offset: 8 };
+        index.key(b"k", at(1), 40, 8, false);
+        index.key(b"k", at(1), 40, 48, true);
+        index.key(b"k", at(2), 40, 108, false);
+        index.key_copy_gone(b"k", 1);
+        index.key(b"k", at(3), 40, 208, true);
+        assert_eq!(index.live(3).deletions, 1, "segment 2 still has a value");
+        index.key_copy_gone(b"k", 2);
+        assert_eq!(index.live(3), Live::default());
     }
 
     #[test]

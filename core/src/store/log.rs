@@ -8,7 +8,7 @@ use super::compact::Compaction;
 use super::disk::{Disk, DiskFile};
 use super::files::Shared;
 use super::footer::Ending;
-use super::index::Root;
+use super::index::{KeyEntry, Root};
 use super::reader::Reader;
 use super::record::{self, FIRST, GROUP, Kind, LAST, message_bytes_max};
 use super::segment::{RECORDS_AT, SegmentHeader, SegmentKind, SegmentWriter, size_for};
@@ -66,6 +66,8 @@ pub struct Store<D: Disk> {
     pub(super) disk_short: bool,
     pub(super) checkpoint: CheckpointState,
     poisoned: Option<String>,
+    /// Deletions whose records are gone, although older copies of their keys are not. They are written again.
+    lost_deletions: Vec<Box<[u8]>>,
     /// Reused by `commit`.
     placed: Vec<(Message, Position)>,
     _lock: D::Lock,
@@ -102,6 +104,8 @@ pub(super) struct Segment {
     pub(super) covered_before: u32,
     /// Dead in a synced checkpoint: to be recycled as soon as no read points into it.
     pub(super) doomed: bool,
+    /// Covered twice and with nothing in it but deletions, for a synced checkpoint: it goes with the last of them.
+    pub(super) outlives: bool,
     /// Has records that cannot be copied; waits for its queues to drain.
     pub(super) stuck: bool,
 }
@@ -198,6 +202,7 @@ impl<D: Disk> Store<D> {
                 ..CheckpointState::default()
             },
             poisoned: None,
+            lost_deletions: found.lost_deletions,
             placed: Vec::new(),
             _lock: lock,
         };
@@ -240,6 +245,7 @@ impl<D: Disk> Store<D> {
         self.check_poison()?;
         self.marks.wall = self.marks.wall.max(now.wall);
         let (mut must, mut need) = (Lsn::default(), None);
+        self.log_lost_deletions()?;
         for batch in batches.iter() {
             if self.stage(batch)? {
                 need = need.max(batch.need);
@@ -290,7 +296,7 @@ impl<D: Disk> Store<D> {
         self.slice_took = Duration::ZERO;
         let mut more = self.zero_ahead();
         more |= self.compact()?;
-        self.retire();
+        more |= self.retire();
         more |= self.keep_reserve();
         self.gauge();
         // Where the medium is slow, the slices are far between: the log has most of it.
@@ -328,6 +334,28 @@ impl<D: Disk> Store<D> {
         self.active
             .as_ref()
             .map_or(self.written, |active| active.header.base + u64::from(active.position()))
+    }
+
+    /// Writes deletions again whose segment is lost. Until then the index, and every checkpoint, remember them.
+    fn log_lost_deletions(&mut self) -> Result<(), StoreError> {
+        while let Some(key) = self.lost_deletions.pop() {
+            let Some(lost) = self.shared.index.lock().take_key(&key) else {
+                continue;
+            };
+            self.make_room(96 + key.len(), 40 + key.len())?;
+            let Some(active) = &mut self.active else { continue };
+            active.begin(self.durable, self.marks.wall);
+            let (offset, len, version) = active.put_key(0, &key, None, 0);
+            let segment = active.header.id;
+            let entry = KeyEntry {
+                at: Position { segment, offset },
+                version,
+                len,
+                ..lost
+            };
+            self.shared.index.lock().restore_key(key, entry);
+        }
+        Ok(())
     }
 
     /// Encodes a batch. Returns whether anything of it is to be written.
@@ -647,6 +675,7 @@ impl Segment {
             covered: 0,
             covered_before: 0,
             doomed: false,
+            outlives: false,
             stuck: false,
         }
     }

@@ -28,7 +28,8 @@ pub(crate) fn expected(index: &Index) -> Expected {
     for span in index.queues.values().flat_map(|queue| queue.spans()) {
         expected.entry(span.segment).or_default().routes += u64::from(span.live);
     }
-    for entry in index.keys.values() {
+    // A segment with nothing but deletions goes, without another checkpoint, when what they deleted is gone.
+    for entry in index.keys.values().filter(|entry| !entry.deleted) {
         expected.entry(entry.at.segment).or_default().keys += 1;
     }
     expected

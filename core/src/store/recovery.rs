@@ -63,6 +63,8 @@ pub(super) struct Found<D: Disk> {
     pub(super) replayed: bool,
     /// All of it is sealed, so that no later start judges it.
     pub(super) is_settled: bool,
+    /// Deletions whose records are gone, while older copies of their keys are on disk.
+    pub(super) lost_deletions: Vec<Box<[u8]>>,
 }
 
 /// Reads a data directory, which is locked.
@@ -120,6 +122,7 @@ pub(super) fn recover<D: Disk>(
     recovery.miss(&files);
     recovery.judge();
     let mut recovered = recovery.settle(progress);
+    let lost_deletions = recovery.lost_deletions();
     recovery.read_keys(&mut recovered);
     recovery.seal_leftovers();
     recovered.wall = recovery.marks.wall;
@@ -142,6 +145,7 @@ pub(super) fn recover<D: Disk>(
         spares,
         replayed,
         is_settled,
+        lost_deletions,
     })
 }
 

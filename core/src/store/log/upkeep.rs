@@ -109,56 +109,83 @@ impl<D: Disk> Store<D> {
         let index = self.shared.index.lock();
         for segment in self.segments.values_mut() {
             segment.covered_before = std::mem::replace(&mut segment.covered, segment.end);
-            let dead = segment.sealed && index.live(segment.header.id) == Live::default();
-            segment.doomed |= dead && segment.covered_before >= segment.end;
+            let live = index.live(segment.header.id);
+            let is_covered = segment.sealed && segment.covered_before >= segment.end;
+            segment.doomed |= is_covered && live == Live::default();
+            segment.outlives = is_covered && live.has_deletions_only();
         }
         Ok(())
     }
 
-    /// Recycles or removes the segments that are doomed and not being read.
-    pub(super) fn retire(&mut self) {
-        let doomed: Vec<Segment> = self
-            .segments
-            .values()
-            .filter(|segment| segment.doomed)
-            .copied()
-            .collect();
-        for segment in doomed {
+    /// Recycles or removes segments that are doomed and not being read, a few at once. Returns whether there are more.
+    ///
+    /// A deletion dies with the last older copy of its key on disk, and not before the removal of that copy's file is
+    /// on the medium: whatever a power cut takes back, the deletion is there as long as the copy may be. Its own
+    /// segment, if nothing else is in it, follows at once, and so on along the chain.
+    pub(super) fn retire(&mut self) -> bool {
+        for _ in 0..RETIRED_AT_ONCE {
+            let Some(segment) = self.doomed() else { return false };
             let id = segment.header.id;
-            if !self.shared.take_out(id) {
-                continue;
-            }
             self.segments.remove(&id);
             self.spare_failed = false;
             self.shared.index.lock().forget(id);
             if let Err(error) = self.retire_one(&segment) {
-                // It stays on disk; the next start finds it dead.
+                // It stays on disk, and so do the deletions of what is in it. The next start sets it aside.
                 tracing::warn!(segment = id, %error, "a segment could not be recycled");
                 StoreStats::add(&self.shared.stats.background_failures, 1);
             }
         }
+        true
+    }
+
+    /// Takes out a segment that is doomed.
+    fn doomed(&mut self) -> Option<Segment> {
+        let index = self.shared.index.lock();
+        // What a checkpoint knows to hold deletions only needs no other checkpoint to go: none expects it.
+        let is_doomed = |s: &&Segment| s.doomed || (s.outlives && index.live(s.header.id) == Live::default());
+        let doomed: Vec<Segment> = self.segments.values().filter(is_doomed).copied().collect();
+        drop(index);
+        doomed
+            .into_iter()
+            .find(|segment| self.shared.take_out(segment.header.id))
     }
 
     fn retire_one(&mut self, segment: &Segment) -> io::Result<()> {
         let (disk, header) = (self.shared.disk.clone(), &segment.header);
         let name = path(header.kind.dir(), header.id);
-        if segment.keys > 0
-            && let Some((_, directory)) = read_directory(&disk.open(&name)?, header)
-        {
-            for listed in Entries::new(&directory) {
-                if let Listed::Key { key, .. } = listed {
-                    self.shared.index.lock().key_copy_gone(key);
+        let directory = if segment.keys > 0 {
+            read_directory(&disk.open(&name)?, header)
+        } else {
+            None
+        };
+        if !self.keep_as_spare(header, segment.file_bytes, &name)? {
+            disk.remove(&name)?;
+            disk.sync_dir(header.kind.dir())?;
+        }
+        if let Some((_, directory)) = directory {
+            let mut keys = Entries::new(&directory).filter_map(|listed| match listed {
+                Listed::Key { key, .. } => Some(key),
+                Listed::Message { .. } => None,
+            });
+            // Readers wait for the index, so it is not held for all of them.
+            while let Some(first) = keys.next() {
+                let mut index = self.shared.index.lock();
+                for key in std::iter::once(first).chain(keys.by_ref().take(KEYS_AT_ONCE)) {
+                    index.key_copy_gone(key, header.id);
                 }
             }
+        } else if segment.keys > 0 {
+            self.shared.index.lock().all_copies_gone(header.id);
         }
-        if self.keep_as_spare(header, segment.file_bytes, &name)? {
-            return Ok(());
-        }
-        disk.remove(&name)?;
-        disk.sync_dir(header.kind.dir())
+        self.shared.index.lock().shrink();
+        Ok(())
     }
 }
 
+/// Segments recycled in one `tick`.
+const RETIRED_AT_ONCE: usize = 4;
+/// Keys looked up while the index is held.
+const KEYS_AT_ONCE: usize = 1024;
 /// How soon after a commit segments with nothing in them are noticed.
 pub(super) const RECLAIM_LOOK: Duration = Duration::from_secs(5);
 /// Time between checkpoints while segments wait for one to be recycled. It takes two, and no more than a minute.

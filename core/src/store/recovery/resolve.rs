@@ -4,7 +4,7 @@ use super::{FoundQueue, Recovery};
 use crate::message::Position;
 use crate::store::directory::{Entries, Listed};
 use crate::store::disk::Disk;
-use crate::store::index::{Move, QueueIndex, Root};
+use crate::store::index::{KeyEntry, Move, QueueIndex, Root};
 use crate::store::reader::Chunk;
 use crate::store::record::{Kind, MessageHead, Raw, parse_key};
 use crate::store::segment::read_directory;
@@ -301,16 +301,37 @@ impl<D: Disk> Recovery<D> {
         }
     }
 
+    /// Forgets the deletions that nothing is left to delete for, and says which others are known only from the
+    /// checkpoint, because their segment is gone.
+    pub(super) fn lost_deletions(&mut self) -> Vec<Box<[u8]>> {
+        let segments = &self.segments;
+        self.index
+            .drop_needless_deletions(|segment| segments.contains_key(&segment));
+        let is_lost = |entry: &KeyEntry| entry.deleted && !segments.contains_key(&entry.at.segment);
+        let lost = self.index.keys.iter().filter(|(_, entry)| is_lost(entry));
+        let lost: Vec<Box<[u8]>> = lost.map(|(key, _)| key.clone()).collect();
+        if !lost.is_empty() {
+            tracing::error!(
+                deletions = lost.len(),
+                "deletions are gone with their segment: they are written again"
+            );
+            StoreStats::add(&self.shared.stats.quarantined, 1);
+        }
+        lost
+    }
+
     /// Reads the values of the live keys. What is lost is forgotten.
     pub(super) fn read_keys(&mut self, recovered: &mut Recovered) {
-        self.index.drop_needless_deletions();
         let (mut order, mut lost) = (Vec::new(), Vec::new());
         let mut gone: BTreeMap<u32, u64> = BTreeMap::new();
         for (key, entry) in &self.index.keys {
+            if entry.deleted {
+                continue;
+            }
             if !self.segments.contains_key(&entry.at.segment) {
                 *gone.entry(entry.at.segment).or_default() += 1;
                 lost.push(key.clone());
-            } else if !entry.deleted {
+            } else {
                 order.push((entry.at, key.clone()));
             }
         }
@@ -345,7 +366,7 @@ impl<D: Disk> Recovery<D> {
             StoreStats::add(&self.shared.stats.quarantined, 1);
         }
         for key in lost {
-            self.index.lose_key(&key);
+            self.index.take_key(&key);
         }
     }
 }

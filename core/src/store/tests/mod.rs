@@ -3,6 +3,7 @@
 mod behaviour;
 mod crash;
 mod damage;
+mod deletions;
 mod repair;
 mod script;
 mod upkeep;
