@@ -1,26 +1,28 @@
 //! Topics and patterns as lists of levels, and the two spellings of them.
 //!
 //! All matching runs on levels, so that a dot inside an MQTT level and a slash inside an AMQP word are ordinary
-//! characters. Where a key crosses dialects, a character that is special in the target is written `%XX` there, and
-//! exactly these escapes are decoded again on the way in:
+//! characters. Where a key crosses dialects, its levels are spelled anew, one to one ([`Spelling`]):
 //!
 //! | dialect | level separator | escapes |
 //! |---|---|---|
-//! | dot | `.`; the empty key has no level | `%2E` for `.`, `%25` for `%` |
-//! | slash | `/`; empty levels count | `%2F`, `%2B`, `%23` for `/`, `+`, `#`, `%25` for `%` |
+//! | dot | `.`; the empty key has no level | `%2E` for `.` |
+//! | slash | `/`; empty levels count | `%2F`, `%2B`, `%23` for `/`, `+`, `#` |
 //!
-//! A `%` that starts none of its dialect's escapes stands for itself, and is written as it is where it cannot be
-//! mistaken for one.
+//! Text that reads as one of these escapes has one more `25` behind its `%`: the level `%2E` is `%252E` in the dot
+//! dialect, and `%2E` in the slash dialect, where it is no escape. Every other `%` is itself: `a%b` and `a%25b` are two
+//! topics in every dialect.
 
 use crate::message::{Dialect, KEY_MAX};
 use smallvec::SmallVec;
 use std::borrow::Cow;
 
 mod pattern;
+mod spelling;
 mod trie;
 
 pub use pattern::{InvalidFilter, Level, Pattern};
 pub(crate) use pattern::{check_filter, first_literal};
+pub use spelling::Spelling;
 pub use trie::Trie;
 
 /// Levels of a topic filter at most. Keeps one subscription from growing the trie without measure.
@@ -97,13 +99,8 @@ pub fn translate(key: &str, from: Dialect, to: Dialect) -> Option<Cow<'_, str>> 
         }
         return Some(Cow::Owned(key.replace(separator(from), separator_text(to))));
     }
-    let mut text = String::with_capacity(key.len() + 8);
-    for (index, level) in Levels::new(key, from).iter().enumerate() {
-        if index > 0 {
-            text.push_str(separator_text(to));
-        }
-        encode(level, to, &mut text);
-    }
+    // The empty key of the dot dialect has no level and the slash dialect no such topic; both were handled above.
+    let text = Spelling::of(from).respell(key, Spelling::of(to));
     (text.len() <= KEY_MAX).then_some(Cow::Owned(text))
 }
 
@@ -121,61 +118,11 @@ fn separator_text(dialect: Dialect) -> &'static str {
     }
 }
 
-/// The character that the two digits after a `%` stand for, where they are one of the dialect's escapes.
-fn escaped(digits: &[u8], dialect: Dialect) -> Option<char> {
-    match (dialect, digits) {
-        (_, b"25") => Some('%'),
-        (Dialect::Dot, b"2E") => Some('.'),
-        (Dialect::Slash, b"2F") => Some('/'),
-        (Dialect::Slash, b"2B") => Some('+'),
-        (Dialect::Slash, b"23") => Some('#'),
-        _ => None,
-    }
-}
-
 fn decode(level: &str, dialect: Dialect) -> Cow<'_, str> {
     if !level.contains('%') {
         return Cow::Borrowed(level);
     }
-    let mut text = String::with_capacity(level.len());
-    let mut rest = level;
-    while let Some(at) = rest.find('%') {
-        let (before, from) = rest.split_at(at);
-        text.push_str(before);
-        match from.as_bytes().get(1..3).and_then(|digits| escaped(digits, dialect)) {
-            Some(c) => {
-                text.push(c);
-                rest = &from[3..];
-            }
-            None => {
-                text.push('%');
-                rest = &from[1..];
-            }
-        }
-    }
-    text.push_str(rest);
-    Cow::Owned(text)
-}
-
-fn encode(level: &str, dialect: Dialect, out: &mut String) {
-    for (at, c) in level.char_indices() {
-        match (dialect, c) {
-            (Dialect::Dot, '.') => out.push_str("%2E"),
-            (Dialect::Slash, '/') => out.push_str("%2F"),
-            (Dialect::Slash, '+') => out.push_str("%2B"),
-            (Dialect::Slash, '#') => out.push_str("%23"),
-            (_, '%')
-                if level
-                    .as_bytes()
-                    .get(at + 1..at + 3)
-                    .and_then(|d| escaped(d, dialect))
-                    .is_some() =>
-            {
-                out.push_str("%25");
-            }
-            _ => out.push(c),
-        }
-    }
+    Spelling::of(dialect).read(level)
 }
 
 #[cfg(test)]
@@ -204,6 +151,11 @@ mod tests {
         assert_eq!(levels("100%.%2e.%252E.%", Dot), ["100%", "%2e", "%2E", "%"]);
         assert_eq!(levels("a%2", Dot), ["a%2"]);
         assert_eq!(levels("%%2E%é", Dot), ["%.%é"]);
+        // `%25` alone escapes nothing: an earlier version read both as `a%b`.
+        assert_eq!(levels("a%25b.a%b", Dot), ["a%25b", "a%b"]);
+        assert_eq!(levels("a%25b/a%b", Slash), ["a%25b", "a%b"]);
+        assert_eq!(levels("%25252E%2E.%2525", Dot), ["%252E.", "%2525"]);
+        assert_eq!(levels("%25%2E", Dot), ["%25."]);
     }
 
     #[test]
@@ -217,6 +169,10 @@ mod tests {
             ("a*b/c", "a*b.c"),
             ("50%/x", "50%.x"),
             ("a%2Eb/c", "a%252Eb.c"),
+            ("a%252Eb/c", "a%25252Eb.c"),
+            ("a%252Fb", "a%2Fb"),
+            ("a%25b", "a%25b"),
+            ("a%b", "a%b"),
             ("plain", "plain"),
             ("/", "."),
         ];
@@ -235,25 +191,81 @@ mod tests {
         assert_eq!(translate(&"+".repeat(30_000), Dot, Slash), None);
     }
 
-    #[test]
-    fn any_key_survives_the_round_trip_as_levels() {
-        let mut random = 0x9E37_79B9_7F4A_7C15_u64;
-        let alphabet = ['%', '2', 'E', 'F', '5', '3', 'B', '.', '/', '+', '#', '*', 'a', 'é'];
-        for _ in 0..20_000 {
-            let mut text = String::new();
-            for _ in 0..random % 13 + 1 {
-                random = random
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
-                text.push(alphabet[(random >> 33) as usize % alphabet.len()]);
+    /// Names over all that could be mistaken for something else, up to three pieces long.
+    fn names() -> Vec<String> {
+        let pieces = [
+            "%", "25", "2E", "2F", "2B", "23", "2e", "%25", "%2E", "%2F", "%2B", "%23", ".", "/", "+", "#", "*", "a",
+            "é",
+        ];
+        let mut names: Vec<String> = pieces.iter().map(|piece| (*piece).to_owned()).collect();
+        for first in pieces {
+            for second in pieces {
+                names.push(format!("{first}{second}"));
+                names.extend(pieces.iter().map(|third| format!("{first}{second}{third}")));
             }
-            let dot = translate(&text, Slash, Dot).expect("dot can say all");
-            assert_eq!(levels(&text, Slash), levels(&dot, Dot), "{text} as {dot}");
-            let back = translate(&dot, Dot, Slash).expect("it came from there");
-            assert_eq!(levels(&text, Slash), levels(&back, Slash), "{text} as {dot} as {back}");
-            let slash = translate(&text, Dot, Slash).expect("not empty");
+        }
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    #[test]
+    fn no_two_names_of_a_dialect_are_one() {
+        for dialect in [Dot, Slash] {
+            // A topic's name in the slash dialect has no wildcard in it.
+            let names = names()
+                .into_iter()
+                .filter(|name| dialect == Dot || !name.contains(['+', '#']));
+            let mut read: Vec<Vec<String>> = names.map(|name| levels(&name, dialect)).collect();
+            let before = read.len();
+            read.sort();
+            read.dedup();
+            assert_eq!(read.len(), before, "{dialect:?}");
+        }
+    }
+
+    #[test]
+    fn every_name_survives_every_round_trip_letter_by_letter() {
+        for name in names() {
+            let dot = translate(&name, Slash, Dot).expect("the dot dialect can say all");
+            assert_eq!(levels(&name, Slash), levels(&dot, Dot), "{name} as {dot}");
+            // What MQTT lets into a topic's name comes back as it was.
+            if !name.contains(['+', '#']) {
+                assert_eq!(translate(&dot, Dot, Slash).as_deref(), Some(&*name), "{name} as {dot}");
+            }
+            let slash = translate(&name, Dot, Slash).expect("not empty");
             assert!(!slash.contains(['+', '#']), "{slash}");
-            assert_eq!(levels(&text, Dot), levels(&slash, Slash), "{text} as {slash}");
+            assert_eq!(levels(&name, Dot), levels(&slash, Slash), "{name} as {slash}");
+            assert_eq!(
+                translate(&slash, Slash, Dot).as_deref(),
+                Some(&*name),
+                "{name} as {slash}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_pattern_without_wildcards_matches_its_own_name_only() {
+        let names: Vec<String> = names().into_iter().step_by(29).collect();
+        for dialect in [Dot, Slash] {
+            let wild = |name: &str| name.split(['.', '/']).any(|level| matches!(level, "+" | "*" | "#"));
+            for text in names.iter().filter(|name| !wild(name)) {
+                let Ok(pattern) = Pattern::parse(text, dialect) else {
+                    continue;
+                };
+                for key in names.iter().filter(|key| dialect == Dot || !key.contains(['+', '#'])) {
+                    assert_eq!(
+                        pattern.matches(&Levels::new(key, dialect)),
+                        text == key,
+                        "{text} and {key}"
+                    );
+                    let other = if dialect == Dot { Slash } else { Dot };
+                    if let Some(crossed) = translate(key, dialect, other) {
+                        let found = pattern.matches(&Levels::new(&crossed, other));
+                        assert_eq!(found, text == key, "{text} and {crossed}");
+                    }
+                }
+            }
         }
     }
 }

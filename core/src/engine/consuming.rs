@@ -7,6 +7,7 @@ use super::{Engine, Link, Wakes, done, link_at};
 use crate::command::{Channel as ChannelNumber, Consume, ConsumerToken, Get, Outcome};
 use crate::event::{Delivery, DeliveryExtra, DeliveryFlags, Event, Op};
 use crate::fault::{Fault, FaultKind};
+use crate::message::Message;
 use crate::message::Settled;
 use crate::queue::consumers::{Consumer, ConsumerKey};
 use crate::queue::entry::{Body, Entry, EntryFlags};
@@ -354,7 +355,8 @@ impl Engine {
             debug_assert!(false, "only what is in memory is fetched");
             return;
         };
-        let (message, flags) = (message.clone(), entry.flags.delivery());
+        let message = message.clone();
+        let flags = self.queue_delivery_flags(&entry, &message);
         self.counters.got += 1;
         // Until now it counted as fetched.
         self.count_released(link, cost(&entry.body));
@@ -380,6 +382,18 @@ impl Engine {
         events.push(Event::Got { delivery, remaining });
     }
 
+    /// What a delivery from a declared queue says of the message. A publish that set or cleared its topic's retained
+    /// message is marked, so that each protocol can say so in its own words. The entry's own flag has no room for it: in
+    /// the log of a declared queue those bits are the priority.
+    fn queue_delivery_flags(&self, entry: &Entry, message: &Message) -> DeliveryFlags {
+        let flags = entry.flags.delivery();
+        if message.envelope().retain && *message.exchange() == *self.settings.topic_exchange {
+            flags | DeliveryFlags::RETAIN
+        } else {
+            flags
+        }
+    }
+
     /// Numbers a reserved message and hands it to its consumer's link.
     pub(crate) fn hand_out(
         &mut self,
@@ -402,7 +416,7 @@ impl Engine {
             return;
         };
         let message = message.clone();
-        let flags = entry.flags.delivery();
+        let flags = self.queue_delivery_flags(&entry, &message);
         let extra = delivery_extra(&entry);
         if flags.contains(DeliveryFlags::REDELIVERED) {
             self.counters.redelivered += 1;

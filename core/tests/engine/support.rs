@@ -93,7 +93,12 @@ fn body(d: &gatepost_core::event::Delivery) -> String {
     } else {
         ""
     };
-    format!("{}{again}", short(&String::from_utf8_lossy(d.message.body())))
+    let retain = if d.flags.contains(DeliveryFlags::RETAIN) {
+        " retain"
+    } else {
+        ""
+    };
+    format!("{}{again}{retain}", short(&String::from_utf8_lossy(d.message.body())))
 }
 
 /// Padding is for memory, not for reading.

@@ -259,6 +259,46 @@ def amqp_and_stomp_can_set_and_clear_what_mqtt_retains():
     equal(retained(), {})
 
 
+@case(differs="rabbitmq")
+def the_retain_flag_reaches_amqp_and_stomp():
+    topic = unique("flag")
+    ch, queue = bound(topic)
+    page = Stomp().subscribe(f"/topic/{topic}")
+    sensor = Mqtt()
+    sensor.publish(topic, "kept", qos=1, retain=True)
+    sensor.publish(topic, "plain", qos=1)
+    sensor.publish(topic, "", qos=1, retain=True)
+    marks = [(got.headers or {}).get("x-mqtt-retain") for _, got, _ in (get(ch, queue) for _ in range(3))]
+    equal(marks, [True, None, True])
+    frames = page.settled(3).inbox
+    equal([f.headers.get("x-mqtt-retain") for f in frames], ["true", None, "true"])
+
+
+@case(differs="rabbitmq")
+def a_percent_sign_names_one_topic_in_every_protocol():
+    root = unique("pc")
+    names = ["a%b", "a%25b", "a%2525b", "x.y", "x%2Ey", "x%252Ey"]
+    device = Mqtt()
+    device.subscribe(f"{root}/+", 1)
+    ch, queue = bound(f"{root}.*")
+    page = Stomp().subscribe(f"/topic/{root}.*")
+    for name in names:
+        Mqtt().publish(f"{root}/{name}", "m", qos=1)
+    equal([m.topic for m in device.settled(len(names)).inbox], [f"{root}/{name}" for name in names])
+    keys = [get(ch, queue)[0].routing_key for _ in names]
+    dotted = ["a%b", "a%25b", "a%2525b", "x%2Ey", "x%252Ey", "x%25252Ey"]
+    equal(keys, [f"{root}.{name}" for name in dotted])
+    destinations = [f.headers["destination"] for f in page.settled(len(names)).inbox]
+    equal(destinations, [f"/topic/{root}.{name}" for name in dotted])
+    # And back by each of the others: the device sees the names that it could have published.
+    for key in keys:
+        ch.basic_publish("amq.topic", key, b"m")
+    for destination in destinations:
+        page.send(destination, "m")
+    topics = [m.topic for m in device.settled(3 * len(names)).inbox]
+    equal(topics, [f"{root}/{name}" for name in names] * 3)
+
+
 @case
 def a_will_is_seen_by_amqp_and_stomp():
     topic = unique("will")

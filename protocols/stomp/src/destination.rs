@@ -1,12 +1,14 @@
 //! Destinations: what `/queue/N` and its like mean, and how an exchange and a key are written as one.
 //!
-//! Two spellings meet in a key. A queue's name is plain text: every `%XX` stands for an octet, and `/`, `%` and controls
-//! are written so. A topic's key has levels, and the engine's dot dialect has escapes of its own, `%2E` for a dot within
-//! a level and `%25` where a literal `%` would read as one: STOMP's `%2E` is kept as it is, its other escapes are undone.
+//! Two spellings meet in a destination. The name of a queue or an exchange is plain text: every `%XX` stands for an octet,
+//! and `/`, `%` and controls are written so. A topic's key has levels, which STOMP spells one to one as every dialect does
+//! ([`gatepost_core::topic::Spelling`]): a dot or a slash within a level is `%2E` or `%2F`, a control likewise, and nothing
+//! else is an escape. `a%b` and `a%25b` are two topics.
 
 use crate::error::Refusal;
 use gatepost_core::message::{EXCHANGE_NAME_MAX, KEY_MAX};
 use gatepost_core::properties::ReplyTo;
+use gatepost_core::topic::Spelling;
 use std::borrow::Cow;
 
 /// Octets of a queue's name at most (AMQP 0-9-1 `shortstr`).
@@ -155,23 +157,25 @@ fn bounded_key<'a>(key: Cow<'a, str>, rest: &str, kind: &str) -> Result<Cow<'a, 
     }
 }
 
-/// Undoes every `%XX`. What is no escape, or would not be UTF-8, stays as it is written.
-fn decode(text: &str) -> Cow<'_, str> {
-    decode_with(text, |octet, _, out| out.push(octet))
+/// Levels of a key, as a destination spells them.
+const LEVELS: Spelling = Spelling::new(b'.', is_special);
+
+/// What has no plain spelling within a level of a key.
+fn is_special(octet: u8) -> bool {
+    matches!(octet, b'.' | b'/' | 0x7f | ..0x20)
 }
 
-/// A topic's key in the dot dialect: every escape undone but those that the dialect has too.
+/// A topic's key in the dot dialect.
 fn key_from_stomp(text: &str) -> Cow<'_, str> {
-    decode_with(text, |octet, rest, out| match octet {
-        b'.' => out.extend_from_slice(b"%2E"),
-        // In the dot dialect a lone % is itself; only where an escape would seem to follow is it escaped. What follows
-        // may be escaped in turn: any digit, plain or not, counts.
-        b'%' if matches!(rest.first(), Some(b'2' | b'%')) => out.extend_from_slice(b"%25"),
-        octet => out.push(octet),
-    })
+    if text.contains('%') {
+        Cow::Owned(LEVELS.respell(text, Spelling::DOT))
+    } else {
+        Cow::Borrowed(text)
+    }
 }
 
-fn decode_with(text: &str, mut put: impl FnMut(u8, &[u8], &mut Vec<u8>)) -> Cow<'_, str> {
+/// Undoes every `%XX` of a queue's or exchange's name. What is no escape, or would not be UTF-8, stays as it is written.
+fn decode(text: &str) -> Cow<'_, str> {
     let octets = text.as_bytes();
     if !octets.contains(&b'%') {
         return Cow::Borrowed(text);
@@ -179,16 +183,13 @@ fn decode_with(text: &str, mut put: impl FnMut(u8, &[u8], &mut Vec<u8>)) -> Cow<
     let mut out = Vec::with_capacity(octets.len());
     let mut at = 0;
     while let Some(&octet) = octets.get(at) {
-        match (octet, octets.get(at + 1..at + 3).and_then(hex_pair)) {
-            (b'%', Some(decoded)) => {
+        let decoded = octets.get(at + 1..at + 3).and_then(hex_pair);
+        match decoded.filter(|_| octet == b'%') {
+            Some(decoded) => {
                 at += 3;
-                put(decoded, octets.get(at..).unwrap_or(&[]), &mut out);
+                out.push(decoded);
             }
-            (b'%', None) => {
-                at += 1;
-                put(octet, octets.get(at..).unwrap_or(&[]), &mut out);
-            }
-            _ => {
+            None => {
                 at += 1;
                 out.push(octet);
             }
@@ -224,26 +225,11 @@ fn push_encoded(out: &mut Vec<u8>, text: &[u8]) {
 
 /// Appends a key of the dot dialect as one segment.
 fn push_key(out: &mut Vec<u8>, key: &[u8]) {
-    if !key.contains(&b'%') {
-        return push_encoded(out, key);
-    }
-    let mut rest = key;
-    while let [octet, behind @ ..] = rest {
-        rest = match rest {
-            // The dialect's own escapes mean the same here.
-            [b'%', b'2', low @ (b'E' | b'5'), behind @ ..] => {
-                out.extend_from_slice(&[b'%', b'2', *low]);
-                behind
-            }
-            [b'%', ..] => {
-                push_escape(out, b'%');
-                behind
-            }
-            _ => {
-                push_octet(out, *octet);
-                behind
-            }
-        };
+    match std::str::from_utf8(key) {
+        Ok(text) if text.contains('%') => {
+            out.extend_from_slice(Spelling::DOT.respell(text, LEVELS).as_bytes());
+        }
+        _ => push_encoded(out, key),
     }
 }
 
@@ -348,34 +334,53 @@ mod tests {
         ] {
             let text = written("amq.direct", key);
             let back = Destination::parse(&text);
-            // A redundant %25 may come back as a plain %: the same level, spelled shorter.
-            let same = |other: &str| written("amq.direct", other) == text;
-            assert!(
-                matches!(&back, Ok(Destination::Exchange(e, k)) if e == "amq.direct" && same(k)),
-                "{key} as {text} came back {back:?}"
-            );
+            let expected = Destination::Exchange("amq.direct".into(), key.into());
+            assert_eq!(back, Ok(expected), "{key} as {text}");
         }
     }
 
     #[test]
-    fn an_escaped_percent_never_turns_into_an_escape() {
-        // The level is the text `%2E`, not a dot.
-        assert_eq!(
-            Destination::parse("/topic/%252E"),
-            Ok(Destination::Topic("%252E".into()))
-        );
-        assert_eq!(
-            Destination::parse("/topic/%25%32E"),
-            Ok(Destination::Topic("%252E".into()))
-        );
-        assert_eq!(
-            Destination::parse("/topic/100%25"),
-            Ok(Destination::Topic("100%".into()))
-        );
-        assert_eq!(
-            Destination::parse("/topic/%%32E"),
-            Ok(Destination::Topic("%252E".into()))
-        );
+    fn every_key_comes_back_and_no_two_have_one_destination() {
+        let pieces = [
+            "%", "25", "2E", "2F", "%25", "%2E", "%2F", "%2B", "%01", ".", "/", "+", "#", "*", "\u{1}", "a",
+        ];
+        let mut destinations = std::collections::BTreeSet::new();
+        let mut keys = std::collections::BTreeSet::new();
+        for first in pieces {
+            for second in pieces {
+                for third in pieces {
+                    keys.insert(format!("{first}{second}{third}"));
+                }
+            }
+        }
+        for key in &keys {
+            let text = written("amq.topic", key);
+            assert!(!text["/topic/".len()..].contains(['/', '\u{1}']), "{key:?} as {text:?}");
+            let expected = Destination::Topic(key.into());
+            assert_eq!(Destination::parse(&text), Ok(expected), "{key:?} as {text:?}");
+            destinations.insert(text);
+        }
+        assert_eq!(destinations.len(), keys.len());
+        // And the other way: two destinations are two keys, and each comes back as it was written.
+        for text in keys.iter().filter(|text| !text.contains(['/', '\u{1}'])) {
+            let text = format!("/topic/{text}");
+            let Ok(Destination::Topic(key)) = Destination::parse(&text) else {
+                panic!("{text:?} is a topic");
+            };
+            assert_eq!(written("amq.topic", &key), text);
+        }
+    }
+
+    #[test]
+    fn only_escapes_of_special_characters_are_undone_in_keys() {
+        for (text, key) in [
+            ("/topic/%252E", "%252E"),
+            ("/topic/100%25", "100%25"),
+            ("/topic/a%41", "a%41"),
+            ("/topic/a%252Fb", "a%2Fb"),
+        ] {
+            assert_eq!(Destination::parse(text), Ok(Destination::Topic(key.into())), "{text}");
+        }
     }
 
     #[test]
