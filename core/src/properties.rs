@@ -1,6 +1,7 @@
 //! The neutral view of a message's properties, decoded on demand when a message crosses protocols, meets a headers
 //! exchange, or is dead-lettered. Same protocol out: the origin's bytes are used as they are, and nothing here runs.
 
+use crate::message::Message;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -141,7 +142,8 @@ pub struct Origin(pub u8);
 impl Origin {
     /// No properties at all.
     pub const NONE: Origin = Origin(0);
-    /// [`Properties`] themselves, as the engine writes them where it had to change them: version 1, then postcard.
+    /// [`Properties`] themselves, as the engine writes them where it had to change them: version 1, then the properties
+    /// and a [`Trail`], both in postcard's encoding.
     pub const NEUTRAL: Origin = Origin(255);
 }
 
@@ -157,10 +159,7 @@ impl Codecs {
     /// The neutral view of `raw`; empty for an origin nobody registered.
     pub fn decode(&self, origin: Origin, raw: &[u8]) -> Properties {
         if origin == Origin::NEUTRAL {
-            return raw
-                .strip_prefix(&[1])
-                .and_then(|fields| postcard::from_bytes(fields).ok())
-                .unwrap_or_default();
+            return decode_neutral(raw).0;
         }
         self.0
             .iter()
@@ -170,10 +169,63 @@ impl Codecs {
     }
     /// Further routing keys that `raw` names; none for an origin nobody registered.
     pub fn extra_keys(&self, origin: Origin, raw: &[u8]) -> Vec<Name> {
+        if origin == Origin::NEUTRAL {
+            let (properties, trail) = decode_neutral(raw);
+            let mut keys = texts(properties.headers.lookup(CC));
+            keys.extend(trail.hidden_keys);
+            return keys;
+        }
         self.0
             .iter()
             .find(|c| c.origin() == origin)
             .map(|c| c.extra_keys(raw))
             .unwrap_or_default()
     }
+}
+
+/// The header of further routing keys that receivers see, an array of texts. Keys that receivers do not see are never a
+/// header once the engine has written the properties: see [`Trail::hidden_keys`].
+pub(crate) const CC: &str = "CC";
+
+/// The texts of an array.
+pub(crate) fn texts(value: Option<&Value>) -> Vec<Name> {
+    let Some(Value::Array(values)) = value else {
+        return Vec::new();
+    };
+    values.iter().filter_map(|v| v.as_str().map(Name::from)).collect()
+}
+
+/// What the engine remembers of a dead-lettered message and no client can write.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Trail {
+    /// Routing keys that receivers do not see (BCC).
+    pub(crate) hidden_keys: Vec<Name>,
+    /// Queues the message died in since a client last published or rejected it. It is not dead-lettered into any of them
+    /// again: without a client in the cycle that would never end.
+    pub(crate) died_in: Vec<Name>,
+}
+
+/// The trail of a message: empty until it is dead-lettered.
+pub(crate) fn trail_of(message: &Message) -> Trail {
+    if message.envelope().origin == Origin::NEUTRAL {
+        decode_neutral(message.properties_raw()).1
+    } else {
+        Trail::default()
+    }
+}
+
+/// The neutral encoding: see [`Origin::NEUTRAL`].
+pub(crate) fn encode_neutral(properties: &Properties, trail: &Trail) -> Vec<u8> {
+    match postcard::to_extend(&(properties, trail), vec![1]) {
+        Ok(bytes) => bytes,
+        // Plain data into a growing buffer: there is nothing to fail.
+        Err(e) => unreachable!("postcard refused plain data: {e}"),
+    }
+}
+
+fn decode_neutral(raw: &[u8]) -> (Properties, Trail) {
+    let fields = raw.strip_prefix(&[1]);
+    fields
+        .and_then(|fields| postcard::from_bytes(fields).ok())
+        .unwrap_or_default()
 }

@@ -1,14 +1,19 @@
 //! Dead-lettering: what a queue could not deliver is published to another exchange, with its history.
 //!
-//! The history travels as the `x-death` header, in the neutral encoding ([`Origin::NEUTRAL`]), which only the engine
-//! writes: a header of that name from a client is carried but never steers anything.
+//! The history for clients is the `x-death` header. It counts on from whatever the message carried, also where a client
+//! wrote the header: retry counters rely on it. The engine itself relies on nothing a client can write: the queues a
+//! message died in on its own are a [`Trail`](crate::properties::Trail), stored behind the properties in the neutral encoding
+//! ([`Origin::NEUTRAL`]), which only the engine writes.
 
 use super::Engine;
 use super::consuming::Death;
 use crate::message::{Dialect, EXCHANGE_NAME_MAX, KEY_MAX, Message};
-use crate::properties::{Name, Origin, Properties, Table, Value};
+use crate::properties::{CC, Name, Origin, Table, Value, encode_neutral, texts, trail_of};
 use crate::queue::unsettled::QueueRef;
 use crate::topic;
+
+/// Entries of an `x-death` header that are kept, newest first. A client may send thousands, and each death reads all.
+const DEATHS_MAX: usize = 256;
 
 impl Death {
     fn reason(self) -> &'static str {
@@ -37,53 +42,74 @@ impl Engine {
         let (name, key) = (q.name.clone(), q.arguments.dead_letter_key.clone());
         let dotted = topic::translate(message.key(), message.envelope().dialect, Dialect::Dot);
         let old_key: Name = dotted.as_deref().unwrap_or(message.key()).into();
+        let envelope = *message.envelope();
         let mut properties = message.properties(&self.codecs);
+        let mut trail = trail_of(message);
         let original_expiration = properties.expiration_ms.take();
-        let ours = message.envelope().origin == Origin::NEUTRAL;
-        let mut history = take_history(&mut properties.headers, ours);
-        // A cycle in which nobody rejected the message would never end: it ends where it comes back.
-        let visited = if death == Death::Rejected {
-            Vec::new()
-        } else {
-            visited(&history, &name)
-        };
-        let seconds = self.now.wall.0 / 1000;
-        add_death(
-            &mut history,
-            &name,
-            death,
-            message.exchange(),
-            &old_key,
-            seconds,
-            original_expiration,
-        );
         let headers = &mut properties.headers;
+        let cc = if envelope.extra_keys {
+            texts(headers.lookup(CC))
+        } else {
+            Vec::new()
+        };
+        if key.is_some() {
+            // The queue's own key replaces all keys of the message.
+            if envelope.extra_keys {
+                headers.0.retain(|(name, _)| &**name != CC);
+            }
+            trail.hidden_keys.clear();
+        } else if envelope.extra_keys {
+            let mut hidden = self.codecs.extra_keys(envelope.origin, message.properties_raw());
+            hidden.retain(|key| !cc.contains(key));
+            trail.hidden_keys = hidden;
+        }
+        // A cycle in which nobody rejected the message would never end: it ends where it comes back.
+        if death == Death::Rejected {
+            trail.died_in.clear();
+        } else if !trail.died_in.contains(&name) {
+            trail.died_in.push(name.clone());
+        }
+        let mut history = take_history(headers);
+        add_death(&mut history, &name, death, || {
+            let mut table = Table::default();
+            table.push("count", Value::Int(1, 64));
+            table.push("reason", Value::text(death.reason()));
+            table.push("queue", Value::text(&name));
+            table.push("time", Value::Timestamp(self.now.wall.0 / 1000));
+            table.push("exchange", Value::text(message.exchange()));
+            let keys = std::iter::once(&old_key).chain(&cc);
+            table.push("routing-keys", Value::Array(keys.map(|key| Value::text(key)).collect()));
+            if let Some(ms) = original_expiration {
+                table.push("original-expiration", Value::text(&ms.to_string()));
+            }
+            table
+        });
         headers.push("x-death", Value::Array(history.into_iter().map(Value::Table).collect()));
         if headers.lookup("x-first-death-reason").is_none() {
             push_all(headers, "x-first-death", &name, death, message.exchange());
         }
         headers.0.retain(|(n, _)| !n.starts_with("x-last-death-"));
         push_all(headers, "x-last-death", &name, death, message.exchange());
-        let mut envelope = *message.envelope();
-        envelope.origin = Origin::NEUTRAL;
-        envelope.dialect = Dialect::Dot;
-        envelope.deadline = None;
-        envelope.retain = false;
-        envelope.extra_keys = false;
-        envelope.received = self.now.wall;
+        let mut new_envelope = envelope;
+        new_envelope.origin = Origin::NEUTRAL;
+        new_envelope.dialect = Dialect::Dot;
+        new_envelope.deadline = None;
+        new_envelope.retain = false;
+        new_envelope.extra_keys = envelope.extra_keys && key.is_none();
+        new_envelope.received = self.now.wall;
         let key = key.unwrap_or(old_key);
         if exchange.len() > EXCHANGE_NAME_MAX || key.len() > KEY_MAX {
             // No exchange has so long a name, and a key that grew by its escapes cannot be said: dropped.
             return;
         }
-        let dead = message.readdressed(envelope, &exchange, &key, &properties.encode());
+        let dead = message.readdressed(new_envelope, &exchange, &key, &encode_neutral(&properties, &trail));
         match death {
             Death::Rejected => self.counters.dead_lettered_rejected += 1,
             Death::Expired => self.counters.dead_lettered_expired += 1,
             Death::MaxLength => self.counters.dead_lettered_maxlen += 1,
         }
         // Published at the end of the turn: a chain of queues must not become a chain of calls.
-        self.dead_letters.push_back((dead, visited));
+        self.dead_letters.push_back((dead, trail.died_in));
     }
 }
 
@@ -93,83 +119,46 @@ fn push_all(headers: &mut Table, prefix: &str, queue: &str, death: Death, exchan
     }
 }
 
-/// Takes the history out of the headers: ours, or none if a client wrote it.
-fn take_history(headers: &mut Table, ours: bool) -> Vec<Table> {
-    let found = headers
-        .0
-        .iter()
-        .position(|(n, _)| &**n == "x-death")
-        .map(|at| headers.0.remove(at).1);
-    match found {
-        Some(Value::Array(deaths)) if ours => deaths
-            .into_iter()
-            .filter_map(|d| match d {
-                Value::Table(t) => Some(t),
-                _ => None,
-            })
-            .collect(),
-        _ => Vec::new(),
-    }
-}
-
-/// Queues the message died in since it was last rejected, latest first, the present one included.
-fn visited(history: &[Table], here: &Name) -> Vec<Name> {
-    let text = |t: &Table, key: &str| t.lookup(key).and_then(|v| v.as_str().map(Name::from));
-    let since = history
-        .iter()
-        .take_while(|t| text(t, "reason").as_deref() != Some("rejected"));
-    // The history is merged by queue and reason: a rejection anywhere in it that is not older cannot be told apart, so
-    // any rejection ends the look back, as peers do it.
-    if history.iter().any(|t| text(t, "reason").as_deref() == Some("rejected")) {
+/// Takes the history out of the headers. A client may have written it: what is not a list of tables is left out.
+fn take_history(headers: &mut Table) -> Vec<Table> {
+    let mut found = None;
+    headers.0.retain_mut(|(name, value)| {
+        let is_history = &**name == "x-death";
+        if is_history && found.is_none() {
+            found = Some(std::mem::replace(value, Value::Void));
+        }
+        !is_history
+    });
+    let Some(Value::Array(deaths)) = found else {
         return Vec::new();
-    }
-    since.filter_map(|t| text(t, "queue")).chain([here.clone()]).collect()
+    };
+    let tables = deaths.into_iter().filter_map(|death| match death {
+        Value::Table(table) => Some(table),
+        _ => None,
+    });
+    tables.take(DEATHS_MAX).collect()
 }
 
-/// Counts a death: merged with the earlier ones in the same queue for the same reason, and moved to the front.
-fn add_death(
-    history: &mut Vec<Table>,
-    queue: &str,
-    death: Death,
-    exchange: &str,
-    key: &str,
-    seconds: u64,
-    original_expiration: Option<u64>,
-) {
+/// Counts a death: merged with the earlier ones in the same queue for the same reason, and moved to the front. `new` makes
+/// the entry of a first death.
+fn add_death(history: &mut Vec<Table>, queue: &str, death: Death, new: impl FnOnce() -> Table) {
     let same = |t: &Table| {
         t.lookup("queue").and_then(Value::as_str) == Some(queue)
             && t.lookup("reason").and_then(Value::as_str) == Some(death.reason())
     };
-    if let Some(at) = history.iter().position(same) {
-        let mut table = history.remove(at);
-        for (name, value) in &mut table.0 {
-            if &**name == "count" {
-                *value = Value::Int(value.as_int().unwrap_or(0).saturating_add(1), 64);
-            }
+    let mut entry = match history.iter().position(same) {
+        Some(at) => history.remove(at),
+        None => {
+            history.truncate(DEATHS_MAX - 1);
+            history.insert(0, new());
+            return;
         }
-        history.insert(0, table);
-        return;
-    }
-    let mut table = Table::default();
-    table.push("count", Value::Int(1, 64));
-    table.push("reason", Value::text(death.reason()));
-    table.push("queue", Value::text(queue));
-    table.push("time", Value::Timestamp(seconds));
-    table.push("exchange", Value::text(exchange));
-    table.push("routing-keys", Value::Array(Box::from([Value::text(key)])));
-    if let Some(ms) = original_expiration {
-        table.push("original-expiration", Value::text(&ms.to_string()));
-    }
-    history.insert(0, table);
-}
-
-impl Properties {
-    /// The neutral encoding: a version, then postcard.
-    fn encode(&self) -> Vec<u8> {
-        match postcard::to_extend(self, vec![1]) {
-            Ok(bytes) => bytes,
-            // Plain data into a growing buffer: there is nothing to fail.
-            Err(e) => unreachable!("postcard refused plain data: {e}"),
-        }
-    }
+    };
+    // Only a forged history has a second one.
+    history.retain(|other| !same(other));
+    let count = entry.lookup("count").and_then(Value::as_int).unwrap_or(0);
+    let count = Value::Int(count.max(0).saturating_add(1), 64);
+    entry.0.retain(|(name, _)| &**name != "count");
+    entry.0.insert(0, ("count".into(), count));
+    history.insert(0, entry);
 }

@@ -2,6 +2,7 @@
 //! virtual clock.
 
 mod consuming;
+mod dead_letters;
 mod definitions;
 mod durability;
 mod full;

@@ -156,6 +156,74 @@ def dead_letters_count_up_and_a_ttl_cycle_ends():
     equal(depth(ch, queue), 0)
 
 
+def deaths(properties):
+    """(reason, queue, count) of each entry of `x-death`."""
+    return [(death["reason"], death["queue"], death["count"]) for death in properties.headers["x-death"]]
+
+
+@case
+def a_history_that_a_client_publishes_again_counts_on_newest_first():
+    ch = channel()
+    work, retry = unique(), unique()
+    for queue, target, more in [(work, retry, {}), (retry, work, {"x-message-ttl": 50})]:
+        arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": target, **more}
+        ch.queue_declare(queue, exclusive=True, arguments=arguments)
+    ch.basic_publish("", work, b"x")
+    ch.basic_reject(get(ch, work, auto_ack=False)[0].delivery_tag, requeue=False)
+    _, properties, _ = get(ch, work)
+    equal(deaths(properties), [("expired", retry, 1), ("rejected", work, 1)])
+    for round in range(2, 5):
+        ch.basic_publish("", retry, b"x", pika.BasicProperties(headers=properties.headers))
+        _, properties, _ = get(ch, work)
+        equal(deaths(properties), [("expired", retry, round), ("rejected", work, 1)])
+        equal(properties.headers["x-first-death-queue"], work)
+
+
+@case(differs="rabbitmq")  # 3.10 loses the message and its queue's process with it.
+def a_history_that_makes_no_sense_is_left_out():
+    ch = channel()
+    graveyard = declared(ch)
+    queue = declared(ch, dead_letter_exchange="", dead_letter_routing_key=graveyard)
+    for forged in ["text", [1, 2], {"a": 1}, [{"queue": queue, "reason": "rejected", "count": "many"}], []]:
+        ch.basic_publish("", queue, b"x", pika.BasicProperties(headers={"x-death": forged}))
+        ch.basic_reject(get(ch, queue, auto_ack=False)[0].delivery_tag, requeue=False)
+        equal(deaths(get(ch, graveyard)[1]), [("rejected", queue, 1)])
+
+
+@case
+def dead_letters_go_to_the_keys_of_cc_and_bcc_unless_the_queue_names_one():
+    ch = channel()
+    exchange = unique("x")
+    ch.exchange_declare(exchange, "direct", auto_delete=True)
+    key, cc, bcc, own = [declared(ch) for _ in range(4)]
+    for queue in (key, cc, bcc, own):
+        ch.queue_bind(queue, exchange, queue)
+    source = unique("x")
+    ch.exchange_declare(source, "fanout")
+    later(lambda: connect().channel().exchange_delete(source))
+    headers = {"CC": [cc], "BCC": [bcc], "mine": 1}
+    queue = declared(ch, dead_letter_exchange=exchange)
+    ch.queue_bind(queue, source)
+    ch.basic_publish(source, key, b"x", pika.BasicProperties(headers=headers))
+    ch.basic_reject(get(ch, queue, auto_ack=False)[0].delivery_tag, requeue=False)
+    for target in (key, cc, bcc):
+        method, properties, _ = get(ch, target)
+        equal((method.exchange, method.routing_key), (exchange, key))
+        equal(properties.headers["x-death"][0]["routing-keys"], [key, cc])
+        equal((properties.headers["CC"], "BCC" in properties.headers), ([cc], False))
+    equal(depth(ch, own), 0)
+    ch.queue_unbind(queue, source)
+    queue = declared(ch, dead_letter_exchange=exchange, dead_letter_routing_key=own)
+    ch.queue_bind(queue, source)
+    ch.basic_publish(source, key, b"x", pika.BasicProperties(headers=headers))
+    ch.basic_reject(get(ch, queue, auto_ack=False)[0].delivery_tag, requeue=False)
+    method, properties, _ = get(ch, own)
+    equal((method.exchange, method.routing_key), (exchange, own))
+    equal(properties.headers["x-death"][0]["routing-keys"], [key, cc])
+    equal(("CC" in properties.headers, properties.headers["mine"]), (False, 1))
+    equal([depth(ch, target) for target in (key, cc, bcc)], [0, 0, 0])
+
+
 @case
 def a_dead_letter_exchange_that_is_missing_drops():
     ch = channel()
