@@ -222,11 +222,8 @@ impl Decoder {
     }
 
     fn end_headers(&mut self, settings: &Settings) -> Result<(), Refusal> {
-        let length = self
-            .headers
-            .lookup("content-length")
-            .map(parse_content_length)
-            .transpose()?;
+        let announced = self.headers.lookup("content-length").filter(|_| self.verb.has_body());
+        let length = announced.map(parse_content_length).transpose()?;
         let start = self.line;
         if let Some(length) = length {
             self.check_body(start, length, settings)?;
@@ -462,10 +459,35 @@ mod tests {
             let input = format!("SEND\ncontent-length:{bad}\n\nab\0");
             assert_eq!(read_1_2(input.as_bytes()), ["! Invalid content-length"]);
         }
-        // On every frame, not on SEND alone.
+    }
+
+    /// PHP's clients copy the headers of a MESSAGE into its ACK: the server waited for a body that never came.
+    #[test]
+    fn a_frame_without_a_body_ends_at_its_nul_whatever_its_content_length_says() {
+        for verb in [
+            "SUBSCRIBE",
+            "UNSUBSCRIBE",
+            "ACK",
+            "NACK",
+            "BEGIN",
+            "COMMIT",
+            "ABORT",
+            "DISCONNECT",
+        ] {
+            for length in ["0", "5", "-1", "x", "99999999999999999999999"] {
+                let input = format!("{verb}\ncontent-length:{length}\n\n\0SEND\n\nab\0");
+                let expected = [format!("{verb} content-length={length} ||"), "SEND |ab|".to_owned()];
+                assert_eq!(read_1_2(input.as_bytes()), expected);
+            }
+        }
+        // A body is read up to its NUL and ignored.
         assert_eq!(
-            read_1_2(b"SUBSCRIBE\ncontent-length:2\n\n\0\0\0"),
-            ["SUBSCRIBE content-length=2 |\\x00\\x00|"]
+            read_1_2(b"ACK\ncontent-length:3\n\nab\0SEND\n\n\0"),
+            ["ACK content-length=3 |ab|", "SEND ||"]
+        );
+        assert_eq!(
+            read(None, b"CONNECT\ncontent-length:70000\n\n\0", 100),
+            ["CONNECT content-length=70000 ||"]
         );
     }
 
@@ -497,9 +519,7 @@ mod tests {
             input.extend_from_slice(format!("h{i}:{}\n", "x".repeat(1500)).as_bytes());
         }
         assert_eq!(read(None, &input, 5000), ["! Frame too large before login"]);
-        assert_eq!(
-            read(None, b"CONNECT\ncontent-length:70000\n\n", 100),
-            ["! Body too large"]
-        );
+        let body = [b"CONNECT\n\n", &[b'x'; 70_000][..]].concat();
+        assert_eq!(read(None, &body, 5000), ["! Body too large"]);
     }
 }

@@ -93,8 +93,11 @@ pub(crate) fn push_destination(out: &mut Vec<u8>, exchange: &[u8], key: &[u8], t
     } else {
         out.extend_from_slice(b"/exchange/");
         push_encoded(out, exchange);
-        out.push(b'/');
-        push_key(out, key);
+        // As RabbitMQ 4 writes it: an exchange without a key has no slash behind it.
+        if !key.is_empty() {
+            out.push(b'/');
+            push_key(out, key);
+        }
     }
 }
 
@@ -325,6 +328,12 @@ mod tests {
             Ok(Destination::Topic("x/y.z".into()))
         );
         assert_eq!(written("amq.topic", "x/y.z"), "/topic/x%2Fy.z");
+    }
+
+    #[test]
+    fn an_exchange_without_a_key_has_no_slash_behind_it() {
+        assert_eq!(written("amq.fanout", ""), "/exchange/amq.fanout");
+        assert_eq!(written("amq.fanout", "k"), "/exchange/amq.fanout/k");
     }
 
     #[test]

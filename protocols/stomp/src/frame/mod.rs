@@ -85,6 +85,13 @@ impl Verb {
             _ => Verb::Unknown,
         }
     }
+
+    /// Whether `content-length` counts. PHP's clients acknowledge with all headers of the MESSAGE, its content-length
+    /// included, and without its body: RabbitMQ reads the header on SEND alone. A server's MESSAGE and ERROR are unknown
+    /// verbs here, and do have bodies.
+    pub(crate) fn has_body(self) -> bool {
+        matches!(self, Verb::Send | Verb::Unknown)
+    }
 }
 
 /// A frame's command and headers, unescaped. Reused from frame to frame, so that a frame costs no allocation.

@@ -2,7 +2,6 @@
 
 use super::{Awaited, State, StompSession};
 use crate::error::Refusal;
-use crate::frame::error::push_error;
 use crate::frame::message::{Context, push_message};
 use crate::frame::receipt::push_receipt;
 use crate::session::subscriptions::Life;
@@ -53,7 +52,7 @@ impl StompSession {
             Event::Failed { channel, op, fault } => return self.failed(cx, channel, op, &fault),
             Event::QueueDeclared { channel, queue } => self.temp_queue_named(channel, queue.name),
             Event::Consuming { channel, .. } => self.consuming(cx, channel),
-            Event::ConsumerGone { channel, consumer } => self.consumer_gone(cx, channel, consumer),
+            Event::ConsumerGone { channel, consumer } => return self.consumer_gone(cx, channel, consumer),
             Event::Echo { channel, token } => self.echoed(cx, channel, token),
             Event::Authenticated { user } => self.authenticated(cx, user),
             Event::LoginRefused(refused) => return self.login_refused(cx, &refused),
@@ -147,20 +146,21 @@ impl StompSession {
         self.close_if_spent(cx, channel);
     }
 
-    /// The queue was deleted under a consumer. This is news, not an answer to a frame: the connection stays.
-    fn consumer_gone(&mut self, cx: &mut Cx<'_>, channel: Channel, consumer: ConsumerToken) {
+    /// The queue was deleted under a consumer. The close follows, as after every ERROR: clients that stay wait for ever.
+    fn consumer_gone(&mut self, cx: &mut Cx<'_>, channel: Channel, consumer: ConsumerToken) -> Result<(), Close> {
         let Some(subscription) = self.subscriptions.on(channel).filter(|s| s.token == consumer) else {
-            return;
+            return Ok(());
         };
         if !matches!(subscription.life, Life::Opening | Life::Active) {
-            return;
+            return Ok(());
         }
         subscription.life = Life::Cancelled;
         let refusal = Refusal::subscription_cancelled(&subscription.name.description());
-        push_error(cx.out, self.version, &refusal, None, subscription.name.id());
+        let id = subscription.name.id().map(str::to_owned);
         self.publisher.declared.remove(&*subscription.queue);
         self.subscriptions.forget_name(channel);
         self.close_if_spent(cx, channel);
+        self.refuse(cx, &refusal, None, id.as_deref())
     }
 
     fn temp_queue_named(&mut self, channel: Channel, name: Name) {

@@ -253,7 +253,7 @@ fn a_durable_subscription_needs_an_id() {
 }
 
 #[test]
-fn a_queue_deleted_under_a_subscription_is_news() {
+fn a_queue_deleted_under_a_subscription_is_an_error_and_the_close() {
     let mut script = Script::opened("1.2");
     script.subscribed(1, "");
     script.event(Event::ConsumerGone {
@@ -269,8 +269,23 @@ fn a_queue_deleted_under_a_subscription_is_news() {
         error(&out).1,
         "The server has canceled a subscription.\nNo more messages will be delivered for \"id='1'\".\n"
     );
-    assert_eq!(script.closed, None);
-    // The name is free again, and SEND makes the queue anew.
+    assert!(script.closed.is_some(), "STOMP 1.2 ERROR: the close follows");
+}
+
+#[test]
+fn with_keep_open_on_error_the_name_of_a_cancelled_subscription_is_free_again() {
+    let mut script = Script::tolerant();
+    script.subscribed(1, "");
+    script.event(Event::ConsumerGone {
+        channel: 1,
+        consumer: 1,
+    });
+    assert!(
+        script
+            .out()
+            .starts_with("ERROR\nmessage:Server cancelled subscription\n")
+    );
+    // SEND makes the queue anew.
     script.commands.clear();
     script.send("SEND\ndestination:/queue/q\n\n\0SUBSCRIBE\nid:1\ndestination:/queue/q\n\n\0");
     assert_eq!(script.commands()[0], "declare 0: 'q' durable lenient");
