@@ -263,7 +263,8 @@ pub struct DeclareQueue {
     pub exclusive: bool,
     /// Deleted when its last consumer goes.
     pub auto_delete: bool,
-    /// If it exists, skip the check that its properties are the same (STOMP SEND).
+    /// If it exists, skip the check that its properties are the same (STOMP SEND). With `passive`: it may be another link's
+    /// exclusive queue, and is only reported.
     pub lenient: bool,
     /// Further arguments.
     pub arguments: Table,

@@ -127,7 +127,12 @@ impl Engine {
         let now = self.now.monotonic;
         if c.passive {
             let slot = self.router.queue(&c.name).ok_or_else(|| self.no_queue(&c.name))?;
-            let queue = self.check_access(link, slot)?;
+            let queue = if c.lenient {
+                let id = self.queues[slot.0 as usize].id;
+                QueueRef { slot: slot.0, id }
+            } else {
+                self.check_access(link, slot)?
+            };
             if let Some(q) = self.queue_mut(queue) {
                 q.used_at = now;
             }

@@ -250,5 +250,38 @@ def direct_reply_to_has_rules():
     )
 
 
+@case(differs="rabbitmq")  # 3.10 answers some of these with 541, and the connection is gone.
+def declaring_a_reply_address_says_whether_its_requester_lives():
+    connection, service = connect(), connect()
+    ask, answer = connection.channel(), service.channel()
+    queue = answer.queue_declare("", exclusive=True).method.queue
+    Inbox(ask, "amq.rabbitmq.reply-to", auto_ack=True)
+    ask.basic_publish("", queue, b"?", pika.BasicProperties(reply_to="amq.rabbitmq.reply-to"))
+    address = get(answer, queue)[1].reply_to
+    for ch in (ask, answer):
+        for flags in ({"passive": True}, {}, {"durable": True}, {"exclusive": True}):
+            for name in ("amq.rabbitmq.reply-to", address):
+                declared = ch.queue_declare(name, **flags).method
+                equal((declared.queue, declared.message_count, declared.consumer_count), (name, 0, 1))
+    connection.close()
+
+    def gone():
+        try:
+            service.channel().queue_declare(address, passive=True)
+        except pika.exceptions.ChannelClosedByBroker as closed:
+            equal((closed.reply_code, closed.reply_text), (404, f"NOT_FOUND - no queue '{address}' in vhost '/'"))
+            return True
+        return False
+
+    eventually(gone)
+
+
+@case(differs="rabbitmq")  # 3.10 closes the connection with 541.
+def a_reply_address_that_was_never_given_is_404():
+    service = connect()
+    forged = "amq.rabbitmq.reply-to.forged"
+    refused(404, f"no queue '{forged}'", lambda: service.channel().queue_declare(forged))
+
+
 if __name__ == "__main__":
     main()

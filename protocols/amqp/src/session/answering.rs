@@ -70,10 +70,16 @@ impl Channel {
             Event::Done { op, consumer, .. } => self.done(env, op, consumer),
             Event::Failed { op, fault, .. } => return Err(map::reply(&fault, self.method_of(op)).into()),
             Event::QueueDeclared { queue, .. } => {
+                // What waits for a requester is nobody else's business: RabbitMQ says 0 and 1 as well.
+                let (messages, consumers) = if queue.name.starts_with(REPLY_TO) {
+                    (0, 1)
+                } else {
+                    (queue.messages, queue.consumers)
+                };
                 Queue::DeclareOk {
                     queue: &queue.name,
-                    messages: queue.messages,
-                    consumers: queue.consumers,
+                    messages,
+                    consumers,
                 }
                 .encode(channel, env.cx.out);
             }

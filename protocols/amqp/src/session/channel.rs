@@ -254,7 +254,6 @@ impl Channel {
         let command = match method {
             Queue::Declare {
                 queue: REPLY_TO,
-                passive: true,
                 nowait,
                 ..
             } => {
@@ -264,11 +263,19 @@ impl Channel {
                 }
                 return Ok(());
             }
-            Queue::Declare {
-                queue, passive: false, ..
-            } if queue.starts_with(REPLY_TO) => {
-                let detail = format!("queue name '{queue}' contains reserved prefix 'amq.*'");
-                return Err(Error::new(Code::AccessRefused, detail, ids));
+            // A service asks whether the requester still lives. As in RabbitMQ, the flags do not matter: nothing is made.
+            Queue::Declare { queue, nowait, .. } if queue.starts_with(REPLY_TO) => {
+                Command::DeclareQueue(Box::new(DeclareQueue {
+                    channel,
+                    name: name(queue),
+                    passive: true,
+                    durable: false,
+                    exclusive: false,
+                    auto_delete: false,
+                    lenient: true,
+                    arguments: Table::default(),
+                    reply: !nowait,
+                }))
             }
             Queue::Declare {
                 queue,

@@ -729,8 +729,32 @@ fn direct_reply_to_has_rules() {
     let text = "PRECONDITION_FAILED - fast reply consumer does not exist";
     assert_eq!(script.close(), (2, 406, text.into(), (60, 40)));
     script.open_channel(3);
-    script.send(3, declare("amq.rabbitmq.reply-to.forged", false, false));
-    assert_eq!(script.close().1, 403);
+}
+
+/// A service asks whether its requester lives by declaring the reply address, with whatever flags.
+#[test]
+fn declaring_a_reply_address_asks_for_a_queue_that_may_be_anothers_and_makes_none() {
+    let mut script = Script::with_channel();
+    for (passive, nowait) in [(true, false), (false, false), (false, true)] {
+        script.send(1, declare("amq.rabbitmq.reply-to.token", passive, nowait));
+        let Command::DeclareQueue(declared) = script.command() else {
+            panic!("no declare");
+        };
+        assert!(declared.passive && declared.lenient && declared.reply != nowait);
+        assert_eq!(&*declared.name, "amq.rabbitmq.reply-to.token");
+    }
+    script.tell(gatepost_core::event::Event::QueueDeclared {
+        channel: 1,
+        queue: Box::new(gatepost_core::event::QueueSummary {
+            name: "amq.rabbitmq.reply-to.token".into(),
+            messages: 7,
+            consumers: 1,
+        }),
+    });
+    assert_eq!(
+        script.said(),
+        ["1 Queue(DeclareOk { queue: \"amq.rabbitmq.reply-to.token\", messages: 0, consumers: 1 })"]
+    );
 }
 
 pub(super) fn publish(key: &str) -> Method<'_> {
