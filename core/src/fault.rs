@@ -15,6 +15,8 @@ pub enum FaultKind {
     PreconditionFailed,
     /// Against the rules of the vhost or node (a limit, a duplicate).
     NotAllowed,
+    /// The command names something this gateway does not know, such as an exchange type.
+    InvalidCommand,
     /// Known, legal, and not built.
     NotImplemented,
     /// A named limit was reached; trying later may work.

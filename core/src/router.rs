@@ -378,8 +378,10 @@ fn queue_hash(name: &str) -> u64 {
 }
 
 fn table_of(kind: &str) -> Result<BindingTable, Fault> {
-    BindingTable::new(kind)
-        .ok_or_else(|| Fault::new(FaultKind::PreconditionFailed, format!("unknown exchange type '{kind}'")))
+    BindingTable::new(kind).ok_or_else(|| {
+        let what = if kind.is_empty() { "invalid" } else { "unknown" };
+        Fault::new(FaultKind::InvalidCommand, format!("{what} exchange type '{kind}'"))
+    })
 }
 
 fn equivalent(object: &str, current: &Exchange, received: &ExchangeSpec) -> Result<(), Fault> {

@@ -2,7 +2,7 @@
 
 import pika
 
-from amqp import Inbox, channel, connect, drain, get, refused
+from amqp import Inbox, channel, connect, connection_refused, drain, get, refused
 from harness import case, equal, later, main, unique
 
 
@@ -137,15 +137,14 @@ def the_predeclared_exchanges_are_there():
         ch.exchange_declare(name, kind, durable=True)
 
 
-@case(differs="rabbitmq")  # 3.10 closes the connection with 503, newer ones the channel with 406.
-def an_unknown_type_is_406():
-    connection = connect()
-    refused(
-        406,
-        "PRECONDITION_FAILED - unknown exchange type 'nosuch'",
-        lambda: connection.channel().exchange_declare(unique("x"), "nosuch"),
-    )
-    connection.channel().exchange_declare("amq.direct", passive=True)
+@case
+def an_unknown_type_closes_the_connection_with_503():
+    for kind, text in [("nosuch", "unknown exchange type 'nosuch'"), ("", "invalid exchange type ''")]:
+        connection_refused(
+            503,
+            f"COMMAND_INVALID - {text}",
+            lambda: connect().channel().exchange_declare(unique("x"), kind),
+        )
 
 
 @case

@@ -17,6 +17,7 @@ fn code(kind: FaultKind) -> Code {
         // RabbitMQ answers a queue limit with 406, and a limit must not cost the whole connection.
         FaultKind::PreconditionFailed | FaultKind::QuotaExceeded => Code::PreconditionFailed,
         FaultKind::NotAllowed => Code::NotAllowed,
+        FaultKind::InvalidCommand => Code::CommandInvalid,
         FaultKind::NotImplemented => Code::NotImplemented,
         FaultKind::ResourceError => Code::ResourceError,
         FaultKind::Internal => Code::InternalError,

@@ -37,6 +37,7 @@ pub(crate) fn reason(kind: FaultKind) -> Reason {
         | FaultKind::ResourceLocked
         | FaultKind::PreconditionFailed
         | FaultKind::NotAllowed
+        | FaultKind::InvalidCommand
         | FaultKind::NotImplemented => Reason::IMPLEMENTATION_SPECIFIC,
     }
 }
