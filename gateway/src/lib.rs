@@ -16,6 +16,7 @@ mod check;
 mod clock;
 mod committer;
 pub mod config;
+mod control_group;
 mod driver;
 mod exit;
 mod histogram;

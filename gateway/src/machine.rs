@@ -1,6 +1,7 @@
 //! What the machine offers: memory, free disk, file descriptors.
 
 use crate::config::{Budget, Size};
+use crate::control_group;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -27,23 +28,7 @@ pub(crate) fn memory() -> u64 {
     });
     // Unreadable /proc: a guess that suits the smallest machine we aim at.
     let machine = machine.unwrap_or(512 << 20);
-    control_group_limit().map_or(machine, |limit| limit.min(machine))
-}
-
-/// The tightest `memory.max` from our control group up to the root (version 2), or version 1's limit.
-fn control_group_limit() -> Option<u64> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-    let root = Path::new("/sys/fs/cgroup");
-    let path = root.join(own.trim_start_matches('/'));
-    let v2 = path
-        .ancestors()
-        .take_while(|dir| dir.starts_with(root))
-        .map(|dir| dir.join("memory.max"));
-    let v1 = root.join("memory/memory.limit_in_bytes");
-    v2.chain([v1])
-        .filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok())
-        .min()
+    control_group::memory_limit().map_or(machine, |limit| limit.min(machine))
 }
 
 /// Free bytes for us, and all bytes, of the file system that holds `path`.
