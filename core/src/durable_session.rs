@@ -9,12 +9,14 @@
 
 use crate::command::Will;
 use crate::engine::Link;
+use crate::ledger::{self, Charge};
 use crate::properties::Name;
 use crate::queue::consumers::ConsumerKey;
 use crate::queue::entry::Entry;
 use crate::queue::unsettled::QueueRef;
 use crate::time::{Time, Wall};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::mem::size_of;
 
 /// One session of a vhost.
 pub(crate) struct DurableSession {
@@ -48,6 +50,28 @@ pub(crate) struct DurableSession {
     pub(crate) open: bool,
     /// It is over, and being taken apart.
     pub(crate) ending: bool,
+    /// What it costs in memory, with its subscriptions and the QoS 2 ids of its client.
+    pub(crate) charge: Charge,
+    /// What `delayed_will` costs.
+    pub(crate) will_charge: Charge,
+}
+
+impl DurableSession {
+    /// What a session costs in memory without subscriptions and queue.
+    pub(crate) fn memory(client_id: &str) -> usize {
+        let id = ledger::text(client_id.len()) + ledger::hashed::<(Name, u32)>();
+        size_of::<DurableSession>() * 5 / 4 + id + ledger::indexed(1 + client_id.len())
+    }
+}
+
+/// What a QoS 2 id costs: an entry of a B-tree, at the end of which the next one is added.
+pub(crate) const INCOMING_ID_BYTES: usize = 6;
+
+/// What a subscription costs at its session: its entry, and its record in the log's index. The binding is the router's.
+pub(crate) fn subscription_bytes(client_id: &str, filter: &str, share: Option<&Name>) -> usize {
+    let share = share.map_or(0, |share| ledger::text(share.len()));
+    let entry = ledger::sorted::<(Name, Option<Name>), Subscribed>() + ledger::text(filter.len());
+    entry + share + ledger::indexed(3 + client_id.len() + filter.len())
 }
 
 /// Options of a subscription, as the log keeps them.

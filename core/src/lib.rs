@@ -16,6 +16,7 @@ pub mod engine;
 pub mod event;
 mod exchange;
 pub mod fault;
+mod ledger;
 pub mod message;
 pub mod properties;
 mod queue;

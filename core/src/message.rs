@@ -189,9 +189,10 @@ impl Message {
     pub fn properties(&self, codecs: &Codecs) -> Properties {
         codecs.decode(self.envelope().origin, self.properties_raw())
     }
-    /// Bytes of memory it occupies, for the cache budget.
+    /// Bytes of memory it occupies, what the allocator adds included.
     pub fn memory(&self) -> usize {
-        std::mem::size_of::<Header>() + 24 + self.payload().len()
+        // Two counters stand before the payload: references and length.
+        crate::ledger::allocation(std::mem::size_of::<Header>() + 16 + self.payload().len())
     }
     /// Its state in the log.
     pub(crate) fn log_state(&self) -> &LogState {

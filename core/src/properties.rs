@@ -1,6 +1,7 @@
 //! The neutral view of a message's properties, decoded on demand when a message crosses protocols, meets a headers
 //! exchange, or is dead-lettered. Same protocol out: the origin's bytes are used as they are, and nothing here runs.
 
+use crate::ledger;
 use crate::message::Message;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -54,12 +55,35 @@ impl Table {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+    /// Bytes of memory it occupies beside itself. Walks all of it.
+    pub(crate) fn memory(&self) -> usize {
+        if self.0.is_empty() {
+            return 0;
+        }
+        let parts = self
+            .0
+            .iter()
+            .map(|(name, value)| ledger::text(name.len()) + value.memory());
+        ledger::allocation(self.0.capacity() * std::mem::size_of::<(Name, Value)>()) + parts.sum::<usize>()
+    }
 }
 
 impl Value {
     /// A text value.
     pub fn text(s: &str) -> Value {
         Value::Text(s.as_bytes().into())
+    }
+    /// Bytes of memory it occupies beside itself.
+    fn memory(&self) -> usize {
+        match self {
+            Value::Text(octets) | Value::Binary(octets) => ledger::allocation(octets.len()),
+            Value::Array(values) => {
+                let list = ledger::allocation(values.len() * std::mem::size_of::<Value>());
+                list + values.iter().map(Value::memory).sum::<usize>()
+            }
+            Value::Table(table) => table.memory(),
+            _ => 0,
+        }
     }
     /// The value as text, if it is UTF-8 text.
     pub fn as_str(&self) -> Option<&str> {

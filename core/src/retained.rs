@@ -10,6 +10,7 @@
 //! does not match it seeks the first one that could, and its place is just a key, which stays good whatever is set or
 //! cleared between two steps.
 
+use crate::ledger;
 use crate::message::Message;
 use crate::time::Wall;
 use crate::topic::{Level, Levels, Pattern};
@@ -177,6 +178,16 @@ impl Retained {
         self.bytes
     }
 
+    /// Bytes by which [`Retained::set`] with this message would grow what is retained.
+    pub fn growth(&self, message: &Message) -> usize {
+        if message.body().is_empty() {
+            return 0;
+        }
+        let key = Retained::key_of(message);
+        let before = self.messages.get(&*key).map_or(0, |old| memory(&key, old));
+        memory(&key, message).saturating_sub(before)
+    }
+
     fn remove(&mut self, key: &Key) -> Option<Message> {
         let message = self.messages.remove(key)?;
         self.bytes -= memory(key, &message);
@@ -305,9 +316,14 @@ fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
     }
 }
 
-/// A message and its entry in the map.
-fn memory(key: &Key, message: &Message) -> usize {
-    message.memory() + key.len() + 48
+/// A message, its entries in the maps, and what the log's index keeps of it.
+fn memory(key: &[u8], message: &Message) -> usize {
+    let expires = message
+        .envelope()
+        .deadline
+        .map_or(0, |_| ledger::sorted::<(Wall, Key), ()>());
+    let entry = ledger::sorted::<Key, Message>() + expires + ledger::text(key.len());
+    message.memory() + entry + ledger::indexed(key.len() + 1)
 }
 
 #[cfg(test)]

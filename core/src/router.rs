@@ -22,6 +22,7 @@ use std::sync::Arc;
 mod bindings;
 mod cache;
 mod generations;
+pub(crate) mod memory;
 mod route;
 mod target;
 
@@ -60,6 +61,8 @@ pub struct Router {
     generations: Generations,
     cache: RouteCache,
     scratch: route::Scratch,
+    /// What exchanges and bindings cost.
+    bytes: usize,
 }
 
 /// Where a binding leads, as numbers.
@@ -133,6 +136,7 @@ impl Router {
             generations: Generations::new(),
             cache: RouteCache::new(),
             scratch: route::Scratch::default(),
+            bytes: 0,
         };
         for (name, kind, internal) in PREDECLARED {
             let table = BindingTable::new(kind).expect("PREDECLARED names known types");
@@ -344,6 +348,8 @@ impl Router {
         // Routes that looked for it (as an alternate exchange) and did not find it.
         self.generations.bump(&spec.name, Scope::Whole);
         let name = spec.name.clone();
+        let bytes = memory::exchange_bytes(&spec);
+        self.bytes += bytes;
         let id = self.exchanges.insert(Exchange {
             name: spec.name,
             durable: spec.durable,
@@ -355,6 +361,7 @@ impl Router {
             outgoing: BTreeSet::new(),
             incoming: BTreeSet::new(),
             visited: 0,
+            bytes,
         });
         self.exchange_names.insert(name, id as u32);
     }

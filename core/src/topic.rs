@@ -18,7 +18,7 @@ use std::borrow::Cow;
 
 mod pattern;
 mod spelling;
-mod trie;
+pub(crate) mod trie;
 
 pub use pattern::{InvalidFilter, Level, Pattern};
 pub(crate) use pattern::{check_filter, first_literal};

@@ -7,6 +7,7 @@ use super::{Engine, Link, Wakes, done, link_at};
 use crate::command::{Channel as ChannelNumber, Consume, ConsumerToken, Get, Outcome};
 use crate::event::{Delivery, DeliveryExtra, DeliveryFlags, Event, Op};
 use crate::fault::{Fault, FaultKind};
+use crate::ledger::ObjectKind;
 use crate::message::Message;
 use crate::message::Settled;
 use crate::queue::consumers::{Consumer, ConsumerKey};
@@ -76,6 +77,7 @@ impl Engine {
             let text = format!("{} in exclusive use", self.queue_text(&q.name));
             return Err(Fault::new(FaultKind::AccessRefused, text));
         }
+        self.admit(ObjectKind::Connections, super::admission::CONSUMER_BYTES)?;
         let prefetch = match c.prefetch {
             Some(p) => p,
             None => link_at(&mut self.links, link).map_or(0, |l| l.channel(c.channel).prefetch_each),

@@ -1,6 +1,7 @@
 //! What the engine counts, as plain integers; summed at scrape, never per message through a registry.
 
 use super::Engine;
+use crate::ledger::PerKind;
 use std::collections::BTreeMap;
 
 /// Counters since the start, and gauges as of now.
@@ -91,6 +92,12 @@ pub struct Counters {
     pub retained: u64,
     /// Bytes of retained messages (gauge).
     pub retained_bytes: u64,
+    /// Bytes of memory that each kind of object takes (gauge).
+    pub objects_bytes: PerKind,
+    /// Bytes of memory that objects may take together (gauge).
+    pub objects_bytes_max: u64,
+    /// Objects refused, or retained messages not kept, for want of memory.
+    pub objects_refused: PerKind,
     /// Bytes of queued messages in memory (gauge).
     pub memory_bytes: u64,
     /// Bytes handed to the log that it has not reported (gauge).
@@ -120,6 +127,8 @@ impl Engine {
         c.sessions_connected = self.sessions.iter().filter(|(_, s)| s.link.is_some()).count() as u64;
         c.retained = self.retained.count() as u64;
         c.retained_bytes = self.retained.bytes() as u64;
+        c.objects_bytes = self.objects();
+        c.objects_bytes_max = self.settings.objects_bytes_max as u64;
         c.memory_bytes = self.memory.bytes() as u64;
         c.log_backlog_bytes = self.staging.backlog_bytes() as u64;
         c.publishers_blocked = self.pressure.is_some();

@@ -11,6 +11,7 @@ use crate::command::{
 };
 use crate::event::{Event, Op, QueueSummary};
 use crate::fault::{Fault, FaultKind};
+use crate::ledger::ObjectKind;
 use crate::properties::Name;
 use crate::queue::arguments::Arguments;
 use crate::queue::consumers::ConsumerKey;
@@ -18,6 +19,7 @@ use crate::queue::entry::EntryFlags;
 use crate::queue::unsettled::QueueRef;
 use crate::queue::{Queue, QueueKind};
 use crate::router::ExchangeSpec;
+use crate::router::memory::{binding_bytes_max, exchange_bytes};
 use crate::store::Record;
 use std::time::Duration;
 
@@ -49,6 +51,9 @@ impl Engine {
             internal: c.internal,
             arguments: c.arguments,
         };
+        if self.router.exchange(&spec.name).is_none() {
+            self.admit(ObjectKind::Routes, exchange_bytes(&spec))?;
+        }
         let declared = self.router.declare_exchange(spec.clone())?;
         if !spec.durable {
             return Ok(None);
@@ -186,6 +191,7 @@ impl Engine {
             c.name
         };
         let arguments = Arguments::parse(c.arguments, &self.queue_text(&name))?;
+        self.admit(ObjectKind::Queues, Queue::memory(&name, &arguments.declared, c.durable))?;
         // An exclusive queue goes with its connection: nothing of it need survive a restart.
         let durable = c.durable && !c.exclusive;
         let mut q = Queue::new(self.next_queue_id(), name, QueueKind::Plain, durable, now);
@@ -212,7 +218,9 @@ impl Engine {
     }
 
     /// Adds a queue to the vhost, reachable by its name.
-    pub(crate) fn add_queue(&mut self, q: Queue) -> QueueRef {
+    pub(crate) fn add_queue(&mut self, mut q: Queue) -> QueueRef {
+        let bytes = Queue::memory(&q.name, &q.arguments.declared, q.durable);
+        q.charge = self.ledger.charge(ObjectKind::Queues, bytes);
         let id = q.id;
         let name = q.name.clone();
         let slot = self.queues.insert(q) as u32;
@@ -468,6 +476,9 @@ impl Engine {
     fn try_bind(&mut self, link: Link, c: Bind) -> Result<Option<u64>, Fault> {
         self.router.refuse_default(&c.source)?;
         let (destination, key) = self.destination(link, &c)?;
+        if !self.router.is_bound(&c.source, &destination, &key, &c.arguments) {
+            self.admit(ObjectKind::Routes, binding_bytes_max(&key, &c.arguments))?;
+        }
         if !self
             .router
             .bind(&c.source, destination.clone(), &key, c.arguments.clone(), None)?

@@ -5,17 +5,29 @@ use super::subscriptions::{Answered, Replays};
 use super::{Link, Wake, Wakes};
 use crate::command::{Channel as ChannelNumber, Will};
 use crate::event::{CloseReason, Event, Pressure};
+use crate::ledger::{Charge, allocation};
 use crate::properties::Name;
 use crate::queue::consumers::ConsumerKey;
 use crate::queue::entry::Entry;
 use crate::queue::unsettled::{QueueRef, Unsettled};
 use std::collections::VecDeque;
+use std::mem::size_of;
 use std::sync::Arc;
 
 /// Deliveries reserved to a link that has not taken them yet.
 pub(crate) const RESERVED_MESSAGES_MAX: usize = 1024;
 /// Bytes of them; one message always fits.
 pub(crate) const RESERVED_BYTES_MAX: usize = 256 << 10;
+
+/// A connection: its state here, and about 1 KiB outside the engine (session, socket, task, read events).
+pub(crate) const LINK_BYTES: usize = allocation(size_of::<LinkState>()) + (1 << 10);
+/// A channel and its place in the link's list.
+const CHANNEL_BYTES: usize = allocation(size_of::<Channel>()) + 16;
+
+/// What a will costs.
+pub(crate) fn will_bytes(will: &Will) -> usize {
+    allocation(size_of::<Will>()) + will.message.memory()
+}
 
 /// What a link will take, in order.
 pub(crate) enum Out {
@@ -50,6 +62,8 @@ pub(crate) struct Fetched {
 pub(crate) struct LinkState {
     pub(crate) id: Link,
     wake: Arc<dyn Wake>,
+    /// What it costs, with its channels and its will.
+    charge: Charge,
     /// No wake is to be sent: one is on its way already, or the link takes right now and is told at the end of that take
     /// whether there is more, or it has no room and comes back by itself.
     woken: bool,
@@ -171,10 +185,11 @@ impl Channel {
 }
 
 impl LinkState {
-    pub(crate) fn new(id: Link, wake: Arc<dyn Wake>, protocol: &'static str) -> LinkState {
+    pub(crate) fn new(id: Link, wake: Arc<dyn Wake>, protocol: &'static str, charge: Charge) -> LinkState {
         LinkState {
             id,
             wake,
+            charge,
             woken: false,
             protocol,
             channels: Vec::new(),
@@ -244,6 +259,7 @@ impl LinkState {
         let at = match self.channels.binary_search_by_key(&number, |c| c.number) {
             Ok(at) => at,
             Err(at) => {
+                self.charge.grow(CHANNEL_BYTES);
                 self.channels.insert(at, Box::new(Channel::new(number)));
                 at
             }
@@ -262,6 +278,7 @@ impl LinkState {
             return VecDeque::new();
         };
         let mut closed = if self.channels[at].held.is_empty() {
+            self.charge.shrink(CHANNEL_BYTES);
             self.channels.remove(at)
         } else {
             let held = std::mem::take(&mut self.channels[at].held);
@@ -272,6 +289,12 @@ impl LinkState {
             std::mem::replace(&mut self.channels[at], successor)
         };
         std::mem::take(&mut closed.publisher.pending)
+    }
+    /// Takes over the will of its session's client.
+    pub(crate) fn set_will(&mut self, will: Option<Will>) {
+        // Counted for as long as the connection lives: it is dropped or fired when that ends.
+        self.charge.grow(will.as_ref().map_or(0, will_bytes));
+        self.will = will.map(Box::new);
     }
     /// The number of one of its channels.
     pub(crate) fn some_channel(&self) -> Option<ChannelNumber> {

@@ -11,6 +11,7 @@
 //!   memory: bodies leave to the log, then the middle of their queues does; both come back (loaded)
 //! ```
 
+mod admission;
 #[cfg(feature = "testing")]
 mod audit;
 mod budget;
@@ -31,12 +32,15 @@ mod staging;
 mod subscriptions;
 mod timers;
 
+pub use crate::ledger::{ObjectKind, PerKind};
+pub use admission::{Share, Usage};
 pub use counters::Counters;
 
 use crate::command::{Attach, Channel as ChannelNumber, Command, Peer};
 use crate::durable_session::DurableSession;
 use crate::event::{CloseReason, Event, Op, Pressure};
 use crate::fault::{Fault, FaultKind};
+use crate::ledger::Ledger;
 use crate::message::{Dialect, Envelope, Message};
 use crate::properties::{Codecs, Name};
 use crate::queue::Queue;
@@ -128,6 +132,9 @@ pub struct Settings {
     /// Bytes of deliveries that consumers hold unsettled (32 each, and their bodies while they are in memory) over which
     /// whoever holds more than a guaranteed part of them is offered no more until he settles.
     pub unsettled_bytes_max: usize,
+    /// Bytes of everything else that clients make (retained messages, subscriptions, bindings, queues, sessions, connections)
+    /// over which more of it is refused.
+    pub objects_bytes_max: usize,
     /// Bytes waiting for the committer over which publishers wait.
     pub log_backlog_bytes_max: usize,
     /// What a confirm waits for, where a queue does not say otherwise.
@@ -151,6 +158,7 @@ impl Default for Settings {
             cache_bytes_max: 16 << 20,
             memory_bytes_max: 256 << 20,
             unsettled_bytes_max: 64 << 20,
+            objects_bytes_max: 64 << 20,
             log_backlog_bytes_max: 4 << 20,
             durability: Durability::Always,
             queues_max: 10_000,
@@ -189,6 +197,10 @@ pub struct Engine {
     consumer_generation: u32,
     /// Consumers of queues that were deleted: ended some at a time.
     orphans: VecDeque<ConsumerKey>,
+    /// What links, channels, queues, sessions and subscriptions cost.
+    ledger: Arc<Ledger>,
+    /// When a refused object is worth a line in the log again.
+    refusal_told: Option<Time>,
     sessions: Slab<DurableSession>,
     session_ids: HashMap<Name, u32>,
     /// Sessions whose opening waits for the log: ticket, session, link.
@@ -248,6 +260,8 @@ impl Engine {
             consumers: Slab::new(),
             consumer_generation: 0,
             orphans: VecDeque::new(),
+            ledger: Arc::default(),
+            refusal_told: None,
             sessions: Slab::new(),
             session_ids: HashMap::new(),
             opening: Vec::new(),
@@ -276,6 +290,8 @@ impl Engine {
         let topic_exchange = &engine.settings.topic_exchange;
         let message = Message::new(envelope, topic_exchange, "$SYS/broker/version", &[], version.as_bytes());
         engine.retained.set(&message);
+        let routes = admission::route_cache_bytes_max(engine.settings.objects_bytes_max);
+        engine.router.set_cache_bytes_max(routes);
         engine
     }
 
@@ -296,7 +312,12 @@ impl Engine {
             slot,
             generation: s.generation,
         };
-        let mut state = LinkState::new(id, wake, attach.protocol);
+        let mut state = LinkState::new(
+            id,
+            wake,
+            attach.protocol,
+            self.ledger.charge(ObjectKind::Connections, link::LINK_BYTES),
+        );
         if self.shutting_down {
             state.closed = Some(CloseReason::Shutdown);
         }

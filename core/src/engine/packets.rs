@@ -4,6 +4,7 @@ use super::link::Out;
 use super::sessions::CHANNEL;
 use super::{Engine, Link, Wakes, link_at};
 use crate::command::Outcome;
+use crate::durable_session::INCOMING_ID_BYTES;
 use crate::durable_session::Outgoing;
 use crate::event::{Delivery, DeliveryFlags, Event};
 use crate::queue::QueueKind;
@@ -288,6 +289,9 @@ impl Engine {
     pub(crate) fn release(&mut self, link: Link, packet_id: u16) {
         let Some((_, s)) = self.session_of(link) else { return };
         let known = s.incoming.remove(&packet_id);
+        if known {
+            s.charge.shrink(INCOMING_ID_BYTES);
+        }
         let queue = s.queue.filter(|_| s.kept && known).map(|q| q.id);
         let gate = queue.map(|queue| {
             self.staging.record(Record::State(State::IncomingId {

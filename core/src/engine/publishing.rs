@@ -9,8 +9,10 @@ use super::consuming::Verdict;
 use super::staging::Staging;
 use super::{Engine, Link, Wakes, done, link_at};
 use crate::command::{Channel as ChannelNumber, Command, PublishFlags, Transaction};
+use crate::durable_session::INCOMING_ID_BYTES;
 use crate::event::{Event, Op, Pressure};
 use crate::fault::{Fault, FaultKind};
+use crate::ledger::ObjectKind;
 use crate::message::{Dialect, EXCHANGE_NAME_MAX, Message};
 use crate::properties::{Codecs, Name};
 use crate::queue::arguments::Overflow;
@@ -58,6 +60,10 @@ impl Confirms {
     fn is_over(&self, key: u32, staging: &Staging) -> bool {
         let entry = self.entries.get(key as usize);
         entry.is_none_or(|e| e.outstanding == 0 || e.ticket <= staging.reached(e.need))
+    }
+    /// Publishers' batches that are waited for.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
     }
     #[cfg(feature = "testing")]
     pub(crate) fn is_empty(&self) -> bool {
@@ -137,11 +143,20 @@ impl Engine {
                 self.confirm(link, channel, number, wait);
                 return 1;
             }
+            session.charge.grow(INCOMING_ID_BYTES);
             incoming = session.queue.filter(|_| session.kept).map(|q| q.id);
         }
         let message = reply_addressed(&message, &self.settings.topic_exchange).unwrap_or(message);
         let group = self.staging.group_start();
-        let result = self.route_and_enqueue(link, &message, &[], wakes);
+        let result = if confirm && !flags.contains(PublishFlags::PATIENT) && !self.can_retain(&message) {
+            // Its publisher can be told, and so decides: nothing of it is kept.
+            Ok(Enqueued {
+                refused: Some(self.refuse(ObjectKind::Retained).kind),
+                ..Enqueued::default()
+            })
+        } else {
+            self.route_and_enqueue(link, &message, &[], wakes)
+        };
         let enqueued = match result {
             Ok(enqueued) => enqueued,
             Err(fault) => {
@@ -219,8 +234,9 @@ impl Engine {
     fn forget_incoming(&mut self, link: Link, packet_id: u16) {
         if packet_id != 0
             && let Some((_, session)) = self.session_of(link)
+            && session.incoming.remove(&packet_id)
         {
-            session.incoming.remove(&packet_id);
+            session.charge.shrink(INCOMING_ID_BYTES);
         }
     }
 
@@ -618,9 +634,20 @@ impl Engine {
         }
         // MQTT 5 3.3.1.3: a retained message of QoS 0 may be discarded at any time. Clearing one frees room.
         if retains && (!full || message.body().is_empty()) {
-            enqueued.retained = self.retain(message);
+            enqueued.retained = if self.fits_retained(message) {
+                self.retain(message)
+            } else {
+                self.refuse(ObjectKind::Retained);
+                self.drop_retained(message)
+            };
         }
         Ok(enqueued)
+    }
+
+    /// Whether there is memory for what is to be retained of the message, if anything is.
+    fn can_retain(&self, message: &Message) -> bool {
+        let retains = message.envelope().retain && *message.exchange() == *self.settings.topic_exchange;
+        !retains || self.fits_retained(message)
     }
 
     /// Keeps the message as its topic's last value, in memory and in the log. Returns whether that must be waited for.
@@ -642,6 +669,14 @@ impl Engine {
             Change::Nothing => return false,
         }
         message.envelope().durable
+    }
+
+    /// There is no memory for a new last value, and nobody who could be told (QoS 0, MQTT 3, a will): subscribers get the
+    /// message, and the topic has no retained one. An outdated one would be worse than none.
+    fn drop_retained(&mut self, message: &Message) -> bool {
+        let envelope = *message.envelope();
+        let empty = Message::new(envelope, message.exchange(), message.key(), &[], &[]);
+        self.retain(&empty)
     }
 
     /// Makes room in a queue that is over its limit, oldest first.

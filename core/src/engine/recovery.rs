@@ -13,10 +13,12 @@
 //! Postcard's encoding is stable and documented; a change of fields takes a new version.
 
 use super::Engine;
+use super::link::will_bytes;
 use super::timers::Timer;
 use crate::binding::{Binding, Destination};
 use crate::command::Will;
-use crate::durable_session::{DurableSession, InFlight, Outgoing, Subscribed};
+use crate::durable_session::{DurableSession, INCOMING_ID_BYTES, InFlight, Outgoing, Subscribed};
+use crate::ledger::{Charge, ObjectKind};
 use crate::message::{Dialect, Envelope, Message, PayloadLengths};
 use crate::properties::{Name, Origin, Table};
 use crate::queue::arguments::Arguments;
@@ -450,6 +452,10 @@ impl Engine {
             expiry_timer: None,
             open: false,
             ending: false,
+            charge: self
+                .ledger
+                .charge(ObjectKind::Sessions, DurableSession::memory(&client_id)),
+            will_charge: Charge::default(),
         }) as u32;
         self.session_ids.insert(client_id, session);
         self.watch_session_expiry(session);
@@ -467,6 +473,7 @@ impl Engine {
                 delay,
                 expiry: w.expiry_ms.map(Duration::from_millis),
             };
+            self.sessions[session as usize].will_charge = self.ledger.charge(ObjectKind::Sessions, will_bytes(&will));
             self.sessions[session as usize].delayed_will = Some((Box::new(will), due));
             self.timers.set(due, Timer::Will(session));
         }
@@ -557,6 +564,7 @@ impl Engine {
             let s = &mut self.sessions[session as usize];
             s.queue = Some(queue);
             s.incoming = found.incoming_ids.iter().copied().collect();
+            s.charge.grow(s.incoming.len() * INCOMING_ID_BYTES);
             // In the order the ids were given.
             for (seq, packet_id, _) in &found.packet_ids {
                 let Some(at) = outgoing.iter().position(|o| o.0 == *seq && o.1 == *packet_id) else {
@@ -617,9 +625,7 @@ impl Engine {
         let exchange = self.settings.topic_exchange.clone();
         self.bind_subscription(queue, &exchange, &r.filter, r.share.is_some(), options)
             .ok()?;
-        self.sessions[session as usize]
-            .subscriptions
-            .insert((r.filter, r.share), options);
+        self.note_subscription(session, (r.filter, r.share), options);
         Some(())
     }
 }

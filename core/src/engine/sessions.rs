@@ -10,13 +10,16 @@
 
 use super::budget::{Budget, Unfinished};
 use super::link::Out;
+use super::link::will_bytes;
 use super::subscriptions::shared_queue_name;
 use super::timers::Timer;
 use super::{Engine, Link, Wakes, link_at};
 use crate::command::{OpenSession, Will};
 use crate::durable_session::{DurableSession, InFlight, Outgoing};
-use crate::event::{CloseReason, Event};
+use crate::event::{CloseReason, Event, Op};
+use crate::ledger::{Charge, ObjectKind};
 use crate::properties::Name;
+use crate::properties::Table;
 use crate::queue::consumers::{Consumer, ConsumerKey};
 use crate::queue::entry::EntryFlags;
 use crate::queue::unsettled::QueueRef;
@@ -61,6 +64,18 @@ impl Engine {
         };
         let present = self.session_ids.contains_key(&c.client_id);
         let kept = expiry != Some(0);
+        if !present {
+            let will = c.will.as_ref().map_or(0, will_bytes);
+            let queue = if kept {
+                Queue::memory(&c.client_id, &Table::default(), true)
+            } else {
+                0
+            };
+            let bytes = DurableSession::memory(&c.client_id) + will + queue;
+            if let Err(fault) = self.admit(ObjectKind::Sessions, bytes) {
+                return self.fail(link, CHANNEL, Op::OpenSession, fault);
+            }
+        }
         let session = match self.session_ids.get(&c.client_id) {
             Some(&session) => session,
             None => {
@@ -81,6 +96,10 @@ impl Engine {
                     expiry_timer: None,
                     open: false,
                     ending: false,
+                    charge: self
+                        .ledger
+                        .charge(ObjectKind::Sessions, DurableSession::memory(&c.client_id)),
+                    will_charge: Charge::default(),
                 }) as u32;
                 self.session_ids.insert(c.client_id.clone(), session);
                 session
@@ -93,10 +112,11 @@ impl Engine {
         s.expires_at = None;
         s.receive_maximum = c.receive_maximum.max(1);
         s.delayed_will = None;
+        s.will_charge = Charge::default();
         s.kept |= kept;
         if let Some(l) = link_at(&mut self.links, link) {
             l.session = Some(session);
-            l.will = c.will.map(Box::new);
+            l.set_will(c.will);
         }
         if self.sessions[session as usize].kept {
             self.session_queue(session);
@@ -316,6 +336,8 @@ impl Engine {
                 let delay = expiry.map_or(will.delay, |e| will.delay.min(Duration::from_secs(u64::from(e))));
                 let due = self.now.monotonic + delay;
                 self.timers.set(due, Timer::Will(session));
+                self.sessions[session as usize].will_charge =
+                    self.ledger.charge(ObjectKind::Sessions, will_bytes(&will));
                 self.sessions[session as usize].delayed_will = Some((will, due));
             }
             None => {}
@@ -363,6 +385,7 @@ impl Engine {
         if s.link.is_none()
             && let Some((will, _)) = s.delayed_will.take_if(|(_, due)| *due <= now)
         {
+            s.will_charge = Charge::default();
             self.fire_will(&will, wakes);
         }
     }

@@ -6,14 +6,19 @@ use super::{Engine, Link, Wakes, link_at};
 use crate::binding::{Destination, Grant, QueueSlot};
 use crate::command::{RetainHandling, Subscribe, Subscription, Unsubscribe};
 use crate::durable_session::Subscribed;
+use crate::durable_session::subscription_bytes;
 use crate::event::{Event, Op};
 use crate::fault::{Fault, FaultKind};
+use crate::ledger::ObjectKind;
 use crate::message::Dialect;
 use crate::properties::Name;
+use crate::properties::Table;
+use crate::queue::Queue;
 use crate::queue::QueueKind;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::unsettled::QueueRef;
 use crate::retained::Cursor;
+use crate::router::memory::binding_bytes_max;
 use crate::store::Record;
 use crate::topic::Pattern;
 use std::collections::BTreeMap;
@@ -176,17 +181,24 @@ impl Engine {
             retain_as_published: sub.retain_as_published,
             subscription_id,
         };
-        let kept = self.sessions[session as usize].kept;
+        let s = &self.sessions[session as usize];
+        let kept = s.kept;
+        if !s.subscriptions.contains_key(&(sub.filter.clone(), sub.share.clone())) {
+            let own = subscription_bytes(&s.client_id, &sub.filter, sub.share.as_ref());
+            let queue = match &sub.share {
+                Some(_) => Queue::memory(&sub.filter, &Table::default(), kept),
+                None => 0,
+            };
+            let binding = binding_bytes_max(&sub.filter, &Table::default());
+            self.admit(ObjectKind::Routes, own + queue + binding)?;
+        }
         let queue = match &sub.share {
             None => self.session_queue(session),
             Some(share) => self.shared_queue(share, &sub.filter, kept)?,
         };
         self.bind_subscription(queue, &exchange, &sub.filter, sub.share.is_some(), options)?;
         let id = (sub.filter.clone(), sub.share.clone());
-        let new = self.sessions[session as usize]
-            .subscriptions
-            .insert(id, options)
-            .is_none();
+        let new = self.note_subscription(session, id, options);
         if kept {
             let client_id = &self.sessions[session as usize].client_id;
             let (key, value) =
@@ -221,6 +233,27 @@ impl Engine {
             });
         }
         Ok(kept)
+    }
+
+    /// Notes a subscription at its session. Returns whether it is new.
+    pub(crate) fn note_subscription(&mut self, session: u32, id: (Name, Option<Name>), options: Subscribed) -> bool {
+        let s = &mut self.sessions[session as usize];
+        let bytes = subscription_bytes(&s.client_id, &id.0, id.1.as_ref());
+        let new = s.subscriptions.insert(id, options).is_none();
+        if new {
+            s.charge.grow(bytes);
+        }
+        new
+    }
+
+    /// Takes a subscription from its session. Returns whether it was there.
+    fn remove_subscription(&mut self, session: u32, id: &(Name, Option<Name>)) -> bool {
+        let s = &mut self.sessions[session as usize];
+        let known = s.subscriptions.remove(id).is_some();
+        if known {
+            s.charge.shrink(subscription_bytes(&s.client_id, &id.0, id.1.as_ref()));
+        }
+        known
     }
 
     /// Makes the binding of a subscription. A group's members all feed the group's one queue, each capping QoS itself.
@@ -316,7 +349,7 @@ impl Engine {
                 self.keep_answered(link, answered);
                 return Err(Unfinished);
             }
-            let known = self.sessions[session as usize].subscriptions.remove(id).is_some();
+            let known = self.remove_subscription(session, id);
             answered.existed.push(known);
             budget.spend(1);
             if known {

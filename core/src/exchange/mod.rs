@@ -35,6 +35,8 @@ pub(crate) struct Exchange {
     pub(crate) incoming: BTreeSet<BindingId>,
     /// Number of the last routing that came here: each exchange is visited once per message.
     pub(crate) visited: u64,
+    /// What it costs in memory, beside its bindings.
+    pub(crate) bytes: usize,
 }
 
 /// The bindings of an exchange, arranged for its type.
@@ -171,6 +173,14 @@ impl BindingTable {
                 }
             }
             BindingTable::Headers(table) => table.remove(id),
+        }
+    }
+
+    /// Bytes of memory that bindings share, beside what each costs: nodes of a trie.
+    pub(crate) fn memory(&self) -> usize {
+        match self {
+            BindingTable::Topic(table) => table.memory(),
+            BindingTable::Direct(_) | BindingTable::Fanout(_) | BindingTable::Headers(_) => 0,
         }
     }
 

@@ -16,6 +16,10 @@ impl Topic {
         self.0.remove(pattern, &id);
     }
 
+    pub(crate) fn memory(&self) -> usize {
+        self.0.memory()
+    }
+
     pub(crate) fn matches(&self, levels: &Levels<'_>, found: &mut Vec<BindingId>) {
         self.0.visit(levels, |&id| found.push(id));
     }

@@ -17,7 +17,8 @@ pub(crate) mod ready;
 pub(crate) mod unsettled;
 
 use crate::engine::Link;
-use crate::properties::Name;
+use crate::ledger::{self, Charge};
+use crate::properties::{Name, Table};
 use crate::store::QueueId;
 use crate::time::Time;
 use arguments::Arguments;
@@ -80,6 +81,8 @@ pub(crate) struct Queue {
     pub(crate) expiry_check: Option<Time>,
     /// When the engine looks whether it is still used, if that is scheduled.
     pub(crate) expiry_timer: Option<Time>,
+    /// What it costs in memory, beside its messages.
+    pub(crate) charge: Charge,
 }
 
 /// Hand-out marks: before a crash can hide that a message was handed out, the log says that it may have been.
@@ -142,6 +145,13 @@ impl HandOutMarks {
 }
 
 impl Queue {
+    /// What a queue costs in memory: its entry, its places in the tables of names, slots and bindings, and in the log's index.
+    pub(crate) fn memory(name: &str, arguments: &Table, durable: bool) -> usize {
+        let tables = ledger::hashed::<(Name, u32)>() + 2 * ledger::hashed::<(u64, [usize; 3])>();
+        let log = if durable { ledger::indexed(9) + 160 } else { 0 };
+        std::mem::size_of::<Queue>() * 5 / 4 + tables + ledger::text(name.len()) + arguments.memory() + log
+    }
+
     pub(crate) fn new(id: QueueId, name: Name, kind: QueueKind, durable: bool, now: Time) -> Queue {
         Queue {
             id,
@@ -168,6 +178,7 @@ impl Queue {
             used_at: now,
             expiry_check: None,
             expiry_timer: None,
+            charge: Charge::default(),
         }
     }
 

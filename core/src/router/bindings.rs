@@ -1,5 +1,6 @@
 //! Making and removing bindings, and what goes with the last one.
 
+use super::memory::binding_bytes;
 use super::{BINDINGS_MAX, End, Router};
 use crate::arguments;
 use crate::binding::{Binding, Destination, Grant, QueueSlot, Removed};
@@ -101,6 +102,16 @@ impl Router {
         self.remove_binding(exchange, End::Queue(queue), filter, Dialect::Slash, &Table::default())
     }
 
+    /// Whether the binding that [`Router::bind`] would make is there.
+    pub(crate) fn is_bound(&self, source: &str, destination: &Destination, key: &str, arguments: &Table) -> bool {
+        let end = match destination {
+            Destination::Queue { slot, .. } => Some(End::Queue(*slot)),
+            Destination::Exchange(name) => self.find_exchange(name).map(End::Exchange),
+        };
+        let ends = self.find_exchange(source).zip(end);
+        ends.is_some_and(|(source, end)| self.find_binding(source, end, key, Dialect::Dot, arguments).is_some())
+    }
+
     fn add_binding(
         &mut self,
         source: &str,
@@ -143,7 +154,10 @@ impl Router {
             durable: exchange.durable && end_durable,
         };
         let id = self.bindings.vacant_key() as BindingId;
+        let shared = exchange.table.memory();
         exchange.table.insert(id, &binding);
+        self.bytes += exchange.table.memory() - shared;
+        self.bytes += binding_bytes(exchange.table.kind(), key, &binding.arguments, binding.durable);
         exchange.outgoing.insert(id);
         match end {
             End::Queue(slot) => self.queues.entry(slot).or_default().bindings.insert(id),
@@ -212,7 +226,16 @@ impl Router {
         }
         let link = self.bindings.remove(id as usize);
         let source = &mut self.exchanges[link.source as usize];
+        let shared = source.table.memory();
         source.table.remove(id, &link.binding);
+        self.bytes -= shared - source.table.memory();
+        let Binding {
+            key,
+            arguments,
+            durable,
+            ..
+        } = &link.binding;
+        self.bytes -= binding_bytes(source.table.kind(), key, arguments, *durable);
         source.outgoing.remove(&id);
         if source.auto_delete && source.outgoing.is_empty() {
             removal.idle.push(link.source);
@@ -239,6 +262,7 @@ impl Router {
             self.drop_binding(binding, removal);
         }
         let exchange = self.exchanges.remove(id as usize);
+        self.bytes -= exchange.bytes;
         self.exchange_names.remove(&exchange.name);
         removal.removed.push(Removed::Exchange {
             name: exchange.name,

@@ -2,8 +2,10 @@
 
 use super::Target;
 use super::generations::{Cell, Generations};
+use crate::ledger::{allocation, hashed};
 use crate::message::{Dialect, Message};
 use hashbrown::HashTable;
+use std::mem::size_of;
 
 /// Routes remembered at most.
 const ROUTES_MAX: usize = 16_384;
@@ -19,6 +21,10 @@ pub(super) struct RouteCache {
     entries: Vec<Entry>,
     /// Sum of `entries[..].targets.len()`.
     targets: usize,
+    /// What the entries cost in memory.
+    bytes: usize,
+    /// Bytes of memory at most.
+    bytes_max: usize,
     random: u64,
 }
 
@@ -42,6 +48,8 @@ impl RouteCache {
             table: HashTable::new(),
             entries: Vec::new(),
             targets: 0,
+            bytes: 0,
+            bytes_max: usize::MAX,
             random: 0x9E37_79B9_7F4A_7C15,
         }
     }
@@ -61,6 +69,11 @@ impl RouteCache {
         Some(index)
     }
 
+    /// Has it forget routes when it would grow over so many bytes. It shrinks as routes are added.
+    pub(super) fn set_bytes_max(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
+    }
+
     #[inline]
     pub(super) fn targets(&self, index: usize) -> &[Target] {
         &self.entries[index].targets
@@ -72,12 +85,14 @@ impl RouteCache {
         if let Some(stale) = self.position(message) {
             self.remove(stale);
         }
-        if address.len() > ADDRESS_BYTES_MAX || targets.len() > TARGETS_MAX / 4 {
+        let bytes = entry_bytes(address.len(), targets.len(), cells.len());
+        if address.len() > ADDRESS_BYTES_MAX || targets.len() > TARGETS_MAX / 4 || bytes > self.bytes_max / 4 {
             return;
         }
         // A random victim degrades evenly where topics are published to in turn, when the eldest (or the least
         // recently used) would always be the next one wanted.
-        while self.entries.len() >= ROUTES_MAX || self.targets + targets.len() > TARGETS_MAX {
+        let room = self.bytes_max - bytes;
+        while self.entries.len() >= ROUTES_MAX || self.targets + targets.len() > TARGETS_MAX || self.bytes > room {
             self.random = self
                 .random
                 .wrapping_mul(6_364_136_223_846_793_005)
@@ -86,6 +101,7 @@ impl RouteCache {
         }
         let hash = message.route_hash();
         self.targets += targets.len();
+        self.bytes += bytes;
         self.entries.push(Entry {
             hash,
             valid_at: generations.version(),
@@ -128,6 +144,7 @@ impl RouteCache {
     fn remove(&mut self, index: usize) {
         let entry = self.entries.swap_remove(index);
         self.targets -= entry.targets.len();
+        self.bytes -= entry_bytes(entry.address.len(), entry.targets.len(), entry.cells.len());
         if let Ok(found) = self.table.find_entry(entry.hash, |&i| i as usize == index) {
             found.remove();
         }
@@ -139,6 +156,12 @@ impl RouteCache {
             *found = index as u32;
         }
     }
+}
+
+/// What a remembered route costs in memory.
+fn entry_bytes(address: usize, targets: usize, cells: usize) -> usize {
+    let own = size_of::<Entry>() * 3 / 2 + hashed::<u32>() + allocation(address);
+    own + allocation(targets * size_of::<Target>()) + allocation(cells * size_of::<Cell>())
 }
 
 /// Length of the exchange's name, and exchange and key, which lie side by side in the payload.

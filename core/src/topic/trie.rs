@@ -10,11 +10,13 @@
 //! bounded by levels times nodes even for patterns with many `#`, and no depth can exhaust the stack.
 
 use super::{Level, Levels, Pattern};
+use crate::ledger;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 use std::hash::{BuildHasher, Hasher};
+use std::mem::size_of;
 
 /// A set of patterns, each with the values inserted under it.
 pub struct Trie<T> {
@@ -22,6 +24,8 @@ pub struct Trie<T> {
     /// Literal edges of all nodes, by parent and label, as the child's index. Never iterated: its order is random.
     edges: HashTable<u32>,
     hasher: RandomState,
+    /// Bytes of the labels of literal edges.
+    labels: usize,
 }
 
 struct Node<T> {
@@ -78,6 +82,7 @@ impl<T> Default for Trie<T> {
             nodes,
             edges: HashTable::new(),
             hasher: RandomState::default(),
+            labels: 0,
         }
     }
 }
@@ -127,6 +132,11 @@ impl<T: PartialEq> Trie<T> {
         if !self.nodes[GUARDED as usize].is_leaf() && !key.is_dollar() {
             self.walk(GUARDED, key, &mut found);
         }
+    }
+
+    /// Bytes of memory it occupies, roughly: the values' own are not in it.
+    pub(crate) fn memory(&self) -> usize {
+        self.nodes.len() * node_bytes::<T>() + self.labels
     }
 
     /// Whether it holds no pattern.
@@ -222,8 +232,11 @@ impl<T: PartialEq> Trie<T> {
             Level::Many => node.many = child,
             Level::Literal(label) => {
                 node.literals += 1;
+                self.labels += label_bytes(label);
                 let hash = self.hash(parent, label);
-                let Trie { nodes, edges, hasher } = self;
+                let Trie {
+                    nodes, edges, hasher, ..
+                } = self;
                 edges.insert_unique(hash, child, |&child| rehash(hasher, nodes, child));
             }
         }
@@ -240,6 +253,7 @@ impl<T: PartialEq> Trie<T> {
             let parent = node.parent;
             match &node.edge {
                 Edge::Literal(label) => {
+                    self.labels -= label_bytes(label);
                     let hash = self.hash(parent, label);
                     if let Ok(entry) = self.edges.find_entry(hash, |&child| child == at) {
                         entry.remove();
@@ -258,6 +272,21 @@ impl<T: PartialEq> Trie<T> {
     fn hash(&self, parent: u32, label: &str) -> u64 {
         edge_hash(&self.hasher, parent, label)
     }
+}
+
+/// A node, with a share of the room that the list of nodes keeps free, and its first value.
+const fn node_bytes<T>() -> usize {
+    size_of::<Node<T>>() * 5 / 4 + ledger::allocation(4 * size_of::<T>())
+}
+
+/// The label of a literal edge and its place among the edges.
+fn label_bytes(label: &str) -> usize {
+    ledger::allocation(label.len()) + ledger::hashed::<u32>()
+}
+
+/// At most what a pattern adds to a trie: a node for each level.
+pub(crate) fn pattern_bytes(text: &str, levels: usize) -> usize {
+    levels * (node_bytes::<u32>() + label_bytes("")) + text.len()
 }
 
 fn root(pattern: &Pattern) -> u32 {

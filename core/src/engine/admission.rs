@@ -1,0 +1,132 @@
+//! Memory for objects: who may still make one, and the shares that the node gives this engine.
+//!
+//! Messages can leave for the log and their publishers can wait. Objects can do neither: what does not fit is refused, in the
+//! words of the client's protocol. Two rules keep one client's flood from shutting out the others:
+//!
+//! - one kind takes at most half of the share, so a flood of retained messages leaves room for subscriptions;
+//! - the last eighth is for connections, channels and consumers, so that clients can still come and empty their queues.
+//!
+//! Engines never ask the node or each other. They report their use when they are left, and the node sets new shares.
+
+use super::{Engine, Wakes};
+use crate::fault::{Fault, FaultKind};
+use crate::ledger::{ObjectKind, PerKind};
+use crate::queue::consumers::Consumer;
+use std::mem::size_of;
+
+/// A part of the node's memory that is this engine's. See the fields of the same names in [`Settings`](super::Settings).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named as the settings that they change")]
+pub struct Share {
+    pub cache_bytes_max: usize,
+    pub memory_bytes_max: usize,
+    pub unsettled_bytes_max: usize,
+    pub objects_bytes_max: usize,
+}
+
+/// What an engine uses of its share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Queued messages in memory.
+    pub messages: usize,
+    /// Deliveries that consumers have not settled.
+    pub unsettled: usize,
+    /// Everything else that clients have made.
+    pub objects: usize,
+}
+
+/// Memory for remembered routes: a sixteenth of what objects may take, and besides that. Routes are forgotten, not refused.
+pub(crate) fn route_cache_bytes_max(objects_bytes_max: usize) -> usize {
+    (objects_bytes_max / 16).max(64 << 10)
+}
+
+/// A consumer: its entry, the places that list it, what it holds when idle.
+pub(crate) const CONSUMER_BYTES: usize = size_of::<Consumer>() * 5 / 4 + 96;
+/// A queue's or a channel's book about publishes that wait for the log, and the list of whom to tell.
+const CONFIRM_BYTES: usize = 96;
+
+impl Engine {
+    /// Changes what the engine may use. What it uses beyond that is not taken away: it may not grow until it is below.
+    pub fn set_share(&mut self, share: Share, wakes: &mut Wakes) {
+        let Share {
+            cache_bytes_max,
+            memory_bytes_max,
+            unsettled_bytes_max,
+            objects_bytes_max,
+        } = share;
+        self.settings.cache_bytes_max = cache_bytes_max;
+        self.settings.memory_bytes_max = memory_bytes_max;
+        self.settings.unsettled_bytes_max = unsettled_bytes_max;
+        self.settings.objects_bytes_max = objects_bytes_max;
+        self.router
+            .set_cache_bytes_max(route_cache_bytes_max(objects_bytes_max));
+        self.dispatch_touched(wakes);
+        self.relieve_memory(wakes);
+    }
+
+    /// What the engine uses now. Cheap: it is asked after every visit.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            messages: self.memory.bytes(),
+            unsettled: self.holding.bytes(),
+            objects: self.objects().iter().sum(),
+        }
+    }
+
+    /// Bytes of each kind of object.
+    pub(crate) fn objects(&self) -> PerKind {
+        let mut used = self.ledger.used();
+        used[ObjectKind::Retained as usize] += self.retained.bytes();
+        used[ObjectKind::Routes as usize] += self.router.memory();
+        used[ObjectKind::Connections as usize] += self.consumers.len() * CONSUMER_BYTES
+            + (self.confirms.len() + self.waiting.len() + self.waiting_written.len()) * CONFIRM_BYTES;
+        used
+    }
+
+    /// Whether `bytes` more of that kind fit.
+    fn fits(&self, kind: ObjectKind, bytes: usize) -> bool {
+        let (used, max) = (self.objects(), self.settings.objects_bytes_max);
+        let total = used.iter().sum::<usize>().saturating_add(bytes);
+        if kind == ObjectKind::Connections {
+            return total <= max;
+        }
+        total <= max / 8 * 7 && used[kind as usize].saturating_add(bytes) <= max / 2
+    }
+
+    /// Refuses an object that does not fit.
+    pub(crate) fn admit(&mut self, kind: ObjectKind, bytes: usize) -> Result<(), Fault> {
+        if self.fits(kind, bytes) {
+            return Ok(());
+        }
+        Err(self.refuse(kind))
+    }
+
+    /// Counts the refusal, and says it once a minute: a flood of objects must not become a flood of lines.
+    pub(crate) fn refuse(&mut self, kind: ObjectKind) -> Fault {
+        self.counters.objects_refused[kind as usize] += 1;
+        let (used, max) = (self.objects()[kind as usize], self.settings.objects_bytes_max);
+        if self.refusal_told.is_none_or(|at| self.now.monotonic >= at) {
+            self.refusal_told = Some(self.now.monotonic + REFUSALS_SILENT);
+            let (vhost, kind) = (&self.settings.vhost, kind.name());
+            tracing::warn!(%vhost, kind, used, max, "memory for objects (memory.objects) is used up: refused");
+        }
+        let text = format!("no memory left for {} in vhost '{}'", kind.name(), self.settings.vhost);
+        Fault::new(FaultKind::QuotaExceeded, text)
+    }
+
+    /// Whether another connection fits. Ask before [`Engine::attach`].
+    ///
+    /// # Errors
+    /// QuotaExceeded: memory for objects is used up.
+    pub fn admit_link(&mut self) -> Result<(), Fault> {
+        self.admit(ObjectKind::Connections, super::link::LINK_BYTES)
+    }
+
+    /// Whether the retained message fits in place of the one its topic has.
+    pub(crate) fn fits_retained(&self, message: &crate::message::Message) -> bool {
+        let more = self.retained.growth(message);
+        more == 0 || self.fits(ObjectKind::Retained, more)
+    }
+}
+
+const REFUSALS_SILENT: std::time::Duration = std::time::Duration::from_secs(60);

@@ -1,0 +1,55 @@
+//! What bindings and exchanges cost in memory.
+
+use super::bindings::Link;
+use super::{ExchangeSpec, Router};
+use crate::exchange::{BindingId, Exchange};
+use crate::ledger::{allocation, hashed, indexed, sorted, text};
+use crate::properties::Table;
+use crate::topic::trie::pattern_bytes;
+use std::mem::size_of;
+
+impl Router {
+    /// Bytes of memory that exchanges and bindings occupy. Remembered routes have a limit of their own.
+    pub(crate) fn memory(&self) -> usize {
+        self.bytes
+    }
+    /// Limits the memory of remembered routes.
+    pub(crate) fn set_cache_bytes_max(&mut self, bytes_max: usize) {
+        self.cache.set_bytes_max(bytes_max);
+    }
+}
+
+/// What a binding costs beside the levels of its pattern, which bindings share: its entry, the key, and its places in the table
+/// of identities, in the lists of both ends, and in its exchange.
+pub(super) fn binding_bytes(kind: &str, key: &str, arguments: &Table, durable: bool) -> usize {
+    let entry = size_of::<Link>() * 5 / 4 + text(key.len());
+    let lists = hashed::<BindingId>() + 2 * sorted::<BindingId, ()>();
+    let arguments = arguments.memory();
+    let own = match kind {
+        "direct" => hashed::<[usize; 5]>() + allocation(key.len()),
+        // The table of a headers exchange has a copy of what it asks for.
+        "headers" => sorted::<BindingId, [usize; 3]>() + arguments,
+        _ => 0,
+    };
+    let log = if durable {
+        indexed(64 + key.len() + arguments)
+    } else {
+        0
+    };
+    entry + lists + arguments + own + log
+}
+
+/// At most what a binding by that key costs, before it is made.
+pub(crate) fn binding_bytes_max(key: &str, arguments: &Table) -> usize {
+    let levels = 1 + key.bytes().filter(|b| matches!(b, b'/' | b'.')).count();
+    let levels = levels.min(crate::topic::LEVELS_MAX);
+    binding_bytes("headers", key, arguments, true) + pattern_bytes(key, levels)
+}
+
+/// An exchange, beside its bindings.
+pub(crate) fn exchange_bytes(spec: &ExchangeSpec) -> usize {
+    let names = text(spec.name.len()) + text(spec.kind.len());
+    let log = if spec.durable { indexed(1 + spec.name.len()) } else { 0 };
+    // A topic exchange has two roots from the start.
+    size_of::<Exchange>() * 5 / 4 + sorted::<usize, usize>() + 512 + names + spec.arguments.memory() + log
+}

@@ -1,0 +1,253 @@
+//! Memory for objects: what does not fit is refused, one kind leaves room for the others, and all of it is given back.
+
+use crate::support::*;
+use gatepost_core::command::{Command, PublishFlags};
+use gatepost_core::engine::ObjectKind;
+use gatepost_core::properties::Value;
+use gatepost_core::store::StoreSettings;
+use gatepost_core::testing::world::{Settings, World};
+
+/// The whole share of the engines in these tests.
+const SHARE: usize = 512 << 10;
+
+fn world() -> World {
+    let settings = Settings {
+        objects_bytes_max: SHARE,
+        queues_max: 100_000,
+        ..Settings::default()
+    };
+    World::with(1, settings, StoreSettings::default())
+}
+
+fn used(w: &World, kind: ObjectKind) -> usize {
+    w.counters().objects_bytes[kind as usize]
+}
+
+fn refused(w: &World, kind: ObjectKind) -> usize {
+    w.counters().objects_refused[kind as usize]
+}
+
+/// Of the answers, those that are refusals for want of memory.
+fn refusals(heard: &[String]) -> usize {
+    heard.iter().filter(|line| line.contains("QuotaExceeded")).count()
+}
+
+#[test]
+fn a_flood_of_retained_messages_is_refused_and_leaves_room_for_others() {
+    // At 256 MiB, 709,000 of them killed the process, and again at every start.
+    let mut w = world();
+    let c = w.connect("mqtt");
+    run(&mut w, c, [clean("flood")]);
+    let mut heard = Vec::new();
+    for n in 0..3_000 {
+        heard.extend(run(&mut w, c, [retain(&format!("t/{n}"), "20 bytes of a value")]));
+    }
+    assert!(refusals(&heard) > 1_000, "{:?}", heard.last());
+    assert_eq!(refusals(&heard), refused(&w, ObjectKind::Retained));
+    let kept = w.counters().retained as usize;
+    assert_eq!(kept - 1 + refusals(&heard), 3_000, "all that was confirmed is kept");
+    assert!(used(&w, ObjectKind::Retained) <= SHARE / 2);
+    // A value that is replaced by one of the same size needs no more memory; a cleared one makes room.
+    assert_eq!(refusals(&run(&mut w, c, [retain("t/0", "20 bytes of another")])), 0);
+    let too_long = padded("a longer value", 4_000);
+    assert_eq!(refusals(&run(&mut w, c, [retain("t/0", &too_long)])), 1);
+    run(&mut w, c, [retain("t/1", "")]);
+    assert_eq!(refusals(&run(&mut w, c, [retain("t/x", "20 bytes of a value")])), 0);
+    // Others have their memory.
+    let other = w.connect("mqtt");
+    assert_eq!(
+        run(&mut w, other, [kept_session()]),
+        ["open new"],
+        "{:?}",
+        w.counters().objects_bytes
+    );
+    let heard = run(&mut w, other, [subscribe(vec![filter("t/x", 1)])]);
+    assert_eq!(
+        heard,
+        ["suback 1 [Ok(1)]", "publish q1 #1 t/x 20 bytes of a value retain"]
+    );
+    // A restart finds what was confirmed, and needs no more than before.
+    let before = used(&w, ObjectKind::Retained);
+    w.stop_and_start();
+    assert_eq!(w.counters().retained as usize, kept);
+    assert_eq!(used(&w, ObjectKind::Retained), before);
+}
+
+fn kept_session() -> Command {
+    kept("other")
+}
+
+#[test]
+fn who_cannot_be_told_still_reaches_subscribers_and_the_topic_keeps_nothing_outdated() {
+    let mut w = world();
+    let (c, reader) = (w.connect("mqtt"), w.connect("mqtt"));
+    run(&mut w, c, [clean("flood")]);
+    run(&mut w, reader, [clean("reader")]);
+    run(&mut w, reader, [subscribe(vec![filter("last", 1)])]);
+    run(&mut w, c, [retain("last", "old")]);
+    while refused(&w, ObjectKind::Retained) == 0 {
+        let n = w.counters().retained;
+        run(&mut w, c, [retain(&format!("t/{n}"), "20 bytes of a value")]);
+    }
+    let before = w.counters().retained;
+    hear(&mut w, reader);
+    // As MQTT 3 publishes: there is no word for a refusal, so the publish is confirmed.
+    let new = topic_message("last", &padded("new", 8_000), |e| e.retain = true);
+    let patient = Command::Publish {
+        channel: 0,
+        flags: PublishFlags::CONFIRM | PublishFlags::PATIENT,
+        packet_id: 0,
+        message: new,
+    };
+    let heard = run(&mut w, c, [patient]);
+    assert!(heard.iter().all(|line| line.starts_with("confirmed")), "{heard:?}");
+    assert_eq!(hear(&mut w, reader), ["publish q1 #2 last new"]);
+    assert_eq!(w.counters().retained, before - 1);
+    w.stop_and_start();
+    assert_eq!(w.counters().retained, before - 1);
+}
+
+#[test]
+fn subscriptions_over_the_limit_are_refused_one_by_one() {
+    let mut w = world();
+    let c = w.connect("mqtt");
+    run(&mut w, c, [kept("many")]);
+    let mut heard = Vec::new();
+    for n in 0..100 {
+        let filters = (0..20).map(|i| filter(&format!("a/{n}/{i}"), 1)).collect();
+        heard.extend(run(&mut w, c, [subscribe(filters)]));
+    }
+    let granted: usize = heard.iter().map(|line| line.matches("Ok(1)").count()).sum();
+    let denied: usize = heard
+        .iter()
+        .map(|line| line.matches("Err(QuotaExceeded)").count())
+        .sum();
+    assert_eq!((granted + denied, denied), (2_000, refused(&w, ObjectKind::Routes)));
+    assert!(granted > 100 && denied > 100, "{granted} granted, {denied} denied");
+    // One that is there may be changed.
+    assert_eq!(
+        run(&mut w, c, [subscribe(vec![filter("a/0/0", 0)])]),
+        ["suback 1 [Ok(0)]"]
+    );
+    // A start needs no more than before, and all that was granted is there.
+    let before = w.counters().objects_bytes;
+    w.stop_and_start();
+    for kind in [ObjectKind::Routes, ObjectKind::Queues, ObjectKind::Sessions] {
+        assert_eq!(
+            w.counters().objects_bytes[kind as usize],
+            before[kind as usize],
+            "{kind:?}"
+        );
+    }
+    // What is taken back is memory again.
+    let c = w.connect("mqtt");
+    run(&mut w, c, [kept("many")]);
+    run(&mut w, c, [unsubscribe("a/0/0", None)]);
+    let again = run(&mut w, c, [subscribe(vec![filter("b/0/0", 1)])]);
+    assert_eq!(again, ["suback 1 [Ok(1)]"]);
+}
+
+#[test]
+fn queues_bindings_exchanges_and_sessions_are_refused_too() {
+    let mut w = world();
+    let c = w.connect("amqp");
+    let refusals_of = |w: &mut World, make: &dyn Fn(usize) -> Command| {
+        let mut all = 0;
+        for n in 0..3_000 {
+            let heard = run(w, c, [make(n)]);
+            if refusals(&heard) > 0 {
+                all += 1;
+            }
+            if all == 3 {
+                return n;
+            }
+        }
+        panic!("nothing is refused");
+    };
+    assert!(refusals_of(&mut w, &|n| transient(&format!("q{n}"))) > 50);
+    assert!(refusals_of(&mut w, &|n| exchange(&format!("x{n}"), "direct")) > 50);
+    let large = |n: usize| {
+        let Command::Bind(mut bind) = bind("amq.headers", "q0", &n.to_string()) else {
+            unreachable!()
+        };
+        bind.arguments.push("h", Value::text(&"v".repeat(4_000)));
+        Command::Bind(bind)
+    };
+    assert!(refusals_of(&mut w, &large) < 50);
+    for kind in [ObjectKind::Queues, ObjectKind::Routes] {
+        assert!(used(&w, kind) <= SHARE / 2, "{kind:?}");
+        assert_eq!(refused(&w, kind) % 3, 0, "{kind:?}");
+    }
+    // What is there can be declared, bound and used again; the last eighth is for those who come to use it.
+    assert_eq!(run(&mut w, c, [transient("q0")]), ["declared q0 0/0"]);
+    let user = w.connect("amqp");
+    assert_eq!(run(&mut w, user, [consume("q0", 1)]), ["consuming c1"]);
+    // Sessions.
+    let mut heard = Vec::new();
+    for n in 0..2_000 {
+        let c = w.connect("mqtt");
+        heard = run(&mut w, c, [kept(&format!("c{n}"))]);
+        if refusals(&heard) > 0 {
+            break;
+        }
+        w.drop_client(c);
+    }
+    assert!(heard[0].starts_with("failed OpenSession QuotaExceeded"), "{heard:?}");
+}
+
+#[test]
+fn all_memory_is_given_back() {
+    let mut w = world();
+    w.set_audits(false);
+    let empty = w.counters().objects_bytes;
+    let c = w.connect("mqtt");
+    run(&mut w, c, [session("c", |s| s.expiry = Some(0))]);
+    run(
+        &mut w,
+        c,
+        [subscribe(vec![
+            filter("a/+/b", 1),
+            shared("g", "a/#", 1),
+            filter("#", 0),
+        ])],
+    );
+    run(&mut w, c, [mqtt("a/x/b", "1", 2, 7), retain("a/r", "value")]);
+    let amqp = w.connect("amqp");
+    run(
+        &mut w,
+        amqp,
+        [exchange("x", "topic"), exchange("h", "headers"), durable("q")],
+    );
+    run(
+        &mut w,
+        amqp,
+        [
+            bind("x", "q", "a.*.b"),
+            bind("x", "q", "#"),
+            bind("h", "q", "k"),
+            consume("q", 1),
+        ],
+    );
+    let full = w.counters().objects_bytes;
+    assert!(full.iter().zip(empty).all(|(full, empty)| *full > empty), "{full:?}");
+    run(&mut w, amqp, [delete("q"), delete_exchange("x"), delete_exchange("h")]);
+    run(&mut w, c, [retain("a/r", "")]);
+    w.drop_client(c);
+    w.drop_client(amqp);
+    w.catch_up();
+    let mut left = w.counters().objects_bytes;
+    // Routes that were used are remembered; there is a limit to that.
+    left[ObjectKind::Routes as usize] = 0;
+    let mut empty = empty;
+    empty[ObjectKind::Routes as usize] = 0;
+    assert_eq!(left, empty);
+}
+
+fn delete_exchange(name: &str) -> Command {
+    Command::DeleteExchange(Box::new(gatepost_core::command::DeleteExchange {
+        channel: CH,
+        name: name.into(),
+        if_unused: false,
+        reply: true,
+    }))
+}
