@@ -10,6 +10,7 @@
 //! A connection is dealt to an I/O thread at accept and stays there. Lock order: vhost, then the log's queue; no thread
 //! ever holds two vhosts. This crate never parses a frame and never decides where a message goes.
 
+mod accountant;
 mod auth;
 mod banner;
 mod check;

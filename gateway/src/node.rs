@@ -1,5 +1,6 @@
 //! The node: what all threads share.
 
+use crate::accountant::Pools;
 use crate::auth::Directory;
 use crate::clock::Clock;
 use crate::committer::LogQueue;
@@ -10,7 +11,7 @@ use crate::logging::Throttle;
 use crate::random::random;
 use crate::reader::ReadQueue;
 use crate::vhost::Vhost;
-use gatepost_core::engine::{Engine, Settings};
+use gatepost_core::engine::{Engine, Settings, Usage};
 use gatepost_core::properties::{Codecs, Name};
 use gatepost_core::session::Protocol;
 use gatepost_core::store::{Durability, Recovered, StoreStats};
@@ -52,6 +53,8 @@ pub(crate) struct Node {
     pub started: Instant,
     /// The log's figures.
     pub store_stats: Arc<StoreStats>,
+    /// An engine has used much of its share: see [`crate::accountant`].
+    pub short_of_memory: Arc<Notify>,
     /// Something changed that [`crate::watch`] should not notice a second later.
     pub look: Notify,
     failure: Mutex<Option<Failure>>,
@@ -119,7 +122,15 @@ impl Node {
         clock.advance_wall(recovered.wall);
         let mut engine = Engine::new(engine_settings(&config), codecs.clone(), random());
         engine.recover(clock.now(), recovered);
-        let root = Vhost::new(DEFAULT_VHOST.into(), 0, engine, Arc::clone(&log), Arc::clone(&reads));
+        let short_of_memory = Arc::new(Notify::new());
+        let root = Vhost::new(
+            DEFAULT_VHOST.into(),
+            0,
+            engine,
+            Arc::clone(&log),
+            Arc::clone(&reads),
+            Arc::clone(&short_of_memory),
+        );
         Node {
             connections: protocols.iter().map(|_| ConnectionCounts::default()).collect(),
             config,
@@ -136,6 +147,7 @@ impl Node {
             health: Health::default(),
             started: Instant::now(),
             store_stats,
+            short_of_memory,
             look: Notify::new(),
             failure: Mutex::new(None),
             failed: Notify::new(),
@@ -180,15 +192,16 @@ pub(crate) const DEFAULT_VHOST: &str = "/";
 const LINES_PER_SECOND: u32 = 20;
 
 fn engine_settings(config: &Config) -> Settings {
-    let budget = crate::machine::memory_budget(config.memory.budget);
+    let [share] = Pools::of(config).shares(&[Usage::default()])[..] else {
+        unreachable!("one engine has one share")
+    };
     let expiry = config.mqtt.session_expiry_max.0;
     Settings {
         vhost: Name::from(DEFAULT_VHOST),
-        // Of the budget: bodies leave memory over 60 %, publishers wait over 80 %.
-        cache_bytes_max: config.store.cache.bytes().min(share(budget, 60)),
-        memory_bytes_max: share(budget, 80),
-        unsettled_bytes_max: usize::try_from(crate::machine::memory_budget(config.memory.unsettled))
-            .unwrap_or(usize::MAX),
+        cache_bytes_max: share.cache_bytes_max,
+        memory_bytes_max: share.memory_bytes_max,
+        unsettled_bytes_max: share.unsettled_bytes_max,
+        objects_bytes_max: share.objects_bytes_max,
         log_backlog_bytes_max: config.store.backlog.bytes(),
         durability: match config.store.durability {
             config::Durability::Always => Durability::Always,
@@ -200,8 +213,4 @@ fn engine_settings(config: &Config) -> Settings {
         topic_exchange: config.mqtt.exchange.as_str().into(),
         ..Settings::default()
     }
-}
-
-fn share(bytes: u64, percent: u64) -> usize {
-    usize::try_from(bytes / 100 * percent).unwrap_or(usize::MAX)
 }

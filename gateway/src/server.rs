@@ -9,7 +9,7 @@ use crate::node::Node;
 use crate::shutdown::{self, Signals};
 use crate::store::{self, Store};
 use crate::threads::IoThreads;
-use crate::{banner, committer, http, logging, machine, protocols, reader, watch};
+use crate::{accountant, banner, committer, http, logging, machine, protocols, reader, watch};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -53,6 +53,8 @@ async fn run(node: Arc<Node>, store: Store, ports: Vec<Bound>, began: Instant) -
     }
     let watched = Arc::clone(&node);
     tasks.spawn(async move { watch::run(&watched).await });
+    let accounted = Arc::clone(&node);
+    tasks.spawn(async move { accountant::run(&accounted).await });
     node.health.listening.store(true, Ordering::Relaxed);
     print!("{banner}");
     let _ = io::Write::flush(&mut io::stdout());

@@ -4,10 +4,11 @@
 //! batches reach the log in ticket order (lock order: engine, log); links that have something to take are woken after
 //! the lock is gone.
 
+use crate::accountant::ask_above;
 use crate::committer::LogQueue;
 use crate::histogram::Histogram;
 use crate::reader::ReadQueue;
-use gatepost_core::engine::{Engine, Wakes};
+use gatepost_core::engine::{Engine, Share, Usage, Wakes};
 use gatepost_core::properties::Name;
 use gatepost_core::store::{Batch, Request};
 use gatepost_core::time::Time;
@@ -29,6 +30,7 @@ pub(crate) struct Vhost {
     /// When the timer task will call `handle_timeout`, so that it is disturbed only by an earlier deadline.
     timer_at: AtomicU64,
     timer: Notify,
+    short_of_memory: Arc<Notify>,
     /// How the lock is used.
     pub lock: LockTimes,
 }
@@ -40,6 +42,9 @@ struct Inner {
     reads: Vec<Request>,
     /// Entries so far; every 64th is timed.
     entries: u64,
+    share: Option<Share>,
+    /// With more than this, the node is to look at the shares.
+    ask_above: Usage,
 }
 
 /// How long callers waited for the lock, and held it.
@@ -56,7 +61,14 @@ const NO_TIMER: u64 = u64::MAX;
 
 impl Vhost {
     /// Puts a lock around `engine`.
-    pub(crate) fn new(name: Name, index: usize, engine: Engine, log: Arc<LogQueue>, reads: Arc<ReadQueue>) -> Vhost {
+    pub(crate) fn new(
+        name: Name,
+        index: usize,
+        engine: Engine,
+        log: Arc<LogQueue>,
+        reads: Arc<ReadQueue>,
+        short_of_memory: Arc<Notify>,
+    ) -> Vhost {
         Vhost {
             name,
             index,
@@ -65,11 +77,14 @@ impl Vhost {
                 batch: Batch::default(),
                 reads: Vec::new(),
                 entries: 0,
+                share: None,
+                ask_above: NEVER,
             }),
             log,
             reads,
             timer_at: AtomicU64::new(NO_TIMER),
             timer: Notify::new(),
+            short_of_memory,
             lock: LockTimes::default(),
         }
     }
@@ -85,7 +100,11 @@ impl Vhost {
         let began = inner.entries.is_multiple_of(SAMPLE_EVERY).then(Instant::now);
         let result = turn(&mut inner.engine, &mut wakes);
         let Inner {
-            engine, batch, reads, ..
+            engine,
+            batch,
+            reads,
+            ask_above,
+            ..
         } = &mut *inner;
         engine.drain(batch, reads);
         if !batch.is_empty() {
@@ -93,6 +112,11 @@ impl Vhost {
         }
         if !reads.is_empty() {
             self.reads.submit(self.index, reads);
+        }
+        if is_above(engine.usage(), *ask_above) {
+            // Once, until there is an answer.
+            *ask_above = NEVER;
+            self.short_of_memory.notify_one();
         }
         let timer = engine.poll_timeout();
         std::mem::forget(abort);
@@ -104,6 +128,23 @@ impl Vhost {
             self.expect_timer(at);
         }
         result
+    }
+
+    /// What the engine uses of its share of memory.
+    pub(crate) fn usage(&self) -> Usage {
+        self.lock().engine.usage()
+    }
+
+    /// Gives the engine a share of the node's memory, now that it uses so much.
+    pub(crate) fn set_share(&self, share: Share, usage: Usage) {
+        {
+            let mut inner = self.lock();
+            inner.ask_above = ask_above(&share, &usage);
+            if inner.share.replace(share) == Some(share) {
+                return;
+            }
+        }
+        self.enter(|engine, wakes| engine.set_share(share, wakes));
     }
 
     /// Drives the engine's timers, for ever. One task per vhost.
@@ -143,6 +184,16 @@ impl Vhost {
         }
     }
 }
+
+fn is_above(usage: Usage, limit: Usage) -> bool {
+    usage.messages > limit.messages || usage.unsettled > limit.unsettled || usage.objects > limit.objects
+}
+
+const NEVER: Usage = Usage {
+    messages: usize::MAX,
+    unsettled: usize::MAX,
+    objects: usize::MAX,
+};
 
 struct AbortOnPanic;
 

@@ -118,11 +118,17 @@ pub struct Limits {
 /// See [`Config::memory`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Memory {
-    /// What messages may fill.
+    /// What all that clients make may fill: a share of the machine, or bytes. The parts below are of it.
     pub budget: Budget,
-    /// What deliveries that consumers do not settle may fill: 32 bytes each, and their bodies until they are in the log.
+    /// What deliveries that consumers do not settle may fill: 32 bytes each, and their bodies until they are in the log. A share is of the budget.
     /// Over it, who holds much of it is offered no more until it settles.
     pub unsettled: Budget,
+    /// What clients make and what cannot leave memory: retained messages, subscriptions, bindings, queues, sessions,
+    /// connections. A share is of the budget. More is refused.
+    pub objects: Budget,
+    /// Packets that have not arrived completely. A share is of the budget. Over it, connections that have sent a part of a large
+    /// one are not read, but for one at a time.
+    pub input: Budget,
     /// Publishes kept per connection while publishers have to wait; then its socket is no longer read.
     pub per_connection_buffer: Size,
 }
@@ -297,7 +303,9 @@ impl Default for Memory {
     fn default() -> Self {
         Memory {
             budget: Budget::Share(0.4),
-            unsettled: Budget::Share(0.08),
+            unsettled: Budget::Share(0.2),
+            objects: Budget::Share(0.25),
+            input: Budget::Share(0.1),
             per_connection_buffer: Size(64 << 10),
         }
     }
@@ -532,6 +540,8 @@ impl Memory {
     fn read(&mut self, s: &mut Section<'_, '_>) {
         s.read("budget", &mut self.budget);
         s.read("unsettled", &mut self.unsettled);
+        s.read("objects", &mut self.objects);
+        s.read("input", &mut self.input);
         let range = Size(4 << 10)..=Size(16 << 20);
         s.within(
             "per_connection_buffer",

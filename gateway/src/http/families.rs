@@ -178,6 +178,11 @@ pub(super) const GAUGES: &[(&str, &str, Field)] = &[
         c.retained_bytes
     }),
     (
+        "gatepost_objects_bytes_max",
+        "Bytes of memory that objects may take; what would need more is refused.",
+        |c| c.objects_bytes_max,
+    ),
+    (
         "gatepost_message_memory_bytes",
         "Bytes of queued messages in memory.",
         |c| c.memory_bytes,

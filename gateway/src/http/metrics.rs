@@ -6,7 +6,7 @@ use crate::histogram::render;
 use crate::machine;
 use crate::node::Node;
 use crate::threads::IoThreads;
-use gatepost_core::engine::Counters;
+use gatepost_core::engine::{Counters, ObjectKind, PerKind};
 use gatepost_core::store::SYNC_BUCKETS_US;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -174,6 +174,11 @@ fn engines(node: &Node) {
     for (name, _, of) in GAUGES {
         gauge!(*name).set(all.iter().map(of).sum::<u64>() as f64);
     }
+    for kind in ObjectKind::ALL {
+        let sum = |of: fn(&Counters) -> &PerKind| all.iter().map(|c| of(c)[kind as usize]).sum::<usize>();
+        gauge!("gatepost_objects_bytes", "kind" => kind.name()).set(sum(|c| &c.objects_bytes) as f64);
+        counter!("gatepost_objects_refused_total", "kind" => kind.name()).absolute(sum(|c| &c.objects_refused) as u64);
+    }
     for (state, of) in [("connected", true), ("kept", false)] {
         let sessions = |c: &Counters| {
             if of {
@@ -200,6 +205,14 @@ fn describe(node: &Node) {
         describe_gauge!(*name, *help);
     }
     describe_gauge!("gatepost_mqtt_sessions", "MQTT sessions.");
+    describe_gauge!(
+        "gatepost_objects_bytes",
+        "Bytes of memory that objects of the kind take."
+    );
+    describe_counter!(
+        "gatepost_objects_refused_total",
+        "Objects refused, or retained messages not kept, for want of memory."
+    );
     let name = node.config.node.name.clone();
     let cluster = node.config.node.cluster_name.clone();
     gauge!(

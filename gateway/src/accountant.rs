@@ -1,0 +1,192 @@
+//! Divides the node's memory: who may use how much of `memory.budget`.
+//!
+//! ```text
+//!   budget ─┬─ unsettled   deliveries that consumers hold          (memory.unsettled)
+//!           ├─ input       packets that are not complete yet       (memory.input)
+//!           ├─ objects     what clients make: cannot leave memory  (memory.objects, at most)
+//!           └─ messages    the rest, and what objects do not use
+//! ```
+//!
+//! The pools are the node's. Each engine has a share of them: what it uses and an equal part of what nobody uses. So a vhost
+//! without traffic keeps little from a busy one. Engines report their use when they are left, and are given new shares here; no
+//! engine ever waits for another.
+
+use crate::config::{Budget, Config, Size};
+use crate::machine;
+use crate::node::Node;
+use gatepost_core::engine::{Share, Usage};
+use std::time::Duration;
+
+/// Parts of the node's memory, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pools {
+    /// Messages in memory, and objects: who has more objects has room for fewer messages.
+    pub messages_and_objects: usize,
+    /// Objects at most.
+    pub objects: usize,
+    /// Unsettled deliveries.
+    pub unsettled: usize,
+    /// Incomplete packets.
+    pub input: usize,
+    /// Bodies in memory over which they leave for the log.
+    pub cache: usize,
+}
+
+impl Pools {
+    /// As configured.
+    pub(crate) fn of(config: &Config) -> Pools {
+        let memory = &config.memory;
+        let budget = machine::memory_budget(memory.budget);
+        let part = |part: Budget, least: u64| {
+            match part {
+                Budget::Fixed(Size(bytes)) => bytes,
+                Budget::Share(share) => (budget as f64 * share) as u64,
+            }
+            .max(least)
+        };
+        let (objects, unsettled, input) = (
+            part(memory.objects, OBJECTS_LEAST),
+            part(memory.unsettled, 0),
+            part(memory.input, INPUT_LEAST),
+        );
+        let rest = budget.saturating_sub(unsettled).saturating_sub(part(memory.input, 0));
+        let rest = rest.max(budget / LEAST_PART);
+        Pools {
+            messages_and_objects: bytes(rest),
+            objects: bytes(objects),
+            unsettled: bytes(unsettled),
+            input: bytes(input),
+            cache: config.store.cache.bytes().min(bytes(rest / 4 * 3)),
+        }
+    }
+
+    /// The shares of engines that use so much.
+    pub(crate) fn shares(&self, usage: &[Usage]) -> Vec<Share> {
+        let total = |of: fn(&Usage) -> usize| usage.iter().map(of).fold(0, usize::saturating_add);
+        let objects_used = total(|u| u.objects);
+        let messages = self.messages_and_objects.saturating_sub(objects_used);
+        let messages = messages.max(self.messages_and_objects / LEAST_PART as usize);
+        let (messages_used, unsettled_used) = (total(|u| u.messages), total(|u| u.unsettled));
+        let share = |used, total| move |pool| share(pool, used, total, usage.len());
+        let shares = usage.iter().map(|u| {
+            let of_messages = share(u.messages, messages_used);
+            Share {
+                cache_bytes_max: of_messages(self.cache.min(messages / 4 * 3)),
+                memory_bytes_max: of_messages(messages),
+                unsettled_bytes_max: share(u.unsettled, unsettled_used)(self.unsettled),
+                objects_bytes_max: share(u.objects, objects_used)(self.objects),
+            }
+        });
+        shares.collect()
+    }
+}
+
+/// What one of `count` engines may use of a pool: its use and an equal part of what is free; where nothing is free, in
+/// proportion to its use; in any case enough to begin with.
+fn share(pool: usize, used: usize, total: usize, count: usize) -> usize {
+    let count = count.max(1);
+    let share = match pool.checked_sub(total) {
+        Some(free) => used + free / count,
+        None => (used as u128 * pool as u128 / total.max(1) as u128) as usize,
+    };
+    share.max(pool / count / FLOOR_PART)
+}
+
+/// Gives the engines new shares every second, and whenever one has used half of what its share left free, for ever.
+pub(crate) async fn run(node: &Node) {
+    let pools = Pools::of(&node.config);
+    loop {
+        settle(node, &pools);
+        let _ = tokio::time::timeout(EVERY, node.short_of_memory.notified()).await;
+    }
+}
+
+fn settle(node: &Node, pools: &Pools) {
+    let usage: Vec<Usage> = node.vhosts.iter().map(|vhost| vhost.usage()).collect();
+    for ((vhost, usage), share) in node.vhosts.iter().zip(&usage).zip(pools.shares(&usage)) {
+        vhost.set_share(share, *usage);
+    }
+}
+
+/// What an engine must not grow beyond before its share is looked at again: half of what is free of it.
+pub(crate) fn ask_above(share: &Share, usage: &Usage) -> Usage {
+    let half = |used: usize, max: usize| used + max.saturating_sub(used) / 2;
+    Usage {
+        messages: half(usage.messages, share.memory_bytes_max),
+        unsettled: half(usage.unsettled, share.unsettled_bytes_max),
+        objects: half(usage.objects, share.objects_bytes_max),
+    }
+}
+
+fn bytes(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+const EVERY: Duration = Duration::from_secs(1);
+/// A pool never shrinks to nothing because the others are set too large.
+const LEAST_PART: u64 = 10;
+/// An engine always has this part of what an equal division would give it.
+const FLOOR_PART: usize = 8;
+/// Enough to work with, whatever the budget.
+const OBJECTS_LEAST: u64 = 1 << 20;
+const INPUT_LEAST: u64 = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POOLS: Pools = Pools {
+        messages_and_objects: 700,
+        objects: 250,
+        unsettled: 200,
+        input: 100,
+        cache: 160,
+    };
+
+    fn usage(messages: usize, objects: usize) -> Usage {
+        Usage {
+            messages,
+            objects,
+            unsettled: 0,
+        }
+    }
+
+    #[test]
+    fn one_engine_has_it_all_but_what_its_objects_take_from_its_messages() {
+        let share = |messages, objects| POOLS.shares(&[usage(messages, objects)])[0];
+        let idle = share(0, 0);
+        assert_eq!((idle.memory_bytes_max, idle.objects_bytes_max), (700, 250));
+        assert_eq!((idle.unsettled_bytes_max, idle.cache_bytes_max), (200, 160));
+        let full = share(450, 250);
+        assert_eq!((full.memory_bytes_max, full.objects_bytes_max), (450, 250));
+        // Over its limit it stays so.
+        assert_eq!(share(900, 300).memory_bytes_max, 400);
+        assert_eq!(share(900, 300).objects_bytes_max, 250);
+    }
+
+    #[test]
+    fn an_idle_engine_does_not_starve_a_busy_one() {
+        let mut busy = usage(0, 0);
+        for _ in 0..10 {
+            let shares = POOLS.shares(&[busy, usage(0, 0)]);
+            busy = usage(shares[0].memory_bytes_max, shares[0].objects_bytes_max);
+            let all: usize = shares.iter().map(|s| s.objects_bytes_max).sum();
+            assert!(all <= POOLS.objects + POOLS.objects / 8, "{shares:?}");
+        }
+        assert!(busy.objects > 230, "{busy:?}");
+        assert!(busy.messages > 400, "{busy:?}");
+        // And the idle one can begin.
+        let idle = POOLS.shares(&[busy, usage(0, 0)])[1];
+        assert!(
+            idle.objects_bytes_max >= 250 / 16 && idle.memory_bytes_max > 0,
+            "{idle:?}"
+        );
+    }
+
+    #[test]
+    fn an_engine_asks_again_when_half_of_its_room_is_gone() {
+        let share = POOLS.shares(&[usage(100, 50)])[0];
+        let asks = ask_above(&share, &usage(100, 50));
+        assert_eq!((asks.messages, asks.objects), (375, 150));
+    }
+}
