@@ -41,8 +41,15 @@ pub enum Command {
         /// The verdict.
         outcome: Outcome,
     },
-    /// MQTT PUBREC below 0x80 for an outgoing QoS 2 packet id. Answered by `Event::ReleaseDue`.
+    /// MQTT PUBREC below 0x80 for an outgoing QoS 2 packet id. Answered by `Event::ReleaseDue`, or by `Failed` if the
+    /// delivery in flight under that id is of QoS 1.
     Received {
+        /// The engine's packet id.
+        packet_id: u16,
+    },
+    /// MQTT PUBCOMP, or PUBREC with a failure, that belongs to no QoS 2 delivery of this connection. Answered by `Failed`
+    /// (`Op::Settle`) if the packet id is of a QoS 1 delivery in flight, otherwise not at all.
+    Stray {
         /// The engine's packet id.
         packet_id: u16,
     },
@@ -161,6 +168,7 @@ impl Command {
             Command::Get(c) => Some(c.channel),
             Command::Transaction(c) => Some(c.channel),
             Command::Received { .. }
+            | Command::Stray { .. }
             | Command::Release { .. }
             | Command::OpenSession(_)
             | Command::SessionExpiry(_)

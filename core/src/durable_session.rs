@@ -37,9 +37,12 @@ pub(crate) struct DurableSession {
     /// QoS 2 packet ids of the client's own publishes that await PUBREL.
     pub(crate) incoming: BTreeSet<u16>,
     /// Its subscriptions: (filter, share group) to options.
-    pub(crate) subscriptions: BTreeMap<(Name, Option<Name>), Subscribed>,
+    pub(crate) subscriptions: Subscriptions,
     /// Consumers it has on queues (its own, groups'), while connected.
     pub(crate) consumers: Vec<ConsumerKey>,
+    /// Packet ids of what is to be sent again on this connection and has to wait for the receive maximum, in order. While
+    /// there are any, `used` is at the maximum, so that no new message goes before them.
+    pub(crate) resends: VecDeque<u16>,
     /// QoS 1 and 2 deliveries its client takes at once.
     pub(crate) receive_maximum: u16,
     /// A will that waits for its delay, and when that is over.
@@ -73,6 +76,9 @@ pub(crate) fn subscription_bytes(client_id: &str, filter: &str, share: Option<&N
     let entry = ledger::sorted::<(Name, Option<Name>), Subscribed>() + ledger::text(filter.len());
     entry + share + ledger::indexed(3 + client_id.len() + filter.len())
 }
+
+/// (Filter, share group) to options.
+pub(crate) type Subscriptions = BTreeMap<(Name, Option<Name>), Subscribed>;
 
 /// Options of a subscription, as the log keeps them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

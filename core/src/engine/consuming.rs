@@ -95,6 +95,7 @@ impl Engine {
             starved: false,
             held_back: false,
             session: None,
+            subscription_ids: None,
         };
         let key = self.add_consumer(consumer, c.priority);
         if let Some(l) = link_at(&mut self.links, link) {
@@ -410,7 +411,8 @@ impl Engine {
             return;
         };
         if let Some((session, granted)) = c.session {
-            return self.hand_out_to_session(link, session, granted, queue, entry, events);
+            let ids = c.subscription_ids.clone();
+            return self.hand_out_to_session(link, session, (granted, ids), queue, entry, events);
         }
         let (channel, token, no_ack) = (c.channel, c.token, c.no_ack);
         let Body::Memory(message) = &entry.body else {

@@ -6,7 +6,7 @@
 
 use super::{Engine, Link, Wakes};
 use crate::command::Get;
-use crate::durable_session::DurableSession;
+use crate::durable_session::Subscriptions;
 use crate::event::Pressure;
 use crate::message::Dialect;
 use crate::message::Message;
@@ -506,7 +506,8 @@ impl Engine {
                     entry.body = Body::Memory(message);
                     self.counters.bodies_loaded += 1;
                     if let QueueKind::Session(session) = q.kind {
-                        entry.subscription_ids = subscription_ids(&self.sessions, session, entry);
+                        let subscriptions = self.sessions.get(session as usize).map(|s| &s.subscriptions);
+                        entry.subscription_ids = subscriptions.and_then(|s| subscription_ids(s, entry));
                     }
                 }
             }
@@ -577,15 +578,14 @@ impl Engine {
     }
 }
 
-/// The identifiers of a session's subscriptions that the entry matches: the log does not keep them.
-fn subscription_ids(sessions: &slab::Slab<DurableSession>, session: u32, entry: &Entry) -> Option<Arc<[u32]>> {
+/// The identifiers of those of a session's subscriptions that an entry of its queue matches: the log does not keep them.
+pub(crate) fn subscription_ids(subscriptions: &Subscriptions, entry: &Entry) -> Option<Arc<[u32]>> {
     let Body::Memory(message) = &entry.body else {
         return entry.subscription_ids.clone();
     };
     if entry.subscription_ids.is_some() {
         return entry.subscription_ids.clone();
     }
-    let subscriptions = &sessions.get(session as usize)?.subscriptions;
     let with_ids = subscriptions
         .iter()
         .filter_map(|((filter, share), s)| s.subscription_id.filter(|_| share.is_none()).map(|id| (filter, id)));

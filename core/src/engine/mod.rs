@@ -404,6 +404,7 @@ impl Engine {
                 }
             }
             Command::Received { packet_id } => self.received(link, packet_id),
+            Command::Stray { packet_id } => self.stray(link, packet_id),
             Command::Release { packet_id } => self.release(link, packet_id),
             Command::OpenChannel { channel } => {
                 if let Some(l) = self.link_mut(link) {

@@ -1,16 +1,19 @@
 //! MQTT packet ids at the engine: hand out, acknowledge, and send again what a client did not finish with.
 
 use super::link::Out;
+use super::memory::subscription_ids;
 use super::sessions::CHANNEL;
 use super::{Engine, Link, Wakes, link_at};
 use crate::command::Outcome;
 use crate::durable_session::INCOMING_ID_BYTES;
 use crate::durable_session::Outgoing;
-use crate::event::{Delivery, DeliveryFlags, Event};
+use crate::event::{Delivery, DeliveryFlags, Event, Op};
+use crate::fault::{Fault, FaultKind};
 use crate::queue::QueueKind;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::unsettled::QueueRef;
 use crate::store::{Loaded, Read, Record, Request, State};
+use std::sync::Arc;
 
 /// Deliveries to be sent again that are fetched from disk at once, and bytes of body after which no more are.
 const RESENDS_AT_ONCE: usize = 256;
@@ -97,6 +100,7 @@ impl Engine {
             return;
         };
         let Body::Disk { at, .. } = o.entry.body else { return };
+        let own = s.queue == Some(queue);
         match loaded.message {
             Some(message) => {
                 message.log_state().written(at);
@@ -104,12 +108,17 @@ impl Engine {
                     memory.add(&message);
                 }
                 o.entry.body = Body::Memory(message);
+                if own && o.entry.subscription_ids.is_none() {
+                    // After a restart it comes from the log, which does not keep them.
+                    o.entry.subscription_ids = subscription_ids(&s.subscriptions, &o.entry);
+                }
                 self.counters.bodies_loaded += 1;
             }
             None => {
                 tracing::warn!(client = %s.client_id, packet_id, "a message's record is damaged: not sent again");
                 self.counters.damaged += 1;
                 self.free_packet(session, packet_id, wakes);
+                self.resend_more(session, wakes);
             }
         }
     }
@@ -153,9 +162,9 @@ impl Engine {
         &mut self,
         link: Link,
         session: u32,
-        granted: u8,
+        (granted, ids): (u8, Option<Arc<[u32]>>),
         queue: QueueRef,
-        entry: Entry,
+        mut entry: Entry,
         events: &mut Vec<Event>,
     ) {
         let Body::Memory(message) = &entry.body else {
@@ -165,12 +174,15 @@ impl Engine {
         let message = message.clone();
         let qos = entry.flags.qos().min(granted);
         let mut flags = entry.flags.delivery();
-        if qos == 0
-            || self
-                .queues
-                .get(queue.slot as usize)
-                .is_some_and(|q| q.kind == QueueKind::Shared)
-        {
+        let shared = self
+            .queues
+            .get(queue.slot as usize)
+            .is_some_and(|q| q.kind == QueueKind::Shared);
+        if shared {
+            // Another member may have had it before.
+            entry.subscription_ids = ids;
+        }
+        if qos == 0 || shared {
             // DUP is for the same client being sent the same message again. MQTT 5 3.3.1.1
             flags = DeliveryFlags(flags.0 & !DeliveryFlags::REDELIVERED.0);
         }
@@ -243,6 +255,36 @@ impl Engine {
                 }
             }
         }
+        self.resend_more(session, wakes);
+    }
+
+    /// Puts out what is to be sent again, as far as the client's receive maximum allows. The rest stays out of the outbox,
+    /// where it would hold up the answers behind it.
+    // MQTT 5 3.3.4 [MQTT-3.3.4-9]: resends count.
+    pub(crate) fn resend_more(&mut self, session: u32, wakes: &mut Wakes) {
+        let Engine { links, sessions, .. } = self;
+        let Some(s) = sessions
+            .get_mut(session as usize)
+            .filter(|s| s.open && !s.resends.is_empty())
+        else {
+            return;
+        };
+        let Some(l) = s.link.and_then(|link| link_at(links, link)) else {
+            return;
+        };
+        while let Some(&packet_id) = s.resends.front() {
+            // A PUBREL takes no room (MQTT 5 4.9), nor does what the client has acknowledged meanwhile.
+            if let Some(outgoing) = s.in_flight.find_mut(packet_id).filter(|o| !o.released) {
+                if s.used >= u32::from(s.receive_maximum) {
+                    break;
+                }
+                outgoing.counted = true;
+                s.used += 1;
+            }
+            s.resends.pop_front();
+            l.outbox.push_back(Out::Resend(packet_id));
+        }
+        l.wake(wakes);
     }
 
     /// The client is done with a packet id, and so are we with its message.
@@ -280,9 +322,28 @@ impl Engine {
                 }
                 true
             }
-            _ => false,
+            Some(_) => return self.wrong_acknowledgement(link),
+            None => false,
         };
         self.answer(link, CHANNEL, Event::ReleaseDue { packet_id, known }, gate);
+    }
+
+    /// An acknowledgement of QoS 2 that fits no QoS 2 delivery of the connection. What it means for other ids does not
+    /// matter: the client has answered a PUBREL that said "unknown", or says again what it said before.
+    pub(crate) fn stray(&mut self, link: Link, packet_id: u16) {
+        let Some((_, s)) = self.session_of(link) else { return };
+        if s.in_flight
+            .find_mut(packet_id)
+            .is_some_and(|outgoing| outgoing.qos == 1)
+        {
+            self.wrong_acknowledgement(link);
+        }
+    }
+
+    // MQTT 5 4.3.2: the receiver of a QoS 1 message answers with PUBACK.
+    fn wrong_acknowledgement(&mut self, link: Link) {
+        let fault = Fault::new(FaultKind::NotAllowed, "the delivery is of QoS 1");
+        self.fail(link, CHANNEL, Op::Settle, fault);
     }
 
     /// PUBREL: the publisher's packet id is free.

@@ -447,6 +447,7 @@ impl Engine {
             incoming: Default::default(),
             subscriptions: Default::default(),
             consumers: Vec::new(),
+            resends: Default::default(),
             receive_maximum: 1,
             delayed_will: None,
             expiry_timer: None,

@@ -9,7 +9,6 @@
 //! ```
 
 use super::budget::{Budget, Unfinished};
-use super::link::Out;
 use super::link::will_bytes;
 use super::subscriptions::shared_queue_name;
 use super::timers::Timer;
@@ -43,7 +42,7 @@ impl Engine {
             return Ok(None);
         };
         if let Some(old) = self.sessions[session as usize].link {
-            self.take_over(old, c.clean_start, budget, wakes)?;
+            self.take_over(session, old, c.clean_start, budget, wakes)?;
         }
         // The session may have ended with its old connection.
         match self.session_ids.get(&c.client_id) {
@@ -91,6 +90,7 @@ impl Engine {
                     incoming: Default::default(),
                     subscriptions: Default::default(),
                     consumers: Vec::new(),
+                    resends: Default::default(),
                     receive_maximum: c.receive_maximum,
                     delayed_will: None,
                     expiry_timer: None,
@@ -139,12 +139,11 @@ impl Engine {
         s.open = true;
         s.used = 0;
         for outgoing in s.in_flight.iter_mut() {
-            // MQTT 5 4.9: a PUBREL from before does not count.
-            outgoing.counted = !outgoing.released;
-            s.used += u32::from(outgoing.counted);
+            outgoing.counted = false;
         }
+        s.resends = s.in_flight.ids().into();
+        self.resend_more(session, wakes);
         if let Some(l) = link_at(&mut self.links, link) {
-            l.outbox.extend(s.in_flight.ids().into_iter().map(Out::Resend));
             l.wake(wakes);
         }
         self.add_session_consumers(session, wakes);
@@ -153,22 +152,29 @@ impl Engine {
 
     fn add_session_consumers(&mut self, session: u32, wakes: &mut Wakes) {
         let s = &self.sessions[session as usize];
-        let mut wanted: Vec<(QueueRef, u8)> = s.queue.map(|q| (q, 2)).into_iter().collect();
+        let mut wanted: Vec<_> = s.queue.map(|q| (q, 2, None)).into_iter().collect();
         for ((filter, share), options) in &s.subscriptions {
             if let Some(share) = share
                 && let Some(slot) = self.router.queue(&shared_queue_name(share, filter))
             {
                 let id = self.queues[slot.0 as usize].id;
-                wanted.push((QueueRef { slot: slot.0, id }, options.qos));
+                wanted.push((QueueRef { slot: slot.0, id }, options.qos, options.subscription_id));
             }
         }
-        for (queue, qos) in wanted {
-            self.add_session_consumer(session, queue, qos, wakes);
+        for (queue, qos, subscription_id) in wanted {
+            self.add_session_consumer(session, queue, (qos, subscription_id), wakes);
         }
     }
 
-    /// Has the connected session consume a queue, once.
-    pub(crate) fn add_session_consumer(&mut self, session: u32, queue: QueueRef, qos: u8, wakes: &mut Wakes) {
+    /// Has the connected session consume a queue, once: its own, or a group's, where the identifier is that of its
+    /// subscription.
+    pub(crate) fn add_session_consumer(
+        &mut self,
+        session: u32,
+        queue: QueueRef,
+        (qos, subscription_id): (u8, Option<u32>),
+        wakes: &mut Wakes,
+    ) {
         let s = &self.sessions[session as usize];
         let Some(link) = s.link else { return };
         let existing = s
@@ -176,8 +182,12 @@ impl Engine {
             .iter()
             .find(|k| self.consumer(**k).is_some_and(|c| c.queue == queue))
             .copied();
+        let subscription_ids = subscription_id.map(|id| [id].into());
         if let Some(key) = existing {
-            if self.consumer(key).is_some_and(|c| c.session == Some((session, qos))) {
+            if let Some(c) = self.consumer_mut(key)
+                && c.session == Some((session, qos))
+            {
+                c.subscription_ids = subscription_ids;
                 return;
             }
             // What is reserved to it was counted as of its old QoS: it goes back.
@@ -197,6 +207,7 @@ impl Engine {
             starved: false,
             held_back: false,
             session: Some((session, qos)),
+            subscription_ids,
         };
         let key = self.add_consumer(consumer, 0);
         self.sessions[session as usize].consumers.push(key);
@@ -273,6 +284,7 @@ impl Engine {
     /// Another connection opens the session of `old`.
     fn take_over(
         &mut self,
+        session: u32,
         old: Link,
         clean_start: bool,
         budget: &mut Budget,
@@ -285,8 +297,10 @@ impl Engine {
             l.closed = Some(CloseReason::TakenOver);
             l.taken_over = true;
             l.wake(wakes);
-            // MQTT 5 3.1.3.2.2 [MQTT-3.1.3-9]: back before the delay is over, unless the session ends.
-            if !clean_start && l.will.as_ref().is_some_and(|w| !w.delay.is_zero()) {
+            // MQTT 5 3.1.3.2.2 [MQTT-3.1.3-9]: the client is back before the delay is over. But a session that ends with
+            // its connection (clean start, or an expiry of 0) ends here, and its end publishes the will.
+            let ends = clean_start || self.sessions.get(session as usize).is_some_and(|s| s.expiry == Some(0));
+            if !ends && l.will.as_ref().is_some_and(|w| !w.delay.is_zero()) {
                 l.will = None;
             }
             // Nothing is to be reserved to it while it goes.
@@ -313,6 +327,7 @@ impl Engine {
             return Ok(());
         };
         s.open = false;
+        s.resends = Default::default();
         while let Some(key) = self.sessions[session as usize].consumers.pop() {
             let units = self.remove_consumer(key, wakes);
             budget.spend(units);

@@ -208,7 +208,10 @@ impl Engine {
                 value: Some(value),
             });
         }
-        let granted = if sub.share.is_some() { sub.qos } else { 2 };
+        let granted = match sub.share {
+            Some(_) => (sub.qos, subscription_id),
+            None => (2, None),
+        };
         // Before that, what is in flight is to be sent again first: see `session_open`.
         if self.sessions[session as usize].open {
             self.add_session_consumer(session, queue, granted, wakes);
@@ -256,7 +259,8 @@ impl Engine {
         known
     }
 
-    /// Makes the binding of a subscription. A group's members all feed the group's one queue, each capping QoS itself.
+    /// Makes the binding of a subscription. A group's members all feed the group's one queue; each caps QoS itself, and has
+    /// its own subscription identifier.
     pub(crate) fn bind_subscription(
         &mut self,
         queue: QueueRef,
@@ -275,7 +279,7 @@ impl Engine {
             qos: if shared { 2 } else { options.qos },
             no_local: options.no_local,
             retain_as_published: options.retain_as_published,
-            subscription_id: options.subscription_id,
+            subscription_id: options.subscription_id.filter(|_| !shared),
         };
         self.router.subscribe(exchange, destination, filter, grant).map(|_| ())
     }

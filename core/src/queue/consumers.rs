@@ -3,6 +3,7 @@
 use super::unsettled::QueueRef;
 use crate::command::{Channel, ConsumerToken};
 use crate::engine::Link;
+use std::sync::Arc;
 
 /// A consumer by slot and generation; a stale one finds nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,9 @@ pub(crate) struct Consumer {
     pub(crate) held_back: bool,
     /// The MQTT session behind it, and the QoS it granted.
     pub(crate) session: Option<(u32, u8)>,
+    /// On a group's queue: the identifier of this member's subscription. Each member has its own, so neither the queue's
+    /// binding nor its entries can have it.
+    pub(crate) subscription_ids: Option<Arc<[u32]>>,
 }
 
 /// The consumers of a queue: by priority, then by turns.

@@ -18,5 +18,6 @@ mod sessions;
 mod shared;
 mod simulation;
 mod support;
+mod wills;
 mod world;
 mod written;

@@ -355,6 +355,144 @@ fn a_takeover_publishes_the_will_without_delay_and_cancels_the_delayed_one() {
 }
 
 #[test]
+fn a_takeover_of_a_session_without_expiry_publishes_its_delayed_will() {
+    // The client was taken to be back before the delay was over, but its session had ended.
+    let mut w = World::new(1);
+    let watch = subscriber(&mut w, "watch", "#", 0);
+    for (expiry, heard) in [(0, true), (60, false)] {
+        let a = w.connect("mqtt");
+        let c = session("c", |s| {
+            s.will = Some(will("gone", 10));
+            s.expiry = Some(expiry);
+        });
+        run(&mut w, a, [c]);
+        let b = w.connect("mqtt");
+        let present = run(&mut w, b, [session("c", |s| s.expiry = Some(60))]);
+        assert_eq!(present, [if heard { "open new" } else { "open present" }]);
+        assert_eq!(now(&mut w, watch).len(), usize::from(heard), "expiry {expiry}");
+        w.drop_client(b);
+        let c = w.connect("mqtt");
+        run(&mut w, c, [clean("c")]);
+        w.drop_client(c);
+    }
+}
+
+/// Five messages of QoS 1 and one of QoS 2 are in flight, and the client is back with another receive maximum.
+fn back_with(w: &mut World, receive_maximum: u16) -> Client {
+    let p = open(w, "p");
+    let c = w.connect("mqtt");
+    run(
+        w,
+        c,
+        [
+            session("c", |s| s.receive_maximum = 10),
+            subscribe(vec![filter("t", 2)]),
+        ],
+    );
+    run(
+        w,
+        p,
+        (1..=6)
+            .map(|n| mqtt("t", &n.to_string(), 1 + n / 6, u16::from(n)))
+            .collect::<Vec<_>>(),
+    );
+    assert_eq!(hear(w, c).len(), 6);
+    w.drop_client(c);
+    run(w, p, [mqtt("t", "new", 1, 0)]);
+    w.drop_client(p);
+    let c = w.connect("mqtt");
+    w.send(c, vec![session("c", |s| s.receive_maximum = receive_maximum)]);
+    c
+}
+
+#[test]
+fn resends_wait_for_the_receive_maximum_and_hold_nothing_else_up() {
+    // All of them were sent at once.
+    let mut w = World::new(1);
+    let c = back_with(&mut w, 2);
+    assert_eq!(
+        hear(&mut w, c),
+        ["open present", "publish q1 #1 t 1 dup", "publish q1 #2 t 2 dup"]
+    );
+    assert_eq!(run(&mut w, c, [subscribe(vec![filter("u", 0)])]), ["suback 1 [Ok(0)]"]);
+    // One that waits may be acknowledged, too: it is not sent again.
+    assert!(run(&mut w, c, [puback(3)]).is_empty());
+    assert_eq!(run(&mut w, c, [puback(2)]), ["publish q1 #4 t 4 dup"]);
+    assert_eq!(run(&mut w, c, [puback(1)]), ["publish q1 #5 t 5 dup"]);
+    assert_eq!(run(&mut w, c, [puback(5)]), ["publish q2 #6 t 6 dup"]);
+    // MQTT 5 4.9: PUBREC makes no room, PUBCOMP does.
+    assert_eq!(run(&mut w, c, [pubrec(6)]), ["pubrel 6"]);
+    assert_eq!(run(&mut w, c, [puback(6)]), ["publish q1 #7 t new"]);
+    assert!(run(&mut w, c, [puback(4), puback(7)]).is_empty());
+    assert_eq!(w.counters().messages_unsettled, 0);
+}
+
+#[test]
+fn a_release_from_before_takes_no_room() {
+    let mut w = World::new(1);
+    let c = back_with(&mut w, 10);
+    assert_eq!(hear(&mut w, c).len(), 8);
+    run(&mut w, c, [pubrec(6), puback(7)]);
+    w.drop_client(c);
+    let c = w.connect("mqtt");
+    let heard = run(&mut w, c, [session("c", |s| s.receive_maximum = 5)]);
+    assert_eq!(heard.len(), 7);
+    assert_eq!(heard[6], "pubrel 6");
+    w.drop_client(c);
+    // Behind what waits it waits, but only as long.
+    let c = w.connect("mqtt");
+    assert_eq!(run(&mut w, c, [session("c", |s| s.receive_maximum = 4)]).len(), 5);
+    assert_eq!(run(&mut w, c, [puback(1)]), ["publish q1 #5 t 5 dup", "pubrel 6"]);
+}
+
+#[test]
+fn resends_from_disk_wait_for_the_receive_maximum() {
+    let mut w = World::new(1);
+    let (p, c) = (open(&mut w, "p"), w.connect("mqtt"));
+    run(
+        &mut w,
+        c,
+        [
+            session("c", |s| s.receive_maximum = 10),
+            subscribe(vec![filter("t", 2)]),
+        ],
+    );
+    run(
+        &mut w,
+        p,
+        (1..=5).map(|n| mqtt("t", &n.to_string(), 2, n)).collect::<Vec<_>>(),
+    );
+    assert_eq!(hear(&mut w, c).len(), 5);
+    w.crash(Crash::Power);
+    let c = w.connect("mqtt");
+    let heard = run(&mut w, c, [session("c", |s| s.receive_maximum = 1)]);
+    assert_eq!(heard, ["open present", "publish q2 #1 t 1 dup"]);
+    for n in 1..=5 {
+        assert_eq!(run(&mut w, c, [pubrec(n)]), [format!("pubrel {n}")]);
+        let next = run(&mut w, c, [puback(n)]);
+        let expected = (n < 5).then(|| format!("publish q2 #{} t {} dup", n + 1, n + 1));
+        assert_eq!(next, Vec::from_iter(expected));
+    }
+}
+
+#[test]
+fn acknowledgements_of_qos_2_for_a_message_of_qos_1_fail() {
+    let mut w = World::new(1);
+    let p = open(&mut w, "p");
+    let c = subscriber(&mut w, "c", "t", 2);
+    run(&mut w, p, [mqtt("t", "1", 1, 0), mqtt("t", "2", 2, 7)]);
+    hear(&mut w, c);
+    let failed = "failed Settle NotAllowed the delivery is of QoS 1";
+    assert_eq!(run(&mut w, c, [pubrec(1)]), [failed]);
+    assert_eq!(run(&mut w, c, [Command::Stray { packet_id: 1 }]), [failed]);
+    for packet_id in [2, 77] {
+        assert!(run(&mut w, c, [Command::Stray { packet_id }]).is_empty());
+    }
+    // It is in flight as before.
+    assert_eq!(w.counters().messages_unsettled, 2);
+}
+
+#[test]
 fn retained_messages_are_replayed_as_the_subscription_asks() {
     let mut w = World::new(1);
     let p = open(&mut w, "p");

@@ -191,3 +191,77 @@ fn a_member_that_subscribes_with_another_qos_keeps_its_credit() {
     let heard = run(&mut w, a, [subscribe(vec![shared("g", "t", 0)])]);
     assert_eq!(heard, ["publish q0 #0 t 1", "publish q0 #0 t 2", "suback 1 [Ok(0)]"]);
 }
+
+fn member_as(w: &mut World, id: &str, subscription_id: Option<u32>) -> Client {
+    let c = w.connect("mqtt");
+    run(
+        w,
+        c,
+        [kept(id), subscribe_as(vec![shared("g", "t", 1)], subscription_id)],
+    );
+    c
+}
+
+#[test]
+fn each_member_hears_the_identifier_of_its_own_subscription() {
+    // The group's queue had one: that of who subscribed last.
+    let mut w = World::new(1);
+    let p = publisher(&mut w);
+    let (a, b, c) = (
+        member_as(&mut w, "a", Some(7)),
+        member_as(&mut w, "b", Some(8)),
+        member_as(&mut w, "c", None),
+    );
+    run(
+        &mut w,
+        p,
+        (1..=3).map(|n| mqtt("t", &n.to_string(), 1, 0)).collect::<Vec<_>>(),
+    );
+    assert_eq!(hear(&mut w, a), ["publish q1 #1 t 1 ids 7"]);
+    assert_eq!(hear(&mut w, b), ["publish q1 #1 t 2 ids 8"]);
+    assert_eq!(hear(&mut w, c), ["publish q1 #1 t 3"]);
+    run(&mut w, b, [subscribe_as(vec![shared("g", "t", 1)], Some(9))]);
+    // What a member leaves goes to another under that one's identifier.
+    w.drop_client(c);
+    let again = w.connect("mqtt");
+    run(&mut w, again, [session("c", |s| s.clean_start = true)]);
+    w.drop_client(a);
+    assert_eq!(hear(&mut w, b), ["publish q1 #2 t 3 ids 9"]);
+    // Sent again, it has it, too.
+    w.drop_client(b);
+    let b = w.connect("mqtt");
+    assert_eq!(
+        run(&mut w, b, [kept("b")]),
+        [
+            "open present",
+            "publish q1 #1 t 2 dup ids 8",
+            "publish q1 #2 t 3 dup ids 9"
+        ]
+    );
+}
+
+#[test]
+fn a_members_identifier_survives_a_restart_and_paging() {
+    let settings = gatepost_core::testing::world::Settings {
+        cache_bytes_max: 8 << 10,
+        ..Default::default()
+    };
+    let mut w = World::with(1, settings, Default::default());
+    let p = publisher(&mut w);
+    let a = member_as(&mut w, "a", Some(7));
+    w.drop_client(a);
+    for n in 0..100 {
+        run(&mut w, p, [mqtt("t", &padded(&n.to_string(), 1_000), 1, 0)]);
+    }
+    for life in 0..2 {
+        let a = w.connect("mqtt");
+        let heard = run(&mut w, a, [session("a", |s| s.receive_maximum = 1_000)]);
+        assert_eq!(heard.len(), 101);
+        assert!(
+            heard[1..].iter().all(|line| line.ends_with("ids 7")),
+            "life {life}: {:?}",
+            &heard[..3]
+        );
+        w.crash(Crash::Power);
+    }
+}

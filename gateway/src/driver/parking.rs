@@ -52,7 +52,7 @@ impl Parking {
                 Command::Transaction(_) if self.pressure == Some(Pressure::Full) => passing.push(command),
                 Command::Transaction(_) => self.park(command_memory(&command), command),
                 // They free memory, and mean the same before and after a publish.
-                Command::Settle { .. } | Command::Received { .. } => passing.push(command),
+                Command::Settle { .. } | Command::Received { .. } | Command::Stray { .. } => passing.push(command),
                 // Everything else keeps its place behind the publishes: they go first, pressure or not.
                 _ => {
                     passing.append(&mut self.parked);
