@@ -36,6 +36,7 @@ fn mqtt(config: &Config) -> gatepost_mqtt::Settings {
         exchange: mqtt.exchange.as_str().into(),
         default_vhost: mqtt.default_vhost.as_str().into(),
         connect_timeout: limits.handshake_timeout.0,
+        connect_bytes_max: mqtt.connect_size_max.bytes(),
         max_message_size: limits.max_message_size.bytes(),
         receive_maximum: mqtt.receive_maximum,
         max_inflight: mqtt.max_inflight,

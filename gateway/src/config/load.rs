@@ -236,7 +236,7 @@ gatepost.toml:11:12: listeners.amqp.tls_bind: not supported yet: the only value 
 gatepost.toml:12:2: listners: unknown key, did you mean listeners?
 gatepost.toml:15:8: tls.cert: not supported yet: the only value is \"\", so leave the key out
 gatepost.toml:17:17: mqtt.default_vhost: expected \"/\" (other vhosts are not supported yet), found \"plant\"
-gatepost.toml:18:1: mqtt.colour: unknown key; known here: anonymous, anonymous_user, default_vhost, exchange, max_inflight, receive_maximum, retained_max, session_expiry_max, vhost_by_cert, vhost_by_port";
+gatepost.toml:18:1: mqtt.colour: unknown key; known here: anonymous, anonymous_user, connect_size_max, default_vhost, exchange, max_inflight, receive_maximum, retained_max, session_expiry_max, vhost_by_cert, vhost_by_port";
         assert_eq!(read(text).expect_err("wrong"), expected);
     }
 

@@ -208,6 +208,8 @@ pub struct Mqtt {
     pub max_inflight: u16,
     /// Unconfirmed publishes of one client.
     pub receive_maximum: u16,
+    /// A CONNECT packet as a whole, which comes from somebody unknown.
+    pub connect_size_max: Size,
     /// How long a session may outlive its connection.
     pub session_expiry_max: Period,
 }
@@ -344,6 +346,7 @@ impl Default for Mqtt {
             anonymous_user: "anonymous".to_owned(),
             max_inflight: 64,
             receive_maximum: 1024,
+            connect_size_max: Size(192 << 10),
             session_expiry_max: Period::secs(86_400),
         }
     }
@@ -608,6 +611,12 @@ impl Mqtt {
             &mut self.receive_maximum,
             1..=u16::MAX,
             "from 1 to 65535",
+        );
+        s.within(
+            "connect_size_max",
+            &mut self.connect_size_max,
+            Size(1 << 10)..=Size(16 << 20),
+            "from 1KiB to 16MiB",
         );
         s.read("session_expiry_max", &mut self.session_expiry_max);
         s.later("retained_max", &["0"]);

@@ -15,10 +15,12 @@ pub struct Settings {
     pub vhost_in_username: bool,
     /// Until CONNECT is complete, and again until it is answered.
     pub connect_timeout: Duration,
-    /// Bytes of a CONNECT packet.
+    /// Bytes of a whole CONNECT packet, which comes from somebody unknown. MQTT 5 clients over it are told 0x95.
     pub connect_bytes_max: usize,
-    /// Bytes of a message's body; its packet may have 64 KiB of headers more.
+    /// Bytes of a message's payload, a will's included; its packet may have 128 KiB of headers more.
     pub max_message_size: usize,
+    /// Levels of a topic or filter.
+    pub topic_levels_max: usize,
     /// Unacknowledged QoS 1 and 2 messages that a client may have on their way to us.
     pub receive_maximum: u16,
     /// Close the connection of an MQTT 5 client that exceeds `receive_maximum` (reason 0x93). Off: read no further
@@ -51,8 +53,10 @@ impl Default for Settings {
             default_vhost: "/".into(),
             vhost_in_username: true,
             connect_timeout: Duration::from_secs(10),
-            connect_bytes_max: 64 << 10,
+            // A will of the largest size that the wire has, its topic, and a token as password.
+            connect_bytes_max: 192 << 10,
             max_message_size: 16 << 20,
+            topic_levels_max: gatepost_core::topic::LEVELS_MAX,
             receive_maximum: 1024,
             enforce_receive_maximum: true,
             max_inflight: 64,
@@ -83,7 +87,8 @@ impl Settings {
 
     /// The largest packet accepted, as announced in CONNACK.
     pub(crate) fn packet_bytes_max(&self) -> usize {
-        const HEADERS: usize = 64 << 10;
+        // The longest topic, and as much again of properties.
+        const HEADERS: usize = 128 << 10;
         // The wire has no larger ones.
         self.max_message_size
             .saturating_add(HEADERS)

@@ -29,7 +29,7 @@ pub use property::{Properties, Property, PropertyBuf};
 pub use publish::Publish;
 pub use suback::SubAck;
 pub use subscribe::{Filter, Subscribe};
-pub use text::{LEVELS_MAX, filter, is_plain, is_too_deep, topic_name};
+pub use text::{filter, is_plain, is_too_deep, topic_name};
 pub use unsuback::UnsubAck;
 pub use unsubscribe::Unsubscribe;
 

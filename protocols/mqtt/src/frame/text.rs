@@ -11,8 +11,6 @@ use nom::multi::length_data;
 use nom::number::complete::{be_u8, be_u16, be_u32};
 use nom::{IResult, Parser};
 
-pub use gatepost_core::topic::LEVELS_MAX;
-
 /// Two length bytes and what they announce.
 pub(crate) fn binary(input: &[u8]) -> Parsed<'_, &[u8]> {
     length_data(be_u16).parse(input)
@@ -124,9 +122,9 @@ pub fn filter(bytes: &[u8]) -> Result<&str, Error> {
     Ok(text)
 }
 
-/// Whether a topic or filter has more than [`LEVELS_MAX`] levels.
-pub fn is_too_deep(text: &str) -> bool {
-    text.len() >= LEVELS_MAX && text.bytes().filter(|&b| b == b'/').count() >= LEVELS_MAX
+/// Whether a topic or filter has more than `levels_max` levels.
+pub fn is_too_deep(text: &str, levels_max: usize) -> bool {
+    text.len() >= levels_max && text.bytes().filter(|&b| b == b'/').count() >= levels_max
 }
 
 /// Appends a length and the bytes.
@@ -181,9 +179,10 @@ mod tests {
     }
 
     #[test]
-    fn two_hundred_levels_are_the_most() {
-        assert!(!is_too_deep(&"/".repeat(199)));
-        assert!(is_too_deep(&"/".repeat(200)));
-        assert!(!is_too_deep(&"a".repeat(1000)));
+    fn levels_are_counted_and_not_characters() {
+        assert!(!is_too_deep(&"/".repeat(199), 200));
+        assert!(is_too_deep(&"/".repeat(200), 200));
+        assert!(!is_too_deep(&"a".repeat(1000), 200));
+        assert!(!is_too_deep("a", 1) && is_too_deep("/", 1));
     }
 }

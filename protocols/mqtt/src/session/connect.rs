@@ -1,10 +1,10 @@
 //! From CONNECT to CONNACK.
 
 use crate::error::{Error, Reason};
-use crate::frame::{ConnAck, Connect, Kind, LastWill, Properties, Property, PropertyBuf, Version, is_too_deep};
+use crate::frame::{ConnAck, Connect, Header, Kind, LastWill, Properties, Property, PropertyBuf, Version, is_too_deep};
 use crate::map::{ORIGIN, connect_reason};
 use crate::session::open::{Open, Terms};
-use crate::session::publishing::{self, Normalised};
+use crate::session::publishing::{Normalised, Writing};
 use crate::settings::Settings;
 use crate::{Shared, codec, session};
 use gatepost_core::command::{Attach, Command, Login, OpenSession, Will};
@@ -49,7 +49,7 @@ pub(super) fn begin(shared: &Shared, cx: &mut Cx<'_>, input: &[u8]) -> Result<Op
     let frame = match codec::Frame::cut(input, Version::V5, &shared.settings.limits()) {
         Ok(Some(frame)) => frame,
         Ok(None) => return Ok(None),
-        Err(error) => return Err(Close::abnormal(error.to_string())),
+        Err(error) => return oversized(shared, cx, input, &error),
     };
     let connect = match Connect::decode(frame.header.flags, frame.body) {
         Ok(connect) => connect,
@@ -71,9 +71,29 @@ fn unreadable(cx: &mut Cx<'_>, body: &[u8], error: &Error) -> Close {
     };
     if let Some(version) = version {
         // Its maximum packet size is unknown, so no reason string [MQTT-3.2.2-19].
-        put_refusal(cx.out, version, error.reason(), "", 0);
+        put_refusal(cx.out, version, error.reason(), "", CONNACK_BYTES_MIN);
     }
     Close::abnormal(error.to_string())
+}
+
+/// A CONNECT that is over the limit, or whose header is bad. It is answered once enough of it is there to say in which
+/// form, and the rest is not waited for.
+fn oversized(
+    shared: &Shared,
+    cx: &mut Cx<'_>,
+    input: &[u8],
+    error: &Error,
+) -> Result<Option<(Box<Opening>, usize)>, Close> {
+    // The longest protocol name has six bytes.
+    const ANNOUNCEMENT: usize = 9;
+    let Ok(Some(header)) = Header::read(input, Version::V5) else {
+        return Err(Close::abnormal(error.to_string()));
+    };
+    let body = input.get(header.len..).unwrap_or_default();
+    if body.len() < ANNOUNCEMENT && header.size() > shared.settings.connect_bytes_max {
+        return Ok(None);
+    }
+    Err(unreadable(cx, body, error))
 }
 
 /// Says no, in CONNACK.
@@ -81,6 +101,9 @@ fn refuse(cx: &mut Cx<'_>, terms: &Terms, reason: Reason, text: &str) -> Close {
     put_refusal(cx.out, terms.version, reason, text, terms.packet_bytes_max);
     Close::abnormal(text)
 }
+
+/// Bytes of the shortest CONNACK of MQTT 5.
+const CONNACK_BYTES_MIN: usize = 5;
 
 fn put_refusal(out: &mut Vec<u8>, version: Version, reason: Reason, text: &str, size_max: usize) {
     let mut put = |reason, properties: &Properties<'_>| {
@@ -97,9 +120,10 @@ fn put_refusal(out: &mut Vec<u8>, version: Version, reason: Reason, text: &str, 
         fits
     };
     if version == Version::V5 {
-        // The text is for people, so it goes first when space is short; the bare refusal goes out in any case.
+        // The text is for people, so it goes first when space is short. A client that takes not even the bare refusal
+        // is just closed. [MQTT-3.1.2-24]
         let explained = PropertyBuf::from_iter([Property::ReasonString(text)]);
-        if text.is_empty() || !put(reason, &explained.as_properties()) {
+        if (text.is_empty() || !put(reason, &explained.as_properties())) && size_max >= CONNACK_BYTES_MIN {
             out.extend_from_slice(&[Kind::ConnAck.first_byte(), 3, 0, reason.0, 0]);
         }
     } else if let Some(code) = reason.return_code() {
@@ -169,7 +193,7 @@ fn open(
         .map(|will| self::will(settings, cx, will))
         .transpose()
     {
-        Ok(will) => will,
+        Ok(will) => will.flatten(),
         Err(error) => return Err((terms, error)),
     };
     let (vhost, login) = credentials(settings, connect);
@@ -206,7 +230,9 @@ pub(super) fn capped(asked: u32, most: Option<u32>) -> Option<u32> {
     }
 }
 
-fn will(settings: &Settings, cx: &Cx<'_>, will: &LastWill<'_>) -> Result<Will, Error> {
+/// The will for the engine. `None`: its topic is none that clients write to, so it is dropped. The connection works
+/// without it, and Mosquitto drops it too.
+fn will(settings: &Settings, cx: &Cx<'_>, will: &LastWill<'_>) -> Result<Option<Will>, Error> {
     if will.qos > settings.maximum_qos {
         return Err(Error::Reason(
             Reason::QOS_NOT_SUPPORTED,
@@ -219,14 +245,17 @@ fn will(settings: &Settings, cx: &Cx<'_>, will: &LastWill<'_>) -> Result<Will, E
             "retained messages are not supported",
         ));
     }
-    if publishing::is_reserved(will.topic) {
-        return Err(Error::Reason(Reason::NOT_AUTHORIZED, "the will's topic is reserved"));
+    if will.payload.len() > settings.max_message_size {
+        return Err(Error::Reason(Reason::PACKET_TOO_LARGE, "the will is too large"));
     }
-    if is_too_deep(will.topic) {
+    if is_too_deep(will.topic, settings.topic_levels_max) {
         return Err(Error::Reason(
             Reason::TOPIC_INVALID,
             "the will's topic has too many levels",
         ));
+    }
+    if Writing::to(will.topic) != Writing::Allowed {
+        return Ok(None);
     }
     let mut scratch = Vec::new();
     let Normalised {
@@ -244,11 +273,11 @@ fn will(settings: &Settings, cx: &Cx<'_>, will: &LastWill<'_>) -> Result<Will, E
         received: cx.now.wall,
         ..Envelope::default()
     };
-    Ok(Will {
+    Ok(Some(Will {
         message: Message::new(envelope, &settings.exchange, will.topic, raw, will.payload),
         delay: Duration::from_secs(will_delay.unwrap_or(0).into()),
         expiry: expiry.map(|seconds| Duration::from_secs(seconds.into())),
-    })
+    }))
 }
 
 /// The vhost that a CONNECT leads to, and who says so.
@@ -355,7 +384,8 @@ impl Opening {
 
 /// The properties of a CONNACK that says yes.
 fn greeting(settings: &Settings, terms: &Terms, told: &Told, optional: bool) -> PropertyBuf {
-    let information = settings.response_prefix.as_ref().filter(|_| told.response_information);
+    let information = settings.response_prefix.as_ref();
+    let information = information.filter(|_| told.response_information && optional);
     let information = information.map(|prefix| format!("{prefix}/{}", terms.client_id));
     // A packet can be no longer than the setting, which is capped to 32 bits.
     let packet_bytes_max = u32::try_from(settings.packet_bytes_max()).ok();

@@ -164,6 +164,8 @@ impl Delivering {
             });
         } else if self.exactly_once.remove(&ack.packet_id).is_some() {
             settle(cx, ack.packet_id); // [MQTT-4.3.3-4]
+        } else {
+            stray(cx, ack.packet_id);
         }
         Ok(())
     }
@@ -190,8 +192,11 @@ impl Delivering {
                 Ok(())
             }
             Some(false) => Err(Error::Protocol("PUBCOMP before PUBREL")),
-            // The answer to a PUBREL that said "unknown".
-            None => Ok(()),
+            // The answer to a PUBREL that said "unknown", or one to a message of QoS 1.
+            None => {
+                stray(cx, ack.packet_id);
+                Ok(())
+            }
         }
     }
 }
@@ -221,6 +226,12 @@ fn settle(cx: &mut Cx<'_>, packet_id: u16) {
         multiple: false,
         outcome: Outcome::Accept,
     });
+}
+
+/// An acknowledgement of QoS 2 for no delivery of QoS 2. Which ids are of QoS 1 only the engine knows: remembering each
+/// here too would cost a hash per message.
+fn stray(cx: &mut Cx<'_>, packet_id: u16) {
+    cx.commands.push(Command::Stray { packet_id });
 }
 
 /// The delivery counts as done although nothing was sent.

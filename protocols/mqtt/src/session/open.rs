@@ -175,10 +175,10 @@ impl Open {
                 .delivering
                 .completed(cx, &Ack::decode(header.kind, body, self.version)?)?,
             Kind::PubRel => {
-                let ack = Ack::decode(header.kind, body, self.version)?;
-                cx.commands.push(Command::Release {
-                    packet_id: ack.packet_id,
-                });
+                let Ack { packet_id, .. } = Ack::decode(header.kind, body, self.version)?;
+                if self.publishing.release(packet_id, cx.out) {
+                    cx.commands.push(Command::Release { packet_id });
+                }
             }
             Kind::Subscribe => {
                 let command = subscribing::subscribe(&shared.settings, self.version, self.bridge, body)?;
@@ -238,7 +238,7 @@ impl Open {
             Event::ReleaseDue { packet_id, known } => self.delivering.release(packet_id, known, cx.out),
             Event::Subscribed { packet_id, results } => {
                 let bytes_max = self.delivering.packet_bytes_max();
-                subscribing::subscribed(self.version, packet_id, &results, bytes_max, cx.out);
+                subscribing::subscribed(self.version, packet_id, &results, bytes_max, cx.out)?;
             }
             Event::Unsubscribed { packet_id, existed } => {
                 let bytes_max = self.delivering.packet_bytes_max();
@@ -250,6 +250,12 @@ impl Open {
                 ..
             } => {
                 return Err(self.say_goodbye(cx, map::reason(fault.kind), &fault.text));
+            }
+            Event::Failed { op: Op::Settle, .. } => {
+                return Err(self.fail(
+                    cx,
+                    &Error::Protocol("an acknowledgement of QoS 2 for a message of QoS 1"),
+                ));
             }
             Event::Closed(why) => {
                 let reason = match why {

@@ -38,6 +38,9 @@ pub(super) struct Publishing {
     owed_qos1: usize,
     /// Packet ids of QoS 2 messages from PUBLISH to PUBCOMP on this connection. Only kept for `enforce`.
     unreleased: HashSet<u16>,
+    /// Packet ids of swallowed QoS 2 messages, from PUBLISH to PUBREL: the engine does not know them. MQTT 5 only, as
+    /// MQTT 3 has no word for an unknown id.
+    swallowed: HashSet<u16>,
 }
 
 struct Owed {
@@ -49,14 +52,43 @@ struct Owed {
     refusal: Option<Reason>,
 }
 
-/// Topics that clients may not publish to: the broker's own, and what only names subscriptions.
-pub(super) fn is_reserved(topic: &str) -> bool {
-    topic.starts_with('$')
-        && ["$SYS", "$share"].iter().any(|reserved| {
+/// What becomes of a client's message on a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Writing {
+    /// It is published.
+    Allowed,
+    /// It is acknowledged and dropped: the topic is the broker's own. Bridges and monitors write there, and a refusal
+    /// would end their connection for a message that nobody misses.
+    Swallowed,
+    /// It is refused: the topic only names subscriptions.
+    Refused,
+}
+
+impl Writing {
+    pub(super) fn to(topic: &str) -> Writing {
+        if !topic.starts_with('$') {
+            return Writing::Allowed;
+        }
+        let below = |prefix| {
             topic
-                .strip_prefix(reserved)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        })
+                .strip_prefix(prefix)
+                .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        if let Some(rest) = below("$SYS") {
+            // A Mosquitto bridge says here whether it is connected, with a retained message and a retained will.
+            let bridge = rest
+                .strip_prefix("/broker/connection/")
+                .and_then(|rest| rest.strip_suffix("/state"));
+            return match bridge {
+                Some(id) if !id.is_empty() => Writing::Allowed,
+                _ => Writing::Swallowed,
+            };
+        }
+        match below("$share") {
+            Some(_) => Writing::Refused,
+            None => Writing::Allowed,
+        }
+    }
 }
 
 /// A message's properties without what belongs to the hop or to the envelope.
@@ -116,6 +148,7 @@ impl Publishing {
             owed: VecDeque::new(),
             owed_qos1: 0,
             unreleased: HashSet::new(),
+            swallowed: HashSet::new(),
         }
     }
 
@@ -143,6 +176,9 @@ impl Publishing {
                 "retained messages are not supported",
             ));
         }
+        if packet.payload.len() > settings.max_message_size {
+            return Err(Error::Reason(Reason::PACKET_TOO_LARGE, "the message is too large"));
+        }
         if self.enforce && packet.qos > 0 {
             self.count(packet)?;
         }
@@ -152,11 +188,19 @@ impl Publishing {
             None => packet.topic,
             Some(alias) => resolve(&mut self.aliases, self.topic_alias_maximum, alias, packet.topic)?,
         };
-        let refusal = if is_reserved(topic) {
-            Some(Reason::NOT_AUTHORIZED)
-        } else if is_too_deep(topic) {
-            Some(Reason::TOPIC_INVALID)
+        let writing = Writing::to(topic);
+        let refusal = if writing == Writing::Refused {
+            Some((Reason::NOT_AUTHORIZED, "the topic only names shared subscriptions"))
+        } else if is_too_deep(topic, settings.topic_levels_max) {
+            Some((Reason::TOPIC_INVALID, "the topic has too many levels"))
         } else {
+            None
+        };
+        if let Some((reason, text)) = refusal {
+            return self.refuse(cx, packet, reason, text);
+        }
+        let numbered = writing == Writing::Allowed;
+        if numbered {
             let envelope = Envelope {
                 origin: if raw.is_empty() { Origin::NONE } else { ORIGIN },
                 dialect: Dialect::Slash,
@@ -178,23 +222,50 @@ impl Publishing {
                 packet_id: if packet.qos == 2 { packet.packet_id } else { 0 },
                 message: Message::new(envelope, &settings.exchange, topic, raw, packet.payload),
             });
-            None
-        };
+        } else if packet.qos == 2 && self.version == Version::V5 {
+            self.swallowed.insert(packet.packet_id);
+        }
         if packet.qos > 0 {
-            // A refusal of ours has no number: it waits for the one before it.
-            self.last += u64::from(refusal.is_none());
-            self.owed_qos1 += usize::from(packet.qos == 1);
-            self.owed.push_back(Owed {
-                number: self.last,
-                packet_id: packet.packet_id,
-                qos: packet.qos,
-                refusal,
-            });
-            if refusal.is_some() {
-                self.acknowledge(cx.out);
-            }
+            self.owe(cx, packet, numbered, None);
         }
         Ok(())
+    }
+
+    /// A message that is refused before the engine sees it.
+    ///
+    /// # Errors
+    /// The peer has no acknowledgement that says no: in MQTT 3, and at QoS 0 where the topic itself is at fault.
+    fn refuse(
+        &mut self,
+        cx: &mut Cx<'_>,
+        packet: &Publish<'_>,
+        reason: Reason,
+        text: &'static str,
+    ) -> Result<(), Error> {
+        match packet.qos {
+            // Nothing was promised.
+            0 if reason == Reason::NOT_AUTHORIZED => Ok(()),
+            1.. if self.version == Version::V5 => {
+                self.owe(cx, packet, false, Some(reason));
+                Ok(())
+            }
+            _ => Err(Error::Reason(reason, text)),
+        }
+    }
+
+    /// Remembers an acknowledgement. `numbered`: the engine confirms the message; others wait for the one before them.
+    fn owe(&mut self, cx: &mut Cx<'_>, packet: &Publish<'_>, numbered: bool, refusal: Option<Reason>) {
+        self.last += u64::from(numbered);
+        self.owed_qos1 += usize::from(packet.qos == 1);
+        self.owed.push_back(Owed {
+            number: self.last,
+            packet_id: packet.packet_id,
+            qos: packet.qos,
+            refusal,
+        });
+        if !numbered {
+            self.acknowledge(cx.out);
+        }
     }
 
     /// Counts a message towards the receive maximum, once however often it is sent.
@@ -238,7 +309,6 @@ impl Publishing {
                 }
                 Kind::PubRec
             };
-            // MQTT 3 cannot refuse; the message counts as taken.
             Ack::write(kind, packet_id, reason, self.version, out);
             self.owed.pop_front();
         }
@@ -250,14 +320,23 @@ impl Publishing {
     /// An MQTT 3 client must not be told that the message is safe, which is all it can be told: unacknowledged, it sends
     /// the message again when it is back.
     pub(super) fn refused(&mut self, number: u64, why: FaultKind) -> Result<(), Close> {
-        if self.version != Version::V5 && matches!(why, FaultKind::ResourceError | FaultKind::Internal) {
-            return Err(Close::abnormal("a message could not be stored"));
+        if self.version != Version::V5 {
+            return Err(Close::abnormal(format!("a message was refused ({why:?})")));
         }
-        // The first of that number is the publish, any others are refusals of ours that wait for it.
+        // The first of that number is the publish, any others are answers of ours that wait for it.
         if let Some(owed) = self.owed.iter_mut().find(|owed| owed.number == number) {
             owed.refusal = Some(map::reason(why));
         }
         Ok(())
+    }
+
+    /// PUBREL. Returns whether the engine is to forget the packet id; if not, it is answered.
+    pub(super) fn release(&mut self, packet_id: u16, out: &mut Vec<u8>) -> bool {
+        let swallowed = !self.swallowed.is_empty() && self.swallowed.remove(&packet_id);
+        if swallowed {
+            self.released(packet_id, true, out);
+        }
+        !swallowed
     }
 
     /// The engine forgot a QoS 2 message's packet id.

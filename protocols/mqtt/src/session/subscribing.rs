@@ -7,6 +7,7 @@ use crate::settings::Settings;
 use gatepost_core::command::{Subscribe, Subscription, Unsubscribe};
 use gatepost_core::fault::FaultKind;
 use gatepost_core::properties::Name;
+use gatepost_core::session::Close;
 
 const SHARE: &str = "$share/";
 
@@ -40,7 +41,7 @@ fn subscription(
     if share.is_some() && asked.no_local {
         return Err(Error::Protocol("no-local on a shared subscription")); // [MQTT-3.8.3-4]
     }
-    if is_too_deep(filter) {
+    if is_too_deep(filter, settings.topic_levels_max) {
         return Ok(Err(FaultKind::PreconditionFailed));
     }
     Ok(Ok(Subscription {
@@ -82,18 +83,27 @@ pub(super) fn unsubscribe(version: Version, body: &[u8]) -> Result<Unsubscribe, 
 }
 
 /// Appends a SUBACK, if the client takes packets that large.
+///
+/// # Errors
+/// SUBACK of MQTT 3.1 has no failure. A subscription that is not authorized is granted and stays silent, as MQTT 3.1 3.8
+/// demands; for one that is refused otherwise the connection is closed, or the client would wait for its messages in vain.
 pub(super) fn subscribed(
     version: Version,
     packet_id: u16,
     results: &[Result<u8, FaultKind>],
     bytes_max: usize,
     out: &mut Vec<u8>,
-) {
+) -> Result<(), Close> {
+    let told = |result: &&Result<u8, FaultKind>| !matches!(result, Ok(_) | Err(FaultKind::AccessRefused));
+    if version == Version::V31
+        && let Some(Err(why)) = results.iter().find(told)
+    {
+        return Err(Close::abnormal(format!("a subscription was refused ({why:?})")));
+    }
     let code = |result: &Result<u8, FaultKind>| match (result, version) {
         (Ok(qos), _) => *qos,
         (Err(why), Version::V5) => filter_reason(*why).0,
         (Err(_), Version::V311) => 0x80,
-        // MQTT 3.1 has no failure; such a subscription is granted and stays silent.
         (Err(_), Version::V31) => 0,
     };
     put(
@@ -104,6 +114,7 @@ pub(super) fn subscribed(
         bytes_max,
         out,
     );
+    Ok(())
 }
 
 /// Appends an UNSUBACK, if the client takes packets that large.

@@ -39,8 +39,9 @@ fn the_first_packet_is_connect_or_nothing_is_said() {
         refused(Settings::default(), b"\x10\x0d\0\x04MQTX\x04\x02\0\0\0\x01c"),
         []
     );
-    // Too large, known on its header.
-    assert_eq!(refused(Settings::default(), &[0x10, 0xFF, 0xFF, 0x04]), []);
+    // Too large, known on its header, and not MQTT.
+    let garbage = [0x10, 0xFF, 0xFF, 0x7F, 0xFF, 0xFF, 1, 2, 3, 4, 5, 6, 7];
+    assert_eq!(refused(Settings::default(), &garbage), []);
 }
 
 #[test]
@@ -125,7 +126,7 @@ fn the_login_goes_step_by_step_and_reads_nothing_meanwhile() {
         packet.properties.iter().collect::<Vec<_>>(),
         [
             Property::ReceiveMaximum(1024),
-            Property::MaximumPacketSize((16 << 20) + (64 << 10)),
+            Property::MaximumPacketSize((16 << 20) + (128 << 10)),
             Property::TopicAliasMaximum(16)
         ]
     );
@@ -462,7 +463,11 @@ fn a_will_beyond_what_is_offered_is_refused() {
     };
     assert_eq!(code(&refused(limited(), &with("w", 2, false))), Some(0x9B));
     assert_eq!(code(&refused(limited(), &with("w", 0, true))), Some(0x9A));
-    assert_eq!(code(&refused(limited(), &with("$SYS/w", 0, false))), Some(0x87));
+    let small = Settings {
+        max_message_size: 0,
+        ..Settings::default()
+    };
+    assert_eq!(code(&refused(small, &with("w", 0, false))), Some(0x95));
     assert_eq!(code(&refused(limited(), &with(&"/".repeat(300), 0, false))), Some(0x90));
     let mut script = Script::new(Version::V5, limited());
     script.login(&connect(Version::V5));
@@ -472,6 +477,115 @@ fn a_will_beyond_what_is_offered_is_refused() {
         let told: Vec<_> = packet.properties.iter().collect();
         assert!(told.contains(&Property::MaximumQos(1)) && told.contains(&Property::RetainAvailable(false)));
     });
+}
+
+#[test]
+fn a_will_to_a_bridges_state_is_taken_and_one_to_a_reserved_topic_left_out() {
+    // Both were refused: Mosquitto's bridge could not connect.
+    for version in [Version::V31, Version::V311, Version::V5] {
+        for (topic, taken) in [
+            ("$SYS/broker/connection/host.bridge/state", true),
+            ("$SYS/broker/load", false),
+            ("$share/g/a", false),
+        ] {
+            let will = LastWill {
+                topic,
+                payload: b"0",
+                qos: 1,
+                retain: true,
+                properties: Default::default(),
+            };
+            let asked = Script::new(version, Settings::default()).login(&Connect {
+                bridge: version != Version::V5,
+                will: Some(will),
+                ..connect(version)
+            });
+            assert_eq!(
+                asked.open.will.map(|will| will.message.key().to_owned()).as_deref(),
+                taken.then_some(topic)
+            );
+        }
+    }
+}
+
+#[test]
+fn a_connect_with_the_largest_will_is_taken_and_a_larger_packet_is_told_so() {
+    let long = "t".repeat(65_535);
+    let will = LastWill {
+        topic: &long,
+        payload: long.as_bytes(),
+        qos: 1,
+        retain: false,
+        properties: Default::default(),
+    };
+    let asked = Script::new(Version::V311, Settings::default()).login(&Connect {
+        will: Some(will.clone()),
+        ..connect(Version::V311)
+    });
+    assert_eq!(asked.open.will.unwrap().message.body().len(), 65_535);
+    let with = |version, password: &'static [u8]| {
+        let connect = Connect {
+            will: Some(will.clone()),
+            user: Some("u"),
+            password: Some(password),
+            ..connect(version)
+        };
+        bytes(&connect)
+    };
+    // It is refused as soon as it says which version it speaks; the rest is not waited for.
+    let most = || Settings {
+        connect_bytes_max: with(Version::V5, &[1; 10]).len(),
+        ..Settings::default()
+    };
+    let mut script = Script::new(Version::V5, most());
+    script.feed(&with(Version::V5, &[1; 10]));
+    assert!(matches!(script.command(), Some(Command::Authenticate(_))));
+    let mut script = Script::new(Version::V5, most());
+    let sent = with(Version::V5, &[1; 11]);
+    script.feed(&sent[..12]);
+    assert!(script.closed().is_none() && script.sent().is_empty());
+    script.feed(&sent[12..13]);
+    assert_eq!(
+        (script.sent(), script.closed().is_some()),
+        (vec![0x20, 3, 0, 0x95, 0], true)
+    );
+    // MQTT 3 has no code for it.
+    for version in [Version::V31, Version::V311] {
+        assert_eq!(refused(most(), &with(version, &[1; 100])), []);
+    }
+    assert_eq!(refused(most(), b"\x10\xff\xff\x7f\0\x09NOT MQTT!\x05"), []);
+}
+
+#[test]
+fn a_client_that_takes_no_connack_gets_none() {
+    for (maximum, refusal, greeting) in [
+        (1, false, false),
+        (4, false, false),
+        (5, true, false),
+        (7, true, false),
+        (8, true, true),
+    ] {
+        let properties = properties(&[Property::MaximumPacketSize(maximum)]);
+        let connect = Connect {
+            properties: properties.as_properties(),
+            ..connect(Version::V5)
+        };
+        let mut script = Script::new(Version::V5, Settings::default());
+        script.login(&connect);
+        script.event(Event::SessionOpened { present: false });
+        let sent = script.sent();
+        assert!(sent.len() <= maximum as usize, "{maximum}: {sent:02x?}");
+        assert_eq!(
+            (sent.is_empty(), script.closed().is_none()),
+            (!refusal, greeting),
+            "{maximum}"
+        );
+        let mut script = Script::new(Version::V5, Settings::default());
+        script.feed(&bytes(&connect));
+        let why = LoginFailure::BadCredentials;
+        script.event(Event::LoginRefused(Box::new(LoginRefused { user: "u".into(), why })));
+        assert_eq!(script.sent().len(), if refusal { 5 } else { 0 }, "{maximum}");
+    }
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use crate::script::{Script, connect, delivery, message, properties};
 use gatepost_core::command::Command;
-use gatepost_core::event::{Delivery, DeliveryExtra, DeliveryFlags, Event};
+use gatepost_core::event::{Delivery, DeliveryExtra, DeliveryFlags, Event, Op};
+use gatepost_core::fault::{Fault, FaultKind};
 use gatepost_core::message::{Dialect, Envelope, Message};
 use gatepost_core::properties::{Codecs, Name, Origin, Properties as Neutral, PropertyCodec, Value};
 use gatepost_mqtt::frame::{Connect, Packet, Property, Version};
@@ -232,7 +233,8 @@ fn a_refused_qos_2_delivery_is_done_without_pubrel() {
     assert_eq!((script.settled(), script.sent()), (Some(3), vec![]));
     // Again: nothing is known of it.
     script.feed(&[0x50, 3, 0, 3, 0x80]);
-    assert_eq!((script.settled(), script.sent()), (None, vec![]));
+    assert!(matches!(script.command(), Some(Command::Stray { packet_id: 3 })));
+    assert_eq!(script.sent(), []);
 }
 
 #[test]
@@ -250,6 +252,7 @@ fn a_pubrec_for_nothing_is_told_so_in_pubrel() {
         });
         assert_eq!(script.sent(), answer);
         script.feed(&[0x70, 2, 0, 3]);
+        assert!(matches!(script.command(), Some(Command::Stray { packet_id: 3 })));
         assert!(script.command().is_none() && script.closed().is_none());
     }
 }
@@ -274,6 +277,41 @@ fn acknowledgements_of_the_wrong_type_are_protocol_errors() {
         script.sent();
         script.feed(wrong);
         script.assert_disconnected(0x82);
+    }
+}
+
+#[test]
+fn acknowledgements_of_qos_2_for_a_message_of_qos_1_are_protocol_errors() {
+    // They were ignored, or answered with PUBREL, and the message stayed in flight for ever.
+    for version in [Version::V311, Version::V5] {
+        for (wrong, received) in [
+            (&[0x50, 2, 0, 3][..], true),
+            (&[0x50, 3, 0, 3, 0x80], false),
+            (&[0x70, 2, 0, 3], false),
+        ] {
+            if version != Version::V5 && wrong.len() > 4 {
+                continue;
+            }
+            let mut script = Script::open(version);
+            deliver(&mut script, delivery(3, 1, plain("a", b"")));
+            script.sent();
+            script.feed(wrong);
+            match script.command() {
+                Some(Command::Received { packet_id: 3 }) => assert!(received),
+                Some(Command::Stray { packet_id: 3 }) => assert!(!received),
+                other => panic!("{other:?}"),
+            }
+            script.event(Event::Failed {
+                channel: 0,
+                op: Op::Settle,
+                fault: Box::new(Fault::new(FaultKind::NotAllowed, "the delivery is of QoS 1")),
+            });
+            if version == Version::V5 {
+                script.assert_disconnected(0x82);
+            } else {
+                script.assert_closed_silently();
+            }
+        }
     }
 }
 

@@ -138,14 +138,25 @@ fn a_refusal_keeps_its_place_and_says_why_in_mqtt_5() {
 }
 
 #[test]
-fn mqtt_3_takes_and_drops_what_is_forbidden_and_closes_on_what_cannot_be_stored() {
-    let mut script = Script::open(Version::V311);
-    send(&mut script, publish("a", 1, 1));
-    script.events(vec![refused(1, FaultKind::AccessRefused), confirmed(1)]);
-    assert_eq!(script.sent(), [0x40, 2, 0, 1]);
-    send(&mut script, publish("a", 1, 2));
-    script.events(vec![refused(2, FaultKind::ResourceError), confirmed(2)]);
-    script.assert_closed_silently();
+fn mqtt_3_is_closed_rather_than_told_that_a_refused_message_is_safe() {
+    // A publish that a full queue refused (`reject-publish`) was answered with PUBACK.
+    for version in [Version::V31, Version::V311] {
+        for why in [
+            FaultKind::QuotaExceeded,
+            FaultKind::AccessRefused,
+            FaultKind::NotFound,
+            FaultKind::ResourceError,
+            FaultKind::Internal,
+        ] {
+            for qos in [1, 2] {
+                let mut script = Script::open(version);
+                send(&mut script, publish("a", qos, 1));
+                script.published();
+                script.events(vec![refused(1, why), confirmed(1)]);
+                script.assert_closed_silently();
+            }
+        }
+    }
 }
 
 #[test]
@@ -163,7 +174,7 @@ fn a_refused_qos_0_message_is_dropped() {
 
 #[test]
 fn reserved_topics_are_refused_in_their_turn() {
-    for topic in ["$SYS", "$SYS/x", "$share/g/a", "$share"] {
+    for topic in ["$share/g/a", "$share"] {
         let mut script = Script::open(Version::V5);
         send(&mut script, publish(topic, 0, 0));
         send(&mut script, publish(topic, 1, 1));
@@ -177,9 +188,55 @@ fn reserved_topics_are_refused_in_their_turn() {
         assert!(script.command().is_none() && script.closed().is_none());
     }
     let mut script = Script::open(Version::V311);
-    send(&mut script, publish("$SYS/x", 1, 1));
-    assert_eq!(script.sent(), [0x40, 2, 0, 1]);
-    for topic in ["$SYSTEM", "$other/x", "a/$SYS"] {
+    send(&mut script, publish("$share/g/a", 0, 0));
+    assert!(script.command().is_none() && script.closed().is_none());
+    send(&mut script, publish("$share/g/a", 1, 1));
+    script.assert_closed_silently();
+}
+
+#[test]
+fn the_brokers_own_topics_swallow_what_is_written_to_them() {
+    // It was refused, which ended the connection of Mosquitto's bridges.
+    for version in [Version::V31, Version::V311, Version::V5] {
+        for topic in [
+            "$SYS",
+            "$SYS/x",
+            "$SYS/broker/connection/state",
+            "$SYS/broker/connection/b",
+            "$SYS/broker/connection//state",
+        ] {
+            let mut script = Script::open(version);
+            send(&mut script, publish("a", 1, 1));
+            assert_eq!(script.published().0.key(), "a");
+            send(&mut script, publish(topic, 0, 0));
+            send(&mut script, publish(topic, 1, 2));
+            send(&mut script, publish(topic, 2, 3));
+            assert_eq!(script.sent(), [], "in its turn");
+            script.event(confirmed(1));
+            assert_eq!(script.sent(), [0x40, 2, 0, 1, 0x40, 2, 0, 2, 0x50, 2, 0, 3]);
+            assert!(script.command().is_none() && script.closed().is_none());
+            // The engine does not know the id.
+            script.feed(&[0x62, 2, 0, 3]);
+            if version == Version::V5 {
+                assert_eq!(script.sent(), [0x70, 2, 0, 3]);
+                assert!(script.command().is_none());
+            } else {
+                assert!(matches!(script.command(), Some(Command::Release { packet_id: 3 })));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bridges_state_and_other_topics_with_a_dollar_are_published() {
+    let mut script = Script::open(Version::V311);
+    for topic in [
+        "$SYS/broker/connection/host.bridge/state",
+        "$SYSTEM",
+        "$SYSx/broker",
+        "$other/x",
+        "a/$SYS",
+    ] {
         send(&mut script, publish(topic, 0, 0));
         assert_eq!(script.published().0.key(), topic);
     }
@@ -188,8 +245,61 @@ fn reserved_topics_are_refused_in_their_turn() {
 #[test]
 fn a_topic_of_too_many_levels_is_refused() {
     let mut script = Script::open(Version::V5);
-    send(&mut script, publish(&"/".repeat(200), 1, 1));
+    send(&mut script, publish(&"/".repeat(199), 1, 1));
+    script.published();
+    script.event(confirmed(1));
+    assert_eq!(script.sent(), [0x40, 2, 0, 1]);
+    send(&mut script, publish(&"/".repeat(200), 1, 2));
+    assert_eq!(script.sent(), [0x40, 3, 0, 2, 0x90]);
+    send(&mut script, publish(&"/".repeat(200), 2, 3));
+    assert_eq!(script.sent(), [0x50, 3, 0, 3, 0x90]);
+    assert!(script.command().is_none());
+    send(&mut script, publish(&"/".repeat(200), 0, 0));
+    script.assert_disconnected(0x90);
+    // It was acknowledged, and dropped.
+    for qos in 0..=2 {
+        let mut script = Script::open(Version::V311);
+        send(&mut script, publish(&"/".repeat(200), qos, u16::from(qos)));
+        script.assert_closed_silently();
+    }
+    let settings = Settings {
+        topic_levels_max: 3,
+        ..Settings::default()
+    };
+    let mut script = Script::open_with(&connect(Version::V5), settings);
+    send(&mut script, publish("a/b/c", 0, 0));
+    script.published();
+    send(&mut script, publish("a/b/c/d", 1, 1));
     assert_eq!(script.sent(), [0x40, 3, 0, 1, 0x90]);
+}
+
+#[test]
+fn the_limit_of_a_message_is_of_its_payload() {
+    let settings = || Settings {
+        max_message_size: 1000,
+        ..Settings::default()
+    };
+    let text = "t".repeat(65_535);
+    let list = properties(&[Property::CorrelationData(&[7; 60_000])]);
+    for version in [Version::V311, Version::V5] {
+        let with = |payload| Publish {
+            payload,
+            properties: match version {
+                Version::V5 => list.as_properties(),
+                _ => Default::default(),
+            },
+            ..publish(&text, 1, 1)
+        };
+        let mut script = Script::open_with(&connect(version), settings());
+        send(&mut script, with(&[0; 1000]));
+        assert_eq!(script.published().0.body().len(), 1000);
+        send(&mut script, with(&[0; 1001]));
+        if version == Version::V5 {
+            script.assert_disconnected(0x95);
+        } else {
+            script.assert_closed_silently();
+        }
+    }
 }
 
 #[test]
@@ -420,7 +530,7 @@ fn a_packet_over_the_maximum_is_refused_on_its_header() {
         max_message_size: 1000,
         ..Settings::default()
     };
-    let most = 1000 + (64 << 10);
+    let most = 1000 + (128 << 10);
     let mut script = Script::open_with(&connect(Version::V5), settings());
     // Four bytes of header.
     let remaining = most - 4;

@@ -92,7 +92,6 @@ fn codes_come_in_the_order_of_the_filters() {
             Version::V311,
             vec![0x90, 10, 0, 5, 0, 1, 2, 0x80, 0x80, 0x80, 0x80, 0x80],
         ),
-        (Version::V31, vec![0x90, 10, 0, 5, 0, 1, 2, 0, 0, 0, 0, 0]),
     ] {
         let mut script = Script::open(version);
         script.event(Event::Subscribed {
@@ -100,6 +99,27 @@ fn codes_come_in_the_order_of_the_filters() {
             results: results(),
         });
         assert_eq!(script.sent(), answer);
+    }
+}
+
+#[test]
+fn a_refused_filter_ends_the_connection_of_mqtt_3_1_unless_it_is_not_authorized() {
+    // It was granted, and stayed silent. MQTT 3.1 demands that only where authorization is what is missing.
+    let answer = |result| {
+        let mut script = Script::open(Version::V31);
+        script.event(Event::Subscribed {
+            packet_id: 5,
+            results: Box::new([Ok(1), result]),
+        });
+        script
+    };
+    assert_eq!(answer(Err(FaultKind::AccessRefused)).sent(), [0x90, 4, 0, 5, 1, 0]);
+    for why in [
+        FaultKind::PreconditionFailed,
+        FaultKind::QuotaExceeded,
+        FaultKind::Internal,
+    ] {
+        answer(Err(why)).assert_closed_silently();
     }
 }
 
