@@ -2,6 +2,7 @@
 
 use crate::config::Listener;
 use crate::exit::Failure;
+use crate::machine;
 use crate::node::Node;
 use crate::threads::IoThreads;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -127,21 +128,27 @@ pub(crate) async fn accept(
 const ACCEPTS_PER_TURN: usize = 4;
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Files kept for the log, the metrics and everything else when connections may take the rest.
-const FILES_RESERVED: u64 = 128;
+
+/// Connections that are admitted: as set, and never so many that the log would lack descriptors. A log that cannot open a
+/// file ends the process; a connection that is refused costs one client a retry.
+fn connections_max(set: u64, open_files: u64, reserved: u64) -> u64 {
+    let room = open_files.saturating_sub(reserved).max(1);
+    match set {
+        0 => room,
+        set => set.min(room),
+    }
+}
 
 fn admit(node: &Arc<Node>, threads: &IoThreads, protocol: usize, stream: tokio::net::TcpStream, address: SocketAddr) {
     let Some(counts) = node.connections.get(protocol) else {
         return;
     };
-    let limit = match node.config.limits.max_connections {
-        0 => crate::machine::open_files_max().saturating_sub(FILES_RESERVED).max(1),
-        limit => limit,
-    };
+    let reserved = machine::files_reserved(node.config.store.open_files);
+    let limit = connections_max(node.config.limits.max_connections, machine::open_files_max(), reserved);
     if node.connections_open() >= limit {
         counts.refused.fetch_add(1, Ordering::Relaxed);
         if let Some(left_out) = node.throttle.admit() {
-            tracing::warn!(peer = %address, limit, left_out, "connection refused: there are as many as limits.max_connections allows");
+            tracing::warn!(peer = %address, limit, left_out, "connection refused: there are as many as limits.max_connections and the limit on open files allow");
         }
         return;
     }
@@ -180,6 +187,15 @@ mod tests {
             "{error}"
         );
         assert!(error.ends_with("listeners.mqtt.bind moves ours"), "{error}");
+    }
+
+    /// `limits.max_connections = 500` with 256 descriptors let clients take the last one, and the log failed.
+    #[test]
+    fn connections_never_take_the_descriptors_of_the_log() {
+        assert_eq!(connections_max(0, 256, 128), 128);
+        assert_eq!(connections_max(500, 256, 128), 128);
+        assert_eq!(connections_max(100, 256, 128), 100);
+        assert_eq!(connections_max(0, 64, 128), 1);
     }
 
     #[test]

@@ -77,6 +77,29 @@ pub(crate) fn open_files_max() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
+/// Files that connections leave for the log, HTTP and everything else.
+pub(crate) fn files_reserved(log_files: u64) -> u64 {
+    FILES_OF_THE_PROCESS
+        .saturating_add(log_files_max(log_files))
+        .saturating_add(http_connections_max())
+}
+
+/// Standard streams, listeners, what runtimes wait with, and what the log writes to or keeps for that.
+const FILES_OF_THE_PROCESS: u64 = 64;
+
+/// Files of the log that stay open for reading: as set, or (0) by how many the process may have.
+pub(crate) fn log_files_max(set: u64) -> u64 {
+    match set {
+        0 => (open_files_max() / 8).clamp(8, 64),
+        set => set,
+    }
+}
+
+/// Connections to HTTP at the same time.
+pub(crate) fn http_connections_max() -> u64 {
+    (open_files_max() / 8).clamp(4, 128)
+}
+
 /// Files this process has open.
 pub(crate) fn open_files() -> u64 {
     fs::read_dir("/proc/self/fd").map_or(0, |dir| dir.count() as u64)

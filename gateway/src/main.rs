@@ -30,7 +30,7 @@ struct Arguments {
 enum Verb {
     /// Read all of a data directory that no gateway uses, and print what is found
     ///
-    /// Exit codes: 0 there is no damage; 65 there is damage; 73 it cannot be read; 75 a gateway uses it. With
+    /// Exit codes: 0 there is no damage; 65 there is damage; 73 it cannot be used; 74 reads of it fail; 75 a gateway uses it. With
     /// --repair: 0 there was nothing to repair; 1 there was damage, and it is repaired; 65 damage is left.
     #[command(verbatim_doc_comment)]
     Check {

@@ -94,6 +94,8 @@ pub(crate) struct Health {
     pub stopping: AtomicBool,
     /// The log failed: nothing is confirmed any more.
     pub poisoned: AtomicBool,
+    /// Reads of the log that failed and are tried again.
+    pub reads_failing: AtomicU64,
     /// Too little free disk: publishers wait.
     pub disk_alarm: AtomicBool,
     /// None but what is kept for settling: durable publishes are refused.

@@ -1,9 +1,16 @@
 //! The log's reading thread: fetches the bodies that engines want back in memory.
+//!
+//! A read that fails says nothing about the bytes. It is tried again, with longer and longer pauses, and its queue waits;
+//! the reads of other queues go on meanwhile. If one fails for longer than `store.read_timeout`, the process ends as it
+//! does after a failed write.
 
 use crate::node::Node;
-use crate::store::Reader;
-use gatepost_core::store::Request;
+use crate::store;
+use gatepost_core::store::disk::retry_pause;
+use gatepost_core::store::{Request, Served};
 use parking_lot::{Condvar, Mutex};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 /// What is to be fetched, first come first served.
 #[derive(Default)]
@@ -37,14 +44,30 @@ impl ReadQueue {
         self.ready.notify_one();
     }
 
-    /// Waits for work and takes it whole; `false` at the end.
-    fn collect(&self, into: &mut Vec<(usize, Request)>) -> bool {
+    /// Waits for work, at most until then, and takes it whole; `false` at the end.
+    fn collect(&self, into: &mut Vec<(usize, Request)>, until: Option<Instant>) -> bool {
         let mut pending = self.pending.lock();
         while pending.reads.is_empty() && !pending.stopping {
-            self.ready.wait(&mut pending);
+            match until {
+                Some(until) if self.ready.wait_until(&mut pending, until).timed_out() => break,
+                Some(_) => {}
+                None => self.ready.wait(&mut pending),
+            }
         }
         std::mem::swap(into, &mut pending.reads);
         !pending.stopping
+    }
+}
+
+/// The log's side of the reader, as far as this thread needs it.
+pub(crate) trait Fetch {
+    /// Answers what can be read.
+    fn serve(&mut self, requests: &[Request]) -> Served;
+}
+
+impl Fetch for store::Reader {
+    fn serve(&mut self, requests: &[Request]) -> Served {
+        store::Reader::serve(self, requests)
     }
 }
 
@@ -53,39 +76,214 @@ const BODIES_AT_ONCE: usize = 64;
 /// Pages looked up at once: they share the work of opening a segment's directory.
 const PAGES_AT_ONCE: usize = 1024;
 
-/// Runs on the reader's thread until [`ReadQueue::stop`].
-pub(crate) fn run(node: &Node, mut reader: Reader) {
-    let mut work = Vec::new();
-    let mut reads = Vec::new();
-    while node.reads.collect(&mut work) {
-        // Where many queues are read, neighbours in the log are of different ones.
-        work.sort_by_key(|(vhost, request)| {
-            let at = match request {
-                Request::Page(_) => None,
-                Request::Body(read) => Some(read.at),
-            };
-            (*vhost, at)
-        });
-        let mut rest = work.as_slice();
-        while let Some(&(vhost, first)) = rest.first() {
-            let at_once = match first {
-                Request::Page(_) => PAGES_AT_ONCE,
-                Request::Body(_) => BODIES_AT_ONCE,
-            };
-            let alike = |(v, request): &&(usize, Request)| {
-                *v == vhost && std::mem::discriminant(request) == std::mem::discriminant(&first)
-            };
-            let same = rest.iter().take(at_once).take_while(alike).count();
-            let (now, later) = rest.split_at(same);
-            reads.clear();
-            reads.extend(now.iter().map(|(_, read)| *read));
-            rest = later;
-            let loaded = reader.serve(&reads);
-            if let Some(vhost) = node.vhosts.get(vhost) {
-                let now = node.clock.now();
-                vhost.enter(|engine, wakes| engine.loaded(now, loaded, wakes));
-            }
+/// A request that failed.
+#[derive(Clone, Debug)]
+struct Failing {
+    vhost: usize,
+    request: Request,
+    failures: u32,
+    since: Instant,
+    retry_at: Instant,
+}
+
+/// Requests that failed, until they succeed. There are no more than engines have asked for at the same time.
+#[derive(Debug, Default)]
+struct Retries {
+    waiting: Vec<Failing>,
+    /// Those that are being tried again now.
+    trying: Vec<Failing>,
+    last_error: String,
+}
+
+impl Retries {
+    /// When the next one is due.
+    fn next(&self) -> Option<Instant> {
+        self.waiting.iter().map(|failing| failing.retry_at).min()
+    }
+    /// Adds what is due to the work.
+    fn add_due(&mut self, now: Instant, work: &mut Vec<(usize, Request)>) {
+        let due = |failing: &mut Failing| failing.retry_at <= now;
+        self.trying.extend(self.waiting.extract_if(.., due));
+        work.extend(self.trying.iter().map(|failing| (failing.vhost, failing.request)));
+    }
+    /// Takes note of what failed of a vhost's requests.
+    fn note(&mut self, vhost: usize, served: &mut Served, now: Instant) {
+        if let Some(error) = served.error.take() {
+            self.last_error = error.to_string();
         }
+        for request in served.failed.drain(..) {
+            let same = |failing: &Failing| failing.vhost == vhost && failing.request == request;
+            let before = self.trying.iter().find(|failing| same(failing));
+            let failures = before.map_or(0, |failing| failing.failures).saturating_add(1);
+            self.waiting.push(Failing {
+                vhost,
+                request,
+                failures,
+                since: before.map_or(now, |failing| failing.since),
+                retry_at: now + retry_pause(failures),
+            });
+        }
+    }
+    /// Whether one has failed for so long.
+    fn have_failed_for(&self, limit: Duration, now: Instant) -> bool {
+        // The first failure may be the only one within a short limit.
+        let lasts = |failing: &Failing| failing.failures > 1 && now - failing.since >= limit;
+        self.waiting.iter().any(lasts)
+    }
+}
+
+/// Runs on the reader's thread until [`ReadQueue::stop`], or until reads have failed for too long.
+pub(crate) fn run(node: &Node, mut reader: impl Fetch) {
+    let mut work = Vec::new();
+    let mut retries = Retries::default();
+    while node.reads.collect(&mut work, retries.next()) {
+        retries.add_due(Instant::now(), &mut work);
+        serve(node, &mut reader, &mut work, &mut retries);
+        retries.trying.clear();
         work.clear();
+        report(node, &retries);
+        if retries.have_failed_for(node.config.store.read_timeout.0, Instant::now()) {
+            let why = format!("cannot read for longer than store.read_timeout: {}", retries.last_error);
+            return store::log_failed(node, &why);
+        }
+    }
+}
+
+/// Says in the log and on the health endpoint whether reads fail.
+fn report(node: &Node, retries: &Retries) {
+    let failing = retries.waiting.len() as u64;
+    let before = node.health.reads_failing.swap(failing, Ordering::Relaxed);
+    match (before, failing) {
+        (0, 0) => {}
+        (0, _) => {
+            let error = &retries.last_error;
+            tracing::error!(
+                failing,
+                error,
+                "reads of the log fail: they are tried again, and their queues wait"
+            );
+        }
+        (_, 0) => tracing::info!("reads of the log succeed again"),
+        _ => {}
+    }
+}
+
+fn serve(node: &Node, reader: &mut impl Fetch, work: &mut [(usize, Request)], retries: &mut Retries) {
+    let mut reads = Vec::new();
+    // Where many queues are read, neighbours in the log are of different ones.
+    work.sort_by_key(|(vhost, request)| {
+        let at = match request {
+            Request::Page(_) => None,
+            Request::Body(read) => Some(read.at),
+        };
+        (*vhost, at)
+    });
+    let mut rest = &*work;
+    while let Some(&(vhost, first)) = rest.first() {
+        let at_once = match first {
+            Request::Page(_) => PAGES_AT_ONCE,
+            Request::Body(_) => BODIES_AT_ONCE,
+        };
+        let alike = |(v, request): &&(usize, Request)| {
+            *v == vhost && std::mem::discriminant(request) == std::mem::discriminant(&first)
+        };
+        let same = rest.iter().take(at_once).take_while(alike).count();
+        let (now, later) = rest.split_at(same);
+        reads.clear();
+        reads.extend(now.iter().map(|(_, read)| *read));
+        rest = later;
+        let mut served = reader.serve(&reads);
+        retries.note(vhost, &mut served, Instant::now());
+        if let Some(vhost) = node.vhosts.get(vhost).filter(|_| !served.answers.is_empty()) {
+            let now = node.clock.now();
+            vhost.enter(|engine, wakes| engine.loaded(now, served.answers, wakes));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gatepost_core::store::{PageRead, QueueId};
+
+    fn page(queue: u64) -> Request {
+        Request::Page(PageRead {
+            queue: QueueId(queue),
+            from: 0,
+            upto: 9,
+            count: 1,
+        })
+    }
+
+    fn failed(requests: &[Request]) -> Served {
+        Served {
+            failed: requests.to_vec(),
+            error: Some(std::io::Error::other("a bad sector")),
+            ..Served::default()
+        }
+    }
+
+    /// What is due at `now` is tried, and fails but for `heals`. Returns what was tried.
+    fn round(retries: &mut Retries, now: Instant, heals: &[Request]) -> Vec<Request> {
+        let mut work = Vec::new();
+        retries.add_due(now, &mut work);
+        let tried: Vec<Request> = work.iter().map(|(_, request)| *request).collect();
+        let fail: Vec<Request> = tried
+            .iter()
+            .filter(|request| !heals.contains(request))
+            .copied()
+            .collect();
+        retries.note(0, &mut failed(&fail), now);
+        retries.trying.clear();
+        tried
+    }
+
+    #[test]
+    fn a_read_that_fails_is_tried_again_with_longer_and_longer_pauses() {
+        let (mut retries, start) = (Retries::default(), Instant::now());
+        retries.note(0, &mut failed(&[page(1)]), start);
+        let mut pauses = Vec::new();
+        let mut now = start;
+        for _ in 0..10 {
+            let due = retries.next().expect("it waits");
+            assert!(
+                round(&mut retries, due - Duration::from_millis(1), &[]).is_empty(),
+                "not yet due"
+            );
+            assert_eq!(round(&mut retries, due, &[]), [page(1)]);
+            pauses.push(due - now);
+            now = due;
+        }
+        assert!(
+            pauses.is_sorted() && pauses[0] < Duration::from_millis(50),
+            "{pauses:?}"
+        );
+        assert_eq!(pauses[9], Duration::from_secs(1), "{pauses:?}");
+        let since = now - start;
+        assert!(retries.have_failed_for(since, now));
+        assert!(!retries.have_failed_for(since + Duration::from_millis(1), now));
+    }
+
+    /// On a medium on which every tenth read fails, something fails at any time. Nothing fails for long.
+    #[test]
+    fn the_limit_is_each_read_s_own() {
+        let (mut retries, mut now) = (Retries::default(), Instant::now());
+        for n in 0..1_000 {
+            retries.note(0, &mut failed(&[page(n)]), now);
+            now = retries.next().expect("it waits") + Duration::from_millis(1);
+            assert_eq!(round(&mut retries, now, &[page(n)]), [page(n)]);
+            assert!(!retries.have_failed_for(Duration::from_millis(100), now));
+            assert!(retries.waiting.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_limit_shorter_than_the_first_pause_allows_one_more_try() {
+        let (mut retries, now) = (Retries::default(), Instant::now());
+        retries.note(0, &mut failed(&[page(1)]), now);
+        assert!(!retries.have_failed_for(Duration::ZERO, now));
+        let due = retries.next().expect("it waits");
+        round(&mut retries, due, &[]);
+        assert!(retries.have_failed_for(Duration::ZERO, due));
     }
 }

@@ -118,14 +118,7 @@ fn spawn(name: &str, node: &Arc<Node>, run: impl FnOnce(&Node) + Send + 'static)
 
 fn commit(node: &Node, store: Store) {
     if let Err(error) = committer::run(node, store) {
-        node.health.poisoned.store(true, Ordering::Relaxed);
-        for vhost in &node.vhosts {
-            vhost.enter(|engine, wakes| engine.shutdown(wakes));
-        }
-        let data = node.config.node.data_dir.display();
-        node.fail(Failure::StoreFailed(format!(
-            "the message log in {data} failed, nothing more is confirmed: {error}"
-        )));
+        store::log_failed(node, &error);
     }
 }
 

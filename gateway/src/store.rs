@@ -3,9 +3,11 @@
 use crate::config::{Config, Confirm};
 use crate::exit::Failure;
 use crate::machine;
+use crate::node::Node;
 use gatepost_core::store::disk::RealDisk;
 use gatepost_core::store::{self, Opening, Recovered, StoreError, StoreSettings};
 use gatepost_core::time::Wall;
+use std::fmt;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,12 +25,14 @@ pub(crate) type Reader = store::Reader<RealDisk>;
 /// Another process has it, it cannot be written, or another release wrote it.
 pub(crate) fn open(config: &Config, wall: Wall) -> Result<(Store, Recovered), Failure> {
     let data = &config.node.data_dir;
-    let disk = RealDisk::new(data).map_err(|source| failure(data, StoreError::Lock(source)))?;
     let store = &config.store;
+    let disk = RealDisk::new(data).map_err(|source| failure(data, StoreError::Lock(source)))?;
+    let disk = disk.with_read_timeout(store.read_timeout.0);
     let settings = StoreSettings {
         segment_bytes: u32::try_from(segment_bytes(config)).unwrap_or(u32::MAX),
         interval: store.interval.0,
         confirm_written: store.confirm == Confirm::Written,
+        open_files_max: usize::try_from(machine::log_files_max(store.open_files)).unwrap_or(usize::MAX),
         ..StoreSettings::default()
     };
     let mut said = Instant::now();
@@ -85,9 +89,23 @@ pub(crate) fn failure(data: &Path, error: StoreError) -> Failure {
             ))
         }
         StoreError::Version { .. } => Failure::DataDamaged(format!("{}: {error}", data.display())),
-        StoreError::Poisoned(_) => Failure::StoreFailed(format!("{}: {error}", data.display())),
+        StoreError::Poisoned(_) | StoreError::Read { .. } => {
+            Failure::StoreFailed(format!("{}: {error}", data.display()))
+        }
         _ => Failure::DataUnwritable(format!("cannot use the data directory {}: {error}", data.display())),
     }
+}
+
+/// The log cannot go on: clients are told, nothing more is confirmed, and the process ends.
+pub(crate) fn log_failed(node: &Node, why: &dyn fmt::Display) {
+    node.health.poisoned.store(true, Ordering::Relaxed);
+    for vhost in &node.vhosts {
+        vhost.enter(|engine, wakes| engine.shutdown(wakes));
+    }
+    let data = node.config.node.data_dir.display();
+    node.fail(Failure::StoreFailed(format!(
+        "the message log in {data} failed, nothing more is confirmed: {why}"
+    )));
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::checkpoint::{self, Checkpoint, Covered};
 use super::directory::{Entries, Listed};
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, Patient};
 use super::footer::{Ending, Footer};
 use super::log::AHEAD;
 use super::missing;
@@ -16,7 +16,8 @@ use super::segment::{
 use super::settings::StoreError;
 use hashbrown::HashMap;
 use std::fmt;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
 
 /// One file that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +108,7 @@ impl fmt::Display for Report {
 /// Reads every record of a data directory. `progress` is called after each file.
 ///
 /// # Errors
-/// If a process has the directory, if it cannot be listed, or if it is another release's.
+/// If a process has the directory, if it cannot be listed or something in it not be read, or if it is another release's.
 pub fn check<D: Disk>(disk: &D, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Report, StoreError> {
     let lock = disk.lock().map_err(StoreError::Lock)?;
     check_locked(disk, disk.has_run_on(&lock), progress)
@@ -152,6 +153,7 @@ pub(super) fn check_locked<D: Disk>(
         durable: HashMap::new(),
         doubts: Vec::new(),
     };
+    // Only for the progress that is shown.
     let len = |(dir, id): &(&str, u32)| disk.open(&path(dir, *id)).and_then(|file| file.len()).unwrap_or(0);
     let (mut read, total) = (0, todo.iter().map(len).sum());
     for (n, (dir, id)) in todo.iter().enumerate() {
@@ -223,21 +225,16 @@ impl<D: Disk> Checker<'_, D> {
             problems: Vec::new(),
             torn: false,
         };
-        let file = match self.disk.open(&path) {
-            Ok(file) => file,
-            Err(error) => {
-                found.problems.push(format!("cannot be opened: {error}"));
-                return Ok(found);
-            }
-        };
-        found.bytes = file.len().unwrap_or(0);
+        let unread = |error| StoreError::unread(&path, error);
+        let file = Patient(Arc::new(self.disk.open_patiently(&path).map_err(unread)?));
+        found.bytes = file.len().map_err(unread)?;
         let covered = self.checkpoint.as_ref();
         let covered = covered.and_then(|c| c.segments.iter().find(|covered| covered.header.id == id).copied());
-        let header = match (SegmentHeader::read(&file), covered) {
+        let header = match (SegmentHeader::read(&file).map_err(unread)?, covered) {
             (Ok(header), _) => header,
             (Err(BadHeader::Version(version)), _) => {
                 return Err(StoreError::Version {
-                    path,
+                    path: path.clone(),
                     found: version,
                     known: VERSION,
                 });
@@ -255,21 +252,26 @@ impl<D: Disk> Checker<'_, D> {
             return Ok(found);
         }
         self.there.push(header);
-        if !header.is_whole(&file) {
+        if !header.is_whole(&file).map_err(unread)? {
             found.problems.push("a copy of the header does not hold".into());
         }
-        self.records(
-            &file,
-            &header,
-            covered.filter(|covered| covered.header == header),
-            &mut found,
-        );
+        let covered = covered.filter(|covered| covered.header == header);
+        self.records(&file, &header, covered, &mut found).map_err(unread)?;
         Ok(found)
     }
 
-    fn records(&mut self, file: &D::File, header: &SegmentHeader, covered: Option<Covered>, found: &mut Checked) {
-        let trailer = Trailer::read(file).filter(|trailer| trailer.header == *header);
-        let sealed = trailer.and_then(|_| read_directory(file, header));
+    fn records(
+        &mut self,
+        file: &Patient<D::File>,
+        header: &SegmentHeader,
+        covered: Option<Covered>,
+        found: &mut Checked,
+    ) -> io::Result<()> {
+        let trailer = Trailer::read(file)?.filter(|trailer| trailer.header == *header);
+        let sealed = match trailer {
+            Some(_) => read_directory(file, header)?,
+            None => None,
+        };
         let mut scanner = Scanner::new(file, header.base, header.seed());
         let (mut listed, mut holes) = (Vec::new(), Vec::new());
         let (mut footer, mut end) = (None, scanner.end());
@@ -305,9 +307,7 @@ impl<D: Disk> Checker<'_, D> {
                 }
             }
         }
-        if scanner.has_read_errors() {
-            found.problems.push("some of it cannot be read".into());
-        }
+        scanner.finish()?;
         // What a checkpoint covers was synced, but for copies that compaction gave up, and for what an earlier epoch left
         // torn and no start could seal.
         let epoch = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.marks.epoch);
@@ -365,6 +365,7 @@ impl<D: Disk> Checker<'_, D> {
                 }
             }
         }
+        Ok(())
     }
 
     fn doubt(&mut self, path: &str, header: &SegmentHeader, from: u32, problem: String) {

@@ -18,7 +18,7 @@
 //! has been recycled since may then come once more.
 
 use super::QueueId;
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, Patient};
 use super::index::{Index, KeyEntry, Move, QueueIndex, Root, Segments};
 use super::record::{parse_runs, put_runs};
 use super::segment::{SegmentHeader, SegmentKind};
@@ -28,6 +28,7 @@ use super::varint::{Input, put_varint};
 use crate::message::Position;
 use crate::time::Wall;
 use std::io;
+use std::sync::Arc;
 
 /// The newest.
 pub(crate) const FILE: &str = "checkpoint";
@@ -198,12 +199,10 @@ pub(crate) enum Read {
 /// Reads a checkpoint file.
 ///
 /// # Errors
-/// [`StoreError::Version`] if it holds and is another release's.
+/// [`StoreError::Version`] if it holds and is another release's, [`StoreError::Read`] if it could not be read for long.
 pub(crate) fn read<D: Disk>(disk: &D, path: &str) -> Result<Read, StoreError> {
-    let bytes = match load(disk, path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Read::Missing),
-        Err(_) => return Ok(Read::Damaged),
+    let Some(bytes) = load(disk, path)? else {
+        return Ok(Read::Missing);
     };
     match decode(&bytes) {
         Decoded::Good(checkpoint) => Ok(Read::Good(checkpoint)),
@@ -217,20 +216,28 @@ pub(crate) fn read<D: Disk>(disk: &D, path: &str) -> Result<Read, StoreError> {
 }
 
 /// Whether a checkpoint file is missing or its checksum holds.
-pub(crate) fn holds<D: Disk>(disk: &D, path: &str) -> bool {
-    match load(disk, path) {
-        Ok(bytes) => open(&bytes).is_some(),
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
-    }
+///
+/// # Errors
+/// [`StoreError::Read`] if it could not be read for long.
+pub(crate) fn holds<D: Disk>(disk: &D, path: &str) -> Result<bool, StoreError> {
+    Ok(load(disk, path)?.is_none_or(|bytes| open(&bytes).is_some()))
 }
 
-fn load<D: Disk>(disk: &D, path: &str) -> io::Result<Vec<u8>> {
-    let file = disk.open(path)?;
-    let len = usize::try_from(file.len()?).map_err(|_| io::ErrorKind::FileTooLarge)?;
-    let mut bytes = vec![0; len];
-    let got = file.read_at(&mut bytes, 0)?;
-    bytes.truncate(got);
-    Ok(bytes)
+/// The bytes of a file; `None` if it is not there.
+fn load<D: Disk>(disk: &D, path: &str) -> Result<Option<Vec<u8>>, StoreError> {
+    let read = || -> io::Result<Vec<u8>> {
+        let file = Patient(Arc::new(disk.open_patiently(path)?));
+        let len = usize::try_from(file.len()?).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let mut bytes = vec![0; len];
+        let got = file.read_at(&mut bytes, 0)?;
+        bytes.truncate(got);
+        Ok(bytes)
+    };
+    match read() {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::unread(path, error)),
+    }
 }
 
 /// What bytes turned out to be.

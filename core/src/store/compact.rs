@@ -5,16 +5,17 @@
 //! goes the way of every dead segment, once two checkpoints know the copy. Found twice after a crash, they collapse.
 
 use super::directory::{Entries, Listed};
-use super::disk::Disk;
+use super::disk::{Disk, retry_pause};
 use super::index::{Live, Root};
 use super::log::{Segment, Store};
 use super::reader::Chunk;
 use super::record::{Kind, MessageHead, message_bytes_max, parse_key};
-use super::segment::{SegmentKind, SegmentWriter, path, read_directory, size_for};
+use super::segment::{SegmentKind, SegmentWriter, read_directory, size_for};
 use super::settings::StoreError;
 use super::stats::StoreStats;
 use super::{Route, Routes};
 use crate::message::Position;
+use crate::time::Time;
 use hashbrown::HashMap;
 use std::io;
 
@@ -23,6 +24,15 @@ pub(super) struct Compaction {
     source: u32,
     /// What was live when it began, ascending by offset.
     todo: std::vec::IntoIter<Todo>,
+}
+
+/// A source that could not be read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unread {
+    source: u32,
+    failures: u32,
+    /// When it is tried again.
+    pub(super) retry_at: Time,
 }
 
 enum Todo {
@@ -52,20 +62,35 @@ fn live_bytes(segment: &Segment, live: Live) -> u64 {
     u64::from(segment.end) * (live.routes + live.keys).min(total) / total
 }
 
+/// Failures in a row after which a source that cannot be read is left alone until the next start. With the pauses between
+/// them that is about half a minute. Nobody waits for a compaction, so the process goes on.
+const READ_FAILURES_MAX: u32 = 32;
 /// Share that is little while the disk is short.
 const DISK_SHORT_PERCENT: u8 = 75;
 const MESSAGES: usize = 0;
 const KEYS: usize = 1;
 
 impl<D: Disk> Store<D> {
-    /// Copies a slice. Returns whether there is more to do.
-    pub(super) fn compact(&mut self) -> Result<bool, StoreError> {
-        let Some(mut compaction) = self.compaction.take().or_else(|| self.begin_compaction()) else {
+    /// Copies a slice. Returns whether there is more to do now.
+    pub(super) fn compact(&mut self, now: Time) -> Result<bool, StoreError> {
+        if self.unread.is_some_and(|unread| unread.retry_at > now) {
+            return Ok(false);
+        }
+        let Some(mut compaction) = self.compaction.take().or_else(|| self.begin_compaction(now)) else {
             return Ok(false);
         };
         let source = compaction.source;
         match self.copy_slice(&mut compaction) {
-            Ok(copied) => self.point_to(source, copied),
+            Ok((copied, unread)) => {
+                self.point_to(source, copied);
+                if let Some(error) = unread {
+                    if self.postpone(source, &error, now) {
+                        self.compaction = Some(compaction);
+                    }
+                    return Ok(false);
+                }
+                self.unread = None;
+            }
             Err(error) => {
                 tracing::warn!(segment = source, %error, "a compaction failed");
                 StoreStats::add(&self.shared.stats.background_failures, 1);
@@ -82,6 +107,30 @@ impl<D: Disk> Store<D> {
             self.compaction = Some(compaction);
         }
         Ok(more)
+    }
+
+    /// A source could not be read: that is no damage, so it is tried again later. Returns whether it is.
+    fn postpone(&mut self, source: u32, error: &io::Error, now: Time) -> bool {
+        StoreStats::add(&self.shared.stats.read_errors, 1);
+        let before = self.unread.filter(|unread| unread.source == source);
+        let failures = before.map_or(0, |unread| unread.failures) + 1;
+        let retry_at = now + retry_pause(failures);
+        self.unread = Some(Unread {
+            source,
+            failures,
+            retry_at,
+        });
+        if failures == 1 {
+            tracing::warn!(segment = source, %error, "a segment cannot be read for compaction; it is tried again");
+        }
+        if failures < READ_FAILURES_MAX {
+            return true;
+        }
+        tracing::error!(segment = source, %error, "a segment could not be read for compaction; it stays as it is");
+        StoreStats::add(&self.shared.stats.background_failures, 1);
+        self.set_stuck(source);
+        self.unread = None;
+        false
     }
 
     /// Gives up the files being written: copies that nothing points to may be there, whole or in part. The next
@@ -111,7 +160,7 @@ impl<D: Disk> Store<D> {
 
     /// The segment with the least in it, if that is little and old enough. What is little is measured by what a full
     /// segment holds: many short segments, as restarts leave them, become one.
-    fn begin_compaction(&mut self) -> Option<Compaction> {
+    fn begin_compaction(&mut self, now: Time) -> Option<Compaction> {
         let (percent, age) = if self.disk_short {
             (DISK_SHORT_PERCENT, 1)
         } else {
@@ -135,22 +184,29 @@ impl<D: Disk> Store<D> {
             .min()?;
         drop(index);
         match self.list(source) {
-            Some(todo) => Some(Compaction {
+            Ok(Some(todo)) => Some(Compaction {
                 source,
                 todo: todo.into_iter(),
             }),
-            None => {
+            Ok(None) => {
                 self.set_stuck(source);
+                None
+            }
+            Err(error) => {
+                self.postpone(source, &error, now);
                 None
             }
         }
     }
 
-    /// What is live in a segment, by its directory.
-    fn list(&self, source: u32) -> Option<Vec<Todo>> {
-        let header = self.segments.get(&source)?.header;
-        let file = self.shared.disk.open(&path(header.kind.dir(), source)).ok()?;
-        let (_, directory) = read_directory(&file, &header)?;
+    /// What is live in a segment, by its directory; `None` if that does not hold.
+    fn list(&self, source: u32) -> io::Result<Option<Vec<Todo>>> {
+        let Some(pinned) = self.shared.pin(source)? else {
+            return Ok(None);
+        };
+        let Some((_, directory)) = read_directory(&*pinned.file, &pinned.header)? else {
+            return Ok(None);
+        };
         let index = self.shared.index.lock();
         let mut joined: HashMap<Root, Vec<Route>> = HashMap::new();
         for (&(queue, seq), moved) in &index.moves {
@@ -196,25 +252,37 @@ impl<D: Disk> Store<D> {
                 }
             }
         }
-        Some(todo)
+        Ok(Some(todo))
     }
 
-    /// Copies up to a slice's bytes and syncs them.
-    fn copy_slice(&mut self, compaction: &mut Compaction) -> io::Result<Vec<Copied>> {
+    /// Copies up to a slice's bytes and syncs them. Ends early before a record that could not be read, and says why.
+    ///
+    /// # Errors
+    /// A copy could not be written.
+    fn copy_slice(&mut self, compaction: &mut Compaction) -> io::Result<(Vec<Copied>, Option<io::Error>)> {
         let source = compaction.source;
-        let Some(pinned) = self.shared.pin(source)? else {
-            return Ok(Vec::new());
+        let mut chunk = match self.shared.pin(source) {
+            Ok(Some(pinned)) => Chunk::new(pinned),
+            Ok(None) => return Ok((Vec::new(), None)),
+            Err(error) => return Ok((Vec::new(), Some(error))),
         };
-        let mut chunk = Chunk::new(pinned);
-        let (mut copied, mut bytes) = (Vec::new(), 0);
+        let (mut copied, mut bytes, mut unread) = (Vec::new(), 0, None);
         while bytes < self.settings.slice_bytes
-            && let Some(todo) = compaction.todo.next()
+            && let Some(next) = compaction.todo.as_slice().first()
         {
-            let (offset, kind) = match &todo {
+            let (offset, kind) = match next {
                 Todo::Message { offset, .. } => (*offset, Kind::Message),
                 Todo::Key { offset, .. } => (*offset, Kind::Key),
             };
-            let Some(raw) = chunk.record(offset)?.filter(|raw| raw.kind == kind) else {
+            let raw = match chunk.record(offset) {
+                Ok(raw) => raw,
+                Err(error) => {
+                    unread = Some(error);
+                    break;
+                }
+            };
+            let Some(todo) = compaction.todo.next() else { break };
+            let Some(raw) = raw.filter(|raw| raw.kind == kind) else {
                 // Its queue will ask for it and be told. The key it holds is as lost here as it was there.
                 let sample = chunk.sample(offset);
                 self.shared.damaged(
@@ -283,7 +351,7 @@ impl<D: Disk> Store<D> {
         for kind in [MESSAGES, KEYS] {
             self.sync_cold(kind)?;
         }
-        Ok(copied)
+        Ok((copied, unread))
     }
 
     fn sync_cold(&mut self, kind: usize) -> io::Result<()> {

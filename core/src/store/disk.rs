@@ -3,11 +3,13 @@
 //! Paths are relative to the data directory and use `/`. Nothing here is asynchronous: the store runs on the committer's
 //! thread, and its readers on theirs.
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A data directory.
@@ -43,12 +45,40 @@ pub trait Disk: Send + Sync + 'static {
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
     /// Bytes that can still be written.
     fn free_space(&self) -> io::Result<u64>;
+    /// Called after a read or an open failed `failures` times in a row: waits, longer each time, and returns `true` if it
+    /// is to be tried again. `false`: it has failed for longer than the limit.
+    fn wait_to_retry(&self, failures: u32, error: &io::Error) -> bool;
+    /// [`Disk::open`], tried again until it succeeds or the limit has passed. A file that is not there is not waited for.
+    fn open_patiently(&self, path: &str) -> io::Result<Self::File> {
+        patiently(
+            |failures, error| self.wait_to_retry(failures, error),
+            || self.open(path),
+        )
+    }
 }
 
 /// An open file. Reads and writes do not move a cursor, so that readers and the writer share it.
 pub trait DiskFile: Send + Sync + 'static {
+    /// Reads at `offset` as `pread` does: possibly fewer bytes than asked, none at the end.
+    fn read_some_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Reads what there is at `offset`, fewer bytes than asked only at the end.
-    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize>;
+    ///
+    /// # Errors
+    /// The bytes could not be read. That says nothing about them: it is never damage.
+    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match self.read_some_at(rest, offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+    /// See [`Disk::wait_to_retry`].
+    fn wait_to_retry(&self, failures: u32, error: &io::Error) -> bool;
     /// Writes all of `bytes` at `offset`.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Returns when everything written is on the medium. Says how long that took, so that the store needs no clock.
@@ -80,10 +110,88 @@ pub trait DiskFile: Send + Sync + 'static {
     }
 }
 
+/// Whether an operation failed because the process, or the machine, has no file descriptor left.
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    [Errno::MFILE, Errno::NFILE]
+        .iter()
+        .any(|errno| code == Some(errno.raw_os_error()))
+}
+
+/// Repeats `attempt` until it succeeds or `wait` says that it has failed for too long. What is not there does not come.
+fn patiently<T>(wait: impl Fn(u32, &io::Error) -> bool, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let mut failures = 0;
+    loop {
+        match attempt() {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                failures += 1;
+                if !wait(failures, &error) {
+                    return Err(error);
+                }
+            }
+            done => return done,
+        }
+    }
+}
+
+/// A file whose reads are tried again until they succeed or the limit has passed: for whoever cannot go on without the
+/// bytes and keeps nobody waiting, which is the start and the offline commands.
+pub(crate) struct Patient<F>(pub(crate) Arc<F>);
+
+impl<F: DiskFile> DiskFile for Patient<F> {
+    fn read_some_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
+        patiently(
+            |failures, error| self.wait_to_retry(failures, error),
+            || match self.0.read_some_at(into, offset) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => self.0.read_some_at(into, offset),
+                done => done,
+            },
+        )
+    }
+    fn wait_to_retry(&self, failures: u32, error: &io::Error) -> bool {
+        self.0.wait_to_retry(failures, error)
+    }
+    fn len(&self) -> io::Result<u64> {
+        patiently(|failures, error| self.wait_to_retry(failures, error), || self.0.len())
+    }
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_at(bytes, offset)
+    }
+    fn sync_data(&self) -> io::Result<Duration> {
+        self.0.sync_data()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.0.allocate(len)
+    }
+}
+
+/// How long the [`RealDisk`] tries reads again, if nothing else is set.
+pub const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// The first wait before a failed read is tried again; each later one is twice as long...
+const RETRY_FIRST: Duration = Duration::from_millis(10);
+/// ... up to this.
+const RETRY_LONGEST: Duration = Duration::from_secs(1);
+
+/// How long to wait after so many failures in a row.
+#[must_use]
+pub fn retry_pause(failures: u32) -> Duration {
+    let doubled = 1u32 << failures.saturating_sub(1).min(16);
+    RETRY_FIRST.saturating_mul(doubled).min(RETRY_LONGEST)
+}
+
+/// Descriptors that a [`RealDisk`] keeps for the time when sockets have taken all others: a segment, a checkpoint or a
+/// directory must still be opened then, or the log fails.
+const DESCRIPTORS_KEPT: usize = 8;
+
 /// A directory of the file system.
 #[derive(Debug)]
 pub struct RealDisk {
     root: PathBuf,
+    read_timeout: Duration,
+    kept: Mutex<Vec<File>>,
 }
 
 impl RealDisk {
@@ -91,7 +199,43 @@ impl RealDisk {
     pub fn new(root: impl Into<PathBuf>) -> io::Result<RealDisk> {
         let root = root.into();
         std::fs::create_dir_all(&root)?;
-        Ok(RealDisk { root })
+        let disk = RealDisk {
+            root,
+            read_timeout: READ_TIMEOUT,
+            kept: Mutex::default(),
+        };
+        disk.keep_descriptors();
+        Ok(disk)
+    }
+    /// Sets for how long a start, and the offline commands, try a read that fails again.
+    #[must_use]
+    pub fn with_read_timeout(self, read_timeout: Duration) -> RealDisk {
+        RealDisk { read_timeout, ..self }
+    }
+    fn keep_descriptors(&self) {
+        let mut kept = self.kept.lock();
+        while kept.len() < DESCRIPTORS_KEPT
+            && let Ok(file) = File::open("/dev/null")
+        {
+            kept.push(file);
+        }
+    }
+    /// Opens something; with a descriptor that was kept for this if there is no other.
+    fn with_descriptor<T>(&self, open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match open() {
+                // One that was closed may be taken by a socket at once, so this may take several.
+                Err(error) if is_out_of_descriptors(&error) && self.kept.lock().pop().is_some() => {}
+                Ok(opened) => {
+                    // What was used up is replaced as soon as that is possible.
+                    if self.kept.lock().len() < DESCRIPTORS_KEPT {
+                        self.keep_descriptors();
+                    }
+                    return Ok(opened);
+                }
+                error => return error,
+            }
+        }
     }
     /// Where it is.
     pub fn root(&self) -> &std::path::Path {
@@ -100,11 +244,34 @@ impl RealDisk {
     fn path(&self, path: &str) -> PathBuf {
         self.root.join(path)
     }
+    fn file(&self, file: File) -> RealFile {
+        RealFile {
+            file,
+            read_timeout: self.read_timeout,
+        }
+    }
 }
 
 /// An open file of a [`RealDisk`].
 #[derive(Debug)]
-pub struct RealFile(File);
+pub struct RealFile {
+    file: File,
+    read_timeout: Duration,
+}
+
+/// Waits, unless it has been waited for longer than `read_timeout` in all.
+// Only starts and offline commands wait here, and they have nothing else to do.
+fn wait_to_retry(read_timeout: Duration, failures: u32, error: &io::Error) -> bool {
+    let waited: Duration = (1..failures).map(retry_pause).sum();
+    if waited >= read_timeout {
+        return false;
+    }
+    if failures == 1 {
+        tracing::warn!(%error, "a read failed and is tried again");
+    }
+    std::thread::sleep(retry_pause(failures));
+    true
+}
 
 /// The `LOCK` file, locked: the pid of its holder, and the kernel's word for the boot in which the directory was last
 /// written.
@@ -173,18 +340,16 @@ impl Disk for RealDisk {
         }
     }
     fn create(&self, path: &str) -> io::Result<RealFile> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(self.path(path))?;
-        Ok(RealFile(file))
+        let path = self.path(path);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        let file = self.with_descriptor(|| options.open(&path))?;
+        Ok(self.file(file))
     }
     fn open(&self, path: &str) -> io::Result<RealFile> {
-        Ok(RealFile(
-            OpenOptions::new().read(true).write(true).open(self.path(path))?,
-        ))
+        let path = self.path(path);
+        let file = self.with_descriptor(|| OpenOptions::new().read(true).write(true).open(&path))?;
+        Ok(self.file(file))
     }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         std::fs::rename(self.path(from), self.path(to))
@@ -194,7 +359,8 @@ impl Disk for RealDisk {
     }
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(self.path(dir))? {
+        let dir = self.path(dir);
+        for entry in self.with_descriptor(|| std::fs::read_dir(&dir))? {
             let entry = entry?;
             if entry.file_type()?.is_file() {
                 // A name that is not UTF-8 is not one of ours.
@@ -204,29 +370,27 @@ impl Disk for RealDisk {
         Ok(names)
     }
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        File::open(self.path(dir))?.sync_all()
+        let dir = self.path(dir);
+        self.with_descriptor(|| File::open(&dir))?.sync_all()
     }
     fn free_space(&self) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(&self.root)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
+    fn wait_to_retry(&self, failures: u32, error: &io::Error) -> bool {
+        wait_to_retry(self.read_timeout, failures, error)
+    }
 }
 
 impl DiskFile for RealFile {
-    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut done = 0;
-        while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match self.0.read_at(rest, offset + done as u64) {
-                Ok(0) => break,
-                Ok(count) => done += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(done)
+    fn read_some_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(into, offset)
+    }
+    fn wait_to_retry(&self, failures: u32, error: &io::Error) -> bool {
+        wait_to_retry(self.read_timeout, failures, error)
     }
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        self.file.write_all_at(bytes, offset)
     }
     #[expect(
         clippy::disallowed_methods,
@@ -234,19 +398,19 @@ impl DiskFile for RealFile {
     )]
     fn sync_data(&self) -> io::Result<Duration> {
         let start = Instant::now();
-        self.0.sync_data()?;
+        self.file.sync_data()?;
         Ok(start.elapsed())
     }
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)?;
+        self.file.set_len(len)?;
         // To extend a file leaves what was allocated behind its new end; to cut it there does not.
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
     fn allocate(&self, len: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::KEEP_SIZE, 0, len) {
+        match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, len) {
             Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::IO)) => Err(error.into()),
             // A file system that cannot, or a limit that the writes will meet where it is.
             Ok(()) | Err(_) => Ok(()),

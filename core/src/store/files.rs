@@ -2,21 +2,24 @@
 //!
 //! The table's mutex is a leaf and is held for look-ups and for opening a file, never while reading or writing. A read
 //! holds the file's `Arc`; a segment is recycled only when nobody else does.
+//!
+//! Files are opened when they are needed, and at most so many stay open ([`StoreSettings::open_files_max`]), whatever the
+//! number of segments: a backlog must not use up the descriptors that connections need.
+//!
+//! [`StoreSettings::open_files_max`]: super::StoreSettings::open_files_max
 
 use super::directory::Directory;
-use super::disk::Disk;
+use super::disk::{Disk, DiskFile, Patient, is_out_of_descriptors};
 use super::index::Index;
 use super::quarantine;
 use super::segment::{SegmentHeader, path};
+use super::settings::StoreError;
 use super::stats::StoreStats;
 use crate::message::Position;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use std::io;
 use std::sync::Arc;
-
-/// Files kept open for reading, besides those being read.
-const OPEN_FILES_MAX: usize = 64;
 
 /// What committer and readers share.
 pub(crate) struct Shared<D: Disk> {
@@ -33,8 +36,11 @@ struct Table<F> {
     /// Where the survivors of a segment went: ascending by old offset. They outlive the segment, because the engine
     /// remembers positions, and go when the segment they point to goes.
     moved: HashMap<u32, Vec<(u32, Position)>>,
-    /// Grows with each look-up, to find the file that was not used longest.
-    clock: u64,
+    /// Segments whose files are open, in no order, at most `open_max` of them but for those that are pinned.
+    open: Vec<u32>,
+    open_max: usize,
+    /// The place in `open` that is looked at first when one has to be closed.
+    hand: usize,
 }
 
 struct Site<F> {
@@ -42,7 +48,8 @@ struct Site<F> {
     file: Option<Arc<F>>,
     /// What its footer will list, as long as it has none.
     directory: Option<Arc<Mutex<Directory>>>,
-    used: u64,
+    /// It was looked up since the hand passed it last.
+    recent: bool,
 }
 
 /// A record's place, pinned: its segment stays as long as this lives.
@@ -53,11 +60,13 @@ pub(crate) struct Pinned<F> {
 }
 
 impl<D: Disk> Shared<D> {
-    pub(crate) fn new(disk: Arc<D>, stats: Arc<StoreStats>) -> Self {
+    pub(crate) fn new(disk: Arc<D>, stats: Arc<StoreStats>, open_max: usize) -> Self {
         let table = Table {
             sites: HashMap::new(),
             moved: HashMap::new(),
-            clock: 0,
+            open: Vec::new(),
+            open_max: open_max.max(1),
+            hand: 0,
         };
         Shared {
             disk,
@@ -73,13 +82,20 @@ impl<D: Disk> Shared<D> {
         file: Option<Arc<D::File>>,
         directory: Option<Arc<Mutex<Directory>>>,
     ) {
+        let mut table = self.table.lock();
+        table.close_file(header.id);
+        if file.is_some() {
+            table.make_room();
+            table.open.push(header.id);
+        }
         let site = Site {
             header,
             file,
             directory,
-            used: 0,
+            recent: true,
         };
-        self.table.lock().sites.insert(header.id, site);
+        table.sites.insert(header.id, site);
+        StoreStats::set(&self.stats.open_files, table.open.len() as u64);
     }
     /// A segment has its footer.
     pub(crate) fn sealed(&self, segment: u32) {
@@ -92,39 +108,81 @@ impl<D: Disk> Shared<D> {
         self.table.lock().resolve(at)
     }
     /// Opens and pins a segment; `Ok(None)` if it is gone.
+    ///
+    /// # Errors
+    /// It cannot be opened now, which says nothing about it.
     pub(crate) fn pin(&self, segment: u32) -> io::Result<Option<Pinned<D::File>>> {
         let mut table = self.table.lock();
-        table.clock += 1;
-        let used = table.clock;
+        let table = &mut *table;
         let Some(site) = table.sites.get_mut(&segment) else {
             return Ok(None);
         };
-        site.used = used;
-        let header = site.header;
-        let directory = site.directory.clone();
+        site.recent = true;
+        let pinned = |site: &Site<D::File>, file: &Arc<D::File>| Pinned {
+            header: site.header,
+            file: file.clone(),
+            directory: site.directory.clone(),
+        };
         if let Some(file) = &site.file {
-            return Ok(Some(Pinned {
-                header,
-                file: file.clone(),
-                directory,
-            }));
+            return Ok(Some(pinned(site, file)));
         }
-        let file = Arc::new(self.disk.open(&path(header.kind.dir(), segment))?);
-        site.file = Some(file.clone());
-        table.close_some();
-        Ok(Some(Pinned {
-            header,
-            file,
-            directory,
+        let name = path(site.header.kind.dir(), segment);
+        table.make_room();
+        let file = match self.disk.open(&name) {
+            Err(error) if is_out_of_descriptors(&error) && table.close_idle() => self.disk.open(&name),
+            opened => opened,
+        };
+        let file = match file {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                tracing::error!(file = name, "a file of the log was removed by somebody else");
+                StoreStats::add(&self.stats.quarantined, 1);
+                return Ok(None);
+            }
+            opened => Arc::new(opened?),
+        };
+        table.open.push(segment);
+        StoreStats::set(&self.stats.open_files, table.open.len() as u64);
+        Ok(table.sites.get_mut(&segment).map(|site| {
+            let pinned = pinned(site, &file);
+            site.file = Some(file);
+            pinned
         }))
+    }
+    /// The same for whoever cannot go on without: a start.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`] if it cannot be opened for long.
+    pub(crate) fn pin_patiently(&self, segment: u32) -> Result<Option<Pinned<Patient<D::File>>>, StoreError> {
+        let mut failures = 0;
+        loop {
+            match self.pin(segment) {
+                Ok(pinned) => return Ok(pinned.map(Pinned::patient)),
+                Err(error) => {
+                    failures += 1;
+                    if !self.disk.wait_to_retry(failures, &error) {
+                        return Err(StoreError::unread(&self.path_of(segment), error));
+                    }
+                }
+            }
+        }
+    }
+    /// The path of a segment's file, for messages.
+    pub(crate) fn path_of(&self, segment: u32) -> String {
+        let table = self.table.lock();
+        let dir = table.sites.get(&segment).map_or("log", |site| site.header.kind.dir());
+        path(dir, segment)
+    }
+    /// Closes what is open and not in use, because something else needs the descriptors. Returns whether there was any.
+    pub(crate) fn close_idle(&self) -> bool {
+        self.table.lock().close_idle()
     }
     /// Takes a segment out, unless it is being read. Readers do not find it from here on.
     pub(crate) fn take_out(&self, segment: u32) -> bool {
         let mut table = self.table.lock();
-        let pinned = |site: &Site<D::File>| site.file.as_ref().is_some_and(|file| Arc::strong_count(file) > 1);
-        if table.sites.get(&segment).is_some_and(pinned) {
+        if table.sites.get(&segment).is_some_and(Site::is_pinned) {
             return false;
         }
+        table.close_file(segment);
         table.sites.remove(&segment);
         table.moved.retain(|_, moved| {
             moved.retain(|(_, to)| to.segment != segment);
@@ -168,17 +226,68 @@ impl<F> Table<F> {
         }
         at
     }
-    fn close_some(&mut self) {
-        let idle = |site: &Site<F>| site.file.as_ref().is_some_and(|file| Arc::strong_count(file) == 1);
-        let open = self.sites.values().filter(|site| site.file.is_some()).count();
-        if open > OPEN_FILES_MAX
-            && let Some(site) = self
-                .sites
-                .values_mut()
-                .filter(|site| idle(site))
-                .min_by_key(|site| site.used)
+    /// Closes files until there is room for one more. The hand goes round: what was looked up since it came by last is
+    /// spared once. Each step but those over pinned files, which are few, undoes a look-up or a push, so a step is paid
+    /// for by one of those, however many files are open.
+    fn make_room(&mut self) {
+        let mut steps = 2 * self.open.len();
+        while self.open.len() >= self.open_max && steps > 0 {
+            steps -= 1;
+            self.hand = if self.hand < self.open.len() { self.hand } else { 0 };
+            let Some(&segment) = self.open.get(self.hand) else {
+                return;
+            };
+            match self.sites.get_mut(&segment) {
+                Some(site) if site.recent || site.is_pinned() => {
+                    site.recent = false;
+                    self.hand += 1;
+                }
+                Some(site) => {
+                    site.file = None;
+                    self.open.swap_remove(self.hand);
+                }
+                None => _ = self.open.swap_remove(self.hand),
+            }
+        }
+    }
+    fn close_idle(&mut self) -> bool {
+        let before = self.open.len();
+        let sites = &mut self.sites;
+        self.open.retain(|segment| match sites.get_mut(segment) {
+            Some(site) if site.is_pinned() => true,
+            Some(site) => {
+                site.file = None;
+                false
+            }
+            None => false,
+        });
+        self.open.len() < before
+    }
+    fn close_file(&mut self, segment: u32) {
+        if self
+            .sites
+            .get_mut(&segment)
+            .is_some_and(|site| site.file.take().is_some())
+            && let Some(at) = self.open.iter().position(|open| *open == segment)
         {
-            site.file = None;
+            self.open.swap_remove(at);
+        }
+    }
+}
+
+impl<F> Site<F> {
+    /// Somebody reads it, or it is being written.
+    fn is_pinned(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| Arc::strong_count(file) > 1)
+    }
+}
+
+impl<F: DiskFile> Pinned<F> {
+    fn patient(self) -> Pinned<Patient<F>> {
+        Pinned {
+            header: self.header,
+            file: Arc::new(Patient(self.file)),
+            directory: self.directory,
         }
     }
 }

@@ -53,7 +53,7 @@ pub fn fuzz_record(data: &[u8]) {
 pub fn fuzz_segment(data: &[u8]) {
     let header = SegmentHeader::read(&Memory(data.to_vec()));
     let _ = Trailer::read(&Memory(data.to_vec()));
-    if let Ok(header) = header {
+    if let Ok(Ok(header)) = header {
         walk(&Memory(data.to_vec()), header.base, header.seed());
         let _ = read_directory(&Memory(data.to_vec()), &header);
     }
@@ -94,7 +94,10 @@ fn walk(file: &Memory, base: u64, seed: u32) {
 struct Memory(Vec<u8>);
 
 impl DiskFile for Memory {
-    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
+    fn wait_to_retry(&self, _: u32, _: &io::Error) -> bool {
+        false
+    }
+    fn read_some_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
         let rest = usize::try_from(offset)
             .ok()
             .and_then(|offset| self.0.get(offset..))

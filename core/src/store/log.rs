@@ -4,7 +4,7 @@
 //! interval, checkpoints, zeroing the next segment ahead, reclaiming, compaction. An idle store writes nothing.
 
 use super::checkpoint::Marks;
-use super::compact::Compaction;
+use super::compact::{Compaction, Unread};
 use super::disk::{Disk, DiskFile};
 use super::files::Shared;
 use super::footer::Ending;
@@ -45,6 +45,8 @@ pub struct Store<D: Disk> {
     /// Where compaction writes messages, and where keys.
     pub(super) cold: [Option<SegmentWriter<D::File>>; 2],
     pub(super) compaction: Option<Compaction>,
+    /// The segment to be compacted that cannot be read.
+    pub(super) unread: Option<Unread>,
     /// Files to make segments of.
     pub(super) spares: Vec<Spare>,
     /// A spare that is being filled with zeros, and up to where.
@@ -135,7 +137,8 @@ impl<D: Disk> Store<D> {
     /// that say nothing.
     ///
     /// # Errors
-    /// If another process has it, if it cannot be listed or made, or if it is another release's. Damage is no error.
+    /// If another process has it, if it cannot be listed or made, or something in it not be read for longer than the disk
+    /// waits, or if it is another release's. Damage is no error.
     pub fn open(disk: Arc<D>, settings: StoreSettings, wall: Wall) -> Result<(Store<D>, Recovered), StoreError> {
         Store::open_as(disk, settings, wall, false, &mut |_| {})
     }
@@ -189,6 +192,7 @@ impl<D: Disk> Store<D> {
             active: None,
             cold: [None, None],
             compaction: None,
+            unread: None,
             spares: found.spares,
             ahead: None,
             slice_took: Duration::ZERO,
@@ -295,14 +299,15 @@ impl<D: Disk> Store<D> {
         }
         self.slice_took = Duration::ZERO;
         let mut more = self.zero_ahead();
-        more |= self.compact()?;
+        more |= self.compact(now.monotonic)?;
         more |= self.retire();
         more |= self.keep_reserve();
         self.gauge();
         // Where the medium is slow, the slices are far between: the log has most of it.
         let pause = SLICE_PAUSE.max(self.slice_took * SLICE_PAUSE_SHARE);
         let background = more.then(|| now.monotonic + pause);
-        Ok([self.sync_due, self.checkpoint_due(now.monotonic), background]
+        let retry = self.unread.map(|unread| unread.retry_at);
+        Ok([self.sync_due, self.checkpoint_due(now.monotonic), background, retry]
             .into_iter()
             .flatten()
             .min())

@@ -59,7 +59,7 @@ mod varint;
 
 pub use check::{Checked, Progress, Report, check};
 pub use log::{Lsn, Store};
-pub use reader::Reader;
+pub use reader::{Reader, Served};
 pub use repair::{Repaired, repair};
 pub use settings::{Durability, StoreError, StoreSettings};
 pub use stats::{SYNC_BUCKETS_US, StoreStats};

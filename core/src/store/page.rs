@@ -22,6 +22,7 @@ use super::varint::{Input, put_varint};
 use super::{LogEntry, Page, PageRead, QueueId, Route};
 use crate::message::Position;
 use hashbrown::HashMap;
+use std::io;
 
 /// Directories kept, sorted by queue, in bytes.
 const CACHE_BYTES: usize = 4 << 20;
@@ -123,7 +124,15 @@ impl Plan {
 
 /// Looks pages up, each segment's directory once for all of them: a thousand queues that are emptied together have a
 /// thousand parts in each of many segments, and to sort a directory by queue is most of the work.
-pub(super) fn read<D: Disk>(shared: &Shared<D>, cache: &mut DirectoryCache, asked: &[PageRead]) -> Vec<Page> {
+///
+/// # Errors
+/// A segment that has a part of the page could not be read: its messages are there, and not known.
+pub(super) fn read<D: Disk>(
+    shared: &Shared<D>,
+    cache: &mut DirectoryCache,
+    asked: &[PageRead],
+) -> Vec<io::Result<Page>> {
+    cache.failed.clear();
     let mut drafts: Vec<Draft> = asked.iter().map(|asked| Draft::new(shared, asked)).collect();
     let mut parts: Vec<(u32, usize, usize)> = Vec::new();
     for (n, draft) in drafts.iter().enumerate() {
@@ -139,7 +148,7 @@ pub(super) fn read<D: Disk>(shared: &Shared<D>, cache: &mut DirectoryCache, aske
     pages
         .map(|(mut draft, asked)| {
             for _ in 1..TRIES {
-                if draft.is_whole(shared) {
+                if draft.error.is_some() || draft.is_whole(shared) {
                     break;
                 }
                 draft = Draft::new(shared, asked);
@@ -156,6 +165,8 @@ pub(super) fn read<D: Disk>(shared: &Shared<D>, cache: &mut DirectoryCache, aske
 struct Draft {
     plan: Plan,
     page: Page,
+    /// Why a part could not be read.
+    error: Option<io::Error>,
 }
 
 impl Draft {
@@ -169,11 +180,14 @@ impl Draft {
                 entries: plan.moved.clone(),
             },
             plan,
+            error: None,
         }
     }
     fn list<D: Disk>(&mut self, shared: &Shared<D>, cache: &mut DirectoryCache, part: usize) {
-        if let Some(part) = self.plan.parts.get(part) {
-            list_part(shared, cache, self.page.queue, part, &self.plan, &mut self.page.entries);
+        if let Some(part) = self.plan.parts.get(part)
+            && let Err(error) = list_part(shared, cache, self.page.queue, part, &self.plan, &mut self.page.entries)
+        {
+            self.error = Some(error);
         }
     }
     /// Whether all was found that the index has.
@@ -183,10 +197,13 @@ impl Draft {
         let expected: usize = self.plan.parts.iter().map(|part| part.live).sum();
         self.page.entries.len() >= expected || !has_changed(shared, self.page.queue, &self.plan, &self.page.entries)
     }
-    fn finish(mut self) -> Page {
+    fn finish(mut self) -> io::Result<Page> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
         self.page.entries.sort_unstable_by_key(|entry| entry.seq);
         self.page.entries.dedup_by_key(|entry| entry.seq);
-        self.page
+        Ok(self.page)
     }
 }
 
@@ -209,13 +226,13 @@ fn list_part<D: Disk>(
     part: &Part,
     plan: &Plan,
     into: &mut Vec<LogEntry>,
-) {
+) -> io::Result<()> {
     let in_part = |seq: u64| (part.first..=part.last).contains(&seq);
     let routes = plan.moved_routes.iter().filter(|(.., entry)| in_part(entry.seq));
     let places = plan.moved.iter().filter(|entry| in_part(entry.seq)).count();
     let live = part.live - (places + routes.clone().count()).min(part.live);
-    let Some(directory) = cache.directory(shared, part.segment) else {
-        return;
+    let Some(directory) = cache.directory(shared, part.segment)? else {
+        return Ok(());
     };
     if let Some(list) = directory.queues.get_mut(&queue) {
         list.find(part.segment, live, |seq| in_part(seq) && !plan.is_dead(seq), into);
@@ -231,6 +248,7 @@ fn list_part<D: Disk>(
             ..*entry
         }));
     }
+    Ok(())
 }
 
 /// Directories of segments that were asked for, the last one first.
@@ -239,6 +257,9 @@ pub(super) struct DirectoryCache {
     kept: Vec<Cached>,
     /// Who leaves next.
     turn: u64,
+    /// Segments that could not be read for the pages that are being looked up, and why: a thousand pages need not try
+    /// each for itself.
+    failed: Vec<(u32, io::Error)>,
 }
 
 /// What a directory lists, sorted by queue.
@@ -356,40 +377,22 @@ impl Cached {
 }
 
 impl DirectoryCache {
-    /// The directory of a segment. `None` if the segment is gone or unreadable.
-    fn directory<D: Disk>(&mut self, shared: &Shared<D>, segment: u32) -> Option<&mut Cached> {
+    /// The directory of a segment. `None` if the segment is gone.
+    fn directory<D: Disk>(&mut self, shared: &Shared<D>, segment: u32) -> io::Result<Option<&mut Cached>> {
+        if let Some((_, error)) = self.failed.iter().find(|(failed, _)| *failed == segment) {
+            return Err(same(error));
+        }
         let at = self.kept.iter().position(|cached| cached.segment == segment);
         let mut cached = at.map_or_else(Cached::default, |at| self.kept.remove(at));
         cached.segment = segment;
         if !cached.whole {
-            let pinned = match shared.pin(segment) {
-                Ok(pinned) => pinned?,
+            match load(&mut cached, shared, segment) {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
                 Err(error) => {
-                    tracing::error!(segment, %error, "a segment cannot be opened");
-                    return None;
+                    self.failed.push((segment, same(&error)));
+                    return Err(error);
                 }
-            };
-            if let Some(open) = &pinned.directory {
-                // Copied, so that its writer does not wait.
-                let following = open.lock().bytes.get(cached.read.at..).unwrap_or_default().to_vec();
-                cached.add(&following);
-            } else {
-                let directory = match read_directory(&*pinned.file, &pinned.header) {
-                    Some((_, directory)) => directory,
-                    None => {
-                        // Without a trailer it is one that a start could not seal.
-                        if Trailer::read(&*pinned.file).is_some() {
-                            shared.damaged(&pinned.header, 0, &[], "the footer does not hold; the records are read");
-                        }
-                        cached = Cached {
-                            segment,
-                            ..Cached::default()
-                        };
-                        scan(&pinned)
-                    }
-                };
-                cached.add(directory.get(cached.read.at..).unwrap_or_default());
-                cached.whole = true;
             }
         }
         self.kept.insert(0, cached);
@@ -400,12 +403,50 @@ impl DirectoryCache {
             let others = self.kept.len() - 1;
             bytes -= self.kept.swap_remove(1 + (self.turn >> 33) as usize % others).bytes;
         }
-        self.kept.first_mut()
+        Ok(self.kept.first_mut())
     }
 }
 
+/// Another error that says the same.
+fn same(error: &io::Error) -> io::Error {
+    let code = error.raw_os_error().map(io::Error::from_raw_os_error);
+    code.unwrap_or_else(|| io::Error::new(error.kind(), error.to_string()))
+}
+
+/// Reads what is not yet known of a segment's directory. Returns whether the segment is there.
+fn load<D: Disk>(cached: &mut Cached, shared: &Shared<D>, segment: u32) -> io::Result<bool> {
+    let Some(pinned) = shared.pin(segment)? else {
+        return Ok(false);
+    };
+    if let Some(open) = &pinned.directory {
+        // Copied, so that its writer does not wait.
+        let following = open.lock().bytes.get(cached.read.at..).unwrap_or_default().to_vec();
+        cached.add(&following);
+        return Ok(true);
+    }
+    let directory = match read_directory(&*pinned.file, &pinned.header)? {
+        Some((_, directory)) => directory,
+        None => {
+            // Without a trailer it is one that a start could not seal.
+            let had_trailer = Trailer::read(&*pinned.file)?.is_some();
+            let scanned = scan(&pinned)?;
+            if had_trailer {
+                shared.damaged(&pinned.header, 0, &[], "the footer does not hold; the records are read");
+            }
+            *cached = Cached {
+                segment,
+                ..Cached::default()
+            };
+            scanned
+        }
+    };
+    cached.add(directory.get(cached.read.at..).unwrap_or_default());
+    cached.whole = true;
+    Ok(true)
+}
+
 /// A directory made from the records.
-fn scan<F: DiskFile>(pinned: &Pinned<F>) -> Vec<u8> {
+fn scan<F: DiskFile>(pinned: &Pinned<F>) -> io::Result<Vec<u8>> {
     let mut directory = Directory::default();
     let mut scanner = Scanner::new(&*pinned.file, pinned.header.base, pinned.header.seed());
     while let Some(scanned) = scanner.next() {
@@ -416,5 +457,6 @@ fn scan<F: DiskFile>(pinned: &Pinned<F>) -> Vec<u8> {
             directory.message(offset, head.body_len(raw.payload.len()), &head.routes);
         }
     }
-    directory.bytes
+    scanner.finish()?;
+    Ok(directory.bytes)
 }

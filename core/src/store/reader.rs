@@ -30,6 +30,17 @@ impl<D: Disk> Clone for Reader<D> {
     }
 }
 
+/// What came of requests.
+#[derive(Debug, Default)]
+pub struct Served {
+    /// For the engine.
+    pub answers: Vec<Answer>,
+    /// What could not be read.
+    pub failed: Vec<Request>,
+    /// Why the last of those could not.
+    pub error: Option<io::Error>,
+}
+
 /// Part of a segment in memory.
 pub(super) struct Chunk<F> {
     pinned: Pinned<F>,
@@ -48,9 +59,10 @@ impl<D: Disk> Reader<D> {
             directories: DirectoryCache::default(),
         }
     }
-    /// Answers requests: the pages in the order asked, then the bodies.
-    pub fn serve(&mut self, requests: &[Request]) -> Vec<Answer> {
-        let mut answers = Vec::with_capacity(requests.len());
+    /// Answers requests: the pages in the order asked, then the bodies. What could not be read is in [`Served::failed`],
+    /// to be asked again: nothing is known of it.
+    pub fn serve(&mut self, requests: &[Request]) -> Served {
+        let mut served = Served::default();
         let (mut pages, mut bodies) = (Vec::new(), Vec::new());
         for request in requests {
             match request {
@@ -58,33 +70,45 @@ impl<D: Disk> Reader<D> {
                 Request::Body(read) => bodies.push(*read),
             }
         }
-        answers.extend(self.pages(&pages).into_iter().map(Answer::Page));
-        if !bodies.is_empty() {
-            answers.extend(self.read(&bodies).into_iter().map(Answer::Body));
+        for (asked, page) in pages.iter().zip(self.pages(&pages)) {
+            served.add(Request::Page(*asked), page.map(Answer::Page));
         }
-        answers
+        if !bodies.is_empty() {
+            for (read, loaded) in bodies.iter().zip(self.read(&bodies)) {
+                served.add(Request::Body(*read), loaded.map(Answer::Body));
+            }
+        }
+        StoreStats::add(&self.shared.stats.read_errors, served.failed.len() as u64);
+        served
     }
-    /// Tells which messages of queues are in the log, in the order asked. What is in a segment that cannot be read is not
-    /// listed.
-    pub fn pages(&mut self, asked: &[PageRead]) -> Vec<Page> {
+    /// Tells which messages of queues are in the log, in the order asked.
+    ///
+    /// # Errors
+    /// A page's is that of a segment with a part of it, which could not be read.
+    pub fn pages(&mut self, asked: &[PageRead]) -> Vec<io::Result<Page>> {
         page::read(&self.shared, &mut self.directories, asked)
     }
     /// Reads messages, in the order asked. A record whose checksum or place does not hold is set aside and counted, and
     /// comes back as `None`, as does one that was settled and recycled meanwhile.
-    pub fn read(&self, reads: &[Read]) -> Vec<Loaded> {
+    ///
+    /// # Errors
+    /// The bytes of a message could not be read. It is as good as before if a later read brings them.
+    pub fn read(&self, reads: &[Read]) -> Vec<io::Result<Loaded>> {
         let mut order: Vec<(Position, usize)> = reads
             .iter()
             .enumerate()
             .map(|(n, read)| (self.shared.resolve(read.at), n))
             .collect();
         order.sort_unstable();
-        let mut loaded: Vec<Loaded> = reads
+        let mut loaded: Vec<io::Result<Loaded>> = reads
             .iter()
-            .map(|read| Loaded {
-                queue: read.queue,
-                seq: read.seq,
-                waited: read.waited,
-                message: None,
+            .map(|read| {
+                Ok(Loaded {
+                    queue: read.queue,
+                    seq: read.seq,
+                    waited: read.waited,
+                    message: None,
+                })
             })
             .collect();
         let mut chunk = None;
@@ -94,51 +118,52 @@ impl<D: Disk> Reader<D> {
             let ahead = read_ahead(at, body_len(n), following);
             // A record may move between the look-up and the pin; the second look-up is then the true one.
             let message = match self.message(&mut chunk, at, ahead) {
-                Fetched::Gone => match reads.get(n).map(|read| self.shared.resolve(read.at)) {
+                Ok(Fetched::Gone) => match reads.get(n).map(|read| self.shared.resolve(read.at)) {
                     Some(now) if now != at => self.message(&mut chunk, now, READ_BEHIND),
-                    _ => Fetched::Gone,
+                    _ => Ok(Fetched::Gone),
                 },
                 fetched => fetched,
             };
-            if let (Fetched::Message(message), Some(slot)) = (message, loaded.get_mut(n)) {
-                slot.message = Some(message);
+            let Some(slot) = loaded.get_mut(n) else { continue };
+            match (message, &mut *slot) {
+                (Ok(Fetched::Message(message)), Ok(loaded)) => loaded.message = Some(message),
+                (Err(error), _) => *slot = Err(error),
+                _ => {}
             }
         }
         loaded
     }
-    fn message(&self, chunk: &mut Option<Chunk<D::File>>, at: Position, ahead: usize) -> Fetched {
+    fn message(&self, chunk: &mut Option<Chunk<D::File>>, at: Position, ahead: usize) -> io::Result<Fetched> {
         if chunk.as_ref().is_none_or(|chunk| chunk.pinned.header.id != at.segment) {
             // The pin of the segment before goes first.
             *chunk = None;
-            match self.shared.pin(at.segment) {
-                Ok(Some(pinned)) => *chunk = Some(Chunk::new(pinned)),
-                Ok(None) => return Fetched::Gone,
-                Err(error) => {
-                    tracing::error!(segment = at.segment, %error, "a segment cannot be opened");
-                    StoreStats::add(&self.shared.stats.quarantined, 1);
-                    return Fetched::Damaged;
-                }
-            }
+            *chunk = self.shared.pin(at.segment)?.map(Chunk::new);
         }
-        let Some(chunk) = chunk else { return Fetched::Gone };
+        let Some(chunk) = chunk else { return Ok(Fetched::Gone) };
         chunk.ahead = ahead;
-        let found = chunk.message(at.offset);
-        if let Ok(Some(message)) = found {
+        if let Some(message) = chunk.message(at.offset)? {
             let state = message.log_state();
             state.stage(1);
             state.take();
             state.written(at);
-            return Fetched::Message(message);
+            return Ok(Fetched::Message(message));
         }
-        let (why, bytes) = match found {
-            Err(error) => (format!("unreadable: {error}"), Vec::new()),
-            Ok(_) => (
-                "the record's checksum or place does not hold".to_string(),
-                chunk.sample(at.offset),
-            ),
-        };
-        self.shared.damaged(&chunk.pinned.header, at.offset, &bytes, &why);
-        Fetched::Damaged
+        let why = "the record's checksum or place does not hold";
+        let bytes = chunk.sample(at.offset);
+        self.shared.damaged(&chunk.pinned.header, at.offset, &bytes, why);
+        Ok(Fetched::Damaged)
+    }
+}
+
+impl Served {
+    fn add(&mut self, request: Request, answer: io::Result<Answer>) {
+        match answer {
+            Ok(answer) => self.answers.push(answer),
+            Err(error) => {
+                self.failed.push(request);
+                self.error = Some(error);
+            }
+        }
     }
 }
 
@@ -215,7 +240,17 @@ impl<F: DiskFile> Chunk<F> {
             self.bytes.clear();
             self.bytes.resize(want, 0);
             self.start = at;
-            self.pinned.file.read_at(&mut self.bytes, at)?;
+            let mut read = self.pinned.file.read_at(&mut self.bytes, at);
+            if read.is_err() && want > len {
+                // What was read ahead may be what is unreadable: that is no reason to fail this one.
+                self.bytes.truncate(len);
+                read = self.pinned.file.read_at(&mut self.bytes, at);
+            }
+            if let Err(error) = read {
+                // Bytes that were not read must not be found here later.
+                self.bytes.clear();
+                return Err(error);
+            }
         }
         Ok(skip(self).and_then(|skip| self.bytes.get(skip..skip + len)))
     }

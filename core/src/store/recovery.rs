@@ -19,13 +19,14 @@
 //!   a number that was ever on disk is never used again, or old acks would apply to new messages.
 //! - A hole below what its epoch knew to be synced is damage: copied to `quarantine/`. Above it is a torn tail. Reading
 //!   goes on past both.
+//! - Bytes that could not be read are no damage: the start tries again, and fails if that lasts. It changes nothing then.
 //! - A group that is not whole is dropped, unless it was synced and is damaged: then what is left of it counts.
 //! - What was read is synced before it is believed: it may have been in the page cache only. If that fails, so does the
 //!   start: what it would answer for may be gone after the next power cut, as after any sync that fails.
 
 use super::checkpoint::{self, Checkpoint, Covered, Marks};
 use super::directory::Directory;
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, Patient};
 use super::files::Shared;
 use super::footer::{Ending, Footer};
 use super::index::{Index, Move, Root};
@@ -43,6 +44,7 @@ use super::stats::StoreStats;
 use super::{LogEntry, Opening, QueueId, Recovered, Route, quarantine};
 use crate::message::Position;
 use hashbrown::{HashMap, HashSet};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -80,7 +82,7 @@ pub(super) fn recover<D: Disk>(
     }
     let stats = Arc::new(StoreStats::default());
     let mut recovery = Recovery {
-        shared: Arc::new(Shared::new(disk.clone(), stats)),
+        shared: Arc::new(Shared::new(disk.clone(), stats, settings.open_files_max)),
         has_run_on,
         is_settled: true,
         is_thorough,
@@ -121,9 +123,9 @@ pub(super) fn recover<D: Disk>(
     }
     recovery.miss(&files);
     recovery.judge();
-    let mut recovered = recovery.settle(progress);
+    let mut recovered = recovery.settle(progress)?;
     let lost_deletions = recovery.lost_deletions();
-    recovery.read_keys(&mut recovered);
+    recovery.read_keys(&mut recovered)?;
     recovery.seal_leftovers();
     recovered.wall = recovery.marks.wall;
     recovered.queue_id_max = recovery.marks.queue_id_max;
@@ -183,7 +185,7 @@ struct Recovery<D: Disk> {
     incomplete: Vec<Incomplete>,
     /// Purges and deletions of queues behind a hole: what was lost in it may have moved a message out of the queue.
     doubtful: Vec<(SegmentHeader, u32, Op)>,
-    unsealed: Vec<Unsealed<D::File>>,
+    unsealed: Vec<Unsealed>,
     /// Segments whose directories are all that is to be read of them.
     listed: Vec<u32>,
     replayed: bool,
@@ -220,9 +222,8 @@ struct Incomplete {
 }
 
 /// A segment without a footer.
-struct Unsealed<F> {
+struct Unsealed {
     header: SegmentHeader,
-    file: Arc<F>,
     end: u32,
     /// What was found to hold nothing, damage and torn tails alike.
     holes: Vec<(u32, u32)>,
@@ -242,7 +243,7 @@ impl<D: Disk> Recovery<D> {
         const WHY: &str = "its checksum does not hold";
         for file in [checkpoint::FILE, checkpoint::OLD] {
             if self.checkpoint.is_some() {
-                if !checkpoint::holds(self.disk(), file) {
+                if !checkpoint::holds(self.disk(), file)? {
                     quarantine::move_file(self.disk(), &self.shared.stats, file, WHY);
                 }
                 continue;
@@ -361,8 +362,12 @@ impl<D: Disk> Recovery<D> {
         let name = path(dir, id);
         if self.is_retired(id) {
             // What it says was settled long ago, by records that are gone.
-            let header = self.disk().open(&name).map(|file| SegmentHeader::read(&file));
-            if matches!(header, Ok(Ok(header)) if header.id == id) {
+            let header = self.disk().open_patiently(&name);
+            let header = header.and_then(|file| SegmentHeader::read(&Patient(Arc::new(file))));
+            if let Err(error) = header {
+                // Nobody needs it, and it will be seen to when it can be read.
+                tracing::warn!(file = name, %error, "a file that is not needed cannot be read");
+            } else if matches!(header, Ok(Ok(header)) if header.id == id) {
                 quarantine::move_leftover(self.disk(), &name, "it was recycled before");
             } else {
                 let why = "no copy of the header holds, and it could not be set aside before";
@@ -371,20 +376,11 @@ impl<D: Disk> Recovery<D> {
             return Ok(());
         }
         self.marks.next_id = self.marks.next_id.max(id.saturating_add(1));
-        let file = match self.disk().open(&name) {
-            Ok(file) => Arc::new(file),
-            Err(error) => {
-                quarantine::move_file(
-                    self.disk(),
-                    &self.shared.stats,
-                    &name,
-                    &format!("cannot be opened: {error}"),
-                );
-                return Ok(());
-            }
-        };
+        let unread = |error| StoreError::unread(&name, error);
+        let file = self.disk().open_patiently(&name).map_err(unread)?;
+        let file = Patient(Arc::new(file));
         let covered = self.covered(id);
-        let header = match (SegmentHeader::read(&*file), covered) {
+        let header = match (SegmentHeader::read(&file).map_err(unread)?, covered) {
             (Ok(header), _) => header,
             (Err(BadHeader::Version(found)), _) => {
                 return Err(StoreError::Version {
@@ -418,7 +414,7 @@ impl<D: Disk> Recovery<D> {
         self.marks.next_base = self.marks.next_base.max(end);
         let covered = covered.filter(|covered| covered.header == header);
         self.shared.add(header, None, None);
-        let mut segment = Segment::new(header, file.len().unwrap_or(0));
+        let mut segment = Segment::new(header, file.len().map_err(unread)?);
         if let Some(covered) = covered {
             segment.covered = covered.end;
             (segment.end, segment.sealed) = (covered.end, covered.sealed);
@@ -426,20 +422,27 @@ impl<D: Disk> Recovery<D> {
         }
         self.segments.insert(id, segment);
         match covered {
-            Some(covered) if covered.sealed && !self.is_thorough && self.is_listed(&file, &covered) => {}
+            Some(covered)
+                if covered.sealed && !self.is_thorough && self.is_listed(&file, &covered).map_err(unread)? =>
+            {
+                Ok(())
+            }
             _ => {
                 file.sync_data().map_err(failed(format!("sync {name}")))?;
-                self.scan(file, header, covered);
+                self.scan(&file, header, covered).map_err(unread)
             }
         }
-        Ok(())
     }
 
     /// Writes a header again whose first copy does not hold: the next start may find no other.
-    fn heal_header(&self, file: &D::File, header: &SegmentHeader) {
+    fn heal_header(&self, file: &Patient<D::File>, header: &SegmentHeader) {
         let mut first = [0; SECTOR as usize];
-        let is_read = file.read_at(&mut first, 0).is_ok();
-        if is_read && SegmentHeader::decode(&first) == Ok(*header) {
+        if let Err(error) = file.read_at(&mut first, 0) {
+            // It is not known to be damaged, so nothing is written over it.
+            tracing::warn!(segment = header.id, %error, "the first copy of the header cannot be read");
+            return;
+        }
+        if SegmentHeader::decode(&first) == Ok(*header) {
             return;
         }
         self.set_aside(header, 0, &first, "the first copy of the header does not hold");
@@ -449,14 +452,14 @@ impl<D: Disk> Recovery<D> {
     }
 
     /// Whether what is live in a covered, sealed segment can be told from its directory, and is left for later.
-    fn is_listed(&mut self, file: &D::File, covered: &Covered) -> bool {
+    fn is_listed(&mut self, file: &Patient<D::File>, covered: &Covered) -> io::Result<bool> {
         let id = covered.header.id;
         if !self.needed.contains(&id) {
-            return true;
+            return Ok(true);
         }
-        if read_directory(file, &covered.header).is_some() {
+        if read_directory(file, &covered.header)?.is_some() {
             self.listed.push(id);
-            return true;
+            return Ok(true);
         }
         self.set_aside(
             &covered.header,
@@ -464,7 +467,7 @@ impl<D: Disk> Recovery<D> {
             &[],
             "the footer does not hold; the records are read",
         );
-        false
+        Ok(false)
     }
 
     fn covered_message(&mut self, at: Position, body_len: u32, routes: &[Route]) {
@@ -484,10 +487,10 @@ impl<D: Disk> Recovery<D> {
     }
 
     /// Reads every record of a segment.
-    fn scan(&mut self, file: Arc<D::File>, header: SegmentHeader, covered: Option<Covered>) {
+    fn scan(&mut self, file: &Patient<D::File>, header: SegmentHeader, covered: Option<Covered>) -> io::Result<()> {
         let covered_end = covered.map_or(0, |covered| covered.end);
-        let trailer = Trailer::read(&*file).filter(|trailer| trailer.header == header);
-        let mut scanner = Scanner::new(&*file, header.base, header.seed());
+        let trailer = Trailer::read(file)?.filter(|trailer| trailer.header == header);
+        let mut scanner = Scanner::new(file, header.base, header.seed());
         let mut directory = Directory::default();
         let mut group: Vec<(u32, Op)> = Vec::new();
         let (mut end, mut footer, mut blank) = (RECORDS_AT, None, true);
@@ -562,9 +565,7 @@ impl<D: Disk> Recovery<D> {
         }
         let inside = self.incomplete.len();
         self.interrupt(header, &mut group);
-        if scanner.has_read_errors() {
-            self.set_aside(&header, 0, &[], "some of it cannot be read");
-        }
+        scanner.finish()?;
         let ended = footer.as_ref().map(|footer| (footer.end, footer.ending));
         let ended = trailer.map(|trailer| (trailer.end, trailer.ending)).or(ended);
         let sealed_end = ended.map(|(end, _)| end);
@@ -603,7 +604,7 @@ impl<D: Disk> Recovery<D> {
                 });
             }
         }
-        let is_sealed = trailer.is_some() && read_directory(&*file, &header).is_some();
+        let is_sealed = trailer.is_some() && read_directory(file, &header)?.is_some();
         if let Some(segment) = self.segments.get_mut(&header.id) {
             segment.end = end.max(sealed_end.unwrap_or(0)).max(covered_end);
             (segment.routes, segment.keys) = (directory.routes, directory.keys);
@@ -613,13 +614,13 @@ impl<D: Disk> Recovery<D> {
             let end = end.max(sealed_end.unwrap_or(0)).max(covered_end);
             self.unsealed.push(Unsealed {
                 header,
-                file,
                 end,
                 holes,
                 directory,
                 blank,
             });
         }
+        Ok(())
     }
 
     /// A group ends here, whole or not.
@@ -717,10 +718,11 @@ impl<D: Disk> Recovery<D> {
                 let _ = self.disk().remove(&path(leftover.header.kind.dir(), id));
                 continue;
             }
-            let (file, header) = (leftover.file, leftover.header);
-            let mut writer = SegmentWriter::resume(header, file.clone(), leftover.end, leftover.directory);
-            let directory = writer.directory.clone();
+            let header = leftover.header;
+            let directory = Arc::new(Mutex::new(leftover.directory));
             let sealed = || -> io::Result<(u32, u64)> {
+                let file = Arc::new(self.disk().open_patiently(&path(header.kind.dir(), id))?);
+                let mut writer = SegmentWriter::resume(header, file.clone(), leftover.end, directory.clone());
                 writer.seal(Ending::Cut, leftover.holes)?;
                 Ok((leftover.end, file.len()?))
             };

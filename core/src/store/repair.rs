@@ -7,7 +7,7 @@
 
 use super::check::{Progress, Report, check, check_locked};
 use super::directory::Directory;
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, Patient};
 use super::footer::Ending;
 use super::log::Store;
 use super::record::{FIRST, GROUP, Kind, LAST};
@@ -17,6 +17,7 @@ use super::segment::{SegmentWriter, Trailer, path};
 use super::settings::{StoreError, StoreSettings};
 use super::{QueueId, RecoveredQueue, quarantine};
 use crate::time::Now;
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
@@ -66,7 +67,7 @@ impl fmt::Display for Repaired {
 /// each file that is read, twice in all.
 ///
 /// # Errors
-/// If a process has the directory, if it cannot be listed, or if it is another release's.
+/// If a process has the directory, if it cannot be listed or something in it not be read, or if it is another release's.
 pub fn repair<D: Disk>(
     disk: Arc<D>,
     settings: StoreSettings,
@@ -131,22 +132,24 @@ impl<D: Disk> Store<D> {
             what: format!("mend {path}"),
             source,
         };
-        let file = Arc::new(self.shared.disk.open(&path).map_err(failed)?);
-        if !header.is_whole(&*file) {
+        let unread = |error| StoreError::unread(&path, error);
+        let file = Arc::new(self.shared.disk.open_patiently(&path).map_err(unread)?);
+        let patient = Patient(file.clone());
+        if !header.is_whole(&patient).map_err(unread)? {
             header.write(&*file).map_err(failed)?;
             file.sync_data().map_err(failed)?;
             done.push(format!("{path}: wrote the header again"));
         }
-        let ending = match Trailer::read(&*file).map(|trailer| trailer.ending) {
+        let ending = match Trailer::read(&patient).map_err(unread)?.map(|trailer| trailer.ending) {
             Some(Ending::Cut) => Ending::Cut,
             // Where a start left the end open, what is left of its groups counts.
             Some(Ending::Full | Ending::Mended) | None => Ending::Mended,
         };
         // What a checkpoint covered was whole when it was written.
         let groups_from = if ending == Ending::Cut { covered } else { u32::MAX };
-        let (directory, holes) = records_of(&*file, &header, end, groups_from);
+        let (directory, holes) = records_of(&patient, &header, end, groups_from).map_err(unread)?;
         let count = holes.len();
-        let mut writer = SegmentWriter::resume(header, file.clone(), end, directory);
+        let mut writer = SegmentWriter::resume(header, file, end, Arc::new(Mutex::new(directory)));
         self.seal_as(&mut writer, ending, holes).map_err(failed)?;
         done.push(format!("{path}: wrote the footer again, with {count} holes"));
         Ok(())
@@ -160,7 +163,7 @@ fn records_of<F: DiskFile>(
     header: &super::segment::SegmentHeader,
     end: u32,
     groups_from: u32,
-) -> (Directory, Vec<(u32, u32)>) {
+) -> io::Result<(Directory, Vec<(u32, u32)>)> {
     let (mut directory, mut holes) = (Directory::default(), Vec::new());
     let (mut group, mut begun) = (Vec::new(), false);
     let mut scanner = Scanner::new(file, header.base, header.seed());
@@ -199,10 +202,11 @@ fn records_of<F: DiskFile>(
             }
         }
     }
+    scanner.finish()?;
     if upto < end {
         holes.push((upto, end));
     }
-    (directory, holes)
+    Ok((directory, holes))
 }
 
 fn notes<D: Disk>(disk: &D) -> BTreeSet<String> {

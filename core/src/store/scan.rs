@@ -7,6 +7,7 @@ use super::disk::DiskFile;
 use super::record::{self, ALIGN, BatchHead, HEADER_BYTES, Kind, Raw};
 use super::segment::{RECORDS_AT, SECTOR, room};
 use super::varint::Input;
+use std::io;
 
 /// What lies in a segment.
 pub(crate) enum Scanned<'a> {
@@ -41,9 +42,10 @@ impl<'f, F: DiskFile> Scanner<'f, F> {
     pub(crate) fn end(&self) -> u32 {
         self.end
     }
-    /// Whether a read failed.
-    pub(crate) fn has_read_errors(&self) -> bool {
-        self.window.failed
+    /// # Errors
+    /// The scan ended early because bytes could not be read. To be asked once [`Scanner::next`] has returned `None`.
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
+        self.window.failed.take().map_or(Ok(()), Err)
     }
     /// Length of what may be read as the file.
     #[cfg(feature = "fuzzing")]
@@ -120,7 +122,8 @@ struct Window<'f, F> {
     len: u64,
     start: u64,
     bytes: Vec<u8>,
-    failed: bool,
+    /// Why nothing more is read.
+    failed: Option<io::Error>,
 }
 
 /// Bytes read at once.
@@ -128,18 +131,21 @@ const WINDOW_BYTES: usize = 256 << 10;
 
 impl<'f, F: DiskFile> Window<'f, F> {
     fn new(file: &'f F) -> Self {
-        let len = room(file);
+        let (len, failed) = match room(file) {
+            Ok(len) => (len, None),
+            Err(error) => (0, Some(error)),
+        };
         Window {
             file,
-            failed: len.is_err(),
-            len: len.unwrap_or(0),
+            failed,
+            len,
             start: 0,
             bytes: Vec::new(),
         }
     }
     /// `len` bytes at `at`, if the file has them.
     fn bytes(&mut self, at: u64, len: usize) -> Option<&[u8]> {
-        if at + len as u64 > self.len {
+        if self.failed.is_some() || at + len as u64 > self.len {
             return None;
         }
         let here = at
@@ -152,7 +158,6 @@ impl<'f, F: DiskFile> Window<'f, F> {
         self.bytes.get(skip..skip + len)
     }
     fn fill(&mut self, at: u64, len: usize) {
-        // Sectors, so that an unreadable one spoils no neighbour.
         let start = at / u64::from(SECTOR) * u64::from(SECTOR);
         let want = (len as u64 + (at - start))
             .max(WINDOW_BYTES as u64)
@@ -160,15 +165,9 @@ impl<'f, F: DiskFile> Window<'f, F> {
         self.start = start;
         self.bytes.clear();
         self.bytes.resize(usize::try_from(want).unwrap_or(usize::MAX), 0);
-        if self.file.read_at(&mut self.bytes, start).is_ok() {
-            return;
-        }
-        self.failed = true;
-        for (n, sector) in self.bytes.chunks_mut(SECTOR as usize).enumerate() {
-            let at = start + n as u64 * u64::from(SECTOR);
-            if self.file.read_at(sector, at).is_err() {
-                sector.fill(0);
-            }
+        if let Err(error) = self.file.read_at(&mut self.bytes, start) {
+            self.bytes.clear();
+            self.failed = Some(error);
         }
     }
 }

@@ -179,11 +179,15 @@ impl SegmentHeader {
         parse().unwrap_or(Err(BadHeader::Damaged))
     }
     /// Whether both copies at the file's start say this.
-    pub(crate) fn is_whole<F: DiskFile>(&self, file: &F) -> bool {
-        HEADERS_AT.iter().all(|at| {
+    pub(crate) fn is_whole<F: DiskFile>(&self, file: &F) -> io::Result<bool> {
+        for at in HEADERS_AT {
             let mut bytes = [0; SEGMENT_HEADER_BYTES];
-            file.read_at(&mut bytes, *at).is_ok() && SegmentHeader::decode(&bytes) == Ok(*self)
-        })
+            file.read_at(&mut bytes, at)?;
+            if SegmentHeader::decode(&bytes) != Ok(*self) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
     /// Writes both copies.
     pub(crate) fn write<F: DiskFile>(&self, file: &F) -> io::Result<()> {
@@ -192,20 +196,23 @@ impl SegmentHeader {
         HEADERS_AT.iter().try_for_each(|at| file.write_at(&sector, *at))
     }
     /// Reads the header of a file, from whichever of its copies holds.
-    pub(crate) fn read<F: DiskFile>(file: &F) -> Result<SegmentHeader, BadHeader> {
+    ///
+    /// # Errors
+    /// None that could be read holds, and one could not be read.
+    pub(crate) fn read<F: DiskFile>(file: &F) -> io::Result<Result<SegmentHeader, BadHeader>> {
         let mut sector = [0; SECTOR as usize];
+        let mut unread = None;
         for at in HEADERS_AT {
-            // An unreadable copy is as good as a damaged one.
-            if file.read_at(&mut sector, at).is_ok() {
-                match SegmentHeader::decode(&sector) {
-                    Err(BadHeader::Damaged) => {}
-                    found => return found,
-                }
+            match file.read_at(&mut sector, at).map(|_| SegmentHeader::decode(&sector)) {
+                Ok(Err(BadHeader::Damaged)) => {}
+                Ok(found) => return Ok(found),
+                Err(error) => unread = Some(error),
             }
         }
-        match Trailer::read(file) {
-            Some(trailer) => Ok(trailer.header),
-            None => Err(BadHeader::Damaged),
+        match (Trailer::read(file), unread) {
+            (Ok(Some(trailer)), _) => Ok(Ok(trailer.header)),
+            (Ok(None), None) => Ok(Err(BadHeader::Damaged)),
+            (Err(error), _) | (_, Some(error)) => Err(error),
         }
     }
 }
@@ -235,11 +242,17 @@ impl Trailer {
         sector[12..12 + out.len()].copy_from_slice(&out);
         sector
     }
-    pub(crate) fn read<F: DiskFile>(file: &F) -> Option<Trailer> {
-        let at = file.len().ok()?.checked_sub(u64::from(SECTOR))?;
+    /// `Ok(None)` if what was read is no trailer.
+    pub(crate) fn read<F: DiskFile>(file: &F) -> io::Result<Option<Trailer>> {
+        let Some(at) = file.len()?.checked_sub(u64::from(SECTOR)) else {
+            return Ok(None);
+        };
         let mut sector = [0; SECTOR as usize];
-        file.read_at(&mut sector, at).ok()?;
-        let mut input = Input(&sector);
+        file.read_at(&mut sector, at)?;
+        Ok(Trailer::decode(&sector))
+    }
+    fn decode(sector: &[u8]) -> Option<Trailer> {
+        let mut input = Input(sector);
         if input.bytes(8)? != TRAILER_MAGIC {
             return None;
         }
@@ -266,19 +279,26 @@ pub(crate) fn room<F: DiskFile>(file: &F) -> io::Result<u64> {
 }
 
 /// The directory of a sealed segment, if its footer holds.
-pub(crate) fn read_directory<F: DiskFile>(file: &F, header: &SegmentHeader) -> Option<(Footer, Vec<u8>)> {
-    let trailer = Trailer::read(file).filter(|t| t.header == *header)?;
+///
+/// # Errors
+/// It could not be read, which says nothing about whether it holds.
+pub(crate) fn read_directory<F: DiskFile>(file: &F, header: &SegmentHeader) -> io::Result<Option<(Footer, Vec<u8>)>> {
+    let Some(trailer) = Trailer::read(file)?.filter(|t| t.header == *header) else {
+        return Ok(None);
+    };
     let lsn = header.base + u64::from(trailer.footer);
     let mut start = [0; HEADER_BYTES];
-    file.read_at(&mut start, u64::from(trailer.footer)).ok()?;
-    let len = record::peek(&start, lsn)?;
-    if u64::from(trailer.footer) + len as u64 > file.len().ok()? {
-        return None;
+    file.read_at(&mut start, u64::from(trailer.footer))?;
+    let Some(len) = record::peek(&start, lsn) else {
+        return Ok(None);
+    };
+    if u64::from(trailer.footer) + len as u64 > file.len()? {
+        return Ok(None);
     }
     let mut bytes = vec![0; len];
-    file.read_at(&mut bytes, u64::from(trailer.footer)).ok()?;
-    let raw = record::open(&bytes, lsn, header.seed()).filter(|raw| raw.kind == Kind::Footer)?;
-    Some((Footer::parse(raw.head)?, raw.payload.to_vec()))
+    file.read_at(&mut bytes, u64::from(trailer.footer))?;
+    let raw = record::open(&bytes, lsn, header.seed()).filter(|raw| raw.kind == Kind::Footer);
+    Ok(raw.and_then(|raw| Some((Footer::parse(raw.head)?, raw.payload.to_vec()))))
 }
 
 /// Fills one segment.
@@ -310,8 +330,9 @@ impl<F: DiskFile> SegmentWriter<F> {
         let draft = format!("{dir}/draft");
         let file = match spare {
             Some(spare) => {
+                let file = disk.open(spare)?;
                 disk.rename(spare, &draft)?;
-                disk.open(&draft)?
+                file
             }
             None => disk.create(&draft)?,
         };
@@ -329,11 +350,11 @@ impl<F: DiskFile> SegmentWriter<F> {
             header,
             Arc::new(file),
             RECORDS_AT,
-            Directory::default(),
+            Arc::default(),
         ))
     }
     /// Goes on behind `end`, where everything is synced.
-    pub(crate) fn resume(header: SegmentHeader, file: Arc<F>, end: u32, directory: Directory) -> Self {
+    pub(crate) fn resume(header: SegmentHeader, file: Arc<F>, end: u32, directory: Arc<Mutex<Directory>>) -> Self {
         let seed = header.seed();
         SegmentWriter {
             header,
@@ -343,7 +364,7 @@ impl<F: DiskFile> SegmentWriter<F> {
             synced: end,
             pending: Vec::new(),
             pending_at: end,
-            directory: Arc::new(Mutex::new(directory)),
+            directory,
         }
     }
     /// Offset of the next record.

@@ -38,6 +38,8 @@ pub struct StoreSettings {
     pub compact_age_min: u32,
     /// Bytes compaction, or zeroing ahead, moves in one `tick`.
     pub slice_bytes: usize,
+    /// Files of segments kept open for reading, besides those being read.
+    pub open_files_max: usize,
     /// Unpredictable to peers; seeds the checksums of new segments.
     pub salt: u64,
 }
@@ -53,6 +55,7 @@ impl Default for StoreSettings {
             compact_live_percent_max: 15,
             compact_age_min: 4,
             slice_bytes: 512 << 10,
+            open_files_max: 64,
             salt: RandomState::new().hash_one("gatepost"),
         }
     }
@@ -77,6 +80,18 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
+    /// Bytes could not be read for longer than the limit. They are not taken for damage: nothing was changed, and a later
+    /// start that can read them finds them as they were.
+    #[error(
+        "cannot read {path}: {source}. Nothing in it was changed. If the medium is failing, copy the directory to another with a \
+         tool that skips unreadable sectors, and let `gatepost check --repair` make the best of the copy"
+    )]
+    Read {
+        /// Which file.
+        path: String,
+        /// What the system said last.
+        source: io::Error,
+    },
     /// The format is another release's.
     #[error(
         "{path} has format {found}; this release reads format {known}. Use the release that wrote it, or a newer one"
@@ -96,4 +111,13 @@ pub enum StoreError {
     /// Records that count together take more than 4 GiB.
     #[error("records that count together take {0} bytes, more than a segment can have")]
     TooLarge(usize),
+}
+
+impl StoreError {
+    pub(crate) fn unread(path: &str, source: io::Error) -> StoreError {
+        StoreError::Read {
+            path: path.to_owned(),
+            source,
+        }
+    }
 }

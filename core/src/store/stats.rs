@@ -37,6 +37,10 @@ pub struct StoreStats {
     pub segments: AtomicU64,
     /// Their bytes.
     pub segment_bytes: AtomicU64,
+    /// Reads and opens that failed, whether or not a later try succeeded.
+    pub read_errors: AtomicU64,
+    /// Files of segments that are open for reading.
+    pub open_files: AtomicU64,
     /// Damaged places set aside since the start.
     pub quarantined: AtomicU64,
     /// Live messages, counted once per queue.

@@ -5,9 +5,14 @@
 //! and a sector that was being written may be left as garbage, whatever it shared with neighbours. Creations, renames
 //! and removals become durable in order, some prefix of them surviving. After a crash every call fails until
 //! [`SimDisk::restart`].
+//!
+//! Reads fail too: see [`SimDisk::fail_reads`]. So do opens, where the process may have only so many files open
+//! ([`SimDisk::set_open_files_max`]), and reads may bring fewer bytes than asked ([`SimDisk::set_short_reads`]). A failed
+//! read says nothing about the bytes: they are as good as before when a later read brings them.
 
 use crate::store::disk::{Disk, DiskFile};
 use parking_lot::{Mutex, MutexGuard};
+use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -84,11 +89,31 @@ struct State {
     /// The machine has run on since a store said that it is in use; and what the next start is told of that.
     in_use: bool,
     has_run_on: bool,
+    read_faults: Vec<ReadFault>,
+    /// Failed reads and opens so far.
+    reads_failed: u64,
+    /// Failures in a row that a patient reader bears before it gives up.
+    patience: u32,
+    short_reads: bool,
+    open_files: u64,
+    open_files_peak: u64,
+    open_files_max: Option<u64>,
     free: Option<u64>,
     sync_takes: Duration,
     syncs: u64,
     bytes_written: u64,
     bytes_read: u64,
+}
+
+/// Reads that are to fail.
+#[derive(Clone, Debug)]
+struct ReadFault {
+    /// Only those of this file.
+    path: Option<String>,
+    /// Reads that still succeed before.
+    after: u64,
+    /// Reads that fail then.
+    times: u64,
 }
 
 #[derive(Clone, Default)]
@@ -166,6 +191,13 @@ impl SimDisk {
             locked: false,
             in_use: false,
             has_run_on: false,
+            read_faults: Vec::new(),
+            reads_failed: 0,
+            patience: 8,
+            short_reads: false,
+            open_files: 0,
+            open_files_peak: 0,
+            open_files_max: None,
             free: None,
             sync_takes: Duration::from_micros(500),
             syncs: 0,
@@ -203,6 +235,37 @@ impl SimDisk {
         let mut state = self.0.lock();
         state.fail_at = Some((state.changes + nth, fault));
     }
+    /// Reads fail with an I/O error: of `path`, or of any file. The first `after` of them succeed, the next `times` fail:
+    /// 1 is once, a few are a while, `u64::MAX` is for good. Adds to the faults that there are.
+    pub fn fail_reads(&self, path: Option<&str>, after: u64, times: u64) {
+        let path = path.map(str::to_owned);
+        self.0.lock().read_faults.push(ReadFault { path, after, times });
+    }
+    /// Reads work again.
+    pub fn heal_reads(&self) {
+        self.0.lock().read_faults.clear();
+    }
+    /// Reads that failed so far.
+    pub fn reads_failed(&self) -> u64 {
+        self.0.lock().reads_failed
+    }
+    /// How many failures in a row a start bears before it gives up, in place of a time.
+    pub fn set_patience(&self, failures: u32) {
+        self.0.lock().patience = failures;
+    }
+    /// Whether reads bring fewer bytes than asked, as `pread` may.
+    pub fn set_short_reads(&self, on: bool) {
+        self.0.lock().short_reads = on;
+    }
+    /// How many files the process may have open; one more fails with EMFILE.
+    pub fn set_open_files_max(&self, files: Option<u64>) {
+        self.0.lock().open_files_max = files;
+    }
+    /// Files that are open, and the most that were at the same time.
+    pub fn open_files(&self) -> (u64, u64) {
+        let state = self.0.lock();
+        (state.open_files, state.open_files_peak)
+    }
     /// Limits the bytes all files together may have.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.0.lock().free = bytes;
@@ -227,6 +290,9 @@ impl SimDisk {
             after.next_inode = state.next_inode;
             after.sync_takes = state.sync_takes;
             after.free = state.free;
+            after.patience = state.patience;
+            after.short_reads = state.short_reads;
+            after.open_files_max = state.open_files_max;
             after.has_run_on = crash == Crash::Process && state.in_use;
             // The kernel has what the process did not sync, and may lose it yet.
             let (names, pending_names) = match crash {
@@ -314,6 +380,9 @@ impl SimDisk {
         Ok((state, stops))
     }
     fn file(&self, inode: u64) -> SimFile {
+        let mut state = self.0.lock();
+        state.open_files += 1;
+        state.open_files_peak = state.open_files_peak.max(state.open_files);
         SimFile {
             disk: self.clone(),
             inode,
@@ -420,6 +489,7 @@ impl Disk for SimDisk {
         Ok(())
     }
     fn create(&self, path: &str) -> io::Result<SimFile> {
+        self.running()?.find_descriptor()?;
         let (mut state, stops) = self.change()?;
         let inode = state.next_inode;
         state.next_inode += 1;
@@ -431,7 +501,10 @@ impl Disk for SimDisk {
         Ok(self.file(inode))
     }
     fn open(&self, path: &str) -> io::Result<SimFile> {
-        let inode = self.running()?.names.get(path).copied().ok_or(ErrorKind::NotFound)?;
+        let state = self.running()?;
+        let inode = state.names.get(path).copied().ok_or(ErrorKind::NotFound)?;
+        state.find_descriptor()?;
+        drop(state);
         Ok(self.file(inode))
     }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -478,6 +551,10 @@ impl Disk for SimDisk {
         let state = self.running()?;
         Ok(state.free.map_or(u64::MAX, |free| free.saturating_sub(state.used())))
     }
+    fn wait_to_retry(&self, failures: u32, _: &io::Error) -> bool {
+        let state = self.0.lock();
+        !state.crashed && failures < state.patience
+    }
 }
 
 impl State {
@@ -488,6 +565,30 @@ impl State {
         } else {
             Ok(())
         }
+    }
+    fn find_descriptor(&self) -> io::Result<()> {
+        if self.open_files_max.is_some_and(|max| self.open_files >= max) {
+            return Err(io::Error::from_raw_os_error(Errno::MFILE.raw_os_error()));
+        }
+        Ok(())
+    }
+    /// Whether a read of that file is to fail, as one of those that were counted off.
+    fn read_fails(&mut self, inode: u64) -> bool {
+        let mut fails = false;
+        for fault in &mut self.read_faults {
+            let hits = |path: &String| self.names.get(path) == Some(&inode);
+            if !fault.path.as_ref().is_none_or(hits) {
+                continue;
+            }
+            if fault.after > 0 {
+                fault.after -= 1;
+            } else if fault.times > 0 {
+                fault.times -= u64::from(fault.times < u64::MAX);
+                fails = true;
+            }
+        }
+        self.reads_failed += u64::from(fails);
+        fails
     }
     fn used(&self) -> u64 {
         self.names
@@ -533,19 +634,34 @@ impl SimFile {
     }
 }
 
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.disk.0.lock().open_files -= 1;
+    }
+}
+
 impl DiskFile for SimFile {
-    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
+    fn read_some_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut state = self.disk.running()?;
+        if state.read_fails(self.inode) {
+            return Err(io::Error::from_raw_os_error(Errno::IO.raw_os_error()));
+        }
         let state = &mut *state;
         let file = state.files.get(&self.inode).ok_or(ErrorKind::NotFound)?;
         let rest = usize::try_from(offset)
             .ok()
             .and_then(|offset| file.now.get(offset..))
             .unwrap_or_default();
-        let len = rest.len().min(into.len());
+        let mut len = rest.len().min(into.len());
+        if state.short_reads && len > 1 {
+            len = 1 + state.rng.below(len as u64) as usize;
+        }
         into[..len].copy_from_slice(&rest[..len]);
         state.bytes_read += len as u64;
         Ok(len)
+    }
+    fn wait_to_retry(&self, failures: u32, error: &io::Error) -> bool {
+        self.disk.wait_to_retry(failures, error)
     }
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.change(Pending::Write(offset as usize, bytes.to_vec()))

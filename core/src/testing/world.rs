@@ -270,7 +270,10 @@ impl World {
     /// Reads the bodies the engine asked for.
     pub fn fetch(&mut self) {
         if let Some((_, reader)) = &mut self.store {
-            self.fetched.extend(reader.serve(&std::mem::take(&mut self.asked)));
+            let served = reader.serve(&std::mem::take(&mut self.asked));
+            self.fetched.extend(served.answers);
+            // The gateway's reader waits before it asks again. Here other things happen meanwhile.
+            self.asked.extend(served.failed);
         }
     }
     /// Brings the bodies that were read.

@@ -163,6 +163,10 @@ pub struct Store {
     pub backlog: Size,
     /// How long it may wait; over it publishers wait, too.
     pub backlog_time: Period,
+    /// For how long a read that fails is tried again before the process ends.
+    pub read_timeout: Period,
+    /// Files of the log kept open for reading; 0: by the limit on open files.
+    pub open_files: u64,
 }
 
 fn auto<S: serde::Serializer>(size: &Option<Size>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -333,6 +337,8 @@ impl Default for Store {
             cache: Size(16 << 20),
             backlog: Size(4 << 20),
             backlog_time: Period::secs(2),
+            read_timeout: Period::secs(30),
+            open_files: 0,
         }
     }
 }
@@ -589,6 +595,13 @@ impl Store {
             Period::parse("1ms").unwrap_or(Period::secs(1))..=Period::secs(3600),
             "from 1ms to 1h",
         );
+        s.within(
+            "read_timeout",
+            &mut self.read_timeout,
+            Period::secs(0)..=Period::secs(3600),
+            "up to 1h",
+        );
+        s.within("open_files", &mut self.open_files, 0..=65_536, "up to 65536");
     }
 }
 

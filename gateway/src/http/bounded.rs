@@ -26,14 +26,13 @@ pub(crate) struct Connection {
     _place: Option<OwnedSemaphorePermit>,
 }
 
-const CONNECTIONS_MAX: usize = 128;
 const IDLE: Duration = Duration::from_secs(30);
 
 impl Bounded {
     pub(crate) fn new(listener: TcpListener) -> Bounded {
         Bounded {
             listener,
-            free: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            free: Arc::new(Semaphore::new(crate::machine::http_connections_max() as usize)),
         }
     }
 }

@@ -248,6 +248,11 @@ pub(super) const STORE_COUNTERS: &[(&str, &str, StoreField)] = &[
         "Damaged places found since the start; each is in the log with its path, and in the directory's quarantine/.",
         |s| &s.quarantined,
     ),
+    (
+        "gatepost_store_read_errors_total",
+        "Reads of the log that failed, whether or not a later try succeeded. None of them counts as damage.",
+        |s| &s.read_errors,
+    ),
 ];
 
 /// Gauges of the store.
@@ -260,4 +265,9 @@ pub(super) const STORE_GAUGES: &[(&str, &str, StoreField)] = &[
         |s| &s.live_messages,
     ),
     ("gatepost_store_live_keys", "Live keyed records.", |s| &s.live_keys),
+    (
+        "gatepost_store_open_files",
+        "Files of segments that are open, at most store.open_files and those in use.",
+        |s| &s.open_files,
+    ),
 ];

@@ -78,6 +78,7 @@ impl Exporter {
         gauge!("gatepost_disk_full").set(flag(health.disk_full.load(Ordering::Relaxed)));
         gauge!("gatepost_log_reserved_bytes").set(health.log_reserved.load(Ordering::Relaxed) as f64);
         gauge!("gatepost_log_poisoned").set(flag(health.poisoned.load(Ordering::Relaxed)));
+        gauge!("gatepost_log_reads_failing").set(health.reads_failing.load(Ordering::Relaxed) as f64);
         gauge!("gatepost_scrape_duration_seconds").set(self.scrape_ns.load(Ordering::Relaxed) as f64 / 1e9);
     }
 }
@@ -265,6 +266,10 @@ fn describe(node: &Node) {
         "Disk set aside for the log, beside what is free."
     );
     describe_gauge!("gatepost_log_poisoned", "1 once the message log failed.");
+    describe_gauge!(
+        "gatepost_log_reads_failing",
+        "Reads of the log that failed and are tried again; their queues wait."
+    );
     describe_gauge!("gatepost_log_backlog_bytes", "Bytes that wait for the log.");
     describe_gauge!("gatepost_log_backlog_seconds", "How long the oldest of them waits.");
     describe_gauge!("gatepost_scrape_duration_seconds", "Time the last scrape took.");

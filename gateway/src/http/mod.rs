@@ -55,11 +55,14 @@ async fn alive(State(http): State<Http>) -> impl IntoResponse {
 
 const LOG_FAILED: &str = "the message log failed; nothing is confirmed any more\n";
 
+const READS_FAIL: &str = "reads of the message log fail and are tried again; queues wait for them\n";
+
 /// Whether to send clients here: never red for an alarm, which only makes publishers wait.
 async fn ready(State(http): State<Http>) -> impl IntoResponse {
     let health = &http.node.health;
     let checks = [
         (health.poisoned.load(Ordering::Relaxed), LOG_FAILED),
+        (health.reads_failing.load(Ordering::Relaxed) > 0, READS_FAIL),
         (health.stopping.load(Ordering::Relaxed), "stopping\n"),
         (!health.listening.load(Ordering::Relaxed), "not listening yet\n"),
     ];

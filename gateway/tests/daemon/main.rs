@@ -7,12 +7,14 @@
 
 mod amqp;
 mod damage;
+mod descriptors;
 mod durability;
 mod failure;
 mod hostile;
 mod interop;
 mod kills;
 mod mqtt;
+mod reading;
 mod startup;
 mod stomp;
 mod support;

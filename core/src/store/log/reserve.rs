@@ -9,7 +9,7 @@
 //! what consumers settle is still logged, in the spares; that lets segments die, and they become the next spares.
 
 use super::{AHEAD, SPARES_MAX, Store};
-use crate::store::disk::{Disk, DiskFile};
+use crate::store::disk::{Disk, DiskFile, is_out_of_descriptors};
 use crate::store::segment::{LOG_DIR, SegmentHeader, SegmentKind, SegmentWriter};
 use crate::store::stats::StoreStats;
 use std::io;
@@ -40,7 +40,12 @@ impl<D: Disk> Store<D> {
         let best = || self.spares.iter().rposition(|spare| spare.written);
         let spare = fits.then(|| best().unwrap_or(self.spares.len() - 1));
         let spare = spare.map(|at| self.spares.remove(at).path);
-        SegmentWriter::create(&*self.shared.disk, header, spare.as_deref())
+        let create = || SegmentWriter::create(&*self.shared.disk, header, spare.as_deref());
+        match create() {
+            // The log has the first claim on descriptors. Nothing was changed yet if the file could not be opened.
+            Err(error) if is_out_of_descriptors(&error) && self.shared.close_idle() => create(),
+            created => created,
+        }
     }
 
     /// Whether compaction may begin a file. The spares are not for it: without them no checkpoint could be written on a

@@ -124,12 +124,14 @@ impl<D: Disk> Store<D> {
     /// segment, if nothing else is in it, follows at once, and so on along the chain.
     pub(super) fn retire(&mut self) -> bool {
         for _ in 0..RETIRED_AT_ONCE {
-            let Some(segment) = self.doomed() else { return false };
+            let Some((segment, directory)) = self.doomed() else {
+                return false;
+            };
             let id = segment.header.id;
             self.segments.remove(&id);
             self.spare_failed = false;
             self.shared.index.lock().forget(id);
-            if let Err(error) = self.retire_one(&segment) {
+            if let Err(error) = self.retire_one(&segment, directory.as_deref()) {
                 // It stays on disk, and so do the deletions of what is in it. The next start sets it aside.
                 tracing::warn!(segment = id, %error, "a segment could not be recycled");
                 StoreStats::add(&self.shared.stats.background_failures, 1);
@@ -138,32 +140,51 @@ impl<D: Disk> Store<D> {
         true
     }
 
-    /// Takes out a segment that is doomed.
-    fn doomed(&mut self) -> Option<Segment> {
+    /// Takes out a segment that is doomed, and gives its directory if that holds and the segment has keys.
+    fn doomed(&mut self) -> Option<(Segment, Option<Vec<u8>>)> {
         let index = self.shared.index.lock();
         // What a checkpoint knows to hold deletions only needs no other checkpoint to go: none expects it.
         let is_doomed = |s: &&Segment| s.doomed || (s.outlives && index.live(s.header.id) == Live::default());
         let doomed: Vec<Segment> = self.segments.values().filter(is_doomed).copied().collect();
         drop(index);
-        doomed
-            .into_iter()
-            .find(|segment| self.shared.take_out(segment.header.id))
+        for segment in doomed {
+            let id = segment.header.id;
+            match self.directory_of(&segment) {
+                Ok(directory) if self.shared.take_out(id) => return Some((segment, directory)),
+                Ok(_) => {}
+                // The copies of its keys must be known before it goes. The next call tries again.
+                Err(error) => {
+                    StoreStats::add(&self.shared.stats.read_errors, 1);
+                    if let Some(known) = self.segments.get_mut(&id).filter(|known| !known.stuck) {
+                        known.stuck = true;
+                        tracing::warn!(segment = id, %error, "a segment is not recycled yet: its directory cannot be read");
+                    }
+                }
+            }
+        }
+        None
     }
 
-    fn retire_one(&mut self, segment: &Segment) -> io::Result<()> {
+    fn directory_of(&self, segment: &Segment) -> io::Result<Option<Vec<u8>>> {
+        if segment.keys == 0 {
+            return Ok(None);
+        }
+        let Some(pinned) = self.shared.pin(segment.header.id)? else {
+            return Ok(None);
+        };
+        let read = read_directory(&*pinned.file, &segment.header)?;
+        Ok(read.map(|(_, directory)| directory))
+    }
+
+    fn retire_one(&mut self, segment: &Segment, directory: Option<&[u8]>) -> io::Result<()> {
         let (disk, header) = (self.shared.disk.clone(), &segment.header);
         let name = path(header.kind.dir(), header.id);
-        let directory = if segment.keys > 0 {
-            read_directory(&disk.open(&name)?, header)
-        } else {
-            None
-        };
         if !self.keep_as_spare(header, segment.file_bytes, &name)? {
             disk.remove(&name)?;
             disk.sync_dir(header.kind.dir())?;
         }
-        if let Some((_, directory)) = directory {
-            let mut keys = Entries::new(&directory).filter_map(|listed| match listed {
+        if let Some(directory) = directory {
+            let mut keys = Entries::new(directory).filter_map(|listed| match listed {
                 Listed::Key { key, .. } => Some(key),
                 Listed::Message { .. } => None,
             });

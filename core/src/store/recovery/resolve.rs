@@ -3,16 +3,18 @@
 use super::{FoundQueue, Recovery};
 use crate::message::Position;
 use crate::store::directory::{Entries, Listed};
-use crate::store::disk::Disk;
+use crate::store::disk::{Disk, Patient};
 use crate::store::index::{KeyEntry, Move, QueueIndex, Root};
 use crate::store::reader::Chunk;
 use crate::store::record::{Kind, MessageHead, Raw, parse_key};
 use crate::store::segment::read_directory;
+use crate::store::settings::StoreError;
 use crate::store::spans::Span;
 use crate::store::stats::StoreStats;
 use crate::store::{LogEntry, Opening, QueueId, Recovered, RecoveredMessages, RecoveredQueue, Route};
 use hashbrown::{HashMap, HashSet};
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::Ordering;
 
 /// What is live of a queue, counted.
@@ -118,7 +120,7 @@ impl FoundQueue {
 
 impl<D: Disk> Recovery<D> {
     /// Builds the index and the answer from everything that was found.
-    pub(super) fn settle(&mut self, progress: &mut dyn FnMut(Opening)) -> Recovered {
+    pub(super) fn settle(&mut self, progress: &mut dyn FnMut(Opening)) -> Result<Recovered, StoreError> {
         for queue in self.queues.values_mut() {
             // Copies lie in younger segments; of two, the younger stays.
             queue
@@ -127,8 +129,8 @@ impl<D: Disk> Recovery<D> {
             queue.entries.dedup_by_key(|entry| entry.seq);
         }
         self.wanted = self.moves.values().map(|moved| moved.root).collect();
-        let mut found = self.count_listed(progress);
-        self.resolve_moves();
+        let mut found = self.count_listed(progress)?;
+        self.resolve_moves()?;
         let mut recovered = Recovered::default();
         for (id, queue) in std::mem::take(&mut self.queues) {
             if queue.deleted {
@@ -159,13 +161,13 @@ impl<D: Disk> Recovery<D> {
                 },
             );
         }
-        recovered
+        Ok(recovered)
     }
 
     /// Counts what the directories of covered segments list and nothing has settled since.
-    fn count_listed(&mut self, progress: &mut dyn FnMut(Opening)) -> BTreeMap<QueueId, Messages> {
+    fn count_listed(&mut self, progress: &mut dyn FnMut(Opening)) -> Result<BTreeMap<QueueId, Messages>, StoreError> {
         let Some(checkpoint) = self.checkpoint.take() else {
-            return BTreeMap::new();
+            return Ok(BTreeMap::new());
         };
         let mut counting: HashMap<QueueId, Counting<'_>> = HashMap::new();
         for (id, known) in &checkpoint.index.queues {
@@ -177,13 +179,13 @@ impl<D: Disk> Recovery<D> {
         let of = listed.len();
         for (n, id) in listed.into_iter().enumerate() {
             progress(Opening::Counted { files: n, of });
-            let directory = match self.shared.pin(id) {
-                Ok(Some(pinned)) => read_directory(&*pinned.file, &pinned.header),
-                _ => None,
+            let directory = match self.shared.pin_patiently(id)? {
+                Some(pinned) => read_directory(&*pinned.file, &pinned.header).map_err(|e| self.unread(id, e))?,
+                None => None,
             };
             let Some((_, directory)) = directory else {
                 // It held a moment ago.
-                tracing::error!(segment = id, "the directory of a segment cannot be read any more");
+                tracing::error!(segment = id, "the directory of a segment does not hold any more");
                 StoreStats::add(&self.shared.stats.quarantined, 1);
                 continue;
             };
@@ -219,7 +221,11 @@ impl<D: Disk> Recovery<D> {
             self.index.queues.insert(id, queue.index);
             (id, queue.messages)
         });
-        counted.collect()
+        Ok(counted.collect())
+    }
+
+    fn unread(&self, segment: u32, error: io::Error) -> StoreError {
+        StoreError::unread(&self.shared.path_of(segment), error)
     }
 
     /// Takes note of a payload that a move wants.
@@ -230,7 +236,7 @@ impl<D: Disk> Recovery<D> {
     }
 
     /// Gives moved messages the payloads of their roots.
-    fn resolve_moves(&mut self) {
+    fn resolve_moves(&mut self) -> Result<(), StoreError> {
         for ((queue, seq), moved) in std::mem::take(&mut self.moves) {
             let is_gone = |found: &FoundQueue| found.deleted || found.settled.contains(seq);
             if moved.flags & Route::TRANSIENT != 0 || self.queues.get(&queue).is_some_and(is_gone) {
@@ -241,7 +247,7 @@ impl<D: Disk> Recovery<D> {
             if self.queues.get(&queue).is_some_and(own) {
                 continue;
             }
-            let Some((at, body_len)) = self.root(moved.root) else {
+            let Some((at, body_len)) = self.root(moved.root)? else {
                 let is_damaged = self.shared.stats.quarantined.load(Ordering::Relaxed) > 0;
                 if is_damaged || self.was_covered(moved.root) {
                     tracing::error!(queue = queue.0, seq, "the payload of a moved message is gone");
@@ -269,6 +275,7 @@ impl<D: Disk> Recovery<D> {
                 },
             );
         }
+        Ok(())
     }
 
     /// Whether a checkpoint knew a payload, so that no crash can have torn it.
@@ -283,22 +290,27 @@ impl<D: Disk> Recovery<D> {
     }
 
     /// Where a payload lies, and the length of its body.
-    fn root(&self, root: Root) -> Option<(Position, u32)> {
+    fn root(&self, root: Root) -> Result<Option<(Position, u32)>, StoreError> {
         if let Some(found) = self.roots.get(&root) {
-            return Some(*found);
+            return Ok(Some(*found));
         }
-        match root {
+        let at = match root {
             Root::Route(queue, seq) => {
-                let entry = self.queues.get(&queue)?.find(seq)?;
-                Some((entry.at, entry.body_len))
+                let entry = self.queues.get(&queue).and_then(|queue| queue.find(seq));
+                return Ok(entry.map(|entry| (entry.at, entry.body_len)));
             }
-            Root::At(at) => {
-                let mut chunk = Chunk::new(self.shared.pin(at.segment).ok()??);
-                let raw = chunk.record(at.offset).ok()??;
-                let head = MessageHead::parse(raw.head).filter(|_| raw.kind == Kind::Message)?;
-                Some((at, head.body_len(raw.payload.len())))
-            }
-        }
+            Root::At(at) => at,
+        };
+        let Some(pinned) = self.shared.pin_patiently(at.segment)? else {
+            return Ok(None);
+        };
+        let mut chunk = Chunk::new(pinned);
+        let raw = chunk.record(at.offset).map_err(|e| self.unread(at.segment, e))?;
+        let raw = raw.filter(|raw| raw.kind == Kind::Message);
+        Ok(raw.and_then(|raw| {
+            let head = MessageHead::parse(raw.head)?;
+            Some((at, head.body_len(raw.payload.len())))
+        }))
     }
 
     /// Forgets the deletions that nothing is left to delete for, and says which others are known only from the
@@ -321,7 +333,7 @@ impl<D: Disk> Recovery<D> {
     }
 
     /// Reads the values of the live keys. What is lost is forgotten.
-    pub(super) fn read_keys(&mut self, recovered: &mut Recovered) {
+    pub(super) fn read_keys(&mut self, recovered: &mut Recovered) -> Result<(), StoreError> {
         let (mut order, mut lost) = (Vec::new(), Vec::new());
         let mut gone: BTreeMap<u32, u64> = BTreeMap::new();
         for (key, entry) in &self.index.keys {
@@ -336,25 +348,22 @@ impl<D: Disk> Recovery<D> {
             }
         }
         order.sort_unstable();
-        let mut chunk: Option<Chunk<D::File>> = None;
+        let mut chunk: Option<Chunk<Patient<D::File>>> = None;
         for (at, key) in order {
             if chunk.as_ref().is_none_or(|chunk| chunk.header().id != at.segment) {
-                chunk = self.shared.pin(at.segment).ok().flatten().map(Chunk::new);
+                chunk = self.shared.pin_patiently(at.segment)?.map(Chunk::new);
             }
             let Some(chunk) = &mut chunk else {
                 *gone.entry(at.segment).or_default() += 1;
                 continue;
             };
             let value = |raw: &Raw<'_>| parse_key(raw.head).is_some_and(|(_, found)| *found == *key);
-            match chunk.record(at.offset) {
-                Ok(Some(raw)) if raw.kind == Kind::Key && value(&raw) => {
+            match chunk.record(at.offset).map_err(|e| self.unread(at.segment, e))? {
+                Some(raw) if raw.kind == Kind::Key && value(&raw) => {
                     recovered.keys.insert(key, raw.payload.into());
                 }
-                found => {
-                    // What cannot be read now may be readable at another start.
-                    if found.is_ok() {
-                        lost.push(key);
-                    }
+                _ => {
+                    lost.push(key);
                     let sample = chunk.sample(at.offset);
                     self.shared
                         .damaged(chunk.header(), at.offset, &sample, "a keyed record does not hold");
@@ -368,5 +377,6 @@ impl<D: Disk> Recovery<D> {
         for key in lost {
             self.index.take_key(&key);
         }
+        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! What the store does, one behaviour at a time.
 
-use super::entries;
 use super::script::{batch, message, route, settings};
+use super::{bodies, entries};
 use crate::message::{Message, Position};
 use crate::store::disk::{Disk, RealDisk};
 use crate::store::{
@@ -64,17 +64,13 @@ fn churn(store: &mut Store<SimDisk>, from: u64, count: u64) {
 }
 
 fn read(store: &Store<SimDisk>, queue: u64, seq: u64, at: Position) -> Option<Message> {
-    store
-        .reader()
-        .read(&[Read {
-            queue: QueueId(queue),
-            seq,
-            at,
-            waited: 0,
-        }])
-        .pop()
-        .unwrap()
-        .message
+    let read = Read {
+        queue: QueueId(queue),
+        seq,
+        at,
+        waited: 0,
+    };
+    bodies(store, &[read]).pop().unwrap().message
 }
 
 #[test]
@@ -526,13 +522,7 @@ fn a_real_directory_works_and_is_locked_by_pid() {
             waited: 0,
         })
         .collect();
-    assert!(
-        store
-            .reader()
-            .read(&reads)
-            .iter()
-            .all(|loaded| loaded.message.is_some())
-    );
+    assert!(bodies(&store, &reads).iter().all(|loaded| loaded.message.is_some()));
     drop(store);
     std::fs::remove_dir_all(&root).unwrap();
 }

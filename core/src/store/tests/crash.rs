@@ -214,7 +214,7 @@ fn a_footer_that_a_start_cannot_write_again_is_no_damage() {
     disk.sync_dir("").unwrap();
     let segment = "log/00000001.seg";
     let file = disk.open(segment).unwrap();
-    let (trailer, len) = (Trailer::read(&file).unwrap(), file.len().unwrap() as usize);
+    let (trailer, len) = (Trailer::read(&file).unwrap().unwrap(), file.len().unwrap() as usize);
     disk.damage(segment, |bytes| bytes[trailer.footer as usize..len - 512].fill(0));
     let changes = |nth: Option<u64>| {
         let disk = disk.restart(Crash::Power);

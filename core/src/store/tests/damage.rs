@@ -1,7 +1,7 @@
 //! Bytes that are not what they were: the start succeeds, and what is intact is served.
 
-use super::entries;
 use super::script::{Script, message, runs};
+use super::{bodies, entries};
 use crate::store::{Read, Recovered, Store, check};
 use crate::testing::disk::{Crash, Rng, SimDisk};
 use crate::time::Wall;
@@ -64,7 +64,7 @@ pub(super) fn contents(
                 waited: 0,
             })
             .collect();
-        for loaded in store.reader().read(&reads) {
+        for loaded in bodies(store, &reads) {
             let at = (queue.0, loaded.seq);
             let Some(got) = loaded.message else {
                 lost.insert(at);

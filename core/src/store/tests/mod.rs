@@ -4,12 +4,13 @@ mod behaviour;
 mod crash;
 mod damage;
 mod deletions;
+mod reading;
 mod repair;
 mod script;
 mod upkeep;
 
 use super::disk::Disk;
-use super::{LogEntry, PageRead, QueueId, Store};
+use super::{Loaded, LogEntry, PageRead, QueueId, Read, Store};
 use crate::testing::disk::Rng;
 
 /// All that the log has of a queue, page by page.
@@ -23,7 +24,7 @@ pub(super) fn entries<D: Disk>(store: &Store<D>, queue: QueueId) -> Vec<LogEntry
             upto: u64::MAX - 1,
             count: 1 + entries.len() % 5,
         };
-        let page = reader.pages(&[asked]).pop().expect("as many answers as questions");
+        let page = again(|| reader.pages(&[asked]).pop().expect("as many answers as questions"));
         let (empty, upto) = (page.entries.is_empty(), page.upto);
         assert!(page.entries.iter().all(|e| (from..=upto).contains(&e.seq)));
         entries.extend(page.entries);
@@ -33,6 +34,22 @@ pub(super) fn entries<D: Disk>(store: &Store<D>, queue: QueueId) -> Vec<LogEntry
         assert!(!empty || upto >= from, "a page moves on");
         from = upto + 1;
     }
+}
+
+/// Reads messages, in the order asked. What cannot be read is asked again, as the gateway does.
+pub(super) fn bodies<D: Disk>(store: &Store<D>, reads: &[Read]) -> Vec<Loaded> {
+    let reader = store.reader();
+    let first = reader.read(reads).into_iter().zip(reads);
+    let asked_again = |read: &Read| again(|| reader.read(&[*read]).pop().expect("as many answers as questions"));
+    first
+        .map(|(loaded, read)| loaded.unwrap_or_else(|_| asked_again(read)))
+        .collect()
+}
+
+/// Tries until it succeeds, a thousand times at most.
+fn again<T>(mut attempt: impl FnMut() -> std::io::Result<T>) -> T {
+    let tries = (0..1000).find_map(|_| attempt().ok());
+    tries.expect("the disk reads at last")
 }
 
 /// Files of a store that lived, whole and with bytes changed: what fuzzing starts from.

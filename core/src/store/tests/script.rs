@@ -1,6 +1,6 @@
 //! A store under a random load, and a book of what it must, may and must not give back.
 
-use super::entries;
+use super::{bodies, entries};
 use crate::message::{Envelope, Message};
 use crate::store::{
     Batch, Durability, LogEntry, Lsn, QueueAcks, QueueId, Read, Record, Recovered, Route, Routes, State, Store,
@@ -25,6 +25,7 @@ pub(super) fn settings() -> StoreSettings {
         salt: 0x5eed,
         interval: Duration::from_millis(500),
         confirm_written: false,
+        open_files_max: 4,
     }
 }
 
@@ -659,7 +660,7 @@ impl Script {
                 entries(store, *queue).into_iter().map(read)
             })
             .collect();
-        for (read, loaded) in reads.iter().zip(store.reader().read(&reads)) {
+        for (read, loaded) in reads.iter().zip(bodies(store, &reads)) {
             let Some(got) = loaded.message else {
                 panic!("seed {seed}: {read:?} cannot be read")
             };
