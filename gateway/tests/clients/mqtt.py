@@ -25,8 +25,9 @@ class Client:
     """A paho client with its loop running; `inbox` fills with what it receives."""
 
     def __init__(self, version=V3, client_id=None, clean=True, expiry=0, will=None, keepalive=60, connect=True,
-                 manual_ack=False, user=None, inflight=20, **connect_properties):
+                 manual_ack=False, user=None, inflight=20, port=MQTT, **connect_properties):
         self.version = version
+        self.port = port
         self.client_id = client_id or unique("c")
         self.inbox = []
         self.disconnects = []
@@ -63,7 +64,7 @@ class Client:
             settings = {"clean_start": clean, "properties": properties("CONNECT", **sent)}
         else:
             settings = {}
-        self.paho.connect(HOST, MQTT, self.keepalive, **settings)
+        self.paho.connect(HOST, self.port, self.keepalive, **settings)
         self.paho.loop_start()
         later(self.drop)
         self._until(lambda: self.connack, "a CONNACK")

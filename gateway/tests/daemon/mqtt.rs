@@ -1,4 +1,4 @@
-//! MQTT 3.1, 3.1.1 and 5 under paho-mqtt and mqtt.js, and on bare sockets.
+//! MQTT 3.1, 3.1.1 and 5 under paho-mqtt, mqtt.js and Mosquitto's bridge, and on bare sockets.
 
 use crate::support::{Gatepost, node, python};
 
@@ -20,6 +20,11 @@ fn what_only_version_5_has_is_there() {
 #[test]
 fn the_wire_is_spoken_to_the_letter_and_faults_get_their_code() {
     python(&mut Gatepost::start(), "mqtt_wire.py");
+}
+
+#[test]
+fn mosquitto_bridges_both_ways_over_restarts_of_both() {
+    python(&mut Gatepost::start(), "mqtt_bridge.py");
 }
 
 #[test]
