@@ -16,6 +16,7 @@ pub mod engine;
 pub mod event;
 mod exchange;
 pub mod fault;
+pub mod keys;
 mod ledger;
 pub mod message;
 pub mod properties;

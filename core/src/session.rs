@@ -7,11 +7,57 @@
 
 use crate::command::{Command, Peer};
 use crate::event::Event;
+use crate::keys::{Key, Values};
 use crate::properties::{Codecs, PropertyCodec};
 use crate::time::{Now, Time};
 use std::sync::Arc;
 
-/// A protocol: makes sessions. One value per process, listed in `gateway/src/protocols.rs`.
+/// What a protocol says about itself before anything is configured. A constant of its crate, which
+/// `gateway/src/protocols.rs` lists: that line is all the gateway knows about it.
+pub struct Description {
+    /// Short lower-case name: `amqp`. Its listener and its section of the configuration are called so.
+    pub name: &'static str,
+    /// The port its listener has by default; `None`: it listens only where the configuration says so.
+    pub port: Option<u16>,
+    /// Its `protocol` label in metrics whose names dashboards know from elsewhere.
+    pub metrics_label: &'static str,
+    /// Whether a client that gives no name may log in where the node allows it.
+    pub nameless_logins: bool,
+    /// Whether a connection that begins with these bytes speaks it.
+    pub first_bytes: fn(&[u8]) -> FirstBytes,
+    /// Its own keys of the configuration. What several protocols read belongs to the node.
+    pub keys: &'static [Key],
+    /// How a person tries it from this machine, with `{port}` for the port.
+    pub try_it: Option<&'static str>,
+    /// The protocol, set up with these values. Also run to check values, so it must have no effect of its own.
+    pub make: fn(&Values) -> Box<dyn Protocol>,
+}
+
+/// What the first bytes of a connection say about its protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstBytes {
+    /// It is this one.
+    Yes,
+    /// It is another.
+    No,
+    /// More bytes are needed to tell.
+    More,
+}
+
+impl FirstBytes {
+    /// For a protocol whose connections begin with `prefix`.
+    pub fn starts_with(bytes: &[u8], prefix: &[u8]) -> FirstBytes {
+        if bytes.starts_with(prefix) {
+            FirstBytes::Yes
+        } else if prefix.starts_with(bytes) {
+            FirstBytes::More
+        } else {
+            FirstBytes::No
+        }
+    }
+}
+
+/// A protocol: makes sessions. One value per process, made by its [`Description`].
 pub trait Protocol: Send + Sync {
     /// Short lower-case name, as in the configuration: `amqp`, `mqtt`, `stomp`.
     fn name(&self) -> &'static str;
@@ -19,6 +65,10 @@ pub trait Protocol: Send + Sync {
     fn codec(&self) -> Arc<dyn PropertyCodec>;
     /// A session for a connection accepted at `now`.
     fn open(&self, now: Now, peer: Peer) -> Box<dyn Session>;
+    /// The configuration was replaced: sessions opened from here on read these values. Open ones keep theirs.
+    fn configure(&self, values: &Values) {
+        let _ = values;
+    }
 }
 
 /// What a session is lent for one call.

@@ -94,7 +94,7 @@ fn share(pool: usize, used: usize, total: usize, count: usize) -> usize {
 
 /// Gives the engines new shares every second, and whenever one has used half of what its share left free, for ever.
 pub(crate) async fn run(node: &Node) {
-    let pools = Pools::of(&node.config);
+    let pools = Pools::of(&node.config());
     loop {
         settle(node, &pools);
         let _ = tokio::time::timeout(EVERY, node.short_of_memory.notified()).await;

@@ -4,6 +4,7 @@
 //! definitions can be taken over, and a check is cheap enough for an I/O thread. Slower hashes will need a thread.
 
 use crate::config::{Anonymous, Config};
+use crate::protocols;
 use crate::random::random;
 use gatepost_core::command::{Login, Peer};
 use gatepost_core::event::{Event, LoginFailure, LoginRefused};
@@ -15,7 +16,13 @@ use subtle::ConstantTimeEq as _;
 
 /// Users, and the rules about logins without one.
 pub(crate) struct Directory {
-    users: RwLock<HashMap<Name, PasswordHash>>,
+    /// Replaced as a whole by a reload. A login reads one of them from beginning to end.
+    rules: RwLock<Rules>,
+}
+
+/// What a login is held against.
+pub(crate) struct Rules {
+    users: HashMap<Name, PasswordHash>,
     loopback_users: Vec<String>,
     anonymous: Anonymous,
     anonymous_user: Name,
@@ -29,20 +36,50 @@ impl Directory {
     /// # Errors
     /// The file cannot be read or is empty; the text names it.
     pub(crate) fn new(config: &Config) -> Result<Directory, String> {
+        Ok(Directory {
+            rules: RwLock::new(Rules::new(config)?),
+        })
+    }
+
+    /// Holds later logins against other rules.
+    pub(crate) fn replace(&self, rules: Rules) {
+        *self.rules.write() = rules;
+    }
+
+    /// Answers `Authenticate`: `Authenticated` or `LoginRefused`. MQTT and STOMP know logins without a name.
+    pub(crate) fn authenticate(&self, protocol: &str, peer: Peer, login: Login) -> Event {
+        let rules = self.rules.read();
+        let answer = match login {
+            Login::Password { user, password } => rules.password(user, &password, peer),
+            Login::Anonymous => rules.without_name(protocol, peer),
+        };
+        match answer {
+            Ok(user) => Event::Authenticated { user },
+            Err(refused) => Event::LoginRefused(Box::new(refused)),
+        }
+    }
+}
+
+impl Rules {
+    /// The rules that the configuration states; the default user's password is read from its file.
+    ///
+    /// # Errors
+    /// As [`Directory::new`].
+    pub(crate) fn new(config: &Config) -> Result<Rules, String> {
         let auth = &config.auth;
         let mut users = HashMap::new();
         if !auth.default_user.is_empty() {
             let password = match auth.default_password_file.as_str() {
                 "" => auth.default_user.clone(),
-                path => password_of(path)?,
+                path => password_of(path).map_err(|what| format!("{PASSWORD_FILE}: {what}"))?,
             };
             users.insert(
                 Name::from(auth.default_user.as_str()),
                 PasswordHash::new(password.as_bytes()),
             );
         }
-        Ok(Directory {
-            users: RwLock::new(users),
+        Ok(Rules {
+            users,
             loopback_users: auth.loopback_users.clone(),
             anonymous: config.mqtt.anonymous,
             anonymous_user: config.mqtt.anonymous_user.as_str().into(),
@@ -50,27 +87,11 @@ impl Directory {
         })
     }
 
-    /// Answers `Authenticate`: `Authenticated` or `LoginRefused`. MQTT and STOMP know logins without a name.
-    pub(crate) fn authenticate(&self, protocol: &str, peer: Peer, login: Login) -> Event {
-        let answer = match login {
-            Login::Password { user, password } => self.password(user, &password, peer),
-            Login::Anonymous => self.without_name(protocol, peer),
-        };
-        match answer {
-            Ok(user) => Event::Authenticated { user },
-            Err(refused) => Event::LoginRefused(Box::new(refused)),
-        }
-    }
-
     fn password(&self, user: Name, password: &[u8], peer: Peer) -> Result<Name, LoginRefused> {
-        let matches = {
-            let users = self.users.read();
-            let known = users.get(&user);
-            // Both sides are always computed. A blank password is refused whatever the hash says.
-            let matches = known.unwrap_or(&self.nobody).matches(password);
-            matches && known.is_some() && !password.is_empty()
-        };
-        if !matches {
+        let known = self.users.get(&user);
+        // Both sides are always computed. A blank password is refused whatever the hash says.
+        let matches = known.unwrap_or(&self.nobody).matches(password);
+        if !matches || known.is_none() || password.is_empty() {
             return Err(LoginRefused {
                 user,
                 why: LoginFailure::BadCredentials,
@@ -92,8 +113,8 @@ impl Directory {
             Anonymous::Loopback => peer.is_loopback(),
             Anonymous::Allow => true,
         };
-        // AMQP has a mechanism of its own for that, which is not offered.
-        if allowed && protocol != "amqp" {
+        let nameless = protocols::ALL.iter().any(|p| p.name == protocol && p.nameless_logins);
+        if allowed && nameless {
             Ok(self.anonymous_user.clone())
         } else {
             Err(LoginRefused {
@@ -133,12 +154,18 @@ fn digest(salt: [u8; 4], password: &[u8]) -> [u8; 32] {
         .into()
 }
 
+/// The key that names the default user's password file.
+pub(crate) const PASSWORD_FILE: &str = "auth.default_password_file";
+
 /// A password file: its first line.
-fn password_of(path: &str) -> Result<String, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("auth.default_password_file: {path}: {error}"))?;
+///
+/// # Errors
+/// It cannot be read, or its first line is empty; the text names the file.
+pub(crate) fn password_of(path: &str) -> Result<String, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{path} cannot be read: {error}"))?;
     match text.lines().next() {
         Some(password) if !password.is_empty() => Ok(password.to_owned()),
-        _ => Err(format!("auth.default_password_file: {path} is empty")),
+        _ => Err(format!("{path} holds no password in its first line")),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::listener::Bound;
 use crate::node::Node;
+use crate::protocols;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -12,17 +13,14 @@ pub(crate) fn text(node: &Node, ports: &[Bound], threads: usize, ready_in: Durat
         env!("CARGO_PKG_VERSION"),
         ready_in.as_millis()
     );
-    let data = &node.config.node.data_dir;
+    let config = node.config();
+    let data = &config.node.data_dir;
     let data = std::fs::canonicalize(data).unwrap_or_else(|_| data.clone());
     let plural = if threads == 1 { "" } else { "s" };
-    let _ = writeln!(
-        text,
-        "  node     {} ({threads} I/O thread{plural})",
-        node.config.node.name
-    );
+    let _ = writeln!(text, "  node     {} ({threads} I/O thread{plural})", config.node.name);
     let _ = writeln!(text, "  data     {}", data.display());
     for port in ports {
-        let note = if port.name == "metrics" {
+        let note = if port.protocol.is_none() {
             "  (/metrics, /healthz, /readyz)"
         } else {
             ""
@@ -31,7 +29,7 @@ pub(crate) fn text(node: &Node, ports: &[Bound], threads: usize, ready_in: Durat
     }
     let tries: Vec<String> = ports
         .iter()
-        .filter_map(|port| try_it(port.name, port.address.port()))
+        .filter_map(|port| try_it(port.protocol, port.address.port()))
         .collect();
     if !tries.is_empty() {
         text.push_str("\n  Try it, from this machine:\n");
@@ -42,11 +40,10 @@ pub(crate) fn text(node: &Node, ports: &[Bound], threads: usize, ready_in: Durat
     text
 }
 
-fn try_it(name: &str, port: u16) -> Option<String> {
-    Some(match name {
-        "mqtt" => format!("mosquitto_sub -p {port} -t 'plant/#' &  mosquitto_pub -p {port} -t plant/1/temp -m 21.5"),
-        "amqp" => format!("amqp://guest:guest@localhost:{port}/   (topic plant/1/temp is amq.topic, key plant.1.temp)"),
-        "metrics" => format!("curl localhost:{port}/metrics"),
-        _ => return None,
-    })
+fn try_it(protocol: Option<usize>, port: u16) -> Option<String> {
+    let line = match protocol {
+        Some(place) => protocols::ALL.get(place)?.try_it?,
+        None => "curl localhost:{port}/metrics",
+    };
+    Some(line.replace("{port}", &port.to_string()))
 }

@@ -195,7 +195,7 @@ impl LogQueue {
 /// # Errors
 /// The store failed: it is poisoned, and nothing more will be confirmed.
 pub(crate) fn run(node: &Node, mut store: Store) -> Result<(), StoreError> {
-    let settings = &node.config.store;
+    let settings = &node.config().store;
     let now = Instant::now();
     let mut pace = Pace {
         gap: settings.min_sync_gap.0,

@@ -29,6 +29,7 @@ mod node;
 mod protocols;
 mod random;
 mod reader;
+mod reload;
 mod server;
 mod shutdown;
 mod store;

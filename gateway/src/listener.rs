@@ -4,6 +4,7 @@ use crate::config::Listener;
 use crate::exit::Failure;
 use crate::machine;
 use crate::node::Node;
+use crate::protocols;
 use crate::threads::IoThreads;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, ErrorKind};
@@ -15,8 +16,10 @@ use std::time::Duration;
 /// A bound port.
 #[derive(Debug)]
 pub(crate) struct Bound {
-    /// Who speaks there: a name of `listeners`.
-    pub name: &'static str,
+    /// The listener's name in the configuration.
+    pub name: String,
+    /// The place of the protocol that is spoken there; `None`: HTTP, for metrics and health.
+    pub protocol: Option<usize>,
     /// The address, with the port the system chose if it was to choose.
     pub address: SocketAddr,
     /// The socket, not blocking.
@@ -27,16 +30,16 @@ pub(crate) struct Bound {
 ///
 /// # Errors
 /// An address is in use, not ours, or not allowed; the text says which, and what to do.
-pub(crate) fn bind(name: &'static str, listener: &Listener) -> Result<Vec<Bound>, Failure> {
+pub(crate) fn bind(name: &str, listener: &Listener) -> Result<Vec<Bound>, Failure> {
     listener
         .bind
         .iter()
-        .map(|address| bind_one(name, *address, listener.backlog))
+        .map(|address| bind_one(name, listener, *address))
         .collect()
 }
 
-fn bind_one(name: &'static str, address: SocketAddr, backlog: u32) -> Result<Bound, Failure> {
-    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+fn bind_one(name: &str, listener: &Listener, address: SocketAddr) -> Result<Bound, Failure> {
+    let backlog = i32::try_from(listener.backlog).unwrap_or(i32::MAX);
     let result = match (listen(address, backlog), address) {
         // A machine without IPv6 still has a default configuration.
         (Err(error), SocketAddr::V6(v6)) if v6.ip().is_unspecified() && is_without_ipv6(&error) => {
@@ -47,7 +50,8 @@ fn bind_one(name: &'static str, address: SocketAddr, backlog: u32) -> Result<Bou
     result
         .and_then(|socket| {
             Ok(Bound {
-                name,
+                name: name.to_owned(),
+                protocol: protocols::find(&listener.protocol),
                 address: socket.local_addr()?,
                 socket,
             })
@@ -143,8 +147,12 @@ fn admit(node: &Arc<Node>, threads: &IoThreads, protocol: usize, stream: tokio::
     let Some(counts) = node.connections.get(protocol) else {
         return;
     };
-    let reserved = machine::files_reserved(node.config.store.open_files);
-    let limit = connections_max(node.config.limits.max_connections, machine::open_files_max(), reserved);
+    let reserved = machine::files_reserved(node.config().store.open_files);
+    let limit = connections_max(
+        node.config().limits.max_connections,
+        machine::open_files_max(),
+        reserved,
+    );
     if node.connections_open() >= limit {
         counts.refused.fetch_add(1, Ordering::Relaxed);
         if let Some(left_out) = node.throttle.admit() {
@@ -168,6 +176,7 @@ mod tests {
 
     fn loopback() -> Listener {
         Listener {
+            protocol: "amqp".to_owned(),
             bind: vec!["127.0.0.1:0".parse().expect("an address")],
             backlog: 16,
         }
@@ -178,6 +187,7 @@ mod tests {
         let first = bind("amqp", &loopback()).expect("bound");
         let address = first.first().expect("one").address;
         let again = Listener {
+            protocol: "mqtt".to_owned(),
             bind: vec![address],
             backlog: 16,
         };
@@ -201,6 +211,7 @@ mod tests {
     #[test]
     fn the_unspecified_ipv6_address_takes_ipv4_too() {
         let any = Listener {
+            protocol: "amqp".to_owned(),
             bind: vec!["[::]:0".parse().expect("an address")],
             backlog: 16,
         };

@@ -5,17 +5,72 @@ use parking_lot::Mutex;
 use std::fs::OpenOptions;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{Layer, fmt};
+use tracing_subscriber::{Layer, Registry, fmt, reload};
+
+/// Values of `log.level`, for people.
+pub(crate) const LEVELS: &str =
+    "error, warn (or warning), info, debug or trace, or a list such as \"info,gatepost_mqtt=debug\"";
+
+/// Whether `text` is a value of `log.level`.
+pub(crate) fn is_level(text: &str) -> bool {
+    filter(text).is_some()
+}
+
+/// A list of levels, each for all modules or, after `module=`, for one. Parsed here because the library's own parser
+/// takes a word that it does not know for a module's name, and then writes nothing else.
+fn filter(text: &str) -> Option<Targets> {
+    // A list that names modules only leaves the others as they are by default.
+    let mut filter = Targets::new().with_default(LevelFilter::INFO);
+    for part in text.split(',') {
+        filter = match part.trim().split_once('=') {
+            Some((module, word)) if is_module(module) => filter.with_target(module, level(word)?),
+            Some(_) => return None,
+            None => filter.with_default(level(part.trim())?),
+        };
+    }
+    Some(filter)
+}
+
+fn level(word: &str) -> Option<LevelFilter> {
+    Some(match word.to_ascii_lowercase().as_str() {
+        "error" => LevelFilter::ERROR,
+        "warn" | "warning" => LevelFilter::WARN,
+        "info" => LevelFilter::INFO,
+        "debug" => LevelFilter::DEBUG,
+        "trace" => LevelFilter::TRACE,
+        _ => return None,
+    })
+}
+
+fn is_module(name: &str) -> bool {
+    let is_part = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    name.split("::").all(is_part)
+}
+
+/// Changes the level of a log that is running.
+pub(crate) struct Level(reload::Handle<Targets, Registry>);
+
+impl Level {
+    /// Writes lines of this level from here on. A value that is none changes nothing.
+    pub(crate) fn set(&self, level: &str) {
+        if let Some(filter) = filter(level) {
+            // Fails only if the log is gone, which lives as long as the process.
+            let _ = self.0.reload(filter);
+        }
+    }
+}
 
 /// Sends log lines where the configuration says.
 ///
 /// # Errors
 /// The file cannot be opened; the text names it.
-pub(crate) fn start(log: &Log) -> Result<(), String> {
-    let filter: Targets = log.level.parse().map_err(|error| format!("log.level: {error}"))?;
+pub(crate) fn start(log: &Log) -> Result<Level, String> {
+    let filter = filter(&log.level).ok_or_else(|| format!("log.level: expected {LEVELS}"))?;
+    let (filter, level) = reload::Layer::new(filter);
     let layer = match log.target.as_str() {
         "stderr" => match log.format {
             LogFormat::Text => fmt::layer()
@@ -39,7 +94,7 @@ pub(crate) fn start(log: &Log) -> Result<(), String> {
         }
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).init();
-    Ok(())
+    Ok(Level(level))
 }
 
 /// Lets a number of lines a second through and counts the rest.
@@ -77,6 +132,36 @@ impl Throttle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `warning` and any nonsense used to be taken for a module's name, and nothing was written any more.
+    #[test]
+    fn a_word_that_is_no_level_is_refused_and_none_silences_the_log() {
+        for word in [
+            "",
+            "off",
+            "none",
+            "loud",
+            "info,",
+            "warn,loud",
+            "gatepost=loud",
+            "=info",
+            "a b=info",
+        ] {
+            assert!(!is_level(word), "{word}");
+        }
+        for (text, info) in [
+            ("warning", false),
+            ("WARN", false),
+            ("info", true),
+            ("gatepost_mqtt=error", true),
+        ] {
+            let filter = filter(text).unwrap_or_else(|| panic!("{text} is a level"));
+            assert!(filter.would_enable("gatepost", &tracing::Level::ERROR), "{text}");
+            assert_eq!(filter.would_enable("gatepost", &tracing::Level::INFO), info, "{text}");
+        }
+        let filter = filter("warning,gatepost_mqtt=debug").expect("levels");
+        assert!(filter.would_enable("gatepost_mqtt::session", &tracing::Level::DEBUG));
+    }
 
     #[test]
     fn a_crowd_gets_its_share_of_lines_and_no_more() {

@@ -22,6 +22,12 @@ struct Arguments {
     /// Print the configuration in effect and exit
     #[arg(long)]
     print_config: bool,
+    /// Print a configuration file with all keys, their meaning and their defaults, and exit
+    #[arg(long)]
+    sample_config: bool,
+    /// Print all keys as a page of Markdown and exit
+    #[arg(long)]
+    config_reference: bool,
     #[command(subcommand)]
     verb: Option<Verb>,
 }
@@ -58,23 +64,31 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     if let Some(Verb::Check { data, repair }) = arguments.verb {
         return gatepost::check(&data, repair);
     }
-    let loaded = config::load(arguments.config.as_deref(), environment());
-    let mut config = loaded.map_err(|problems| Failure::Configuration(problems.to_string()))?;
-    if let Some(data) = arguments.data {
-        config.node.data_dir = data;
+    if arguments.sample_config {
+        print!("{}", config::sample());
+        return Ok(());
     }
+    if arguments.config_reference {
+        print!("{}", config::reference());
+        return Ok(());
+    }
+    let layers = config::Layers {
+        file: arguments.config,
+        environment: environment().collect(),
+        data: arguments.data,
+    };
+    let config = layers
+        .load()
+        .map_err(|problems| Failure::Configuration(problems.to_string()))?;
     if arguments.print_config {
-        print!(
-            "{}",
-            toml::to_string(&config).map_err(|error| Failure::Internal(error.to_string()))?
-        );
+        print!("{}", config.print());
         return Ok(());
     }
     if arguments.check_config {
         println!("the configuration is good");
         return Ok(());
     }
-    gatepost::serve(config)
+    gatepost::serve(config, layers)
 }
 
 /// Variables that are not Unicode cannot be ours.

@@ -15,7 +15,7 @@ use gatepost_core::engine::{Engine, Settings, Usage};
 use gatepost_core::properties::{Codecs, Name};
 use gatepost_core::session::Protocol;
 use gatepost_core::store::{Durability, Recovered, StoreStats};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -23,8 +23,8 @@ use tokio::sync::Notify;
 
 /// Shared state of the process.
 pub(crate) struct Node {
-    /// Its settings.
-    pub config: Config,
+    /// Its settings; see [`Node::config`].
+    config: RwLock<Arc<Config>>,
     /// Its clock.
     pub clock: Clock,
     /// Users.
@@ -135,7 +135,7 @@ impl Node {
         );
         Node {
             connections: protocols.iter().map(|_| ConnectionCounts::default()).collect(),
-            config,
+            config: RwLock::new(Arc::new(config)),
             clock,
             directory,
             vhosts: vec![Arc::new(root)],
@@ -154,6 +154,21 @@ impl Node {
             failure: Mutex::new(None),
             failed: Notify::new(),
         }
+    }
+
+    /// The settings now in effect. A reload replaces them, so who needs one reads it here each time, and does not keep it.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read())
+    }
+
+    /// Puts other settings into effect, for whoever reads them from here on.
+    pub(crate) fn replace_config(&self, config: Config) {
+        let config = Arc::new(config);
+        *self.config.write() = Arc::clone(&config);
+        for protocol in &self.protocols {
+            protocol.configure(&config.values);
+        }
+        self.look.notify_one();
     }
 
     /// The vhost of that name.

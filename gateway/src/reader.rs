@@ -142,7 +142,7 @@ pub(crate) fn run(node: &Node, mut reader: impl Fetch) {
         retries.trying.clear();
         work.clear();
         report(node, &retries);
-        if retries.have_failed_for(node.config.store.read_timeout.0, Instant::now()) {
+        if retries.have_failed_for(node.config().store.read_timeout.0, Instant::now()) {
             let why = format!("cannot read for longer than store.read_timeout: {}", retries.last_error);
             return store::log_failed(node, &why);
         }

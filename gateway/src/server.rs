@@ -2,49 +2,63 @@
 
 use crate::auth::Directory;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Layers};
 use crate::exit::Failure;
 use crate::listener::{self, Bound};
 use crate::node::Node;
 use crate::shutdown::{self, Signals};
 use crate::store::{self, Store};
 use crate::threads::IoThreads;
-use crate::{accountant, banner, committer, http, logging, machine, protocols, reader, watch};
+use crate::{accountant, banner, committer, http, logging, machine, protocols, reader, reload, watch};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// Serves until a signal or a failure.
+/// Serves until a signal or a failure. SIGHUP reads `layers` again.
 ///
 /// # Errors
 /// Why it could not start, or had to stop.
-pub fn serve(config: Config) -> Result<(), Failure> {
+pub fn serve(config: Config, layers: Layers) -> Result<(), Failure> {
     let began = Instant::now();
-    logging::start(&config.log).map_err(Failure::Configuration)?;
-    machine::raise_open_files();
-    let directory = Directory::new(&config).map_err(Failure::Configuration)?;
-    let clock = Clock::start();
-    // Before the ports: nobody is served from a log that is not read yet.
-    let (store, recovered) = store::open(&config, clock.now().wall)?;
-    let protocols = protocols::all(&config);
-    let node = Arc::new(Node::new(config, directory, protocols, clock, recovered, store.stats()));
-    let ports = bind(&node)?;
+    let level = logging::start(&config.log).map_err(Failure::Configuration)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(2)
         .build()
         .map_err(|error| internal("cannot start a runtime", &error))?;
-    runtime.block_on(run(node, store, ports, began))
+    let signals = {
+        let _handlers_belong_to_it = runtime.enter();
+        reload::Signals::listen().map_err(|error| internal("cannot handle signals", &error))?
+    };
+    machine::raise_open_files();
+    let directory = Directory::new(&config).map_err(Failure::Configuration)?;
+    let clock = Clock::start();
+    // Before the ports: nobody is served from a log that is not read yet.
+    let (store, recovered) = store::open(&config, clock.now().wall)?;
+    let protocols = protocols::all(&config.values);
+    let node = Arc::new(Node::new(config, directory, protocols, clock, recovered, store.stats()));
+    let ports = bind(&node)?;
+    let reloads = {
+        let node = Arc::clone(&node);
+        async move { reload::run(&node, &layers, &level, signals).await }
+    };
+    runtime.block_on(run(node, store, ports, began, reloads))
 }
 
-async fn run(node: Arc<Node>, store: Store, ports: Vec<Bound>, began: Instant) -> Result<(), Failure> {
+async fn run(
+    node: Arc<Node>,
+    store: Store,
+    ports: Vec<Bound>,
+    began: Instant,
+    reloads: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Failure> {
     let signals = Signals::listen().map_err(|error| internal("cannot handle signals", &error))?;
     let log_reader = store.reader();
     let committer = spawn("log", &node, move |node| commit(node, store))?;
     let log_reader = spawn("log-read", &node, move |node| reader::run(node, log_reader))?;
-    let threads = IoThreads::start(&node, node.config.node.io_threads);
+    let threads = IoThreads::start(&node, node.config().node.io_threads);
     let threads = Arc::new(threads.map_err(|error| internal("cannot start I/O threads", &error))?);
     let banner = banner::text(&node, &ports, threads.count(), began.elapsed());
     let mut tasks = tokio::task::JoinSet::new();
@@ -55,10 +69,11 @@ async fn run(node: Arc<Node>, store: Store, ports: Vec<Bound>, began: Instant) -
     tasks.spawn(async move { watch::run(&watched).await });
     let accounted = Arc::clone(&node);
     tasks.spawn(async move { accountant::run(&accounted).await });
+    tasks.spawn(reloads);
     node.health.listening.store(true, Ordering::Relaxed);
     print!("{banner}");
     let _ = io::Write::flush(&mut io::stdout());
-    tracing::info!(ready_ms = began.elapsed().as_millis(), data = %node.config.node.data_dir.display(), "ready");
+    tracing::info!(ready_ms = began.elapsed().as_millis(), data = %node.config().node.data_dir.display(), "ready");
     if let Some(failure) = shutdown::wait(&node, signals).await {
         shutdown::fail(&threads).await;
         return Err(failure);
@@ -69,12 +84,9 @@ async fn run(node: Arc<Node>, store: Store, ports: Vec<Bound>, began: Instant) -
 
 fn bind(node: &Node) -> Result<Vec<Bound>, Failure> {
     let mut ports = Vec::new();
-    for protocol in &node.protocols {
-        if let Some(listener) = protocols::listener(&node.config, protocol.name()) {
-            ports.extend(listener::bind(protocol.name(), listener)?);
-        }
+    for (name, listener) in &node.config().listeners {
+        ports.extend(listener::bind(name, listener)?);
     }
-    ports.extend(listener::bind("metrics", &node.config.listeners.metrics)?);
     Ok(ports)
 }
 
@@ -85,7 +97,7 @@ fn listen(
     port: Bound,
 ) -> Result<(), Failure> {
     let (node, threads) = (Arc::clone(node), Arc::clone(threads));
-    match node.protocols.iter().position(|p| p.name() == port.name) {
+    match port.protocol {
         Some(protocol) => {
             let thread = threads.accepting().clone();
             let socket = {

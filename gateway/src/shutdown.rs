@@ -23,9 +23,6 @@ const RED: Duration = Duration::from_secs(1);
 pub(crate) struct Signals {
     term: Signal,
     int: Signal,
-    /// Caught so that it does not end the process: a write over the limit on a file's size then fails like any other,
-    /// and is told and handled like any other.
-    _file_size: Signal,
 }
 
 impl Signals {
@@ -37,7 +34,6 @@ impl Signals {
         Ok(Signals {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
-            _file_size: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
         })
     }
 

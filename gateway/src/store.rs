@@ -102,7 +102,8 @@ pub(crate) fn log_failed(node: &Node, why: &dyn fmt::Display) {
     for vhost in &node.vhosts {
         vhost.enter(|engine, wakes| engine.shutdown(wakes));
     }
-    let data = node.config.node.data_dir.display();
+    let config = node.config();
+    let data = config.node.data_dir.display();
     node.fail(Failure::StoreFailed(format!(
         "the message log in {data} failed, nothing more is confirmed: {why}"
     )));

@@ -38,12 +38,12 @@ pub(crate) async fn run(node: &Node) {
 
 /// The log has grown by so much that free disk is worth a look.
 pub(crate) fn worth_a_look(node: &Node) -> u64 {
-    store::segment_bytes(&node.config) / 8
+    store::segment_bytes(&node.config()) / 8
 }
 
 fn look(node: &Node) -> Option<Pressure> {
     let health = &node.health;
-    if let Some((free, all)) = machine::disk_space(&node.config.node.data_dir) {
+    if let Some((free, all)) = machine::disk_space(&node.config().node.data_dir) {
         let limit = disk_limit(node, all);
         health.disk_free.store(free, Ordering::Relaxed);
         health.disk_limit.store(limit, Ordering::Relaxed);
@@ -72,7 +72,7 @@ fn look(node: &Node) -> Option<Pressure> {
             return Some(Pressure::Disk);
         }
     }
-    (node.log.backlog().1 >= node.config.store.backlog_time.0).then_some(Pressure::Backlog)
+    (node.log.backlog().1 >= node.config().store.backlog_time.0).then_some(Pressure::Backlog)
 }
 
 struct Alarm {
@@ -98,16 +98,21 @@ fn is_under(alarm: &AtomicBool, value: u64, limit: u64) -> Alarm {
 
 /// The largest of the setting, 5 %, and 4 segments.
 fn disk_limit(node: &Node, all: u64) -> u64 {
-    let segment = store::segment_bytes(&node.config);
-    let limit = node.config.disk.free_limit.0.max(all / 20);
+    let segment = store::segment_bytes(&node.config());
+    let limit = node.config().disk.free_limit.0.max(all / 20);
     limit.max(LIMIT_SEGMENTS.saturating_mul(segment))
 }
 
 /// The larger of the setting and 2 segments; and what may be on its way to the log, so that it does not touch them.
 fn disk_reserve(node: &Node) -> u64 {
-    let segment = store::segment_bytes(&node.config);
-    let reserve = node.config.disk.reserve.0.max(RESERVE_SEGMENTS.saturating_mul(segment));
-    reserve.saturating_add(node.config.store.backlog.0.min(segment))
+    let segment = store::segment_bytes(&node.config());
+    let reserve = node
+        .config()
+        .disk
+        .reserve
+        .0
+        .max(RESERVE_SEGMENTS.saturating_mul(segment));
+    reserve.saturating_add(node.config().store.backlog.0.min(segment))
 }
 
 #[cfg(test)]

@@ -1,59 +1,70 @@
-//! Puts the layers together: files, environment, and the checks that concern several settings.
+//! Puts the layers together: files, environment, command line.
 
-use super::section::Reader;
+use super::Config;
+use super::reader::layer;
+use super::schema::Schema;
 use super::source::{Problem, Problems, Source};
-use super::{Config, Listener};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::protocols;
+use gatepost_core::keys::{Value, Values};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use toml::de::{DeTable, DeValue};
+use toml::de::DeValue;
 
 /// Where a packaged gateway keeps its configuration.
 const DEFAULT_FILE: &str = "/etc/gatepost/gatepost.toml";
 
-/// Reads the configuration: `file` (or the packaged one, if it is there), `conf.d` beside it, and those of
-/// `environment`'s variables that begin with `GATEPOST__`.
-///
-/// # Errors
-/// Everything that is wrong, in all layers.
-pub fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Config, Problems> {
-    let mut problems = Vec::new();
-    let mut config = Config::default();
-    for path in files(file) {
-        match fs::read_to_string(&path) {
-            Ok(text) => problems.extend(
-                layer(
-                    &mut config,
-                    &Source::File {
-                        name: path.display().to_string(),
-                        text,
-                    },
-                )
-                .0,
-            ),
-            Err(error) => problems.push(problem(
-                &path.display().to_string(),
-                "",
-                format!("cannot be read: {error}"),
-            )),
+/// Where settings come from. Kept while the node runs: a reload reads the same places again.
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    /// The file asked for; `None`: the packaged one, if it is there.
+    pub file: Option<PathBuf>,
+    /// Environment variables. Those that do not begin with `GATEPOST__` are left out.
+    pub environment: Vec<(String, String)>,
+    /// The data directory that the command line names.
+    pub data: Option<PathBuf>,
+}
+
+impl Layers {
+    /// Reads all of them, `conf.d` beside the file included.
+    ///
+    /// # Errors
+    /// Everything that is wrong, in all layers.
+    pub fn load(&self) -> Result<Config, Problems> {
+        let mut problems = Vec::new();
+        let mut schema = Schema::new(protocols::ALL);
+        let mut values = schema.defaults();
+        for path in files(self.file.as_deref()) {
+            match fs::read_to_string(&path) {
+                Ok(text) => {
+                    let name = path.display().to_string();
+                    problems.extend(layer(&mut schema, &mut values, &Source::File { name, text }));
+                }
+                Err(error) => {
+                    let what = format!("cannot be read: {error}");
+                    problems.push(problem(&path.display().to_string(), "", what));
+                }
+            }
         }
-    }
-    let variables: BTreeMap<_, _> = environment
-        .into_iter()
-        .filter(|(name, _)| name.starts_with(PREFIX))
-        .collect();
-    if !variables.is_empty() {
-        let known = known_keys();
+        let variables: BTreeMap<_, _> = self
+            .environment
+            .iter()
+            .filter(|(name, _)| name.starts_with(PREFIX))
+            .cloned()
+            .collect();
         for (name, value) in variables {
-            problems.extend(variable(&mut config, &known, &name, value));
+            problems.extend(variable(&mut schema, &mut values, &name, value));
         }
-    }
-    if problems.is_empty() {
-        problems.extend(check(&config));
-    }
-    if problems.is_empty() {
-        Ok(config)
-    } else {
+        if let Some(data) = &self.data {
+            values.insert("node.data_dir", Value::Text(data.display().to_string()));
+        }
+        if problems.is_empty() {
+            let config = Config::new(schema, values);
+            problems = config.check();
+            if problems.is_empty() {
+                return Ok(config);
+            }
+        }
         Err(Problems(problems))
     }
 }
@@ -76,33 +87,8 @@ fn files(file: Option<&Path>) -> Vec<PathBuf> {
     std::iter::once(main).chain(parts).collect()
 }
 
-/// Reads one layer over `config`; returns what is wrong with it and the keys there could have been.
-fn layer(config: &mut Config, source: &Source) -> (Vec<Problem>, BTreeSet<String>) {
-    let (table, errors) = DeTable::parse_recoverable(source.text());
-    let reader = Reader::new(source);
-    for error in &errors {
-        reader.problem(&error.span().unwrap_or(0..0), "", error.message().replace('\n', ", "));
-    }
-    // After a slip of syntax the tree is a guess: its unknown keys would be noise.
-    if errors.is_empty() {
-        config.read(&reader, table.get_ref());
-    }
-    reader.finish()
-}
-
-fn known_keys() -> BTreeSet<String> {
-    layer(
-        &mut Config::default(),
-        &Source::File {
-            name: String::new(),
-            text: String::new(),
-        },
-    )
-    .1
-}
-
 /// `GATEPOST__LIMITS__MAX_CONNECTIONS=500`: a value is TOML if it reads as TOML, else a string.
-fn variable(config: &mut Config, known: &BTreeSet<String>, name: &str, value: String) -> Vec<Problem> {
+fn variable(schema: &mut Schema, values: &mut Values, name: &str, value: String) -> Vec<Problem> {
     let mut key = name
         .strip_prefix(PREFIX)
         .unwrap_or(name)
@@ -110,7 +96,7 @@ fn variable(config: &mut Config, known: &BTreeSet<String>, name: &str, value: St
         .replace("__", ".");
     let mut value = value;
     // `..._FILE` reads the value from a file, except where that is the key's own name.
-    if !known.contains(&key) && key.strip_suffix(FROM_FILE).is_some_and(|k| known.contains(k)) {
+    if schema.row(&key).is_none() && key.strip_suffix(FROM_FILE).is_some_and(|k| schema.row(k).is_some()) {
         key.truncate(key.len() - FROM_FILE.len());
         value = match fs::read_to_string(&value) {
             Ok(text) => text.trim_end_matches(['\r', '\n']).to_owned(),
@@ -123,58 +109,28 @@ fn variable(config: &mut Config, known: &BTreeSet<String>, name: &str, value: St
     {
         return vec![problem(name, &key, "unknown key".to_owned())];
     }
-    let quoted = toml::Value::String(value.clone()).to_string();
+    let quoted = super::value::quoted(&value);
     let literal = if DeValue::parse(&value).is_ok() {
         &value
     } else {
         &quoted
     };
-    let read = |config: &mut Config, literal: &str| {
+    let mut read = |literal: &str| {
         let source = Source::Environment {
             name: name.to_owned(),
             text: format!("{key} = {literal}"),
         };
-        layer(config, &source).0
+        layer(schema, values, &source)
     };
-    let problems = read(config, literal);
+    let problems = read(literal);
     // A name may look like a number. Should a string not fit either, the first complaint is the better one.
-    if !problems.is_empty() && *literal != quoted && read(config, &quoted).is_empty() {
+    if !problems.is_empty() && *literal != quoted && read(&quoted).is_empty() {
         return Vec::new();
     }
     problems
 }
 
-/// What concerns several settings together.
-fn check(config: &Config) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    let auth = &config.auth;
-    if auth.default_password_file.is_empty() && !matches!(auth.default_user.as_str(), "" | "guest") {
-        let what = format!(
-            "user '{}' needs a password: name the file that holds it",
-            auth.default_user
-        );
-        problems.push(problem("", "auth.default_password_file", what));
-    }
-    let l = &config.listeners;
-    let all: [(&str, &Listener); 4] = [
-        ("amqp", &l.amqp),
-        ("mqtt", &l.mqtt),
-        ("stomp", &l.stomp),
-        ("metrics", &l.metrics),
-    ];
-    let mut taken = BTreeMap::new();
-    for (name, listener) in all {
-        for address in listener.bind.iter().filter(|a| a.port() != 0) {
-            if let Some(other) = taken.insert(*address, name) {
-                let what = format!("{address} is bound by listeners.{other} already");
-                problems.push(problem("", &format!("listeners.{name}.bind"), what));
-            }
-        }
-    }
-    problems
-}
-
-fn problem(at: &str, key: &str, what: String) -> Problem {
+pub(super) fn problem(at: &str, key: &str, what: String) -> Problem {
     Problem {
         at: at.to_owned(),
         key: key.to_owned(),
@@ -191,16 +147,28 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("gatepost.toml");
         fs::write(&path, text).expect("a file");
-        let loaded = load(Some(&path), []);
-        loaded.map_err(|p| p.to_string().replace(&format!("{}/", dir.path().display()), ""))
+        let layers = Layers {
+            file: Some(path),
+            ..Layers::default()
+        };
+        layers
+            .load()
+            .map_err(|p| p.to_string().replace(&format!("{}/", dir.path().display()), ""))
     }
 
     fn environment(variables: &[(&str, &str)]) -> Result<Config, String> {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("gatepost.toml");
         fs::write(&path, "").expect("a file");
-        let variables = variables.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
-        load(Some(&path), variables).map_err(|p| p.to_string())
+        let layers = Layers {
+            file: Some(path),
+            environment: variables
+                .iter()
+                .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+                .collect(),
+            data: None,
+        };
+        layers.load().map_err(|p| p.to_string())
     }
 
     #[test]
@@ -226,10 +194,10 @@ default_vhost = \"plant\"
 colour = 1
 ";
         let expected = "\
-gatepost.toml:2:14: node.io_threads: expected a whole number from 0 (one per core) to 256, found -1
+gatepost.toml:2:14: node.io_threads: expected a whole number up to 256, found -1
 gatepost.toml:4:1: limits.max_conections: unknown key, did you mean max_connections?
-gatepost.toml:5:20: limits.max_message_size: expected a size such as \"16MiB\" or a number of bytes up to 1GiB, found \"16 megs\"
-gatepost.toml:6:13: limits.heartbeat: expected a duration such as \"30s\" or a number of seconds up to 65535s; 0: none, found true
+gatepost.toml:5:20: limits.max_message_size: expected a size such as \"16MiB\" or a number of bytes from 1B to 1GiB, found \"16 megs\"
+gatepost.toml:6:13: limits.heartbeat: expected a duration such as \"30s\" or a number of seconds up to 65535s, found true
 gatepost.toml:8:14: store.durability: expected one of \"always\", \"interval\", \"os\", found \"sometimes\"
 gatepost.toml:10:8: listeners.amqp.bind: expected a list of addresses such as [\"[::]:5672\"] or [\"127.0.0.1:5672\"], found [\"localhost:5672\"]
 gatepost.toml:11:12: listeners.amqp.tls_bind: not supported yet: the only value is [], so leave the key out
@@ -249,15 +217,17 @@ gatepost.toml:18:1: mqtt.colour: unknown key; known here: anonymous, anonymous_u
 
     #[test]
     fn a_file_that_is_missing_is_an_error() {
-        let error = load(Some(Path::new("/nowhere/gatepost.toml")), [])
-            .expect_err("missing")
-            .to_string();
+        let layers = Layers {
+            file: Some(PathBuf::from("/nowhere/gatepost.toml")),
+            ..Layers::default()
+        };
+        let error = layers.load().expect_err("missing").to_string();
         assert!(error.starts_with("/nowhere/gatepost.toml: cannot be read: "), "{error}");
     }
 
     #[test]
     fn an_empty_file_gives_the_defaults() {
-        assert_eq!(read("").expect("defaults"), Config::default());
+        assert_eq!(read("").expect("defaults").values, Config::default().values);
     }
 
     #[test]
@@ -270,7 +240,7 @@ bind = [\"[::]:15672\"]
 [auth.jwt]
 algorithms = [\"RS256\",\"ES256\"]
 ";
-        assert_eq!(read(text).expect("defaults"), Config::default());
+        assert_eq!(read(text).expect("defaults").values, Config::default().values);
     }
 
     #[test]
@@ -279,8 +249,7 @@ algorithms = [\"RS256\",\"ES256\"]
             .expect("valid");
         assert_eq!(config.memory.budget, Budget::Fixed(Size(256 << 20)));
         assert_eq!(config.store.durability, Durability::Os);
-        let printed = toml::to_string(&config).expect("printable");
-        assert_eq!(read(&printed).expect("valid"), config);
+        assert_eq!(read(&config.print()).expect("valid").values, config.values);
     }
 
     #[test]
@@ -291,11 +260,13 @@ algorithms = [\"RS256\",\"ES256\"]
         fs::write(&main, "[limits]\nheartbeat = \"10s\"\nchannel_max = 7\n").expect("a file");
         fs::write(dir.path().join("conf.d/20-b.toml"), "[limits]\nheartbeat = \"30s\"\n").expect("a file");
         fs::write(dir.path().join("conf.d/10-a.toml"), "[limits]\nheartbeat = \"20s\"\n").expect("a file");
-        let config = load(Some(&main), []).expect("valid");
-        assert_eq!(
-            (config.limits.heartbeat, config.limits.channel_max),
-            (Period::secs(30), 7)
-        );
+        let layers = Layers {
+            file: Some(main),
+            ..Layers::default()
+        };
+        let config = layers.load().expect("valid");
+        assert_eq!(config.limits.heartbeat, Period::secs(30));
+        assert_eq!(config.values.read::<u16>("limits.channel_max"), Some(7));
     }
 
     #[test]
@@ -310,7 +281,10 @@ algorithms = [\"RS256\",\"ES256\"]
         .expect("valid");
         assert_eq!(config.limits.max_connections, 500);
         assert_eq!(config.limits.heartbeat, Period::secs(30));
-        assert!(config.listeners.amqp.bind.is_empty());
+        assert_eq!(
+            config.values.read("listeners.amqp.bind"),
+            Some(Vec::<std::net::SocketAddr>::new())
+        );
         assert_eq!(config.node.name, "7");
     }
 
@@ -352,5 +326,91 @@ algorithms = [\"RS256\",\"ES256\"]
             error,
             "listeners.mqtt.bind: [::]:5672 is bound by listeners.amqp already"
         );
+    }
+
+    #[test]
+    fn the_sample_sets_nothing_and_its_defaults_are_the_defaults() {
+        let sample = crate::config::sample();
+        assert_eq!(read(&sample).expect("comments only").values, Config::default().values);
+        let set: String = sample
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(key) if !key.starts_with(' ') => format!("{key}\n"),
+                _ => format!("{line}\n"),
+            })
+            .collect();
+        assert_eq!(read(&set).expect("all keys").values, Config::default().values);
+        for key in ["channel_max", "max_inflight", "durability"] {
+            assert!(sample.contains(&format!("\n#{key} = ")), "{key} in:\n{sample}");
+            assert!(crate::config::reference().contains(&format!("| `{key}` |")), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_listener_may_have_any_name_if_it_says_its_protocol() {
+        let config = read("[listeners.plant]\nprotocol = \"mqtt\"\nbind = [\"127.0.0.1:1884\"]\n").expect("valid");
+        let (name, listener) = config.listeners.last().expect("listeners");
+        assert_eq!((name.as_str(), listener.protocol.as_str()), ("plant", "mqtt"));
+        assert_eq!(listener.backlog, 128);
+        assert_eq!(read(&config.print()).expect("valid").values, config.values);
+
+        let error = read("[listeners.mqqt]\nbind = []\n").expect_err("a slip of the pen");
+        assert!(
+            error.starts_with("gatepost.toml:1:12: listeners.mqqt: unknown key, did you mean mqtt?"),
+            "{error}"
+        );
+        let error = read("[listeners.plant]\nprotocol = \"mqqt\"\n").expect_err("no such protocol");
+        assert!(
+            error.starts_with("listeners.plant.protocol: expected one of amqp, mqtt, stomp, "),
+            "{error}"
+        );
+    }
+
+    /// A missing password file passed the check, and so did a log in a directory that is not there.
+    #[test]
+    fn files_that_keys_name_must_be_there() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("password");
+        let auth = format!("[auth]\ndefault_user = \"edge\"\ndefault_password_file = {path:?}\n");
+        let error = read(&auth).expect_err("missing");
+        let expected = format!("auth.default_password_file: {} cannot be read: ", path.display());
+        assert!(error.starts_with(&expected), "{error}");
+        fs::write(&path, "\n").expect("a file");
+        let error = read(&auth).expect_err("empty");
+        assert!(error.ends_with("holds no password in its first line"), "{error}");
+        fs::write(&path, "secret\n").expect("a file");
+        read(&auth).expect("valid");
+
+        let error = read("[log]\ntarget = \"/nowhere/gatepost.log\"\n").expect_err("no directory");
+        assert!(error.starts_with("log.target: /nowhere is not a directory"), "{error}");
+        let error = read("[log]\nlevel = \"loud\"\n").expect_err("no level");
+        assert!(
+            error.starts_with("gatepost.toml:2:9: log.level: expected error, warn (or warning), info"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_reload_takes_what_can_change_and_keeps_the_rest() {
+        let before = read("[limits]\nheartbeat = \"10s\"\nmax_queues = 5\n").expect("valid");
+        let next = read("[limits]\nheartbeat = \"20s\"\nmax_queues = 6\nmax_connections = 7\n").expect("valid");
+        let after = before.with_what_applies(&next);
+        assert_eq!((after.limits.max_connections, after.limits.max_queues), (7, 5));
+        assert_eq!(
+            after.values.read("limits.heartbeat"),
+            Some(std::time::Duration::from_secs(20))
+        );
+        let changes: Vec<_> = before
+            .changes(&next)
+            .into_iter()
+            .map(|c| (c.name, c.from, c.to))
+            .collect();
+        let change = |name: &str, from: &str, to: &str| (name.to_owned(), from.to_owned(), to.to_owned());
+        let expected = [
+            change("limits.heartbeat", "\"10s\"", "\"20s\""),
+            change("limits.max_connections", "0", "7"),
+            change("limits.max_queues", "5", "6"),
+        ];
+        assert_eq!(changes, expected);
     }
 }

@@ -1,6 +1,5 @@
 //! Durations, sizes and shares as people write them: `"30s"`, `"16MiB"`, `0.4`.
 
-use serde::{Serialize, Serializer};
 use std::fmt;
 use std::time::Duration;
 
@@ -37,12 +36,6 @@ impl fmt::Display for Period {
             Some((unit, name)) => write!(f, "{}{name}", ms / unit),
             None => write!(f, "{ms}ms"),
         }
-    }
-}
-
-impl Serialize for Period {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
     }
 }
 
@@ -92,12 +85,6 @@ impl fmt::Display for Size {
     }
 }
 
-impl Serialize for Size {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
 /// How much memory the gateway may fill with messages.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Budget {
@@ -105,15 +92,6 @@ pub enum Budget {
     Share(f64),
     /// A fixed number of bytes.
     Fixed(Size),
-}
-
-impl Serialize for Budget {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Budget::Share(share) => serializer.serialize_f64(*share),
-            Budget::Fixed(size) => size.serialize(serializer),
-        }
-    }
 }
 
 /// The number in front, and the unit after it; blanks between them do not matter.

@@ -152,7 +152,7 @@ impl Connection {
             declined: false,
             output: Output::default(),
             left: Vec::new(),
-            parking: Parking::new(place.node.config.memory.per_connection_buffer.bytes()),
+            parking: Parking::new(place.node.config().memory.per_connection_buffer.bytes()),
             more: false,
             paused: false,
             phase: Phase::Open,

@@ -5,6 +5,7 @@ use super::families::{CONSUMING, COUNTERS, GAUGES, PROTOCOLS, PUBLISHING, QUEUE_
 use crate::histogram::render;
 use crate::machine;
 use crate::node::Node;
+use crate::protocols;
 use crate::threads::IoThreads;
 use gatepost_core::engine::{Counters, ObjectKind, PerKind};
 use gatepost_core::store::SYNC_BUCKETS_US;
@@ -69,7 +70,7 @@ impl Exporter {
         let health = &node.health;
         gauge!("rabbitmq_erlang_uptime_seconds").set(self.started.elapsed().as_secs_f64());
         gauge!("rabbitmq_process_resident_memory_bytes").set(machine::resident_bytes() as f64);
-        gauge!("rabbitmq_resident_memory_limit_bytes").set(machine::memory_budget(node.config.memory.budget) as f64);
+        gauge!("rabbitmq_resident_memory_limit_bytes").set(machine::memory_budget(node.config().memory.budget) as f64);
         gauge!("rabbitmq_process_open_fds").set(machine::open_files() as f64);
         gauge!("rabbitmq_process_max_fds").set(machine::open_files_max() as f64);
         gauge!("rabbitmq_disk_space_available_bytes").set(health.disk_free.load(Ordering::Relaxed) as f64);
@@ -85,8 +86,8 @@ impl Exporter {
 
 fn connections(node: &Node, threads: &IoThreads) {
     let (mut opened, mut closed) = (0, 0);
-    for (counts, protocol) in node.connections.iter().zip(&node.protocols) {
-        let name = protocol.name();
+    for (counts, protocol) in node.connections.iter().zip(protocols::ALL) {
+        let (name, label) = (protocol.name, protocol.metrics_label);
         closed += counts.closed.load(Ordering::Relaxed);
         opened += counts.opened.load(Ordering::Relaxed);
         gauge!("gatepost_connections", "protocol" => name).set(counts.open() as f64);
@@ -100,9 +101,7 @@ fn connections(node: &Node, threads: &IoThreads) {
             ("rabbitmq_auth_attempts_failed_total", bad),
         ];
         for (family, count) in attempts {
-            // Dashboards know AMQP 0-9-1 by this name.
-            let protocol = if name == "amqp" { "amqp091" } else { name };
-            counter!(family, "protocol" => protocol).absolute(count);
+            counter!(family, "protocol" => label).absolute(count);
         }
         let refused = counts.refused.load(Ordering::Relaxed);
         counter!("gatepost_connections_refused_total", "protocol" => name).absolute(refused);
@@ -214,8 +213,8 @@ fn describe(node: &Node) {
         "gatepost_objects_refused_total",
         "Objects refused, or retained messages not kept, for want of memory."
     );
-    let name = node.config.node.name.clone();
-    let cluster = node.config.node.cluster_name.clone();
+    let name = node.config().node.name.clone();
+    let cluster = node.config().node.cluster_name.clone();
     gauge!(
         "rabbitmq_identity_info",
         "rabbitmq_node" => name,

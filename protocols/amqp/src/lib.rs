@@ -28,28 +28,47 @@ pub use properties::{AmqpProperties, ORIGIN};
 pub use settings::Settings;
 
 use gatepost_core::command::Peer;
+use gatepost_core::keys::Values;
 use gatepost_core::properties::PropertyCodec;
-use gatepost_core::session::{Protocol, Session};
+use gatepost_core::session::{Description, FirstBytes, Protocol, Session};
 use gatepost_core::time::Now;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// What the gateway knows of AMQP 0-9-1.
+pub const PROTOCOL: Description = Description {
+    name: NAME,
+    port: Some(5672),
+    // Dashboards made for RabbitMQ know it by this name.
+    metrics_label: "amqp091",
+    // AMQP has a SASL mechanism of its own for that, ANONYMOUS, which is not offered.
+    nameless_logins: false,
+    // AMQP 0-9-1 4.2.2: the protocol header. AMQP 1.0 has 0, 1, 0, 0 or 3, 1, 0, 0 behind the name.
+    first_bytes: |bytes| FirstBytes::starts_with(bytes, b"AMQP\x00\x00\x09\x01"),
+    keys: settings::KEYS,
+    try_it: Some("amqp://guest:guest@localhost:{port}   (topic plant/1/temp is amq.topic, key plant.1.temp)"),
+    make: |values| Box::new(Amqp::new(Settings::read(values))),
+};
+
+const NAME: &str = "amqp";
 
 /// The protocol: makes a session per connection.
 pub struct Amqp {
-    settings: Arc<Settings>,
+    /// What new sessions are given; replaced by a reload.
+    settings: RwLock<Arc<Settings>>,
 }
 
 impl Amqp {
     /// AMQP under these settings.
     pub fn new(settings: Settings) -> Amqp {
         Amqp {
-            settings: Arc::new(settings),
+            settings: RwLock::new(Arc::new(settings)),
         }
     }
 }
 
 impl Protocol for Amqp {
     fn name(&self) -> &'static str {
-        "amqp"
+        NAME
     }
 
     fn codec(&self) -> Arc<dyn PropertyCodec> {
@@ -57,6 +76,11 @@ impl Protocol for Amqp {
     }
 
     fn open(&self, now: Now, _peer: Peer) -> Box<dyn Session> {
-        Box::new(session::AmqpSession::new(Arc::clone(&self.settings), now))
+        let settings = Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner));
+        Box::new(session::AmqpSession::new(settings, now))
+    }
+
+    fn configure(&self, values: &Values) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Settings::read(values));
     }
 }

@@ -1,5 +1,6 @@
 //! What an operator can set about AMQP: names, offers and limits.
 
+use gatepost_core::keys::{Applies, Key, Kind, Values};
 use gatepost_core::properties::Name;
 use std::time::Duration;
 
@@ -63,6 +64,43 @@ impl Default for Settings {
         }
     }
 }
+
+impl Settings {
+    /// The settings that these values stand for.
+    pub fn read(values: &Values) -> Settings {
+        let mut s = Settings::default();
+        values.set("limits.channel_max", &mut s.channel_max);
+        values.set("limits.frame_max", &mut s.frame_max);
+        values.set("limits.heartbeat", &mut s.heartbeat);
+        values.set("limits.handshake_timeout", &mut s.handshake_timeout);
+        values.set("limits.max_message_size", &mut s.max_message_size);
+        values.set("node.cluster_name", &mut s.cluster_name);
+        values.set("node.name", &mut s.node);
+        s
+    }
+}
+
+/// The keys that AMQP alone reads.
+pub(crate) const KEYS: &[Key] = &[
+    Key {
+        name: "limits.channel_max",
+        kind: Kind::Count { min: 1, max: 65_535 },
+        default: "2047",
+        applies: Applies::NewConnections,
+        text: "AMQP channels per connection.",
+    },
+    Key {
+        name: "limits.frame_max",
+        // AMQP 0-9-1 4.2.3: every peer takes frames of 4096 octets.
+        kind: Kind::Size {
+            min: 4 << 10,
+            max: 16 << 20,
+        },
+        default: "\"128KiB\"",
+        applies: Applies::NewConnections,
+        text: "AMQP frame size offered.",
+    },
+];
 
 /// The smallest frame-max that a peer may ask for, and the limit until one is agreed on (AMQP 0-9-1 4.9).
 pub(crate) const FRAME_MIN: u32 = 4096;

@@ -27,22 +27,60 @@ pub use settings::Settings;
 
 use crate::session::Connection;
 use gatepost_core::command::Peer;
+use gatepost_core::keys::Values;
 use gatepost_core::properties::PropertyCodec;
-use gatepost_core::session::{Protocol, Session};
+use gatepost_core::session::{Description, FirstBytes, Protocol, Session};
 use gatepost_core::time::Now;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// What the gateway knows of MQTT.
+pub const PROTOCOL: Description = Description {
+    name: NAME,
+    port: Some(1883),
+    metrics_label: NAME,
+    nameless_logins: true,
+    first_bytes,
+    keys: settings::KEYS,
+    // The subscriber needs a moment to be there: a message published before it is not kept for it.
+    try_it: Some("mosquitto_sub -p {port} -t 'plant/#' & sleep 1; mosquitto_pub -p {port} -t plant/1/temp -m 21.5"),
+    make: |values| Box::new(Mqtt::new(Settings::read(values))),
+};
+
+const NAME: &str = "mqtt";
+
+/// MQTT 5 3.1: CONNECT, its length of one to four bytes, and the protocol's name, `MQTT` or (3.1) `MQIsdp`.
+fn first_bytes(bytes: &[u8]) -> FirstBytes {
+    let Some((&kind, rest)) = bytes.split_first() else {
+        return FirstBytes::More;
+    };
+    let continued = rest.iter().take_while(|byte| **byte >= 0x80).count();
+    if kind != 0x10 || continued > 3 {
+        return FirstBytes::No;
+    }
+    let name = rest.get(continued + 1..).unwrap_or_default();
+    match [&b"\x00\x04MQTT"[..], b"\x00\x06MQIsdp"].map(|known| FirstBytes::starts_with(name, known)) {
+        [FirstBytes::No, other] => other,
+        [answer, _] => answer,
+    }
+}
 
 /// The protocol, as the gateway lists it.
 #[derive(Debug)]
 pub struct Mqtt {
-    shared: Arc<Shared>,
+    /// What new connections are given; replaced by a reload, which keeps the counts.
+    shared: RwLock<Arc<Shared>>,
 }
 
 /// What all connections read, and the few numbers that they count together.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
     oversize: AtomicU64,
     unspeakable: AtomicU64,
 }
@@ -60,19 +98,24 @@ impl Mqtt {
     /// MQTT as `settings` say.
     pub fn new(settings: Settings) -> Mqtt {
         Mqtt {
-            shared: Arc::new(Shared {
+            shared: RwLock::new(Arc::new(Shared {
                 settings,
                 ..Shared::default()
-            }),
+            })),
         }
     }
 
     /// What was dropped so far, for the metrics.
     pub fn dropped(&self) -> Dropped {
+        let counts = &self.shared().counts;
         Dropped {
-            oversize: self.shared.oversize.load(Ordering::Relaxed),
-            unspeakable: self.shared.unspeakable.load(Ordering::Relaxed),
+            oversize: counts.oversize.load(Ordering::Relaxed),
+            unspeakable: counts.unspeakable.load(Ordering::Relaxed),
         }
+    }
+
+    fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -84,21 +127,28 @@ impl Default for Mqtt {
 
 impl Shared {
     pub(crate) fn count_oversize(&self) {
-        self.oversize.fetch_add(1, Ordering::Relaxed);
+        self.counts.oversize.fetch_add(1, Ordering::Relaxed);
     }
     pub(crate) fn count_unspeakable(&self) {
-        self.unspeakable.fetch_add(1, Ordering::Relaxed);
+        self.counts.unspeakable.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl Protocol for Mqtt {
     fn name(&self) -> &'static str {
-        "mqtt"
+        NAME
     }
     fn codec(&self) -> Arc<dyn PropertyCodec> {
         Arc::new(MqttProperties)
     }
     fn open(&self, now: Now, _: Peer) -> Box<dyn Session> {
-        Box::new(Connection::new(Arc::clone(&self.shared), now))
+        Box::new(Connection::new(self.shared(), now))
+    }
+    fn configure(&self, values: &Values) {
+        let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+        *shared = Arc::new(Shared {
+            settings: Settings::read(values),
+            counts: Arc::clone(&shared.counts),
+        });
     }
 }

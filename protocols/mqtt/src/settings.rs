@@ -1,6 +1,7 @@
 //! Limits and choices of the protocol, the same for all its connections.
 
 use crate::codec::Limits;
+use gatepost_core::keys::{Applies, Key, Kind, Values};
 use gatepost_core::properties::Name;
 use std::time::Duration;
 
@@ -73,6 +74,22 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// The settings that these values stand for.
+    pub fn read(values: &Values) -> Settings {
+        let mut s = Settings::default();
+        let mut session_expiry_max = Duration::from_secs(86_400);
+        values.set("mqtt.exchange", &mut s.exchange);
+        values.set("mqtt.default_vhost", &mut s.default_vhost);
+        values.set("limits.handshake_timeout", &mut s.connect_timeout);
+        values.set("limits.max_message_size", &mut s.max_message_size);
+        values.set("mqtt.connect_size_max", &mut s.connect_bytes_max);
+        values.set("mqtt.receive_maximum", &mut s.receive_maximum);
+        values.set("mqtt.max_inflight", &mut s.max_inflight);
+        values.set("mqtt.session_expiry_max", &mut session_expiry_max);
+        s.session_expiry_max = Some(u32::try_from(session_expiry_max.as_secs()).unwrap_or(u32::MAX));
+        s
+    }
+
     /// The packet sizes that follow from the settings.
     pub(crate) fn limits(&self) -> Limits {
         Limits {
@@ -95,3 +112,41 @@ impl Settings {
             .min(crate::frame::varint::MAX as usize + 5)
     }
 }
+
+/// The keys that MQTT alone reads.
+pub(crate) const KEYS: &[Key] = &[
+    Key {
+        name: "mqtt.default_vhost",
+        kind: Kind::Checked {
+            expected: "\"/\" (other vhosts are not supported yet)",
+            check: |vhost| vhost == "/",
+        },
+        default: "\"/\"",
+        applies: Applies::NewConnections,
+        text: "Vhost of clients that name none.",
+    },
+    Key {
+        name: "mqtt.connect_size_max",
+        kind: Kind::Size {
+            min: 1 << 10,
+            max: 16 << 20,
+        },
+        default: "\"192KiB\"",
+        applies: Applies::NewConnections,
+        text: "A CONNECT packet as a whole, which comes from somebody unknown.",
+    },
+    Key {
+        name: "mqtt.max_inflight",
+        kind: Kind::Count { min: 1, max: 65_535 },
+        default: "64",
+        applies: Applies::NewConnections,
+        text: "Unsettled deliveries to a client that does not say its own limit.",
+    },
+    Key {
+        name: "mqtt.receive_maximum",
+        kind: Kind::Count { min: 1, max: 65_535 },
+        default: "1024",
+        applies: Applies::NewConnections,
+        text: "Unconfirmed publishes of one client.",
+    },
+];

@@ -30,28 +30,55 @@ pub use properties::{ORIGIN, StompProperties};
 pub use settings::Settings;
 
 use gatepost_core::command::Peer;
+use gatepost_core::keys::Values;
 use gatepost_core::properties::PropertyCodec;
-use gatepost_core::session::{Protocol, Session};
+use gatepost_core::session::{Description, FirstBytes, Protocol, Session};
 use gatepost_core::time::Now;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// What the gateway knows of STOMP.
+pub const PROTOCOL: Description = Description {
+    name: NAME,
+    port: Some(61613),
+    metrics_label: NAME,
+    nameless_logins: true,
+    first_bytes,
+    keys: settings::KEYS,
+    try_it: None,
+    make: |values| Box::new(Stomp::new(Settings::read(values))),
+};
+
+const NAME: &str = "stomp";
+
+/// STOMP 1.2 CONNECT: the first frame is CONNECT or STOMP. Line ends before it are heart-beats that came early.
+fn first_bytes(bytes: &[u8]) -> FirstBytes {
+    let start = bytes.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
+    let frame = bytes.get(start..).unwrap_or_default();
+    let answers = [&b"CONNECT"[..], b"STOMP"].map(|command| FirstBytes::starts_with(frame, command));
+    match answers {
+        [FirstBytes::No, other] => other,
+        [answer, _] => answer,
+    }
+}
 
 /// The protocol: makes a session per connection.
 pub struct Stomp {
-    settings: Arc<Settings>,
+    /// What new sessions are given; replaced by a reload.
+    settings: RwLock<Arc<Settings>>,
 }
 
 impl Stomp {
     /// STOMP under these settings.
     pub fn new(settings: Settings) -> Stomp {
         Stomp {
-            settings: Arc::new(settings),
+            settings: RwLock::new(Arc::new(settings)),
         }
     }
 }
 
 impl Protocol for Stomp {
     fn name(&self) -> &'static str {
-        "stomp"
+        NAME
     }
 
     fn codec(&self) -> Arc<dyn PropertyCodec> {
@@ -59,6 +86,11 @@ impl Protocol for Stomp {
     }
 
     fn open(&self, now: Now, _peer: Peer) -> Box<dyn Session> {
-        Box::new(session::StompSession::new(Arc::clone(&self.settings), now))
+        let settings = Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner));
+        Box::new(session::StompSession::new(settings, now))
+    }
+
+    fn configure(&self, values: &Values) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Settings::read(values));
     }
 }

@@ -1,5 +1,6 @@
 //! What an operator can set about STOMP: defaults, intervals and limits.
 
+use gatepost_core::keys::{Applies, Key, Kind, Values};
 use gatepost_core::properties::Name;
 use std::time::Duration;
 
@@ -65,3 +66,29 @@ impl Default for Settings {
         }
     }
 }
+
+impl Settings {
+    /// The settings that these values stand for.
+    pub fn read(values: &Values) -> Settings {
+        let mut s = Settings::default();
+        values.set("stomp.default_vhost", &mut s.default_vhost);
+        values.set("mqtt.exchange", &mut s.topic_exchange);
+        values.set("limits.handshake_timeout", &mut s.login_timeout);
+        values.set("limits.heartbeat", &mut s.heart_beat_max);
+        s.heart_beat_max = s.heart_beat_max.max(s.heart_beat_min);
+        values.set("limits.max_message_size", &mut s.max_message_size);
+        s
+    }
+}
+
+/// The keys that STOMP alone reads.
+pub(crate) const KEYS: &[Key] = &[Key {
+    name: "stomp.default_vhost",
+    kind: Kind::Checked {
+        expected: "\"/\" (other vhosts are not supported yet)",
+        check: |vhost| vhost == "/",
+    },
+    default: "\"/\"",
+    applies: Applies::NewConnections,
+    text: "Vhost of clients that name none.",
+}];

@@ -1,0 +1,194 @@
+//! Reads one layer of settings over the values there are, and remembers what is wrong instead of stopping at it.
+//!
+//! serde would stop at the first mistake and cannot say which known key an unknown one resembles. So the parser's tree,
+//! which knows where everything stands, is walked by hand and each key is looked up in the table.
+
+use super::schema::{Schema, Takes};
+use super::source::{Problem, Source};
+use super::units::Period;
+use super::value;
+use gatepost_core::keys::Values;
+use std::ops::Range;
+use toml::de::{DeTable, DeValue};
+
+/// Reads `source` over `values`; returns what is wrong with it, in the order of its text.
+pub(super) fn layer(schema: &mut Schema, values: &mut Values, source: &Source) -> Vec<Problem> {
+    let (table, errors) = DeTable::parse_recoverable(source.text());
+    let mut reader = Reader {
+        schema,
+        values,
+        source,
+        problems: Vec::new(),
+    };
+    for error in &errors {
+        let what = error.message().replace('\n', ", ");
+        reader.problem(&error.span().unwrap_or(0..0), "", what);
+    }
+    // After a slip of syntax the tree is a guess: its unknown keys would be noise.
+    if errors.is_empty() {
+        reader.table("", table.get_ref());
+    }
+    reader.problems.sort_by_key(|(start, _)| *start);
+    reader.problems.into_iter().map(|(_, problem)| problem).collect()
+}
+
+struct Reader<'a> {
+    schema: &'a mut Schema,
+    values: &'a mut Values,
+    source: &'a Source,
+    /// With the byte they are at, for their order.
+    problems: Vec<(usize, Problem)>,
+}
+
+impl Reader<'_> {
+    fn table(&mut self, section: &str, table: &DeTable<'_>) {
+        for (key, value) in table {
+            let name = match section {
+                "" => key.get_ref().to_string(),
+                _ => format!("{section}.{}", key.get_ref()),
+            };
+            let inner = value.get_ref();
+            if let Some(takes) = self.schema.row(&name).map(|row| row.takes) {
+                self.key(&name, takes, value.span(), inner);
+            } else if self.schema.is_section(&name) {
+                match inner.as_table() {
+                    Some(table) => self.table(&name, table),
+                    None => self.problem(
+                        &value.span(),
+                        &name,
+                        format!("expected a table, found {}", found(inner)),
+                    ),
+                }
+            } else if let Some(table) = inner.as_table().filter(|table| self.is_new_listener(section, table)) {
+                self.schema.add_listener(&name[section.len() + 1..]);
+                self.values.complete(&self.schema.defaults());
+                self.table(&name, table);
+            } else {
+                self.unknown(section, key.get_ref(), &name, &key.span());
+            }
+        }
+    }
+
+    /// A listener with a name of its own says what it speaks. Without that, the name is a slip of the pen.
+    fn is_new_listener(&self, section: &str, table: &DeTable<'_>) -> bool {
+        self.schema.takes_new_sections(section) && table.get("protocol").is_some()
+    }
+
+    fn key(&mut self, name: &str, takes: Takes, span: Range<usize>, value: &DeValue<'_>) {
+        match takes {
+            Takes::A(kind, _) => match value::parse(&kind, value) {
+                Ok(value) => self.values.insert(name, value),
+                Err(expected) => self.problem(&span, name, format!("expected {expected}, found {}", found(value))),
+            },
+            Takes::Only(allowed) => {
+                if !allowed.iter().any(|text| is_same(text, value)) {
+                    let only = allowed.join(" or ");
+                    let what = format!("not supported yet: the only value is {only}, so leave the key out");
+                    self.problem(&span, name, what);
+                }
+            }
+        }
+    }
+
+    fn unknown(&mut self, section: &str, key: &str, name: &str, span: &Range<usize>) {
+        let known = self.schema.names_in(section);
+        let mut what = match nearest(key, &known) {
+            Some(known) => format!("unknown key, did you mean {known}?"),
+            None => format!("unknown key; known here: {}", known.join(", ")),
+        };
+        if self.schema.takes_new_sections(section) {
+            what.push_str(" A listener with a name of its own says its protocol");
+        }
+        self.problem(span, name, what);
+    }
+
+    fn problem(&mut self, span: &Range<usize>, key: &str, what: String) {
+        let problem = Problem {
+            at: self.source.at(span),
+            key: key.to_owned(),
+            what,
+        };
+        self.problems.push((span.start, problem));
+    }
+}
+
+/// Whether `value` is what `text` says; durations may be spelled differently.
+fn is_same(text: &str, value: &DeValue<'_>) -> bool {
+    DeValue::parse(text).is_ok_and(|other| {
+        let period = |value: &DeValue<'_>| value.as_str().and_then(Period::parse);
+        let same_period = period(value).zip(period(other.get_ref()));
+        same_period.is_some_and(|(a, b)| a == b) || plain(value) == plain(other.get_ref())
+    })
+}
+
+/// A value for people, cut short, with its kind where that is not plain.
+fn found(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::Table(_) => "a table".to_owned(),
+        DeValue::Array(_) => {
+            let text = plain(value);
+            if text.len() > 60 { "a list".to_owned() } else { text }
+        }
+        _ => {
+            let mut text = plain(value);
+            if text.chars().count() > 60 {
+                text = text.chars().take(57).chain("...".chars()).collect();
+            }
+            text
+        }
+    }
+}
+
+/// A value without its positions.
+fn plain(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(s) => format!("{:?}", &**s),
+        DeValue::Integer(i) => i.to_string(),
+        DeValue::Float(f) => f.to_string(),
+        DeValue::Boolean(b) => b.to_string(),
+        DeValue::Datetime(d) => d.to_string(),
+        DeValue::Array(a) => format!(
+            "[{}]",
+            a.iter().map(|v| plain(v.get_ref())).collect::<Vec<_>>().join(", ")
+        ),
+        DeValue::Table(t) => {
+            let pairs: Vec<_> = t
+                .iter()
+                .map(|(k, v)| format!("{} = {}", k.get_ref(), plain(v.get_ref())))
+                .collect();
+            format!("{{{}}}", pairs.join(", "))
+        }
+    }
+}
+
+/// The known key a person most likely meant: at most a third of its letters away.
+fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    let name = name.to_ascii_lowercase().replace('-', "_");
+    known
+        .iter()
+        .map(|k| (distance(&name, k), *k))
+        .filter(|(d, k)| *d <= (k.len() / 3).max(1))
+        .min()
+        .map(|(_, k)| k)
+}
+
+/// Letters to insert, delete, replace or swap with their neighbour to make one word of the other.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![vec![0usize; b.len() + 1]; a.len() + 1];
+    for i in 0..=a.len() {
+        for j in 0..=b.len() {
+            if i == 0 || j == 0 {
+                rows[i][j] = i + j;
+                continue;
+            }
+            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            rows[i][j] = best;
+        }
+    }
+    rows[a.len()][b.len()]
+}

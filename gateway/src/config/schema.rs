@@ -1,0 +1,224 @@
+//! The one table of all keys: the node's sections, the protocols' own rows, and those of every listener.
+
+use super::table::{
+    Auth, Disk, LATER, LISTENER_LATER, LISTENERS_LATER, Limits, Listener, Log, Memory, Metrics, Mqtt, Node, Store,
+};
+use super::value;
+use gatepost_core::keys::{Applies, Key, Kind, Values};
+use gatepost_core::session::Description;
+use std::collections::BTreeMap;
+
+/// All keys there are. Listeners that a file names are added while it is read.
+#[derive(Clone, Debug)]
+pub(super) struct Schema {
+    /// The sections in the order they are printed in.
+    rows: Vec<Row>,
+    /// Their places by name.
+    places: BTreeMap<String, usize>,
+    /// Names of all listeners, in order.
+    listeners: Vec<String>,
+}
+
+/// One key.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    /// Its full name.
+    pub name: String,
+    /// What it takes.
+    pub takes: Takes,
+    /// Its default, as in a file.
+    pub default: String,
+    /// What it sets, for people.
+    pub text: &'static str,
+}
+
+/// What a key takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Takes {
+    /// A value of a kind.
+    A(Kind, Applies),
+    /// Only these: what it sets is not built.
+    Only(&'static [&'static str]),
+}
+
+/// The listener for metrics and health, which is no protocol.
+pub(super) const METRICS: &str = "metrics";
+const METRICS_PORT: u16 = 15692;
+const LISTENERS: &str = "listeners";
+
+impl Schema {
+    /// The table, with `protocols`.
+    pub(super) fn new(protocols: &[&Description]) -> Schema {
+        let mut schema = Schema {
+            rows: Vec::new(),
+            places: BTreeMap::new(),
+            listeners: Vec::new(),
+        };
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let host = if host.is_empty() { "localhost".to_owned() } else { host };
+        schema.section("node", Node::KEYS);
+        schema.set_default("node.name", &value::quoted(&format!("gatepost@{host}")));
+        schema.set_default("node.cluster_name", &value::quoted(&host));
+        schema.section("log", Log::KEYS);
+        for protocol in protocols {
+            schema.listener(protocol.name, protocol.port);
+            schema.set_default(
+                &format!("listeners.{}.protocol", protocol.name),
+                &value::quoted(protocol.name),
+            );
+        }
+        schema.listener(METRICS, Some(METRICS_PORT));
+        schema.set_default("listeners.metrics.protocol", &value::quoted(METRICS));
+        schema.section("limits", Limits::KEYS);
+        schema.section("memory", Memory::KEYS);
+        schema.section("disk", Disk::KEYS);
+        schema.section("store", Store::KEYS);
+        schema.section("mqtt", Mqtt::KEYS);
+        schema.section("auth", Auth::KEYS);
+        schema.section("metrics", Metrics::KEYS);
+        for key in protocols.iter().flat_map(|protocol| protocol.keys) {
+            schema.key(key.name.to_owned(), key);
+        }
+        for (name, values) in LATER {
+            schema.later((*name).to_owned(), values);
+        }
+        for (name, binds) in LISTENERS_LATER {
+            schema.later(format!("listeners.{name}.bind"), binds);
+            schema.later(format!("listeners.{name}.backlog"), &["128"]);
+            schema.listener_later(name);
+        }
+        schema
+    }
+
+    /// Adds a listener that a file names. It must say its protocol.
+    pub(super) fn add_listener(&mut self, name: &str) {
+        self.listener(name, None);
+    }
+
+    /// Whether `name` is a section, or could be a listener.
+    pub(super) fn is_section(&self, name: &str) -> bool {
+        let inside = format!("{name}.");
+        let next = self.places.range(inside.clone()..).next();
+        next.is_some_and(|(key, _)| key.starts_with(&inside))
+    }
+
+    /// Whether tables that are not known yet may stand in this section.
+    pub(super) fn takes_new_sections(&self, section: &str) -> bool {
+        section == LISTENERS
+    }
+
+    /// The key of that name.
+    pub(super) fn row(&self, name: &str) -> Option<&Row> {
+        self.rows.get(*self.places.get(name)?)
+    }
+
+    /// The kind of a key that is built.
+    pub(super) fn kind(&self, name: &str) -> Option<Kind> {
+        match self.row(name)?.takes {
+            Takes::A(kind, _) => Some(kind),
+            Takes::Only(_) => None,
+        }
+    }
+
+    /// All keys of what is built, by section.
+    pub(super) fn sections(&self) -> Vec<(&str, Vec<&Row>)> {
+        let mut sections: Vec<(&str, Vec<&Row>)> = Vec::new();
+        for row in self.rows.iter().filter(|row| matches!(row.takes, Takes::A(..))) {
+            let section = section_of(&row.name);
+            match sections.iter_mut().find(|(name, _)| *name == section) {
+                Some((_, rows)) => rows.push(row),
+                None => sections.push((section, vec![row])),
+            }
+        }
+        sections
+    }
+
+    /// The names of the listeners, those of protocols first.
+    pub(super) fn listeners(&self) -> &[String] {
+        &self.listeners
+    }
+
+    /// Names in a section: of keys and of sections within it.
+    pub(super) fn names_in(&self, section: &str) -> Vec<&str> {
+        let mut names: Vec<&str> = self
+            .places
+            .keys()
+            .filter_map(|key| match section {
+                "" => Some(key.as_str()),
+                _ => key.strip_prefix(section)?.strip_prefix('.'),
+            })
+            .filter_map(|rest| rest.split('.').next())
+            .collect();
+        names.dedup();
+        names
+    }
+
+    /// The values of a configuration that sets nothing.
+    pub(super) fn defaults(&self) -> Values {
+        let mut values = Values::default();
+        for row in &self.rows {
+            if let Takes::A(kind, _) = row.takes {
+                values.insert(&row.name, value::default(&kind, &row.default));
+            }
+        }
+        values
+    }
+
+    fn section(&mut self, section: &str, keys: &'static [Key]) {
+        for key in keys {
+            self.key(format!("{section}.{}", key.name), key);
+        }
+    }
+
+    fn listener(&mut self, name: &str, port: Option<u16>) {
+        let section = format!("{LISTENERS}.{name}");
+        self.section(&section, Listener::KEYS);
+        if let Some(port) = port {
+            self.set_default(&format!("{section}.bind"), &format!("[\"[::]:{port}\"]"));
+        }
+        self.listener_later(name);
+        self.listeners.push(name.to_owned());
+    }
+
+    fn listener_later(&mut self, name: &str) {
+        for (key, values) in LISTENER_LATER {
+            self.later(format!("{LISTENERS}.{name}.{key}"), values);
+        }
+    }
+
+    fn key(&mut self, name: String, key: &Key) {
+        self.push(Row {
+            name,
+            takes: Takes::A(key.kind, key.applies),
+            default: key.default.to_owned(),
+            text: key.text,
+        });
+    }
+
+    fn later(&mut self, name: String, values: &'static [&'static str]) {
+        self.push(Row {
+            name,
+            takes: Takes::Only(values),
+            default: values.first().copied().unwrap_or_default().to_owned(),
+            text: "",
+        });
+    }
+
+    /// Two rows of one name are a mistake of ours.
+    fn push(&mut self, row: Row) {
+        let before = self.places.insert(row.name.clone(), self.rows.len());
+        debug_assert!(before.is_none(), "{} is there twice", row.name);
+        self.rows.push(row);
+    }
+
+    fn set_default(&mut self, name: &str, default: &str) {
+        if let Some(row) = self.places.get(name).and_then(|at| self.rows.get_mut(*at)) {
+            row.default = default.to_owned();
+        }
+    }
+}
+
+/// What stands before a name's last dot.
+pub(super) fn section_of(name: &str) -> &str {
+    name.rsplit_once('.').map_or("", |(section, _)| section)
+}

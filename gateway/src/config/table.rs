@@ -1,0 +1,352 @@
+//! The node's keys: name, type, default, what values are allowed, when a change applies, and what it means.
+//!
+//! One line here is a key and a field: parsing, `--print-config`, the sample file and the reference follow from it. A
+//! key that one protocol alone reads stands in that protocol's crate instead (`Description::keys`).
+//!
+//! ```text
+//!     /// What the key means.
+//!     name: Type = "default as in a file", Kind, When;
+//! ```
+
+use super::units::{Budget, Period, Size};
+use crate::logging;
+use gatepost_core::keys::{Applies, FromValue, Key, Kind, Value, Values};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Declares a section: a struct with a field for each key, and its rows, whose names are without the section's.
+macro_rules! section {
+    ($(#[$meta:meta])* $name:ident {
+        $($(#[doc = $text:literal])+ $field:ident: $type:ty = $default:expr, $kind:expr, $applies:ident;)*
+    }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $name {
+            $($(#[doc = $text])+ pub $field: $type,)*
+        }
+
+        impl $name {
+            /// The rows.
+            pub(super) const KEYS: &'static [Key] = &[
+                $(Key {
+                    name: stringify!($field),
+                    kind: $kind,
+                    default: $default,
+                    applies: Applies::$applies,
+                    text: concat!($($text, "\n"),+),
+                },)*
+            ];
+
+            /// The section as `values` has it.
+            ///
+            /// # Panics
+            /// A row's kind does not fit its field: `Config::default()` would panic too, and a test calls that.
+            pub(super) fn read(values: &Values, section: &str) -> Self {
+                $name {
+                    $($field: values
+                        .read(&format!("{section}.{}", stringify!($field)))
+                        .expect("the row's kind fits the field's type"),)*
+                }
+            }
+        }
+    };
+}
+
+/// Declares an enum whose variants are words of the configuration.
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $text:literal])+ $variant:ident = $word:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[doc = $text])+ $variant,)*
+        }
+
+        impl $name {
+            const WORDS: Kind = Kind::Choice(&[$($word),*]);
+        }
+
+        impl FromValue for $name {
+            fn from_value(value: &Value) -> Option<Self> {
+                match value {
+                    $(Value::Text(word) if word == $word => Some($name::$variant),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+section! {
+    /// The node itself.
+    Node {
+        /// The node's name, as operators see it.
+        name: String = HOST, Kind::Text, Restart;
+        /// The name shown as the cluster's.
+        cluster_name: String = HOST, Kind::Text, Restart;
+        /// Where messages and definitions are kept.
+        data_dir: PathBuf = "\"./gatepost-data\"", Kind::Path, Restart;
+        /// Threads that serve sockets; 0: one per core.
+        io_threads: usize = "0", Kind::Count { min: 0, max: IO_THREADS_MAX }, Restart;
+    }
+}
+
+/// Stands for a default that is made of the host's name; see [`super::schema`].
+const HOST: &str = "";
+/// More I/O threads than this are a slip of the hand.
+const IO_THREADS_MAX: u64 = 256;
+
+section! {
+    /// The node's log of events for people (not the message log).
+    Log {
+        /// `error`, `warn` (or `warning`), `info`, `debug`, `trace`, or directives such as `info,gatepost_mqtt=debug`.
+        level: String = "\"info\"", Kind::Checked { expected: logging::LEVELS, check: logging::is_level }, Now;
+        /// How a line is written.
+        format: LogFormat = "\"text\"", LogFormat::WORDS, Restart;
+        /// `stderr`, or a file to append to.
+        target: String = "\"stderr\"", Kind::Checked { expected: LOG_TARGETS, check: is_log_target }, Restart;
+    }
+}
+
+const LOG_TARGETS: &str = "\"stderr\" or a file (journald is not supported yet; it collects stderr)";
+
+fn is_log_target(target: &str) -> bool {
+    !matches!(target, "" | "journald")
+}
+
+words! {
+    /// See [`Log::format`].
+    LogFormat {
+        /// Lines for people.
+        Text = "text",
+        /// One JSON object a line.
+        Json = "json",
+    }
+}
+
+section! {
+    /// One listener: its keys stand under `listeners.NAME`.
+    Listener {
+        /// What is spoken there: the name of a protocol, or `metrics`.
+        protocol: String = "\"\"", Kind::Text, Restart;
+        /// Addresses to listen on; empty: off. `[::]` takes IPv4 too.
+        bind: Vec<SocketAddr> = "[]", Kind::Addresses, Restart;
+        /// Connections the kernel keeps waiting for us.
+        backlog: u32 = "128", Kind::Count { min: 1, max: 65_535 }, Restart;
+    }
+}
+
+section! {
+    /// What one client, or all of them, may use.
+    Limits {
+        /// Connections at once, over all protocols; 0: what the file descriptor limit allows.
+        max_connections: u64 = "0", Kind::COUNT, Now;
+        /// Body of one message, in every protocol.
+        max_message_size: Size = "\"16MiB\"", Kind::Size { min: 1, max: 1 << 30 }, NewConnections;
+        /// Queues per vhost.
+        max_queues: usize = "10000", Kind::Count { min: 1, max: 10_000_000 }, Restart;
+        /// From accept to a finished login.
+        handshake_timeout: Period = "\"10s\"", Kind::secs(1, 86_400), NewConnections;
+        /// AMQP and STOMP heartbeat offered; 0: none.
+        heartbeat: Period = "\"60s\"", Kind::secs(0, 65_535), NewConnections;
+    }
+}
+
+section! {
+    /// Memory.
+    Memory {
+        /// What all that clients make may fill: a share of the machine, or bytes. The parts below are of it.
+        budget: Budget = "0.4", Kind::Share, Restart;
+        /// What deliveries that consumers do not settle may fill: 32 bytes each, and their bodies until they are in the
+        /// log. A share is of the budget. Over it, who holds much of it is offered no more until it settles.
+        unsettled: Budget = "0.2", Kind::Share, Restart;
+        /// What clients make and what cannot leave memory: retained messages, subscriptions, bindings, queues, sessions,
+        /// connections. A share is of the budget. More is refused.
+        objects: Budget = "0.25", Kind::Share, Restart;
+        /// Packets that have not arrived completely. A share is of the budget. Over it, connections that have sent a
+        /// part of a large one are not read, but for one at a time.
+        input: Budget = "0.1", Kind::Share, Restart;
+        /// Publishes kept per connection while publishers have to wait; then its socket is no longer read.
+        per_connection_buffer: Size = "\"64KiB\"", Kind::Size { min: 4 << 10, max: 16 << 20 }, NewConnections;
+    }
+}
+
+section! {
+    /// Free disk.
+    Disk {
+        /// Free space under which publishers wait. Of this, 5 % and four segments the largest holds.
+        free_limit: Size = "\"256MiB\"", Kind::SIZE, Now;
+        /// Room that is kept for what consumers settle: publishes that need it are refused. Of this and two segments the
+        /// larger holds.
+        reserve: Size = "0", Kind::SIZE, Now;
+    }
+}
+
+section! {
+    /// The message log.
+    Store {
+        /// What a confirm stands for.
+        durability: Durability = "\"always\"", Durability::WORDS, Restart;
+        /// Least time from one sync to the next.
+        min_sync_gap: Period = "\"0s\"", Kind::secs(0, 10), Restart;
+        /// Time between syncs with `interval`.
+        interval: Period = "\"1s\"", MS_TO_HOUR, Restart;
+        /// Whether a confirm waits for the sync with `interval`.
+        confirm: Confirm = "\"synced\"", Confirm::WORDS, Restart;
+        /// Size of a log segment; `auto`: by medium.
+        segment_size: Option<Size> = "\"auto\"", Kind::SizeOrAuto, Restart;
+        /// Message bodies kept in memory.
+        cache: Size = "\"16MiB\"", Kind::SIZE, Restart;
+        /// What may wait to be written; over it publishers wait. One message always may.
+        backlog: Size = "\"4MiB\"", Kind::Size { min: 1, max: 1 << 30 }, Restart;
+        /// How long it may wait; over it publishers wait, too.
+        backlog_time: Period = "\"2s\"", MS_TO_HOUR, Now;
+        /// For how long a read that fails is tried again before the process ends.
+        read_timeout: Period = "\"30s\"", Kind::secs(0, 3_600), Restart;
+        /// Files of the log kept open for reading; 0: by the limit on open files.
+        open_files: u64 = "0", Kind::Count { min: 0, max: 65_536 }, Restart;
+    }
+}
+
+const MS_TO_HOUR: Kind = Kind::Period {
+    min: Duration::from_millis(1),
+    max: Duration::from_secs(3_600),
+};
+
+words! {
+    /// See [`Store::durability`].
+    Durability {
+        /// A sync covered it.
+        Always = "always",
+        /// A sync covers it within the interval.
+        Interval = "interval",
+        /// The kernel has it.
+        Os = "os",
+    }
+}
+
+words! {
+    /// See [`Store::confirm`].
+    Confirm {
+        /// A confirm waits for the sync.
+        Synced = "synced",
+        /// It does not.
+        Written = "written",
+    }
+}
+
+section! {
+    /// What the node and other protocols share with MQTT.
+    Mqtt {
+        /// Exchange that topics are published to and filters bind to.
+        exchange: String = "\"amq.topic\"", Kind::Text, Restart;
+        /// Who may log in without credentials; STOMP clients too.
+        anonymous: Anonymous = "\"loopback\"", Anonymous::WORDS, Now;
+        /// Who they are then.
+        anonymous_user: String = "\"anonymous\"", Kind::Text, Now;
+        /// How long a session may outlive its connection.
+        session_expiry_max: Period = "\"1d\"", Kind::secs(0, u64::MAX / 1000), Restart;
+    }
+}
+
+words! {
+    /// See [`Mqtt::anonymous`].
+    Anonymous {
+        /// Nobody.
+        Deny = "deny",
+        /// Clients on this machine.
+        Loopback = "loopback",
+        /// Everybody.
+        Allow = "allow",
+    }
+}
+
+section! {
+    /// Who may log in.
+    Auth {
+        /// Users that may log in from this machine only.
+        loopback_users: Vec<String> = "[\"guest\"]", Kind::Texts, Now;
+        /// The user there is from the start; empty: none.
+        default_user: String = "\"guest\"", Kind::Text, Now;
+        /// File with that user's password; empty: `guest`, for the user `guest` only.
+        default_password_file: String = "\"\"", Kind::File, Now;
+    }
+}
+
+section! {
+    /// What Prometheus may ask.
+    Metrics {
+        /// Whether `/metrics` is only answered on addresses of this machine (127.0.0.1, ::1). Health is answered on all.
+        loopback_only: bool = "true", Kind::Flag, Now;
+    }
+}
+
+/// Keys of the documented configuration whose features are not built, with the only values they take. A setting that
+/// is read and then ignored is worse than one that is refused.
+pub(super) const LATER: &[(&str, &[&str])] = &[
+    ("limits.max_connections_per_user", &["0"]),
+    ("limits.consumer_timeout", &["\"30m\""]),
+    ("limits.default_prefetch", &["0"]),
+    ("mqtt.vhost_by_port", &["{}"]),
+    ("mqtt.vhost_by_cert", &["{}"]),
+    ("mqtt.retained_max", &["0"]),
+    ("auth.backends", &["[\"internal\"]"]),
+    // EXTERNAL needs a client certificate, and so is not offered yet either way.
+    (
+        "auth.mechanisms",
+        &["[\"PLAIN\", \"AMQPLAIN\", \"EXTERNAL\"]", "[\"PLAIN\", \"AMQPLAIN\"]"],
+    ),
+    ("auth.cache_ttl", &["\"15s\""]),
+    ("auth.certificate.identity", &["\"cn\""]),
+    ("auth.http.style", &["\"rabbitmq\""]),
+    ("auth.http.user_url", &["\"\""]),
+    ("auth.http.vhost_url", &["\"\""]),
+    ("auth.http.resource_url", &["\"\""]),
+    ("auth.http.topic_url", &["\"\""]),
+    ("auth.http.timeout", &["\"2s\""]),
+    ("auth.http.ca", &["\"\""]),
+    ("auth.jwt.jwks", &["\"\""]),
+    ("auth.jwt.jwks_ttl", &["\"1h\""]),
+    ("auth.jwt.resource_server_id", &["\"gatepost\""]),
+    ("auth.jwt.verify_aud", &["true"]),
+    ("auth.jwt.algorithms", &["[\"RS256\", \"ES256\"]"]),
+    ("auth.jwt.username_claims", &["[\"sub\", \"client_id\"]"]),
+    ("auth.jwt.scope_claims", &["[\"scope\"]"]),
+    ("auth.file.passwords", &["\"\""]),
+    ("auth.file.acl", &["\"\""]),
+    ("metrics.auth", &["false"]),
+    ("metrics.per_object_limit", &["2000"]),
+    ("tls.cert", &["\"\""]),
+    ("tls.key", &["\"\""]),
+    ("tls.client_ca", &["\"\""]),
+    ("tls.client_auth", &["\"none\""]),
+    ("tls.min_version", &["\"1.2\""]),
+    ("definitions.file", &["\"\""]),
+    ("definitions.skip_if_unchanged", &["true"]),
+    ("management.path_prefix", &["\"\""]),
+    ("management.cors_origins", &["[]"]),
+    ("management.max_body", &["\"1MiB\""]),
+    ("management.ui", &["true", "false"]),
+    ("management.stats_interval", &["\"5s\""]),
+    ("listeners.mqtt.quic_bind", &["[]"]),
+];
+
+/// The same for every listener, under its name.
+pub(super) const LISTENER_LATER: &[(&str, &[&str])] = &[
+    ("tls_bind", &["[]"]),
+    ("proxy_protocol", &["false"]),
+    ("unix", &["\"\""]),
+    ("max_connections", &["0"]),
+    ("tls.cert", &["\"\""]),
+    ("tls.key", &["\"\""]),
+    ("tls.client_ca", &["\"\""]),
+    ("tls.client_auth", &["\"none\""]),
+    ("tls.min_version", &["\"1.2\""]),
+];
+
+/// Listeners whose protocols are not built: `bind` may be off or the default, and nothing else may be set.
+pub(super) const LISTENERS_LATER: &[(&str, &[&str])] = &[
+    ("web_mqtt", &["[]", "[\"[::]:15675\"]"]),
+    ("web_stomp", &["[]", "[\"[::]:15674\"]"]),
+    ("management", &["[]", "[\"[::]:15672\"]"]),
+];

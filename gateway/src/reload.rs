@@ -1,0 +1,120 @@
+//! What signals ask of a node that goes on serving: SIGHUP reads the configuration again, SIGUSR1 writes the node's
+//! state to the log. SIGQUIT and SIGUSR2 are caught, because uncaught they would end the process at once.
+
+use crate::auth::Rules;
+use crate::config::{Config, Layers};
+use crate::logging::Level;
+use crate::node::Node;
+use gatepost_core::keys::Applies;
+use std::io;
+use std::sync::atomic::Ordering;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Signals that do not end the process.
+pub(crate) struct Signals {
+    hangup: Signal,
+    user1: Signal,
+    user2: Signal,
+    quit: Signal,
+    /// Caught so that it does not end the process: a write over the limit on a file's size then fails like any other,
+    /// and is told and handled like any other.
+    _file_size: Signal,
+}
+
+impl Signals {
+    /// Takes over the signals. Done before the log is read, which may take long.
+    ///
+    /// # Errors
+    /// The system has no room for a handler.
+    pub(crate) fn listen() -> io::Result<Signals> {
+        Ok(Signals {
+            hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
+            quit: signal(SignalKind::quit())?,
+            _file_size: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
+        })
+    }
+}
+
+/// Does what signals ask, for ever.
+pub(crate) async fn run(node: &Node, layers: &Layers, level: &Level, mut signals: Signals) {
+    loop {
+        tokio::select! {
+            _ = signals.hangup.recv() => reload(node, layers, level),
+            _ = signals.user1.recv() => dump(node),
+            _ = signals.user2.recv() => tracing::info!("SIGUSR2 is ignored"),
+            _ = signals.quit.recv() => tracing::info!("SIGQUIT is ignored; SIGTERM stops the gateway"),
+        }
+    }
+}
+
+/// Reads all layers again and puts them into effect, all or nothing.
+fn reload(node: &Node, layers: &Layers, level: &Level) {
+    match read(node, layers) {
+        Ok((config, rules)) => {
+            node.directory.replace(rules);
+            level.set(&config.log.level);
+            node.replace_config(config);
+            tracing::info!("the configuration is reloaded");
+        }
+        Err(problems) => {
+            for problem in &problems {
+                tracing::error!("{problem}");
+            }
+            let problems = problems.len();
+            tracing::error!(problems, "the configuration is refused: everything stays as it is");
+        }
+    }
+}
+
+/// What the layers say now, as far as it applies without a restart. Says what changes.
+fn read(node: &Node, layers: &Layers) -> Result<(Config, Rules), Vec<String>> {
+    let texts = |problems: Vec<crate::config::Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let next = layers.load().map_err(|problems| texts(problems.0))?;
+    let current = node.config();
+    let config = current.with_what_applies(&next);
+    // Parts of two configurations that are each good need not fit together.
+    let problems = config.check();
+    if !problems.is_empty() {
+        return Err(texts(problems));
+    }
+    let rules = Rules::new(&config).map_err(|problem| vec![problem])?;
+    for change in current.changes(&next) {
+        let (key, from, to) = (change.name, change.from, change.to);
+        match change.applies {
+            Applies::Now => tracing::info!(key, from, to, "changed"),
+            Applies::NewConnections => tracing::info!(key, from, to, "changed for new connections"),
+            Applies::Restart => tracing::warn!(key, from, to, "not changed: this needs a restart"),
+        }
+    }
+    Ok((config, rules))
+}
+
+/// Writes the node's state to the log, for whoever looks at a gateway that behaves oddly.
+fn dump(node: &Node) {
+    let health = &node.health;
+    let (backlog_bytes, backlog_since) = node.log.backlog();
+    tracing::info!(
+        uptime_s = node.started.elapsed().as_secs(),
+        connections = node.connections_open(),
+        attached = node.attached.load(Ordering::Relaxed),
+        backlog_bytes,
+        backlog_ms = backlog_since.as_millis(),
+        disk_free = health.disk_free.load(Ordering::Relaxed),
+        health = ?health,
+        "state of the node"
+    );
+    for (protocol, counts) in node.protocols.iter().zip(&node.connections) {
+        tracing::info!(
+            protocol = protocol.name(),
+            connections = counts.open(),
+            ?counts,
+            "state of a protocol"
+        );
+    }
+    for vhost in &node.vhosts {
+        let counters = vhost.enter(|engine, _| engine.counters());
+        tracing::info!(vhost = %vhost.name, ?counters, "state of a vhost");
+    }
+}
