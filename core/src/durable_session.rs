@@ -53,8 +53,10 @@ pub(crate) struct DurableSession {
     pub(crate) open: bool,
     /// It is over, and being taken apart.
     pub(crate) ending: bool,
-    /// What it costs in memory, with its subscriptions and the QoS 2 ids of its client.
+    /// What it costs in memory, with the QoS 2 ids of its client.
     pub(crate) charge: Charge,
+    /// What its subscriptions cost, beside their bindings.
+    pub(crate) subscriptions_charge: Charge,
     /// What `delayed_will` costs.
     pub(crate) will_charge: Charge,
 }

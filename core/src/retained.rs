@@ -316,6 +316,9 @@ fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
     }
 }
 
+/// Retained messages stay while what was allocated beside them goes: holes that a few of them keep open. Measured.
+const SCATTERED: usize = 96;
+
 /// A message, its entries in the maps, and what the log's index keeps of it.
 fn memory(key: &[u8], message: &Message) -> usize {
     let expires = message
@@ -323,7 +326,7 @@ fn memory(key: &[u8], message: &Message) -> usize {
         .deadline
         .map_or(0, |_| ledger::sorted::<(Wall, Key), ()>());
     let entry = ledger::sorted::<Key, Message>() + expires + ledger::text(key.len());
-    message.memory() + entry + ledger::indexed(key.len() + 1)
+    message.memory() + entry + ledger::indexed(key.len() + 1) + SCATTERED
 }
 
 #[cfg(test)]

@@ -456,6 +456,7 @@ impl Engine {
             charge: self
                 .ledger
                 .charge(ObjectKind::Sessions, DurableSession::memory(&client_id)),
+            subscriptions_charge: self.ledger.charge(ObjectKind::Routes, 0),
             will_charge: Charge::default(),
         }) as u32;
         self.session_ids.insert(client_id, session);

@@ -71,7 +71,13 @@ impl Engine {
                 0
             };
             let bytes = DurableSession::memory(&c.client_id) + will + queue;
-            if let Err(fault) = self.admit(ObjectKind::Sessions, bytes) {
+            // One that ends with its connection is no more than a part of it.
+            let kind = if kept {
+                ObjectKind::Sessions
+            } else {
+                ObjectKind::Connections
+            };
+            if let Err(fault) = self.admit(kind, bytes) {
                 return self.fail(link, CHANNEL, Op::OpenSession, fault);
             }
         }
@@ -99,6 +105,7 @@ impl Engine {
                     charge: self
                         .ledger
                         .charge(ObjectKind::Sessions, DurableSession::memory(&c.client_id)),
+                    subscriptions_charge: self.ledger.charge(ObjectKind::Routes, 0),
                     will_charge: Charge::default(),
                 }) as u32;
                 self.session_ids.insert(c.client_id.clone(), session);

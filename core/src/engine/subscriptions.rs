@@ -145,7 +145,12 @@ impl Engine {
             let listed = self.sessions[session as usize].consumers.len();
             budget.spend(SUBSCRIBE_WORK + listed / LISTED_PER_UNIT);
         }
-        let gate = answered.waits.then(|| self.staging.wait());
+        // The records of earlier holds may be in a batch that has left, and the open one may stay empty: nobody would report it.
+        let gate = if answered.waits {
+            self.staging.wait_for_all()
+        } else {
+            None
+        };
         let event = Event::Subscribed {
             packet_id: c.packet_id,
             results: answered.granted.into(),
@@ -244,7 +249,7 @@ impl Engine {
         let bytes = subscription_bytes(&s.client_id, &id.0, id.1.as_ref());
         let new = s.subscriptions.insert(id, options).is_none();
         if new {
-            s.charge.grow(bytes);
+            s.subscriptions_charge.grow(bytes);
         }
         new
     }
@@ -254,7 +259,8 @@ impl Engine {
         let s = &mut self.sessions[session as usize];
         let known = s.subscriptions.remove(id).is_some();
         if known {
-            s.charge.shrink(subscription_bytes(&s.client_id, &id.0, id.1.as_ref()));
+            s.subscriptions_charge
+                .shrink(subscription_bytes(&s.client_id, &id.0, id.1.as_ref()));
         }
         known
     }
@@ -368,7 +374,12 @@ impl Engine {
                 }
             }
         }
-        let gate = answered.waits.then(|| self.staging.wait());
+        // The records of earlier holds may be in a batch that has left, and the open one may stay empty: nobody would report it.
+        let gate = if answered.waits {
+            self.staging.wait_for_all()
+        } else {
+            None
+        };
         let event = Event::Unsubscribed {
             packet_id: c.packet_id,
             existed: answered.existed.into(),

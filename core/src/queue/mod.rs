@@ -148,7 +148,7 @@ impl Queue {
     /// What a queue costs in memory: its entry, its places in the tables of names, slots and bindings, and in the log's index.
     pub(crate) fn memory(name: &str, arguments: &Table, durable: bool) -> usize {
         let tables = ledger::hashed::<(Name, u32)>() + 2 * ledger::hashed::<(u64, [usize; 3])>();
-        let log = if durable { ledger::indexed(9) + 160 } else { 0 };
+        let log = if durable { ledger::indexed(9) } else { 0 };
         std::mem::size_of::<Queue>() * 5 / 4 + tables + ledger::text(name.len()) + arguments.memory() + log
     }
 

@@ -157,7 +157,7 @@ impl Router {
         let shared = exchange.table.memory();
         exchange.table.insert(id, &binding);
         self.bytes += exchange.table.memory() - shared;
-        self.bytes += binding_bytes(exchange.table.kind(), key, &binding.arguments, binding.durable);
+        self.bytes += binding_bytes(exchange.table.kind(), key, &binding.arguments, is_logged(&binding));
         exchange.outgoing.insert(id);
         match end {
             End::Queue(slot) => self.queues.entry(slot).or_default().bindings.insert(id),
@@ -229,13 +229,8 @@ impl Router {
         let shared = source.table.memory();
         source.table.remove(id, &link.binding);
         self.bytes -= shared - source.table.memory();
-        let Binding {
-            key,
-            arguments,
-            durable,
-            ..
-        } = &link.binding;
-        self.bytes -= binding_bytes(source.table.kind(), key, arguments, *durable);
+        let Binding { key, arguments, .. } = &link.binding;
+        self.bytes -= binding_bytes(source.table.kind(), key, arguments, is_logged(&link.binding));
         source.outgoing.remove(&id);
         if source.auto_delete && source.outgoing.is_empty() {
             removal.idle.push(link.source);
@@ -291,6 +286,11 @@ impl Link {
         } = &self.binding;
         identity_hash(hasher, self.source, self.end, key, *dialect, arguments)
     }
+}
+
+/// Whether the log has a record of the binding. A subscription is logged as its session's.
+fn is_logged(binding: &Binding) -> bool {
+    binding.durable && binding.grant.is_none()
 }
 
 /// Hash of all that identifies a binding.

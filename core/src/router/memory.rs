@@ -21,21 +21,19 @@ impl Router {
 
 /// What a binding costs beside the levels of its pattern, which bindings share: its entry, the key, and its places in the table
 /// of identities, in the lists of both ends, and in its exchange.
-pub(super) fn binding_bytes(kind: &str, key: &str, arguments: &Table, durable: bool) -> usize {
+pub(super) fn binding_bytes(kind: &str, key: &str, arguments: &Table, logged: bool) -> usize {
     let entry = size_of::<Link>() * 5 / 4 + text(key.len());
     let lists = hashed::<BindingId>() + 2 * sorted::<BindingId, ()>();
     let arguments = arguments.memory();
     let own = match kind {
+        // Its place at the last node of its pattern.
+        "topic" => allocation(4 * size_of::<BindingId>()),
         "direct" => hashed::<[usize; 5]>() + allocation(key.len()),
         // The table of a headers exchange has a copy of what it asks for.
         "headers" => sorted::<BindingId, [usize; 3]>() + arguments,
         _ => 0,
     };
-    let log = if durable {
-        indexed(64 + key.len() + arguments)
-    } else {
-        0
-    };
+    let log = if logged { indexed(64 + key.len() + arguments) } else { 0 };
     entry + lists + arguments + own + log
 }
 

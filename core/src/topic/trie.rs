@@ -274,9 +274,9 @@ impl<T: PartialEq> Trie<T> {
     }
 }
 
-/// A node, with a share of the room that the list of nodes keeps free, and its first value.
+/// A node, with a share of the room that the list of nodes keeps free.
 const fn node_bytes<T>() -> usize {
-    size_of::<Node<T>>() * 5 / 4 + ledger::allocation(4 * size_of::<T>())
+    size_of::<Node<T>>() * 5 / 4
 }
 
 /// The label of a literal edge and its place among the edges.

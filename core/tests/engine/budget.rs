@@ -148,6 +148,26 @@ fn subscriptions_over_the_limit_are_refused_one_by_one() {
 }
 
 #[test]
+fn a_subscribe_is_answered_when_only_its_first_filters_are_granted() {
+    // The last hold of a long SUBSCRIBE logged nothing, and its answer waited for a batch that never came.
+    let mut w = world();
+    let c = w.connect("mqtt");
+    run(&mut w, c, [kept("many")]);
+    let filters = |round: usize| (0..200).map(move |n| filter(&format!("a/{round}/{n}"), 1)).collect();
+    let answers = (0..20).map(|round| run(&mut w, c, [subscribe(filters(round))]));
+    let answers: Vec<_> = answers.collect();
+    assert!(answers.iter().all(|heard| heard.len() == 1), "{answers:?}");
+    let is_mixed = |heard: &Vec<String>| heard[0].contains("Ok(1)") && heard[0].contains("QuotaExceeded");
+    assert!(answers.iter().any(is_mixed));
+    // So is an UNSUBSCRIBE whose last filters were not there.
+    let unsubscribe = Command::Unsubscribe(Box::new(gatepost_core::command::Unsubscribe {
+        packet_id: 2,
+        filters: (0..2_000).map(|n| (format!("a/0/{n}").into(), None)).collect(),
+    }));
+    assert_eq!(run(&mut w, c, [unsubscribe]).len(), 1);
+}
+
+#[test]
 fn queues_bindings_exchanges_and_sessions_are_refused_too() {
     let mut w = world();
     let c = w.connect("amqp");

@@ -13,6 +13,7 @@ mod failure;
 mod hostile;
 mod interop;
 mod kills;
+mod memory;
 mod mqtt;
 mod reading;
 mod startup;

@@ -36,6 +36,14 @@ impl Mqtt {
     }
 
     pub(crate) fn try_open(port: u16, client_id: &str, clean: bool) -> Result<Self> {
+        let mut body = b"\x00\x04MQTT\x04".to_vec();
+        body.extend([if clean { 2 } else { 0 }, 0, 0]);
+        text(&mut body, client_id);
+        Mqtt::try_speak(port, &body)
+    }
+
+    /// With a CONNECT spelled out.
+    pub(crate) fn try_speak(port: u16, connect: &[u8]) -> Result<Self> {
         let stream = try_tcp(port)?;
         let mut mqtt = Mqtt {
             stream,
@@ -44,10 +52,7 @@ impl Mqtt {
             read: 0,
             output: Vec::new(),
         };
-        let mut body = b"\x00\x04MQTT\x04".to_vec();
-        body.extend([if clean { 2 } else { 0 }, 0, 0]);
-        text(&mut body, client_id);
-        mqtt.packet(0x10, &body);
+        mqtt.packet(0x10, connect);
         let connack = mqtt.expect(0x20)?;
         if connack[1] != 0 {
             return Err(Error::other(format!("refused with {}", connack[1])));

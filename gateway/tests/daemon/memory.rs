@@ -1,0 +1,314 @@
+//! Floods of everything that a client can make: refused in the protocol's words, others are served meanwhile, and neither the
+//! process nor its next start outgrows the budget.
+//!
+//! ```console
+//! GATEPOST_MEMORY_BUDGET=100MiB cargo test -p gatepost --test daemon memory -- --nocapture   # prints what it measured
+//! ```
+//!
+//! The bounds are generous: allocators keep what was freed, and a debug build is as large as it is.
+
+use crate::support::Gatepost;
+use crate::support::amqp::{Amqp, Args, Incoming, close_reason};
+use crate::support::daemon::http;
+use crate::support::mqtt::Mqtt;
+use crate::support::raw::eventually;
+use std::fmt::Write as _;
+use std::io::Result;
+
+/// As small as the test is short. A larger one makes the figures more exact.
+fn budget() -> (String, u64) {
+    let text = std::env::var("GATEPOST_MEMORY_BUDGET").unwrap_or_else(|_| "12MiB".to_owned());
+    let mib = text.strip_suffix("MiB").and_then(|n| n.parse::<u64>().ok());
+    (text.clone(), mib.expect("a number of MiB") << 20)
+}
+
+fn metric(gatepost: &Gatepost, name: &str) -> u64 {
+    let text = http(gatepost.metrics, "/metrics").expect("metrics");
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+    let value: Option<f64> = line.and_then(|n| n.parse().ok());
+    value.unwrap_or_else(|| panic!("{name} in:\n{text}")) as u64
+}
+
+fn used(gatepost: &Gatepost, kind: &str) -> u64 {
+    metric(gatepost, &format!("gatepost_objects_bytes{{kind=\"{kind}\"}}"))
+}
+
+fn refused(gatepost: &Gatepost, kind: &str) -> u64 {
+    metric(gatepost, &format!("gatepost_objects_refused_total{{kind=\"{kind}\"}}"))
+}
+
+/// The most that the process has occupied since it started.
+fn peak(gatepost: &Gatepost) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gatepost.pid())).expect("a status");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .expect("VmHWM");
+    1024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("kilobytes")
+}
+
+/// MQTT 5 with a session that is kept for an hour.
+fn open_v5(port: u16, client_id: &str) -> Mqtt {
+    try_open_v5(port, client_id).unwrap_or_else(|e| panic!("MQTT 5: {e}"))
+}
+
+fn try_open_v5(port: u16, client_id: &str) -> Result<Mqtt> {
+    let mut body = b"\x00\x04MQTT\x05\x00\x00\x00\x05\x11\x00\x00\x0E\x10".to_vec();
+    body.extend((client_id.len() as u16).to_be_bytes());
+    body.extend(client_id.as_bytes());
+    Mqtt::try_speak(port, &body)
+}
+
+/// Publishes retained messages until one is refused. Returns how many were taken.
+fn retain_until_refused(mqtt: &mut Mqtt) -> u64 {
+    const WINDOW: usize = 500;
+    let mut kept = 0;
+    for round in 0.. {
+        for n in 0..WINDOW {
+            let topic = format!("flood/{round}/{n}");
+            let mut body = (topic.len() as u16).to_be_bytes().to_vec();
+            body.extend(topic.as_bytes());
+            body.extend((n as u16 + 1).to_be_bytes());
+            body.push(0);
+            body.extend(b"a value of 20 octets");
+            mqtt.packet(0x33, &body);
+        }
+        let mut over = false;
+        for _ in 0..WINDOW {
+            let ack = mqtt.expect(0x40).expect("a PUBACK");
+            match ack.get(2).copied().unwrap_or(0) {
+                0x97 => over = true,
+                0 | 0x10 => kept += 1,
+                other => panic!("PUBACK {other:02X}"),
+            }
+        }
+        if over {
+            return kept;
+        }
+    }
+    unreachable!("it is refused some time")
+}
+
+/// Subscribes until a filter is refused with `code`. Returns how many were granted.
+fn subscribe_until_refused(mqtt: &mut Mqtt, version: u8, code: u8) -> u64 {
+    let mut granted = 0;
+    for round in 0.. {
+        let mut body = vec![0, 1];
+        if version == 5 {
+            body.push(0);
+        }
+        for n in 0..200 {
+            let filter = format!("device/{round}/{n}/+");
+            body.extend((filter.len() as u16).to_be_bytes());
+            body.extend(filter.as_bytes());
+            body.push(1);
+        }
+        mqtt.packet(0x82, &body);
+        let ack = mqtt
+            .expect(0x90)
+            .unwrap_or_else(|e| panic!("a SUBACK for {round}: {e}"));
+        let codes = &ack[ack.len() - 200..];
+        granted += codes.iter().filter(|c| **c == 1).count() as u64;
+        if let Some(refusal) = codes.iter().find(|c| **c != 1) {
+            assert_eq!(*refusal, code);
+            return granted;
+        }
+    }
+    unreachable!("it is refused some time")
+}
+
+/// Calls until the channel is closed. Returns the code, and how many calls succeeded.
+fn call_until_refused(amqp: &mut Amqp, id: (u16, u16), args: impl Fn(u64) -> Args) -> (u16, u64) {
+    for n in 0.. {
+        amqp.method(1, id, args(n));
+        match amqp.next().expect("an answer") {
+            Incoming::Method(class, method, _) if (class, method) == (id.0, id.1 + 1) => {}
+            Incoming::Method(20, 40, reason) => return (close_reason(&reason).0, n),
+            other => panic!("{other:?}"),
+        }
+    }
+    unreachable!("it is refused some time")
+}
+
+/// Messages go from one client to another.
+fn serves(gatepost: &Gatepost, subscriber: &mut Mqtt) -> Result<()> {
+    let mut publisher = Mqtt::try_open(gatepost.mqtt, "", true)?;
+    publisher.publish("alive", 1, b"yes");
+    publisher.expect(0x40)?;
+    let publish = subscriber.next()?.into_publish().expect("a PUBLISH");
+    assert_eq!((publish.topic.as_str(), &*publish.payload), ("alive", &b"yes"[..]));
+    subscriber.ack(publish.id);
+    subscriber.ping()
+}
+
+/// A daemon with the budget, and a sheet for what is measured.
+fn start() -> (Gatepost, Report) {
+    let (text, _) = budget();
+    let memory = format!("[memory]\nbudget = \"{text}\"\n");
+    let limits = "[limits]\nmax_queues = 1000000\n[mqtt]\nreceive_maximum = 65535\n";
+    let gatepost = Gatepost::with(1, &(memory + limits));
+    let empty = gatepost.resident();
+    let report = Report {
+        text: String::new(),
+        empty,
+        at: empty,
+    };
+    (gatepost, report)
+}
+
+/// What was measured, for people.
+struct Report {
+    text: String,
+    /// What the process occupied when nobody had come yet.
+    empty: u64,
+    at: u64,
+}
+
+impl Report {
+    fn line(&mut self, gatepost: &Gatepost, what: &str, count: u64, counted: u64) {
+        let resident = gatepost.resident();
+        let grown = resident.saturating_sub(self.at);
+        self.at = resident;
+        let ratio = counted as f64 / grown.max(1) as f64;
+        let _ = writeln!(
+            self.text,
+            "{what:>14}: {count:>7} taken, counted {:>6} KiB, process grew {:>6} KiB to {:>6} KiB: {ratio:.2}",
+            counted >> 10,
+            grown >> 10,
+            resident >> 10
+        );
+        // What is allocated once, for the first of its kind, is much of a small budget.
+        let right = if budget().1 < 64 << 20 { 0.5..1.7 } else { 0.85..1.15 };
+        assert!(right.contains(&ratio), "{}", self.text);
+    }
+}
+
+#[test]
+fn floods_are_refused_in_the_protocol_s_words_and_a_start_needs_no_more_than_before() {
+    let (gatepost, mut report) = start();
+    let mut subscriber = Mqtt::open(gatepost.mqtt, "subscriber", true);
+    assert_eq!(subscriber.subscribe("alive", 1).expect("a SUBACK"), 1);
+
+    let mut retains = open_v5(gatepost.mqtt, "retains");
+    let retained = retain_until_refused(&mut retains);
+    report.line(&gatepost, "retained", retained, used(&gatepost, "retained"));
+    assert!(refused(&gatepost, "retained") > 0);
+    serves(&gatepost, &mut subscriber).expect("served");
+
+    let before = used(&gatepost, "routes") + used(&gatepost, "sessions");
+    let mut mqtt = open_v5(gatepost.mqtt, "subscribes");
+    let subscriptions = subscribe_until_refused(&mut mqtt, 5, 0x97);
+    let counted = used(&gatepost, "routes") + used(&gatepost, "sessions") - before;
+    report.line(&gatepost, "subscriptions", subscriptions, counted);
+    let mut old = Mqtt::open(gatepost.mqtt, "old", true);
+    subscribe_until_refused(&mut old, 4, 0x80);
+    serves(&gatepost, &mut subscriber).expect("served");
+    drop((subscriber, retains, mqtt, old));
+    start_again(gatepost, report);
+}
+
+#[test]
+fn queues_bindings_and_sessions_are_refused_too() {
+    let (gatepost, mut report) = start();
+    let mut subscriber = Mqtt::open(gatepost.mqtt, "subscriber", true);
+    assert_eq!(subscriber.subscribe("alive", 1).expect("a SUBACK"), 1);
+
+    let mut amqp = Amqp::open(gatepost.amqp);
+    let before = used(&gatepost, "queues");
+    let queue = |n: u64| Args::new().short(0).text(&format!("queue-{n}")).octet(2).bytes(b"");
+    let (code, queues) = call_until_refused(&mut amqp, (50, 10), queue);
+    assert_eq!(code, 406);
+    report.line(&gatepost, "queues", queues, used(&gatepost, "queues") - before);
+    serves(&gatepost, &mut subscriber).expect("served");
+
+    let mut amqp = Amqp::open(gatepost.amqp);
+    let before = used(&gatepost, "routes");
+    let bind = |n: u64| {
+        let mut table = b"\x06headerS\x00\x00\x00\x40".to_vec();
+        table.extend([b'v'; 64]);
+        let key = format!("key-{n}");
+        Args::new()
+            .short(0)
+            .text("queue-0")
+            .text("amq.headers")
+            .text(&key)
+            .octet(0)
+            .bytes(&table)
+    };
+    let (code, bindings) = call_until_refused(&mut amqp, (50, 20), bind);
+    assert_eq!(code, 406);
+    report.line(&gatepost, "bindings", bindings, used(&gatepost, "routes") - before);
+    serves(&gatepost, &mut subscriber).expect("served");
+    drop(subscriber);
+    start_again(gatepost, report);
+}
+
+#[test]
+fn kept_sessions_are_refused_with_connack() {
+    let (gatepost, mut report) = start();
+    let mut subscriber = Mqtt::open(gatepost.mqtt, "subscriber", true);
+    assert_eq!(subscriber.subscribe("alive", 1).expect("a SUBACK"), 1);
+    let counted = || used(&gatepost, "sessions") + used(&gatepost, "queues");
+    let before = counted();
+    let refused = |n: u64| {
+        let refusal = Mqtt::try_open(gatepost.mqtt, &format!("device-{n}"), false).err()?;
+        Some((n, refusal.to_string()))
+    };
+    let (sessions, refusal) = (0..).find_map(refused).expect("it is refused some time");
+    assert_eq!(refusal, "refused with 3");
+    report.line(&gatepost, "sessions", sessions, counted() - before);
+    // In version 5 the reason is named.
+    let refused = |n| try_open_v5(gatepost.mqtt, &format!("device-v5-{n}")).err();
+    let refusal = (0..100).find_map(refused).expect("it is refused, too");
+    assert_eq!(refusal.to_string(), "refused with 151");
+    serves(&gatepost, &mut subscriber).expect("served");
+    drop(subscriber);
+    start_again(gatepost, report);
+}
+
+/// What was taken is there after a kill, and neither the process nor its next start has outgrown the budget.
+fn start_again(mut gatepost: Gatepost, mut report: Report) {
+    let (_, budget) = budget();
+    let empty = report.empty;
+    let (resident, running) = (gatepost.resident(), peak(&gatepost));
+    let objects = ["retained", "routes", "queues", "sessions", "connections"];
+    let counted: u64 = objects.iter().map(|kind| used(&gatepost, kind)).sum();
+    let max = metric(&gatepost, "gatepost_objects_bytes_max");
+    assert!(counted <= max, "{counted} of {max}");
+    assert!(resident - empty <= budget, "grew by {} of {budget}", resident - empty);
+    let _ = writeln!(
+        report.text,
+        "{:>14}: {} KiB counted of {} KiB; empty {} KiB, now {} KiB, at most {} KiB",
+        "all",
+        counted >> 10,
+        max >> 10,
+        empty >> 10,
+        resident >> 10,
+        running >> 10
+    );
+
+    let kept = [
+        "gatepost_retained_messages",
+        "rabbitmq_queues",
+        "gatepost_mqtt_sessions{state=\"kept\"}",
+    ];
+    eventually("all clients are away", || {
+        metric(&gatepost, "gatepost_mqtt_sessions{state=\"connected\"}") == 0
+    });
+    let taken: Vec<u64> = kept.iter().map(|name| metric(&gatepost, name)).collect();
+    gatepost.kill();
+    gatepost.start_again();
+    let starting = peak(&gatepost);
+    let _ = writeln!(report.text, "{:>14}: at most {} KiB", "start", starting >> 10);
+    println!("{}", report.text);
+    let found: Vec<u64> = kept.iter().map(|name| metric(&gatepost, name)).collect();
+    assert_eq!(found, taken, "{kept:?}");
+    assert!(
+        starting - empty <= budget,
+        "a start takes {} of {budget}",
+        starting - empty
+    );
+    let mut subscriber = Mqtt::open(gatepost.mqtt, "subscriber", true);
+    assert_eq!(subscriber.subscribe("alive", 1).expect("a SUBACK"), 1);
+    serves(&gatepost, &mut subscriber).expect("served after the start");
+}
