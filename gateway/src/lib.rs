@@ -39,4 +39,5 @@ mod watch;
 
 pub use check::check;
 pub use exit::Failure;
+pub use machine::keep_files_private;
 pub use server::serve;

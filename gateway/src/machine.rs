@@ -56,6 +56,14 @@ pub(crate) fn is_on_sd_card(path: &Path) -> bool {
     fs::canonicalize(block).is_ok_and(|device| device.to_string_lossy().contains("/mmcblk"))
 }
 
+/// Makes what the process creates from here on unreadable for other users: directories 0750, files 0640. They hold
+/// messages. A stricter mask stays.
+pub fn keep_files_private() {
+    use rustix::fs::Mode;
+    let before = rustix::process::umask(Mode::WGRP | Mode::RWXO);
+    rustix::process::umask(before | Mode::WGRP | Mode::RWXO);
+}
+
 /// Raises the limit on open files as far as it goes, and returns it.
 pub(crate) fn raise_open_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);

@@ -61,6 +61,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<(), Failure> {
+    gatepost::keep_files_private();
     if let Some(Verb::Check { data, repair }) = arguments.verb {
         return gatepost::check(&data, repair);
     }

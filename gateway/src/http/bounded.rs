@@ -1,65 +1,111 @@
-//! Keeps HTTP's share of descriptors small: so many connections at once, and none that says nothing for long.
+//! Serves HTTP within a bounded number of connections, and so that a crowd cannot keep a probe from its answer.
+//!
+//! A client may open connections and send half a request on each. Such a connection ends after [`HEAD_TIMEOUT`]. Until
+//! then, when all places are taken, a new connection takes the place of the one that has waited longest for its request.
+//! A probe sends its request at once, so it is answered however many others do not.
 
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
 use axum::serve::Listener;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use std::collections::VecDeque;
 use std::future::Future as _;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 
-/// A listener that waits with accepting while there are too many.
-pub(crate) struct Bounded {
-    listener: TcpListener,
-    free: Arc<Semaphore>,
+/// For a whole request head, and from one request of a connection to the next.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a peer that takes none of its answer.
+const IDLE: Duration = Duration::from_secs(30);
+/// Of a request's head.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// Whether the request came in at an address of this machine, such as 127.0.0.1, which nobody else can reach.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AtLoopback(pub bool);
+
+/// A connection's place among the open ones.
+#[derive(Debug, Default)]
+struct Place {
+    /// A request is being answered, so the place is not given to another.
+    busy: AtomicBool,
+    /// The place is given to another.
+    cut: Notify,
 }
 
-/// An accepted connection.
-pub(crate) struct Connection {
+/// Accepts and serves, for ever. Connections end when this is dropped.
+pub(crate) async fn serve(mut listener: TcpListener, router: Router, connections_max: usize) {
+    // Oldest first. The connection's task holds the other reference to its place.
+    let mut open: VecDeque<Arc<Place>> = VecDeque::new();
+    let mut tasks = JoinSet::new();
+    loop {
+        // axum's own, for its care with errors of accept.
+        let (stream, _) = Listener::accept(&mut listener).await;
+        while tasks.try_join_next().is_some() {}
+        open.retain(|place| Arc::strong_count(place) > 1);
+        if open.len() >= connections_max {
+            let waiting = open.iter().position(|place| !place.busy.load(Ordering::Relaxed));
+            match waiting.and_then(|oldest| open.remove(oldest)) {
+                Some(place) => place.cut.notify_one(),
+                None => continue,
+            }
+            // The one that is cut closes its socket before another is accepted: descriptors are bounded.
+            tokio::task::yield_now().await;
+        }
+        let place = Arc::new(Place::default());
+        open.push_back(Arc::clone(&place));
+        tasks.spawn(connection(stream, router.clone(), place));
+    }
+}
+
+async fn connection(stream: TcpStream, router: Router, place: Arc<Place>) {
+    let at_loopback = stream.local_addr().is_ok_and(|at| at.ip().to_canonical().is_loopback());
+    let io = Connection {
+        stream,
+        idle: Box::pin(tokio::time::sleep(IDLE)),
+    };
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request: Request<Incoming>| {
+        let (router, place) = (router.clone(), Arc::clone(&place));
+        async move {
+            place.busy.store(true, Ordering::Relaxed);
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(AtLoopback(at_loopback));
+            let answer = router.call(request).await;
+            place.busy.store(false, Ordering::Relaxed);
+            answer
+        }
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(io), service);
+    tokio::select! {
+        // However it ends, the peer knows why: it sent nothing, or not HTTP, or is gone.
+        _ = serving => {}
+        () = place.cut.notified() => {}
+    }
+}
+
+/// An accepted connection, which ends if its peer takes nothing for long.
+struct Connection {
     stream: TcpStream,
     idle: Pin<Box<Sleep>>,
-    _place: Option<OwnedSemaphorePermit>,
-}
-
-const IDLE: Duration = Duration::from_secs(30);
-
-impl Bounded {
-    pub(crate) fn new(listener: TcpListener) -> Bounded {
-        Bounded {
-            listener,
-            free: Arc::new(Semaphore::new(crate::machine::http_connections_max() as usize)),
-        }
-    }
-}
-
-impl Listener for Bounded {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        // Never closed, so this cannot fail.
-        let place = Arc::clone(&self.free).acquire_owned().await.ok();
-        // axum's own, for its care with errors of accept.
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        let idle = Box::pin(tokio::time::sleep(IDLE));
-        (
-            Connection {
-                stream,
-                idle,
-                _place: place,
-            },
-            address,
-        )
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
 }
 
 impl AsyncRead for Connection {
@@ -97,28 +143,40 @@ impl AsyncWrite for Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+    async fn answer(stream: &mut TcpStream) -> String {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.expect("an answer");
+        text
+    }
+
     #[tokio::test]
-    async fn the_connection_over_the_limit_waits_for_one_to_end() {
+    async fn who_waits_longest_for_a_request_gives_up_its_place() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let mut bounded = Bounded {
-            listener,
-            free: Arc::new(Semaphore::new(1)),
-        };
-        let mut first = TcpStream::connect(address).await.expect("connected");
-        let _second = TcpStream::connect(address).await.expect("connected");
-        let (mut served, _) = bounded.accept().await;
-        first.write_all(b"x").await.expect("sent");
-        assert_eq!(served.read_u8().await.expect("a byte"), b'x');
-        let mut waiting = Box::pin(bounded.accept());
-        assert!(
-            std::future::poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx)))
-                .await
-                .is_pending()
-        );
-        drop(served);
-        waiting.await;
+        let router = Router::new().route("/", get(|| async { "here" }));
+        let serving = tokio::spawn(serve(listener, router, 2));
+        let mut silent = Vec::new();
+        for _ in 0..2 {
+            let mut stream = TcpStream::connect(address).await.expect("connected");
+            stream.write_all(b"GET / HTTP/1.1\r\nHost:").await.expect("sent");
+            silent.push(stream);
+        }
+        let mut third = TcpStream::connect(address).await.expect("connected");
+        third
+            .write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .await
+            .expect("sent");
+        assert!(answer(&mut third).await.ends_with("here"));
+        // The first gave up its place, and the second still has its own.
+        assert_eq!(silent[0].read(&mut [0]).await.expect("the end"), 0);
+        silent[1]
+            .write_all(b" x\r\nConnection: close\r\n\r\n")
+            .await
+            .expect("sent");
+        assert!(answer(&mut silent[1]).await.ends_with("here"));
+        serving.abort();
     }
 }

@@ -1,4 +1,5 @@
-//! HTTP for probes and Prometheus: `/metrics`, `/healthz`, `/readyz`.
+//! HTTP for probes and Prometheus: `/healthz` and `/readyz` for everybody, who learns no more than that; `/metrics` at
+//! addresses of this machine, unless the configuration opens it.
 
 pub(crate) mod bounded;
 mod families;
@@ -6,11 +7,12 @@ pub(crate) mod metrics;
 
 use crate::node::Node;
 use crate::threads::IoThreads;
-use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
+use bounded::AtLoopback;
 use metrics::Exporter;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -36,13 +38,17 @@ pub(crate) fn router(node: Arc<Node>, threads: Arc<IoThreads>) -> Router {
         })
 }
 
-async fn scrape(State(http): State<Http>) -> impl IntoResponse {
+async fn scrape(State(http): State<Http>, Extension(AtLoopback(here)): Extension<AtLoopback>) -> Response {
+    if http.node.config().metrics.loopback_only && !here {
+        return (StatusCode::FORBIDDEN, NOT_HERE).into_response();
+    }
     let text = http.exporter.scrape(&http.node, &http.threads);
-    (
-        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-        text,
-    )
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (kind, text).into_response()
 }
+
+const NOT_HERE: &str =
+    "/metrics is answered at 127.0.0.1 and ::1 only; metrics.loopback_only = false answers it at all addresses\n";
 
 /// Whether the process does its work: red only once it no longer can, and ends.
 async fn alive(State(http): State<Http>) -> impl IntoResponse {
@@ -57,13 +63,16 @@ const LOG_FAILED: &str = "the message log failed; nothing is confirmed any more\
 
 const READS_FAIL: &str = "reads of the message log fail and are tried again; queues wait for them\n";
 
-/// Whether to send clients here: never red for an alarm, which only makes publishers wait.
+const DISK_FULL: &str = "the disk is full: durable publishes are refused\n";
+
+/// Whether to send clients here. An alarm that only makes publishers wait leaves it green.
 async fn ready(State(http): State<Http>) -> impl IntoResponse {
     let health = &http.node.health;
     let checks = [
         (health.poisoned.load(Ordering::Relaxed), LOG_FAILED),
         (health.reads_failing.load(Ordering::Relaxed) > 0, READS_FAIL),
         (health.stopping.load(Ordering::Relaxed), "stopping\n"),
+        (health.disk_full.load(Ordering::Relaxed), DISK_FULL),
         (!health.listening.load(Ordering::Relaxed), "not listening yet\n"),
     ];
     match checks.into_iter().find(|(bad, _)| *bad) {

@@ -15,6 +15,7 @@ mod interop;
 mod kills;
 mod memory;
 mod mqtt;
+mod operating;
 mod reading;
 mod startup;
 mod stomp;

@@ -2,7 +2,7 @@
 
 use crate::durability::body;
 use crate::support::amqp::{Amqp, Incoming};
-use crate::support::daemon::http;
+use crate::support::daemon::{http, http_status};
 use crate::support::{Gatepost, python};
 
 /// More than any disk has.
@@ -54,12 +54,20 @@ fn on_low_disk_publishers_wait_and_consumers_flow() {
 fn on_a_full_disk_durable_publishes_are_refused_and_consumers_flow() {
     let mut gatepost = with_messages(Gatepost::start());
     gatepost.start_with_environment(&[("GATEPOST__DISK__RESERVE", PLENTY)]);
+    let answer = http(gatepost.metrics, "/readyz").expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(
+        answer.ends_with("the disk is full: durable publishes are refused\n"),
+        "{answer}"
+    );
+    assert_eq!(http_status(gatepost.metrics, "/healthz"), Some(200));
     python(&mut gatepost, "full_disk.py");
     assert_eq!(metric(&gatepost, "gatepost_disk_full"), 1.0);
     assert!(metric(&gatepost, "gatepost_publishes_refused_total") >= 3.0);
     // There is room again: everything goes on as before.
     assert!(gatepost.terminate().0.success());
     gatepost.start_again();
+    assert_eq!(http_status(gatepost.metrics, "/readyz"), Some(200));
     let mut amqp = Amqp::open(gatepost.amqp);
     amqp.confirm_select().expect("confirms");
     amqp.publish("", "before", true, b"after");

@@ -89,7 +89,7 @@ impl Gatepost {
             .spawn()
             .expect("the daemon starts");
         self.process = Some(child);
-        while http_status(self.metrics, "/readyz") != Some(200) {
+        while !serves(self.metrics) {
             if let Some(status) = self
                 .process
                 .as_mut()
@@ -257,6 +257,11 @@ pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
 /// The status of a plain HTTP GET, if anything answers.
 pub(crate) fn http_status(port: u16, path: &str) -> Option<u16> {
     http(port, path)?.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Whether the daemon is up: ready, or red because its disk is full, when it serves consumers all the same.
+fn serves(port: u16) -> bool {
+    http(port, "/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200") || answer.contains("disk is full"))
 }
 
 /// The whole answer to a plain HTTP GET, head and body.

@@ -1,0 +1,208 @@
+//! What an operator does to a gateway that runs: probes it, sends it signals, changes its configuration.
+
+use crate::support::Gatepost;
+use crate::support::amqp::Amqp;
+use crate::support::daemon::{self, http, http_status};
+use crate::support::mqtt::Mqtt;
+use crate::support::raw::{eventually, tcp};
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+/// 128 half-sent requests took all places for 30 s, and `/healthz` said nothing: an orchestrator kills such a gateway.
+#[test]
+fn probes_are_answered_while_a_crowd_sends_half_requests() {
+    let gatepost = Gatepost::start();
+    let crowd: Vec<TcpStream> = (0..300)
+        .map(|_| {
+            let mut stream = tcp(gatepost.metrics);
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: lo").expect("sent");
+            stream
+        })
+        .collect();
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(http_status(gatepost.metrics, path), Some(200), "{path}");
+    }
+    drop(crowd);
+}
+
+/// An address of this machine that others can reach, if it has one. No packet is sent.
+fn outward_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+}
+
+fn status_at(address: SocketAddr, path: &str) -> Option<u16> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[test]
+fn metrics_are_for_this_machine_until_they_are_opened_and_probes_are_for_all() {
+    let mut gatepost = Gatepost::prepare(1, "");
+    let everywhere = (
+        "GATEPOST__LISTENERS__METRICS__BIND",
+        format!("[\"[::]:{}\"]", gatepost.metrics),
+    );
+    gatepost.start_with_environment(&[(everywhere.0, &everywhere.1)]);
+    assert_eq!(http_status(gatepost.metrics, "/metrics"), Some(200));
+    // A machine without a network has no such address, and nobody who could ask from there.
+    let Some(address) = outward_address() else { return };
+    let outside = SocketAddr::new(address, gatepost.metrics);
+    assert_eq!(status_at(outside, "/healthz"), Some(200));
+    assert_eq!(status_at(outside, "/readyz"), Some(200));
+    assert_eq!(status_at(outside, "/metrics"), Some(403));
+    assert!(gatepost.terminate().0.success());
+    gatepost.start_with_environment(&[
+        (everywhere.0, &everywhere.1),
+        ("GATEPOST__METRICS__LOOPBACK_ONLY", "false"),
+    ]);
+    assert_eq!(status_at(outside, "/metrics"), Some(200));
+}
+
+/// They ended the process at once, as a shell's `kill -QUIT` or a log rotation script may send them.
+#[test]
+fn signals_that_mean_nothing_end_nothing_and_one_writes_the_state_to_the_log() {
+    let gatepost = Gatepost::start();
+    for signal in ["QUIT", "USR2", "USR1"] {
+        gatepost.signal(signal);
+    }
+    eventually("the state in the log", || {
+        let log = gatepost.log();
+        ["state of the node", "state of a protocol", "state of a vhost"]
+            .iter()
+            .all(|line| log.contains(line))
+    });
+    Amqp::open(gatepost.amqp).declare_queue("q", true).expect("a queue");
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("it is there").permissions().mode() & 0o777
+}
+
+#[test]
+fn other_users_cannot_read_messages_or_the_log() {
+    let mut gatepost = Gatepost::prepare(1, "");
+    let log = gatepost.dir.join("gatepost.log");
+    gatepost.start_with_environment(&[("GATEPOST__LOG__TARGET", log.to_str().expect("a path in Unicode"))]);
+    Amqp::open(gatepost.amqp).declare_queue("q", true).expect("a queue");
+    assert_eq!(mode(&log), 0o640);
+    let mut directories = vec![gatepost.data()];
+    let mut files = 0;
+    while let Some(directory) = directories.pop() {
+        assert_eq!(mode(&directory), 0o750, "{}", directory.display());
+        for entry in fs::read_dir(&directory).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                directories.push(path);
+            } else {
+                files += 1;
+                assert_eq!(mode(&path), 0o640, "{}", path.display());
+            }
+        }
+    }
+    assert!(files > 0, "the data directory holds files");
+}
+
+/// Replaces the configuration file's further tables.
+fn configure(gatepost: &Gatepost, before: &str, after: &str) {
+    let text = fs::read_to_string(gatepost.config()).expect("the file");
+    assert!(text.contains(before), "{before} in:\n{text}");
+    fs::write(gatepost.config(), text.replace(before, after)).expect("the file");
+}
+
+#[test]
+fn a_reload_applies_what_it_can_and_says_what_needs_a_restart() {
+    let before = "[mqtt]\nanonymous = \"loopback\"\n[limits]\nmax_queues = 1\n";
+    let after = "[mqtt]\nanonymous = \"deny\"\n[limits]\nmax_queues = 2\n";
+    let gatepost = Gatepost::with(1, before);
+    drop(Mqtt::open(gatepost.mqtt, "m", true));
+    configure(&gatepost, before, after);
+    gatepost.signal("HUP");
+    eventually("the reload", || {
+        gatepost.log().contains("the configuration is reloaded")
+    });
+    let log = gatepost.log();
+    let line = |key: &str| {
+        log.lines()
+            .find(|line| line.contains(key))
+            .unwrap_or_else(|| panic!("{key} in:\n{log}"))
+    };
+    let anonymous = line("mqtt.anonymous");
+    for part in ["changed", "loopback", "deny"] {
+        assert!(anonymous.contains(part), "{part} in {anonymous}");
+    }
+    assert!(
+        line("limits.max_queues").contains("not changed: this needs a restart"),
+        "{log}"
+    );
+    assert!(Mqtt::try_open(gatepost.mqtt, "m", true).is_err(), "the new rule holds");
+    let mut amqp = Amqp::open(gatepost.amqp);
+    amqp.declare_queue("first", false).expect("a queue");
+    assert!(amqp.declare_queue("second", false).is_err(), "the old limit holds");
+}
+
+#[test]
+fn a_configuration_that_is_refused_changes_nothing() {
+    let before = "[mqtt]\nanonymous = \"loopback\"\n";
+    let gatepost = Gatepost::with(1, before);
+    let broken = "[mqtt]\nanonymous = \"deny\"\n[limits]\nmax_conections = 5\n";
+    configure(&gatepost, before, broken);
+    gatepost.signal("HUP");
+    eventually("the refusal", || {
+        gatepost.log().contains("the configuration is refused")
+    });
+    let log = gatepost.log();
+    assert!(
+        log.contains("limits.max_conections: unknown key, did you mean max_connections?"),
+        "{log}"
+    );
+    drop(Mqtt::open(gatepost.mqtt, "m", true));
+    // Mended, it is taken.
+    configure(&gatepost, broken, "[mqtt]\nanonymous = \"deny\"\n");
+    gatepost.signal("HUP");
+    eventually("the reload", || {
+        gatepost.log().contains("the configuration is reloaded")
+    });
+    assert!(Mqtt::try_open(gatepost.mqtt, "m", true).is_err(), "the new rule holds");
+}
+
+#[test]
+fn a_protocol_may_have_several_listeners() {
+    let port = daemon::free_port();
+    let settings = format!("[listeners.plant]\nprotocol = \"mqtt\"\nbind = [\"127.0.0.1:{port}\"]\n");
+    let gatepost = Gatepost::with(1, &settings);
+    let mut subscriber = Mqtt::open(port, "s", true);
+    subscriber.subscribe("a/b", 0).expect("a subscription");
+    let mut publisher = Mqtt::open(gatepost.mqtt, "p", true);
+    publisher.publish("a/b", 1, b"x");
+    publisher.expect(0x40).expect("a PUBACK");
+    subscriber.expect(0x30).expect("a message");
+    assert!(http(gatepost.metrics, "/metrics").is_some());
+}
+
+#[test]
+fn a_password_file_that_is_missing_is_refused_by_the_check() {
+    let gatepost = Gatepost::prepare(
+        1,
+        "[auth]\ndefault_user = \"edge\"\ndefault_password_file = \"/nowhere/password\"\n[log]\nlevel = \"loud\"\n",
+    );
+    let config = gatepost.config();
+    let refused = daemon::run(&["--check-config", "--config", config.to_str().expect("Unicode")], &[]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(78), "{said}");
+    assert!(
+        said.contains("log.level: expected error, warn (or warning), info"),
+        "{said}"
+    );
+    assert!(
+        said.contains("auth.default_password_file: /nowhere/password cannot be read: "),
+        "{said}"
+    );
+}
