@@ -392,13 +392,10 @@ impl<D: Disk> Checker<'_, D> {
     }
 
     fn miss(&mut self, is_newest: bool, files: &[(&str, u32)]) {
-        let Some(checkpoint) = &self.checkpoint else { return };
+        let checkpoint = self.checkpoint.as_deref();
         // What an older one has live may have been recycled since.
-        let expected = if is_newest {
-            missing::expected(&checkpoint.index)
-        } else {
-            missing::Expected::new()
-        };
+        let newest = checkpoint.filter(|_| is_newest);
+        let expected = newest.map_or_else(missing::Expected::new, |newest| missing::expected(&newest.index));
         for gone in missing::find(checkpoint, &expected, &self.there, |id| {
             files.iter().any(|(_, file)| *file == id)
         }) {

@@ -1,10 +1,12 @@
 //! Which segments should be there and are not.
 //!
 //! Two things tell: a checkpoint that has something live in one, and the gaps between those that are there, because
-//! segments are given consecutive places in the log and none goes before a checkpoint covers it. The newest segments
-//! can go missing without a trace.
+//! segments are given consecutive places in the log and none goes before two checkpoints cover it. So a gap is a missing
+//! segment if it lies behind what the checkpoint covers, or if there is no checkpoint at all: then either a segment or the
+//! checkpoints that let it go are missing. Not noticed are the newest segments of all, and, without a checkpoint, the last
+//! segments before a restart, where a start may have removed one that never got a record.
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, Marks};
 use super::index::{Index, Live};
 use super::segment::{SegmentHeader, path};
 use std::collections::BTreeMap;
@@ -38,11 +40,25 @@ pub(crate) fn expected(index: &Index) -> Expected {
 /// The segments that are not among those with the headers `there`. `expected` is what `checkpoint` has live. Files
 /// that are there, though they may say nothing, are `known`.
 pub(crate) fn find(
-    checkpoint: &Checkpoint,
+    checkpoint: Option<&Checkpoint>,
     expected: &Expected,
     there: &[SegmentHeader],
     known: impl Fn(u32) -> bool,
 ) -> Vec<Missing> {
+    // What no checkpoint covers begins with the first segment of the first epoch.
+    let none = Checkpoint {
+        marks: Marks {
+            epoch: 1,
+            ..Marks::default()
+        },
+        ..Checkpoint::default()
+    };
+    let no_word = if checkpoint.is_none() {
+        ", and no checkpoint is left to say what was in it"
+    } else {
+        ""
+    };
+    let checkpoint = checkpoint.unwrap_or(&none);
     let mut found = Vec::new();
     for (&id, live) in expected {
         if there.iter().any(|header| header.id == id) || known(id) {
@@ -75,7 +91,7 @@ pub(crate) fn find(
             id: id + 1,
             path: path(header.kind.dir(), id + 1),
             why: format!(
-                "or one close to it is missing: nothing lies between {id} and {}",
+                "or one close to it is missing: nothing lies between {id} and {}{no_word}",
                 header.id
             ),
         });

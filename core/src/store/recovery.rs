@@ -331,9 +331,8 @@ impl<D: Disk> Recovery<D> {
 
     /// Says which segments are not there although something was live in them, or others were written behind them.
     fn miss(&self, files: &[(&str, u32)]) {
-        let Some(checkpoint) = &self.checkpoint else { return };
         let there: Vec<SegmentHeader> = self.segments.values().map(|segment| segment.header).collect();
-        for gone in missing::find(checkpoint, &self.expected, &there, |id| {
+        for gone in missing::find(self.checkpoint.as_deref(), &self.expected, &there, |id| {
             files.iter().any(|(_, file)| *file == id)
         }) {
             quarantine::note_missing(self.disk(), &self.shared.stats, &gone);

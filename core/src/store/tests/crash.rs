@@ -6,7 +6,7 @@ use super::script::{Script, batch, message, runs, seeds, settings};
 use crate::store::disk::{Disk, DiskFile};
 use crate::store::segment::Trailer;
 use crate::store::{Durability, QueueId, Record, Store, StoreError, check};
-use crate::testing::disk::{Crash, Fault, SimDisk};
+use crate::testing::disk::{Crash, Fault, Rng, SimDisk};
 use crate::time::Wall;
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,6 +14,11 @@ use std::sync::atomic::Ordering;
 
 /// Works, crashes, starts, as often as `lives`; each life stops at a change that the seed picks.
 fn live_and_die(seed: u64, lives: u64) {
+    live_and_die_with(seed, lives, |_| ());
+}
+
+/// The same, where `harm` makes each life's disk worse.
+fn live_and_die_with(seed: u64, lives: u64, mut harm: impl FnMut(&SimDisk)) {
     let mut script = Script::new(seed);
     if seed % 4 == 3 {
         script.need = Durability::Interval;
@@ -36,8 +41,10 @@ fn live_and_die(seed: u64, lives: u64) {
         } else {
             Crash::Power
         };
+        harm(&script.disk);
         // A start may be what crashes.
         if script.open().is_ok() {
+            harm(&script.disk);
             let commits = 1 + script.rng.below(30);
             if script.work(commits).is_ok() && script.rng.chance(1, 3) {
                 let now = script.now;
@@ -49,6 +56,7 @@ fn live_and_die(seed: u64, lives: u64) {
         }
         script.store = None;
         script.disk = script.disk.restart(crash);
+        relieve(&script.disk);
         let report = check(&script.disk, &mut |_| {}).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         assert!(report.is_clean(), "seed {seed}: a crash was taken for damage: {report}");
     }
@@ -60,6 +68,50 @@ fn nothing_confirmed_is_lost_over_many_lives() {
     for seed in seeds(400) {
         live_and_die(seed, 6);
     }
+}
+
+/// Makes a disk as good as new.
+fn relieve(disk: &SimDisk) {
+    disk.heal_reads();
+    disk.set_short_reads(false);
+    disk.set_open_files_max(None);
+    disk.set_capacity(None);
+}
+
+/// Reads that fail once, for a while and for good, of any file or of one; short reads; few descriptors; little room.
+fn harm(disk: &SimDisk, rng: &mut Rng) {
+    for _ in 0..rng.below(4) {
+        let paths = disk.paths();
+        let path = paths.get(rng.below(paths.len() as u64 * 2) as usize);
+        let times = match rng.below(8) {
+            0 => u64::MAX,
+            1..4 => 1,
+            _ => 1 + rng.below(12),
+        };
+        disk.fail_reads(path.map(String::as_str), rng.below(60), times);
+    }
+    disk.set_short_reads(rng.chance(1, 4));
+    if rng.chance(1, 5) {
+        disk.set_open_files_max(Some(2 + rng.below(10)));
+    }
+    if rng.chance(1, 5) {
+        disk.set_capacity(Some(disk.bytes_used() + rng.below(200 << 10)));
+    }
+}
+
+#[test]
+fn nothing_confirmed_is_lost_where_reads_and_opens_fail_too() {
+    let mut failed = 0;
+    for seed in seeds(120) {
+        let mut rng = Rng::new(!seed);
+        let mut disks = Vec::new();
+        live_and_die_with(10_000_000 + seed, 6, |disk| {
+            harm(disk, &mut rng);
+            disks.push(disk.clone());
+        });
+        failed += disks.iter().map(SimDisk::reads_failed).sum::<u64>();
+    }
+    assert!(failed > 0, "no read failed");
 }
 
 /// The file of a new cold segment had its name, and the sync of that name failed. Its number was given to the next

@@ -1,12 +1,15 @@
 //! Bytes that are not what they were: the start succeeds, and what is intact is served.
 
-use super::script::{Script, message, runs};
+use super::behaviour::{at, commit, open_with, publish};
+use super::script::{Script, message, runs, settings};
 use super::{bodies, entries};
-use crate::store::{Read, Recovered, Store, check};
+use crate::store::disk::Disk;
+use crate::store::{Read, Recovered, Store, check, repair};
 use crate::testing::disk::{Crash, Rng, SimDisk};
 use crate::time::Wall;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// A data directory as some life left it.
 pub(super) fn lived(seed: u64) -> Script {
@@ -109,6 +112,10 @@ fn a_damaged_file_never_stops_the_start_and_costs_only_itself() {
         let report = check(&harmed, &mut |_| {}).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         assert!(is_harmed || report.is_clean(), "seed {seed}: {report}");
 
+        // Reads that fail for a while make no difference to what is damaged.
+        for _ in 0..seed % 3 {
+            harmed.fail_reads(None, rng.below(60), 1 + rng.below(5));
+        }
         let (store, recovered) = Store::open(Arc::new(harmed.clone()), script.settings.clone(), Wall(0))
             .unwrap_or_else(|error| panic!("seed {seed}, {path}: {error}"));
         let (served, _) = contents(&script, &store, &recovered);
@@ -159,5 +166,49 @@ fn many_damaged_files_never_stop_the_start() {
         script.store = Some(store);
         script.disk = disk;
         script.work(30).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
+}
+
+/// A segment and the checkpoint were gone together, and neither a start nor `check` said a word.
+#[test]
+fn a_segment_that_is_missing_together_with_all_checkpoints_is_noticed() {
+    let disk = SimDisk::new(1);
+    let (mut store, _) = open_with(&disk, settings());
+    for seq in 0..80 {
+        commit(&mut store, vec![publish(&message(seq, 1000), 1, seq)], seq);
+    }
+    store.close(at(100)).unwrap();
+    let segments = disk.paths().iter().filter(|path| path.ends_with(".seg")).count() as u32;
+    assert!(segments > 4);
+    let without = |segment: Option<u32>| {
+        let disk = disk.restart(Crash::Process);
+        for path in disk.paths() {
+            let is_gone = segment.is_some_and(|id| path.contains(&format!("{id:08}.seg")));
+            if is_gone || path.starts_with("checkpoint") {
+                disk.remove(&path).unwrap();
+            }
+        }
+        disk
+    };
+    assert!(
+        check(&without(None), &mut |_| {}).unwrap().is_clean(),
+        "all segments are there"
+    );
+    for gone in 1..segments {
+        let disk = without(Some(gone));
+        let report = check(&disk, &mut |_| {}).unwrap();
+        assert!(!report.is_clean(), "{gone}: {report}");
+        assert!(
+            report.to_string().contains(&format!("log/{gone:08}.seg")),
+            "{gone}: {report}"
+        );
+        let (store, _) = open_with(&disk, settings());
+        assert_eq!(store.stats().quarantined.load(Ordering::Relaxed), 1, "{gone}");
+        store.close(at(200)).unwrap();
+        let repaired = repair(Arc::new(disk.clone()), settings(), at(300), &mut |_| {}).unwrap();
+        assert!(repaired.is_clean(), "{gone}: {repaired}");
+        // Once a checkpoint knows what is there, it is said no more.
+        let (store, _) = open_with(&disk, settings());
+        assert_eq!(store.stats().quarantined.load(Ordering::Relaxed), 0, "{gone}");
     }
 }

@@ -166,6 +166,8 @@ impl Script {
         if self.disk.is_crashed() {
             return Err(StoreError::Poisoned("the machine has stopped".into()));
         }
+        // What a start found is looked at in peace.
+        self.disk.heal_reads();
         let damaged = store.stats().quarantined.load(Ordering::Relaxed);
         let notes = || -> Vec<String> {
             let paths = self.disk.paths().into_iter();
