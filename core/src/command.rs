@@ -6,6 +6,7 @@
 use crate::message::Message;
 use crate::properties::{Name, Table};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Number of a channel within a link. Protocols without channels use 0 for publishing and choose freely for the rest.
@@ -134,8 +135,9 @@ pub enum Command {
     /// Apply these publishes and settles in order, all or none; their publishes are not numbered one by one.
     /// Answered by `Done { op: Op::Commit }` once all of it is confirmed, or by `Failed`.
     Transaction(Box<Transaction>),
-    /// Check credentials. Handled by the node's directory, before the link is attached; answered by `Authenticated` or
-    /// `LoginRefused`.
+    /// Check credentials, before the link is attached or later. Handled by the node's directory; answered by
+    /// `Authenticated`, `LoginRefused` or `Challenge`. The session reads nothing until then, so that this is the last
+    /// command of its call.
     Authenticate(Box<Login>),
     /// Bind the connection to a vhost. Handled by the directory; answered by `Attached` or `AttachRefused`.
     Attach(Box<Attach>),
@@ -464,6 +466,11 @@ pub enum Login {
     },
     /// No credentials given; the node's settings decide whether that is a user.
     Anonymous,
+    /// The answer to [`Event::Challenge`](crate::event::Event::Challenge): another round of the login under way.
+    Response {
+        /// Of the mechanism; never logged.
+        data: Box<[u8]>,
+    },
 }
 
 impl std::fmt::Debug for Login {
@@ -471,6 +478,7 @@ impl std::fmt::Debug for Login {
         match self {
             Login::Password { user, .. } => f.debug_struct("Password").field("user", user).finish_non_exhaustive(),
             Login::Anonymous => f.write_str("Anonymous"),
+            Login::Response { .. } => f.debug_struct("Response").finish_non_exhaustive(),
         }
     }
 }
@@ -487,16 +495,45 @@ pub struct Attach {
 }
 
 /// Who is at the other end of a connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Peer {
-    /// Its address; `None` for a Unix socket.
+    /// Its address; `None` where it has none (a Unix socket, a connection inside the process).
     pub address: Option<SocketAddr>,
+    /// Our end's address.
+    pub local_address: Option<SocketAddr>,
+    /// What its certificate has proved.
+    pub certificate: Option<Arc<Certificate>>,
+    /// It may do what is kept for users of this machine. Said explicitly: a peer without an address is not one of them
+    /// for want of one.
+    pub is_local: bool,
+}
+
+/// What a peer's certificate has proved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// Its subject's common name.
+    pub common_name: Name,
+    /// Its subject's alternative names.
+    pub alternative_names: Box<[Name]>,
 }
 
 impl Peer {
-    /// Whether the peer is on this machine. IPv4-mapped IPv6 addresses count as IPv4.
-    pub fn is_loopback(&self) -> bool {
-        self.address.is_none_or(|a| a.ip().to_canonical().is_loopback())
+    /// A peer on the network. It is local if it comes from a loopback address; IPv4-mapped IPv6 addresses count as IPv4.
+    pub fn at(address: SocketAddr, local_address: Option<SocketAddr>) -> Peer {
+        Peer {
+            address: Some(address),
+            local_address,
+            certificate: None,
+            is_local: address.ip().to_canonical().is_loopback(),
+        }
+    }
+
+    /// A peer without an address that is on this machine: whoever may open a Unix socket's file, for one.
+    pub fn on_this_machine() -> Peer {
+        Peer {
+            is_local: true,
+            ..Peer::default()
+        }
     }
 }
 

@@ -155,6 +155,8 @@ pub enum Event {
     },
     /// From the directory: they are not.
     LoginRefused(Box<LoginRefused>),
+    /// From the directory: the login goes on, with an answer to this (of its mechanism).
+    Challenge(Box<[u8]>),
     /// From the directory: commands reach the vhost from here on.
     Attached,
     /// From the directory: no such vhost, no access, or a limit.

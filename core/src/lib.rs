@@ -20,6 +20,7 @@ pub mod keys;
 mod ledger;
 pub mod message;
 pub mod properties;
+pub mod pump;
 mod queue;
 pub mod retained;
 pub mod router;

@@ -1,18 +1,18 @@
-//! The driver of all connections, as the gateway's, with a script in place of sockets and threads.
+//! All connections: the gateway's pump under each, with a script in place of sockets and threads.
 
 use super::Script;
 use super::amqp::get_safely;
 use super::book::Book;
 use super::wire::{Wire, client};
 use gatepost_amqp::Amqp;
-use gatepost_core::command::{Command, Peer};
 use gatepost_core::engine;
 use gatepost_core::event::{Event, Pressure};
 use gatepost_core::properties::Codecs;
-use gatepost_core::session::{Close, Cx, Protocol, ReadInterest, Session};
+use gatepost_core::session::Protocol;
 use gatepost_core::store::StoreSettings;
 use gatepost_core::testing::disk::{Crash, Fault};
-use gatepost_core::testing::world::{Client, NO_ROOM, ROOM, Room, World};
+use gatepost_core::testing::pipe::Pipe;
+use gatepost_core::testing::world::World;
 use gatepost_mqtt::Mqtt;
 use gatepost_stomp::Stomp;
 use std::collections::VecDeque;
@@ -20,36 +20,27 @@ use std::time::Duration;
 
 /// Connections at a time.
 const SLOTS: usize = 4;
-/// Exchanges with the engine in one turn, as in the gateway.
-const ROUNDS: usize = 8;
+/// Bytes of messages a turn has room for: all there are, or none.
+const ROOM: usize = usize::MAX;
+const NO_ROOM: usize = 0;
 
 /// See the module.
 pub(crate) struct Broker {
     world: World,
     protocols: [Box<dyn Protocol>; 3],
-    codecs: Codecs,
     slots: [Option<Connection>; SLOTS],
     connections: u64,
     book: Book,
-    random: u64,
     /// A fault of the disk is still to come: no clean stop.
     faulty: bool,
 }
 
+/// A client, and its end of the connection.
 struct Connection {
-    protocol: usize,
-    session: Box<dyn Session>,
     wire: Box<dyn Wire>,
-    /// Set once it is attached.
-    link: Option<Client>,
-    /// On its way to the session.
-    input: Vec<u8>,
-    /// On its way to the client.
-    output: Vec<u8>,
-    commands: Vec<Command>,
-    events: Vec<Event>,
-    /// Its last take had no room: it comes back by itself.
-    stalled: bool,
+    pipe: Pipe,
+    /// Received, and not a whole answer yet.
+    received: Vec<u8>,
 }
 
 impl Broker {
@@ -77,19 +68,20 @@ impl Broker {
         ];
         let codecs = Codecs::new(protocols.iter().map(|protocol| protocol.codec()).collect());
         let mut broker = Broker {
-            world: World::speaking(u64::from(choice), settings, store_settings, codecs.clone()),
+            world: World::speaking(u64::from(choice), settings, store_settings, codecs),
             protocols,
-            codecs,
             slots: [const { None }; SLOTS],
             connections: 0,
             book: Book::default(),
-            random: 1,
             faulty: false,
         };
         broker.connect(0, 0, 0);
         broker.until_quiet();
-        let first = broker.slots[0].as_ref().and_then(|connection| connection.link);
-        assert!(first.is_some(), "an AMQP client is let in");
+        let first = broker.slots[0].as_ref();
+        assert!(
+            first.is_some_and(|connection| broker.world.is_attached(connection.pipe)),
+            "an AMQP client is let in"
+        );
         broker
     }
 
@@ -126,11 +118,7 @@ impl Broker {
             10 => {
                 let detail = script.octet();
                 let room = match detail {
-                    0 => NO_ROOM,
-                    1..=63 => Room {
-                        messages: usize::from(detail) % 8 + 1,
-                        bytes: usize::from(detail) * 8,
-                    },
+                    0..=63 => usize::from(detail) * 8,
                     _ => ROOM,
                 };
                 self.turn(slot, room);
@@ -179,130 +167,55 @@ impl Broker {
     fn connect(&mut self, slot: usize, protocol: usize, detail: u8) {
         self.connections += 1;
         let mut wire = client(protocol, self.connections);
-        let input = wire.hello(detail);
+        let pipe = self.world.open(&*self.protocols[protocol]);
+        self.world.feed(pipe, &wire.hello(detail));
         self.slots[slot] = Some(Connection {
-            protocol,
-            session: self.protocols[protocol].open(self.world.now(), Peer { address: None }),
             wire,
-            link: None,
-            input,
-            output: Vec::new(),
-            commands: Vec::new(),
-            events: Vec::new(),
-            stalled: false,
+            pipe,
+            received: Vec::new(),
         });
     }
 
     fn say(&mut self, slot: usize, what: impl FnOnce(&mut dyn Wire, &mut Book) -> Vec<u8>) {
         if let Some(connection) = &mut self.slots[slot] {
             let octets = what(&mut *connection.wire, &mut self.book);
-            connection.input.extend_from_slice(&octets);
+            self.world.feed(connection.pipe, &octets);
             self.turn(slot, NO_ROOM);
         }
     }
 
     /// The client vanishes.
     fn hang_up(&mut self, slot: usize) {
-        if let Some(link) = self.slots[slot].take().and_then(|connection| connection.link) {
-            self.world.drop_client(link);
+        if let Some(connection) = self.slots[slot].take() {
+            self.world.break_pipe(connection.pipe);
         }
     }
 
-    /// One turn of a connection.
-    fn turn(&mut self, slot: usize, room: Room) {
-        let Some(mut connection) = self.slots[slot].take() else {
+    /// One turn of a connection, and what its client answers.
+    fn turn(&mut self, slot: usize, room: usize) {
+        let Some(connection) = &mut self.slots[slot] else {
             return;
         };
-        let end = self.exchange(&mut connection, room);
+        let pipe = connection.pipe;
+        self.world.turn_of(pipe, room);
+        self.world.answer_logins(|_| Event::Authenticated { user: "guest".into() });
+        connection.received.append(&mut self.world.drain(pipe));
         let mut answer = Vec::new();
         loop {
-            let used = connection.wire.hear(&connection.output, &mut answer, &mut self.book);
+            let used = connection
+                .wire
+                .hear(&connection.received, &mut answer, &mut self.book);
             if used == 0 {
                 break;
             }
-            connection.output.drain(..used);
+            connection.received.drain(..used);
         }
-        connection.input.extend_from_slice(&answer);
-        if end.is_err() {
-            assert!(connection.output.is_empty(), "the last words are whole");
-            if let Some(link) = connection.link {
-                self.world.send(link, connection.commands);
-                self.world.drop_client(link);
-            }
-        } else {
-            self.slots[slot] = Some(connection);
+        self.world.feed(pipe, &answer);
+        if self.world.ended(pipe).is_some() {
+            assert!(connection.received.is_empty(), "the last words are whole");
+            self.slots[slot] = None;
+            self.world.break_pipe(pipe);
         }
-    }
-
-    fn exchange(&mut self, c: &mut Connection, room: Room) -> Result<(), Close> {
-        let now = self.world.now().monotonic;
-        if c.session.poll_timeout().is_some_and(|due| due <= now) {
-            self.call(c, |session, cx, _| session.handle_timeout(cx).map(|()| 0))?;
-        }
-        for round in 0..ROUNDS {
-            while !c.input.is_empty() && c.session.read_interest() == ReadInterest::All {
-                let used = self.call(c, |session, cx, input| session.handle_bytes(cx, input))?;
-                c.input.drain(..used);
-                if used == 0 {
-                    break;
-                }
-            }
-            self.log_in(c);
-            if let Some(link) = c.link {
-                self.world.send(link, std::mem::take(&mut c.commands));
-                if round == 0 || self.world.is_due(link) {
-                    c.stalled = room.messages == 0;
-                    c.events.append(&mut self.world.take(link, room));
-                }
-            }
-            if c.events.is_empty() {
-                return Ok(());
-            }
-            let mut events = std::mem::take(&mut c.events);
-            self.call(c, |session, cx, _| session.handle_events(cx, &mut events).map(|()| 0))?;
-        }
-        Ok(())
-    }
-
-    /// Before the link is bound, commands are the directory's: everyone may come in.
-    fn log_in(&mut self, c: &mut Connection) {
-        if c.link.is_some() {
-            return;
-        }
-        let mut commands = std::mem::take(&mut c.commands).into_iter();
-        while c.link.is_none()
-            && let Some(command) = commands.next()
-        {
-            match command {
-                Command::Authenticate(_) => c.events.push(Event::Authenticated { user: "guest".into() }),
-                Command::Attach(_) => {
-                    c.link = Some(self.world.connect(self.protocols[c.protocol].name()));
-                    c.events.push(Event::Attached);
-                }
-                _ => {}
-            }
-        }
-        c.commands.extend(commands);
-    }
-
-    fn call(
-        &mut self,
-        c: &mut Connection,
-        f: impl FnOnce(&mut dyn Session, &mut Cx<'_>, &[u8]) -> Result<usize, Close>,
-    ) -> Result<usize, Close> {
-        let mut random = || {
-            self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            self.random
-        };
-        let mut cx = Cx {
-            now: self.world.now(),
-            commands: &mut c.commands,
-            out: &mut c.output,
-            codecs: &self.codecs,
-            random: &mut random,
-            work: 0,
-        };
-        f(&mut *c.session, &mut cx, &c.input)
     }
 
     /// The log and the reader do some of what they could.
@@ -337,10 +250,8 @@ impl Broker {
                 self.crash(Crash::Power);
             }
             let busy = order.iter().copied().find(|slot| {
-                self.slots[*slot].as_ref().is_some_and(|c| {
-                    let readable = !c.input.is_empty() && c.session.read_interest() == ReadInterest::All;
-                    readable || c.link.is_some_and(|link| c.stalled || self.world.is_due(link))
-                })
+                let connection = self.slots[*slot].as_ref();
+                connection.is_some_and(|connection| self.world.is_ready(connection.pipe))
             });
             let Some(busy) = busy else { return };
             self.turn(busy, ROOM);

@@ -47,11 +47,16 @@ impl Directory {
     }
 
     /// Answers `Authenticate`: `Authenticated` or `LoginRefused`. MQTT and STOMP know logins without a name.
-    pub(crate) fn authenticate(&self, protocol: &str, peer: Peer, login: Login) -> Event {
+    pub(crate) fn authenticate(&self, protocol: &str, peer: &Peer, login: Login) -> Event {
         let rules = self.rules.read();
         let answer = match login {
             Login::Password { user, password } => rules.password(user, &password, peer),
             Login::Anonymous => rules.without_name(protocol, peer),
+            // No mechanism with rounds is offered, so none can be under way.
+            Login::Response { .. } => Err(LoginRefused {
+                user: "".into(),
+                why: LoginFailure::BadCredentials,
+            }),
         };
         match answer {
             Ok(user) => Event::Authenticated { user },
@@ -87,7 +92,7 @@ impl Rules {
         })
     }
 
-    fn password(&self, user: Name, password: &[u8], peer: Peer) -> Result<Name, LoginRefused> {
+    fn password(&self, user: Name, password: &[u8], peer: &Peer) -> Result<Name, LoginRefused> {
         let known = self.users.get(&user);
         // Both sides are always computed. A blank password is refused whatever the hash says.
         let matches = known.unwrap_or(&self.nobody).matches(password);
@@ -98,7 +103,7 @@ impl Rules {
             });
         }
         // Only after the password: a stranger far away learns nothing about which users there are.
-        if !peer.is_loopback() && self.loopback_users.iter().any(|u| **u == *user) {
+        if !peer.is_local && self.loopback_users.iter().any(|u| **u == *user) {
             return Err(LoginRefused {
                 user,
                 why: LoginFailure::LoopbackOnly,
@@ -107,10 +112,10 @@ impl Rules {
         Ok(user)
     }
 
-    fn without_name(&self, protocol: &str, peer: Peer) -> Result<Name, LoginRefused> {
+    fn without_name(&self, protocol: &str, peer: &Peer) -> Result<Name, LoginRefused> {
         let allowed = match self.anonymous {
             Anonymous::Deny => false,
-            Anonymous::Loopback => peer.is_loopback(),
+            Anonymous::Loopback => peer.is_local,
             Anonymous::Allow => true,
         };
         let nameless = protocols::ALL.iter().any(|p| p.name == protocol && p.nameless_logins);
@@ -178,10 +183,8 @@ mod tests {
     const FAR: &str = "192.0.2.7:40000";
 
     fn login(directory: &Directory, protocol: &str, from: &str, login: Login) -> Result<String, LoginFailure> {
-        let peer = Peer {
-            address: Some(from.parse().expect("an address")),
-        };
-        match directory.authenticate(protocol, peer, login) {
+        let peer = Peer::at(from.parse().expect("an address"), None);
+        match directory.authenticate(protocol, &peer, login) {
             Event::Authenticated { user } => Ok(user.to_string()),
             Event::LoginRefused(refused) => Err(refused.why),
             other => panic!("{other:?}"),
@@ -206,6 +209,16 @@ mod tests {
         }
         let far = login(&directory, "amqp", FAR, password("guest", "guest"));
         assert_eq!(far, Err(LoginFailure::LoopbackOnly));
+    }
+
+    #[test]
+    fn a_peer_without_an_address_is_local_only_if_it_is_said_to_be() {
+        let directory = Directory::new(&Config::default()).expect("a directory");
+        let guest = || password("guest", "guest");
+        let somewhere = directory.authenticate("amqp", &Peer::default(), guest());
+        assert!(matches!(somewhere, Event::LoginRefused(_)), "{somewhere:?}");
+        let here = directory.authenticate("amqp", &Peer::on_this_machine(), guest());
+        assert!(matches!(here, Event::Authenticated { .. }), "{here:?}");
     }
 
     #[test]

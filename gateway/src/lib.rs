@@ -34,6 +34,7 @@ mod server;
 mod shutdown;
 mod store;
 mod threads;
+mod transport;
 mod vhost;
 mod watch;
 

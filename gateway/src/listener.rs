@@ -6,6 +6,7 @@ use crate::machine;
 use crate::node::Node;
 use crate::protocols;
 use crate::threads::IoThreads;
+use crate::transport;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -167,7 +168,7 @@ fn admit(node: &Arc<Node>, threads: &IoThreads, protocol: usize, stream: tokio::
         Err(_) => return,
     };
     counts.opened.fetch_add(1, Ordering::Relaxed);
-    threads.deal(node, protocol, stream, address);
+    threads.deal(node, protocol, transport::Socket::Tcp(stream, address));
 }
 
 #[cfg(test)]

@@ -5,10 +5,10 @@
 
 use crate::driver::Serving;
 use crate::node::Node;
+use crate::transport::Socket;
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
@@ -105,14 +105,14 @@ impl IoThreads {
     }
 
     /// Gives a new connection to the thread with the fewest.
-    pub(crate) fn deal(&self, node: &Arc<Node>, protocol: usize, stream: TcpStream, address: SocketAddr) {
+    pub(crate) fn deal(&self, node: &Arc<Node>, protocol: usize, socket: Socket) {
         let least = self
             .threads
             .iter()
             .min_by_key(|t| t.shared.connections.load(Ordering::Relaxed));
         if let Some(thread) = least {
             let (node, shared) = (Arc::clone(node), Arc::clone(&thread.shared));
-            let connection = Serving::new(node, shared, protocol, stream, address);
+            let connection = Serving::new(node, shared, protocol, socket);
             thread.runtime.spawn(connection);
         }
     }

@@ -10,11 +10,12 @@
 //! something to take without having been told so.
 
 use super::disk::{Crash, Rng, SimDisk};
+use super::pipe::Piped;
 use crate::command::{Attach, Command, Peer};
 use crate::engine::{Counters, Engine, Link, Wake, Wakes};
 pub use crate::engine::{Room, Settings};
 use crate::event::{Event, Pressure};
-use crate::properties::Codecs;
+use crate::properties::{Codecs, Name};
 use crate::store::disk::Disk;
 use crate::store::{Answer, Batch, Lsn, Reader, Request, Store, StoreSettings, Ticket};
 use crate::time::{Now, Time, Wall};
@@ -71,6 +72,7 @@ pub struct World {
     /// When the store's background work is due.
     tick_at: Option<Time>,
     audits: bool,
+    pub(super) piped: Piped,
 }
 
 struct Connection {
@@ -148,6 +150,7 @@ impl World {
             trace: Trace(0xcbf2_9ce4_8422_2325),
             tick_at: None,
             audits: true,
+            piped: Piped::new(seed),
         };
         world.start();
         world
@@ -162,7 +165,7 @@ impl World {
             client_name: None,
         };
         let (now, wake) = (self.now, woken.clone());
-        let link = self.turn(|engine, _| engine.attach(now, &attach, "guest".into(), Peer { address: None }, wake));
+        let link = self.turn(|engine, _| engine.attach(now, &attach, "guest".into(), Peer::on_this_machine(), wake));
         self.clients.push(Connection {
             link: Some(link),
             woken,
@@ -361,6 +364,7 @@ impl World {
         for client in 0..self.clients.len() {
             self.drop_client(Client(client));
         }
+        self.break_pipes();
         self.turn(|engine, _| engine.flush());
         self.commit();
         if let Some((store, _)) = self.store.take() {
@@ -369,6 +373,7 @@ impl World {
         self.restart();
     }
     fn restart(&mut self) {
+        self.forget_pipes();
         for c in &mut self.clients {
             c.link = None;
             c.queued.clear();
@@ -492,7 +497,7 @@ impl World {
     }
 
     /// One hold of the engine's lock, as the gateway does it.
-    fn turn<T>(&mut self, turn: impl FnOnce(&mut Engine, &mut Wakes) -> T) -> T {
+    pub(super) fn turn<T>(&mut self, turn: impl FnOnce(&mut Engine, &mut Wakes) -> T) -> T {
         let mut wakes = Wakes::default();
         let result = turn(&mut self.engine, &mut wakes);
         let mut batch = Batch::default();
@@ -507,10 +512,23 @@ impl World {
         }
         result
     }
+    /// Whether the engine has something for the link.
+    pub(super) fn has_work(&self, link: Link) -> bool {
+        self.engine.has_work(link)
+    }
+    /// Property codecs of all protocols.
+    pub(super) fn codecs(&self) -> &Codecs {
+        &self.codecs
+    }
+    /// The vhost's name.
+    pub(super) fn vhost_name(&self) -> &Name {
+        &self.settings.vhost
+    }
     fn check_wakes(&self) {
         if !self.audits {
             return;
         }
+        self.check_pipes();
         for (n, c) in self.clients.iter().enumerate() {
             let Some(link) = c.link else { continue };
             let told = c.more || c.stalled || c.woken.0.load(Ordering::Relaxed);

@@ -28,11 +28,20 @@ impl Place {
         }
     }
 
+    /// The connection turned out to speak that protocol.
+    pub(super) fn speaks(&mut self, protocol: usize) {
+        self.protocol = u16::try_from(protocol).unwrap_or(u16::MAX);
+    }
+
     pub(super) fn protocol(&self) -> Option<&dyn Protocol> {
         self.node
             .protocols
             .get(usize::from(self.protocol))
             .map(|protocol| &**protocol)
+    }
+
+    pub(super) fn protocol_name(&self) -> &'static str {
+        self.protocol().map_or("", |protocol| protocol.name())
     }
 
     /// The connection is bound to a vhost: a stop waits for it.

@@ -1,16 +1,24 @@
 //! The task of a connection. Written by hand, because an `async fn` keeps its arguments beside what it makes of them,
 //! and an idle connection is to be small.
 
-use super::{Connection, Place, scratch};
+use super::{Connection, Place};
 use crate::node::Node;
+use crate::random::random;
 use crate::threads::Shared;
+use crate::transport::{Opening, Socket};
+use gatepost_core::pump::Scratch;
+use std::cell::RefCell;
 use std::future::Future;
-use std::net::{SocketAddr, TcpStream};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::Sleep;
+
+thread_local! {
+    /// What all turns of this thread share.
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::new(Box::new(random)));
+}
 
 /// Serves a connection until it ends.
 pub(crate) struct Serving(State);
@@ -20,8 +28,8 @@ pub(crate) struct Serving(State);
     reason = "the large one is where a connection spends its life"
 )]
 enum State {
-    /// Dealt to a thread that has not looked at it yet.
-    Arrived(Option<(Place, TcpStream, SocketAddr)>),
+    /// Dealt to a thread, and not ready for a session yet.
+    Opening(Option<(Place, Opening)>),
     Open {
         connection: Connection,
         timer: Pin<Box<Sleep>>,
@@ -30,18 +38,9 @@ enum State {
 
 impl Serving {
     /// For an accepted socket that does not block.
-    pub(crate) fn new(
-        node: Arc<Node>,
-        thread: Arc<Shared>,
-        protocol: usize,
-        stream: TcpStream,
-        address: SocketAddr,
-    ) -> Serving {
-        Serving(State::Arrived(Some((
-            Place::new(node, thread, protocol),
-            stream,
-            address,
-        ))))
+    pub(crate) fn new(node: Arc<Node>, thread: Arc<Shared>, protocol: usize, socket: Socket) -> Serving {
+        let place = Place::new(node, thread, protocol);
+        Serving(State::Opening(Some((place, Opening::new(socket, protocol)))))
     }
 }
 
@@ -49,10 +48,15 @@ impl Future for Serving {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if let State::Arrived(arrival) = &mut self.0 {
-            let connection = arrival
-                .take()
-                .and_then(|(place, stream, address)| Connection::open(place, stream, address));
+        if let State::Opening(opening) = &mut self.0 {
+            let Some((_, stage)) = opening else {
+                return Poll::Ready(());
+            };
+            let opened = ready!(stage.poll(cx));
+            let connection = match (opening.take(), opened) {
+                (Some((place, _)), Ok(opened)) => Connection::open(place, opened),
+                _ => None,
+            };
             let Some(connection) = connection else {
                 return Poll::Ready(());
             };
@@ -60,8 +64,10 @@ impl Future for Serving {
             self.0 = State::Open { connection, timer };
         }
         match &mut self.0 {
-            State::Open { connection, timer } => scratch::with(|scratch| connection.poll(cx, scratch, timer.as_mut())),
-            State::Arrived(_) => Poll::Ready(()),
+            State::Open { connection, timer } => {
+                SCRATCH.with_borrow_mut(|scratch| connection.poll(cx, scratch, timer.as_mut()))
+            }
+            State::Opening(_) => Poll::Ready(()),
         }
     }
 }

@@ -6,9 +6,11 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::node::Node;
 use crate::threads::IoThreads;
-use gatepost_core::command::Login;
+use crate::transport::Socket;
+use gatepost_core::command::{Attach, Command, Login};
+use gatepost_core::event::Event;
 use gatepost_core::properties::{Origin, Properties, PropertyCodec};
-use gatepost_core::session::{Protocol, TURN_WORK};
+use gatepost_core::session::{Close, Cx, Protocol, ReadInterest, Session, TURN_WORK};
 use gatepost_core::store::Recovered;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -177,7 +179,7 @@ impl Bench {
         let (server, address) = self.listener.accept().expect("accepted");
         server.set_nonblocking(true).expect("not blocking");
         self.node.connections[0].opened.fetch_add(1, Ordering::Relaxed);
-        self.threads.deal(&self.node, 0, server, address);
+        self.threads.deal(&self.node, 0, Socket::Tcp(server, address));
         client
     }
 
@@ -327,6 +329,34 @@ fn a_peer_that_does_not_read_is_not_read_either() {
 }
 
 #[test]
+fn a_session_without_heart_beats_has_the_system_look_for_its_peer() {
+    let bench = Bench::start();
+    let client = bench.connect();
+    send(&client, "login\n");
+    expect(&client, "attached\n");
+    // The kernel's table of connections, by our end's port: timer 2 is the keep-alive.
+    let (ours, theirs) = (
+        bench.listener.local_addr().expect("an address").port(),
+        client.local_addr().expect("an address").port(),
+    );
+    let is_asked = || {
+        let table = std::fs::read_to_string("/proc/self/net/tcp").expect("the table");
+        let found = table.lines().find_map(|line| {
+            let mut fields = line.split_whitespace().skip(1);
+            let (local, remote) = (fields.next()?, fields.next()?);
+            let timer = fields.nth(2)?;
+            (local.ends_with(&format!(":{ours:04X}")) && remote.ends_with(&format!(":{theirs:04X}")))
+                .then(|| timer.starts_with("02:"))
+        });
+        found.expect("our connection")
+    };
+    // Set in the turn that answers, after the answer.
+    while !is_asked() {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn time_passes_for_an_idle_session() {
     let bench = Bench::start();
     let client = bench.connect();
@@ -391,7 +421,7 @@ fn an_idle_connection_is_small() {
         let _client = TcpStream::connect(bench.listener.local_addr().expect("an address")).expect("connected");
         bench.listener.accept().expect("accepted")
     };
-    let task = Serving::new(Arc::clone(&bench.node), Arc::default(), 0, server, address);
+    let task = Serving::new(Arc::clone(&bench.node), Arc::default(), 0, Socket::Tcp(server, address));
     let bytes = size_of_val(&task);
     // With the session (some hundreds) and the waking (some tens), a KiB.
     assert!(bytes <= 640, "{bytes} bytes");

@@ -1,17 +1,21 @@
-//! How the engine reaches a connection's task.
+//! How the engine, and the answer to a login, reach a connection's task.
 
 use crate::threads::Shared;
 use gatepost_core::engine::Wake;
+use gatepost_core::event::Event;
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
-/// The flag the engine raises, and the task that looks at it.
+/// The flag that is raised, and the task that looks at it.
 pub(super) struct Waking {
     raised: AtomicBool,
     /// A task's waker is the same in all its turns.
     task: OnceLock<Waker>,
     thread: Arc<Shared>,
+    /// The answer to the login that is under way.
+    answer: Mutex<Option<Box<Event>>>,
 }
 
 impl Waking {
@@ -20,6 +24,7 @@ impl Waking {
             raised: AtomicBool::new(false),
             task: OnceLock::new(),
             thread,
+            answer: Mutex::new(None),
         }
     }
 
@@ -32,6 +37,16 @@ impl Waking {
     pub(super) fn acknowledge(&self) -> bool {
         // The plain look first: most turns find it lowered.
         self.raised.load(Ordering::Acquire) && self.raised.swap(false, Ordering::AcqRel)
+    }
+
+    /// The login is decided, on whichever thread. The connection hears of it in its next turn.
+    pub(super) fn answer(&self, answer: Event) {
+        *self.answer.lock() = Some(Box::new(answer));
+        self.wake();
+    }
+
+    pub(super) fn take_answer(&self) -> Option<Event> {
+        self.answer.lock().take().map(|answer| *answer)
     }
 }
 

@@ -260,7 +260,7 @@ impl Driver {
             Command::Authenticate(login) => {
                 let user = match &**login {
                     Login::Password { user, .. } => user.clone(),
-                    Login::Anonymous => "anonymous".into(),
+                    Login::Anonymous | Login::Response { .. } => "anonymous".into(),
                 };
                 let refused = LoginRefused {
                     user: user.clone(),

@@ -111,7 +111,7 @@ impl Run {
             wall: Wall(1_700_000_000_000),
         };
         Run {
-            session: Mqtt::new(settings).open(now, Peer { address: None }),
+            session: Mqtt::new(settings).open(now, Peer::on_this_machine()),
             now,
             input: Vec::new(),
             commands: Vec::new(),

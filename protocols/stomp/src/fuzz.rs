@@ -217,7 +217,7 @@ impl Run {
         let mut reader = Decoder::default();
         reader.set_version(Version::V1_0);
         Run {
-            session: Stomp::new(settings).open(now, Peer { address: None }),
+            session: Stomp::new(settings).open(now, Peer::on_this_machine()),
             now,
             input: Vec::new(),
             commands: Vec::new(),

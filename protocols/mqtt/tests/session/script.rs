@@ -74,7 +74,7 @@ impl Script {
         };
         let protocol = Mqtt::new(settings);
         Script {
-            session: protocol.open(now, Peer { address: None }),
+            session: protocol.open(now, Peer::on_this_machine()),
             protocol,
             version,
             now,

@@ -72,7 +72,9 @@ impl StompSession {
             | Event::Subscribed { .. }
             | Event::Unsubscribed { .. }
             | Event::Released { .. }
-            | Event::ReleaseDue { .. } => {}
+            | Event::ReleaseDue { .. }
+            // No mechanism of ours has rounds.
+            | Event::Challenge(_) => {}
         }
         Ok(())
     }

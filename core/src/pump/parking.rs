@@ -4,8 +4,8 @@
 //! behind a publish, and is what relieves the pressure. So publishes are set aside, up to a limit; past it the socket is
 //! no longer read. When the disk is full, those go on to the engine whose peers can be told that they are refused.
 
-use gatepost_core::command::{Command, PublishFlags};
-use gatepost_core::event::Pressure;
+use crate::command::{Command, PublishFlags};
+use crate::event::Pressure;
 
 /// See the module.
 #[derive(Debug)]
@@ -36,6 +36,11 @@ impl Parking {
     /// No more may be parked.
     pub(super) fn is_full(&self) -> bool {
         self.bytes >= self.bytes_max
+    }
+
+    /// Memory of what is parked.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes as usize
     }
 
     /// Takes out of `commands` what has to wait.
@@ -104,8 +109,8 @@ fn command_memory(command: &Command) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gatepost_core::command::{Outcome, PublishFlags};
-    use gatepost_core::message::{Envelope, Message};
+    use crate::command::{Outcome, PublishFlags};
+    use crate::message::{Envelope, Message};
 
     fn publish(body: &str) -> Command {
         let message = Message::new(Envelope::default(), "", "q", b"", body.as_bytes());

@@ -1,0 +1,662 @@
+//! The turn of one connection: bytes in, session, one visit to the engine, bytes out.
+//!
+//! ```text
+//!            ┌──────────── a turn ───────────────────────────────────────────────────────────┐
+//!   stream ──► read ──► handle_bytes ──► [lock] apply, take, drain [unlock] ──► handle_events ──► write ──► stream
+//!            └───────────────────────────────▲───────────────────────────────────────────────┘
+//!                          woken by the stream, by the engine, by a login's answer, or by time
+//! ```
+//!
+//! There is one pump for everybody: the gateway gives it a socket and its threads' engines, the simulated world a script
+//! and virtual time. The pump does no I/O of its own, waits for nothing and reads no clock. It keeps what a connection
+//! keeps between two turns: an unfinished frame, output that the peer has not taken, commands over the limit of one hold,
+//! publishes that have to wait (`parking.rs`), and where its login stands.
+//!
+//! A turn is bounded: it reads at most once, takes at most once and writes at most once. What it parses and what it has
+//! the engine do is bounded by work units too. Expensive work (the end of a session with thousands of subscriptions)
+//! takes more turns, not longer ones, so that other connections get theirs.
+
+mod output;
+mod parking;
+mod scratch;
+
+pub use scratch::Scratch;
+
+use crate::command::{Attach, Command, Login, Peer};
+use crate::engine::{Engine, Link, Room, Visited, Wake, Wakes};
+use crate::event::{CloseReason, Event};
+use crate::fault::{Fault, FaultKind};
+use crate::properties::{Codecs, Name};
+use crate::session::{Close, ReadInterest, Session};
+use crate::time::{Now, Time};
+use output::Output;
+use parking::Parking;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes of one read, at most.
+pub const READ_MAX: usize = 64 << 10;
+/// Output that is not written yet, over which a connection is neither read nor given more to say.
+pub const OUTPUT_HIGH_WATER: usize = 256 << 10;
+/// A peer that takes none of its output for this long is gone.
+pub const STALL: Duration = Duration::from_secs(30);
+/// Messages taken in one turn: more than one read can bring, so that queues drain faster than they fill.
+const TAKE_MESSAGES: usize = 2048;
+/// An unfinished frame up to this size is copied in front of the next read; a larger one grows in place.
+const COPY_MAX: usize = 4 << 10;
+/// Exchanges with the engine in one turn.
+const ROUNDS: usize = 8;
+/// Turns in which a connection that loses its session still reads what had arrived by then. With a peer that never stops
+/// sending, it would go on for ever otherwise.
+const LAST_TURNS: u16 = 256;
+
+/// The byte stream under a pump. None of its calls waits: where one cannot go on, the stream has the connection's next
+/// turn come once it can.
+pub trait Stream {
+    /// Reads what there is into `space`. `None`: nothing yet. `Some(0)`: nothing will come any more.
+    ///
+    /// # Errors
+    /// The stream is broken.
+    fn read(&mut self, space: &mut [u8]) -> io::Result<Option<usize>>;
+
+    /// As [`Stream::read`], appending at most `bytes_max` to `onto`, which has room for them.
+    ///
+    /// # Errors
+    /// The stream is broken.
+    fn read_onto(&mut self, onto: &mut Vec<u8>, bytes_max: usize) -> io::Result<Option<usize>>;
+
+    /// Whether a read would bring something (or an end, or an error) right now. If not, there is a turn once it would.
+    ///
+    /// # Errors
+    /// The stream is broken.
+    fn has_more(&mut self) -> io::Result<bool>;
+
+    /// Writes as much of `bytes` as the stream takes, and returns how much that was. After less than all of it there is a
+    /// turn once the stream takes more.
+    ///
+    /// # Errors
+    /// The stream is broken.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+}
+
+/// The broker as one connection sees it: who logs it in, and how it reaches the engine of its vhost.
+pub trait Broker {
+    /// What leads to a vhost's engine.
+    type Vhost;
+
+    /// Visits the engine: under its lock, and then hands over what is to be logged and fetched, and fires the wakes.
+    fn enter<T>(&mut self, vhost: &Self::Vhost, visit: impl FnOnce(&mut Engine, &mut Wakes) -> T) -> T;
+
+    /// Finds the vhost a user asks for.
+    ///
+    /// # Errors
+    /// The fault the peer is told: no such vhost, no access, the node is stopping.
+    fn vhost(&mut self, attach: &Attach) -> Result<Self::Vhost, Fault>;
+
+    /// What the engine calls when the connection has something to take. The next turn sees the call in
+    /// [`Broker::acknowledge`].
+    fn waker(&mut self) -> Arc<dyn Wake>;
+
+    /// Whether the connection was called since this was last asked.
+    fn acknowledge(&mut self) -> bool;
+
+    /// Starts a login, or goes on with one after a challenge. It may take its time (hashing, a network look-up), and does
+    /// that elsewhere: the answer comes by a wake, and [`Broker::login_answer`] returns it in the turn that follows.
+    fn log_in(&mut self, login: Login, peer: &Peer);
+
+    /// The answer to the last [`Broker::log_in`], once it is there.
+    fn login_answer(&mut self, peer: &Peer) -> Option<Event>;
+
+    /// For sessions that translate messages of other protocols.
+    fn codecs(&self) -> &Codecs;
+}
+
+/// One connection between two turns. `V` is the broker's [`Broker::Vhost`].
+pub struct Pump<V> {
+    session: Box<dyn Session>,
+    /// Set from `Attached` until the one `Detach` is applied.
+    bound: Option<Bound<V>>,
+    /// Who logged in.
+    user: Option<Name>,
+    peer: Peer,
+    /// An unfinished frame, or what the session did not want yet.
+    input: Vec<u8>,
+    /// It is the latter, or the turn had parsed enough: whole frames that do not wait for more bytes.
+    declined: bool,
+    /// What the stream did not take yet.
+    output: Output,
+    /// Commands over the work limit of the last turn.
+    left: Vec<Command>,
+    parking: Parking,
+    /// A login is with the broker. Nothing is read meanwhile.
+    logging_in: bool,
+    /// The engine has more for us than the last `take` had room for.
+    more: bool,
+    /// We do not read although the session would like to.
+    paused: bool,
+    /// The last read brought nothing.
+    read_dry: bool,
+    /// Another connection takes the session over: turns that are left for what had arrived by then.
+    last_turns: Option<u16>,
+    /// The session is over, or the stream is.
+    ended: bool,
+}
+
+struct Bound<V> {
+    vhost: V,
+    link: Link,
+}
+
+/// What a turn came to.
+#[derive(Debug)]
+pub struct Turn {
+    /// There is more to do at once: the next turn should follow when others have had theirs.
+    pub again: bool,
+    /// The connection ended in this turn. Said once.
+    pub ended: Option<Ended>,
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// For our log.
+    pub why: String,
+    /// The peer misbehaved or vanished, as opposed to a goodbye.
+    pub abnormal: bool,
+    /// The stream is of no more use; otherwise the last words are still to be written: see [`Pump::flush`].
+    pub broken: bool,
+}
+
+/// Why a connection ends.
+enum End {
+    /// The session says so, and has said so to the peer.
+    Closed(Close),
+    /// The stream is no more use.
+    Broken(io::Error),
+}
+
+impl From<Close> for End {
+    fn from(close: Close) -> End {
+        End::Closed(close)
+    }
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> End {
+        End::Broken(error)
+    }
+}
+
+impl<V> Pump<V> {
+    /// For a connection from `peer` that speaks through `session`. `parked_bytes_max`: publishes that may wait here while
+    /// the connection goes on being read.
+    pub fn new(session: Box<dyn Session>, peer: Peer, parked_bytes_max: usize) -> Pump<V> {
+        Pump {
+            session,
+            bound: None,
+            user: None,
+            peer,
+            input: Vec::new(),
+            declined: false,
+            output: Output::default(),
+            left: Vec::new(),
+            parking: Parking::new(parked_bytes_max),
+            logging_in: false,
+            more: false,
+            paused: false,
+            read_dry: false,
+            last_turns: None,
+            ended: false,
+        }
+    }
+
+    /// Everything that can be done without waiting, once.
+    pub fn turn<B, S>(&mut self, now: Now, s: &mut Scratch, broker: &mut B, stream: &mut S) -> Turn
+    where
+        B: Broker<Vhost = V>,
+        S: Stream,
+    {
+        let mut again = false;
+        let mut ended = None;
+        s.clear();
+        if !self.ended
+            && let Err(end) = self.run(now, s, broker, stream, &mut again)
+        {
+            ended = Some(self.end(now, s, stream, end));
+        }
+        again |= self.detach(now, broker);
+        s.trim();
+        Turn { again, ended }
+    }
+
+    /// The stream is of no more use, as somebody else has found out. The engine is told in the turns that follow.
+    pub fn break_off(&mut self, error: &io::Error) -> Ended {
+        self.leave(&mut Vec::new());
+        Ended {
+            why: error.to_string(),
+            abnormal: true,
+            broken: true,
+        }
+    }
+
+    /// Writes what waits, as far as the stream takes it.
+    ///
+    /// # Errors
+    /// The stream is broken.
+    pub fn flush<S: Stream>(&mut self, now: Now, stream: &mut S) -> io::Result<()> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        let taken = stream.write(self.output.waiting())?;
+        self.output.took(taken, now.monotonic);
+        Ok(())
+    }
+
+    /// When the next turn is due at the latest, though nothing else happens.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let stalled = self.output.stalled_since().map(|since| since + STALL);
+        self.session.poll_timeout().into_iter().chain(stalled).min()
+    }
+
+    /// Whether the next turn reads.
+    pub fn wants_input(&self) -> bool {
+        self.session.read_interest() == ReadInterest::All && !self.logging_in && self.has_room_for_input()
+    }
+
+    /// Everything that is to be said is written.
+    pub fn is_flushed(&self) -> bool {
+        self.output.is_empty()
+    }
+
+    /// The session is over, and the engine knows.
+    pub fn is_over(&self) -> bool {
+        self.ended && self.bound.is_none()
+    }
+
+    /// Who logged in.
+    pub fn user(&self) -> Option<&Name> {
+        self.user.as_ref()
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// The link, from `Attached` until the end.
+    pub fn link(&self) -> Option<Link> {
+        self.bound.as_ref().map(|bound| bound.link)
+    }
+
+    /// Memory that the connection's buffers hold: unfinished packets, publishes that wait, and output.
+    pub fn buffered_bytes(&self) -> usize {
+        self.input.capacity() + self.output.memory() + self.parking.bytes()
+    }
+
+    /// Ends the connection at once, whatever it still had to say: its thread goes away. The engine is told.
+    pub fn abandon<B: Broker<Vhost = V>>(&mut self, now: Now, broker: &mut B) {
+        if !self.ended {
+            self.leave(&mut Vec::new());
+        }
+        while self.detach(now, broker) {}
+    }
+
+    fn run<B, S>(
+        &mut self,
+        now: Now,
+        s: &mut Scratch,
+        broker: &mut B,
+        stream: &mut S,
+        again: &mut bool,
+    ) -> Result<(), End>
+    where
+        B: Broker<Vhost = V>,
+        S: Stream,
+    {
+        self.flush(now, stream)?;
+        self.check_stall(now)?;
+        if self.left.is_empty() {
+            if self.session.poll_timeout().is_some_and(|at| now.monotonic >= at) {
+                self.session.handle_timeout(&mut s.cx(now, broker.codecs()).0)?;
+            }
+            if self.wants_input() {
+                if self.declined {
+                    self.offer(now, s, broker.codecs())?;
+                } else {
+                    self.read(now, s, broker.codecs(), stream)?;
+                }
+            }
+            self.parking.sort(&mut s.commands);
+        } else {
+            // They were sorted when they were new, and come before all that is new now.
+            s.commands = std::mem::take(&mut self.left);
+        }
+        self.exchange(now, s, broker, again)?;
+        self.lose_session(now, s, broker.codecs(), again)?;
+        self.write(now, &mut s.out, stream)?;
+        let held = self.session.read_interest() == ReadInterest::All && !self.has_room_for_input();
+        if held != self.paused {
+            self.paused = held;
+            self.session.set_paused(now, held);
+        }
+        if self.left.is_empty() && self.wants_input() {
+            // Either there is more already, or the stream will say so.
+            *again |= self.declined || stream.has_more()?;
+        }
+        // With an empty output, room is back: what did not fit before is taken next turn.
+        *again |= self.more && self.output.is_empty();
+        Ok(())
+    }
+
+    fn has_room_for_input(&self) -> bool {
+        self.output.len() < OUTPUT_HIGH_WATER && !self.parking.is_full()
+    }
+
+    fn check_stall(&self, now: Now) -> io::Result<()> {
+        if self
+            .output
+            .stalled_since()
+            .is_some_and(|since| now.monotonic >= since + STALL)
+        {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the peer takes no output",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Reads once, and lets the session parse it together with what was left of the last frame.
+    fn read<S: Stream>(&mut self, now: Now, s: &mut Scratch, codecs: &Codecs, stream: &mut S) -> Result<(), End> {
+        if self.input.len() > COPY_MAX {
+            // Grown in place: copying a large frame for each read would cost its square.
+            self.input.reserve(READ_MAX);
+            let read = stream.read_onto(&mut self.input, READ_MAX)?;
+            if self.note_read(read)?.is_some() {
+                self.offer(now, s, codecs)?;
+            }
+            return Ok(());
+        }
+        let kept = self.input.len();
+        let Some((head, space)) = s.input.split_at_mut_checked(kept) else {
+            return Ok(());
+        };
+        head.copy_from_slice(&self.input);
+        let space = space.get_mut(..READ_MAX).unwrap_or_default();
+        let Some(read) = self.note_read(stream.read(space)?)? else {
+            return Ok(());
+        };
+        let (mut cx, bytes) = s.cx(now, codecs);
+        let bytes = bytes.get(..kept + read).unwrap_or_default();
+        let used = self.session.handle_bytes(&mut cx, bytes)?;
+        let work = cx.work;
+        let rest = bytes.get(used..).unwrap_or_default();
+        if rest.is_empty() {
+            // Freed, not cleared: an idle connection keeps no buffer.
+            self.input = Vec::new();
+        } else {
+            self.input.clear();
+            self.input.extend_from_slice(rest);
+        }
+        s.work = work;
+        self.note_declined(s);
+        Ok(())
+    }
+
+    fn note_read(&mut self, read: Option<usize>) -> io::Result<Option<usize>> {
+        self.read_dry = read.is_none();
+        match read {
+            Some(0) => Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the peer closed the connection",
+            )),
+            read => Ok(read),
+        }
+    }
+
+    /// Lets the session parse what is kept.
+    fn offer(&mut self, now: Now, s: &mut Scratch, codecs: &Codecs) -> Result<(), End> {
+        let (mut cx, _) = s.cx(now, codecs);
+        let used = self.session.handle_bytes(&mut cx, &self.input)?;
+        s.work = cx.work;
+        if used >= self.input.len() {
+            self.input = Vec::new();
+        } else if used > 0 {
+            self.input.drain(..used);
+            if self.input.capacity() > 4 * self.input.len().max(COPY_MAX) {
+                self.input.shrink_to_fit();
+            }
+        }
+        self.note_declined(s);
+        Ok(())
+    }
+
+    fn note_declined(&mut self, s: &Scratch) {
+        let declines = s.is_full() || self.session.read_interest() == ReadInterest::Nothing;
+        self.declined = declines && !self.input.is_empty();
+    }
+
+    /// Commands to the engine, events from it, until neither has anything to say to the other.
+    fn exchange<B>(&mut self, now: Now, s: &mut Scratch, broker: &mut B, again: &mut bool) -> Result<(), End>
+    where
+        B: Broker<Vhost = V>,
+    {
+        let mut taken = false;
+        for _ in 0..ROUNDS {
+            let called = broker.acknowledge();
+            self.log_in(now, s, broker);
+            let room = self.room(s);
+            // Without room the engine is still asked when it calls: it gives to others what we cannot take.
+            let worth_taking = called || (self.more && !taken && room.messages > 0);
+            if self.bound.is_some() && (worth_taking || !s.commands.is_empty()) {
+                self.visit_engine(now, s, broker, room, again);
+                taken = true;
+            }
+            self.hand_over_events(now, s, broker.codecs())?;
+            if self.declined && !s.is_full() && self.left.is_empty() && self.wants_input() {
+                self.offer(now, s, broker.codecs())?;
+            }
+            self.parking.sort(&mut s.commands);
+            self.parking.release(&mut s.commands);
+            if s.commands.is_empty() || !self.left.is_empty() {
+                // What is new keeps its place behind what is left.
+                self.left.append(&mut s.commands);
+                return Ok(());
+            }
+        }
+        // A turn has an end, also with a session that always has another command.
+        self.left.append(&mut s.commands);
+        *again = true;
+        Ok(())
+    }
+
+    /// One hold of the engine's lock: apply what there is, take what there is room for.
+    fn visit_engine<B>(&mut self, now: Now, s: &mut Scratch, broker: &mut B, room: Room, again: &mut bool)
+    where
+        B: Broker<Vhost = V>,
+    {
+        let Some(bound) = &self.bound else { return };
+        let (link, commands, events) = (bound.link, &mut s.commands, &mut s.events);
+        let Visited { unfinished, more } = broker.enter(&bound.vhost, |engine, wakes| {
+            engine.visit(now, link, commands, room, events, wakes)
+        });
+        // Without room it was asked all the same: what was reserved to this link went back, and a close gets through.
+        self.more = more || room.messages == 0;
+        if unfinished {
+            // The rest of a long batch waits until others have had the lock, and this thread.
+            std::mem::swap(&mut s.commands, &mut self.left);
+        }
+        *again |= unfinished || (more && room.messages > 0);
+    }
+
+    /// What may be taken without the output growing past its mark.
+    fn room(&self, s: &Scratch) -> Room {
+        let bytes = OUTPUT_HIGH_WATER
+            .saturating_sub(self.output.len() + s.out.len())
+            .min(s.room_bytes_max);
+        Room {
+            messages: if bytes > 0 { TAKE_MESSAGES } else { 0 },
+            bytes,
+        }
+    }
+
+    /// Lets the session encode its events.
+    fn hand_over_events(&mut self, now: Now, s: &mut Scratch, codecs: &Codecs) -> Result<(), End> {
+        if let Some(Event::Closed(CloseReason::TakenOver)) = s.events.last() {
+            // What the peer sent before it opened the other connection counts first: see `lose_session`.
+            s.events.pop();
+            self.last_turns = Some(LAST_TURNS);
+        }
+        if s.events.is_empty() {
+            return Ok(());
+        }
+        for event in &s.events {
+            if let Event::Flow(pressure) = event {
+                self.parking.set_pressure(*pressure);
+                // What the engine has not applied yet meets the pressure too.
+                self.parking.sort(&mut self.left);
+            }
+        }
+        let mut events = std::mem::take(&mut s.events);
+        let result = self.session.handle_events(&mut s.cx(now, codecs).0, &mut events);
+        events.clear();
+        s.events = events;
+        Ok(result?)
+    }
+
+    /// Another connection of the same client takes the session over. A goodbye, or an acknowledgement, that this stream
+    /// has brought already was sent earlier, so it is read and applied first; then the session is told of its end.
+    fn lose_session(&mut self, now: Now, s: &mut Scratch, codecs: &Codecs, again: &mut bool) -> Result<(), End> {
+        let Some(turns) = &mut self.last_turns else {
+            return Ok(());
+        };
+        *turns = turns.saturating_sub(1);
+        let out_of_turns = *turns == 0;
+        let has_read_all = !self.wants_input() || (self.read_dry && !self.declined);
+        if out_of_turns || (has_read_all && self.left.is_empty()) {
+            s.events.push(Event::Closed(CloseReason::TakenOver));
+            let mut events = std::mem::take(&mut s.events);
+            let result = self.session.handle_events(&mut s.cx(now, codecs).0, &mut events);
+            self.last_turns = None;
+            self.left.append(&mut s.commands);
+            return Ok(result?);
+        }
+        *again = true;
+        Ok(())
+    }
+
+    /// Logins go to the broker; and before the connection is bound to a vhost, so does everything else.
+    fn log_in<B: Broker<Vhost = V>>(&mut self, now: Now, s: &mut Scratch, broker: &mut B) {
+        if self.logging_in
+            && let Some(answer) = broker.login_answer(&self.peer)
+        {
+            self.logging_in = false;
+            if let Event::Authenticated { user } = &answer {
+                self.user = Some(user.clone());
+            }
+            s.events.push(answer);
+        }
+        if self.bound.is_some() {
+            // A later login (another secret, say). The session reads nothing until it is answered, so it is the last.
+            if let Some(Command::Authenticate(login)) = s.commands.pop_if(|c| matches!(c, Command::Authenticate(_))) {
+                self.logging_in = true;
+                broker.log_in(*login, &self.peer);
+            }
+            return;
+        }
+        if s.commands.is_empty() {
+            return;
+        }
+        let mut commands = std::mem::take(&mut s.commands).into_iter();
+        while self.bound.is_none()
+            && let Some(command) = commands.next()
+        {
+            match command {
+                Command::Authenticate(login) => {
+                    self.logging_in = true;
+                    broker.log_in(*login, &self.peer);
+                }
+                Command::Attach(attach) => {
+                    let answer = match self.attach(now, &attach, broker) {
+                        Ok(bound) => {
+                            self.bound = Some(bound);
+                            Event::Attached
+                        }
+                        Err(fault) => Event::AttachRefused(Box::new(fault)),
+                    };
+                    s.events.push(answer);
+                }
+                // A goodbye before the login is done has nothing to undo.
+                _ => {}
+            }
+        }
+        s.commands.extend(commands);
+    }
+
+    fn attach<B>(&mut self, now: Now, attach: &Attach, broker: &mut B) -> Result<Bound<V>, Fault>
+    where
+        B: Broker<Vhost = V>,
+    {
+        let Some(user) = self.user.clone() else {
+            return Err(Fault::new(FaultKind::AccessRefused, "not logged in"));
+        };
+        let vhost = broker.vhost(attach)?;
+        let (peer, wake) = (self.peer.clone(), broker.waker());
+        let link = broker.enter(&vhost, |engine, _| engine.attach(now, attach, user, peer, wake));
+        Ok(Bound { vhost, link })
+    }
+
+    fn write<S: Stream>(&mut self, now: Now, fresh: &mut Vec<u8>, stream: &mut S) -> io::Result<()> {
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        // What waits was offered at the start of the turn; nothing may overtake it.
+        let taken = if self.output.is_empty() { stream.write(fresh)? } else { 0 };
+        self.output.keep(fresh, taken, now.monotonic);
+        Ok(())
+    }
+
+    /// The session is over: what it asked for before is still done, then the engine is told, then the rest is written.
+    fn end<S: Stream>(&mut self, now: Now, s: &mut Scratch, stream: &mut S, end: End) -> Ended {
+        self.leave(&mut s.commands);
+        let written = self.write(now, &mut s.out, stream);
+        match end {
+            End::Closed(close) => Ended {
+                why: close.why,
+                abnormal: close.abnormal,
+                broken: written.is_err(),
+            },
+            End::Broken(error) => Ended {
+                why: error.to_string(),
+                abnormal: true,
+                broken: true,
+            },
+        }
+    }
+
+    /// Leaves the engine what is left of all commands, and `Detach`, exactly once.
+    fn leave(&mut self, commands: &mut Vec<Command>) {
+        self.ended = true;
+        self.more = false;
+        if self.bound.is_some() {
+            self.parking.set_pressure(None);
+            self.parking.release(&mut self.left);
+            self.left.append(commands);
+            self.left.push(Command::Detach);
+        }
+    }
+
+    /// After the session: applies some of that. Returns whether there is more of it.
+    fn detach<B: Broker<Vhost = V>>(&mut self, now: Now, broker: &mut B) -> bool {
+        let (Some(bound), true) = (&self.bound, self.ended) else {
+            return false;
+        };
+        let (link, left) = (bound.link, &mut self.left);
+        let more = broker.enter(&bound.vhost, |engine, wakes| engine.apply(now, link, left, wakes));
+        if !more {
+            self.bound = None;
+        }
+        more
+    }
+}

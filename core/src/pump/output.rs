@@ -1,0 +1,101 @@
+//! Bytes the stream did not take yet.
+
+use crate::time::Time;
+
+/// What is still to be written, in order. Nothing for all but slow peers, and then it is one word.
+#[derive(Default)]
+pub(super) struct Output(Option<Box<Backlog>>);
+
+struct Backlog {
+    bytes: Vec<u8>,
+    /// Of `bytes`, what is written already: never all.
+    written: usize,
+    /// When the stream last took something, or the first byte came to wait.
+    progress: Time,
+}
+
+/// Written bytes are moved away once they are this many.
+const COMPACT: usize = 64 << 10;
+
+impl Output {
+    /// Bytes that wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting().len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Memory of what waits.
+    pub(super) fn memory(&self) -> usize {
+        self.0.as_ref().map_or(0, |backlog| backlog.bytes.capacity())
+    }
+
+    /// Since when nothing moves; `None` if nothing waits.
+    pub(super) fn stalled_since(&self) -> Option<Time> {
+        self.0.as_ref().map(|backlog| backlog.progress)
+    }
+
+    /// What is to be written next.
+    pub(super) fn waiting(&self) -> &[u8] {
+        self.0
+            .as_ref()
+            .and_then(|backlog| backlog.bytes.get(backlog.written..))
+            .unwrap_or_default()
+    }
+
+    /// The stream took so many of the bytes that wait.
+    pub(super) fn took(&mut self, taken: usize, now: Time) {
+        let Some(backlog) = &mut self.0 else { return };
+        if taken == 0 {
+            return;
+        }
+        backlog.progress = now;
+        backlog.written += taken;
+        if backlog.written >= backlog.bytes.len() {
+            // Freed: a peer that was slow once does not keep its buffer.
+            self.0 = None;
+        } else if backlog.written >= COMPACT {
+            backlog.bytes.drain(..backlog.written);
+            backlog.written = 0;
+        }
+    }
+
+    /// Puts `fresh` behind what waits, but for its first `taken` bytes, which are written already. Leaves `fresh` empty.
+    pub(super) fn keep(&mut self, fresh: &mut Vec<u8>, taken: usize, now: Time) {
+        match &mut self.0 {
+            Some(backlog) => backlog.bytes.append(fresh),
+            None => {
+                if let Some(rest) = fresh.get(taken..).filter(|rest| !rest.is_empty()) {
+                    self.0 = Some(Box::new(Backlog {
+                        bytes: rest.to_vec(),
+                        written: 0,
+                        progress: now,
+                    }));
+                }
+                fresh.clear();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_leave_in_order_through_a_narrow_stream() {
+        let mut output = Output::default();
+        output.keep(&mut b"abcdef".to_vec(), 4, Time(1));
+        assert_eq!((output.waiting(), output.stalled_since()), (&b"ef"[..], Some(Time(1))));
+        output.keep(&mut b"ghi".to_vec(), 0, Time(2));
+        assert_eq!((output.len(), output.stalled_since()), (5, Some(Time(1))));
+        output.took(0, Time(3));
+        assert_eq!(output.stalled_since(), Some(Time(1)), "nothing moved");
+        output.took(1, Time(3));
+        assert_eq!((output.waiting(), output.stalled_since()), (&b"fghi"[..], Some(Time(3))));
+        output.took(4, Time(4));
+        assert!(output.is_empty() && output.stalled_since().is_none());
+    }
+}

@@ -1,0 +1,119 @@
+//! What carries a connection's bytes. An enum, matched once for a read and once for a write of a turn; never a trait
+//! object, and nothing here is called per message.
+//!
+//! A further transport is a further variant. What each of them has to say:
+//!
+//! - `poll_more`: whether a read would bring something now. Bytes that are decrypted or unframed already count; only
+//!   without any is the socket asked, and then it wakes the task.
+//! - `poll_flush`: the transport's own output (a TLS alert, a pong, a close frame), which no session knows of.
+//! - `poll_close`: says to the peer that nothing follows, in the transport's own way.
+
+mod opening;
+mod tcp;
+mod unix;
+
+pub(crate) use opening::{Opened, Opening, Socket};
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tcp::Tcp;
+use tokio::io::{AsyncRead, ReadBuf};
+use unix::Unix;
+
+/// See the module.
+pub(crate) enum Transport {
+    Tcp(Tcp),
+    Unix(Unix),
+}
+
+impl Transport {
+    pub(crate) fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Transport::Tcp(tcp) => tcp.poll_more(cx),
+            Transport::Unix(unix) => unix.poll_more(cx),
+        }
+    }
+
+    /// Writes until the transport takes no more. Returns the bytes it took; if those are not all, it wakes the task.
+    pub(crate) fn write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Transport::Tcp(tcp) => write_all(bytes, |rest| tcp.poll_write(cx, rest)),
+            Transport::Unix(unix) => write_all(bytes, |rest| unix.poll_write(cx, rest)),
+        }
+    }
+
+    pub(crate) fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            // The kernel has all of it.
+            Transport::Tcp(_) | Transport::Unix(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    pub(crate) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Transport::Tcp(tcp) => tcp.poll_close(cx),
+            Transport::Unix(unix) => unix.poll_close(cx),
+        }
+    }
+
+    /// What broke the socket, if something has. Resets are reported only to readers, so a connection that is not read
+    /// has to ask.
+    pub(crate) fn take_error(&self) -> io::Result<Option<io::Error>> {
+        match self {
+            Transport::Tcp(tcp) => tcp.take_error(),
+            Transport::Unix(unix) => unix.take_error(),
+        }
+    }
+
+    /// The session has no heart-beats: the system is to find out when the peer has vanished.
+    pub(crate) fn keep_alive(&self) -> io::Result<()> {
+        match self {
+            Transport::Tcp(tcp) => tcp.keep_alive(),
+            // The other end is a process of this machine; the kernel closes the socket when it ends.
+            Transport::Unix(_) => Ok(()),
+        }
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Transport::Tcp(tcp) => tcp.poll_read(cx, buffer),
+            Transport::Unix(unix) => unix.poll_read(cx, buffer),
+        }
+    }
+}
+
+fn write_all(bytes: &[u8], mut write: impl FnMut(&[u8]) -> Poll<io::Result<usize>>) -> io::Result<usize> {
+    let mut at = 0;
+    while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+        match write(rest) {
+            Poll::Pending => break,
+            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(Ok(n)) => at += n,
+            Poll::Ready(Err(error)) => return Err(error),
+        }
+    }
+    Ok(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_goes_on_until_the_socket_is_full() {
+        let (mut room, mut got) = (4, Vec::new());
+        let taken = write_all(b"abcdef", |rest| {
+            let n = rest.len().min(room).min(3);
+            if n == 0 {
+                return Poll::Pending;
+            }
+            room -= n;
+            got.extend_from_slice(&rest[..n]);
+            Poll::Ready(Ok(n))
+        });
+        assert_eq!((taken.expect("written"), &got[..]), (4, &b"abcd"[..]));
+    }
+}
