@@ -359,10 +359,7 @@ impl<V> Pump<V> {
             .stalled_since()
             .is_some_and(|since| now.monotonic >= since + STALL)
         {
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the peer takes no output",
-            ));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no output"));
         }
         Ok(())
     }
@@ -612,7 +609,11 @@ impl<V> Pump<V> {
             return Ok(());
         }
         // What waits was offered at the start of the turn; nothing may overtake it.
-        let taken = if self.output.is_empty() { stream.write(fresh)? } else { 0 };
+        let taken = if self.output.is_empty() {
+            stream.write(fresh)?
+        } else {
+            0
+        };
         self.output.keep(fresh, taken, now.monotonic);
         Ok(())
     }

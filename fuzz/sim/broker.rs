@@ -198,13 +198,12 @@ impl Broker {
         };
         let pipe = connection.pipe;
         self.world.turn_of(pipe, room);
-        self.world.answer_logins(|_| Event::Authenticated { user: "guest".into() });
+        self.world
+            .answer_logins(|_| Event::Authenticated { user: "guest".into() });
         connection.received.append(&mut self.world.drain(pipe));
         let mut answer = Vec::new();
         loop {
-            let used = connection
-                .wire
-                .hear(&connection.received, &mut answer, &mut self.book);
+            let used = connection.wire.hear(&connection.received, &mut answer, &mut self.book);
             if used == 0 {
                 break;
             }

@@ -94,7 +94,10 @@ mod tests {
         output.took(0, Time(3));
         assert_eq!(output.stalled_since(), Some(Time(1)), "nothing moved");
         output.took(1, Time(3));
-        assert_eq!((output.waiting(), output.stalled_since()), (&b"fghi"[..], Some(Time(3))));
+        assert_eq!(
+            (output.waiting(), output.stalled_since()),
+            (&b"fghi"[..], Some(Time(3)))
+        );
         output.took(4, Time(4));
         assert!(output.is_empty() && output.stalled_since().is_none());
     }
