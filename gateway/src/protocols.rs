@@ -8,6 +8,8 @@ pub(crate) const ALL: &[&Description] = &[
     &gatepost_amqp::PROTOCOL,
     &gatepost_mqtt::PROTOCOL,
     &gatepost_stomp::PROTOCOL,
+    #[cfg(feature = "nats")]
+    &gatepost_nats::PROTOCOL,
 ];
 
 /// The place of the protocol of that name.

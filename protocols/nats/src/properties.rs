@@ -1,0 +1,24 @@
+//! What a NATS message carries besides its subject and body: where the answer goes.
+
+use gatepost_core::properties::{Origin, Properties, PropertyCodec, ReplyTo};
+
+/// The stable code of this encoding: the answer's routing key in the dot dialect.
+pub const ORIGIN: Origin = Origin(32);
+
+/// Decodes the properties of messages that NATS clients publish.
+#[derive(Clone, Copy, Debug)]
+pub struct NatsProperties;
+
+impl PropertyCodec for NatsProperties {
+    fn origin(&self) -> Origin {
+        ORIGIN
+    }
+
+    fn decode(&self, raw: &[u8]) -> Properties {
+        let reply = std::str::from_utf8(raw).ok().filter(|key| !key.is_empty());
+        Properties {
+            reply_to: reply.map(|key| ReplyTo::Topic(key.into())),
+            ..Properties::default()
+        }
+    }
+}
