@@ -7,7 +7,8 @@
 //!           segments   count, (id, kind, epoch, salt, base, size, end, sealed, routes, keys)*
 //!           queues     count, (id, next seq, handed out,
 //!                              spans count, (gap, extent, segment, live)*, dead runs,
-//!                              incoming count, id*, outgoing count, (seq, id, released)*)*
+//!                              incoming count, id*, outgoing count, (seq, id, released)*,
+//!                              returned count, (seq, times)*)*
 //!           moves      count, (queue, seq, flags, 0 queue seq | 1 segment offset)*
 //!           keys       count, (key len, key, segment, offset, version, len, deleted, older count, segment*)*
 //! ```
@@ -174,6 +175,11 @@ fn put_queue(o: &mut Vec<u8>, id: QueueId, queue: &QueueIndex) {
         put_varint(o, u64::from(*id));
         o.push(u8::from(*released));
     }
+    put_varint(o, queue.returned.len() as u64);
+    for (seq, times) in &queue.returned {
+        put_varint(o, *seq);
+        put_varint(o, u64::from(*times));
+    }
 }
 
 /// Writes a checkpoint beside the newest one and puts it in its place. Returns when it is durable.
@@ -302,7 +308,7 @@ fn parse(body: &[u8]) -> Option<Checkpoint> {
         });
     }
     let mut index = Index::default();
-    for _ in 0..i.count(7)? {
+    for _ in 0..i.count(8)? {
         let (id, queue) = parse_queue(&mut i)?;
         index.queues.insert(id, queue);
     }
@@ -373,6 +379,9 @@ fn parse_queue(i: &mut Input<'_>) -> Option<(QueueId, QueueIndex)> {
     }
     for _ in 0..i.count(3)? {
         queue.packet_ids.push((i.varint()?, i.number()?, i.u8()? != 0));
+    }
+    for _ in 0..i.count(2)? {
+        queue.returned.insert(i.varint()?, i.number()?);
     }
     Some((id, queue))
 }

@@ -51,6 +51,18 @@ pub(crate) struct QueueIndex {
     pub(crate) incoming_ids: Vec<u16>,
     /// Sequence, packet id, whether it was released; in order of assignment.
     pub(crate) packet_ids: Vec<(u64, u16, bool)>,
+    /// How often live messages came back from consumers, by sequence.
+    pub(crate) returned: BTreeMap<u64, u32>,
+}
+
+/// Takes the counts of `lo..=hi` out.
+pub(crate) fn forget_returned(returned: &mut BTreeMap<u64, u32>, lo: u64, hi: u64) {
+    if !returned.is_empty() {
+        let settled: Vec<u64> = returned.range(lo..=hi).map(|(seq, _)| *seq).collect();
+        for seq in settled {
+            returned.remove(&seq);
+        }
+    }
 }
 
 /// The newest record of a key.
@@ -361,6 +373,7 @@ impl Index {
             live.entry(segment).or_default().routes -= count
         });
         index.packet_ids.retain(|(seq, ..)| !(lo..=hi).contains(seq));
+        forget_returned(&mut index.returned, lo, hi);
         self.forget_moves(queue, lo, hi);
     }
     fn forget_moves(&mut self, queue: QueueId, lo: u64, hi: u64) {
@@ -418,6 +431,12 @@ impl Index {
                 queue.incoming_ids.retain(|other| *other != packet_id);
                 if held {
                     queue.incoming_ids.push(packet_id);
+                }
+            }
+            State::Returned { queue, seq, count } => {
+                // A message that was settled before it was written never comes.
+                if let Some(queue) = self.queues.get_mut(&queue).filter(|q| q.lookup(seq).is_some()) {
+                    queue.returned.insert(seq, count);
                 }
             }
             State::DeadLettered { from, from_seq, to } => {

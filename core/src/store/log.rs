@@ -696,7 +696,8 @@ pub(super) fn queue_of(state: &State) -> QueueId {
         State::HandedOut { queue, .. }
         | State::PacketId { queue, .. }
         | State::PacketIdReleased { queue, .. }
-        | State::IncomingId { queue, .. } => queue,
+        | State::IncomingId { queue, .. }
+        | State::Returned { queue, .. } => queue,
         State::DeadLettered { from, to, .. } => from.max(to.queue),
     }
 }

@@ -179,6 +179,15 @@ pub enum State {
         /// Held or forgotten.
         held: bool,
     },
+    /// A message came back from its consumers, this many times by now. Forgotten when it is settled.
+    Returned {
+        /// Which queue.
+        queue: QueueId,
+        /// The message.
+        seq: u64,
+        /// How often.
+        count: u32,
+    },
     /// The message left one queue for others (dead-lettering): the payload is not written again. Acks of `from` follow
     /// in the same group.
     DeadLettered {
@@ -330,6 +339,8 @@ pub struct RecoveredQueue {
     pub incoming_ids: Vec<u16>,
     /// Outgoing QoS 2 packet ids: sequence, packet id, whether PUBREC arrived. Ascending in order of assignment.
     pub packet_ids: Vec<(u64, u16, bool)>,
+    /// How often live messages came back from consumers, by sequence: see [`State::Returned`].
+    pub returned: BTreeMap<u64, u32>,
 }
 
 /// The live messages of one queue that have the same flags.

@@ -381,6 +381,7 @@ pub(crate) fn put_state(state: &State, out: &mut Vec<u8>) {
         State::PacketId { queue, seq, packet_id } => (2, &[queue.0, seq, u64::from(packet_id)]),
         State::PacketIdReleased { queue, seq, packet_id } => (3, &[queue.0, seq, u64::from(packet_id)]),
         State::IncomingId { queue, packet_id, held } => (4, &[queue.0, u64::from(packet_id), u64::from(held)]),
+        State::Returned { queue, seq, count } => (6, &[queue.0, seq, u64::from(count)]),
         State::DeadLettered { from, from_seq, to } => (5, &[from.0, from_seq, to.queue.0, to.seq, u64::from(to.flags)]),
     };
     out.push(verb);
@@ -421,6 +422,11 @@ pub(crate) fn parse_state(head: &[u8]) -> Option<State> {
                 seq: input.varint()?,
                 flags: input.number()?,
             },
+        },
+        6 => State::Returned {
+            queue,
+            seq: input.varint()?,
+            count: input.number()?,
         },
         _ => return None,
     })
@@ -572,6 +578,11 @@ mod tests {
                 queue: QueueId(2),
                 packet_id: 3,
                 held: true,
+            },
+            State::Returned {
+                queue: QueueId(2),
+                seq: u64::MAX,
+                count: u32::MAX,
             },
             State::DeadLettered {
                 from: QueueId(1),

@@ -200,6 +200,7 @@ struct FoundQueue {
     handed_out: u64,
     incoming_ids: Vec<u16>,
     packet_ids: Vec<(u64, u16, bool)>,
+    returned: BTreeMap<u64, u32>,
     deleted: bool,
 }
 
@@ -281,6 +282,7 @@ impl<D: Disk> Recovery<D> {
             (into.next_seq, into.handed_out) = (queue.next_seq, queue.handed_out);
             into.incoming_ids = std::mem::take(&mut queue.incoming_ids);
             into.packet_ids = std::mem::take(&mut queue.packet_ids);
+            into.returned = std::mem::take(&mut queue.returned);
         }
         self.checkpoint = Some(found);
     }

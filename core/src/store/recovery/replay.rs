@@ -4,7 +4,7 @@ use super::Recovery;
 use crate::message::Position;
 use crate::store::directory::Directory;
 use crate::store::disk::Disk;
-use crate::store::index::{Move, Root};
+use crate::store::index::{Move, Root, forget_returned};
 use crate::store::record::{
     DELETED, Kind, MessageHead, Raw, parse_acks, parse_key, parse_purge, parse_queue, parse_ref, parse_state,
 };
@@ -100,7 +100,11 @@ impl<D: Disk> Recovery<D> {
                 );
             }),
             Op::State(State::HandedOut { queue, upto }) => saw(*queue, *upto),
-            Op::State(State::PacketId { queue, seq, .. } | State::PacketIdReleased { queue, seq, .. }) => {
+            Op::State(
+                State::PacketId { queue, seq, .. }
+                | State::PacketIdReleased { queue, seq, .. }
+                | State::Returned { queue, seq, .. },
+            ) => {
                 saw(*queue, seq.saturating_add(1));
             }
             Op::State(State::IncomingId { queue, .. }) => saw(*queue, 0),
@@ -186,6 +190,7 @@ impl<D: Disk> Recovery<D> {
         let queue = self.queues.entry(queue).or_default();
         queue.settled.insert(lo, hi);
         queue.packet_ids.retain(|(seq, ..)| !(lo..=hi).contains(seq));
+        forget_returned(&mut queue.returned, lo, hi);
     }
 
     fn state(&mut self, state: &State) {
@@ -212,6 +217,9 @@ impl<D: Disk> Recovery<D> {
                 if held {
                     queue.incoming_ids.push(packet_id);
                 }
+            }
+            State::Returned { queue, seq, count } => {
+                self.queues.entry(queue).or_default().returned.insert(seq, count);
             }
             State::DeadLettered { from, from_seq, to } => {
                 let root = self

@@ -149,6 +149,9 @@ impl<D: Disk> Recovery<D> {
             index.handed_out = queue.handed_out;
             index.incoming_ids = queue.incoming_ids.clone();
             index.packet_ids = packet_ids.clone();
+            let mut returned = queue.returned;
+            returned.retain(|seq, _| index.lookup(*seq).is_some());
+            index.returned = returned.clone();
             recovered.queues.insert(
                 id,
                 RecoveredQueue {
@@ -158,6 +161,7 @@ impl<D: Disk> Recovery<D> {
                     in_flight: messages.in_flight,
                     incoming_ids: queue.incoming_ids,
                     packet_ids,
+                    returned,
                 },
             );
         }

@@ -464,6 +464,28 @@ fn session_state_survives(stop: impl FnOnce(Store<SimDisk>)) {
                 from_seq: 0,
                 to,
             }),
+            // The newest of two counts, that of a settled message, and that of one that is not in the log.
+            publish(&message(3, 100), 1, 2),
+            Record::State(State::Returned {
+                queue,
+                seq: 2,
+                count: 1,
+            }),
+            Record::State(State::Returned {
+                queue,
+                seq: 2,
+                count: 2,
+            }),
+            Record::State(State::Returned {
+                queue,
+                seq: 0,
+                count: 9,
+            }),
+            Record::State(State::Returned {
+                queue,
+                seq: 700,
+                count: 9,
+            }),
             ack(1, 0, 0),
         ],
         77,
@@ -477,7 +499,8 @@ fn session_state_survives(stop: impl FnOnce(Store<SimDisk>)) {
         (&[8][..], &[(1, 40, true)][..])
     );
     assert_eq!(found.in_flight.len(), 1);
-    assert_eq!(entries(&store, queue).len(), 1);
+    assert_eq!(entries(&store, queue).len(), 2);
+    assert_eq!(found.returned.iter().collect::<Vec<_>>(), [(&2, &2)]);
     let moved = entries(&store, QueueId(2))[0];
     assert_eq!((moved.seq, moved.flags), (0, to.flags));
     assert_eq!(
