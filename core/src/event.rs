@@ -210,6 +210,8 @@ impl std::ops::BitOr for DeliveryFlags {
 pub struct DeliveryExtra {
     /// MQTT subscription identifiers of the subscriptions it matched.
     pub subscription_ids: Vec<u32>,
+    /// How often it came back from consumers, where its queue counts that.
+    pub returned: Option<u32>,
 }
 
 /// A queue as a declare reports it.

@@ -10,11 +10,12 @@ use crate::fault::{Fault, FaultKind};
 use crate::ledger::ObjectKind;
 use crate::message::Message;
 use crate::message::Settled;
+use crate::properties::Name;
 use crate::queue::consumers::{Consumer, ConsumerKey};
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Head;
 use crate::queue::unsettled::{Held, QueueRef, cost};
-use crate::store::{QueueAcks, Record};
+use crate::store::{QueueAcks, Record, State};
 
 /// Work units of taking a consumer off its queue, beside what was reserved to it.
 const CONSUMER_WORK: usize = 4;
@@ -42,6 +43,8 @@ pub(crate) enum Death {
     Expired,
     /// The queue was full.
     MaxLength,
+    /// It came back from consumers more often than its queue allows.
+    DeliveryLimit,
 }
 
 impl Engine {
@@ -76,6 +79,11 @@ impl Engine {
         if exclusive_already || (c.exclusive && (!q.consumers.is_empty() || q.arguments.single_active)) {
             let text = format!("{} in exclusive use", self.queue_text(&q.name));
             return Err(Fault::new(FaultKind::AccessRefused, text));
+        }
+        let queue_type = q.arguments.queue_type;
+        let text = self.queue_text(&q.name);
+        if link_at(&mut self.links, link).is_some_and(|l| l.channel(c.channel).prefetch_all > 0) {
+            queue_type.refuse_global_prefetch(&text)?;
         }
         self.admit(ObjectKind::Connections, super::admission::CONSUMER_BYTES)?;
         let prefetch = match c.prefetch {
@@ -234,7 +242,7 @@ impl Engine {
 
     fn get_first(&mut self, link: Link, g: Get, again: bool, wakes: &mut Wakes) {
         let channel = g.channel;
-        let queue = match self.find_queue(link, channel, &g.queue) {
+        let queue = match self.find_queue_to_get_from(link, channel, &g.queue) {
             Ok(queue) => queue,
             Err(fault) => {
                 let op = Op::Get;
@@ -293,6 +301,16 @@ impl Engine {
                 Body::Disk { .. } => return self.get_later(link, g, queue, again),
             }
         }
+    }
+
+    fn find_queue_to_get_from(&mut self, link: Link, channel: ChannelNumber, name: &Name) -> Result<QueueRef, Fault> {
+        let queue = self.find_queue(link, channel, name)?;
+        let q = &self.queues[queue.slot as usize];
+        if q.arguments.single_active {
+            let queue_type = q.arguments.queue_type;
+            queue_type.refuse_get_beside_active(&self.queue_text(&q.name))?;
+        }
+        Ok(queue)
     }
 
     /// Comes back when the body is here.
@@ -360,6 +378,10 @@ impl Engine {
         };
         let message = message.clone();
         let flags = self.queue_delivery_flags(&entry, &message);
+        // RabbitMQ tells a fetch also that the message has not come back yet, and a consumer not.
+        let q = self.queues.get(queue.slot as usize).filter(|q| q.id == queue.id);
+        let counts = q.is_some_and(|q| q.arguments.queue_type.counts_returns());
+        let extra = counts.then(|| returned_extra(self.returned(queue, &entry).unwrap_or(0)));
         self.counters.got += 1;
         // Until now it counted as fetched.
         self.count_released(link, cost(&entry.body));
@@ -380,9 +402,18 @@ impl Engine {
             consumer: 0,
             number,
             message,
-            extra: None,
+            extra,
         };
         events.push(Event::Got { delivery, remaining });
+    }
+
+    /// How often a message came back from consumers, where its queue counts that and it did.
+    fn returned(&self, queue: QueueRef, entry: &Entry) -> Option<u32> {
+        if !entry.flags.has(EntryFlags::REDELIVERED) {
+            return None;
+        }
+        let q = self.queues.get(queue.slot as usize).filter(|q| q.id == queue.id)?;
+        q.returned.get(&entry.seq).copied()
     }
 
     /// What a delivery from a declared queue says of the message. A publish that set or cleared its topic's retained
@@ -421,7 +452,7 @@ impl Engine {
         };
         let message = message.clone();
         let flags = self.queue_delivery_flags(&entry, &message);
-        let extra = delivery_extra(&entry);
+        let extra = self.returned(queue, &entry).map(returned_extra);
         if flags.contains(DeliveryFlags::REDELIVERED) {
             self.counters.redelivered += 1;
         }
@@ -549,7 +580,7 @@ impl Engine {
             }
             Outcome::Requeue => {
                 entry.flags.set(EntryFlags::REDELIVERED);
-                self.put_back(queue, entry);
+                self.return_entry(queue, entry, wakes);
             }
             Outcome::Reject => {
                 self.counters.rejected += 1;
@@ -563,6 +594,33 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// A delivery comes back from its consumer. It waits again, unless it has come back too often.
+    fn return_entry(&mut self, queue: QueueRef, entry: Entry, wakes: &mut Wakes) {
+        let counted = self.queue_mut(queue).and_then(|q| {
+            let count = q.count_return(entry.seq)?;
+            Some((count, q.is_over_delivery_limit(count)))
+        });
+        let Some((count, is_over)) = counted else {
+            self.put_back(queue, entry);
+            return;
+        };
+        // While the disk is short no dead letter is written: the message is offered once more instead.
+        if is_over && !self.dies_later(queue, &entry.body) {
+            if let Some(q) = self.queue_mut(queue) {
+                q.unsettled -= 1;
+            }
+            return self.drop_entry(queue, entry, Death::DeliveryLimit, wakes);
+        }
+        if entry.flags.has(EntryFlags::LOGGED) {
+            self.staging.record(Record::State(State::Returned {
+                queue: queue.id,
+                seq: entry.seq,
+                count,
+            }));
+        }
+        self.put_back(queue, entry);
     }
 
     /// Returns a reserved or held entry to its old place. False if its queue is gone, and the entry with it.
@@ -599,6 +657,11 @@ impl Engine {
 
     /// Tells the log that an entry is gone from its queue.
     fn forget_entry(&mut self, queue: QueueRef, entry: &Entry, explicit: bool, wakes: &mut Wakes) {
+        if entry.flags.has(EntryFlags::REDELIVERED)
+            && let Some(q) = self.queue_mut(queue)
+        {
+            q.returned.remove(&entry.seq);
+        }
         if !entry.flags.has(EntryFlags::LOGGED) {
             return;
         }
@@ -761,5 +824,13 @@ pub(crate) fn delivery_extra(entry: &Entry) -> Option<Box<DeliveryExtra>> {
     let ids = entry.subscription_ids.as_ref()?;
     Some(Box::new(DeliveryExtra {
         subscription_ids: ids.to_vec(),
+        ..DeliveryExtra::default()
     }))
+}
+
+fn returned_extra(count: u32) -> Box<DeliveryExtra> {
+    Box::new(DeliveryExtra {
+        returned: Some(count),
+        ..DeliveryExtra::default()
+    })
 }

@@ -51,6 +51,8 @@ pub struct Counters {
     pub dead_lettered_expired: u64,
     /// Messages dead-lettered because their queue was full.
     pub dead_lettered_maxlen: u64,
+    /// Messages dead-lettered because they came back from consumers too often.
+    pub dead_lettered_delivery_limit: u64,
     /// Messages whose record was damaged.
     pub damaged: u64,
     /// Messages settled before they were written: never logged.

@@ -21,6 +21,7 @@ impl Death {
             Death::Rejected => "rejected",
             Death::Expired => "expired",
             Death::MaxLength => "maxlen",
+            Death::DeliveryLimit => "delivery_limit",
         }
     }
 }
@@ -107,6 +108,7 @@ impl Engine {
             Death::Rejected => self.counters.dead_lettered_rejected += 1,
             Death::Expired => self.counters.dead_lettered_expired += 1,
             Death::MaxLength => self.counters.dead_lettered_maxlen += 1,
+            Death::DeliveryLimit => self.counters.dead_lettered_delivery_limit += 1,
         }
         // Published at the end of the turn: a chain of queues must not become a chain of calls.
         self.dead_letters.push_back((dead, trail.died_in));

@@ -16,6 +16,7 @@ use crate::properties::Name;
 use crate::queue::arguments::Arguments;
 use crate::queue::consumers::ConsumerKey;
 use crate::queue::entry::EntryFlags;
+use crate::queue::queue_type::Declared;
 use crate::queue::unsettled::QueueRef;
 use crate::queue::{Queue, QueueKind};
 use crate::router::ExchangeSpec;
@@ -185,12 +186,17 @@ impl Engine {
             );
             return Err(Fault::new(FaultKind::PreconditionFailed, text));
         }
-        let name: Name = if c.name.is_empty() {
-            self.generated_name()
-        } else {
-            c.name
+        let made_up = c.name.is_empty();
+        let name: Name = if made_up { self.generated_name() } else { c.name };
+        let text = self.queue_text(&name);
+        let arguments = Arguments::parse(c.arguments, &text)?;
+        let declared = Declared {
+            name: if made_up { "" } else { &name },
+            durable: c.durable,
+            exclusive: c.exclusive,
+            auto_delete: c.auto_delete,
         };
-        let arguments = Arguments::parse(c.arguments, &self.queue_text(&name))?;
+        arguments.queue_type.check_properties(declared, &text)?;
         self.admit(ObjectKind::Queues, Queue::memory(&name, &arguments.declared, c.durable))?;
         // An exclusive queue goes with its connection: nothing of it need survive a restart.
         let durable = c.durable && !c.exclusive;
@@ -292,6 +298,11 @@ impl Engine {
             Err(fault) => return self.fail(link, channel, Op::DeleteQueue, fault),
         };
         let q = &self.queues[queue.slot as usize];
+        let queue_type = q.arguments.queue_type;
+        let refused = queue_type.refuse_conditional_delete(c.if_empty, c.if_unused, &self.queue_text(&q.name));
+        if let Err(fault) = refused {
+            return self.fail(link, channel, Op::DeleteQueue, fault);
+        }
         let refusal = if c.if_empty && !q.ready.is_empty() {
             Some("not empty")
         } else if c.if_unused && !q.consumers.is_empty() {
@@ -405,6 +416,15 @@ impl Engine {
         let mut gate = None;
         q.paging = None;
         let ready = std::mem::take(&mut q.ready);
+        let counted = std::mem::take(&mut q.returned);
+        if !plain && !counted.is_empty() {
+            let held = self.held_of(queue);
+            let left = counted.into_iter().filter(|(seq, _)| held.binary_search(seq).is_ok());
+            let left = left.collect();
+            if let Some(q) = self.queue_mut(queue) {
+                q.returned = left;
+            }
+        }
         let logged = ready.paged() > 0 || ready.entries().any(|entry| entry.flags.has(EntryFlags::LOGGED));
         self.memory.doom(ready);
         if logged {

@@ -452,7 +452,7 @@ impl Engine {
                             for target in targets {
                                 let queue = &self.queues[target.queue.0 as usize];
                                 let ahead = added.entry(target.queue.0).or_default();
-                                let full = full && queue.durable && message.envelope().durable;
+                                let full = full && queue.logs(message.envelope(), message.envelope().qos);
                                 if full || refuses(queue, message, *ahead) {
                                     return Err(Fault::new(FaultKind::PreconditionFailed, "partial tx completion"));
                                 }
@@ -515,12 +515,12 @@ impl Engine {
         let mut enqueued = Enqueued::default();
         let retains = envelope.retain && *message.exchange() == *self.settings.topic_exchange;
         let full = self.node_pressure == Some(Pressure::Full);
-        if full && envelope.durable && link != NOBODY {
+        if full && link != NOBODY {
             let logged = |target: &Target| {
                 let queue = self.queues.get(target.queue.0 as usize);
-                queue.is_some_and(|q| q.durable && (q.kind == QueueKind::Plain || envelope.qos > 0))
+                queue.is_some_and(|q| q.logs(&envelope, envelope.qos))
             };
-            if (retains && !message.body().is_empty()) || targets.iter().any(logged) {
+            if (envelope.durable && retains && !message.body().is_empty()) || targets.iter().any(logged) {
                 enqueued.refused = Some(FaultKind::ResourceError);
                 return Ok(enqueued);
             }
@@ -575,8 +575,7 @@ impl Engine {
             let priority = envelope.priority.unwrap_or(0).min(queue.arguments.priority_max);
             let seq = queue.next_seq;
             queue.next_seq += 1;
-            // A QoS 0 delivery is lost with its session's connection anyway: no record, no settle.
-            if queue.durable && envelope.durable && (queue.kind == QueueKind::Plain || flags.qos() > 0) {
+            if queue.logs(&envelope, flags.qos()) {
                 flags.set(EntryFlags::LOGGED);
                 let need = queue.arguments.durability.unwrap_or(self.staging.durability());
                 enqueued.logged = enqueued.logged.max(Some(need));

@@ -507,6 +507,7 @@ impl Engine {
         q.marks.written = found.handed_out;
         q.marks.staged = found.handed_out;
         q.redelivered_below = found.handed_out;
+        q.returned = found.returned;
         let (exact, mut outgoing) = (q.arguments.priority_max > 0, Vec::new());
         for (flags, messages) in found.messages {
             let priority = if exact { EntryFlags(flags).split_priority().0 } else { 0 };

@@ -3,6 +3,7 @@
 use crate::arguments::{self, type_name};
 use crate::fault::{Fault, FaultKind};
 use crate::properties::{Name, Table, Value};
+use crate::queue::queue_type::QueueType;
 use crate::store::Durability;
 
 /// What the known arguments say. Unknown `x-` arguments are ignored.
@@ -25,6 +26,9 @@ pub(crate) struct Arguments {
     pub(crate) priority_max: u8,
     /// What a confirm of its messages waits for, if not for what the node promises.
     pub(crate) durability: Option<Durability>,
+    pub(crate) queue_type: QueueType,
+    /// How often a message may come back from its consumers before it dies; `None`: for ever.
+    pub(crate) delivery_limit: Option<u64>,
     /// As declared, for equivalence, the log and people.
     pub(crate) declared: Table,
 }
@@ -45,7 +49,7 @@ pub(crate) enum Overflow {
 const INTERVAL_MS_MAX: i64 = 315_360_000_000;
 
 /// Arguments that take part in equivalence.
-const KNOWN: [&str; 13] = [
+const KNOWN: [&str; 20] = [
     "x-message-ttl",
     "x-expires",
     "x-max-length",
@@ -59,6 +63,13 @@ const KNOWN: [&str; 13] = [
     "x-queue-version",
     "x-queue-type",
     "x-gatepost-durability",
+    "x-delivery-limit",
+    "x-quorum-initial-group-size",
+    "x-quorum-target-group-size",
+    "x-dead-letter-strategy",
+    "x-max-in-memory-length",
+    "x-max-in-memory-bytes",
+    "x-queue-leader-locator",
 ];
 
 impl Arguments {
@@ -67,6 +78,10 @@ impl Arguments {
     /// # Errors
     /// PreconditionFailed for a bad value, NotImplemented for one we know and do not offer.
     pub(crate) fn parse(declared: Table, queue: &str) -> Result<Arguments, Fault> {
+        let queue_type = QueueType::parse(declared.lookup("x-queue-type"), queue)?;
+        for (key, _) in &declared.0 {
+            queue_type.check_argument(key, queue)?;
+        }
         let int = |key: &str, min: i64, max: i64| -> Result<Option<u64>, Fault> {
             let Some(value) = declared.lookup(key) else {
                 return Ok(None);
@@ -147,20 +162,6 @@ impl Arguments {
                 ));
             }
         }
-        match choice("x-queue-type")? {
-            None | Some("classic") => {}
-            Some(kind @ ("quorum" | "stream")) => {
-                let text = format!("queues of type '{kind}' are not implemented ({queue})");
-                return Err(Fault::new(FaultKind::NotImplemented, text));
-            }
-            Some(other) => {
-                return Err(bad(
-                    "x-queue-type",
-                    queue,
-                    &format!("\"unsupported queue type '{other}'\""),
-                ));
-            }
-        }
         let single_active = match declared.lookup("x-single-active-consumer") {
             None => false,
             Some(Value::Bool(b)) => *b,
@@ -186,6 +187,28 @@ impl Arguments {
                 return Err(bad("x-gatepost-durability", queue, &text));
             }
         };
+        int("x-quorum-initial-group-size", 1, i64::MAX)?;
+        int("x-quorum-target-group-size", 1, i64::MAX)?;
+        int("x-max-in-memory-length", 0, i64::MAX)?;
+        int("x-max-in-memory-bytes", 0, i64::MAX)?;
+        match choice("x-dead-letter-strategy")? {
+            // Dead letters are published within the engine: they are lost at no point of the way, whatever is asked.
+            None | Some("at-most-once" | "at-least-once") => {}
+            Some(_) => return Err(bad("x-dead-letter-strategy", queue, "invalid_dlx_strategy")),
+        }
+        match choice("x-queue-leader-locator")? {
+            // There is one node.
+            None | Some("client-local" | "balanced" | "random" | "least-leaders") => {}
+            Some(_) => return Err(bad("x-queue-leader-locator", queue, "invalid_queue_locator_arg")),
+        }
+        let delivery_limit = match declared.lookup("x-delivery-limit") {
+            None => None,
+            Some(value) => {
+                let wrong = format!("\"expected integer, got {}\"", type_name(value));
+                Some(value.as_int().ok_or_else(|| bad("x-delivery-limit", queue, &wrong))?)
+            }
+        };
+        let delivery_limit = queue_type.delivery_limit(delivery_limit);
         Ok(Arguments {
             message_ttl_ms,
             expires_ms,
@@ -197,6 +220,8 @@ impl Arguments {
             single_active,
             priority_max,
             durability,
+            queue_type,
+            delivery_limit,
             declared,
         })
     }

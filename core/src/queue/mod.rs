@@ -13,17 +13,20 @@
 pub(crate) mod arguments;
 pub(crate) mod consumers;
 pub(crate) mod entry;
+pub(crate) mod queue_type;
 pub(crate) mod ready;
 pub(crate) mod unsettled;
 
 use crate::engine::Link;
 use crate::ledger::{self, Charge};
+use crate::message::Envelope;
 use crate::properties::{Name, Table};
 use crate::store::QueueId;
 use crate::time::Time;
 use arguments::Arguments;
 use consumers::Consumers;
 use ready::Ready;
+use std::collections::BTreeMap;
 
 /// What a queue serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +74,9 @@ pub(crate) struct Queue {
     pub(crate) absent: Vec<u64>,
     /// What is read back and older than this may have been handed out before.
     pub(crate) redelivered_below: u64,
+    /// How often messages came back from consumers, by sequence, where the queue's type counts that. Only of messages that
+    /// came back and are not settled.
+    pub(crate) returned: BTreeMap<u64, u32>,
     /// On the engine's list of queues whose bodies may leave memory.
     pub(crate) deep: bool,
     /// The last batch that spilled some of its transient messages, if any did.
@@ -173,6 +179,7 @@ impl Queue {
             paging: None,
             absent: Vec::new(),
             redelivered_below: 0,
+            returned: BTreeMap::new(),
             deep: false,
             spilled: None,
             used_at: now,
@@ -180,6 +187,34 @@ impl Queue {
             expiry_timer: None,
             charge: Charge::default(),
         }
+    }
+
+    /// Whether a message with this envelope, delivered with `qos`, is kept by the log for this queue.
+    pub(crate) fn logs(&self, envelope: &Envelope, qos: u8) -> bool {
+        self.durable
+            && match self.kind {
+                QueueKind::Plain => envelope.durable || self.arguments.queue_type.stores_transient(),
+                // A QoS 0 delivery is lost with its session's connection anyway: no record, no settle.
+                QueueKind::Session(_) | QueueKind::Shared => envelope.durable && qos > 0,
+            }
+    }
+
+    /// Counts a return of the message `seq` from a consumer. Returns how often it came back by now, if the queue's type
+    /// counts that.
+    pub(crate) fn count_return(&mut self, seq: u64) -> Option<u32> {
+        if !self.arguments.queue_type.counts_returns() {
+            return None;
+        }
+        let count = self.returned.entry(seq).or_insert(0);
+        *count = count.saturating_add(1);
+        Some(*count)
+    }
+
+    /// Whether a message that came back this often dies.
+    pub(crate) fn is_over_delivery_limit(&self, count: u32) -> bool {
+        self.arguments
+            .delivery_limit
+            .is_some_and(|limit| u64::from(count) > limit)
     }
 
     /// Remembers for the log that `seq` is settled. Returns whether it is the first since the acks were taken.

@@ -13,6 +13,7 @@ mod memory;
 mod model;
 mod paging;
 mod publishing;
+mod quorum;
 mod recovery;
 mod sessions;
 mod shared;

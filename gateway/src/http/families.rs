@@ -88,6 +88,11 @@ pub(super) const CONSUMING: &[(&str, &str, Field)] = &[
         |c| c.get_empty,
     ),
     (
+        "rabbitmq_global_messages_dead_lettered_delivery_limit_total",
+        "Messages that came back from consumers too often.",
+        |c| c.dead_lettered_delivery_limit,
+    ),
+    (
         "rabbitmq_global_messages_dead_lettered_expired_total",
         "Messages whose time was over.",
         |c| c.dead_lettered_expired,

@@ -13,6 +13,16 @@ fn exchanges_route_by_their_type() {
 }
 
 #[test]
+fn quorum_queues_count_what_comes_back() {
+    python(&mut Gatepost::start(), "amqp_quorum.py");
+}
+
+#[test]
+fn quorum_queues_survive_a_kill_with_their_counts() {
+    python(&mut Gatepost::start(), "amqp_quorum_restart.py");
+}
+
+#[test]
 fn consumers_get_settle_and_give_back() {
     python(&mut Gatepost::start(), "amqp_consuming.py");
 }

@@ -23,6 +23,8 @@ const X_CORRELATION_ID: &str = "x-correlation-id";
 const X_REPLY_TO_TOPIC: &str = "x-reply-to-topic";
 const X_UTF8: &str = "x-mqtt-utf8";
 pub(crate) const X_RETAIN: &str = "x-mqtt-retain";
+/// How often a delivery from a quorum queue came back from consumers. Clients read it to give a message up in time.
+const X_DELIVERY_COUNT: &str = "x-delivery-count";
 /// Further routing keys. `BCC` is not for the receivers' eyes.
 pub(crate) const CC: &str = "CC";
 pub(crate) const BCC: &str = "BCC";
@@ -178,19 +180,29 @@ pub(crate) fn expiration(octets: &[u8]) -> Result<u64, String> {
     }
 }
 
-/// Writes the list of an AMQP message without its BCC header.
-pub(crate) fn put_without_bcc(out: &mut Vec<u8>, raw: &[u8]) {
+/// What a delivery's headers say that its message's do not.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Notes {
+    /// It set or cleared its topic's retained message, or is replayed.
+    pub(crate) retained: bool,
+    /// How often it came back from consumers, where its queue counts that.
+    pub(crate) returned: Option<u32>,
+}
+
+/// Writes the list of an AMQP message without its BCC header, and with how often it came back, if that is counted.
+pub(crate) fn put_own(out: &mut Vec<u8>, raw: &[u8], returned: Option<u32>) {
     match BasicProperties::decode(raw) {
         Ok(list) => {
-            let headers = list.headers.map(|content| {
-                let mut kept = Vec::with_capacity(content.len());
-                for (name, value) in Fields(content).flatten().filter(|(name, _)| *name != BCC.as_bytes()) {
-                    table::put_raw_pair(&mut kept, name, value);
-                }
-                kept
-            });
+            let mut headers = Vec::new();
+            let is_ours =
+                |name: &[u8]| name == BCC.as_bytes() || (returned.is_some() && name == X_DELIVERY_COUNT.as_bytes());
+            let content = list.headers.unwrap_or_default();
+            for (name, value) in Fields(content).flatten().filter(|(name, _)| !is_ours(name)) {
+                table::put_raw_pair(&mut headers, name, value);
+            }
+            put_delivery_count(&mut headers, returned);
             BasicProperties {
-                headers: headers.as_deref(),
+                headers: (list.headers.is_some() || returned.is_some()).then_some(&*headers),
                 ..list
             }
             .encode(out);
@@ -199,15 +211,22 @@ pub(crate) fn put_without_bcc(out: &mut Vec<u8>, raw: &[u8]) {
     }
 }
 
-/// Writes the list for a message of another protocol (or none). `retained` marks one that is replayed.
-pub(crate) fn put_foreign(out: &mut Vec<u8>, message: &Message, codecs: &Codecs, now: Wall, retained: bool) {
+fn put_delivery_count(headers: &mut Vec<u8>, returned: Option<u32>) {
+    if let Some(count) = returned {
+        let count = Value::Int(count.into(), 64);
+        table::put_pair(headers, X_DELIVERY_COUNT.as_bytes(), &count);
+    }
+}
+
+/// Writes the list for a message of another protocol (or none).
+pub(crate) fn put_foreign(out: &mut Vec<u8>, message: &Message, codecs: &Codecs, now: Wall, notes: Notes) {
     let properties = message.properties(codecs);
     let envelope = message.envelope();
     let mut headers = Vec::new();
     let mut seen = HashSet::new();
     for (name, value) in &properties.headers.0 {
         // Client libraries make a map of a table, and some let the last duplicate win; the first is the one that counts.
-        if seen.insert(&**name) {
+        if seen.insert(&**name) && !(notes.returned.is_some() && &**name == X_DELIVERY_COUNT) {
             table::put_pair(&mut headers, name.as_bytes(), value);
         }
     }
@@ -233,9 +252,10 @@ pub(crate) fn put_foreign(out: &mut Vec<u8>, message: &Message, codecs: &Codecs,
     if properties.utf8_body {
         table::put_pair(&mut headers, X_UTF8.as_bytes(), &Value::Bool(true));
     }
-    if retained {
+    if notes.retained {
         table::put_pair(&mut headers, X_RETAIN.as_bytes(), &Value::Bool(true));
     }
+    put_delivery_count(&mut headers, notes.returned);
     let expiration = envelope
         .deadline
         .map(|deadline| (deadline - now).as_millis().to_string());
@@ -310,7 +330,7 @@ mod tests {
             &Message::new(envelope, "e", "k", b"", b""),
             &codecs,
             now,
-            false,
+            Notes::default(),
         );
         AmqpProperties.decode(&out)
     }
@@ -390,7 +410,7 @@ mod tests {
         assert_eq!(found, [Name::from("a"), "b".into(), "c".into()]);
 
         let mut stripped = Vec::new();
-        put_without_bcc(&mut stripped, &raw);
+        put_own(&mut stripped, &raw, None);
         let kept = headers(&[("x", Value::Void), ("CC", keys(&["a", "b"]))]);
         assert_eq!(
             stripped,
@@ -399,6 +419,28 @@ mod tests {
                 ..BasicProperties::default()
             })
         );
+    }
+
+    /// A client that publishes again what it got sends the count of then along.
+    #[test]
+    fn the_delivery_count_is_the_queues_and_replaces_a_senders() {
+        let content = headers(&[("x-delivery-count", Value::Int(77, 64)), ("x", Value::Void)]);
+        for (sent, kept) in [(Some(&content[..]), vec![("x", Value::Void)]), (None, vec![])] {
+            let raw = list(&BasicProperties {
+                headers: sent,
+                ..BasicProperties::default()
+            });
+            let mut written = Vec::new();
+            put_own(&mut written, &raw, Some(2));
+            let expected = headers(&[&kept[..], &[("x-delivery-count", Value::Int(2, 64))]].concat());
+            assert_eq!(
+                written,
+                list(&BasicProperties {
+                    headers: Some(&expected),
+                    ..BasicProperties::default()
+                })
+            );
+        }
     }
 
     #[test]

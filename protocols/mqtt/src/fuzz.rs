@@ -280,6 +280,7 @@ impl Run {
         let topic = format!("t/{}", id % 20);
         let extra = DeliveryExtra {
             subscription_ids: vec![u32::from(id) + 1, 7],
+            ..DeliveryExtra::default()
         };
         let delivery = Delivery {
             channel: 0,

@@ -3,7 +3,7 @@
 use super::channel::{Channel, Env};
 use crate::frame::content::put_header;
 use crate::frame::{BODY, Basic, HEAD, OVERHEAD, put_deliver, put_frame};
-use crate::properties::{self, ORIGIN};
+use crate::properties::{self, Notes, ORIGIN};
 use gatepost_core::event::{Delivery, DeliveryFlags};
 use gatepost_core::message::{Dialect, Message};
 use gatepost_core::topic;
@@ -26,7 +26,7 @@ impl Channel {
             message.exchange_bytes(),
             &key(message),
         );
-        put_content(env, message, delivery.flags);
+        put_content(env, message, notes(delivery));
     }
 
     pub(super) fn got(&self, env: &mut Env<'_, '_>, delivery: &Delivery, remaining: u32) {
@@ -40,7 +40,7 @@ impl Channel {
             remaining,
         };
         get_ok.encode(env.number, env.cx.out);
-        put_content(env, message, delivery.flags);
+        put_content(env, message, notes(delivery));
     }
 
     /// 1.8.3.8. The text is bare: clients compare it.
@@ -53,7 +53,7 @@ impl Channel {
             key: &String::from_utf8_lossy(&key),
         };
         returned.encode(env.number, env.cx.out);
-        put_content(env, message, DeliveryFlags::default());
+        put_content(env, message, Notes::default());
     }
 }
 
@@ -72,18 +72,24 @@ fn key(message: &Message) -> Cow<'_, [u8]> {
     }
 }
 
+fn notes(delivery: &Delivery) -> Notes {
+    Notes {
+        retained: delivery.flags.contains(DeliveryFlags::RETAIN),
+        returned: delivery.extra.as_ref().and_then(|extra| extra.returned),
+    }
+}
+
 /// Writes header and body frames.
-fn put_content(env: &mut Env<'_, '_>, message: &Message, flags: DeliveryFlags) {
+fn put_content(env: &mut Env<'_, '_>, message: &Message, notes: Notes) {
     let body = message.body();
     let envelope = message.envelope();
     let raw = message.properties_raw();
     let out = &mut *env.cx.out;
     put_header(out, env.number, body.len() as u64, |out| {
         if envelope.origin != ORIGIN {
-            let retained = flags.contains(DeliveryFlags::RETAIN);
-            properties::put_foreign(out, message, env.cx.codecs, env.cx.now.wall, retained);
-        } else if envelope.extra_keys {
-            properties::put_without_bcc(out, raw);
+            properties::put_foreign(out, message, env.cx.codecs, env.cx.now.wall, notes);
+        } else if envelope.extra_keys || notes.returned.is_some() {
+            properties::put_own(out, raw, notes.returned);
         } else {
             out.extend_from_slice(raw);
         }

@@ -110,6 +110,7 @@ fn subscription_identifiers_are_all_returned() {
     let mut script = Script::open(Version::V5);
     let extra = Some(Box::new(DeliveryExtra {
         subscription_ids: vec![1, 268_435_455, 1],
+        ..DeliveryExtra::default()
     }));
     deliver(
         &mut script,

@@ -75,6 +75,12 @@ pub(crate) fn push_message(out: &mut Vec<u8>, context: &Context<'_>, opening: &O
     if delivery.flags.contains(DeliveryFlags::RETAIN) {
         out.extend_from_slice(b"x-mqtt-retain:true\n");
     }
+    if let Some(returned) = delivery.extra.as_ref().and_then(|extra| extra.returned) {
+        // First of the lines that a sender could have written too: the first counts.
+        out.extend_from_slice(b"x-delivery-count:");
+        push_decimal(out, returned.into());
+        out.push(b'\n');
+    }
     if message.envelope().origin == ORIGIN {
         push_lines(message.properties_raw(), context.version, out);
     } else {
@@ -178,6 +184,17 @@ mod tests {
             "MESSAGE\ndestination:/queue/q%2F1:2\nmessage-id:T_s@1@42\nredelivered:true\nfoo:bar\n\
              content-length:5\n\nhello\0\n"
         );
+    }
+
+    #[test]
+    fn a_message_that_came_back_says_how_often_where_that_is_counted() {
+        let mut delivery = delivery(stomp("", "q", b"", b""), DeliveryFlags::REDELIVERED);
+        delivery.extra = Some(Box::new(gatepost_core::event::DeliveryExtra {
+            returned: Some(2),
+            ..Default::default()
+        }));
+        let pushed = pushed(Version::V1_2, Some("s"), false, &delivery);
+        assert!(pushed.contains("\nredelivered:true\nx-delivery-count:2\n"), "{pushed}");
     }
 
     #[test]

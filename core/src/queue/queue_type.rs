@@ -1,0 +1,182 @@
+//! What a declared queue's `x-queue-type` means: each question about it has a name here, and is asked at one place.
+//!
+//! A quorum queue is a durable queue that stores every message and counts how often each came back from its consumers.
+//! There is one copy of it: what a client says about replicas is accepted and means nothing.
+
+use crate::arguments::type_name;
+use crate::fault::{Fault, FaultKind};
+use crate::properties::Value;
+
+/// The types a queue can be declared with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum QueueType {
+    #[default]
+    Classic,
+    Quorum,
+}
+
+/// Returns after which a quorum queue gives a message up, unless it is declared with another number: as RabbitMQ 4.
+const DELIVERY_LIMIT: u64 = 20;
+
+/// Arguments that only quorum queues have.
+const QUORUM_ONLY: [&str; 7] = [
+    "x-delivery-limit",
+    "x-quorum-initial-group-size",
+    "x-quorum-target-group-size",
+    "x-dead-letter-strategy",
+    "x-max-in-memory-length",
+    "x-max-in-memory-bytes",
+    "x-queue-leader-locator",
+];
+/// Arguments that only classic queues have.
+const CLASSIC_ONLY: [&str; 4] = [
+    "x-max-priority",
+    "x-queue-mode",
+    "x-queue-version",
+    "x-queue-master-locator",
+];
+/// Arguments that only streams have.
+const STREAM_ONLY: [&str; 5] = [
+    "x-max-age",
+    "x-stream-max-segment-size-bytes",
+    "x-stream-filter-size-bytes",
+    "x-initial-cluster-size",
+    "x-queue-leader-locator",
+];
+
+impl QueueType {
+    /// The type an `x-queue-type` argument names. `queue` is as in texts: `queue 'q' in vhost '/'`.
+    ///
+    /// # Errors
+    /// PreconditionFailed for what is no type, NotImplemented for streams.
+    pub(crate) fn parse(value: Option<&Value>, queue: &str) -> Result<QueueType, Fault> {
+        let bad = |why: String| {
+            let text = format!("invalid arg 'x-queue-type' for {queue}: {why}");
+            Err(Fault::new(FaultKind::PreconditionFailed, text))
+        };
+        let Some(value) = value else {
+            return Ok(QueueType::Classic);
+        };
+        match value.as_str() {
+            None => bad(format!("{{unacceptable_type,{}}}", type_name(value))),
+            Some("classic") => Ok(QueueType::Classic),
+            Some("quorum") => Ok(QueueType::Quorum),
+            Some("stream") => {
+                let text = format!("queues of type 'stream' are not implemented ({queue})");
+                Err(Fault::new(FaultKind::NotImplemented, text))
+            }
+            Some(other) => bad(format!("\"unsupported queue type '{other}'\"")),
+        }
+    }
+
+    /// Checks that the type has an argument of that name, if any type has.
+    ///
+    /// # Errors
+    /// PreconditionFailed.
+    pub(crate) fn check_argument(self, key: &str, queue: &str) -> Result<(), Fault> {
+        let others = match self {
+            QueueType::Classic => &QUORUM_ONLY[..],
+            QueueType::Quorum => &CLASSIC_ONLY[..],
+        };
+        let is_own = self == QueueType::Quorum && QUORUM_ONLY.contains(&key);
+        if !others.contains(&key) && (is_own || !STREAM_ONLY.contains(&key)) {
+            return Ok(());
+        }
+        let text = format!("invalid arg '{key}' for {queue} of queue type {}", self.module());
+        Err(Fault::new(FaultKind::PreconditionFailed, text))
+    }
+
+    /// Checks what a queue is declared as, beside its arguments. `name` is empty where the server is to make one up.
+    ///
+    /// # Errors
+    /// PreconditionFailed.
+    pub(crate) fn check_properties(self, declared: Declared<'_>, queue: &str) -> Result<(), Fault> {
+        if self == QueueType::Classic {
+            return Ok(());
+        }
+        let wrong = if declared.name.is_empty() {
+            let text = format!("Cannot declare a server-named queue for type {}", self.module());
+            return Err(Fault::new(FaultKind::PreconditionFailed, text));
+        } else if declared.auto_delete {
+            "auto-delete"
+        } else if declared.exclusive {
+            "exclusive-owner"
+        } else if !declared.durable {
+            "non-durable"
+        } else {
+            return Ok(());
+        };
+        let text = format!("invalid property '{wrong}' for {queue}");
+        Err(Fault::new(FaultKind::PreconditionFailed, text))
+    }
+
+    /// Whether the log also keeps messages that were published as transient.
+    pub(crate) fn stores_transient(self) -> bool {
+        self == QueueType::Quorum
+    }
+
+    /// Whether it counts how often a message came back from its consumers.
+    pub(crate) fn counts_returns(self) -> bool {
+        self == QueueType::Quorum
+    }
+
+    /// How often a message may come back, given what `x-delivery-limit` says. `None`: for ever.
+    pub(crate) fn delivery_limit(self, declared: Option<i64>) -> Option<u64> {
+        match declared {
+            // RabbitMQ: a negative limit is none.
+            Some(limit) => u64::try_from(limit).ok(),
+            None => self.counts_returns().then_some(DELIVERY_LIMIT),
+        }
+    }
+
+    /// Why a delete with conditions is refused, if it is. `queue` is as in texts.
+    pub(crate) fn refuse_conditional_delete(self, if_empty: bool, if_unused: bool, queue: &str) -> Result<(), Fault> {
+        let flag = match (self, if_empty, if_unused) {
+            (QueueType::Quorum, _, true) => "if-unused",
+            (QueueType::Quorum, true, _) => "if-empty",
+            _ => return Ok(()),
+        };
+        let text = format!(
+            "cannot delete {queue}. queue.delete operations with {flag} flag set are not supported by quorum queues"
+        );
+        Err(Fault::new(FaultKind::NotImplemented, text))
+    }
+
+    /// Why a consumer is refused on a channel with a prefetch for all its consumers, if it is.
+    pub(crate) fn refuse_global_prefetch(self, queue: &str) -> Result<(), Fault> {
+        if self == QueueType::Classic {
+            return Ok(());
+        }
+        let text = format!("{queue} does not support global qos");
+        Err(Fault::new(FaultKind::NotImplemented, text))
+    }
+
+    /// Why a fetch is refused where only one consumer is served, if it is.
+    pub(crate) fn refuse_get_beside_active(self, queue: &str) -> Result<(), Fault> {
+        if self == QueueType::Classic {
+            return Ok(());
+        }
+        let text = format!(
+            "cannot obtain access to locked {queue}. basic.get operations are not supported by quorum queues with \
+             single active consumer"
+        );
+        Err(Fault::new(FaultKind::ResourceLocked, text))
+    }
+
+    /// What RabbitMQ's texts call the type.
+    fn module(self) -> &'static str {
+        match self {
+            QueueType::Classic => "rabbit_classic_queue",
+            QueueType::Quorum => "rabbit_quorum_queue",
+        }
+    }
+}
+
+/// See [`QueueType::check_properties`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Declared<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) durable: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) auto_delete: bool,
+}
