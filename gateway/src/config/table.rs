@@ -143,6 +143,8 @@ section! {
         max_connections: u64 = "0", Kind::COUNT, Now;
         /// Body of one message, in every protocol.
         max_message_size: Size = "\"16MiB\"", Kind::Size { min: 1, max: 1 << 30 }, NewConnections;
+        /// Levels of an MQTT topic or filter. More is refused.
+        topic_levels_max: usize = "200", Kind::Count { min: 1, max: 200 }, NewConnections;
         /// Queues per vhost.
         max_queues: usize = "10000", Kind::Count { min: 1, max: 10_000_000 }, Restart;
         /// From accept to a finished login.

@@ -82,6 +82,7 @@ impl Settings {
         values.set("mqtt.default_vhost", &mut s.default_vhost);
         values.set("limits.handshake_timeout", &mut s.connect_timeout);
         values.set("limits.max_message_size", &mut s.max_message_size);
+        values.set("limits.topic_levels_max", &mut s.topic_levels_max);
         values.set("mqtt.connect_size_max", &mut s.connect_bytes_max);
         values.set("mqtt.receive_maximum", &mut s.receive_maximum);
         values.set("mqtt.max_inflight", &mut s.max_inflight);

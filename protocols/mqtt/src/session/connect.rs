@@ -287,7 +287,8 @@ fn credentials(settings: &Settings, connect: &Connect<'_>) -> (Name, Login) {
         _ => (settings.default_vhost.clone(), connect.user),
     };
     let login = match (user, connect.password) {
-        (None, None) => Login::Anonymous,
+        // Clients whose settings are left empty send empty texts: Mosquitto and RabbitMQ let them in as well.
+        (None | Some(""), None | Some(b"")) => Login::Anonymous,
         (user, password) => Login::Password {
             user: user.unwrap_or("").into(),
             password: password.unwrap_or_default().into(),

@@ -372,6 +372,10 @@ fn the_user_name_may_name_the_vhost() {
     let given = |user: &str, password: &[u8]| Some((user.to_owned(), password.to_vec()));
     let defaults = Settings::default;
     assert_eq!(login(None, None, defaults()), ("/".into(), None));
+    // What a client sends whose settings were left empty.
+    assert_eq!(login(Some(""), None, defaults()), ("/".into(), None));
+    assert_eq!(login(Some(""), Some(b""), defaults()), ("/".into(), None));
+    assert_eq!(login(Some("v:"), None, defaults()), ("v".into(), None));
     assert_eq!(login(Some("u"), None, defaults()), ("/".into(), given("u", b"")));
     assert_eq!(login(None, Some(b"p"), defaults()), ("/".into(), given("", b"p")));
     assert_eq!(
