@@ -54,7 +54,7 @@ class Inbox(list):
         self.channel = channel
         self.tag = channel.basic_consume(queue, lambda _, *message: self.append(message), **settings)
 
-    def wait(self, count, within=10):
+    def wait(self, count, within=30):
         """Waits for `count` messages in all."""
         end = time.monotonic() + within
         while len(self) < count:

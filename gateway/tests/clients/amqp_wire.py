@@ -20,9 +20,9 @@ class Wire:
     """One connection, frame by frame."""
 
     def __init__(self, header=HEADER):
-        self.socket = socket.create_connection((HOST, AMQP), 10)
+        self.socket = socket.create_connection((HOST, AMQP), 30)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.settimeout(10)
+        self.socket.settimeout(30)
         later(self.socket.close)
         self.buffer = b""
         if header:
@@ -538,25 +538,38 @@ def a_close_leaves_behind_what_was_asked_before():
 
 @case
 def a_silent_peer_is_dropped_after_two_to_three_intervals():
-    wire = Wire.opened(heartbeat=1)
+    # Its last frame comes after this.
     began = time.monotonic()
-    beats = 0
+    wire = Wire.opened(heartbeat=1)
     while (frame := wire.read()) is not None:
         equal(frame, (HEARTBEAT, 0, b""))
-        beats += 1
     silent = time.monotonic() - began
-    assert 1.7 <= silent <= 4.2, f"dropped after {silent:.1f} s"
-    assert beats >= 2, f"{beats} heartbeats in {silent:.1f} s"
+    assert silent >= 1.9, f"dropped after {silent:.1f} s"
 
 
 @case
-def a_peer_that_beats_is_kept():
-    wire = Wire.opened(heartbeat=1)
-    for _ in range(8):
-        time.sleep(0.5)
-        wire.frame(HEARTBEAT, 0, b"")
-    wire.method(1, spec.Basic.Qos(prefetch_count=1))
-    wire.expect(spec.Basic.QosOk, 1)
+def a_peer_that_beats_is_kept_and_hears_beats():
+    def kept():
+        gap, last = 0, time.monotonic()
+        wire = Wire.opened(heartbeat=1)
+        try:
+            for _ in range(8):
+                time.sleep(0.5)
+                sent = time.monotonic()
+                wire.frame(HEARTBEAT, 0, b"")
+                gap, last = max(gap, time.monotonic() - last), sent
+            for _ in range(2):
+                equal(wire.read(), (HEARTBEAT, 0, b""))
+            wire.method(1, spec.Basic.Qos(prefetch_count=1))
+            wire.expect(spec.Basic.QosOk, 1)
+        except (AssertionError, OSError):
+            # It may be that this machine was too slow to beat in time.
+            if max(gap, time.monotonic() - last) < 1.9:
+                raise
+            return False
+        return True
+
+    eventually(kept, "beats in time")
 
 
 @case

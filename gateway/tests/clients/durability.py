@@ -240,15 +240,20 @@ def delayed_wills_and_the_returns_that_cancel_them():
                                 "properties": properties("WILLMESSAGE", WillDelayInterval=delay)}
     waiting = Mqtt(V5, clean=False, expiry=60, will=will("waiting", 2))
     back = Mqtt(V5, clean=False, expiry=60, will=will("back", 3))
+    dropped = time.monotonic()
     for device in (waiting, back):
         device.drop()
-    time.sleep(0.2)
     kill_and_start()
     back.connect(clean=False)
+    in_time = time.monotonic() - dropped < 3
     equal(back.present, True)
     watcher.connect()
     watcher.wait(1)
-    equal([m.topic for m in watcher.settled(1, quiet=2).inbox], [f"{topic}/waiting"])
+    if in_time:
+        equal([m.topic for m in watcher.settled(1, quiet=3).inbox], [f"{topic}/waiting"])
+    else:
+        # This machine was too slow for the client to be back before its delay was over.
+        equal(sorted(m.topic for m in watcher.settled(2, quiet=3).inbox), [f"{topic}/back", f"{topic}/waiting"])
 
 
 if __name__ == "__main__":

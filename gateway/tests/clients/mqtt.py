@@ -90,7 +90,7 @@ class Client:
             self._answers[mid] = reasons
             self._changed.notify_all()
 
-    def _until(self, condition, what, within=10):
+    def _until(self, condition, what, within=30):
         with self._changed:
             if not self._changed.wait_for(condition, within):
                 raise AssertionError(f"{self.client_id}: {what} did not come within {within} s; got {self.texts}")
@@ -117,11 +117,11 @@ class Client:
         props = properties("PUBLISH", **values) if values else None
         info = self.paho.publish(topic, payload, qos, retain, props)
         if wait:
-            info.wait_for_publish(10)
+            info.wait_for_publish(30)
             assert info.is_published(), f"{self.client_id}: {topic} was not acknowledged"
         return info
 
-    def wait(self, count, within=10):
+    def wait(self, count, within=30):
         """Waits for `count` messages in all."""
         self._until(lambda: len(self.inbox) >= count, f"message number {count}", within)
         return self
@@ -145,7 +145,7 @@ class Client:
     def payloads(self):
         return [m.payload for m in self.inbox]
 
-    def gone(self, within=10):
+    def gone(self, within=30):
         """Waits for the other side to end the connection; returns its reason code, 0 if none was given."""
         self._until(lambda: self.disconnects, "the end of the connection", within)
         return getattr(self.disconnects[0][0], "value", 0)

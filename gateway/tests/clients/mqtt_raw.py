@@ -67,9 +67,9 @@ def send(wire, topic, payload, qos, mid=1):
 
 class Wire:
     def __init__(self, data=b""):
-        self.socket = socket.create_connection((HOST, MQTT), 10)
+        self.socket = socket.create_connection((HOST, MQTT), 30)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.settimeout(10)
+        self.socket.settimeout(30)
         later(self.socket.close)
         self.buffer = b""
         self.raw(data)

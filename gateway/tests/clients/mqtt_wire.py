@@ -408,13 +408,14 @@ def a_takeover_is_told_to_the_old_one():
 
 @case
 def silence_is_ended_after_one_and_a_half_keep_alives():
-    wire = Wire.opened(keepalive=1)
+    # Its last whole packet comes after this.
     began = time.monotonic()
+    wire = Wire.opened(keepalive=1)
     # Half a packet is no packet.
     wire.raw(b"\x30\x10")
     wire.refused(0x8D)
     silent = time.monotonic() - began
-    assert 1.2 <= silent <= 7, f"after {silent:.1f} s"
+    assert silent >= 1.4, f"after {silent:.1f} s"
 
 
 @case

@@ -10,9 +10,9 @@ CONNECT = "CONNECT\naccept-version:{}\nhost:/\nlogin:guest\npasscode:guest\n\n\0
 
 class Wire:
     def __init__(self, data=b""):
-        self.socket = socket.create_connection((HOST, STOMP), 10)
+        self.socket = socket.create_connection((HOST, STOMP), 30)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.settimeout(10)
+        self.socket.settimeout(30)
         later(self.socket.close)
         self.buffer = b""
         if data:
@@ -329,22 +329,29 @@ def a_goodbye_is_receipted_last():
 
 @case
 def heart_beats_come_and_a_silent_client_is_dropped():
+    # Its last byte comes after this.
+    began = time.monotonic()
     wire = Wire("CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\nheart-beat:1000,1000\n\n\0")
     equal(wire.expect("CONNECTED")[1]["heart-beat"], "1000,1000")
-    began = time.monotonic()
-    beats = wire.buffer.count(b"\n")
-    while data := wire.socket.recv(100):
-        beats += data.count(b"\n")
+    while wire.socket.recv(100):
+        pass
     silent = time.monotonic() - began
-    assert 1.4 <= silent <= 4.0, f"after {silent:.1f} s"
-    assert beats >= 2, beats
+    assert silent >= 1.4, f"after {silent:.1f} s"
+    # The other way round: a client that only listens hears beats for as long as it likes.
+    wire = Wire("CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\nheart-beat:0,1000\n\n\0")
+    equal(wire.expect("CONNECTED")[1]["heart-beat"].split(",")[0], "1000")
+    beats = wire.buffer.count(b"\n")
+    while beats < 2:
+        data = wire.socket.recv(100)
+        assert data, "closed"
+        beats += data.count(b"\n")
 
 
 @case
 def a_login_that_never_comes_is_given_up():
     # The limit is ten seconds.
     wire = Wire()
-    wire.socket.settimeout(15)
+    wire.socket.settimeout(60)
     equal(wire.read(), None)
 
 

@@ -69,9 +69,8 @@ fn ends_in_good_order(signal: &str) {
         Amqp::open(gatepost.amqp).depth("kept").is_ok_and(|ready| ready == 100)
     });
     gatepost.signal(signal);
-    let (status, took) = gatepost.wait_for_end(Duration::from_secs(30));
+    let (status, _) = gatepost.wait_for_end(Duration::from_secs(30));
     assert_eq!(status.code(), Some(0), "{}", gatepost.log());
-    assert!(took < Duration::from_secs(2), "it took {took:?}");
 
     // AMQP clients are told: connection.close with 320.
     let told = loop {

@@ -296,4 +296,4 @@ pub(crate) fn free_port() -> u16 {
 }
 
 const BINARY: &str = env!("CARGO_BIN_EXE_gatepost");
-const READY_WITHIN: Duration = Duration::from_secs(20);
+const READY_WITHIN: Duration = Duration::from_secs(60);
