@@ -6,7 +6,6 @@ use super::schema::Schema;
 use super::source::{Problem, Problems, Source};
 use crate::protocols;
 use gatepost_core::keys::{Value, Values};
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use toml::de::DeValue;
@@ -46,14 +45,12 @@ impl Layers {
                 }
             }
         }
-        let variables: BTreeMap<_, _> = self
-            .environment
-            .iter()
-            .filter(|(name, _)| name.starts_with(PREFIX))
-            .cloned()
-            .collect();
+        let ours = self.environment.iter().filter(|(name, _)| name.starts_with(PREFIX));
+        let mut variables: Vec<_> = ours.collect();
+        // A listener with a name of its own exists once its protocol is said.
+        variables.sort_by_key(|(name, _)| (!name.ends_with("__PROTOCOL"), name));
         for (name, value) in variables {
-            problems.extend(variable(&mut schema, &mut values, &name, value));
+            problems.extend(variable(&mut schema, &mut values, name, value.clone()));
         }
         if let Some(data) = &self.data {
             values.insert("node.data_dir", Value::Text(data.display().to_string()));
@@ -357,6 +354,12 @@ algorithms = [\"RS256\",\"ES256\"]
         assert_eq!((name.as_str(), listener.protocol.as_str()), ("plant", "mqtt"));
         assert_eq!(listener.backlog, 128);
         assert_eq!(read(&config.print()).expect("valid").values, config.values);
+        let config = environment(&[
+            ("GATEPOST__LISTENERS__PLANT__BIND", "[\"127.0.0.1:1884\"]"),
+            ("GATEPOST__LISTENERS__PLANT__PROTOCOL", "mqtt"),
+        ])
+        .expect("valid");
+        assert_eq!(config.listeners.last().expect("listeners").1.bind.len(), 1);
 
         let error = read("[listeners.mqqt]\nbind = []\n").expect_err("a slip of the pen");
         assert!(

@@ -20,6 +20,11 @@ fn the_banner_says_where_everything_is_and_readiness_comes_soon() {
         log.contains(&gatepost.data().display().to_string()),
         "the data directory in:\n{log}"
     );
+    // With a slash at its end it would name a vhost without a name.
+    assert!(
+        log.contains(&format!("amqp://guest:guest@localhost:{}  ", gatepost.amqp)),
+        "{log}"
+    );
     println!("ready {:?} after the spawn", gatepost.ready_after);
 }
 

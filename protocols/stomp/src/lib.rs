@@ -54,10 +54,14 @@ const NAME: &str = "stomp";
 fn first_bytes(bytes: &[u8]) -> FirstBytes {
     let start = bytes.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
     let frame = bytes.get(start..).unwrap_or_default();
-    let answers = [&b"CONNECT"[..], b"STOMP"].map(|command| FirstBytes::starts_with(frame, command));
-    match answers {
-        [FirstBytes::No, other] => other,
-        [answer, _] => answer,
+    // With the line's end: other protocols have a CONNECT, too.
+    let lines = [&b"CONNECT\n"[..], b"CONNECT\r\n", b"STOMP\n", b"STOMP\r\n"];
+    let answers = lines.map(|line| FirstBytes::starts_with(frame, line));
+    let is = |answer| answers.contains(&answer);
+    match (is(FirstBytes::Yes), is(FirstBytes::More)) {
+        (true, _) => FirstBytes::Yes,
+        (false, true) => FirstBytes::More,
+        (false, false) => FirstBytes::No,
     }
 }
 
