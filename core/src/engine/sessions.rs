@@ -46,11 +46,16 @@ impl Engine {
         }
         // The session may have ended with its old connection.
         match self.session_ids.get(&c.client_id) {
-            Some(&session) if c.clean_start || self.sessions[session as usize].ending => {
-                self.end_session(session, budget, wakes)
-            }
+            Some(&session) if c.clean_start || self.is_over(session) => self.end_session(session, budget, wakes),
             _ => Ok(None),
         }
+    }
+
+    /// Whether a session has ended, perhaps a moment before its timer says so.
+    // MQTT 5 4.1 [MQTT-4.1.0-2]
+    fn is_over(&self, session: u32) -> bool {
+        let s = &self.sessions[session as usize];
+        s.ending || (s.link.is_none() && s.expires_at.is_some_and(|at| at <= self.now.wall))
     }
 
     /// `gate`: what its predecessor's end waits for.

@@ -658,6 +658,21 @@ fn a_session_expires_with_everything_it_had_and_a_return_puts_that_off() {
 }
 
 #[test]
+fn a_session_is_over_at_its_time_and_not_only_when_a_timer_ran() {
+    // After a start its client could be faster than the first tick.
+    let mut w = World::new(1);
+    let c = w.connect("mqtt");
+    run(&mut w, c, [kept("c"), subscribe(vec![filter("t", 1)])]);
+    w.drop_client(c);
+    let c = w.connect("mqtt");
+    let without = session("c", |s| s.expiry = Some(0));
+    assert_eq!(run(&mut w, c, [without]), ["open present"]);
+    w.crash(Crash::Power);
+    let c = w.connect("mqtt");
+    assert_eq!(run(&mut w, c, [kept("c")]), ["open new"]);
+}
+
+#[test]
 fn sessions_that_come_and_go_do_not_pile_up_timers() {
     // Each disconnect set a timer for the session's whole expiry.
     let mut w = World::new(1);

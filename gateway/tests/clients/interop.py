@@ -11,6 +11,7 @@ from amqp import channel, get
 from harness import case, equal, eventually, later, main, unique
 from mqtt import V5
 from mqtt import Client as Mqtt
+from mqtt_raw import PUBACK, PUBREC, Wire, publish
 from stomps import Client as Stomp
 from stomps import text
 
@@ -236,6 +237,27 @@ def a_waiting_message_reaches_mqtt_5_with_what_is_left_of_its_time():
     equal(message.payload, b"x")
     left = message.properties.MessageExpiryInterval
     assert 29 - (time.monotonic() - began) <= left <= 29, f"{left} s are left"
+
+
+@case(differs="rabbitmq")
+def what_a_full_queue_refuses_is_not_confirmed_to_mqtt():
+    topic = unique("full")
+    ch, queue = channel(), unique()
+    ch.queue_declare(queue, exclusive=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    ch.queue_bind(queue, "amq.topic", topic)
+    five = Wire.opened()
+    five.raw(publish(topic, b"kept", qos=1, mid=1))
+    five.expect(PUBACK, b"\0\1")
+    five.raw(publish(topic, b"refused", qos=1, mid=2))
+    five.expect(PUBACK, b"\0\2\x97")
+    five.raw(publish(topic, b"refused", qos=2, mid=3))
+    five.expect(PUBREC, b"\0\3\x97")
+    for qos in (1, 2):
+        # A PUBACK would say that the message is safe.
+        three = Wire.opened(level=4)
+        three.raw(publish(topic, b"refused", qos=qos, mid=4, level=4))
+        equal(three.read(), None, "the end of the connection")
+    equal(ch.basic_get(queue, auto_ack=True)[2], b"kept")
 
 
 @case(differs="rabbitmq")
