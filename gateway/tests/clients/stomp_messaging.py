@@ -4,6 +4,7 @@ import time
 
 import stomp
 
+from amqp import channel
 from harness import HOST, PEER, STOMP, case, equal, eventually, main, unique
 from stomps import VERSIONS, Client, text
 
@@ -257,6 +258,45 @@ def a_slash_in_a_name_is_written_percent_2f():
     client = Client().subscribe(f"/queue/{name}")
     client.send(f"/queue/{name}", "x")
     equal(client.settled(1).inbox[0].headers["destination"], f"/queue/{name}")
+
+
+@case
+def settling_with_all_headers_of_the_message_works():
+    # PHP's clients copy them, the content-length of a body that they do not send included.
+    client = Client()
+    queue = f"/queue/{unique()}"
+    client.subscribe(queue, ack="client-individual")
+    for body in ("one", "two"):
+        client.send(queue, body)
+    for frame in client.settled(2).inbox:
+        client.receipt(lambda receipt: client.stomp.send_frame("ACK", settled_as(frame, receipt)))
+    again = Client().subscribe(queue)
+    equal(again.settled(0).inbox, [])
+    client.receipt(lambda receipt: client.stomp.send_frame("UNSUBSCRIBE", {"id": "1", "content-length": "9", **receipt}))
+
+
+def settled_as(frame, receipt):
+    return {**frame.headers, "id": frame.headers["ack"], "content-length": "3", **receipt}
+
+
+@case(differs="rabbitmq")  # It keeps the connection open, and clients wait for ever.
+def a_cancelled_subscription_is_an_error_and_the_end():
+    client = Client()
+    queue = unique()
+    client.subscribe(f"/queue/{queue}")
+    channel().queue_delete(queue)
+    client.until(lambda: client.closed, "the close")
+    equal([e.headers["message"] for e in client.errors], ["Server cancelled subscription"])
+
+
+@case(differs="rabbitmq")  # 4 writes it so; 3.10 has a slash behind it.
+def a_message_without_a_key_comes_from_its_exchange():
+    client = Client().subscribe("/exchange/amq.fanout")
+    body = unique("body")
+    channel().basic_publish("amq.fanout", "", body.encode())
+    client.until(lambda: body in client.bodies, "the message")
+    found = [f.headers["destination"] for f in client.inbox if text(f.body) == body]
+    equal(found, ["/exchange/amq.fanout"])
 
 
 @case
