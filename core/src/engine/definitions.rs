@@ -1,6 +1,6 @@
 //! Exchanges, queues and bindings: declare, check, delete, and remember in the log what survives a restart.
 
-use super::budget::Budget;
+use super::budget::{Budget, Unfinished};
 use super::link::Out;
 use super::timers::Timer;
 use super::{Engine, Link, Wakes, done, link_at};
@@ -481,38 +481,59 @@ impl Engine {
         held
     }
 
-    pub(crate) fn bind(&mut self, link: Link, c: Bind) {
-        let (channel, reply) = (c.channel, c.reply);
-        match self.try_bind(link, c) {
-            Ok(gate) => {
-                if reply {
-                    self.answer(link, channel, done(channel, Op::Bind), gate);
+    /// Binds, or goes on with the replay of a bind where the last hold stopped.
+    pub(crate) fn bind(
+        &mut self,
+        link: Link,
+        c: &Bind,
+        budget: &mut Budget,
+        wakes: &mut Wakes,
+    ) -> Result<(), Unfinished> {
+        let channel = c.channel;
+        let mut gate = None;
+        if link_at(&mut self.links, link).is_some_and(|l| l.bound_replay.is_none()) {
+            let refused = self.router.refuse_default(&c.source);
+            let bound = refused
+                .and_then(|()| self.destination(link, c))
+                .and_then(|(destination, key)| {
+                    gate = self.try_bind(c, &destination, &key)?;
+                    Ok((destination, key))
+                });
+            match bound {
+                Ok((destination, key)) => self.start_bound_replay(link, c, &destination, &key, gate),
+                Err(fault) => {
+                    self.fail(link, channel, Op::Bind, fault);
+                    return Ok(());
                 }
             }
-            Err(fault) => self.fail(link, channel, Op::Bind, fault),
         }
+        if link_at(&mut self.links, link).is_some_and(|l| l.bound_replay.is_some()) {
+            gate = self.go_on_with_bound_replay(link, budget, wakes)?;
+        }
+        if c.reply {
+            self.answer(link, channel, done(channel, Op::Bind), gate);
+        }
+        Ok(())
     }
 
-    fn try_bind(&mut self, link: Link, c: Bind) -> Result<Option<u64>, Fault> {
-        self.router.refuse_default(&c.source)?;
-        let (destination, key) = self.destination(link, &c)?;
-        if !self.router.is_bound(&c.source, &destination, &key, &c.arguments) {
-            self.admit(ObjectKind::Routes, binding_bytes_max(&key, &c.arguments))?;
+    fn try_bind(&mut self, c: &Bind, destination: &Destination, key: &Name) -> Result<Option<u64>, Fault> {
+        if !self.router.is_bound(&c.source, destination, key, &c.arguments) {
+            self.admit(ObjectKind::Routes, binding_bytes_max(key, &c.arguments))?;
         }
         if !self
             .router
-            .bind(&c.source, destination.clone(), &key, c.arguments.clone(), None)?
+            .bind(&c.source, destination.clone(), key, c.arguments.clone(), None)?
         {
             return Ok(self.staging.wait_for_all());
         }
-        let durable_end = match &destination {
+        let durable_end = match destination {
             Destination::Queue { durable, .. } => *durable,
             Destination::Exchange(name) => self.router.exchange(name).is_some_and(|e| e.durable),
         };
         if !durable_end || !self.router.exchange(&c.source).is_some_and(|e| e.durable) {
             return Ok(None);
         }
-        let (record_key, value) = super::recovery::encode_binding(&c.source, &destination, &key, &c.arguments);
+        let (record_key, value) = super::recovery::encode_binding(&c.source, destination, key, &c.arguments);
         self.staging.record(Record::Key {
             key: record_key,
             value: Some(value),

@@ -1,5 +1,6 @@
 //! A connection at its engine: its channels, its outbox, and what it waits for.
 
+use super::bound_replay::BoundReplay;
 use super::staging::{Gate, Reached};
 use super::subscriptions::{Answered, Replays};
 use super::{Link, Wake, Wakes};
@@ -109,6 +110,8 @@ pub(crate) struct LinkState {
     pub(crate) replays: Option<Box<Replays>>,
     /// What is known of the answer to a SUBSCRIBE or UNSUBSCRIBE that takes more than one hold.
     pub(crate) answered: Option<Box<Answered>>,
+    /// The retained messages that its unfinished bind still replays.
+    pub(crate) bound_replay: Option<Box<BoundReplay>>,
 }
 
 /// One channel of a link.
@@ -213,6 +216,7 @@ impl LinkState {
             resend_loading: false,
             replays: None,
             answered: None,
+            bound_replay: None,
         }
     }
 

@@ -14,6 +14,7 @@
 mod admission;
 #[cfg(feature = "testing")]
 mod audit;
+mod bound_replay;
 mod budget;
 mod consuming;
 mod counters;
@@ -449,7 +450,11 @@ impl Engine {
                 self.dispatch_touched(wakes);
                 self.purge_queue(link, *c);
             }
-            Command::Bind(c) => self.bind(link, *c),
+            Command::Bind(c) => {
+                if self.bind(link, &c, budget, wakes).is_err() {
+                    return Err(Command::Bind(c));
+                }
+            }
             Command::Unbind(c) => self.unbind(link, *c, wakes),
             Command::Consume(c) => self.consume(link, *c),
             Command::Get(c) => {

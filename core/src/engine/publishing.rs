@@ -774,7 +774,7 @@ fn extra_keys(codecs: &Codecs, message: &Message) -> Vec<Name> {
 }
 
 /// Whether a full queue turns the message away, if `ahead` (messages, bytes) are put into it before.
-fn refuses(queue: &Queue, message: &Message, ahead: (u64, u64)) -> bool {
+pub(crate) fn refuses(queue: &Queue, message: &Message, ahead: (u64, u64)) -> bool {
     let a = &queue.arguments;
     if a.overflow == Overflow::DropHead {
         return false;

@@ -302,6 +302,33 @@ def the_retain_flag_reaches_amqp_and_stomp():
 
 
 @case(differs="rabbitmq")
+def x_retained_replays_what_is_retained_to_stomp_and_amqp():
+    root = unique("replay")
+    sensor = Mqtt()
+    for name in ("1", "2"):
+        sensor.publish(f"{root}/{name}", name, qos=1, retain=True)
+    later(lambda: [Mqtt().publish(f"{root}/{name}", "", qos=1, retain=True) for name in ("1", "2")])
+    page = Stomp().subscribe(f"/topic/{root}.*", x_retained="true")
+    frames = page.settled(2).inbox
+    equal([f.headers["destination"] for f in frames], [f"/topic/{root}.1", f"/topic/{root}.2"])
+    equal([f.headers["x-mqtt-retain"] for f in frames], ["true", "true"])
+    # Not without asking.
+    equal(Stomp().subscribe(f"/topic/{root}.*").settled(0).inbox, [])
+    # A durable subscription asks each time it comes.
+    for _ in range(2):
+        durable = {"durable": "true", "auto_delete": "false", "x_retained": "true"}
+        page = Stomp().subscribe(f"/topic/{root}.#", id=root, **durable)
+        equal(page.settled(2).bodies, ["1", "2"])
+        page.stomp.disconnect()
+    queue = unique()
+    ch = channel()
+    ch.queue_declare(queue, exclusive=True)
+    ch.queue_bind(queue, "amq.topic", f"{root}.2", arguments={"x-retained": True})
+    method, properties, body = get(ch, queue)
+    equal((method.routing_key, body, properties.headers["x-mqtt-retain"]), (f"{root}.2", b"2", True))
+
+
+@case(differs="rabbitmq")
 def a_percent_sign_names_one_topic_in_every_protocol():
     root = unique("pc")
     names = ["a%b", "a%25b", "a%2525b", "x.y", "x%2Ey", "x%252Ey"]

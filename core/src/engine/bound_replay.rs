@@ -1,0 +1,117 @@
+//! Replay of retained messages into a declared queue: a binding to the topic exchange with `x-retained` asks for it, in AMQP
+//! and STOMP. Each such bind replays, also one that repeats a binding.
+//!
+//! The copies are not logged for the queue: the retained message is in the log, and the next bind replays it again.
+
+use super::budget::{Budget, Unfinished};
+use super::{Engine, Link, Wakes, link_at};
+use crate::binding::Destination;
+use crate::command::Bind;
+use crate::message::Dialect;
+use crate::properties::Value;
+use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::unsettled::QueueRef;
+use crate::retained::Cursor;
+use crate::topic::Pattern;
+
+/// A replay that its bind waits for.
+pub(crate) struct BoundReplay {
+    queue: QueueRef,
+    cursor: Cursor,
+    /// What the answer to the bind waits for after it.
+    gate: Option<u64>,
+}
+
+/// Look-ups of a replay at once.
+const REPLAY_STEPS: usize = 256;
+/// Messages that wait in a queue beyond which retained ones are left out. The bind comes before the consumer, so the replay
+/// cannot wait for one, and without a bound each repeated bind would add all retained messages once more.
+const REPLAY_BACKLOG_MAX: usize = 100_000;
+
+impl Engine {
+    /// Prepares the replay that a bind asks for. `gate` is what its answer waits for.
+    pub(crate) fn start_bound_replay(&mut self, link: Link, c: &Bind, to: &Destination, key: &str, gate: Option<u64>) {
+        let asked = match c.arguments.lookup("x-retained") {
+            Some(Value::Bool(asked)) => *asked,
+            Some(value) => value.as_str() == Some("true"),
+            None => false,
+        };
+        let Destination::Queue { slot, .. } = to else {
+            return;
+        };
+        if !asked || *c.source != *self.settings.topic_exchange {
+            return;
+        }
+        let Ok(pattern) = Pattern::parse(key, Dialect::Dot) else {
+            return;
+        };
+        let Some(cursor) = self.retained.matching(pattern) else {
+            return;
+        };
+        let queue = QueueRef {
+            slot: slot.0,
+            id: self.queues[slot.0 as usize].id,
+        };
+        let Some(l) = link_at(&mut self.links, link) else {
+            return;
+        };
+        l.bound_replay = Some(Box::new(BoundReplay { queue, cursor, gate }));
+    }
+
+    /// Goes on with the replay of the link's bind. Returns what the answer waits for once it is over.
+    pub(crate) fn go_on_with_bound_replay(
+        &mut self,
+        link: Link,
+        budget: &mut Budget,
+        wakes: &mut Wakes,
+    ) -> Result<Option<u64>, Unfinished> {
+        loop {
+            let Some(mut replay) = link_at(&mut self.links, link).and_then(|l| l.bound_replay.take()) else {
+                return Ok(None);
+            };
+            let most = REPLAY_STEPS.min(budget.left());
+            let mut steps = most;
+            let mut found = Vec::new();
+            let wall = self.now.wall;
+            let more = self
+                .retained
+                .next_batch(&mut replay.cursor, wall, &mut steps, &mut found);
+            budget.spend(most - steps + found.len());
+            for message in found {
+                // The queue may have been deleted meanwhile, by another link.
+                let Some(q) = self.queue_mut(replay.queue) else {
+                    return Ok(replay.gate);
+                };
+                if q.ready.len() >= REPLAY_BACKLOG_MAX || super::publishing::refuses(q, &message, (0, 0)) {
+                    self.counters.dropped_full += 1;
+                    continue;
+                }
+                let seq = q.next_seq;
+                q.next_seq += 1;
+                let priority = message.envelope().priority.unwrap_or(0);
+                let priority = priority.min(q.arguments.priority_max);
+                q.ready.push_back(Entry {
+                    priority,
+                    seq,
+                    body: Body::Memory(message.clone()),
+                    flags: EntryFlags::default(),
+                    subscription_ids: None,
+                });
+                if message.log_state().hold() {
+                    self.memory.add(&message);
+                }
+                self.counters.enqueued += 1;
+            }
+            self.touch(replay.queue);
+            self.enforce_limit(replay.queue, wakes);
+            let gate = replay.gate;
+            if !more {
+                return Ok(gate);
+            }
+            if let Some(l) = link_at(&mut self.links, link) {
+                l.bound_replay = Some(replay);
+            }
+            budget.check()?;
+        }
+    }
+}
