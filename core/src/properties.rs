@@ -167,7 +167,7 @@ impl Origin {
     /// No properties at all.
     pub const NONE: Origin = Origin(0);
     /// [`Properties`] themselves, as the engine writes them where it had to change them: version 1, then the properties
-    /// and a [`Trail`], both in postcard's encoding.
+    /// and a `Trail`, both in postcard's encoding.
     pub const NEUTRAL: Origin = Origin(255);
 }
 

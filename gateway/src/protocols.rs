@@ -56,6 +56,8 @@ mod tests {
                 );
             }
         }
+        // NATS, which is one of them if it is built in.
+        assert!(begin(b"CONNECT {", FirstBytes::Yes).iter().all(|name| *name == "nats"));
         for other in [
             &b"GET / HTTP/1.1"[..],
             b"AMQP\x00\x01\x00\x00",
