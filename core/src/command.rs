@@ -197,6 +197,9 @@ impl PublishFlags {
     pub const LENIENT: PublishFlags = PublishFlags(4);
     /// The peer's protocol has no word for a refused publish: rather than be refused, it waits while the disk is full.
     pub const PATIENT: PublishFlags = PublishFlags(8);
+    /// Its protocol orders it among publishes that have this flag too, and not among others: it may pass those while they
+    /// wait for the log.
+    pub const PASSING: PublishFlags = PublishFlags(16);
 
     /// Whether all bits of `other` are set.
     pub fn contains(self, other: PublishFlags) -> bool {

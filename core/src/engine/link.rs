@@ -97,6 +97,8 @@ pub(crate) struct LinkState {
     pub(crate) will: Option<Box<Will>>,
     /// What it was last told about pressure.
     pub(crate) told: Option<Pressure>,
+    /// The pressure that its publishes have met: what it was told, or is told by its next take.
+    pub(crate) met: Option<Pressure>,
     /// It has published: only such links are told about pressure.
     pub(crate) publishes: bool,
     pub(crate) closed: Option<CloseReason>,
@@ -209,6 +211,7 @@ impl LinkState {
             session: None,
             will: None,
             told: None,
+            met: None,
             publishes: false,
             closed: None,
             failures: false,

@@ -364,9 +364,21 @@ impl Engine {
         budget: &mut Budget,
         wakes: &mut Wakes,
     ) -> Result<(), Command> {
+        let pressure = self.pressure;
         let Some(l) = link_at(&mut self.links, link) else {
             return Ok(());
         };
+        if l.met != pressure
+            && pressure.is_some()
+            && matches!(command, Command::Publish { .. } | Command::Transaction(_))
+        {
+            // It does not know of the pressure yet: a link is told only once it publishes. The publish goes back, and
+            // meets the pressure where the connection holds publishes; applied now, it could be refused although its
+            // protocol has no word for that. Once for each pressure, so that what is left of a link that is gone ends.
+            l.publishes = true;
+            l.met = pressure;
+            return Err(command);
+        }
         // MQTT 5 3.1.4 [MQTT-3.1.4-3]: after a takeover the old connection is closed; what it still sent, its client
         // sends again on the new one.
         if l.taken_over && !matches!(command, Command::Detach) {
@@ -538,6 +550,7 @@ impl Engine {
         }
         if l.publishes && l.told != told {
             l.told = told;
+            l.met = told;
             events.push(Event::Flow(told));
         }
         events.extend(l.verdicts.drain(..));

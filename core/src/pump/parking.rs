@@ -1,17 +1,26 @@
 //! Publishes that have to wait, and what may pass them.
 //!
 //! While the engine holds publishers back, a connection goes on being read: what settles, cancels or closes may stand
-//! behind a publish, and is what relieves the pressure. So publishes are set aside, up to a limit; past it the socket is
-//! no longer read. When the disk is full, those go on to the engine whose peers can be told that they are refused.
+//! behind a publish, and is what relieves the pressure. So publishes are set aside ("parked"), up to a limit; past it the
+//! stream is no longer read. When the disk is full, those go on to the engine whose peers can be told that they are
+//! refused.
+//!
+//! If it is the log that is slow, short of disk or full, only publishes that need the log are parked. What does not need
+//! it goes on, unless it would overtake a parked publish of its own channel that its protocol wants it to follow.
 
-use crate::command::{Command, PublishFlags};
+use crate::command::{Channel, Command, PublishFlags};
 use crate::event::Pressure;
+use crate::message::Message;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Parking {
     pressure: Option<Pressure>,
+    /// The pressure changed: what is parked may not have to wait any more.
+    changed: bool,
     parked: Vec<Command>,
+    /// Channels of what is parked. Few: a channel is listed once for each side of [`PublishFlags::PASSING`].
+    held_up: Vec<(Channel, bool)>,
     /// Memory of what is parked.
     bytes: u32,
     bytes_max: u32,
@@ -22,7 +31,9 @@ impl Parking {
         let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX);
         Parking {
             pressure: None,
+            changed: false,
             parked: Vec::new(),
+            held_up: Vec::new(),
             bytes: 0,
             bytes_max,
         }
@@ -30,6 +41,7 @@ impl Parking {
 
     /// The engine holds publishers back, or no longer does.
     pub(super) fn set_pressure(&mut self, pressure: Option<Pressure>) {
+        self.changed |= self.pressure != pressure;
         self.pressure = pressure;
     }
 
@@ -48,20 +60,37 @@ impl Parking {
         if self.pressure.is_none() || commands.is_empty() {
             return;
         }
-        let mut passing = Vec::new();
+        let mut passing = Vec::with_capacity(commands.len());
         for command in commands.drain(..) {
             match &command {
-                Command::Publish { flags, .. } if self.is_refused(*flags) => passing.push(command),
-                Command::Publish { .. } => self.park(command_memory(&command), command),
-                // It is answered as a whole, so it can always be refused.
-                Command::Transaction(_) if self.pressure == Some(Pressure::Full) => passing.push(command),
-                Command::Transaction(_) => self.park(command_memory(&command), command),
+                Command::Publish {
+                    channel,
+                    flags,
+                    message,
+                    ..
+                } => {
+                    if self.has_to_wait(*channel, *flags, needs_log(message)) {
+                        let is_passing = flags.contains(PublishFlags::PASSING);
+                        self.park(*channel, is_passing, command);
+                    } else {
+                        passing.push(command);
+                    }
+                }
+                Command::Transaction(transaction) => {
+                    // It is answered as a whole, so it can always be refused.
+                    let (channel, flags) = (transaction.channel, PublishFlags::CONFIRM);
+                    let needs = |c: &Command| matches!(c, Command::Publish { message, .. } if needs_log(message));
+                    if self.has_to_wait(channel, flags, transaction.commands.iter().any(needs)) {
+                        self.park(channel, false, command);
+                    } else {
+                        passing.push(command);
+                    }
+                }
                 // They free memory, and mean the same before and after a publish.
                 Command::Settle { .. } | Command::Received { .. } | Command::Stray { .. } => passing.push(command),
-                // Everything else keeps its place behind the publishes: they go first, pressure or not.
+                // Everything else keeps its place behind the publishes of its channel: they go first, pressure or not.
                 _ => {
-                    passing.append(&mut self.parked);
-                    self.bytes = 0;
+                    self.give_way(command.channel(), &mut passing);
                     passing.push(command);
                 }
             }
@@ -69,32 +98,75 @@ impl Parking {
         *commands = passing;
     }
 
-    /// The engine will refuse it (if it needs the disk), and the peer is told so.
-    fn is_refused(&self, flags: PublishFlags) -> bool {
-        self.pressure == Some(Pressure::Full)
-            && flags.contains(PublishFlags::CONFIRM)
-            && !flags.contains(PublishFlags::PATIENT)
+    fn has_to_wait(&self, channel: Channel, flags: PublishFlags, needs_log: bool) -> bool {
+        match self.pressure {
+            None => false,
+            Some(Pressure::Memory) => true,
+            // The engine will refuse it (if it needs the disk), and the peer is told so.
+            Some(Pressure::Full) if flags.contains(PublishFlags::CONFIRM) && !flags.contains(PublishFlags::PATIENT) => {
+                false
+            }
+            Some(Pressure::Disk | Pressure::Full | Pressure::Backlog) => needs_log || self.is_held_up(channel, flags),
+        }
+    }
+
+    /// Whether a parked publish of the channel must go first.
+    fn is_held_up(&self, channel: Channel, flags: PublishFlags) -> bool {
+        let may_pass = flags.contains(PublishFlags::PASSING);
+        self.held_up
+            .iter()
+            .any(|(of, passing)| *of == channel && (*passing || !may_pass))
     }
 
     /// Puts what need not wait any longer in front of `commands`.
     pub(super) fn release(&mut self, commands: &mut Vec<Command>) {
-        if self.parked.is_empty() || !matches!(self.pressure, None | Some(Pressure::Full)) {
+        if !std::mem::take(&mut self.changed) || self.parked.is_empty() {
             return;
         }
         let mut released = std::mem::take(&mut self.parked);
+        self.held_up.clear();
         self.bytes = 0;
-        if self.pressure.is_some() {
-            self.sort(&mut released);
-        }
+        self.sort(&mut released);
         released.append(commands);
         *commands = released;
     }
 
-    fn park(&mut self, bytes: usize, command: Command) {
-        let bytes = u32::try_from(bytes.saturating_add(size_of::<Command>())).unwrap_or(u32::MAX);
-        self.bytes = self.bytes.saturating_add(bytes);
+    /// Moves what is parked of a channel to `passing`; all of it for `None`.
+    fn give_way(&mut self, channel: Option<Channel>, passing: &mut Vec<Command>) {
+        match channel {
+            Some(channel) if !self.held_up.iter().any(|(of, _)| *of == channel) => {}
+            Some(channel) => {
+                let its = self.parked.extract_if(.., |c| c.channel() == Some(channel));
+                passing.extend(its);
+                self.held_up.retain(|(of, _)| *of != channel);
+                self.bytes = self.parked.iter().map(parked_bytes).fold(0, u32::saturating_add);
+            }
+            None => {
+                passing.append(&mut self.parked);
+                self.held_up.clear();
+                self.bytes = 0;
+            }
+        }
+    }
+
+    fn park(&mut self, channel: Channel, passing: bool, command: Command) {
+        if !self.held_up.contains(&(channel, passing)) {
+            self.held_up.push((channel, passing));
+        }
+        self.bytes = self.bytes.saturating_add(parked_bytes(&command));
         self.parked.push(command);
     }
+}
+
+/// Whether the log has to take it, wherever it is routed.
+fn needs_log(message: &Message) -> bool {
+    let envelope = message.envelope();
+    envelope.durable || envelope.retain
+}
+
+fn parked_bytes(command: &Command) -> u32 {
+    let bytes = command_memory(command).saturating_add(size_of::<Command>());
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 /// Memory of the messages of a publish or a transaction.
@@ -109,14 +181,22 @@ fn command_memory(command: &Command) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{Outcome, PublishFlags};
-    use crate::message::{Envelope, Message};
+    use crate::command::Outcome;
+    use crate::message::Envelope;
 
     fn publish(body: &str) -> Command {
-        let message = Message::new(Envelope::default(), "", "q", b"", body.as_bytes());
+        publish_on(1, body, true, PublishFlags::default())
+    }
+
+    fn publish_on(channel: Channel, body: &str, durable: bool, flags: PublishFlags) -> Command {
+        let envelope = Envelope {
+            durable,
+            ..Envelope::default()
+        };
+        let message = Message::new(envelope, "", "q", b"", body.as_bytes());
         Command::Publish {
-            channel: 1,
-            flags: PublishFlags::default(),
+            channel,
+            flags,
             packet_id: 0,
             message,
         }
@@ -195,6 +275,54 @@ mod tests {
         let mut commands = Vec::new();
         parking.release(&mut commands);
         assert_eq!(names(&commands), ["a", "c", "e"]);
+    }
+
+    #[test]
+    fn what_does_not_need_the_log_does_not_wait_for_it() {
+        // A slow disk under two durable publishers held up everybody: QoS 0 and transient messages took four seconds.
+        for pressure in [Pressure::Backlog, Pressure::Disk, Pressure::Full] {
+            let mut parking = Parking::new(1 << 10);
+            parking.set_pressure(Some(pressure));
+            let mut commands = vec![publish_on(1, "transient", false, PublishFlags::default())];
+            parking.sort(&mut commands);
+            assert_eq!(names(&commands), ["transient"], "{pressure:?}");
+        }
+        let mut parking = Parking::new(1 << 10);
+        parking.set_pressure(Some(Pressure::Memory));
+        let mut commands = vec![publish_on(1, "transient", false, PublishFlags::default())];
+        parking.sort(&mut commands);
+        assert!(commands.is_empty());
+        // Now it is the log that is short, and no longer memory.
+        parking.set_pressure(Some(Pressure::Backlog));
+        parking.release(&mut commands);
+        assert_eq!(names(&commands), ["transient"]);
+    }
+
+    #[test]
+    fn what_does_not_need_the_log_waits_where_order_demands_it() {
+        let mut parking = Parking::new(1 << 20);
+        parking.set_pressure(Some(Pressure::Backlog));
+        let (none, passing) = (PublishFlags::default(), PublishFlags::PASSING);
+        let mut commands = vec![
+            publish_on(1, "a", true, none),
+            publish_on(1, "b", false, none),
+            publish_on(2, "other channel", false, none),
+            publish_on(1, "passing", false, passing),
+            Command::Echo { channel: 2, token: 1 },
+        ];
+        parking.sort(&mut commands);
+        assert_eq!(names(&commands), ["other channel", "passing", "echo 1"]);
+        // One of its own kind waits (it is retained, say): the next one is not to overtake it.
+        let mut commands = vec![publish_on(1, "c", true, passing), publish_on(1, "d", false, passing)];
+        parking.sort(&mut commands);
+        assert!(commands.is_empty());
+        let mut commands = vec![Command::Echo { channel: 1, token: 2 }];
+        parking.sort(&mut commands);
+        assert_eq!(names(&commands), ["a", "b", "c", "d", "echo 2"]);
+        assert_eq!(parking.bytes(), 0);
+        let mut commands = vec![publish_on(1, "e", false, none)];
+        parking.sort(&mut commands);
+        assert_eq!(names(&commands), ["e"]);
     }
 
     #[test]

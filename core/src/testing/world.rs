@@ -293,7 +293,8 @@ impl World {
     /// The log and the reader catch up: everything submitted is written and reported, everything asked for is brought.
     pub fn catch_up(&mut self) {
         while !self.is_caught_up() {
-            if !self.commit() {
+            // A machine that stopped does not bring what was asked for, however often it is asked.
+            if !self.commit() || !self.is_running() {
                 return;
             }
             self.report();

@@ -214,7 +214,8 @@ impl Publishing {
             cx.commands.push(Command::Publish {
                 channel: CHANNEL,
                 flags: match self.version {
-                    _ if packet.qos == 0 => PublishFlags::default(),
+                    // MQTT 5 4.6 [MQTT-4.6.0-5]: messages are ordered within a topic and a QoS.
+                    _ if packet.qos == 0 => PublishFlags::PASSING,
                     Version::V5 => PublishFlags::CONFIRM,
                     // Their PUBACK and PUBREC can only mean yes.
                     Version::V31 | Version::V311 => PublishFlags::CONFIRM | PublishFlags::PATIENT,

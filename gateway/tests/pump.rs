@@ -1,0 +1,132 @@
+//! The pump in the simulated world, under real sessions: what no client from outside could arrange at will.
+
+use gatepost_core::event::{Event, Pressure};
+use gatepost_core::properties::Codecs;
+use gatepost_core::session::Protocol as _;
+use gatepost_core::testing::pipe::Pipe;
+use gatepost_core::testing::world::{Settings, World};
+use gatepost_mqtt::Mqtt;
+
+fn world(seed: u64, mqtt: &Mqtt) -> World {
+    let codecs = Codecs::new(vec![mqtt.codec()]);
+    World::speaking(seed, Settings::default(), Default::default(), codecs)
+}
+
+fn packet(byte: u8, body: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(body.len()).expect("a short packet");
+    assert!(length < 128);
+    [&[byte, length], body].concat()
+}
+
+fn text(text: &str) -> Vec<u8> {
+    let length = u16::try_from(text.len()).expect("a short text");
+    [&length.to_be_bytes()[..], text.as_bytes()].concat()
+}
+
+/// An MQTT 3.1.1 CONNECT with a clean session; the will goes to the topic `will`.
+fn connect(client_id: &str, will: bool) -> Vec<u8> {
+    let mut body = b"\x00\x04MQTT\x04".to_vec();
+    body.extend([if will { 0x06 } else { 0x02 }, 0, 0]);
+    body.extend(text(client_id));
+    if will {
+        body.extend(text("will"));
+        body.extend(text("gone"));
+    }
+    packet(0x10, &body)
+}
+
+fn publish(topic: &str, id: u16, payload: &str) -> Vec<u8> {
+    let mut body = text(topic);
+    if id > 0 {
+        body.extend(id.to_be_bytes());
+    }
+    body.extend(payload.as_bytes());
+    packet(if id > 0 { 0x32 } else { 0x30 }, &body)
+}
+
+fn subscribe(filter: &str) -> Vec<u8> {
+    packet(0x82, &[&[0, 1][..], &text(filter), &[0]].concat())
+}
+
+const CONNACK: &[u8] = &[0x20, 2, 0, 0];
+
+/// A client that has its CONNACK.
+fn client(w: &mut World, mqtt: &Mqtt, client_id: &str, will: bool) -> Pipe {
+    let pipe = w.open(mqtt);
+    w.feed(pipe, &connect(client_id, will));
+    w.settle();
+    assert_eq!(w.drain(pipe), CONNACK);
+    pipe
+}
+
+fn subscriber(w: &mut World, mqtt: &Mqtt, filter: &str) -> Pipe {
+    let pipe = client(w, mqtt, "subscriber", false);
+    w.feed(pipe, &subscribe(filter));
+    w.settle();
+    assert_eq!(w.drain(pipe), [0x90, 3, 0, 1, 0]);
+    pipe
+}
+
+#[test]
+fn a_login_is_answered_by_a_wake_and_what_follows_it_waits() {
+    let mqtt = Mqtt::default();
+    let mut w = world(1, &mqtt);
+    let pipe = w.open(&mqtt);
+    w.feed(pipe, &connect("c", false));
+    // Pipelined behind the CONNECT, as MQTT 5 4.13 allows.
+    w.feed(pipe, &subscribe("t"));
+    while w.is_ready(pipe) {
+        w.turn_of(pipe, usize::MAX);
+    }
+    assert!(w.drain(pipe).is_empty() && !w.is_attached(pipe), "nobody has answered");
+    w.answer_logins(|_| Event::Authenticated { user: "guest".into() });
+    assert!(w.is_ready(pipe), "the answer calls it");
+    w.settle();
+    assert_eq!(w.drain(pipe), [CONNACK, &[0x90, 3, 0, 1, 0]].concat());
+}
+
+#[test]
+fn the_first_publish_on_a_full_disk_waits_where_it_cannot_be_refused() {
+    // A connection was told of pressure only once it had published: its first publish was refused, and MQTT 3 has no word
+    // for that but the end of the connection.
+    let mqtt = Mqtt::default();
+    let mut w = world(1, &mqtt);
+    let kept = w.open(&mqtt);
+    let mut body = b"\x00\x04MQTT\x04\x00\x00\x00".to_vec();
+    body.extend(text("kept"));
+    w.feed(kept, &packet(0x10, &body));
+    w.feed(kept, &packet(0x82, &[&[0, 1][..], &text("t"), &[1]].concat()));
+    w.settle();
+    let publisher = client(&mut w, &mqtt, "publisher", false);
+    w.set_pressure(Some(Pressure::Full));
+    w.feed(publisher, &publish("t", 7, "m"));
+    w.settle();
+    assert!(w.ended(publisher).is_none(), "{:?}", w.ended(publisher));
+    assert!(w.drain(publisher).is_empty());
+    assert!(w.buffered_bytes(publisher) > 0, "it waits at the connection");
+    w.set_pressure(None);
+    w.settle();
+    assert_eq!(w.drain(publisher), [0x40, 2, 0, 7]);
+    assert_eq!(w.buffered_bytes(publisher), 0);
+}
+
+#[test]
+fn a_slow_log_holds_up_only_who_needs_it() {
+    let mqtt = Mqtt::default();
+    let mut w = world(1, &mqtt);
+    let listener = subscriber(&mut w, &mqtt, "#");
+    let durable = client(&mut w, &mqtt, "durable", false);
+    let light = client(&mut w, &mqtt, "light", false);
+    w.set_pressure(Some(Pressure::Backlog));
+    w.feed(durable, &publish("a", 7, "waits"));
+    w.feed(durable, &publish("a", 0, "passes"));
+    w.settle();
+    assert_eq!(w.drain(listener), publish("a", 0, "passes"));
+    w.feed(light, &publish("b", 0, "light"));
+    w.settle();
+    assert_eq!(w.drain(listener), publish("b", 0, "light"));
+    w.set_pressure(None);
+    w.settle();
+    assert_eq!(w.drain(durable), [0x40, 2, 0, 7]);
+    assert_eq!(w.drain(listener), publish("a", 0, "waits"));
+}
