@@ -22,6 +22,7 @@
 
 mod arguments;
 pub mod binding;
+pub mod buffers;
 pub mod command;
 mod durable_session;
 pub mod engine;

@@ -22,6 +22,7 @@ mod scratch;
 
 pub use scratch::Scratch;
 
+use crate::buffers::{Buffers, FREE_BYTES, Part};
 use crate::command::{Attach, Command, Login, Peer};
 use crate::engine::{Engine, Link, Room, Visited, Wake, Wakes};
 use crate::event::{CloseReason, Event};
@@ -45,6 +46,8 @@ pub const STALL: Duration = Duration::from_secs(30);
 const TAKE_MESSAGES: usize = 2048;
 /// An unfinished frame up to this size is copied in front of the next read; a larger one grows in place.
 const COPY_MAX: usize = 4 << 10;
+/// Bytes of one read while there is no memory for buffers: enough for small packets.
+const SMALL_READ: usize = 8 << 10;
 /// Exchanges with the engine in one turn.
 const ROUNDS: usize = 8;
 /// Turns in which a connection that loses its session still reads what had arrived by then. With a peer that never stops
@@ -110,6 +113,11 @@ pub trait Broker {
 
     /// For sessions that translate messages of other protocols.
     fn codecs(&self) -> &Codecs;
+
+    /// The memory that this connection's buffers share with all others'; `None`: there is no limit.
+    fn buffers(&self) -> Option<&Arc<Buffers>> {
+        None
+    }
 }
 
 /// One connection between two turns. `V` is the broker's [`Broker::Vhost`].
@@ -122,6 +130,12 @@ pub struct Pump<V> {
     peer: Peer,
     /// An unfinished frame, or what the session did not want yet.
     input: Vec<u8>,
+    /// What the buffers have of the node's memory, if they are large.
+    part: Option<Box<Part>>,
+    /// A large packet is not complete. Without memory for the rest, it is not read.
+    unfinished: bool,
+    /// It was not read for that reason in this turn.
+    held_back: bool,
     /// It is the latter, or the turn had parsed enough: whole frames that do not wait for more bytes.
     declined: bool,
     /// What the stream did not take yet.
@@ -198,6 +212,9 @@ impl<V> Pump<V> {
             user: None,
             peer,
             input: Vec::new(),
+            part: None,
+            unfinished: false,
+            held_back: false,
             declined: false,
             output: Output::default(),
             left: Vec::new(),
@@ -226,6 +243,7 @@ impl<V> Pump<V> {
             ended = Some(self.end(now, s, stream, end));
         }
         again |= self.detach(now, broker);
+        self.account(now, broker);
         s.trim();
         Turn { again, ended }
     }
@@ -256,7 +274,13 @@ impl<V> Pump<V> {
     /// When the next turn is due at the latest, though nothing else happens.
     pub fn poll_timeout(&self) -> Option<Time> {
         let stalled = self.output.stalled_since().map(|since| since + STALL);
-        self.session.poll_timeout().into_iter().chain(stalled).min()
+        let stopped = self.part.as_ref().map(|part| part.due());
+        self.session
+            .poll_timeout()
+            .into_iter()
+            .chain(stalled)
+            .chain(stopped)
+            .min()
     }
 
     /// Whether the next turn reads.
@@ -316,6 +340,8 @@ impl<V> Pump<V> {
     {
         self.flush(now, stream)?;
         self.check_stall(now)?;
+        self.check_part(now, stream)?;
+        self.held_back = false;
         if self.left.is_empty() {
             if self.session.poll_timeout().is_some_and(|at| now.monotonic >= at) {
                 self.session.handle_timeout(&mut s.cx(now, broker.codecs()).0)?;
@@ -323,8 +349,10 @@ impl<V> Pump<V> {
             if self.wants_input() {
                 if self.declined {
                     self.offer(now, s, broker.codecs())?;
-                } else {
-                    self.read(now, s, broker.codecs(), stream)?;
+                } else if self.may_read(broker, stream)? {
+                    let full = broker.buffers().is_some_and(|buffers| buffers.are_full());
+                    let portion = if full { SMALL_READ } else { READ_MAX };
+                    self.read(now, s, broker.codecs(), stream, portion)?;
                 }
             }
             self.parking.sort(&mut s.commands);
@@ -335,14 +363,14 @@ impl<V> Pump<V> {
         self.exchange(now, s, broker, again)?;
         self.lose_session(now, s, broker.codecs(), again)?;
         self.write(now, &mut s.out, stream)?;
-        let held = self.session.read_interest() == ReadInterest::All && !self.has_room_for_input();
+        let held = self.session.read_interest() == ReadInterest::All && (!self.has_room_for_input() || self.held_back);
         if held != self.paused {
             self.paused = held;
             self.session.set_paused(now, held);
         }
         if self.left.is_empty() && self.wants_input() {
             // Either there is more already, or the stream will say so.
-            *again |= self.declined || stream.has_more()?;
+            *again |= self.declined || (!self.held_back && stream.has_more()?);
         }
         // With an empty output, room is back: what did not fit before is taken next turn.
         *again |= self.more && self.output.is_empty();
@@ -364,8 +392,69 @@ impl<V> Pump<V> {
         Ok(())
     }
 
+    /// A peer that has stopped in the middle of a large packet keeps memory from others: when that is short, it has to go.
+    fn check_part<S: Stream>(&mut self, now: Now, stream: &mut S) -> io::Result<()> {
+        let Some(part) = self.part.as_mut().filter(|part| now.monotonic >= part.due()) else {
+            return Ok(());
+        };
+        let waits_for_us = !self.unfinished || self.held_back || stream.has_more()?;
+        if part.has_stalled(now.monotonic, waits_for_us) {
+            let text = "the peer has stopped in the middle of a large packet, and others need the memory";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
+        Ok(())
+    }
+
+    /// Whether there is memory for what a read brings: always, but in the middle of a large packet.
+    fn may_read<B, S>(&mut self, broker: &mut B, stream: &mut S) -> io::Result<bool>
+    where
+        B: Broker<Vhost = V>,
+        S: Stream,
+    {
+        let Some(part) = self.part.as_mut().filter(|_| self.unfinished) else {
+            return Ok(true);
+        };
+        if !part.is_short() {
+            return Ok(true);
+        }
+        if !stream.has_more()? {
+            part.pass();
+            return Ok(false);
+        }
+        self.held_back = !part.may_grow(|| broker.waker());
+        Ok(!self.held_back)
+    }
+
+    /// Counts what the connection buffers.
+    fn account<B: Broker<Vhost = V>>(&mut self, now: Now, broker: &mut B) {
+        if self.ended {
+            self.part = None;
+            return;
+        }
+        let packets = self.input.capacity() + self.session.buffered();
+        let bytes = packets + self.output.memory() + self.parking.bytes();
+        self.unfinished = packets > FREE_BYTES && !self.declined;
+        if bytes <= FREE_BYTES {
+            self.part = None;
+            return;
+        }
+        if self.part.is_none() {
+            self.part = broker.buffers().map(|buffers| Box::new(buffers.part(now.monotonic)));
+        }
+        if let Some(part) = &mut self.part {
+            part.set(bytes);
+        }
+    }
+
     /// Reads once, and lets the session parse it together with what was left of the last frame.
-    fn read<S: Stream>(&mut self, now: Now, s: &mut Scratch, codecs: &Codecs, stream: &mut S) -> Result<(), End> {
+    fn read<S: Stream>(
+        &mut self,
+        now: Now,
+        s: &mut Scratch,
+        codecs: &Codecs,
+        stream: &mut S,
+        portion: usize,
+    ) -> Result<(), End> {
         if self.input.len() > COPY_MAX {
             // Grown in place: copying a large frame for each read would cost its square.
             self.input.reserve(READ_MAX);
@@ -380,7 +469,7 @@ impl<V> Pump<V> {
             return Ok(());
         };
         head.copy_from_slice(&self.input);
-        let space = space.get_mut(..READ_MAX).unwrap_or_default();
+        let space = space.get_mut(..portion).unwrap_or_default();
         let Some(read) = self.note_read(stream.read(space)?)? else {
             return Ok(());
         };
@@ -408,7 +497,12 @@ impl<V> Pump<V> {
                 io::ErrorKind::UnexpectedEof,
                 "the peer closed the connection",
             )),
-            read => Ok(read),
+            read => {
+                if let Some(part) = &mut self.part {
+                    part.note_read(read.unwrap_or(0));
+                }
+                Ok(read)
+            }
         }
     }
 
@@ -443,7 +537,7 @@ impl<V> Pump<V> {
         for _ in 0..ROUNDS {
             let called = broker.acknowledge();
             self.log_in(now, s, broker);
-            let room = self.room(s);
+            let room = self.room(s, broker.buffers());
             // Without room the engine is still asked when it calls: it gives to others what we cannot take.
             let worth_taking = called || (self.more && !taken && room.messages > 0);
             if self.bound.is_some() && (worth_taking || !s.commands.is_empty()) {
@@ -488,8 +582,10 @@ impl<V> Pump<V> {
     }
 
     /// What may be taken without the output growing past its mark.
-    fn room(&self, s: &Scratch) -> Room {
-        let bytes = OUTPUT_HIGH_WATER
+    fn room(&self, s: &Scratch, buffers: Option<&Arc<Buffers>>) -> Room {
+        let full = buffers.is_some_and(|buffers| buffers.are_full());
+        let output_max = if full { FREE_BYTES } else { OUTPUT_HIGH_WATER };
+        let bytes = output_max
             .saturating_sub(self.output.len() + s.out.len())
             .min(s.room_bytes_max);
         Room {
@@ -600,7 +696,10 @@ impl<V> Pump<V> {
         };
         let vhost = broker.vhost(attach)?;
         let (peer, wake) = (self.peer.clone(), broker.waker());
-        let link = broker.enter(&vhost, |engine, _| engine.attach(now, attach, user, peer, wake));
+        let link = broker.enter(&vhost, |engine, _| {
+            engine.admit_link()?;
+            Ok(engine.attach(now, attach, user, peer, wake))
+        })?;
         Ok(Bound { vhost, link })
     }
 

@@ -131,6 +131,12 @@ pub trait Session: Send {
     /// The driver stopped (or went on) reading for back pressure: while paused, the peer's silence is our doing, and
     /// keep-alive must not count it.
     fn set_paused(&mut self, now: Now, paused: bool);
+
+    /// Bytes that the session keeps of messages it has not passed on: a message in several frames that is not complete, an open
+    /// transaction. The node has a limit for all connections together. Asked once in a turn.
+    fn buffered(&self) -> usize {
+        0
+    }
 }
 
 /// See [`Session::read_interest`].

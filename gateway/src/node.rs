@@ -11,6 +11,7 @@ use crate::logging::Throttle;
 use crate::random::random;
 use crate::reader::ReadQueue;
 use crate::vhost::Vhost;
+use gatepost_core::buffers::Buffers;
 use gatepost_core::engine::{Engine, Settings, Usage};
 use gatepost_core::properties::{Codecs, Name};
 use gatepost_core::session::Protocol;
@@ -55,6 +56,8 @@ pub(crate) struct Node {
     pub store_stats: Arc<StoreStats>,
     /// An engine has used much of its share: see [`crate::accountant`].
     pub short_of_memory: Arc<Notify>,
+    /// Memory of all connections' buffers.
+    pub buffers: Arc<Buffers>,
     /// Something changed that [`crate::watch`] should not notice a second later.
     pub look: Notify,
     failure: Mutex<Option<Failure>>,
@@ -124,6 +127,7 @@ impl Node {
         clock.advance_wall(recovered.wall);
         let mut engine = Engine::new(engine_settings(&config), codecs.clone(), random());
         engine.recover(clock.now(), recovered);
+        let buffers_max = Pools::of(&config).input;
         let short_of_memory = Arc::new(Notify::new());
         let root = Vhost::new(
             DEFAULT_VHOST.into(),
@@ -150,6 +154,7 @@ impl Node {
             started: Instant::now(),
             store_stats,
             short_of_memory,
+            buffers: Arc::new(Buffers::new(buffers_max)),
             look: Notify::new(),
             failure: Mutex::new(None),
             failed: Notify::new(),

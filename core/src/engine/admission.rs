@@ -67,7 +67,7 @@ impl Engine {
     /// What the engine uses now. Cheap: it is asked after every visit.
     pub fn usage(&self) -> Usage {
         Usage {
-            messages: self.memory.bytes(),
+            messages: self.memory.bytes_with_entries(),
             unsettled: self.holding.bytes(),
             objects: self.objects().iter().sum(),
         }

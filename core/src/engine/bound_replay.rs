@@ -97,9 +97,7 @@ impl Engine {
                     flags: EntryFlags::default(),
                     subscription_ids: None,
                 });
-                if message.log_state().hold() {
-                    self.memory.add(&message);
-                }
+                self.memory.hold(&message);
                 self.counters.enqueued += 1;
             }
             self.touch(replay.queue);

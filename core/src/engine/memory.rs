@@ -27,7 +27,10 @@ use std::time::Duration;
 /// The message memory of a vhost.
 #[derive(Default)]
 pub(crate) struct Memory {
+    /// Messages whose bodies are in memory.
     bytes: usize,
+    /// Entries that hold them.
+    entries: usize,
     /// Over it, bodies of held deliveries that are in the log are let go.
     shed_above: usize,
     /// Queues long enough to have bodies that may leave.
@@ -58,6 +61,9 @@ pub(crate) struct Memory {
     pub(crate) waiting_gets: Vec<(QueueRef, Link, Get)>,
 }
 
+/// An entry of a queue, with a share of the room that its list keeps free. A fan-out to many queues is one message and many of
+/// them. Entries without a body in memory are few: the middle of a queue is not here.
+const ENTRY_BYTES: usize = std::mem::size_of::<Entry>() * 5 / 4;
 /// Entries at the head of a queue with consumers whose bodies stay in memory.
 const SPARE: usize = 512;
 /// Bytes of body after which no more stay there, nor are fetched at once, where there is room.
@@ -88,16 +94,25 @@ impl Memory {
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
-    /// A message that no queue held is held now.
-    pub(crate) fn add(&mut self, message: &Message) {
-        self.bytes += message.memory();
+    /// Bytes of queued messages in memory and of the entries that hold them: a message that is in many queues has many. Over the
+    /// limit publishers wait; eviction looks at the messages alone, because an entry goes with its body.
+    pub(crate) fn bytes_with_entries(&self) -> usize {
+        self.bytes + self.entries * ENTRY_BYTES
+    }
+    /// One more entry holds the message, which is counted with the first of them.
+    pub(crate) fn hold(&mut self, message: &Message) {
+        self.entries += 1;
+        if message.log_state().hold() {
+            self.bytes += message.memory();
+        }
     }
     /// A queue lets go of a body.
     pub(crate) fn drop_body(&mut self, body: &Body) {
-        if let Body::Memory(message) = body
-            && message.log_state().release()
-        {
-            self.bytes -= message.memory();
+        if let Body::Memory(message) = body {
+            self.entries -= 1;
+            if message.log_state().release() {
+                self.bytes -= message.memory();
+            }
         }
     }
     /// Lets the body of a held delivery go if memory is short and the log has it: it is only needed if it comes back.
@@ -232,7 +247,11 @@ impl Engine {
         let backlog_now = self.pressure == Some(Pressure::Backlog);
         let pressure = if let Some(p) = self.node_pressure {
             Some(p)
-        } else if high(self.memory.bytes, self.settings.memory_bytes_max, memory_now) {
+        } else if high(
+            self.memory.bytes_with_entries(),
+            self.settings.memory_bytes_max,
+            memory_now,
+        ) {
             Some(Pressure::Memory)
         } else if high(
             self.staging.backlog_bytes(),
@@ -500,9 +519,7 @@ impl Engine {
                     && let Body::Disk { at, .. } = entry.body
                 {
                     message.log_state().written(at);
-                    if message.log_state().hold() {
-                        self.memory.add(&message);
-                    }
+                    self.memory.hold(&message);
                     entry.body = Body::Memory(message);
                     self.counters.bodies_loaded += 1;
                     if let QueueKind::Session(session) = q.kind {

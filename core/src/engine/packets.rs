@@ -104,9 +104,7 @@ impl Engine {
         match loaded.message {
             Some(message) => {
                 message.log_state().written(at);
-                if message.log_state().hold() {
-                    memory.add(&message);
-                }
+                memory.hold(&message);
                 o.entry.body = Body::Memory(message);
                 if own && o.entry.subscription_ids.is_none() {
                     // After a restart it comes from the log, which does not keep them.

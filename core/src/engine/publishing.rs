@@ -526,7 +526,7 @@ impl Engine {
             }
         }
         // What needs no log has nowhere else to go when memory is short, too.
-        let short = full && self.memory.bytes() > self.settings.memory_bytes_max;
+        let short = full && self.memory.bytes_with_entries() > self.settings.memory_bytes_max;
         if short && link != NOBODY && !targets.is_empty() {
             enqueued.refused = Some(FaultKind::ResourceError);
             return Ok(enqueued);
@@ -599,9 +599,7 @@ impl Engine {
                     },
                 });
             }
-            if message.log_state().hold() {
-                self.memory.add(message);
-            }
+            self.memory.hold(message);
             queue.ready.push_back(Entry {
                 priority,
                 seq,

@@ -324,9 +324,7 @@ impl Engine {
             };
             let mut flags = EntryFlags::new(message.envelope().qos.min(qos));
             flags.set(EntryFlags::RETAIN);
-            if message.log_state().hold() {
-                self.memory.add(&message);
-            }
+            self.memory.hold(&message);
             let seq = q.next_seq;
             q.next_seq += 1;
             let subscription_ids = subscription_id.map(|id| [id].into());

@@ -3,6 +3,7 @@
 use super::place::Place;
 use super::waking::Waking;
 use crate::vhost::Vhost;
+use gatepost_core::buffers::Buffers;
 use gatepost_core::command::{Attach, Login, Peer};
 use gatepost_core::engine::{Engine, Wake, Wakes};
 use gatepost_core::event::Event;
@@ -73,5 +74,9 @@ impl Broker for Desk<'_> {
 
     fn codecs(&self) -> &Codecs {
         &self.place.node.codecs
+    }
+
+    fn buffers(&self) -> Option<&Arc<Buffers>> {
+        Some(&self.place.node.buffers)
     }
 }

@@ -76,6 +76,10 @@ impl Exporter {
         gauge!("rabbitmq_disk_space_available_bytes").set(health.disk_free.load(Ordering::Relaxed) as f64);
         gauge!("rabbitmq_disk_space_available_limit_bytes").set(health.disk_limit.load(Ordering::Relaxed) as f64);
         gauge!("rabbitmq_alarms_free_disk_space_watermark").set(flag(health.disk_alarm.load(Ordering::Relaxed)));
+        gauge!("gatepost_buffers_bytes").set(node.buffers.bytes() as f64);
+        gauge!("gatepost_buffers_bytes_max").set(node.buffers.bytes_max() as f64);
+        counter!("gatepost_buffers_held_back_total").absolute(node.buffers.held_back());
+        counter!("gatepost_buffers_stalled_total").absolute(node.buffers.stalled());
         gauge!("gatepost_disk_full").set(flag(health.disk_full.load(Ordering::Relaxed)));
         gauge!("gatepost_log_reserved_bytes").set(health.log_reserved.load(Ordering::Relaxed) as f64);
         gauge!("gatepost_log_poisoned").set(flag(health.poisoned.load(Ordering::Relaxed)));
@@ -255,6 +259,22 @@ fn describe(node: &Node) {
     describe_gauge!(
         "rabbitmq_alarms_free_disk_space_watermark",
         "1 while free disk is under its limit."
+    );
+    describe_gauge!(
+        "gatepost_buffers_bytes",
+        "Bytes that connections buffer: unfinished packets, publishes that wait, output."
+    );
+    describe_gauge!(
+        "gatepost_buffers_bytes_max",
+        "Bytes of that over which unfinished large packets are read one at a time."
+    );
+    describe_counter!(
+        "gatepost_buffers_held_back_total",
+        "Times that a connection was not read for want of memory."
+    );
+    describe_counter!(
+        "gatepost_buffers_stalled_total",
+        "Connections closed because they stopped in the middle of a large packet while memory was short."
     );
     describe_gauge!(
         "gatepost_disk_full",

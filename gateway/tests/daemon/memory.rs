@@ -13,7 +13,7 @@ use crate::support::daemon::http;
 use crate::support::mqtt::Mqtt;
 use crate::support::raw::eventually;
 use std::fmt::Write as _;
-use std::io::Result;
+use std::io::{Result, Write as _};
 
 /// As small as the test is short. A larger one makes the figures more exact.
 fn budget() -> (String, u64) {
@@ -311,4 +311,65 @@ fn start_again(mut gatepost: Gatepost, mut report: Report) {
     let mut subscriber = Mqtt::open(gatepost.mqtt, "subscriber", true);
     assert_eq!(subscriber.subscribe("alive", 1).expect("a SUBACK"), 1);
     serves(&gatepost, &mut subscriber).expect("served after the start");
+}
+
+#[test]
+fn half_sent_packets_hold_up_nobody_and_fit_in_the_budget() {
+    // 60 of 15 MiB took 846 MiB with a budget of 64.
+    let (gatepost, report) = start();
+    let (_, budget) = budget();
+    let mut subscriber = Mqtt::open(gatepost.mqtt, "subscriber", true);
+    assert_eq!(subscriber.subscribe("alive", 1).expect("a SUBACK"), 1);
+    const SIZE: usize = 3 << 20;
+    let topic = b"\x00\x05large\x00\x01";
+    let mut packet = vec![0x32];
+    let mut length = SIZE + topic.len();
+    while length >= 128 {
+        packet.push((length % 128) as u8 | 0x80);
+        length /= 128;
+    }
+    packet.push(length as u8);
+    packet.extend(topic);
+    packet.resize(packet.len() + SIZE, b'x');
+    let mut halves: Vec<Mqtt> = (0..20)
+        .map(|n| Mqtt::open(gatepost.mqtt, &format!("half-{n}"), true))
+        .collect();
+    for mqtt in &mut halves {
+        // As much as the gateway takes: it stops reading when there is no more memory.
+        let stream = &mut mqtt.stream;
+        stream.set_nonblocking(true).expect("non-blocking");
+        let _ = stream.write(&packet[..SIZE / 4]);
+    }
+    eventually("memory for packets is used up", || {
+        metric(&gatepost, "gatepost_buffers_held_back_total") > 0
+    });
+    serves(&gatepost, &mut subscriber).expect("served");
+    let grown = peak(&gatepost) - report.empty;
+    assert!(grown <= budget, "grew by {grown} of {budget}");
+    println!(
+        "{} packets of {SIZE} bytes half sent: grew by {} KiB, {} KiB of {} KiB in buffers",
+        halves.len(),
+        grown >> 10,
+        metric(&gatepost, "gatepost_buffers_bytes") >> 10,
+        metric(&gatepost, "gatepost_buffers_bytes_max") >> 10
+    );
+    // They give up, and large packets that are sent at once complete, one after the other.
+    drop(halves);
+    eventually("the memory is given back", || {
+        metric(&gatepost, "gatepost_buffers_bytes") == 0
+    });
+    let large: Vec<_> = (0..6)
+        .map(|n| {
+            let (mqtt, packet) = (gatepost.mqtt, packet.clone());
+            std::thread::spawn(move || {
+                let mut mqtt = Mqtt::open(mqtt, &format!("large-{n}"), true);
+                mqtt.stream.write_all(&packet).expect("written");
+                mqtt.expect(0x40).expect("a PUBACK");
+            })
+        })
+        .collect();
+    for thread in large {
+        thread.join().expect("all of them are taken");
+    }
+    serves(&gatepost, &mut subscriber).expect("served");
 }

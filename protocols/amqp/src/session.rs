@@ -499,6 +499,10 @@ impl Session for AmqpSession {
         }
     }
 
+    fn buffered(&self) -> usize {
+        self.held
+    }
+
     fn read_interest(&self) -> ReadInterest {
         match self.state {
             State::LoggingIn | State::Attaching => ReadInterest::Nothing,

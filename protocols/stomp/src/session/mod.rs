@@ -304,6 +304,10 @@ impl Session for StompSession {
             .min()
     }
 
+    fn buffered(&self) -> usize {
+        self.transactions.bytes()
+    }
+
     fn read_interest(&self) -> ReadInterest {
         match self.state {
             State::Authenticating(_) | State::Attaching(_) | State::NamingTempQueue => ReadInterest::Nothing,

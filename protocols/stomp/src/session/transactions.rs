@@ -39,6 +39,11 @@ pub(super) struct Receipts {
 }
 
 impl Transactions {
+    /// Bytes of all open transactions.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether one more frame of `bytes` can go into transaction `name`.
     pub(super) fn check(&self, name: &str, bytes: usize, settings: &Settings) -> Result<(), Refusal> {
         let open = self
