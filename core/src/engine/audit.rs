@@ -228,7 +228,8 @@ impl Engine {
         // What is dead and cannot be dead-lettered yet is for nobody.
         if let Body::Memory(message) = &front.body
             && super::dispatch::expired(q, message, self.now.wall)
-            && self.dies_later(QueueRef { slot, id: q.id }, &front.body)
+            && (self.dies_later(QueueRef { slot, id: q.id }, &front.body)
+                || self.time.has_waiting(QueueRef { slot, id: q.id }))
         {
             return;
         }

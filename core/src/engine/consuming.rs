@@ -281,6 +281,9 @@ impl Engine {
                         let answer = Out::Event(Event::GetEmpty { channel });
                         return self.answer_get(link, channel, again, answer, Gate::Open);
                     }
+                    if !self.may_expire(queue) {
+                        return self.get_again_later(link, g, queue, again);
+                    }
                     let Some(q) = self.queue_mut(queue) else { return };
                     let Some(entry) = q.ready.pop_front() else { return };
                     self.counters.expired += 1;
@@ -316,6 +319,10 @@ impl Engine {
     /// Comes back when the body is here.
     fn get_later(&mut self, link: Link, g: Get, queue: QueueRef, again: bool) {
         self.load_head(queue);
+        self.get_again_later(link, g, queue, again);
+    }
+
+    fn get_again_later(&mut self, link: Link, g: Get, queue: QueueRef, again: bool) {
         if !again && let Some(l) = link_at(&mut self.links, link) {
             l.channel(g.channel).held.push_back((Gate::Never, Out::Awaited));
         }

@@ -78,7 +78,7 @@ impl Engine {
                 // A time to live of nothing still lets a message pass straight to a consumer.
                 Body::Memory(message) if deadline(q, message).is_some_and(|d| d < self.now.wall) => {
                     let body = front.body.clone();
-                    if self.dies_later(queue, &body) {
+                    if self.dies_later(queue, &body) || !self.may_expire(queue) {
                         return;
                     }
                     let Some(q) = self.queue_mut(queue) else { return };
@@ -346,7 +346,7 @@ impl Engine {
                 break;
             }
             let body = Body::Memory(message.clone());
-            if self.dies_later(queue, &body) {
+            if self.dies_later(queue, &body) || !self.may_expire(queue) {
                 return;
             }
             let Some(q) = self.queue_mut(queue) else { return };
@@ -359,7 +359,7 @@ impl Engine {
 }
 
 /// When the message's time in this queue is over.
-fn deadline(queue: &Queue, message: &Message) -> Option<Wall> {
+pub(crate) fn deadline(queue: &Queue, message: &Message) -> Option<Wall> {
     let envelope = message.envelope();
     let by_queue = queue
         .arguments

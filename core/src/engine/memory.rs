@@ -482,6 +482,13 @@ impl Engine {
             self.touch(queue);
         }
         self.dispatch_touched(wakes);
+        self.retry_gets(wakes);
+        self.dispatch_touched(wakes);
+        self.relieve_memory(wakes);
+    }
+
+    /// Answers the gets that need not wait any more.
+    pub(crate) fn retry_gets(&mut self, wakes: &mut Wakes) {
         let gets = std::mem::take(&mut self.memory.waiting_gets);
         for (queue, link, get) in gets {
             if self
@@ -493,8 +500,6 @@ impl Engine {
                 self.get_again(link, get, wakes);
             }
         }
-        self.dispatch_touched(wakes);
-        self.relieve_memory(wakes);
     }
 
     fn body_loaded(&mut self, l: Loaded, woken: &mut Vec<QueueRef>, wakes: &mut Wakes) {

@@ -25,6 +25,7 @@ mod dying;
 mod holding;
 mod link;
 mod memory;
+mod noted_time;
 mod packets;
 mod publishing;
 mod recovery;
@@ -218,6 +219,7 @@ pub struct Engine {
     /// Durable queues with settled sequences the log does not know.
     acks_dirty: Vec<u32>,
     acks_due: Option<Time>,
+    time: noted_time::NotedTime,
     memory: Memory,
     holding: Holding,
     timers: Timers,
@@ -272,6 +274,7 @@ impl Engine {
             waiting_marks: Vec::new(),
             acks_dirty: Vec::new(),
             acks_due: None,
+            time: noted_time::NotedTime::default(),
             memory: Memory::default(),
             holding: Holding::default(),
             timers: Timers::default(),
@@ -688,6 +691,7 @@ impl Engine {
             return;
         }
         self.release_written(wakes);
+        self.release_time(self.staging.durable_ticket(), wakes);
         let (log, durable) = (self.staging.log(), self.staging.durable_ticket());
         while let Some(&(t, link, channel)) = self.waiting.front()
             && t <= durable

@@ -311,6 +311,7 @@ impl Engine {
     /// Takes over what the log remembers. Call once, before anything else; follow it with `drain`.
     pub fn recover(&mut self, now: Now, mut recovered: Recovered) {
         self.now = now;
+        self.time.noted = recovered.wall;
         self.next_queue = self.next_queue.max(recovered.queue_id_max.0 + 1);
         let keys = std::mem::take(&mut recovered.keys);
         let of = |kind: u8| {

@@ -427,6 +427,7 @@ impl Engine {
             return;
         };
         if due <= wall {
+            self.note_end(session, due);
             if self.end_session(session, budget, wakes).is_err() {
                 // At once, but not in this hold.
                 let at = self.now.monotonic;

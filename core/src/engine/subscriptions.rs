@@ -439,7 +439,13 @@ impl Engine {
 
     pub(crate) fn expire_retained(&mut self) {
         let wall = self.now.wall;
-        self.retained.expire(wall, 256);
+        let next = self.retained.next_expiry();
+        if next.is_some_and(|next| next <= wall && !self.may_expire_retained(next)) {
+            return;
+        }
+        // Not those whose time is not noted yet, either.
+        let noted = self.time.noted.min(wall);
+        self.retained.expire(noted, 256);
         for message in self.retained.take_expired() {
             let key = super::recovery::retained_key(&crate::retained::Retained::key_of(&message));
             self.staging.record(Record::Key { key, value: None });

@@ -483,6 +483,8 @@ impl<D: Disk> Store<D> {
                 let (offset, len, version) = active.put_key(0, key, value.as_deref(), flags);
                 index.key(key, Position { segment, offset }, len, version, value.is_none());
             }
+            // The write that was begun for it says it.
+            Record::Time => {}
             Record::Purge { queue, upto } => {
                 active.put(Kind::Purge, flags, &[], |out| record::put_purge(*queue, *upto, out));
                 saw(*queue);
@@ -719,6 +721,6 @@ fn size_max(record: &Record, plan: Plan) -> (usize, usize) {
             FIXED + key.len() + value.as_ref().map_or(0, |v| v.len()),
             40 + key.len(),
         ),
-        Record::State(_) | Record::Purge { .. } | Record::QueueDelete { .. } => (FIXED, 0),
+        Record::State(_) | Record::Time | Record::Purge { .. } | Record::QueueDelete { .. } => (FIXED, 0),
     }
 }

@@ -118,6 +118,9 @@ pub enum Record {
         /// The value.
         value: Option<Box<[u8]>>,
     },
+    /// Nothing but the time: whoever writes it may rely, once it is durable, on no later start going on from an earlier
+    /// one. It has no record of its own on disk; the head of its batch carries the time.
+    Time,
     /// All messages of the queue below `upto` are gone.
     Purge {
         /// Which queue.

@@ -71,6 +71,8 @@ pub struct World {
     trace: Trace,
     /// When the store's background work is due.
     tick_at: Option<Time>,
+    /// What the clock was set to, until the next start.
+    clock_set: Option<Wall>,
     audits: bool,
     pub(super) piped: Piped,
 }
@@ -149,6 +151,7 @@ impl World {
             fetched: Vec::new(),
             trace: Trace(0xcbf2_9ce4_8422_2325),
             tick_at: None,
+            clock_set: None,
             audits: true,
             piped: Piped::new(seed),
         };
@@ -354,6 +357,11 @@ impl World {
         }
     }
 
+    /// The system's clock is set. The gateway follows a step forwards, and notices one back only when it starts again.
+    pub fn set_clock(&mut self, wall: Wall) {
+        self.clock_set = Some(wall);
+        self.now.wall = self.now.wall.max(wall);
+    }
     /// The machine stops and starts again: clients are gone, un-synced writes may be.
     pub fn crash(&mut self, how: Crash) {
         self.store = None;
@@ -388,6 +396,9 @@ impl World {
         self.start();
     }
     fn start(&mut self) {
+        if let Some(wall) = self.clock_set.take() {
+            self.now.wall = wall;
+        }
         let opened = Store::open(Arc::new(self.disk.clone()), self.store_settings.clone(), self.now.wall);
         let (store, recovered) = match opened {
             Ok(opened) => opened,
@@ -395,6 +406,8 @@ impl World {
         };
         let reader = store.reader();
         self.store = Some((store, reader));
+        // As the gateway's clock does: it goes on from the latest time in the log.
+        self.now.wall = self.now.wall.max(recovered.wall);
         let now = self.now;
         self.turn(|engine, _| engine.recover(now, recovered));
         self.tick_at = Some(self.now.monotonic);

@@ -3,6 +3,7 @@
 
 mod bound_replay;
 mod budget;
+mod clock;
 mod consuming;
 mod dead_letters;
 mod definitions;

@@ -1,0 +1,110 @@
+//! What expired stays expired, whatever the clock says after a restart.
+//!
+//! A small machine's clock may stand in 1970 after a power cut, or have stood decades ahead before it. A restart goes on
+//! from the latest time that is in the log. So before something that the log has expires, the log must have a time at
+//! which it has: otherwise a crash could bring it back, after somebody was told that it is gone.
+//!
+//! ```text
+//!   head expired ─ time not noted ─► Record::Time ─ batch durable ─► noted ─► dispatched again: it expires
+//! ```
+
+use super::dispatch::deadline;
+use super::{Engine, Wakes};
+use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::ready::Head;
+use crate::queue::unsettled::QueueRef;
+use crate::store::{QueueId, Record};
+use crate::time::Wall;
+use std::collections::BTreeSet;
+
+/// The latest time that the log has, and what waits for a later one.
+#[derive(Default)]
+pub(crate) struct NotedTime {
+    /// The log has this time, as durably as the node promises: no restart begins before it.
+    pub(crate) noted: Wall,
+    /// The batch that notes a later time, and that time.
+    underway: Option<(u64, Wall)>,
+    /// Queues whose heads have expired by a later time: slot and number.
+    queues: BTreeSet<(u32, u64)>,
+    /// Retained messages have.
+    retained: bool,
+}
+
+impl NotedTime {
+    /// Whether the head of the queue waits to expire.
+    pub(crate) fn has_waiting(&self, queue: QueueRef) -> bool {
+        self.queues.contains(&(queue.slot, queue.id.0))
+    }
+}
+
+impl Engine {
+    /// Whether the log has a time at which `deadline` has passed. If not, it is told one.
+    fn is_past_for_good(&mut self, deadline: Wall) -> bool {
+        if deadline <= self.time.noted {
+            return true;
+        }
+        if self.time.underway.is_none_or(|(_, wall)| wall < deadline) {
+            self.staging.record(Record::Time);
+            self.time.underway = Some((self.staging.wait(), self.now.wall));
+        }
+        false
+    }
+
+    /// Whether the head of the queue, which has expired, may go now. If not, the queue is dispatched again once it may.
+    pub(crate) fn may_expire(&mut self, queue: QueueRef) -> bool {
+        let Some(q) = self.queue_mut(queue) else { return true };
+        let Head::Entry(Entry {
+            flags,
+            body: Body::Memory(message),
+            ..
+        }) = q.ready.head()
+        else {
+            return true;
+        };
+        // A message that no restart finds needs no care: one that is not logged, or only to free memory, or not yet.
+        let is_kept = flags.has(EntryFlags::LOGGED) && !flags.has(EntryFlags::SPILLED);
+        if !is_kept || !message.log_state().is_taken() {
+            return true;
+        }
+        let Some(deadline) = deadline(q, message) else {
+            return true;
+        };
+        if self.is_past_for_good(deadline) {
+            return true;
+        }
+        self.time.queues.insert((queue.slot, queue.id.0));
+        false
+    }
+
+    /// A session that is kept ends. It does so at once, and the time is noted together with the records of its end.
+    pub(crate) fn note_end(&mut self, session: u32, due: Wall) {
+        if self.sessions.get(session as usize).is_some_and(|s| s.kept) {
+            self.is_past_for_good(due);
+        }
+    }
+
+    /// The same for retained messages.
+    pub(crate) fn may_expire_retained(&mut self, deadline: Wall) -> bool {
+        if self.is_past_for_good(deadline) {
+            return true;
+        }
+        self.time.retained = true;
+        false
+    }
+
+    /// The log reported a batch: what waited for the time in it goes on.
+    pub(crate) fn release_time(&mut self, durable: u64, wakes: &mut Wakes) {
+        let Some((_, wall)) = self.time.underway.take_if(|(ticket, _)| *ticket <= durable) else {
+            return;
+        };
+        self.time.noted = self.time.noted.max(wall);
+        for (slot, id) in std::mem::take(&mut self.time.queues) {
+            self.touch(QueueRef { slot, id: QueueId(id) });
+        }
+        if std::mem::take(&mut self.time.retained) {
+            self.timers.set_retained(self.now.monotonic);
+        }
+        self.dispatch_touched(wakes);
+        self.retry_gets(wakes);
+    }
+}

@@ -1,0 +1,76 @@
+//! A clock that jumps, ahead while the gateway runs and back while it does not.
+
+use crate::support::*;
+use gatepost_core::command::PublishFlags;
+use gatepost_core::message::{Envelope, Message};
+use gatepost_core::testing::disk::{Crash, Rng};
+use gatepost_core::testing::world::World;
+use gatepost_core::time::Wall;
+
+const YEAR_MS: u64 = 365 * 86_400_000;
+const COUNT: usize = 4;
+
+fn put(body: &str, deadline: Wall) -> gatepost_core::command::Command {
+    let envelope = Envelope {
+        durable: true,
+        deadline: Some(deadline),
+        ..Envelope::default()
+    };
+    publish(
+        PublishFlags::CONFIRM,
+        Message::new(envelope, "", "q", &[], body.as_bytes()),
+    )
+}
+
+/// A message whose time ran out while the clock stood far ahead came back after `kill -9`, because the log knew neither
+/// that it had expired nor how late it had been.
+#[test]
+fn what_expired_never_comes_back_wherever_the_clock_is_set() {
+    let mut expired_in_all = 0;
+    for seed in 0..80 {
+        println!("seed {seed}");
+        let mut w = World::new(seed);
+        let mut rng = Rng::new(seed);
+        let c = w.connect("test");
+        run(&mut w, c, [durable("q")]);
+        let start = w.now().wall;
+        for n in 0..COUNT {
+            let deadline = start + ms(1 + rng.below(5_000));
+            run(&mut w, c, [put(&n.to_string(), deadline)]);
+        }
+        if rng.chance(1, 2) {
+            w.stop_and_start();
+        }
+        let c = w.connect("test");
+        // The log does not keep up: it stops at any point of what it was told.
+        for _ in 0..6 + rng.below(24) {
+            match rng.below(6) {
+                0 => w.set_clock(w.now().wall + ms(rng.below(40 * YEAR_MS))),
+                1 => w.send(c, vec![get("q")]),
+                2 => _ = w.commit(),
+                3 => w.report(),
+                4 => {
+                    w.fetch();
+                    w.bring();
+                }
+                _ => w.advance(ms(rng.below(2_000))),
+            }
+        }
+        let expired = w.counters().expired as usize;
+        expired_in_all += expired;
+        // The clock is set back, to long before any of this.
+        w.set_clock(Wall(start.0 - 40 * YEAR_MS));
+        w.crash(if rng.chance(1, 2) { Crash::Process } else { Crash::Power });
+        let c = w.connect("test");
+        let got = run(&mut w, c, (0..COUNT).map(|_| get("q")).collect::<Vec<_>>());
+        let back = got.iter().filter(|heard| heard.starts_with("got")).count();
+        assert!(
+            back + expired <= COUNT,
+            "seed {seed}: {expired} had expired, and then {got:?}"
+        );
+        // What was confirmed and has not expired is there.
+        let gone = expired + w.counters().expired as usize;
+        assert!(back + gone >= COUNT, "seed {seed}: {gone} expired, and then {got:?}");
+    }
+    assert!(expired_in_all > 20, "{expired_in_all} messages expired");
+}
