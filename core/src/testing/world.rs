@@ -280,6 +280,11 @@ impl World {
             self.fetched.extend(served.answers);
             // The gateway's reader waits before it asks again. Here other things happen meanwhile.
             self.asked.extend(served.failed);
+            if self.disk.is_crashed() {
+                // No read of a machine that has stopped ever succeeds.
+                self.asked.clear();
+                self.store = None;
+            }
         }
     }
     /// Brings the bodies that were read.
