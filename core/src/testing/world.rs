@@ -308,6 +308,10 @@ impl World {
             self.report();
             self.fetch();
             self.bring();
+            // The reader asks again for what it could not read. On a machine that has stopped, that never ends.
+            if !self.is_running() {
+                return;
+            }
         }
     }
     /// Time passes; what is due in between happens in order.
