@@ -55,7 +55,7 @@ pub enum Kind {
     Path,
     /// A file that must be there and readable; empty: none.
     File,
-    /// A list of addresses with ports.
+    /// A list of [`Address`]es.
     Addresses,
 }
 
@@ -99,7 +99,48 @@ pub enum Value {
     Share(f64),
     Text(String),
     Texts(Vec<String>),
-    Addresses(Vec<SocketAddr>),
+    Addresses(Vec<Address>),
+}
+
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Address {
+    /// An IP address and a port; port 0: the system chooses one.
+    Ip(SocketAddr),
+    /// A Unix socket: the path of its file, written `unix:/run/gatepost/mqtt.sock`.
+    Unix(PathBuf),
+}
+
+impl std::str::FromStr for Address {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Address, ()> {
+        match text.strip_prefix("unix:") {
+            // Relative to what? A service's working directory is not what its operator has in mind.
+            Some(path) if path.starts_with('/') && !path.ends_with('/') => Ok(Address::Unix(path.into())),
+            Some(_) => Err(()),
+            None => text.parse().map(Address::Ip).map_err(|_| ()),
+        }
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Address::Ip(address) => address.fmt(f),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Address {
+    /// Whether two listeners cannot both have it.
+    pub fn is_exclusive(&self) -> bool {
+        match self {
+            Address::Ip(address) => address.port() != 0,
+            Address::Unix(_) => true,
+        }
+    }
 }
 
 /// The values of all keys, by their dotted names.
@@ -246,7 +287,7 @@ impl FromValue for Vec<String> {
     }
 }
 
-impl FromValue for Vec<SocketAddr> {
+impl FromValue for Vec<Address> {
     fn from_value(value: &Value) -> Option<Self> {
         match value {
             Value::Addresses(addresses) => Some(addresses.clone()),

@@ -3,6 +3,7 @@
 use crate::listener::Bound;
 use crate::node::Node;
 use crate::protocols;
+use gatepost_core::keys::Address;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -29,7 +30,10 @@ pub(crate) fn text(node: &Node, ports: &[Bound], threads: usize, ready_in: Durat
     }
     let tries: Vec<String> = ports
         .iter()
-        .filter_map(|port| try_it(port.protocol, port.address.port()))
+        .filter_map(|port| match &port.address {
+            Address::Ip(address) => try_it(port.protocol, address.port()),
+            Address::Unix(_) => None,
+        })
         .collect();
     if !tries.is_empty() {
         text.push_str("\n  Try it, from this machine:\n");

@@ -7,9 +7,14 @@ use crate::node::Node;
 use crate::protocols;
 use crate::threads::IoThreads;
 use crate::transport;
-use socket2::{Domain, Protocol, Socket, Type};
+use gatepost_core::keys::Address;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::fs::Permissions;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,9 +27,27 @@ pub(crate) struct Bound {
     /// The place of the protocol that is spoken there; `None`: HTTP, for metrics and health.
     pub protocol: Option<usize>,
     /// The address, with the port the system chose if it was to choose.
-    pub address: SocketAddr,
+    pub address: Address,
     /// The socket, not blocking.
-    pub socket: TcpListener,
+    pub socket: Listening,
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub(crate) enum Listening {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
+/// The file of a Unix socket: removed when nobody listens there any more.
+#[derive(Debug)]
+pub(crate) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Gone already, or no longer ours to remove: the next start sorts it out.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// Binds all addresses of a listener.
@@ -35,11 +58,56 @@ pub(crate) fn bind(name: &str, listener: &Listener) -> Result<Vec<Bound>, Failur
     listener
         .bind
         .iter()
-        .map(|address| bind_one(name, listener, *address))
+        .map(|address| match address {
+            Address::Ip(address) => bind_ip(name, listener, *address),
+            Address::Unix(path) => bind_unix(name, listener, path),
+        })
         .collect()
 }
 
-fn bind_one(name: &str, listener: &Listener, address: SocketAddr) -> Result<Bound, Failure> {
+fn bind_unix(name: &str, listener: &Listener, path: &Path) -> Result<Bound, Failure> {
+    let socket = listen_unix(path, i32::try_from(listener.backlog).unwrap_or(i32::MAX));
+    socket
+        .map(|socket| Bound {
+            name: name.to_owned(),
+            protocol: protocols::find(&listener.protocol),
+            address: Address::Unix(path.to_owned()),
+            socket,
+        })
+        .map_err(|error| {
+            let hint = match error.kind() {
+                ErrorKind::AddrInUse => "; another process listens there, or the file is no socket",
+                ErrorKind::NotFound => "; its directory does not exist",
+                ErrorKind::PermissionDenied => "; its directory must be writable",
+                _ => "",
+            };
+            Failure::PortUnavailable(format!(
+                "cannot listen on unix:{} for {name}: {error}{hint}",
+                path.display()
+            ))
+        })
+}
+
+fn listen_unix(path: &Path, backlog: i32) -> io::Result<Listening> {
+    // A process that was killed leaves its file behind, and a bind would fail on it. One that still listens is left alone.
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    if is_socket && UnixStream::connect(path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
+        std::fs::remove_file(path)?;
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    let file = SocketFile(path.to_owned());
+    // Nobody can connect before `listen`, so nobody sees the mode it had before.
+    std::fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
+    socket.listen(backlog)?;
+    Ok(Listening::Unix(socket.into(), file))
+}
+
+/// Owner and group.
+const SOCKET_MODE: u32 = 0o660;
+
+fn bind_ip(name: &str, listener: &Listener, address: SocketAddr) -> Result<Bound, Failure> {
     let backlog = i32::try_from(listener.backlog).unwrap_or(i32::MAX);
     let result = match (listen(address, backlog), address) {
         // A machine without IPv6 still has a default configuration.
@@ -53,8 +121,8 @@ fn bind_one(name: &str, listener: &Listener, address: SocketAddr) -> Result<Boun
             Ok(Bound {
                 name: name.to_owned(),
                 protocol: protocols::find(&listener.protocol),
-                address: socket.local_addr()?,
-                socket,
+                address: Address::Ip(socket.local_addr()?),
+                socket: Listening::Tcp(socket),
             })
         })
         .map_err(|error| {
@@ -90,20 +158,57 @@ fn is_without_ipv6(error: &io::Error) -> bool {
         || error.kind() == ErrorKind::AddrNotAvailable
 }
 
+/// A listening socket at its runtime.
+pub(crate) enum Acceptor {
+    Tcp(tokio::net::TcpListener),
+    Unix {
+        listener: tokio::net::UnixListener,
+        /// Removed with it.
+        _file: SocketFile,
+    },
+}
+
+impl Acceptor {
+    /// Within its runtime.
+    ///
+    /// # Errors
+    /// The runtime cannot have it.
+    pub(crate) fn new(socket: Listening) -> io::Result<Acceptor> {
+        Ok(match socket {
+            Listening::Tcp(socket) => Acceptor::Tcp(tokio::net::TcpListener::from_std(socket)?),
+            Listening::Unix(socket, file) => Acceptor::Unix {
+                listener: tokio::net::UnixListener::from_std(socket)?,
+                _file: file,
+            },
+        })
+    }
+
+    /// Sockets come in a blocking-agnostic form: each is registered anew with the thread that will drive it.
+    async fn accept(&self) -> io::Result<transport::Socket> {
+        match self {
+            Acceptor::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                // Fails on a socket that was reset before we looked; its first read will say so.
+                let _ = stream.set_nodelay(true);
+                Ok(transport::Socket::Tcp(stream.into_std()?, address))
+            }
+            Acceptor::Unix { listener, .. } => {
+                let (stream, _) = listener.accept().await?;
+                Ok(transport::Socket::Unix(stream.into_std()?))
+            }
+        }
+    }
+}
+
 /// Accepts connections for the node's protocol number `protocol` and deals them to the I/O threads, for ever.
-pub(crate) async fn accept(
-    node: Arc<Node>,
-    threads: Arc<IoThreads>,
-    protocol: usize,
-    listener: tokio::net::TcpListener,
-) {
+pub(crate) async fn accept(node: Arc<Node>, threads: Arc<IoThreads>, protocol: usize, listener: Acceptor) {
     let mut pause = PAUSE_MIN;
     let mut accepted = 0;
     loop {
         match listener.accept().await {
-            Ok((stream, address)) => {
+            Ok(socket) => {
                 pause = PAUSE_MIN;
-                admit(&node, &threads, protocol, stream, address);
+                admit(&node, &threads, protocol, socket);
                 accepted += 1;
                 if accepted == ACCEPTS_PER_TURN {
                     accepted = 0;
@@ -144,7 +249,7 @@ fn connections_max(set: u64, open_files: u64, reserved: u64) -> u64 {
     }
 }
 
-fn admit(node: &Arc<Node>, threads: &IoThreads, protocol: usize, stream: tokio::net::TcpStream, address: SocketAddr) {
+fn admit(node: &Arc<Node>, threads: &IoThreads, protocol: usize, socket: transport::Socket) {
     let Some(counts) = node.connections.get(protocol) else {
         return;
     };
@@ -157,18 +262,17 @@ fn admit(node: &Arc<Node>, threads: &IoThreads, protocol: usize, stream: tokio::
     if node.connections_open() >= limit {
         counts.refused.fetch_add(1, Ordering::Relaxed);
         if let Some(left_out) = node.throttle.admit() {
-            tracing::warn!(peer = %address, limit, left_out, "connection refused: there are as many as limits.max_connections and the limit on open files allow");
+            tracing::warn!(
+                peer = socket.peer_text(),
+                limit,
+                left_out,
+                "connection refused: there are as many as limits.max_connections and the limit on open files allow"
+            );
         }
         return;
     }
-    // Into a blocking-agnostic handle: it is registered anew with the thread that will drive it.
-    let stream = match stream.set_nodelay(true).and_then(|()| stream.into_std()) {
-        Ok(stream) => stream,
-        // Reset before we looked.
-        Err(_) => return,
-    };
     counts.opened.fetch_add(1, Ordering::Relaxed);
-    threads.deal(node, protocol, transport::Socket::Tcp(stream, address));
+    threads.deal(node, protocol, socket);
 }
 
 #[cfg(test)]
@@ -186,10 +290,10 @@ mod tests {
     #[test]
     fn a_port_in_use_is_named_with_a_way_out() {
         let first = bind("amqp", &loopback()).expect("bound");
-        let address = first.first().expect("one").address;
+        let address = first.first().expect("one").address.clone();
         let again = Listener {
             protocol: "mqtt".to_owned(),
-            bind: vec![address],
+            bind: vec![address.clone()],
             backlog: 16,
         };
         let error = bind("mqtt", &again).expect_err("in use").to_string();
@@ -217,7 +321,35 @@ mod tests {
             backlog: 16,
         };
         let bound = bind("amqp", &any).expect("bound");
-        let port = bound.first().expect("one").address.port();
+        let Address::Ip(address) = &bound.first().expect("one").address else {
+            panic!("an IP address");
+        };
+        let port = address.port();
         std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("IPv4 connects");
+    }
+
+    #[test]
+    fn a_unix_socket_takes_over_a_stale_file_and_leaves_none() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("mqtt.sock");
+        let listener = Listener {
+            protocol: "mqtt".to_owned(),
+            bind: vec![Address::Unix(path.clone())],
+            backlog: 16,
+        };
+        // Nobody listens on it any more: a socket's file stays when it is closed.
+        drop(UnixListener::bind(&path).expect("bound"));
+        let bound = bind("mqtt", &listener).expect("the file is stale");
+        let mode = std::fs::metadata(&path).expect("the file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o660);
+        UnixStream::connect(&path).expect("connects");
+        let error = bind("mqtt", &listener).expect_err("in use").to_string();
+        assert!(error.contains("another process listens there"), "{error}");
+        UnixStream::connect(&path).expect("the first one still listens");
+        drop(bound);
+        assert!(!path.exists());
+        std::fs::write(&path, "precious").expect("written");
+        bind("mqtt", &listener).expect_err("no socket, so not ours to remove");
+        assert!(path.exists());
     }
 }

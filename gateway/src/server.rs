@@ -4,7 +4,7 @@ use crate::auth::Directory;
 use crate::clock::Clock;
 use crate::config::{Config, Layers};
 use crate::exit::Failure;
-use crate::listener::{self, Bound};
+use crate::listener::{self, Acceptor, Bound};
 use crate::node::Node;
 use crate::shutdown::{self, Signals};
 use crate::store::{self, Store};
@@ -102,14 +102,21 @@ fn listen(
             let thread = threads.accepting().clone();
             let socket = {
                 let _registered_there = thread.enter();
-                tokio::net::TcpListener::from_std(port.socket)
+                Acceptor::new(port.socket)
             };
             let socket = socket.map_err(|error| internal("cannot listen", &error))?;
             tasks.spawn_on(listener::accept(node, threads, protocol, socket), &thread);
         }
         None => {
-            let socket = tokio::net::TcpListener::from_std(port.socket);
-            let socket = socket.map_err(|error| internal("cannot listen", &error))?;
+            let socket = match Acceptor::new(port.socket).map_err(|error| internal("cannot listen", &error))? {
+                Acceptor::Tcp(socket) => socket,
+                Acceptor::Unix { .. } => {
+                    return Err(Failure::Configuration(format!(
+                        "listeners.{}.bind: HTTP is served on TCP only",
+                        port.name
+                    )));
+                }
+            };
             let router = http::router(node, threads);
             let connections_max = usize::try_from(machine::http_connections_max()).unwrap_or(usize::MAX);
             tasks.spawn(http::bounded::serve(socket, router, connections_max));

@@ -31,8 +31,8 @@ fn listeners(config: &Config, problems: &mut Vec<Problem>) {
             let what = format!("expected one of {}, found \"{protocol}\"", known.join(", "));
             problems.push(load::problem("", &format!("listeners.{name}.protocol"), what));
         }
-        for address in listener.bind.iter().filter(|a| a.port() != 0) {
-            if let Some(other) = taken.insert(*address, name) {
+        for address in listener.bind.iter().filter(|a| a.is_exclusive()) {
+            if let Some(other) = taken.insert(address.clone(), name) {
                 let what = format!("{address} is bound by listeners.{other} already");
                 problems.push(load::problem("", &format!("listeners.{name}.bind"), what));
             }

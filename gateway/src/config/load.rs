@@ -284,7 +284,7 @@ algorithms = [\"RS256\",\"ES256\"]
         assert_eq!(config.limits.heartbeat, Period::secs(30));
         assert_eq!(
             config.values.read("listeners.amqp.bind"),
-            Some(Vec::<std::net::SocketAddr>::new())
+            Some(Vec::<gatepost_core::keys::Address>::new())
         );
         assert_eq!(config.node.name, "7");
     }

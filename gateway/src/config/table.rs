@@ -10,8 +10,8 @@
 
 use super::units::{Budget, Period, Size};
 use crate::logging;
+use gatepost_core::keys::Address;
 use gatepost_core::keys::{Applies, FromValue, Key, Kind, Value, Values};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -129,8 +129,9 @@ section! {
     Listener {
         /// What is spoken there: the name of a protocol, or `metrics`.
         protocol: String = "\"\"", Kind::Text, Restart;
-        /// Addresses to listen on; empty: off. `[::]` takes IPv4 too.
-        bind: Vec<SocketAddr> = "[]", Kind::Addresses, Restart;
+        /// Addresses to listen on; empty: off. `[::]` takes IPv4 too. `unix:/run/gatepost/mqtt.sock` is a Unix socket:
+        /// its file has mode 0660, and clients that come through it count as local.
+        bind: Vec<Address> = "[]", Kind::Addresses, Restart;
         /// Connections the kernel keeps waiting for us.
         backlog: u32 = "128", Kind::Count { min: 1, max: 65_535 }, Restart;
     }

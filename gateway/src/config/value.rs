@@ -1,8 +1,7 @@
 //! One value: how it is read from a file as a key's kind wants it, and how it is written.
 
 use super::units::{Budget, Period, Size};
-use gatepost_core::keys::{FromValue, Kind, Value};
-use std::net::SocketAddr;
+use gatepost_core::keys::{Address, FromValue, Kind, Value};
 use std::time::Duration;
 use toml::de::DeValue;
 
@@ -29,7 +28,7 @@ fn read(kind: &Kind, value: &DeValue<'_>) -> Option<Value> {
         Kind::Checked { check, .. } => Value::Text(text.filter(|text| check(text))?.to_owned()),
         Kind::Choice(words) => Value::Text(text.filter(|text| words.contains(text))?.to_owned()),
         Kind::Texts => Value::Texts(list(value, |text| Some(text.to_owned()))?),
-        Kind::Addresses => Value::Addresses(list(value, |text| text.parse::<SocketAddr>().ok())?),
+        Kind::Addresses => Value::Addresses(list(value, |text| text.parse::<Address>().ok())?),
     })
 }
 

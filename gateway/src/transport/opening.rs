@@ -16,8 +16,17 @@ use std::task::{Context, Poll};
 pub(crate) enum Socket {
     /// With the address it comes from.
     Tcp(TcpStream, SocketAddr),
-    #[expect(dead_code, reason = "no listener makes one yet")]
     Unix(UnixStream),
+}
+
+impl Socket {
+    /// Where it comes from, for the log.
+    pub(crate) fn peer_text(&self) -> String {
+        match self {
+            Socket::Tcp(_, address) => address.to_string(),
+            Socket::Unix(_) => "local".to_owned(),
+        }
+    }
 }
 
 /// A connection that has no session yet.

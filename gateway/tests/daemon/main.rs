@@ -21,4 +21,5 @@ mod startup;
 mod stomp;
 mod support;
 mod threads;
+mod unix;
 mod watermarks;
