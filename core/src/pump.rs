@@ -24,7 +24,7 @@ pub use scratch::Scratch;
 
 use crate::buffers::{Buffers, FREE_BYTES, Part};
 use crate::command::{Attach, Command, Login, Peer};
-use crate::engine::{Engine, Link, Room, Visited, Wake, Wakes};
+use crate::engine::{Engine, Link, Room, Visited, Wake};
 use crate::event::{CloseReason, Event};
 use crate::fault::{Fault, FaultKind};
 use crate::properties::{Codecs, Name};
@@ -89,7 +89,7 @@ pub trait Broker {
     type Vhost;
 
     /// Visits the engine: under its lock, and then hands over what is to be logged and fetched, and fires the wakes.
-    fn enter<T>(&mut self, vhost: &Self::Vhost, visit: impl FnOnce(&mut Engine, &mut Wakes) -> T) -> T;
+    fn enter<T>(&mut self, vhost: &Self::Vhost, visit: impl FnOnce(&mut Engine) -> T) -> T;
 
     /// Finds the vhost a user asks for.
     ///
@@ -569,9 +569,8 @@ impl<V> Pump<V> {
     {
         let Some(bound) = &self.bound else { return };
         let (link, commands, events) = (bound.link, &mut s.commands, &mut s.events);
-        let Visited { unfinished, more } = broker.enter(&bound.vhost, |engine, wakes| {
-            engine.visit(now, link, commands, room, events, wakes)
-        });
+        let Visited { unfinished, more } =
+            broker.enter(&bound.vhost, |engine| engine.visit(now, link, commands, room, events));
         // Without room it was asked all the same: what was reserved to this link went back, and a close gets through.
         self.more = more || room.messages == 0;
         if unfinished {
@@ -696,7 +695,7 @@ impl<V> Pump<V> {
         };
         let vhost = broker.vhost(attach)?;
         let (peer, wake) = (self.peer.clone(), broker.waker());
-        let link = broker.enter(&vhost, |engine, _| {
+        let link = broker.enter(&vhost, |engine| {
             engine.admit_link()?;
             Ok(engine.attach(now, attach, user, peer, wake))
         })?;
@@ -753,7 +752,7 @@ impl<V> Pump<V> {
             return false;
         };
         let (link, left) = (bound.link, &mut self.left);
-        let more = broker.enter(&bound.vhost, |engine, wakes| engine.apply(now, link, left, wakes));
+        let more = broker.enter(&bound.vhost, |engine| engine.apply(now, link, left));
         if !more {
             self.bound = None;
         }

@@ -13,7 +13,7 @@
 use crate::node::Node;
 use crate::store::Store;
 use crate::watch;
-use gatepost_core::engine::{Engine, Wakes};
+use gatepost_core::engine::Engine;
 use gatepost_core::store::{Batch, Durability, Lsn, StoreError, Ticket};
 use gatepost_core::time::Now;
 use parking_lot::{Condvar, Mutex};
@@ -295,11 +295,11 @@ impl Waiting {
     }
 }
 
-fn report(tickets: &[(usize, Ticket)], node: &Node, how: fn(&mut Engine, Now, Ticket, &mut Wakes)) {
+fn report(tickets: &[(usize, Ticket)], node: &Node, how: fn(&mut Engine, Now, Ticket)) {
     for (vhost, ticket) in tickets {
         if let Some(vhost) = node.vhosts.get(*vhost) {
             let now = node.clock.now();
-            vhost.enter(|engine, wakes| how(engine, now, *ticket, wakes));
+            vhost.enter(|engine| how(engine, now, *ticket));
         }
     }
 }

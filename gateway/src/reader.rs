@@ -196,7 +196,7 @@ fn serve(node: &Node, reader: &mut impl Fetch, work: &mut [(usize, Request)], re
         retries.note(vhost, &mut served, Instant::now());
         if let Some(vhost) = node.vhosts.get(vhost).filter(|_| !served.answers.is_empty()) {
             let now = node.clock.now();
-            vhost.enter(|engine, wakes| engine.loaded(now, served.answers, wakes));
+            vhost.enter(|engine| engine.loaded(now, served.answers));
         }
     }
 }

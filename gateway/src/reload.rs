@@ -114,7 +114,7 @@ fn dump(node: &Node) {
         );
     }
     for vhost in &node.vhosts {
-        let counters = vhost.enter(|engine, _| engine.counters());
+        let counters = vhost.enter(|engine| engine.counters());
         tracing::info!(vhost = %vhost.name, ?counters, "state of a vhost");
     }
 }

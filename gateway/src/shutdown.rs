@@ -84,7 +84,7 @@ pub(crate) async fn run<L>(
     node.health.stopping.store(true, Ordering::Relaxed);
     drop(listeners);
     for vhost in &node.vhosts {
-        vhost.enter(|engine, wakes| engine.shutdown(wakes));
+        vhost.enter(|engine| engine.shutdown());
     }
     while node.attached.load(Ordering::Relaxed) > 0 && began.elapsed() < GOODBYES {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -93,7 +93,7 @@ pub(crate) async fn run<L>(
     let io = Arc::clone(threads);
     blocking(move || io.stop()).await;
     for vhost in &node.vhosts {
-        vhost.enter(|engine, _| engine.flush());
+        vhost.enter(|engine| engine.flush());
     }
     node.reads.stop();
     node.log.stop();

@@ -100,7 +100,7 @@ pub(crate) fn failure(data: &Path, error: StoreError) -> Failure {
 pub(crate) fn log_failed(node: &Node, why: &dyn fmt::Display) {
     node.health.poisoned.store(true, Ordering::Relaxed);
     for vhost in &node.vhosts {
-        vhost.enter(|engine, wakes| engine.shutdown(wakes));
+        vhost.enter(|engine| engine.shutdown());
     }
     let config = node.config();
     let data = config.node.data_dir.display();

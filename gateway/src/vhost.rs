@@ -90,7 +90,7 @@ impl Vhost {
     }
 
     /// Runs `turn` under the lock, hands over what it left to log and to fetch, and then wakes whom it woke.
-    pub(crate) fn enter<T>(&self, turn: impl FnOnce(&mut Engine, &mut Wakes) -> T) -> T {
+    pub(crate) fn enter<T>(&self, turn: impl FnOnce(&mut Engine) -> T) -> T {
         // Declared first, dropped last: wakes fire without the lock.
         let mut wakes = Wakes::default();
         let mut inner = self.lock();
@@ -98,7 +98,7 @@ impl Vhost {
         let abort = AbortOnPanic;
         inner.entries += 1;
         let began = inner.entries.is_multiple_of(SAMPLE_EVERY).then(Instant::now);
-        let result = turn(&mut inner.engine, &mut wakes);
+        let result = turn(&mut inner.engine);
         let Inner {
             engine,
             batch,
@@ -106,7 +106,7 @@ impl Vhost {
             ask_above,
             ..
         } = &mut *inner;
-        engine.drain(batch, reads);
+        engine.drain(batch, reads, &mut wakes);
         if !batch.is_empty() {
             self.log.submit(self.index, std::mem::take(batch));
         }
@@ -144,7 +144,7 @@ impl Vhost {
                 return;
             }
         }
-        self.enter(|engine, wakes| engine.set_share(share, wakes));
+        self.enter(|engine| engine.set_share(share));
     }
 
     /// Drives the engine's timers, for ever. One task per vhost.
@@ -163,7 +163,7 @@ impl Vhost {
             }
             self.timer_at.store(NO_TIMER, Ordering::Release);
             let now = clock.now();
-            self.enter(|engine, wakes| engine.handle_timeout(now, wakes));
+            self.enter(|engine| engine.handle_timeout(now));
         }
     }
 

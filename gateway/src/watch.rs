@@ -27,7 +27,7 @@ pub(crate) async fn run(node: &Node) {
         let pressure = look(node);
         if pressure != held {
             for vhost in &node.vhosts {
-                vhost.enter(|engine, wakes| engine.set_pressure(pressure, wakes));
+                vhost.enter(|engine| engine.set_pressure(pressure));
             }
             held = pressure;
         }

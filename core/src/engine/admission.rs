@@ -8,7 +8,7 @@
 //!
 //! Engines never ask the node or each other. They report their use when they are left, and the node sets new shares.
 
-use super::{Engine, Wakes};
+use super::Engine;
 use crate::fault::{Fault, FaultKind};
 use crate::ledger::{ObjectKind, PerKind};
 use crate::queue::consumers::Consumer;
@@ -47,7 +47,7 @@ const CONFIRM_BYTES: usize = 96;
 
 impl Engine {
     /// Changes what the engine may use. What it uses beyond that is not taken away: it may not grow until it is below.
-    pub fn set_share(&mut self, share: Share, wakes: &mut Wakes) {
+    pub fn set_share(&mut self, share: Share) {
         let Share {
             cache_bytes_max,
             memory_bytes_max,
@@ -60,8 +60,8 @@ impl Engine {
         self.settings.objects_bytes_max = objects_bytes_max;
         self.router
             .set_cache_bytes_max(route_cache_bytes_max(objects_bytes_max));
-        self.dispatch_touched(wakes);
-        self.relieve_memory(wakes);
+        self.dispatch_touched();
+        self.relieve_memory();
     }
 
     /// What the engine uses now. Cheap: it is asked after every visit.

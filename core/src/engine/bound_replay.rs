@@ -4,7 +4,7 @@
 //! The copies are not logged for the queue: the retained message is in the log, and the next bind replays it again.
 
 use super::budget::{Budget, Unfinished};
-use super::{Engine, Link, Wakes, link_at};
+use super::{Engine, Link, link_at};
 use crate::binding::Destination;
 use crate::command::Bind;
 use crate::message::Dialect;
@@ -63,7 +63,6 @@ impl Engine {
         &mut self,
         link: Link,
         budget: &mut Budget,
-        wakes: &mut Wakes,
     ) -> Result<Option<u64>, Unfinished> {
         loop {
             let Some(mut replay) = link_at(&mut self.links, link).and_then(|l| l.bound_replay.take()) else {
@@ -101,7 +100,7 @@ impl Engine {
                 self.counters.enqueued += 1;
             }
             self.touch(replay.queue);
-            self.enforce_limit(replay.queue, wakes);
+            self.enforce_limit(replay.queue);
             let gate = replay.gate;
             if !more {
                 return Ok(gate);

@@ -3,7 +3,7 @@
 use super::budget::{Budget, Unfinished};
 use super::link::{Fetched, LinkState, Out};
 use super::staging::Gate;
-use super::{Engine, Link, Wakes, done, link_at};
+use super::{Engine, Link, done, link_at};
 use crate::command::{Channel as ChannelNumber, Consume, ConsumerToken, Get, Outcome};
 use crate::event::{Delivery, DeliveryExtra, DeliveryFlags, Event, Op};
 use crate::fault::{Fault, FaultKind};
@@ -132,7 +132,7 @@ impl Engine {
 
     /// Takes a consumer off its queue. What it holds unsettled stays with its channel; what was only reserved to it
     /// goes back. Returns its cost in work units.
-    pub(crate) fn remove_consumer(&mut self, key: ConsumerKey, wakes: &mut Wakes) -> usize {
+    pub(crate) fn remove_consumer(&mut self, key: ConsumerKey) -> usize {
         let Some(c) = self.consumer(key) else { return 1 };
         let (link, queue) = (c.link, c.queue);
         let mut units = CONSUMER_WORK;
@@ -165,7 +165,7 @@ impl Engine {
         q.consumers.remove(key);
         q.used_at = now;
         if q.auto_delete && q.consumers.is_empty() {
-            self.delete_queue(queue, wakes);
+            self.delete_queue(queue);
         } else {
             self.touch(queue);
             self.watch_queue_expiry(queue);
@@ -177,14 +177,7 @@ impl Engine {
         units
     }
 
-    pub(crate) fn cancel(
-        &mut self,
-        link: Link,
-        channel: ChannelNumber,
-        token: ConsumerToken,
-        reply: bool,
-        wakes: &mut Wakes,
-    ) {
+    pub(crate) fn cancel(&mut self, link: Link, channel: ChannelNumber, token: ConsumerToken, reply: bool) {
         let keys = link_at(&mut self.links, link).map_or(Vec::new(), |l| l.channel(channel).consumers.clone());
         let found = keys
             .into_iter()
@@ -193,7 +186,7 @@ impl Engine {
             if let Some(l) = link_at(&mut self.links, link) {
                 l.channel(channel).consumers.retain(|k| *k != key);
             }
-            self.remove_consumer(key, wakes);
+            self.remove_consumer(key);
         }
         if reply {
             self.answer(
@@ -228,19 +221,19 @@ impl Engine {
         self.answer(link, channel, done(channel, Op::Qos), None);
     }
 
-    pub(crate) fn get(&mut self, link: Link, g: Get, wakes: &mut Wakes) {
-        self.get_first(link, g, false, wakes);
+    pub(crate) fn get(&mut self, link: Link, g: Get) {
+        self.get_first(link, g, false);
     }
 
     /// A `Get` whose message was on its way from disk, and whose answer has kept its place, is tried again.
-    pub(crate) fn get_again(&mut self, link: Link, g: Get, wakes: &mut Wakes) {
-        self.get_first(link, g, true, wakes);
+    pub(crate) fn get_again(&mut self, link: Link, g: Get) {
+        self.get_first(link, g, true);
         if let Some(l) = link_at(&mut self.links, link) {
-            l.wake(wakes);
+            l.wake(&mut self.wakes);
         }
     }
 
-    fn get_first(&mut self, link: Link, g: Get, again: bool, wakes: &mut Wakes) {
+    fn get_first(&mut self, link: Link, g: Get, again: bool) {
         let channel = g.channel;
         let queue = match self.find_queue_to_get_from(link, channel, &g.queue) {
             Ok(queue) => queue,
@@ -287,7 +280,7 @@ impl Engine {
                     let Some(q) = self.queue_mut(queue) else { return };
                     let Some(entry) = q.ready.pop_front() else { return };
                     self.counters.expired += 1;
-                    self.drop_entry(queue, entry, Death::Expired, wakes);
+                    self.drop_entry(queue, entry, Death::Expired);
                 }
                 Body::Memory(_) => {
                     let (seq, flags) = (front.seq, front.flags);
@@ -393,7 +386,7 @@ impl Engine {
         // Until now it counted as fetched.
         self.count_released(link, cost(&entry.body));
         if no_ack {
-            self.settle_entry(queue, entry, false, &mut Wakes::default());
+            self.settle_entry(queue, entry, false);
         } else {
             let held = Held {
                 queue,
@@ -471,7 +464,7 @@ impl Engine {
         let number = ch.delivered;
         if no_ack {
             self.counters.delivered_no_ack += 1;
-            self.settle_entry(queue, entry, false, &mut Wakes::default());
+            self.settle_entry(queue, entry, false);
         } else {
             self.counters.delivered += 1;
             let mut held = Held {
@@ -505,13 +498,12 @@ impl Engine {
             outcome,
         }: Verdict,
         budget: &mut Budget,
-        wakes: &mut Wakes,
     ) -> Result<(), Unfinished> {
         let Some(l) = link_at(&mut self.links, link) else {
             return Ok(());
         };
         if l.session.is_some() {
-            self.settle_packet(link, number, outcome, wakes);
+            self.settle_packet(link, number, outcome);
             return Ok(());
         }
         let c = l.channel(channel);
@@ -528,10 +520,10 @@ impl Engine {
         }
         if multiple {
             let upto = if all { u64::MAX } else { number };
-            return self.settle_upto(link, channel, upto, outcome, budget, wakes);
+            return self.settle_upto(link, channel, upto, outcome, budget);
         }
         if let Some(held) = c.unsettled.remove(number) {
-            self.settle_held(link, channel, held, outcome, wakes);
+            self.settle_held(link, channel, held, outcome);
         }
         Ok(())
     }
@@ -545,7 +537,6 @@ impl Engine {
         upto: u64,
         outcome: Outcome,
         budget: &mut Budget,
-        wakes: &mut Wakes,
     ) -> Result<(), Unfinished> {
         loop {
             let Some(l) = link_at(&mut self.links, link) else {
@@ -557,14 +548,14 @@ impl Engine {
             }
             budget.check()?;
             if let Some(held) = unsettled.pop_upto(upto) {
-                self.settle_held(link, channel, held, outcome, wakes);
+                self.settle_held(link, channel, held, outcome);
             }
             budget.spend(1);
         }
     }
 
     /// A delivery that `channel` of `link` held is settled.
-    fn settle_held(&mut self, link: Link, channel: ChannelNumber, held: Held, outcome: Outcome, wakes: &mut Wakes) {
+    fn settle_held(&mut self, link: Link, channel: ChannelNumber, held: Held, outcome: Outcome) {
         self.count_released(link, held.cost());
         let Held {
             queue,
@@ -583,11 +574,11 @@ impl Engine {
         match outcome {
             Outcome::Accept => {
                 self.counters.acknowledged += 1;
-                self.settle_entry(queue, entry, true, wakes);
+                self.settle_entry(queue, entry, true);
             }
             Outcome::Requeue => {
                 entry.flags.set(EntryFlags::REDELIVERED);
-                self.return_entry(queue, entry, wakes);
+                self.return_entry(queue, entry);
             }
             Outcome::Reject => {
                 self.counters.rejected += 1;
@@ -595,7 +586,7 @@ impl Engine {
                     self.postpone_death(link, channel, queue, entry);
                 } else if let Some(q) = self.queue_mut(queue) {
                     q.unsettled -= 1;
-                    self.drop_entry(queue, entry, Death::Rejected, wakes);
+                    self.drop_entry(queue, entry, Death::Rejected);
                 } else {
                     self.memory.drop_body(&entry.body);
                 }
@@ -604,7 +595,7 @@ impl Engine {
     }
 
     /// A delivery comes back from its consumer. It waits again, unless it has come back too often.
-    fn return_entry(&mut self, queue: QueueRef, entry: Entry, wakes: &mut Wakes) {
+    fn return_entry(&mut self, queue: QueueRef, entry: Entry) {
         let counted = self.queue_mut(queue).and_then(|q| {
             let count = q.count_return(entry.seq)?;
             Some((count, q.is_over_delivery_limit(count)))
@@ -618,7 +609,7 @@ impl Engine {
             if let Some(q) = self.queue_mut(queue) {
                 q.unsettled -= 1;
             }
-            return self.drop_entry(queue, entry, Death::DeliveryLimit, wakes);
+            return self.drop_entry(queue, entry, Death::DeliveryLimit);
         }
         if entry.flags.has(EntryFlags::LOGGED) {
             self.staging.record(Record::State(State::Returned {
@@ -654,16 +645,16 @@ impl Engine {
 
     /// A held entry is done with. `explicit`: its consumer said so (a hand-out that needs no settling is no reason not
     /// to write the message).
-    pub(crate) fn settle_entry(&mut self, queue: QueueRef, entry: Entry, explicit: bool, wakes: &mut Wakes) {
+    pub(crate) fn settle_entry(&mut self, queue: QueueRef, entry: Entry, explicit: bool) {
         if let Some(q) = self.queue_mut(queue) {
             q.unsettled -= 1;
-            self.forget_entry(queue, &entry, explicit, wakes);
+            self.forget_entry(queue, &entry, explicit);
         }
         self.memory.drop_body(&entry.body);
     }
 
     /// Tells the log that an entry is gone from its queue.
-    fn forget_entry(&mut self, queue: QueueRef, entry: &Entry, explicit: bool, wakes: &mut Wakes) {
+    fn forget_entry(&mut self, queue: QueueRef, entry: &Entry, explicit: bool) {
         if entry.flags.has(EntryFlags::REDELIVERED)
             && let Some(q) = self.queue_mut(queue)
         {
@@ -677,7 +668,7 @@ impl Engine {
             && message.log_state().settle() == Settled::Cancelled
         {
             let message = message.clone();
-            self.confirm_cancelled(&message, wakes);
+            self.confirm_cancelled(&message);
             return;
         }
         let due = self.now.monotonic + std::time::Duration::from_millis(super::ACKS_DELAY_MS);
@@ -690,14 +681,14 @@ impl Engine {
     }
 
     /// An entry that is no longer in its queue's ready list, nor held, dies.
-    pub(crate) fn drop_entry(&mut self, queue: QueueRef, entry: Entry, death: Death, wakes: &mut Wakes) {
+    pub(crate) fn drop_entry(&mut self, queue: QueueRef, entry: Entry, death: Death) {
         let dead_letters = self.has_dead_letters(queue);
         if dead_letters && let Body::Memory(message) = &entry.body {
             let message = message.clone();
             self.dead_letter(queue, &message, death);
         }
         // A new route is no settle: the publisher is confirmed when the log has it.
-        self.forget_entry(queue, &entry, death == Death::Rejected && !dead_letters, wakes);
+        self.forget_entry(queue, &entry, death == Death::Rejected && !dead_letters);
         self.memory.drop_body(&entry.body);
     }
 
@@ -726,14 +717,13 @@ impl Engine {
         channel: ChannelNumber,
         reply: bool,
         budget: &mut Budget,
-        wakes: &mut Wakes,
     ) -> Result<(), Unfinished> {
         let Some(l) = link_at(&mut self.links, link) else {
             return Ok(());
         };
         let c = l.channel(channel);
         let upto = *c.recovering.get_or_insert(c.delivered);
-        self.settle_upto(link, channel, upto, Outcome::Requeue, budget, wakes)?;
+        self.settle_upto(link, channel, upto, Outcome::Requeue, budget)?;
         if let Some(l) = link_at(&mut self.links, link) {
             let c = l.channel(channel);
             c.recovering = None;
@@ -752,7 +742,6 @@ impl Engine {
         link: Link,
         channel: ChannelNumber,
         budget: &mut Budget,
-        wakes: &mut Wakes,
     ) -> Result<(), Unfinished> {
         loop {
             let Some(c) = link_at(&mut self.links, link).and_then(|l| l.find_channel(channel)) else {
@@ -764,13 +753,13 @@ impl Engine {
             budget.check()?;
             if let Some(key) = c.consumers.pop() {
                 // An auto-delete queue goes with its last consumer, and what the channel holds of it with the queue.
-                let units = self.remove_consumer(key, wakes);
+                let units = self.remove_consumer(key);
                 budget.spend(units);
             }
         }
         self.give_back_dying(link, channel, budget)?;
         // Without consumers nothing new comes, however many holds this takes.
-        self.settle_upto(link, channel, u64::MAX, Outcome::Requeue, budget, wakes)?;
+        self.settle_upto(link, channel, u64::MAX, Outcome::Requeue, budget)?;
         let answers = |of: &Link, get: &Get| *of == link && get.channel == channel;
         self.memory.waiting_gets.retain(|(_, of, get)| !answers(of, get));
         let fetched = link_at(&mut self.links, link).map_or(Vec::new(), |l| l.take_fetched(channel));
@@ -796,7 +785,7 @@ impl Engine {
     }
 
     /// The connection is gone. What it leaves is taken apart piece by piece: its session, its channels, its queues.
-    pub(crate) fn detach(&mut self, link: Link, budget: &mut Budget, wakes: &mut Wakes) -> Result<(), Unfinished> {
+    pub(crate) fn detach(&mut self, link: Link, budget: &mut Budget) -> Result<(), Unfinished> {
         let Some(l) = link_at(&mut self.links, link) else {
             return Ok(());
         };
@@ -806,13 +795,13 @@ impl Engine {
         if let Some(l) = link_at(&mut self.links, link) {
             l.forget_answers();
         }
-        self.leave_session(link, budget, wakes)?;
+        self.leave_session(link, budget)?;
         while let Some(channel) = self.link(link).and_then(LinkState::some_channel) {
             budget.check()?;
-            self.close_channel(link, channel, budget, wakes)?;
+            self.close_channel(link, channel, budget)?;
         }
         while let Some(queue) = link_at(&mut self.links, link).and_then(|l| l.exclusive_queues.pop()) {
-            self.delete_queue(queue, wakes);
+            self.delete_queue(queue);
             budget.spend(QUEUE_WORK);
             budget.check()?;
         }

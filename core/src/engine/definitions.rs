@@ -3,7 +3,7 @@
 use super::budget::{Budget, Unfinished};
 use super::link::Out;
 use super::timers::Timer;
-use super::{Engine, Link, Wakes, done, link_at};
+use super::{Engine, Link, done, link_at};
 use crate::arguments::require_flag;
 use crate::binding::{Destination, QueueSlot, Removed};
 use crate::command::{
@@ -71,8 +71,7 @@ impl Engine {
         Ok(Some(self.staging.wait()))
     }
 
-    pub(crate) fn delete_exchange(&mut self, link: Link, c: DeleteExchange, wakes: &mut Wakes) {
-        let _ = wakes;
+    pub(crate) fn delete_exchange(&mut self, link: Link, c: DeleteExchange) {
         let channel = c.channel;
         match self.router.delete_exchange(&c.name, c.if_unused) {
             Ok(removed) => {
@@ -284,7 +283,7 @@ impl Engine {
         Ok(queue)
     }
 
-    pub(crate) fn delete_queue_command(&mut self, link: Link, c: DeleteQueue, wakes: &mut Wakes) {
+    pub(crate) fn delete_queue_command(&mut self, link: Link, c: DeleteQueue) {
         let channel = c.channel;
         let queue = match self.find_queue(link, channel, &c.name) {
             Ok(queue) => queue,
@@ -320,17 +319,17 @@ impl Engine {
             );
         }
         let asker = c.reply.then_some((link, channel));
-        self.delete_queue_asked(queue, asker, wakes);
+        self.delete_queue_asked(queue, asker);
     }
 
     /// Deletes a queue with everything in it: bindings, consumers, messages.
-    pub(crate) fn delete_queue(&mut self, queue: QueueRef, wakes: &mut Wakes) {
-        self.delete_queue_asked(queue, None, wakes);
+    pub(crate) fn delete_queue(&mut self, queue: QueueRef) {
+        self.delete_queue_asked(queue, None);
     }
 
     /// Deletes a queue, and answers the channel that asked for it before its own consumers hear of it, as RabbitMQ does:
     /// a client that closes the channel on `basic.cancel` would lose the answer (amqplib's own tests do).
-    fn delete_queue_asked(&mut self, queue: QueueRef, asker: Option<(Link, ChannelNumber)>, wakes: &mut Wakes) {
+    fn delete_queue_asked(&mut self, queue: QueueRef, asker: Option<(Link, ChannelNumber)>) {
         if self.queue_mut(queue).is_none() {
             return;
         }
@@ -356,7 +355,7 @@ impl Engine {
         if !q.consumers.is_empty() {
             // A few at once: most queues have no more.
             self.orphans.extend(q.consumers.iter());
-            self.end_orphans(&mut Budget::of_hold(&self.settings), wakes);
+            self.end_orphans(&mut Budget::of_hold(&self.settings));
         }
         if let Some(owner) = q.exclusive
             && let Some(l) = link_at(&mut self.links, owner)
@@ -365,13 +364,13 @@ impl Engine {
         }
         let waiting = self.memory.waiting_gets.extract_if(.., |(of, ..)| *of == queue);
         for (_, link, get) in waiting.collect::<Vec<_>>() {
-            self.get_again(link, get, wakes);
+            self.get_again(link, get);
         }
     }
 
     /// Ends consumers whose queue is gone: all there are, or as many as there is to spend; the others in the holds that
     /// follow. Until then they are consumers that nothing comes to.
-    pub(crate) fn end_orphans(&mut self, budget: &mut Budget, wakes: &mut Wakes) {
+    pub(crate) fn end_orphans(&mut self, budget: &mut Budget) {
         let mut channels = Vec::new();
         while !budget.is_spent()
             && let Some(key) = self.orphans.pop_front()
@@ -379,13 +378,13 @@ impl Engine {
             let Some(c) = self.consumer(key) else { continue };
             let (link, channel, consumer, session) = (c.link, c.channel, c.token, c.session);
             // What was reserved goes with the queue, the consumer before its reservations.
-            let units = self.remove_consumer(key, wakes);
+            let units = self.remove_consumer(key);
             budget.spend(units);
             if session.is_none() {
                 channels.push((link, channel));
                 self.answer(link, channel, Event::ConsumerGone { channel, consumer }, None);
                 if let Some(l) = link_at(&mut self.links, link) {
-                    l.wake(wakes);
+                    l.wake(&mut self.wakes);
                 }
             }
         }
@@ -482,13 +481,7 @@ impl Engine {
     }
 
     /// Binds, or goes on with the replay of a bind where the last hold stopped.
-    pub(crate) fn bind(
-        &mut self,
-        link: Link,
-        c: &Bind,
-        budget: &mut Budget,
-        wakes: &mut Wakes,
-    ) -> Result<(), Unfinished> {
+    pub(crate) fn bind(&mut self, link: Link, c: &Bind, budget: &mut Budget) -> Result<(), Unfinished> {
         let channel = c.channel;
         let mut gate = None;
         if link_at(&mut self.links, link).is_some_and(|l| l.bound_replay.is_none()) {
@@ -508,7 +501,7 @@ impl Engine {
             }
         }
         if link_at(&mut self.links, link).is_some_and(|l| l.bound_replay.is_some()) {
-            gate = self.go_on_with_bound_replay(link, budget, wakes)?;
+            gate = self.go_on_with_bound_replay(link, budget)?;
         }
         if c.reply {
             self.answer(link, channel, done(channel, Op::Bind), gate);
@@ -541,8 +534,7 @@ impl Engine {
         Ok(Some(self.staging.wait()))
     }
 
-    pub(crate) fn unbind(&mut self, link: Link, c: Bind, wakes: &mut Wakes) {
-        let _ = wakes;
+    pub(crate) fn unbind(&mut self, link: Link, c: Bind) {
         let (channel, reply) = (c.channel, c.reply);
         let result = self
             .router
@@ -622,7 +614,7 @@ impl Engine {
     }
 
     /// The queue's time may be over.
-    pub(crate) fn expire_queue(&mut self, queue: QueueRef, wakes: &mut Wakes) {
+    pub(crate) fn expire_queue(&mut self, queue: QueueRef) {
         let now = self.now.monotonic;
         let Some(q) = self.queue_mut(queue) else { return };
         q.expiry_timer = None;
@@ -632,7 +624,7 @@ impl Engine {
         }
         let due = q.used_at + Duration::from_millis(expires);
         if due <= now {
-            self.delete_queue(queue, wakes);
+            self.delete_queue(queue);
         } else {
             q.expiry_timer = Some(due);
             self.timers.set(due, Timer::QueueExpiry(queue.slot, queue.id.0));

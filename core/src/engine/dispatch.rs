@@ -3,7 +3,7 @@
 use super::holding::Holding;
 use super::link::Out;
 use super::timers::Timer;
-use super::{Engine, Link, Wakes, link_at};
+use super::{Engine, Link, link_at};
 use crate::command::Channel as ChannelNumber;
 use crate::durable_session::DurableSession;
 use crate::message::Message;
@@ -31,23 +31,23 @@ impl Engine {
     }
 
     /// Dispatches every touched queue, and publishes what died meanwhile.
-    pub(crate) fn dispatch_touched(&mut self, wakes: &mut Wakes) {
+    pub(crate) fn dispatch_touched(&mut self) {
         loop {
             while let Some(slot) = self.touched.pop() {
                 if let Some(q) = self.queues.get_mut(slot as usize) {
                     q.touched = false;
-                    self.dispatch(slot, wakes);
+                    self.dispatch(slot);
                 }
             }
             let Some((message, skip)) = self.dead_letters.pop_front() else {
                 return;
             };
-            self.publish_internally(&message, &skip, wakes);
+            self.publish_internally(&message, &skip);
         }
     }
 
     /// Reserves messages from the head of the queue while a consumer can take them.
-    pub(crate) fn dispatch(&mut self, slot: u32, wakes: &mut Wakes) {
+    pub(crate) fn dispatch(&mut self, slot: u32) {
         loop {
             let written = self.staging.written_ticket();
             let Some(q) = self.queues.get_mut(slot as usize) else {
@@ -69,7 +69,7 @@ impl Engine {
             if q.consumers.is_empty() {
                 // Now and not by a timer: a body that was fetched to see its time may have to leave again at once.
                 match &front.body {
-                    Body::Memory(message) if expired(q, message, self.now.wall) => self.expire_head(queue, wakes),
+                    Body::Memory(message) if expired(q, message, self.now.wall) => self.expire_head(queue),
                     _ => self.watch_head(queue),
                 }
                 return;
@@ -84,7 +84,7 @@ impl Engine {
                     let Some(q) = self.queue_mut(queue) else { return };
                     if let Some(entry) = q.ready.pop_front() {
                         self.counters.expired += 1;
-                        self.drop_entry(queue, entry, super::consuming::Death::Expired, wakes);
+                        self.drop_entry(queue, entry, super::consuming::Death::Expired);
                     }
                     continue;
                 }
@@ -154,7 +154,7 @@ impl Engine {
                     queue,
                     entry,
                 });
-                l.wake(wakes);
+                l.wake(&mut self.wakes);
             }
             if mark_due {
                 self.stage_mark(queue, seq);
@@ -176,7 +176,7 @@ impl Engine {
     }
 
     /// The link has room again: feeds the consumers that were passed over. Returns whether something was reserved.
-    pub(crate) fn feed_starved(&mut self, link: Link, wakes: &mut Wakes) -> bool {
+    pub(crate) fn feed_starved(&mut self, link: Link) -> bool {
         let Some(l) = link_at(&mut self.links, link) else {
             return false;
         };
@@ -194,7 +194,7 @@ impl Engine {
                 c.queue.slot
             });
             if let Some(slot) = slot {
-                self.dispatch(slot, wakes);
+                self.dispatch(slot);
             }
         }
         link_at(&mut self.links, link).is_some_and(|l| !l.outbox.is_empty())
@@ -326,7 +326,7 @@ impl Engine {
     }
 
     /// Drops expired messages from the head of the queue.
-    pub(crate) fn expire_head(&mut self, queue: QueueRef, wakes: &mut Wakes) {
+    pub(crate) fn expire_head(&mut self, queue: QueueRef) {
         let wall = self.now.wall;
         if let Some(q) = self.queue_mut(queue) {
             q.expiry_check = None;
@@ -352,7 +352,7 @@ impl Engine {
             let Some(q) = self.queue_mut(queue) else { return };
             let Some(entry) = q.ready.pop_front() else { return };
             self.counters.expired += 1;
-            self.drop_entry(queue, entry, super::consuming::Death::Expired, wakes);
+            self.drop_entry(queue, entry, super::consuming::Death::Expired);
         }
         self.watch_head(queue);
     }

@@ -8,7 +8,7 @@
 use super::budget::{Budget, Unfinished};
 use super::consuming::Death;
 use super::timers::Timer;
-use super::{Engine, Link, Wakes, link_at};
+use super::{Engine, Link, link_at};
 use crate::command::Channel as ChannelNumber;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::unsettled::{Held, QueueRef, cost};
@@ -64,7 +64,7 @@ impl Engine {
     }
 
     /// What was rejected dies.
-    pub(crate) fn end_dying(&mut self, budget: &mut Budget, wakes: &mut Wakes) {
+    pub(crate) fn end_dying(&mut self, budget: &mut Budget) {
         let mut left = DYING_AT_ONCE;
         while !self.is_disk_short()
             && let Some(&(link, channel)) = self.dying.last()
@@ -78,7 +78,7 @@ impl Engine {
                 Some(Held { queue, entry, .. }) => {
                     if let Some(q) = self.queue_mut(queue) {
                         q.unsettled -= 1;
-                        self.drop_entry(queue, entry, Death::Rejected, wakes);
+                        self.drop_entry(queue, entry, Death::Rejected);
                     } else {
                         self.memory.drop_body(&entry.body);
                     }

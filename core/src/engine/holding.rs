@@ -9,7 +9,7 @@
 //! [`PLACE_BYTES`]: crate::queue::unsettled::PLACE_BYTES
 
 use super::link::LinkState;
-use super::{Engine, Link, Wakes, link_at};
+use super::{Engine, Link, link_at};
 use crate::command::Channel as ChannelNumber;
 use crate::event::Pressure;
 use crate::queue::consumers::{Consumer, ConsumerKey};
@@ -182,7 +182,7 @@ impl Engine {
 
     /// Lets bodies of held deliveries go if memory is short: they are only needed if they come back. Those of transient
     /// messages go to the log for that, unsynced. A queue that dead-letters needs its bodies at hand.
-    pub(crate) fn shed_held(&mut self, wakes: &mut Wakes) {
+    pub(crate) fn shed_held(&mut self) {
         let written = self.staging.written_ticket();
         if self.holding.bodies.is_empty()
             || !(self.memory.is_short() || self.holding.over)
@@ -193,7 +193,7 @@ impl Engine {
         self.holding.seen_at = written;
         self.holding.unseen = false;
         self.shed_some();
-        self.dispatch_touched(wakes);
+        self.dispatch_touched();
     }
 
     fn shed_some(&mut self) {

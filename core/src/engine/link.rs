@@ -3,7 +3,7 @@
 use super::bound_replay::BoundReplay;
 use super::staging::{Gate, Reached};
 use super::subscriptions::{Answered, Replays};
-use super::{Link, Wake, Wakes};
+use super::{Link, Wake};
 use crate::command::{Channel as ChannelNumber, Will};
 use crate::event::{CloseReason, Event, Pressure};
 use crate::ledger::{Charge, allocation};
@@ -224,7 +224,7 @@ impl LinkState {
     }
 
     /// Wakes the link's task once, unless it was woken since its last take.
-    pub(crate) fn wake(&mut self, wakes: &mut Wakes) {
+    pub(crate) fn wake(&mut self, wakes: &mut Vec<Arc<dyn Wake>>) {
         if !self.woken {
             self.woken = true;
             wakes.push(self.wake.clone());

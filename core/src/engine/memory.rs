@@ -4,7 +4,7 @@
 //! A queue with consumers keeps some bytes at its head, its spare, and fetches as much at once. Where that is too much for all
 //! such queues together, the spare of each is halved, and doubled again when there is room.
 
-use super::{Engine, Link, Wakes};
+use super::{Engine, Link};
 use crate::command::Get;
 use crate::durable_session::Subscriptions;
 use crate::event::Pressure;
@@ -231,7 +231,7 @@ impl Memory {
 
 impl Engine {
     /// Lets bodies go if there are too many, and tells publishers to wait if that is not enough.
-    pub(crate) fn relieve_memory(&mut self, wakes: &mut Wakes) {
+    pub(crate) fn relieve_memory(&mut self) {
         if self.memory.bury() {
             self.timers.set_burial(self.now.monotonic);
         }
@@ -241,7 +241,7 @@ impl Engine {
         } else if self.memory.bytes < self.settings.cache_bytes_max / 2 {
             self.memory.relax(self.now.monotonic);
         }
-        self.shed_held(wakes);
+        self.shed_held();
         let high = |used: usize, max: usize, now: bool| if now { used > max / 5 * 4 } else { used > max };
         let memory_now = self.pressure == Some(Pressure::Memory);
         let backlog_now = self.pressure == Some(Pressure::Backlog);
@@ -269,7 +269,7 @@ impl Engine {
                     && l.publishes
                     && l.told != pressure
                 {
-                    l.wake(wakes);
+                    l.wake(&mut self.wakes);
                 }
             }
         }
@@ -455,12 +455,12 @@ impl Engine {
     }
 
     /// The reader reports: these bodies are in memory, and these messages are in the log.
-    pub fn loaded(&mut self, now: Now, answers: Vec<Answer>, wakes: &mut Wakes) {
+    pub fn loaded(&mut self, now: Now, answers: Vec<Answer>) {
         self.now = now;
         let mut woken = Vec::new();
         for answer in answers {
             match answer {
-                Answer::Body(loaded) => self.body_loaded(loaded, &mut woken, wakes),
+                Answer::Body(loaded) => self.body_loaded(loaded, &mut woken),
                 Answer::Page(page) => self.page_loaded(page, &mut woken),
             }
         }
@@ -478,17 +478,17 @@ impl Engine {
             }
         }
         for queue in woken {
-            self.enforce_limit(queue, wakes);
+            self.enforce_limit(queue);
             self.touch(queue);
         }
-        self.dispatch_touched(wakes);
-        self.retry_gets(wakes);
-        self.dispatch_touched(wakes);
-        self.relieve_memory(wakes);
+        self.dispatch_touched();
+        self.retry_gets();
+        self.dispatch_touched();
+        self.relieve_memory();
     }
 
     /// Answers the gets that need not wait any more.
-    pub(crate) fn retry_gets(&mut self, wakes: &mut Wakes) {
+    pub(crate) fn retry_gets(&mut self) {
         let gets = std::mem::take(&mut self.memory.waiting_gets);
         for (queue, link, get) in gets {
             if self
@@ -497,19 +497,19 @@ impl Engine {
             {
                 self.memory.waiting_gets.push((queue, link, get));
             } else {
-                self.get_again(link, get, wakes);
+                self.get_again(link, get);
             }
         }
     }
 
-    fn body_loaded(&mut self, l: Loaded, woken: &mut Vec<QueueRef>, wakes: &mut Wakes) {
+    fn body_loaded(&mut self, l: Loaded, woken: &mut Vec<QueueRef>) {
         self.memory.loading -= l.waited as usize;
         let Some(&slot) = self.queue_slots.get(&l.queue) else {
             return;
         };
         let queue = QueueRef { slot, id: l.queue };
         if let Some(resend) = self.memory.resends.remove(&(l.queue, l.seq)) {
-            return self.resend_loaded(resend, queue, l, wakes);
+            return self.resend_loaded(resend, queue, l);
         }
         let Some(q) = self.queues.get_mut(slot as usize) else {
             return;

@@ -80,16 +80,12 @@ pub trait Wake: Send + Sync {
     fn wake(&self);
 }
 
-/// Links that now have something to take. Fires them when dropped: declare it before the engine's lock guard, so that
-/// it is dropped after it.
+/// Links that now have something to take, as [`Engine::drain`] hands them out. Dropping it wakes them: declare it before
+/// the engine's lock guard, so that it is dropped after it.
 #[derive(Default)]
 pub struct Wakes(Vec<Arc<dyn Wake>>);
 
 impl Wakes {
-    /// Adds one.
-    pub fn push(&mut self, wake: Arc<dyn Wake>) {
-        self.0.push(wake);
-    }
     /// Fires all of them now. Not under the engine's lock.
     pub fn fire(&mut self) {
         for wake in self.0.drain(..) {
@@ -223,6 +219,8 @@ pub struct Engine {
     memory: Memory,
     holding: Holding,
     timers: Timers,
+    /// Whom `drain` has woken.
+    wakes: Vec<Arc<dyn Wake>>,
     /// What the node reported.
     node_pressure: Option<Pressure>,
     /// What publishers were last told.
@@ -278,6 +276,7 @@ impl Engine {
             memory: Memory::default(),
             holding: Holding::default(),
             timers: Timers::default(),
+            wakes: Vec::new(),
             node_pressure: None,
             pressure: None,
             shutting_down: false,
@@ -332,7 +331,7 @@ impl Engine {
 
     /// Applies commands in order, draining them. Returns `true` if the hold's work limit was reached and commands are
     /// left: unlock, then call again. Commands of a stale link are dropped.
-    pub fn apply(&mut self, now: Now, link: Link, commands: &mut Vec<Command>, wakes: &mut Wakes) -> bool {
+    pub fn apply(&mut self, now: Now, link: Link, commands: &mut Vec<Command>) -> bool {
         self.now = now;
         let mut budget = Budget::of_hold(&self.settings);
         let mut done = 0;
@@ -340,7 +339,7 @@ impl Engine {
         // Commands left over are rare, so the front is cut off once, after the loop.
         while done < commands.len() && !budget.is_spent() {
             let command = std::mem::replace(&mut commands[done], Command::DropWill);
-            if let Err(unfinished) = self.apply_one(link, command, &mut budget, wakes) {
+            if let Err(unfinished) = self.apply_one(link, command, &mut budget) {
                 // It is the first of the next hold.
                 commands[done] = unfinished;
                 break;
@@ -348,8 +347,8 @@ impl Engine {
             budget.spend(1);
             done += 1;
         }
-        self.dispatch_touched(wakes);
-        self.relieve_memory(wakes);
+        self.dispatch_touched();
+        self.relieve_memory();
         if done == commands.len() {
             commands.clear();
             false
@@ -360,13 +359,7 @@ impl Engine {
     }
 
     /// Applies one command. It comes back if the hold ends before it is done.
-    fn apply_one(
-        &mut self,
-        link: Link,
-        command: Command,
-        budget: &mut Budget,
-        wakes: &mut Wakes,
-    ) -> Result<(), Command> {
+    fn apply_one(&mut self, link: Link, command: Command, budget: &mut Budget) -> Result<(), Command> {
         let pressure = self.pressure;
         let Some(l) = link_at(&mut self.links, link) else {
             return Ok(());
@@ -401,7 +394,7 @@ impl Engine {
                 packet_id,
                 message,
             } => {
-                let units = self.publish(link, channel, flags, packet_id, message, wakes);
+                let units = self.publish(link, channel, flags, packet_id, message);
                 budget.spend(units.saturating_sub(1));
             }
             Command::Settle {
@@ -415,7 +408,7 @@ impl Engine {
                     multiple,
                     outcome,
                 };
-                if self.settle(link, channel, verdict, budget, wakes).is_err() {
+                if self.settle(link, channel, verdict, budget).is_err() {
                     return Err(command);
                 }
             }
@@ -428,8 +421,8 @@ impl Engine {
                 }
             }
             Command::CloseChannel { channel, reply } => {
-                self.dispatch_touched(wakes);
-                if self.close_channel(link, channel, budget, wakes).is_err() {
+                self.dispatch_touched();
+                if self.close_channel(link, channel, budget).is_err() {
                     return Err(command);
                 }
                 if reply {
@@ -439,7 +432,7 @@ impl Engine {
             Command::Qos { channel, count, global } => self.qos(link, channel, count, global),
             Command::Echo { channel, token } => self.answer(link, channel, Event::Echo { channel, token }, None),
             Command::Recover { channel, reply } => {
-                if self.recover_channel(link, channel, reply, budget, wakes).is_err() {
+                if self.recover_channel(link, channel, reply, budget).is_err() {
                     return Err(command);
                 }
             }
@@ -448,51 +441,51 @@ impl Engine {
                 consumer,
                 reply,
             } => {
-                self.dispatch_touched(wakes);
-                self.cancel(link, channel, consumer, reply, wakes);
+                self.dispatch_touched();
+                self.cancel(link, channel, consumer, reply);
             }
             Command::DeclareExchange(c) => self.declare_exchange(link, *c),
-            Command::DeleteExchange(c) => self.delete_exchange(link, *c, wakes),
+            Command::DeleteExchange(c) => self.delete_exchange(link, *c),
             Command::DeclareQueue(c) => {
-                self.dispatch_touched(wakes);
+                self.dispatch_touched();
                 self.declare_queue(link, *c);
             }
             Command::DeleteQueue(c) => {
-                self.dispatch_touched(wakes);
-                self.delete_queue_command(link, *c, wakes);
+                self.dispatch_touched();
+                self.delete_queue_command(link, *c);
             }
             Command::PurgeQueue(c) => {
-                self.dispatch_touched(wakes);
+                self.dispatch_touched();
                 self.purge_queue(link, *c);
             }
             Command::Bind(c) => {
-                if self.bind(link, &c, budget, wakes).is_err() {
+                if self.bind(link, &c, budget).is_err() {
                     return Err(Command::Bind(c));
                 }
             }
-            Command::Unbind(c) => self.unbind(link, *c, wakes),
+            Command::Unbind(c) => self.unbind(link, *c),
             Command::Consume(c) => self.consume(link, *c),
             Command::Get(c) => {
-                self.dispatch_touched(wakes);
-                self.get(link, *c, wakes);
+                self.dispatch_touched();
+                self.get(link, *c);
             }
-            Command::OpenSession(c) => match self.end_predecessor(&c, budget, wakes) {
-                Ok(gate) => self.open_session(link, *c, gate, wakes),
+            Command::OpenSession(c) => match self.end_predecessor(&c, budget) {
+                Ok(gate) => self.open_session(link, *c, gate),
                 Err(Unfinished) => return Err(Command::OpenSession(c)),
             },
             Command::SessionExpiry(expiry) => self.session_expiry(link, expiry),
             Command::Subscribe(mut c) => {
-                if self.subscribe(link, &mut c, budget, wakes).is_err() {
+                if self.subscribe(link, &mut c, budget).is_err() {
                     return Err(Command::Subscribe(c));
                 }
             }
             Command::Unsubscribe(c) => {
-                if self.unsubscribe(link, &c, budget, wakes).is_err() {
+                if self.unsubscribe(link, &c, budget).is_err() {
                     return Err(Command::Unsubscribe(c));
                 }
             }
             Command::Transaction(c) => {
-                let units = self.transaction(link, *c, wakes);
+                let units = self.transaction(link, *c);
                 budget.spend(units);
             }
             Command::DropWill => {
@@ -501,8 +494,8 @@ impl Engine {
                 }
             }
             Command::Detach => {
-                self.dispatch_touched(wakes);
-                if self.detach(link, budget, wakes).is_err() {
+                self.dispatch_touched();
+                if self.detach(link, budget).is_err() {
                     return Err(Command::Detach);
                 }
             }
@@ -521,30 +514,29 @@ impl Engine {
         commands: &mut Vec<Command>,
         room: Room,
         events: &mut Vec<Event>,
-        wakes: &mut Wakes,
     ) -> Visited {
         if let Some(l) = self.link_mut(link) {
             l.visits();
         }
-        let unfinished = !commands.is_empty() && self.apply(now, link, commands, wakes);
-        let more = self.take(now, link, room, events, wakes);
+        let unfinished = !commands.is_empty() && self.apply(now, link, commands);
+        let more = self.take(now, link, room, events);
         Visited { unfinished, more }
     }
 
     /// Moves what the link may send now into `events`, deliveries within `room` (one message always fits if
     /// `room.messages > 0`). Returns whether more is ready. The link is not woken for what becomes ready meanwhile: that
     /// is `true` here.
-    pub fn take(&mut self, now: Now, link: Link, room: Room, events: &mut Vec<Event>, wakes: &mut Wakes) -> bool {
+    pub fn take(&mut self, now: Now, link: Link, room: Room, events: &mut Vec<Event>) -> bool {
         self.now = now;
         let stalled = room.messages == 0 || room.bytes == 0;
         let Some(l) = self.link_mut(link) else { return false };
         l.taking(stalled);
-        let more = self.take_ready(link, room, events, wakes);
+        let more = self.take_ready(link, room, events);
         let late = self.link_mut(link).is_some_and(LinkState::taken);
         more || late
     }
 
-    fn take_ready(&mut self, link: Link, room: Room, events: &mut Vec<Event>, wakes: &mut Wakes) -> bool {
+    fn take_ready(&mut self, link: Link, room: Room, events: &mut Vec<Event>) -> bool {
         let told = self.pressure;
         let Some(l) = self.link_mut(link) else { return false };
         if let Some(reason) = l.closed.take() {
@@ -565,9 +557,9 @@ impl Engine {
         if self.link(link).is_some_and(|l| l.stalled) {
             self.give_back_reservations(link);
         }
-        let more = self.take_outbox(link, room, events, wakes);
+        let more = self.take_outbox(link, room, events);
         // What was given back is for others, and what died on the way goes on.
-        self.dispatch_touched(wakes);
+        self.dispatch_touched();
         more
     }
 
@@ -586,7 +578,7 @@ impl Engine {
         true
     }
 
-    fn take_outbox(&mut self, link: Link, room: Room, events: &mut Vec<Event>, wakes: &mut Wakes) -> bool {
+    fn take_outbox(&mut self, link: Link, room: Room, events: &mut Vec<Event>) -> bool {
         let stalled = room.messages == 0 || room.bytes == 0;
         let (mut messages, mut bytes) = (0, 0);
         let mut budget = Budget::of_hold(&self.settings);
@@ -598,13 +590,13 @@ impl Engine {
                     if stalled {
                         return false;
                     }
-                    if self.feed_starved(link, wakes) {
+                    if self.feed_starved(link) {
                         continue;
                     }
                     if budget.is_spent() {
                         return true;
                     }
-                    if !self.replay_retained(link, &mut budget, wakes) {
+                    if !self.replay_retained(link, &mut budget) {
                         return false;
                     }
                 }
@@ -640,9 +632,10 @@ impl Engine {
         }
     }
 
-    /// Hands over what is to be logged and fetched. Call before every unlock; submit the batch (if not empty) to the
-    /// log before unlocking, so that batches arrive in ticket order.
-    pub fn drain(&mut self, batch: &mut Batch, requests: &mut Vec<Request>) {
+    /// Hands over what is to be logged and fetched, and who is to be woken. Call before every unlock; submit the batch (if
+    /// not empty) to the log before unlocking, so that batches arrive in ticket order; fire the wakes after it.
+    pub fn drain(&mut self, batch: &mut Batch, requests: &mut Vec<Request>, wakes: &mut Wakes) {
+        wakes.0.append(&mut self.wakes);
         // Settles ride along with whatever is written, or go alone when they have waited long enough.
         if !self.acks_dirty.is_empty()
             && (!self.staging.is_empty() || self.acks_due.is_some_and(|due| self.now.monotonic >= due))
@@ -654,17 +647,17 @@ impl Engine {
     }
 
     /// The log reports: the batch `ticket` and all before it are written.
-    pub fn written(&mut self, now: Now, ticket: Ticket, wakes: &mut Wakes) {
+    pub fn written(&mut self, now: Now, ticket: Ticket) {
         self.now = now;
         if self.staging.written(ticket) {
-            self.release_written(wakes);
-            self.dispatch_touched(wakes);
-            self.relieve_memory(wakes);
+            self.release_written();
+            self.dispatch_touched();
+            self.relieve_memory();
         }
     }
 
     /// Lets go on what only waited for its batch to be written.
-    fn release_written(&mut self, wakes: &mut Wakes) {
+    fn release_written(&mut self) {
         let (log, written) = (self.staging.log(), self.staging.written_ticket());
         while let Some((_, link, channel)) = self.waiting_written.pop_front_if(|(t, ..)| *t <= written) {
             if let Some(l) = link_at(&mut self.links, link) {
@@ -672,7 +665,7 @@ impl Engine {
                 if !l.confirm_dirty.contains(&channel) {
                     l.confirm_dirty.push(channel);
                 }
-                l.wake(wakes);
+                l.wake(&mut self.wakes);
             }
         }
         for (_, queue) in self
@@ -685,13 +678,13 @@ impl Engine {
     }
 
     /// The log reports: the batch `ticket` and all before it are as durable as they need (and so written).
-    pub fn durable(&mut self, now: Now, ticket: Ticket, wakes: &mut Wakes) {
+    pub fn durable(&mut self, now: Now, ticket: Ticket) {
         self.now = now;
         if !self.staging.durable(ticket) {
             return;
         }
-        self.release_written(wakes);
-        self.release_time(self.staging.durable_ticket(), wakes);
+        self.release_written();
+        self.release_time(self.staging.durable_ticket());
         let (log, durable) = (self.staging.log(), self.staging.durable_ticket());
         while let Some(&(t, link, channel)) = self.waiting.front()
             && t <= durable
@@ -702,19 +695,19 @@ impl Engine {
                 if !l.confirm_dirty.contains(&channel) {
                     l.confirm_dirty.push(channel);
                 }
-                l.wake(wakes);
+                l.wake(&mut self.wakes);
             }
         }
         self.confirms.free_orphans(durable);
         for (_, session, link) in self.opening.extract_if(.., |(t, ..)| *t <= durable).collect::<Vec<_>>() {
-            self.session_open(session, link, wakes);
+            self.session_open(session, link);
         }
-        self.dispatch_touched(wakes);
-        self.relieve_memory(wakes);
+        self.dispatch_touched();
+        self.relieve_memory();
     }
 
     /// The node reports pressure from outside the engine (free disk, commits behind), or its end.
-    pub fn set_pressure(&mut self, pressure: Option<Pressure>, wakes: &mut Wakes) {
+    pub fn set_pressure(&mut self, pressure: Option<Pressure>) {
         let was_short = self.is_disk_short();
         self.node_pressure = pressure;
         if was_short && !self.is_disk_short() {
@@ -725,8 +718,8 @@ impl Engine {
                 tracing::warn!(vhost = %self.settings.vhost, wills, "wills were not logged while the disk was full");
             }
         }
-        self.dispatch_touched(wakes);
-        self.relieve_memory(wakes);
+        self.dispatch_touched();
+        self.relieve_memory();
     }
 
     /// Whether publishers wait for free disk, or are refused for want of it.
@@ -739,12 +732,12 @@ impl Engine {
     }
 
     /// Ends all links with `CloseReason::Shutdown`. Their `Detach` follows from the drivers.
-    pub fn shutdown(&mut self, wakes: &mut Wakes) {
+    pub fn shutdown(&mut self) {
         self.shutting_down = true;
         for slot in &mut self.links {
             if let Some(l) = &mut slot.link {
                 l.closed = Some(CloseReason::Shutdown);
-                l.wake(wakes);
+                l.wake(&mut self.wakes);
             }
         }
     }

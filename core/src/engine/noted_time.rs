@@ -8,8 +8,8 @@
 //!   head expired ─ time not noted ─► Record::Time ─ batch durable ─► noted ─► dispatched again: it expires
 //! ```
 
+use super::Engine;
 use super::dispatch::deadline;
-use super::{Engine, Wakes};
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Head;
 use crate::queue::unsettled::QueueRef;
@@ -93,7 +93,7 @@ impl Engine {
     }
 
     /// The log reported a batch: what waited for the time in it goes on.
-    pub(crate) fn release_time(&mut self, durable: u64, wakes: &mut Wakes) {
+    pub(crate) fn release_time(&mut self, durable: u64) {
         let Some((_, wall)) = self.time.underway.take_if(|(ticket, _)| *ticket <= durable) else {
             return;
         };
@@ -104,7 +104,7 @@ impl Engine {
         if std::mem::take(&mut self.time.retained) {
             self.timers.set_retained(self.now.monotonic);
         }
-        self.dispatch_touched(wakes);
-        self.retry_gets(wakes);
+        self.dispatch_touched();
+        self.retry_gets();
     }
 }

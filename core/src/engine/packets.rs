@@ -3,7 +3,7 @@
 use super::link::Out;
 use super::memory::subscription_ids;
 use super::sessions::CHANNEL;
-use super::{Engine, Link, Wakes, link_at};
+use super::{Engine, Link, link_at};
 use crate::command::Outcome;
 use crate::durable_session::INCOMING_ID_BYTES;
 use crate::durable_session::Outgoing;
@@ -72,13 +72,7 @@ impl Engine {
     }
 
     /// A body that is to be sent again has come, or is damaged.
-    pub(crate) fn resend_loaded(
-        &mut self,
-        (session, packet_id): (u32, u16),
-        queue: QueueRef,
-        loaded: Loaded,
-        wakes: &mut Wakes,
-    ) {
+    pub(crate) fn resend_loaded(&mut self, (session, packet_id): (u32, u16), queue: QueueRef, loaded: Loaded) {
         let Engine {
             links,
             sessions,
@@ -90,7 +84,7 @@ impl Engine {
         };
         if let Some(l) = s.link.and_then(|link| link_at(links, link)) {
             l.resend_loading = false;
-            l.wake(wakes);
+            l.wake(&mut self.wakes);
         }
         let Some(o) = s
             .in_flight
@@ -115,8 +109,8 @@ impl Engine {
             None => {
                 tracing::warn!(client = %s.client_id, packet_id, "a message's record is damaged: not sent again");
                 self.counters.damaged += 1;
-                self.free_packet(session, packet_id, wakes);
-                self.resend_more(session, wakes);
+                self.free_packet(session, packet_id);
+                self.resend_more(session);
             }
         }
     }
@@ -196,7 +190,7 @@ impl Engine {
         };
         if qos == 0 {
             self.counters.delivered_no_ack += 1;
-            self.settle_entry(queue, entry, false, &mut Wakes::default());
+            self.settle_entry(queue, entry, false);
             events.push(Event::Deliver(delivery));
             return;
         }
@@ -235,7 +229,7 @@ impl Engine {
     }
 
     /// PUBACK, PUBCOMP, or a refusal: the packet id is free.
-    pub(crate) fn settle_packet(&mut self, link: Link, number: u64, outcome: Outcome, wakes: &mut Wakes) {
+    pub(crate) fn settle_packet(&mut self, link: Link, number: u64, outcome: Outcome) {
         let Ok(packet_id) = u16::try_from(number) else { return };
         let Some((session, s)) = self.session_of(link) else {
             return;
@@ -243,7 +237,7 @@ impl Engine {
         match outcome {
             Outcome::Accept | Outcome::Reject => {
                 self.counters.acknowledged += u64::from(s.in_flight.find_mut(packet_id).is_some());
-                self.free_packet(session, packet_id, wakes);
+                self.free_packet(session, packet_id);
             }
             Outcome::Requeue => {
                 if let Some(outgoing) = self.take_packet(session, packet_id) {
@@ -253,13 +247,13 @@ impl Engine {
                 }
             }
         }
-        self.resend_more(session, wakes);
+        self.resend_more(session);
     }
 
     /// Puts out what is to be sent again, as far as the client's receive maximum allows. The rest stays out of the outbox,
     /// where it would hold up the answers behind it.
     // MQTT 5 3.3.4 [MQTT-3.3.4-9]: resends count.
-    pub(crate) fn resend_more(&mut self, session: u32, wakes: &mut Wakes) {
+    pub(crate) fn resend_more(&mut self, session: u32) {
         let Engine { links, sessions, .. } = self;
         let Some(s) = sessions
             .get_mut(session as usize)
@@ -282,13 +276,13 @@ impl Engine {
             s.resends.pop_front();
             l.outbox.push_back(Out::Resend(packet_id));
         }
-        l.wake(wakes);
+        l.wake(&mut self.wakes);
     }
 
     /// The client is done with a packet id, and so are we with its message.
-    fn free_packet(&mut self, session: u32, packet_id: u16, wakes: &mut Wakes) {
+    fn free_packet(&mut self, session: u32, packet_id: u16) {
         if let Some(Outgoing { queue, entry, .. }) = self.take_packet(session, packet_id) {
-            self.settle_entry(queue, entry, true, wakes);
+            self.settle_entry(queue, entry, true);
         }
     }
 

@@ -7,7 +7,7 @@
 use super::budget::Budget;
 use super::consuming::Verdict;
 use super::staging::Staging;
-use super::{Engine, Link, Wakes, done, link_at};
+use super::{Engine, Link, done, link_at};
 use crate::command::{Channel as ChannelNumber, Command, PublishFlags, Transaction};
 use crate::durable_session::INCOMING_ID_BYTES;
 use crate::event::{Event, Op, Pressure};
@@ -115,7 +115,6 @@ impl Engine {
         flags: PublishFlags,
         packet_id: u16,
         message: Message,
-        wakes: &mut Wakes,
     ) -> usize {
         let confirm = flags.contains(PublishFlags::CONFIRM);
         self.counters.published += 1;
@@ -155,7 +154,7 @@ impl Engine {
                 ..Enqueued::default()
             })
         } else {
-            self.route_and_enqueue(link, &message, &[], wakes)
+            self.route_and_enqueue(link, &message, &[])
         };
         let enqueued = match result {
             Ok(enqueued) => enqueued,
@@ -306,7 +305,7 @@ impl Engine {
     }
 
     /// A message was settled by all before it was written: its publisher need not wait for it.
-    pub(crate) fn confirm_cancelled(&mut self, message: &Message, wakes: &mut Wakes) {
+    pub(crate) fn confirm_cancelled(&mut self, message: &Message) {
         self.counters.cancelled_writes += 1;
         let Some(key) = message.log_state().confirm() else {
             return;
@@ -321,7 +320,7 @@ impl Engine {
                 if !l.confirm_dirty.contains(&channel) {
                     l.confirm_dirty.push(channel);
                 }
-                l.wake(wakes);
+                l.wake(&mut self.wakes);
             }
         }
     }
@@ -365,7 +364,7 @@ impl Engine {
     /// Publishes and settles that count together or not at all. They are checked as a whole, applied as a whole, and one group
     /// of one batch in the log, so they are one hold of the lock: 0.11 us a publish, 0.18 a settle. Sessions bound how many
     /// there can be.
-    pub(crate) fn transaction(&mut self, link: Link, transaction: Transaction, wakes: &mut Wakes) -> usize {
+    pub(crate) fn transaction(&mut self, link: Link, transaction: Transaction) -> usize {
         let Transaction { channel, commands } = transaction;
         if let Err(fault) = self.check_transaction(link, &commands) {
             self.fail(link, channel, Op::Commit, fault);
@@ -387,7 +386,7 @@ impl Engine {
                         l.publishes = true;
                     }
                     // Checked above: it can be routed.
-                    let Ok(enqueued) = self.route_and_enqueue(link, &message, &[], wakes) else {
+                    let Ok(enqueued) = self.route_and_enqueue(link, &message, &[]) else {
                         continue;
                     };
                     need = need.max(enqueued.logged);
@@ -421,7 +420,7 @@ impl Engine {
                         outcome,
                     };
                     // With all there is to spend it finishes.
-                    let _ = self.settle(link, channel, verdict, &mut whole, wakes);
+                    let _ = self.settle(link, channel, verdict, &mut whole);
                     work += usize::MAX - whole.left();
                 }
                 _ => debug_assert!(false, "a transaction holds publishes and settles"),
@@ -493,21 +492,15 @@ impl Engine {
 
     /// Publishes something no connection publishes now (a will, a dead-lettered message), but not to the queues named
     /// in `skip`.
-    pub(crate) fn publish_internally(&mut self, message: &Message, skip: &[Name], wakes: &mut Wakes) {
+    pub(crate) fn publish_internally(&mut self, message: &Message, skip: &[Name]) {
         // A missing exchange is no fault here: the message is dropped.
-        let _ = self.route_and_enqueue(NOBODY, message, skip, wakes);
+        let _ = self.route_and_enqueue(NOBODY, message, skip);
     }
 
     /// Finds the message's queues, puts it into them, and stages it for the log. In one hold, whatever their number: it is one
     /// record with the sequences of all, and one order of messages in each. With `queues_max` of 10,000 that is 0.7 to 1.7 ms,
     /// with 100,000 queues 17.
-    fn route_and_enqueue(
-        &mut self,
-        link: Link,
-        message: &Message,
-        skip: &[Name],
-        wakes: &mut Wakes,
-    ) -> Result<Enqueued, Fault> {
+    fn route_and_enqueue(&mut self, link: Link, message: &Message, skip: &[Name]) -> Result<Enqueued, Fault> {
         let envelope = *message.envelope();
         let extra = extra_keys(&self.codecs, message);
         let own_session = link_at(&mut self.links, link).and_then(|l| l.session);
@@ -627,7 +620,7 @@ impl Engine {
             self.dead_letter(queue, message, super::consuming::Death::MaxLength);
         }
         for queue in limited {
-            self.enforce_limit(queue, wakes);
+            self.enforce_limit(queue);
         }
         // MQTT 5 3.3.1.3: a retained message of QoS 0 may be discarded at any time. Clearing one frees room.
         if retains && (!full || message.body().is_empty()) {
@@ -677,7 +670,7 @@ impl Engine {
     }
 
     /// Makes room in a queue that is over its limit, oldest first.
-    pub(crate) fn enforce_limit(&mut self, queue: QueueRef, wakes: &mut Wakes) {
+    pub(crate) fn enforce_limit(&mut self, queue: QueueRef) {
         let over = |q: &Queue| {
             q.arguments.length_max.is_some_and(|max| q.ready.len() as u64 > max)
                 || q.arguments.bytes_max.is_some_and(|max| q.ready.bytes() > max)
@@ -688,7 +681,7 @@ impl Engine {
             return;
         }
         // A limit of nothing still lets a message pass straight to a consumer.
-        self.dispatch(queue.slot, wakes);
+        self.dispatch(queue.slot);
         let (dead_letters, short) = (self.has_dead_letters(queue), self.is_disk_short());
         while let Some(q) = self.queue_mut(queue)
             && over(q)
@@ -716,7 +709,7 @@ impl Engine {
             }
             let Some(entry) = q.ready.pop_front() else { return };
             self.counters.dropped_full += 1;
-            self.drop_entry(queue, entry, super::consuming::Death::MaxLength, wakes);
+            self.drop_entry(queue, entry, super::consuming::Death::MaxLength);
         }
     }
 }

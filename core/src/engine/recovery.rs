@@ -424,7 +424,7 @@ impl Engine {
             })
             .collect();
         for queue in left {
-            self.delete_queue(queue, &mut super::Wakes::default());
+            self.delete_queue(queue);
         }
     }
 

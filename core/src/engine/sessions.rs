@@ -12,7 +12,7 @@ use super::budget::{Budget, Unfinished};
 use super::link::will_bytes;
 use super::subscriptions::shared_queue_name;
 use super::timers::Timer;
-use super::{Engine, Link, Wakes, link_at};
+use super::{Engine, Link, link_at};
 use crate::command::{OpenSession, Will};
 use crate::durable_session::{DurableSession, InFlight, Outgoing};
 use crate::event::{CloseReason, Event, Op};
@@ -32,21 +32,16 @@ pub(crate) const CHANNEL: u16 = 0;
 impl Engine {
     /// Makes way for a session: its client's old connection loses it, and it ends if it is not to be gone on with. Returns
     /// what to wait for.
-    pub(crate) fn end_predecessor(
-        &mut self,
-        c: &OpenSession,
-        budget: &mut Budget,
-        wakes: &mut Wakes,
-    ) -> Result<Option<u64>, Unfinished> {
+    pub(crate) fn end_predecessor(&mut self, c: &OpenSession, budget: &mut Budget) -> Result<Option<u64>, Unfinished> {
         let Some(&session) = self.session_ids.get(&c.client_id) else {
             return Ok(None);
         };
         if let Some(old) = self.sessions[session as usize].link {
-            self.take_over(session, old, c.clean_start, budget, wakes)?;
+            self.take_over(session, old, c.clean_start, budget)?;
         }
         // The session may have ended with its old connection.
         match self.session_ids.get(&c.client_id) {
-            Some(&session) if c.clean_start || self.is_over(session) => self.end_session(session, budget, wakes),
+            Some(&session) if c.clean_start || self.is_over(session) => self.end_session(session, budget),
             _ => Ok(None),
         }
     }
@@ -59,7 +54,7 @@ impl Engine {
     }
 
     /// `gate`: what its predecessor's end waits for.
-    pub(crate) fn open_session(&mut self, link: Link, c: OpenSession, mut gate: Option<u64>, wakes: &mut Wakes) {
+    pub(crate) fn open_session(&mut self, link: Link, c: OpenSession, mut gate: Option<u64>) {
         // What the log keeps, it keeps no longer than the node allows.
         let expiry = match (c.expiry, self.settings.session_expiry_max) {
             (Some(e), Some(max)) => Some(e.min(max)),
@@ -137,14 +132,14 @@ impl Engine {
         self.answer(link, CHANNEL, Event::SessionOpened { present }, gate);
         match gate {
             Some(ticket) => self.opening.push((ticket, session, link)),
-            None => self.session_open(session, link, wakes),
+            None => self.session_open(session, link),
         }
     }
 
     /// The log has what the open session promises: what its client did not finish with is sent again, in the order it
     /// was sent; then new messages follow.
     // MQTT 5 4.4 [MQTT-4.4.0-1], 4.6 [MQTT-4.6.0-1]
-    pub(crate) fn session_open(&mut self, session: u32, link: Link, wakes: &mut Wakes) {
+    pub(crate) fn session_open(&mut self, session: u32, link: Link) {
         let Some(s) = self.sessions.get_mut(session as usize).filter(|s| s.link == Some(link)) else {
             return;
         };
@@ -154,15 +149,15 @@ impl Engine {
             outgoing.counted = false;
         }
         s.resends = s.in_flight.ids().into();
-        self.resend_more(session, wakes);
+        self.resend_more(session);
         if let Some(l) = link_at(&mut self.links, link) {
-            l.wake(wakes);
+            l.wake(&mut self.wakes);
         }
-        self.add_session_consumers(session, wakes);
-        self.dispatch_touched(wakes);
+        self.add_session_consumers(session);
+        self.dispatch_touched();
     }
 
-    fn add_session_consumers(&mut self, session: u32, wakes: &mut Wakes) {
+    fn add_session_consumers(&mut self, session: u32) {
         let s = &self.sessions[session as usize];
         let mut wanted: Vec<_> = s.queue.map(|q| (q, 2, None)).into_iter().collect();
         for ((filter, share), options) in &s.subscriptions {
@@ -174,7 +169,7 @@ impl Engine {
             }
         }
         for (queue, qos, subscription_id) in wanted {
-            self.add_session_consumer(session, queue, (qos, subscription_id), wakes);
+            self.add_session_consumer(session, queue, (qos, subscription_id));
         }
     }
 
@@ -185,7 +180,6 @@ impl Engine {
         session: u32,
         queue: QueueRef,
         (qos, subscription_id): (u8, Option<u32>),
-        wakes: &mut Wakes,
     ) {
         let s = &self.sessions[session as usize];
         let Some(link) = s.link else { return };
@@ -204,7 +198,7 @@ impl Engine {
             }
             // What is reserved to it was counted as of its old QoS: it goes back.
             self.sessions[session as usize].consumers.retain(|k| *k != key);
-            self.remove_consumer(key, wakes);
+            self.remove_consumer(key);
         }
         let consumer = Consumer {
             key: ConsumerKey { slot: 0, generation: 0 },
@@ -294,21 +288,14 @@ impl Engine {
     }
 
     /// Another connection opens the session of `old`.
-    fn take_over(
-        &mut self,
-        session: u32,
-        old: Link,
-        clean_start: bool,
-        budget: &mut Budget,
-        wakes: &mut Wakes,
-    ) -> Result<(), Unfinished> {
+    fn take_over(&mut self, session: u32, old: Link, clean_start: bool, budget: &mut Budget) -> Result<(), Unfinished> {
         let Some(l) = link_at(&mut self.links, old) else {
             return Ok(());
         };
         if !l.taken_over {
             l.closed = Some(CloseReason::TakenOver);
             l.taken_over = true;
-            l.wake(wakes);
+            l.wake(&mut self.wakes);
             // MQTT 5 3.1.3.2.2 [MQTT-3.1.3-9]: the client is back before the delay is over. But a session that ends with
             // its connection (clean start, or an expiry of 0) ends here, and its end publishes the will.
             let ends = clean_start || self.sessions.get(session as usize).is_some_and(|s| s.expiry == Some(0));
@@ -319,16 +306,11 @@ impl Engine {
             l.stalled = true;
             self.give_back_reservations(old);
         }
-        self.leave_session(old, budget, wakes)
+        self.leave_session(old, budget)
     }
 
     /// The link lets go of its session: the connection ended, or another took over. It has it until that is done.
-    pub(crate) fn leave_session(
-        &mut self,
-        link: Link,
-        budget: &mut Budget,
-        wakes: &mut Wakes,
-    ) -> Result<(), Unfinished> {
+    pub(crate) fn leave_session(&mut self, link: Link, budget: &mut Budget) -> Result<(), Unfinished> {
         let Some(l) = link_at(&mut self.links, link) else {
             return Ok(());
         };
@@ -341,12 +323,12 @@ impl Engine {
         s.open = false;
         s.resends = Default::default();
         while let Some(key) = self.sessions[session as usize].consumers.pop() {
-            let units = self.remove_consumer(key, wakes);
+            let units = self.remove_consumer(key);
             budget.spend(units);
             budget.check()?;
         }
         if self.sessions[session as usize].ending {
-            self.end_session(session, budget, wakes)?;
+            self.end_session(session, budget)?;
             return Ok(());
         }
         let Some(l) = link_at(&mut self.links, link) else {
@@ -357,7 +339,7 @@ impl Engine {
         let (expiry, kept) = (s.expiry, s.kept);
         let ends_now = expiry == Some(0);
         match will {
-            Some(will) if ends_now || will.delay.is_zero() => self.fire_will(&will, wakes),
+            Some(will) if ends_now || will.delay.is_zero() => self.fire_will(&will),
             Some(will) => {
                 // At the end of the delay or of the session, whichever is first.
                 let delay = expiry.map_or(will.delay, |e| will.delay.min(Duration::from_secs(u64::from(e))));
@@ -370,7 +352,7 @@ impl Engine {
             None => {}
         }
         if ends_now {
-            self.end_session(session, budget, wakes)?;
+            self.end_session(session, budget)?;
             return Ok(());
         }
         if let Some(l) = link_at(&mut self.links, link) {
@@ -389,7 +371,7 @@ impl Engine {
         Ok(())
     }
 
-    fn fire_will(&mut self, will: &Will, wakes: &mut Wakes) {
+    fn fire_will(&mut self, will: &Will) {
         let mut envelope = *will.message.envelope();
         if envelope.durable && self.is_full() {
             // Durable publishes are refused now, but nobody is left to be told. It goes to whoever is there, and is lost with
@@ -401,10 +383,10 @@ impl Engine {
         envelope.deadline = will.expiry.map(|e| self.now.wall + e);
         let m = &will.message;
         let message = m.readdressed(envelope, m.exchange(), m.key(), m.properties_raw());
-        self.publish_internally(&message, &[], wakes);
+        self.publish_internally(&message, &[]);
     }
 
-    pub(crate) fn fire_delayed_will(&mut self, session: u32, wakes: &mut Wakes) {
+    pub(crate) fn fire_delayed_will(&mut self, session: u32) {
         let now = self.now.monotonic;
         let Some(s) = self.sessions.get_mut(session as usize) else {
             return;
@@ -413,11 +395,11 @@ impl Engine {
             && let Some((will, _)) = s.delayed_will.take_if(|(_, due)| *due <= now)
         {
             s.will_charge = Charge::default();
-            self.fire_will(&will, wakes);
+            self.fire_will(&will);
         }
     }
 
-    pub(crate) fn expire_session(&mut self, session: u32, budget: &mut Budget, wakes: &mut Wakes) {
+    pub(crate) fn expire_session(&mut self, session: u32, budget: &mut Budget) {
         let wall = self.now.wall;
         let Some(s) = self.sessions.get_mut(session as usize) else {
             return;
@@ -428,7 +410,7 @@ impl Engine {
         };
         if due <= wall {
             self.note_end(session, due);
-            if self.end_session(session, budget, wakes).is_err() {
+            if self.end_session(session, budget).is_err() {
                 // At once, but not in this hold.
                 let at = self.now.monotonic;
                 self.sessions[session as usize].expiry_timer = Some(at);
@@ -462,16 +444,16 @@ impl Engine {
 
     /// Goes on with the end of a session: its subscriptions, its backlog, its record. Until it is done the session is there,
     /// in the hands of who ends it. Returns what to wait for.
-    fn end_session(&mut self, session: u32, budget: &mut Budget, wakes: &mut Wakes) -> Result<Option<u64>, Unfinished> {
+    fn end_session(&mut self, session: u32, budget: &mut Budget) -> Result<Option<u64>, Unfinished> {
         self.cancel_session_timers(session);
         let Some(s) = self.sessions.get_mut(session as usize) else {
             return Ok(None);
         };
         s.ending = true;
         if let Some((will, _)) = s.delayed_will.take() {
-            self.fire_will(&will, wakes);
+            self.fire_will(&will);
         }
-        self.drop_in_flight(session, budget, wakes)?;
+        self.drop_in_flight(session, budget)?;
         loop {
             let s = &mut self.sessions[session as usize];
             if s.subscriptions.is_empty() {
@@ -480,7 +462,7 @@ impl Engine {
             budget.check()?;
             if let Some(((filter, share), _)) = s.subscriptions.pop_first() {
                 self.forget_subscription(session, &filter, share.as_ref());
-                self.drop_subscription(session, &filter, share.as_ref(), budget, wakes);
+                self.drop_subscription(session, &filter, share.as_ref(), budget);
             }
         }
         let s = &self.sessions[session as usize];
@@ -489,7 +471,7 @@ impl Engine {
             l.session = None;
         }
         if let Some(queue) = own {
-            self.delete_queue(queue, wakes);
+            self.delete_queue(queue);
         }
         self.session_ids.remove(&client_id);
         self.sessions.remove(session as usize);
@@ -504,7 +486,7 @@ impl Engine {
     }
 
     /// What a session that ends was sent and has not finished with.
-    fn drop_in_flight(&mut self, session: u32, budget: &mut Budget, wakes: &mut Wakes) -> Result<(), Unfinished> {
+    fn drop_in_flight(&mut self, session: u32, budget: &mut Budget) -> Result<(), Unfinished> {
         loop {
             let s = &mut self.sessions[session as usize];
             let own = s.queue;
@@ -532,7 +514,7 @@ impl Engine {
                 self.memory.drop_body(&entry.body);
             } else if qos == 2 || released {
                 // MQTT 5 4.8.2 [MQTT-4.8.2-5]: not to another member of the group.
-                self.settle_entry(queue, entry, true, wakes);
+                self.settle_entry(queue, entry, true);
             } else {
                 entry.flags.set(EntryFlags::REDELIVERED);
                 self.put_back(queue, entry);

@@ -2,7 +2,7 @@
 
 use super::budget::{Budget, Unfinished};
 use super::sessions::CHANNEL;
-use super::{Engine, Link, Wakes, link_at};
+use super::{Engine, Link, link_at};
 use crate::binding::{Destination, Grant, QueueSlot};
 use crate::command::{RetainHandling, Subscribe, Subscription, Unsubscribe};
 use crate::durable_session::Subscribed;
@@ -109,13 +109,7 @@ impl Engine {
     }
 
     /// Goes on with a SUBSCRIBE where the last hold stopped.
-    pub(crate) fn subscribe(
-        &mut self,
-        link: Link,
-        c: &mut Subscribe,
-        budget: &mut Budget,
-        wakes: &mut Wakes,
-    ) -> Result<(), Unfinished> {
+    pub(crate) fn subscribe(&mut self, link: Link, c: &mut Subscribe, budget: &mut Budget) -> Result<(), Unfinished> {
         let Some((session, _)) = self.session_of(link) else {
             let fault = Fault::new(FaultKind::NotAllowed, "no session is open");
             self.fail(link, CHANNEL, Op::Subscribe, fault);
@@ -132,7 +126,7 @@ impl Engine {
                 Err(kind) => Err(kind),
                 Ok(sub) => {
                     let qos = sub.qos;
-                    match self.subscribe_one(link, session, sub, c.subscription_id, wakes) {
+                    match self.subscribe_one(link, session, sub, c.subscription_id) {
                         Ok(logged) => {
                             answered.waits |= logged;
                             Ok(qos)
@@ -177,7 +171,6 @@ impl Engine {
         session: u32,
         sub: Subscription,
         subscription_id: Option<u32>,
-        wakes: &mut Wakes,
     ) -> Result<bool, Fault> {
         let exchange = self.settings.topic_exchange.clone();
         let options = Subscribed {
@@ -219,7 +212,7 @@ impl Engine {
         };
         // Before that, what is in flight is to be sent again first: see `session_open`.
         if self.sessions[session as usize].open {
-            self.add_session_consumer(session, queue, granted, wakes);
+            self.add_session_consumer(session, queue, granted);
         }
         let replay = match sub.retain_handling {
             RetainHandling::Always => true,
@@ -291,7 +284,7 @@ impl Engine {
     }
 
     /// Puts some of the retained messages a subscription asked for into its session's queue. Returns whether it did.
-    pub(crate) fn replay_retained(&mut self, link: Link, budget: &mut Budget, wakes: &mut Wakes) -> bool {
+    pub(crate) fn replay_retained(&mut self, link: Link, budget: &mut Budget) -> bool {
         let wall = self.now.wall;
         let Some(l) = link_at(&mut self.links, link) else {
             return false;
@@ -336,18 +329,12 @@ impl Engine {
                 subscription_ids,
             });
         }
-        self.dispatch(queue.slot, wakes);
+        self.dispatch(queue.slot);
         true
     }
 
     /// Goes on with an UNSUBSCRIBE where the last hold stopped.
-    pub(crate) fn unsubscribe(
-        &mut self,
-        link: Link,
-        c: &Unsubscribe,
-        budget: &mut Budget,
-        wakes: &mut Wakes,
-    ) -> Result<(), Unfinished> {
+    pub(crate) fn unsubscribe(&mut self, link: Link, c: &Unsubscribe, budget: &mut Budget) -> Result<(), Unfinished> {
         let Some((session, _)) = self.session_of(link) else {
             return Ok(());
         };
@@ -363,7 +350,7 @@ impl Engine {
             if known {
                 let (filter, share) = id;
                 answered.waits |= self.forget_subscription(session, filter, share.as_ref());
-                self.drop_subscription(session, filter, share.as_ref(), budget, wakes);
+                self.drop_subscription(session, filter, share.as_ref(), budget);
                 if let Some(l) = link_at(&mut self.links, link)
                     && share.is_none()
                     && let Some(replays) = &mut l.replays
@@ -397,14 +384,7 @@ impl Engine {
     }
 
     /// Takes back what a subscription bound. A group's queue goes with its last member.
-    pub(crate) fn drop_subscription(
-        &mut self,
-        session: u32,
-        filter: &Name,
-        share: Option<&Name>,
-        budget: &mut Budget,
-        wakes: &mut Wakes,
-    ) {
+    pub(crate) fn drop_subscription(&mut self, session: u32, filter: &Name, share: Option<&Name>, budget: &mut Budget) {
         let exchange = self.settings.topic_exchange.clone();
         budget.spend(SUBSCRIBE_WORK);
         let Some(share) = share else {
@@ -429,11 +409,11 @@ impl Engine {
             .find(|k| self.consumer(*k).is_some_and(|c| c.queue == queue));
         if let Some(key) = key {
             self.sessions[session as usize].consumers.retain(|k| *k != key);
-            self.remove_consumer(key, wakes);
+            self.remove_consumer(key);
         }
         let id = (filter.clone(), Some(share.clone()));
         if !self.sessions.iter().any(|(_, s)| s.subscriptions.contains_key(&id)) {
-            self.delete_queue(queue, wakes);
+            self.delete_queue(queue);
         }
     }
 

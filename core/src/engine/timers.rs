@@ -1,7 +1,7 @@
 //! What the engine does when time passes: one ordered set, looked at from the front.
 
+use super::Engine;
 use super::budget::Budget;
-use super::{Engine, Wakes};
 use crate::queue::unsettled::QueueRef;
 use crate::store::QueueId;
 use crate::time::{Now, Time};
@@ -84,7 +84,7 @@ const TIMER_WORK: usize = 4;
 
 impl Engine {
     /// Expiry, delayed wills, the ack tick. Follow it with `drain`.
-    pub fn handle_timeout(&mut self, now: Now, wakes: &mut Wakes) {
+    pub fn handle_timeout(&mut self, now: Now) {
         self.now = now;
         let mut budget = Budget::of_hold(&self.settings);
         while !budget.is_spent() {
@@ -92,18 +92,18 @@ impl Engine {
                 break;
             };
             match timer {
-                Timer::SessionExpiry(session) => self.expire_session(session, &mut budget, wakes),
-                Timer::Will(session) => self.fire_delayed_will(session, wakes),
-                Timer::Head(slot, id) => self.expire_head(QueueRef { slot, id: QueueId(id) }, wakes),
-                Timer::QueueExpiry(slot, id) => self.expire_queue(QueueRef { slot, id: QueueId(id) }, wakes),
+                Timer::SessionExpiry(session) => self.expire_session(session, &mut budget),
+                Timer::Will(session) => self.fire_delayed_will(session),
+                Timer::Head(slot, id) => self.expire_head(QueueRef { slot, id: QueueId(id) }),
+                Timer::QueueExpiry(slot, id) => self.expire_queue(QueueRef { slot, id: QueueId(id) }),
                 Timer::Retained => self.expire_retained(),
-                Timer::Burial => self.end_orphans(&mut budget, wakes),
-                Timer::Dying => self.end_dying(&mut budget, wakes),
+                Timer::Burial => self.end_orphans(&mut budget),
+                Timer::Dying => self.end_dying(&mut budget),
             }
             budget.spend(TIMER_WORK);
         }
-        self.dispatch_touched(wakes);
-        self.relieve_memory(wakes);
+        self.dispatch_touched();
+        self.relieve_memory();
     }
 
     /// When `handle_timeout` is due next.

@@ -14,7 +14,7 @@
 use super::disk::Rng;
 use super::world::World;
 use crate::command::{Attach, Login, Peer};
-use crate::engine::{Engine, Wake, Wakes};
+use crate::engine::{Engine, Wake};
 use crate::event::Event;
 use crate::fault::{Fault, FaultKind};
 use crate::properties::Codecs;
@@ -110,7 +110,7 @@ struct Visitor<'a> {
 
 impl Broker for Visitor<'_> {
     type Vhost = ();
-    fn enter<T>(&mut self, (): &(), visit: impl FnOnce(&mut Engine, &mut Wakes) -> T) -> T {
+    fn enter<T>(&mut self, (): &(), visit: impl FnOnce(&mut Engine) -> T) -> T {
         self.world.turn(visit)
     }
     fn vhost(&mut self, attach: &Attach) -> Result<(), Fault> {

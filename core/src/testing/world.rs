@@ -168,7 +168,7 @@ impl World {
             client_name: None,
         };
         let (now, wake) = (self.now, woken.clone());
-        let link = self.turn(|engine, _| engine.attach(now, &attach, "guest".into(), Peer::on_this_machine(), wake));
+        let link = self.turn(|engine| engine.attach(now, &attach, "guest".into(), Peer::on_this_machine(), wake));
         self.clients.push(Connection {
             link: Some(link),
             woken,
@@ -190,7 +190,7 @@ impl World {
         let gone = commands.iter().any(|c| matches!(c, Command::Detach));
         let now = self.now;
         self.clients[client.0].more = true;
-        let left = self.turn(|engine, wakes| engine.apply(now, link, commands, wakes));
+        let left = self.turn(|engine| engine.apply(now, link, commands));
         if gone && !left {
             self.clients[client.0].link = None;
             self.clients[client.0].queued.clear();
@@ -211,7 +211,7 @@ impl World {
         self.clients[client.0].woken.0.store(false, Ordering::Relaxed);
         self.clients[client.0].stalled = room.messages == 0 || room.bytes == 0;
         self.clients[client.0].more = true;
-        let more = self.turn(|engine, wakes| engine.take(now, link, room, &mut events, wakes));
+        let more = self.turn(|engine| engine.take(now, link, room, &mut events));
         self.clients[client.0].more = more;
         // Its own thread would be woken while it runs, and a driver may well ignore that.
         assert!(
@@ -262,7 +262,7 @@ impl World {
     pub fn report(&mut self) {
         let now = self.now;
         if let Some(ticket) = self.written.take() {
-            self.turn(|engine, wakes| engine.written(now, ticket, wakes));
+            self.turn(|engine| engine.written(now, ticket));
         }
         let durable = self.store.as_ref().map_or(Lsn::default(), |(store, _)| store.durable());
         let mut ticket = None;
@@ -270,7 +270,7 @@ impl World {
             ticket = Some(reached);
         }
         if let Some(ticket) = ticket {
-            self.turn(|engine, wakes| engine.durable(now, ticket, wakes));
+            self.turn(|engine| engine.durable(now, ticket));
         }
     }
     /// Reads the bodies the engine asked for.
@@ -291,7 +291,7 @@ impl World {
     pub fn bring(&mut self) {
         if !self.fetched.is_empty() {
             let (now, fetched) = (self.now, std::mem::take(&mut self.fetched));
-            self.turn(|engine, wakes| engine.loaded(now, fetched, wakes));
+            self.turn(|engine| engine.loaded(now, fetched));
         }
     }
     /// Whether the log and the reader have nothing to do.
@@ -326,7 +326,7 @@ impl World {
             let mut idle = true;
             if self.engine.poll_timeout().is_some_and(|due| due <= at) {
                 idle = false;
-                self.turn(|engine, wakes| engine.handle_timeout(now, wakes));
+                self.turn(|engine| engine.handle_timeout(now));
                 assert!(
                     at < end || self.engine.poll_timeout().is_none_or(|due| due > at) || self.audits,
                     "a timer is due for ever"
@@ -346,7 +346,7 @@ impl World {
         if let Some((store, _)) = &mut self.store {
             store.set_disk_short(matches!(pressure, Some(Pressure::Disk | Pressure::Full)));
         }
-        self.turn(|engine, wakes| engine.set_pressure(pressure, wakes));
+        self.turn(|engine| engine.set_pressure(pressure));
     }
     /// The store's background work.
     pub fn tick(&mut self) {
@@ -383,7 +383,7 @@ impl World {
             self.drop_client(Client(client));
         }
         self.break_pipes();
-        self.turn(|engine, _| engine.flush());
+        self.turn(|engine| engine.flush());
         self.commit();
         if let Some((store, _)) = self.store.take() {
             store.close(self.now).expect("the disk works");
@@ -418,7 +418,7 @@ impl World {
         // As the gateway's clock does: it goes on from the latest time in the log.
         self.now.wall = self.now.wall.max(recovered.wall);
         let now = self.now;
-        self.turn(|engine, _| engine.recover(now, recovered));
+        self.turn(|engine| engine.recover(now, recovered));
         self.tick_at = Some(self.now.monotonic);
     }
 
@@ -520,11 +520,11 @@ impl World {
     }
 
     /// One hold of the engine's lock, as the gateway does it.
-    pub(super) fn turn<T>(&mut self, turn: impl FnOnce(&mut Engine, &mut Wakes) -> T) -> T {
+    pub(super) fn turn<T>(&mut self, turn: impl FnOnce(&mut Engine) -> T) -> T {
         let mut wakes = Wakes::default();
-        let result = turn(&mut self.engine, &mut wakes);
+        let result = turn(&mut self.engine);
         let mut batch = Batch::default();
-        self.engine.drain(&mut batch, &mut self.asked);
+        self.engine.drain(&mut batch, &mut self.asked, &mut wakes);
         if !batch.is_empty() {
             self.submitted.push(batch);
         }

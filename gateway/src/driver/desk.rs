@@ -5,7 +5,7 @@ use super::waking::Waking;
 use crate::vhost::Vhost;
 use gatepost_core::buffers::Buffers;
 use gatepost_core::command::{Attach, Login, Peer};
-use gatepost_core::engine::{Engine, Wake, Wakes};
+use gatepost_core::engine::{Engine, Wake};
 use gatepost_core::event::Event;
 use gatepost_core::fault::{Fault, FaultKind};
 use gatepost_core::properties::Codecs;
@@ -21,7 +21,7 @@ pub(super) struct Desk<'a> {
 impl Broker for Desk<'_> {
     type Vhost = Arc<Vhost>;
 
-    fn enter<T>(&mut self, vhost: &Arc<Vhost>, visit: impl FnOnce(&mut Engine, &mut Wakes) -> T) -> T {
+    fn enter<T>(&mut self, vhost: &Arc<Vhost>, visit: impl FnOnce(&mut Engine) -> T) -> T {
         vhost.enter(visit)
     }
 

@@ -162,7 +162,7 @@ fn engines(node: &Node) {
     let all: Vec<Counters> = node
         .vhosts
         .iter()
-        .map(|vhost| vhost.enter(|engine, _| engine.counters()))
+        .map(|vhost| vhost.enter(|engine| engine.counters()))
         .collect();
     for (name, _, of) in PUBLISHING {
         counter!(*name, "protocol" => PROTOCOLS).absolute(all.iter().map(of).sum());
