@@ -23,6 +23,7 @@
 mod arguments;
 pub mod binding;
 pub mod buffers;
+pub mod catalog;
 pub mod command;
 mod durable_session;
 pub mod engine;

@@ -5,13 +5,15 @@ use super::link::Out;
 use super::timers::Timer;
 use super::{Engine, Link, done, link_at};
 use crate::arguments::require_flag;
-use crate::binding::{Destination, QueueSlot, Removed};
+use crate::binding::{Binding, Destination, QueueSlot, Removed};
+use crate::catalog;
 use crate::command::{
     Bind, BindTarget, Channel as ChannelNumber, DeclareExchange, DeclareQueue, DeleteExchange, DeleteQueue, PurgeQueue,
 };
 use crate::event::{Event, Op, QueueSummary};
 use crate::fault::{Fault, FaultKind};
 use crate::ledger::ObjectKind;
+use crate::message::Dialect;
 use crate::properties::Name;
 use crate::queue::arguments::Arguments;
 use crate::queue::consumers::ConsumerKey;
@@ -21,7 +23,7 @@ use crate::queue::unsettled::QueueRef;
 use crate::queue::{Queue, QueueKind};
 use crate::router::ExchangeSpec;
 use crate::router::memory::{binding_bytes_max, exchange_bytes};
-use crate::store::Record;
+use crate::store::{Record, queue_key};
 use std::time::Duration;
 
 impl Engine {
@@ -63,7 +65,7 @@ impl Engine {
             // The one who made it may still wait for the log; so does this answer.
             return Ok(self.staging.wait_for_all());
         }
-        let (key, value) = super::recovery::encode_exchange(&spec);
+        let (key, value) = catalog::encode_exchange(self.settings.number, &spec);
         self.staging.record(Record::Key {
             key,
             value: Some(value),
@@ -89,14 +91,22 @@ impl Engine {
         let mut any = false;
         for r in removed {
             let key = match r {
-                Removed::Exchange { name, durable: true } => super::recovery::exchange_key(name),
-                Removed::Binding(b) if b.durable && b.grant.is_none() => super::recovery::binding_key(b),
+                Removed::Exchange { name, durable: true } => catalog::exchange_key(self.settings.number, name),
+                Removed::Binding(b) if b.durable && b.grant.is_none() => self.binding_key(b),
                 _ => continue,
             };
             any = true;
             self.staging.record(Record::Key { key, value: None });
         }
         any.then(|| self.staging.wait())
+    }
+
+    fn binding_key(&self, b: &Binding) -> Box<[u8]> {
+        let queue = match &b.destination {
+            Destination::Queue { slot, .. } => self.queues.get(slot.0 as usize).map(|q| q.id),
+            Destination::Exchange(_) => None,
+        };
+        catalog::binding_key(self.settings.number, b, queue)
     }
 
     pub(crate) fn declare_queue(&mut self, link: Link, c: DeclareQueue) {
@@ -211,7 +221,7 @@ impl Engine {
         }
         let mut gate = None;
         if durable {
-            let (key, value) = super::recovery::encode_queue(&self.queues[queue.slot as usize]);
+            let (key, value) = catalog::encode_queue(&self.queues[queue.slot as usize], None);
             self.staging.record(Record::Key {
                 key,
                 value: Some(value),
@@ -333,6 +343,8 @@ impl Engine {
         if self.queue_mut(queue).is_none() {
             return;
         }
+        // Together or not at all: bindings of a queue that is not there would be taken for damage.
+        let start = self.staging.group_start();
         let removed = self.router.remove_queue(QueueSlot(queue.slot));
         let mut gate = self.log_removed(&removed);
         let mut q = self.queues.remove(queue.slot as usize);
@@ -344,9 +356,10 @@ impl Engine {
         let messages = u32::try_from(q.ready.len()).unwrap_or(u32::MAX);
         self.memory.doom(std::mem::take(&mut q.ready));
         if q.durable {
-            let key = super::recovery::queue_key(q.id);
+            let key = queue_key(q.id);
             self.staging.record(Record::Key { key, value: None });
             self.staging.record(Record::QueueDelete { queue: q.id });
+            self.staging.group_end(start);
             gate = Some(self.staging.wait());
         }
         if let Some((link, channel)) = asker {
@@ -526,11 +539,18 @@ impl Engine {
         if !durable_end || !self.router.exchange(&c.source).is_some_and(|e| e.durable) {
             return Ok(None);
         }
-        let (record_key, value) = super::recovery::encode_binding(&c.source, destination, key, &c.arguments);
-        self.staging.record(Record::Key {
-            key: record_key,
-            value: Some(value),
-        });
+        let value = Some(catalog::encode_bound(destination));
+        let binding = Binding {
+            source: c.source.clone(),
+            destination: destination.clone(),
+            key: key.clone(),
+            dialect: Dialect::Dot,
+            arguments: c.arguments.clone(),
+            grant: None,
+            durable: true,
+        };
+        let key = self.binding_key(&binding);
+        self.staging.record(Record::Key { key, value });
         Ok(Some(self.staging.wait()))
     }
 

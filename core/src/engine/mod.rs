@@ -50,7 +50,7 @@ use crate::queue::consumers::{Consumer, ConsumerKey};
 use crate::queue::unsettled::QueueRef;
 use crate::retained::Retained;
 use crate::router::Router;
-use crate::store::{Batch, Durability, QueueId, Request, Ticket};
+use crate::store::{Batch, Durability, QueueId, Request, Ticket, VhostId};
 use crate::time::{Now, Time};
 use budget::{Budget, Unfinished};
 use consuming::Verdict;
@@ -123,6 +123,8 @@ pub struct Room {
 pub struct Settings {
     /// Name of the vhost.
     pub vhost: Name,
+    /// Its number in the log.
+    pub number: VhostId,
     /// Bytes of message memory over which durable bodies leave memory.
     pub cache_bytes_max: usize,
     /// Bytes of message memory over which publishers wait.
@@ -153,6 +155,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             vhost: "/".into(),
+            number: VhostId(1),
             cache_bytes_max: 16 << 20,
             memory_bytes_max: 256 << 20,
             unsettled_bytes_max: 64 << 20,
@@ -187,8 +190,10 @@ pub struct Engine {
     queue_slots: HashMap<QueueId, u32>,
     /// Queues with something to dispatch.
     touched: Vec<u32>,
-    /// Number of the next queue; never reused.
+    /// Number of the next queue in the vhost; never reused.
     next_queue: u64,
+    /// See [`Engine::damaged_definitions`].
+    damaged_definitions: u64,
     links: Vec<Slot>,
     free_links: Vec<u32>,
     consumers: Slab<Consumer>,
@@ -256,6 +261,7 @@ impl Engine {
             queue_slots: HashMap::new(),
             touched: Vec::new(),
             next_queue: 1,
+            damaged_definitions: 0,
             links: Vec::new(),
             free_links: Vec::new(),
             consumers: Slab::new(),
@@ -843,7 +849,13 @@ impl Engine {
     }
 
     fn next_queue_id(&mut self) -> QueueId {
-        let id = QueueId(self.next_queue);
+        // At a million a second, 2^40 of them last for twelve days: declaring takes far longer.
+        let id = QueueId::new(self.settings.number, self.next_queue).unwrap_or_else(|| {
+            panic!(
+                "vhost {} has had all the queues that there are numbers for",
+                self.settings.number
+            )
+        });
         self.next_queue += 1;
         id
     }

@@ -8,6 +8,7 @@ use super::budget::Budget;
 use super::consuming::Verdict;
 use super::staging::Staging;
 use super::{Engine, Link, done, link_at};
+use crate::catalog;
 use crate::command::{Channel as ChannelNumber, Command, PublishFlags, Transaction};
 use crate::durable_session::INCOMING_ID_BYTES;
 use crate::event::{Event, Op, Pressure};
@@ -642,10 +643,10 @@ impl Engine {
 
     /// Keeps the message as its topic's last value, in memory and in the log. Returns whether that must be waited for.
     fn retain(&mut self, message: &Message) -> bool {
-        let key = super::recovery::retained_key(&Retained::key_of(message));
+        let key = catalog::retained_key(self.settings.number, &Retained::key_of(message));
         match self.retained.set(message) {
             Change::Stored(_) => {
-                let value = super::recovery::encode_retained(message);
+                let value = catalog::encode_retained(message);
                 self.staging.record(Record::Key {
                     key,
                     value: Some(value),

@@ -1,395 +1,60 @@
-//! Definitions and sessions as keyed records of the log, and the vhost as it stands after a start.
+//! The vhost as it stands after a start: what the log remembers of it, and what is to be made of what is damaged.
 //!
-//! ```text
-//!   key     x name                     exchange
-//!           q number                   queue (declared, a session's, a group's)
-//!           b source target key args   binding
-//!           s client-id                MQTT session
-//!           u client-id filter share   its subscription
-//!           r topic                    retained message
-//!   value   version (1), then the fields in postcard's encoding
-//! ```
-//!
-//! Postcard's encoding is stable and documented; a change of fields takes a new version.
+//! Damage to one record takes nothing with it but itself. A queue whose definition is lost lives on under the name that a
+//! binding has for it, or one that says what happened; a session whose record is lost comes back from its queue and its
+//! subscriptions. What was made up so is written to the log, so that it stays.
 
 use super::Engine;
 use super::link::will_bytes;
 use super::timers::Timer;
-use crate::binding::{Binding, Destination};
+use crate::binding::{Destination, QueueSlot};
+use crate::catalog::{
+    self, BindingRecord, BoundRecord, ExchangeRecord, MessageRecord, QueueRecord, SessionRecord, SubscriptionRecord,
+};
 use crate::command::Will;
 use crate::durable_session::{DurableSession, INCOMING_ID_BYTES, InFlight, Outgoing, Subscribed};
 use crate::ledger::{Charge, ObjectKind};
-use crate::message::{Dialect, Envelope, Message, PayloadLengths};
-use crate::properties::{Name, Origin, Table};
+use crate::properties::{Name, Table};
 use crate::queue::arguments::Arguments;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Run;
 use crate::queue::unsettled::QueueRef;
 use crate::queue::{Queue, QueueKind};
 use crate::router::ExchangeSpec;
-use crate::store::{QueueId, Recovered, RecoveredQueue};
+use crate::store::{KeyKind, QueueId, Record, Recovered, RecoveredQueue, describe, key, queue_key};
 use crate::time::{Now, Wall};
-use hashbrown::HashSet;
-use serde::{Deserialize, Serialize};
+use hashbrown::{HashMap, HashSet};
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// Version of all values.
-const VERSION: u8 = 1;
-
-#[derive(Serialize, Deserialize)]
-struct ExchangeRecord {
-    kind: Name,
-    auto_delete: bool,
-    internal: bool,
-    arguments: Table,
-}
-
-#[derive(Serialize, Deserialize)]
-struct QueueRecord {
-    name: Name,
-    auto_delete: bool,
-    /// 0 declared, 1 a session's, 2 a group's.
-    kind: u8,
-    arguments: Table,
-}
-
-#[derive(Serialize, Deserialize)]
-struct BindingRecord {
-    source: Name,
-    /// Target queue, if it is one.
-    queue: Option<Name>,
-    /// Target exchange, if it is one.
-    exchange: Option<Name>,
-    key: Name,
-    arguments: Table,
-}
-
-#[derive(Serialize, Deserialize)]
-struct SessionRecord {
-    queue: Option<u64>,
-    expiry: Option<u32>,
-    /// Wall clock, if its client was away.
-    expires_at: Option<u64>,
-    will: Option<WillRecord>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct WillRecord {
-    message: MessageRecord,
-    delay_ms: u64,
-    expiry_ms: Option<u64>,
-    /// Wall clock, if the connection had ended.
-    due: Option<u64>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct SubscriptionRecord {
-    client_id: Name,
-    filter: Name,
-    share: Option<Name>,
-    qos: u8,
-    no_local: bool,
-    retain_as_published: bool,
-    subscription_id: Option<u32>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct MessageRecord {
-    origin: u8,
-    slash: bool,
-    durable: bool,
-    retain: bool,
-    qos: u8,
-    extra_keys: bool,
-    priority: Option<u8>,
-    deadline: Option<u64>,
-    received: u64,
-    exchange_len: u8,
-    key_len: u16,
-    properties_len: u32,
-    payload: Vec<u8>,
-}
-
-fn encode<T: Serialize>(value: &T) -> Box<[u8]> {
-    match postcard::to_extend(value, vec![VERSION]) {
-        Ok(bytes) => bytes.into(),
-        // Plain data into a growing buffer: there is nothing to fail.
-        Err(e) => unreachable!("postcard refused plain data: {e}"),
-    }
-}
-
-fn decode<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Option<T> {
-    let (version, fields) = value.split_first()?;
-    (*version == VERSION).then_some(())?;
-    postcard::from_bytes(fields).ok()
-}
-
-fn key(kind: u8, parts: &[&[u8]]) -> Box<[u8]> {
-    let mut key = vec![kind];
-    for part in parts {
-        key.extend_from_slice(part);
-    }
-    key.into()
-}
-
-pub(crate) fn exchange_key(name: &str) -> Box<[u8]> {
-    key(b'x', &[name.as_bytes()])
-}
-pub(crate) fn queue_key(id: QueueId) -> Box<[u8]> {
-    key(b'q', &[&id.0.to_be_bytes()])
-}
-pub(crate) fn session_key(client_id: &str) -> Box<[u8]> {
-    key(b's', &[client_id.as_bytes()])
-}
-pub(crate) fn retained_key(topic: &[u8]) -> Box<[u8]> {
-    key(b'r', &[topic])
-}
-pub(crate) fn subscription_key(client_id: &str, filter: &str, share: Option<&Name>) -> Box<[u8]> {
-    // No client id, filter or share name holds a NUL.
-    key(
-        b'u',
-        &[
-            client_id.as_bytes(),
-            &[0],
-            filter.as_bytes(),
-            &[0],
-            share.map_or(b"", |s| s.as_bytes()),
-        ],
-    )
-}
-
-pub(crate) fn encode_exchange(spec: &ExchangeSpec) -> (Box<[u8]>, Box<[u8]>) {
-    let record = ExchangeRecord {
-        kind: spec.kind.clone(),
-        auto_delete: spec.auto_delete,
-        internal: spec.internal,
-        arguments: spec.arguments.clone(),
-    };
-    (exchange_key(&spec.name), encode(&record))
-}
-
-pub(crate) fn encode_queue(q: &Queue) -> (Box<[u8]>, Box<[u8]>) {
-    let kind = match q.kind {
-        QueueKind::Plain => 0,
-        QueueKind::Session(_) => 1,
-        QueueKind::Shared => 2,
-    };
-    let record = QueueRecord {
-        name: q.name.clone(),
-        auto_delete: q.auto_delete,
-        kind,
-        arguments: q.arguments.declared.clone(),
-    };
-    (queue_key(q.id), encode(&record))
-}
-
-fn binding_record(source: &str, destination: &Destination, binding_key: &str, arguments: &Table) -> Box<[u8]> {
-    let (queue, exchange) = match destination {
-        Destination::Queue { name, .. } => (Some(name.clone()), None),
-        Destination::Exchange(name) => (None, Some(name.clone())),
-    };
-    let mut arguments = arguments.clone();
-    // The order of arguments is no part of a binding's identity.
-    arguments.0.sort_by(|a, b| a.0.cmp(&b.0));
-    encode(&BindingRecord {
-        source: source.into(),
-        queue,
-        exchange,
-        key: binding_key.into(),
-        arguments,
-    })
-}
-
-/// A binding's identity is all there is to it: it is its own key.
-pub(crate) fn encode_binding(
-    source: &str,
-    destination: &Destination,
-    binding_key: &str,
-    arguments: &Table,
-) -> (Box<[u8]>, Box<[u8]>) {
-    (
-        key(b'b', &[&binding_record(source, destination, binding_key, arguments)]),
-        Box::from([VERSION]),
-    )
-}
-
-pub(crate) fn binding_key(b: &Binding) -> Box<[u8]> {
-    key(
-        b'b',
-        &[&binding_record(&b.source, &b.destination, &b.key, &b.arguments)],
-    )
-}
-
-/// `will`: what is to be published if the connection does not end well; if it ended, when.
-pub(crate) fn encode_session(s: &DurableSession, will: Option<(&Will, Option<Wall>)>) -> (Box<[u8]>, Box<[u8]>) {
-    let record = SessionRecord {
-        queue: s.queue.map(|q| q.id.0),
-        expiry: s.expiry,
-        expires_at: s.expires_at.filter(|_| s.link.is_none()).map(|w| w.0),
-        will: will.map(|(w, due)| WillRecord {
-            message: message_record(&w.message),
-            delay_ms: millis(w.delay),
-            expiry_ms: w.expiry.map(millis),
-            due: due.map(|d| d.0),
-        }),
-    };
-    (session_key(&s.client_id), encode(&record))
-}
-
-pub(crate) fn encode_subscription(
-    client_id: &Name,
-    filter: &Name,
-    share: Option<&Name>,
-    options: Subscribed,
-) -> (Box<[u8]>, Box<[u8]>) {
-    let record = SubscriptionRecord {
-        client_id: client_id.clone(),
-        filter: filter.clone(),
-        share: share.cloned(),
-        qos: options.qos,
-        no_local: options.no_local,
-        retain_as_published: options.retain_as_published,
-        subscription_id: options.subscription_id,
-    };
-    (subscription_key(client_id, filter, share), encode(&record))
-}
-
-pub(crate) fn encode_retained(message: &Message) -> Box<[u8]> {
-    encode(&message_record(message))
-}
-
-fn message_record(message: &Message) -> MessageRecord {
-    let e = message.envelope();
-    let lengths = message.lengths();
-    MessageRecord {
-        origin: e.origin.0,
-        slash: e.dialect == Dialect::Slash,
-        durable: e.durable,
-        retain: e.retain,
-        qos: e.qos,
-        extra_keys: e.extra_keys,
-        priority: e.priority,
-        deadline: e.deadline.map(|d| d.0),
-        received: e.received.0,
-        exchange_len: lengths.exchange,
-        key_len: lengths.key,
-        properties_len: lengths.properties,
-        payload: message.payload().to_vec(),
-    }
-}
-
-fn message_of(r: &MessageRecord) -> Option<Message> {
-    let envelope = Envelope {
-        origin: Origin(r.origin),
-        dialect: if r.slash { Dialect::Slash } else { Dialect::Dot },
-        durable: r.durable,
-        qos: r.qos.min(2),
-        retain: r.retain,
-        extra_keys: r.extra_keys,
-        priority: r.priority,
-        deadline: r.deadline.map(Wall),
-        received: Wall(r.received),
-    };
-    let lengths = PayloadLengths {
-        exchange: r.exchange_len,
-        key: r.key_len,
-        properties: r.properties_len,
-    };
-    Message::from_payload(envelope, lengths, &r.payload)
-}
-
-fn millis(d: Duration) -> u64 {
-    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
-}
 
 fn text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
 }
 
 impl Engine {
-    /// Takes over what the log remembers. Call once, before anything else; follow it with `drain`.
+    /// Takes over what the log remembers of this vhost, and leaves what is others'. Call once, before anything else;
+    /// follow it with `drain`.
     pub fn recover(&mut self, now: Now, mut recovered: Recovered) {
         self.now = now;
         self.time.noted = recovered.wall;
-        self.next_queue = self.next_queue.max(recovered.queue_id_max.0 + 1);
-        let keys = std::mem::take(&mut recovered.keys);
-        let of = |kind: u8| {
-            keys.iter()
-                .filter(move |(k, _)| k.first() == Some(&kind))
-                .map(|(k, v)| (&k[1..], &v[..]))
-        };
-        let mut damaged = 0u32;
-        for (k, v) in of(b'x') {
-            let Some((name, r)) = text(k).zip(decode::<ExchangeRecord>(v)) else {
-                damaged += 1;
-                continue;
-            };
-            let spec = ExchangeSpec {
-                name: name.into(),
-                kind: r.kind,
-                durable: true,
-                auto_delete: r.auto_delete,
-                internal: r.internal,
-                arguments: r.arguments,
-            };
-            damaged += u32::from(self.router.restore_exchange(spec).is_err());
-        }
-        let mut sessions: BTreeMap<u64, u32> = BTreeMap::new();
-        // Sessions whose expiry begins now: from here on, not anew with each restart.
-        let mut expiring = Vec::new();
-        for (k, v) in of(b's') {
-            let Some((client_id, r)) = text(k).zip(decode::<SessionRecord>(v)) else {
-                damaged += 1;
-                continue;
-            };
-            let session = self.recover_session(client_id.into(), &r);
-            if let Some(queue) = r.queue {
-                sessions.insert(queue, session);
-            }
-            if r.expires_at.is_none() && r.expiry.is_some() {
-                expiring.push(session);
-            }
-        }
-        for (k, v) in of(b'q') {
-            let id = <[u8; 8]>::try_from(k).ok().map(|b| QueueId(u64::from_be_bytes(b)));
-            let Some((id, r)) = id.zip(decode::<QueueRecord>(v)) else {
-                damaged += 1;
-                continue;
-            };
-            // The log knows the numbers of queues that have had messages; one that has not has its number here.
-            self.next_queue = self.next_queue.max(id.0 + 1);
-            self.recover_queue(id, r, &sessions, recovered.queues.remove(&id).unwrap_or_default());
-        }
-        for (k, _) in of(b'b') {
-            let restored = decode::<BindingRecord>(k).and_then(|r| self.recover_binding(r));
-            damaged += u32::from(restored.is_none());
-        }
-        for (_, v) in of(b'u') {
-            let restored = decode::<SubscriptionRecord>(v).and_then(|r| self.recover_subscription(r));
-            damaged += u32::from(restored.is_none());
-        }
-        for (_, v) in of(b'r') {
-            match decode::<MessageRecord>(v).as_ref().and_then(message_of) {
-                Some(message) => {
-                    self.retained.set(&message);
-                    if let Some(deadline) = message.envelope().deadline {
-                        self.timers.set_retained(now.monotonic + (deadline - now.wall));
-                    }
-                }
-                None => damaged += 1,
-            }
-        }
+        let vhost = self.settings.number;
+        let mut recovered = recovered.take(vhost);
+        let seen = recovered.queue_max.get(&vhost).copied().unwrap_or_default();
+        self.next_queue = self.next_queue.max(seen + 1);
+        self.recover_exchanges(&recovered);
+        let mut sessions = HashMap::new();
+        let expiring = self.recover_sessions(&recovered, &mut sessions);
+        self.recover_queues(&mut recovered, &sessions);
+        self.recover_bindings(&recovered);
+        self.recover_subscriptions(&recovered);
+        self.recover_retained(&recovered);
         self.drop_memberless_groups();
         for session in expiring {
             self.stage_session(session);
         }
-        if damaged > 0 {
-            tracing::warn!(damaged, "some definitions in the log could not be restored");
-        }
-        // Queues the log has messages of and no definition: deleted ones, and transient ones that spilled.
+        // Queues that the log has nothing of but numbers: transient ones that spilled.
         for id in recovered.queues.into_keys() {
-            self.staging.record(crate::store::Record::QueueDelete { queue: id });
+            self.staging.record(Record::QueueDelete { queue: id });
         }
         self.touched.clear();
         // Messages expire in queues that nobody consumes, too.
@@ -405,6 +70,262 @@ impl Engine {
             if let Some(q) = self.queue_mut(queue) {
                 q.touched = false;
                 self.watch_head(queue);
+            }
+        }
+    }
+
+    /// Definitions that the log could not give back as they were, since the start.
+    pub fn damaged_definitions(&self) -> u64 {
+        self.damaged_definitions
+    }
+
+    /// Says what is damaged and what came of it.
+    fn report(&mut self, what: &str, outcome: &str) {
+        self.damaged_definitions += 1;
+        tracing::error!(vhost = %self.settings.vhost, what, outcome, "a definition is damaged");
+    }
+
+    fn report_key(&mut self, kind: KeyKind, name: &[u8]) {
+        let what = describe(&key(self.settings.number, kind, &[name]));
+        self.report(&what, "it is not there any more");
+    }
+
+    fn recover_exchanges(&mut self, recovered: &Recovered) {
+        for (k, v) in catalog::of_kind(recovered, self.settings.number, KeyKind::Exchange) {
+            let restored = text(k).zip(catalog::decode::<ExchangeRecord>(v)).and_then(|(name, r)| {
+                let spec = ExchangeSpec {
+                    name: name.into(),
+                    kind: r.kind,
+                    durable: true,
+                    auto_delete: r.auto_delete,
+                    internal: r.internal,
+                    arguments: r.arguments,
+                };
+                self.router.restore_exchange(spec).ok()
+            });
+            if restored.is_none() {
+                self.report_key(KeyKind::Exchange, k);
+            }
+        }
+        self.recover_undefined_exchanges(recovered);
+    }
+
+    /// Exchanges that bindings lead from, and that are not there. Their type is what their bindings look like.
+    fn recover_undefined_exchanges(&mut self, recovered: &Recovered) {
+        let vhost = self.settings.number;
+        let mut kinds: BTreeMap<Name, &str> = BTreeMap::new();
+        for (k, _) in catalog::of_kind(recovered, vhost, KeyKind::Binding) {
+            let Some(r) = catalog::decode::<BindingRecord>(k) else {
+                continue;
+            };
+            if self.router.exchange(&r.source).is_some()
+                || recovered.unsure.contains(&key(vhost, KeyKind::Binding, &[k]))
+            {
+                continue;
+            }
+            let is_headers = r.arguments.0.iter().any(|(name, _)| &**name == "x-match");
+            let is_topic = r.key.split('.').any(|level| level == "*" || level == "#");
+            let kind = kinds.entry(r.source).or_insert("direct");
+            *kind = match () {
+                () if is_headers => "headers",
+                () if is_topic && *kind == "direct" => "topic",
+                () => *kind,
+            };
+        }
+        for (name, kind) in kinds {
+            let what = describe(&catalog::exchange_key(vhost, &name));
+            self.report(&what, &format!("it goes on as a {kind} exchange, with its bindings"));
+            let spec = ExchangeSpec {
+                name,
+                kind: kind.into(),
+                durable: true,
+                auto_delete: false,
+                internal: false,
+                arguments: Table::default(),
+            };
+            let (key, value) = catalog::encode_exchange(vhost, &spec);
+            if self.router.restore_exchange(spec).is_ok() {
+                let value = Some(value);
+                self.staging.record(Record::Key { key, value });
+            }
+        }
+    }
+
+    /// Returns the sessions whose expiry begins now: from here on, not anew with each restart.
+    fn recover_sessions(&mut self, recovered: &Recovered, sessions: &mut HashMap<Name, u32>) -> Vec<u32> {
+        let mut expiring = Vec::new();
+        let vhost = self.settings.number;
+        for (k, v) in catalog::of_kind(recovered, vhost, KeyKind::Session) {
+            let Some((client_id, r)) = text(k).zip(catalog::decode::<SessionRecord>(v)) else {
+                // It may come back from its queue.
+                self.report_key(KeyKind::Session, k);
+                continue;
+            };
+            let session = self.recover_session(client_id.into(), &r);
+            sessions.insert(client_id.into(), session);
+            if r.expires_at.is_none() && r.expiry.is_some() {
+                expiring.push(session);
+            }
+        }
+        // Sessions that queues and subscriptions name, and no record: damaged, unless a record says that they ended.
+        let is_sure = |kind, name: &[u8]| !recovered.unsure.contains(&key(vhost, kind, &[name]));
+        let queues = catalog::of_kind(recovered, vhost, KeyKind::Queue)
+            .filter(|(k, _)| is_sure(KeyKind::Queue, k))
+            .filter_map(|(_, v)| catalog::decode::<QueueRecord>(v))
+            .filter(|r| r.kind == 1)
+            .map(|r| r.client_id);
+        let subscribers = catalog::of_kind(recovered, vhost, KeyKind::Subscription)
+            .filter(|(k, _)| is_sure(KeyKind::Subscription, k))
+            .filter_map(|(k, _)| Some(catalog::parse_subscription(k)?.0));
+        for client_id in queues.chain(subscribers).collect::<Vec<_>>() {
+            let key = catalog::session_key(vhost, &client_id);
+            if sessions.contains_key(&client_id) || recovered.deleted_sessions.contains(&key) {
+                continue;
+            }
+            self.report(
+                &describe(&key),
+                "it goes on with its queue and subscriptions, without its will",
+            );
+            let r = SessionRecord {
+                queue: None,
+                user: Name::default(),
+                expiry: self.settings.session_expiry_max,
+                expires_at: None,
+                will: None,
+            };
+            let session = self.recover_session(client_id.clone(), &r);
+            sessions.insert(client_id, session);
+            expiring.push(session);
+        }
+        expiring
+    }
+
+    fn recover_queues(&mut self, recovered: &mut Recovered, sessions: &HashMap<Name, u32>) {
+        let vhost = self.settings.number;
+        let mut undefined = Vec::new();
+        let defined: Vec<(Option<QueueId>, Option<QueueRecord>)> = catalog::of_kind(recovered, vhost, KeyKind::Queue)
+            .map(|(k, v)| {
+                let number = <[u8; 8]>::try_from(k).ok().map(u64::from_be_bytes);
+                let id = number.and_then(|number| QueueId::new(vhost, number));
+                (id, catalog::decode(v))
+            })
+            .collect();
+        for (id, r) in defined {
+            let Some(id) = id else { continue };
+            // The log knows the numbers of queues that have had messages; one that has not has its number here.
+            self.next_queue = self.next_queue.max(id.number() + 1);
+            match r {
+                Some(r) => {
+                    let found = recovered.queues.remove(&id).unwrap_or_default();
+                    self.recover_queue(id, r, sessions, found);
+                }
+                None => undefined.push(id),
+            }
+        }
+        let has_messages = |found: &RecoveredQueue| !found.messages.is_empty() || !found.in_flight.is_empty();
+        let orphans = recovered
+            .queues
+            .iter()
+            .filter(|(_, found)| has_messages(found) && !found.is_torn);
+        undefined.extend(orphans.map(|(id, _)| *id));
+        // A queue that bindings name was there, with or without messages.
+        let bindings = catalog::of_kind(recovered, vhost, KeyKind::Binding);
+        for (k, _) in bindings.filter(|(k, _)| !recovered.unsure.contains(&key(vhost, KeyKind::Binding, &[k]))) {
+            let bound = catalog::decode::<BindingRecord>(k).and_then(|r| QueueId::new(vhost, r.queue?));
+            undefined.extend(bound.filter(|id| !self.queue_slots.contains_key(id)));
+        }
+        undefined.sort_unstable();
+        undefined.dedup();
+        for id in undefined {
+            let found = recovered.queues.remove(&id).unwrap_or_default();
+            self.recover_undefined(id, recovered, found);
+        }
+    }
+
+    /// A queue whose definition is lost lives on: under the name that a binding has for it, or its number.
+    fn recover_undefined(&mut self, id: QueueId, recovered: &Recovered, found: RecoveredQueue) {
+        let named = catalog::of_kind(recovered, id.vhost(), KeyKind::Binding).find_map(|(k, v)| {
+            let r = catalog::decode::<BindingRecord>(k)?;
+            let bound = catalog::decode::<BoundRecord>(v)?;
+            (r.queue == Some(id.number()) && !bound.queue.is_empty()).then_some(bound.queue)
+        });
+        let name = named
+            .filter(|name| self.router.queue(name).is_none())
+            .unwrap_or_else(|| format!("damaged-queue-{}", id.number()).into());
+        let messages: u64 = found.messages.values().map(|counted| counted.count).sum();
+        let messages = messages + found.in_flight.len() as u64;
+        self.report(
+            &describe(&queue_key(id)),
+            &format!("it goes on as '{name}', without arguments, with {messages} messages"),
+        );
+        self.next_queue = self.next_queue.max(id.number() + 1);
+        let r = QueueRecord {
+            name,
+            auto_delete: false,
+            kind: 0,
+            queue_type: 0,
+            user: Name::default(),
+            client_id: Name::default(),
+            arguments: Table::default(),
+            effective: None,
+        };
+        self.recover_queue(id, r, &HashMap::new(), found);
+        if let Some(slot) = self.queue_slots.get(&id) {
+            let (key, value) = catalog::encode_queue(&self.queues[*slot as usize], None);
+            let value = Some(value);
+            self.staging.record(Record::Key { key, value });
+        }
+    }
+
+    fn recover_bindings(&mut self, recovered: &Recovered) {
+        for (k, _) in catalog::of_kind(recovered, self.settings.number, KeyKind::Binding) {
+            let restored = catalog::decode::<BindingRecord>(k).and_then(|r| self.recover_binding(r));
+            let key = key(self.settings.number, KeyKind::Binding, &[k]);
+            if restored.is_none() && recovered.unsure.contains(&key) {
+                // What it binds was torn off, and nobody was told of either.
+                self.staging.record(Record::Key { key, value: None });
+            } else if restored.is_none() {
+                self.report_key(KeyKind::Binding, k);
+            }
+        }
+    }
+
+    fn recover_subscriptions(&mut self, recovered: &Recovered) {
+        let vhost = self.settings.number;
+        for (k, v) in catalog::of_kind(recovered, vhost, KeyKind::Subscription) {
+            let parsed = catalog::parse_subscription(k);
+            if let Some((client_id, ..)) = &parsed
+                && !self.session_ids.contains_key(client_id)
+            {
+                // Its session ended; the crash came between the two records.
+                let key = key(vhost, KeyKind::Subscription, &[k]);
+                self.staging.record(Record::Key { key, value: None });
+                continue;
+            }
+            let options = catalog::decode::<SubscriptionRecord>(v);
+            let restored = parsed
+                .zip(options)
+                .and_then(|(id, r)| self.recover_subscription(id, &r));
+            if restored.is_none() {
+                self.report_key(KeyKind::Subscription, k);
+            }
+        }
+    }
+
+    fn recover_retained(&mut self, recovered: &Recovered) {
+        let now = self.now;
+        for (k, v) in catalog::of_kind(recovered, self.settings.number, KeyKind::Retained) {
+            match catalog::decode::<MessageRecord>(v)
+                .as_ref()
+                .and_then(catalog::message_of)
+            {
+                Some(message) => {
+                    self.retained.set(&message);
+                    if let Some(deadline) = message.envelope().deadline {
+                        self.timers.set_retained(now.monotonic + (deadline - now.wall));
+                    }
+                }
+                None => self.report_key(KeyKind::Retained, k),
             }
         }
     }
@@ -464,7 +385,7 @@ impl Engine {
         self.watch_session_expiry(session);
         // The crash ended the connection without goodbye.
         if let Some(w) = &r.will
-            && let Some(message) = message_of(&w.message)
+            && let Some(message) = catalog::message_of(&w.message)
         {
             let delay = Duration::from_millis(w.delay_ms);
             let due = match w.due {
@@ -483,15 +404,15 @@ impl Engine {
         session
     }
 
-    fn recover_queue(&mut self, id: QueueId, r: QueueRecord, sessions: &BTreeMap<u64, u32>, found: RecoveredQueue) {
+    fn recover_queue(&mut self, id: QueueId, r: QueueRecord, sessions: &HashMap<Name, u32>, found: RecoveredQueue) {
         let kind = match r.kind {
-            1 => match sessions.get(&id.0) {
+            1 => match sessions.get(&r.client_id) {
                 Some(session) => QueueKind::Session(*session),
                 None => {
                     // Its session ended; the crash came between the two records.
                     let key = queue_key(id);
-                    self.staging.record(crate::store::Record::Key { key, value: None });
-                    self.staging.record(crate::store::Record::QueueDelete { queue: id });
+                    self.staging.record(Record::Key { key, value: None });
+                    self.staging.record(Record::QueueDelete { queue: id });
                     return;
                 }
             },
@@ -597,11 +518,11 @@ impl Engine {
 
     fn recover_binding(&mut self, r: BindingRecord) -> Option<()> {
         let destination = match (r.queue, r.exchange) {
-            (Some(name), _) => {
-                let slot = self.router.queue(&name)?;
+            (Some(number), _) => {
+                let slot = *self.queue_slots.get(&QueueId::new(self.settings.number, number)?)?;
                 Destination::Queue {
-                    slot,
-                    name,
+                    slot: QueueSlot(slot),
+                    name: self.queues[slot as usize].name.clone(),
                     durable: true,
                 }
             }
@@ -614,22 +535,27 @@ impl Engine {
             .map(|_| ())
     }
 
-    fn recover_subscription(&mut self, r: SubscriptionRecord) -> Option<()> {
-        let session = *self.session_ids.get(&r.client_id)?;
+    fn recover_subscription(
+        &mut self,
+        (client_id, filter, share): (Name, Name, Option<Name>),
+        r: &SubscriptionRecord,
+    ) -> Option<()> {
+        let session = *self.session_ids.get(&client_id)?;
         let options = Subscribed {
             qos: r.qos.min(2),
             no_local: r.no_local,
             retain_as_published: r.retain_as_published,
             subscription_id: r.subscription_id,
         };
-        let queue = match &r.share {
-            None => self.sessions[session as usize].queue?,
-            Some(share) => self.shared_queue(share, &r.filter, true).ok()?,
+        let queue = match &share {
+            // Its definition may be lost.
+            None => self.session_queue(session),
+            Some(share) => self.shared_queue(share, &filter, true).ok()?,
         };
         let exchange = self.settings.topic_exchange.clone();
-        self.bind_subscription(queue, &exchange, &r.filter, r.share.is_some(), options)
+        self.bind_subscription(queue, &exchange, &filter, share.is_some(), options)
             .ok()?;
-        self.note_subscription(session, (r.filter, r.share), options);
+        self.note_subscription(session, (filter, share), options);
         Some(())
     }
 }

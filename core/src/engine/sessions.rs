@@ -13,6 +13,7 @@ use super::link::will_bytes;
 use super::subscriptions::shared_queue_name;
 use super::timers::Timer;
 use super::{Engine, Link, link_at};
+use crate::catalog;
 use crate::command::{OpenSession, Will};
 use crate::durable_session::{DurableSession, InFlight, Outgoing};
 use crate::event::{CloseReason, Event, Op};
@@ -240,7 +241,11 @@ impl Engine {
         let q = Queue::new(self.next_queue_id(), name, kind, durable, self.now.monotonic);
         let queue = self.add_queue(q);
         if durable {
-            let (key, value) = super::recovery::encode_queue(&self.queues[queue.slot as usize]);
+            let client_id = match kind {
+                QueueKind::Session(session) => Some(&self.sessions[session as usize].client_id),
+                QueueKind::Plain | QueueKind::Shared => None,
+            };
+            let (key, value) = catalog::encode_queue(&self.queues[queue.slot as usize], client_id);
             self.staging.record(Record::Key {
                 key,
                 value: Some(value),
@@ -267,7 +272,7 @@ impl Engine {
             .and_then(|l| self.link(l))
             .and_then(|l| l.will.as_deref())
             .map(|w| (w, None));
-        let (key, value) = super::recovery::encode_session(s, away.or(connected));
+        let (key, value) = catalog::encode_session(self.settings.number, s, away.or(connected));
         self.staging.record(Record::Key {
             key,
             value: Some(value),
@@ -479,7 +484,7 @@ impl Engine {
             return Ok(None);
         }
         self.staging.record(Record::Key {
-            key: super::recovery::session_key(&client_id),
+            key: catalog::session_key(self.settings.number, &client_id),
             value: None,
         });
         Ok(Some(self.staging.wait()))

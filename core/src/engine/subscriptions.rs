@@ -4,6 +4,7 @@ use super::budget::{Budget, Unfinished};
 use super::sessions::CHANNEL;
 use super::{Engine, Link, link_at};
 use crate::binding::{Destination, Grant, QueueSlot};
+use crate::catalog;
 use crate::command::{RetainHandling, Subscribe, Subscription, Unsubscribe};
 use crate::durable_session::Subscribed;
 use crate::durable_session::subscription_bytes;
@@ -98,7 +99,7 @@ impl Engine {
         }
         if kept && !q.durable {
             q.durable = true;
-            let (key, value) = super::recovery::encode_queue(q);
+            let (key, value) = catalog::encode_queue(q, None);
             self.staging.record(Record::Key {
                 key,
                 value: Some(value),
@@ -199,8 +200,13 @@ impl Engine {
         let new = self.note_subscription(session, id, options);
         if kept {
             let client_id = &self.sessions[session as usize].client_id;
-            let (key, value) =
-                super::recovery::encode_subscription(client_id, &sub.filter, sub.share.as_ref(), options);
+            let (key, value) = catalog::encode_subscription(
+                self.settings.number,
+                client_id,
+                &sub.filter,
+                sub.share.as_ref(),
+                options,
+            );
             self.staging.record(Record::Key {
                 key,
                 value: Some(value),
@@ -377,7 +383,7 @@ impl Engine {
     pub(crate) fn forget_subscription(&mut self, session: u32, filter: &Name, share: Option<&Name>) -> bool {
         let s = &self.sessions[session as usize];
         if s.kept {
-            let key = super::recovery::subscription_key(&s.client_id, filter, share);
+            let key = catalog::subscription_key(self.settings.number, &s.client_id, filter, share);
             self.staging.record(Record::Key { key, value: None });
         }
         s.kept
@@ -427,7 +433,7 @@ impl Engine {
         let noted = self.time.noted.min(wall);
         self.retained.expire(noted, 256);
         for message in self.retained.take_expired() {
-            let key = super::recovery::retained_key(&crate::retained::Retained::key_of(&message));
+            let key = catalog::retained_key(self.settings.number, &crate::retained::Retained::key_of(&message));
             self.staging.record(Record::Key { key, value: None });
         }
         if let Some(next) = self.retained.next_expiry() {

@@ -3,31 +3,38 @@
 //! ```text
 //!   magic 8 │ crc32c 4 │ version 4 │ length 8 │ body
 //!
-//!   body    epoch, next segment, next base, wall, highest queue
+//!   body    epoch, next segment, next base, wall, highest vhost
+//!           numbers    count, (vhost, highest queue)*
 //!           segments   count, (id, kind, epoch, salt, base, size, end, sealed, routes, keys)*
-//!           queues     count, (id, next seq, handed out,
+//!           queues     count, (vhost, number, next seq, handed out, first segment,
 //!                              spans count, (gap, extent, segment, live)*, dead runs,
 //!                              incoming count, id*, outgoing count, (seq, id, released)*,
 //!                              returned count, (seq, times)*)*
-//!           moves      count, (queue, seq, flags, 0 queue seq | 1 segment offset)*
-//!           keys       count, (key len, key, segment, offset, version, len, deleted, older count, segment*)*
+//!           moves      count, (vhost, number, seq, flags, 0 vhost number seq | 1 segment offset)*
+//!           keys       count, (key len, key, segment, offset, version, len, deleted, older count, segment*,
+//!                              0 | 1 value len, value)*
 //! ```
+//!
+//! Small and precious values, those of definitions, are said once more, so that damage to the record of one loses nothing.
+//! Retained messages are not listed, unless deleted: a start finds them in the directories.
 //!
 //! It covers each segment up to `end`, and says of everything below what is live. The one before is kept as
 //! `checkpoint.old`, and nothing is reclaimed that it does not cover: damage to one checkpoint makes the start longer
 //! and loses nothing. If both are damaged, the start reads every record there is; what was settled in a segment that
 //! has been recycled since may then come once more.
 
-use super::QueueId;
 use super::disk::{Disk, DiskFile, Patient};
 use super::index::{Index, KeyEntry, Move, QueueIndex, Root, Segments};
-use super::record::{parse_runs, put_runs};
+use super::key;
+use super::record::{self, parse_queue_id, parse_runs, put_runs};
 use super::segment::{SegmentHeader, SegmentKind};
 use super::settings::StoreError;
 use super::spans::Span;
 use super::varint::{Input, put_varint};
+use super::{QueueId, VhostId};
 use crate::message::Position;
 use crate::time::Wall;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -38,7 +45,7 @@ pub(crate) const OLD: &str = "checkpoint.old";
 /// One being written.
 pub(crate) const DRAFT: &str = "checkpoint.draft";
 const MAGIC: [u8; 8] = *b"GATEPCKP";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const HEADER_BYTES: usize = 24;
 
 /// What is said of a segment.
@@ -61,7 +68,8 @@ pub(crate) struct Marks {
     pub(crate) next_id: u32,
     pub(crate) next_base: u64,
     pub(crate) wall: Wall,
-    pub(crate) queue_id_max: QueueId,
+    /// Highest number of a vhost in any record.
+    pub(crate) vhost_max: VhostId,
 }
 
 /// A checkpoint that was read.
@@ -82,9 +90,14 @@ pub(crate) fn encode(marks: &Marks, segments: &[Covered], index: &Index) -> Vec<
         u64::from(marks.next_id),
         marks.next_base,
         marks.wall.0,
-        marks.queue_id_max.0,
+        u64::from(marks.vhost_max.0),
     ] {
         put_varint(o, value);
+    }
+    put_varint(o, index.queue_max.len() as u64);
+    for (vhost, number) in &index.queue_max {
+        put_varint(o, u64::from(vhost.0));
+        put_varint(o, *number);
     }
     put_varint(o, segments.len() as u64);
     for segment in segments {
@@ -110,19 +123,28 @@ pub(crate) fn encode(marks: &Marks, segments: &[Covered], index: &Index) -> Vec<
     }
     put_varint(o, index.moves.len() as u64);
     for ((queue, seq), moved) in &index.moves {
-        put_varint(o, queue.0);
+        record::put_queue(*queue, o);
         put_varint(o, *seq);
         o.push(moved.flags);
-        let (tag, a, b) = match moved.root {
-            Root::Route(queue, seq) => (0, queue.0, seq),
-            Root::At(at) => (1, u64::from(at.segment), u64::from(at.offset)),
-        };
-        o.push(tag);
-        put_varint(o, a);
-        put_varint(o, b);
+        match moved.root {
+            Root::Route(queue, seq) => {
+                o.push(0);
+                record::put_queue(queue, o);
+                put_varint(o, seq);
+            }
+            Root::At(at) => {
+                o.push(1);
+                put_varint(o, u64::from(at.segment));
+                put_varint(o, u64::from(at.offset));
+            }
+        }
     }
-    put_varint(o, index.keys.len() as u64);
-    for (key, entry) in &index.keys {
+    let listed = || {
+        let keys = index.keys.iter();
+        keys.filter(|(key, entry)| entry.deleted || !key::is_bulk(key))
+    };
+    put_varint(o, listed().count() as u64);
+    for (key, entry) in listed() {
         put_varint(o, key.len() as u64);
         o.extend_from_slice(key);
         for value in [
@@ -140,6 +162,11 @@ pub(crate) fn encode(marks: &Marks, segments: &[Covered], index: &Index) -> Vec<
             put_varint(o, u64::from(segment - before));
             before = segment;
         }
+        o.push(u8::from(entry.value.is_some()));
+        if let Some(value) = &entry.value {
+            put_varint(o, value.len() as u64);
+            o.extend_from_slice(value);
+        }
     }
     let len = (out.len() - HEADER_BYTES) as u64;
     out[..8].copy_from_slice(&MAGIC);
@@ -151,9 +178,10 @@ pub(crate) fn encode(marks: &Marks, segments: &[Covered], index: &Index) -> Vec<
 }
 
 fn put_queue(o: &mut Vec<u8>, id: QueueId, queue: &QueueIndex) {
-    put_varint(o, id.0);
+    record::put_queue(id, o);
     put_varint(o, queue.next_seq);
     put_varint(o, queue.handed_out);
+    put_varint(o, u64::from(queue.first_segment));
     put_varint(o, queue.span_count() as u64);
     let mut next = 0;
     for span in queue.spans() {
@@ -282,8 +310,12 @@ fn parse(body: &[u8]) -> Option<Checkpoint> {
         next_id: i.number()?,
         next_base: i.varint()?,
         wall: Wall(i.varint()?),
-        queue_id_max: QueueId(i.varint()?),
+        vhost_max: VhostId(i.number()?),
     };
+    let mut queue_max = BTreeMap::new();
+    for _ in 0..i.count(2)? {
+        queue_max.insert(VhostId(i.number()?), i.varint()?);
+    }
     let count = i.count(10)?;
     let mut segments = Vec::with_capacity(count);
     for _ in 0..count {
@@ -308,15 +340,16 @@ fn parse(body: &[u8]) -> Option<Checkpoint> {
         });
     }
     let mut index = Index::default();
-    for _ in 0..i.count(8)? {
+    index.queue_max = queue_max;
+    for _ in 0..i.count(10)? {
         let (id, queue) = parse_queue(&mut i)?;
         index.queues.insert(id, queue);
     }
-    for _ in 0..i.count(6)? {
-        let to = (QueueId(i.varint()?), i.varint()?);
+    for _ in 0..i.count(7)? {
+        let to = (parse_queue_id(&mut i)?, i.varint()?);
         let flags = i.u8()?;
         let root = match i.u8()? {
-            0 => Root::Route(QueueId(i.varint()?), i.varint()?),
+            0 => Root::Route(parse_queue_id(&mut i)?, i.varint()?),
             1 => Root::At(Position {
                 segment: i.number()?,
                 offset: i.number()?,
@@ -327,7 +360,7 @@ fn parse(body: &[u8]) -> Option<Checkpoint> {
         let body_len = 0;
         index.moves.insert(to, Move { root, flags, body_len });
     }
-    for _ in 0..i.count(7)? {
+    for _ in 0..i.count(8)? {
         let len = i.number()?;
         let key = i.bytes(len)?.into();
         let at = Position {
@@ -342,10 +375,19 @@ fn parse(body: &[u8]) -> Option<Checkpoint> {
             before = before.checked_add(gap).filter(|_| gap > 0)?;
             older.push(before);
         }
+        let value = match i.u8()? {
+            0 => None,
+            1 => {
+                let len = i.number()?;
+                Some(i.bytes(len)?.into())
+            }
+            _ => return None,
+        };
         let entry = KeyEntry {
             at,
             version,
             len,
+            value,
             older: Segments::from_sorted(older),
             deleted,
         };
@@ -355,8 +397,8 @@ fn parse(body: &[u8]) -> Option<Checkpoint> {
 }
 
 fn parse_queue(i: &mut Input<'_>) -> Option<(QueueId, QueueIndex)> {
-    let id = QueueId(i.varint()?);
-    let (next_seq, handed_out) = (i.varint()?, i.varint()?);
+    let id = parse_queue_id(i)?;
+    let (next_seq, handed_out, first_segment) = (i.varint()?, i.varint()?, i.number()?);
     let count = i.count(4)?;
     let mut spans = Vec::with_capacity(count);
     let mut next = 0u64;
@@ -373,7 +415,7 @@ fn parse_queue(i: &mut Input<'_>) -> Option<(QueueId, QueueIndex)> {
     }
     let dead = parse_runs(i)?;
     let mut queue = QueueIndex::from_parts(&spans, &dead)?;
-    (queue.next_seq, queue.handed_out) = (next_seq, handed_out);
+    (queue.next_seq, queue.handed_out, queue.first_segment) = (next_seq, handed_out, first_segment);
     for _ in 0..i.count(1)? {
         queue.incoming_ids.push(i.number()?);
     }

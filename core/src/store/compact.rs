@@ -6,14 +6,14 @@
 
 use super::directory::{Entries, Listed};
 use super::disk::{Disk, retry_pause};
-use super::index::{Live, Root};
+use super::index::{KeyRecord, Live, Root};
 use super::log::{Segment, Store};
 use super::reader::Chunk;
 use super::record::{Kind, MessageHead, message_bytes_max, parse_key};
 use super::segment::{SegmentKind, SegmentWriter, read_directory, size_for};
 use super::settings::StoreError;
 use super::stats::StoreStats;
-use super::{Route, Routes};
+use super::{Route, Routes, describe};
 use crate::message::Position;
 use crate::time::Time;
 use hashbrown::HashMap;
@@ -152,6 +152,20 @@ impl<D: Disk> Store<D> {
         self.checkpoint.dirty = true;
     }
 
+    /// A keyed record that was to be copied does not hold, but what it says is known: it is written anew.
+    fn rescue(&mut self, key: &[u8], segment: u32, offset: u32) -> bool {
+        let entry = self.shared.index.lock().keys.get(key).cloned();
+        let at = Position { segment, offset };
+        match entry.filter(|entry| entry.at == at && (entry.deleted || entry.value.is_some())) {
+            Some(entry) => {
+                tracing::warn!(record = describe(key), "a damaged record is written again");
+                self.rescued.push((key.into(), entry.value));
+                true
+            }
+            None => false,
+        }
+    }
+
     fn set_stuck(&mut self, segment: u32) {
         if let Some(segment) = self.segments.get_mut(&segment) {
             segment.stuck = true;
@@ -283,6 +297,11 @@ impl<D: Disk> Store<D> {
             };
             let Some(todo) = compaction.todo.next() else { break };
             let Some(raw) = raw.filter(|raw| raw.kind == kind) else {
+                if let Todo::Key { key, .. } = &todo
+                    && self.rescue(key, source, offset)
+                {
+                    continue;
+                }
                 // Its queue will ask for it and be told. The key it holds is as lost here as it was there.
                 let sample = chunk.sample(offset);
                 self.shared.damaged(
@@ -397,7 +416,16 @@ impl<D: Disk> Store<D> {
                     len,
                     version,
                     deleted,
-                } => index.key(&key, to, len, version, deleted),
+                } => {
+                    let record = KeyRecord {
+                        at: to,
+                        version,
+                        len,
+                        deleted,
+                        value: None,
+                    };
+                    index.key(&key, record);
+                }
             }
         }
     }

@@ -29,7 +29,13 @@ pub fn fuzz_record(data: &[u8]) {
     if let Some(head) = MessageHead::parse(data) {
         let _ = head.message(data);
         let mut out = Vec::new();
-        MessageHead::put(&head.envelope, head.lengths, &head.routes, &mut out);
+        MessageHead::put(
+            &head.envelope,
+            head.user.as_deref(),
+            head.lengths,
+            &head.routes,
+            &mut out,
+        );
         assert!(MessageHead::parse(&out).is_some_and(|again| again.routes == head.routes));
     }
     if let Some(acks) = parse_acks(data) {

@@ -6,7 +6,7 @@
 
 use super::seqset::SeqSet;
 use super::spans::{Span, Spans};
-use super::{QueueId, Route, State};
+use super::{QueueId, Route, State, VhostId, key};
 use crate::message::Position;
 use hashbrown::HashMap;
 use std::collections::BTreeMap;
@@ -19,6 +19,8 @@ pub(crate) struct Index {
     /// Messages that are in a queue because a record said so later, not the message's own: dead-lettered ones, and
     /// those routed again.
     pub(crate) moves: BTreeMap<(QueueId, u64), Move>,
+    /// Per vhost, the highest number that one of its queues has had.
+    pub(crate) queue_max: BTreeMap<VhostId, u64>,
     live: HashMap<u32, Live>,
 }
 
@@ -53,6 +55,20 @@ pub(crate) struct QueueIndex {
     pub(crate) packet_ids: Vec<(u64, u16, bool)>,
     /// How often live messages came back from consumers, by sequence.
     pub(crate) returned: BTreeMap<u64, u32>,
+    /// The segment with the first record of the queue: no older one has any.
+    pub(crate) first_segment: u32,
+}
+
+/// A keyed record.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyRecord {
+    pub(crate) at: Position,
+    /// See [`KeyEntry::version`].
+    pub(crate) version: u64,
+    pub(crate) len: u32,
+    pub(crate) deleted: bool,
+    /// Its value, if checkpoints repeat it.
+    pub(crate) value: Option<Box<[u8]>>,
 }
 
 /// Takes the counts of `lo..=hi` out.
@@ -73,6 +89,8 @@ pub(crate) struct KeyEntry {
     pub(crate) version: u64,
     /// Bytes of the record.
     pub(crate) len: u32,
+    /// Its value, if checkpoints repeat it.
+    pub(crate) value: Option<Box<[u8]>>,
     /// Other segments on disk that have older records of this key.
     pub(crate) older: Segments,
     /// The newest record is a deletion. It is needed as long as another segment has an older record of the key; older
@@ -451,17 +469,63 @@ impl Index {
             }
         }
     }
+    /// A queue's number is used.
+    pub(crate) fn saw_number(&mut self, queue: QueueId) {
+        let max = self.queue_max.entry(queue.vhost()).or_default();
+        *max = queue.number().max(*max);
+    }
+    /// A record of a queue was written to `segment`, or found there.
+    pub(crate) fn saw_queue(&mut self, queue: QueueId, segment: u32) {
+        self.saw_number(queue);
+        let queue = self.queues.entry(queue).or_default();
+        if queue.first_segment == 0 || queue.first_segment > segment {
+            queue.first_segment = segment;
+        }
+    }
     /// A keyed record was written or copied.
-    pub(crate) fn key(&mut self, key: &[u8], at: Position, len: u32, version: u64, deleted: bool) {
-        self.found_key(key, at, len, version, deleted);
+    pub(crate) fn key(&mut self, key: &[u8], record: KeyRecord) {
+        self.found_key(key, record);
         self.drop_needless_deletion(key);
     }
+    /// A deletion was written that other records depend on than those of its key: it must outlive those `segments`, too.
+    pub(crate) fn deletion_of_more(&mut self, key: &[u8], record: KeyRecord, segments: impl Iterator<Item = u32>) {
+        let own = record.at.segment;
+        self.found_key(key, record);
+        self.outlives(key, segments.filter(|segment| *segment != own));
+        self.drop_needless_deletion(key);
+    }
+    /// A deletion must outlive these segments.
+    pub(crate) fn outlives(&mut self, key: &[u8], segments: impl Iterator<Item = u32>) {
+        if let Some(entry) = self.keys.get_mut(key) {
+            let mut all: Vec<u32> = entry.older.iter().chain(segments).collect();
+            all.sort_unstable();
+            all.dedup();
+            entry.older = Segments::from_sorted(all);
+        }
+    }
+    /// A vhost is gone, with all that its keys and its queues' numbers begin with.
+    pub(crate) fn delete_vhost(&mut self, vhost: VhostId) {
+        let keys = self.keys.keys().filter(|key| key::vhost_of(key) == Some(vhost));
+        for key in keys.cloned().collect::<Vec<_>>() {
+            self.take_key(&key);
+        }
+        let queues = self.queues.keys().filter(|queue| queue.vhost() == vhost);
+        for queue in queues.copied().collect::<Vec<_>>() {
+            self.delete(queue);
+        }
+        self.queue_max.remove(&vhost);
+        self.shrink();
+    }
     /// A keyed record was found at the start. Deletions are kept until all records were seen: an older copy may follow.
-    pub(crate) fn found_key(&mut self, key: &[u8], at: Position, len: u32, version: u64, deleted: bool) {
+    pub(crate) fn found_key(&mut self, key: &[u8], record: KeyRecord) {
+        let KeyRecord {
+            at, version, deleted, ..
+        } = record;
         let mut entry = KeyEntry {
             at,
             version,
-            len,
+            len: record.len,
+            value: record.value,
             older: Segments::default(),
             deleted,
         };
@@ -474,6 +538,10 @@ impl Index {
             }
             Some(newest) => {
                 entry.older = std::mem::take(&mut newest.older);
+                // A copy of the same record.
+                if newest.version == version && entry.value.is_none() {
+                    entry.value = newest.value.take();
+                }
                 entry.older.insert(newest.at.segment);
                 entry.older.retain(|segment| segment != at.segment);
                 let before = std::mem::replace(newest, entry);
@@ -619,11 +687,21 @@ mod tests {
         );
     }
 
+    fn record(at: Position, version: u64, deleted: bool) -> KeyRecord {
+        KeyRecord {
+            at,
+            version,
+            len: 40,
+            deleted,
+            value: None,
+        }
+    }
+
     #[test]
     fn a_deletion_is_kept_as_long_as_an_older_copy_is_on_disk() {
         let mut index = Index::default();
-        index.key(b"k", Position { segment: 1, offset: 8 }, 40, 8, false);
-        index.key(b"k", Position { segment: 2, offset: 8 }, 40, 108, true);
+        index.key(b"k", record(Position { segment: 1, offset: 8 }, 8, false));
+        index.key(b"k", record(Position { segment: 2, offset: 8 }, 108, true));
         assert_eq!((index.live(1).keys, index.live(2).keys), (0, 1));
         assert!(index.live(2).has_deletions_only());
         index.key_copy_gone(b"k", 1);
@@ -637,8 +715,8 @@ mod tests {
         let mut index = Index::default();
         for round in 0..10 {
             let at = |offset| Position { segment: 1, offset };
-            index.key(b"k", at(round * 80 + 8), 40, u64::from(round) * 80 + 8, false);
-            index.key(b"k", at(round * 80 + 48), 40, u64::from(round) * 80 + 48, true);
+            index.key(b"k", record(at(round * 80 + 8), u64::from(round) * 80 + 8, false));
+            index.key(b"k", record(at(round * 80 + 48), u64::from(round) * 80 + 48, true));
             assert_eq!(index.live(1), Live::default());
             assert!(index.keys.is_empty());
         }
@@ -650,11 +728,11 @@ mod tests {
     fn a_key_that_comes_back_is_protected_from_all_its_values() {
         let mut index = Index::default();
         let at = |segment| Position { segment, offset: 8 };
-        index.key(b"k", at(1), 40, 8, false);
-        index.key(b"k", at(1), 40, 48, true);
-        index.key(b"k", at(2), 40, 108, false);
+        index.key(b"k", record(at(1), 8, false));
+        index.key(b"k", record(at(1), 48, true));
+        index.key(b"k", record(at(2), 108, false));
         index.key_copy_gone(b"k", 1);
-        index.key(b"k", at(3), 40, 208, true);
+        index.key(b"k", record(at(3), 208, true));
         assert_eq!(index.live(3).deletions, 1, "segment 2 still has a value");
         index.key_copy_gone(b"k", 2);
         assert_eq!(index.live(3), Live::default());

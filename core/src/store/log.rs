@@ -8,14 +8,13 @@ use super::compact::{Compaction, Unread};
 use super::disk::{Disk, DiskFile};
 use super::files::Shared;
 use super::footer::Ending;
-use super::index::{KeyEntry, Root};
+use super::index::{KeyEntry, KeyRecord, Root};
 use super::reader::Reader;
 use super::record::{self, FIRST, GROUP, Kind, LAST, message_bytes_max};
 use super::segment::{RECORDS_AT, SegmentHeader, SegmentKind, SegmentWriter, size_for};
 use super::settings::{Durability, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, StoreError, StoreSettings};
 use super::stats::StoreStats;
-use super::varint::put_varint;
-use super::{Batch, Opening, QueueId, Record, Recovered, State, recovery};
+use super::{Batch, Opening, QueueId, Record, Recovered, State, key, recovery};
 use crate::message::{Message, Position};
 use crate::time::{Now, Time, Wall};
 use smallvec::SmallVec;
@@ -68,12 +67,16 @@ pub struct Store<D: Disk> {
     pub(super) disk_short: bool,
     pub(super) checkpoint: CheckpointState,
     poisoned: Option<String>,
-    /// Deletions whose records are gone, although older copies of their keys are not. They are written again.
-    lost_deletions: Vec<Box<[u8]>>,
+    /// Keys whose newest record is lost and known all the same, from a checkpoint or an older copy: they are written
+    /// again.
+    pub(super) rescued: Vec<Rescued>,
     /// Reused by `commit`.
     placed: Vec<(Message, Position)>,
     _lock: D::Lock,
 }
+
+/// A key and the value that it is to have again; `None`: it stays deleted.
+pub(super) type Rescued = (Box<[u8]>, Option<Box<[u8]>>);
 
 #[derive(Debug, Default)]
 pub(super) struct CheckpointState {
@@ -206,7 +209,7 @@ impl<D: Disk> Store<D> {
                 ..CheckpointState::default()
             },
             poisoned: None,
-            lost_deletions: found.lost_deletions,
+            rescued: found.rescued,
             placed: Vec::new(),
             _lock: lock,
         };
@@ -249,7 +252,7 @@ impl<D: Disk> Store<D> {
         self.check_poison()?;
         self.marks.wall = self.marks.wall.max(now.wall);
         let (mut must, mut need) = (Lsn::default(), None);
-        self.log_lost_deletions()?;
+        self.log_rescued()?;
         for batch in batches.iter() {
             if self.stage(batch)? {
                 need = need.max(batch.need);
@@ -341,16 +344,17 @@ impl<D: Disk> Store<D> {
             .map_or(self.written, |active| active.header.base + u64::from(active.position()))
     }
 
-    /// Writes deletions again whose segment is lost. Until then the index, and every checkpoint, remember them.
-    fn log_lost_deletions(&mut self) -> Result<(), StoreError> {
-        while let Some(key) = self.lost_deletions.pop() {
+    /// Writes keys again whose newest record is lost. Until then the index, and every checkpoint, remember them.
+    fn log_rescued(&mut self) -> Result<(), StoreError> {
+        while let Some((key, value)) = self.rescued.pop() {
             let Some(lost) = self.shared.index.lock().take_key(&key) else {
                 continue;
             };
-            self.make_room(96 + key.len(), 40 + key.len())?;
+            let bytes = value.as_ref().map_or(0, |value| value.len());
+            self.make_room(96 + key.len() + bytes, 40 + key.len())?;
             let Some(active) = &mut self.active else { continue };
             active.begin(self.durable, self.marks.wall);
-            let (offset, len, version) = active.put_key(0, &key, None, 0);
+            let (offset, len, version) = active.put_key(0, &key, value.as_deref(), 0);
             let segment = active.header.id;
             let entry = KeyEntry {
                 at: Position { segment, offset },
@@ -361,6 +365,18 @@ impl<D: Disk> Store<D> {
             self.shared.index.lock().restore_key(key, entry);
         }
         Ok(())
+    }
+
+    /// The same at once, in a segment that ends with them. Returns how many there were.
+    pub(super) fn write_rescued(&mut self) -> Result<usize, StoreError> {
+        let count = self.rescued.len();
+        if count > 0 {
+            self.log_rescued()?;
+            self.write()?;
+            self.sync()?;
+            self.seal_active()?;
+        }
+        Ok(count)
     }
 
     /// Encodes a batch. Returns whether anything of it is to be written.
@@ -447,10 +463,9 @@ impl<D: Disk> Store<D> {
         active.begin(self.durable, self.marks.wall);
         let segment = active.header.id;
         let index = &mut *self.shared.index.lock();
-        let mut saw = |queue: QueueId| self.marks.queue_id_max = self.marks.queue_id_max.max(queue);
         match record {
             Record::Message { message, routes } => {
-                routes.iter().for_each(|route| saw(route.queue));
+                routes.iter().for_each(|route| index.saw_queue(route.queue, segment));
                 if let Plan::Again(at) = plan {
                     active.put(Kind::Ref, flags, &[], |out| record::put_ref(at, routes, out));
                     for route in routes {
@@ -468,7 +483,7 @@ impl<D: Disk> Store<D> {
             Record::Acks(acks) => {
                 active.put(Kind::Acks, flags, &[], |out| record::put_acks(acks, out));
                 for queue in acks {
-                    saw(queue.queue);
+                    index.saw_queue(queue.queue, segment);
                     for &(lo, hi) in &queue.settled {
                         index.settle(queue.queue, lo, hi);
                     }
@@ -476,23 +491,53 @@ impl<D: Disk> Store<D> {
             }
             Record::State(state) => {
                 active.put(Kind::State, flags, &[], |out| record::put_state(state, out));
-                saw(queue_of(state));
+                index.saw_queue(queue_of(state), segment);
+                if let State::DeadLettered { to, .. } = state {
+                    index.saw_queue(to.queue, segment);
+                }
                 index.state(state);
             }
             Record::Key { key, value } => {
                 let (offset, len, version) = active.put_key(0, key, value.as_deref(), flags);
-                index.key(key, Position { segment, offset }, len, version, value.is_none());
+                let is_kept = |len: usize| key::is_precious(key) && len <= key::PRECIOUS_BYTES_MAX;
+                let record = KeyRecord {
+                    at: Position { segment, offset },
+                    version,
+                    len,
+                    deleted: value.is_none(),
+                    value: value.as_ref().filter(|value| is_kept(value.len())).cloned(),
+                };
+                if let Some(queue) = key::as_queue(key) {
+                    index.saw_number(queue);
+                }
+                if let Some(vhost) = key::as_vhost(key) {
+                    self.marks.vhost_max = self.marks.vhost_max.max(vhost);
+                }
+                match (value, key::as_vhost(key), key::as_queue(key)) {
+                    (None, Some(vhost), _) => {
+                        index.delete_vhost(vhost);
+                        index.deletion_of_more(key, record, self.segments.keys().copied());
+                    }
+                    (None, _, Some(queue)) => {
+                        let first = index.queues.get(&queue).map_or(segment, |queue| queue.first_segment);
+                        // A cold segment that was begun before may have got copies since.
+                        let may_have = |s: &&Segment| s.header.id >= first || s.header.kind == SegmentKind::Messages;
+                        let segments = self.segments.values().filter(may_have).map(|s| s.header.id);
+                        index.deletion_of_more(key, record, segments);
+                    }
+                    _ => index.key(key, record),
+                }
             }
             // The write that was begun for it says it.
             Record::Time => {}
             Record::Purge { queue, upto } => {
                 active.put(Kind::Purge, flags, &[], |out| record::put_purge(*queue, *upto, out));
-                saw(*queue);
+                index.saw_queue(*queue, segment);
                 index.purge(*queue, *upto);
             }
             Record::QueueDelete { queue } => {
-                active.put(Kind::QueueDelete, flags, &[], |out| put_varint(out, queue.0));
-                saw(*queue);
+                active.put(Kind::QueueDelete, flags, &[], |out| record::put_queue(*queue, out));
+                index.saw_queue(*queue, segment);
                 index.delete(*queue);
             }
         }
@@ -700,7 +745,7 @@ pub(super) fn queue_of(state: &State) -> QueueId {
         | State::PacketIdReleased { queue, .. }
         | State::IncomingId { queue, .. }
         | State::Returned { queue, .. } => queue,
-        State::DeadLettered { from, to, .. } => from.max(to.queue),
+        State::DeadLettered { from, .. } => from,
     }
 }
 

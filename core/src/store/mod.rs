@@ -39,6 +39,7 @@ mod footer;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 mod index;
+mod key;
 mod log;
 mod missing;
 mod page;
@@ -58,6 +59,9 @@ mod tests;
 mod varint;
 
 pub use check::{Checked, Progress, Report, check};
+pub use key::{
+    KeyKind, VhostId, as_queue, as_vhost, describe, key, parse as parse_key, queue_key, vhost_key, vhost_of,
+};
 pub use log::{Lsn, Store};
 pub use reader::{Reader, Served};
 pub use repair::{Repaired, repair};
@@ -67,11 +71,35 @@ pub use stats::{SYNC_BUCKETS_US, StoreStats};
 use crate::message::{Message, Position};
 use crate::time::Wall;
 use smallvec::SmallVec;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// A queue's number: never reused in the life of a data directory.
+/// A queue's number: never reused in the life of a data directory. The upper 24 bits are its vhost's, so that queues of a
+/// vhost are neighbours, and whose a queue is can be told when nothing else is left of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueId(pub u64);
+
+impl QueueId {
+    const NUMBER_BITS: u32 = 40;
+
+    /// A queue of a vhost. `None` if there is no such number: a vhost has had 2^40 queues, there are 2^24 vhosts.
+    pub fn new(vhost: VhostId, number: u64) -> Option<QueueId> {
+        let is_one = vhost <= VhostId::MAX && number < 1 << Self::NUMBER_BITS;
+        is_one.then_some(QueueId(u64::from(vhost.0) << Self::NUMBER_BITS | number))
+    }
+    /// Whose it is.
+    pub fn vhost(self) -> VhostId {
+        VhostId((self.0 >> Self::NUMBER_BITS) as u32)
+    }
+    /// Its number among the vhost's.
+    pub fn number(self) -> u64 {
+        self.0 & ((1 << Self::NUMBER_BITS) - 1)
+    }
+    /// All queues of a vhost.
+    pub(crate) fn all_of(vhost: VhostId) -> std::ops::RangeInclusive<QueueId> {
+        let first = u64::from(vhost.0) << Self::NUMBER_BITS;
+        QueueId(first)..=QueueId(first | ((1 << Self::NUMBER_BITS) - 1))
+    }
+}
 
 /// Counts batches of one engine, from 1. `durable(ticket)` covers that batch and all before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -113,7 +141,7 @@ pub enum Record {
     State(State),
     /// A keyed record: the newest value under a key wins; `None` deletes it.
     Key {
-        /// The key: first byte is a kind the catalog assigns.
+        /// The key: vhost, kind and name, see [`key()`].
         key: Box<[u8]>,
         /// The value.
         value: Option<Box<[u8]>>,
@@ -319,12 +347,59 @@ pub enum Opening {
 pub struct Recovered {
     /// Live keyed records.
     pub keys: BTreeMap<Box<[u8]>, Box<[u8]>>,
-    /// Per queue: numbers and live messages. Queues that no keyed record knows are included; the engine deletes them.
+    /// Per queue: numbers and live messages. Queues that no keyed record knows are included: their definitions are
+    /// damaged, if they have messages; the engine deletes those that have none.
     pub queues: BTreeMap<QueueId, RecoveredQueue>,
+    /// Sessions whose deletion a record says. A session that is not there and not here is damaged.
+    pub deleted_sessions: BTreeSet<Box<[u8]>>,
+    /// Keys of queues, bindings and subscriptions whose records may not have been synced: what they name may have been
+    /// torn off before them, and is then no damage.
+    pub unsure: BTreeSet<Box<[u8]>>,
     /// Highest wall clock in any record.
     pub wall: Wall,
-    /// Highest queue number in any record.
-    pub queue_id_max: QueueId,
+    /// Per vhost, the highest queue number in any record: see [`QueueId::number`].
+    pub queue_max: BTreeMap<VhostId, u64>,
+    /// Highest number of a vhost in any record.
+    pub vhost_max: VhostId,
+}
+
+impl Recovered {
+    /// Takes out what belongs to a vhost, or to the node.
+    pub fn take(&mut self, vhost: VhostId) -> Recovered {
+        let first = key(vhost, KeyKind::Vhost, &[])[..3].to_vec().into_boxed_slice();
+        let behind = (vhost < VhostId::MAX).then(|| {
+            let next = VhostId(vhost.0 + 1);
+            key(next, KeyKind::Vhost, &[])[..3].to_vec().into_boxed_slice()
+        });
+        let mut keys = self.keys.split_off(&first);
+        let mut sessions = self.deleted_sessions.split_off(&first);
+        let mut unsure = self.unsure.split_off(&first);
+        if let Some(behind) = behind {
+            self.unsure.append(&mut unsure.split_off(&behind));
+            self.keys.append(&mut keys.split_off(&behind));
+            self.deleted_sessions.append(&mut sessions.split_off(&behind));
+        }
+        let range = QueueId::all_of(vhost);
+        let mut queues = self.queues.split_off(range.start());
+        if range.end().0 < u64::MAX {
+            self.queues.append(&mut queues.split_off(&QueueId(range.end().0 + 1)));
+        }
+        Recovered {
+            keys,
+            queues,
+            deleted_sessions: sessions,
+            unsure,
+            wall: self.wall,
+            queue_max: self.queue_max.remove_entry(&vhost).into_iter().collect(),
+            vhost_max: self.vhost_max,
+        }
+    }
+    /// The vhosts that anything is left of.
+    pub fn vhosts(&self) -> BTreeSet<VhostId> {
+        let keys = self.keys.keys().filter_map(|key| vhost_of(key));
+        let queues = self.queues.keys().map(|queue| queue.vhost());
+        keys.chain(queues).filter(|vhost| *vhost != VhostId::NODE).collect()
+    }
 }
 
 /// See [`Recovered`].
@@ -344,6 +419,8 @@ pub struct RecoveredQueue {
     pub packet_ids: Vec<(u64, u16, bool)>,
     /// How often live messages came back from consumers, by sequence: see [`State::Returned`].
     pub returned: BTreeMap<u64, u32>,
+    /// Its messages may have been torn from a definition that was not synced: nobody was told that either is there.
+    pub is_torn: bool,
 }
 
 /// The live messages of one queue that have the same flags.

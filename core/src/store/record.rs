@@ -17,8 +17,10 @@
 //! Heads:
 //!
 //! ```text
-//!   BATCH   durable lsn, wall, end of the write before (offset)       opens every write
-//!   MSG     envelope bits, origin, [priority], received, [deadline], exchange len, key len, properties len,
+//!   BATCH   durable lsn, wall, end of the write before (offset),      opens every write
+//!           term, index (0: the log is not replicated)
+//!   MSG     envelope bits, more bits, origin, [priority], received, [deadline], [user len, user],
+//!           exchange len, key len, properties len,
 //!           route count, (queue, seq, flags)*                         payload: Message::payload
 //!   ACKS    queue count, (queue, run count, (gap, length - 1)*)*
 //!   STATE   verb, fields
@@ -29,11 +31,13 @@
 //!   FOOTER  see `footer`                                              payload: the directory
 //! ```
 //!
+//! A queue is two varints: its vhost's number, and its number among the vhost's.
+//!
 //! Records that count together carry GROUP, the first also FIRST, the last also LAST; they are neighbours in one
 //! segment.
 
 use super::varint::{Input, put_varint};
-use super::{QueueAcks, QueueId, Route, Routes, State};
+use super::{QueueAcks, QueueId, Route, Routes, State, VhostId};
 use crate::message::{Dialect, Envelope, Message, PayloadLengths, Position};
 use crate::properties::Origin;
 use crate::time::Wall;
@@ -178,6 +182,9 @@ pub(crate) struct BatchHead {
     pub(crate) wall: Wall,
     /// Where the write before ended in this segment: what lies between is padding, and anything else is not.
     pub(crate) previous_end: u32,
+    /// Room for a replicated log: of two batches with one index, the one of the higher term counts. 0 and 0 today.
+    pub(crate) term: u64,
+    pub(crate) index: u64,
 }
 
 impl BatchHead {
@@ -185,6 +192,8 @@ impl BatchHead {
         put_varint(out, self.durable);
         put_varint(out, self.wall.0);
         put_varint(out, u64::from(self.previous_end));
+        put_varint(out, self.term);
+        put_varint(out, self.index);
     }
     pub(crate) fn parse(head: &[u8]) -> Option<Self> {
         let mut input = Input(head);
@@ -192,6 +201,8 @@ impl BatchHead {
             durable: input.varint()?,
             wall: Wall(input.varint()?),
             previous_end: input.number()?,
+            term: input.varint()?,
+            index: input.varint()?,
         })
     }
 }
@@ -200,6 +211,8 @@ impl BatchHead {
 #[derive(Clone, Debug)]
 pub(crate) struct MessageHead {
     pub(crate) envelope: Envelope,
+    /// Who published it, where that is kept.
+    pub(crate) user: Option<Box<[u8]>>,
     pub(crate) lengths: PayloadLengths,
     pub(crate) routes: Routes,
 }
@@ -212,15 +225,26 @@ mod bit {
     pub(super) const PRIORITY: u8 = 16;
     pub(super) const DEADLINE: u8 = 32;
     pub(super) const QOS_SHIFT: u8 = 6;
+    /// Of the second byte.
+    pub(super) const USER: u8 = 1;
 }
 
 /// Bytes of a message's head without its routes, at most.
-const MESSAGE_HEAD_MAX: usize = 3 + 10 + 10 + 2 + 3 + 5 + 10;
+const MESSAGE_HEAD_MAX: usize = 4 + 10 + 10 + 2 + USER_MAX + 2 + 3 + 5 + 10;
+/// Bytes of a user's name, at most.
+const USER_MAX: usize = 255;
 /// Bytes of one route, at most.
-pub(crate) const ROUTE_MAX: usize = 21;
+pub(crate) const ROUTE_MAX: usize = 22;
 
 impl MessageHead {
-    pub(crate) fn put(envelope: &Envelope, lengths: PayloadLengths, routes: &[Route], out: &mut Vec<u8>) {
+    pub(crate) fn put(
+        envelope: &Envelope,
+        user: Option<&[u8]>,
+        lengths: PayloadLengths,
+        routes: &[Route],
+        out: &mut Vec<u8>,
+    ) {
+        let user = user.filter(|user| user.len() <= USER_MAX);
         let mut bits = envelope.qos.min(2) << bit::QOS_SHIFT;
         for (set, mask) in [
             (envelope.durable, bit::DURABLE),
@@ -234,11 +258,16 @@ impl MessageHead {
                 bits |= mask;
             }
         }
-        out.extend_from_slice(&[bits, envelope.origin.0]);
+        let more = if user.is_some() { bit::USER } else { 0 };
+        out.extend_from_slice(&[bits, more, envelope.origin.0]);
         out.extend(envelope.priority);
         put_varint(out, envelope.received.0);
         if let Some(deadline) = envelope.deadline {
             put_varint(out, deadline.0);
+        }
+        if let Some(user) = user {
+            put_varint(out, user.len() as u64);
+            out.extend_from_slice(user);
         }
         put_varint(out, u64::from(lengths.exchange));
         put_varint(out, u64::from(lengths.key));
@@ -247,7 +276,11 @@ impl MessageHead {
     }
     pub(crate) fn parse(head: &[u8]) -> Option<Self> {
         let mut input = Input(head);
-        let bits = input.u8()?;
+        let (bits, more) = (input.u8()?, input.u8()?);
+        // A bit that this release does not know may mean bytes that it would take for others.
+        if more & !bit::USER != 0 {
+            return None;
+        }
         let origin = Origin(input.u8()?);
         let priority = if bits & bit::PRIORITY != 0 {
             Some(input.u8()?)
@@ -257,6 +290,12 @@ impl MessageHead {
         let received = Wall(input.varint()?);
         let deadline = if bits & bit::DEADLINE != 0 {
             Some(Wall(input.varint()?))
+        } else {
+            None
+        };
+        let user = if more & bit::USER != 0 {
+            let len: usize = input.number()?;
+            Some(input.bytes(len)?.into())
         } else {
             None
         };
@@ -282,6 +321,7 @@ impl MessageHead {
         };
         Some(MessageHead {
             envelope,
+            user,
             lengths,
             routes: parse_routes(&mut input)?,
         })
@@ -306,21 +346,31 @@ pub(crate) fn message_bytes_max(payload: usize, routes: usize) -> usize {
     HEADER_BYTES + MESSAGE_HEAD_MAX + routes * ROUTE_MAX + payload + ALIGN
 }
 
+pub(crate) fn put_queue(queue: QueueId, out: &mut Vec<u8>) {
+    put_varint(out, u64::from(queue.vhost().0));
+    put_varint(out, queue.number());
+}
+
+/// A queue's number.
+pub(crate) fn parse_queue_id(input: &mut Input<'_>) -> Option<QueueId> {
+    QueueId::new(VhostId(input.number()?), input.varint()?)
+}
+
 pub(crate) fn put_routes(routes: &[Route], out: &mut Vec<u8>) {
     put_varint(out, routes.len() as u64);
     for route in routes {
-        put_varint(out, route.queue.0);
+        put_queue(route.queue, out);
         put_varint(out, route.seq);
         out.push(route.flags);
     }
 }
 
 pub(crate) fn parse_routes(input: &mut Input<'_>) -> Option<Routes> {
-    let count = input.count(3)?;
+    let count = input.count(4)?;
     let mut routes = Routes::with_capacity(count);
     for _ in 0..count {
         routes.push(Route {
-            queue: QueueId(input.varint()?),
+            queue: parse_queue_id(input)?,
             seq: input.varint()?,
             flags: input.u8()?,
         });
@@ -331,18 +381,18 @@ pub(crate) fn parse_routes(input: &mut Input<'_>) -> Option<Routes> {
 pub(crate) fn put_acks(acks: &[QueueAcks], out: &mut Vec<u8>) {
     put_varint(out, acks.len() as u64);
     for queue in acks {
-        put_varint(out, queue.queue.0);
+        put_queue(queue.queue, out);
         put_runs(queue.settled.iter().copied(), queue.settled.len(), out);
     }
 }
 
 pub(crate) fn parse_acks(head: &[u8]) -> Option<Vec<QueueAcks>> {
     let mut input = Input(head);
-    let count = input.count(2)?;
+    let count = input.count(3)?;
     let mut acks = Vec::with_capacity(count);
     for _ in 0..count {
         acks.push(QueueAcks {
-            queue: QueueId(input.varint()?),
+            queue: parse_queue_id(&mut input)?,
             settled: parse_runs(&mut input)?,
         });
     }
@@ -376,15 +426,19 @@ pub(crate) fn parse_runs(input: &mut Input<'_>) -> Option<Vec<(u64, u64)>> {
 }
 
 pub(crate) fn put_state(state: &State, out: &mut Vec<u8>) {
-    let (verb, fields): (u8, &[u64]) = match *state {
-        State::HandedOut { queue, upto } => (1, &[queue.0, upto]),
-        State::PacketId { queue, seq, packet_id } => (2, &[queue.0, seq, u64::from(packet_id)]),
-        State::PacketIdReleased { queue, seq, packet_id } => (3, &[queue.0, seq, u64::from(packet_id)]),
-        State::IncomingId { queue, packet_id, held } => (4, &[queue.0, u64::from(packet_id), u64::from(held)]),
-        State::Returned { queue, seq, count } => (6, &[queue.0, seq, u64::from(count)]),
-        State::DeadLettered { from, from_seq, to } => (5, &[from.0, from_seq, to.queue.0, to.seq, u64::from(to.flags)]),
+    let (verb, queue, fields): (u8, QueueId, &[u64]) = match *state {
+        State::HandedOut { queue, upto } => (1, queue, &[upto]),
+        State::PacketId { queue, seq, packet_id } => (2, queue, &[seq, u64::from(packet_id)]),
+        State::PacketIdReleased { queue, seq, packet_id } => (3, queue, &[seq, u64::from(packet_id)]),
+        State::IncomingId { queue, packet_id, held } => (4, queue, &[u64::from(packet_id), u64::from(held)]),
+        State::DeadLettered { from, from_seq, to } => {
+            let (vhost, number) = (u64::from(to.queue.vhost().0), to.queue.number());
+            (5, from, &[from_seq, vhost, number, to.seq, u64::from(to.flags)])
+        }
+        State::Returned { queue, seq, count } => (6, queue, &[seq, u64::from(count)]),
     };
     out.push(verb);
+    put_queue(queue, out);
     for &field in fields {
         put_varint(out, field);
     }
@@ -393,7 +447,7 @@ pub(crate) fn put_state(state: &State, out: &mut Vec<u8>) {
 pub(crate) fn parse_state(head: &[u8]) -> Option<State> {
     let mut input = Input(head);
     let verb = input.u8()?;
-    let queue = QueueId(input.varint()?);
+    let queue = parse_queue_id(&mut input)?;
     Some(match verb {
         1 => State::HandedOut {
             queue,
@@ -418,7 +472,7 @@ pub(crate) fn parse_state(head: &[u8]) -> Option<State> {
             from: queue,
             from_seq: input.varint()?,
             to: Route {
-                queue: QueueId(input.varint()?),
+                queue: parse_queue_id(&mut input)?,
                 seq: input.varint()?,
                 flags: input.number()?,
             },
@@ -463,17 +517,17 @@ pub(crate) fn parse_ref(head: &[u8]) -> Option<(Position, Routes)> {
 }
 
 pub(crate) fn put_purge(queue: QueueId, upto: u64, out: &mut Vec<u8>) {
-    put_varint(out, queue.0);
+    put_queue(queue, out);
     put_varint(out, upto);
 }
 
 pub(crate) fn parse_purge(head: &[u8]) -> Option<(QueueId, u64)> {
     let mut input = Input(head);
-    Some((QueueId(input.varint()?), input.varint()?))
+    Some((parse_queue_id(&mut input)?, input.varint()?))
 }
 
 pub(crate) fn parse_queue(head: &[u8]) -> Option<QueueId> {
-    Some(QueueId(Input(head).varint()?))
+    parse_queue_id(&mut Input(head))
 }
 
 #[cfg(test)]
@@ -517,7 +571,7 @@ mod tests {
         ];
         let bytes = encode(
             Kind::Message,
-            |out| MessageHead::put(&envelope, message.lengths(), &routes, out),
+            |out| MessageHead::put(&envelope, Some(b"operator"), message.lengths(), &routes, out),
             message.payload(),
         );
         assert!(bytes.len() <= message_bytes_max(message.payload().len(), routes.len()));
@@ -527,6 +581,7 @@ mod tests {
             (head.envelope, head.lengths, &head.routes),
             (envelope, message.lengths(), &routes)
         );
+        assert_eq!(head.user.as_deref(), Some(b"operator".as_slice()));
         assert_eq!(head.body_len(raw.payload.len()), 4);
         assert_eq!(head.message(raw.payload).unwrap().body(), b"21.5");
     }
@@ -593,6 +648,11 @@ mod tests {
                     flags: 200,
                 },
             },
+            State::Returned {
+                queue: QueueId::new(VhostId(9), 1 << 39).unwrap(),
+                seq: 8,
+                count: 20,
+            },
         ] {
             let mut out = Vec::new();
             put_state(&state, &mut out);
@@ -620,6 +680,8 @@ mod tests {
             durable: 1,
             wall: Wall(2),
             previous_end: 3,
+            term: 4,
+            index: 5,
         };
         let mut out = Vec::new();
         head.put(&mut out);

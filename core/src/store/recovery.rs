@@ -25,12 +25,12 @@
 //!   start: what it would answer for may be gone after the next power cut, as after any sync that fails.
 
 use super::checkpoint::{self, Checkpoint, Covered, Marks};
-use super::directory::Directory;
+use super::directory::{Directory, Entries, Listed};
 use super::disk::{Disk, DiskFile, Patient};
 use super::files::Shared;
 use super::footer::{Ending, Footer};
-use super::index::{Index, Move, Root};
-use super::log::{AHEAD, SPARES_MAX, Segment, Spare};
+use super::index::{Index, KeyRecord, Move, Root};
+use super::log::{AHEAD, Rescued, SPARES_MAX, Segment, Spare};
 use super::missing::{self, Expected};
 use super::record::{BatchHead, FIRST, GROUP, Kind, LAST, Raw};
 use super::scan::{Scanned, Scanner};
@@ -41,7 +41,7 @@ use super::segment::{
 use super::seqset::Ranges;
 use super::settings::{StoreError, StoreSettings};
 use super::stats::StoreStats;
-use super::{LogEntry, Opening, QueueId, Recovered, Route, quarantine};
+use super::{LogEntry, Opening, QueueId, Recovered, Route, key, quarantine};
 use crate::message::Position;
 use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
@@ -65,8 +65,8 @@ pub(super) struct Found<D: Disk> {
     pub(super) replayed: bool,
     /// All of it is sealed, so that no later start judges it.
     pub(super) is_settled: bool,
-    /// Deletions whose records are gone, while older copies of their keys are on disk.
-    pub(super) lost_deletions: Vec<Box<[u8]>>,
+    /// Keys whose newest record is lost and known all the same: `None` is a deletion.
+    pub(super) rescued: Vec<Rescued>,
 }
 
 /// Reads a data directory, which is locked.
@@ -101,6 +101,7 @@ pub(super) fn recover<D: Disk>(
         holes: Vec::new(),
         incomplete: Vec::new(),
         doubtful: Vec::new(),
+        unsure: Vec::new(),
         unsealed: Vec::new(),
         listed: Vec::new(),
         replayed: false,
@@ -123,12 +124,17 @@ pub(super) fn recover<D: Disk>(
     }
     recovery.miss(&files);
     recovery.judge();
+    recovery.bury();
     let mut recovered = recovery.settle(progress)?;
-    let lost_deletions = recovery.lost_deletions();
-    recovery.read_keys(&mut recovered)?;
+    let lost = recovery.lost_deletions(&mut recovered);
+    let mut rescued: Vec<_> = lost.into_iter().map(|key| (key, None)).collect();
+    recovery.read_keys(&mut recovered, &mut rescued)?;
     recovery.seal_leftovers();
     recovered.wall = recovery.marks.wall;
-    recovered.queue_id_max = recovery.marks.queue_id_max;
+    recovered.queue_max = recovery.index.queue_max.clone();
+    let of_queues = recovered.queue_max.keys().next_back().copied().unwrap_or_default();
+    recovery.marks.vhost_max = recovery.marks.vhost_max.max(of_queues);
+    recovered.vhost_max = recovery.marks.vhost_max;
     let Recovery {
         shared,
         index,
@@ -147,7 +153,7 @@ pub(super) fn recover<D: Disk>(
         spares,
         replayed,
         is_settled,
-        lost_deletions,
+        rescued,
     })
 }
 
@@ -185,6 +191,8 @@ struct Recovery<D: Disk> {
     incomplete: Vec<Incomplete>,
     /// Purges and deletions of queues behind a hole: what was lost in it may have moved a message out of the queue.
     doubtful: Vec<(SegmentHeader, u32, Op)>,
+    /// Keys that speak of others, in records that may not have been synced.
+    unsure: Vec<(SegmentHeader, u32, Box<[u8]>)>,
     unsealed: Vec<Unsealed>,
     /// Segments whose directories are all that is to be read of them.
     listed: Vec<u32>,
@@ -202,6 +210,12 @@ struct FoundQueue {
     packet_ids: Vec<(u64, u16, bool)>,
     returned: BTreeMap<u64, u32>,
     deleted: bool,
+    /// See [`super::index::QueueIndex::first_segment`].
+    first_segment: u32,
+    /// Where its first message lies that no checkpoint covers.
+    first_message: Option<(SegmentHeader, u32)>,
+    /// A checkpoint knows it, or a message of it was synced for certain.
+    is_sure: bool,
 }
 
 struct Hole {
@@ -273,6 +287,7 @@ impl<D: Disk> Recovery<D> {
         self.moves = std::mem::take(&mut found.index.moves);
         self.wanted = self.moves.values().map(|moved| moved.root).collect();
         self.known_roots = self.wanted.clone();
+        self.index.queue_max = found.index.queue_max.clone();
         for (key, entry) in found.index.keys.drain() {
             self.index.restore_key(key, entry);
         }
@@ -283,6 +298,8 @@ impl<D: Disk> Recovery<D> {
             into.incoming_ids = std::mem::take(&mut queue.incoming_ids);
             into.packet_ids = std::mem::take(&mut queue.packet_ids);
             into.returned = std::mem::take(&mut queue.returned);
+            into.first_segment = queue.first_segment;
+            into.is_sure = true;
         }
         self.checkpoint = Some(found);
     }
@@ -455,11 +472,17 @@ impl<D: Disk> Recovery<D> {
     /// Whether what is live in a covered, sealed segment can be told from its directory, and is left for later.
     fn is_listed(&mut self, file: &Patient<D::File>, covered: &Covered) -> io::Result<bool> {
         let id = covered.header.id;
-        if !self.needed.contains(&id) {
+        let is_needed = self.needed.contains(&id);
+        if !is_needed && covered.keys == 0 {
             return Ok(true);
         }
-        if read_directory(file, &covered.header)?.is_some() {
-            self.listed.push(id);
+        if let Some((_, directory)) = read_directory(file, &covered.header)? {
+            if is_needed {
+                self.listed.push(id);
+            }
+            if covered.keys > 0 {
+                self.find_bulk_keys(id, &directory);
+            }
             return Ok(true);
         }
         self.set_aside(
@@ -469,6 +492,30 @@ impl<D: Disk> Recovery<D> {
             "the footer does not hold; the records are read",
         );
         Ok(false)
+    }
+
+    /// Takes from a directory the keys that checkpoints leave out.
+    fn find_bulk_keys(&mut self, segment: u32, directory: &[u8]) {
+        for listed in Entries::new(directory) {
+            if let Listed::Key {
+                offset,
+                len,
+                version,
+                deleted,
+                key,
+            } = listed
+                && key::is_bulk(key)
+            {
+                let record = KeyRecord {
+                    at: Position { segment, offset },
+                    version,
+                    len,
+                    deleted,
+                    value: None,
+                };
+                self.index.found_key(key, record);
+            }
+        }
     }
 
     fn covered_message(&mut self, at: Position, body_len: u32, routes: &[Route]) {
@@ -498,6 +545,7 @@ impl<D: Disk> Recovery<D> {
         // Whether the group's first record was found.
         let mut begun = false;
         let (mut holes, mut is_torn) = (Vec::new(), false);
+        let may_be_torn = !self.has_run_on && trailer.is_none_or(|trailer| trailer.ending == Ending::Cut);
         while let Some(scanned) = scanner.next() {
             match scanned {
                 Scanned::Hole { from, to } => {
@@ -539,9 +587,12 @@ impl<D: Disk> Recovery<D> {
                             };
                             self.covered_message(at, *body_len, routes);
                         }
+                        if matches!(&op, Op::Key { key, .. } if key::is_bulk(key)) {
+                            self.apply(&header, op);
+                        }
                         continue;
                     }
-                    self.note(&op);
+                    self.note(&header, may_be_torn, &op);
                     self.replayed = true;
                     if raw.flags & GROUP == 0 || raw.flags & FIRST != 0 {
                         self.interrupt(header, &mut group);
@@ -645,6 +696,12 @@ impl<D: Disk> Recovery<D> {
                 *durable = head.durable.max(*durable);
             }
         }
+    }
+
+    /// Whether a place is known to have been synced.
+    fn is_synced(&self, header: &SegmentHeader, at: u32) -> bool {
+        let durable = self.durable.get(&header.epoch).copied().unwrap_or(0);
+        header.kind != SegmentKind::Log || header.base + u64::from(at) < durable
     }
 
     /// Tells damage from torn tails, now that all batches have said what they knew.

@@ -109,6 +109,11 @@ pub fn repair<D: Disk>(
     for id in ids {
         store.mend(id, &harmed, &mut repaired.done)?;
     }
+    let rescued = store.write_rescued()?;
+    if rescued > 0 {
+        let what = "keyed records, from the checkpoint or older copies";
+        repaired.done.push(format!("wrote {rescued} {what}"));
+    }
     if !repaired.before.is_clean() {
         store.write_checkpoint(now)?;
         repaired.done.push("wrote a new checkpoint".into());

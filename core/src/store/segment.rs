@@ -51,7 +51,7 @@ const HEADERS_AT: [u64; 2] = [0, HEADER_COPY_AT as u64];
 /// Bytes of a header.
 const SEGMENT_HEADER_BYTES: usize = 56;
 /// The format this release writes and reads.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// Bytes kept for the footer besides the directory: its head, alignment before and behind it, and the trailer.
 pub(crate) const FOOTER_ROOM: usize = HEADER_BYTES + 32 + BLOCK as usize + 2 * SECTOR as usize;
 const MAGIC: [u8; 8] = *b"GATEPSEG";
@@ -420,6 +420,8 @@ impl<F: DiskFile> SegmentWriter<F> {
                 durable,
                 wall,
                 previous_end: self.end,
+                term: 0,
+                index: 0,
             };
             self.put(Kind::Batch, 0, &[], |out| head.put(out));
         }
@@ -443,7 +445,7 @@ impl<F: DiskFile> SegmentWriter<F> {
     pub(crate) fn put_message(&mut self, message: &Message, routes: &[Route], flags: u8) -> u32 {
         let (envelope, lengths, payload) = (message.envelope(), message.lengths(), message.payload());
         let (offset, _) = self.put(Kind::Message, flags, payload, |out| {
-            MessageHead::put(envelope, lengths, routes, out)
+            MessageHead::put(envelope, None, lengths, routes, out)
         });
         let body_len = u32::try_from(message.body().len()).unwrap_or(u32::MAX);
         self.directory.lock().message(offset, body_len, routes);
@@ -452,7 +454,7 @@ impl<F: DiskFile> SegmentWriter<F> {
     /// Appends a copy of a stored message, for other routes, and lists it. Returns its offset.
     pub(crate) fn put_copy(&mut self, head: &MessageHead, payload: &[u8], routes: &[Route]) -> u32 {
         let (offset, _) = self.put(Kind::Message, 0, payload, |out| {
-            MessageHead::put(&head.envelope, head.lengths, routes, out)
+            MessageHead::put(&head.envelope, head.user.as_deref(), head.lengths, routes, out)
         });
         self.directory
             .lock()

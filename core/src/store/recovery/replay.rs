@@ -4,7 +4,8 @@ use super::Recovery;
 use crate::message::Position;
 use crate::store::directory::Directory;
 use crate::store::disk::Disk;
-use crate::store::index::{Move, Root, forget_returned};
+use crate::store::index::{KeyRecord, Move, Root, forget_returned};
+use crate::store::key::{self, KeyKind};
 use crate::store::record::{
     DELETED, Kind, MessageHead, Raw, parse_acks, parse_key, parse_purge, parse_queue, parse_ref, parse_state,
 };
@@ -28,6 +29,8 @@ pub(in crate::store) enum Op {
         version: u64,
         deleted: bool,
         key: Box<[u8]>,
+        /// If checkpoints repeat it.
+        value: Option<Box<[u8]>>,
     },
     Purge(QueueId, u64),
     Delete(QueueId),
@@ -58,6 +61,10 @@ impl Op {
                     len,
                     version,
                     deleted: raw.flags & DELETED != 0,
+                    value: (key::is_precious(key)
+                        && raw.flags & DELETED == 0
+                        && raw.payload.len() <= key::PRECIOUS_BYTES_MAX)
+                        .then(|| raw.payload.into()),
                     key: key.into(),
                 }
             }
@@ -77,11 +84,20 @@ impl Op {
 
 impl<D: Disk> Recovery<D> {
     /// What holds even if the record does not count.
-    pub(super) fn note(&mut self, op: &Op) {
+    pub(super) fn note(&mut self, header: &SegmentHeader, may_be_torn: bool, op: &Op) {
+        let message_at = match op {
+            Op::Message { offset, .. } => Some((*header, *offset)),
+            _ => None,
+        };
         let mut saw = |queue: QueueId, next: u64| {
-            self.marks.queue_id_max = self.marks.queue_id_max.max(queue);
+            self.index.saw_number(queue);
             let queue = self.queues.entry(queue).or_default();
             queue.next_seq = queue.next_seq.max(next);
+            if queue.first_segment == 0 || queue.first_segment > header.id {
+                queue.first_segment = header.id;
+            }
+            queue.first_message = queue.first_message.or(message_at);
+            queue.is_sure |= message_at.is_some() && !may_be_torn;
         };
         match op {
             Op::Message { routes, received, .. } => {
@@ -114,7 +130,22 @@ impl<D: Disk> Recovery<D> {
             }
             Op::Purge(queue, upto) => saw(*queue, *upto),
             Op::Delete(queue) => saw(*queue, 0),
-            Op::Key { .. } => {}
+            Op::Key {
+                key, deleted, offset, ..
+            } => {
+                let names_others = matches!(
+                    key::parse(key),
+                    Some((_, KeyKind::Queue | KeyKind::Binding | KeyKind::Subscription, _))
+                );
+                if may_be_torn && !deleted && names_others {
+                    self.unsure.push((*header, *offset, key.clone()));
+                }
+                if let Some(queue) = key::as_queue(key) {
+                    self.index.saw_number(queue);
+                }
+                let vhost = key::as_vhost(key).unwrap_or_default();
+                self.marks.vhost_max = self.marks.vhost_max.max(vhost);
+            }
         }
     }
 
@@ -155,17 +186,20 @@ impl<D: Disk> Recovery<D> {
                 version,
                 deleted,
                 key,
+                value,
             } => {
-                self.index.found_key(
-                    &key,
-                    Position {
-                        segment: header.id,
-                        offset,
-                    },
-                    len,
+                let at = Position {
+                    segment: header.id,
+                    offset,
+                };
+                let record = KeyRecord {
+                    at,
                     version,
+                    len,
                     deleted,
-                );
+                    value,
+                };
+                self.index.found_key(&key, record);
             }
             Op::Purge(queue, upto) => {
                 if let Some(last) = upto.checked_sub(1) {
@@ -253,6 +287,7 @@ pub(in crate::store) fn list(directory: &mut Directory, op: &Op) {
             version,
             deleted,
             key,
+            ..
         } => directory.key(*offset, *len, *version, *deleted, key),
         _ => {}
     }

@@ -5,9 +5,11 @@ use crate::message::Position;
 use crate::store::directory::{Entries, Listed};
 use crate::store::disk::{Disk, Patient};
 use crate::store::index::{KeyEntry, Move, QueueIndex, Root};
+use crate::store::key::{self, KeyKind};
+use crate::store::log::{Rescued, Segment};
 use crate::store::reader::Chunk;
 use crate::store::record::{Kind, MessageHead, Raw, parse_key};
-use crate::store::segment::read_directory;
+use crate::store::segment::{SegmentKind, read_directory};
 use crate::store::settings::StoreError;
 use crate::store::spans::Span;
 use crate::store::stats::StoreStats;
@@ -152,6 +154,9 @@ impl<D: Disk> Recovery<D> {
             let mut returned = queue.returned;
             returned.retain(|seq, _| index.lookup(*seq).is_some());
             index.returned = returned.clone();
+            index.first_segment = queue.first_segment;
+            let first = queue.first_message.filter(|_| !queue.is_sure);
+            let is_torn = first.is_some_and(|(header, at)| !self.is_synced(&header, at));
             recovered.queues.insert(
                 id,
                 RecoveredQueue {
@@ -162,10 +167,43 @@ impl<D: Disk> Recovery<D> {
                     incoming_ids: queue.incoming_ids,
                     packet_ids,
                     returned,
+                    is_torn,
                 },
             );
         }
         Ok(recovered)
+    }
+
+    /// Has deletions delete what goes with their keys: a queue's its messages, a vhost's everything in it.
+    pub(super) fn bury(&mut self) {
+        let segments = &self.segments;
+        // What a checkpoint covers knows already which segments it must outlive.
+        let is_new = |at: Position| segments.get(&at.segment).is_some_and(|s| at.offset >= s.covered);
+        let deletions: Vec<(Box<[u8]>, Position)> = (self.index.keys.iter())
+            .filter(|(key, entry)| entry.deleted && (key::as_vhost(key).is_some() || key::as_queue(key).is_some()))
+            .map(|(key, entry)| (key.clone(), entry.at))
+            .collect();
+        for (key, at) in deletions {
+            let others = segments.values().filter(|s| s.header.id != at.segment);
+            if let Some(vhost) = key::as_vhost(&key) {
+                self.index.delete_vhost(vhost);
+                for (_, queue) in self.queues.range_mut(QueueId::all_of(vhost)) {
+                    queue.deleted = true;
+                }
+                if is_new(at) {
+                    self.index.outlives(&key, others.map(|s| s.header.id));
+                }
+            } else if let Some(queue) = key::as_queue(&key)
+                && let Some(found) = self.queues.get_mut(&queue)
+            {
+                found.deleted = true;
+                let first = found.first_segment;
+                if is_new(at) {
+                    let may_have = |s: &&Segment| s.header.id >= first || s.header.kind == SegmentKind::Messages;
+                    self.index.outlives(&key, others.filter(may_have).map(|s| s.header.id));
+                }
+            }
+        }
     }
 
     /// Counts what the directories of covered segments list and nothing has settled since.
@@ -319,8 +357,16 @@ impl<D: Disk> Recovery<D> {
 
     /// Forgets the deletions that nothing is left to delete for, and says which others are known only from the
     /// checkpoint, because their segment is gone.
-    pub(super) fn lost_deletions(&mut self) -> Vec<Box<[u8]>> {
+    pub(super) fn lost_deletions(&mut self, recovered: &mut Recovered) -> Vec<Box<[u8]>> {
         let segments = &self.segments;
+        let is_session = |key: &[u8]| matches!(key::parse(key), Some((_, KeyKind::Session, _)));
+        let deleted = self.index.keys.iter().filter(|(_, entry)| entry.deleted);
+        recovered.deleted_sessions = (deleted.map(|(key, _)| key).filter(|key| is_session(key)).cloned()).collect();
+        let unsure = self
+            .unsure
+            .iter()
+            .filter(|(header, at, _)| !self.is_synced(header, *at));
+        recovered.unsure = unsure.map(|(.., key)| key.clone()).collect();
         self.index
             .drop_needless_deletions(|segment| segments.contains_key(&segment));
         let is_lost = |entry: &KeyEntry| entry.deleted && !segments.contains_key(&entry.at.segment);
@@ -336,51 +382,121 @@ impl<D: Disk> Recovery<D> {
         lost
     }
 
-    /// Reads the values of the live keys. What is lost is forgotten.
-    pub(super) fn read_keys(&mut self, recovered: &mut Recovered) -> Result<(), StoreError> {
-        let (mut order, mut lost) = (Vec::new(), Vec::new());
-        let mut gone: BTreeMap<u32, u64> = BTreeMap::new();
-        for (key, entry) in &self.index.keys {
-            if entry.deleted {
-                continue;
-            }
-            if !self.segments.contains_key(&entry.at.segment) {
-                *gone.entry(entry.at.segment).or_default() += 1;
-                lost.push(key.clone());
-            } else {
-                order.push((entry.at, key.clone()));
-            }
-        }
+    /// Reads the values of the live keys. What is damaged comes from the checkpoint or from an older copy, and is then
+    /// `rescued`. What is nowhere is forgotten.
+    pub(super) fn read_keys(
+        &mut self,
+        recovered: &mut Recovered,
+        rescued: &mut Vec<Rescued>,
+    ) -> Result<(), StoreError> {
+        let live = self.index.keys.iter().filter(|(_, entry)| !entry.deleted);
+        let mut order: Vec<(Position, Box<[u8]>)> = live.map(|(key, entry)| (entry.at, key.clone())).collect();
         order.sort_unstable();
+        let mut damaged: BTreeMap<Box<[u8]>, Damaged> = BTreeMap::new();
         let mut chunk: Option<Chunk<Patient<D::File>>> = None;
         for (at, key) in order {
             if chunk.as_ref().is_none_or(|chunk| chunk.header().id != at.segment) {
                 chunk = self.shared.pin_patiently(at.segment)?.map(Chunk::new);
             }
-            let Some(chunk) = &mut chunk else {
-                *gone.entry(at.segment).or_default() += 1;
-                continue;
-            };
             let value = |raw: &Raw<'_>| parse_key(raw.head).is_some_and(|(_, found)| *found == *key);
-            match chunk.record(at.offset).map_err(|e| self.unread(at.segment, e))? {
+            let found = match &mut chunk {
+                Some(chunk) => chunk.record(at.offset).map_err(|e| self.unread(at.segment, e))?,
+                None => None,
+            };
+            match found {
                 Some(raw) if raw.kind == Kind::Key && value(&raw) => {
                     recovered.keys.insert(key, raw.payload.into());
                 }
                 _ => {
-                    lost.push(key);
-                    let sample = chunk.sample(at.offset);
-                    self.shared
-                        .damaged(chunk.header(), at.offset, &sample, "a keyed record does not hold");
+                    let sample = chunk.as_mut().map(|chunk| chunk.sample(at.offset));
+                    damaged.insert(key, Damaged { at, sample });
                 }
             }
         }
-        for (segment, keys) in gone {
-            tracing::error!(segment, keys, "keyed records are gone with their segment");
-            StoreStats::add(&self.shared.stats.quarantined, 1);
+        if damaged.is_empty() {
+            return Ok(());
         }
-        for key in lost {
-            self.index.take_key(&key);
+        let older = self.older_copies(&damaged)?;
+        for (key, Damaged { at, sample }) in damaged {
+            let known = self.index.keys.get(&key).and_then(|entry| entry.value.clone());
+            let (value, how) = match (known, older.get(&key)) {
+                (Some(value), _) => (Some(value), "it is known from the checkpoint, and written again"),
+                (None, Some(value)) => (Some(value.clone()), "an older copy is used, and written again"),
+                (None, None) => (None, "it is lost"),
+            };
+            let why = format!("the record of {} does not hold: {how}", key::describe(&key));
+            match (sample, self.segments.get(&at.segment)) {
+                (Some(sample), Some(segment)) => self.shared.damaged(&segment.header, at.offset, &sample, &why),
+                _ => {
+                    tracing::error!(segment = at.segment, why, "a keyed record is gone with its segment");
+                    StoreStats::add(&self.shared.stats.quarantined, 1);
+                }
+            }
+            match value {
+                Some(value) => {
+                    rescued.push((key.clone(), Some(value.clone())));
+                    recovered.keys.insert(key, value);
+                }
+                None => _ = self.index.take_key(&key),
+            }
         }
         Ok(())
     }
+
+    /// The newest older values of keys, as far as they hold and are not deletions.
+    fn older_copies(&self, of: &BTreeMap<Box<[u8]>, Damaged>) -> Result<Copies, StoreError> {
+        let mut copies: HashMap<&[u8], Vec<(u64, Position, bool)>> = HashMap::new();
+        for segment in self.segments.values().filter(|segment| segment.keys > 0) {
+            let id = segment.header.id;
+            let Some(pinned) = self.shared.pin_patiently(id)? else {
+                continue;
+            };
+            let directory = read_directory(&*pinned.file, &pinned.header).map_err(|e| self.unread(id, e))?;
+            let Some((_, directory)) = directory else { continue };
+            for listed in Entries::new(&directory) {
+                if let Listed::Key {
+                    offset,
+                    version,
+                    deleted,
+                    key,
+                    ..
+                } = listed
+                    && let Some((key, damaged)) = of.get_key_value(key).filter(|_| !key::is_bulk(key))
+                {
+                    let at = Position { segment: id, offset };
+                    if at != damaged.at {
+                        copies.entry(key).or_default().push((version, at, deleted));
+                    }
+                }
+            }
+        }
+        let mut found = HashMap::new();
+        for (key, mut copies) in copies {
+            copies.sort_unstable();
+            // What a deletion deleted is no copy.
+            for (_, at, _) in copies.into_iter().rev().take_while(|(_, _, deleted)| !deleted) {
+                let Some(mut chunk) = self.shared.pin_patiently(at.segment)?.map(Chunk::new) else {
+                    continue;
+                };
+                if let Some(raw) = chunk.record(at.offset).map_err(|e| self.unread(at.segment, e))?
+                    && raw.kind == Kind::Key
+                    && parse_key(raw.head).is_some_and(|(_, found)| *found == *key)
+                {
+                    found.insert(key.into(), raw.payload.into());
+                    break;
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Values of keys.
+type Copies = HashMap<Box<[u8]>, Box<[u8]>>;
+
+/// A keyed record that does not hold.
+struct Damaged {
+    at: Position,
+    /// What is there instead; `None` if the segment is gone.
+    sample: Option<Vec<u8>>,
 }

@@ -6,7 +6,7 @@ use crate::message::{Message, Position};
 use crate::store::disk::{Disk, RealDisk};
 use crate::store::{
     Batch, Durability, Lsn, QueueAcks, QueueId, Read, Record, Recovered, Routes, State, Store, StoreError,
-    StoreSettings, check,
+    StoreSettings, VhostId, check,
 };
 use crate::testing::disk::{Crash, Fault, SimDisk};
 use crate::time::{Now, Time, Wall};
@@ -405,7 +405,7 @@ fn a_format_of_another_release_is_refused_by_name() {
     let Err(StoreError::Version {
         path,
         found: 9,
-        known: 1,
+        known: 2,
     }) = refused
     else {
         panic!("{refused:?}")
@@ -507,7 +507,7 @@ fn session_state_survives(stop: impl FnOnce(Store<SimDisk>)) {
         read(&store, 2, 0, moved.at).unwrap().payload(),
         message(1, 100).payload()
     );
-    assert!(recovered.wall >= Wall(1_000_077) && recovered.queue_id_max == QueueId(2));
+    assert!(recovered.wall >= Wall(1_000_077) && recovered.queue_max[&VhostId::NODE] == 2);
 }
 
 #[test]
@@ -566,7 +566,7 @@ fn a_checkpoint_of_another_release_is_refused_by_name() {
     };
     let text = refused.to_string();
     assert!(
-        text.starts_with("checkpoint has format 9; this release reads format 2."),
+        text.starts_with("checkpoint has format 9; this release reads format 3."),
         "{text}"
     );
 }

@@ -1,0 +1,384 @@
+//! Definitions, sessions and retained messages as keyed records of the log: the only place that knows their layout.
+//!
+//! ```text
+//!   key     vhost 3 │ kind 1 │ name
+//!
+//!   of the node (vhost 0)    vhost             its number
+//!                            user, permission, topic permission, limit    by name
+//!   of a vhost               exchange          name
+//!                            queue             its number (declared, a session's, a group's)
+//!                            binding           source, the queue's number or the exchange, key, arguments
+//!                            policy, operator policy, parameter           by name
+//!                            session           client id
+//!                            subscription      client id 0 filter 0 share
+//!                            retained          topic
+//!   value   version (2), then the fields in postcard's encoding
+//! ```
+//!
+//! - Whose a record is, its key says, also when nothing else of it can be read.
+//! - Absence never means deletion: a vhost and a queue are deleted by records that say so, and the log keeps these as long
+//!   as anything older of either is on disk. What is not there, and was not deleted, is damaged.
+//! - A binding has its queue's number in the key and its name in the value, and a session's queue has the client id: a
+//!   queue or a session whose own record is damaged can still be placed and named.
+//! - Postcard's encoding is stable and documented; a change of fields takes a new version. Fields that nothing fills yet
+//!   are there so that what fills them needs no new format.
+
+use crate::binding::{Binding, Destination};
+use crate::command::Will;
+use crate::durable_session::{DurableSession, Subscribed};
+use crate::message::{Dialect, Envelope, Message, PayloadLengths};
+use crate::properties::{Name, Origin, Table};
+use crate::queue::{Queue, QueueKind};
+use crate::router::ExchangeSpec;
+use crate::store::{KeyKind, QueueId, Record, Recovered, VhostId, key, parse_key, queue_key, vhost_key};
+use crate::time::Wall;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Version of all values.
+const VERSION: u8 = 2;
+
+/// What the log keeps of a vhost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VhostRecord {
+    /// Its name.
+    pub name: Name,
+    /// For people.
+    pub description: String,
+    /// For people and their tools.
+    pub tags: Vec<Name>,
+    /// Type of a queue whose declarer names none; empty: classic.
+    pub default_queue_type: Name,
+}
+
+/// Makes a vhost, or changes what is known of it.
+pub fn vhost_record(vhost: VhostId, record: &VhostRecord) -> Record {
+    Record::Key {
+        key: vhost_key(vhost),
+        value: Some(encode(record)),
+    }
+}
+
+/// Deletes a vhost with everything in it.
+pub fn vhost_deletion(vhost: VhostId) -> Record {
+    Record::Key {
+        key: vhost_key(vhost),
+        value: None,
+    }
+}
+
+/// The vhosts that the log knows. One whose own record is damaged has a name that says so.
+pub fn vhosts(recovered: &Recovered) -> BTreeMap<VhostId, VhostRecord> {
+    let mut vhosts: BTreeMap<VhostId, VhostRecord> = BTreeMap::new();
+    for vhost in recovered.vhosts() {
+        vhosts.insert(
+            vhost,
+            VhostRecord {
+                name: format!("damaged-vhost-{vhost}").into(),
+                description: "The record of this vhost is damaged".into(),
+                ..VhostRecord::default()
+            },
+        );
+    }
+    for (key, value) in &recovered.keys {
+        if let Some(vhost) = crate::store::as_vhost(key)
+            && let Some(record) = decode(value)
+        {
+            vhosts.insert(vhost, record);
+        }
+    }
+    vhosts
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct ExchangeRecord {
+    pub(crate) kind: Name,
+    pub(crate) auto_delete: bool,
+    pub(crate) internal: bool,
+    /// Who declared it, where that is kept.
+    pub(crate) user: Name,
+    /// As they were declared.
+    pub(crate) arguments: Table,
+    /// With what policies change, where they do.
+    pub(crate) effective: Option<Table>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct QueueRecord {
+    pub(crate) name: Name,
+    pub(crate) auto_delete: bool,
+    /// 0 declared, 1 a session's, 2 a group's.
+    pub(crate) kind: u8,
+    /// 0 classic, 1 quorum, 2 stream.
+    pub(crate) queue_type: u8,
+    /// Who declared it, where that is kept.
+    pub(crate) user: Name,
+    /// The session's client id, if it is a session's.
+    pub(crate) client_id: Name,
+    /// As they were declared.
+    pub(crate) arguments: Table,
+    /// With what policies change, where they do.
+    pub(crate) effective: Option<Table>,
+}
+
+/// A binding's key, behind the kind: its identity.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct BindingRecord {
+    pub(crate) source: Name,
+    /// Number of the target queue, if it is one.
+    pub(crate) queue: Option<u64>,
+    /// Target exchange, if it is one.
+    pub(crate) exchange: Option<Name>,
+    pub(crate) key: Name,
+    pub(crate) arguments: Table,
+}
+
+/// A binding's value.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct BoundRecord {
+    /// Name of the target queue, if it is one.
+    pub(crate) queue: Name,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SessionRecord {
+    pub(crate) queue: Option<u64>,
+    /// Whose it is, where that is kept.
+    pub(crate) user: Name,
+    pub(crate) expiry: Option<u32>,
+    /// Wall clock, if its client was away.
+    pub(crate) expires_at: Option<u64>,
+    pub(crate) will: Option<WillRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct WillRecord {
+    pub(crate) message: MessageRecord,
+    pub(crate) delay_ms: u64,
+    pub(crate) expiry_ms: Option<u64>,
+    /// Wall clock, if the connection had ended.
+    pub(crate) due: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SubscriptionRecord {
+    pub(crate) qos: u8,
+    pub(crate) no_local: bool,
+    pub(crate) retain_as_published: bool,
+    pub(crate) subscription_id: Option<u32>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct MessageRecord {
+    origin: u8,
+    slash: bool,
+    durable: bool,
+    retain: bool,
+    qos: u8,
+    extra_keys: bool,
+    priority: Option<u8>,
+    deadline: Option<u64>,
+    received: u64,
+    /// Who published it, where that is kept; of a will, whose it is.
+    user: Name,
+    exchange_len: u8,
+    key_len: u16,
+    properties_len: u32,
+    payload: Vec<u8>,
+}
+
+fn encode<T: Serialize>(value: &T) -> Box<[u8]> {
+    match postcard::to_extend(value, vec![VERSION]) {
+        Ok(bytes) => bytes.into(),
+        // Plain data into a growing buffer: there is nothing to fail.
+        Err(e) => unreachable!("postcard refused plain data: {e}"),
+    }
+}
+
+/// Reads a value, or the part of a binding's key behind the kind. `None` if it makes no sense.
+pub(crate) fn decode<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Option<T> {
+    let (version, fields) = value.split_first()?;
+    (*version == VERSION).then_some(())?;
+    postcard::from_bytes(fields).ok()
+}
+
+pub(crate) fn exchange_key(vhost: VhostId, name: &str) -> Box<[u8]> {
+    key(vhost, KeyKind::Exchange, &[name.as_bytes()])
+}
+pub(crate) fn session_key(vhost: VhostId, client_id: &str) -> Box<[u8]> {
+    key(vhost, KeyKind::Session, &[client_id.as_bytes()])
+}
+pub(crate) fn retained_key(vhost: VhostId, topic: &[u8]) -> Box<[u8]> {
+    key(vhost, KeyKind::Retained, &[topic])
+}
+pub(crate) fn subscription_key(vhost: VhostId, client_id: &str, filter: &str, share: Option<&Name>) -> Box<[u8]> {
+    // No client id, filter or share name holds a NUL.
+    let share = share.map_or(b"".as_slice(), |s| s.as_bytes());
+    let parts = [client_id.as_bytes(), &[0], filter.as_bytes(), &[0], share];
+    key(vhost, KeyKind::Subscription, &parts)
+}
+
+/// Client id, filter and share of a subscription's key, behind the kind.
+pub(crate) fn parse_subscription(name: &[u8]) -> Option<(Name, Name, Option<Name>)> {
+    let mut parts = std::str::from_utf8(name).ok()?.split('\0');
+    let (client_id, filter, share) = (parts.next()?, parts.next()?, parts.next()?);
+    let share = (!share.is_empty()).then(|| share.into());
+    parts.next().is_none().then(|| (client_id.into(), filter.into(), share))
+}
+
+pub(crate) fn encode_exchange(vhost: VhostId, spec: &ExchangeSpec) -> (Box<[u8]>, Box<[u8]>) {
+    let record = ExchangeRecord {
+        kind: spec.kind.clone(),
+        auto_delete: spec.auto_delete,
+        internal: spec.internal,
+        user: Name::default(),
+        arguments: spec.arguments.clone(),
+        effective: None,
+    };
+    (exchange_key(vhost, &spec.name), encode(&record))
+}
+
+/// `client_id` is that of the session whose queue it is, if it is one's.
+pub(crate) fn encode_queue(q: &Queue, client_id: Option<&Name>) -> (Box<[u8]>, Box<[u8]>) {
+    let kind = match q.kind {
+        QueueKind::Plain => 0,
+        QueueKind::Session(_) => 1,
+        QueueKind::Shared => 2,
+    };
+    let record = QueueRecord {
+        name: q.name.clone(),
+        auto_delete: q.auto_delete,
+        kind,
+        queue_type: 0,
+        user: Name::default(),
+        client_id: client_id.cloned().unwrap_or_default(),
+        arguments: q.arguments.declared.clone(),
+        effective: None,
+    };
+    (queue_key(q.id), encode(&record))
+}
+
+/// `queue` is the number of the target, if it is a queue.
+pub(crate) fn binding_key(vhost: VhostId, b: &Binding, queue: Option<QueueId>) -> Box<[u8]> {
+    let exchange = match &b.destination {
+        Destination::Queue { .. } => None,
+        Destination::Exchange(name) => Some(name.clone()),
+    };
+    let mut arguments = b.arguments.clone();
+    // The order of arguments is no part of a binding's identity.
+    arguments.0.sort_by(|a, b| a.0.cmp(&b.0));
+    let record = BindingRecord {
+        source: b.source.clone(),
+        queue: queue.map(QueueId::number),
+        exchange,
+        key: b.key.clone(),
+        arguments,
+    };
+    key(vhost, KeyKind::Binding, &[&encode(&record)])
+}
+
+pub(crate) fn encode_bound(destination: &Destination) -> Box<[u8]> {
+    let queue = match destination {
+        Destination::Queue { name, .. } => name.clone(),
+        Destination::Exchange(_) => Name::default(),
+    };
+    encode(&BoundRecord { queue })
+}
+
+/// `will`: what is to be published if the connection does not end well; if it ended, when.
+pub(crate) fn encode_session(
+    vhost: VhostId,
+    s: &DurableSession,
+    will: Option<(&Will, Option<Wall>)>,
+) -> (Box<[u8]>, Box<[u8]>) {
+    let record = SessionRecord {
+        queue: s.queue.map(|q| q.id.number()),
+        user: Name::default(),
+        expiry: s.expiry,
+        expires_at: s.expires_at.filter(|_| s.link.is_none()).map(|w| w.0),
+        will: will.map(|(w, due)| WillRecord {
+            message: message_record(&w.message),
+            delay_ms: millis(w.delay),
+            expiry_ms: w.expiry.map(millis),
+            due: due.map(|d| d.0),
+        }),
+    };
+    (session_key(vhost, &s.client_id), encode(&record))
+}
+
+pub(crate) fn encode_subscription(
+    vhost: VhostId,
+    client_id: &Name,
+    filter: &Name,
+    share: Option<&Name>,
+    options: Subscribed,
+) -> (Box<[u8]>, Box<[u8]>) {
+    let record = SubscriptionRecord {
+        qos: options.qos,
+        no_local: options.no_local,
+        retain_as_published: options.retain_as_published,
+        subscription_id: options.subscription_id,
+    };
+    (subscription_key(vhost, client_id, filter, share), encode(&record))
+}
+
+pub(crate) fn encode_retained(message: &Message) -> Box<[u8]> {
+    encode(&message_record(message))
+}
+
+/// The keys of one kind behind it, with their values.
+pub(crate) fn of_kind(recovered: &Recovered, vhost: VhostId, kind: KeyKind) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let parsed = recovered
+        .keys
+        .iter()
+        .filter_map(|(key, value)| Some((parse_key(key)?, value)));
+    parsed
+        .filter(move |((of, found, _), _)| *of == vhost && *found == kind)
+        .map(|((_, _, name), value)| (name, &**value))
+}
+
+fn message_record(message: &Message) -> MessageRecord {
+    let e = message.envelope();
+    let lengths = message.lengths();
+    MessageRecord {
+        origin: e.origin.0,
+        slash: e.dialect == Dialect::Slash,
+        durable: e.durable,
+        retain: e.retain,
+        qos: e.qos,
+        extra_keys: e.extra_keys,
+        priority: e.priority,
+        deadline: e.deadline.map(|d| d.0),
+        received: e.received.0,
+        user: Name::default(),
+        exchange_len: lengths.exchange,
+        key_len: lengths.key,
+        properties_len: lengths.properties,
+        payload: message.payload().to_vec(),
+    }
+}
+
+pub(crate) fn message_of(r: &MessageRecord) -> Option<Message> {
+    let envelope = Envelope {
+        origin: Origin(r.origin),
+        dialect: if r.slash { Dialect::Slash } else { Dialect::Dot },
+        durable: r.durable,
+        qos: r.qos.min(2),
+        retain: r.retain,
+        extra_keys: r.extra_keys,
+        priority: r.priority,
+        deadline: r.deadline.map(Wall),
+        received: Wall(r.received),
+    };
+    let lengths = PayloadLengths {
+        exchange: r.exchange_len,
+        key: r.key_len,
+        properties: r.properties_len,
+    };
+    Message::from_payload(envelope, lengths, &r.payload)
+}
+
+fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
