@@ -28,6 +28,7 @@ use crate::command::Will;
 use crate::durable_session::{DurableSession, Subscribed};
 use crate::message::{Dialect, Envelope, Message, PayloadLengths};
 use crate::properties::{Name, Origin, Table};
+use crate::queue::queue_type::QueueType;
 use crate::queue::{Queue, QueueKind};
 use crate::router::ExchangeSpec;
 use crate::store::{KeyKind, QueueId, Record, Recovered, VhostId, key, parse_key, queue_key, vhost_key};
@@ -110,7 +111,7 @@ pub(crate) struct QueueRecord {
     pub(crate) auto_delete: bool,
     /// 0 declared, 1 a session's, 2 a group's.
     pub(crate) kind: u8,
-    /// 0 classic, 1 quorum, 2 stream.
+    /// 0 classic, 1 quorum, 2 stream: what the arguments say, for whoever cannot read them.
     pub(crate) queue_type: u8,
     /// Who declared it, where that is kept.
     pub(crate) user: Name,
@@ -250,7 +251,10 @@ pub(crate) fn encode_queue(q: &Queue, client_id: Option<&Name>) -> (Box<[u8]>, B
         name: q.name.clone(),
         auto_delete: q.auto_delete,
         kind,
-        queue_type: 0,
+        queue_type: match q.arguments.queue_type {
+            QueueType::Classic => 0,
+            QueueType::Quorum => 1,
+        },
         user: Name::default(),
         client_id: client_id.cloned().unwrap_or_default(),
         arguments: q.arguments.declared.clone(),

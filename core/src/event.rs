@@ -273,6 +273,8 @@ pub enum CloseReason {
     TakenOver,
     /// An operator closed it.
     Forced,
+    /// Its vhost was deleted.
+    VhostDeleted,
 }
 
 /// Why a login failed.

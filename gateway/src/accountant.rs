@@ -102,8 +102,9 @@ pub(crate) async fn run(node: &Node) {
 }
 
 fn settle(node: &Node, pools: &Pools) {
-    let usage: Vec<Usage> = node.vhosts.iter().map(|vhost| vhost.usage()).collect();
-    for ((vhost, usage), share) in node.vhosts.iter().zip(&usage).zip(pools.shares(&usage)) {
+    let vhosts = node.vhosts.list();
+    let usage: Vec<Usage> = vhosts.iter().map(|vhost| vhost.usage()).collect();
+    for ((vhost, usage), share) in vhosts.iter().zip(&usage).zip(pools.shares(&usage)) {
         vhost.set_share(share, *usage);
     }
 }

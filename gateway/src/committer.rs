@@ -13,9 +13,7 @@
 use crate::node::Node;
 use crate::store::Store;
 use crate::watch;
-use gatepost_core::engine::Engine;
-use gatepost_core::store::{Batch, Durability, Lsn, StoreError, Ticket};
-use gatepost_core::time::Now;
+use gatepost_core::store::{Batch, Durability, Lsn, StoreError, Ticket, VhostId};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -32,7 +30,7 @@ pub(crate) struct LogQueue {
 struct Pending {
     batches: Vec<Batch>,
     /// The vhost of each batch.
-    vhosts: Vec<usize>,
+    vhosts: Vec<VhostId>,
     /// Estimated bytes of all batches.
     bytes: usize,
     /// Batches somebody waits for.
@@ -50,7 +48,7 @@ struct Pending {
 #[derive(Default)]
 struct Group {
     batches: Vec<Batch>,
-    vhosts: Vec<usize>,
+    vhosts: Vec<VhostId>,
     awaited: usize,
     need: Option<Durability>,
 }
@@ -108,7 +106,7 @@ const PATIENCE_MAX: Duration = Duration::from_millis(20);
 
 impl LogQueue {
     /// Appends a batch. Called under the vhost's lock, which is what keeps its tickets in order.
-    pub(crate) fn submit(&self, vhost: usize, batch: Batch) {
+    pub(crate) fn submit(&self, vhost: VhostId, batch: Batch) {
         let mut pending = self.pending.lock();
         pending.bytes = pending.bytes.saturating_add(batch.bytes);
         pending.awaited += usize::from(batch.need.is_some());
@@ -224,7 +222,7 @@ pub(crate) fn run(node: &Node, mut store: Store) -> Result<(), StoreError> {
             waiting.push(lsn, &group);
             if !waiting.is_covered(store.durable()) {
                 // Some wait for less than the rest.
-                report(&latest_tickets(&group), node, Engine::written);
+                report(&latest_tickets(&group), node, Reached::Written);
             }
             let due = store.due_after(node.clock.now().monotonic);
             chores_at = Some(chores_at.map_or(due, |at| at.min(due)));
@@ -272,7 +270,7 @@ const IDLE_MAX: Duration = Duration::from_secs(5);
 
 /// Groups that are written, and not as durable as they need: with `durability = "interval"` they wait for a later sync.
 #[derive(Default)]
-struct Waiting(VecDeque<(Lsn, Vec<(usize, Ticket)>)>);
+struct Waiting(VecDeque<(Lsn, Vec<(VhostId, Ticket)>)>);
 
 impl Waiting {
     fn push(&mut self, lsn: Lsn, group: &Group) {
@@ -290,28 +288,42 @@ impl Waiting {
 
     fn report(&mut self, durable: Lsn, node: &Node) {
         while let Some((_, tickets)) = self.0.pop_front_if(|(lsn, _)| *lsn <= durable) {
-            report(&tickets, node, Engine::durable);
+            report(&tickets, node, Reached::Durable);
         }
     }
 }
 
-fn report(tickets: &[(usize, Ticket)], node: &Node, how: fn(&mut Engine, Now, Ticket)) {
+/// How far batches are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reached {
+    Written,
+    Durable,
+}
+
+fn report(tickets: &[(VhostId, Ticket)], node: &Node, reached: Reached) {
     for (vhost, ticket) in tickets {
-        if let Some(vhost) = node.vhosts.get(*vhost) {
+        if *vhost == VhostId::NODE {
+            if reached == Reached::Durable {
+                node.vhosts.log().durable(*ticket);
+            }
+        } else if let Some(vhost) = node.vhosts.numbered(*vhost) {
             let now = node.clock.now();
-            vhost.enter(|engine| how(engine, now, *ticket));
+            vhost.enter(|engine| match reached {
+                Reached::Written => engine.written(now, *ticket),
+                Reached::Durable => engine.durable(now, *ticket),
+            });
         }
     }
 }
 
 /// The highest ticket of each vhost in the group.
-fn latest_tickets(group: &Group) -> Vec<(usize, Ticket)> {
+fn latest_tickets(group: &Group) -> Vec<(VhostId, Ticket)> {
     let mut tickets = Vec::new();
     add_latest_tickets(group, &mut tickets);
     tickets
 }
 
-fn add_latest_tickets(group: &Group, tickets: &mut Vec<(usize, Ticket)>) {
+fn add_latest_tickets(group: &Group, tickets: &mut Vec<(VhostId, Ticket)>) {
     for (batch, vhost) in group.batches.iter().zip(&group.vhosts) {
         match tickets.iter_mut().find(|(v, _)| v == vhost) {
             Some((_, ticket)) => *ticket = batch.ticket.max(*ticket),
@@ -358,7 +370,7 @@ mod tests {
     #[test]
     fn a_single_publisher_is_committed_at_once() {
         let queue = LogQueue::default();
-        queue.submit(0, batch(1, true));
+        queue.submit(VhostId(0), batch(1, true));
         let mut group = Group::default();
         assert!(!queue.collect(&mut group, &pace(1), later()));
         assert_eq!((group.batches.len(), group.awaited), (1, 1));
@@ -368,12 +380,15 @@ mod tests {
     fn a_group_is_taken_whole_and_in_order() {
         let queue = LogQueue::default();
         for ticket in 1..=5 {
-            queue.submit(0, batch(ticket, ticket % 2 == 1));
-            queue.submit(1, batch(10 * ticket, false));
+            queue.submit(VhostId(0), batch(ticket, ticket % 2 == 1));
+            queue.submit(VhostId(1), batch(10 * ticket, false));
         }
         let mut group = Group::default();
         queue.collect(&mut group, &pace(3), later());
-        assert_eq!(latest_tickets(&group), [(0, Ticket(5)), (1, Ticket(50))]);
+        assert_eq!(
+            latest_tickets(&group),
+            [(VhostId(0), Ticket(5)), (VhostId(1), Ticket(50))]
+        );
         assert_eq!(group.batches.len(), 10);
         assert!(queue.is_empty());
     }
@@ -387,8 +402,8 @@ mod tests {
                 queue.collect(&mut group, &pace(2), later());
                 group.batches.len()
             });
-            queue.submit(0, batch(1, true));
-            queue.submit(0, batch(2, true));
+            queue.submit(VhostId(0), batch(1, true));
+            queue.submit(VhostId(0), batch(2, true));
             assert!(waiting.join().expect("the waiting thread") >= 1);
         });
     }
@@ -399,14 +414,14 @@ mod tests {
         let pace = Pace { gap, ..pace(1) };
         let queue = LogQueue::default();
         queue.submit(
-            0,
+            VhostId(0),
             Batch {
                 need: Some(Durability::Os),
                 ..batch(1, false)
             },
         );
         queue.submit(
-            0,
+            VhostId(0),
             Batch {
                 need: Some(Durability::Interval),
                 ..batch(2, false)
@@ -423,7 +438,7 @@ mod tests {
     #[test]
     fn a_stop_takes_what_nobody_waits_for_too() {
         let queue = LogQueue::default();
-        queue.submit(0, batch(1, false));
+        queue.submit(VhostId(0), batch(1, false));
         queue.stop();
         let mut group = Group::default();
         assert!(queue.collect(&mut group, &pace(1), later()));

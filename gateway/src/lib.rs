@@ -36,6 +36,7 @@ mod store;
 mod threads;
 mod transport;
 mod vhost;
+mod vhosts;
 mod watch;
 
 pub use check::check;

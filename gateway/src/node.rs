@@ -11,11 +11,13 @@ use crate::logging::Throttle;
 use crate::random::random;
 use crate::reader::ReadQueue;
 use crate::vhost::Vhost;
+use crate::vhosts::Vhosts;
 use gatepost_core::buffers::Buffers;
-use gatepost_core::engine::{Engine, Settings, Usage};
+use gatepost_core::catalog::{self, VhostRecord};
+use gatepost_core::engine::{Engine, Settings, Share, Usage};
 use gatepost_core::properties::{Codecs, Name};
 use gatepost_core::session::Protocol;
-use gatepost_core::store::{Durability, Recovered, StoreStats};
+use gatepost_core::store::{Durability, Recovered, StoreStats, VhostId};
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -30,8 +32,8 @@ pub(crate) struct Node {
     pub clock: Clock,
     /// Users.
     pub directory: Directory,
-    /// Vhosts; a vhost's `index` is its place.
-    pub vhosts: Vec<Arc<Vhost>>,
+    /// Vhosts, which come and go.
+    pub vhosts: Vhosts,
     /// Protocols; a connection names its own by place.
     pub protocols: Vec<Box<dyn Protocol>>,
     /// Property codecs of all protocols.
@@ -118,31 +120,54 @@ impl Node {
         directory: Directory,
         protocols: Vec<Box<dyn Protocol>>,
         clock: Clock,
-        recovered: Recovered,
+        mut recovered: Recovered,
         store_stats: Arc<StoreStats>,
     ) -> Node {
         let log = Arc::new(LogQueue::default());
         let reads = Arc::new(ReadQueue::default());
         let codecs = Codecs::new(protocols.iter().map(|p| p.codec()).collect());
         clock.advance_wall(recovered.wall);
-        let mut engine = Engine::new(engine_settings(&config), codecs.clone(), random());
-        engine.recover(clock.now(), recovered);
         let buffers_max = Pools::of(&config).input;
         let short_of_memory = Arc::new(Notify::new());
-        let root = Vhost::new(
-            DEFAULT_VHOST.into(),
-            0,
-            engine,
-            Arc::clone(&log),
-            Arc::clone(&reads),
-            Arc::clone(&short_of_memory),
-        );
+        let mut known = catalog::vhosts(&recovered);
+        // Nobody ever had a vhost here. Later, one that was deleted stays away, the default one too.
+        let fresh = recovered.vhost_max == VhostId::NODE && known.is_empty();
+        if fresh {
+            let record = VhostRecord {
+                name: DEFAULT_VHOST.into(),
+                description: "Default virtual host".into(),
+                ..VhostRecord::default()
+            };
+            known.insert(VhostId(1), record);
+        }
+        let highest = known.keys().next_back().copied().unwrap_or_default();
+        let highest = highest.max(recovered.vhost_max);
+        let shares = Pools::of(&config).shares(&vec![Usage::default(); known.len()]);
+        let mut vhosts = Vec::new();
+        for ((number, record), share) in known.into_iter().zip(shares) {
+            let settings = engine_settings(&config, record.name.clone(), number, share);
+            let mut engine = Engine::new(settings, codecs.clone(), random());
+            engine.recover(clock.now(), recovered.take(number));
+            // Health and metrics say so, as they do of other damage.
+            let damaged = engine.damaged_definitions();
+            store_stats.quarantined.fetch_add(damaged, Ordering::Relaxed);
+            let (log, reads) = (Arc::clone(&log), Arc::clone(&reads));
+            let short = Arc::clone(&short_of_memory);
+            vhosts.push(Arc::new(Vhost::new(record, number, engine, log, reads, short)));
+        }
+        let vhosts = Vhosts::new(vhosts, highest, Arc::clone(&log));
+        if fresh {
+            for vhost in vhosts.list().iter() {
+                // Before anything of it can be.
+                drop(vhosts.log().submit(catalog::vhost_record(vhost.number, &vhost.record)));
+            }
+        }
         Node {
             connections: protocols.iter().map(|_| ConnectionCounts::default()).collect(),
             config: RwLock::new(Arc::new(config)),
             clock,
             directory,
-            vhosts: vec![Arc::new(root)],
+            vhosts,
             protocols,
             codecs,
             log,
@@ -177,8 +202,14 @@ impl Node {
     }
 
     /// The vhost of that name.
-    pub(crate) fn vhost(&self, name: &str) -> Option<&Arc<Vhost>> {
-        self.vhosts.iter().find(|v| &*v.name == name)
+    pub(crate) fn vhost(&self, name: &str) -> Option<Arc<Vhost>> {
+        self.vhosts.named(name)
+    }
+
+    /// A vhost of this node around an engine.
+    pub(crate) fn vhost_of(&self, record: VhostRecord, number: VhostId, engine: Engine) -> Vhost {
+        let (log, reads) = (Arc::clone(&self.log), Arc::clone(&self.reads));
+        Vhost::new(record, number, engine, log, reads, Arc::clone(&self.short_of_memory))
     }
 
     /// Connections open now, over all protocols.
@@ -213,13 +244,12 @@ impl Node {
 pub(crate) const DEFAULT_VHOST: &str = "/";
 const LINES_PER_SECOND: u32 = 20;
 
-fn engine_settings(config: &Config) -> Settings {
-    let [share] = Pools::of(config).shares(&[Usage::default()])[..] else {
-        unreachable!("one engine has one share")
-    };
+/// Settings of a vhost's engine, with the share of memory that it begins with.
+pub(crate) fn engine_settings(config: &Config, vhost: Name, number: VhostId, share: Share) -> Settings {
     let expiry = config.mqtt.session_expiry_max.0;
     Settings {
-        vhost: Name::from(DEFAULT_VHOST),
+        vhost,
+        number,
         cache_bytes_max: share.cache_bytes_max,
         memory_bytes_max: share.memory_bytes_max,
         unsettled_bytes_max: share.unsettled_bytes_max,

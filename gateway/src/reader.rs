@@ -7,7 +7,7 @@
 use crate::node::Node;
 use crate::store;
 use gatepost_core::store::disk::retry_pause;
-use gatepost_core::store::{Request, Served};
+use gatepost_core::store::{Request, Served, VhostId};
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -22,13 +22,13 @@ pub(crate) struct ReadQueue {
 #[derive(Default)]
 struct Pending {
     /// Of which vhost, and what.
-    reads: Vec<(usize, Request)>,
+    reads: Vec<(VhostId, Request)>,
     stopping: bool,
 }
 
 impl ReadQueue {
     /// Appends `reads`, draining them.
-    pub(crate) fn submit(&self, vhost: usize, reads: &mut Vec<Request>) {
+    pub(crate) fn submit(&self, vhost: VhostId, reads: &mut Vec<Request>) {
         let mut pending = self.pending.lock();
         let idle = pending.reads.is_empty();
         pending.reads.extend(reads.drain(..).map(|read| (vhost, read)));
@@ -45,7 +45,7 @@ impl ReadQueue {
     }
 
     /// Waits for work, at most until then, and takes it whole; `false` at the end.
-    fn collect(&self, into: &mut Vec<(usize, Request)>, until: Option<Instant>) -> bool {
+    fn collect(&self, into: &mut Vec<(VhostId, Request)>, until: Option<Instant>) -> bool {
         let mut pending = self.pending.lock();
         while pending.reads.is_empty() && !pending.stopping {
             match until {
@@ -79,7 +79,7 @@ const PAGES_AT_ONCE: usize = 1024;
 /// A request that failed.
 #[derive(Clone, Debug)]
 struct Failing {
-    vhost: usize,
+    vhost: VhostId,
     request: Request,
     failures: u32,
     since: Instant,
@@ -101,13 +101,13 @@ impl Retries {
         self.waiting.iter().map(|failing| failing.retry_at).min()
     }
     /// Adds what is due to the work.
-    fn add_due(&mut self, now: Instant, work: &mut Vec<(usize, Request)>) {
+    fn add_due(&mut self, now: Instant, work: &mut Vec<(VhostId, Request)>) {
         let due = |failing: &mut Failing| failing.retry_at <= now;
         self.trying.extend(self.waiting.extract_if(.., due));
         work.extend(self.trying.iter().map(|failing| (failing.vhost, failing.request)));
     }
     /// Takes note of what failed of a vhost's requests.
-    fn note(&mut self, vhost: usize, served: &mut Served, now: Instant) {
+    fn note(&mut self, vhost: VhostId, served: &mut Served, now: Instant) {
         if let Some(error) = served.error.take() {
             self.last_error = error.to_string();
         }
@@ -168,7 +168,7 @@ fn report(node: &Node, retries: &Retries) {
     }
 }
 
-fn serve(node: &Node, reader: &mut impl Fetch, work: &mut [(usize, Request)], retries: &mut Retries) {
+fn serve(node: &Node, reader: &mut impl Fetch, work: &mut [(VhostId, Request)], retries: &mut Retries) {
     let mut reads = Vec::new();
     // Where many queues are read, neighbours in the log are of different ones.
     work.sort_by_key(|(vhost, request)| {
@@ -184,7 +184,7 @@ fn serve(node: &Node, reader: &mut impl Fetch, work: &mut [(usize, Request)], re
             Request::Page(_) => PAGES_AT_ONCE,
             Request::Body(_) => BODIES_AT_ONCE,
         };
-        let alike = |(v, request): &&(usize, Request)| {
+        let alike = |(v, request): &&(VhostId, Request)| {
             *v == vhost && std::mem::discriminant(request) == std::mem::discriminant(&first)
         };
         let same = rest.iter().take(at_once).take_while(alike).count();
@@ -194,7 +194,7 @@ fn serve(node: &Node, reader: &mut impl Fetch, work: &mut [(usize, Request)], re
         rest = later;
         let mut served = reader.serve(&reads);
         retries.note(vhost, &mut served, Instant::now());
-        if let Some(vhost) = node.vhosts.get(vhost).filter(|_| !served.answers.is_empty()) {
+        if let Some(vhost) = node.vhosts.numbered(vhost).filter(|_| !served.answers.is_empty()) {
             let now = node.clock.now();
             vhost.enter(|engine| engine.loaded(now, served.answers));
         }
@@ -233,7 +233,7 @@ mod tests {
             .filter(|request| !heals.contains(request))
             .copied()
             .collect();
-        retries.note(0, &mut failed(&fail), now);
+        retries.note(VhostId(0), &mut failed(&fail), now);
         retries.trying.clear();
         tried
     }
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn a_read_that_fails_is_tried_again_with_longer_and_longer_pauses() {
         let (mut retries, start) = (Retries::default(), Instant::now());
-        retries.note(0, &mut failed(&[page(1)]), start);
+        retries.note(VhostId(0), &mut failed(&[page(1)]), start);
         let mut pauses = Vec::new();
         let mut now = start;
         for _ in 0..10 {
@@ -269,7 +269,7 @@ mod tests {
     fn the_limit_is_each_read_s_own() {
         let (mut retries, mut now) = (Retries::default(), Instant::now());
         for n in 0..1_000 {
-            retries.note(0, &mut failed(&[page(n)]), now);
+            retries.note(VhostId(0), &mut failed(&[page(n)]), now);
             now = retries.next().expect("it waits") + Duration::from_millis(1);
             assert_eq!(round(&mut retries, now, &[page(n)]), [page(n)]);
             assert!(!retries.have_failed_for(Duration::from_millis(100), now));
@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn a_limit_shorter_than_the_first_pause_allows_one_more_try() {
         let (mut retries, now) = (Retries::default(), Instant::now());
-        retries.note(0, &mut failed(&[page(1)]), now);
+        retries.note(VhostId(0), &mut failed(&[page(1)]), now);
         assert!(!retries.have_failed_for(Duration::ZERO, now));
         let due = retries.next().expect("it waits");
         round(&mut retries, due, &[]);

@@ -113,7 +113,7 @@ fn dump(node: &Node) {
             "state of a protocol"
         );
     }
-    for vhost in &node.vhosts {
+    for vhost in node.vhosts.list().iter() {
         let counters = vhost.enter(|engine| engine.counters());
         tracing::info!(vhost = %vhost.name, ?counters, "state of a vhost");
     }

@@ -83,7 +83,7 @@ pub(crate) async fn run<L>(
     let began = Instant::now();
     node.health.stopping.store(true, Ordering::Relaxed);
     drop(listeners);
-    for vhost in &node.vhosts {
+    for vhost in node.vhosts.list().iter() {
         vhost.enter(|engine| engine.shutdown());
     }
     while node.attached.load(Ordering::Relaxed) > 0 && began.elapsed() < GOODBYES {
@@ -92,7 +92,7 @@ pub(crate) async fn run<L>(
     let cut_off = node.attached.load(Ordering::Relaxed);
     let io = Arc::clone(threads);
     blocking(move || io.stop()).await;
-    for vhost in &node.vhosts {
+    for vhost in node.vhosts.list().iter() {
         vhost.enter(|engine| engine.flush());
     }
     node.reads.stop();

@@ -99,9 +99,10 @@ pub(crate) fn failure(data: &Path, error: StoreError) -> Failure {
 /// The log cannot go on: clients are told, nothing more is confirmed, and the process ends.
 pub(crate) fn log_failed(node: &Node, why: &dyn fmt::Display) {
     node.health.poisoned.store(true, Ordering::Relaxed);
-    for vhost in &node.vhosts {
+    for vhost in node.vhosts.list().iter() {
         vhost.enter(|engine| engine.shutdown());
     }
+    node.vhosts.log().close();
     let config = node.config();
     let data = config.node.data_dir.display();
     node.fail(Failure::StoreFailed(format!(

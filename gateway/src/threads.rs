@@ -92,14 +92,7 @@ impl IoThreads {
         };
         let threads: Vec<IoThread> = (0..count).map(IoThread::start).collect::<io::Result<_>>()?;
         if let Some(first) = threads.first() {
-            for index in 0..node.vhosts.len() {
-                let node = Arc::clone(node);
-                first.runtime.spawn(async move {
-                    if let Some(vhost) = node.vhosts.get(index) {
-                        vhost.drive_timers(&node.clock).await;
-                    }
-                });
-            }
+            node.vhosts.start_timers(node, &first.runtime);
         }
         Ok(IoThreads { threads })
     }

@@ -8,9 +8,11 @@ use crate::accountant::ask_above;
 use crate::committer::LogQueue;
 use crate::histogram::Histogram;
 use crate::reader::ReadQueue;
+use gatepost_core::catalog::VhostRecord;
 use gatepost_core::engine::{Engine, Share, Usage, Wakes};
+use gatepost_core::event::CloseReason;
 use gatepost_core::properties::Name;
-use gatepost_core::store::{Batch, Request};
+use gatepost_core::store::{Batch, Request, VhostId};
 use gatepost_core::time::Time;
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
@@ -22,8 +24,10 @@ use tokio::sync::Notify;
 pub(crate) struct Vhost {
     /// Its name.
     pub name: Name,
-    /// Its place in the node's list, which the log's threads use to find it.
-    pub index: usize,
+    /// Its number in the log, by which the log's threads find it.
+    pub number: VhostId,
+    /// What the log keeps of it.
+    pub record: VhostRecord,
     inner: Mutex<Inner>,
     log: Arc<LogQueue>,
     reads: Arc<ReadQueue>,
@@ -43,6 +47,8 @@ struct Inner {
     /// Entries so far; every 64th is timed.
     entries: u64,
     share: Option<Share>,
+    /// The vhost is deleted: what its engine still says is not logged.
+    is_ended: bool,
     /// With more than this, the node is to look at the shares.
     ask_above: Usage,
 }
@@ -62,22 +68,24 @@ const NO_TIMER: u64 = u64::MAX;
 impl Vhost {
     /// Puts a lock around `engine`.
     pub(crate) fn new(
-        name: Name,
-        index: usize,
+        record: VhostRecord,
+        number: VhostId,
         engine: Engine,
         log: Arc<LogQueue>,
         reads: Arc<ReadQueue>,
         short_of_memory: Arc<Notify>,
     ) -> Vhost {
         Vhost {
-            name,
-            index,
+            name: record.name.clone(),
+            number,
+            record,
             inner: Mutex::new(Inner {
                 engine,
                 batch: Batch::default(),
                 reads: Vec::new(),
                 entries: 0,
                 share: None,
+                is_ended: false,
                 ask_above: NEVER,
             }),
             log,
@@ -104,14 +112,20 @@ impl Vhost {
             batch,
             reads,
             ask_above,
+            is_ended,
             ..
         } = &mut *inner;
         engine.drain(batch, reads, &mut wakes);
+        if *is_ended {
+            // The record of its deletion is behind all that it logged before.
+            *batch = Batch::default();
+            reads.clear();
+        }
         if !batch.is_empty() {
-            self.log.submit(self.index, std::mem::take(batch));
+            self.log.submit(self.number, std::mem::take(batch));
         }
         if !reads.is_empty() {
-            self.reads.submit(self.index, reads);
+            self.reads.submit(self.number, reads);
         }
         if is_above(engine.usage(), *ask_above) {
             // Once, until there is an answer.
@@ -128,6 +142,13 @@ impl Vhost {
             self.expect_timer(at);
         }
         result
+    }
+
+    /// Ends the vhost for good: its connections are told, and nothing of it is logged any more.
+    pub(crate) fn end(&self, reason: CloseReason) {
+        self.lock().is_ended = true;
+        self.enter(|engine| engine.end(reason));
+        self.timer.notify_one();
     }
 
     /// What the engine uses of its share of memory.
@@ -147,9 +168,9 @@ impl Vhost {
         self.enter(|engine| engine.set_share(share));
     }
 
-    /// Drives the engine's timers, for ever. One task per vhost.
+    /// Drives the engine's timers, until the vhost is deleted. One task per vhost.
     pub(crate) async fn drive_timers(&self, clock: &crate::clock::Clock) {
-        loop {
+        while !self.lock().is_ended {
             let at = self.timer_at.load(Ordering::Acquire);
             let due = async {
                 match at {

@@ -8,6 +8,7 @@ use crate::machine;
 use crate::node::Node;
 use crate::store;
 use gatepost_core::event::Pressure;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -22,14 +23,18 @@ const RESERVE_SEGMENTS: u64 = 2;
 /// Looks every second, and whenever the log has grown, for ever.
 pub(crate) async fn run(node: &Node) {
     let mut held: Option<Pressure> = None;
+    let mut told = node.vhosts.list();
     loop {
         node.clock.follow_system();
         let pressure = look(node);
-        if pressure != held {
-            for vhost in &node.vhosts {
+        let vhosts = node.vhosts.list();
+        // New ones have not heard of it.
+        if pressure != held || !Arc::ptr_eq(&vhosts, &told) {
+            for vhost in vhosts.iter() {
                 vhost.enter(|engine| engine.set_pressure(pressure));
             }
             held = pressure;
+            told = vhosts;
         }
         // Either way it is time.
         let _ = tokio::time::timeout(EVERY, node.look.notified()).await;

@@ -309,7 +309,7 @@ impl Engine {
     pub fn has_work(&self, link: Link) -> bool {
         let Some(l) = self.link(link) else { return false };
         // It has been told of its end, and takes nothing more.
-        if l.closed.is_none() && (l.taken_over || self.shutting_down) {
+        if l.closed.is_none() && (l.taken_over || self.ended.is_some()) {
             return false;
         }
         let confirms = l.confirm_dirty.iter().any(|n| {

@@ -230,7 +230,8 @@ pub struct Engine {
     node_pressure: Option<Pressure>,
     /// What publishers were last told.
     pressure: Option<Pressure>,
-    shutting_down: bool,
+    /// All links end, and new ones at once: why.
+    ended: Option<CloseReason>,
     counters: Counters,
     /// Of the wills that were not logged, those that a line says so of.
     wills_told: u64,
@@ -285,7 +286,7 @@ impl Engine {
             wakes: Vec::new(),
             node_pressure: None,
             pressure: None,
-            shutting_down: false,
+            ended: None,
             counters: Counters::default(),
             wills_told: 0,
         };
@@ -327,9 +328,7 @@ impl Engine {
             attach.protocol,
             self.ledger.charge(ObjectKind::Connections, link::LINK_BYTES),
         );
-        if self.shutting_down {
-            state.closed = Some(CloseReason::Shutdown);
-        }
+        state.closed = self.ended;
         s.link = Some(Box::new(state));
         self.counters.links_attached += 1;
         id
@@ -739,10 +738,15 @@ impl Engine {
 
     /// Ends all links with `CloseReason::Shutdown`. Their `Detach` follows from the drivers.
     pub fn shutdown(&mut self) {
-        self.shutting_down = true;
+        self.end(CloseReason::Shutdown);
+    }
+
+    /// Ends all links, and those to come, for that reason. Their `Detach` follows from the drivers.
+    pub fn end(&mut self, reason: CloseReason) {
+        self.ended = Some(reason);
         for slot in &mut self.links {
             if let Some(l) = &mut slot.link {
-                l.closed = Some(CloseReason::Shutdown);
+                l.closed = Some(reason);
                 l.wake(&mut self.wakes);
             }
         }

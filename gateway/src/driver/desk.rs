@@ -29,7 +29,7 @@ impl Broker for Desk<'_> {
         if self.place.node.is_stopping() {
             return Err(Fault::new(FaultKind::NotAllowed, "the gateway is stopping"));
         }
-        let Some(vhost) = self.place.node.vhost(&attach.vhost).map(Arc::clone) else {
+        let Some(vhost) = self.place.node.vhost(&attach.vhost) else {
             return Err(Fault::new(
                 FaultKind::NotFound,
                 format!("vhost {} not found", attach.vhost),

@@ -376,7 +376,7 @@ fn a_link_is_detached_once_however_it_ends() {
         send(&client, end);
         client.shutdown(Shutdown::Both).expect("shut");
         bench.wait_for_closed(count as u64 + 1);
-        let counters = bench.node.vhosts[0].enter(|engine| engine.counters());
+        let counters = bench.node.vhosts.list()[0].enter(|engine| engine.counters());
         assert_eq!(
             (counters.links_attached, counters.links_detached),
             (count as u64 + 1, count as u64 + 1)
@@ -393,7 +393,7 @@ fn a_stop_says_goodbye_to_everyone() {
         send(client, "login\n");
         expect(client, "attached\n");
     }
-    bench.node.vhosts[0].enter(|engine| engine.shutdown());
+    bench.node.vhosts.list()[0].enter(|engine| engine.shutdown());
     for client in &clients {
         assert_eq!(rest(client), b"closed\n");
     }
@@ -409,7 +409,7 @@ fn a_thread_that_ends_detaches_what_it_served() {
     send(&client, "login\n");
     expect(&client, "attached\n");
     bench.threads.stop();
-    let counters = bench.node.vhosts[0].enter(|engine| engine.counters());
+    let counters = bench.node.vhosts.list()[0].enter(|engine| engine.counters());
     assert_eq!(counters.links_detached, 1);
     assert_eq!(rest(&client), b"");
 }

@@ -52,7 +52,7 @@ impl Exporter {
             "gatepost_log_commit_seconds",
             "Time of a group commit, its sync included.",
         );
-        for vhost in &node.vhosts {
+        for vhost in node.vhosts.list().iter() {
             let lock = &vhost.lock;
             let help = "Time callers waited for an engine's lock, of those that had to.";
             lock.waited.render(&mut text, "gatepost_engine_lock_wait_seconds", help);
@@ -159,8 +159,8 @@ fn syncs(node: &Node, text: &mut String) {
 
 /// What the engines counted, over all vhosts: one short hold of each lock.
 fn engines(node: &Node) {
-    let all: Vec<Counters> = node
-        .vhosts
+    let vhosts = node.vhosts.list();
+    let all: Vec<Counters> = vhosts
         .iter()
         .map(|vhost| vhost.enter(|engine| engine.counters()))
         .collect();

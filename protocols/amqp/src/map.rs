@@ -62,6 +62,7 @@ pub(crate) fn blocked(pressure: Pressure) -> Option<&'static str> {
 pub(crate) fn forced(reason: CloseReason) -> Reply {
     let detail = match reason {
         CloseReason::Shutdown => "broker forced connection closure with reason 'shutdown'",
+        CloseReason::VhostDeleted => "the vhost of this connection is deleted",
         CloseReason::TakenOver | CloseReason::Forced => "connection closed by an operator",
     };
     Reply::frame(Code::ConnectionForced, detail)

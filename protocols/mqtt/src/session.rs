@@ -121,6 +121,7 @@ fn closed(why: CloseReason) -> &'static str {
         CloseReason::Shutdown => "the gateway is stopping",
         CloseReason::TakenOver => "another connection took the session over",
         CloseReason::Forced => "closed by an operator",
+        CloseReason::VhostDeleted => "the vhost is deleted",
     }
 }
 

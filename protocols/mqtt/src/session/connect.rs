@@ -335,7 +335,7 @@ impl Opening {
         let reason = match why {
             CloseReason::Shutdown => Reason::SERVER_UNAVAILABLE,
             CloseReason::TakenOver => Reason::SERVER_BUSY,
-            CloseReason::Forced => Reason::NOT_AUTHORIZED,
+            CloseReason::Forced | CloseReason::VhostDeleted => Reason::NOT_AUTHORIZED,
         };
         self.refuse(cx, reason, session::closed(why));
         Close::normal(session::closed(why))

@@ -261,7 +261,7 @@ impl Open {
                 let reason = match why {
                     CloseReason::Shutdown => Reason::SHUTTING_DOWN,
                     CloseReason::TakenOver => Reason::TAKEN_OVER, // [MQTT-3.1.4-3]
-                    CloseReason::Forced => Reason::ADMINISTRATIVE_ACTION,
+                    CloseReason::Forced | CloseReason::VhostDeleted => Reason::ADMINISTRATIVE_ACTION,
                 };
                 self.say_goodbye(cx, reason, closed(why));
                 return Err(Close::normal(closed(why)));

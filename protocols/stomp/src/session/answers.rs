@@ -230,6 +230,7 @@ impl StompSession {
             CloseReason::Shutdown => "The server is shutting down\n",
             CloseReason::TakenOver => "Another connection has taken over\n",
             CloseReason::Forced => "Closed by an operator\n",
+            CloseReason::VhostDeleted => "The virtual host is deleted\n",
         };
         self.refuse(cx, &Refusal::connection_closed(why), None, None)
     }

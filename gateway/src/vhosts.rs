@@ -1,0 +1,402 @@
+//! The node's vhosts: which there are, and how they come and go while it runs.
+//!
+//! ```text
+//!   create   record logged ──► engine in the list ──► connections
+//!   delete   out of the list ──► engine ended: it logs nothing more ──► deletion logged ──► the log forgets its data
+//! ```
+//!
+//! A vhost's number is never used again. What a deleted vhost still had on the way to the log lies before the record of
+//! its deletion.
+
+use crate::accountant::Pools;
+use crate::committer::LogQueue;
+use crate::node::Node;
+use crate::vhost::Vhost;
+use gatepost_core::catalog::{VhostRecord, vhost_deletion, vhost_record};
+use gatepost_core::engine::{Engine, Usage};
+use gatepost_core::event::CloseReason;
+use gatepost_core::store::{Batch, Durability, Record, Ticket, VhostId};
+use parking_lot::{Mutex, RwLock};
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+/// Why a vhost was not created or deleted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum VhostError {
+    /// There is one of that name.
+    #[error("vhost '{0}' exists")]
+    Exists(String),
+    /// There is none of that name.
+    #[error("vhost '{0}' not found")]
+    NotFound(String),
+    /// No vhost can have that name.
+    #[error("a vhost's name has 1 to {NAME_MAX} bytes")]
+    Name,
+    /// All numbers are used up.
+    #[error(
+        "this data directory has had {} vhosts: there is no number for another",
+        VhostId::MAX
+    )]
+    TooMany,
+    /// The log did not take it: the node is stopping.
+    #[error("the log is closed")]
+    LogClosed,
+}
+
+/// Bytes of a vhost's name, at most.
+const NAME_MAX: usize = 255;
+
+/// See the module.
+pub(crate) struct Vhosts {
+    list: RwLock<Arc<[Arc<Vhost>]>>,
+    /// The highest number so far. Held while a vhost comes or goes: one at a time.
+    changing: tokio::sync::Mutex<VhostId>,
+    log: NodeLog,
+    /// Where the engines' timers run.
+    timers: OnceLock<Handle>,
+}
+
+impl Vhosts {
+    pub(crate) fn new(list: Vec<Arc<Vhost>>, highest: VhostId, log: Arc<LogQueue>) -> Vhosts {
+        Vhosts {
+            list: RwLock::new(list.into()),
+            changing: tokio::sync::Mutex::new(highest),
+            log: NodeLog {
+                queue: log,
+                state: Mutex::default(),
+            },
+            timers: OnceLock::new(),
+        }
+    }
+
+    /// All there are now.
+    pub(crate) fn list(&self) -> Arc<[Arc<Vhost>]> {
+        Arc::clone(&self.list.read())
+    }
+
+    /// The vhost of that name.
+    pub(crate) fn named(&self, name: &str) -> Option<Arc<Vhost>> {
+        self.list.read().iter().find(|vhost| *vhost.name == *name).cloned()
+    }
+
+    /// The vhost with that number.
+    pub(crate) fn numbered(&self, number: VhostId) -> Option<Arc<Vhost>> {
+        self.list.read().iter().find(|vhost| vhost.number == number).cloned()
+    }
+
+    /// The node's own records.
+    pub(crate) fn log(&self) -> &NodeLog {
+        &self.log
+    }
+
+    /// Runs the engines' timers there, those of vhosts to come, too.
+    pub(crate) fn start_timers(&self, node: &Arc<Node>, runtime: &Handle) {
+        let _ = self.timers.set(runtime.clone());
+        for vhost in self.list().iter() {
+            self.drive(node, vhost);
+        }
+    }
+
+    fn drive(&self, node: &Arc<Node>, vhost: &Arc<Vhost>) {
+        if let Some(runtime) = self.timers.get() {
+            let (node, vhost) = (Arc::clone(node), Arc::clone(vhost));
+            runtime.spawn(async move { vhost.drive_timers(&node.clock).await });
+        }
+    }
+}
+
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the management interface and the command line call these")
+)]
+impl Node {
+    /// Makes a vhost. Returns once a power cut cannot take it away.
+    ///
+    /// # Errors
+    /// Its name is taken or none, or the log is closed.
+    pub(crate) async fn create_vhost(self: &Arc<Self>, record: VhostRecord) -> Result<VhostId, VhostError> {
+        if record.name.is_empty() || record.name.len() > NAME_MAX {
+            return Err(VhostError::Name);
+        }
+        let mut highest = self.vhosts.changing.lock().await;
+        if self.vhosts.named(&record.name).is_some() {
+            return Err(VhostError::Exists(record.name.to_string()));
+        }
+        if *highest >= VhostId::MAX {
+            return Err(VhostError::TooMany);
+        }
+        let number = VhostId(highest.0 + 1);
+        // Used up, whatever comes of it.
+        *highest = number;
+        self.vhosts.log.write(vhost_record(number, &record)).await?;
+        let usage = vec![Usage::default(); self.vhosts.list().len() + 1];
+        let Some(share) = Pools::of(&self.config()).shares(&usage).pop() else {
+            unreachable!("as many shares as engines, and one is new")
+        };
+        let engine = Engine::new(
+            crate::node::engine_settings(&self.config(), record.name.clone(), number, share),
+            self.codecs.clone(),
+            crate::random::random(),
+        );
+        let vhost = Arc::new(self.vhost_of(record, number, engine));
+        {
+            let mut list = self.vhosts.list.write();
+            *list = list.iter().cloned().chain([Arc::clone(&vhost)]).collect();
+        }
+        self.vhosts.drive(self, &vhost);
+        // What the node knows of memory and disk, the new one is to know, too.
+        self.short_of_memory.notify_one();
+        self.look.notify_one();
+        tracing::info!(vhost = %vhost.name, %number, "vhost created");
+        Ok(number)
+    }
+
+    /// Deletes a vhost with everything in it, and ends its connections. Returns once that is on the medium.
+    ///
+    /// # Errors
+    /// There is none of that name, or the log is closed.
+    pub(crate) async fn delete_vhost(self: &Arc<Self>, name: &str) -> Result<(), VhostError> {
+        let _highest = self.vhosts.changing.lock().await;
+        let vhost = self
+            .vhosts
+            .named(name)
+            .ok_or_else(|| VhostError::NotFound(name.to_owned()))?;
+        {
+            let mut list = self.vhosts.list.write();
+            *list = list
+                .iter()
+                .filter(|other| !Arc::ptr_eq(other, &vhost))
+                .cloned()
+                .collect();
+        }
+        vhost.end(CloseReason::VhostDeleted);
+        self.vhosts.log.write(vhost_deletion(vhost.number)).await?;
+        self.short_of_memory.notify_one();
+        tracing::info!(vhost = %vhost.name, number = %vhost.number, "vhost deleted");
+        Ok(())
+    }
+
+    /// The vhosts, with what is known of each.
+    pub(crate) fn list_vhosts(&self) -> Vec<(VhostId, VhostRecord)> {
+        let list = self.vhosts.list();
+        list.iter().map(|vhost| (vhost.number, vhost.record.clone())).collect()
+    }
+}
+
+/// What the node itself logs: records of no vhost's engine.
+pub(crate) struct NodeLog {
+    queue: Arc<LogQueue>,
+    state: Mutex<NodeLogState>,
+}
+
+#[derive(Default)]
+struct NodeLogState {
+    /// The last ticket given.
+    last: u64,
+    waiting: VecDeque<(Ticket, oneshot::Sender<()>)>,
+}
+
+impl NodeLog {
+    /// Logs a record, and does not wait.
+    pub(crate) fn submit(&self, record: Record) -> oneshot::Receiver<()> {
+        let (done, wait) = oneshot::channel();
+        // Held while it is submitted: tickets reach the log in order.
+        let mut state = self.state.lock();
+        state.last += 1;
+        let ticket = Ticket(state.last);
+        state.waiting.push_back((ticket, done));
+        let batch = Batch {
+            bytes: RECORD_BYTES,
+            records: vec![record],
+            ticket,
+            need: Some(Durability::Always),
+            ..Batch::default()
+        };
+        self.queue.submit(VhostId::NODE, batch);
+        wait
+    }
+
+    async fn write(&self, record: Record) -> Result<(), VhostError> {
+        self.submit(record).await.map_err(|_| VhostError::LogClosed)
+    }
+
+    /// The log's report: all batches up to this one are durable.
+    pub(crate) fn durable(&self, upto: Ticket) {
+        let mut state = self.state.lock();
+        while let Some((_, done)) = state.waiting.pop_front_if(|(ticket, _)| *ticket <= upto) {
+            // Who asked may have gone.
+            let _ = done.send(());
+        }
+    }
+
+    /// The log failed or is closed: nobody is to wait any more.
+    pub(crate) fn close(&self) {
+        self.state.lock().waiting.clear();
+    }
+}
+
+/// About what a vhost's record takes.
+const RECORD_BYTES: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Directory;
+    use crate::clock::Clock;
+    use crate::config::Config;
+    use crate::store;
+    use gatepost_core::command::{Attach, Command, DeclareQueue, Peer};
+    use gatepost_core::engine::{Link, Room, Wake};
+    use gatepost_core::event::Event;
+    use gatepost_core::properties::{Name, Table};
+    use std::path::Path;
+    use std::thread::JoinHandle;
+
+    struct Nobody;
+
+    impl Wake for Nobody {
+        fn wake(&self) {}
+    }
+
+    /// A node over a directory, with its log's thread and nothing else.
+    struct Bench {
+        node: Arc<Node>,
+        committer: Option<JoinHandle<()>>,
+        runtime: tokio::runtime::Runtime,
+    }
+
+    impl Bench {
+        fn start(data: &Path) -> Bench {
+            let mut config = Config::default();
+            config.node.data_dir = data.to_owned();
+            let directory = Directory::new(&config).expect("a directory");
+            let clock = Clock::start();
+            let (store, recovered) = store::open(&config, clock.now().wall).expect("open");
+            let node = Node::new(config, directory, Vec::new(), clock, recovered, store.stats());
+            let node = Arc::new(node);
+            let committing = Arc::clone(&node);
+            let committer = std::thread::spawn(move || {
+                crate::committer::run(&committing, store).expect("a good log");
+            });
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            Bench {
+                node,
+                committer: Some(committer),
+                runtime,
+            }
+        }
+        fn create(&self, name: &str) -> Result<VhostId, VhostError> {
+            let record = VhostRecord {
+                name: name.into(),
+                tags: vec!["plant".into()],
+                ..VhostRecord::default()
+            };
+            self.runtime.block_on(self.node.create_vhost(record))
+        }
+        fn delete(&self, name: &str) -> Result<(), VhostError> {
+            self.runtime.block_on(self.node.delete_vhost(name))
+        }
+        fn names(&self) -> Vec<(u32, Name)> {
+            let list = self.node.list_vhosts();
+            list.into_iter()
+                .map(|(number, record)| (number.0, record.name))
+                .collect()
+        }
+        /// A connection that declares a durable queue, and is told that it is there.
+        fn declare(&self, vhost: &str, queue: &str) -> (Arc<Vhost>, Link) {
+            let vhost = self.node.vhost(vhost).expect("a vhost");
+            let attach = Attach {
+                vhost: vhost.name.clone(),
+                protocol: "AMQP 0-9-1",
+                client_name: None,
+            };
+            let now = self.node.clock.now();
+            let link = vhost.enter(|engine| {
+                let link = engine.attach(now, &attach, "guest".into(), Peer::on_this_machine(), Arc::new(Nobody));
+                let declare = Command::DeclareQueue(Box::new(DeclareQueue {
+                    channel: 1,
+                    name: queue.into(),
+                    passive: false,
+                    durable: true,
+                    exclusive: false,
+                    auto_delete: false,
+                    arguments: Table::default(),
+                    lenient: false,
+                    reply: true,
+                }));
+                engine.apply(now, link, &mut vec![declare]);
+                link
+            });
+            while !self
+                .events(&vhost, link)
+                .iter()
+                .any(|event| matches!(event, Event::QueueDeclared { .. }))
+            {
+                std::thread::yield_now();
+            }
+            (vhost, link)
+        }
+        fn events(&self, vhost: &Vhost, link: Link) -> Vec<Event> {
+            let mut events = Vec::new();
+            let room = Room {
+                messages: 10,
+                bytes: 1 << 20,
+            };
+            vhost.enter(|engine| engine.take(self.node.clock.now(), link, room, &mut events));
+            events
+        }
+        fn stop(mut self) {
+            self.node.log.stop();
+            self.committer.take().expect("once").join().expect("a good end");
+        }
+    }
+
+    #[test]
+    fn vhosts_come_and_go_and_their_numbers_are_never_used_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let bench = Bench::start(dir.path());
+        assert_eq!(bench.names(), [(1, "/".into())]);
+        assert_eq!(bench.create("plant"), Ok(VhostId(2)));
+        assert_eq!(bench.create("plant"), Err(VhostError::Exists("plant".into())));
+        assert_eq!(bench.create(""), Err(VhostError::Name));
+        assert_eq!(bench.create(&"x".repeat(256)), Err(VhostError::Name));
+        bench.declare("plant", "orders");
+        bench.declare("/", "orders");
+        bench.stop();
+
+        let bench = Bench::start(dir.path());
+        assert_eq!(bench.names(), [(1, "/".into()), (2, "plant".into())]);
+        assert_eq!(bench.node.list_vhosts()[1].1.tags, ["plant".into()]);
+        let queues = |name: &str| {
+            let vhost = bench.node.vhost(name).expect("a vhost");
+            vhost.enter(|engine| engine.counters()).queues
+        };
+        assert_eq!((queues("/"), queues("plant")), (1, 1));
+        // A connection of the vhost that goes is told, and what its engine still says is not logged.
+        let (vhost, link) = bench.declare("plant", "late");
+        bench.delete("plant").expect("deleted");
+        let told = bench.events(&vhost, link);
+        assert!(
+            matches!(told[..], [Event::Closed(CloseReason::VhostDeleted)]),
+            "{told:?}"
+        );
+        vhost.enter(|engine| engine.flush());
+        assert_eq!(bench.delete("plant"), Err(VhostError::NotFound("plant".into())));
+        assert!(bench.node.vhost("plant").is_none());
+        // The default one goes as well, and does not come back by itself.
+        bench.delete("/").expect("deleted");
+        bench.stop();
+
+        let bench = Bench::start(dir.path());
+        assert_eq!(bench.names(), []);
+        assert_eq!(bench.create("plant"), Ok(VhostId(3)));
+        let vhost = bench.node.vhost("plant").expect("a vhost");
+        assert_eq!(vhost.enter(|engine| engine.counters()).queues, 0);
+        bench.stop();
+    }
+}
