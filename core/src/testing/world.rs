@@ -482,6 +482,10 @@ impl World {
     pub fn now(&self) -> Now {
         self.now
     }
+    /// Definitions that the last start found damaged.
+    pub fn damaged_definitions(&self) -> u64 {
+        self.engine.damaged_definitions()
+    }
     /// The engine's counters and gauges.
     pub fn counters(&self) -> Counters {
         self.engine.counters()

@@ -5,6 +5,7 @@ mod bound_replay;
 mod budget;
 mod clock;
 mod consuming;
+mod damaged;
 mod dead_letters;
 mod definitions;
 mod durability;
