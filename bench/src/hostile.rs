@@ -13,6 +13,7 @@
 mod client;
 mod crowd;
 mod line;
+mod matching;
 mod offender;
 mod outcome;
 mod scene;

@@ -49,7 +49,8 @@ pub(crate) fn hash_table(table: &Table, state: &RandomState) -> u64 {
     pairs.fold(table.0.len() as u64, u64::wrapping_add)
 }
 
-fn hash_value(value: &Value, state: &RandomState) -> u64 {
+/// A hash under which values that are [`equal`] are equal.
+pub(crate) fn hash_value(value: &Value, state: &RandomState) -> u64 {
     match value {
         Value::Void => 0,
         Value::Bool(b) => state.hash_one(b),

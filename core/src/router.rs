@@ -26,12 +26,20 @@ pub(crate) mod memory;
 mod route;
 mod target;
 
+pub(crate) use route::Walk;
 pub use target::{Admission, Granted, Target};
 
 /// Exchanges in a vhost at most.
 pub const EXCHANGES_MAX: usize = 65_536;
 /// Bindings in a vhost at most, MQTT subscriptions included.
 pub const BINDINGS_MAX: usize = 1 << 20;
+
+/// Headers of a message that headers exchanges take, and of a binding to one, unless [`Router::set_headers_max`] says
+/// otherwise.
+pub const HEADERS_MAX: usize = 1_000;
+
+/// Bindings that a deletion takes away at once.
+pub(crate) const BINDINGS_AT_ONCE: usize = 8;
 
 /// The exchanges that every vhost has, beside the default one.
 const PREDECLARED: [(&str, &str, bool); 6] = [
@@ -60,9 +68,15 @@ pub struct Router {
     hasher: RandomState,
     generations: Generations,
     cache: RouteCache,
-    scratch: route::Scratch,
     /// What exchanges and bindings cost.
     bytes: usize,
+    scratch: route::Walk,
+    /// Exchanges, bindings and queues made so far: tells one from an earlier one of the same number.
+    births: u64,
+    /// Auto-delete exchanges that end by and by.
+    doomed: Vec<Name>,
+    /// Headers of a message that headers exchanges take at most.
+    headers_max: usize,
 }
 
 /// Where a binding leads, as numbers.
@@ -77,6 +91,8 @@ struct Queue {
     /// Its name in `queue_names`, if it is there.
     name: Option<Name>,
     bindings: BTreeSet<BindingId>,
+    /// Tells it from an earlier queue in the same slot.
+    born: u64,
 }
 
 /// An exchange as people and the log see it.
@@ -135,8 +151,11 @@ impl Router {
             hasher: RandomState::default(),
             generations: Generations::new(),
             cache: RouteCache::new(),
-            scratch: route::Scratch::default(),
             bytes: 0,
+            scratch: route::Walk::default(),
+            births: 0,
+            doomed: Vec::new(),
+            headers_max: HEADERS_MAX,
         };
         for (name, kind, internal) in PREDECLARED {
             let table = BindingTable::new(kind).expect("PREDECLARED names known types");
@@ -151,6 +170,16 @@ impl Router {
             router.add_exchange(spec, table, None);
         }
         router
+    }
+
+    /// Limits the headers that a headers exchange looks at: those of a message, and those that a binding asks for.
+    pub fn set_headers_max(&mut self, max: usize) {
+        self.headers_max = max;
+    }
+
+    fn next_birth(&mut self) -> u64 {
+        self.births += 1;
+        self.births
     }
 
     /// The checks of a declare that come before permissions: the type is known (unless `passive`), and it is not the
@@ -241,29 +270,89 @@ impl Router {
         Ok(Declared { created: true })
     }
 
+    /// Takes away some of the bindings of an exchange that is to be deleted and has many: call [`Router::delete_exchange`]
+    /// when it returns `None`.
+    ///
+    /// # Errors
+    /// As [`Router::delete_exchange`].
+    pub(crate) fn thin_exchange(&mut self, name: &str, if_unused: bool) -> Result<Option<Vec<Removed>>, Fault> {
+        let found = self.check_delete(name, if_unused)?;
+        Ok(found.and_then(|id| self.thin(id, BINDINGS_AT_ONCE)))
+    }
+
+    /// Whether an exchange is being deleted.
+    pub(crate) fn is_ending(&self, name: &str) -> bool {
+        self.find_exchange(name)
+            .is_some_and(|id| self.exchanges[id as usize].ending)
+    }
+
+    /// Leaves the rest of a deletion to [`Router::delete_doomed`].
+    pub(crate) fn doom(&mut self, name: Name) {
+        self.doomed.push(name);
+    }
+
+    /// Whether [`Router::delete_doomed`] has something to do.
+    pub(crate) fn has_doomed(&self) -> bool {
+        !self.doomed.is_empty()
+    }
+
+    /// Goes on with the deletion of auto-delete exchanges that many others lead to.
+    pub(crate) fn delete_doomed(&mut self) -> Vec<Removed> {
+        let Some(name) = self.doomed.last().cloned() else {
+            return Vec::new();
+        };
+        let found = self
+            .find_exchange(&name)
+            .filter(|id| self.exchanges[*id as usize].ending);
+        if let Some(removed) = found.and_then(|id| self.thin(id, BINDINGS_AT_ONCE)) {
+            return removed;
+        }
+        self.doomed.retain(|other| *other != name);
+        let mut removal = Removal::default();
+        if let Some(id) = found {
+            self.drop_exchange(id, &mut removal);
+            self.cascade(&mut removal);
+        }
+        removal.removed
+    }
+
     /// Deletes an exchange with its bindings, and auto-delete exchanges whose last binding that was. Deleting one that
     /// does not exist succeeds.
     ///
     /// # Errors
     /// AccessRefused for the default exchange and `amq.*`; PreconditionFailed if `if_unused` and it has bindings.
     pub fn delete_exchange(&mut self, name: &str, if_unused: bool) -> Result<Vec<Removed>, Fault> {
+        let mut removal = Removal::default();
+        if let Some(id) = self.check_delete(name, if_unused)? {
+            self.drop_exchange(id, &mut removal);
+            self.cascade(&mut removal);
+        }
+        Ok(removal.removed)
+    }
+
+    /// The exchange to be deleted, if there is one.
+    fn check_delete(&self, name: &str, if_unused: bool) -> Result<Option<u32>, Fault> {
         self.refuse_default(name)?;
         if name.starts_with("amq.") {
             let text = format!("deletion of system {} not allowed", self.describe(name));
             return Err(Fault::new(FaultKind::AccessRefused, text));
         }
-        let mut removal = Removal::default();
-        if let Some(id) = self.find_exchange(name) {
-            if if_unused && !self.exchanges[id as usize].outgoing.is_empty() {
-                return Err(Fault::new(
-                    FaultKind::PreconditionFailed,
-                    format!("{} in use", self.describe(name)),
-                ));
-            }
-            self.drop_exchange(id, &mut removal);
-            self.cascade(&mut removal);
+        let found = self.find_exchange(name);
+        if if_unused && found.is_some_and(|id| !self.exchanges[id as usize].outgoing.is_empty()) {
+            let text = format!("{} in use", self.describe(name));
+            return Err(Fault::new(FaultKind::PreconditionFailed, text));
         }
-        Ok(removal.removed)
+        Ok(found)
+    }
+
+    /// NotFound where an exchange is being deleted.
+    fn refuse_ending(&self, id: u32) -> Result<(), Fault> {
+        let exchange = &self.exchanges[id as usize];
+        if exchange.ending {
+            let text = format!("no {}", self.describe(&exchange.name));
+            return Err(Fault::new(FaultKind::NotFound, text));
+        }
+        Ok(())
     }
 
     /// NotFound unless the exchange exists (the default one does).
@@ -288,7 +377,10 @@ impl Router {
         let hash = queue_hash(name);
         self.queue_names
             .insert_unique(hash, (name.clone(), slot), |(name, _)| queue_hash(name));
-        self.queues.entry(slot).or_default().name = Some(name.clone());
+        let born = self.next_birth();
+        let queue = self.queues.entry(slot).or_default();
+        queue.name = Some(name.clone());
+        queue.born = born;
     }
 
     /// Forgets a queue: its name, all its bindings, and auto-delete exchanges that go with them.
@@ -350,6 +442,7 @@ impl Router {
         let name = spec.name.clone();
         let bytes = memory::exchange_bytes(&spec);
         self.bytes += bytes;
+        let born = self.next_birth();
         let id = self.exchanges.insert(Exchange {
             name: spec.name,
             durable: spec.durable,
@@ -360,8 +453,9 @@ impl Router {
             table,
             outgoing: BTreeSet::new(),
             incoming: BTreeSet::new(),
-            visited: 0,
             bytes,
+            born,
+            ending: false,
         });
         self.exchange_names.insert(name, id as u32);
     }

@@ -16,14 +16,16 @@ use crate::message::{Dialect, KEY_MAX};
 use smallvec::SmallVec;
 use std::borrow::Cow;
 
+mod ids;
 mod pattern;
 mod spelling;
 pub(crate) mod trie;
 
+pub(crate) use ids::Ids;
 pub use pattern::{InvalidFilter, Level, Pattern};
-pub(crate) use pattern::{check_filter, first_literal};
+pub(crate) use pattern::{check_filter, count_levels, first_literal, wildcards};
 pub use spelling::Spelling;
-pub use trie::Trie;
+pub(crate) use trie::{Trie, Walk};
 
 /// Levels of a topic filter at most. Keeps one subscription from growing the trie without measure.
 pub const LEVELS_MAX: usize = 200;

@@ -261,6 +261,11 @@ pub(crate) fn engine_settings(config: &Config, vhost: Name, number: VhostId, sha
             config::Durability::Os => Durability::Os,
         },
         queues_max: config.limits.max_queues,
+        message_headers_max: config.limits.message_headers_max,
+        filter_wildcards_max: config.limits.filter_wildcards_max,
+        session_filters_max: config.limits.session_filters_max,
+        topic_levels_max: config.limits.topic_levels_max,
+        transaction_deliveries_max: config.limits.transaction_deliveries_max,
         session_expiry_max: Some(u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX)),
         topic_exchange: config.mqtt.exchange.as_str().into(),
         ..Settings::default()

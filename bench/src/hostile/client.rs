@@ -122,7 +122,7 @@ pub(crate) fn unread_returns(scene: &Scene) {
 }
 
 /// Publishes at a steady pace and does not read until the end.
-fn publish_deaf(scene: &Scene, mut line: Line, messages: u64, mut publish: impl FnMut(&mut Vec<u8>)) {
+pub(crate) fn publish_deaf(scene: &Scene, mut line: Line, messages: u64, mut publish: impl FnMut(&mut Vec<u8>)) {
     scene.set_in_place();
     let mut pace = Spread::new(scene, messages);
     let mut out = Vec::new();

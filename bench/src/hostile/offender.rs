@@ -1,7 +1,7 @@
 //! The kinds of clients that misbehave.
 
 use super::scene::Scene;
-use super::{client, crowd};
+use super::{client, crowd, matching};
 
 /// A way to misbehave. Each is bounded in number and in time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum, serde::Serialize)]
@@ -27,6 +27,10 @@ pub(crate) enum Offender {
     BigTable,
     /// 200 connections send one byte of a handshake a second
     SlowLoris,
+    /// 8,192 MQTT filters, every combination of a level and a wildcard, all match each of 500 messages
+    WideFilters,
+    /// 400 bindings of 200 headers all match each of 500 messages of 900 headers
+    HeaderBindings,
 }
 
 impl Offender {
@@ -39,7 +43,11 @@ impl Offender {
     /// What its acts are.
     pub(crate) fn acts(self) -> &'static str {
         match self {
-            Self::StalledSubscriber | Self::UnreadConfirms | Self::UnreadReturns => "messages",
+            Self::StalledSubscriber
+            | Self::UnreadConfirms
+            | Self::UnreadReturns
+            | Self::WideFilters
+            | Self::HeaderBindings => "messages",
             Self::ConnectFlood | Self::HalfOpen | Self::Garbage => "connections",
             Self::ManyChannels => "channels",
             Self::ManySubscriptions => "subscriptions",
@@ -66,6 +74,8 @@ impl Offender {
             Self::ManySubscriptions => client::many_subscriptions(scene),
             Self::BigTable => client::big_table(scene),
             Self::SlowLoris => crowd::slow_loris(scene),
+            Self::WideFilters => matching::wide_filters(scene),
+            Self::HeaderBindings => matching::header_bindings(scene),
         }
     }
 }

@@ -1,10 +1,19 @@
 //! What one hold of the engine's lock may cost.
 
 use super::Settings;
+use crate::fault::Fault;
+use crate::message::Message;
+use crate::properties::Name;
+use crate::router::{Router, Target, Walk};
 
 /// What is left of a hold's work units. The last thing done may cost more than there was: then the hold ends with it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Budget(usize);
+
+/// Steps of a walk over bindings for the cost of a work unit.
+const STEPS_PER_UNIT: usize = 4;
+/// Steps that a walk may take at the end of a hold: most are over by then, and need not be kept for the next.
+const STEPS_MIN: usize = 256;
 
 /// The hold is over and the command is not done: it goes on where it stopped in the next one. What a command needs for that
 /// is in what it works on: what is still to be ended is still there.
@@ -33,5 +42,19 @@ impl Budget {
     /// What is left, as a number of look-ups.
     pub(crate) fn left(&self) -> usize {
         self.0
+    }
+    /// Goes on with finding the queues of a message; `None` if the hold ends before.
+    pub(crate) fn route<'r>(
+        &mut self,
+        router: &'r mut Router,
+        message: &Message,
+        extra_keys: &[Name],
+        stopped: &mut Option<Box<Walk>>,
+    ) -> Result<Option<&'r [Target]>, Fault> {
+        let most = self.0.saturating_mul(STEPS_PER_UNIT).max(STEPS_MIN);
+        let mut steps = most;
+        let routed = router.route_some(message, extra_keys, stopped, &mut steps);
+        self.spend((most - steps) / STEPS_PER_UNIT);
+        routed
     }
 }

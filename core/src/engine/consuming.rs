@@ -789,12 +789,14 @@ impl Engine {
         let Some(l) = link_at(&mut self.links, link) else {
             return Ok(());
         };
+        l.forget_unfinished();
         // Nothing is to be reserved to it while it goes. What is goes back at once, or each consumer would look for its own.
         l.stalled = true;
         self.give_back_reservations(link);
         if let Some(l) = link_at(&mut self.links, link) {
             l.forget_answers();
         }
+        self.delete_without(link);
         self.leave_session(link, budget)?;
         while let Some(channel) = self.link(link).and_then(LinkState::some_channel) {
             budget.check()?;

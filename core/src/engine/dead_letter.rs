@@ -111,7 +111,7 @@ impl Engine {
             Death::DeliveryLimit => self.counters.dead_lettered_delivery_limit += 1,
         }
         // Published at the end of the turn: a chain of queues must not become a chain of calls.
-        self.dead_letters.push_back((dead, trail.died_in));
+        self.internal.push_back((dead, trail.died_in));
     }
 }
 

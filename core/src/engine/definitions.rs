@@ -1,7 +1,7 @@
 //! Exchanges, queues and bindings: declare, check, delete, and remember in the log what survives a restart.
 
 use super::budget::{Budget, Unfinished};
-use super::link::Out;
+use super::link::{Deleting, Out};
 use super::timers::Timer;
 use super::{Engine, Link, done, link_at};
 use crate::arguments::require_flag;
@@ -14,17 +14,20 @@ use crate::event::{Event, Op, QueueSummary};
 use crate::fault::{Fault, FaultKind};
 use crate::ledger::ObjectKind;
 use crate::message::Dialect;
-use crate::properties::Name;
+use crate::properties::{Name, Table};
 use crate::queue::arguments::Arguments;
 use crate::queue::consumers::ConsumerKey;
 use crate::queue::entry::EntryFlags;
 use crate::queue::queue_type::Declared;
 use crate::queue::unsettled::QueueRef;
 use crate::queue::{Queue, QueueKind};
-use crate::router::ExchangeSpec;
 use crate::router::memory::{binding_bytes_max, exchange_bytes};
+use crate::router::{BINDINGS_AT_ONCE, ExchangeSpec};
 use crate::store::{Record, queue_key};
 use std::time::Duration;
+
+/// Work units of taking a binding away: it costs several times what a publish does.
+const BINDING_WORK: usize = 24;
 
 impl Engine {
     pub(crate) fn declare_exchange(&mut self, link: Link, c: DeclareExchange) {
@@ -73,8 +76,24 @@ impl Engine {
         Ok(Some(self.staging.wait()))
     }
 
-    pub(crate) fn delete_exchange(&mut self, link: Link, c: DeleteExchange) {
+    /// Goes on with the deletion of an exchange. Its bindings go first, some in each hold: a client chooses how many there are.
+    pub(crate) fn delete_exchange(
+        &mut self,
+        link: Link,
+        c: Box<DeleteExchange>,
+        budget: &mut Budget,
+    ) -> Result<(), Box<DeleteExchange>> {
         let channel = c.channel;
+        // A fault is found again below.
+        while let Ok(Some(removed)) = self.router.thin_exchange(&c.name, c.if_unused) {
+            budget.spend(removed.len() * BINDING_WORK);
+            self.log_removed(&removed);
+            if budget.is_spent() {
+                self.note_deleting(link, Some(Deleting::Exchange(c.name.clone())));
+                return Err(c);
+            }
+        }
+        self.note_deleting(link, None);
         match self.router.delete_exchange(&c.name, c.if_unused) {
             Ok(removed) => {
                 let gate = self.log_removed(&removed);
@@ -84,10 +103,14 @@ impl Engine {
             }
             Err(fault) => self.fail(link, channel, Op::DeleteExchange, fault),
         }
+        Ok(())
     }
 
     /// Logs the deletion of what was durable. Returns what to wait for.
     pub(crate) fn log_removed(&mut self, removed: &[Removed]) -> Option<u64> {
+        if self.router.has_doomed() {
+            self.timers.set_burial(self.now.monotonic);
+        }
         let mut any = false;
         for r in removed {
             let key = match r {
@@ -293,7 +316,13 @@ impl Engine {
         Ok(queue)
     }
 
-    pub(crate) fn delete_queue_command(&mut self, link: Link, c: DeleteQueue) {
+    /// Goes on with the deletion of a queue that a client asked for.
+    pub(crate) fn delete_queue_command(
+        &mut self,
+        link: Link,
+        c: &DeleteQueue,
+        budget: &mut Budget,
+    ) -> Result<(), Unfinished> {
         let channel = c.channel;
         let queue = match self.find_queue(link, channel, &c.name) {
             Ok(queue) => queue,
@@ -302,17 +331,24 @@ impl Engine {
                 if c.reply {
                     self.answer(link, channel, Event::QueueDeleted { channel, messages: 0 }, None);
                 }
-                return;
+                return Ok(());
             }
-            Err(fault) => return self.fail(link, channel, Op::DeleteQueue, fault),
+            Err(fault) => {
+                self.fail(link, channel, Op::DeleteQueue, fault);
+                return Ok(());
+            }
         };
         let q = &self.queues[queue.slot as usize];
         let queue_type = q.arguments.queue_type;
         let refused = queue_type.refuse_conditional_delete(c.if_empty, c.if_unused, &self.queue_text(&q.name));
         if let Err(fault) = refused {
-            return self.fail(link, channel, Op::DeleteQueue, fault);
+            self.fail(link, channel, Op::DeleteQueue, fault);
+            return Ok(());
         }
-        let refusal = if c.if_empty && !q.ready.is_empty() {
+        let refusal = if q.ending {
+            // It was found to be so when the deletion began.
+            None
+        } else if c.if_empty && !q.ready.is_empty() {
             Some("not empty")
         } else if c.if_unused && !q.consumers.is_empty() {
             Some("in use")
@@ -321,20 +357,114 @@ impl Engine {
         };
         if let Some(why) = refusal {
             let text = format!("{} {why}", self.queue_text(&q.name));
-            return self.fail(
-                link,
-                channel,
-                Op::DeleteQueue,
-                Fault::new(FaultKind::PreconditionFailed, text),
-            );
+            let fault = Fault::new(FaultKind::PreconditionFailed, text);
+            self.fail(link, channel, Op::DeleteQueue, fault);
+            return Ok(());
         }
+        if let Err(unfinished) = self.unbind_queue(queue, budget) {
+            self.note_deleting(link, Some(Deleting::Queue(queue)));
+            return Err(unfinished);
+        }
+        self.note_deleting(link, None);
         let asker = c.reply.then_some((link, channel));
         self.delete_queue_asked(queue, asker);
+        Ok(())
     }
 
-    /// Deletes a queue with everything in it: bindings, consumers, messages.
+    /// Deletes a queue with everything in it: bindings, consumers, messages. One with many bindings goes by and by.
     pub(crate) fn delete_queue(&mut self, queue: QueueRef) {
-        self.delete_queue_asked(queue, None);
+        if self.router.count_bindings_of(QueueSlot(queue.slot)) <= BINDINGS_AT_ONCE {
+            return self.delete_queue_asked(queue, None);
+        }
+        if let Some(q) = self.queue_mut(queue)
+            && !q.ending
+        {
+            q.ending = true;
+            self.ending_queues.push_back(queue);
+            self.timers.set_burial(self.now.monotonic);
+        }
+    }
+
+    /// Takes away the bindings of a queue that is being deleted, but for the last few. They go before the queue does, so that
+    /// a queue of the same name that is declared afterwards cannot lose its own in the log.
+    fn unbind_queue(&mut self, queue: QueueRef, budget: &mut Budget) -> Result<(), Unfinished> {
+        while self.router.count_bindings_of(QueueSlot(queue.slot)) > BINDINGS_AT_ONCE {
+            if let Some(q) = self.queue_mut(queue) {
+                q.ending = true;
+            }
+            budget.check()?;
+            let removed = self
+                .router
+                .remove_some_bindings_of(QueueSlot(queue.slot), BINDINGS_AT_ONCE);
+            budget.spend(removed.len() * BINDING_WORK);
+            self.log_removed(&removed);
+        }
+        Ok(())
+    }
+
+    fn note_deleting(&mut self, link: Link, deleting: Option<Deleting>) {
+        if let Some(l) = link_at(&mut self.links, link) {
+            l.deleting = deleting;
+        }
+    }
+
+    /// The link goes: what it was deleting is deleted all the same.
+    pub(crate) fn delete_without(&mut self, link: Link) {
+        match link_at(&mut self.links, link).and_then(|l| l.deleting.take()) {
+            None => return,
+            Some(Deleting::Queue(queue)) => self.ending_queues.push_back(queue),
+            Some(Deleting::Exchange(name)) => self.router.doom(name),
+        }
+        self.timers.set_burial(self.now.monotonic);
+    }
+
+    /// Waits for the end of an exchange of that name whose deletion has begun.
+    pub(crate) fn end_exchange_namesake(&mut self, name: &str, budget: &mut Budget) -> Result<(), Unfinished> {
+        while self.router.is_ending(name) {
+            budget.check()?;
+            let removed = match self.router.thin_exchange(name, false) {
+                Ok(Some(removed)) => Ok(removed),
+                Ok(None) => self.router.delete_exchange(name, false),
+                Err(fault) => Err(fault),
+            };
+            let removed = removed.unwrap_or_default();
+            budget.spend(removed.len() * BINDING_WORK);
+            self.log_removed(&removed);
+        }
+        Ok(())
+    }
+
+    /// Waits for the end of a queue of that name whose deletion has begun.
+    pub(crate) fn end_namesake(&mut self, name: &str, budget: &mut Budget) -> Result<(), Unfinished> {
+        let Some(slot) = self.router.queue(name) else {
+            return Ok(());
+        };
+        let q = &self.queues[slot.0 as usize];
+        if q.ending {
+            let queue = QueueRef { slot: slot.0, id: q.id };
+            self.unbind_queue(queue, budget)?;
+            self.delete_queue_asked(queue, None);
+        }
+        Ok(())
+    }
+
+    /// Goes on with deletions that nobody waits for.
+    pub(crate) fn end_deletions(&mut self, budget: &mut Budget) {
+        while let Some(&queue) = self.ending_queues.front() {
+            if self.unbind_queue(queue, budget).is_err() {
+                break;
+            }
+            self.ending_queues.pop_front();
+            self.delete_queue_asked(queue, None);
+        }
+        while !budget.is_spent() && self.router.has_doomed() {
+            let removed = self.router.delete_doomed();
+            budget.spend(removed.len() * BINDING_WORK);
+            self.log_removed(&removed);
+        }
+        if !self.ending_queues.is_empty() || self.router.has_doomed() {
+            self.timers.set_burial(self.now.monotonic);
+        }
     }
 
     /// Deletes a queue, and answers the channel that asked for it before its own consumers hear of it, as RabbitMQ does:
@@ -523,6 +653,7 @@ impl Engine {
     }
 
     fn try_bind(&mut self, c: &Bind, destination: &Destination, key: &Name) -> Result<Option<u64>, Fault> {
+        self.check_binding(&c.source, key, &c.arguments)?;
         if !self.router.is_bound(&c.source, destination, key, &c.arguments) {
             self.admit(ObjectKind::Routes, binding_bytes_max(key, &c.arguments))?;
         }
@@ -552,6 +683,21 @@ impl Engine {
         let key = self.binding_key(&binding);
         self.staging.record(Record::Key { key, value });
         Ok(Some(self.staging.wait()))
+    }
+
+    /// Refuses a binding that would make every publish through its exchange compare too much.
+    fn check_binding(&self, source: &str, key: &str, arguments: &Table) -> Result<(), Fault> {
+        let refused = |fault: Fault| Fault::new(FaultKind::PreconditionFailed, fault.text);
+        let asked = arguments.0.len();
+        match self.router.exchange(source).map(|exchange| exchange.kind) {
+            Some("topic") => self.check_pattern(key, Dialect::Dot).map_err(refused),
+            Some("headers") if asked > self.settings.message_headers_max => {
+                let max = self.settings.message_headers_max;
+                let text = format!("binding asks for {asked} headers, more than the limit ({max})");
+                Err(Fault::new(FaultKind::PreconditionFailed, text))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn unbind(&mut self, link: Link, c: Bind) {
@@ -593,6 +739,9 @@ impl Engine {
                     }
                 };
                 let q = &self.queues[queue.slot as usize];
+                if q.ending {
+                    return Err(self.no_queue(&q.name));
+                }
                 let key = if name.is_empty() && c.key.is_empty() {
                     q.name.clone()
                 } else {

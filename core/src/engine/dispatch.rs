@@ -39,10 +39,9 @@ impl Engine {
                     self.dispatch(slot);
                 }
             }
-            let Some((message, skip)) = self.dead_letters.pop_front() else {
+            if !self.publish_next_internal() {
                 return;
-            };
-            self.publish_internally(&message, &skip);
+            }
         }
     }
 

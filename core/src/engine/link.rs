@@ -1,8 +1,10 @@
 //! A connection at its engine: its channels, its outbox, and what it waits for.
 
 use super::bound_replay::BoundReplay;
+use super::routing::Routing;
 use super::staging::{Gate, Reached};
 use super::subscriptions::{Answered, Replays};
+use super::transactions::Committing;
 use super::{Link, Wake};
 use crate::command::{Channel as ChannelNumber, Will};
 use crate::event::{CloseReason, Event, Pressure};
@@ -110,10 +112,22 @@ pub(crate) struct LinkState {
     pub(crate) resend_loading: bool,
     /// Retained messages that new subscriptions asked for.
     pub(crate) replays: Option<Box<Replays>>,
+    /// Its first command is a publish whose queues are not all found yet.
+    pub(crate) routing: Option<Box<Routing>>,
+    /// Its first command is a transaction whose queues are not all found yet.
+    pub(crate) committing: Option<Box<Committing>>,
+    /// Its first command is a deletion that has begun, and goes on without it.
+    pub(crate) deleting: Option<Deleting>,
     /// What is known of the answer to a SUBSCRIBE or UNSUBSCRIBE that takes more than one hold.
     pub(crate) answered: Option<Box<Answered>>,
     /// The retained messages that its unfinished bind still replays.
     pub(crate) bound_replay: Option<Box<BoundReplay>>,
+}
+
+/// See [`LinkState::deleting`].
+pub(crate) enum Deleting {
+    Queue(QueueRef),
+    Exchange(Name),
 }
 
 /// One channel of a link.
@@ -220,7 +234,16 @@ impl LinkState {
             replays: None,
             answered: None,
             bound_replay: None,
+            routing: None,
+            committing: None,
+            deleting: None,
         }
+    }
+
+    /// The first command of the hold is ignored: it does not go on where it stopped.
+    pub(crate) fn forget_unfinished(&mut self) {
+        self.routing = None;
+        self.committing = None;
     }
 
     /// Wakes the link's task once, unless it was woken since its last take.

@@ -456,7 +456,7 @@ impl Engine {
 
     /// The reader reports: these bodies are in memory, and these messages are in the log.
     pub fn loaded(&mut self, now: Now, answers: Vec<Answer>) {
-        self.now = now;
+        self.begin(now);
         let mut woken = Vec::new();
         for answer in answers {
             match answer {

@@ -29,10 +29,12 @@ mod noted_time;
 mod packets;
 mod publishing;
 mod recovery;
+mod routing;
 mod sessions;
 mod staging;
 mod subscriptions;
 mod timers;
+mod transactions;
 
 pub use crate::ledger::{ObjectKind, PerKind};
 pub use admission::{Share, Usage};
@@ -49,16 +51,17 @@ use crate::queue::Queue;
 use crate::queue::consumers::{Consumer, ConsumerKey};
 use crate::queue::unsettled::QueueRef;
 use crate::retained::Retained;
-use crate::router::Router;
+use crate::router::{HEADERS_MAX, Router, Walk};
 use crate::store::{Batch, Durability, QueueId, Request, Ticket, VhostId};
 use crate::time::{Now, Time};
+use crate::topic::LEVELS_MAX;
 use budget::{Budget, Unfinished};
 use consuming::Verdict;
 use hashbrown::HashMap;
 use holding::Holding;
 use link::{LinkState, Out};
 use memory::Memory;
-use publishing::Confirms;
+use publishing::{Confirms, Publish};
 use slab::Slab;
 use staging::{Gate, Staging};
 use std::collections::VecDeque;
@@ -149,6 +152,16 @@ pub struct Settings {
     pub topic_exchange: Name,
     /// Work units of one hold of the lock: commands, each with its destinations. The tests try other holds.
     pub hold_units_max: usize,
+    /// Headers of a message that a headers exchange takes, and headers that a binding to one asks for.
+    pub message_headers_max: usize,
+    /// Wildcards of a topic filter or binding key.
+    pub filter_wildcards_max: usize,
+    /// Subscriptions of an MQTT session.
+    pub session_filters_max: usize,
+    /// Levels of a topic name or filter.
+    pub topic_levels_max: usize,
+    /// Messages times queues of a transaction: they are put into their queues in one hold of the lock.
+    pub transaction_deliveries_max: usize,
 }
 
 impl Default for Settings {
@@ -167,6 +180,11 @@ impl Default for Settings {
             session_expiry_max: Some(86_400),
             topic_exchange: "amq.topic".into(),
             hold_units_max: 1024,
+            message_headers_max: HEADERS_MAX,
+            filter_wildcards_max: 32,
+            session_filters_max: 10_000,
+            topic_levels_max: LEVELS_MAX,
+            transaction_deliveries_max: 32_768,
         }
     }
 }
@@ -184,8 +202,12 @@ pub struct Engine {
     queues: Slab<Queue>,
     /// Channels with rejected deliveries that wait for room on the disk.
     dying: Vec<(Link, ChannelNumber)>,
-    /// Messages that died this turn, with the queues they must not come back to.
-    dead_letters: VecDeque<(Message, Vec<Name>)>,
+    /// Dead letters and wills of this turn, with the queues they must not come back to.
+    internal: VecDeque<(Message, Vec<Name>)>,
+    /// The first of `internal` stopped here.
+    internal_walk: Option<Box<Walk>>,
+    /// For finding their queues in this turn.
+    internal_budget: Budget,
     /// Slots by queue number, for what the reader brings.
     queue_slots: HashMap<QueueId, u32>,
     /// Queues with something to dispatch.
@@ -198,6 +220,8 @@ pub struct Engine {
     free_links: Vec<u32>,
     consumers: Slab<Consumer>,
     consumer_generation: u32,
+    /// Queues with many bindings whose deletion has begun.
+    ending_queues: VecDeque<QueueRef>,
     /// Consumers of queues that were deleted: ended some at a time.
     orphans: VecDeque<ConsumerKey>,
     /// What links, channels, queues, sessions and subscriptions cost.
@@ -258,7 +282,9 @@ impl Engine {
             retained: Retained::default(),
             queues: Slab::new(),
             dying: Vec::new(),
-            dead_letters: VecDeque::new(),
+            internal: VecDeque::new(),
+            internal_walk: None,
+            internal_budget: Budget::default(),
             queue_slots: HashMap::new(),
             touched: Vec::new(),
             next_queue: 1,
@@ -267,6 +293,7 @@ impl Engine {
             free_links: Vec::new(),
             consumers: Slab::new(),
             consumer_generation: 0,
+            ending_queues: VecDeque::new(),
             orphans: VecDeque::new(),
             ledger: Arc::default(),
             refusal_told: None,
@@ -290,6 +317,7 @@ impl Engine {
             counters: Counters::default(),
             wills_told: 0,
         };
+        engine.router.set_headers_max(engine.settings.message_headers_max);
         // What MQTT clients look at to see what they talk to; never in the log.
         let envelope = Envelope {
             dialect: Dialect::Slash,
@@ -307,7 +335,7 @@ impl Engine {
 
     /// Binds a connection. `user` is who authenticated.
     pub fn attach(&mut self, now: Now, attach: &Attach, user: Name, peer: Peer, wake: Arc<dyn Wake>) -> Link {
-        self.now = now;
+        self.begin(now);
         tracing::debug!(%user, ?peer, protocol = attach.protocol, client = ?attach.client_name, "attached");
         let slot = self.free_links.pop().unwrap_or_else(|| {
             self.links.push(Slot {
@@ -337,7 +365,7 @@ impl Engine {
     /// Applies commands in order, draining them. Returns `true` if the hold's work limit was reached and commands are
     /// left: unlock, then call again. Commands of a stale link are dropped.
     pub fn apply(&mut self, now: Now, link: Link, commands: &mut Vec<Command>) -> bool {
-        self.now = now;
+        self.begin(now);
         let mut budget = Budget::of_hold(&self.settings);
         let mut done = 0;
         // A drain that stops early would move the tail on each hold; taking from a reversed tail would reverse twice.
@@ -383,6 +411,7 @@ impl Engine {
         // MQTT 5 3.1.4 [MQTT-3.1.4-3]: after a takeover the old connection is closed; what it still sent, its client
         // sends again on the new one.
         if l.taken_over && !matches!(command, Command::Detach) {
+            l.forget_unfinished();
             return Ok(());
         }
         if l.failures
@@ -390,6 +419,7 @@ impl Engine {
             && let Some(channel) = command.channel()
             && l.find_channel(channel).is_some_and(|c| c.failed)
         {
+            l.forget_unfinished();
             return Ok(());
         }
         match command {
@@ -399,8 +429,20 @@ impl Engine {
                 packet_id,
                 message,
             } => {
-                let units = self.publish(link, channel, flags, packet_id, message);
-                budget.spend(units.saturating_sub(1));
+                let publish = Publish {
+                    channel,
+                    flags,
+                    packet_id,
+                    message,
+                };
+                if let Err(message) = self.publish(link, publish, budget) {
+                    return Err(Command::Publish {
+                        channel,
+                        flags,
+                        packet_id,
+                        message,
+                    });
+                }
             }
             Command::Settle {
                 channel,
@@ -449,15 +491,29 @@ impl Engine {
                 self.dispatch_touched();
                 self.cancel(link, channel, consumer, reply);
             }
-            Command::DeclareExchange(c) => self.declare_exchange(link, *c),
-            Command::DeleteExchange(c) => self.delete_exchange(link, *c),
+            Command::DeclareExchange(c) => {
+                if self.end_exchange_namesake(&c.name, budget).is_err() {
+                    return Err(Command::DeclareExchange(c));
+                }
+                self.declare_exchange(link, *c);
+            }
+            Command::DeleteExchange(c) => {
+                if let Err(unfinished) = self.delete_exchange(link, c, budget) {
+                    return Err(Command::DeleteExchange(unfinished));
+                }
+            }
             Command::DeclareQueue(c) => {
                 self.dispatch_touched();
+                if self.end_namesake(&c.name, budget).is_err() {
+                    return Err(Command::DeclareQueue(c));
+                }
                 self.declare_queue(link, *c);
             }
             Command::DeleteQueue(c) => {
                 self.dispatch_touched();
-                self.delete_queue_command(link, *c);
+                if self.delete_queue_command(link, &c, budget).is_err() {
+                    return Err(Command::DeleteQueue(c));
+                }
             }
             Command::PurgeQueue(c) => {
                 self.dispatch_touched();
@@ -490,8 +546,9 @@ impl Engine {
                 }
             }
             Command::Transaction(c) => {
-                let units = self.transaction(link, *c);
-                budget.spend(units);
+                if let Err(unfinished) = self.transaction(link, c, budget) {
+                    return Err(Command::Transaction(unfinished));
+                }
             }
             Command::DropWill => {
                 if let Some(l) = self.link_mut(link) {
@@ -532,7 +589,7 @@ impl Engine {
     /// `room.messages > 0`). Returns whether more is ready. The link is not woken for what becomes ready meanwhile: that
     /// is `true` here.
     pub fn take(&mut self, now: Now, link: Link, room: Room, events: &mut Vec<Event>) -> bool {
-        self.now = now;
+        self.begin(now);
         let stalled = room.messages == 0 || room.bytes == 0;
         let Some(l) = self.link_mut(link) else { return false };
         l.taking(stalled);
@@ -653,7 +710,7 @@ impl Engine {
 
     /// The log reports: the batch `ticket` and all before it are written.
     pub fn written(&mut self, now: Now, ticket: Ticket) {
-        self.now = now;
+        self.begin(now);
         if self.staging.written(ticket) {
             self.release_written();
             self.dispatch_touched();
@@ -684,7 +741,7 @@ impl Engine {
 
     /// The log reports: the batch `ticket` and all before it are as durable as they need (and so written).
     pub fn durable(&mut self, now: Now, ticket: Ticket) {
-        self.now = now;
+        self.begin(now);
         if !self.staging.durable(ticket) {
             return;
         }
@@ -760,6 +817,12 @@ impl Engine {
     /// Whether any connection is attached.
     pub fn has_links(&self) -> bool {
         self.links.iter().any(|s| s.link.is_some())
+    }
+
+    /// A turn begins.
+    fn begin(&mut self, now: Now) {
+        self.now = now;
+        self.internal_budget = Budget::of_hold(&self.settings);
     }
 
     fn link(&self, link: Link) -> Option<&LinkState> {

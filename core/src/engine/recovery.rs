@@ -35,7 +35,7 @@ impl Engine {
     /// Takes over what the log remembers of this vhost, and leaves what is others'. Call once, before anything else;
     /// follow it with `drain`.
     pub fn recover(&mut self, now: Now, mut recovered: Recovered) {
-        self.now = now;
+        self.begin(now);
         self.time.noted = recovered.wall;
         let vhost = self.settings.number;
         let mut recovered = recovered.take(vhost);

@@ -388,7 +388,7 @@ impl Engine {
         envelope.deadline = will.expiry.map(|e| self.now.wall + e);
         let m = &will.message;
         let message = m.readdressed(envelope, m.exchange(), m.key(), m.properties_raw());
-        self.publish_internally(&message, &[]);
+        self.publish_internally(message, Vec::new());
     }
 
     pub(crate) fn fire_delayed_will(&mut self, session: u32) {

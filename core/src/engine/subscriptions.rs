@@ -21,7 +21,7 @@ use crate::queue::unsettled::QueueRef;
 use crate::retained::Cursor;
 use crate::router::memory::binding_bytes_max;
 use crate::store::Record;
-use crate::topic::Pattern;
+use crate::topic::{Pattern, count_levels, wildcards};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -84,6 +84,10 @@ const REPLAY_STEPS: usize = 256;
 const REPLAY_WORK: usize = 8;
 /// Entries of short lists that are looked through for the cost of a work unit.
 const LISTED_PER_UNIT: usize = 8;
+
+fn over_limit(text: String) -> Fault {
+    Fault::new(FaultKind::QuotaExceeded, text)
+}
 
 impl Engine {
     /// The queue of a `$share` group, made if need be. It survives a restart if one of its members does.
@@ -165,6 +169,23 @@ impl Engine {
         }
     }
 
+    /// Refuses a filter or binding key that would make every publish look in too many places.
+    pub(crate) fn check_pattern(&self, text: &str, dialect: Dialect) -> Result<(), Fault> {
+        let (wildcards, max) = (wildcards(text, dialect), self.settings.filter_wildcards_max);
+        if wildcards > max {
+            return Err(over_limit(format!(
+                "filter has {wildcards} wildcards, more than the limit ({max})"
+            )));
+        }
+        let (levels, max) = (count_levels(text, dialect), self.settings.topic_levels_max);
+        if levels > max {
+            return Err(over_limit(format!(
+                "filter has {levels} levels, more than the limit ({max})"
+            )));
+        }
+        Ok(())
+    }
+
     /// Returns whether the log must have it before the answer leaves.
     fn subscribe_one(
         &mut self,
@@ -182,7 +203,14 @@ impl Engine {
         };
         let s = &self.sessions[session as usize];
         let kept = s.kept;
+        self.check_pattern(&sub.filter, Dialect::Slash)?;
         if !s.subscriptions.contains_key(&(sub.filter.clone(), sub.share.clone())) {
+            let max = self.settings.session_filters_max;
+            if s.subscriptions.len() >= max {
+                return Err(over_limit(format!(
+                    "subscriptions of the session: the limit ({max}) is reached"
+                )));
+            }
             let own = subscription_bytes(&s.client_id, &sub.filter, sub.share.as_ref());
             let queue = match &sub.share {
                 Some(_) => Queue::memory(&sub.filter, &Table::default(), kept),

@@ -22,7 +22,8 @@ pub(crate) enum Timer {
     Retained,
     /// Deaths that waited for room on the disk are due.
     Dying,
-    /// What purged and deleted queues held is not all dropped yet, or not all their consumers are ended.
+    /// What purged and deleted queues held is not all dropped yet, or not all their consumers are ended, or the queues of a
+    /// dead letter are not all found: work that goes on in slices.
     Burial,
 }
 
@@ -85,7 +86,7 @@ const TIMER_WORK: usize = 4;
 impl Engine {
     /// Expiry, delayed wills, the ack tick. Follow it with `drain`.
     pub fn handle_timeout(&mut self, now: Now) {
-        self.now = now;
+        self.begin(now);
         let mut budget = Budget::of_hold(&self.settings);
         while !budget.is_spent() {
             let Some(timer) = self.timers.pop(now.monotonic) else {
@@ -97,7 +98,10 @@ impl Engine {
                 Timer::Head(slot, id) => self.expire_head(QueueRef { slot, id: QueueId(id) }),
                 Timer::QueueExpiry(slot, id) => self.expire_queue(QueueRef { slot, id: QueueId(id) }),
                 Timer::Retained => self.expire_retained(),
-                Timer::Burial => self.end_orphans(&mut budget),
+                Timer::Burial => {
+                    self.end_orphans(&mut budget);
+                    self.end_deletions(&mut budget);
+                }
                 Timer::Dying => self.end_dying(&mut budget),
             }
             budget.spend(TIMER_WORK);

@@ -1,36 +1,45 @@
 //! Direct: bindings whose key equals the message's. AMQP 0-9-1 3.1.3.1.
 
 use super::BindingId;
+use crate::topic::Ids;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use smallvec::{SmallVec, smallvec};
 
 /// Bindings by key. Never iterated: its order is random.
 #[derive(Default)]
-pub(crate) struct Direct(HashMap<Box<str>, SmallVec<[BindingId; 2]>, RandomState>);
+pub(crate) struct Direct(HashMap<Box<str>, Ids, RandomState>);
 
 impl Direct {
     pub(crate) fn insert(&mut self, key: &str, id: BindingId) {
         match self.0.get_mut(key) {
-            Some(ids) => ids.push(id),
+            Some(ids) => _ = ids.insert(id),
             None => {
-                self.0.insert(key.into(), smallvec![id]);
+                let mut ids = Ids::default();
+                ids.insert(id);
+                self.0.insert(key.into(), ids);
             }
         }
     }
 
     pub(crate) fn remove(&mut self, key: &str, id: BindingId) {
         if let Some(ids) = self.0.get_mut(key) {
-            ids.retain(|other| *other != id);
+            ids.remove(id);
             if ids.is_empty() {
                 self.0.remove(key);
             }
         }
     }
 
-    pub(crate) fn matches(&self, key: &str, found: &mut Vec<BindingId>) {
-        if let Some(ids) = self.0.get(key) {
-            found.extend_from_slice(ids);
-        }
+    /// Goes on behind `cursor`. Returns whether there may be more.
+    pub(crate) fn matches(
+        &self,
+        key: &str,
+        cursor: &mut Option<BindingId>,
+        steps: &mut usize,
+        found: &mut Vec<BindingId>,
+    ) -> bool {
+        self.0
+            .get(key)
+            .is_some_and(|ids| ids.visit(cursor, steps, |id| found.push(id)))
     }
 }

@@ -1,11 +1,11 @@
 //! Fanout: every binding, whatever the key. AMQP 0-9-1 3.1.3.2.
 
 use super::BindingId;
-use std::collections::BTreeSet;
+use crate::topic::Ids;
 
 /// All bindings, in order of their numbers.
 #[derive(Default)]
-pub(crate) struct Fanout(BTreeSet<BindingId>);
+pub(crate) struct Fanout(Ids);
 
 impl Fanout {
     pub(crate) fn insert(&mut self, id: BindingId) {
@@ -13,10 +13,16 @@ impl Fanout {
     }
 
     pub(crate) fn remove(&mut self, id: BindingId) {
-        self.0.remove(&id);
+        self.0.remove(id);
     }
 
-    pub(crate) fn matches(&self, found: &mut Vec<BindingId>) {
-        found.extend(&self.0);
+    /// Goes on behind `cursor`. Returns whether there may be more.
+    pub(crate) fn matches(
+        &self,
+        cursor: &mut Option<BindingId>,
+        steps: &mut usize,
+        found: &mut Vec<BindingId>,
+    ) -> bool {
+        self.0.visit(cursor, steps, |id| found.push(id))
     }
 }

@@ -1,20 +1,37 @@
 //! Headers: bindings whose arguments the message's headers meet. AMQP 0-9-1 3.1.3.4, with RabbitMQ's `*-with-x` modes.
 
 use super::BindingId;
-use crate::arguments::{equal, text_of, type_name};
+use crate::arguments::{equal, hash_value, text_of, type_name};
 use crate::fault::{Fault, FaultKind};
 use crate::properties::{Name, Table, Value};
-use std::collections::BTreeMap;
+use crate::topic::Ids;
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+use std::hash::BuildHasher;
 
-/// Bindings with what they ask for, in order of their numbers.
+/// Bindings, found by the pairs of name and value that they ask for. A binding of mode `any` is filed under each of its
+/// pairs, one of mode `all` under the one that fewest others are filed under. So a message meets the bindings that one of
+/// its own headers leads to, and no others.
 #[derive(Default)]
-pub(crate) struct Headers(BTreeMap<BindingId, Criteria>);
+pub(crate) struct Headers {
+    /// Never iterated: its order is random.
+    bindings: HashMap<BindingId, Criteria, RandomState>,
+    /// By [`Headers::pair`]. Bindings whose pairs have the same hash share a file: what is found is checked.
+    files: HashMap<u64, Ids, RandomState>,
+    /// Those that ask for nothing and are met by everything.
+    always: Ids,
+    hasher: RandomState,
+}
 
 /// What a binding asks of the headers.
 struct Criteria {
     /// One is enough; else all must be met.
     any: bool,
+    /// By name.
     pairs: Box<[(Name, Value)]>,
+    /// Where a binding of mode `all` is filed.
+    file: u64,
 }
 
 /// `x-match`: how many criteria must be met, and whether those named `x-…` count.
@@ -24,22 +41,154 @@ struct Mode {
     with_x: bool,
 }
 
+/// A message's headers, for looking up: of repeated names the first.
+pub(crate) struct MessageHeaders {
+    table: Table,
+    /// Never iterated.
+    first: HashMap<Name, u32, RandomState>,
+}
+
+/// Where the search for the bindings of a message is.
+#[derive(Default)]
+pub(crate) struct Search {
+    /// 0: those that are always met; then two for each header: by value, by presence.
+    file: usize,
+    cursor: Option<BindingId>,
+}
+
+/// Bindings taken from a file at once: each may have as many criteria as a message may have headers.
+const CHECKED_AT_ONCE: usize = 8;
+
+impl MessageHeaders {
+    pub(crate) fn new(table: Table) -> MessageHeaders {
+        let mut first = HashMap::with_capacity_and_hasher(table.0.len(), RandomState::default());
+        for (at, (name, _)) in table.0.iter().enumerate() {
+            first.entry(name.clone()).or_insert(at as u32);
+        }
+        MessageHeaders { table, first }
+    }
+
+    fn lookup(&self, name: &str) -> Option<&Value> {
+        let at = self.first.get(name)?;
+        self.table.0.get(*at as usize).map(|(_, value)| value)
+    }
+
+    /// The header in a place, unless an earlier one has its name.
+    fn at(&self, place: usize) -> Option<(&str, &Value)> {
+        let (name, value) = self.table.0.get(place)?;
+        (self.first.get(name) == Some(&(place as u32))).then_some((&**name, value))
+    }
+}
+
 impl Headers {
     pub(crate) fn insert(&mut self, arguments: &Table, id: BindingId) {
-        self.0.insert(id, Criteria::new(arguments));
+        let mut criteria = Criteria::new(arguments);
+        let files = criteria.pairs.iter().map(|(name, wanted)| self.pair(name, wanted));
+        if criteria.any {
+            for file in files.collect::<Vec<_>>() {
+                self.files.entry(file).or_default().insert(id);
+            }
+        } else {
+            let filed = |file: &u64| self.files.get(file).map_or(0, Ids::len);
+            match files.min_by_key(filed) {
+                Some(file) => {
+                    criteria.file = file;
+                    self.files.entry(file).or_default().insert(id);
+                }
+                None => _ = self.always.insert(id),
+            }
+        }
+        self.bindings.insert(id, criteria);
     }
 
     pub(crate) fn remove(&mut self, id: BindingId) {
-        self.0.remove(&id);
+        let Some(criteria) = self.bindings.remove(&id) else {
+            return;
+        };
+        self.always.remove(id);
+        let files: SmallVec<[u64; 8]> = if criteria.any {
+            let pairs = criteria.pairs.iter();
+            pairs.map(|(name, wanted)| self.pair(name, wanted)).collect()
+        } else {
+            [criteria.file].into_iter().collect()
+        };
+        for file in files {
+            if let Some(ids) = self.files.get_mut(&file) {
+                ids.remove(id);
+                if ids.is_empty() {
+                    self.files.remove(&file);
+                }
+            }
+        }
     }
 
-    pub(crate) fn matches(&self, headers: &Table, found: &mut Vec<BindingId>) {
-        found.extend(
-            self.0
-                .iter()
-                .filter(|(_, criteria)| criteria.met_by(headers))
-                .map(|(id, _)| *id),
-        );
+    /// Goes on with a search, a step for each header, each binding found and each criterion checked (the last binding may
+    /// take more steps than there are). Returns whether there may be more. A binding can be found more than once.
+    pub(crate) fn matches(
+        &self,
+        headers: &MessageHeaders,
+        search: &mut Search,
+        steps: &mut usize,
+        found: &mut Vec<BindingId>,
+    ) -> bool {
+        if search.file == 0 {
+            if self.always.visit(&mut search.cursor, steps, |id| found.push(id)) {
+                return true;
+            }
+            (search.file, search.cursor) = (1, None);
+        }
+        while search.file <= 2 * headers.table.0.len() {
+            if *steps == 0 {
+                return true;
+            }
+            let place = (search.file - 1) / 2;
+            if let Some((name, value)) = headers.at(place) {
+                let wanted = if search.file % 2 == 1 { value } else { &Value::Void };
+                if let Some(ids) = self.files.get(&self.pair(name, wanted))
+                    && self.check_file(ids, headers, name, search, steps, found)
+                {
+                    return true;
+                }
+            }
+            *steps = steps.saturating_sub(1);
+            search.file += 1;
+        }
+        false
+    }
+
+    /// Goes on with the bindings of one file. Returns whether there are more.
+    fn check_file(
+        &self,
+        ids: &Ids,
+        headers: &MessageHeaders,
+        name: &str,
+        search: &mut Search,
+        steps: &mut usize,
+        found: &mut Vec<BindingId>,
+    ) -> bool {
+        while *steps > 0 {
+            let mut some: SmallVec<[BindingId; CHECKED_AT_ONCE]> = SmallVec::new();
+            let mut most = CHECKED_AT_ONCE.min(*steps);
+            let more = ids.visit(&mut search.cursor, &mut most, |id| some.push(id));
+            *steps -= some.len();
+            let mut met = |id: &BindingId| self.bindings.get(id).is_some_and(|c| c.met_by(headers, name, steps));
+            found.extend(some.into_iter().filter(|id| met(id)));
+            if !more {
+                search.cursor = None;
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Where bindings that ask for this are filed.
+    fn pair(&self, name: &str, wanted: &Value) -> u64 {
+        let value = match (wanted, Number::of(wanted)) {
+            (Value::Void, _) => 0,
+            (_, Some(number)) => self.hasher.hash_one(number),
+            (wanted, None) => hash_value(wanted, &self.hasher),
+        };
+        self.hasher.hash_one((name, matches!(wanted, Value::Void), value))
     }
 }
 
@@ -57,22 +206,65 @@ impl Criteria {
                 !name.starts_with("x-")
             }
         };
-        let pairs = arguments.0.iter().filter(|(name, _)| counts(name)).cloned().collect();
-        Criteria { any: mode.any, pairs }
+        let mut pairs: Vec<_> = arguments.0.iter().filter(|(name, _)| counts(name)).cloned().collect();
+        pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Criteria {
+            any: mode.any,
+            pairs: pairs.into(),
+            file: 0,
+        }
     }
 
-    /// No criteria at all: `all` is met by everything, `any` by nothing.
-    fn met_by(&self, headers: &Table) -> bool {
-        let met = |(name, wanted): &(Name, Value)| {
-            headers
-                .lookup(name)
-                .is_some_and(|value| matches!(wanted, Value::Void) || equal(value, wanted))
+    /// Whether the headers meet it. `name` is the header that led here: for mode `any` only that one is looked at, so that
+    /// a message costs what it has.
+    fn met_by(&self, headers: &MessageHeaders, name: &str, steps: &mut usize) -> bool {
+        let mut met = |(name, wanted): &(Name, Value)| {
+            *steps = steps.saturating_sub(1);
+            let value = headers.lookup(name);
+            value.is_some_and(|value| matches!(wanted, Value::Void) || alike(value, wanted))
         };
         if self.any {
-            self.pairs.iter().any(met)
+            let start = self.pairs.partition_point(|(other, _)| **other < *name);
+            let mut same = self.pairs.iter().skip(start).take_while(|(other, _)| **other == *name);
+            same.any(met)
         } else {
-            self.pairs.iter().all(met)
+            self.pairs.iter().all(&mut met)
         }
+    }
+}
+
+/// Whether a header's value is what a binding asks for. Numbers compare by value, integers and floats alike, as RabbitMQ
+/// compares them.
+fn alike(value: &Value, wanted: &Value) -> bool {
+    match (Number::of(value), Number::of(wanted)) {
+        (Some(value), Some(wanted)) => value == wanted,
+        (None, None) => equal(value, wanted),
+        _ => false,
+    }
+}
+
+/// A number in one form: equal numbers have the same.
+#[derive(PartialEq, Eq, Hash)]
+enum Number {
+    Whole(i64),
+    /// The bits of a number that no 64-bit integer is.
+    Other(u64),
+}
+
+impl Number {
+    fn of(value: &Value) -> Option<Number> {
+        /// 2^63: the first whole number that is too large.
+        const END: f64 = 9_223_372_036_854_775_808.0;
+        let float = match value {
+            Value::Float(float) => f64::from(*float),
+            Value::Double(double) => *double,
+            other => return other.as_int().map(Number::Whole),
+        };
+        Some(if float.fract() == 0.0 && (-END..END).contains(&float) {
+            Number::Whole(float as i64)
+        } else {
+            Number::Other(float.to_bits())
+        })
     }
 }
 
@@ -136,8 +328,15 @@ mod tests {
         arguments.push("x-match", Value::text(mode));
         let mut exchange = Headers::default();
         exchange.insert(&arguments, 1);
-        let mut found = Vec::new();
-        exchange.matches(&table(headers), &mut found);
+        // One that is removed leaves nothing behind.
+        exchange.insert(&arguments, 2);
+        exchange.remove(2);
+        let (headers, mut search, mut found) = (MessageHeaders::new(table(headers)), Search::default(), Vec::new());
+        // In the smallest pieces.
+        while exchange.matches(&headers, &mut search, &mut 1, &mut found) {}
+        found.dedup();
+        exchange.remove(1);
+        assert!(exchange.files.is_empty() && exchange.always.is_empty());
         found == [1]
     }
 
@@ -178,6 +377,31 @@ mod tests {
         assert!(!met("all", &[("a", Value::Void)], &[]));
         assert!(met("all", &[("a", Value::Int(5, 64))], &[("a", Value::Uint(5, 8))]));
         assert!(!met("all", &[("a", Value::Int(1, 32))], &[("a", Value::text("1"))]));
+        for (wanted, value) in [
+            (Value::Int(1, 32), Value::Double(1.0)),
+            (Value::Float(-3.0), Value::Int(-3, 64)),
+            (Value::Float(0.5), Value::Double(0.5)),
+            (Value::Double(-0.0), Value::Uint(0, 8)),
+            (Value::Double(1e300), Value::Double(1e300)),
+        ] {
+            for mode in ["all", "any"] {
+                assert!(
+                    met(mode, &[("a", wanted.clone())], &[("a", value.clone())]),
+                    "{wanted:?} {value:?}"
+                );
+                assert!(
+                    met(mode, &[("a", value.clone())], &[("a", wanted.clone())]),
+                    "{value:?} {wanted:?}"
+                );
+            }
+        }
+        for (wanted, value) in [
+            (Value::Int(1, 32), Value::Double(1.5)),
+            (Value::Int(i64::MAX, 64), Value::Double(9_223_372_036_854_775_807.0)),
+            (Value::Bool(true), Value::Int(1, 8)),
+        ] {
+            assert!(!met("all", &[("a", wanted)], &[("a", value)]));
+        }
         assert!(!met("all", &[("a", Value::Int(1, 32))], &[("a", Value::Void)]));
         // The first of repeated headers counts.
         assert!(!met(
@@ -199,5 +423,78 @@ mod tests {
             "Invalid x-match field type signedint (value 5); expected longstr"
         );
         assert!(check_arguments(&Table::default()).is_ok());
+    }
+
+    #[test]
+    fn a_message_costs_what_it_has_and_not_what_all_bindings_ask_for() {
+        // 5,000 bindings of 200 keys and a message of 14,000 headers took 70 s.
+        let mut exchange = Headers::default();
+        let name = |n: usize| Name::from(format!("k{n}"));
+        for id in 0..5_000 {
+            let mut arguments = Table::default();
+            for n in 0..200 {
+                arguments.push(name(n), Value::Int(i64::from(id) + n as i64, 64));
+            }
+            exchange.insert(&arguments, id);
+        }
+        let headers = (0..14_000).map(|n| (name(n), Value::Int(7 + n as i64, 64))).collect();
+        let headers = MessageHeaders::new(Table(headers));
+        let (mut search, mut steps, mut found) = (Search::default(), 100_000, Vec::new());
+        assert!(!exchange.matches(&headers, &mut search, &mut steps, &mut found));
+        assert_eq!(found, [7]);
+    }
+
+    #[test]
+    fn the_files_find_what_looking_at_every_binding_finds() {
+        let mut random = 7_u64;
+        let mut below = |n: u64| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % n
+        };
+        let names = ["a", "b", "c", "x-d", "a"];
+        let values = [
+            Value::Void,
+            Value::Int(1, 32),
+            Value::Double(1.0),
+            Value::text("1"),
+            Value::Bool(true),
+        ];
+        let mut pairs = |most: u64| {
+            let mut table = Table::default();
+            for _ in 0..below(most) {
+                table.push(names[below(5) as usize], values[below(5) as usize].clone());
+            }
+            (table, ["all", "any", "all-with-x", "any-with-x"][below(4) as usize])
+        };
+        for _ in 0..300 {
+            let mut exchange = Headers::default();
+            let mut all = Vec::new();
+            for id in 0..12 {
+                let (mut arguments, mode) = pairs(4);
+                arguments.push("x-match", Value::text(mode));
+                exchange.insert(&arguments, id);
+                all.push(arguments);
+            }
+            let (table, _) = pairs(5);
+            let expected: Vec<BindingId> = (0..12)
+                .filter(|id| {
+                    let criteria = Criteria::new(&all[*id as usize]);
+                    let met = |(name, wanted): &(Name, Value)| {
+                        let value = table.lookup(name);
+                        value.is_some_and(|value| matches!(wanted, Value::Void) || alike(value, wanted))
+                    };
+                    let mut pairs = criteria.pairs.iter();
+                    if criteria.any { pairs.any(met) } else { pairs.all(met) }
+                })
+                .collect();
+            let (mut search, mut found) = (Search::default(), Vec::new());
+            let headers = MessageHeaders::new(table);
+            while exchange.matches(&headers, &mut search, &mut 2, &mut found) {}
+            found.sort_unstable();
+            found.dedup();
+            assert_eq!(found, expected);
+        }
     }
 }

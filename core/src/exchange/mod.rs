@@ -7,11 +7,15 @@ mod fanout;
 mod headers;
 mod topic;
 
+pub(crate) use headers::MessageHeaders;
+
 use crate::binding::Binding;
-use crate::fault::Fault;
+use crate::fault::{Fault, FaultKind};
 use crate::message::{Dialect, Message};
 use crate::properties::{Codecs, Name, Table};
-use crate::topic::{Levels, Pattern, first_literal, translate};
+use crate::topic::{Levels, Pattern, Walk, first_literal, translate};
+use headers::Search;
+
 use smallvec::{SmallVec, smallvec};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -33,10 +37,12 @@ pub(crate) struct Exchange {
     pub(crate) outgoing: BTreeSet<BindingId>,
     /// Bindings with it as destination.
     pub(crate) incoming: BTreeSet<BindingId>,
-    /// Number of the last routing that came here: each exchange is visited once per message.
-    pub(crate) visited: u64,
     /// What it costs in memory, beside its bindings.
     pub(crate) bytes: usize,
+    /// It is being deleted, which takes more than one hold: nothing is bound to it any more.
+    pub(crate) ending: bool,
+    /// Tells it from an earlier exchange of the same number, which a routing may have stopped at.
+    pub(crate) born: u64,
 }
 
 /// The bindings of an exchange, arranged for its type.
@@ -66,11 +72,28 @@ pub(crate) struct Subject<'a> {
     pub(crate) keys: SmallVec<[RoutingKey<'a>; 1]>,
     message: &'a Message,
     codecs: &'a Codecs,
-    headers: Option<Table>,
+    /// Kept from hold to hold: decoding them again each time would be most of the work.
+    pub(crate) headers: Option<MessageHeaders>,
+    headers_max: usize,
+}
+
+/// How far the search for a message's bindings has come within one exchange.
+#[derive(Default)]
+pub(crate) struct Progress {
+    /// Keys that are done.
+    key: usize,
+    cursor: Option<BindingId>,
+    topic: Walk,
+    headers: Search,
 }
 
 impl<'a> Subject<'a> {
-    pub(crate) fn new(message: &'a Message, extra_keys: &'a [Name], codecs: &'a Codecs) -> Subject<'a> {
+    pub(crate) fn new(
+        message: &'a Message,
+        extra_keys: &'a [Name],
+        codecs: &'a Codecs,
+        headers_max: usize,
+    ) -> Subject<'a> {
         let mut keys = smallvec![RoutingKey::new(message.key(), message.envelope().dialect)];
         keys.extend(extra_keys.iter().map(|key| RoutingKey::new(key, Dialect::Dot)));
         Subject {
@@ -78,11 +101,22 @@ impl<'a> Subject<'a> {
             message,
             codecs,
             headers: None,
+            headers_max,
         }
     }
-    fn headers(&mut self) -> &Table {
-        self.headers
-            .get_or_insert_with(|| self.message.properties(self.codecs).headers)
+    fn headers(&mut self) -> Result<&MessageHeaders, Fault> {
+        if self.headers.is_none() {
+            let table = self.message.properties(self.codecs).headers;
+            let (count, max) = (table.0.len(), self.headers_max);
+            if count > max {
+                let text = format!("message has {count} headers, more than a headers exchange takes ({max})");
+                return Err(Fault::new(FaultKind::PreconditionFailed, text));
+            }
+            self.headers = Some(MessageHeaders::new(table));
+        }
+        Ok(self
+            .headers
+            .get_or_insert_with(|| MessageHeaders::new(Table::default())))
     }
 }
 
@@ -205,20 +239,43 @@ impl BindingTable {
         }
     }
 
-    /// Appends the bindings that match; with several keys one may be found more than once.
-    pub(crate) fn matches(&self, subject: &mut Subject<'_>, found: &mut Vec<BindingId>) {
+    /// Goes on with the search for the bindings that match, and appends what it finds; a binding may be found more than
+    /// once. Returns whether there may be more.
+    ///
+    /// # Errors
+    /// PreconditionFailed where the message has more headers than a headers exchange takes.
+    pub(crate) fn matches(
+        &self,
+        subject: &mut Subject<'_>,
+        progress: &mut Progress,
+        steps: &mut usize,
+        found: &mut Vec<BindingId>,
+    ) -> Result<bool, Fault> {
         match self {
-            BindingTable::Direct(table) => subject
-                .keys
-                .iter_mut()
-                .for_each(|key| table.matches(key.dotted(), found)),
-            BindingTable::Fanout(table) => table.matches(found),
-            BindingTable::Topic(table) => subject
-                .keys
-                .iter_mut()
-                .for_each(|key| table.matches(key.levels(), found)),
-            BindingTable::Headers(table) => table.matches(subject.headers(), found),
+            BindingTable::Fanout(table) => return Ok(table.matches(&mut progress.cursor, steps, found)),
+            BindingTable::Headers(table) => {
+                return Ok(table.matches(subject.headers()?, &mut progress.headers, steps, found));
+            }
+            BindingTable::Direct(_) | BindingTable::Topic(_) => {}
         }
+        while let Some(key) = subject.keys.get_mut(progress.key) {
+            if *steps == 0 {
+                return Ok(true);
+            }
+            *steps -= 1;
+            let more = match self {
+                BindingTable::Direct(table) => table.matches(key.dotted(), &mut progress.cursor, steps, found),
+                BindingTable::Topic(table) => table.matches(key.levels(), &mut progress.topic, steps, found),
+                BindingTable::Fanout(_) | BindingTable::Headers(_) => false,
+            };
+            if more {
+                return Ok(true);
+            }
+            progress.key += 1;
+            progress.cursor = None;
+            progress.topic = Walk::default();
+        }
+        Ok(false)
     }
 }
 

@@ -1,11 +1,11 @@
 //! Topic: bindings whose pattern matches the message's levels. AMQP 0-9-1 3.1.3.3; MQTT subscriptions live here too.
 
 use super::BindingId;
-use crate::topic::{Levels, Pattern, Trie};
+use crate::topic::{Levels, Pattern, Trie, Walk};
 
 /// Bindings by pattern, of both dialects.
 #[derive(Default)]
-pub(crate) struct Topic(Trie<BindingId>);
+pub(crate) struct Topic(Trie);
 
 impl Topic {
     pub(crate) fn insert(&mut self, pattern: &Pattern, id: BindingId) {
@@ -13,14 +13,21 @@ impl Topic {
     }
 
     pub(crate) fn remove(&mut self, pattern: &Pattern, id: BindingId) {
-        self.0.remove(pattern, &id);
+        self.0.remove(pattern, id);
     }
 
     pub(crate) fn memory(&self) -> usize {
         self.0.memory()
     }
 
-    pub(crate) fn matches(&self, levels: &Levels<'_>, found: &mut Vec<BindingId>) {
-        self.0.visit(levels, |&id| found.push(id));
+    /// Goes on with a walk. Returns whether there may be more.
+    pub(crate) fn matches(
+        &self,
+        levels: &Levels<'_>,
+        walk: &mut Walk,
+        steps: &mut usize,
+        found: &mut Vec<BindingId>,
+    ) -> bool {
+        self.0.walk(levels, walk, steps, |id| found.push(id))
     }
 }

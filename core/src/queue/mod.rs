@@ -51,6 +51,8 @@ pub(crate) struct Queue {
     pub(crate) exclusive: Option<Link>,
     /// Deleted when its last consumer goes.
     pub(crate) auto_delete: bool,
+    /// It is being deleted, which takes more than one hold: nothing is bound to it any more.
+    pub(crate) ending: bool,
     pub(crate) arguments: Arguments,
     /// Sequence number of the next message.
     pub(crate) next_seq: u64,
@@ -166,6 +168,7 @@ impl Queue {
             durable,
             exclusive: None,
             auto_delete: false,
+            ending: false,
             arguments: Arguments::default(),
             next_seq: 0,
             ready: Ready::default(),

@@ -1,7 +1,7 @@
 //! Making and removing bindings, and what goes with the last one.
 
 use super::memory::binding_bytes;
-use super::{BINDINGS_MAX, End, Router};
+use super::{BINDINGS_AT_ONCE, BINDINGS_MAX, End, Router};
 use crate::arguments;
 use crate::binding::{Binding, Destination, Grant, QueueSlot, Removed};
 use crate::exchange::{BindingId, Scope};
@@ -18,6 +18,8 @@ pub(super) struct Link {
     pub(super) binding: Binding,
     source: u32,
     pub(super) end: End,
+    /// Tells it from an earlier binding of the same number.
+    pub(super) born: u64,
 }
 
 /// What a removal has taken away, and which auto-delete exchanges it left without bindings.
@@ -112,6 +114,40 @@ impl Router {
         ends.is_some_and(|(source, end)| self.find_binding(source, end, key, Dialect::Dot, arguments).is_some())
     }
 
+    /// Bindings that lead to a queue.
+    pub(crate) fn count_bindings_of(&self, queue: QueueSlot) -> usize {
+        self.queues.get(&queue).map_or(0, |queue| queue.bindings.len())
+    }
+
+    /// Removes at most `max` of the bindings that lead to a queue, before the queue itself is removed: a client chooses how
+    /// many there are.
+    pub(crate) fn remove_some_bindings_of(&mut self, queue: QueueSlot, max: usize) -> Vec<Removed> {
+        let ids = self.queues.get(&queue).into_iter().flat_map(|queue| &queue.bindings);
+        let some: Vec<BindingId> = ids.take(max).copied().collect();
+        let mut removal = Removal::default();
+        for id in some {
+            self.drop_binding(id, &mut removal);
+        }
+        self.cascade(&mut removal);
+        removal.removed
+    }
+
+    /// Removes at most `max` bindings of an exchange that is to be deleted and has more. `None`: it has no more than that.
+    pub(super) fn thin(&mut self, id: u32, max: usize) -> Option<Vec<Removed>> {
+        let exchange = &mut self.exchanges[id as usize];
+        if exchange.outgoing.len() + exchange.incoming.len() <= max {
+            return None;
+        }
+        exchange.ending = true;
+        let some: BTreeSet<BindingId> = exchange.outgoing.union(&exchange.incoming).take(max).copied().collect();
+        let mut removal = Removal::default();
+        for binding in some {
+            self.drop_binding(binding, &mut removal);
+        }
+        self.cascade(&mut removal);
+        Some(removal.removed)
+    }
+
     fn add_binding(
         &mut self,
         source: &str,
@@ -125,10 +161,12 @@ impl Router {
             self.refuse_default(name)?;
         }
         let source = self.require(source)?;
+        self.refuse_ending(source)?;
         let (end, end_durable) = match &destination {
             Destination::Queue { slot, durable, .. } => (End::Queue(*slot), *durable),
             Destination::Exchange(name) => {
                 let id = self.require(name)?;
+                self.refuse_ending(id)?;
                 (End::Exchange(id), self.exchanges[id as usize].durable)
             }
         };
@@ -163,7 +201,13 @@ impl Router {
             End::Queue(slot) => self.queues.entry(slot).or_default().bindings.insert(id),
             End::Exchange(other) => self.exchanges[other as usize].incoming.insert(id),
         };
-        let link = Link { binding, source, end };
+        let born = self.next_birth();
+        let link = Link {
+            binding,
+            source,
+            end,
+            born,
+        };
         let hash = link.identity_hash(&self.hasher);
         self.bindings.insert(link);
         let Router {
@@ -265,11 +309,20 @@ impl Router {
         });
     }
 
-    /// Deletes the auto-delete exchanges that just lost their last binding, and so on.
+    /// Deletes the auto-delete exchanges that just lost their last binding, and so on; those to which many others lead by and
+    /// by ([`Router::delete_doomed`]).
     pub(super) fn cascade(&mut self, removal: &mut Removal) {
         while let Some(id) = removal.idle.pop() {
             // It may be gone already: nothing is created in between, so the number still means the same one.
-            if self.exchanges.contains(id as usize) {
+            let Some(exchange) = self.exchanges.get_mut(id as usize) else {
+                continue;
+            };
+            if exchange.incoming.len() > BINDINGS_AT_ONCE {
+                if !exchange.ending {
+                    exchange.ending = true;
+                    self.doomed.push(exchange.name.clone());
+                }
+            } else {
                 self.drop_exchange(id, removal);
             }
         }

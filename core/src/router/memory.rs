@@ -24,13 +24,13 @@ impl Router {
 pub(super) fn binding_bytes(kind: &str, key: &str, arguments: &Table, logged: bool) -> usize {
     let entry = size_of::<Link>() * 5 / 4 + text(key.len());
     let lists = hashed::<BindingId>() + 2 * sorted::<BindingId, ()>();
-    let arguments = arguments.memory();
+    let (arguments_table, arguments) = (arguments, arguments.memory());
     let own = match kind {
         // Its place at the last node of its pattern.
         "topic" => allocation(4 * size_of::<BindingId>()),
         "direct" => hashed::<[usize; 5]>() + allocation(key.len()),
-        // The table of a headers exchange has a copy of what it asks for.
-        "headers" => sorted::<BindingId, [usize; 3]>() + arguments,
+        // The table of a headers exchange has a copy of what it asks for, and files it by each of its pairs.
+        "headers" => hashed::<[usize; 5]>() + arguments + arguments_table.0.len() * hashed::<[usize; 5]>(),
         _ => 0,
     };
     let log = if logged { indexed(64 + key.len() + arguments) } else { 0 };

@@ -103,26 +103,52 @@ impl Target {
     }
 
     /// Merges what led to `queue`: the grants of subscriptions, `None` for plain bindings.
-    pub(super) fn merged(queue: QueueSlot, grants: impl Iterator<Item = Option<Grant>> + Clone) -> Target {
+    pub(super) fn merged(queue: QueueSlot, grants: impl Iterator<Item = Option<Grant>>) -> Target {
+        let mut merge = Merge::default();
+        grants.for_each(|grant| merge.add(grant));
+        merge.target(queue)
+    }
+}
+
+/// What led to a queue, one by one.
+#[derive(Default)]
+pub(super) struct Merge {
+    all: Grants,
+    /// Those that take what their own session published.
+    own: Grants,
+    plain: bool,
+}
+
+impl Merge {
+    /// Adds the grant of a subscription, or `None` for a plain binding.
+    pub(super) fn add(&mut self, grant: Option<Grant>) {
+        match grant {
+            None => self.plain = true,
+            Some(grant) => {
+                self.all.add(&grant);
+                if !grant.no_local {
+                    self.own.add(&grant);
+                }
+            }
+        }
+    }
+
+    pub(super) fn target(self, queue: QueueSlot) -> Target {
+        let Merge { all, own, plain } = self;
         // Almost always there is just one, of the simplest kind.
-        let all = Merge::of(grants.clone().flatten());
         if all.count == 0 {
             return Target::plain(queue);
         }
-        let foreign_only = grants.clone().flatten().any(|grant| grant.no_local);
-        let own = if foreign_only {
-            let rest = Merge::of(grants.clone().flatten().filter(|grant| !grant.no_local));
-            match rest.count {
-                0 if grants.clone().any(|grant| grant.is_none()) => Own::Plain,
-                0 => Own::Nothing,
-                _ => Own::Merged {
-                    qos: rest.qos,
-                    retain_as_published: rest.retain_as_published,
-                    subscription_ids: rest.ids(),
-                },
-            }
-        } else {
-            Own::Same
+        let foreign_only = own.count < all.count;
+        let own = match own.count {
+            _ if !foreign_only => Own::Same,
+            0 if plain => Own::Plain,
+            0 => Own::Nothing,
+            _ => Own::Merged {
+                qos: own.qos,
+                retain_as_published: own.retain_as_published,
+                subscription_ids: own.ids(),
+            },
         };
         let (qos, retain_as_published) = (all.qos, all.retain_as_published);
         let subscription_ids = all.ids();
@@ -138,24 +164,20 @@ impl Target {
 }
 
 #[derive(Default)]
-struct Merge {
+struct Grants {
     count: usize,
     qos: u8,
     retain_as_published: bool,
     subscription_ids: Vec<u32>,
 }
 
-impl Merge {
-    fn of(grants: impl Iterator<Item = Grant>) -> Merge {
-        // MQTT 5 3.3.4 [MQTT-3.3.4-2], [MQTT-3.3.4-4]: one copy, at the highest QoS, with all identifiers.
-        let mut merge = Merge::default();
-        for grant in grants {
-            merge.count += 1;
-            merge.qos = merge.qos.max(grant.qos);
-            merge.retain_as_published |= grant.retain_as_published;
-            merge.subscription_ids.extend(grant.subscription_id);
-        }
-        merge
+impl Grants {
+    // MQTT 5 3.3.4 [MQTT-3.3.4-2], [MQTT-3.3.4-4]: one copy, at the highest QoS, with all identifiers.
+    fn add(&mut self, grant: &Grant) {
+        self.count += 1;
+        self.qos = self.qos.max(grant.qos);
+        self.retain_as_published |= grant.retain_as_published;
+        self.subscription_ids.extend(grant.subscription_id);
     }
 
     fn ids(self) -> Option<Arc<[u32]>> {

@@ -719,8 +719,21 @@ fn a_cached_route_is_never_stale() {
             };
             hits += usize::from(router.cache.find(&message, &router.generations).is_some());
             let cached = router.route(&message, &[]).map(<[Target]>::to_vec);
-            let walked = router.route_by_walk(&message, &[]).map(<[Target]>::to_vec);
+            let walked = router
+                .route_by_walk(&message, &[], &mut None, &mut { usize::MAX })
+                .map(|found| found.unwrap_or(&[]))
+                .map(<[Target]>::to_vec);
             assert_eq!(cached, walked, "seed {seed}, step {step}, {message:?}");
+            // In the pieces that the holds of the lock leave.
+            let (mut stopped, piece) = (None, 4 + random.below(5));
+            let in_pieces = loop {
+                match router.route_by_walk(&message, &[], &mut stopped, &mut piece.clone()) {
+                    Ok(None) => {}
+                    Ok(Some(targets)) => break Ok(targets.to_vec()),
+                    Err(fault) => break Err(fault),
+                }
+            };
+            assert_eq!(in_pieces, walked, "seed {seed}, step {step}, {message:?}");
         }
         assert!(hits > 100, "seed {seed}: the cache was hardly used ({hits} hits)");
     }
@@ -760,4 +773,27 @@ fn a_change_of_one_first_level_leaves_others_in_the_cache() {
     assert!(router.cache.find(&b, &router.generations).is_none());
     router.tie("amq.topic", queue(3), "*.x");
     assert!(router.cache.find(&a, &router.generations).is_none());
+}
+
+#[test]
+fn a_headers_exchange_refuses_a_message_with_more_headers_than_it_takes() {
+    let mut router = router();
+    router.set_headers_max(3);
+    router.tie("amq.headers", queue(1), "");
+    router.tie("amq.fanout", queue(1), "");
+    let with = |exchange: &str, headers: &[u8]| {
+        let envelope = Envelope {
+            origin: Origin(77),
+            ..Envelope::default()
+        };
+        Message::new(envelope, exchange, "", headers, b"x")
+    };
+    assert_eq!(router.slots_of(&with("amq.headers", b"abc")), [1]);
+    assert_eq!(router.slots_of(&with("amq.fanout", b"abcd")), [1]);
+    let fault = router.route(&with("amq.headers", b"abcd"), &[]).expect_err("too many");
+    assert_eq!(fault.kind, FaultKind::PreconditionFailed);
+    assert_eq!(
+        &*fault.text,
+        "message has 4 headers, more than a headers exchange takes (3)"
+    );
 }

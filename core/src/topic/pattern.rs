@@ -145,6 +145,22 @@ pub(crate) fn check_filter(text: &str) -> Result<(), InvalidFilter> {
     Ok(())
 }
 
+/// Wildcards of a pattern's text.
+pub(crate) fn wildcards(text: &str, dialect: Dialect) -> usize {
+    let one = if dialect == Dialect::Slash { "+" } else { "*" };
+    let levels = text.split(separator(dialect));
+    levels.filter(|level| *level == one || *level == "#").count()
+}
+
+/// Levels of a pattern's text.
+pub(crate) fn count_levels(text: &str, dialect: Dialect) -> usize {
+    if text.is_empty() {
+        0
+    } else {
+        text.split(separator(dialect)).count()
+    }
+}
+
 /// The first level of a pattern's text, if it is neither a wildcard nor missing.
 pub(crate) fn first_literal(text: &str, dialect: Dialect) -> Option<Cow<'_, str>> {
     let first = text.split(separator(dialect)).next()?;

@@ -7,28 +7,32 @@
 //!
 //! There are two roots: leading wildcards of the slash dialect hang under the second, which topics that start with `$`
 //! never enter. The walk keeps the set of nodes reached after each level, instead of recursing, so that its cost is
-//! bounded by levels times nodes even for patterns with many `#`, and no depth can exhaust the stack.
+//! bounded by levels times nodes even for patterns with many `#`, and no depth can exhaust the stack. It can stop after any
+//! number of steps and go on later ([`Walk`]), because a client chooses how many nodes its filters and topics make it visit.
 
+use super::ids::Ids;
 use super::{Level, Levels, Pattern};
 use crate::ledger;
 use foldhash::fast::RandomState;
-use hashbrown::HashTable;
+use hashbrown::{HashSet, HashTable};
 use slab::Slab;
 use smallvec::SmallVec;
-use std::hash::{BuildHasher, Hasher};
+use std::hash::BuildHasher;
 use std::mem::size_of;
 
-/// A set of patterns, each with the values inserted under it.
-pub struct Trie<T> {
-    nodes: Slab<Node<T>>,
+/// A set of patterns, each with the numbers inserted under it.
+pub(crate) struct Trie {
+    nodes: Slab<Node>,
     /// Literal edges of all nodes, by parent and label, as the child's index. Never iterated: its order is random.
     edges: HashTable<u32>,
     hasher: RandomState,
     /// Bytes of the labels of literal edges.
     labels: usize,
+    /// Nodes made so far.
+    born: u64,
 }
 
-struct Node<T> {
+struct Node {
     parent: u32,
     edge: Edge,
     /// Child along `One`, or [`NONE`].
@@ -39,7 +43,9 @@ struct Node<T> {
     literals: u32,
     /// Reached along `Many`, below another `Many`: the only nodes that a walk can enter twice at one level.
     nested: bool,
-    values: Vec<T>,
+    /// Tells it from an earlier node in the same place, which a walk may have stopped at.
+    born: u64,
+    values: Ids,
 }
 
 enum Edge {
@@ -53,11 +59,39 @@ const OPEN: u32 = 0;
 const GUARDED: u32 = 1;
 const NONE: u32 = u32::MAX;
 
-/// The nodes a walk has reached.
-type Reached = SmallVec<[u32; 32]>;
+/// A node that a walk has reached: its place, and which node that was.
+type Place = (u32, u64);
 
-impl<T> Node<T> {
-    fn new(parent: u32, edge: Edge, nested: bool) -> Node<T> {
+/// Where a walk over the patterns that match a key is. Patterns may come and go between two steps: what is there all the
+/// time is found, what is there some of the time may be found.
+#[derive(Default)]
+pub(crate) struct Walk {
+    stage: Stage,
+    /// Levels of the key that are done.
+    level: usize,
+    /// Nodes reached after them; those before `at` are done.
+    now: SmallVec<[Place; 16]>,
+    at: usize,
+    /// Nodes reached after the level being done.
+    next: SmallVec<[Place; 16]>,
+    /// Those of `next` that could be entered again.
+    nested: HashSet<u32, RandomState>,
+    /// Nodes whose numbers are found. The last one may be found in part.
+    matched: SmallVec<[Place; 16]>,
+    cursor: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Start,
+    Open,
+    Guarded,
+    Done,
+}
+
+impl Node {
+    fn new(parent: u32, edge: Edge, nested: bool, born: u64) -> Node {
         Node {
             parent,
             edge,
@@ -65,7 +99,8 @@ impl<T> Node<T> {
             many: NONE,
             literals: 0,
             nested,
-            values: Vec::new(),
+            born,
+            values: Ids::default(),
         }
     }
     fn is_leaf(&self) -> bool {
@@ -73,23 +108,24 @@ impl<T> Node<T> {
     }
 }
 
-impl<T> Default for Trie<T> {
+impl Default for Trie {
     fn default() -> Self {
         let mut nodes = Slab::new();
-        nodes.insert(Node::new(NONE, Edge::Root, false));
-        nodes.insert(Node::new(NONE, Edge::Root, false));
+        nodes.insert(Node::new(NONE, Edge::Root, false, 0));
+        nodes.insert(Node::new(NONE, Edge::Root, false, 0));
         Trie {
             nodes,
             edges: HashTable::new(),
             hasher: RandomState::default(),
             labels: 0,
+            born: 0,
         }
     }
 }
 
-impl<T: PartialEq> Trie<T> {
-    /// Adds `value` under `pattern`, after those already there. The same value may be added twice.
-    pub fn insert(&mut self, pattern: &Pattern, value: T) {
+impl Trie {
+    /// Adds a number under `pattern`.
+    pub(crate) fn insert(&mut self, pattern: &Pattern, value: u32) {
         let mut at = root(pattern);
         let mut below_many = false;
         for level in pattern.levels() {
@@ -101,11 +137,11 @@ impl<T: PartialEq> Trie<T> {
             };
             below_many |= *level == Level::Many;
         }
-        self.nodes[at as usize].values.push(value);
+        self.nodes[at as usize].values.insert(value);
     }
 
-    /// Takes one `value` away from `pattern`. Returns whether it was there.
-    pub fn remove(&mut self, pattern: &Pattern, value: &T) -> bool {
+    /// Takes a number away from `pattern`. Returns whether it was there.
+    pub(crate) fn remove(&mut self, pattern: &Pattern, value: u32) -> bool {
         let mut at = root(pattern);
         for level in pattern.levels() {
             at = self.child(at, level);
@@ -113,90 +149,127 @@ impl<T: PartialEq> Trie<T> {
                 return false;
             }
         }
-        let values = &mut self.nodes[at as usize].values;
-        let Some(index) = values.iter().position(|v| v == value) else {
-            return false;
-        };
-        values.remove(index);
-        if values.is_empty() {
-            *values = Vec::new();
+        let there = self.nodes[at as usize].values.remove(value);
+        if there {
+            self.prune(at);
         }
-        self.prune(at);
-        true
+        there
     }
 
-    /// Calls `found` with every value whose pattern matches, each once, in an order that depends on the history of the
-    /// trie only.
-    pub fn visit(&self, key: &Levels<'_>, mut found: impl FnMut(&T)) {
-        self.walk(OPEN, key, &mut found);
-        if !self.nodes[GUARDED as usize].is_leaf() && !key.is_dollar() {
-            self.walk(GUARDED, key, &mut found);
+    /// Goes on with a walk and calls `found` with the numbers whose pattern matches, each once, a step for each node and
+    /// each number. Returns whether there may be more.
+    pub(crate) fn walk(
+        &self,
+        key: &Levels<'_>,
+        walk: &mut Walk,
+        steps: &mut usize,
+        mut found: impl FnMut(u32),
+    ) -> bool {
+        let mut label = None;
+        loop {
+            while let Some(&place) = walk.matched.last() {
+                if let Some(node) = self.node(place)
+                    && node.values.visit(&mut walk.cursor, steps, &mut found)
+                {
+                    return true;
+                }
+                walk.matched.pop();
+                walk.cursor = None;
+            }
+            if *steps == 0 && walk.stage != Stage::Done {
+                return true;
+            }
+            match (walk.stage, walk.now.get(walk.at)) {
+                (Stage::Start, _) => {
+                    walk.stage = Stage::Open;
+                    self.enter(OPEN, walk);
+                    std::mem::swap(&mut walk.now, &mut walk.next);
+                }
+                (Stage::Done, _) => return false,
+                (Stage::Open | Stage::Guarded, Some(&place)) if walk.level < key.len() => {
+                    *steps -= 1;
+                    walk.at += 1;
+                    let level = key.get(walk.level).unwrap_or("");
+                    // Once for all nodes: a client chooses how long a level is.
+                    let hash = *label.get_or_insert_with(|| self.hasher.hash_one(level));
+                    self.pass(place, level, hash, walk);
+                }
+                (Stage::Open | Stage::Guarded, None) if !walk.next.is_empty() => {
+                    // The level is done.
+                    std::mem::swap(&mut walk.now, &mut walk.next);
+                    walk.next.clear();
+                    walk.nested.clear();
+                    walk.level += 1;
+                    walk.at = 0;
+                    label = None;
+                }
+                (stage, place) => {
+                    // No node is left, or all levels are done: the nodes reached then match.
+                    if place.is_some() {
+                        std::mem::swap(&mut walk.matched, &mut walk.now);
+                    }
+                    walk.now.clear();
+                    walk.nested.clear();
+                    (walk.level, walk.at) = (0, 0);
+                    label = None;
+                    walk.stage = Stage::Done;
+                    if stage == Stage::Open && !self.nodes[GUARDED as usize].is_leaf() && !key.is_dollar() {
+                        walk.stage = Stage::Guarded;
+                        self.enter(GUARDED, walk);
+                        std::mem::swap(&mut walk.now, &mut walk.next);
+                    }
+                }
+            }
         }
     }
 
     /// Bytes of memory it occupies, roughly: the values' own are not in it.
     pub(crate) fn memory(&self) -> usize {
-        self.nodes.len() * node_bytes::<T>() + self.labels
+        self.nodes.len() * node_bytes() + self.labels
     }
 
     /// Whether it holds no pattern.
-    pub fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
         self.nodes.len() == 2 && self.nodes.iter().all(|(_, node)| node.values.is_empty())
     }
 
-    fn walk(&self, root: u32, key: &Levels<'_>, found: &mut impl FnMut(&T)) {
-        let mut now = Reached::new();
-        let mut next = Reached::new();
-        self.enter(root, &mut now, found);
-        for level in key.iter() {
-            let mut nested = false;
-            for &at in &now {
-                let node = &self.nodes[at as usize];
-                if matches!(node.edge, Edge::Many) {
-                    next.push(at);
-                    nested |= node.nested;
-                }
-                if node.literals > 0 {
-                    let child = self.literal(at, level);
-                    if child != NONE {
-                        nested |= self.enter(child, &mut next, found);
-                    }
-                }
-                if node.one != NONE {
-                    nested |= self.enter(node.one, &mut next, found);
-                }
-            }
-            if nested {
-                next.sort_unstable();
-                next.dedup();
-            }
-            std::mem::swap(&mut now, &mut next);
-            next.clear();
-            if now.is_empty() {
-                return;
+    /// The node of a place, if it is still that one.
+    fn node(&self, (at, born): Place) -> Option<&Node> {
+        self.nodes.get(at as usize).filter(|node| node.born == born)
+    }
+
+    /// Follows a level's edges from a node.
+    fn pass(&self, place: Place, level: &str, hash: u64, walk: &mut Walk) {
+        let Some(node) = self.node(place) else { return };
+        if matches!(node.edge, Edge::Many) && (!node.nested || walk.nested.insert(place.0)) {
+            walk.next.push(place);
+        }
+        if node.literals > 0 {
+            let child = self.literal(place.0, level, hash);
+            if child != NONE {
+                self.enter(child, walk);
             }
         }
-        for at in now {
-            self.nodes[at as usize].values.iter().for_each(&mut *found);
+        if node.one != NONE {
+            self.enter(node.one, walk);
         }
     }
 
-    /// Adds a node to those reached, and with it what its `#` matches by taking no level. Returns whether that may
-    /// have been there before.
-    fn enter(&self, at: u32, reached: &mut Reached, found: &mut impl FnMut(&T)) -> bool {
-        reached.push(at);
-        let many = self.nodes[at as usize].many;
-        if many == NONE {
-            return false;
+    /// Adds a node to those reached, and with it what its `#` matches by taking no level.
+    fn enter(&self, at: u32, walk: &mut Walk) {
+        let node = &self.nodes[at as usize];
+        walk.next.push((at, node.born));
+        if node.many == NONE {
+            return;
         }
-        let node = &self.nodes[many as usize];
-        if node.is_leaf() && !node.nested {
+        let many = &self.nodes[node.many as usize];
+        if many.is_leaf() && !many.nested {
             // Whatever follows matches, and this node is entered only once in a walk.
-            node.values.iter().for_each(found);
-            return false;
+            walk.matched.push((node.many, many.born));
+        } else if !many.nested || walk.nested.insert(node.many) {
+            walk.next.push((node.many, many.born));
         }
-        reached.push(many);
-        node.nested
     }
 
     fn child(&self, at: u32, level: &Level) -> u32 {
@@ -204,16 +277,20 @@ impl<T: PartialEq> Trie<T> {
         match level {
             Level::One => node.one,
             Level::Many => node.many,
-            Level::Literal(label) => self.literal(at, label),
+            Level::Literal(label) => self.literal(at, label, self.hasher.hash_one(&**label)),
         }
     }
 
-    fn literal(&self, parent: u32, label: &str) -> u32 {
+    /// The child along a label, whose hash is given.
+    fn literal(&self, parent: u32, label: &str, hash: u64) -> u32 {
         let same = |&child: &u32| {
             let node = &self.nodes[child as usize];
             node.parent == parent && matches!(&node.edge, Edge::Literal(l) if **l == *label)
         };
-        self.edges.find(self.hash(parent, label), same).copied().unwrap_or(NONE)
+        self.edges
+            .find(edge_hash(&self.hasher, parent, hash), same)
+            .copied()
+            .unwrap_or(NONE)
     }
 
     fn grow(&mut self, parent: u32, level: &Level, below_many: bool) -> u32 {
@@ -223,7 +300,8 @@ impl<T: PartialEq> Trie<T> {
             Level::Literal(label) => Edge::Literal(label.clone()),
         };
         let nested = below_many && *level == Level::Many;
-        let child = self.nodes.insert(Node::new(parent, edge, nested));
+        self.born += 1;
+        let child = self.nodes.insert(Node::new(parent, edge, nested, self.born));
         // Each binding adds at most 256 nodes and their number is limited, far below what 32 bits count.
         let child = u32::try_from(child).expect("bindings are limited");
         let node = &mut self.nodes[parent as usize];
@@ -270,13 +348,13 @@ impl<T: PartialEq> Trie<T> {
     }
 
     fn hash(&self, parent: u32, label: &str) -> u64 {
-        edge_hash(&self.hasher, parent, label)
+        edge_hash(&self.hasher, parent, self.hasher.hash_one(label))
     }
 }
 
 /// A node, with a share of the room that the list of nodes keeps free.
-const fn node_bytes<T>() -> usize {
-    size_of::<Node<T>>() * 5 / 4
+const fn node_bytes() -> usize {
+    size_of::<Node>() * 5 / 4
 }
 
 /// The label of a literal edge and its place among the edges.
@@ -286,27 +364,25 @@ fn label_bytes(label: &str) -> usize {
 
 /// At most what a pattern adds to a trie: a node for each level.
 pub(crate) fn pattern_bytes(text: &str, levels: usize) -> usize {
-    levels * (node_bytes::<u32>() + label_bytes("")) + text.len()
+    levels * (node_bytes() + label_bytes("")) + text.len()
 }
 
 fn root(pattern: &Pattern) -> u32 {
     if pattern.hides_dollar() { GUARDED } else { OPEN }
 }
 
-fn edge_hash(hasher: &RandomState, parent: u32, label: &str) -> u64 {
-    let mut hasher = hasher.build_hasher();
-    hasher.write_u32(parent);
-    hasher.write(label.as_bytes());
-    hasher.finish()
+/// Of a parent and the hash of a label.
+fn edge_hash(hasher: &RandomState, parent: u32, label: u64) -> u64 {
+    hasher.hash_one((parent, label))
 }
 
-fn rehash<T>(hasher: &RandomState, nodes: &Slab<Node<T>>, child: u32) -> u64 {
+fn rehash(hasher: &RandomState, nodes: &Slab<Node>, child: u32) -> u64 {
     match nodes.get(child as usize) {
         Some(Node {
             parent,
             edge: Edge::Literal(label),
             ..
-        }) => edge_hash(hasher, *parent, label),
+        }) => edge_hash(hasher, *parent, hasher.hash_one(&**label)),
         _ => unreachable!("only literal children are in the table"),
     }
 }
@@ -360,13 +436,15 @@ mod tests {
                     all.push((pattern, step));
                 } else {
                     let (pattern, value) = all.swap_remove(random.below(all.len()));
-                    assert!(trie.remove(&pattern, &value));
-                    assert!(!trie.remove(&pattern, &value));
+                    assert!(trie.remove(&pattern, value));
+                    assert!(!trie.remove(&pattern, value));
                 }
                 let key = random.key();
                 let levels = Levels::new(&key, Dialect::Dot);
                 let mut found = Vec::new();
-                trie.visit(&levels, |&v| found.push(v));
+                // In pieces of any size, as the holds of the lock leave them.
+                let (mut walk, piece) = (Walk::default(), 1 + random.below(9));
+                while trie.walk(&levels, &mut walk, &mut piece.clone(), |v| found.push(v)) {}
                 found.sort_unstable();
                 let mut expected: Vec<u32> = all
                     .iter()
@@ -377,7 +455,7 @@ mod tests {
                 assert_eq!(found, expected, "seed {seed}, step {step}, key {key:?}");
             }
             for (pattern, value) in all.drain(..) {
-                assert!(trie.remove(&pattern, &value));
+                assert!(trie.remove(&pattern, value));
             }
             assert!(
                 trie.is_empty() && trie.edges.is_empty(),
@@ -393,7 +471,14 @@ mod tests {
         let text = vec!["#.a"; 64].join(".");
         trie.insert(&Pattern::parse(&text, Dialect::Dot).expect("valid"), 1);
         let mut found = 0;
-        trie.visit(&Levels::new(&vec!["a"; 127].join("."), Dialect::Dot), |_| found += 1);
+        let key = vec!["a"; 127].join(".");
+        let mut steps = 64 * 2 * 128;
+        assert!(!trie.walk(
+            &Levels::new(&key, Dialect::Dot),
+            &mut Walk::default(),
+            &mut steps,
+            |_| found += 1
+        ));
         assert_eq!(found, 1);
     }
 
@@ -406,8 +491,55 @@ mod tests {
             2,
         );
         let mut found = Vec::new();
-        trie.visit(&Levels::new(&"/".repeat(65_535), Dialect::Slash), |&v| found.push(v));
-        trie.visit(&Levels::new(&"/".repeat(199), Dialect::Slash), |&v| found.push(v));
+        for length in [65_535, 199] {
+            let key = "/".repeat(length);
+            let levels = Levels::new(&key, Dialect::Slash);
+            trie.walk(&levels, &mut Walk::default(), &mut 100_000, |v| found.push(v));
+        }
         assert_eq!(found, [1, 1, 2]);
+    }
+
+    #[test]
+    fn a_walk_survives_what_comes_and_goes_between_its_steps() {
+        // What stays is found, once; what was never there, or does not match, never is.
+        for seed in 0..60 {
+            let mut random = Random(seed);
+            let mut trie = Trie::default();
+            let mut stay = Vec::new();
+            for value in 0..150 {
+                let pattern = random.pattern();
+                trie.insert(&pattern, value);
+                stay.push((pattern, value));
+            }
+            let key = random.key();
+            let levels = Levels::new(&key, Dialect::Dot);
+            let (mut walk, mut found, mut passing) = (Walk::default(), Vec::new(), Vec::new());
+            let mut ever: Vec<(Pattern, u32)> = Vec::new();
+            while trie.walk(&levels, &mut walk, &mut 3, |v| found.push(v)) {
+                for _ in 0..4 {
+                    if passing.len() > 20 || (!passing.is_empty() && random.below(2) == 0) {
+                        let (pattern, value): (Pattern, u32) = passing.swap_remove(random.below(passing.len()));
+                        trie.remove(&pattern, value);
+                    } else {
+                        let (pattern, value) = (random.pattern(), 1_000 + ever.len() as u32);
+                        trie.insert(&pattern, value);
+                        passing.push((pattern.clone(), value));
+                        ever.push((pattern, value));
+                    }
+                }
+            }
+            let matching = |all: &[(Pattern, u32)]| -> Vec<u32> {
+                all.iter()
+                    .filter(|(p, _)| p.matches(&levels))
+                    .map(|&(_, v)| v)
+                    .collect()
+            };
+            let (old, new): (Vec<u32>, Vec<u32>) = found.into_iter().partition(|v| *v < 1_000);
+            let mut sorted = old.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, matching(&stay), "seed {seed}, key {key:?}");
+            let allowed = matching(&ever);
+            assert!(new.iter().all(|v| allowed.contains(v)), "seed {seed}, key {key:?}");
+        }
     }
 }

@@ -174,6 +174,14 @@ pub(crate) fn delete(name: &str) -> Command {
         reply: true,
     }))
 }
+pub(crate) fn delete_exchange(name: &str) -> Command {
+    Command::DeleteExchange(Box::new(DeleteExchange {
+        channel: CH,
+        name: name.into(),
+        if_unused: false,
+        reply: true,
+    }))
+}
 pub(crate) fn purge(name: &str) -> Command {
     Command::PurgeQueue(Box::new(PurgeQueue {
         channel: CH,

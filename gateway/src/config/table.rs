@@ -148,6 +148,14 @@ section! {
         topic_levels_max: usize = "200", Kind::Count { min: 1, max: 200 }, NewConnections;
         /// Queues per vhost.
         max_queues: usize = "10000", Kind::Count { min: 1, max: 10_000_000 }, Restart;
+        /// Headers of a message that a headers exchange takes, and headers that a binding to one asks for. More are refused.
+        message_headers_max: usize = "1000", Kind::Count { min: 1, max: 1_000_000 }, Restart;
+        /// Wildcards of a topic filter or a binding key.
+        filter_wildcards_max: usize = "32", Kind::Count { min: 1, max: 200 }, Restart;
+        /// Subscriptions of an MQTT session.
+        session_filters_max: usize = "10000", Kind::Count { min: 1, max: 1_000_000 }, Restart;
+        /// Messages times queues of a transaction, which counts in one go.
+        transaction_deliveries_max: usize = "32768", Kind::Count { min: 1, max: 10_000_000 }, Restart;
         /// From accept to a finished login.
         handshake_timeout: Period = "\"10s\"", Kind::secs(1, 86_400), NewConnections;
         /// AMQP and STOMP heartbeat offered; 0: none.

@@ -145,7 +145,7 @@ fn serves(gatepost: &Gatepost, subscriber: &mut Mqtt) -> Result<()> {
 fn start() -> (Gatepost, Report) {
     let (text, _) = budget();
     let memory = format!("[memory]\nbudget = \"{text}\"\n");
-    let limits = "[limits]\nmax_queues = 1000000\n[mqtt]\nreceive_maximum = 65535\n";
+    let limits = "[limits]\nmax_queues = 1000000\nsession_filters_max = 1000000\n[mqtt]\nreceive_maximum = 65535\n";
     let gatepost = Gatepost::with(1, &(memory + limits));
     let empty = gatepost.resident();
     let report = Report {
