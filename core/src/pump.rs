@@ -24,7 +24,7 @@ pub use scratch::Scratch;
 
 use crate::buffers::{Buffers, FREE_BYTES, Part};
 use crate::command::{Attach, Command, Login, Peer};
-use crate::engine::{Engine, Link, Room, Visited, Wake};
+use crate::engine::{Applied, Engine, Link, Room, Visited, Wake};
 use crate::event::{CloseReason, Event};
 use crate::fault::{Fault, FaultKind};
 use crate::properties::{Codecs, Name};
@@ -242,7 +242,7 @@ impl<V> Pump<V> {
         {
             ended = Some(self.end(now, s, stream, end));
         }
-        again |= self.detach(now, broker);
+        again |= self.detach(now, broker) == Applied::Some;
         self.account(now, broker);
         s.trim();
         Turn { again, ended }
@@ -323,7 +323,12 @@ impl<V> Pump<V> {
         if !self.ended {
             self.leave(&mut Vec::new());
         }
-        while self.detach(now, broker) {}
+        while !self.is_over() {
+            if self.detach(now, broker) == Applied::Waits {
+                // For a session that another connection has, whose thread may be the one that goes away.
+                self.left.retain(|command| matches!(command, Command::Detach));
+            }
+        }
     }
 
     fn run<B, S>(
@@ -569,15 +574,15 @@ impl<V> Pump<V> {
     {
         let Some(bound) = &self.bound else { return };
         let (link, commands, events) = (bound.link, &mut s.commands, &mut s.events);
-        let Visited { unfinished, more } =
+        let Visited { applied, more } =
             broker.enter(&bound.vhost, |engine| engine.visit(now, link, commands, room, events));
         // Without room it was asked all the same: what was reserved to this link went back, and a close gets through.
         self.more = more || room.messages == 0;
-        if unfinished {
+        if applied != Applied::All {
             // The rest of a long batch waits until others have had the lock, and this thread.
             std::mem::swap(&mut s.commands, &mut self.left);
         }
-        *again |= unfinished || (more && room.messages > 0);
+        *again |= applied == Applied::Some || (more && room.messages > 0);
     }
 
     /// What may be taken without the output growing past its mark.
@@ -746,16 +751,18 @@ impl<V> Pump<V> {
         }
     }
 
-    /// After the session: applies some of that. Returns whether there is more of it.
-    fn detach<B: Broker<Vhost = V>>(&mut self, now: Now, broker: &mut B) -> bool {
+    /// After the session: applies some of that.
+    fn detach<B: Broker<Vhost = V>>(&mut self, now: Now, broker: &mut B) -> Applied {
         let (Some(bound), true) = (&self.bound, self.ended) else {
-            return false;
+            return Applied::All;
         };
+        // What is left may wait for a call.
+        broker.acknowledge();
         let (link, left) = (bound.link, &mut self.left);
-        let more = broker.enter(&bound.vhost, |engine| engine.apply(now, link, left));
-        if !more {
+        let applied = broker.enter(&bound.vhost, |engine| engine.apply(now, link, left));
+        if applied == Applied::All {
             self.bound = None;
         }
-        more
+        applied
     }
 }

@@ -130,3 +130,142 @@ fn a_slow_log_holds_up_only_who_needs_it() {
     assert_eq!(w.drain(durable), [0x40, 2, 0, 7]);
     assert_eq!(w.drain(listener), publish("a", 0, "waits"));
 }
+
+/// An MQTT 5 CONNECT of a session that outlives its connection, with a will to the topic `will`.
+fn connect_v5(client_id: &str) -> Vec<u8> {
+    let mut body = b"\x00\x04MQTT\x05\x04\x00\x00".to_vec();
+    // Session Expiry Interval: 60 s. No properties of the will.
+    body.extend([5, 0x11, 0, 0, 0, 60]);
+    body.extend(text(client_id));
+    body.push(0);
+    body.extend(text("will"));
+    body.extend(text("gone"));
+    packet(0x10, &body)
+}
+
+/// Things happen in the order that the seed has, until nobody is called.
+fn shuffle(w: &mut World) {
+    for _ in 0..60 {
+        let pipes: Vec<Pipe> = w.pipes().filter(|pipe| w.is_ready(*pipe)).collect();
+        match w.random().below(4) {
+            0 => w.answer_logins(|_| Event::Authenticated { user: "guest".into() }),
+            1 => w.catch_up(),
+            _ if !pipes.is_empty() => {
+                let pipe = pipes[w.random().below(pipes.len() as u64) as usize];
+                w.turn_of(pipe, usize::MAX);
+            }
+            _ => {}
+        }
+    }
+    w.settle();
+}
+
+#[test]
+fn what_a_client_said_before_it_came_back_counts_first() {
+    // Its goodbye was overtaken by its own next CONNECT, and its will was published.
+    let mqtt = Mqtt::default();
+    for seed in 0..200 {
+        let mut w = world(seed, &mqtt);
+        let listener = subscriber(&mut w, &mqtt, "#");
+        let old = w.open(&mqtt);
+        w.feed(old, &connect_v5("device"));
+        w.settle();
+        let connack = w.drain(old);
+        assert_eq!(
+            (connack[0], &connack[2..4]),
+            (0x20, &[0, 0][..]),
+            "no session is present"
+        );
+        let says_goodbye = w.random().chance(50, 100);
+        w.feed(old, &publish_v5("said", "m"));
+        if says_goodbye {
+            w.feed(old, &[0xE0, 0]);
+        }
+        let closes = w.random().chance(70, 100);
+        if closes {
+            w.close(old);
+        }
+        if w.random().chance(20, 100) {
+            w.turn_of(old, usize::MAX);
+        }
+        let new = w.open(&mqtt);
+        w.feed(new, &connect_v5("device"));
+        shuffle(&mut w);
+        let context = format!("seed {seed}, goodbye {says_goodbye}, closes {closes}");
+        let will = if says_goodbye {
+            Vec::new()
+        } else {
+            publish("will", 0, "gone")
+        };
+        assert_eq!(w.drain(listener), [publish("said", 0, "m"), will].concat(), "{context}");
+        let connack = w.drain(new);
+        assert_eq!((connack[0], &connack[2..4]), (0x20, &[1, 0][..]), "{context}");
+        assert!(w.ended(old).is_some() && w.ended(new).is_none(), "{context}");
+        if !says_goodbye && !closes {
+            let last = w.drain(old);
+            assert_eq!((last[0], last[2]), (0xE0, 0x8E), "{context}");
+        }
+    }
+}
+
+fn publish_v5(topic: &str, payload: &str) -> Vec<u8> {
+    packet(0x30, &[&text(topic)[..], &[0], payload.as_bytes()].concat())
+}
+
+#[test]
+fn a_goodbye_may_change_the_expiry_though_its_client_is_back_before_it_is_read() {
+    let mqtt = Mqtt::default();
+    let mut w = world(1, &mqtt);
+    let old = w.open(&mqtt);
+    w.feed(old, &connect_v5("device"));
+    w.settle();
+    w.feed(old, &[0xE0, 7, 0, 5, 0x11, 0, 0, 0, 0]);
+    w.close(old);
+    let new = w.open(&mqtt);
+    w.feed(new, &connect_v5("device"));
+    // The new connection comes as far as it can before the old one has a turn.
+    w.turn_of(new, usize::MAX);
+    w.answer_logins(|_| Event::Authenticated { user: "guest".into() });
+    while w.is_ready(new) {
+        w.turn_of(new, usize::MAX);
+    }
+    assert!(w.drain(new).is_empty(), "the old connection has the session");
+    w.settle();
+    let connack = w.drain(new);
+    assert_eq!(
+        (connack[0], &connack[2..4]),
+        (0x20, &[0, 0][..]),
+        "the session had ended"
+    );
+}
+
+#[test]
+fn connections_that_wait_for_each_other_may_all_break() {
+    let mqtt = Mqtt::default();
+    for seed in 0..50 {
+        let mut w = world(seed, &mqtt);
+        let listener = subscriber(&mut w, &mqtt, "#");
+        let devices: Vec<Pipe> = (0..4).map(|_| w.open(&mqtt)).collect();
+        for device in &devices {
+            w.feed(*device, &connect_v5("device"));
+        }
+        for _ in 0..w.random().below(30) {
+            let pipes: Vec<Pipe> = devices.iter().copied().filter(|pipe| w.is_ready(*pipe)).collect();
+            w.answer_logins(|_| Event::Authenticated { user: "guest".into() });
+            if !pipes.is_empty() {
+                let pipe = pipes[w.random().below(pipes.len() as u64) as usize];
+                w.turn_of(pipe, usize::MAX);
+            }
+        }
+        let came = |pipe: &&Pipe| w.is_attached(**pipe) || w.ended(**pipe).is_some();
+        let opened = devices.iter().filter(came).count();
+        for device in devices.iter().rev() {
+            w.break_pipe(*device);
+        }
+        w.settle();
+        let wills = w.drain(listener).len() / publish("will", 0, "gone").len();
+        assert_eq!(wills, opened, "seed {seed}: each that was to have the session had it");
+        w.break_pipe(listener);
+        w.assert_idle();
+    }
+}

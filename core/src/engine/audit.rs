@@ -344,6 +344,7 @@ impl Engine {
             "answers waiting for the log"
         );
         assert!(self.opening.is_empty(), "sessions opening");
+        assert!(self.successors.is_empty(), "links that wait for a session");
         assert!(self.memory.waiting_gets.is_empty(), "gets waiting");
         assert!(
             self.queues.iter().all(|(_, q)| q.exclusive.is_none()),

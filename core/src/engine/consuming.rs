@@ -798,6 +798,7 @@ impl Engine {
         }
         self.delete_without(link);
         self.leave_session(link, budget)?;
+        self.forget_successor(link);
         while let Some(channel) = self.link(link).and_then(LinkState::some_channel) {
             budget.check()?;
             self.close_channel(link, channel, budget)?;

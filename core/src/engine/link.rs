@@ -106,8 +106,12 @@ pub(crate) struct LinkState {
     pub(crate) closed: Option<CloseReason>,
     /// Some channel failed and is not closed yet.
     pub(crate) failures: bool,
-    /// Its session went to another link: what it still says is not heard.
+    /// Its session goes to another link once it has detached: it is told so, and nothing more.
     pub(crate) taken_over: bool,
+    /// Its first command waits for another link, which has the session it asks for.
+    pub(crate) waits: bool,
+    /// The client whose session it waits for, from the first attempt until it has it.
+    pub(crate) succeeds: Option<Name>,
     /// The outbox is held up by bodies to be sent again that are on their way from disk.
     pub(crate) resend_loading: bool,
     /// Retained messages that new subscriptions asked for.
@@ -230,6 +234,8 @@ impl LinkState {
             closed: None,
             failures: false,
             taken_over: false,
+            waits: false,
+            succeeds: None,
             resend_loading: false,
             replays: None,
             answered: None,
@@ -253,15 +259,21 @@ impl LinkState {
             wakes.push(self.wake.clone());
         }
     }
+    /// Wakes the link's task although it may have no room: it is to do something else than to take messages.
+    pub(crate) fn call(&mut self, wakes: &mut Vec<Arc<dyn Wake>>) {
+        self.woken = false;
+        self.wake(wakes);
+    }
     /// The link is at the engine and will take before the lock is released: until [`LinkState::taken`] it needs no wake,
     /// because that take looks at everything there is.
     pub(crate) fn visits(&mut self) {
         self.woken = true;
     }
-    /// The link takes now; `stalled` if it has no room, in which case it comes back by itself.
+    /// The link takes now; `stalled` if it has no room, in which case it comes back by itself. One that loses its session
+    /// never has room again.
     pub(crate) fn taking(&mut self, stalled: bool) {
         self.woken = true;
-        self.stalled = stalled;
+        self.stalled = stalled || self.taken_over;
     }
     /// The take is over: from now on the link is woken again, unless it comes back by itself. Returns whether it has
     /// something to take already. A wake was not sent for that, so it must not be forgotten.

@@ -33,6 +33,7 @@ mod routing;
 mod sessions;
 mod staging;
 mod subscriptions;
+mod takeover;
 mod timers;
 mod transactions;
 
@@ -103,11 +104,23 @@ impl Drop for Wakes {
     }
 }
 
+/// What became of commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// All are applied.
+    All,
+    /// The hold's work limit was reached and some are left: unlock, then go on.
+    Some,
+    /// The first that is left waits for another link. The link is woken when it can go on; until then there is no use in
+    /// trying.
+    Waits,
+}
+
 /// How a [`Engine::visit`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Visited {
-    /// The hold's work limit was reached and commands are left: unlock, then visit again.
-    pub unfinished: bool,
+    /// What became of the commands.
+    pub applied: Applied,
     /// The link has more to take.
     pub more: bool,
 }
@@ -232,6 +245,8 @@ pub struct Engine {
     session_ids: HashMap<Name, u32>,
     /// Sessions whose opening waits for the log: ticket, session, link.
     opening: Vec<(u64, u32, Link)>,
+    /// Links that wait for a session that another link still has.
+    successors: takeover::Successors,
     staging: Staging,
     confirms: Confirms,
     /// Who waits for which batch: for its confirms, or for an answer that is held.
@@ -300,6 +315,7 @@ impl Engine {
             sessions: Slab::new(),
             session_ids: HashMap::new(),
             opening: Vec::new(),
+            successors: takeover::Successors::default(),
             confirms: Confirms::default(),
             waiting: VecDeque::new(),
             waiting_written: VecDeque::new(),
@@ -362,9 +378,8 @@ impl Engine {
         id
     }
 
-    /// Applies commands in order, draining them. Returns `true` if the hold's work limit was reached and commands are
-    /// left: unlock, then call again. Commands of a stale link are dropped.
-    pub fn apply(&mut self, now: Now, link: Link, commands: &mut Vec<Command>) -> bool {
+    /// Applies commands in order, draining them. Commands of a stale link are dropped.
+    pub fn apply(&mut self, now: Now, link: Link, commands: &mut Vec<Command>) -> Applied {
         self.begin(now);
         let mut budget = Budget::of_hold(&self.settings);
         let mut done = 0;
@@ -384,10 +399,14 @@ impl Engine {
         self.relieve_memory();
         if done == commands.len() {
             commands.clear();
-            false
+            Applied::All
         } else {
             commands.drain(..done);
-            true
+            if self.link(link).is_some_and(|l| l.waits) {
+                Applied::Waits
+            } else {
+                Applied::Some
+            }
         }
     }
 
@@ -407,12 +426,6 @@ impl Engine {
             l.publishes = true;
             l.met = pressure;
             return Err(command);
-        }
-        // MQTT 5 3.1.4 [MQTT-3.1.4-3]: after a takeover the old connection is closed; what it still sent, its client
-        // sends again on the new one.
-        if l.taken_over && !matches!(command, Command::Detach) {
-            l.forget_unfinished();
-            return Ok(());
         }
         if l.failures
             && !matches!(command, Command::CloseChannel { .. })
@@ -530,7 +543,7 @@ impl Engine {
                 self.dispatch_touched();
                 self.get(link, *c);
             }
-            Command::OpenSession(c) => match self.end_predecessor(&c, budget) {
+            Command::OpenSession(c) => match self.end_predecessor(link, &c, budget) {
                 Ok(gate) => self.open_session(link, *c, gate),
                 Err(Unfinished) => return Err(Command::OpenSession(c)),
             },
@@ -580,9 +593,13 @@ impl Engine {
         if let Some(l) = self.link_mut(link) {
             l.visits();
         }
-        let unfinished = !commands.is_empty() && self.apply(now, link, commands);
+        let applied = if commands.is_empty() {
+            Applied::All
+        } else {
+            self.apply(now, link, commands)
+        };
         let more = self.take(now, link, room, events);
-        Visited { unfinished, more }
+        Visited { applied, more }
     }
 
     /// Moves what the link may send now into `events`, deliveries within `room` (one message always fits if
@@ -603,6 +620,9 @@ impl Engine {
         let Some(l) = self.link_mut(link) else { return false };
         if let Some(reason) = l.closed.take() {
             events.push(Event::Closed(reason));
+            return false;
+        }
+        if l.taken_over {
             return false;
         }
         if l.publishes && l.told != told {

@@ -1,4 +1,5 @@
-//! MQTT sessions at the engine: open, take over, subscribe, deliver with packet ids, leave, end.
+//! MQTT sessions at the engine: open, subscribe, deliver with packet ids, leave, end. Two connections that want one
+//! session: `takeover.rs`.
 //!
 //! ```text
 //!             OpenSession                     SessionOpened is taken
@@ -16,7 +17,7 @@ use super::{Engine, Link, link_at};
 use crate::catalog;
 use crate::command::{OpenSession, Will};
 use crate::durable_session::{DurableSession, InFlight, Outgoing};
-use crate::event::{CloseReason, Event, Op};
+use crate::event::{Event, Op};
 use crate::ledger::{Charge, ObjectKind};
 use crate::properties::Name;
 use crate::properties::Table;
@@ -31,25 +32,9 @@ use std::time::Duration;
 pub(crate) const CHANNEL: u16 = 0;
 
 impl Engine {
-    /// Makes way for a session: its client's old connection loses it, and it ends if it is not to be gone on with. Returns
-    /// what to wait for.
-    pub(crate) fn end_predecessor(&mut self, c: &OpenSession, budget: &mut Budget) -> Result<Option<u64>, Unfinished> {
-        let Some(&session) = self.session_ids.get(&c.client_id) else {
-            return Ok(None);
-        };
-        if let Some(old) = self.sessions[session as usize].link {
-            self.take_over(session, old, c.clean_start, budget)?;
-        }
-        // The session may have ended with its old connection.
-        match self.session_ids.get(&c.client_id) {
-            Some(&session) if c.clean_start || self.is_over(session) => self.end_session(session, budget),
-            _ => Ok(None),
-        }
-    }
-
     /// Whether a session has ended, perhaps a moment before its timer says so.
     // MQTT 5 4.1 [MQTT-4.1.0-2]
-    fn is_over(&self, session: u32) -> bool {
+    pub(crate) fn is_over(&self, session: u32) -> bool {
         let s = &self.sessions[session as usize];
         s.ending || (s.link.is_none() && s.expires_at.is_some_and(|at| at <= self.now.wall))
     }
@@ -141,6 +126,9 @@ impl Engine {
     /// was sent; then new messages follow.
     // MQTT 5 4.4 [MQTT-4.4.0-1], 4.6 [MQTT-4.6.0-1]
     pub(crate) fn session_open(&mut self, session: u32, link: Link) {
+        if self.link(link).is_none_or(|l| l.taken_over) {
+            return;
+        }
         let Some(s) = self.sessions.get_mut(session as usize).filter(|s| s.link == Some(link)) else {
             return;
         };
@@ -292,54 +280,31 @@ impl Engine {
         }
     }
 
-    /// Another connection opens the session of `old`.
-    fn take_over(&mut self, session: u32, old: Link, clean_start: bool, budget: &mut Budget) -> Result<(), Unfinished> {
-        let Some(l) = link_at(&mut self.links, old) else {
-            return Ok(());
-        };
-        if !l.taken_over {
-            l.closed = Some(CloseReason::TakenOver);
-            l.taken_over = true;
-            l.wake(&mut self.wakes);
-            // MQTT 5 3.1.3.2.2 [MQTT-3.1.3-9]: the client is back before the delay is over. But a session that ends with
-            // its connection (clean start, or an expiry of 0) ends here, and its end publishes the will.
-            let ends = clean_start || self.sessions.get(session as usize).is_some_and(|s| s.expiry == Some(0));
-            if !ends && l.will.as_ref().is_some_and(|w| !w.delay.is_zero()) {
-                l.will = None;
-            }
-            // Nothing is to be reserved to it while it goes.
-            l.stalled = true;
-            self.give_back_reservations(old);
-        }
-        self.leave_session(old, budget)
-    }
-
-    /// The link lets go of its session: the connection ended, or another took over. It has it until that is done.
+    /// The link lets go of its session: the connection ended. It has it until that is done.
     pub(crate) fn leave_session(&mut self, link: Link, budget: &mut Budget) -> Result<(), Unfinished> {
         let Some(l) = link_at(&mut self.links, link) else {
             return Ok(());
         };
         l.replays = None;
         let Some(session) = l.session else { return Ok(()) };
-        let Some(s) = self.sessions.get_mut(session as usize).filter(|s| s.link == Some(link)) else {
+        if self.sessions.get(session as usize).is_none_or(|s| s.link != Some(link)) {
             l.session = None;
             return Ok(());
-        };
-        s.open = false;
-        s.resends = Default::default();
-        while let Some(key) = self.sessions[session as usize].consumers.pop() {
-            let units = self.remove_consumer(key);
-            budget.spend(units);
-            budget.check()?;
         }
+        self.stop_session(session, budget)?;
+        let client_id = self.sessions[session as usize].client_id.clone();
         if self.sessions[session as usize].ending {
             self.end_session(session, budget)?;
+            self.call_successor(&client_id);
             return Ok(());
         }
+        let goes_on = self.goes_on_elsewhere(link, session);
         let Some(l) = link_at(&mut self.links, link) else {
             return Ok(());
         };
-        let will = l.will.take();
+        // MQTT 5 3.1.3.2.2 [MQTT-3.1.3-9]: the client is back before the delay is over. But a session that ends with its
+        // connection (clean start, or an expiry of 0) ends here, and its end publishes the will.
+        let will = l.will.take().filter(|will| !goes_on || will.delay.is_zero());
         let s = &mut self.sessions[session as usize];
         let (expiry, kept) = (s.expiry, s.kept);
         let ends_now = expiry == Some(0);
@@ -358,6 +323,7 @@ impl Engine {
         }
         if ends_now {
             self.end_session(session, budget)?;
+            self.call_successor(&client_id);
             return Ok(());
         }
         if let Some(l) = link_at(&mut self.links, link) {
@@ -372,6 +338,20 @@ impl Engine {
         if kept {
             // Nobody waits for it: a loss only prolongs the session.
             self.stage_session(session);
+        }
+        self.call_successor(&client_id);
+        Ok(())
+    }
+
+    /// Nothing is sent to the session's connection any more.
+    pub(crate) fn stop_session(&mut self, session: u32, budget: &mut Budget) -> Result<(), Unfinished> {
+        let s = &mut self.sessions[session as usize];
+        s.open = false;
+        s.resends = Default::default();
+        while let Some(key) = self.sessions[session as usize].consumers.pop() {
+            let units = self.remove_consumer(key);
+            budget.spend(units);
+            budget.check()?;
         }
         Ok(())
     }
@@ -449,7 +429,7 @@ impl Engine {
 
     /// Goes on with the end of a session: its subscriptions, its backlog, its record. Until it is done the session is there,
     /// in the hands of who ends it. Returns what to wait for.
-    fn end_session(&mut self, session: u32, budget: &mut Budget) -> Result<Option<u64>, Unfinished> {
+    pub(crate) fn end_session(&mut self, session: u32, budget: &mut Budget) -> Result<Option<u64>, Unfinished> {
         self.cancel_session_timers(session);
         let Some(s) = self.sessions.get_mut(session as usize) else {
             return Ok(None);

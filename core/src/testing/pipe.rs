@@ -242,16 +242,20 @@ impl World {
     pub fn buffered_bytes(&self, pipe: Pipe) -> usize {
         self.pipe(pipe).map_or(0, |c| c.pump.buffered_bytes())
     }
-    /// The connection breaks: what was on its way is lost, and the engine is told at once.
+    /// The connection breaks: what was on its way is lost, and the engine is told at once; or, if what the connection has
+    /// asked for waits for another one, after that.
     pub fn break_pipe(&mut self, pipe: Pipe) {
         let error = io::Error::from(io::ErrorKind::ConnectionReset);
         if let Some(c) = self.pipe_mut(pipe).filter(|c| c.ended.is_none()) {
             c.ended = Some(c.pump.break_off(&error));
         }
-        while self.pipe(pipe).is_some_and(|c| !c.pump.is_over()) {
+        self.turn_of(pipe, 0);
+        while self.pipe(pipe).is_some_and(|c| !c.pump.is_over() && c.is_called()) {
             self.turn_of(pipe, 0);
         }
-        if let Some(slot) = self.piped.pipes.get_mut(pipe.0) {
+        if let Some(slot) = self.piped.pipes.get_mut(pipe.0)
+            && slot.as_ref().is_some_and(|c| c.pump.is_over())
+        {
             *slot = None;
         }
     }
@@ -295,8 +299,10 @@ impl World {
         self.piped.pipes.iter_mut().for_each(|c| *c = None);
     }
     pub(super) fn break_pipes(&mut self) {
-        for pipe in self.pipes() {
-            self.break_pipe(pipe);
+        while self.pipes().next().is_some() {
+            for pipe in self.pipes() {
+                self.break_pipe(pipe);
+            }
         }
     }
     /// Nobody whom the engine has something for may be forgotten.

@@ -12,7 +12,7 @@
 use super::disk::{Crash, Rng, SimDisk};
 use super::pipe::Piped;
 use crate::command::{Attach, Command, Peer};
-use crate::engine::{Counters, Engine, Link, Wake, Wakes};
+use crate::engine::{Applied, Counters, Engine, Link, Wake, Wakes};
 pub use crate::engine::{Room, Settings};
 use crate::event::{Event, Pressure};
 use crate::properties::{Codecs, Name};
@@ -86,6 +86,8 @@ struct Connection {
     /// Its last take had no room: it comes back by itself.
     stalled: bool,
     queued: VecDeque<Command>,
+    /// Commands that wait for another client. They are tried again when the client is woken.
+    waiting: Vec<Command>,
 }
 
 #[derive(Default)]
@@ -175,6 +177,7 @@ impl World {
             more: false,
             stalled: false,
             queued: VecDeque::new(),
+            waiting: Vec::new(),
         });
         Client(self.clients.len() - 1)
     }
@@ -182,20 +185,41 @@ impl World {
     pub fn send(&mut self, client: Client, mut commands: Vec<Command>) {
         while self.hold(client, &mut commands) {}
     }
-    /// Applies commands for one hold of the engine's lock, as a driver does. Returns whether some are left.
+    /// Applies commands for one hold of the engine's lock, as a driver does. Returns whether some are left. What waits for
+    /// another client is kept here, and is tried again when this one takes after a call, or sends.
     pub fn hold(&mut self, client: Client, commands: &mut Vec<Command>) -> bool {
-        let Some(link) = self.clients[client.0].link else {
+        let c = &mut self.clients[client.0];
+        let Some(link) = c.link else {
             return false;
         };
+        if !c.waiting.is_empty() {
+            c.waiting.append(commands);
+            std::mem::swap(&mut c.waiting, commands);
+        }
         let gone = commands.iter().any(|c| matches!(c, Command::Detach));
         let now = self.now;
-        self.clients[client.0].more = true;
-        let left = self.turn(|engine| engine.apply(now, link, commands));
-        if gone && !left {
-            self.clients[client.0].link = None;
-            self.clients[client.0].queued.clear();
+        c.more = true;
+        let applied = self.turn(|engine| engine.apply(now, link, commands));
+        let c = &mut self.clients[client.0];
+        if applied == Applied::Waits {
+            c.waiting.append(commands);
         }
-        left
+        if gone && applied == Applied::All {
+            c.link = None;
+            c.queued.clear();
+        }
+        applied == Applied::Some
+    }
+    /// Whether the client waits for another one.
+    pub fn waits(&self, client: Client) -> bool {
+        !self.clients[client.0].waiting.is_empty()
+    }
+    /// Tries again what waited for another client, if this one was called.
+    fn try_again(&mut self, client: Client) {
+        let c = &self.clients[client.0];
+        if !c.waiting.is_empty() && c.woken.0.swap(false, Ordering::Relaxed) {
+            self.send(client, Vec::new());
+        }
     }
     /// Queues commands for [`World::step`] to apply, in order.
     pub fn queue(&mut self, client: Client, commands: impl IntoIterator<Item = Command>) {
@@ -203,6 +227,7 @@ impl World {
     }
     /// What the client can take with that room, in one take. Whether there is more: [`World::is_due`].
     pub fn take(&mut self, client: Client, room: Room) -> Vec<Event> {
+        self.try_again(client);
         let Some(link) = self.clients[client.0].link else {
             return Vec::new();
         };
@@ -379,8 +404,10 @@ impl World {
     }
     /// A clean stop and start.
     pub fn stop_and_start(&mut self) {
-        for client in 0..self.clients.len() {
-            self.drop_client(Client(client));
+        while self.clients.iter().any(|c| c.link.is_some()) {
+            for client in 0..self.clients.len() {
+                self.drop_client(Client(client));
+            }
         }
         self.break_pipes();
         self.turn(|engine| engine.flush());
@@ -395,6 +422,7 @@ impl World {
         for c in &mut self.clients {
             c.link = None;
             c.queued.clear();
+            c.waiting.clear();
         }
         self.submitted.clear();
         self.asked.clear();

@@ -3,7 +3,7 @@
 use crate::support::*;
 use gatepost_core::command::{Command, RetainHandling, Will};
 use gatepost_core::testing::disk::Crash;
-use gatepost_core::testing::world::{Client, World};
+use gatepost_core::testing::world::{Client, NO_ROOM, World};
 use std::time::Duration;
 
 fn open(w: &mut World, id: &str) -> Client {
@@ -67,15 +67,112 @@ fn another_connection_takes_the_session_over() {
     let b = w.connect("mqtt");
     w.send(b, vec![kept("c")]);
     assert_eq!(now(&mut w, a), ["closed TakenOver"]);
-    w.catch_up();
-    assert_eq!(now(&mut w, b), ["open present"]);
-    run(&mut w, a, [mqtt("t", "late", 1, 0)]);
-    assert!(now(&mut w, b).is_empty(), "the old connection is not heard any more");
+    assert!(hear(&mut w, b).is_empty(), "the old connection has it still");
     w.drop_client(a);
+    assert!(now(&mut w, b).is_empty(), "the log does not know yet");
+    assert_eq!(hear(&mut w, b), ["open present"]);
     assert_eq!(
         run(&mut w, b, [mqtt("t", "m", 1, 0)]),
         ["confirmed 1", "publish q1 #1 t m"]
     );
+}
+
+#[test]
+fn what_the_old_connection_has_sent_counts_before_the_new_one_gets_the_session() {
+    // It was ignored: the will of a client that had said goodbye was published when the client was back fast enough.
+    let mut w = World::new(1);
+    let p = open(&mut w, "p");
+    let watch = subscriber(&mut w, "watch", "#", 0);
+    let a = w.connect("mqtt");
+    let c = session("c", |s| {
+        s.will = Some(will("gone", 0));
+        s.expiry = Some(600);
+    });
+    run(&mut w, a, [c, subscribe(vec![filter("t", 2)])]);
+    run(
+        &mut w,
+        p,
+        (1..=3).map(|n| mqtt("t", &n.to_string(), 1, 0)).collect::<Vec<_>>(),
+    );
+    assert_eq!(hear(&mut w, a).len(), 3);
+    hear(&mut w, watch);
+    let b = w.connect("mqtt");
+    w.send(b, vec![kept("c"), subscribe(vec![filter("u", 0)])]);
+    assert_eq!(now(&mut w, a), ["closed TakenOver"]);
+    // Nothing is given to it any more, also not by what it asks for.
+    run(&mut w, p, [mqtt("t", "4", 1, 0)]);
+    w.send(
+        a,
+        vec![puback(2), subscribe(vec![filter("v", 1)]), mqtt("said", "m", 0, 0)],
+    );
+    assert!(hear(&mut w, a).is_empty());
+    assert!(hear(&mut w, b).is_empty());
+    w.send(a, vec![Command::DropWill, Command::Detach]);
+    assert_eq!(
+        hear(&mut w, b),
+        [
+            "open present",
+            "suback 1 [Ok(0)]",
+            "publish q1 #1 t 1 dup",
+            "publish q1 #3 t 3 dup",
+            "publish q1 #4 t 4"
+        ]
+    );
+    assert_eq!(run(&mut w, b, [unsubscribe("v", None)]), ["unsuback 2 [true]"]);
+    let watched = hear(&mut w, watch);
+    assert_eq!(watched, ["publish q0 #0 t 4", "publish q0 #0 said m"], "no will");
+}
+
+#[test]
+fn a_connection_that_loses_its_session_is_told_though_it_has_no_room() {
+    // A peer that takes nothing is the very reason to connect anew. Without room a link is not woken for messages.
+    let mut w = World::new(1);
+    let a = subscriber(&mut w, "c", "t", 1);
+    w.take(a, NO_ROOM);
+    assert!(!w.is_due(a));
+    let b = w.connect("mqtt");
+    w.send(b, vec![kept("c")]);
+    assert!(w.is_due(a));
+    let told: Vec<_> = w.take(a, NO_ROOM).iter().map(line).collect();
+    assert_eq!(told, ["closed TakenOver"]);
+    w.drop_client(a);
+    assert_eq!(hear(&mut w, b), ["open present"]);
+}
+
+#[test]
+fn many_connections_of_one_client_get_its_session_in_the_order_they_came() {
+    let mut w = World::new(1);
+    let watch = subscriber(&mut w, "watch", "#", 0);
+    let first = open(&mut w, "c");
+    let later: Vec<_> = (1..=4)
+        .map(|n| {
+            let c = w.connect("mqtt");
+            let who = session("c", |s| s.clean_start = n == 3);
+            w.send(c, vec![who, mqtt("said", &n.to_string(), 0, 0)]);
+            c
+        })
+        .collect();
+    // The client closes one that waits. What it asked for is still done when its turn comes.
+    w.drop_client(later[1]);
+    assert_eq!(now(&mut w, first), ["closed TakenOver"]);
+    w.drop_client(first);
+    for (n, c) in (1..).zip(&later[..3]) {
+        let heard = hear(&mut w, *c);
+        assert!(later[n..].iter().all(|c| w.waits(*c)));
+        if n != 2 {
+            assert_eq!(heard[0], if n == 3 { "open new" } else { "open present" });
+            // The next one tries.
+            assert!(hear(&mut w, later[n]).is_empty());
+            assert_eq!(now(&mut w, *c), ["closed TakenOver"]);
+            w.drop_client(*c);
+        }
+    }
+    assert_eq!(hear(&mut w, later[3]), ["open present"]);
+    let said = ["1", "2", "3", "4"].map(|n| format!("publish q0 #0 said {n}"));
+    assert_eq!(hear(&mut w, watch), said);
+    w.drop_client(later[3]);
+    w.drop_client(watch);
+    w.assert_idle();
 }
 
 #[test]
@@ -220,10 +317,11 @@ fn a_duplicate_on_a_new_connection_waits_for_what_the_first_one_waits_for() {
     let mut w = World::new(1);
     let c = subscriber(&mut w, "c", "t", 2);
     w.drop_client(c);
-    let p = open(&mut w, "p");
+    let mut p = open(&mut w, "p");
     w.send(p, vec![mqtt("t", "m", 2, 9)]);
-    let p = w.connect("mqtt");
+    let old = std::mem::replace(&mut p, w.connect("mqtt"));
     w.send(p, vec![kept("p"), mqtt("t", "m", 2, 9)]);
+    w.drop_client(old);
     assert!(now(&mut w, p).is_empty());
     assert_eq!(hear(&mut w, p), ["open present", "confirmed 1"]);
     assert_eq!(w.counters().messages_ready, 1);
@@ -345,12 +443,19 @@ fn a_takeover_publishes_the_will_without_delay_and_cancels_the_delayed_one() {
         let a = w.connect("mqtt");
         run(&mut w, a, [session("c", |s| s.will = Some(will("gone", delay)))]);
         let b = w.connect("mqtt");
-        run(&mut w, b, [session("c", |s| s.clean_start = clean)]);
+        w.send(b, vec![session("c", |s| s.clean_start = clean)]);
+        assert!(
+            now(&mut w, watch).is_empty(),
+            "the old connection may still say goodbye"
+        );
+        w.drop_client(a);
+        hear(&mut w, b);
         assert_eq!(
             now(&mut w, watch).len(),
             usize::from(heard),
             "delay {delay}, clean start {clean}"
         );
+        w.drop_client(b);
     }
 }
 
@@ -367,7 +472,9 @@ fn a_takeover_of_a_session_without_expiry_publishes_its_delayed_will() {
         });
         run(&mut w, a, [c]);
         let b = w.connect("mqtt");
-        let present = run(&mut w, b, [session("c", |s| s.expiry = Some(60))]);
+        w.send(b, vec![session("c", |s| s.expiry = Some(60))]);
+        w.drop_client(a);
+        let present = hear(&mut w, b);
         assert_eq!(present, [if heard { "open new" } else { "open present" }]);
         assert_eq!(now(&mut w, watch).len(), usize::from(heard), "expiry {expiry}");
         w.drop_client(b);

@@ -97,6 +97,9 @@ impl Book {
         let will = self.world.random().chance(80, 100).then_some(self.wills);
         let delay = self.pick(&[0, 1, 3, 10]);
         self.wills += 1;
+        let old = self.sessions.get(&id).and_then(|s| s.client);
+        // It may have said goodbye before, or changed the session's expiry: of that we have not heard yet.
+        let said = old.map_or_else(Vec::new, |_| self.last_words(id));
         // MQTT 5 3.1.3.2.2: the old connection's will is published unless the client is back in time, and the session
         // goes on.
         if let Some(s) = self.sessions.get(&id) {
@@ -115,10 +118,9 @@ impl Book {
             }
         }
         let c = self.world.connect("mqtt");
-        let heard = run(
-            &mut self.world,
+        self.world.send(
             c,
-            [session(&format!("c{id}"), |s| {
+            vec![session(&format!("c{id}"), |s| {
                 s.clean_start = clean;
                 s.expiry = Some(expiry as u32);
                 s.will = will.map(|n| Will {
@@ -131,6 +133,16 @@ impl Book {
                 });
             })],
         );
+        if let Some(old) = old {
+            assert_eq!(hear(&mut self.world, old), ["closed TakenOver"]);
+            assert!(
+                hear(&mut self.world, c).is_empty(),
+                "the old connection has the session"
+            );
+            self.world.send(old, said);
+            self.world.drop_client(old);
+        }
+        let heard = hear(&mut self.world, c);
         let present = self.sessions.contains_key(&id);
         assert_eq!(
             heard,
@@ -147,9 +159,18 @@ impl Book {
 
     /// DISCONNECT, with or without the will, perhaps with another expiry.
     fn goodbye(&mut self, id: u64) {
-        let (Some(client), expiry) = self.sessions.get(&id).map_or((None, 0), |s| (s.client, s.expiry)) else {
+        let Some(client) = self.sessions.get(&id).and_then(|s| s.client) else {
             return;
         };
+        let commands = self.last_words(id);
+        self.world.send(client, commands);
+        self.world.drop_client(client);
+        self.lose(id, false);
+    }
+
+    /// What a DISCONNECT says, or nothing of it.
+    fn last_words(&mut self, id: u64) -> Vec<Command> {
+        let expiry = self.sessions.get(&id).map_or(0, |s| s.expiry);
         let mut commands = Vec::new();
         let changed = self.pick(&[0, 3, expiry, expiry]);
         if expiry > 0 && changed != expiry {
@@ -160,9 +181,7 @@ impl Book {
             commands.push(Command::DropWill);
             self.sessions.get_mut(&id).expect("it is there").will = None;
         }
-        self.world.send(client, commands);
-        self.world.drop_client(client);
-        self.lose(id, false);
+        commands
     }
 
     fn cut(&mut self, id: u64) {

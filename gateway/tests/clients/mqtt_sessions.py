@@ -141,6 +141,20 @@ def a_takeover_publishes_the_will(version):
     is_will(version, lambda device: Client(version, client_id=device.client_id), True)
 
 
+@both
+def a_goodbye_counts_though_its_client_is_back_at_once(version):
+    topic = unique("will")
+    watcher = Client(version)
+    watcher.subscribe(topic, 1)
+    device = Client(version, will={"topic": topic, "payload": b"will", "qos": 1})
+    for _ in range(200):
+        device.disconnect()
+        device.connect()
+    # Whatever was published wrongly precedes it.
+    watcher.publish(topic, "fence", qos=1)
+    equal(watcher.settled(1).inbox[0].payload, b"fence")
+
+
 @case
 def a_goodbye_with_will_publishes_it():
     from paho.mqtt.packettypes import PacketTypes

@@ -1,0 +1,143 @@
+//! One client, two connections: the later one gets the session, once the earlier one has let go of it.
+//!
+//! ```text
+//!   new link  OpenSession ──► waits ───────────────────────────────► woken: OpenSession again, and the session opens
+//!   old link       └─ Closed(TakenOver) ──► what it had received ──► Detach: the will, the expiry
+//! ```
+//!
+//! A client may say goodbye, close and be back before we have read the goodbye. What it sent on the old connection it sent
+//! first, so it counts first: until its `Detach`, the old link goes on applying what it has received, though it is given
+//! nothing any more. Only then the will is published, if there still is one, and the new link opens the session.
+//!
+//! The wait is short. The old link is woken, and does not wait for its peer: its pump reads what has arrived, a bounded
+//! number of times, and detaches.
+
+use super::budget::{Budget, Unfinished};
+use super::{Engine, Link, link_at};
+use crate::command::OpenSession;
+use crate::event::CloseReason;
+use crate::properties::Name;
+use std::collections::{HashMap, VecDeque};
+
+/// Links that wait for a session, by client, in the order they came.
+#[derive(Default)]
+pub(crate) struct Successors(HashMap<Name, VecDeque<Successor>>);
+
+#[derive(Clone, Copy)]
+struct Successor {
+    link: Link,
+    clean_start: bool,
+}
+
+impl Successors {
+    fn first(&self, client_id: &str) -> Option<Successor> {
+        self.0.get(client_id)?.front().copied()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Engine {
+    /// Makes way for a session: its client's old connection loses it, and it ends if it is not to be gone on with. Returns
+    /// what to wait for in the log. Unfinished with [`super::link::LinkState::waits`] set: the link is woken when its turn
+    /// comes.
+    pub(crate) fn end_predecessor(
+        &mut self,
+        link: Link,
+        c: &OpenSession,
+        budget: &mut Budget,
+    ) -> Result<Option<u64>, Unfinished> {
+        if self.successors.first(&c.client_id).is_some_and(|s| s.link != link) {
+            // Another connection came before and gets the session first, if only to lose it.
+            self.wait_for_session(link, c);
+            return Err(Unfinished);
+        }
+        let session = self.session_ids.get(&c.client_id).copied();
+        if let Some(session) = session
+            && let Some(old) = self.sessions[session as usize].link
+            && self.link(old).is_some()
+        {
+            self.take_over(session, old, budget);
+            self.wait_for_session(link, c);
+            return Err(Unfinished);
+        }
+        if let Some(l) = link_at(&mut self.links, link) {
+            l.waits = false;
+        }
+        let gate = match session {
+            Some(session) if c.clean_start || self.is_over(session) => self.end_session(session, budget)?,
+            _ => None,
+        };
+        self.forget_successor(link);
+        Ok(gate)
+    }
+
+    fn wait_for_session(&mut self, link: Link, c: &OpenSession) {
+        let Some(l) = link_at(&mut self.links, link) else {
+            return;
+        };
+        l.waits = true;
+        if l.succeeds.is_none() {
+            l.succeeds = Some(c.client_id.clone());
+            let successor = Successor {
+                link,
+                clean_start: c.clean_start,
+            };
+            self.successors
+                .0
+                .entry(c.client_id.clone())
+                .or_default()
+                .push_back(successor);
+        }
+    }
+
+    /// The link has the session it waited for, or is gone. The next one that waits for that session tries.
+    pub(crate) fn forget_successor(&mut self, link: Link) {
+        let Some(client_id) = link_at(&mut self.links, link).and_then(|l| l.succeeds.take()) else {
+            return;
+        };
+        if let Some(waiting) = self.successors.0.get_mut(&client_id) {
+            waiting.retain(|s| s.link != link);
+            if waiting.is_empty() {
+                self.successors.0.remove(&client_id);
+            }
+        }
+        self.call_successor(&client_id);
+    }
+
+    /// Nothing keeps the first of those that wait for the client's session from it any more.
+    pub(crate) fn call_successor(&mut self, client_id: &str) {
+        if let Some(next) = self.successors.first(client_id)
+            && let Some(l) = link_at(&mut self.links, next.link)
+        {
+            l.call(&mut self.wakes);
+        }
+    }
+
+    /// Whether the session passes from this link to another one without an end in between.
+    pub(crate) fn goes_on_elsewhere(&self, old: Link, session: u32) -> bool {
+        let s = &self.sessions[session as usize];
+        self.link(old).is_some_and(|l| l.taken_over)
+            && s.expiry != Some(0)
+            && self
+                .successors
+                .first(&s.client_id)
+                .is_some_and(|next| !next.clean_start)
+    }
+
+    /// Another connection wants the session of `old`, which is told so and given nothing any more.
+    fn take_over(&mut self, session: u32, old: Link, budget: &mut Budget) {
+        let Some(l) = link_at(&mut self.links, old).filter(|l| !l.taken_over) else {
+            return;
+        };
+        l.closed = Some(CloseReason::TakenOver);
+        l.taken_over = true;
+        l.stalled = true;
+        l.call(&mut self.wakes);
+        self.give_back_reservations(old);
+        // What is left of it is done with the old link's `Detach`.
+        let _ = self.stop_session(session, budget);
+    }
+}
