@@ -467,6 +467,11 @@ pub enum Login {
         /// Never logged.
         password: Box<[u8]>,
     },
+    /// The peer's certificate ([`Peer::certificate`]) is to log it in.
+    Certificate {
+        /// The name that the client gives beside it, if it does: it must be the one that the certificate proves.
+        user: Option<Name>,
+    },
     /// No credentials given; the node's settings decide whether that is a user.
     Anonymous,
     /// The answer to [`Event::Challenge`](crate::event::Event::Challenge): another round of the login under way.
@@ -480,6 +485,7 @@ impl std::fmt::Debug for Login {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Login::Password { user, .. } => f.debug_struct("Password").field("user", user).finish_non_exhaustive(),
+            Login::Certificate { user } => f.debug_struct("Certificate").field("user", user).finish(),
             Login::Anonymous => f.write_str("Anonymous"),
             Login::Response { .. } => f.debug_struct("Response").finish_non_exhaustive(),
         }
@@ -514,10 +520,21 @@ pub struct Peer {
 /// What a peer's certificate has proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// Its subject's common name.
-    pub common_name: Name,
-    /// Its subject's alternative names.
-    pub alternative_names: Box<[Name]>,
+    /// Its subject's common name; `None`: it has none, or several.
+    pub common_name: Option<Name>,
+    /// Its subject's alternative names of the kinds we know, in the certificate's order.
+    pub alternative_names: Box<[AlternativeName]>,
+}
+
+/// A name that stands in a certificate beside its subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AlternativeName {
+    /// Of a host; may begin with `*.`.
+    Dns(Name),
+    /// For example `urn:dev:mac:0024befffe804ff1`.
+    Uri(Name),
+    /// An e-mail address.
+    Email(Name),
 }
 
 impl Peer {

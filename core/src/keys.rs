@@ -51,6 +51,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// A list of strings.
     Texts,
+    /// A list of these words.
+    Words(&'static [&'static str]),
     /// A path, not empty.
     Path,
     /// A file that must be there and readable; empty: none.

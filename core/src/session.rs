@@ -19,6 +19,8 @@ pub struct Description {
     pub name: &'static str,
     /// The port its listener has by default; `None`: it listens only where the configuration says so.
     pub port: Option<u16>,
+    /// The port of its listener for TLS, likewise.
+    pub tls_port: Option<u16>,
     /// Its `protocol` label in metrics whose names dashboards know from elsewhere.
     pub metrics_label: &'static str,
     /// Whether a client that gives no name may log in where the node allows it.

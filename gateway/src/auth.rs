@@ -3,9 +3,9 @@
 //! Passwords are kept as RabbitMQ keeps them, a salt of 4 bytes followed by SHA-256 of salt and password: its
 //! definitions can be taken over, and a check is cheap enough for an I/O thread. Slower hashes will need a thread.
 
-use crate::config::{Anonymous, Config};
-use crate::protocols;
+use crate::config::{Anonymous, Config, Identity};
 use crate::random::random;
+use crate::{protocols, tls};
 use gatepost_core::command::{Login, Peer};
 use gatepost_core::event::{Event, LoginFailure, LoginRefused};
 use gatepost_core::properties::Name;
@@ -26,6 +26,8 @@ pub(crate) struct Rules {
     loopback_users: Vec<String>,
     anonymous: Anonymous,
     anonymous_user: Name,
+    /// What names the user in a certificate.
+    identity: Identity,
     /// Checked against where there is no such user, so that the time taken does not tell.
     nobody: PasswordHash,
 }
@@ -50,7 +52,13 @@ impl Directory {
     pub(crate) fn authenticate(&self, protocol: &str, peer: &Peer, login: Login) -> Event {
         let rules = self.rules.read();
         let answer = match login {
+            // Nobody logs in with an empty password, so this is a name beside a certificate.
+            Login::Password { user, password } if password.is_empty() && rules.takes_certificate(peer) => {
+                rules.certificate(Some(user), peer)
+            }
             Login::Password { user, password } => rules.password(user, &password, peer),
+            Login::Certificate { user } => rules.certificate(user, peer),
+            Login::Anonymous if rules.takes_certificate(peer) => rules.certificate(None, peer),
             Login::Anonymous => rules.without_name(protocol, peer),
             // No mechanism with rounds is offered, so none can be under way.
             Login::Response { .. } => Err(LoginRefused {
@@ -88,6 +96,7 @@ impl Rules {
             loopback_users: auth.loopback_users.clone(),
             anonymous: config.mqtt.anonymous,
             anonymous_user: config.mqtt.anonymous_user.as_str().into(),
+            identity: config.certificate.identity,
             nobody: PasswordHash::new(b""),
         })
     }
@@ -110,6 +119,29 @@ impl Rules {
             });
         }
         Ok(user)
+    }
+
+    /// Whether a login without credentials is meant to be one by certificate.
+    fn takes_certificate(&self, peer: &Peer) -> bool {
+        self.identity != Identity::None && peer.certificate.is_some()
+    }
+
+    /// By the name that the peer's certificate has proved; `said` is the one that the client gives, if it does.
+    fn certificate(&self, said: Option<Name>, peer: &Peer) -> Result<Name, LoginRefused> {
+        let certificate = peer.certificate.as_deref();
+        let proved = certificate.and_then(|certificate| tls::identity(certificate, self.identity));
+        let refused = |why| LoginRefused {
+            user: proved.cloned().or_else(|| said.clone()).unwrap_or_else(|| "".into()),
+            why,
+        };
+        let user = proved.filter(|user| said.as_ref().is_none_or(|said| said == *user));
+        let Some((user, _)) = user.and_then(|user| self.users.get_key_value(user)) else {
+            return Err(refused(LoginFailure::BadCredentials));
+        };
+        if !peer.is_local && self.loopback_users.iter().any(|u| **u == **user) {
+            return Err(refused(LoginFailure::LoopbackOnly));
+        }
+        Ok(user.clone())
     }
 
     fn without_name(&self, protocol: &str, peer: &Peer) -> Result<Name, LoginRefused> {
@@ -177,6 +209,7 @@ pub(crate) fn password_of(path: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gatepost_core::command::{AlternativeName, Certificate};
 
     const HERE: &str = "127.0.0.1:40000";
     const HERE_MAPPED: &str = "[::ffff:127.0.0.1]:40000";
@@ -273,6 +306,61 @@ mod tests {
             );
             assert!(login(&directory, "amqp", HERE, Login::Anonymous).is_err());
         }
+    }
+
+    #[test]
+    fn a_certificate_logs_in_the_user_it_names() {
+        let certificate = Certificate {
+            common_name: Some("guest".into()),
+            alternative_names: [
+                AlternativeName::Uri("urn:x".into()),
+                AlternativeName::Dns("edge".into()),
+            ]
+            .into(),
+        };
+        let mut peer = Peer::at(HERE.parse().expect("an address"), None);
+        peer.certificate = Some(certificate.into());
+        let mut config = Config::default();
+        let log_in = |config: &Config, peer: &Peer, login: Login| {
+            let directory = Directory::new(config).expect("a directory");
+            match directory.authenticate("mqtt", peer, login) {
+                Event::Authenticated { user } => Ok(user.to_string()),
+                Event::LoginRefused(refused) => Err((refused.user.to_string(), refused.why)),
+                other => panic!("{other:?}"),
+            }
+        };
+        let bad = |user: &str| Err((user.to_owned(), LoginFailure::BadCredentials));
+        let guest = || Ok("guest".to_owned());
+        let named = |user: &str| Login::Certificate {
+            user: Some(user.into()),
+        };
+        assert_eq!(log_in(&config, &peer, Login::Certificate { user: None }), guest());
+        assert_eq!(log_in(&config, &peer, Login::Anonymous), guest());
+        assert_eq!(log_in(&config, &peer, named("guest")), guest());
+        assert_eq!(log_in(&config, &peer, password("guest", "")), guest());
+        // The certificate is another's, and a password is a password.
+        assert_eq!(log_in(&config, &peer, named("admin")), bad("guest"));
+        assert_eq!(log_in(&config, &peer, password("admin", "")), bad("guest"));
+        assert_eq!(log_in(&config, &peer, password("guest", "wrong")), bad("guest"));
+
+        let far = Peer {
+            certificate: peer.certificate.clone(),
+            ..Peer::at(FAR.parse().expect("an address"), None)
+        };
+        let refused = Err(("guest".to_owned(), LoginFailure::LoopbackOnly));
+        assert_eq!(log_in(&config, &far, Login::Anonymous), refused);
+
+        // It names somebody whom nobody knows: not anonymous either.
+        config.certificate.identity = Identity::Dns;
+        assert_eq!(log_in(&config, &peer, Login::Anonymous), bad("edge"));
+        config.certificate.identity = Identity::Email;
+        assert_eq!(log_in(&config, &peer, Login::Anonymous), bad(""));
+        config.certificate.identity = Identity::None;
+        assert_eq!(log_in(&config, &peer, Login::Anonymous), Ok("anonymous".to_owned()));
+        assert_eq!(log_in(&config, &peer, named("guest")), bad("guest"));
+        let nobody = Peer::at(HERE.parse().expect("an address"), None);
+        assert_eq!(log_in(&Config::default(), &nobody, named("guest")), bad("guest"));
+        assert_eq!(log_in(&Config::default(), &nobody, password("guest", "")), bad("guest"));
     }
 
     #[test]

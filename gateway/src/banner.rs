@@ -21,15 +21,16 @@ pub(crate) fn text(node: &Node, ports: &[Bound], threads: usize, ready_in: Durat
     let _ = writeln!(text, "  node     {} ({threads} I/O thread{plural})", config.node.name);
     let _ = writeln!(text, "  data     {}", data.display());
     for port in ports {
-        let note = if port.protocol.is_none() {
-            "  (/metrics, /healthz, /readyz)"
-        } else {
-            ""
+        let note = match port.protocol {
+            None => "  (/metrics, /healthz, /readyz)",
+            Some(_) if port.is_tls => "  (TLS)",
+            Some(_) => "",
         };
         let _ = writeln!(text, "  {:8} {}{note}", port.name, port.address);
     }
     let tries: Vec<String> = ports
         .iter()
+        .filter(|port| !port.is_tls)
         .filter_map(|port| match &port.address {
             Address::Ip(address) => try_it(port.protocol, address.port()),
             Address::Unix(_) => None,

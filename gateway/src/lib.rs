@@ -34,6 +34,7 @@ mod server;
 mod shutdown;
 mod store;
 mod threads;
+mod tls;
 mod transport;
 mod vhost;
 mod vhosts;

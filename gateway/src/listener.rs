@@ -6,7 +6,7 @@ use crate::machine;
 use crate::node::Node;
 use crate::protocols;
 use crate::threads::IoThreads;
-use crate::transport;
+use crate::transport::{self, Door};
 use gatepost_core::keys::Address;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::fs::Permissions;
@@ -26,6 +26,8 @@ pub(crate) struct Bound {
     pub name: String,
     /// The place of the protocol that is spoken there; `None`: HTTP, for metrics and health.
     pub protocol: Option<usize>,
+    /// TLS comes first.
+    pub is_tls: bool,
     /// The address, with the port the system chose if it was to choose.
     pub address: Address,
     /// The socket, not blocking.
@@ -50,17 +52,21 @@ impl Drop for SocketFile {
     }
 }
 
-/// Binds all addresses of a listener.
+/// Binds all addresses of a listener, and those for TLS if it `has_tls`.
 ///
 /// # Errors
 /// An address is in use, not ours, or not allowed; the text says which, and what to do.
-pub(crate) fn bind(name: &str, listener: &Listener) -> Result<Vec<Bound>, Failure> {
-    listener
-        .bind
-        .iter()
-        .map(|address| match address {
-            Address::Ip(address) => bind_ip(name, listener, *address),
-            Address::Unix(path) => bind_unix(name, listener, path),
+pub(crate) fn bind(name: &str, listener: &Listener, has_tls: bool) -> Result<Vec<Bound>, Failure> {
+    let plain = listener.bind.iter().map(|address| (address, false));
+    let tls = listener.tls_bind.iter().map(|address| (address, true));
+    plain
+        .chain(tls.filter(|_| has_tls))
+        .map(|(address, is_tls)| {
+            let bound = match address {
+                Address::Ip(address) => bind_ip(name, listener, *address, is_tls),
+                Address::Unix(path) => bind_unix(name, listener, path),
+            };
+            bound.map(|bound| Bound { is_tls, ..bound })
         })
         .collect()
 }
@@ -71,6 +77,7 @@ fn bind_unix(name: &str, listener: &Listener, path: &Path) -> Result<Bound, Fail
         .map(|socket| Bound {
             name: name.to_owned(),
             protocol: protocols::find(&listener.protocol),
+            is_tls: false,
             address: Address::Unix(path.to_owned()),
             socket,
         })
@@ -107,7 +114,7 @@ fn listen_unix(path: &Path, backlog: i32) -> io::Result<Listening> {
 /// Owner and group.
 const SOCKET_MODE: u32 = 0o660;
 
-fn bind_ip(name: &str, listener: &Listener, address: SocketAddr) -> Result<Bound, Failure> {
+fn bind_ip(name: &str, listener: &Listener, address: SocketAddr, is_tls: bool) -> Result<Bound, Failure> {
     let backlog = i32::try_from(listener.backlog).unwrap_or(i32::MAX);
     let result = match (listen(address, backlog), address) {
         // A machine without IPv6 still has a default configuration.
@@ -121,6 +128,7 @@ fn bind_ip(name: &str, listener: &Listener, address: SocketAddr) -> Result<Bound
             Ok(Bound {
                 name: name.to_owned(),
                 protocol: protocols::find(&listener.protocol),
+                is_tls,
                 address: Address::Ip(socket.local_addr()?),
                 socket: Listening::Tcp(socket),
             })
@@ -129,7 +137,8 @@ fn bind_ip(name: &str, listener: &Listener, address: SocketAddr) -> Result<Bound
             let port = address.port();
             let hint = match error.kind() {
                 ErrorKind::AddrInUse => {
-                    format!("; `ss -ltnp sport = :{port}` shows who has it, listeners.{name}.bind moves ours")
+                    let key = if is_tls { "tls_bind" } else { "bind" };
+                    format!("; `ss -ltnp sport = :{port}` shows who has it, listeners.{name}.{key} moves ours")
                 }
                 ErrorKind::PermissionDenied => "; ports under 1024 need CAP_NET_BIND_SERVICE".to_owned(),
                 ErrorKind::AddrNotAvailable => "; no interface of this machine has that address".to_owned(),
@@ -200,15 +209,15 @@ impl Acceptor {
     }
 }
 
-/// Accepts connections for the node's protocol number `protocol` and deals them to the I/O threads, for ever.
-pub(crate) async fn accept(node: Arc<Node>, threads: Arc<IoThreads>, protocol: usize, listener: Acceptor) {
+/// Accepts connections that come to `door` and deals them to the I/O threads, for ever.
+pub(crate) async fn accept(node: Arc<Node>, threads: Arc<IoThreads>, door: Door, listener: Acceptor) {
     let mut pause = PAUSE_MIN;
     let mut accepted = 0;
     loop {
         match listener.accept().await {
             Ok(socket) => {
                 pause = PAUSE_MIN;
-                admit(&node, &threads, protocol, socket);
+                admit(&node, &threads, &door, socket);
                 accepted += 1;
                 if accepted == ACCEPTS_PER_TURN {
                     accepted = 0;
@@ -249,8 +258,8 @@ fn connections_max(set: u64, open_files: u64, reserved: u64) -> u64 {
     }
 }
 
-fn admit(node: &Arc<Node>, threads: &IoThreads, protocol: usize, socket: transport::Socket) {
-    let Some(counts) = node.connections.get(protocol) else {
+fn admit(node: &Arc<Node>, threads: &IoThreads, door: &Door, socket: transport::Socket) {
+    let Some(counts) = node.connections.get(door.protocol) else {
         return;
     };
     let reserved = machine::files_reserved(node.config().store.open_files);
@@ -272,31 +281,34 @@ fn admit(node: &Arc<Node>, threads: &IoThreads, protocol: usize, socket: transpo
         return;
     }
     counts.opened.fetch_add(1, Ordering::Relaxed);
-    threads.deal(node, protocol, socket);
+    threads.deal(node, door.clone(), socket);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     fn loopback() -> Listener {
         Listener {
             protocol: "amqp".to_owned(),
             bind: vec!["127.0.0.1:0".parse().expect("an address")],
             backlog: 16,
+            ..Config::default().listeners[0].1.clone()
         }
     }
 
     #[test]
     fn a_port_in_use_is_named_with_a_way_out() {
-        let first = bind("amqp", &loopback()).expect("bound");
+        let first = bind("amqp", &loopback(), false).expect("bound");
         let address = first.first().expect("one").address.clone();
         let again = Listener {
             protocol: "mqtt".to_owned(),
             bind: vec![address.clone()],
             backlog: 16,
+            ..Config::default().listeners[0].1.clone()
         };
-        let error = bind("mqtt", &again).expect_err("in use").to_string();
+        let error = bind("mqtt", &again, false).expect_err("in use").to_string();
         assert!(
             error.starts_with(&format!("cannot listen on {address} for mqtt: ")),
             "{error}"
@@ -319,8 +331,9 @@ mod tests {
             protocol: "amqp".to_owned(),
             bind: vec!["[::]:0".parse().expect("an address")],
             backlog: 16,
+            ..Config::default().listeners[0].1.clone()
         };
-        let bound = bind("amqp", &any).expect("bound");
+        let bound = bind("amqp", &any, false).expect("bound");
         let Address::Ip(address) = &bound.first().expect("one").address else {
             panic!("an IP address");
         };
@@ -336,20 +349,21 @@ mod tests {
             protocol: "mqtt".to_owned(),
             bind: vec![Address::Unix(path.clone())],
             backlog: 16,
+            ..Config::default().listeners[0].1.clone()
         };
         // Nobody listens on it any more: a socket's file stays when it is closed.
         drop(UnixListener::bind(&path).expect("bound"));
-        let bound = bind("mqtt", &listener).expect("the file is stale");
+        let bound = bind("mqtt", &listener, false).expect("the file is stale");
         let mode = std::fs::metadata(&path).expect("the file").permissions().mode();
         assert_eq!(mode & 0o777, 0o660);
         UnixStream::connect(&path).expect("connects");
-        let error = bind("mqtt", &listener).expect_err("in use").to_string();
+        let error = bind("mqtt", &listener, false).expect_err("in use").to_string();
         assert!(error.contains("another process listens there"), "{error}");
         UnixStream::connect(&path).expect("the first one still listens");
         drop(bound);
         assert!(!path.exists());
         std::fs::write(&path, "precious").expect("written");
-        bind("mqtt", &listener).expect_err("no socket, so not ours to remove");
+        bind("mqtt", &listener, false).expect_err("no socket, so not ours to remove");
         assert!(path.exists());
     }
 }

@@ -10,6 +10,7 @@ use crate::histogram::Histogram;
 use crate::logging::Throttle;
 use crate::random::random;
 use crate::reader::ReadQueue;
+use crate::tls;
 use crate::vhost::Vhost;
 use crate::vhosts::Vhosts;
 use gatepost_core::buffers::Buffers;
@@ -32,6 +33,8 @@ pub(crate) struct Node {
     pub clock: Clock,
     /// Users.
     pub directory: Directory,
+    /// TLS of its listeners.
+    pub tls: tls::Ports,
     /// Vhosts, which come and go.
     pub vhosts: Vhosts,
     /// Protocols; a connection names its own by place.
@@ -79,6 +82,8 @@ pub(crate) struct ConnectionCounts {
     pub login_refused: AtomicU64,
     /// Turned away because there were too many.
     pub refused: AtomicU64,
+    /// Turned away because there was no TLS to be had with them.
+    pub tls_refused: AtomicU64,
 }
 
 impl ConnectionCounts {
@@ -118,6 +123,7 @@ impl Node {
     pub(crate) fn new(
         config: Config,
         directory: Directory,
+        tls: tls::Ports,
         protocols: Vec<Box<dyn Protocol>>,
         clock: Clock,
         mut recovered: Recovered,
@@ -167,6 +173,7 @@ impl Node {
             config: RwLock::new(Arc::new(config)),
             clock,
             directory,
+            tls,
             vhosts,
             protocols,
             codecs,

@@ -5,6 +5,7 @@ use crate::auth::Rules;
 use crate::config::{Config, Layers};
 use crate::logging::Level;
 use crate::node::Node;
+use crate::tls;
 use gatepost_core::keys::Applies;
 use std::io;
 use std::sync::atomic::Ordering;
@@ -52,8 +53,9 @@ pub(crate) async fn run(node: &Node, layers: &Layers, level: &Level, mut signals
 /// Reads all layers again and puts them into effect, all or nothing.
 fn reload(node: &Node, layers: &Layers, level: &Level) {
     match read(node, layers) {
-        Ok((config, rules)) => {
+        Ok((config, rules, tls)) => {
             node.directory.replace(rules);
+            node.tls.replace(tls);
             level.set(&config.log.level);
             node.replace_config(config);
             tracing::info!("the configuration is reloaded");
@@ -68,8 +70,11 @@ fn reload(node: &Node, layers: &Layers, level: &Level) {
     }
 }
 
+/// What takes the place of what there is.
+type Next = (Config, Rules, tls::Loaded);
+
 /// What the layers say now, as far as it applies without a restart. Says what changes.
-fn read(node: &Node, layers: &Layers) -> Result<(Config, Rules), Vec<String>> {
+fn read(node: &Node, layers: &Layers) -> Result<Next, Vec<String>> {
     let texts = |problems: Vec<crate::config::Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
     let next = layers.load().map_err(|problems| texts(problems.0))?;
     let current = node.config();
@@ -80,6 +85,7 @@ fn read(node: &Node, layers: &Layers) -> Result<(Config, Rules), Vec<String>> {
         return Err(texts(problems));
     }
     let rules = Rules::new(&config).map_err(|problem| vec![problem])?;
+    let tls = node.tls.reload(&config).map_err(texts)?;
     for change in current.changes(&next) {
         let (key, from, to) = (change.name, change.from, change.to);
         match change.applies {
@@ -88,7 +94,7 @@ fn read(node: &Node, layers: &Layers) -> Result<(Config, Rules), Vec<String>> {
             Applies::Restart => tracing::warn!(key, from, to, "not changed: this needs a restart"),
         }
     }
-    Ok((config, rules))
+    Ok((config, rules, tls))
 }
 
 /// Writes the node's state to the log, for whoever looks at a gateway that behaves oddly.

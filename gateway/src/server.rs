@@ -2,14 +2,16 @@
 
 use crate::auth::Directory;
 use crate::clock::Clock;
-use crate::config::{Config, Layers};
+use crate::config::{Config, Layers, Problems};
 use crate::exit::Failure;
 use crate::listener::{self, Acceptor, Bound};
 use crate::node::Node;
 use crate::shutdown::{self, Signals};
 use crate::store::{self, Store};
 use crate::threads::IoThreads;
-use crate::{accountant, banner, committer, http, logging, machine, protocols, reader, reload, watch};
+use crate::tls::tickets::Tickets;
+use crate::transport::Door;
+use crate::{accountant, banner, committer, http, logging, machine, protocols, reader, reload, tls, watch};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -37,8 +39,18 @@ pub fn serve(config: Config, layers: Layers) -> Result<(), Failure> {
     let clock = Clock::start();
     // Before the ports: nobody is served from a log that is not read yet.
     let (store, recovered) = store::open(&config, clock.now().wall)?;
+    let tickets = Arc::new(Tickets::open(&config.node.data_dir));
+    let tls = tls::Ports::new(&config, tickets).map_err(|found| Failure::Configuration(Problems(found).to_string()))?;
     let protocols = protocols::all(&config.values);
-    let node = Arc::new(Node::new(config, directory, protocols, clock, recovered, store.stats()));
+    let node = Arc::new(Node::new(
+        config,
+        directory,
+        tls,
+        protocols,
+        clock,
+        recovered,
+        store.stats(),
+    ));
     let ports = bind(&node)?;
     let reloads = {
         let node = Arc::clone(&node);
@@ -69,6 +81,8 @@ async fn run(
     tasks.spawn(async move { watch::run(&watched).await });
     let accounted = Arc::clone(&node);
     tasks.spawn(async move { accountant::run(&accounted).await });
+    let tickets = Arc::clone(node.tls.tickets());
+    tasks.spawn(async move { tickets.run().await });
     tasks.spawn(reloads);
     node.health.listening.store(true, Ordering::Relaxed);
     print!("{banner}");
@@ -85,7 +99,7 @@ async fn run(
 fn bind(node: &Node) -> Result<Vec<Bound>, Failure> {
     let mut ports = Vec::new();
     for (name, listener) in &node.config().listeners {
-        ports.extend(listener::bind(name, listener)?);
+        ports.extend(listener::bind(name, listener, node.tls.port(name).is_some())?);
     }
     Ok(ports)
 }
@@ -105,7 +119,9 @@ fn listen(
                 Acceptor::new(port.socket)
             };
             let socket = socket.map_err(|error| internal("cannot listen", &error))?;
-            tasks.spawn_on(listener::accept(node, threads, protocol, socket), &thread);
+            let tls = port.is_tls.then(|| node.tls.port(&port.name)).flatten();
+            let door = Door { protocol, tls };
+            tasks.spawn_on(listener::accept(node, threads, door, socket), &thread);
         }
         None => {
             let socket = match Acceptor::new(port.socket).map_err(|error| internal("cannot listen", &error))? {

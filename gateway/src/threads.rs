@@ -5,7 +5,7 @@
 
 use crate::driver::Serving;
 use crate::node::Node;
-use crate::transport::Socket;
+use crate::transport::{Door, Socket};
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::io;
@@ -98,14 +98,14 @@ impl IoThreads {
     }
 
     /// Gives a new connection to the thread with the fewest.
-    pub(crate) fn deal(&self, node: &Arc<Node>, protocol: usize, socket: Socket) {
+    pub(crate) fn deal(&self, node: &Arc<Node>, door: Door, socket: Socket) {
         let least = self
             .threads
             .iter()
             .min_by_key(|t| t.shared.connections.load(Ordering::Relaxed));
         if let Some(thread) = least {
             let (node, shared) = (Arc::clone(node), Arc::clone(&thread.shared));
-            let connection = Serving::new(node, shared, protocol, socket);
+            let connection = Serving::new(node, shared, door, socket);
             thread.runtime.spawn(connection);
         }
     }

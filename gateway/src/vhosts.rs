@@ -274,7 +274,15 @@ mod tests {
             let directory = Directory::new(&config).expect("a directory");
             let clock = Clock::start();
             let (store, recovered) = store::open(&config, clock.now().wall).expect("open");
-            let node = Node::new(config, directory, Vec::new(), clock, recovered, store.stats());
+            let node = Node::new(
+                config,
+                directory,
+                crate::tls::Ports::default(),
+                Vec::new(),
+                clock,
+                recovered,
+                store.stats(),
+            );
             let node = Arc::new(node);
             let committing = Arc::clone(&node);
             let committer = std::thread::spawn(move || {

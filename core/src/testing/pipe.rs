@@ -274,7 +274,7 @@ impl World {
             self.answer_logins(|login| {
                 let user = match login {
                     Login::Password { user, .. } => user.clone(),
-                    Login::Anonymous | Login::Response { .. } => "guest".into(),
+                    Login::Certificate { .. } | Login::Anonymous | Login::Response { .. } => "guest".into(),
                 };
                 Event::Authenticated { user }
             });

@@ -2,9 +2,9 @@
 
 use super::schema::METRICS;
 use super::source::Problem;
-use super::{Config, load};
-use crate::{auth, protocols};
-use gatepost_core::keys::Kind;
+use super::{Config, Listener, load};
+use crate::{auth, protocols, tls};
+use gatepost_core::keys::{Address, Kind};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
@@ -31,12 +31,36 @@ fn listeners(config: &Config, problems: &mut Vec<Problem>) {
             let what = format!("expected one of {}, found \"{protocol}\"", known.join(", "));
             problems.push(load::problem("", &format!("listeners.{name}.protocol"), what));
         }
-        for address in listener.bind.iter().filter(|a| a.is_exclusive()) {
+        let has_tls = tls::has_certificate(config, name);
+        let tls = listener.tls_bind.iter().filter(|_| has_tls).map(|a| ("tls_bind", a));
+        let plain = listener.bind.iter().map(|a| ("bind", a));
+        for (key, address) in plain.chain(tls).filter(|(_, a)| a.is_exclusive()) {
             if let Some(other) = taken.insert(address.clone(), name) {
                 let what = format!("{address} is bound by listeners.{other} already");
-                problems.push(load::problem("", &format!("listeners.{name}.bind"), what));
+                problems.push(load::problem("", &format!("listeners.{name}.{key}"), what));
             }
         }
+        tls_addresses(config, name, listener, has_tls, problems);
+    }
+}
+
+/// What is wrong with a listener's addresses for TLS.
+fn tls_addresses(config: &Config, name: &str, listener: &Listener, has_tls: bool, problems: &mut Vec<Problem>) {
+    let key = format!("listeners.{name}.tls_bind");
+    let mut problem = |what: &str| problems.push(load::problem("", &key, what.to_owned()));
+    if listener
+        .tls_bind
+        .iter()
+        .any(|address| matches!(address, Address::Unix(_)))
+    {
+        problem("TLS is for the network: a Unix socket stands in bind");
+    }
+    if listener.protocol == METRICS && !listener.tls_bind.is_empty() {
+        problem("HTTP over TLS is not supported yet");
+    }
+    // The default waits for a certificate; what somebody wrote does not.
+    if !has_tls && !listener.tls_bind.is_empty() && !config.is_default(&key) {
+        problem("TLS needs a certificate: set cert and key in [tls] or in the listener's tls section");
     }
 }
 
@@ -52,6 +76,10 @@ pub(super) fn files(config: &Config) -> Vec<Problem> {
         {
             problems.push(load::problem("", name, what));
         }
+    }
+    // What cannot be read is said already.
+    if problems.is_empty() {
+        problems.extend(tls::check(config));
     }
     let target = Path::new(&config.log.target);
     if config.log.target != "stderr" {
@@ -74,6 +102,11 @@ pub(super) fn files(config: &Config) -> Vec<Problem> {
 }
 
 impl Config {
+    /// Whether a key has its default, set or not.
+    fn is_default(&self, name: &str) -> bool {
+        self.values.value(name) == self.schema.defaults().value(name)
+    }
+
     /// Keys that name a file, and the file, where there is one.
     fn files_named(&self) -> impl Iterator<Item = (&str, &str)> {
         self.values.iter().filter_map(|(name, value)| match value {

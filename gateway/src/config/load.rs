@@ -143,6 +143,8 @@ pub(super) fn problem(at: &str, key: &str, what: String) -> Problem {
 mod tests {
     use super::*;
     use crate::config::{Budget, Durability, Period, Size};
+    use crate::tls;
+    use std::sync::Arc;
 
     fn read(text: &str) -> Result<Config, String> {
         let dir = tempfile::tempdir().expect("a directory");
@@ -189,7 +191,7 @@ tls_bind = [\"[::]:5671\"]
 [listners.mqtt]
 bind = []
 [tls]
-cert = \"/etc/cert.pem\"
+cert = \"/nowhere/cert.pem\"
 [mqtt]
 default_vhost = \"plant\"
 colour = 1
@@ -201,11 +203,10 @@ gatepost.toml:5:20: limits.max_message_size: expected a size such as \"16MiB\" o
 gatepost.toml:6:13: limits.heartbeat: expected a duration such as \"30s\" or a number of seconds up to 65535s, found true
 gatepost.toml:8:14: store.durability: expected one of \"always\", \"interval\", \"os\", found \"sometimes\"
 gatepost.toml:10:8: listeners.amqp.bind: expected a list of addresses such as [\"[::]:5672\"] or [\"127.0.0.1:5672\"], found [\"localhost:5672\"]
-gatepost.toml:11:12: listeners.amqp.tls_bind: not supported yet: the only value is [], so leave the key out
 gatepost.toml:12:2: listners: unknown key, did you mean listeners?
-gatepost.toml:15:8: tls.cert: not supported yet: the only value is \"\", so leave the key out
 gatepost.toml:17:17: mqtt.default_vhost: expected \"/\" (other vhosts are not supported yet), found \"plant\"
-gatepost.toml:18:1: mqtt.colour: unknown key; known here: anonymous, anonymous_user, connect_size_max, default_vhost, exchange, max_inflight, receive_maximum, retained_max, session_expiry_max, vhost_by_cert, vhost_by_port";
+gatepost.toml:18:1: mqtt.colour: unknown key; known here: anonymous, anonymous_user, connect_size_max, default_vhost, exchange, max_inflight, receive_maximum, retained_max, session_expiry_max, vhost_by_cert, vhost_by_port
+tls.cert: /nowhere/cert.pem cannot be read: No such file or directory (os error 2)";
         assert_eq!(read(text).expect_err("wrong"), expected);
     }
 
@@ -370,6 +371,56 @@ algorithms = [\"RS256\",\"ES256\"]
         assert!(
             error.starts_with("listeners.plant.protocol: expected one of amqp, mqtt, stomp, "),
             "{error}"
+        );
+    }
+
+    #[test]
+    fn tls_listens_where_there_is_a_certificate_and_nowhere_else() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| dir.path().join(name);
+        let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        fs::write(path("cert.pem"), signed.cert.pem()).expect("written");
+        fs::write(path("key.pem"), signed.signing_key.serialize_pem()).expect("written");
+        let pair = format!("cert = {:?}\nkey = {:?}\n", path("cert.pem"), path("key.pem"));
+        let ports = |config: &Config| {
+            let ports = tls::Ports::new(config, Arc::default()).expect("good files");
+            let names = ["amqp", "mqtt", "stomp", "metrics", "plant"];
+            names.map(|name| ports.port(name).is_some())
+        };
+        assert_eq!(ports(&read("").expect("valid")), [false; 5]);
+        let everywhere = read(&format!("[tls]\n{pair}[listeners.stomp]\ntls_bind = []\n")).expect("valid");
+        assert_eq!(ports(&everywhere), [true, true, false, false, false]);
+        let bind = &everywhere.listeners[1].1.tls_bind;
+        assert_eq!(bind, &["[::]:8883".parse().expect("an address")]);
+        let one = read(&format!("[listeners.mqtt.tls]\n{pair}min_version = \"1.3\"\n")).expect("valid");
+        assert_eq!(ports(&one), [false, true, false, false, false]);
+        assert_eq!(read(&one.print()).expect("valid").values, one.values);
+
+        let plant = "[listeners.plant]\nprotocol = \"mqtt\"\ntls_bind = [\"127.0.0.1:8884\"]\n";
+        let error = read(plant).expect_err("no certificate");
+        assert!(
+            error.starts_with("listeners.plant.tls_bind: TLS needs a certificate"),
+            "{error}"
+        );
+        let own = read(&format!("{plant}[listeners.plant.tls]\n{pair}")).expect("valid");
+        assert_eq!(ports(&own), [false, false, false, false, true]);
+        let taken = format!("[tls]\n{pair}[listeners.mqtt]\nbind = [\"[::]:5671\"]\n");
+        let error = read(&taken).expect_err("twice");
+        assert_eq!(
+            error,
+            "listeners.mqtt.bind: [::]:5671 is bound by listeners.amqp already"
+        );
+        let unix = format!("[tls]\n{pair}[listeners.mqtt]\ntls_bind = [\"unix:/run/mqtt.sock\"]\n");
+        assert!(
+            read(&unix)
+                .expect_err("no network")
+                .starts_with("listeners.mqtt.tls_bind: TLS is for the network")
+        );
+        let http = format!("[tls]\n{pair}[listeners.metrics]\ntls_bind = [\"[::]:15691\"]\n");
+        assert!(
+            read(&http)
+                .expect_err("HTTP")
+                .starts_with("listeners.metrics.tls_bind: HTTP over TLS")
         );
     }
 

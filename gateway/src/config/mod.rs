@@ -23,7 +23,8 @@ mod value;
 pub use load::Layers;
 pub use source::{Problem, Problems};
 pub use table::{
-    Anonymous, Auth, Confirm, Disk, Durability, Limits, Listener, Log, LogFormat, Memory, Metrics, Mqtt, Node, Store,
+    Anonymous, Auth, AuthCertificate, ClientAuth, Confirm, Disk, Durability, Identity, Limits, Listener, Log,
+    LogFormat, Memory, Metrics, Mqtt, Node, Store, Tls, TlsVersion,
 };
 pub use units::{Budget, Period, Size};
 
@@ -37,14 +38,19 @@ use schema::{Schema, Takes};
 pub struct Config {
     pub node: Node,
     pub log: Log,
+    /// TLS, for listeners that say nothing of their own.
+    pub tls: Tls,
     /// Where it listens, by the listeners' names; those of protocols first.
     pub listeners: Vec<(String, Listener)>,
+    /// The TLS keys of each listener, in the same order.
+    pub listeners_tls: Vec<(String, Tls)>,
     pub limits: Limits,
     pub memory: Memory,
     pub disk: Disk,
     pub store: Store,
     pub mqtt: Mqtt,
     pub auth: Auth,
+    pub certificate: AuthCertificate,
     pub metrics: Metrics,
     /// The values of all keys, from which protocols read theirs.
     pub values: Values,
@@ -54,16 +60,20 @@ pub struct Config {
 impl Config {
     fn new(schema: Schema, values: Values) -> Config {
         let listener = |name: &String| (name.clone(), Listener::read(&values, &format!("listeners.{name}")));
+        let listener_tls = |name: &String| (name.clone(), Tls::read(&values, &format!("listeners.{name}.tls")));
         Config {
             node: Node::read(&values, "node"),
             log: Log::read(&values, "log"),
             listeners: schema.listeners().iter().map(listener).collect(),
+            listeners_tls: schema.listeners().iter().map(listener_tls).collect(),
             limits: Limits::read(&values, "limits"),
             memory: Memory::read(&values, "memory"),
             disk: Disk::read(&values, "disk"),
             store: Store::read(&values, "store"),
             mqtt: Mqtt::read(&values, "mqtt"),
+            tls: Tls::read(&values, "tls"),
             auth: Auth::read(&values, "auth"),
+            certificate: AuthCertificate::read(&values, "auth.certificate"),
             metrics: Metrics::read(&values, "metrics"),
             values,
             schema,

@@ -1,7 +1,8 @@
 //! The one table of all keys: the node's sections, the protocols' own rows, and those of every listener.
 
 use super::table::{
-    Auth, Disk, LATER, LISTENER_LATER, LISTENERS_LATER, Limits, Listener, Log, Memory, Metrics, Mqtt, Node, Store,
+    Auth, AuthCertificate, Disk, LATER, LISTENER_LATER, LISTENERS_LATER, Limits, Listener, Log, Memory, Metrics, Mqtt,
+    Node, Store, Tls,
 };
 use super::value;
 use gatepost_core::keys::{Applies, Key, Kind, Values};
@@ -61,20 +62,22 @@ impl Schema {
         schema.set_default("node.cluster_name", &value::quoted(&host));
         schema.section("log", Log::KEYS);
         for protocol in protocols {
-            schema.listener(protocol.name, protocol.port);
+            schema.listener(protocol.name, protocol.port, protocol.tls_port);
             schema.set_default(
                 &format!("listeners.{}.protocol", protocol.name),
                 &value::quoted(protocol.name),
             );
         }
-        schema.listener(METRICS, Some(METRICS_PORT));
+        schema.listener(METRICS, Some(METRICS_PORT), None);
         schema.set_default("listeners.metrics.protocol", &value::quoted(METRICS));
+        schema.section("tls", Tls::KEYS);
         schema.section("limits", Limits::KEYS);
         schema.section("memory", Memory::KEYS);
         schema.section("disk", Disk::KEYS);
         schema.section("store", Store::KEYS);
         schema.section("mqtt", Mqtt::KEYS);
         schema.section("auth", Auth::KEYS);
+        schema.section("auth.certificate", AuthCertificate::KEYS);
         schema.section("metrics", Metrics::KEYS);
         for key in protocols.iter().flat_map(|protocol| protocol.keys) {
             schema.key(key.name.to_owned(), key);
@@ -85,6 +88,7 @@ impl Schema {
         for (name, binds) in LISTENERS_LATER {
             schema.later(format!("listeners.{name}.bind"), binds);
             schema.later(format!("listeners.{name}.backlog"), &["128"]);
+            schema.later(format!("listeners.{name}.tls_bind"), &["[]"]);
             schema.listener_later(name);
         }
         schema
@@ -92,7 +96,7 @@ impl Schema {
 
     /// Adds a listener that a file names. It must say its protocol.
     pub(super) fn add_listener(&mut self, name: &str) {
-        self.listener(name, None);
+        self.listener(name, None, None);
     }
 
     /// Whether `name` is a section, or could be a listener.
@@ -170,11 +174,18 @@ impl Schema {
         }
     }
 
-    fn listener(&mut self, name: &str, port: Option<u16>) {
+    fn listener(&mut self, name: &str, port: Option<u16>, tls_port: Option<u16>) {
         let section = format!("{LISTENERS}.{name}");
         self.section(&section, Listener::KEYS);
         if let Some(port) = port {
             self.set_default(&format!("{section}.bind"), &format!("[\"[::]:{port}\"]"));
+        }
+        if let Some(port) = tls_port {
+            self.set_default(&format!("{section}.tls_bind"), &format!("[\"[::]:{port}\"]"));
+        }
+        self.section(&format!("{section}.tls"), Tls::KEYS);
+        for key in ["client_auth", "min_version"] {
+            self.set_default(&format!("{section}.tls.{key}"), "\"\"");
         }
         self.listener_later(name);
         self.listeners.push(name.to_owned());

@@ -132,8 +132,62 @@ section! {
         /// Addresses to listen on; empty: off. `[::]` takes IPv4 too. `unix:/run/gatepost/mqtt.sock` is a Unix socket:
         /// its file has mode 0660, and clients that come through it count as local.
         bind: Vec<Address> = "[]", Kind::Addresses, Restart;
+        /// Addresses to listen on with TLS; empty: off. Without a certificate nothing listens there.
+        tls_bind: Vec<Address> = "[]", Kind::Addresses, Restart;
         /// Connections the kernel keeps waiting for us.
         backlog: u32 = "128", Kind::Count { min: 1, max: 65_535 }, Restart;
+    }
+}
+
+section! {
+    /// TLS. `[tls]` is for all listeners; `listeners.NAME.tls` has the same keys, and what is set there goes before.
+    /// Files are read again on SIGHUP, and connections that are open stay as they are.
+    Tls {
+        /// PEM file with the certificate that clients see, and those between it and its CA. A listener that has its own
+        /// takes `key`, `sni_certs` and `sni_keys` from its own section, too.
+        cert: String = "\"\"", Kind::File, NewConnections;
+        /// PEM file with its private key.
+        key: String = "\"\"", Kind::File, NewConnections;
+        /// Further certificates: each is shown to clients that ask for one of its DNS names (SNI).
+        sni_certs: Vec<String> = "[]", Kind::Texts, NewConnections;
+        /// Their private keys, in the same order.
+        sni_keys: Vec<String> = "[]", Kind::Texts, NewConnections;
+        /// Whether clients are asked for a certificate, and must have one. In a listener's section `""`: as in `[tls]`.
+        client_auth: ClientAuth = "\"none\"", ClientAuth::WORDS, NewConnections;
+        /// PEM file with the CAs that clients' certificates are held against. A listener that has its own takes
+        /// `client_crl` from its own section, too.
+        client_ca: String = "\"\"", Kind::File, NewConnections;
+        /// PEM file with the CAs' lists of revoked certificates; empty: none is looked at. A certificate of a CA
+        /// without a list in the file is refused. Lists count beyond the date of their next update, too.
+        client_crl: String = "\"\"", Kind::File, NewConnections;
+        /// The oldest version of TLS. In a listener's section `""`: as in `[tls]`.
+        min_version: TlsVersion = "\"1.2\"", TlsVersion::WORDS, NewConnections;
+    }
+}
+
+words! {
+    /// See [`Tls::client_auth`].
+    ClientAuth {
+        /// As `[tls]` says.
+        Inherited = "",
+        /// They are not asked.
+        None = "none",
+        /// They are asked; without a certificate they log in like anybody else.
+        Optional = "optional",
+        /// Without one there is no connection.
+        Required = "require",
+    }
+}
+
+words! {
+    /// See [`Tls::min_version`].
+    TlsVersion {
+        /// As `[tls]` says.
+        Inherited = "",
+        /// TLS 1.2 and 1.3.
+        Tls12 = "1.2",
+        /// TLS 1.3.
+        Tls13 = "1.3",
     }
 }
 
@@ -285,6 +339,32 @@ section! {
 }
 
 section! {
+    /// Clients that log in with what their certificate says: with the mechanism EXTERNAL in AMQP, and without a password in
+    /// MQTT and STOMP.
+    AuthCertificate {
+        /// What names the user: the subject's common name, or the first alternative name of a kind. `none`: certificates
+        /// open a port, and nobody logs in with one.
+        identity: Identity = "\"cn\"", Identity::WORDS, Now;
+    }
+}
+
+words! {
+    /// See [`AuthCertificate::identity`].
+    Identity {
+        /// Nothing does.
+        None = "none",
+        /// The common name.
+        CommonName = "cn",
+        /// The first DNS name.
+        Dns = "dns",
+        /// The first URI.
+        Uri = "uri",
+        /// The first e-mail address.
+        Email = "email",
+    }
+}
+
+section! {
     /// What Prometheus may ask.
     Metrics {
         /// Whether `/metrics` is only answered on addresses of this machine (127.0.0.1, ::1). Health is answered on all.
@@ -302,13 +382,7 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
     ("mqtt.vhost_by_cert", &["{}"]),
     ("mqtt.retained_max", &["0"]),
     ("auth.backends", &["[\"internal\"]"]),
-    // EXTERNAL needs a client certificate, and so is not offered yet either way.
-    (
-        "auth.mechanisms",
-        &["[\"PLAIN\", \"AMQPLAIN\", \"EXTERNAL\"]", "[\"PLAIN\", \"AMQPLAIN\"]"],
-    ),
     ("auth.cache_ttl", &["\"15s\""]),
-    ("auth.certificate.identity", &["\"cn\""]),
     ("auth.http.style", &["\"rabbitmq\""]),
     ("auth.http.user_url", &["\"\""]),
     ("auth.http.vhost_url", &["\"\""]),
@@ -327,11 +401,6 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
     ("auth.file.acl", &["\"\""]),
     ("metrics.auth", &["false"]),
     ("metrics.per_object_limit", &["2000"]),
-    ("tls.cert", &["\"\""]),
-    ("tls.key", &["\"\""]),
-    ("tls.client_ca", &["\"\""]),
-    ("tls.client_auth", &["\"none\""]),
-    ("tls.min_version", &["\"1.2\""]),
     ("definitions.file", &["\"\""]),
     ("definitions.skip_if_unchanged", &["true"]),
     ("management.path_prefix", &["\"\""]),
@@ -344,15 +413,9 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
 
 /// The same for every listener, under its name.
 pub(super) const LISTENER_LATER: &[(&str, &[&str])] = &[
-    ("tls_bind", &["[]"]),
     ("proxy_protocol", &["false"]),
     ("unix", &["\"\""]),
     ("max_connections", &["0"]),
-    ("tls.cert", &["\"\""]),
-    ("tls.key", &["\"\""]),
-    ("tls.client_ca", &["\"\""]),
-    ("tls.client_auth", &["\"none\""]),
-    ("tls.min_version", &["\"1.2\""]),
 ];
 
 /// Listeners whose protocols are not built: `bind` may be off or the default, and nothing else may be set.

@@ -28,6 +28,7 @@ fn read(kind: &Kind, value: &DeValue<'_>) -> Option<Value> {
         Kind::Checked { check, .. } => Value::Text(text.filter(|text| check(text))?.to_owned()),
         Kind::Choice(words) => Value::Text(text.filter(|text| words.contains(text))?.to_owned()),
         Kind::Texts => Value::Texts(list(value, |text| Some(text.to_owned()))?),
+        Kind::Words(words) => Value::Texts(list(value, |text| words.contains(&text).then(|| text.to_owned()))?),
         Kind::Addresses => Value::Addresses(list(value, |text| text.parse::<Address>().ok())?),
     })
 }
@@ -92,6 +93,10 @@ pub(super) fn expected(kind: &Kind) -> String {
             format!("one of {}", words.join(", "))
         }
         Kind::Texts => "a list of strings".to_owned(),
+        Kind::Words(words) => {
+            let words: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
+            format!("a list of {}", words.join(", "))
+        }
         Kind::Path => "a path".to_owned(),
         Kind::File => "the path of a file, or \"\"".to_owned(),
         Kind::Addresses => "a list of addresses such as [\"[::]:5672\"] or [\"127.0.0.1:5672\"]".to_owned(),

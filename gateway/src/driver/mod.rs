@@ -74,9 +74,10 @@ impl Connection {
             transport,
             peer,
             protocol,
+            since,
         } = opened;
         place.speaks(protocol);
-        let session = place.protocol()?.open(place.node.clock.now(), peer.clone());
+        let session = place.protocol()?.open(since, peer.clone());
         let parked_bytes_max = place.node.config().memory.per_connection_buffer.bytes();
         Some(Connection {
             pump: Pump::new(session, peer, parked_bytes_max),
@@ -102,6 +103,10 @@ impl Connection {
             // A peer that is not read must not vanish unseen.
             let ended = self.pump.break_off(&error);
             self.end(now, &ended);
+        }
+        if self.phase == Phase::Open {
+            // What goes wrong with it, the next read or write says.
+            let _ = self.transport.poll_flush(cx);
         }
         let mut again = self.turn(cx, scratch, now);
         again |= self.wind_up(cx, scratch, now);
@@ -144,6 +149,17 @@ impl Connection {
         };
         let (peer, protocol) = (peer_text(self.pump.peer()), self.place.protocol_name());
         let why = &ended.why;
+        if self.transport.began_with_tls() {
+            if let Some(left_out) = self.place.node.throttle.admit() {
+                tracing::warn!(
+                    peer,
+                    protocol,
+                    left_out,
+                    "a client speaks TLS where the listener has plain text"
+                );
+            }
+            return;
+        }
         match self.pump.user() {
             Some(user) if ended.abnormal => {
                 if let Some(left_out) = self.place.node.throttle.admit() {
@@ -309,7 +325,7 @@ impl Stream for Wired<'_, '_, '_> {
 /// Waking it outright would put it into the run queue, and the runtime looks at the sockets only when that is empty or
 /// after some sixty tasks: beside one connection that always has more to do, all others would be heard after sixty of
 /// its turns.
-fn next_round(cx: &mut Context<'_>) {
+pub(crate) fn next_round(cx: &mut Context<'_>) {
     // Its first poll is what leaves the waker with the runtime.
     let _ = pin!(tokio::task::yield_now()).poll(cx);
 }

@@ -5,7 +5,7 @@ use super::{Connection, Place};
 use crate::node::Node;
 use crate::random::random;
 use crate::threads::Shared;
-use crate::transport::{Opening, Socket};
+use crate::transport::{Door, Opening, Socket};
 use gatepost_core::pump::Scratch;
 use std::cell::RefCell;
 use std::future::Future;
@@ -38,9 +38,10 @@ enum State {
 
 impl Serving {
     /// For an accepted socket that does not block.
-    pub(crate) fn new(node: Arc<Node>, thread: Arc<Shared>, protocol: usize, socket: Socket) -> Serving {
-        let place = Place::new(node, thread, protocol);
-        Serving(State::Opening(Some((place, Opening::new(socket, protocol)))))
+    pub(crate) fn new(node: Arc<Node>, thread: Arc<Shared>, door: Door, socket: Socket) -> Serving {
+        let now = node.clock.now();
+        let place = Place::new(node, thread, door.protocol);
+        Serving(State::Opening(Some((place, Opening::new(socket, door, now)))))
     }
 }
 
@@ -49,10 +50,10 @@ impl Future for Serving {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if let State::Opening(opening) = &mut self.0 {
-            let Some((_, stage)) = opening else {
+            let Some((place, stage)) = opening else {
                 return Poll::Ready(());
             };
-            let opened = ready!(stage.poll(cx));
+            let opened = ready!(stage.poll(cx, &place.node));
             let connection = match (opening.take(), opened) {
                 (Some((place, _)), Ok(opened)) => Connection::open(place, opened),
                 _ => None,

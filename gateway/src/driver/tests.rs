@@ -6,7 +6,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::node::Node;
 use crate::threads::IoThreads;
-use crate::transport::Socket;
+use crate::transport::{Door, Socket};
 use gatepost_core::command::{Attach, Command, Login};
 use gatepost_core::event::Event;
 use gatepost_core::properties::{Origin, Properties, PropertyCodec};
@@ -141,6 +141,8 @@ impl Session for ToySession {
     }
 }
 
+const PLAIN: Door = Door { protocol: 0, tls: None };
+
 /// A node with one I/O thread, and connections to it.
 struct Bench {
     node: Arc<Node>,
@@ -156,6 +158,7 @@ impl Bench {
         let node = Node::new(
             config,
             directory,
+            crate::tls::Ports::default(),
             protocols,
             Clock::start(),
             Recovered::default(),
@@ -179,7 +182,7 @@ impl Bench {
         let (server, address) = self.listener.accept().expect("accepted");
         server.set_nonblocking(true).expect("not blocking");
         self.node.connections[0].opened.fetch_add(1, Ordering::Relaxed);
-        self.threads.deal(&self.node, 0, Socket::Tcp(server, address));
+        self.threads.deal(&self.node, PLAIN, Socket::Tcp(server, address));
         client
     }
 
@@ -421,7 +424,12 @@ fn an_idle_connection_is_small() {
         let _client = TcpStream::connect(bench.listener.local_addr().expect("an address")).expect("connected");
         bench.listener.accept().expect("accepted")
     };
-    let task = Serving::new(Arc::clone(&bench.node), Arc::default(), 0, Socket::Tcp(server, address));
+    let task = Serving::new(
+        Arc::clone(&bench.node),
+        Arc::default(),
+        PLAIN,
+        Socket::Tcp(server, address),
+    );
     let bytes = size_of_val(&task);
     // With the session (some hundreds) and the waking (some tens), a KiB.
     assert!(bytes <= 640, "{bytes} bytes");

@@ -109,6 +109,8 @@ fn connections(node: &Node, threads: &IoThreads) {
         }
         let refused = counts.refused.load(Ordering::Relaxed);
         counter!("gatepost_connections_refused_total", "protocol" => name).absolute(refused);
+        let tls_refused = counts.tls_refused.load(Ordering::Relaxed);
+        counter!("gatepost_tls_refused_total", "protocol" => name).absolute(tls_refused);
     }
     gauge!("rabbitmq_connections").set(node.connections_open() as f64);
     counter!("rabbitmq_connections_opened_total").absolute(opened);
@@ -300,6 +302,10 @@ fn describe(node: &Node) {
     describe_counter!(
         "gatepost_connections_refused_total",
         "Connections turned away because there were too many."
+    );
+    describe_counter!(
+        "gatepost_tls_refused_total",
+        "Connections to TLS listeners that failed or were too slow to agree on TLS."
     );
     describe_gauge!("rabbitmq_connections", "Open connections.");
     describe_counter!("rabbitmq_connections_opened_total", "Connections accepted.");

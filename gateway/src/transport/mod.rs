@@ -10,20 +10,23 @@
 
 mod opening;
 mod tcp;
+mod tls;
 mod unix;
 
-pub(crate) use opening::{Opened, Opening, Socket};
+pub(crate) use opening::{Door, Opened, Opening, Socket};
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tcp::Tcp;
+use tls::Tls;
 use tokio::io::{AsyncRead, ReadBuf};
 use unix::Unix;
 
 /// See the module.
 pub(crate) enum Transport {
     Tcp(Tcp),
+    Tls(Tls),
     Unix(Unix),
 }
 
@@ -31,6 +34,7 @@ impl Transport {
     pub(crate) fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Transport::Tcp(tcp) => tcp.poll_more(cx),
+            Transport::Tls(tls) => tls.poll_more(cx),
             Transport::Unix(unix) => unix.poll_more(cx),
         }
     }
@@ -39,20 +43,24 @@ impl Transport {
     pub(crate) fn write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Transport::Tcp(tcp) => write_all(bytes, |rest| tcp.poll_write(cx, rest)),
+            Transport::Tls(tls) => write_all(bytes, |rest| tls.poll_write(cx, rest)),
             Transport::Unix(unix) => write_all(bytes, |rest| unix.poll_write(cx, rest)),
         }
     }
 
-    pub(crate) fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Once a turn, too: what an earlier write left behind goes out.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             // The kernel has all of it.
             Transport::Tcp(_) | Transport::Unix(_) => Poll::Ready(Ok(())),
+            Transport::Tls(tls) => tls.poll_flush(cx),
         }
     }
 
     pub(crate) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Transport::Tcp(tcp) => tcp.poll_close(cx),
+            Transport::Tls(tls) => tls.poll_close(cx),
             Transport::Unix(unix) => unix.poll_close(cx),
         }
     }
@@ -62,7 +70,16 @@ impl Transport {
     pub(crate) fn take_error(&self) -> io::Result<Option<io::Error>> {
         match self {
             Transport::Tcp(tcp) => tcp.take_error(),
+            Transport::Tls(tls) => tls.take_error(),
             Transport::Unix(unix) => unix.take_error(),
+        }
+    }
+
+    /// Whether the peer began with TLS, where plain text is spoken.
+    pub(crate) fn began_with_tls(&self) -> bool {
+        match self {
+            Transport::Tcp(tcp) => tcp.began_with_tls(),
+            Transport::Tls(_) | Transport::Unix(_) => false,
         }
     }
 
@@ -70,6 +87,7 @@ impl Transport {
     pub(crate) fn keep_alive(&self) -> io::Result<()> {
         match self {
             Transport::Tcp(tcp) => tcp.keep_alive(),
+            Transport::Tls(tls) => tls.keep_alive(),
             // The other end is a process of this machine; the kernel closes the socket when it ends.
             Transport::Unix(_) => Ok(()),
         }
@@ -80,6 +98,7 @@ impl AsyncRead for Transport {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Transport::Tcp(tcp) => tcp.poll_read(cx, buffer),
+            Transport::Tls(tls) => tls.poll_read(cx, buffer),
             Transport::Unix(unix) => unix.poll_read(cx, buffer),
         }
     }

@@ -9,7 +9,19 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
 
 /// See the module.
-pub(crate) struct Tcp(TcpStream);
+pub(crate) struct Tcp {
+    stream: TcpStream,
+    first: First,
+}
+
+/// What the peer began with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum First {
+    Nothing,
+    /// A handshake record (RFC 8446 5.1).
+    Tls,
+    Other,
+}
 
 /// A silent peer is asked after this long, then this often; after so many questions without an answer it is gone. (Linux
 /// asks after two hours by default: too late for whoever waits for a will, or for the deliveries it holds.)
@@ -21,30 +33,53 @@ const KEEP_ALIVE: TcpKeepalive = TcpKeepalive::new()
 impl Tcp {
     /// Registers the socket with the runtime of this thread.
     pub(super) fn new(socket: std::net::TcpStream) -> io::Result<Tcp> {
-        TcpStream::from_std(socket).map(Tcp)
+        let stream = TcpStream::from_std(socket)?;
+        Ok(Tcp {
+            stream,
+            first: First::Nothing,
+        })
     }
 
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if self.first == First::Nothing {
+            self.first = match buffer.filled().get(before..).unwrap_or_default() {
+                [] => First::Nothing,
+                [0x16] | [0x16, 0x03, ..] => First::Tls,
+                _ => First::Other,
+            };
+        }
+        read
+    }
+
+    /// As `poll_read`, but leaves the bytes where they are.
+    pub(super) fn poll_peek(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_peek(cx, buffer).map_ok(|_| ())
+    }
+
+    /// Whether the peer began with TLS.
+    pub(super) fn began_with_tls(&self) -> bool {
+        self.first == First::Tls
     }
 
     pub(super) fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.poll_read_ready(cx)
+        self.stream.poll_read_ready(cx)
     }
 
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
     pub(super) fn take_error(&self) -> io::Result<Option<io::Error>> {
-        self.0.take_error()
+        self.stream.take_error()
     }
 
     pub(super) fn keep_alive(&self) -> io::Result<()> {
-        SockRef::from(&self.0).set_tcp_keepalive(&KEEP_ALIVE)
+        SockRef::from(&self.stream).set_tcp_keepalive(&KEEP_ALIVE)
     }
 }

@@ -21,5 +21,6 @@ mod startup;
 mod stomp;
 mod support;
 mod threads;
+mod tls;
 mod unix;
 mod watermarks;

@@ -134,7 +134,7 @@ impl Driver {
             ..Settings::default()
         };
         Driver {
-            session: AmqpSession::new(Arc::new(settings), now),
+            session: AmqpSession::new(Arc::new(settings), now, false),
             now,
             input: Vec::new(),
             out: Vec::new(),
@@ -260,7 +260,7 @@ impl Driver {
             Command::Authenticate(login) => {
                 let user = match &**login {
                     Login::Password { user, .. } => user.clone(),
-                    Login::Anonymous | Login::Response { .. } => "anonymous".into(),
+                    Login::Certificate { .. } | Login::Anonymous | Login::Response { .. } => "anonymous".into(),
                 };
                 let refused = LoginRefused {
                     user: user.clone(),

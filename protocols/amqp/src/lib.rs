@@ -38,6 +38,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub const PROTOCOL: Description = Description {
     name: NAME,
     port: Some(5672),
+    tls_port: Some(5671),
     // Dashboards made for RabbitMQ know it by this name.
     metrics_label: "amqp091",
     // AMQP has a SASL mechanism of its own for that, ANONYMOUS, which is not offered.
@@ -75,9 +76,9 @@ impl Protocol for Amqp {
         Arc::new(AmqpProperties)
     }
 
-    fn open(&self, now: Now, _peer: Peer) -> Box<dyn Session> {
+    fn open(&self, now: Now, peer: Peer) -> Box<dyn Session> {
         let settings = Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner));
-        Box::new(session::AmqpSession::new(settings, now))
+        Box::new(session::AmqpSession::new(settings, now, peer.certificate.is_some()))
     }
 
     fn configure(&self, values: &Values) {

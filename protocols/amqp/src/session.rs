@@ -96,6 +96,8 @@ pub(super) struct Client {
     name: Option<Name>,
     /// SASL mechanism it chose.
     mechanism: &'static str,
+    /// Its transport has verified a certificate of its own.
+    has_certificate: bool,
     /// Wants `basic.cancel` when a queue goes.
     cancel_notify: bool,
     /// Wants `connection.blocked`.
@@ -136,7 +138,7 @@ impl Client {
 }
 
 impl AmqpSession {
-    pub(crate) fn new(settings: Arc<Settings>, now: Now) -> AmqpSession {
+    pub(crate) fn new(settings: Arc<Settings>, now: Now, has_certificate: bool) -> AmqpSession {
         AmqpSession {
             handshake_until: now.monotonic + settings.handshake_timeout,
             channel_max: settings.channel_max.max(1),
@@ -148,6 +150,7 @@ impl AmqpSession {
                 vhost: "".into(),
                 name: None,
                 mechanism: "",
+                has_certificate,
                 cancel_notify: false,
                 blocked_notify: false,
                 login_failure_close: false,

@@ -23,7 +23,8 @@ pub struct Settings {
     pub held_bytes_max: usize,
     /// Consumers of a channel at most.
     pub consumers_max: usize,
-    /// SASL mechanisms offered, in this order: `PLAIN`, `AMQPLAIN`, `ANONYMOUS`. Others are left out. Who an anonymous
+    /// SASL mechanisms offered, in this order: `PLAIN`, `AMQPLAIN`, `EXTERNAL`, `ANONYMOUS`. Others are left out. `EXTERNAL` is
+    /// offered only to peers that have shown a certificate. Who an anonymous
     /// client is, and from where, is the node's to say.
     pub mechanisms: Vec<Name>,
     /// `product` in the server properties.
@@ -53,7 +54,7 @@ impl Default for Settings {
             max_message_size: 16 << 20,
             held_bytes_max: 64 << 20,
             consumers_max: 10_000,
-            mechanisms: vec!["PLAIN".into(), "AMQPLAIN".into()],
+            mechanisms: vec!["PLAIN".into(), "AMQPLAIN".into(), "EXTERNAL".into()],
             product: "Gatepost".into(),
             version: env!("CARGO_PKG_VERSION").into(),
             platform: "Rust".into(),
@@ -71,6 +72,11 @@ impl Settings {
         let mut s = Settings::default();
         values.set("limits.channel_max", &mut s.channel_max);
         values.set("limits.frame_max", &mut s.frame_max);
+        let mut mechanisms: Vec<String> = Vec::new();
+        values.set("auth.mechanisms", &mut mechanisms);
+        if values.value("auth.mechanisms").is_some() {
+            s.mechanisms = mechanisms.iter().map(|name| name.as_str().into()).collect();
+        }
         values.set("limits.heartbeat", &mut s.heartbeat);
         values.set("limits.handshake_timeout", &mut s.handshake_timeout);
         values.set("limits.max_message_size", &mut s.max_message_size);
@@ -100,7 +106,18 @@ pub(crate) const KEYS: &[Key] = &[
         applies: Applies::NewConnections,
         text: "AMQP frame size offered.",
     },
+    Key {
+        name: "auth.mechanisms",
+        kind: Kind::Words(MECHANISMS),
+        default: "[\"PLAIN\", \"AMQPLAIN\", \"EXTERNAL\"]",
+        applies: Applies::NewConnections,
+        text: "How AMQP clients may log in, in the order in which they are told. `EXTERNAL`, which takes the user from the \
+               client's certificate, is offered only where there is one.",
+    },
 ];
+
+/// SASL mechanisms there are.
+pub(crate) const MECHANISMS: &[&str] = &["PLAIN", "AMQPLAIN", "EXTERNAL", "ANONYMOUS"];
 
 /// The smallest frame-max that a peer may ask for, and the limit until one is agreed on (AMQP 0-9-1 4.9).
 pub(crate) const FRAME_MIN: u32 = 4096;

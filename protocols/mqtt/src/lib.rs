@@ -38,6 +38,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub const PROTOCOL: Description = Description {
     name: NAME,
     port: Some(1883),
+    tls_port: Some(8883),
     metrics_label: NAME,
     nameless_logins: true,
     first_bytes,

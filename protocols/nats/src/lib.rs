@@ -29,6 +29,7 @@ pub const PROTOCOL: Description = Description {
     name: NAME,
     // An example does not open a port unasked: `listeners.nats.bind` says where.
     port: None,
+    tls_port: None,
     metrics_label: NAME,
     nameless_logins: true,
     // Clients wait for the server's INFO and begin with CONNECT then, as STOMP's do: the blank tells them apart.

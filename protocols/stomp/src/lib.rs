@@ -40,6 +40,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub const PROTOCOL: Description = Description {
     name: NAME,
     port: Some(61613),
+    tls_port: Some(61614),
     metrics_label: NAME,
     nameless_logins: true,
     first_bytes,

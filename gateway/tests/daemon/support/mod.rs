@@ -7,6 +7,7 @@ pub(crate) mod daemon;
 pub(crate) mod mqtt;
 pub(crate) mod raw;
 pub(crate) mod stomp;
+pub(crate) mod tls;
 
 pub(crate) use clients::{node, python};
 pub(crate) use daemon::Gatepost;

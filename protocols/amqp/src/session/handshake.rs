@@ -4,7 +4,7 @@ use super::{AmqpSession, State};
 use crate::error::{Code, Error, Reply};
 use crate::frame::{Connection, table};
 use crate::map;
-use crate::settings::FRAME_MIN;
+use crate::settings::{FRAME_MIN, MECHANISMS};
 use gatepost_core::command::{Attach, Command, Login};
 use gatepost_core::event::Event;
 use gatepost_core::fault::FaultKind;
@@ -79,6 +79,7 @@ impl AmqpSession {
         let login = match offered {
             Some("PLAIN") => plain(response),
             Some("AMQPLAIN") => amqplain(response),
+            Some("EXTERNAL") => external(response),
             Some("ANONYMOUS") => Some(Login::Anonymous),
             _ => None,
         };
@@ -168,11 +169,13 @@ impl AmqpSession {
         }
     }
 
-    /// Those of the settings that we have.
+    /// Those of the settings that we have, and that can succeed on this connection.
     fn offered_mechanisms(&self) -> impl Iterator<Item = &'static str> + use<'_> {
         let known = |name: &Name| {
-            ["PLAIN", "AMQPLAIN", "ANONYMOUS"]
-                .into_iter()
+            MECHANISMS
+                .iter()
+                .copied()
+                .filter(|known| self.client.has_certificate || *known != "EXTERNAL")
                 .find(|known| **known == **name)
         };
         self.settings.mechanisms.iter().filter_map(known)
@@ -201,6 +204,14 @@ fn plain(response: &[u8]) -> Option<Login> {
         return None;
     };
     password_login(user, password)
+}
+
+/// SASL EXTERNAL, RFC 4422 appendix A: the transport knows who it is. Who gives a name as well must be that one.
+fn external(response: &[u8]) -> Option<Login> {
+    let user = std::str::from_utf8(response).ok()?;
+    Some(Login::Certificate {
+        user: (!user.is_empty()).then(|| user.into()),
+    })
 }
 
 /// RabbitMQ's AMQPLAIN: a table without its length.

@@ -54,6 +54,34 @@ fn start_lists_capabilities_and_product() {
     }
 }
 
+/// What `connection.start` offers.
+fn mechanisms(script: &mut Script) -> String {
+    script.feed(&codec::AMQP_0_9_1);
+    let octets = script.octets();
+    let (frame, _) = codec::split(&octets, 4096).unwrap().unwrap();
+    match Method::decode(frame.payload) {
+        Ok(Method::Connection(Connection::Start { mechanisms, .. })) => String::from_utf8(mechanisms.to_vec()).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn external_is_for_peers_with_a_certificate() {
+    let mut script = Script::with_certificate(Settings::default(), true);
+    assert_eq!(mechanisms(&mut script), "PLAIN AMQPLAIN EXTERNAL");
+    script.send(0, start_ok("EXTERNAL", b"", &[]));
+    let Command::Authenticate(login) = script.command() else {
+        panic!("no login");
+    };
+    assert!(matches!(*login, Login::Certificate { user: None }), "{login:?}");
+
+    // Without one it is neither offered nor taken.
+    let mut script = Script::new(Settings::default());
+    assert_eq!(mechanisms(&mut script), "PLAIN AMQPLAIN");
+    script.send(0, start_ok("EXTERNAL", b"", &[]));
+    assert!(script.commands().is_empty());
+}
+
 #[test]
 fn plain_login_opens_a_vhost() {
     let mut script = Script::new(Settings::default());

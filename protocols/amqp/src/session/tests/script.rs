@@ -29,12 +29,17 @@ pub(super) struct Script {
 
 impl Script {
     pub(super) fn new(settings: Settings) -> Script {
+        Script::with_certificate(settings, false)
+    }
+
+    /// A connection whose peer has shown a certificate, or not.
+    pub(super) fn with_certificate(settings: Settings, has_certificate: bool) -> Script {
         let now = Now {
             monotonic: Time(1000),
             wall: Wall(1_700_000_000_000),
         };
         Script {
-            session: AmqpSession::new(Arc::new(settings), now),
+            session: AmqpSession::new(Arc::new(settings), now, has_certificate),
             now,
             ended: None,
             codecs: Codecs::new(vec![Arc::new(AmqpProperties)]),

@@ -331,6 +331,7 @@ fn describe(command: &Command) -> String {
         Command::Authenticate(login) => match &**login {
             Login::Password { user, password } => format!("login {user} {}", String::from_utf8_lossy(password)),
             Login::Anonymous => "login".into(),
+            Login::Certificate { .. } => "login by certificate".into(),
             Login::Response { .. } => "login response".into(),
         },
         Command::Attach(a) => format!("attach {} {}", a.vhost, a.protocol),

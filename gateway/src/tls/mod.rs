@@ -1,0 +1,348 @@
+//! TLS of the listeners: certificates and keys from files, who must show a certificate, tickets for resumption.
+//!
+//! The files are read at the start, and again by every reload. A connection takes the settings of the moment at which it
+//! begins; a reload never touches one that is open. The handshake itself is `transport::tls`.
+
+mod certificates;
+mod files;
+pub(crate) mod names;
+pub(crate) mod tickets;
+
+use crate::config::{ClientAuth, Config, Identity, Problem, Tls, TlsVersion};
+use crate::protocols;
+use certificates::Certificates;
+use files::{Files, Trouble};
+use gatepost_core::command::{AlternativeName, Certificate};
+use gatepost_core::properties::Name;
+use parking_lot::RwLock;
+use ring::digest;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::UnixTime;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ServerConfig, ServerConnection, WebPkiClientVerifier};
+use rustls::version::{TLS12, TLS13};
+use rustls::{HandshakeKind, RootCertStore};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use tickets::{Ticketer, Tickets};
+
+/// The TLS side of one listener.
+pub(crate) struct Port {
+    /// The listener's name.
+    name: String,
+    settings: RwLock<Settings>,
+}
+
+/// Settings for listeners, by their names.
+pub(crate) type Loaded = Vec<(String, Settings)>;
+
+/// What new connections of a listener are given.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    server: Arc<ServerConfig>,
+    /// `None`: clients are not asked for certificates.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+/// The TLS side of all listeners that have one.
+#[derive(Default)]
+pub(crate) struct Ports {
+    ports: Vec<Arc<Port>>,
+    tickets: Arc<Tickets>,
+}
+
+impl Ports {
+    /// # Errors
+    /// Everything that is wrong with the files and what they hold, with paths.
+    pub(crate) fn new(config: &Config, tickets: Arc<Tickets>) -> Result<Ports, Vec<Problem>> {
+        warn_about_keys(config);
+        let ports = load(config, &tickets)?
+            .into_iter()
+            .map(|(name, settings)| {
+                Arc::new(Port {
+                    name,
+                    settings: RwLock::new(settings),
+                })
+            })
+            .collect();
+        Ok(Ports { ports, tickets })
+    }
+
+    /// That of a listener.
+    pub(crate) fn port(&self, name: &str) -> Option<Arc<Port>> {
+        self.ports.iter().find(|port| port.name == name).map(Arc::clone)
+    }
+
+    /// Reads the files again, for a [`Ports::replace`].
+    ///
+    /// # Errors
+    /// As [`Ports::new`], or a listener that is open has no certificate any more.
+    pub(crate) fn reload(&self, config: &Config) -> Result<Loaded, Vec<Problem>> {
+        let loaded = load(config, &self.tickets)?;
+        warn_about_keys(config);
+        let has = |port: &Port| loaded.iter().any(|(name, _)| *name == port.name);
+        let orphans: Vec<_> = self.ports.iter().filter(|port| !has(port)).collect();
+        if orphans.is_empty() {
+            return Ok(loaded);
+        }
+        let problem = |port: &Arc<Port>| Problem {
+            at: String::new(),
+            key: format!("listeners.{}.tls.cert", port.name),
+            what: "the listener is open, and needs a certificate until the next start".to_owned(),
+        };
+        Err(orphans.into_iter().map(problem).collect())
+    }
+
+    /// Gives other settings to the connections that come from here on.
+    pub(crate) fn replace(&self, loaded: Loaded) {
+        for (name, settings) in loaded {
+            match self.port(&name) {
+                Some(port) => *port.settings.write() = settings,
+                None => tracing::warn!(
+                    listener = name,
+                    "there is a certificate now: the listener's TLS addresses are bound at the next start"
+                ),
+            }
+        }
+    }
+
+    /// Keys for tickets.
+    pub(crate) fn tickets(&self) -> &Arc<Tickets> {
+        &self.tickets
+    }
+}
+
+impl Port {
+    /// The server's side of a connection that begins.
+    ///
+    /// # Errors
+    /// rustls cannot make one, whatever the peer does.
+    pub(crate) fn accept(&self) -> Result<(ServerConnection, Settings), rustls::Error> {
+        let settings = self.settings.read().clone();
+        ServerConnection::new(Arc::clone(&settings.server)).map(|connection| (connection, settings))
+    }
+
+    /// The listener's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Settings {
+    /// What the peer's certificate has proved, once the handshake is done.
+    ///
+    /// # Errors
+    /// The session was resumed, and its certificate is not good any more.
+    pub(crate) fn proved(&self, connection: &ServerConnection) -> Result<Option<Arc<Certificate>>, rustls::Error> {
+        let chain = connection.peer_certificates().unwrap_or_default();
+        let Some((first, others)) = chain.split_first() else {
+            return Ok(None);
+        };
+        // A ticket brings the certificate of the first handshake with it, which may have expired since.
+        if connection.handshake_kind() == Some(HandshakeKind::Resumed)
+            && let Some(verifier) = &self.verifier
+        {
+            verifier.verify_client_cert(first, others, UnixTime::now())?;
+        }
+        Ok(Some(Arc::new(names::read(first).unwrap_or(Certificate {
+            common_name: None,
+            alternative_names: Box::default(),
+        }))))
+    }
+}
+
+/// The user whom a certificate names.
+pub(crate) fn identity(certificate: &Certificate, identity: Identity) -> Option<&Name> {
+    let mut others = certificate.alternative_names.iter();
+    match identity {
+        Identity::None => None,
+        Identity::CommonName => certificate.common_name.as_ref(),
+        Identity::Dns => others.find_map(|name| match name {
+            AlternativeName::Dns(name) => Some(name),
+            _ => None,
+        }),
+        Identity::Uri => others.find_map(|name| match name {
+            AlternativeName::Uri(name) => Some(name),
+            _ => None,
+        }),
+        Identity::Email => others.find_map(|name| match name {
+            AlternativeName::Email(name) => Some(name),
+            _ => None,
+        }),
+    }
+}
+
+/// Whether a listener has a certificate, its own or that of `[tls]`.
+pub(crate) fn has_certificate(config: &Config, listener: &str) -> bool {
+    let own = config.listeners_tls.iter().find(|(name, _)| name == listener);
+    own.is_some_and(|(_, own)| !Effective::new(config, listener, own).certificates.0.cert.is_empty())
+}
+
+/// What is wrong with the files that the configuration names for TLS.
+pub(crate) fn check(config: &Config) -> Vec<Problem> {
+    load(config, &Arc::default()).err().unwrap_or_default()
+}
+
+/// Says which private keys everybody can read. (A container's secrets often are so, and nobody else is there.)
+fn warn_about_keys(config: &Config) {
+    let sections = config.listeners_tls.iter().map(|(_, own)| own).chain([&config.tls]);
+    let keys: BTreeSet<&String> = sections.flat_map(|tls| tls.sni_keys.iter().chain([&tls.key])).collect();
+    for path in keys.into_iter().filter(|path| files::is_open_to_all(path)) {
+        tracing::warn!("{path}: every user of this machine can read this private key; chmod 600 {path}");
+    }
+}
+
+/// The settings of all listeners that have a certificate and an address for it.
+fn load(config: &Config, tickets: &Arc<Tickets>) -> Result<Loaded, Vec<Problem>> {
+    let (mut loaded, mut problems) = (Vec::new(), Vec::new());
+    for ((name, listener), (_, own)) in config.listeners.iter().zip(&config.listeners_tls) {
+        if protocols::find(&listener.protocol).is_none() {
+            continue;
+        }
+        let tls = Effective::new(config, name, own);
+        match settings(&tls, &listener.protocol, tickets) {
+            Ok(Some(settings)) if !listener.tls_bind.is_empty() => loaded.push((name.clone(), settings)),
+            Ok(_) => {}
+            Err(troubles) => problems.extend(troubles.into_iter().map(|trouble| Problem {
+                at: String::new(),
+                key: format!("{}.{}", tls.section(trouble.key), trouble.key),
+                what: trouble.what,
+            })),
+        }
+    }
+    // What stands in `[tls]` is the same for all listeners.
+    problems.sort_by(|a: &Problem, b| (&a.key, &a.what).cmp(&(&b.key, &b.what)));
+    problems.dedup();
+    if problems.is_empty() { Ok(loaded) } else { Err(problems) }
+}
+
+/// The TLS keys of one listener: its own, and those of `[tls]` where it has none.
+struct Effective<'a> {
+    listener: &'a str,
+    /// The section that `cert`, `key`, `sni_certs` and `sni_keys` are taken from.
+    certificates: (&'a Tls, bool),
+    /// The section that `client_ca` and `client_crl` are taken from.
+    authorities: (&'a Tls, bool),
+    client_auth: (ClientAuth, bool),
+    min_version: TlsVersion,
+}
+
+impl<'a> Effective<'a> {
+    fn new(config: &'a Config, listener: &'a str, own: &'a Tls) -> Effective<'a> {
+        let (own_certificates, own_authorities) = (!own.cert.is_empty(), !own.client_ca.is_empty());
+        let pick = |is_own: bool| if is_own { (own, true) } else { (&config.tls, false) };
+        Effective {
+            listener,
+            certificates: pick(own_certificates),
+            authorities: pick(own_authorities),
+            client_auth: match own.client_auth {
+                ClientAuth::Inherited => (config.tls.client_auth, false),
+                set => (set, true),
+            },
+            min_version: match own.min_version {
+                TlsVersion::Inherited => config.tls.min_version,
+                set => set,
+            },
+        }
+    }
+
+    /// The section that a key is taken from.
+    fn section(&self, key: &str) -> String {
+        let own = match key {
+            "client_ca" | "client_crl" => self.authorities.1,
+            "client_auth" => self.client_auth.1,
+            _ => self.certificates.1,
+        };
+        if own {
+            format!("listeners.{}.tls", self.listener)
+        } else {
+            "tls".to_owned()
+        }
+    }
+}
+
+/// `None`: there is no certificate.
+fn settings(tls: &Effective<'_>, protocol: &str, tickets: &Arc<Tickets>) -> Result<Option<Settings>, Vec<Trouble>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let (certificates, authorities) = (tls.certificates.0, tls.authorities.0);
+    if certificates.cert.is_empty() && certificates.key.is_empty() && certificates.sni_certs.is_empty() {
+        return Ok(None);
+    }
+    let certificates = Certificates::read(certificates, &provider);
+    let client = client_verifier(tls.client_auth.0, authorities, &provider);
+    let (certificates, client) = match (certificates, client) {
+        (Ok(certificates), Ok(client)) => (certificates, client),
+        (certificates, client) => {
+            let mut troubles = certificates.err().unwrap_or_default();
+            troubles.extend(client.err());
+            return Err(troubles);
+        }
+    };
+    let versions: &[_] = match tls.min_version {
+        TlsVersion::Tls13 => &[&TLS13],
+        TlsVersion::Tls12 | TlsVersion::Inherited => &[&TLS13, &TLS12],
+    };
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .map_err(|error| vec![Trouble::new("min_version", error.to_string())])?;
+    let (verifier, fingerprint) = client.map_or((None, Vec::new()), |(verifier, f)| (Some(verifier), f));
+    let builder = match &verifier {
+        Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
+        None => builder.with_no_client_auth(),
+    };
+    let mut server = builder.with_cert_resolver(Arc::new(certificates));
+    // A client that offers only others is refused, as RFC 7301 3.2 has it; one that offers none is welcome.
+    server.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    server.session_storage = Arc::new(NoServerSessionStorage {});
+    server.send_tls13_tickets = 1;
+    // A ticket stands for a handshake that asked as much of the client as this listener does, and no other listener's.
+    let context = [tls.listener.as_bytes(), b"\0", &fingerprint].concat();
+    server.ticketer = Arc::new(Ticketer::new(Arc::clone(tickets), &context));
+    Ok(Some(Settings {
+        server: Arc::new(server),
+        verifier,
+    }))
+}
+
+/// Holds clients' certificates against the CAs, and a fingerprint of all that it asks.
+type Verifier = (Arc<dyn ClientCertVerifier>, Vec<u8>);
+
+fn client_verifier(
+    client_auth: ClientAuth,
+    tls: &Tls,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Option<Verifier>, Trouble> {
+    if matches!(client_auth, ClientAuth::None | ClientAuth::Inherited) {
+        return Ok(None);
+    }
+    if tls.client_ca.is_empty() {
+        let what = "clients' certificates need a CA that they are held against: set client_ca";
+        return Err(Trouble::new("client_auth", what.to_owned()));
+    }
+    let mut roots = RootCertStore::empty();
+    let mut fingerprint = digest::Context::new(&digest::SHA256);
+    fingerprint.update(&[u8::from(client_auth == ClientAuth::Required)]);
+    let files = Files::new("client_ca", &tls.client_ca);
+    for certificate in files.certificates()? {
+        fingerprint.update(&certificate);
+        let added = roots.add(certificate);
+        added.map_err(|error| files.trouble(&format!("holds a certificate that cannot be used: {error}")))?;
+    }
+    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    if !tls.client_crl.is_empty() {
+        let lists = Files::new("client_crl", &tls.client_crl).revocation_lists()?;
+        lists.iter().for_each(|list| fingerprint.update(list));
+        builder = builder.with_crls(lists);
+    }
+    if client_auth == ClientAuth::Optional {
+        builder = builder.allow_unauthenticated();
+    }
+    let verifier = builder.build().map_err(|error| {
+        let (key, path) = match tls.client_crl.as_str() {
+            "" => ("client_ca", &tls.client_ca),
+            _ => ("client_crl", &tls.client_crl),
+        };
+        Trouble::new(key, format!("{path} cannot be used: {error}"))
+    })?;
+    Ok(Some((verifier, fingerprint.finish().as_ref().to_vec())))
+}

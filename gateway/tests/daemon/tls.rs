@@ -1,0 +1,377 @@
+//! TLS on the listeners, under clients of every kind and under what is no client.
+
+use crate::support::Gatepost;
+use crate::support::raw::{eventually, read_to_end, tcp};
+use crate::support::tls::{Authority, TlsStream, connect};
+use rustls::version::{TLS12, TLS13};
+use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::sync::Arc;
+
+const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01u";
+const CONNACK: [u8; 4] = [0x20, 2, 0, 0];
+const PING: &[u8] = b"\xc0\x00";
+const PONG: [u8; 2] = [0xd0, 0];
+
+/// Says `hello` and returns as many bytes as `answer` has.
+fn ask<const N: usize>(stream: &mut TlsStream, hello: &[u8]) -> std::io::Result<[u8; N]> {
+    stream.write_all(hello)?;
+    let mut answer = [0; N];
+    stream.read_exact(&mut answer)?;
+    Ok(answer)
+}
+
+/// How the daemon said that a connection was not to be.
+fn refusal(stream: &mut TlsStream) -> String {
+    ask::<4>(stream, CONNECT).expect_err("refused").to_string()
+}
+
+#[test]
+fn both_versions_are_spoken_with_good_ciphers_and_no_older_one() {
+    let authority = Authority::new();
+    let mut gatepost = Gatepost::with(1, &authority.settings(""));
+    for (version, number) in [(&TLS12, ProtocolVersion::TLSv1_2), (&TLS13, ProtocolVersion::TLSv1_3)] {
+        let client = Arc::new(authority.client(None, &[version]));
+        let mut stream = connect(&client, "localhost", authority.mqtts);
+        assert_eq!(ask(&mut stream, CONNECT).expect("served"), CONNACK);
+        assert_eq!(stream.conn.protocol_version(), Some(number));
+        let suite = stream.conn.negotiated_cipher_suite().expect("a suite").suite();
+        let expected = [
+            CipherSuite::TLS13_AES_256_GCM_SHA384,
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        ];
+        assert!(expected.contains(&suite), "{suite:?}");
+    }
+    // OpenSSL's client, told to offer nothing better.
+    for (offer, taken) in [
+        ("-tls1_1 -cipher ALL:@SECLEVEL=0", false),
+        ("-tls1_2 -cipher AES256-SHA:@SECLEVEL=0", false),
+        ("-tls1_2 -cipher ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0", false),
+        ("-tls1_2 -cipher ECDHE-ECDSA-CHACHA20-POLY1305", true),
+        ("-tls1_3", true),
+        ("-alpn mqtt", true),
+        ("-alpn h2", false),
+    ] {
+        let script = format!(
+            "openssl s_client -connect 127.0.0.1:{} {offer} </dev/null",
+            authority.mqtts
+        );
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .output()
+            .expect("openssl");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(
+            text.contains("no peer certificate available"),
+            !taken,
+            "{script}: {text}"
+        );
+    }
+    gatepost.terminate();
+}
+
+#[test]
+fn the_least_version_can_be_raised() {
+    let authority = Authority::new();
+    let _gatepost = Gatepost::with(1, &authority.settings("min_version = \"1.3\""));
+    let mut new = connect(
+        &Arc::new(authority.client(None, &[&TLS13])),
+        "localhost",
+        authority.mqtts,
+    );
+    assert_eq!(ask(&mut new, CONNECT).expect("served"), CONNACK);
+    let mut old = connect(
+        &Arc::new(authority.client(None, &[&TLS12])),
+        "localhost",
+        authority.mqtts,
+    );
+    assert!(refusal(&mut old).contains("ProtocolVersion"));
+}
+
+#[test]
+fn plain_text_on_a_tls_port_and_tls_on_a_plain_one_are_told_apart() {
+    let authority = Authority::new();
+    let gatepost = Gatepost::with(1, &authority.settings(""));
+    let mut plain = tcp(authority.mqtts);
+    plain.write_all(CONNECT).expect("sent");
+    // Closed at once, and not when the handshake's time is up.
+    assert_eq!(read_to_end(plain), b"");
+    eventually("a line", || {
+        gatepost.log().contains("plain text where the listener has TLS")
+    });
+    assert!(gatepost.log().contains("speaks=\"mqtt\""), "{}", gatepost.log());
+    let mut probe = tcp(authority.amqps);
+    probe.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("sent");
+    assert_eq!(read_to_end(probe), b"");
+    eventually("a line", || gatepost.log().contains("speaks=\"something else\""));
+
+    for port in [gatepost.mqtt, gatepost.amqp, gatepost.stomp] {
+        let lines = |log: String| log.matches("TLS where the listener has plain text").count();
+        let before = lines(gatepost.log());
+        let client = Arc::new(authority.client(None, &[&TLS13]));
+        ask::<1>(&mut connect(&client, "localhost", port), CONNECT).expect_err("no TLS here");
+        eventually("a line", || lines(gatepost.log()) > before);
+    }
+}
+
+#[test]
+fn a_certificate_is_asked_for_held_against_its_ca_and_may_be_revoked() {
+    let authority = Authority::new();
+    for (name, serial) in [("guest", 2), ("lost", 3)] {
+        authority.sign(name, &[], serial);
+    }
+    authority.revoke(&[3]);
+    let stranger = Authority::new();
+    stranger.sign("guest", &[], 2);
+    let settings = |client_auth: &str| {
+        let (ca, list) = (authority.path("ca.pem"), authority.path("crl.pem"));
+        authority.settings(&format!(
+            "client_auth = \"{client_auth}\"\nclient_ca = {ca:?}\nclient_crl = {list:?}"
+        ))
+    };
+    for client_auth in ["require", "optional"] {
+        let gatepost = Gatepost::with(1, &settings(client_auth));
+        for version in [&TLS12, &TLS13] {
+            let open = |identity| {
+                connect(
+                    &Arc::new(authority.client(identity, &[version])),
+                    "localhost",
+                    authority.mqtts,
+                )
+            };
+            assert_eq!(ask(&mut open(Some("guest")), CONNECT).expect("served"), CONNACK);
+            assert!(refusal(&mut open(Some("lost"))).contains("CertificateRevoked"));
+            if client_auth == "require" {
+                let refused = refusal(&mut open(None));
+                assert!(
+                    refused.contains("CertificateRequired") || refused.contains("HandshakeFailure"),
+                    "{refused}"
+                );
+            } else {
+                assert_eq!(ask(&mut open(None), CONNECT).expect("served"), CONNACK);
+            }
+            let theirs = stranger.client(Some("guest"), &[version]);
+            let mut ours = authority.client(None, &[version]);
+            ours.client_auth_cert_resolver = theirs.client_auth_cert_resolver;
+            let refused = refusal(&mut connect(&Arc::new(ours), "localhost", authority.mqtts));
+            assert!(
+                refused.contains("UnknownCA") || refused.contains("DecryptError"),
+                "{refused}"
+            );
+        }
+        assert!(gatepost.log().contains("TLS handshake failed"), "{}", gatepost.log());
+    }
+}
+
+#[test]
+fn sessions_resume_over_a_restart_and_not_at_another_listener() {
+    let authority = Authority::new();
+    let mut gatepost = Gatepost::with(1, &authority.settings(""));
+    for version in [&TLS12, &TLS13] {
+        let client = Arc::new(authority.client(None, &[version]));
+        let shake = |port: u16| {
+            let mut stream = connect(&client, "localhost", port);
+            let hello: &[u8] = if port == authority.mqtts {
+                CONNECT
+            } else {
+                b"AMQP\x00\x00\x09\x01"
+            };
+            ask::<4>(&mut stream, hello).expect("served");
+            stream.conn.handshake_kind().expect("a handshake")
+        };
+        assert_eq!(shake(authority.mqtts), HandshakeKind::Full);
+        assert_eq!(shake(authority.mqtts), HandshakeKind::Resumed);
+        gatepost.kill();
+        gatepost.start_again();
+        assert_eq!(shake(authority.mqtts), HandshakeKind::Resumed);
+        // It may ask more of its clients than the first one did.
+        assert_eq!(shake(authority.amqps), HandshakeKind::Full);
+    }
+}
+
+#[test]
+fn a_handshake_cut_or_bent_at_any_byte_harms_nobody_else() {
+    let authority = Authority::new();
+    let gatepost = Gatepost::with(1, &authority.settings(""));
+    let client = Arc::new(authority.client(None, &[&TLS12, &TLS13]));
+    let mut witness = connect(&client, "localhost", authority.mqtts);
+    assert_eq!(ask(&mut witness, CONNECT).expect("served"), CONNACK);
+    let name = "localhost".to_owned().try_into().expect("a name");
+    let mut hello = Vec::new();
+    let mut session = rustls::ClientConnection::new(Arc::clone(&client), name).expect("a client");
+    session.write_tls(&mut hello).expect("a hello");
+    for at in 0..hello.len() {
+        let mut bent = hello.clone();
+        bent[at] ^= 1 << (at % 8);
+        for bytes in [&hello[..at], &bent] {
+            let mut stream = tcp(authority.mqtts);
+            // The daemon may have closed already.
+            let _ = stream.write_all(bytes);
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer);
+        }
+        assert_eq!(ask(&mut witness, PING).expect("served"), PONG, "at byte {at}");
+    }
+    let mut late = connect(&client, "localhost", authority.mqtts);
+    assert_eq!(ask(&mut late, CONNECT).expect("served"), CONNACK);
+    drop((witness, late));
+    eventually("all gone", || {
+        crate::support::daemon::http(gatepost.metrics, "/metrics")
+            .is_some_and(|m| m.contains("\nrabbitmq_connections 0\n"))
+    });
+}
+
+#[test]
+fn a_handshake_has_its_time_and_no_more() {
+    let authority = Authority::new();
+    let settings = authority.settings("") + "[limits]\nhandshake_timeout = \"1s\"\n";
+    let gatepost = Gatepost::with(1, &settings);
+    let silent = tcp(authority.mqtts);
+    let mut halting = tcp(authority.mqtts);
+    halting.write_all(b"\x16\x03\x01").expect("sent");
+    assert_eq!(read_to_end(silent), b"");
+    assert_eq!(read_to_end(halting), b"");
+    eventually("a line", || {
+        gatepost.log().contains("longer than limits.handshake_timeout")
+    });
+}
+
+#[test]
+fn certificates_are_reloaded_under_live_connections_and_wrong_ones_refused() {
+    let authority = Authority::new();
+    let gatepost = Gatepost::with(1, &authority.settings(""));
+    let client = || Arc::new(authority.client(None, &[&TLS13]));
+    let seen = || {
+        let mut stream = connect(&client(), "localhost", authority.mqtts);
+        assert_eq!(ask(&mut stream, CONNECT).expect("served"), CONNACK);
+        stream.conn.peer_certificates().expect("a certificate")[0].to_vec()
+    };
+    let mut live = connect(&client(), "localhost", authority.mqtts);
+    assert_eq!(
+        ask(&mut live, b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01l").expect("served"),
+        CONNACK
+    );
+    let first = seen();
+    authority.sign("server", &["localhost"], 9);
+    gatepost.signal("HUP");
+    eventually("another certificate", || seen() != first);
+    let second = seen();
+
+    fs::write(
+        authority.path("server.pem"),
+        "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
+    )
+    .expect("written");
+    gatepost.signal("HUP");
+    eventually("a refusal", || gatepost.log().contains("the configuration is refused"));
+    assert!(
+        gatepost
+            .log()
+            .contains("server.pem holds a certificate that is damaged"),
+        "{}",
+        gatepost.log()
+    );
+    assert_eq!(seen(), second);
+    assert_eq!(ask(&mut live, PING).expect("served"), PONG);
+}
+
+#[test]
+fn wrong_files_are_named_with_what_is_wrong() {
+    let authority = Authority::new();
+    authority.sign("other", &["localhost"], 2);
+    let directory = authority.directory();
+    let file = |name: &str, text: &str| fs::write(directory.join(name), text).expect("written");
+    file("empty.pem", "");
+    file("words.pem", "no certificate at all\n");
+    file("cut.pem", "-----BEGIN CERTIFICATE-----\nMIIB");
+    file(
+        "locked.key",
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n",
+    );
+    for (lines, expected) in [
+        (
+            "cert = D/nowhere.pem\nkey = D/server.key",
+            "tls.cert: D/nowhere.pem cannot be read: No such file",
+        ),
+        ("cert = D/server.pem", "tls.key: must be set where cert is"),
+        (
+            "cert = D/empty.pem\nkey = D/server.key",
+            "tls.cert: D/empty.pem holds no certificate in PEM form",
+        ),
+        (
+            "cert = D/words.pem\nkey = D/server.key",
+            "tls.cert: D/words.pem holds no certificate in PEM form",
+        ),
+        (
+            "cert = D/cut.pem\nkey = D/server.key",
+            "tls.cert: D/cut.pem is no good PEM file",
+        ),
+        (
+            "cert = D/server.pem\nkey = D/other.key",
+            "tls.key: D/other.key is not the key of the certificate",
+        ),
+        (
+            "cert = D/server.pem\nkey = D/server.pem",
+            "tls.key: D/server.pem holds no private key in PEM form",
+        ),
+        (
+            "cert = D/server.pem\nkey = D/locked.key",
+            "tls.key: D/locked.key holds an encrypted private key",
+        ),
+        (
+            "cert = D/server.pem\nkey = D/server.key\nclient_auth = \"require\"",
+            "tls.client_auth: clients' certificates need a CA",
+        ),
+        (
+            "cert = D/server.pem\nkey = D/server.key\nclient_auth = \"require\"\nclient_ca = D/ca.pem\nclient_crl = D/ca.pem",
+            "tls.client_crl: D/ca.pem holds no list of revoked certificates in PEM form",
+        ),
+        (
+            "cert = D/server.pem\nkey = D/server.key\nsni_certs = [D/other.pem]",
+            "tls.sni_keys: there are 0 keys for 1 certificates",
+        ),
+        (
+            "cert = D/server.pem\nkey = D/server.key\nsni_certs = [D/other.pem]\nsni_keys = [D/server.key]",
+            "tls.sni_keys: D/server.key is not the key of the certificate",
+        ),
+    ] {
+        let path = directory.display().to_string();
+        let quoted = lines.split("D/").collect::<Vec<_>>();
+        let mut text = quoted[0].to_owned();
+        for part in &quoted[1..] {
+            let end = part.find([']', '\n']).unwrap_or(part.len());
+            text += &format!("\"{path}/{}\"{}", &part[..end], &part[end..]);
+        }
+        file("gatepost.toml", &format!("[tls]\n{text}\n"));
+        let config = directory.join("gatepost.toml").display().to_string();
+        let output = crate::support::daemon::run(&["--config", &config, "--check-config"], &[]);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(78), "{text}: {error}");
+        assert!(
+            error.contains(&expected.replace("D/", &format!("{path}/"))),
+            "{text}: {error}"
+        );
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}
+
+#[test]
+fn a_client_that_asks_for_a_name_sees_its_certificate() {
+    let authority = Authority::new();
+    authority.sign("plant", &["plant.example", "*.plant.example"], 2);
+    let (cert, key) = (authority.path("plant.pem"), authority.path("plant.key"));
+    let _gatepost = Gatepost::with(
+        1,
+        &authority.settings(&format!("sni_certs = [{cert:?}]\nsni_keys = [{key:?}]")),
+    );
+    let client = Arc::new(authority.client(None, &[&TLS12, &TLS13]));
+    // The client holds the certificate against the name.
+    for name in ["localhost", "plant.example", "line7.plant.example", "127.0.0.1"] {
+        let mut stream = connect(&client, name, authority.mqtts);
+        assert_eq!(ask(&mut stream, CONNECT).expect(name), CONNACK);
+    }
+    let refused = refusal(&mut connect(&client, "a.b.plant.example", authority.mqtts));
+    assert!(refused.contains("certificate not valid for name"), "{refused}");
+}
