@@ -13,6 +13,7 @@
 mod accountant;
 mod auth;
 mod banner;
+mod cert;
 mod check;
 mod clock;
 mod committer;
@@ -40,6 +41,7 @@ mod vhost;
 mod vhosts;
 mod watch;
 
+pub use cert::{DevelopmentCertificates, make_development_certificates};
 pub use check::check;
 pub use exit::Failure;
 pub use machine::keep_files_private;

@@ -48,6 +48,31 @@ enum Verb {
         #[arg(long)]
         repair: bool,
     },
+    /// Make certificates
+    Cert {
+        #[command(subcommand)]
+        kind: Cert,
+    },
+}
+
+#[derive(Subcommand)]
+enum Cert {
+    /// Make a CA of your own and a server certificate for development and closed networks
+    ///
+    /// Writes ca.pem, ca.key, server.pem and server.key. A CA that is there already signs again: clients that trust it go on
+    /// trusting.
+    Dev {
+        /// Where to put them
+        #[arg(long, value_name = "DIR", default_value = "gatepost-tls")]
+        dir: PathBuf,
+        /// Name or address by which clients reach the gateway; may be given several times [default: localhost, 127.0.0.1,
+        /// ::1 and this machine's name]
+        #[arg(long, value_name = "NAME")]
+        name: Vec<String>,
+        /// Make a client's certificate instead, NAME.pem and NAME.key, for the user of that name
+        #[arg(long, value_name = "NAME", conflicts_with = "name")]
+        client: Option<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -64,6 +89,14 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     gatepost::keep_files_private();
     if let Some(Verb::Check { data, repair }) = arguments.verb {
         return gatepost::check(&data, repair);
+    }
+    if let Some(Verb::Cert {
+        kind: Cert::Dev { dir, name, client },
+    }) = arguments.verb
+    {
+        let wanted = gatepost::DevelopmentCertificates { names: name, client };
+        print!("{}", gatepost::make_development_certificates(&dir, &wanted)?);
+        return Ok(());
     }
     if arguments.sample_config {
         print!("{}", config::sample());

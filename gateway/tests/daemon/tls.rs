@@ -1,12 +1,13 @@
 //! TLS on the listeners, under clients of every kind and under what is no client.
 
-use crate::support::Gatepost;
 use crate::support::raw::{eventually, read_to_end, tcp};
 use crate::support::tls::{Authority, TlsStream, connect};
+use crate::support::{Gatepost, node, python};
 use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01u";
@@ -374,4 +375,92 @@ fn a_client_that_asks_for_a_name_sees_its_certificate() {
     }
     let refused = refusal(&mut connect(&client, "a.b.plant.example", authority.mqtts));
     assert!(refused.contains("certificate not valid for name"), "{refused}");
+}
+
+/// A daemon with TLS for the client scripts, on `io_threads`, and `tls.json` for them.
+fn for_clients(authority: &Authority, io_threads: u32) -> Gatepost {
+    authority.sign("guest", &[], 2);
+    let ca = authority.path("ca.pem");
+    let settings = authority.settings(&format!("client_auth = \"optional\"\nclient_ca = {ca:?}"));
+    let gatepost = Gatepost::with(io_threads, &(settings + "[mqtt]\nanonymous = \"deny\"\n"));
+    let (amqps, mqtts, stomps) = (authority.amqps, authority.mqtts, authority.stomps);
+    let directory = authority.directory();
+    let json =
+        format!("{{\"amqps\": {amqps}, \"mqtts\": {mqtts}, \"stomps\": {stomps}, \"directory\": {directory:?}}}");
+    fs::write(gatepost.dir.join("tls.json"), json).expect("written");
+    gatepost
+}
+
+#[test]
+fn paho_mosquitto_pika_and_stomp_py_speak_tls_and_log_in_by_certificate() {
+    let authority = Authority::new();
+    python(&mut for_clients(&authority, 1), "tls.py");
+}
+
+#[test]
+fn amqplib_and_mqtt_js_speak_tls_and_log_in_by_certificate() {
+    let authority = Authority::new();
+    node(&mut for_clients(&authority, 2), "tls.mjs");
+}
+
+#[test]
+fn an_alternative_name_can_name_the_user() {
+    let authority = Authority::new();
+    authority.sign("edge 7", &["guest"], 2);
+    authority.sign("guest", &["somebody"], 3);
+    let ca = authority.path("ca.pem");
+    let settings = authority.settings(&format!("client_auth = \"require\"\nclient_ca = {ca:?}"));
+    let _gatepost = Gatepost::with(1, &(settings + "[auth.certificate]\nidentity = \"dns\"\n"));
+    let connack = |identity| {
+        let client = Arc::new(authority.client(Some(identity), &[&TLS12, &TLS13]));
+        ask::<4>(&mut connect(&client, "localhost", authority.mqtts), CONNECT).expect("an answer")
+    };
+    assert_eq!(connack("edge 7"), CONNACK);
+    // Bad user name or password: there is no user `somebody`.
+    assert_eq!(connack("guest"), [0x20, 2, 0, 4]);
+}
+
+#[test]
+fn cert_dev_makes_what_the_daemon_and_a_client_need() {
+    let authority = Authority::new();
+    let directory = authority.path("dev");
+    let dir = directory.display().to_string();
+    let make = |arguments: &[&str]| {
+        let output = crate::support::daemon::run(&[&["cert", "dev", "--dir", &dir], arguments].concat(), &[]);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let said = make(&[]);
+    assert!(said.contains("a new CA") && said.contains("server.key\""), "{said}");
+    let ca = fs::read(directory.join("ca.pem")).expect("a CA");
+    assert!(make(&["--client", "guest"]).contains("the CA that was there"));
+    assert!(make(&["--name", "localhost", "--name", "10.0.0.7"]).contains("the CA that was there"));
+    assert_eq!(fs::read(directory.join("ca.pem")).expect("a CA"), ca);
+    for file in ["ca.pem", "ca.key", "server.pem", "server.key", "guest.pem", "guest.key"] {
+        let mode = fs::metadata(directory.join(file)).expect(file).permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    for name in ["", "../guest", "ca"] {
+        let refused = crate::support::daemon::run(&["cert", "dev", "--dir", &dir, "--client", name], &[]);
+        assert_eq!(refused.status.code(), Some(78), "{refused:?}");
+    }
+
+    let settings = format!(
+        "[listeners.mqtts]\nprotocol = \"mqtt\"\ntls_bind = [\"127.0.0.1:{}\"]\n[listeners.mqtts.tls]\ncert = {:?}\nkey = {:?}\n\
+         client_auth = \"require\"\nclient_ca = {:?}\n[mqtt]\nanonymous = \"deny\"\n",
+        authority.mqtts,
+        directory.join("server.pem"),
+        directory.join("server.key"),
+        directory.join("ca.pem"),
+    );
+    let _gatepost = Gatepost::with(1, &settings);
+    let script = format!(
+        "mosquitto_pub -h localhost -p {} --cafile {dir}/ca.pem --cert {dir}/guest.pem --key {dir}/guest.key -q 1 -t a -m b",
+        authority.mqtts
+    );
+    let published = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .output()
+        .expect("mosquitto_pub");
+    assert!(published.status.success(), "{published:?}");
 }
