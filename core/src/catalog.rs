@@ -294,10 +294,11 @@ pub(crate) fn encode_bound(destination: &Destination) -> Box<[u8]> {
 pub(crate) fn encode_session(
     vhost: VhostId,
     s: &DurableSession,
+    queue: Option<QueueId>,
     will: Option<(&Will, Option<Wall>)>,
 ) -> (Box<[u8]>, Box<[u8]>) {
     let record = SessionRecord {
-        queue: s.queue.map(|q| q.id.number()),
+        queue: queue.map(QueueId::number),
         user: Name::default(),
         expiry: s.expiry,
         expires_at: s.expires_at.filter(|_| s.link.is_none()).map(|w| w.0),

@@ -8,15 +8,16 @@
 //! ```
 
 use crate::command::Will;
-use crate::engine::Link;
-use crate::ledger::{self, Charge};
+use crate::ledger::{self, Charge, Ledger, ObjectKind};
 use crate::properties::Name;
-use crate::queue::consumers::ConsumerKey;
 use crate::queue::entry::Entry;
-use crate::queue::unsettled::QueueRef;
+use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey, Slots};
 use crate::time::{Time, Wall};
+use hashbrown::HashMap;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem::size_of;
+use std::ops::{Index, IndexMut};
+use std::sync::Arc;
 
 /// One session of a vhost.
 pub(crate) struct DurableSession {
@@ -24,7 +25,7 @@ pub(crate) struct DurableSession {
     /// The link that drives it; `None` while the client is away.
     pub(crate) link: Option<Link>,
     /// Where its messages wait; made with its first subscription.
-    pub(crate) queue: Option<QueueRef>,
+    pub(crate) queue: Option<QueueKey>,
     /// Seconds it outlives its connection; `None`: for ever.
     pub(crate) expiry: Option<u32>,
     /// When it ends, while its client is away.
@@ -62,10 +63,89 @@ pub(crate) struct DurableSession {
 }
 
 impl DurableSession {
+    /// A session without subscriptions, whose client is away.
+    pub(crate) fn new(client_id: Name, expiry: Option<u32>, kept: bool, ledger: &Arc<Ledger>) -> DurableSession {
+        DurableSession {
+            charge: ledger.charge(ObjectKind::Sessions, DurableSession::memory(&client_id)),
+            subscriptions_charge: ledger.charge(ObjectKind::Routes, 0),
+            will_charge: Charge::default(),
+            client_id,
+            link: None,
+            queue: None,
+            expiry,
+            expires_at: None,
+            kept,
+            in_flight: InFlight::default(),
+            used: 0,
+            incoming: BTreeSet::new(),
+            subscriptions: Subscriptions::new(),
+            consumers: Vec::new(),
+            resends: VecDeque::new(),
+            receive_maximum: 1,
+            delayed_will: None,
+            expiry_timer: None,
+            open: false,
+            ending: false,
+        }
+    }
+
     /// What a session costs in memory without subscriptions and queue.
     pub(crate) fn memory(client_id: &str) -> usize {
         let id = ledger::text(client_id.len()) + ledger::hashed::<(Name, u32)>();
         size_of::<DurableSession>() * 5 / 4 + id + ledger::indexed(1 + client_id.len())
+    }
+}
+
+/// The sessions of a vhost, by key and by client identifier.
+#[derive(Default)]
+pub(crate) struct Sessions {
+    slots: Slots<SessionKey, DurableSession>,
+    by_id: HashMap<Name, SessionKey>,
+}
+
+impl Sessions {
+    /// Adds a session. Its client has no other.
+    pub(crate) fn insert(&mut self, session: DurableSession) -> SessionKey {
+        let client_id = session.client_id.clone();
+        let key = self.slots.insert(session);
+        self.by_id.insert(client_id, key);
+        key
+    }
+    pub(crate) fn remove(&mut self, key: SessionKey) -> Option<DurableSession> {
+        let session = self.slots.remove(key)?;
+        self.by_id.remove(&session.client_id);
+        Some(session)
+    }
+    /// The session of the client with that identifier.
+    pub(crate) fn named(&self, client_id: &str) -> Option<SessionKey> {
+        self.by_id.get(client_id).copied()
+    }
+    #[inline]
+    pub(crate) fn get(&self, key: SessionKey) -> Option<&DurableSession> {
+        self.slots.get(key)
+    }
+    #[inline]
+    pub(crate) fn get_mut(&mut self, key: SessionKey) -> Option<&mut DurableSession> {
+        self.slots.get_mut(key)
+    }
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (SessionKey, &DurableSession)> {
+        self.slots.iter()
+    }
+}
+
+impl Index<SessionKey> for Sessions {
+    type Output = DurableSession;
+    fn index(&self, key: SessionKey) -> &DurableSession {
+        &self.slots[key]
+    }
+}
+
+impl IndexMut<SessionKey> for Sessions {
+    fn index_mut(&mut self, key: SessionKey) -> &mut DurableSession {
+        &mut self.slots[key]
     }
 }
 
@@ -94,7 +174,7 @@ pub(crate) struct Subscribed {
 /// An outgoing QoS 1 or 2 message that the client has not finished with.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    pub(crate) queue: QueueRef,
+    pub(crate) queue: QueueKey,
     pub(crate) entry: Entry,
     /// QoS it is delivered with.
     pub(crate) qos: u8,
@@ -219,7 +299,6 @@ mod tests {
     use super::*;
     use crate::message::Position;
     use crate::queue::entry::{Body, EntryFlags};
-    use crate::store::QueueId;
 
     fn outgoing(seq: u64) -> Outgoing {
         let body = Body::Disk {
@@ -227,10 +306,7 @@ mod tests {
             body_len: 1,
         };
         Outgoing {
-            queue: QueueRef {
-                slot: 0,
-                id: QueueId(1),
-            },
+            queue: QueueKey { slot: 0, generation: 1 },
             entry: Entry {
                 seq,
                 body,

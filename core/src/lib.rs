@@ -39,6 +39,7 @@ mod queue;
 pub mod retained;
 pub mod router;
 pub mod session;
+mod slots;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -1,19 +1,19 @@
 //! The engine's books, checked against each other. For tests: it walks everything.
 
+use super::Engine;
 use super::link::Out;
-use super::{Engine, Link};
 use crate::message::Message;
-use crate::queue::consumers::{Consumer, ConsumerKey};
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Head;
-use crate::queue::unsettled::{QueueRef, cost};
+use crate::queue::unsettled::cost;
+use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey};
 use hashbrown::HashMap;
 
 /// What is found by walking.
 #[derive(Default)]
 struct Found<'a> {
-    unsettled: HashMap<u32, usize>,
-    by_consumer: HashMap<(u32, u32), u32>,
+    unsettled: HashMap<QueueKey, usize>,
+    by_consumer: HashMap<ConsumerKey, u32>,
     messages: HashMap<*const u8, (&'a Message, u32)>,
     held_bytes: usize,
 }
@@ -32,14 +32,14 @@ impl<'a> Found<'a> {
         }
     }
     /// An entry that is reserved or held.
-    fn taken(&mut self, queue: QueueRef, engine: &Engine, body: &'a Body) {
+    fn taken(&mut self, queue: QueueKey, engine: &Engine, body: &'a Body) {
         self.body(body);
-        if engine.queues.get(queue.slot as usize).is_some_and(|q| q.id == queue.id) {
-            *self.unsettled.entry(queue.slot).or_default() += 1;
+        if engine.queues.contains(queue) {
+            *self.unsettled.entry(queue).or_default() += 1;
         }
     }
     fn counted(&mut self, key: ConsumerKey) {
-        *self.by_consumer.entry((key.slot, key.generation)).or_default() += 1;
+        *self.by_consumer.entry(key).or_default() += 1;
     }
 }
 
@@ -50,7 +50,7 @@ impl Engine {
     /// If it is not.
     pub fn audit(&self) {
         assert!(
-            self.touched.is_empty(),
+            !self.queues.is_any_touched(),
             "a turn ends with every touched queue dispatched"
         );
         assert!(
@@ -58,8 +58,7 @@ impl Engine {
             "a turn ends with every dead letter and will published, but for those behind one that takes longer"
         );
         let mut found = Found::default();
-        for slot in &self.links {
-            let Some(l) = &slot.link else { continue };
+        for l in self.links.iter() {
             let (mut reserved, mut bytes) = (0, 0);
             let mut in_channel: HashMap<u16, u32> = HashMap::new();
             for out in &l.outbox {
@@ -67,7 +66,7 @@ impl Engine {
                     reserved += 1;
                     bytes += entry.body.len();
                     found.taken(*queue, self, &entry.body);
-                    let c = self.consumer(*consumer).expect("a reservation has a consumer");
+                    let c = self.consumers.get(*consumer).expect("a reservation has a consumer");
                     assert_eq!(c.link, l.id);
                     if super::dispatch::counts_in_flight(c, entry.flags) && c.session.is_none() {
                         found.counted(*consumer);
@@ -91,7 +90,7 @@ impl Engine {
             assert!(
                 l.held_back
                     .iter()
-                    .all(|k| self.consumer(*k).is_some_and(|c| c.held_back)),
+                    .all(|k| self.consumers.get(*k).is_some_and(|c| c.held_back)),
                 "a link lists consumers that do not wait for settles"
             );
             for c in l.channels() {
@@ -107,7 +106,10 @@ impl Engine {
                 let counted = in_channel.get(&c.number).copied().unwrap_or(0);
                 assert_eq!(c.in_flight, counted, "in flight on channel {}", c.number);
                 for key in &c.consumers {
-                    assert!(self.consumer(*key).is_some(), "a channel lists a consumer that is gone");
+                    assert!(
+                        self.consumers.get(*key).is_some(),
+                        "a channel lists a consumer that is gone"
+                    );
                 }
                 if c.held.front().is_some_and(|(gate, _)| self.staging.log().opens(*gate)) {
                     panic!("an answer is held that the log has released");
@@ -121,7 +123,7 @@ impl Engine {
         for entry in self.memory.doomed() {
             found.entry(entry);
         }
-        for (slot, q) in &self.queues {
+        for (key, q) in self.queues.iter() {
             let mut last = None;
             let mut bytes = 0;
             let mut here = 0;
@@ -144,24 +146,25 @@ impl Engine {
             }
             assert_eq!((q.ready.len(), q.ready.paged()), (here + paged, paged));
             assert_eq!(q.ready.bytes(), bytes);
-            let unsettled = found.unsettled.get(&(slot as u32)).copied().unwrap_or(0);
+            let unsettled = found.unsettled.get(&key).copied().unwrap_or(0);
             assert_eq!(q.unsettled, unsettled, "unsettled of queue '{}'", q.name);
-            for key in q.consumers.iter() {
-                let c = self.consumer(key).expect("a queue lists a consumer that is gone");
-                assert_eq!((c.queue.slot as usize, c.queue.id), (slot, q.id));
+            for consumer in q.consumers.iter() {
+                let c = self
+                    .consumers
+                    .get(consumer)
+                    .expect("a queue lists a consumer that is gone");
+                assert_eq!(c.queue, key);
             }
-            assert_eq!(self.queue_slots.get(&q.id), Some(&(slot as u32)));
-            self.audit_served(slot as u32);
+            assert_eq!(self.queues.numbered(q.id), Some(key));
+            self.audit_served(key);
         }
-        for (slot, c) in &self.consumers {
-            assert_eq!(c.key.slot as usize, slot);
-            assert!(self.link(c.link).is_some(), "a consumer has a link");
-            let q = self.queues.get(c.queue.slot as usize).filter(|q| q.id == c.queue.id);
+        for (key, c) in self.consumers.iter() {
+            assert!(self.links.get(c.link).is_some(), "a consumer has a link");
+            let q = self.queues.get(c.queue);
             assert!(
-                q.is_some_and(|q| q.consumers.iter().any(|k| k == c.key)) || self.orphans.contains(&c.key),
+                q.is_some_and(|q| q.consumers.iter().any(|k| k == key)) || self.orphans.contains(&key),
                 "a consumer is on its queue, or that is gone"
             );
-            let key = (c.key.slot, c.key.generation);
             assert_eq!(
                 c.in_flight,
                 found.by_consumer.get(&key).copied().unwrap_or(0),
@@ -176,12 +179,11 @@ impl Engine {
     }
 
     fn audit_sessions<'a>(&'a self, found: &mut Found<'a>) {
-        let mut used: HashMap<u32, u32> = HashMap::new();
-        for slot in &self.links {
-            let Some(l) = &slot.link else { continue };
+        let mut used: HashMap<SessionKey, u32> = HashMap::new();
+        for l in self.links.iter() {
             for out in &l.outbox {
                 if let Out::Reserved { consumer, entry, .. } = out
-                    && let Some(c) = self.consumer(*consumer)
+                    && let Some(c) = self.consumers.get(*consumer)
                     && let Some((session, _)) = c.session
                     && super::dispatch::counts_in_flight(c, entry.flags)
                 {
@@ -189,8 +191,8 @@ impl Engine {
                 }
             }
         }
-        for (slot, s) in &self.sessions {
-            let mut counted = used.get(&(slot as u32)).copied().unwrap_or(0);
+        for (key, s) in self.sessions.iter() {
+            let mut counted = used.get(&key).copied().unwrap_or(0);
             for o in s.in_flight.iter() {
                 found.taken(o.queue, self, &o.entry.body);
                 counted += u32::from(o.counted);
@@ -202,17 +204,19 @@ impl Engine {
                     s.client_id
                 );
             }
-            assert_eq!(self.session_ids.get(&s.client_id), Some(&(slot as u32)));
+            assert_eq!(self.sessions.named(&s.client_id), Some(key));
             for key in &s.consumers {
-                assert!(self.consumer(*key).is_some(), "a session lists a consumer that is gone");
+                assert!(
+                    self.consumers.get(*key).is_some(),
+                    "a session lists a consumer that is gone"
+                );
             }
         }
-        assert_eq!(self.session_ids.len(), self.sessions.len());
     }
 
     /// Asserts that no consumer that could be served waits.
-    fn audit_served(&self, slot: u32) {
-        let q = &self.queues[slot as usize];
+    fn audit_served(&self, queue: QueueKey) {
+        let q = &self.queues[queue];
         let front = match q.ready.head() {
             Head::Empty => return,
             Head::Paged => {
@@ -228,8 +232,7 @@ impl Engine {
         // What is dead and cannot be dead-lettered yet is for nobody.
         if let Body::Memory(message) = &front.body
             && super::dispatch::expired(q, message, self.now.wall)
-            && (self.dies_later(QueueRef { slot, id: q.id }, &front.body)
-                || self.time.has_waiting(QueueRef { slot, id: q.id }))
+            && (self.dies_later(queue, &front.body) || self.time.has_waiting(queue))
         {
             return;
         }
@@ -239,7 +242,7 @@ impl Engine {
             let waits = self
                 .waiting_marks
                 .iter()
-                .any(|(ticket, queue)| queue.id == q.id && *ticket > written);
+                .any(|(ticket, of)| *of == queue && *ticket > written);
             // With nobody to serve there is nothing to wait for.
             let wanted = q
                 .consumers
@@ -248,28 +251,28 @@ impl Engine {
             assert!(waits || q.loading > 0 || q.hungry || !wanted, "a mark is waited for");
             return;
         }
-        assert!(!self.could_serve(slot), "queue '{}' could be served", q.name);
+        assert!(!self.could_serve(queue), "queue '{}' could be served", q.name);
     }
 
     /// Whether a consumer of the queue could be given its head, and nobody has made a note of it.
-    fn could_serve(&self, slot: u32) -> bool {
-        let q = &self.queues[slot as usize];
+    fn could_serve(&self, queue: QueueKey) -> bool {
+        let q = &self.queues[queue];
         let active = q.arguments.single_active.then(|| q.consumers.first()).flatten();
         q.consumers
             .iter()
             .filter(|k| active.is_none_or(|a| a == *k))
-            .any(|key| self.is_servable(slot, key) && !self.is_noted(key))
+            .any(|key| self.is_servable(queue, key) && !self.is_noted(key))
     }
 
     /// Whether the consumer was passed over for lack of room in its link, and will be fed by the link's next take.
     fn is_noted(&self, key: ConsumerKey) -> bool {
-        let link = self.consumer(key).and_then(|c| self.link(c.link));
+        let link = self.consumers.get(key).and_then(|c| self.links.get(c.link));
         link.is_some_and(|l| l.starved.contains(&key))
     }
 
     /// Whether the consumer has credit and room for the head of its queue, and the head may go.
-    fn is_servable(&self, slot: u32, key: ConsumerKey) -> bool {
-        let q = &self.queues[slot as usize];
+    fn is_servable(&self, queue: QueueKey, key: ConsumerKey) -> bool {
+        let q = &self.queues[queue];
         let Head::Entry(front) = q.ready.head() else {
             return false;
         };
@@ -283,16 +286,16 @@ impl Engine {
 
     /// Whether the consumer has credit and room for an entry with these flags.
     fn has_credit(&self, key: ConsumerKey, flags: EntryFlags) -> bool {
-        let Some(c) = self.consumer(key) else { return false };
+        let Some(c) = self.consumers.get(key) else { return false };
         let counts = super::dispatch::counts_in_flight(c, flags);
         let credit = match c.session {
             Some((session, _)) => {
-                let s = &self.sessions[session as usize];
+                let s = &self.sessions[session];
                 !counts || s.used < u32::from(s.receive_maximum)
             }
             None => !counts || c.prefetch == 0 || c.in_flight < c.prefetch,
         };
-        let Some(l) = self.link(c.link) else { return false };
+        let Some(l) = self.links.get(c.link) else { return false };
         let channel = l.channels().find(|ch| ch.number == c.channel);
         let channel = c.session.is_some()
             || channel.is_none_or(|ch| {
@@ -307,7 +310,7 @@ impl Engine {
 
     /// Whether the link would get something from a take with room.
     pub fn has_work(&self, link: Link) -> bool {
-        let Some(l) = self.link(link) else { return false };
+        let Some(l) = self.links.get(link) else { return false };
         // It has been told of its end, and takes nothing more.
         if l.closed.is_none() && (l.taken_over || self.ended.is_some()) {
             return false;
@@ -318,10 +321,9 @@ impl Engine {
                 .is_some_and(|c| c.publisher.ready > c.publisher.told || self.is_confirm_over(&c.publisher))
         });
         let starved = l.starved.iter().any(|key| {
-            let here = |c: &&Consumer| self.queue_slots.get(&c.queue.id) == Some(&c.queue.slot);
-            self.consumer(*key)
-                .filter(here)
-                .is_some_and(|c| self.is_servable(c.queue.slot, *key))
+            self.consumers
+                .get(*key)
+                .is_some_and(|c| self.queues.contains(c.queue) && self.is_servable(c.queue, *key))
         });
         l.closed.is_some()
             || (l.publishes && l.told != self.pressure)
@@ -336,7 +338,7 @@ impl Engine {
     /// # Panics
     /// If something is left.
     pub fn assert_idle(&self) {
-        assert!(self.links.iter().all(|s| s.link.is_none()), "links");
+        assert!(self.links.is_empty(), "links");
         assert!(self.consumers.is_empty(), "consumers");
         assert!(self.confirms.is_empty(), "confirm entries");
         assert!(

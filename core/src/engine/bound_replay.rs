@@ -3,20 +3,20 @@
 //!
 //! The copies are not logged for the queue: the retained message is in the log, and the next bind replays it again.
 
+use super::Engine;
 use super::budget::{Budget, Unfinished};
-use super::{Engine, Link, link_at};
 use crate::binding::Destination;
 use crate::command::Bind;
 use crate::message::Dialect;
 use crate::properties::Value;
 use crate::queue::entry::{Body, Entry, EntryFlags};
-use crate::queue::unsettled::QueueRef;
 use crate::retained::Cursor;
+use crate::slots::{Link, QueueKey};
 use crate::topic::Pattern;
 
 /// A replay that its bind waits for.
 pub(crate) struct BoundReplay {
-    queue: QueueRef,
+    queue: QueueKey,
     cursor: Cursor,
     /// What the answer to the bind waits for after it.
     gate: Option<u64>,
@@ -48,11 +48,8 @@ impl Engine {
         let Some(cursor) = self.retained.matching(pattern) else {
             return;
         };
-        let queue = QueueRef {
-            slot: slot.0,
-            id: self.queues[slot.0 as usize].id,
-        };
-        let Some(l) = link_at(&mut self.links, link) else {
+        let Some(queue) = self.queues.at(*slot) else { return };
+        let Some(l) = self.links.get_mut(link) else {
             return;
         };
         l.bound_replay = Some(Box::new(BoundReplay { queue, cursor, gate }));
@@ -65,7 +62,7 @@ impl Engine {
         budget: &mut Budget,
     ) -> Result<Option<u64>, Unfinished> {
         loop {
-            let Some(mut replay) = link_at(&mut self.links, link).and_then(|l| l.bound_replay.take()) else {
+            let Some(mut replay) = self.links.get_mut(link).and_then(|l| l.bound_replay.take()) else {
                 return Ok(None);
             };
             let most = REPLAY_STEPS.min(budget.left());
@@ -78,7 +75,7 @@ impl Engine {
             budget.spend(most - steps + found.len());
             for message in found {
                 // The queue may have been deleted meanwhile, by another link.
-                let Some(q) = self.queue_mut(replay.queue) else {
+                let Some(q) = self.queues.get_mut(replay.queue) else {
                     return Ok(replay.gate);
                 };
                 if q.ready.len() >= REPLAY_BACKLOG_MAX || super::publishing::refuses(q, &message, (0, 0)) {
@@ -105,7 +102,7 @@ impl Engine {
             if !more {
                 return Ok(gate);
             }
-            if let Some(l) = link_at(&mut self.links, link) {
+            if let Some(l) = self.links.get_mut(link) {
                 l.bound_replay = Some(replay);
             }
             budget.check()?;

@@ -3,7 +3,7 @@
 use super::budget::{Budget, Unfinished};
 use super::link::{Fetched, LinkState, Out};
 use super::staging::Gate;
-use super::{Engine, Link, done, link_at};
+use super::{Engine, done};
 use crate::command::{Channel as ChannelNumber, Consume, ConsumerToken, Get, Outcome};
 use crate::event::{Delivery, DeliveryExtra, DeliveryFlags, Event, Op};
 use crate::fault::{Fault, FaultKind};
@@ -11,11 +11,12 @@ use crate::ledger::ObjectKind;
 use crate::message::Message;
 use crate::message::Settled;
 use crate::properties::Name;
-use crate::queue::consumers::{Consumer, ConsumerKey};
+use crate::queue::consumers::Consumer;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Head;
-use crate::queue::unsettled::{Held, QueueRef, cost};
-use crate::store::{QueueAcks, Record, State};
+use crate::queue::unsettled::{Held, cost};
+use crate::slots::{ConsumerKey, Link, QueueKey};
+use crate::store::{Record, State};
 
 /// Work units of taking a consumer off its queue, beside what was reserved to it.
 const CONSUMER_WORK: usize = 4;
@@ -69,29 +70,35 @@ impl Engine {
         }
     }
 
-    fn try_consume(&mut self, link: Link, c: &Consume) -> Result<QueueRef, Fault> {
+    fn try_consume(&mut self, link: Link, c: &Consume) -> Result<QueueKey, Fault> {
         let queue = self.find_queue(link, c.channel, &c.queue)?;
-        let q = &self.queues[queue.slot as usize];
+        let q = &self.queues[queue];
         let exclusive_already = q
             .consumers
             .iter()
-            .any(|k| self.consumer(k).is_some_and(|c| c.exclusive));
+            .any(|k| self.consumers.get(k).is_some_and(|c| c.exclusive));
         if exclusive_already || (c.exclusive && (!q.consumers.is_empty() || q.arguments.single_active)) {
             let text = format!("{} in exclusive use", self.queue_text(&q.name));
             return Err(Fault::new(FaultKind::AccessRefused, text));
         }
         let queue_type = q.arguments.queue_type;
         let text = self.queue_text(&q.name);
-        if link_at(&mut self.links, link).is_some_and(|l| l.channel(c.channel).prefetch_all > 0) {
+        if self
+            .links
+            .get_mut(link)
+            .is_some_and(|l| l.channel(c.channel).prefetch_all > 0)
+        {
             queue_type.refuse_global_prefetch(&text)?;
         }
         self.admit(ObjectKind::Connections, super::admission::CONSUMER_BYTES)?;
         let prefetch = match c.prefetch {
             Some(p) => p,
-            None => link_at(&mut self.links, link).map_or(0, |l| l.channel(c.channel).prefetch_each),
+            None => self
+                .links
+                .get_mut(link)
+                .map_or(0, |l| l.channel(c.channel).prefetch_each),
         };
         let consumer = Consumer {
-            key: ConsumerKey { slot: 0, generation: 0 },
             link,
             channel: c.channel,
             token: c.consumer,
@@ -106,24 +113,17 @@ impl Engine {
             subscription_ids: None,
         };
         let key = self.add_consumer(consumer, c.priority);
-        if let Some(l) = link_at(&mut self.links, link) {
+        if let Some(l) = self.links.get_mut(link) {
             l.channel(c.channel).consumers.push(key);
         }
         Ok(queue)
     }
 
     /// Puts a consumer on its queue.
-    pub(crate) fn add_consumer(&mut self, mut consumer: Consumer, priority: i32) -> ConsumerKey {
-        self.consumer_generation = self.consumer_generation.wrapping_add(1);
+    pub(crate) fn add_consumer(&mut self, consumer: Consumer, priority: i32) -> ConsumerKey {
         let queue = consumer.queue;
-        let vacant = self.consumers.vacant_entry();
-        let key = ConsumerKey {
-            slot: vacant.key() as u32,
-            generation: self.consumer_generation,
-        };
-        consumer.key = key;
-        vacant.insert(consumer);
-        if let Some(q) = self.queue_mut(queue) {
+        let key = self.consumers.insert(consumer);
+        if let Some(q) = self.queues.get_mut(queue) {
             q.consumers.add(priority, key);
         }
         self.touch(queue);
@@ -133,10 +133,10 @@ impl Engine {
     /// Takes a consumer off its queue. What it holds unsettled stays with its channel; what was only reserved to it
     /// goes back. Returns its cost in work units.
     pub(crate) fn remove_consumer(&mut self, key: ConsumerKey) -> usize {
-        let Some(c) = self.consumer(key) else { return 1 };
+        let Some(c) = self.consumers.get(key) else { return 1 };
         let (link, queue) = (c.link, c.queue);
         let mut units = CONSUMER_WORK;
-        if let Some(l) = link_at(&mut self.links, link) {
+        if let Some(l) = self.links.get_mut(link) {
             let mut returned = Vec::new();
             if l.reserved_messages > 0 {
                 units += l.outbox.len() / OUTBOX_PER_UNIT;
@@ -158,9 +158,11 @@ impl Engine {
             }
         }
         self.forget_held_back(key);
-        self.consumers.try_remove(key.slot as usize);
+        self.consumers.remove(key);
         let now = self.now.monotonic;
-        let Some(q) = self.queue_mut(queue) else { return units };
+        let Some(q) = self.queues.get_mut(queue) else {
+            return units;
+        };
         units += q.consumers.len() / LISTED_PER_UNIT;
         q.consumers.remove(key);
         q.used_at = now;
@@ -170,20 +172,23 @@ impl Engine {
             self.touch(queue);
             self.watch_queue_expiry(queue);
             let Engine { queues, memory, .. } = self;
-            if let Some(q) = queues.get_mut(queue.slot as usize) {
-                memory.note_deep(q, queue.slot);
+            if let Some(q) = queues.get_mut(queue) {
+                memory.note_deep(q, queue);
             }
         }
         units
     }
 
     pub(crate) fn cancel(&mut self, link: Link, channel: ChannelNumber, token: ConsumerToken, reply: bool) {
-        let keys = link_at(&mut self.links, link).map_or(Vec::new(), |l| l.channel(channel).consumers.clone());
+        let keys = self
+            .links
+            .get_mut(link)
+            .map_or(Vec::new(), |l| l.channel(channel).consumers.clone());
         let found = keys
             .into_iter()
-            .find(|k| self.consumer(*k).is_some_and(|c| c.token == token));
+            .find(|k| self.consumers.get(*k).is_some_and(|c| c.token == token));
         if let Some(key) = found {
-            if let Some(l) = link_at(&mut self.links, link) {
+            if let Some(l) = self.links.get_mut(link) {
                 l.channel(channel).consumers.retain(|k| *k != key);
             }
             self.remove_consumer(key);
@@ -203,7 +208,7 @@ impl Engine {
     }
 
     pub(crate) fn qos(&mut self, link: Link, channel: ChannelNumber, count: u32, global: bool) {
-        let Some(l) = link_at(&mut self.links, link) else {
+        let Some(l) = self.links.get_mut(link) else {
             return;
         };
         let c = l.channel(channel);
@@ -211,7 +216,7 @@ impl Engine {
             c.prefetch_all = count;
             let consumers = c.consumers.clone();
             for key in consumers {
-                if let Some(queue) = self.consumer(key).map(|c| c.queue) {
+                if let Some(queue) = self.consumers.get(key).map(|c| c.queue) {
                     self.touch(queue);
                 }
             }
@@ -228,7 +233,7 @@ impl Engine {
     /// A `Get` whose message was on its way from disk, and whose answer has kept its place, is tried again.
     pub(crate) fn get_again(&mut self, link: Link, g: Get) {
         self.get_first(link, g, true);
-        if let Some(l) = link_at(&mut self.links, link) {
+        if let Some(l) = self.links.get_mut(link) {
             l.wake(&mut self.wakes);
         }
     }
@@ -245,7 +250,7 @@ impl Engine {
                 return self.answer_get(link, channel, again, answer, Gate::Open);
             }
         };
-        if self.link(link).is_some_and(|l| self.holding.limits(l)) {
+        if self.links.get(link).is_some_and(|l| self.holding.limits(l)) {
             let text = "the connection holds too many unsettled deliveries: settle some first";
             let fault = Box::new(Fault::new(FaultKind::QuotaExceeded, text));
             self.note_failure(link, channel);
@@ -256,7 +261,7 @@ impl Engine {
         let now = self.now;
         let written = self.staging.written_ticket();
         loop {
-            let Some(q) = self.queue_mut(queue) else { return };
+            let Some(q) = self.queues.get_mut(queue) else { return };
             q.used_at = now.monotonic;
             let front = match q.ready.head() {
                 Head::Empty => {
@@ -277,7 +282,7 @@ impl Engine {
                     if !self.may_expire(queue) {
                         return self.get_again_later(link, g, queue, again);
                     }
-                    let Some(q) = self.queue_mut(queue) else { return };
+                    let Some(q) = self.queues.get_mut(queue) else { return };
                     let Some(entry) = q.ready.pop_front() else { return };
                     self.counters.expired += 1;
                     self.drop_entry(queue, entry, Death::Expired);
@@ -299,9 +304,9 @@ impl Engine {
         }
     }
 
-    fn find_queue_to_get_from(&mut self, link: Link, channel: ChannelNumber, name: &Name) -> Result<QueueRef, Fault> {
+    fn find_queue_to_get_from(&mut self, link: Link, channel: ChannelNumber, name: &Name) -> Result<QueueKey, Fault> {
         let queue = self.find_queue(link, channel, name)?;
-        let q = &self.queues[queue.slot as usize];
+        let q = &self.queues[queue];
         if q.arguments.single_active {
             let queue_type = q.arguments.queue_type;
             queue_type.refuse_get_beside_active(&self.queue_text(&q.name))?;
@@ -310,13 +315,13 @@ impl Engine {
     }
 
     /// Comes back when the body is here.
-    fn get_later(&mut self, link: Link, g: Get, queue: QueueRef, again: bool) {
+    fn get_later(&mut self, link: Link, g: Get, queue: QueueKey, again: bool) {
         self.load_head(queue);
         self.get_again_later(link, g, queue, again);
     }
 
-    fn get_again_later(&mut self, link: Link, g: Get, queue: QueueRef, again: bool) {
-        if !again && let Some(l) = link_at(&mut self.links, link) {
+    fn get_again_later(&mut self, link: Link, g: Get, queue: QueueKey, again: bool) {
+        if !again && let Some(l) = self.links.get_mut(link) {
             l.channel(g.channel).held.push_back((Gate::Never, Out::Awaited));
         }
         self.memory.waiting_gets.push((queue, link, g));
@@ -327,20 +332,20 @@ impl Engine {
             return self.push_out(link, channel, out, gate);
         }
         let log = self.staging.log();
-        if let Some(l) = link_at(&mut self.links, link) {
+        if let Some(l) = self.links.get_mut(link) {
             l.fill_awaited(channel, out, gate, log);
             self.wait_at(gate, link, channel);
         }
     }
 
-    fn got(&mut self, link: Link, g: Get, queue: QueueRef, again: bool, gate: Gate) {
+    fn got(&mut self, link: Link, g: Get, queue: QueueKey, again: bool, gate: Gate) {
         let channel = g.channel;
-        let Some(l) = link_at(&mut self.links, link) else {
+        let Some(l) = self.links.get_mut(link) else {
             return;
         };
         // It returns the message if it closes before that is taken.
         l.channel(channel);
-        let Some(q) = self.queue_mut(queue) else { return };
+        let Some(q) = self.queues.get_mut(queue) else { return };
         let Some(entry) = q.ready.pop_front() else { return };
         q.unsettled += 1;
         let bytes = cost(&entry.body);
@@ -366,7 +371,7 @@ impl Engine {
             no_ack,
             remaining,
         } = fetched;
-        let Some(l) = link_at(&mut self.links, link) else {
+        let Some(l) = self.links.get_mut(link) else {
             return;
         };
         let c = l.channel(channel);
@@ -379,7 +384,7 @@ impl Engine {
         let message = message.clone();
         let flags = self.queue_delivery_flags(&entry, &message);
         // RabbitMQ tells a fetch also that the message has not come back yet, and a consumer not.
-        let q = self.queues.get(queue.slot as usize).filter(|q| q.id == queue.id);
+        let q = self.queues.get(queue);
         let counts = q.is_some_and(|q| q.arguments.queue_type.counts_returns());
         let extra = counts.then(|| returned_extra(self.returned(queue, &entry).unwrap_or(0)));
         self.counters.got += 1;
@@ -408,11 +413,11 @@ impl Engine {
     }
 
     /// How often a message came back from consumers, where its queue counts that and it did.
-    fn returned(&self, queue: QueueRef, entry: &Entry) -> Option<u32> {
+    fn returned(&self, queue: QueueKey, entry: &Entry) -> Option<u32> {
         if !entry.flags.has(EntryFlags::REDELIVERED) {
             return None;
         }
-        let q = self.queues.get(queue.slot as usize).filter(|q| q.id == queue.id)?;
+        let q = self.queues.get(queue)?;
         q.returned.get(&entry.seq).copied()
     }
 
@@ -433,11 +438,11 @@ impl Engine {
         &mut self,
         link: Link,
         key: ConsumerKey,
-        queue: QueueRef,
+        queue: QueueKey,
         entry: Entry,
         events: &mut Vec<Event>,
     ) {
-        let Some(c) = self.consumer(key) else {
+        let Some(c) = self.consumers.get(key) else {
             debug_assert!(false, "reservations are given back before their consumer goes");
             return;
         };
@@ -456,7 +461,7 @@ impl Engine {
         if flags.contains(DeliveryFlags::REDELIVERED) {
             self.counters.redelivered += 1;
         }
-        let Some(l) = link_at(&mut self.links, link) else {
+        let Some(l) = self.links.get_mut(link) else {
             return;
         };
         let ch = l.channel(channel);
@@ -499,7 +504,7 @@ impl Engine {
         }: Verdict,
         budget: &mut Budget,
     ) -> Result<(), Unfinished> {
-        let Some(l) = link_at(&mut self.links, link) else {
+        let Some(l) = self.links.get_mut(link) else {
             return Ok(());
         };
         if l.session.is_some() {
@@ -539,7 +544,7 @@ impl Engine {
         budget: &mut Budget,
     ) -> Result<(), Unfinished> {
         loop {
-            let Some(l) = link_at(&mut self.links, link) else {
+            let Some(l) = self.links.get_mut(link) else {
                 return Ok(());
             };
             let unsettled = &mut l.channel(channel).unsettled;
@@ -565,7 +570,7 @@ impl Engine {
         if let Some(key) = consumer {
             // Also if the consumer is gone: its channel held it all the same.
             self.free_channel_credit(link, channel);
-            if let Some(c) = self.consumer_mut(key) {
+            if let Some(c) = self.consumers.get_mut(key) {
                 c.in_flight -= 1;
                 let queue = c.queue;
                 self.touch(queue);
@@ -584,7 +589,7 @@ impl Engine {
                 self.counters.rejected += 1;
                 if self.dies_later(queue, &entry.body) {
                     self.postpone_death(link, channel, queue, entry);
-                } else if let Some(q) = self.queue_mut(queue) {
+                } else if let Some(q) = self.queues.get_mut(queue) {
                     q.unsettled -= 1;
                     self.drop_entry(queue, entry, Death::Rejected);
                 } else {
@@ -595,25 +600,25 @@ impl Engine {
     }
 
     /// A delivery comes back from its consumer. It waits again, unless it has come back too often.
-    fn return_entry(&mut self, queue: QueueRef, entry: Entry) {
-        let counted = self.queue_mut(queue).and_then(|q| {
+    fn return_entry(&mut self, queue: QueueKey, entry: Entry) {
+        let counted = self.queues.get_mut(queue).and_then(|q| {
             let count = q.count_return(entry.seq)?;
-            Some((count, q.is_over_delivery_limit(count)))
+            Some((q.id, count, q.is_over_delivery_limit(count)))
         });
-        let Some((count, is_over)) = counted else {
+        let Some((id, count, is_over)) = counted else {
             self.put_back(queue, entry);
             return;
         };
         // While the disk is short no dead letter is written: the message is offered once more instead.
         if is_over && !self.dies_later(queue, &entry.body) {
-            if let Some(q) = self.queue_mut(queue) {
+            if let Some(q) = self.queues.get_mut(queue) {
                 q.unsettled -= 1;
             }
             return self.drop_entry(queue, entry, Death::DeliveryLimit);
         }
         if entry.flags.has(EntryFlags::LOGGED) {
             self.staging.record(Record::State(State::Returned {
-                queue: queue.id,
+                queue: id,
                 seq: entry.seq,
                 count,
             }));
@@ -622,10 +627,10 @@ impl Engine {
     }
 
     /// Returns a reserved or held entry to its old place. False if its queue is gone, and the entry with it.
-    pub(crate) fn put_back(&mut self, queue: QueueRef, mut entry: Entry) -> bool {
+    pub(crate) fn put_back(&mut self, queue: QueueKey, mut entry: Entry) -> bool {
         // While memory is short, what comes back waits on disk like what is behind it.
         self.shed(queue, &mut entry);
-        let Some(q) = self.queue_mut(queue) else {
+        let Some(q) = self.queues.get_mut(queue) else {
             self.memory.drop_body(&entry.body);
             return false;
         };
@@ -637,7 +642,7 @@ impl Engine {
 
     /// Lets the body of an entry go if memory is short and the log has it: it is only needed if it comes back. A queue
     /// that dead-letters needs its bodies at hand.
-    pub(crate) fn shed(&mut self, queue: QueueRef, entry: &mut Entry) {
+    pub(crate) fn shed(&mut self, queue: QueueKey, entry: &mut Entry) {
         if !self.has_dead_letters(queue) {
             self.memory.shed(entry);
         }
@@ -645,8 +650,8 @@ impl Engine {
 
     /// A held entry is done with. `explicit`: its consumer said so (a hand-out that needs no settling is no reason not
     /// to write the message).
-    pub(crate) fn settle_entry(&mut self, queue: QueueRef, entry: Entry, explicit: bool) {
-        if let Some(q) = self.queue_mut(queue) {
+    pub(crate) fn settle_entry(&mut self, queue: QueueKey, entry: Entry, explicit: bool) {
+        if let Some(q) = self.queues.get_mut(queue) {
             q.unsettled -= 1;
             self.forget_entry(queue, &entry, explicit);
         }
@@ -654,9 +659,9 @@ impl Engine {
     }
 
     /// Tells the log that an entry is gone from its queue.
-    fn forget_entry(&mut self, queue: QueueRef, entry: &Entry, explicit: bool) {
+    fn forget_entry(&mut self, queue: QueueKey, entry: &Entry, explicit: bool) {
         if entry.flags.has(EntryFlags::REDELIVERED)
-            && let Some(q) = self.queue_mut(queue)
+            && let Some(q) = self.queues.get_mut(queue)
         {
             q.returned.remove(&entry.seq);
         }
@@ -671,17 +676,14 @@ impl Engine {
             self.confirm_cancelled(&message);
             return;
         }
-        let due = self.now.monotonic + std::time::Duration::from_millis(super::ACKS_DELAY_MS);
-        if let Some(q) = self.queue_mut(queue)
-            && q.note_ack(entry.seq)
-        {
-            self.acks_dirty.push(queue.slot);
+        if self.queues.note_ack(queue, entry.seq) {
+            let due = self.now.monotonic + std::time::Duration::from_millis(super::ACKS_DELAY_MS);
             self.acks_due.get_or_insert(due);
         }
     }
 
     /// An entry that is no longer in its queue's ready list, nor held, dies.
-    pub(crate) fn drop_entry(&mut self, queue: QueueRef, entry: Entry, death: Death) {
+    pub(crate) fn drop_entry(&mut self, queue: QueueKey, entry: Entry, death: Death) {
         let dead_letters = self.has_dead_letters(queue);
         if dead_letters && let Body::Memory(message) = &entry.body {
             let message = message.clone();
@@ -695,15 +697,7 @@ impl Engine {
     /// Stages what was settled since the last time, for all queues at once.
     pub(crate) fn stage_acks(&mut self) {
         self.acks_due = None;
-        let mut all = Vec::with_capacity(self.acks_dirty.len());
-        for slot in self.acks_dirty.drain(..) {
-            if let Some(q) = self.queues.get_mut(slot as usize) {
-                let settled = q.take_acks();
-                if !settled.is_empty() {
-                    all.push(QueueAcks { queue: q.id, settled });
-                }
-            }
-        }
+        let all = self.queues.take_acks();
         if !all.is_empty() {
             self.staging.record(Record::Acks(all.into()));
         }
@@ -718,13 +712,13 @@ impl Engine {
         reply: bool,
         budget: &mut Budget,
     ) -> Result<(), Unfinished> {
-        let Some(l) = link_at(&mut self.links, link) else {
+        let Some(l) = self.links.get_mut(link) else {
             return Ok(());
         };
         let c = l.channel(channel);
         let upto = *c.recovering.get_or_insert(c.delivered);
         self.settle_upto(link, channel, upto, Outcome::Requeue, budget)?;
-        if let Some(l) = link_at(&mut self.links, link) {
+        if let Some(l) = self.links.get_mut(link) {
             let c = l.channel(channel);
             c.recovering = None;
             let consumers = c.consumers.clone();
@@ -744,7 +738,7 @@ impl Engine {
         budget: &mut Budget,
     ) -> Result<(), Unfinished> {
         loop {
-            let Some(c) = link_at(&mut self.links, link).and_then(|l| l.find_channel(channel)) else {
+            let Some(c) = self.links.get_mut(link).and_then(|l| l.find_channel(channel)) else {
                 return Ok(());
             };
             if c.consumers.is_empty() {
@@ -762,13 +756,13 @@ impl Engine {
         self.settle_upto(link, channel, u64::MAX, Outcome::Requeue, budget)?;
         let answers = |of: &Link, get: &Get| *of == link && get.channel == channel;
         self.memory.waiting_gets.retain(|(_, of, get)| !answers(of, get));
-        let fetched = link_at(&mut self.links, link).map_or(Vec::new(), |l| l.take_fetched(channel));
+        let fetched = self.links.get_mut(link).map_or(Vec::new(), |l| l.take_fetched(channel));
         for Fetched { queue, entry, .. } in fetched.into_iter().rev() {
             self.count_released(link, cost(&entry.body));
             self.put_back(queue, entry);
         }
         let (log, durable) = (self.staging.log(), self.staging.durable_ticket());
-        if let Some(l) = link_at(&mut self.links, link) {
+        if let Some(l) = self.links.get_mut(link) {
             let listed = l.find_channel(channel).is_some_and(|c| c.listed != 0);
             // They may have been what the others waited behind.
             l.release_held(channel, log);
@@ -779,39 +773,36 @@ impl Engine {
                 self.forget_bodies();
             }
         }
-        let outbox = self.link(link).map_or(0, |l| l.outbox.len());
+        let outbox = self.links.get(link).map_or(0, |l| l.outbox.len());
         budget.spend(1 + outbox / OUTBOX_PER_UNIT);
         Ok(())
     }
 
     /// The connection is gone. What it leaves is taken apart piece by piece: its session, its channels, its queues.
     pub(crate) fn detach(&mut self, link: Link, budget: &mut Budget) -> Result<(), Unfinished> {
-        let Some(l) = link_at(&mut self.links, link) else {
+        let Some(l) = self.links.get_mut(link) else {
             return Ok(());
         };
         l.forget_unfinished();
         // Nothing is to be reserved to it while it goes. What is goes back at once, or each consumer would look for its own.
         l.stalled = true;
         self.give_back_reservations(link);
-        if let Some(l) = link_at(&mut self.links, link) {
+        if let Some(l) = self.links.get_mut(link) {
             l.forget_answers();
         }
         self.delete_without(link);
         self.leave_session(link, budget)?;
         self.forget_successor(link);
-        while let Some(channel) = self.link(link).and_then(LinkState::some_channel) {
+        while let Some(channel) = self.links.get(link).and_then(LinkState::some_channel) {
             budget.check()?;
             self.close_channel(link, channel, budget)?;
         }
-        while let Some(queue) = link_at(&mut self.links, link).and_then(|l| l.exclusive_queues.pop()) {
+        while let Some(queue) = self.links.get_mut(link).and_then(|l| l.exclusive_queues.pop()) {
             self.delete_queue(queue);
             budget.spend(QUEUE_WORK);
             budget.check()?;
         }
-        let slot = link.slot as usize;
-        if let Some(s) = self.links.get_mut(slot) {
-            s.link = None;
-            self.free_links.push(link.slot);
+        if self.links.remove(link) {
             self.counters.links_detached += 1;
         }
         Ok(())

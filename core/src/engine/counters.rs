@@ -112,13 +112,13 @@ impl Engine {
     /// All counters and gauges; walks queues and links once.
     pub fn counters(&self) -> Counters {
         let mut c = self.counters.clone();
-        for l in self.links.iter().filter_map(|s| s.link.as_deref()) {
+        for l in self.links.iter() {
             *c.links_by_protocol.entry(l.protocol).or_default() += 1;
             c.channels += l.channel_count() as u64;
         }
         c.consumers = self.consumers.len() as u64;
         c.queues = self.queues.len() as u64;
-        for (_, q) in &self.queues {
+        for (_, q) in self.queues.iter() {
             c.messages_ready += q.ready.len() as u64;
             c.messages_paged += q.ready.paged() as u64;
             c.messages_unsettled += q.unsettled as u64;

@@ -9,7 +9,7 @@ use super::Engine;
 use super::consuming::Death;
 use crate::message::{Dialect, EXCHANGE_NAME_MAX, KEY_MAX, Message};
 use crate::properties::{CC, Name, Origin, Table, Value, encode_neutral, texts, trail_of};
-use crate::queue::unsettled::QueueRef;
+use crate::slots::QueueKey;
 use crate::topic;
 
 /// Entries of an `x-death` header that are kept, newest first. A client may send thousands, and each death reads all.
@@ -28,15 +28,15 @@ impl Death {
 
 impl Engine {
     /// Whether the queue sends its dead somewhere.
-    pub(crate) fn has_dead_letters(&self, queue: QueueRef) -> bool {
+    pub(crate) fn has_dead_letters(&self, queue: QueueKey) -> bool {
         self.queues
-            .get(queue.slot as usize)
+            .get(queue)
             .is_some_and(|q| q.arguments.dead_letter_exchange.is_some())
     }
 
     /// Publishes a message that died in `queue` to the queue's dead-letter exchange. A missing exchange drops it.
-    pub(crate) fn dead_letter(&mut self, queue: QueueRef, message: &Message, death: Death) {
-        let Some(q) = self.queue_mut(queue) else { return };
+    pub(crate) fn dead_letter(&mut self, queue: QueueKey, message: &Message, death: Death) {
+        let Some(q) = self.queues.get_mut(queue) else { return };
         let Some(exchange) = q.arguments.dead_letter_exchange.clone() else {
             return;
         };

@@ -2,10 +2,11 @@
 
 use super::budget::{Budget, Unfinished};
 use super::link::{Deleting, Out};
+use super::queues::router_slot;
 use super::timers::Timer;
-use super::{Engine, Link, done, link_at};
+use super::{Engine, done};
 use crate::arguments::require_flag;
-use crate::binding::{Binding, Destination, QueueSlot, Removed};
+use crate::binding::{Binding, Destination, Removed};
 use crate::catalog;
 use crate::command::{
     Bind, BindTarget, Channel as ChannelNumber, DeclareExchange, DeclareQueue, DeleteExchange, DeleteQueue, PurgeQueue,
@@ -16,13 +17,12 @@ use crate::ledger::ObjectKind;
 use crate::message::Dialect;
 use crate::properties::{Name, Table};
 use crate::queue::arguments::Arguments;
-use crate::queue::consumers::ConsumerKey;
 use crate::queue::entry::EntryFlags;
 use crate::queue::queue_type::Declared;
-use crate::queue::unsettled::QueueRef;
 use crate::queue::{Queue, QueueKind};
 use crate::router::memory::{binding_bytes_max, exchange_bytes};
 use crate::router::{BINDINGS_AT_ONCE, ExchangeSpec};
+use crate::slots::{ConsumerKey, Link, QueueKey};
 use crate::store::{Record, queue_key};
 use std::time::Duration;
 
@@ -126,7 +126,7 @@ impl Engine {
 
     fn binding_key(&self, b: &Binding) -> Box<[u8]> {
         let queue = match &b.destination {
-            Destination::Queue { slot, .. } => self.queues.get(slot.0 as usize).map(|q| q.id),
+            Destination::Queue { slot, .. } => self.queues.at(*slot).map(|queue| self.queues[queue].id),
             Destination::Exchange(_) => None,
         };
         catalog::binding_key(self.settings.number, b, queue)
@@ -136,13 +136,13 @@ impl Engine {
         let (channel, reply) = (c.channel, c.reply);
         match self.try_declare_queue(link, c) {
             Ok((queue, gate)) => {
-                let q = &self.queues[queue.slot as usize];
+                let q = &self.queues[queue];
                 let summary = QueueSummary {
                     name: q.name.clone(),
                     messages: u32::try_from(q.ready.len()).unwrap_or(u32::MAX),
                     consumers: u32::try_from(q.consumers.len()).unwrap_or(u32::MAX),
                 };
-                if let Some(l) = link_at(&mut self.links, link) {
+                if let Some(l) = self.links.get_mut(link) {
                     l.channel(channel).last_queue = Some(summary.name.clone());
                 }
                 if reply {
@@ -161,28 +161,24 @@ impl Engine {
         }
     }
 
-    fn try_declare_queue(&mut self, link: Link, c: DeclareQueue) -> Result<(QueueRef, Option<u64>), Fault> {
+    fn try_declare_queue(&mut self, link: Link, c: DeclareQueue) -> Result<(QueueKey, Option<u64>), Fault> {
         let now = self.now.monotonic;
         if c.passive {
-            let slot = self.router.queue(&c.name).ok_or_else(|| self.no_queue(&c.name))?;
-            let queue = if c.lenient {
-                let id = self.queues[slot.0 as usize].id;
-                QueueRef { slot: slot.0, id }
-            } else {
-                self.check_access(link, slot)?
-            };
-            if let Some(q) = self.queue_mut(queue) {
+            let queue = self.queue_named(&c.name).ok_or_else(|| self.no_queue(&c.name))?;
+            if !c.lenient {
+                self.check_access(link, queue)?;
+            }
+            if let Some(q) = self.queues.get_mut(queue) {
                 q.used_at = now;
             }
             return Ok((queue, None));
         }
         if !c.name.is_empty()
-            && let Some(slot) = self.router.queue(&c.name)
+            && let Some(queue) = self.queue_named(&c.name)
             && (c.lenient || !c.name.starts_with("amq."))
         {
             let text = self.queue_text(&c.name);
-            let q = &self.queues[slot.0 as usize];
-            let queue = QueueRef { slot: slot.0, id: q.id };
+            let q = &self.queues[queue];
             // Ownership first: an exclusive queue is its connection's, whatever else differs.
             if (c.exclusive != q.exclusive.is_some() && !c.lenient) || q.exclusive.is_some_and(|owner| owner != link) {
                 return Err(self.locked(&c.name));
@@ -193,11 +189,11 @@ impl Engine {
                 require_flag(&text, "auto_delete", c.auto_delete, q.auto_delete)?;
                 q.arguments.check_equivalent(&c.arguments, &text)?;
             }
-            if let Some(q) = self.queue_mut(queue) {
+            if let Some(q) = self.queues.get_mut(queue) {
                 q.used_at = now;
             }
             // The one who made it may still wait for the log; so does this answer, for all it promises.
-            let durable = self.queues[queue.slot as usize].durable;
+            let durable = self.queues[queue].durable;
             let gate = if durable { self.staging.wait_for_all() } else { None };
             return Ok((queue, gate));
         }
@@ -232,19 +228,19 @@ impl Engine {
         self.admit(ObjectKind::Queues, Queue::memory(&name, &arguments.declared, c.durable))?;
         // An exclusive queue goes with its connection: nothing of it need survive a restart.
         let durable = c.durable && !c.exclusive;
-        let mut q = Queue::new(self.next_queue_id(), name, QueueKind::Plain, durable, now);
+        let mut q = Queue::new(self.queues.new_number(), name, QueueKind::Plain, durable, now);
         q.exclusive = c.exclusive.then_some(link);
         q.auto_delete = c.auto_delete;
         q.arguments = arguments;
         let queue = self.add_queue(q);
         if c.exclusive
-            && let Some(l) = link_at(&mut self.links, link)
+            && let Some(l) = self.links.get_mut(link)
         {
             l.exclusive_queues.push(queue);
         }
         let mut gate = None;
         if durable {
-            let (key, value) = catalog::encode_queue(&self.queues[queue.slot as usize], None);
+            let (key, value) = catalog::encode_queue(&self.queues[queue], None);
             self.staging.record(Record::Key {
                 key,
                 value: Some(value),
@@ -256,16 +252,19 @@ impl Engine {
     }
 
     /// Adds a queue to the vhost, reachable by its name.
-    pub(crate) fn add_queue(&mut self, mut q: Queue) -> QueueRef {
+    pub(crate) fn add_queue(&mut self, mut q: Queue) -> QueueKey {
         let bytes = Queue::memory(&q.name, &q.arguments.declared, q.durable);
         q.charge = self.ledger.charge(ObjectKind::Queues, bytes);
-        let id = q.id;
         let name = q.name.clone();
-        let slot = self.queues.insert(q) as u32;
-        self.router.add_queue(&name, QueueSlot(slot));
-        self.queue_slots.insert(id, slot);
+        let queue = self.queues.insert(q);
+        self.router.add_queue(&name, router_slot(queue));
         self.counters.queues_created += 1;
-        QueueRef { slot, id }
+        queue
+    }
+
+    /// The queue of that name.
+    pub(crate) fn queue_named(&self, name: &str) -> Option<QueueKey> {
+        self.queues.at(self.router.queue(name)?)
     }
 
     /// `amq.gen-` and 22 characters of base64url.
@@ -285,13 +284,13 @@ impl Engine {
         Fault::new(FaultKind::ResourceLocked, text)
     }
 
-    /// The queue in `slot`, unless another connection owns it.
-    fn check_access(&self, link: Link, slot: QueueSlot) -> Result<QueueRef, Fault> {
-        let q = &self.queues[slot.0 as usize];
+    /// Refuses a queue that another connection owns.
+    fn check_access(&self, link: Link, queue: QueueKey) -> Result<(), Fault> {
+        let q = &self.queues[queue];
         if q.exclusive.is_some_and(|owner| owner != link) {
             return Err(self.locked(&q.name));
         }
-        Ok(QueueRef { slot: slot.0, id: q.id })
+        Ok(())
     }
 
     /// The name meant by `name`: itself, or the channel's last declared queue if it is empty.
@@ -299,17 +298,18 @@ impl Engine {
         if !name.is_empty() {
             return Ok(name.clone());
         }
-        link_at(&mut self.links, link)
+        self.links
+            .get_mut(link)
             .and_then(|l| l.channel(channel).last_queue.clone())
             .ok_or_else(|| Fault::new(FaultKind::NotFound, "no previously declared queue"))
     }
 
     /// The queue `name` means, if the link may use it.
-    pub(crate) fn find_queue(&mut self, link: Link, channel: ChannelNumber, name: &Name) -> Result<QueueRef, Fault> {
+    pub(crate) fn find_queue(&mut self, link: Link, channel: ChannelNumber, name: &Name) -> Result<QueueKey, Fault> {
         let name = self.meant(link, channel, name)?;
-        let slot = self.router.queue(&name).ok_or_else(|| self.no_queue(&name))?;
-        let queue = self.check_access(link, slot)?;
-        if self.queues[queue.slot as usize].kind != QueueKind::Plain {
+        let queue = self.queue_named(&name).ok_or_else(|| self.no_queue(&name))?;
+        self.check_access(link, queue)?;
+        if self.queues[queue].kind != QueueKind::Plain {
             let text = format!("{} belongs to an MQTT session", self.queue_text(&name));
             return Err(Fault::new(FaultKind::AccessRefused, text));
         }
@@ -338,7 +338,7 @@ impl Engine {
                 return Ok(());
             }
         };
-        let q = &self.queues[queue.slot as usize];
+        let q = &self.queues[queue];
         let queue_type = q.arguments.queue_type;
         let refused = queue_type.refuse_conditional_delete(c.if_empty, c.if_unused, &self.queue_text(&q.name));
         if let Err(fault) = refused {
@@ -372,11 +372,11 @@ impl Engine {
     }
 
     /// Deletes a queue with everything in it: bindings, consumers, messages. One with many bindings goes by and by.
-    pub(crate) fn delete_queue(&mut self, queue: QueueRef) {
-        if self.router.count_bindings_of(QueueSlot(queue.slot)) <= BINDINGS_AT_ONCE {
+    pub(crate) fn delete_queue(&mut self, queue: QueueKey) {
+        if self.router.count_bindings_of(router_slot(queue)) <= BINDINGS_AT_ONCE {
             return self.delete_queue_asked(queue, None);
         }
-        if let Some(q) = self.queue_mut(queue)
+        if let Some(q) = self.queues.get_mut(queue)
             && !q.ending
         {
             q.ending = true;
@@ -387,15 +387,15 @@ impl Engine {
 
     /// Takes away the bindings of a queue that is being deleted, but for the last few. They go before the queue does, so that
     /// a queue of the same name that is declared afterwards cannot lose its own in the log.
-    fn unbind_queue(&mut self, queue: QueueRef, budget: &mut Budget) -> Result<(), Unfinished> {
-        while self.router.count_bindings_of(QueueSlot(queue.slot)) > BINDINGS_AT_ONCE {
-            if let Some(q) = self.queue_mut(queue) {
+    fn unbind_queue(&mut self, queue: QueueKey, budget: &mut Budget) -> Result<(), Unfinished> {
+        while self.router.count_bindings_of(router_slot(queue)) > BINDINGS_AT_ONCE {
+            if let Some(q) = self.queues.get_mut(queue) {
                 q.ending = true;
             }
             budget.check()?;
             let removed = self
                 .router
-                .remove_some_bindings_of(QueueSlot(queue.slot), BINDINGS_AT_ONCE);
+                .remove_some_bindings_of(router_slot(queue), BINDINGS_AT_ONCE);
             budget.spend(removed.len() * BINDING_WORK);
             self.log_removed(&removed);
         }
@@ -403,14 +403,14 @@ impl Engine {
     }
 
     fn note_deleting(&mut self, link: Link, deleting: Option<Deleting>) {
-        if let Some(l) = link_at(&mut self.links, link) {
+        if let Some(l) = self.links.get_mut(link) {
             l.deleting = deleting;
         }
     }
 
     /// The link goes: what it was deleting is deleted all the same.
     pub(crate) fn delete_without(&mut self, link: Link) {
-        match link_at(&mut self.links, link).and_then(|l| l.deleting.take()) {
+        match self.links.get_mut(link).and_then(|l| l.deleting.take()) {
             None => return,
             Some(Deleting::Queue(queue)) => self.ending_queues.push_back(queue),
             Some(Deleting::Exchange(name)) => self.router.doom(name),
@@ -436,12 +436,10 @@ impl Engine {
 
     /// Waits for the end of a queue of that name whose deletion has begun.
     pub(crate) fn end_namesake(&mut self, name: &str, budget: &mut Budget) -> Result<(), Unfinished> {
-        let Some(slot) = self.router.queue(name) else {
+        let Some(queue) = self.queue_named(name) else {
             return Ok(());
         };
-        let q = &self.queues[slot.0 as usize];
-        if q.ending {
-            let queue = QueueRef { slot: slot.0, id: q.id };
+        if self.queues[queue].ending {
             self.unbind_queue(queue, budget)?;
             self.delete_queue_asked(queue, None);
         }
@@ -469,16 +467,15 @@ impl Engine {
 
     /// Deletes a queue, and answers the channel that asked for it before its own consumers hear of it, as RabbitMQ does:
     /// a client that closes the channel on `basic.cancel` would lose the answer (amqplib's own tests do).
-    fn delete_queue_asked(&mut self, queue: QueueRef, asker: Option<(Link, ChannelNumber)>) {
-        if self.queue_mut(queue).is_none() {
+    fn delete_queue_asked(&mut self, queue: QueueKey, asker: Option<(Link, ChannelNumber)>) {
+        if !self.queues.contains(queue) {
             return;
         }
         // Together or not at all: bindings of a queue that is not there would be taken for damage.
         let start = self.staging.group_start();
-        let removed = self.router.remove_queue(QueueSlot(queue.slot));
+        let removed = self.router.remove_queue(router_slot(queue));
         let mut gate = self.log_removed(&removed);
-        let mut q = self.queues.remove(queue.slot as usize);
-        self.queue_slots.remove(&queue.id);
+        let Some(mut q) = self.queues.remove(queue) else { return };
         self.forget_spills(&q);
         self.memory.forget_deep(&q, &self.queues);
         self.cancel_queue_timers(queue, &q);
@@ -501,7 +498,7 @@ impl Engine {
             self.end_orphans(&mut Budget::of_hold(&self.settings));
         }
         if let Some(owner) = q.exclusive
-            && let Some(l) = link_at(&mut self.links, owner)
+            && let Some(l) = self.links.get_mut(owner)
         {
             l.exclusive_queues.retain(|e| *e != queue);
         }
@@ -518,7 +515,7 @@ impl Engine {
         while !budget.is_spent()
             && let Some(key) = self.orphans.pop_front()
         {
-            let Some(c) = self.consumer(key) else { continue };
+            let Some(c) = self.consumers.get(key) else { continue };
             let (link, channel, consumer, session) = (c.link, c.channel, c.token, c.session);
             // What was reserved goes with the queue, the consumer before its reservations.
             let units = self.remove_consumer(key);
@@ -526,7 +523,7 @@ impl Engine {
             if session.is_none() {
                 channels.push((link, channel));
                 self.answer(link, channel, Event::ConsumerGone { channel, consumer }, None);
-                if let Some(l) = link_at(&mut self.links, link) {
+                if let Some(l) = self.links.get_mut(link) {
                     l.wake(&mut self.wakes);
                 }
             }
@@ -536,8 +533,8 @@ impl Engine {
         channels.dedup();
         for (link, channel) in channels {
             let Engine { links, consumers, .. } = self;
-            if let Some(c) = link_at(links, link).and_then(|l| l.find_channel(channel)) {
-                let is_there = |k: &ConsumerKey| consumers.get(k.slot as usize).is_some_and(|c| c.key == *k);
+            if let Some(c) = links.get_mut(link).and_then(|l| l.find_channel(channel)) {
+                let is_there = |k: &ConsumerKey| consumers.contains(*k);
                 c.consumers.retain(is_there);
             }
         }
@@ -552,7 +549,7 @@ impl Engine {
             Ok(queue) => queue,
             Err(fault) => return self.fail(link, channel, Op::PurgeQueue, fault),
         };
-        let Some(q) = self.queue_mut(queue) else { return };
+        let Some(q) = self.queues.get_mut(queue) else { return };
         let messages = u32::try_from(q.ready.len()).unwrap_or(u32::MAX);
         let (upto, id, plain) = (q.next_seq, q.id, q.unsettled == 0);
         let mut gate = None;
@@ -563,7 +560,7 @@ impl Engine {
             let held = self.held_of(queue);
             let left = counted.into_iter().filter(|(seq, _)| held.binary_search(seq).is_ok());
             let left = left.collect();
-            if let Some(q) = self.queue_mut(queue) {
+            if let Some(q) = self.queues.get_mut(queue) {
                 q.returned = left;
             }
         }
@@ -577,13 +574,13 @@ impl Engine {
                 let mut next = 0;
                 for held in self.held_of(queue).into_iter().chain([upto]) {
                     if held > next
-                        && let Some(q) = self.queue_mut(queue)
+                        && let Some(q) = self.queues.get_mut(queue)
                     {
                         q.note_acks(next, held - 1);
                     }
                     next = held + 1;
                 }
-                self.acks_dirty.push(queue.slot);
+                self.queues.has_unlogged_acks(queue);
                 self.stage_acks();
             }
             gate = Some(self.staging.wait());
@@ -594,14 +591,14 @@ impl Engine {
     }
 
     /// Sequences of a queue's messages that are reserved or held, ascending.
-    fn held_of(&self, queue: QueueRef) -> Vec<u64> {
+    fn held_of(&self, queue: QueueKey) -> Vec<u64> {
         let mut held = Vec::new();
-        let mut note = |of: QueueRef, seq: u64| {
+        let mut note = |of: QueueKey, seq: u64| {
             if of == queue {
                 held.push(seq);
             }
         };
-        for l in self.links.iter().filter_map(|slot| slot.link.as_ref()) {
+        for l in self.links.iter() {
             let answers = l.channels().flat_map(|c| c.held.iter().map(|(_, out)| out));
             for out in l.outbox.iter().chain(answers) {
                 match out {
@@ -627,7 +624,7 @@ impl Engine {
     pub(crate) fn bind(&mut self, link: Link, c: &Bind, budget: &mut Budget) -> Result<(), Unfinished> {
         let channel = c.channel;
         let mut gate = None;
-        if link_at(&mut self.links, link).is_some_and(|l| l.bound_replay.is_none()) {
+        if self.links.get_mut(link).is_some_and(|l| l.bound_replay.is_none()) {
             let refused = self.router.refuse_default(&c.source);
             let bound = refused
                 .and_then(|()| self.destination(link, c))
@@ -643,7 +640,7 @@ impl Engine {
                 }
             }
         }
-        if link_at(&mut self.links, link).is_some_and(|l| l.bound_replay.is_some()) {
+        if self.links.get_mut(link).is_some_and(|l| l.bound_replay.is_some()) {
             gate = self.go_on_with_bound_replay(link, budget)?;
         }
         if c.reply {
@@ -738,7 +735,7 @@ impl Engine {
                         return Err(fault);
                     }
                 };
-                let q = &self.queues[queue.slot as usize];
+                let q = &self.queues[queue];
                 if q.ending {
                     return Err(self.no_queue(&q.name));
                 }
@@ -747,7 +744,7 @@ impl Engine {
                 } else {
                     c.key.clone()
                 };
-                let slot = QueueSlot(queue.slot);
+                let slot = router_slot(queue);
                 Ok((
                     Destination::Queue {
                         slot,
@@ -761,31 +758,31 @@ impl Engine {
     }
 
     /// Sees to it that an unused queue with `x-expires` goes.
-    pub(crate) fn watch_queue_expiry(&mut self, queue: QueueRef) {
+    pub(crate) fn watch_queue_expiry(&mut self, queue: QueueKey) {
         let now = self.now.monotonic;
-        let Some(q) = self.queue_mut(queue) else { return };
+        let Some(q) = self.queues.get_mut(queue) else { return };
         let Some(expires) = q.arguments.expires_ms else { return };
         // One timer is enough: it looks when the queue was used last, and sets the next.
         if q.consumers.is_empty() && q.expiry_timer.is_none() {
             let at = q.used_at.max(now) + Duration::from_millis(expires);
             q.expiry_timer = Some(at);
-            self.timers.set(at, Timer::QueueExpiry(queue.slot, queue.id.0));
+            self.timers.set(at, Timer::QueueExpiry(queue));
         }
     }
 
-    fn cancel_queue_timers(&mut self, queue: QueueRef, q: &Queue) {
+    fn cancel_queue_timers(&mut self, queue: QueueKey, q: &Queue) {
         if let Some(at) = q.expiry_timer {
-            self.timers.cancel(at, Timer::QueueExpiry(queue.slot, queue.id.0));
+            self.timers.cancel(at, Timer::QueueExpiry(queue));
         }
         if let Some(at) = q.expiry_check {
-            self.timers.cancel(at, Timer::Head(queue.slot, queue.id.0));
+            self.timers.cancel(at, Timer::Head(queue));
         }
     }
 
     /// The queue's time may be over.
-    pub(crate) fn expire_queue(&mut self, queue: QueueRef) {
+    pub(crate) fn expire_queue(&mut self, queue: QueueKey) {
         let now = self.now.monotonic;
-        let Some(q) = self.queue_mut(queue) else { return };
+        let Some(q) = self.queues.get_mut(queue) else { return };
         q.expiry_timer = None;
         let Some(expires) = q.arguments.expires_ms else { return };
         if !q.consumers.is_empty() {
@@ -796,7 +793,7 @@ impl Engine {
             self.delete_queue(queue);
         } else {
             q.expiry_timer = Some(due);
-            self.timers.set(due, Timer::QueueExpiry(queue.slot, queue.id.0));
+            self.timers.set(due, Timer::QueueExpiry(queue));
         }
     }
 }

@@ -1,17 +1,18 @@
 //! From a queue to its consumers: reserving messages, in order, to whoever has credit and room.
 
+use super::Engine;
 use super::holding::Holding;
 use super::link::Out;
+use super::links::Links;
 use super::timers::Timer;
-use super::{Engine, Link, link_at};
 use crate::command::Channel as ChannelNumber;
-use crate::durable_session::DurableSession;
+use crate::durable_session::Sessions;
 use crate::message::Message;
 use crate::queue::Queue;
-use crate::queue::consumers::{Consumer, ConsumerKey};
+use crate::queue::consumers::Consumer;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Head;
-use crate::queue::unsettled::QueueRef;
+use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey, Slots};
 use crate::store::{Durability, Record, State};
 use crate::time::Wall;
 use std::time::Duration;
@@ -21,23 +22,15 @@ const EXPIRE_STEPS: usize = 1024;
 
 impl Engine {
     /// Has the queue dispatched at the end of the turn.
-    pub(crate) fn touch(&mut self, queue: QueueRef) {
-        if let Some(q) = self.queue_mut(queue)
-            && !q.touched
-        {
-            q.touched = true;
-            self.touched.push(queue.slot);
-        }
+    pub(crate) fn touch(&mut self, queue: QueueKey) {
+        self.queues.touch(queue);
     }
 
     /// Dispatches every touched queue, and publishes what died meanwhile.
     pub(crate) fn dispatch_touched(&mut self) {
         loop {
-            while let Some(slot) = self.touched.pop() {
-                if let Some(q) = self.queues.get_mut(slot as usize) {
-                    q.touched = false;
-                    self.dispatch(slot);
-                }
+            while let Some(queue) = self.queues.next_touched() {
+                self.dispatch(queue);
             }
             if !self.publish_next_internal() {
                 return;
@@ -46,13 +39,12 @@ impl Engine {
     }
 
     /// Reserves messages from the head of the queue while a consumer can take them.
-    pub(crate) fn dispatch(&mut self, slot: u32) {
+    pub(crate) fn dispatch(&mut self, queue: QueueKey) {
         loop {
             let written = self.staging.written_ticket();
-            let Some(q) = self.queues.get_mut(slot as usize) else {
+            let Some(q) = self.queues.get_mut(queue) else {
                 return;
             };
-            let queue = QueueRef { slot, id: q.id };
             let front = match q.ready.head() {
                 Head::Empty => return,
                 Head::Paged => {
@@ -80,7 +72,7 @@ impl Engine {
                     if self.dies_later(queue, &body) || !self.may_expire(queue) {
                         return;
                     }
-                    let Some(q) = self.queue_mut(queue) else { return };
+                    let Some(q) = self.queues.get_mut(queue) else { return };
                     if let Some(entry) = q.ready.pop_front() {
                         self.counters.expired += 1;
                         self.drop_entry(queue, entry, super::consuming::Death::Expired);
@@ -99,7 +91,7 @@ impl Engine {
                 holding,
                 ..
             } = self;
-            let q = &mut queues[slot as usize];
+            let q = &mut queues[queue];
             let chosen = if q.arguments.single_active {
                 let active = q.consumers.first();
                 active
@@ -122,7 +114,7 @@ impl Engine {
                 if q.marks.due(seq, written) {
                     self.stage_mark(queue, seq);
                 }
-                let marks = &mut self.queues[slot as usize].marks;
+                let marks = &mut self.queues[queue].marks;
                 if marks.awaited != marks.ticket {
                     marks.awaited = marks.ticket;
                     self.waiting_marks.push((marks.ticket, queue));
@@ -133,16 +125,16 @@ impl Engine {
             let Some(entry) = q.ready.pop_front() else { return };
             q.unsettled += 1;
             let mark_due = flags.has(EntryFlags::LOGGED) && q.marks.due(seq, written) && !q.ready.is_empty();
-            let consumer = &mut consumers[key.slot as usize];
+            let consumer = &mut consumers[key];
             let counts = counts_in_flight(consumer, flags);
             if counts {
                 match consumer.session {
-                    Some((session, _)) => sessions[session as usize].used += 1,
+                    Some((session, _)) => sessions[session].used += 1,
                     None => consumer.in_flight += 1,
                 }
             }
             let (link, channel, in_channel) = (consumer.link, consumer.channel, consumer.session.is_none() && counts);
-            if let Some(l) = link_at(links, link) {
+            if let Some(l) = links.get_mut(link) {
                 if in_channel && let Some(c) = l.find_channel(channel) {
                     c.in_flight += 1;
                 }
@@ -162,21 +154,22 @@ impl Engine {
     }
 
     /// Stages a hand-out mark ahead of `seq`. Returns the batch it is in.
-    pub(crate) fn stage_mark(&mut self, queue: QueueRef, seq: u64) -> u64 {
+    pub(crate) fn stage_mark(&mut self, queue: QueueKey, seq: u64) -> u64 {
         let written = self.staging.written_ticket();
         // Written is enough: see `HandOutMarks`.
         let ticket = self.staging.wait_for(Durability::Os);
-        let Some(q) = self.queue_mut(queue) else { return ticket };
+        let Some(q) = self.queues.get_mut(queue) else {
+            return ticket;
+        };
         q.marks.stage_ahead(seq, q.next_seq, ticket, written);
-        let upto = q.marks.staged;
-        self.staging
-            .record(Record::State(State::HandedOut { queue: queue.id, upto }));
+        let (queue, upto) = (q.id, q.marks.staged);
+        self.staging.record(Record::State(State::HandedOut { queue, upto }));
         ticket
     }
 
     /// The link has room again: feeds the consumers that were passed over. Returns whether something was reserved.
     pub(crate) fn feed_starved(&mut self, link: Link) -> bool {
-        let Some(l) = link_at(&mut self.links, link) else {
+        let Some(l) = self.links.get_mut(link) else {
             return false;
         };
         if l.starved.is_empty() {
@@ -184,24 +177,22 @@ impl Engine {
         }
         for _ in 0..l.starved.len() {
             // Those who find no room keep their turn; those who get something wait for the next one.
-            let l = link_at(&mut self.links, link).filter(|l| l.has_room());
+            let l = self.links.get_mut(link).filter(|l| l.has_room());
             let Some(key) = l.and_then(|l| l.starved.pop_front()) else {
                 break;
             };
-            let slot = self.consumer_mut(key).map(|c| {
+            if let Some(c) = self.consumers.get_mut(key) {
                 c.starved = false;
-                c.queue.slot
-            });
-            if let Some(slot) = slot {
-                self.dispatch(slot);
+                let queue = c.queue;
+                self.dispatch(queue);
             }
         }
-        link_at(&mut self.links, link).is_some_and(|l| !l.outbox.is_empty())
+        self.links.get_mut(link).is_some_and(|l| !l.outbox.is_empty())
     }
 
     /// The link has no room: what was reserved to it goes back, in order, so that others can have it.
     pub(crate) fn give_back_reservations(&mut self, link: Link) {
-        let Some(l) = link_at(&mut self.links, link) else {
+        let Some(l) = self.links.get_mut(link) else {
             return;
         };
         if l.reserved_messages == 0 {
@@ -225,15 +216,15 @@ impl Engine {
     }
 
     /// One reserved entry goes back to its queue, as if it had not been reserved.
-    pub(crate) fn release_reservation(&mut self, consumer: ConsumerKey, queue: QueueRef, entry: Entry) {
+    pub(crate) fn release_reservation(&mut self, consumer: ConsumerKey, queue: QueueKey, entry: Entry) {
         self.uncount(consumer, entry.flags);
         if self.put_back(queue, entry)
-            && let Some(c) = self.consumer_mut(consumer)
+            && let Some(c) = self.consumers.get_mut(consumer)
             && !c.starved
         {
             c.starved = true;
             let link = c.link;
-            if let Some(l) = link_at(&mut self.links, link) {
+            if let Some(l) = self.links.get_mut(link) {
                 l.starved.push_back(consumer);
             }
         }
@@ -241,7 +232,7 @@ impl Engine {
 
     /// A reservation no longer counts against its consumer's credit.
     fn uncount(&mut self, key: ConsumerKey, flags: EntryFlags) {
-        let Some(c) = self.consumers.get_mut(key.slot as usize).filter(|c| c.key == key) else {
+        let Some(c) = self.consumers.get_mut(key) else {
             return;
         };
         if !counts_in_flight(c, flags) {
@@ -260,7 +251,7 @@ impl Engine {
     /// One delivery fewer counts against the channel's prefetch. If that is what its consumers waited for, they can have
     /// more, whichever queues they are on.
     pub(crate) fn free_channel_credit(&mut self, link: Link, channel: ChannelNumber) {
-        let Some(c) = link_at(&mut self.links, link).and_then(|l| l.find_channel(channel)) else {
+        let Some(c) = self.links.get_mut(link).and_then(|l| l.find_channel(channel)) else {
             return;
         };
         let was_full = c.prefetch_all > 0 && c.in_flight >= c.prefetch_all;
@@ -273,8 +264,8 @@ impl Engine {
     }
 
     /// One delivery fewer counts against the session's receive maximum: see [`Engine::free_channel_credit`].
-    pub(crate) fn free_session_credit(&mut self, session: u32) {
-        let Some(s) = self.sessions.get_mut(session as usize) else {
+    pub(crate) fn free_session_credit(&mut self, session: SessionKey) {
+        let Some(s) = self.sessions.get_mut(session) else {
             return;
         };
         let was_full = s.used >= u32::from(s.receive_maximum);
@@ -287,16 +278,16 @@ impl Engine {
 
     pub(crate) fn touch_queues_of(&mut self, consumers: &[ConsumerKey]) {
         for key in consumers {
-            if let Some(queue) = self.consumer(*key).map(|c| c.queue) {
+            if let Some(queue) = self.consumers.get(*key).map(|c| c.queue) {
                 self.touch(queue);
             }
         }
     }
 
     /// Sees to it that the head's expiry is noticed though nobody takes it.
-    pub(crate) fn watch_head(&mut self, queue: QueueRef) {
+    pub(crate) fn watch_head(&mut self, queue: QueueKey) {
         let now = self.now;
-        let Some(q) = self.queue_mut(queue) else { return };
+        let Some(q) = self.queues.get_mut(queue) else { return };
         let message = match q.ready.head() {
             Head::Empty => return,
             Head::Entry(Entry {
@@ -315,23 +306,23 @@ impl Engine {
         let at = now.monotonic + (deadline - now.wall).max(Duration::from_millis(1));
         match q.expiry_check {
             Some(scheduled) if scheduled <= at && scheduled > now.monotonic => return,
-            Some(scheduled) => self.timers.cancel(scheduled, Timer::Head(queue.slot, queue.id.0)),
+            Some(scheduled) => self.timers.cancel(scheduled, Timer::Head(queue)),
             None => {}
         }
-        if let Some(q) = self.queue_mut(queue) {
+        if let Some(q) = self.queues.get_mut(queue) {
             q.expiry_check = Some(at);
         }
-        self.timers.set(at, Timer::Head(queue.slot, queue.id.0));
+        self.timers.set(at, Timer::Head(queue));
     }
 
     /// Drops expired messages from the head of the queue.
-    pub(crate) fn expire_head(&mut self, queue: QueueRef) {
+    pub(crate) fn expire_head(&mut self, queue: QueueKey) {
         let wall = self.now.wall;
-        if let Some(q) = self.queue_mut(queue) {
+        if let Some(q) = self.queues.get_mut(queue) {
             q.expiry_check = None;
         }
         for _ in 0..EXPIRE_STEPS {
-            let Some(q) = self.queue_mut(queue) else { return };
+            let Some(q) = self.queues.get_mut(queue) else { return };
             let message = match q.ready.head() {
                 Head::Empty => return,
                 Head::Entry(Entry {
@@ -348,7 +339,7 @@ impl Engine {
             if self.dies_later(queue, &body) || !self.may_expire(queue) {
                 return;
             }
-            let Some(q) = self.queue_mut(queue) else { return };
+            let Some(q) = self.queues.get_mut(queue) else { return };
             let Some(entry) = q.ready.pop_front() else { return };
             self.counters.expired += 1;
             self.drop_entry(queue, entry, super::consuming::Death::Expired);
@@ -385,33 +376,33 @@ pub(crate) fn counts_in_flight(consumer: &Consumer, flags: EntryFlags) -> bool {
 /// Whether the consumer can be given an entry with these flags now. Notes who was passed over for lack of room, or until
 /// somebody settles.
 fn eligible(
-    consumers: &mut slab::Slab<Consumer>,
-    links: &mut [super::Slot],
-    sessions: &slab::Slab<DurableSession>,
+    consumers: &mut Slots<ConsumerKey, Consumer>,
+    links: &mut Links,
+    sessions: &Sessions,
     holding: &mut Holding,
     key: ConsumerKey,
     flags: EntryFlags,
 ) -> bool {
-    let Some(c) = consumers.get_mut(key.slot as usize).filter(|c| c.key == key) else {
+    let Some(c) = consumers.get_mut(key) else {
         return false;
     };
     let counts = counts_in_flight(c, flags);
     if let Some((session, _)) = c.session {
-        let s = &sessions[session as usize];
+        let s = &sessions[session];
         if counts && s.used >= u32::from(s.receive_maximum) {
             return false;
         }
     } else if counts && c.prefetch > 0 && c.in_flight >= c.prefetch {
         return false;
     }
-    let Some(l) = link_at(links, c.link) else { return false };
+    let Some(l) = links.get_mut(c.link) else { return false };
     let mut room = l.has_room();
     let limited = counts && c.session.is_none() && holding.limits(l);
     if c.session.is_none()
         && let Some(channel) = l.find_channel(c.channel)
     {
         if limited && channel.in_flight > 0 {
-            holding.hold_back(c, l);
+            holding.hold_back(key, c, l);
             return false;
         }
         if counts && channel.prefetch_all > 0 && channel.in_flight >= channel.prefetch_all {

@@ -5,13 +5,14 @@
 //! in its queue, and what is rejected stays with its channel, though no longer against its prefetch: consumers go on, and
 //! what they accept makes room. A channel that closes meanwhile gives back what it rejected.
 
+use super::Engine;
 use super::budget::{Budget, Unfinished};
 use super::consuming::Death;
 use super::timers::Timer;
-use super::{Engine, Link, link_at};
 use crate::command::Channel as ChannelNumber;
 use crate::queue::entry::{Body, Entry, EntryFlags};
-use crate::queue::unsettled::{Held, QueueRef, cost};
+use crate::queue::unsettled::{Held, cost};
+use crate::slots::{Link, QueueKey};
 use std::time::Duration;
 
 /// Postponed deaths at once, and how long after that the next ones follow: not so fast that the disk were full again before
@@ -21,7 +22,7 @@ const DYING_EVERY: Duration = Duration::from_millis(50);
 
 impl Engine {
     /// Whether a message with this body cannot die in the queue now.
-    pub(crate) fn dies_later(&self, queue: QueueRef, body: &Body) -> bool {
+    pub(crate) fn dies_later(&self, queue: QueueKey, body: &Body) -> bool {
         self.is_disk_short()
             && self.has_dead_letters(queue)
             && match body {
@@ -31,9 +32,9 @@ impl Engine {
     }
 
     /// A rejected delivery waits with its channel.
-    pub(crate) fn postpone_death(&mut self, link: Link, channel: ChannelNumber, queue: QueueRef, entry: Entry) {
+    pub(crate) fn postpone_death(&mut self, link: Link, channel: ChannelNumber, queue: QueueKey, entry: Entry) {
         self.count_held(link, cost(&entry.body));
-        let Some(l) = link_at(&mut self.links, link) else {
+        let Some(l) = self.links.get_mut(link) else {
             return;
         };
         let c = l.channel(channel);
@@ -55,9 +56,11 @@ impl Engine {
         if !self.dying.is_empty() {
             self.timers.set(self.now.monotonic + DYING_EVERY, Timer::Dying);
         }
-        let queues = self.queues.iter().map(|(slot, q)| (slot as u32, q));
-        let dead_letters = queues.filter(|(_, q)| q.arguments.dead_letter_exchange.is_some());
-        let waiting: Vec<QueueRef> = dead_letters.map(|(slot, q)| QueueRef { slot, id: q.id }).collect();
+        let dead_letters = self
+            .queues
+            .iter()
+            .filter(|(_, q)| q.arguments.dead_letter_exchange.is_some());
+        let waiting: Vec<QueueKey> = dead_letters.map(|(queue, _)| queue).collect();
         for queue in waiting {
             self.touch(queue);
         }
@@ -76,7 +79,7 @@ impl Engine {
             budget.spend(1);
             match self.next_dying(link, channel) {
                 Some(Held { queue, entry, .. }) => {
-                    if let Some(q) = self.queue_mut(queue) {
+                    if let Some(q) = self.queues.get_mut(queue) {
                         q.unsettled -= 1;
                         self.drop_entry(queue, entry, Death::Rejected);
                     } else {
@@ -107,7 +110,7 @@ impl Engine {
     }
 
     fn next_dying(&mut self, link: Link, channel: ChannelNumber) -> Option<Held> {
-        let c = link_at(&mut self.links, link)?.find_channel(channel)?;
+        let c = self.links.get_mut(link)?.find_channel(channel)?;
         let Some(held) = c.dying.as_mut()?.held.pop_upto(u64::MAX) else {
             c.dying = None;
             self.dying.retain(|of| *of != (link, channel));

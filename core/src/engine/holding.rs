@@ -8,13 +8,14 @@
 //!
 //! [`PLACE_BYTES`]: crate::queue::unsettled::PLACE_BYTES
 
+use super::Engine;
 use super::link::LinkState;
-use super::{Engine, Link, link_at};
 use crate::command::Channel as ChannelNumber;
 use crate::event::Pressure;
-use crate::queue::consumers::{Consumer, ConsumerKey};
+use crate::queue::consumers::Consumer;
 use crate::queue::entry::{Body, EntryFlags};
 use crate::queue::unsettled::{Held, HeldMut, Shed};
+use crate::slots::{ConsumerKey, Link};
 use crate::store::{Route, Routes};
 use std::collections::VecDeque;
 
@@ -64,7 +65,7 @@ impl Holding {
         self.over && link.unsettled_bytes >= GUARANTEED_BYTES
     }
     /// Notes a consumer that is offered nothing until somebody settles.
-    pub(crate) fn hold_back(&mut self, consumer: &mut Consumer, link: &mut LinkState) {
+    pub(crate) fn hold_back(&mut self, key: ConsumerKey, consumer: &mut Consumer, link: &mut LinkState) {
         if consumer.held_back {
             return;
         }
@@ -72,7 +73,7 @@ impl Holding {
         if link.held_back.is_empty() {
             self.held_back.push(link.id);
         }
-        link.held_back.push(consumer.key);
+        link.held_back.push(key);
     }
     /// The link has nobody any more who waits for settles.
     fn forget(&mut self, link: Link) {
@@ -84,7 +85,7 @@ impl Engine {
     /// A delivery is held under that number from now on.
     pub(crate) fn hold(&mut self, link: Link, channel: ChannelNumber, number: u64, held: Held) {
         self.count_held(link, held.cost());
-        let Some(l) = link_at(&mut self.links, link) else {
+        let Some(l) = self.links.get_mut(link) else {
             return;
         };
         let c = l.channel(channel);
@@ -107,7 +108,7 @@ impl Engine {
 
     /// The link holds so much more.
     pub(crate) fn count_held(&mut self, link: Link, bytes: usize) {
-        if let Some(l) = link_at(&mut self.links, link) {
+        if let Some(l) = self.links.get_mut(link) {
             l.unsettled_bytes += bytes;
         }
         self.holding.bytes += bytes;
@@ -124,7 +125,7 @@ impl Engine {
     /// The link holds so much less. Whoever waited for that is offered something again.
     pub(crate) fn count_released(&mut self, link: Link, bytes: usize) {
         self.holding.bytes -= bytes;
-        if let Some(l) = link_at(&mut self.links, link) {
+        if let Some(l) = self.links.get_mut(link) {
             l.unsettled_bytes -= bytes;
             if !l.held_back.is_empty() && !self.holding.limits(l) {
                 self.offer_again(link);
@@ -142,9 +143,12 @@ impl Engine {
     /// Has the queues dispatched that the link's consumers wait at.
     fn offer_again(&mut self, link: Link) {
         self.holding.forget(link);
-        let keys = link_at(&mut self.links, link).map_or(Vec::new(), |l| std::mem::take(&mut l.held_back));
+        let keys = self
+            .links
+            .get_mut(link)
+            .map_or(Vec::new(), |l| std::mem::take(&mut l.held_back));
         for key in keys {
-            if let Some(c) = self.consumer_mut(key) {
+            if let Some(c) = self.consumers.get_mut(key) {
                 c.held_back = false;
                 let queue = c.queue;
                 self.touch(queue);
@@ -154,11 +158,11 @@ impl Engine {
 
     /// The consumer goes: nobody need think of it.
     pub(crate) fn forget_held_back(&mut self, key: ConsumerKey) {
-        let Some(c) = self.consumer(key).filter(|c| c.held_back) else {
+        let Some(c) = self.consumers.get(key).filter(|c| c.held_back) else {
             return;
         };
         let link = c.link;
-        if let Some(l) = link_at(&mut self.links, link) {
+        if let Some(l) = self.links.get_mut(link) {
             l.held_back.retain(|k| *k != key);
             if l.held_back.is_empty() {
                 self.holding.forget(link);
@@ -174,7 +178,7 @@ impl Engine {
         if holding.gone > 64 && holding.gone * 2 > holding.bodies.len() {
             holding.gone = 0;
             holding.bodies.retain(|listed| {
-                let channel = link_at(links, listed.link).and_then(|l| l.find_channel(listed.channel));
+                let channel = links.get_mut(listed.link).and_then(|l| l.find_channel(listed.channel));
                 channel.is_some_and(|c| c.listed == listed.number)
             });
         }
@@ -218,7 +222,7 @@ impl Engine {
                 holding,
                 ..
             } = self;
-            let c = link_at(links, listed.link).and_then(|l| l.find_channel(listed.channel));
+            let c = links.get_mut(listed.link).and_then(|l| l.find_channel(listed.channel));
             let Some(c) = c.filter(|c| c.listed == listed.number) else {
                 holding.gone = holding.gone.saturating_sub(1);
                 continue;
@@ -235,7 +239,7 @@ impl Engine {
                 let Body::Memory(message) = &*body else {
                     return Shed::Done;
                 };
-                let Some(q) = queues.get_mut(queue.slot as usize).filter(|q| q.id == queue.id) else {
+                let Some(q) = queues.get_mut(queue) else {
                     return Shed::Done;
                 };
                 if q.arguments.dead_letter_exchange.is_some() {

@@ -1,18 +1,18 @@
 //! A connection at its engine: its channels, its outbox, and what it waits for.
 
+use super::Wake;
 use super::bound_replay::BoundReplay;
 use super::routing::Routing;
 use super::staging::{Gate, Reached};
 use super::subscriptions::{Answered, Replays};
 use super::transactions::Committing;
-use super::{Link, Wake};
 use crate::command::{Channel as ChannelNumber, Will};
 use crate::event::{CloseReason, Event, Pressure};
 use crate::ledger::{Charge, allocation};
 use crate::properties::Name;
-use crate::queue::consumers::ConsumerKey;
 use crate::queue::entry::Entry;
-use crate::queue::unsettled::{QueueRef, Unsettled};
+use crate::queue::unsettled::Unsettled;
+use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey};
 use std::collections::VecDeque;
 use std::mem::size_of;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub(crate) enum Out {
     /// A message reserved to one of its consumers; it is numbered when taken.
     Reserved {
         consumer: ConsumerKey,
-        queue: QueueRef,
+        queue: QueueKey,
         entry: Entry,
     },
     /// A delivery of the link's MQTT session that is sent again, by its packet id.
@@ -53,7 +53,7 @@ pub(crate) enum Out {
 /// A message a `Get` has taken off its queue.
 pub(crate) struct Fetched {
     pub(crate) channel: ChannelNumber,
-    pub(crate) queue: QueueRef,
+    pub(crate) queue: QueueKey,
     pub(crate) entry: Entry,
     /// Settled when taken.
     pub(crate) no_ack: bool,
@@ -92,9 +92,9 @@ pub(crate) struct LinkState {
     pub(crate) held_back: Vec<ConsumerKey>,
     /// Bytes of what its channels hold unsettled or have fetched.
     pub(crate) unsettled_bytes: usize,
-    pub(crate) exclusive_queues: Vec<QueueRef>,
+    pub(crate) exclusive_queues: Vec<QueueKey>,
     /// The MQTT session it drives.
-    pub(crate) session: Option<u32>,
+    pub(crate) session: Option<SessionKey>,
     /// To be published if it goes without goodbye.
     pub(crate) will: Option<Box<Will>>,
     /// What it was last told about pressure.
@@ -130,7 +130,7 @@ pub(crate) struct LinkState {
 
 /// See [`LinkState::deleting`].
 pub(crate) enum Deleting {
-    Queue(QueueRef),
+    Queue(QueueKey),
     Exchange(Name),
 }
 

@@ -4,7 +4,8 @@
 //! A queue with consumers keeps some bytes at its head, its spare, and fetches as much at once. Where that is too much for all
 //! such queues together, the spare of each is halved, and doubled again when there is room.
 
-use super::{Engine, Link};
+use super::Engine;
+use super::queues::Queues;
 use crate::command::Get;
 use crate::durable_session::Subscriptions;
 use crate::event::Pressure;
@@ -12,13 +13,12 @@ use crate::message::Dialect;
 use crate::message::Message;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::{Leave, Ready};
-use crate::queue::unsettled::QueueRef;
 use crate::queue::{Queue, QueueKind};
+use crate::slots::{Link, QueueKey, SessionKey};
 use crate::store::{Answer, Loaded, Page, PageRead, QueueId, Read, Record, Request, Route, Routes};
 use crate::time::{Now, Time};
 use crate::topic::{Levels, Pattern};
 use hashbrown::HashMap;
-use slab::Slab;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub(crate) struct Memory {
     /// Over it, bodies of held deliveries that are in the log are let go.
     shed_above: usize,
     /// Queues long enough to have bodies that may leave.
-    deep: VecDeque<QueueRef>,
+    deep: VecDeque<QueueKey>,
     /// How many of `deep` are gone.
     deep_gone: usize,
     /// How often the spare of each queue was halved.
@@ -50,15 +50,15 @@ pub(crate) struct Memory {
     /// Pages on their way from disk.
     pages: usize,
     /// Queues that want something when some of that is here.
-    hungry: VecDeque<QueueRef>,
+    hungry: VecDeque<QueueKey>,
     /// Bodies of deliveries to be sent again that are on their way from disk: whose, and under which packet id.
-    pub(crate) resends: HashMap<(QueueId, u64), (u32, u16)>,
+    pub(crate) resends: HashMap<(QueueId, u64), (SessionKey, u16)>,
     /// What purged and deleted queues held: dropped some at a time.
     doomed: VecDeque<Ready>,
     /// What the reader is to fetch; taken by `drain`.
     pub(crate) requests: Vec<Request>,
     /// `Get`s whose message is on its way from disk.
-    pub(crate) waiting_gets: Vec<(QueueRef, Link, Get)>,
+    pub(crate) waiting_gets: Vec<(QueueKey, Link, Get)>,
 }
 
 /// An entry of a queue, with a share of the room that its list keeps free. A fan-out to many queues is one message and many of
@@ -169,7 +169,7 @@ impl Memory {
         self.doomed.iter().flat_map(Ready::entries)
     }
     /// Notes that the queue has bodies that may leave: one that nobody consumes, or a long one.
-    pub(crate) fn note_deep(&mut self, queue: &mut Queue, slot: u32) {
+    pub(crate) fn note_deep(&mut self, queue: &mut Queue, key: QueueKey) {
         let deep = if queue.consumers.is_empty() {
             queue.ready.in_memory() > 0
         } else {
@@ -177,11 +177,11 @@ impl Memory {
         };
         if deep && !queue.deep {
             queue.deep = true;
-            self.deep.push_back(QueueRef { slot, id: queue.id });
+            self.deep.push_back(key);
         }
     }
     /// The queue wants what is on disk, and has to wait its turn.
-    fn is_hungry(&mut self, queue: &mut Queue, at: QueueRef) {
+    fn is_hungry(&mut self, queue: &mut Queue, at: QueueKey) {
         if !queue.hungry {
             queue.hungry = true;
             self.hungry.push_back(at);
@@ -216,15 +216,14 @@ impl Memory {
     }
     /// The queue is gone. Its note goes too, if there are many of that kind: a vhost whose queues come and go may never
     /// be short of memory, and never look at the notes.
-    pub(crate) fn forget_deep(&mut self, queue: &Queue, queues: &Slab<Queue>) {
+    pub(crate) fn forget_deep(&mut self, queue: &Queue, queues: &Queues) {
         if !queue.deep {
             return;
         }
         self.deep_gone += 1;
         if self.deep_gone > 64 && self.deep_gone * 2 > self.deep.len() {
             self.deep_gone = 0;
-            self.deep
-                .retain(|q| queues.get(q.slot as usize).is_some_and(|found| found.id == q.id));
+            self.deep.retain(|key| queues.contains(*key));
         }
     }
 }
@@ -264,11 +263,8 @@ impl Engine {
         };
         if pressure != self.pressure {
             self.pressure = pressure;
-            for slot in &mut self.links {
-                if let Some(l) = &mut slot.link
-                    && l.publishes
-                    && l.told != pressure
-                {
+            for l in self.links.iter_mut() {
+                if l.publishes && l.told != pressure {
                     l.wake(&mut self.wakes);
                 }
             }
@@ -302,7 +298,7 @@ impl Engine {
                 memory.looked(false, now);
                 return;
             };
-            let Some(q) = queues.get_mut(queue.slot as usize).filter(|q| q.id == queue.id) else {
+            let Some(q) = queues.get_mut(queue) else {
                 continue;
             };
             steps -= 1;
@@ -386,16 +382,16 @@ impl Engine {
     }
 
     /// Asks for the bodies at the head of the queue.
-    pub(crate) fn load_head(&mut self, queue: QueueRef) {
+    pub(crate) fn load_head(&mut self, queue: QueueKey) {
         self.load_entries(queue, READ_ENTRIES);
     }
 
     /// Asks for the bodies among the first `count` entries of the queue, unless some are on their way, and for the next
     /// entries if few are here.
-    pub(crate) fn load_entries(&mut self, queue: QueueRef, count: usize) {
+    pub(crate) fn load_entries(&mut self, queue: QueueKey, count: usize) {
         let loading_max = self.loading_max();
         let Engine { queues, memory, .. } = self;
-        let Some(q) = queues.get_mut(queue.slot as usize).filter(|q| q.id == queue.id) else {
+        let Some(q) = queues.get_mut(queue) else {
             return;
         };
         let spare = memory.spare_bytes();
@@ -468,7 +464,7 @@ impl Engine {
             && self.memory.pages < PAGES_MAX
             && let Some(queue) = self.memory.hungry.pop_front()
         {
-            if let Some(q) = self.queue_mut(queue) {
+            if let Some(q) = self.queues.get_mut(queue) {
                 q.hungry = false;
                 woken.push(queue);
                 if !q.consumers.is_empty() {
@@ -492,7 +488,8 @@ impl Engine {
         let gets = std::mem::take(&mut self.memory.waiting_gets);
         for (queue, link, get) in gets {
             if self
-                .queue_mut(queue)
+                .queues
+                .get_mut(queue)
                 .is_some_and(|q| q.loading > 0 || q.hungry || q.paging.is_some())
             {
                 self.memory.waiting_gets.push((queue, link, get));
@@ -502,16 +499,15 @@ impl Engine {
         }
     }
 
-    fn body_loaded(&mut self, l: Loaded, woken: &mut Vec<QueueRef>) {
+    fn body_loaded(&mut self, l: Loaded, woken: &mut Vec<QueueKey>) {
         self.memory.loading -= l.waited as usize;
-        let Some(&slot) = self.queue_slots.get(&l.queue) else {
+        let Some(queue) = self.queues.numbered(l.queue) else {
             return;
         };
-        let queue = QueueRef { slot, id: l.queue };
         if let Some(resend) = self.memory.resends.remove(&(l.queue, l.seq)) {
             return self.resend_loaded(resend, queue, l);
         }
-        let Some(q) = self.queues.get_mut(slot as usize) else {
+        let Some(q) = self.queues.get_mut(queue) else {
             return;
         };
         q.loading = q.loading.saturating_sub(1);
@@ -528,7 +524,7 @@ impl Engine {
                     entry.body = Body::Memory(message);
                     self.counters.bodies_loaded += 1;
                     if let QueueKind::Session(session) = q.kind {
-                        let subscriptions = self.sessions.get(session as usize).map(|s| &s.subscriptions);
+                        let subscriptions = self.sessions.get(session).map(|s| &s.subscriptions);
                         entry.subscription_ids = subscriptions.and_then(|s| subscription_ids(s, entry));
                     }
                 }
@@ -536,24 +532,23 @@ impl Engine {
             None => {
                 if let Some(entry) = q.ready.remove(l.seq) {
                     tracing::warn!(queue = %q.name, seq = entry.seq, "a message's record is damaged: dropped");
-                    q.note_ack(entry.seq);
-                    self.acks_dirty.push(slot);
+                    self.queues.note_ack(queue, entry.seq);
                     self.counters.damaged += 1;
                 }
             }
         }
     }
 
-    fn page_loaded(&mut self, page: Page, woken: &mut Vec<QueueRef>) {
+    fn page_loaded(&mut self, page: Page, woken: &mut Vec<QueueKey>) {
         self.memory.pages -= 1;
-        let Some(&slot) = self.queue_slots.get(&page.queue) else {
+        let Some(queue) = self.queues.numbered(page.queue) else {
             return;
         };
-        let Some(q) = self.queues.get_mut(slot as usize) else {
+        let Some(q) = self.queues.get_mut(queue) else {
             return;
         };
         let Some(priority) = q.paging.take() else { return };
-        woken.push(QueueRef { slot, id: page.queue });
+        woken.push(queue);
         let Queue {
             ready,
             arguments,

@@ -24,10 +24,12 @@ mod dispatch;
 mod dying;
 mod holding;
 mod link;
+mod links;
 mod memory;
 mod noted_time;
 mod packets;
 mod publishing;
+mod queues;
 mod recovery;
 mod routing;
 mod sessions;
@@ -38,45 +40,36 @@ mod timers;
 mod transactions;
 
 pub use crate::ledger::{ObjectKind, PerKind};
+pub use crate::slots::Link;
 pub use admission::{Share, Usage};
 pub use counters::Counters;
 
 use crate::command::{Attach, Channel as ChannelNumber, Command, Peer};
-use crate::durable_session::DurableSession;
+use crate::durable_session::{DurableSession, Sessions};
 use crate::event::{CloseReason, Event, Op, Pressure};
 use crate::fault::{Fault, FaultKind};
 use crate::ledger::Ledger;
 use crate::message::{Dialect, Envelope, Message};
 use crate::properties::{Codecs, Name};
-use crate::queue::Queue;
-use crate::queue::consumers::{Consumer, ConsumerKey};
-use crate::queue::unsettled::QueueRef;
+use crate::queue::consumers::Consumer;
 use crate::retained::Retained;
 use crate::router::{HEADERS_MAX, Router, Walk};
-use crate::store::{Batch, Durability, QueueId, Request, Ticket, VhostId};
+use crate::slots::{ConsumerKey, QueueKey, SessionKey, Slots};
+use crate::store::{Batch, Durability, Request, Ticket, VhostId};
 use crate::time::{Now, Time};
 use crate::topic::LEVELS_MAX;
 use budget::{Budget, Unfinished};
 use consuming::Verdict;
-use hashbrown::HashMap;
 use holding::Holding;
 use link::{LinkState, Out};
+use links::Links;
 use memory::Memory;
 use publishing::{Confirms, Publish};
-use slab::Slab;
+use queues::Queues;
 use staging::{Gate, Staging};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use timers::Timers;
-
-/// A connection at its engine. A stale generation is ignored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Link {
-    /// Index of its slot.
-    pub slot: u32,
-    /// Grows each time the slot is reused.
-    pub generation: u32,
-}
 
 /// Wakes the task that drives a link.
 pub trait Wake: Send + Sync {
@@ -212,7 +205,7 @@ pub struct Engine {
     now: Now,
     router: Router,
     retained: Retained,
-    queues: Slab<Queue>,
+    queues: Queues,
     /// Channels with rejected deliveries that wait for room on the disk.
     dying: Vec<(Link, ChannelNumber)>,
     /// Dead letters and wills of this turn, with the queues they must not come back to.
@@ -221,30 +214,21 @@ pub struct Engine {
     internal_walk: Option<Box<Walk>>,
     /// For finding their queues in this turn.
     internal_budget: Budget,
-    /// Slots by queue number, for what the reader brings.
-    queue_slots: HashMap<QueueId, u32>,
-    /// Queues with something to dispatch.
-    touched: Vec<u32>,
-    /// Number of the next queue in the vhost; never reused.
-    next_queue: u64,
     /// See [`Engine::damaged_definitions`].
     damaged_definitions: u64,
-    links: Vec<Slot>,
-    free_links: Vec<u32>,
-    consumers: Slab<Consumer>,
-    consumer_generation: u32,
+    links: Links,
+    consumers: Slots<ConsumerKey, Consumer>,
     /// Queues with many bindings whose deletion has begun.
-    ending_queues: VecDeque<QueueRef>,
+    ending_queues: VecDeque<QueueKey>,
     /// Consumers of queues that were deleted: ended some at a time.
     orphans: VecDeque<ConsumerKey>,
     /// What links, channels, queues, sessions and subscriptions cost.
     ledger: Arc<Ledger>,
     /// When a refused object is worth a line in the log again.
     refusal_told: Option<Time>,
-    sessions: Slab<DurableSession>,
-    session_ids: HashMap<Name, u32>,
+    sessions: Sessions,
     /// Sessions whose opening waits for the log: ticket, session, link.
-    opening: Vec<(u64, u32, Link)>,
+    opening: Vec<(u64, SessionKey, Link)>,
     /// Links that wait for a session that another link still has.
     successors: takeover::Successors,
     staging: Staging,
@@ -255,9 +239,7 @@ pub struct Engine {
     /// fetched behind a hand-out mark.
     waiting_written: VecDeque<(u64, Link, ChannelNumber)>,
     /// Queues that wait for a hand-out mark in that batch.
-    waiting_marks: Vec<(u64, QueueRef)>,
-    /// Durable queues with settled sequences the log does not know.
-    acks_dirty: Vec<u32>,
+    waiting_marks: Vec<(u64, QueueKey)>,
     acks_due: Option<Time>,
     time: noted_time::NotedTime,
     memory: Memory,
@@ -276,11 +258,6 @@ pub struct Engine {
     wills_told: u64,
 }
 
-struct Slot {
-    generation: u32,
-    link: Option<Box<LinkState>>,
-}
-
 /// How long settles may wait for company before they are logged.
 const ACKS_DELAY_MS: u64 = 200;
 
@@ -290,37 +267,30 @@ impl Engine {
         let mut engine = Engine {
             router: Router::new(settings.vhost.clone(), codecs.clone()),
             staging: Staging::new(settings.durability),
+            queues: Queues::new(settings.number),
             settings,
             codecs,
             random: seed,
             now: Now::default(),
             retained: Retained::default(),
-            queues: Slab::new(),
             dying: Vec::new(),
             internal: VecDeque::new(),
             internal_walk: None,
             internal_budget: Budget::default(),
-            queue_slots: HashMap::new(),
-            touched: Vec::new(),
-            next_queue: 1,
             damaged_definitions: 0,
-            links: Vec::new(),
-            free_links: Vec::new(),
-            consumers: Slab::new(),
-            consumer_generation: 0,
+            links: Links::default(),
+            consumers: Slots::default(),
             ending_queues: VecDeque::new(),
             orphans: VecDeque::new(),
             ledger: Arc::default(),
             refusal_told: None,
-            sessions: Slab::new(),
-            session_ids: HashMap::new(),
+            sessions: Sessions::default(),
             opening: Vec::new(),
             successors: takeover::Successors::default(),
             confirms: Confirms::default(),
             waiting: VecDeque::new(),
             waiting_written: VecDeque::new(),
             waiting_marks: Vec::new(),
-            acks_dirty: Vec::new(),
             acks_due: None,
             time: noted_time::NotedTime::default(),
             memory: Memory::default(),
@@ -353,27 +323,13 @@ impl Engine {
     pub fn attach(&mut self, now: Now, attach: &Attach, user: Name, peer: Peer, wake: Arc<dyn Wake>) -> Link {
         self.begin(now);
         tracing::debug!(%user, ?peer, protocol = attach.protocol, client = ?attach.client_name, "attached");
-        let slot = self.free_links.pop().unwrap_or_else(|| {
-            self.links.push(Slot {
-                generation: 0,
-                link: None,
-            });
-            (self.links.len() - 1) as u32
+        let charge = self.ledger.charge(ObjectKind::Connections, link::LINK_BYTES);
+        let ended = self.ended;
+        let id = self.links.attach(|id| {
+            let mut state = LinkState::new(id, wake, attach.protocol, charge);
+            state.closed = ended;
+            state
         });
-        let s = &mut self.links[slot as usize];
-        s.generation = s.generation.wrapping_add(1);
-        let id = Link {
-            slot,
-            generation: s.generation,
-        };
-        let mut state = LinkState::new(
-            id,
-            wake,
-            attach.protocol,
-            self.ledger.charge(ObjectKind::Connections, link::LINK_BYTES),
-        );
-        state.closed = self.ended;
-        s.link = Some(Box::new(state));
         self.counters.links_attached += 1;
         id
     }
@@ -402,7 +358,7 @@ impl Engine {
             Applied::All
         } else {
             commands.drain(..done);
-            if self.link(link).is_some_and(|l| l.waits) {
+            if self.links.get(link).is_some_and(|l| l.waits) {
                 Applied::Waits
             } else {
                 Applied::Some
@@ -413,7 +369,7 @@ impl Engine {
     /// Applies one command. It comes back if the hold ends before it is done.
     fn apply_one(&mut self, link: Link, command: Command, budget: &mut Budget) -> Result<(), Command> {
         let pressure = self.pressure;
-        let Some(l) = link_at(&mut self.links, link) else {
+        let Some(l) = self.links.get_mut(link) else {
             return Ok(());
         };
         if l.met != pressure
@@ -476,7 +432,7 @@ impl Engine {
             Command::Stray { packet_id } => self.stray(link, packet_id),
             Command::Release { packet_id } => self.release(link, packet_id),
             Command::OpenChannel { channel } => {
-                if let Some(l) = self.link_mut(link) {
+                if let Some(l) = self.links.get_mut(link) {
                     l.channel(channel).strict = true;
                 }
             }
@@ -564,7 +520,7 @@ impl Engine {
                 }
             }
             Command::DropWill => {
-                if let Some(l) = self.link_mut(link) {
+                if let Some(l) = self.links.get_mut(link) {
                     l.will = None;
                 }
             }
@@ -590,7 +546,7 @@ impl Engine {
         room: Room,
         events: &mut Vec<Event>,
     ) -> Visited {
-        if let Some(l) = self.link_mut(link) {
+        if let Some(l) = self.links.get_mut(link) {
             l.visits();
         }
         let applied = if commands.is_empty() {
@@ -608,16 +564,20 @@ impl Engine {
     pub fn take(&mut self, now: Now, link: Link, room: Room, events: &mut Vec<Event>) -> bool {
         self.begin(now);
         let stalled = room.messages == 0 || room.bytes == 0;
-        let Some(l) = self.link_mut(link) else { return false };
+        let Some(l) = self.links.get_mut(link) else {
+            return false;
+        };
         l.taking(stalled);
         let more = self.take_ready(link, room, events);
-        let late = self.link_mut(link).is_some_and(LinkState::taken);
+        let late = self.links.get_mut(link).is_some_and(LinkState::taken);
         more || late
     }
 
     fn take_ready(&mut self, link: Link, room: Room, events: &mut Vec<Event>) -> bool {
         let told = self.pressure;
-        let Some(l) = self.link_mut(link) else { return false };
+        let Some(l) = self.links.get_mut(link) else {
+            return false;
+        };
         if let Some(reason) = l.closed.take() {
             events.push(Event::Closed(reason));
             return false;
@@ -633,10 +593,10 @@ impl Engine {
         events.extend(l.verdicts.drain(..));
         // Answers that are ready precede the confirms of what was published after the question.
         while self.take_answer(link, events) {}
-        if self.link(link).is_some_and(|l| !l.confirm_dirty.is_empty()) {
+        if self.links.get(link).is_some_and(|l| !l.confirm_dirty.is_empty()) {
             self.take_confirms(link, events);
         }
-        if self.link(link).is_some_and(|l| l.stalled) {
+        if self.links.get(link).is_some_and(|l| l.stalled) {
             self.give_back_reservations(link);
         }
         let more = self.take_outbox(link, room, events);
@@ -647,7 +607,9 @@ impl Engine {
 
     /// Takes the first of the outbox if it is an answer. Returns whether it was.
     fn take_answer(&mut self, link: Link, events: &mut Vec<Event>) -> bool {
-        let Some(l) = self.link_mut(link) else { return false };
+        let Some(l) = self.links.get_mut(link) else {
+            return false;
+        };
         match l.outbox.pop_front() {
             Some(Out::Event(event)) => events.push(event),
             Some(Out::Got(fetched)) => self.hand_out_fetched(link, *fetched, events),
@@ -665,7 +627,9 @@ impl Engine {
         let (mut messages, mut bytes) = (0, 0);
         let mut budget = Budget::of_hold(&self.settings);
         loop {
-            let Some(l) = self.link_mut(link) else { return false };
+            let Some(l) = self.links.get_mut(link) else {
+                return false;
+            };
             let fits = |size| messages < room.messages && (messages == 0 || bytes + size <= room.bytes);
             match l.outbox.front() {
                 None => {
@@ -719,7 +683,7 @@ impl Engine {
     pub fn drain(&mut self, batch: &mut Batch, requests: &mut Vec<Request>, wakes: &mut Wakes) {
         wakes.0.append(&mut self.wakes);
         // Settles ride along with whatever is written, or go alone when they have waited long enough.
-        if !self.acks_dirty.is_empty()
+        if self.queues.is_any_ack_unlogged()
             && (!self.staging.is_empty() || self.acks_due.is_some_and(|due| self.now.monotonic >= due))
         {
             self.stage_acks();
@@ -742,7 +706,7 @@ impl Engine {
     fn release_written(&mut self) {
         let (log, written) = (self.staging.log(), self.staging.written_ticket());
         while let Some((_, link, channel)) = self.waiting_written.pop_front_if(|(t, ..)| *t <= written) {
-            if let Some(l) = link_at(&mut self.links, link) {
+            if let Some(l) = self.links.get_mut(link) {
                 l.release_held(channel, log);
                 if !l.confirm_dirty.contains(&channel) {
                     l.confirm_dirty.push(channel);
@@ -772,7 +736,7 @@ impl Engine {
             && t <= durable
         {
             self.waiting.pop_front();
-            if let Some(l) = link_at(&mut self.links, link) {
+            if let Some(l) = self.links.get_mut(link) {
                 l.release_held(channel, log);
                 if !l.confirm_dirty.contains(&channel) {
                     l.confirm_dirty.push(channel);
@@ -821,11 +785,9 @@ impl Engine {
     /// Ends all links, and those to come, for that reason. Their `Detach` follows from the drivers.
     pub fn end(&mut self, reason: CloseReason) {
         self.ended = Some(reason);
-        for slot in &mut self.links {
-            if let Some(l) = &mut slot.link {
-                l.closed = Some(reason);
-                l.wake(&mut self.wakes);
-            }
+        for l in self.links.iter_mut() {
+            l.closed = Some(reason);
+            l.wake(&mut self.wakes);
         }
     }
 
@@ -836,7 +798,7 @@ impl Engine {
 
     /// Whether any connection is attached.
     pub fn has_links(&self) -> bool {
-        self.links.iter().any(|s| s.link.is_some())
+        !self.links.is_empty()
     }
 
     /// A turn begins.
@@ -845,25 +807,9 @@ impl Engine {
         self.internal_budget = Budget::of_hold(&self.settings);
     }
 
-    fn link(&self, link: Link) -> Option<&LinkState> {
-        let slot = self.links.get(link.slot as usize)?;
-        slot.link.as_deref().filter(|l| l.id == link)
-    }
-    fn link_mut(&mut self, link: Link) -> Option<&mut LinkState> {
-        link_at(&mut self.links, link)
-    }
-    fn queue_mut(&mut self, queue: QueueRef) -> Option<&mut Queue> {
-        self.queues.get_mut(queue.slot as usize).filter(|q| q.id == queue.id)
-    }
-    fn consumer(&self, key: ConsumerKey) -> Option<&Consumer> {
-        self.consumers.get(key.slot as usize).filter(|c| c.key == key)
-    }
-    fn consumer_mut(&mut self, key: ConsumerKey) -> Option<&mut Consumer> {
-        self.consumers.get_mut(key.slot as usize).filter(|c| c.key == key)
-    }
-    fn session_of(&mut self, link: Link) -> Option<(u32, &mut DurableSession)> {
-        let session = self.link(link)?.session?;
-        self.sessions.get_mut(session as usize).map(|s| (session, s))
+    fn session_of(&mut self, link: Link) -> Option<(SessionKey, &mut DurableSession)> {
+        let session = self.links.get(link)?.session?;
+        self.sessions.get_mut(session).map(|s| (session, s))
     }
 
     /// Queues an answer for the link; with `gate`, until that batch is durable.
@@ -873,7 +819,7 @@ impl Engine {
     }
     fn push_out(&mut self, link: Link, channel: ChannelNumber, out: Out, gate: Gate) {
         let log = self.staging.log();
-        if let Some(l) = link_at(&mut self.links, link) {
+        if let Some(l) = self.links.get_mut(link) {
             l.push(channel, out, gate, log);
             self.wait_at(gate, link, channel);
         }
@@ -906,7 +852,7 @@ impl Engine {
     }
     /// Ends the channel, if its first failure does.
     fn note_failure(&mut self, link: Link, channel: ChannelNumber) {
-        if let Some(l) = link_at(&mut self.links, link)
+        if let Some(l) = self.links.get_mut(link)
             && let Some(c) = l.find_channel(channel).filter(|c| c.strict)
         {
             c.failed = true;
@@ -935,18 +881,6 @@ impl Engine {
         Fault::new(FaultKind::NotFound, format!("no {}", self.queue_text(name)))
     }
 
-    fn next_queue_id(&mut self) -> QueueId {
-        // At a million a second, 2^40 of them last for twelve days: declaring takes far longer.
-        let id = QueueId::new(self.settings.number, self.next_queue).unwrap_or_else(|| {
-            panic!(
-                "vhost {} has had all the queues that there are numbers for",
-                self.settings.number
-            )
-        });
-        self.next_queue += 1;
-        id
-    }
-
     /// SplitMix64: good enough for names, and the same in every run of a seed.
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -955,14 +889,6 @@ impl Engine {
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
     }
-}
-
-fn link_at(links: &mut [Slot], link: Link) -> Option<&mut LinkState> {
-    links
-        .get_mut(link.slot as usize)?
-        .link
-        .as_deref_mut()
-        .filter(|l| l.id == link)
 }
 
 fn done(channel: ChannelNumber, op: Op) -> Event {

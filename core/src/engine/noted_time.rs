@@ -12,8 +12,8 @@ use super::Engine;
 use super::dispatch::deadline;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Head;
-use crate::queue::unsettled::QueueRef;
-use crate::store::{QueueId, Record};
+use crate::slots::{QueueKey, SessionKey};
+use crate::store::Record;
 use crate::time::Wall;
 use std::collections::BTreeSet;
 
@@ -24,16 +24,16 @@ pub(crate) struct NotedTime {
     pub(crate) noted: Wall,
     /// The batch that notes a later time, and that time.
     underway: Option<(u64, Wall)>,
-    /// Queues whose heads have expired by a later time: slot and number.
-    queues: BTreeSet<(u32, u64)>,
+    /// Queues whose heads have expired by a later time.
+    queues: BTreeSet<QueueKey>,
     /// Retained messages have.
     retained: bool,
 }
 
 impl NotedTime {
     /// Whether the head of the queue waits to expire.
-    pub(crate) fn has_waiting(&self, queue: QueueRef) -> bool {
-        self.queues.contains(&(queue.slot, queue.id.0))
+    pub(crate) fn has_waiting(&self, queue: QueueKey) -> bool {
+        self.queues.contains(&queue)
     }
 }
 
@@ -51,8 +51,10 @@ impl Engine {
     }
 
     /// Whether the head of the queue, which has expired, may go now. If not, the queue is dispatched again once it may.
-    pub(crate) fn may_expire(&mut self, queue: QueueRef) -> bool {
-        let Some(q) = self.queue_mut(queue) else { return true };
+    pub(crate) fn may_expire(&mut self, queue: QueueKey) -> bool {
+        let Some(q) = self.queues.get_mut(queue) else {
+            return true;
+        };
         let Head::Entry(Entry {
             flags,
             body: Body::Memory(message),
@@ -72,13 +74,13 @@ impl Engine {
         if self.is_past_for_good(deadline) {
             return true;
         }
-        self.time.queues.insert((queue.slot, queue.id.0));
+        self.time.queues.insert(queue);
         false
     }
 
     /// A session that is kept ends. It does so at once, and the time is noted together with the records of its end.
-    pub(crate) fn note_end(&mut self, session: u32, due: Wall) {
-        if self.sessions.get(session as usize).is_some_and(|s| s.kept) {
+    pub(crate) fn note_end(&mut self, session: SessionKey, due: Wall) {
+        if self.sessions.get(session).is_some_and(|s| s.kept) {
             self.is_past_for_good(due);
         }
     }
@@ -98,8 +100,8 @@ impl Engine {
             return;
         };
         self.time.noted = self.time.noted.max(wall);
-        for (slot, id) in std::mem::take(&mut self.time.queues) {
-            self.touch(QueueRef { slot, id: QueueId(id) });
+        for queue in std::mem::take(&mut self.time.queues) {
+            self.touch(queue);
         }
         if std::mem::take(&mut self.time.retained) {
             self.timers.set_retained(self.now.monotonic);

@@ -1,9 +1,9 @@
 //! MQTT packet ids at the engine: hand out, acknowledge, and send again what a client did not finish with.
 
+use super::Engine;
 use super::link::Out;
 use super::memory::subscription_ids;
 use super::sessions::CHANNEL;
-use super::{Engine, Link, link_at};
 use crate::command::Outcome;
 use crate::durable_session::INCOMING_ID_BYTES;
 use crate::durable_session::Outgoing;
@@ -11,7 +11,7 @@ use crate::event::{Delivery, DeliveryFlags, Event, Op};
 use crate::fault::{Fault, FaultKind};
 use crate::queue::QueueKind;
 use crate::queue::entry::{Body, Entry, EntryFlags};
-use crate::queue::unsettled::QueueRef;
+use crate::slots::{Link, QueueKey, SessionKey};
 use crate::store::{Loaded, Read, Record, Request, State};
 use std::sync::Arc;
 
@@ -23,14 +23,24 @@ impl Engine {
     /// Bytes of the body that is sent again under that packet id; 0 for a PUBREL, or if there is nothing to send. `None`
     /// if it is on its way from disk.
     pub(crate) fn resend_size(&mut self, link: Link, packet_id: u16) -> Option<usize> {
-        let Some((session, s)) = self.session_of(link) else {
+        let Some(session) = self.links.get(link).and_then(|l| l.session) else {
             return Some(0);
         };
-        let Some(o) = s.in_flight.find_mut(packet_id).filter(|o| !o.released) else {
+        let outgoing = self
+            .sessions
+            .get_mut(session)
+            .and_then(|s| s.in_flight.find_mut(packet_id));
+        let Some(o) = outgoing.filter(|o| !o.released) else {
             return Some(0);
         };
         match &o.entry.body {
             Body::Memory(message) => Some(message.body().len()),
+            Body::Disk { .. } if !self.queues.contains(o.queue) => {
+                // Its group ended, and its record with that: there is nothing to send.
+                self.free_packet(session, packet_id);
+                self.resend_more(session);
+                Some(0)
+            }
             Body::Disk { .. } => {
                 self.load_resends(link, session);
                 None
@@ -39,27 +49,29 @@ impl Engine {
     }
 
     /// Asks for the next bodies that the link waits for.
-    fn load_resends(&mut self, link: Link, session: u32) {
+    fn load_resends(&mut self, link: Link, session: SessionKey) {
         let Engine {
             links,
+            queues,
             sessions,
             memory,
             ..
         } = self;
-        let Some(l) = link_at(links, link).filter(|l| !l.resend_loading) else {
+        let Some(l) = links.get_mut(link).filter(|l| !l.resend_loading) else {
             return;
         };
         l.resend_loading = true;
-        let s = &mut sessions[session as usize];
+        let s = &mut sessions[session];
         let mut bytes = 0;
         for out in l.outbox.iter().take(RESENDS_AT_ONCE) {
             let Out::Resend(packet_id) = *out else { continue };
             if let Some(o) = s.in_flight.find_mut(packet_id).filter(|o| !o.released)
                 && let Body::Disk { at, body_len } = o.entry.body
                 && bytes < RESEND_BYTES
+                && let Some(q) = queues.get(o.queue)
             {
                 bytes += body_len as usize;
-                let (queue, seq) = (o.queue.id, o.entry.seq);
+                let (queue, seq) = (q.id, o.entry.seq);
                 memory.resends.insert((queue, seq), (session, packet_id));
                 memory.requests.push(Request::Body(Read {
                     queue,
@@ -72,17 +84,17 @@ impl Engine {
     }
 
     /// A body that is to be sent again has come, or is damaged.
-    pub(crate) fn resend_loaded(&mut self, (session, packet_id): (u32, u16), queue: QueueRef, loaded: Loaded) {
+    pub(crate) fn resend_loaded(&mut self, (session, packet_id): (SessionKey, u16), queue: QueueKey, loaded: Loaded) {
         let Engine {
             links,
             sessions,
             memory,
             ..
         } = self;
-        let Some(s) = sessions.get_mut(session as usize) else {
+        let Some(s) = sessions.get_mut(session) else {
             return;
         };
-        if let Some(l) = s.link.and_then(|link| link_at(links, link)) {
+        if let Some(l) = s.link.and_then(|link| links.get_mut(link)) {
             l.resend_loading = false;
             l.wake(&mut self.wakes);
         }
@@ -117,12 +129,12 @@ impl Engine {
 
     /// Sends again what is in flight under that packet id: the message, marked as such, or its PUBREL.
     pub(crate) fn resend(&mut self, link: Link, packet_id: u16, events: &mut Vec<Event>) {
-        if let Some(l) = link_at(&mut self.links, link) {
+        if let Some(l) = self.links.get_mut(link) {
             l.outbox.pop_front();
         }
         let Engine { links, sessions, .. } = self;
-        let session = link_at(links, link).and_then(|l| l.session);
-        let Some(s) = session.and_then(|s| sessions.get_mut(s as usize)) else {
+        let session = links.get_mut(link).and_then(|l| l.session);
+        let Some(s) = session.and_then(|s| sessions.get_mut(s)) else {
             return;
         };
         let Some(o) = s.in_flight.find_mut(packet_id) else {
@@ -153,9 +165,9 @@ impl Engine {
     pub(crate) fn hand_out_to_session(
         &mut self,
         link: Link,
-        session: u32,
+        session: SessionKey,
         (granted, ids): (u8, Option<Arc<[u32]>>),
-        queue: QueueRef,
+        queue: QueueKey,
         mut entry: Entry,
         events: &mut Vec<Event>,
     ) {
@@ -166,10 +178,7 @@ impl Engine {
         let message = message.clone();
         let qos = entry.flags.qos().min(granted);
         let mut flags = entry.flags.delivery();
-        let shared = self
-            .queues
-            .get(queue.slot as usize)
-            .is_some_and(|q| q.kind == QueueKind::Shared);
+        let shared = self.queues.get(queue).is_some_and(|q| q.kind == QueueKind::Shared);
         if shared {
             // Another member may have had it before.
             entry.subscription_ids = ids;
@@ -196,7 +205,7 @@ impl Engine {
         }
         self.counters.delivered += 1;
         let (seq, logged) = (entry.seq, entry.flags.has(EntryFlags::LOGGED));
-        let Some(s) = self.sessions.get_mut(session as usize) else {
+        let Some(s) = self.sessions.get_mut(session) else {
             return;
         };
         let kept = s.kept;
@@ -214,10 +223,14 @@ impl Engine {
             return;
         };
         delivery.number = u64::from(packet_id);
-        if qos == 2 && kept && logged {
+        if qos == 2
+            && kept
+            && logged
+            && let Some(q) = self.queues.get(queue)
+        {
             // The id is in the log before the message goes: after a crash it is the same id that is sent again.
             self.staging.record(Record::State(State::PacketId {
-                queue: queue.id,
+                queue: q.id,
                 seq,
                 packet_id,
             }));
@@ -253,15 +266,12 @@ impl Engine {
     /// Puts out what is to be sent again, as far as the client's receive maximum allows. The rest stays out of the outbox,
     /// where it would hold up the answers behind it.
     // MQTT 5 3.3.4 [MQTT-3.3.4-9]: resends count.
-    pub(crate) fn resend_more(&mut self, session: u32) {
+    pub(crate) fn resend_more(&mut self, session: SessionKey) {
         let Engine { links, sessions, .. } = self;
-        let Some(s) = sessions
-            .get_mut(session as usize)
-            .filter(|s| s.open && !s.resends.is_empty())
-        else {
+        let Some(s) = sessions.get_mut(session).filter(|s| s.open && !s.resends.is_empty()) else {
             return;
         };
-        let Some(l) = s.link.and_then(|link| link_at(links, link)) else {
+        let Some(l) = s.link.and_then(|link| links.get_mut(link)) else {
             return;
         };
         while let Some(&packet_id) = s.resends.front() {
@@ -280,14 +290,14 @@ impl Engine {
     }
 
     /// The client is done with a packet id, and so are we with its message.
-    fn free_packet(&mut self, session: u32, packet_id: u16) {
+    fn free_packet(&mut self, session: SessionKey, packet_id: u16) {
         if let Some(Outgoing { queue, entry, .. }) = self.take_packet(session, packet_id) {
             self.settle_entry(queue, entry, true);
         }
     }
 
-    fn take_packet(&mut self, session: u32, packet_id: u16) -> Option<Outgoing> {
-        let outgoing = self.sessions.get_mut(session as usize)?.in_flight.remove(packet_id)?;
+    fn take_packet(&mut self, session: SessionKey, packet_id: u16) -> Option<Outgoing> {
+        let outgoing = self.sessions.get_mut(session)?.in_flight.remove(packet_id)?;
         if outgoing.counted {
             self.free_session_credit(session);
         }
@@ -303,9 +313,9 @@ impl Engine {
             Some(outgoing) if outgoing.qos == 2 => {
                 let first = !outgoing.released;
                 outgoing.released = true;
-                let (queue, seq) = (outgoing.queue.id, outgoing.entry.seq);
+                let (queue, seq) = (outgoing.queue, outgoing.entry.seq);
                 if kept && outgoing.entry.flags.has(EntryFlags::LOGGED) {
-                    if first {
+                    if first && let Some(queue) = self.queues.get(queue).map(|q| q.id) {
                         self.staging
                             .record(Record::State(State::PacketIdReleased { queue, seq, packet_id }));
                     }
@@ -345,7 +355,8 @@ impl Engine {
         if known {
             s.charge.shrink(INCOMING_ID_BYTES);
         }
-        let queue = s.queue.filter(|_| s.kept && known).map(|q| q.id);
+        let queue = s.queue.filter(|_| s.kept && known);
+        let queue = queue.and_then(|queue| self.queues.get(queue)).map(|q| q.id);
         let gate = queue.map(|queue| {
             self.staging.record(Record::State(State::IncomingId {
                 queue,

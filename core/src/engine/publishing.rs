@@ -4,10 +4,10 @@
 //! the open batch; the entry is over when the batch is durable, or as soon as every one of its messages was settled by
 //! all its consumers before it was written.
 
+use super::Engine;
 use super::budget::Budget;
 use super::routing::{RouteBy, Routing};
 use super::staging::Staging;
-use super::{Engine, Link, link_at};
 use crate::catalog;
 use crate::command::{Channel as ChannelNumber, PublishFlags};
 use crate::durable_session::INCOMING_ID_BYTES;
@@ -19,10 +19,10 @@ use crate::properties::{Codecs, Name};
 use crate::queue::arguments::Overflow;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Head;
-use crate::queue::unsettled::QueueRef;
 use crate::queue::{HAND_OUT_AHEAD, Queue, QueueKind};
 use crate::retained::{Change, Retained};
 use crate::router::{Admission, Target};
+use crate::slots::{Link, QueueKey};
 use crate::store::{Durability, Record, Route, Routes, State};
 use slab::Slab;
 use smallvec::SmallVec;
@@ -126,7 +126,7 @@ impl Engine {
             message,
         } = publish;
         let confirm = flags.contains(PublishFlags::CONFIRM);
-        let Some(l) = link_at(&mut self.links, link) else {
+        let Some(l) = self.links.get_mut(link) else {
             return Ok(());
         };
         let mut stopped = l.routing.take().and_then(|routing| routing.of(&message));
@@ -153,7 +153,7 @@ impl Engine {
                 Ok(Some(enqueued)) => Ok(enqueued),
                 Ok(None) => {
                     // Nothing else of this publisher comes before it: it is the first command of its next hold.
-                    if let (Some(l), Some(walk)) = (link_at(&mut self.links, link), stopped) {
+                    if let (Some(l), Some(walk)) = (self.links.get_mut(link), stopped) {
                         l.routing = Some(Box::new(Routing::new(&message, walk)));
                     }
                     return Err(message);
@@ -162,7 +162,7 @@ impl Engine {
             }
         };
         self.counters.published += 1;
-        let Some(l) = link_at(&mut self.links, link) else {
+        let Some(l) = self.links.get_mut(link) else {
             return Ok(());
         };
         l.publishes = true;
@@ -187,7 +187,8 @@ impl Engine {
                 return Ok(());
             }
             session.charge.grow(INCOMING_ID_BYTES);
-            incoming = session.queue.filter(|_| session.kept).map(|q| q.id);
+            let queue = session.queue.filter(|_| session.kept);
+            incoming = queue.and_then(|queue| self.queues.get(queue)).map(|q| q.id);
         }
         let enqueued = match result {
             Ok(enqueued) => enqueued,
@@ -204,7 +205,7 @@ impl Engine {
                     }
                     // An MQTT client is told by reason code, publish by publish; a refused id is new the next time.
                     // MQTT 5 4.3.3 [MQTT-4.3.3-9]
-                    if let Some(l) = link_at(&mut self.links, link) {
+                    if let Some(l) = self.links.get_mut(link) {
                         l.verdicts.push_back(Event::Refused { channel, number, why });
                     }
                     self.confirm(link, channel, number, Wait::Nothing);
@@ -216,13 +217,13 @@ impl Engine {
             self.counters.refused += 1;
             self.forget_incoming(link, packet_id);
             incoming = None;
-            if confirm && let Some(l) = link_at(&mut self.links, link) {
+            if confirm && let Some(l) = self.links.get_mut(link) {
                 l.verdicts.push_back(Event::Refused { channel, number, why });
             }
         } else if enqueued.queues == 0 {
             if flags.contains(PublishFlags::MANDATORY) {
                 self.counters.unroutable_returned += 1;
-                if let Some(l) = link_at(&mut self.links, link) {
+                if let Some(l) = self.links.get_mut(link) {
                     l.verdicts.push_back(Event::Returned {
                         channel,
                         number,
@@ -278,7 +279,7 @@ impl Engine {
         if number == 0 {
             return;
         }
-        let Some(l) = link_at(&mut self.links, link) else {
+        let Some(l) = self.links.get_mut(link) else {
             return;
         };
         let publisher = &mut l.channel(channel).publisher;
@@ -350,7 +351,7 @@ impl Engine {
         entry.outstanding = entry.outstanding.saturating_sub(1);
         if entry.outstanding == 0 {
             let (link, channel) = (entry.link, entry.channel);
-            if let Some(l) = link_at(&mut self.links, link) {
+            if let Some(l) = self.links.get_mut(link) {
                 if !l.confirm_dirty.contains(&channel) {
                     l.confirm_dirty.push(channel);
                 }
@@ -368,7 +369,7 @@ impl Engine {
 
     /// Derives the confirms of the link's channels whose watermark may have moved.
     pub(crate) fn take_confirms(&mut self, link: Link, events: &mut Vec<Event>) {
-        let Some(l) = link_at(&mut self.links, link) else {
+        let Some(l) = self.links.get_mut(link) else {
             return;
         };
         let mut dirty = std::mem::take(&mut l.confirm_dirty);
@@ -406,7 +407,7 @@ impl Engine {
         skip: &[Name],
     ) -> Result<Option<Enqueued>, Fault> {
         let envelope = *message.envelope();
-        let own_session = link_at(&mut self.links, link).and_then(|l| l.session);
+        let own_session = self.links.get_mut(link).and_then(|l| l.session);
         let targets = match route {
             RouteBy::Targets(targets) => targets,
             RouteBy::Steps(stopped, budget) => {
@@ -425,8 +426,10 @@ impl Engine {
         let full = self.node_pressure == Some(Pressure::Full);
         if full && link != NOBODY {
             let logged = |target: &Target| {
-                let queue = self.queues.get(target.queue.0 as usize);
-                queue.is_some_and(|q| q.logs(&envelope, envelope.qos))
+                let queue = self.queues.at(target.queue);
+                queue
+                    .and_then(|queue| self.queues.get(queue))
+                    .is_some_and(|q| q.logs(&envelope, envelope.qos))
             };
             if (envelope.durable && retains && !message.body().is_empty()) || targets.iter().any(logged) {
                 enqueued.refused = Some(FaultKind::ResourceError);
@@ -440,12 +443,11 @@ impl Engine {
             return Ok(Some(enqueued));
         }
         let mut routes = Routes::new();
-        let mut limited: SmallVec<[QueueRef; 4]> = SmallVec::new();
-        let mut refused: SmallVec<[QueueRef; 4]> = SmallVec::new();
+        let mut limited: SmallVec<[QueueKey; 4]> = SmallVec::new();
+        let mut refused: SmallVec<[QueueKey; 4]> = SmallVec::new();
         // With more than one queue, a refusal by one must not keep the others' copies from being made.
         for target in targets {
-            let slot = target.queue.0;
-            let Some(queue) = self.queues.get_mut(slot as usize) else {
+            let Some((key, queue)) = self.queues.at_mut(target.queue) else {
                 debug_assert!(false, "the router forgets a queue before its slot is reused");
                 continue;
             };
@@ -476,7 +478,7 @@ impl Engine {
                 enqueued.refused = Some(FaultKind::QuotaExceeded);
                 self.counters.dropped_full += 1;
                 if queue.arguments.overflow == Overflow::RejectPublishDeadLetter {
-                    refused.push(QueueRef { slot, id: queue.id });
+                    refused.push(key);
                 }
                 continue;
             }
@@ -517,13 +519,10 @@ impl Engine {
             });
             enqueued.queues += 1;
             if queue.arguments.length_max.is_some() || queue.arguments.bytes_max.is_some() {
-                limited.push(QueueRef { slot, id: queue.id });
+                limited.push(key);
             }
-            self.memory.note_deep(queue, slot);
-            if !queue.touched {
-                queue.touched = true;
-                self.touched.push(slot);
-            }
+            self.memory.note_deep(queue, key);
+            self.queues.touch(key);
         }
         self.counters.enqueued += enqueued.queues as u64;
         if !routes.is_empty() {
@@ -585,20 +584,20 @@ impl Engine {
     }
 
     /// Makes room in a queue that is over its limit, oldest first.
-    pub(crate) fn enforce_limit(&mut self, queue: QueueRef) {
+    pub(crate) fn enforce_limit(&mut self, queue: QueueKey) {
         let over = |q: &Queue| {
             q.arguments.length_max.is_some_and(|max| q.ready.len() as u64 > max)
                 || q.arguments.bytes_max.is_some_and(|max| q.ready.bytes() > max)
         };
         // One that refuses may be over its limit by what came back to it: that was confirmed, and stays.
         let drops = |q: &Queue| q.arguments.overflow == Overflow::DropHead && over(q);
-        if !self.queue_mut(queue).is_some_and(|q| drops(q)) {
+        if !self.queues.get_mut(queue).is_some_and(|q| drops(q)) {
             return;
         }
         // A limit of nothing still lets a message pass straight to a consumer.
-        self.dispatch(queue.slot);
+        self.dispatch(queue);
         let (dead_letters, short) = (self.has_dead_letters(queue), self.is_disk_short());
-        while let Some(q) = self.queue_mut(queue)
+        while let Some(q) = self.queues.get_mut(queue)
             && over(q)
         {
             if let Head::Entry(front) = q.ready.head()
@@ -611,7 +610,7 @@ impl Engine {
                     return;
                 }
             }
-            let Some(q) = self.queue_mut(queue) else { return };
+            let Some(q) = self.queues.get_mut(queue) else { return };
             let is_here = match q.ready.head() {
                 // What dies is published elsewhere: its body is needed.
                 Head::Entry(front) => !dead_letters || matches!(front.body, Body::Memory(_)),

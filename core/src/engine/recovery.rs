@@ -6,21 +6,22 @@
 
 use super::Engine;
 use super::link::will_bytes;
+use super::queues::router_slot;
 use super::timers::Timer;
-use crate::binding::{Destination, QueueSlot};
+use crate::binding::Destination;
 use crate::catalog::{
     self, BindingRecord, BoundRecord, ExchangeRecord, MessageRecord, QueueRecord, SessionRecord, SubscriptionRecord,
 };
 use crate::command::Will;
-use crate::durable_session::{DurableSession, INCOMING_ID_BYTES, InFlight, Outgoing, Subscribed};
-use crate::ledger::{Charge, ObjectKind};
+use crate::durable_session::{DurableSession, INCOMING_ID_BYTES, Outgoing, Subscribed};
+use crate::ledger::ObjectKind;
 use crate::properties::{Name, Table};
 use crate::queue::arguments::Arguments;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Run;
-use crate::queue::unsettled::QueueRef;
 use crate::queue::{Queue, QueueKind};
 use crate::router::ExchangeSpec;
+use crate::slots::{QueueKey, SessionKey};
 use crate::store::{KeyKind, QueueId, Record, Recovered, RecoveredQueue, describe, key, queue_key};
 use crate::time::{Now, Wall};
 use hashbrown::{HashMap, HashSet};
@@ -40,7 +41,7 @@ impl Engine {
         let vhost = self.settings.number;
         let mut recovered = recovered.take(vhost);
         let seen = recovered.queue_max.get(&vhost).copied().unwrap_or_default();
-        self.next_queue = self.next_queue.max(seen + 1);
+        self.queues.given_up_to(seen);
         self.recover_exchanges(&recovered);
         let mut sessions = HashMap::new();
         let expiring = self.recover_sessions(&recovered, &mut sessions);
@@ -56,21 +57,11 @@ impl Engine {
         for id in recovered.queues.into_keys() {
             self.staging.record(Record::QueueDelete { queue: id });
         }
-        self.touched.clear();
+        self.queues.forget_touched();
         // Messages expire in queues that nobody consumes, too.
-        let queues: Vec<_> = self
-            .queues
-            .iter()
-            .map(|(slot, q)| QueueRef {
-                slot: slot as u32,
-                id: q.id,
-            })
-            .collect();
+        let queues: Vec<_> = self.queues.iter().map(|(queue, _)| queue).collect();
         for queue in queues {
-            if let Some(q) = self.queue_mut(queue) {
-                q.touched = false;
-                self.watch_head(queue);
-            }
+            self.watch_head(queue);
         }
     }
 
@@ -152,7 +143,7 @@ impl Engine {
     }
 
     /// Returns the sessions whose expiry begins now: from here on, not anew with each restart.
-    fn recover_sessions(&mut self, recovered: &Recovered, sessions: &mut HashMap<Name, u32>) -> Vec<u32> {
+    fn recover_sessions(&mut self, recovered: &Recovered, sessions: &mut HashMap<Name, SessionKey>) -> Vec<SessionKey> {
         let mut expiring = Vec::new();
         let vhost = self.settings.number;
         for (k, v) in catalog::of_kind(recovered, vhost, KeyKind::Session) {
@@ -200,7 +191,7 @@ impl Engine {
         expiring
     }
 
-    fn recover_queues(&mut self, recovered: &mut Recovered, sessions: &HashMap<Name, u32>) {
+    fn recover_queues(&mut self, recovered: &mut Recovered, sessions: &HashMap<Name, SessionKey>) {
         let vhost = self.settings.number;
         let mut undefined = Vec::new();
         let defined: Vec<(Option<QueueId>, Option<QueueRecord>)> = catalog::of_kind(recovered, vhost, KeyKind::Queue)
@@ -213,7 +204,7 @@ impl Engine {
         for (id, r) in defined {
             let Some(id) = id else { continue };
             // The log knows the numbers of queues that have had messages; one that has not has its number here.
-            self.next_queue = self.next_queue.max(id.number() + 1);
+            self.queues.given_up_to(id.number());
             match r {
                 Some(r) => {
                     let found = recovered.queues.remove(&id).unwrap_or_default();
@@ -232,7 +223,7 @@ impl Engine {
         let bindings = catalog::of_kind(recovered, vhost, KeyKind::Binding);
         for (k, _) in bindings.filter(|(k, _)| !recovered.unsure.contains(&key(vhost, KeyKind::Binding, &[k]))) {
             let bound = catalog::decode::<BindingRecord>(k).and_then(|r| QueueId::new(vhost, r.queue?));
-            undefined.extend(bound.filter(|id| !self.queue_slots.contains_key(id)));
+            undefined.extend(bound.filter(|id| self.queues.numbered(*id).is_none()));
         }
         undefined.sort_unstable();
         undefined.dedup();
@@ -258,7 +249,7 @@ impl Engine {
             &describe(&queue_key(id)),
             &format!("it goes on as '{name}', without arguments, with {messages} messages"),
         );
-        self.next_queue = self.next_queue.max(id.number() + 1);
+        self.queues.given_up_to(id.number());
         let r = QueueRecord {
             name,
             auto_delete: false,
@@ -270,8 +261,8 @@ impl Engine {
             effective: None,
         };
         self.recover_queue(id, r, &HashMap::new(), found);
-        if let Some(slot) = self.queue_slots.get(&id) {
-            let (key, value) = catalog::encode_queue(&self.queues[*slot as usize], None);
+        if let Some(queue) = self.queues.numbered(id) {
+            let (key, value) = catalog::encode_queue(&self.queues[queue], None);
             let value = Some(value);
             self.staging.record(Record::Key { key, value });
         }
@@ -295,7 +286,7 @@ impl Engine {
         for (k, v) in catalog::of_kind(recovered, vhost, KeyKind::Subscription) {
             let parsed = catalog::parse_subscription(k);
             if let Some((client_id, ..)) = &parsed
-                && !self.session_ids.contains_key(client_id)
+                && self.sessions.named(client_id).is_none()
             {
                 // Its session ended; the crash came between the two records.
                 let key = key(vhost, KeyKind::Subscription, &[k]);
@@ -337,19 +328,16 @@ impl Engine {
             .filter_map(|(filter, share)| Some(super::subscriptions::shared_queue_name(share.as_ref()?, filter)))
             .collect();
         let shared = self.queues.iter().filter(|(_, q)| q.kind == QueueKind::Shared);
-        let left: Vec<QueueRef> = shared
+        let left: Vec<QueueKey> = shared
             .filter(|(_, q)| !named.contains(&q.name))
-            .map(|(slot, q)| QueueRef {
-                slot: slot as u32,
-                id: q.id,
-            })
+            .map(|(queue, _)| queue)
             .collect();
         for queue in left {
             self.delete_queue(queue);
         }
     }
 
-    fn recover_session(&mut self, client_id: Name, r: &SessionRecord) -> u32 {
+    fn recover_session(&mut self, client_id: Name, r: &SessionRecord) -> SessionKey {
         let now = self.now;
         // One that was connected starts its expiry now: its connection ended with the crash.
         let expires_at = match (r.expires_at, r.expiry) {
@@ -357,31 +345,9 @@ impl Engine {
             (None, Some(expiry)) => Some(now.wall + std::time::Duration::from_secs(u64::from(expiry))),
             (None, None) => None,
         };
-        let session = self.sessions.insert(DurableSession {
-            client_id: client_id.clone(),
-            link: None,
-            queue: None,
-            expiry: r.expiry,
-            expires_at,
-            kept: true,
-            in_flight: InFlight::default(),
-            used: 0,
-            incoming: Default::default(),
-            subscriptions: Default::default(),
-            consumers: Vec::new(),
-            resends: Default::default(),
-            receive_maximum: 1,
-            delayed_will: None,
-            expiry_timer: None,
-            open: false,
-            ending: false,
-            charge: self
-                .ledger
-                .charge(ObjectKind::Sessions, DurableSession::memory(&client_id)),
-            subscriptions_charge: self.ledger.charge(ObjectKind::Routes, 0),
-            will_charge: Charge::default(),
-        }) as u32;
-        self.session_ids.insert(client_id, session);
+        let mut session = DurableSession::new(client_id, r.expiry, true, &self.ledger);
+        session.expires_at = expires_at;
+        let session = self.sessions.insert(session);
         self.watch_session_expiry(session);
         // The crash ended the connection without goodbye.
         if let Some(w) = &r.will
@@ -397,14 +363,20 @@ impl Engine {
                 delay,
                 expiry: w.expiry_ms.map(Duration::from_millis),
             };
-            self.sessions[session as usize].will_charge = self.ledger.charge(ObjectKind::Sessions, will_bytes(&will));
-            self.sessions[session as usize].delayed_will = Some((Box::new(will), due));
+            self.sessions[session].will_charge = self.ledger.charge(ObjectKind::Sessions, will_bytes(&will));
+            self.sessions[session].delayed_will = Some((Box::new(will), due));
             self.timers.set(due, Timer::Will(session));
         }
         session
     }
 
-    fn recover_queue(&mut self, id: QueueId, r: QueueRecord, sessions: &HashMap<Name, u32>, found: RecoveredQueue) {
+    fn recover_queue(
+        &mut self,
+        id: QueueId,
+        r: QueueRecord,
+        sessions: &HashMap<Name, SessionKey>,
+        found: RecoveredQueue,
+    ) {
         let kind = match r.kind {
             1 => match sessions.get(&r.client_id) {
                 Some(session) => QueueKind::Session(*session),
@@ -486,7 +458,7 @@ impl Engine {
         q.unsettled = outgoing.len();
         let queue = self.add_queue(q);
         if let QueueKind::Session(session) = kind {
-            let s = &mut self.sessions[session as usize];
+            let s = &mut self.sessions[session];
             s.queue = Some(queue);
             s.incoming = found.incoming_ids.iter().copied().collect();
             s.charge.grow(s.incoming.len() * INCOMING_ID_BYTES);
@@ -510,8 +482,8 @@ impl Engine {
                 );
             }
         }
-        if !self.queues[queue.slot as usize].acks_empty() {
-            self.acks_dirty.push(queue.slot);
+        if !self.queues[queue].acks_empty() {
+            self.queues.has_unlogged_acks(queue);
         }
         self.watch_queue_expiry(queue);
     }
@@ -519,10 +491,10 @@ impl Engine {
     fn recover_binding(&mut self, r: BindingRecord) -> Option<()> {
         let destination = match (r.queue, r.exchange) {
             (Some(number), _) => {
-                let slot = *self.queue_slots.get(&QueueId::new(self.settings.number, number)?)?;
+                let queue = self.queues.numbered(QueueId::new(self.settings.number, number)?)?;
                 Destination::Queue {
-                    slot: QueueSlot(slot),
-                    name: self.queues[slot as usize].name.clone(),
+                    slot: router_slot(queue),
+                    name: self.queues[queue].name.clone(),
                     durable: true,
                 }
             }
@@ -540,7 +512,7 @@ impl Engine {
         (client_id, filter, share): (Name, Name, Option<Name>),
         r: &SubscriptionRecord,
     ) -> Option<()> {
-        let session = *self.session_ids.get(&client_id)?;
+        let session = self.sessions.named(&client_id)?;
         let options = Subscribed {
             qos: r.qos.min(2),
             no_local: r.no_local,

@@ -9,22 +9,22 @@
 //!     └───────────────────────────── away ◄──────────────takeover────┘──────┘ (resends first)
 //! ```
 
+use super::Engine;
 use super::budget::{Budget, Unfinished};
 use super::link::will_bytes;
 use super::subscriptions::shared_queue_name;
 use super::timers::Timer;
-use super::{Engine, Link, link_at};
 use crate::catalog;
 use crate::command::{OpenSession, Will};
-use crate::durable_session::{DurableSession, InFlight, Outgoing};
+use crate::durable_session::{DurableSession, Outgoing};
 use crate::event::{Event, Op};
 use crate::ledger::{Charge, ObjectKind};
 use crate::properties::Name;
 use crate::properties::Table;
-use crate::queue::consumers::{Consumer, ConsumerKey};
+use crate::queue::consumers::Consumer;
 use crate::queue::entry::EntryFlags;
-use crate::queue::unsettled::QueueRef;
 use crate::queue::{Queue, QueueKind};
+use crate::slots::{Link, QueueKey, SessionKey};
 use crate::store::Record;
 use std::time::Duration;
 
@@ -34,8 +34,8 @@ pub(crate) const CHANNEL: u16 = 0;
 impl Engine {
     /// Whether a session has ended, perhaps a moment before its timer says so.
     // MQTT 5 4.1 [MQTT-4.1.0-2]
-    pub(crate) fn is_over(&self, session: u32) -> bool {
-        let s = &self.sessions[session as usize];
+    pub(crate) fn is_over(&self, session: SessionKey) -> bool {
+        let s = &self.sessions[session];
         s.ending || (s.link.is_none() && s.expires_at.is_some_and(|at| at <= self.now.wall))
     }
 
@@ -47,7 +47,7 @@ impl Engine {
             (None, max) => max,
             (e, None) => e,
         };
-        let present = self.session_ids.contains_key(&c.client_id);
+        let present = self.sessions.named(&c.client_id).is_some();
         let kept = expiry != Some(0);
         if !present {
             let will = c.will.as_ref().map_or(0, will_bytes);
@@ -67,39 +67,15 @@ impl Engine {
                 return self.fail(link, CHANNEL, Op::OpenSession, fault);
             }
         }
-        let session = match self.session_ids.get(&c.client_id) {
-            Some(&session) => session,
+        let session = match self.sessions.named(&c.client_id) {
+            Some(session) => session,
             None => {
-                let session = self.sessions.insert(DurableSession {
-                    client_id: c.client_id.clone(),
-                    link: None,
-                    queue: None,
-                    expiry,
-                    expires_at: None,
-                    kept,
-                    in_flight: InFlight::default(),
-                    used: 0,
-                    incoming: Default::default(),
-                    subscriptions: Default::default(),
-                    consumers: Vec::new(),
-                    resends: Default::default(),
-                    receive_maximum: c.receive_maximum,
-                    delayed_will: None,
-                    expiry_timer: None,
-                    open: false,
-                    ending: false,
-                    charge: self
-                        .ledger
-                        .charge(ObjectKind::Sessions, DurableSession::memory(&c.client_id)),
-                    subscriptions_charge: self.ledger.charge(ObjectKind::Routes, 0),
-                    will_charge: Charge::default(),
-                }) as u32;
-                self.session_ids.insert(c.client_id.clone(), session);
-                session
+                let session = DurableSession::new(c.client_id.clone(), expiry, kept, &self.ledger);
+                self.sessions.insert(session)
             }
         };
         self.cancel_session_timers(session);
-        let s = &mut self.sessions[session as usize];
+        let s = &mut self.sessions[session];
         s.link = Some(link);
         s.expiry = expiry;
         s.expires_at = None;
@@ -107,11 +83,11 @@ impl Engine {
         s.delayed_will = None;
         s.will_charge = Charge::default();
         s.kept |= kept;
-        if let Some(l) = link_at(&mut self.links, link) {
+        if let Some(l) = self.links.get_mut(link) {
             l.session = Some(session);
             l.set_will(c.will);
         }
-        if self.sessions[session as usize].kept {
+        if self.sessions[session].kept {
             self.session_queue(session);
             gate = Some(self.log_session(session));
         }
@@ -125,11 +101,11 @@ impl Engine {
     /// The log has what the open session promises: what its client did not finish with is sent again, in the order it
     /// was sent; then new messages follow.
     // MQTT 5 4.4 [MQTT-4.4.0-1], 4.6 [MQTT-4.6.0-1]
-    pub(crate) fn session_open(&mut self, session: u32, link: Link) {
-        if self.link(link).is_none_or(|l| l.taken_over) {
+    pub(crate) fn session_open(&mut self, session: SessionKey, link: Link) {
+        if self.links.get(link).is_none_or(|l| l.taken_over) {
             return;
         }
-        let Some(s) = self.sessions.get_mut(session as usize).filter(|s| s.link == Some(link)) else {
+        let Some(s) = self.sessions.get_mut(session).filter(|s| s.link == Some(link)) else {
             return;
         };
         s.open = true;
@@ -139,22 +115,21 @@ impl Engine {
         }
         s.resends = s.in_flight.ids().into();
         self.resend_more(session);
-        if let Some(l) = link_at(&mut self.links, link) {
+        if let Some(l) = self.links.get_mut(link) {
             l.wake(&mut self.wakes);
         }
         self.add_session_consumers(session);
         self.dispatch_touched();
     }
 
-    fn add_session_consumers(&mut self, session: u32) {
-        let s = &self.sessions[session as usize];
+    fn add_session_consumers(&mut self, session: SessionKey) {
+        let s = &self.sessions[session];
         let mut wanted: Vec<_> = s.queue.map(|q| (q, 2, None)).into_iter().collect();
         for ((filter, share), options) in &s.subscriptions {
             if let Some(share) = share
-                && let Some(slot) = self.router.queue(&shared_queue_name(share, filter))
+                && let Some(queue) = self.queue_named(&shared_queue_name(share, filter))
             {
-                let id = self.queues[slot.0 as usize].id;
-                wanted.push((QueueRef { slot: slot.0, id }, options.qos, options.subscription_id));
+                wanted.push((queue, options.qos, options.subscription_id));
             }
         }
         for (queue, qos, subscription_id) in wanted {
@@ -166,31 +141,30 @@ impl Engine {
     /// subscription.
     pub(crate) fn add_session_consumer(
         &mut self,
-        session: u32,
-        queue: QueueRef,
+        session: SessionKey,
+        queue: QueueKey,
         (qos, subscription_id): (u8, Option<u32>),
     ) {
-        let s = &self.sessions[session as usize];
+        let s = &self.sessions[session];
         let Some(link) = s.link else { return };
         let existing = s
             .consumers
             .iter()
-            .find(|k| self.consumer(**k).is_some_and(|c| c.queue == queue))
+            .find(|k| self.consumers.get(**k).is_some_and(|c| c.queue == queue))
             .copied();
         let subscription_ids = subscription_id.map(|id| [id].into());
         if let Some(key) = existing {
-            if let Some(c) = self.consumer_mut(key)
+            if let Some(c) = self.consumers.get_mut(key)
                 && c.session == Some((session, qos))
             {
                 c.subscription_ids = subscription_ids;
                 return;
             }
             // What is reserved to it was counted as of its old QoS: it goes back.
-            self.sessions[session as usize].consumers.retain(|k| *k != key);
+            self.sessions[session].consumers.retain(|k| *k != key);
             self.remove_consumer(key);
         }
         let consumer = Consumer {
-            key: ConsumerKey { slot: 0, generation: 0 },
             link,
             channel: CHANNEL,
             token: 0,
@@ -205,12 +179,12 @@ impl Engine {
             subscription_ids,
         };
         let key = self.add_consumer(consumer, 0);
-        self.sessions[session as usize].consumers.push(key);
+        self.sessions[session].consumers.push(key);
     }
 
     /// The session's own queue, made if need be.
-    pub(crate) fn session_queue(&mut self, session: u32) -> QueueRef {
-        let s = &self.sessions[session as usize];
+    pub(crate) fn session_queue(&mut self, session: SessionKey) -> QueueKey {
+        let s = &self.sessions[session];
         if let Some(queue) = s.queue {
             return queue;
         }
@@ -218,22 +192,22 @@ impl Engine {
         let mut name: Name = format!("mqtt-subscription-{client_id}").into();
         if self.router.queue(&name).is_some() {
             // Somebody declared a queue of that name: it stays theirs.
-            name = format!("{name}~{}", self.next_queue).into();
+            name = format!("{name}~{}", self.queues.next_number()).into();
         }
         let queue = self.add_special_queue(name, QueueKind::Session(session), kept);
-        self.sessions[session as usize].queue = Some(queue);
+        self.sessions[session].queue = Some(queue);
         queue
     }
 
-    pub(crate) fn add_special_queue(&mut self, name: Name, kind: QueueKind, durable: bool) -> QueueRef {
-        let q = Queue::new(self.next_queue_id(), name, kind, durable, self.now.monotonic);
+    pub(crate) fn add_special_queue(&mut self, name: Name, kind: QueueKind, durable: bool) -> QueueKey {
+        let q = Queue::new(self.queues.new_number(), name, kind, durable, self.now.monotonic);
         let queue = self.add_queue(q);
         if durable {
             let client_id = match kind {
-                QueueKind::Session(session) => Some(&self.sessions[session as usize].client_id),
+                QueueKind::Session(session) => Some(&self.sessions[session].client_id),
                 QueueKind::Plain | QueueKind::Shared => None,
             };
-            let (key, value) = catalog::encode_queue(&self.queues[queue.slot as usize], client_id);
+            let (key, value) = catalog::encode_queue(&self.queues[queue], client_id);
             self.staging.record(Record::Key {
                 key,
                 value: Some(value),
@@ -243,24 +217,25 @@ impl Engine {
     }
 
     /// Stages the session's record. Returns what to wait for.
-    fn log_session(&mut self, session: u32) -> u64 {
+    fn log_session(&mut self, session: SessionKey) -> u64 {
         self.stage_session(session);
         self.staging.wait()
     }
 
-    pub(crate) fn stage_session(&mut self, session: u32) {
+    pub(crate) fn stage_session(&mut self, session: SessionKey) {
         let now = self.now;
-        let s = &self.sessions[session as usize];
+        let s = &self.sessions[session];
         let away = s
             .delayed_will
             .as_ref()
             .map(|(w, due)| (&**w, Some(now.wall + (*due - now.monotonic))));
         let connected = s
             .link
-            .and_then(|l| self.link(l))
+            .and_then(|l| self.links.get(l))
             .and_then(|l| l.will.as_deref())
             .map(|w| (w, None));
-        let (key, value) = catalog::encode_session(self.settings.number, s, away.or(connected));
+        let queue = s.queue.and_then(|queue| self.queues.get(queue)).map(|q| q.id);
+        let (key, value) = catalog::encode_session(self.settings.number, s, queue, away.or(connected));
         self.staging.record(Record::Key {
             key,
             value: Some(value),
@@ -282,30 +257,30 @@ impl Engine {
 
     /// The link lets go of its session: the connection ended. It has it until that is done.
     pub(crate) fn leave_session(&mut self, link: Link, budget: &mut Budget) -> Result<(), Unfinished> {
-        let Some(l) = link_at(&mut self.links, link) else {
+        let Some(l) = self.links.get_mut(link) else {
             return Ok(());
         };
         l.replays = None;
         let Some(session) = l.session else { return Ok(()) };
-        if self.sessions.get(session as usize).is_none_or(|s| s.link != Some(link)) {
+        if self.sessions.get(session).is_none_or(|s| s.link != Some(link)) {
             l.session = None;
             return Ok(());
         }
         self.stop_session(session, budget)?;
-        let client_id = self.sessions[session as usize].client_id.clone();
-        if self.sessions[session as usize].ending {
+        let client_id = self.sessions[session].client_id.clone();
+        if self.sessions[session].ending {
             self.end_session(session, budget)?;
             self.call_successor(&client_id);
             return Ok(());
         }
         let goes_on = self.goes_on_elsewhere(link, session);
-        let Some(l) = link_at(&mut self.links, link) else {
+        let Some(l) = self.links.get_mut(link) else {
             return Ok(());
         };
         // MQTT 5 3.1.3.2.2 [MQTT-3.1.3-9]: the client is back before the delay is over. But a session that ends with its
         // connection (clean start, or an expiry of 0) ends here, and its end publishes the will.
         let will = l.will.take().filter(|will| !goes_on || will.delay.is_zero());
-        let s = &mut self.sessions[session as usize];
+        let s = &mut self.sessions[session];
         let (expiry, kept) = (s.expiry, s.kept);
         let ends_now = expiry == Some(0);
         match will {
@@ -315,9 +290,8 @@ impl Engine {
                 let delay = expiry.map_or(will.delay, |e| will.delay.min(Duration::from_secs(u64::from(e))));
                 let due = self.now.monotonic + delay;
                 self.timers.set(due, Timer::Will(session));
-                self.sessions[session as usize].will_charge =
-                    self.ledger.charge(ObjectKind::Sessions, will_bytes(&will));
-                self.sessions[session as usize].delayed_will = Some((will, due));
+                self.sessions[session].will_charge = self.ledger.charge(ObjectKind::Sessions, will_bytes(&will));
+                self.sessions[session].delayed_will = Some((will, due));
             }
             None => {}
         }
@@ -326,13 +300,13 @@ impl Engine {
             self.call_successor(&client_id);
             return Ok(());
         }
-        if let Some(l) = link_at(&mut self.links, link) {
+        if let Some(l) = self.links.get_mut(link) {
             l.session = None;
         }
-        self.sessions[session as usize].link = None;
+        self.sessions[session].link = None;
         if let Some(expiry) = expiry {
             let left = Duration::from_secs(u64::from(expiry));
-            self.sessions[session as usize].expires_at = Some(self.now.wall + left);
+            self.sessions[session].expires_at = Some(self.now.wall + left);
             self.watch_session_expiry(session);
         }
         if kept {
@@ -344,11 +318,11 @@ impl Engine {
     }
 
     /// Nothing is sent to the session's connection any more.
-    pub(crate) fn stop_session(&mut self, session: u32, budget: &mut Budget) -> Result<(), Unfinished> {
-        let s = &mut self.sessions[session as usize];
+    pub(crate) fn stop_session(&mut self, session: SessionKey, budget: &mut Budget) -> Result<(), Unfinished> {
+        let s = &mut self.sessions[session];
         s.open = false;
         s.resends = Default::default();
-        while let Some(key) = self.sessions[session as usize].consumers.pop() {
+        while let Some(key) = self.sessions[session].consumers.pop() {
             let units = self.remove_consumer(key);
             budget.spend(units);
             budget.check()?;
@@ -371,9 +345,9 @@ impl Engine {
         self.publish_internally(message, Vec::new());
     }
 
-    pub(crate) fn fire_delayed_will(&mut self, session: u32) {
+    pub(crate) fn fire_delayed_will(&mut self, session: SessionKey) {
         let now = self.now.monotonic;
-        let Some(s) = self.sessions.get_mut(session as usize) else {
+        let Some(s) = self.sessions.get_mut(session) else {
             return;
         };
         if s.link.is_none()
@@ -384,9 +358,9 @@ impl Engine {
         }
     }
 
-    pub(crate) fn expire_session(&mut self, session: u32, budget: &mut Budget) {
+    pub(crate) fn expire_session(&mut self, session: SessionKey, budget: &mut Budget) {
         let wall = self.now.wall;
-        let Some(s) = self.sessions.get_mut(session as usize) else {
+        let Some(s) = self.sessions.get_mut(session) else {
             return;
         };
         s.expiry_timer = None;
@@ -398,7 +372,7 @@ impl Engine {
             if self.end_session(session, budget).is_err() {
                 // At once, but not in this hold.
                 let at = self.now.monotonic;
-                self.sessions[session as usize].expiry_timer = Some(at);
+                self.sessions[session].expiry_timer = Some(at);
                 self.timers.set(at, Timer::SessionExpiry(session));
             }
         } else {
@@ -408,17 +382,17 @@ impl Engine {
     }
 
     /// Has the session end when its time is over.
-    pub(crate) fn watch_session_expiry(&mut self, session: u32) {
+    pub(crate) fn watch_session_expiry(&mut self, session: SessionKey) {
         let now = self.now;
-        let s = &mut self.sessions[session as usize];
+        let s = &mut self.sessions[session];
         let Some(due) = s.expires_at else { return };
         let at = now.monotonic + (due - now.wall).max(Duration::from_millis(1));
         s.expiry_timer = Some(at);
         self.timers.set(at, Timer::SessionExpiry(session));
     }
 
-    fn cancel_session_timers(&mut self, session: u32) {
-        let s = &mut self.sessions[session as usize];
+    fn cancel_session_timers(&mut self, session: SessionKey) {
+        let s = &mut self.sessions[session];
         if let Some(at) = s.expiry_timer.take() {
             self.timers.cancel(at, Timer::SessionExpiry(session));
         }
@@ -429,9 +403,9 @@ impl Engine {
 
     /// Goes on with the end of a session: its subscriptions, its backlog, its record. Until it is done the session is there,
     /// in the hands of who ends it. Returns what to wait for.
-    pub(crate) fn end_session(&mut self, session: u32, budget: &mut Budget) -> Result<Option<u64>, Unfinished> {
+    pub(crate) fn end_session(&mut self, session: SessionKey, budget: &mut Budget) -> Result<Option<u64>, Unfinished> {
         self.cancel_session_timers(session);
-        let Some(s) = self.sessions.get_mut(session as usize) else {
+        let Some(s) = self.sessions.get_mut(session) else {
             return Ok(None);
         };
         s.ending = true;
@@ -440,7 +414,7 @@ impl Engine {
         }
         self.drop_in_flight(session, budget)?;
         loop {
-            let s = &mut self.sessions[session as usize];
+            let s = &mut self.sessions[session];
             if s.subscriptions.is_empty() {
                 break;
             }
@@ -450,16 +424,15 @@ impl Engine {
                 self.drop_subscription(session, &filter, share.as_ref(), budget);
             }
         }
-        let s = &self.sessions[session as usize];
+        let s = &self.sessions[session];
         let (own, kept, client_id, link) = (s.queue, s.kept, s.client_id.clone(), s.link);
-        if let Some(l) = link.and_then(|link| link_at(&mut self.links, link)) {
+        if let Some(l) = link.and_then(|link| self.links.get_mut(link)) {
             l.session = None;
         }
         if let Some(queue) = own {
             self.delete_queue(queue);
         }
-        self.session_ids.remove(&client_id);
-        self.sessions.remove(session as usize);
+        self.sessions.remove(session);
         if !kept {
             return Ok(None);
         }
@@ -471,9 +444,9 @@ impl Engine {
     }
 
     /// What a session that ends was sent and has not finished with.
-    fn drop_in_flight(&mut self, session: u32, budget: &mut Budget) -> Result<(), Unfinished> {
+    fn drop_in_flight(&mut self, session: SessionKey, budget: &mut Budget) -> Result<(), Unfinished> {
         loop {
-            let s = &mut self.sessions[session as usize];
+            let s = &mut self.sessions[session];
             let own = s.queue;
             if s.in_flight.is_empty() {
                 return Ok(());
@@ -493,7 +466,7 @@ impl Engine {
             } = outgoing;
             if Some(queue) == own {
                 // It goes with the queue.
-                if let Some(q) = self.queue_mut(queue) {
+                if let Some(q) = self.queues.get_mut(queue) {
                     q.unsettled -= 1;
                 }
                 self.memory.drop_body(&entry.body);

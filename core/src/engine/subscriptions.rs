@@ -1,9 +1,10 @@
 //! MQTT subscriptions at the engine: bind, group, replay what is retained, and take it all back.
 
+use super::Engine;
 use super::budget::{Budget, Unfinished};
+use super::queues::router_slot;
 use super::sessions::CHANNEL;
-use super::{Engine, Link, link_at};
-use crate::binding::{Destination, Grant, QueueSlot};
+use crate::binding::{Destination, Grant};
 use crate::catalog;
 use crate::command::{RetainHandling, Subscribe, Subscription, Unsubscribe};
 use crate::durable_session::Subscribed;
@@ -17,9 +18,9 @@ use crate::properties::Table;
 use crate::queue::Queue;
 use crate::queue::QueueKind;
 use crate::queue::entry::{Body, Entry, EntryFlags};
-use crate::queue::unsettled::QueueRef;
 use crate::retained::Cursor;
 use crate::router::memory::binding_bytes_max;
+use crate::slots::{Link, QueueKey, SessionKey};
 use crate::store::Record;
 use crate::topic::{Pattern, count_levels, wildcards};
 use std::collections::BTreeMap;
@@ -91,12 +92,12 @@ fn over_limit(text: String) -> Fault {
 
 impl Engine {
     /// The queue of a `$share` group, made if need be. It survives a restart if one of its members does.
-    pub(crate) fn shared_queue(&mut self, share: &str, filter: &str, kept: bool) -> Result<QueueRef, Fault> {
+    pub(crate) fn shared_queue(&mut self, share: &str, filter: &str, kept: bool) -> Result<QueueKey, Fault> {
         let name = shared_queue_name(share, filter);
-        let Some(slot) = self.router.queue(&name) else {
+        let Some(queue) = self.queue_named(&name) else {
             return Ok(self.add_special_queue(name, QueueKind::Shared, kept));
         };
-        let q = &mut self.queues[slot.0 as usize];
+        let q = &mut self.queues[queue];
         if q.kind != QueueKind::Shared {
             let text = format!("{} is no shared subscription's", self.queue_text(&name));
             return Err(Fault::new(FaultKind::AccessRefused, text));
@@ -109,8 +110,7 @@ impl Engine {
                 value: Some(value),
             });
         }
-        let id = self.queues[slot.0 as usize].id;
-        Ok(QueueRef { slot: slot.0, id })
+        Ok(queue)
     }
 
     /// Goes on with a SUBSCRIBE where the last hold stopped.
@@ -141,7 +141,7 @@ impl Engine {
                 }
             });
             // A member of groups consumes each of them, and its consumers are a list.
-            let listed = self.sessions[session as usize].consumers.len();
+            let listed = self.sessions[session].consumers.len();
             budget.spend(SUBSCRIBE_WORK + listed / LISTED_PER_UNIT);
         }
         // The records of earlier holds may be in a batch that has left, and the open one may stay empty: nobody would report it.
@@ -159,12 +159,12 @@ impl Engine {
     }
 
     fn take_answered(&mut self, link: Link) -> Box<Answered> {
-        let kept = link_at(&mut self.links, link).and_then(|l| l.answered.take());
+        let kept = self.links.get_mut(link).and_then(|l| l.answered.take());
         kept.unwrap_or_default()
     }
 
     fn keep_answered(&mut self, link: Link, answered: Box<Answered>) {
-        if let Some(l) = link_at(&mut self.links, link) {
+        if let Some(l) = self.links.get_mut(link) {
             l.answered = Some(answered);
         }
     }
@@ -190,7 +190,7 @@ impl Engine {
     fn subscribe_one(
         &mut self,
         link: Link,
-        session: u32,
+        session: SessionKey,
         sub: Subscription,
         subscription_id: Option<u32>,
     ) -> Result<bool, Fault> {
@@ -201,7 +201,7 @@ impl Engine {
             retain_as_published: sub.retain_as_published,
             subscription_id,
         };
-        let s = &self.sessions[session as usize];
+        let s = &self.sessions[session];
         let kept = s.kept;
         self.check_pattern(&sub.filter, Dialect::Slash)?;
         if !s.subscriptions.contains_key(&(sub.filter.clone(), sub.share.clone())) {
@@ -227,7 +227,7 @@ impl Engine {
         let id = (sub.filter.clone(), sub.share.clone());
         let new = self.note_subscription(session, id, options);
         if kept {
-            let client_id = &self.sessions[session as usize].client_id;
+            let client_id = &self.sessions[session].client_id;
             let (key, value) = catalog::encode_subscription(
                 self.settings.number,
                 client_id,
@@ -245,7 +245,7 @@ impl Engine {
             None => (2, None),
         };
         // Before that, what is in flight is to be sent again first: see `session_open`.
-        if self.sessions[session as usize].open {
+        if self.sessions[session].open {
             self.add_session_consumer(session, queue, granted);
         }
         let replay = match sub.retain_handling {
@@ -258,7 +258,7 @@ impl Engine {
             && sub.share.is_none()
             && let Ok(pattern) = Pattern::parse(&sub.filter, Dialect::Slash)
             && let Some(cursor) = self.retained.matching(pattern)
-            && let Some(l) = link_at(&mut self.links, link)
+            && let Some(l) = self.links.get_mut(link)
         {
             l.replays.get_or_insert_default().add(Replay {
                 filter: sub.filter,
@@ -271,8 +271,13 @@ impl Engine {
     }
 
     /// Notes a subscription at its session. Returns whether it is new.
-    pub(crate) fn note_subscription(&mut self, session: u32, id: (Name, Option<Name>), options: Subscribed) -> bool {
-        let s = &mut self.sessions[session as usize];
+    pub(crate) fn note_subscription(
+        &mut self,
+        session: SessionKey,
+        id: (Name, Option<Name>),
+        options: Subscribed,
+    ) -> bool {
+        let s = &mut self.sessions[session];
         let bytes = subscription_bytes(&s.client_id, &id.0, id.1.as_ref());
         let new = s.subscriptions.insert(id, options).is_none();
         if new {
@@ -282,8 +287,8 @@ impl Engine {
     }
 
     /// Takes a subscription from its session. Returns whether it was there.
-    fn remove_subscription(&mut self, session: u32, id: &(Name, Option<Name>)) -> bool {
-        let s = &mut self.sessions[session as usize];
+    fn remove_subscription(&mut self, session: SessionKey, id: &(Name, Option<Name>)) -> bool {
+        let s = &mut self.sessions[session];
         let known = s.subscriptions.remove(id).is_some();
         if known {
             s.subscriptions_charge
@@ -296,15 +301,15 @@ impl Engine {
     /// its own subscription identifier.
     pub(crate) fn bind_subscription(
         &mut self,
-        queue: QueueRef,
+        queue: QueueKey,
         exchange: &str,
         filter: &str,
         shared: bool,
         options: Subscribed,
     ) -> Result<(), Fault> {
-        let q = &self.queues[queue.slot as usize];
+        let q = &self.queues[queue];
         let destination = Destination::Queue {
-            slot: QueueSlot(queue.slot),
+            slot: router_slot(queue),
             name: q.name.clone(),
             durable: q.durable,
         };
@@ -320,13 +325,13 @@ impl Engine {
     /// Puts some of the retained messages a subscription asked for into its session's queue. Returns whether it did.
     pub(crate) fn replay_retained(&mut self, link: Link, budget: &mut Budget) -> bool {
         let wall = self.now.wall;
-        let Some(l) = link_at(&mut self.links, link) else {
+        let Some(l) = self.links.get_mut(link) else {
             return false;
         };
         let Some(session) = l.session else { return false };
         // What its client has no credit for waits where it is; the next settle comes back here.
-        let s = &self.sessions[session as usize];
-        let waiting = s.queue.and_then(|q| self.queues.get(q.slot as usize));
+        let s = &self.sessions[session];
+        let waiting = s.queue.and_then(|q| self.queues.get(q));
         if !s.open || waiting.is_some_and(|q| q.ready.len() >= REPLAY_STEPS) {
             return false;
         }
@@ -346,7 +351,7 @@ impl Engine {
         budget.spend(REPLAY_WORK + most - steps);
         let queue = self.session_queue(session);
         for message in found {
-            let Some(q) = self.queues.get_mut(queue.slot as usize) else {
+            let Some(q) = self.queues.get_mut(queue) else {
                 break;
             };
             let mut flags = EntryFlags::new(message.envelope().qos.min(qos));
@@ -363,7 +368,7 @@ impl Engine {
                 subscription_ids,
             });
         }
-        self.dispatch(queue.slot);
+        self.dispatch(queue);
         true
     }
 
@@ -385,7 +390,7 @@ impl Engine {
                 let (filter, share) = id;
                 answered.waits |= self.forget_subscription(session, filter, share.as_ref());
                 self.drop_subscription(session, filter, share.as_ref(), budget);
-                if let Some(l) = link_at(&mut self.links, link)
+                if let Some(l) = self.links.get_mut(link)
                     && share.is_none()
                     && let Some(replays) = &mut l.replays
                 {
@@ -408,8 +413,8 @@ impl Engine {
     }
 
     /// Takes a subscription out of the log, if it is there.
-    pub(crate) fn forget_subscription(&mut self, session: u32, filter: &Name, share: Option<&Name>) -> bool {
-        let s = &self.sessions[session as usize];
+    pub(crate) fn forget_subscription(&mut self, session: SessionKey, filter: &Name, share: Option<&Name>) -> bool {
+        let s = &self.sessions[session];
         if s.kept {
             let key = catalog::subscription_key(self.settings.number, &s.client_id, filter, share);
             self.staging.record(Record::Key { key, value: None });
@@ -418,31 +423,33 @@ impl Engine {
     }
 
     /// Takes back what a subscription bound. A group's queue goes with its last member.
-    pub(crate) fn drop_subscription(&mut self, session: u32, filter: &Name, share: Option<&Name>, budget: &mut Budget) {
+    pub(crate) fn drop_subscription(
+        &mut self,
+        session: SessionKey,
+        filter: &Name,
+        share: Option<&Name>,
+        budget: &mut Budget,
+    ) {
         let exchange = self.settings.topic_exchange.clone();
         budget.spend(SUBSCRIBE_WORK);
         let Some(share) = share else {
-            if let Some(queue) = self.sessions[session as usize].queue {
-                self.router.unsubscribe(&exchange, QueueSlot(queue.slot), filter);
+            if let Some(queue) = self.sessions[session].queue {
+                self.router.unsubscribe(&exchange, router_slot(queue), filter);
             }
             return;
         };
-        let listed = self.sessions.len() + self.sessions[session as usize].consumers.len();
+        let listed = self.sessions.len() + self.sessions[session].consumers.len();
         budget.spend(listed / LISTED_PER_UNIT);
-        let Some(slot) = self.router.queue(&shared_queue_name(share, filter)) else {
+        let Some(queue) = self.queue_named(&shared_queue_name(share, filter)) else {
             return;
         };
-        let queue = QueueRef {
-            slot: slot.0,
-            id: self.queues[slot.0 as usize].id,
-        };
-        let key = self.sessions[session as usize]
+        let key = self.sessions[session]
             .consumers
             .iter()
             .copied()
-            .find(|k| self.consumer(*k).is_some_and(|c| c.queue == queue));
+            .find(|k| self.consumers.get(*k).is_some_and(|c| c.queue == queue));
         if let Some(key) = key {
-            self.sessions[session as usize].consumers.retain(|k| *k != key);
+            self.sessions[session].consumers.retain(|k| *k != key);
             self.remove_consumer(key);
         }
         let id = (filter.clone(), Some(share.clone()));

@@ -12,11 +12,12 @@
 //! The wait is short. The old link is woken, and does not wait for its peer: its pump reads what has arrived, a bounded
 //! number of times, and detaches.
 
+use super::Engine;
 use super::budget::{Budget, Unfinished};
-use super::{Engine, Link, link_at};
 use crate::command::OpenSession;
 use crate::event::CloseReason;
 use crate::properties::Name;
+use crate::slots::{Link, SessionKey};
 use std::collections::{HashMap, VecDeque};
 
 /// Links that wait for a session, by client, in the order they came.
@@ -54,16 +55,16 @@ impl Engine {
             self.wait_for_session(link, c);
             return Err(Unfinished);
         }
-        let session = self.session_ids.get(&c.client_id).copied();
+        let session = self.sessions.named(&c.client_id);
         if let Some(session) = session
-            && let Some(old) = self.sessions[session as usize].link
-            && self.link(old).is_some()
+            && let Some(old) = self.sessions[session].link
+            && self.links.get(old).is_some()
         {
             self.take_over(session, old, budget);
             self.wait_for_session(link, c);
             return Err(Unfinished);
         }
-        if let Some(l) = link_at(&mut self.links, link) {
+        if let Some(l) = self.links.get_mut(link) {
             l.waits = false;
         }
         let gate = match session {
@@ -75,7 +76,7 @@ impl Engine {
     }
 
     fn wait_for_session(&mut self, link: Link, c: &OpenSession) {
-        let Some(l) = link_at(&mut self.links, link) else {
+        let Some(l) = self.links.get_mut(link) else {
             return;
         };
         l.waits = true;
@@ -95,7 +96,7 @@ impl Engine {
 
     /// The link has the session it waited for, or is gone. The next one that waits for that session tries.
     pub(crate) fn forget_successor(&mut self, link: Link) {
-        let Some(client_id) = link_at(&mut self.links, link).and_then(|l| l.succeeds.take()) else {
+        let Some(client_id) = self.links.get_mut(link).and_then(|l| l.succeeds.take()) else {
             return;
         };
         if let Some(waiting) = self.successors.0.get_mut(&client_id) {
@@ -110,16 +111,16 @@ impl Engine {
     /// Nothing keeps the first of those that wait for the client's session from it any more.
     pub(crate) fn call_successor(&mut self, client_id: &str) {
         if let Some(next) = self.successors.first(client_id)
-            && let Some(l) = link_at(&mut self.links, next.link)
+            && let Some(l) = self.links.get_mut(next.link)
         {
             l.call(&mut self.wakes);
         }
     }
 
     /// Whether the session passes from this link to another one without an end in between.
-    pub(crate) fn goes_on_elsewhere(&self, old: Link, session: u32) -> bool {
-        let s = &self.sessions[session as usize];
-        self.link(old).is_some_and(|l| l.taken_over)
+    pub(crate) fn goes_on_elsewhere(&self, old: Link, session: SessionKey) -> bool {
+        let s = &self.sessions[session];
+        self.links.get(old).is_some_and(|l| l.taken_over)
             && s.expiry != Some(0)
             && self
                 .successors
@@ -128,8 +129,8 @@ impl Engine {
     }
 
     /// Another connection wants the session of `old`, which is told so and given nothing any more.
-    fn take_over(&mut self, session: u32, old: Link, budget: &mut Budget) {
-        let Some(l) = link_at(&mut self.links, old).filter(|l| !l.taken_over) else {
+    fn take_over(&mut self, session: SessionKey, old: Link, budget: &mut Budget) {
+        let Some(l) = self.links.get_mut(old).filter(|l| !l.taken_over) else {
             return;
         };
         l.closed = Some(CloseReason::TakenOver);

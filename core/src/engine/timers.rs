@@ -2,8 +2,7 @@
 
 use super::Engine;
 use super::budget::Budget;
-use crate::queue::unsettled::QueueRef;
-use crate::store::QueueId;
+use crate::slots::{QueueKey, SessionKey};
 use crate::time::{Now, Time};
 use std::collections::BTreeSet;
 
@@ -11,13 +10,13 @@ use std::collections::BTreeSet;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
     /// An MQTT session whose client is away may end.
-    SessionExpiry(u32),
+    SessionExpiry(SessionKey),
     /// A delayed will is due.
-    Will(u32),
-    /// A queue's first message may have expired: slot and number.
-    Head(u32, u64),
-    /// An unused queue may have expired: slot and number.
-    QueueExpiry(u32, u64),
+    Will(SessionKey),
+    /// A queue's first message may have expired.
+    Head(QueueKey),
+    /// An unused queue may have expired.
+    QueueExpiry(QueueKey),
     /// Retained messages may have expired.
     Retained,
     /// Deaths that waited for room on the disk are due.
@@ -95,8 +94,8 @@ impl Engine {
             match timer {
                 Timer::SessionExpiry(session) => self.expire_session(session, &mut budget),
                 Timer::Will(session) => self.fire_delayed_will(session),
-                Timer::Head(slot, id) => self.expire_head(QueueRef { slot, id: QueueId(id) }),
-                Timer::QueueExpiry(slot, id) => self.expire_queue(QueueRef { slot, id: QueueId(id) }),
+                Timer::Head(queue) => self.expire_head(queue),
+                Timer::QueueExpiry(queue) => self.expire_queue(queue),
                 Timer::Retained => self.expire_retained(),
                 Timer::Burial => {
                     self.end_orphans(&mut budget);

@@ -12,12 +12,12 @@ use super::budget::Budget;
 use super::consuming::Verdict;
 use super::publishing::{extra_keys, refuses};
 use super::routing::RouteBy;
-use super::{Engine, Link, done, link_at};
+use super::{Engine, done};
 use crate::command::{Channel as ChannelNumber, Command, PublishFlags, Transaction};
 use crate::event::{Event, Op, Pressure};
 use crate::fault::{Fault, FaultKind};
 use crate::router::{Target, Walk};
-use crate::store::QueueId;
+use crate::slots::{Link, QueueKey};
 use hashbrown::{HashMap, HashSet};
 
 /// The part of a transaction whose queues are found.
@@ -25,7 +25,7 @@ use hashbrown::{HashMap, HashSet};
 pub(crate) struct Committing {
     /// One for each command before the one that it stopped at: where it goes, with the numbers of the queues, because a slot
     /// may have another queue by the time that all are found.
-    found: Vec<Box<[(Target, QueueId)]>>,
+    found: Vec<Box<[(Target, QueueKey)]>>,
     /// Targets in `found`.
     deliveries: usize,
     stopped: Option<Box<Walk>>,
@@ -39,13 +39,13 @@ impl Engine {
         transaction: Box<Transaction>,
         budget: &mut Budget,
     ) -> Result<(), Box<Transaction>> {
-        let kept = link_at(&mut self.links, link).and_then(|l| l.committing.take());
+        let kept = self.links.get_mut(link).and_then(|l| l.committing.take());
         let mut committing = kept.unwrap_or_default();
         let channel = transaction.channel;
         let found = match self.find_queues(&transaction, &mut committing, budget) {
             Ok(true) => self.targets_now(committing.found),
             Ok(false) => {
-                if let Some(l) = link_at(&mut self.links, link) {
+                if let Some(l) = self.links.get_mut(link) {
                     l.committing = Some(committing);
                 }
                 return Err(transaction);
@@ -98,10 +98,9 @@ impl Engine {
                 return Err(Fault::new(FaultKind::PreconditionFailed, text));
             }
             let queues = &self.queues;
-            let known = targets.iter().filter_map(|target| {
-                let queue = queues.get(target.queue.0 as usize)?;
-                Some((target.clone(), queue.id))
-            });
+            let known = targets
+                .iter()
+                .filter_map(|target| Some((target.clone(), queues.at(target.queue)?)));
             committing.found.push(known.collect());
             budget.spend(committing.found.last().map_or(0, |found| found.len()));
         }
@@ -109,11 +108,8 @@ impl Engine {
     }
 
     /// Of the targets found, those whose queues are still there.
-    fn targets_now(&self, found: Vec<Box<[(Target, QueueId)]>>) -> Vec<Vec<Target>> {
-        let is_there = |(target, id): (Target, QueueId)| {
-            let queue = self.queues.get(target.queue.0 as usize);
-            queue.is_some_and(|queue| queue.id == id).then_some(target)
-        };
+    fn targets_now(&self, found: Vec<Box<[(Target, QueueKey)]>>) -> Vec<Vec<Target>> {
+        let is_there = |(target, key): (Target, QueueKey)| self.queues.contains(key).then_some(target);
         let found = found.into_iter();
         found
             .map(|found| found.into_iter().filter_map(is_there).collect())
@@ -135,7 +131,7 @@ impl Engine {
                     ..
                 } => {
                     self.counters.published += 1;
-                    if let Some(l) = link_at(&mut self.links, link) {
+                    if let Some(l) = self.links.get_mut(link) {
                         l.publishes = true;
                     }
                     let route = RouteBy::Targets(targets);
@@ -189,7 +185,7 @@ impl Engine {
 
     fn check_transaction(&mut self, link: Link, commands: &[Command], found: &[Vec<Target>]) -> Result<(), Fault> {
         // What the transaction itself would add to a queue that refuses when it is full: messages, bytes.
-        let mut added: HashMap<u32, (u64, u64)> = HashMap::new();
+        let mut added: HashMap<QueueKey, (u64, u64)> = HashMap::new();
         // What it has settled by then: numbers one by one, and all up to a number.
         let mut settled: HashSet<(ChannelNumber, u64)> = HashSet::new();
         let mut settled_upto: HashMap<ChannelNumber, u64> = HashMap::new();
@@ -198,8 +194,11 @@ impl Engine {
             match command {
                 Command::Publish { message, .. } => {
                     for target in targets {
-                        let queue = &self.queues[target.queue.0 as usize];
-                        let ahead = added.entry(target.queue.0).or_default();
+                        let Some(key) = self.queues.at(target.queue) else {
+                            continue;
+                        };
+                        let queue = &self.queues[key];
+                        let ahead = added.entry(key).or_default();
                         let full = full && queue.logs(message.envelope(), message.envelope().qos);
                         if full || refuses(queue, message, *ahead) {
                             return Err(Fault::new(FaultKind::PreconditionFailed, "partial tx completion"));
@@ -214,7 +213,7 @@ impl Engine {
                     ..
                 } => {
                     let all = *multiple && *number == 0;
-                    let Some(l) = link_at(&mut self.links, link).filter(|_| !all) else {
+                    let Some(l) = self.links.get_mut(link).filter(|_| !all) else {
                         continue;
                     };
                     let before = settled_upto.entry(*channel).or_default();

@@ -1,24 +1,15 @@
 //! Who consumes a queue, and whose turn it is.
 
-use super::unsettled::QueueRef;
 use crate::command::{Channel, ConsumerToken};
-use crate::engine::Link;
+use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey};
 use std::sync::Arc;
-
-/// A consumer by slot and generation; a stale one finds nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ConsumerKey {
-    pub(crate) slot: u32,
-    pub(crate) generation: u32,
-}
 
 /// One consumer: a channel's on a declared queue, or an MQTT session's on its own queue or a group's.
 pub(crate) struct Consumer {
-    pub(crate) key: ConsumerKey,
     pub(crate) link: Link,
     pub(crate) channel: Channel,
     pub(crate) token: ConsumerToken,
-    pub(crate) queue: QueueRef,
+    pub(crate) queue: QueueKey,
     pub(crate) no_ack: bool,
     pub(crate) exclusive: bool,
     /// Deliveries it may hold unsettled; 0: no limit.
@@ -30,7 +21,7 @@ pub(crate) struct Consumer {
     /// Offered nothing until somebody settles, and on its link's list of such.
     pub(crate) held_back: bool,
     /// The MQTT session behind it, and the QoS it granted.
-    pub(crate) session: Option<(u32, u8)>,
+    pub(crate) session: Option<(SessionKey, u8)>,
     /// On a group's queue: the identifier of this member's subscription. Each member has its own, so neither the queue's
     /// binding nor its entries can have it.
     pub(crate) subscription_ids: Option<Arc<[u32]>>,

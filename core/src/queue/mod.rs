@@ -17,10 +17,10 @@ pub(crate) mod queue_type;
 pub(crate) mod ready;
 pub(crate) mod unsettled;
 
-use crate::engine::Link;
 use crate::ledger::{self, Charge};
 use crate::message::Envelope;
 use crate::properties::{Name, Table};
+use crate::slots::{Link, SessionKey};
 use crate::store::QueueId;
 use crate::time::Time;
 use arguments::Arguments;
@@ -34,7 +34,7 @@ pub(crate) enum QueueKind {
     /// Declared by name.
     Plain,
     /// Holds what an MQTT session is to receive.
-    Session(u32),
+    Session(SessionKey),
     /// A `$share` group's.
     Shared,
 }

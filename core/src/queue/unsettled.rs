@@ -3,23 +3,15 @@
 //! Numbers mostly grow by one, and whoever never settles holds millions: 32 bytes each, in chunks, so that neither a list of
 //! all is ever copied nor one delivery that stays behind keeps the places of all that followed it.
 
-use super::consumers::ConsumerKey;
 use super::entry::{Body, Entry, EntryFlags};
-use crate::store::QueueId;
+use crate::slots::{ConsumerKey, QueueKey};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
-
-/// A queue by slot, with the number that tells whether the slot still holds the same queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct QueueRef {
-    pub(crate) slot: u32,
-    pub(crate) id: QueueId,
-}
 
 /// One delivery that awaits its verdict.
 #[derive(Debug)]
 pub(crate) struct Held {
-    pub(crate) queue: QueueRef,
+    pub(crate) queue: QueueKey,
     /// `None` for a `Get`.
     pub(crate) consumer: Option<ConsumerKey>,
     pub(crate) entry: Entry,
@@ -34,7 +26,7 @@ impl Held {
 
 /// A delivery where it is held.
 pub(crate) struct HeldMut<'a> {
-    pub(crate) queue: QueueRef,
+    pub(crate) queue: QueueKey,
     pub(crate) seq: u64,
     pub(crate) priority: u8,
     pub(crate) flags: &'a mut EntryFlags,
@@ -69,7 +61,7 @@ struct Chunk {
     /// Numbers are kept as distances from this one.
     base: u64,
     /// Whose they are: queue and consumer.
-    sources: SmallVec<[(QueueRef, Option<ConsumerKey>); 1]>,
+    sources: SmallVec<[(QueueKey, Option<ConsumerKey>); 1]>,
     /// By number, ascending.
     places: VecDeque<Place>,
     /// How many of them are held: at least a quarter, if there are many.
@@ -169,7 +161,7 @@ impl Unsettled {
         self.first().is_some_and(|number| number <= upto)
     }
     /// All of them, oldest first: queue, consumer, sequence, body.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (QueueRef, Option<ConsumerKey>, u64, &Body)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (QueueKey, Option<ConsumerKey>, u64, &Body)> {
         self.chunks.iter().flat_map(|chunk| {
             chunk.places.iter().filter_map(|place| {
                 let (queue, consumer) = chunk.sources[usize::from(place.source)];
@@ -250,7 +242,7 @@ impl Unsettled {
 
 impl Chunk {
     /// Distance and source of a number that comes here next, if it can.
-    fn place(&mut self, number: u64, source: (QueueRef, Option<ConsumerKey>)) -> Option<(u32, u8)> {
+    fn place(&mut self, number: u64, source: (QueueKey, Option<ConsumerKey>)) -> Option<(u32, u8)> {
         if self.places.is_empty() {
             self.base = number;
         }
@@ -321,10 +313,7 @@ mod tests {
             priority: 0,
         };
         Held {
-            queue: QueueRef {
-                slot: 0,
-                id: QueueId(1),
-            },
+            queue: QueueKey { slot: 0, generation: 1 },
             consumer: None,
             entry,
         }

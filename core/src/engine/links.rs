@@ -1,0 +1,39 @@
+//! The connections of a vhost.
+
+use super::link::LinkState;
+use crate::slots::{Link, Slots};
+
+/// All attached connections.
+#[derive(Default)]
+pub(crate) struct Links {
+    // Boxed: most slots of a vhost that once had many connections are free.
+    slots: Slots<Link, Box<LinkState>>,
+}
+
+impl Links {
+    /// Adds the connection that `make` makes of its name.
+    pub(crate) fn attach(&mut self, make: impl FnOnce(Link) -> LinkState) -> Link {
+        self.slots.insert_with(|link| Box::new(make(link)))
+    }
+    /// Forgets a connection. Returns whether it was there.
+    pub(crate) fn remove(&mut self, link: Link) -> bool {
+        self.slots.remove(link).is_some()
+    }
+    #[inline]
+    pub(crate) fn get(&self, link: Link) -> Option<&LinkState> {
+        self.slots.get(link).map(|l| &**l)
+    }
+    #[inline]
+    pub(crate) fn get_mut(&mut self, link: Link) -> Option<&mut LinkState> {
+        self.slots.get_mut(link).map(|l| &mut **l)
+    }
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &LinkState> {
+        self.slots.values().map(|l| &**l)
+    }
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut LinkState> {
+        self.slots.values_mut().map(|l| &mut **l)
+    }
+}

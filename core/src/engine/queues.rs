@@ -1,0 +1,177 @@
+//! The queues of a vhost, and which of them have something to do.
+
+use crate::binding::QueueSlot;
+use crate::queue::Queue;
+use crate::slots::{QueueKey, Slots};
+use crate::store::{QueueAcks, QueueId, VhostId};
+use hashbrown::HashMap;
+use std::ops::{Index, IndexMut};
+
+/// All queues. The log names a queue by its number, the router by its slot; a queue's name is the router's business.
+pub(crate) struct Queues {
+    slots: Slots<QueueKey, Queue>,
+    by_number: HashMap<QueueId, QueueKey>,
+    vhost: VhostId,
+    /// Number of the next queue in the vhost; never used again.
+    next_number: u64,
+    /// Queues to be dispatched before the turn ends. Each is there once: see [`Queue::touched`].
+    touched: Vec<QueueKey>,
+    /// Durable queues with settled sequences that the log does not know.
+    unlogged_acks: Vec<QueueKey>,
+}
+
+impl Queues {
+    pub(crate) fn new(vhost: VhostId) -> Queues {
+        Queues {
+            vhost,
+            slots: Slots::default(),
+            by_number: HashMap::new(),
+            next_number: 1,
+            touched: Vec::new(),
+            unlogged_acks: Vec::new(),
+        }
+    }
+
+    /// The number of a new queue.
+    pub(crate) fn new_number(&mut self) -> QueueId {
+        // At a million a second, 2^40 of them last for twelve days: declaring takes far longer.
+        let id = QueueId::new(self.vhost, self.next_number)
+            .unwrap_or_else(|| panic!("vhost {} has had all the queues that there are numbers for", self.vhost));
+        self.next_number += 1;
+        id
+    }
+    /// The number that the next queue gets.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.next_number
+    }
+    /// Numbers up to this one have been given.
+    pub(crate) fn given_up_to(&mut self, last: u64) {
+        self.next_number = self.next_number.max(last + 1);
+    }
+
+    pub(crate) fn insert(&mut self, queue: Queue) -> QueueKey {
+        let id = queue.id;
+        let key = self.slots.insert(queue);
+        self.by_number.insert(id, key);
+        key
+    }
+    pub(crate) fn remove(&mut self, key: QueueKey) -> Option<Queue> {
+        let queue = self.slots.remove(key)?;
+        self.by_number.remove(&queue.id);
+        Some(queue)
+    }
+    #[inline]
+    pub(crate) fn get(&self, key: QueueKey) -> Option<&Queue> {
+        self.slots.get(key)
+    }
+    #[inline]
+    pub(crate) fn get_mut(&mut self, key: QueueKey) -> Option<&mut Queue> {
+        self.slots.get_mut(key)
+    }
+    /// The queue that the router knows by its slot.
+    #[inline]
+    pub(crate) fn at(&self, slot: QueueSlot) -> Option<QueueKey> {
+        self.slots.key_at(slot.0)
+    }
+    #[inline]
+    pub(crate) fn at_mut(&mut self, slot: QueueSlot) -> Option<(QueueKey, &mut Queue)> {
+        self.slots.at_mut(slot.0)
+    }
+    /// The queue that the log knows by its number.
+    pub(crate) fn numbered(&self, id: QueueId) -> Option<QueueKey> {
+        self.by_number.get(&id).copied()
+    }
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+    pub(crate) fn contains(&self, key: QueueKey) -> bool {
+        self.slots.contains(key)
+    }
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (QueueKey, &Queue)> {
+        self.slots.iter()
+    }
+
+    /// Has the queue dispatched before the turn ends.
+    pub(crate) fn touch(&mut self, key: QueueKey) {
+        if let Some(queue) = self.slots.get_mut(key)
+            && !queue.touched
+        {
+            queue.touched = true;
+            self.touched.push(key);
+        }
+    }
+    /// Nothing is to be dispatched yet.
+    pub(crate) fn forget_touched(&mut self) {
+        while self.next_touched().is_some() {}
+    }
+    /// A queue to dispatch now.
+    pub(crate) fn next_touched(&mut self) -> Option<QueueKey> {
+        loop {
+            let key = self.touched.pop()?;
+            if let Some(queue) = self.slots.get_mut(key) {
+                queue.touched = false;
+                return Some(key);
+            }
+        }
+    }
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_any_touched(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
+    /// Remembers for the log that a message is settled. Returns whether it is the queue's first since the last record.
+    pub(crate) fn note_ack(&mut self, key: QueueKey, seq: u64) -> bool {
+        let first = self.slots.get_mut(key).is_some_and(|queue| queue.note_ack(seq));
+        if first {
+            self.unlogged_acks.push(key);
+        }
+        first
+    }
+    /// Has what the queue remembers as settled logged with the rest.
+    pub(crate) fn has_unlogged_acks(&mut self, key: QueueKey) {
+        self.unlogged_acks.push(key);
+    }
+    /// Whether something is settled that the log does not know.
+    pub(crate) fn is_any_ack_unlogged(&self) -> bool {
+        !self.unlogged_acks.is_empty()
+    }
+    /// What was settled since the last time, by queue.
+    pub(crate) fn take_acks(&mut self) -> Vec<QueueAcks> {
+        let mut all = Vec::with_capacity(self.unlogged_acks.len());
+        for key in self.unlogged_acks.drain(..) {
+            if let Some(queue) = self.slots.get_mut(key) {
+                let settled = queue.take_acks();
+                if !settled.is_empty() {
+                    all.push(QueueAcks {
+                        queue: queue.id,
+                        settled,
+                    });
+                }
+            }
+        }
+        all
+    }
+}
+
+impl Index<QueueKey> for Queues {
+    type Output = Queue;
+    fn index(&self, key: QueueKey) -> &Queue {
+        &self.slots[key]
+    }
+}
+
+impl IndexMut<QueueKey> for Queues {
+    fn index_mut(&mut self, key: QueueKey) -> &mut Queue {
+        &mut self.slots[key]
+    }
+}
+
+/// The slot by which the router knows the queue: half of a key, so that a route's targets are small. The engine tells the
+/// router of a queue's end before the slot is used again.
+pub(crate) fn router_slot(key: QueueKey) -> QueueSlot {
+    QueueSlot(key.slot)
+}
