@@ -299,7 +299,7 @@ pub(crate) fn encode_session(
 ) -> (Box<[u8]>, Box<[u8]>) {
     let record = SessionRecord {
         queue: queue.map(QueueId::number),
-        user: Name::default(),
+        user: s.owner.clone(),
         expiry: s.expiry,
         expires_at: s.expires_at.filter(|_| s.link.is_none()).map(|w| w.0),
         will: will.map(|(w, due)| WillRecord {

@@ -22,6 +22,8 @@ use std::sync::Arc;
 /// One session of a vhost.
 pub(crate) struct DurableSession {
     pub(crate) client_id: Name,
+    /// The user who opened it. Empty: not known.
+    pub(crate) owner: Name,
     /// The link that drives it; `None` while the client is away.
     pub(crate) link: Option<Link>,
     /// Where its messages wait; made with its first subscription.
@@ -70,6 +72,7 @@ impl DurableSession {
             subscriptions_charge: ledger.charge(ObjectKind::Routes, 0),
             will_charge: Charge::default(),
             client_id,
+            owner: Name::default(),
             link: None,
             queue: None,
             expiry,

@@ -20,6 +20,7 @@
 //! - `$SYS` is where MQTT clients look for the broker's own topics.
 //! - [`message::Dialect`] is how a topic is spelled, with dots or slashes; each protocol says which it uses.
 
+pub mod access;
 mod arguments;
 pub mod binding;
 pub mod buffers;

@@ -216,6 +216,12 @@ impl Router {
         self.find_exchange(name).map(|id| info(&self.exchanges[id as usize]))
     }
 
+    /// Whether there is an exchange of that name whose keys are topics.
+    pub(crate) fn is_topic_exchange(&self, name: &str) -> bool {
+        let id = self.find_exchange(name);
+        id.is_some_and(|id| matches!(self.exchanges[id as usize].table, BindingTable::Topic(_)))
+    }
+
     /// Checks that the exchange exists.
     ///
     /// # Errors
@@ -471,7 +477,7 @@ impl Router {
     }
 }
 
-const ALTERNATE: &str = "alternate-exchange";
+pub(crate) const ALTERNATE: &str = "alternate-exchange";
 
 /// The hash that a message to the default exchange with this key carries.
 fn queue_hash(name: &str) -> u64 {

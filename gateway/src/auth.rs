@@ -6,12 +6,15 @@
 use crate::config::{Anonymous, Config, Identity};
 use crate::random::random;
 use crate::{protocols, tls};
+use gatepost_core::access::Rights;
 use gatepost_core::command::{Login, Peer};
+use gatepost_core::engine::Engine;
 use gatepost_core::event::{Event, LoginFailure, LoginRefused};
 use gatepost_core::properties::Name;
 use parking_lot::RwLock;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
+use std::sync::Arc;
 use subtle::ConstantTimeEq as _;
 
 /// Users, and the rules about logins without one.
@@ -43,9 +46,21 @@ impl Directory {
         })
     }
 
-    /// Holds later logins against other rules.
-    pub(crate) fn replace(&self, rules: Rules) {
-        *self.rules.write() = rules;
+    /// Holds later logins against other rules. Returns the users that are gone.
+    pub(crate) fn replace(&self, rules: Rules) -> Vec<Name> {
+        let mut current = self.rules.write();
+        let before = std::mem::replace(&mut *current, rules);
+        let after: Vec<Name> = current.users().collect();
+        before.users().filter(|user| !after.contains(user)).collect()
+    }
+
+    /// Tells an engine what each user may do.
+    // There are no rights of single users yet: who may log in may do everything.
+    pub(crate) fn instruct(&self, engine: &mut Engine) {
+        let all = Arc::new(Rights::all());
+        for user in self.rules.read().users() {
+            engine.set_rights(user, Arc::clone(&all));
+        }
     }
 
     /// Answers `Authenticate`: `Authenticated` or `LoginRefused`. MQTT and STOMP know logins without a name.
@@ -99,6 +114,12 @@ impl Rules {
             identity: config.certificate.identity,
             nobody: PasswordHash::new(b""),
         })
+    }
+
+    /// Whoever a login can come to.
+    fn users(&self) -> impl Iterator<Item = Name> {
+        let nameless = (self.anonymous != Anonymous::Deny).then_some(&self.anonymous_user);
+        self.users.keys().chain(nameless).cloned()
     }
 
     fn password(&self, user: Name, password: &[u8], peer: &Peer) -> Result<Name, LoginRefused> {

@@ -1,7 +1,7 @@
 //! The node: what all threads share.
 
 use crate::accountant::Pools;
-use crate::auth::Directory;
+use crate::auth::{Directory, Rules};
 use crate::clock::Clock;
 use crate::committer::LogQueue;
 use crate::config::{self, Config};
@@ -153,6 +153,7 @@ impl Node {
         for ((number, record), share) in known.into_iter().zip(shares) {
             let settings = engine_settings(&config, record.name.clone(), number, share);
             let mut engine = Engine::new(settings, codecs.clone(), random());
+            directory.instruct(&mut engine);
             engine.recover(clock.now(), recovered.take(number));
             // Health and metrics say so, as they do of other damage.
             let damaged = engine.damaged_definitions();
@@ -206,6 +207,19 @@ impl Node {
             protocol.configure(&config.values);
         }
         self.look.notify_one();
+    }
+
+    /// Holds later logins against other rules, and tells the engines what users may do by them.
+    pub(crate) fn replace_rules(&self, rules: Rules) {
+        let gone = self.directory.replace(rules);
+        for vhost in self.vhosts.list().iter() {
+            vhost.enter(|engine| {
+                for user in &gone {
+                    engine.remove_rights(user);
+                }
+                self.directory.instruct(engine);
+            });
+        }
     }
 
     /// The vhost of that name.

@@ -54,7 +54,7 @@ pub(crate) async fn run(node: &Node, layers: &Layers, level: &Level, mut signals
 fn reload(node: &Node, layers: &Layers, level: &Level) {
     match read(node, layers) {
         Ok((config, rules, tls)) => {
-            node.directory.replace(rules);
+            node.replace_rules(rules);
             node.tls.replace(tls);
             level.set(&config.log.level);
             node.replace_config(config);

@@ -135,16 +135,19 @@ impl Node {
         let Some(share) = Pools::of(&self.config()).shares(&usage).pop() else {
             unreachable!("as many shares as engines, and one is new")
         };
-        let engine = Engine::new(
+        let mut engine = Engine::new(
             crate::node::engine_settings(&self.config(), record.name.clone(), number, share),
             self.codecs.clone(),
             crate::random::random(),
         );
+        self.directory.instruct(&mut engine);
         let vhost = Arc::new(self.vhost_of(record, number, engine));
         {
             let mut list = self.vhosts.list.write();
             *list = list.iter().cloned().chain([Arc::clone(&vhost)]).collect();
         }
+        // Users may have changed before it was in the list, where a reload finds it.
+        vhost.enter(|engine| self.directory.instruct(engine));
         self.vhosts.drive(self, &vhost);
         // What the node knows of memory and disk, the new one is to know, too.
         self.short_of_memory.notify_one();

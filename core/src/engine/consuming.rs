@@ -4,6 +4,7 @@ use super::budget::{Budget, Unfinished};
 use super::link::{Fetched, LinkState, Out};
 use super::staging::Gate;
 use super::{Engine, done};
+use crate::access::Permission;
 use crate::command::{Channel as ChannelNumber, Consume, ConsumerToken, Get, Outcome};
 use crate::event::{Delivery, DeliveryExtra, DeliveryFlags, Event, Op};
 use crate::fault::{Fault, FaultKind};
@@ -71,7 +72,7 @@ impl Engine {
     }
 
     fn try_consume(&mut self, link: Link, c: &Consume) -> Result<QueueKey, Fault> {
-        let queue = self.find_queue(link, c.channel, &c.queue)?;
+        let queue = self.find_queue(link, c.channel, &c.queue, Permission::Read)?;
         let q = &self.queues[queue];
         let exclusive_already = q
             .consumers
@@ -305,7 +306,7 @@ impl Engine {
     }
 
     fn find_queue_to_get_from(&mut self, link: Link, channel: ChannelNumber, name: &Name) -> Result<QueueKey, Fault> {
-        let queue = self.find_queue(link, channel, name)?;
+        let queue = self.find_queue(link, channel, name, Permission::Read)?;
         let q = &self.queues[queue];
         if q.arguments.single_active {
             let queue_type = q.arguments.queue_type;

@@ -19,6 +19,8 @@ pub struct Counters {
     pub confirmed: u64,
     /// Publishes refused.
     pub refused: u64,
+    /// Commands, filters and wills refused because a user may not do that.
+    pub access_refused: u64,
     /// Publishes that reached at least one queue.
     pub routed: u64,
     /// Copies put into queues.

@@ -1,10 +1,12 @@
 //! Exchanges, queues and bindings: declare, check, delete, and remember in the log what survives a restart.
 
 use super::budget::{Budget, Unfinished};
+use super::doors::Resource;
 use super::link::{Deleting, Out};
 use super::queues::router_slot;
 use super::timers::Timer;
 use super::{Engine, done};
+use crate::access::Permission;
 use crate::arguments::require_flag;
 use crate::binding::{Binding, Destination, Removed};
 use crate::catalog;
@@ -15,13 +17,13 @@ use crate::event::{Event, Op, QueueSummary};
 use crate::fault::{Fault, FaultKind};
 use crate::ledger::ObjectKind;
 use crate::message::Dialect;
-use crate::properties::{Name, Table};
+use crate::properties::{Name, Table, Value};
 use crate::queue::arguments::Arguments;
 use crate::queue::entry::EntryFlags;
 use crate::queue::queue_type::Declared;
 use crate::queue::{Queue, QueueKind};
 use crate::router::memory::{binding_bytes_max, exchange_bytes};
-use crate::router::{BINDINGS_AT_ONCE, ExchangeSpec};
+use crate::router::{ALTERNATE, BINDINGS_AT_ONCE, ExchangeSpec};
 use crate::slots::{ConsumerKey, Link, QueueKey};
 use crate::store::{Record, queue_key};
 use std::time::Duration;
@@ -33,7 +35,7 @@ impl Engine {
     pub(crate) fn declare_exchange(&mut self, link: Link, c: DeclareExchange) {
         let channel = c.channel;
         let reply = c.reply;
-        match self.try_declare_exchange(c) {
+        match self.try_declare_exchange(link, c) {
             Ok(gate) => {
                 if reply {
                     self.answer(link, channel, done(channel, Op::DeclareExchange), gate);
@@ -43,11 +45,19 @@ impl Engine {
         }
     }
 
-    fn try_declare_exchange(&mut self, c: DeclareExchange) -> Result<Option<u64>, Fault> {
+    fn try_declare_exchange(&mut self, link: Link, c: DeclareExchange) -> Result<Option<u64>, Fault> {
         self.router.check_declare(&c.name, &c.kind, c.passive)?;
+        let on = Resource::Exchange(&c.name);
         if c.passive {
+            self.permit_look(link, on)?;
             self.router.declare_passive(&c.name)?;
             return Ok(None);
+        }
+        self.permit(link, Permission::Configure, on)?;
+        if self.router.exchange(&c.name).is_none()
+            && let Some(alternate) = c.arguments.lookup(ALTERNATE).and_then(Value::as_str)
+        {
+            self.permit_forward(link, on, alternate)?;
         }
         let spec = ExchangeSpec {
             name: c.name,
@@ -84,6 +94,12 @@ impl Engine {
         budget: &mut Budget,
     ) -> Result<(), Box<DeleteExchange>> {
         let channel = c.channel;
+        let permitted = self.router.refuse_default(&c.name);
+        let permitted = permitted.and_then(|()| self.permit(link, Permission::Configure, Resource::Exchange(&c.name)));
+        if let Err(fault) = permitted {
+            self.fail(link, channel, Op::DeleteExchange, fault);
+            return Ok(());
+        }
         // A fault is found again below.
         while let Ok(Some(removed)) = self.router.thin_exchange(&c.name, c.if_unused) {
             budget.spend(removed.len() * BINDING_WORK);
@@ -164,6 +180,7 @@ impl Engine {
     fn try_declare_queue(&mut self, link: Link, c: DeclareQueue) -> Result<(QueueKey, Option<u64>), Fault> {
         let now = self.now.monotonic;
         if c.passive {
+            self.permit_look(link, Resource::Queue(&c.name))?;
             let queue = self.queue_named(&c.name).ok_or_else(|| self.no_queue(&c.name))?;
             if !c.lenient {
                 self.check_access(link, queue)?;
@@ -172,6 +189,9 @@ impl Engine {
                 q.used_at = now;
             }
             return Ok((queue, None));
+        }
+        if !c.name.is_empty() {
+            self.permit(link, Permission::Configure, Resource::Queue(&c.name))?;
         }
         if !c.name.is_empty()
             && let Some(queue) = self.queue_named(&c.name)
@@ -216,8 +236,14 @@ impl Engine {
         }
         let made_up = c.name.is_empty();
         let name: Name = if made_up { self.generated_name() } else { c.name };
+        if made_up {
+            self.permit(link, Permission::Configure, Resource::Queue(&name))?;
+        }
         let text = self.queue_text(&name);
         let arguments = Arguments::parse(c.arguments, &text)?;
+        if let Some(exchange) = &arguments.dead_letter_exchange {
+            self.permit_forward(link, Resource::Queue(&name), exchange)?;
+        }
         let declared = Declared {
             name: if made_up { "" } else { &name },
             durable: c.durable,
@@ -304,9 +330,17 @@ impl Engine {
             .ok_or_else(|| Fault::new(FaultKind::NotFound, "no previously declared queue"))
     }
 
-    /// The queue `name` means, if the link may use it.
-    pub(crate) fn find_queue(&mut self, link: Link, channel: ChannelNumber, name: &Name) -> Result<QueueKey, Fault> {
+    /// The queue `name` means, if the link may use it, and its user for that.
+    pub(crate) fn find_queue(
+        &mut self,
+        link: Link,
+        channel: ChannelNumber,
+        name: &Name,
+        permission: Permission,
+    ) -> Result<QueueKey, Fault> {
         let name = self.meant(link, channel, name)?;
+        // Before the look-up: who may not use a queue does not learn whether there is one.
+        self.permit(link, permission, Resource::Queue(&name))?;
         let queue = self.queue_named(&name).ok_or_else(|| self.no_queue(&name))?;
         self.check_access(link, queue)?;
         if self.queues[queue].kind != QueueKind::Plain {
@@ -324,7 +358,7 @@ impl Engine {
         budget: &mut Budget,
     ) -> Result<(), Unfinished> {
         let channel = c.channel;
-        let queue = match self.find_queue(link, channel, &c.name) {
+        let queue = match self.find_queue(link, channel, &c.name, Permission::Configure) {
             Ok(queue) => queue,
             // Deleting what is not there is no fault.
             Err(fault) if fault.kind == FaultKind::NotFound && !c.name.is_empty() => {
@@ -545,7 +579,7 @@ impl Engine {
 
     pub(crate) fn purge_queue(&mut self, link: Link, c: PurgeQueue) {
         let channel = c.channel;
-        let queue = match self.find_queue(link, channel, &c.name) {
+        let queue = match self.find_queue(link, channel, &c.name, Permission::Read) {
             Ok(queue) => queue,
             Err(fault) => return self.fail(link, channel, Op::PurgeQueue, fault),
         };
@@ -724,13 +758,17 @@ impl Engine {
         match &c.target {
             BindTarget::Exchange(name) => {
                 self.router.refuse_default(name)?;
+                self.permit(link, Permission::Write, Resource::Exchange(name))?;
+                self.permit_source(link, &c.source, &c.key, Dialect::Dot)?;
                 Ok((Destination::Exchange(name.clone()), c.key.clone()))
             }
             BindTarget::Queue(name) => {
                 // Where both are missing, the exchange is the one to report.
-                let queue = match self.find_queue(link, c.channel, name) {
+                let queue = match self.find_queue(link, c.channel, name, Permission::Write) {
                     Ok(queue) => queue,
+                    Err(fault) if fault.kind == FaultKind::AccessRefused => return Err(fault),
                     Err(fault) => {
+                        self.permit(link, Permission::Read, Resource::Exchange(&c.source))?;
                         self.router.require_exchange(&c.source)?;
                         return Err(fault);
                     }
@@ -744,15 +782,13 @@ impl Engine {
                 } else {
                     c.key.clone()
                 };
-                let slot = router_slot(queue);
-                Ok((
-                    Destination::Queue {
-                        slot,
-                        name: q.name.clone(),
-                        durable: q.durable,
-                    },
-                    key,
-                ))
+                let destination = Destination::Queue {
+                    slot: router_slot(queue),
+                    name: q.name.clone(),
+                    durable: q.durable,
+                };
+                self.permit_source(link, &c.source, &key, Dialect::Dot)?;
+                Ok((destination, key))
             }
         }
     }

@@ -6,6 +6,7 @@ use super::routing::Routing;
 use super::staging::{Gate, Reached};
 use super::subscriptions::{Answered, Replays};
 use super::transactions::Committing;
+use crate::access::Access;
 use crate::command::{Channel as ChannelNumber, Will};
 use crate::event::{CloseReason, Event, Pressure};
 use crate::ledger::{Charge, allocation};
@@ -71,6 +72,8 @@ pub(crate) struct LinkState {
     /// whether there is more, or it has no room and comes back by itself.
     woken: bool,
     pub(crate) protocol: &'static str,
+    /// Who it is, and what is known of what it may do.
+    pub(crate) access: Access,
     /// Sorted by number; most links have one or two.
     #[expect(
         clippy::vec_box,
@@ -208,13 +211,20 @@ impl Channel {
 }
 
 impl LinkState {
-    pub(crate) fn new(id: Link, wake: Arc<dyn Wake>, protocol: &'static str, charge: Charge) -> LinkState {
+    pub(crate) fn new(
+        id: Link,
+        wake: Arc<dyn Wake>,
+        protocol: &'static str,
+        access: Access,
+        charge: Charge,
+    ) -> LinkState {
         LinkState {
             id,
             wake,
             charge,
             woken: false,
             protocol,
+            access,
             channels: Vec::new(),
             outbox: VecDeque::new(),
             verdicts: VecDeque::new(),

@@ -21,6 +21,7 @@ mod counters;
 mod dead_letter;
 mod definitions;
 mod dispatch;
+mod doors;
 mod dying;
 mod holding;
 mod link;
@@ -44,6 +45,7 @@ pub use crate::slots::Link;
 pub use admission::{Share, Usage};
 pub use counters::Counters;
 
+use crate::access::{Access, UserRights};
 use crate::command::{Attach, Channel as ChannelNumber, Command, Peer};
 use crate::durable_session::{DurableSession, Sessions};
 use crate::event::{CloseReason, Event, Op, Pressure};
@@ -256,6 +258,8 @@ pub struct Engine {
     counters: Counters,
     /// Of the wills that were not logged, those that a line says so of.
     wills_told: u64,
+    /// What its users may do.
+    rights: UserRights,
 }
 
 /// How long settles may wait for company before they are logged.
@@ -302,6 +306,7 @@ impl Engine {
             ended: None,
             counters: Counters::default(),
             wills_told: 0,
+            rights: UserRights::default(),
         };
         engine.router.set_headers_max(engine.settings.message_headers_max);
         // What MQTT clients look at to see what they talk to; never in the log.
@@ -319,14 +324,15 @@ impl Engine {
         engine
     }
 
-    /// Binds a connection. `user` is who authenticated.
+    /// Binds a connection. `user` is who authenticated; what it may do, [`Engine::set_rights`] says.
     pub fn attach(&mut self, now: Now, attach: &Attach, user: Name, peer: Peer, wake: Arc<dyn Wake>) -> Link {
         self.begin(now);
         tracing::debug!(%user, ?peer, protocol = attach.protocol, client = ?attach.client_name, "attached");
         let charge = self.ledger.charge(ObjectKind::Connections, link::LINK_BYTES);
         let ended = self.ended;
+        let access = Access::new(user, &self.rights);
         let id = self.links.attach(|id| {
-            let mut state = LinkState::new(id, wake, attach.protocol, charge);
+            let mut state = LinkState::new(id, wake, attach.protocol, access, charge);
             state.closed = ended;
             state
         });
@@ -499,9 +505,15 @@ impl Engine {
                 self.dispatch_touched();
                 self.get(link, *c);
             }
-            Command::OpenSession(c) => match self.end_predecessor(link, &c, budget) {
-                Ok(gate) => self.open_session(link, *c, gate),
-                Err(Unfinished) => return Err(Command::OpenSession(c)),
+            Command::OpenSession(mut c) => match self.permit_session(link, &mut c) {
+                Ok(()) => match self.end_predecessor(link, &c, budget) {
+                    Ok(gate) => self.open_session(link, *c, gate),
+                    Err(Unfinished) => return Err(Command::OpenSession(c)),
+                },
+                Err(fault) => {
+                    self.forget_successor(link);
+                    self.fail(link, sessions::CHANNEL, Op::OpenSession, fault);
+                }
             },
             Command::SessionExpiry(expiry) => self.session_expiry(link, expiry),
             Command::Subscribe(mut c) => {

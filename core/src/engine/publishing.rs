@@ -415,9 +415,21 @@ impl Engine {
                     Some(_) => Vec::new(),
                     None => extra_keys(&self.codecs, message),
                 };
-                match budget.route(&mut self.router, message, &extra, stopped)? {
-                    Some(targets) => targets,
-                    None => return Ok(None),
+                let known = match stopped {
+                    // It was permitted when it began.
+                    Some(_) => None,
+                    None => {
+                        let known = self.router.known_route(message, &extra);
+                        self.permit_publish(link, message, &extra, known.map(|known| known.id))?;
+                        known
+                    }
+                };
+                match known {
+                    Some(known) => self.router.targets_of(known),
+                    None => match budget.route(&mut self.router, message, &extra, stopped)? {
+                        Some(targets) => targets,
+                        None => return Ok(None),
+                    },
                 }
             }
         };

@@ -346,6 +346,7 @@ impl Engine {
             (None, None) => None,
         };
         let mut session = DurableSession::new(client_id, r.expiry, true, &self.ledger);
+        session.owner = r.user.clone();
         session.expires_at = expires_at;
         let session = self.sessions.insert(session);
         self.watch_session_expiry(session);

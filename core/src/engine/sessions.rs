@@ -28,6 +28,11 @@ use crate::slots::{Link, QueueKey, SessionKey};
 use crate::store::Record;
 use std::time::Duration;
 
+/// The name of a session's queue.
+pub(crate) fn queue_name(client_id: &str) -> Name {
+    format!("mqtt-subscription-{client_id}").into()
+}
+
 /// The channel of everything an MQTT session says and hears.
 pub(crate) const CHANNEL: u16 = 0;
 
@@ -47,6 +52,10 @@ impl Engine {
             (None, max) => max,
             (e, None) => e,
         };
+        let owner = self
+            .links
+            .get(link)
+            .map_or_else(Name::default, |l| l.access.user.clone());
         let present = self.sessions.named(&c.client_id).is_some();
         let kept = expiry != Some(0);
         if !present {
@@ -77,6 +86,7 @@ impl Engine {
         self.cancel_session_timers(session);
         let s = &mut self.sessions[session];
         s.link = Some(link);
+        s.owner = owner;
         s.expiry = expiry;
         s.expires_at = None;
         s.receive_maximum = c.receive_maximum.max(1);
@@ -189,7 +199,7 @@ impl Engine {
             return queue;
         }
         let (client_id, kept) = (s.client_id.clone(), s.kept);
-        let mut name: Name = format!("mqtt-subscription-{client_id}").into();
+        let mut name = queue_name(&client_id);
         if self.router.queue(&name).is_some() {
             // Somebody declared a queue of that name: it stays theirs.
             name = format!("{name}~{}", self.queues.next_number()).into();
@@ -284,7 +294,7 @@ impl Engine {
         let (expiry, kept) = (s.expiry, s.kept);
         let ends_now = expiry == Some(0);
         match will {
-            Some(will) if ends_now || will.delay.is_zero() => self.fire_will(&will),
+            Some(will) if ends_now || will.delay.is_zero() => self.fire_will(session, &will),
             Some(will) => {
                 // At the end of the delay or of the session, whichever is first.
                 let delay = expiry.map_or(will.delay, |e| will.delay.min(Duration::from_secs(u64::from(e))));
@@ -330,7 +340,10 @@ impl Engine {
         Ok(())
     }
 
-    fn fire_will(&mut self, will: &Will) {
+    fn fire_will(&mut self, session: SessionKey, will: &Will) {
+        if !self.permits_will(session, will) {
+            return;
+        }
         let mut envelope = *will.message.envelope();
         if envelope.durable && self.is_full() {
             // Durable publishes are refused now, but nobody is left to be told. It goes to whoever is there, and is lost with
@@ -354,7 +367,7 @@ impl Engine {
             && let Some((will, _)) = s.delayed_will.take_if(|(_, due)| *due <= now)
         {
             s.will_charge = Charge::default();
-            self.fire_will(&will);
+            self.fire_will(session, &will);
         }
     }
 
@@ -410,7 +423,7 @@ impl Engine {
         };
         s.ending = true;
         if let Some((will, _)) = s.delayed_will.take() {
-            self.fire_will(&will);
+            self.fire_will(session, &will);
         }
         self.drop_in_flight(session, budget)?;
         loop {

@@ -194,6 +194,7 @@ impl Engine {
         sub: Subscription,
         subscription_id: Option<u32>,
     ) -> Result<bool, Fault> {
+        self.permit_subscription(link, session, &sub)?;
         let exchange = self.settings.topic_exchange.clone();
         let options = Subscribed {
             qos: sub.qos,

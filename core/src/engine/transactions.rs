@@ -42,7 +42,7 @@ impl Engine {
         let kept = self.links.get_mut(link).and_then(|l| l.committing.take());
         let mut committing = kept.unwrap_or_default();
         let channel = transaction.channel;
-        let found = match self.find_queues(&transaction, &mut committing, budget) {
+        let found = match self.find_queues(link, &transaction, &mut committing, budget) {
             Ok(true) => self.targets_now(committing.found),
             Ok(false) => {
                 if let Some(l) = self.links.get_mut(link) {
@@ -68,6 +68,7 @@ impl Engine {
     /// Goes on with finding the queues of a transaction's publishes. Returns whether all are found.
     fn find_queues(
         &mut self,
+        link: Link,
         transaction: &Transaction,
         committing: &mut Committing,
         budget: &mut Budget,
@@ -84,7 +85,11 @@ impl Engine {
             };
             let extra = match committing.stopped {
                 Some(_) => Vec::new(),
-                None => extra_keys(&self.codecs, message),
+                None => {
+                    let extra = extra_keys(&self.codecs, message);
+                    self.permit_publish(link, message, &extra, None)?;
+                    extra
+                }
             };
             let targets = match budget.route(&mut self.router, message, &extra, &mut committing.stopped) {
                 Ok(Some(targets)) => targets,

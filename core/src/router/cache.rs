@@ -26,10 +26,15 @@ pub(super) struct RouteCache {
     /// Bytes of memory at most.
     bytes_max: usize,
     random: u64,
+    /// Number of the last route remembered.
+    last_id: u64,
 }
 
 struct Entry {
     hash: u64,
+    /// Grows from route to route and is never used again, so that what others remember of a route cannot be taken for
+    /// something about another one. From 1.
+    id: u64,
     /// Version of the generations at which it was last known to be right.
     valid_at: u64,
     exchange_len: u8,
@@ -51,6 +56,7 @@ impl RouteCache {
             bytes: 0,
             bytes_max: usize::MAX,
             random: 0x9E37_79B9_7F4A_7C15,
+            last_id: 0,
         }
     }
 
@@ -67,6 +73,12 @@ impl RouteCache {
             entry.valid_at = version;
         }
         Some(index)
+    }
+
+    /// Number of the route at `index`.
+    #[inline]
+    pub(super) fn id(&self, index: usize) -> u64 {
+        self.entries[index].id
     }
 
     /// Has it forget routes when it would grow over so many bytes. It shrinks as routes are added.
@@ -102,8 +114,10 @@ impl RouteCache {
         let hash = message.route_hash();
         self.targets += targets.len();
         self.bytes += bytes;
+        self.last_id += 1;
         self.entries.push(Entry {
             hash,
+            id: self.last_id,
             valid_at: generations.version(),
             exchange_len,
             dialect: message.envelope().dialect,

@@ -50,6 +50,14 @@ pub(crate) struct Walk {
     version: u64,
 }
 
+/// A remembered route.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KnownRoute {
+    index: usize,
+    /// Its number, which no other route ever has. Not 0.
+    pub(crate) id: u64,
+}
+
 /// The visit of one exchange.
 struct Visit {
     exchange: u32,
@@ -94,11 +102,28 @@ impl Router {
             if message.exchange_bytes().is_empty() {
                 return Ok(Some(self.route_by_name(message)));
             }
-            if let Some(index) = self.cache.find(message, &self.generations) {
-                return Ok(Some(self.cache.targets(index)));
+            if let Some(known) = self.known_route(message, extra_keys) {
+                return Ok(Some(self.targets_of(known)));
             }
         }
         self.route_by_walk(message, extra_keys, stopped, steps)
+    }
+
+    /// The route of the message, if it is remembered and still right. Good until the router is used otherwise.
+    #[inline]
+    pub(crate) fn known_route(&mut self, message: &Message, extra_keys: &[Name]) -> Option<KnownRoute> {
+        if !extra_keys.is_empty() || message.exchange_bytes().is_empty() {
+            return None;
+        }
+        let index = self.cache.find(message, &self.generations)?;
+        let id = self.cache.id(index);
+        Some(KnownRoute { index, id })
+    }
+
+    /// Where the message goes that [`Router::known_route`] was just asked about.
+    #[inline]
+    pub(crate) fn targets_of(&self, known: KnownRoute) -> &[Target] {
+        self.cache.targets(known.index)
     }
 
     /// The default exchange: the key is a queue's name, not levels.

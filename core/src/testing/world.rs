@@ -11,6 +11,7 @@
 
 use super::disk::{Crash, Rng, SimDisk};
 use super::pipe::Piped;
+use crate::access::Rights;
 use crate::command::{Attach, Command, Peer};
 use crate::engine::{Applied, Counters, Engine, Link, Wake, Wakes};
 pub use crate::engine::{Room, Settings};
@@ -114,6 +115,15 @@ impl Hasher for Trace {
     }
 }
 
+/// The user of [`World::connect`]; it may do everything.
+pub const USER: &str = "guest";
+
+fn engine(settings: Settings, codecs: Codecs, seed: u64) -> Engine {
+    let mut engine = Engine::new(settings, codecs, seed);
+    engine.set_rights(USER.into(), Rights::all().into());
+    engine
+}
+
 impl World {
     /// A world with default settings.
     pub fn new(seed: u64) -> World {
@@ -137,7 +147,7 @@ impl World {
             wall: Wall(1_700_000_000_000),
         };
         let mut world = World {
-            engine: Engine::new(settings.clone(), codecs.clone(), seed),
+            engine: engine(settings.clone(), codecs.clone(), seed),
             settings,
             codecs,
             store_settings,
@@ -161,8 +171,20 @@ impl World {
         world
     }
 
-    /// Attaches a connection.
+    /// Says what a user may do. A restart forgets it, as engines do: it is the directory's.
+    pub fn set_rights(&mut self, user: &str, rights: Rights) {
+        self.turn(|engine| engine.set_rights(user.into(), rights.into()));
+    }
+    /// Takes all rights of a user away.
+    pub fn remove_rights(&mut self, user: &str) {
+        self.turn(|engine| engine.remove_rights(user));
+    }
+    /// Attaches a connection of [`USER`].
     pub fn connect(&mut self, protocol: &'static str) -> Client {
+        self.connect_as(USER, protocol)
+    }
+    /// Attaches a connection of a user.
+    pub fn connect_as(&mut self, user: &str, protocol: &'static str) -> Client {
         let woken = Arc::new(Flag::default());
         let attach = Attach {
             vhost: self.settings.vhost.clone(),
@@ -170,7 +192,7 @@ impl World {
             client_name: None,
         };
         let (now, wake) = (self.now, woken.clone());
-        let link = self.turn(|engine| engine.attach(now, &attach, "guest".into(), Peer::on_this_machine(), wake));
+        let link = self.turn(|engine| engine.attach(now, &attach, user.into(), Peer::on_this_machine(), wake));
         self.clients.push(Connection {
             link: Some(link),
             woken,
@@ -429,7 +451,7 @@ impl World {
         self.fetched.clear();
         self.written = None;
         self.undurable.clear();
-        self.engine = Engine::new(self.settings.clone(), self.codecs.clone(), self.rng.word());
+        self.engine = engine(self.settings.clone(), self.codecs.clone(), self.rng.word());
         self.start();
     }
     fn start(&mut self) {

@@ -79,6 +79,65 @@ impl Pattern {
         self.dialect == Dialect::Slash && matches!(self.levels.first(), Some(Level::One | Level::Many))
     }
 
+    /// Whether every key that `other` matches is matched by this pattern too.
+    pub fn covers(&self, other: &Pattern) -> bool {
+        if self.hides_dollar() && other.can_match_dollar() {
+            return false;
+        }
+        let levels = &*other.levels;
+        // `reach[n]`: what was read of this pattern can stand for the first `n` levels of the other one.
+        let mut reach = vec![false; levels.len() + 1];
+        reach[0] = true;
+        let mut at = 0;
+        while at < self.levels.len() {
+            if let Level::Literal(text) = &self.levels[at] {
+                let is_it = |level: &Level| matches!(level, Level::Literal(other) if other == text);
+                for n in (1..reach.len()).rev() {
+                    reach[n] = reach[n - 1] && is_it(&levels[n - 1]);
+                }
+                reach[0] = false;
+                at += 1;
+                continue;
+            }
+            // Wildcards in a row stand for that many levels, or for that many and more: their order does not matter.
+            let run = self.levels[at..]
+                .iter()
+                .take_while(|level| !matches!(level, Level::Literal(_)));
+            let (mut ones, mut open) = (0, false);
+            for level in run {
+                at += 1;
+                match level {
+                    Level::Many => open = true,
+                    _ => ones += 1,
+                }
+            }
+            reach = run_reach(&reach, levels, ones, open);
+        }
+        reach[levels.len()]
+    }
+
+    /// Whether it matches a topic that starts with `$`.
+    fn can_match_dollar(&self) -> bool {
+        match self.levels.first() {
+            Some(Level::Literal(text)) => text.starts_with('$'),
+            Some(Level::One | Level::Many) => self.dialect != Dialect::Slash,
+            None => false,
+        }
+    }
+
+    /// The pattern with its literal levels replaced, where `replace` returns another text. Wildcards and separators in
+    /// that text are ordinary characters. `None` if `replace` says that there is no such pattern.
+    pub(crate) fn replaced(&self, mut replace: impl FnMut(&str) -> Option<Box<str>>) -> Option<Pattern> {
+        let levels = self.levels.iter().map(|level| match level {
+            Level::Literal(text) => replace(text).map(Level::Literal),
+            wildcard => Some(wildcard.clone()),
+        });
+        Some(Pattern {
+            levels: levels.collect::<Option<_>>()?,
+            dialect: self.dialect,
+        })
+    }
+
     /// Whether it matches a key.
     pub fn matches(&self, key: &Levels<'_>) -> bool {
         if self.hides_dollar() && key.is_dollar() {
@@ -114,6 +173,36 @@ impl Pattern {
             }
         }
     }
+}
+
+/// How far a run of wildcards reaches from each place in `from`: `ones` levels exactly, or at least that many if `open`.
+fn run_reach(from: &[bool], levels: &[Level], ones: usize, open: bool) -> Vec<bool> {
+    let mut reach = vec![false; from.len()];
+    // Levels before `n` that are there in every key, and `Many` among them.
+    let fixed: Vec<usize> = std::iter::once(0)
+        .chain(levels.iter().scan(0, |sum, level| {
+            *sum += usize::from(*level != Level::Many);
+            Some(*sum)
+        }))
+        .collect();
+    if open {
+        // The earliest start leaves the most levels to be matched.
+        let Some(start) = from.iter().position(|reached| *reached) else {
+            return reach;
+        };
+        for n in start..reach.len() {
+            reach[n] = fixed[n] - fixed[start] >= ones;
+        }
+        return reach;
+    }
+    for (start, _) in from.iter().enumerate().filter(|(_, reached)| **reached) {
+        // A `Many` of the other pattern stands for any number of levels, this run for one number only.
+        let end = start + ones;
+        if end < reach.len() && fixed[end] - fixed[start] == ones {
+            reach[end] = true;
+        }
+    }
+    reach
 }
 
 /// Checks an MQTT topic filter without reading it into a pattern.
@@ -252,6 +341,81 @@ mod tests {
         assert!(dot("#.a.#.b.#", "x.a.y.z.b") && !dot("#.a.#.b.#", "b.a"));
         // No `$` rule here.
         assert!(dot("#", "$SYS.x") && dot("*.x", "$SYS.x"));
+    }
+
+    fn covers(grant: &str, filter: &str) -> bool {
+        let parse = |text| Pattern::parse(text, Slash).expect("valid");
+        parse(grant).covers(&parse(filter))
+    }
+
+    #[test]
+    fn a_grant_covers_the_filters_inside_it() {
+        for (grant, filter) in [
+            ("a/b", "a/b"),
+            ("a/+", "a/b"),
+            ("a/+", "a/+"),
+            ("a/#", "a"),
+            ("a/#", "a/+/c/#"),
+            ("a/#", "a/#"),
+            ("+/#", "+"),
+            ("+/#", "a/#"),
+            ("#", "#"),
+            ("#", "+/+"),
+            ("+/b/#", "+/b/c"),
+            ("$SYS/#", "$SYS/broker/#"),
+        ] {
+            assert!(covers(grant, filter), "{grant} covers {filter}");
+        }
+        for (grant, filter) in [
+            ("a/b", "a/+"),
+            ("a/b", "a/#"),
+            ("a/+", "a/#"),
+            ("a/+", "a"),
+            ("a/+", "a/b/c"),
+            ("a/#", "#"),
+            ("a/#", "+/b"),
+            ("+/+", "#"),
+            ("+/b/#", "+/+/c"),
+            // MQTT 5 4.7.2: `#` does not say `$SYS`.
+            ("#", "$SYS/#"),
+            ("+/x", "$SYS/x"),
+        ] {
+            assert!(!covers(grant, filter), "{grant} does not cover {filter}");
+        }
+    }
+
+    /// Whatever a covered pattern matches, the covering one matches too; and what is not covered has a witness.
+    #[test]
+    fn covering_agrees_with_matching() {
+        let words = ["a", "b", "*", "#"];
+        let mut patterns = vec![String::new()];
+        let mut keys = vec![String::new()];
+        for length in 1..=4 {
+            let longer = |of: &[String], words: &[&str]| -> Vec<String> {
+                let shorter = of
+                    .iter()
+                    .filter(|p| p.split('.').filter(|w| !w.is_empty()).count() == length - 1);
+                let joined = |p: &String, w: &str| if p.is_empty() { w.to_owned() } else { format!("{p}.{w}") };
+                shorter.flat_map(|p| words.iter().map(move |w| joined(p, w))).collect()
+            };
+            if length <= 3 {
+                let more = longer(&patterns, &words);
+                patterns.extend(more);
+            }
+            let more = longer(&keys, &["a", "b", "x"]);
+            keys.extend(more);
+        }
+        let patterns: Vec<Pattern> = patterns
+            .iter()
+            .map(|p| Pattern::parse(p, Dot).expect("valid"))
+            .collect();
+        let keys: Vec<Levels<'_>> = keys.iter().map(|key| Levels::new(key, Dot)).collect();
+        for grant in &patterns {
+            for inner in &patterns {
+                let within = keys.iter().all(|key| !inner.matches(key) || grant.matches(key));
+                assert_eq!(grant.covers(inner), within, "{grant:?} and {inner:?}");
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the engine does, as clients see it: scripts against the engine, the real store on a simulated disk, and a
 //! virtual clock.
 
+mod access;
 mod bound_replay;
 mod budget;
 mod clock;

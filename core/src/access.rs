@@ -1,0 +1,560 @@
+//! Users' rights in a vhost, as data, and what a connection remembers of the answers.
+//!
+//! ```text
+//!   directory ──set_rights(user, Rights)──► engine ──asks at its doors──► Access of the link ──► Rights of its user
+//! ```
+//!
+//! The directory pushes rights into each engine; an engine never asks the directory. So a decision needs no other lock,
+//! and a replay of the same calls decides the same. A user whose rights were not pushed has none.
+//!
+//! Rights are of two kinds. *Names*: which queues and exchanges may be configured, written to and read from, as regular
+//! expressions like RabbitMQ's. *Topics*: which keys of an exchange may be written to and read from, as level patterns.
+//! Topic rules are asked after those of names, and only where the exchange has any.
+//!
+//! Rights are asked when something is done, not later: a consumer or a subscription that is there stays when its right is
+//! revoked. A publish is asked each time, so a revoked right stops the next one.
+
+use crate::message::Dialect;
+use crate::properties::Name;
+use crate::topic::{InvalidFilter, Level, Levels, Pattern, Trie, Walk};
+use hashbrown::HashMap;
+use regex_lite::{Regex, RegexBuilder};
+use std::fmt;
+use std::sync::Arc;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Permission {
+    /// Make, or delete.
+    Configure,
+    /// Put messages in: publish, or bind to a source.
+    Write,
+    /// Get messages out: consume, fetch, purge, or bind something to it.
+    Read,
+}
+
+impl fmt::Display for Permission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Permission::Configure => "configure",
+            Permission::Write => "write",
+            Permission::Read => "read",
+        })
+    }
+}
+
+/// Names that a permission is given for.
+#[derive(Clone, Debug, Default)]
+pub struct NamePattern(Names);
+
+#[derive(Clone, Debug, Default)]
+enum Names {
+    #[default]
+    None,
+    All,
+    Some(Regex),
+}
+
+/// The text is not a pattern of names; it says why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidNamePattern(Box<str>);
+
+impl fmt::Display for InvalidNamePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invalid permission pattern: {}", self.0)
+    }
+}
+
+impl std::error::Error for InvalidNamePattern {}
+
+impl NamePattern {
+    /// Reads a regular expression, which need only match a part of a name, as in RabbitMQ. The empty text matches no name.
+    /// Look-around and back-references are not known: every pattern is matched in time linear in the name.
+    ///
+    /// # Errors
+    /// The text is no regular expression, or one over [`PATTERN_BYTES_MAX`].
+    pub fn parse(text: &str) -> Result<NamePattern, InvalidNamePattern> {
+        Ok(NamePattern(match text {
+            "" | "^$" => Names::None,
+            ".*" | "^.*$" | "^.*" | ".*$" => Names::All,
+            text if text.len() > PATTERN_BYTES_MAX => {
+                let why = format!("longer than {PATTERN_BYTES_MAX} bytes");
+                return Err(InvalidNamePattern(why.into()));
+            }
+            text => {
+                let regex = RegexBuilder::new(text).size_limit(COMPILED_BYTES_MAX).build();
+                Names::Some(regex.map_err(|error| InvalidNamePattern(error.to_string().into()))?)
+            }
+        }))
+    }
+
+    /// Every name.
+    pub fn all() -> NamePattern {
+        NamePattern(Names::All)
+    }
+
+    /// Whether `name` is one of them.
+    pub fn matches(&self, name: &str) -> bool {
+        match &self.0 {
+            Names::None => false,
+            Names::All => true,
+            Names::Some(regex) => regex.is_match(name),
+        }
+    }
+
+    fn is_all(&self) -> bool {
+        matches!(self.0, Names::All)
+    }
+}
+
+/// Longest text of a [`NamePattern`].
+pub const PATTERN_BYTES_MAX: usize = 4096;
+/// Memory of a compiled one at most: `(a{100}){100}` is short as a text.
+const COMPILED_BYTES_MAX: usize = 256 << 10;
+
+/// Topics that a permission is given for: a pattern of levels in which `{username}`, `{client_id}` and `{vhost}` stand for
+/// what is known of the connection. What they stand for is never read as a wildcard or a separator. Where a connection
+/// has no client id, a pattern with `{client_id}` matches nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicPattern {
+    pattern: Pattern,
+    /// It has a placeholder.
+    template: bool,
+}
+
+impl TopicPattern {
+    /// Reads a pattern. In the slash dialect a leading wildcard does not match topics that start with `$`, as in a
+    /// subscription; in the dot dialect it does.
+    ///
+    /// # Errors
+    /// [`InvalidFilter`], in the slash dialect only.
+    pub fn parse(text: &str, dialect: Dialect) -> Result<TopicPattern, InvalidFilter> {
+        let pattern = Pattern::parse(text, dialect)?;
+        let has_placeholder =
+            |level: &Level| matches!(level, Level::Literal(text) if PLACEHOLDERS.iter().any(|p| text.contains(p)));
+        Ok(TopicPattern {
+            template: pattern.levels().iter().any(has_placeholder),
+            pattern,
+        })
+    }
+
+    /// The pattern for one connection; `None`: it does not apply to it.
+    fn resolved(&self, who: Who<'_>) -> Option<Pattern> {
+        self.pattern.replaced(|level| {
+            if level.contains(CLIENT_ID) && who.client_id.is_none() {
+                return None;
+            }
+            Some(filled_in(level, who))
+        })
+    }
+}
+
+const USERNAME: &str = "{username}";
+const CLIENT_ID: &str = "{client_id}";
+const VHOST: &str = "{vhost}";
+const PLACEHOLDERS: [&str; 3] = [USERNAME, CLIENT_ID, VHOST];
+
+/// `level` with its placeholders filled in, in one pass: a user called `{client_id}` is a user of that name.
+fn filled_in(level: &str, who: Who<'_>) -> Box<str> {
+    let mut text = String::with_capacity(level.len());
+    let mut rest = level;
+    while let Some(at) = rest.find('{') {
+        text.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let values = [who.user, who.client_id.unwrap_or_default(), who.vhost];
+        let found = PLACEHOLDERS
+            .iter()
+            .zip(values)
+            .find(|(name, _)| rest.starts_with(**name));
+        let (read, value) = found.map_or(("{", "{"), |(name, value)| (*name, value));
+        text.push_str(value);
+        rest = &rest[read.len()..];
+    }
+    text.push_str(rest);
+    text.into()
+}
+
+/// Whom a decision is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Who<'a> {
+    pub(crate) user: &'a str,
+    pub(crate) client_id: Option<&'a str>,
+    pub(crate) vhost: &'a str,
+}
+
+/// A list of topic patterns.
+#[derive(Default)]
+struct Topics {
+    /// Those without placeholders, for single topics.
+    fixed: Trie,
+    /// Those with placeholders.
+    templates: Vec<TopicPattern>,
+    /// All of them.
+    patterns: Vec<TopicPattern>,
+}
+
+impl Topics {
+    fn new(patterns: Vec<TopicPattern>) -> Topics {
+        let mut fixed = Trie::default();
+        for pattern in patterns.iter().filter(|p| !p.template) {
+            fixed.insert(&pattern.pattern, 0);
+        }
+        Topics {
+            fixed,
+            templates: patterns.iter().filter(|p| p.template).cloned().collect(),
+            patterns,
+        }
+    }
+
+    fn allow(&self, topic: &Levels<'_>, who: Who<'_>) -> bool {
+        let mut found = false;
+        // In one go: rules are written by operators, who bound them.
+        self.fixed
+            .walk(topic, &mut Walk::default(), &mut { usize::MAX }, |_| found = true);
+        let matches = |t: &TopicPattern| t.resolved(who).is_some_and(|pattern| pattern.matches(topic));
+        found || self.templates.iter().any(matches)
+    }
+
+    fn allow_all_of(&self, filter: &Pattern, who: Who<'_>) -> bool {
+        self.patterns.iter().any(|t| {
+            if t.template {
+                t.resolved(who).is_some_and(|pattern| pattern.covers(filter))
+            } else {
+                t.pattern.covers(filter)
+            }
+        })
+    }
+}
+
+/// The topics of one exchange.
+struct TopicRules {
+    exchange: Name,
+    write: Topics,
+    read: Topics,
+}
+
+/// What a user may do in a vhost. By default, nothing.
+#[derive(Default)]
+pub struct Rights {
+    configure: NamePattern,
+    write: NamePattern,
+    read: NamePattern,
+    topics: Vec<TopicRules>,
+}
+
+impl fmt::Debug for Rights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let topics: Vec<_> = self.topics.iter().map(|rules| &rules.exchange).collect();
+        f.debug_struct("Rights")
+            .field("configure", &self.configure)
+            .field("write", &self.write)
+            .field("read", &self.read)
+            .field("topics", &topics)
+            .finish()
+    }
+}
+
+impl Rights {
+    /// Everything.
+    pub fn all() -> Rights {
+        Rights::new(NamePattern::all(), NamePattern::all(), NamePattern::all())
+    }
+
+    /// For queues and exchanges of these names. The default exchange is called `amq.default` here. Topics are not limited.
+    pub fn new(configure: NamePattern, write: NamePattern, read: NamePattern) -> Rights {
+        Rights {
+            configure,
+            write,
+            read,
+            topics: Vec::new(),
+        }
+    }
+
+    /// Limits the topics of an exchange to those that match one of the patterns. Rules for an exchange that has some
+    /// replace them.
+    #[must_use]
+    pub fn with_topics(mut self, exchange: &str, write: Vec<TopicPattern>, read: Vec<TopicPattern>) -> Rights {
+        self.topics.retain(|rules| *rules.exchange != *exchange);
+        self.topics.push(TopicRules {
+            exchange: exchange.into(),
+            write: Topics::new(write),
+            read: Topics::new(read),
+        });
+        self
+    }
+
+    /// Whether a queue's or an exchange's name is one the permission is given for.
+    pub fn permit(&self, permission: Permission, name: &str) -> bool {
+        self.names(permission).matches(name)
+    }
+
+    fn names(&self, permission: Permission) -> &NamePattern {
+        match permission {
+            Permission::Configure => &self.configure,
+            Permission::Write => &self.write,
+            Permission::Read => &self.read,
+        }
+    }
+
+    /// Whether there is nothing to ask.
+    pub(crate) fn is_everything(&self) -> bool {
+        let names = [&self.configure, &self.write, &self.read];
+        self.topics.is_empty() && names.iter().all(|names| names.is_all())
+    }
+
+    fn rules(&self, permission: Permission, exchange: &str) -> Option<&Topics> {
+        let rules = self.topics.iter().find(|rules| *rules.exchange == *exchange)?;
+        Some(match permission {
+            Permission::Read => &rules.read,
+            Permission::Configure | Permission::Write => &rules.write,
+        })
+    }
+
+    /// Whether there are topic rules for an exchange.
+    pub(crate) fn limits_topics(&self, exchange: &str) -> bool {
+        self.topics.iter().any(|rules| *rules.exchange == *exchange)
+    }
+
+    pub(crate) fn permit_topic(&self, p: Permission, exchange: &str, topic: &Levels<'_>, who: Who<'_>) -> bool {
+        self.rules(p, exchange).is_none_or(|topics| topics.allow(topic, who))
+    }
+
+    pub(crate) fn permit_filter(&self, p: Permission, exchange: &str, filter: &Pattern, who: Who<'_>) -> bool {
+        self.rules(p, exchange)
+            .is_none_or(|topics| topics.allow_all_of(filter, who))
+    }
+}
+
+/// The rights of a vhost's users.
+#[derive(Default)]
+pub(crate) struct UserRights {
+    /// Never iterated.
+    users: HashMap<Name, Arc<Rights>>,
+    /// Counts their changes.
+    generation: u64,
+}
+
+impl UserRights {
+    pub(crate) fn set(&mut self, user: Name, rights: Arc<Rights>) {
+        self.users.insert(user, rights);
+        self.generation += 1;
+    }
+    pub(crate) fn remove(&mut self, user: &str) {
+        if self.users.remove(user).is_some() {
+            self.generation += 1;
+        }
+    }
+    pub(crate) fn of(&self, user: &str) -> Option<&Arc<Rights>> {
+        self.users.get(user)
+    }
+}
+
+/// What a link keeps of its user's rights.
+pub(crate) struct Access {
+    pub(crate) user: Name,
+    /// As its protocol's clients name themselves, if they do; `{client_id}`.
+    pub(crate) client_id: Option<Name>,
+    /// As of `generation`; `None`: none.
+    rights: Option<Arc<Rights>>,
+    /// The generation of what is remembered here.
+    generation: u64,
+    /// Whether nothing need be asked.
+    everything: bool,
+    /// Of a user who may not do everything, once it has published.
+    recent: Option<Box<Recent>>,
+}
+
+/// What was permitted lately.
+#[derive(Default)]
+struct Recent {
+    /// Numbers of routes whose messages may be published, each at the place that its last bits say.
+    routes: [u64; ROUTES],
+    /// An exchange that may be written to.
+    exchange: Option<Name>,
+}
+
+/// Routes whose permission a link remembers.
+const ROUTES: usize = 16;
+
+impl Access {
+    pub(crate) fn new(user: Name, users: &UserRights) -> Access {
+        let mut access = Access {
+            user,
+            client_id: None,
+            rights: None,
+            generation: 0,
+            everything: false,
+            recent: None,
+        };
+        access.look_up(users);
+        access
+    }
+
+    /// Whether a message along the route is known to be permitted. `route`: its number, if it is remembered.
+    #[inline]
+    pub(crate) fn knows(&self, users: &UserRights, route: Option<u64>) -> bool {
+        self.generation == users.generation && (self.everything || self.remembers(route))
+    }
+
+    fn remembers(&self, route: Option<u64>) -> bool {
+        let (Some(recent), Some(route)) = (&self.recent, route) else {
+            return false;
+        };
+        recent.routes[route as usize % ROUTES] == route
+    }
+
+    /// Its user's rights as they are now; `None`: all of them.
+    pub(crate) fn limits(&mut self, users: &UserRights) -> Option<&Rights> {
+        if self.generation != users.generation {
+            self.look_up(users);
+        }
+        if self.everything {
+            return None;
+        }
+        static NONE: std::sync::LazyLock<Rights> = std::sync::LazyLock::new(Rights::default);
+        Some(self.rights.as_deref().unwrap_or(&NONE))
+    }
+
+    fn look_up(&mut self, users: &UserRights) {
+        self.rights = users.of(&self.user).cloned();
+        self.everything = self.rights.as_ref().is_some_and(|rights| rights.is_everything());
+        self.generation = users.generation;
+        self.recent = None;
+    }
+
+    /// The rights that the last [`Access::limits`] looked up.
+    pub(crate) fn with_rights(&self) -> Option<(&Access, &Rights)> {
+        Some((self, self.rights.as_deref()?))
+    }
+
+    pub(crate) fn who<'a>(&'a self, vhost: &'a str) -> Who<'a> {
+        Who {
+            user: &self.user,
+            client_id: self.client_id.as_deref(),
+            vhost,
+        }
+    }
+
+    /// Whether the exchange of a publish is known to be one that may be written to.
+    pub(crate) fn wrote_to(&self, exchange: &str) -> bool {
+        let last = self.recent.as_ref().and_then(|recent| recent.exchange.as_ref());
+        last.is_some_and(|last| **last == *exchange)
+    }
+
+    /// Remembers that a message may be published.
+    pub(crate) fn remember(&mut self, exchange: &str, route: Option<u64>) {
+        let known = self.wrote_to(exchange);
+        let recent = self.recent.get_or_insert_default();
+        if let Some(route) = route {
+            recent.routes[route as usize % ROUTES] = route;
+        }
+        if !known {
+            recent.exchange = Some(exchange.into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Dialect::{Dot, Slash};
+
+    fn names(text: &str) -> NamePattern {
+        NamePattern::parse(text).expect("a pattern")
+    }
+
+    fn slash(texts: &[&str]) -> Vec<TopicPattern> {
+        let parse = |text: &&str| TopicPattern::parse(text, Slash).expect("a filter");
+        texts.iter().map(parse).collect()
+    }
+
+    #[test]
+    fn a_name_pattern_matches_anywhere_and_the_empty_one_nothing() {
+        assert!(names("q").matches("my-queue") && !names("^q").matches("my-queue"));
+        assert!(names("^(a|b)$").matches("a") && !names("^(a|b)$").matches("ab"));
+        assert!(names(".*").matches("") && names(".*").matches("anything"));
+        for none in ["", "^$"] {
+            assert!(!names(none).matches("") && !names(none).matches("q"));
+        }
+        assert!(NamePattern::parse("(").is_err());
+        assert!(NamePattern::parse(&"a".repeat(PATTERN_BYTES_MAX + 1)).is_err());
+        assert!(
+            NamePattern::parse("((a{100}){100}){100}").is_err(),
+            "too large once compiled"
+        );
+    }
+
+    fn rights() -> Rights {
+        let read = slash(&["dev/{client_id}/#", "u-{username}/+", "pub/#"]);
+        let write = slash(&["dev/{client_id}/up"]);
+        Rights::all().with_topics("amq.topic", write, read)
+    }
+
+    fn who<'a>(user: &'a str, client_id: Option<&'a str>) -> Who<'a> {
+        Who {
+            user,
+            client_id,
+            vhost: "/",
+        }
+    }
+
+    #[test]
+    fn placeholders_stand_for_the_connection() {
+        let r = rights();
+        let may = |topic: &str, who| {
+            let topic = Levels::new(topic, Slash);
+            r.permit_topic(Permission::Write, "amq.topic", &topic, who)
+        };
+        assert!(may("dev/a/up", who("u", Some("a"))));
+        assert!(!may("dev/b/up", who("u", Some("a"))) && !may("dev/a/down", who("u", Some("a"))));
+        assert!(!may("dev//up", who("u", None)), "it has no client id");
+        let reads = |filter: &str, who| {
+            let filter = Pattern::parse(filter, Slash).expect("a filter");
+            r.permit_filter(Permission::Read, "amq.topic", &filter, who)
+        };
+        assert!(
+            reads("dev/a/+", who("u", Some("a"))) && reads("u-u/x", who("u", None)) && reads("pub/+", who("u", None))
+        );
+        assert!(!reads("dev/+/x", who("u", Some("a"))) && !reads("#", who("u", Some("a"))));
+        // An exchange without rules is not limited.
+        assert!(r.permit_topic(Permission::Write, "other", &Levels::new("x.y", Dot), who("u", None)));
+    }
+
+    /// A client that calls itself `+` or `a/#` must not be given everybody's topics, nor one called like a placeholder.
+    #[test]
+    fn what_a_placeholder_stands_for_is_no_wildcard() {
+        let r = rights();
+        for id in ["+", "#", "a/#", "x/+", "{username}"] {
+            for filter in ["dev/+/up", "dev/a/up", "dev/#", "dev/u/up"] {
+                let filter = Pattern::parse(filter, Slash).expect("a filter");
+                let may = r.permit_filter(Permission::Read, "amq.topic", &filter, who("u", Some(id)));
+                assert!(!may, "{id} {filter:?}");
+            }
+            let topic = Levels::new("dev/a/up", Slash);
+            assert!(
+                !r.permit_topic(Permission::Write, "amq.topic", &topic, who("u", Some(id))),
+                "{id}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_link_forgets_what_it_knows_when_rights_change() {
+        let mut users = UserRights::default();
+        users.set("u".into(), Rights::all().into());
+        let mut access = Access::new("u".into(), &users);
+        assert!(access.knows(&users, None), "everything is permitted");
+        users.set("u".into(), rights().into());
+        assert!(!access.knows(&users, Some(3)));
+        assert!(access.limits(&users).is_some());
+        access.remember("amq.topic", Some(3));
+        assert!(access.knows(&users, Some(3)) && !access.knows(&users, Some(3 + ROUTES as u64)));
+        assert!(!access.knows(&users, None));
+        users.set("somebody".into(), Rights::all().into());
+        assert!(!access.knows(&users, Some(3)));
+        assert!(access.limits(&users).is_some() && !access.knows(&users, Some(3)));
+        users.remove("u");
+        let limits = access.limits(&users).expect("no rights");
+        assert!(!limits.permit(Permission::Write, "amq.topic"));
+    }
+}

@@ -1,0 +1,340 @@
+//! The doors: every command that makes, fills or empties something asks here whether its user may.
+//!
+//! | command | asks |
+//! |---|---|
+//! | declare, delete an exchange or a queue | configure it; with an alternate or a dead-letter exchange, if it is new: read it, write there |
+//! | passive declare | any permission on it |
+//! | bind, unbind | write its end, read its source; of a topic exchange: read the key |
+//! | publish, transactions | write the exchange; of a topic exchange: write the key, and each further one |
+//! | consume, get, purge | read the queue |
+//! | subscribe by filter | configure, write, read the subscription's queue; read the exchange; read the filter |
+//! | a will | as a publish, when its connection opens its session and when it is published |
+//!
+//! What the engine publishes by itself (dead letters) is asked nothing.
+
+use super::Engine;
+use super::sessions::queue_name;
+use super::subscriptions::shared_queue_name;
+use crate::access::{Access, Permission, Rights, Who};
+use crate::command::{OpenSession, Subscription, Will};
+use crate::fault::{Fault, FaultKind};
+use crate::message::{Dialect, Message};
+use crate::properties::Name;
+use crate::slots::{Link, SessionKey};
+use crate::topic::{Levels, Pattern, translate};
+use std::sync::Arc;
+
+/// What a permission is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Resource<'a> {
+    Exchange(&'a str),
+    Queue(&'a str),
+}
+
+impl Resource<'_> {
+    /// Its name, as permissions are given for it. The default exchange has none of its own.
+    fn name(&self) -> &str {
+        match self {
+            Resource::Exchange("") => "amq.default",
+            Resource::Exchange(name) | Resource::Queue(name) => name,
+        }
+    }
+    fn kind(&self) -> &'static str {
+        match self {
+            Resource::Exchange(_) => "exchange",
+            Resource::Queue(_) => "queue",
+        }
+    }
+}
+
+impl Engine {
+    /// What `user` may do from now on: the directory says it when it changes. What a connection has already (a consumer, a
+    /// subscription) it keeps.
+    pub fn set_rights(&mut self, user: Name, rights: Arc<Rights>) {
+        self.rights.set(user, rights);
+    }
+
+    /// The user is gone, or may not use this vhost any more: whatever its connections do next is refused.
+    pub fn remove_rights(&mut self, user: &str) {
+        self.rights.remove(user);
+    }
+
+    /// The rights of the link's user, if there is anything that it may not do.
+    fn limits(&mut self, link: Link) -> Option<(&Rights, Name)> {
+        let access = &mut self.links.get_mut(link)?.access;
+        let user = access.user.clone();
+        access.limits(&self.rights).map(|rights| (rights, user))
+    }
+
+    /// Asks for a permission on a queue or an exchange.
+    pub(crate) fn permit(&mut self, link: Link, permission: Permission, on: Resource<'_>) -> Result<(), Fault> {
+        match self.limits(link) {
+            Some((rights, user)) if !rights.permit(permission, on.name()) => {
+                Err(self.refuse_access(permission, on, &user))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks for any permission at all: to see that it is there.
+    pub(crate) fn permit_look(&mut self, link: Link, on: Resource<'_>) -> Result<(), Fault> {
+        let any = [Permission::Configure, Permission::Write, Permission::Read];
+        match self.limits(link) {
+            Some((rights, user)) if !any.iter().any(|p| rights.permit(*p, on.name())) => {
+                Err(self.refuse_access(Permission::Configure, on, &user))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks for what it takes to have messages of `from` go to `exchange` by themselves: as its alternate exchange, or as
+    /// that of its dead letters.
+    pub(crate) fn permit_forward(&mut self, link: Link, from: Resource<'_>, exchange: &str) -> Result<(), Fault> {
+        self.permit(link, Permission::Read, from)?;
+        self.permit(link, Permission::Write, Resource::Exchange(exchange))
+    }
+
+    /// Asks whether what `key` matches may be taken from an exchange.
+    pub(crate) fn permit_source(
+        &mut self,
+        link: Link,
+        exchange: &str,
+        key: &str,
+        dialect: Dialect,
+    ) -> Result<(), Fault> {
+        self.permit(link, Permission::Read, Resource::Exchange(exchange))?;
+        let Some(access) = self.limited_topics(link, exchange) else {
+            return Ok(());
+        };
+        let Ok(pattern) = Pattern::parse(key, dialect) else {
+            return Ok(());
+        };
+        let permitted = access
+            .1
+            .permit_filter(Permission::Read, exchange, &pattern, access.0.who(&access.2));
+        if permitted {
+            return Ok(());
+        }
+        let user = access.0.user.clone();
+        Err(self.refuse_topic(Permission::Read, exchange, key, dialect, &user))
+    }
+
+    /// The link, its user's rights and the vhost, if there are rules for the topics of the exchange.
+    fn limited_topics(&mut self, link: Link, exchange: &str) -> Option<(&Access, &Rights, Name)> {
+        if !self.router.is_topic_exchange(exchange) {
+            return None;
+        }
+        let access = &mut self.links.get_mut(link)?.access;
+        access.limits(&self.rights)?;
+        let vhost = self.settings.vhost.clone();
+        let (access, rights) = access.with_rights()?;
+        rights.limits_topics(exchange).then_some((access, rights, vhost))
+    }
+
+    /// Asks for a subscription by filter.
+    pub(crate) fn permit_subscription(
+        &mut self,
+        link: Link,
+        session: SessionKey,
+        sub: &Subscription,
+    ) -> Result<(), Fault> {
+        if self.limits(link).is_none() {
+            return Ok(());
+        }
+        let queue = match (&sub.share, self.sessions.get(session)) {
+            (Some(share), _) => shared_queue_name(share, &sub.filter),
+            (None, Some(session)) => queue_name(&session.client_id),
+            (None, None) => return Ok(()),
+        };
+        for permission in [Permission::Configure, Permission::Write, Permission::Read] {
+            self.permit(link, permission, Resource::Queue(&queue))?;
+        }
+        let exchange = self.settings.topic_exchange.clone();
+        self.permit_source(link, &exchange, &sub.filter, Dialect::Slash)
+    }
+
+    /// Asks for a publish. `extra`: its further keys. `route`: the number of its route, if it is remembered.
+    #[inline]
+    pub(crate) fn permit_publish(
+        &mut self,
+        link: Link,
+        message: &Message,
+        extra: &[Name],
+        route: Option<u64>,
+    ) -> Result<(), Fault> {
+        match self.links.get_mut(link) {
+            Some(l) if !l.access.knows(&self.rights, route) => self.permit_publish_in_full(link, message, extra, route),
+            // What the engine publishes by itself is nobody's.
+            _ => Ok(()),
+        }
+    }
+
+    #[inline(never)]
+    fn permit_publish_in_full(
+        &mut self,
+        link: Link,
+        message: &Message,
+        extra: &[Name],
+        route: Option<u64>,
+    ) -> Result<(), Fault> {
+        let Some(l) = self.links.get_mut(link) else {
+            return Ok(());
+        };
+        let access = &mut l.access;
+        let exchange = message.exchange();
+        if access.limits(&self.rights).is_none() {
+            return Ok(());
+        }
+        let asked = Asked {
+            message,
+            extra,
+            wrote: access.wrote_to(exchange),
+            is_topic: self.router.is_topic_exchange(exchange),
+        };
+        let vhost = &self.settings.vhost;
+        let refused = match access.with_rights() {
+            Some((access, rights)) => asked.refused(rights, access.who(vhost)),
+            None => Some(Refused::Exchange),
+        };
+        let Some(refused) = refused else {
+            access.remember(exchange, route);
+            return Ok(());
+        };
+        let user = access.user.clone();
+        Err(self.refuse_publish(refused, message, &user))
+    }
+
+    /// Asks for what is published later, or was written down earlier, in the name of a user.
+    fn permit_publish_as(&mut self, user: &Name, client_id: &str, message: &Message) -> Result<(), Fault> {
+        let asked = Asked {
+            message,
+            extra: &[],
+            wrote: false,
+            is_topic: self.router.is_topic_exchange(message.exchange()),
+        };
+        let who = Who {
+            user,
+            client_id: Some(client_id),
+            vhost: &self.settings.vhost,
+        };
+        let refused = match self.rights.of(user) {
+            Some(rights) => asked.refused(rights, who),
+            None => Some(Refused::Exchange),
+        };
+        match refused {
+            Some(refused) => Err(self.refuse_publish(refused, message, user)),
+            None => Ok(()),
+        }
+    }
+
+    /// Asks for a session: whether it may be this user's, and for its will. A session whose user is gone ends: its
+    /// messages are for nobody else.
+    pub(crate) fn permit_session(&mut self, link: Link, c: &mut OpenSession) -> Result<(), Fault> {
+        let Some(l) = self.links.get_mut(link) else {
+            return Ok(());
+        };
+        l.access.client_id = Some(c.client_id.clone());
+        let user = l.access.user.clone();
+        let session = self.sessions.named(&c.client_id);
+        let owner = session.and_then(|s| self.sessions.get(s)).map(|s| &s.owner);
+        let others = owner.filter(|owner| !owner.is_empty() && **owner != user);
+        if others.is_some_and(|owner| self.rights.of(owner).is_none()) {
+            c.clean_start = true;
+        } else if others.is_some() {
+            let vhost = &self.settings.vhost;
+            tracing::warn!(%vhost, %user, client_id = %c.client_id, "refused another user's session");
+            self.counters.access_refused += 1;
+            return Err(Fault::new(FaultKind::AccessRefused, "the session is another user's"));
+        }
+        match &c.will {
+            Some(will) => self.permit_publish_as(&user, &c.client_id, &will.message),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a will that was permitted when its session was opened still is. Nobody is left to be told.
+    pub(crate) fn permits_will(&mut self, session: SessionKey, will: &Will) -> bool {
+        let Some(s) = self.sessions.get(session) else {
+            return false;
+        };
+        // A session of an older log says nothing of its owner; its will was permitted when it was opened.
+        let (owner, client_id) = (s.owner.clone(), s.client_id.clone());
+        if owner.is_empty() {
+            return true;
+        }
+        let permitted = self.permit_publish_as(&owner, &client_id, &will.message);
+        if let Err(fault) = &permitted {
+            let vhost = &self.settings.vhost;
+            tracing::info!(%vhost, user = %owner, %client_id, %fault, "dropped a will");
+        }
+        permitted.is_ok()
+    }
+
+    fn refuse_access(&mut self, permission: Permission, on: Resource<'_>, user: &str) -> Fault {
+        self.counters.access_refused += 1;
+        let (kind, name, vhost) = (on.kind(), on.name(), &self.settings.vhost);
+        let text = format!("{permission} access to {kind} '{name}' in vhost '{vhost}' refused for user '{user}'");
+        Fault::new(FaultKind::AccessRefused, text)
+    }
+
+    fn refuse_topic(&mut self, p: Permission, exchange: &str, key: &str, dialect: Dialect, user: &str) -> Fault {
+        self.counters.access_refused += 1;
+        let vhost = &self.settings.vhost;
+        // One spelling for all protocols, as in the texts of RabbitMQ.
+        let key = translate(key, dialect, Dialect::Dot).unwrap_or_default();
+        let text = format!(
+            "{p} access to topic '{key}' in exchange '{exchange}' in vhost '{vhost}' refused for user '{user}'"
+        );
+        Fault::new(FaultKind::AccessRefused, text)
+    }
+
+    fn refuse_publish(&mut self, refused: Refused, message: &Message, user: &str) -> Fault {
+        let exchange = message.exchange();
+        match refused {
+            Refused::Exchange => self.refuse_access(Permission::Write, Resource::Exchange(exchange), user),
+            Refused::Key => {
+                let dialect = message.envelope().dialect;
+                self.refuse_topic(Permission::Write, exchange, message.key(), dialect, user)
+            }
+            Refused::Extra(key) => self.refuse_topic(Permission::Write, exchange, &key, Dialect::Dot, user),
+        }
+    }
+}
+
+/// A publish that is asked for.
+struct Asked<'a> {
+    message: &'a Message,
+    extra: &'a [Name],
+    /// The exchange is known to be permitted.
+    wrote: bool,
+    is_topic: bool,
+}
+
+/// What of a publish is not permitted.
+enum Refused {
+    Exchange,
+    Key,
+    Extra(Name),
+}
+
+impl Asked<'_> {
+    fn refused(&self, rights: &Rights, who: Who<'_>) -> Option<Refused> {
+        let exchange = self.message.exchange();
+        let on = Resource::Exchange(exchange);
+        if !self.wrote && !rights.permit(Permission::Write, on.name()) {
+            return Some(Refused::Exchange);
+        }
+        if !self.is_topic || !rights.limits_topics(exchange) {
+            return None;
+        }
+        let key = Levels::new(self.message.key(), self.message.envelope().dialect);
+        if !rights.permit_topic(Permission::Write, exchange, &key, who) {
+            return Some(Refused::Key);
+        }
+        let refused = self.extra.iter().find(|key| {
+            let key = Levels::new(key, Dialect::Dot);
+            !rights.permit_topic(Permission::Write, exchange, &key, who)
+        });
+        refused.cloned().map(Refused::Extra)
+    }
+}
