@@ -9,7 +9,6 @@ use crate::node::Node;
 use crate::shutdown::{self, Signals};
 use crate::store::{self, Store};
 use crate::threads::IoThreads;
-use crate::tls::tickets::Tickets;
 use crate::transport::Door;
 use crate::{accountant, banner, committer, http, logging, machine, protocols, reader, reload, tls, watch};
 use std::io;
@@ -39,8 +38,7 @@ pub fn serve(config: Config, layers: Layers) -> Result<(), Failure> {
     let clock = Clock::start();
     // Before the ports: nobody is served from a log that is not read yet.
     let (store, recovered) = store::open(&config, clock.now().wall)?;
-    let tickets = Arc::new(Tickets::open(&config.node.data_dir));
-    let tls = tls::Ports::new(&config, tickets).map_err(|found| Failure::Configuration(Problems(found).to_string()))?;
+    let tls = tls::Ports::open(&config).map_err(|found| Failure::Configuration(Problems(found).to_string()))?;
     let protocols = protocols::all(&config.values);
     let node = Arc::new(Node::new(
         config,

@@ -52,8 +52,21 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
+    /// With the ticket keys of the data directory. A gateway without TLS has none.
+    ///
     /// # Errors
     /// Everything that is wrong with the files and what they hold, with paths.
+    pub(crate) fn open(config: &Config) -> Result<Ports, Vec<Problem>> {
+        let tickets = if config.listeners.iter().any(|(name, _)| has_certificate(config, name)) {
+            Tickets::open(&config.node.data_dir)
+        } else {
+            Tickets::default()
+        };
+        Ports::new(config, Arc::new(tickets))
+    }
+
+    /// # Errors
+    /// As [`Ports::open`].
     pub(crate) fn new(config: &Config, tickets: Arc<Tickets>) -> Result<Ports, Vec<Problem>> {
         warn_about_keys(config);
         let ports = load(config, &tickets)?
