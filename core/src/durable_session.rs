@@ -50,6 +50,8 @@ pub(crate) struct DurableSession {
     pub(crate) receive_maximum: u16,
     /// A will that waits for its delay, and when that is over.
     pub(crate) delayed_will: Option<(Box<Will>, Time)>,
+    /// A will that is being published: the log keeps it until the log has what becomes of it.
+    pub(crate) firing_will: Option<Box<Will>>,
     /// When the engine looks whether it has ended, if that is scheduled.
     pub(crate) expiry_timer: Option<Time>,
     /// Its connection was told that it is open: messages may flow.
@@ -60,7 +62,7 @@ pub(crate) struct DurableSession {
     pub(crate) charge: Charge,
     /// What its subscriptions cost, beside their bindings.
     pub(crate) subscriptions_charge: Charge,
-    /// What `delayed_will` costs.
+    /// What `delayed_will` or `firing_will` costs.
     pub(crate) will_charge: Charge,
 }
 
@@ -86,6 +88,7 @@ impl DurableSession {
             resends: VecDeque::new(),
             receive_maximum: 1,
             delayed_will: None,
+            firing_will: None,
             expiry_timer: None,
             open: false,
             ending: false,

@@ -24,12 +24,15 @@ impl<'a> Found<'a> {
     }
     fn body(&mut self, body: &'a Body) {
         if let Body::Memory(message) = body {
-            let (_, holders) = self
-                .messages
-                .entry(std::ptr::from_ref(message.envelope()).cast())
-                .or_insert((message, 0));
-            *holders += 1;
+            self.message(message);
         }
+    }
+    fn message(&mut self, message: &'a Message) {
+        let (_, holders) = self
+            .messages
+            .entry(std::ptr::from_ref(message.envelope()).cast())
+            .or_insert((message, 0));
+        *holders += 1;
     }
     /// An entry that is reserved or held.
     fn taken(&mut self, queue: QueueKey, engine: &Engine, body: &'a Body) {
@@ -54,7 +57,7 @@ impl Engine {
             "a turn ends with every touched queue dispatched"
         );
         assert!(
-            self.internal.is_empty() || self.internal_walk.is_some(),
+            self.internal.is_empty() || self.internal_walk.is_some() || self.internal_budget.is_spent(),
             "a turn ends with every dead letter and will published, but for those behind one that takes longer"
         );
         let mut found = Found::default();
@@ -120,6 +123,9 @@ impl Engine {
         }
         self.audit_sessions(&mut found);
         assert_eq!(self.holding.bytes(), found.held_bytes, "bytes held unsettled");
+        for waiting in &self.internal {
+            found.message(waiting.message());
+        }
         for entry in self.memory.doomed() {
             found.entry(entry);
         }

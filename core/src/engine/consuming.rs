@@ -2,6 +2,7 @@
 
 use super::budget::{Budget, Unfinished};
 use super::link::{Fetched, LinkState, Out};
+use super::routing::Source;
 use super::staging::Gate;
 use super::{Engine, done};
 use crate::access::Permission;
@@ -661,23 +662,34 @@ impl Engine {
 
     /// Tells the log that an entry is gone from its queue.
     fn forget_entry(&mut self, queue: QueueKey, entry: &Entry, explicit: bool) {
-        if entry.flags.has(EntryFlags::REDELIVERED)
-            && let Some(q) = self.queues.get_mut(queue)
-        {
-            q.returned.remove(&entry.seq);
-        }
-        if !entry.flags.has(EntryFlags::LOGGED) {
-            return;
-        }
         if explicit
+            && entry.flags.has(EntryFlags::LOGGED)
             && let Body::Memory(message) = &entry.body
             && message.log_state().settle() == Settled::Cancelled
         {
             let message = message.clone();
+            self.forget_returns(queue, entry.seq, entry.flags);
             self.confirm_cancelled(&message);
             return;
         }
-        if self.queues.note_ack(queue, entry.seq) {
+        self.forget_dead(queue, entry.seq, entry.flags);
+    }
+
+    fn forget_returns(&mut self, queue: QueueKey, seq: u64, flags: EntryFlags) {
+        if flags.has(EntryFlags::REDELIVERED)
+            && let Some(q) = self.queues.get_mut(queue)
+        {
+            q.returned.remove(&seq);
+        }
+    }
+
+    /// The same of an entry of which no more is known.
+    pub(crate) fn forget_dead(&mut self, queue: QueueKey, seq: u64, flags: EntryFlags) {
+        self.forget_returns(queue, seq, flags);
+        if !flags.has(EntryFlags::LOGGED) {
+            return;
+        }
+        if self.queues.note_ack(queue, seq) {
             let due = self.now.monotonic + std::time::Duration::from_millis(super::ACKS_DELAY_MS);
             self.acks_due.get_or_insert(due);
         }
@@ -686,12 +698,20 @@ impl Engine {
     /// An entry that is no longer in its queue's ready list, nor held, dies.
     pub(crate) fn drop_entry(&mut self, queue: QueueKey, entry: Entry, death: Death) {
         let dead_letters = self.has_dead_letters(queue);
+        let mut published = false;
         if dead_letters && let Body::Memory(message) = &entry.body {
             let message = message.clone();
-            self.dead_letter(queue, &message, death);
+            let source = Source::Entry {
+                queue,
+                seq: entry.seq,
+                flags: entry.flags,
+            };
+            published = self.dead_letter(queue, &message, death, source).is_ok();
         }
-        // A new route is no settle: the publisher is confirmed when the log has it.
-        self.forget_entry(queue, &entry, death == Death::Rejected && !dead_letters);
+        if !published {
+            // A new route is no settle: the publisher is confirmed when the log has it.
+            self.forget_entry(queue, &entry, death == Death::Rejected && !dead_letters);
+        }
         self.memory.drop_body(&entry.body);
     }
 

@@ -7,6 +7,7 @@
 
 use super::Engine;
 use super::consuming::Death;
+use super::routing::Source;
 use crate::message::{Dialect, EXCHANGE_NAME_MAX, KEY_MAX, Message};
 use crate::properties::{CC, Name, Origin, Table, Value, encode_neutral, texts, trail_of};
 use crate::slots::QueueKey;
@@ -34,11 +35,20 @@ impl Engine {
             .is_some_and(|q| q.arguments.dead_letter_exchange.is_some())
     }
 
-    /// Publishes a message that died in `queue` to the queue's dead-letter exchange. A missing exchange drops it.
-    pub(crate) fn dead_letter(&mut self, queue: QueueKey, message: &Message, death: Death) {
-        let Some(q) = self.queues.get_mut(queue) else { return };
+    /// Publishes a message that died in `queue` to the queue's dead-letter exchange. A missing exchange drops it. Then
+    /// `source` is forgotten; it comes back if the message goes nowhere.
+    pub(crate) fn dead_letter(
+        &mut self,
+        queue: QueueKey,
+        message: &Message,
+        death: Death,
+        source: Source,
+    ) -> Result<(), Source> {
+        let Some(q) = self.queues.get_mut(queue) else {
+            return Err(source);
+        };
         let Some(exchange) = q.arguments.dead_letter_exchange.clone() else {
-            return;
+            return Err(source);
         };
         let (name, key) = (q.name.clone(), q.arguments.dead_letter_key.clone());
         let dotted = topic::translate(message.key(), message.envelope().dialect, Dialect::Dot);
@@ -101,7 +111,7 @@ impl Engine {
         let key = key.unwrap_or(old_key);
         if exchange.len() > EXCHANGE_NAME_MAX || key.len() > KEY_MAX {
             // No exchange has so long a name, and a key that grew by its escapes cannot be said: dropped.
-            return;
+            return Err(source);
         }
         let dead = message.readdressed(new_envelope, &exchange, &key, &encode_neutral(&properties, &trail));
         match death {
@@ -110,8 +120,8 @@ impl Engine {
             Death::MaxLength => self.counters.dead_lettered_maxlen += 1,
             Death::DeliveryLimit => self.counters.dead_lettered_delivery_limit += 1,
         }
-        // Published at the end of the turn: a chain of queues must not become a chain of calls.
-        self.internal.push_back((dead, trail.died_in));
+        self.publish_internally(dead, trail.died_in, source);
+        Ok(())
     }
 }
 

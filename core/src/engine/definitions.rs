@@ -585,8 +585,11 @@ impl Engine {
         };
         let Some(q) = self.queues.get_mut(queue) else { return };
         let messages = u32::try_from(q.ready.len()).unwrap_or(u32::MAX);
-        let (upto, id, plain) = (q.next_seq, q.id, q.unsettled == 0);
+        let (upto, id, unsettled) = (q.next_seq, q.id, q.unsettled);
         let mut gate = None;
+        // What died here and is not published yet is in the log only here.
+        let plain = unsettled == 0 && !self.internal.iter().any(|waiting| waiting.died_in(queue).is_some());
+        let Some(q) = self.queues.get_mut(queue) else { return };
         q.paging = None;
         let ready = std::mem::take(&mut q.ready);
         let counted = std::mem::take(&mut q.returned);
@@ -646,6 +649,9 @@ impl Engine {
             for (queue, _, seq, _) in l.channels().flat_map(|c| c.unsettled.iter()).chain(dying) {
                 note(queue, seq);
             }
+        }
+        for seq in self.internal.iter().filter_map(|waiting| waiting.died_in(queue)) {
+            note(queue, seq);
         }
         for o in self.sessions.iter().flat_map(|(_, s)| s.in_flight.iter()) {
             note(o.queue, o.entry.seq);

@@ -210,8 +210,8 @@ pub struct Engine {
     queues: Queues,
     /// Channels with rejected deliveries that wait for room on the disk.
     dying: Vec<(Link, ChannelNumber)>,
-    /// Dead letters and wills of this turn, with the queues they must not come back to.
-    internal: VecDeque<(Message, Vec<Name>)>,
+    /// Dead letters and wills that are not published yet.
+    internal: VecDeque<routing::Internal>,
     /// The first of `internal` stopped here.
     internal_walk: Option<Box<Walk>>,
     /// For finding their queues in this turn.

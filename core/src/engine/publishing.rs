@@ -6,7 +6,7 @@
 
 use super::Engine;
 use super::budget::Budget;
-use super::routing::{RouteBy, Routing};
+use super::routing::{RouteBy, Routing, Source};
 use super::staging::Staging;
 use crate::catalog;
 use crate::command::{Channel as ChannelNumber, PublishFlags};
@@ -543,7 +543,8 @@ impl Engine {
             self.staging.message(message.clone(), routes);
         }
         for queue in refused {
-            self.dead_letter(queue, message, super::consuming::Death::MaxLength);
+            // Its publisher hears that it was refused.
+            let _ = self.dead_letter(queue, message, super::consuming::Death::MaxLength, Source::Nothing);
         }
         for queue in limited {
             self.enforce_limit(queue);

@@ -12,6 +12,7 @@
 use super::Engine;
 use super::budget::{Budget, Unfinished};
 use super::link::will_bytes;
+use super::routing::Source;
 use super::subscriptions::shared_queue_name;
 use super::timers::Timer;
 use crate::catalog;
@@ -239,13 +240,15 @@ impl Engine {
             .delayed_will
             .as_ref()
             .map(|(w, due)| (&**w, Some(now.wall + (*due - now.monotonic))));
+        // Until its publish is logged it is a will that is due.
+        let firing = s.firing_will.as_deref().map(|w| (w, Some(now.wall)));
         let connected = s
             .link
             .and_then(|l| self.links.get(l))
             .and_then(|l| l.will.as_deref())
             .map(|w| (w, None));
         let queue = s.queue.and_then(|queue| self.queues.get(queue)).map(|q| q.id);
-        let (key, value) = catalog::encode_session(self.settings.number, s, queue, away.or(connected));
+        let (key, value) = catalog::encode_session(self.settings.number, s, queue, firing.or(away).or(connected));
         self.staging.record(Record::Key {
             key,
             value: Some(value),
@@ -294,7 +297,7 @@ impl Engine {
         let (expiry, kept) = (s.expiry, s.kept);
         let ends_now = expiry == Some(0);
         match will {
-            Some(will) if ends_now || will.delay.is_zero() => self.fire_will(session, &will),
+            Some(will) if ends_now || will.delay.is_zero() => self.fire_will(session, will),
             Some(will) => {
                 // At the end of the delay or of the session, whichever is first.
                 let delay = expiry.map_or(will.delay, |e| will.delay.min(Duration::from_secs(u64::from(e))));
@@ -340,8 +343,11 @@ impl Engine {
         Ok(())
     }
 
-    fn fire_will(&mut self, session: SessionKey, will: &Will) {
-        if !self.permits_will(session, will) {
+    fn fire_will(&mut self, session: SessionKey, will: Box<Will>) {
+        if !self.permits_will(session, &will) {
+            if let Some(s) = self.sessions.get_mut(session) {
+                s.will_charge = Charge::default();
+            }
             return;
         }
         let mut envelope = *will.message.envelope();
@@ -355,7 +361,22 @@ impl Engine {
         envelope.deadline = will.expiry.map(|e| self.now.wall + e);
         let m = &will.message;
         let message = m.readdressed(envelope, m.exchange(), m.key(), m.properties_raw());
-        self.publish_internally(message, Vec::new());
+        let kept = self.sessions.get_mut(session).filter(|s| s.kept);
+        let source = match kept {
+            Some(s) => {
+                s.firing_will = Some(will);
+                Source::Will(session)
+            }
+            None => Source::Nothing,
+        };
+        self.publish_internally(message, Vec::new(), source);
+        while self.publish_next_internal() {}
+    }
+
+    /// Whether the session's will is out of the way: until its publish is logged the record of the session keeps it.
+    pub(super) fn check_will(&self, session: SessionKey) -> Result<(), Unfinished> {
+        let firing = self.sessions.get(session).is_some_and(|s| s.firing_will.is_some());
+        if firing { Err(Unfinished) } else { Ok(()) }
     }
 
     pub(crate) fn fire_delayed_will(&mut self, session: SessionKey) {
@@ -366,8 +387,7 @@ impl Engine {
         if s.link.is_none()
             && let Some((will, _)) = s.delayed_will.take_if(|(_, due)| *due <= now)
         {
-            s.will_charge = Charge::default();
-            self.fire_will(session, &will);
+            self.fire_will(session, will);
         }
     }
 
@@ -423,7 +443,7 @@ impl Engine {
         };
         s.ending = true;
         if let Some((will, _)) = s.delayed_will.take() {
-            self.fire_will(session, &will);
+            self.fire_will(session, will);
         }
         self.drop_in_flight(session, budget)?;
         loop {
@@ -437,6 +457,7 @@ impl Engine {
                 self.drop_subscription(session, &filter, share.as_ref(), budget);
             }
         }
+        self.check_will(session)?;
         let s = &self.sessions[session];
         let (own, kept, client_id, link) = (s.queue, s.kept, s.client_id.clone(), s.link);
         if let Some(l) = link.and_then(|link| self.links.get_mut(link)) {

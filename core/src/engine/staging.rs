@@ -137,8 +137,9 @@ impl Staging {
     pub(crate) fn group_start(&self) -> usize {
         self.batch.records.len()
     }
-    /// Ends the group begun at `start`.
+    /// Ends the group begun at `start`. Groups within it become part of it.
     pub(crate) fn group_end(&mut self, start: usize) {
+        while self.batch.groups.pop_if(|(inner, _)| *inner >= start).is_some() {}
         if self.batch.records.len() > start + 1 {
             self.batch.groups.push((start, self.batch.records.len()));
         }

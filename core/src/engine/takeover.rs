@@ -67,6 +67,10 @@ impl Engine {
         if let Some(l) = self.links.get_mut(link) {
             l.waits = false;
         }
+        if let Some(session) = session {
+            // A new will must not take the place of one that is still being published.
+            self.check_will(session)?;
+        }
         let gate = match session {
             Some(session) if c.clean_start || self.is_over(session) => self.end_session(session, budget)?,
             _ => None,

@@ -181,6 +181,8 @@ impl Engine {
                 _ => debug_assert!(false, "a transaction holds publishes and settles"),
             }
         }
+        // What it rejects dies with it, as far as this hold goes. What does not is still unsettled after a crash.
+        while self.publish_next_internal() {}
         self.stage_acks();
         self.staging.group_end(start);
         let gate = need.map(|need| self.staging.wait_for(need));

@@ -579,3 +579,134 @@ fn limits_on_filters_are_refused_in_words() {
         "{refused:?}"
     );
 }
+
+/// Holds of a few units: what meets a thousand bindings takes several.
+fn small_holds() -> World {
+    let settings = gatepost_core::testing::world::Settings {
+        hold_units_max: 8,
+        ..Default::default()
+    };
+    let mut w = World::with(1, settings, Default::default());
+    w.set_audits(false);
+    w
+}
+
+#[test]
+fn a_crash_between_the_holds_of_a_dead_letter_loses_nothing() {
+    // The settle of its source could be in the log before the dead letter was in a queue.
+    let mut places = [0, 0];
+    for turns in [0, 1, 2, 4, 6, 9, 60] {
+        let mut w = small_holds();
+        let (a, p) = (w.connect("amqp"), w.connect("amqp"));
+        let mut source = declare("source", |_| {});
+        if let Command::DeclareQueue(d) = &mut source {
+            d.arguments
+                .push("x-dead-letter-exchange", gatepost_core::properties::Value::text("fan"));
+        }
+        run(
+            &mut w,
+            a,
+            [exchange("fan", "fanout"), durable("dead"), durable("other"), source],
+        );
+        bind_often(&mut w, a, "fan", "dead", 1_500);
+        run(&mut w, p, [put("source", "1"), put("source", "2")]);
+        assert!(run(&mut w, a, [get("source")])[0].starts_with("got"));
+        w.send(a, vec![reject(1)]);
+        for n in 0..turns {
+            // The settles that are known go to the log with it.
+            w.send(p, vec![put("other", &n.to_string())]);
+        }
+        w.commit();
+        w.crash(Crash::Power);
+        for _ in 0..20 {
+            w.advance(ms(1));
+        }
+        w.catch_up();
+        let c = w.connect("amqp");
+        let heard = run(&mut w, c, [get("source"), get("source"), get("dead"), get("dead")]);
+        let bodies = |at: usize| heard[at].split(' ').nth(2).unwrap_or("").to_owned();
+        let found = [bodies(0), bodies(1), bodies(2), bodies(3)];
+        let died = match found.each_ref().map(String::as_str) {
+            ["1", "2", "", ""] => false,
+            ["2", "", "1", ""] => true,
+            _ => panic!("after {turns} turns: {heard:?}"),
+        };
+        places[usize::from(died)] += 1;
+    }
+    assert!(
+        places[0] > 2 && places[1] > 0,
+        "crashes before and after it was logged: {places:?}"
+    );
+}
+
+#[test]
+fn a_crash_between_the_holds_of_a_will_does_not_lose_it() {
+    for ends in [false, true] {
+        for turns in 0..12 {
+            let mut w = small_holds();
+            let (watcher, p) = (w.connect("mqtt"), w.connect("mqtt"));
+            run(&mut w, watcher, [kept("watcher"), subscribe(combinations(10))]);
+            run(&mut w, p, [clean("p")]);
+            let topic = ["a"; 10].join("/");
+            let will = gatepost_core::command::Will {
+                message: topic_message(&topic, "will", |_| {}),
+                delay: ms(0),
+                expiry: None,
+            };
+            let c = w.connect("mqtt");
+            run(&mut w, c, [session("c", |s| s.will = Some(will))]);
+            if ends {
+                run(&mut w, c, [Command::SessionExpiry(Some(0))]);
+            }
+            let mut left = vec![Command::Detach];
+            for _ in 0..turns {
+                if !left.is_empty() {
+                    w.hold(c, &mut left);
+                }
+                w.send(p, vec![mqtt("nobody", "m", 1, 0)]);
+                w.commit();
+            }
+            w.crash(Crash::Power);
+            for _ in 0..40 {
+                w.advance(ms(1));
+            }
+            w.catch_up();
+            let watcher = w.connect("mqtt");
+            let heard = run(&mut w, watcher, [kept("watcher")]);
+            let wills = heard.iter().filter(|line| line.contains(" will")).count();
+            assert_eq!(wills, 1, "{turns} turns, ends {ends}: {heard:?}");
+        }
+    }
+}
+
+#[test]
+fn a_client_that_comes_back_while_its_will_is_published_keeps_both_wills() {
+    let mut w = small_holds();
+    let (watcher, c) = (w.connect("mqtt"), w.connect("mqtt"));
+    run(&mut w, watcher, [kept("watcher"), subscribe(combinations(10))]);
+    let topic = ["a"; 10].join("/");
+    let with_will = |body: &str| {
+        let will = gatepost_core::command::Will {
+            message: topic_message(&topic, body, |_| {}),
+            delay: ms(0),
+            expiry: None,
+        };
+        session("c", |s| s.will = Some(will))
+    };
+    run(&mut w, c, [with_will("first")]);
+    w.drop_client(c);
+    let again = w.connect("mqtt");
+    let mut opening = vec![with_will("second")];
+    assert!(w.hold(again, &mut opening), "the first will is on its way");
+    while w.hold(again, &mut opening) {}
+    assert_eq!(hear(&mut w, again), ["open present"]);
+    w.crash(Crash::Power);
+    for _ in 0..40 {
+        w.advance(ms(1));
+    }
+    w.catch_up();
+    let watcher = w.connect("mqtt");
+    let heard = run(&mut w, watcher, [kept("watcher")]);
+    let bodies: Vec<_> = heard.iter().filter_map(|line| line.split(' ').nth(4)).collect();
+    assert_eq!(bodies, ["first", "second"], "{heard:?}");
+}
