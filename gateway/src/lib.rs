@@ -1,13 +1,14 @@
 //! The Gatepost daemon: sockets, threads, clock, configuration and HTTP around the engine.
 //!
 //! ```text
-//!   main thread     configuration, signals, accept, HTTP, free disk
-//!   io-N            connections: driver ──► vhost's lock ──► engine
+//!   main thread     configuration, signals, HTTP, free disk
+//!   io-N            accept; connections: driver ──► vhost's lock ──► engine
 //!   log             committer: what the vhosts submit, as groups ──► store
 //!   log-read        reader: bodies back into memory
 //! ```
 //!
-//! A connection is dealt to an I/O thread at accept and stays there. Lock order: vhost, then the log's queue; no thread
+//! `io-0` has all sockets and timers, and runs the connections' turns. `io-1` and so on sleep until turns queue, and help
+//! with them: a connection has its turns on any of them, one at a time. Lock order: vhost, then the log's queue; no thread
 //! ever holds two vhosts. This crate never parses a frame and never decides where a message goes.
 
 mod accountant;

@@ -192,7 +192,7 @@ impl Acceptor {
         })
     }
 
-    /// Sockets come in a blocking-agnostic form: each is registered anew with the thread that will drive it.
+    /// Sockets come in a blocking-agnostic form: each is registered anew when it has its first turn.
     async fn accept(&self) -> io::Result<transport::Socket> {
         match self {
             Acceptor::Tcp(listener) => {
@@ -209,7 +209,7 @@ impl Acceptor {
     }
 }
 
-/// Accepts connections that come to `door` and deals them to the I/O threads, for ever.
+/// Accepts connections that come to `door` and hands them to the I/O threads, for ever.
 pub(crate) async fn accept(node: Arc<Node>, threads: Arc<IoThreads>, door: Door, listener: Acceptor) {
     let mut pause = PAUSE_MIN;
     let mut accepted = 0;

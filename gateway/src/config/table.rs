@@ -86,7 +86,8 @@ section! {
         cluster_name: String = HOST, Kind::Text, Restart;
         /// Where messages and definitions are kept.
         data_dir: PathBuf = "\"./gatepost-data\"", Kind::Path, Restart;
-        /// Threads that serve sockets; 0: one per core.
+        /// Threads that may serve connections; 0: one per core. The first works alone while it can; the others help when
+        /// connections have to wait for it.
         io_threads: usize = "0", Kind::Count { min: 0, max: IO_THREADS_MAX }, Restart;
     }
 }

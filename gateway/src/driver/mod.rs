@@ -14,6 +14,7 @@ mod tests;
 
 pub(crate) use serving::Serving;
 
+use crate::threads::with_figures;
 use crate::transport::{Opened, Transport};
 use crate::vhost::Vhost;
 use desk::Desk;
@@ -68,7 +69,7 @@ enum Phase {
 }
 
 impl Connection {
-    /// Within the runtime of the thread that will drive it.
+    /// Within the runtime that has the sockets.
     fn open(mut place: Place, opened: Opened) -> Option<Connection> {
         let Opened {
             transport,
@@ -82,7 +83,7 @@ impl Connection {
         Some(Connection {
             pump: Pump::new(session, peer, parked_bytes_max),
             transport,
-            waking: Arc::new(Waking::new(Arc::clone(&place.thread))),
+            waking: Arc::new(Waking::new()),
             phase: Phase::Open,
             armed: None,
             keeps_alive: false,
@@ -92,7 +93,7 @@ impl Connection {
 
     fn poll(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, timer: Pin<&mut Sleep>) -> Poll<()> {
         self.waking.introduce(cx.waker());
-        self.place.thread.turns.fetch_add(1, Ordering::Relaxed);
+        with_figures(|figures| figures.turns.fetch_add(1, Ordering::Relaxed));
         let now = self.place.node.clock.now();
         self.armed = self.armed.filter(|at| now.monotonic < *at);
         if self.phase == Phase::Open
@@ -131,7 +132,7 @@ impl Connection {
         } = self;
         let mut stream = Wired::new(cx, transport);
         let Turn { again, ended } = pump.turn(now, scratch, &mut Desk { place, waking }, &mut stream);
-        stream.count(&self.place);
+        stream.count();
         if let Some(ended) = ended {
             self.end(now, &ended);
         }
@@ -200,7 +201,7 @@ impl Connection {
     fn flush(&mut self, cx: &mut Context<'_>, now: Now) -> Poll<io::Result<()>> {
         let mut stream = Wired::new(cx, &mut self.transport);
         let flushed = self.pump.flush(now, &mut stream);
-        stream.count(&self.place);
+        stream.count();
         flushed?;
         if !self.pump.is_flushed() {
             return Poll::Pending;
@@ -237,7 +238,7 @@ impl Connection {
 }
 
 impl Drop for Connection {
-    /// Not over only where the thread ends under the task.
+    /// Not over only where the threads end under the task.
     fn drop(&mut self) {
         if self.pump.is_over() {
             return;
@@ -268,13 +269,13 @@ impl<'a, 'cx, 'w> Wired<'a, 'cx, 'w> {
         }
     }
 
-    /// Adds what was read and written to its thread's figures.
-    fn count(&self, place: &Place) {
+    /// Adds what was read and written to this thread's figures.
+    fn count(&self) {
         if self.bytes_in > 0 {
-            place.thread.bytes_in.fetch_add(self.bytes_in, Ordering::Relaxed);
+            with_figures(|figures| figures.bytes_in.fetch_add(self.bytes_in, Ordering::Relaxed));
         }
         if self.bytes_out > 0 {
-            place.thread.bytes_out.fetch_add(self.bytes_out, Ordering::Relaxed);
+            with_figures(|figures| figures.bytes_out.fetch_add(self.bytes_out, Ordering::Relaxed));
         }
     }
 
@@ -320,14 +321,11 @@ impl Stream for Wired<'_, '_, '_> {
     }
 }
 
-/// Has the task run again, behind all others that are ready and after the thread has looked at its sockets and timers.
+/// Has the task run again, behind all others that are ready and after its thread has looked at its sockets and timers.
 ///
-/// Waking it outright would put it into the run queue, and the runtime looks at the sockets only when that is empty or
-/// after some sixty tasks: beside one connection that always has more to do, all others would be heard after sixty of
-/// its turns.
-pub(crate) fn next_round(cx: &mut Context<'_>) {
-    // Its first poll is what leaves the waker with the runtime.
-    let _ = pin!(tokio::task::yield_now()).poll(cx);
+/// The queue of turns sees to that for a task that is woken in its own turn.
+pub(crate) fn next_round(cx: &Context<'_>) {
+    cx.waker().wake_by_ref();
 }
 
 fn peer_text(peer: &Peer) -> String {

@@ -1,7 +1,6 @@
 //! Where a connection belongs, and that it is counted there for as long as it exists.
 
 use crate::node::{ConnectionCounts, Node};
-use crate::threads::Shared;
 use gatepost_core::session::Protocol;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,7 +8,6 @@ use std::sync::atomic::Ordering;
 /// See the module.
 pub(super) struct Place {
     pub(super) node: Arc<Node>,
-    pub(super) thread: Arc<Shared>,
     protocol: u16,
     /// It is one of `Node::attached`, until its last words are out.
     attached: bool,
@@ -17,12 +15,10 @@ pub(super) struct Place {
 
 impl Place {
     /// For a connection that was counted as opened, and is counted as closed when this is dropped.
-    pub(super) fn new(node: Arc<Node>, thread: Arc<Shared>, protocol: usize) -> Place {
-        thread.connections.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn new(node: Arc<Node>, protocol: usize) -> Place {
         let protocol = u16::try_from(protocol).unwrap_or(u16::MAX);
         Place {
             node,
-            thread,
             protocol,
             attached: false,
         }
@@ -65,7 +61,6 @@ impl Drop for Place {
         if self.attached {
             self.node.attached.fetch_sub(1, Ordering::Relaxed);
         }
-        self.thread.connections.fetch_sub(1, Ordering::Relaxed);
         if let Some(ConnectionCounts { closed, .. }) = self.node.connections.get(usize::from(self.protocol)) {
             closed.fetch_add(1, Ordering::Relaxed);
         }

@@ -4,7 +4,6 @@
 use super::{Connection, Place};
 use crate::node::Node;
 use crate::random::random;
-use crate::threads::Shared;
 use crate::transport::{Door, Opening, Socket};
 use gatepost_core::pump::Scratch;
 use std::cell::RefCell;
@@ -28,7 +27,7 @@ pub(crate) struct Serving(State);
     reason = "the large one is where a connection spends its life"
 )]
 enum State {
-    /// Dealt to a thread, and not ready for a session yet.
+    /// Accepted, and not ready for a session yet.
     Opening(Option<(Place, Opening)>),
     Open {
         connection: Connection,
@@ -38,9 +37,9 @@ enum State {
 
 impl Serving {
     /// For an accepted socket that does not block.
-    pub(crate) fn new(node: Arc<Node>, thread: Arc<Shared>, door: Door, socket: Socket) -> Serving {
+    pub(crate) fn new(node: Arc<Node>, door: Door, socket: Socket) -> Serving {
         let now = node.clock.now();
-        let place = Place::new(node, thread, door.protocol);
+        let place = Place::new(node, door.protocol);
         Serving(State::Opening(Some((place, Opening::new(socket, door, now)))))
     }
 }

@@ -250,7 +250,7 @@ fn what_a_turn_parses_is_bounded_and_the_rest_follows_without_more_bytes() {
     let turns = || {
         bench
             .threads
-            .shared()
+            .figures()
             .map(|t| t.turns.load(Ordering::Relaxed))
             .sum::<u64>()
     };
@@ -260,33 +260,6 @@ fn what_a_turn_parses_is_bounded_and_the_rest_follows_without_more_bytes() {
     // With an engine behind it, and answers of its own.
     send(&client, &format!("login\n{}", "echo 7\n".repeat(lines)));
     expect(&client, &format!("attached\n{}", "echo 7\n".repeat(lines)));
-}
-
-#[test]
-fn a_connection_that_has_more_to_do_lets_the_thread_look_at_its_sockets_first() {
-    // It woke itself outright, and the runtime went round sixty times before it asked who else had something to say.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
-    let turns = runtime.expect("a runtime").block_on(async {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
-        let (server, _) = listener.accept().expect("accepted");
-        send(&client, "hear me\n");
-        server.peek(&mut [0]).expect("it is here");
-        server.set_nonblocking(true).expect("not blocking");
-        let server = tokio::net::TcpStream::from_std(server).expect("registered");
-        let heard = tokio::spawn(async move { server.readable().await });
-        let mut turns = 0;
-        std::future::poll_fn(move |cx| {
-            if heard.is_finished() {
-                return Poll::Ready(turns);
-            }
-            turns += 1;
-            next_round(cx);
-            Poll::Pending
-        })
-        .await
-    });
-    assert!(turns <= 4, "{turns} turns");
 }
 
 #[test]
@@ -424,12 +397,7 @@ fn an_idle_connection_is_small() {
         let _client = TcpStream::connect(bench.listener.local_addr().expect("an address")).expect("connected");
         bench.listener.accept().expect("accepted")
     };
-    let task = Serving::new(
-        Arc::clone(&bench.node),
-        Arc::default(),
-        PLAIN,
-        Socket::Tcp(server, address),
-    );
+    let task = Serving::new(Arc::clone(&bench.node), PLAIN, Socket::Tcp(server, address));
     let bytes = size_of_val(&task);
     // With the session (some hundreds) and the waking (some tens), a KiB.
     assert!(bytes <= 640, "{bytes} bytes");

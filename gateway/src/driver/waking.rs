@@ -1,11 +1,10 @@
 //! How the engine, and the answer to a login, reach a connection's task.
 
-use crate::threads::Shared;
 use gatepost_core::engine::Wake;
 use gatepost_core::event::Event;
 use parking_lot::Mutex;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 /// The flag that is raised, and the task that looks at it.
@@ -13,17 +12,15 @@ pub(super) struct Waking {
     raised: AtomicBool,
     /// A task's waker is the same in all its turns.
     task: OnceLock<Waker>,
-    thread: Arc<Shared>,
     /// The answer to the login that is under way.
     answer: Mutex<Option<Box<Event>>>,
 }
 
 impl Waking {
-    pub(super) fn new(thread: Arc<Shared>) -> Waking {
+    pub(super) fn new() -> Waking {
         Waking {
             raised: AtomicBool::new(false),
             task: OnceLock::new(),
-            thread,
             answer: Mutex::new(None),
         }
     }
@@ -55,7 +52,7 @@ impl Wake for Waking {
         if !self.raised.swap(true, Ordering::AcqRel)
             && let Some(task) = self.task.get()
         {
-            self.thread.wake(task);
+            task.wake_by_ref();
         }
     }
 }

@@ -115,7 +115,7 @@ fn connections(node: &Node, threads: &IoThreads) {
     gauge!("rabbitmq_connections").set(node.connections_open() as f64);
     counter!("rabbitmq_connections_opened_total").absolute(opened);
     counter!("rabbitmq_connections_closed_total").absolute(closed);
-    for (number, thread) in threads.shared().enumerate() {
+    for (number, thread) in threads.figures().enumerate() {
         let number = number.to_string();
         let counters = [
             ("gatepost_io_turns_total", &thread.turns),
@@ -125,9 +125,9 @@ fn connections(node: &Node, threads: &IoThreads) {
         for (name, value) in counters {
             counter!(name, "thread" => number.clone()).absolute(value.load(Ordering::Relaxed));
         }
-        let connections = thread.connections.load(Ordering::Relaxed);
-        gauge!("gatepost_io_connections", "thread" => number).set(connections as f64);
     }
+    gauge!("gatepost_io_threads").set(threads.count() as f64);
+    gauge!("gatepost_io_threads_helping").set(threads.helping() as f64);
 }
 
 fn log(node: &Node) {
@@ -313,7 +313,11 @@ fn describe(node: &Node) {
     describe_counter!("gatepost_io_turns_total", "Turns of connections.");
     describe_counter!("gatepost_io_read_bytes_total", "Bytes read from sockets.");
     describe_counter!("gatepost_io_written_bytes_total", "Bytes written to sockets.");
-    describe_gauge!("gatepost_io_connections", "Connections of the thread.");
+    describe_gauge!("gatepost_io_threads", "I/O threads, at work or asleep.");
+    describe_gauge!(
+        "gatepost_io_threads_helping",
+        "I/O threads that help the first, because turns queue."
+    );
 }
 
 fn flag(set: bool) -> f64 {

@@ -93,7 +93,7 @@ impl Opening {
         }
     }
 
-    /// Within the runtime of the thread that will drive the connection.
+    /// Within the runtime that has the sockets.
     ///
     /// # Errors
     /// There will be no session: the peer has gone, or was turned away. That is counted and logged.

@@ -1,8 +1,9 @@
-//! What several I/O threads could get wrong between them. Connections are dealt to the least loaded thread, so a handful
-//! of them is spread over all.
+//! What several I/O threads could get wrong between them. The further ones help while turns queue; what they do to the
+//! queue of turns is tested beside it, in `gateway/src/threads/tests.rs`.
 
 use crate::support::Gatepost;
 use crate::support::amqp::{Amqp, Args, Incoming};
+use crate::support::daemon::http;
 use crate::support::mqtt::Mqtt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -190,4 +191,50 @@ fn an_exclusive_queue_is_gone_for_other_threads_when_its_connection_is() {
         other.declare_queue(&name, true).expect("declared by another");
         other.delete_queue(&name).expect("deleted");
     }
+}
+
+/// Forty connections have something to say at once: that is more than a round of one thread carries.
+#[test]
+fn a_thread_that_helps_keeps_every_order_and_loses_nothing() {
+    const CLIENTS: usize = 40;
+    const MESSAGES: u32 = 4_000;
+    let gatepost = Gatepost::with(2, "");
+    let mut clients: Vec<Mqtt> = (0..CLIENTS)
+        .map(|n| {
+            let mut client = Mqtt::open(gatepost.mqtt, &format!("client-{n}"), true);
+            client.subscribe(&format!("to/{n}"), 0).expect("a subscription");
+            client
+        })
+        .collect();
+    // The second thread comes for the second long round, so that once may not be enough.
+    for round in 0..100 {
+        // Stopped, so that all of it is there when it goes on.
+        gatepost.signal("STOP");
+        for (n, client) in clients.iter_mut().enumerate() {
+            // Around in a circle, so that each wakes another one.
+            let topic = format!("to/{}", (n + 1) % CLIENTS);
+            (0..MESSAGES).for_each(|number| client.publish(&topic, 0, &number.to_be_bytes()));
+            client.flush().expect("sent");
+        }
+        gatepost.signal("CONT");
+        for client in &mut clients {
+            for number in 0..MESSAGES {
+                let publish = client.next().expect("a packet").into_publish().expect("a PUBLISH");
+                assert_eq!(publish.payload, number.to_be_bytes());
+            }
+        }
+        if turns_of_the_second_thread(&gatepost) > 0 {
+            return;
+        }
+        println!("round {round} was carried by one thread");
+    }
+    panic!("nobody helped");
+}
+
+fn turns_of_the_second_thread(gatepost: &Gatepost) -> u64 {
+    let text = http(gatepost.metrics, "/metrics").expect("metrics");
+    let turns = text
+        .lines()
+        .find_map(|line| line.strip_prefix("gatepost_io_turns_total{thread=\"1\"} "));
+    turns.and_then(|n| n.parse().ok()).expect("the second thread's turns")
 }
