@@ -27,12 +27,31 @@ pub struct Description {
     pub nameless_logins: bool,
     /// Whether a connection that begins with these bytes speaks it.
     pub first_bytes: fn(&[u8]) -> FirstBytes,
+    /// How it is spoken over WebSocket; `None`: it is not.
+    pub websocket: Option<&'static WebSocket>,
     /// Its own keys of the configuration. What several protocols read belongs to the node.
     pub keys: &'static [Key],
     /// How a person tries it from this machine, with `{port}` for the port.
     pub try_it: Option<&'static str>,
     /// The protocol, set up with these values. Also run to check values, so it must have no effect of its own.
     pub make: fn(&Values) -> Box<dyn Protocol>,
+}
+
+/// How a protocol is spoken over WebSocket. The messages' payloads are one stream of bytes, as on a socket.
+#[derive(Clone, Copy, Debug)]
+pub struct WebSocket {
+    /// The port its listener `web_NAME` has by default; `None`: there is none by default.
+    pub port: Option<u16>,
+    /// The port that listener has with TLS by default.
+    pub tls_port: Option<u16>,
+    /// Paths of the request that opens it, without a slash at the end.
+    pub paths: &'static [&'static str],
+    /// Subprotocols, the best one first.
+    pub subprotocols: &'static [&'static str],
+    /// Whether a client may offer no subprotocol.
+    pub subprotocol_optional: bool,
+    /// Whether the protocol is text: clients may send text messages, and get them where the output is UTF-8.
+    pub text: bool,
 }
 
 /// What the first bytes of a connection say about its protocol.

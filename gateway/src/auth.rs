@@ -64,7 +64,14 @@ impl Directory {
     }
 
     /// Answers `Authenticate`: `Authenticated` or `LoginRefused`. MQTT and STOMP know logins without a name.
-    pub(crate) fn authenticate(&self, protocol: &str, peer: &Peer, login: Login) -> Event {
+    /// `anonymous`: what the listener says about them, if it has a rule of its own.
+    pub(crate) fn authenticate(
+        &self,
+        protocol: &str,
+        peer: &Peer,
+        anonymous: Option<Anonymous>,
+        login: Login,
+    ) -> Event {
         let rules = self.rules.read();
         let answer = match login {
             // Nobody logs in with an empty password, so this is a name beside a certificate.
@@ -74,7 +81,7 @@ impl Directory {
             Login::Password { user, password } => rules.password(user, &password, peer),
             Login::Certificate { user } => rules.certificate(user, peer),
             Login::Anonymous if rules.takes_certificate(peer) => rules.certificate(None, peer),
-            Login::Anonymous => rules.without_name(protocol, peer),
+            Login::Anonymous => rules.without_name(protocol, peer, anonymous),
             // No mechanism with rounds is offered, so none can be under way.
             Login::Response { .. } => Err(LoginRefused {
                 user: "".into(),
@@ -165,8 +172,8 @@ impl Rules {
         Ok(user.clone())
     }
 
-    fn without_name(&self, protocol: &str, peer: &Peer) -> Result<Name, LoginRefused> {
-        let allowed = match self.anonymous {
+    fn without_name(&self, protocol: &str, peer: &Peer, here: Option<Anonymous>) -> Result<Name, LoginRefused> {
+        let allowed = match here.unwrap_or(self.anonymous) {
             Anonymous::Deny => false,
             Anonymous::Loopback => peer.is_local,
             Anonymous::Allow => true,
@@ -238,7 +245,7 @@ mod tests {
 
     fn login(directory: &Directory, protocol: &str, from: &str, login: Login) -> Result<String, LoginFailure> {
         let peer = Peer::at(from.parse().expect("an address"), None);
-        match directory.authenticate(protocol, &peer, login) {
+        match directory.authenticate(protocol, &peer, None, login) {
             Event::Authenticated { user } => Ok(user.to_string()),
             Event::LoginRefused(refused) => Err(refused.why),
             other => panic!("{other:?}"),
@@ -269,9 +276,9 @@ mod tests {
     fn a_peer_without_an_address_is_local_only_if_it_is_said_to_be() {
         let directory = Directory::new(&Config::default()).expect("a directory");
         let guest = || password("guest", "guest");
-        let somewhere = directory.authenticate("amqp", &Peer::default(), guest());
+        let somewhere = directory.authenticate("amqp", &Peer::default(), None, guest());
         assert!(matches!(somewhere, Event::LoginRefused(_)), "{somewhere:?}");
-        let here = directory.authenticate("amqp", &Peer::on_this_machine(), guest());
+        let here = directory.authenticate("amqp", &Peer::on_this_machine(), None, guest());
         assert!(matches!(here, Event::Authenticated { .. }), "{here:?}");
     }
 
@@ -344,7 +351,7 @@ mod tests {
         let mut config = Config::default();
         let log_in = |config: &Config, peer: &Peer, login: Login| {
             let directory = Directory::new(config).expect("a directory");
-            match directory.authenticate("mqtt", peer, login) {
+            match directory.authenticate("mqtt", peer, None, login) {
                 Event::Authenticated { user } => Ok(user.to_string()),
                 Event::LoginRefused(refused) => Err((refused.user.to_string(), refused.why)),
                 other => panic!("{other:?}"),

@@ -3,6 +3,7 @@
 use crate::listener::Bound;
 use crate::node::Node;
 use crate::protocols;
+use crate::terms::Terms;
 use gatepost_core::keys::Address;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -18,21 +19,21 @@ pub(crate) fn text(node: &Node, ports: &[Bound], threads: usize, ready_in: Durat
     let data = &config.node.data_dir;
     let data = std::fs::canonicalize(data).unwrap_or_else(|_| data.clone());
     let plural = if threads == 1 { "" } else { "s" };
-    let _ = writeln!(text, "  node     {} ({threads} I/O thread{plural})", config.node.name);
-    let _ = writeln!(text, "  data     {}", data.display());
+    let _ = writeln!(text, "  node      {} ({threads} I/O thread{plural})", config.node.name);
+    let _ = writeln!(text, "  data      {}", data.display());
     for port in ports {
-        let note = match port.protocol {
+        let note = match port.terms {
             None => "  (/metrics, /healthz, /readyz)",
             Some(_) if port.is_tls => "  (TLS)",
             Some(_) => "",
         };
-        let _ = writeln!(text, "  {:8} {}{note}", port.name, port.address);
+        let _ = writeln!(text, "  {:9} {}{note}", port.name, port.address);
     }
     let tries: Vec<String> = ports
         .iter()
         .filter(|port| !port.is_tls)
         .filter_map(|port| match &port.address {
-            Address::Ip(address) => try_it(port.protocol, address.port()),
+            Address::Ip(address) => try_it(port.terms.as_deref(), address.port()),
             Address::Unix(_) => None,
         })
         .collect();
@@ -45,9 +46,10 @@ pub(crate) fn text(node: &Node, ports: &[Bound], threads: usize, ready_in: Durat
     text
 }
 
-fn try_it(protocol: Option<usize>, port: u16) -> Option<String> {
-    let line = match protocol {
-        Some(place) => protocols::ALL.get(place)?.try_it?,
+fn try_it(terms: Option<&Terms>, port: u16) -> Option<String> {
+    let line = match terms {
+        Some(terms) if terms.websocket.is_some() => return None,
+        Some(terms) => protocols::ALL.get(terms.protocol)?.try_it?,
         None => "curl localhost:{port}/metrics",
     };
     Some(line.replace("{port}", &port.to_string()))

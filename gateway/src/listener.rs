@@ -4,7 +4,7 @@ use crate::config::Listener;
 use crate::exit::Failure;
 use crate::machine;
 use crate::node::Node;
-use crate::protocols;
+use crate::terms::Terms;
 use crate::threads::IoThreads;
 use crate::transport::{self, Door};
 use gatepost_core::keys::Address;
@@ -24,8 +24,8 @@ use std::time::Duration;
 pub(crate) struct Bound {
     /// The listener's name in the configuration.
     pub name: String,
-    /// The place of the protocol that is spoken there; `None`: HTTP, for metrics and health.
-    pub protocol: Option<usize>,
+    /// On which terms connections are taken; `None`: it is HTTP, for metrics and health.
+    pub terms: Option<Arc<Terms>>,
     /// TLS comes first.
     pub is_tls: bool,
     /// The address, with the port the system chose if it was to choose.
@@ -57,6 +57,7 @@ impl Drop for SocketFile {
 /// # Errors
 /// An address is in use, not ours, or not allowed; the text says which, and what to do.
 pub(crate) fn bind(name: &str, listener: &Listener, has_tls: bool) -> Result<Vec<Bound>, Failure> {
+    let terms = Terms::of(name, listener);
     let plain = listener.bind.iter().map(|address| (address, false));
     let tls = listener.tls_bind.iter().map(|address| (address, true));
     plain
@@ -66,7 +67,11 @@ pub(crate) fn bind(name: &str, listener: &Listener, has_tls: bool) -> Result<Vec
                 Address::Ip(address) => bind_ip(name, listener, *address, is_tls),
                 Address::Unix(path) => bind_unix(name, listener, path),
             };
-            bound.map(|bound| Bound { is_tls, ..bound })
+            bound.map(|bound| Bound {
+                is_tls,
+                terms: terms.clone(),
+                ..bound
+            })
         })
         .collect()
 }
@@ -76,7 +81,7 @@ fn bind_unix(name: &str, listener: &Listener, path: &Path) -> Result<Bound, Fail
     socket
         .map(|socket| Bound {
             name: name.to_owned(),
-            protocol: protocols::find(&listener.protocol),
+            terms: None,
             is_tls: false,
             address: Address::Unix(path.to_owned()),
             socket,
@@ -127,7 +132,7 @@ fn bind_ip(name: &str, listener: &Listener, address: SocketAddr, is_tls: bool) -
         .and_then(|socket| {
             Ok(Bound {
                 name: name.to_owned(),
-                protocol: protocols::find(&listener.protocol),
+                terms: None,
                 is_tls,
                 address: Address::Ip(socket.local_addr()?),
                 socket: Listening::Tcp(socket),
@@ -259,7 +264,7 @@ fn connections_max(set: u64, open_files: u64, reserved: u64) -> u64 {
 }
 
 fn admit(node: &Arc<Node>, threads: &IoThreads, door: &Door, socket: transport::Socket) {
-    let Some(counts) = node.connections.get(door.protocol) else {
+    let Some(counts) = node.connections.get(door.terms.protocol) else {
         return;
     };
     let reserved = machine::files_reserved(node.config().store.open_files);
@@ -277,6 +282,22 @@ fn admit(node: &Arc<Node>, threads: &IoThreads, door: &Door, socket: transport::
                 left_out,
                 "connection refused: there are as many as limits.max_connections and the limit on open files allow"
             );
+        }
+        return;
+    }
+    let terms = &door.terms;
+    let why = if !terms.has_room() {
+        "there are as many as the listener's max_connections allows"
+    } else if !terms.takes(&socket) {
+        "its address is not in the listener's proxy_from"
+    } else {
+        ""
+    };
+    if !why.is_empty() {
+        counts.refused.fetch_add(1, Ordering::Relaxed);
+        if let Some(left_out) = node.throttle.admit() {
+            let peer = socket.peer_text();
+            tracing::warn!(peer, listener = terms.name, left_out, "connection refused: {why}");
         }
         return;
     }

@@ -84,6 +84,10 @@ pub(crate) struct ConnectionCounts {
     pub refused: AtomicU64,
     /// Turned away because there was no TLS to be had with them.
     pub tls_refused: AtomicU64,
+    /// Requests on a WebSocket's port that came to none.
+    pub websocket_refused: AtomicU64,
+    /// Connections closed because of their PROXY header, or for want of one.
+    pub proxy_refused: AtomicU64,
 }
 
 impl ConnectionCounts {

@@ -109,8 +109,8 @@ fn listen(
     port: Bound,
 ) -> Result<(), Failure> {
     let (node, threads) = (Arc::clone(node), Arc::clone(threads));
-    match port.protocol {
-        Some(protocol) => {
+    match port.terms {
+        Some(terms) => {
             let thread = threads.accepting().clone();
             let socket = {
                 let _registered_there = thread.enter();
@@ -118,7 +118,7 @@ fn listen(
             };
             let socket = socket.map_err(|error| internal("cannot listen", &error))?;
             let tls = port.is_tls.then(|| node.tls.port(&port.name)).flatten();
-            let door = Door { protocol, tls };
+            let door = Door { terms, tls };
             tasks.spawn_on(listener::accept(node, threads, door, socket), &thread);
         }
         None => {

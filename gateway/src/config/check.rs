@@ -3,6 +3,7 @@
 use super::schema::METRICS;
 use super::source::Problem;
 use super::{Config, Listener, load};
+use crate::network::Network;
 use crate::{auth, protocols, tls};
 use gatepost_core::keys::{Address, Kind};
 use std::collections::BTreeMap;
@@ -41,6 +42,41 @@ fn listeners(config: &Config, problems: &mut Vec<Problem>) {
             }
         }
         tls_addresses(config, name, listener, has_tls, problems);
+        listener_rules(name, listener, problems);
+    }
+}
+
+/// What a listener demands of its connections must make sense together.
+fn listener_rules(name: &str, listener: &Listener, problems: &mut Vec<Problem>) {
+    let mut problem = |key: &str, what: String| {
+        problems.push(load::problem("", &format!("listeners.{name}.{key}"), what));
+    };
+    let protocol = protocols::find(&listener.protocol).and_then(|place| protocols::ALL.get(place));
+    if listener.websocket && protocol.is_none_or(|protocol| protocol.websocket.is_none()) {
+        problem(
+            "websocket",
+            format!("{} is not spoken over WebSocket", listener.protocol),
+        );
+    }
+    for origin in &listener.origins {
+        let host = origin.split_once("://").map(|(_, host)| host);
+        let is_origin = host.is_some_and(|host| !host.is_empty() && !host.contains(['/', ' ', '*']));
+        if !is_origin && origin != "null" {
+            let expected = "origins such as \"https://panel.example\" (no path, no pattern) or \"null\"";
+            problem("origins", format!("expected {expected}, found \"{origin}\""));
+        }
+    }
+    for network in listener.proxy_from.iter().filter(|n| n.parse::<Network>().is_err()) {
+        let expected = "networks such as \"10.0.0.0/8\" or \"192.0.2.7\"";
+        problem("proxy_from", format!("expected {expected}, found \"{network}\""));
+    }
+    let on_network = listener.bind.iter().chain(&listener.tls_bind);
+    let on_network = on_network.filter(|address| matches!(address, Address::Ip(_))).count() > 0;
+    if listener.proxy_protocol && protocol.is_none() {
+        problem("proxy_protocol", "HTTP takes no PROXY header".to_owned());
+    } else if listener.proxy_protocol && listener.proxy_from.is_empty() && on_network {
+        let what = "needs the proxies' networks: whoever may send a PROXY header may claim any address";
+        problem("proxy_from", what.to_owned());
     }
 }
 

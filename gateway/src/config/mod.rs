@@ -23,8 +23,8 @@ mod value;
 pub use load::Layers;
 pub use source::{Problem, Problems};
 pub use table::{
-    Anonymous, Auth, AuthCertificate, ClientAuth, Confirm, Disk, Durability, Identity, Limits, Listener, Log,
-    LogFormat, Memory, Metrics, Mqtt, Node, Store, Tls, TlsVersion,
+    Anonymous, AnonymousHere, Auth, AuthCertificate, ClientAuth, Confirm, Disk, Durability, Identity, Limits, Listener,
+    Log, LogFormat, Memory, Metrics, Mqtt, Node, Store, Tls, TlsVersion,
 };
 pub use units::{Budget, Period, Size};
 

@@ -68,6 +68,15 @@ impl Schema {
                 &value::quoted(protocol.name),
             );
         }
+        for protocol in protocols {
+            let Some(websocket) = protocol.websocket.filter(|websocket| websocket.port.is_some()) else {
+                continue;
+            };
+            let name = format!("web_{}", protocol.name);
+            schema.listener(&name, websocket.port, websocket.tls_port);
+            schema.set_default(&format!("listeners.{name}.protocol"), &value::quoted(protocol.name));
+            schema.set_default(&format!("listeners.{name}.websocket"), "true");
+        }
         schema.listener(METRICS, Some(METRICS_PORT), None);
         schema.set_default("listeners.metrics.protocol", &value::quoted(METRICS));
         schema.section("tls", Tls::KEYS);

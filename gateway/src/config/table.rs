@@ -137,6 +137,22 @@ section! {
         tls_bind: Vec<Address> = "[]", Kind::Addresses, Restart;
         /// Connections the kernel keeps waiting for us.
         backlog: u32 = "128", Kind::Count { min: 1, max: 65_535 }, Restart;
+        /// Connections at once through this listener; 0: `limits.max_connections` alone counts.
+        max_connections: u64 = "0", Kind::COUNT, Restart;
+        /// The vhost of clients that name none, or the default one; empty: the protocol's own rule.
+        vhost: String = "\"\"", Kind::Text, Restart;
+        /// Who may log in without credentials here; `default`: as `mqtt.anonymous` says.
+        anonymous: AnonymousHere = "\"default\"", AnonymousHere::WORDS, Restart;
+        /// Whether each connection begins with a PROXY header (version 1 or 2), in which a proxy says whom it passes on.
+        /// A connection without one is closed. Clients that come through a proxy never count as local.
+        proxy_protocol: bool = "false", Kind::Flag, Restart;
+        /// Networks of the proxies, such as `10.0.0.0/8`. Others that connect are closed. A Unix socket needs none.
+        proxy_from: Vec<String> = "[]", Kind::Texts, Restart;
+        /// Whether the protocol is spoken over WebSocket here, and not on the bare socket.
+        websocket: bool = "false", Kind::Flag, Restart;
+        /// Origins of the web pages that may connect by WebSocket, such as `https://panel.example`; `null` is a page from
+        /// a file. Empty: any page may, but only pages from this machine (`http://localhost:8000`) count as local.
+        origins: Vec<String> = "[]", Kind::Texts, Restart;
     }
 }
 
@@ -215,6 +231,11 @@ section! {
         handshake_timeout: Period = "\"10s\"", Kind::secs(1, 86_400), NewConnections;
         /// AMQP and STOMP heartbeat offered; 0: none.
         heartbeat: Period = "\"60s\"", Kind::secs(0, 65_535), NewConnections;
+        /// Payload of one WebSocket message. A client may send several packets in one, or one packet in several.
+        websocket_message_max: Size = "\"32MiB\"", Kind::Size { min: 1 << 10, max: 1 << 31 }, NewConnections;
+        /// A WebSocket that was silent for so long is asked with a ping whether it is there, and closed if it is silent
+        /// for as long again; 0: it is not asked.
+        websocket_ping: Period = "\"30s\"", Kind::secs(0, 86_400), NewConnections;
     }
 }
 
@@ -327,6 +348,20 @@ words! {
     }
 }
 
+words! {
+    /// See [`Listener::anonymous`].
+    AnonymousHere {
+        /// As `mqtt.anonymous` says.
+        Default = "default",
+        /// Nobody.
+        Deny = "deny",
+        /// Clients on this machine.
+        Loopback = "loopback",
+        /// Everybody.
+        Allow = "allow",
+    }
+}
+
 section! {
     /// Who may log in.
     Auth {
@@ -413,15 +448,7 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
 ];
 
 /// The same for every listener, under its name.
-pub(super) const LISTENER_LATER: &[(&str, &[&str])] = &[
-    ("proxy_protocol", &["false"]),
-    ("unix", &["\"\""]),
-    ("max_connections", &["0"]),
-];
+pub(super) const LISTENER_LATER: &[(&str, &[&str])] = &[("unix", &["\"\""])];
 
 /// Listeners whose protocols are not built: `bind` may be off or the default, and nothing else may be set.
-pub(super) const LISTENERS_LATER: &[(&str, &[&str])] = &[
-    ("web_mqtt", &["[]", "[\"[::]:15675\"]"]),
-    ("web_stomp", &["[]", "[\"[::]:15674\"]"]),
-    ("management", &["[]", "[\"[::]:15672\"]"]),
-];
+pub(super) const LISTENERS_LATER: &[(&str, &[&str])] = &[("management", &["[]", "[\"[::]:15672\"]"])];

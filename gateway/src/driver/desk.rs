@@ -2,6 +2,7 @@
 
 use super::place::Place;
 use super::waking::Waking;
+use crate::node::DEFAULT_VHOST;
 use crate::vhost::Vhost;
 use gatepost_core::buffers::Buffers;
 use gatepost_core::command::{Attach, Login, Peer};
@@ -29,11 +30,12 @@ impl Broker for Desk<'_> {
         if self.place.node.is_stopping() {
             return Err(Fault::new(FaultKind::NotAllowed, "the gateway is stopping"));
         }
-        let Some(vhost) = self.place.node.vhost(&attach.vhost) else {
-            return Err(Fault::new(
-                FaultKind::NotFound,
-                format!("vhost {} not found", attach.vhost),
-            ));
+        let name = match &self.place.terms.vhost {
+            Some(vhost) if &*attach.vhost == DEFAULT_VHOST => vhost,
+            _ => &attach.vhost,
+        };
+        let Some(vhost) = self.place.node.vhost(name) else {
+            return Err(Fault::new(FaultKind::NotFound, format!("vhost {name} not found")));
         };
         self.place.attached();
         Ok(vhost)
@@ -51,7 +53,11 @@ impl Broker for Desk<'_> {
     /// `waking`, and calls [`Waking::answer`] as this does.
     fn log_in(&mut self, login: Login, peer: &Peer) {
         let protocol = self.place.protocol_name();
-        let answer = self.place.node.directory.authenticate(protocol, peer, login);
+        let answer = self
+            .place
+            .node
+            .directory
+            .authenticate(protocol, peer, self.place.terms.anonymous, login);
         self.waking.answer(answer);
     }
 

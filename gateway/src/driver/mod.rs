@@ -109,6 +109,7 @@ impl Connection {
             // What goes wrong with it, the next read or write says.
             let _ = self.transport.poll_flush(cx);
         }
+        self.keep_alive(cx, now);
         let mut again = self.turn(cx, scratch, now);
         again |= self.wind_up(cx, scratch, now);
         if self.phase == Phase::Done && self.pump.is_over() {
@@ -119,6 +120,18 @@ impl Connection {
             next_round(cx);
         }
         Poll::Pending
+    }
+
+    /// What the transport does by time: a peer that does not answer has vanished.
+    fn keep_alive(&mut self, cx: &mut Context<'_>, now: Now) {
+        if self.phase != Phase::Open || self.transport.poll_timeout().is_none_or(|due| now.monotonic < due) {
+            return;
+        }
+        let reading = self.pump.wants_input();
+        if let Err(error) = self.transport.handle_timeout(cx, now.monotonic, reading) {
+            let ended = self.pump.break_off(&error);
+            self.end(now, &ended);
+        }
     }
 
     /// A turn of the pump. Returns whether there is more to do at once.
@@ -141,12 +154,12 @@ impl Connection {
 
     /// The session is over.
     fn end(&mut self, now: Now, ended: &Ended) {
-        self.phase = if ended.broken {
-            Phase::Done
-        } else {
+        self.phase = if self.transport.end(ended.abnormal, ended.broken) {
             Phase::Flushing {
                 until: now.monotonic + FLUSH,
             }
+        } else {
+            Phase::Done
         };
         let (peer, protocol) = (peer_text(self.pump.peer()), self.place.protocol_name());
         let why = &ended.why;
@@ -222,7 +235,8 @@ impl Connection {
                     self.keeps_alive = true;
                     let _ = self.transport.keep_alive();
                 }
-                timeout.into_iter().chain(unread).min()
+                let transport = self.transport.poll_timeout();
+                timeout.into_iter().chain(unread).chain(transport).min()
             }
             Phase::Flushing { until } | Phase::Lingering { until } => Some(until),
             Phase::Done => None,

@@ -1,6 +1,7 @@
 //! Where a connection belongs, and that it is counted there for as long as it exists.
 
 use crate::node::{ConnectionCounts, Node};
+use crate::terms::Terms;
 use gatepost_core::session::Protocol;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,6 +9,8 @@ use std::sync::atomic::Ordering;
 /// See the module.
 pub(super) struct Place {
     pub(super) node: Arc<Node>,
+    /// Of the listener it came through.
+    pub(super) terms: Arc<Terms>,
     protocol: u16,
     /// It is one of `Node::attached`, until its last words are out.
     attached: bool,
@@ -15,10 +18,12 @@ pub(super) struct Place {
 
 impl Place {
     /// For a connection that was counted as opened, and is counted as closed when this is dropped.
-    pub(super) fn new(node: Arc<Node>, protocol: usize) -> Place {
-        let protocol = u16::try_from(protocol).unwrap_or(u16::MAX);
+    pub(super) fn new(node: Arc<Node>, terms: Arc<Terms>) -> Place {
+        terms.opened();
+        let protocol = u16::try_from(terms.protocol).unwrap_or(u16::MAX);
         Place {
             node,
+            terms,
             protocol,
             attached: false,
         }
@@ -61,6 +66,7 @@ impl Drop for Place {
         if self.attached {
             self.node.attached.fetch_sub(1, Ordering::Relaxed);
         }
+        self.terms.closed();
         if let Some(ConnectionCounts { closed, .. }) = self.node.connections.get(usize::from(self.protocol)) {
             closed.fetch_add(1, Ordering::Relaxed);
         }

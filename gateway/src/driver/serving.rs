@@ -39,7 +39,7 @@ impl Serving {
     /// For an accepted socket that does not block.
     pub(crate) fn new(node: Arc<Node>, door: Door, socket: Socket) -> Serving {
         let now = node.clock.now();
-        let place = Place::new(node, door.protocol);
+        let place = Place::new(node, Arc::clone(&door.terms));
         Serving(State::Opening(Some((place, Opening::new(socket, door, now)))))
     }
 }

@@ -5,6 +5,7 @@ use crate::auth::Directory;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::node::Node;
+use crate::terms::Terms;
 use crate::threads::IoThreads;
 use crate::transport::{Door, Socket};
 use gatepost_core::command::{Attach, Command, Login};
@@ -141,7 +142,12 @@ impl Session for ToySession {
     }
 }
 
-const PLAIN: Door = Door { protocol: 0, tls: None };
+fn plain() -> Door {
+    Door {
+        terms: Arc::new(Terms::plain(0)),
+        tls: None,
+    }
+}
 
 /// A node with one I/O thread, and connections to it.
 struct Bench {
@@ -182,7 +188,7 @@ impl Bench {
         let (server, address) = self.listener.accept().expect("accepted");
         server.set_nonblocking(true).expect("not blocking");
         self.node.connections[0].opened.fetch_add(1, Ordering::Relaxed);
-        self.threads.deal(&self.node, PLAIN, Socket::Tcp(server, address));
+        self.threads.deal(&self.node, plain(), Socket::Tcp(server, address));
         client
     }
 
@@ -397,7 +403,7 @@ fn an_idle_connection_is_small() {
         let _client = TcpStream::connect(bench.listener.local_addr().expect("an address")).expect("connected");
         bench.listener.accept().expect("accepted")
     };
-    let task = Serving::new(Arc::clone(&bench.node), PLAIN, Socket::Tcp(server, address));
+    let task = Serving::new(Arc::clone(&bench.node), plain(), Socket::Tcp(server, address));
     let bytes = size_of_val(&task);
     // With the session (some hundreds) and the waking (some tens), a KiB.
     assert!(bytes <= 640, "{bytes} bytes");

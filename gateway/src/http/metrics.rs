@@ -111,6 +111,10 @@ fn connections(node: &Node, threads: &IoThreads) {
         counter!("gatepost_connections_refused_total", "protocol" => name).absolute(refused);
         let tls_refused = counts.tls_refused.load(Ordering::Relaxed);
         counter!("gatepost_tls_refused_total", "protocol" => name).absolute(tls_refused);
+        let websocket_refused = counts.websocket_refused.load(Ordering::Relaxed);
+        counter!("gatepost_websocket_refused_total", "protocol" => name).absolute(websocket_refused);
+        let proxy_refused = counts.proxy_refused.load(Ordering::Relaxed);
+        counter!("gatepost_proxy_refused_total", "protocol" => name).absolute(proxy_refused);
     }
     gauge!("rabbitmq_connections").set(node.connections_open() as f64);
     counter!("rabbitmq_connections_opened_total").absolute(opened);
@@ -306,6 +310,14 @@ fn describe(node: &Node) {
     describe_counter!(
         "gatepost_tls_refused_total",
         "Connections to TLS listeners that failed or were too slow to agree on TLS."
+    );
+    describe_counter!(
+        "gatepost_websocket_refused_total",
+        "Requests to WebSocket listeners that were refused or were too slow."
+    );
+    describe_counter!(
+        "gatepost_proxy_refused_total",
+        "Connections closed for a bad PROXY header, or for want of one."
     );
     describe_gauge!("rabbitmq_connections", "Open connections.");
     describe_counter!("rabbitmq_connections_opened_total", "Connections accepted.");

@@ -9,25 +9,32 @@
 //! - `poll_close`: says to the peer that nothing follows, in the transport's own way.
 
 mod opening;
+pub(crate) mod proxy;
 mod tcp;
 mod tls;
 mod unix;
+mod websocket;
 
 pub(crate) use opening::{Door, Opened, Opening, Socket};
+pub(crate) use websocket::upgrade::Rules as UpgradeRules;
 
-use std::io;
+use gatepost_core::time::Time;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tcp::Tcp;
 use tls::Tls;
 use tokio::io::{AsyncRead, ReadBuf};
 use unix::Unix;
+use websocket::WebSocket;
 
 /// See the module.
 pub(crate) enum Transport {
     Tcp(Tcp),
     Tls(Tls),
     Unix(Unix),
+    /// Over one of the others.
+    WebSocket(Box<WebSocket>),
 }
 
 impl Transport {
@@ -36,6 +43,7 @@ impl Transport {
             Transport::Tcp(tcp) => tcp.poll_more(cx),
             Transport::Tls(tls) => tls.poll_more(cx),
             Transport::Unix(unix) => unix.poll_more(cx),
+            Transport::WebSocket(websocket) => websocket.poll_more(cx),
         }
     }
 
@@ -45,6 +53,29 @@ impl Transport {
             Transport::Tcp(tcp) => write_all(bytes, |rest| tcp.poll_write(cx, rest)),
             Transport::Tls(tls) => write_all(bytes, |rest| tls.poll_write(cx, rest)),
             Transport::Unix(unix) => write_all(bytes, |rest| unix.poll_write(cx, rest)),
+            Transport::WebSocket(websocket) => websocket.write(cx, bytes),
+        }
+    }
+
+    /// As [`Transport::write`], `head` before `bytes`, in one system call where the transport can. Returns how many bytes
+    /// of both it took.
+    fn write_parts(&mut self, cx: &mut Context<'_>, head: &[u8], bytes: &[u8]) -> io::Result<usize> {
+        let first = match self {
+            _ if head.is_empty() => Poll::Ready(Ok(0)),
+            Transport::Tcp(tcp) => tcp.poll_write_parts(cx, &[IoSlice::new(head), IoSlice::new(bytes)]),
+            Transport::Unix(unix) => unix.poll_write_parts(cx, &[IoSlice::new(head), IoSlice::new(bytes)]),
+            Transport::Tls(_) | Transport::WebSocket(_) => Poll::Ready(Ok(0)),
+        };
+        let mut taken = match first {
+            Poll::Pending => return Ok(0),
+            Poll::Ready(taken) => taken?,
+        };
+        if let Some(rest) = head.get(taken..).filter(|rest| !rest.is_empty()) {
+            taken += self.write(cx, rest)?;
+        }
+        match taken.checked_sub(head.len()) {
+            Some(at) => Ok(taken + self.write(cx, bytes.get(at..).unwrap_or_default())?),
+            None => Ok(taken),
         }
     }
 
@@ -54,6 +85,7 @@ impl Transport {
             // The kernel has all of it.
             Transport::Tcp(_) | Transport::Unix(_) => Poll::Ready(Ok(())),
             Transport::Tls(tls) => tls.poll_flush(cx),
+            Transport::WebSocket(websocket) => websocket.poll_flush(cx),
         }
     }
 
@@ -62,6 +94,40 @@ impl Transport {
             Transport::Tcp(tcp) => tcp.poll_close(cx),
             Transport::Tls(tls) => tls.poll_close(cx),
             Transport::Unix(unix) => unix.poll_close(cx),
+            Transport::WebSocket(websocket) => websocket.poll_close(cx),
+        }
+    }
+
+    /// The session is over. Returns whether the peer still hears what is written, though the session can read no more:
+    /// `broken` says so.
+    pub(crate) fn end(&mut self, abnormal: bool, broken: bool) -> bool {
+        match self {
+            Transport::Tcp(_) | Transport::Tls(_) | Transport::Unix(_) => !broken,
+            Transport::WebSocket(websocket) => {
+                if abnormal {
+                    websocket.ends_abnormally();
+                }
+                !broken || websocket.hears()
+            }
+        }
+    }
+
+    /// When [`Transport::handle_timeout`] is due.
+    pub(crate) fn poll_timeout(&self) -> Option<Time> {
+        match self {
+            Transport::Tcp(_) | Transport::Tls(_) | Transport::Unix(_) => None,
+            Transport::WebSocket(websocket) => websocket.poll_timeout(),
+        }
+    }
+
+    /// What the transport does by time. `reading`: the session reads; if not, the peer's silence is our doing.
+    ///
+    /// # Errors
+    /// The peer has vanished.
+    pub(crate) fn handle_timeout(&mut self, cx: &mut Context<'_>, now: Time, reading: bool) -> io::Result<()> {
+        match self {
+            Transport::Tcp(_) | Transport::Tls(_) | Transport::Unix(_) => Ok(()),
+            Transport::WebSocket(websocket) => websocket.handle_timeout(cx, now, reading),
         }
     }
 
@@ -72,6 +138,7 @@ impl Transport {
             Transport::Tcp(tcp) => tcp.take_error(),
             Transport::Tls(tls) => tls.take_error(),
             Transport::Unix(unix) => unix.take_error(),
+            Transport::WebSocket(websocket) => websocket.under().take_error(),
         }
     }
 
@@ -79,7 +146,7 @@ impl Transport {
     pub(crate) fn began_with_tls(&self) -> bool {
         match self {
             Transport::Tcp(tcp) => tcp.began_with_tls(),
-            Transport::Tls(_) | Transport::Unix(_) => false,
+            Transport::Tls(_) | Transport::Unix(_) | Transport::WebSocket(_) => false,
         }
     }
 
@@ -90,6 +157,7 @@ impl Transport {
             Transport::Tls(tls) => tls.keep_alive(),
             // The other end is a process of this machine; the kernel closes the socket when it ends.
             Transport::Unix(_) => Ok(()),
+            Transport::WebSocket(websocket) => websocket.under().keep_alive(),
         }
     }
 }
@@ -100,6 +168,7 @@ impl AsyncRead for Transport {
             Transport::Tcp(tcp) => tcp.poll_read(cx, buffer),
             Transport::Tls(tls) => tls.poll_read(cx, buffer),
             Transport::Unix(unix) => unix.poll_read(cx, buffer),
+            Transport::WebSocket(websocket) => websocket.poll_read(cx, buffer),
         }
     }
 }

@@ -5,10 +5,14 @@
 //! upgrade (wraps the transport), the first bytes (choose the protocol). All of them together, and the login after them, may
 //! take the handshake's time limit.
 
+use super::proxy::{self, Claim};
 use super::tls::{Handshake, Progress, Refused};
+use super::websocket::upgrading::{Refused as NoWebSocket, Upgrading};
+use super::websocket::{Limits, WebSocket};
 use super::{Tcp, Transport, Unix};
 use crate::node::Node;
 use crate::protocols;
+use crate::terms::Terms;
 use crate::tls::Port;
 use gatepost_core::command::Peer;
 use gatepost_core::session::FirstBytes;
@@ -20,8 +24,9 @@ use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::Sleep;
 
 /// An accepted socket, which does not block.
@@ -44,8 +49,8 @@ impl Socket {
 /// What a listener has for those who connect.
 #[derive(Clone)]
 pub(crate) struct Door {
-    /// What it speaks: the protocol's place in the node's list.
-    pub(crate) protocol: usize,
+    /// On which terms they may.
+    pub(crate) terms: Arc<Terms>,
     /// TLS comes first.
     pub(crate) tls: Option<Arc<Port>>,
 }
@@ -53,23 +58,43 @@ pub(crate) struct Door {
 /// A connection that has no session yet.
 pub(crate) struct Opening {
     stage: Stage,
-    protocol: usize,
+    door: Door,
     since: Now,
 }
 
 enum Stage {
-    Accepted(Socket, Option<Arc<Port>>),
-    Handshake {
-        handshake: Box<Handshake>,
-        peer: Peer,
-        timer: Pin<Box<Sleep>>,
-    },
-    /// The handshake failed; the peer is told.
-    Ending {
-        handshake: Box<Handshake>,
-        timer: Pin<Box<Sleep>>,
-    },
+    Accepted(Socket),
+    /// What takes bytes or time.
+    Waiting(Box<Waiting>),
     Done,
+}
+
+struct Waiting {
+    step: Step,
+    peer: Peer,
+    /// When the handshake's time is over, or the farewell's.
+    timer: Pin<Box<Sleep>>,
+}
+
+enum Step {
+    /// As much of a PROXY header as has come.
+    Proxy(Transport, Vec<u8>),
+    Handshake(Box<Handshake>),
+    /// The handshake failed; the peer is told.
+    HandshakeEnding(Box<Handshake>),
+    Upgrade(Upgrading),
+    /// The upgrade is refused; the peer is told.
+    UpgradeEnding(Upgrading),
+}
+
+/// How a step went.
+enum Next {
+    Pending(Step),
+    Step(Step),
+    Opened(Transport),
+    /// The peer was turned away; this tells it.
+    Farewell(Step),
+    Gone,
 }
 
 /// A connection that is ready for its session.
@@ -81,14 +106,14 @@ pub(crate) struct Opened {
     pub(crate) since: Now,
 }
 
-/// How long a peer whose handshake failed may take to hear why.
+/// How long a peer that was turned away may take to hear why.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 impl Opening {
     pub(crate) fn new(socket: Socket, door: Door, since: Now) -> Opening {
         Opening {
-            stage: Stage::Accepted(socket, door.tls),
-            protocol: door.protocol,
+            stage: Stage::Accepted(socket),
+            door,
             since,
         }
     }
@@ -98,55 +123,130 @@ impl Opening {
     /// # Errors
     /// There will be no session: the peer has gone, or was turned away. That is counted and logged.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, node: &Node) -> Poll<io::Result<Opened>> {
+        let (mut step, mut peer, mut timer) = match std::mem::replace(&mut self.stage, Stage::Done) {
+            Stage::Accepted(socket) => {
+                let (transport, peer) = plain(socket)?;
+                let step = match self.door.terms.proxies {
+                    Some(_) => Step::Proxy(transport, Vec::new()),
+                    None => match self.after_proxy(transport) {
+                        Next::Step(step) => step,
+                        Next::Opened(transport) => return Poll::Ready(Ok(self.opened(transport, peer))),
+                        _ => return gone(),
+                    },
+                };
+                let limit = node.config().limits.handshake_timeout.0;
+                (step, peer, Box::pin(tokio::time::sleep(limit)))
+            }
+            Stage::Waiting(waiting) => (waiting.step, waiting.peer, waiting.timer),
+            Stage::Done => return gone(),
+        };
         loop {
-            match std::mem::replace(&mut self.stage, Stage::Done) {
-                Stage::Accepted(Socket::Tcp(socket, address), Some(port)) => {
-                    let peer = Peer::at(address, socket.local_addr().ok());
-                    let limit = node.config().limits.handshake_timeout.0;
-                    self.stage = Stage::Handshake {
-                        handshake: Box::new(Handshake::new(Tcp::new(socket)?, port)),
-                        peer,
-                        timer: Box::pin(tokio::time::sleep(limit)),
-                    };
+            step = match self.step(cx, node, step, &mut peer) {
+                Next::Step(step) => step,
+                Next::Opened(transport) => return Poll::Ready(Ok(self.opened(transport, peer))),
+                Next::Farewell(step) => {
+                    timer.set(tokio::time::sleep(FAREWELL));
+                    step
                 }
-                Stage::Accepted(socket, _) => return Poll::Ready(plain(socket).map(|(t, peer)| self.opened(t, peer))),
-                Stage::Handshake {
-                    handshake,
-                    mut peer,
-                    mut timer,
-                } => match handshake.poll(cx) {
-                    Progress::Done((tls, certificate)) => {
-                        peer.certificate = certificate;
-                        return Poll::Ready(Ok(self.opened(Transport::Tls(tls), peer)));
-                    }
-                    Progress::Refused(handshake, refused) => {
-                        self.report(node, handshake.port().name(), &peer, &refused);
-                        if !matches!(refused, Refused::Tls(_)) {
-                            return gone();
-                        }
-                        timer.set(tokio::time::sleep(FAREWELL));
-                        self.stage = Stage::Ending { handshake, timer };
-                    }
-                    Progress::Pending(handshake) if timer.as_mut().poll(cx).is_ready() => {
-                        self.report(node, handshake.port().name(), &peer, &Refused::TooSlow);
+                Next::Gone => return gone(),
+                Next::Pending(step) => {
+                    if timer.as_mut().poll(cx).is_ready() {
+                        self.too_slow(node, &step, &peer);
                         return gone();
                     }
-                    Progress::Pending(handshake) => {
-                        self.stage = Stage::Handshake { handshake, peer, timer };
-                        return Poll::Pending;
-                    }
-                },
-                Stage::Ending {
-                    mut handshake,
-                    mut timer,
-                } => {
-                    if handshake.poll_end(cx).is_pending() && timer.as_mut().poll(cx).is_pending() {
-                        self.stage = Stage::Ending { handshake, timer };
-                        return Poll::Pending;
-                    }
-                    return gone();
+                    self.stage = Stage::Waiting(Box::new(Waiting { step, peer, timer }));
+                    return Poll::Pending;
                 }
-                Stage::Done => return gone(),
+            };
+        }
+    }
+
+    fn step(&self, cx: &mut Context<'_>, node: &Node, step: Step, peer: &mut Peer) -> Next {
+        match step {
+            Step::Proxy(mut transport, mut header) => match read_proxy(cx, &mut transport, &mut header) {
+                Poll::Pending => Next::Pending(Step::Proxy(transport, header)),
+                Poll::Ready(Ok(claim)) => {
+                    // Whoever comes through a proxy is not a user of this machine, wherever the proxy runs.
+                    peer.is_local = false;
+                    if let Claim::Client { from, to } = claim {
+                        (peer.address, peer.local_address) = (Some(from), Some(to));
+                    }
+                    self.after_proxy(transport)
+                }
+                Poll::Ready(Err(why)) => {
+                    self.proxy_refused(node, peer, &why);
+                    Next::Gone
+                }
+            },
+            Step::Handshake(handshake) => match handshake.poll(cx) {
+                Progress::Done((tls, certificate)) => {
+                    peer.certificate = certificate;
+                    self.after_tls(Transport::Tls(tls))
+                }
+                Progress::Refused(handshake, refused) => {
+                    self.report(node, handshake.port().name(), peer, &refused);
+                    match refused {
+                        Refused::Tls(_) => Next::Farewell(Step::HandshakeEnding(handshake)),
+                        _ => Next::Gone,
+                    }
+                }
+                Progress::Pending(handshake) => Next::Pending(Step::Handshake(handshake)),
+            },
+            Step::HandshakeEnding(mut handshake) => match handshake.poll_end(cx) {
+                Poll::Pending => Next::Pending(Step::HandshakeEnding(handshake)),
+                Poll::Ready(_) => Next::Gone,
+            },
+            Step::Upgrade(upgrading) => self.upgrade(cx, node, upgrading, peer),
+            Step::UpgradeEnding(mut upgrading) => match upgrading.poll_end(cx) {
+                Poll::Pending => Next::Pending(Step::UpgradeEnding(upgrading)),
+                Poll::Ready(()) => Next::Gone,
+            },
+        }
+    }
+
+    fn after_proxy(&self, transport: Transport) -> Next {
+        match (transport, &self.door.tls) {
+            (Transport::Tcp(tcp), Some(port)) => {
+                Next::Step(Step::Handshake(Box::new(Handshake::new(tcp, Arc::clone(port)))))
+            }
+            (transport, _) => self.after_tls(transport),
+        }
+    }
+
+    fn after_tls(&self, transport: Transport) -> Next {
+        match self.door.terms.websocket {
+            Some(_) => Next::Step(Step::Upgrade(Upgrading::new(transport))),
+            None => Next::Opened(transport),
+        }
+    }
+
+    fn upgrade(&self, cx: &mut Context<'_>, node: &Node, mut upgrading: Upgrading, peer: &mut Peer) -> Next {
+        let Some((websocket, rules)) = &self.door.terms.websocket else {
+            return Next::Gone;
+        };
+        match upgrading.poll(cx, rules) {
+            Poll::Pending => Next::Pending(Step::Upgrade(upgrading)),
+            Poll::Ready(Ok(trusted)) => {
+                // A browser on this machine may run a page from anywhere.
+                peer.is_local &= trusted;
+                let (under, early) = upgrading.into_parts();
+                let config = node.config();
+                let limits = Limits {
+                    message_max: config.limits.websocket_message_max.0,
+                    ping_after: config.limits.websocket_ping.0,
+                };
+                let now = node.clock.now().monotonic;
+                let websocket = WebSocket::new(under, websocket, limits, &early, now);
+                Next::Opened(Transport::WebSocket(Box::new(websocket)))
+            }
+            Poll::Ready(Err(NoWebSocket::Gone(why))) => {
+                let (peer, listener) = (address_text(peer), &*self.door.terms.name);
+                tracing::debug!(peer, listener, %why, "the peer left before a WebSocket was agreed on");
+                Next::Gone
+            }
+            Poll::Ready(Err(NoWebSocket::Told(why))) => {
+                self.websocket_refused(node, peer, &why, upgrading.transport.began_with_tls());
+                Next::Farewell(Step::UpgradeEnding(upgrading))
             }
         }
     }
@@ -155,19 +255,59 @@ impl Opening {
         Opened {
             transport,
             peer,
-            protocol: self.protocol,
+            protocol: self.door.terms.protocol,
             since: self.since,
         }
     }
 
+    /// The time for all steps is over.
+    fn too_slow(&self, node: &Node, step: &Step, peer: &Peer) {
+        match step {
+            Step::Proxy(..) => self.proxy_refused(node, peer, "not complete within limits.handshake_timeout"),
+            Step::Handshake(handshake) => self.report(node, handshake.port().name(), peer, &Refused::TooSlow),
+            Step::Upgrade(_) => {
+                self.websocket_refused(node, peer, "no request within limits.handshake_timeout", false);
+            }
+            Step::HandshakeEnding(_) | Step::UpgradeEnding(_) => {}
+        }
+    }
+
+    fn websocket_refused(&self, node: &Node, peer: &Peer, why: &str, began_with_tls: bool) {
+        if let Some(counts) = node.connections.get(self.door.terms.protocol) {
+            counts.websocket_refused.fetch_add(1, Ordering::Relaxed);
+        }
+        let (peer, listener) = (address_text(peer), &*self.door.terms.name);
+        if !began_with_tls {
+            // A browser that looks for an icon, a probe: they were told, and are no news.
+            tracing::debug!(peer, listener, why, "no WebSocket");
+        } else if let Some(left_out) = node.throttle.admit() {
+            tracing::warn!(
+                peer,
+                listener,
+                left_out,
+                "a client speaks TLS where the listener has plain text"
+            );
+        }
+    }
+
+    fn proxy_refused(&self, node: &Node, peer: &Peer, why: &str) {
+        if let Some(counts) = node.connections.get(self.door.terms.protocol) {
+            counts.proxy_refused.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(left_out) = node.throttle.admit() {
+            let (peer, listener) = (address_text(peer), &*self.door.terms.name);
+            tracing::warn!(peer, listener, why, left_out, "connection closed: bad PROXY header");
+        }
+    }
+
     fn report(&self, node: &Node, listener: &str, peer: &Peer, refused: &Refused) {
-        let peer = peer.address.map(|address| address.to_string()).unwrap_or_default();
+        let peer = address_text(peer);
         if let Refused::Gone(why) = refused {
             // A port scan, or a probe whether somebody listens, is no news.
             tracing::debug!(peer, listener, %why, "the peer left before TLS was agreed on");
             return;
         }
-        if let Some(counts) = node.connections.get(self.protocol) {
+        if let Some(counts) = node.connections.get(self.door.terms.protocol) {
             counts.tls_refused.fetch_add(1, Ordering::Relaxed);
         }
         let Some(left_out) = node.throttle.admit() else {
@@ -201,6 +341,28 @@ impl Opening {
 
 fn gone() -> Poll<io::Result<Opened>> {
     Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+}
+
+/// Reads a PROXY header and not a byte more: what follows belongs to TLS, HTTP or the session.
+fn read_proxy(cx: &mut Context<'_>, transport: &mut Transport, header: &mut Vec<u8>) -> Poll<Result<Claim, String>> {
+    loop {
+        let more = match proxy::read(header) {
+            proxy::Verdict::Done(claim) => return Poll::Ready(Ok(claim)),
+            proxy::Verdict::Bad(why) => return Poll::Ready(Err(why.to_owned())),
+            proxy::Verdict::More(more) => more,
+        };
+        let mut space = [0; proxy::HEADER_MAX];
+        let mut space = ReadBuf::new(space.get_mut(..more).unwrap_or_default());
+        match ready!(Pin::new(&mut *transport).poll_read(cx, &mut space)) {
+            Ok(()) if space.filled().is_empty() => return Poll::Ready(Err("the peer left".to_owned())),
+            Ok(()) => header.extend_from_slice(space.filled()),
+            Err(error) => return Poll::Ready(Err(error.to_string())),
+        }
+    }
+}
+
+fn address_text(peer: &Peer) -> String {
+    peer.address.map(|address| address.to_string()).unwrap_or_default()
 }
 
 fn plain(socket: Socket) -> io::Result<(Transport, Peer)> {

@@ -8,6 +8,8 @@ export const ports = {
   amqp: Number(process.env.GATEPOST_AMQP ?? 5672),
   mqtt: Number(process.env.GATEPOST_MQTT ?? 1883),
   stomp: Number(process.env.GATEPOST_STOMP ?? 61613),
+  webMqtt: Number(process.env.GATEPOST_WEB_MQTT ?? 15675),
+  webStomp: Number(process.env.GATEPOST_WEB_STOMP ?? 15674),
 };
 const peer = process.env.GATEPOST_PEER ?? "gatepost";
 

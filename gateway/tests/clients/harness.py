@@ -24,6 +24,7 @@ HOST = "127.0.0.1"
 AMQP = int(os.environ.get("GATEPOST_AMQP", 5672))
 MQTT = int(os.environ.get("GATEPOST_MQTT", 1883))
 STOMP = int(os.environ.get("GATEPOST_STOMP", 61613))
+WEB_MQTT = int(os.environ.get("GATEPOST_WEB_MQTT", 15675))
 METRICS = int(os.environ.get("GATEPOST_METRICS", 15692))
 PEER = os.environ.get("GATEPOST_PEER", "gatepost")
 

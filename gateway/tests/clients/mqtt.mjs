@@ -8,7 +8,9 @@ const mqtt = require("mqtt");
 async function connect(options = {}) {
   const client = mqtt.connect({
     host,
-    port: ports.mqtt,
+    ...(process.env.GATEPOST_TRANSPORT === "websockets"
+      ? { protocol: "ws", port: ports.webMqtt, path: "/mqtt" }
+      : { port: ports.mqtt }),
     clientId: unique("js"),
     reconnectPeriod: 0,
     connectTimeout: 30_000,

@@ -1,5 +1,6 @@
 """paho-mqtt, as the cases use it."""
 
+import os
 import socket
 import threading
 
@@ -8,7 +9,11 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from harness import HOST, MQTT, case, equal, later, unique
+from harness import HOST, MQTT, WEB_MQTT, case, equal, later, unique
+
+# The same cases run over WebSocket, too.
+TRANSPORT = os.environ.get("GATEPOST_TRANSPORT", "tcp")
+PORT = WEB_MQTT if TRANSPORT == "websockets" else MQTT
 
 V3, V5 = paho.MQTTv311, paho.MQTTv5
 
@@ -25,7 +30,7 @@ class Client:
     """A paho client with its loop running; `inbox` fills with what it receives."""
 
     def __init__(self, version=V3, client_id=None, clean=True, expiry=0, will=None, keepalive=60, connect=True,
-                 manual_ack=False, user=None, inflight=20, port=MQTT, **connect_properties):
+                 manual_ack=False, user=None, inflight=20, port=PORT, **connect_properties):
         self.version = version
         self.port = port
         self.client_id = client_id or unique("c")
@@ -37,7 +42,7 @@ class Client:
         settings = {} if version == V5 else {"clean_session": clean}
         self.paho = paho.Client(
             paho.CallbackAPIVersion.VERSION2, self.client_id, protocol=version, manual_ack=manual_ack,
-            reconnect_on_failure=False, **settings,
+            reconnect_on_failure=False, transport=TRANSPORT, **settings,
         )
         self.paho.max_inflight_messages_set(inflight)
         if user:
@@ -164,7 +169,7 @@ class Client:
         if sock:
             try:
                 # Wakes the loop, which would sit in its select for a second otherwise.
-                sock.shutdown(socket.SHUT_RDWR)
+                getattr(sock, "_socket", sock).shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
         self.paho.loop_stop()

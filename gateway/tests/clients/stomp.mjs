@@ -1,30 +1,16 @@
-// STOMP under @stomp/stompjs. It speaks WebSocket; here a small bridge of the `ws` package carries its octets to the
-// TCP port, as any WebSocket-to-TCP proxy would.
+// STOMP over WebSocket under @stomp/stompjs.
 
 import assert from "node:assert/strict";
-import net from "node:net";
 import { eventually, host, keepsSome, later, main, ports, require, sleep, test, unique } from "./harness.mjs";
 
-const { WebSocket, WebSocketServer } = require("ws");
+const { WebSocket } = require("ws");
 const { Client, Versions } = require("@stomp/stompjs");
 
 Object.assign(globalThis, { WebSocket });
 
-const bridge = new WebSocketServer({ host, port: 0, handleProtocols: (offered) => [...offered][0] });
-await new Promise((done) => bridge.once("listening", done));
-bridge.on("connection", (socket) => {
-  const tcp = net.connect(ports.stomp, host);
-  tcp.setNoDelay(true);
-  socket.on("message", (data) => tcp.write(data));
-  socket.on("close", () => tcp.destroy());
-  tcp.on("data", (data) => socket.send(data, { binary: true }));
-  tcp.on("close", () => socket.close());
-  tcp.on("error", () => socket.close());
-});
-
 async function connect(options = {}) {
   const client = new Client({
-    brokerURL: `ws://${host}:${bridge.address().port}/ws`,
+    brokerURL: `ws://${host}:${ports.webStomp}/ws`,
     connectHeaders: { login: "guest", passcode: "guest", host: "/" },
     reconnectDelay: 0,
     heartbeatIncoming: 0,

@@ -30,7 +30,7 @@ pub use settings::Settings;
 use gatepost_core::command::Peer;
 use gatepost_core::keys::Values;
 use gatepost_core::properties::PropertyCodec;
-use gatepost_core::session::{Description, FirstBytes, Protocol, Session};
+use gatepost_core::session::{Description, FirstBytes, Protocol, Session, WebSocket};
 use gatepost_core::time::Now;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -45,6 +45,15 @@ pub const PROTOCOL: Description = Description {
     nameless_logins: false,
     // AMQP 0-9-1 4.2.2: the protocol header. AMQP 1.0 has 0, 1, 0, 0 or 3, 1, 0, 0 behind the name.
     first_bytes: |bytes| FirstBytes::starts_with(bytes, b"AMQP\x00\x00\x09\x01"),
+    // No default port: browsers' clients of AMQP 0-9-1 are told where, and others use a socket.
+    websocket: Some(&WebSocket {
+        port: None,
+        tls_port: None,
+        paths: &["/amqp", "/ws"],
+        subprotocols: &["amqp"],
+        subprotocol_optional: false,
+        text: false,
+    }),
     keys: settings::KEYS,
     try_it: Some("amqp://guest:guest@localhost:{port}   (topic plant/1/temp is amq.topic, key plant.1.temp)"),
     make: |values| Box::new(Amqp::new(Settings::read(values))),

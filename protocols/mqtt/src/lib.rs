@@ -29,7 +29,7 @@ use crate::session::Connection;
 use gatepost_core::command::Peer;
 use gatepost_core::keys::Values;
 use gatepost_core::properties::PropertyCodec;
-use gatepost_core::session::{Description, FirstBytes, Protocol, Session};
+use gatepost_core::session::{Description, FirstBytes, Protocol, Session, WebSocket};
 use gatepost_core::time::Now;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -42,6 +42,15 @@ pub const PROTOCOL: Description = Description {
     metrics_label: NAME,
     nameless_logins: true,
     first_bytes,
+    // MQTT 5 6: binary messages, and `mqtt` among the subprotocols. Clients of 3.1 offer `mqttv3.1`, as Mosquitto has it.
+    websocket: Some(&WebSocket {
+        port: Some(15675),
+        tls_port: Some(15676),
+        paths: &["/mqtt", "/ws"],
+        subprotocols: &["mqtt", "mqttv3.1"],
+        subprotocol_optional: false,
+        text: false,
+    }),
     keys: settings::KEYS,
     // The subscriber needs a moment to be there: a message published before it is not kept for it.
     try_it: Some("mosquitto_sub -p {port} -t 'plant/#' & sleep 1; mosquitto_pub -p {port} -t plant/1/temp -m 21.5"),

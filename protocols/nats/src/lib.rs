@@ -34,6 +34,7 @@ pub const PROTOCOL: Description = Description {
     nameless_logins: true,
     // Clients wait for the server's INFO and begin with CONNECT then, as STOMP's do: the blank tells them apart.
     first_bytes: |bytes| FirstBytes::starts_with(bytes, b"CONNECT {"),
+    websocket: None,
     keys: settings::KEYS,
     try_it: Some("nats -s nats://guest:guest@localhost:{port} sub 'plant.>'"),
     make: |values| Box::new(Nats::new(Settings::read(values))),

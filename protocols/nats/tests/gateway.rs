@@ -65,6 +65,8 @@ fn a_device_and_nats_clients_meet_in_one_topic() {
             bind("MQTT", mqtt_port),
             off("AMQP"),
             off("STOMP"),
+            off("WEB_MQTT"),
+            off("WEB_STOMP"),
             off("METRICS"),
         ],
         data: Some(directory.path().join("data")),

@@ -32,7 +32,7 @@ pub use settings::Settings;
 use gatepost_core::command::Peer;
 use gatepost_core::keys::Values;
 use gatepost_core::properties::PropertyCodec;
-use gatepost_core::session::{Description, FirstBytes, Protocol, Session};
+use gatepost_core::session::{Description, FirstBytes, Protocol, Session, WebSocket};
 use gatepost_core::time::Now;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -44,6 +44,15 @@ pub const PROTOCOL: Description = Description {
     metrics_label: NAME,
     nameless_logins: true,
     first_bytes,
+    // The version is agreed on in CONNECT; some clients offer no subprotocol.
+    websocket: Some(&WebSocket {
+        port: Some(15674),
+        tls_port: Some(15673),
+        paths: &["/ws"],
+        subprotocols: &["v12.stomp", "v11.stomp", "v10.stomp"],
+        subprotocol_optional: true,
+        text: true,
+    }),
     keys: settings::KEYS,
     try_it: None,
     make: |values| Box::new(Stomp::new(Settings::read(values))),

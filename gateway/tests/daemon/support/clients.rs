@@ -25,6 +25,22 @@ pub(crate) fn node(gatepost: &mut Gatepost, script: &str) {
     run(gatepost, command, script);
 }
 
+/// The same over WebSocket.
+pub(crate) fn python_over_websocket(gatepost: &mut Gatepost, script: &str) {
+    let mut command = Command::new(&installed().python);
+    command.env("GATEPOST_TRANSPORT", "websockets");
+    run(gatepost, command, script);
+}
+
+/// The same over WebSocket.
+pub(crate) fn node_over_websocket(gatepost: &mut Gatepost, script: &str) {
+    let mut command = Command::new("node");
+    command
+        .env("GATEPOST_TRANSPORT", "websockets")
+        .env("GATEPOST_NODE_MODULES", installed().node.join("node_modules"));
+    run(gatepost, command, script);
+}
+
 fn run(gatepost: &mut Gatepost, mut command: Command, script: &str) {
     let mut child = command
         .arg(sources().join(script))
@@ -32,6 +48,8 @@ fn run(gatepost: &mut Gatepost, mut command: Command, script: &str) {
         .env("GATEPOST_AMQP", gatepost.amqp.to_string())
         .env("GATEPOST_MQTT", gatepost.mqtt.to_string())
         .env("GATEPOST_STOMP", gatepost.stomp.to_string())
+        .env("GATEPOST_WEB_MQTT", gatepost.web_mqtt.to_string())
+        .env("GATEPOST_WEB_STOMP", gatepost.web_stomp.to_string())
         .env("GATEPOST_METRICS", gatepost.metrics.to_string())
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdin(Stdio::piped())

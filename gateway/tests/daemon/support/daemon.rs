@@ -16,6 +16,9 @@ pub(crate) struct Gatepost {
     pub(crate) amqp: u16,
     pub(crate) mqtt: u16,
     pub(crate) stomp: u16,
+    /// MQTT and STOMP over WebSocket.
+    pub(crate) web_mqtt: u16,
+    pub(crate) web_stomp: u16,
     pub(crate) metrics: u16,
     /// Holds `gatepost.toml`, `data/`, and `log`, which collects the standard error of every run.
     pub(crate) dir: PathBuf,
@@ -39,12 +42,19 @@ impl Gatepost {
 
     /// Directory, ports and configuration, and nothing running yet.
     pub(crate) fn prepare(io_threads: u32, settings: &str) -> Self {
-        let [amqp, mqtt, stomp, metrics] = std::array::from_fn(|_| free_port());
+        let [amqp, mqtt, stomp, web_mqtt, web_stomp, metrics] = std::array::from_fn(|_| free_port());
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("gatepost-{}-{amqp}", std::process::id()));
         fs::create_dir_all(&dir).expect("a directory for the test");
         let data = dir.join("data");
         let mut toml = format!("[node]\ndata_dir = {data:?}\nio_threads = {io_threads}\n");
-        for (listener, port) in [("amqp", amqp), ("mqtt", mqtt), ("stomp", stomp), ("metrics", metrics)] {
+        for (listener, port) in [
+            ("amqp", amqp),
+            ("mqtt", mqtt),
+            ("stomp", stomp),
+            ("web_mqtt", web_mqtt),
+            ("web_stomp", web_stomp),
+            ("metrics", metrics),
+        ] {
             let _ = write!(toml, "[listeners.{listener}]\nbind = [\"127.0.0.1:{port}\"]\n");
         }
         toml.push_str(settings);
@@ -53,6 +63,8 @@ impl Gatepost {
             amqp,
             mqtt,
             stomp,
+            web_mqtt,
+            web_stomp,
             metrics,
             dir,
             ready_after: Duration::ZERO,

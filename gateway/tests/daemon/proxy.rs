@@ -1,0 +1,104 @@
+//! The PROXY protocol in front of every protocol.
+
+use crate::support::Gatepost;
+use crate::support::daemon::free_port;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::time::Duration;
+
+const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01w";
+const CONNACK: [u8; 4] = [0x20, 2, 0, 0];
+/// MQTT 3.1.1 code 5: not authorised.
+const REFUSED: [u8; 4] = [0x20, 2, 0, 5];
+const V1: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 1883\r\n";
+
+/// Version 2: a command, and the client 127.0.0.1:50000 at 127.0.0.1:1883.
+fn v2(command: u8) -> Vec<u8> {
+    let addresses = [127, 0, 0, 1, 127, 0, 0, 1, 0xC3, 0x50, 0x07, 0x5B];
+    [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[command, 0x11, 0, 12], &addresses].concat()
+}
+
+/// Sends all of it, in pieces of `size` bytes, and returns what comes until the peer closes or `wanted` bytes are there.
+fn ask(port: u16, bytes: &[u8], size: usize, wanted: usize) -> Vec<u8> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("connected");
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit");
+    stream.set_nodelay(true).expect("no delay");
+    for piece in bytes.chunks(size) {
+        if stream.write_all(piece).is_err() {
+            break;
+        }
+    }
+    let mut got = vec![0; wanted];
+    let mut at = 0;
+    while at < wanted {
+        match stream.read(&mut got[at..]) {
+            Ok(0) | Err(_) => break,
+            Ok(size) => at += size,
+        }
+    }
+    got.truncate(at);
+    got
+}
+
+fn listener(name: &str, port: u16, more: &str) -> String {
+    format!(
+        "[listeners.{name}]\nprotocol = \"mqtt\"\nbind = [\"127.0.0.1:{port}\"]\nproxy_protocol = true\n\
+         proxy_from = [\"127.0.0.0/8\"]\n{more}\n"
+    )
+}
+
+#[test]
+fn a_header_says_who_the_client_is_and_nobody_behind_a_proxy_is_local() {
+    let (strict, open) = (free_port(), free_port());
+    let settings = listener("strict", strict, "") + &listener("open", open, "anonymous = \"allow\"");
+    let gatepost = Gatepost::with(1, &(settings + "[log]\nlevel = \"debug\"\n"));
+    for header in [V1, b"PROXY UNKNOWN\r\n", &v2(0x20), &v2(0x21)] {
+        let all = [header, CONNECT].concat();
+        for size in [1, 11, all.len()] {
+            // Anonymous clients log in from this machine only; a proxy on it does not make its clients local.
+            assert_eq!(ask(strict, &all, size, 4), REFUSED, "{header:?}");
+            assert_eq!(ask(open, &all, size, 4), CONNACK, "{header:?}");
+        }
+    }
+    let log = gatepost.log();
+    assert!(log.contains("192.0.2.7:50000"), "the client's address is in the log");
+    assert!(log.contains("198.51.100.1:1883"), "so is the one it asked for");
+}
+
+#[test]
+fn without_a_good_header_or_from_elsewhere_there_is_no_session() {
+    let (port, elsewhere) = (free_port(), free_port());
+    let settings = listener("proxied", port, "anonymous = \"allow\"")
+        + &listener("elsewhere", elsewhere, "anonymous = \"allow\"").replace("127.0.0.0/8", "192.0.2.0/24");
+    let gatepost = Gatepost::with(1, &(settings + "[limits]\nhandshake_timeout = \"1s\"\n"));
+    for bytes in [CONNECT, b"PROXY TCP4 nonsense\r\n", b"", &V1[..20], &v2(0x21)[..20]] {
+        assert_eq!(ask(port, bytes, usize::MAX, 4), b"", "{bytes:?}");
+    }
+    // A header where none is taken is no MQTT.
+    assert_eq!(ask(gatepost.mqtt, &[V1, CONNECT].concat(), usize::MAX, 4), b"");
+    assert_eq!(ask(elsewhere, &[V1, CONNECT].concat(), usize::MAX, 4), b"");
+    assert_eq!(ask(port, &[V1, CONNECT].concat(), usize::MAX, 4), CONNACK);
+    let log = gatepost.log();
+    assert!(log.contains("no PROXY header, which this listener demands"), "{log}");
+    assert!(log.contains("its address is not in the listener's proxy_from"), "{log}");
+}
+
+#[test]
+fn a_header_comes_before_a_websocket_and_before_amqp_and_stomp() {
+    let [web, amqp, stomp] = std::array::from_fn(|_| free_port());
+    let settings = listener("web", web, "websocket = true")
+        + &listener("amqps", amqp, "").replace("mqtt", "amqp")
+        + &listener("stomps", stomp, "").replace("mqtt", "stomp");
+    let _gatepost = Gatepost::with(1, &settings);
+    let request = b"GET /mqtt HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+                    Sec-WebSocket-Protocol: mqtt\r\n\r\n";
+    for header in [V1.to_vec(), v2(0x21)] {
+        let before = |bytes: &[u8]| [&header[..], bytes].concat();
+        assert_eq!(ask(web, &before(request), 7, 12), b"HTTP/1.1 101");
+        assert_eq!(ask(amqp, &before(b"AMQP\x00\x00\x09\x01"), 7, 3), [1, 0, 0]);
+        let connect = b"CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n\n\0";
+        // guest is a user of this machine.
+        assert_eq!(ask(stomp, &before(connect), 7, 5), b"ERROR");
+    }
+}
