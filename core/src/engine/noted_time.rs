@@ -32,6 +32,7 @@ pub(crate) struct NotedTime {
 
 impl NotedTime {
     /// Whether the head of the queue waits to expire.
+    #[cfg(feature = "testing")]
     pub(crate) fn has_waiting(&self, queue: QueueKey) -> bool {
         self.queues.contains(&queue)
     }

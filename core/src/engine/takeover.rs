@@ -35,6 +35,7 @@ impl Successors {
         self.0.get(client_id)?.front().copied()
     }
 
+    #[cfg(feature = "testing")]
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -73,10 +73,10 @@ const PLAIN: BindingId = BindingId::MAX;
 const CELLS_REPEATED_MAX: usize = 64;
 
 impl Router {
-    /// Where a message goes, in one go. See [`Router::route_some`].
+    /// Where a message goes, in one go. See `route_some`.
     ///
     /// # Errors
-    /// As [`Router::route_some`].
+    /// As `route_some`.
     pub fn route(&mut self, message: &Message, extra_keys: &[Name]) -> Result<&[Target], Fault> {
         let routed = self.route_some(message, extra_keys, &mut None, &mut { usize::MAX })?;
         Ok(routed.unwrap_or(&[]))
