@@ -18,8 +18,9 @@
 //! - Whose a record is, its key says, also when nothing else of it can be read.
 //! - Absence never means deletion: a vhost and a queue are deleted by records that say so, and the log keeps these as long
 //!   as anything older of either is on disk. What is not there, and was not deleted, is damaged.
-//! - A binding has its queue's number in the key and its name in the value, and a session's queue has the client id: a
-//!   queue or a session whose own record is damaged can still be placed and named.
+//! - A binding has its queue's number in the key and its name in the value, a session's queue has the client id, sessions
+//!   and subscriptions have the numbers of their queues: a queue or a session whose own record is damaged can still be
+//!   placed and named.
 //! - Postcard's encoding is stable and documented; a change of fields takes a new version. Fields that nothing fills yet
 //!   are there so that what fills them needs no new format.
 
@@ -164,6 +165,9 @@ pub(crate) struct WillRecord {
 
 #[derive(Serialize, Deserialize)]
 pub(crate) struct SubscriptionRecord {
+    /// Number of the queue that it fills: the session's, or the group's. A queue whose own definition is damaged is known
+    /// by it, also where the session's record is older than its queue.
+    pub(crate) queue: u64,
     pub(crate) qos: u8,
     pub(crate) no_local: bool,
     pub(crate) retain_as_published: bool,
@@ -318,8 +322,10 @@ pub(crate) fn encode_subscription(
     filter: &Name,
     share: Option<&Name>,
     options: Subscribed,
+    queue: QueueId,
 ) -> (Box<[u8]>, Box<[u8]>) {
     let record = SubscriptionRecord {
+        queue: queue.number(),
         qos: options.qos,
         no_local: options.no_local,
         retain_as_published: options.retain_as_published,

@@ -1,7 +1,7 @@
 //! The vhost as it stands after a start: what the log remembers of it, and what is to be made of what is damaged.
 //!
-//! Damage to one record takes nothing with it but itself. A queue whose definition is lost lives on under the name that a
-//! binding has for it, or one that says what happened; a session whose record is lost comes back from its queue and its
+//! Damage to one record takes nothing with it but itself. A queue whose definition is lost lives on as the queue of the
+//! session or group that knows its number, else under the name that a binding has for it, or one that says what happened; a session whose record is lost comes back from its queue and its
 //! subscriptions. What was made up so is written to the log, so that it stays.
 
 use super::Engine;
@@ -22,7 +22,7 @@ use crate::queue::ready::Run;
 use crate::queue::{Queue, QueueKind};
 use crate::router::ExchangeSpec;
 use crate::slots::{QueueKey, SessionKey};
-use crate::store::{KeyKind, QueueId, Record, Recovered, RecoveredQueue, describe, key, queue_key};
+use crate::store::{KeyKind, QueueId, Record, Recovered, RecoveredQueue, VhostId, describe, key, queue_key};
 use crate::time::{Now, Wall};
 use hashbrown::{HashMap, HashSet};
 use std::collections::BTreeMap;
@@ -30,6 +30,36 @@ use std::time::Duration;
 
 fn text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
+}
+
+/// Whose queue it is, as the records of others have it.
+enum Owner {
+    Session(Name),
+    Group { share: Name, filter: Name },
+}
+
+/// The queues that sessions and subscriptions have the numbers of.
+fn owners(recovered: &Recovered, vhost: VhostId) -> HashMap<u64, Owner> {
+    let mut owners = HashMap::new();
+    for (k, v) in catalog::of_kind(recovered, vhost, KeyKind::Subscription) {
+        if let Some((client_id, filter, share)) = catalog::parse_subscription(k)
+            && let Some(r) = catalog::decode::<SubscriptionRecord>(v)
+        {
+            let owner = match share {
+                Some(share) => Owner::Group { share, filter },
+                None => Owner::Session(client_id),
+            };
+            owners.insert(r.queue, owner);
+        }
+    }
+    for (k, v) in catalog::of_kind(recovered, vhost, KeyKind::Session) {
+        if let Some((client_id, r)) = text(k).zip(catalog::decode::<SessionRecord>(v))
+            && let Some(queue) = r.queue
+        {
+            owners.insert(queue, Owner::Session(client_id.into()));
+        }
+    }
+    owners
 }
 
 impl Engine {
@@ -227,31 +257,27 @@ impl Engine {
         }
         undefined.sort_unstable();
         undefined.dedup();
+        if undefined.is_empty() {
+            return;
+        }
+        let owners = owners(recovered, vhost);
         for id in undefined {
             let found = recovered.queues.remove(&id).unwrap_or_default();
-            self.recover_undefined(id, recovered, found);
+            let r = self.redefine(id, recovered, owners.get(&id.number()), sessions);
+            self.recover_undefined(id, r, sessions, found);
         }
     }
 
-    /// A queue whose definition is lost lives on: under the name that a binding has for it, or its number.
-    fn recover_undefined(&mut self, id: QueueId, recovered: &Recovered, found: RecoveredQueue) {
-        let named = catalog::of_kind(recovered, id.vhost(), KeyKind::Binding).find_map(|(k, v)| {
-            let r = catalog::decode::<BindingRecord>(k)?;
-            let bound = catalog::decode::<BoundRecord>(v)?;
-            (r.queue == Some(id.number()) && !bound.queue.is_empty()).then_some(bound.queue)
-        });
-        let name = named
-            .filter(|name| self.router.queue(name).is_none())
-            .unwrap_or_else(|| format!("damaged-queue-{}", id.number()).into());
-        let messages: u64 = found.messages.values().map(|counted| counted.count).sum();
-        let messages = messages + found.in_flight.len() as u64;
-        self.report(
-            &describe(&queue_key(id)),
-            &format!("it goes on as '{name}', without arguments, with {messages} messages"),
-        );
-        self.queues.given_up_to(id.number());
-        let r = QueueRecord {
-            name,
+    /// What is known of a queue whose definition is lost: whose it is, or the name that a binding has for it, or its number.
+    fn redefine(
+        &self,
+        id: QueueId,
+        recovered: &Recovered,
+        owner: Option<&Owner>,
+        sessions: &HashMap<Name, SessionKey>,
+    ) -> QueueRecord {
+        let mut r = QueueRecord {
+            name: format!("damaged-queue-{}", id.number()).into(),
             auto_delete: false,
             kind: 0,
             queue_type: 0,
@@ -260,9 +286,56 @@ impl Engine {
             arguments: Table::default(),
             effective: None,
         };
-        self.recover_queue(id, r, &HashMap::new(), found);
+        let is_free = |name: &Name| self.router.queue(name).is_none();
+        match owner {
+            // A session has one queue: what it has already stays.
+            Some(Owner::Session(client_id)) => {
+                let session = sessions.get(client_id).map(|session| &self.sessions[*session]);
+                if session.is_some_and(|s| s.queue.is_none()) {
+                    r.kind = 1;
+                    r.client_id = client_id.clone();
+                    let name = super::sessions::queue_name(client_id);
+                    r.name = Some(name).filter(is_free).unwrap_or(r.name);
+                }
+                return r;
+            }
+            Some(Owner::Group { share, filter }) => {
+                let name = super::subscriptions::shared_queue_name(share, filter);
+                if is_free(&name) {
+                    return QueueRecord { kind: 2, name, ..r };
+                }
+            }
+            None => {}
+        }
+        let named = catalog::of_kind(recovered, id.vhost(), KeyKind::Binding).find_map(|(k, v)| {
+            let bound = catalog::decode::<BoundRecord>(v)?;
+            let r = catalog::decode::<BindingRecord>(k)?;
+            (r.queue == Some(id.number()) && !bound.queue.is_empty()).then_some(bound.queue)
+        });
+        r.name = named.filter(is_free).unwrap_or(r.name);
+        r
+    }
+
+    /// A queue whose definition is lost lives on, as `r` has it.
+    fn recover_undefined(
+        &mut self,
+        id: QueueId,
+        r: QueueRecord,
+        sessions: &HashMap<Name, SessionKey>,
+        found: RecoveredQueue,
+    ) {
+        let messages: u64 = found.messages.values().map(|counted| counted.count).sum();
+        let messages = messages + found.in_flight.len() as u64;
+        let name = &r.name;
+        self.report(
+            &describe(&queue_key(id)),
+            &format!("it goes on as '{name}', without arguments, with {messages} messages"),
+        );
+        self.queues.given_up_to(id.number());
+        let client_id = Some(r.client_id.clone()).filter(|_| r.kind == 1);
+        self.recover_queue(id, r, sessions, found);
         if let Some(queue) = self.queues.numbered(id) {
-            let (key, value) = catalog::encode_queue(&self.queues[queue], None);
+            let (key, value) = catalog::encode_queue(&self.queues[queue], client_id.as_ref());
             let value = Some(value);
             self.staging.record(Record::Key { key, value });
         }

@@ -235,6 +235,7 @@ impl Engine {
                 &sub.filter,
                 sub.share.as_ref(),
                 options,
+                self.queues[queue].id,
             );
             self.staging.record(Record::Key {
                 key,

@@ -144,3 +144,164 @@ fn what_was_deleted_or_never_synced_is_not_taken_for_damaged() {
         assert_eq!(w.damaged_definitions(), 0, "seed {seed}");
     }
 }
+
+/// A client that is away, with a subscription.
+fn away() -> World {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [kept("boiler"), subscribe(vec![filter("plant/+", 1)])]);
+    w.drop_client(c);
+    w.catch_up();
+    w
+}
+
+/// A client that has been told that it is confirmed.
+fn publish_to_plant(w: &mut World, body: &str) {
+    let c = w.connect("test");
+    assert_eq!(run(w, c, [mqtt("plant/1", body, 1, 0)]), ["confirmed 1"]);
+    w.drop_client(c);
+}
+
+/// The client comes back to its session, gets what waits and, with another restart between, what comes then.
+fn has_its_session(w: &mut World, waiting: &[&str]) {
+    let back = |w: &mut World| {
+        let c = w.connect("test");
+        let heard = run(w, c, [kept("boiler")]);
+        assert_eq!(heard[0], "open present");
+        (c, heard)
+    };
+    let (c, heard) = back(w);
+    let bodies: Vec<&str> = heard[1..].iter().filter_map(|line| line.split(' ').nth(4)).collect();
+    assert_eq!(bodies, waiting, "{heard:?}");
+    let got = run(w, c, (1..=waiting.len() as u16).map(puback).collect::<Vec<_>>());
+    assert_eq!(got, [""; 0]);
+    w.drop_client(c);
+    w.stop_and_start();
+    publish_to_plant(w, "more");
+    let (_, heard) = back(w);
+    assert_eq!(heard.len(), 2, "{heard:?}");
+    assert!(heard[1].contains("plant/1 more"), "{heard:?}");
+}
+
+/// How the keys of the session and of its subscription begin, and what only the record of its queue has.
+const SESSION: &str = "\0\0\x01\x40boiler";
+const SUBSCRIPTION: &str = "\0\0\x01\x41boiler";
+const QUEUE: &str = "mqtt-subscription-boiler";
+
+/// Flips a bit in every record that has this text, in all files.
+fn flip_all(w: &World, text: &str) {
+    let disk = w.disk();
+    let mut flipped = 0;
+    for path in disk.paths().into_iter().filter(|path| path.ends_with(".seg")) {
+        disk.damage(&path, |bytes| {
+            let places = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(text.as_bytes()));
+            for at in places.collect::<Vec<_>>() {
+                bytes[at + text.len() - 1] ^= 1;
+                flipped += 1;
+            }
+        });
+    }
+    assert!(flipped > 0, "no record has '{text}'");
+}
+
+/// The story: one flipped bit in the definition of a session's queue. The session was there, and its message was in a queue
+/// of its own that nobody knew, because only the queue knew whose it is.
+#[test]
+fn the_queue_of_a_session_is_known_by_its_session_and_subscriptions() {
+    // Known by the subscription alone, and by the session's record too once the client has been away.
+    for leaves_first in [false, true] {
+        let mut w = World::new(1);
+        let c = w.connect("test");
+        run(&mut w, c, [kept("boiler"), subscribe(vec![filter("plant/+", 1)])]);
+        if leaves_first {
+            w.drop_client(c);
+            w.catch_up();
+        }
+        flip(&w, "mqtt-subscription-boiler");
+        publish_to_plant(&mut w, "hello");
+        w.crash(Crash::Process);
+        assert_eq!(w.damaged_definitions(), 1);
+        has_its_session(&mut w, &["hello"]);
+        assert_eq!(w.counters().queues, 1);
+        assert_eq!(w.damaged_definitions(), 0);
+    }
+}
+
+#[test]
+fn the_queue_of_a_group_is_known_by_its_members() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(
+        &mut w,
+        c,
+        [kept("boiler"), subscribe(vec![shared("crew", "plant/+", 1)])],
+    );
+    w.drop_client(c);
+    let queues = w.counters().queues;
+    flip(&w, "mqtt-share-crew/plant/+");
+    publish_to_plant(&mut w, "hello");
+    w.crash(Crash::Process);
+    assert_eq!((w.damaged_definitions(), w.counters().queues), (1, queues));
+    has_its_session(&mut w, &["hello"]);
+    assert_eq!(w.counters().queues, queues);
+}
+
+#[test]
+fn a_session_whose_record_is_damaged_comes_back_from_its_queue_or_its_subscriptions() {
+    for harmed in [&[SESSION][..], &[SESSION, QUEUE]] {
+        for covered in [false, true] {
+            let mut w = away();
+            if covered {
+                // A checkpoint knows the keys, and not the values.
+                w.stop_and_start();
+            }
+            harmed.iter().for_each(|text| flip_all(&w, text));
+            publish_to_plant(&mut w, "hello");
+            w.crash(Crash::Process);
+            assert!(w.damaged_definitions() >= 1, "{harmed:?}, covered {covered}");
+            has_its_session(&mut w, &["hello"]);
+            assert_eq!(w.damaged_definitions(), 0, "{harmed:?}, covered {covered}");
+        }
+    }
+}
+
+/// The session was logged when it was opened and when its client left; one of the two copies does.
+#[test]
+fn a_session_comes_back_from_another_copy_of_its_record() {
+    let mut w = away();
+    let text = SESSION.as_bytes();
+    let segments = w.disk().paths().into_iter().filter(|path| path.ends_with(".seg"));
+    let mut places = 0;
+    for path in segments.collect::<Vec<_>>() {
+        w.disk().damage(&path, |bytes| {
+            let found: Vec<_> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(text)).collect();
+            places += found.len();
+            if let Some(last) = found.last() {
+                bytes[last + text.len() - 1] ^= 1;
+            }
+        });
+    }
+    assert_eq!(places, 2);
+    publish_to_plant(&mut w, "hello");
+    w.crash(Crash::Process);
+    assert_eq!(w.damaged_definitions(), 0);
+    has_its_session(&mut w, &["hello"]);
+}
+
+#[test]
+fn a_damaged_subscription_takes_nothing_with_it_but_itself() {
+    for covered in [false, true] {
+        let mut w = away();
+        let c = w.connect("test");
+        run(&mut w, c, [kept("boiler"), subscribe(vec![filter("other/+", 1)])]);
+        w.drop_client(c);
+        w.catch_up();
+        publish_to_plant(&mut w, "hello");
+        if covered {
+            w.stop_and_start();
+        }
+        flip_all(&w, &format!("{SUBSCRIPTION}\0other"));
+        w.crash(Crash::Process);
+        has_its_session(&mut w, &["hello"]);
+    }
+}
