@@ -6,6 +6,7 @@ use gatepost_core::session::Protocol as _;
 use gatepost_core::testing::pipe::Pipe;
 use gatepost_core::testing::world::{Settings, World};
 use gatepost_mqtt::Mqtt;
+use gatepost_stomp::Stomp;
 
 fn world(seed: u64, mqtt: &Mqtt) -> World {
     let codecs = Codecs::new(vec![mqtt.codec()]);
@@ -158,6 +159,66 @@ fn shuffle(w: &mut World) {
         }
     }
     w.settle();
+}
+
+/// Turns of all that are called. The log does nothing meanwhile.
+fn turns(w: &mut World) {
+    while let Some(pipe) = w.pipes().find(|pipe| w.is_ready(*pipe)) {
+        w.turn_of(pipe, usize::MAX);
+    }
+}
+
+#[test]
+fn while_a_sync_does_not_return_only_who_needs_the_log_waits() {
+    // A slow disk once stalled everybody. Nothing here says that there is pressure: the engine finds out by itself.
+    let (mqtt, stomp) = (Mqtt::default(), Stomp::new(gatepost_stomp::Settings::default()));
+    let settings = Settings {
+        log_backlog_bytes_max: 16 << 10,
+        ..Settings::default()
+    };
+    let codecs = Codecs::new(vec![mqtt.codec(), stomp.codec()]);
+    let mut w = World::speaking(1, settings, Default::default(), codecs);
+    let kept = w.open(&mqtt);
+    let mut body = b"\x00\x04MQTT\x04\x00\x00\x00".to_vec();
+    body.extend(text("kept"));
+    w.feed(kept, &packet(0x10, &body));
+    w.feed(kept, &packet(0x82, &[&[0, 1][..], &text("durable"), &[1]].concat()));
+    let listener = subscriber(&mut w, &mqtt, "light/#");
+    let durable = client(&mut w, &mqtt, "durable", false);
+    let light = client(&mut w, &mqtt, "light", false);
+    let transient = w.open(&stomp);
+    w.feed(transient, b"CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n\n\0");
+    w.feed(transient, b"SUBSCRIBE\nid:1\ndestination:/queue/transient\ndurable:false\nauto-delete:true\n\n\0");
+    w.settle();
+    assert!(w.drain(transient).starts_with(b"CONNECTED\n"));
+
+    // From here on nothing is written, let alone synced, until the very end.
+    let payload = "x".repeat(100);
+    let mut sent = 0;
+    while w.buffered_bytes(durable) == 0 {
+        sent += 1;
+        assert!(sent < 1_000, "the engine never holds it back");
+        w.feed(durable, &publish("durable", sent, &payload));
+        turns(&mut w);
+    }
+    let submitted = w.submitted().len();
+    assert!(submitted > 0 && w.drain(durable).is_empty(), "it waits for the log");
+    for n in 0..100 {
+        let n = n.to_string();
+        w.feed(light, &publish("light/1", 0, &n));
+        let send = format!("SEND\ndestination:/queue/transient\nreceipt:r{n}\n\n{n}\0");
+        w.feed(transient, send.as_bytes());
+        turns(&mut w);
+        assert_eq!(w.drain(listener), publish("light/1", 0, &n));
+        let heard = String::from_utf8(w.drain(transient)).expect("text");
+        assert!(heard.contains(&format!("receipt-id:r{n}\n")), "{heard}");
+        assert!(heard.contains("MESSAGE\n") && heard.contains(&format!("\n\n{n}\0")), "{heard}");
+    }
+    assert_eq!(w.submitted().len(), submitted, "nothing of that went to the log");
+    assert!(w.drain(durable).is_empty() && w.buffered_bytes(durable) > 0);
+    w.settle();
+    assert_eq!(w.drain(durable).len(), 4 * usize::from(sent), "a PUBACK for each");
+    assert_eq!(w.buffered_bytes(durable), 0);
 }
 
 #[test]
