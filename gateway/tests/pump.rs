@@ -187,8 +187,14 @@ fn while_a_sync_does_not_return_only_who_needs_the_log_waits() {
     let durable = client(&mut w, &mqtt, "durable", false);
     let light = client(&mut w, &mqtt, "light", false);
     let transient = w.open(&stomp);
-    w.feed(transient, b"CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n\n\0");
-    w.feed(transient, b"SUBSCRIBE\nid:1\ndestination:/queue/transient\ndurable:false\nauto-delete:true\n\n\0");
+    w.feed(
+        transient,
+        b"CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n\n\0",
+    );
+    w.feed(
+        transient,
+        b"SUBSCRIBE\nid:1\ndestination:/queue/transient\ndurable:false\nauto-delete:true\n\n\0",
+    );
     w.settle();
     assert!(w.drain(transient).starts_with(b"CONNECTED\n"));
 
@@ -212,7 +218,10 @@ fn while_a_sync_does_not_return_only_who_needs_the_log_waits() {
         assert_eq!(w.drain(listener), publish("light/1", 0, &n));
         let heard = String::from_utf8(w.drain(transient)).expect("text");
         assert!(heard.contains(&format!("receipt-id:r{n}\n")), "{heard}");
-        assert!(heard.contains("MESSAGE\n") && heard.contains(&format!("\n\n{n}\0")), "{heard}");
+        assert!(
+            heard.contains("MESSAGE\n") && heard.contains(&format!("\n\n{n}\0")),
+            "{heard}"
+        );
     }
     assert_eq!(w.submitted().len(), submitted, "nothing of that went to the log");
     assert!(w.drain(durable).is_empty() && w.buffered_bytes(durable) > 0);

@@ -245,6 +245,34 @@ impl SimDisk {
     pub fn heal_reads(&self) {
         self.0.lock().read_faults.clear();
     }
+    /// Reads fail once, for a while and for good, of any file or of one; they may be short; there are few descriptors, and
+    /// little room: some of that, as `rng` has it.
+    pub fn harm(&self, rng: &mut Rng) {
+        for _ in 0..rng.below(4) {
+            let paths = self.paths();
+            let path = paths.get(rng.below(paths.len() as u64 * 2) as usize);
+            let times = match rng.below(8) {
+                0 => u64::MAX,
+                1..4 => 1,
+                _ => 1 + rng.below(12),
+            };
+            self.fail_reads(path.map(String::as_str), rng.below(60), times);
+        }
+        self.set_short_reads(rng.chance(1, 4));
+        if rng.chance(1, 5) {
+            self.set_open_files_max(Some(2 + rng.below(10)));
+        }
+        if rng.chance(1, 5) {
+            self.set_capacity(Some(self.bytes_used() + rng.below(200 << 10)));
+        }
+    }
+    /// As good as new.
+    pub fn relieve(&self) {
+        self.heal_reads();
+        self.set_short_reads(false);
+        self.set_open_files_max(None);
+        self.set_capacity(None);
+    }
     /// Reads that failed so far.
     pub fn reads_failed(&self) -> u64 {
         self.0.lock().reads_failed

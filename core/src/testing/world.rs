@@ -34,6 +34,9 @@ pub const ROOM: Room = Room {
 /// No room at all.
 pub const NO_ROOM: Room = Room { messages: 0, bytes: 0 };
 
+/// Fetches in a row that may fail before the process ends.
+const READS_FAILED_MAX: u32 = 100;
+
 /// A connection of a [`World`], by the order of connecting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Client(pub usize);
@@ -69,6 +72,8 @@ pub struct World {
     undurable: VecDeque<(Lsn, Ticket)>,
     asked: Vec<Request>,
     fetched: Vec<Answer>,
+    /// Fetches in a row that could not read something.
+    reads_failed: u32,
     trace: Trace,
     /// When the store's background work is due.
     tick_at: Option<Time>,
@@ -161,6 +166,7 @@ impl World {
             undurable: VecDeque::new(),
             asked: Vec::new(),
             fetched: Vec::new(),
+            reads_failed: 0,
             trace: Trace(0xcbf2_9ce4_8422_2325),
             tick_at: None,
             clock_set: None,
@@ -324,12 +330,20 @@ impl World {
     pub fn fetch(&mut self) {
         if let Some((_, reader)) = &mut self.store {
             let served = reader.serve(&std::mem::take(&mut self.asked));
+            self.reads_failed = if served.failed.is_empty() {
+                0
+            } else {
+                self.reads_failed + 1
+            };
             self.fetched.extend(served.answers);
             // The gateway's reader waits before it asks again. Here other things happen meanwhile.
             self.asked.extend(served.failed);
             if self.disk.is_crashed() {
                 // No read of a machine that has stopped ever succeeds.
                 self.asked.clear();
+                self.store = None;
+            } else if self.reads_failed > READS_FAILED_MAX {
+                // As the gateway's process does once reads have failed for long enough.
                 self.store = None;
             }
         }
@@ -449,6 +463,7 @@ impl World {
         self.submitted.clear();
         self.asked.clear();
         self.fetched.clear();
+        self.reads_failed = 0;
         self.written = None;
         self.undurable.clear();
         self.engine = engine(self.settings.clone(), self.codecs.clone(), self.rng.word());
@@ -459,6 +474,11 @@ impl World {
             self.now.wall = wall;
         }
         let opened = Store::open(Arc::new(self.disk.clone()), self.store_settings.clone(), self.now.wall);
+        let opened = opened.or_else(|_| {
+            // The process ends, and whoever runs it sees to the disk before the next start.
+            self.disk.relieve();
+            Store::open(Arc::new(self.disk.clone()), self.store_settings.clone(), self.now.wall)
+        });
         let (store, recovered) = match opened {
             Ok(opened) => opened,
             Err(error) => panic!("the store does not start: {error}"),

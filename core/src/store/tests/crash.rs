@@ -56,7 +56,7 @@ fn live_and_die_with(seed: u64, lives: u64, mut harm: impl FnMut(&SimDisk)) {
         }
         script.store = None;
         script.disk = script.disk.restart(crash);
-        relieve(&script.disk);
+        script.disk.relieve();
         let report = check(&script.disk, &mut |_| {}).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         assert!(report.is_clean(), "seed {seed}: a crash was taken for damage: {report}");
     }
@@ -70,35 +70,6 @@ fn nothing_confirmed_is_lost_over_many_lives() {
     }
 }
 
-/// Makes a disk as good as new.
-fn relieve(disk: &SimDisk) {
-    disk.heal_reads();
-    disk.set_short_reads(false);
-    disk.set_open_files_max(None);
-    disk.set_capacity(None);
-}
-
-/// Reads that fail once, for a while and for good, of any file or of one; short reads; few descriptors; little room.
-fn harm(disk: &SimDisk, rng: &mut Rng) {
-    for _ in 0..rng.below(4) {
-        let paths = disk.paths();
-        let path = paths.get(rng.below(paths.len() as u64 * 2) as usize);
-        let times = match rng.below(8) {
-            0 => u64::MAX,
-            1..4 => 1,
-            _ => 1 + rng.below(12),
-        };
-        disk.fail_reads(path.map(String::as_str), rng.below(60), times);
-    }
-    disk.set_short_reads(rng.chance(1, 4));
-    if rng.chance(1, 5) {
-        disk.set_open_files_max(Some(2 + rng.below(10)));
-    }
-    if rng.chance(1, 5) {
-        disk.set_capacity(Some(disk.bytes_used() + rng.below(200 << 10)));
-    }
-}
-
 #[test]
 fn nothing_confirmed_is_lost_where_reads_and_opens_fail_too() {
     let mut failed = 0;
@@ -106,7 +77,7 @@ fn nothing_confirmed_is_lost_where_reads_and_opens_fail_too() {
         let mut rng = Rng::new(!seed);
         let mut disks = Vec::new();
         live_and_die_with(10_000_000 + seed, 6, |disk| {
-            harm(disk, &mut rng);
+            disk.harm(&mut rng);
             disks.push(disk.clone());
         });
         failed += disks.iter().map(SimDisk::reads_failed).sum::<u64>();

@@ -3,7 +3,7 @@
 use super::{Deed as AnyDeed, Stage};
 use crate::support::*;
 use gatepost_core::command::Command;
-use gatepost_core::event::{DeliveryFlags, Event};
+use gatepost_core::event::{CloseReason, DeliveryFlags, Event};
 use gatepost_core::testing::world::Client;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -41,6 +41,8 @@ struct Subscriber {
 pub(super) struct Sessions {
     sent: Vec<Sent>,
     publisher: Option<Client>,
+    /// The publisher's session is open.
+    opened: bool,
     /// Publishes in the order of their numbers on this connection.
     numbered: Vec<usize>,
     confirmed_upto: usize,
@@ -49,6 +51,8 @@ pub(super) struct Sessions {
     released: BTreeMap<u16, usize>,
     next_packet_id: u16,
     subscribers: [Subscriber; 2],
+    /// Connections that another one of the same client makes end.
+    leaving: Vec<Client>,
     finishing: bool,
 }
 
@@ -66,12 +70,14 @@ impl Sessions {
         let mut sessions = Sessions {
             sent: Vec::new(),
             publisher: None,
+            opened: true,
             numbered: Vec::new(),
             confirmed_upto: 0,
             unfinished: BTreeSet::new(),
             released: BTreeMap::new(),
             next_packet_id: 0,
             subscribers: [subscriber("a", 2), subscriber("b", 1)],
+            leaving: Vec::new(),
             finishing: false,
         };
         for s in &mut sessions.subscribers {
@@ -92,7 +98,8 @@ impl Sessions {
     }
 
     pub(super) fn clients(&self) -> impl Iterator<Item = Client> {
-        self.subscribers.iter().filter_map(|s| s.client).chain(self.publisher)
+        let present = self.subscribers.iter().filter_map(|s| s.client).chain(self.publisher);
+        present.chain(self.leaving.iter().copied())
     }
 
     pub(super) fn act(&mut self, stage: &mut Stage) {
@@ -113,11 +120,18 @@ impl Sessions {
             7 => {
                 // Somebody's connection ends.
                 let who = stage.below(3);
+                let opened = self.subscribers.get(who).map_or(self.opened, |s| s.opened);
                 let client = match self.subscribers.get_mut(who) {
                     Some(s) => s.client.take(),
                     None => self.publisher.take(),
                 };
                 if let Some(c) = client {
+                    if opened && stage.chance(30) {
+                        // Its client connects anew before we know of that. What it has sent is still on its way.
+                        self.leaving.push(c);
+                        self.reconnect(stage);
+                        return;
+                    }
                     // What it has not sent yet it never will.
                     stage.world.drop_client(c);
                     stage.said.remove(&c);
@@ -178,12 +192,15 @@ impl Sessions {
         stage.say(p, command, deed);
     }
 
-    pub(super) fn done(&mut self, deed: Deed) {
+    pub(super) fn done(&mut self, client: Client, deed: Deed) {
         let Deed::Publish(id) = deed;
-        self.numbered.push(id);
+        if self.publisher == Some(client) {
+            self.numbered.push(id);
+        }
     }
 
     pub(super) fn gone(&mut self, client: Client) {
+        self.leaving.retain(|c| *c != client);
         if self.publisher == Some(client) {
             self.publisher = None;
         }
@@ -208,6 +225,7 @@ impl Sessions {
         }
         let p = stage.world.connect("mqtt");
         self.publisher = Some(p);
+        self.opened = false;
         self.numbered.clear();
         self.confirmed_upto = 0;
         stage.say(p, kept("p"), AnyDeed::Nothing);
@@ -225,7 +243,12 @@ impl Sessions {
     }
 
     pub(super) fn hear(&mut self, stage: &mut Stage, client: Client, event: &Event) {
-        if self.publisher == Some(client) {
+        if self.leaving.contains(&client) {
+            if let Event::Closed(why) = event {
+                assert_eq!(*why, CloseReason::TakenOver);
+                stage.say(client, Command::Detach, AnyDeed::Detach);
+            }
+        } else if self.publisher == Some(client) {
             self.publisher_hears(stage, client, event);
         } else if let Some(n) = self.subscribers.iter().position(|s| s.client == Some(client)) {
             self.subscriber_hears(stage, n, client, event);
@@ -234,7 +257,10 @@ impl Sessions {
 
     fn publisher_hears(&mut self, stage: &mut Stage, p: Client, event: &Event) {
         match event {
-            Event::SessionOpened { present } => assert!(*present, "the publisher's session is kept"),
+            Event::SessionOpened { present } => {
+                assert!(*present, "the publisher's session is kept");
+                self.opened = true;
+            }
             Event::Confirmed { upto, .. } => {
                 while self.confirmed_upto < *upto as usize {
                     let id = self.numbered[self.confirmed_upto];
@@ -319,6 +345,7 @@ impl Sessions {
 
     pub(super) fn crashed(&mut self, stage: &mut Stage) {
         self.publisher = None;
+        self.leaving.clear();
         for s in &mut self.subscribers {
             s.client = None;
         }
