@@ -2,8 +2,9 @@
 
 use crate::config::{Log, LogFormat};
 use parking_lot::Mutex;
-use std::fs::OpenOptions;
-use std::io::IsTerminal as _;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -51,17 +52,53 @@ fn is_module(name: &str) -> bool {
     name.split("::").all(is_part)
 }
 
-/// Changes the level of a log that is running.
-pub(crate) struct Level(reload::Handle<Targets, Registry>);
+/// Changes the level and the file of a log that is running.
+pub(crate) struct Level {
+    filter: reload::Handle<Targets, Registry>,
+    /// Where the log is written, if that is a file, and its path.
+    file: Option<(Sink, String)>,
+}
+
+/// A file that may be replaced while lines are written.
+#[derive(Clone)]
+struct Sink(Arc<Mutex<File>>);
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().write(bytes)
+    }
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.lock().write_all(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.lock().flush()
+    }
+}
 
 impl Level {
     /// Writes lines of this level from here on. A value that is none changes nothing.
     pub(crate) fn set(&self, level: &str) {
         if let Some(filter) = filter(level) {
             // Fails only if the log is gone, which lives as long as the process.
-            let _ = self.0.reload(filter);
+            let _ = self.filter.reload(filter);
         }
     }
+
+    /// Goes on in a file of the same path: logrotate has moved the old one away.
+    ///
+    /// # Errors
+    /// It cannot be opened; the text names it, and the log goes on where it was.
+    pub(crate) fn reopen(&self) -> Result<(), String> {
+        if let Some((sink, path)) = &self.file {
+            *sink.0.lock() = open(path)?;
+        }
+        Ok(())
+    }
+}
+
+fn open(path: &str) -> Result<File, String> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.map_err(|error| format!("log.target: {path}: {error}"))
 }
 
 /// Sends log lines where the configuration says.
@@ -71,6 +108,7 @@ impl Level {
 pub(crate) fn start(log: &Log) -> Result<Level, String> {
     let filter = filter(&log.level).ok_or_else(|| format!("log.level: expected {LEVELS}"))?;
     let (filter, level) = reload::Layer::new(filter);
+    let mut file = None;
     let layer = match log.target.as_str() {
         "stderr" => match log.format {
             LogFormat::Text => fmt::layer()
@@ -84,9 +122,9 @@ pub(crate) fn start(log: &Log) -> Result<Level, String> {
                 .boxed(),
         },
         path => {
-            let file = OpenOptions::new().create(true).append(true).open(path);
-            let file = file.map_err(|error| format!("log.target: {path}: {error}"))?;
-            let layer = fmt::layer().with_ansi(false).with_writer(std::sync::Mutex::new(file));
+            let sink = Sink(Arc::new(Mutex::new(open(path)?)));
+            file = Some((sink.clone(), path.to_owned()));
+            let layer = fmt::layer().with_ansi(false).with_writer(move || sink.clone());
             match log.format {
                 LogFormat::Text => layer.boxed(),
                 LogFormat::Json => layer.json().flatten_event(true).boxed(),
@@ -94,7 +132,7 @@ pub(crate) fn start(log: &Log) -> Result<Level, String> {
         }
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).init();
-    Ok(Level(level))
+    Ok(Level { filter: level, file })
 }
 
 /// Lets a number of lines a second through and counts the rest.

@@ -1,5 +1,5 @@
-//! What signals ask of a node that goes on serving: SIGHUP reads the configuration again, SIGUSR1 writes the node's
-//! state to the log. SIGQUIT and SIGUSR2 are caught, because uncaught they would end the process at once.
+//! What signals ask of a node that goes on serving: SIGHUP reads the configuration again and opens the log file anew,
+//! SIGUSR1 writes the node's state to the log. SIGQUIT and SIGUSR2 are caught, because uncaught they would end the process at once.
 
 use crate::auth::Rules;
 use crate::config::{Config, Layers};
@@ -52,6 +52,10 @@ pub(crate) async fn run(node: &Node, layers: &Layers, level: &Level, mut signals
 
 /// Reads all layers again and puts them into effect, all or nothing.
 fn reload(node: &Node, layers: &Layers, level: &Level) {
+    // Also where the configuration is refused: the old file has been moved away.
+    if let Err(problem) = level.reopen() {
+        tracing::error!("the log goes on in its old file: {problem}");
+    }
     match read(node, layers) {
         Ok((config, rules, tls)) => {
             node.replace_rules(rules);

@@ -1,8 +1,7 @@
 //! The one table of all keys: the node's sections, the protocols' own rows, and those of every listener.
 
 use super::table::{
-    Auth, AuthCertificate, Disk, LATER, LISTENER_LATER, LISTENERS_LATER, Limits, Listener, Log, Memory, Metrics, Mqtt,
-    Node, Store, Tls,
+    Auth, AuthCertificate, Disk, LATER, LISTENERS_LATER, Limits, Listener, Log, Memory, Metrics, Mqtt, Node, Store, Tls,
 };
 use super::value;
 use gatepost_core::keys::{Applies, Key, Kind, Values};
@@ -98,7 +97,6 @@ impl Schema {
             schema.later(format!("listeners.{name}.bind"), binds);
             schema.later(format!("listeners.{name}.backlog"), &["128"]);
             schema.later(format!("listeners.{name}.tls_bind"), &["[]"]);
-            schema.listener_later(name);
         }
         schema
     }
@@ -196,14 +194,7 @@ impl Schema {
         for key in ["client_auth", "min_version"] {
             self.set_default(&format!("{section}.tls.{key}"), "\"\"");
         }
-        self.listener_later(name);
         self.listeners.push(name.to_owned());
-    }
-
-    fn listener_later(&mut self, name: &str) {
-        for (key, values) in LISTENER_LATER {
-            self.later(format!("{LISTENERS}.{name}.{key}"), values);
-        }
     }
 
     fn key(&mut self, name: String, key: &Key) {

@@ -447,8 +447,5 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
     ("listeners.mqtt.quic_bind", &["[]"]),
 ];
 
-/// The same for every listener, under its name.
-pub(super) const LISTENER_LATER: &[(&str, &[&str])] = &[("unix", &["\"\""])];
-
 /// Listeners whose protocols are not built: `bind` may be off or the default, and nothing else may be set.
 pub(super) const LISTENERS_LATER: &[(&str, &[&str])] = &[("management", &["[]", "[\"[::]:15672\"]"])];

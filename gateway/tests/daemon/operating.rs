@@ -174,6 +174,47 @@ fn a_configuration_that_is_refused_changes_nothing() {
 }
 
 #[test]
+fn a_reload_goes_on_in_a_new_log_file_also_where_the_configuration_is_refused() {
+    // logrotate moves the file away: the gateway went on writing to that.
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, moved) = (directory.path().join("gatepost.log"), directory.path().join("moved"));
+    let settings = format!("[log]\ntarget = {path:?}\n");
+    let gatepost = Gatepost::with(1, &settings);
+    let text = |path: &std::path::Path| fs::read_to_string(path).unwrap_or_default();
+    for (word, configuration) in [
+        ("reloaded", settings.clone()),
+        ("refused", "[log]\nlevels = 1\n".to_owned()),
+    ] {
+        fs::rename(&path, &moved).expect("the log file");
+        let before = text(&moved);
+        if word == "refused" {
+            configure(&gatepost, &settings, &configuration);
+        }
+        gatepost.signal("HUP");
+        eventually("a line in a new file", || {
+            text(&path).contains(&format!("the configuration is {word}"))
+        });
+        assert_eq!(text(&moved), before, "nothing follows in the old one");
+    }
+}
+
+#[test]
+fn the_longest_keep_alive_is_told_to_clients_of_mqtt_5() {
+    let gatepost = Gatepost::with(1, "[mqtt]\nkeep_alive_max = \"60s\"\n");
+    let mut stream = tcp(gatepost.mqtt);
+    // Version 5, clean start, a keep-alive of 120 s, no properties, the client id "c".
+    let connect = b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x78\x00\x00\x01c";
+    stream.write_all(connect).expect("a CONNECT");
+    let mut head = [0; 2];
+    stream.read_exact(&mut head).expect("a CONNACK");
+    let mut connack = vec![0; usize::from(head[1])];
+    stream.read_exact(&mut connack).expect("all of it");
+    assert_eq!((head[0], connack[1]), (0x20, 0));
+    // Server Keep Alive.
+    assert!(connack.windows(3).any(|w| w == [0x13, 0, 60]), "{connack:?}");
+}
+
+#[test]
 fn a_protocol_may_have_several_listeners() {
     let port = daemon::free_port();
     let settings = format!("[listeners.plant]\nprotocol = \"mqtt\"\nbind = [\"127.0.0.1:{port}\"]\n");

@@ -78,6 +78,7 @@ impl Settings {
     pub fn read(values: &Values) -> Settings {
         let mut s = Settings::default();
         let mut session_expiry_max = Duration::from_secs(86_400);
+        let mut keep_alive_max = Duration::ZERO;
         values.set("mqtt.exchange", &mut s.exchange);
         values.set("mqtt.default_vhost", &mut s.default_vhost);
         values.set("limits.handshake_timeout", &mut s.connect_timeout);
@@ -87,6 +88,8 @@ impl Settings {
         values.set("mqtt.receive_maximum", &mut s.receive_maximum);
         values.set("mqtt.max_inflight", &mut s.max_inflight);
         values.set("mqtt.session_expiry_max", &mut session_expiry_max);
+        values.set("mqtt.keep_alive_max", &mut keep_alive_max);
+        s.keep_alive_max = u16::try_from(keep_alive_max.as_secs()).ok().filter(|most| *most > 0);
         s.session_expiry_max = Some(u32::try_from(session_expiry_max.as_secs()).unwrap_or(u32::MAX));
         s
     }
@@ -135,6 +138,13 @@ pub(crate) const KEYS: &[Key] = &[
         default: "\"192KiB\"",
         applies: Applies::NewConnections,
         text: "A CONNECT packet as a whole, which comes from somebody unknown.",
+    },
+    Key {
+        name: "mqtt.keep_alive_max",
+        kind: Kind::secs(0, 65_535),
+        default: "\"0s\"",
+        applies: Applies::NewConnections,
+        text: "Keep-alive that an MQTT 5 client is told to use if its own is longer or off; 0: its own. In whole seconds.",
     },
     Key {
         name: "mqtt.max_inflight",

@@ -238,11 +238,15 @@ impl Open {
             Event::ReleaseDue { packet_id, known } => self.delivering.release(packet_id, known, cx.out),
             Event::Subscribed { packet_id, results } => {
                 let bytes_max = self.delivering.packet_bytes_max();
-                subscribing::subscribed(self.version, packet_id, &results, bytes_max, cx.out)?;
+                if !subscribing::subscribed(self.version, packet_id, &results, bytes_max, cx.out)? {
+                    return Err(self.answer_too_large(cx));
+                }
             }
             Event::Unsubscribed { packet_id, existed } => {
                 let bytes_max = self.delivering.packet_bytes_max();
-                subscribing::unsubscribed(self.version, packet_id, &existed, bytes_max, cx.out);
+                if !subscribing::unsubscribed(self.version, packet_id, &existed, bytes_max, cx.out) {
+                    return Err(self.answer_too_large(cx));
+                }
             }
             Event::Failed {
                 op: Op::Subscribe | Op::Unsubscribe | Op::OpenSession,
@@ -272,6 +276,12 @@ impl Open {
             _ => {}
         }
         Ok(())
+    }
+
+    /// The client asked for more in one packet than it can be answered in one. It would wait for the answer for ever.
+    fn answer_too_large(&self, cx: &mut Cx<'_>) -> Close {
+        let text = "the answer is larger than the client's Maximum Packet Size";
+        self.say_goodbye(cx, Reason::PACKET_TOO_LARGE, text)
     }
 
     /// The peer misbehaved.

@@ -82,7 +82,7 @@ pub(super) fn unsubscribe(version: Version, body: &[u8]) -> Result<Unsubscribe, 
     })
 }
 
-/// Appends a SUBACK, if the client takes packets that large.
+/// Appends a SUBACK. Returns whether the client takes packets that large.
 ///
 /// # Errors
 /// SUBACK of MQTT 3.1 has no failure. A subscription that is not authorized is granted and stays silent, as MQTT 3.1 3.8
@@ -93,7 +93,7 @@ pub(super) fn subscribed(
     results: &[Result<u8, FaultKind>],
     bytes_max: usize,
     out: &mut Vec<u8>,
-) -> Result<(), Close> {
+) -> Result<bool, Close> {
     let told = |result: &&Result<u8, FaultKind>| !matches!(result, Ok(_) | Err(FaultKind::AccessRefused));
     if version == Version::V31
         && let Some(Err(why)) = results.iter().find(told)
@@ -106,19 +106,18 @@ pub(super) fn subscribed(
         (Err(_), Version::V311) => 0x80,
         (Err(_), Version::V31) => 0,
     };
-    put(
-        Kind::SubAck,
-        version,
-        packet_id,
-        results.iter().map(code),
-        bytes_max,
-        out,
-    );
-    Ok(())
+    let codes = results.iter().map(code);
+    Ok(put(Kind::SubAck, version, packet_id, codes, bytes_max, out))
 }
 
-/// Appends an UNSUBACK, if the client takes packets that large.
-pub(super) fn unsubscribed(version: Version, packet_id: u16, existed: &[bool], bytes_max: usize, out: &mut Vec<u8>) {
+/// Appends an UNSUBACK. Returns whether the client takes packets that large.
+pub(super) fn unsubscribed(
+    version: Version,
+    packet_id: u16,
+    existed: &[bool],
+    bytes_max: usize,
+    out: &mut Vec<u8>,
+) -> bool {
     let codes = if version == Version::V5 { existed } else { &[] };
     let code = |existed: &bool| if *existed { 0x00 } else { 0x11 };
     put(
@@ -128,7 +127,7 @@ pub(super) fn unsubscribed(version: Version, packet_id: u16, existed: &[bool], b
         codes.iter().map(code),
         bytes_max,
         out,
-    );
+    )
 }
 
 fn put(
@@ -138,7 +137,7 @@ fn put(
     codes: impl Iterator<Item = u8>,
     bytes_max: usize,
     out: &mut Vec<u8>,
-) {
+) -> bool {
     let start = out.len();
     let written = frame::frame(kind.first_byte(), out, |out| {
         out.extend_from_slice(&packet_id.to_be_bytes());
@@ -148,9 +147,11 @@ fn put(
         out.extend(codes);
         Ok(())
     });
-    if written.is_err() || out.len() - start > bytes_max {
+    let fits = written.is_ok() && out.len() - start <= bytes_max;
+    if !fits {
         out.truncate(start); // [MQTT-3.1.2-24]
     }
+    fits
 }
 
 #[cfg(test)]

@@ -236,21 +236,27 @@ fn unsubscribing_names_filter_and_group_as_subscribed() {
 }
 
 #[test]
-fn an_answer_that_the_client_could_not_take_is_not_sent() {
+fn an_answer_that_the_client_could_not_take_ends_the_connection() {
+    // It was left out, and the client waited for it.
     let properties = properties(&[Property::MaximumPacketSize(16)]);
     let connect = Connect {
         properties: properties.as_properties(),
         ..connect(Version::V5)
     };
-    let mut script = Script::open_with(&connect, Settings::default());
-    script.event(Event::Subscribed {
+    let subscribed = |count| Event::Subscribed {
         packet_id: 5,
-        results: vec![Ok(0); 11].into(),
-    });
-    assert_eq!(script.sent().len(), 16);
-    script.event(Event::Subscribed {
+        results: vec![Ok(0); count].into(),
+    };
+    let unsubscribed = |count| Event::Unsubscribed {
         packet_id: 5,
-        results: vec![Ok(0); 12].into(),
-    });
-    assert_eq!(script.sent(), []);
+        existed: vec![true; count].into(),
+    };
+    for answer in [subscribed as fn(usize) -> Event, unsubscribed] {
+        let mut script = Script::open_with(&connect, Settings::default());
+        script.event(answer(11));
+        assert_eq!(script.sent().len(), 16);
+        script.event(answer(12));
+        assert_eq!(script.sent(), [0xE0, 1, 0x95]);
+        assert!(script.closed().is_some());
+    }
 }
