@@ -78,8 +78,8 @@ impl Engine {
         let mut used = self.ledger.used();
         used[ObjectKind::Retained as usize] += self.retained.bytes();
         used[ObjectKind::Routes as usize] += self.router.memory();
-        used[ObjectKind::Connections as usize] += self.consumers.len() * CONSUMER_BYTES
-            + (self.confirms.len() + self.waiting.len() + self.waiting_written.len()) * CONFIRM_BYTES;
+        used[ObjectKind::Connections as usize] +=
+            self.consumers.len() * CONSUMER_BYTES + (self.confirms.len() + self.waits.len()) * CONFIRM_BYTES;
         used
     }
 

@@ -2,6 +2,7 @@
 
 use super::Engine;
 use super::link::Out;
+use super::log_waits::Waiter;
 use crate::message::Message;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Head;
@@ -246,9 +247,9 @@ impl Engine {
         let mut marks = q.marks;
         if front.flags.has(EntryFlags::LOGGED) && !marks.allow(front.seq, written) {
             let waits = self
-                .waiting_marks
-                .iter()
-                .any(|(ticket, of)| *of == queue && *ticket > written);
+                .waits
+                .until_written()
+                .any(|(ticket, waiter)| waiter == Waiter::Marked(queue) && ticket > written);
             // With nobody to serve there is nothing to wait for.
             let wanted = q
                 .consumers
@@ -347,11 +348,7 @@ impl Engine {
         assert!(self.links.is_empty(), "links");
         assert!(self.consumers.is_empty(), "consumers");
         assert!(self.confirms.is_empty(), "confirm entries");
-        assert!(
-            self.waiting.is_empty() && self.waiting_written.is_empty(),
-            "answers waiting for the log"
-        );
-        assert!(self.opening.is_empty(), "sessions opening");
+        assert!(self.waits.has_no_links(), "answers or sessions waiting for the log");
         assert!(self.successors.is_empty(), "links that wait for a session");
         assert!(self.memory.waiting_gets.is_empty(), "gets waiting");
         assert!(

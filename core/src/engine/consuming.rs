@@ -2,6 +2,7 @@
 
 use super::budget::{Budget, Unfinished};
 use super::link::{Fetched, LinkState, Out};
+use super::log_waits::Waiter;
 use super::routing::Source;
 use super::staging::Gate;
 use super::{Engine, done};
@@ -336,7 +337,7 @@ impl Engine {
         let log = self.staging.log();
         if let Some(l) = self.links.get_mut(link) {
             l.fill_awaited(channel, out, gate, log);
-            self.wait_at(gate, link, channel);
+            self.waits.at(gate, Waiter::Channel(link, channel));
         }
     }
 

@@ -4,6 +4,7 @@ use super::Engine;
 use super::holding::Holding;
 use super::link::Out;
 use super::links::Links;
+use super::log_waits::Waiter;
 use super::timers::Timer;
 use crate::command::Channel as ChannelNumber;
 use crate::durable_session::Sessions;
@@ -117,7 +118,7 @@ impl Engine {
                 let marks = &mut self.queues[queue].marks;
                 if marks.awaited != marks.ticket {
                     marks.awaited = marks.ticket;
-                    self.waiting_marks.push((marks.ticket, queue));
+                    self.waits.for_written(marks.ticket, Waiter::Marked(queue));
                 }
                 return;
             }

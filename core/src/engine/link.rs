@@ -414,6 +414,12 @@ impl LinkState {
         }
         fetched
     }
+    /// Has the next take look at the channel's confirms.
+    pub(crate) fn note_confirms(&mut self, channel: ChannelNumber) {
+        if !self.confirm_dirty.contains(&channel) {
+            self.confirm_dirty.push(channel);
+        }
+    }
     /// Moves to the outbox what no longer waits.
     pub(crate) fn release_held(&mut self, number: ChannelNumber, log: Reached) {
         let Ok(at) = self.channels.binary_search_by_key(&number, |c| c.number) else {

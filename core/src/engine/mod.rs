@@ -26,6 +26,7 @@ mod dying;
 mod holding;
 mod link;
 mod links;
+mod log_waits;
 mod memory;
 mod noted_time;
 mod packets;
@@ -65,6 +66,7 @@ use consuming::Verdict;
 use holding::Holding;
 use link::{LinkState, Out};
 use links::Links;
+use log_waits::{LogWaits, Waiter};
 use memory::Memory;
 use publishing::{Confirms, Publish};
 use queues::Queues;
@@ -229,19 +231,12 @@ pub struct Engine {
     /// When a refused object is worth a line in the log again.
     refusal_told: Option<Time>,
     sessions: Sessions,
-    /// Sessions whose opening waits for the log: ticket, session, link.
-    opening: Vec<(u64, SessionKey, Link)>,
     /// Links that wait for a session that another link still has.
     successors: takeover::Successors,
     staging: Staging,
     confirms: Confirms,
-    /// Who waits for which batch: for its confirms, or for an answer that is held.
-    waiting: VecDeque<(u64, Link, ChannelNumber)>,
-    /// Who waits for which batch to be written, and for no more: for confirms of queues of [`Durability::Os`], for what is
-    /// fetched behind a hand-out mark.
-    waiting_written: VecDeque<(u64, Link, ChannelNumber)>,
-    /// Queues that wait for a hand-out mark in that batch.
-    waiting_marks: Vec<(u64, QueueKey)>,
+    /// What waits for the log.
+    waits: LogWaits,
     acks_due: Option<Time>,
     time: noted_time::NotedTime,
     memory: Memory,
@@ -289,12 +284,9 @@ impl Engine {
             ledger: Arc::default(),
             refusal_told: None,
             sessions: Sessions::default(),
-            opening: Vec::new(),
             successors: takeover::Successors::default(),
             confirms: Confirms::default(),
-            waiting: VecDeque::new(),
-            waiting_written: VecDeque::new(),
-            waiting_marks: Vec::new(),
+            waits: LogWaits::default(),
             acks_due: None,
             time: noted_time::NotedTime::default(),
             memory: Memory::default(),
@@ -708,30 +700,28 @@ impl Engine {
     pub fn written(&mut self, now: Now, ticket: Ticket) {
         self.begin(now);
         if self.staging.written(ticket) {
-            self.release_written();
+            self.release_waits();
             self.dispatch_touched();
             self.relieve_memory();
         }
     }
 
-    /// Lets go on what only waited for its batch to be written.
-    fn release_written(&mut self) {
-        let (log, written) = (self.staging.log(), self.staging.written_ticket());
-        while let Some((_, link, channel)) = self.waiting_written.pop_front_if(|(t, ..)| *t <= written) {
-            if let Some(l) = self.links.get_mut(link) {
-                l.release_held(channel, log);
-                if !l.confirm_dirty.contains(&channel) {
-                    l.confirm_dirty.push(channel);
+    /// Lets go on whatever waited for batches that the log has reported.
+    fn release_waits(&mut self) {
+        let log = self.staging.log();
+        while let Some(waiter) = self.waits.next(log) {
+            match waiter {
+                Waiter::Channel(link, channel) => {
+                    if let Some(l) = self.links.get_mut(link) {
+                        l.release_held(channel, log);
+                        l.note_confirms(channel);
+                        l.wake(&mut self.wakes);
+                    }
                 }
-                l.wake(&mut self.wakes);
+                Waiter::Marked(queue) => self.queues.touch(queue),
+                Waiter::Session(session, link) => self.session_open(session, link),
+                Waiter::Time(wall) => self.note_time(wall),
             }
-        }
-        for (_, queue) in self
-            .waiting_marks
-            .extract_if(.., |(t, _)| *t <= written)
-            .collect::<Vec<_>>()
-        {
-            self.touch(queue);
         }
     }
 
@@ -741,25 +731,8 @@ impl Engine {
         if !self.staging.durable(ticket) {
             return;
         }
-        self.release_written();
-        self.release_time(self.staging.durable_ticket());
-        let (log, durable) = (self.staging.log(), self.staging.durable_ticket());
-        while let Some(&(t, link, channel)) = self.waiting.front()
-            && t <= durable
-        {
-            self.waiting.pop_front();
-            if let Some(l) = self.links.get_mut(link) {
-                l.release_held(channel, log);
-                if !l.confirm_dirty.contains(&channel) {
-                    l.confirm_dirty.push(channel);
-                }
-                l.wake(&mut self.wakes);
-            }
-        }
-        self.confirms.free_orphans(durable);
-        for (_, session, link) in self.opening.extract_if(.., |(t, ..)| *t <= durable).collect::<Vec<_>>() {
-            self.session_open(session, link);
-        }
+        self.confirms.free_orphans(self.staging.durable_ticket());
+        self.release_waits();
         self.dispatch_touched();
         self.relieve_memory();
     }
@@ -833,33 +806,7 @@ impl Engine {
         let log = self.staging.log();
         if let Some(l) = self.links.get_mut(link) {
             l.push(channel, out, gate, log);
-            self.wait_at(gate, link, channel);
-        }
-    }
-    /// Has the channel looked at when the gate opens.
-    fn wait_at(&mut self, gate: Gate, link: Link, channel: ChannelNumber) {
-        match gate {
-            Gate::Open | Gate::Never => {}
-            Gate::Written(ticket) => self.wait_for_written(ticket, link, channel),
-            Gate::Durable(ticket) => self.wait_for(ticket, link, channel),
-        }
-    }
-    /// Has `written` look at the channel when `ticket` is reported.
-    fn wait_for_written(&mut self, ticket: u64, link: Link, channel: ChannelNumber) {
-        // A mark that is on its way may be in an earlier batch than what waits already.
-        let at = self.waiting_written.partition_point(|(t, ..)| *t <= ticket);
-        if at == 0 || self.waiting_written[at - 1] != (ticket, link, channel) {
-            self.waiting_written.insert(at, (ticket, link, channel));
-        }
-    }
-    /// Has `durable` look at the channel when `ticket` is reported.
-    fn wait_for(&mut self, ticket: u64, link: Link, channel: ChannelNumber) {
-        if self.waiting.back() != Some(&(ticket, link, channel)) {
-            debug_assert!(
-                self.waiting.back().is_none_or(|(t, ..)| *t <= ticket),
-                "tickets only grow"
-            );
-            self.waiting.push_back((ticket, link, channel));
+            self.waits.at(gate, Waiter::Channel(link, channel));
         }
     }
     /// Ends the channel, if its first failure does.

@@ -10,6 +10,7 @@
 
 use super::Engine;
 use super::dispatch::deadline;
+use super::log_waits::Waiter;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Head;
 use crate::slots::{QueueKey, SessionKey};
@@ -22,8 +23,8 @@ use std::collections::BTreeSet;
 pub(crate) struct NotedTime {
     /// The log has this time, as durably as the node promises: no restart begins before it.
     pub(crate) noted: Wall,
-    /// The batch that notes a later time, and that time.
-    underway: Option<(u64, Wall)>,
+    /// A later time that is on its way to the log.
+    underway: Option<Wall>,
     /// Queues whose heads have expired by a later time.
     queues: BTreeSet<QueueKey>,
     /// Retained messages have.
@@ -44,9 +45,10 @@ impl Engine {
         if deadline <= self.time.noted {
             return true;
         }
-        if self.time.underway.is_none_or(|(_, wall)| wall < deadline) {
+        if self.time.underway.is_none_or(|wall| wall < deadline) {
             self.staging.record(Record::Time);
-            self.time.underway = Some((self.staging.wait(), self.now.wall));
+            self.time.underway = Some(self.now.wall);
+            self.waits.for_durable(self.staging.wait(), Waiter::Time(self.now.wall));
         }
         false
     }
@@ -95,12 +97,10 @@ impl Engine {
         false
     }
 
-    /// The log reported a batch: what waited for the time in it goes on.
-    pub(crate) fn release_time(&mut self, durable: u64) {
-        let Some((_, wall)) = self.time.underway.take_if(|(ticket, _)| *ticket <= durable) else {
-            return;
-        };
+    /// The log has that time: what waited for it goes on, if it is late enough.
+    pub(crate) fn note_time(&mut self, wall: Wall) {
         self.time.noted = self.time.noted.max(wall);
+        self.time.underway = self.time.underway.filter(|later| *later > wall);
         for queue in std::mem::take(&mut self.time.queues) {
             self.touch(queue);
         }

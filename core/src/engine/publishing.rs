@@ -6,6 +6,7 @@
 
 use super::Engine;
 use super::budget::Budget;
+use super::log_waits::Waiter;
 use super::routing::{RouteBy, Routing, Source};
 use super::staging::Staging;
 use crate::catalog;
@@ -294,9 +295,7 @@ impl Engine {
                 Some((upto, _)) => *upto = number,
                 None => publisher.ready = number,
             }
-            if !l.confirm_dirty.contains(&channel) {
-                l.confirm_dirty.push(channel);
-            }
+            l.note_confirms(channel);
             return;
         };
         let (key, known) = match publisher.pending.back_mut() {
@@ -330,8 +329,10 @@ impl Engine {
             entry.need = need;
             match need {
                 _ if known => {}
-                Durability::Os => self.wait_for_written(ticket, link, channel),
-                Durability::Interval | Durability::Always => self.wait_for(ticket, link, channel),
+                Durability::Os => self.waits.for_written(ticket, Waiter::Channel(link, channel)),
+                Durability::Interval | Durability::Always => {
+                    self.waits.for_durable(ticket, Waiter::Channel(link, channel));
+                }
             }
         }
         if let Some(message) = message {
@@ -352,9 +353,7 @@ impl Engine {
         if entry.outstanding == 0 {
             let (link, channel) = (entry.link, entry.channel);
             if let Some(l) = self.links.get_mut(link) {
-                if !l.confirm_dirty.contains(&channel) {
-                    l.confirm_dirty.push(channel);
-                }
+                l.note_confirms(channel);
                 l.wake(&mut self.wakes);
             }
         }

@@ -12,6 +12,7 @@
 use super::Engine;
 use super::budget::{Budget, Unfinished};
 use super::link::will_bytes;
+use super::log_waits::Waiter;
 use super::routing::Source;
 use super::subscriptions::shared_queue_name;
 use super::timers::Timer;
@@ -104,7 +105,7 @@ impl Engine {
         }
         self.answer(link, CHANNEL, Event::SessionOpened { present }, gate);
         match gate {
-            Some(ticket) => self.opening.push((ticket, session, link)),
+            Some(ticket) => self.waits.for_durable(ticket, Waiter::Session(session, link)),
             None => self.session_open(session, link),
         }
     }
