@@ -68,7 +68,7 @@ impl Engine {
     pub fn usage(&self) -> Usage {
         Usage {
             messages: self.memory.bytes_with_entries(),
-            unsettled: self.holding.bytes(),
+            unsettled: self.throttling.bytes(),
             objects: self.objects().iter().sum(),
         }
     }

@@ -1,8 +1,8 @@
 //! The engine's books, checked against each other. For tests: it walks everything.
 
 use super::Engine;
-use super::link::Out;
 use super::log_waits::Waiter;
+use super::outbox::Out;
 use crate::message::Message;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Head;
@@ -65,7 +65,7 @@ impl Engine {
         for l in self.links.iter() {
             let (mut reserved, mut bytes) = (0, 0);
             let mut in_channel: HashMap<u16, u32> = HashMap::new();
-            for out in &l.outbox {
+            for out in l.outbox.iter() {
                 if let Out::Reserved { consumer, queue, entry } = out {
                     reserved += 1;
                     bytes += entry.body.len();
@@ -78,12 +78,8 @@ impl Engine {
                     }
                 }
             }
-            assert_eq!(
-                (l.reserved_messages, l.reserved_bytes),
-                (reserved, bytes),
-                "reservations"
-            );
-            let held = l.channels().flat_map(|c| c.held.iter().map(|(_, out)| out));
+            assert_eq!(l.outbox.reserved(), (reserved, bytes), "reservations");
+            let held = l.channels().flat_map(|c| c.gated.iter().map(|(_, out)| out));
             let mut held_bytes = 0;
             for out in l.outbox.iter().chain(held) {
                 if let Out::Got(fetched) = out {
@@ -92,14 +88,14 @@ impl Engine {
                 }
             }
             assert!(
-                l.held_back
+                l.throttled
                     .iter()
-                    .all(|k| self.consumers.get(*k).is_some_and(|c| c.held_back)),
+                    .all(|k| self.consumers.get(*k).is_some_and(|c| c.throttled)),
                 "a link lists consumers that do not wait for settles"
             );
             for c in l.channels() {
-                let dying = c.dying.iter().flat_map(|dying| dying.held.iter());
-                for (queue, consumer, _, body) in c.unsettled.iter().chain(dying) {
+                let postponed = c.postponed.iter().flat_map(|postponed| postponed.held.iter());
+                for (queue, consumer, _, body) in c.unsettled.iter().chain(postponed) {
                     found.taken(queue, self, body);
                     held_bytes += cost(body);
                     if let Some(key) = consumer {
@@ -115,15 +111,15 @@ impl Engine {
                         "a channel lists a consumer that is gone"
                     );
                 }
-                if c.held.front().is_some_and(|(gate, _)| self.staging.log().opens(*gate)) {
-                    panic!("an answer is held that the log has released");
+                if c.gated.front().is_some_and(|(gate, _)| self.staging.log().opens(*gate)) {
+                    panic!("an answer is gated that the log has released");
                 }
             }
             assert_eq!(l.unsettled_bytes, held_bytes, "bytes a link holds unsettled");
             found.held_bytes += held_bytes;
         }
         self.audit_sessions(&mut found);
-        assert_eq!(self.holding.bytes(), found.held_bytes, "bytes held unsettled");
+        assert_eq!(self.throttling.bytes(), found.held_bytes, "bytes held unsettled");
         for waiting in &self.internal {
             found.message(waiting.message());
         }
@@ -188,7 +184,7 @@ impl Engine {
     fn audit_sessions<'a>(&'a self, found: &mut Found<'a>) {
         let mut used: HashMap<SessionKey, u32> = HashMap::new();
         for l in self.links.iter() {
-            for out in &l.outbox {
+            for out in l.outbox.iter() {
                 if let Out::Reserved { consumer, entry, .. } = out
                     && let Some(c) = self.consumers.get(*consumer)
                     && let Some((session, _)) = c.session
@@ -306,8 +302,8 @@ impl Engine {
         let channel = l.channels().find(|ch| ch.number == c.channel);
         let channel = c.session.is_some()
             || channel.is_none_or(|ch| {
-                let limited = counts && self.holding.limits(l) && ch.in_flight > 0;
-                ch.held.is_empty()
+                let limited = counts && self.throttling.limits(l) && ch.in_flight > 0;
+                ch.gated.is_empty()
                     && !limited
                     && ch.recovering.is_none()
                     && (!counts || ch.prefetch_all == 0 || ch.in_flight < ch.prefetch_all)

@@ -93,7 +93,7 @@ impl Engine {
                     flags: EntryFlags::default(),
                     subscription_ids: None,
                 });
-                self.memory.hold(&message);
+                self.memory.pin(&message);
                 self.counters.enqueued += 1;
             }
             self.touch(replay.queue);

@@ -1,17 +1,17 @@
 //! Consumers and their deliveries: start, stop, hand out, settle, fetch one.
 
 use super::budget::{Budget, Unfinished};
-use super::link::{Fetched, LinkState, Out};
+use super::link::LinkState;
 use super::log_waits::Waiter;
+use super::outbox::{Fetched, Out, Reservation};
 use super::routing::Source;
 use super::staging::Gate;
 use super::{Engine, done};
 use crate::access::Permission;
 use crate::command::{Channel as ChannelNumber, Consume, ConsumerToken, Get, Outcome};
-use crate::event::{Delivery, DeliveryExtra, DeliveryFlags, Event, Op};
+use crate::event::{Event, Op};
 use crate::fault::{Fault, FaultKind};
 use crate::ledger::ObjectKind;
-use crate::message::Message;
 use crate::message::Settled;
 use crate::properties::Name;
 use crate::queue::consumers::Consumer;
@@ -111,7 +111,7 @@ impl Engine {
             prefetch,
             in_flight: 0,
             starved: false,
-            held_back: false,
+            throttled: false,
             session: None,
             subscription_ids: None,
         };
@@ -140,27 +140,14 @@ impl Engine {
         let (link, queue) = (c.link, c.queue);
         let mut units = CONSUMER_WORK;
         if let Some(l) = self.links.get_mut(link) {
-            let mut returned = Vec::new();
-            if l.reserved_messages > 0 {
+            if l.outbox.has_reservations() {
                 units += l.outbox.len() / OUTBOX_PER_UNIT;
-                let mut kept = std::collections::VecDeque::with_capacity(l.outbox.len());
-                for out in std::mem::take(&mut l.outbox) {
-                    match out {
-                        Out::Reserved { consumer, queue, entry } if consumer == key => {
-                            l.reserved_messages -= 1;
-                            l.reserved_bytes -= entry.body.len();
-                            returned.push((queue, entry));
-                        }
-                        other => kept.push_back(other),
-                    }
-                }
-                l.outbox = kept;
             }
-            for (queue, entry) in returned.into_iter().rev() {
-                self.release_reservation(key, queue, entry);
+            for Reservation { consumer, queue, entry } in l.outbox.give_back_of(key) {
+                self.release_reservation(consumer, queue, entry);
             }
         }
-        self.forget_held_back(key);
+        self.forget_throttled(key);
         self.consumers.remove(key);
         let now = self.now.monotonic;
         let Some(q) = self.queues.get_mut(queue) else {
@@ -253,7 +240,7 @@ impl Engine {
                 return self.answer_get(link, channel, again, answer, Gate::Open);
             }
         };
-        if self.links.get(link).is_some_and(|l| self.holding.limits(l)) {
+        if self.links.get(link).is_some_and(|l| self.throttling.limits(l)) {
             let text = "the connection holds too many unsettled deliveries: settle some first";
             let fault = Box::new(Fault::new(FaultKind::QuotaExceeded, text));
             self.note_failure(link, channel);
@@ -325,7 +312,7 @@ impl Engine {
 
     fn get_again_later(&mut self, link: Link, g: Get, queue: QueueKey, again: bool) {
         if !again && let Some(l) = self.links.get_mut(link) {
-            l.channel(g.channel).held.push_back((Gate::Never, Out::Awaited));
+            l.channel(g.channel).gated.push_back((Gate::Never, Out::Awaited));
         }
         self.memory.waiting_gets.push((queue, link, g));
     }
@@ -360,140 +347,8 @@ impl Engine {
             remaining: u32::try_from(q.ready.len()).unwrap_or(u32::MAX),
         };
         self.touch(queue);
-        self.count_held(link, bytes);
+        self.count_unsettled(link, bytes);
         self.answer_get(link, channel, again, Out::Got(Box::new(fetched)), gate);
-    }
-
-    /// Numbers a fetched message and hands it to its link. Not earlier: a settle of all before a delivery that overtakes
-    /// it would be one of a message nobody has seen.
-    pub(crate) fn hand_out_fetched(&mut self, link: Link, fetched: Fetched, events: &mut Vec<Event>) {
-        let Fetched {
-            channel,
-            queue,
-            entry,
-            no_ack,
-            remaining,
-        } = fetched;
-        let Some(l) = self.links.get_mut(link) else {
-            return;
-        };
-        let c = l.channel(channel);
-        c.delivered += 1;
-        let number = c.delivered;
-        let Body::Memory(message) = &entry.body else {
-            debug_assert!(false, "only what is in memory is fetched");
-            return;
-        };
-        let message = message.clone();
-        let flags = self.queue_delivery_flags(&entry, &message);
-        // RabbitMQ tells a fetch also that the message has not come back yet, and a consumer not.
-        let q = self.queues.get(queue);
-        let counts = q.is_some_and(|q| q.arguments.queue_type.counts_returns());
-        let extra = counts.then(|| returned_extra(self.returned(queue, &entry).unwrap_or(0)));
-        self.counters.got += 1;
-        // Until now it counted as fetched.
-        self.count_released(link, cost(&entry.body));
-        if no_ack {
-            self.settle_entry(queue, entry, false);
-        } else {
-            let held = Held {
-                queue,
-                consumer: None,
-                entry,
-            };
-            self.hold(link, channel, number, held);
-        }
-        let delivery = Delivery {
-            channel,
-            qos: 0,
-            flags,
-            consumer: 0,
-            number,
-            message,
-            extra,
-        };
-        events.push(Event::Got { delivery, remaining });
-    }
-
-    /// How often a message came back from consumers, where its queue counts that and it did.
-    fn returned(&self, queue: QueueKey, entry: &Entry) -> Option<u32> {
-        if !entry.flags.has(EntryFlags::REDELIVERED) {
-            return None;
-        }
-        let q = self.queues.get(queue)?;
-        q.returned.get(&entry.seq).copied()
-    }
-
-    /// What a delivery from a declared queue says of the message. A publish that set or cleared its topic's retained
-    /// message is marked, so that each protocol can say so in its own words. The entry's own flag has no room for it: in
-    /// the log of a declared queue those bits are the priority.
-    fn queue_delivery_flags(&self, entry: &Entry, message: &Message) -> DeliveryFlags {
-        let flags = entry.flags.delivery();
-        if message.envelope().retain && *message.exchange() == *self.settings.topic_exchange {
-            flags | DeliveryFlags::RETAIN
-        } else {
-            flags
-        }
-    }
-
-    /// Numbers a reserved message and hands it to its consumer's link.
-    pub(crate) fn hand_out(
-        &mut self,
-        link: Link,
-        key: ConsumerKey,
-        queue: QueueKey,
-        entry: Entry,
-        events: &mut Vec<Event>,
-    ) {
-        let Some(c) = self.consumers.get(key) else {
-            debug_assert!(false, "reservations are given back before their consumer goes");
-            return;
-        };
-        if let Some((session, granted)) = c.session {
-            let ids = c.subscription_ids.clone();
-            return self.hand_out_to_session(link, session, (granted, ids), queue, entry, events);
-        }
-        let (channel, token, no_ack) = (c.channel, c.token, c.no_ack);
-        let Body::Memory(message) = &entry.body else {
-            debug_assert!(false, "only what is in memory is reserved");
-            return;
-        };
-        let message = message.clone();
-        let flags = self.queue_delivery_flags(&entry, &message);
-        let extra = self.returned(queue, &entry).map(returned_extra);
-        if flags.contains(DeliveryFlags::REDELIVERED) {
-            self.counters.redelivered += 1;
-        }
-        let Some(l) = self.links.get_mut(link) else {
-            return;
-        };
-        let ch = l.channel(channel);
-        ch.delivered += 1;
-        let number = ch.delivered;
-        if no_ack {
-            self.counters.delivered_no_ack += 1;
-            self.settle_entry(queue, entry, false);
-        } else {
-            self.counters.delivered += 1;
-            let mut held = Held {
-                queue,
-                consumer: Some(key),
-                entry,
-            };
-            self.shed(queue, &mut held.entry);
-            self.hold(link, channel, number, held);
-        }
-        let qos = u8::from(!no_ack);
-        let delivery = Delivery {
-            channel,
-            qos,
-            flags,
-            consumer: token,
-            number,
-            message,
-            extra,
-        };
-        events.push(Event::Deliver(delivery));
     }
 
     pub(crate) fn settle(
@@ -773,7 +628,7 @@ impl Engine {
                 budget.spend(units);
             }
         }
-        self.give_back_dying(link, channel, budget)?;
+        self.give_back_postponed(link, channel, budget)?;
         // Without consumers nothing new comes, however many holds this takes.
         self.settle_upto(link, channel, u64::MAX, Outcome::Requeue, budget)?;
         let answers = |of: &Link, get: &Get| *of == link && get.channel == channel;
@@ -787,7 +642,7 @@ impl Engine {
         if let Some(l) = self.links.get_mut(link) {
             let listed = l.find_channel(channel).is_some_and(|c| c.listed != 0);
             // They may have been what the others waited behind.
-            l.release_held(channel, log);
+            l.release_gated(channel, log);
             for (_, key) in l.close_channel(channel) {
                 self.confirms.orphan(key, durable);
             }
@@ -829,20 +684,4 @@ impl Engine {
         }
         Ok(())
     }
-}
-
-/// What only some deliveries have; most have none, and allocate nothing.
-pub(crate) fn delivery_extra(entry: &Entry) -> Option<Box<DeliveryExtra>> {
-    let ids = entry.subscription_ids.as_ref()?;
-    Some(Box::new(DeliveryExtra {
-        subscription_ids: ids.to_vec(),
-        ..DeliveryExtra::default()
-    }))
-}
-
-fn returned_extra(count: u32) -> Box<DeliveryExtra> {
-    Box::new(DeliveryExtra {
-        returned: Some(count),
-        ..DeliveryExtra::default()
-    })
 }

@@ -125,8 +125,8 @@ impl Engine {
             c.messages_paged += q.ready.paged() as u64;
             c.messages_unsettled += q.unsettled as u64;
         }
-        c.unsettled_bytes = self.holding.bytes() as u64;
-        c.consumers_held_back = self.consumers.iter().filter(|(_, c)| c.held_back).count() as u64;
+        c.unsettled_bytes = self.throttling.bytes() as u64;
+        c.consumers_held_back = self.consumers.iter().filter(|(_, c)| c.throttled).count() as u64;
         c.sessions = self.sessions.len() as u64;
         c.sessions_connected = self.sessions.iter().filter(|(_, s)| s.link.is_some()).count() as u64;
         c.retained = self.retained.count() as u64;

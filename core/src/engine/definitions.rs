@@ -2,7 +2,8 @@
 
 use super::budget::{Budget, Unfinished};
 use super::doors::Resource;
-use super::link::{Deleting, Out};
+use super::link::Deleting;
+use super::outbox::Out;
 use super::queues::router_slot;
 use super::timers::Timer;
 use super::{Engine, done};
@@ -75,7 +76,7 @@ impl Engine {
             return Ok(None);
         }
         if !declared.created {
-            // The one who made it may still wait for the log; so does this answer.
+            // The creating declare may not be synced yet, so this answer waits too.
             return Ok(self.staging.wait_for_all());
         }
         let (key, value) = catalog::encode_exchange(self.settings.number, &spec);
@@ -212,7 +213,7 @@ impl Engine {
             if let Some(q) = self.queues.get_mut(queue) {
                 q.used_at = now;
             }
-            // The one who made it may still wait for the log; so does this answer, for all it promises.
+            // The creating declare may not be synced yet, so this answer waits too.
             let durable = self.queues[queue].durable;
             let gate = if durable { self.staging.wait_for_all() } else { None };
             return Ok((queue, gate));
@@ -636,7 +637,7 @@ impl Engine {
             }
         };
         for l in self.links.iter() {
-            let answers = l.channels().flat_map(|c| c.held.iter().map(|(_, out)| out));
+            let answers = l.channels().flat_map(|c| c.gated.iter().map(|(_, out)| out));
             for out in l.outbox.iter().chain(answers) {
                 match out {
                     Out::Reserved { queue, entry, .. } => note(*queue, entry.seq),
@@ -644,9 +645,9 @@ impl Engine {
                     _ => {}
                 }
             }
-            let dying = l.channels().filter_map(|c| c.dying.as_ref());
-            let dying = dying.flat_map(|dying| dying.held.iter());
-            for (queue, _, seq, _) in l.channels().flat_map(|c| c.unsettled.iter()).chain(dying) {
+            let postponed = l.channels().filter_map(|c| c.postponed.as_ref());
+            let postponed = postponed.flat_map(|postponed| postponed.held.iter());
+            for (queue, _, seq, _) in l.channels().flat_map(|c| c.unsettled.iter()).chain(postponed) {
                 note(queue, seq);
             }
         }

@@ -1,10 +1,9 @@
 //! From a queue to its consumers: reserving messages, in order, to whoever has credit and room.
 
 use super::Engine;
-use super::holding::Holding;
-use super::link::Out;
 use super::links::Links;
 use super::log_waits::Waiter;
+use super::throttling::Throttling;
 use super::timers::Timer;
 use crate::command::Channel as ChannelNumber;
 use crate::durable_session::Sessions;
@@ -83,24 +82,24 @@ impl Engine {
                 Body::Memory(_) => false,
                 Body::Disk { .. } => true,
             };
-            let (seq, flags, size) = (front.seq, front.flags, front.body.len());
+            let (seq, flags) = (front.seq, front.flags);
             let Engine {
                 queues,
                 consumers,
                 links,
                 sessions,
-                holding,
+                throttling,
                 ..
             } = self;
             let q = &mut queues[queue];
             let chosen = if q.arguments.single_active {
                 let active = q.consumers.first();
                 active
-                    .filter(|key| eligible(consumers, links, sessions, holding, *key, flags))
+                    .filter(|key| eligible(consumers, links, sessions, throttling, *key, flags))
                     .map(|key| (key, 0))
             } else {
                 q.consumers
-                    .next(|key| eligible(consumers, links, sessions, holding, key, flags))
+                    .next(|key| eligible(consumers, links, sessions, throttling, key, flags))
             };
             let Some((key, next_turn)) = chosen else {
                 self.watch_head(queue);
@@ -139,13 +138,7 @@ impl Engine {
                 if in_channel && let Some(c) = l.find_channel(channel) {
                     c.in_flight += 1;
                 }
-                l.reserved_messages += 1;
-                l.reserved_bytes += size;
-                l.outbox.push_back(Out::Reserved {
-                    consumer: key,
-                    queue,
-                    entry,
-                });
+                l.outbox.reserve(key, queue, entry);
                 l.wake(&mut self.wakes);
             }
             if mark_due {
@@ -191,64 +184,6 @@ impl Engine {
         self.links.get_mut(link).is_some_and(|l| !l.outbox.is_empty())
     }
 
-    /// The link has no room: what was reserved to it goes back, in order, so that others can have it.
-    pub(crate) fn give_back_reservations(&mut self, link: Link) {
-        let Some(l) = self.links.get_mut(link) else {
-            return;
-        };
-        if l.reserved_messages == 0 {
-            return;
-        }
-        let outbox = std::mem::take(&mut l.outbox);
-        l.reserved_messages = 0;
-        l.reserved_bytes = 0;
-        let mut kept = std::collections::VecDeque::new();
-        let mut returned = Vec::new();
-        for out in outbox {
-            match out {
-                Out::Reserved { consumer, queue, entry } => returned.push((consumer, queue, entry)),
-                out => kept.push_back(out),
-            }
-        }
-        l.outbox = kept;
-        for (consumer, queue, entry) in returned.into_iter().rev() {
-            self.release_reservation(consumer, queue, entry);
-        }
-    }
-
-    /// One reserved entry goes back to its queue, as if it had not been reserved.
-    pub(crate) fn release_reservation(&mut self, consumer: ConsumerKey, queue: QueueKey, entry: Entry) {
-        self.uncount(consumer, entry.flags);
-        if self.put_back(queue, entry)
-            && let Some(c) = self.consumers.get_mut(consumer)
-            && !c.starved
-        {
-            c.starved = true;
-            let link = c.link;
-            if let Some(l) = self.links.get_mut(link) {
-                l.starved.push_back(consumer);
-            }
-        }
-    }
-
-    /// A reservation no longer counts against its consumer's credit.
-    fn uncount(&mut self, key: ConsumerKey, flags: EntryFlags) {
-        let Some(c) = self.consumers.get_mut(key) else {
-            return;
-        };
-        if !counts_in_flight(c, flags) {
-            return;
-        }
-        match c.session {
-            Some((session, _)) => self.free_session_credit(session),
-            None => {
-                c.in_flight -= 1;
-                let (link, channel) = (c.link, c.channel);
-                self.free_channel_credit(link, channel);
-            }
-        }
-    }
-
     /// One delivery fewer counts against the channel's prefetch. If that is what its consumers waited for, they can have
     /// more, whichever queues they are on.
     pub(crate) fn free_channel_credit(&mut self, link: Link, channel: ChannelNumber) {
@@ -258,7 +193,7 @@ impl Engine {
         let was_full = c.prefetch_all > 0 && c.in_flight >= c.prefetch_all;
         c.in_flight -= 1;
         // A channel that holds nothing is offered one whatever its connection holds.
-        if was_full || (self.holding.is_over() && c.in_flight == 0) {
+        if was_full || (self.throttling.is_over() && c.in_flight == 0) {
             let consumers = c.consumers.clone();
             self.touch_queues_of(&consumers);
         }
@@ -380,7 +315,7 @@ fn eligible(
     consumers: &mut Slots<ConsumerKey, Consumer>,
     links: &mut Links,
     sessions: &Sessions,
-    holding: &mut Holding,
+    throttling: &mut Throttling,
     key: ConsumerKey,
     flags: EntryFlags,
 ) -> bool {
@@ -398,12 +333,12 @@ fn eligible(
     }
     let Some(l) = links.get_mut(c.link) else { return false };
     let mut room = l.has_room();
-    let limited = counts && c.session.is_none() && holding.limits(l);
+    let limited = counts && c.session.is_none() && throttling.limits(l);
     if c.session.is_none()
         && let Some(channel) = l.find_channel(c.channel)
     {
         if limited && channel.in_flight > 0 {
-            holding.hold_back(key, c, l);
+            throttling.throttle(key, c, l);
             return false;
         }
         if counts && channel.prefetch_all > 0 && channel.in_flight >= channel.prefetch_all {
@@ -413,7 +348,7 @@ fn eligible(
             return false;
         }
         // An answer of the channel (its consume-ok, say) waits for the log: deliveries do not overtake it.
-        room &= channel.held.is_empty();
+        room &= channel.gated.is_empty();
     }
     if !room && !c.starved {
         c.starved = true;

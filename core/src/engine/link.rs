@@ -2,6 +2,7 @@
 
 use super::Wake;
 use super::bound_replay::BoundReplay;
+use super::outbox::{Fetched, Out, Outbox};
 use super::routing::Routing;
 use super::staging::{Gate, Reached};
 use super::subscriptions::{Answered, Replays};
@@ -11,17 +12,11 @@ use crate::command::{Channel as ChannelNumber, Will};
 use crate::event::{CloseReason, Event, Pressure};
 use crate::ledger::{Charge, allocation};
 use crate::properties::Name;
-use crate::queue::entry::Entry;
 use crate::queue::unsettled::Unsettled;
 use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey};
 use std::collections::VecDeque;
 use std::mem::size_of;
 use std::sync::Arc;
-
-/// Deliveries reserved to a link that has not taken them yet.
-pub(crate) const RESERVED_MESSAGES_MAX: usize = 1024;
-/// Bytes of them; one message always fits.
-pub(crate) const RESERVED_BYTES_MAX: usize = 256 << 10;
 
 /// A connection: its state here, and about 1 KiB outside the engine (session, socket, task, read events).
 pub(crate) const LINK_BYTES: usize = allocation(size_of::<LinkState>()) + (1 << 10);
@@ -31,35 +26,6 @@ const CHANNEL_BYTES: usize = allocation(size_of::<Channel>()) + 16;
 /// What a will costs.
 pub(crate) fn will_bytes(will: &Will) -> usize {
     allocation(size_of::<Will>()) + will.message.memory()
-}
-
-/// What a link will take, in order.
-pub(crate) enum Out {
-    /// An answer.
-    Event(Event),
-    /// A message reserved to one of its consumers; it is numbered when taken.
-    Reserved {
-        consumer: ConsumerKey,
-        queue: QueueKey,
-        entry: Entry,
-    },
-    /// A delivery of the link's MQTT session that is sent again, by its packet id.
-    Resend(u16),
-    /// The answer to a `Get`; its message is numbered when taken.
-    Got(Box<Fetched>),
-    /// The place of an answer that waits for a message on its way from disk. Only among a channel's held answers.
-    Awaited,
-}
-
-/// A message a `Get` has taken off its queue.
-pub(crate) struct Fetched {
-    pub(crate) channel: ChannelNumber,
-    pub(crate) queue: QueueKey,
-    pub(crate) entry: Entry,
-    /// Settled when taken.
-    pub(crate) no_ack: bool,
-    /// Left in the queue.
-    pub(crate) remaining: u32,
 }
 
 /// One attached connection.
@@ -80,19 +46,17 @@ pub(crate) struct LinkState {
         reason = "a vector grows by doubling: of pointers, not of channels nobody has"
     )]
     channels: Vec<Box<Channel>>,
-    pub(crate) outbox: VecDeque<Out>,
+    pub(crate) outbox: Outbox,
     /// `Returned` and `Refused`, which precede the confirms.
     pub(crate) verdicts: VecDeque<Event>,
     /// Channels whose confirm watermark may have moved.
     pub(crate) confirm_dirty: Vec<ChannelNumber>,
-    pub(crate) reserved_messages: usize,
-    pub(crate) reserved_bytes: usize,
     /// The socket had no room at the last take: nothing is reserved until it has.
     pub(crate) stalled: bool,
     /// Consumers that were passed over for lack of room here.
     pub(crate) starved: VecDeque<ConsumerKey>,
-    /// Consumers that are offered nothing until somebody settles.
-    pub(crate) held_back: Vec<ConsumerKey>,
+    /// Consumers that are throttled: they are offered nothing until somebody settles.
+    pub(crate) throttled: Vec<ConsumerKey>,
     /// Bytes of what its channels hold unsettled or have fetched.
     pub(crate) unsettled_bytes: usize,
     pub(crate) exclusive_queues: Vec<QueueKey>,
@@ -143,8 +107,8 @@ pub(crate) struct Channel {
     /// Deliveries numbered so far.
     pub(crate) delivered: u64,
     pub(crate) unsettled: Unsettled,
-    /// Deliveries that were rejected and cannot be dead-lettered until the disk has room.
-    pub(crate) dying: Option<Box<Dying>>,
+    /// Rejected deliveries whose dead-lettering is postponed until the disk has room.
+    pub(crate) postponed: Option<Box<Postponed>>,
     /// Its number on the engine's list of channels that hold bodies in memory; 0: it is not on it.
     pub(crate) listed: u64,
     pub(crate) consumers: Vec<ConsumerKey>,
@@ -155,8 +119,8 @@ pub(crate) struct Channel {
     /// Reserved or unsettled deliveries that count against `prefetch_all`.
     pub(crate) in_flight: u32,
     pub(crate) publisher: Publisher,
-    /// Answers that wait for the log, and what must follow them.
-    pub(crate) held: VecDeque<(Gate, Out)>,
+    /// Answers that wait for the log, and those that must follow them.
+    pub(crate) gated: VecDeque<(Gate, Out)>,
     pub(crate) last_queue: Option<Name>,
     /// All up to that number goes back, which takes more than one hold.
     pub(crate) recovering: Option<u64>,
@@ -166,9 +130,9 @@ pub(crate) struct Channel {
     pub(crate) failed: bool,
 }
 
-/// See [`Channel::dying`].
+/// See [`Channel::postponed`].
 #[derive(Default)]
-pub(crate) struct Dying {
+pub(crate) struct Postponed {
     /// By the order of their rejection.
     pub(crate) held: Unsettled,
     /// Rejected so far.
@@ -194,14 +158,14 @@ impl Channel {
             number,
             delivered: 0,
             unsettled: Unsettled::default(),
-            dying: None,
+            postponed: None,
             listed: 0,
             consumers: Vec::new(),
             prefetch_each: 0,
             prefetch_all: 0,
             in_flight: 0,
             publisher: Publisher::default(),
-            held: VecDeque::new(),
+            gated: VecDeque::new(),
             last_queue: None,
             recovering: None,
             strict: false,
@@ -226,14 +190,12 @@ impl LinkState {
             protocol,
             access,
             channels: Vec::new(),
-            outbox: VecDeque::new(),
+            outbox: Outbox::default(),
             verdicts: VecDeque::new(),
             confirm_dirty: Vec::new(),
-            reserved_messages: 0,
-            reserved_bytes: 0,
             stalled: false,
             starved: VecDeque::new(),
-            held_back: Vec::new(),
+            throttled: Vec::new(),
             unsettled_bytes: 0,
             exclusive_queues: Vec::new(),
             session: None,
@@ -297,9 +259,7 @@ impl LinkState {
         !self.outbox.is_empty() && !self.resend_loading
     }
     pub(crate) fn has_room(&self) -> bool {
-        !self.stalled
-            && self.reserved_messages < RESERVED_MESSAGES_MAX
-            && (self.reserved_bytes < RESERVED_BYTES_MAX || self.reserved_messages == 0)
+        !self.stalled && self.outbox.has_room()
     }
 
     /// The channel, created if need be.
@@ -329,13 +289,13 @@ impl LinkState {
         let Ok(at) = self.channels.binary_search_by_key(&number, |c| c.number) else {
             return VecDeque::new();
         };
-        let mut closed = if self.channels[at].held.is_empty() {
+        let mut closed = if self.channels[at].gated.is_empty() {
             self.charge.shrink(CHANNEL_BYTES);
             self.channels.remove(at)
         } else {
-            let held = std::mem::take(&mut self.channels[at].held);
+            let gated = std::mem::take(&mut self.channels[at].gated);
             let successor = Box::new(Channel {
-                held,
+                gated,
                 ..Channel::new(number)
             });
             std::mem::replace(&mut self.channels[at], successor)
@@ -355,10 +315,9 @@ impl LinkState {
     /// Drops what the link will not take any more, now that it is gone. Reservations were given back; what was fetched goes
     /// back with its channel.
     pub(crate) fn forget_answers(&mut self) {
-        debug_assert_eq!(self.reserved_messages, 0);
-        self.outbox.retain(|out| matches!(out, Out::Got(_)));
+        self.outbox.forget_answers();
         for channel in &mut self.channels {
-            channel.held.retain(|(_, out)| matches!(out, Out::Got(_)));
+            channel.gated.retain(|(_, out)| matches!(out, Out::Got(_)));
         }
     }
     pub(crate) fn channel_count(&self) -> usize {
@@ -371,12 +330,12 @@ impl LinkState {
     /// Queues an answer behind what its channel still waits for; `gate`: what it waits for itself.
     pub(crate) fn push(&mut self, number: ChannelNumber, out: Out, gate: Gate, log: Reached) {
         if !log.opens(gate) {
-            return self.channel(number).held.push_back((gate, out));
+            return self.channel(number).gated.push_back((gate, out));
         }
         // The channel may be closed: the last answer on it does not open it again.
         match self.find_channel(number) {
-            Some(channel) if !channel.held.is_empty() => channel.held.push_back((Gate::Open, out)),
-            _ => self.outbox.push_back(out),
+            Some(channel) if !channel.gated.is_empty() => channel.gated.push_back((Gate::Open, out)),
+            _ => self.outbox.push(out),
         }
     }
     /// Fills the place that the oldest awaited answer of the channel has kept.
@@ -384,17 +343,15 @@ impl LinkState {
         let Some(channel) = self.find_channel(number) else {
             return;
         };
-        if let Some(place) = channel.held.iter_mut().find(|(_, out)| matches!(out, Out::Awaited)) {
+        if let Some(place) = channel.gated.iter_mut().find(|(_, out)| matches!(out, Out::Awaited)) {
             *place = (gate, answer);
         }
-        self.release_held(number, log);
+        self.release_gated(number, log);
     }
     /// Removes the fetched messages that the channel has not taken, in the order they were fetched, and the places of
     /// those that have not come.
     pub(crate) fn take_fetched(&mut self, number: ChannelNumber) -> Vec<Fetched> {
-        let mut fetched = Vec::new();
-        let is_its = |out: &Out| matches!(out, Out::Got(got) if got.channel == number);
-        let in_outbox = self.outbox.iter().any(is_its);
+        let mut fetched = self.outbox.take_fetched(number);
         let mut keep = |out: Out| match out {
             Out::Got(got) if got.channel == number => {
                 fetched.push(*got);
@@ -403,14 +360,10 @@ impl LinkState {
             Out::Awaited => None,
             out => Some(out),
         };
-        if in_outbox {
-            let outbox = std::mem::take(&mut self.outbox).into_iter();
-            self.outbox = outbox.filter_map(&mut keep).collect();
-        }
         if let Ok(at) = self.channels.binary_search_by_key(&number, |c| c.number) {
-            let held = std::mem::take(&mut self.channels[at].held);
-            let held = held.into_iter().filter_map(|(gate, out)| Some((gate, keep(out)?)));
-            self.channels[at].held = held.collect();
+            let gated = std::mem::take(&mut self.channels[at].gated);
+            let gated = gated.into_iter().filter_map(|(gate, out)| Some((gate, keep(out)?)));
+            self.channels[at].gated = gated.collect();
         }
         fetched
     }
@@ -421,16 +374,16 @@ impl LinkState {
         }
     }
     /// Moves to the outbox what no longer waits.
-    pub(crate) fn release_held(&mut self, number: ChannelNumber, log: Reached) {
+    pub(crate) fn release_gated(&mut self, number: ChannelNumber, log: Reached) {
         let Ok(at) = self.channels.binary_search_by_key(&number, |c| c.number) else {
             return;
         };
-        let held = &mut self.channels[at].held;
-        while let Some((gate, _)) = held.front()
+        let gated = &mut self.channels[at].gated;
+        while let Some((gate, _)) = gated.front()
             && log.opens(*gate)
         {
-            if let Some((_, out)) = held.pop_front() {
-                self.outbox.push_back(out);
+            if let Some((_, out)) = gated.pop_front() {
+                self.outbox.push(out);
             }
         }
     }

@@ -31,20 +31,20 @@ pub(crate) struct Memory {
     bytes: usize,
     /// Entries that hold them.
     entries: usize,
-    /// Over it, bodies of held deliveries that are in the log are let go.
+    /// Above it, bodies of unsettled deliveries are evicted if the log has them.
     shed_above: usize,
     /// Queues long enough to have bodies that may leave.
     deep: VecDeque<QueueKey>,
     /// How many of `deep` are gone.
     deep_gone: usize,
-    /// How often the spare of each queue was halved.
+    /// How often the spare of the queues was halved.
     halved: u32,
-    /// Before then it is not doubled.
+    /// The spare is not doubled before then.
     double_after: Time,
-    /// Queues looked at in vain since the last body left.
-    in_vain: usize,
-    /// Below it there is no use in looking again.
-    tried: usize,
+    /// Queues scanned in a row without evicting anything.
+    fruitless_scans: usize,
+    /// The last scan evicted nothing: scan again only above so many bytes.
+    rescan_above: usize,
     /// Bytes of body on their way from disk.
     loading: usize,
     /// Pages on their way from disk.
@@ -53,7 +53,7 @@ pub(crate) struct Memory {
     hungry: VecDeque<QueueKey>,
     /// Bodies of deliveries to be sent again that are on their way from disk: whose, and under which packet id.
     pub(crate) resends: HashMap<(QueueId, u64), (SessionKey, u16)>,
-    /// What purged and deleted queues held: dropped some at a time.
+    /// Entries of purged and deleted queues. They are dropped in slices: all at once would be a long hold.
     doomed: VecDeque<Ready>,
     /// What the reader is to fetch; taken by `drain`.
     pub(crate) requests: Vec<Request>,
@@ -99,8 +99,8 @@ impl Memory {
     pub(crate) fn bytes_with_entries(&self) -> usize {
         self.bytes + self.entries * ENTRY_BYTES
     }
-    /// One more entry holds the message, which is counted with the first of them.
-    pub(crate) fn hold(&mut self, message: &Message) {
+    /// One more entry pins the message in memory. Its bytes are counted with the first.
+    pub(crate) fn pin(&mut self, message: &Message) {
         self.entries += 1;
         if message.log_state().hold() {
             self.bytes += message.memory();
@@ -115,13 +115,14 @@ impl Memory {
             }
         }
     }
-    /// Lets the body of a held delivery go if memory is short and the log has it: it is only needed if it comes back.
+    /// Evicts the body of an unsettled delivery if memory is short and the log has it. It is needed again only if the delivery
+    /// comes back.
     pub(crate) fn shed(&mut self, entry: &mut Entry) {
         if self.is_short() {
             self.evict(entry);
         }
     }
-    /// Whether bodies of held deliveries are to go.
+    /// Whether bodies of unsettled deliveries are to be evicted.
     pub(crate) fn is_short(&self) -> bool {
         self.bytes > self.shed_above
     }
@@ -190,16 +191,15 @@ impl Memory {
     fn spare_bytes(&self) -> u64 {
         SPARE_BYTES >> self.halved
     }
-    /// A queue was looked at, and `left` tells whether anything left it or soon will. Returns whether there is no use in
-    /// looking at more.
+    /// Notes the scan of a queue. `left`: it evicted something, or soon will. Returns whether to stop scanning.
     fn looked(&mut self, left: bool, now: Time) -> bool {
-        self.in_vain = if left { 0 } else { self.in_vain + 1 };
-        if self.in_vain <= self.deep.len() {
+        self.fruitless_scans = if left { 0 } else { self.fruitless_scans + 1 };
+        if self.fruitless_scans <= self.deep.len() {
             return false;
         }
-        self.in_vain = 0;
+        self.fruitless_scans = 0;
         if self.halved == HALVED_MAX {
-            self.tried = self.bytes + self.bytes / 16;
+            self.rescan_above = self.bytes + self.bytes / 16;
             return true;
         }
         self.halved += 1;
@@ -208,7 +208,7 @@ impl Memory {
     }
     /// There is room again.
     fn relax(&mut self, now: Time) {
-        self.tried = 0;
+        self.rescan_above = 0;
         if self.halved > 0 && now >= self.double_after {
             self.halved -= 1;
             self.double_after = now + DOUBLE_AFTER;
@@ -240,7 +240,7 @@ impl Engine {
         } else if self.memory.bytes < self.settings.cache_bytes_max / 2 {
             self.memory.relax(self.now.monotonic);
         }
-        self.shed_held();
+        self.shed_unsettled();
         let high = |used: usize, max: usize, now: bool| if now { used > max / 5 * 4 } else { used > max };
         let memory_now = self.pressure == Some(Pressure::Memory);
         let backlog_now = self.pressure == Some(Pressure::Backlog);
@@ -282,13 +282,13 @@ impl Engine {
             counters,
             ..
         } = self;
-        if memory.bytes < memory.tried {
+        if memory.bytes < memory.rescan_above {
             return;
         }
         // Once more for the first one, which notes that all of them were looked at.
         for _ in 0..=memory.deep.len() {
             if memory.bytes <= target {
-                memory.tried = 0;
+                memory.rescan_above = 0;
                 return;
             }
             if steps == 0 {
@@ -520,7 +520,7 @@ impl Engine {
                     && let Body::Disk { at, .. } = entry.body
                 {
                     message.log_state().written(at);
-                    self.memory.hold(&message);
+                    self.memory.pin(&message);
                     entry.body = Body::Memory(message);
                     self.counters.bodies_loaded += 1;
                     if let QueueKind::Session(session) = q.kind {

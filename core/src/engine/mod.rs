@@ -7,7 +7,7 @@
 //!          └─ sessions: MQTT sessions and subscriptions     take: number, hand out, confirm
 //!
 //!   staging ──drain──► log ──durable──► what waited: answers, confirms
-//!   holding: what consumers do not settle is bounded
+//!   throttling: unsettled deliveries are bounded
 //!   memory: bodies leave to the log, then the middle of their queues does; both come back (loaded)
 //! ```
 
@@ -22,14 +22,14 @@ mod dead_letter;
 mod definitions;
 mod dispatch;
 mod doors;
-mod dying;
-mod holding;
 mod link;
 mod links;
 mod log_waits;
 mod memory;
 mod noted_time;
+mod outbox;
 mod packets;
+mod postponed;
 mod publishing;
 mod queues;
 mod recovery;
@@ -37,7 +37,9 @@ mod routing;
 mod sessions;
 mod staging;
 mod subscriptions;
+mod take;
 mod takeover;
+mod throttling;
 mod timers;
 mod transactions;
 
@@ -63,16 +65,17 @@ use crate::time::{Now, Time};
 use crate::topic::LEVELS_MAX;
 use budget::{Budget, Unfinished};
 use consuming::Verdict;
-use holding::Holding;
-use link::{LinkState, Out};
+use link::LinkState;
 use links::Links;
 use log_waits::{LogWaits, Waiter};
 use memory::Memory;
+use outbox::Out;
 use publishing::{Confirms, Publish};
 use queues::Queues;
 use staging::{Gate, Staging};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use throttling::Throttling;
 use timers::Timers;
 
 /// Wakes the task that drives a link.
@@ -210,8 +213,8 @@ pub struct Engine {
     router: Router,
     retained: Retained,
     queues: Queues,
-    /// Channels with rejected deliveries that wait for room on the disk.
-    dying: Vec<(Link, ChannelNumber)>,
+    /// Channels with rejected deliveries whose dead-lettering is postponed.
+    postponed: Vec<(Link, ChannelNumber)>,
     /// Dead letters and wills that are not published yet.
     internal: VecDeque<routing::Internal>,
     /// The first of `internal` stopped here.
@@ -240,7 +243,7 @@ pub struct Engine {
     acks_due: Option<Time>,
     time: noted_time::NotedTime,
     memory: Memory,
-    holding: Holding,
+    throttling: Throttling,
     timers: Timers,
     /// Whom `drain` has woken.
     wakes: Vec<Arc<dyn Wake>>,
@@ -251,7 +254,7 @@ pub struct Engine {
     /// All links end, and new ones at once: why.
     ended: Option<CloseReason>,
     counters: Counters,
-    /// Of the wills that were not logged, those that a line says so of.
+    /// Unlogged wills already reported in a warning.
     wills_told: u64,
     /// What its users may do.
     rights: UserRights,
@@ -272,7 +275,7 @@ impl Engine {
             random: seed,
             now: Now::default(),
             retained: Retained::default(),
-            dying: Vec::new(),
+            postponed: Vec::new(),
             internal: VecDeque::new(),
             internal_walk: None,
             internal_budget: Budget::default(),
@@ -290,7 +293,7 @@ impl Engine {
             acks_due: None,
             time: noted_time::NotedTime::default(),
             memory: Memory::default(),
-            holding: Holding::default(),
+            throttling: Throttling::default(),
             timers: Timers::default(),
             wakes: Vec::new(),
             node_pressure: None,
@@ -562,126 +565,6 @@ impl Engine {
         Visited { applied, more }
     }
 
-    /// Moves what the link may send now into `events`, deliveries within `room` (one message always fits if
-    /// `room.messages > 0`). Returns whether more is ready. The link is not woken for what becomes ready meanwhile: that
-    /// is `true` here.
-    pub fn take(&mut self, now: Now, link: Link, room: Room, events: &mut Vec<Event>) -> bool {
-        self.begin(now);
-        let stalled = room.messages == 0 || room.bytes == 0;
-        let Some(l) = self.links.get_mut(link) else {
-            return false;
-        };
-        l.taking(stalled);
-        let more = self.take_ready(link, room, events);
-        let late = self.links.get_mut(link).is_some_and(LinkState::taken);
-        more || late
-    }
-
-    fn take_ready(&mut self, link: Link, room: Room, events: &mut Vec<Event>) -> bool {
-        let told = self.pressure;
-        let Some(l) = self.links.get_mut(link) else {
-            return false;
-        };
-        if let Some(reason) = l.closed.take() {
-            events.push(Event::Closed(reason));
-            return false;
-        }
-        if l.taken_over {
-            return false;
-        }
-        if l.publishes && l.told != told {
-            l.told = told;
-            l.met = told;
-            events.push(Event::Flow(told));
-        }
-        events.extend(l.verdicts.drain(..));
-        // Answers that are ready precede the confirms of what was published after the question.
-        while self.take_answer(link, events) {}
-        if self.links.get(link).is_some_and(|l| !l.confirm_dirty.is_empty()) {
-            self.take_confirms(link, events);
-        }
-        if self.links.get(link).is_some_and(|l| l.stalled) {
-            self.give_back_reservations(link);
-        }
-        let more = self.take_outbox(link, room, events);
-        // What was given back is for others, and what died on the way goes on.
-        self.dispatch_touched();
-        more
-    }
-
-    /// Takes the first of the outbox if it is an answer. Returns whether it was.
-    fn take_answer(&mut self, link: Link, events: &mut Vec<Event>) -> bool {
-        let Some(l) = self.links.get_mut(link) else {
-            return false;
-        };
-        match l.outbox.pop_front() {
-            Some(Out::Event(event)) => events.push(event),
-            Some(Out::Got(fetched)) => self.hand_out_fetched(link, *fetched, events),
-            Some(other) => {
-                l.outbox.push_front(other);
-                return false;
-            }
-            None => return false,
-        }
-        true
-    }
-
-    fn take_outbox(&mut self, link: Link, room: Room, events: &mut Vec<Event>) -> bool {
-        let stalled = room.messages == 0 || room.bytes == 0;
-        let (mut messages, mut bytes) = (0, 0);
-        let mut budget = Budget::of_hold(&self.settings);
-        loop {
-            let Some(l) = self.links.get_mut(link) else {
-                return false;
-            };
-            let fits = |size| messages < room.messages && (messages == 0 || bytes + size <= room.bytes);
-            match l.outbox.front() {
-                None => {
-                    if stalled {
-                        return false;
-                    }
-                    if self.feed_starved(link) {
-                        continue;
-                    }
-                    if budget.is_spent() {
-                        return true;
-                    }
-                    if !self.replay_retained(link, &mut budget) {
-                        return false;
-                    }
-                }
-                Some(Out::Event(_) | Out::Got(_)) => _ = self.take_answer(link, events),
-                Some(&Out::Resend(packet_id)) => match self.resend_size(link, packet_id) {
-                    Some(size) if !fits(size) => return !stalled,
-                    Some(size) => {
-                        messages += 1;
-                        bytes += size + DELIVERY_OVERHEAD;
-                        self.resend(link, packet_id, events);
-                    }
-                    // It comes back by itself when the body is here.
-                    None => return false,
-                },
-                Some(Out::Reserved { entry, .. }) => {
-                    let size = entry.body.len();
-                    if !fits(size) {
-                        return !stalled;
-                    }
-                    messages += 1;
-                    bytes += size + DELIVERY_OVERHEAD;
-                    if let Some(Out::Reserved { consumer, queue, entry }) = l.outbox.pop_front() {
-                        l.reserved_messages -= 1;
-                        l.reserved_bytes -= size;
-                        self.hand_out(link, consumer, queue, entry, events);
-                    }
-                }
-                Some(Out::Awaited) => {
-                    debug_assert!(false, "an awaited answer keeps its place among the held ones");
-                    l.outbox.pop_front();
-                }
-            }
-        }
-    }
-
     /// Hands over what is to be logged and fetched, and who is to be woken. Call before every unlock; submit the batch (if
     /// not empty) to the log before unlocking, so that batches arrive in ticket order; fire the wakes after it.
     pub fn drain(&mut self, batch: &mut Batch, requests: &mut Vec<Request>, wakes: &mut Wakes) {
@@ -713,7 +596,7 @@ impl Engine {
             match waiter {
                 Waiter::Channel(link, channel) => {
                     if let Some(l) = self.links.get_mut(link) {
-                        l.release_held(channel, log);
+                        l.release_gated(channel, log);
                         l.note_confirms(channel);
                         l.wake(&mut self.wakes);
                     }
@@ -742,7 +625,7 @@ impl Engine {
         let was_short = self.is_disk_short();
         self.node_pressure = pressure;
         if was_short && !self.is_disk_short() {
-            self.resume_dying();
+            self.resume_postponed();
             let wills = self.counters.wills_not_logged - self.wills_told;
             if wills > 0 {
                 self.wills_told += wills;
@@ -857,6 +740,3 @@ fn done(channel: ChannelNumber, op: Op) -> Event {
         consumer: 0,
     }
 }
-
-/// What a delivery's frames cost beyond the body, roughly, when room is counted.
-const DELIVERY_OVERHEAD: usize = 64;

@@ -1,8 +1,8 @@
 //! MQTT packet ids at the engine: hand out, acknowledge, and send again what a client did not finish with.
 
 use super::Engine;
-use super::link::Out;
 use super::memory::subscription_ids;
+use super::outbox::Out;
 use super::sessions::CHANNEL;
 use crate::command::Outcome;
 use crate::durable_session::INCOMING_ID_BYTES;
@@ -110,7 +110,7 @@ impl Engine {
         match loaded.message {
             Some(message) => {
                 message.log_state().written(at);
-                memory.hold(&message);
+                memory.pin(&message);
                 o.entry.body = Body::Memory(message);
                 if own && o.entry.subscription_ids.is_none() {
                     // After a restart it comes from the log, which does not keep them.
@@ -130,7 +130,7 @@ impl Engine {
     /// Sends again what is in flight under that packet id: the message, marked as such, or its PUBREL.
     pub(crate) fn resend(&mut self, link: Link, packet_id: u16, events: &mut Vec<Event>) {
         if let Some(l) = self.links.get_mut(link) {
-            l.outbox.pop_front();
+            l.outbox.pop();
         }
         let Engine { links, sessions, .. } = self;
         let session = links.get_mut(link).and_then(|l| l.session);
@@ -155,7 +155,7 @@ impl Engine {
             consumer: 0,
             number: u64::from(packet_id),
             message: message.clone(),
-            extra: super::consuming::delivery_extra(&o.entry),
+            extra: super::take::delivery_extra(&o.entry),
         }));
         self.memory.shed(&mut o.entry);
         self.counters.redelivered += 1;
@@ -187,7 +187,7 @@ impl Engine {
             // DUP is for the same client being sent the same message again. MQTT 5 3.3.1.1
             flags = DeliveryFlags(flags.0 & !DeliveryFlags::REDELIVERED.0);
         }
-        let extra = super::consuming::delivery_extra(&entry);
+        let extra = super::take::delivery_extra(&entry);
         let mut delivery = Delivery {
             channel: CHANNEL,
             qos,
@@ -284,7 +284,7 @@ impl Engine {
                 s.used += 1;
             }
             s.resends.pop_front();
-            l.outbox.push_back(Out::Resend(packet_id));
+            l.outbox.push(Out::Resend(packet_id));
         }
         l.wake(&mut self.wakes);
     }

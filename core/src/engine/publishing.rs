@@ -520,7 +520,7 @@ impl Engine {
                     },
                 });
             }
-            self.memory.hold(message);
+            self.memory.pin(message);
             queue.ready.push_back(Entry {
                 priority,
                 seq,

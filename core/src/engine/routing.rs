@@ -82,7 +82,7 @@ impl Engine {
     /// in `skip`. Behind others that wait, and at the end of the turn: a chain of queues must not become a chain of calls.
     pub(crate) fn publish_internally(&mut self, message: Message, skip: Vec<Name>, source: Source) {
         // No queue holds it while it waits, but memory does.
-        self.memory.hold(&message);
+        self.memory.pin(&message);
         self.internal.push_back(Internal { message, skip, source });
     }
 

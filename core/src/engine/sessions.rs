@@ -186,7 +186,7 @@ impl Engine {
             prefetch: 0,
             in_flight: 0,
             starved: false,
-            held_back: false,
+            throttled: false,
             session: Some((session, qos)),
             subscription_ids,
         };

@@ -12,7 +12,7 @@ pub(crate) enum Gate {
     Written(u64),
     /// That batch, as durable as it needs.
     Durable(u64),
-    /// Something else than the log.
+    /// Not opened by the log: `fill_awaited` replaces it.
     Never,
 }
 

@@ -358,7 +358,7 @@ impl Engine {
             };
             let mut flags = EntryFlags::new(message.envelope().qos.min(qos));
             flags.set(EntryFlags::RETAIN);
-            self.memory.hold(&message);
+            self.memory.pin(&message);
             let seq = q.next_seq;
             q.next_seq += 1;
             let subscription_ids = subscription_id.map(|id| [id].into());

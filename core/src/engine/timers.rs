@@ -19,8 +19,8 @@ pub(crate) enum Timer {
     QueueExpiry(QueueKey),
     /// Retained messages may have expired.
     Retained,
-    /// Deaths that waited for room on the disk are due.
-    Dying,
+    /// Postponed dead-lettering is due.
+    Postponed,
     /// What purged and deleted queues held is not all dropped yet, or not all their consumers are ended, or the queues of a
     /// dead letter are not all found: work that goes on in slices.
     Burial,
@@ -53,7 +53,7 @@ impl Timers {
         self.retained = Some(at);
         self.set(at, Timer::Retained);
     }
-    /// Has what is doomed dropped: what a timer does besides, each does.
+    /// Schedules the next slice of deferred drops; any timer call runs one.
     pub(crate) fn set_burial(&mut self, now: Time) {
         if !matches!(self.due.first(), Some((_, Timer::Burial))) {
             self.set(now, Timer::Burial);
@@ -101,7 +101,7 @@ impl Engine {
                     self.end_orphans(&mut budget);
                     self.end_deletions(&mut budget);
                 }
-                Timer::Dying => self.end_dying(&mut budget),
+                Timer::Postponed => self.end_postponed(&mut budget),
             }
             budget.spend(TIMER_WORK);
         }

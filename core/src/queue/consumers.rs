@@ -19,7 +19,7 @@ pub(crate) struct Consumer {
     /// Passed over for lack of room in its link, and on the link's list of such.
     pub(crate) starved: bool,
     /// Offered nothing until somebody settles, and on its link's list of such.
-    pub(crate) held_back: bool,
+    pub(crate) throttled: bool,
     /// The MQTT session behind it, and the QoS it granted.
     pub(crate) session: Option<(SessionKey, u8)>,
     /// On a group's queue: the identifier of this member's subscription. Each member has its own, so neither the queue's

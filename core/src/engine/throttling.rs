@@ -1,8 +1,8 @@
-//! What consumers hold unsettled: the memory it takes, and who is offered no more until he settles.
+//! Unsettled deliveries: the memory they take, and which consumers are throttled for it.
 //!
 //! A consumer without prefetch is offered whatever there is, as clients expect it. What it does not settle stays: 32 bytes a
 //! delivery ([`PLACE_BYTES`]) and, until the log has it, the body. Bodies leave memory like those that wait. The rest is
-//! bounded over the whole vhost, since a bound for each consumer or channel is none: whoever wants more opens more of them.
+//! bounded over the whole vhost. Limits per consumer or channel would bound nothing: a client can open more of them.
 //! While the bound is exceeded, a connection that itself holds more than [`GUARANTEED_BYTES`] gets one delivery at a time on
 //! each of its channels, and no `Get` is served to it. So whoever settles goes on, whatever others hold.
 //!
@@ -26,7 +26,7 @@ const SHED_STEPS: usize = 2048;
 
 /// The books of what is held in a vhost.
 #[derive(Default)]
-pub(crate) struct Holding {
+pub(crate) struct Throttling {
     /// Of all that is held or fetched: places, and bodies in memory.
     bytes: usize,
     /// It was more than [`unsettled_bytes_max`](super::Settings::unsettled_bytes_max), and has not become much less.
@@ -42,7 +42,7 @@ pub(crate) struct Holding {
     /// The last batch that was written when they were looked at.
     seen_at: u64,
     /// Links with consumers that are offered nothing.
-    held_back: Vec<Link>,
+    throttled: Vec<Link>,
 }
 
 /// A channel on the list of those that hold bodies.
@@ -53,7 +53,7 @@ struct Listed {
     number: u64,
 }
 
-impl Holding {
+impl Throttling {
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -65,38 +65,38 @@ impl Holding {
         self.over && link.unsettled_bytes >= GUARANTEED_BYTES
     }
     /// Notes a consumer that is offered nothing until somebody settles.
-    pub(crate) fn hold_back(&mut self, key: ConsumerKey, consumer: &mut Consumer, link: &mut LinkState) {
-        if consumer.held_back {
+    pub(crate) fn throttle(&mut self, key: ConsumerKey, consumer: &mut Consumer, link: &mut LinkState) {
+        if consumer.throttled {
             return;
         }
-        consumer.held_back = true;
-        if link.held_back.is_empty() {
-            self.held_back.push(link.id);
+        consumer.throttled = true;
+        if link.throttled.is_empty() {
+            self.throttled.push(link.id);
         }
-        link.held_back.push(key);
+        link.throttled.push(key);
     }
     /// The link has nobody any more who waits for settles.
     fn forget(&mut self, link: Link) {
-        self.held_back.retain(|l| *l != link);
+        self.throttled.retain(|l| *l != link);
     }
 }
 
 impl Engine {
     /// A delivery is held under that number from now on.
     pub(crate) fn hold(&mut self, link: Link, channel: ChannelNumber, number: u64, held: Held) {
-        self.count_held(link, held.cost());
+        self.count_unsettled(link, held.cost());
         let Some(l) = self.links.get_mut(link) else {
             return;
         };
         let c = l.channel(channel);
         if let Body::Memory(_) = &held.entry.body {
             // Nothing is written for it unless it is spilled: no report of the log will have it looked at.
-            self.holding.unseen |= !held.entry.flags.has(EntryFlags::LOGGED);
+            self.throttling.unseen |= !held.entry.flags.has(EntryFlags::LOGGED);
             if c.listed == 0 {
-                self.holding.unseen = true;
-                self.holding.numbered += 1;
-                c.listed = self.holding.numbered;
-                self.holding.bodies.push_back(Listed {
+                self.throttling.unseen = true;
+                self.throttling.numbered += 1;
+                c.listed = self.throttling.numbered;
+                self.throttling.bodies.push_back(Listed {
                     link,
                     channel,
                     number: c.listed,
@@ -107,16 +107,16 @@ impl Engine {
     }
 
     /// The link holds so much more.
-    pub(crate) fn count_held(&mut self, link: Link, bytes: usize) {
+    pub(crate) fn count_unsettled(&mut self, link: Link, bytes: usize) {
         if let Some(l) = self.links.get_mut(link) {
             l.unsettled_bytes += bytes;
         }
-        self.holding.bytes += bytes;
-        if self.holding.bytes > self.settings.unsettled_bytes_max && !self.holding.over {
-            self.holding.over = true;
+        self.throttling.bytes += bytes;
+        if self.throttling.bytes > self.settings.unsettled_bytes_max && !self.throttling.over {
+            self.throttling.over = true;
             tracing::warn!(
                 vhost = %self.settings.vhost,
-                bytes = self.holding.bytes,
+                bytes = self.throttling.bytes,
                 "too much is delivered and not settled: who holds most of it is offered no more"
             );
         }
@@ -124,17 +124,17 @@ impl Engine {
 
     /// The link holds so much less. Whoever waited for that is offered something again.
     pub(crate) fn count_released(&mut self, link: Link, bytes: usize) {
-        self.holding.bytes -= bytes;
+        self.throttling.bytes -= bytes;
         if let Some(l) = self.links.get_mut(link) {
             l.unsettled_bytes -= bytes;
-            if !l.held_back.is_empty() && !self.holding.limits(l) {
+            if !l.throttled.is_empty() && !self.throttling.limits(l) {
                 self.offer_again(link);
             }
         }
         let resume = self.settings.unsettled_bytes_max / 8 * 7;
-        if self.holding.over && self.holding.bytes <= resume {
-            self.holding.over = false;
-            while let Some(&link) = self.holding.held_back.last() {
+        if self.throttling.over && self.throttling.bytes <= resume {
+            self.throttling.over = false;
+            while let Some(&link) = self.throttling.throttled.last() {
                 self.offer_again(link);
             }
         }
@@ -142,14 +142,14 @@ impl Engine {
 
     /// Has the queues dispatched that the link's consumers wait at.
     fn offer_again(&mut self, link: Link) {
-        self.holding.forget(link);
+        self.throttling.forget(link);
         let keys = self
             .links
             .get_mut(link)
-            .map_or(Vec::new(), |l| std::mem::take(&mut l.held_back));
+            .map_or(Vec::new(), |l| std::mem::take(&mut l.throttled));
         for key in keys {
             if let Some(c) = self.consumers.get_mut(key) {
-                c.held_back = false;
+                c.throttled = false;
                 let queue = c.queue;
                 self.touch(queue);
             }
@@ -157,15 +157,15 @@ impl Engine {
     }
 
     /// The consumer goes: nobody need think of it.
-    pub(crate) fn forget_held_back(&mut self, key: ConsumerKey) {
-        let Some(c) = self.consumers.get(key).filter(|c| c.held_back) else {
+    pub(crate) fn forget_throttled(&mut self, key: ConsumerKey) {
+        let Some(c) = self.consumers.get(key).filter(|c| c.throttled) else {
             return;
         };
         let link = c.link;
         if let Some(l) = self.links.get_mut(link) {
-            l.held_back.retain(|k| *k != key);
-            if l.held_back.is_empty() {
-                self.holding.forget(link);
+            l.throttled.retain(|k| *k != key);
+            if l.throttled.is_empty() {
+                self.throttling.forget(link);
             }
         }
     }
@@ -173,11 +173,11 @@ impl Engine {
     /// A channel is gone that was on the list of those that hold bodies. Its place goes too, if there are many of that kind:
     /// where channels come and go, memory may never be short, and the list never looked at.
     pub(crate) fn forget_bodies(&mut self) {
-        let Engine { links, holding, .. } = self;
-        holding.gone += 1;
-        if holding.gone > 64 && holding.gone * 2 > holding.bodies.len() {
-            holding.gone = 0;
-            holding.bodies.retain(|listed| {
+        let Engine { links, throttling, .. } = self;
+        throttling.gone += 1;
+        if throttling.gone > 64 && throttling.gone * 2 > throttling.bodies.len() {
+            throttling.gone = 0;
+            throttling.bodies.retain(|listed| {
                 let channel = links.get_mut(listed.link).and_then(|l| l.find_channel(listed.channel));
                 channel.is_some_and(|c| c.listed == listed.number)
             });
@@ -186,16 +186,16 @@ impl Engine {
 
     /// Lets bodies of held deliveries go if memory is short: they are only needed if they come back. Those of transient
     /// messages go to the log for that, unsynced. A queue that dead-letters needs its bodies at hand.
-    pub(crate) fn shed_held(&mut self) {
+    pub(crate) fn shed_unsettled(&mut self) {
         let written = self.staging.written_ticket();
-        if self.holding.bodies.is_empty()
-            || !(self.memory.is_short() || self.holding.over)
-            || (written == self.holding.seen_at && !self.holding.unseen)
+        if self.throttling.bodies.is_empty()
+            || !(self.memory.is_short() || self.throttling.over)
+            || (written == self.throttling.seen_at && !self.throttling.unseen)
         {
             return;
         }
-        self.holding.seen_at = written;
-        self.holding.unseen = false;
+        self.throttling.seen_at = written;
+        self.throttling.unseen = false;
         self.shed_some();
         self.dispatch_touched();
     }
@@ -203,13 +203,13 @@ impl Engine {
     fn shed_some(&mut self) {
         let spills = self.memory.bytes() > self.settings.cache_bytes_max && self.node_pressure != Some(Pressure::Full);
         let mut steps = SHED_STEPS;
-        for _ in 0..self.holding.bodies.len() {
+        for _ in 0..self.throttling.bodies.len() {
             if steps == 0 {
-                self.holding.unseen = true;
+                self.throttling.unseen = true;
                 return;
             }
             steps -= 1;
-            let Some(listed) = self.holding.bodies.pop_front() else {
+            let Some(listed) = self.throttling.bodies.pop_front() else {
                 return;
             };
             let Engine {
@@ -219,12 +219,12 @@ impl Engine {
                 staging,
                 settings,
                 counters,
-                holding,
+                throttling,
                 ..
             } = self;
             let c = links.get_mut(listed.link).and_then(|l| l.find_channel(listed.channel));
             let Some(c) = c.filter(|c| c.listed == listed.number) else {
-                holding.gone = holding.gone.saturating_sub(1);
+                throttling.gone = throttling.gone.saturating_sub(1);
                 continue;
             };
             let mut freed = 0;
@@ -278,7 +278,7 @@ impl Engine {
             if all_done {
                 c.listed = 0;
             } else {
-                holding.bodies.push_back(listed);
+                throttling.bodies.push_back(listed);
             }
             if freed > 0 {
                 self.count_released(listed.link, freed);

@@ -1,8 +1,8 @@
-//! Deaths that wait: while publishers wait for free disk nothing is dead-lettered that the log would have to keep.
+//! Postponed dead-lettering: while publishers wait for free disk, nothing durable is dead-lettered.
 //!
-//! A dead letter is a message of its own in the log, so it would eat what is left for settles, and that once was the end of
-//! the process: a consumer that rejected all it got had the log fail for want of room. What expires or is over a limit stays
-//! in its queue, and what is rejected stays with its channel, though no longer against its prefetch: consumers go on, and
+//! A dead letter is a new record in the log. Written while disk is short, it would use up what is kept for settles: a consumer
+//! that rejected everything once made the log fail for lack of room. So an expired message, and one over its queue's limit,
+//! stays in its queue. A rejected one stays with its channel, but no longer counts against the prefetch: consumers go on, and
 //! what they accept makes room. A channel that closes meanwhile gives back what it rejected.
 
 use super::Engine;
@@ -15,10 +15,10 @@ use crate::queue::unsettled::{Held, cost};
 use crate::slots::{Link, QueueKey};
 use std::time::Duration;
 
-/// Postponed deaths at once, and how long after that the next ones follow: not so fast that the disk were full again before
-/// the node has looked at it.
-const DYING_AT_ONCE: usize = 128;
-const DYING_EVERY: Duration = Duration::from_millis(50);
+/// Postponed messages that are dead-lettered at once, and the pause before the next ones. Without the pause the disk could be
+/// full again before the node has measured it.
+const POSTPONED_AT_ONCE: usize = 128;
+const POSTPONED_EVERY: Duration = Duration::from_millis(50);
 
 impl Engine {
     /// Whether a message with this body cannot die in the queue now.
@@ -33,28 +33,28 @@ impl Engine {
 
     /// A rejected delivery waits with its channel.
     pub(crate) fn postpone_death(&mut self, link: Link, channel: ChannelNumber, queue: QueueKey, entry: Entry) {
-        self.count_held(link, cost(&entry.body));
+        self.count_unsettled(link, cost(&entry.body));
         let Some(l) = self.links.get_mut(link) else {
             return;
         };
         let c = l.channel(channel);
-        if c.dying.is_none() {
-            self.dying.push((link, channel));
+        if c.postponed.is_none() {
+            self.postponed.push((link, channel));
         }
-        let dying = c.dying.get_or_insert_default();
-        dying.numbered += 1;
+        let postponed = c.postponed.get_or_insert_default();
+        postponed.numbered += 1;
         let held = Held {
             queue,
             consumer: None,
             entry,
         };
-        dying.held.push(dying.numbered, held);
+        postponed.held.push(postponed.numbered, held);
     }
 
-    /// The disk has room again: what waited for that dies, in the holds that follow.
-    pub(crate) fn resume_dying(&mut self) {
-        if !self.dying.is_empty() {
-            self.timers.set(self.now.monotonic + DYING_EVERY, Timer::Dying);
+    /// The disk has room again: postponed messages are dead-lettered in the holds that follow.
+    pub(crate) fn resume_postponed(&mut self) {
+        if !self.postponed.is_empty() {
+            self.timers.set(self.now.monotonic + POSTPONED_EVERY, Timer::Postponed);
         }
         let dead_letters = self
             .queues
@@ -66,18 +66,18 @@ impl Engine {
         }
     }
 
-    /// What was rejected dies.
-    pub(crate) fn end_dying(&mut self, budget: &mut Budget) {
-        let mut left = DYING_AT_ONCE;
+    /// Dead-letters what was postponed.
+    pub(crate) fn end_postponed(&mut self, budget: &mut Budget) {
+        let mut left = POSTPONED_AT_ONCE;
         while !self.is_disk_short()
-            && let Some(&(link, channel)) = self.dying.last()
+            && let Some(&(link, channel)) = self.postponed.last()
         {
             if left == 0 {
-                return self.timers.set(self.now.monotonic + DYING_EVERY, Timer::Dying);
+                return self.timers.set(self.now.monotonic + POSTPONED_EVERY, Timer::Postponed);
             }
             left -= 1;
             budget.spend(1);
-            match self.next_dying(link, channel) {
+            match self.next_postponed(link, channel) {
                 Some(Held { queue, entry, .. }) => {
                     if let Some(q) = self.queues.get_mut(queue) {
                         q.unsettled -= 1;
@@ -86,13 +86,13 @@ impl Engine {
                         self.memory.drop_body(&entry.body);
                     }
                 }
-                None => self.dying.retain(|of| *of != (link, channel)),
+                None => self.postponed.retain(|of| *of != (link, channel)),
             }
         }
     }
 
     /// The channel goes: what it has rejected comes back, as after a crash that hid the rejection.
-    pub(crate) fn give_back_dying(
+    pub(crate) fn give_back_postponed(
         &mut self,
         link: Link,
         channel: ChannelNumber,
@@ -100,7 +100,7 @@ impl Engine {
     ) -> Result<(), Unfinished> {
         loop {
             budget.check()?;
-            let Some(Held { queue, mut entry, .. }) = self.next_dying(link, channel) else {
+            let Some(Held { queue, mut entry, .. }) = self.next_postponed(link, channel) else {
                 return Ok(());
             };
             entry.flags.set(EntryFlags::REDELIVERED);
@@ -109,11 +109,11 @@ impl Engine {
         }
     }
 
-    fn next_dying(&mut self, link: Link, channel: ChannelNumber) -> Option<Held> {
+    fn next_postponed(&mut self, link: Link, channel: ChannelNumber) -> Option<Held> {
         let c = self.links.get_mut(link)?.find_channel(channel)?;
-        let Some(held) = c.dying.as_mut()?.held.pop_upto(u64::MAX) else {
-            c.dying = None;
-            self.dying.retain(|of| *of != (link, channel));
+        let Some(held) = c.postponed.as_mut()?.held.pop_upto(u64::MAX) else {
+            c.postponed = None;
+            self.postponed.retain(|of| *of != (link, channel));
             return None;
         };
         self.count_released(link, held.cost());

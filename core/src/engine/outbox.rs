@@ -1,0 +1,154 @@
+//! What a link will take, in order: answers, and messages reserved to its consumers.
+
+use crate::command::Channel as ChannelNumber;
+use crate::event::Event;
+use crate::queue::entry::Entry;
+use crate::slots::{ConsumerKey, QueueKey};
+use std::collections::VecDeque;
+
+/// Deliveries reserved to a link that has not taken them yet.
+const RESERVED_MESSAGES_MAX: usize = 1024;
+/// Bytes of them; one message always fits.
+const RESERVED_BYTES_MAX: usize = 256 << 10;
+
+/// What a link will take, in order.
+pub(crate) enum Out {
+    /// An answer.
+    Event(Event),
+    /// A message reserved to one of its consumers; it is numbered when taken.
+    Reserved {
+        consumer: ConsumerKey,
+        queue: QueueKey,
+        entry: Entry,
+    },
+    /// A delivery of the link's MQTT session that is sent again, by its packet id.
+    Resend(u16),
+    /// The answer to a `Get`; its message is numbered when taken.
+    Got(Box<Fetched>),
+    /// The place of an answer that waits for a message on its way from disk. Only among a channel's held answers.
+    Awaited,
+}
+
+/// A message a `Get` has taken off its queue.
+pub(crate) struct Fetched {
+    pub(crate) channel: ChannelNumber,
+    pub(crate) queue: QueueKey,
+    pub(crate) entry: Entry,
+    /// Settled when taken.
+    pub(crate) no_ack: bool,
+    /// Left in the queue.
+    pub(crate) remaining: u32,
+}
+
+/// A message that a link was to take and has not.
+pub(crate) struct Reservation {
+    pub(crate) consumer: ConsumerKey,
+    pub(crate) queue: QueueKey,
+    pub(crate) entry: Entry,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    list: VecDeque<Out>,
+    reserved_messages: usize,
+    reserved_bytes: usize,
+}
+
+impl Outbox {
+    /// Adds an answer, or a delivery to be sent again.
+    pub(crate) fn push(&mut self, out: Out) {
+        debug_assert!(!matches!(out, Out::Reserved { .. }), "reservations are counted");
+        self.list.push_back(out);
+    }
+    /// Reserves a message to a consumer.
+    pub(crate) fn reserve(&mut self, consumer: ConsumerKey, queue: QueueKey, entry: Entry) {
+        self.reserved_messages += 1;
+        self.reserved_bytes += entry.body.len();
+        self.list.push_back(Out::Reserved { consumer, queue, entry });
+    }
+    /// Whether another message may be reserved.
+    pub(crate) fn has_room(&self) -> bool {
+        self.reserved_messages < RESERVED_MESSAGES_MAX
+            && (self.reserved_bytes < RESERVED_BYTES_MAX || self.reserved_messages == 0)
+    }
+    pub(crate) fn has_reservations(&self) -> bool {
+        self.reserved_messages > 0
+    }
+    /// Messages and bytes that are reserved.
+    #[cfg(feature = "testing")]
+    pub(crate) fn reserved(&self) -> (usize, usize) {
+        (self.reserved_messages, self.reserved_bytes)
+    }
+    pub(crate) fn front(&self) -> Option<&Out> {
+        self.list.front()
+    }
+    pub(crate) fn pop(&mut self) -> Option<Out> {
+        let out = self.list.pop_front();
+        if let Some(Out::Reserved { entry, .. }) = &out {
+            self.reserved_messages -= 1;
+            self.reserved_bytes -= entry.body.len();
+        }
+        out
+    }
+    /// Takes all reservations out, the newest first: so each goes back to its place before those that follow it.
+    pub(crate) fn give_back_all(&mut self) -> Vec<Reservation> {
+        self.give_back(|_| true)
+    }
+    /// Takes one consumer's reservations out, the newest first.
+    pub(crate) fn give_back_of(&mut self, key: ConsumerKey) -> Vec<Reservation> {
+        self.give_back(|consumer| consumer == key)
+    }
+    fn give_back(&mut self, is_its: impl Fn(ConsumerKey) -> bool) -> Vec<Reservation> {
+        let mut returned = Vec::new();
+        if !self.has_reservations() {
+            return returned;
+        }
+        let mut kept = VecDeque::with_capacity(self.list.len());
+        for out in std::mem::take(&mut self.list) {
+            match out {
+                Out::Reserved { consumer, queue, entry } if is_its(consumer) => {
+                    self.reserved_messages -= 1;
+                    self.reserved_bytes -= entry.body.len();
+                    returned.push(Reservation { consumer, queue, entry });
+                }
+                other => kept.push_back(other),
+            }
+        }
+        self.list = kept;
+        returned.reverse();
+        returned
+    }
+    /// Takes out the messages that a channel has fetched.
+    pub(crate) fn take_fetched(&mut self, channel: ChannelNumber) -> Vec<Fetched> {
+        let is_its = |out: &Out| matches!(out, Out::Got(got) if got.channel == channel);
+        let mut fetched = Vec::new();
+        if !self.list.iter().any(is_its) {
+            return fetched;
+        }
+        let mut kept = VecDeque::with_capacity(self.list.len());
+        for out in std::mem::take(&mut self.list) {
+            match out {
+                Out::Got(got) if got.channel == channel => fetched.push(*got),
+                other => kept.push_back(other),
+            }
+        }
+        self.list = kept;
+        fetched
+    }
+    /// Drops what a link that is gone will not take. Its reservations were given back; fetched messages go back with their
+    /// channels.
+    pub(crate) fn forget_answers(&mut self) {
+        debug_assert_eq!(self.reserved_messages, 0);
+        self.list.retain(|out| matches!(out, Out::Got(_)));
+    }
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Out> {
+        self.list.iter()
+    }
+}

@@ -1,0 +1,327 @@
+//! What a link takes: answers, confirms, and its consumers' messages, which are numbered and handed out only now.
+
+use super::Engine;
+use super::Room;
+use super::budget::Budget;
+use super::dispatch::counts_in_flight;
+use super::link::LinkState;
+use super::outbox::{Fetched, Out, Reservation};
+use crate::event::{Delivery, DeliveryExtra, DeliveryFlags, Event};
+use crate::message::Message;
+use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::unsettled::{Held, cost};
+use crate::slots::{ConsumerKey, Link, QueueKey};
+use crate::time::Now;
+
+/// What a delivery's frames cost beyond the body, roughly, when room is counted.
+const DELIVERY_OVERHEAD: usize = 64;
+
+impl Engine {
+    /// Moves what the link may send now into `events`, deliveries within `room` (one message always fits if
+    /// `room.messages > 0`). Returns whether more is ready. The link is not woken for what becomes ready meanwhile: that
+    /// is `true` here.
+    pub fn take(&mut self, now: Now, link: Link, room: Room, events: &mut Vec<Event>) -> bool {
+        self.begin(now);
+        let stalled = room.messages == 0 || room.bytes == 0;
+        let Some(l) = self.links.get_mut(link) else {
+            return false;
+        };
+        l.taking(stalled);
+        let more = self.take_ready(link, room, events);
+        let late = self.links.get_mut(link).is_some_and(LinkState::taken);
+        more || late
+    }
+
+    fn take_ready(&mut self, link: Link, room: Room, events: &mut Vec<Event>) -> bool {
+        let told = self.pressure;
+        let Some(l) = self.links.get_mut(link) else {
+            return false;
+        };
+        if let Some(reason) = l.closed.take() {
+            events.push(Event::Closed(reason));
+            return false;
+        }
+        if l.taken_over {
+            return false;
+        }
+        if l.publishes && l.told != told {
+            l.told = told;
+            l.met = told;
+            events.push(Event::Flow(told));
+        }
+        events.extend(l.verdicts.drain(..));
+        // Answers that are ready precede the confirms of what was published after the question.
+        while self.take_answer(link, events) {}
+        if self.links.get(link).is_some_and(|l| !l.confirm_dirty.is_empty()) {
+            self.take_confirms(link, events);
+        }
+        if self.links.get(link).is_some_and(|l| l.stalled) {
+            self.give_back_reservations(link);
+        }
+        let more = self.take_outbox(link, room, events);
+        // What was given back is for others, and what died on the way goes on.
+        self.dispatch_touched();
+        more
+    }
+
+    /// Takes the first of the outbox if it is an answer. Returns whether it was.
+    fn take_answer(&mut self, link: Link, events: &mut Vec<Event>) -> bool {
+        let Some(l) = self.links.get_mut(link) else {
+            return false;
+        };
+        if !matches!(l.outbox.front(), Some(Out::Event(_) | Out::Got(_))) {
+            return false;
+        }
+        match l.outbox.pop() {
+            Some(Out::Event(event)) => events.push(event),
+            Some(Out::Got(fetched)) => self.hand_out_fetched(link, *fetched, events),
+            _ => debug_assert!(false, "it is what it was"),
+        }
+        true
+    }
+
+    fn take_outbox(&mut self, link: Link, room: Room, events: &mut Vec<Event>) -> bool {
+        let stalled = room.messages == 0 || room.bytes == 0;
+        let (mut messages, mut bytes) = (0, 0);
+        let mut budget = Budget::of_hold(&self.settings);
+        loop {
+            let Some(l) = self.links.get_mut(link) else {
+                return false;
+            };
+            let fits = |size| messages < room.messages && (messages == 0 || bytes + size <= room.bytes);
+            match l.outbox.front() {
+                None => {
+                    if stalled {
+                        return false;
+                    }
+                    if self.feed_starved(link) {
+                        continue;
+                    }
+                    if budget.is_spent() {
+                        return true;
+                    }
+                    if !self.replay_retained(link, &mut budget) {
+                        return false;
+                    }
+                }
+                Some(Out::Event(_) | Out::Got(_)) => _ = self.take_answer(link, events),
+                Some(&Out::Resend(packet_id)) => match self.resend_size(link, packet_id) {
+                    Some(size) if !fits(size) => return !stalled,
+                    Some(size) => {
+                        messages += 1;
+                        bytes += size + DELIVERY_OVERHEAD;
+                        self.resend(link, packet_id, events);
+                    }
+                    // It comes back by itself when the body is here.
+                    None => return false,
+                },
+                Some(Out::Reserved { entry, .. }) => {
+                    let size = entry.body.len();
+                    if !fits(size) {
+                        return !stalled;
+                    }
+                    messages += 1;
+                    bytes += size + DELIVERY_OVERHEAD;
+                    if let Some(Out::Reserved { consumer, queue, entry }) = l.outbox.pop() {
+                        self.hand_out(link, consumer, queue, entry, events);
+                    }
+                }
+                Some(Out::Awaited) => {
+                    debug_assert!(false, "an awaited answer keeps its place among the gated ones");
+                    l.outbox.pop();
+                }
+            }
+        }
+    }
+
+    /// The link has no room: what was reserved to it goes back, in order, so that others can have it.
+    pub(crate) fn give_back_reservations(&mut self, link: Link) {
+        let Some(l) = self.links.get_mut(link) else {
+            return;
+        };
+        for Reservation { consumer, queue, entry } in l.outbox.give_back_all() {
+            self.release_reservation(consumer, queue, entry);
+        }
+    }
+
+    /// One reserved entry goes back to its queue, as if it had not been reserved.
+    pub(crate) fn release_reservation(&mut self, consumer: ConsumerKey, queue: QueueKey, entry: Entry) {
+        self.uncount(consumer, entry.flags);
+        if self.put_back(queue, entry)
+            && let Some(c) = self.consumers.get_mut(consumer)
+            && !c.starved
+        {
+            c.starved = true;
+            let link = c.link;
+            if let Some(l) = self.links.get_mut(link) {
+                l.starved.push_back(consumer);
+            }
+        }
+    }
+
+    /// A reservation no longer counts against its consumer's credit.
+    fn uncount(&mut self, key: ConsumerKey, flags: EntryFlags) {
+        let Some(c) = self.consumers.get_mut(key) else {
+            return;
+        };
+        if !counts_in_flight(c, flags) {
+            return;
+        }
+        match c.session {
+            Some((session, _)) => self.free_session_credit(session),
+            None => {
+                c.in_flight -= 1;
+                let (link, channel) = (c.link, c.channel);
+                self.free_channel_credit(link, channel);
+            }
+        }
+    }
+
+    /// Numbers a fetched message and hands it to its link. Not earlier: a settle of all before a delivery that overtakes
+    /// it would be one of a message nobody has seen.
+    pub(crate) fn hand_out_fetched(&mut self, link: Link, fetched: Fetched, events: &mut Vec<Event>) {
+        let Fetched {
+            channel,
+            queue,
+            entry,
+            no_ack,
+            remaining,
+        } = fetched;
+        let Some(l) = self.links.get_mut(link) else {
+            return;
+        };
+        let c = l.channel(channel);
+        c.delivered += 1;
+        let number = c.delivered;
+        let Body::Memory(message) = &entry.body else {
+            debug_assert!(false, "only what is in memory is fetched");
+            return;
+        };
+        let message = message.clone();
+        let flags = self.queue_delivery_flags(&entry, &message);
+        // RabbitMQ tells a fetch also that the message has not come back yet, and a consumer not.
+        let q = self.queues.get(queue);
+        let counts = q.is_some_and(|q| q.arguments.queue_type.counts_returns());
+        let extra = counts.then(|| returned_extra(self.returned(queue, &entry).unwrap_or(0)));
+        self.counters.got += 1;
+        // Until now it counted as fetched.
+        self.count_released(link, cost(&entry.body));
+        if no_ack {
+            self.settle_entry(queue, entry, false);
+        } else {
+            let held = Held {
+                queue,
+                consumer: None,
+                entry,
+            };
+            self.hold(link, channel, number, held);
+        }
+        let delivery = Delivery {
+            channel,
+            qos: 0,
+            flags,
+            consumer: 0,
+            number,
+            message,
+            extra,
+        };
+        events.push(Event::Got { delivery, remaining });
+    }
+
+    /// How often a message came back from consumers, where its queue counts that and it did.
+    fn returned(&self, queue: QueueKey, entry: &Entry) -> Option<u32> {
+        if !entry.flags.has(EntryFlags::REDELIVERED) {
+            return None;
+        }
+        let q = self.queues.get(queue)?;
+        q.returned.get(&entry.seq).copied()
+    }
+
+    /// What a delivery from a declared queue says of the message. A publish that set or cleared its topic's retained
+    /// message is marked, so that each protocol can say so in its own words. The entry's own flag has no room for it: in
+    /// the log of a declared queue those bits are the priority.
+    fn queue_delivery_flags(&self, entry: &Entry, message: &Message) -> DeliveryFlags {
+        let flags = entry.flags.delivery();
+        if message.envelope().retain && *message.exchange() == *self.settings.topic_exchange {
+            flags | DeliveryFlags::RETAIN
+        } else {
+            flags
+        }
+    }
+
+    /// Numbers a reserved message and hands it to its consumer's link.
+    pub(crate) fn hand_out(
+        &mut self,
+        link: Link,
+        key: ConsumerKey,
+        queue: QueueKey,
+        entry: Entry,
+        events: &mut Vec<Event>,
+    ) {
+        let Some(c) = self.consumers.get(key) else {
+            debug_assert!(false, "reservations are given back before their consumer goes");
+            return;
+        };
+        if let Some((session, granted)) = c.session {
+            let ids = c.subscription_ids.clone();
+            return self.hand_out_to_session(link, session, (granted, ids), queue, entry, events);
+        }
+        let (channel, token, no_ack) = (c.channel, c.token, c.no_ack);
+        let Body::Memory(message) = &entry.body else {
+            debug_assert!(false, "only what is in memory is reserved");
+            return;
+        };
+        let message = message.clone();
+        let flags = self.queue_delivery_flags(&entry, &message);
+        let extra = self.returned(queue, &entry).map(returned_extra);
+        if flags.contains(DeliveryFlags::REDELIVERED) {
+            self.counters.redelivered += 1;
+        }
+        let Some(l) = self.links.get_mut(link) else {
+            return;
+        };
+        let ch = l.channel(channel);
+        ch.delivered += 1;
+        let number = ch.delivered;
+        if no_ack {
+            self.counters.delivered_no_ack += 1;
+            self.settle_entry(queue, entry, false);
+        } else {
+            self.counters.delivered += 1;
+            let mut held = Held {
+                queue,
+                consumer: Some(key),
+                entry,
+            };
+            self.shed(queue, &mut held.entry);
+            self.hold(link, channel, number, held);
+        }
+        let qos = u8::from(!no_ack);
+        let delivery = Delivery {
+            channel,
+            qos,
+            flags,
+            consumer: token,
+            number,
+            message,
+            extra,
+        };
+        events.push(Event::Deliver(delivery));
+    }
+}
+
+/// What only some deliveries have; most have none, and allocate nothing.
+pub(crate) fn delivery_extra(entry: &Entry) -> Option<Box<DeliveryExtra>> {
+    let ids = entry.subscription_ids.as_ref()?;
+    Some(Box::new(DeliveryExtra {
+        subscription_ids: ids.to_vec(),
+        ..DeliveryExtra::default()
+    }))
+}
+
+fn returned_extra(count: u32) -> Box<DeliveryExtra> {
+    Box::new(DeliveryExtra {
+        returned: Some(count),
+        ..DeliveryExtra::default()
+    })
+}
