@@ -8,6 +8,8 @@
 //! - `poll_flush`: the transport's own output (a TLS alert, a pong, a close frame), which no session knows of.
 //! - `poll_close`: says to the peer that nothing follows, in the transport's own way.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod opening;
 pub(crate) mod proxy;
 mod tcp;

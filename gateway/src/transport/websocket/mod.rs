@@ -10,7 +10,7 @@
 //! turn is one message, so a message ends where one of the session's frames ends. permessage-deflate is not offered: a few
 //! bytes could then become many, and devices send little text.
 
-mod frame;
+pub(super) mod frame;
 mod sender;
 pub(super) mod upgrade;
 pub(super) mod upgrading;

@@ -1,0 +1,139 @@
+//! The bodies of the fuzz targets for what comes before a session and under it, and a test that replays their corpora.
+
+use super::proxy;
+use super::websocket::frame::Decoder;
+use super::websocket::upgrade::{self, Rules};
+
+/// Reads `data` as a PROXY header.
+///
+/// # Panics
+/// If reading as much as is asked for, and no more, says something else than the whole.
+pub fn fuzz_proxy(data: &[u8]) {
+    let whole = proxy::read(data);
+    let mut at = 0;
+    let stepwise = loop {
+        match proxy::read(data.get(..at).unwrap_or_default()) {
+            proxy::Verdict::More(more) => {
+                assert!(more > 0, "nothing is asked for");
+                if at + more > data.len() {
+                    break proxy::Verdict::More(more);
+                }
+                at += more;
+                assert!(at <= proxy::HEADER_MAX, "a header without bounds");
+            }
+            verdict => break verdict,
+        }
+    };
+    if matches!(whole, proxy::Verdict::Done(_)) || matches!(stepwise, proxy::Verdict::Done(_)) {
+        assert_eq!(whole, stepwise);
+    }
+}
+
+/// Reads `data`, behind an octet for the settings and one for the size of the pieces, as a client's WebSocket frames.
+///
+/// # Panics
+/// If the pieces say something else than the whole, or more comes out than went in.
+pub fn fuzz_frames(data: &[u8]) {
+    let [settings, size, input @ ..] = data else { return };
+    let decode = |size: usize| {
+        let mut decoder = Decoder::new(settings & 1 == 1, 1 << (8 + settings % 8));
+        let (mut payload, mut answers) = (Vec::new(), Vec::new());
+        for piece in input.chunks(size.max(1)) {
+            let mut piece = piece.to_vec();
+            let decoded = decoder.decode(&mut piece);
+            payload.extend_from_slice(&piece[..decoded]);
+        }
+        decoder.answer_ping(&mut answers);
+        (payload, answers, decoder.end())
+    };
+    let whole = decode(input.len());
+    assert!(whole.0.len() <= input.len(), "more comes out than went in");
+    let pieces = decode(usize::from(*size));
+    assert_eq!(whole.1, pieces.1, "pieces and whole answer differently");
+    assert_eq!(whole.2, pieces.2, "pieces and whole end differently");
+    assert_eq!(whole.0, pieces.0, "pieces and whole differ");
+}
+
+/// Reads `data` as the request for a WebSocket.
+///
+/// # Panics
+/// If an agreement depends on what follows the request, or an answer is no head of HTTP.
+pub fn fuzz_upgrade(data: &[u8]) {
+    let rules = Rules {
+        paths: &["/mqtt", "/ws"],
+        subprotocols: &["mqtt", "v12.stomp"],
+        subprotocol_optional: data.len() % 2 == 1,
+        origins: match data.len() % 3 {
+            0 => vec!["https://panel.example".to_owned(), "null".to_owned()],
+            _ => Vec::new(),
+        },
+    };
+    match upgrade::read(data, &rules) {
+        upgrade::Verdict::More => assert!(data.len() < upgrade::HEAD_BYTES_MAX, "a head without bounds"),
+        upgrade::Verdict::Accept { used, ref answer, .. } => {
+            assert!(answer.starts_with("HTTP/1.1 101 ") && answer.ends_with("\r\n\r\n"));
+            let alone = upgrade::read(data.get(..used).unwrap_or_default(), &rules);
+            assert!(matches!(alone, upgrade::Verdict::Accept { answer: same, .. } if same == *answer));
+        }
+        upgrade::Verdict::Refuse { answer, .. } => {
+            let (head, text) = answer.split_once("\r\n\r\n").expect("a head");
+            assert!(head.starts_with("HTTP/1.1 4"), "{head}");
+            assert!(
+                head.contains(&format!("\r\nContent-Length: {}\r\n", text.len())),
+                "{head}"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn replay(target: &str, fuzz: fn(&[u8])) {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../fuzz/corpus")
+            .join(target);
+        let files: Vec<_> = std::fs::read_dir(&directory)
+            .unwrap_or_else(|error| panic!("{}: {error}", directory.display()))
+            .map(|file| file.expect("a file").path())
+            .collect();
+        assert!(!files.is_empty(), "{} is empty", directory.display());
+        let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
+        for file in files {
+            println!("{}", file.display());
+            let data = std::fs::read(&file).expect("readable");
+            fuzz(&data);
+            // And a thousand mutants of each: one octet changed, or the rest cut off.
+            for _ in 0..1000 {
+                seed ^= seed << 13;
+                seed ^= seed >> 7;
+                seed ^= seed << 17;
+                let mut mutant = data.clone();
+                let at = usize::try_from(seed >> 32).expect("small") % mutant.len().max(1);
+                match mutant.get_mut(at) {
+                    Some(_) if seed.is_multiple_of(5) => mutant.truncate(at),
+                    Some(octet) => *octet = seed.to_le_bytes()[0],
+                    None => {}
+                }
+                fuzz(&mutant);
+            }
+        }
+    }
+
+    #[test]
+    fn the_corpus_of_proxy_headers_breaks_nothing() {
+        replay("proxy", fuzz_proxy);
+    }
+
+    #[test]
+    fn the_corpus_of_websocket_frames_breaks_nothing() {
+        replay("websocket_frames", fuzz_frames);
+    }
+
+    #[test]
+    fn the_corpus_of_upgrades_breaks_nothing() {
+        replay("websocket_upgrade", fuzz_upgrade);
+    }
+}
