@@ -2,7 +2,7 @@
 
 use crate::support::daemon::free_port;
 use crate::support::tls::{self, Authority};
-use crate::support::{Gatepost, node_over_websocket, python_over_websocket};
+use crate::support::{Gatepost, node, node_over_websocket, python_over_websocket};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
@@ -15,6 +15,17 @@ fn paho_finds_mqtt_in_place() {
 #[test]
 fn mqtt_js_finds_mqtt_in_place() {
     node_over_websocket(&mut Gatepost::start(), "mqtt.mjs");
+}
+
+/// The page is a file, so its origin is `null`.
+#[test]
+fn the_example_page_and_the_clients_in_a_browser_find_everything_in_place() {
+    let mut gatepost = Gatepost::prepare(1, "");
+    gatepost.start_with_environment(&[
+        ("GATEPOST__LISTENERS__WEB_MQTT__ORIGINS", "[\"null\"]"),
+        ("GATEPOST__LISTENERS__WEB_STOMP__ORIGINS", "[\"null\"]"),
+    ]);
+    node(&mut gatepost, "browser.mjs");
 }
 
 /// A raw client.

@@ -199,6 +199,6 @@ fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
 }
 
-const REQUIRED: &str = "these tests need python3 (3.9 or newer, with venv and pip), node (18 or newer), npm and mosquitto, \
-                        and reach PyPI and npm once; on Debian: apt install python3-venv python3-pip nodejs npm mosquitto";
+const REQUIRED: &str = "these tests need python3 (3.9 or newer, with venv and pip), node (18 or newer), npm, mosquitto and chromium, \
+                        and reach PyPI and npm once; on Debian: apt install python3-venv python3-pip nodejs npm mosquitto chromium";
 const SCRIPT_LIMIT: Duration = Duration::from_secs(120);
