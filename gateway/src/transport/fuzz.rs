@@ -1,7 +1,7 @@
 //! The bodies of the fuzz targets for what comes before a session and under it, and a test that replays their corpora.
 
 use super::proxy;
-use super::websocket::frame::Decoder;
+use super::websocket::frame::{Decoder, End, INVALID};
 use super::websocket::upgrade::{self, Rules};
 
 /// Reads `data` as a PROXY header.
@@ -51,7 +51,13 @@ pub fn fuzz_frames(data: &[u8]) {
     let pieces = decode(usize::from(*size));
     assert_eq!(whole.1, pieces.1, "pieces and whole answer differently");
     assert_eq!(whole.2, pieces.2, "pieces and whole end differently");
-    assert_eq!(whole.0, pieces.0, "pieces and whole differ");
+    if matches!(whole.2, Some(End::Fault(fault)) if fault.code == INVALID) {
+        // How much of a text that is none gets through depends on where it was cut.
+        let common = whole.0.len().min(pieces.0.len());
+        assert_eq!(whole.0[..common], pieces.0[..common], "pieces and whole differ");
+    } else {
+        assert_eq!(whole.0, pieces.0, "pieces and whole differ");
+    }
 }
 
 /// Reads `data` as the request for a WebSocket.

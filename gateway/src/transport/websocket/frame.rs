@@ -110,7 +110,7 @@ const PROTOCOL: u16 = 1002;
 /// A type of message that is not spoken here.
 const UNSUPPORTED: u16 = 1003;
 /// Text that is not UTF-8.
-const INVALID: u16 = 1007;
+pub(crate) const INVALID: u16 = 1007;
 /// The session ended because of something the client did.
 pub(crate) const POLICY: u16 = 1008;
 /// A message over the limit.
