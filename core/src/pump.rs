@@ -81,6 +81,12 @@ pub trait Stream {
     /// # Errors
     /// The stream is broken.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Memory that the stream holds for what is under way: encrypted and not sent, received and not decrypted. It counts like the
+    /// connection's own buffers.
+    fn buffered(&self) -> usize {
+        0
+    }
 }
 
 /// The broker as one connection sees it: who logs it in, and how it reaches the engine of its vhost.
@@ -243,7 +249,7 @@ impl<V> Pump<V> {
             ended = Some(self.end(now, s, stream, end));
         }
         again |= self.detach(now, broker) == Applied::Some;
-        self.account(now, broker);
+        self.account(now, broker, stream.buffered());
         s.trim();
         Turn { again, ended }
     }
@@ -431,13 +437,13 @@ impl<V> Pump<V> {
     }
 
     /// Counts what the connection buffers.
-    fn account<B: Broker<Vhost = V>>(&mut self, now: Now, broker: &mut B) {
+    fn account<B: Broker<Vhost = V>>(&mut self, now: Now, broker: &mut B, stream_bytes: usize) {
         if self.ended {
             self.part = None;
             return;
         }
         let packets = self.input.capacity() + self.session.buffered();
-        let bytes = packets + self.output.memory() + self.parking.bytes();
+        let bytes = packets + self.output.memory() + self.parking.bytes() + stream_bytes;
         self.unfinished = packets > FREE_BYTES && !self.declined;
         if bytes <= FREE_BYTES {
             self.part = None;

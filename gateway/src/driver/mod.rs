@@ -328,6 +328,10 @@ impl Stream for Wired<'_, '_, '_> {
         }
     }
 
+    fn buffered(&self) -> usize {
+        self.transport.buffered()
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let taken = self.transport.write(self.cx, bytes)?;
         self.bytes_out += taken as u64;

@@ -133,6 +133,15 @@ impl Transport {
         }
     }
 
+    /// Memory that buffers of its own hold.
+    pub(crate) fn buffered(&self) -> usize {
+        match self {
+            Transport::Tcp(_) | Transport::Unix(_) => 0,
+            Transport::Tls(tls) => tls.buffered(),
+            Transport::WebSocket(websocket) => websocket.buffered(),
+        }
+    }
+
     /// What broke the socket, if something has. Resets are reported only to readers, so a connection that is not read
     /// has to ask.
     pub(crate) fn take_error(&self) -> io::Result<Option<io::Error>> {

@@ -20,6 +20,8 @@ pub(crate) struct Tls {
     session: Box<ServerConnection>,
     /// Bytes that are decrypted and not read yet.
     readable: usize,
+    /// Bytes of a record that has not arrived completely, as far as can be told from outside.
+    unfinished: usize,
     /// The peer has said that nothing follows, or closed the socket.
     ended: bool,
     /// What broke the connection while a read had brought something: the next read says it.
@@ -30,6 +32,8 @@ pub(crate) struct Tls {
 const PULLS_PER_READ: usize = 16;
 /// Octets of one record at most (RFC 8446 5.1).
 const RECORD: usize = 16 << 10;
+/// The same with what encryption adds (RFC 5246 6.2.3, the older and larger).
+const RECORD_ON_THE_WIRE: usize = RECORD + 2048 + 5;
 
 impl Tls {
     /// Reads until `buffer` is full or the socket is empty, within bounds.
@@ -94,6 +98,16 @@ impl Tls {
         self.tcp.poll_close(cx)
     }
 
+    /// Memory that its buffers hold.
+    pub(super) fn buffered(&self) -> usize {
+        let unsent = if self.session.wants_write() {
+            RECORD_ON_THE_WIRE
+        } else {
+            0
+        };
+        self.readable + self.unfinished + unsent
+    }
+
     pub(super) fn take_error(&self) -> io::Result<Option<io::Error>> {
         self.tcp.take_error()
     }
@@ -118,7 +132,15 @@ impl Tls {
     /// Reads from the socket once, and decrypts what is complete.
     fn pull(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let (count, state) = ready!(pull(&mut self.session, &mut self.tcp, cx))?;
-        self.readable = state.plaintext_bytes_to_read();
+        let readable = state.plaintext_bytes_to_read();
+        // What is behind a record that completed is of this read.
+        let unfinished = if readable > self.readable {
+            count
+        } else {
+            self.unfinished + count
+        };
+        self.unfinished = unfinished.min(RECORD_ON_THE_WIRE);
+        self.readable = readable;
         // A peer that closes without `close_notify` is common. Each protocol has a farewell of its own.
         self.ended = count == 0 || state.peer_has_closed();
         if state.tls_bytes_to_write() > 0 {
@@ -198,6 +220,7 @@ impl Handshake {
                         session,
                         // A client's first words may have come with its last of the handshake.
                         readable: state.plaintext_bytes_to_read(),
+                        unfinished: 0,
                         ended: state.peer_has_closed(),
                         broken: None,
                     },

@@ -464,3 +464,34 @@ fn cert_dev_makes_what_the_daemon_and_a_client_need() {
         .expect("mosquitto_pub");
     assert!(published.status.success(), "{published:?}");
 }
+
+/// A record is decrypted when all of it is there: until then it is memory that the peer can make the daemon hold.
+#[test]
+fn records_that_do_not_end_count_as_buffers() {
+    let authority = Authority::new();
+    let gatepost = Gatepost::with(1, &authority.settings(""));
+    let client = Arc::new(authority.client(None, &[&TLS13]));
+    let held = || {
+        let metrics = crate::support::daemon::http(gatepost.metrics, "/metrics").expect("metrics");
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("gatepost_buffers_bytes "))
+            .expect("a gauge");
+        line.parse::<f64>().expect("a number")
+    };
+    let mut peers = Vec::new();
+    for n in 0..10 {
+        let mut stream = connect(&client, "localhost", authority.mqtts);
+        let connect = [&CONNECT[..CONNECT.len() - 1], &[b'a' + n]].concat();
+        assert_eq!(ask(&mut stream, &connect).expect("served"), CONNACK);
+        // 16,640 bytes are announced, and one of them does not come.
+        stream
+            .sock
+            .write_all(&[&[0x17, 3, 3, 0x41, 0][..], &[0; 0x40ff]].concat())
+            .expect("sent");
+        peers.push(stream);
+    }
+    eventually("ten records", || held() >= 10.0 * 16_000.0);
+    drop(peers);
+    eventually("none", || held() == 0.0);
+}

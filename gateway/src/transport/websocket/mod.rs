@@ -63,6 +63,11 @@ struct KeepAlive {
 const READS: usize = 16;
 
 impl WebSocket {
+    /// Memory that its buffers hold, and those of the transport under it.
+    pub(super) fn buffered(&self) -> usize {
+        self.under.buffered() + self.early.capacity()
+    }
+
     /// Over `under`, on which the handshake is done but for `answer`. `early` came behind the request.
     pub(super) fn new(
         under: Transport,
