@@ -115,7 +115,7 @@ impl Retained {
                     cursor.next = last.map(|key: &Key| Bound::Excluded(key.to_vec()));
                     break 'seek;
                 }
-                *left -= 1;
+                *left = left.saturating_sub(cost(&cursor.pattern, key));
                 last = Some(key);
                 match step(&cursor.pattern, key) {
                     Step::Match if message.envelope().deadline.is_some_and(|deadline| deadline <= now) => {
@@ -210,6 +210,25 @@ enum Step {
     /// It does not, nor does any behind it.
     End,
 }
+
+/// Steps that one look-up costs: one, but a `#` in the midst of a pattern (which only AMQP's binding keys have) may compare
+/// every level with every level.
+fn cost(pattern: &Pattern, key: &[u8]) -> usize {
+    let levels = pattern.levels();
+    let before_last = levels.len().saturating_sub(1);
+    if !levels
+        .iter()
+        .take(before_last)
+        .any(|level| matches!(level, Level::Many))
+    {
+        return 1;
+    }
+    let of_key = key.iter().filter(|byte| **byte == TERMINATOR).count();
+    1 + levels.len() * of_key / COMPARED_PER_STEP
+}
+
+/// Levels that are compared for the cost of a step.
+const COMPARED_PER_STEP: usize = 8;
 
 /// Compares `key` with a pattern, level by level.
 fn step(pattern: &Pattern, key: &[u8]) -> Step {
@@ -374,6 +393,24 @@ mod tests {
             while retained.next_batch(&mut cursor, Wall(now), &mut 1, &mut out) {}
         }
         out.iter().map(|m| m.key().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_look_up_costs_what_it_compares() {
+        let deep: Vec<String> = (0..10).map(|n| format!("{n}{}", "/a".repeat(99))).collect();
+        let mut retained = filled(&deep.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut spent = |text: &str| {
+            let mut cursor = retained
+                .matching(Pattern::parse(text, Dot).expect("valid"))
+                .expect("something may match");
+            let (mut left, mut out) = (1_000_000, Vec::new());
+            assert!(!retained.next_batch(&mut cursor, Wall(0), &mut left, &mut out));
+            1_000_000 - left
+        };
+        assert_eq!(spent("#"), 10);
+        // 40 levels against 100, ten times.
+        let midst = format!("#.{}b", "a.".repeat(38));
+        assert!(spent(&midst) > 10 * 40 * 100 / 10, "{}", spent(&midst));
     }
 
     #[test]
