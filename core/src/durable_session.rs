@@ -122,6 +122,14 @@ impl Sessions {
         self.by_id.remove(&session.client_id);
         Some(session)
     }
+    /// See [`Slots::slots_end`].
+    pub(crate) fn slots_end(&self) -> u32 {
+        self.slots.slots_end()
+    }
+    /// What is in a slot now.
+    pub(crate) fn at(&self, slot: u32) -> Option<&DurableSession> {
+        self.get(self.slots.key_at(slot)?)
+    }
     /// The session of the client with that identifier.
     pub(crate) fn named(&self, client_id: &str) -> Option<SessionKey> {
         self.by_id.get(client_id).copied()

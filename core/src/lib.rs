@@ -31,6 +31,7 @@ pub mod engine;
 pub mod event;
 mod exchange;
 pub mod fault;
+pub mod in_process;
 pub mod keys;
 mod ledger;
 pub mod message;

@@ -17,6 +17,7 @@ use generations::Generations;
 use hashbrown::{HashMap, HashTable};
 use slab::Slab;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 mod bindings;
@@ -416,6 +417,25 @@ impl Router {
             .values()
             .map(|&id| info(&self.exchanges[id as usize]));
         std::iter::once_with(default_exchange).chain(named)
+    }
+
+    /// Exchanges by name, behind a name. The default one is first.
+    pub(crate) fn exchanges_after(&self, after: Option<&str>) -> impl Iterator<Item = ExchangeInfo> + '_ {
+        let first = after.is_none().then(default_exchange);
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let named = self.exchange_names.range::<str, _>((from, Bound::Unbounded));
+        let named = named.map(|(_, &id)| info(&self.exchanges[id as usize]));
+        first.into_iter().chain(named)
+    }
+
+    /// The bindings in `count` places from a place on, and the place behind them, if there is more.
+    pub(crate) fn bindings_from(&self, place: u32, count: usize) -> (Option<u32>, Vec<Binding>) {
+        let end = self.bindings.capacity();
+        let first = (place as usize).min(end);
+        let to = first.saturating_add(count).min(end);
+        let found = (first..to).filter_map(|place| self.bindings.get(place));
+        let next = (to < end).then_some(to as u32);
+        (next, found.map(|link| link.binding.clone()).collect())
     }
 
     /// All bindings, in the same order in every run of the same history. Those of the default exchange are implied.

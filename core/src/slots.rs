@@ -130,6 +130,10 @@ impl<K: Key, T> Slots<K, T> {
         let place = self.slots.get_mut(slot as usize)?;
         Some((K::new(slot, place.generation), place.value.as_mut()?))
     }
+    /// Above the highest slot ever used.
+    pub(crate) fn slots_end(&self) -> u32 {
+        self.slots.len() as u32
+    }
     pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }

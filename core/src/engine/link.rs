@@ -8,7 +8,7 @@ use super::staging::{Gate, Reached};
 use super::subscriptions::{Answered, Replays};
 use super::transactions::Committing;
 use crate::access::Access;
-use crate::command::{Channel as ChannelNumber, Will};
+use crate::command::{Channel as ChannelNumber, Peer, Will};
 use crate::event::{CloseReason, Event, Pressure};
 use crate::ledger::{Charge, allocation};
 use crate::properties::Name;
@@ -40,6 +40,9 @@ pub(crate) struct LinkState {
     pub(crate) protocol: &'static str,
     /// Who it is, and what is known of what it may do.
     pub(crate) access: Access,
+    /// What the client calls itself.
+    pub(crate) client_name: Option<Name>,
+    pub(crate) peer: Peer,
     /// Sorted by number; most links have one or two.
     #[expect(
         clippy::vec_box,
@@ -189,6 +192,8 @@ impl LinkState {
             woken: false,
             protocol,
             access,
+            client_name: None,
+            peer: Peer::default(),
             channels: Vec::new(),
             outbox: Outbox::default(),
             verdicts: VecDeque::new(),

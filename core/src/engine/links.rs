@@ -27,6 +27,14 @@ impl Links {
     pub(crate) fn get_mut(&mut self, link: Link) -> Option<&mut LinkState> {
         self.slots.get_mut(link).map(|l| &mut **l)
     }
+    /// See [`Slots::slots_end`].
+    pub(crate) fn slots_end(&self) -> u32 {
+        self.slots.slots_end()
+    }
+    /// What is in a slot now.
+    pub(crate) fn at(&self, slot: u32) -> Option<&LinkState> {
+        self.get(self.slots.key_at(slot)?)
+    }
     pub(crate) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }

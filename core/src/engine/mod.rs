@@ -22,6 +22,7 @@ mod dead_letter;
 mod definitions;
 mod dispatch;
 mod doors;
+pub mod inspect;
 mod link;
 mod links;
 mod log_waits;
@@ -319,6 +320,11 @@ impl Engine {
         engine
     }
 
+    /// The vhost's name.
+    pub fn vhost(&self) -> &Name {
+        &self.settings.vhost
+    }
+
     /// Binds a connection. `user` is who authenticated; what it may do, [`Engine::set_rights`] says.
     pub fn attach(&mut self, now: Now, attach: &Attach, user: Name, peer: Peer, wake: Arc<dyn Wake>) -> Link {
         self.begin(now);
@@ -328,6 +334,8 @@ impl Engine {
         let access = Access::new(user, &self.rights);
         let id = self.links.attach(|id| {
             let mut state = LinkState::new(id, wake, attach.protocol, access, charge);
+            state.client_name = attach.client_name.clone();
+            state.peer = peer;
             state.closed = ended;
             state
         });

@@ -88,6 +88,10 @@ impl Queues {
     pub(crate) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
+    /// See [`Slots::slots_end`].
+    pub(crate) fn slots_end(&self) -> u32 {
+        self.slots.slots_end()
+    }
     pub(crate) fn contains(&self, key: QueueKey) -> bool {
         self.slots.contains(key)
     }

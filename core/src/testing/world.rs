@@ -13,6 +13,7 @@ use super::disk::{Crash, Rng, SimDisk};
 use super::pipe::Piped;
 use crate::access::Rights;
 use crate::command::{Attach, Command, Peer};
+use crate::engine::inspect::{Cursor, Item};
 use crate::engine::{Applied, Counters, Engine, Link, Wake, Wakes};
 pub use crate::engine::{Room, Settings};
 use crate::event::{Event, Pressure};
@@ -180,6 +181,10 @@ impl World {
     /// Says what a user may do. A restart forgets it, as engines do: it is the directory's.
     pub fn set_rights(&mut self, user: &str, rights: Rights) {
         self.turn(|engine| engine.set_rights(user.into(), rights.into()));
+    }
+    /// Lists some of what there is.
+    pub fn inspect(&self, cursor: &mut Cursor, budget: usize) -> Vec<Item> {
+        self.engine.inspect(cursor, budget)
     }
     /// Takes all rights of a user away.
     pub fn remove_rights(&mut self, user: &str) {

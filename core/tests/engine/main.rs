@@ -13,6 +13,8 @@ mod durability;
 mod full;
 mod holding;
 mod holds;
+mod in_process;
+mod inspect;
 mod memory;
 mod model;
 mod paging;

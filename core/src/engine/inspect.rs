@@ -1,0 +1,348 @@
+//! What there is, listed in bounded holds.
+//!
+//! A listing goes on from hold to hold with a [`Cursor`]. What is there all the time is listed once; what comes or goes
+//! meanwhile may be listed or not.
+
+use super::Engine;
+use crate::command::Peer;
+use crate::properties::Name;
+use crate::router::ExchangeInfo;
+use crate::slots::Link;
+use std::ops::Bound;
+
+/// What to list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Attached connections.
+    Connections,
+    /// Their channels.
+    Channels,
+    /// Consumers, those of MQTT sessions included.
+    Consumers,
+    /// Queues, those of MQTT sessions included.
+    Queues,
+    /// Exchanges.
+    Exchanges,
+    /// Bindings, those of MQTT subscriptions included. Those of the default exchange are implied.
+    Bindings,
+    /// MQTT sessions.
+    Sessions,
+    /// Their subscriptions.
+    Subscriptions,
+}
+
+/// Where a listing is.
+#[derive(Clone, Debug)]
+pub struct Cursor {
+    kind: Kind,
+    /// The next slot.
+    slot: u32,
+    /// Within the slot, or instead of it: what was listed last.
+    after: After,
+    done: bool,
+}
+
+#[derive(Clone, Debug)]
+enum After {
+    Nothing,
+    Number(u16),
+    Name(Name),
+    Filter((Name, Option<Name>)),
+}
+
+impl Cursor {
+    /// At the beginning.
+    pub fn new(kind: Kind) -> Cursor {
+        Cursor {
+            kind,
+            slot: 0,
+            after: After::Nothing,
+            done: false,
+        }
+    }
+
+    /// Whether everything is listed.
+    pub fn is_done(&self) -> bool {
+        self.done
+    }
+}
+
+/// One of what is listed.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Item {
+    /// A connection.
+    Connection {
+        /// Names it, as long as it is attached.
+        link: Link,
+        /// Who logged in.
+        user: Name,
+        /// For example `MQTT 5.0`.
+        protocol: &'static str,
+        /// What the client calls itself.
+        client_name: Option<Name>,
+        /// Who is at the other end.
+        peer: Peer,
+        /// Channels open.
+        channels: usize,
+    },
+    /// A channel.
+    Channel {
+        /// Its connection.
+        link: Link,
+        /// Its number there.
+        number: u16,
+        /// Consumers on it.
+        consumers: usize,
+        /// Deliveries numbered so far.
+        delivered: u64,
+        /// Confirmed publishes numbered so far.
+        published: u64,
+    },
+    /// A consumer.
+    Consumer {
+        /// Its connection.
+        link: Link,
+        /// Its channel there.
+        channel: u16,
+        /// The session's number for it.
+        consumer: u32,
+        /// What it consumes.
+        queue: Name,
+        /// Deliveries count as settled when taken.
+        no_ack: bool,
+        /// Nobody else may consume the queue.
+        exclusive: bool,
+        /// Deliveries reserved or unsettled.
+        in_flight: u32,
+        /// At most; 0: no limit.
+        prefetch: u32,
+    },
+    /// A queue.
+    Queue {
+        /// Its name.
+        name: Name,
+        /// Survives a restart.
+        durable: bool,
+        /// Belongs to this connection and goes with it.
+        exclusive: Option<Link>,
+        /// Deleted when its last consumer goes.
+        auto_delete: bool,
+        /// Messages ready.
+        ready: usize,
+        /// Messages reserved or unsettled.
+        unsettled: usize,
+        /// Consumers.
+        consumers: usize,
+    },
+    /// An exchange.
+    Exchange(ExchangeInfo),
+    /// A binding.
+    Binding(crate::binding::Binding),
+    /// An MQTT session.
+    Session {
+        /// Whose it is: the client.
+        client_id: Name,
+        /// Whose it is: the user.
+        user: Name,
+        /// The connection that drives it.
+        link: Option<Link>,
+        /// Subscriptions.
+        subscriptions: usize,
+        /// Deliveries its client has not finished with.
+        in_flight: usize,
+    },
+    /// An MQTT subscription.
+    Subscription {
+        /// Its session's client.
+        client_id: Name,
+        /// Its filter.
+        filter: Name,
+        /// Its `$share` group.
+        share: Option<Name>,
+        /// Maximum QoS.
+        qos: u8,
+    },
+}
+
+impl Engine {
+    /// Lists some of what there is: at most `budget` items, and about so much work. Go on until [`Cursor::is_done`]; an
+    /// empty list does not mean that.
+    pub fn inspect(&self, cursor: &mut Cursor, budget: usize) -> Vec<Item> {
+        let mut items = Vec::new();
+        if cursor.done || budget == 0 {
+            return items;
+        }
+        match cursor.kind {
+            Kind::Exchanges => self.inspect_exchanges(cursor, budget, &mut items),
+            Kind::Bindings => {
+                let (next, found) = self.router.bindings_from(cursor.slot, budget);
+                items.extend(found.into_iter().map(Item::Binding));
+                cursor.at(next);
+            }
+            Kind::Queues => {
+                let end = self.queues.slots_end();
+                let to = cursor.window(budget, end);
+                for slot in to.clone() {
+                    let queue = self.queues.at(crate::binding::QueueSlot(slot));
+                    items.extend(queue.and_then(|key| self.queues.get(key)).map(queue_item));
+                }
+                cursor.at((to.end < end).then_some(to.end));
+            }
+            Kind::Consumers => {
+                let end = self.consumers.slots_end();
+                let to = cursor.window(budget, end);
+                let keys = to.clone().filter_map(|slot| self.consumers.key_at(slot));
+                items.extend(keys.filter_map(|key| self.consumer_item(self.consumers.get(key)?)));
+                cursor.at((to.end < end).then_some(to.end));
+            }
+            Kind::Connections => {
+                let end = self.links.slots_end();
+                let to = cursor.window(budget, end);
+                items.extend(to.clone().filter_map(|slot| self.links.at(slot)).map(connection_item));
+                cursor.at((to.end < end).then_some(to.end));
+            }
+            Kind::Sessions => {
+                let end = self.sessions.slots_end();
+                let to = cursor.window(budget, end);
+                items.extend(to.clone().filter_map(|slot| self.sessions.at(slot)).map(session_item));
+                cursor.at((to.end < end).then_some(to.end));
+            }
+            Kind::Channels => self.inspect_channels(cursor, budget, &mut items),
+            Kind::Subscriptions => self.inspect_subscriptions(cursor, budget, &mut items),
+        }
+        items
+    }
+
+    fn inspect_exchanges(&self, cursor: &mut Cursor, budget: usize, items: &mut Vec<Item>) {
+        let after = match &cursor.after {
+            After::Name(name) => Some(&**name),
+            _ => None,
+        };
+        items.extend(self.router.exchanges_after(after).take(budget).map(Item::Exchange));
+        match items.last() {
+            Some(Item::Exchange(last)) if items.len() == budget => cursor.after = After::Name(last.name.clone()),
+            _ => cursor.done = true,
+        }
+    }
+
+    fn inspect_channels(&self, cursor: &mut Cursor, budget: usize, items: &mut Vec<Item>) {
+        let end = self.links.slots_end();
+        // A slot costs as much as an item, or many empty ones would be passed in one hold.
+        let mut slots = 0;
+        while cursor.slot < end && items.len() < budget && slots < budget {
+            let after = match cursor.after {
+                After::Number(number) => Some(number),
+                _ => None,
+            };
+            let left = budget - items.len();
+            if let Some(l) = self.links.at(cursor.slot) {
+                let mut later = l.channels().filter(|c| after.is_none_or(|after| c.number > after));
+                items.extend(later.by_ref().take(left).map(|c| Item::Channel {
+                    link: l.id,
+                    number: c.number,
+                    consumers: c.consumers.len(),
+                    delivered: c.delivered,
+                    published: c.publisher.numbered,
+                }));
+                if let (Some(Item::Channel { number, .. }), true) = (items.last(), items.len() == budget) {
+                    cursor.after = After::Number(*number);
+                    break;
+                }
+            }
+            slots += 1;
+            cursor.at(Some(cursor.slot + 1));
+        }
+        cursor.done = cursor.slot >= end;
+    }
+
+    fn inspect_subscriptions(&self, cursor: &mut Cursor, budget: usize, items: &mut Vec<Item>) {
+        let end = self.sessions.slots_end();
+        let mut slots = 0;
+        while cursor.slot < end && items.len() < budget && slots < budget {
+            let from = match &cursor.after {
+                After::Filter(filter) => Bound::Excluded(filter.clone()),
+                _ => Bound::Unbounded,
+            };
+            let left = budget - items.len();
+            if let Some(s) = self.sessions.at(cursor.slot) {
+                let later = s.subscriptions.range((from, Bound::Unbounded));
+                items.extend(later.take(left).map(|((filter, share), options)| Item::Subscription {
+                    client_id: s.client_id.clone(),
+                    filter: filter.clone(),
+                    share: share.clone(),
+                    qos: options.qos,
+                }));
+                if let (Some(Item::Subscription { filter, share, .. }), true) = (items.last(), items.len() == budget) {
+                    cursor.after = After::Filter((filter.clone(), share.clone()));
+                    break;
+                }
+            }
+            slots += 1;
+            cursor.at(Some(cursor.slot + 1));
+        }
+        cursor.done = cursor.slot >= end;
+    }
+
+    fn consumer_item(&self, c: &crate::queue::consumers::Consumer) -> Option<Item> {
+        Some(Item::Consumer {
+            link: c.link,
+            channel: c.channel,
+            consumer: c.token,
+            queue: self.queues.get(c.queue)?.name.clone(),
+            no_ack: c.no_ack,
+            exclusive: c.exclusive,
+            in_flight: c.in_flight,
+            prefetch: c.prefetch,
+        })
+    }
+}
+
+impl Cursor {
+    /// The slots to look at now.
+    fn window(&self, budget: usize, end: u32) -> std::ops::Range<u32> {
+        let most = u32::try_from(budget).unwrap_or(u32::MAX);
+        self.slot.min(end)..self.slot.saturating_add(most).min(end)
+    }
+    /// Goes to the beginning of a slot; `None`: there is none left.
+    fn at(&mut self, slot: Option<u32>) {
+        self.after = After::Nothing;
+        match slot {
+            Some(slot) => self.slot = slot,
+            None => self.done = true,
+        }
+    }
+}
+
+fn connection_item(l: &super::link::LinkState) -> Item {
+    Item::Connection {
+        link: l.id,
+        user: l.access.user.clone(),
+        protocol: l.protocol,
+        client_name: l.client_name.clone(),
+        peer: l.peer.clone(),
+        channels: l.channel_count(),
+    }
+}
+
+fn queue_item(q: &crate::queue::Queue) -> Item {
+    Item::Queue {
+        name: q.name.clone(),
+        durable: q.durable,
+        exclusive: q.exclusive,
+        auto_delete: q.auto_delete,
+        ready: q.ready.len(),
+        unsettled: q.unsettled,
+        consumers: q.consumers.len(),
+    }
+}
+
+fn session_item(s: &crate::durable_session::DurableSession) -> Item {
+    Item::Session {
+        client_id: s.client_id.clone(),
+        user: s.owner.clone(),
+        link: s.link,
+        subscriptions: s.subscriptions.len(),
+        in_flight: s.in_flight.iter().count(),
+    }
+}

@@ -1,0 +1,106 @@
+//! Connections inside the process: an engine with its log, and no socket.
+
+use crate::support::*;
+use gatepost_core::access::Rights;
+use gatepost_core::command::*;
+use gatepost_core::engine::Settings;
+use gatepost_core::in_process::{InProcess, Local};
+use gatepost_core::testing::disk::{Crash, SimDisk};
+use gatepost_core::time::{Now, Time, Wall};
+use std::sync::Arc;
+
+const NOW: Now = Now {
+    monotonic: Time(1_000),
+    wall: Wall(1_700_000_000_000),
+};
+
+fn open(disk: &SimDisk) -> Local<SimDisk> {
+    let users = [("app".into(), Arc::new(Rights::all())), ("none".into(), Arc::default())];
+    Local::open(Arc::new(disk.clone()), Settings::default(), users, 1, NOW).expect("the log opens")
+}
+
+fn attach(broker: &mut Local<SimDisk>, user: &str) -> InProcess {
+    let attached = broker.run(NOW, |engine| InProcess::attach(engine, NOW, user, "test"));
+    attached.expect("the log works").expect("there is room")
+}
+
+fn say(broker: &mut Local<SimDisk>, app: &mut InProcess, commands: impl Into<Vec<Command>>) -> Vec<String> {
+    for command in commands.into() {
+        app.send(command);
+    }
+    broker.visit(NOW, app).expect("the log works");
+    std::iter::from_fn(|| app.poll()).map(|event| line(&event)).collect()
+}
+
+#[test]
+fn a_program_publishes_consumes_and_settles_without_a_socket() {
+    let disk = SimDisk::new(1);
+    let mut broker = open(&disk);
+    let mut app = attach(&mut broker, "app");
+    assert_eq!(
+        say(
+            &mut broker,
+            &mut app,
+            [durable("jobs"), put("jobs", "1"), put("jobs", "2")]
+        ),
+        ["declared jobs 0/0", "confirmed 2"]
+    );
+    // What was confirmed is on the medium.
+    drop(broker);
+    let disk = disk.restart(Crash::Power);
+    let mut broker = open(&disk);
+    let mut app = attach(&mut broker, "app");
+    assert_eq!(
+        say(&mut broker, &mut app, [consume("jobs", 7)]),
+        ["consuming c7", "deliver c7 #1 1", "deliver c7 #2 2"]
+    );
+    assert!(say(&mut broker, &mut app, [ack_upto(2)]).is_empty());
+    broker.close(NOW).expect("closed");
+    let mut broker = open(&disk);
+    let mut app = attach(&mut broker, "app");
+    assert_eq!(say(&mut broker, &mut app, [get("jobs")]), ["empty"]);
+}
+
+/// The delivery of a message that was just published waits for the log twice: for the message, and for the mark that it is
+/// handed out. One visit has to bring all of it.
+#[test]
+fn one_visit_brings_what_waits_for_the_log_more_than_once() {
+    let mut broker = open(&SimDisk::new(1));
+    let mut app = attach(&mut broker, "app");
+    let mut heard = say(
+        &mut broker,
+        &mut app,
+        [durable("jobs"), put("jobs", "1"), consume("jobs", 7)],
+    );
+    heard.sort();
+    assert_eq!(
+        heard,
+        ["confirmed 1", "consuming c7", "declared jobs 0/0", "deliver c7 #1 1"]
+    );
+}
+
+#[test]
+fn a_program_enters_by_the_door_of_everyone() {
+    let mut broker = open(&SimDisk::new(1));
+    let mut app = attach(&mut broker, "none");
+    let heard = say(&mut broker, &mut app, [durable("jobs")]);
+    assert_eq!(
+        heard,
+        ["failed DeclareQueue AccessRefused configure access to queue 'jobs' in vhost '/' refused for user 'none'"]
+    );
+}
+
+#[test]
+fn what_a_program_holds_comes_back_when_it_leaves() {
+    let mut broker = open(&SimDisk::new(1));
+    let mut first = attach(&mut broker, "app");
+    say(
+        &mut broker,
+        &mut first,
+        [durable("jobs"), put("jobs", "1"), get("jobs")],
+    );
+    first.detach();
+    assert!(say(&mut broker, &mut first, []).is_empty());
+    let mut second = attach(&mut broker, "app");
+    assert_eq!(say(&mut broker, &mut second, [get("jobs")]), ["got #1 1 again left 0"]);
+}
