@@ -4,11 +4,11 @@
 //!   key     vhost 3 │ kind 1 │ name
 //!
 //!   of the node (vhost 0)    vhost             its number
-//!                            user, permission, topic permission, limit    by name
+//!                            user, permission, topic permission, limit    see `directory`
 //!   of a vhost               exchange          name
 //!                            queue             its number (declared, a session's, a group's)
 //!                            binding           source, the queue's number or the exchange, key, arguments
-//!                            policy, operator policy, parameter           by name
+//!                            policy, operator policy, parameter           see `directory`
 //!                            session           client id
 //!                            subscription      client id 0 filter 0 share
 //!                            retained          topic
@@ -23,6 +23,8 @@
 //!   placed and named.
 //! - Postcard's encoding is stable and documented; a change of fields takes a new version. Fields that nothing fills yet
 //!   are there so that what fills them needs no new format.
+
+pub mod directory;
 
 use crate::binding::{Binding, Destination};
 use crate::command::Will;
