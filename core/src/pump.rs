@@ -246,9 +246,13 @@ impl<V> Pump<V> {
         if !self.ended
             && let Err(end) = self.run(now, s, broker, stream, &mut again)
         {
+            self.leave(&mut s.commands);
+            // Before the last words leave: a client that has read them finds its exclusive queues gone.
+            again |= self.detach(now, broker) == Applied::Some;
             ended = Some(self.end(now, s, stream, end));
+        } else {
+            again |= self.detach(now, broker) == Applied::Some;
         }
-        again |= self.detach(now, broker) == Applied::Some;
         self.account(now, broker, stream.buffered());
         s.trim();
         Turn { again, ended }
@@ -729,7 +733,6 @@ impl<V> Pump<V> {
 
     /// The session is over: what it asked for before is still done, then the engine is told, then the rest is written.
     fn end<S: Stream>(&mut self, now: Now, s: &mut Scratch, stream: &mut S, end: End) -> Ended {
-        self.leave(&mut s.commands);
         let written = self.write(now, &mut s.out, stream);
         match end {
             End::Closed(close) => Ended {
