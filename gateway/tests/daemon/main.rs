@@ -6,6 +6,7 @@
 //! `harness.py` there); a test here runs one script, or keeps a book of its own about what the daemon promised.
 
 mod amqp;
+mod churn;
 mod damage;
 mod descriptors;
 mod durability;
