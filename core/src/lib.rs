@@ -32,6 +32,7 @@ pub mod event;
 mod exchange;
 pub mod fault;
 pub mod in_process;
+pub mod interop;
 pub mod keys;
 mod ledger;
 pub mod message;

@@ -7,6 +7,7 @@
 
 use crate::command::{Command, Peer};
 use crate::event::Event;
+use crate::interop::Drops;
 use crate::keys::{Key, Values};
 use crate::properties::{Codecs, PropertyCodec};
 use crate::time::{Now, Time};
@@ -89,6 +90,10 @@ pub trait Protocol: Send + Sync {
     /// The configuration was replaced: sessions opened from here on read these values. Open ones keep theirs.
     fn configure(&self, values: &Values) {
         let _ = values;
+    }
+    /// What was lost when messages of other protocols went out by this one, for the metrics. `None`: it does not count.
+    fn drops(&self) -> Option<Arc<Drops>> {
+        None
     }
 }
 

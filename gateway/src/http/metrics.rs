@@ -8,6 +8,7 @@ use crate::node::Node;
 use crate::protocols;
 use crate::threads::IoThreads;
 use gatepost_core::engine::{Counters, ObjectKind, PerKind};
+use gatepost_core::properties::Origin;
 use gatepost_core::store::SYNC_BUCKETS_US;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -44,6 +45,7 @@ impl Exporter {
             connections(node, threads);
             log(node);
             engines(node);
+            interop(node);
         });
         let mut text = self.handle.render();
         syncs(node, &mut text);
@@ -201,7 +203,30 @@ fn engines(node: &Node) {
     }
 }
 
+/// What messages lost between protocols. Only what was lost at least once is shown: most pairs never occur.
+fn interop(node: &Node) {
+    let origins: Vec<_> = node.protocols.iter().map(|p| (p.codec().origin(), p.name())).collect();
+    for to in &node.protocols {
+        for (from, field, count) in to.drops().iter().flat_map(|drops| drops.all()) {
+            let name = match from {
+                Origin::NONE => "none",
+                Origin::NEUTRAL => "gatepost",
+                from => origins
+                    .iter()
+                    .find(|(code, _)| *code == from)
+                    .map_or("unknown", |o| o.1),
+            };
+            let labels = [("field", field.name()), ("from", name), ("to", to.name())];
+            counter!("gatepost_interop_dropped_total", &labels).absolute(count);
+        }
+    }
+}
+
 fn describe(node: &Node) {
+    describe_counter!(
+        "gatepost_interop_dropped_total",
+        "Fields, headers and (topic) whole messages that the receiver's protocol could not say."
+    );
     for (name, help, _) in PUBLISHING.iter().chain(CONSUMING).chain(COUNTERS) {
         describe_counter!(*name, *help);
     }

@@ -27,6 +27,7 @@ pub use settings::Settings;
 
 use crate::session::Connection;
 use gatepost_core::command::Peer;
+use gatepost_core::interop::{Drops, Field};
 use gatepost_core::keys::Values;
 use gatepost_core::properties::PropertyCodec;
 use gatepost_core::session::{Description, FirstBytes, Protocol, Session, WebSocket};
@@ -87,12 +88,13 @@ pub struct Mqtt {
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
     counts: Arc<Counts>,
+    /// What messages of other protocols, or of MQTT 5, lost on their way out.
+    pub(crate) drops: Arc<Drops>,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
     oversize: AtomicU64,
-    unspeakable: AtomicU64,
 }
 
 /// Messages that were taken from a queue and not sent, since the process started.
@@ -117,10 +119,10 @@ impl Mqtt {
 
     /// What was dropped so far, for the metrics.
     pub fn dropped(&self) -> Dropped {
-        let counts = &self.shared().counts;
+        let shared = self.shared();
         Dropped {
-            oversize: counts.oversize.load(Ordering::Relaxed),
-            unspeakable: counts.unspeakable.load(Ordering::Relaxed),
+            oversize: shared.counts.oversize.load(Ordering::Relaxed),
+            unspeakable: shared.drops.total(Field::Topic),
         }
     }
 
@@ -139,9 +141,6 @@ impl Shared {
     pub(crate) fn count_oversize(&self) {
         self.counts.oversize.fetch_add(1, Ordering::Relaxed);
     }
-    pub(crate) fn count_unspeakable(&self) {
-        self.counts.unspeakable.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 impl Protocol for Mqtt {
@@ -159,6 +158,10 @@ impl Protocol for Mqtt {
         *shared = Arc::new(Shared {
             settings: Settings::read(values),
             counts: Arc::clone(&shared.counts),
+            drops: Arc::clone(&shared.drops),
         });
+    }
+    fn drops(&self) -> Option<Arc<Drops>> {
+        Some(Arc::clone(&self.shared().drops))
     }
 }

@@ -6,6 +6,7 @@
 use crate::error::Reason;
 use crate::frame::{Properties as Block, Property, PropertyBuf, is_plain, topic_name};
 use gatepost_core::fault::FaultKind;
+use gatepost_core::interop::Field;
 use gatepost_core::message::Dialect;
 use gatepost_core::properties::{Name, Origin, Properties, PropertyCodec, ReplyTo, Value};
 use gatepost_core::topic::translate;
@@ -128,47 +129,61 @@ fn reply_to(topic: &str) -> Option<ReplyTo> {
 }
 
 /// PUBLISH properties for a message of another protocol. What MQTT cannot say (binary, lists, tables, null
-/// characters) is left out. The expiry is not here: it is the envelope's.
-pub(crate) fn publish_properties(from: &Properties) -> PropertyBuf {
+/// characters, what is too long for the wire) is left out and told to `dropped`. The expiry is not here: it is the
+/// envelope's.
+pub(crate) fn publish_properties(from: &Properties, mut dropped: impl FnMut(Field)) -> PropertyBuf {
     let mut block = PropertyBuf::default();
-    // What is too long for the wire is left out like anything else that cannot be said.
-    let mut push = |property: Property<'_>| {
-        let _ = block.push(property);
+    let mut push = |field: Field, property: Option<Property<'_>>| {
+        if property.is_none_or(|property| block.push(property).is_err()) {
+            dropped(field);
+        }
     };
     if from.utf8_body {
-        push(Property::PayloadFormat(true));
+        push(Field::ContentType, Some(Property::PayloadFormat(true)));
     }
-    if let Some(text) = sayable(from.content_type.as_deref()) {
-        push(Property::ContentType(text));
+    if let Some(text) = from.content_type.as_deref() {
+        push(Field::ContentType, sayable(text).map(Property::ContentType));
     }
-    if let Some(topic) = from.reply_to.as_ref().and_then(response_topic) {
-        push(Property::ResponseTopic(&topic));
+    if let Some(address) = &from.reply_to {
+        let topic = response_topic(address);
+        push(Field::ReplyTo, topic.as_deref().map(Property::ResponseTopic));
     }
     if let Some(bytes) = &from.correlation {
-        push(Property::CorrelationData(bytes));
+        push(Field::Correlation, Some(Property::CorrelationData(bytes)));
     }
-    let mut user = |name: &str, value: Option<&str>| {
-        if let Some(value) = sayable(value) {
-            push(Property::User(name, value));
+    let mut user = |field: Field, name: &str, value: Option<&str>| {
+        if let Some(value) = value {
+            push(field, sayable(value).map(|value| Property::User(name, value)));
         }
     };
-    user(user::CONTENT_ENCODING, from.content_encoding.as_deref());
-    user(user::PRIORITY, from.priority.map(|p| p.to_string()).as_deref());
-    user(user::MESSAGE_ID, from.message_id.as_deref());
-    user(user::TIMESTAMP, from.timestamp.map(|t| t.to_string()).as_deref());
-    user(user::TYPE, from.kind.as_deref());
-    user(user::APP_ID, from.app_id.as_deref());
+    user(
+        Field::ContentEncoding,
+        user::CONTENT_ENCODING,
+        from.content_encoding.as_deref(),
+    );
+    // Numbers always have a text.
+    let number = from.priority.map(|p| p.to_string());
+    user(Field::Header, user::PRIORITY, number.as_deref());
+    user(Field::MessageId, user::MESSAGE_ID, from.message_id.as_deref());
+    let number = from.timestamp.map(|t| t.to_string());
+    user(Field::Header, user::TIMESTAMP, number.as_deref());
+    user(Field::Type, user::TYPE, from.kind.as_deref());
+    user(Field::AppId, user::APP_ID, from.app_id.as_deref());
     for (name, value) in &from.headers.0 {
-        if let (Some(name), Some(value)) = (sayable(Some(name)), text(value)) {
-            user(name, Some(&value));
-        }
+        let value = text(value);
+        let pair = sayable(name).zip(value.as_deref().and_then(sayable));
+        push(Field::Header, pair.map(|(name, value)| Property::User(name, value)));
+    }
+    if from.user_id.is_some() {
+        // Devices are not told who the backend's users are.
+        push(Field::UserId, None);
     }
     block
 }
 
 /// Text that may stand in an MQTT string.
-fn sayable(text: Option<&str>) -> Option<&str> {
-    text.filter(|text| !text.contains('\0'))
+fn sayable(text: &str) -> Option<&str> {
+    (!text.contains('\0')).then_some(text)
 }
 
 /// A header's value as text, for the types that have one.
@@ -263,7 +278,7 @@ mod tests {
             headers,
             ..Properties::default()
         };
-        let block = publish_properties(&there);
+        let block = publish_properties(&there, |field| panic!("dropped: {field:?}"));
         assert_eq!(MqttProperties.decode(block.as_properties().raw()), there);
         assert_eq!(
             decoded(&[Property::User("priority", "high")]).headers.0.len(),
@@ -288,10 +303,31 @@ mod tests {
         headers.push("long", Value::Text(vec![b'x'; 65_536].into()));
         headers.push("list", Value::Array([].into()));
         headers.push("table", Value::Table(Table::default()));
-        let block = publish_properties(&Properties {
+        let from = Properties {
             headers,
+            content_type: Some("a\0b".into()),
+            reply_to: Some(ReplyTo::Queue("a#b".into())),
+            correlation: Some(vec![0; 65_536].into()),
+            user_id: Some("u".into()),
             ..Properties::default()
-        });
+        };
+        let mut dropped = Vec::new();
+        let block = publish_properties(&from, |field| dropped.push(field));
+        let header = Field::Header;
+        assert_eq!(
+            dropped,
+            [
+                Field::ContentType,
+                Field::ReplyTo,
+                Field::Correlation,
+                header,
+                header,
+                header,
+                header,
+                header,
+                Field::UserId
+            ]
+        );
         let sent: Vec<_> = block.as_properties().iter().collect();
         let expected = [
             ("i", "-3"),

@@ -30,6 +30,7 @@ pub use properties::{ORIGIN, StompProperties};
 pub use settings::Settings;
 
 use gatepost_core::command::Peer;
+use gatepost_core::interop::Drops;
 use gatepost_core::keys::Values;
 use gatepost_core::properties::PropertyCodec;
 use gatepost_core::session::{Description, FirstBytes, Protocol, Session, WebSocket};
@@ -79,6 +80,8 @@ fn first_bytes(bytes: &[u8]) -> FirstBytes {
 pub struct Stomp {
     /// What new sessions are given; replaced by a reload.
     settings: RwLock<Arc<Settings>>,
+    /// What messages of other protocols lost on their way out.
+    drops: Arc<Drops>,
 }
 
 impl Stomp {
@@ -86,6 +89,7 @@ impl Stomp {
     pub fn new(settings: Settings) -> Stomp {
         Stomp {
             settings: RwLock::new(Arc::new(settings)),
+            drops: Arc::default(),
         }
     }
 }
@@ -101,10 +105,14 @@ impl Protocol for Stomp {
 
     fn open(&self, now: Now, _peer: Peer) -> Box<dyn Session> {
         let settings = Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner));
-        Box::new(session::StompSession::new(settings, now))
+        Box::new(session::StompSession::new(settings, Arc::clone(&self.drops), now))
     }
 
     fn configure(&self, values: &Values) {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Settings::read(values));
+    }
+
+    fn drops(&self) -> Option<Arc<Drops>> {
+        Some(Arc::clone(&self.drops))
     }
 }

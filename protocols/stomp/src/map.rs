@@ -5,22 +5,20 @@
 use crate::destination::push_reply_to;
 use crate::frame::Version;
 use crate::frame::escape::escape;
+use crate::frame::message::Context;
 use crate::properties::{is_server_owned, push_line};
 use base64::Engine as _;
+use gatepost_core::interop::Field;
 use gatepost_core::message::{Dialect, Message};
 use gatepost_core::properties::{Properties, Value};
 use gatepost_core::time::Wall;
 
 /// Appends the header lines of a message that did not come in by STOMP.
-pub(crate) fn push_foreign(
-    out: &mut Vec<u8>,
-    version: Version,
-    message: &Message,
-    properties: &Properties,
-    topic_exchange: &str,
-    now: Wall,
-) {
-    let mut text = |name: &str, value: &str| push_line(out, version, name, value.as_bytes());
+pub(crate) fn push_foreign(out: &mut Vec<u8>, context: &Context<'_>, message: &Message, properties: &Properties) {
+    let (version, now) = (context.version, context.now);
+    let mut text = |name: &str, value: &str| {
+        push_line(out, version, name, value.as_bytes());
+    };
     match (&properties.content_type, properties.utf8_body) {
         (Some(kind), true) if !kind.contains("charset=") => text("content-type", &format!("{kind};charset=utf-8")),
         (Some(kind), _) => text("content-type", kind),
@@ -65,14 +63,14 @@ pub(crate) fn push_foreign(
     }
     if let Some(reply_to) = &properties.reply_to {
         let mut address = Vec::new();
-        push_reply_to(&mut address, reply_to, topic_exchange);
+        push_reply_to(&mut address, reply_to, context.topic_exchange);
         out.extend_from_slice(b"reply-to:");
         escape(&address, version, out);
         out.push(b'\n');
     }
     for (name, value) in &properties.headers.0 {
-        if !is_server_owned(name) && !is_mapped(name) {
-            push_value(out, version, name, value);
+        if is_server_owned(name) || is_mapped(name) || !push_value(out, version, name, value) {
+            context.drops.count(message.envelope().origin, Field::Header);
         }
     }
 }
@@ -107,8 +105,8 @@ fn is_mapped(name: &str) -> bool {
     )
 }
 
-/// What has no text is dropped: tables, lists, octets that are not UTF-8.
-fn push_value(out: &mut Vec<u8>, version: Version, name: &str, value: &Value) {
+/// What has no text is dropped: tables, lists, octets that are not UTF-8. Returns whether it could be said.
+fn push_value(out: &mut Vec<u8>, version: Version, name: &str, value: &Value) -> bool {
     let mut text = |value: &dyn std::fmt::Display| push_line(out, version, name, value.to_string().as_bytes());
     match value {
         Value::Void => text(&""),
@@ -120,25 +118,40 @@ fn push_value(out: &mut Vec<u8>, version: Version, name: &str, value: &Value) {
         Value::Decimal(scale, unscaled) => text(&format_args!("{unscaled}e-{scale}")),
         Value::Timestamp(seconds) => text(seconds),
         Value::Text(octets) => {
-            if let Ok(value) = std::str::from_utf8(octets) {
-                push_line(out, version, name, value.as_bytes());
-            }
+            std::str::from_utf8(octets).is_ok_and(|value| push_line(out, version, name, value.as_bytes()))
         }
-        Value::Binary(_) | Value::Array(_) | Value::Table(_) => {}
+        Value::Binary(_) | Value::Array(_) | Value::Table(_) => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gatepost_core::interop::Drops;
     use gatepost_core::message::Envelope;
-    use gatepost_core::properties::{ReplyTo, Table};
+    use gatepost_core::properties::{Codecs, ReplyTo, Table};
 
     fn pushed(envelope: Envelope, properties: &Properties) -> String {
+        counted(Version::V1_2, envelope, properties).0
+    }
+
+    /// The lines, and how many headers were dropped.
+    fn counted(version: Version, envelope: Envelope, properties: &Properties) -> (String, u64) {
         let message = Message::new(envelope, "amq.topic", "a", b"", b"");
+        let (codecs, drops) = (Codecs::default(), Drops::default());
+        let context = Context {
+            version,
+            topic_exchange: "amq.topic",
+            drops: &drops,
+            codecs: &codecs,
+            now: Wall(1000),
+        };
         let mut out = Vec::new();
-        push_foreign(&mut out, Version::V1_2, &message, properties, "amq.topic", Wall(1000));
-        String::from_utf8(out).expect("lines are UTF-8")
+        push_foreign(&mut out, &context, &message, properties);
+        (
+            String::from_utf8(out).expect("lines are UTF-8"),
+            drops.total(Field::Header),
+        )
     }
 
     #[test]
@@ -202,7 +215,28 @@ mod tests {
             ..Properties::default()
         };
         let expected = "sev:3\non:true\nnone:\nhalf:0.5\ntwice:a\\c1\ntwice:2\n";
-        assert_eq!(pushed(Envelope::default(), &properties), expected);
+        // The list, the octets, and the two that only the server may say.
+        assert_eq!(
+            counted(Version::V1_2, Envelope::default(), &properties),
+            (expected.to_owned(), 4)
+        );
+    }
+
+    #[test]
+    fn a_name_that_a_version_cannot_say_is_dropped_and_counted() {
+        let mut headers = Table::default();
+        headers.push("a:b", Value::Int(1, 32));
+        headers.push("", Value::Int(1, 32));
+        let properties = Properties {
+            headers,
+            ..Properties::default()
+        };
+        for (version, expected, dropped) in [(Version::V1_0, "", 2), (Version::V1_2, "a\\cb:1\n", 1)] {
+            assert_eq!(
+                counted(version, Envelope::default(), &properties),
+                (expected.to_owned(), dropped)
+            );
+        }
     }
 
     #[test]

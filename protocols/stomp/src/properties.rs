@@ -141,15 +141,17 @@ pub(crate) fn push_lines(raw: &[u8], version: Version, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends one header line for a peer of `version`. A name with a colon cannot be said in 1.0, and is not.
-pub(crate) fn push_line(out: &mut Vec<u8>, version: Version, name: &str, value: &[u8]) {
+/// Appends one header line for a peer of `version`. A name with a colon cannot be said in 1.0, and is not. Returns whether
+/// it was.
+pub(crate) fn push_line(out: &mut Vec<u8>, version: Version, name: &str, value: &[u8]) -> bool {
     if name.is_empty() || (version == Version::V1_0 && name.contains(':')) {
-        return;
+        return false;
     }
     escape(name.as_bytes(), version, out);
     out.push(b':');
     escape(value, version, out);
     out.push(b'\n');
+    true
 }
 
 /// Names and values, unescaped. Damaged lines are left out.

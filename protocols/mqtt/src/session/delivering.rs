@@ -10,6 +10,7 @@ use crate::map::{self, ORIGIN};
 use crate::session::open::Terms;
 use gatepost_core::command::{Command, Outcome};
 use gatepost_core::event::{Delivery, DeliveryFlags};
+use gatepost_core::interop::Field;
 use gatepost_core::message::{Dialect, Message};
 use gatepost_core::properties::Origin;
 use gatepost_core::session::Cx;
@@ -54,7 +55,7 @@ impl Delivering {
         // Packet ids have 16 bits; the engine's number is one.
         let packet_id = if delivery.qos > 0 { delivery.number as u16 } else { 0 };
         let Some(topic) = topic(message) else {
-            shared.count_unspeakable();
+            shared.drops.count(message.envelope().origin, Field::Topic);
             debug!(
                 key_bytes = message.key_bytes().len(),
                 "dropped: the key is no topic name"
@@ -64,8 +65,12 @@ impl Delivering {
         let dup = delivery.qos > 0 && delivery.flags.contains(DeliveryFlags::REDELIVERED);
         let first = publish_first_byte(dup, delivery.qos, delivery.flags.contains(DeliveryFlags::RETAIN));
         let written = if self.version == Version::V5 {
-            self.put_v5(cx, &delivery, first, &topic, packet_id)
+            self.put_v5(shared, cx, &delivery, first, &topic, packet_id)
         } else {
+            // MQTT 3 has no properties.
+            if message.envelope().origin != Origin::NONE && !message.properties_raw().is_empty() {
+                shared.drops.count(message.envelope().origin, Field::Properties);
+            }
             write_publish(
                 cx.out,
                 self.packet_bytes_max,
@@ -92,6 +97,7 @@ impl Delivering {
 
     fn put_v5(
         &mut self,
+        shared: &Shared,
         cx: &mut Cx<'_>,
         delivery: &Delivery,
         first: u8,
@@ -103,8 +109,9 @@ impl Delivering {
         let raw = match message.envelope().origin {
             Origin::NONE => &[],
             ORIGIN => message.properties_raw(),
-            _ => {
-                foreign = map::publish_properties(&message.properties(cx.codecs));
+            origin => {
+                let dropped = |field| shared.drops.count(origin, field);
+                foreign = map::publish_properties(&message.properties(cx.codecs), dropped);
                 foreign.as_properties().raw()
             }
         };

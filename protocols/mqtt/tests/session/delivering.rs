@@ -4,8 +4,10 @@ use crate::script::{Script, connect, delivery, message, properties};
 use gatepost_core::command::Command;
 use gatepost_core::event::{Delivery, DeliveryExtra, DeliveryFlags, Event, Op};
 use gatepost_core::fault::{Fault, FaultKind};
+use gatepost_core::interop::Field;
 use gatepost_core::message::{Dialect, Envelope, Message};
 use gatepost_core::properties::{Codecs, Name, Origin, Properties as Neutral, PropertyCodec, Value};
+use gatepost_core::session::Protocol as _;
 use gatepost_mqtt::frame::{Connect, Packet, Property, Version};
 use gatepost_mqtt::{Dropped, ORIGIN, Settings};
 use std::sync::Arc;
@@ -370,6 +372,31 @@ fn messages_of_other_protocols_are_respelled_and_their_properties_mapped() {
     let mut script = Script::open(Version::V311);
     deliver(&mut script, delivery(1, 1, message()));
     assert_eq!(script.sent(), b"\x32\x0a\0\x05alarm\0\x01x");
+}
+
+#[test]
+fn what_a_version_or_a_text_cannot_say_is_counted_by_field_and_origin() {
+    let mut script = Script::open(Version::V311);
+    let own = properties(&[Property::ContentType("text/plain")]);
+    let raw = own.as_properties().raw();
+    deliver(&mut script, delivery(1, 1, message("a", 1, ORIGIN, raw, b"")));
+    deliver(&mut script, delivery(2, 1, message("a", 1, ORIGIN, b"", b"")));
+    deliver(&mut script, delivery(3, 1, plain("a", b"")));
+    let foreign = Envelope {
+        origin: Origin(7),
+        ..Envelope::default()
+    };
+    deliver(
+        &mut script,
+        delivery(4, 1, Message::new(foreign, "amq.topic", "", b"", b"")),
+    );
+    let drops = script.protocol.drops().expect("MQTT counts");
+    let counted: Vec<_> = drops.all().collect();
+    assert_eq!(
+        counted,
+        [(ORIGIN, Field::Properties, 1), (Origin(7), Field::Topic, 1)],
+        "neither a message without properties nor one of MQTT 3 loses any"
+    );
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::destination::push_destination;
 use crate::map::push_foreign;
 use crate::properties::{ORIGIN, push_lines};
 use gatepost_core::event::{Delivery, DeliveryFlags};
+use gatepost_core::interop::Drops;
 use gatepost_core::message::{Dialect, Message};
 use gatepost_core::properties::Codecs;
 use gatepost_core::time::Wall;
@@ -47,6 +48,7 @@ impl Opening {
 pub(crate) struct Context<'a> {
     pub(crate) version: Version,
     pub(crate) topic_exchange: &'a str,
+    pub(crate) drops: &'a Drops,
     pub(crate) codecs: &'a Codecs,
     pub(crate) now: Wall,
 }
@@ -84,15 +86,7 @@ pub(crate) fn push_message(out: &mut Vec<u8>, context: &Context<'_>, opening: &O
     if message.envelope().origin == ORIGIN {
         push_lines(message.properties_raw(), context.version, out);
     } else {
-        let properties = message.properties(context.codecs);
-        push_foreign(
-            out,
-            context.version,
-            message,
-            &properties,
-            context.topic_exchange,
-            context.now,
-        );
+        push_foreign(out, context, message, &message.properties(context.codecs));
     }
     let body = message.body();
     if !body.is_empty() {
@@ -141,10 +135,11 @@ mod tests {
     }
 
     fn pushed(version: Version, id: Option<&str>, client_acks: bool, delivery: &Delivery) -> String {
-        let codecs = Codecs::default();
+        let (codecs, drops) = (Codecs::default(), Drops::default());
         let context = Context {
             version,
             topic_exchange: "amq.topic",
+            drops: &drops,
             codecs: &codecs,
             now: Wall(0),
         };

@@ -104,6 +104,7 @@ impl StompSession {
         let context = Context {
             version: self.version,
             topic_exchange: &self.settings.topic_exchange,
+            drops: &self.drops,
             codecs: cx.codecs,
             now: cx.now.wall,
         };

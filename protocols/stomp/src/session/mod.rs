@@ -23,6 +23,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gatepost_core::command::{Channel, Command};
 use gatepost_core::event::Event;
+use gatepost_core::interop::Drops;
 use gatepost_core::properties::Name;
 use gatepost_core::session::{Close, Cx, ReadInterest, Session};
 use gatepost_core::time::{Now, Time};
@@ -80,6 +81,7 @@ enum Awaited {
 /// A STOMP connection.
 pub(crate) struct StompSession {
     settings: Arc<Settings>,
+    drops: Arc<Drops>,
     state: State,
     decoder: Decoder,
     /// For what we send. 1.0, the plainest, until the client has said what it speaks.
@@ -107,10 +109,11 @@ pub(crate) struct StompSession {
 
 impl StompSession {
     /// A connection accepted at `now`.
-    pub(crate) fn new(settings: Arc<Settings>, now: Now) -> StompSession {
+    pub(crate) fn new(settings: Arc<Settings>, drops: Arc<Drops>, now: Now) -> StompSession {
         StompSession {
             login_deadline: Some(now.monotonic + settings.login_timeout),
             settings,
+            drops,
             state: State::AwaitingConnect,
             decoder: Decoder::default(),
             version: Version::V1_0,

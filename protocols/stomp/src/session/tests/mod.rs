@@ -39,7 +39,7 @@ impl Script {
             wall: Wall(1_700_000_000_000),
         };
         Script {
-            session: StompSession::new(Arc::new(settings), now),
+            session: StompSession::new(Arc::new(settings), Arc::default(), now),
             now,
             input: Vec::new(),
             commands: Vec::new(),
