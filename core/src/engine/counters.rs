@@ -4,6 +4,52 @@ use super::Engine;
 use crate::ledger::PerKind;
 use std::collections::BTreeMap;
 
+/// A limit of the configuration whose refusals are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Headers that a binding to a headers exchange asks for.
+    MessageHeaders,
+    /// Wildcards of a filter or binding key.
+    FilterWildcards,
+    /// Subscriptions of a session.
+    SessionFilters,
+    /// Messages times queues of a transaction.
+    TransactionDeliveries,
+    /// Levels of a filter or binding key.
+    TopicLevels,
+}
+
+impl Limit {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Limit; 5] = [
+        Limit::MessageHeaders,
+        Limit::FilterWildcards,
+        Limit::SessionFilters,
+        Limit::TransactionDeliveries,
+        Limit::TopicLevels,
+    ];
+    /// Its key in the section `limits`, and its label in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Limit::MessageHeaders => "message_headers_max",
+            Limit::FilterWildcards => "filter_wildcards_max",
+            Limit::SessionFilters => "session_filters_max",
+            Limit::TransactionDeliveries => "transaction_deliveries_max",
+            Limit::TopicLevels => "topic_levels_max",
+        }
+    }
+}
+
+impl Counters {
+    /// Counts something that a limit refused.
+    pub(super) fn refused_by(&mut self, limit: Limit) {
+        // The array has a place for each limit.
+        if let Some(count) = self.limit_refusals.get_mut(limit as usize) {
+            *count += 1;
+        }
+    }
+}
+
 /// Counters since the start, and gauges as of now.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
@@ -21,6 +67,8 @@ pub struct Counters {
     pub refused: u64,
     /// Commands, filters and wills refused because a user may not do that.
     pub access_refused: u64,
+    /// What a limit refused, by [`Limit`].
+    pub limit_refusals: [u64; Limit::ALL.len()],
     /// Publishes that reached at least one queue.
     pub routed: u64,
     /// Copies put into queues.

@@ -6,7 +6,7 @@ use super::link::Deleting;
 use super::outbox::Out;
 use super::queues::router_slot;
 use super::timers::Timer;
-use super::{Engine, done};
+use super::{Engine, Limit, done};
 use crate::access::Permission;
 use crate::arguments::require_flag;
 use crate::binding::{Binding, Destination, Removed};
@@ -724,12 +724,13 @@ impl Engine {
     }
 
     /// Refuses a binding that would make every publish through its exchange compare too much.
-    fn check_binding(&self, source: &str, key: &str, arguments: &Table) -> Result<(), Fault> {
+    fn check_binding(&mut self, source: &str, key: &str, arguments: &Table) -> Result<(), Fault> {
         let refused = |fault: Fault| Fault::new(FaultKind::PreconditionFailed, fault.text);
         let asked = arguments.0.len();
         match self.router.exchange(source).map(|exchange| exchange.kind) {
             Some("topic") => self.check_pattern(key, Dialect::Dot).map_err(refused),
             Some("headers") if asked > self.settings.message_headers_max => {
+                self.counters.refused_by(Limit::MessageHeaders);
                 let max = self.settings.message_headers_max;
                 let text = format!("binding asks for {asked} headers, more than the limit ({max})");
                 Err(Fault::new(FaultKind::PreconditionFailed, text))

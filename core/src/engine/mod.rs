@@ -47,7 +47,7 @@ mod transactions;
 pub use crate::ledger::{ObjectKind, PerKind};
 pub use crate::slots::Link;
 pub use admission::{Share, Usage};
-pub use counters::Counters;
+pub use counters::{Counters, Limit};
 
 use crate::access::{Access, UserRights};
 use crate::command::{Attach, Channel as ChannelNumber, Command, Peer};

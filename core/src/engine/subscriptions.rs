@@ -1,9 +1,9 @@
 //! MQTT subscriptions at the engine: bind, group, replay what is retained, and take it all back.
 
-use super::Engine;
 use super::budget::{Budget, Unfinished};
 use super::queues::router_slot;
 use super::sessions::CHANNEL;
+use super::{Engine, Limit};
 use crate::binding::{Destination, Grant};
 use crate::catalog;
 use crate::command::{RetainHandling, Subscribe, Subscription, Unsubscribe};
@@ -170,15 +170,17 @@ impl Engine {
     }
 
     /// Refuses a filter or binding key that would make every publish look in too many places.
-    pub(crate) fn check_pattern(&self, text: &str, dialect: Dialect) -> Result<(), Fault> {
+    pub(crate) fn check_pattern(&mut self, text: &str, dialect: Dialect) -> Result<(), Fault> {
         let (wildcards, max) = (wildcards(text, dialect), self.settings.filter_wildcards_max);
         if wildcards > max {
+            self.counters.refused_by(Limit::FilterWildcards);
             return Err(over_limit(format!(
                 "filter has {wildcards} wildcards, more than the limit ({max})"
             )));
         }
         let (levels, max) = (count_levels(text, dialect), self.settings.topic_levels_max);
         if levels > max {
+            self.counters.refused_by(Limit::TopicLevels);
             return Err(over_limit(format!(
                 "filter has {levels} levels, more than the limit ({max})"
             )));
@@ -202,12 +204,13 @@ impl Engine {
             retain_as_published: sub.retain_as_published,
             subscription_id,
         };
+        self.check_pattern(&sub.filter, Dialect::Slash)?;
         let s = &self.sessions[session];
         let kept = s.kept;
-        self.check_pattern(&sub.filter, Dialect::Slash)?;
         if !s.subscriptions.contains_key(&(sub.filter.clone(), sub.share.clone())) {
             let max = self.settings.session_filters_max;
             if s.subscriptions.len() >= max {
+                self.counters.refused_by(Limit::SessionFilters);
                 return Err(over_limit(format!(
                     "subscriptions of the session: the limit ({max}) is reached"
                 )));

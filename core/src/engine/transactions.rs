@@ -12,7 +12,7 @@ use super::budget::Budget;
 use super::consuming::Verdict;
 use super::publishing::{extra_keys, refuses};
 use super::routing::RouteBy;
-use super::{Engine, done};
+use super::{Engine, Limit, done};
 use crate::command::{Channel as ChannelNumber, Command, PublishFlags, Transaction};
 use crate::event::{Event, Op, Pressure};
 use crate::fault::{Fault, FaultKind};
@@ -99,6 +99,7 @@ impl Engine {
             };
             committing.deliveries += targets.len();
             if committing.deliveries > max {
+                self.counters.refused_by(Limit::TransactionDeliveries);
                 let text = format!("transaction exceeds the limit of {max} messages times queues");
                 return Err(Fault::new(FaultKind::PreconditionFailed, text));
             }

@@ -2,8 +2,11 @@
 
 use crate::support::*;
 use gatepost_core::command::{Command, Unsubscribe};
+use gatepost_core::engine::Limit;
+use gatepost_core::properties::Value;
 use gatepost_core::testing::disk::Crash;
 use gatepost_core::testing::world::{Client, World};
+use gatepost_core::topic::LEVELS_MAX;
 
 /// Enough for several holds of whatever is done to each.
 const MANY: usize = 5_000;
@@ -525,6 +528,7 @@ fn a_transaction_of_too_many_deliveries_is_refused_whole() {
     assert_eq!(run(&mut w, p, [puts(2)]), ["done Commit"]);
     let refused = run(&mut w, p, [puts(3)]);
     assert!(refused[0].contains("limit of 5"), "{refused:?}");
+    assert_eq!(w.counters().limit_refusals[Limit::TransactionDeliveries as usize], 1);
     assert_eq!(run(&mut w, a, [purge("x")]), ["purged 2"]);
 }
 
@@ -578,6 +582,26 @@ fn limits_on_filters_are_refused_in_words() {
         refused[0].contains("filter has 3 wildcards, more than the limit (2)"),
         "{refused:?}"
     );
+    let deep = vec!["l"; LEVELS_MAX + 1].join(".");
+    let refused = run(&mut w, a, [bind("amq.topic", "q", &deep)]);
+    assert!(refused[0].contains("levels, more than the limit"), "{refused:?}");
+    let mut asks = bind("h", "q", "");
+    if let Command::Bind(asks) = &mut asks {
+        for name in ["a", "b", "c"] {
+            asks.arguments.push(name, Value::Bool(true));
+        }
+    }
+    let refused = run(&mut w, a, [exchange("h", "headers"), asks]);
+    assert!(refused[1].contains("binding asks for 3 headers"), "{refused:?}");
+    let counted = Limit::ALL.map(|limit| (limit.name(), w.counters().limit_refusals[limit as usize]));
+    let expected = [
+        ("message_headers_max", 1),
+        ("filter_wildcards_max", 2),
+        ("session_filters_max", 1),
+        ("transaction_deliveries_max", 0),
+        ("topic_levels_max", 1),
+    ];
+    assert_eq!(counted, expected);
 }
 
 /// Holds of a few units: what meets a thousand bindings takes several.

@@ -118,6 +118,11 @@ pub(super) const COUNTERS: &[(&str, &str, Field)] = &[
     ),
     ("rabbitmq_queues_created_total", "Queues created.", |c| c.queues_created),
     ("rabbitmq_queues_deleted_total", "Queues deleted.", |c| c.queues_deleted),
+    (
+        "gatepost_access_refused_total",
+        "Commands, filters and wills refused because the user may not do that.",
+        |c| c.access_refused,
+    ),
     ("gatepost_publishes_refused_total", "Publishes refused.", |c| c.refused),
     (
         "gatepost_messages_expired_total",

@@ -7,7 +7,7 @@ use crate::machine;
 use crate::node::Node;
 use crate::protocols;
 use crate::threads::IoThreads;
-use gatepost_core::engine::{Counters, ObjectKind, PerKind};
+use gatepost_core::engine::{Counters, Limit, ObjectKind, PerKind};
 use gatepost_core::properties::Origin;
 use gatepost_core::store::SYNC_BUCKETS_US;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
@@ -191,6 +191,10 @@ fn engines(node: &Node) {
         gauge!("gatepost_objects_bytes", "kind" => kind.name()).set(sum(|c| &c.objects_bytes) as f64);
         counter!("gatepost_objects_refused_total", "kind" => kind.name()).absolute(sum(|c| &c.objects_refused) as u64);
     }
+    for limit in Limit::ALL {
+        let sum = all.iter().map(|c| c.limit_refusals[limit as usize]).sum();
+        counter!("gatepost_limit_refusals_total", "limit" => limit.name()).absolute(sum);
+    }
     for (state, of) in [("connected", true), ("kept", false)] {
         let sessions = |c: &Counters| {
             if of {
@@ -247,6 +251,10 @@ fn describe(node: &Node) {
     describe_counter!(
         "gatepost_objects_refused_total",
         "Objects refused, or retained messages not kept, for want of memory."
+    );
+    describe_counter!(
+        "gatepost_limit_refusals_total",
+        "Filters, bindings, subscriptions and transactions that a limit of the section `limits` refused."
     );
     let name = node.config().node.name.clone();
     let cluster = node.config().node.cluster_name.clone();

@@ -247,3 +247,19 @@ fn a_password_file_that_is_missing_is_refused_by_the_check() {
         "{said}"
     );
 }
+
+#[test]
+fn what_a_limit_refused_is_counted_by_its_key() {
+    let gatepost = Gatepost::start();
+    let mut client = Mqtt::open(gatepost.mqtt, "wild", true);
+    let filter = ["+"; 33].join("/");
+    assert_eq!(client.subscribe(&filter, 0).expect("an answer"), 0x80);
+    let text = http(gatepost.metrics, "/metrics").expect("metrics");
+    for line in [
+        r#"gatepost_limit_refusals_total{limit="filter_wildcards_max"} 1"#,
+        r#"gatepost_limit_refusals_total{limit="session_filters_max"} 0"#,
+        "gatepost_access_refused_total 0",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} in:\n{text}");
+    }
+}
