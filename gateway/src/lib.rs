@@ -49,5 +49,5 @@ pub use check::check;
 pub use exit::Failure;
 pub use machine::keep_files_private;
 pub use server::serve;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub use transport::fuzz::{fuzz_frames, fuzz_proxy, fuzz_upgrade};
