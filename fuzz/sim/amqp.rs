@@ -77,19 +77,9 @@ impl Wire for AmqpClient {
                 args().word(0).short(exchange).short(kind).octet(detail & 6).long(0),
             ),
             3 | 4 => {
-                let table = if kind == "headers" {
-                    &b"\x01hS\0\0\0\x01v"[..]
-                } else {
-                    b""
-                };
-                let args = args()
-                    .word(0)
-                    .short(queue)
-                    .short(exchange)
-                    .short(key)
-                    .octet(0)
-                    .long_text(table);
-                method(2, 50, 20, args)
+                let asked: &[u8] = if kind == "headers" { b"\x01hS\0\0\0\x01v" } else { b"" };
+                let args = args().word(0).short(queue).short(exchange).short(key);
+                method(2, 50, 20, args.octet(0).long_text(asked))
             }
             5..=8 => {
                 let (exchange, key) = if index & 1 == 0 { ("", queue) } else { (exchange, "t.1") };

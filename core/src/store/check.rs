@@ -273,37 +273,24 @@ impl<D: Disk> Checker<'_, D> {
             None => None,
         };
         let mut scanner = Scanner::new(file, header.base, header.seed());
-        let (mut listed, mut holes) = (Vec::new(), Vec::new());
-        let (mut footer, mut end) = (None, scanner.end());
+        let mut read = RecordsRead {
+            trailer,
+            end: scanner.end(),
+            ..RecordsRead::default()
+        };
         while let Some(scanned) = scanner.next() {
             match scanned {
                 Scanned::Hole { from, to } => {
                     let problem = format!("{} bytes at {from} hold no record", to - from);
-                    holes.push((from, to, problem));
+                    read.holes.push((from, to, problem));
                 }
                 Scanned::Record { raw, .. } if raw.kind == Kind::Footer => {
-                    footer = Footer::parse(raw.head);
+                    read.footer = Footer::parse(raw.head);
                     break;
                 }
                 Scanned::Record { offset, len, raw } => {
-                    end = offset + len;
                     found.records += 1;
-                    match raw.kind {
-                        Kind::Message => self.report.messages += 1,
-                        Kind::Key => self.report.keys += 1,
-                        Kind::Batch if header.kind == SegmentKind::Log => {
-                            let synced = BatchHead::parse(raw.head).map_or(0, |head| head.durable);
-                            let durable = self.durable.entry(header.epoch).or_default();
-                            *durable = synced.max(*durable);
-                        }
-                        _ => {}
-                    }
-                    if !is_sound(&raw) {
-                        let problem = format!("the record at {offset} has a good checksum and makes no sense");
-                        holes.push((offset, end, problem));
-                    } else if matches!(raw.kind, Kind::Message | Kind::Key) {
-                        listed.push(offset);
-                    }
+                    self.record(header, (offset, len), &raw, &mut read);
                 }
             }
         }
@@ -313,16 +300,60 @@ impl<D: Disk> Checker<'_, D> {
         let epoch = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.marks.epoch);
         let is_log = header.kind == SegmentKind::Log;
         let covered = covered.filter(|covered| covered.sealed || (is_log && header.epoch == epoch));
+        self.judge_holes(header, covered, &mut read, found);
+        match (trailer, sealed) {
+            (Some(_), Some((footer, directory))) => {
+                if found.problems.is_empty() && !agrees(&footer, &directory, read.listed) {
+                    let problem = "the footer lists other records than there are";
+                    found.problems.push(problem.into());
+                }
+            }
+            _ => self.judge_end(header, covered, &read, found),
+        }
+        Ok(())
+    }
+
+    /// A record that holds.
+    fn record(&mut self, header: &SegmentHeader, (offset, len): (u32, u32), raw: &Raw<'_>, read: &mut RecordsRead) {
+        read.end = offset + len;
+        match raw.kind {
+            Kind::Message => self.report.messages += 1,
+            Kind::Key => self.report.keys += 1,
+            Kind::Batch if header.kind == SegmentKind::Log => {
+                let synced = BatchHead::parse(raw.head).map_or(0, |head| head.durable);
+                let durable = self.durable.entry(header.epoch).or_default();
+                *durable = synced.max(*durable);
+            }
+            _ => {}
+        }
+        if !is_sound(raw) {
+            let problem = format!("the record at {offset} has a good checksum and makes no sense");
+            read.holes.push((offset, read.end, problem));
+        } else if matches!(raw.kind, Kind::Message | Kind::Key) {
+            read.listed.push(offset);
+        }
+    }
+
+    /// Says which holes are damage. What was judged when the segment was sealed is what a crash left; what came later is
+    /// damage. Where that is not known, it depends on what was synced.
+    fn judge_holes(
+        &mut self,
+        header: &SegmentHeader,
+        covered: Option<Covered>,
+        read: &mut RecordsRead,
+        found: &mut Checked,
+    ) {
+        let (trailer, end) = (read.trailer, read.end);
         let covered_end = covered.map_or(0, |covered| covered.end);
         let ought = trailer.map_or(0, |trailer| trailer.end).max(covered_end);
         if ought > end {
-            holes.push((end, ought, format!("{} bytes at its end hold no record", ought - end)));
+            let problem = format!("{} bytes at its end hold no record", ought - end);
+            read.holes.push((end, ought, problem));
         }
-        // What was judged when the segment was sealed is what a crash left; what came later is damage. Where that is
-        // not known, it depends on what was synced.
         let is_full = trailer.is_some_and(|trailer| trailer.ending != Ending::Cut);
-        for (from, to, problem) in holes {
-            if footer.as_ref().is_some_and(|footer| footer.has_judged(from, to)) {
+        let footer = read.footer.as_ref();
+        for (from, to, problem) in std::mem::take(&mut read.holes) {
+            if footer.is_some_and(|footer| footer.has_judged(from, to)) {
                 found.torn = true;
             } else if footer.is_some() || is_full || to <= covered_end || (self.has_run_on && trailer.is_none()) {
                 found.problems.push(problem);
@@ -330,42 +361,22 @@ impl<D: Disk> Checker<'_, D> {
                 self.doubt(&found.path, header, from, problem);
             }
         }
-        match (trailer, &sealed) {
-            (Some(_), Some((footer, directory))) => {
-                let entries = Entries::new(directory).map(|entry| match entry {
-                    Listed::Message { offset, .. } | Listed::Key { offset, .. } => offset,
-                });
-                // A start leaves out of the directory what belongs to a group that was torn.
-                let agrees = match footer.ending {
-                    Ending::Full => entries.eq(listed),
-                    Ending::Cut | Ending::Mended => {
-                        let mut there = listed.into_iter();
-                        entries.into_iter().all(|offset| there.any(|record| record == offset))
-                    }
-                };
-                if found.problems.is_empty() && !agrees {
-                    found
-                        .problems
-                        .push("the footer lists other records than there are".into());
-                }
-            }
-            // The footer is written before the trailer and synced together with it, before anything that follows. An
-            // unsealed segment ends where the process did.
-            _ => {
-                let problem = match trailer {
-                    Some(_) => "the footer does not hold",
-                    None if footer.is_some() => "the trailer does not hold",
-                    None => "its end is missing",
-                };
-                if covered.is_some_and(|covered| covered.sealed) {
-                    found.problems.push(problem.into());
-                } else {
-                    found.torn = true;
-                    self.doubt(&found.path, header, end.next_multiple_of(SECTOR), problem.into());
-                }
-            }
+    }
+
+    /// The segment is not sealed, or what sealed it does not hold. The footer is written before the trailer and synced
+    /// together with it, before anything that follows. An unsealed segment ends where the process did.
+    fn judge_end(&mut self, header: &SegmentHeader, covered: Option<Covered>, read: &RecordsRead, found: &mut Checked) {
+        let problem = match read.trailer {
+            Some(_) => "the footer does not hold",
+            None if read.footer.is_some() => "the trailer does not hold",
+            None => "its end is missing",
+        };
+        if covered.is_some_and(|covered| covered.sealed) {
+            found.problems.push(problem.into());
+        } else {
+            found.torn = true;
+            self.doubt(&found.path, header, read.end.next_multiple_of(SECTOR), problem.into());
         }
-        Ok(())
     }
 
     fn doubt(&mut self, path: &str, header: &SegmentHeader, from: u32, problem: String) {
@@ -406,6 +417,33 @@ impl<D: Disk> Checker<'_, D> {
                 problems: vec![gone.why],
                 torn: false,
             });
+        }
+    }
+}
+
+/// What reading the records of a segment came to.
+#[derive(Default)]
+struct RecordsRead {
+    trailer: Option<Trailer>,
+    footer: Option<Footer>,
+    /// Where the last record ends.
+    end: u32,
+    /// Offsets of the records that a footer lists.
+    listed: Vec<u32>,
+    /// What holds no record, or one that makes no sense: from, to, and what to say of it.
+    holes: Vec<(u32, u32, String)>,
+}
+
+/// Whether a footer lists the records there are. A start leaves out of the directory what belongs to a group that was torn.
+fn agrees(footer: &Footer, directory: &[u8], there: Vec<u32>) -> bool {
+    let entries = Entries::new(directory).map(|entry| match entry {
+        Listed::Message { offset, .. } | Listed::Key { offset, .. } => offset,
+    });
+    match footer.ending {
+        Ending::Full => entries.eq(there),
+        Ending::Cut | Ending::Mended => {
+            let mut there = there.into_iter();
+            entries.into_iter().all(|offset| there.any(|record| record == offset))
         }
     }
 }

@@ -34,7 +34,6 @@ use super::varint::{Input, put_varint};
 use super::{QueueId, VhostId};
 use crate::message::Position;
 use crate::time::Wall;
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -85,15 +84,7 @@ pub(crate) struct Checkpoint {
 pub(crate) fn encode(marks: &Marks, segments: &[Covered], index: &Index) -> Vec<u8> {
     let mut out = vec![0; HEADER_BYTES];
     let o = &mut out;
-    for value in [
-        u64::from(marks.epoch),
-        u64::from(marks.next_id),
-        marks.next_base,
-        marks.wall.0,
-        u64::from(marks.vhost_max.0),
-    ] {
-        put_varint(o, value);
-    }
+    put_marks(o, marks);
     put_varint(o, index.queue_max.len() as u64);
     for (vhost, number) in &index.queue_max {
         put_varint(o, u64::from(vhost.0));
@@ -101,21 +92,7 @@ pub(crate) fn encode(marks: &Marks, segments: &[Covered], index: &Index) -> Vec<
     }
     put_varint(o, segments.len() as u64);
     for segment in segments {
-        let h = &segment.header;
-        for value in [
-            u64::from(h.id),
-            h.kind as u64,
-            u64::from(h.epoch),
-            h.salt,
-            h.base,
-            u64::from(h.size),
-            u64::from(segment.end),
-            u64::from(segment.sealed),
-            segment.routes,
-            segment.keys,
-        ] {
-            put_varint(o, value);
-        }
+        put_segment(o, segment);
     }
     put_varint(o, index.queues.len() as u64);
     for (id, queue) in &index.queues {
@@ -123,21 +100,7 @@ pub(crate) fn encode(marks: &Marks, segments: &[Covered], index: &Index) -> Vec<
     }
     put_varint(o, index.moves.len() as u64);
     for ((queue, seq), moved) in &index.moves {
-        record::put_queue(*queue, o);
-        put_varint(o, *seq);
-        o.push(moved.flags);
-        match moved.root {
-            Root::Route(queue, seq) => {
-                o.push(0);
-                record::put_queue(queue, o);
-                put_varint(o, seq);
-            }
-            Root::At(at) => {
-                o.push(1);
-                put_varint(o, u64::from(at.segment));
-                put_varint(o, u64::from(at.offset));
-            }
-        }
+        put_move(o, (*queue, *seq), moved);
     }
     let listed = || {
         let keys = index.keys.iter();
@@ -145,28 +108,7 @@ pub(crate) fn encode(marks: &Marks, segments: &[Covered], index: &Index) -> Vec<
     };
     put_varint(o, listed().count() as u64);
     for (key, entry) in listed() {
-        put_varint(o, key.len() as u64);
-        o.extend_from_slice(key);
-        for value in [
-            u64::from(entry.at.segment),
-            u64::from(entry.at.offset),
-            entry.version,
-            u64::from(entry.len),
-            u64::from(entry.deleted),
-            entry.older.iter().len() as u64,
-        ] {
-            put_varint(o, value);
-        }
-        let mut before = 0;
-        for segment in entry.older.iter() {
-            put_varint(o, u64::from(segment - before));
-            before = segment;
-        }
-        o.push(u8::from(entry.value.is_some()));
-        if let Some(value) = &entry.value {
-            put_varint(o, value.len() as u64);
-            o.extend_from_slice(value);
-        }
+        put_key(o, key, entry);
     }
     let len = (out.len() - HEADER_BYTES) as u64;
     out[..8].copy_from_slice(&MAGIC);
@@ -175,6 +117,66 @@ pub(crate) fn encode(marks: &Marks, segments: &[Covered], index: &Index) -> Vec<
     let crc = crc32c::crc32c(&out[12..]);
     out[8..12].copy_from_slice(&crc.to_le_bytes());
     out
+}
+
+fn put_all<const N: usize>(o: &mut Vec<u8>, values: [u64; N]) {
+    for value in values {
+        put_varint(o, value);
+    }
+}
+
+fn put_marks(o: &mut Vec<u8>, marks: &Marks) {
+    let vhost_max = u64::from(marks.vhost_max.0);
+    let (epoch, next_id) = (u64::from(marks.epoch), u64::from(marks.next_id));
+    put_all(o, [epoch, next_id, marks.next_base, marks.wall.0, vhost_max]);
+}
+
+fn put_segment(o: &mut Vec<u8>, segment: &Covered) {
+    let h = &segment.header;
+    let header = [u64::from(h.id), h.kind as u64, u64::from(h.epoch), h.salt, h.base];
+    put_all(o, header);
+    let sealed = u64::from(segment.sealed);
+    let (size, end) = (u64::from(h.size), u64::from(segment.end));
+    put_all(o, [size, end, sealed, segment.routes, segment.keys]);
+}
+
+fn put_move(o: &mut Vec<u8>, (queue, seq): (QueueId, u64), moved: &Move) {
+    record::put_queue(queue, o);
+    put_varint(o, seq);
+    o.push(moved.flags);
+    match moved.root {
+        Root::Route(queue, seq) => {
+            o.push(0);
+            record::put_queue(queue, o);
+            put_varint(o, seq);
+        }
+        Root::At(at) => {
+            o.push(1);
+            put_position(o, at);
+        }
+    }
+}
+
+fn put_position(o: &mut Vec<u8>, at: Position) {
+    put_all(o, [u64::from(at.segment), u64::from(at.offset)]);
+}
+
+fn put_key(o: &mut Vec<u8>, key: &[u8], entry: &KeyEntry) {
+    put_varint(o, key.len() as u64);
+    o.extend_from_slice(key);
+    put_position(o, entry.at);
+    let (len, older) = (u64::from(entry.len), entry.older.iter().len() as u64);
+    put_all(o, [entry.version, len, u64::from(entry.deleted), older]);
+    let mut before = 0;
+    for segment in entry.older.iter() {
+        put_varint(o, u64::from(segment - before));
+        before = segment;
+    }
+    o.push(u8::from(entry.value.is_some()));
+    if let Some(value) = &entry.value {
+        put_varint(o, value.len() as u64);
+        o.extend_from_slice(value);
+    }
 }
 
 fn put_queue(o: &mut Vec<u8>, id: QueueId, queue: &QueueIndex) {
@@ -312,88 +314,100 @@ fn parse(body: &[u8]) -> Option<Checkpoint> {
         wall: Wall(i.varint()?),
         vhost_max: VhostId(i.number()?),
     };
-    let mut queue_max = BTreeMap::new();
+    let mut index = Index::default();
     for _ in 0..i.count(2)? {
-        queue_max.insert(VhostId(i.number()?), i.varint()?);
+        index.queue_max.insert(VhostId(i.number()?), i.varint()?);
     }
     let count = i.count(10)?;
     let mut segments = Vec::with_capacity(count);
     for _ in 0..count {
-        let id = i.number()?;
-        let kind = SegmentKind::from_u8(i.number()?)?;
-        let header = SegmentHeader {
-            id,
-            kind,
-            epoch: i.number()?,
-            salt: i.varint()?,
-            base: i.varint()?,
-            size: i.number()?,
-        };
-        let end = i.number()?;
-        let sealed = i.varint()? != 0;
-        segments.push(Covered {
-            header,
-            end,
-            sealed,
-            routes: i.varint()?,
-            keys: i.varint()?,
-        });
+        segments.push(parse_segment(&mut i)?);
     }
-    let mut index = Index::default();
-    index.queue_max = queue_max;
     for _ in 0..i.count(10)? {
         let (id, queue) = parse_queue(&mut i)?;
         index.queues.insert(id, queue);
     }
     for _ in 0..i.count(7)? {
-        let to = (parse_queue_id(&mut i)?, i.varint()?);
-        let flags = i.u8()?;
-        let root = match i.u8()? {
-            0 => Root::Route(parse_queue_id(&mut i)?, i.varint()?),
-            1 => Root::At(Position {
-                segment: i.number()?,
-                offset: i.number()?,
-            }),
-            _ => return None,
-        };
-        // The start finds the payload, and its length.
-        let body_len = 0;
-        index.moves.insert(to, Move { root, flags, body_len });
+        let (to, moved) = parse_move(&mut i)?;
+        index.moves.insert(to, moved);
     }
     for _ in 0..i.count(8)? {
-        let len = i.number()?;
-        let key = i.bytes(len)?.into();
-        let at = Position {
-            segment: i.number()?,
-            offset: i.number()?,
-        };
-        let (version, len, deleted) = (i.varint()?, i.number()?, i.varint()? != 0);
-        let count = i.count(1)?;
-        let (mut older, mut before) = (Vec::with_capacity(count), 0u32);
-        for _ in 0..count {
-            let gap: u32 = i.number()?;
-            before = before.checked_add(gap).filter(|_| gap > 0)?;
-            older.push(before);
-        }
-        let value = match i.u8()? {
-            0 => None,
-            1 => {
-                let len = i.number()?;
-                Some(i.bytes(len)?.into())
-            }
-            _ => return None,
-        };
-        let entry = KeyEntry {
-            at,
-            version,
-            len,
-            value,
-            older: Segments::from_sorted(older),
-            deleted,
-        };
+        let (key, entry) = parse_key(&mut i)?;
         index.restore_key(key, entry);
     }
     i.0.is_empty().then_some(Checkpoint { marks, segments, index })
+}
+
+fn parse_segment(i: &mut Input<'_>) -> Option<Covered> {
+    let id = i.number()?;
+    let kind = SegmentKind::from_u8(i.number()?)?;
+    let header = SegmentHeader {
+        id,
+        kind,
+        epoch: i.number()?,
+        salt: i.varint()?,
+        base: i.varint()?,
+        size: i.number()?,
+    };
+    let end = i.number()?;
+    let sealed = i.varint()? != 0;
+    Some(Covered {
+        header,
+        end,
+        sealed,
+        routes: i.varint()?,
+        keys: i.varint()?,
+    })
+}
+
+fn parse_move(i: &mut Input<'_>) -> Option<((QueueId, u64), Move)> {
+    let to = (parse_queue_id(i)?, i.varint()?);
+    let flags = i.u8()?;
+    let root = match i.u8()? {
+        0 => Root::Route(parse_queue_id(i)?, i.varint()?),
+        1 => Root::At(parse_position(i)?),
+        _ => return None,
+    };
+    // The start finds the payload, and its length.
+    let body_len = 0;
+    Some((to, Move { root, flags, body_len }))
+}
+
+fn parse_position(i: &mut Input<'_>) -> Option<Position> {
+    let segment = i.number()?;
+    let offset = i.number()?;
+    Some(Position { segment, offset })
+}
+
+fn parse_key(i: &mut Input<'_>) -> Option<(Box<[u8]>, KeyEntry)> {
+    let len = i.number()?;
+    let key = i.bytes(len)?.into();
+    let at = parse_position(i)?;
+    let (version, len, deleted) = (i.varint()?, i.number()?, i.varint()? != 0);
+    let count = i.count(1)?;
+    let (mut older, mut before) = (Vec::with_capacity(count), 0u32);
+    for _ in 0..count {
+        let gap: u32 = i.number()?;
+        before = before.checked_add(gap).filter(|_| gap > 0)?;
+        older.push(before);
+    }
+    let value = match i.u8()? {
+        0 => None,
+        1 => {
+            let len = i.number()?;
+            Some(i.bytes(len)?.into())
+        }
+        _ => return None,
+    };
+    let entry = KeyEntry {
+        at,
+        version,
+        len,
+        value,
+        older: Segments::from_sorted(older),
+        deleted,
+    };
+    Some((key, entry))
 }
 
 fn parse_queue(i: &mut Input<'_>) -> Option<(QueueId, QueueIndex)> {

@@ -9,8 +9,8 @@ use super::disk::{Disk, retry_pause};
 use super::index::{KeyRecord, Live, Root};
 use super::log::{Segment, Store};
 use super::reader::Chunk;
-use super::record::{Kind, MessageHead, message_bytes_max, parse_key};
-use super::segment::{SegmentKind, SegmentWriter, read_directory, size_for};
+use super::record::{Kind, MessageHead, ROUTE_MAX, Raw, message_bytes_max, parse_key};
+use super::segment::{SegmentHeader, SegmentKind, SegmentWriter, read_directory, size_for};
 use super::settings::StoreError;
 use super::stats::StoreStats;
 use super::{Route, Routes, describe};
@@ -297,80 +297,89 @@ impl<D: Disk> Store<D> {
             };
             let Some(todo) = compaction.todo.next() else { break };
             let Some(raw) = raw.filter(|raw| raw.kind == kind) else {
-                if let Todo::Key { key, .. } = &todo
-                    && self.rescue(key, source, offset)
-                {
-                    continue;
-                }
-                // Its queue will ask for it and be told. The key it holds is as lost here as it was there.
                 let sample = chunk.sample(offset);
-                self.shared.damaged(
-                    chunk.header(),
-                    offset,
-                    &sample,
-                    "a record that was to be copied does not hold",
-                );
-                self.set_stuck(source);
+                self.miss_copy(&todo, chunk.header(), &sample);
                 continue;
             };
             bytes += raw.payload.len() + raw.head.len();
-            match todo {
-                Todo::Message { mut routes, .. } => {
-                    {
-                        let index = self.shared.index.lock();
-                        routes.retain(|route| index.lookup(route.queue, route.seq) == Some(source));
-                    }
-                    let Some(head) = MessageHead::parse(raw.head).filter(|_| !routes.is_empty()) else {
-                        continue;
-                    };
-                    let (most, listed) = (
-                        message_bytes_max(raw.payload.len(), routes.len()),
-                        32 + routes.len() * super::record::ROUTE_MAX,
-                    );
-                    let writer = cold(self, MESSAGES, most, listed)?;
-                    let to = Position {
-                        segment: writer.header.id,
-                        offset: writer.put_copy(&head, raw.payload, &routes),
-                    };
-                    copied.push(Copied::Message {
-                        from: offset,
-                        to,
-                        routes,
-                    });
-                }
-                Todo::Key { key, .. } => {
-                    let at = Position {
+            copied.extend(match todo {
+                Todo::Message { offset, routes } => self.copy_message(source, offset, routes, &raw)?,
+                Todo::Key { offset, key } => self.copy_key(
+                    Position {
                         segment: source,
                         offset,
-                    };
-                    let known = self.shared.index.lock().keys.get(&key).cloned();
-                    let Some(entry) = known.filter(|entry| entry.at == at) else {
-                        continue;
-                    };
-                    if parse_key(raw.head).is_none_or(|(_, found)| found != &*key) {
-                        continue;
-                    }
-                    let value = (!entry.deleted).then_some(raw.payload);
-                    let writer = cold(self, KEYS, 96 + key.len() + raw.payload.len(), 40 + key.len())?;
-                    let (offset, len, version) = writer.put_key(entry.version, &key, value, 0);
-                    let to = Position {
-                        segment: writer.header.id,
-                        offset,
-                    };
-                    copied.push(Copied::Key {
-                        key,
-                        to,
-                        len,
-                        version,
-                        deleted: entry.deleted,
-                    });
-                }
-            }
+                    },
+                    key,
+                    &raw,
+                )?,
+            });
         }
         for kind in [MESSAGES, KEYS] {
             self.sync_cold(kind)?;
         }
         Ok((copied, unread))
+    }
+
+    /// A record that was to be copied does not hold.
+    fn miss_copy(&mut self, todo: &Todo, header: &SegmentHeader, sample: &[u8]) {
+        let offset = match todo {
+            Todo::Key { offset, key } if self.rescue(key, header.id, *offset) => return,
+            Todo::Message { offset, .. } | Todo::Key { offset, .. } => *offset,
+        };
+        // Its queue will ask for it and be told. The key it holds is as lost here as it was there.
+        let why = "a record that was to be copied does not hold";
+        self.shared.damaged(header, offset, sample, why);
+        self.set_stuck(header.id);
+    }
+
+    /// Copies a message for the queues that still have it there, if any does.
+    fn copy_message(
+        &mut self,
+        source: u32,
+        from: u32,
+        mut routes: Routes,
+        raw: &Raw<'_>,
+    ) -> io::Result<Option<Copied>> {
+        {
+            let index = self.shared.index.lock();
+            routes.retain(|route| index.lookup(route.queue, route.seq) == Some(source));
+        }
+        let Some(head) = MessageHead::parse(raw.head).filter(|_| !routes.is_empty()) else {
+            return Ok(None);
+        };
+        let most = message_bytes_max(raw.payload.len(), routes.len());
+        let listed = 32 + routes.len() * ROUTE_MAX;
+        let writer = cold(self, MESSAGES, most, listed)?;
+        let to = Position {
+            segment: writer.header.id,
+            offset: writer.put_copy(&head, raw.payload, &routes),
+        };
+        Ok(Some(Copied::Message { from, to, routes }))
+    }
+
+    /// Copies a keyed record, if it is still the key's newest.
+    fn copy_key(&mut self, at: Position, key: Box<[u8]>, raw: &Raw<'_>) -> io::Result<Option<Copied>> {
+        let known = self.shared.index.lock().keys.get(&key).cloned();
+        let Some(entry) = known.filter(|entry| entry.at == at) else {
+            return Ok(None);
+        };
+        if parse_key(raw.head).is_none_or(|(_, found)| found != &*key) {
+            return Ok(None);
+        }
+        let value = (!entry.deleted).then_some(raw.payload);
+        let writer = cold(self, KEYS, 96 + key.len() + raw.payload.len(), 40 + key.len())?;
+        let (offset, len, version) = writer.put_key(entry.version, &key, value, 0);
+        let to = Position {
+            segment: writer.header.id,
+            offset,
+        };
+        Ok(Some(Copied::Key {
+            key,
+            to,
+            len,
+            version,
+            deleted: entry.deleted,
+        }))
     }
 
     fn sync_cold(&mut self, kind: usize) -> io::Result<()> {

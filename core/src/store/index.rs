@@ -738,87 +738,119 @@ mod tests {
         assert_eq!(index.live(3), Live::default());
     }
 
+    /// The index beside a plain map that is told the same, and a generator of what to do to both.
+    #[derive(Default)]
+    struct Compared {
+        state: u64,
+        index: Index,
+        model: Model<u64, u32>,
+        next: u64,
+    }
+
+    const QUEUE: QueueId = QueueId(9);
+
+    impl Compared {
+        fn random(&mut self, below: u64) -> u64 {
+            self.state = self
+                .state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (self.state >> 33) % below
+        }
+
+        fn do_something(&mut self, step: u64) {
+            let segment = (step / 50) as u32 + 1;
+            match self.random(10) {
+                0..5 => {
+                    self.next += if self.random(5) == 0 {
+                        self.random(6000)
+                    } else {
+                        self.random(2)
+                    };
+                    let segment = if self.random(9) == 0 {
+                        self.random(u64::from(segment)) as u32 + 1
+                    } else {
+                        segment
+                    };
+                    self.index.insert(QUEUE, self.next, segment);
+                    self.model.insert(self.next, segment);
+                    self.next += 1;
+                }
+                5..8 => {
+                    let lo = self.random(self.next + 1);
+                    let hi = lo + self.random(40);
+                    self.index.settle(QUEUE, lo, hi);
+                    self.model.retain(|seq, _| !(lo..=hi).contains(seq));
+                }
+                _ => {
+                    let target = 1000 + (step / 100) as u32;
+                    let live: Vec<u64> = self.model.keys().copied().collect();
+                    let at = self.random(live.len() as u64 + 1);
+                    if let Some(seq) = live.get(at as usize) {
+                        self.index.relocate(QUEUE, *seq, target);
+                        self.model.insert(*seq, target);
+                    }
+                }
+            }
+        }
+
+        fn assert_same_counts(&self, step: &str) {
+            let mut live: Model<u32, u64> = Model::new();
+            let segments = self.model.values();
+            segments.for_each(|segment| *live.entry(*segment).or_default() += 1);
+            for segment in (1..20).chain(1000..1010) {
+                let expected = live.get(&segment).copied().unwrap_or(0);
+                assert_eq!(self.index.live(segment).routes, expected, "{step}");
+            }
+        }
+
+        fn assert_finds(&self, seq: u64, step: &str) {
+            let expected = self.model.get(&seq).copied();
+            assert_eq!(self.index.lookup(QUEUE, seq), expected, "{step} seq {seq}");
+        }
+
+        /// Returns how many spans there are.
+        fn assert_same_spans(&mut self, step: &str) -> usize {
+            let from = self.random(self.next + 2);
+            let Some(known) = self.index.queues.get(&QUEUE) else {
+                return 0;
+            };
+            let spans: Vec<Span> = known.spans().collect();
+            assert_eq!(spans.len(), known.span_count());
+            for span in &spans {
+                for end in [span.first, span.last()] {
+                    assert_eq!(self.model.get(&end), Some(&span.segment), "{step}");
+                }
+            }
+            let behind = spans.iter().copied().filter(|span| span.last() >= from);
+            assert!(known.spans_from(from).eq(behind));
+            let runs: Vec<(u64, u64)> = known.dead_runs().collect();
+            let again = QueueIndex::from_parts(&spans, &runs).expect("what is known makes sense");
+            assert!(again.spans().eq(spans.iter().copied()));
+            spans.len()
+        }
+    }
+
     #[test]
     fn it_agrees_with_a_plain_map_whatever_is_done_to_it() {
         let mut most = 0;
-        for seed in 0..60u64 {
-            let mut state = seed;
-            let mut random = |below: u64| {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
-                (state >> 33) % below
+        for seed in 0..60 {
+            let mut compared = Compared {
+                state: seed,
+                ..Compared::default()
             };
-            let (mut index, mut model) = (Index::default(), Model::new());
-            let (mut next, queue) = (0u64, QueueId(9));
-            for step in 0..600u64 {
-                let segment = (step / 50) as u32 + 1;
-                match random(10) {
-                    0..5 => {
-                        next += if random(5) == 0 { random(6000) } else { random(2) };
-                        let segment = if random(9) == 0 {
-                            random(u64::from(segment)) as u32 + 1
-                        } else {
-                            segment
-                        };
-                        index.insert(queue, next, segment);
-                        model.insert(next, segment);
-                        next += 1;
-                    }
-                    5..8 => {
-                        let lo = random(next + 1);
-                        let hi = lo + random(40);
-                        index.settle(queue, lo, hi);
-                        model.retain(|seq, _| !(lo..=hi).contains(seq));
-                    }
-                    _ => {
-                        let target = 1000 + (step / 100) as u32;
-                        let live: Vec<u64> = model.keys().copied().collect();
-                        if let Some(seq) = live.get(random(live.len() as u64 + 1) as usize) {
-                            index.relocate(queue, *seq, target);
-                            model.insert(*seq, target);
-                        }
-                    }
+            for step in 0..600 {
+                compared.do_something(step);
+                let at = format!("seed {seed} step {step}");
+                compared.assert_same_counts(&at);
+                for _ in 0..40 {
+                    let seq = compared.random(compared.next + 2);
+                    compared.assert_finds(seq, &at);
                 }
-                let mut live: Model<u32, u64> = Model::new();
-                model
-                    .values()
-                    .for_each(|segment| *live.entry(*segment).or_default() += 1);
-                for segment in (1..20).chain(1000..1010) {
-                    let expected = live.get(&segment).copied().unwrap_or(0);
-                    assert_eq!(index.live(segment).routes, expected, "seed {seed} step {step}");
+                if step % 20 == 0 {
+                    compared.model.keys().for_each(|seq| compared.assert_finds(*seq, &at));
                 }
-                for seq in (0..40)
-                    .map(|_| random(next + 2))
-                    .chain(model.keys().copied().filter(|_| step % 20 == 0))
-                    .collect::<Vec<_>>()
-                {
-                    assert_eq!(
-                        index.lookup(queue, seq),
-                        model.get(&seq).copied(),
-                        "seed {seed} step {step} seq {seq}"
-                    );
-                }
-                let Some(known) = index.queues.get(&queue) else {
-                    continue;
-                };
-                let spans: Vec<Span> = known.spans().collect();
-                assert_eq!(spans.len(), known.span_count());
-                most = most.max(spans.len());
-                for span in &spans {
-                    for end in [span.first, span.last()] {
-                        assert_eq!(model.get(&end), Some(&span.segment), "seed {seed} step {step}");
-                    }
-                }
-                let from = random(next + 2);
-                assert!(
-                    known
-                        .spans_from(from)
-                        .eq(spans.iter().copied().filter(|span| span.last() >= from))
-                );
-                let runs: Vec<(u64, u64)> = known.dead_runs().collect();
-                let again = QueueIndex::from_parts(&spans, &runs).expect("what is known makes sense");
-                assert!(again.spans().eq(spans));
+                most = most.max(compared.assert_same_spans(&at));
             }
         }
         assert!(most > 100, "many lists were in play: {most}");

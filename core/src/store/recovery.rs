@@ -28,15 +28,13 @@ use super::checkpoint::{self, Checkpoint, Covered, Marks};
 use super::directory::{Directory, Entries, Listed};
 use super::disk::{Disk, DiskFile, Patient};
 use super::files::Shared;
-use super::footer::{Ending, Footer};
+use super::footer::Ending;
 use super::index::{Index, KeyRecord, Move, Root};
 use super::log::{AHEAD, Rescued, SPARES_MAX, Segment, Spare};
 use super::missing::{self, Expected};
-use super::record::{BatchHead, FIRST, GROUP, Kind, LAST, Raw};
-use super::scan::{Scanned, Scanner};
 use super::segment::{
-    BadHeader, COLD_DIR, LOG_DIR, RECORDS_AT, SECTOR, SegmentHeader, SegmentKind, SegmentWriter, Trailer, VERSION,
-    id_of, path, read_directory,
+    BadHeader, COLD_DIR, LOG_DIR, SECTOR, SegmentHeader, SegmentKind, SegmentWriter, VERSION, id_of, path,
+    read_directory,
 };
 use super::seqset::Ranges;
 use super::settings::{StoreError, StoreSettings};
@@ -49,6 +47,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+mod reading;
 mod replay;
 mod resolve;
 
@@ -530,170 +529,6 @@ impl<D: Disk> Recovery<D> {
                     flags: route.flags,
                 };
                 self.queues.entry(route.queue).or_default().entries.push(entry);
-            }
-        }
-    }
-
-    /// Reads every record of a segment.
-    fn scan(&mut self, file: &Patient<D::File>, header: SegmentHeader, covered: Option<Covered>) -> io::Result<()> {
-        let covered_end = covered.map_or(0, |covered| covered.end);
-        let trailer = Trailer::read(file)?.filter(|trailer| trailer.header == header);
-        let mut scanner = Scanner::new(file, header.base, header.seed());
-        let mut directory = Directory::default();
-        let mut group: Vec<(u32, Op)> = Vec::new();
-        let (mut end, mut footer, mut blank) = (RECORDS_AT, None, true);
-        // Whether the group's first record was found.
-        let mut begun = false;
-        let (mut holes, mut is_torn) = (Vec::new(), false);
-        let may_be_torn = !self.has_run_on && trailer.is_none_or(|trailer| trailer.ending == Ending::Cut);
-        while let Some(scanned) = scanner.next() {
-            match scanned {
-                Scanned::Hole { from, to } => {
-                    holes.push((from, to));
-                    // Each start must judge the same, however the machine stopped since.
-                    is_torn = trailer.map_or(!self.has_run_on, |trailer| trailer.ending == Ending::Cut);
-                    // What was in it may have belonged to the group.
-                    self.interrupt(header, &mut group);
-                    begun = false;
-                }
-                Scanned::Record { offset, len, raw } => {
-                    if raw.kind == Kind::Footer {
-                        footer = Footer::parse(raw.head);
-                        break;
-                    }
-                    (end, blank) = (offset + len, false);
-                    if raw.kind == Kind::Batch {
-                        self.batch(&header, &raw);
-                        self.interrupt(header, &mut group);
-                        continue;
-                    }
-                    let Some(op) = Op::parse(&raw, offset, len, header.base + u64::from(offset)) else {
-                        holes.push((offset, end));
-                        continue;
-                    };
-                    if offset < covered_end {
-                        // Its group was whole when the checkpoint was written, which knows all that it changed.
-                        list(&mut directory, &op);
-                        if let Op::Message {
-                            offset,
-                            body_len,
-                            routes,
-                            ..
-                        } = &op
-                        {
-                            let at = Position {
-                                segment: header.id,
-                                offset: *offset,
-                            };
-                            self.covered_message(at, *body_len, routes);
-                        }
-                        if matches!(&op, Op::Key { key, .. } if key::is_bulk(key)) {
-                            self.apply(&header, op);
-                        }
-                        continue;
-                    }
-                    self.note(&header, may_be_torn, &op);
-                    self.replayed = true;
-                    if raw.flags & GROUP == 0 || raw.flags & FIRST != 0 {
-                        self.interrupt(header, &mut group);
-                        begun = raw.flags & FIRST != 0;
-                    }
-                    let whole = raw.flags & GROUP == 0 || (raw.flags & LAST != 0 && begun);
-                    group.push((offset, op));
-                    if whole {
-                        for (at, op) in group.drain(..) {
-                            list(&mut directory, &op);
-                            if is_torn && matches!(op, Op::Purge(..) | Op::Delete(_)) {
-                                self.doubtful.push((header, at, op));
-                            } else {
-                                self.apply(&header, op);
-                            }
-                        }
-                    } else if raw.flags & LAST != 0 {
-                        self.interrupt(header, &mut group);
-                    }
-                }
-            }
-        }
-        let inside = self.incomplete.len();
-        self.interrupt(header, &mut group);
-        scanner.finish()?;
-        let ended = footer.as_ref().map(|footer| (footer.end, footer.ending));
-        let ended = trailer.map(|trailer| (trailer.end, trailer.ending)).or(ended);
-        let sealed_end = ended.map(|(end, _)| end);
-        let certain = ended.is_some_and(|(_, ending)| ending != Ending::Cut);
-        // Who sealed a torn segment has judged its holes; without the list, all that the checkpoint does not cover.
-        let judged = |from: u32, to: u32| match &footer {
-            Some(footer) => footer.has_judged(from, to),
-            None => to > covered_end && ended.is_some_and(|(_, ending)| ending == Ending::Cut),
-        };
-        // What lies before something that was written later was written.
-        let is_untorn = self.has_run_on && ended.is_none();
-        for (n, group) in self.incomplete.iter_mut().enumerate() {
-            if group.header.id == header.id {
-                group.certain = certain || (is_untorn && n < inside);
-            }
-        }
-        let behind = holes.len();
-        if let Some(sealed_end) = sealed_end.filter(|sealed_end| *sealed_end > end) {
-            holes.push((end, sealed_end));
-        } else if covered_end > end {
-            holes.push((end, covered_end));
-        }
-        // What a checkpoint covers was synced, but for copies that compaction gave up, and for what an earlier epoch left
-        // torn and no start could seal.
-        let epoch = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.marks.epoch);
-        let is_synced = covered.is_some_and(|covered| covered.sealed || header.epoch == epoch);
-        let is_synced = is_synced && header.kind == SegmentKind::Log;
-        for (n, &(from, to)) in holes.iter().enumerate() {
-            let certain = certain || (is_untorn && n < behind) || footer.is_some() || (to <= covered_end && is_synced);
-            if !judged(from, to) {
-                self.holes.push(Hole {
-                    header,
-                    from,
-                    to,
-                    certain,
-                });
-            }
-        }
-        let is_sealed = trailer.is_some() && read_directory(file, &header)?.is_some();
-        if let Some(segment) = self.segments.get_mut(&header.id) {
-            segment.end = end.max(sealed_end.unwrap_or(0)).max(covered_end);
-            (segment.routes, segment.keys) = (directory.routes, directory.keys);
-            segment.sealed = is_sealed;
-        }
-        if !is_sealed {
-            let end = end.max(sealed_end.unwrap_or(0)).max(covered_end);
-            self.unsealed.push(Unsealed {
-                header,
-                end,
-                holes,
-                directory,
-                blank,
-            });
-        }
-        Ok(())
-    }
-
-    /// A group ends here, whole or not.
-    fn interrupt(&mut self, header: SegmentHeader, group: &mut Vec<(u32, Op)>) {
-        if let Some(&(at, _)) = group.first() {
-            let ops = group.drain(..).map(|(_, op)| op).collect();
-            self.incomplete.push(Incomplete {
-                header,
-                at,
-                ops,
-                certain: false,
-            });
-        }
-    }
-
-    fn batch(&mut self, header: &SegmentHeader, raw: &Raw<'_>) {
-        if let Some(head) = BatchHead::parse(raw.head) {
-            self.marks.wall = self.marks.wall.max(head.wall);
-            if header.kind == SegmentKind::Log {
-                let durable = self.durable.entry(header.epoch).or_default();
-                *durable = head.durable.max(*durable);
             }
         }
     }

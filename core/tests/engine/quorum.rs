@@ -217,16 +217,18 @@ fn while_the_disk_is_short_a_message_over_its_limit_is_offered_again() {
     assert!(fetch(&mut w, c, "dead").is_some());
 }
 
+/// Declares a quorum queue that `change` made different.
+fn typed(name: &str, change: fn(&mut gatepost_core::command::DeclareQueue)) -> Command {
+    declare(name, |d| {
+        d.arguments.push("x-queue-type", Value::text("quorum"));
+        change(d);
+    })
+}
+
 #[test]
 fn what_a_quorum_queue_cannot_be_is_refused_in_known_words() {
     let mut w = World::new(1);
     let c = w.connect("test");
-    let typed = |name: &str, change: fn(&mut gatepost_core::command::DeclareQueue)| {
-        declare(name, |d| {
-            d.arguments.push("x-queue-type", Value::text("quorum"));
-            change(d);
-        })
-    };
     let property = |wrong| format!("PreconditionFailed invalid property '{wrong}' for queue 'q' in vhost '/'");
     let cases = [
         (typed("q", |d| d.durable = false), property("non-durable")),
@@ -262,6 +264,12 @@ fn what_a_quorum_queue_cannot_be_is_refused_in_known_words() {
     for (declare, expected) in cases {
         assert_eq!(run(&mut w, c, [declare]), [format!("failed DeclareQueue {expected}")]);
     }
+}
+
+#[test]
+fn what_a_quorum_queue_does_not_do_is_refused_in_known_words() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
     run(
         &mut w,
         c,

@@ -28,7 +28,10 @@ impl Exporter {
     pub(crate) fn new(node: &Node) -> Exporter {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
-        metrics::with_local_recorder(&recorder, || describe(node));
+        metrics::with_local_recorder(&recorder, || {
+            describe();
+            identity(node);
+        });
         Exporter {
             recorder,
             handle,
@@ -226,36 +229,134 @@ fn interop(node: &Node) {
     }
 }
 
-fn describe(node: &Node) {
-    describe_counter!(
-        "gatepost_interop_dropped_total",
-        "Fields, headers and (topic) whole messages that the receiver's protocol could not say."
-    );
-    for (name, help, _) in PUBLISHING.iter().chain(CONSUMING).chain(COUNTERS) {
-        describe_counter!(*name, *help);
-    }
-    for (name, help, _) in GAUGES {
-        describe_gauge!(*name, *help);
-    }
-    for (name, help, _) in STORE_COUNTERS {
-        describe_counter!(*name, *help);
-    }
-    for (name, help, _) in STORE_GAUGES {
-        describe_gauge!(*name, *help);
-    }
-    describe_gauge!("gatepost_mqtt_sessions", "MQTT sessions.");
-    describe_gauge!(
+/// Help of the gauges that are set one by one, above.
+const GAUGES_HELP: [(&str, &str); 27] = [
+    ("gatepost_mqtt_sessions", "MQTT sessions."),
+    (
         "gatepost_objects_bytes",
-        "Bytes of memory that objects of the kind take."
-    );
-    describe_counter!(
+        "Bytes of memory that objects of the kind take.",
+    ),
+    ("rabbitmq_identity_info", "Who this is."),
+    (
+        "rabbitmq_build_info",
+        "What this is, in the words of dashboards made for RabbitMQ.",
+    ),
+    ("gatepost_build_info", "What this is."),
+    ("rabbitmq_erlang_uptime_seconds", "Time since the start."),
+    ("rabbitmq_process_resident_memory_bytes", "Memory the process occupies."),
+    ("rabbitmq_resident_memory_limit_bytes", "Memory messages may fill."),
+    ("rabbitmq_process_open_fds", "Open files and sockets."),
+    ("rabbitmq_process_max_fds", "Files and sockets that may be open."),
+    (
+        "rabbitmq_disk_space_available_bytes",
+        "Free disk in the data directory.",
+    ),
+    (
+        "rabbitmq_disk_space_available_limit_bytes",
+        "Free disk under which publishers wait.",
+    ),
+    (
+        "rabbitmq_alarms_free_disk_space_watermark",
+        "1 while free disk is under its limit.",
+    ),
+    (
+        "gatepost_buffers_bytes",
+        "Bytes that connections buffer: unfinished packets, publishes that wait, output.",
+    ),
+    (
+        "gatepost_buffers_bytes_max",
+        "Bytes of that over which unfinished large packets are read one at a time.",
+    ),
+    (
+        "gatepost_disk_full",
+        "1 while durable publishes are refused for want of disk.",
+    ),
+    (
+        "gatepost_log_reserved_bytes",
+        "Disk set aside for the log, beside what is free.",
+    ),
+    ("gatepost_log_poisoned", "1 once the message log failed."),
+    (
+        "gatepost_log_reads_failing",
+        "Reads of the log that failed and are tried again; their queues wait.",
+    ),
+    ("gatepost_log_backlog_bytes", "Bytes that wait for the log."),
+    ("gatepost_log_backlog_seconds", "How long the oldest of them waits."),
+    ("gatepost_scrape_duration_seconds", "Time the last scrape took."),
+    ("rabbitmq_global_consumers", "Consumers."),
+    ("gatepost_connections", "Open connections."),
+    ("rabbitmq_connections", "Open connections."),
+    ("gatepost_io_threads", "I/O threads, at work or asleep."),
+    (
+        "gatepost_io_threads_helping",
+        "I/O threads that help the first, because turns queue.",
+    ),
+];
+
+/// Help of the counters that are set one by one, above.
+const COUNTERS_HELP: [(&str, &str); 17] = [
+    (
+        "gatepost_interop_dropped_total",
+        "Fields, headers and (topic) whole messages that the receiver's protocol could not say.",
+    ),
+    (
         "gatepost_objects_refused_total",
-        "Objects refused, or retained messages not kept, for want of memory."
-    );
-    describe_counter!(
+        "Objects refused, or retained messages not kept, for want of memory.",
+    ),
+    (
         "gatepost_limit_refusals_total",
-        "Filters, bindings, subscriptions and transactions that a limit of the section `limits` refused."
-    );
+        "Filters, bindings, subscriptions and transactions that a limit of the section `limits` refused.",
+    ),
+    (
+        "gatepost_buffers_held_back_total",
+        "Times that a connection was not read for want of memory.",
+    ),
+    (
+        "gatepost_buffers_stalled_total",
+        "Connections closed because they stopped in the middle of a large packet while memory was short.",
+    ),
+    ("rabbitmq_auth_attempts_total", "Logins."),
+    ("rabbitmq_auth_attempts_succeeded_total", "Logins that were good."),
+    ("rabbitmq_auth_attempts_failed_total", "Logins that were not."),
+    (
+        "gatepost_connections_refused_total",
+        "Connections turned away because there were too many.",
+    ),
+    (
+        "gatepost_tls_refused_total",
+        "Connections to TLS listeners that failed or were too slow to agree on TLS.",
+    ),
+    (
+        "gatepost_websocket_refused_total",
+        "Requests to WebSocket listeners that were refused or were too slow.",
+    ),
+    (
+        "gatepost_proxy_refused_total",
+        "Connections closed for a bad PROXY header, or for want of one.",
+    ),
+    ("rabbitmq_connections_opened_total", "Connections accepted."),
+    ("rabbitmq_connections_closed_total", "Connections ended."),
+    ("gatepost_io_turns_total", "Turns of connections."),
+    ("gatepost_io_read_bytes_total", "Bytes read from sockets."),
+    ("gatepost_io_written_bytes_total", "Bytes written to sockets."),
+];
+
+fn describe() {
+    let counters = PUBLISHING.iter().chain(CONSUMING).chain(COUNTERS);
+    let counters = counters.map(|(name, help, _)| (*name, *help));
+    let of_store = STORE_COUNTERS.iter().map(|(name, help, _)| (*name, *help));
+    for (name, help) in counters.chain(of_store).chain(COUNTERS_HELP) {
+        describe_counter!(name, help);
+    }
+    let gauges = GAUGES.iter().map(|(name, help, _)| (*name, *help));
+    let of_store = STORE_GAUGES.iter().map(|(name, help, _)| (*name, *help));
+    for (name, help) in gauges.chain(of_store).chain(GAUGES_HELP) {
+        describe_gauge!(name, help);
+    }
+}
+
+/// What never changes: who this is. Dashboards made for RabbitMQ join on it.
+fn identity(node: &Node) {
     let name = node.config().node.name.clone();
     let cluster = node.config().node.cluster_name.clone();
     gauge!(
@@ -266,7 +367,7 @@ fn describe(node: &Node) {
         "rabbitmq_endpoint" => "aggregated"
     )
     .set(1.0);
-    // What dashboards made for RabbitMQ join on. Its version is the one whose formats these are.
+    // The version whose formats these are.
     gauge!(
         "rabbitmq_build_info",
         "rabbitmq_version" => "3.10.8",
@@ -276,93 +377,6 @@ fn describe(node: &Node) {
     )
     .set(1.0);
     gauge!("gatepost_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    describe_gauge!("rabbitmq_identity_info", "Who this is.");
-    describe_gauge!(
-        "rabbitmq_build_info",
-        "What this is, in the words of dashboards made for RabbitMQ."
-    );
-    describe_gauge!("gatepost_build_info", "What this is.");
-    describe_gauge!("rabbitmq_erlang_uptime_seconds", "Time since the start.");
-    describe_gauge!("rabbitmq_process_resident_memory_bytes", "Memory the process occupies.");
-    describe_gauge!("rabbitmq_resident_memory_limit_bytes", "Memory messages may fill.");
-    describe_gauge!("rabbitmq_process_open_fds", "Open files and sockets.");
-    describe_gauge!("rabbitmq_process_max_fds", "Files and sockets that may be open.");
-    describe_gauge!(
-        "rabbitmq_disk_space_available_bytes",
-        "Free disk in the data directory."
-    );
-    describe_gauge!(
-        "rabbitmq_disk_space_available_limit_bytes",
-        "Free disk under which publishers wait."
-    );
-    describe_gauge!(
-        "rabbitmq_alarms_free_disk_space_watermark",
-        "1 while free disk is under its limit."
-    );
-    describe_gauge!(
-        "gatepost_buffers_bytes",
-        "Bytes that connections buffer: unfinished packets, publishes that wait, output."
-    );
-    describe_gauge!(
-        "gatepost_buffers_bytes_max",
-        "Bytes of that over which unfinished large packets are read one at a time."
-    );
-    describe_counter!(
-        "gatepost_buffers_held_back_total",
-        "Times that a connection was not read for want of memory."
-    );
-    describe_counter!(
-        "gatepost_buffers_stalled_total",
-        "Connections closed because they stopped in the middle of a large packet while memory was short."
-    );
-    describe_gauge!(
-        "gatepost_disk_full",
-        "1 while durable publishes are refused for want of disk."
-    );
-    describe_gauge!(
-        "gatepost_log_reserved_bytes",
-        "Disk set aside for the log, beside what is free."
-    );
-    describe_gauge!("gatepost_log_poisoned", "1 once the message log failed.");
-    describe_gauge!(
-        "gatepost_log_reads_failing",
-        "Reads of the log that failed and are tried again; their queues wait."
-    );
-    describe_gauge!("gatepost_log_backlog_bytes", "Bytes that wait for the log.");
-    describe_gauge!("gatepost_log_backlog_seconds", "How long the oldest of them waits.");
-    describe_gauge!("gatepost_scrape_duration_seconds", "Time the last scrape took.");
-    describe_gauge!("rabbitmq_global_consumers", "Consumers.");
-    describe_counter!("rabbitmq_auth_attempts_total", "Logins.");
-    describe_counter!("rabbitmq_auth_attempts_succeeded_total", "Logins that were good.");
-    describe_counter!("rabbitmq_auth_attempts_failed_total", "Logins that were not.");
-    describe_gauge!("gatepost_connections", "Open connections.");
-    describe_counter!(
-        "gatepost_connections_refused_total",
-        "Connections turned away because there were too many."
-    );
-    describe_counter!(
-        "gatepost_tls_refused_total",
-        "Connections to TLS listeners that failed or were too slow to agree on TLS."
-    );
-    describe_counter!(
-        "gatepost_websocket_refused_total",
-        "Requests to WebSocket listeners that were refused or were too slow."
-    );
-    describe_counter!(
-        "gatepost_proxy_refused_total",
-        "Connections closed for a bad PROXY header, or for want of one."
-    );
-    describe_gauge!("rabbitmq_connections", "Open connections.");
-    describe_counter!("rabbitmq_connections_opened_total", "Connections accepted.");
-    describe_counter!("rabbitmq_connections_closed_total", "Connections ended.");
-    describe_counter!("gatepost_io_turns_total", "Turns of connections.");
-    describe_counter!("gatepost_io_read_bytes_total", "Bytes read from sockets.");
-    describe_counter!("gatepost_io_written_bytes_total", "Bytes written to sockets.");
-    describe_gauge!("gatepost_io_threads", "I/O threads, at work or asleep.");
-    describe_gauge!(
-        "gatepost_io_threads_helping",
-        "I/O threads that help the first, because turns queue."
-    );
 }
 
 fn flag(set: bool) -> f64 {

@@ -239,98 +239,12 @@ impl Driver {
     }
 
     fn answer_to(&mut self, command: Command, refuse: bool, script: &mut Script<'_>) -> Option<Event> {
-        let done = |channel, op| {
-            Some(Event::Done {
-                channel,
-                op,
-                consumer: 0,
-            })
-        };
-        let fault = |script: &mut Script<'_>| {
-            let kinds = [
-                FaultKind::NotFound,
-                FaultKind::NotAllowed,
-                FaultKind::PreconditionFailed,
-                FaultKind::Internal,
-            ];
-            let kind = kinds[usize::from(script.octet().unwrap_or(0)) % kinds.len()];
-            Box::new(Fault::new(kind, "no"))
-        };
-        let (channel, op, reply) = match &command {
-            Command::Authenticate(login) => {
-                let user = match &**login {
-                    Login::Password { user, .. } => user.clone(),
-                    Login::Certificate { .. } | Login::Anonymous | Login::Response { .. } => "anonymous".into(),
-                };
-                let refused = LoginRefused {
-                    user: user.clone(),
-                    why: LoginFailure::BadCredentials,
-                };
-                return Some(if refuse {
-                    Event::LoginRefused(Box::new(refused))
-                } else {
-                    Event::Authenticated { user }
-                });
-            }
-            Command::Attach(_) if refuse => return Some(Event::AttachRefused(fault(script))),
-            Command::Attach(_) => return Some(Event::Attached),
-            Command::Echo { channel, token } => {
-                return Some(Event::Echo {
-                    channel: *channel,
-                    token: *token,
-                });
-            }
-            Command::CloseChannel { channel, reply } => {
-                return reply.then_some(Event::Done {
-                    channel: *channel,
-                    op: Op::CloseChannel,
-                    consumer: 0,
-                });
-            }
-            Command::Cancel {
-                channel,
-                consumer,
-                reply,
-            } => {
-                return reply.then_some(Event::Done {
-                    channel: *channel,
-                    op: Op::Cancel,
-                    consumer: *consumer,
-                });
-            }
-            Command::Publish { channel, .. } => {
-                self.published += 1;
-                let (channel, number) = (*channel, self.published);
-                if refuse {
-                    return Some(Event::Refused {
-                        channel,
-                        number,
-                        why: FaultKind::QuotaExceeded,
-                    });
-                }
-                return Some(Event::Confirmed { channel, upto: number });
-            }
-            Command::Settle { channel, .. } => (*channel, Op::Settle, false),
-            Command::Qos { channel, .. } => (*channel, Op::Qos, true),
-            Command::Recover { channel, reply } => (*channel, Op::Recover, *reply),
-            Command::DeclareExchange(d) => (d.channel, Op::DeclareExchange, d.reply),
-            Command::DeleteExchange(d) => (d.channel, Op::DeleteExchange, d.reply),
-            Command::DeclareQueue(d) => (d.channel, Op::DeclareQueue, d.reply),
-            Command::DeleteQueue(d) => (d.channel, Op::DeleteQueue, d.reply),
-            Command::PurgeQueue(p) => (p.channel, Op::PurgeQueue, p.reply),
-            Command::Bind(b) => (b.channel, Op::Bind, b.reply),
-            Command::Unbind(b) => (b.channel, Op::Unbind, b.reply),
-            Command::Consume(c) => (c.channel, Op::Consume, c.reply),
-            Command::Get(g) => (g.channel, Op::Get, true),
-            Command::Transaction(t) => (t.channel, Op::Commit, true),
-            _ => return None,
+        let Some((channel, op, reply)) = operation(&command) else {
+            return self.answer_other(&command, refuse, script);
         };
         if refuse {
-            return Some(Event::Failed {
-                channel,
-                op,
-                fault: fault(script),
-            });
+            let fault = fault(script);
+            return Some(Event::Failed { channel, op, fault });
         }
         match command {
             _ if !reply => None,
@@ -353,7 +267,46 @@ impl Driver {
                 delivery: delivery(channel, 0, script),
                 remaining: 5,
             }),
-            _ => done(channel, op),
+            _ => Some(done(channel, op, 0)),
+        }
+    }
+
+    /// Answers what is no operation of a channel that succeeds or fails.
+    fn answer_other(&mut self, command: &Command, refuse: bool, script: &mut Script<'_>) -> Option<Event> {
+        match command {
+            Command::Authenticate(login) => {
+                let user = match &**login {
+                    Login::Password { user, .. } => user.clone(),
+                    Login::Certificate { .. } | Login::Anonymous | Login::Response { .. } => "anonymous".into(),
+                };
+                let why = LoginFailure::BadCredentials;
+                Some(match refuse {
+                    true => Event::LoginRefused(Box::new(LoginRefused { user, why })),
+                    false => Event::Authenticated { user },
+                })
+            }
+            Command::Attach(_) if refuse => Some(Event::AttachRefused(fault(script))),
+            Command::Attach(_) => Some(Event::Attached),
+            Command::Echo { channel, token } => Some(Event::Echo {
+                channel: *channel,
+                token: *token,
+            }),
+            Command::CloseChannel { channel, reply } => reply.then(|| done(*channel, Op::CloseChannel, 0)),
+            Command::Cancel {
+                channel,
+                consumer,
+                reply,
+            } => reply.then(|| done(*channel, Op::Cancel, *consumer)),
+            Command::Publish { channel, .. } => {
+                self.published += 1;
+                let (channel, number) = (*channel, self.published);
+                let why = FaultKind::QuotaExceeded;
+                Some(match refuse {
+                    true => Event::Refused { channel, number, why },
+                    false => Event::Confirmed { channel, upto: number },
+                })
+            }
+            _ => None,
         }
     }
 
@@ -375,6 +328,41 @@ impl Driver {
         };
         self.tell(event)
     }
+}
+
+/// The channel and operation of a command that is answered with success or a fault, and whether it wants to hear of success.
+fn operation(command: &Command) -> Option<(u16, Op, bool)> {
+    Some(match command {
+        Command::Settle { channel, .. } => (*channel, Op::Settle, false),
+        Command::Qos { channel, .. } => (*channel, Op::Qos, true),
+        Command::Recover { channel, reply } => (*channel, Op::Recover, *reply),
+        Command::DeclareExchange(d) => (d.channel, Op::DeclareExchange, d.reply),
+        Command::DeleteExchange(d) => (d.channel, Op::DeleteExchange, d.reply),
+        Command::DeclareQueue(d) => (d.channel, Op::DeclareQueue, d.reply),
+        Command::DeleteQueue(d) => (d.channel, Op::DeleteQueue, d.reply),
+        Command::PurgeQueue(p) => (p.channel, Op::PurgeQueue, p.reply),
+        Command::Bind(b) => (b.channel, Op::Bind, b.reply),
+        Command::Unbind(b) => (b.channel, Op::Unbind, b.reply),
+        Command::Consume(c) => (c.channel, Op::Consume, c.reply),
+        Command::Get(g) => (g.channel, Op::Get, true),
+        Command::Transaction(t) => (t.channel, Op::Commit, true),
+        _ => return None,
+    })
+}
+
+fn done(channel: u16, op: Op, consumer: u32) -> Event {
+    Event::Done { channel, op, consumer }
+}
+
+fn fault(script: &mut Script<'_>) -> Box<Fault> {
+    let kinds = [
+        FaultKind::NotFound,
+        FaultKind::NotAllowed,
+        FaultKind::PreconditionFailed,
+        FaultKind::Internal,
+    ];
+    let kind = kinds[usize::from(script.octet().unwrap_or(0)) % kinds.len()];
+    Box::new(Fault::new(kind, "no"))
 }
 
 fn delivery(channel: u16, consumer: u32, script: &mut Script<'_>) -> Delivery {

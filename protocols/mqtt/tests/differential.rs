@@ -46,9 +46,45 @@ impl Random {
 const TOPICS: [&str; 6] = ["a", "/", "a/b", "$SYS/x", "\u{e9}/\u{1f600}", "a b//c"];
 const FILTERS: [&str; 6] = ["#", "+", "a/+/b", "$share/g/#", "/+", "\u{e9}"];
 
+const NONE: Properties<'static> = Properties::EMPTY;
+
+fn connect<'a>(random: &mut Random, payload: &'a [u8]) -> Connect<'a> {
+    let will = LastWill {
+        topic: random.pick(&TOPICS),
+        payload: &payload[..payload.len().min(60_000)],
+        qos: random.below(3) as u8,
+        retain: random.coin(),
+        properties: NONE,
+    };
+    let user = random.coin().then_some("user");
+    Connect {
+        version: Version::V311,
+        bridge: false,
+        clean_start: random.coin(),
+        keep_alive: random.next() as u16,
+        properties: NONE,
+        client_id: random.pick(&["", "c", "\u{e9}"]),
+        will: random.coin().then_some(will),
+        user,
+        password: user.filter(|_| random.coin()).map(|_| &b"password"[..]),
+    }
+}
+
+fn publish<'a>(random: &mut Random, packet_id: u16, payload: &'a [u8]) -> Publish<'a> {
+    let qos = random.below(3) as u8;
+    Publish {
+        dup: qos > 0 && random.coin(),
+        qos,
+        retain: random.coin(),
+        topic: random.pick(&TOPICS),
+        packet_id: if qos > 0 { packet_id } else { 0 },
+        properties: NONE,
+        payload,
+    }
+}
+
 /// A valid packet, its sender, and the bytes that theirs writes for it.
 fn valid(random: &mut Random, payload: &[u8], check: impl FnOnce(&Packet<'_>, Sender)) {
-    const NONE: Properties<'static> = Properties::EMPTY;
     let packet_id = random.id();
     let ack = Ack {
         packet_id,
@@ -56,28 +92,7 @@ fn valid(random: &mut Random, payload: &[u8], check: impl FnOnce(&Packet<'_>, Se
         properties: NONE,
     };
     let (packet, sender) = match random.below(14) {
-        0 => {
-            let will = LastWill {
-                topic: random.pick(&TOPICS),
-                payload: &payload[..payload.len().min(60_000)],
-                qos: random.below(3) as u8,
-                retain: random.coin(),
-                properties: NONE,
-            };
-            let user = random.coin().then_some("user");
-            let connect = Connect {
-                version: Version::V311,
-                bridge: false,
-                clean_start: random.coin(),
-                keep_alive: random.next() as u16,
-                properties: NONE,
-                client_id: random.pick(&["", "c", "\u{e9}"]),
-                will: random.coin().then_some(will),
-                user,
-                password: user.filter(|_| random.coin()).map(|_| &b"password"[..]),
-            };
-            (Packet::Connect(connect), Sender::Client)
-        }
+        0 => (Packet::Connect(connect(random, payload)), Sender::Client),
         1 => {
             let code = random.below(6) as u8;
             let session_present = code == 0 && random.coin();
@@ -90,19 +105,7 @@ fn valid(random: &mut Random, payload: &[u8], check: impl FnOnce(&Packet<'_>, Se
                 Sender::Server,
             )
         }
-        2..=4 => {
-            let qos = random.below(3) as u8;
-            let publish = Publish {
-                dup: qos > 0 && random.coin(),
-                qos,
-                retain: random.coin(),
-                topic: random.pick(&TOPICS),
-                packet_id: if qos > 0 { packet_id } else { 0 },
-                properties: NONE,
-                payload,
-            };
-            (Packet::Publish(publish), Sender::Client)
-        }
+        2..=4 => (Packet::Publish(publish(random, packet_id, payload)), Sender::Client),
         5 => (Packet::PubAck(ack), Sender::Client),
         6 => (Packet::PubRec(ack), Sender::Client),
         7 => (Packet::PubRel(ack), Sender::Client),

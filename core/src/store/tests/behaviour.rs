@@ -5,7 +5,7 @@ use super::{bodies, entries};
 use crate::message::{Message, Position};
 use crate::store::disk::{Disk, RealDisk};
 use crate::store::{
-    Batch, Durability, Lsn, QueueAcks, QueueId, Read, Record, Recovered, Routes, State, Store, StoreError,
+    Batch, Durability, Lsn, QueueAcks, QueueId, Read, Record, Recovered, Route, Routes, State, Store, StoreError,
     StoreSettings, VhostId, check,
 };
 use crate::testing::disk::{Crash, Fault, SimDisk};
@@ -423,73 +423,53 @@ fn session_state_and_dead_letters_survive_in_the_checkpoint() {
     session_state_survives(|store| store.close(at(78)).unwrap());
 }
 
+/// What a session's queue says of its packet ids, of a dead letter that moved to `to`, and of returns.
+fn session_state(queue: QueueId, to: Route) -> Vec<Record> {
+    let outgoing = State::PacketId {
+        queue,
+        seq: 1,
+        packet_id: 40,
+    };
+    let released = State::PacketIdReleased {
+        queue,
+        seq: 1,
+        packet_id: 40,
+    };
+    let incoming = |packet_id, held| State::IncomingId { queue, packet_id, held };
+    let returned = |seq, count| State::Returned { queue, seq, count };
+    let moved = State::DeadLettered {
+        from: queue,
+        from_seq: 0,
+        to,
+    };
+    let ids = [
+        outgoing,
+        released,
+        incoming(7, true),
+        incoming(8, true),
+        incoming(7, false),
+        moved,
+    ];
+    // The newest of two counts, that of a settled message, and that of one that is not in the log.
+    let counts = [returned(2, 1), returned(2, 2), returned(0, 9), returned(700, 9)];
+    let mut records = vec![
+        publish(&message(1, 100), 1, 0),
+        publish(&message(2, 100), 1, 1),
+        Record::State(State::HandedOut { queue, upto: 1024 }),
+    ];
+    records.extend(ids.map(Record::State));
+    records.push(publish(&message(3, 100), 1, 2));
+    records.extend(counts.map(Record::State));
+    records.push(ack(1, 0, 0));
+    records
+}
+
 fn session_state_survives(stop: impl FnOnce(Store<SimDisk>)) {
     let disk = SimDisk::new(1);
     let (mut store, _) = open(&disk);
     let queue = QueueId(1);
     let to = route(2, 0);
-    commit(
-        &mut store,
-        vec![
-            publish(&message(1, 100), 1, 0),
-            publish(&message(2, 100), 1, 1),
-            Record::State(State::HandedOut { queue, upto: 1024 }),
-            Record::State(State::PacketId {
-                queue,
-                seq: 1,
-                packet_id: 40,
-            }),
-            Record::State(State::PacketIdReleased {
-                queue,
-                seq: 1,
-                packet_id: 40,
-            }),
-            Record::State(State::IncomingId {
-                queue,
-                packet_id: 7,
-                held: true,
-            }),
-            Record::State(State::IncomingId {
-                queue,
-                packet_id: 8,
-                held: true,
-            }),
-            Record::State(State::IncomingId {
-                queue,
-                packet_id: 7,
-                held: false,
-            }),
-            Record::State(State::DeadLettered {
-                from: queue,
-                from_seq: 0,
-                to,
-            }),
-            // The newest of two counts, that of a settled message, and that of one that is not in the log.
-            publish(&message(3, 100), 1, 2),
-            Record::State(State::Returned {
-                queue,
-                seq: 2,
-                count: 1,
-            }),
-            Record::State(State::Returned {
-                queue,
-                seq: 2,
-                count: 2,
-            }),
-            Record::State(State::Returned {
-                queue,
-                seq: 0,
-                count: 9,
-            }),
-            Record::State(State::Returned {
-                queue,
-                seq: 700,
-                count: 9,
-            }),
-            ack(1, 0, 0),
-        ],
-        77,
-    );
+    commit(&mut store, session_state(queue, to), 77);
     stop(store);
     let (store, recovered) = open(&disk.restart(Crash::Power));
     let found = &recovered.queues[&queue];

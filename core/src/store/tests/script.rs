@@ -3,8 +3,8 @@
 use super::{bodies, entries};
 use crate::message::{Envelope, Message};
 use crate::store::{
-    Batch, Durability, LogEntry, Lsn, QueueAcks, QueueId, Read, Record, Recovered, Route, Routes, State, Store,
-    StoreError, StoreSettings, Ticket,
+    Batch, Durability, LogEntry, Lsn, QueueAcks, QueueId, Read, Record, Recovered, RecoveredQueue, Route, Routes,
+    State, Store, StoreError, StoreSettings, Ticket,
 };
 use crate::testing::disk::{Rng, SimDisk};
 use crate::time::{Now, Time, Wall};
@@ -294,164 +294,189 @@ impl Script {
     }
     /// One thing an engine may do.
     fn step(&mut self, batch: &mut Batch) {
-        let commit = self.book.commit;
         match self.rng.below(24) {
             0..8 => _ = self.publish(batch),
-            // Settled by all before it was written.
-            8 => {
-                let given = self.publish(batch);
-                if let Some(Record::Message { message, .. }) = batch.records.last() {
-                    given.iter().for_each(|_| _ = message.log_state().settle());
-                }
-                self.held.pop();
-                let mut acks = Vec::new();
-                for (queue, seq) in given {
-                    self.book.queues.get_mut(&queue).unwrap().entries.remove(&seq);
-                    acks.push(QueueAcks {
-                        queue: QueueId(queue),
-                        settled: vec![(seq, seq)],
-                    });
-                }
-                if self.rng.chance(1, 2) {
-                    batch.records.push(Record::Acks(acks.into()));
-                }
-            }
-            // A number that is never logged at all: a transient message.
-            9 => {
-                let queue = self.queue();
-                self.book.queues.get_mut(&queue).unwrap().next_seq += 1 + u64::from(self.rng.chance(1, 30)) * 5000;
-            }
-            10..15 => {
-                let queue = self.queue();
-                let book = self.book.queues.get_mut(&queue).unwrap();
-                let live: Vec<u64> = book
-                    .entries
-                    .iter()
-                    .filter(|(_, entry)| entry.settled.is_none())
-                    .map(|(seq, _)| *seq)
-                    .collect();
-                if live.is_empty() {
-                    return;
-                }
-                let from = if self.rng.chance(2, 3) {
-                    0
-                } else {
-                    self.rng.below(live.len() as u64) as usize
-                };
-                let upto = (from + self.rng.below(6) as usize).min(live.len() - 1);
-                // No range spans what another record settles: that one may be torn, and what it moved elsewhere with it.
-                let mut settled: Vec<(u64, u64)> = Vec::new();
-                for &seq in &live[from..=upto] {
-                    book.entries.get_mut(&seq).unwrap().settled = Some(commit);
-                    match settled.last_mut() {
-                        Some((_, hi)) if *hi + 1 == seq => *hi = seq,
-                        _ => settled.push((seq, seq)),
-                    }
-                }
-                batch.records.push(Record::Acks(
-                    [QueueAcks {
-                        queue: QueueId(queue),
-                        settled,
-                    }]
-                    .into(),
-                ));
-            }
-            15 => {
-                let key = self.rng.below(12) as u8;
-                let len = self.rng.below(200) as usize;
-                let value = self
-                    .rng
-                    .chance(3, 4)
-                    .then(|| (0..len).map(|_| self.rng.word() as u8).collect::<Vec<u8>>());
-                self.book.keys.entry(key).or_default().push((commit, value.clone()));
-                batch.records.push(Record::Key {
-                    key: [7, key].into(),
-                    value: value.map(Into::into),
-                });
-            }
-            16 => {
-                let queue = self.queue();
-                let book = self.book.queues.get_mut(&queue).unwrap();
-                let upto = book.next_seq + self.rng.below(3);
-                book.handed_out.push((commit, upto));
-                batch.records.push(Record::State(State::HandedOut {
-                    queue: QueueId(queue),
-                    upto,
-                }));
-            }
-            17 => {
-                let queue = self.queue();
-                let (id, held) = (self.rng.below(5) as u16, self.rng.chance(2, 3));
-                let book = self.book.queues.get_mut(&queue).unwrap();
-                book.incoming.entry(id).or_default().push((commit, held));
-                let state = State::IncomingId {
-                    queue: QueueId(queue),
-                    packet_id: id,
-                    held,
-                };
-                batch.records.push(Record::State(state));
-            }
-            18 => {
-                let queue = self.queue();
-                let book = self.book.queues.get_mut(&queue).unwrap();
-                let Some((&seq, _)) = book.entries.iter().find(|(_, entry)| entry.settled.is_none()) else {
-                    return;
-                };
-                let changes = book.packet_ids.entry(seq).or_default();
-                let queue = QueueId(queue);
-                let state = match changes.last() {
-                    Some(&(_, packet_id, _)) => {
-                        changes.push((commit, packet_id, true));
-                        State::PacketIdReleased { queue, seq, packet_id }
-                    }
-                    None => {
-                        let packet_id = self.rng.below(60_000) as u16;
-                        changes.push((commit, packet_id, false));
-                        State::PacketId { queue, seq, packet_id }
-                    }
-                };
-                batch.records.push(Record::State(state));
-            }
-            // A transaction.
-            19 => {
-                let start = batch.records.len();
-                let mut given = Vec::new();
-                for _ in 0..2 + self.rng.below(3) {
-                    given.extend(self.publish(batch));
-                }
-                batch.groups.push((start, batch.records.len()));
-                self.book.groups.push((commit, given));
-            }
+            8 => self.settle_unwritten(batch),
+            9 => self.skip_numbers(),
+            10..15 => self.settle_some(batch),
+            15 => self.set_key(batch),
+            16 => self.mark_handed_out(batch),
+            17 => self.note_incoming_id(batch),
+            18 => self.note_packet_id(batch),
+            19 => self.transaction(batch),
             20 if !self.is_plain => self.dead_letter(batch),
-            // The same message once more.
-            21 if !self.is_plain && !self.held.is_empty() => {
-                let nth = self.rng.below(self.held.len() as u64) as usize;
-                let (message, content, len) = self.held[nth].clone();
-                let queue = self.queue();
-                let routes = Routes::from_iter([self.give(queue, content, len)]);
-                batch.records.push(Record::Message { message, routes });
-            }
-            22 if self.rng.chance(1, 6) => {
-                let queue = self.queue();
-                let book = self.book.queues.get_mut(&queue).unwrap();
-                book.deleted = Some(commit);
-                self.book.next_queue += 1;
-                batch.records.push(Record::QueueDelete { queue: QueueId(queue) });
-            }
-            23 if self.rng.chance(1, 4) => {
-                let queue = self.queue();
-                let book = self.book.queues.get_mut(&queue).unwrap();
-                let upto = book.next_seq - self.rng.below(book.next_seq.min(4) + 1);
-                for (_, entry) in book.entries.range_mut(..upto) {
-                    entry.settled.get_or_insert(commit);
-                }
-                batch.records.push(Record::Purge {
-                    queue: QueueId(queue),
-                    upto,
-                });
-            }
+            21 if !self.is_plain && !self.held.is_empty() => self.publish_again(batch),
+            22 if self.rng.chance(1, 6) => self.delete_queue(batch),
+            23 if self.rng.chance(1, 4) => self.purge(batch),
             _ => {}
         }
+    }
+    /// Settled by all before it was written.
+    fn settle_unwritten(&mut self, batch: &mut Batch) {
+        let given = self.publish(batch);
+        if let Some(Record::Message { message, .. }) = batch.records.last() {
+            given.iter().for_each(|_| _ = message.log_state().settle());
+        }
+        self.held.pop();
+        let mut acks = Vec::new();
+        for (queue, seq) in given {
+            self.book.queues.get_mut(&queue).unwrap().entries.remove(&seq);
+            acks.push(QueueAcks {
+                queue: QueueId(queue),
+                settled: vec![(seq, seq)],
+            });
+        }
+        if self.rng.chance(1, 2) {
+            batch.records.push(Record::Acks(acks.into()));
+        }
+    }
+    /// Numbers that are never logged at all: transient messages.
+    fn skip_numbers(&mut self) {
+        let queue = self.queue();
+        self.book.queues.get_mut(&queue).unwrap().next_seq += 1 + u64::from(self.rng.chance(1, 30)) * 5000;
+    }
+    /// Settles some neighbouring entries of a queue.
+    fn settle_some(&mut self, batch: &mut Batch) {
+        let commit = self.book.commit;
+        let queue = self.queue();
+        let book = self.book.queues.get_mut(&queue).unwrap();
+        let live: Vec<u64> = book
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.settled.is_none())
+            .map(|(seq, _)| *seq)
+            .collect();
+        if live.is_empty() {
+            return;
+        }
+        let from = if self.rng.chance(2, 3) {
+            0
+        } else {
+            self.rng.below(live.len() as u64) as usize
+        };
+        let upto = (from + self.rng.below(6) as usize).min(live.len() - 1);
+        // No range spans what another record settles: that one may be torn, and what it moved elsewhere with it.
+        let mut settled: Vec<(u64, u64)> = Vec::new();
+        for &seq in &live[from..=upto] {
+            book.entries.get_mut(&seq).unwrap().settled = Some(commit);
+            match settled.last_mut() {
+                Some((_, hi)) if *hi + 1 == seq => *hi = seq,
+                _ => settled.push((seq, seq)),
+            }
+        }
+        batch.records.push(Record::Acks(
+            [QueueAcks {
+                queue: QueueId(queue),
+                settled,
+            }]
+            .into(),
+        ));
+    }
+    /// A keyed record, or its deletion.
+    fn set_key(&mut self, batch: &mut Batch) {
+        let commit = self.book.commit;
+        let key = self.rng.below(12) as u8;
+        let len = self.rng.below(200) as usize;
+        let value = self
+            .rng
+            .chance(3, 4)
+            .then(|| (0..len).map(|_| self.rng.word() as u8).collect::<Vec<u8>>());
+        self.book.keys.entry(key).or_default().push((commit, value.clone()));
+        batch.records.push(Record::Key {
+            key: [7, key].into(),
+            value: value.map(Into::into),
+        });
+    }
+    /// A hand-out mark.
+    fn mark_handed_out(&mut self, batch: &mut Batch) {
+        let commit = self.book.commit;
+        let queue = self.queue();
+        let book = self.book.queues.get_mut(&queue).unwrap();
+        let upto = book.next_seq + self.rng.below(3);
+        book.handed_out.push((commit, upto));
+        batch.records.push(Record::State(State::HandedOut {
+            queue: QueueId(queue),
+            upto,
+        }));
+    }
+    /// A publisher's packet id is taken or freed.
+    fn note_incoming_id(&mut self, batch: &mut Batch) {
+        let commit = self.book.commit;
+        let queue = self.queue();
+        let (id, held) = (self.rng.below(5) as u16, self.rng.chance(2, 3));
+        let book = self.book.queues.get_mut(&queue).unwrap();
+        book.incoming.entry(id).or_default().push((commit, held));
+        let state = State::IncomingId {
+            queue: QueueId(queue),
+            packet_id: id,
+            held,
+        };
+        batch.records.push(Record::State(state));
+    }
+    /// A delivery gets a packet id, or its id is released.
+    fn note_packet_id(&mut self, batch: &mut Batch) {
+        let commit = self.book.commit;
+        let queue = self.queue();
+        let book = self.book.queues.get_mut(&queue).unwrap();
+        let Some((&seq, _)) = book.entries.iter().find(|(_, entry)| entry.settled.is_none()) else {
+            return;
+        };
+        let changes = book.packet_ids.entry(seq).or_default();
+        let queue = QueueId(queue);
+        let state = match changes.last() {
+            Some(&(_, packet_id, _)) => {
+                changes.push((commit, packet_id, true));
+                State::PacketIdReleased { queue, seq, packet_id }
+            }
+            None => {
+                let packet_id = self.rng.below(60_000) as u16;
+                changes.push((commit, packet_id, false));
+                State::PacketId { queue, seq, packet_id }
+            }
+        };
+        batch.records.push(Record::State(state));
+    }
+    /// Several messages in one group.
+    fn transaction(&mut self, batch: &mut Batch) {
+        let commit = self.book.commit;
+        let start = batch.records.len();
+        let mut given = Vec::new();
+        for _ in 0..2 + self.rng.below(3) {
+            given.extend(self.publish(batch));
+        }
+        batch.groups.push((start, batch.records.len()));
+        self.book.groups.push((commit, given));
+    }
+    /// The same message once more, in another queue.
+    fn publish_again(&mut self, batch: &mut Batch) {
+        let nth = self.rng.below(self.held.len() as u64) as usize;
+        let (message, content, len) = self.held[nth].clone();
+        let queue = self.queue();
+        let routes = Routes::from_iter([self.give(queue, content, len)]);
+        batch.records.push(Record::Message { message, routes });
+    }
+    /// A queue is deleted, and a new one takes its place.
+    fn delete_queue(&mut self, batch: &mut Batch) {
+        let commit = self.book.commit;
+        let queue = self.queue();
+        let book = self.book.queues.get_mut(&queue).unwrap();
+        book.deleted = Some(commit);
+        self.book.next_queue += 1;
+        batch.records.push(Record::QueueDelete { queue: QueueId(queue) });
+    }
+    /// All before a sequence leaves a queue.
+    fn purge(&mut self, batch: &mut Batch) {
+        let commit = self.book.commit;
+        let queue = self.queue();
+        let book = self.book.queues.get_mut(&queue).unwrap();
+        let upto = book.next_seq - self.rng.below(book.next_seq.min(4) + 1);
+        for (_, entry) in book.entries.range_mut(..upto) {
+            entry.settled.get_or_insert(commit);
+        }
+        batch.records.push(Record::Purge {
+            queue: QueueId(queue),
+            upto,
+        });
     }
     fn dead_letter(&mut self, batch: &mut Batch) {
         let (from, to) = (self.queue(), self.queue());
@@ -485,80 +510,100 @@ impl Script {
     /// What was recovered must be what the book allows.
     fn check(&self, store: &Store<SimDisk>, recovered: &Recovered) {
         let seed = self.seed;
-        let sure = self.book.confirmed;
         let mut live = BTreeSet::new();
         for (id, found) in &recovered.queues {
             let Some(book) = self.book.queues.get(&id.0) else {
                 panic!("seed {seed}: queue {id:?} from nowhere")
             };
             assert!(
-                book.deleted.is_none_or(|commit| commit > sure),
+                book.deleted.is_none_or(|commit| commit > self.book.confirmed),
                 "seed {seed}: {id:?} was deleted"
             );
             let entries = entries(store, *id);
-            assert!(
-                entries.is_sorted_by(|a, b| a.seq < b.seq),
-                "seed {seed}: {id:?} is out of order"
-            );
-            let counted: u64 = found.messages.values().map(|counted| counted.count).sum();
-            assert_eq!(
-                counted as usize + found.in_flight.len(),
-                entries.len(),
-                "seed {seed}: {id:?} is counted"
-            );
-            let bytes: u64 = found.messages.values().map(|counted| counted.bytes).sum();
-            let in_flight: u64 = found.in_flight.iter().map(|entry| u64::from(entry.body_len)).sum();
-            let all: u64 = entries.iter().map(|entry| u64::from(entry.body_len)).sum();
-            assert_eq!(bytes + in_flight, all, "seed {seed}: bytes of {id:?} are counted");
-            for entry in &entries {
-                let in_flight = found.in_flight.contains(entry);
-                let counted = found.messages.get(&entry.flags);
-                let counted = counted.is_some_and(|counted| (counted.first..=counted.last).contains(&entry.seq));
-                assert!(in_flight || counted, "seed {seed}: {id:?} {entry:?}");
-            }
-            let marks = book.handed_out.iter();
-            let mark = marks
-                .clone()
-                .filter(|(commit, _)| *commit <= sure)
-                .map(|(_, upto)| *upto)
-                .max()
-                .unwrap_or(0);
-            assert!(
-                found.handed_out >= mark,
-                "seed {seed}: {id:?} forgot its mark {mark}, has {}",
-                found.handed_out
-            );
-            assert!(
-                found.next_seq >= mark,
-                "seed {seed}: {id:?} reuses numbers below its mark"
-            );
-            assert!(
-                found.handed_out <= marks.map(|(_, upto)| *upto).max().unwrap_or(0),
-                "seed {seed}"
-            );
+            self.check_counts(*id, found, &entries);
+            self.check_numbers(*id, book, found);
             for entry in &entries {
                 live.insert((id.0, entry.seq));
-                let at = (id, entry.seq);
-                let Some(known) = book.entries.get(&entry.seq) else {
-                    panic!("seed {seed}: {at:?} from nowhere")
-                };
-                assert!(
-                    known.settled.is_none_or(|commit| commit > sure),
-                    "seed {seed}: {at:?} was settled: {known:?}"
-                );
-                assert_eq!(entry.flags, (entry.seq % 7) as u8, "seed {seed}: {at:?}");
-                assert_eq!(entry.body_len as usize, known.len, "seed {seed}: {at:?}");
-                assert!(found.next_seq > entry.seq, "seed {seed}: {at:?} would be given twice");
-            }
-            for (seq, entry) in &book.entries {
-                let used = entry.written <= sure || entry.settled.is_some_and(|commit| commit <= sure);
-                assert!(
-                    !used || found.next_seq > *seq,
-                    "seed {seed}: {id:?} would give {seq} twice"
-                );
+                self.check_entry(*id, book, found, entry);
             }
             self.check_ids(*id, book, found, &entries);
         }
+        self.check_nothing_lost(&live);
+        self.check_keys(recovered);
+        self.check_bodies(store, recovered);
+    }
+    /// What a start counts without listing it is what there is.
+    fn check_counts(&self, id: QueueId, found: &RecoveredQueue, entries: &[LogEntry]) {
+        let seed = self.seed;
+        assert!(
+            entries.is_sorted_by(|a, b| a.seq < b.seq),
+            "seed {seed}: {id:?} is out of order"
+        );
+        let counted: u64 = found.messages.values().map(|counted| counted.count).sum();
+        assert_eq!(
+            counted as usize + found.in_flight.len(),
+            entries.len(),
+            "seed {seed}: {id:?} is counted"
+        );
+        let bytes: u64 = found.messages.values().map(|counted| counted.bytes).sum();
+        let in_flight: u64 = found.in_flight.iter().map(|entry| u64::from(entry.body_len)).sum();
+        let all: u64 = entries.iter().map(|entry| u64::from(entry.body_len)).sum();
+        assert_eq!(bytes + in_flight, all, "seed {seed}: bytes of {id:?} are counted");
+        for entry in entries {
+            let in_flight = found.in_flight.contains(entry);
+            let counted = found.messages.get(&entry.flags);
+            let counted = counted.is_some_and(|counted| (counted.first..=counted.last).contains(&entry.seq));
+            assert!(in_flight || counted, "seed {seed}: {id:?} {entry:?}");
+        }
+    }
+    /// No number is given twice, and no hand-out mark is forgotten.
+    fn check_numbers(&self, id: QueueId, book: &Queue, found: &RecoveredQueue) {
+        let (seed, sure) = (self.seed, self.book.confirmed);
+        let marks = book.handed_out.iter();
+        let mark = marks
+            .clone()
+            .filter(|(commit, _)| *commit <= sure)
+            .map(|(_, upto)| *upto)
+            .max()
+            .unwrap_or(0);
+        assert!(
+            found.handed_out >= mark,
+            "seed {seed}: {id:?} forgot its mark {mark}, has {}",
+            found.handed_out
+        );
+        assert!(
+            found.next_seq >= mark,
+            "seed {seed}: {id:?} reuses numbers below its mark"
+        );
+        assert!(
+            found.handed_out <= marks.map(|(_, upto)| *upto).max().unwrap_or(0),
+            "seed {seed}"
+        );
+        for (seq, entry) in &book.entries {
+            let used = entry.written <= sure || entry.settled.is_some_and(|commit| commit <= sure);
+            assert!(
+                !used || found.next_seq > *seq,
+                "seed {seed}: {id:?} would give {seq} twice"
+            );
+        }
+    }
+    fn check_entry(&self, id: QueueId, book: &Queue, found: &RecoveredQueue, entry: &LogEntry) {
+        let seed = self.seed;
+        let at = (id, entry.seq);
+        let Some(known) = book.entries.get(&entry.seq) else {
+            panic!("seed {seed}: {at:?} from nowhere")
+        };
+        assert!(
+            known.settled.is_none_or(|commit| commit > self.book.confirmed),
+            "seed {seed}: {at:?} was settled: {known:?}"
+        );
+        assert_eq!(entry.flags, (entry.seq % 7) as u8, "seed {seed}: {at:?}");
+        assert_eq!(entry.body_len as usize, known.len, "seed {seed}: {at:?}");
+        assert!(found.next_seq > entry.seq, "seed {seed}: {at:?} would be given twice");
+    }
+    /// `live`: queue and sequence of all that was recovered.
+    fn check_nothing_lost(&self, live: &BTreeSet<(u64, u64)>) {
+        let (seed, sure) = (self.seed, self.book.confirmed);
         let gone = |queue: &u64| self.book.queues[queue].deleted.is_some();
         for (queue, book) in self.book.queues.iter().filter(|(queue, _)| !gone(queue)) {
             for (seq, entry) in &book.entries {
@@ -591,6 +636,9 @@ impl Script {
                 "seed {seed}: {from:?} was lost on its way to {to:?}"
             );
         }
+    }
+    fn check_keys(&self, recovered: &Recovered) {
+        let (seed, sure) = (self.seed, self.book.confirmed);
         for (key, versions) in &self.book.keys {
             let found = recovered.keys.get([7, *key].as_slice()).map(|value| value.to_vec());
             let settled = versions.iter().rposition(|(commit, _)| *commit <= sure);
@@ -603,9 +651,8 @@ impl Script {
                 "seed {seed}: key {key} has {found:?}, sure {sure}: {versions:?}"
             );
         }
-        self.check_bodies(store, recovered);
     }
-    fn check_ids(&self, id: QueueId, book: &Queue, found: &crate::store::RecoveredQueue, entries: &[LogEntry]) {
+    fn check_ids(&self, id: QueueId, book: &Queue, found: &RecoveredQueue, entries: &[LogEntry]) {
         let (seed, sure) = (self.seed, self.book.confirmed);
         for (packet_id, changes) in &book.incoming {
             let held = found.incoming_ids.contains(packet_id);

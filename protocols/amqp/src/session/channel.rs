@@ -263,20 +263,6 @@ impl Channel {
                 }
                 return Ok(());
             }
-            // A service asks whether the requester still lives. As in RabbitMQ, the flags do not matter: nothing is made.
-            Queue::Declare { queue, nowait, .. } if queue.starts_with(REPLY_TO) => {
-                Command::DeclareQueue(Box::new(DeclareQueue {
-                    channel,
-                    name: name(queue),
-                    passive: true,
-                    durable: false,
-                    exclusive: false,
-                    auto_delete: false,
-                    lenient: true,
-                    arguments: Table::default(),
-                    reply: !nowait,
-                }))
-            }
             Queue::Declare {
                 queue,
                 passive,
@@ -286,17 +272,21 @@ impl Channel {
                 nowait,
                 arguments,
                 ..
-            } => Command::DeclareQueue(Box::new(DeclareQueue {
-                channel,
-                name: name(queue),
-                passive,
-                durable,
-                exclusive,
-                auto_delete,
-                lenient: false,
-                arguments,
-                reply: !nowait,
-            })),
+            } => {
+                let declare = DeclareQueue {
+                    channel,
+                    name: name(queue),
+                    passive,
+                    durable,
+                    exclusive,
+                    auto_delete,
+                    lenient: false,
+                    arguments,
+                    reply: !nowait,
+                };
+                let is_replies = queue.starts_with(REPLY_TO);
+                Command::DeclareQueue(Box::new(if is_replies { asking(declare) } else { declare }))
+            }
             Queue::Delete {
                 queue,
                 if_unused,
@@ -420,28 +410,7 @@ impl Channel {
                 })));
                 Ok(())
             }
-            Basic::Cancel { tag, nowait } => {
-                let cancelling = Some(Cancelling { reply: !nowait });
-                let known = self
-                    .consumers
-                    .iter_mut()
-                    .find(|c| *c.tag == *tag && c.cancelling.is_none());
-                let consumer = match known {
-                    Some(consumer) => {
-                        consumer.cancelling = cancelling;
-                        consumer.token
-                    }
-                    // Cancelling what is not there succeeds; the engine answers for unknown tokens too, in order.
-                    None => self.push_consumer(env, tag.into(), cancelling, ids)?,
-                };
-                self.replies.take_if(|(_, replies)| *replies == consumer);
-                env.cx.commands.push(Command::Cancel {
-                    channel,
-                    consumer,
-                    reply: true,
-                });
-                Ok(())
-            }
+            Basic::Cancel { tag, nowait } => self.cancel(env, tag, nowait, ids),
             // The answer to our own basic.cancel, which asked for none.
             Basic::CancelOk { .. } => Ok(()),
             Basic::Get { queue, no_ack, .. } => {
@@ -465,6 +434,29 @@ impl Channel {
             }
             _ => Err(unimplemented_method(ids)),
         }
+    }
+
+    fn cancel(&mut self, env: &mut Env<'_, '_>, tag: &str, nowait: bool, ids: (u16, u16)) -> Result<(), Error> {
+        let cancelling = Some(Cancelling { reply: !nowait });
+        let known = self
+            .consumers
+            .iter_mut()
+            .find(|c| *c.tag == *tag && c.cancelling.is_none());
+        let consumer = match known {
+            Some(consumer) => {
+                consumer.cancelling = cancelling;
+                consumer.token
+            }
+            // Cancelling what is not there succeeds; the engine answers for unknown tokens too, in order.
+            None => self.push_consumer(env, tag.into(), cancelling, ids)?,
+        };
+        self.replies.take_if(|(_, replies)| *replies == consumer);
+        env.cx.commands.push(Command::Cancel {
+            channel: env.number,
+            consumer,
+            reply: true,
+        });
+        Ok(())
     }
 
     fn settle(
@@ -642,6 +634,20 @@ impl Channel {
 /// What RabbitMQ answers to methods that are the server's to send.
 fn unimplemented_method(ids: (u16, u16)) -> Error {
     Error::new(Code::CommandInvalid, "unimplemented method", ids)
+}
+
+/// The declare of somebody's direct reply-to queue: a service asks whether the requester still lives. As in RabbitMQ, the
+/// flags do not matter: nothing is made.
+fn asking(declare: DeclareQueue) -> DeclareQueue {
+    DeclareQueue {
+        passive: true,
+        durable: false,
+        exclusive: false,
+        auto_delete: false,
+        lenient: true,
+        arguments: Table::default(),
+        ..declare
+    }
 }
 
 fn verdict(requeue: bool) -> Outcome {

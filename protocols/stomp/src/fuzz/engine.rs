@@ -1,7 +1,7 @@
 //! A tiny engine for [`fuzz_session`](super::fuzz_session): remembers consumers, answers in order, fails on demand, and
 //! asserts that what it is asked makes sense.
 
-use gatepost_core::command::{Channel, Command, ConsumerToken, PublishFlags};
+use gatepost_core::command::{Channel, Command, Consume, ConsumerToken, PublishFlags, Transaction};
 use gatepost_core::event::{Delivery, DeliveryFlags, Event, LoginFailure, LoginRefused, Op, QueueSummary};
 use gatepost_core::fault::{Fault, FaultKind};
 use gatepost_core::message::{Dialect, Envelope, Message};
@@ -42,29 +42,8 @@ impl Engine {
         let Some(command) = self.pending.pop_front() else {
             return Vec::new();
         };
-        let fault = |channel, op, kind| {
-            vec![Event::Failed {
-                channel,
-                op,
-                fault: Box::new(Fault::new(kind, "as the fuzzer wants")),
-            }]
-        };
         match command {
-            Command::Authenticate(_) if failing => {
-                let (user, why) = ("me".into(), LoginFailure::BadCredentials);
-                vec![Event::LoginRefused(Box::new(LoginRefused { user, why }))]
-            }
-            Command::Authenticate(_) => vec![Event::Authenticated { user: "me".into() }],
-            Command::Attach(attach) if failing || attach.vhost.contains('.') => {
-                vec![Event::AttachRefused(Box::new(Fault::new(
-                    FaultKind::NotFound,
-                    "no vhost",
-                )))]
-            }
-            Command::Attach(_) => {
-                self.attached = true;
-                vec![Event::Attached]
-            }
+            Command::Authenticate(_) | Command::Attach(_) => vec![self.log_in(&command, failing)],
             Command::Publish {
                 channel,
                 flags,
@@ -72,27 +51,7 @@ impl Engine {
                 ..
             } => {
                 assert_eq!(channel, 0);
-                self.last = Some(message);
-                if !flags.contains(PublishFlags::CONFIRM) {
-                    return if failing {
-                        fault(channel, Op::Publish, FaultKind::NotFound)
-                    } else {
-                        Vec::new()
-                    };
-                }
-                self.published += 1;
-                let number = self.published;
-                let confirmed = Event::Confirmed { channel, upto: number };
-                let refused = Event::Refused {
-                    channel,
-                    number,
-                    why: FaultKind::QuotaExceeded,
-                };
-                if failing {
-                    vec![refused, confirmed]
-                } else {
-                    vec![confirmed]
-                }
+                self.publish(flags, message, failing)
             }
             Command::Settle { channel, number, .. } => {
                 self.check_settle(channel, number);
@@ -110,11 +69,7 @@ impl Engine {
             } => {
                 assert!(reply);
                 self.consumers.retain(|c| c.token != consumer);
-                vec![Event::Done {
-                    channel,
-                    op: Op::Cancel,
-                    consumer,
-                }]
+                done(channel, Op::Cancel, consumer)
             }
             Command::CloseChannel { channel, reply } => {
                 assert!(reply && channel != 0);
@@ -123,11 +78,7 @@ impl Engine {
                     "closed under a consumer"
                 );
                 self.delivered.remove(&channel);
-                vec![Event::Done {
-                    channel,
-                    op: Op::CloseChannel,
-                    consumer: 0,
-                }]
+                done(channel, Op::CloseChannel, 0)
             }
             Command::DeclareQueue(declare) if failing => {
                 fault(declare.channel, Op::DeclareQueue, FaultKind::PreconditionFailed)
@@ -148,42 +99,85 @@ impl Engine {
             Command::Bind(bind) if failing => fault(bind.channel, Op::Bind, FaultKind::NotFound),
             Command::Bind(_) => Vec::new(),
             Command::Consume(consume) if failing => fault(consume.channel, Op::Consume, FaultKind::NotFound),
-            Command::Consume(consume) => {
-                let (channel, token) = (consume.channel, consume.consumer);
-                assert!(
-                    self.consumers.iter().all(|c| c.channel != channel && c.token != token),
-                    "a channel each"
-                );
-                assert_eq!(self.delivered.insert(channel, 0), None, "the channel is in use");
-                self.consumers.push(Consumer {
-                    channel,
-                    token,
-                    queue: consume.queue,
-                });
-                vec![Event::Consuming {
-                    channel,
-                    consumer: token,
-                }]
-            }
-            Command::Transaction(transaction) => {
-                for command in &transaction.commands {
-                    match command {
-                        Command::Settle { channel, number, .. } => self.check_settle(*channel, *number),
-                        Command::Publish { flags, .. } => assert!(!flags.contains(PublishFlags::CONFIRM)),
-                        other => panic!("{other:?} in a transaction"),
-                    }
-                }
-                let channel = transaction.channel;
-                if failing {
-                    return fault(channel, Op::Commit, FaultKind::NotFound);
-                }
-                vec![Event::Done {
-                    channel,
-                    op: Op::Commit,
-                    consumer: 0,
-                }]
-            }
+            Command::Consume(consume) => self.consume(*consume),
+            Command::Transaction(transaction) => self.commit(&transaction, failing),
             other => panic!("{other:?} is nothing a STOMP session asks"),
+        }
+    }
+
+    fn log_in(&mut self, command: &Command, failing: bool) -> Event {
+        let user: Name = "me".into();
+        match command {
+            Command::Attach(attach) if failing || attach.vhost.contains('.') => {
+                Event::AttachRefused(Box::new(Fault::new(FaultKind::NotFound, "no vhost")))
+            }
+            Command::Attach(_) => {
+                self.attached = true;
+                Event::Attached
+            }
+            _ if failing => {
+                let why = LoginFailure::BadCredentials;
+                Event::LoginRefused(Box::new(LoginRefused { user, why }))
+            }
+            _ => Event::Authenticated { user },
+        }
+    }
+
+    fn publish(&mut self, flags: PublishFlags, message: Message, failing: bool) -> Vec<Event> {
+        let channel = 0;
+        self.last = Some(message);
+        if !flags.contains(PublishFlags::CONFIRM) {
+            return if failing {
+                fault(channel, Op::Publish, FaultKind::NotFound)
+            } else {
+                Vec::new()
+            };
+        }
+        self.published += 1;
+        let number = self.published;
+        let confirmed = Event::Confirmed { channel, upto: number };
+        let refused = Event::Refused {
+            channel,
+            number,
+            why: FaultKind::QuotaExceeded,
+        };
+        if failing {
+            vec![refused, confirmed]
+        } else {
+            vec![confirmed]
+        }
+    }
+
+    fn consume(&mut self, consume: Consume) -> Vec<Event> {
+        let (channel, consumer) = (consume.channel, consume.consumer);
+        assert!(
+            self.consumers
+                .iter()
+                .all(|c| c.channel != channel && c.token != consumer),
+            "a channel each"
+        );
+        assert_eq!(self.delivered.insert(channel, 0), None, "the channel is in use");
+        self.consumers.push(Consumer {
+            channel,
+            token: consumer,
+            queue: consume.queue,
+        });
+        vec![Event::Consuming { channel, consumer }]
+    }
+
+    fn commit(&mut self, transaction: &Transaction, failing: bool) -> Vec<Event> {
+        for command in &transaction.commands {
+            match command {
+                Command::Settle { channel, number, .. } => self.check_settle(*channel, *number),
+                Command::Publish { flags, .. } => assert!(!flags.contains(PublishFlags::CONFIRM)),
+                other => panic!("{other:?} in a transaction"),
+            }
+        }
+        let channel = transaction.channel;
+        if failing {
+            fault(channel, Op::Commit, FaultKind::NotFound)
+        } else {
+            done(channel, Op::Commit, 0)
         }
     }
 
@@ -238,4 +232,13 @@ impl Engine {
             "settles {number} of {delivered} on channel {channel}"
         );
     }
+}
+
+fn fault(channel: Channel, op: Op, kind: FaultKind) -> Vec<Event> {
+    let fault = Box::new(Fault::new(kind, "as the fuzzer wants"));
+    vec![Event::Failed { channel, op, fault }]
+}
+
+fn done(channel: Channel, op: Op, consumer: ConsumerToken) -> Vec<Event> {
+    vec![Event::Done { channel, op, consumer }]
 }

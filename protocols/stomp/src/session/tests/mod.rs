@@ -260,14 +260,11 @@ fn describe(command: &Command) -> String {
             let mut text = format!("publish {}|{}|", message.exchange(), message.key());
             text += &String::from_utf8_lossy(message.properties_raw().get(1..).unwrap_or(b""));
             let _ = write!(text, "|{}", String::from_utf8_lossy(message.body()));
-            for (on, word) in [
+            text + &said([
                 (flags.contains(PublishFlags::CONFIRM), " confirm"),
                 (envelope.durable && envelope.qos == 1, " durable"),
                 (envelope.retain, " retain"),
-            ] {
-                text += if on { word } else { "" };
-            }
-            text
+            ])
         }
         Command::Settle {
             channel,
@@ -286,17 +283,14 @@ fn describe(command: &Command) -> String {
         } => format!("cancel {channel}: {consumer}"),
         Command::CloseChannel { channel, reply: true } => format!("close {channel}"),
         Command::DeclareQueue(d) => {
-            let mut text = format!("declare {}: '{}'", d.channel, d.name);
-            for (on, word) in [
+            let flags = said([
                 (d.durable, " durable"),
                 (d.exclusive, " exclusive"),
                 (d.auto_delete, " auto-delete"),
                 (d.lenient, " lenient"),
                 (d.reply, " reply"),
-            ] {
-                text += if on { word } else { "" };
-            }
-            text + &arguments(&d.arguments)
+            ]);
+            format!("declare {}: '{}'{flags}{}", d.channel, d.name, arguments(&d.arguments))
         }
         Command::DeleteQueue(d) => format!("delete {}: '{}'", d.channel, d.name),
         Command::Bind(b) => {
@@ -314,8 +308,7 @@ fn describe(command: &Command) -> String {
         Command::Consume(c) => {
             assert!(c.reply);
             let mut text = format!("consume {}: {} '{}' as {}", c.channel, c.consumer, c.queue, c.tag);
-            text += if c.no_ack { " no-ack" } else { "" };
-            text += if c.exclusive { " exclusive" } else { "" };
+            text += &said([(c.no_ack, " no-ack"), (c.exclusive, " exclusive")]);
             if c.priority != 0 {
                 let _ = write!(text, " priority {}", c.priority);
             }
@@ -328,15 +321,24 @@ fn describe(command: &Command) -> String {
             let inner: Vec<_> = t.commands.iter().map(describe).collect();
             format!("transaction {}: {}", t.channel, inner.join("; "))
         }
-        Command::Authenticate(login) => match &**login {
-            Login::Password { user, password } => format!("login {user} {}", String::from_utf8_lossy(password)),
-            Login::Anonymous => "login".into(),
-            Login::Certificate { .. } => "login by certificate".into(),
-            Login::Response { .. } => "login response".into(),
-        },
+        Command::Authenticate(login) => describe_login(login),
         Command::Attach(a) => format!("attach {} {}", a.vhost, a.protocol),
         other => panic!("{other:?} is nothing a STOMP session says"),
     }
+}
+
+fn describe_login(login: &Login) -> String {
+    match login {
+        Login::Password { user, password } => format!("login {user} {}", String::from_utf8_lossy(password)),
+        Login::Anonymous => "login".into(),
+        Login::Certificate { .. } => "login by certificate".into(),
+        Login::Response { .. } => "login response".into(),
+    }
+}
+
+/// The words of what is so.
+fn said<const N: usize>(words: [(bool, &str); N]) -> String {
+    words.into_iter().filter(|(on, _)| *on).map(|(_, word)| word).collect()
 }
 
 fn arguments(table: &Table) -> String {

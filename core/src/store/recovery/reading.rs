@@ -1,0 +1,258 @@
+//! Reading one segment record by record: which groups are whole, and where no record holds.
+
+use super::replay::{Op, list};
+use super::{Hole, Incomplete, Recovery, Unsealed};
+use crate::message::Position;
+use crate::store::checkpoint::Covered;
+use crate::store::directory::Directory;
+use crate::store::disk::{Disk, Patient};
+use crate::store::footer::{Ending, Footer};
+use crate::store::key;
+use crate::store::record::{BatchHead, FIRST, GROUP, Kind, LAST, Raw};
+use crate::store::scan::{Scanned, Scanner};
+use crate::store::segment::{RECORDS_AT, SegmentHeader, SegmentKind, Trailer, read_directory};
+use std::io;
+
+/// One segment, as far as it is read.
+struct Reading {
+    header: SegmentHeader,
+    covered: Option<Covered>,
+    trailer: Option<Trailer>,
+    footer: Option<Footer>,
+    /// What its footer would list, if it gets a new one.
+    directory: Directory,
+    /// Records of a group that has not ended, each with its offset.
+    group: Vec<(u32, Op)>,
+    /// The group's first record was found.
+    begun: bool,
+    /// Places that hold no record: from, to.
+    holes: Vec<(u32, u32)>,
+    /// A hole may be what a power cut tore: what follows it may have been written without what it held.
+    is_torn: bool,
+    /// Where the last record ends.
+    end: u32,
+    /// There is no record.
+    blank: bool,
+}
+
+impl Reading {
+    fn new(header: SegmentHeader, covered: Option<Covered>, trailer: Option<Trailer>) -> Reading {
+        Reading {
+            header,
+            covered,
+            trailer,
+            footer: None,
+            directory: Directory::default(),
+            group: Vec::new(),
+            begun: false,
+            holes: Vec::new(),
+            is_torn: false,
+            end: RECORDS_AT,
+            blank: true,
+        }
+    }
+    /// The checkpoint speaks for all records before it.
+    fn covered_end(&self) -> u32 {
+        self.covered.map_or(0, |covered| covered.end)
+    }
+    /// Where it was sealed, and why, if it was.
+    fn ended(&self) -> Option<(u32, Ending)> {
+        let footer = self.footer.as_ref().map(|footer| (footer.end, footer.ending));
+        self.trailer.map(|trailer| (trailer.end, trailer.ending)).or(footer)
+    }
+    /// Where its records end, read or not.
+    fn full_end(&self) -> u32 {
+        let sealed_end = self.ended().map_or(0, |(end, _)| end);
+        self.end.max(sealed_end).max(self.covered_end())
+    }
+    /// Whether a start has judged a hole before. Who sealed a torn segment has judged its holes; without the list, all that
+    /// the checkpoint does not cover.
+    fn has_judged(&self, from: u32, to: u32) -> bool {
+        match &self.footer {
+            Some(footer) => footer.has_judged(from, to),
+            None => to > self.covered_end() && self.ended().is_some_and(|(_, ending)| ending == Ending::Cut),
+        }
+    }
+}
+
+impl<D: Disk> Recovery<D> {
+    /// Reads every record of a segment.
+    pub(super) fn scan(
+        &mut self,
+        file: &Patient<D::File>,
+        header: SegmentHeader,
+        covered: Option<Covered>,
+    ) -> io::Result<()> {
+        let trailer = Trailer::read(file)?.filter(|trailer| trailer.header == header);
+        let mut scanner = Scanner::new(file, header.base, header.seed());
+        let mut reading = Reading::new(header, covered, trailer);
+        while let Some(scanned) = scanner.next() {
+            match scanned {
+                Scanned::Hole { from, to } => self.found_hole(&mut reading, from, to),
+                Scanned::Record { raw, .. } if raw.kind == Kind::Footer => {
+                    reading.footer = Footer::parse(raw.head);
+                    break;
+                }
+                Scanned::Record { offset, len, raw } => self.found_record(&mut reading, offset, len, &raw),
+            }
+        }
+        let inside = self.incomplete.len();
+        self.interrupt(header, &mut reading.group);
+        scanner.finish()?;
+        self.note_holes(&mut reading, inside);
+        let is_sealed = trailer.is_some() && read_directory(file, &header)?.is_some();
+        self.note_read(reading, is_sealed);
+        Ok(())
+    }
+
+    fn found_hole(&mut self, reading: &mut Reading, from: u32, to: u32) {
+        reading.holes.push((from, to));
+        // Each start must judge the same, however the machine stopped since.
+        let trailer = &reading.trailer;
+        reading.is_torn = trailer.map_or(!self.has_run_on, |trailer| trailer.ending == Ending::Cut);
+        // What was in it may have belonged to the group.
+        self.interrupt(reading.header, &mut reading.group);
+        reading.begun = false;
+    }
+
+    fn found_record(&mut self, reading: &mut Reading, offset: u32, len: u32, raw: &Raw<'_>) {
+        let header = reading.header;
+        (reading.end, reading.blank) = (offset + len, false);
+        if raw.kind == Kind::Batch {
+            self.batch(&header, raw);
+            return self.interrupt(header, &mut reading.group);
+        }
+        let Some(op) = Op::parse(raw, offset, len, header.base + u64::from(offset)) else {
+            return reading.holes.push((offset, reading.end));
+        };
+        if offset < reading.covered_end() {
+            return self.found_covered(reading, op);
+        }
+        let may_be_torn = !self.has_run_on && reading.trailer.is_none_or(|trailer| trailer.ending == Ending::Cut);
+        self.note(&header, may_be_torn, &op);
+        self.replayed = true;
+        if raw.flags & GROUP == 0 || raw.flags & FIRST != 0 {
+            self.interrupt(header, &mut reading.group);
+            reading.begun = raw.flags & FIRST != 0;
+        }
+        let whole = raw.flags & GROUP == 0 || (raw.flags & LAST != 0 && reading.begun);
+        reading.group.push((offset, op));
+        if whole {
+            self.apply_group(reading);
+        } else if raw.flags & LAST != 0 {
+            self.interrupt(header, &mut reading.group);
+        }
+    }
+
+    /// A record that the checkpoint speaks for. Its group was whole when the checkpoint was written, which knows all that it
+    /// changed.
+    fn found_covered(&mut self, reading: &mut Reading, op: Op) {
+        list(&mut reading.directory, &op);
+        if let Op::Message {
+            offset,
+            body_len,
+            routes,
+            ..
+        } = &op
+        {
+            let at = Position {
+                segment: reading.header.id,
+                offset: *offset,
+            };
+            self.covered_message(at, *body_len, routes);
+        }
+        if matches!(&op, Op::Key { key, .. } if key::is_bulk(key)) {
+            self.apply(&reading.header, op);
+        }
+    }
+
+    /// The group is whole.
+    fn apply_group(&mut self, reading: &mut Reading) {
+        for (at, op) in reading.group.drain(..) {
+            list(&mut reading.directory, &op);
+            if reading.is_torn && matches!(op, Op::Purge(..) | Op::Delete(_)) {
+                self.doubtful.push((reading.header, at, op));
+            } else {
+                self.apply(&reading.header, op);
+            }
+        }
+    }
+
+    /// All there is was read. `inside`: how many incomplete groups there were before the last one of the segment.
+    fn note_holes(&mut self, reading: &mut Reading, inside: usize) {
+        let (header, end, covered_end) = (reading.header, reading.end, reading.covered_end());
+        let ended = reading.ended();
+        let certain = ended.is_some_and(|(_, ending)| ending != Ending::Cut);
+        // What lies before something that was written later was written.
+        let is_untorn = self.has_run_on && ended.is_none();
+        for (n, group) in self.incomplete.iter_mut().enumerate() {
+            if group.header.id == header.id {
+                group.certain = certain || (is_untorn && n < inside);
+            }
+        }
+        let behind = reading.holes.len();
+        if let Some((sealed_end, _)) = ended.filter(|(sealed_end, _)| *sealed_end > end) {
+            reading.holes.push((end, sealed_end));
+        } else if covered_end > end {
+            reading.holes.push((end, covered_end));
+        }
+        // What a checkpoint covers was synced, but for copies that compaction gave up, and for what an earlier epoch left
+        // torn and no start could seal.
+        let epoch = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.marks.epoch);
+        let is_synced = (reading.covered).is_some_and(|covered| covered.sealed || header.epoch == epoch);
+        let is_synced = is_synced && header.kind == SegmentKind::Log;
+        let has_footer = reading.footer.is_some();
+        for (n, &(from, to)) in reading.holes.iter().enumerate() {
+            let certain = certain || (is_untorn && n < behind) || has_footer || (to <= covered_end && is_synced);
+            if !reading.has_judged(from, to) {
+                self.holes.push(Hole {
+                    header,
+                    from,
+                    to,
+                    certain,
+                });
+            }
+        }
+    }
+
+    fn note_read(&mut self, reading: Reading, is_sealed: bool) {
+        let (header, end) = (reading.header, reading.full_end());
+        if let Some(segment) = self.segments.get_mut(&header.id) {
+            segment.end = end;
+            (segment.routes, segment.keys) = (reading.directory.routes, reading.directory.keys);
+            segment.sealed = is_sealed;
+        }
+        if !is_sealed {
+            self.unsealed.push(Unsealed {
+                header,
+                end,
+                holes: reading.holes,
+                directory: reading.directory,
+                blank: reading.blank,
+            });
+        }
+    }
+
+    /// A group ends here, whole or not.
+    fn interrupt(&mut self, header: SegmentHeader, group: &mut Vec<(u32, Op)>) {
+        if let Some(&(at, _)) = group.first() {
+            let ops = group.drain(..).map(|(_, op)| op).collect();
+            self.incomplete.push(Incomplete {
+                header,
+                at,
+                ops,
+                certain: false,
+            });
+        }
+    }
+
+    fn batch(&mut self, header: &SegmentHeader, raw: &Raw<'_>) {
+        if let Some(head) = BatchHead::parse(raw.head) {
+            self.marks.wall = self.marks.wall.max(head.wall);
+            if header.kind == SegmentKind::Log {
+                let durable = self.durable.entry(header.epoch).or_default();
+                *durable = head.durable.max(*durable);
+            }
+        }
+    }
+}
