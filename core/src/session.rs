@@ -30,6 +30,8 @@ pub struct Description {
     pub first_bytes: fn(&[u8]) -> FirstBytes,
     /// How it is spoken over WebSocket; `None`: it is not.
     pub websocket: Option<&'static WebSocket>,
+    /// Whether it is spoken over QUIC, on one bidirectional stream that the client opens. Its name is the ALPN protocol.
+    pub quic: bool,
     /// Its own keys of the configuration. What several protocols read belongs to the node.
     pub keys: &'static [Key],
     /// How a person tries it from this machine, with `{port}` for the port.

@@ -1,6 +1,6 @@
 //! The lines a person sees at the start: where everything is, and how to try it.
 
-use crate::listener::Bound;
+use crate::listener::{Bound, Carrier};
 use crate::node::Node;
 use crate::protocols;
 use crate::terms::Terms;
@@ -24,14 +24,17 @@ pub(crate) fn text(node: &Node, ports: &[Bound], threads: usize, ready_in: Durat
     for port in ports {
         let note = match port.terms {
             None => "  (/metrics, /healthz, /readyz)",
-            Some(_) if port.is_tls => "  (TLS)",
-            Some(_) => "",
+            Some(_) => match port.carrier {
+                Carrier::Plain => "",
+                Carrier::Tls => "  (TLS)",
+                Carrier::Quic => "  (QUIC)",
+            },
         };
         let _ = writeln!(text, "  {:9} {}{note}", port.name, port.address);
     }
     let tries: Vec<String> = ports
         .iter()
-        .filter(|port| !port.is_tls)
+        .filter(|port| port.carrier == Carrier::Plain)
         .filter_map(|port| match &port.address {
             Address::Ip(address) => try_it(port.terms.as_deref(), address.port()),
             Address::Unix(_) => None,

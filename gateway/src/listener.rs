@@ -6,12 +6,12 @@ use crate::machine;
 use crate::node::Node;
 use crate::terms::Terms;
 use crate::threads::IoThreads;
-use crate::transport::{self, Door};
+use crate::transport::{self, Door, quic};
 use gatepost_core::keys::Address;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::fs::Permissions;
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -26,12 +26,33 @@ pub(crate) struct Bound {
     pub name: String,
     /// On which terms connections are taken; `None`: it is HTTP, for metrics and health.
     pub terms: Option<Arc<Terms>>,
-    /// TLS comes first.
-    pub is_tls: bool,
+    /// What carries the protocol.
+    pub carrier: Carrier,
     /// The address, with the port the system chose if it was to choose.
     pub address: Address,
     /// The socket, not blocking.
     pub socket: Listening,
+}
+
+/// What carries the protocol of a listener at one of its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carrier {
+    /// The bare socket.
+    Plain,
+    /// TLS on it.
+    Tls,
+    Quic,
+}
+
+impl Carrier {
+    /// The key under which such addresses stand.
+    fn key(self) -> &'static str {
+        match self {
+            Carrier::Plain => "bind",
+            Carrier::Tls => "tls_bind",
+            Carrier::Quic => "quic_bind",
+        }
+    }
 }
 
 /// A listening socket.
@@ -39,6 +60,8 @@ pub(crate) struct Bound {
 pub(crate) enum Listening {
     Tcp(TcpListener),
     Unix(UnixListener, SocketFile),
+    /// For QUIC.
+    Udp(UdpSocket),
 }
 
 /// The file of a Unix socket: removed when nobody listens there any more.
@@ -52,23 +75,24 @@ impl Drop for SocketFile {
     }
 }
 
-/// Binds all addresses of a listener, and those for TLS if it `has_tls`.
+/// Binds all addresses of a listener, and those for TLS and QUIC if it has a certificate.
 ///
 /// # Errors
 /// An address is in use, not ours, or not allowed; the text says which, and what to do.
-pub(crate) fn bind(name: &str, listener: &Listener, has_tls: bool) -> Result<Vec<Bound>, Failure> {
+pub(crate) fn bind(name: &str, listener: &Listener, has_certificate: bool) -> Result<Vec<Bound>, Failure> {
     let terms = Terms::of(name, listener);
-    let plain = listener.bind.iter().map(|address| (address, false));
-    let tls = listener.tls_bind.iter().map(|address| (address, true));
+    let plain = listener.bind.iter().map(|address| (address, Carrier::Plain));
+    let tls = listener.tls_bind.iter().map(|address| (address, Carrier::Tls));
+    let quic = listener.quic_bind.iter().map(|address| (address, Carrier::Quic));
     plain
-        .chain(tls.filter(|_| has_tls))
-        .map(|(address, is_tls)| {
+        .chain(tls.chain(quic).filter(|_| has_certificate))
+        .map(|(address, carrier)| {
             let bound = match address {
-                Address::Ip(address) => bind_ip(name, listener, *address, is_tls),
+                Address::Ip(address) => bind_ip(name, listener, *address, carrier),
                 Address::Unix(path) => bind_unix(name, listener, path),
             };
             bound.map(|bound| Bound {
-                is_tls,
+                carrier,
                 terms: terms.clone(),
                 ..bound
             })
@@ -82,7 +106,7 @@ fn bind_unix(name: &str, listener: &Listener, path: &Path) -> Result<Bound, Fail
         .map(|socket| Bound {
             name: name.to_owned(),
             terms: None,
-            is_tls: false,
+            carrier: Carrier::Plain,
             address: Address::Unix(path.to_owned()),
             socket,
         })
@@ -119,31 +143,40 @@ fn listen_unix(path: &Path, backlog: i32) -> io::Result<Listening> {
 /// Owner and group.
 const SOCKET_MODE: u32 = 0o660;
 
-fn bind_ip(name: &str, listener: &Listener, address: SocketAddr, is_tls: bool) -> Result<Bound, Failure> {
+fn bind_ip(name: &str, listener: &Listener, address: SocketAddr, carrier: Carrier) -> Result<Bound, Failure> {
     let backlog = i32::try_from(listener.backlog).unwrap_or(i32::MAX);
-    let result = match (listen(address, backlog), address) {
+    let open = |address: SocketAddr| match carrier {
+        Carrier::Plain | Carrier::Tls => listen(address, backlog).map(Listening::Tcp),
+        Carrier::Quic => listen_udp(address).map(Listening::Udp),
+    };
+    let result = match (open(address), address) {
         // A machine without IPv6 still has a default configuration.
         (Err(error), SocketAddr::V6(v6)) if v6.ip().is_unspecified() && is_without_ipv6(&error) => {
-            listen((Ipv4Addr::UNSPECIFIED, v6.port()).into(), backlog)
+            open((Ipv4Addr::UNSPECIFIED, v6.port()).into())
         }
         (result, _) => result,
     };
     result
         .and_then(|socket| {
+            let address = match &socket {
+                Listening::Tcp(socket) => socket.local_addr()?,
+                Listening::Udp(socket) => socket.local_addr()?,
+                Listening::Unix(..) => address,
+            };
             Ok(Bound {
                 name: name.to_owned(),
                 terms: None,
-                is_tls,
-                address: Address::Ip(socket.local_addr()?),
-                socket: Listening::Tcp(socket),
+                carrier,
+                address: Address::Ip(address),
+                socket,
             })
         })
         .map_err(|error| {
             let port = address.port();
             let hint = match error.kind() {
                 ErrorKind::AddrInUse => {
-                    let key = if is_tls { "tls_bind" } else { "bind" };
-                    format!("; `ss -ltnp sport = :{port}` shows who has it, listeners.{name}.{key} moves ours")
+                    let (key, kind) = (carrier.key(), if carrier == Carrier::Quic { 'u' } else { 't' });
+                    format!("; `ss -l{kind}np sport = :{port}` shows who has it, listeners.{name}.{key} moves ours")
                 }
                 ErrorKind::PermissionDenied => "; ports under 1024 need CAP_NET_BIND_SERVICE".to_owned(),
                 ErrorKind::AddrNotAvailable => "; no interface of this machine has that address".to_owned(),
@@ -166,6 +199,21 @@ fn listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+fn listen_udp(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    // All connections share it. Linux allows less by default, and gives what it allows.
+    let _ = socket.set_recv_buffer_size(UDP_BUFFER);
+    let _ = socket.set_send_buffer_size(UDP_BUFFER);
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+const UDP_BUFFER: usize = 2 << 20;
+
 fn is_without_ipv6(error: &io::Error) -> bool {
     // EAFNOSUPPORT: not in the kernel; EADDRNOTAVAIL: switched off.
     error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
@@ -180,6 +228,7 @@ pub(crate) enum Acceptor {
         /// Removed with it.
         _file: SocketFile,
     },
+    Quic(quic::Endpoint),
 }
 
 impl Acceptor {
@@ -187,8 +236,13 @@ impl Acceptor {
     ///
     /// # Errors
     /// The runtime cannot have it.
-    pub(crate) fn new(socket: Listening) -> io::Result<Acceptor> {
+    pub(crate) fn new(socket: Listening, door: Option<&Door>, node: &Node) -> io::Result<Acceptor> {
         Ok(match socket {
+            Listening::Udp(socket) => {
+                let port = door.and_then(|door| door.tls.clone());
+                let port = port.ok_or_else(|| io::Error::other("QUIC needs a certificate"))?;
+                Acceptor::Quic(quic::Endpoint::new(socket, port, node)?)
+            }
             Listening::Tcp(socket) => Acceptor::Tcp(tokio::net::TcpListener::from_std(socket)?),
             Listening::Unix(socket, file) => Acceptor::Unix {
                 listener: tokio::net::UnixListener::from_std(socket)?,
@@ -198,18 +252,36 @@ impl Acceptor {
     }
 
     /// Sockets come in a blocking-agnostic form: each is registered anew when it has its first turn.
-    async fn accept(&self) -> io::Result<transport::Socket> {
-        match self {
+    async fn accept(&self, node: &Node) -> io::Result<Caller<'_>> {
+        Ok(Caller::Socket(match self {
+            Acceptor::Quic(endpoint) => return Ok(Caller::Quic(endpoint, Box::new(endpoint.next(node).await))),
             Acceptor::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 // Fails on a socket that was reset before we looked; its first read will say so.
                 let _ = stream.set_nodelay(true);
-                Ok(transport::Socket::Tcp(stream.into_std()?, address))
+                transport::Socket::Tcp(stream.into_std()?, address)
             }
             Acceptor::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
-                Ok(transport::Socket::Unix(stream.into_std()?))
+                transport::Socket::Unix(stream.into_std()?)
             }
+        }))
+    }
+}
+
+/// Who wants to connect.
+enum Caller<'a> {
+    Socket(transport::Socket),
+    /// Turned away by a drop.
+    Quic(&'a quic::Endpoint, Box<quic::Incoming>),
+}
+
+impl Caller<'_> {
+    /// Where it comes from; `None`: from this machine.
+    fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Caller::Socket(socket) => socket.address(),
+            Caller::Quic(_, incoming) => Some(incoming.remote_address()),
         }
     }
 }
@@ -219,10 +291,10 @@ pub(crate) async fn accept(node: Arc<Node>, threads: Arc<IoThreads>, door: Door,
     let mut pause = PAUSE_MIN;
     let mut accepted = 0;
     loop {
-        match listener.accept().await {
-            Ok(socket) => {
+        match listener.accept(&node).await {
+            Ok(caller) => {
                 pause = PAUSE_MIN;
-                admit(&node, &threads, &door, socket);
+                admit(&node, &threads, &door, caller);
                 accepted += 1;
                 if accepted == ACCEPTS_PER_TURN {
                     accepted = 0;
@@ -263,7 +335,7 @@ fn connections_max(set: u64, open_files: u64, reserved: u64) -> u64 {
     }
 }
 
-fn admit(node: &Arc<Node>, threads: &IoThreads, door: &Door, socket: transport::Socket) {
+fn admit(node: &Arc<Node>, threads: &IoThreads, door: &Door, caller: Caller<'_>) {
     let Some(counts) = node.connections.get(door.terms.protocol) else {
         return;
     };
@@ -277,7 +349,7 @@ fn admit(node: &Arc<Node>, threads: &IoThreads, door: &Door, socket: transport::
         counts.refused.fetch_add(1, Ordering::Relaxed);
         if let Some(left_out) = node.throttle.admit() {
             tracing::warn!(
-                peer = socket.peer_text(),
+                peer = peer_text(&caller),
                 limit,
                 left_out,
                 "connection refused: there are as many as limits.max_connections and the limit on open files allow"
@@ -288,7 +360,7 @@ fn admit(node: &Arc<Node>, threads: &IoThreads, door: &Door, socket: transport::
     let terms = &door.terms;
     let why = if !terms.has_room() {
         "there are as many as the listener's max_connections allows"
-    } else if !terms.takes(&socket) {
+    } else if !terms.takes(caller.address()) {
         "its address is not in the listener's proxy_from"
     } else {
         ""
@@ -296,13 +368,26 @@ fn admit(node: &Arc<Node>, threads: &IoThreads, door: &Door, socket: transport::
     if !why.is_empty() {
         counts.refused.fetch_add(1, Ordering::Relaxed);
         if let Some(left_out) = node.throttle.admit() {
-            let peer = socket.peer_text();
+            let peer = peer_text(&caller);
             tracing::warn!(peer, listener = terms.name, left_out, "connection refused: {why}");
         }
         return;
     }
+    let socket = match caller {
+        Caller::Socket(socket) => socket,
+        Caller::Quic(endpoint, incoming) => match endpoint.begin(*incoming, node) {
+            Some(arrival) => transport::Socket::Quic(Box::new(arrival)),
+            // Its first packet was no good.
+            None => return,
+        },
+    };
     counts.opened.fetch_add(1, Ordering::Relaxed);
     threads.deal(node, door.clone(), socket);
+}
+
+fn peer_text(caller: &Caller<'_>) -> String {
+    let address = caller.address();
+    address.map_or_else(|| "local".to_owned(), |address| address.to_string())
 }
 
 #[cfg(test)]

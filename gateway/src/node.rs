@@ -11,6 +11,7 @@ use crate::logging::Throttle;
 use crate::random::random;
 use crate::reader::ReadQueue;
 use crate::tls;
+use crate::transport::quic;
 use crate::vhost::Vhost;
 use crate::vhosts::Vhosts;
 use gatepost_core::buffers::Buffers;
@@ -61,6 +62,8 @@ pub(crate) struct Node {
     pub store_stats: Arc<StoreStats>,
     /// An engine has used much of its share: see [`crate::accountant`].
     pub short_of_memory: Arc<Notify>,
+    /// What QUIC listeners and connections count.
+    pub quic: Arc<quic::Counts>,
     /// Memory of all connections' buffers.
     pub buffers: Arc<Buffers>,
     /// Something changed that [`crate::watch`] should not notice a second later.
@@ -86,6 +89,8 @@ pub(crate) struct ConnectionCounts {
     pub tls_refused: AtomicU64,
     /// Requests on a WebSocket's port that came to none.
     pub websocket_refused: AtomicU64,
+    /// QUIC handshakes that came to no session.
+    pub quic_refused: AtomicU64,
     /// Connections closed because of their PROXY header, or for want of one.
     pub proxy_refused: AtomicU64,
 }
@@ -191,6 +196,7 @@ impl Node {
             started: Instant::now(),
             store_stats,
             short_of_memory,
+            quic: Arc::default(),
             buffers: Arc::new(Buffers::new(buffers_max)),
             look: Notify::new(),
             failure: Mutex::new(None),

@@ -4,7 +4,7 @@ use crate::auth::Directory;
 use crate::clock::Clock;
 use crate::config::{Config, Layers, Problems};
 use crate::exit::Failure;
-use crate::listener::{self, Acceptor, Bound};
+use crate::listener::{self, Acceptor, Bound, Carrier};
 use crate::node::Node;
 use crate::shutdown::{self, Signals};
 use crate::store::{self, Store};
@@ -109,22 +109,24 @@ fn listen(
     port: Bound,
 ) -> Result<(), Failure> {
     let (node, threads) = (Arc::clone(node), Arc::clone(threads));
+    let tls = (port.carrier != Carrier::Plain).then(|| node.tls.port(&port.name));
+    let tls = tls.flatten();
     match port.terms {
         Some(terms) => {
             let thread = threads.accepting().clone();
+            let door = Door { terms, tls };
             let socket = {
                 let _registered_there = thread.enter();
-                Acceptor::new(port.socket)
+                Acceptor::new(port.socket, Some(&door), &node)
             };
             let socket = socket.map_err(|error| internal("cannot listen", &error))?;
-            let tls = port.is_tls.then(|| node.tls.port(&port.name)).flatten();
-            let door = Door { terms, tls };
             tasks.spawn_on(listener::accept(node, threads, door, socket), &thread);
         }
         None => {
-            let socket = match Acceptor::new(port.socket).map_err(|error| internal("cannot listen", &error))? {
+            let socket = Acceptor::new(port.socket, None, &node);
+            let socket = match socket.map_err(|error| internal("cannot listen", &error))? {
                 Acceptor::Tcp(socket) => socket,
-                Acceptor::Unix { .. } => {
+                Acceptor::Unix { .. } | Acceptor::Quic(_) => {
                     return Err(Failure::Configuration(format!(
                         "listeners.{}.bind: HTTP is served on TCP only",
                         port.name
@@ -133,7 +135,7 @@ fn listen(
             };
             let router = http::router(node, threads);
             let connections_max = usize::try_from(machine::http_connections_max()).unwrap_or(usize::MAX);
-            tasks.spawn(http::bounded::serve(socket, router, connections_max));
+            tasks.spawn(http::bounded::serve(socket, tls, router, connections_max));
         }
     }
     Ok(())

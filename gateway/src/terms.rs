@@ -3,9 +3,10 @@
 use crate::config::{Anonymous, AnonymousHere, Listener};
 use crate::network::Network;
 use crate::protocols;
-use crate::transport::{Socket, UpgradeRules};
+use crate::transport::UpgradeRules;
 use gatepost_core::properties::Name;
 use gatepost_core::session::WebSocket;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -84,11 +85,11 @@ impl Terms {
     }
 
     /// Whether who connects is a proxy, where only proxies may.
-    pub(crate) fn takes(&self, socket: &Socket) -> bool {
-        match (&self.proxies, socket) {
-            (Some(proxies), Socket::Tcp(_, address)) => proxies.iter().any(|network| network.contains(address.ip())),
-            // The file's owner lets in whom he trusts.
-            (Some(_), Socket::Unix(_)) | (None, _) => true,
+    pub(crate) fn takes(&self, address: Option<SocketAddr>) -> bool {
+        match (&self.proxies, address) {
+            (Some(proxies), Some(address)) => proxies.iter().any(|network| network.contains(address.ip())),
+            // A Unix socket's file: its owner lets in whom he trusts.
+            (Some(_), None) | (None, _) => true,
         }
     }
 

@@ -24,7 +24,7 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
 }
 
 fn listeners(config: &Config, problems: &mut Vec<Problem>) {
-    let mut taken = BTreeMap::new();
+    let (mut taken, mut taken_udp) = (BTreeMap::new(), BTreeMap::new());
     for (name, listener) in &config.listeners {
         let protocol = listener.protocol.as_str();
         if protocol != METRICS && protocols::find(protocol).is_none() {
@@ -35,13 +35,16 @@ fn listeners(config: &Config, problems: &mut Vec<Problem>) {
         let has_tls = tls::has_certificate(config, name);
         let tls = listener.tls_bind.iter().filter(|_| has_tls).map(|a| ("tls_bind", a));
         let plain = listener.bind.iter().map(|a| ("bind", a));
-        for (key, address) in plain.chain(tls).filter(|(_, a)| a.is_exclusive()) {
+        let quic = listener.quic_bind.iter().map(|a| ("quic_bind", a));
+        for (key, address) in plain.chain(tls).chain(quic).filter(|(_, a)| a.is_exclusive()) {
+            let taken = if key == "quic_bind" { &mut taken_udp } else { &mut taken };
             if let Some(other) = taken.insert(address.clone(), name) {
                 let what = format!("{address} is bound by listeners.{other} already");
                 problems.push(load::problem("", &format!("listeners.{name}.{key}"), what));
             }
         }
         tls_addresses(config, name, listener, has_tls, problems);
+        quic_rules(config, name, listener, has_tls, problems);
         listener_rules(name, listener, problems);
     }
 }
@@ -80,6 +83,32 @@ fn listener_rules(name: &str, listener: &Listener, problems: &mut Vec<Problem>) 
     }
 }
 
+/// What is wrong with a listener's QUIC.
+fn quic_rules(config: &Config, name: &str, listener: &Listener, has_tls: bool, problems: &mut Vec<Problem>) {
+    if listener.quic_bind.is_empty() {
+        return;
+    }
+    let protocol = protocols::find(&listener.protocol).and_then(|place| protocols::ALL.get(place));
+    let is_unix = |address: &Address| matches!(address, Address::Unix(_));
+    let what = if protocol.is_none_or(|protocol| !protocol.quic) {
+        format!("{} is not spoken over QUIC", listener.protocol)
+    } else if listener.quic_bind.iter().any(is_unix) {
+        "QUIC is for the network: a Unix socket stands in bind".to_owned()
+    } else if listener.websocket || listener.proxy_protocol {
+        "WebSocket and PROXY headers are not spoken over QUIC: give it a listener of its own".to_owned()
+    } else if !has_tls {
+        "QUIC needs a certificate: set cert and key in [tls] or in the listener's tls section".to_owned()
+    } else {
+        let (ping, idle) = (config.limits.quic_ping.0, config.limits.quic_idle_timeout.0);
+        if !idle.is_zero() && idle <= ping {
+            let what = "has to be longer than limits.quic_ping, or 0".to_owned();
+            problems.push(load::problem("", "limits.quic_idle_timeout", what));
+        }
+        return;
+    };
+    problems.push(load::problem("", &format!("listeners.{name}.quic_bind"), what));
+}
+
 /// What is wrong with a listener's addresses for TLS.
 fn tls_addresses(config: &Config, name: &str, listener: &Listener, has_tls: bool, problems: &mut Vec<Problem>) {
     let key = format!("listeners.{name}.tls_bind");
@@ -90,9 +119,6 @@ fn tls_addresses(config: &Config, name: &str, listener: &Listener, has_tls: bool
         .any(|address| matches!(address, Address::Unix(_)))
     {
         problem("TLS is for the network: a Unix socket stands in bind");
-    }
-    if listener.protocol == METRICS && !listener.tls_bind.is_empty() {
-        problem("HTTP over TLS is not supported yet");
     }
     // The default waits for a certificate; what somebody wrote does not.
     if !has_tls && !listener.tls_bind.is_empty() && !config.is_default(&key) {

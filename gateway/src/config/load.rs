@@ -144,7 +144,6 @@ mod tests {
     use super::*;
     use crate::config::{Budget, Durability, Period, Size};
     use crate::tls;
-    use std::sync::Arc;
 
     fn read(text: &str) -> Result<Config, String> {
         let dir = tempfile::tempdir().expect("a directory");
@@ -383,7 +382,7 @@ algorithms = [\"RS256\",\"ES256\"]
         fs::write(path("key.pem"), signed.signing_key.serialize_pem()).expect("written");
         let pair = format!("cert = {:?}\nkey = {:?}\n", path("cert.pem"), path("key.pem"));
         let ports = |config: &Config| {
-            let ports = tls::Ports::new(config, Arc::default()).expect("good files");
+            let ports = tls::Ports::new(config, tls::Keys::default()).expect("good files");
             let names = ["amqp", "mqtt", "stomp", "metrics", "plant"];
             names.map(|name| ports.port(name).is_some())
         };
@@ -417,11 +416,24 @@ algorithms = [\"RS256\",\"ES256\"]
                 .starts_with("listeners.mqtt.tls_bind: TLS is for the network")
         );
         let http = format!("[tls]\n{pair}[listeners.metrics]\ntls_bind = [\"[::]:15691\"]\n");
-        assert!(
-            read(&http)
-                .expect_err("HTTP")
-                .starts_with("listeners.metrics.tls_bind: HTTP over TLS")
-        );
+        assert_eq!(ports(&read(&http).expect("valid")), [true, true, true, true, false]);
+        let quic = "[listeners.mqtt]\nquic_bind = [\"[::]:14567\"]\n";
+        for (config, error) in [
+            (quic.to_owned(), "listeners.mqtt.quic_bind: QUIC needs a certificate"),
+            (
+                format!("[tls]\n{pair}{}", quic.replace("mqtt", "stomp")),
+                "listeners.stomp.quic_bind: stomp is not spoken over QUIC",
+            ),
+            (
+                format!("[tls]\n{pair}{quic}[limits]\nquic_idle_timeout = \"15s\"\n"),
+                "limits.quic_idle_timeout: has to be longer than limits.quic_ping",
+            ),
+        ] {
+            let found = read(&config).expect_err("refused");
+            assert!(found.starts_with(error), "{found}");
+        }
+        // A UDP port is not the TCP port of that number.
+        read(&format!("[tls]\n{pair}{}", quic.replace("14567", "8883"))).expect("valid");
     }
 
     /// A missing password file passed the check, and so did a log in a directory that is not there.

@@ -28,6 +28,8 @@ pub use table::{
 };
 pub use units::{Budget, Period, Size};
 
+pub(crate) use schema::METRICS;
+
 use crate::protocols;
 use gatepost_core::keys::{Applies, Values};
 use schema::{Schema, Takes};

@@ -42,7 +42,7 @@ pub(super) enum Takes {
 }
 
 /// The listener for metrics and health, which is no protocol.
-pub(super) const METRICS: &str = "metrics";
+pub(crate) const METRICS: &str = "metrics";
 const METRICS_PORT: u16 = 15692;
 const LISTENERS: &str = "listeners";
 

@@ -135,6 +135,11 @@ section! {
         bind: Vec<Address> = "[]", Kind::Addresses, Restart;
         /// Addresses to listen on with TLS; empty: off. Without a certificate nothing listens there.
         tls_bind: Vec<Address> = "[]", Kind::Addresses, Restart;
+        /// UDP addresses to listen on with QUIC, such as `[::]:14567`; empty: off. Needs a certificate. MQTT only.
+        quic_bind: Vec<Address> = "[]", Kind::Addresses, Restart;
+        /// Whether QUIC clients that resume a session may send their first packets with the handshake (0-RTT). They are
+        /// not looked at before the handshake is done. Sessions are then not resumed after a restart.
+        quic_early_data: bool = "false", Kind::Flag, NewConnections;
         /// Connections the kernel keeps waiting for us.
         backlog: u32 = "128", Kind::Count { min: 1, max: 65_535 }, Restart;
         /// Connections at once through this listener; 0: `limits.max_connections` alone counts.
@@ -236,6 +241,14 @@ section! {
         /// A WebSocket that was silent for so long is asked with a ping whether it is there, and closed if it is silent
         /// for as long again; 0: it is not asked.
         websocket_ping: Period = "\"30s\"", Kind::secs(0, 86_400), NewConnections;
+        /// A QUIC connection that was silent for so long is asked whether its peer is there. This also keeps its way
+        /// through NAT open. 0: it is not asked.
+        quic_ping: Period = "\"15s\"", Kind::secs(0, 86_400), NewConnections;
+        /// A QUIC connection that was silent for so long is lost; 0: never. Has to be longer than `quic_ping`, or, where
+        /// that is 0, than the keep-alive of any client.
+        quic_idle_timeout: Period = "\"60s\"", Kind::secs(0, 86_400), NewConnections;
+        /// While so many QUIC handshakes are under way at a listener, further clients have to prove their address first.
+        quic_retry_over: usize = "32", Kind::Count { min: 0, max: 1_000_000 }, Now;
     }
 }
 
@@ -444,7 +457,6 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
     ("management.max_body", &["\"1MiB\""]),
     ("management.ui", &["true", "false"]),
     ("management.stats_interval", &["\"5s\""]),
-    ("listeners.mqtt.quic_bind", &["[]"]),
 ];
 
 /// Listeners whose protocols are not built: `bind` may be off or the default, and nothing else may be set.

@@ -37,9 +37,6 @@ use waking::Waking;
 const LOOK: Duration = Duration::from_secs(5);
 /// What is left to say after the end may take this long.
 const FLUSH: Duration = Duration::from_secs(5);
-/// After our last word the peer may still be sending: closing at once would reset the connection and could destroy what
-/// we said before the peer reads it. So it is listened to, and ignored, for a moment.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// A connection between two turns.
 struct Connection {
@@ -61,7 +58,8 @@ enum Phase {
     Flushing {
         until: Time,
     },
-    /// They are written; the peer closes.
+    /// They are written; the peer closes. It may still be sending: closing at once would reset the connection and could
+    /// destroy what we said before the peer reads it. So it is listened to, and ignored, for a moment.
     Lingering {
         until: Time,
     },
@@ -194,7 +192,7 @@ impl Connection {
                 Poll::Pending => self.phase,
                 Poll::Ready(Err(_)) => Phase::Done,
                 Poll::Ready(Ok(())) => Phase::Lingering {
-                    until: now.monotonic + LINGER,
+                    until: now.monotonic + self.transport.linger(),
                 },
             };
         }

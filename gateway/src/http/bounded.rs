@@ -4,6 +4,8 @@
 //! then, when all places are taken, a new connection takes the place of the one that has waited longest for its request.
 //! A probe sends its request at once, so it is answered however many others do not.
 
+use crate::tls::Port;
+use crate::transport::HttpStream;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
@@ -47,8 +49,8 @@ struct Place {
     cut: Notify,
 }
 
-/// Accepts and serves, for ever. Connections end when this is dropped.
-pub(crate) async fn serve(mut listener: TcpListener, router: Router, connections_max: usize) {
+/// Accepts and serves, for ever, over TLS where there is a `port` for it. Connections end when this is dropped.
+pub(crate) async fn serve(mut listener: TcpListener, port: Option<Arc<Port>>, router: Router, connections_max: usize) {
     // Oldest first. The connection's task holds the other reference to its place.
     let mut open: VecDeque<Arc<Place>> = VecDeque::new();
     let mut tasks = JoinSet::new();
@@ -68,12 +70,19 @@ pub(crate) async fn serve(mut listener: TcpListener, router: Router, connections
         }
         let place = Arc::new(Place::default());
         open.push_back(Arc::clone(&place));
-        tasks.spawn(connection(stream, router.clone(), place));
+        tasks.spawn(connection(stream, port.clone(), router.clone(), place));
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, place: Arc<Place>) {
+async fn connection(stream: TcpStream, port: Option<Arc<Port>>, router: Router, place: Arc<Place>) {
     let at_loopback = stream.local_addr().is_ok_and(|at| at.ip().to_canonical().is_loopback());
+    let stream = tokio::select! {
+        stream = HttpStream::open(stream, port) => stream,
+        () = tokio::time::sleep(HEAD_TIMEOUT) => return,
+        () = place.cut.notified() => return,
+    };
+    // Whoever fails to agree on TLS is told by TLS.
+    let Ok(stream) = stream else { return };
     let io = Connection {
         stream,
         idle: Box::pin(tokio::time::sleep(IDLE)),
@@ -104,7 +113,7 @@ async fn connection(stream: TcpStream, router: Router, place: Arc<Place>) {
 
 /// An accepted connection, which ends if its peer takes nothing for long.
 struct Connection {
-    stream: TcpStream,
+    stream: HttpStream,
     idle: Pin<Box<Sleep>>,
 }
 
@@ -157,7 +166,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let router = Router::new().route("/", get(|| async { "here" }));
-        let serving = tokio::spawn(serve(listener, router, 2));
+        let serving = tokio::spawn(serve(listener, None, router, 2));
         let mut silent = Vec::new();
         for _ in 0..2 {
             let mut stream = TcpStream::connect(address).await.expect("connected");

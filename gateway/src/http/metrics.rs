@@ -118,9 +118,14 @@ fn connections(node: &Node, threads: &IoThreads) {
         counter!("gatepost_tls_refused_total", "protocol" => name).absolute(tls_refused);
         let websocket_refused = counts.websocket_refused.load(Ordering::Relaxed);
         counter!("gatepost_websocket_refused_total", "protocol" => name).absolute(websocket_refused);
+        let quic_refused = counts.quic_refused.load(Ordering::Relaxed);
+        counter!("gatepost_quic_refused_total", "protocol" => name).absolute(quic_refused);
         let proxy_refused = counts.proxy_refused.load(Ordering::Relaxed);
         counter!("gatepost_proxy_refused_total", "protocol" => name).absolute(proxy_refused);
     }
+    gauge!("gatepost_quic_handshakes").set(node.quic.underway.load(Ordering::Relaxed) as f64);
+    counter!("gatepost_quic_retries_total").absolute(node.quic.retries.load(Ordering::Relaxed));
+    counter!("gatepost_quic_streams_refused_total").absolute(node.quic.streams_refused.load(Ordering::Relaxed));
     gauge!("rabbitmq_connections").set(node.connections_open() as f64);
     counter!("rabbitmq_connections_opened_total").absolute(opened);
     counter!("rabbitmq_connections_closed_total").absolute(closed);
@@ -230,7 +235,7 @@ fn interop(node: &Node) {
 }
 
 /// Help of the gauges that are set one by one, above.
-const GAUGES_HELP: [(&str, &str); 27] = [
+const GAUGES_HELP: &[(&str, &str)] = &[
     ("gatepost_mqtt_sessions", "MQTT sessions."),
     (
         "gatepost_objects_bytes",
@@ -284,6 +289,7 @@ const GAUGES_HELP: [(&str, &str); 27] = [
     ("gatepost_log_backlog_seconds", "How long the oldest of them waits."),
     ("gatepost_scrape_duration_seconds", "Time the last scrape took."),
     ("rabbitmq_global_consumers", "Consumers."),
+    ("gatepost_quic_handshakes", "QUIC handshakes under way."),
     ("gatepost_connections", "Open connections."),
     ("rabbitmq_connections", "Open connections."),
     ("gatepost_io_threads", "I/O threads, at work or asleep."),
@@ -294,7 +300,7 @@ const GAUGES_HELP: [(&str, &str); 27] = [
 ];
 
 /// Help of the counters that are set one by one, above.
-const COUNTERS_HELP: [(&str, &str); 17] = [
+const COUNTERS_HELP: &[(&str, &str)] = &[
     (
         "gatepost_interop_dropped_total",
         "Fields, headers and (topic) whole messages that the receiver's protocol could not say.",
@@ -331,6 +337,18 @@ const COUNTERS_HELP: [(&str, &str); 17] = [
         "Requests to WebSocket listeners that were refused or were too slow.",
     ),
     (
+        "gatepost_quic_refused_total",
+        "QUIC handshakes that failed, or after which no stream was opened in time.",
+    ),
+    (
+        "gatepost_quic_retries_total",
+        "QUIC clients that were asked to prove their address first.",
+    ),
+    (
+        "gatepost_quic_streams_refused_total",
+        "QUIC streams refused because their connection's session has one.",
+    ),
+    (
         "gatepost_proxy_refused_total",
         "Connections closed for a bad PROXY header, or for want of one.",
     ),
@@ -345,12 +363,12 @@ fn describe() {
     let counters = PUBLISHING.iter().chain(CONSUMING).chain(COUNTERS);
     let counters = counters.map(|(name, help, _)| (*name, *help));
     let of_store = STORE_COUNTERS.iter().map(|(name, help, _)| (*name, *help));
-    for (name, help) in counters.chain(of_store).chain(COUNTERS_HELP) {
+    for (name, help) in counters.chain(of_store).chain(COUNTERS_HELP.iter().copied()) {
         describe_counter!(name, help);
     }
     let gauges = GAUGES.iter().map(|(name, help, _)| (*name, *help));
     let of_store = STORE_GAUGES.iter().map(|(name, help, _)| (*name, *help));
-    for (name, help) in gauges.chain(of_store).chain(GAUGES_HELP) {
+    for (name, help) in gauges.chain(of_store).chain(GAUGES_HELP.iter().copied()) {
         describe_gauge!(name, help);
     }
 }

@@ -1,14 +1,16 @@
 //! TLS of the listeners: certificates and keys from files, who must show a certificate, tickets for resumption.
 //!
 //! The files are read at the start, and again by every reload. A connection takes the settings of the moment at which it
-//! begins; a reload never touches one that is open. The handshake itself is `transport::tls`.
+//! begins; a reload never touches one that is open. The handshake itself is `transport::tls`, and for QUIC
+//! `transport::quic`.
 
 mod certificates;
 mod files;
 pub(crate) mod names;
+pub(crate) mod quic;
 pub(crate) mod tickets;
 
-use crate::config::{ClientAuth, Config, Identity, Problem, Tls, TlsVersion};
+use crate::config::{ClientAuth, Config, Identity, Limits, Listener, METRICS, Problem, Tls, TlsVersion};
 use crate::protocols;
 use certificates::Certificates;
 use files::{Files, Trouble};
@@ -17,11 +19,13 @@ use gatepost_core::properties::Name;
 use parking_lot::RwLock;
 use ring::digest;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::UnixTime;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, ServerConfig, ServerConnection, WebPkiClientVerifier};
+use rustls::server::{
+    NoServerSessionStorage, ResolvesServerCert, ServerConfig, ServerConnection, WebPkiClientVerifier,
+};
 use rustls::version::{TLS12, TLS13};
-use rustls::{HandshakeKind, RootCertStore};
+use rustls::{HandshakeKind, RootCertStore, SupportedProtocolVersion};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tickets::{Ticketer, Tickets};
@@ -40,6 +44,8 @@ pub(crate) type Loaded = Vec<(String, Settings)>;
 #[derive(Clone)]
 pub(crate) struct Settings {
     server: Arc<ServerConfig>,
+    /// The same for QUIC, where the listener has that.
+    quic: Option<Arc<quinn::ServerConfig>>,
     /// `None`: clients are not asked for certificates.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
@@ -48,28 +54,41 @@ pub(crate) struct Settings {
 #[derive(Default)]
 pub(crate) struct Ports {
     ports: Vec<Arc<Port>>,
+    keys: Keys,
+}
+
+/// Keys that are the same for all listeners.
+#[derive(Clone, Default)]
+pub(crate) struct Keys {
     tickets: Arc<Tickets>,
+    quic: quic::Keys,
 }
 
 impl Ports {
-    /// With the ticket keys of the data directory. A gateway without TLS has none.
+    /// With the keys of the data directory. A gateway without TLS has none.
     ///
     /// # Errors
     /// Everything that is wrong with the files and what they hold, with paths.
     pub(crate) fn open(config: &Config) -> Result<Ports, Vec<Problem>> {
-        let tickets = if config.listeners.iter().any(|(name, _)| has_certificate(config, name)) {
-            Tickets::open(&config.node.data_dir)
-        } else {
-            Tickets::default()
-        };
-        Ports::new(config, Arc::new(tickets))
+        let mut keys = Keys::default();
+        if config.listeners.iter().any(|(name, _)| has_certificate(config, name)) {
+            keys.tickets = Arc::new(Tickets::open(&config.node.data_dir));
+        }
+        if config
+            .listeners
+            .iter()
+            .any(|(_, listener)| !listener.quic_bind.is_empty())
+        {
+            keys.quic = quic::Keys::open(&config.node.data_dir);
+        }
+        Ports::new(config, keys)
     }
 
     /// # Errors
     /// As [`Ports::open`].
-    pub(crate) fn new(config: &Config, tickets: Arc<Tickets>) -> Result<Ports, Vec<Problem>> {
+    pub(crate) fn new(config: &Config, keys: Keys) -> Result<Ports, Vec<Problem>> {
         warn_about_keys(config);
-        let ports = load(config, &tickets)?
+        let ports = load(config, &keys)?
             .into_iter()
             .map(|(name, settings)| {
                 Arc::new(Port {
@@ -78,7 +97,7 @@ impl Ports {
                 })
             })
             .collect();
-        Ok(Ports { ports, tickets })
+        Ok(Ports { ports, keys })
     }
 
     /// That of a listener.
@@ -91,7 +110,7 @@ impl Ports {
     /// # Errors
     /// As [`Ports::new`], or a listener that is open has no certificate any more.
     pub(crate) fn reload(&self, config: &Config) -> Result<Loaded, Vec<Problem>> {
-        let loaded = load(config, &self.tickets)?;
+        let loaded = load(config, &self.keys)?;
         warn_about_keys(config);
         let has = |port: &Port| loaded.iter().any(|(name, _)| *name == port.name);
         let orphans: Vec<_> = self.ports.iter().filter(|port| !has(port)).collect();
@@ -121,7 +140,12 @@ impl Ports {
 
     /// Keys for tickets.
     pub(crate) fn tickets(&self) -> &Arc<Tickets> {
-        &self.tickets
+        &self.keys.tickets
+    }
+
+    /// Keys of QUIC.
+    pub(crate) fn quic(&self) -> &quic::Keys {
+        &self.keys.quic
     }
 }
 
@@ -133,6 +157,13 @@ impl Port {
     pub(crate) fn accept(&self) -> Result<(ServerConnection, Settings), rustls::Error> {
         let settings = self.settings.read().clone();
         ServerConnection::new(Arc::clone(&settings.server)).map(|connection| (connection, settings))
+    }
+
+    /// The settings of a QUIC connection that begins. `None`: the listener has no QUIC.
+    pub(crate) fn accept_quic(&self) -> Option<(Arc<quinn::ServerConfig>, Settings)> {
+        let settings = self.settings.read().clone();
+        let quic = settings.quic.clone()?;
+        Some((quic, settings))
     }
 
     /// The listener's name.
@@ -148,13 +179,23 @@ impl Settings {
     /// The session was resumed, and its certificate is not good any more.
     pub(crate) fn proved(&self, connection: &ServerConnection) -> Result<Option<Arc<Certificate>>, rustls::Error> {
         let chain = connection.peer_certificates().unwrap_or_default();
+        self.proved_by(chain, connection.handshake_kind() == Some(HandshakeKind::Resumed))
+    }
+
+    /// What a chain of certificates has proved. A ticket brings the chain of the first handshake with it, which may have
+    /// expired since: if the session `may_be_resumed`, it is held against the CAs again.
+    ///
+    /// # Errors
+    /// It is not good any more.
+    pub(crate) fn proved_by(
+        &self,
+        chain: &[CertificateDer<'_>],
+        may_be_resumed: bool,
+    ) -> Result<Option<Arc<Certificate>>, rustls::Error> {
         let Some((first, others)) = chain.split_first() else {
             return Ok(None);
         };
-        // A ticket brings the certificate of the first handshake with it, which may have expired since.
-        if connection.handshake_kind() == Some(HandshakeKind::Resumed)
-            && let Some(verifier) = &self.verifier
-        {
+        if may_be_resumed && let Some(verifier) = &self.verifier {
             verifier.verify_client_cert(first, others, UnixTime::now())?;
         }
         Ok(Some(Arc::new(names::read(first).unwrap_or(Certificate {
@@ -193,7 +234,7 @@ pub(crate) fn has_certificate(config: &Config, listener: &str) -> bool {
 
 /// What is wrong with the files that the configuration names for TLS.
 pub(crate) fn check(config: &Config) -> Vec<Problem> {
-    load(config, &Arc::default()).err().unwrap_or_default()
+    load(config, &Keys::default()).err().unwrap_or_default()
 }
 
 /// Says which private keys everybody can read. (A container's secrets often are so, and nobody else is there.)
@@ -206,15 +247,17 @@ fn warn_about_keys(config: &Config) {
 }
 
 /// The settings of all listeners that have a certificate and an address for it.
-fn load(config: &Config, tickets: &Arc<Tickets>) -> Result<Loaded, Vec<Problem>> {
+fn load(config: &Config, keys: &Keys) -> Result<Loaded, Vec<Problem>> {
     let (mut loaded, mut problems) = (Vec::new(), Vec::new());
     for ((name, listener), (_, own)) in config.listeners.iter().zip(&config.listeners_tls) {
-        if protocols::find(&listener.protocol).is_none() {
+        if protocols::find(&listener.protocol).is_none() && listener.protocol != METRICS {
             continue;
         }
         let tls = Effective::new(config, name, own);
-        match settings(&tls, &listener.protocol, tickets) {
-            Ok(Some(settings)) if !listener.tls_bind.is_empty() => loaded.push((name.clone(), settings)),
+        match settings(&tls, listener, &config.limits, keys) {
+            Ok(Some(settings)) if !(listener.tls_bind.is_empty() && listener.quic_bind.is_empty()) => {
+                loaded.push((name.clone(), settings));
+            }
             Ok(_) => {}
             Err(troubles) => problems.extend(troubles.into_iter().map(|trouble| Problem {
                 at: String::new(),
@@ -275,7 +318,12 @@ impl<'a> Effective<'a> {
 }
 
 /// `None`: there is no certificate.
-fn settings(tls: &Effective<'_>, protocol: &str, tickets: &Arc<Tickets>) -> Result<Option<Settings>, Vec<Trouble>> {
+fn settings(
+    tls: &Effective<'_>,
+    listener: &Listener,
+    limits: &Limits,
+    keys: &Keys,
+) -> Result<Option<Settings>, Vec<Trouble>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let (certificates, authorities) = (tls.certificates.0, tls.authorities.0);
     if certificates.cert.is_empty() && certificates.key.is_empty() && certificates.sni_certs.is_empty() {
@@ -295,24 +343,42 @@ fn settings(tls: &Effective<'_>, protocol: &str, tickets: &Arc<Tickets>) -> Resu
         TlsVersion::Tls13 => &[&TLS13],
         TlsVersion::Tls12 | TlsVersion::Inherited => &[&TLS13, &TLS12],
     };
-    let builder = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(versions)
-        .map_err(|error| vec![Trouble::new("min_version", error.to_string())])?;
     let (verifier, fingerprint) = client.map_or((None, Vec::new()), |(verifier, f)| (Some(verifier), f));
-    let builder = match &verifier {
-        Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
-        None => builder.with_no_client_auth(),
+    let certificates = Arc::new(certificates);
+    let config = |versions: &[&'static SupportedProtocolVersion], carrier: &[u8], has_tickets: bool| {
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(versions)
+            .map_err(|error| vec![Trouble::new("min_version", error.to_string())])?;
+        let builder = match &verifier {
+            Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
+            None => builder.with_no_client_auth(),
+        };
+        let mut server = builder.with_cert_resolver(Arc::clone(&certificates) as Arc<dyn ResolvesServerCert>);
+        // A client that offers only others is refused, as RFC 7301 3.2 has it; one that offers none is welcome (not by
+        // QUIC, where RFC 9001 8.1 asks for one).
+        server.alpn_protocols = vec![match listener.protocol.as_str() {
+            METRICS => b"http/1.1".to_vec(),
+            protocol => protocol.as_bytes().to_vec(),
+        }];
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.send_tls13_tickets = 1;
+        // A ticket stands for a handshake that asked as much of the client as this listener does, and no other listener's.
+        if has_tickets {
+            let context = [tls.listener.as_bytes(), b"\0", carrier, &fingerprint].concat();
+            server.ticketer = Arc::new(Ticketer::new(Arc::clone(&keys.tickets), &context));
+        }
+        Ok::<_, Vec<Trouble>>(server)
     };
-    let mut server = builder.with_cert_resolver(Arc::new(certificates));
-    // A client that offers only others is refused, as RFC 7301 3.2 has it; one that offers none is welcome.
-    server.alpn_protocols = vec![protocol.as_bytes().to_vec()];
-    server.session_storage = Arc::new(NoServerSessionStorage {});
-    server.send_tls13_tickets = 1;
-    // A ticket stands for a handshake that asked as much of the client as this listener does, and no other listener's.
-    let context = [tls.listener.as_bytes(), b"\0", &fingerprint].concat();
-    server.ticketer = Arc::new(Ticketer::new(Arc::clone(tickets), &context));
+    let quic = if listener.quic_bind.is_empty() {
+        None
+    } else {
+        let server = config(&[&TLS13], b"quic\0", !listener.quic_early_data)?;
+        let quic = quic::server(server, listener.quic_early_data, limits, &keys.quic);
+        Some(quic.map_err(|what| vec![Trouble::new("cert", what)])?)
+    };
     Ok(Some(Settings {
-        server: Arc::new(server),
+        server: Arc::new(config(versions, b"", true)?),
+        quic,
         verifier,
     }))
 }

@@ -10,20 +10,25 @@
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod http;
 mod opening;
 pub(crate) mod proxy;
+pub(crate) mod quic;
 mod tcp;
 mod tls;
 mod unix;
 mod websocket;
 
+pub(crate) use http::HttpStream;
 pub(crate) use opening::{Door, Opened, Opening, Socket};
 pub(crate) use websocket::upgrade::Rules as UpgradeRules;
 
 use gatepost_core::time::Time;
+use quic::Quic;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tcp::Tcp;
 use tls::Tls;
 use tokio::io::{AsyncRead, ReadBuf};
@@ -35,6 +40,7 @@ pub(crate) enum Transport {
     Tcp(Tcp),
     Tls(Tls),
     Unix(Unix),
+    Quic(Box<Quic>),
     /// Over one of the others.
     WebSocket(Box<WebSocket>),
 }
@@ -45,6 +51,7 @@ impl Transport {
             Transport::Tcp(tcp) => tcp.poll_more(cx),
             Transport::Tls(tls) => tls.poll_more(cx),
             Transport::Unix(unix) => unix.poll_more(cx),
+            Transport::Quic(quic) => quic.poll_more(cx),
             Transport::WebSocket(websocket) => websocket.poll_more(cx),
         }
     }
@@ -55,6 +62,7 @@ impl Transport {
             Transport::Tcp(tcp) => write_all(bytes, |rest| tcp.poll_write(cx, rest)),
             Transport::Tls(tls) => write_all(bytes, |rest| tls.poll_write(cx, rest)),
             Transport::Unix(unix) => write_all(bytes, |rest| unix.poll_write(cx, rest)),
+            Transport::Quic(quic) => write_all(bytes, |rest| quic.poll_write(cx, rest)),
             Transport::WebSocket(websocket) => websocket.write(cx, bytes),
         }
     }
@@ -66,7 +74,7 @@ impl Transport {
             _ if head.is_empty() => Poll::Ready(Ok(0)),
             Transport::Tcp(tcp) => tcp.poll_write_parts(cx, &[IoSlice::new(head), IoSlice::new(bytes)]),
             Transport::Unix(unix) => unix.poll_write_parts(cx, &[IoSlice::new(head), IoSlice::new(bytes)]),
-            Transport::Tls(_) | Transport::WebSocket(_) => Poll::Ready(Ok(0)),
+            Transport::Tls(_) | Transport::Quic(_) | Transport::WebSocket(_) => Poll::Ready(Ok(0)),
         };
         let mut taken = match first {
             Poll::Pending => return Ok(0),
@@ -84,8 +92,8 @@ impl Transport {
     /// Once a turn, too: what an earlier write left behind goes out.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            // The kernel has all of it.
-            Transport::Tcp(_) | Transport::Unix(_) => Poll::Ready(Ok(())),
+            // The kernel has all of it, or quinn.
+            Transport::Tcp(_) | Transport::Unix(_) | Transport::Quic(_) => Poll::Ready(Ok(())),
             Transport::Tls(tls) => tls.poll_flush(cx),
             Transport::WebSocket(websocket) => websocket.poll_flush(cx),
         }
@@ -96,6 +104,7 @@ impl Transport {
             Transport::Tcp(tcp) => tcp.poll_close(cx),
             Transport::Tls(tls) => tls.poll_close(cx),
             Transport::Unix(unix) => unix.poll_close(cx),
+            Transport::Quic(quic) => quic.poll_close(),
             Transport::WebSocket(websocket) => websocket.poll_close(cx),
         }
     }
@@ -105,6 +114,12 @@ impl Transport {
     pub(crate) fn end(&mut self, abnormal: bool, broken: bool) -> bool {
         match self {
             Transport::Tcp(_) | Transport::Tls(_) | Transport::Unix(_) => !broken,
+            Transport::Quic(quic) => {
+                if abnormal {
+                    quic.ends_abnormally();
+                }
+                !broken
+            }
             Transport::WebSocket(websocket) => {
                 if abnormal {
                     websocket.ends_abnormally();
@@ -114,10 +129,21 @@ impl Transport {
         }
     }
 
+    /// How long the peer may take to close after our last word.
+    pub(crate) fn linger(&self) -> Duration {
+        match self {
+            Transport::Tcp(_) | Transport::Tls(_) | Transport::Unix(_) | Transport::WebSocket(_) => {
+                Duration::from_secs(1)
+            }
+            // Our last word may have to be sent again.
+            Transport::Quic(_) => Duration::from_secs(2),
+        }
+    }
+
     /// When [`Transport::handle_timeout`] is due.
     pub(crate) fn poll_timeout(&self) -> Option<Time> {
         match self {
-            Transport::Tcp(_) | Transport::Tls(_) | Transport::Unix(_) => None,
+            Transport::Tcp(_) | Transport::Tls(_) | Transport::Unix(_) | Transport::Quic(_) => None,
             Transport::WebSocket(websocket) => websocket.poll_timeout(),
         }
     }
@@ -128,7 +154,7 @@ impl Transport {
     /// The peer has vanished.
     pub(crate) fn handle_timeout(&mut self, cx: &mut Context<'_>, now: Time, reading: bool) -> io::Result<()> {
         match self {
-            Transport::Tcp(_) | Transport::Tls(_) | Transport::Unix(_) => Ok(()),
+            Transport::Tcp(_) | Transport::Tls(_) | Transport::Unix(_) | Transport::Quic(_) => Ok(()),
             Transport::WebSocket(websocket) => websocket.handle_timeout(cx, now, reading),
         }
     }
@@ -138,6 +164,7 @@ impl Transport {
         match self {
             Transport::Tcp(_) | Transport::Unix(_) => 0,
             Transport::Tls(tls) => tls.buffered(),
+            Transport::Quic(quic) => quic.buffered(),
             Transport::WebSocket(websocket) => websocket.buffered(),
         }
     }
@@ -149,6 +176,7 @@ impl Transport {
             Transport::Tcp(tcp) => tcp.take_error(),
             Transport::Tls(tls) => tls.take_error(),
             Transport::Unix(unix) => unix.take_error(),
+            Transport::Quic(quic) => Ok(quic.take_error()),
             Transport::WebSocket(websocket) => websocket.under().take_error(),
         }
     }
@@ -157,7 +185,7 @@ impl Transport {
     pub(crate) fn began_with_tls(&self) -> bool {
         match self {
             Transport::Tcp(tcp) => tcp.began_with_tls(),
-            Transport::Tls(_) | Transport::Unix(_) | Transport::WebSocket(_) => false,
+            Transport::Tls(_) | Transport::Unix(_) | Transport::Quic(_) | Transport::WebSocket(_) => false,
         }
     }
 
@@ -168,6 +196,8 @@ impl Transport {
             Transport::Tls(tls) => tls.keep_alive(),
             // The other end is a process of this machine; the kernel closes the socket when it ends.
             Transport::Unix(_) => Ok(()),
+            // It has asked from the start: `limits.quic_ping`.
+            Transport::Quic(_) => Ok(()),
             Transport::WebSocket(websocket) => websocket.under().keep_alive(),
         }
     }
@@ -179,6 +209,7 @@ impl AsyncRead for Transport {
             Transport::Tcp(tcp) => tcp.poll_read(cx, buffer),
             Transport::Tls(tls) => tls.poll_read(cx, buffer),
             Transport::Unix(unix) => unix.poll_read(cx, buffer),
+            Transport::Quic(quic) => quic.poll_read(cx, buffer),
             Transport::WebSocket(websocket) => websocket.poll_read(cx, buffer),
         }
     }

@@ -6,6 +6,7 @@
 //! take the handshake's time limit.
 
 use super::proxy::{self, Claim};
+use super::quic::{Arrival, Arriving, Unfit};
 use super::tls::{Handshake, Progress, Refused};
 use super::websocket::upgrading::{Refused as NoWebSocket, Upgrading};
 use super::websocket::{Limits, WebSocket};
@@ -34,14 +35,17 @@ pub(crate) enum Socket {
     /// With the address it comes from.
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
+    /// A QUIC handshake that has begun.
+    Quic(Box<Arrival>),
 }
 
 impl Socket {
-    /// Where it comes from, for the log.
-    pub(crate) fn peer_text(&self) -> String {
+    /// Where it comes from; `None`: from this machine, through a file.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
         match self {
-            Socket::Tcp(_, address) => address.to_string(),
-            Socket::Unix(_) => "local".to_owned(),
+            Socket::Tcp(_, address) => Some(*address),
+            Socket::Unix(_) => None,
+            Socket::Quic(arrival) => Some(arrival.from),
         }
     }
 }
@@ -80,6 +84,7 @@ enum Step {
     /// As much of a PROXY header as has come.
     Proxy(Transport, Vec<u8>),
     Handshake(Box<Handshake>),
+    Quic(Arriving),
     /// The handshake failed; the peer is told.
     HandshakeEnding(Box<Handshake>),
     Upgrade(Upgrading),
@@ -125,14 +130,22 @@ impl Opening {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, node: &Node) -> Poll<io::Result<Opened>> {
         let (mut step, mut peer, mut timer) = match std::mem::replace(&mut self.stage, Stage::Done) {
             Stage::Accepted(socket) => {
-                let (transport, peer) = plain(socket)?;
-                let step = match self.door.terms.proxies {
-                    Some(_) => Step::Proxy(transport, Vec::new()),
-                    None => match self.after_proxy(transport) {
-                        Next::Step(step) => step,
-                        Next::Opened(transport) => return Poll::Ready(Ok(self.opened(transport, peer))),
-                        _ => return gone(),
-                    },
+                let (first, peer) = match socket {
+                    Socket::Quic(arrival) => {
+                        let peer = Peer::at(arrival.from, arrival.to);
+                        (Next::Step(Step::Quic(Arriving::new(*arrival))), peer)
+                    }
+                    Socket::Tcp(socket, address) => {
+                        let peer = Peer::at(address, socket.local_addr().ok());
+                        (self.first(Transport::Tcp(Tcp::new(socket)?)), peer)
+                    }
+                    // Whoever may open the file is on this machine and was let in by the file's owner.
+                    Socket::Unix(socket) => (self.first(Transport::Unix(Unix::new(socket)?)), Peer::on_this_machine()),
+                };
+                let step = match first {
+                    Next::Step(step) => step,
+                    Next::Opened(transport) => return Poll::Ready(Ok(self.opened(transport, peer))),
+                    _ => return gone(),
                 };
                 let limit = node.config().limits.handshake_timeout.0;
                 (step, peer, Box::pin(tokio::time::sleep(limit)))
@@ -192,6 +205,17 @@ impl Opening {
                 }
                 Progress::Pending(handshake) => Next::Pending(Step::Handshake(handshake)),
             },
+            Step::Quic(mut arriving) => match arriving.poll(cx) {
+                Poll::Pending => Next::Pending(Step::Quic(arriving)),
+                Poll::Ready(Ok((quic, certificate))) => {
+                    peer.certificate = certificate;
+                    Next::Opened(Transport::Quic(Box::new(quic)))
+                }
+                Poll::Ready(Err(why)) => {
+                    self.quic_refused(node, peer, &why);
+                    Next::Gone
+                }
+            },
             Step::HandshakeEnding(mut handshake) => match handshake.poll_end(cx) {
                 Poll::Pending => Next::Pending(Step::HandshakeEnding(handshake)),
                 Poll::Ready(_) => Next::Gone,
@@ -201,6 +225,14 @@ impl Opening {
                 Poll::Pending => Next::Pending(Step::UpgradeEnding(upgrading)),
                 Poll::Ready(()) => Next::Gone,
             },
+        }
+    }
+
+    /// What comes first on a socket.
+    fn first(&self, transport: Transport) -> Next {
+        match self.door.terms.proxies {
+            Some(_) => Next::Step(Step::Proxy(transport, Vec::new())),
+            None => self.after_proxy(transport),
         }
     }
 
@@ -268,7 +300,27 @@ impl Opening {
             Step::Upgrade(_) => {
                 self.websocket_refused(node, peer, "no request within limits.handshake_timeout", false);
             }
+            Step::Quic(_) => self.quic_failed(node, peer, "no stream within limits.handshake_timeout"),
             Step::HandshakeEnding(_) | Step::UpgradeEnding(_) => {}
+        }
+    }
+
+    fn quic_refused(&self, node: &Node, peer: &Peer, why: &Unfit) {
+        if let Unfit::Gone(why) = why {
+            let (peer, listener) = (address_text(peer), &*self.door.terms.name);
+            tracing::debug!(peer, listener, %why, "the peer left before it had opened its QUIC stream");
+        } else {
+            self.quic_failed(node, peer, &why.to_string());
+        }
+    }
+
+    fn quic_failed(&self, node: &Node, peer: &Peer, why: &str) {
+        if let Some(counts) = node.connections.get(self.door.terms.protocol) {
+            counts.quic_refused.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(left_out) = node.throttle.admit() {
+            let (peer, listener) = (address_text(peer), &*self.door.terms.name);
+            tracing::warn!(peer, listener, why, left_out, "no QUIC connection");
         }
     }
 
@@ -363,15 +415,4 @@ fn read_proxy(cx: &mut Context<'_>, transport: &mut Transport, header: &mut Vec<
 
 fn address_text(peer: &Peer) -> String {
     peer.address.map(|address| address.to_string()).unwrap_or_default()
-}
-
-fn plain(socket: Socket) -> io::Result<(Transport, Peer)> {
-    Ok(match socket {
-        Socket::Tcp(socket, address) => {
-            let peer = Peer::at(address, socket.local_addr().ok());
-            (Transport::Tcp(Tcp::new(socket)?), peer)
-        }
-        // Whoever may open the file is on this machine and was let in by the file's owner.
-        Socket::Unix(socket) => (Transport::Unix(Unix::new(socket)?), Peer::on_this_machine()),
-    })
 }

@@ -1,5 +1,7 @@
 """MQTT spelled out: packets as bytes, and a socket to send them on."""
 
+import json
+import os
 import socket
 import struct
 
@@ -65,11 +67,23 @@ def send(wire, topic, payload, qos, mid=1):
         wire.expect(PUBCOMP)
 
 
+def dial():
+    """A connection by TCP, or by QUIC where `GATEPOST_TRANSPORT` says so."""
+    if os.environ.get("GATEPOST_TRANSPORT") == "quic":
+        from quic_socket import Stream
+
+        with open("tls.json") as file:
+            settings = json.load(file)
+        return Stream(settings["quic"], os.path.join(settings["directory"], "ca.pem"))
+    tcp = socket.create_connection((HOST, MQTT), 30)
+    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    tcp.settimeout(30)
+    return tcp
+
+
 class Wire:
-    def __init__(self, data=b""):
-        self.socket = socket.create_connection((HOST, MQTT), 30)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.settimeout(30)
+    def __init__(self, data=b"", over=None):
+        self.socket = over or dial()
         later(self.socket.close)
         self.buffer = b""
         self.raw(data)

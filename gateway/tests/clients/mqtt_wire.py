@@ -59,7 +59,7 @@ def another_protocol_name_is_refused():
 def version_3_1_is_spoken_too():
     wire = Wire(connect("old", level=3, name="MQIsdp"))
     wire.expect(CONNACK, b"\x00\x00")
-    wire.raw(subscribe(1, ("t", 1), level=3))
+    wire.raw(subscribe(1, (unique("t"), 1), level=3))
     wire.expect(SUBACK, b"\x00\x01\x01")
     wire.still_works()
 

@@ -18,6 +18,7 @@ mod memory;
 mod mqtt;
 mod operating;
 mod proxy;
+mod quic;
 mod reading;
 mod startup;
 mod stomp;

@@ -1,5 +1,6 @@
 //! TLS on the listeners, under clients of every kind and under what is no client.
 
+use crate::support::daemon::free_port;
 use crate::support::raw::{eventually, read_to_end, tcp};
 use crate::support::tls::{Authority, TlsStream, connect};
 use crate::support::{Gatepost, node, python};
@@ -276,6 +277,43 @@ fn certificates_are_reloaded_under_live_connections_and_wrong_ones_refused() {
     );
     assert_eq!(seen(), second);
     assert_eq!(ask(&mut live, PING).expect("served"), PONG);
+}
+
+#[test]
+fn metrics_and_health_are_served_over_tls() {
+    let authority = Authority::new();
+    let (port, cert, key) = (free_port(), authority.path("server.pem"), authority.path("server.key"));
+    let settings = format!(
+        "[listeners.metrics_tls]\nprotocol = \"metrics\"\ntls_bind = [\"127.0.0.1:{port}\"]\n\
+         [listeners.metrics_tls.tls]\ncert = {cert:?}\nkey = {key:?}\n"
+    );
+    let gatepost = Gatepost::with(1, &settings);
+    let mut client = authority.client(None, &[&TLS12, &TLS13]);
+    client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let client = Arc::new(client);
+    for (path, expected) in [("/readyz", "ready"), ("/metrics", "\nrabbitmq_connections 0\n")] {
+        let mut stream = connect(&client, "localhost", port);
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("sent");
+        let mut answer = String::new();
+        // To its end in good order: with `close_notify`, or the read would fail.
+        stream.read_to_string(&mut answer).expect("an answer");
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.contains(expected),
+            "{answer}"
+        );
+    }
+    // Plain HTTP there, and half a handshake, get nothing and harm nobody.
+    let mut plain = tcp(port);
+    plain.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").expect("sent");
+    assert_eq!(read_to_end(plain), b"");
+    let mut halting = tcp(port);
+    halting.write_all(b"\x16\x03\x01").expect("sent");
+    let mut stream = connect(&client, "localhost", port);
+    stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.ends_with("ok\n"), "{answer}");
+    drop((halting, gatepost));
 }
 
 #[test]

@@ -54,6 +54,7 @@ pub const PROTOCOL: Description = Description {
         subprotocol_optional: false,
         text: false,
     }),
+    quic: false,
     keys: settings::KEYS,
     try_it: Some("amqp://guest:guest@localhost:{port}   (topic plant/1/temp is amq.topic, key plant.1.temp)"),
     make: |values| Box::new(Amqp::new(Settings::read(values))),

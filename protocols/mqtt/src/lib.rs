@@ -52,6 +52,7 @@ pub const PROTOCOL: Description = Description {
         subprotocol_optional: false,
         text: false,
     }),
+    quic: true,
     keys: settings::KEYS,
     // The subscriber needs a moment to be there: a message published before it is not kept for it.
     try_it: Some("mosquitto_sub -p {port} -t 'plant/#' & sleep 1; mosquitto_pub -p {port} -t plant/1/temp -m 21.5"),

@@ -35,6 +35,7 @@ pub const PROTOCOL: Description = Description {
     // Clients wait for the server's INFO and begin with CONNECT then, as STOMP's do: the blank tells them apart.
     first_bytes: |bytes| FirstBytes::starts_with(bytes, b"CONNECT {"),
     websocket: None,
+    quic: false,
     keys: settings::KEYS,
     try_it: Some("nats -s nats://guest:guest@localhost:{port} sub 'plant.>'"),
     make: |values| Box::new(Nats::new(Settings::read(values))),

@@ -54,6 +54,7 @@ pub const PROTOCOL: Description = Description {
         subprotocol_optional: true,
         text: true,
     }),
+    quic: false,
     keys: settings::KEYS,
     try_it: None,
     make: |values| Box::new(Stomp::new(Settings::read(values))),

@@ -32,6 +32,13 @@ pub(crate) fn python_over_websocket(gatepost: &mut Gatepost, script: &str) {
     run(gatepost, command, script);
 }
 
+/// The same over QUIC.
+pub(crate) fn python_over_quic(gatepost: &mut Gatepost, script: &str) {
+    let mut command = Command::new(&installed().python);
+    command.env("GATEPOST_TRANSPORT", "quic");
+    run(gatepost, command, script);
+}
+
 /// The same over WebSocket.
 pub(crate) fn node_over_websocket(gatepost: &mut Gatepost, script: &str) {
     let mut command = Command::new("node");

@@ -9,5 +9,5 @@ pub(crate) mod raw;
 pub(crate) mod stomp;
 pub(crate) mod tls;
 
-pub(crate) use clients::{node, node_over_websocket, python, python_over_websocket};
+pub(crate) use clients::{node, node_over_websocket, python, python_over_quic, python_over_websocket};
 pub(crate) use daemon::Gatepost;

@@ -1,0 +1,156 @@
+//! QUIC: one bidirectional stream that the client opens carries the session, as a socket would.
+//!
+//! The packets, their loss, a client's change of address and the windows are quinn's. What it buffers is bounded by the
+//! windows in `tls::quic`: what the peer has not confirmed, and what has arrived and is not read.
+//!
+//! A connection ends in this order, because whoever closes a QUIC connection throws away what is still on its way: our last
+//! bytes, the end of our stream, the client closes, or we do once its time is over.
+
+mod arriving;
+mod endpoint;
+
+pub(crate) use arriving::{Arrival, Arriving, Unfit};
+pub(crate) use endpoint::Endpoint;
+pub(crate) use quinn::Incoming;
+
+use crate::tls::quic::STREAM_WINDOW;
+use quinn::{Connection, ReadError, RecvStream, SendStream, VarInt, WriteError};
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::task::{Context, Poll, ready};
+use tokio::io::ReadBuf;
+
+/// The session ended in good order, or the peer went first.
+const DONE: VarInt = VarInt::from_u32(0);
+/// The session ended in a mistake of the client's, which its protocol has told it where it can.
+const BROKEN_OFF: VarInt = VarInt::from_u32(1);
+/// The client opened no stream in time.
+const NO_STREAM: VarInt = VarInt::from_u32(3);
+/// A stream beside the one that carries the session.
+const FURTHER_STREAM: VarInt = VarInt::from_u32(4);
+
+/// What a node counts of QUIC.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// Handshakes under way, which end with the client's stream.
+    pub(crate) underway: AtomicUsize,
+    /// Clients that were asked to prove their addresses.
+    pub(crate) retries: AtomicU64,
+    /// Streams beside a session's.
+    pub(crate) streams_refused: AtomicU64,
+}
+
+/// A connection whose stream is open.
+pub(crate) struct Quic {
+    connection: Connection,
+    send: SendStream,
+    receive: RecvStream,
+    /// Bytes that were read to see whether there are any.
+    ahead: Vec<u8>,
+    /// The last read has not brought all there was.
+    has_more: bool,
+    /// The peer takes no more at present.
+    is_full: bool,
+    /// The code to close with.
+    code: VarInt,
+}
+
+/// Bytes read by a look whether there are any.
+const LOOK: usize = 512;
+/// What may be written and not confirmed.
+const UNCONFIRMED: usize = 128 << 10;
+
+impl Quic {
+    fn new(connection: Connection, send: SendStream, receive: RecvStream) -> Quic {
+        Quic {
+            connection,
+            send,
+            receive,
+            ahead: Vec::new(),
+            has_more: false,
+            is_full: false,
+            code: DONE,
+        }
+    }
+
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let count = self.ahead.len().min(buffer.remaining());
+            buffer.put_slice(self.ahead.drain(..count).as_slice());
+            if self.ahead.is_empty() {
+                self.ahead = Vec::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        self.has_more = false;
+        ready!(self.receive.poll_read_buf(cx, buffer)).map_err(unread)?;
+        self.has_more = buffer.filled().len() > before && buffer.remaining() == 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// quinn does not say whether there is something to read, so a little of it is read.
+    pub(super) fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut space = [0; LOOK];
+        let mut buffer = ReadBuf::new(&mut space);
+        ready!(self.poll_read(cx, &mut buffer))?;
+        self.ahead.extend_from_slice(buffer.filled());
+        Poll::Ready(Ok(()))
+    }
+
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.send).poll_write(cx, bytes).map_err(unwritten);
+        self.is_full = written.is_pending();
+        written
+    }
+
+    /// Says that nothing follows. The connection stays, so that this arrives.
+    pub(super) fn poll_close(&mut self) -> Poll<io::Result<()>> {
+        // Said once, however often it is called.
+        let _ = self.send.finish();
+        Poll::Ready(Ok(()))
+    }
+
+    /// The session ended in a way that its protocol does not provide for.
+    pub(super) fn ends_abnormally(&mut self) {
+        self.code = BROKEN_OFF;
+    }
+
+    /// Memory that its buffers hold, at most, as far as can be told from outside.
+    pub(super) fn buffered(&self) -> usize {
+        let unread = if self.has_more { STREAM_WINDOW as usize } else { 0 };
+        let unconfirmed = if self.is_full { UNCONFIRMED } else { 0 };
+        self.ahead.len() + unread + unconfirmed
+    }
+
+    /// What broke the connection.
+    pub(super) fn take_error(&self) -> Option<io::Error> {
+        self.connection.close_reason().map(io::Error::from)
+    }
+}
+
+impl Drop for Quic {
+    fn drop(&mut self) {
+        // Whoever watches for further streams has the connection, too, so it would not close by itself.
+        self.connection.close(self.code, b"");
+    }
+}
+
+fn unread(error: ReadError) -> io::Error {
+    match error {
+        // The client's MQTT code, or 0. Either way nothing follows.
+        ReadError::Reset(_) => io::ErrorKind::ConnectionReset.into(),
+        other => other.into(),
+    }
+}
+
+fn unwritten(error: WriteError) -> io::Error {
+    match error {
+        WriteError::Stopped(_) => io::ErrorKind::BrokenPipe.into(),
+        other => other.into(),
+    }
+}
