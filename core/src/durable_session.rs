@@ -7,12 +7,15 @@
 //!   incoming QoS 2:  held ──PUBREL──► forgotten
 //! ```
 
-use crate::command::Will;
+use crate::command::{Channel, Will};
 use crate::ledger::{self, Charge, Ledger, ObjectKind};
+use crate::message::Dialect;
 use crate::properties::Name;
-use crate::queue::entry::Entry;
+use crate::queue::credit::Credit;
+use crate::queue::entry::{Body, Entry};
 use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey, Slots};
 use crate::time::{Time, Wall};
+use crate::topic::{Levels, Pattern};
 use hashbrown::HashMap;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem::size_of;
@@ -35,8 +38,8 @@ pub(crate) struct DurableSession {
     /// It is in the log: it was opened to outlive its connection.
     pub(crate) kept: bool,
     pub(crate) in_flight: InFlight,
-    /// Deliveries reserved or in flight that count against the receive maximum.
-    pub(crate) used: u32,
+    /// QoS 1 and 2 deliveries that its client takes at once (the receive maximum). Reserved or in flight, they count.
+    pub(crate) credit: Credit,
     /// QoS 2 packet ids of the client's own publishes that await PUBREL.
     pub(crate) incoming: BTreeSet<u16>,
     /// Its subscriptions: (filter, share group) to options.
@@ -44,10 +47,8 @@ pub(crate) struct DurableSession {
     /// Consumers it has on queues (its own, groups'), while connected.
     pub(crate) consumers: Vec<ConsumerKey>,
     /// Packet ids of what is to be sent again on this connection and has to wait for the receive maximum, in order. While
-    /// there are any, `used` is at the maximum, so that no new message goes before them.
+    /// there are any, `credit` is spent, so that no new message goes before them.
     pub(crate) resends: VecDeque<u16>,
-    /// QoS 1 and 2 deliveries its client takes at once.
-    pub(crate) receive_maximum: u16,
     /// A will that waits for its delay, and when that is over.
     pub(crate) delayed_will: Option<(Box<Will>, Time)>,
     /// A will that is being published: the log keeps it until the log has what becomes of it.
@@ -81,12 +82,11 @@ impl DurableSession {
             expires_at: None,
             kept,
             in_flight: InFlight::default(),
-            used: 0,
+            credit: Credit::window(1),
             incoming: BTreeSet::new(),
             subscriptions: Subscriptions::new(),
             consumers: Vec::new(),
             resends: VecDeque::new(),
-            receive_maximum: 1,
             delayed_will: None,
             firing_will: None,
             expiry_timer: None,
@@ -163,6 +163,19 @@ impl IndexMut<SessionKey> for Sessions {
     }
 }
 
+/// The name of a session's queue.
+pub(crate) fn queue_name(client_id: &str) -> Name {
+    format!("mqtt-subscription-{client_id}").into()
+}
+
+/// The channel of everything an MQTT session says and hears.
+pub(crate) const CHANNEL: Channel = 0;
+
+/// The name of a `$share` group's queue. A group's name holds no slash.
+pub(crate) fn shared_queue_name(share: &str, filter: &str) -> Name {
+    format!("mqtt-share-{share}/{filter}").into()
+}
+
 /// What a QoS 2 id costs: an entry of a B-tree, at the end of which the next one is added.
 pub(crate) const INCOMING_ID_BYTES: usize = 6;
 
@@ -175,6 +188,25 @@ pub(crate) fn subscription_bytes(client_id: &str, filter: &str, share: Option<&N
 
 /// (Filter, share group) to options.
 pub(crate) type Subscriptions = BTreeMap<(Name, Option<Name>), Subscribed>;
+
+/// The identifiers of those of a session's subscriptions that an entry of its queue matches: the log does not keep them.
+pub(crate) fn ids_of(subscriptions: &Subscriptions, entry: &Entry) -> Option<Arc<[u32]>> {
+    let Body::Memory(message) = &entry.body else {
+        return entry.subscription_ids.clone();
+    };
+    if entry.subscription_ids.is_some() {
+        return entry.subscription_ids.clone();
+    }
+    let with_ids = subscriptions
+        .iter()
+        .filter_map(|((filter, share), s)| s.subscription_id.filter(|_| share.is_none()).map(|id| (filter, id)));
+    let levels = Levels::new(message.key(), message.envelope().dialect);
+    let ids: Vec<u32> = with_ids
+        .filter(|(filter, _)| Pattern::parse(filter, Dialect::Slash).is_ok_and(|p| p.matches(&levels)))
+        .map(|(_, id)| id)
+        .collect();
+    (!ids.is_empty()).then(|| ids.into())
+}
 
 /// Options of a subscription, as the log keeps them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -48,6 +48,14 @@ key!(ConsumerKey, pub(crate), "A consumer.");
 key!(QueueKey, pub(crate), "A queue in memory.");
 key!(SessionKey, pub(crate), "An MQTT session.");
 
+impl Link {
+    /// Who publishes wills and dead letters: no connection.
+    pub(crate) const NOBODY: Link = Link {
+        slot: u32::MAX,
+        generation: 0,
+    };
+}
+
 /// An arena: each value has a key until it is removed.
 pub(crate) struct Slots<K, T> {
     slots: Vec<Slot<T>>,

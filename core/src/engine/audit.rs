@@ -1,9 +1,11 @@
 //! The engine's books, checked against each other. For tests: it walks everything.
 
 use super::Engine;
+use super::link::{Channel, LinkState};
 use super::log_waits::Waiter;
 use super::outbox::Out;
 use crate::message::Message;
+use crate::queue::Queue;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Head;
 use crate::queue::unsettled::cost;
@@ -16,7 +18,7 @@ struct Found<'a> {
     unsettled: HashMap<QueueKey, usize>,
     by_consumer: HashMap<ConsumerKey, u32>,
     messages: HashMap<*const u8, (&'a Message, u32)>,
-    held_bytes: usize,
+    unsettled_bytes: usize,
 }
 
 impl<'a> Found<'a> {
@@ -63,63 +65,14 @@ impl Engine {
         );
         let mut found = Found::default();
         for l in self.links.iter() {
-            let (mut reserved, mut bytes) = (0, 0);
-            let mut in_channel: HashMap<u16, u32> = HashMap::new();
-            for out in l.outbox.iter() {
-                if let Out::Reserved { consumer, queue, entry } = out {
-                    reserved += 1;
-                    bytes += entry.body.len();
-                    found.taken(*queue, self, &entry.body);
-                    let c = self.consumers.get(*consumer).expect("a reservation has a consumer");
-                    assert_eq!(c.link, l.id);
-                    if super::dispatch::counts_in_flight(c, entry.flags) && c.session.is_none() {
-                        found.counted(*consumer);
-                        *in_channel.entry(c.channel).or_default() += 1;
-                    }
-                }
-            }
-            assert_eq!(l.outbox.reserved(), (reserved, bytes), "reservations");
-            let held = l.channels().flat_map(|c| c.gated.iter().map(|(_, out)| out));
-            let mut held_bytes = 0;
-            for out in l.outbox.iter().chain(held) {
-                if let Out::Got(fetched) = out {
-                    found.taken(fetched.queue, self, &fetched.entry.body);
-                    held_bytes += cost(&fetched.entry.body);
-                }
-            }
-            assert!(
-                l.throttled
-                    .iter()
-                    .all(|k| self.consumers.get(*k).is_some_and(|c| c.throttled)),
-                "a link lists consumers that do not wait for settles"
-            );
-            for c in l.channels() {
-                let postponed = c.postponed.iter().flat_map(|postponed| postponed.held.iter());
-                for (queue, consumer, _, body) in c.unsettled.iter().chain(postponed) {
-                    found.taken(queue, self, body);
-                    held_bytes += cost(body);
-                    if let Some(key) = consumer {
-                        found.counted(key);
-                        *in_channel.entry(c.number).or_default() += 1;
-                    }
-                }
-                let counted = in_channel.get(&c.number).copied().unwrap_or(0);
-                assert_eq!(c.in_flight, counted, "in flight on channel {}", c.number);
-                for key in &c.consumers {
-                    assert!(
-                        self.consumers.get(*key).is_some(),
-                        "a channel lists a consumer that is gone"
-                    );
-                }
-                if c.gated.front().is_some_and(|(gate, _)| self.staging.log().opens(*gate)) {
-                    panic!("an answer is gated that the log has released");
-                }
-            }
-            assert_eq!(l.unsettled_bytes, held_bytes, "bytes a link holds unsettled");
-            found.held_bytes += held_bytes;
+            self.audit_link(l, &mut found);
         }
         self.audit_sessions(&mut found);
-        assert_eq!(self.throttling.bytes(), found.held_bytes, "bytes held unsettled");
+        assert_eq!(
+            self.throttling.bytes(),
+            found.unsettled_bytes,
+            "bytes of unsettled deliveries"
+        );
         for waiting in &self.internal {
             found.message(waiting.message());
         }
@@ -127,38 +80,7 @@ impl Engine {
             found.entry(entry);
         }
         for (key, q) in self.queues.iter() {
-            let mut last = None;
-            let mut bytes = 0;
-            let mut here = 0;
-            for entry in q.ready.entries() {
-                let place = (std::cmp::Reverse(entry.priority), entry.seq);
-                assert!(last.is_none_or(|last| last < place), "queue '{}' in order", q.name);
-                assert!(entry.seq < q.next_seq);
-                last = Some(place);
-                bytes += entry.body.len() as u64;
-                here += 1;
-                found.entry(entry);
-            }
-            let mut paged = 0;
-            for (priority, run) in q.ready.runs() {
-                assert!(run.first <= run.last && run.count > 0, "a run is not empty");
-                let inside = |e: &&Entry| e.priority == priority && (run.first..=run.last).contains(&e.seq);
-                assert!(q.ready.entries().find(inside).is_none(), "an entry in its run's place");
-                bytes += run.bytes;
-                paged += run.count as usize;
-            }
-            assert_eq!((q.ready.len(), q.ready.paged()), (here + paged, paged));
-            assert_eq!(q.ready.bytes(), bytes);
-            let unsettled = found.unsettled.get(&key).copied().unwrap_or(0);
-            assert_eq!(q.unsettled, unsettled, "unsettled of queue '{}'", q.name);
-            for consumer in q.consumers.iter() {
-                let c = self
-                    .consumers
-                    .get(consumer)
-                    .expect("a queue lists a consumer that is gone");
-                assert_eq!(c.queue, key);
-            }
-            assert_eq!(self.queues.numbered(q.id), Some(key));
+            self.audit_queue(key, q, &mut found);
             self.audit_served(key);
         }
         for (key, c) in self.consumers.iter() {
@@ -168,17 +90,116 @@ impl Engine {
                 q.is_some_and(|q| q.consumers.iter().any(|k| k == key)) || self.orphans.contains(&key),
                 "a consumer is on its queue, or that is gone"
             );
-            assert_eq!(
-                c.in_flight,
-                found.by_consumer.get(&key).copied().unwrap_or(0),
-                "in flight of a consumer"
-            );
+            let counted = found.by_consumer.get(&key).copied().unwrap_or(0);
+            assert_eq!(c.credit.used(), counted, "credit that a consumer uses");
         }
         let bytes: usize = found.messages.values().map(|(m, _)| m.memory()).sum();
         assert_eq!(self.memory.bytes(), bytes, "message memory");
         for (message, holders) in found.messages.values() {
-            assert_eq!(message.log_state().holders(), *holders, "holders of {message:?}");
+            assert_eq!(message.log_state().holders(), *holders, "entries that pin {message:?}");
         }
+    }
+
+    fn audit_link<'a>(&'a self, l: &'a LinkState, found: &mut Found<'a>) {
+        let (mut reserved, mut bytes) = (0, 0);
+        let mut in_channel: HashMap<u16, u32> = HashMap::new();
+        for out in l.outbox.iter() {
+            if let Out::Reserved { consumer, queue, entry } = out {
+                reserved += 1;
+                bytes += entry.body.len();
+                found.taken(*queue, self, &entry.body);
+                let c = self.consumers.get(*consumer).expect("a reservation has a consumer");
+                assert_eq!(c.link, l.id);
+                if c.counts(entry.flags) && c.session.is_none() {
+                    found.counted(*consumer);
+                    *in_channel.entry(c.channel).or_default() += 1;
+                }
+            }
+        }
+        assert_eq!(l.outbox.reserved(), (reserved, bytes), "reservations");
+        let gated = l.channels().flat_map(|c| c.gated.iter().map(|(_, out)| out));
+        let mut unsettled_bytes = 0;
+        for out in l.outbox.iter().chain(gated) {
+            if let Out::Got(fetched) = out {
+                found.taken(fetched.queue, self, &fetched.entry.body);
+                unsettled_bytes += cost(&fetched.entry.body);
+            }
+        }
+        assert!(
+            l.throttled
+                .iter()
+                .all(|k| self.consumers.get(*k).is_some_and(|c| c.throttled)),
+            "a link lists consumers that do not wait for settles"
+        );
+        for c in l.channels() {
+            let in_channel = in_channel.get(&c.number).copied().unwrap_or(0);
+            unsettled_bytes += self.audit_channel(c, in_channel, found);
+        }
+        assert_eq!(
+            l.unsettled_bytes, unsettled_bytes,
+            "bytes of a link's unsettled deliveries"
+        );
+        found.unsettled_bytes += unsettled_bytes;
+    }
+
+    /// Returns the bytes of its unsettled deliveries. `reserved`: deliveries reserved to its consumers that count.
+    fn audit_channel<'a>(&'a self, c: &'a Channel, reserved: u32, found: &mut Found<'a>) -> usize {
+        let (mut bytes, mut counted) = (0, reserved);
+        let postponed = c.postponed.iter().flat_map(|postponed| postponed.held.iter());
+        for (queue, consumer, _, body) in c.unsettled.iter().chain(postponed) {
+            found.taken(queue, self, body);
+            bytes += cost(body);
+            if let Some(key) = consumer {
+                found.counted(key);
+                counted += 1;
+            }
+        }
+        assert_eq!(c.credit.used(), counted, "credit that channel {} uses", c.number);
+        for key in &c.consumers {
+            assert!(
+                self.consumers.get(*key).is_some(),
+                "a channel lists a consumer that is gone"
+            );
+        }
+        if c.gated.front().is_some_and(|(gate, _)| self.staging.log().opens(*gate)) {
+            panic!("an answer is gated that the log has released");
+        }
+        bytes
+    }
+
+    fn audit_queue<'a>(&'a self, key: QueueKey, q: &'a Queue, found: &mut Found<'a>) {
+        let mut last = None;
+        let mut bytes = 0;
+        let mut here = 0;
+        for entry in q.ready.entries() {
+            let place = (std::cmp::Reverse(entry.priority), entry.seq);
+            assert!(last.is_none_or(|last| last < place), "queue '{}' in order", q.name);
+            assert!(entry.seq < q.next_seq);
+            last = Some(place);
+            bytes += entry.body.len() as u64;
+            here += 1;
+            found.entry(entry);
+        }
+        let mut paged = 0;
+        for (priority, run) in q.ready.runs() {
+            assert!(run.first <= run.last && run.count > 0, "a run is not empty");
+            let inside = |e: &&Entry| e.priority == priority && (run.first..=run.last).contains(&e.seq);
+            assert!(q.ready.entries().find(inside).is_none(), "an entry in its run's place");
+            bytes += run.bytes;
+            paged += run.count as usize;
+        }
+        assert_eq!((q.ready.len(), q.ready.paged()), (here + paged, paged));
+        assert_eq!(q.ready.bytes(), bytes);
+        let unsettled = found.unsettled.get(&key).copied().unwrap_or(0);
+        assert_eq!(q.unsettled, unsettled, "unsettled of queue '{}'", q.name);
+        for consumer in q.consumers.iter() {
+            let c = self
+                .consumers
+                .get(consumer)
+                .expect("a queue lists a consumer that is gone");
+            assert_eq!(c.queue, key);
+        }
+        assert_eq!(self.queues.numbered(q.id), Some(key));
     }
 
     fn audit_sessions<'a>(&'a self, found: &mut Found<'a>) {
@@ -188,7 +209,7 @@ impl Engine {
                 if let Out::Reserved { consumer, entry, .. } = out
                     && let Some(c) = self.consumers.get(*consumer)
                     && let Some((session, _)) = c.session
-                    && super::dispatch::counts_in_flight(c, entry.flags)
+                    && c.counts(entry.flags)
                 {
                     *used.entry(session).or_default() += 1;
                 }
@@ -202,7 +223,8 @@ impl Engine {
             }
             if s.link.is_some() {
                 assert_eq!(
-                    s.used, counted,
+                    s.credit.used(),
+                    counted,
                     "deliveries counted against the receive maximum of '{}'",
                     s.client_id
                 );
@@ -234,7 +256,7 @@ impl Engine {
         };
         // What is dead and cannot be dead-lettered yet is for nobody.
         if let Body::Memory(message) = &front.body
-            && super::dispatch::expired(q, message, self.now.wall)
+            && q.is_expired(message, self.now.wall)
             && (self.dies_later(queue, &front.body) || self.time.has_waiting(queue))
         {
             return;
@@ -290,23 +312,20 @@ impl Engine {
     /// Whether the consumer has credit and room for an entry with these flags.
     fn has_credit(&self, key: ConsumerKey, flags: EntryFlags) -> bool {
         let Some(c) = self.consumers.get(key) else { return false };
-        let counts = super::dispatch::counts_in_flight(c, flags);
+        let counts = c.counts(flags);
         let credit = match c.session {
             Some((session, _)) => {
                 let s = &self.sessions[session];
-                !counts || s.used < u32::from(s.receive_maximum)
+                !counts || !s.credit.is_spent()
             }
-            None => !counts || c.prefetch == 0 || c.in_flight < c.prefetch,
+            None => !counts || !c.credit.is_spent(),
         };
         let Some(l) = self.links.get(c.link) else { return false };
         let channel = l.channels().find(|ch| ch.number == c.channel);
         let channel = c.session.is_some()
             || channel.is_none_or(|ch| {
-                let limited = counts && self.throttling.limits(l) && ch.in_flight > 0;
-                ch.gated.is_empty()
-                    && !limited
-                    && ch.recovering.is_none()
-                    && (!counts || ch.prefetch_all == 0 || ch.in_flight < ch.prefetch_all)
+                let limited = counts && self.throttling.limits(l) && ch.credit.used() > 0;
+                ch.gated.is_empty() && !limited && ch.recovering.is_none() && (!counts || !ch.credit.is_spent())
             });
         credit && channel && l.has_room()
     }
@@ -321,7 +340,7 @@ impl Engine {
         let confirms = l.confirm_dirty.iter().any(|n| {
             l.channels()
                 .find(|c| c.number == *n)
-                .is_some_and(|c| c.publisher.ready > c.publisher.told || self.is_confirm_over(&c.publisher))
+                .is_some_and(|c| self.confirms.has_news(&c.publisher, &self.staging))
         });
         let starved = l.starved.iter().any(|key| {
             self.consumers

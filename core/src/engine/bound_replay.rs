@@ -5,22 +5,14 @@
 
 use super::Engine;
 use super::budget::{Budget, Unfinished};
+use super::unfinished::BoundReplay;
 use crate::binding::Destination;
 use crate::command::Bind;
 use crate::message::Dialect;
 use crate::properties::Value;
 use crate::queue::entry::{Body, Entry, EntryFlags};
-use crate::retained::Cursor;
-use crate::slots::{Link, QueueKey};
+use crate::slots::Link;
 use crate::topic::Pattern;
-
-/// A replay that its bind waits for.
-pub(crate) struct BoundReplay {
-    queue: QueueKey,
-    cursor: Cursor,
-    /// What the answer to the bind waits for after it.
-    gate: Option<u64>,
-}
 
 /// Look-ups of a replay at once.
 const REPLAY_STEPS: usize = 256;
@@ -78,14 +70,12 @@ impl Engine {
                 let Some(q) = self.queues.get_mut(replay.queue) else {
                     return Ok(replay.gate);
                 };
-                if q.ready.len() >= REPLAY_BACKLOG_MAX || super::publishing::refuses(q, &message, (0, 0)) {
+                if q.ready.len() >= REPLAY_BACKLOG_MAX || q.refuses(&message, (0, 0)) {
                     self.counters.dropped_full += 1;
                     continue;
                 }
-                let seq = q.next_seq;
-                q.next_seq += 1;
-                let priority = message.envelope().priority.unwrap_or(0);
-                let priority = priority.min(q.arguments.priority_max);
+                let seq = q.next_number();
+                let priority = q.priority_of(message.envelope());
                 q.ready.push_back(Entry {
                     priority,
                     seq,

@@ -1,10 +1,11 @@
 //! Consumers and their deliveries: start, stop, hand out, settle, fetch one.
 
 use super::budget::{Budget, Unfinished};
+use super::death::Death;
+use super::internal::Source;
 use super::link::LinkState;
 use super::log_waits::Waiter;
 use super::outbox::{Fetched, Out, Reservation};
-use super::routing::Source;
 use super::staging::Gate;
 use super::{Engine, done};
 use crate::access::Permission;
@@ -15,6 +16,7 @@ use crate::ledger::ObjectKind;
 use crate::message::Settled;
 use crate::properties::Name;
 use crate::queue::consumers::Consumer;
+use crate::queue::credit::Credit;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Head;
 use crate::queue::unsettled::{Held, cost};
@@ -36,19 +38,6 @@ pub(crate) struct Verdict {
     pub(crate) number: u64,
     pub(crate) multiple: bool,
     pub(crate) outcome: Outcome,
-}
-
-/// Why a message leaves its queue without a consumer's acceptance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Death {
-    /// A consumer rejected it.
-    Rejected,
-    /// Its time was over.
-    Expired,
-    /// The queue was full.
-    MaxLength,
-    /// It came back from consumers more often than its queue allows.
-    DeliveryLimit,
 }
 
 impl Engine {
@@ -89,7 +78,7 @@ impl Engine {
         if self
             .links
             .get_mut(link)
-            .is_some_and(|l| l.channel(c.channel).prefetch_all > 0)
+            .is_some_and(|l| l.channel(c.channel).credit.is_limited())
         {
             queue_type.refuse_global_prefetch(&text)?;
         }
@@ -108,8 +97,7 @@ impl Engine {
             queue,
             no_ack: c.no_ack,
             exclusive: c.exclusive,
-            prefetch,
-            in_flight: 0,
+            credit: Credit::window(prefetch),
             starved: false,
             throttled: false,
             session: None,
@@ -203,13 +191,9 @@ impl Engine {
         };
         let c = l.channel(channel);
         if global {
-            c.prefetch_all = count;
+            c.credit.resize(count);
             let consumers = c.consumers.clone();
-            for key in consumers {
-                if let Some(queue) = self.consumers.get(key).map(|c| c.queue) {
-                    self.touch(queue);
-                }
-            }
+            self.touch_queues_of(&consumers);
         } else {
             c.prefetch_each = count;
         }
@@ -263,7 +247,7 @@ impl Engine {
                 Head::Entry(front) => front,
             };
             match &front.body {
-                Body::Memory(m) if super::dispatch::expired(q, m, now.wall) => {
+                Body::Memory(m) if q.is_expired(m, now.wall) => {
                     let body = front.body.clone();
                     if self.dies_later(queue, &body) {
                         let answer = Out::Event(Event::GetEmpty { channel });
@@ -429,7 +413,7 @@ impl Engine {
             // Also if the consumer is gone: its channel held it all the same.
             self.free_channel_credit(link, channel);
             if let Some(c) = self.consumers.get_mut(key) {
-                c.in_flight -= 1;
+                c.credit.release();
                 let queue = c.queue;
                 self.touch(queue);
             }
@@ -643,7 +627,7 @@ impl Engine {
             let listed = l.find_channel(channel).is_some_and(|c| c.listed != 0);
             // They may have been what the others waited behind.
             l.release_gated(channel, log);
-            for (_, key) in l.close_channel(channel) {
+            for key in l.close_channel(channel).into_entries() {
                 self.confirms.orphan(key, durable);
             }
             if listed {

@@ -6,8 +6,8 @@
 //! ([`Origin::NEUTRAL`]), which only the engine writes.
 
 use super::Engine;
-use super::consuming::Death;
-use super::routing::Source;
+use super::death::Death;
+use super::internal::Source;
 use crate::message::{Dialect, EXCHANGE_NAME_MAX, KEY_MAX, Message};
 use crate::properties::{CC, Name, Origin, Table, Value, encode_neutral, texts, trail_of};
 use crate::slots::QueueKey;
@@ -15,17 +15,6 @@ use crate::topic;
 
 /// Entries of an `x-death` header that are kept, newest first. A client may send thousands, and each death reads all.
 const DEATHS_MAX: usize = 256;
-
-impl Death {
-    fn reason(self) -> &'static str {
-        match self {
-            Death::Rejected => "rejected",
-            Death::Expired => "expired",
-            Death::MaxLength => "maxlen",
-            Death::DeliveryLimit => "delivery_limit",
-        }
-    }
-}
 
 impl Engine {
     /// Whether the queue sends its dead somewhere.

@@ -2,10 +2,10 @@
 
 use super::budget::{Budget, Unfinished};
 use super::doors::Resource;
-use super::link::Deleting;
 use super::outbox::Out;
 use super::queues::router_slot;
 use super::timers::Timer;
+use super::unfinished::Deleting;
 use super::{Engine, Limit, done};
 use crate::access::Permission;
 use crate::arguments::require_flag;
@@ -179,62 +179,82 @@ impl Engine {
     }
 
     fn try_declare_queue(&mut self, link: Link, c: DeclareQueue) -> Result<(QueueKey, Option<u64>), Fault> {
-        let now = self.now.monotonic;
         if c.passive {
-            self.permit_look(link, Resource::Queue(&c.name))?;
-            let queue = self.queue_named(&c.name).ok_or_else(|| self.no_queue(&c.name))?;
-            if !c.lenient {
-                self.check_access(link, queue)?;
-            }
-            if let Some(q) = self.queues.get_mut(queue) {
-                q.used_at = now;
-            }
+            let queue = self.look_at_queue(link, &c)?;
             return Ok((queue, None));
         }
         if !c.name.is_empty() {
             self.permit(link, Permission::Configure, Resource::Queue(&c.name))?;
+            if let Some(queue) = self.queue_named(&c.name)
+                && (c.lenient || !c.name.starts_with("amq."))
+            {
+                self.check_same_queue(link, &c, queue)?;
+                self.use_queue(queue);
+                // The creating declare may not be synced yet, so this answer waits too.
+                let durable = self.queues[queue].durable;
+                let gate = if durable { self.staging.wait_for_all() } else { None };
+                return Ok((queue, gate));
+            }
         }
-        if !c.name.is_empty()
-            && let Some(queue) = self.queue_named(&c.name)
-            && (c.lenient || !c.name.starts_with("amq."))
-        {
-            let text = self.queue_text(&c.name);
-            let q = &self.queues[queue];
-            // Ownership first: an exclusive queue is its connection's, whatever else differs.
-            if (c.exclusive != q.exclusive.is_some() && !c.lenient) || q.exclusive.is_some_and(|owner| owner != link) {
-                return Err(self.locked(&c.name));
-            }
-            if !c.lenient {
-                // An exclusive queue is never durable, whatever was asked.
-                require_flag(&text, "durable", c.durable && !c.exclusive, q.durable)?;
-                require_flag(&text, "auto_delete", c.auto_delete, q.auto_delete)?;
-                q.arguments.check_equivalent(&c.arguments, &text)?;
-            }
-            if let Some(q) = self.queues.get_mut(queue) {
-                q.used_at = now;
-            }
-            // The creating declare may not be synced yet, so this answer waits too.
-            let durable = self.queues[queue].durable;
-            let gate = if durable { self.staging.wait_for_all() } else { None };
-            return Ok((queue, gate));
+        self.check_new_queue(&c)?;
+        self.create_queue(link, c)
+    }
+
+    /// A passive declare.
+    fn look_at_queue(&mut self, link: Link, c: &DeclareQueue) -> Result<QueueKey, Fault> {
+        self.permit_look(link, Resource::Queue(&c.name))?;
+        let queue = self.queue_named(&c.name).ok_or_else(|| self.no_queue(&c.name))?;
+        if !c.lenient {
+            self.check_access(link, queue)?;
         }
+        self.use_queue(queue);
+        Ok(queue)
+    }
+
+    fn use_queue(&mut self, queue: QueueKey) {
+        let now = self.now.monotonic;
+        if let Some(q) = self.queues.get_mut(queue) {
+            q.used_at = now;
+        }
+    }
+
+    /// Checks that a queue that is there is the one that is declared.
+    fn check_same_queue(&self, link: Link, c: &DeclareQueue, queue: QueueKey) -> Result<(), Fault> {
+        let q = &self.queues[queue];
+        // Ownership first: an exclusive queue is its connection's, whatever else differs.
+        if (c.exclusive != q.exclusive.is_some() && !c.lenient) || q.exclusive.is_some_and(|owner| owner != link) {
+            return Err(self.locked(&c.name));
+        }
+        if c.lenient {
+            return Ok(());
+        }
+        let text = self.queue_text(&c.name);
+        // An exclusive queue is never durable, whatever was asked.
+        require_flag(&text, "durable", c.durable && !c.exclusive, q.durable)?;
+        require_flag(&text, "auto_delete", c.auto_delete, q.auto_delete)?;
+        q.arguments.check_equivalent(&c.arguments, &text)
+    }
+
+    /// Checks that there may be a queue of that name, and one more at all.
+    fn check_new_queue(&self, c: &DeclareQueue) -> Result<(), Fault> {
         if c.name.starts_with("amq.") && !c.lenient {
             let text = format!("queue name '{}' contains reserved prefix 'amq.*'", c.name);
             return Err(Fault::new(FaultKind::AccessRefused, text));
         }
         if c.name.len() > 255 {
-            return Err(Fault::new(
-                FaultKind::PreconditionFailed,
-                "queue name is longer than 255 bytes",
-            ));
-        }
-        if self.queues.len() >= self.settings.queues_max {
-            let text = format!(
-                "cannot declare queue '{}': queue limit ({}) is reached",
-                c.name, self.settings.queues_max
-            );
+            let text = "queue name is longer than 255 bytes";
             return Err(Fault::new(FaultKind::PreconditionFailed, text));
         }
+        let max = self.settings.queues_max;
+        if self.queues.len() >= max {
+            let text = format!("cannot declare queue '{}': queue limit ({max}) is reached", c.name);
+            return Err(Fault::new(FaultKind::PreconditionFailed, text));
+        }
+        Ok(())
+    }
+
+    /// Returns what the answer waits for, too.
+    fn create_queue(&mut self, link: Link, c: DeclareQueue) -> Result<(QueueKey, Option<u64>), Fault> {
         let made_up = c.name.is_empty();
         let name: Name = if made_up { self.generated_name() } else { c.name };
         if made_up {
@@ -255,7 +275,8 @@ impl Engine {
         self.admit(ObjectKind::Queues, Queue::memory(&name, &arguments.declared, c.durable))?;
         // An exclusive queue goes with its connection: nothing of it need survive a restart.
         let durable = c.durable && !c.exclusive;
-        let mut q = Queue::new(self.queues.new_number(), name, QueueKind::Plain, durable, now);
+        let number = self.queues.new_number();
+        let mut q = Queue::new(number, name, QueueKind::Plain, durable, self.now.monotonic);
         q.exclusive = c.exclusive.then_some(link);
         q.auto_delete = c.auto_delete;
         q.arguments = arguments;
@@ -268,10 +289,8 @@ impl Engine {
         let mut gate = None;
         if durable {
             let (key, value) = catalog::encode_queue(&self.queues[queue], None);
-            self.staging.record(Record::Key {
-                key,
-                value: Some(value),
-            });
+            let value = Some(value);
+            self.staging.record(Record::Key { key, value });
             gate = Some(self.staging.wait());
         }
         self.watch_queue_expiry(queue);

@@ -1,20 +1,19 @@
 //! From a queue to its consumers: reserving messages, in order, to whoever has credit and room.
 
 use super::Engine;
+use super::death::Death;
 use super::links::Links;
 use super::log_waits::Waiter;
 use super::throttling::Throttling;
 use super::timers::Timer;
 use crate::command::Channel as ChannelNumber;
 use crate::durable_session::Sessions;
-use crate::message::Message;
-use crate::queue::Queue;
 use crate::queue::consumers::Consumer;
 use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::poll::Polled;
 use crate::queue::ready::Head;
 use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey, Slots};
 use crate::store::{Durability, Record, State};
-use crate::time::Wall;
 use std::time::Duration;
 
 /// Expired messages dropped from one queue in one go.
@@ -41,109 +40,100 @@ impl Engine {
     /// Reserves messages from the head of the queue while a consumer can take them.
     pub(crate) fn dispatch(&mut self, queue: QueueKey) {
         loop {
-            let written = self.staging.written_ticket();
-            let Some(q) = self.queues.get_mut(queue) else {
-                return;
-            };
-            let front = match q.ready.head() {
-                Head::Empty => return,
-                Head::Paged => {
-                    if q.consumers.is_empty() {
-                        self.watch_head(queue);
-                    } else {
-                        self.load_head(queue);
-                    }
-                    return;
-                }
-                Head::Entry(front) => front,
-            };
-            if q.consumers.is_empty() {
-                // Now and not by a timer: a body that was fetched to see its time may have to leave again at once.
-                match &front.body {
-                    Body::Memory(message) if expired(q, message, self.now.wall) => self.expire_head(queue),
-                    _ => self.watch_head(queue),
-                }
-                return;
+            match self.reserve_some(queue) {
+                Stopped::MarkDue(seq) => _ = self.stage_mark(queue, seq),
+                Stopped::Empty => return,
+                Stopped::Waits => return self.watch_head(queue),
+                Stopped::Load => return self.load_head(queue),
+                Stopped::Unmarked(seq) => return self.await_mark(queue, seq),
+                Stopped::Expired if !self.expire_first(queue) => return,
+                Stopped::Expired => {}
             }
-            let on_disk = match &front.body {
-                // A time to live of nothing still lets a message pass straight to a consumer.
-                Body::Memory(message) if deadline(q, message).is_some_and(|d| d < self.now.wall) => {
-                    let body = front.body.clone();
-                    if self.dies_later(queue, &body) || !self.may_expire(queue) {
-                        return;
-                    }
-                    let Some(q) = self.queues.get_mut(queue) else { return };
-                    if let Some(entry) = q.ready.pop_front() {
-                        self.counters.expired += 1;
-                        self.drop_entry(queue, entry, super::consuming::Death::Expired);
-                    }
-                    continue;
-                }
-                Body::Memory(_) => false,
-                Body::Disk { .. } => true,
+        }
+    }
+
+    /// Reserves messages up to the first one that needs more than a consumer.
+    fn reserve_some(&mut self, queue: QueueKey) -> Stopped {
+        let (wall, written) = (self.now.wall, self.staging.written_ticket());
+        let Engine {
+            queues,
+            consumers,
+            links,
+            sessions,
+            throttling,
+            wakes,
+            ..
+        } = self;
+        let Some(q) = queues.get_mut(queue) else {
+            return Stopped::Empty;
+        };
+        loop {
+            let mut to = None;
+            let polled = q.poll(wall, written, |key, flags, is_given| {
+                let offer = Offer { key, flags, is_given };
+                to = offer.to(consumers, links, sessions, throttling);
+                to.is_some()
+            });
+            let (entry, is_mark_due) = match polled {
+                Polled::Entry { entry, is_mark_due } => (entry, is_mark_due),
+                Polled::Empty => return Stopped::Empty,
+                Polled::Waits => return Stopped::Waits,
+                Polled::Load => return Stopped::Load,
+                Polled::Unmarked(seq) => return Stopped::Unmarked(seq),
+                Polled::Expired => return Stopped::Expired,
             };
-            let (seq, flags) = (front.seq, front.flags);
-            let Engine {
-                queues,
-                consumers,
-                links,
-                sessions,
-                throttling,
-                ..
-            } = self;
-            let q = &mut queues[queue];
-            let chosen = if q.arguments.single_active {
-                let active = q.consumers.first();
-                active
-                    .filter(|key| eligible(consumers, links, sessions, throttling, *key, flags))
-                    .map(|key| (key, 0))
-            } else {
-                q.consumers
-                    .next(|key| eligible(consumers, links, sessions, throttling, key, flags))
-            };
-            let Some((key, next_turn)) = chosen else {
-                self.watch_head(queue);
-                return;
-            };
-            // Only for somebody who can have it: a body or a mark that nobody waits for would be work for nothing.
-            if on_disk {
-                self.load_head(queue);
-                return;
-            }
-            if flags.has(EntryFlags::LOGGED) && !q.marks.allow(seq, written) {
-                if q.marks.due(seq, written) {
-                    self.stage_mark(queue, seq);
-                }
-                let marks = &mut self.queues[queue].marks;
-                if marks.awaited != marks.ticket {
-                    marks.awaited = marks.ticket;
-                    self.waits.for_written(marks.ticket, Waiter::Marked(queue));
-                }
-                return;
-            }
-            q.consumers.took(next_turn);
-            let Some(entry) = q.ready.pop_front() else { return };
-            q.unsettled += 1;
-            let mark_due = flags.has(EntryFlags::LOGGED) && q.marks.due(seq, written) && !q.ready.is_empty();
-            let consumer = &mut consumers[key];
-            let counts = counts_in_flight(consumer, flags);
-            if counts {
-                match consumer.session {
-                    Some((session, _)) => sessions[session].used += 1,
-                    None => consumer.in_flight += 1,
-                }
-            }
-            let (link, channel, in_channel) = (consumer.link, consumer.channel, consumer.session.is_none() && counts);
-            if let Some(l) = links.get_mut(link) {
-                if in_channel && let Some(c) = l.find_channel(channel) {
-                    c.in_flight += 1;
-                }
+            let seq = entry.seq;
+            if let Some((link, key)) = to
+                && let Some(l) = links.get_mut(link)
+            {
                 l.outbox.reserve(key, queue, entry);
-                l.wake(&mut self.wakes);
+                l.wake(wakes);
             }
-            if mark_due {
-                self.stage_mark(queue, seq);
+            if is_mark_due {
+                return Stopped::MarkDue(seq);
             }
+        }
+    }
+
+    /// Drops the head, whose time is over. Returns whether to go on with what follows it.
+    fn expire_first(&mut self, queue: QueueKey) -> bool {
+        let Some(q) = self.queues.get_mut(queue) else {
+            return false;
+        };
+        if q.consumers.is_empty() {
+            // Now and not by a timer: a body that was fetched to see its time may have to leave again at once.
+            self.expire_head(queue);
+            return false;
+        }
+        self.drop_expired(queue)
+    }
+
+    /// Drops the head, whose time is over, unless it has to stay for now. Returns whether it is gone.
+    fn drop_expired(&mut self, queue: QueueKey) -> bool {
+        let Some(Head::Entry(front)) = self.queues.get(queue).map(|q| q.ready.head()) else {
+            return false;
+        };
+        if self.dies_later(queue, &front.body) || !self.may_expire(queue) {
+            return false;
+        }
+        let Some(entry) = self.queues.get_mut(queue).and_then(|q| q.ready.pop_front()) else {
+            return false;
+        };
+        self.counters.expired += 1;
+        self.drop_entry(queue, entry, Death::Expired);
+        true
+    }
+
+    /// The head may not go before its hand-out mark is written. The queue is dispatched again when it is.
+    fn await_mark(&mut self, queue: QueueKey, seq: u64) {
+        let written = self.staging.written_ticket();
+        if self.queues[queue].marks.due(seq, written) {
+            self.stage_mark(queue, seq);
+        }
+        let marks = &mut self.queues[queue].marks;
+        if marks.awaited != marks.ticket {
+            marks.awaited = marks.ticket;
+            self.waits.for_written(marks.ticket, Waiter::Marked(queue));
         }
     }
 
@@ -184,29 +174,26 @@ impl Engine {
         self.links.get_mut(link).is_some_and(|l| !l.outbox.is_empty())
     }
 
-    /// One delivery fewer counts against the channel's prefetch. If that is what its consumers waited for, they can have
+    /// One delivery fewer counts against the channel's credit. If that is what its consumers waited for, they can have
     /// more, whichever queues they are on.
     pub(crate) fn free_channel_credit(&mut self, link: Link, channel: ChannelNumber) {
         let Some(c) = self.links.get_mut(link).and_then(|l| l.find_channel(channel)) else {
             return;
         };
-        let was_full = c.prefetch_all > 0 && c.in_flight >= c.prefetch_all;
-        c.in_flight -= 1;
+        let was_spent = c.credit.release();
         // A channel that holds nothing is offered one whatever its connection holds.
-        if was_full || (self.throttling.is_over() && c.in_flight == 0) {
+        if was_spent || (self.throttling.is_over() && c.credit.used() == 0) {
             let consumers = c.consumers.clone();
             self.touch_queues_of(&consumers);
         }
     }
 
-    /// One delivery fewer counts against the session's receive maximum: see [`Engine::free_channel_credit`].
+    /// One delivery fewer counts against the session's credit: see [`Engine::free_channel_credit`].
     pub(crate) fn free_session_credit(&mut self, session: SessionKey) {
         let Some(s) = self.sessions.get_mut(session) else {
             return;
         };
-        let was_full = s.used >= u32::from(s.receive_maximum);
-        s.used -= 1;
-        if was_full {
+        if s.credit.release() {
             let consumers = s.consumers.clone();
             self.touch_queues_of(&consumers);
         }
@@ -236,7 +223,7 @@ impl Engine {
                 return;
             }
         };
-        let Some(deadline) = deadline(q, message) else {
+        let Some(deadline) = q.deadline(message) else {
             return;
         };
         let at = now.monotonic + (deadline - now.wall).max(Duration::from_millis(1));
@@ -268,91 +255,98 @@ impl Engine {
                 // What follows an expired message has probably expired too.
                 Head::Entry(_) | Head::Paged => return self.load_head(queue),
             };
-            if !expired(q, message, wall) {
+            if !q.is_expired(message, wall) {
                 break;
             }
-            let body = Body::Memory(message.clone());
-            if self.dies_later(queue, &body) || !self.may_expire(queue) {
+            if !self.drop_expired(queue) {
                 return;
             }
-            let Some(q) = self.queues.get_mut(queue) else { return };
-            let Some(entry) = q.ready.pop_front() else { return };
-            self.counters.expired += 1;
-            self.drop_entry(queue, entry, super::consuming::Death::Expired);
         }
         self.watch_head(queue);
     }
 }
 
-/// When the message's time in this queue is over.
-pub(crate) fn deadline(queue: &Queue, message: &Message) -> Option<Wall> {
-    let envelope = message.envelope();
-    let by_queue = queue
-        .arguments
-        .message_ttl_ms
-        .map(|ttl| envelope.received + Duration::from_millis(ttl));
-    match (envelope.deadline, by_queue) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    }
+/// Why reserving stopped.
+enum Stopped {
+    /// The next hand-out mark should be staged, ahead of this sequence. There may be more to reserve.
+    MarkDue(u64),
+    Empty,
+    /// Nobody can take the head.
+    Waits,
+    /// The head is to be read from the log first.
+    Load,
+    /// The head's time is over.
+    Expired,
+    /// The head, whose sequence this is, may not go before its hand-out mark is written.
+    Unmarked(u64),
 }
 
-pub(crate) fn expired(queue: &Queue, message: &Message, now: Wall) -> bool {
-    deadline(queue, message).is_some_and(|d| d <= now)
-}
-
-/// Whether a delivery of an entry with these flags counts against the consumer's credit.
-pub(crate) fn counts_in_flight(consumer: &Consumer, flags: EntryFlags) -> bool {
-    match consumer.session {
-        Some((_, granted)) => flags.qos().min(granted) > 0,
-        None => !consumer.no_ack,
-    }
-}
-
-/// Whether the consumer can be given an entry with these flags now. Notes who was passed over for lack of room, or until
-/// somebody settles.
-fn eligible(
-    consumers: &mut Slots<ConsumerKey, Consumer>,
-    links: &mut Links,
-    sessions: &Sessions,
-    throttling: &mut Throttling,
+/// An entry that is offered to a consumer.
+struct Offer {
     key: ConsumerKey,
+    /// Of the entry.
     flags: EntryFlags,
-) -> bool {
-    let Some(c) = consumers.get_mut(key) else {
-        return false;
-    };
-    let counts = counts_in_flight(c, flags);
-    if let Some((session, _)) = c.session {
-        let s = &sessions[session];
-        if counts && s.used >= u32::from(s.receive_maximum) {
-            return false;
+    /// It is given to the consumer if that can have it.
+    is_given: bool,
+}
+
+impl Offer {
+    /// The consumer and its link, if the consumer can have the entry now. Notes who was passed over for lack of room, or until
+    /// somebody settles.
+    #[inline]
+    fn to(
+        self,
+        consumers: &mut Slots<ConsumerKey, Consumer>,
+        links: &mut Links,
+        sessions: &mut Sessions,
+        throttling: &mut Throttling,
+    ) -> Option<(Link, ConsumerKey)> {
+        let Offer { key, flags, is_given } = self;
+        let c = consumers.get_mut(key)?;
+        let counts = c.counts(flags);
+        let has_room = match c.session {
+            Some((session, _)) => {
+                let credit = &mut sessions[session].credit;
+                if counts && credit.is_spent() {
+                    return None;
+                }
+                let has_room = links.get_mut(c.link)?.has_room();
+                if has_room && is_given && counts {
+                    credit.spend();
+                }
+                has_room
+            }
+            None => {
+                if counts && c.credit.is_spent() {
+                    return None;
+                }
+                let l = links.get_mut(c.link)?;
+                let mut has_room = l.has_room();
+                let is_limited = counts && throttling.limits(l);
+                let channel = l.find_channel(c.channel)?;
+                if is_limited && channel.credit.used() > 0 {
+                    throttling.throttle(key, c, l);
+                    return None;
+                }
+                if (counts && channel.credit.is_spent()) || channel.recovering.is_some() {
+                    return None;
+                }
+                // An answer of the channel (its consume-ok, say) waits for the log: deliveries do not overtake it.
+                has_room &= channel.gated.is_empty();
+                if has_room && is_given && counts {
+                    channel.credit.spend();
+                    c.credit.spend();
+                }
+                has_room
+            }
+        };
+        if !has_room {
+            if !c.starved {
+                c.starved = true;
+                links.get_mut(c.link)?.starved.push_back(key);
+            }
+            return None;
         }
-    } else if counts && c.prefetch > 0 && c.in_flight >= c.prefetch {
-        return false;
+        Some((c.link, key))
     }
-    let Some(l) = links.get_mut(c.link) else { return false };
-    let mut room = l.has_room();
-    let limited = counts && c.session.is_none() && throttling.limits(l);
-    if c.session.is_none()
-        && let Some(channel) = l.find_channel(c.channel)
-    {
-        if limited && channel.in_flight > 0 {
-            throttling.throttle(key, c, l);
-            return false;
-        }
-        if counts && channel.prefetch_all > 0 && channel.in_flight >= channel.prefetch_all {
-            return false;
-        }
-        if channel.recovering.is_some() {
-            return false;
-        }
-        // An answer of the channel (its consume-ok, say) waits for the log: deliveries do not overtake it.
-        room &= channel.gated.is_empty();
-    }
-    if !room && !c.starved {
-        c.starved = true;
-        l.starved.push_back(key);
-    }
-    room
 }

@@ -13,10 +13,9 @@
 //! What the engine publishes by itself (dead letters) is asked nothing.
 
 use super::Engine;
-use super::sessions::queue_name;
-use super::subscriptions::shared_queue_name;
 use crate::access::{Access, Permission, Rights, Who};
 use crate::command::{OpenSession, Subscription, Will};
+use crate::durable_session::{queue_name, shared_queue_name};
 use crate::fault::{Fault, FaultKind};
 use crate::message::{Dialect, Message};
 use crate::properties::Name;

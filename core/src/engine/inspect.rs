@@ -243,7 +243,7 @@ impl Engine {
                     number: c.number,
                     consumers: c.consumers.len(),
                     delivered: c.delivered,
-                    published: c.publisher.numbered,
+                    published: c.publisher.numbered(),
                 }));
                 if let (Some(Item::Channel { number, .. }), true) = (items.last(), items.len() == budget) {
                     cursor.after = After::Number(*number);
@@ -292,8 +292,8 @@ impl Engine {
             queue: self.queues.get(c.queue)?.name.clone(),
             no_ack: c.no_ack,
             exclusive: c.exclusive,
-            in_flight: c.in_flight,
-            prefetch: c.prefetch,
+            in_flight: c.credit.used(),
+            prefetch: c.credit.size(),
         })
     }
 }

@@ -1,17 +1,17 @@
 //! A connection at its engine: its channels, its outbox, and what it waits for.
 
 use super::Wake;
-use super::bound_replay::BoundReplay;
+use super::confirms::Publisher;
 use super::outbox::{Fetched, Out, Outbox};
-use super::routing::Routing;
+use super::replays::Replays;
 use super::staging::{Gate, Reached};
-use super::subscriptions::{Answered, Replays};
-use super::transactions::Committing;
+use super::unfinished::{Answered, BoundReplay, Committing, Deleting, Routing};
 use crate::access::Access;
-use crate::command::{Channel as ChannelNumber, Peer, Will};
+use crate::command::{Channel as ChannelNumber, Command, Peer, Will};
 use crate::event::{CloseReason, Event, Pressure};
 use crate::ledger::{Charge, allocation};
 use crate::properties::Name;
+use crate::queue::credit::Credit;
 use crate::queue::unsettled::Unsettled;
 use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey};
 use std::collections::VecDeque;
@@ -98,12 +98,6 @@ pub(crate) struct LinkState {
     pub(crate) bound_replay: Option<Box<BoundReplay>>,
 }
 
-/// See [`LinkState::deleting`].
-pub(crate) enum Deleting {
-    Queue(QueueKey),
-    Exchange(Name),
-}
-
 /// One channel of a link.
 pub(crate) struct Channel {
     pub(crate) number: ChannelNumber,
@@ -117,10 +111,8 @@ pub(crate) struct Channel {
     pub(crate) consumers: Vec<ConsumerKey>,
     /// Prefetch of consumers started from now on.
     pub(crate) prefetch_each: u32,
-    /// Prefetch of the channel as a whole; 0: none.
-    pub(crate) prefetch_all: u32,
-    /// Reserved or unsettled deliveries that count against `prefetch_all`.
-    pub(crate) in_flight: u32,
+    /// For the deliveries of all its consumers together. Reserved or unsettled, they count.
+    pub(crate) credit: Credit,
     pub(crate) publisher: Publisher,
     /// Answers that wait for the log, and those that must follow them.
     pub(crate) gated: VecDeque<(Gate, Out)>,
@@ -142,19 +134,6 @@ pub(crate) struct Postponed {
     pub(crate) numbered: u64,
 }
 
-/// The publishing side of a channel: numbers, and the watermark that follows them.
-#[derive(Default)]
-pub(crate) struct Publisher {
-    /// Confirmed publishes numbered so far.
-    pub(crate) numbered: u64,
-    /// Everything up to here is confirmed, or will be by the next take.
-    pub(crate) ready: u64,
-    /// What the session was told.
-    pub(crate) told: u64,
-    /// Later publishes, in order, each with the confirm entry it waits for.
-    pub(crate) pending: VecDeque<(u64, u32)>,
-}
-
 impl Channel {
     fn new(number: ChannelNumber) -> Channel {
         Channel {
@@ -165,8 +144,7 @@ impl Channel {
             listed: 0,
             consumers: Vec::new(),
             prefetch_each: 0,
-            prefetch_all: 0,
-            in_flight: 0,
+            credit: Credit::UNLIMITED,
             publisher: Publisher::default(),
             gated: VecDeque::new(),
             last_queue: None,
@@ -221,6 +199,33 @@ impl LinkState {
             committing: None,
             deleting: None,
         }
+    }
+
+    /// Whether a command goes back because it is a publish that meets pressure for the first time.
+    ///
+    /// The link does not know of the pressure yet: it is told only once it publishes. The publish goes back, and meets the
+    /// pressure where the connection holds publishes; applied now, it could be refused although its protocol has no word for
+    /// that. Once for each pressure, so that what is left of a link that is gone ends.
+    #[inline]
+    pub(crate) fn meets(&mut self, pressure: Option<Pressure>, command: &Command) -> bool {
+        if self.met == pressure
+            || pressure.is_none()
+            || !matches!(command, Command::Publish { .. } | Command::Transaction(_))
+        {
+            return false;
+        }
+        self.publishes = true;
+        self.met = pressure;
+        true
+    }
+    /// Whether a command is ignored because its channel failed and is not closed yet.
+    #[inline]
+    pub(crate) fn ignores(&mut self, command: &Command) -> bool {
+        self.failures
+            && !matches!(command, Command::CloseChannel { .. })
+            && command
+                .channel()
+                .is_some_and(|channel| self.find_channel(channel).is_some_and(|c| c.failed))
     }
 
     /// The first command of the hold is ignored: it does not go on where it stopped.
@@ -288,11 +293,11 @@ impl LinkState {
         Some(&mut self.channels[at])
     }
     /// Forgets the channel, but for the answers that still wait for the log: what was asked before the close is
-    /// answered before it. Returns the confirm entries that nobody waits for any more.
-    pub(crate) fn close_channel(&mut self, number: ChannelNumber) -> VecDeque<(u64, u32)> {
+    /// answered before it. Returns its publishing side.
+    pub(crate) fn close_channel(&mut self, number: ChannelNumber) -> Publisher {
         self.confirm_dirty.retain(|c| *c != number);
         let Ok(at) = self.channels.binary_search_by_key(&number, |c| c.number) else {
-            return VecDeque::new();
+            return Publisher::default();
         };
         let mut closed = if self.channels[at].gated.is_empty() {
             self.charge.shrink(CHANNEL_BYTES);
@@ -305,7 +310,7 @@ impl LinkState {
             });
             std::mem::replace(&mut self.channels[at], successor)
         };
-        std::mem::take(&mut closed.publisher.pending)
+        std::mem::take(&mut closed.publisher)
     }
     /// Takes over the will of its session's client.
     pub(crate) fn set_will(&mut self, will: Option<Will>) {

@@ -16,33 +16,52 @@ mod admission;
 mod audit;
 mod bound_replay;
 mod budget;
+mod commands;
+mod confirms;
 mod consuming;
 mod counters;
 mod dead_letter;
+mod death;
 mod definitions;
 mod dispatch;
 mod doors;
+mod enqueuing;
+mod eviction;
+mod gauges;
+mod handing_out;
 pub mod inspect;
+mod internal;
 mod link;
 mod links;
+mod loading;
 mod log_waits;
 mod memory;
 mod noted_time;
+mod noting_time;
 mod outbox;
 mod packets;
 mod postponed;
 mod publishing;
+mod queue_limits;
 mod queues;
 mod recovery;
+mod replays;
+mod reply_address;
+mod resending;
+mod retaining;
 mod routing;
 mod sessions;
 mod staging;
 mod subscriptions;
+mod successors;
 mod take;
 mod takeover;
 mod throttling;
+mod timeouts;
 mod timers;
 mod transactions;
+mod unfinished;
+mod unsettled_memory;
 
 pub use crate::ledger::{ObjectKind, PerKind};
 pub use crate::slots::Link;
@@ -64,18 +83,19 @@ use crate::slots::{ConsumerKey, QueueKey, SessionKey, Slots};
 use crate::store::{Batch, Durability, Request, Ticket, VhostId};
 use crate::time::{Now, Time};
 use crate::topic::LEVELS_MAX;
-use budget::{Budget, Unfinished};
-use consuming::Verdict;
+use budget::Budget;
+use confirms::Confirms;
+use internal::Internal;
 use link::LinkState;
 use links::Links;
 use log_waits::{LogWaits, Waiter};
 use memory::Memory;
 use outbox::Out;
-use publishing::{Confirms, Publish};
 use queues::Queues;
 use staging::{Gate, Staging};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use successors::Successors;
 use throttling::Throttling;
 use timers::Timers;
 
@@ -217,7 +237,7 @@ pub struct Engine {
     /// Channels with rejected deliveries whose dead-lettering is postponed.
     postponed: Vec<(Link, ChannelNumber)>,
     /// Dead letters and wills that are not published yet.
-    internal: VecDeque<routing::Internal>,
+    internal: VecDeque<Internal>,
     /// The first of `internal` stopped here.
     internal_walk: Option<Box<Walk>>,
     /// For finding their queues in this turn.
@@ -236,7 +256,7 @@ pub struct Engine {
     refusal_told: Option<Time>,
     sessions: Sessions,
     /// Links that wait for a session that another link still has.
-    successors: takeover::Successors,
+    successors: Successors,
     staging: Staging,
     confirms: Confirms,
     /// What waits for the log.
@@ -288,7 +308,7 @@ impl Engine {
             ledger: Arc::default(),
             refusal_told: None,
             sessions: Sessions::default(),
-            successors: takeover::Successors::default(),
+            successors: Successors::default(),
             confirms: Confirms::default(),
             waits: LogWaits::default(),
             acks_due: None,
@@ -341,214 +361,6 @@ impl Engine {
         });
         self.counters.links_attached += 1;
         id
-    }
-
-    /// Applies commands in order, draining them. Commands of a stale link are dropped.
-    pub fn apply(&mut self, now: Now, link: Link, commands: &mut Vec<Command>) -> Applied {
-        self.begin(now);
-        let mut budget = Budget::of_hold(&self.settings);
-        let mut done = 0;
-        // A drain that stops early would move the tail on each hold; taking from a reversed tail would reverse twice.
-        // Commands left over are rare, so the front is cut off once, after the loop.
-        while done < commands.len() && !budget.is_spent() {
-            let command = std::mem::replace(&mut commands[done], Command::DropWill);
-            if let Err(unfinished) = self.apply_one(link, command, &mut budget) {
-                // It is the first of the next hold.
-                commands[done] = unfinished;
-                break;
-            }
-            budget.spend(1);
-            done += 1;
-        }
-        self.dispatch_touched();
-        self.relieve_memory();
-        if done == commands.len() {
-            commands.clear();
-            Applied::All
-        } else {
-            commands.drain(..done);
-            if self.links.get(link).is_some_and(|l| l.waits) {
-                Applied::Waits
-            } else {
-                Applied::Some
-            }
-        }
-    }
-
-    /// Applies one command. It comes back if the hold ends before it is done.
-    fn apply_one(&mut self, link: Link, command: Command, budget: &mut Budget) -> Result<(), Command> {
-        let pressure = self.pressure;
-        let Some(l) = self.links.get_mut(link) else {
-            return Ok(());
-        };
-        if l.met != pressure
-            && pressure.is_some()
-            && matches!(command, Command::Publish { .. } | Command::Transaction(_))
-        {
-            // It does not know of the pressure yet: a link is told only once it publishes. The publish goes back, and
-            // meets the pressure where the connection holds publishes; applied now, it could be refused although its
-            // protocol has no word for that. Once for each pressure, so that what is left of a link that is gone ends.
-            l.publishes = true;
-            l.met = pressure;
-            return Err(command);
-        }
-        if l.failures
-            && !matches!(command, Command::CloseChannel { .. })
-            && let Some(channel) = command.channel()
-            && l.find_channel(channel).is_some_and(|c| c.failed)
-        {
-            l.forget_unfinished();
-            return Ok(());
-        }
-        match command {
-            Command::Publish {
-                channel,
-                flags,
-                packet_id,
-                message,
-            } => {
-                let publish = Publish {
-                    channel,
-                    flags,
-                    packet_id,
-                    message,
-                };
-                if let Err(message) = self.publish(link, publish, budget) {
-                    return Err(Command::Publish {
-                        channel,
-                        flags,
-                        packet_id,
-                        message,
-                    });
-                }
-            }
-            Command::Settle {
-                channel,
-                number,
-                multiple,
-                outcome,
-            } => {
-                let verdict = Verdict {
-                    number,
-                    multiple,
-                    outcome,
-                };
-                if self.settle(link, channel, verdict, budget).is_err() {
-                    return Err(command);
-                }
-            }
-            Command::Received { packet_id } => self.received(link, packet_id),
-            Command::Stray { packet_id } => self.stray(link, packet_id),
-            Command::Release { packet_id } => self.release(link, packet_id),
-            Command::OpenChannel { channel } => {
-                if let Some(l) = self.links.get_mut(link) {
-                    l.channel(channel).strict = true;
-                }
-            }
-            Command::CloseChannel { channel, reply } => {
-                self.dispatch_touched();
-                if self.close_channel(link, channel, budget).is_err() {
-                    return Err(command);
-                }
-                if reply {
-                    self.answer(link, channel, done(channel, Op::CloseChannel), None);
-                }
-            }
-            Command::Qos { channel, count, global } => self.qos(link, channel, count, global),
-            Command::Echo { channel, token } => self.answer(link, channel, Event::Echo { channel, token }, None),
-            Command::Recover { channel, reply } => {
-                if self.recover_channel(link, channel, reply, budget).is_err() {
-                    return Err(command);
-                }
-            }
-            Command::Cancel {
-                channel,
-                consumer,
-                reply,
-            } => {
-                self.dispatch_touched();
-                self.cancel(link, channel, consumer, reply);
-            }
-            Command::DeclareExchange(c) => {
-                if self.end_exchange_namesake(&c.name, budget).is_err() {
-                    return Err(Command::DeclareExchange(c));
-                }
-                self.declare_exchange(link, *c);
-            }
-            Command::DeleteExchange(c) => {
-                if let Err(unfinished) = self.delete_exchange(link, c, budget) {
-                    return Err(Command::DeleteExchange(unfinished));
-                }
-            }
-            Command::DeclareQueue(c) => {
-                self.dispatch_touched();
-                if self.end_namesake(&c.name, budget).is_err() {
-                    return Err(Command::DeclareQueue(c));
-                }
-                self.declare_queue(link, *c);
-            }
-            Command::DeleteQueue(c) => {
-                self.dispatch_touched();
-                if self.delete_queue_command(link, &c, budget).is_err() {
-                    return Err(Command::DeleteQueue(c));
-                }
-            }
-            Command::PurgeQueue(c) => {
-                self.dispatch_touched();
-                self.purge_queue(link, *c);
-            }
-            Command::Bind(c) => {
-                if self.bind(link, &c, budget).is_err() {
-                    return Err(Command::Bind(c));
-                }
-            }
-            Command::Unbind(c) => self.unbind(link, *c),
-            Command::Consume(c) => self.consume(link, *c),
-            Command::Get(c) => {
-                self.dispatch_touched();
-                self.get(link, *c);
-            }
-            Command::OpenSession(mut c) => match self.permit_session(link, &mut c) {
-                Ok(()) => match self.end_predecessor(link, &c, budget) {
-                    Ok(gate) => self.open_session(link, *c, gate),
-                    Err(Unfinished) => return Err(Command::OpenSession(c)),
-                },
-                Err(fault) => {
-                    self.forget_successor(link);
-                    self.fail(link, sessions::CHANNEL, Op::OpenSession, fault);
-                }
-            },
-            Command::SessionExpiry(expiry) => self.session_expiry(link, expiry),
-            Command::Subscribe(mut c) => {
-                if self.subscribe(link, &mut c, budget).is_err() {
-                    return Err(Command::Subscribe(c));
-                }
-            }
-            Command::Unsubscribe(c) => {
-                if self.unsubscribe(link, &c, budget).is_err() {
-                    return Err(Command::Unsubscribe(c));
-                }
-            }
-            Command::Transaction(c) => {
-                if let Err(unfinished) = self.transaction(link, c, budget) {
-                    return Err(Command::Transaction(unfinished));
-                }
-            }
-            Command::DropWill => {
-                if let Some(l) = self.links.get_mut(link) {
-                    l.will = None;
-                }
-            }
-            Command::Detach => {
-                self.dispatch_touched();
-                if self.detach(link, budget).is_err() {
-                    return Err(Command::Detach);
-                }
-            }
-            // The directory's; a driver that lets them through has a bug that costs nobody else.
-            Command::Authenticate(_) | Command::Attach(_) => debug_assert!(false, "handled by the directory"),
-        }
-        Ok(())
     }
 
     /// One visit of a link: applies commands as [`Engine::apply`] does, then takes as [`Engine::take`] does, in the same

@@ -7,7 +7,7 @@
 
 use super::Engine;
 use super::budget::{Budget, Unfinished};
-use super::consuming::Death;
+use super::death::Death;
 use super::timers::Timer;
 use crate::command::Channel as ChannelNumber;
 use crate::queue::entry::{Body, Entry, EntryFlags};

@@ -1,103 +1,26 @@
 //! Publishing: from a command to the queues, the log, and the confirm.
-//!
-//! A confirm is a watermark per publisher. A publish that must wait for the log joins the publisher's *confirm entry* of
-//! the open batch; the entry is over when the batch is durable, or as soon as every one of its messages was settled by
-//! all its consumers before it was written.
 
 use super::Engine;
 use super::budget::Budget;
+use super::confirms::Waiting;
+use super::death::Death;
+use super::enqueuing::{Afterwards, Enqueued, Enqueuing};
+use super::internal::Source;
 use super::log_waits::Waiter;
-use super::routing::{RouteBy, Routing, Source};
-use super::staging::Staging;
-use crate::catalog;
+use super::queues::Queues;
+use super::reply_address::reply_addressed;
+use super::routing::RouteBy;
+use super::unfinished::Routing;
 use crate::command::{Channel as ChannelNumber, PublishFlags};
 use crate::durable_session::INCOMING_ID_BYTES;
 use crate::event::{Event, Op, Pressure};
 use crate::fault::{Fault, FaultKind};
 use crate::ledger::ObjectKind;
-use crate::message::{Dialect, EXCHANGE_NAME_MAX, Message};
+use crate::message::Message;
 use crate::properties::{Codecs, Name};
-use crate::queue::arguments::Overflow;
-use crate::queue::entry::{Body, Entry, EntryFlags};
-use crate::queue::ready::Head;
-use crate::queue::{HAND_OUT_AHEAD, Queue, QueueKind};
-use crate::retained::{Change, Retained};
-use crate::router::{Admission, Target};
-use crate::slots::{Link, QueueKey};
-use crate::store::{Durability, Record, Route, Routes, State};
-use slab::Slab;
-use smallvec::SmallVec;
-
-/// The confirm entries of all publishers.
-#[derive(Default)]
-pub(crate) struct Confirms {
-    entries: Slab<ConfirmEntry>,
-    /// Entries whose publisher is gone, freed when their batch is over: until then messages may still name them.
-    orphans: Vec<(u64, u32)>,
-}
-
-/// The publishes of one channel in one batch that wait for it.
-struct ConfirmEntry {
-    link: Link,
-    channel: ChannelNumber,
-    ticket: u64,
-    /// The most that one of them waits for.
-    need: Durability,
-    /// Messages that are neither written nor settled by all.
-    outstanding: u32,
-}
-
-impl Confirms {
-    /// Nobody waits for the entry any more. `durable`: the last batch the log has reported.
-    pub(crate) fn orphan(&mut self, key: u32, durable: u64) {
-        match self.entries.get(key as usize) {
-            // Its batch is over: no report will come that frees it, and no message names it any more.
-            Some(e) if e.ticket <= durable => drop(self.entries.remove(key as usize)),
-            Some(e) => self.orphans.push((e.ticket, key)),
-            None => {}
-        }
-    }
-    /// Whether what the entry waits for has come, or is not needed any more.
-    fn is_over(&self, key: u32, staging: &Staging) -> bool {
-        let entry = self.entries.get(key as usize);
-        entry.is_none_or(|e| e.outstanding == 0 || e.ticket <= staging.reached(e.need))
-    }
-    /// Publishers' batches that are waited for.
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
-    }
-    #[cfg(feature = "testing")]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.orphans.is_empty()
-    }
-    pub(crate) fn free_orphans(&mut self, durable: u64) {
-        self.orphans.retain(|&(ticket, key)| {
-            if ticket <= durable {
-                self.entries.try_remove(key as usize);
-            }
-            ticket > durable
-        });
-    }
-}
-
-/// What became of a message at its queues.
-#[derive(Default)]
-pub(super) struct Enqueued {
-    /// Queues that took it.
-    pub(super) queues: usize,
-    /// A queue refused it, or the log has no room for it.
-    pub(super) refused: Option<FaultKind>,
-    /// It is staged for the log, and the neediest of its queues needs this.
-    pub(super) logged: Option<Durability>,
-    /// It is its topic's retained message, and the log is told.
-    pub(super) retained: bool,
-}
-
-/// Who publishes wills and dead letters.
-pub(super) const NOBODY: Link = Link {
-    slot: u32::MAX,
-    generation: 0,
-};
+use crate::router::{Target, Walk};
+use crate::slots::Link;
+use crate::store::{Durability, QueueId, Record, State};
 
 /// A publish of a link. See [`crate::command::Command::Publish`].
 pub(crate) struct Publish {
@@ -106,6 +29,20 @@ pub(crate) struct Publish {
     pub(crate) packet_id: u16,
     pub(crate) message: Message,
 }
+
+/// A publish of a link, once it has its number.
+#[derive(Clone, Copy)]
+struct Numbered {
+    link: Link,
+    channel: ChannelNumber,
+    flags: PublishFlags,
+    packet_id: u16,
+    /// Its number on the channel; 0: it is not to be confirmed.
+    number: u64,
+}
+
+/// A QoS 2 publish that was sent again.
+struct Duplicate;
 
 /// What a publish waits for.
 enum Wait<'a> {
@@ -126,117 +63,56 @@ impl Engine {
             packet_id,
             message,
         } = publish;
-        let confirm = flags.contains(PublishFlags::CONFIRM);
         let Some(l) = self.links.get_mut(link) else {
             return Ok(());
         };
-        let mut stopped = l.routing.take().and_then(|routing| routing.of(&message));
-        let known_id = packet_id != 0
-            && self
-                .session_of(link)
-                .is_some_and(|(_, s)| s.incoming.contains(&packet_id));
+        let stopped = l.routing.take().and_then(|routing| routing.of(&message));
         let group = self.staging.group_start();
-        let message = match stopped {
-            Some(_) => message,
-            None => reply_addressed(&message, &self.settings.topic_exchange).unwrap_or(message),
-        };
-        let result = if known_id {
-            Ok(Enqueued::default())
-        } else if confirm && !flags.contains(PublishFlags::PATIENT) && !self.can_retain(&message) {
-            // Its publisher can be told, and so decides: nothing of it is kept.
-            Ok(Enqueued {
-                refused: Some(self.refuse(ObjectKind::Retained).kind),
-                ..Enqueued::default()
-            })
+        let (message, result) = if self.is_incoming(link, packet_id) {
+            (message, Ok(Enqueued::default()))
         } else {
-            let route = RouteBy::Steps(&mut stopped, budget);
-            match self.route_and_enqueue(link, &message, route, &[]) {
-                Ok(Some(enqueued)) => Ok(enqueued),
-                Ok(None) => {
-                    // Nothing else of this publisher comes before it: it is the first command of its next hold.
-                    if let (Some(l), Some(walk)) = (self.links.get_mut(link), stopped) {
-                        l.routing = Some(Box::new(Routing::new(&message, walk)));
-                    }
-                    return Err(message);
-                }
-                Err(fault) => Err(fault),
-            }
+            self.find_and_enqueue(link, flags, message, stopped, budget)?
         };
         self.counters.published += 1;
         let Some(l) = self.links.get_mut(link) else {
             return Ok(());
         };
         l.publishes = true;
+        let confirm = flags.contains(PublishFlags::CONFIRM);
         let mut number = 0;
         if confirm {
-            let publisher = &mut l.channel(channel).publisher;
-            publisher.numbered += 1;
-            number = publisher.numbered;
+            number = l.channel(channel).publisher.next_number();
             self.counters.published_confirm += 1;
         }
-        // An incoming QoS 2 id is remembered before its PUBREC; the duplicate of a known one is only confirmed.
+        let publish = Numbered {
+            link,
+            channel,
+            flags,
+            packet_id,
+            number,
+        };
         let mut incoming = None;
-        if packet_id != 0
-            && let Some((_, session)) = self.session_of(link)
-        {
-            if !session.incoming.insert(packet_id) {
-                // The first one may have come over an earlier connection, and still be on its way to the log.
-                let node = self.staging.durability();
-                let wait = self.staging.wait_for_all();
-                let wait = wait.map_or(Wait::Nothing, |ticket| Wait::Batch(ticket, node));
-                self.confirm(link, channel, number, wait);
-                return Ok(());
-            }
-            session.charge.grow(INCOMING_ID_BYTES);
-            let queue = session.queue.filter(|_| session.kept);
-            incoming = queue.and_then(|queue| self.queues.get(queue)).map(|q| q.id);
-        }
-        let enqueued = match result {
-            Ok(enqueued) => enqueued,
-            Err(fault) => {
-                if flags.contains(PublishFlags::LENIENT) && fault.kind == FaultKind::NotFound {
-                    Enqueued::default()
-                } else {
-                    let why = fault.kind;
-                    self.forget_incoming(link, packet_id);
-                    if !confirm || self.session_of(link).is_none() {
-                        // No confirm: the session answers with an error of its own, which must not come after an ack.
-                        self.fail(link, channel, Op::Publish, fault);
-                        return Ok(());
-                    }
-                    // An MQTT client is told by reason code, publish by publish; a refused id is new the next time.
-                    // MQTT 5 4.3.3 [MQTT-4.3.3-9]
-                    if let Some(l) = self.links.get_mut(link) {
-                        l.verdicts.push_back(Event::Refused { channel, number, why });
-                    }
-                    self.confirm(link, channel, number, Wait::Nothing);
+        if packet_id != 0 {
+            match self.remember_incoming(link, packet_id) {
+                Ok(queue) => incoming = queue,
+                Err(Duplicate) => {
+                    self.confirm_duplicate(publish);
                     return Ok(());
                 }
             }
-        };
-        if let Some(why) = enqueued.refused {
-            self.counters.refused += 1;
-            self.forget_incoming(link, packet_id);
-            incoming = None;
-            if confirm && let Some(l) = self.links.get_mut(link) {
-                l.verdicts.push_back(Event::Refused { channel, number, why });
-            }
-        } else if enqueued.queues == 0 {
-            if flags.contains(PublishFlags::MANDATORY) {
-                self.counters.unroutable_returned += 1;
-                if let Some(l) = self.links.get_mut(link) {
-                    l.verdicts.push_back(Event::Returned {
-                        channel,
-                        number,
-                        message: message.clone(),
-                    });
-                }
-            } else {
-                self.counters.unroutable_dropped += 1;
-            }
-        } else {
-            self.counters.routed += 1;
         }
+        let enqueued = match result {
+            Ok(enqueued) => enqueued,
+            Err(fault) if flags.contains(PublishFlags::LENIENT) && fault.kind == FaultKind::NotFound => {
+                Enqueued::default()
+            }
+            Err(fault) => {
+                self.publish_failed(publish, fault);
+                return Ok(());
+            }
+        };
+        self.tell_of_publish(publish, &message, &enqueued);
+        incoming = incoming.filter(|_| enqueued.refused.is_none());
         if let Some(queue) = incoming {
             // The id and its message are there together or not at all: a message without it would be stored again when
             // its publisher sends it again, an id without its message would keep it out.
@@ -247,23 +123,70 @@ impl Engine {
             }));
             self.staging.group_end(group);
         }
-        // A message that only waits for its own record may be confirmed early by its consumers; one that waits for
-        // something else in the batch may not.
-        let wait = if !confirm {
-            Wait::Nothing
-        } else if incoming.is_some() || enqueued.retained {
-            // Both are the node's, like the definitions.
-            let node = self.staging.durability();
-            let need = enqueued.logged.map_or(node, |need| need.max(node));
-            Wait::Batch(self.staging.wait_for(need), need)
-        } else if let Some(need) = enqueued.logged {
-            Wait::Message(&message, need)
-        } else {
-            Wait::Nothing
-        };
-        self.confirm(link, channel, number, wait);
+        if confirm {
+            let wait = self.wait_of(&message, &enqueued, incoming.is_some());
+            self.confirm(link, channel, number, wait);
+        }
         budget.spend(enqueued.queues);
         Ok(())
+    }
+
+    /// Finds the queues of a link's message and puts it into them. It comes back if the hold ends before they are found.
+    #[inline]
+    fn find_and_enqueue(
+        &mut self,
+        link: Link,
+        flags: PublishFlags,
+        message: Message,
+        mut stopped: Option<Box<Walk>>,
+        budget: &mut Budget,
+    ) -> Result<(Message, Result<Enqueued, Fault>), Message> {
+        let message = match stopped {
+            Some(_) => message,
+            None => reply_addressed(&message, &self.settings.topic_exchange).unwrap_or(message),
+        };
+        let may_refuse = flags.contains(PublishFlags::CONFIRM) && !flags.contains(PublishFlags::PATIENT);
+        if may_refuse && !self.can_retain(&message) {
+            // Its publisher can be told, and so decides: nothing of it is kept.
+            let enqueued = Enqueued {
+                refused: Some(self.refuse(ObjectKind::Retained).kind),
+                ..Enqueued::default()
+            };
+            return Ok((message, Ok(enqueued)));
+        }
+        let route = RouteBy::Steps(&mut stopped, budget);
+        match self.route_and_enqueue(link, &message, route, &[]) {
+            Ok(Some(enqueued)) => Ok((message, Ok(enqueued))),
+            Ok(None) => {
+                // Nothing else of this publisher comes before it: it is the first command of its next hold.
+                if let (Some(l), Some(walk)) = (self.links.get_mut(link), stopped) {
+                    l.routing = Some(Box::new(Routing::new(&message, walk)));
+                }
+                Err(message)
+            }
+            Err(fault) => Ok((message, Err(fault))),
+        }
+    }
+
+    /// Whether that QoS 2 id of the link's client is known: the message is there already.
+    fn is_incoming(&mut self, link: Link, packet_id: u16) -> bool {
+        packet_id != 0
+            && self
+                .session_of(link)
+                .is_some_and(|(_, s)| s.incoming.contains(&packet_id))
+    }
+
+    /// Remembers a QoS 2 id before its PUBREC. Returns the queue whose records have it, if the session is kept.
+    fn remember_incoming(&mut self, link: Link, packet_id: u16) -> Result<Option<QueueId>, Duplicate> {
+        let Some((_, session)) = self.session_of(link) else {
+            return Ok(None);
+        };
+        if !session.incoming.insert(packet_id) {
+            return Err(Duplicate);
+        }
+        session.charge.grow(INCOMING_ID_BYTES);
+        let queue = session.queue.filter(|_| session.kept);
+        Ok(queue.and_then(|queue| self.queues.get(queue)).map(|q| q.id))
     }
 
     fn forget_incoming(&mut self, link: Link, packet_id: u16) {
@@ -275,7 +198,91 @@ impl Engine {
         }
     }
 
-    /// Numbers a publish as waiting (for its message's record, or for the whole batch) or as ready.
+    /// The duplicate of a known publish is only confirmed. The first one may have come over an earlier connection, and still
+    /// be on its way to the log.
+    fn confirm_duplicate(&mut self, publish: Numbered) {
+        let node = self.staging.durability();
+        let wait = self.staging.wait_for_all();
+        let wait = wait.map_or(Wait::Nothing, |ticket| Wait::Batch(ticket, node));
+        self.confirm(publish.link, publish.channel, publish.number, wait);
+    }
+
+    /// The publish is against the rules, or there is no such exchange.
+    fn publish_failed(&mut self, publish: Numbered, fault: Fault) {
+        let Numbered {
+            link,
+            channel,
+            number,
+            packet_id,
+            ..
+        } = publish;
+        self.forget_incoming(link, packet_id);
+        if number == 0 || self.session_of(link).is_none() {
+            // No confirm: the session answers with an error of its own, which must not come after an ack.
+            self.fail(link, channel, Op::Publish, fault);
+            return;
+        }
+        // An MQTT client is told by reason code, publish by publish; a refused id is new the next time.
+        // MQTT 5 4.3.3 [MQTT-4.3.3-9]
+        let why = fault.kind;
+        if let Some(l) = self.links.get_mut(link) {
+            l.verdicts.push_back(Event::Refused { channel, number, why });
+        }
+        self.confirm(link, channel, number, Wait::Nothing);
+    }
+
+    /// Tells the publisher what precedes the confirm, and counts.
+    #[inline]
+    fn tell_of_publish(&mut self, publish: Numbered, message: &Message, enqueued: &Enqueued) {
+        let Numbered {
+            link,
+            channel,
+            number,
+            flags,
+            packet_id,
+        } = publish;
+        if let Some(why) = enqueued.refused {
+            self.counters.refused += 1;
+            self.forget_incoming(link, packet_id);
+            if number != 0
+                && let Some(l) = self.links.get_mut(link)
+            {
+                l.verdicts.push_back(Event::Refused { channel, number, why });
+            }
+        } else if enqueued.queues > 0 {
+            self.counters.routed += 1;
+        } else if !flags.contains(PublishFlags::MANDATORY) {
+            self.counters.unroutable_dropped += 1;
+        } else {
+            self.counters.unroutable_returned += 1;
+            let message = message.clone();
+            if let Some(l) = self.links.get_mut(link) {
+                l.verdicts.push_back(Event::Returned {
+                    channel,
+                    number,
+                    message,
+                });
+            }
+        }
+    }
+
+    /// What the confirm of a publish waits for. A message that only waits for its own record may be confirmed early by its
+    /// consumers; one that waits for something else in the batch may not.
+    #[inline]
+    fn wait_of<'m>(&mut self, message: &'m Message, enqueued: &Enqueued, has_incoming_id: bool) -> Wait<'m> {
+        if has_incoming_id || enqueued.retained {
+            // Both are the node's, like the definitions.
+            let node = self.staging.durability();
+            let need = enqueued.logged.map_or(node, |need| need.max(node));
+            return Wait::Batch(self.staging.wait_for(need), need);
+        }
+        match enqueued.logged {
+            Some(need) => Wait::Message(message, need),
+            None => Wait::Nothing,
+        }
+    }
+
+    /// Has a publish confirmed when what it waits for has come.
     fn confirm(&mut self, link: Link, channel: ChannelNumber, number: u64, wait: Wait<'_>) {
         if number == 0 {
             return;
@@ -283,52 +290,25 @@ impl Engine {
         let Some(l) = self.links.get_mut(link) else {
             return;
         };
+        let (ticket, need, message) = match wait {
+            Wait::Nothing => {
+                l.channel(channel).publisher.is_through(number);
+                return l.note_confirms(channel);
+            }
+            Wait::Message(message, need) => (self.staging.wait_for(need), need, Some(message)),
+            Wait::Batch(ticket, need) => (ticket, need, None),
+        };
+        let waiting = Waiting {
+            link,
+            channel,
+            number,
+            ticket,
+            need,
+        };
         let publisher = &mut l.channel(channel).publisher;
-        let (awaited, message) = match wait {
-            Wait::Nothing => (None, None),
-            Wait::Message(message, need) => (Some((self.staging.wait_for(need), need)), Some(message)),
-            Wait::Batch(ticket, need) => (Some((ticket, need)), None),
-        };
-        let Some((ticket, need)) = awaited else {
-            match publisher.pending.back_mut() {
-                // Behind one that waits: it is passed together with that one.
-                Some((upto, _)) => *upto = number,
-                None => publisher.ready = number,
-            }
-            l.note_confirms(channel);
-            return;
-        };
-        let (key, known) = match publisher.pending.back_mut() {
-            Some((upto, key))
-                if self
-                    .confirms
-                    .entries
-                    .get(*key as usize)
-                    .is_some_and(|e| e.ticket == ticket) =>
-            {
-                *upto = number;
-                (*key, true)
-            }
-            _ => {
-                let entry = ConfirmEntry {
-                    link,
-                    channel,
-                    ticket,
-                    need,
-                    outstanding: 0,
-                };
-                let key = self.confirms.entries.insert(entry) as u32;
-                publisher.pending.push_back((number, key));
-                (key, false)
-            }
-        };
-        if let Some(entry) = self.confirms.entries.get_mut(key as usize) {
-            entry.outstanding += 1;
-            let need = entry.need.max(need);
-            let known = known && entry.need == need;
-            entry.need = need;
+        let (key, is_news) = self.confirms.add(publisher, waiting);
+        if is_news {
             match need {
-                _ if known => {}
                 Durability::Os => self.waits.for_written(ticket, Waiter::Channel(link, channel)),
                 Durability::Interval | Durability::Always => {
                     self.waits.for_durable(ticket, Waiter::Channel(link, channel));
@@ -343,27 +323,13 @@ impl Engine {
     /// A message was settled by all before it was written: its publisher need not wait for it.
     pub(crate) fn confirm_cancelled(&mut self, message: &Message) {
         self.counters.cancelled_writes += 1;
-        let Some(key) = message.log_state().confirm() else {
-            return;
-        };
-        let Some(entry) = self.confirms.entries.get_mut(key as usize) else {
-            return;
-        };
-        entry.outstanding = entry.outstanding.saturating_sub(1);
-        if entry.outstanding == 0 {
-            let (link, channel) = (entry.link, entry.channel);
-            if let Some(l) = self.links.get_mut(link) {
-                l.note_confirms(channel);
-                l.wake(&mut self.wakes);
-            }
+        let key = message.log_state().confirm();
+        if let Some((link, channel)) = key.and_then(|key| self.confirms.settled_early(key))
+            && let Some(l) = self.links.get_mut(link)
+        {
+            l.note_confirms(channel);
+            l.wake(&mut self.wakes);
         }
-    }
-
-    /// Whether the oldest publish the channel waits with is through.
-    #[cfg(feature = "testing")]
-    pub(crate) fn is_confirm_over(&self, publisher: &super::link::Publisher) -> bool {
-        let over = |key: u32| self.confirms.is_over(key, &self.staging);
-        publisher.pending.front().is_some_and(|(_, key)| over(*key))
     }
 
     /// Derives the confirms of the link's channels whose watermark may have moved.
@@ -374,22 +340,10 @@ impl Engine {
         let mut dirty = std::mem::take(&mut l.confirm_dirty);
         for channel in dirty.drain(..) {
             let Some(c) = l.find_channel(channel) else { continue };
-            let publisher = &mut c.publisher;
-            while let Some(&(upto, key)) = publisher.pending.front() {
-                if !self.confirms.is_over(key, &self.staging) {
-                    break;
-                }
-                publisher.ready = upto;
-                publisher.pending.pop_front();
-                self.confirms.entries.try_remove(key as usize);
-            }
-            if publisher.ready > publisher.told {
-                self.counters.confirmed += publisher.ready - publisher.told;
-                publisher.told = publisher.ready;
-                events.push(Event::Confirmed {
-                    channel,
-                    upto: publisher.ready,
-                });
+            self.confirms.pass(&mut c.publisher, &self.staging);
+            if let Some((upto, more)) = c.publisher.tell() {
+                self.counters.confirmed += more;
+                events.push(Event::Confirmed { channel, upto });
             }
         }
         l.confirm_dirty = dirty;
@@ -405,22 +359,17 @@ impl Engine {
         route: RouteBy<'_>,
         skip: &[Name],
     ) -> Result<Option<Enqueued>, Fault> {
-        let envelope = *message.envelope();
-        let own_session = self.links.get_mut(link).and_then(|l| l.session);
         let targets = match route {
             RouteBy::Targets(targets) => targets,
             RouteBy::Steps(stopped, budget) => {
-                let extra = match stopped {
-                    Some(_) => Vec::new(),
-                    None => extra_keys(&self.codecs, message),
-                };
-                let known = match stopped {
-                    // It was permitted when it began.
-                    Some(_) => None,
+                // One that stopped was permitted when it began, and its walk has the further keys.
+                let (extra, known) = match stopped {
+                    Some(_) => (Vec::new(), None),
                     None => {
+                        let extra = extra_keys(&self.codecs, message);
                         let known = self.router.known_route(message, &extra);
                         self.permit_publish(link, message, &extra, known.map(|known| known.id))?;
-                        known
+                        (extra, known)
                     }
                 };
                 match known {
@@ -432,252 +381,41 @@ impl Engine {
                 }
             }
         };
-        let mut enqueued = Enqueued::default();
-        let retains = envelope.retain && *message.exchange() == *self.settings.topic_exchange;
-        let full = self.node_pressure == Some(Pressure::Full);
-        if full && link != NOBODY {
-            let logged = |target: &Target| {
-                let queue = self.queues.at(target.queue);
-                queue
-                    .and_then(|queue| self.queues.get(queue))
-                    .is_some_and(|q| q.logs(&envelope, envelope.qos))
-            };
-            if (envelope.durable && retains && !message.body().is_empty()) || targets.iter().any(logged) {
-                enqueued.refused = Some(FaultKind::ResourceError);
-                return Ok(Some(enqueued));
+        let retains = message.envelope().retain && *message.exchange() == *self.settings.topic_exchange;
+        let is_full = self.node_pressure == Some(Pressure::Full);
+        if is_full && link != Link::NOBODY {
+            let is_short = self.memory.bytes_with_entries() > self.settings.memory_bytes_max;
+            if is_refused_when_full(&self.queues, message, targets, retains, is_short) {
+                return Ok(Some(Enqueued {
+                    refused: Some(FaultKind::ResourceError),
+                    ..Enqueued::default()
+                }));
             }
         }
-        // What needs no log has nowhere else to go when memory is short, too.
-        let short = full && self.memory.bytes_with_entries() > self.settings.memory_bytes_max;
-        if short && link != NOBODY && !targets.is_empty() {
-            enqueued.refused = Some(FaultKind::ResourceError);
-            return Ok(Some(enqueued));
-        }
-        let mut routes = Routes::new();
-        let mut limited: SmallVec<[QueueKey; 4]> = SmallVec::new();
-        let mut refused: SmallVec<[QueueKey; 4]> = SmallVec::new();
-        // With more than one queue, a refusal by one must not keep the others' copies from being made.
-        for target in targets {
-            let Some((key, queue)) = self.queues.at_mut(target.queue) else {
-                debug_assert!(false, "the router forgets a queue before its slot is reused");
-                continue;
-            };
-            if !skip.is_empty() && skip.contains(&queue.name) {
-                continue;
-            }
-            let own = matches!((queue.kind, own_session), (QueueKind::Session(s), Some(o)) if s == o);
-            let mut flags = EntryFlags::new(envelope.qos);
-            let mut ids = None;
-            match target.admission(own) {
-                Admission::Plain => {}
-                Admission::NoLocal => continue,
-                Admission::Granted(granted) => {
-                    flags = EntryFlags::new(envelope.qos.min(granted.qos));
-                    if envelope.retain && granted.retain_as_published {
-                        flags.set(EntryFlags::RETAIN);
-                    }
-                    ids = granted.subscription_ids.cloned();
-                }
-            }
-            if queue.kind != QueueKind::Plain && flags.qos() == 0 {
-                // At most once: a subscriber that is away or too slow does without. Others are not held up by it.
-                if queue.ready.len() >= self.settings.qos0_backlog_max || queue.consumers.is_empty() {
-                    self.counters.dropped_full += 1;
-                    continue;
-                }
-            } else if queue.kind == QueueKind::Plain && refuses(queue, message, (0, 0)) {
-                enqueued.refused = Some(FaultKind::QuotaExceeded);
-                self.counters.dropped_full += 1;
-                if queue.arguments.overflow == Overflow::RejectPublishDeadLetter {
-                    refused.push(key);
-                }
-                continue;
-            }
-            let priority = envelope.priority.unwrap_or(0).min(queue.arguments.priority_max);
-            let seq = queue.next_seq;
-            queue.next_seq += 1;
-            if queue.logs(&envelope, flags.qos()) {
-                flags.set(EntryFlags::LOGGED);
-                let need = queue.arguments.durability.unwrap_or(self.staging.durability());
-                enqueued.logged = enqueued.logged.max(Some(need));
-                if !queue.consumers.is_empty() && seq + HAND_OUT_AHEAD / 2 >= queue.marks.staged {
-                    queue
-                        .marks
-                        .stage_at_publish(seq, self.staging.open_ticket(), self.staging.written_ticket());
-                    let mark = State::HandedOut {
-                        queue: queue.id,
-                        upto: queue.marks.staged,
-                    };
-                    self.staging.record(Record::State(mark));
-                }
-                routes.push(Route {
-                    queue: queue.id,
-                    seq,
-                    flags: if queue.arguments.priority_max > 0 {
-                        flags.with_priority(priority).0
-                    } else {
-                        flags.0
-                    },
-                });
-            }
-            self.memory.pin(message);
-            queue.ready.push_back(Entry {
-                priority,
-                seq,
-                body: Body::Memory(message.clone()),
-                flags,
-                subscription_ids: ids,
-            });
-            enqueued.queues += 1;
-            if queue.arguments.length_max.is_some() || queue.arguments.bytes_max.is_some() {
-                limited.push(key);
-            }
-            self.memory.note_deep(queue, key);
-            self.queues.touch(key);
-        }
-        self.counters.enqueued += enqueued.queues as u64;
-        if !routes.is_empty() {
-            message.log_state().stage(routes.len() as u32);
-            message.log_state().set_confirm(None);
-            self.staging.message(message.clone(), routes);
-        }
-        for queue in refused {
+        let enqueuing = Enqueuing {
+            queues: &mut self.queues,
+            memory: &mut self.memory,
+            staging: &mut self.staging,
+            counters: &mut self.counters,
+            qos0_backlog_max: self.settings.qos0_backlog_max,
+            publisher: self.links.get(link).and_then(|l| l.session),
+            skip,
+        };
+        let mut after = Afterwards::default();
+        let mut enqueued = enqueuing.put(message, targets, &mut after);
+        for queue in after.refused {
             // Its publisher hears that it was refused.
-            let _ = self.dead_letter(queue, message, super::consuming::Death::MaxLength, Source::Nothing);
+            let _ = self.dead_letter(queue, message, Death::MaxLength, Source::Nothing);
         }
-        for queue in limited {
+        for queue in after.limited {
             self.enforce_limit(queue);
         }
         // MQTT 5 3.3.1.3: a retained message of QoS 0 may be discarded at any time. Clearing one frees room.
-        if retains && (!full || message.body().is_empty()) {
-            enqueued.retained = if self.fits_retained(message) {
-                self.retain(message)
-            } else {
-                self.refuse(ObjectKind::Retained);
-                self.drop_retained(message)
-            };
+        if retains && (!is_full || message.body().is_empty()) {
+            enqueued.retained = self.retain_or_drop(message);
         }
         Ok(Some(enqueued))
     }
-
-    /// Whether there is memory for what is to be retained of the message, if anything is.
-    fn can_retain(&self, message: &Message) -> bool {
-        let retains = message.envelope().retain && *message.exchange() == *self.settings.topic_exchange;
-        !retains || self.fits_retained(message)
-    }
-
-    /// Keeps the message as its topic's last value, in memory and in the log. Returns whether that must be waited for.
-    fn retain(&mut self, message: &Message) -> bool {
-        let key = catalog::retained_key(self.settings.number, &Retained::key_of(message));
-        match self.retained.set(message) {
-            Change::Stored(_) => {
-                let value = catalog::encode_retained(message);
-                self.staging.record(Record::Key {
-                    key,
-                    value: Some(value),
-                });
-                if let Some(deadline) = message.envelope().deadline {
-                    let at = self.now.monotonic + (deadline - self.now.wall);
-                    self.timers.set_retained(at);
-                }
-            }
-            Change::Cleared(_) => self.staging.record(Record::Key { key, value: None }),
-            Change::Nothing => return false,
-        }
-        message.envelope().durable
-    }
-
-    /// There is no memory for a new last value, and nobody who could be told (QoS 0, MQTT 3, a will): subscribers get the
-    /// message, and the topic has no retained one. An outdated one would be worse than none.
-    fn drop_retained(&mut self, message: &Message) -> bool {
-        let envelope = *message.envelope();
-        let empty = Message::new(envelope, message.exchange(), message.key(), &[], &[]);
-        self.retain(&empty)
-    }
-
-    /// Makes room in a queue that is over its limit, oldest first.
-    pub(crate) fn enforce_limit(&mut self, queue: QueueKey) {
-        let over = |q: &Queue| {
-            q.arguments.length_max.is_some_and(|max| q.ready.len() as u64 > max)
-                || q.arguments.bytes_max.is_some_and(|max| q.ready.bytes() > max)
-        };
-        // One that refuses may be over its limit by what came back to it: that was confirmed, and stays.
-        let drops = |q: &Queue| q.arguments.overflow == Overflow::DropHead && over(q);
-        if !self.queues.get_mut(queue).is_some_and(|q| drops(q)) {
-            return;
-        }
-        // A limit of nothing still lets a message pass straight to a consumer.
-        self.dispatch(queue);
-        let (dead_letters, short) = (self.has_dead_letters(queue), self.is_disk_short());
-        while let Some(q) = self.queues.get_mut(queue)
-            && over(q)
-        {
-            if let Head::Entry(front) = q.ready.head()
-                && short
-                && dead_letters
-            {
-                let body = front.body.clone();
-                if self.dies_later(queue, &body) {
-                    // Goes on when the disk has room.
-                    return;
-                }
-            }
-            let Some(q) = self.queues.get_mut(queue) else { return };
-            let is_here = match q.ready.head() {
-                // What dies is published elsewhere: its body is needed.
-                Head::Entry(front) => !dead_letters || matches!(front.body, Body::Memory(_)),
-                Head::Paged | Head::Empty => false,
-            };
-            if !is_here {
-                // Goes on when it is.
-                self.load_head(queue);
-                return;
-            }
-            let Some(entry) = q.ready.pop_front() else { return };
-            self.counters.dropped_full += 1;
-            self.drop_entry(queue, entry, super::consuming::Death::MaxLength);
-        }
-    }
-}
-
-/// Keys of the default exchange under which a reply reaches a topic or an exchange of another dialect.
-const REPLY_TO_TOPIC: &str = "amq.gatepost.topic.";
-const REPLY_TO_EXCHANGE: &str = "amq.gatepost.x.";
-/// Topics under which a reply reaches a queue or an exchange.
-const REPLY_TO_QUEUE: &str = "$queue/";
-const REPLY_VIA_EXCHANGE: &str = "$exchange/";
-
-/// A reply to an address of another dialect, as that dialect's publishers would have addressed it.
-///
-/// A request's reply address crosses protocols as one of these names, so that a stock client of the other protocol can
-/// answer by publishing to it as it always does.
-fn reply_addressed(message: &Message, topic_exchange: &str) -> Option<Message> {
-    let key = message.key_bytes();
-    let (exchange, key) = match (message.envelope().dialect, key.first()?) {
-        (Dialect::Dot, b'a') if message.exchange_bytes().is_empty() => {
-            let key = message.key();
-            match key.strip_prefix(REPLY_TO_TOPIC) {
-                Some(topic) => (topic_exchange, topic),
-                None => key.strip_prefix(REPLY_TO_EXCHANGE)?.split_once('/')?,
-            }
-        }
-        (Dialect::Slash, b'$') => {
-            let key = message.key();
-            match key.strip_prefix(REPLY_TO_QUEUE) {
-                Some(queue) => ("", queue),
-                None => key.strip_prefix(REPLY_VIA_EXCHANGE)?.split_once('/')?,
-            }
-        }
-        _ => return None,
-    };
-    // No exchange has so long a name: the message goes where its own address leads, which is nowhere.
-    if exchange.len() > EXCHANGE_NAME_MAX {
-        return None;
-    }
-    let mut envelope = *message.envelope();
-    envelope.dialect = Dialect::Dot;
-    envelope.retain = false;
-    Some(message.readdressed(envelope, exchange, key, message.properties_raw()))
 }
 
 /// Further routing keys the message's properties name.
@@ -690,38 +428,21 @@ pub(super) fn extra_keys(codecs: &Codecs, message: &Message) -> Vec<Name> {
     }
 }
 
-/// Whether a full queue turns the message away, if `ahead` (messages, bytes) are put into it before.
-pub(crate) fn refuses(queue: &Queue, message: &Message, ahead: (u64, u64)) -> bool {
-    let a = &queue.arguments;
-    if a.overflow == Overflow::DropHead {
-        return false;
-    }
-    let bytes = queue.ready.bytes() + ahead.1 + message.body().len() as u64;
-    a.length_max
-        .is_some_and(|max| queue.ready.len() as u64 + ahead.0 >= max)
-        || a.bytes_max.is_some_and(|max| bytes > max)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::message::Envelope;
-
-    /// A peer that published to `$exchange/` and 300 octets more ended the process: a message holds no such name.
-    #[test]
-    fn a_reply_to_an_exchange_no_name_can_have_stays_where_it_is_addressed() {
-        let slash = Envelope {
-            dialect: Dialect::Slash,
-            ..Envelope::default()
-        };
-        let addressed = |name: usize| {
-            let topic = format!("$exchange/{}/k", "x".repeat(name));
-            reply_addressed(&Message::new(slash, "amq.topic", &topic, b"", b""), "amq.topic")
-        };
-        assert_eq!(addressed(255).map(|m| m.key().to_owned()).as_deref(), Some("k"));
-        assert!(addressed(256).is_none());
-        let key = format!("amq.gatepost.x.{}/k", "x".repeat(300));
-        let reply = Message::new(Envelope::default(), "", &key, b"", b"");
-        assert!(reply_addressed(&reply, "amq.topic").is_none());
-    }
+/// Whether a full disk has no room for the message: for what would be logged. What needs no log has nowhere else to go when
+/// memory is short, too.
+fn is_refused_when_full(
+    queues: &Queues,
+    message: &Message,
+    targets: &[Target],
+    retains: bool,
+    memory_is_short: bool,
+) -> bool {
+    let envelope = message.envelope();
+    let logs = |target: &Target| {
+        let queue = queues.at(target.queue).and_then(|queue| queues.get(queue));
+        queue.is_some_and(|q| q.logs(envelope, envelope.qos))
+    };
+    (envelope.durable && retains && !message.body().is_empty())
+        || targets.iter().any(logs)
+        || (memory_is_short && !targets.is_empty())
 }

@@ -14,10 +14,24 @@ pub(crate) struct Queues {
     vhost: VhostId,
     /// Number of the next queue in the vhost; never used again.
     next_number: u64,
-    /// Queues to be dispatched before the turn ends. Each is there once: see [`Queue::touched`].
-    touched: Vec<QueueKey>,
+    touched: Touched,
     /// Durable queues with settled sequences that the log does not know.
     unlogged_acks: Vec<QueueKey>,
+}
+
+/// Queues to be dispatched before the turn ends. Each is there once: see [`Queue::touched`].
+#[derive(Default)]
+pub(crate) struct Touched(Vec<QueueKey>);
+
+impl Touched {
+    /// Has the queue dispatched before the turn ends.
+    #[inline]
+    pub(crate) fn add(&mut self, key: QueueKey, queue: &mut Queue) {
+        if !queue.touched {
+            queue.touched = true;
+            self.0.push(key);
+        }
+    }
 }
 
 impl Queues {
@@ -27,7 +41,7 @@ impl Queues {
             slots: Slots::default(),
             by_number: HashMap::new(),
             next_number: 1,
-            touched: Vec::new(),
+            touched: Touched::default(),
             unlogged_acks: Vec::new(),
         }
     }
@@ -74,8 +88,9 @@ impl Queues {
         self.slots.key_at(slot.0)
     }
     #[inline]
-    pub(crate) fn at_mut(&mut self, slot: QueueSlot) -> Option<(QueueKey, &mut Queue)> {
-        self.slots.at_mut(slot.0)
+    pub(crate) fn at_mut(&mut self, slot: QueueSlot) -> Option<(QueueKey, &mut Queue, &mut Touched)> {
+        let (key, queue) = self.slots.at_mut(slot.0)?;
+        Some((key, queue, &mut self.touched))
     }
     /// The queue that the log knows by its number.
     pub(crate) fn numbered(&self, id: QueueId) -> Option<QueueKey> {
@@ -101,11 +116,8 @@ impl Queues {
 
     /// Has the queue dispatched before the turn ends.
     pub(crate) fn touch(&mut self, key: QueueKey) {
-        if let Some(queue) = self.slots.get_mut(key)
-            && !queue.touched
-        {
-            queue.touched = true;
-            self.touched.push(key);
+        if let Some(queue) = self.slots.get_mut(key) {
+            self.touched.add(key, queue);
         }
     }
     /// Nothing is to be dispatched yet.
@@ -115,7 +127,7 @@ impl Queues {
     /// A queue to dispatch now.
     pub(crate) fn next_touched(&mut self) -> Option<QueueKey> {
         loop {
-            let key = self.touched.pop()?;
+            let key = self.touched.0.pop()?;
             if let Some(queue) = self.slots.get_mut(key) {
                 queue.touched = false;
                 return Some(key);
@@ -124,7 +136,7 @@ impl Queues {
     }
     #[cfg(feature = "testing")]
     pub(crate) fn is_any_touched(&self) -> bool {
-        !self.touched.is_empty()
+        !self.touched.0.is_empty()
     }
 
     /// Remembers for the log that a message is settled. Returns whether it is the queue's first since the last record.

@@ -13,7 +13,7 @@ use crate::catalog::{
     self, BindingRecord, BoundRecord, ExchangeRecord, MessageRecord, QueueRecord, SessionRecord, SubscriptionRecord,
 };
 use crate::command::Will;
-use crate::durable_session::{DurableSession, INCOMING_ID_BYTES, Outgoing, Subscribed};
+use crate::durable_session::{DurableSession, INCOMING_ID_BYTES, Outgoing, Subscribed, queue_name, shared_queue_name};
 use crate::ledger::ObjectKind;
 use crate::properties::{Name, Table};
 use crate::queue::arguments::Arguments;
@@ -22,7 +22,7 @@ use crate::queue::ready::Run;
 use crate::queue::{Queue, QueueKind};
 use crate::router::ExchangeSpec;
 use crate::slots::{QueueKey, SessionKey};
-use crate::store::{KeyKind, QueueId, Record, Recovered, RecoveredQueue, VhostId, describe, key, queue_key};
+use crate::store::{KeyKind, LogEntry, QueueId, Record, Recovered, RecoveredQueue, VhostId, describe, key, queue_key};
 use crate::time::{Now, Wall};
 use hashbrown::{HashMap, HashSet};
 use std::collections::BTreeMap;
@@ -294,13 +294,13 @@ impl Engine {
                 if session.is_some_and(|s| s.queue.is_none()) {
                     r.kind = 1;
                     r.client_id = client_id.clone();
-                    let name = super::sessions::queue_name(client_id);
+                    let name = queue_name(client_id);
                     r.name = Some(name).filter(is_free).unwrap_or(r.name);
                 }
                 return r;
             }
             Some(Owner::Group { share, filter }) => {
-                let name = super::subscriptions::shared_queue_name(share, filter);
+                let name = shared_queue_name(share, filter);
                 if is_free(&name) {
                     return QueueRecord { kind: 2, name, ..r };
                 }
@@ -398,7 +398,7 @@ impl Engine {
     fn drop_memberless_groups(&mut self) {
         let subscriptions = self.sessions.iter().flat_map(|(_, s)| s.subscriptions.keys());
         let named: HashSet<Name> = subscriptions
-            .filter_map(|(filter, share)| Some(super::subscriptions::shared_queue_name(share.as_ref()?, filter)))
+            .filter_map(|(filter, share)| Some(shared_queue_name(share.as_ref()?, filter)))
             .collect();
         let shared = self.queues.iter().filter(|(_, q)| q.kind == QueueKind::Shared);
         let left: Vec<QueueKey> = shared
@@ -451,19 +451,12 @@ impl Engine {
         sessions: &HashMap<Name, SessionKey>,
         found: RecoveredQueue,
     ) {
-        let kind = match r.kind {
-            1 => match sessions.get(&r.client_id) {
-                Some(session) => QueueKind::Session(*session),
-                None => {
-                    // Its session ended; the crash came between the two records.
-                    let key = queue_key(id);
-                    self.staging.record(Record::Key { key, value: None });
-                    self.staging.record(Record::QueueDelete { queue: id });
-                    return;
-                }
-            },
-            2 => QueueKind::Shared,
-            _ => QueueKind::Plain,
+        let Some(kind) = kind_of(&r, sessions) else {
+            // Its session ended; the crash came between the two records.
+            let key = queue_key(id);
+            self.staging.record(Record::Key { key, value: None });
+            self.staging.record(Record::QueueDelete { queue: id });
+            return;
         };
         let mut q = Queue::new(id, r.name.clone(), kind, true, self.now.monotonic);
         q.auto_delete = r.auto_delete;
@@ -471,65 +464,8 @@ impl Engine {
             tracing::warn!(queue = %r.name, %fault, "a queue's stored arguments are not understood: ignored");
             Arguments::default()
         });
-        q.next_seq = found.next_seq.max(found.handed_out);
-        q.marks.written = found.handed_out;
-        q.marks.staged = found.handed_out;
-        q.redelivered_below = found.handed_out;
+        let mut outgoing = restore_messages(&mut q, &found);
         q.returned = found.returned;
-        let (exact, mut outgoing) = (q.arguments.priority_max > 0, Vec::new());
-        for (flags, messages) in found.messages {
-            let priority = if exact { EntryFlags(flags).split_priority().0 } else { 0 };
-            let run = Run {
-                first: messages.first,
-                last: messages.last,
-                count: messages.count,
-                bytes: messages.bytes,
-            };
-            q.ready.restore_run(priority, run);
-        }
-        let packet_ids: BTreeMap<u64, (u16, bool)> = (found.packet_ids.iter())
-            .map(|(seq, id, released)| (*seq, (*id, *released)))
-            .collect();
-        for e in &found.in_flight {
-            match packet_ids.get(&e.seq) {
-                // Whose packet id it is, the log does not say: what its holder has received is not for another member
-                // of the group, what it may not have is.
-                Some((_, true)) if kind == QueueKind::Shared => {
-                    q.note_ack(e.seq);
-                    q.absent.push(e.seq);
-                }
-                Some((packet_id, released)) if kind != QueueKind::Shared => {
-                    let mut flags = EntryFlags(e.flags);
-                    flags.set(EntryFlags::LOGGED);
-                    if e.seq < found.handed_out {
-                        flags.set(EntryFlags::REDELIVERED);
-                    }
-                    let entry = Entry {
-                        priority: 0,
-                        seq: e.seq,
-                        body: Body::Disk {
-                            at: e.at,
-                            body_len: e.body_len,
-                        },
-                        flags,
-                        subscription_ids: None,
-                    };
-                    q.absent.push(e.seq);
-                    outgoing.push((e.seq, *packet_id, *released, entry));
-                }
-                _ => q.ready.restore_run(
-                    0,
-                    Run {
-                        first: e.seq,
-                        last: e.seq,
-                        count: 1,
-                        bytes: u64::from(e.body_len),
-                    },
-                ),
-            }
-        }
-        q.absent.sort_unstable();
-        q.unsettled = outgoing.len();
         let queue = self.add_queue(q);
         if let QueueKind::Session(session) = kind {
             let s = &mut self.sessions[session];
@@ -538,22 +474,26 @@ impl Engine {
             s.charge.grow(s.incoming.len() * INCOMING_ID_BYTES);
             // In the order the ids were given.
             for (seq, packet_id, _) in &found.packet_ids {
-                let Some(at) = outgoing.iter().position(|o| o.0 == *seq && o.1 == *packet_id) else {
-                    continue;
-                };
-                let (_, packet_id, released, entry) = outgoing.swap_remove(at);
-                let qos = entry.flags.qos();
-                s.in_flight.insert(
-                    packet_id,
-                    Outgoing {
+                let at = outgoing
+                    .iter()
+                    .position(|o| o.entry.seq == *seq && o.packet_id == *packet_id);
+                if let Some(at) = at {
+                    let InFlightBefore {
+                        packet_id,
+                        released,
+                        entry,
+                    } = outgoing.swap_remove(at);
+                    let qos = entry.flags.qos();
+                    let outgoing = Outgoing {
                         queue,
                         entry,
                         qos,
                         released,
                         counted: false,
                         order: 0,
-                    },
-                );
+                    };
+                    s.in_flight.insert(packet_id, outgoing);
+                }
             }
         }
         if !self.queues[queue].acks_empty() {
@@ -603,5 +543,99 @@ impl Engine {
             .ok()?;
         self.note_subscription(session, (filter, share), options);
         Some(())
+    }
+}
+
+/// What the queue serves; `None` if that is a session that is gone.
+fn kind_of(r: &QueueRecord, sessions: &HashMap<Name, SessionKey>) -> Option<QueueKind> {
+    match r.kind {
+        1 => sessions.get(&r.client_id).copied().map(QueueKind::Session),
+        2 => Some(QueueKind::Shared),
+        _ => Some(QueueKind::Plain),
+    }
+}
+
+/// A delivery that had a packet id when the process ended.
+struct InFlightBefore {
+    packet_id: u16,
+    /// PUBREC had come.
+    released: bool,
+    entry: Entry,
+}
+
+/// Restores what the log has for a queue: numbers, marks, and messages, of which nothing is read but counts. Returns what was
+/// in flight: it does not wait in the queue.
+fn restore_messages(q: &mut Queue, found: &RecoveredQueue) -> Vec<InFlightBefore> {
+    q.next_seq = found.next_seq.max(found.handed_out);
+    q.marks.written = found.handed_out;
+    q.marks.staged = found.handed_out;
+    q.redelivered_below = found.handed_out;
+    let has_priorities = q.arguments.priority_max > 0;
+    for (flags, messages) in &found.messages {
+        let priority = if has_priorities {
+            EntryFlags(*flags).split_priority().0
+        } else {
+            0
+        };
+        let run = Run {
+            first: messages.first,
+            last: messages.last,
+            count: messages.count,
+            bytes: messages.bytes,
+        };
+        q.ready.restore_run(priority, run);
+    }
+    let packet_ids: BTreeMap<u64, (u16, bool)> = (found.packet_ids.iter())
+        .map(|(seq, id, released)| (*seq, (*id, *released)))
+        .collect();
+    let mut outgoing = Vec::new();
+    for e in &found.in_flight {
+        match packet_ids.get(&e.seq) {
+            // Whose packet id it is, the log does not say: what its holder has received is not for another member
+            // of the group, what it may not have is.
+            Some((_, true)) if q.kind == QueueKind::Shared => {
+                q.note_ack(e.seq);
+                q.absent.push(e.seq);
+            }
+            Some((packet_id, released)) if q.kind != QueueKind::Shared => {
+                q.absent.push(e.seq);
+                outgoing.push(InFlightBefore {
+                    packet_id: *packet_id,
+                    released: *released,
+                    entry: entry_of(e, found.handed_out),
+                });
+            }
+            _ => {
+                let run = Run {
+                    first: e.seq,
+                    last: e.seq,
+                    count: 1,
+                    bytes: u64::from(e.body_len),
+                };
+                q.ready.restore_run(0, run);
+            }
+        }
+    }
+    q.absent.sort_unstable();
+    q.unsettled = outgoing.len();
+    outgoing
+}
+
+/// An entry that the log has. What lies below `handed_out` may have been handed out before.
+fn entry_of(e: &LogEntry, handed_out: u64) -> Entry {
+    let mut flags = EntryFlags(e.flags);
+    flags.set(EntryFlags::LOGGED);
+    if e.seq < handed_out {
+        flags.set(EntryFlags::REDELIVERED);
+    }
+    Entry {
+        priority: 0,
+        seq: e.seq,
+        body: Body::Disk {
+            at: e.at,
+            body_len: e.body_len,
+        },
+        flags,
+        subscription_ids: None,
     }
 }

@@ -6,13 +6,13 @@
 
 use super::Engine;
 use super::budget::Budget;
-use super::publishing::NOBODY;
+use super::internal::{Internal, Source};
 use crate::ledger::Charge;
 use crate::message::Message;
 use crate::properties::Name;
 use crate::queue::entry::{Body, EntryFlags};
 use crate::router::{Target, Walk};
-use crate::slots::{QueueKey, SessionKey};
+use crate::slots::Link;
 
 /// How the queues of a message are found.
 pub(super) enum RouteBy<'a> {
@@ -20,61 +20,6 @@ pub(super) enum RouteBy<'a> {
     Steps(&'a mut Option<Box<Walk>>, &'a mut Budget),
     /// They were found before.
     Targets(&'a [Target]),
-}
-
-/// A publish whose queues are not all found yet.
-pub(crate) struct Routing {
-    message: Message,
-    walk: Box<Walk>,
-}
-
-impl Routing {
-    pub(super) fn new(message: &Message, walk: Box<Walk>) -> Routing {
-        Routing {
-            message: message.clone(),
-            walk,
-        }
-    }
-    /// The walk, if it is for this very message: the command it belonged to may never have come back.
-    pub(super) fn of(self, message: &Message) -> Option<Box<Walk>> {
-        std::ptr::eq(self.message.payload(), message.payload()).then_some(self.walk)
-    }
-}
-
-/// A dead letter or a will on its way to its queues.
-pub(crate) struct Internal {
-    message: Message,
-    /// Queues that it must not come back to.
-    skip: Vec<Name>,
-    source: Source,
-}
-
-/// What the log keeps until an internal publish is logged. A crash before that brings it back, and it is published then.
-pub(crate) enum Source {
-    /// Nothing: its publisher was told that it was refused, or it was not to outlive the process anyway.
-    Nothing,
-    /// The entry that died.
-    Entry {
-        queue: QueueKey,
-        seq: u64,
-        flags: EntryFlags,
-    },
-    /// The will in the record of that session.
-    Will(SessionKey),
-}
-
-impl Internal {
-    /// The sequence of the entry that died in that queue, which the log still has.
-    pub(super) fn died_in(&self, queue: QueueKey) -> Option<u64> {
-        match self.source {
-            Source::Entry { queue: of, seq, .. } if of == queue => Some(seq),
-            _ => None,
-        }
-    }
-    #[cfg(feature = "testing")]
-    pub(super) fn message(&self) -> &Message {
-        &self.message
-    }
 }
 
 impl Engine {
@@ -114,7 +59,7 @@ impl Engine {
         let mut stopped = self.internal_walk.take();
         let start = self.staging.group_start();
         let route = RouteBy::Steps(&mut stopped, budget);
-        let units = match self.route_and_enqueue(NOBODY, &first.message, route, &first.skip) {
+        let units = match self.route_and_enqueue(Link::NOBODY, &first.message, route, &first.skip) {
             Ok(None) => {
                 self.internal_walk = stopped;
                 self.internal.push_front(first);

@@ -11,32 +11,24 @@
 
 use super::Engine;
 use super::budget::{Budget, Unfinished};
+use super::internal::Source;
 use super::link::will_bytes;
 use super::log_waits::Waiter;
-use super::routing::Source;
-use super::subscriptions::shared_queue_name;
 use super::timers::Timer;
 use crate::catalog;
 use crate::command::{OpenSession, Will};
-use crate::durable_session::{DurableSession, Outgoing};
+use crate::durable_session::{CHANNEL, DurableSession, Outgoing, queue_name, shared_queue_name};
 use crate::event::{Event, Op};
 use crate::ledger::{Charge, ObjectKind};
 use crate::properties::Name;
 use crate::properties::Table;
 use crate::queue::consumers::Consumer;
+use crate::queue::credit::Credit;
 use crate::queue::entry::EntryFlags;
 use crate::queue::{Queue, QueueKind};
 use crate::slots::{Link, QueueKey, SessionKey};
 use crate::store::Record;
 use std::time::Duration;
-
-/// The name of a session's queue.
-pub(crate) fn queue_name(client_id: &str) -> Name {
-    format!("mqtt-subscription-{client_id}").into()
-}
-
-/// The channel of everything an MQTT session says and hears.
-pub(crate) const CHANNEL: u16 = 0;
 
 impl Engine {
     /// Whether a session has ended, perhaps a moment before its timer says so.
@@ -91,7 +83,7 @@ impl Engine {
         s.owner = owner;
         s.expiry = expiry;
         s.expires_at = None;
-        s.receive_maximum = c.receive_maximum.max(1);
+        s.credit.resize(u32::from(c.receive_maximum.max(1)));
         s.delayed_will = None;
         s.will_charge = Charge::default();
         s.kept |= kept;
@@ -121,7 +113,7 @@ impl Engine {
             return;
         };
         s.open = true;
-        s.used = 0;
+        s.credit.clear();
         for outgoing in s.in_flight.iter_mut() {
             outgoing.counted = false;
         }
@@ -183,8 +175,7 @@ impl Engine {
             queue,
             no_ack: false,
             exclusive: false,
-            prefetch: 0,
-            in_flight: 0,
+            credit: Credit::UNLIMITED,
             starved: false,
             throttled: false,
             session: Some((session, qos)),
@@ -491,7 +482,9 @@ impl Engine {
             let Some(outgoing) = s.in_flight.pop() else {
                 return Ok(());
             };
-            s.used = s.used.saturating_sub(u32::from(outgoing.counted));
+            if outgoing.counted && s.credit.used() > 0 {
+                s.credit.release();
+            }
             let Outgoing {
                 queue,
                 mut entry,

@@ -2,13 +2,13 @@
 
 use super::budget::{Budget, Unfinished};
 use super::queues::router_slot;
-use super::sessions::CHANNEL;
+use super::replays::Replay;
+use super::unfinished::Answered;
 use super::{Engine, Limit};
 use crate::binding::{Destination, Grant};
 use crate::catalog;
 use crate::command::{RetainHandling, Subscribe, Subscription, Unsubscribe};
-use crate::durable_session::Subscribed;
-use crate::durable_session::subscription_bytes;
+use crate::durable_session::{CHANNEL, Subscribed, shared_queue_name, subscription_bytes};
 use crate::event::{Event, Op};
 use crate::fault::{Fault, FaultKind};
 use crate::ledger::ObjectKind;
@@ -18,64 +18,10 @@ use crate::properties::Table;
 use crate::queue::Queue;
 use crate::queue::QueueKind;
 use crate::queue::entry::{Body, Entry, EntryFlags};
-use crate::retained::Cursor;
 use crate::router::memory::binding_bytes_max;
 use crate::slots::{Link, QueueKey, SessionKey};
 use crate::store::Record;
 use crate::topic::{Pattern, count_levels, wildcards};
-use std::collections::BTreeMap;
-use std::time::Duration;
-
-/// Retained messages still to be sent for a new subscription.
-struct Replay {
-    filter: Name,
-    cursor: Cursor,
-    qos: u8,
-    subscription_id: Option<u32>,
-}
-
-/// The replays of a link, in the order they were asked for: at most one for each of its subscriptions, or a client that
-/// subscribes faster than it is served would pile them up.
-#[derive(Default)]
-pub(crate) struct Replays {
-    waiting: BTreeMap<u64, Replay>,
-    by_filter: BTreeMap<Name, u64>,
-    asked: u64,
-}
-
-impl Replays {
-    /// Takes the place of one for the same filter, which would say the same again.
-    fn add(&mut self, replay: Replay) {
-        self.cancel(&replay.filter);
-        self.asked += 1;
-        self.by_filter.insert(replay.filter.clone(), self.asked);
-        self.waiting.insert(self.asked, replay);
-    }
-    fn cancel(&mut self, filter: &str) {
-        if let Some(number) = self.by_filter.remove(filter) {
-            self.waiting.remove(&number);
-        }
-    }
-    fn first(&mut self) -> Option<&mut Replay> {
-        self.waiting.values_mut().next()
-    }
-    /// Removes the first. Returns whether it was the last one.
-    fn finish(&mut self) -> bool {
-        if let Some((_, replay)) = self.waiting.pop_first() {
-            self.by_filter.remove(&replay.filter);
-        }
-        self.waiting.is_empty()
-    }
-}
-
-/// What a SUBSCRIBE or UNSUBSCRIBE has come to so far: one result for each filter that is done.
-#[derive(Default)]
-pub(crate) struct Answered {
-    granted: Vec<Result<u8, FaultKind>>,
-    existed: Vec<bool>,
-    /// The log must have it before the answer leaves.
-    waits: bool,
-}
 
 /// Work units of one filter: a binding, a record and a replay cost several times what a publish does.
 pub(crate) const SUBSCRIBE_WORK: usize = 24;
@@ -362,8 +308,7 @@ impl Engine {
             let mut flags = EntryFlags::new(message.envelope().qos.min(qos));
             flags.set(EntryFlags::RETAIN);
             self.memory.pin(&message);
-            let seq = q.next_seq;
-            q.next_seq += 1;
+            let seq = q.next_number();
             let subscription_ids = subscription_id.map(|id| [id].into());
             q.ready.push_back(Entry {
                 priority: 0,
@@ -462,28 +407,4 @@ impl Engine {
             self.delete_queue(queue);
         }
     }
-
-    pub(crate) fn expire_retained(&mut self) {
-        let wall = self.now.wall;
-        let next = self.retained.next_expiry();
-        if next.is_some_and(|next| next <= wall && !self.may_expire_retained(next)) {
-            return;
-        }
-        // Not those whose time is not noted yet, either.
-        let noted = self.time.noted.min(wall);
-        self.retained.expire(noted, 256);
-        for message in self.retained.take_expired() {
-            let key = catalog::retained_key(self.settings.number, &crate::retained::Retained::key_of(&message));
-            self.staging.record(Record::Key { key, value: None });
-        }
-        if let Some(next) = self.retained.next_expiry() {
-            self.timers
-                .set_retained(self.now.monotonic + (next - wall).max(Duration::from_millis(1)));
-        }
-    }
-}
-
-/// The name of a `$share` group's queue. A group's name holds no slash.
-pub(crate) fn shared_queue_name(share: &str, filter: &str) -> Name {
-    format!("mqtt-share-{share}/{filter}").into()
 }

@@ -3,13 +3,10 @@
 use super::Engine;
 use super::Room;
 use super::budget::Budget;
-use super::dispatch::counts_in_flight;
 use super::link::LinkState;
-use super::outbox::{Fetched, Out, Reservation};
-use crate::event::{Delivery, DeliveryExtra, DeliveryFlags, Event};
-use crate::message::Message;
-use crate::queue::entry::{Body, Entry, EntryFlags};
-use crate::queue::unsettled::{Held, cost};
+use super::outbox::{Out, Reservation};
+use crate::event::Event;
+use crate::queue::entry::{Entry, EntryFlags};
 use crate::slots::{ConsumerKey, Link, QueueKey};
 use crate::time::Now;
 
@@ -164,164 +161,16 @@ impl Engine {
         let Some(c) = self.consumers.get_mut(key) else {
             return;
         };
-        if !counts_in_flight(c, flags) {
+        if !c.counts(flags) {
             return;
         }
         match c.session {
             Some((session, _)) => self.free_session_credit(session),
             None => {
-                c.in_flight -= 1;
+                c.credit.release();
                 let (link, channel) = (c.link, c.channel);
                 self.free_channel_credit(link, channel);
             }
         }
     }
-
-    /// Numbers a fetched message and hands it to its link. Not earlier: a settle of all before a delivery that overtakes
-    /// it would be one of a message nobody has seen.
-    pub(crate) fn hand_out_fetched(&mut self, link: Link, fetched: Fetched, events: &mut Vec<Event>) {
-        let Fetched {
-            channel,
-            queue,
-            entry,
-            no_ack,
-            remaining,
-        } = fetched;
-        let Some(l) = self.links.get_mut(link) else {
-            return;
-        };
-        let c = l.channel(channel);
-        c.delivered += 1;
-        let number = c.delivered;
-        let Body::Memory(message) = &entry.body else {
-            debug_assert!(false, "only what is in memory is fetched");
-            return;
-        };
-        let message = message.clone();
-        let flags = self.queue_delivery_flags(&entry, &message);
-        // RabbitMQ tells a fetch also that the message has not come back yet, and a consumer not.
-        let q = self.queues.get(queue);
-        let counts = q.is_some_and(|q| q.arguments.queue_type.counts_returns());
-        let extra = counts.then(|| returned_extra(self.returned(queue, &entry).unwrap_or(0)));
-        self.counters.got += 1;
-        // Until now it counted as fetched.
-        self.count_released(link, cost(&entry.body));
-        if no_ack {
-            self.settle_entry(queue, entry, false);
-        } else {
-            let held = Held {
-                queue,
-                consumer: None,
-                entry,
-            };
-            self.hold(link, channel, number, held);
-        }
-        let delivery = Delivery {
-            channel,
-            qos: 0,
-            flags,
-            consumer: 0,
-            number,
-            message,
-            extra,
-        };
-        events.push(Event::Got { delivery, remaining });
-    }
-
-    /// How often a message came back from consumers, where its queue counts that and it did.
-    fn returned(&self, queue: QueueKey, entry: &Entry) -> Option<u32> {
-        if !entry.flags.has(EntryFlags::REDELIVERED) {
-            return None;
-        }
-        let q = self.queues.get(queue)?;
-        q.returned.get(&entry.seq).copied()
-    }
-
-    /// What a delivery from a declared queue says of the message. A publish that set or cleared its topic's retained
-    /// message is marked, so that each protocol can say so in its own words. The entry's own flag has no room for it: in
-    /// the log of a declared queue those bits are the priority.
-    fn queue_delivery_flags(&self, entry: &Entry, message: &Message) -> DeliveryFlags {
-        let flags = entry.flags.delivery();
-        if message.envelope().retain && *message.exchange() == *self.settings.topic_exchange {
-            flags | DeliveryFlags::RETAIN
-        } else {
-            flags
-        }
-    }
-
-    /// Numbers a reserved message and hands it to its consumer's link.
-    pub(crate) fn hand_out(
-        &mut self,
-        link: Link,
-        key: ConsumerKey,
-        queue: QueueKey,
-        entry: Entry,
-        events: &mut Vec<Event>,
-    ) {
-        let Some(c) = self.consumers.get(key) else {
-            debug_assert!(false, "reservations are given back before their consumer goes");
-            return;
-        };
-        if let Some((session, granted)) = c.session {
-            let ids = c.subscription_ids.clone();
-            return self.hand_out_to_session(link, session, (granted, ids), queue, entry, events);
-        }
-        let (channel, token, no_ack) = (c.channel, c.token, c.no_ack);
-        let Body::Memory(message) = &entry.body else {
-            debug_assert!(false, "only what is in memory is reserved");
-            return;
-        };
-        let message = message.clone();
-        let flags = self.queue_delivery_flags(&entry, &message);
-        let extra = self.returned(queue, &entry).map(returned_extra);
-        if flags.contains(DeliveryFlags::REDELIVERED) {
-            self.counters.redelivered += 1;
-        }
-        let Some(l) = self.links.get_mut(link) else {
-            return;
-        };
-        let ch = l.channel(channel);
-        ch.delivered += 1;
-        let number = ch.delivered;
-        if no_ack {
-            self.counters.delivered_no_ack += 1;
-            self.settle_entry(queue, entry, false);
-        } else {
-            self.counters.delivered += 1;
-            let mut held = Held {
-                queue,
-                consumer: Some(key),
-                entry,
-            };
-            self.shed(queue, &mut held.entry);
-            self.hold(link, channel, number, held);
-        }
-        let qos = u8::from(!no_ack);
-        let delivery = Delivery {
-            channel,
-            qos,
-            flags,
-            consumer: token,
-            number,
-            message,
-            extra,
-        };
-        events.push(Event::Deliver(delivery));
-    }
-}
-
-/// What only some deliveries have; most have none, and allocate nothing.
-pub(crate) fn delivery_extra(entry: &Entry) -> Option<Box<DeliveryExtra>> {
-    let ids = entry.subscription_ids.as_ref()?;
-    Some(Box::new(DeliveryExtra {
-        subscription_ids: ids.to_vec(),
-        ..DeliveryExtra::default()
-    }))
-}
-
-fn returned_extra(count: u32) -> Box<DeliveryExtra> {
-    Box::new(DeliveryExtra {
-        returned: Some(count),
-        ..DeliveryExtra::default()
-    })
 }

@@ -14,32 +14,10 @@
 
 use super::Engine;
 use super::budget::{Budget, Unfinished};
+use super::successors::Successor;
 use crate::command::OpenSession;
 use crate::event::CloseReason;
-use crate::properties::Name;
 use crate::slots::{Link, SessionKey};
-use std::collections::{HashMap, VecDeque};
-
-/// Links that wait for a session, by client, in the order they came.
-#[derive(Default)]
-pub(crate) struct Successors(HashMap<Name, VecDeque<Successor>>);
-
-#[derive(Clone, Copy)]
-struct Successor {
-    link: Link,
-    clean_start: bool,
-}
-
-impl Successors {
-    fn first(&self, client_id: &str) -> Option<Successor> {
-        self.0.get(client_id)?.front().copied()
-    }
-
-    #[cfg(feature = "testing")]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
 
 impl Engine {
     /// Makes way for a session: its client's old connection loses it, and it ends if it is not to be gone on with. Returns
@@ -91,11 +69,7 @@ impl Engine {
                 link,
                 clean_start: c.clean_start,
             };
-            self.successors
-                .0
-                .entry(c.client_id.clone())
-                .or_default()
-                .push_back(successor);
+            self.successors.add(&c.client_id, successor);
         }
     }
 
@@ -104,12 +78,7 @@ impl Engine {
         let Some(client_id) = self.links.get_mut(link).and_then(|l| l.succeeds.take()) else {
             return;
         };
-        if let Some(waiting) = self.successors.0.get_mut(&client_id) {
-            waiting.retain(|s| s.link != link);
-            if waiting.is_empty() {
-                self.successors.0.remove(&client_id);
-            }
-        }
+        self.successors.remove(&client_id, link);
         self.call_successor(&client_id);
     }
 

@@ -1,9 +1,7 @@
 //! What the engine does when time passes: one ordered set, looked at from the front.
 
-use super::Engine;
-use super::budget::Budget;
 use crate::slots::{QueueKey, SessionKey};
-use crate::time::{Now, Time};
+use crate::time::Time;
 use std::collections::BTreeSet;
 
 /// Things that are due at a time. A timer whose object is gone or has changed does nothing.
@@ -59,10 +57,10 @@ impl Timers {
             self.set(now, Timer::Burial);
         }
     }
-    fn next(&self) -> Option<Time> {
+    pub(super) fn next(&self) -> Option<Time> {
         self.due.first().map(|(at, _)| *at)
     }
-    fn pop(&mut self, now: Time) -> Option<Timer> {
+    pub(super) fn pop(&mut self, now: Time) -> Option<Timer> {
         let &(at, timer) = self.due.first()?;
         if at > now {
             return None;
@@ -76,44 +74,5 @@ impl Timers {
     #[cfg(feature = "testing")]
     pub(crate) fn len(&self) -> usize {
         self.due.len()
-    }
-}
-
-/// Work units of a timer, beside what it causes.
-const TIMER_WORK: usize = 4;
-
-impl Engine {
-    /// Expiry, delayed wills, the ack tick. Follow it with `drain`.
-    pub fn handle_timeout(&mut self, now: Now) {
-        self.begin(now);
-        let mut budget = Budget::of_hold(&self.settings);
-        while !budget.is_spent() {
-            let Some(timer) = self.timers.pop(now.monotonic) else {
-                break;
-            };
-            match timer {
-                Timer::SessionExpiry(session) => self.expire_session(session, &mut budget),
-                Timer::Will(session) => self.fire_delayed_will(session),
-                Timer::Head(queue) => self.expire_head(queue),
-                Timer::QueueExpiry(queue) => self.expire_queue(queue),
-                Timer::Retained => self.expire_retained(),
-                Timer::Burial => {
-                    self.end_orphans(&mut budget);
-                    self.end_deletions(&mut budget);
-                }
-                Timer::Postponed => self.end_postponed(&mut budget),
-            }
-            budget.spend(TIMER_WORK);
-        }
-        self.dispatch_touched();
-        self.relieve_memory();
-    }
-
-    /// When `handle_timeout` is due next.
-    pub fn poll_timeout(&self) -> Option<Time> {
-        match (self.timers.next(), self.acks_due) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
     }
 }

@@ -10,26 +10,16 @@
 
 use super::budget::Budget;
 use super::consuming::Verdict;
-use super::publishing::{extra_keys, refuses};
+use super::publishing::extra_keys;
 use super::routing::RouteBy;
+use super::unfinished::Committing;
 use super::{Engine, Limit, done};
 use crate::command::{Channel as ChannelNumber, Command, PublishFlags, Transaction};
 use crate::event::{Event, Op, Pressure};
 use crate::fault::{Fault, FaultKind};
-use crate::router::{Target, Walk};
+use crate::router::Target;
 use crate::slots::{Link, QueueKey};
 use hashbrown::{HashMap, HashSet};
-
-/// The part of a transaction whose queues are found.
-#[derive(Default)]
-pub(crate) struct Committing {
-    /// One for each command before the one that it stopped at: where it goes, with the numbers of the queues, because a slot
-    /// may have another queue by the time that all are found.
-    found: Vec<Box<[(Target, QueueKey)]>>,
-    /// Targets in `found`.
-    deliveries: usize,
-    stopped: Option<Box<Walk>>,
-}
 
 impl Engine {
     /// Goes on with a transaction. It comes back if the hold ends before all its queues are found.
@@ -208,7 +198,7 @@ impl Engine {
                         let queue = &self.queues[key];
                         let ahead = added.entry(key).or_default();
                         let full = full && queue.logs(message.envelope(), message.envelope().qos);
-                        if full || refuses(queue, message, *ahead) {
+                        if full || queue.refuses(message, *ahead) {
                             return Err(Fault::new(FaultKind::PreconditionFailed, "partial tx completion"));
                         }
                         *ahead = (ahead.0 + 1, ahead.1 + message.body().len() as u64);

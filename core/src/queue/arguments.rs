@@ -3,7 +3,7 @@
 use crate::arguments::{self, type_name};
 use crate::fault::{Fault, FaultKind};
 use crate::properties::{Name, Table, Value};
-use crate::queue::queue_type::QueueType;
+use crate::queue::queue_type::{self, QueueType};
 use crate::store::Durability;
 
 /// What the known arguments say. Unknown `x-` arguments are ignored.
@@ -48,167 +48,36 @@ pub(crate) enum Overflow {
 /// Longest time to live and queue expiry: ten years.
 const INTERVAL_MS_MAX: i64 = 315_360_000_000;
 
-/// Arguments that take part in equivalence.
-const KNOWN: [&str; 20] = [
-    "x-message-ttl",
-    "x-expires",
-    "x-max-length",
-    "x-max-length-bytes",
-    "x-overflow",
-    "x-dead-letter-exchange",
-    "x-dead-letter-routing-key",
-    "x-max-priority",
-    "x-single-active-consumer",
-    "x-queue-mode",
-    "x-queue-version",
-    "x-queue-type",
-    "x-gatepost-durability",
-    "x-delivery-limit",
-    "x-quorum-initial-group-size",
-    "x-quorum-target-group-size",
-    "x-dead-letter-strategy",
-    "x-max-in-memory-length",
-    "x-max-in-memory-bytes",
-    "x-queue-leader-locator",
-];
-
 impl Arguments {
     /// Checks the arguments of a declaration of `queue` (named as in texts: `queue 'q' in vhost '/'`).
     ///
     /// # Errors
     /// PreconditionFailed for a bad value, NotImplemented for one we know and do not offer.
     pub(crate) fn parse(declared: Table, queue: &str) -> Result<Arguments, Fault> {
+        let asked = Asked {
+            declared: &declared,
+            queue,
+        };
         let queue_type = QueueType::parse(declared.lookup("x-queue-type"), queue)?;
         for (key, _) in &declared.0 {
             queue_type.check_argument(key, queue)?;
         }
-        let int = |key: &str, min: i64, max: i64| -> Result<Option<u64>, Fault> {
-            let Some(value) = declared.lookup(key) else {
-                return Ok(None);
-            };
-            let Some(n) = value.as_int() else {
-                return Err(bad(
-                    key,
-                    queue,
-                    &format!("\"expected integer, got {}\"", type_name(value)),
-                ));
-            };
-            if n < 0 {
-                return Err(bad(key, queue, &format!("{{value_negative,{n}}}")));
-            }
-            if n < min {
-                return Err(bad(key, queue, "{value_zero,0}"));
-            }
-            if n > max {
-                return Err(bad(key, queue, &format!("{{value_too_large,{n}}}")));
-            }
-            Ok(Some(n.unsigned_abs()))
-        };
-        let text = |key: &str| -> Result<Option<Name>, Fault> {
-            match declared.lookup(key) {
-                None => Ok(None),
-                Some(v) => v.as_str().map(|s| Some(s.into())).ok_or_else(|| {
-                    let text = format!("invalid type '{}' for arg '{key}' in {queue}", type_name(v));
-                    Fault::new(FaultKind::PreconditionFailed, text)
-                }),
-            }
-        };
-        let choice = |key: &str| -> Result<Option<&str>, Fault> {
-            match declared.lookup(key) {
-                None => Ok(None),
-                Some(v) => match v.as_str() {
-                    Some(s) => Ok(Some(s)),
-                    None => Err(bad(key, queue, &format!("{{unacceptable_type,{}}}", type_name(v)))),
-                },
-            }
-        };
-        let message_ttl_ms = int("x-message-ttl", 0, INTERVAL_MS_MAX)?;
-        let expires_ms = int("x-expires", 1, INTERVAL_MS_MAX)?;
-        let length_max = int("x-max-length", 0, i64::MAX)?;
-        let bytes_max = int("x-max-length-bytes", 0, i64::MAX)?;
-        let overflow = match choice("x-overflow")? {
-            None | Some("drop-head") => Overflow::DropHead,
-            Some("reject-publish") => Overflow::RejectPublish,
-            Some("reject-publish-dlx") => Overflow::RejectPublishDeadLetter,
-            Some(_) => return Err(bad("x-overflow", queue, "invalid_overflow")),
-        };
-        let dead_letter_exchange = text("x-dead-letter-exchange")?;
-        let dead_letter_key = text("x-dead-letter-routing-key")?;
+        let message_ttl_ms = asked.int("x-message-ttl", 0, INTERVAL_MS_MAX)?;
+        let expires_ms = asked.int("x-expires", 1, INTERVAL_MS_MAX)?;
+        let length_max = asked.int("x-max-length", 0, i64::MAX)?;
+        let bytes_max = asked.int("x-max-length-bytes", 0, i64::MAX)?;
+        let overflow = asked.overflow()?;
+        let dead_letter_exchange = asked.text("x-dead-letter-exchange")?;
+        let dead_letter_key = asked.text("x-dead-letter-routing-key")?;
         if dead_letter_key.is_some() && dead_letter_exchange.is_none() {
-            return Err(bad(
-                "x-dead-letter-routing-key",
-                queue,
-                "routing_key_but_no_dlx_defined",
-            ));
+            return Err(asked.bad("x-dead-letter-routing-key", "routing_key_but_no_dlx_defined"));
         }
-        match choice("x-queue-mode")? {
-            // Every durable queue is lazy: there is nothing to choose.
-            None | Some("default" | "lazy") => {}
-            Some(other) => {
-                return Err(bad(
-                    "x-queue-mode",
-                    queue,
-                    &format!("\"unsupported queue mode '{other}'\""),
-                ));
-            }
-        }
-        match int("x-queue-version", 0, i64::MAX)? {
-            None | Some(1 | 2) => {}
-            Some(v) => {
-                return Err(bad(
-                    "x-queue-version",
-                    queue,
-                    &format!("\"unsupported queue version '{v}'\""),
-                ));
-            }
-        }
-        let single_active = match declared.lookup("x-single-active-consumer") {
-            None => false,
-            Some(Value::Bool(b)) => *b,
-            Some(v) => {
-                let text = format!("{{unacceptable_type,{}}}", type_name(v));
-                return Err(bad("x-single-active-consumer", queue, &text));
-            }
-        };
-        let mut priority_max = 0;
-        if let Some(max) = int("x-max-priority", 0, i64::MAX)? {
-            if max > 255 {
-                return Err(bad("x-max-priority", queue, &format!("{{max_value_exceeded,{max}}}")));
-            }
-            priority_max = u8::try_from(max).unwrap_or(u8::MAX);
-        }
-        let durability = match choice("x-gatepost-durability")? {
-            None => None,
-            Some("always") => Some(Durability::Always),
-            Some("interval") => Some(Durability::Interval),
-            Some("os") => Some(Durability::Os),
-            Some(other) => {
-                let text = format!("\"unsupported durability '{other}'\"");
-                return Err(bad("x-gatepost-durability", queue, &text));
-            }
-        };
-        int("x-quorum-initial-group-size", 1, i64::MAX)?;
-        int("x-quorum-target-group-size", 1, i64::MAX)?;
-        int("x-max-in-memory-length", 0, i64::MAX)?;
-        int("x-max-in-memory-bytes", 0, i64::MAX)?;
-        match choice("x-dead-letter-strategy")? {
-            // Dead letters are published within the engine: they are lost at no point of the way, whatever is asked.
-            None | Some("at-most-once" | "at-least-once") => {}
-            Some(_) => return Err(bad("x-dead-letter-strategy", queue, "invalid_dlx_strategy")),
-        }
-        match choice("x-queue-leader-locator")? {
-            // There is one node.
-            None | Some("client-local" | "balanced" | "random" | "least-leaders") => {}
-            Some(_) => return Err(bad("x-queue-leader-locator", queue, "invalid_queue_locator_arg")),
-        }
-        let delivery_limit = match declared.lookup("x-delivery-limit") {
-            None => None,
-            Some(value) => {
-                let wrong = format!("\"expected integer, got {}\"", type_name(value));
-                Some(value.as_int().ok_or_else(|| bad("x-delivery-limit", queue, &wrong))?)
-            }
-        };
-        let delivery_limit = queue_type.delivery_limit(delivery_limit);
+        asked.check_storage()?;
+        let single_active = asked.flag("x-single-active-consumer")?;
+        let priority_max = asked.priority_max()?;
+        let durability = asked.durability()?;
+        asked.check_replicas()?;
+        let delivery_limit = queue_type.delivery_limit(asked.delivery_limit()?);
         Ok(Arguments {
             message_ttl_ms,
             expires_ms,
@@ -231,7 +100,7 @@ impl Arguments {
     /// # Errors
     /// PreconditionFailed, naming the first argument that differs.
     pub(crate) fn check_equivalent(&self, other: &Table, queue: &str) -> Result<(), Fault> {
-        for key in KNOWN {
+        for key in queue_type::compared() {
             let (current, received) = (self.declared.lookup(key), other.lookup(key));
             if key == "x-queue-type" && is_classic(current) && is_classic(received) {
                 continue;
@@ -246,11 +115,137 @@ fn is_classic(value: Option<&Value>) -> bool {
     value.is_none_or(|v| v.as_str() == Some("classic"))
 }
 
-fn bad(key: &str, queue: &str, error: &str) -> Fault {
-    Fault::new(
-        FaultKind::PreconditionFailed,
-        format!("invalid arg '{key}' for {queue}: {error}"),
-    )
+/// What a declaration asks for, before it is known to make sense.
+struct Asked<'a> {
+    declared: &'a Table,
+    /// As in texts.
+    queue: &'a str,
+}
+
+impl Asked<'_> {
+    fn bad(&self, key: &str, error: &str) -> Fault {
+        let text = format!("invalid arg '{key}' for {}: {error}", self.queue);
+        Fault::new(FaultKind::PreconditionFailed, text)
+    }
+
+    fn int(&self, key: &str, min: i64, max: i64) -> Result<Option<u64>, Fault> {
+        let Some(value) = self.declared.lookup(key) else {
+            return Ok(None);
+        };
+        let Some(n) = value.as_int() else {
+            return Err(self.bad(key, &format!("\"expected integer, got {}\"", type_name(value))));
+        };
+        if n < 0 {
+            return Err(self.bad(key, &format!("{{value_negative,{n}}}")));
+        }
+        if n < min {
+            return Err(self.bad(key, "{value_zero,0}"));
+        }
+        if n > max {
+            return Err(self.bad(key, &format!("{{value_too_large,{n}}}")));
+        }
+        Ok(Some(n.unsigned_abs()))
+    }
+
+    fn text(&self, key: &str) -> Result<Option<Name>, Fault> {
+        match self.declared.lookup(key) {
+            None => Ok(None),
+            Some(v) => v.as_str().map(|s| Some(s.into())).ok_or_else(|| {
+                let text = format!("invalid type '{}' for arg '{key}' in {}", type_name(v), self.queue);
+                Fault::new(FaultKind::PreconditionFailed, text)
+            }),
+        }
+    }
+
+    /// A text that is one of a few words.
+    fn choice(&self, key: &str) -> Result<Option<&str>, Fault> {
+        match self.declared.lookup(key) {
+            None => Ok(None),
+            Some(v) => v.as_str().map(Some).ok_or_else(|| self.unacceptable(key, v)),
+        }
+    }
+
+    fn flag(&self, key: &str) -> Result<bool, Fault> {
+        match self.declared.lookup(key) {
+            None => Ok(false),
+            Some(Value::Bool(b)) => Ok(*b),
+            Some(v) => Err(self.unacceptable(key, v)),
+        }
+    }
+
+    fn unacceptable(&self, key: &str, value: &Value) -> Fault {
+        self.bad(key, &format!("{{unacceptable_type,{}}}", type_name(value)))
+    }
+
+    fn overflow(&self) -> Result<Overflow, Fault> {
+        match self.choice("x-overflow")? {
+            None | Some("drop-head") => Ok(Overflow::DropHead),
+            Some("reject-publish") => Ok(Overflow::RejectPublish),
+            Some("reject-publish-dlx") => Ok(Overflow::RejectPublishDeadLetter),
+            Some(_) => Err(self.bad("x-overflow", "invalid_overflow")),
+        }
+    }
+
+    fn priority_max(&self) -> Result<u8, Fault> {
+        let max = self.int("x-max-priority", 0, i64::MAX)?.unwrap_or(0);
+        u8::try_from(max).map_err(|_| self.bad("x-max-priority", &format!("{{max_value_exceeded,{max}}}")))
+    }
+
+    fn durability(&self) -> Result<Option<Durability>, Fault> {
+        let key = "x-gatepost-durability";
+        Ok(Some(match self.choice(key)? {
+            None => return Ok(None),
+            Some("always") => Durability::Always,
+            Some("interval") => Durability::Interval,
+            Some("os") => Durability::Os,
+            Some(other) => return Err(self.bad(key, &format!("\"unsupported durability '{other}'\""))),
+        }))
+    }
+
+    fn delivery_limit(&self) -> Result<Option<i64>, Fault> {
+        let key = "x-delivery-limit";
+        let Some(value) = self.declared.lookup(key) else {
+            return Ok(None);
+        };
+        let wrong = || self.bad(key, &format!("\"expected integer, got {}\"", type_name(value)));
+        value.as_int().map(Some).ok_or_else(wrong)
+    }
+
+    /// How a classic queue is stored: there is nothing to choose, every durable queue is lazy.
+    fn check_storage(&self) -> Result<(), Fault> {
+        match self.choice("x-queue-mode")? {
+            None | Some("default" | "lazy") => {}
+            Some(other) => {
+                let error = format!("\"unsupported queue mode '{other}'\"");
+                return Err(self.bad("x-queue-mode", &error));
+            }
+        }
+        match self.int("x-queue-version", 0, i64::MAX)? {
+            None | Some(1 | 2) => Ok(()),
+            Some(v) => {
+                let error = format!("\"unsupported queue version '{v}'\"");
+                Err(self.bad("x-queue-version", &error))
+            }
+        }
+    }
+
+    /// What concerns the replicas of a quorum queue, of which there are none.
+    fn check_replicas(&self) -> Result<(), Fault> {
+        self.int("x-quorum-initial-group-size", 1, i64::MAX)?;
+        self.int("x-quorum-target-group-size", 1, i64::MAX)?;
+        self.int("x-max-in-memory-length", 0, i64::MAX)?;
+        self.int("x-max-in-memory-bytes", 0, i64::MAX)?;
+        match self.choice("x-dead-letter-strategy")? {
+            // Dead letters are published within the engine: they are lost at no point of the way, whatever is asked.
+            None | Some("at-most-once" | "at-least-once") => {}
+            Some(_) => return Err(self.bad("x-dead-letter-strategy", "invalid_dlx_strategy")),
+        }
+        match self.choice("x-queue-leader-locator")? {
+            // There is one node.
+            None | Some("client-local" | "balanced" | "random" | "least-leaders") => Ok(()),
+            Some(_) => Err(self.bad("x-queue-leader-locator", "invalid_queue_locator_arg")),
+        }
+    }
 }
 
 #[cfg(test)]

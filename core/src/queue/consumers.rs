@@ -1,5 +1,7 @@
 //! Who consumes a queue, and whose turn it is.
 
+use super::credit::Credit;
+use super::entry::EntryFlags;
 use crate::command::{Channel, ConsumerToken};
 use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey};
 use std::sync::Arc;
@@ -12,10 +14,8 @@ pub(crate) struct Consumer {
     pub(crate) queue: QueueKey,
     pub(crate) no_ack: bool,
     pub(crate) exclusive: bool,
-    /// Deliveries it may hold unsettled; 0: no limit.
-    pub(crate) prefetch: u32,
-    /// Reserved or unsettled.
-    pub(crate) in_flight: u32,
+    /// For deliveries that it settles. A session's consumers share the session's.
+    pub(crate) credit: Credit,
     /// Passed over for lack of room in its link, and on the link's list of such.
     pub(crate) starved: bool,
     /// Offered nothing until somebody settles, and on its link's list of such.
@@ -25,6 +25,17 @@ pub(crate) struct Consumer {
     /// On a group's queue: the identifier of this member's subscription. Each member has its own, so neither the queue's
     /// binding nor its entries can have it.
     pub(crate) subscription_ids: Option<Arc<[u32]>>,
+}
+
+impl Consumer {
+    /// Whether a delivery of an entry with these flags counts against its credit.
+    #[inline]
+    pub(crate) fn counts(&self, flags: EntryFlags) -> bool {
+        match self.session {
+            Some((_, granted)) => flags.qos().min(granted) > 0,
+            None => !self.no_ack,
+        }
+    }
 }
 
 /// The consumers of a queue: by priority, then by turns.
@@ -64,9 +75,18 @@ impl Consumers {
     pub(crate) fn first(&self) -> Option<ConsumerKey> {
         self.list.first().map(|(_, k)| *k)
     }
-    /// The next consumer, by priority and then in turn, for which `ready` holds; and whose turn it is after that one:
-    /// see [`Consumers::took`].
-    pub(crate) fn next(&self, mut ready: impl FnMut(ConsumerKey) -> bool) -> Option<(ConsumerKey, usize)> {
+    /// Asks the consumers, by priority and then in turn, until `ready` holds for one. Returns whose turn it is after that one,
+    /// for [`Consumers::took`].
+    #[inline]
+    pub(crate) fn next(&self, mut ready: impl FnMut(ConsumerKey) -> bool) -> Option<usize> {
+        // Most queues have one.
+        if let [(_, key)] = self.list[..] {
+            return ready(key).then_some(0);
+        }
+        self.next_of_many(ready)
+    }
+
+    fn next_of_many(&self, mut ready: impl FnMut(ConsumerKey) -> bool) -> Option<usize> {
         let n = self.list.len();
         let mut start = 0;
         while start < n {
@@ -74,9 +94,8 @@ impl Consumers {
             let size = self.list[start..].partition_point(|(p, _)| *p == priority);
             for i in 0..size {
                 let turn = (self.turn + i) % size;
-                let key = self.list[start + turn].1;
-                if ready(key) {
-                    return Some((key, (turn + 1) % size));
+                if ready(self.list[start + turn].1) {
+                    return Some((turn + 1) % size);
                 }
             }
             start += size;
@@ -103,11 +122,14 @@ mod tests {
         c.add(0, key(1));
         c.add(0, key(2));
         c.add(5, key(3));
-        assert_eq!(c.next(|_| true).map(|(k, _)| k), Some(key(3)));
+        let mut found = None;
+        assert!(c.next(|k| found.replace(k).is_none()).is_some());
+        assert_eq!(found, Some(key(3)));
         let mut low = Vec::new();
         for _ in 0..4 {
-            let (found, turn) = c.next(|k| k != key(3)).unwrap();
-            c.took(turn);
+            let mut found = key(3);
+            let turn = c.next(|k| std::mem::replace(&mut found, k) != k && k != key(3));
+            c.took(turn.unwrap());
             low.push(found.slot);
         }
         assert_eq!(low, [1, 2, 1, 2]);

@@ -1,6 +1,6 @@
 //! One message in one queue.
 
-use crate::event::DeliveryFlags;
+use crate::event::{DeliveryExtra, DeliveryFlags};
 use crate::message::{Message, Position};
 use std::sync::Arc;
 
@@ -15,6 +15,18 @@ pub(crate) struct Entry {
     pub(crate) priority: u8,
     /// Subscription identifiers of the MQTT subscriptions it matched.
     pub(crate) subscription_ids: Option<Arc<[u32]>>,
+}
+
+impl Entry {
+    /// What only some deliveries have. Most have none, and allocate nothing.
+    #[inline]
+    pub(crate) fn delivery_extra(&self) -> Option<Box<DeliveryExtra>> {
+        let ids = self.subscription_ids.as_ref()?;
+        Some(Box::new(DeliveryExtra {
+            subscription_ids: ids.to_vec(),
+            ..DeliveryExtra::default()
+        }))
+    }
 }
 
 /// Where an entry's message is.

@@ -12,19 +12,22 @@
 
 pub(crate) mod arguments;
 pub(crate) mod consumers;
+pub(crate) mod credit;
 pub(crate) mod entry;
+pub(crate) mod poll;
 pub(crate) mod queue_type;
 pub(crate) mod ready;
 pub(crate) mod unsettled;
 
 use crate::ledger::{self, Charge};
-use crate::message::Envelope;
+use crate::message::{Envelope, Message};
 use crate::properties::{Name, Table};
 use crate::slots::{Link, SessionKey};
 use crate::store::QueueId;
 use crate::time::Time;
-use arguments::Arguments;
+use arguments::{Arguments, Overflow};
 use consumers::Consumers;
+use entry::EntryFlags;
 use ready::Ready;
 use std::collections::BTreeMap;
 
@@ -37,6 +40,16 @@ pub(crate) enum QueueKind {
     Session(SessionKey),
     /// A `$share` group's.
     Shared,
+}
+
+/// Whether a queue takes a message. See [`Queue::room_for`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    Yes,
+    /// It goes without, and nobody is told: QoS 0.
+    Dropped,
+    /// It is full, and its publisher is told.
+    Refused,
 }
 
 /// One queue of a vhost.
@@ -200,6 +213,78 @@ impl Queue {
                 // A QoS 0 delivery is lost with its session's connection anyway: no record, no settle.
                 QueueKind::Session(_) | QueueKind::Shared => envelope.durable && qos > 0,
             }
+    }
+
+    /// Whether the queue is that session's own.
+    #[inline]
+    pub(crate) fn is_of(&self, session: Option<SessionKey>) -> bool {
+        matches!((self.kind, session), (QueueKind::Session(of), Some(session)) if of == session)
+    }
+
+    /// Whether the queue takes a message delivered with `qos`. `backlog_max`: messages that a session's or group's queue keeps
+    /// for a slow subscriber.
+    #[inline]
+    pub(crate) fn room_for(&self, message: &Message, qos: u8, backlog_max: usize) -> Room {
+        match self.kind {
+            QueueKind::Plain if self.refuses(message, (0, 0)) => Room::Refused,
+            QueueKind::Plain => Room::Yes,
+            // At most once: a subscriber that is away or too slow does without. Others are not held up by it.
+            _ if qos == 0 && (self.ready.len() >= backlog_max || self.consumers.is_empty()) => Room::Dropped,
+            _ => Room::Yes,
+        }
+    }
+
+    /// Whether a full queue turns the message away, if `ahead` (messages, bytes) are put into it before.
+    pub(crate) fn refuses(&self, message: &Message, ahead: (u64, u64)) -> bool {
+        let a = &self.arguments;
+        if a.overflow == Overflow::DropHead {
+            return false;
+        }
+        let bytes = self.ready.bytes() + ahead.1 + message.body().len() as u64;
+        a.length_max.is_some_and(|max| self.ready.len() as u64 + ahead.0 >= max)
+            || a.bytes_max.is_some_and(|max| bytes > max)
+    }
+
+    /// Whether there is a limit for what waits.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.arguments.length_max.is_some() || self.arguments.bytes_max.is_some()
+    }
+
+    /// Whether the oldest messages are to make room. A queue that refuses may be over its limit by what came back to it: that
+    /// was confirmed, and stays.
+    pub(crate) fn drops_head(&self) -> bool {
+        self.arguments.overflow == Overflow::DropHead && self.is_over_limit()
+    }
+
+    /// Whether more waits than the limits allow.
+    pub(crate) fn is_over_limit(&self) -> bool {
+        let a = &self.arguments;
+        a.length_max.is_some_and(|max| self.ready.len() as u64 > max)
+            || a.bytes_max.is_some_and(|max| self.ready.bytes() > max)
+    }
+
+    /// The priority that the queue tells a message by.
+    #[inline]
+    pub(crate) fn priority_of(&self, envelope: &Envelope) -> u8 {
+        envelope.priority.unwrap_or(0).min(self.arguments.priority_max)
+    }
+
+    /// The flags of an entry as the log keeps them for this queue.
+    #[inline]
+    pub(crate) fn logged_flags(&self, flags: EntryFlags, priority: u8) -> u8 {
+        if self.arguments.priority_max > 0 {
+            flags.with_priority(priority).0
+        } else {
+            flags.0
+        }
+    }
+
+    /// The number of the next message, which is given to it.
+    #[inline]
+    pub(crate) fn next_number(&mut self) -> u64 {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        seq
     }
 
     /// Counts a return of the message `seq` from a consumer. Returns how often it came back by now, if the queue's type

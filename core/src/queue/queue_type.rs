@@ -18,31 +18,59 @@ pub(crate) enum QueueType {
 /// Returns after which a quorum queue gives a message up, unless it is declared with another number: as RabbitMQ 4.
 const DELIVERY_LIMIT: u64 = 20;
 
-/// Arguments that only quorum queues have.
-const QUORUM_ONLY: [&str; 7] = [
-    "x-delivery-limit",
-    "x-quorum-initial-group-size",
-    "x-quorum-target-group-size",
-    "x-dead-letter-strategy",
-    "x-max-in-memory-length",
-    "x-max-in-memory-bytes",
-    "x-queue-leader-locator",
+/// A known argument: its name, the types that have it, and whether a re-declaration must have the same value.
+struct Known(&'static str, Types, Compared);
+
+/// Which types of queues have an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Types {
+    All,
+    Classic,
+    Quorum,
+    /// Only streams, which are not built.
+    Stream,
+}
+
+/// Whether the argument takes part in equivalence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Compared {
+    Yes,
+    No,
+}
+
+const KNOWN: [Known; 25] = [
+    Known("x-message-ttl", Types::All, Compared::Yes),
+    Known("x-expires", Types::All, Compared::Yes),
+    Known("x-max-length", Types::All, Compared::Yes),
+    Known("x-max-length-bytes", Types::All, Compared::Yes),
+    Known("x-overflow", Types::All, Compared::Yes),
+    Known("x-dead-letter-exchange", Types::All, Compared::Yes),
+    Known("x-dead-letter-routing-key", Types::All, Compared::Yes),
+    Known("x-max-priority", Types::Classic, Compared::Yes),
+    Known("x-single-active-consumer", Types::All, Compared::Yes),
+    Known("x-queue-mode", Types::Classic, Compared::Yes),
+    Known("x-queue-version", Types::Classic, Compared::Yes),
+    Known("x-queue-type", Types::All, Compared::Yes),
+    Known("x-gatepost-durability", Types::All, Compared::Yes),
+    Known("x-delivery-limit", Types::Quorum, Compared::Yes),
+    Known("x-quorum-initial-group-size", Types::Quorum, Compared::Yes),
+    Known("x-quorum-target-group-size", Types::Quorum, Compared::Yes),
+    Known("x-dead-letter-strategy", Types::Quorum, Compared::Yes),
+    Known("x-max-in-memory-length", Types::Quorum, Compared::Yes),
+    Known("x-max-in-memory-bytes", Types::Quorum, Compared::Yes),
+    Known("x-queue-leader-locator", Types::Quorum, Compared::Yes),
+    Known("x-queue-master-locator", Types::Classic, Compared::No),
+    Known("x-max-age", Types::Stream, Compared::No),
+    Known("x-stream-max-segment-size-bytes", Types::Stream, Compared::No),
+    Known("x-stream-filter-size-bytes", Types::Stream, Compared::No),
+    Known("x-initial-cluster-size", Types::Stream, Compared::No),
 ];
-/// Arguments that only classic queues have.
-const CLASSIC_ONLY: [&str; 4] = [
-    "x-max-priority",
-    "x-queue-mode",
-    "x-queue-version",
-    "x-queue-master-locator",
-];
-/// Arguments that only streams have.
-const STREAM_ONLY: [&str; 5] = [
-    "x-max-age",
-    "x-stream-max-segment-size-bytes",
-    "x-stream-filter-size-bytes",
-    "x-initial-cluster-size",
-    "x-queue-leader-locator",
-];
+
+/// The arguments that take part in equivalence, in the order in which a difference is reported.
+pub(crate) fn compared() -> impl Iterator<Item = &'static str> {
+    let compared = KNOWN.iter().filter(|known| known.2 == Compared::Yes);
+    compared.map(|known| known.0)
+}
 
 impl QueueType {
     /// The type an `x-queue-type` argument names. `queue` is as in texts: `queue 'q' in vhost '/'`.
@@ -74,12 +102,12 @@ impl QueueType {
     /// # Errors
     /// PreconditionFailed.
     pub(crate) fn check_argument(self, key: &str, queue: &str) -> Result<(), Fault> {
-        let others = match self {
-            QueueType::Classic => &QUORUM_ONLY[..],
-            QueueType::Quorum => &CLASSIC_ONLY[..],
+        let own = match self {
+            QueueType::Classic => Types::Classic,
+            QueueType::Quorum => Types::Quorum,
         };
-        let is_own = self == QueueType::Quorum && QUORUM_ONLY.contains(&key);
-        if !others.contains(&key) && (is_own || !STREAM_ONLY.contains(&key)) {
+        let known = KNOWN.iter().find(|known| known.0 == key);
+        if known.is_none_or(|known| known.1 == own || known.1 == Types::All) {
             return Ok(());
         }
         let text = format!("invalid arg '{key}' for {queue} of queue type {}", self.module());

@@ -1,6 +1,7 @@
 //! Shared subscriptions: a group's queue, its members, and what becomes of a message whose member goes.
 
 use crate::support::*;
+use gatepost_core::engine::Settings;
 use gatepost_core::testing::disk::Crash;
 use gatepost_core::testing::world::{Client, World};
 
@@ -264,4 +265,32 @@ fn a_members_identifier_survives_a_restart_and_paging() {
         );
         w.crash(Crash::Power);
     }
+}
+
+/// Such a delivery was asked for at the log, which had forgotten it with the group's queue: the client's outbox waited for
+/// ever, and nothing else reached the client.
+#[test]
+fn a_delivery_of_a_group_that_ended_is_not_sent_again_and_keeps_nothing_waiting() {
+    // Without a cache, what is handed out leaves memory at once.
+    let settings = Settings {
+        cache_bytes_max: 0,
+        ..Settings::default()
+    };
+    let mut w = World::with(1, settings, Default::default());
+    let p = publisher(&mut w);
+    let c = member(&mut w, "c", "g", "t", 1);
+    w.drop_client(c);
+    run(&mut w, p, [1, 2, 3].map(|n| mqtt("t", &n.to_string(), 1, 0)));
+    let c = w.connect("mqtt");
+    assert_eq!(run(&mut w, c, [kept("c")]).len(), 4);
+    w.drop_client(c);
+    let c = w.connect("mqtt");
+    let heard = run(&mut w, c, [session("c", |s| s.receive_maximum = 1)]);
+    assert_eq!(heard, ["open present", "publish q1 #1 t 1 dup"]);
+    run(&mut w, c, [unsubscribe("t", Some("g"))]);
+    assert!(run(&mut w, c, [puback(1)]).is_empty());
+    assert_eq!(run(&mut w, c, [subscribe(vec![filter("u", 0)])]), ["suback 1 [Ok(0)]"]);
+    run(&mut w, p, [mqtt("u", "live", 0, 0)]);
+    assert_eq!(hear(&mut w, c), ["publish q0 #0 u live"]);
+    assert_eq!(w.counters().messages_unsettled, 0);
 }

@@ -1,0 +1,156 @@
+//! Putting one message into the queues that a route leads to: numbers, hand-out marks, and one record for the log.
+
+use super::counters::Counters;
+use super::memory::Memory;
+use super::queues::Queues;
+use super::staging::Staging;
+use crate::fault::FaultKind;
+use crate::message::{Envelope, Message};
+use crate::properties::Name;
+use crate::queue::arguments::Overflow;
+use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::{HAND_OUT_AHEAD, Queue, Room};
+use crate::router::{Admission, Target};
+use crate::slots::{QueueKey, SessionKey};
+use crate::store::{Durability, Record, Route, Routes, State};
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+/// What became of a message at its queues.
+#[derive(Default)]
+pub(super) struct Enqueued {
+    /// Queues that took it.
+    pub(super) queues: usize,
+    /// A queue refused it, or the log has no room for it.
+    pub(super) refused: Option<FaultKind>,
+    /// It is staged for the log, and the neediest of its queues needs this.
+    pub(super) logged: Option<Durability>,
+    /// It is its topic's retained message, and the log is told.
+    pub(super) retained: bool,
+}
+
+/// What the queues still have to do once all have been given the message.
+#[derive(Default)]
+pub(super) struct Afterwards {
+    /// They have refused it, and dead-letter what they refuse.
+    pub(super) refused: SmallVec<[QueueKey; 4]>,
+    /// They have taken it, and have limits.
+    pub(super) limited: SmallVec<[QueueKey; 4]>,
+}
+
+/// What it takes of the engine.
+pub(super) struct Enqueuing<'e> {
+    pub(super) queues: &'e mut Queues,
+    pub(super) memory: &'e mut Memory,
+    pub(super) staging: &'e mut Staging,
+    pub(super) counters: &'e mut Counters,
+    /// Messages that a session's queue keeps for a slow subscriber before QoS 0 is dropped.
+    pub(super) qos0_backlog_max: usize,
+    /// The session that publishes it.
+    pub(super) publisher: Option<SessionKey>,
+    /// Queues that it must not come back to.
+    pub(super) skip: &'e [Name],
+}
+
+impl Enqueuing<'_> {
+    /// Puts the message into the queues. With more than one queue, a refusal by one does not keep the others' copies from
+    /// being made.
+    #[inline]
+    pub(super) fn put(self, message: &Message, targets: &[Target], after: &mut Afterwards) -> Enqueued {
+        let envelope = message.envelope();
+        let mut enqueued = Enqueued::default();
+        let mut routes = Routes::new();
+        for target in targets {
+            let Some((key, queue, touched)) = self.queues.at_mut(target.queue) else {
+                debug_assert!(false, "the router forgets a queue before its slot is reused");
+                continue;
+            };
+            if !self.skip.is_empty() && self.skip.contains(&queue.name) {
+                continue;
+            }
+            let Some((mut flags, subscription_ids)) = admitted(target, queue.is_of(self.publisher), envelope) else {
+                continue;
+            };
+            match queue.room_for(message, flags.qos(), self.qos0_backlog_max) {
+                Room::Yes => {}
+                Room::Dropped => {
+                    self.counters.dropped_full += 1;
+                    continue;
+                }
+                Room::Refused => {
+                    enqueued.refused = Some(FaultKind::QuotaExceeded);
+                    self.counters.dropped_full += 1;
+                    if queue.arguments.overflow == Overflow::RejectPublishDeadLetter {
+                        after.refused.push(key);
+                    }
+                    continue;
+                }
+            }
+            let priority = queue.priority_of(envelope);
+            let seq = queue.next_number();
+            if queue.logs(envelope, flags.qos()) {
+                flags.set(EntryFlags::LOGGED);
+                let need = queue.arguments.durability.unwrap_or(self.staging.durability());
+                enqueued.logged = enqueued.logged.max(Some(need));
+                stage_mark(queue, seq, self.staging);
+                routes.push(Route {
+                    queue: queue.id,
+                    seq,
+                    flags: queue.logged_flags(flags, priority),
+                });
+            }
+            self.memory.pin(message);
+            queue.ready.push_back(Entry {
+                priority,
+                seq,
+                body: Body::Memory(message.clone()),
+                flags,
+                subscription_ids,
+            });
+            enqueued.queues += 1;
+            if queue.is_limited() {
+                after.limited.push(key);
+            }
+            self.memory.note_deep(queue, key);
+            touched.add(key, queue);
+        }
+        self.counters.enqueued += enqueued.queues as u64;
+        if !routes.is_empty() {
+            message.log_state().stage(routes.len() as u32);
+            message.log_state().set_confirm(None);
+            self.staging.message(message.clone(), routes);
+        }
+        enqueued
+    }
+}
+
+/// As what the queue takes the message, with the subscription identifiers it has there. `is_own`: its own session publishes it.
+#[inline]
+fn admitted(target: &Target, is_own: bool, envelope: &Envelope) -> Option<(EntryFlags, Option<Arc<[u32]>>)> {
+    match target.admission(is_own) {
+        Admission::Plain => Some((EntryFlags::new(envelope.qos), None)),
+        Admission::NoLocal => None,
+        Admission::Granted(granted) => {
+            let mut flags = EntryFlags::new(envelope.qos.min(granted.qos));
+            if envelope.retain && granted.retain_as_published {
+                flags.set(EntryFlags::RETAIN);
+            }
+            Some((flags, granted.subscription_ids.cloned()))
+        }
+    }
+}
+
+/// Stages a hand-out mark with the message, if a consumer may have it at once and the present mark does not reach far.
+#[inline]
+fn stage_mark(queue: &mut Queue, seq: u64, staging: &mut Staging) {
+    if queue.consumers.is_empty() || seq + HAND_OUT_AHEAD / 2 < queue.marks.staged {
+        return;
+    }
+    queue
+        .marks
+        .stage_at_publish(seq, staging.open_ticket(), staging.written_ticket());
+    staging.record(Record::State(State::HandedOut {
+        queue: queue.id,
+        upto: queue.marks.staged,
+    }));
+}

@@ -1,0 +1,278 @@
+//! Bodies leave memory for the log when there are too many, and publishers wait if that is not enough.
+
+use super::Engine;
+use super::counters::Counters;
+use super::memory::{EVICT_STEPS, Memory, PAGED_PRIORITIES, SPARE};
+use super::staging::Staging;
+use crate::event::Pressure;
+use crate::message::Message;
+use crate::queue::Queue;
+use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::ready::Leave;
+use crate::slots::QueueKey;
+use crate::store::{QueueId, Record, Route, Routes};
+use smallvec::SmallVec;
+
+impl Engine {
+    /// Lets bodies go if there are too many, and tells publishers to wait if that is not enough.
+    pub(crate) fn relieve_memory(&mut self) {
+        if self.memory.bury() {
+            self.timers.set_burial(self.now.monotonic);
+        }
+        self.memory.shed_above = self.settings.cache_bytes_max / 2;
+        if self.memory.bytes() > self.settings.cache_bytes_max {
+            self.evict_bodies();
+        } else if self.memory.bytes() < self.settings.cache_bytes_max / 2 {
+            self.memory.relax(self.now.monotonic);
+        }
+        self.shed_unsettled();
+        let high = |used: usize, max: usize, now: bool| if now { used > max / 5 * 4 } else { used > max };
+        let memory_now = self.pressure == Some(Pressure::Memory);
+        let backlog_now = self.pressure == Some(Pressure::Backlog);
+        let pressure = if let Some(p) = self.node_pressure {
+            Some(p)
+        } else if high(
+            self.memory.bytes_with_entries(),
+            self.settings.memory_bytes_max,
+            memory_now,
+        ) {
+            Some(Pressure::Memory)
+        } else if high(
+            self.staging.backlog_bytes(),
+            self.settings.log_backlog_bytes_max,
+            backlog_now,
+        ) {
+            Some(Pressure::Backlog)
+        } else {
+            None
+        };
+        if pressure != self.pressure {
+            self.pressure = pressure;
+            for l in self.links.iter_mut() {
+                if l.publishes && l.told != pressure {
+                    l.wake(&mut self.wakes);
+                }
+            }
+        }
+    }
+
+    fn evict_bodies(&mut self) {
+        let mut eviction = Eviction {
+            target: self.settings.cache_bytes_max / 10 * 9,
+            steps: EVICT_STEPS,
+            is_full: self.is_full(),
+        };
+        let now = self.now.monotonic;
+        if self.memory.bytes() < self.memory.rescan_above {
+            return;
+        }
+        // Once more for the first one, which notes that all of them were looked at.
+        for _ in 0..=self.memory.deep.len() {
+            if self.memory.bytes() <= eviction.target {
+                self.memory.rescan_above = 0;
+                return;
+            }
+            if eviction.steps == 0 {
+                return;
+            }
+            let Some(queue) = self.memory.deep.pop_front() else {
+                self.memory.looked(false, now);
+                return;
+            };
+            let Engine {
+                queues,
+                memory,
+                staging,
+                counters,
+                ..
+            } = self;
+            let Some(q) = queues.get_mut(queue) else {
+                continue;
+            };
+            let has_left = eviction.evict_from(q, queue, memory, staging, counters);
+            if memory.looked(has_left, now) {
+                return;
+            }
+        }
+    }
+
+    /// Tells the log that a queue is gone whose transient messages went there to free memory.
+    pub(crate) fn forget_spills(&mut self, q: &Queue) {
+        if !q.durable && q.spilled.is_some() {
+            self.staging.record(Record::QueueDelete { queue: q.id });
+        }
+    }
+}
+
+/// One look at the queues whose bodies may leave memory.
+struct Eviction {
+    /// Bytes of bodies at which it ends.
+    target: usize,
+    /// Entries that may still be looked at.
+    steps: usize,
+    /// What is left of a full disk is for settles: nothing is spilled.
+    is_full: bool,
+}
+
+/// What leaving has come to in one queue.
+struct Leaving {
+    /// An entry was offered to leave.
+    offered: bool,
+    /// Something may leave once it is written.
+    later: bool,
+    redelivered_below: u64,
+    /// Transient messages that go to the log, unsynced, to free memory.
+    spills: Vec<(Message, Route)>,
+}
+
+impl Eviction {
+    /// Returns whether something has left, or will once it is written.
+    fn evict_from(
+        &mut self,
+        q: &mut Queue,
+        key: QueueKey,
+        memory: &mut Memory,
+        staging: &mut Staging,
+        counters: &mut Counters,
+    ) -> bool {
+        self.steps -= 1;
+        let bytes_before = memory.bytes();
+        let mut head = Spare::of(q, memory.spare_bytes());
+        // What would be taken first stays longest.
+        let stays: SmallVec<[(u8, usize); 1]> = (q.ready.priorities().rev())
+            .map(|priority| {
+                let stays = q.ready.fresh(priority).take_while(|entry| head.keeps(entry));
+                (priority, stays.count())
+            })
+            .collect();
+        let mut leaving = Leaving {
+            offered: false,
+            later: false,
+            redelivered_below: q.redelivered_below,
+            spills: Vec::new(),
+        };
+        for (priority, stay) in stays.into_iter().rev() {
+            if priority >= PAGED_PRIORITIES && q.arguments.priority_max > PAGED_PRIORITIES {
+                break;
+            }
+            let about = About {
+                id: q.id,
+                spilled: q.spilled,
+                priority_max: q.arguments.priority_max,
+            };
+            q.ready.page_out(priority, stay, |entry| {
+                self.offer(entry, about, &mut leaving, memory, staging, counters)
+            });
+        }
+        q.redelivered_below = leaving.redelivered_below;
+        if !leaving.spills.is_empty() {
+            leaving.later = true;
+            q.spilled = Some(staging.open_ticket());
+        }
+        for (message, route) in leaving.spills {
+            staging.message(message, Routes::from_iter([route]));
+        }
+        // What stays for now may have to leave when the spare is halved.
+        q.deep = leaving.offered || !head.is_whole();
+        if q.deep {
+            memory.deep.push_back(key);
+        }
+        leaving.later || memory.bytes() < bytes_before
+    }
+
+    /// Offers an entry to leave memory.
+    fn offer(
+        &mut self,
+        entry: &mut Entry,
+        about: About,
+        leaving: &mut Leaving,
+        memory: &mut Memory,
+        staging: &Staging,
+        counters: &mut Counters,
+    ) -> Leave {
+        leaving.offered = true;
+        if self.steps == 0 || memory.bytes() <= self.target {
+            return Leave::Stop;
+        }
+        self.steps -= 1;
+        let was_here = matches!(entry.body, Body::Memory(_));
+        if memory.evict(entry) {
+            counters.bodies_evicted += u64::from(was_here);
+            if entry.flags.has(EntryFlags::REDELIVERED) {
+                leaving.redelivered_below = leaving.redelivered_below.max(entry.seq + 1);
+            }
+            // Another queue's record may be why the log has it, and this queue's still be on its way.
+            let is_listed = !entry.flags.has(EntryFlags::SPILLED)
+                || about.spilled.is_none_or(|ticket| ticket <= staging.written_ticket());
+            return if is_listed { Leave::Paged } else { Leave::Stay };
+        }
+        if entry.flags.has(EntryFlags::LOGGED) {
+            // Not written yet: this one and what follows is for later.
+            leaving.later = true;
+            return Leave::Stop;
+        }
+        if let Body::Memory(message) = &entry.body
+            && !self.is_full
+            && message.log_state().join()
+        {
+            // A transient backlog goes to disk too, unsynced; it is looked at again once it is written.
+            entry.flags.set(EntryFlags::LOGGED | EntryFlags::SPILLED);
+            let route = Route {
+                queue: about.id,
+                seq: entry.seq,
+                flags: about.logged_flags(entry),
+            };
+            leaving.spills.push((message.clone(), route));
+        }
+        Leave::Stay
+    }
+}
+
+/// What leaving depends on, of the queue.
+#[derive(Clone, Copy)]
+struct About {
+    id: QueueId,
+    spilled: Option<u64>,
+    priority_max: u8,
+}
+
+impl About {
+    fn logged_flags(self, entry: &Entry) -> u8 {
+        if self.priority_max > 0 {
+            entry.flags.with_priority(entry.priority).0
+        } else {
+            entry.flags.0
+        }
+    }
+}
+
+/// What stays in memory at the head of a queue with consumers, or whose bodies are being fetched.
+struct Spare {
+    entries: usize,
+    bytes: u64,
+    /// Entries that stay.
+    kept: usize,
+}
+
+impl Spare {
+    fn of(q: &Queue, bytes: u64) -> Spare {
+        // What is on its way is wanted, and with it what came before it: else the two would never be here together.
+        let nobody = q.consumers.is_empty() && q.loading == 0;
+        Spare {
+            entries: if nobody { 0 } else { SPARE },
+            bytes: if nobody { 0 } else { bytes },
+            kept: 0,
+        }
+    }
+    /// Whether nothing stays because of it.
+    fn is_whole(&self) -> bool {
+        self.kept == 0
+    }
+    fn keeps(&mut self, entry: &Entry) -> bool {
+        let keeps = self.entries > 0 && self.bytes > 0;
+        self.kept += usize::from(keeps);
+        self.entries = self.entries.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(entry.body.len() as u64);
+        keeps
+    }
+}

@@ -1,0 +1,234 @@
+//! Handing messages out: they get their numbers or packet ids now, when the link takes them.
+
+use super::Engine;
+use super::outbox::Fetched;
+use crate::durable_session::{CHANNEL, Outgoing};
+use crate::event::{Delivery, DeliveryExtra, DeliveryFlags, Event};
+use crate::message::Message;
+use crate::queue::QueueKind;
+use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::unsettled::{Held, cost};
+use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey};
+use crate::store::{Record, State};
+use std::sync::Arc;
+
+impl Engine {
+    /// Numbers a fetched message and hands it to its link. Not earlier: a settle of all before a delivery that overtakes
+    /// it would be one of a message nobody has seen.
+    pub(crate) fn hand_out_fetched(&mut self, link: Link, fetched: Fetched, events: &mut Vec<Event>) {
+        let Fetched {
+            channel,
+            queue,
+            entry,
+            no_ack,
+            remaining,
+        } = fetched;
+        let Some(l) = self.links.get_mut(link) else {
+            return;
+        };
+        let c = l.channel(channel);
+        c.delivered += 1;
+        let number = c.delivered;
+        let Body::Memory(message) = &entry.body else {
+            debug_assert!(false, "only what is in memory is fetched");
+            return;
+        };
+        let message = message.clone();
+        let flags = self.queue_delivery_flags(&entry, &message);
+        // RabbitMQ tells a fetch also that the message has not come back yet, and a consumer not.
+        let q = self.queues.get(queue);
+        let counts = q.is_some_and(|q| q.arguments.queue_type.counts_returns());
+        let extra = counts.then(|| returned_extra(self.returned(queue, &entry).unwrap_or(0)));
+        self.counters.got += 1;
+        // Until now it counted as fetched.
+        self.count_released(link, cost(&entry.body));
+        if no_ack {
+            self.settle_entry(queue, entry, false);
+        } else {
+            let held = Held {
+                queue,
+                consumer: None,
+                entry,
+            };
+            self.hold(link, channel, number, held);
+        }
+        let delivery = Delivery {
+            channel,
+            qos: 0,
+            flags,
+            consumer: 0,
+            number,
+            message,
+            extra,
+        };
+        events.push(Event::Got { delivery, remaining });
+    }
+
+    /// How often a message came back from consumers, where its queue counts that and it did.
+    fn returned(&self, queue: QueueKey, entry: &Entry) -> Option<u32> {
+        if !entry.flags.has(EntryFlags::REDELIVERED) {
+            return None;
+        }
+        let q = self.queues.get(queue)?;
+        q.returned.get(&entry.seq).copied()
+    }
+
+    /// What a delivery from a declared queue says of the message. A publish that set or cleared its topic's retained
+    /// message is marked, so that each protocol can say so in its own words. The entry's own flag has no room for it: in
+    /// the log of a declared queue those bits are the priority.
+    fn queue_delivery_flags(&self, entry: &Entry, message: &Message) -> DeliveryFlags {
+        let flags = entry.flags.delivery();
+        if message.envelope().retain && *message.exchange() == *self.settings.topic_exchange {
+            flags | DeliveryFlags::RETAIN
+        } else {
+            flags
+        }
+    }
+
+    /// Numbers a reserved message and hands it to its consumer's link.
+    pub(crate) fn hand_out(
+        &mut self,
+        link: Link,
+        key: ConsumerKey,
+        queue: QueueKey,
+        entry: Entry,
+        events: &mut Vec<Event>,
+    ) {
+        let Some(c) = self.consumers.get(key) else {
+            debug_assert!(false, "reservations are given back before their consumer goes");
+            return;
+        };
+        if let Some((session, granted)) = c.session {
+            let ids = c.subscription_ids.clone();
+            return self.hand_out_to_session(link, session, (granted, ids), queue, entry, events);
+        }
+        let (channel, token, no_ack) = (c.channel, c.token, c.no_ack);
+        let Body::Memory(message) = &entry.body else {
+            debug_assert!(false, "only what is in memory is reserved");
+            return;
+        };
+        let message = message.clone();
+        let flags = self.queue_delivery_flags(&entry, &message);
+        let extra = self.returned(queue, &entry).map(returned_extra);
+        if flags.contains(DeliveryFlags::REDELIVERED) {
+            self.counters.redelivered += 1;
+        }
+        let Some(l) = self.links.get_mut(link) else {
+            return;
+        };
+        let ch = l.channel(channel);
+        ch.delivered += 1;
+        let number = ch.delivered;
+        if no_ack {
+            self.counters.delivered_no_ack += 1;
+            self.settle_entry(queue, entry, false);
+        } else {
+            self.counters.delivered += 1;
+            let mut held = Held {
+                queue,
+                consumer: Some(key),
+                entry,
+            };
+            self.shed(queue, &mut held.entry);
+            self.hold(link, channel, number, held);
+        }
+        let qos = u8::from(!no_ack);
+        let delivery = Delivery {
+            channel,
+            qos,
+            flags,
+            consumer: token,
+            number,
+            message,
+            extra,
+        };
+        events.push(Event::Deliver(delivery));
+    }
+
+    /// Hands a message out under the session's next packet id.
+    fn hand_out_to_session(
+        &mut self,
+        link: Link,
+        session: SessionKey,
+        (granted, ids): (u8, Option<Arc<[u32]>>),
+        queue: QueueKey,
+        mut entry: Entry,
+        events: &mut Vec<Event>,
+    ) {
+        let Body::Memory(message) = &entry.body else {
+            debug_assert!(false, "only what is in memory is reserved");
+            return;
+        };
+        let message = message.clone();
+        let qos = entry.flags.qos().min(granted);
+        let mut flags = entry.flags.delivery();
+        let shared = self.queues.get(queue).is_some_and(|q| q.kind == QueueKind::Shared);
+        if shared {
+            // Another member may have had it before.
+            entry.subscription_ids = ids;
+        }
+        if qos == 0 || shared {
+            // DUP is for the same client being sent the same message again. MQTT 5 3.3.1.1
+            flags = DeliveryFlags(flags.0 & !DeliveryFlags::REDELIVERED.0);
+        }
+        let extra = entry.delivery_extra();
+        let mut delivery = Delivery {
+            channel: CHANNEL,
+            qos,
+            flags,
+            consumer: 0,
+            number: 0,
+            message,
+            extra,
+        };
+        if qos == 0 {
+            self.counters.delivered_no_ack += 1;
+            self.settle_entry(queue, entry, false);
+            events.push(Event::Deliver(delivery));
+            return;
+        }
+        self.counters.delivered += 1;
+        let (seq, logged) = (entry.seq, entry.flags.has(EntryFlags::LOGGED));
+        let Some(s) = self.sessions.get_mut(session) else {
+            return;
+        };
+        let kept = s.kept;
+        let mut outgoing = Outgoing {
+            queue,
+            entry,
+            qos,
+            released: false,
+            counted: true,
+            order: 0,
+        };
+        self.memory.shed(&mut outgoing.entry);
+        let Some(packet_id) = s.in_flight.assign(outgoing) else {
+            debug_assert!(false, "the receive maximum keeps an id free");
+            return;
+        };
+        delivery.number = u64::from(packet_id);
+        if qos == 2
+            && kept
+            && logged
+            && let Some(q) = self.queues.get(queue)
+        {
+            // The id is in the log before the message goes: after a crash it is the same id that is sent again.
+            self.staging.record(Record::State(State::PacketId {
+                queue: q.id,
+                seq,
+                packet_id,
+            }));
+            let gate = Some(self.staging.wait());
+            self.answer(link, CHANNEL, Event::Deliver(delivery), gate);
+        } else {
+            events.push(Event::Deliver(delivery));
+        }
+    }
+}
+
+fn returned_extra(count: u32) -> Box<DeliveryExtra> {
+    Box::new(DeliveryExtra {
+        returned: Some(count),
+        ..DeliveryExtra::default()
+    })
+}

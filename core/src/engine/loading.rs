@@ -1,0 +1,218 @@
+//! Bodies and pages of queues come back from the log when their turn comes.
+
+use super::Engine;
+use super::memory::{LOADING_SHARE, PAGE_ENTRIES, PAGE_MIN, PAGES_MAX, READ_ENTRIES};
+use crate::durable_session::ids_of;
+use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::{Queue, QueueKind};
+use crate::slots::QueueKey;
+use crate::store::{Answer, Loaded, Page, PageRead, Read, Request};
+use crate::time::Now;
+
+impl Engine {
+    /// Asks for the bodies at the head of the queue.
+    pub(crate) fn load_head(&mut self, queue: QueueKey) {
+        self.load_entries(queue, READ_ENTRIES);
+    }
+
+    /// Asks for the bodies among the first `count` entries of the queue, unless some are on their way, and for the next
+    /// entries if few are here.
+    pub(crate) fn load_entries(&mut self, queue: QueueKey, count: usize) {
+        let loading_max = self.loading_max();
+        let Engine { queues, memory, .. } = self;
+        let Some(q) = queues.get_mut(queue) else {
+            return;
+        };
+        let spare = memory.spare_bytes();
+        if q.paging.is_none() && q.ready.paged() > 0 {
+            match q.ready.wanted_run(count.min(PAGE_ENTRIES / 2)) {
+                Some(_) if memory.pages >= PAGES_MAX => memory.is_hungry(q, queue),
+                Some((priority, run)) => {
+                    q.paging = Some(priority);
+                    memory.pages += 1;
+                    memory.requests.push(Request::Page(PageRead {
+                        queue: q.id,
+                        from: run.first,
+                        upto: run.last,
+                        count: count.clamp(PAGE_MIN, PAGE_ENTRIES),
+                    }));
+                }
+                None => {}
+            }
+        }
+        if q.loading > 0 || q.hungry {
+            return;
+        }
+        let (mut room, mut full) = (usize::try_from(spare).unwrap_or(usize::MAX), false);
+        for entry in q.ready.front_entries().take(count) {
+            let Body::Disk { at, body_len } = entry.body else {
+                continue;
+            };
+            if memory.loading >= loading_max {
+                full = true;
+                break;
+            }
+            memory.requests.push(Request::Body(Read {
+                queue: q.id,
+                seq: entry.seq,
+                at,
+                waited: body_len,
+            }));
+            q.loading += 1;
+            memory.loading += body_len as usize;
+            room = room.saturating_sub(body_len as usize);
+            if room == 0 {
+                break;
+            }
+        }
+        if full && q.loading == 0 {
+            memory.is_hungry(q, queue);
+        }
+        // What comes back may have to leave again.
+        if q.loading > 0 && !q.deep {
+            q.deep = true;
+            memory.deep.push_back(queue);
+        }
+    }
+    fn loading_max(&self) -> usize {
+        // Without a cache, one after the other.
+        (self.settings.cache_bytes_max / LOADING_SHARE).max(1)
+    }
+
+    /// The reader reports: these bodies are in memory, and these messages are in the log.
+    pub fn loaded(&mut self, now: Now, answers: Vec<Answer>) {
+        self.begin(now);
+        let mut woken = Vec::new();
+        for answer in answers {
+            match answer {
+                Answer::Body(loaded) => self.body_loaded(loaded, &mut woken),
+                Answer::Page(page) => self.page_loaded(page, &mut woken),
+            }
+        }
+        while self.memory.loading < self.loading_max()
+            && self.memory.pages < PAGES_MAX
+            && let Some(queue) = self.memory.hungry.pop_front()
+        {
+            if let Some(q) = self.queues.get_mut(queue) {
+                q.hungry = false;
+                woken.push(queue);
+                if !q.consumers.is_empty() {
+                    // Here, so that the next one finds less room.
+                    self.load_head(queue);
+                }
+            }
+        }
+        for queue in woken {
+            self.enforce_limit(queue);
+            self.touch(queue);
+        }
+        self.dispatch_touched();
+        self.retry_gets();
+        self.dispatch_touched();
+        self.relieve_memory();
+    }
+
+    /// Answers the gets that need not wait any more.
+    pub(crate) fn retry_gets(&mut self) {
+        let gets = std::mem::take(&mut self.memory.waiting_gets);
+        for (queue, link, get) in gets {
+            if self
+                .queues
+                .get_mut(queue)
+                .is_some_and(|q| q.loading > 0 || q.hungry || q.paging.is_some())
+            {
+                self.memory.waiting_gets.push((queue, link, get));
+            } else {
+                self.get_again(link, get);
+            }
+        }
+    }
+
+    fn body_loaded(&mut self, l: Loaded, woken: &mut Vec<QueueKey>) {
+        self.memory.loading -= l.waited as usize;
+        let Some(queue) = self.queues.numbered(l.queue) else {
+            return;
+        };
+        if let Some(resend) = self.memory.resends.remove(&(l.queue, l.seq)) {
+            return self.resend_loaded(resend, queue, l);
+        }
+        let Some(q) = self.queues.get_mut(queue) else {
+            return;
+        };
+        q.loading = q.loading.saturating_sub(1);
+        if q.loading == 0 {
+            woken.push(queue);
+        }
+        match l.message {
+            Some(message) => {
+                if let Some(entry) = q.ready.find_mut(l.seq)
+                    && let Body::Disk { at, .. } = entry.body
+                {
+                    message.log_state().written(at);
+                    self.memory.pin(&message);
+                    entry.body = Body::Memory(message);
+                    self.counters.bodies_loaded += 1;
+                    if let QueueKind::Session(session) = q.kind {
+                        let subscriptions = self.sessions.get(session).map(|s| &s.subscriptions);
+                        entry.subscription_ids = subscriptions.and_then(|s| ids_of(s, entry));
+                    }
+                }
+            }
+            None => {
+                if let Some(entry) = q.ready.remove(l.seq) {
+                    tracing::warn!(queue = %q.name, seq = entry.seq, "a message's record is damaged: dropped");
+                    self.queues.note_ack(queue, entry.seq);
+                    self.counters.damaged += 1;
+                }
+            }
+        }
+    }
+
+    fn page_loaded(&mut self, page: Page, woken: &mut Vec<QueueKey>) {
+        self.memory.pages -= 1;
+        let Some(queue) = self.queues.numbered(page.queue) else {
+            return;
+        };
+        let Some(q) = self.queues.get_mut(queue) else {
+            return;
+        };
+        let Some(priority) = q.paging.take() else { return };
+        woken.push(queue);
+        let Queue {
+            ready,
+            arguments,
+            absent,
+            redelivered_below,
+            ..
+        } = q;
+        let entries = page.entries.into_iter().filter_map(|found| {
+            let mut flags = EntryFlags(found.flags);
+            let mut its_priority = 0;
+            if arguments.priority_max > 0 {
+                (its_priority, flags) = flags.split_priority();
+            }
+            if its_priority != priority || absent.binary_search(&found.seq).is_ok() {
+                return None;
+            }
+            flags.set(EntryFlags::LOGGED);
+            if found.seq < *redelivered_below {
+                flags.set(EntryFlags::REDELIVERED);
+            }
+            Some(Entry {
+                seq: found.seq,
+                body: Body::Disk {
+                    at: found.at,
+                    body_len: found.body_len,
+                },
+                flags,
+                priority,
+                subscription_ids: None,
+            })
+        });
+        let lost = ready.page_in(priority, page.upto, entries);
+        if lost > 0 {
+            tracing::warn!(queue = %q.name, lost, "messages in a damaged part of the log: dropped");
+            self.counters.damaged += lost;
+        }
+    }
+}

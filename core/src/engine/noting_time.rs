@@ -1,0 +1,82 @@
+//! Before something that the log has expires, the log is told a time at which it has: see `noted_time.rs`.
+
+use super::Engine;
+use super::log_waits::Waiter;
+use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::ready::Head;
+use crate::slots::{QueueKey, SessionKey};
+use crate::store::Record;
+use crate::time::Wall;
+
+impl Engine {
+    /// Whether the log has a time at which `deadline` has passed. If not, it is told one.
+    fn is_past_for_good(&mut self, deadline: Wall) -> bool {
+        if deadline <= self.time.noted {
+            return true;
+        }
+        if self.time.underway.is_none_or(|wall| wall < deadline) {
+            self.staging.record(Record::Time);
+            self.time.underway = Some(self.now.wall);
+            self.waits.for_durable(self.staging.wait(), Waiter::Time(self.now.wall));
+        }
+        false
+    }
+
+    /// Whether the head of the queue, which has expired, may go now. If not, the queue is dispatched again once it may.
+    pub(crate) fn may_expire(&mut self, queue: QueueKey) -> bool {
+        let Some(q) = self.queues.get_mut(queue) else {
+            return true;
+        };
+        let Head::Entry(Entry {
+            flags,
+            body: Body::Memory(message),
+            ..
+        }) = q.ready.head()
+        else {
+            return true;
+        };
+        // A message that no restart finds needs no care: one that is not logged, or only to free memory, or not yet.
+        let is_kept = flags.has(EntryFlags::LOGGED) && !flags.has(EntryFlags::SPILLED);
+        if !is_kept || !message.log_state().is_taken() {
+            return true;
+        }
+        let Some(deadline) = q.deadline(message) else {
+            return true;
+        };
+        if self.is_past_for_good(deadline) {
+            return true;
+        }
+        self.time.queues.insert(queue);
+        false
+    }
+
+    /// A session that is kept ends. It does so at once, and the time is noted together with the records of its end.
+    pub(crate) fn note_end(&mut self, session: SessionKey, due: Wall) {
+        if self.sessions.get(session).is_some_and(|s| s.kept) {
+            self.is_past_for_good(due);
+        }
+    }
+
+    /// The same for retained messages.
+    pub(crate) fn may_expire_retained(&mut self, deadline: Wall) -> bool {
+        if self.is_past_for_good(deadline) {
+            return true;
+        }
+        self.time.retained = true;
+        false
+    }
+
+    /// The log has that time: what waited for it goes on, if it is late enough.
+    pub(crate) fn note_time(&mut self, wall: Wall) {
+        self.time.noted = self.time.noted.max(wall);
+        self.time.underway = self.time.underway.filter(|later| *later > wall);
+        for queue in std::mem::take(&mut self.time.queues) {
+            self.touch(queue);
+        }
+        if std::mem::take(&mut self.time.retained) {
+            self.timers.set_retained(self.now.monotonic);
+        }
+        self.dispatch_touched();
+        self.retry_gets();
+    }
+}

@@ -1,0 +1,182 @@
+//! Deliveries that a session's client did not finish with, and that are sent again when it is back.
+
+use super::Engine;
+use super::outbox::Out;
+use crate::durable_session::{CHANNEL, ids_of};
+use crate::event::{Delivery, DeliveryFlags, Event};
+use crate::queue::entry::Body;
+use crate::slots::{Link, QueueKey, SessionKey};
+use crate::store::{Loaded, Read, Request};
+
+/// Deliveries to be sent again that are fetched from disk at once, and bytes of body after which no more are.
+const RESENDS_AT_ONCE: usize = 256;
+const RESEND_BYTES: usize = 256 << 10;
+
+impl Engine {
+    /// Puts out what is to be sent again, as far as the client's receive maximum allows. The rest stays out of the outbox,
+    /// where it would hold up the answers behind it.
+    // MQTT 5 3.3.4 [MQTT-3.3.4-9]: resends count.
+    pub(crate) fn resend_more(&mut self, session: SessionKey) {
+        let Engine { links, sessions, .. } = self;
+        let Some(s) = sessions.get_mut(session).filter(|s| s.open && !s.resends.is_empty()) else {
+            return;
+        };
+        let Some(l) = s.link.and_then(|link| links.get_mut(link)) else {
+            return;
+        };
+        while let Some(&packet_id) = s.resends.front() {
+            // A PUBREL takes no room (MQTT 5 4.9), nor does what the client has acknowledged meanwhile.
+            if let Some(outgoing) = s.in_flight.find_mut(packet_id).filter(|o| !o.released) {
+                if s.credit.is_spent() {
+                    break;
+                }
+                outgoing.counted = true;
+                s.credit.spend();
+            }
+            s.resends.pop_front();
+            l.outbox.push(Out::Resend(packet_id));
+        }
+        l.wake(&mut self.wakes);
+    }
+
+    /// Bytes of the body that is sent again under that packet id; 0 for a PUBREL, or if there is nothing to send. `None`
+    /// if it is on its way from disk.
+    pub(crate) fn resend_size(&mut self, link: Link, packet_id: u16) -> Option<usize> {
+        let Some(session) = self.links.get(link).and_then(|l| l.session) else {
+            return Some(0);
+        };
+        let outgoing = self
+            .sessions
+            .get_mut(session)
+            .and_then(|s| s.in_flight.find_mut(packet_id));
+        let Some(o) = outgoing.filter(|o| !o.released) else {
+            return Some(0);
+        };
+        match &o.entry.body {
+            Body::Memory(message) => Some(message.body().len()),
+            Body::Disk { .. } if !self.queues.contains(o.queue) => {
+                // Its group ended, and its record with that: there is nothing to send.
+                self.free_packet(session, packet_id);
+                self.resend_more(session);
+                Some(0)
+            }
+            Body::Disk { .. } => {
+                self.load_resends(link, session);
+                None
+            }
+        }
+    }
+
+    /// Asks for the next bodies that the link waits for.
+    fn load_resends(&mut self, link: Link, session: SessionKey) {
+        let Engine {
+            links,
+            queues,
+            sessions,
+            memory,
+            ..
+        } = self;
+        let Some(l) = links.get_mut(link).filter(|l| !l.resend_loading) else {
+            return;
+        };
+        l.resend_loading = true;
+        let s = &mut sessions[session];
+        let mut bytes = 0;
+        for out in l.outbox.iter().take(RESENDS_AT_ONCE) {
+            let Out::Resend(packet_id) = *out else { continue };
+            if let Some(o) = s.in_flight.find_mut(packet_id).filter(|o| !o.released)
+                && let Body::Disk { at, body_len } = o.entry.body
+                && bytes < RESEND_BYTES
+                && let Some(q) = queues.get(o.queue)
+            {
+                bytes += body_len as usize;
+                let (queue, seq) = (q.id, o.entry.seq);
+                memory.resends.insert((queue, seq), (session, packet_id));
+                memory.requests.push(Request::Body(Read {
+                    queue,
+                    seq,
+                    at,
+                    waited: 0,
+                }));
+            }
+        }
+    }
+
+    /// A body that is to be sent again has come, or is damaged.
+    pub(crate) fn resend_loaded(&mut self, (session, packet_id): (SessionKey, u16), queue: QueueKey, loaded: Loaded) {
+        let Engine {
+            links,
+            sessions,
+            memory,
+            ..
+        } = self;
+        let Some(s) = sessions.get_mut(session) else {
+            return;
+        };
+        if let Some(l) = s.link.and_then(|link| links.get_mut(link)) {
+            l.resend_loading = false;
+            l.wake(&mut self.wakes);
+        }
+        let Some(o) = s
+            .in_flight
+            .find_mut(packet_id)
+            .filter(|o| o.queue == queue && o.entry.seq == loaded.seq)
+        else {
+            return;
+        };
+        let Body::Disk { at, .. } = o.entry.body else { return };
+        let own = s.queue == Some(queue);
+        match loaded.message {
+            Some(message) => {
+                message.log_state().written(at);
+                memory.pin(&message);
+                o.entry.body = Body::Memory(message);
+                if own && o.entry.subscription_ids.is_none() {
+                    // After a restart it comes from the log, which does not keep them.
+                    o.entry.subscription_ids = ids_of(&s.subscriptions, &o.entry);
+                }
+                self.counters.bodies_loaded += 1;
+            }
+            None => {
+                tracing::warn!(client = %s.client_id, packet_id, "a message's record is damaged: not sent again");
+                self.counters.damaged += 1;
+                self.free_packet(session, packet_id);
+                self.resend_more(session);
+            }
+        }
+    }
+
+    /// Sends again what is in flight under that packet id: the message, marked as such, or its PUBREL.
+    pub(crate) fn resend(&mut self, link: Link, packet_id: u16, events: &mut Vec<Event>) {
+        if let Some(l) = self.links.get_mut(link) {
+            l.outbox.pop();
+        }
+        let Engine { links, sessions, .. } = self;
+        let session = links.get_mut(link).and_then(|l| l.session);
+        let Some(s) = session.and_then(|s| sessions.get_mut(s)) else {
+            return;
+        };
+        let Some(o) = s.in_flight.find_mut(packet_id) else {
+            return;
+        };
+        let Body::Memory(message) = &o.entry.body else {
+            events.push(Event::ReleaseDue { packet_id, known: true });
+            return;
+        };
+        if o.released {
+            events.push(Event::ReleaseDue { packet_id, known: true });
+            return;
+        }
+        events.push(Event::Deliver(Delivery {
+            channel: CHANNEL,
+            qos: o.qos,
+            flags: o.entry.flags.delivery() | DeliveryFlags::REDELIVERED,
+            consumer: 0,
+            number: u64::from(packet_id),
+            message: message.clone(),
+            extra: o.entry.delivery_extra(),
+        }));
+        self.memory.shed(&mut o.entry);
+        self.counters.redelivered += 1;
+    }
+}

@@ -1,0 +1,45 @@
+//! What the engine does when time passes.
+
+use super::Engine;
+use super::budget::Budget;
+use super::timers::Timer;
+use crate::time::{Now, Time};
+
+/// Work units of a timer, beside what it causes.
+const TIMER_WORK: usize = 4;
+
+impl Engine {
+    /// Expiry, delayed wills, the ack tick. Follow it with `drain`.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.begin(now);
+        let mut budget = Budget::of_hold(&self.settings);
+        while !budget.is_spent() {
+            let Some(timer) = self.timers.pop(now.monotonic) else {
+                break;
+            };
+            match timer {
+                Timer::SessionExpiry(session) => self.expire_session(session, &mut budget),
+                Timer::Will(session) => self.fire_delayed_will(session),
+                Timer::Head(queue) => self.expire_head(queue),
+                Timer::QueueExpiry(queue) => self.expire_queue(queue),
+                Timer::Retained => self.expire_retained(),
+                Timer::Burial => {
+                    self.end_orphans(&mut budget);
+                    self.end_deletions(&mut budget);
+                }
+                Timer::Postponed => self.end_postponed(&mut budget),
+            }
+            budget.spend(TIMER_WORK);
+        }
+        self.dispatch_touched();
+        self.relieve_memory();
+    }
+
+    /// When `handle_timeout` is due next.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        match (self.timers.next(), self.acks_due) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+}

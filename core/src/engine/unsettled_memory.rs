@@ -1,0 +1,238 @@
+//! The memory of unsettled deliveries: counted by link, bounded by throttling, and freed of bodies when it is short.
+
+use super::Engine;
+use super::memory::Memory;
+use super::staging::Staging;
+use super::throttling::Listed;
+use crate::command::Channel as ChannelNumber;
+use crate::queue::Queue;
+use crate::queue::entry::{Body, EntryFlags};
+use crate::queue::unsettled::{Held, HeldMut, Shed};
+use crate::slots::{ConsumerKey, Link};
+use crate::store::{Route, Routes};
+
+/// Held bodies looked at in one hold of the lock.
+const SHED_STEPS: usize = 2048;
+
+impl Engine {
+    /// A delivery is held under that number from now on.
+    pub(crate) fn hold(&mut self, link: Link, channel: ChannelNumber, number: u64, held: Held) {
+        self.count_unsettled(link, held.cost());
+        let Some(l) = self.links.get_mut(link) else {
+            return;
+        };
+        let c = l.channel(channel);
+        if let Body::Memory(_) = &held.entry.body {
+            // Nothing is written for it unless it is spilled: no report of the log will have it looked at.
+            self.throttling.unseen |= !held.entry.flags.has(EntryFlags::LOGGED);
+            if c.listed == 0 {
+                self.throttling.unseen = true;
+                self.throttling.numbered += 1;
+                c.listed = self.throttling.numbered;
+                self.throttling.bodies.push_back(Listed {
+                    link,
+                    channel,
+                    number: c.listed,
+                });
+            }
+        }
+        c.unsettled.push(number, held);
+    }
+
+    /// The link holds so much more.
+    pub(crate) fn count_unsettled(&mut self, link: Link, bytes: usize) {
+        if let Some(l) = self.links.get_mut(link) {
+            l.unsettled_bytes += bytes;
+        }
+        self.throttling.bytes += bytes;
+        if self.throttling.bytes > self.settings.unsettled_bytes_max && !self.throttling.over {
+            self.throttling.over = true;
+            tracing::warn!(
+                vhost = %self.settings.vhost,
+                bytes = self.throttling.bytes,
+                "too much is delivered and not settled: who holds most of it is offered no more"
+            );
+        }
+    }
+
+    /// The link holds so much less. Whoever waited for that is offered something again.
+    pub(crate) fn count_released(&mut self, link: Link, bytes: usize) {
+        self.throttling.bytes -= bytes;
+        if let Some(l) = self.links.get_mut(link) {
+            l.unsettled_bytes -= bytes;
+            if !l.throttled.is_empty() && !self.throttling.limits(l) {
+                self.offer_again(link);
+            }
+        }
+        let resume = self.settings.unsettled_bytes_max / 8 * 7;
+        if self.throttling.over && self.throttling.bytes <= resume {
+            self.throttling.over = false;
+            while let Some(&link) = self.throttling.throttled.last() {
+                self.offer_again(link);
+            }
+        }
+    }
+
+    /// Has the queues dispatched that the link's consumers wait at.
+    fn offer_again(&mut self, link: Link) {
+        self.throttling.forget(link);
+        let keys = self
+            .links
+            .get_mut(link)
+            .map_or(Vec::new(), |l| std::mem::take(&mut l.throttled));
+        for key in keys {
+            if let Some(c) = self.consumers.get_mut(key) {
+                c.throttled = false;
+                let queue = c.queue;
+                self.touch(queue);
+            }
+        }
+    }
+
+    /// The consumer goes: nobody need think of it.
+    pub(crate) fn forget_throttled(&mut self, key: ConsumerKey) {
+        let Some(c) = self.consumers.get(key).filter(|c| c.throttled) else {
+            return;
+        };
+        let link = c.link;
+        if let Some(l) = self.links.get_mut(link) {
+            l.throttled.retain(|k| *k != key);
+            if l.throttled.is_empty() {
+                self.throttling.forget(link);
+            }
+        }
+    }
+
+    /// A channel is gone that was on the list of those that hold bodies. Its place goes too, if there are many of that kind:
+    /// where channels come and go, memory may never be short, and the list never looked at.
+    pub(crate) fn forget_bodies(&mut self) {
+        let Engine { links, throttling, .. } = self;
+        throttling.gone += 1;
+        if throttling.gone > 64 && throttling.gone * 2 > throttling.bodies.len() {
+            throttling.gone = 0;
+            throttling.bodies.retain(|listed| {
+                let channel = links.get_mut(listed.link).and_then(|l| l.find_channel(listed.channel));
+                channel.is_some_and(|c| c.listed == listed.number)
+            });
+        }
+    }
+
+    /// Lets bodies of held deliveries go if memory is short: they are only needed if they come back. Those of transient
+    /// messages go to the log for that, unsynced. A queue that dead-letters needs its bodies at hand.
+    pub(crate) fn shed_unsettled(&mut self) {
+        let written = self.staging.written_ticket();
+        if self.throttling.bodies.is_empty()
+            || !(self.memory.is_short() || self.throttling.over)
+            || (written == self.throttling.seen_at && !self.throttling.unseen)
+        {
+            return;
+        }
+        self.throttling.seen_at = written;
+        self.throttling.unseen = false;
+        self.shed_some();
+        self.dispatch_touched();
+    }
+
+    fn shed_some(&mut self) {
+        let mut shedding = Shedding {
+            spills: self.memory.bytes() > self.settings.cache_bytes_max && !self.is_full(),
+            backlog_bytes_max: self.settings.log_backlog_bytes_max,
+            freed: 0,
+            evicted: 0,
+        };
+        let mut steps = SHED_STEPS;
+        for _ in 0..self.throttling.bodies.len() {
+            if steps == 0 {
+                self.throttling.unseen = true;
+                return;
+            }
+            steps -= 1;
+            let Some(listed) = self.throttling.bodies.pop_front() else {
+                return;
+            };
+            let Engine {
+                links,
+                queues,
+                memory,
+                staging,
+                throttling,
+                ..
+            } = self;
+            let c = links.get_mut(listed.link).and_then(|l| l.find_channel(listed.channel));
+            let Some(c) = c.filter(|c| c.listed == listed.number) else {
+                throttling.gone = throttling.gone.saturating_sub(1);
+                continue;
+            };
+            let all_done = c.unsettled.shed(&mut steps, |held| match queues.get_mut(held.queue) {
+                Some(q) => shedding.shed(held, q, memory, staging),
+                None => Shed::Done,
+            });
+            if all_done {
+                c.listed = 0;
+            } else {
+                throttling.bodies.push_back(listed);
+            }
+            self.counters.bodies_evicted += std::mem::take(&mut shedding.evicted);
+            let freed = std::mem::take(&mut shedding.freed);
+            if freed > 0 {
+                self.count_released(listed.link, freed);
+            }
+        }
+    }
+}
+
+/// One look at the bodies of unsettled deliveries.
+struct Shedding {
+    /// Bodies of transient messages go to the log, unsynced.
+    spills: bool,
+    /// Unless so much waits for the log already.
+    backlog_bytes_max: usize,
+    /// Bytes that left memory.
+    freed: usize,
+    /// Bodies that did.
+    evicted: u64,
+}
+
+impl Shedding {
+    /// Lets the body of an unsettled delivery go, if the log has it or can get it.
+    fn shed(&mut self, delivery: HeldMut<'_>, q: &mut Queue, memory: &mut Memory, staging: &mut Staging) -> Shed {
+        let HeldMut {
+            seq,
+            priority,
+            flags,
+            body,
+            ..
+        } = delivery;
+        let Body::Memory(message) = &*body else {
+            return Shed::Done;
+        };
+        // A queue that dead-letters needs its bodies at hand.
+        if q.arguments.dead_letter_exchange.is_some() {
+            return Shed::Done;
+        }
+        if flags.has(EntryFlags::LOGGED) {
+            let bytes = message.memory();
+            if !memory.evict_body(body, *flags) {
+                return Shed::Stop;
+            }
+            self.freed += bytes;
+            self.evicted += 1;
+            return Shed::Done;
+        }
+        if !self.spills || staging.backlog_bytes() > self.backlog_bytes_max {
+            return Shed::Stop;
+        }
+        if !message.log_state().join() {
+            return Shed::Done;
+        }
+        flags.set(EntryFlags::LOGGED | EntryFlags::SPILLED);
+        q.spilled = Some(staging.open_ticket());
+        let route = Route {
+            queue: q.id,
+            seq,
+            flags: q.logged_flags(*flags, priority),
+        };
+        staging.message(message.clone(), Routes::from_iter([route]));
+        Shed::OnItsWay
+    }
+}
