@@ -171,27 +171,30 @@ impl Engine {
         let mut last = None;
         let mut bytes = 0;
         let mut here = 0;
-        for entry in q.ready.entries() {
+        for entry in q.ready().entries() {
             let place = (std::cmp::Reverse(entry.priority), entry.seq);
             assert!(last.is_none_or(|last| last < place), "queue '{}' in order", q.name);
-            assert!(entry.seq < q.next_seq);
+            assert!(entry.seq < q.next_seq());
             last = Some(place);
             bytes += entry.body.len() as u64;
             here += 1;
             found.entry(entry);
         }
         let mut paged = 0;
-        for (priority, run) in q.ready.runs() {
+        for (priority, run) in q.ready().runs() {
             assert!(run.first <= run.last && run.count > 0, "a run is not empty");
             let inside = |e: &&Entry| e.priority == priority && (run.first..=run.last).contains(&e.seq);
-            assert!(q.ready.entries().find(inside).is_none(), "an entry in its run's place");
+            assert!(
+                q.ready().entries().find(inside).is_none(),
+                "an entry in its run's place"
+            );
             bytes += run.bytes;
             paged += run.count as usize;
         }
-        assert_eq!((q.ready.len(), q.ready.paged()), (here + paged, paged));
-        assert_eq!(q.ready.bytes(), bytes);
+        assert_eq!((q.depth(), q.ready().paged()), (here + paged, paged));
+        assert_eq!(q.ready().bytes(), bytes);
         let unsettled = found.unsettled.get(&key).copied().unwrap_or(0);
-        assert_eq!(q.unsettled, unsettled, "unsettled of queue '{}'", q.name);
+        assert_eq!(q.unsettled(), unsettled, "unsettled of queue '{}'", q.name);
         for consumer in q.consumers.iter() {
             let c = self
                 .consumers
@@ -242,14 +245,14 @@ impl Engine {
     /// Asserts that no consumer that could be served waits.
     fn audit_served(&self, queue: QueueKey) {
         let q = &self.queues[queue];
-        let front = match q.ready.head() {
+        let front = match q.head() {
             Head::Empty => return,
             Head::Paged => {
                 let flags = EntryFlags::new(2);
                 let active = q.arguments.single_active.then(|| q.consumers.first()).flatten();
                 let mut served = q.consumers.iter().filter(|k| active.is_none_or(|a| a == *k));
                 let wanted = served.any(|key| self.has_credit(key, flags) && !self.is_noted(key));
-                assert!(!wanted || q.paging.is_some() || q.hungry, "a page is waited for");
+                assert!(!wanted || q.is_paging() || q.hungry, "a page is waited for");
                 return;
             }
             Head::Entry(front) => front,
@@ -262,8 +265,7 @@ impl Engine {
             return;
         }
         let written = self.staging.written_ticket();
-        let mut marks = q.marks;
-        if front.flags.has(EntryFlags::LOGGED) && !marks.allow(front.seq, written) {
+        if !q.would_be_marked(front.seq, front.flags, written) {
             let waits = self
                 .waits
                 .until_written()
@@ -298,14 +300,12 @@ impl Engine {
     /// Whether the consumer has credit and room for the head of its queue, and the head may go.
     fn is_servable(&self, queue: QueueKey, key: ConsumerKey) -> bool {
         let q = &self.queues[queue];
-        let Head::Entry(front) = q.ready.head() else {
+        let Head::Entry(front) = q.head() else {
             return false;
         };
-        let mut marks = q.marks;
-        let logged = front.flags.has(EntryFlags::LOGGED);
         q.loading == 0
             && !q.hungry
-            && (!logged || marks.allow(front.seq, self.staging.written_ticket()))
+            && q.would_be_marked(front.seq, front.flags, self.staging.written_ticket())
             && self.has_credit(key, front.flags)
     }
 
@@ -371,7 +371,7 @@ impl Engine {
             "exclusive queues"
         );
         let in_flight: usize = self.sessions.iter().map(|(_, s)| s.in_flight.iter().count()).sum();
-        let unsettled: usize = self.queues.iter().map(|(_, q)| q.unsettled).sum();
+        let unsettled: usize = self.queues.iter().map(|(_, q)| q.unsettled()).sum();
         assert!(unsettled <= in_flight, "unsettled messages nobody holds");
         let timers = 2 * (self.sessions.len() + self.queues.len()) + 1;
         assert!(self.timers.len() <= timers, "{} timers", self.timers.len());

@@ -10,7 +10,7 @@ use crate::binding::Destination;
 use crate::command::Bind;
 use crate::message::Dialect;
 use crate::properties::Value;
-use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::entry::EntryFlags;
 use crate::slots::Link;
 use crate::topic::Pattern;
 
@@ -70,19 +70,11 @@ impl Engine {
                 let Some(q) = self.queues.get_mut(replay.queue) else {
                     return Ok(replay.gate);
                 };
-                if q.ready.len() >= REPLAY_BACKLOG_MAX || q.refuses(&message, (0, 0)) {
+                if q.depth() >= REPLAY_BACKLOG_MAX || q.refuses(&message, (0, 0)) {
                     self.counters.dropped_full += 1;
                     continue;
                 }
-                let seq = q.next_number();
-                let priority = q.priority_of(message.envelope());
-                q.ready.push_back(Entry {
-                    priority,
-                    seq,
-                    body: Body::Memory(message.clone()),
-                    flags: EntryFlags::default(),
-                    subscription_ids: None,
-                });
+                q.push_copy(message.clone(), EntryFlags::default(), None);
                 self.memory.pin(&message);
                 self.counters.enqueued += 1;
             }

@@ -237,7 +237,7 @@ impl Engine {
         loop {
             let Some(q) = self.queues.get_mut(queue) else { return };
             q.used_at = now.monotonic;
-            let front = match q.ready.head() {
+            let front = match q.head() {
                 Head::Empty => {
                     self.counters.get_empty += 1;
                     let answer = Out::Event(Event::GetEmpty { channel });
@@ -257,17 +257,17 @@ impl Engine {
                         return self.get_again_later(link, g, queue, again);
                     }
                     let Some(q) = self.queues.get_mut(queue) else { return };
-                    let Some(entry) = q.ready.pop_front() else { return };
+                    let Some(entry) = q.drop_head() else { return };
                     self.counters.expired += 1;
                     self.drop_entry(queue, entry, Death::Expired);
                 }
                 Body::Memory(_) => {
                     let (seq, flags) = (front.seq, front.flags);
                     // The mark must be written before the message goes; the answer waits for it, and not for a sync.
-                    let gate = if !flags.has(EntryFlags::LOGGED) || q.marks.allow(seq, written) {
+                    let gate = if q.is_marked(seq, flags, written) {
                         Gate::Open
-                    } else if seq < q.marks.staged {
-                        Gate::Written(q.marks.ticket)
+                    } else if let Some(ticket) = q.mark_staged_for(seq) {
+                        Gate::Written(ticket)
                     } else {
                         Gate::Written(self.stage_mark(queue, seq))
                     };
@@ -320,15 +320,14 @@ impl Engine {
         // It returns the message if it closes before that is taken.
         l.channel(channel);
         let Some(q) = self.queues.get_mut(queue) else { return };
-        let Some(entry) = q.ready.pop_front() else { return };
-        q.unsettled += 1;
+        let Some(entry) = q.fetch() else { return };
         let bytes = cost(&entry.body);
         let fetched = Fetched {
             channel,
             queue,
             entry,
             no_ack: g.no_ack,
-            remaining: u32::try_from(q.ready.len()).unwrap_or(u32::MAX),
+            remaining: q.depth_told(),
         };
         self.touch(queue);
         self.count_unsettled(link, bytes);
@@ -432,7 +431,7 @@ impl Engine {
                 if self.dies_later(queue, &entry.body) {
                     self.postpone_death(link, channel, queue, entry);
                 } else if let Some(q) = self.queues.get_mut(queue) {
-                    q.unsettled -= 1;
+                    q.settled();
                     self.drop_entry(queue, entry, Death::Rejected);
                 } else {
                     self.memory.drop_body(&entry.body);
@@ -454,7 +453,7 @@ impl Engine {
         // While the disk is short no dead letter is written: the message is offered once more instead.
         if is_over && !self.dies_later(queue, &entry.body) {
             if let Some(q) = self.queues.get_mut(queue) {
-                q.unsettled -= 1;
+                q.settled();
             }
             return self.drop_entry(queue, entry, Death::DeliveryLimit);
         }
@@ -476,8 +475,7 @@ impl Engine {
             self.memory.drop_body(&entry.body);
             return false;
         };
-        q.unsettled -= 1;
-        q.ready.put_back(entry);
+        q.put_back(entry);
         self.touch(queue);
         true
     }
@@ -494,7 +492,7 @@ impl Engine {
     /// to write the message).
     pub(crate) fn settle_entry(&mut self, queue: QueueKey, entry: Entry, explicit: bool) {
         if let Some(q) = self.queues.get_mut(queue) {
-            q.unsettled -= 1;
+            q.settled();
             self.forget_entry(queue, &entry, explicit);
         }
         self.memory.drop_body(&entry.body);
@@ -519,7 +517,7 @@ impl Engine {
         if flags.has(EntryFlags::REDELIVERED)
             && let Some(q) = self.queues.get_mut(queue)
         {
-            q.returned.remove(&seq);
+            q.forget_returns(seq);
         }
     }
 

@@ -156,7 +156,7 @@ impl Engine {
                 let q = &self.queues[queue];
                 let summary = QueueSummary {
                     name: q.name.clone(),
-                    messages: u32::try_from(q.ready.len()).unwrap_or(u32::MAX),
+                    messages: q.depth_told(),
                     consumers: u32::try_from(q.consumers.len()).unwrap_or(u32::MAX),
                 };
                 if let Some(l) = self.links.get_mut(link) {
@@ -402,7 +402,7 @@ impl Engine {
         let refusal = if q.ending {
             // It was found to be so when the deletion began.
             None
-        } else if c.if_empty && !q.ready.is_empty() {
+        } else if c.if_empty && q.depth() > 0 {
             Some("not empty")
         } else if c.if_unused && !q.consumers.is_empty() {
             Some("in use")
@@ -534,8 +534,8 @@ impl Engine {
         self.memory.forget_deep(&q, &self.queues);
         self.cancel_queue_timers(queue, &q);
         self.counters.queues_deleted += 1;
-        let messages = u32::try_from(q.ready.len()).unwrap_or(u32::MAX);
-        self.memory.doom(std::mem::take(&mut q.ready));
+        let messages = q.depth_told();
+        self.memory.doom(q.take_ready());
         if q.durable {
             let key = queue_key(q.id);
             self.staging.record(Record::Key { key, value: None });
@@ -604,21 +604,19 @@ impl Engine {
             Err(fault) => return self.fail(link, channel, Op::PurgeQueue, fault),
         };
         let Some(q) = self.queues.get_mut(queue) else { return };
-        let messages = u32::try_from(q.ready.len()).unwrap_or(u32::MAX);
-        let (upto, id, unsettled) = (q.next_seq, q.id, q.unsettled);
+        let messages = q.depth_told();
+        let (upto, id, unsettled) = (q.next_seq(), q.id, q.unsettled());
         let mut gate = None;
         // What died here and is not published yet is in the log only here.
         let plain = unsettled == 0 && !self.internal.iter().any(|waiting| waiting.died_in(queue).is_some());
         let Some(q) = self.queues.get_mut(queue) else { return };
-        q.paging = None;
-        let ready = std::mem::take(&mut q.ready);
-        let counted = std::mem::take(&mut q.returned);
-        if !plain && !counted.is_empty() {
-            let held = self.held_of(queue);
-            let left = counted.into_iter().filter(|(seq, _)| held.binary_search(seq).is_ok());
-            let left = left.collect();
+        let ready = q.take_ready();
+        if plain {
+            q.keep_returns(|_| false);
+        } else if q.has_returns() {
+            let left = self.unsettled_of(queue);
             if let Some(q) = self.queues.get_mut(queue) {
-                q.returned = left;
+                q.keep_returns(|seq| left.binary_search(&seq).is_ok());
             }
         }
         let logged = ready.paged() > 0 || ready.entries().any(|entry| entry.flags.has(EntryFlags::LOGGED));
@@ -627,15 +625,15 @@ impl Engine {
             if plain {
                 self.staging.record(Record::Purge { queue: id, upto });
             } else {
-                // All that is not held is gone; which ones those are, is not all known here.
+                // All that is not unsettled is gone; which ones those are, is not all known here.
                 let mut next = 0;
-                for held in self.held_of(queue).into_iter().chain([upto]) {
-                    if held > next
+                for unsettled in self.unsettled_of(queue).into_iter().chain([upto]) {
+                    if unsettled > next
                         && let Some(q) = self.queues.get_mut(queue)
                     {
-                        q.note_acks(next, held - 1);
+                        q.note_acks(next, unsettled - 1);
                     }
-                    next = held + 1;
+                    next = unsettled + 1;
                 }
                 self.queues.has_unlogged_acks(queue);
                 self.stage_acks();
@@ -647,12 +645,12 @@ impl Engine {
         }
     }
 
-    /// Sequences of a queue's messages that are reserved or held, ascending.
-    fn held_of(&self, queue: QueueKey) -> Vec<u64> {
-        let mut held = Vec::new();
+    /// Sequences of a queue's messages that are reserved or unsettled, ascending.
+    fn unsettled_of(&self, queue: QueueKey) -> Vec<u64> {
+        let mut unsettled = Vec::new();
         let mut note = |of: QueueKey, seq: u64| {
             if of == queue {
-                held.push(seq);
+                unsettled.push(seq);
             }
         };
         for l in self.links.iter() {
@@ -676,8 +674,8 @@ impl Engine {
         for o in self.sessions.iter().flat_map(|(_, s)| s.in_flight.iter()) {
             note(o.queue, o.entry.seq);
         }
-        held.sort_unstable();
-        held
+        unsettled.sort_unstable();
+        unsettled
     }
 
     /// Binds, or goes on with the replay of a bind where the last hold stopped.

@@ -8,12 +8,13 @@ use super::throttling::Throttling;
 use super::timers::Timer;
 use crate::command::Channel as ChannelNumber;
 use crate::durable_session::Sessions;
+use crate::queue::Queue;
 use crate::queue::consumers::Consumer;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::poll::Polled;
 use crate::queue::ready::Head;
 use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey, Slots};
-use crate::store::{Durability, Record, State};
+use crate::store::{Durability, Record};
 use std::time::Duration;
 
 /// Expired messages dropped from one queue in one go.
@@ -110,13 +111,13 @@ impl Engine {
 
     /// Drops the head, whose time is over, unless it has to stay for now. Returns whether it is gone.
     fn drop_expired(&mut self, queue: QueueKey) -> bool {
-        let Some(Head::Entry(front)) = self.queues.get(queue).map(|q| q.ready.head()) else {
+        let Some(Head::Entry(front)) = self.queues.get(queue).map(Queue::head) else {
             return false;
         };
         if self.dies_later(queue, &front.body) || !self.may_expire(queue) {
             return false;
         }
-        let Some(entry) = self.queues.get_mut(queue).and_then(|q| q.ready.pop_front()) else {
+        let Some(entry) = self.queues.get_mut(queue).and_then(Queue::drop_head) else {
             return false;
         };
         self.counters.expired += 1;
@@ -127,13 +128,11 @@ impl Engine {
     /// The head may not go before its hand-out mark is written. The queue is dispatched again when it is.
     fn await_mark(&mut self, queue: QueueKey, seq: u64) {
         let written = self.staging.written_ticket();
-        if self.queues[queue].marks.due(seq, written) {
+        if self.queues[queue].is_mark_due(seq, written) {
             self.stage_mark(queue, seq);
         }
-        let marks = &mut self.queues[queue].marks;
-        if marks.awaited != marks.ticket {
-            marks.awaited = marks.ticket;
-            self.waits.for_written(marks.ticket, Waiter::Marked(queue));
+        if let Some(ticket) = self.queues[queue].mark_to_await() {
+            self.waits.for_written(ticket, Waiter::Marked(queue));
         }
     }
 
@@ -145,9 +144,8 @@ impl Engine {
         let Some(q) = self.queues.get_mut(queue) else {
             return ticket;
         };
-        q.marks.stage_ahead(seq, q.next_seq, ticket, written);
-        let (queue, upto) = (q.id, q.marks.staged);
-        self.staging.record(Record::State(State::HandedOut { queue, upto }));
+        let mark = q.mark_ahead(seq, ticket, written);
+        self.staging.record(Record::State(mark));
         ticket
     }
 
@@ -211,7 +209,7 @@ impl Engine {
     pub(crate) fn watch_head(&mut self, queue: QueueKey) {
         let now = self.now;
         let Some(q) = self.queues.get_mut(queue) else { return };
-        let message = match q.ready.head() {
+        let message = match q.head() {
             Head::Empty => return,
             Head::Entry(Entry {
                 body: Body::Memory(message),
@@ -246,7 +244,7 @@ impl Engine {
         }
         for _ in 0..EXPIRE_STEPS {
             let Some(q) = self.queues.get_mut(queue) else { return };
-            let message = match q.ready.head() {
+            let message = match q.head() {
                 Head::Empty => return,
                 Head::Entry(Entry {
                     body: Body::Memory(message),

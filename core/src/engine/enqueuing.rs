@@ -7,12 +7,12 @@ use super::staging::Staging;
 use crate::fault::FaultKind;
 use crate::message::{Envelope, Message};
 use crate::properties::Name;
+use crate::queue::Room;
 use crate::queue::arguments::Overflow;
 use crate::queue::entry::{Body, Entry, EntryFlags};
-use crate::queue::{HAND_OUT_AHEAD, Queue, Room};
 use crate::router::{Admission, Target};
 use crate::slots::{QueueKey, SessionKey};
-use crate::store::{Durability, Record, Route, Routes, State};
+use crate::store::{Durability, Record, Route, Routes};
 use smallvec::SmallVec;
 use std::sync::Arc;
 
@@ -92,7 +92,10 @@ impl Enqueuing<'_> {
                 flags.set(EntryFlags::LOGGED);
                 let need = queue.arguments.durability.unwrap_or(self.staging.durability());
                 enqueued.logged = enqueued.logged.max(Some(need));
-                stage_mark(queue, seq, self.staging);
+                let (open, written) = (self.staging.open_ticket(), self.staging.written_ticket());
+                if let Some(mark) = queue.mark_at_publish(seq, open, written) {
+                    self.staging.record(Record::State(mark));
+                }
                 routes.push(Route {
                     queue: queue.id,
                     seq,
@@ -100,7 +103,7 @@ impl Enqueuing<'_> {
                 });
             }
             self.memory.pin(message);
-            queue.ready.push_back(Entry {
+            queue.push(Entry {
                 priority,
                 seq,
                 body: Body::Memory(message.clone()),
@@ -138,19 +141,4 @@ fn admitted(target: &Target, is_own: bool, envelope: &Envelope) -> Option<(Entry
             Some((flags, granted.subscription_ids.cloned()))
         }
     }
-}
-
-/// Stages a hand-out mark with the message, if a consumer may have it at once and the present mark does not reach far.
-#[inline]
-fn stage_mark(queue: &mut Queue, seq: u64, staging: &mut Staging) {
-    if queue.consumers.is_empty() || seq + HAND_OUT_AHEAD / 2 < queue.marks.staged {
-        return;
-    }
-    queue
-        .marks
-        .stage_at_publish(seq, staging.open_ticket(), staging.written_ticket());
-    staging.record(Record::State(State::HandedOut {
-        queue: queue.id,
-        upto: queue.marks.staged,
-    }));
 }

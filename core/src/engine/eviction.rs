@@ -120,7 +120,6 @@ struct Leaving {
     offered: bool,
     /// Something may leave once it is written.
     later: bool,
-    redelivered_below: u64,
     /// Transient messages that go to the log, unsynced, to free memory.
     spills: Vec<(Message, Route)>,
 }
@@ -139,16 +138,15 @@ impl Eviction {
         let bytes_before = memory.bytes();
         let mut head = Spare::of(q, memory.spare_bytes());
         // What would be taken first stays longest.
-        let stays: SmallVec<[(u8, usize); 1]> = (q.ready.priorities().rev())
+        let stays: SmallVec<[(u8, usize); 1]> = (q.ready().priorities().rev())
             .map(|priority| {
-                let stays = q.ready.fresh(priority).take_while(|entry| head.keeps(entry));
+                let stays = q.ready().fresh(priority).take_while(|entry| head.keeps(entry));
                 (priority, stays.count())
             })
             .collect();
         let mut leaving = Leaving {
             offered: false,
             later: false,
-            redelivered_below: q.redelivered_below,
             spills: Vec::new(),
         };
         for (priority, stay) in stays.into_iter().rev() {
@@ -160,11 +158,10 @@ impl Eviction {
                 spilled: q.spilled,
                 priority_max: q.arguments.priority_max,
             };
-            q.ready.page_out(priority, stay, |entry| {
+            q.page_out(priority, stay, |entry| {
                 self.offer(entry, about, &mut leaving, memory, staging, counters)
             });
         }
-        q.redelivered_below = leaving.redelivered_below;
         if !leaving.spills.is_empty() {
             leaving.later = true;
             q.spilled = Some(staging.open_ticket());
@@ -198,9 +195,6 @@ impl Eviction {
         let was_here = matches!(entry.body, Body::Memory(_));
         if memory.evict(entry) {
             counters.bodies_evicted += u64::from(was_here);
-            if entry.flags.has(EntryFlags::REDELIVERED) {
-                leaving.redelivered_below = leaving.redelivered_below.max(entry.seq + 1);
-            }
             // Another queue's record may be why the log has it, and this queue's still be on its way.
             let is_listed = !entry.flags.has(EntryFlags::SPILLED)
                 || about.spilled.is_none_or(|ticket| ticket <= staging.written_ticket());

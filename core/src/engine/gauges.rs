@@ -13,9 +13,9 @@ impl Engine {
         c.consumers = self.consumers.len() as u64;
         c.queues = self.queues.len() as u64;
         for (_, q) in self.queues.iter() {
-            c.messages_ready += q.ready.len() as u64;
-            c.messages_paged += q.ready.paged() as u64;
-            c.messages_unsettled += q.unsettled as u64;
+            c.messages_ready += q.depth() as u64;
+            c.messages_paged += q.ready().paged() as u64;
+            c.messages_unsettled += q.unsettled() as u64;
         }
         c.unsettled_bytes = self.throttling.bytes() as u64;
         c.consumers_held_back = self.consumers.iter().filter(|(_, c)| c.throttled).count() as u64;

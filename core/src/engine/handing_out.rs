@@ -70,7 +70,7 @@ impl Engine {
             return None;
         }
         let q = self.queues.get(queue)?;
-        q.returned.get(&entry.seq).copied()
+        q.returns_of(entry.seq)
     }
 
     /// What a delivery from a declared queue says of the message. A publish that set or cleared its topic's retained

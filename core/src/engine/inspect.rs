@@ -331,8 +331,8 @@ fn queue_item(q: &crate::queue::Queue) -> Item {
         durable: q.durable,
         exclusive: q.exclusive,
         auto_delete: q.auto_delete,
-        ready: q.ready.len(),
-        unsettled: q.unsettled,
+        ready: q.depth(),
+        unsettled: q.unsettled(),
         consumers: q.consumers.len(),
     }
 }

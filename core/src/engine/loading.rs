@@ -3,8 +3,8 @@
 use super::Engine;
 use super::memory::{LOADING_SHARE, PAGE_ENTRIES, PAGE_MIN, PAGES_MAX, READ_ENTRIES};
 use crate::durable_session::ids_of;
-use crate::queue::entry::{Body, Entry, EntryFlags};
-use crate::queue::{Queue, QueueKind};
+use crate::queue::QueueKind;
+use crate::queue::entry::Body;
 use crate::slots::QueueKey;
 use crate::store::{Answer, Loaded, Page, PageRead, Read, Request};
 use crate::time::Now;
@@ -24,27 +24,25 @@ impl Engine {
             return;
         };
         let spare = memory.spare_bytes();
-        if q.paging.is_none() && q.ready.paged() > 0 {
-            match q.ready.wanted_run(count.min(PAGE_ENTRIES / 2)) {
-                Some(_) if memory.pages >= PAGES_MAX => memory.is_hungry(q, queue),
-                Some((priority, run)) => {
-                    q.paging = Some(priority);
-                    memory.pages += 1;
-                    memory.requests.push(Request::Page(PageRead {
-                        queue: q.id,
-                        from: run.first,
-                        upto: run.last,
-                        count: count.clamp(PAGE_MIN, PAGE_ENTRIES),
-                    }));
-                }
-                None => {}
+        match q.wanted_page(count.min(PAGE_ENTRIES / 2)) {
+            Some(_) if memory.pages >= PAGES_MAX => memory.is_hungry(q, queue),
+            Some((priority, run)) => {
+                q.page_asked(priority);
+                memory.pages += 1;
+                memory.requests.push(Request::Page(PageRead {
+                    queue: q.id,
+                    from: run.first,
+                    upto: run.last,
+                    count: count.clamp(PAGE_MIN, PAGE_ENTRIES),
+                }));
             }
+            None => {}
         }
         if q.loading > 0 || q.hungry {
             return;
         }
-        let (mut room, mut full) = (usize::try_from(spare).unwrap_or(usize::MAX), false);
-        for entry in q.ready.front_entries().take(count) {
+        let (mut room, mut full, mut asked) = (usize::try_from(spare).unwrap_or(usize::MAX), false, 0);
+        for entry in q.ready().front_entries().take(count) {
             let Body::Disk { at, body_len } = entry.body else {
                 continue;
             };
@@ -58,13 +56,14 @@ impl Engine {
                 at,
                 waited: body_len,
             }));
-            q.loading += 1;
+            asked += 1;
             memory.loading += body_len as usize;
             room = room.saturating_sub(body_len as usize);
             if room == 0 {
                 break;
             }
         }
+        q.loading += asked;
         if full && q.loading == 0 {
             memory.is_hungry(q, queue);
         }
@@ -119,7 +118,7 @@ impl Engine {
             if self
                 .queues
                 .get_mut(queue)
-                .is_some_and(|q| q.loading > 0 || q.hungry || q.paging.is_some())
+                .is_some_and(|q| q.loading > 0 || q.hungry || q.is_paging())
             {
                 self.memory.waiting_gets.push((queue, link, get));
             } else {
@@ -143,23 +142,24 @@ impl Engine {
         if q.loading == 0 {
             woken.push(queue);
         }
+        let kind = q.kind;
         match l.message {
             Some(message) => {
-                if let Some(entry) = q.ready.find_mut(l.seq)
+                if let Some(entry) = q.waiting_mut(l.seq)
                     && let Body::Disk { at, .. } = entry.body
                 {
                     message.log_state().written(at);
                     self.memory.pin(&message);
                     entry.body = Body::Memory(message);
                     self.counters.bodies_loaded += 1;
-                    if let QueueKind::Session(session) = q.kind {
+                    if let QueueKind::Session(session) = kind {
                         let subscriptions = self.sessions.get(session).map(|s| &s.subscriptions);
                         entry.subscription_ids = subscriptions.and_then(|s| ids_of(s, entry));
                     }
                 }
             }
             None => {
-                if let Some(entry) = q.ready.remove(l.seq) {
+                if let Some(entry) = q.remove_waiting(l.seq) {
                     tracing::warn!(queue = %q.name, seq = entry.seq, "a message's record is damaged: dropped");
                     self.queues.note_ack(queue, entry.seq);
                     self.counters.damaged += 1;
@@ -176,40 +176,9 @@ impl Engine {
         let Some(q) = self.queues.get_mut(queue) else {
             return;
         };
-        let Some(priority) = q.paging.take() else { return };
+        let Some(priority) = q.page_came() else { return };
         woken.push(queue);
-        let Queue {
-            ready,
-            arguments,
-            absent,
-            redelivered_below,
-            ..
-        } = q;
-        let entries = page.entries.into_iter().filter_map(|found| {
-            let mut flags = EntryFlags(found.flags);
-            let mut its_priority = 0;
-            if arguments.priority_max > 0 {
-                (its_priority, flags) = flags.split_priority();
-            }
-            if its_priority != priority || absent.binary_search(&found.seq).is_ok() {
-                return None;
-            }
-            flags.set(EntryFlags::LOGGED);
-            if found.seq < *redelivered_below {
-                flags.set(EntryFlags::REDELIVERED);
-            }
-            Some(Entry {
-                seq: found.seq,
-                body: Body::Disk {
-                    at: found.at,
-                    body_len: found.body_len,
-                },
-                flags,
-                priority,
-                subscription_ids: None,
-            })
-        });
-        let lost = ready.page_in(priority, page.upto, entries);
+        let lost = q.page_in(priority, page.upto, page.entries);
         if lost > 0 {
             tracing::warn!(queue = %q.name, lost, "messages in a damaged part of the log: dropped");
             self.counters.damaged += lost;

@@ -165,9 +165,9 @@ impl Memory {
     /// Notes that the queue has bodies that may leave: one that nobody consumes, or a long one.
     pub(crate) fn note_deep(&mut self, queue: &mut Queue, key: QueueKey) {
         let deep = if queue.consumers.is_empty() {
-            queue.ready.in_memory() > 0
+            queue.ready().in_memory() > 0
         } else {
-            queue.ready.in_memory() > SPARE || queue.ready.bytes() > self.spare_bytes()
+            queue.ready().in_memory() > SPARE || queue.ready().bytes() > self.spare_bytes()
         };
         if deep && !queue.deep {
             queue.deep = true;

@@ -31,7 +31,7 @@ impl Engine {
             flags,
             body: Body::Memory(message),
             ..
-        }) = q.ready.head()
+        }) = q.head()
         else {
             return true;
         };

@@ -80,7 +80,7 @@ impl Engine {
             match self.next_postponed(link, channel) {
                 Some(Held { queue, entry, .. }) => {
                     if let Some(q) = self.queues.get_mut(queue) {
-                        q.unsettled -= 1;
+                        q.settled();
                         self.drop_entry(queue, entry, Death::Rejected);
                     } else {
                         self.memory.drop_body(&entry.body);

@@ -19,7 +19,7 @@ impl Engine {
         while let Some(q) = self.queues.get_mut(queue)
             && q.is_over_limit()
         {
-            if let Head::Entry(front) = q.ready.head()
+            if let Head::Entry(front) = q.head()
                 && short
                 && dead_letters
             {
@@ -30,7 +30,7 @@ impl Engine {
                 }
             }
             let Some(q) = self.queues.get_mut(queue) else { return };
-            let is_here = match q.ready.head() {
+            let is_here = match q.head() {
                 // What dies is published elsewhere: its body is needed.
                 Head::Entry(front) => !dead_letters || matches!(front.body, Body::Memory(_)),
                 Head::Paged | Head::Empty => false,
@@ -40,7 +40,7 @@ impl Engine {
                 self.load_head(queue);
                 return;
             }
-            let Some(entry) = q.ready.pop_front() else { return };
+            let Some(entry) = q.drop_head() else { return };
             self.counters.dropped_full += 1;
             self.drop_entry(queue, entry, Death::MaxLength);
         }

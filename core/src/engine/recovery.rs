@@ -17,12 +17,11 @@ use crate::durable_session::{DurableSession, INCOMING_ID_BYTES, Outgoing, Subscr
 use crate::ledger::ObjectKind;
 use crate::properties::{Name, Table};
 use crate::queue::arguments::Arguments;
-use crate::queue::entry::{Body, Entry, EntryFlags};
-use crate::queue::ready::Run;
+use crate::queue::restore::InFlightBefore;
 use crate::queue::{Queue, QueueKind};
 use crate::router::ExchangeSpec;
 use crate::slots::{QueueKey, SessionKey};
-use crate::store::{KeyKind, LogEntry, QueueId, Record, Recovered, RecoveredQueue, VhostId, describe, key, queue_key};
+use crate::store::{KeyKind, QueueId, Record, Recovered, RecoveredQueue, VhostId, describe, key, queue_key};
 use crate::time::{Now, Wall};
 use hashbrown::{HashMap, HashSet};
 use std::collections::BTreeMap;
@@ -449,7 +448,7 @@ impl Engine {
         id: QueueId,
         r: QueueRecord,
         sessions: &HashMap<Name, SessionKey>,
-        found: RecoveredQueue,
+        mut found: RecoveredQueue,
     ) {
         let Some(kind) = kind_of(&r, sessions) else {
             // Its session ended; the crash came between the two records.
@@ -464,8 +463,7 @@ impl Engine {
             tracing::warn!(queue = %r.name, %fault, "a queue's stored arguments are not understood: ignored");
             Arguments::default()
         });
-        let mut outgoing = restore_messages(&mut q, &found);
-        q.returned = found.returned;
+        let mut outgoing = q.restore(&mut found);
         let queue = self.add_queue(q);
         if let QueueKind::Session(session) = kind {
             let s = &mut self.sessions[session];
@@ -552,90 +550,5 @@ fn kind_of(r: &QueueRecord, sessions: &HashMap<Name, SessionKey>) -> Option<Queu
         1 => sessions.get(&r.client_id).copied().map(QueueKind::Session),
         2 => Some(QueueKind::Shared),
         _ => Some(QueueKind::Plain),
-    }
-}
-
-/// A delivery that had a packet id when the process ended.
-struct InFlightBefore {
-    packet_id: u16,
-    /// PUBREC had come.
-    released: bool,
-    entry: Entry,
-}
-
-/// Restores what the log has for a queue: numbers, marks, and messages, of which nothing is read but counts. Returns what was
-/// in flight: it does not wait in the queue.
-fn restore_messages(q: &mut Queue, found: &RecoveredQueue) -> Vec<InFlightBefore> {
-    q.next_seq = found.next_seq.max(found.handed_out);
-    q.marks.written = found.handed_out;
-    q.marks.staged = found.handed_out;
-    q.redelivered_below = found.handed_out;
-    let has_priorities = q.arguments.priority_max > 0;
-    for (flags, messages) in &found.messages {
-        let priority = if has_priorities {
-            EntryFlags(*flags).split_priority().0
-        } else {
-            0
-        };
-        let run = Run {
-            first: messages.first,
-            last: messages.last,
-            count: messages.count,
-            bytes: messages.bytes,
-        };
-        q.ready.restore_run(priority, run);
-    }
-    let packet_ids: BTreeMap<u64, (u16, bool)> = (found.packet_ids.iter())
-        .map(|(seq, id, released)| (*seq, (*id, *released)))
-        .collect();
-    let mut outgoing = Vec::new();
-    for e in &found.in_flight {
-        match packet_ids.get(&e.seq) {
-            // Whose packet id it is, the log does not say: what its holder has received is not for another member
-            // of the group, what it may not have is.
-            Some((_, true)) if q.kind == QueueKind::Shared => {
-                q.note_ack(e.seq);
-                q.absent.push(e.seq);
-            }
-            Some((packet_id, released)) if q.kind != QueueKind::Shared => {
-                q.absent.push(e.seq);
-                outgoing.push(InFlightBefore {
-                    packet_id: *packet_id,
-                    released: *released,
-                    entry: entry_of(e, found.handed_out),
-                });
-            }
-            _ => {
-                let run = Run {
-                    first: e.seq,
-                    last: e.seq,
-                    count: 1,
-                    bytes: u64::from(e.body_len),
-                };
-                q.ready.restore_run(0, run);
-            }
-        }
-    }
-    q.absent.sort_unstable();
-    q.unsettled = outgoing.len();
-    outgoing
-}
-
-/// An entry that the log has. What lies below `handed_out` may have been handed out before.
-fn entry_of(e: &LogEntry, handed_out: u64) -> Entry {
-    let mut flags = EntryFlags(e.flags);
-    flags.set(EntryFlags::LOGGED);
-    if e.seq < handed_out {
-        flags.set(EntryFlags::REDELIVERED);
-    }
-    Entry {
-        priority: 0,
-        seq: e.seq,
-        body: Body::Disk {
-            at: e.at,
-            body_len: e.body_len,
-        },
-        flags,
-        subscription_ids: None,
     }
 }

@@ -495,7 +495,7 @@ impl Engine {
             if Some(queue) == own {
                 // It goes with the queue.
                 if let Some(q) = self.queues.get_mut(queue) {
-                    q.unsettled -= 1;
+                    q.settled();
                 }
                 self.memory.drop_body(&entry.body);
             } else if qos == 2 || released {

@@ -17,7 +17,7 @@ use crate::properties::Name;
 use crate::properties::Table;
 use crate::queue::Queue;
 use crate::queue::QueueKind;
-use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::entry::EntryFlags;
 use crate::router::memory::binding_bytes_max;
 use crate::slots::{Link, QueueKey, SessionKey};
 use crate::store::Record;
@@ -283,7 +283,7 @@ impl Engine {
         // What its client has no credit for waits where it is; the next settle comes back here.
         let s = &self.sessions[session];
         let waiting = s.queue.and_then(|q| self.queues.get(q));
-        if !s.open || waiting.is_some_and(|q| q.ready.len() >= REPLAY_STEPS) {
+        if !s.open || waiting.is_some_and(|q| q.depth() >= REPLAY_STEPS) {
             return false;
         }
         let Some(replay) = l.replays.as_mut().and_then(|replays| replays.first()) else {
@@ -308,15 +308,7 @@ impl Engine {
             let mut flags = EntryFlags::new(message.envelope().qos.min(qos));
             flags.set(EntryFlags::RETAIN);
             self.memory.pin(&message);
-            let seq = q.next_number();
-            let subscription_ids = subscription_id.map(|id| [id].into());
-            q.ready.push_back(Entry {
-                priority: 0,
-                seq,
-                body: Body::Memory(message),
-                flags,
-                subscription_ids,
-            });
+            q.push_copy(message, flags, subscription_id.map(|id| [id].into()));
         }
         self.dispatch(queue);
         true

@@ -14,22 +14,27 @@ pub(crate) mod arguments;
 pub(crate) mod consumers;
 pub(crate) mod credit;
 pub(crate) mod entry;
+mod marks;
+mod paging;
 pub(crate) mod poll;
 pub(crate) mod queue_type;
 pub(crate) mod ready;
+pub(crate) mod restore;
 pub(crate) mod unsettled;
 
 use crate::ledger::{self, Charge};
 use crate::message::{Envelope, Message};
 use crate::properties::{Name, Table};
 use crate::slots::{Link, SessionKey};
-use crate::store::QueueId;
+use crate::store::{QueueId, State};
 use crate::time::Time;
 use arguments::{Arguments, Overflow};
 use consumers::Consumers;
-use entry::EntryFlags;
-use ready::Ready;
+use entry::{Body, Entry, EntryFlags};
+use marks::HandOutMarks;
+use ready::{Head, Ready};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What a queue serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,30 +73,30 @@ pub(crate) struct Queue {
     pub(crate) ending: bool,
     pub(crate) arguments: Arguments,
     /// Sequence number of the next message.
-    pub(crate) next_seq: u64,
-    pub(crate) ready: Ready,
+    next_seq: u64,
+    ready: Ready,
     /// Entries reserved to or held by consumers.
-    pub(crate) unsettled: usize,
+    unsettled: usize,
     pub(crate) consumers: Consumers,
     /// On the engine's list of queues to dispatch.
     pub(crate) touched: bool,
     /// Settled sequences that the log does not know yet.
     acks: Vec<(u64, u64)>,
-    pub(crate) marks: HandOutMarks,
+    marks: HandOutMarks,
     /// Bodies on their way from disk.
     pub(crate) loading: u32,
     /// On the engine's list of queues that want bodies from disk when others have got theirs.
     pub(crate) hungry: bool,
     /// A page of the run of that priority is on its way from disk.
-    pub(crate) paging: Option<u8>,
+    paging: Option<u8>,
     /// Sequences that the log has and that do not wait here, although they lie in a run: deliveries that were in flight
     /// when the process started. Ascending.
-    pub(crate) absent: Vec<u64>,
+    absent: Vec<u64>,
     /// What is read back and older than this may have been handed out before.
-    pub(crate) redelivered_below: u64,
+    redelivered_below: u64,
     /// How often messages came back from consumers, by sequence, where the queue's type counts that. Only of messages that
     /// came back and are not settled.
-    pub(crate) returned: BTreeMap<u64, u32>,
+    returned: BTreeMap<u64, u32>,
     /// On the engine's list of queues whose bodies may leave memory.
     pub(crate) deep: bool,
     /// The last batch that spilled some of its transient messages, if any did.
@@ -104,65 +109,6 @@ pub(crate) struct Queue {
     pub(crate) expiry_timer: Option<Time>,
     /// What it costs in memory, beside its messages.
     pub(crate) charge: Charge,
-}
-
-/// Hand-out marks: before a crash can hide that a message was handed out, the log says that it may have been.
-///
-/// A mark is staged ahead, 1,024 messages at a time. An entry may be handed out when a mark above it is in the log, or
-/// stands in the same batch as the entry's own record or in an earlier one: if the entry survives, so does the mark.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct HandOutMarks {
-    /// Entries below it may go: their mark is written.
-    pub(crate) written: u64,
-    /// Entries below it may go once `ticket` is written, or at once if they are not older than `staged_at`.
-    pub(crate) staged: u64,
-    /// `next_seq` when the mark was staged.
-    pub(crate) staged_at: u64,
-    /// The batch the staged mark is in.
-    pub(crate) ticket: u64,
-    /// The batch whose report the queue is on the list for.
-    pub(crate) awaited: u64,
-}
-
-/// Messages a mark is ahead.
-pub(crate) const HAND_OUT_AHEAD: u64 = 1024;
-
-impl HandOutMarks {
-    /// Whether the entry may be handed out, given that all batches up to `upto` are written.
-    pub(crate) fn allow(&mut self, seq: u64, upto: u64) -> bool {
-        if seq < self.written {
-            return true;
-        }
-        self.written_if(upto);
-        seq < self.written || (seq < self.staged && seq >= self.staged_at)
-    }
-    /// Takes note of the staged mark if its batch is written, before another one takes its place.
-    pub(crate) fn written_if(&mut self, upto: u64) {
-        if self.ticket <= upto {
-            self.written = self.written.max(self.staged);
-        }
-    }
-    /// A mark for `seq`, which is published now, and those after it.
-    pub(crate) fn stage_at_publish(&mut self, seq: u64, ticket: u64, upto: u64) {
-        self.written_if(upto);
-        // An unwritten mark before this one covers what lies between the two: its entries need not wait for this one.
-        if self.ticket <= upto || seq > self.staged {
-            self.staged_at = seq;
-        }
-        self.staged = seq + HAND_OUT_AHEAD;
-        self.ticket = ticket;
-    }
-    /// A mark for `seq`, which waits in the queue, and those after it.
-    pub(crate) fn stage_ahead(&mut self, seq: u64, next_seq: u64, ticket: u64, upto: u64) {
-        self.written_if(upto);
-        self.staged = self.staged.max(seq) + HAND_OUT_AHEAD;
-        self.staged_at = next_seq;
-        self.ticket = ticket;
-    }
-    /// Whether a new mark should be staged before `seq` is handed out, or soon.
-    pub(crate) fn due(&self, seq: u64, upto: u64) -> bool {
-        seq >= self.staged || (seq + HAND_OUT_AHEAD / 2 >= self.staged && self.ticket <= upto)
-    }
 }
 
 impl Queue {
@@ -279,12 +225,140 @@ impl Queue {
         }
     }
 
+    /// What waits.
+    #[inline]
+    pub(crate) fn ready(&self) -> &Ready {
+        &self.ready
+    }
+    /// What is at the front.
+    #[inline]
+    pub(crate) fn head(&self) -> Head<'_> {
+        self.ready.head()
+    }
+    /// Messages that wait.
+    pub(crate) fn depth(&self) -> usize {
+        self.ready.len()
+    }
+    /// The same as clients are told it.
+    pub(crate) fn depth_told(&self) -> u32 {
+        u32::try_from(self.ready.len()).unwrap_or(u32::MAX)
+    }
+    /// Entries reserved to consumers or unsettled.
+    pub(crate) fn unsettled(&self) -> usize {
+        self.unsettled
+    }
+    /// Below it are the sequences of all messages that were ever here.
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
     /// The number of the next message, which is given to it.
     #[inline]
     pub(crate) fn next_number(&mut self) -> u64 {
         let seq = self.next_seq;
         self.next_seq += 1;
         seq
+    }
+    /// Appends a numbered message.
+    #[inline]
+    pub(crate) fn push(&mut self, entry: Entry) {
+        self.ready.push_back(entry);
+    }
+    /// Appends a copy of a message that is not logged for the queue.
+    pub(crate) fn push_copy(&mut self, message: Message, flags: EntryFlags, subscription_ids: Option<Arc<[u32]>>) {
+        let entry = Entry {
+            priority: self.priority_of(message.envelope()),
+            seq: self.next_number(),
+            body: Body::Memory(message),
+            flags,
+            subscription_ids,
+        };
+        self.push(entry);
+    }
+    /// Takes the head out for good, if it is here.
+    pub(crate) fn drop_head(&mut self) -> Option<Entry> {
+        self.ready.pop_front()
+    }
+    /// Takes the head out for somebody who asked for a message. It counts as unsettled.
+    pub(crate) fn fetch(&mut self) -> Option<Entry> {
+        let entry = self.ready.pop_front()?;
+        self.unsettled += 1;
+        Some(entry)
+    }
+    /// An unsettled entry is done with.
+    #[inline]
+    pub(crate) fn settled(&mut self) {
+        self.unsettled -= 1;
+    }
+    /// An unsettled entry takes its old place again.
+    pub(crate) fn put_back(&mut self, entry: Entry) {
+        self.unsettled -= 1;
+        self.ready.put_back(entry);
+    }
+    /// Empties it, or takes what is left of a queue that is gone.
+    pub(crate) fn take_ready(&mut self) -> Ready {
+        self.paging = None;
+        std::mem::take(&mut self.ready)
+    }
+
+    /// What the log is told so that a message that is published with this sequence may be handed out at once. `None`: it was
+    /// told enough, or nobody consumes.
+    #[inline]
+    pub(crate) fn mark_at_publish(&mut self, seq: u64, open: u64, written: u64) -> Option<State> {
+        if self.consumers.is_empty() || !self.marks.is_near(seq) {
+            return None;
+        }
+        self.marks.stage_at_publish(seq, open, written);
+        Some(self.mark())
+    }
+    /// What the log is told so that a message that waits with this sequence may be handed out once batch `ticket` is written.
+    pub(crate) fn mark_ahead(&mut self, seq: u64, ticket: u64, written: u64) -> State {
+        self.marks.stage_ahead(seq, self.next_seq, ticket, written);
+        self.mark()
+    }
+    fn mark(&self) -> State {
+        State::HandedOut {
+            queue: self.id,
+            upto: self.marks.upto(),
+        }
+    }
+    /// Whether a new mark should be staged before `seq` is handed out, or soon.
+    pub(crate) fn is_mark_due(&self, seq: u64, written: u64) -> bool {
+        self.marks.due(seq, written)
+    }
+    /// The batch with the mark that the head waits for, if nobody waits for that batch yet.
+    pub(crate) fn mark_to_await(&mut self) -> Option<u64> {
+        self.marks.await_batch()
+    }
+    /// Whether an entry may be handed out, as far as marks go.
+    pub(crate) fn is_marked(&mut self, seq: u64, flags: EntryFlags, written: u64) -> bool {
+        !flags.has(EntryFlags::LOGGED) || self.marks.allow(seq, written)
+    }
+    /// The same, for the engine's books.
+    #[cfg(feature = "testing")]
+    pub(crate) fn would_be_marked(&self, seq: u64, flags: EntryFlags, written: u64) -> bool {
+        let mut marks = self.marks;
+        !flags.has(EntryFlags::LOGGED) || marks.allow(seq, written)
+    }
+    /// The batch that has the mark of the entry, if one is staged for it.
+    pub(crate) fn mark_staged_for(&self, seq: u64) -> Option<u64> {
+        self.marks.staged_for(seq)
+    }
+
+    /// How often a message came back from consumers, if that is counted and it did.
+    pub(crate) fn returns_of(&self, seq: u64) -> Option<u32> {
+        self.returned.get(&seq).copied()
+    }
+    /// The message is gone.
+    pub(crate) fn forget_returns(&mut self, seq: u64) {
+        self.returned.remove(&seq);
+    }
+    /// Of the messages that came back, only those that are still there are kept.
+    pub(crate) fn keep_returns(&mut self, is_there: impl Fn(u64) -> bool) {
+        self.returned.retain(|seq, _| is_there(*seq));
+    }
+    pub(crate) fn has_returns(&self) -> bool {
+        !self.returned.is_empty()
     }
 
     /// Counts a return of the message `seq` from a consumer. Returns how often it came back by now, if the queue's type
@@ -362,19 +436,5 @@ mod tests {
         }
         assert_eq!(q.take_acks(), [(1, 3), (5, 6), (9, 9)]);
         assert!(q.take_acks().is_empty());
-    }
-
-    #[test]
-    fn an_entry_published_with_its_mark_may_go_at_once_an_older_one_waits() {
-        let mut m = HandOutMarks {
-            staged: 1124,
-            staged_at: 100,
-            ticket: 7,
-            ..HandOutMarks::default()
-        };
-        assert!(m.allow(100, 6));
-        assert!(!m.allow(99, 6));
-        assert!(m.allow(99, 7));
-        assert!(!m.allow(1124, 7));
     }
 }

@@ -1,0 +1,84 @@
+//! The middle of a long queue, which is in the log only: what of it is read back, and what leaves.
+
+use super::Queue;
+use super::entry::{Body, Entry, EntryFlags};
+use super::ready::{Leave, Run};
+use crate::store::LogEntry;
+
+impl Queue {
+    /// The page to be read next, if fewer than `ahead` entries are in front of it and none is on its way: its priority, and
+    /// where it is.
+    pub(crate) fn wanted_page(&self, ahead: usize) -> Option<(u8, Run)> {
+        if self.paging.is_some() || self.ready.paged() == 0 {
+            return None;
+        }
+        self.ready.wanted_run(ahead)
+    }
+    /// A page of that priority is on its way.
+    pub(crate) fn page_asked(&mut self, priority: u8) {
+        self.paging = Some(priority);
+    }
+    /// The page that was on its way is here. Returns its priority; `None` if the queue was purged meanwhile.
+    pub(crate) fn page_came(&mut self) -> Option<u8> {
+        self.paging.take()
+    }
+    pub(crate) fn is_paging(&self) -> bool {
+        self.paging.is_some()
+    }
+    /// The log has these entries of a run, up to a sequence. Returns how many that were counted are not there.
+    pub(crate) fn page_in(&mut self, priority: u8, upto: u64, found: Vec<LogEntry>) -> u64 {
+        let Queue {
+            ready,
+            arguments,
+            absent,
+            redelivered_below,
+            ..
+        } = self;
+        let entries = found.into_iter().filter_map(|found| {
+            let mut flags = EntryFlags(found.flags);
+            let mut its_priority = 0;
+            if arguments.priority_max > 0 {
+                (its_priority, flags) = flags.split_priority();
+            }
+            if its_priority != priority || absent.binary_search(&found.seq).is_ok() {
+                return None;
+            }
+            flags.set(EntryFlags::LOGGED);
+            if found.seq < *redelivered_below {
+                flags.set(EntryFlags::REDELIVERED);
+            }
+            Some(Entry {
+                seq: found.seq,
+                body: Body::Disk {
+                    at: found.at,
+                    body_len: found.body_len,
+                },
+                flags,
+                priority,
+                subscription_ids: None,
+            })
+        });
+        ready.page_in(priority, upto, entries)
+    }
+    /// Offers the fresh entries of a priority behind the first `stay` to `leave`, oldest first. Remembers of those that leave
+    /// whether they may have been handed out before.
+    pub(crate) fn page_out(&mut self, priority: u8, stay: usize, mut leave: impl FnMut(&mut Entry) -> Leave) {
+        let redelivered_below = &mut self.redelivered_below;
+        self.ready.page_out(priority, stay, |entry| {
+            let left = leave(entry);
+            let is_gone = left != Leave::Stop && matches!(entry.body, Body::Disk { .. });
+            if is_gone && entry.flags.has(EntryFlags::REDELIVERED) {
+                *redelivered_below = (*redelivered_below).max(entry.seq + 1);
+            }
+            left
+        });
+    }
+    /// The entry with that sequence, if it waits here.
+    pub(crate) fn waiting_mut(&mut self, seq: u64) -> Option<&mut Entry> {
+        self.ready.find_mut(seq)
+    }
+    /// Removes one entry wherever it waits: its record is damaged.
+    pub(crate) fn remove_waiting(&mut self, seq: u64) -> Option<Entry> {
+        self.ready.remove(seq)
+    }
+}

@@ -1,0 +1,95 @@
+//! A queue as the log has it after a start.
+
+use super::entry::{Body, Entry, EntryFlags};
+use super::marks::HandOutMarks;
+use super::ready::Run;
+use super::{Queue, QueueKind};
+use crate::store::{LogEntry, RecoveredQueue};
+use std::collections::BTreeMap;
+
+/// A delivery that had a packet id when the process ended.
+pub(crate) struct InFlightBefore {
+    pub(crate) packet_id: u16,
+    /// PUBREC had come.
+    pub(crate) released: bool,
+    pub(crate) entry: Entry,
+}
+
+impl Queue {
+    /// Restores what the log has for the queue: numbers, marks, and messages, of which nothing is read but counts. Returns what was
+    /// in flight: it does not wait in the queue.
+    pub(crate) fn restore(&mut self, found: &mut RecoveredQueue) -> Vec<InFlightBefore> {
+        self.next_seq = found.next_seq.max(found.handed_out);
+        self.marks = HandOutMarks::restored(found.handed_out);
+        self.returned = std::mem::take(&mut found.returned);
+        self.redelivered_below = found.handed_out;
+        let has_priorities = self.arguments.priority_max > 0;
+        for (flags, messages) in &found.messages {
+            let priority = if has_priorities {
+                EntryFlags(*flags).split_priority().0
+            } else {
+                0
+            };
+            let run = Run {
+                first: messages.first,
+                last: messages.last,
+                count: messages.count,
+                bytes: messages.bytes,
+            };
+            self.ready.restore_run(priority, run);
+        }
+        let packet_ids: BTreeMap<u64, (u16, bool)> = (found.packet_ids.iter())
+            .map(|(seq, id, released)| (*seq, (*id, *released)))
+            .collect();
+        let mut outgoing = Vec::new();
+        for e in &found.in_flight {
+            match packet_ids.get(&e.seq) {
+                // Whose packet id it is, the log does not say: what its holder has received is not for another member
+                // of the group, what it may not have is.
+                Some((_, true)) if self.kind == QueueKind::Shared => {
+                    self.note_ack(e.seq);
+                    self.absent.push(e.seq);
+                }
+                Some((packet_id, released)) if self.kind != QueueKind::Shared => {
+                    self.absent.push(e.seq);
+                    outgoing.push(InFlightBefore {
+                        packet_id: *packet_id,
+                        released: *released,
+                        entry: entry_of(e, found.handed_out),
+                    });
+                }
+                _ => {
+                    let run = Run {
+                        first: e.seq,
+                        last: e.seq,
+                        count: 1,
+                        bytes: u64::from(e.body_len),
+                    };
+                    self.ready.restore_run(0, run);
+                }
+            }
+        }
+        self.absent.sort_unstable();
+        self.unsettled = outgoing.len();
+        outgoing
+    }
+}
+
+/// An entry that the log has. What lies below `handed_out` may have been handed out before.
+fn entry_of(e: &LogEntry, handed_out: u64) -> Entry {
+    let mut flags = EntryFlags(e.flags);
+    flags.set(EntryFlags::LOGGED);
+    if e.seq < handed_out {
+        flags.set(EntryFlags::REDELIVERED);
+    }
+    Entry {
+        priority: 0,
+        seq: e.seq,
+        body: Body::Disk {
+            at: e.at,
+            body_len: e.body_len,
+        },
+        flags,
+        subscription_ids: None,
+    }
+}
