@@ -134,7 +134,7 @@ const TRACED_MESSAGES: u64 = 20_000;
 const LATENCY_BODY_BYTES: usize = 100;
 const SLOW_BODY_BYTES: usize = 1024;
 
-/// Measures; whether Gatepost kept every confirmed message whatever ended it, and the others what they had not crashed with.
+/// Runs the measurement. Returns whether Gatepost kept every confirmed message however it ended, and the others where they did not crash.
 ///
 /// # Errors
 /// When the options make no sense or nothing can be written. A broker that fails is in the tables.
@@ -189,7 +189,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Writes what there is by now where it was asked for, so that a run that is interrupted has not been in vain; the tables.
+    /// Writes what there is by now where it was asked for, so that an interrupted run leaves its figures. Returns the tables.
     fn write_down(&mut self) -> anyhow::Result<String> {
         self.figures.close();
         let markdown = self.figures.markdown();
@@ -393,7 +393,7 @@ impl BacklogOptions {
         Ok(ways)
     }
 
-    /// A disk that fills up in an hour's time is better told of now.
+    /// Better to fail now than when the disk is full in an hour.
     fn ensure_room(&self, directory: &Path) -> anyhow::Result<()> {
         let largest = self.sizes.iter().max().context("--sizes names none")?;
         let bytes_each = (*largest as f64 * (1.0 + DISK_SHARE_BESIDES)) as u64 + DISK_BYTES_BESIDES;

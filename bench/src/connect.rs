@@ -216,7 +216,7 @@ pub(crate) fn clean_up(plan: &Plan) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Throws away what the queues of a run hold; AMQP only.
+/// Purges the queues of a run; AMQP only.
 pub(crate) fn purge(plan: &Plan) -> anyhow::Result<()> {
     let client_id = consumer_id(plan, 0);
     let (mut dialog, wire) = log_in(&plan.consume_from, &client_id, true, plan.keep_alive_s, plan.ack)?;
@@ -227,7 +227,7 @@ pub(crate) fn purge(plan: &Plan) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A connection that only is there.
+/// An idle connection.
 pub(crate) fn idle(endpoint: &Endpoint, index: usize) -> anyhow::Result<Connected> {
     let client_id = format!("gatepost-bench-idle-{index}");
     let (dialog, wire) = log_in(endpoint, &client_id, true, 3600, AckMode::None)?;

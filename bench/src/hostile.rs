@@ -98,7 +98,7 @@ pub(crate) struct Observed {
     offence: Outcome,
 }
 
-/// Measures; whether the pair lost nothing and the broker survived everything.
+/// Runs the measurement. Returns whether the pair lost nothing and the broker survived everything.
 ///
 /// # Errors
 /// When the options make no sense or nothing can be written. A broker that fails is in the table.

@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::thread;
 use std::time::Duration;
 
-/// Connections that are held open.
+/// Connections that stay open.
 #[derive(Debug)]
 pub(crate) struct Idle {
     /// Held for its sockets.

@@ -60,7 +60,7 @@ pub(crate) struct RunOptions {
     /// How AMQP and STOMP consumers acknowledge
     #[arg(long, value_enum, default_value = "none", num_args = 0..=1, default_missing_value = "each")]
     ack: AckMode,
-    /// Unacknowledged messages a consumer may hold; 0 for no limit
+    /// Unacknowledged messages a consumer may have; 0 for no limit
     #[arg(long, default_value_t = 0)]
     prefetch: u16,
     /// Unconfirmed messages a publisher may have
@@ -78,7 +78,7 @@ pub(crate) struct RunOptions {
     /// Only consume what --fill with the same --name, --count and --publishers left behind
     #[arg(long)]
     drain: bool,
-    /// Hold so many idle connections besides, and tell what they take; with --count 0 nothing else
+    /// Keep so many idle connections open besides, and tell what they take; with --count 0 nothing else
     #[arg(long, default_value_t = 0)]
     connections: usize,
     /// The broker's process, to tell what it costs

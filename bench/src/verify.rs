@@ -25,7 +25,7 @@ pub(crate) struct Verdict {
     pub(crate) foreign: u64,
     /// Sent and never seen.
     pub(crate) lost: u64,
-    /// Of these, how many nothing came behind: rather stuck than lost.
+    /// Those of them behind which nothing came: perhaps stuck rather than lost.
     pub(crate) lost_at_end: u64,
 }
 

@@ -104,7 +104,7 @@ impl Figures {
         if !verdict.is_clean() {
             kept.note(&verdict.to_string());
         }
-        // What a crash costs the others is a figure; whatever else is missing or altered is a failure, and of ours always.
+        // What other brokers lose in a crash is a figure. All else that is missing or altered is a failure; with Gatepost, a crash is no excuse.
         let is_figure = pass.stop == Stop::Kill && !way.is_gatepost() && verdict.corrupted + verdict.foreign == 0;
         if !pass.is_whole() && !is_figure {
             let why = pass.drained.failure.as_deref().unwrap_or("not whole");
@@ -301,7 +301,7 @@ impl Figures {
         self.slow.push(slow);
     }
 
-    /// Says of each broker that is not there that it is not.
+    /// Notes each broker that is not installed.
     pub(crate) fn close(&mut self) {
         let absent = |(place, broker): (usize, &Broker)| (!broker.installed).then_some(place);
         for place in self.brokers.iter().enumerate().filter_map(absent) {

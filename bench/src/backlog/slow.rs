@@ -96,7 +96,7 @@ const SAMPLE: Duration = Duration::from_millis(250);
 const TICK: Duration = Duration::from_millis(20);
 /// What is not there when nothing came for so long does not come.
 const CATCH_UP_STALL: Duration = Duration::from_secs(20);
-/// A read of a consumer in a hurry, and what is read beyond one body by one that is not.
+/// Bytes that a fast consumer reads at once, and that a slow one reads beyond one body.
 const READ_BYTES: usize = 256 * 1024;
 const FRAMES_BYTES: usize = 128;
 /// A publisher that a broker holds back for longer is stuck.

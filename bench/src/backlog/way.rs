@@ -1,4 +1,4 @@
-//! The ways a backlog can lie somewhere: a broker and the protocol that fills and empties it.
+//! Where a backlog can be: a broker, and the protocol that fills and empties it.
 
 use crate::compare::peer::{Kind, Peer, Running, Settings};
 use crate::compare::scenario;

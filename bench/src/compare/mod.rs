@@ -103,7 +103,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// A latency measurement is at least so long, or its rarest percentile rests on too few messages.
 const LATENCY_SECONDS_MIN: f64 = 5.0;
 
-/// Compares; whether every message of every broker came once, in order and whole.
+/// Runs the comparison. Returns whether every message of every broker came once, in order and whole.
 ///
 /// # Errors
 /// When the options make no sense or nothing can be written. A broker that fails is in the table.
@@ -467,7 +467,7 @@ fn stay_off_last_processor() -> usize {
     for processor in 0..last.max(1) {
         set.set(processor);
     }
-    // Where it is not allowed, nothing is pinned.
+    // Where that is not allowed, threads stay free to move.
     let _ = rustix::thread::sched_setaffinity(None, &set);
     last
 }

@@ -28,7 +28,7 @@ const TABLE_BYTES: [usize; 2] = [120 << 10, 1 << 20];
 /// Declares on a connection before the one that ends it.
 const DECLARES: usize = 10;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long to look for the last words of a broker that nobody listened to.
+/// How long to read what the broker sent before it closed.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 const TICK: Duration = Duration::from_millis(1);
 

@@ -26,7 +26,7 @@ const GARBAGE_BYTES_MAX: u64 = 4096;
 const GARBAGE_PATIENCE: Duration = Duration::from_millis(20);
 /// How often a crowd looks what became of its connections.
 const LOOK: Duration = Duration::from_millis(200);
-/// Between two attempts of who was not let in.
+/// Pause between two attempts of a client that was refused.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Opens and closes connections as fast as it goes.
@@ -66,7 +66,7 @@ pub(crate) fn half_open(scene: &Scene) {
         line.say(
             scene,
             match protocol {
-                // Every other one gets so far as to be asked for its name.
+                // Every other connection sends the whole header, so that the broker begins the login.
                 Protocol::Amqp if index % 2 == 0 => amqp::PROTOCOL_HEADER,
                 Protocol::Amqp => b"AMQP",
                 Protocol::Mqtt | Protocol::Mqtt5 => b"\x10\x20\0\x04M",
@@ -188,7 +188,7 @@ pub(crate) fn garbage(scene: &Scene) {
     });
 }
 
-/// A proper start, so that what follows gets past the door.
+/// A valid start, so that the bytes behind it reach the decoder of frames.
 fn put_start(out: &mut Vec<u8>, protocol: Protocol) {
     match protocol {
         Protocol::Amqp => {

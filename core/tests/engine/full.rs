@@ -55,7 +55,7 @@ fn a_publish_that_needs_the_log_is_refused_and_nothing_is_kept_of_it() {
     assert_eq!(heard, expected);
 }
 
-/// They went to the log to free memory, and ate what is kept for settles.
+/// Transient messages went to the log to free memory, and used up the disk that is kept for settles.
 #[test]
 fn transient_messages_stay_out_of_a_full_log_and_are_refused_when_memory_is_short() {
     let settings = Settings {
@@ -263,8 +263,8 @@ fn a_full_disk_refuses_drains_and_recovers_by_itself() {
     }
 }
 
-/// Every dead letter is a message of its own in the log: who rejected all he got had the log fail for want of room, and the
-/// process end, and again after each start.
+/// Every dead letter is a message of its own in the log. A consumer that rejected everything made the log fail for
+/// want of room, which ended the process, and again after each start.
 #[test]
 fn what_dies_on_a_full_disk_waits_for_room_and_the_gateway_lives() {
     let mut w = small(1);

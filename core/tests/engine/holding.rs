@@ -1,4 +1,4 @@
-//! Consumers that take and never settle: what they hold costs little, is bounded, and costs nobody else anything.
+//! Consumers that take and never settle: their unsettled deliveries cost little memory, are bounded, and slow nobody else down.
 
 use crate::support::*;
 use gatepost_core::command::{Command, Outcome};
@@ -7,7 +7,7 @@ use gatepost_core::testing::world::{Client, Settings, World};
 
 const KIB: usize = 1 << 10;
 
-/// `unsettled`: bytes that may be held.
+/// `unsettled`: bytes of unsettled deliveries that are allowed.
 fn world(unsettled: usize) -> World {
     let settings = Settings {
         cache_bytes_max: 256 * KIB,

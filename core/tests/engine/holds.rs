@@ -75,7 +75,7 @@ fn a_session_with_many_subscriptions_ends_in_many_holds() {
     subscribe_to_many(&mut w, c);
     let mut left = vec![Command::Detach];
     assert!(w.hold(c, &mut left));
-    // Who publishes meanwhile may still find the session's queue, and is confirmed all the same.
+    // A publisher may still find the session's queue meanwhile, and is confirmed all the same.
     for n in [0, MANY / 2, MANY - 1] {
         let confirmed = run(&mut w, p, [mqtt(&format!("t/{n}"), "m", 1, 0)]);
         assert!(
@@ -91,7 +91,7 @@ fn a_session_with_many_subscriptions_ends_in_many_holds() {
 
 #[test]
 fn a_client_that_comes_back_while_its_session_ends_gets_a_new_one() {
-    // It must neither be given what is being taken apart, nor have its own subscriptions taken away with it.
+    // The new session must neither get what is left of the old one, nor lose its own subscriptions with it.
     let mut w = World::new(1);
     let old = w.connect("mqtt");
     run(&mut w, old, [clean("c")]);
@@ -295,7 +295,7 @@ fn a_link_with_many_channels_and_queues_is_detached_in_many_holds() {
 
 #[test]
 fn retained_messages_are_sent_once_for_a_filter_however_often_it_is_asked_for() {
-    // Who subscribed and unsubscribed faster than the replays were served piled them up without limit.
+    // A client that subscribed and unsubscribed faster than replays were served piled them up without limit.
     let mut w = World::new(1);
     let (p, c) = (w.connect("mqtt"), w.connect("mqtt"));
     run(&mut w, p, [clean("p"), retain("r/1", "m"), retain("s/1", "m")]);

@@ -95,13 +95,13 @@ pub(crate) enum Error {
     /// The connection is closed with this reply, and where the next frame starts is unknown.
     #[error("framing lost: {0}")]
     FramingLost(Reply),
-    /// All is said: the socket is closed.
+    /// Nothing more is sent: the socket is closed.
     #[error("{}", .0.why)]
     Closed(Close),
 }
 
 impl Error {
-    /// An error of `method`, of the reach that `code` has.
+    /// An error of `method`. Its code says whether it ends the channel or the connection.
     pub(crate) fn new(code: Code, detail: impl Into<Cow<'static, str>>, method: (u16, u16)) -> Error {
         Error::from(Reply::new(code, detail, method))
     }

@@ -26,7 +26,7 @@ pub fn fuzz_codec(data: &[u8]) {
         decode(frame);
         rest = rest.get(used..).unwrap_or_default();
     }
-    // The same octets without an envelope, or only the ones with a good one would ever be looked into.
+    // Also without the frame around them: otherwise only payloads of valid frames would be decoded.
     for kind in [METHOD, HEADER] {
         decode(Frame {
             kind,
@@ -48,7 +48,7 @@ fn decode(frame: Frame<'_>) {
                     .expect("a good frame")
                     .expect("all of it")
                     .0;
-                // Floats that are no numbers do not equal themselves, so it is the octets that are compared.
+                // NaN is not equal to itself, so the octets are compared.
                 let mut twice = Vec::new();
                 Method::decode(again.payload)
                     .expect("a good method")
@@ -130,7 +130,7 @@ impl Driver {
         };
         let settings = Settings {
             max_message_size: 1 << 12,
-            held_bytes_max: 1 << 13,
+            unfinished_bytes_max: 1 << 13,
             ..Settings::default()
         };
         Driver {

@@ -49,7 +49,7 @@ pub(crate) fn method(op: Op) -> (u16, u16) {
     }
 }
 
-/// The reason in `connection.blocked`; `None` for what passes before a client could do anything about it.
+/// The reason in `connection.blocked`; `None` for pressure that is over before a client could react.
 pub(crate) fn blocked(pressure: Pressure) -> Option<&'static str> {
     match pressure {
         Pressure::Memory => Some("low on memory"),

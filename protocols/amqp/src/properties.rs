@@ -148,7 +148,7 @@ const EXPIRATION_MAX_MS: u64 = 315_360_000_000;
 /// Reads an expiration property.
 ///
 /// # Errors
-/// Why it is none, in the words of RabbitMQ.
+/// Why the octets are no expiration, in RabbitMQ's words.
 pub(crate) fn expiration(octets: &[u8]) -> Result<u64, String> {
     let (negative, unsigned) = match octets {
         [b'-', rest @ ..] => (true, rest),
@@ -421,7 +421,7 @@ mod tests {
         );
     }
 
-    /// A client that publishes again what it got sends the count of then along.
+    /// A client that republishes a delivery sends its old count along.
     #[test]
     fn the_delivery_count_is_the_queues_and_replaces_a_senders() {
         let content = headers(&[("x-delivery-count", Value::Int(77, 64)), ("x", Value::Void)]);

@@ -52,7 +52,7 @@ pub(crate) struct AmqpSession {
     frame_max: u32,
     channel_max: u16,
     /// Octets of unfinished bodies and uncommitted transactions, of all channels.
-    held: usize,
+    unfinished_bytes: usize,
 }
 
 /// See the drawing at the top of this file.
@@ -161,7 +161,7 @@ impl AmqpSession {
             },
             channels: Channels::default(),
             heartbeat: Heartbeat::new(now.monotonic),
-            held: 0,
+            unfinished_bytes: 0,
         }
     }
 
@@ -272,7 +272,7 @@ impl AmqpSession {
                 Ok(())
             }
             (State::Running, Connection::Close { .. }) => {
-                self.channels.close_all(cx, &mut self.held);
+                self.channels.close_all(cx, &mut self.unfinished_bytes);
                 self.state = State::Leaving {
                     until: cx.now.monotonic + CLOSE_TIMEOUT,
                 };
@@ -311,7 +311,7 @@ impl AmqpSession {
             // A channel error needs a channel.
             Error::Channel(reply) if channel != 0 => {
                 tracing::debug!(vhost = %self.client.vhost, channel, %reply, "closing channel");
-                self.channels.fail(cx, channel, &reply, &mut self.held);
+                self.channels.fail(cx, channel, &reply, &mut self.unfinished_bytes);
             }
             Error::Channel(reply) | Error::Connection(reply) => self.close(cx, &reply, false),
             Error::FramingLost(reply) => self.close(cx, &reply, true),
@@ -351,11 +351,11 @@ impl AmqpSession {
         });
     }
 
-    /// Gives up all that the engine holds for the connection. In the same batch, and so before the peer hears of it:
+    /// Gives up all that the engine has of the connection. In the same batch, and so before the peer hears of it:
     /// clients rely on their exclusive queues being gone when close-ok arrives.
     fn release(&mut self, cx: &mut Cx<'_>) {
         self.channels = Channels::default();
-        self.held = 0;
+        self.unfinished_bytes = 0;
         if self.client.attached {
             self.client.attached = false;
             cx.commands.push(Command::Detach);
@@ -394,7 +394,7 @@ impl AmqpSession {
                         ..
                     }
                 );
-                // Of what fails now the client does not want to hear: it has closed everything.
+                // The client has closed the connection: it is not told what fails now.
                 let _ = self.channel_event(cx, event);
                 if may_be_last {
                     self.leave(cx).map_err(|error| (0, error))
@@ -420,7 +420,7 @@ impl AmqpSession {
             settings: &self.settings,
             client: &mut self.client,
             frame_max: self.frame_max,
-            held: &mut self.held,
+            unfinished_bytes: &mut self.unfinished_bytes,
         };
         (&mut self.channels, env)
     }
@@ -503,7 +503,7 @@ impl Session for AmqpSession {
     }
 
     fn buffered(&self) -> usize {
-        self.held
+        self.unfinished_bytes
     }
 
     fn read_interest(&self) -> ReadInterest {

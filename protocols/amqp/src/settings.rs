@@ -20,7 +20,7 @@ pub struct Settings {
     /// Octets of a message's body at most.
     pub max_message_size: usize,
     /// Octets of unfinished bodies and uncommitted transactions a connection may have at most.
-    pub held_bytes_max: usize,
+    pub unfinished_bytes_max: usize,
     /// Consumers of a channel at most.
     pub consumers_max: usize,
     /// SASL mechanisms offered, in this order: `PLAIN`, `AMQPLAIN`, `EXTERNAL`, `ANONYMOUS`. Others are left out. `EXTERNAL` is
@@ -52,7 +52,7 @@ impl Default for Settings {
             handshake_timeout: Duration::from_secs(10),
             refusal_delay: Duration::from_secs(3),
             max_message_size: 16 << 20,
-            held_bytes_max: 64 << 20,
+            unfinished_bytes_max: 64 << 20,
             consumers_max: 10_000,
             mechanisms: vec!["PLAIN".into(), "AMQPLAIN".into(), "EXTERNAL".into()],
             product: "Gatepost".into(),

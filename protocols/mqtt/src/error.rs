@@ -1,7 +1,7 @@
 //! What a peer did wrong and what it is told: reason codes, and the errors that carry them.
 //!
-//! MQTT 5 is answered with the code, in CONNACK before the session is open and in DISCONNECT after; MQTT 3 has no words
-//! for most of it, so its connection is closed without any, but for the five return codes of its CONNACK.
+//! MQTT 5 is answered with the code, in CONNACK before the session is open and in DISCONNECT after; MQTT 3 has only
+//! the five return codes of its CONNACK; for all else its connection is closed without an answer.
 
 use std::fmt;
 

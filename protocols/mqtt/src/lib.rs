@@ -103,8 +103,8 @@ struct Counts {
 pub struct Dropped {
     /// Larger than the client's maximum packet size.
     pub oversize: u64,
-    /// Their routing key cannot be said as a topic name.
-    pub unspeakable: u64,
+    /// No MQTT topic can express their routing key.
+    pub untranslatable: u64,
 }
 
 impl Mqtt {
@@ -123,7 +123,7 @@ impl Mqtt {
         let shared = self.shared();
         Dropped {
             oversize: shared.counts.oversize.load(Ordering::Relaxed),
-            unspeakable: shared.drops.total(Field::Topic),
+            untranslatable: shared.drops.total(Field::Topic),
         }
     }
 

@@ -55,7 +55,7 @@ pub(crate) fn filter_reason(kind: FaultKind) -> Reason {
 /// How a refused session is told, in CONNACK.
 pub(crate) fn connect_reason(kind: FaultKind) -> Reason {
     match kind {
-        // A vhost that is not there is one the user may not use, for all it needs to know.
+        // A missing vhost is answered like one that the user may not use, so that names cannot be guessed.
         FaultKind::NotFound | FaultKind::NotAllowed => Reason::NOT_AUTHORIZED,
         FaultKind::ResourceError => Reason::SERVER_UNAVAILABLE,
         kind => reason(kind),
@@ -142,7 +142,7 @@ pub(crate) fn publish_properties(from: &Properties, mut dropped: impl FnMut(Fiel
         push(Field::ContentType, Some(Property::PayloadFormat(true)));
     }
     if let Some(text) = from.content_type.as_deref() {
-        push(Field::ContentType, sayable(text).map(Property::ContentType));
+        push(Field::ContentType, expressible(text).map(Property::ContentType));
     }
     if let Some(address) = &from.reply_to {
         let topic = response_topic(address);
@@ -153,7 +153,7 @@ pub(crate) fn publish_properties(from: &Properties, mut dropped: impl FnMut(Fiel
     }
     let mut user = |field: Field, name: &str, value: Option<&str>| {
         if let Some(value) = value {
-            push(field, sayable(value).map(|value| Property::User(name, value)));
+            push(field, expressible(value).map(|value| Property::User(name, value)));
         }
     };
     user(
@@ -171,7 +171,7 @@ pub(crate) fn publish_properties(from: &Properties, mut dropped: impl FnMut(Fiel
     user(Field::AppId, user::APP_ID, from.app_id.as_deref());
     for (name, value) in &from.headers.0 {
         let value = text(value);
-        let pair = sayable(name).zip(value.as_deref().and_then(sayable));
+        let pair = expressible(name).zip(value.as_deref().and_then(expressible));
         push(Field::Header, pair.map(|(name, value)| Property::User(name, value)));
     }
     if from.user_id.is_some() {
@@ -182,7 +182,7 @@ pub(crate) fn publish_properties(from: &Properties, mut dropped: impl FnMut(Fiel
 }
 
 /// Text that may stand in an MQTT string.
-fn sayable(text: &str) -> Option<&str> {
+fn expressible(text: &str) -> Option<&str> {
     (!text.contains('\0')).then_some(text)
 }
 

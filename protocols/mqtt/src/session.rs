@@ -106,7 +106,7 @@ impl Connection {
         Ok(())
     }
 
-    /// After an error nothing is said or read any more.
+    /// After an error nothing is sent or read any more.
     fn checked<T>(&mut self, result: Result<T, Close>) -> Result<T, Close> {
         if result.is_err() {
             self.state = State::Closed;

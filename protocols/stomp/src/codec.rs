@@ -23,7 +23,7 @@ const COMMAND_BYTES_MAX: usize = 32;
 /// Header lines of a frame at most, repetitions included: those are compared with what is there already.
 const HEADER_LINES_MAX: usize = 10_000;
 
-/// Where the decoder got to with the octets it is offered.
+/// How far the decoder is in the octets it is offered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Phase {
     /// Between frames.
@@ -127,7 +127,7 @@ impl Decoder {
         let end = found.map_or(frame.len(), |at| self.scanned + at);
         let length = end.saturating_sub(self.line);
         match self.phase {
-            // One octet more: the line feed's companion.
+            // One octet more, for a carriage return.
             Phase::Command if length > COMMAND_BYTES_MAX + 1 => return Err(Refusal::malformed("Command too long\n")),
             Phase::Header { .. } if length > 2 * settings.header_part_bytes_max + 2 => {
                 return Err(Refusal::malformed("Header too long\n"));

@@ -36,7 +36,7 @@ impl<'a> Destination<'a> {
             return Err(Refusal::blank_destination());
         }
         if !text.starts_with('/') {
-            // A bare name is a queue; a path that begins nowhere is nothing.
+            // A bare name is a queue. A path with an unknown prefix is refused.
             if text.contains('/') {
                 return Err(Refusal::unknown_destination(text));
             }

@@ -105,7 +105,7 @@ fn is_mapped(name: &str) -> bool {
     )
 }
 
-/// What has no text is dropped: tables, lists, octets that are not UTF-8. Returns whether it could be said.
+/// What has no text is dropped: tables, lists, octets that are not UTF-8. Returns whether it was written.
 fn push_value(out: &mut Vec<u8>, version: Version, name: &str, value: &Value) -> bool {
     let mut text = |value: &dyn std::fmt::Display| push_line(out, version, name, value.to_string().as_bytes());
     match value {

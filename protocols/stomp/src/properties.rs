@@ -141,8 +141,8 @@ pub(crate) fn push_lines(raw: &[u8], version: Version, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends one header line for a peer of `version`. A name with a colon cannot be said in 1.0, and is not. Returns whether
-/// it was.
+/// Appends one header line for a peer of `version`. STOMP 1.0 cannot express a name with a colon: such a line is left
+/// out. Returns whether it was written.
 pub(crate) fn push_line(out: &mut Vec<u8>, version: Version, name: &str, value: &[u8]) -> bool {
     if name.is_empty() || (version == Version::V1_0 && name.contains(':')) {
         return false;

@@ -88,7 +88,7 @@ impl<'a> BasicProperties<'a> {
         let mut word = flags;
         while word & CONTINUATION != 0 {
             (rest, word) = u16::decode(rest)?;
-            // No property lives in a further word, so there is no telling how long its value would be.
+            // No property is defined in a further flag word, so the length of its value is unknown.
             if word & !CONTINUATION != 0 {
                 return Err(Flaw::Syntax);
             }

@@ -6,7 +6,7 @@ use crate::frame::{Access, Basic, Confirm, Exchange, Queue, Tx};
 use crate::map;
 use gatepost_core::event::{Event, Op};
 
-/// Answers that need nothing of the engine but their place after the answers before them: each is the token of an echo.
+/// Answers that the session makes itself. The engine echoes the token when the answers before it are due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub(super) enum Deferred {
@@ -55,7 +55,7 @@ impl Channel {
     pub(super) fn event(&mut self, env: &mut Env<'_, '_>, event: Event) -> Result<(), Error> {
         let channel = env.number;
         match event {
-            // A channel that is being closed gives back what it did not settle, so there is no point in more.
+            // A closing channel gives back its unsettled deliveries, and would give back this one too.
             Event::Deliver(_) if self.phase == Phase::Closing => {}
             Event::Deliver(delivery) => self.deliver(env, &delivery),
             Event::Confirmed { upto, .. } => self.confirm(env, upto),
@@ -70,7 +70,7 @@ impl Channel {
             Event::Done { op, consumer, .. } => self.done(env, op, consumer),
             Event::Failed { op, fault, .. } => return Err(map::reply(&fault, self.method_of(op)).into()),
             Event::QueueDeclared { queue, .. } => {
-                // What waits for a requester is nobody else's business: RabbitMQ says 0 and 1 as well.
+                // Nobody else is told how many replies wait for a requester. RabbitMQ says 0 and 1 as well.
                 let (messages, consumers) = if queue.name.starts_with(REPLY_TO) {
                     (0, 1)
                 } else {

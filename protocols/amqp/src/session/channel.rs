@@ -25,16 +25,16 @@ pub(super) struct Env<'e, 'c> {
     pub(super) settings: &'e Settings,
     pub(super) client: &'e mut Client,
     pub(super) frame_max: u32,
-    /// Octets held for the connection: see [`Channel::held`].
-    pub(super) held: &'e mut usize,
+    /// Octets of unfinished messages and transactions of the connection, of which each channel knows its own.
+    pub(super) unfinished_bytes: &'e mut usize,
 }
 
 impl Env<'_, '_> {
     /// Counts octets that wait for the rest of a message or of a transaction.
-    pub(super) fn hold(&mut self, octets: usize, method: (u16, u16)) -> Result<(), Error> {
-        *self.held += octets;
-        let max = self.settings.held_bytes_max;
-        if *self.held > max {
+    pub(super) fn count_unfinished(&mut self, octets: usize, method: (u16, u16)) -> Result<(), Error> {
+        *self.unfinished_bytes += octets;
+        let max = self.settings.unfinished_bytes_max;
+        if *self.unfinished_bytes > max {
             let detail = format!("unfinished messages and transactions of the connection exceed {max} bytes");
             return Err(Error::new(Code::ResourceError, detail, method));
         }
@@ -68,7 +68,7 @@ pub(super) struct Channel {
     /// In ascending order of their tokens. Those being cancelled are among them.
     pub(super) consumers: Vec<Consumer>,
     next_consumer: ConsumerToken,
-    /// Classes of the (un)binds that await their answers: what is bound decides on the answer's class.
+    /// Class (queue or exchange) of each bind and unbind that awaits its answer: the engine's answer does not say it.
     pub(super) binds: VecDeque<u16>,
     /// Number of the last publish that was acked or nacked.
     pub(super) confirmed: u64,
@@ -121,9 +121,9 @@ pub(super) struct Cancelling {
 pub(super) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
 impl Channel {
-    /// Octets it holds for messages that are not complete or not committed.
-    fn held(&self) -> usize {
-        let content = self.content.as_ref().map_or(0, |content| content.held());
+    /// Octets of messages that are not complete or not committed.
+    fn unfinished_bytes(&self) -> usize {
+        let content = self.content.as_ref().map_or(0, |content| content.unfinished_bytes());
         match &self.mode {
             Mode::Transaction(transaction) => content + transaction.bytes,
             _ => content,
@@ -131,8 +131,8 @@ impl Channel {
     }
 
     /// The client is done with it. Answers to what came before are still sent.
-    pub(super) fn close(&mut self, cx: &mut Cx<'_>, number: u16, held: &mut usize) {
-        *held -= self.held();
+    pub(super) fn close(&mut self, cx: &mut Cx<'_>, number: u16, unfinished_bytes: &mut usize) {
+        *unfinished_bytes -= self.unfinished_bytes();
         self.content = None;
         self.mode = Mode::Plain;
         self.phase = Phase::Closing;
@@ -143,8 +143,8 @@ impl Channel {
     }
 
     /// We are done with it: only the close handshake is left.
-    pub(super) fn discard(&mut self, held: &mut usize) {
-        *held -= self.held();
+    pub(super) fn discard(&mut self, unfinished_bytes: &mut usize) {
+        *unfinished_bytes -= self.unfinished_bytes();
         *self = Channel {
             phase: Phase::Discarding,
             ..Channel::default()
@@ -173,10 +173,10 @@ impl Channel {
         match method {
             frame::Channel::Open { .. } => Err(Error::new(Code::ChannelError, "second 'channel.open' seen", ids)),
             frame::Channel::Close { .. } => {
-                self.close(env.cx, env.number, env.held);
+                self.close(env.cx, env.number, env.unfinished_bytes);
                 Ok(())
             }
-            // 1.5.2.3: nobody but RabbitMQ's own clients ever tried to stop deliveries so, and it refuses too.
+            // 1.5.2.3: to stop deliveries. RabbitMQ refuses it as well, and hardly a client tries.
             frame::Channel::Flow { active: false } => Err(Error::new(Code::NotImplemented, "active=false", ids)),
             frame::Channel::Flow { active: true } => {
                 env.defer(Deferred::FlowOk);
@@ -520,7 +520,7 @@ impl Channel {
                 ids,
             ));
         }
-        // 0 stands for basic.get. Numbers do not come round again: that would take four thousand million consumers.
+        // 0 stands for basic.get. Numbers are not used again: a channel has room for four thousand million consumers.
         self.next_consumer = self.next_consumer.checked_add(1).ok_or_else(|| {
             Error::Connection(Reply::new(
                 Code::ResourceError,
@@ -563,7 +563,7 @@ impl Channel {
             durable: false,
             exclusive: true,
             auto_delete: true,
-            // The name is reserved, and ours to use.
+            // The name is reserved for the server, which declares it here.
             lenient: true,
             arguments: Table::default(),
             reply: false,

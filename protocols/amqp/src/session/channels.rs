@@ -1,4 +1,4 @@
-//! The channels of a connection by number, and what outlives them: answers on their way that nobody waits for any more.
+//! The channels of a connection by number, and the answers that are still on their way to channels that are closed.
 
 use super::channel::{Channel, Phase};
 use super::{AmqpSession, decode};
@@ -21,10 +21,10 @@ pub(super) struct Channels {
 
 struct Slot {
     number: u16,
-    /// `CloseChannel` commands not yet answered, of earlier channels of this number that ended with an error. Until then,
-    /// events are meant for those.
+    /// Unanswered `CloseChannel` commands of earlier channels of this number, which ended with an error. Until they are
+    /// answered, events are meant for those.
     stale: u32,
-    /// The connection's close closes it: the client did not ask, and is not answered.
+    /// It is closed with its connection: the client did not close it, and gets no close-ok.
     unasked: bool,
     channel: Option<Box<Channel>>,
 }
@@ -89,7 +89,7 @@ impl Channels {
 
     /// Closes a channel because of an error: tells the peer, gives up what the channel holds, and discards what comes until
     /// the peer has understood (AMQP 0-9-1 1.5.2.5).
-    pub(super) fn fail(&mut self, cx: &mut Cx<'_>, number: u16, reply: &Reply, held: &mut usize) {
+    pub(super) fn fail(&mut self, cx: &mut Cx<'_>, number: u16, reply: &Reply, unfinished_bytes: &mut usize) {
         let Some(slot) = self.slot(number) else {
             return;
         };
@@ -119,19 +119,19 @@ impl Channels {
             }
             Phase::Discarding => return,
         }
-        channel.discard(held);
+        channel.discard(unfinished_bytes);
         slot.stale += 1;
     }
 
     /// The client closes the connection, and so each channel.
-    pub(super) fn close_all(&mut self, cx: &mut Cx<'_>, held: &mut usize) {
+    pub(super) fn close_all(&mut self, cx: &mut Cx<'_>, unfinished_bytes: &mut usize) {
         for slot in &mut self.slots {
             if let Some(channel) = slot
                 .channel
                 .as_deref_mut()
                 .filter(|channel| channel.phase == Phase::Open)
             {
-                channel.close(cx, slot.number, held);
+                channel.close(cx, slot.number, unfinished_bytes);
                 slot.unasked = true;
             }
         }

@@ -33,8 +33,8 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// Octets counted as held.
-    pub(super) fn held(&self) -> usize {
+    /// Octets that wait for the rest of the message.
+    pub(super) fn unfinished_bytes(&self) -> usize {
         self.body.len()
     }
 }
@@ -52,12 +52,12 @@ struct Address<S> {
 #[derive(Debug, Default)]
 pub(super) struct Transaction {
     commands: Vec<Command>,
-    /// Octets counted as held.
+    /// Octets that wait for the commit.
     pub(super) bytes: usize,
 }
 
 /// What a command of a transaction counts beside its payload: about what it takes in memory with an empty message. A commit
-/// is one hold of the engine's lock, so this and `held_bytes_max` bound that too: 262,144 commands, some 40 ms.
+/// is one hold of the engine's lock, so this and `unfinished_bytes_max` bound that too: 262,144 commands, some 40 ms.
 const COMMAND_BYTES: usize = 256;
 
 impl Transaction {
@@ -72,12 +72,12 @@ impl Transaction {
         let bytes = payload + COMMAND_BYTES;
         self.bytes += bytes;
         self.commands.push(command);
-        env.hold(bytes, method)
+        env.count_unfinished(bytes, method)
     }
 
     /// Empties it.
     pub(super) fn take(&mut self, env: &mut Env<'_, '_>) -> Vec<Command> {
-        *env.held -= self.bytes;
+        *env.unfinished_bytes -= self.bytes;
         self.bytes = 0;
         std::mem::take(&mut self.commands)
     }
@@ -172,7 +172,7 @@ impl Channel {
         // A body that is too large is read to its end, so that the channel's error finds the next frame; but not kept.
         if size <= env.settings.max_message_size as u64 {
             content.body.extend_from_slice(payload);
-            env.hold(payload.len(), PUBLISH)?;
+            env.count_unfinished(payload.len(), PUBLISH)?;
         }
         self.complete_if_all_there(env)
     }
@@ -182,7 +182,7 @@ impl Channel {
         let Some(content) = self.content.take_if(complete) else {
             return Ok(());
         };
-        *env.held -= content.held();
+        *env.unfinished_bytes -= content.unfinished_bytes();
         let Content {
             address,
             header,

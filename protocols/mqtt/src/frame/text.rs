@@ -68,8 +68,8 @@ pub fn is_plain(text: &str) -> bool {
     })
 }
 
-/// Whether all octets are good. Looks at each of them and never stops early: so the compiler takes many at once, where
-/// nearly all text is good to its end.
+/// Whether all octets are good. No early exit, so that the compiler can compare many octets at once: nearly all text
+/// is good to its end.
 fn every(bytes: &[u8], good: impl Fn(u8) -> bool) -> bool {
     bytes.iter().fold(true, |all, byte| all & good(*byte))
 }

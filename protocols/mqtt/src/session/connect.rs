@@ -62,7 +62,7 @@ pub(super) fn begin(shared: &Shared, cx: &mut Cx<'_>, input: &[u8]) -> Result<Op
     }
 }
 
-/// Answers what cannot be decoded, as far as it says in which form.
+/// Answers a CONNECT that cannot be decoded, if its version can be told.
 fn unreadable(cx: &mut Cx<'_>, body: &[u8], error: &Error) -> Close {
     let version = match *error {
         Error::Version { old: true, .. } => Some(Version::V311),
@@ -76,8 +76,8 @@ fn unreadable(cx: &mut Cx<'_>, body: &[u8], error: &Error) -> Close {
     Close::abnormal(error.to_string())
 }
 
-/// A CONNECT that is over the limit, or whose header is bad. It is answered once enough of it is there to say in which
-/// form, and the rest is not waited for.
+/// A CONNECT that is over the limit, or whose header is bad. It is answered as soon as its version is known, and the
+/// rest is not waited for.
 fn oversized(
     shared: &Shared,
     cx: &mut Cx<'_>,
@@ -230,7 +230,7 @@ pub(super) fn capped(asked: u32, most: Option<u32>) -> Option<u32> {
     }
 }
 
-/// The will for the engine. `None`: its topic is none that clients write to, so it is dropped. The connection works
+/// The will for the engine. `None`: clients may not write to its topic, so it is dropped. The connection works
 /// without it, and Mosquitto drops it too.
 fn will(settings: &Settings, cx: &Cx<'_>, will: &LastWill<'_>) -> Result<Option<Will>, Error> {
     if will.qos > settings.maximum_qos {
@@ -364,7 +364,7 @@ impl Opening {
                 fits
             };
             if !fits(&terms, true) {
-                // What only offers more can be left out; what binds the client cannot. [MQTT-3.1.2-24]
+                // Properties that offer something can be left out, properties that bind the client cannot. [MQTT-3.1.2-24]
                 terms.topic_alias_maximum_in = 0;
                 if !fits(&terms, false) {
                     return Err(refuse(

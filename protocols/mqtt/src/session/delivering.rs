@@ -215,7 +215,7 @@ fn topic(message: &Message) -> Option<Cow<'_, [u8]>> {
     }
     let topic = translate(message.key(), Dialect::Dot, Dialect::Slash)?;
     if !is_plain(&topic) {
-        // Legal, and yet it would close the connection of a strict client.
+        // Legal, but strict clients close the connection when they read it.
         return None;
     }
     Some(match topic {

@@ -104,8 +104,8 @@ impl From<Error> for End {
 /// An idle client costs this, its socket's task and its session in the engine; all of it is to stay within 1 KiB.
 const _: () = assert!(size_of::<Open>() <= 384);
 
-/// So many bytes of an unfinished packet count as a sign of life, or a large message on a slow link would never
-/// arrive. Mosquitto does the same.
+/// So many bytes of an unfinished packet count as a sign of life: otherwise a large message on a slow link would time
+/// out. Mosquitto does the same.
 const PARTIAL_BYTES: usize = 1000;
 
 /// Work units of parsing one filter.
@@ -229,7 +229,7 @@ impl Open {
                 let read = self.reads();
                 self.publishing.confirmed(upto, cx.out);
                 if !read && self.reads() {
-                    // It was us who kept it from being heard.
+                    // We did not read, so the peer's silence does not count.
                     self.heard = cx.now.monotonic;
                 }
             }

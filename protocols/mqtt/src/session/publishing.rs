@@ -152,7 +152,8 @@ impl Publishing {
         }
     }
 
-    /// Whether the peer may send another message. A peer that is told its limit, and held to it, always may try.
+    /// Whether the peer may send another message. A peer whose limit is enforced always may: exceeding it ends the
+    /// connection.
     pub(super) fn has_room(&self) -> bool {
         self.enforce || self.owed.len() < usize::from(self.receive_maximum)
     }

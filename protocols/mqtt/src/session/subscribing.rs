@@ -86,7 +86,7 @@ pub(super) fn unsubscribe(version: Version, body: &[u8]) -> Result<Unsubscribe, 
 ///
 /// # Errors
 /// SUBACK of MQTT 3.1 has no failure. A subscription that is not authorized is granted and stays silent, as MQTT 3.1 3.8
-/// demands; for one that is refused otherwise the connection is closed, or the client would wait for its messages in vain.
+/// demands; for one that is refused otherwise the connection is closed, otherwise the client would wait for messages that never come.
 pub(super) fn subscribed(
     version: Version,
     packet_id: u16,

@@ -181,7 +181,7 @@ fn a_delivery_larger_than_the_client_takes_is_dropped_as_if_done() {
         script.protocol.dropped(),
         Dropped {
             oversize: 3,
-            unspeakable: 0
+            untranslatable: 0
         }
     );
     deliver(&mut script, delivery(7, 1, plain("big", b"")));
@@ -434,7 +434,7 @@ fn a_key_that_is_no_topic_name_is_escaped_or_dropped_as_if_done() {
         script.protocol.dropped(),
         Dropped {
             oversize: 0,
-            unspeakable: 3
+            untranslatable: 3
         }
     );
 }

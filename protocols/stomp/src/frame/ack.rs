@@ -42,8 +42,8 @@ impl<'a> Ack<'a> {
     }
 }
 
-/// Names a delivery to the client: `T_<session>@<subscription>@<number>`. Of `[A-Za-z0-9@_-]`, so that no client can
-/// fail at escaping it.
+/// Names a delivery to the client: `T_<session>@<subscription>@<number>`. Only `[A-Za-z0-9@_-]`, so that no client
+/// has to escape it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AckId<'a> {
     /// Of the session that delivered it; an identifier kept over a reconnect names nothing.

@@ -11,7 +11,7 @@ pub(crate) struct UndefinedEscape;
 
 /// Appends `text` with its escapes undone.
 pub(crate) fn unescape(text: &str, version: Version, out: &mut String) -> Result<(), UndefinedEscape> {
-    // Every octet is looked at, so that the compiler takes many at once.
+    // No early exit, so that the compiler can compare many octets at once.
     let escaped = text.bytes().fold(false, |found, octet| found | (octet == b'\\'));
     if version == Version::V1_0 || !escaped {
         out.push_str(text);
@@ -42,7 +42,7 @@ pub(crate) fn escape(text: &[u8], version: Version, out: &mut Vec<u8>) {
     }
     for &octet in text {
         match (octet, version) {
-            // NUL ends a frame to most readers, whatever the grammar says.
+            // Most clients take any NUL for the end of the frame.
             (0, _) => out.push(b' '),
             (b'\n' | b'\r', Version::V1_0) | (b'\r', Version::V1_1) => out.push(b' '),
             (b'\n', _) => out.extend_from_slice(b"\\n"),

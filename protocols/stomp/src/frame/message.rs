@@ -78,7 +78,7 @@ pub(crate) fn push_message(out: &mut Vec<u8>, context: &Context<'_>, opening: &O
         out.extend_from_slice(b"x-mqtt-retain:true\n");
     }
     if let Some(returned) = delivery.extra.as_ref().and_then(|extra| extra.returned) {
-        // First of the lines that a sender could have written too: the first counts.
+        // In front of the sender's lines: of repeated headers, the first one counts.
         out.extend_from_slice(b"x-delivery-count:");
         push_decimal(out, returned.into());
         out.push(b'\n');
@@ -106,7 +106,7 @@ fn push_address(out: &mut Vec<u8>, context: &Context<'_>, message: &Message) {
         Dialect::Dot => push_destination(out, exchange, message.key_bytes(), context.topic_exchange),
         Dialect::Slash => {
             let key = topic::translate(message.key(), Dialect::Slash, Dialect::Dot);
-            // What the dot dialect cannot say at all is still shown to the reader, if not as something to SEND to.
+            // A key that the dot dialect cannot express is shown as it is, although nothing can be sent to it.
             let key = key.as_ref().map_or(message.key_bytes(), |key| key.as_bytes());
             push_destination(out, exchange, key, context.topic_exchange);
         }

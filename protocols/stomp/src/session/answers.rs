@@ -12,8 +12,8 @@ use gatepost_core::properties::Name;
 use gatepost_core::session::{Close, Cx};
 
 impl StompSession {
-    /// A publish that fails is passed by the watermark of confirms all the same, maybe before its fault is told: the
-    /// client must get the ERROR, and no RECEIPT.
+    /// The watermark of confirms also passes a publish that failed, perhaps before its fault is reported. The client
+    /// must get the ERROR and no RECEIPT.
     pub(super) fn put_failure_first(&self, events: &mut [Event]) {
         let fails = |event: &Event| {
             matches!(
@@ -59,7 +59,7 @@ impl StompSession {
             Event::Attached => self.attached(cx),
             Event::AttachRefused(fault) => return self.attach_refused(cx, &fault),
             Event::Closed(reason) => return self.closed(cx, reason),
-            // The driver holds publishes back; their receipts wait by themselves.
+            // The driver keeps publishes back, so their receipts wait.
             Event::Flow(_) => {}
             // Answers to what this protocol never asks.
             Event::Done { .. }
@@ -118,7 +118,7 @@ impl StompSession {
         }
     }
 
-    /// RabbitMQ says nothing, and the client waits for ever.
+    /// RabbitMQ sends nothing here, and its client waits for ever.
     fn publish_refused(&mut self, cx: &mut Cx<'_>, number: u64, why: FaultKind) -> Result<(), Close> {
         let confirms = &mut self.publisher.confirms;
         let at = confirms.iter().position(|(n, _)| *n == number);

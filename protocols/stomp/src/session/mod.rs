@@ -62,7 +62,7 @@ enum State {
 enum Handled {
     Done,
     /// It is to be read again when [`Session::read_interest`] returns.
-    Held,
+    Later,
     /// The client says goodbye and wants no answer.
     Goodbye,
 }
@@ -160,13 +160,13 @@ impl StompSession {
                         body: rest.get(body).unwrap_or(&[]),
                     };
                     let handled = self.handle_frame(cx, &frame);
-                    if handled == Ok(Handled::Held) {
+                    if handled == Ok(Handled::Later) {
                         self.decoder.rewind();
                     } else {
                         at += consumed;
                     }
                     let outcome = match handled {
-                        Ok(Handled::Done | Handled::Held) => Ok(()),
+                        Ok(Handled::Done | Handled::Later) => Ok(()),
                         Ok(Handled::Goodbye) => {
                             self.close();
                             Err(Close::normal("DISCONNECT"))

@@ -48,7 +48,7 @@ impl StompSession {
                 Some(name) => Some(name),
                 None => {
                     self.state = State::NamingTempQueue;
-                    return Ok(Handled::Held);
+                    return Ok(Handled::Later);
                 }
             },
         };

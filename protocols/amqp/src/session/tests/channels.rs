@@ -662,7 +662,7 @@ fn tx_commit_hands_over_what_rollback_forgets() {
 fn uncommitted_messages_are_bounded() {
     let mut script = Script::running(
         Settings {
-            held_bytes_max: 10_000,
+            unfinished_bytes_max: 10_000,
             ..Settings::default()
         },
         &[],

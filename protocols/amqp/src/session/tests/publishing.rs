@@ -85,7 +85,7 @@ fn body_split_over_frames_reassembled() {
     let octets: Vec<u8> = (0..10_000u32).map(|i| i as u8).collect();
     publish_whole(&mut script, &BasicProperties::default(), &octets);
     assert_eq!(published(&mut script).body(), octets);
-    assert_eq!(script.session.held, 0);
+    assert_eq!(script.session.unfinished_bytes, 0);
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn a_message_over_the_limit_is_read_and_costs_its_channel() {
     script.send(1, publish("k"));
     script.feed(&header(1, 11, &Default::default()));
     script.feed(&body(1, b"0123456789"));
-    assert!(script.said().is_empty() && script.session.held == 0);
+    assert!(script.said().is_empty() && script.session.unfinished_bytes == 0);
     script.feed(&body(1, b"x"));
     let text = "PRECONDITION_FAILED - message size 11 is larger than configured max size 10";
     assert_eq!(script.close(), (1, 406, text.into(), (60, 40)));
@@ -195,7 +195,7 @@ fn a_message_over_the_limit_is_read_and_costs_its_channel() {
 #[test]
 fn unfinished_bodies_are_bounded() {
     let settings = Settings {
-        held_bytes_max: 100,
+        unfinished_bytes_max: 100,
         ..Settings::default()
     };
     let mut script = Script::running(settings, &[]);
@@ -215,14 +215,14 @@ fn a_closed_channel_gives_back_what_it_held() {
     script.send(1, publish("k"));
     script.feed(&header(1, 1000, &Default::default()));
     script.feed(&body(1, &[0; 60]));
-    assert_eq!(script.session.held, 60);
+    assert_eq!(script.session.unfinished_bytes, 60);
     script.tell(failed(
         1,
         gatepost_core::event::Op::Settle,
         FaultKind::PreconditionFailed,
         "x",
     ));
-    assert_eq!(script.session.held, 0);
+    assert_eq!(script.session.unfinished_bytes, 0);
 }
 
 #[test]
