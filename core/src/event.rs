@@ -295,6 +295,10 @@ pub enum LoginFailure {
     LoopbackOnly,
     /// Anonymous logins are off, or only for this machine.
     AnonymousRefused,
+    /// There are as many connections as there may be: a later try may work.
+    Full,
+    /// An operator has banned the user.
+    Banned,
 }
 
 const _: () = assert!(std::mem::size_of::<Event>() <= 64);

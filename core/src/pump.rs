@@ -16,10 +16,12 @@
 //! the engine do is bounded by work units too. Expensive work (the end of a session with thousands of subscriptions)
 //! takes more turns, not longer ones, so that other connections get theirs.
 
+mod meter;
 mod output;
 mod parking;
 mod scratch;
 
+pub use meter::Published;
 pub use scratch::Scratch;
 
 use crate::buffers::{Buffers, FREE_BYTES, Part};
@@ -30,6 +32,7 @@ use crate::fault::{Fault, FaultKind};
 use crate::properties::{Codecs, Name};
 use crate::session::{Close, ReadInterest, Session};
 use crate::time::{Now, Time};
+use meter::Meter;
 use output::Output;
 use parking::Parking;
 use std::io;
@@ -40,7 +43,7 @@ use std::time::Duration;
 pub const READ_MAX: usize = 64 << 10;
 /// Output that is not written yet, over which a connection is neither read nor given more to say.
 pub const OUTPUT_HIGH_WATER: usize = 256 << 10;
-/// A peer that takes none of its output for this long is gone.
+/// A peer that takes as good as none of its output for this long is gone, unless [`Pump::set_stall`] says otherwise.
 pub const STALL: Duration = Duration::from_secs(30);
 /// Messages taken in one turn: more than one read can bring, so that queues drain faster than they fill.
 const TAKE_MESSAGES: usize = 2048;
@@ -120,6 +123,17 @@ pub trait Broker {
     /// For sessions that translate messages of other protocols.
     fn codecs(&self) -> &Codecs;
 
+    /// How many messages the connection may publish now; `None`: any number. Asked once a turn. If it is `None`, it is not told
+    /// what was published.
+    fn may_publish(&mut self, _now: Time) -> Option<usize> {
+        None
+    }
+
+    /// What the connection has published in a turn. Returns the time before which it is not read.
+    fn published(&mut self, _now: Time, _published: Published) -> Option<Time> {
+        None
+    }
+
     /// The memory that this connection's buffers share with all others'; `None`: there is no limit.
     fn buffers(&self) -> Option<&Arc<Buffers>> {
         None
@@ -149,6 +163,9 @@ pub struct Pump<V> {
     /// Commands over the work limit of the last turn.
     left: Vec<Command>,
     parking: Parking,
+    meter: Meter,
+    /// See [`STALL`].
+    stall: Duration,
     /// A login is with the broker. Nothing is read meanwhile.
     logging_in: bool,
     /// The engine has more for us than the last `take` had room for.
@@ -186,7 +203,14 @@ pub struct Ended {
     pub abnormal: bool,
     /// The stream is of no more use; otherwise the last words are still to be written: see [`Pump::flush`].
     pub broken: bool,
+    /// It was ended because the peer did not take its output.
+    pub stalled: bool,
 }
+
+/// The peer does not take its output.
+#[derive(Debug, thiserror::Error)]
+#[error("the peer takes no output")]
+struct Stalled;
 
 /// Why a connection ends.
 enum End {
@@ -225,6 +249,8 @@ impl<V> Pump<V> {
             output: Output::default(),
             left: Vec::new(),
             parking: Parking::new(parked_bytes_max),
+            meter: Meter::default(),
+            stall: STALL,
             logging_in: false,
             more: false,
             paused: false,
@@ -232,6 +258,11 @@ impl<V> Pump<V> {
             last_turns: None,
             ended: false,
         }
+    }
+
+    /// A peer that takes as good as none of its output for this long is gone.
+    pub fn set_stall(&mut self, stall: Duration) {
+        self.stall = stall;
     }
 
     /// Everything that can be done without waiting, once.
@@ -243,6 +274,7 @@ impl<V> Pump<V> {
         let mut again = false;
         let mut ended = None;
         s.clear();
+        s.work = self.meter.begin(now.monotonic, broker.may_publish(now.monotonic));
         if !self.ended
             && let Err(end) = self.run(now, s, broker, stream, &mut again)
         {
@@ -252,6 +284,9 @@ impl<V> Pump<V> {
             ended = Some(self.end(now, s, stream, end));
         } else {
             again |= self.detach(now, broker) == Applied::Some;
+        }
+        if let Some(published) = self.meter.published() {
+            self.meter.wait(broker.published(now.monotonic, published));
         }
         self.account(now, broker, stream.buffered());
         s.trim();
@@ -265,6 +300,7 @@ impl<V> Pump<V> {
             why: error.to_string(),
             abnormal: true,
             broken: true,
+            stalled: false,
         }
     }
 
@@ -283,13 +319,14 @@ impl<V> Pump<V> {
 
     /// When the next turn is due at the latest, though nothing else happens.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let stalled = self.output.stalled_since().map(|since| since + STALL);
+        let stalled = self.output.stalled_since().map(|since| since + self.stall);
         let stopped = self.part.as_ref().map(|part| part.due());
         self.session
             .poll_timeout()
             .into_iter()
             .chain(stalled)
             .chain(stopped)
+            .chain(self.meter.until())
             .min()
     }
 
@@ -393,16 +430,16 @@ impl<V> Pump<V> {
     }
 
     fn has_room_for_input(&self) -> bool {
-        self.output.len() < OUTPUT_HIGH_WATER && !self.parking.is_full()
+        self.output.len() < OUTPUT_HIGH_WATER && !self.parking.is_full() && self.meter.until().is_none()
     }
 
     fn check_stall(&self, now: Now) -> io::Result<()> {
         if self
             .output
             .stalled_since()
-            .is_some_and(|since| now.monotonic >= since + STALL)
+            .is_some_and(|since| now.monotonic >= since + self.stall)
         {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no output"));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, Stalled));
         }
         Ok(())
     }
@@ -488,6 +525,7 @@ impl<V> Pump<V> {
         let Some(read) = self.note_read(stream.read(space)?)? else {
             return Ok(());
         };
+        let before = s.commands.len();
         let (mut cx, bytes) = s.cx(now, codecs);
         let bytes = bytes.get(..kept + read).unwrap_or_default();
         let used = self.session.handle_bytes(&mut cx, bytes)?;
@@ -501,6 +539,7 @@ impl<V> Pump<V> {
             self.input.extend_from_slice(rest);
         }
         s.work = work;
+        self.meter.count(s.commands.get(before..).unwrap_or_default());
         self.note_declined(s);
         Ok(())
     }
@@ -523,9 +562,11 @@ impl<V> Pump<V> {
 
     /// Lets the session parse what is kept.
     fn offer(&mut self, now: Now, s: &mut Scratch, codecs: &Codecs) -> Result<(), End> {
+        let before = s.commands.len();
         let (mut cx, _) = s.cx(now, codecs);
         let used = self.session.handle_bytes(&mut cx, &self.input)?;
         s.work = cx.work;
+        self.meter.count(s.commands.get(before..).unwrap_or_default());
         if used >= self.input.len() {
             self.input = Vec::new();
         } else if used > 0 {
@@ -739,11 +780,13 @@ impl<V> Pump<V> {
                 why: close.why,
                 abnormal: close.abnormal,
                 broken: written.is_err(),
+                stalled: false,
             },
             End::Broken(error) => Ended {
                 why: error.to_string(),
                 abnormal: true,
                 broken: true,
+                stalled: error.get_ref().is_some_and(|error| error.is::<Stalled>()),
             },
         }
     }

@@ -29,6 +29,7 @@ mod logging;
 mod machine;
 mod network;
 mod node;
+mod protection;
 mod protocols;
 mod random;
 mod reader;

@@ -2,8 +2,7 @@
 
 use crate::config::Listener;
 use crate::exit::Failure;
-use crate::machine;
-use crate::node::Node;
+use crate::node::{ConnectionCounts, Node};
 use crate::terms::Terms;
 use crate::threads::IoThreads;
 use crate::transport::{self, Door, quic};
@@ -17,7 +16,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A bound port.
 #[derive(Debug)]
@@ -289,12 +288,14 @@ impl Caller<'_> {
 /// Accepts connections that come to `door` and hands them to the I/O threads, for ever.
 pub(crate) async fn accept(node: Arc<Node>, threads: Arc<IoThreads>, door: Door, listener: Acceptor) {
     let mut pause = PAUSE_MIN;
+    let mut paid = Instant::now();
     let mut accepted = 0;
     loop {
         match listener.accept(&node).await {
             Ok(caller) => {
                 pause = PAUSE_MIN;
                 admit(&node, &threads, &door, caller);
+                pace(&node, &mut paid).await;
                 accepted += 1;
                 if accepted == ACCEPTS_PER_TURN {
                     accepted = 0;
@@ -320,58 +321,65 @@ pub(crate) async fn accept(node: Arc<Node>, threads: Arc<IoThreads>, door: Door,
     }
 }
 
+/// Waits until the listener may accept another one. `paid`: when those so far are paid for, each with its share of a second.
+async fn pace(node: &Node, paid: &mut Instant) {
+    let per_second = node.config().protection.listener_connections_per_second;
+    if per_second == 0 {
+        return;
+    }
+    let (now, each) = (Instant::now(), Duration::from_secs(1).div_f64(per_second as f64));
+    *paid = (*paid).max(now) + each;
+    // A second's worth may come at once.
+    if let Some(wait) = paid.checked_duration_since(now + Duration::from_secs(1)) {
+        node.protection.counts.listener_rate.fetch_add(1, Ordering::Relaxed);
+        if let Some(left_out) = node.throttle.admit() {
+            tracing::warn!(
+                left_out,
+                "a listener waits: more connect than protection.listener_connections_per_second"
+            );
+        }
+        tokio::time::sleep(wait).await;
+    }
+}
+
 /// Connections accepted at once: opening one costs as much as hundreds of messages.
 const ACCEPTS_PER_TURN: usize = 4;
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Connections that are admitted: as set, and never so many that the log would lack descriptors. A log that cannot open a
-/// file ends the process; a connection that is refused costs one client a retry.
-fn connections_max(set: u64, open_files: u64, reserved: u64) -> u64 {
-    let room = open_files.saturating_sub(reserved).max(1);
-    match set {
-        0 => room,
-        set => set.min(room),
-    }
-}
-
 fn admit(node: &Arc<Node>, threads: &IoThreads, door: &Door, caller: Caller<'_>) {
-    let Some(counts) = node.connections.get(door.terms.protocol) else {
-        return;
-    };
-    let reserved = machine::files_reserved(node.config().store.open_files);
-    let limit = connections_max(
-        node.config().limits.max_connections,
-        machine::open_files_max(),
-        reserved,
-    );
-    if node.connections_open() >= limit {
-        counts.refused.fetch_add(1, Ordering::Relaxed);
-        if let Some(left_out) = node.throttle.admit() {
-            tracing::warn!(
-                peer = peer_text(&caller),
-                limit,
-                left_out,
-                "connection refused: there are as many as limits.max_connections and the limit on open files allow"
-            );
-        }
-        return;
-    }
     let terms = &door.terms;
-    let why = if !terms.has_room() {
-        "there are as many as the listener's max_connections allows"
-    } else if !terms.takes(caller.address()) {
-        "its address is not in the listener's proxy_from"
-    } else {
-        ""
-    };
-    if !why.is_empty() {
-        counts.refused.fetch_add(1, Ordering::Relaxed);
-        if let Some(left_out) = node.throttle.admit() {
-            let peer = peer_text(&caller);
-            tracing::warn!(peer, listener = terms.name, left_out, "connection refused: {why}");
-        }
+    let Some(counts) = node.connections.get(terms.protocol) else {
         return;
+    };
+    // Behind a proxy, the client's address is not known yet.
+    let address = caller.address().filter(|_| terms.proxies.is_none());
+    let welcome = address.map(|address| node.protection.admit(node.clock.now().monotonic, address.ip()));
+    if let Some(Err(why)) = welcome {
+        return refuse(node, counts, door, &caller, &why.to_string());
+    }
+    if !terms.takes(caller.address()) {
+        return refuse(
+            node,
+            counts,
+            door,
+            &caller,
+            "its address is not in the listener's proxy_from",
+        );
+    }
+    let full = if node.connections_open() >= node.connections_limit() {
+        Some("there are as many as limits.max_connections and the limit on open files allow")
+    } else if !terms.has_room() {
+        Some("there are as many as the listener's max_connections allows")
+    } else {
+        None
+    };
+    if let Some(why) = full {
+        refuse(node, counts, door, &caller, why);
+        // A few may come in to be told so by their protocol.
+        if node.protection.turned_away.load(Ordering::Relaxed) >= node.refusals_max() {
+            return;
+        }
     }
     let socket = match caller {
         Caller::Socket(socket) => socket,
@@ -382,7 +390,15 @@ fn admit(node: &Arc<Node>, threads: &IoThreads, door: &Door, caller: Caller<'_>)
         },
     };
     counts.opened.fetch_add(1, Ordering::Relaxed);
-    threads.deal(node, door.clone(), socket);
+    threads.deal(node, door.clone(), socket, full.is_some());
+}
+
+fn refuse(node: &Node, counts: &ConnectionCounts, door: &Door, caller: &Caller<'_>, why: &str) {
+    counts.refused.fetch_add(1, Ordering::Relaxed);
+    if let Some(left_out) = node.throttle.admit() {
+        let (peer, listener) = (peer_text(caller), &*door.terms.name);
+        tracing::warn!(peer, listener, left_out, "connection refused: {why}");
+    }
 }
 
 fn peer_text(caller: &Caller<'_>) -> String {
@@ -420,15 +436,6 @@ mod tests {
             "{error}"
         );
         assert!(error.ends_with("listeners.mqtt.bind moves ours"), "{error}");
-    }
-
-    /// `limits.max_connections = 500` with 256 descriptors let clients take the last one, and the log failed.
-    #[test]
-    fn connections_never_take_the_descriptors_of_the_log() {
-        assert_eq!(connections_max(0, 256, 128), 128);
-        assert_eq!(connections_max(500, 256, 128), 128);
-        assert_eq!(connections_max(100, 256, 128), 100);
-        assert_eq!(connections_max(0, 64, 128), 1);
     }
 
     #[test]

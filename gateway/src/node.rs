@@ -8,6 +8,8 @@ use crate::config::{self, Config};
 use crate::exit::Failure;
 use crate::histogram::Histogram;
 use crate::logging::Throttle;
+use crate::machine;
+use crate::protection::Protection;
 use crate::random::random;
 use crate::reader::ReadQueue;
 use crate::tls;
@@ -62,6 +64,8 @@ pub(crate) struct Node {
     pub store_stats: Arc<StoreStats>,
     /// An engine has used much of its share: see [`crate::accountant`].
     pub short_of_memory: Arc<Notify>,
+    /// What keeps a few from taking it from all.
+    pub protection: Protection,
     /// What QUIC listeners and connections count.
     pub quic: Arc<quic::Counts>,
     /// Memory of all connections' buffers.
@@ -180,6 +184,7 @@ impl Node {
         }
         Node {
             connections: protocols.iter().map(|_| ConnectionCounts::default()).collect(),
+            protection: Protection::new(&config),
             config: RwLock::new(Arc::new(config)),
             clock,
             directory,
@@ -211,6 +216,7 @@ impl Node {
 
     /// Puts other settings into effect, for whoever reads them from here on.
     pub(crate) fn replace_config(&self, config: Config) {
+        self.protection.configure(&config);
         let config = Arc::new(config);
         *self.config.write() = Arc::clone(&config);
         for protocol in &self.protocols {
@@ -248,6 +254,30 @@ impl Node {
         self.connections.iter().map(ConnectionCounts::open).sum()
     }
 
+    /// Connections there may be: as set, and never so many that the log would lack descriptors.
+    pub(crate) fn connections_limit(&self) -> u64 {
+        let config = self.config();
+        let files = machine::open_files_max();
+        let reserved = machine::files_reserved(config.store.open_files) + self.refusals_max() as u64;
+        connections_max(config.limits.max_connections, files, reserved)
+    }
+
+    /// Connections over that, which are let in to be told that there is no room.
+    pub(crate) fn refusals_max(&self) -> usize {
+        let room = usize::try_from(machine::open_files_max() / 16).unwrap_or(usize::MAX);
+        self.config().protection.refusals_max.min(room)
+    }
+
+    /// Connections that have not logged in, at most.
+    pub(crate) fn half_open_max(&self) -> usize {
+        match self.config().protection.half_open_max {
+            0 => usize::try_from(self.connections_limit() / 2)
+                .unwrap_or(usize::MAX)
+                .max(1),
+            set => set,
+        }
+    }
+
     /// Whether the gateway is stopping.
     pub(crate) fn is_stopping(&self) -> bool {
         self.health.stopping.load(Ordering::Relaxed)
@@ -268,6 +298,16 @@ impl Node {
     /// Why the process has to end, if it has.
     pub(crate) fn take_failure(&self) -> Option<Failure> {
         self.failure.lock().take()
+    }
+}
+
+/// Connections that are admitted: as set, and never so many that the log would lack descriptors. A log that cannot open a
+/// file ends the process; a connection that is refused costs one client a retry.
+fn connections_max(set: u64, open_files: u64, reserved: u64) -> u64 {
+    let room = open_files.saturating_sub(reserved).max(1);
+    match set {
+        0 => room,
+        set => set.min(room),
     }
 }
 
@@ -300,5 +340,19 @@ pub(crate) fn engine_settings(config: &Config, vhost: Name, number: VhostId, sha
         session_expiry_max: Some(u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX)),
         topic_exchange: config.mqtt.exchange.as_str().into(),
         ..Settings::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `limits.max_connections = 500` with 256 descriptors let clients take the last one, and the log failed.
+    #[test]
+    fn connections_never_take_the_descriptors_of_the_log() {
+        assert_eq!(connections_max(0, 256, 128), 128);
+        assert_eq!(connections_max(500, 256, 128), 128);
+        assert_eq!(connections_max(100, 256, 128), 100);
+        assert_eq!(connections_max(0, 64, 128), 1);
     }
 }

@@ -10,9 +10,14 @@ struct Backlog {
     bytes: Vec<u8>,
     /// Of `bytes`, what is written already: never all.
     written: usize,
-    /// When the stream last took something, or the first byte came to wait.
+    /// When the stream had last taken [`PROGRESS`] more, or the first byte came to wait.
     progress: Time,
+    /// What it has taken since.
+    taken: usize,
 }
+
+/// Less than this is as good as nothing: a peer that takes a byte now and then would keep its memory for ever.
+const PROGRESS: usize = 1 << 10;
 
 /// Written bytes are moved away once they are this many.
 const COMPACT: usize = 64 << 10;
@@ -51,7 +56,11 @@ impl Output {
         if taken == 0 {
             return;
         }
-        backlog.progress = now;
+        backlog.taken += taken;
+        if backlog.taken >= PROGRESS {
+            backlog.taken = 0;
+            backlog.progress = now;
+        }
         backlog.written += taken;
         if backlog.written >= backlog.bytes.len() {
             // Freed: a peer that was slow once does not keep its buffer.
@@ -72,6 +81,7 @@ impl Output {
                         bytes: rest.to_vec(),
                         written: 0,
                         progress: now,
+                        taken: 0,
                     }));
                 }
                 fresh.clear();
@@ -85,6 +95,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_trickle_is_no_progress() {
+        let mut output = Output::default();
+        output.keep(&mut vec![0; 3 * PROGRESS], 0, Time(1));
+        for at in 2..PROGRESS as u64 + 1 {
+            output.took(1, Time(at));
+            assert_eq!(output.stalled_since(), Some(Time(1)));
+        }
+        let at = Time(PROGRESS as u64 + 1);
+        output.took(1, at);
+        assert_eq!(output.stalled_since(), Some(at));
+    }
+
+    #[test]
     fn bytes_leave_in_order_through_a_narrow_stream() {
         let mut output = Output::default();
         output.keep(&mut b"abcdef".to_vec(), 4, Time(1));
@@ -96,7 +119,7 @@ mod tests {
         output.took(1, Time(3));
         assert_eq!(
             (output.waiting(), output.stalled_since()),
-            (&b"fghi"[..], Some(Time(3)))
+            (&b"fghi"[..], Some(Time(1)))
         );
         output.took(4, Time(4));
         assert!(output.is_empty() && output.stalled_since().is_none());

@@ -14,6 +14,15 @@ use std::path::Path;
 pub(super) fn together(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     listeners(config, &mut problems);
+    for (key, list) in [
+        ("protection.exempt", &config.protection.exempt),
+        ("protection.banned_addresses", &config.protection.banned_addresses),
+    ] {
+        for network in list.iter().filter(|network| network.parse::<Network>().is_err()) {
+            let what = format!("expected networks such as \"10.0.0.0/8\" or \"192.0.2.7\", found \"{network}\"");
+            problems.push(load::problem("", key, what));
+        }
+    }
     let auth = &config.auth;
     if auth.default_password_file.is_empty() && !matches!(auth.default_user.as_str(), "" | "guest") {
         let user = &auth.default_user;

@@ -24,7 +24,7 @@ pub use load::Layers;
 pub use source::{Problem, Problems};
 pub use table::{
     Anonymous, AnonymousHere, Auth, AuthCertificate, ClientAuth, Confirm, Disk, Durability, Identity, Limits, Listener,
-    Log, LogFormat, Memory, Metrics, Mqtt, Node, Store, Tls, TlsVersion,
+    Log, LogFormat, Memory, Metrics, Mqtt, Node, Protection, Store, Tls, TlsVersion,
 };
 pub use units::{Budget, Period, Size};
 
@@ -47,6 +47,7 @@ pub struct Config {
     /// The TLS keys of each listener, in the same order.
     pub listeners_tls: Vec<(String, Tls)>,
     pub limits: Limits,
+    pub protection: Protection,
     pub memory: Memory,
     pub disk: Disk,
     pub store: Store,
@@ -69,6 +70,7 @@ impl Config {
             listeners: schema.listeners().iter().map(listener).collect(),
             listeners_tls: schema.listeners().iter().map(listener_tls).collect(),
             limits: Limits::read(&values, "limits"),
+            protection: Protection::read(&values, "protection"),
             memory: Memory::read(&values, "memory"),
             disk: Disk::read(&values, "disk"),
             store: Store::read(&values, "store"),

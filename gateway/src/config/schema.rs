@@ -1,7 +1,8 @@
 //! The one table of all keys: the node's sections, the protocols' own rows, and those of every listener.
 
 use super::table::{
-    Auth, AuthCertificate, Disk, LATER, LISTENERS_LATER, Limits, Listener, Log, Memory, Metrics, Mqtt, Node, Store, Tls,
+    Auth, AuthCertificate, Disk, LATER, LISTENERS_LATER, Limits, Listener, Log, Memory, Metrics, Mqtt, Node,
+    Protection, Store, Tls,
 };
 use super::value;
 use gatepost_core::keys::{Applies, Key, Kind, Values};
@@ -80,6 +81,7 @@ impl Schema {
         schema.set_default("listeners.metrics.protocol", &value::quoted(METRICS));
         schema.section("tls", Tls::KEYS);
         schema.section("limits", Limits::KEYS);
+        schema.section("protection", Protection::KEYS);
         schema.section("memory", Memory::KEYS);
         schema.section("disk", Disk::KEYS);
         schema.section("store", Store::KEYS);

@@ -253,6 +253,55 @@ section! {
 }
 
 section! {
+    /// What keeps a few clients, or strangers, from taking the gateway from all. Rates count connections and failed logins, never
+    /// logins that are good: many devices may be behind one address.
+    Protection {
+        /// Networks to which no rule about addresses applies. A proxy that sends no PROXY header belongs here: all its
+        /// clients have one address.
+        exempt: Vec<String> = "[\"127.0.0.0/8\", \"::1\"]", Kind::Texts, Now;
+        /// Connections that one address (in IPv6: one network of 64 bits) may open in a second; 0: any number. More are closed.
+        address_connections_per_second: u64 = "500", Kind::COUNT, Now;
+        /// How many it may open at once, when it has opened none for a while.
+        address_connections_burst: u64 = "5000", Kind::COUNT, Now;
+        /// Connections that a listener accepts in a second; 0: any number. More wait in the kernel's queue.
+        listener_connections_per_second: u64 = "0", Kind::COUNT, Now;
+        /// Connections that have not logged in yet; 0: half of those there may be. Over it, the oldest that does not go on is
+        /// closed for each new one.
+        half_open_max: usize = "0", Kind::Count { min: 0, max: 10_000_000 }, Now;
+        /// Failed logins of one address within `login_failures_window` whose answers are not held back.
+        login_failures_free: u64 = "10", Kind::COUNT, Now;
+        /// For how long the answers to further ones are.
+        login_failure_delay: Period = "\"1s\"", Kind::secs(0, 5), Now;
+        /// Failed logins within the window after which the address is banned; 0: it never is. Far above what devices with an
+        /// old password do that are behind one address with others.
+        login_failures_max: u64 = "300", Kind::COUNT, Now;
+        /// The window.
+        login_failures_window: Period = "\"1m\"", Kind::secs(1, 86_400), Now;
+        /// How long the ban is. Connections that are open stay.
+        login_ban: Period = "\"1m\"", Kind::secs(0, 86_400), Now;
+        /// Addresses and networks that are kept out.
+        banned_addresses: Vec<String> = "[]", Kind::Texts, Now;
+        /// Users that are kept out.
+        banned_users: Vec<String> = "[]", Kind::Texts, Now;
+        /// MQTT client ids that are kept out, and names of other protocols' connections.
+        banned_clients: Vec<String> = "[]", Kind::Texts, Now;
+        /// Messages that one connection may publish in a second; 0: any number. A publisher over it is not read until it may go on;
+        /// nothing is refused or lost.
+        client_publishes_per_second: u64 = "0", Kind::COUNT, Now;
+        /// The same in bytes of bodies.
+        client_publish_bytes_per_second: Size = "0", Kind::SIZE, Now;
+        /// Messages that all connections of one user may publish in a second; 0: any number.
+        user_publishes_per_second: u64 = "0", Kind::COUNT, Now;
+        /// The same in bytes of bodies.
+        user_publish_bytes_per_second: Size = "0", Kind::SIZE, Now;
+        /// A client that takes less than 1 KiB of what waits for it in so long is closed.
+        slow_reader_timeout: Period = "\"30s\"", Kind::secs(1, 86_400), NewConnections;
+        /// Connections over a limit that are let in to be told so in their protocol's words. More are just closed.
+        refusals_max: usize = "32", Kind::Count { min: 0, max: 10_000 }, Now;
+    }
+}
+
+section! {
     /// Memory.
     Memory {
         /// What all that clients make may fill: a share of the machine, or bytes. The parts below are of it.

@@ -3,15 +3,18 @@
 use super::place::Place;
 use super::waking::Waking;
 use crate::node::DEFAULT_VHOST;
+use crate::protection::BanKind;
 use crate::vhost::Vhost;
 use gatepost_core::buffers::Buffers;
 use gatepost_core::command::{Attach, Login, Peer};
 use gatepost_core::engine::{Engine, Wake};
-use gatepost_core::event::Event;
+use gatepost_core::event::{Event, LoginFailure, LoginRefused};
 use gatepost_core::fault::{Fault, FaultKind};
-use gatepost_core::properties::Codecs;
-use gatepost_core::pump::Broker;
+use gatepost_core::properties::{Codecs, Name};
+use gatepost_core::pump::{Broker, Published};
+use gatepost_core::time::Time;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// See the module.
 pub(super) struct Desk<'a> {
@@ -34,6 +37,11 @@ impl Broker for Desk<'_> {
             Some(vhost) if &*attach.vhost == DEFAULT_VHOST => vhost,
             _ => &attach.vhost,
         };
+        let now = self.place.node.clock.now().monotonic;
+        let banned = |name: &Name| self.place.node.protection.bans(now, BanKind::Client, name);
+        if attach.client_name.as_ref().is_some_and(banned) {
+            return Err(Fault::new(FaultKind::AccessRefused, "this client is banned"));
+        }
         let Some(vhost) = self.place.node.vhost(name) else {
             return Err(Fault::new(FaultKind::NotFound, format!("vhost {name} not found")));
         };
@@ -52,6 +60,17 @@ impl Broker for Desk<'_> {
     /// The directory answers at once today. A slow check (hashing, a network look-up) runs elsewhere with a clone of
     /// `waking`, and calls [`Waking::answer`] as this does.
     fn log_in(&mut self, login: Login, peer: &Peer) {
+        self.place.knocks();
+        if self.place.over {
+            self.place
+                .node
+                .protection
+                .counts
+                .told_full
+                .fetch_add(1, Ordering::Relaxed);
+            self.waking.answer(refused("".into(), LoginFailure::Full));
+            return;
+        }
         let protocol = self.place.protocol_name();
         let answer = self
             .place
@@ -62,9 +81,21 @@ impl Broker for Desk<'_> {
     }
 
     fn login_answer(&mut self, peer: &Peer) -> Option<Event> {
-        let answer = self.waking.take_answer()?;
+        let mut answer = self.waking.take_answer()?;
+        let now = self.place.node.clock.now().monotonic;
+        if let Event::Authenticated { user } = &answer {
+            let protection = &self.place.node.protection;
+            if protection.bans(now, BanKind::User, user) {
+                answer = refused(user.clone(), LoginFailure::Banned);
+            } else {
+                self.place.meters = protection.meters(user).map(Box::new);
+            }
+        }
         match &answer {
             Event::Authenticated { .. } => self.place.logged_in(true),
+            Event::LoginRefused(failed) if self.holds_back(now, failed, peer) => {
+                return None;
+            }
             Event::LoginRefused(refused) => {
                 self.place.logged_in(false);
                 if let Some(left_out) = self.place.node.throttle.admit() {
@@ -82,7 +113,49 @@ impl Broker for Desk<'_> {
         &self.place.node.codecs
     }
 
+    fn may_publish(&mut self, now: Time) -> Option<usize> {
+        let quotas = &self.place.node.protection.quotas;
+        // Most have no meters. Those that have them may be without quotas since a reload.
+        let meters = self.place.meters.as_ref().filter(|_| quotas.are_set())?;
+        Some(quotas.left(now, meters))
+    }
+
+    fn published(&mut self, now: Time, published: Published) -> Option<Time> {
+        let meters = self.place.meters.as_mut()?;
+        self.place.node.protection.quotas.take(now, meters, published)
+    }
+
     fn buffers(&self) -> Option<&Arc<Buffers>> {
         Some(&self.place.node.buffers)
     }
+}
+
+impl Desk<'_> {
+    /// A login has failed. Whether its answer comes later: whoever tries one password after the other is slowed down.
+    fn holds_back(&mut self, now: Time, failed: &LoginRefused, peer: &Peer) -> bool {
+        let is_failure = !matches!(failed.why, LoginFailure::Full | LoginFailure::Banned);
+        let Some(address) = peer.address.filter(|_| is_failure && !self.place.delayed) else {
+            return false;
+        };
+        let consequence = self.place.node.protection.login_failed(now, address.ip());
+        if let Some(ban) = consequence.ban
+            && let Some(left_out) = self.place.node.throttle.admit()
+        {
+            let (address, seconds) = (address.ip(), ban.as_secs());
+            tracing::warn!(%address, seconds, left_out, "address banned: too many failed logins");
+        }
+        self.place.delayed = !consequence.delay.is_zero();
+        if self.place.delayed {
+            let (waking, answer) = (Arc::clone(self.waking), refused(failed.user.clone(), failed.why));
+            tokio::spawn(async move {
+                tokio::time::sleep(consequence.delay).await;
+                waking.answer(answer);
+            });
+        }
+        self.place.delayed
+    }
+}
+
+fn refused(user: Name, why: LoginFailure) -> Event {
+    Event::LoginRefused(Box::new(LoginRefused { user, why }))
 }

@@ -77,9 +77,11 @@ impl Connection {
         } = opened;
         place.speaks(protocol);
         let session = place.protocol()?.open(since, peer.clone());
-        let parked_bytes_max = place.node.config().memory.per_connection_buffer.bytes();
+        let config = place.node.config();
+        let mut pump = Pump::new(session, peer, config.memory.per_connection_buffer.bytes());
+        pump.set_stall(config.protection.slow_reader_timeout.0);
         Some(Connection {
-            pump: Pump::new(session, peer, parked_bytes_max),
+            pump,
             transport,
             waking: Arc::new(Waking::new()),
             phase: Phase::Open,
@@ -114,6 +116,11 @@ impl Connection {
             return Poll::Ready(());
         }
         again |= self.arm(cx, timer);
+        if !again && self.phase == Phase::Open && self.place.gives_way() {
+            self.phase = Phase::Done;
+            self.pump.break_off(&io::ErrorKind::TimedOut.into());
+            return Poll::Ready(());
+        }
         if again {
             next_round(cx);
         }
@@ -161,6 +168,14 @@ impl Connection {
         };
         let (peer, protocol) = (peer_text(self.pump.peer()), self.place.protocol_name());
         let why = &ended.why;
+        if ended.stalled {
+            self.place
+                .node
+                .protection
+                .counts
+                .slow_readers
+                .fetch_add(1, Ordering::Relaxed);
+        }
         if self.transport.began_with_tls() {
             if let Some(left_out) = self.place.node.throttle.admit() {
                 tracing::warn!(

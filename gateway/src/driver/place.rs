@@ -1,10 +1,12 @@
 //! Where a connection belongs, and that it is counted there for as long as it exists.
 
 use crate::node::{ConnectionCounts, Node};
+use crate::protection::{Entrant, Meters};
 use crate::terms::Terms;
 use gatepost_core::session::Protocol;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Waker;
 
 /// See the module.
 pub(super) struct Place {
@@ -14,19 +16,64 @@ pub(super) struct Place {
     protocol: u16,
     /// It is one of `Node::attached`, until its last words are out.
     attached: bool,
+    /// There is no room for it. It is here to be told so.
+    pub(super) over: bool,
+    /// The answer to its failed login was held back.
+    pub(super) delayed: bool,
+    /// It has not tried to log in yet, and may have to give way to others.
+    entrant: Option<Arc<Entrant>>,
+    /// What it publishes, where there are quotas.
+    pub(super) meters: Option<Box<Meters>>,
 }
 
 impl Place {
     /// For a connection that was counted as opened, and is counted as closed when this is dropped.
-    pub(super) fn new(node: Arc<Node>, terms: Arc<Terms>) -> Place {
+    pub(super) fn new(node: Arc<Node>, terms: Arc<Terms>, over: bool) -> Place {
         terms.opened();
+        if over {
+            node.protection.turned_away.fetch_add(1, Ordering::Relaxed);
+        }
+        let entrant = node.protection.half_open.enter(node.half_open_max());
         let protocol = u16::try_from(terms.protocol).unwrap_or(u16::MAX);
         Place {
             node,
             terms,
             protocol,
             attached: false,
+            over,
+            delayed: false,
+            entrant: Some(entrant),
+            meters: None,
         }
+    }
+
+    /// The task of a connection that may have to give way.
+    pub(super) fn introduce(&self, task: &Waker) {
+        if let Some(entrant) = &self.entrant {
+            entrant.introduce(task);
+        }
+    }
+
+    /// Whether the connection has to go, because it does not go on and others want to come in.
+    pub(super) fn gives_way(&self) -> bool {
+        let cut = self.entrant.as_ref().is_some_and(|entrant| entrant.is_cut());
+        if cut {
+            self.node.protection.counts.half_open.fetch_add(1, Ordering::Relaxed);
+            if let Some(left_out) = self.node.throttle.admit() {
+                let listener = &*self.terms.name;
+                tracing::warn!(
+                    listener,
+                    left_out,
+                    "a connection gives way that has not logged in: there are more than protection.half_open_max"
+                );
+            }
+        }
+        cut
+    }
+
+    /// The connection tries to log in.
+    pub(super) fn knocks(&mut self) {
+        self.entrant = None;
     }
 
     /// The connection turned out to speak that protocol.
@@ -63,6 +110,9 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        if self.over {
+            self.node.protection.turned_away.fetch_sub(1, Ordering::Relaxed);
+        }
         if self.attached {
             self.node.attached.fetch_sub(1, Ordering::Relaxed);
         }

@@ -37,9 +37,10 @@ enum State {
 
 impl Serving {
     /// For an accepted socket that does not block.
-    pub(crate) fn new(node: Arc<Node>, door: Door, socket: Socket) -> Serving {
+    /// `over`: there is no room for it, and it is to be told so.
+    pub(crate) fn new(node: Arc<Node>, door: Door, socket: Socket, over: bool) -> Serving {
         let now = node.clock.now();
-        let place = Place::new(node, Arc::clone(&door.terms));
+        let place = Place::new(node, Arc::clone(&door.terms), over);
         Serving(State::Opening(Some((place, Opening::new(socket, door, now)))))
     }
 }
@@ -52,7 +53,11 @@ impl Future for Serving {
             let Some((place, stage)) = opening else {
                 return Poll::Ready(());
             };
-            let opened = ready!(stage.poll(cx, &place.node));
+            place.introduce(cx.waker());
+            let opened = match stage.poll(cx, &place.node) {
+                Poll::Pending if place.gives_way() => return Poll::Ready(()),
+                opened => ready!(opened),
+            };
             let connection = match (opening.take(), opened) {
                 (Some((place, _)), Ok(opened)) => Connection::open(place, opened),
                 _ => None,

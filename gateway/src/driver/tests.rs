@@ -188,7 +188,8 @@ impl Bench {
         let (server, address) = self.listener.accept().expect("accepted");
         server.set_nonblocking(true).expect("not blocking");
         self.node.connections[0].opened.fetch_add(1, Ordering::Relaxed);
-        self.threads.deal(&self.node, plain(), Socket::Tcp(server, address));
+        self.threads
+            .deal(&self.node, plain(), Socket::Tcp(server, address), false);
         client
     }
 
@@ -403,7 +404,7 @@ fn an_idle_connection_is_small() {
         let _client = TcpStream::connect(bench.listener.local_addr().expect("an address")).expect("connected");
         bench.listener.accept().expect("accepted")
     };
-    let task = Serving::new(Arc::clone(&bench.node), plain(), Socket::Tcp(server, address));
+    let task = Serving::new(Arc::clone(&bench.node), plain(), Socket::Tcp(server, address), false);
     let bytes = size_of_val(&task);
     // With the session (some hundreds) and the waking (some tens), a KiB.
     assert!(bytes <= 640, "{bytes} bytes");

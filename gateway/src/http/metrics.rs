@@ -123,6 +123,7 @@ fn connections(node: &Node, threads: &IoThreads) {
         let proxy_refused = counts.proxy_refused.load(Ordering::Relaxed);
         counter!("gatepost_proxy_refused_total", "protocol" => name).absolute(proxy_refused);
     }
+    protection(node);
     gauge!("gatepost_quic_handshakes").set(node.quic.underway.load(Ordering::Relaxed) as f64);
     counter!("gatepost_quic_retries_total").absolute(node.quic.retries.load(Ordering::Relaxed));
     counter!("gatepost_quic_streams_refused_total").absolute(node.quic.streams_refused.load(Ordering::Relaxed));
@@ -142,6 +143,27 @@ fn connections(node: &Node, threads: &IoThreads) {
     }
     gauge!("gatepost_io_threads").set(threads.count() as f64);
     gauge!("gatepost_io_threads_helping").set(threads.helping() as f64);
+}
+
+fn protection(node: &Node) {
+    let protection = &node.protection;
+    let counts = &protection.counts;
+    for (rule, count) in [
+        ("address_rate", &counts.address_rate),
+        ("banned", &counts.banned),
+        ("half_open", &counts.half_open),
+        ("listener_rate", &counts.listener_rate),
+        ("login_ban", &counts.bans),
+        ("login_delay", &counts.delayed),
+        ("slow_reader", &counts.slow_readers),
+        ("told_full", &counts.told_full),
+    ] {
+        counter!("gatepost_protection_total", "rule" => rule).absolute(count.load(Ordering::Relaxed));
+    }
+    counter!("gatepost_protection_total", "rule" => "publish_quota").absolute(protection.quotas.waits());
+    gauge!("gatepost_half_open_connections").set(protection.half_open.count() as f64);
+    let banned = protection.addresses_banned(node.clock.now().monotonic);
+    gauge!("gatepost_addresses_banned").set(banned as f64);
 }
 
 fn log(node: &Node) {
@@ -289,6 +311,14 @@ const GAUGES_HELP: &[(&str, &str)] = &[
     ("gatepost_log_backlog_seconds", "How long the oldest of them waits."),
     ("gatepost_scrape_duration_seconds", "Time the last scrape took."),
     ("rabbitmq_global_consumers", "Consumers."),
+    (
+        "gatepost_half_open_connections",
+        "Connections that have not tried to log in yet.",
+    ),
+    (
+        "gatepost_addresses_banned",
+        "Addresses that are banned for failed logins now.",
+    ),
     ("gatepost_quic_handshakes", "QUIC handshakes under way."),
     ("gatepost_connections", "Open connections."),
     ("rabbitmq_connections", "Open connections."),
@@ -335,6 +365,10 @@ const COUNTERS_HELP: &[(&str, &str)] = &[
     (
         "gatepost_websocket_refused_total",
         "Requests to WebSocket listeners that were refused or were too slow.",
+    ),
+    (
+        "gatepost_protection_total",
+        "Times that a rule of [protection] held somebody up, by rule.",
     ),
     (
         "gatepost_quic_refused_total",

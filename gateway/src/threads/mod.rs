@@ -117,8 +117,9 @@ impl IoThreads {
     }
 
     /// Serves a new connection.
-    pub(crate) fn deal(&self, node: &Arc<Node>, door: Door, socket: Socket) {
-        self.turns.spawn(Serving::new(Arc::clone(node), door, socket));
+    /// `over`: there is no room for it, and it is to be told so.
+    pub(crate) fn deal(&self, node: &Arc<Node>, door: Door, socket: Socket, over: bool) {
+        self.turns.spawn(Serving::new(Arc::clone(node), door, socket, over));
     }
 
     /// The thread that accepts for all. Not one of its own: there a flood of connections takes its turn with those that

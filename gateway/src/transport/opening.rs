@@ -183,6 +183,11 @@ impl Opening {
                     peer.is_local = false;
                     if let Claim::Client { from, to } = claim {
                         (peer.address, peer.local_address) = (Some(from), Some(to));
+                        let now = node.clock.now().monotonic;
+                        if let Err(why) = node.protection.admit(now, from.ip()) {
+                            self.unwelcome(node, peer, &why.to_string());
+                            return Next::Gone;
+                        }
                     }
                     self.after_proxy(transport)
                 }
@@ -339,6 +344,17 @@ impl Opening {
                 left_out,
                 "a client speaks TLS where the listener has plain text"
             );
+        }
+    }
+
+    /// The client behind a proxy may not come in.
+    fn unwelcome(&self, node: &Node, peer: &Peer, why: &str) {
+        if let Some(counts) = node.connections.get(self.door.terms.protocol) {
+            counts.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(left_out) = node.throttle.admit() {
+            let (peer, listener) = (address_text(peer), &*self.door.terms.name);
+            tracing::warn!(peer, listener, left_out, "connection refused: {why}");
         }
     }
 

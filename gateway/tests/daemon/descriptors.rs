@@ -19,7 +19,8 @@ fn segments() -> u64 {
 
 fn start() -> Gatepost {
     // More connections than there are descriptors: the log has the first claim all the same.
-    let settings = "[store]\nsegment_size = \"64KiB\"\n[limits]\nmax_connections = 1000\n";
+    let settings = "[store]\nsegment_size = \"64KiB\"\n[limits]\nmax_connections = 1000\n\
+                    [protection]\nhalf_open_max = 1000\n";
     let mut gatepost = Gatepost::prepare(1, settings);
     gatepost.start_under(&["sh", "-c", "ulimit -n 256; exec \"$0\" \"$@\""]);
     gatepost

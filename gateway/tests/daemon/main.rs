@@ -17,6 +17,7 @@ mod kills;
 mod memory;
 mod mqtt;
 mod operating;
+mod protection;
 mod proxy;
 mod quic;
 mod reading;

@@ -26,6 +26,7 @@ impl Reason {
     pub const NOT_AUTHORIZED: Reason = Reason(0x87);
     pub const SERVER_UNAVAILABLE: Reason = Reason(0x88);
     pub const SERVER_BUSY: Reason = Reason(0x89);
+    pub const BANNED: Reason = Reason(0x8A);
     pub const SHUTTING_DOWN: Reason = Reason(0x8B);
     pub const BAD_AUTHENTICATION_METHOD: Reason = Reason(0x8C);
     pub const KEEP_ALIVE_TIMEOUT: Reason = Reason(0x8D);
@@ -56,7 +57,7 @@ impl Reason {
             Reason::CLIENT_ID_NOT_VALID => Some(2),
             Reason::SERVER_UNAVAILABLE | Reason::SERVER_BUSY | Reason::QUOTA_EXCEEDED | Reason::UNSPECIFIED => Some(3),
             Reason::BAD_CREDENTIALS => Some(4),
-            Reason::NOT_AUTHORIZED | Reason::TOPIC_INVALID => Some(5),
+            Reason::NOT_AUTHORIZED | Reason::BANNED | Reason::TOPIC_INVALID => Some(5),
             _ => None,
         }
     }

@@ -54,6 +54,10 @@ impl Refusal {
         Refusal::fatal("Bad CONNECT", format!("Access refused for user '{user}'"))
     }
 
+    pub(crate) fn too_many_connections() -> Refusal {
+        Refusal::fatal("Bad CONNECT", "Too many connections: try again later")
+    }
+
     pub(crate) fn loopback_only() -> Refusal {
         Refusal::fatal("Bad CONNECT", "non-loopback access denied")
     }

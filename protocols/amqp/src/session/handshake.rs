@@ -6,7 +6,7 @@ use crate::frame::{Connection, table};
 use crate::map;
 use crate::settings::{FRAME_MIN, MECHANISMS};
 use gatepost_core::command::{Attach, Command, Login};
-use gatepost_core::event::Event;
+use gatepost_core::event::{Event, LoginFailure};
 use gatepost_core::fault::FaultKind;
 use gatepost_core::properties::{Name, Table, Value};
 use gatepost_core::session::Cx;
@@ -137,6 +137,10 @@ impl AmqpSession {
                 .encode(0, cx.out);
                 self.state = State::Tuning;
                 Ok(())
+            }
+            (State::LoggingIn, Event::LoginRefused(refused)) if refused.why == LoginFailure::Full => {
+                let detail = "too many connections: try again later";
+                Err(Error::Connection(Reply::frame(Code::ConnectionForced, detail)))
             }
             (State::LoggingIn, Event::LoginRefused(_)) if self.client.login_failure_close => {
                 let detail = format!(

@@ -318,6 +318,8 @@ impl Opening {
             LoginFailure::LoopbackOnly | LoginFailure::AnonymousRefused => {
                 self.refuse(cx, Reason::NOT_AUTHORIZED, "not authorized")
             }
+            LoginFailure::Full => self.refuse(cx, Reason::QUOTA_EXCEEDED, "too many connections"),
+            LoginFailure::Banned => self.refuse(cx, Reason::BANNED, "banned"),
         }
     }
 

@@ -58,6 +58,8 @@ impl StompSession {
         let refusal = match refused.why {
             LoginFailure::BadCredentials | LoginFailure::AnonymousRefused => Refusal::login_refused(&refused.user),
             LoginFailure::LoopbackOnly => Refusal::loopback_only(),
+            LoginFailure::Full => Refusal::too_many_connections(),
+            LoginFailure::Banned => Refusal::login_refused(&refused.user),
         };
         self.refuse(cx, &refusal, None, None)
     }

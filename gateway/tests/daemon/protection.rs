@@ -1,0 +1,214 @@
+//! What keeps a few from taking the gateway from all.
+
+use crate::support::daemon::{free_port, http};
+use crate::support::mqtt::Mqtt;
+use crate::support::raw::{eventually, read_to_end, tcp};
+use crate::support::{Gatepost, python};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+/// CONNACK of MQTT 5 with these codes begins so.
+const BAD_CREDENTIALS: u8 = 0x86;
+const NOT_AUTHORIZED: u8 = 0x87;
+const BANNED: u8 = 0x8A;
+
+fn metric(gatepost: &Gatepost, name: &str) -> u64 {
+    let text = http(gatepost.metrics, "/metrics").expect("metrics");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("{name} in:\n{text}"))
+        .trim()
+        .parse()
+        .expect("a number")
+}
+
+fn rule(gatepost: &Gatepost, rule: &str) -> u64 {
+    metric(gatepost, &format!("gatepost_protection_total{{rule=\"{rule}\"}}"))
+}
+
+/// A listener whose clients say where they come from.
+fn proxied(port: u16, more: &str) -> String {
+    format!(
+        "[listeners.proxied]\nprotocol = \"mqtt\"\nbind = [\"127.0.0.1:{port}\"]\nproxy_protocol = true\n\
+         proxy_from = [\"127.0.0.0/8\"]\nanonymous = \"allow\"\n{more}\n"
+    )
+}
+
+fn connect(client: &str, login: Option<(&str, &str)>) -> Vec<u8> {
+    let text = |text: &str| [&[0, u8::try_from(text.len()).expect("short")], text.as_bytes()].concat();
+    let flags = if login.is_some() { 0xC2 } else { 2 };
+    let mut body = [text("MQTT"), vec![5, flags, 0, 0, 0], text(client)].concat();
+    if let Some((user, password)) = login {
+        body.extend([text(user), text(password)].concat());
+    }
+    [&[0x10, u8::try_from(body.len()).expect("short")], &body[..]].concat()
+}
+
+/// The code of the CONNACK that a client gets which comes from `address`; `None`: it is just closed.
+fn knock(port: u16, address: Option<&str>, client: &str, login: Option<(&str, &str)>) -> Option<u8> {
+    let mut stream = tcp(port);
+    let header = address.map(|address| format!("PROXY TCP4 {address} 198.51.100.1 50000 1883\r\n"));
+    let mut hello = header.unwrap_or_default().into_bytes();
+    hello.extend(connect(client, login));
+    stream.write_all(&hello).ok()?;
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).ok()?;
+    assert_eq!(answer[0], 0x20, "{answer:?}");
+    Some(answer[3])
+}
+
+#[test]
+fn without_room_clients_are_told_so_in_their_protocols_words() {
+    let settings = "[limits]\nmax_connections = 3\n[protection]\nrefusals_max = 16\n";
+    let mut gatepost = Gatepost::with(1, settings);
+    python(&mut gatepost, "no_room.py");
+    assert!(rule(&gatepost, "told_full") >= 12);
+    assert!(
+        gatepost.log().contains("as many as limits.max_connections"),
+        "{}",
+        gatepost.log()
+    );
+    gatepost.terminate();
+}
+
+#[test]
+fn failed_logins_are_held_back_and_then_banned_and_good_ones_never_count() {
+    let port = free_port();
+    let settings = proxied(port, "")
+        + "[protection]\nlogin_failures_free = 2\nlogin_failures_max = 5\nlogin_ban = \"1h\"\nlogin_failures_window = \"1h\"\n";
+    let gatepost = Gatepost::with(1, &settings);
+    let (here, there) = (Some("192.0.2.1"), Some("192.0.2.2"));
+    for n in 0..20 {
+        assert_eq!(knock(port, here, &format!("good{n}"), None), Some(0));
+    }
+    for _ in 0..5 {
+        assert_eq!(
+            knock(port, here, "bad", Some(("guest", "wrong"))),
+            Some(BAD_CREDENTIALS)
+        );
+    }
+    assert_eq!(knock(port, here, "bad", Some(("guest", "wrong"))), None);
+    assert_eq!(knock(port, here, "good", None), None);
+    assert_eq!(knock(port, there, "good", None), Some(0));
+    assert_eq!((rule(&gatepost, "login_delay"), rule(&gatepost, "login_ban")), (3, 1));
+    assert_eq!(
+        (
+            rule(&gatepost, "banned"),
+            metric(&gatepost, "gatepost_addresses_banned")
+        ),
+        (2, 1)
+    );
+    let log = gatepost.log();
+    assert!(log.contains("address banned: too many failed logins"), "{log}");
+    assert!(!log.contains("wrong"), "no password in the log: {log}");
+    // This machine's own addresses are exempt.
+    for _ in 0..8 {
+        assert_eq!(
+            knock(gatepost.mqtt, None, "bad", Some(("guest", "wrong"))),
+            Some(BAD_CREDENTIALS)
+        );
+    }
+    assert_eq!(knock(gatepost.mqtt, None, "good", None), Some(0));
+}
+
+#[test]
+fn an_address_that_connects_too_fast_is_closed_and_others_are_not() {
+    let port = free_port();
+    let settings =
+        proxied(port, "") + "[protection]\naddress_connections_per_second = 1\naddress_connections_burst = 2\n";
+    let gatepost = Gatepost::with(1, &settings);
+    eventually("too fast", || knock(port, Some("192.0.2.1"), "one", None).is_none());
+    assert_eq!(knock(port, Some("192.0.2.2"), "two", None), Some(0));
+    assert!(rule(&gatepost, "address_rate") >= 1);
+    assert!(
+        gatepost
+            .log()
+            .contains("more than protection.address_connections_per_second allows")
+    );
+}
+
+#[test]
+fn the_oldest_connections_that_do_not_log_in_give_way() {
+    let gatepost = Gatepost::with(
+        1,
+        "[protection]\nhalf_open_max = 5\n[limits]\nhandshake_timeout = \"1h\"\n",
+    );
+    let mut silent: Vec<TcpStream> = (0..20).map(|_| tcp(gatepost.mqtt)).collect();
+    let newest = silent.split_off(15);
+    for stream in silent {
+        assert_eq!(read_to_end(stream), b"");
+    }
+    assert_eq!(metric(&gatepost, "gatepost_half_open_connections"), 5);
+    let mut open: Vec<Mqtt> = (0..20)
+        .map(|n| Mqtt::open(gatepost.mqtt, &format!("c{n}"), true))
+        .collect();
+    // Who is in stays, and the last of those who wait can still come in.
+    assert!(rule(&gatepost, "half_open") >= 15);
+    for mqtt in &mut open {
+        mqtt.ping().expect("served");
+    }
+    drop(newest);
+}
+
+#[test]
+fn a_publisher_over_its_quota_waits_and_loses_nothing() {
+    let gatepost = Gatepost::with(1, "[protection]\nclient_publishes_per_second = 100\n");
+    let mut listener = Mqtt::open(gatepost.mqtt, "listener", true);
+    listener.subscribe("t", 1).expect("subscribed");
+    let mut publisher = Mqtt::open(gatepost.mqtt, "publisher", true);
+    const COUNT: u16 = 300;
+    for id in 1..=COUNT {
+        publisher.publish("t", id, &id.to_be_bytes());
+    }
+    publisher.flush().expect("sent");
+    let mut confirmed = 0;
+    while confirmed < COUNT {
+        publisher.expect(0x40).expect("a confirm");
+        confirmed += 1;
+    }
+    for id in 1..=COUNT {
+        let packet = listener.next().expect("a message");
+        let publish = packet.into_publish().expect("a publish");
+        assert_eq!(publish.payload, id.to_be_bytes());
+        listener.ack(publish.id);
+        listener.flush().expect("sent");
+    }
+    publisher.ping().expect("served");
+    // A second's worth came at once, and two seconds were waited for, in pieces.
+    assert!(rule(&gatepost, "publish_quota") >= 2);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_closed_in_its_time() {
+    let gatepost = Gatepost::with(1, "[protection]\nslow_reader_timeout = \"1s\"\n");
+    let mut stuck = Mqtt::open(gatepost.mqtt, "stuck", true);
+    stuck.subscribe("t", 0).expect("subscribed");
+    let mut publisher = Mqtt::open(gatepost.mqtt, "publisher", true);
+    eventually("the slow one goes", || {
+        for _ in 0..20 {
+            publisher.publish("t", 0, &[0; 100_000]);
+        }
+        publisher.flush().expect("sent");
+        publisher.ping().expect("served");
+        rule(&gatepost, "slow_reader") == 1
+    });
+}
+
+#[test]
+fn banned_users_clients_and_addresses_are_refused_and_a_reload_lifts_it() {
+    let port = free_port();
+    let bans = "[protection]\nbanned_users = [\"guest\"]\nbanned_clients = [\"loud\"]\nbanned_addresses = [\"192.0.2.0/24\"]\n";
+    let gatepost = Gatepost::with(1, &(proxied(port, "") + bans));
+    let guest = Some(("guest", "guest"));
+    assert_eq!(knock(gatepost.mqtt, None, "c", guest), Some(BANNED));
+    assert_eq!(knock(gatepost.mqtt, None, "loud", None), Some(NOT_AUTHORIZED));
+    assert_eq!(knock(gatepost.mqtt, None, "quiet", None), Some(0));
+    assert_eq!(knock(port, Some("192.0.2.99"), "quiet", None), None);
+    assert_eq!(knock(port, Some("192.0.3.99"), "quiet", None), Some(0));
+    assert_eq!(rule(&gatepost, "banned"), 3);
+    let text = std::fs::read_to_string(gatepost.config()).expect("the configuration");
+    std::fs::write(gatepost.config(), text.replace(bans, "")).expect("written");
+    gatepost.signal("HUP");
+    eventually("a reload", || knock(gatepost.mqtt, None, "c", guest) == Some(0));
+    assert_eq!(knock(gatepost.mqtt, None, "loud", None), Some(0));
+    assert_eq!(knock(port, Some("192.0.2.99"), "quiet", None), Some(0));
+}
