@@ -367,7 +367,10 @@ fn admit(node: &Arc<Node>, threads: &IoThreads, door: &Door, caller: Caller<'_>)
             "its address is not in the listener's proxy_from",
         );
     }
-    let full = if node.connections_open() >= node.connections_limit() {
+    // Those that are here to be told so must not keep others from the room there is.
+    let turned_away = node.protection.turned_away.load(Ordering::Relaxed);
+    let open = node.connections_open().saturating_sub(turned_away as u64);
+    let full = if open >= node.connections_limit() {
         Some("there are as many as limits.max_connections and the limit on open files allow")
     } else if !terms.has_room() {
         Some("there are as many as the listener's max_connections allows")
@@ -377,7 +380,7 @@ fn admit(node: &Arc<Node>, threads: &IoThreads, door: &Door, caller: Caller<'_>)
     if let Some(why) = full {
         refuse(node, counts, door, &caller, why);
         // A few may come in to be told so by their protocol.
-        if node.protection.turned_away.load(Ordering::Relaxed) >= node.refusals_max() {
+        if turned_away >= node.refusals_max() {
             return;
         }
     }

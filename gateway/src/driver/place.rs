@@ -29,9 +29,10 @@ pub(super) struct Place {
 impl Place {
     /// For a connection that was counted as opened, and is counted as closed when this is dropped.
     pub(super) fn new(node: Arc<Node>, terms: Arc<Terms>, over: bool) -> Place {
-        terms.opened();
         if over {
             node.protection.turned_away.fetch_add(1, Ordering::Relaxed);
+        } else {
+            terms.opened();
         }
         let entrant = node.protection.half_open.enter(node.half_open_max());
         let protocol = u16::try_from(terms.protocol).unwrap_or(u16::MAX);
@@ -112,11 +113,12 @@ impl Drop for Place {
     fn drop(&mut self) {
         if self.over {
             self.node.protection.turned_away.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            self.terms.closed();
         }
         if self.attached {
             self.node.attached.fetch_sub(1, Ordering::Relaxed);
         }
-        self.terms.closed();
         if let Some(ConnectionCounts { closed, .. }) = self.node.connections.get(usize::from(self.protocol)) {
             closed.fetch_add(1, Ordering::Relaxed);
         }
