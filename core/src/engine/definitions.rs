@@ -666,7 +666,7 @@ impl Engine {
                 }
             }
             let postponed = l.channels().filter_map(|c| c.postponed.as_ref());
-            let postponed = postponed.flat_map(|postponed| postponed.held.iter());
+            let postponed = postponed.flat_map(|postponed| postponed.rejected.iter());
             for (queue, _, seq, _) in l.channels().flat_map(|c| c.unsettled.iter()).chain(postponed) {
                 note(queue, seq);
             }

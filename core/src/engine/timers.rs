@@ -19,7 +19,7 @@ pub(crate) enum Timer {
     Retained,
     /// Postponed dead-lettering is due.
     Postponed,
-    /// What purged and deleted queues held is not all dropped yet, or not all their consumers are ended, or the queues of a
+    /// What purged and deleted queues had is not all dropped yet, or not all their consumers are ended, or the queues of a
     /// dead letter are not all found: work that goes on in slices.
     Burial,
 }
