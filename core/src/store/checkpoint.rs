@@ -4,9 +4,9 @@
 //!   magic 8 │ crc32c 4 │ version 4 │ length 8 │ body
 //!
 //!   body    epoch, next segment, next base, wall, highest vhost
-//!           numbers    count, (vhost, highest queue)*
+//!           vhosts     count, (vhost, highest queue, first segment, copies count, segment*)*
 //!           segments   count, (id, kind, epoch, salt, base, size, end, sealed, routes, keys)*
-//!           queues     count, (vhost, number, next seq, handed out, first segment,
+//!           queues     count, (vhost, number, next seq, handed out, first segment, copies count, segment*,
 //!                              spans count, (gap, extent, segment, live)*, dead runs,
 //!                              incoming count, id*, outgoing count, (seq, id, released)*,
 //!                              returned count, (seq, times)*)*
@@ -24,7 +24,7 @@
 //! has been recycled since may then come once more.
 
 use super::disk::{Disk, DiskFile, Patient};
-use super::index::{Index, KeyEntry, Move, QueueIndex, Root, Segments};
+use super::index::{Index, KeyEntry, Move, QueueIndex, Root, Segments, VhostIndex};
 use super::key;
 use super::record::{self, parse_queue_id, parse_runs, put_runs};
 use super::segment::{SegmentHeader, SegmentKind};
@@ -44,7 +44,7 @@ pub(crate) const OLD: &str = "checkpoint.old";
 /// One being written.
 pub(crate) const DRAFT: &str = "checkpoint.draft";
 const MAGIC: [u8; 8] = *b"GATEPCKP";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const HEADER_BYTES: usize = 24;
 
 /// What is said of a segment.
@@ -80,15 +80,23 @@ pub(crate) struct Checkpoint {
     pub(crate) index: Index,
 }
 
+/// A checkpoint to be written.
+pub(crate) struct Encoded {
+    pub(crate) bytes: Vec<u8>,
+    /// How many of the bytes list deletions.
+    pub(crate) deletions: u64,
+}
+
 /// The bytes of a checkpoint.
-pub(crate) fn encode(marks: &Marks, segments: &[Covered], index: &Index) -> Vec<u8> {
+pub(crate) fn encode(marks: &Marks, segments: &[Covered], index: &Index) -> Encoded {
     let mut out = vec![0; HEADER_BYTES];
     let o = &mut out;
     put_marks(o, marks);
-    put_varint(o, index.queue_max.len() as u64);
-    for (vhost, number) in &index.queue_max {
-        put_varint(o, u64::from(vhost.0));
-        put_varint(o, *number);
+    put_varint(o, index.vhosts.len() as u64);
+    for (id, vhost) in &index.vhosts {
+        let first = u64::from(vhost.first_segment);
+        put_all(o, [u64::from(id.0), vhost.queue_max, first]);
+        put_segments(o, &vhost.copies);
     }
     put_varint(o, segments.len() as u64);
     for segment in segments {
@@ -107,8 +115,11 @@ pub(crate) fn encode(marks: &Marks, segments: &[Covered], index: &Index) -> Vec<
         keys.filter(|(key, entry)| entry.deleted || !key::is_bulk(key))
     };
     put_varint(o, listed().count() as u64);
+    let mut deletions = 0;
     for (key, entry) in listed() {
+        let before = o.len();
         put_key(o, key, entry);
+        deletions += if entry.deleted { (o.len() - before) as u64 } else { 0 };
     }
     let len = (out.len() - HEADER_BYTES) as u64;
     out[..8].copy_from_slice(&MAGIC);
@@ -116,7 +127,27 @@ pub(crate) fn encode(marks: &Marks, segments: &[Covered], index: &Index) -> Vec<
     out[16..24].copy_from_slice(&len.to_le_bytes());
     let crc = crc32c::crc32c(&out[12..]);
     out[8..12].copy_from_slice(&crc.to_le_bytes());
-    out
+    Encoded { bytes: out, deletions }
+}
+
+fn put_segments(o: &mut Vec<u8>, segments: &Segments) {
+    put_varint(o, segments.iter().len() as u64);
+    let mut before = 0;
+    for segment in segments.iter() {
+        put_varint(o, u64::from(segment - before));
+        before = segment;
+    }
+}
+
+fn parse_segments(i: &mut Input<'_>) -> Option<Segments> {
+    let count = i.count(1)?;
+    let (mut segments, mut before) = (Vec::with_capacity(count), 0u32);
+    for _ in 0..count {
+        let gap: u32 = i.number()?;
+        before = before.checked_add(gap).filter(|_| gap > 0)?;
+        segments.push(before);
+    }
+    Some(Segments::from_sorted(segments))
 }
 
 fn put_all<const N: usize>(o: &mut Vec<u8>, values: [u64; N]) {
@@ -165,13 +196,8 @@ fn put_key(o: &mut Vec<u8>, key: &[u8], entry: &KeyEntry) {
     put_varint(o, key.len() as u64);
     o.extend_from_slice(key);
     put_position(o, entry.at);
-    let (len, older) = (u64::from(entry.len), entry.older.iter().len() as u64);
-    put_all(o, [entry.version, len, u64::from(entry.deleted), older]);
-    let mut before = 0;
-    for segment in entry.older.iter() {
-        put_varint(o, u64::from(segment - before));
-        before = segment;
-    }
+    put_all(o, [entry.version, u64::from(entry.len), u64::from(entry.deleted)]);
+    put_segments(o, &entry.older);
     o.push(u8::from(entry.value.is_some()));
     if let Some(value) = &entry.value {
         put_varint(o, value.len() as u64);
@@ -184,6 +210,7 @@ fn put_queue(o: &mut Vec<u8>, id: QueueId, queue: &QueueIndex) {
     put_varint(o, queue.next_seq);
     put_varint(o, queue.handed_out);
     put_varint(o, u64::from(queue.first_segment));
+    put_segments(o, &queue.copies);
     put_varint(o, queue.span_count() as u64);
     let mut next = 0;
     for span in queue.spans() {
@@ -315,8 +342,14 @@ fn parse(body: &[u8]) -> Option<Checkpoint> {
         vhost_max: VhostId(i.number()?),
     };
     let mut index = Index::default();
-    for _ in 0..i.count(2)? {
-        index.queue_max.insert(VhostId(i.number()?), i.varint()?);
+    for _ in 0..i.count(4)? {
+        let id = VhostId(i.number()?);
+        let vhost = VhostIndex {
+            queue_max: i.varint()?,
+            first_segment: i.number()?,
+            copies: parse_segments(&mut i)?,
+        };
+        index.vhosts.insert(id, vhost);
     }
     let count = i.count(10)?;
     let mut segments = Vec::with_capacity(count);
@@ -384,13 +417,7 @@ fn parse_key(i: &mut Input<'_>) -> Option<(Box<[u8]>, KeyEntry)> {
     let key = i.bytes(len)?.into();
     let at = parse_position(i)?;
     let (version, len, deleted) = (i.varint()?, i.number()?, i.varint()? != 0);
-    let count = i.count(1)?;
-    let (mut older, mut before) = (Vec::with_capacity(count), 0u32);
-    for _ in 0..count {
-        let gap: u32 = i.number()?;
-        before = before.checked_add(gap).filter(|_| gap > 0)?;
-        older.push(before);
-    }
+    let older = parse_segments(i)?;
     let value = match i.u8()? {
         0 => None,
         1 => {
@@ -404,7 +431,7 @@ fn parse_key(i: &mut Input<'_>) -> Option<(Box<[u8]>, KeyEntry)> {
         version,
         len,
         value,
-        older: Segments::from_sorted(older),
+        older,
         deleted,
     };
     Some((key, entry))
@@ -413,6 +440,7 @@ fn parse_key(i: &mut Input<'_>) -> Option<(Box<[u8]>, KeyEntry)> {
 fn parse_queue(i: &mut Input<'_>) -> Option<(QueueId, QueueIndex)> {
     let id = parse_queue_id(i)?;
     let (next_seq, handed_out, first_segment) = (i.varint()?, i.varint()?, i.number()?);
+    let copies = parse_segments(i)?;
     let count = i.count(4)?;
     let mut spans = Vec::with_capacity(count);
     let mut next = 0u64;
@@ -429,7 +457,8 @@ fn parse_queue(i: &mut Input<'_>) -> Option<(QueueId, QueueIndex)> {
     }
     let dead = parse_runs(i)?;
     let mut queue = QueueIndex::from_parts(&spans, &dead)?;
-    (queue.next_seq, queue.handed_out, queue.first_segment) = (next_seq, handed_out, first_segment);
+    (queue.next_seq, queue.handed_out) = (next_seq, handed_out);
+    (queue.first_segment, queue.copies) = (first_segment, copies);
     for _ in 0..i.count(1)? {
         queue.incoming_ids.push(i.number()?);
     }
@@ -446,7 +475,7 @@ fn parse_queue(i: &mut Input<'_>) -> Option<(QueueId, QueueIndex)> {
 #[cfg(feature = "fuzzing")]
 pub(super) fn fuzz(body: &[u8]) {
     if let Some(found) = parse(body) {
-        let bytes = encode(&found.marks, &found.segments, &found.index);
+        let bytes = encode(&found.marks, &found.segments, &found.index).bytes;
         assert!(
             matches!(decode(&bytes), Decoded::Good(_)),
             "what was parsed encodes to something that parses"

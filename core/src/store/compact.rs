@@ -1,19 +1,19 @@
 //! Compaction: one stuck session must not pin the whole log.
 //!
 //! The survivors of an old, mostly dead segment are copied to `cold/`, messages and keyed records apart, a slice at a
-//! time. A copy keeps (queue, sequence) or (key, version); it is synced before anything points to it, and the source
+//! time, but for deletions, see [`Store::first_in_chain`]. A copy keeps (queue, sequence) or (key, version); it is synced before anything points to it, and the source
 //! goes the way of every dead segment, once two checkpoints know the copy. Found twice after a crash, they collapse.
 
 use super::directory::{Entries, Listed};
 use super::disk::{Disk, retry_pause};
-use super::index::{KeyRecord, Live, Root};
+use super::index::{KeyEntry, KeyRecord, Live, Root};
 use super::log::{Segment, Store};
 use super::reader::Chunk;
 use super::record::{Kind, MessageHead, ROUTE_MAX, Raw, message_bytes_max, parse_key};
 use super::segment::{SegmentHeader, SegmentKind, SegmentWriter, read_directory, size_for};
 use super::settings::StoreError;
 use super::stats::StoreStats;
-use super::{Route, Routes, describe};
+use super::{Route, Routes, describe, vhost_of};
 use crate::message::Position;
 use crate::time::Time;
 use hashbrown::HashMap;
@@ -56,10 +56,44 @@ enum Copied {
     },
 }
 
-/// Bytes of a segment that are still needed, by the share of its records.
-fn live_bytes(segment: &Segment, live: Live) -> u64 {
+/// What is copied of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    /// Messages and values. Deletions stay: as a rule, what they deleted goes soon, and they with it.
+    Lasting,
+    /// Deletions, from a segment that has nothing else.
+    Deletions,
+    /// Everything, from a cold segment: its deletions outlive something that stays.
+    All,
+}
+
+impl What {
+    fn of(segment: &Segment) -> What {
+        match segment.header.kind {
+            SegmentKind::Log => What::Lasting,
+            SegmentKind::Messages | SegmentKind::Keys => What::All,
+        }
+    }
+    fn count(self, live: Live) -> u64 {
+        match self {
+            What::Lasting => live.lasting(),
+            What::Deletions => live.deletions,
+            What::All => live.routes + live.keys,
+        }
+    }
+    fn takes(self, key: &KeyEntry) -> bool {
+        match self {
+            What::Lasting => !key.deleted,
+            What::Deletions => key.deleted,
+            What::All => true,
+        }
+    }
+}
+
+/// Bytes of a segment that are to be copied, by the share of its records.
+fn bytes_of(segment: &Segment, what: u64) -> u64 {
     let total = (segment.routes + segment.keys).max(1);
-    u64::from(segment.end) * (live.routes + live.keys).min(total) / total
+    u64::from(segment.end) * what.min(total) / total
 }
 
 /// Failures in a row after which a source that cannot be read is left alone until the next start. With the pauses between
@@ -139,9 +173,15 @@ impl<D: Disk> Store<D> {
         for writer in std::mem::take(&mut self.cold).into_iter().flatten() {
             // A deletion that comes later must outlive these copies, too.
             let mut index = self.shared.index.lock();
+            let id = writer.header.id;
+            let is_there = |id| self.segments.contains_key(&id);
             for listed in Entries::new(&writer.directory.lock().bytes) {
-                if let Listed::Key { key, .. } = listed {
-                    index.key_copied_in_vain(key, writer.header.id);
+                match listed {
+                    Listed::Key { key, .. } => index.key_copied_in_vain(key, id, is_there),
+                    Listed::Message { routes, .. } => {
+                        let routes = routes.iter();
+                        routes.for_each(|route| index.message_copied(route.queue, id, is_there));
+                    }
                 }
             }
             drop(index);
@@ -186,18 +226,24 @@ impl<D: Disk> Store<D> {
         let most = u64::from(self.settings.segment_bytes) / 100 * u64::from(percent);
         let logs = |s: &&Segment| s.header.kind == SegmentKind::Log;
         let newest_first = self.segments.values().rev().filter(logs);
-        let index = self.shared.index.lock();
         let youngest = newest_first.map(|s| s.header.id).nth(age as usize)?;
-        let (_, source) = self
+        let index = self.shared.index.lock();
+        let few = self
             .segments
             .range(..=youngest)
             .filter(|(_, s)| s.sealed && !s.doomed && !s.stuck)
-            .filter(|(id, _)| index.live(**id) != Live::default())
-            .map(|(id, s)| (live_bytes(s, index.live(*id)), *id))
-            .filter(|(bytes, _)| *bytes <= most)
-            .min()?;
+            .map(|(id, s)| (s, What::of(s), What::of(s).count(index.live(*id))))
+            .filter(|(_, _, count)| *count > 0)
+            .map(|(s, what, count)| (bytes_of(s, count), s.header.id, what))
+            .filter(|(bytes, ..)| *bytes <= most)
+            .min();
         drop(index);
-        match self.list(source) {
+        let (source, what) = match few {
+            Some((_, source, what)) => (source, what),
+            None => (self.first_in_chain(youngest)?, What::Deletions),
+        };
+        match self.list(source, what) {
+            Ok(Some(todo)) if what == What::Deletions && !self.outlives_what_stays(&todo) => None,
             Ok(Some(todo)) => Some(Compaction {
                 source,
                 todo: todo.into_iter(),
@@ -213,8 +259,35 @@ impl<D: Disk> Store<D> {
         }
     }
 
+    /// The oldest segment of the log that has nothing but deletions, once after each checkpoint.
+    ///
+    /// Its other records, though dead, keep the deletions in the next one, and those the next: if one of its deletions
+    /// outlives something that stays, everything that came and went since would stay, too. So its deletions are copied
+    /// then, however many they are.
+    fn first_in_chain(&mut self, youngest: u32) -> Option<u32> {
+        let mut chain = self.segments.range(..=youngest);
+        let is_link = |s: &Segment| s.header.kind == SegmentKind::Log && s.outlives && !s.doomed && !s.stuck;
+        let (&first, _) = chain.find(|(_, s)| is_link(s))?;
+        (self.examined.replace(first) != Some(first)).then_some(first)
+    }
+
+    /// Whether one of these deletions outlives a segment that is not about to go.
+    fn outlives_what_stays(&self, deletions: &[Todo]) -> bool {
+        let index = self.shared.index.lock();
+        let stays = |id| {
+            self.segments.get(&id).is_some_and(|s| {
+                let live = index.live(id);
+                !s.sealed || s.stuck || live.lasting() > 0 || (s.header.kind != SegmentKind::Log && live.keys > 0)
+            })
+        };
+        deletions.iter().any(|deletion| match deletion {
+            Todo::Key { key, .. } => index.keys.get(key).is_some_and(|entry| entry.older.iter().any(stays)),
+            Todo::Message { .. } => false,
+        })
+    }
+
     /// What is live in a segment, by its directory; `None` if that does not hold.
-    fn list(&self, source: u32) -> io::Result<Option<Vec<Todo>>> {
+    fn list(&self, source: u32, what: What) -> io::Result<Option<Vec<Todo>>> {
         let Some(pinned) = self.shared.pin(source)? else {
             return Ok(None);
         };
@@ -257,7 +330,11 @@ impl<D: Disk> Store<D> {
                         segment: source,
                         offset,
                     };
-                    if index.keys.get(key).is_some_and(|entry| entry.at == at) {
+                    if index
+                        .keys
+                        .get(key)
+                        .is_some_and(|entry| entry.at == at && what.takes(entry))
+                    {
                         todo.push(Todo::Key {
                             offset,
                             key: key.into(),
@@ -411,11 +488,13 @@ impl<D: Disk> Store<D> {
             Copied::Key { .. } => None,
         });
         self.shared.redirect(source, moved);
+        let is_there = |id| self.segments.contains_key(&id);
         let mut index = self.shared.index.lock();
         for copy in copied {
             match copy {
                 Copied::Message { to, routes, .. } => {
                     for route in routes {
+                        index.message_copied(route.queue, to.segment, is_there);
                         index.relocate(route.queue, route.seq, to.segment);
                     }
                 }
@@ -433,6 +512,9 @@ impl<D: Disk> Store<D> {
                         deleted,
                         value: None,
                     };
+                    if let Some(vhost) = vhost_of(&key) {
+                        index.copied(vhost, to.segment, is_there);
+                    }
                     index.key(&key, record);
                 }
             }

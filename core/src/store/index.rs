@@ -19,9 +19,31 @@ pub(crate) struct Index {
     /// Messages that are in a queue because a record said so later, not the message's own: dead-lettered ones, and
     /// those routed again.
     pub(crate) moves: BTreeMap<(QueueId, u64), Move>,
-    /// Per vhost, the highest number that one of its queues has had.
-    pub(crate) queue_max: BTreeMap<VhostId, u64>,
+    pub(crate) vhosts: BTreeMap<VhostId, VhostIndex>,
     live: HashMap<u32, Live>,
+    /// By segment: deletions of queues and vhosts that outlive it, also if it has no record of their keys.
+    outlived: HashMap<u32, Vec<Box<[u8]>>>,
+    pub(crate) listed: ListedBytes,
+}
+
+/// About how many bytes a checkpoint takes to list the keys, without the segments of their older copies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ListedBytes {
+    /// Of keys that have a value.
+    pub(crate) values: u64,
+    /// Of deletions, which are listed only until the older copies have gone.
+    pub(crate) deletions: u64,
+}
+
+/// A vhost that the log has records of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct VhostIndex {
+    /// The highest number that one of its queues has had.
+    pub(crate) queue_max: u64,
+    /// The segment with its first record: no older one has any.
+    pub(crate) first_segment: u32,
+    /// Cold segments that got copies of its records.
+    pub(crate) copies: Segments,
 }
 
 /// What is live in one segment.
@@ -36,9 +58,13 @@ pub(crate) struct Live {
 }
 
 impl Live {
+    /// Routes and keys that are there until somebody ends them.
+    pub(crate) fn lasting(&self) -> u64 {
+        self.routes + self.keys - self.deletions
+    }
     /// Whether nothing is left but deletions.
     pub(crate) fn has_deletions_only(&self) -> bool {
-        self.routes == 0 && self.keys == self.deletions
+        self.lasting() == 0
     }
 }
 
@@ -57,6 +83,8 @@ pub(crate) struct QueueIndex {
     pub(crate) returned: BTreeMap<u64, u32>,
     /// The segment with the first record of the queue: no older one has any.
     pub(crate) first_segment: u32,
+    /// Cold segments that got copies of its messages.
+    pub(crate) copies: Segments,
 }
 
 /// A keyed record.
@@ -113,7 +141,10 @@ impl Segments {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-    fn insert(&mut self, segment: u32) {
+    pub(crate) fn contains(&self, segment: u32) -> bool {
+        self.0.binary_search(&segment).is_ok()
+    }
+    pub(crate) fn insert(&mut self, segment: u32) {
         if let Err(at) = self.0.binary_search(&segment) {
             let mut list = std::mem::take(&mut self.0).into_vec();
             list.insert(at, segment);
@@ -220,6 +251,16 @@ impl QueueIndex {
         let QueueIndex { spans, dead, .. } = self;
         spans.change_within(lo, hi, |list| settle_in(list, dead, lo, hi, &mut lost));
     }
+}
+
+/// See [`ListedBytes`]. Changes of `older` do not count: what is added is what will be taken off.
+fn listed_bytes(key: &[u8], entry: &KeyEntry) -> u64 {
+    const FIXED: usize = 16;
+    if !entry.deleted && key::is_bulk(key) {
+        return 0;
+    }
+    let value = entry.value.as_ref().map_or(0, |value| value.len());
+    (FIXED + key.len() + value) as u64
 }
 
 /// Makes `seq`, which follows a span, part of it, if it can be.
@@ -469,14 +510,31 @@ impl Index {
             }
         }
     }
-    /// A queue's number is used.
-    pub(crate) fn saw_number(&mut self, queue: QueueId) {
-        let max = self.queue_max.entry(queue.vhost()).or_default();
-        *max = queue.number().max(*max);
+    /// A record of a vhost was written to `segment`, or found there.
+    fn saw_vhost(&mut self, vhost: VhostId, segment: u32) -> &mut VhostIndex {
+        let known = self.vhosts.entry(vhost).or_insert(VhostIndex {
+            first_segment: segment,
+            ..VhostIndex::default()
+        });
+        known.first_segment = known.first_segment.min(segment);
+        known
+    }
+    /// A record that uses a queue's number was written to `segment`, or found there.
+    pub(crate) fn saw_number(&mut self, queue: QueueId, segment: u32) {
+        let vhost = self.saw_vhost(queue.vhost(), segment);
+        vhost.queue_max = vhost.queue_max.max(queue.number());
+    }
+    /// A keyed record was written to `segment`, or found there.
+    pub(crate) fn saw_key(&mut self, key: &[u8], segment: u32) {
+        if let Some(queue) = key::as_queue(key) {
+            self.saw_number(queue, segment);
+        } else if let Some(vhost) = key::as_vhost(key).or_else(|| key::vhost_of(key)) {
+            self.saw_vhost(vhost, segment);
+        }
     }
     /// A record of a queue was written to `segment`, or found there.
     pub(crate) fn saw_queue(&mut self, queue: QueueId, segment: u32) {
-        self.saw_number(queue);
+        self.saw_number(queue, segment);
         let queue = self.queues.entry(queue).or_default();
         if queue.first_segment == 0 || queue.first_segment > segment {
             queue.first_segment = segment;
@@ -497,7 +555,11 @@ impl Index {
     /// A deletion must outlive these segments.
     pub(crate) fn outlives(&mut self, key: &[u8], segments: impl Iterator<Item = u32>) {
         if let Some(entry) = self.keys.get_mut(key) {
-            let mut all: Vec<u32> = entry.older.iter().chain(segments).collect();
+            let mut all: Vec<u32> = entry.older.iter().collect();
+            for segment in segments {
+                all.push(segment);
+                self.outlived.entry(segment).or_default().push(key.into());
+            }
             all.sort_unstable();
             all.dedup();
             entry.older = Segments::from_sorted(all);
@@ -513,7 +575,7 @@ impl Index {
         for queue in queues.copied().collect::<Vec<_>>() {
             self.delete(queue);
         }
-        self.queue_max.remove(&vhost);
+        self.vhosts.remove(&vhost);
         self.shrink();
     }
     /// A keyed record was found at the start. Deletions are kept until all records were seen: an older copy may follow.
@@ -534,9 +596,9 @@ impl Index {
                 if newest.at.segment != at.segment {
                     newest.older.insert(at.segment);
                 }
-                return;
             }
             Some(newest) => {
+                let before = (newest.at.segment, newest.deleted, listed_bytes(key, newest));
                 entry.older = std::mem::take(&mut newest.older);
                 // A copy of the same record.
                 if newest.version == version && entry.value.is_none() {
@@ -544,29 +606,68 @@ impl Index {
                 }
                 entry.older.insert(newest.at.segment);
                 entry.older.retain(|segment| segment != at.segment);
-                let before = std::mem::replace(newest, entry);
-                self.count_key(before.at.segment, before.deleted, false);
+                let bytes = listed_bytes(key, &entry);
+                *newest = entry;
+                self.count_key(at.segment, deleted, bytes);
+                self.discount_key(before);
             }
-            None => _ = self.keys.insert(key.into(), entry),
+            None => {
+                self.count_key(at.segment, deleted, listed_bytes(key, &entry));
+                self.keys.insert(key.into(), entry);
+            }
         }
-        self.count_key(at.segment, deleted, true);
     }
-    fn count_key(&mut self, segment: u32, deleted: bool, is_there: bool) {
+    fn count_key(&mut self, segment: u32, deleted: bool, bytes: u64) {
         let live = self.count(segment);
-        let change = |count: &mut u64| *count = if is_there { *count + 1 } else { *count - 1 };
-        change(&mut live.keys);
+        live.keys += 1;
         if deleted {
-            change(&mut live.deletions);
+            live.deletions += 1;
+            self.listed.deletions += bytes;
+        } else {
+            self.listed.values += bytes;
+        }
+    }
+    fn discount_key(&mut self, (segment, deleted, bytes): (u32, bool, u64)) {
+        let live = self.count(segment);
+        live.keys -= 1;
+        if deleted {
+            live.deletions -= 1;
+            self.listed.deletions -= bytes;
+        } else {
+            self.listed.values -= bytes;
         }
     }
     /// The newest record of a key is not to be counted any more: it is lost, or needless.
     pub(crate) fn take_key(&mut self, key: &[u8]) -> Option<KeyEntry> {
         let entry = self.keys.remove(key)?;
-        self.count_key(entry.at.segment, entry.deleted, false);
+        self.discount_key((entry.at.segment, entry.deleted, listed_bytes(key, &entry)));
         Some(entry)
     }
+    /// A cold segment got a copy of something of a vhost. Segments that are not there any more are forgotten.
+    pub(crate) fn copied(&mut self, vhost: VhostId, segment: u32, is_there: impl Fn(u32) -> bool) {
+        let copies = &mut self.vhosts.entry(vhost).or_default().copies;
+        if !copies.contains(segment) {
+            copies.retain(is_there);
+            copies.insert(segment);
+        }
+    }
+    /// A cold segment got a copy of a message.
+    pub(crate) fn message_copied(&mut self, queue: QueueId, segment: u32, is_there: impl Fn(u32) -> bool) {
+        if let Some(known) = self
+            .queues
+            .get_mut(&queue)
+            .filter(|known| !known.copies.contains(segment))
+        {
+            known.copies.retain(&is_there);
+            known.copies.insert(segment);
+        }
+        self.copied(queue.vhost(), segment, is_there);
+    }
     /// A copy of a key's newest record was written, and nothing will point to it.
-    pub(crate) fn key_copied_in_vain(&mut self, key: &[u8], segment: u32) {
+    pub(crate) fn key_copied_in_vain(&mut self, key: &[u8], segment: u32, is_there: impl Fn(u32) -> bool) {
+        if let Some(vhost) = key::vhost_of(key) {
+            self.copied(vhost, segment, is_there);
+        }
         if let Some(entry) = self.keys.get_mut(key)
             && entry.at.segment != segment
         {
@@ -593,6 +694,12 @@ impl Index {
             self.drop_needless_deletion(key);
         }
     }
+    /// A segment is gone from the disk: see `outlived`.
+    pub(crate) fn segment_gone(&mut self, segment: u32) {
+        for key in self.outlived.remove(&segment).unwrap_or_default() {
+            self.key_copy_gone(&key, segment);
+        }
+    }
     /// A segment is gone, and which keys it had cannot be told.
     pub(crate) fn all_copies_gone(&mut self, segment: u32) {
         self.drop_needless_deletions(|other| other != segment);
@@ -609,7 +716,12 @@ impl Index {
     }
     /// Takes over the keys of a checkpoint.
     pub(crate) fn restore_key(&mut self, key: Box<[u8]>, entry: KeyEntry) {
-        self.count_key(entry.at.segment, entry.deleted, true);
+        self.count_key(entry.at.segment, entry.deleted, listed_bytes(&key, &entry));
+        if entry.deleted && (key::as_queue(&key).is_some() || key::as_vhost(&key).is_some()) {
+            for segment in entry.older.iter() {
+                self.outlived.entry(segment).or_default().push(key.clone());
+            }
+        }
         self.keys.insert(key, entry);
     }
     /// Gives back the memory of what was deleted, once it is most of it.

@@ -8,7 +8,7 @@ use super::compact::{Compaction, Unread};
 use super::disk::{Disk, DiskFile};
 use super::files::Shared;
 use super::footer::Ending;
-use super::index::{KeyEntry, KeyRecord, Root};
+use super::index::{KeyEntry, KeyRecord, Root, Segments};
 use super::reader::Reader;
 use super::record::{self, FIRST, GROUP, Kind, LAST, message_bytes_max};
 use super::segment::{RECORDS_AT, SegmentHeader, SegmentKind, SegmentWriter, size_for};
@@ -73,6 +73,8 @@ pub struct Store<D: Disk> {
     pub(super) compaction: Option<Compaction>,
     /// The segment to be compacted that cannot be read.
     pub(super) unread: Option<Unread>,
+    /// The segment that was found not to need its deletions copied since the last checkpoint.
+    pub(super) examined: Option<u32>,
     /// Files to make segments of.
     pub(super) spares: Vec<Spare>,
     /// A spare that is being filled with zeros, and up to where.
@@ -114,9 +116,13 @@ pub(super) struct CheckpointState {
     sealed_just_now: bool,
     /// Something was logged since.
     pub(super) dirty: bool,
-    /// Bytes of the last one, and bytes logged since: see `checkpoint_due`.
-    bytes: u64,
+    /// Bytes of the last one, but for those that list keys; `None` if none was written since the start. See
+    /// `checkpoint_due`.
+    bytes_besides_keys: Option<u64>,
+    /// Bytes logged since.
     logged: u64,
+    /// When a segment was last seen to be sealed.
+    grown: Time,
 }
 
 /// A segment on disk.
@@ -223,6 +229,7 @@ impl<D: Disk> Store<D> {
             cold: [None, None],
             compaction: None,
             unread: None,
+            examined: None,
             spares: found.spares,
             ahead: None,
             slice_took: Duration::ZERO,
@@ -317,7 +324,9 @@ impl<D: Disk> Store<D> {
     pub fn tick(&mut self, now: Now) -> Result<Option<Time>, StoreError> {
         self.check_poison()?;
         self.marks.wall = self.marks.wall.max(now.wall);
-        self.checkpoint.sealed_just_now = false;
+        if std::mem::take(&mut self.checkpoint.sealed_just_now) {
+            self.checkpoint.grown = now.monotonic;
+        }
         if self.sync_due.is_some_and(|due| due <= now.monotonic) {
             self.sync()?;
         }
@@ -488,6 +497,9 @@ impl<D: Disk> Store<D> {
     fn put(&mut self, record: &Record, plan: Plan, flags: u8) {
         let Some(active) = &mut self.active else { return };
         active.begin(self.durable, self.marks.wall);
+        if let Record::Key { key, value } = record {
+            return self.put_key(key, value.as_deref(), flags);
+        }
         let segment = active.header.id;
         let index = &mut *self.shared.index.lock();
         match record {
@@ -524,39 +536,8 @@ impl<D: Disk> Store<D> {
                 }
                 index.state(state);
             }
-            Record::Key { key, value } => {
-                let (offset, len, version) = active.put_key(0, key, value.as_deref(), flags);
-                let is_kept = |len: usize| key::is_precious(key) && len <= key::PRECIOUS_BYTES_MAX;
-                let record = KeyRecord {
-                    at: Position { segment, offset },
-                    version,
-                    len,
-                    deleted: value.is_none(),
-                    value: value.as_ref().filter(|value| is_kept(value.len())).cloned(),
-                };
-                if let Some(queue) = key::as_queue(key) {
-                    index.saw_number(queue);
-                }
-                if let Some(vhost) = key::as_vhost(key) {
-                    self.marks.vhost_max = self.marks.vhost_max.max(vhost);
-                }
-                match (value, key::as_vhost(key), key::as_queue(key)) {
-                    (None, Some(vhost), _) => {
-                        index.delete_vhost(vhost);
-                        index.deletion_of_more(key, record, self.segments.keys().copied());
-                    }
-                    (None, _, Some(queue)) => {
-                        let first = index.queues.get(&queue).map_or(segment, |queue| queue.first_segment);
-                        // A cold segment that was begun before may have got copies since.
-                        let may_have = |s: &&Segment| s.header.id >= first || s.header.kind == SegmentKind::Messages;
-                        let segments = self.segments.values().filter(may_have).map(|s| s.header.id);
-                        index.deletion_of_more(key, record, segments);
-                    }
-                    _ => index.key(key, record),
-                }
-            }
-            // The write that was begun for it says it.
-            Record::Time => {}
+            // The write that was begun for the time says it.
+            Record::Key { .. } | Record::Time => {}
             Record::Purge { queue, upto } => {
                 active.put(Kind::Purge, flags, &[], |out| record::put_purge(*queue, *upto, out));
                 index.saw_queue(*queue, segment);
@@ -567,6 +548,49 @@ impl<D: Disk> Store<D> {
                 index.saw_queue(*queue, segment);
                 index.delete(*queue);
             }
+        }
+    }
+
+    /// Appends a keyed record to the write that was begun.
+    fn put_key(&mut self, key: &[u8], value: Option<&[u8]>, flags: u8) {
+        let Some(active) = &mut self.active else { return };
+        let segment = active.header.id;
+        let (offset, len, version) = active.put_key(0, key, value, flags);
+        let index = &mut *self.shared.index.lock();
+        let is_kept = |len: usize| key::is_precious(key) && len <= key::PRECIOUS_BYTES_MAX;
+        let record = KeyRecord {
+            at: Position { segment, offset },
+            version,
+            len,
+            deleted: value.is_none(),
+            value: value.filter(|value| is_kept(value.len())).map(Into::into),
+        };
+        index.saw_key(key, segment);
+        if let Some(vhost) = key::as_vhost(key) {
+            self.marks.vhost_max = self.marks.vhost_max.max(vhost);
+        }
+        // Where records may be that the deletion deletes besides those of its key.
+        let more = match (value, key::as_vhost(key), key::as_queue(key)) {
+            (None, Some(vhost), _) => {
+                let known = index.vhosts.get(&vhost).cloned().unwrap_or_default();
+                index.delete_vhost(vhost);
+                Some((known.first_segment, known.copies))
+            }
+            (None, _, Some(queue)) => {
+                let known = index.queues.get(&queue);
+                Some(known.map_or_else(
+                    || (segment, Segments::default()),
+                    |known| (known.first_segment, known.copies.clone()),
+                ))
+            }
+            _ => None,
+        };
+        match more {
+            Some((first, copies)) => {
+                let may_have = self.segments.values().filter(|s| s.may_have(first, &copies));
+                index.deletion_of_more(key, record, may_have.map(|s| s.header.id));
+            }
+            None => index.key(key, record),
         }
     }
 
@@ -756,6 +780,13 @@ impl Segment {
             doomed: false,
             outlives: false,
             stuck: false,
+        }
+    }
+    /// Whether it may have a record of what has its first in the segment `first`, and copies in the cold segments `copies`.
+    pub(super) fn may_have(&self, first: u32, copies: &Segments) -> bool {
+        match self.header.kind {
+            SegmentKind::Log => self.header.id >= first,
+            SegmentKind::Messages | SegmentKind::Keys => copies.contains(self.header.id),
         }
     }
 }

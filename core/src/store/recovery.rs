@@ -29,7 +29,7 @@ use super::directory::{Directory, Entries, Listed};
 use super::disk::{Disk, DiskFile, Patient};
 use super::files::Shared;
 use super::footer::Ending;
-use super::index::{Index, KeyRecord, Move, Root};
+use super::index::{Index, KeyRecord, Move, Root, Segments};
 use super::log::{AHEAD, Rescued, SPARES_MAX, Segment, Spare};
 use super::missing::{self, Expected};
 use super::segment::{
@@ -130,9 +130,10 @@ pub(super) fn recover<D: Disk>(
     recovery.read_keys(&mut recovered, &mut rescued)?;
     recovery.seal_leftovers();
     recovered.wall = recovery.marks.wall;
-    recovered.queue_max = recovery.index.queue_max.clone();
-    let of_queues = recovered.queue_max.keys().next_back().copied().unwrap_or_default();
-    recovery.marks.vhost_max = recovery.marks.vhost_max.max(of_queues);
+    let numbers = recovery.index.vhosts.iter().map(|(id, vhost)| (*id, vhost.queue_max));
+    recovered.queue_max = numbers.collect();
+    let highest = recovered.queue_max.keys().next_back().copied().unwrap_or_default();
+    recovery.marks.vhost_max = recovery.marks.vhost_max.max(highest);
     recovered.vhost_max = recovery.marks.vhost_max;
     let Recovery {
         shared,
@@ -211,6 +212,8 @@ struct FoundQueue {
     deleted: bool,
     /// See [`super::index::QueueIndex::first_segment`].
     first_segment: u32,
+    /// See [`super::index::QueueIndex::copies`].
+    copies: Segments,
     /// Where its first message lies that no checkpoint covers.
     first_message: Option<(SegmentHeader, u32)>,
     /// A checkpoint knows it, or a message of it was synced for certain.
@@ -286,7 +289,7 @@ impl<D: Disk> Recovery<D> {
         self.moves = std::mem::take(&mut found.index.moves);
         self.wanted = self.moves.values().map(|moved| moved.root).collect();
         self.known_roots = self.wanted.clone();
-        self.index.queue_max = found.index.queue_max.clone();
+        self.index.vhosts = found.index.vhosts.clone();
         for (key, entry) in found.index.keys.drain() {
             self.index.restore_key(key, entry);
         }
@@ -298,6 +301,7 @@ impl<D: Disk> Recovery<D> {
             into.packet_ids = std::mem::take(&mut queue.packet_ids);
             into.returned = std::mem::take(&mut queue.returned);
             into.first_segment = queue.first_segment;
+            into.copies = std::mem::take(&mut queue.copies);
             into.is_sure = true;
         }
         self.checkpoint = Some(found);

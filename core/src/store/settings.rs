@@ -94,8 +94,7 @@ pub enum StoreError {
     },
     /// The format is another release's.
     #[error(
-        "{path} has format {found}; this release reads format {known}{}. Use the release that wrote it, or a newer one",
-        if found < known { " only: the older one has no place for vhosts" } else { "" }
+        "{path} has format {found}; this release reads format {known}. Use the release that wrote it, or a newer one"
     )]
     Version {
         /// Which file.

@@ -4,7 +4,7 @@ use super::{CheckpointState, Segment, Store};
 use crate::store::checkpoint::{self, Covered};
 use crate::store::directory::{Entries, Listed};
 use crate::store::disk::Disk;
-use crate::store::index::Live;
+use crate::store::index::{Index, Live};
 use crate::store::segment::{path, read_directory};
 use crate::store::settings::StoreError;
 use crate::store::stats::StoreStats;
@@ -15,14 +15,25 @@ use std::time::Duration;
 impl<D: Disk> Store<D> {
     /// Whether a commit has made [`Store::tick`] due earlier than it said. Costs nothing to ask after each.
     pub fn is_due(&self) -> bool {
-        (self.checkpoint.sealed_just_now && self.pays(self.checkpoint.logged))
-            || self.wants_zeros()
-            || self.wants_spare()
+        let pays = || self.pays(self.checkpoint_cost(&self.shared.index.lock()), self.checkpoint.logged);
+        (self.checkpoint.sealed_just_now && pays()) || self.wants_zeros() || self.wants_spare()
+    }
+
+    /// What the next checkpoint is going to cost, as far as that is known.
+    fn checkpoint_cost(&self, index: &Index) -> Cost {
+        let listed = index.listed;
+        match self.checkpoint.bytes_besides_keys {
+            Some(bytes) => Cost {
+                lasting: bytes + listed.values,
+                passing: listed.deletions,
+            },
+            None => Cost::default(),
+        }
     }
 
     /// Whether a checkpoint costs little beside these bytes.
-    fn pays(&self, earned: u64) -> bool {
-        self.checkpoint.bytes <= earned / 100 * u64::from(self.settings.checkpoint_cost_percent_max)
+    fn pays(&self, cost: Cost, earned: u64) -> bool {
+        cost.lasting <= earned / 100 * u64::from(self.settings.checkpoint_cost_percent_max) && cost.passing <= earned
     }
 
     /// When the next checkpoint is due, or, if it would not pay then, when to ask again.
@@ -30,12 +41,18 @@ impl<D: Disk> Store<D> {
     /// A checkpoint says all that is live, so its cost has to be earned: by what was logged since the last one, which
     /// a start need not replay any more, or by the segments that it frees. An idle store, and one that logs little
     /// beside a lot of queues and keys, does not write the same thing over and over.
+    ///
+    /// Segments with nothing but deletions count like dead ones. What they outlive lies in the dead ones, so that they
+    /// follow as soon as two checkpoints know them.
+    ///
+    /// A store that has come to rest is made small even where that is dear: it is done once.
     pub(super) fn checkpoint_due(&self, now: Time) -> Option<Time> {
         let state = &self.checkpoint;
         let (mut waiting, mut freed) = (0, 0);
         let index = self.shared.index.lock();
+        let cost = self.checkpoint_cost(&index);
         for s in self.segments.values() {
-            if s.sealed && !s.doomed && index.live(s.header.id) == Live::default() {
+            if s.sealed && !s.doomed && !s.outlives && index.live(s.header.id).has_deletions_only() {
                 waiting += s.file_bytes;
                 // It takes a second one that covers it.
                 freed += if s.covered >= s.end { s.file_bytes } else { 0 };
@@ -43,7 +60,7 @@ impl<D: Disk> Store<D> {
         }
         drop(index);
         // Not both: with a steady load, what is logged is freed a little later.
-        let pays = self.pays(state.logged.max(freed));
+        let pays = self.pays(cost, state.logged.max(freed));
         if state.sealed && pays {
             return Some(state.last);
         }
@@ -52,8 +69,12 @@ impl<D: Disk> Store<D> {
             _ if self.disk_short => self.settings.checkpoint_every.min(DISK_SHORT_CHECKPOINT),
             _ => self.settings.checkpoint_every.min(RECLAIM_CHECKPOINT),
         };
+        let few = u64::from(self.settings.segment_bytes) * RESTING_SEGMENTS;
+        let shrinks = waiting >= few.max(cost.lasting * RESTING_SHARE).max(cost.passing);
         if pays || (waiting > 0 && self.disk_short) {
             (state.dirty || state.sealed || waiting > 0).then(|| state.last + every)
+        } else if shrinks {
+            Some((state.last + every).max(state.grown + RESTING_AFTER))
         } else {
             (state.dirty || state.sealed).then(|| now + every)
         }
@@ -83,7 +104,10 @@ impl<D: Disk> Store<D> {
                 keys: s.keys,
             })
             .collect();
-        let bytes = checkpoint::encode(&self.marks, &covered, &self.shared.index.lock());
+        let (checkpoint::Encoded { bytes, deletions }, values) = {
+            let index = self.shared.index.lock();
+            (checkpoint::encode(&self.marks, &covered, &index), index.listed.values)
+        };
         self.checkpoint.last = now.monotonic;
         let mut written = checkpoint::write(&*self.shared.disk, &bytes);
         // On a full disk it is what frees segments: worth more than room for another one.
@@ -100,12 +124,14 @@ impl<D: Disk> Store<D> {
         }
         self.checkpoint = CheckpointState {
             last: now.monotonic,
-            bytes: bytes.len() as u64,
+            bytes_besides_keys: Some((bytes.len() as u64).saturating_sub(values + deletions)),
+            grown: self.checkpoint.grown,
             ..CheckpointState::default()
         };
         StoreStats::add(&self.shared.stats.bytes_written, bytes.len() as u64);
         StoreStats::add(&self.shared.stats.checkpoint_bytes_written, bytes.len() as u64);
         StoreStats::add(&self.shared.stats.checkpoints, 1);
+        self.examined = None;
         let index = self.shared.index.lock();
         for segment in self.segments.values_mut() {
             segment.covered_before = std::mem::replace(&mut segment.covered, segment.end);
@@ -198,11 +224,30 @@ impl<D: Disk> Store<D> {
         } else if segment.keys > 0 {
             self.shared.index.lock().all_copies_gone(header.id);
         }
-        self.shared.index.lock().shrink();
+        let mut index = self.shared.index.lock();
+        index.segment_gone(header.id);
+        index.shrink();
         Ok(())
     }
 }
 
+/// Bytes of the next checkpoint.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cost {
+    /// That every one after it has to repeat.
+    lasting: u64,
+    /// That list deletions. Each is listed two or three times, as a rule: then what it deleted is gone from the disk. A
+    /// limit as low as for what lasts would put checkpoints off for longer and longer while many names come and go, because
+    /// the deletions of all that waits are in each.
+    passing: u64,
+}
+
+/// A store rests if no segment was filled for this time. Then dead segments are worth a checkpoint...
+const RESTING_AFTER: Duration = Duration::from_secs(20);
+/// ... if they are this many times its size...
+const RESTING_SHARE: u64 = 4;
+/// ... and as much as this many full segments.
+const RESTING_SEGMENTS: u64 = 4;
 /// Segments recycled in one `tick`.
 const RETIRED_AT_ONCE: usize = 4;
 /// Keys looked up while the index is held.

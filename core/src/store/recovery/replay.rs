@@ -9,7 +9,7 @@ use crate::store::key::{self, KeyKind};
 use crate::store::record::{
     DELETED, Kind, MessageHead, Raw, parse_acks, parse_key, parse_purge, parse_queue, parse_ref, parse_state,
 };
-use crate::store::segment::SegmentHeader;
+use crate::store::segment::{SegmentHeader, SegmentKind};
 use crate::store::{LogEntry, QueueAcks, QueueId, Routes, State};
 use crate::time::Wall;
 
@@ -89,12 +89,19 @@ impl<D: Disk> Recovery<D> {
             Op::Message { offset, .. } => Some((*header, *offset)),
             _ => None,
         };
+        let is_copy = header.kind != SegmentKind::Log;
         let mut saw = |queue: QueueId, next: u64| {
-            self.index.saw_number(queue);
+            self.index.saw_number(queue, header.id);
+            if is_copy {
+                self.index.copied(queue.vhost(), header.id, |_| true);
+            }
             let queue = self.queues.entry(queue).or_default();
             queue.next_seq = queue.next_seq.max(next);
             if queue.first_segment == 0 || queue.first_segment > header.id {
                 queue.first_segment = header.id;
+            }
+            if is_copy {
+                queue.copies.insert(header.id);
             }
             queue.first_message = queue.first_message.or(message_at);
             queue.is_sure |= message_at.is_some() && !may_be_torn;
@@ -140,8 +147,9 @@ impl<D: Disk> Recovery<D> {
                 if may_be_torn && !deleted && names_others {
                     self.unsure.push((*header, *offset, key.clone()));
                 }
-                if let Some(queue) = key::as_queue(key) {
-                    self.index.saw_number(queue);
+                self.index.saw_key(key, header.id);
+                if let Some(vhost) = key::vhost_of(key).filter(|_| is_copy) {
+                    self.index.copied(vhost, header.id, |_| true);
                 }
                 let vhost = key::as_vhost(key).unwrap_or_default();
                 self.marks.vhost_max = self.marks.vhost_max.max(vhost);

@@ -6,10 +6,10 @@ use crate::store::directory::{Entries, Listed};
 use crate::store::disk::{Disk, Patient};
 use crate::store::index::{KeyEntry, Move, QueueIndex, Root};
 use crate::store::key::{self, KeyKind};
-use crate::store::log::{Rescued, Segment};
+use crate::store::log::Rescued;
 use crate::store::reader::Chunk;
 use crate::store::record::{Kind, MessageHead, Raw, parse_key};
-use crate::store::segment::{SegmentKind, read_directory};
+use crate::store::segment::read_directory;
 use crate::store::settings::StoreError;
 use crate::store::spans::Span;
 use crate::store::stats::StoreStats;
@@ -155,6 +155,7 @@ impl<D: Disk> Recovery<D> {
             returned.retain(|seq, _| index.lookup(*seq).is_some());
             index.returned = returned.clone();
             index.first_segment = queue.first_segment;
+            index.copies = queue.copies;
             let first = queue.first_message.filter(|_| !queue.is_sure);
             let is_torn = first.is_some_and(|(header, at)| !self.is_synced(&header, at));
             recovered.queues.insert(
@@ -186,21 +187,22 @@ impl<D: Disk> Recovery<D> {
         for (key, at) in deletions {
             let others = segments.values().filter(|s| s.header.id != at.segment);
             if let Some(vhost) = key::as_vhost(&key) {
+                let known = self.index.vhosts.get(&vhost).cloned().unwrap_or_default();
                 self.index.delete_vhost(vhost);
                 for (_, queue) in self.queues.range_mut(QueueId::all_of(vhost)) {
                     queue.deleted = true;
                 }
                 if is_new(at) {
-                    self.index.outlives(&key, others.map(|s| s.header.id));
+                    let may_have = others.filter(|s| s.may_have(known.first_segment, &known.copies));
+                    self.index.outlives(&key, may_have.map(|s| s.header.id));
                 }
             } else if let Some(queue) = key::as_queue(&key)
                 && let Some(found) = self.queues.get_mut(&queue)
             {
                 found.deleted = true;
-                let first = found.first_segment;
                 if is_new(at) {
-                    let may_have = |s: &&Segment| s.header.id >= first || s.header.kind == SegmentKind::Messages;
-                    self.index.outlives(&key, others.filter(may_have).map(|s| s.header.id));
+                    let may_have = others.filter(|s| s.may_have(found.first_segment, &found.copies));
+                    self.index.outlives(&key, may_have.map(|s| s.header.id));
                 }
             }
         }

@@ -546,7 +546,7 @@ fn a_checkpoint_of_another_release_is_refused_by_name() {
     };
     let text = refused.to_string();
     assert!(
-        text.starts_with("checkpoint has format 9; this release reads format 3."),
+        text.starts_with("checkpoint has format 9; this release reads format 4."),
         "{text}"
     );
 }

@@ -1,6 +1,7 @@
 //! Tests of the store as a whole, on the simulated disk.
 
 mod behaviour;
+mod churn;
 mod crash;
 mod damage;
 mod deletions;

@@ -1,0 +1,228 @@
+//! What comes and goes: once that has ended, what is left on disk and in memory is bounded by what exists.
+
+use super::behaviour::{ack, at, open_with, publish};
+use super::script::{batch, message};
+use crate::store::{KeyKind, QueueId, Record, Store, StoreSettings, VhostId, key, queue_key, vhost_key};
+use crate::testing::disk::SimDisk;
+use crate::time::Time;
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+
+/// As shipped, but for small segments.
+fn shipped() -> StoreSettings {
+    StoreSettings {
+        segment_bytes: 64 << 10,
+        salt: 0x5eed,
+        ..StoreSettings::default()
+    }
+}
+
+fn set(key: &[u8], value: &[u8]) -> Record {
+    Record::Key {
+        key: key.into(),
+        value: Some(value.into()),
+    }
+}
+
+fn delete(key: &[u8]) -> Record {
+    Record::Key {
+        key: key.into(),
+        value: None,
+    }
+}
+
+fn queue(number: u64) -> QueueId {
+    QueueId::new(VhostId(1), number).expect("a number that fits")
+}
+
+/// The records that make the thing with this number, and those that end it.
+type Kind = fn(u64) -> (Vec<Record>, Vec<Record>);
+
+/// A queue under one of 100 names, with a binding and a message.
+fn queues(n: u64) -> (Vec<Record>, Vec<Record>) {
+    let queue = queue(1000 + n);
+    let binding = key(VhostId(1), KeyKind::Binding, &[b"amq.direct key ", &n.to_be_bytes()]);
+    let mut made = vec![set(&queue_key(queue), &[1; 40]), set(&binding, &[1; 12])];
+    let mut ended = vec![delete(&binding), delete(&queue_key(queue))];
+    if n.is_multiple_of(3) {
+        made.push(publish(&message(n, 30), queue.0, 0));
+        ended.push(Record::QueueDelete { queue });
+    }
+    (made, ended)
+}
+
+/// A session of one of 100 clients, with its queue and a subscription.
+fn sessions(n: u64) -> (Vec<Record>, Vec<Record>) {
+    let (client, queue) = (format!("client-{}", n % 100), queue(1000 + n));
+    let session = key(VhostId(1), KeyKind::Session, &[client.as_bytes()]);
+    let filter = key(VhostId(1), KeyKind::Subscription, &[client.as_bytes(), b"\0plant/+\0"]);
+    let made = vec![
+        set(&queue_key(queue), &[1; 40]),
+        set(&session, &[2; 20]),
+        set(&filter, &[3; 12]),
+        publish(&message(n, 30), queue.0, 0),
+    ];
+    let ended = vec![
+        delete(&filter),
+        delete(&session),
+        delete(&queue_key(queue)),
+        Record::QueueDelete { queue },
+    ];
+    (made, ended)
+}
+
+/// A retained message on one of 100 topics.
+fn retained(n: u64) -> (Vec<Record>, Vec<Record>) {
+    let key = key(
+        VhostId(1),
+        KeyKind::Retained,
+        &[format!("churn/{}", n % 100).as_bytes()],
+    );
+    (vec![set(&key, &[4; 60])], vec![delete(&key)])
+}
+
+/// A message of one long-lived queue.
+fn messages(n: u64) -> (Vec<Record>, Vec<Record>) {
+    (
+        vec![publish(&message(n, 100), queue(2).0, n)],
+        vec![ack(queue(2).0, n, n)],
+    )
+}
+
+/// A vhost with a queue and a message.
+fn vhosts(n: u64) -> (Vec<Record>, Vec<Record>) {
+    let vhost = VhostId(2 + n as u32);
+    let queue = QueueId::new(vhost, 1).expect("a number that fits");
+    let made = vec![
+        set(&vhost_key(vhost), &[5; 20]),
+        set(&queue_key(queue), &[1; 40]),
+        publish(&message(n, 30), queue.0, 0),
+    ];
+    (made, vec![delete(&vhost_key(vhost))])
+}
+
+/// Calls the store whenever it asks to be called.
+fn rest(store: &mut Store<SimDisk>, from: u64, until: u64) {
+    // A commit calls it a little later.
+    let mut now = from + 5_000;
+    while now <= until {
+        let next = store.tick(at(now)).unwrap();
+        now = next.map_or(now + 5_000, |Time(next)| next.clamp(now + 1, now + 5_000));
+    }
+}
+
+/// The active segment and one before it, two spares, cold segments for messages and keys being written, one of each that
+/// was filled before, the checkpoints.
+const FILES_MAX: usize = 10;
+
+/// What exists all the time: a key and a message, in the oldest segment at first.
+fn settle_in(store: &mut Store<SimDisk>) {
+    let stays = key(VhostId(1), KeyKind::Exchange, &[b"stays"]);
+    let records = vec![set(&stays, b"v"), publish(&message(7, 50), queue(1).0, 0)];
+    store.commit(&mut [batch(records, true)], at(0)).unwrap();
+}
+
+/// Makes and ends things, but for those that stay, and lets a minute pass. `keys` is how many each has.
+fn churn(what: &str, kind: Kind, things: u64, keys: usize, stays: fn(u64) -> bool) {
+    let disk = SimDisk::new(1);
+    let (mut store, _) = open_with(&disk, shipped());
+    let stats = store.stats();
+    settle_in(&mut store);
+    // Each lives for a while, so that it often ends in another segment.
+    const ALIVE: usize = 150;
+    let (mut alive, mut now, mut files, mut stayed) = (VecDeque::new(), 0, 0, 0);
+    for n in 0..things {
+        let (mut records, end) = kind(n);
+        if stays(n) {
+            stayed += 1;
+        } else {
+            alive.push_back(end);
+        }
+        if alive.len() > ALIVE {
+            records.extend(alive.pop_front().expect("more than none"));
+        }
+        store.commit(&mut [batch(records, n % 20 == 0)], at(now)).unwrap();
+        now += 1;
+        if store.is_due() || n % 5_000 == 0 {
+            store.tick(at(now)).unwrap();
+        }
+        files = files.max(disk.paths().len());
+    }
+    let last: Vec<Record> = alive.into_iter().flatten().collect();
+    store.commit(&mut [batch(last, true)], at(now)).unwrap();
+    let logged = stats.record_bytes_written.load(Ordering::Relaxed);
+    let checkpoints = stats.checkpoint_bytes_written.load(Ordering::Relaxed);
+    rest(&mut store, now, now + 60_000);
+    println!(
+        "{what}: {logged} bytes logged, {checkpoints} of checkpoints, {} of compaction, {} of checkpoints afterwards; \
+         {files} files at most, {} a minute later, {} live keys",
+        stats.compaction_bytes_written.load(Ordering::Relaxed),
+        stats.checkpoint_bytes_written.load(Ordering::Relaxed) - checkpoints,
+        disk.paths().len(),
+        stats.live_keys.load(Ordering::Relaxed)
+    );
+    assert!(checkpoints <= logged, "{what}");
+    // A thing takes 500 bytes at most, and they take a sixth of their segments at least.
+    let files_max = FILES_MAX + 1 + stayed * 500 / (64 << 10) * 7;
+    assert_small(what, &store, &disk, files_max, stayed, keys);
+    // And then it is quiet.
+    let changes = disk.changes();
+    rest(&mut store, now + 60_000, now + 6_000_000);
+    assert_eq!(disk.changes(), changes, "{what}");
+    store.close(at(now + 60_000)).unwrap();
+    let (mut store, recovered) = open_with(&disk, shipped());
+    assert_eq!(recovered.keys.len(), 1 + stayed * keys, "{what}");
+    rest(&mut store, 0, 60_000);
+    assert_small(what, &store, &disk, files_max, stayed, keys);
+}
+
+fn assert_small(what: &str, store: &Store<SimDisk>, disk: &SimDisk, files_max: usize, stayed: usize, keys: usize) {
+    let paths = disk.paths();
+    assert!(paths.len() <= files_max, "{what}: {} files: {paths:?}", paths.len());
+    let index = store.shared.index.lock();
+    let (live, live_keys) = index.live_total();
+    let (live, live_keys) = (live as usize, live_keys as usize);
+    assert!(live <= 1 + stayed, "{what}: {live} live messages");
+    // The active segment may have deletions of what lay before it, and others may outlive what lies beside what stays.
+    let exist = 1 + stayed * keys;
+    assert!(live_keys <= exist + exist + 4 * 150, "{what}: {live_keys} live keys");
+    let room = |exist: usize| 4 * exist.next_power_of_two() + 4096;
+    let (keys, queues, vhosts) = (index.keys.capacity(), index.queues.capacity(), index.vhosts.len());
+    assert!(
+        keys <= room(exist) && queues <= room(stayed) && vhosts <= 3 + stayed,
+        "{what}: room for {keys} keys and {queues} queues, {vhosts} vhosts"
+    );
+    let bytes = disk.read("checkpoint").map_or(0, |bytes| bytes.len());
+    assert!(
+        bytes <= (64 << 10) + exist * 200,
+        "{what}: a checkpoint of {bytes} bytes"
+    );
+}
+
+fn nothing(_: u64) -> bool {
+    false
+}
+
+/// 100,000 queues that were declared and deleted left 213 of 1,600 segments for good. A queue's deletion outlives all
+/// segments that may have its messages, and was not told that they were gone if none of them had the queue's record. Each
+/// of those kept its segment, and that the deletions in the next one.
+#[test]
+fn what_came_and_went_is_gone_from_the_disk_a_minute_later() {
+    churn("queues", queues, 60_000, 2, nothing);
+    churn("sessions", sessions, 40_000, 3, nothing);
+    churn("retained messages", retained, 100_000, 1, nothing);
+    churn("messages", messages, 100_000, 0, nothing);
+    churn("vhosts", vhosts, 40_000, 2, nothing);
+}
+
+/// Segments that are half full of what stays keep the deletions of what died beside it, and these kept the segment
+/// behind, with all that came and went since.
+#[test]
+fn what_stays_keeps_nothing_that_came_and_went_later() {
+    let first: fn(u64) -> bool = |n| n < 400 && n % 2 == 0;
+    let one_in_50: fn(u64) -> bool = |n| n % 50 == 0;
+    for (when, stays) in [("first", first), ("one in 50", one_in_50)] {
+        churn(&format!("queues, {when} stay"), queues, 30_000, 2, stays);
+        churn(&format!("vhosts, {when} stay"), vhosts, 20_000, 2, stays);
+    }
+}
