@@ -1,8 +1,9 @@
 //! Headers: bindings whose arguments the message's headers meet. AMQP 0-9-1 3.1.3.4, with RabbitMQ's `*-with-x` modes.
 
 use super::BindingId;
-use crate::arguments::{equal, hash_value, text_of, type_name};
+use crate::arguments::{hash_value, text_of, type_name};
 use crate::fault::{Fault, FaultKind};
+use crate::ledger::hashed;
 use crate::properties::{Name, Table, Value};
 use crate::topic::Ids;
 use foldhash::fast::RandomState;
@@ -66,6 +67,11 @@ impl MessageHeaders {
             first.entry(name.clone()).or_insert(at as u32);
         }
         MessageHeaders { table, first }
+    }
+
+    /// What it takes in memory.
+    pub(crate) fn memory(&self) -> usize {
+        self.table.memory() + self.first.capacity() * hashed::<(Name, u32)>()
     }
 
     fn lookup(&self, name: &str) -> Option<&Value> {
@@ -186,6 +192,7 @@ impl Headers {
         let value = match (wanted, Number::of(wanted)) {
             (Value::Void, _) => 0,
             (_, Some(number)) => self.hasher.hash_one(number),
+            (wanted, None) if is_empty_list(wanted) => 1,
             (wanted, None) => hash_value(wanted, &self.hasher),
         };
         self.hasher.hash_one((name, matches!(wanted, Value::Void), value))
@@ -233,12 +240,26 @@ impl Criteria {
     }
 }
 
-/// Whether a header's value is what a binding asks for. Numbers compare by value, integers and floats alike, as RabbitMQ
-/// compares them.
+/// Whether a header's value is what a binding asks for, as RabbitMQ 3.10 compares them: without a look at the type. So numbers
+/// compare by value, whatever their width, floats and timestamps too, and octets by themselves. Decimals are no numbers there,
+/// nor are booleans; and within lists and tables the types count.
 fn alike(value: &Value, wanted: &Value) -> bool {
     match (Number::of(value), Number::of(wanted)) {
-        (Some(value), Some(wanted)) => value == wanted,
-        (None, None) => equal(value, wanted),
+        (Some(value), Some(wanted)) => return value == wanted,
+        (None, None) => {}
+        _ => return false,
+    }
+    match (value, wanted) {
+        (Value::Text(a) | Value::Binary(a), Value::Text(b) | Value::Binary(b)) => a == b,
+        (a, b) => a == b || (is_empty_list(a) && is_empty_list(b)),
+    }
+}
+
+/// An empty list and an empty table are the same.
+fn is_empty_list(value: &Value) -> bool {
+    match value {
+        Value::Array(values) => values.is_empty(),
+        Value::Table(table) => table.is_empty(),
         _ => false,
     }
 }
@@ -246,22 +267,23 @@ fn alike(value: &Value, wanted: &Value) -> bool {
 /// A number in one form: equal numbers have the same.
 #[derive(PartialEq, Eq, Hash)]
 enum Number {
-    Whole(i64),
-    /// The bits of a number that no 64-bit integer is.
+    Whole(i128),
+    /// The bits of a number that is not whole, or very large.
     Other(u64),
 }
 
 impl Number {
     fn of(value: &Value) -> Option<Number> {
-        /// 2^63: the first whole number that is too large.
-        const END: f64 = 9_223_372_036_854_775_808.0;
+        /// 2^100: far more than any integer has.
+        const END: f64 = 1_267_650_600_228_229_401_496_703_205_376.0;
         let float = match value {
             Value::Float(float) => f64::from(*float),
             Value::Double(double) => *double,
-            other => return other.as_int().map(Number::Whole),
+            Value::Timestamp(seconds) => return Some(Number::Whole(i128::from(*seconds))),
+            other => return other.as_int().map(|int| Number::Whole(int.into())),
         };
         Some(if float.fract() == 0.0 && (-END..END).contains(&float) {
-            Number::Whole(float as i64)
+            Number::Whole(float as i128)
         } else {
             Number::Other(float.to_bits())
         })
@@ -409,6 +431,65 @@ mod tests {
             &[("a", Value::text("2"))],
             &[("a", Value::text("1")), ("a", Value::text("2"))]
         ));
+    }
+
+    /// Each with each, as RabbitMQ 3.10.8 answered: those in one row meet each other, and nobody else.
+    #[test]
+    fn values_of_different_types_meet_as_they_do_in_rabbitmq() {
+        let list = |value: Value| Value::Array([value].into());
+        let nested = |value: Value| Value::Table(table(&[("a", value)]));
+        let octets = |text: &str| Value::Binary(text.as_bytes().into());
+        let two = |power: i32| 2.0_f64.powi(power);
+        let rows: Vec<Vec<Value>> = vec![
+            vec![
+                Value::Int(1, 8),
+                Value::Uint(1, 8),
+                Value::Int(1, 16),
+                Value::Uint(1, 16),
+                Value::Int(1, 32),
+                Value::Uint(1, 32),
+                Value::Int(1, 64),
+                Value::Float(1.0),
+                Value::Double(1.0),
+                Value::Timestamp(1),
+            ],
+            vec![Value::Decimal(0, 1)],
+            vec![Value::Decimal(1, 10)],
+            vec![Value::Bool(true)],
+            vec![Value::text("1"), octets("1")],
+            vec![Value::text("true")],
+            vec![Value::Float(1.5), Value::Double(1.5)],
+            vec![Value::Float(0.1)],
+            vec![Value::Double(0.1)],
+            vec![Value::Double(0.0), Value::Double(-0.0), Value::Int(0, 32)],
+            vec![Value::Int(-1, 8), Value::Int(-1, 32), Value::Int(-1, 64)],
+            vec![Value::Uint(255, 8)],
+            vec![Value::Uint(u32::MAX, 32)],
+            vec![Value::Int((1 << 53) + 1, 64)],
+            vec![Value::Double(two(53)), Value::Int(1 << 53, 64)],
+            vec![Value::Int(i64::MAX, 64)],
+            vec![Value::Double(two(63)), Value::Timestamp(1 << 63)],
+            vec![Value::Timestamp(u64::MAX)],
+            vec![list(Value::Int(1, 32))],
+            vec![list(Value::Double(1.0))],
+            vec![list(Value::Int(1, 64))],
+            vec![nested(Value::Int(1, 32))],
+            vec![nested(Value::Int(1, 64))],
+            vec![Value::Table(Table::default()), Value::Array([].into())],
+        ];
+        let all = || {
+            rows.iter()
+                .enumerate()
+                .flat_map(|(row, values)| values.iter().map(move |value| (row, value)))
+        };
+        for (row, wanted) in all() {
+            for (other, value) in all() {
+                for mode in ["all", "any"] {
+                    let meets = met(mode, &[("k", wanted.clone())], &[("k", value.clone())]);
+                    assert_eq!(meets, row == other, "{mode}: {wanted:?} and {value:?}");
+                }
+            }
+        }
     }
 
     #[test]
