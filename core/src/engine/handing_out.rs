@@ -7,7 +7,7 @@ use crate::event::{Delivery, DeliveryExtra, DeliveryFlags, Event};
 use crate::message::Message;
 use crate::queue::QueueKind;
 use crate::queue::entry::{Body, Entry, EntryFlags};
-use crate::queue::unsettled::{Delivered, cost};
+use crate::queue::unsettled::{Held, cost};
 use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey};
 use crate::store::{Record, State};
 use std::sync::Arc;
@@ -45,16 +45,16 @@ impl Engine {
         if no_ack {
             self.settle_entry(queue, entry, false);
         } else {
-            let delivered = Delivered {
+            let held = Held {
                 queue,
                 consumer: None,
                 entry,
             };
-            self.note_unsettled(link, channel, number, delivered);
+            self.hold(link, channel, number, held);
         }
         let delivery = Delivery {
             channel,
-            qos: 0,
+            qos: u8::from(!no_ack),
             flags,
             consumer: 0,
             number,
@@ -124,13 +124,13 @@ impl Engine {
             self.settle_entry(queue, entry, false);
         } else {
             self.counters.delivered += 1;
-            let mut delivered = Delivered {
+            let mut held = Held {
                 queue,
                 consumer: Some(key),
                 entry,
             };
-            self.shed(queue, &mut delivered.entry);
-            self.note_unsettled(link, channel, number, delivered);
+            self.shed(queue, &mut held.entry);
+            self.hold(link, channel, number, held);
         }
         let qos = u8::from(!no_ack);
         let delivery = Delivery {

@@ -134,7 +134,7 @@ impl Driver {
             ..Settings::default()
         };
         Driver {
-            session: AmqpSession::new(Arc::new(settings), now, false),
+            session: AmqpSession::new(Arc::new(settings), Arc::default(), now, false),
             now,
             input: Vec::new(),
             out: Vec::new(),

@@ -28,6 +28,7 @@ pub use properties::{AmqpProperties, ORIGIN};
 pub use settings::Settings;
 
 use gatepost_core::command::Peer;
+use gatepost_core::interop::Drops;
 use gatepost_core::keys::Values;
 use gatepost_core::properties::PropertyCodec;
 use gatepost_core::session::{Description, FirstBytes, Protocol, Session, WebSocket};
@@ -43,7 +44,6 @@ pub const PROTOCOL: Description = Description {
     metrics_label: "amqp091",
     // AMQP has a SASL mechanism of its own for that, ANONYMOUS, which is not offered.
     nameless_logins: false,
-    strangers_are_nameless: false,
     // AMQP 0-9-1 4.2.2: the protocol header. AMQP 1.0 has 0, 1, 0, 0 or 3, 1, 0, 0 behind the name.
     first_bytes: |bytes| FirstBytes::starts_with(bytes, b"AMQP\x00\x00\x09\x01"),
     // No default port: browsers' clients of AMQP 0-9-1 are told where, and others use a socket.
@@ -67,6 +67,8 @@ const NAME: &str = "amqp";
 pub struct Amqp {
     /// What new sessions are given; replaced by a reload.
     settings: RwLock<Arc<Settings>>,
+    /// What messages of other protocols lost on their way out.
+    drops: Arc<Drops>,
 }
 
 impl Amqp {
@@ -74,6 +76,7 @@ impl Amqp {
     pub fn new(settings: Settings) -> Amqp {
         Amqp {
             settings: RwLock::new(Arc::new(settings)),
+            drops: Arc::default(),
         }
     }
 }
@@ -89,10 +92,20 @@ impl Protocol for Amqp {
 
     fn open(&self, now: Now, peer: Peer) -> Box<dyn Session> {
         let settings = Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner));
-        Box::new(session::AmqpSession::new(settings, now, peer.certificate.is_some()))
+        let drops = Arc::clone(&self.drops);
+        Box::new(session::AmqpSession::new(
+            settings,
+            drops,
+            now,
+            peer.certificate.is_some(),
+        ))
     }
 
     fn configure(&self, values: &Values) {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Settings::read(values));
+    }
+
+    fn drops(&self) -> Option<Arc<Drops>> {
+        Some(Arc::clone(&self.drops))
     }
 }

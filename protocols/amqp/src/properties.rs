@@ -4,7 +4,9 @@
 //! just that. Everything here is for messages that cross protocols, carry BCC, or meet a headers exchange.
 
 use crate::frame::content::BasicProperties;
+use crate::frame::field::SHORT_MAX;
 use crate::frame::table::{self, Fields, Items, Raw};
+use gatepost_core::interop::{Drops, Field};
 use gatepost_core::message::Message;
 use gatepost_core::properties::{Codecs, Name, Origin, Properties, PropertyCodec, ReplyTo, Table, Value};
 use gatepost_core::time::Wall;
@@ -218,17 +220,30 @@ fn put_delivery_count(headers: &mut Vec<u8>, returned: Option<u32>) {
     }
 }
 
-/// Writes the list for a message of another protocol (or none).
-pub(crate) fn put_foreign(out: &mut Vec<u8>, message: &Message, codecs: &Codecs, now: Wall, notes: Notes) {
+/// Writes the list for a message of another protocol (or none). What AMQP cannot say is left out, and counted in `drops`.
+pub(crate) fn put_foreign(
+    out: &mut Vec<u8>,
+    message: &Message,
+    codecs: &Codecs,
+    now: Wall,
+    notes: Notes,
+    drops: &Drops,
+) {
     let properties = message.properties(codecs);
     let envelope = message.envelope();
+    let dropped = |field| drops.count(envelope.origin, field);
     let mut headers = Vec::new();
     let mut seen = HashSet::new();
     for (name, value) in &properties.headers.0 {
-        // Client libraries make a map of a table, and some let the last duplicate win; the first is the one that counts.
-        if seen.insert(&**name) && !(notes.returned.is_some() && &**name == X_DELIVERY_COUNT) {
-            table::put_pair(&mut headers, name.as_bytes(), value);
+        if notes.returned.is_some() && &**name == X_DELIVERY_COUNT {
+            continue;
         }
+        // Client libraries make a map of a table, and some let the last duplicate win; the first is the one that counts.
+        if name.len() > SHORT_MAX || !seen.insert(&**name) {
+            dropped(Field::Header);
+            continue;
+        }
+        table::put_pair(&mut headers, name.as_bytes(), value);
     }
     let correlation_id = properties
         .correlation
@@ -260,30 +275,32 @@ pub(crate) fn put_foreign(out: &mut Vec<u8>, message: &Message, codecs: &Codecs,
         .deadline
         .map(|deadline| (deadline - now).as_millis().to_string());
     BasicProperties {
-        content_type: short(properties.content_type.as_deref()),
-        content_encoding: short(properties.content_encoding.as_deref()),
+        content_type: short(properties.content_type.as_deref(), Field::ContentType, &dropped),
+        content_encoding: short(properties.content_encoding.as_deref(), Field::ContentEncoding, &dropped),
         headers: (!headers.is_empty()).then_some(headers.as_slice()),
         delivery_mode: Some(if envelope.durable { 2 } else { 1 }),
         priority: properties.priority.or(envelope.priority),
         correlation_id,
-        reply_to: short(reply_to.as_deref()),
-        expiration: short(expiration.as_deref()),
-        message_id: short(properties.message_id.as_deref()),
+        reply_to: short(reply_to.as_deref(), Field::ReplyTo, &dropped),
+        expiration: expiration.as_deref().map(str::as_bytes),
+        message_id: short(properties.message_id.as_deref(), Field::MessageId, &dropped),
         timestamp: properties.timestamp,
-        kind: short(properties.kind.as_deref()),
-        user_id: short(properties.user_id.as_deref()),
-        app_id: short(properties.app_id.as_deref()),
+        kind: short(properties.kind.as_deref(), Field::Type, &dropped),
+        user_id: short(properties.user_id.as_deref(), Field::UserId, &dropped),
+        app_id: short(properties.app_id.as_deref(), Field::AppId, &dropped),
         cluster_id: None,
     }
     .encode(out);
 }
 
-/// Octets of a short string at most.
-const SHORT_MAX: usize = 255;
-
-/// A text that a short string can hold; a longer one is left out rather than cut, which would make it another one.
-fn short(text: Option<&str>) -> Option<&[u8]> {
-    text.map(str::as_bytes).filter(|octets| octets.len() <= SHORT_MAX)
+/// A text that a short string can hold. A longer one is left out rather than cut, which would make it another one.
+fn short<'a>(text: Option<&'a str>, field: Field, dropped: &impl Fn(Field)) -> Option<&'a [u8]> {
+    let octets = text?.as_bytes();
+    if octets.len() > SHORT_MAX {
+        dropped(field);
+        return None;
+    }
+    Some(octets)
 }
 
 #[cfg(test)]
@@ -319,6 +336,10 @@ mod tests {
     }
 
     fn cross(properties: Properties, envelope: Envelope, now: Wall) -> Properties {
+        cross_counted(properties, envelope, now, &Drops::default())
+    }
+
+    fn cross_counted(properties: Properties, envelope: Envelope, now: Wall, drops: &Drops) -> Properties {
         let codecs = Codecs::new(vec![Arc::new(Foreign(properties))]);
         let envelope = Envelope {
             origin: Origin(200),
@@ -331,6 +352,7 @@ mod tests {
             &codecs,
             now,
             Notes::default(),
+            drops,
         );
         AmqpProperties.decode(&out)
     }
@@ -359,6 +381,43 @@ mod tests {
             ..Envelope::default()
         };
         assert_eq!(cross(before.clone(), envelope, Wall(10_000)), before);
+    }
+
+    #[test]
+    fn what_is_too_long_for_amqp_is_left_out_and_counted() {
+        let (long, fits): (Name, Name) = ("x".repeat(256).into(), "x".repeat(255).into());
+        for (text, kept) in [(&long, 0), (&fits, 1)] {
+            let drops = Drops::default();
+            let mut table = Table::default();
+            table.push(text.clone(), Value::text("1"));
+            let said = Some(text.clone());
+            let before = Properties {
+                content_type: said.clone(),
+                content_encoding: said.clone(),
+                reply_to: Some(ReplyTo::Queue(text.clone())),
+                message_id: said.clone(),
+                kind: said.clone(),
+                app_id: said.clone(),
+                user_id: said,
+                headers: table,
+                ..Properties::default()
+            };
+            let after = cross_counted(before.clone(), Envelope::default(), Wall(0), &drops);
+            let expected = if kept == 1 { before } else { Properties::default() };
+            assert_eq!(after, expected);
+            let all = [
+                Field::Header,
+                Field::ContentType,
+                Field::ContentEncoding,
+                Field::ReplyTo,
+                Field::MessageId,
+                Field::Type,
+                Field::AppId,
+                Field::UserId,
+            ];
+            let lost = all.map(|field| drops.total(field));
+            assert_eq!(lost, [1 - kept; 8]);
+        }
     }
 
     #[test]

@@ -32,6 +32,7 @@ use channel::Env;
 use channels::Channels;
 use gatepost_core::command::Command;
 use gatepost_core::event::{Event, Op, Pressure};
+use gatepost_core::interop::Drops;
 use gatepost_core::properties::Name;
 use gatepost_core::session::{Close, Cx, ReadInterest, Session};
 use gatepost_core::time::{Now, Time};
@@ -42,6 +43,8 @@ use std::time::Duration;
 /// A connection's state machine.
 pub(crate) struct AmqpSession {
     settings: Arc<Settings>,
+    /// Shared with all sessions.
+    drops: Arc<Drops>,
     state: State,
     client: Client,
     channels: Channels,
@@ -138,12 +141,13 @@ impl Client {
 }
 
 impl AmqpSession {
-    pub(crate) fn new(settings: Arc<Settings>, now: Now, has_certificate: bool) -> AmqpSession {
+    pub(crate) fn new(settings: Arc<Settings>, drops: Arc<Drops>, now: Now, has_certificate: bool) -> AmqpSession {
         AmqpSession {
             handshake_until: now.monotonic + settings.handshake_timeout,
             channel_max: settings.channel_max.max(1),
             frame_max: FRAME_MIN,
             settings,
+            drops,
             state: State::Header,
             client: Client {
                 user: "".into(),
@@ -402,7 +406,7 @@ impl AmqpSession {
                     Ok(())
                 }
             }
-            (_, Event::Closed(reason)) => Err((0, map::forced(reason, &self.client.user, &self.client.vhost).into())),
+            (_, Event::Closed(reason)) => Err((0, map::forced(reason).into())),
             (State::Running, event) => self.channel_event(cx, event),
             (_, event) => self.login_event(cx, event).map_err(|error| (0, error)),
         };
@@ -418,6 +422,7 @@ impl AmqpSession {
             cx,
             number,
             settings: &self.settings,
+            drops: &self.drops,
             client: &mut self.client,
             frame_max: self.frame_max,
             unfinished_bytes: &mut self.unfinished_bytes,

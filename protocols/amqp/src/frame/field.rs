@@ -128,9 +128,13 @@ pub(crate) fn long(input: &[u8]) -> Parsed<'_, &[u8]> {
     take(length).parse(rest)
 }
 
-/// Writes a short string, cut at a UTF-8 boundary if it is longer than 255 octets.
+/// Octets of a short string, at most.
+pub(crate) const SHORT_MAX: usize = 255;
+
+/// Writes a short string. Only texts for people (reasons of a close) are ever longer than it can be; those are cut at a UTF-8
+/// boundary. Whoever writes a name or a key makes sure that it fits.
 pub(crate) fn put_short(out: &mut Vec<u8>, octets: &[u8]) {
-    let octets = cut(octets, 255);
+    let octets = cut(octets, SHORT_MAX);
     out.push(octets.len() as u8);
     out.extend_from_slice(octets);
 }

@@ -3,7 +3,7 @@
 //! The core's values are the wire's values one to one, so tables decode straight into them. Headers of a publish are
 //! only walked: [`check`] and [`Fields`] look at a table without building one.
 
-use super::field::{Flaw, Parsed, long, put_long, put_short, short, with_length};
+use super::field::{Flaw, Parsed, SHORT_MAX, long, put_long, put_short, short, with_length};
 use gatepost_core::properties::{Name, Table, Value};
 use nom::Parser;
 use nom::bytes::complete::take;
@@ -206,7 +206,7 @@ pub(crate) fn encode(out: &mut Vec<u8>, table: &Table) {
 
 /// Writes one pair of a table's content; nothing if the name is longer than a short string.
 pub(crate) fn put_pair(out: &mut Vec<u8>, name: &[u8], value: &Value) {
-    if name.len() <= 255 {
+    if name.len() <= SHORT_MAX {
         put_short(out, name);
         put_value(out, value);
     }

@@ -13,6 +13,7 @@ use gatepost_core::command::{
     Bind, BindTarget, Command, Consume, ConsumerToken, DeclareExchange, DeclareQueue, DeleteExchange, DeleteQueue, Get,
     Outcome, PurgeQueue,
 };
+use gatepost_core::interop::Drops;
 use gatepost_core::properties::{Name, Table};
 use gatepost_core::session::Cx;
 use std::collections::VecDeque;
@@ -23,6 +24,8 @@ pub(super) struct Env<'e, 'c> {
     /// The channel's number.
     pub(super) number: u16,
     pub(super) settings: &'e Settings,
+    /// Where what cannot be said is counted.
+    pub(super) drops: &'e Drops,
     pub(super) client: &'e mut Client,
     pub(super) frame_max: u32,
     /// Octets of unfinished messages and transactions of the connection, of which each channel knows its own.

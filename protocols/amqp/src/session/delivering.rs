@@ -2,9 +2,12 @@
 
 use super::channel::{Channel, Env};
 use crate::frame::content::put_header;
+use crate::frame::field::SHORT_MAX;
 use crate::frame::{BODY, Basic, HEAD, OVERHEAD, put_deliver, put_frame};
 use crate::properties::{self, Notes, ORIGIN};
+use gatepost_core::command::{Command, Outcome};
 use gatepost_core::event::{Delivery, DeliveryFlags};
+use gatepost_core::interop::Field;
 use gatepost_core::message::{Dialect, Message};
 use gatepost_core::topic;
 use std::borrow::Cow;
@@ -16,6 +19,9 @@ impl Channel {
             return;
         };
         let message = &delivery.message;
+        let Some(key) = key(message) else {
+            return skip(env, delivery);
+        };
         env.cx.out.reserve(message.payload().len() + HEADROOM);
         put_deliver(
             env.cx.out,
@@ -24,14 +30,18 @@ impl Channel {
             delivery.number,
             delivery.flags.contains(DeliveryFlags::REDELIVERED),
             message.exchange_bytes(),
-            &key(message),
+            &key,
         );
         put_content(env, message, notes(delivery));
     }
 
     pub(super) fn got(&self, env: &mut Env<'_, '_>, delivery: &Delivery, remaining: u32) {
         let message = &delivery.message;
-        let key = key(message);
+        let Some(key) = key(message) else {
+            // The next one may be there, but this answer can bring no other.
+            Basic::GetEmpty { reserved: "" }.encode(env.number, env.cx.out);
+            return skip(env, delivery);
+        };
         let get_ok = Basic::GetOk {
             number: delivery.number,
             redelivered: delivery.flags.contains(DeliveryFlags::REDELIVERED),
@@ -45,7 +55,10 @@ impl Channel {
 
     /// 1.8.3.8. The text is bare: clients compare it.
     pub(super) fn returned(&self, env: &mut Env<'_, '_>, message: &Message) {
-        let key = key(message);
+        let Some(key) = key(message) else {
+            debug_assert!(false, "its publisher said the key");
+            return;
+        };
         let returned = Basic::Return {
             code: 312,
             text: "NO_ROUTE",
@@ -60,15 +73,34 @@ impl Channel {
 /// Octets of method and header frames beside the payload, usually: for one reservation instead of several.
 const HEADROOM: usize = 128;
 
-/// The routing key in dots. A topic too long for a short string is cut by the encoder.
-fn key(message: &Message) -> Cow<'_, [u8]> {
-    if message.envelope().dialect == Dialect::Dot {
-        return Cow::Borrowed(message.key_bytes());
-    }
-    match topic::translate(message.key(), Dialect::Slash, Dialect::Dot) {
-        Some(Cow::Owned(key)) => Cow::Owned(key.into_bytes()),
-        Some(Cow::Borrowed(key)) => Cow::Borrowed(key.as_bytes()),
-        None => Cow::Borrowed(message.key_bytes()),
+/// The routing key in dots. `None`: it is longer than a short string. Cut it would be another key.
+fn key(message: &Message) -> Option<Cow<'_, [u8]>> {
+    let key = if message.envelope().dialect == Dialect::Dot {
+        Cow::Borrowed(message.key_bytes())
+    } else {
+        match topic::translate(message.key(), Dialect::Slash, Dialect::Dot) {
+            Some(Cow::Owned(key)) => Cow::Owned(key.into_bytes()),
+            Some(Cow::Borrowed(key)) => Cow::Borrowed(key.as_bytes()),
+            None => Cow::Borrowed(message.key_bytes()),
+        }
+    };
+    (key.len() <= SHORT_MAX).then_some(key)
+}
+
+/// Drops a message whose key cannot be said. It is settled as if its consumer had, so that it does not come back for ever.
+fn skip(env: &mut Env<'_, '_>, delivery: &Delivery) {
+    env.drops.count(delivery.message.envelope().origin, Field::Topic);
+    tracing::debug!(
+        key_bytes = delivery.message.key_bytes().len(),
+        "dropped: the key is longer than AMQP can say"
+    );
+    if delivery.qos > 0 {
+        env.cx.commands.push(Command::Settle {
+            channel: env.number,
+            number: delivery.number,
+            multiple: false,
+            outcome: Outcome::Accept,
+        });
     }
 }
 
@@ -87,7 +119,8 @@ fn put_content(env: &mut Env<'_, '_>, message: &Message, notes: Notes) {
     let out = &mut *env.cx.out;
     put_header(out, env.number, body.len() as u64, |out| {
         if envelope.origin != ORIGIN {
-            properties::put_foreign(out, message, env.cx.codecs, env.cx.now.wall, notes);
+            let drops = env.drops;
+            properties::put_foreign(out, message, env.cx.codecs, env.cx.now.wall, notes, drops);
         } else if envelope.extra_keys || notes.returned.is_some() {
             properties::put_own(out, raw, notes.returned);
         } else {

@@ -6,7 +6,9 @@ use crate::frame::content::{BasicProperties, ContentHeader};
 use crate::frame::{Basic, Method, table};
 use crate::properties::AmqpProperties;
 use crate::settings::Settings;
+use gatepost_core::command::{Command, Outcome};
 use gatepost_core::event::{Delivery, DeliveryFlags, Event, Op};
+use gatepost_core::interop::Field;
 use gatepost_core::message::{Dialect, Envelope, Message};
 use gatepost_core::properties::{Codecs, Origin, Properties, PropertyCodec, Table, Value};
 use std::sync::Arc;
@@ -40,6 +42,52 @@ fn written_properties(script: &mut Script) -> Vec<u8> {
     let (_, used) = codec::split(&octets, u32::MAX).unwrap().unwrap();
     let (frame, _) = codec::split(&octets[used..], u32::MAX).unwrap().unwrap();
     ContentHeader::decode(frame.payload).unwrap().properties.to_vec()
+}
+
+/// Keys over 255 octets were cut, which made them other keys.
+#[test]
+fn a_message_whose_key_amqp_cannot_say_is_dropped_and_counted() {
+    let mut script = consuming(&[]);
+    let spoken = |key: &str, dialect| {
+        let envelope = Envelope {
+            dialect,
+            ..Envelope::default()
+        };
+        Message::new(envelope, "amq.topic", key, b"", b"x")
+    };
+    let held = |number, message| Delivery {
+        qos: 1,
+        ..delivery(1, 1, number, message)
+    };
+    let fits = "k".repeat(255);
+    script.tell(Event::Deliver(held(1, spoken(&fits, Dialect::Slash))));
+    assert!(script.said()[0].contains(&fits));
+    for (number, message) in [
+        (2, spoken(&"k".repeat(256), Dialect::Slash)),
+        (3, spoken(&"k".repeat(300), Dialect::Dot)),
+        // Short enough, but for its dots, which are spelled out.
+        (4, spoken(&".".repeat(100), Dialect::Slash)),
+    ] {
+        script.tell(Event::Deliver(held(number, message.clone())));
+        assert!(script.said().is_empty());
+        let settled = Command::Settle {
+            channel: 1,
+            number,
+            multiple: false,
+            outcome: Outcome::Accept,
+        };
+        assert_eq!(format!("{:?}", script.commands()), format!("{:?}", [settled]));
+        // One that needs no settling is not settled.
+        script.tell(Event::Deliver(delivery(1, 1, number, message)));
+        assert!(script.said().is_empty() && script.commands().is_empty());
+    }
+    script.tell(Event::Got {
+        delivery: held(5, spoken(&"k".repeat(256), Dialect::Dot)),
+        remaining: 3,
+    });
+    assert_eq!(script.said(), ["1 Basic(GetEmpty { reserved: \"\" })"]);
+    assert_eq!(script.commands().len(), 1);
+    assert_eq!(script.session.drops.total(Field::Topic), 7);
 }
 
 #[test]

@@ -39,7 +39,7 @@ impl Script {
             wall: Wall(1_700_000_000_000),
         };
         Script {
-            session: AmqpSession::new(Arc::new(settings), now, has_certificate),
+            session: AmqpSession::new(Arc::new(settings), Arc::default(), now, has_certificate),
             now,
             ended: None,
             codecs: Codecs::new(vec![Arc::new(AmqpProperties)]),
