@@ -6,6 +6,7 @@
 //! ```
 
 use crate::command::{Command, Peer};
+use crate::engine::Limit;
 use crate::event::Event;
 use crate::interop::Drops;
 use crate::keys::{Key, Values};
@@ -26,8 +27,6 @@ pub struct Description {
     pub metrics_label: &'static str,
     /// Whether a client that gives no name may log in where the node allows it.
     pub nameless_logins: bool,
-    /// Whether a name that no user has counts as none, where the node allows that: its clients always send one.
-    pub strangers_are_nameless: bool,
     /// Whether a connection that begins with these bytes speaks it.
     pub first_bytes: fn(&[u8]) -> FirstBytes,
     /// How it is spoken over WebSocket; `None`: it is not.
@@ -94,6 +93,12 @@ pub trait Protocol: Send + Sync {
     /// The configuration was replaced: sessions opened from here on read these values. Open ones keep theirs.
     fn configure(&self, values: &Values) {
         let _ = values;
+    }
+    /// What this protocol's sessions have refused by that limit themselves, since the process started. The engine counts what
+    /// it refuses.
+    fn limit_refusals(&self, limit: Limit) -> u64 {
+        let _ = limit;
+        0
     }
     /// What was lost when messages of other protocols went out by this one, for the metrics. `None`: it does not count.
     fn drops(&self) -> Option<Arc<Drops>> {

@@ -25,8 +25,10 @@ pub use error::{Error, Reason};
 pub use map::{MqttProperties, ORIGIN};
 pub use settings::Settings;
 
+use crate::frame::is_too_deep;
 use crate::session::Connection;
 use gatepost_core::command::Peer;
+use gatepost_core::engine::Limit;
 use gatepost_core::interop::{Drops, Field};
 use gatepost_core::keys::Values;
 use gatepost_core::properties::PropertyCodec;
@@ -42,7 +44,6 @@ pub const PROTOCOL: Description = Description {
     tls_port: Some(8883),
     metrics_label: NAME,
     nameless_logins: true,
-    strangers_are_nameless: true,
     first_bytes,
     // MQTT 5 6: binary messages, and `mqtt` among the subprotocols. Clients of 3.1 offer `mqttv3.1`, as Mosquitto has it.
     websocket: Some(&WebSocket {
@@ -56,7 +57,10 @@ pub const PROTOCOL: Description = Description {
     quic: true,
     keys: settings::KEYS,
     // The subscriber needs a moment to be there: a message published before it is not kept for it.
-    try_it: Some("mosquitto_sub -p {port} -t 'plant/#' & sleep 1; mosquitto_pub -p {port} -t plant/1/temp -m 21.5"),
+    // Two commands for two terminals: in one line, the publisher could be faster than the subscriber.
+    try_it: Some(
+        "mosquitto_sub -p {port} -t 'plant/#'   then, beside it: mosquitto_pub -p {port} -t plant/1/temp -m 21.5",
+    ),
     make: |values| Box::new(Mqtt::new(Settings::read(values))),
 };
 
@@ -97,6 +101,8 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 struct Counts {
     oversize: AtomicU64,
+    /// Topics and filters of more levels than `limits.topic_levels_max`.
+    too_deep: AtomicU64,
 }
 
 /// Messages that were taken from a queue and not sent, since the process started.
@@ -143,6 +149,15 @@ impl Shared {
     pub(crate) fn count_oversize(&self) {
         self.counts.oversize.fetch_add(1, Ordering::Relaxed);
     }
+
+    /// Whether a topic or filter has more levels than it may. It is refused then, so this counts it.
+    pub(crate) fn refuses_levels(&self, text: &str) -> bool {
+        let refuses = is_too_deep(text, self.settings.topic_levels_max);
+        if refuses {
+            self.counts.too_deep.fetch_add(1, Ordering::Relaxed);
+        }
+        refuses
+    }
 }
 
 impl Protocol for Mqtt {
@@ -162,6 +177,12 @@ impl Protocol for Mqtt {
             counts: Arc::clone(&shared.counts),
             drops: Arc::clone(&shared.drops),
         });
+    }
+    fn limit_refusals(&self, limit: Limit) -> u64 {
+        match limit {
+            Limit::TopicLevels => self.shared().counts.too_deep.load(Ordering::Relaxed),
+            _ => 0,
+        }
     }
     fn drops(&self) -> Option<Arc<Drops>> {
         Some(Arc::clone(&self.shared().drops))

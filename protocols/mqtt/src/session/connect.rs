@@ -1,7 +1,7 @@
 //! From CONNECT to CONNACK.
 
 use crate::error::{Error, Reason};
-use crate::frame::{ConnAck, Connect, Header, Kind, LastWill, Properties, Property, PropertyBuf, Version, is_too_deep};
+use crate::frame::{ConnAck, Connect, Header, Kind, LastWill, Properties, Property, PropertyBuf, Version};
 use crate::map::{ORIGIN, connect_reason};
 use crate::session::open::{Open, Terms};
 use crate::session::publishing::{Normalised, Writing};
@@ -56,7 +56,7 @@ pub(super) fn begin(shared: &Shared, cx: &mut Cx<'_>, input: &[u8]) -> Result<Op
         Err(error) => return Err(unreadable(cx, frame.body, &error)),
     };
     let terms = Terms::of(&connect, &shared.settings);
-    match open(&shared.settings, cx, &connect, terms) {
+    match open(shared, cx, &connect, terms) {
         Ok(opening) => Ok(Some((Box::new(opening), frame.size()))),
         Err((terms, error)) => Err(refuse(cx, &terms, error.reason(), error.text())),
     }
@@ -132,12 +132,8 @@ fn put_refusal(out: &mut Vec<u8>, version: Version, reason: Reason, text: &str, 
 }
 
 /// Checks what a CONNECT asks for and pushes its credentials.
-fn open(
-    settings: &Settings,
-    cx: &mut Cx<'_>,
-    connect: &Connect<'_>,
-    mut terms: Terms,
-) -> Result<Opening, (Terms, Error)> {
+fn open(shared: &Shared, cx: &mut Cx<'_>, connect: &Connect<'_>, mut terms: Terms) -> Result<Opening, (Terms, Error)> {
+    let settings = &shared.settings;
     let mut told = Told {
         assigned_id: false,
         session_expiry: None,
@@ -190,7 +186,7 @@ fn open(
     let will = match connect
         .will
         .as_ref()
-        .map(|will| self::will(settings, cx, will))
+        .map(|will| self::will(shared, cx, will))
         .transpose()
     {
         Ok(will) => will.flatten(),
@@ -232,7 +228,8 @@ pub(super) fn capped(asked: u32, most: Option<u32>) -> Option<u32> {
 
 /// The will for the engine. `None`: clients may not write to its topic, so it is dropped. The connection works
 /// without it, and Mosquitto drops it too.
-fn will(settings: &Settings, cx: &Cx<'_>, will: &LastWill<'_>) -> Result<Option<Will>, Error> {
+fn will(shared: &Shared, cx: &Cx<'_>, will: &LastWill<'_>) -> Result<Option<Will>, Error> {
+    let settings = &shared.settings;
     if will.qos > settings.maximum_qos {
         return Err(Error::Reason(
             Reason::QOS_NOT_SUPPORTED,
@@ -248,7 +245,7 @@ fn will(settings: &Settings, cx: &Cx<'_>, will: &LastWill<'_>) -> Result<Option<
     if will.payload.len() > settings.max_message_size {
         return Err(Error::Reason(Reason::PACKET_TOO_LARGE, "the will is too large"));
     }
-    if is_too_deep(will.topic, settings.topic_levels_max) {
+    if shared.refuses_levels(will.topic) {
         return Err(Error::Reason(
             Reason::TOPIC_INVALID,
             "the will's topic has too many levels",
@@ -320,7 +317,6 @@ impl Opening {
             }
             LoginFailure::Full => self.refuse(cx, Reason::QUOTA_EXCEEDED, "too many connections"),
             LoginFailure::Banned => self.refuse(cx, Reason::BANNED, "banned"),
-            LoginFailure::Busy => self.refuse(cx, Reason::SERVER_BUSY, "too many logins at once"),
         }
     }
 
@@ -338,10 +334,7 @@ impl Opening {
         let reason = match why {
             CloseReason::Shutdown => Reason::SERVER_UNAVAILABLE,
             CloseReason::TakenOver => Reason::SERVER_BUSY,
-            CloseReason::Forced
-            | CloseReason::VhostDeleted
-            | CloseReason::UserDeleted
-            | CloseReason::CredentialsExpired => Reason::NOT_AUTHORIZED,
+            CloseReason::Forced | CloseReason::VhostDeleted => Reason::NOT_AUTHORIZED,
         };
         self.refuse(cx, reason, session::closed(why));
         Close::normal(session::closed(why))

@@ -163,7 +163,7 @@ impl Open {
         match header.kind {
             Kind::Publish => {
                 let packet = Publish::decode(header.flags, body, self.version, Sender::Client)?;
-                self.publishing.publish(&shared.settings, cx, &packet, scratch)?;
+                self.publishing.publish(shared, cx, &packet, scratch)?;
             }
             Kind::PubAck => self
                 .delivering
@@ -181,7 +181,7 @@ impl Open {
                 }
             }
             Kind::Subscribe => {
-                let command = subscribing::subscribe(&shared.settings, self.version, self.bridge, body)?;
+                let command = subscribing::subscribe(shared, self.version, self.bridge, body)?;
                 cx.work += FILTER_WORK * command.filters.len();
                 cx.commands.push(Command::Subscribe(Box::new(command)));
             }
@@ -265,10 +265,7 @@ impl Open {
                 let reason = match why {
                     CloseReason::Shutdown => Reason::SHUTTING_DOWN,
                     CloseReason::TakenOver => Reason::TAKEN_OVER, // [MQTT-3.1.4-3]
-                    CloseReason::Forced | CloseReason::VhostDeleted | CloseReason::UserDeleted => {
-                        Reason::ADMINISTRATIVE_ACTION
-                    }
-                    CloseReason::CredentialsExpired => Reason::NOT_AUTHORIZED,
+                    CloseReason::Forced | CloseReason::VhostDeleted => Reason::ADMINISTRATIVE_ACTION,
                 };
                 self.say_goodbye(cx, reason, closed(why));
                 return Err(Close::normal(closed(why)));

@@ -3,8 +3,9 @@
 //! The engine confirms by watermark, and acknowledgements leave in the order the messages came [MQTT-4.6.0-2], so what
 //! is owed is a queue of packet ids, beside the numbers that the engine gives to confirmed publishes.
 
+use crate::Shared;
 use crate::error::{Error, Reason};
-use crate::frame::{Ack, Kind, Properties, Property, Publish, Version, is_too_deep};
+use crate::frame::{Ack, Kind, Properties, Property, Publish, Version};
 use crate::map::{self, ORIGIN};
 use crate::session::open::Terms;
 use crate::settings::Settings;
@@ -160,11 +161,12 @@ impl Publishing {
 
     pub(super) fn publish(
         &mut self,
-        settings: &Settings,
+        shared: &Shared,
         cx: &mut Cx<'_>,
         packet: &Publish<'_>,
         scratch: &mut Vec<u8>,
     ) -> Result<(), Error> {
+        let settings = &shared.settings;
         if packet.qos > settings.maximum_qos {
             return Err(Error::Reason(
                 Reason::QOS_NOT_SUPPORTED,
@@ -192,7 +194,7 @@ impl Publishing {
         let writing = Writing::to(topic);
         let refusal = if writing == Writing::Refused {
             Some((Reason::NOT_AUTHORIZED, "the topic only names shared subscriptions"))
-        } else if is_too_deep(topic, settings.topic_levels_max) {
+        } else if shared.refuses_levels(topic) {
             Some((Reason::TOPIC_INVALID, "the topic has too many levels"))
         } else {
             None

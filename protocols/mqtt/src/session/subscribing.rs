@@ -1,9 +1,9 @@
 //! SUBSCRIBE and UNSUBSCRIBE, and their answers.
 
+use crate::Shared;
 use crate::error::Error;
-use crate::frame::{self, Filter, Kind, Property, Version, is_too_deep};
+use crate::frame::{self, Filter, Kind, Property, Version};
 use crate::map::filter_reason;
-use crate::settings::Settings;
 use gatepost_core::command::{Subscribe, Subscription, Unsubscribe};
 use gatepost_core::fault::FaultKind;
 use gatepost_core::properties::Name;
@@ -12,7 +12,7 @@ use gatepost_core::session::Close;
 const SHARE: &str = "$share/";
 
 /// The command for the body of a SUBSCRIBE. Filters that are refused here keep their place in it.
-pub(super) fn subscribe(settings: &Settings, version: Version, bridge: bool, body: &[u8]) -> Result<Subscribe, Error> {
+pub(super) fn subscribe(shared: &Shared, version: Version, bridge: bool, body: &[u8]) -> Result<Subscribe, Error> {
     let packet = frame::Subscribe::decode(body, version)?;
     let subscription_id = packet.properties.iter().find_map(|property| match property {
         Property::SubscriptionId(id) => Some(id),
@@ -21,7 +21,7 @@ pub(super) fn subscribe(settings: &Settings, version: Version, bridge: bool, bod
     let filters = packet
         .filters
         .iter()
-        .map(|filter| subscription(settings, bridge, filter))
+        .map(|filter| subscription(shared, bridge, filter))
         .collect::<Result<_, _>>()?;
     Ok(Subscribe {
         packet_id: packet.packet_id,
@@ -30,24 +30,20 @@ pub(super) fn subscribe(settings: &Settings, version: Version, bridge: bool, bod
     })
 }
 
-fn subscription(
-    settings: &Settings,
-    bridge: bool,
-    asked: &Filter<'_>,
-) -> Result<Result<Subscription, FaultKind>, Error> {
+fn subscription(shared: &Shared, bridge: bool, asked: &Filter<'_>) -> Result<Result<Subscription, FaultKind>, Error> {
     let Some((share, filter)) = split_share(asked.text) else {
         return Ok(Err(FaultKind::PreconditionFailed));
     };
     if share.is_some() && asked.no_local {
         return Err(Error::Protocol("no-local on a shared subscription")); // [MQTT-3.8.3-4]
     }
-    if is_too_deep(filter, settings.topic_levels_max) {
+    if shared.refuses_levels(filter) {
         return Ok(Err(FaultKind::PreconditionFailed));
     }
     Ok(Ok(Subscription {
         filter: filter.into(),
         share: share.map(Name::from),
-        qos: asked.qos.min(settings.maximum_qos),
+        qos: asked.qos.min(shared.settings.maximum_qos),
         no_local: asked.no_local || (bridge && share.is_none()),
         retain_as_published: asked.retain_as_published || bridge,
         retain_handling: asked.retain_handling,

@@ -2,10 +2,12 @@
 
 use crate::script::{Script, connect, properties};
 use gatepost_core::command::{Command, PublishFlags};
+use gatepost_core::engine::Limit;
 use gatepost_core::event::{Event, Op};
 use gatepost_core::fault::{Fault, FaultKind};
 use gatepost_core::message::Dialect;
 use gatepost_core::properties::Origin;
+use gatepost_core::session::Protocol as _;
 use gatepost_core::session::ReadInterest;
 use gatepost_mqtt::frame::{Packet, Property, Publish, Version};
 use gatepost_mqtt::{ORIGIN, Settings};
@@ -271,6 +273,8 @@ fn a_topic_of_too_many_levels_is_refused() {
     script.published();
     send(&mut script, publish("a/b/c/d", 1, 1));
     assert_eq!(script.sent(), [0x40, 3, 0, 1, 0x90]);
+    let refusals = |limit| script.protocol.limit_refusals(limit);
+    assert_eq!((refusals(Limit::TopicLevels), refusals(Limit::SessionFilters)), (1, 0));
 }
 
 #[test]
