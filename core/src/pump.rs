@@ -15,79 +15,6 @@
 //! A turn is bounded: it reads at most once, takes at most once and writes at most once. What it parses and what it has
 //! the engine do is bounded by work units too. Expensive work (the end of a session with thousands of subscriptions)
 //! takes more turns, not longer ones, so that other connections get theirs.
-//!
-//! ```
-//! use gatepost_core::pump::{Pump, Scratch, Stream};
-//! use gatepost_core::session::{Close, Cx, ReadInterest, Session};
-//! # use gatepost_core::command::{Attach, Login, Peer};
-//! # use gatepost_core::engine::{Engine, Wake};
-//! # use gatepost_core::event::Event;
-//! # use gatepost_core::fault::{Fault, FaultKind};
-//! # use gatepost_core::properties::Codecs;
-//! # use gatepost_core::pump::Broker;
-//! # use gatepost_core::time::{Now, Time};
-//! # use std::{io, sync::Arc};
-//!
-//! /// A protocol that answers every byte with itself.
-//! struct Echo;
-//! impl Session for Echo {
-//!     fn handle_bytes(&mut self, cx: &mut Cx<'_>, input: &[u8]) -> Result<usize, Close> {
-//!         cx.out.extend_from_slice(input);
-//!         Ok(input.len())
-//!     }
-//! #   fn handle_events(&mut self, _: &mut Cx<'_>, events: &mut Vec<Event>) -> Result<(), Close> {
-//! #       events.clear();
-//! #       Ok(())
-//! #   }
-//! #   fn handle_timeout(&mut self, _: &mut Cx<'_>) -> Result<(), Close> { Ok(()) }
-//! #   fn poll_timeout(&self) -> Option<Time> { None }
-//! #   fn read_interest(&self) -> ReadInterest { ReadInterest::All }
-//! #   fn set_paused(&mut self, _: Now, _: bool) {}
-//!     // ...
-//! }
-//!
-//! /// A socket would be a stream; this one is in memory.
-//! struct Wire { input: Vec<u8>, output: Vec<u8> }
-//! impl Stream for Wire {
-//!     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-//!         self.output.extend_from_slice(bytes);
-//!         Ok(bytes.len())
-//!     }
-//! #   fn read(&mut self, space: &mut [u8]) -> io::Result<Option<usize>> {
-//! #       let n = self.input.len().min(space.len());
-//! #       space[..n].copy_from_slice(&self.input[..n]);
-//! #       self.input.drain(..n);
-//! #       Ok((n > 0).then_some(n))
-//! #   }
-//! #   fn read_onto(&mut self, onto: &mut Vec<u8>, bytes_max: usize) -> io::Result<Option<usize>> {
-//! #       let n = self.input.len().min(bytes_max);
-//! #       onto.extend(self.input.drain(..n));
-//! #       Ok((n > 0).then_some(n))
-//! #   }
-//! #   fn has_more(&mut self) -> io::Result<bool> { Ok(!self.input.is_empty()) }
-//!     // ...
-//! }
-//!
-//! # struct Nobody(Codecs);
-//! # impl Wake for Nobody { fn wake(&self) {} }
-//! # impl Broker for Nobody {
-//! #   type Vhost = Engine;
-//! #   fn enter<T>(&mut self, _: &Engine, _: impl FnOnce(&mut Engine) -> T) -> T { unreachable!("nobody logs in") }
-//! #   fn vhost(&mut self, _: &Attach) -> Result<Engine, Fault> { Err(Fault::new(FaultKind::NotFound, "none")) }
-//! #   fn waker(&mut self) -> Arc<dyn Wake> { Arc::new(Nobody(Codecs::default())) }
-//! #   fn acknowledge(&mut self) -> bool { false }
-//! #   fn log_in(&mut self, _: Login, _: &Peer) {}
-//! #   fn login_answer(&mut self, _: &Peer) -> Option<Event> { None }
-//! #   fn codecs(&self) -> &Codecs { &self.0 }
-//! # }
-//! # let mut broker = Nobody(Codecs::default());
-//! # let mut scratch = Scratch::new(Box::new(|| 4));
-//! let mut wire = Wire { input: b"hello".to_vec(), output: Vec::new() };
-//! let mut pump = Pump::new(Box::new(Echo), Peer::on_this_machine(), 64 << 10);
-//! let turn = pump.turn(Now::default(), &mut scratch, &mut broker, &mut wire);
-//! assert!(turn.ended.is_none());
-//! assert_eq!(wire.output, b"hello");
-//! ```
 
 mod meter;
 mod output;
@@ -126,8 +53,8 @@ const COPY_MAX: usize = 4 << 10;
 const SMALL_READ: usize = 8 << 10;
 /// Exchanges with the engine in one turn.
 const ROUNDS: usize = 8;
-/// Turns in which a connection that loses its session still reads what had arrived by then. With a peer that never stops
-/// sending, it would go on for ever otherwise.
+/// Turns in which a connection that loses its session, or whose stream takes no more output, still reads what had arrived by
+/// then. With a peer that never stops sending, it would go on for ever otherwise.
 const LAST_TURNS: u16 = 256;
 
 /// The byte stream under a pump. None of its calls waits: where one cannot go on, the stream has the connection's next
@@ -173,11 +100,11 @@ pub trait Broker {
     /// Visits the engine: under its lock, and then hands over what is to be logged and fetched, and fires the wakes.
     fn enter<T>(&mut self, vhost: &Self::Vhost, visit: impl FnOnce(&mut Engine) -> T) -> T;
 
-    /// Finds the vhost that `user` asks for.
+    /// Finds the vhost a user asks for.
     ///
     /// # Errors
     /// The fault the peer is told: no such vhost, no access, the node is stopping.
-    fn vhost(&mut self, attach: &Attach, user: &Name) -> Result<Self::Vhost, Fault>;
+    fn vhost(&mut self, attach: &Attach) -> Result<Self::Vhost, Fault>;
 
     /// What the engine calls when the connection has something to take. The next turn sees the call in
     /// [`Broker::acknowledge`].
@@ -247,8 +174,13 @@ pub struct Pump<V> {
     paused: bool,
     /// The last read brought nothing.
     read_dry: bool,
-    /// Another connection takes the session over: turns that are left for what had arrived by then.
+    /// What is left waits for a call of the engine's.
+    waits: bool,
+    /// Another connection takes the session over, or the stream takes no more output: turns that are left for what had arrived
+    /// by then.
     last_turns: Option<u16>,
+    /// Why the stream takes no more output.
+    broken: Option<io::Error>,
     /// The session is over, or the stream is.
     ended: bool,
 }
@@ -328,7 +260,9 @@ impl<V> Pump<V> {
             more: false,
             paused: false,
             read_dry: false,
+            waits: false,
             last_turns: None,
+            broken: None,
             ended: false,
         }
     }
@@ -375,6 +309,14 @@ impl<V> Pump<V> {
             broken: true,
             stalled: false,
         }
+    }
+
+    /// The stream takes no more output, as somebody else has found out. What it has brought by now is read and applied in the
+    /// turns that follow, and then the connection ends: a goodbye that was sent before the stream broke still counts.
+    pub fn stop_writing(&mut self, error: io::Error) {
+        self.output = Output::default();
+        self.last_turns.get_or_insert(LAST_TURNS);
+        self.broken.get_or_insert(error);
     }
 
     /// Writes what waits, as far as the stream takes it.
@@ -463,14 +405,16 @@ impl<V> Pump<V> {
         B: Broker<Vhost = V>,
         S: Stream,
     {
-        self.flush(now, stream)?;
-        self.check_stall(now)?;
+        let flushed = self.flush(now, stream);
+        if let Err(error) = flushed.and_then(|()| self.check_stall(now)) {
+            self.stop_writing(error);
+        }
         self.check_part(now, stream)?;
         self.held_back = false;
+        if (self.left.is_empty() || self.waits) && self.session.poll_timeout().is_some_and(|at| now.monotonic >= at) {
+            self.session.handle_timeout(&mut s.cx(now, broker.codecs()).0)?;
+        }
         if self.left.is_empty() {
-            if self.session.poll_timeout().is_some_and(|at| now.monotonic >= at) {
-                self.session.handle_timeout(&mut s.cx(now, broker.codecs()).0)?;
-            }
             if self.wants_input() {
                 if self.declined {
                     self.offer(now, s, broker.codecs())?;
@@ -483,12 +427,18 @@ impl<V> Pump<V> {
             self.parking.sort(&mut s.commands);
         } else {
             // They were sorted when they were new, and come before all that is new now.
-            s.commands = std::mem::take(&mut self.left);
+            let mut commands = std::mem::take(&mut self.left);
+            commands.append(&mut s.commands);
+            s.commands = commands;
         }
         self.exchange(now, s, broker, again)?;
-        self.lose_session(now, s, broker.codecs(), again)?;
-        self.write(now, &mut s.out, stream)?;
-        let held = self.session.read_interest() == ReadInterest::All && (!self.has_room_for_input() || self.held_back);
+        self.take_last_turn(now, s, broker.codecs(), again)?;
+        if let Err(error) = self.write(now, &mut s.out, stream) {
+            self.stop_writing(error);
+            *again = true;
+        }
+        let is_held = !self.has_room_for_input() || self.held_back || self.waits;
+        let held = self.session.read_interest() == ReadInterest::All && is_held;
         if held != self.paused {
             self.paused = held;
             self.session.set_paused(now, held);
@@ -702,6 +652,7 @@ impl<V> Pump<V> {
             broker.enter(&bound.vhost, |engine| engine.visit(now, link, commands, room, events));
         // Without room it was asked all the same: what was reserved to this link went back, and a close gets through.
         self.more = more || room.messages == 0;
+        self.waits = applied == Applied::Waits;
         if applied != Applied::All {
             // The rest of a long batch waits until others have had the lock, and this thread.
             std::mem::swap(&mut s.commands, &mut self.left);
@@ -725,9 +676,9 @@ impl<V> Pump<V> {
     /// Lets the session encode its events.
     fn hand_over_events(&mut self, now: Now, s: &mut Scratch, codecs: &Codecs) -> Result<(), End> {
         if let Some(Event::Closed(CloseReason::TakenOver)) = s.events.last() {
-            // What the peer sent before it opened the other connection counts first: see `lose_session`.
+            // What the peer sent before it opened the other connection counts first: see `take_last_turn`.
             s.events.pop();
-            self.last_turns = Some(LAST_TURNS);
+            self.last_turns.get_or_insert(LAST_TURNS);
         }
         if s.events.is_empty() {
             return Ok(());
@@ -746,9 +697,10 @@ impl<V> Pump<V> {
         Ok(result?)
     }
 
-    /// Another connection of the same client takes the session over. A goodbye, or an acknowledgement, that this stream
-    /// has brought already was sent earlier, so it is read and applied first; then the session is told of its end.
-    fn lose_session(&mut self, now: Now, s: &mut Scratch, codecs: &Codecs, again: &mut bool) -> Result<(), End> {
+    /// Another connection of the same client takes the session over, or the stream takes no more output. A goodbye, or an
+    /// acknowledgement, that this stream has brought already was sent earlier, so it is read and applied first; then the
+    /// session is told of its end.
+    fn take_last_turn(&mut self, now: Now, s: &mut Scratch, codecs: &Codecs, again: &mut bool) -> Result<(), End> {
         let Some(turns) = &mut self.last_turns else {
             return Ok(());
         };
@@ -756,6 +708,9 @@ impl<V> Pump<V> {
         let out_of_turns = *turns == 0;
         let has_read_all = !self.wants_input() || (self.read_dry && !self.declined);
         if out_of_turns || (has_read_all && self.left.is_empty()) {
+            if let Some(error) = self.broken.take() {
+                return Err(End::Broken(error));
+            }
             s.events.push(Event::Closed(CloseReason::TakenOver));
             let mut events = std::mem::take(&mut s.events);
             let result = self.session.handle_events(&mut s.cx(now, codecs).0, &mut events);
@@ -822,16 +777,19 @@ impl<V> Pump<V> {
         let Some(user) = self.user.clone() else {
             return Err(Fault::new(FaultKind::AccessRefused, "not logged in"));
         };
-        let vhost = broker.vhost(attach, &user)?;
+        let vhost = broker.vhost(attach)?;
         let (peer, wake) = (self.peer.clone(), broker.waker());
         let link = broker.enter(&vhost, |engine| {
-            engine.admit_link(&user)?;
+            engine.admit_link()?;
             Ok(engine.attach(now, attach, user, peer, wake))
         })?;
         Ok(Bound { vhost, link })
     }
 
     fn write<S: Stream>(&mut self, now: Now, fresh: &mut Vec<u8>, stream: &mut S) -> io::Result<()> {
+        if self.broken.is_some() {
+            fresh.clear();
+        }
         if fresh.is_empty() {
             return Ok(());
         }

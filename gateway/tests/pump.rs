@@ -339,3 +339,67 @@ fn connections_that_wait_for_each_other_may_all_break() {
         w.assert_idle();
     }
 }
+
+#[test]
+fn what_had_arrived_before_a_write_failed_counts() {
+    // The connection ended at the failed write, and a goodbye that lay unread before it was lost: its will was published.
+    let mqtt = Mqtt::default();
+    for says_goodbye in [true, false] {
+        let mut w = world(1, &mqtt);
+        let listener = subscriber(&mut w, &mqtt, "#");
+        let device = client(&mut w, &mqtt, "device", true);
+        w.feed(device, &subscribe("command"));
+        w.settle();
+        w.drain(device);
+        // It takes nothing, so that something is left to be written.
+        w.set_room(device, 0);
+        w.feed(listener, &publish("command", 0, "stop"));
+        w.settle();
+        w.drain(listener);
+        w.feed(device, &publish("said", 0, "last"));
+        if says_goodbye {
+            w.feed(device, &[0xE0, 0]);
+        }
+        w.break_output(device);
+        w.settle();
+        let will = if says_goodbye {
+            Vec::new()
+        } else {
+            publish("will", 0, "gone")
+        };
+        assert_eq!(w.drain(listener), [publish("said", 0, "last"), will].concat());
+        let ended = w.ended(device).expect("it ends");
+        assert_eq!(ended.abnormal, !says_goodbye, "{ended:?}");
+        assert!(w.drain(device).is_empty() && !w.is_attached(device));
+    }
+}
+
+#[test]
+fn a_connection_that_waits_for_another_gives_up_in_its_time() {
+    // Its timers did not run while it waited: it was there for as long as the old connection did not go.
+    let mqtt = Mqtt::default();
+    let mut w = world(1, &mqtt);
+    let old = client(&mut w, &mqtt, "device", false);
+    let new = w.open(&mqtt);
+    w.feed(new, &connect("device", false));
+    w.turn_of(new, usize::MAX);
+    w.answer_logins(|_| Event::Authenticated { user: "guest".into() });
+    while w.is_ready(new) {
+        w.turn_of(new, usize::MAX);
+    }
+    assert!(
+        w.drain(new).is_empty() && w.is_attached(new),
+        "the old connection has the session"
+    );
+    w.advance(gatepost_mqtt::Settings::default().connect_timeout);
+    assert!(w.is_ready(new), "its time is over");
+    for _ in 0..10 {
+        w.turn_of(new, usize::MAX);
+    }
+    assert!(w.ended(new).is_some(), "it is closed");
+    w.settle();
+    assert!(!w.is_attached(new));
+    // The old one was told, and is gone too; the client may come again.
+    assert!(w.ended(old).is_some());
+    client(&mut w, &mqtt, "device", false);
+}

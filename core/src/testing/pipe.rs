@@ -17,7 +17,7 @@ use crate::command::{Attach, Login, Peer};
 use crate::engine::{Engine, Wake};
 use crate::event::Event;
 use crate::fault::{Fault, FaultKind};
-use crate::properties::{Codecs, Name};
+use crate::properties::Codecs;
 use crate::pump::{Broker, Ended, Pump, Scratch, Stream, Turn};
 use crate::session::Protocol;
 use std::io;
@@ -54,6 +54,8 @@ struct Script {
     room: usize,
     /// A write or a read came to nothing: the next turn comes when it would not.
     wants_room: bool,
+    /// Each write fails.
+    is_deaf: bool,
 }
 
 /// Where the engine and the login leave word for the connection.
@@ -93,6 +95,9 @@ impl Stream for Script {
         Ok(!self.incoming.is_empty() || self.closed)
     }
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.is_deaf {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         let size = bytes.len().min(self.room);
         self.outgoing.extend_from_slice(&bytes[..size]);
         self.room -= size;
@@ -113,7 +118,7 @@ impl Broker for Visitor<'_> {
     fn enter<T>(&mut self, (): &(), visit: impl FnOnce(&mut Engine) -> T) -> T {
         self.world.turn(visit)
     }
-    fn vhost(&mut self, attach: &Attach, _: &Name) -> Result<(), Fault> {
+    fn vhost(&mut self, attach: &Attach) -> Result<(), Fault> {
         if attach.vhost == *self.world.vhost_name() {
             Ok(())
         } else {
@@ -162,6 +167,7 @@ impl World {
                 outgoing: Vec::new(),
                 room: usize::MAX,
                 wants_room: false,
+                is_deaf: false,
             },
             desk: Arc::default(),
             again: false,
@@ -187,6 +193,12 @@ impl World {
         self.pipe_mut(pipe)
             .map_or_else(Vec::new, |c| std::mem::take(&mut c.stream.outgoing))
     }
+    /// The stream takes no more output: from here on each write fails. What has arrived can still be read.
+    pub fn break_output(&mut self, pipe: Pipe) {
+        if let Some(c) = self.pipe_mut(pipe) {
+            c.stream.is_deaf = true;
+        }
+    }
     /// The client takes so many bytes, and no more until this is called again.
     pub fn set_room(&mut self, pipe: Pipe, bytes: usize) {
         if let Some(c) = self.pipe_mut(pipe) {
@@ -197,7 +209,7 @@ impl World {
     pub fn is_ready(&self, pipe: Pipe) -> bool {
         let now = self.now().monotonic;
         self.pipe(pipe).is_some_and(|c| {
-            let writable = c.stream.wants_room && c.stream.room > 0;
+            let writable = c.stream.wants_room && (c.stream.room > 0 || c.stream.is_deaf);
             let readable = c.pump.wants_input() && (!c.stream.incoming.is_empty() || c.stream.closed);
             let due = c.pump.poll_timeout().is_some_and(|due| due <= now);
             c.is_called() || writable || (c.ended.is_none() && (readable || due))

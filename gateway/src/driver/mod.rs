@@ -102,8 +102,7 @@ impl Connection {
             && let Some(error) = self.transport.take_error().unwrap_or_else(Some)
         {
             // A peer that is not read must not vanish unseen.
-            let ended = self.pump.break_off(&error);
-            self.end(now, &ended);
+            self.pump.stop_writing(error);
         }
         if self.phase == Phase::Open {
             // What goes wrong with it, the next read or write says.
