@@ -14,6 +14,13 @@ def declared(ch, **arguments):
     return name
 
 
+def outlive(ch, milliseconds):
+    """Waits until a message that was published after whatever came before has lived for that long."""
+    queue = declared(ch)
+    ch.basic_publish("", queue, b"x", pika.BasicProperties(expiration=str(milliseconds)))
+    eventually(lambda: depth(ch, queue) == 0, "the end of a message")
+
+
 @case
 def a_ttl_expires_messages_at_the_head_only():
     ch = channel()
@@ -21,7 +28,8 @@ def a_ttl_expires_messages_at_the_head_only():
     ch.basic_publish("", queue, b"long", pika.BasicProperties(expiration="60000"))
     ch.basic_publish("", queue, b"short", pika.BasicProperties(expiration="1"))
     eventually(lambda: depth(ch, queue) == 2)
-    time.sleep(0.2)
+    # At the head of another queue the same time is over: had this one gone, it would have gone by now.
+    outlive(ch, 1)
     equal(depth(ch, queue), 2)
     equal(get(ch, queue)[2], b"long")
     eventually(lambda: depth(ch, queue) == 0)
@@ -174,7 +182,8 @@ def dead_letters_count_up_and_a_ttl_cycle_ends():
     ch.queue_declare(queue, exclusive=True, arguments=arguments)
     ch.basic_publish("", queue, b"x")
     eventually(lambda: depth(ch, queue) == 0)
-    time.sleep(0.1)
+    # Longer than a round of the cycle would take.
+    outlive(ch, 100)
     equal(depth(ch, queue), 0)
 
 

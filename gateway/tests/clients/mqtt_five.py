@@ -141,8 +141,13 @@ def a_shared_subscription_hands_each_message_to_one_member():
         info.wait_for_publish(10)
     single.settled(300)
     eventually(lambda: sum(len(m.inbox) for m in members) >= 300)
-    time.sleep(0.2)
-    shares = [[int(p) for p in member.payloads] for member in members]
+    for member in members:
+        # A second copy would have come before it.
+        member.subscribe(f"fence/{topic}", 1)
+    publisher.publish(f"fence/{topic}", "fence", qos=1)
+    for member in members:
+        eventually(lambda: b"fence" in member.payloads)
+    shares = [[int(p) for p in member.payloads if p != b"fence"] for member in members]
     equal(sorted(sum(shares, [])), list(range(300)))
     assert all(len(share) > 30 for share in shares), [len(share) for share in shares]
     # One gone: the others have it all.
