@@ -126,6 +126,10 @@ impl Sessions {
     pub(crate) fn slots_end(&self) -> u32 {
         self.slots.slots_end()
     }
+    /// The key of what is in a slot now.
+    pub(crate) fn key_at(&self, slot: u32) -> Option<SessionKey> {
+        self.slots.key_at(slot)
+    }
     /// What is in a slot now.
     pub(crate) fn at(&self, slot: u32) -> Option<&DurableSession> {
         self.get(self.slots.key_at(slot)?)
@@ -171,7 +175,7 @@ pub(crate) fn queue_name(client_id: &str) -> Name {
 /// The channel of everything an MQTT session says and hears.
 pub(crate) const CHANNEL: Channel = 0;
 
-/// The name of a `$share` group's queue. A group's name has no slash.
+/// The name of a `$share` group's queue. A group's name holds no slash.
 pub(crate) fn shared_queue_name(share: &str, filter: &str) -> Name {
     format!("mqtt-share-{share}/{filter}").into()
 }

@@ -39,7 +39,6 @@ pub mod message;
 pub mod properties;
 pub mod pump;
 mod queue;
-pub mod quota;
 pub mod retained;
 pub mod router;
 pub mod session;

@@ -8,11 +8,14 @@ use crate::machine;
 use crate::node::Node;
 use crate::store;
 use gatepost_core::event::Pressure;
+use gatepost_core::time::Now;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const EVERY: Duration = Duration::from_secs(1);
+/// A step of the wall clock that timers are set anew for.
+const JUMP: Duration = Duration::from_secs(1);
 /// An alarm ends only this much above its limit, in percent, so that it does not flutter.
 const CLEAR_PERCENT: u64 = 105;
 /// Segments of free disk under which publishers wait.
@@ -24,8 +27,10 @@ const RESERVE_SEGMENTS: u64 = 2;
 pub(crate) async fn run(node: &Node) {
     let mut held: Option<Pressure> = None;
     let mut told = node.vhosts.list();
+    let mut ahead = ahead(node.clock.now());
     loop {
         node.clock.follow_system();
+        follow_clock(node, &mut ahead);
         let pressure = look(node);
         let vhosts = node.vhosts.list();
         // New ones have not heard of it.
@@ -38,6 +43,24 @@ pub(crate) async fn run(node: &Node) {
         }
         // Either way it is time.
         let _ = tokio::time::timeout(EVERY, node.look.notified()).await;
+    }
+}
+
+/// By how much the wall clock is ahead of the other one.
+fn ahead(now: Now) -> Duration {
+    Duration::from_millis(now.wall.0.saturating_sub(now.monotonic.0))
+}
+
+/// Tells the engines of a jump ahead of the wall clock: what is due by it is due sooner than their timers say.
+fn follow_clock(node: &Node, before: &mut Duration) {
+    let ahead = ahead(node.clock.now());
+    // Less than that is the drift of one clock against the other. It adds up until it is worth a look.
+    if ahead.saturating_sub(*before) < JUMP {
+        return;
+    }
+    *before = ahead;
+    for vhost in node.vhosts.list().iter() {
+        vhost.enter(|engine| engine.follow_clock(node.clock.now()));
     }
 }
 

@@ -9,7 +9,6 @@
 //! Engines never ask the node or each other. They report their use when they are left, and the node sets new shares.
 
 use super::Engine;
-use super::counters::Limit;
 use crate::fault::{Fault, FaultKind};
 use crate::ledger::{ObjectKind, PerKind};
 use crate::queue::consumers::Consumer;
@@ -41,7 +40,7 @@ pub(crate) fn route_cache_bytes_max(objects_bytes_max: usize) -> usize {
     (objects_bytes_max / 16).max(64 << 10)
 }
 
-/// A consumer: its entry, the places that list it, what it takes when idle.
+/// A consumer: its entry, the places that list it, what it holds when idle.
 pub(crate) const CONSUMER_BYTES: usize = size_of::<Consumer>() * 5 / 4 + 96;
 /// A queue's or a channel's book about publishes that wait for the log, and the list of whom to tell.
 const CONFIRM_BYTES: usize = 96;
@@ -79,8 +78,9 @@ impl Engine {
         let mut used = self.ledger.used();
         used[ObjectKind::Retained as usize] += self.retained.bytes();
         used[ObjectKind::Routes as usize] += self.router.memory();
-        used[ObjectKind::Connections as usize] +=
-            self.consumers.len() * CONSUMER_BYTES + (self.confirms.len() + self.waits.len()) * CONFIRM_BYTES;
+        used[ObjectKind::Connections as usize] += self.consumers.len() * CONSUMER_BYTES
+            + (self.confirms.len() + self.waits.len()) * CONFIRM_BYTES
+            + self.walks.bytes();
         used
     }
 
@@ -115,26 +115,11 @@ impl Engine {
         Fault::new(FaultKind::QuotaExceeded, text)
     }
 
-    /// Whether a connection of `user` may be attached. Ask before [`Engine::attach`].
+    /// Whether another connection fits. Ask before [`Engine::attach`].
     ///
     /// # Errors
-    /// AccessRefused: the user has no rights in this vhost. QuotaExceeded: the vhost has as many connections as it may, or
-    /// memory for objects is used up.
-    pub fn admit_link(&mut self, user: &str) -> Result<(), Fault> {
-        let vhost = &self.settings.vhost;
-        if self.rights.of(user).is_none() {
-            self.counters.access_refused += 1;
-            let text = format!("access to vhost '{vhost}' refused for user '{user}'");
-            return Err(Fault::new(FaultKind::AccessRefused, text));
-        }
-        if let Some(max) = self.vhost_limits.connections_max
-            && self.links.len() >= max
-        {
-            self.counters.refused_by(Limit::VhostConnections);
-            let text =
-                format!("access to vhost '{vhost}' refused for user '{user}': connection limit ({max}) is reached");
-            return Err(Fault::new(FaultKind::QuotaExceeded, text));
-        }
+    /// QuotaExceeded: memory for objects is used up.
+    pub fn admit_link(&mut self) -> Result<(), Fault> {
         self.admit(ObjectKind::Connections, super::link::LINK_BYTES)
     }
 

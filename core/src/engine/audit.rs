@@ -31,13 +31,13 @@ impl<'a> Found<'a> {
         }
     }
     fn message(&mut self, message: &'a Message) {
-        let (_, pins) = self
+        let (_, holders) = self
             .messages
             .entry(std::ptr::from_ref(message.envelope()).cast())
             .or_insert((message, 0));
-        *pins += 1;
+        *holders += 1;
     }
-    /// An entry that is reserved or unsettled.
+    /// An entry that is reserved or held.
     fn taken(&mut self, queue: QueueKey, engine: &Engine, body: &'a Body) {
         self.body(body);
         if engine.queues.contains(queue) {
@@ -95,8 +95,8 @@ impl Engine {
         }
         let bytes: usize = found.messages.values().map(|(m, _)| m.memory()).sum();
         assert_eq!(self.memory.bytes(), bytes, "message memory");
-        for (message, pins) in found.messages.values() {
-            assert_eq!(message.log_state().pins(), *pins, "entries that pin {message:?}");
+        for (message, holders) in found.messages.values() {
+            assert_eq!(message.log_state().holders(), *holders, "entries that pin {message:?}");
         }
     }
 
@@ -145,7 +145,7 @@ impl Engine {
     /// Returns the bytes of its unsettled deliveries. `reserved`: deliveries reserved to its consumers that count.
     fn audit_channel<'a>(&'a self, c: &'a Channel, reserved: u32, found: &mut Found<'a>) -> usize {
         let (mut bytes, mut counted) = (0, reserved);
-        let postponed = c.postponed.iter().flat_map(|postponed| postponed.rejected.iter());
+        let postponed = c.postponed.iter().flat_map(|postponed| postponed.held.iter());
         for (queue, consumer, _, body) in c.unsettled.iter().chain(postponed) {
             found.taken(queue, self, body);
             bytes += cost(body);
@@ -245,6 +245,10 @@ impl Engine {
     /// Asserts that no consumer that could be served waits.
     fn audit_served(&self, queue: QueueKey) {
         let q = &self.queues[queue];
+        if q.dispatched_later {
+            // The next turn goes on with it.
+            return;
+        }
         let front = match q.head() {
             Head::Empty => return,
             Head::Paged => {

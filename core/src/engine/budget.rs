@@ -8,7 +8,10 @@ use crate::router::{Router, Target, Walk};
 
 /// What is left of a hold's work units. The last thing done may cost more than there was: then the hold ends with it.
 #[derive(Debug, Default)]
-pub(crate) struct Budget(usize);
+pub(crate) struct Budget {
+    left: usize,
+    spent: usize,
+}
 
 /// Steps of a walk over bindings for the cost of a work unit.
 const STEPS_PER_UNIT: usize = 4;
@@ -23,25 +26,41 @@ pub(crate) struct Unfinished;
 impl Budget {
     /// Of a new hold. Never without any, so that each makes progress.
     pub(crate) fn of_hold(settings: &Settings) -> Budget {
-        Budget(settings.hold_units_max.max(1))
+        Budget::of(settings.hold_units_max.max(1))
+    }
+    fn of(units: usize) -> Budget {
+        Budget { left: units, spent: 0 }
     }
     /// For what must not be divided.
     pub(crate) fn whole() -> Budget {
-        Budget(usize::MAX)
+        Budget::of(usize::MAX)
+    }
+    /// Whether what is done must not be divided.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.left > usize::MAX / 2
     }
     pub(crate) fn spend(&mut self, units: usize) {
-        self.0 = self.0.saturating_sub(units);
+        self.left = self.left.saturating_sub(units);
+        self.spent = self.spent.saturating_add(units);
     }
     pub(crate) fn is_spent(&self) -> bool {
-        self.0 == 0
+        self.left == 0
+    }
+    /// What it came to: more than there was, if the last thing done cost more than was left.
+    pub(crate) fn spent(&self) -> usize {
+        self.spent
     }
     /// Asked before each piece of what may be divided.
     pub(crate) fn check(&self) -> Result<(), Unfinished> {
         if self.is_spent() { Err(Unfinished) } else { Ok(()) }
     }
+    /// What is left, or so much: for work of which a hold does a little, whatever else it has done.
+    pub(crate) fn left_or(&self, least: usize) -> usize {
+        self.left.max(least)
+    }
     /// What is left, as a number of look-ups.
     pub(crate) fn left(&self) -> usize {
-        self.0
+        self.left
     }
     /// Goes on with finding the queues of a message; `None` if the hold ends before.
     pub(crate) fn route<'r>(
@@ -51,7 +70,7 @@ impl Budget {
         extra_keys: &[Name],
         stopped: &mut Option<Box<Walk>>,
     ) -> Result<Option<&'r [Target]>, Fault> {
-        let most = self.0.saturating_mul(STEPS_PER_UNIT).max(STEPS_MIN);
+        let most = self.left.saturating_mul(STEPS_PER_UNIT).max(STEPS_MIN);
         let mut steps = most;
         let routed = router.route_some(message, extra_keys, stopped, &mut steps);
         self.spend((most - steps) / STEPS_PER_UNIT);

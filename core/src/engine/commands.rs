@@ -15,6 +15,10 @@ impl Engine {
     pub fn apply(&mut self, now: Now, link: Link, commands: &mut Vec<Command>) -> Applied {
         self.begin(now);
         let mut budget = Budget::of_hold(&self.settings);
+        if let Some(l) = self.links.get_mut(link) {
+            // Whether it still does, its first command says.
+            l.waits = false;
+        }
         let mut done = 0;
         // A drain that stops early would move the tail on each hold; taking from a reversed tail would reverse twice.
         // Commands left over are rare, so the front is cut off once, after the loop.
@@ -25,11 +29,12 @@ impl Engine {
                 commands[done] = unfinished;
                 break;
             }
-            budget.spend(1);
+            budget.spend(1 + self.take_listed_units());
             done += 1;
         }
         self.dispatch_touched();
         self.relieve_memory();
+        self.note_hold(&budget);
         if done == commands.len() {
             commands.clear();
             Applied::All
@@ -52,7 +57,7 @@ impl Engine {
             return Err(command);
         }
         if l.ignores(&command) {
-            l.forget_unfinished();
+            self.forget_unfinished(link);
             return Ok(());
         }
         match command {
@@ -153,7 +158,9 @@ impl Engine {
             }
             Command::PurgeQueue(c) => {
                 self.dispatch_touched();
-                self.purge_queue(link, *c);
+                if self.purge_queue(link, &c, budget).is_err() {
+                    return Err(Command::PurgeQueue(c));
+                }
             }
             Command::Bind(c) => {
                 if self.bind(link, &c, budget).is_err() {
@@ -207,8 +214,8 @@ impl Engine {
     fn apply_to_channel(&mut self, link: Link, command: Command, budget: &mut Budget) -> Result<(), Command> {
         match command {
             Command::OpenChannel { channel } => {
-                if let Err(fault) = self.open_channel(link, channel) {
-                    self.fail(link, channel, Op::OpenChannel, fault);
+                if let Some(l) = self.links.get_mut(link) {
+                    l.channel(channel).strict = true;
                 }
             }
             Command::CloseChannel { channel, reply } => {
@@ -238,7 +245,7 @@ impl Engine {
             }
             Command::Get(c) => {
                 self.dispatch_touched();
-                self.get(link, *c);
+                return self.get(link, c).map_err(Command::Get);
             }
             _ => debug_assert!(false, "no channel's"),
         }

@@ -2,11 +2,13 @@
 
 use super::budget::{Budget, Unfinished};
 use super::death::Death;
+use super::dispatch::CONSUMERS_PER_UNIT;
 use super::internal::Source;
 use super::link::LinkState;
 use super::log_waits::Waiter;
 use super::outbox::{Fetched, Out, Reservation};
 use super::staging::Gate;
+use super::timers::SOON;
 use super::{Engine, done};
 use crate::access::Permission;
 use crate::command::{Channel as ChannelNumber, Consume, ConsumerToken, Get, Outcome};
@@ -19,7 +21,7 @@ use crate::queue::consumers::Consumer;
 use crate::queue::credit::Credit;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Head;
-use crate::queue::unsettled::{Delivered, cost};
+use crate::queue::unsettled::{Held, cost};
 use crate::slots::{ConsumerKey, Link, QueueKey};
 use crate::store::{Record, State};
 
@@ -29,6 +31,8 @@ const CONSUMER_WORK: usize = 4;
 const OUTBOX_PER_UNIT: usize = 16;
 /// Consumers of a queue that are looked through for the cost of a work unit.
 const LISTED_PER_UNIT: usize = 256;
+/// `Get`s of a connection whose messages are on their way from disk at once.
+const GETS_WAITING_MAX: usize = 64;
 /// Work units of deleting a queue.
 const QUEUE_WORK: usize = 16;
 
@@ -121,7 +125,7 @@ impl Engine {
         key
     }
 
-    /// Takes a consumer off its queue. Its unsettled deliveries stay with its channel; what was only reserved to it
+    /// Takes a consumer off its queue. What it holds unsettled stays with its channel; what was only reserved to it
     /// goes back. Returns its cost in work units.
     pub(crate) fn remove_consumer(&mut self, key: ConsumerKey) -> usize {
         let Some(c) = self.consumers.get(key) else { return 1 };
@@ -158,18 +162,15 @@ impl Engine {
     }
 
     pub(crate) fn cancel(&mut self, link: Link, channel: ChannelNumber, token: ConsumerToken, reply: bool) {
-        let keys = self
-            .links
-            .get_mut(link)
-            .map_or(Vec::new(), |l| l.channel(channel).consumers.clone());
-        let found = keys
-            .into_iter()
-            .find(|k| self.consumers.get(*k).is_some_and(|c| c.token == token));
+        let Engine { links, consumers, .. } = self;
+        let mut found = None;
+        if let Some(c) = links.get_mut(link).map(|l| l.channel(channel)) {
+            self.listed_units += c.consumers.len() / CONSUMERS_PER_UNIT;
+            let is_it = |k: &ConsumerKey| consumers.get(*k).is_some_and(|c| c.token == token);
+            found = c.consumers.iter().position(is_it).map(|at| c.consumers.remove(at));
+        }
         if let Some(key) = found {
-            if let Some(l) = self.links.get_mut(link) {
-                l.channel(channel).consumers.retain(|k| *k != key);
-            }
-            self.remove_consumer(key);
+            self.listed_units += self.remove_consumer(key);
         }
         if reply {
             self.answer(
@@ -200,15 +201,28 @@ impl Engine {
         self.answer(link, channel, done(channel, Op::Qos), None);
     }
 
-    pub(crate) fn get(&mut self, link: Link, g: Get) {
-        self.get_first(link, g, false);
+    /// Answers with the queue's first message. Where that is on its way from disk, the answer comes when it is here. Many
+    /// of those, and the next `Get` waits until one is answered: each looks through all that wait.
+    pub(crate) fn get(&mut self, link: Link, g: Box<Get>) -> Result<(), Box<Get>> {
+        if let Some(l) = self.links.get_mut(link)
+            && l.waiting_gets >= GETS_WAITING_MAX
+        {
+            l.waits = true;
+            return Err(g);
+        }
+        self.get_first(link, *g, false);
+        Ok(())
     }
 
     /// A `Get` whose message was on its way from disk, and whose answer has kept its place, is tried again.
     pub(crate) fn get_again(&mut self, link: Link, g: Get) {
         self.get_first(link, g, true);
         if let Some(l) = self.links.get_mut(link) {
-            l.wake(&mut self.wakes);
+            if l.waits && l.waiting_gets < GETS_WAITING_MAX {
+                l.call(&mut self.wakes);
+            } else {
+                l.wake(&mut self.wakes);
+            }
         }
     }
 
@@ -225,7 +239,7 @@ impl Engine {
             }
         };
         if self.links.get(link).is_some_and(|l| self.throttling.limits(l)) {
-            let text = "the connection has too many unsettled deliveries: settle some first";
+            let text = "the connection holds too many unsettled deliveries: settle some first";
             let fault = Box::new(Fault::new(FaultKind::QuotaExceeded, text));
             self.note_failure(link, channel);
             let op = Op::Get;
@@ -234,6 +248,7 @@ impl Engine {
         }
         let now = self.now;
         let written = self.staging.written_ticket();
+        let mut work = self.side_work();
         loop {
             let Some(q) = self.queues.get_mut(queue) else { return };
             q.used_at = now.monotonic;
@@ -256,6 +271,13 @@ impl Engine {
                     if !self.may_expire(queue) {
                         return self.get_again_later(link, g, queue, again);
                     }
+                    let Some(units) = self.death_work(queue).filter(|_| work > 0) else {
+                        // Behind many that have expired: it goes on in the next turn.
+                        self.timers.set_burial(now.monotonic + SOON);
+                        return self.get_again_later(link, g, queue, again);
+                    };
+                    work = work.saturating_sub(units);
+                    self.side_budget.spend(units);
                     let Some(q) = self.queues.get_mut(queue) else { return };
                     let Some(entry) = q.drop_head() else { return };
                     self.counters.expired += 1;
@@ -296,6 +318,7 @@ impl Engine {
 
     fn get_again_later(&mut self, link: Link, g: Get, queue: QueueKey, again: bool) {
         if !again && let Some(l) = self.links.get_mut(link) {
+            l.waiting_gets += 1;
             l.channel(g.channel).gated.push_back((Gate::Never, Out::Awaited));
         }
         self.memory.waiting_gets.push((queue, link, g));
@@ -307,6 +330,7 @@ impl Engine {
         }
         let log = self.staging.log();
         if let Some(l) = self.links.get_mut(link) {
+            l.waiting_gets = l.waiting_gets.saturating_sub(1);
             l.fill_awaited(channel, out, gate, log);
             self.waits.at(gate, Waiter::Channel(link, channel));
         }
@@ -368,13 +392,20 @@ impl Engine {
             let upto = if all { u64::MAX } else { number };
             return self.settle_upto(link, channel, upto, outcome, budget);
         }
-        if let Some(delivered) = c.unsettled.remove(number) {
-            self.settle_delivered(link, channel, delivered, outcome);
+        if outcome != Outcome::Accept && !budget.is_whole() && self.has_many_internal() {
+            // It may die. Each hold publishes some of those that have.
+            return Err(Unfinished);
+        }
+        let Some(c) = self.links.get_mut(link).map(|l| l.channel(channel)) else {
+            return Ok(());
+        };
+        if let Some(held) = c.unsettled.remove(number) {
+            self.settle_held(link, channel, held, outcome);
         }
         Ok(())
     }
 
-    /// Settles the channel's deliveries up to a number, oldest first. The last of them is that number, so that a settle which
+    /// Settles what the channel holds up to a number, oldest first. The last of them is that number, so that a settle which
     /// is repeated in the next hold still means the same.
     fn settle_upto(
         &mut self,
@@ -393,23 +424,29 @@ impl Engine {
                 return Ok(());
             }
             budget.check()?;
-            if let Some(delivered) = unsettled.pop_upto(upto) {
-                self.settle_delivered(link, channel, delivered, outcome);
+            if outcome != Outcome::Accept && !budget.is_whole() && self.has_many_internal() {
+                return Err(Unfinished);
             }
-            budget.spend(1);
+            let Some(l) = self.links.get_mut(link) else {
+                return Ok(());
+            };
+            if let Some(held) = l.channel(channel).unsettled.pop_upto(upto) {
+                self.settle_held(link, channel, held, outcome);
+            }
+            budget.spend(1 + self.take_listed_units());
         }
     }
 
-    /// A delivery of `channel` of `link` is settled.
-    fn settle_delivered(&mut self, link: Link, channel: ChannelNumber, delivered: Delivered, outcome: Outcome) {
-        self.count_released(link, delivered.cost());
-        let Delivered {
+    /// A delivery that `channel` of `link` held is settled.
+    fn settle_held(&mut self, link: Link, channel: ChannelNumber, held: Held, outcome: Outcome) {
+        self.count_released(link, held.cost());
+        let Held {
             queue,
             consumer,
             mut entry,
-        } = delivered;
+        } = held;
         if let Some(key) = consumer {
-            // Also if the consumer is gone: its channel had it all the same.
+            // Also if the consumer is gone: its channel held it all the same.
             self.free_channel_credit(link, channel);
             if let Some(c) = self.consumers.get_mut(key) {
                 c.credit.release();
@@ -467,7 +504,7 @@ impl Engine {
         self.put_back(queue, entry);
     }
 
-    /// Returns a reserved or unsettled entry to its old place. False if its queue is gone, and the entry with it.
+    /// Returns a reserved or held entry to its old place. False if its queue is gone, and the entry with it.
     pub(crate) fn put_back(&mut self, queue: QueueKey, mut entry: Entry) -> bool {
         // While memory is short, what comes back waits on disk like what is behind it.
         self.shed(queue, &mut entry);
@@ -475,7 +512,9 @@ impl Engine {
             self.memory.drop_body(&entry.body);
             return false;
         };
+        let seq = entry.seq;
         q.put_back(entry);
+        self.note_held_by_purge(queue, seq);
         self.touch(queue);
         true
     }
@@ -488,7 +527,7 @@ impl Engine {
         }
     }
 
-    /// An unsettled entry is done with. `explicit`: its consumer said so (a hand-out that needs no settling is no reason not
+    /// A held entry is done with. `explicit`: its consumer said so (a hand-out that needs no settling is no reason not
     /// to write the message).
     pub(crate) fn settle_entry(&mut self, queue: QueueKey, entry: Entry, explicit: bool) {
         if let Some(q) = self.queues.get_mut(queue) {
@@ -533,7 +572,7 @@ impl Engine {
         }
     }
 
-    /// An entry dies that neither waits in its queue nor is unsettled any more.
+    /// An entry that is no longer in its queue's ready list, nor held, dies.
     pub(crate) fn drop_entry(&mut self, queue: QueueKey, entry: Entry, death: Death) {
         let dead_letters = self.has_dead_letters(queue);
         let mut published = false;
@@ -562,7 +601,7 @@ impl Engine {
         }
     }
 
-    /// Gives back the deliveries that were unsettled when the channel asked for that, oldest first. Its consumers are offered nothing meanwhile: what
+    /// Gives back what the channel held when it asked for that, oldest first. Its consumers are offered nothing meanwhile: what
     /// is given back would come to them, and be given back, for ever.
     pub(crate) fn recover_channel(
         &mut self,
@@ -589,7 +628,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Ends a channel: its consumers go, its unsettled deliveries go back, marked redelivered.
+    /// Ends a channel: its consumers go, what it holds unsettled goes back, marked redelivered.
     pub(crate) fn close_channel(
         &mut self,
         link: Link,
@@ -614,7 +653,12 @@ impl Engine {
         // Without consumers nothing new comes, however many holds this takes.
         self.settle_upto(link, channel, u64::MAX, Outcome::Requeue, budget)?;
         let answers = |of: &Link, get: &Get| *of == link && get.channel == channel;
+        let before = self.memory.waiting_gets.len();
         self.memory.waiting_gets.retain(|(_, of, get)| !answers(of, get));
+        budget.spend(before / CONSUMERS_PER_UNIT);
+        if let Some(l) = self.links.get_mut(link) {
+            l.waiting_gets = l.waiting_gets.saturating_sub(before - self.memory.waiting_gets.len());
+        }
         let fetched = self.links.get_mut(link).map_or(Vec::new(), |l| l.take_fetched(channel));
         for Fetched { queue, entry, .. } in fetched.into_iter().rev() {
             self.count_released(link, cost(&entry.body));
@@ -642,9 +686,9 @@ impl Engine {
         let Some(l) = self.links.get_mut(link) else {
             return Ok(());
         };
-        l.forget_unfinished();
         // Nothing is to be reserved to it while it goes. What is goes back at once, or each consumer would look for its own.
         l.stalled = true;
+        self.forget_unfinished(link);
         self.give_back_reservations(link);
         if let Some(l) = self.links.get_mut(link) {
             l.forget_answers();

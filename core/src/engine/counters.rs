@@ -1,12 +1,13 @@
 //! What the engine counts, as plain integers; summed at scrape, never per message through a registry.
 
+use crate::fault::{Fault, FaultKind};
 use crate::ledger::PerKind;
 use std::collections::BTreeMap;
 
-/// A limit of the configuration, of a vhost or of a user, whose refusals are counted.
+/// A limit of the configuration whose refusals are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// Headers that a binding to a headers exchange asks for.
+    /// Headers of a message to a headers exchange, and headers that a binding to one asks for.
     MessageHeaders,
     /// Wildcards of a filter or binding key.
     FilterWildcards,
@@ -14,29 +15,20 @@ pub enum Limit {
     SessionFilters,
     /// Messages times queues of a transaction.
     TransactionDeliveries,
-    /// Levels of a filter or binding key.
+    /// Levels of a topic, filter or binding key.
     TopicLevels,
-    /// Connections of a vhost.
-    VhostConnections,
-    /// Queues of a vhost.
-    VhostQueues,
-    /// Channels of a user.
-    UserChannels,
 }
 
 impl Limit {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Limit; 8] = [
+    pub const ALL: [Limit; 5] = [
         Limit::MessageHeaders,
         Limit::FilterWildcards,
         Limit::SessionFilters,
         Limit::TransactionDeliveries,
         Limit::TopicLevels,
-        Limit::VhostConnections,
-        Limit::VhostQueues,
-        Limit::UserChannels,
     ];
-    /// Its label in metrics: its key in the section `limits`, or for vhosts and users the name of the limit.
+    /// Its key in the section `limits`, and its label in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Limit::MessageHeaders => "message_headers_max",
@@ -44,14 +36,17 @@ impl Limit {
             Limit::SessionFilters => "session_filters_max",
             Limit::TransactionDeliveries => "transaction_deliveries_max",
             Limit::TopicLevels => "topic_levels_max",
-            Limit::VhostConnections => "vhost_max_connections",
-            Limit::VhostQueues => "vhost_max_queues",
-            Limit::UserChannels => "user_max_channels",
         }
     }
 }
 
 impl Counters {
+    /// Counts a message whose queues cannot be found because it has too many headers. Routing refuses nothing else so.
+    pub(super) fn note_unroutable(&mut self, fault: &Fault) {
+        if fault.kind == FaultKind::PreconditionFailed {
+            self.refused_by(Limit::MessageHeaders);
+        }
+    }
     /// Counts something that a limit refused.
     pub(super) fn refused_by(&mut self, limit: Limit) {
         // The array has a place for each limit.
@@ -64,6 +59,8 @@ impl Counters {
 /// Counters since the start, and gauges as of now.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
+    /// Work units of the longest hold of the engine's lock so far.
+    pub longest_hold_units: u64,
     /// Connections attached since the start.
     pub links_attached: u64,
     /// Connections detached since the start.
@@ -145,9 +142,9 @@ pub struct Counters {
     pub messages_ready: u64,
     /// Those of them that are in the log only: not even their places are in memory.
     pub messages_paged: u64,
-    /// Messages reserved to consumers or unsettled (gauge).
+    /// Messages reserved to or held by consumers (gauge).
     pub messages_unsettled: u64,
-    /// Bytes of memory that unsettled deliveries take: 32 each, and the bodies that are in memory (gauge).
+    /// Bytes of memory that what consumers hold takes: 32 each, and the bodies that are in memory (gauge).
     pub unsettled_bytes: u64,
     /// Consumers that are offered nothing until they settle, because too much is unsettled (gauge).
     pub consumers_held_back: u64,
@@ -165,6 +162,6 @@ pub struct Counters {
     pub memory_bytes: u64,
     /// Bytes handed to the log that it has not reported (gauge).
     pub log_backlog_bytes: u64,
-    /// Publishers have to wait (gauge).
+    /// Publishers are held back (gauge).
     pub publishers_blocked: bool,
 }

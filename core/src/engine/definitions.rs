@@ -2,7 +2,6 @@
 
 use super::budget::{Budget, Unfinished};
 use super::doors::Resource;
-use super::outbox::Out;
 use super::queues::router_slot;
 use super::timers::Timer;
 use super::unfinished::Deleting;
@@ -12,7 +11,7 @@ use crate::arguments::require_flag;
 use crate::binding::{Binding, Destination, Removed};
 use crate::catalog;
 use crate::command::{
-    Bind, BindTarget, Channel as ChannelNumber, DeclareExchange, DeclareQueue, DeleteExchange, DeleteQueue, PurgeQueue,
+    Bind, BindTarget, Channel as ChannelNumber, DeclareExchange, DeclareQueue, DeleteExchange, DeleteQueue,
 };
 use crate::event::{Event, Op, QueueSummary};
 use crate::fault::{Fault, FaultKind};
@@ -20,7 +19,6 @@ use crate::ledger::ObjectKind;
 use crate::message::Dialect;
 use crate::properties::{Name, Table, Value};
 use crate::queue::arguments::Arguments;
-use crate::queue::entry::EntryFlags;
 use crate::queue::queue_type::Declared;
 use crate::queue::{Queue, QueueKind};
 use crate::router::memory::{binding_bytes_max, exchange_bytes};
@@ -236,7 +234,7 @@ impl Engine {
     }
 
     /// Checks that there may be a queue of that name, and one more at all.
-    fn check_new_queue(&mut self, c: &DeclareQueue) -> Result<(), Fault> {
+    fn check_new_queue(&self, c: &DeclareQueue) -> Result<(), Fault> {
         if c.name.starts_with("amq.") && !c.lenient {
             let text = format!("queue name '{}' contains reserved prefix 'amq.*'", c.name);
             return Err(Fault::new(FaultKind::AccessRefused, text));
@@ -245,12 +243,9 @@ impl Engine {
             let text = "queue name is longer than 255 bytes";
             return Err(Fault::new(FaultKind::PreconditionFailed, text));
         }
-        let max = self.vhost_limits.queues_max.unwrap_or(usize::MAX);
-        let max = max.min(self.settings.queues_max);
+        let max = self.settings.queues_max;
         if self.queues.len() >= max {
-            self.counters.refused_by(Limit::VhostQueues);
-            let (name, vhost) = (&c.name, &self.settings.vhost);
-            let text = format!("cannot declare queue '{name}': queue limit in vhost '{vhost}' ({max}) is reached");
+            let text = format!("cannot declare queue '{}': queue limit ({max}) is reached", c.name);
             return Err(Fault::new(FaultKind::PreconditionFailed, text));
         }
         Ok(())
@@ -459,7 +454,7 @@ impl Engine {
         Ok(())
     }
 
-    fn note_deleting(&mut self, link: Link, deleting: Option<Deleting>) {
+    pub(crate) fn note_deleting(&mut self, link: Link, deleting: Option<Deleting>) {
         if let Some(l) = self.links.get_mut(link) {
             l.deleting = deleting;
         }
@@ -470,6 +465,7 @@ impl Engine {
         match self.links.get_mut(link).and_then(|l| l.deleting.take()) {
             None => return,
             Some(Deleting::Queue(queue)) => self.ending_queues.push_back(queue),
+            Some(Deleting::Messages { queue, .. }) => self.ending_purges.push_back(queue),
             Some(Deleting::Exchange(name)) => self.router.doom(name),
         }
         self.timers.set_burial(self.now.monotonic);
@@ -503,8 +499,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Goes on with deletions that nobody waits for.
+    /// Goes on with deletions and purges that nobody waits for.
     pub(crate) fn end_deletions(&mut self, budget: &mut Budget) {
+        while let Some(&queue) = self.ending_purges.front() {
+            if self.go_on_purging(queue, budget).is_err() {
+                break;
+            }
+            self.ending_purges.pop_front();
+        }
         while let Some(&queue) = self.ending_queues.front() {
             if self.unbind_queue(queue, budget).is_err() {
                 break;
@@ -517,7 +519,7 @@ impl Engine {
             budget.spend(removed.len() * BINDING_WORK);
             self.log_removed(&removed);
         }
-        if !self.ending_queues.is_empty() || self.router.has_doomed() {
+        if !(self.ending_queues.is_empty() && self.ending_purges.is_empty()) || self.router.has_doomed() {
             self.timers.set_burial(self.now.monotonic);
         }
     }
@@ -598,87 +600,6 @@ impl Engine {
         if !self.orphans.is_empty() {
             self.timers.set_burial(self.now.monotonic);
         }
-    }
-
-    pub(crate) fn purge_queue(&mut self, link: Link, c: PurgeQueue) {
-        let channel = c.channel;
-        let queue = match self.find_queue(link, channel, &c.name, Permission::Read) {
-            Ok(queue) => queue,
-            Err(fault) => return self.fail(link, channel, Op::PurgeQueue, fault),
-        };
-        let Some(q) = self.queues.get_mut(queue) else { return };
-        let messages = q.depth_told();
-        let (upto, id, unsettled) = (q.next_seq(), q.id, q.unsettled());
-        let mut gate = None;
-        // What died here and is not published yet is in the log only here.
-        let plain = unsettled == 0 && !self.internal.iter().any(|waiting| waiting.died_in(queue).is_some());
-        let Some(q) = self.queues.get_mut(queue) else { return };
-        let ready = q.take_ready();
-        if plain {
-            q.keep_returns(|_| false);
-        } else if q.has_returns() {
-            let left = self.unsettled_of(queue);
-            if let Some(q) = self.queues.get_mut(queue) {
-                q.keep_returns(|seq| left.binary_search(&seq).is_ok());
-            }
-        }
-        let logged = ready.paged() > 0 || ready.entries().any(|entry| entry.flags.has(EntryFlags::LOGGED));
-        self.memory.doom(ready);
-        if logged {
-            if plain {
-                self.staging.record(Record::Purge { queue: id, upto });
-            } else {
-                // All that is not unsettled is gone; which ones those are, is not all known here.
-                let mut next = 0;
-                for unsettled in self.unsettled_of(queue).into_iter().chain([upto]) {
-                    if unsettled > next
-                        && let Some(q) = self.queues.get_mut(queue)
-                    {
-                        q.note_acks(next, unsettled - 1);
-                    }
-                    next = unsettled + 1;
-                }
-                self.queues.has_unlogged_acks(queue);
-                self.stage_acks();
-            }
-            gate = Some(self.staging.wait());
-        }
-        if c.reply {
-            self.answer(link, channel, Event::QueuePurged { channel, messages }, gate);
-        }
-    }
-
-    /// Sequences of a queue's messages that are reserved or unsettled, ascending.
-    fn unsettled_of(&self, queue: QueueKey) -> Vec<u64> {
-        let mut unsettled = Vec::new();
-        let mut note = |of: QueueKey, seq: u64| {
-            if of == queue {
-                unsettled.push(seq);
-            }
-        };
-        for l in self.links.iter() {
-            let answers = l.channels().flat_map(|c| c.gated.iter().map(|(_, out)| out));
-            for out in l.outbox.iter().chain(answers) {
-                match out {
-                    Out::Reserved { queue, entry, .. } => note(*queue, entry.seq),
-                    Out::Got(fetched) => note(fetched.queue, fetched.entry.seq),
-                    _ => {}
-                }
-            }
-            let postponed = l.channels().filter_map(|c| c.postponed.as_ref());
-            let postponed = postponed.flat_map(|postponed| postponed.rejected.iter());
-            for (queue, _, seq, _) in l.channels().flat_map(|c| c.unsettled.iter()).chain(postponed) {
-                note(queue, seq);
-            }
-        }
-        for seq in self.internal.iter().filter_map(|waiting| waiting.died_in(queue)) {
-            note(queue, seq);
-        }
-        for o in self.sessions.iter().flat_map(|(_, s)| s.in_flight.iter()) {
-            note(o.queue, o.entry.seq);
-        }
-        unsettled.sort_unstable();
-        unsettled
     }
 
     /// Binds, or goes on with the replay of a bind where the last hold stopped.

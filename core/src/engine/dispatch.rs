@@ -1,11 +1,12 @@
 //! From a queue to its consumers: reserving messages, in order, to whoever has credit and room.
 
 use super::Engine;
+use super::budget::Budget;
 use super::death::Death;
 use super::links::Links;
 use super::log_waits::Waiter;
 use super::throttling::Throttling;
-use super::timers::Timer;
+use super::timers::{SOON, Timer};
 use crate::command::Channel as ChannelNumber;
 use crate::durable_session::Sessions;
 use crate::queue::Queue;
@@ -17,8 +18,16 @@ use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey, Slots};
 use crate::store::{Durability, Record};
 use std::time::Duration;
 
-/// Expired messages dropped from one queue in one go.
-const EXPIRE_STEPS: usize = 1024;
+/// What a queue's dispatch may cost beside what it hands out (messages that expire, consumers that are passed over) in a
+/// turn that has nothing left for that. So the queues of others go on beside one that takes long.
+const DISPATCH_LEAST: usize = 32;
+/// Consumers passed over for the cost of a work unit.
+const PASSED_OVER_PER_UNIT: usize = 16;
+/// Entries of a channel's or session's list of consumers for the cost of a work unit.
+pub(crate) const CONSUMERS_PER_UNIT: usize = 16;
+/// Work units of a message that dies, and of one that is to be published elsewhere then.
+const DEATH_WORK: usize = 1;
+const DEAD_LETTER_WORK: usize = 8;
 
 impl Engine {
     /// Has the queue dispatched at the end of the turn.
@@ -38,23 +47,89 @@ impl Engine {
         }
     }
 
+    /// Work units that the turn has for what happens in a queue.
+    pub(crate) fn side_work(&self) -> usize {
+        self.side_budget.left_or(DISPATCH_LEAST)
+    }
+
+    /// What it takes to let a message of the queue die; `None` if that is for a later turn: too many others are on their way
+    /// to where such messages go.
+    pub(crate) fn death_work(&self, queue: QueueKey) -> Option<usize> {
+        match self.has_dead_letters(queue) {
+            true if self.has_many_internal() => None,
+            true => Some(DEAD_LETTER_WORK),
+            false => Some(DEATH_WORK),
+        }
+    }
+
     /// Reserves messages from the head of the queue while a consumer can take them.
     pub(crate) fn dispatch(&mut self, queue: QueueKey) {
-        loop {
-            match self.reserve_some(queue) {
+        let most = self.side_work();
+        let mut work = most;
+        let done = self.dispatch_some(queue, &mut work);
+        self.side_budget.spend(most - work);
+        if !done {
+            self.dispatch_later(queue);
+        }
+    }
+
+    /// The same for so much `work` beside what is handed out. Returns false if that was not enough.
+    fn dispatch_some(&mut self, queue: QueueKey, work: &mut usize) -> bool {
+        while *work > 0 {
+            match self.reserve_some(queue, work) {
                 Stopped::MarkDue(seq) => _ = self.stage_mark(queue, seq),
-                Stopped::Empty => return,
-                Stopped::Waits => return self.watch_head(queue),
-                Stopped::Load => return self.load_head(queue),
-                Stopped::Unmarked(seq) => return self.await_mark(queue, seq),
-                Stopped::Expired if !self.expire_first(queue) => return,
-                Stopped::Expired => {}
+                Stopped::Busy => {}
+                Stopped::Expired => {
+                    let Some(units) = self.death_work(queue) else {
+                        return false;
+                    };
+                    *work = work.saturating_sub(units);
+                    if !self.expire_first(queue) {
+                        return true;
+                    }
+                }
+                Stopped::Empty => return true,
+                Stopped::Waits => {
+                    self.watch_head(queue);
+                    return true;
+                }
+                Stopped::Load => {
+                    self.load_head(queue);
+                    return true;
+                }
+                Stopped::Unmarked(seq) => {
+                    self.await_mark(queue, seq);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// The rest of a queue's dispatch is for the next turn.
+    fn dispatch_later(&mut self, queue: QueueKey) {
+        if let Some(q) = self.queues.get_mut(queue)
+            && !q.dispatched_later
+        {
+            q.dispatched_later = true;
+            self.behind.dispatches.push(queue);
+            self.timers.set_burial(self.now.monotonic + SOON);
+        }
+    }
+
+    /// A turn begins: what the one before had no time for is dispatched in it.
+    #[inline]
+    pub(crate) fn touch_those_behind(&mut self) {
+        while let Some(queue) = self.behind.dispatches.pop() {
+            if let Some(q) = self.queues.get_mut(queue) {
+                q.dispatched_later = false;
+                self.queues.touch(queue);
             }
         }
     }
 
-    /// Reserves messages up to the first one that needs more than a consumer.
-    fn reserve_some(&mut self, queue: QueueKey) -> Stopped {
+    /// Reserves messages up to the first one that needs more than a consumer. `work`: see [`Engine::dispatch_some`].
+    fn reserve_some(&mut self, queue: QueueKey, work: &mut usize) -> Stopped {
         let (wall, written) = (self.now.wall, self.staging.written_ticket());
         let Engine {
             queues,
@@ -70,11 +145,14 @@ impl Engine {
         };
         loop {
             let mut to = None;
+            let mut asked = 0;
             let polled = q.poll(wall, written, |key, flags, is_given| {
+                asked += 1;
                 let offer = Offer { key, flags, is_given };
                 to = offer.to(consumers, links, sessions, throttling);
                 to.is_some()
             });
+            *work = work.saturating_sub(asked / PASSED_OVER_PER_UNIT);
             let (entry, is_mark_due) = match polled {
                 Polled::Entry { entry, is_mark_due } => (entry, is_mark_due),
                 Polled::Empty => return Stopped::Empty,
@@ -92,6 +170,9 @@ impl Engine {
             }
             if is_mark_due {
                 return Stopped::MarkDue(seq);
+            }
+            if *work == 0 {
+                return Stopped::Busy;
             }
         }
     }
@@ -150,7 +231,7 @@ impl Engine {
     }
 
     /// The link has room again: feeds the consumers that were passed over. Returns whether something was reserved.
-    pub(crate) fn feed_starved(&mut self, link: Link) -> bool {
+    pub(crate) fn feed_starved(&mut self, link: Link, budget: &mut Budget) -> bool {
         let Some(l) = self.links.get_mut(link) else {
             return false;
         };
@@ -158,6 +239,10 @@ impl Engine {
             return false;
         }
         for _ in 0..l.starved.len() {
+            if budget.is_spent() {
+                break;
+            }
+            budget.spend(1);
             // Those who find no room keep their turn; those who get something wait for the next one.
             let l = self.links.get_mut(link).filter(|l| l.has_room());
             let Some(key) = l.and_then(|l| l.starved.pop_front()) else {
@@ -179,7 +264,7 @@ impl Engine {
             return;
         };
         let was_spent = c.credit.release();
-        // A channel with nothing unsettled is offered one whatever its connection has.
+        // A channel that holds nothing is offered one whatever its connection holds.
         if was_spent || (self.throttling.is_over() && c.credit.used() == 0) {
             let consumers = c.consumers.clone();
             self.touch_queues_of(&consumers);
@@ -198,6 +283,7 @@ impl Engine {
     }
 
     pub(crate) fn touch_queues_of(&mut self, consumers: &[ConsumerKey]) {
+        self.listed_units += consumers.len() / CONSUMERS_PER_UNIT;
         for key in consumers {
             if let Some(queue) = self.consumers.get(*key).map(|c| c.queue) {
                 self.touch(queue);
@@ -242,7 +328,8 @@ impl Engine {
         if let Some(q) = self.queues.get_mut(queue) {
             q.expiry_check = None;
         }
-        for _ in 0..EXPIRE_STEPS {
+        let mut work = self.side_work();
+        while work > 0 {
             let Some(q) = self.queues.get_mut(queue) else { return };
             let message = match q.head() {
                 Head::Empty => return,
@@ -256,10 +343,14 @@ impl Engine {
             if !q.is_expired(message, wall) {
                 break;
             }
+            let Some(units) = self.death_work(queue) else { break };
+            work = work.saturating_sub(units);
+            self.side_budget.spend(units);
             if !self.drop_expired(queue) {
                 return;
             }
         }
+        // Goes on in a millisecond, if the next one has expired too.
         self.watch_head(queue);
     }
 }
@@ -268,6 +359,8 @@ impl Engine {
 enum Stopped {
     /// The next hand-out mark should be staged, ahead of this sequence. There may be more to reserve.
     MarkDue(u64),
+    /// The turn has done enough for one queue. There may be more to reserve.
+    Busy,
     Empty,
     /// Nobody can take the head.
     Waits,

@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::counters::Counters;
-use super::memory::{EVICT_STEPS, Memory, PAGED_PRIORITIES, SPARE};
+use super::memory::{EVICT_STEPS, Memory, PAGED_PRIORITIES, RELIEF_AGAIN, RELIEF_NEXT, SPARE};
 use super::staging::Staging;
 use crate::event::Pressure;
 use crate::message::Message;
@@ -15,17 +15,22 @@ use smallvec::SmallVec;
 
 impl Engine {
     /// Lets bodies go if there are too many, and tells publishers to wait if that is not enough.
+    ///
+    /// While they wait, nothing may happen here any more: a log that was slow has reported everything at once, publishers are
+    /// not read, and whoever takes messages needs no command for it. So as long as they wait for memory, a timer goes on with
+    /// letting bodies go.
     pub(crate) fn relieve_memory(&mut self) {
         if self.memory.bury() {
             self.timers.set_burial(self.now.monotonic);
         }
         self.memory.shed_above = self.settings.cache_bytes_max / 2;
-        if self.memory.bytes() > self.settings.cache_bytes_max {
-            self.evict_bodies();
+        let mut progress = false;
+        if self.has_too_much_in_memory() {
+            progress = self.evict_bodies();
         } else if self.memory.bytes() < self.settings.cache_bytes_max / 2 {
             self.memory.relax(self.now.monotonic);
         }
-        self.shed_unsettled();
+        progress |= self.shed_unsettled();
         let high = |used: usize, max: usize, now: bool| if now { used > max / 5 * 4 } else { used > max };
         let memory_now = self.pressure == Some(Pressure::Memory);
         let backlog_now = self.pressure == Some(Pressure::Backlog);
@@ -46,6 +51,10 @@ impl Engine {
         } else {
             None
         };
+        if pressure == Some(Pressure::Memory) {
+            let pause = if progress { RELIEF_NEXT } else { RELIEF_AGAIN };
+            self.timers.set_relief(self.now.monotonic + pause);
+        }
         if pressure != self.pressure {
             self.pressure = pressure;
             for l in self.links.iter_mut() {
@@ -56,28 +65,45 @@ impl Engine {
         }
     }
 
-    fn evict_bodies(&mut self) {
+    /// A link has taken messages. That may be all that publishers wait for.
+    pub(crate) fn relieve_after_take(&mut self) {
+        if self.pressure == Some(Pressure::Memory) {
+            self.relieve_memory();
+        }
+    }
+
+    /// Whether bodies are to leave: they take more than the cache, or they and the entries that hold them so much that
+    /// publishers have to wait.
+    fn has_too_much_in_memory(&self) -> bool {
+        self.memory.bytes() > self.settings.cache_bytes_max
+            || self.memory.bytes_with_entries() > self.settings.memory_bytes_max / 5 * 4
+    }
+
+    /// Lets some bodies go. Returns whether some went, or are on their way to the log.
+    fn evict_bodies(&mut self) -> bool {
         let mut eviction = Eviction {
             target: self.settings.cache_bytes_max / 10 * 9,
+            entries_target: self.settings.memory_bytes_max / 4 * 3,
+            progress: false,
             steps: EVICT_STEPS,
             is_full: self.is_full(),
         };
         let now = self.now.monotonic;
-        if self.memory.bytes() < self.memory.rescan_above {
-            return;
+        if self.memory.bytes() < self.memory.rescan_above && self.pressure != Some(Pressure::Memory) {
+            return false;
         }
         // Once more for the first one, which notes that all of them were looked at.
         for _ in 0..=self.memory.deep.len() {
-            if self.memory.bytes() <= eviction.target {
+            if eviction.is_enough(&self.memory) {
                 self.memory.rescan_above = 0;
-                return;
+                break;
             }
             if eviction.steps == 0 {
-                return;
+                break;
             }
             let Some(queue) = self.memory.deep.pop_front() else {
                 self.memory.looked(false, now);
-                return;
+                break;
             };
             let Engine {
                 queues,
@@ -91,9 +117,10 @@ impl Engine {
             };
             let has_left = eviction.evict_from(q, queue, memory, staging, counters);
             if memory.looked(has_left, now) {
-                return;
+                break;
             }
         }
+        eviction.progress
     }
 
     /// Tells the log that a queue is gone whose transient messages went there to free memory.
@@ -106,8 +133,11 @@ impl Engine {
 
 /// One look at the queues whose bodies may leave memory.
 struct Eviction {
-    /// Bytes of bodies at which it ends.
+    /// Bytes of bodies, and of bodies with their entries, at which it ends.
     target: usize,
+    entries_target: usize,
+    /// Something has left memory, or is on its way to the log.
+    progress: bool,
     /// Entries that may still be looked at.
     steps: usize,
     /// What is left of a full disk is for settles: nothing is spilled.
@@ -125,6 +155,10 @@ struct Leaving {
 }
 
 impl Eviction {
+    fn is_enough(&self, memory: &Memory) -> bool {
+        memory.bytes() <= self.target && memory.bytes_with_entries() <= self.entries_target
+    }
+
     /// Returns whether something has left, or will once it is written.
     fn evict_from(
         &mut self,
@@ -135,7 +169,7 @@ impl Eviction {
         counters: &mut Counters,
     ) -> bool {
         self.steps -= 1;
-        let bytes_before = memory.bytes();
+        let (bytes_before, paged_before) = (memory.bytes(), q.ready().paged());
         let mut head = Spare::of(q, memory.spare_bytes());
         // What would be taken first stays longest.
         let stays: SmallVec<[(u8, usize); 1]> = (q.ready().priorities().rev())
@@ -162,6 +196,8 @@ impl Eviction {
                 self.offer(entry, about, &mut leaving, memory, staging, counters)
             });
         }
+        let has_left = memory.bytes() < bytes_before || q.ready().paged() > paged_before;
+        self.progress |= has_left || !leaving.spills.is_empty();
         if !leaving.spills.is_empty() {
             leaving.later = true;
             q.spilled = Some(staging.open_ticket());
@@ -188,7 +224,7 @@ impl Eviction {
         counters: &mut Counters,
     ) -> Leave {
         leaving.offered = true;
-        if self.steps == 0 || memory.bytes() <= self.target {
+        if self.steps == 0 || self.is_enough(memory) {
             return Leave::Stop;
         }
         self.steps -= 1;

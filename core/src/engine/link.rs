@@ -13,7 +13,6 @@ use crate::ledger::{Charge, allocation};
 use crate::properties::Name;
 use crate::queue::credit::Credit;
 use crate::queue::unsettled::Unsettled;
-use crate::quota::Seat;
 use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey};
 use std::collections::VecDeque;
 use std::mem::size_of;
@@ -61,7 +60,7 @@ pub(crate) struct LinkState {
     pub(crate) starved: VecDeque<ConsumerKey>,
     /// Consumers that are throttled: they are offered nothing until somebody settles.
     pub(crate) throttled: Vec<ConsumerKey>,
-    /// Bytes of what its channels have unsettled or have fetched.
+    /// Bytes of what its channels hold unsettled or have fetched.
     pub(crate) unsettled_bytes: usize,
     pub(crate) exclusive_queues: Vec<QueueKey>,
     /// The MQTT session it drives.
@@ -79,11 +78,12 @@ pub(crate) struct LinkState {
     pub(crate) failures: bool,
     /// Its session goes to another link once it has detached: it is told so, and nothing more.
     pub(crate) taken_over: bool,
-    /// Its first command waits for another link, which has the session it asks for.
+    /// Its first command waits for a call: for the session it asks for, which another link has; for room for its walk; or
+    /// for messages that it has asked for.
     pub(crate) waits: bool,
     /// The client whose session it waits for, from the first attempt until it has it.
     pub(crate) succeeds: Option<Name>,
-    /// The outbox waits for bodies to be sent again that are on their way from disk.
+    /// The outbox is held up by bodies to be sent again that are on their way from disk.
     pub(crate) resend_loading: bool,
     /// Retained messages that new subscriptions asked for.
     pub(crate) replays: Option<Box<Replays>>,
@@ -91,7 +91,13 @@ pub(crate) struct LinkState {
     pub(crate) routing: Option<Box<Routing>>,
     /// Its first command is a transaction whose queues are not all found yet.
     pub(crate) committing: Option<Box<Committing>>,
-    /// Its first command is a deletion that has begun, and goes on without it.
+    /// What `routing` and `committing` take.
+    pub(crate) walk_bytes: usize,
+    /// Its first command waits for room for a walk.
+    pub(crate) awaits_walk: bool,
+    /// Its `Get`s whose messages are on their way from disk.
+    pub(crate) waiting_gets: usize,
+    /// Its first command is a deletion or a purge that has begun, and goes on without it.
     pub(crate) deleting: Option<Deleting>,
     /// What is known of the answer to a SUBSCRIBE or UNSUBSCRIBE that takes more than one hold.
     pub(crate) answered: Option<Box<Answered>>,
@@ -107,7 +113,7 @@ pub(crate) struct Channel {
     pub(crate) unsettled: Unsettled,
     /// Rejected deliveries whose dead-lettering is postponed until the disk has room.
     pub(crate) postponed: Option<Box<Postponed>>,
-    /// Its number on the engine's list of channels with bodies in memory; 0: it is not on it.
+    /// Its number on the engine's list of channels that hold bodies in memory; 0: it is not on it.
     pub(crate) listed: u64,
     pub(crate) consumers: Vec<ConsumerKey>,
     /// Prefetch of consumers started from now on.
@@ -124,15 +130,13 @@ pub(crate) struct Channel {
     pub(crate) strict: bool,
     /// It failed: nothing is done for it until it is closed.
     pub(crate) failed: bool,
-    /// Counts it among its user's channels.
-    pub(crate) seat: Option<Seat>,
 }
 
 /// See [`Channel::postponed`].
 #[derive(Default)]
 pub(crate) struct Postponed {
     /// By the order of their rejection.
-    pub(crate) rejected: Unsettled,
+    pub(crate) held: Unsettled,
     /// Rejected so far.
     pub(crate) numbered: u64,
 }
@@ -154,7 +158,6 @@ impl Channel {
             recovering: None,
             strict: false,
             failed: false,
-            seat: None,
         }
     }
 }
@@ -201,6 +204,9 @@ impl LinkState {
             bound_replay: None,
             routing: None,
             committing: None,
+            walk_bytes: 0,
+            awaits_walk: false,
+            waiting_gets: 0,
             deleting: None,
         }
     }
@@ -208,7 +214,7 @@ impl LinkState {
     /// Whether a command goes back because it is a publish that meets pressure for the first time.
     ///
     /// The link does not know of the pressure yet: it is told only once it publishes. The publish goes back, and meets the
-    /// pressure where the connection parks publishes; applied now, it could be refused although its protocol has no word for
+    /// pressure where the connection holds publishes; applied now, it could be refused although its protocol has no word for
     /// that. Once for each pressure, so that what is left of a link that is gone ends.
     #[inline]
     pub(crate) fn meets(&mut self, pressure: Option<Pressure>, command: &Command) -> bool {
@@ -230,12 +236,6 @@ impl LinkState {
             && command
                 .channel()
                 .is_some_and(|channel| self.find_channel(channel).is_some_and(|c| c.failed))
-    }
-
-    /// The first command of the hold is ignored: it does not go on where it stopped.
-    pub(crate) fn forget_unfinished(&mut self) {
-        self.routing = None;
-        self.committing = None;
     }
 
     /// Wakes the link's task once, unless it was woken since its last take.
@@ -262,11 +262,16 @@ impl LinkState {
         self.stalled = stalled || self.taken_over;
     }
     /// The take is over: from now on the link is woken again, unless it comes back by itself. Returns whether it has
-    /// something to take already. A wake was not sent for that, so it must not be forgotten.
-    pub(crate) fn taken(&mut self) -> bool {
+    /// something to take already (`pressure`: what publishers are to be told). A wake was not sent for that, so it must not
+    /// be forgotten.
+    pub(crate) fn taken(&mut self, pressure: Option<Pressure>) -> bool {
         self.woken = self.stalled;
         !self.stalled
-            && (self.has_more() || self.closed.is_some() || !self.verdicts.is_empty() || !self.confirm_dirty.is_empty())
+            && (self.has_more()
+                || self.closed.is_some()
+                || !self.verdicts.is_empty()
+                || !self.confirm_dirty.is_empty()
+                || (self.publishes && self.told != pressure))
     }
     /// Whether the outbox has something that does not come back by itself.
     pub(crate) fn has_more(&self) -> bool {
@@ -336,6 +341,11 @@ impl LinkState {
     }
     pub(crate) fn channel_count(&self) -> usize {
         self.channels.len()
+    }
+    /// The first channel whose number is that or higher.
+    pub(crate) fn channel_from(&self, number: usize) -> Option<&Channel> {
+        let at = self.channels.partition_point(|c| usize::from(c.number) < number);
+        self.channels.get(at).map(|c| &**c)
     }
     pub(crate) fn channels(&self) -> impl Iterator<Item = &Channel> {
         self.channels.iter().map(|c| &**c)

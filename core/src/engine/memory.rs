@@ -1,4 +1,4 @@
-//! Bodies in memory: counted once however many queues have them; over the budget they leave for the log, and with them the
+//! Bodies in memory: counted once however many queues hold them; over the budget they leave for the log, and with them the
 //! places of the entries behind the head. Both come back when their turn comes: first a page of entries, then their bodies.
 //!
 //! A queue with consumers keeps some bytes at its head, its spare, and fetches as much at once. Where that is too much for all
@@ -22,7 +22,7 @@ use std::time::Duration;
 pub(crate) struct Memory {
     /// Messages whose bodies are in memory.
     bytes: usize,
-    /// Entries that pin them.
+    /// Entries that hold them.
     entries: usize,
     /// Above it, bodies of unsettled deliveries are evicted if the log has them.
     pub(super) shed_above: usize,
@@ -36,7 +36,7 @@ pub(crate) struct Memory {
     double_after: Time,
     /// Queues scanned in a row without evicting anything.
     fruitless_scans: usize,
-    /// The last scan evicted nothing: scan again only above so many bytes.
+    /// The last scan evicted nothing: scan again only above so many bytes, or while publishers wait.
     pub(super) rescan_above: usize,
     /// Bytes of body on their way from disk.
     pub(super) loading: usize,
@@ -65,6 +65,10 @@ const SPARE_BYTES: u64 = 256 << 10;
 const HALVED_MAX: u32 = 6;
 /// How soon they are doubled again.
 const DOUBLE_AFTER: Duration = Duration::from_millis(100);
+/// While publishers wait for memory, more bodies are let go so soon after a hold that let some go...
+pub(super) const RELIEF_NEXT: Duration = Duration::from_millis(1);
+/// ...and so soon after one that found none.
+pub(super) const RELIEF_AGAIN: Duration = Duration::from_millis(100);
 /// Part of the cache that may be on its way from disk, and one body more.
 pub(super) const LOADING_SHARE: usize = 4;
 /// Entries fetched at once, at most.
@@ -87,7 +91,7 @@ impl Memory {
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
-    /// Bytes of queued messages in memory and of the entries that pin them: a message that is in many queues has many. Over the
+    /// Bytes of queued messages in memory and of the entries that hold them: a message that is in many queues has many. Over the
     /// limit publishers wait; eviction looks at the messages alone, because an entry goes with its body.
     pub(crate) fn bytes_with_entries(&self) -> usize {
         self.bytes + self.entries * ENTRY_BYTES
@@ -95,7 +99,7 @@ impl Memory {
     /// One more entry pins the message in memory. Its bytes are counted with the first.
     pub(crate) fn pin(&mut self, message: &Message) {
         self.entries += 1;
-        if message.log_state().pin() {
+        if message.log_state().hold() {
             self.bytes += message.memory();
         }
     }
@@ -103,7 +107,7 @@ impl Memory {
     pub(crate) fn drop_body(&mut self, body: &Body) {
         if let Body::Memory(message) = body {
             self.entries -= 1;
-            if message.log_state().unpin() {
+            if message.log_state().release() {
                 self.bytes -= message.memory();
             }
         }
@@ -139,7 +143,7 @@ impl Memory {
         *body = disk;
         true
     }
-    /// Drops what a queue had, at once or in the holds that follow.
+    /// Drops what a queue held, at once or in the holds that follow.
     pub(crate) fn doom(&mut self, ready: Ready) {
         self.doomed.push_back(ready);
         self.bury();

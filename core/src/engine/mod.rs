@@ -42,6 +42,7 @@ mod outbox;
 mod packets;
 mod postponed;
 mod publishing;
+mod purging;
 mod queue_limits;
 mod queues;
 mod recovery;
@@ -62,6 +63,7 @@ mod timers;
 mod transactions;
 mod unfinished;
 mod unsettled_memory;
+mod walks;
 
 pub use crate::ledger::{ObjectKind, PerKind};
 pub use crate::slots::Link;
@@ -77,7 +79,6 @@ use crate::ledger::Ledger;
 use crate::message::{Dialect, Envelope, Message};
 use crate::properties::{Codecs, Name};
 use crate::queue::consumers::Consumer;
-use crate::quota::VhostLimits;
 use crate::retained::Retained;
 use crate::router::{HEADERS_MAX, Router, Walk};
 use crate::slots::{ConsumerKey, QueueKey, SessionKey, Slots};
@@ -92,7 +93,7 @@ use links::Links;
 use log_waits::{LogWaits, Waiter};
 use memory::Memory;
 use outbox::Out;
-use queues::Queues;
+use queues::{Behind, Queues};
 use staging::{Gate, Staging};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -167,8 +168,8 @@ pub struct Settings {
     pub cache_bytes_max: usize,
     /// Bytes of message memory over which publishers wait.
     pub memory_bytes_max: usize,
-    /// Bytes of unsettled deliveries (32 each, and their bodies while they are in memory) over which
-    /// a client with more than a guaranteed part of them is offered no more until it settles.
+    /// Bytes of deliveries that consumers hold unsettled (32 each, and their bodies while they are in memory) over which
+    /// whoever holds more than a guaranteed part of them is offered no more until he settles.
     pub unsettled_bytes_max: usize,
     /// Bytes of everything else that clients make (retained messages, subscriptions, bindings, queues, sessions, connections)
     /// over which more of it is refused.
@@ -225,40 +226,6 @@ impl Default for Settings {
 }
 
 /// One vhost's state machine.
-///
-/// A program calls it under a lock: a visit of a connection, then [`Engine::drain`], which says what is to be logged, fetched
-/// and woken after the lock is released.
-///
-/// ```
-/// use gatepost_core::access::Rights;
-/// use gatepost_core::command::{Attach, Command, Get, Peer};
-/// use gatepost_core::engine::{Engine, Room, Settings, Wake, Wakes};
-/// use gatepost_core::event::Event;
-/// use gatepost_core::properties::Codecs;
-/// use gatepost_core::store::Batch;
-/// use gatepost_core::time::Now;
-/// use std::sync::Arc;
-///
-/// struct Bell;
-/// impl Wake for Bell {
-///     fn wake(&self) { /* have the connection visit the engine */ }
-/// }
-///
-/// let now = Now::default();
-/// let mut engine = Engine::new(Settings::default(), Codecs::default(), 1);
-/// engine.set_rights("app".into(), Rights::all().into());
-/// let attach = Attach { vhost: "/".into(), protocol: "example", client_name: None };
-/// let link = engine.attach(now, &attach, "app".into(), Peer::on_this_machine(), Arc::new(Bell));
-///
-/// let get = Get { channel: 1, queue: "q".into(), no_ack: true };
-/// let (mut commands, mut events) = (vec![Command::Get(Box::new(get))], Vec::new());
-/// engine.visit(now, link, &mut commands, Room { messages: 10, bytes: 1 << 20 }, &mut events);
-/// assert!(matches!(events[..], [Event::Failed { .. }]), "there is no such queue");
-///
-/// let (mut batch, mut requests, mut wakes) = (Batch::default(), Vec::new(), Wakes::default());
-/// engine.drain(&mut batch, &mut requests, &mut wakes);
-/// assert!(batch.is_empty(), "nothing is to be logged");
-/// ```
 pub struct Engine {
     settings: Settings,
     codecs: Codecs,
@@ -277,6 +244,19 @@ pub struct Engine {
     internal_walk: Option<Box<Walk>>,
     /// For finding their queues in this turn.
     internal_budget: Budget,
+    /// Bytes of `internal`.
+    internal_bytes: usize,
+    /// For what this turn causes beside its commands: messages that expire or are over their queue's limit, and consumers that
+    /// are passed over.
+    side_budget: Budget,
+    /// Work units that lists have cost which the command under way went through.
+    listed_units: usize,
+    /// Queues whose dispatch, or whose limit, took more than a turn had for it.
+    behind: Behind,
+    /// Queues with purges that nobody waits for any more.
+    ending_purges: VecDeque<QueueKey>,
+    /// Walks that stopped: what they take, and who waits for room.
+    walks: walks::Walks,
     /// See [`Engine::damaged_definitions`].
     damaged_definitions: u64,
     links: Links,
@@ -314,8 +294,6 @@ pub struct Engine {
     wills_told: u64,
     /// What its users may do.
     rights: UserRights,
-    /// What the vhost may have.
-    vhost_limits: VhostLimits,
 }
 
 /// How long settles may wait for company before they are logged.
@@ -337,6 +315,12 @@ impl Engine {
             internal: VecDeque::new(),
             internal_walk: None,
             internal_budget: Budget::default(),
+            internal_bytes: 0,
+            side_budget: Budget::default(),
+            listed_units: 0,
+            behind: Behind::default(),
+            ending_purges: VecDeque::new(),
+            walks: walks::Walks::default(),
             damaged_definitions: 0,
             links: Links::default(),
             consumers: Slots::default(),
@@ -360,7 +344,6 @@ impl Engine {
             counters: Counters::default(),
             wills_told: 0,
             rights: UserRights::default(),
-            vhost_limits: VhostLimits::default(),
         };
         engine.router.set_headers_max(engine.settings.message_headers_max);
         // What MQTT clients look at to see what they talk to; never in the log.
@@ -517,14 +500,6 @@ impl Engine {
         }
     }
 
-    /// Ends the links of a user, for that reason. Their `Detach` follows from the drivers.
-    pub fn end_user(&mut self, user: &str, reason: CloseReason) {
-        for l in self.links.iter_mut().filter(|l| *l.access.user == *user) {
-            l.closed = Some(reason);
-            l.wake(&mut self.wakes);
-        }
-    }
-
     /// The last words to the log at a clean stop: pending acks. Follow it with `drain`.
     pub fn flush(&mut self) {
         self.stage_acks();
@@ -539,6 +514,20 @@ impl Engine {
     fn begin(&mut self, now: Now) {
         self.now = now;
         self.internal_budget = Budget::of_hold(&self.settings);
+        self.side_budget = Budget::of_hold(&self.settings);
+        self.touch_those_behind();
+    }
+
+    /// A hold ends that had this budget: how much it did is what others had to wait for.
+    fn note_hold(&mut self, budget: &Budget) {
+        let units = budget.spent() + self.internal_budget.spent() + self.side_budget.spent();
+        let longest = &mut self.counters.longest_hold_units;
+        *longest = (*longest).max(units as u64);
+    }
+
+    /// What the lists have cost that the command under way went through.
+    fn take_listed_units(&mut self) -> usize {
+        std::mem::take(&mut self.listed_units)
     }
 
     fn session_of(&mut self, link: Link) -> Option<(SessionKey, &mut DurableSession)> {

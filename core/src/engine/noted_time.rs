@@ -23,6 +23,8 @@ pub(crate) struct NotedTime {
     pub(super) queues: BTreeSet<QueueKey>,
     /// Retained messages have.
     pub(super) retained: bool,
+    /// The clock has jumped ahead: what is due by it is looked at, queues and sessions from these slots on.
+    pub(super) looking_again: Option<(u32, u32)>,
 }
 
 impl NotedTime {

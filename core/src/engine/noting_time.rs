@@ -1,12 +1,15 @@
 //! Before something that the log has expires, the log is told a time at which it has: see `noted_time.rs`.
 
 use super::Engine;
+use super::budget::Budget;
 use super::log_waits::Waiter;
+use super::timers::Timer;
+use crate::binding::QueueSlot;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Head;
 use crate::slots::{QueueKey, SessionKey};
 use crate::store::Record;
-use crate::time::Wall;
+use crate::time::{Now, Wall};
 
 impl Engine {
     /// Whether the log has a time at which `deadline` has passed. If not, it is told one.
@@ -64,6 +67,47 @@ impl Engine {
         }
         self.time.retained = true;
         false
+    }
+
+    /// The wall clock has jumped ahead. What it makes due sooner is looked at now, some in each hold: timers run by the other
+    /// clock, and were set by what was left then.
+    pub fn follow_clock(&mut self, now: Now) {
+        self.begin(now);
+        self.time.looking_again = Some((0, 0));
+        if let Some(next) = self.retained.next_expiry() {
+            self.timers.set_retained(now.monotonic + (next - now.wall));
+        }
+        let mut budget = Budget::of_hold(&self.settings);
+        self.go_on_with_clock(&mut budget);
+        self.dispatch_touched();
+        self.relieve_memory();
+    }
+
+    /// Goes on with [`Engine::follow_clock`].
+    pub(crate) fn go_on_with_clock(&mut self, budget: &mut Budget) {
+        let Some((mut queue, mut session)) = self.time.looking_again.take() else {
+            return;
+        };
+        while !budget.is_spent() {
+            budget.spend(1);
+            if queue < self.queues.slots_end() {
+                let key = self.queues.at(QueueSlot(queue));
+                queue += 1;
+                if let Some(key) = key.filter(|key| self.queues[*key].expiry_check.is_some()) {
+                    self.watch_head(key);
+                }
+            } else if session < self.sessions.slots_end() {
+                let key = self.sessions.key_at(session);
+                session += 1;
+                if let Some(key) = key.filter(|key| self.sessions[*key].link.is_none()) {
+                    self.watch_session_expiry(key);
+                }
+            } else {
+                return;
+            }
+        }
+        self.time.looking_again = Some((queue, session));
+        self.timers.set(self.now.monotonic, Timer::Clock);
     }
 
     /// The log has that time: what waited for it goes on, if it is late enough.

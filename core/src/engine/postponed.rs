@@ -11,7 +11,7 @@ use super::death::Death;
 use super::timers::Timer;
 use crate::command::Channel as ChannelNumber;
 use crate::queue::entry::{Body, Entry, EntryFlags};
-use crate::queue::unsettled::{Delivered, cost};
+use crate::queue::unsettled::{Held, cost};
 use crate::slots::{Link, QueueKey};
 use std::time::Duration;
 
@@ -43,12 +43,14 @@ impl Engine {
         }
         let postponed = c.postponed.get_or_insert_default();
         postponed.numbered += 1;
-        let delivered = Delivered {
+        let seq = entry.seq;
+        let held = Held {
             queue,
             consumer: None,
             entry,
         };
-        postponed.rejected.push(postponed.numbered, delivered);
+        postponed.held.push(postponed.numbered, held);
+        self.note_held_by_purge(queue, seq);
     }
 
     /// The disk has room again: postponed messages are dead-lettered in the holds that follow.
@@ -72,13 +74,13 @@ impl Engine {
         while !self.is_disk_short()
             && let Some(&(link, channel)) = self.postponed.last()
         {
-            if left == 0 {
+            if left == 0 || self.has_many_internal() {
                 return self.timers.set(self.now.monotonic + POSTPONED_EVERY, Timer::Postponed);
             }
             left -= 1;
             budget.spend(1);
             match self.next_postponed(link, channel) {
-                Some(Delivered { queue, entry, .. }) => {
+                Some(Held { queue, entry, .. }) => {
                     if let Some(q) = self.queues.get_mut(queue) {
                         q.settled();
                         self.drop_entry(queue, entry, Death::Rejected);
@@ -100,7 +102,7 @@ impl Engine {
     ) -> Result<(), Unfinished> {
         loop {
             budget.check()?;
-            let Some(Delivered { queue, mut entry, .. }) = self.next_postponed(link, channel) else {
+            let Some(Held { queue, mut entry, .. }) = self.next_postponed(link, channel) else {
                 return Ok(());
             };
             entry.flags.set(EntryFlags::REDELIVERED);
@@ -109,14 +111,14 @@ impl Engine {
         }
     }
 
-    fn next_postponed(&mut self, link: Link, channel: ChannelNumber) -> Option<Delivered> {
+    fn next_postponed(&mut self, link: Link, channel: ChannelNumber) -> Option<Held> {
         let c = self.links.get_mut(link)?.find_channel(channel)?;
-        let Some(delivered) = c.postponed.as_mut()?.rejected.pop_upto(u64::MAX) else {
+        let Some(held) = c.postponed.as_mut()?.held.pop_upto(u64::MAX) else {
             c.postponed = None;
             self.postponed.retain(|of| *of != (link, channel));
             return None;
         };
-        self.count_released(link, delivered.cost());
-        Some(delivered)
+        self.count_released(link, held.cost());
+        Some(held)
     }
 }

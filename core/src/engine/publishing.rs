@@ -67,6 +67,9 @@ impl Engine {
             return Ok(());
         };
         let stopped = l.routing.take().and_then(|routing| routing.of(&message));
+        if l.awaits_walk && !self.may_walk(link) {
+            return Err(message);
+        }
         let group = self.staging.group_start();
         let (message, result) = if self.is_incoming(link, packet_id) {
             (message, Ok(Enqueued::default()))
@@ -74,6 +77,7 @@ impl Engine {
             self.find_and_enqueue(link, flags, message, stopped, budget)?
         };
         self.counters.published += 1;
+        self.end_walk(link);
         let Some(l) = self.links.get_mut(link) else {
             return Ok(());
         };
@@ -159,7 +163,10 @@ impl Engine {
             Ok(Some(enqueued)) => Ok((message, Ok(enqueued))),
             Ok(None) => {
                 // Nothing else of this publisher comes before it: it is the first command of its next hold.
-                if let (Some(l), Some(walk)) = (self.links.get_mut(link), stopped) {
+                if let Some(walk) = stopped
+                    && self.keep_walk(link, walk.memory())
+                    && let Some(l) = self.links.get_mut(link)
+                {
                     l.routing = Some(Box::new(Routing::new(&message, walk)));
                 }
                 Err(message)
@@ -374,9 +381,13 @@ impl Engine {
                 };
                 match known {
                     Some(known) => self.router.targets_of(known),
-                    None => match budget.route(&mut self.router, message, &extra, stopped)? {
-                        Some(targets) => targets,
-                        None => return Ok(None),
+                    None => match budget.route(&mut self.router, message, &extra, stopped) {
+                        Ok(Some(targets)) => targets,
+                        Ok(None) => return Ok(None),
+                        Err(fault) => {
+                            self.counters.note_unroutable(&fault);
+                            return Err(fault);
+                        }
                     },
                 }
             }

@@ -2,6 +2,7 @@
 
 use super::Engine;
 use super::death::Death;
+use super::timers::SOON;
 use crate::queue::Queue;
 use crate::queue::entry::Body;
 use crate::queue::ready::Head;
@@ -16,6 +17,7 @@ impl Engine {
         // A limit of nothing still lets a message pass straight to a consumer.
         self.dispatch(queue);
         let (dead_letters, short) = (self.has_dead_letters(queue), self.is_disk_short());
+        let mut work = self.side_work();
         while let Some(q) = self.queues.get_mut(queue)
             && q.is_over_limit()
         {
@@ -40,9 +42,49 @@ impl Engine {
                 self.load_head(queue);
                 return;
             }
-            let Some(entry) = q.drop_head() else { return };
+            match self.death_work(queue) {
+                Some(units) if work > 0 => {
+                    work = work.saturating_sub(units);
+                    self.side_budget.spend(units);
+                }
+                // One large message may push out very many small ones.
+                _ => return self.enforce_limit_later(queue),
+            }
+            let Some(entry) = self.queues.get_mut(queue).and_then(Queue::drop_head) else {
+                return;
+            };
             self.counters.dropped_full += 1;
             self.drop_entry(queue, entry, Death::MaxLength);
+        }
+    }
+
+    /// The queue is still over its limit.
+    fn enforce_limit_later(&mut self, queue: QueueKey) {
+        if let Some(q) = self.queues.get_mut(queue)
+            && !q.overfull
+        {
+            q.overfull = true;
+            self.behind.overfull.push_back(queue);
+            self.timers.set_burial(self.now.monotonic + SOON);
+        }
+    }
+
+    /// Goes on with queues that are over their limits.
+    pub(crate) fn enforce_limits(&mut self) {
+        for _ in 0..self.behind.overfull.len() {
+            let Some(queue) = self.behind.overfull.pop_front() else {
+                return;
+            };
+            if let Some(q) = self.queues.get_mut(queue) {
+                q.overfull = false;
+                self.enforce_limit(queue);
+            }
+            if self.side_budget.is_spent() {
+                break;
+            }
+        }
+        if !self.behind.overfull.is_empty() {
+            self.timers.set_burial(self.now.monotonic + SOON);
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::queue::Queue;
 use crate::slots::{QueueKey, Slots};
 use crate::store::{QueueAcks, QueueId, VhostId};
 use hashbrown::HashMap;
+use std::collections::VecDeque;
 use std::ops::{Index, IndexMut};
 
 /// All queues. The log names a queue by its number, the router by its slot; a queue's name is the router's business.
@@ -22,6 +23,15 @@ pub(crate) struct Queues {
 /// Queues to be dispatched before the turn ends. Each is there once: see [`Queue::touched`].
 #[derive(Default)]
 pub(crate) struct Touched(Vec<QueueKey>);
+
+/// Queues that had more to do than their turn had time for. Each is on a list once.
+#[derive(Default)]
+pub(crate) struct Behind {
+    /// To be dispatched in the next turn: see [`Queue::dispatched_later`].
+    pub(super) dispatches: Vec<QueueKey>,
+    /// Over their limits: see [`Queue::overfull`].
+    pub(super) overfull: VecDeque<QueueKey>,
+}
 
 impl Touched {
     /// Has the queue dispatched before the turn ends.

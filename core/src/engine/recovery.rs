@@ -539,7 +539,10 @@ impl Engine {
         let exchange = self.settings.topic_exchange.clone();
         self.bind_subscription(queue, &exchange, &filter, share.is_some(), options)
             .ok()?;
-        self.note_subscription(session, (filter, share), options);
+        let shared = share.is_some();
+        if self.note_subscription(session, (filter, share), options) && shared {
+            self.queues[queue].members += 1;
+        }
         Some(())
     }
 }

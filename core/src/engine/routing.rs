@@ -14,6 +14,11 @@ use crate::queue::entry::{Body, EntryFlags};
 use crate::router::{Target, Walk};
 use crate::slots::Link;
 
+/// Dead letters and wills that wait to be published, and their part of the memory for messages. Those that cannot wait
+/// themselves (wills, and what a full queue refuses) may be more.
+const INTERNAL_MAX: usize = 4096;
+const INTERNAL_PART: usize = 8;
+
 /// How the queues of a message are found.
 pub(super) enum RouteBy<'a> {
     /// By a walk that may stop, and go on where it stopped.
@@ -26,9 +31,19 @@ impl Engine {
     /// Publishes something no connection publishes now (a will, a dead-lettered message), but not to the queues named
     /// in `skip`. Behind others that wait, and at the end of the turn: a chain of queues must not become a chain of calls.
     pub(crate) fn publish_internally(&mut self, message: Message, skip: Vec<Name>, source: Source) {
-        // No queue has it while it waits, but it takes memory.
+        // No queue holds it while it waits, but memory does.
         self.memory.pin(&message);
+        self.internal_bytes += message.memory();
+        if let Source::Entry { queue, seq, .. } = source {
+            self.note_held_by_purge(queue, seq);
+        }
         self.internal.push_back(Internal { message, skip, source });
+    }
+
+    /// Whether so much waits to be published internally that what would cause more of it waits too: a consumer that rejects
+    /// faster than its dead letters find their queues would fill the memory with them.
+    pub(crate) fn has_many_internal(&self) -> bool {
+        self.internal.len() >= INTERNAL_MAX || self.internal_bytes > self.settings.memory_bytes_max / INTERNAL_PART
     }
 
     /// Publishes the first of what waits to be published internally. Returns whether there is more, and time for it.
@@ -73,6 +88,7 @@ impl Engine {
         let logged = self.staging.group_start() > start;
         self.forget_source(first.source, logged);
         self.staging.group_end(start);
+        self.internal_bytes -= first.message.memory();
         self.memory.drop_body(&Body::Memory(first.message));
         false
     }

@@ -136,8 +136,10 @@ impl Engine {
                 wanted.push((queue, options.qos, options.subscription_id));
             }
         }
+        debug_assert!(s.consumers.is_empty(), "they went with the connection before");
         for (queue, qos, subscription_id) in wanted {
-            self.add_session_consumer(session, queue, (qos, subscription_id));
+            // Not looked for among those before it: a session may be a member of thousands of groups.
+            self.push_session_consumer(session, queue, (qos, subscription_id));
         }
     }
 
@@ -150,7 +152,6 @@ impl Engine {
         (qos, subscription_id): (u8, Option<u32>),
     ) {
         let s = &self.sessions[session];
-        let Some(link) = s.link else { return };
         let existing = s
             .consumers
             .iter()
@@ -168,6 +169,19 @@ impl Engine {
             self.sessions[session].consumers.retain(|k| *k != key);
             self.remove_consumer(key);
         }
+        self.push_session_consumer(session, queue, (qos, subscription_id));
+    }
+
+    fn push_session_consumer(
+        &mut self,
+        session: SessionKey,
+        queue: QueueKey,
+        (qos, subscription_id): (u8, Option<u32>),
+    ) {
+        let Some(link) = self.sessions[session].link else {
+            return;
+        };
+        let subscription_ids = subscription_id.map(|id| [id].into());
         let consumer = Consumer {
             link,
             channel: CHANNEL,
@@ -272,6 +286,10 @@ impl Engine {
             return Ok(());
         }
         self.stop_session(session, budget)?;
+        if self.has_many_internal() && self.links.get(link).is_some_and(|l| l.will.is_some()) {
+            // It would be one more. Each hold publishes some.
+            return Err(Unfinished);
+        }
         let client_id = self.sessions[session].client_id.clone();
         if self.sessions[session].ending {
             self.end_session(session, budget)?;
@@ -412,7 +430,9 @@ impl Engine {
         let s = &mut self.sessions[session];
         let Some(due) = s.expires_at else { return };
         let at = now.monotonic + (due - now.wall).max(Duration::from_millis(1));
-        s.expiry_timer = Some(at);
+        if let Some(before) = s.expiry_timer.replace(at) {
+            self.timers.cancel(before, Timer::SessionExpiry(session));
+        }
         self.timers.set(at, Timer::SessionExpiry(session));
     }
 

@@ -176,6 +176,9 @@ impl Engine {
         self.bind_subscription(queue, &exchange, &sub.filter, sub.share.is_some(), options)?;
         let id = (sub.filter.clone(), sub.share.clone());
         let new = self.note_subscription(session, id, options);
+        if new && sub.share.is_some() {
+            self.queues[queue].members += 1;
+        }
         if kept {
             let client_id = &self.sessions[session].client_id;
             let (key, value) = catalog::encode_subscription(
@@ -380,8 +383,7 @@ impl Engine {
             }
             return;
         };
-        let listed = self.sessions.len() + self.sessions[session].consumers.len();
-        budget.spend(listed / LISTED_PER_UNIT);
+        budget.spend(self.sessions[session].consumers.len() / LISTED_PER_UNIT);
         let Some(queue) = self.queue_named(&shared_queue_name(share, filter)) else {
             return;
         };
@@ -394,8 +396,9 @@ impl Engine {
             self.sessions[session].consumers.retain(|k| *k != key);
             self.remove_consumer(key);
         }
-        let id = (filter.clone(), Some(share.clone()));
-        if !self.sessions.iter().any(|(_, s)| s.subscriptions.contains_key(&id)) {
+        let q = &mut self.queues[queue];
+        q.members = q.members.saturating_sub(1);
+        if q.members == 0 {
             self.delete_queue(queue);
         }
     }

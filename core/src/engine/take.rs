@@ -3,7 +3,6 @@
 use super::Engine;
 use super::Room;
 use super::budget::Budget;
-use super::link::LinkState;
 use super::outbox::{Out, Reservation};
 use crate::event::Event;
 use crate::queue::entry::{Entry, EntryFlags};
@@ -25,7 +24,9 @@ impl Engine {
         };
         l.taking(stalled);
         let more = self.take_ready(link, room, events);
-        let late = self.links.get_mut(link).is_some_and(LinkState::taken);
+        self.relieve_after_take();
+        let pressure = self.pressure;
+        let late = self.links.get_mut(link).is_some_and(|l| l.taken(pressure));
         more || late
     }
 
@@ -91,7 +92,7 @@ impl Engine {
                     if stalled {
                         return false;
                     }
-                    if self.feed_starved(link) {
+                    if self.feed_starved(link, &mut budget) {
                         continue;
                     }
                     if budget.is_spent() {

@@ -26,13 +26,20 @@ impl Engine {
                 Timer::Burial => {
                     self.end_orphans(&mut budget);
                     self.end_deletions(&mut budget);
+                    self.enforce_limits();
+                    self.retry_gets();
                 }
+                // Below, as after every turn.
+                Timer::Relief => {}
+                Timer::Walks => self.call_walkers(),
+                Timer::Clock => self.go_on_with_clock(&mut budget),
                 Timer::Postponed => self.end_postponed(&mut budget),
             }
             budget.spend(TIMER_WORK);
         }
         self.dispatch_touched();
         self.relieve_memory();
+        self.note_hold(&budget);
     }
 
     /// When `handle_timeout` is due next.

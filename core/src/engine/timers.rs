@@ -3,6 +3,7 @@
 use crate::slots::{QueueKey, SessionKey};
 use crate::time::Time;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// Things that are due at a time. A timer whose object is gone or has changed does nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,7 +20,13 @@ pub(crate) enum Timer {
     Retained,
     /// Postponed dead-lettering is due.
     Postponed,
-    /// What purged and deleted queues had is not all dropped yet, or not all their consumers are ended, or the queues of a
+    /// Walks wait for memory that may be there.
+    Walks,
+    /// The clock has jumped ahead: what is due by the wall clock is due sooner.
+    Clock,
+    /// Publishers wait for memory: more bodies are to leave it.
+    Relief,
+    /// What purged and deleted queues held is not all dropped yet, or not all their consumers are ended, or the queues of a
     /// dead letter are not all found: work that goes on in slices.
     Burial,
 }
@@ -31,7 +38,12 @@ pub(crate) struct Timers {
     due: BTreeSet<(Time, Timer)>,
     /// When [`Timer::Retained`] is due.
     retained: Option<Time>,
+    /// When [`Timer::Relief`] is due.
+    relief: Option<Time>,
 }
+
+/// When work goes on for which a turn had no time, unless there is another turn before.
+pub(crate) const SOON: Duration = Duration::from_millis(1);
 
 impl Timers {
     pub(crate) fn set(&mut self, at: Time, timer: Timer) {
@@ -42,14 +54,22 @@ impl Timers {
     }
     /// Has retained messages looked at by then.
     pub(crate) fn set_retained(&mut self, at: Time) {
-        if let Some(before) = self.retained {
+        self.retained = Some(self.set_by(at, Timer::Retained, self.retained));
+    }
+    /// Has bodies leave memory by then.
+    pub(crate) fn set_relief(&mut self, at: Time) {
+        self.relief = Some(self.set_by(at, Timer::Relief, self.relief));
+    }
+    /// Sets a timer of which there is one, unless it is due sooner. Returns when it is due.
+    fn set_by(&mut self, at: Time, timer: Timer, before: Option<Time>) -> Time {
+        if let Some(before) = before {
             if before <= at {
-                return;
+                return before;
             }
-            self.cancel(before, Timer::Retained);
+            self.cancel(before, timer);
         }
-        self.retained = Some(at);
-        self.set(at, Timer::Retained);
+        self.set(at, timer);
+        at
     }
     /// Schedules the next slice of deferred drops; any timer call runs one.
     pub(crate) fn set_burial(&mut self, now: Time) {
@@ -66,8 +86,10 @@ impl Timers {
             return None;
         }
         self.due.pop_first();
-        if timer == Timer::Retained {
-            self.retained = None;
+        match timer {
+            Timer::Retained => self.retained = None,
+            Timer::Relief => self.relief = None,
+            _ => {}
         }
         Some(timer)
     }

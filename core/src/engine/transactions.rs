@@ -5,8 +5,8 @@
 //!                                                                 └──────── one hold ────────┘
 //! ```
 //!
-//! What is put into queues in that one hold has a limit of its own, `transaction_deliveries_max`: 0.11 us a publish, 0.18 a
-//! settle. Sessions bound how many commands there are.
+//! What is put into queues and settled in that one hold has a limit of its own, `transaction_deliveries_max`: 0.11 us a
+//! publish, 0.18 a settle.
 
 use super::budget::Budget;
 use super::consuming::Verdict;
@@ -14,7 +14,7 @@ use super::publishing::extra_keys;
 use super::routing::RouteBy;
 use super::unfinished::Committing;
 use super::{Engine, Limit, done};
-use crate::command::{Channel as ChannelNumber, Command, PublishFlags, Transaction};
+use crate::command::{Channel as ChannelNumber, Command, Outcome, PublishFlags, Transaction};
 use crate::event::{Event, Op, Pressure};
 use crate::fault::{Fault, FaultKind};
 use crate::router::Target;
@@ -22,6 +22,27 @@ use crate::slots::{Link, QueueKey};
 use hashbrown::{HashMap, HashSet};
 
 impl Engine {
+    fn check_size(&mut self, committing: &Committing) -> Result<(), Fault> {
+        let checked = committing.check(self.settings.transaction_deliveries_max);
+        checked.inspect_err(|_| self.counters.refused_by(Limit::TransactionDeliveries))
+    }
+
+    /// How many deliveries a settle of a transaction may settle.
+    fn count_settled(&mut self, link: Link, command: &Command) -> usize {
+        let &Command::Settle {
+            channel,
+            number,
+            multiple: true,
+            ..
+        } = command
+        else {
+            return 1;
+        };
+        let channel = self.links.get_mut(link).and_then(|l| l.find_channel(channel));
+        let upto = if number == 0 { u64::MAX } else { number };
+        channel.map_or(1, |c| c.unsettled.count_upto(upto).max(1))
+    }
+
     /// Goes on with a transaction. It comes back if the hold ends before all its queues are found.
     pub(crate) fn transaction(
         &mut self,
@@ -29,22 +50,34 @@ impl Engine {
         transaction: Box<Transaction>,
         budget: &mut Budget,
     ) -> Result<(), Box<Transaction>> {
+        if self.links.get(link).is_some_and(|l| l.awaits_walk) && !self.may_walk(link) {
+            return Err(transaction);
+        }
+        let rejects = |c: &Command| matches!(c, Command::Settle { outcome, .. } if *outcome != Outcome::Accept);
+        if self.has_many_internal() && transaction.commands.iter().any(rejects) {
+            // What it rejects dies with it, whatever there is already. Each hold publishes some.
+            return Err(transaction);
+        }
         let kept = self.links.get_mut(link).and_then(|l| l.committing.take());
         let mut committing = kept.unwrap_or_default();
         let channel = transaction.channel;
         let found = match self.find_queues(link, &transaction, &mut committing, budget) {
             Ok(true) => self.targets_now(committing.found),
             Ok(false) => {
-                if let Some(l) = self.links.get_mut(link) {
+                if self.keep_walk(link, committing.memory())
+                    && let Some(l) = self.links.get_mut(link)
+                {
                     l.committing = Some(committing);
                 }
                 return Err(transaction);
             }
             Err(fault) => {
+                self.end_walk(link);
                 self.fail(link, channel, Op::Commit, fault);
                 return Ok(());
             }
         };
+        self.end_walk(link);
         if let Err(fault) = self.check_transaction(link, &transaction.commands, &found) {
             self.fail(link, channel, Op::Commit, fault);
             budget.spend(transaction.commands.len());
@@ -63,13 +96,14 @@ impl Engine {
         committing: &mut Committing,
         budget: &mut Budget,
     ) -> Result<bool, Fault> {
-        let max = self.settings.transaction_deliveries_max;
         while let Some(command) = transaction.commands.get(committing.found.len()) {
             if budget.is_spent() {
                 return Ok(false);
             }
             budget.spend(1);
             let Command::Publish { flags, message, .. } = command else {
+                committing.deliveries += self.count_settled(link, command);
+                self.check_size(committing)?;
                 committing.found.push(Box::default());
                 continue;
             };
@@ -85,19 +119,18 @@ impl Engine {
                 Ok(Some(targets)) => targets,
                 Ok(None) => return Ok(false),
                 Err(fault) if flags.contains(PublishFlags::LENIENT) && fault.kind == FaultKind::NotFound => &[],
-                Err(fault) => return Err(fault),
+                Err(fault) => {
+                    self.counters.note_unroutable(&fault);
+                    return Err(fault);
+                }
             };
             committing.deliveries += targets.len();
-            if committing.deliveries > max {
-                self.counters.refused_by(Limit::TransactionDeliveries);
-                let text = format!("transaction exceeds the limit of {max} messages times queues");
-                return Err(Fault::new(FaultKind::PreconditionFailed, text));
-            }
             let queues = &self.queues;
             let known = targets
                 .iter()
                 .filter_map(|target| Some((target.clone(), queues.at(target.queue)?)));
             committing.found.push(known.collect());
+            self.check_size(committing)?;
             budget.spend(committing.found.last().map_or(0, |found| found.len()));
         }
         Ok(true)
@@ -169,7 +202,7 @@ impl Engine {
                     let _ = self.settle(link, channel, verdict, &mut whole);
                     work += usize::MAX - whole.left();
                 }
-                _ => debug_assert!(false, "a transaction has publishes and settles"),
+                _ => debug_assert!(false, "a transaction holds publishes and settles"),
             }
         }
         // What it rejects dies with it, as far as this hold goes. What does not is still unsettled after a crash.

@@ -2,7 +2,7 @@
 //!
 //! The command comes back to the driver and is the first of the link's next hold, in which it goes on where it stopped.
 
-use crate::fault::FaultKind;
+use crate::fault::{Fault, FaultKind};
 use crate::message::Message;
 use crate::properties::Name;
 use crate::retained::Cursor;
@@ -34,9 +34,27 @@ pub(crate) struct Committing {
     /// One for each command before the one that it stopped at: where it goes, with the numbers of the queues, because a slot
     /// may have another queue by the time that all are found.
     pub(super) found: Vec<Box<[(Target, QueueKey)]>>,
-    /// Targets in `found`.
+    /// Targets in `found`, and deliveries that it settles.
     pub(super) deliveries: usize,
     pub(super) stopped: Option<Box<Walk>>,
+}
+
+impl Committing {
+    /// Refuses what would take too long, because it has to be done in one hold.
+    pub(super) fn check(&self, max: usize) -> Result<(), Fault> {
+        if self.deliveries <= max {
+            return Ok(());
+        }
+        let text = format!("transaction exceeds the limit of {max} messages times queues, and settled deliveries");
+        Err(Fault::new(FaultKind::PreconditionFailed, text))
+    }
+
+    /// What it takes in memory.
+    pub(super) fn memory(&self) -> usize {
+        let found = self.found.capacity() * size_of::<Box<[(Target, QueueKey)]>>();
+        let deliveries = self.deliveries * size_of::<(Target, QueueKey)>();
+        size_of::<Committing>() + found + deliveries + self.stopped.as_ref().map_or(0, |walk| walk.memory())
+    }
 }
 
 /// What a SUBSCRIBE or UNSUBSCRIBE has come to so far: one result for each filter that is done.
@@ -56,8 +74,14 @@ pub(crate) struct BoundReplay {
     pub(super) gate: Option<u64>,
 }
 
-/// A deletion that has begun, and goes on without its link. See [`LinkState::deleting`](super::link::LinkState::deleting).
+/// A deletion or a purge that has begun, and goes on without its link. See [`LinkState::deleting`](super::link::LinkState::deleting).
 pub(crate) enum Deleting {
     Queue(QueueKey),
     Exchange(Name),
+    /// What waits in a queue: so many messages. `logged`: the log had some of them.
+    Messages {
+        queue: QueueKey,
+        messages: u32,
+        logged: bool,
+    },
 }

@@ -1,4 +1,4 @@
-//! A queue: entries that wait ([`ready`]), entries that consumers have not settled ([`unsettled`]), and who consumes
+//! A queue: entries that wait ([`ready`]), entries that consumers hold ([`unsettled`]), and who consumes
 //! ([`consumers`]). The engine moves messages between them; nothing here knows links, exchanges or the log's files.
 //!
 //! ```text
@@ -17,6 +17,7 @@ pub(crate) mod entry;
 mod marks;
 mod paging;
 pub(crate) mod poll;
+pub(crate) mod purging;
 pub(crate) mod queue_type;
 pub(crate) mod ready;
 pub(crate) mod restore;
@@ -32,6 +33,7 @@ use arguments::{Arguments, Overflow};
 use consumers::Consumers;
 use entry::{Body, Entry, EntryFlags};
 use marks::HandOutMarks;
+use purging::Purging;
 use ready::{Head, Ready};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -75,11 +77,19 @@ pub(crate) struct Queue {
     /// Sequence number of the next message.
     next_seq: u64,
     ready: Ready,
-    /// Entries that are reserved to consumers or unsettled.
+    /// Entries reserved to or held by consumers.
     unsettled: usize,
     pub(crate) consumers: Consumers,
     /// On the engine's list of queues to dispatch.
     pub(crate) touched: bool,
+    /// On the engine's list of queues to dispatch in the next turn.
+    pub(crate) dispatched_later: bool,
+    /// On the engine's list of queues that are over their limits.
+    pub(crate) overfull: bool,
+    /// A purge that is not all in the log yet.
+    pub(crate) purging: Option<Box<Purging>>,
+    /// Subscriptions to the group that the queue is of.
+    pub(crate) members: u32,
     /// Settled sequences that the log does not know yet.
     acks: Vec<(u64, u64)>,
     marks: HandOutMarks,
@@ -134,6 +144,10 @@ impl Queue {
             unsettled: 0,
             consumers: Consumers::default(),
             touched: false,
+            dispatched_later: false,
+            overfull: false,
+            purging: None,
+            members: 0,
             acks: Vec::new(),
             marks: HandOutMarks::default(),
             loading: 0,
@@ -174,7 +188,7 @@ impl Queue {
         match self.kind {
             QueueKind::Plain if self.refuses(message, (0, 0)) => Room::Refused,
             QueueKind::Plain => Room::Yes,
-            // At most once: a subscriber that is away or too slow does without. Others do not wait for it.
+            // At most once: a subscriber that is away or too slow does without. Others are not held up by it.
             _ if qos == 0 && (self.ready.len() >= backlog_max || self.consumers.is_empty()) => Room::Dropped,
             _ => Room::Yes,
         }
@@ -301,16 +315,15 @@ impl Queue {
         std::mem::take(&mut self.ready)
     }
 
-    /// Whether the log should be told a mark with a message that is published with this sequence: a consumer may have it at
-    /// once, and the present mark does not reach far.
+    /// What the log is told so that a message that is published with this sequence may be handed out at once. `None`: it was
+    /// told enough, or nobody consumes.
     #[inline]
-    pub(crate) fn needs_mark(&self, seq: u64) -> bool {
-        self.marks.is_near(seq) && !self.consumers.is_empty()
-    }
-    /// What the log is told so that a message that is published with this sequence may be handed out at once.
-    pub(crate) fn mark_at_publish(&mut self, seq: u64, open: u64, written: u64) -> State {
+    pub(crate) fn mark_at_publish(&mut self, seq: u64, open: u64, written: u64) -> Option<State> {
+        if self.consumers.is_empty() || !self.marks.is_near(seq) {
+            return None;
+        }
         self.marks.stage_at_publish(seq, open, written);
-        self.mark()
+        Some(self.mark())
     }
     /// What the log is told so that a message that waits with this sequence may be handed out once batch `ticket` is written.
     pub(crate) fn mark_ahead(&mut self, seq: u64, ticket: u64, written: u64) -> State {
@@ -353,13 +366,6 @@ impl Queue {
     /// The message is gone.
     pub(crate) fn forget_returns(&mut self, seq: u64) {
         self.returned.remove(&seq);
-    }
-    /// Of the messages that came back, only those that are still there are kept.
-    pub(crate) fn keep_returns(&mut self, is_there: impl Fn(u64) -> bool) {
-        self.returned.retain(|seq, _| is_there(*seq));
-    }
-    pub(crate) fn has_returns(&self) -> bool {
-        !self.returned.is_empty()
     }
 
     /// Counts a return of the message `seq` from a consumer. Returns how often it came back by now, if the queue's type

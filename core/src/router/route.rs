@@ -11,6 +11,7 @@ use super::{End, Router, Target};
 use crate::binding::QueueSlot;
 use crate::exchange::{BindingId, BindingTable, MessageHeaders, Progress, Scope, Subject};
 use crate::fault::{Fault, FaultKind};
+use crate::ledger::{hashed, sorted, text};
 use crate::message::{Dialect, Message};
 use crate::properties::Name;
 use foldhash::fast::RandomState;
@@ -403,6 +404,19 @@ impl Router {
 }
 
 impl Walk {
+    /// What it takes in memory while it waits for its next hold.
+    pub(crate) fn memory(&self) -> usize {
+        fn list<T>(list: &Vec<T>) -> usize {
+            list.capacity() * size_of::<T>()
+        }
+        let keys: usize = self.extra_keys.iter().map(|key| text(key.len())).sum();
+        let headers = self.headers.as_ref().map_or(0, MessageHeaders::memory);
+        let earlier = self.earlier.len() * sorted::<(QueueSlot, BindingId, u64), ()>();
+        let lists = list(&self.targets) + list(&self.extra_keys) + list(&self.exchanges) + list(&self.matched);
+        let more = list(&self.queues) + list(&self.births) + list(&self.cells);
+        size_of::<Walk>() + keys + headers + earlier + lists + more + self.seen.capacity() * hashed::<u32>()
+    }
+
     fn clear(&mut self) {
         self.targets.clear();
         self.extra_keys.clear();

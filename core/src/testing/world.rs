@@ -435,7 +435,11 @@ impl World {
     /// The system's clock is set. The gateway follows a step forwards, and notices one back only when it starts again.
     pub fn set_clock(&mut self, wall: Wall) {
         self.clock_set = Some(wall);
-        self.now.wall = self.now.wall.max(wall);
+        if wall > self.now.wall {
+            self.now.wall = wall;
+            let now = self.now;
+            self.turn(|engine| engine.follow_clock(now));
+        }
     }
     /// The machine stops and starts again: clients are gone, un-synced writes may be.
     pub fn crash(&mut self, how: Crash) {
@@ -599,7 +603,7 @@ impl World {
     }
 
     /// One hold of the engine's lock, as the gateway does it.
-    pub fn turn<T>(&mut self, turn: impl FnOnce(&mut Engine) -> T) -> T {
+    pub(super) fn turn<T>(&mut self, turn: impl FnOnce(&mut Engine) -> T) -> T {
         let mut wakes = Wakes::default();
         let result = turn(&mut self.engine);
         let mut batch = Batch::default();

@@ -74,3 +74,79 @@ fn what_expired_never_comes_back_wherever_the_clock_is_set() {
     }
     assert!(expired_in_all > 20, "{expired_in_all} messages expired");
 }
+
+/// Timers run by the monotonic clock, and were set by what was left when they were: after a jump ahead, what had expired went
+/// hours later, when somebody asked for it.
+#[test]
+fn what_a_jump_of_the_clock_makes_due_goes_at_once() {
+    const HOUR: u64 = 3_600_000;
+    let mut w = World::new(5);
+    let (c, m) = (w.connect("amqp"), w.connect("mqtt"));
+    run(&mut w, c, [durable("q"), transient("r")]);
+    run(&mut w, m, [session("gone", |s| s.expiry = Some(3_000))]);
+    w.drop_client(m);
+    let start = w.now().wall;
+    run(&mut w, c, [put("x", start + ms(HOUR))]);
+    let expiring = topic_message("t", "retained", |e| {
+        e.retain = true;
+        e.deadline = Some(start + ms(HOUR));
+    });
+    run(&mut w, c, [mqtt_message(expiring, 0)]);
+    let there = |w: &World| {
+        let c = w.counters();
+        (c.messages_ready, c.sessions, c.expired)
+    };
+    // A step back is not followed, and nothing is due for it.
+    w.set_clock(Wall(start.0 - YEAR_MS));
+    let settle = |w: &mut World| {
+        for _ in 0..5 {
+            w.advance(ms(10));
+            w.catch_up();
+        }
+    };
+    settle(&mut w);
+    assert_eq!(there(&w), (1, 1, 0));
+    w.set_clock(start + ms(HOUR / 2));
+    settle(&mut w);
+    assert_eq!(there(&w), (1, 1, 0));
+    let late = w.connect("mqtt");
+    run(&mut w, late, [clean("late")]);
+    assert!(run(&mut w, late, [subscribe(vec![filter("t", 0)])])[1].contains("retained"));
+    w.drop_client(late);
+    w.set_clock(start + ms(HOUR + 1_000));
+    settle(&mut w);
+    assert_eq!(there(&w), (0, 0, 1));
+    assert_eq!(w.counters().retained, 1, "the version that the broker shows is left");
+}
+
+/// Ten thousand of them are looked at in more than one hold.
+#[test]
+fn a_jump_of_the_clock_is_followed_in_bounded_holds() {
+    let settings = gatepost_core::testing::world::Settings {
+        hold_units_max: 16,
+        ..Default::default()
+    };
+    let mut w = World::with(6, settings, Default::default());
+    w.set_audits(false);
+    let c = w.connect("amqp");
+    let start = w.now().wall;
+    for n in 0..200 {
+        let envelope = Envelope {
+            deadline: Some(start + ms(60_000)),
+            ..Envelope::default()
+        };
+        let queue = format!("q{n}");
+        let m = Message::new(envelope, "", &queue, &[], b"x");
+        run(&mut w, c, [transient(&queue), publish(PublishFlags::default(), m)]);
+    }
+    w.set_clock(start + ms(61_000));
+    for _ in 0..100 {
+        w.advance(ms(5));
+    }
+    assert_eq!(w.counters().expired, 200);
+    assert!(
+        w.counters().longest_hold_units < 200,
+        "{}",
+        w.counters().longest_hold_units
+    );
+}

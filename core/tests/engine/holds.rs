@@ -1,9 +1,10 @@
 //! What takes more than one hold of the engine's lock: it goes on where it stopped, and others come in between.
 
 use crate::support::*;
-use gatepost_core::command::{Command, Unsubscribe};
-use gatepost_core::engine::Limit;
-use gatepost_core::properties::Value;
+use gatepost_core::command::{Command, Outcome, Unsubscribe};
+use gatepost_core::engine::{Limit, ObjectKind};
+use gatepost_core::message::{Envelope, Message};
+use gatepost_core::properties::{Codecs, Origin, Properties, PropertyCodec, Value};
 use gatepost_core::testing::disk::Crash;
 use gatepost_core::testing::world::{Client, World};
 use gatepost_core::topic::LEVELS_MAX;
@@ -600,9 +601,6 @@ fn limits_on_filters_are_refused_in_words() {
         ("session_filters_max", 1),
         ("transaction_deliveries_max", 0),
         ("topic_levels_max", 1),
-        ("vhost_max_connections", 0),
-        ("vhost_max_queues", 0),
-        ("user_max_channels", 0),
     ];
     assert_eq!(counted, expected);
 }
@@ -738,4 +736,386 @@ fn a_client_that_comes_back_while_its_will_is_published_keeps_both_wills() {
     let heard = run(&mut w, watcher, [kept("watcher")]);
     let bodies: Vec<_> = heard.iter().filter_map(|line| line.split(' ').nth(4)).collect();
     assert_eq!(bodies, ["first", "second"], "{heard:?}");
+}
+
+/// The numbers that the delivered bodies are.
+fn delivered(heard: &[String]) -> Vec<usize> {
+    let bodies = heard.iter().filter(|line| line.starts_with("deliver"));
+    let mut numbers: Vec<usize> = bodies
+        .map(|line| line.split(' ').nth(3).expect("a body").parse().expect("a number"))
+        .collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// A queue of 1,500 messages, of which a consumer holds 1,000.
+fn held_and_waiting(w: &mut World, a: Client, c: Client) {
+    run(w, a, [durable("q")]);
+    for first in (0..1_500).step_by(100) {
+        let some: Vec<_> = (first..first + 100).map(|n| put("q", &n.to_string())).collect();
+        run(w, a, some);
+    }
+    let heard = run(w, c, [consume_with("q", 1, |c| c.prefetch = Some(1_000))]);
+    assert_eq!(delivered(&heard), (0..1_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_purge_of_a_queue_whose_messages_are_held_takes_many_holds_and_spares_them() {
+    // It looked through everything that anybody held, in one hold: two million deliveries if clients like.
+    let mut w = small_holds();
+    let (a, c) = (w.connect("amqp"), w.connect("amqp"));
+    held_and_waiting(&mut w, a, c);
+    let mut left = vec![purge("q"), echo(1)];
+    let mut holds = 1;
+    while w.hold(a, &mut left) {
+        holds += 1;
+        if holds == 2 {
+            // What is held moves meanwhile: back to the queue and out again, and away.
+            run(
+                &mut w,
+                c,
+                [requeue(1), ack(2), reject(3), settle(700, false, Outcome::Requeue)],
+            );
+            run(&mut w, c, [put("q", "5000")]);
+        }
+    }
+    assert!(holds > 3, "{holds} holds");
+    assert_eq!(hear(&mut w, a), ["purged 500", "echo 1"]);
+    w.crash(Crash::Power);
+    let c = w.connect("amqp");
+    let heard = run(&mut w, c, [consume("q", 1)]);
+    let mut expected: Vec<_> = (0..1_000).filter(|n| ![1, 2].contains(n)).collect();
+    expected.push(5_000);
+    assert_eq!(delivered(&heard), expected);
+}
+
+#[test]
+fn a_purge_goes_on_without_its_connection() {
+    let mut w = small_holds();
+    let (a, b, c) = (w.connect("amqp"), w.connect("amqp"), w.connect("amqp"));
+    held_and_waiting(&mut w, a, c);
+    let mut left = vec![purge("q")];
+    assert!(w.hold(a, &mut left) && w.hold(a, &mut left));
+    w.drop_client(a);
+    // Another purge meanwhile waits for its end.
+    run(&mut w, b, [put("q", "6000")]);
+    assert_eq!(run(&mut w, b, [purge("q")]), ["purged 1"]);
+    for _ in 0..100 {
+        w.advance(ms(1));
+    }
+    w.catch_up();
+    w.crash(Crash::Power);
+    let c = w.connect("amqp");
+    let heard = run(&mut w, c, [consume("q", 1)]);
+    assert_eq!(delivered(&heard), (0..1_000).collect::<Vec<_>>());
+    assert_eq!(run(&mut w, c, [purge("q")]), ["purged 0"]);
+}
+
+#[test]
+fn walks_that_stop_take_bounded_memory_and_all_come_to_their_end() {
+    // Each publisher had one, as large as the bindings it met were many, and nobody counted them.
+    let settings = gatepost_core::testing::world::Settings {
+        objects_bytes_max: 8 << 20,
+        hold_units_max: 64,
+        ..Default::default()
+    };
+    let mut w = World::with(1, settings, Default::default());
+    w.set_audits(false);
+    let a = w.connect("amqp");
+    run(&mut w, a, [exchange("fan", "fanout"), transient("q")]);
+    bind_often(&mut w, a, "fan", "q", MANY);
+    let publishers: Vec<_> = (0..40).map(|_| w.connect("amqp")).collect();
+    let objects = |w: &World| w.counters().objects_bytes[ObjectKind::Connections as usize];
+    let (before, mut most, mut waited) = (objects(&w), 0, 0);
+    let mut left: Vec<Vec<Command>> = publishers.iter().map(|_| vec![fan("", "m")]).collect();
+    let mut confirmed = 0;
+    for _ in 0..20_000 {
+        for (p, left) in publishers.iter().zip(&mut left) {
+            if !left.is_empty() {
+                w.hold(*p, left);
+            }
+            waited += usize::from(w.waits(*p));
+            most = most.max(objects(&w));
+            confirmed += now(&mut w, *p).iter().filter(|line| *line == "confirmed 1").count();
+        }
+        if confirmed == publishers.len() {
+            break;
+        }
+        w.advance(ms(1));
+    }
+    assert_eq!(confirmed, publishers.len(), "all are published");
+    assert!(waited > 0, "some waited for room");
+    // An eighth of the memory for objects, and a walk that goes on all the same.
+    assert!(
+        most - before < (1 << 20) + (512 << 10),
+        "{} bytes of walks",
+        most - before
+    );
+    assert_eq!(run(&mut w, a, [purge("q")]), ["purged 40"]);
+}
+
+#[test]
+fn a_connection_that_ends_while_it_waits_to_walk_holds_nobody_up() {
+    let settings = gatepost_core::testing::world::Settings {
+        objects_bytes_max: 8 << 20,
+        hold_units_max: 64,
+        ..Default::default()
+    };
+    let mut w = World::with(2, settings, Default::default());
+    w.set_audits(false);
+    let a = w.connect("amqp");
+    run(&mut w, a, [exchange("fan", "fanout"), transient("q")]);
+    bind_often(&mut w, a, "fan", "q", MANY);
+    let publishers: Vec<_> = (0..40).map(|_| w.connect("amqp")).collect();
+    let mut left: Vec<Vec<Command>> = publishers.iter().map(|_| vec![fan("", "m")]).collect();
+    for _ in 0..60 {
+        for (p, left) in publishers.iter().zip(&mut left) {
+            if !left.is_empty() {
+                w.hold(*p, left);
+            }
+        }
+    }
+    assert!(publishers.iter().any(|p| w.waits(*p)));
+    for p in &publishers[..39] {
+        w.drop_client(*p);
+    }
+    for _ in 0..2_000 {
+        if !left[39].is_empty() {
+            w.hold(publishers[39], &mut left[39]);
+        }
+        now(&mut w, publishers[39]);
+        w.advance(ms(1));
+    }
+    assert!(left[39].is_empty() && !w.waits(publishers[39]));
+}
+
+#[test]
+fn a_transaction_that_settles_too_much_is_refused_whole() {
+    let settings = gatepost_core::testing::world::Settings {
+        transaction_deliveries_max: 5,
+        ..Default::default()
+    };
+    let mut w = World::with(1, settings, Default::default());
+    let (a, c) = (w.connect("amqp"), w.connect("amqp"));
+    run(&mut w, a, [transient("q")]);
+    run(
+        &mut w,
+        a,
+        (0..6).map(|n| put_transient("q", &n.to_string())).collect::<Vec<_>>(),
+    );
+    run(&mut w, c, [consume("q", 1)]);
+    let refused = run(&mut w, c, [transaction(vec![ack_upto(6)])]);
+    assert!(refused[0].contains("limit of 5"), "{refused:?}");
+    assert_eq!(run(&mut w, c, [transaction(vec![ack_upto(5)])]), ["done Commit"]);
+    assert_eq!(run(&mut w, c, [transaction(vec![ack(6)])]), ["done Commit"]);
+}
+
+/// Work units of the longest hold, over those of a hold, that a test of the default settings allows.
+const LONGEST_UNITS: u64 = 4 * 1024;
+
+#[test]
+fn consumers_that_are_passed_over_do_not_stretch_a_hold() {
+    // Each message looked at all of them to find the one that could take it.
+    let mut w = World::new(1);
+    w.set_audits(false);
+    let (a, c, p) = (w.connect("amqp"), w.connect("amqp"), w.connect("amqp"));
+    run(&mut w, a, [transient("q")]);
+    for part in 0..10 {
+        let some = (0..MANY as u32 / 10).map(|n| consume_with("q", 1 + part * 1_000 + n, |c| c.prefetch = Some(1)));
+        run(&mut w, c, some.collect::<Vec<_>>());
+    }
+    for _ in 0..MANY / 500 {
+        run(&mut w, p, (0..500).map(|_| put_transient("q", "m")).collect::<Vec<_>>());
+        hear(&mut w, c);
+    }
+    assert_eq!(w.counters().messages_unsettled, MANY as u64);
+    run(&mut w, a, [consume_no_ack("q", 1)]);
+    w.send(p, (0..500).map(|_| put_transient("q", "m")).collect());
+    let mut heard = 0;
+    for _ in 0..1_000 {
+        heard += now(&mut w, a).len();
+        w.advance(ms(1));
+    }
+    assert_eq!(heard, 500);
+    let longest = w.counters().longest_hold_units;
+    assert!(longest < LONGEST_UNITS, "{longest} units");
+}
+
+#[test]
+fn what_expires_all_at_once_takes_many_holds() {
+    let mut w = World::new(1);
+    w.set_audits(false);
+    let (a, p) = (w.connect("amqp"), w.connect("amqp"));
+    let with_dead_letters = declare("source", |d| {
+        d.durable = false;
+        d.arguments.push("x-dead-letter-exchange", Value::text(""));
+        d.arguments.push("x-dead-letter-routing-key", Value::text("dead"));
+    });
+    run(&mut w, a, [transient("dead"), with_dead_letters, transient("plain")]);
+    let deadline = w.now().wall + ms(1_000);
+    for queue in ["source", "plain"] {
+        for _ in 0..MANY / 500 {
+            let envelope = Envelope {
+                deadline: Some(deadline),
+                ..Envelope::default()
+            };
+            let some = (0..500).map(|_| publish(Default::default(), Message::new(envelope, "", queue, &[], b"m")));
+            w.send(p, some.collect());
+        }
+    }
+    w.advance(ms(999));
+    assert_eq!(w.counters().expired, 0);
+    w.advance(ms(1));
+    // A get meets what is left of them, and comes to its end all the same.
+    w.send(p, vec![get("source"), get("plain")]);
+    for _ in 0..200 {
+        w.advance(ms(1));
+    }
+    assert_eq!(w.counters().expired, 2 * MANY as u64);
+    assert_eq!(now(&mut w, p), ["empty", "empty"]);
+    assert_eq!(run(&mut w, a, [purge("dead")]), [format!("purged {MANY}")]);
+    let longest = w.counters().longest_hold_units;
+    assert!(longest < LONGEST_UNITS, "{longest} units");
+}
+
+#[test]
+fn one_message_that_pushes_out_thousands_takes_many_holds() {
+    let mut w = World::new(1);
+    w.set_audits(false);
+    let (a, p) = (w.connect("amqp"), w.connect("amqp"));
+    let limited = declare("q", |d| {
+        d.durable = false;
+        d.arguments.push("x-max-length-bytes", Value::Int(MANY as i64, 64));
+        d.arguments.push("x-dead-letter-exchange", Value::text(""));
+        d.arguments.push("x-dead-letter-routing-key", Value::text("dead"));
+    });
+    run(&mut w, a, [transient("dead"), limited]);
+    for _ in 0..MANY / 500 {
+        run(&mut w, p, (0..500).map(|_| put_transient("q", "m")).collect::<Vec<_>>());
+    }
+    assert_eq!(w.counters().messages_ready, MANY as u64);
+    assert_eq!(run(&mut w, p, [put_transient("q", &"x".repeat(MANY))]).len(), 1);
+    assert!(w.counters().messages_ready > 2, "not all at once");
+    for _ in 0..200 {
+        w.advance(ms(1));
+    }
+    assert_eq!(
+        run(&mut w, a, [purge("q"), purge("dead")]),
+        ["purged 1".to_owned(), format!("purged {MANY}")]
+    );
+    let longest = w.counters().longest_hold_units;
+    assert!(longest < LONGEST_UNITS, "{longest} units");
+}
+
+#[test]
+fn rejects_wait_when_their_dead_letters_pile_up() {
+    // A consumer that rejected faster than they found their queues filled the memory with them.
+    let settings = gatepost_core::testing::world::Settings {
+        memory_bytes_max: 8 << 20,
+        cache_bytes_max: 8 << 20,
+        hold_units_max: 256,
+        ..Default::default()
+    };
+    let mut w = World::with(1, settings, Default::default());
+    w.set_audits(false);
+    let (a, c, p) = (w.connect("amqp"), w.connect("amqp"), w.connect("amqp"));
+    let source = declare("source", |d| {
+        d.durable = false;
+        d.arguments.push("x-dead-letter-exchange", Value::text("fan"));
+    });
+    run(&mut w, a, [exchange("fan", "fanout"), transient("dead"), source]);
+    bind_often(&mut w, a, "fan", "dead", 500);
+    let body = padded("m", 1 << 10);
+    for _ in 0..30 {
+        run(
+            &mut w,
+            p,
+            (0..100).map(|_| put_transient("source", &body)).collect::<Vec<_>>(),
+        );
+        hear(&mut w, c);
+    }
+    run(&mut w, c, [consume("source", 1)]);
+    let before = w.counters().memory_bytes;
+    let (mut left, mut most, mut holds) = (vec![settle(0, true, Outcome::Reject), echo(1)], 0, 1);
+    while w.hold(c, &mut left) {
+        holds += 1;
+        let dead = w.counters().dead_lettered_rejected as usize;
+        let routed = w.counters().messages_ready as usize;
+        most = most.max(dead - routed);
+    }
+    // An eighth of the memory, at some 1.3 KiB each.
+    assert!(
+        most < 1_200 && holds > 10,
+        "{most} at most in {holds} holds; {before} bytes before"
+    );
+    for _ in 0..2_000 {
+        w.advance(ms(1));
+    }
+    assert_eq!(hear(&mut w, c).last().map(String::as_str), Some("echo 1"));
+    assert_eq!(run(&mut w, a, [purge("dead")]), ["purged 3000"]);
+}
+
+#[test]
+fn gets_of_what_is_on_disk_wait_for_each_other() {
+    // Each body that came looked through all that waited.
+    let mut w = World::new(1);
+    let a = w.connect("amqp");
+    run(&mut w, a, [durable("q")]);
+    for first in (0..300).step_by(100) {
+        run(
+            &mut w,
+            a,
+            (first..first + 100)
+                .map(|n| put("q", &n.to_string()))
+                .collect::<Vec<_>>(),
+        );
+    }
+    w.crash(Crash::Process);
+    let a = w.connect("amqp");
+    let gets: Vec<_> = (0..301).map(|_| get("q")).chain([echo(1)]).collect();
+    w.send(a, gets);
+    assert!(w.waits(a), "not all of them wait for the disk at once");
+    let heard = hear(&mut w, a);
+    let got: Vec<_> = heard
+        .iter()
+        .filter_map(|line| line.split(' ').nth(2)?.parse::<usize>().ok())
+        .collect();
+    assert_eq!(got, (0..300).collect::<Vec<_>>());
+    assert_eq!(heard[300..], ["empty", "echo 1"]);
+}
+
+/// A protocol whose messages all have three headers.
+struct ThreeHeaders;
+
+impl PropertyCodec for ThreeHeaders {
+    fn origin(&self) -> Origin {
+        Origin(77)
+    }
+    fn decode(&self, _: &[u8]) -> Properties {
+        let mut properties = Properties::default();
+        for name in ["a", "b", "c"] {
+            properties.headers.push(name, Value::Bool(true));
+        }
+        properties
+    }
+}
+
+#[test]
+fn a_message_of_too_many_headers_is_counted_where_it_is_refused() {
+    let settings = gatepost_core::testing::world::Settings {
+        message_headers_max: 2,
+        ..Default::default()
+    };
+    let codecs = Codecs::new(vec![std::sync::Arc::new(ThreeHeaders)]);
+    let mut w = World::speaking(1, settings, Default::default(), codecs);
+    let a = w.connect("amqp");
+    let envelope = Envelope {
+        origin: ThreeHeaders.origin(),
+        ..Envelope::default()
+    };
+    let m = || publish(Default::default(), Message::new(envelope, "amq.headers", "", b"", b"m"));
+    let heard = run(&mut w, a, [m()]);
+    assert!(heard[0].contains("headers"), "{heard:?}");
+    assert!(run(&mut w, a, [transaction(vec![m()])])[0].starts_with("failed Commit"));
+    assert_eq!(w.counters().limit_refusals[Limit::MessageHeaders as usize], 2);
 }

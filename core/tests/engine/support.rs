@@ -137,7 +137,17 @@ pub(crate) fn padded(body: &str, size: usize) -> String {
 }
 
 pub(crate) fn declare(name: &str, change: impl FnOnce(&mut DeclareQueue)) -> Command {
-    let mut c = DeclareQueue::durable(CH, name);
+    let mut c = DeclareQueue {
+        channel: CH,
+        name: name.into(),
+        passive: false,
+        durable: true,
+        exclusive: false,
+        auto_delete: false,
+        lenient: false,
+        arguments: Table::default(),
+        reply: true,
+    };
     change(&mut c);
     Command::DeclareQueue(Box::new(c))
 }
@@ -203,7 +213,18 @@ pub(crate) fn bind(source: &str, queue: &str, key: &str) -> Command {
     }))
 }
 pub(crate) fn consume_with(queue: &str, consumer: u32, change: impl FnOnce(&mut Consume)) -> Command {
-    let mut c = Consume::settling(CH, consumer, queue);
+    let mut c = Consume {
+        channel: CH,
+        consumer,
+        queue: queue.into(),
+        tag: format!("ctag{consumer}").into(),
+        no_ack: false,
+        exclusive: false,
+        priority: 0,
+        prefetch: None,
+        arguments: Table::default(),
+        reply: true,
+    };
     change(&mut c);
     Command::Consume(Box::new(c))
 }

@@ -1,0 +1,246 @@
+//! Purges. What waits in a queue is gone at once. If nothing of it is held, one record says so; if consumers hold some, the log
+//! is told all sequences but those. How many are held is for clients to choose, so that is looked up in as many holds as it
+//! takes.
+//!
+//! Deliveries move while the search goes on: back to the queue, or on to where dead letters go. Whatever moves is noted as
+//! held ([`Engine::note_held_by_purge`]), so nothing can pass the search by.
+
+use super::Engine;
+use super::budget::{Budget, Unfinished};
+use super::link::LinkState;
+use super::outbox::Out;
+use super::unfinished::Deleting;
+use crate::access::Permission;
+use crate::command::PurgeQueue;
+use crate::event::{Event, Op};
+use crate::queue::purging::{Place, Purged, Stage};
+use crate::slots::{Link, QueueKey};
+use crate::store::Record;
+
+/// Held deliveries that are looked at for the cost of a work unit.
+const LOOKED_AT_PER_UNIT: usize = 64;
+
+impl Engine {
+    /// Goes on with a purge that a client asked for.
+    pub(crate) fn purge_queue(&mut self, link: Link, c: &PurgeQueue, budget: &mut Budget) -> Result<(), Unfinished> {
+        let channel = c.channel;
+        let begun = self.links.get_mut(link).and_then(|l| l.deleting.take());
+        let (queue, messages, logged) = match begun {
+            Some(Deleting::Messages {
+                queue,
+                messages,
+                logged,
+            }) => (queue, messages, logged),
+            _ => {
+                let queue = match self.find_queue(link, channel, &c.name, Permission::Read) {
+                    Ok(queue) => queue,
+                    Err(fault) => {
+                        self.fail(link, channel, Op::PurgeQueue, fault);
+                        return Ok(());
+                    }
+                };
+                // One that another link has begun comes first.
+                self.go_on_purging(queue, budget)?;
+                let (messages, logged) = self.start_purging(queue);
+                (queue, messages, logged)
+            }
+        };
+        if let Err(unfinished) = self.go_on_purging(queue, budget) {
+            let begun = Deleting::Messages {
+                queue,
+                messages,
+                logged,
+            };
+            self.note_deleting(link, Some(begun));
+            return Err(unfinished);
+        }
+        if c.reply {
+            let gate = if logged { self.staging.wait_for_all() } else { None };
+            self.answer(link, channel, Event::QueuePurged { channel, messages }, gate);
+        }
+        Ok(())
+    }
+
+    /// Takes out what waits in the queue. Returns how many messages that were, and whether the log had some of them.
+    fn start_purging(&mut self, queue: QueueKey) -> (u32, bool) {
+        // What died here and is not published yet is in the log only here.
+        let dying: Vec<u64> = self
+            .internal
+            .iter()
+            .filter_map(|waiting| waiting.died_in(queue))
+            .collect();
+        let Some(q) = self.queues.get_mut(queue).filter(|q| q.depth() > 0) else {
+            return (0, false);
+        };
+        let messages = q.depth_told();
+        let (id, upto, is_held) = (q.id, q.next_seq(), q.unsettled() > 0 || !dying.is_empty());
+        let Purged { ready, logged } = q.purge(is_held);
+        for seq in dying {
+            q.spare(seq);
+        }
+        if logged && !is_held {
+            self.staging.record(Record::Purge { queue: id, upto });
+        }
+        self.memory.doom(ready);
+        (messages, logged)
+    }
+
+    /// Goes on with the purge of a queue, if there is one.
+    pub(crate) fn go_on_purging(&mut self, queue: QueueKey, budget: &mut Budget) -> Result<(), Unfinished> {
+        while let Some(purging) = self.queues.get(queue).and_then(|q| q.purging.as_ref()) {
+            budget.check()?;
+            match purging.stage {
+                Stage::Looking(place) => self.look_for_held(queue, place, budget),
+                Stage::Telling(from) => self.tell_purged(queue, from, budget),
+                Stage::Forgetting => self.forget_counts(queue, budget),
+            }
+        }
+        Ok(())
+    }
+
+    /// A message of the queue that was held has moved: if the queue is being purged, it stays.
+    #[inline]
+    pub(crate) fn note_held_by_purge(&mut self, queue: QueueKey, seq: u64) {
+        if let Some(q) = self.queues.get_mut(queue) {
+            q.spare(seq);
+        }
+    }
+
+    /// Looks through some of what one link holds.
+    fn look_for_held(&mut self, queue: QueueKey, place: Place, budget: &mut Budget) {
+        let mut found = Vec::new();
+        let mut note = |of: QueueKey, seq: u64| {
+            if of == queue {
+                found.push(seq);
+            }
+        };
+        let at = self.links.at(place.slot);
+        let next = match at {
+            None if place.slot < self.links.slots_end() => Some(Place::of_slot(place.slot + 1)),
+            None => None,
+            Some(l) if place.link != Some(l.id) => {
+                let looked_at = look_at_outbox(l, &mut note);
+                budget.spend(looked_at / LOOKED_AT_PER_UNIT);
+                Some(Place {
+                    link: Some(l.id),
+                    ..Place::of_slot(place.slot)
+                })
+            }
+            Some(l) => {
+                let most = LOOKED_AT_PER_UNIT * LOOKED_AT_PER_UNIT.min(budget.left());
+                let mut steps = most;
+                let next = look_at_channel(l, place, &mut steps, &mut note);
+                budget.spend((most - steps) / LOOKED_AT_PER_UNIT);
+                Some(next)
+            }
+        };
+        budget.spend(1);
+        for seq in found {
+            self.note_held_by_purge(queue, seq);
+        }
+        if let Some(purging) = self.queues.get_mut(queue).and_then(|q| q.purging.as_mut()) {
+            purging.stage = next.map_or(Stage::Telling(0), Stage::Looking);
+        }
+    }
+
+    /// Tells the log of some of what is gone.
+    fn tell_purged(&mut self, queue: QueueKey, from: u64, budget: &mut Budget) {
+        let Some(q) = self.queues.get_mut(queue) else { return };
+        let Some(mut purging) = q.purging.take() else { return };
+        let mut next = Some(from);
+        let mut any = false;
+        while let Some(from) = next
+            && !budget.is_spent()
+        {
+            next = None;
+            if let Some(((first, last), behind)) = purging.next_gone(from) {
+                q.note_acks(first, last);
+                any = true;
+                next = Some(behind);
+            }
+            budget.spend(1);
+        }
+        purging.stage = next.map_or(Stage::Forgetting, Stage::Telling);
+        q.purging = Some(purging);
+        if any {
+            self.queues.has_unlogged_acks(queue);
+            self.stage_acks();
+        }
+    }
+
+    /// Forgets some of the counts of what is gone, and then the purge.
+    fn forget_counts(&mut self, queue: QueueKey, budget: &mut Budget) {
+        let Some(q) = self.queues.get_mut(queue) else { return };
+        let Some(purging) = &mut q.purging else { return };
+        while !budget.is_spent() {
+            if purging.counted.pop_first().is_none() {
+                q.purging = None;
+                return;
+            }
+            budget.spend(1);
+        }
+    }
+}
+
+impl Place {
+    fn of_slot(slot: u32) -> Place {
+        Place {
+            slot,
+            ..Place::default()
+        }
+    }
+}
+
+/// What is reserved to the link or fetched by it. Returns how much that was.
+fn look_at_outbox(l: &LinkState, note: &mut impl FnMut(QueueKey, u64)) -> usize {
+    let mut looked_at = 0;
+    let answers = l.channels().flat_map(|c| c.gated.iter().map(|(_, out)| out));
+    for out in l.outbox.iter().chain(answers) {
+        looked_at += 1;
+        match out {
+            Out::Reserved { queue, entry, .. } => note(*queue, entry.seq),
+            Out::Got(fetched) => note(fetched.queue, fetched.entry.seq),
+            _ => {}
+        }
+    }
+    looked_at + l.channel_count()
+}
+
+/// Some of what a channel holds unsettled. Returns where to go on.
+fn look_at_channel(l: &LinkState, place: Place, steps: &mut usize, note: &mut impl FnMut(QueueKey, u64)) -> Place {
+    // Channels may come and go meanwhile. What one that goes has held goes back, which is noted.
+    let Some(c) = l.channel_from(place.channel) else {
+        return Place::of_slot(place.slot + 1);
+    };
+    let channel = usize::from(c.number);
+    let is_same = channel == place.channel;
+    let (postponed, number) = if is_same {
+        (place.postponed, place.number)
+    } else {
+        (false, 0)
+    };
+    let held = match (postponed, &c.postponed) {
+        (false, _) => Some(&c.unsettled),
+        (true, postponed) => postponed.as_ref().map(|postponed| &postponed.held),
+    };
+    match held.and_then(|held| held.look_from(number, steps, note)) {
+        Some(number) => Place {
+            channel,
+            postponed,
+            number,
+            ..place
+        },
+        None if !postponed => Place {
+            channel,
+            postponed: true,
+            number: 0,
+            ..place
+        },
+        None => Place {
+            channel: channel + 1,
+            postponed: false,
+            number: 0,
+            ..place
+        },
+    }
+}

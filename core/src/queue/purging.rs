@@ -1,0 +1,133 @@
+//! A purge of a queue whose consumers hold some of its messages: what it must not take away, as far as that is known.
+
+use super::Queue;
+use super::ready::Ready;
+use crate::slots::Link;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A purge that is not all in the log yet. What waited in the queue is gone from it since the purge began.
+pub(crate) struct Purging {
+    /// All below that number is purged, but for what was held then.
+    pub(crate) upto: u64,
+    /// Sequences that were held when the purge began: those that were found so far.
+    held: BTreeSet<u64>,
+    /// How often messages came back, as of then. Counts of those that are held stay.
+    pub(crate) counted: BTreeMap<u64, u32>,
+    pub(crate) stage: Stage,
+}
+
+/// How far a purge is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stage {
+    /// Looking for what is held, link by link.
+    Looking(Place),
+    /// Telling the log what is not held, from that number on.
+    Telling(u64),
+    /// Forgetting the counts of what is gone.
+    Forgetting,
+}
+
+/// Where the search for what is held is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Place {
+    /// Slot of the link.
+    pub(crate) slot: u32,
+    /// The link there whose outbox is done, and then the channels before that place.
+    pub(crate) link: Option<Link>,
+    pub(crate) channel: usize,
+    /// What the channel has rejected is looked at, and no more what it holds.
+    pub(crate) postponed: bool,
+    /// From that delivery on.
+    pub(crate) number: u64,
+}
+
+impl Purging {
+    pub(crate) fn new(upto: u64, counted: BTreeMap<u64, u32>) -> Purging {
+        Purging {
+            upto,
+            held: BTreeSet::new(),
+            counted,
+            stage: Stage::Looking(Place::default()),
+        }
+    }
+
+    /// A message that was not purged. Returns how often it has come back, if that was counted: the count stays.
+    pub(crate) fn note_held(&mut self, seq: u64) -> Option<u32> {
+        if seq >= self.upto {
+            return None;
+        }
+        self.held.insert(seq);
+        self.counted.remove(&seq)
+    }
+
+    /// The next range of what is purged, from `from` on, and where to go on behind it.
+    pub(crate) fn next_gone(&mut self, from: u64) -> Option<((u64, u64), u64)> {
+        let mut from = from;
+        while from < self.upto {
+            match self.held.pop_first() {
+                Some(held) if held < from => {}
+                Some(held) if held == from => from += 1,
+                Some(held) => return Some(((from, held - 1), held + 1)),
+                None => return Some(((from, self.upto - 1), self.upto)),
+            }
+        }
+        None
+    }
+}
+
+/// What was taken out of a queue.
+pub(crate) struct Purged {
+    pub(crate) ready: Ready,
+    /// The log had some of it.
+    pub(crate) logged: bool,
+}
+
+impl Queue {
+    /// Takes out what waits. `is_held`: something of the queue is elsewhere, and stays; then the log is told in steps, see
+    /// [`Queue::purging`].
+    pub(crate) fn purge(&mut self, is_held: bool) -> Purged {
+        // A transient queue has something in the log only if it was spilled.
+        let logged = self.durable || self.spilled.is_some();
+        if logged {
+            let counted = std::mem::take(&mut self.returned);
+            self.purging = is_held.then(|| Box::new(Purging::new(self.next_seq, counted)));
+        }
+        Purged {
+            ready: self.take_ready(),
+            logged,
+        }
+    }
+
+    /// A message that consumers hold, or that is on its way to where dead letters go: if the queue is being purged, it stays.
+    #[inline]
+    pub(crate) fn spare(&mut self, seq: u64) {
+        if let Some(purging) = &mut self.purging
+            && let Some(count) = purging.note_held(seq)
+        {
+            self.returned.insert(seq, count);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_gone_is_all_that_is_not_held() {
+        let mut purging = Purging::new(10, [(3, 7), (4, 1)].into());
+        assert_eq!(purging.note_held(3), Some(7));
+        assert_eq!(
+            (purging.note_held(0), purging.note_held(4), purging.note_held(12)),
+            (None, Some(1), None)
+        );
+        let (mut from, mut gone) = (0, Vec::new());
+        while let Some((range, next)) = purging.next_gone(from) {
+            gone.push(range);
+            // It comes back meanwhile, which is not news.
+            purging.note_held(3);
+            from = next;
+        }
+        assert_eq!(gone, [(1, 2), (5, 9)]);
+    }
+}
