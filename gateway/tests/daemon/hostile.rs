@@ -3,6 +3,7 @@
 
 use crate::support::Gatepost;
 use crate::support::amqp::{self, Amqp, Args, Incoming};
+use crate::support::daemon::http;
 use crate::support::mqtt::Mqtt;
 use crate::support::raw::{eventually, read_to_end, tcp, try_tcp};
 use std::io::{Read as _, Write as _};
@@ -202,6 +203,12 @@ fn wrong_passwords_in_a_row_cost_the_others_nothing() {
     bystanders.were_served();
 }
 
+/// A daemon whose memory is full long before a flood is over, however fast the log is: what it may take is the budget's matter,
+/// and publishers wait for the log.
+fn with_little_memory() -> Gatepost {
+    Gatepost::with(2, "[memory]\nbudget = \"48MiB\"\n")
+}
+
 /// Publishes a hundred thousand messages of a kilobyte past a reader that has stopped reading.
 fn past_a_stopped_reader(gatepost: &Gatepost, stopped: &TcpStream) {
     const COUNT: u32 = 100_000;
@@ -219,7 +226,7 @@ fn past_a_stopped_reader(gatepost: &Gatepost, stopped: &TcpStream) {
     }
     println!("{} MiB before, {} MiB at most", before / MIB, highest / MIB);
     assert!(
-        highest - before < 96 * MIB,
+        highest - before < 80 * MIB,
         "it grew from {} to {} MiB",
         before / MIB,
         highest / MIB
@@ -230,7 +237,7 @@ fn past_a_stopped_reader(gatepost: &Gatepost, stopped: &TcpStream) {
 
 #[test]
 fn a_subscriber_that_stops_reading_costs_bounded_memory() {
-    let gatepost = Gatepost::start();
+    let gatepost = with_little_memory();
     let mut stopped = Mqtt::open(gatepost.mqtt, "stopped", true);
     stopped.subscribe("flood/#", 0).expect("a subscription");
     past_a_stopped_reader(&gatepost, &stopped.stream);
@@ -238,7 +245,7 @@ fn a_subscriber_that_stops_reading_costs_bounded_memory() {
 
 #[test]
 fn a_consumer_that_stops_reading_costs_bounded_memory() {
-    let gatepost = Gatepost::start();
+    let gatepost = with_little_memory();
     let mut stopped = Amqp::open(gatepost.amqp);
     stopped.declare_queue("flood", true).expect("a queue");
     stopped.bind("flood", "amq.topic", "flood.#").expect("a binding");
@@ -248,7 +255,7 @@ fn a_consumer_that_stops_reading_costs_bounded_memory() {
 
 #[test]
 fn a_page_that_stops_reading_costs_bounded_memory() {
-    let gatepost = Gatepost::start();
+    let gatepost = with_little_memory();
     let mut stopped = tcp(gatepost.stomp);
     let connect = b"CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n\n\0";
     let subscribe = b"SUBSCRIBE\nid:1\ndestination:/topic/flood.#\nreceipt:r\n\n\0";
@@ -346,6 +353,87 @@ fn ten_thousand_subscriptions_of_one_client_are_served() {
         );
     }
     bystanders.were_served();
+}
+
+/// What `gatepost-bench hostile` measures as p99, here as work: how much of it one hold of the lock had. One message once
+/// held up everybody for seconds.
+#[test]
+fn filters_and_bindings_that_all_match_stretch_no_hold() {
+    const LEVELS: usize = 11;
+    const BINDINGS: u32 = 100;
+    const KEYS: u32 = 200;
+    let gatepost = Gatepost::start();
+    let bystanders = Bystanders::beside(&gatepost);
+    // Every combination of `a` and `+`.
+    let mut wide = Mqtt::open(gatepost.mqtt, "wide", true);
+    for first in (0..1 << LEVELS).step_by(256) {
+        let mut filters = vec![0, 1];
+        for bits in first..first + 256 {
+            let levels = (0..LEVELS).map(|level| if bits >> level & 1 == 1 { "+/" } else { "a/" });
+            let filter = levels.collect::<String>() + "#";
+            filters.extend((filter.len() as u16).to_be_bytes());
+            filters.extend(filter.as_bytes());
+            filters.push(0);
+        }
+        wide.packet(0x82, &filters);
+        wide.expect(0x90).expect("a SUBACK");
+    }
+    let headers = |count: u32| {
+        (0..count).fold(Vec::new(), |mut table, n| {
+            let name = format!("k{n}");
+            table.push(name.len() as u8);
+            table.extend(name.as_bytes());
+            table.push(b'I');
+            table.extend(n.to_be_bytes());
+            table
+        })
+    };
+    let mut binder = Amqp::open(gatepost.amqp);
+    binder.declare_queue("headers", false).expect("a queue");
+    for n in 0..BINDINGS {
+        let table = [headers(KEYS), b"\x07x-matchS\0\0\0\x03any".to_vec()].concat();
+        let args = Args::new()
+            .short(0)
+            .text("headers")
+            .text("amq.headers")
+            .text(&n.to_string());
+        binder
+            .call(1, (50, 20), args.octet(0).bytes(&table), (50, 21))
+            .expect("a binding");
+    }
+    binder.confirm_select().expect("confirms");
+    let mut sender = Mqtt::open(gatepost.mqtt, "wide sender", true);
+    let table = headers(900);
+    let mut head = [&[0, 60, 0, 0][..], &0_u64.to_be_bytes(), &[0x20, 0]].concat();
+    head.extend((table.len() as u32).to_be_bytes());
+    head.extend(table);
+    for n in 0..20_u16 {
+        sender.publish(&format!("{}{n}", "a/".repeat(LEVELS)), n + 1, b"x");
+        let args = Args::new().short(0).text("amq.headers").text("").octet(0);
+        binder.method(1, (60, 40), args);
+        binder.frame(2, 1, &head);
+    }
+    for _ in 0..20 {
+        sender.expect(0x40).expect("a PUBACK");
+        assert!(wide.next().expect("a packet").into_publish().is_some());
+    }
+    let mut confirmed = 0;
+    while confirmed < 20 {
+        match binder.next().expect("a confirm") {
+            Incoming::Ack { tag, .. } => confirmed = confirmed.max(tag),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(binder.depth("headers").expect("the depth"), 20);
+    bystanders.were_served();
+    let units = metric(&gatepost, "gatepost_longest_hold_units");
+    assert!((256..4_096).contains(&units), "{units} work units in one hold");
+}
+
+fn metric(gatepost: &Gatepost, name: &str) -> u64 {
+    let text = http(gatepost.metrics, "/metrics").expect("metrics");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.expect("the metric").trim().parse().expect("a number")
 }
 
 #[test]

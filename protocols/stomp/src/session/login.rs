@@ -60,7 +60,6 @@ impl StompSession {
             LoginFailure::LoopbackOnly => Refusal::loopback_only(),
             LoginFailure::Full => Refusal::too_many_connections(),
             LoginFailure::Banned => Refusal::login_refused(&refused.user),
-            LoginFailure::Busy => Refusal::login_busy(),
         };
         self.refuse(cx, &refusal, None, None)
     }
