@@ -16,6 +16,7 @@
 
 use crate::message::Dialect;
 use crate::properties::Name;
+use crate::quota::Quota;
 use crate::topic::{InvalidFilter, Level, Levels, Pattern, Trie, Walk};
 use hashbrown::HashMap;
 use regex_lite::{Regex, RegexBuilder};
@@ -330,6 +331,8 @@ impl Rights {
 pub(crate) struct UserRights {
     /// Never iterated.
     users: HashMap<Name, Arc<Rights>>,
+    /// What each user may have at once. Never iterated.
+    quotas: HashMap<Name, Arc<Quota>>,
     /// Counts their changes.
     generation: u64,
 }
@@ -340,9 +343,16 @@ impl UserRights {
         self.generation += 1;
     }
     pub(crate) fn remove(&mut self, user: &str) {
+        self.quotas.remove(user);
         if self.users.remove(user).is_some() {
             self.generation += 1;
         }
+    }
+    pub(crate) fn set_quota(&mut self, user: Name, quota: Arc<Quota>) {
+        self.quotas.insert(user, quota);
+    }
+    pub(crate) fn quota(&self, user: &str) -> Option<&Arc<Quota>> {
+        self.quotas.get(user)
     }
     pub(crate) fn of(&self, user: &str) -> Option<&Arc<Rights>> {
         self.users.get(user)

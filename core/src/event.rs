@@ -229,6 +229,7 @@ pub struct QueueSummary {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "each names the command it answers")]
 pub enum Op {
+    OpenChannel,
     Publish,
     Settle,
     Qos,
@@ -275,6 +276,10 @@ pub enum CloseReason {
     Forced,
     /// Its vhost was deleted.
     VhostDeleted,
+    /// Its user was deleted.
+    UserDeleted,
+    /// What it logged in with is not valid any more.
+    CredentialsExpired,
 }
 
 /// Why a login failed.
@@ -299,6 +304,8 @@ pub enum LoginFailure {
     Full,
     /// An operator has banned the user.
     Banned,
+    /// Too many logins wait to be checked: a later try may work.
+    Busy,
 }
 
 const _: () = assert!(std::mem::size_of::<Event>() <= 64);

@@ -64,7 +64,7 @@ impl InProcess {
     /// to take: visit it.
     ///
     /// # Errors
-    /// There is no memory for another connection.
+    /// The user may not use this vhost, or there is no room for another connection.
     pub fn attach(engine: &mut Engine, now: Now, user: &str, name: &str) -> Result<InProcess, Fault> {
         InProcess::attach_with(engine, now, user, name, None)
     }
@@ -90,7 +90,7 @@ impl InProcess {
         name: &str,
         outer: Option<Arc<dyn Wake>>,
     ) -> Result<InProcess, Fault> {
-        engine.admit_link()?;
+        engine.admit_link(user)?;
         let woken = Arc::new(Woken {
             flag: AtomicBool::new(false),
             outer,

@@ -39,6 +39,7 @@ pub mod message;
 pub mod properties;
 pub mod pump;
 mod queue;
+pub mod quota;
 pub mod retained;
 pub mod router;
 pub mod session;

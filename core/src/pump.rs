@@ -100,11 +100,11 @@ pub trait Broker {
     /// Visits the engine: under its lock, and then hands over what is to be logged and fetched, and fires the wakes.
     fn enter<T>(&mut self, vhost: &Self::Vhost, visit: impl FnOnce(&mut Engine) -> T) -> T;
 
-    /// Finds the vhost a user asks for.
+    /// Finds the vhost that `user` asks for.
     ///
     /// # Errors
     /// The fault the peer is told: no such vhost, no access, the node is stopping.
-    fn vhost(&mut self, attach: &Attach) -> Result<Self::Vhost, Fault>;
+    fn vhost(&mut self, attach: &Attach, user: &Name) -> Result<Self::Vhost, Fault>;
 
     /// What the engine calls when the connection has something to take. The next turn sees the call in
     /// [`Broker::acknowledge`].
@@ -777,10 +777,10 @@ impl<V> Pump<V> {
         let Some(user) = self.user.clone() else {
             return Err(Fault::new(FaultKind::AccessRefused, "not logged in"));
         };
-        let vhost = broker.vhost(attach)?;
+        let vhost = broker.vhost(attach, &user)?;
         let (peer, wake) = (self.peer.clone(), broker.waker());
         let link = broker.enter(&vhost, |engine| {
-            engine.admit_link()?;
+            engine.admit_link(&user)?;
             Ok(engine.attach(now, attach, user, peer, wake))
         })?;
         Ok(Bound { vhost, link })

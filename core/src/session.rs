@@ -27,6 +27,8 @@ pub struct Description {
     pub metrics_label: &'static str,
     /// Whether a client that gives no name may log in where the node allows it.
     pub nameless_logins: bool,
+    /// Whether a name that no user has counts as none, where the node allows that: its clients always send one.
+    pub strangers_are_nameless: bool,
     /// Whether a connection that begins with these bytes speaks it.
     pub first_bytes: fn(&[u8]) -> FirstBytes,
     /// How it is spoken over WebSocket; `None`: it is not.

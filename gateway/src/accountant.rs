@@ -3,6 +3,7 @@
 //! ```text
 //!   budget ─┬─ unsettled   deliveries that consumers hold          (memory.unsettled)
 //!           ├─ input       packets that are not complete yet       (memory.input)
+//!           ├─ hashing     passwords that are checked              (auth.hashing_memory)
 //!           ├─ objects     what clients make: cannot leave memory  (memory.objects, at most)
 //!           └─ messages    the rest, and what objects do not use
 //! ```
@@ -49,7 +50,10 @@ impl Pools {
             part(memory.unsettled, 0),
             part(memory.input, INPUT_LEAST),
         );
-        let rest = budget.saturating_sub(unsettled).saturating_sub(part(memory.input, 0));
+        let rest = budget
+            .saturating_sub(unsettled)
+            .saturating_sub(part(memory.input, 0))
+            .saturating_sub(config.auth.hashing_memory.0);
         let rest = rest.max(budget / LEAST_PART);
         Pools {
             messages_and_objects: bytes(rest),

@@ -12,7 +12,6 @@
 //! ever holds two vhosts. This crate never parses a frame and never decides where a message goes.
 
 mod accountant;
-mod auth;
 mod banner;
 mod cert;
 mod check;
@@ -20,6 +19,7 @@ mod clock;
 mod committer;
 pub mod config;
 mod control_group;
+mod directory;
 mod driver;
 mod exit;
 mod histogram;

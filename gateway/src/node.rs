@@ -1,10 +1,10 @@
 //! The node: what all threads share.
 
 use crate::accountant::Pools;
-use crate::auth::{Directory, Rules};
 use crate::clock::Clock;
 use crate::committer::LogQueue;
 use crate::config::{self, Config};
+use crate::directory::Directory;
 use crate::exit::Failure;
 use crate::histogram::Histogram;
 use crate::logging::Throttle;
@@ -161,12 +161,15 @@ impl Node {
         }
         let highest = known.keys().next_back().copied().unwrap_or_default();
         let highest = highest.max(recovered.vhost_max);
+        let damaged = directory.recover(&recovered, &config);
+        store_stats.quarantined.fetch_add(damaged, Ordering::Relaxed);
+        let first = if fresh { directory.begin(VhostId(1)) } else { Vec::new() };
         let shares = Pools::of(&config).shares(&vec![Usage::default(); known.len()]);
         let mut vhosts = Vec::new();
         for ((number, record), share) in known.into_iter().zip(shares) {
             let settings = engine_settings(&config, record.name.clone(), number, share);
             let mut engine = Engine::new(settings, codecs.clone(), random());
-            directory.instruct(&mut engine);
+            directory.instruct(number, &mut engine);
             engine.recover(clock.now(), recovered.take(number));
             // Health and metrics say so, as they do of other damage.
             let damaged = engine.damaged_definitions();
@@ -177,10 +180,13 @@ impl Node {
         }
         let vhosts = Vhosts::new(vhosts, highest, Arc::clone(&log));
         if fresh {
-            for vhost in vhosts.list().iter() {
-                // Before anything of it can be.
-                drop(vhosts.log().submit(catalog::vhost_record(vhost.number, &vhost.record)));
-            }
+            // In one write, before anything of the vhost can be. Its own record is the last: a start that finds it finds
+            // those who were made with it, and a start that does not makes them again.
+            let list = vhosts.list();
+            let vhost = list
+                .iter()
+                .map(|vhost| catalog::vhost_record(vhost.number, &vhost.record));
+            drop(vhosts.log().submit(first.into_iter().chain(vhost).collect()));
         }
         Node {
             connections: protocols.iter().map(|_| ConnectionCounts::default()).collect(),
@@ -223,19 +229,6 @@ impl Node {
             protocol.configure(&config.values);
         }
         self.look.notify_one();
-    }
-
-    /// Holds later logins against other rules, and tells the engines what users may do by them.
-    pub(crate) fn replace_rules(&self, rules: Rules) {
-        let gone = self.directory.replace(rules);
-        for vhost in self.vhosts.list().iter() {
-            vhost.enter(|engine| {
-                for user in &gone {
-                    engine.remove_rights(user);
-                }
-                self.directory.instruct(engine);
-            });
-        }
     }
 
     /// The vhost of that name.

@@ -1,7 +1,6 @@
 //! What signals ask of a node that goes on serving: SIGHUP reads the configuration again and opens the log file anew,
 //! SIGUSR1 writes the node's state to the log. SIGQUIT and SIGUSR2 are caught, because uncaught they would end the process at once.
 
-use crate::auth::Rules;
 use crate::config::{Config, Layers};
 use crate::logging::Level;
 use crate::node::Node;
@@ -57,8 +56,8 @@ fn reload(node: &Node, layers: &Layers, level: &Level) {
         tracing::error!("the log goes on in its old file: {problem}");
     }
     match read(node, layers) {
-        Ok((config, rules, tls)) => {
-            node.replace_rules(rules);
+        Ok((config, tls)) => {
+            node.directory.replace(&config);
             node.tls.replace(tls);
             level.set(&config.log.level);
             node.replace_config(config);
@@ -75,7 +74,7 @@ fn reload(node: &Node, layers: &Layers, level: &Level) {
 }
 
 /// What takes the place of what there is.
-type Next = (Config, Rules, tls::Loaded);
+type Next = (Config, tls::Loaded);
 
 /// What the layers say now, as far as it applies without a restart. Says what changes.
 fn read(node: &Node, layers: &Layers) -> Result<Next, Vec<String>> {
@@ -88,7 +87,6 @@ fn read(node: &Node, layers: &Layers) -> Result<Next, Vec<String>> {
     if !problems.is_empty() {
         return Err(texts(problems));
     }
-    let rules = Rules::new(&config).map_err(|problem| vec![problem])?;
     let tls = node.tls.reload(&config).map_err(texts)?;
     for change in current.changes(&next) {
         let (key, from, to) = (change.name, change.from, change.to);
@@ -98,7 +96,7 @@ fn read(node: &Node, layers: &Layers) -> Result<Next, Vec<String>> {
             Applies::Restart => tracing::warn!(key, from, to, "not changed: this needs a restart"),
         }
     }
-    Ok((config, rules, tls))
+    Ok((config, tls))
 }
 
 /// Writes the node's state to the log, for whoever looks at a gateway that behaves oddly.

@@ -1,8 +1,8 @@
 //! Puts the node together, in the order in which things need each other, and takes it apart again.
 
-use crate::auth::Directory;
 use crate::clock::Clock;
 use crate::config::{Config, Layers, Problems};
+use crate::directory::{self, Directory};
 use crate::exit::Failure;
 use crate::listener::{self, Acceptor, Bound, Carrier};
 use crate::node::Node;
@@ -79,6 +79,10 @@ async fn run(
     tasks.spawn(async move { watch::run(&watched).await });
     let accounted = Arc::clone(&node);
     tasks.spawn(async move { accountant::run(&accounted).await });
+    if let Some(obsolete) = node.directory.obsolete() {
+        let renewed = Arc::clone(&node);
+        tasks.spawn(async move { directory::users::renew(&renewed, obsolete).await });
+    }
     let tickets = Arc::clone(node.tls.tickets());
     tasks.spawn(async move { tickets.run().await });
     tasks.spawn(reloads);

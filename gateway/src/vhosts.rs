@@ -130,7 +130,7 @@ impl Node {
         let number = VhostId(highest.0 + 1);
         // Used up, whatever comes of it.
         *highest = number;
-        self.vhosts.log.write(vhost_record(number, &record)).await?;
+        self.vhosts.log.write(vec![vhost_record(number, &record)]).await?;
         let usage = vec![Usage::default(); self.vhosts.list().len() + 1];
         let Some(share) = Pools::of(&self.config()).shares(&usage).pop() else {
             unreachable!("as many shares as engines, and one is new")
@@ -140,14 +140,14 @@ impl Node {
             self.codecs.clone(),
             crate::random::random(),
         );
-        self.directory.instruct(&mut engine);
+        self.directory.instruct(number, &mut engine);
         let vhost = Arc::new(self.vhost_of(record, number, engine));
         {
             let mut list = self.vhosts.list.write();
             *list = list.iter().cloned().chain([Arc::clone(&vhost)]).collect();
         }
         // Users may have changed before it was in the list, where a reload finds it.
-        vhost.enter(|engine| self.directory.instruct(engine));
+        self.directory.push(&vhost);
         self.vhosts.drive(self, &vhost);
         // What the node knows of memory and disk, the new one is to know, too.
         self.short_of_memory.notify_one();
@@ -175,7 +175,10 @@ impl Node {
                 .collect();
         }
         vhost.end(CloseReason::VhostDeleted);
-        self.vhosts.log.write(vhost_deletion(vhost.number)).await?;
+        let mut records = vec![vhost_deletion(vhost.number)];
+        records.extend(self.directory.about_vhost(vhost.number));
+        self.vhosts.log.write(records).await?;
+        self.directory.forget_vhost(vhost.number);
         self.short_of_memory.notify_one();
         tracing::info!(vhost = %vhost.name, number = %vhost.number, "vhost deleted");
         Ok(())
@@ -185,6 +188,16 @@ impl Node {
     pub(crate) fn list_vhosts(&self) -> Vec<(VhostId, VhostRecord)> {
         let list = self.vhosts.list();
         list.iter().map(|vhost| (vhost.number, vhost.record.clone())).collect()
+    }
+}
+
+/// The node is stopping: nothing is logged any more.
+#[derive(Debug)]
+pub(crate) struct LogClosed;
+
+impl From<LogClosed> for VhostError {
+    fn from(_: LogClosed) -> VhostError {
+        VhostError::LogClosed
     }
 }
 
@@ -202,8 +215,8 @@ struct NodeLogState {
 }
 
 impl NodeLog {
-    /// Logs a record, and does not wait.
-    pub(crate) fn submit(&self, record: Record) -> oneshot::Receiver<()> {
+    /// Logs records, in one write, and does not wait.
+    pub(crate) fn submit(&self, records: Vec<Record>) -> oneshot::Receiver<()> {
         let (done, wait) = oneshot::channel();
         // Held while it is submitted: tickets reach the log in order.
         let mut state = self.state.lock();
@@ -211,8 +224,8 @@ impl NodeLog {
         let ticket = Ticket(state.last);
         state.waiting.push_back((ticket, done));
         let batch = Batch {
-            bytes: RECORD_BYTES,
-            records: vec![record],
+            bytes: RECORD_BYTES * records.len(),
+            records,
             ticket,
             need: Some(Durability::Always),
             ..Batch::default()
@@ -221,8 +234,12 @@ impl NodeLog {
         wait
     }
 
-    async fn write(&self, record: Record) -> Result<(), VhostError> {
-        self.submit(record).await.map_err(|_| VhostError::LogClosed)
+    /// Logs records. Returns once a power cut cannot take them away.
+    ///
+    /// # Errors
+    /// The log is closed.
+    pub(crate) async fn write(&self, records: Vec<Record>) -> Result<(), LogClosed> {
+        self.submit(records).await.map_err(|_| LogClosed)
     }
 
     /// The log's report: all batches up to this one are durable.
@@ -240,15 +257,16 @@ impl NodeLog {
     }
 }
 
-/// About what a vhost's record takes.
+/// About what a record of the node takes.
 const RECORD_BYTES: usize = 256;
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::auth::Directory;
     use crate::clock::Clock;
     use crate::config::Config;
+    use crate::directory::Directory;
+    use crate::directory::permissions::Permission;
     use crate::store;
     use gatepost_core::command::{Attach, Command, DeclareQueue, Peer};
     use gatepost_core::engine::{Link, Room, Wake};
@@ -264,14 +282,14 @@ mod tests {
     }
 
     /// A node over a directory, with its log's thread and nothing else.
-    struct Bench {
-        node: Arc<Node>,
+    pub(crate) struct Bench {
+        pub(crate) node: Arc<Node>,
         committer: Option<JoinHandle<()>>,
-        runtime: tokio::runtime::Runtime,
+        pub(crate) runtime: tokio::runtime::Runtime,
     }
 
     impl Bench {
-        fn start(data: &Path) -> Bench {
+        pub(crate) fn start(data: &Path) -> Bench {
             let mut config = Config::default();
             config.node.data_dir = data.to_owned();
             let directory = Directory::new(&config).expect("a directory");
@@ -301,7 +319,7 @@ mod tests {
                 runtime,
             }
         }
-        fn create(&self, name: &str) -> Result<VhostId, VhostError> {
+        pub(crate) fn create(&self, name: &str) -> Result<VhostId, VhostError> {
             let record = VhostRecord {
                 name: name.into(),
                 tags: vec!["plant".into()],
@@ -309,7 +327,7 @@ mod tests {
             };
             self.runtime.block_on(self.node.create_vhost(record))
         }
-        fn delete(&self, name: &str) -> Result<(), VhostError> {
+        pub(crate) fn delete(&self, name: &str) -> Result<(), VhostError> {
             self.runtime.block_on(self.node.delete_vhost(name))
         }
         fn names(&self) -> Vec<(u32, Name)> {
@@ -319,7 +337,15 @@ mod tests {
                 .collect()
         }
         /// A connection that declares a durable queue, and is told that it is there.
-        fn declare(&self, vhost: &str, queue: &str) -> (Arc<Vhost>, Link) {
+        pub(crate) fn declare(&self, vhost: &str, queue: &str) -> (Arc<Vhost>, Link) {
+            let all = || ".*".to_owned();
+            let permission = Permission {
+                configure: all(),
+                write: all(),
+                read: all(),
+            };
+            let granted = self.node.set_permission("guest", vhost, permission);
+            self.runtime.block_on(granted).expect("granted");
             let vhost = self.node.vhost(vhost).expect("a vhost");
             let attach = Attach {
                 vhost: vhost.name.clone(),
@@ -352,7 +378,7 @@ mod tests {
             }
             (vhost, link)
         }
-        fn events(&self, vhost: &Vhost, link: Link) -> Vec<Event> {
+        pub(crate) fn events(&self, vhost: &Vhost, link: Link) -> Vec<Event> {
             let mut events = Vec::new();
             let room = Room {
                 messages: 10,
@@ -361,7 +387,7 @@ mod tests {
             vhost.enter(|engine| engine.take(self.node.clock.now(), link, room, &mut events));
             events
         }
-        fn stop(mut self) {
+        pub(crate) fn stop(mut self) {
             self.node.log.stop();
             self.committer.take().expect("once").join().expect("a good end");
         }

@@ -9,6 +9,7 @@
 //! Engines never ask the node or each other. They report their use when they are left, and the node sets new shares.
 
 use super::Engine;
+use super::counters::Limit;
 use crate::fault::{Fault, FaultKind};
 use crate::ledger::{ObjectKind, PerKind};
 use crate::queue::consumers::Consumer;
@@ -115,11 +116,26 @@ impl Engine {
         Fault::new(FaultKind::QuotaExceeded, text)
     }
 
-    /// Whether another connection fits. Ask before [`Engine::attach`].
+    /// Whether a connection of `user` may be attached. Ask before [`Engine::attach`].
     ///
     /// # Errors
-    /// QuotaExceeded: memory for objects is used up.
-    pub fn admit_link(&mut self) -> Result<(), Fault> {
+    /// AccessRefused: the user has no rights in this vhost. QuotaExceeded: the vhost has as many connections as it may, or
+    /// memory for objects is used up.
+    pub fn admit_link(&mut self, user: &str) -> Result<(), Fault> {
+        let vhost = &self.settings.vhost;
+        if self.rights.of(user).is_none() {
+            self.counters.access_refused += 1;
+            let text = format!("access to vhost '{vhost}' refused for user '{user}'");
+            return Err(Fault::new(FaultKind::AccessRefused, text));
+        }
+        if let Some(max) = self.vhost_limits.connections_max
+            && self.links.len() >= max
+        {
+            self.counters.refused_by(Limit::VhostConnections);
+            let text =
+                format!("access to vhost '{vhost}' refused for user '{user}': connection limit ({max}) is reached");
+            return Err(Fault::new(FaultKind::QuotaExceeded, text));
+        }
         self.admit(ObjectKind::Connections, super::link::LINK_BYTES)
     }
 

@@ -214,8 +214,8 @@ impl Engine {
     fn apply_to_channel(&mut self, link: Link, command: Command, budget: &mut Budget) -> Result<(), Command> {
         match command {
             Command::OpenChannel { channel } => {
-                if let Some(l) = self.links.get_mut(link) {
-                    l.channel(channel).strict = true;
+                if let Err(fault) = self.open_channel(link, channel) {
+                    self.fail(link, channel, Op::OpenChannel, fault);
                 }
             }
             Command::CloseChannel { channel, reply } => {

@@ -4,7 +4,7 @@ use crate::fault::{Fault, FaultKind};
 use crate::ledger::PerKind;
 use std::collections::BTreeMap;
 
-/// A limit of the configuration whose refusals are counted.
+/// A limit of the configuration, of a vhost or of a user, whose refusals are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// Headers of a message to a headers exchange, and headers that a binding to one asks for.
@@ -17,18 +17,27 @@ pub enum Limit {
     TransactionDeliveries,
     /// Levels of a topic, filter or binding key.
     TopicLevels,
+    /// Connections of a vhost.
+    VhostConnections,
+    /// Queues of a vhost.
+    VhostQueues,
+    /// Channels of a user.
+    UserChannels,
 }
 
 impl Limit {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Limit; 5] = [
+    pub const ALL: [Limit; 8] = [
         Limit::MessageHeaders,
         Limit::FilterWildcards,
         Limit::SessionFilters,
         Limit::TransactionDeliveries,
         Limit::TopicLevels,
+        Limit::VhostConnections,
+        Limit::VhostQueues,
+        Limit::UserChannels,
     ];
-    /// Its key in the section `limits`, and its label in metrics.
+    /// Its label in metrics: its key in the section `limits`, or for vhosts and users the name of the limit.
     pub fn name(self) -> &'static str {
         match self {
             Limit::MessageHeaders => "message_headers_max",
@@ -36,6 +45,9 @@ impl Limit {
             Limit::SessionFilters => "session_filters_max",
             Limit::TransactionDeliveries => "transaction_deliveries_max",
             Limit::TopicLevels => "topic_levels_max",
+            Limit::VhostConnections => "vhost_max_connections",
+            Limit::VhostQueues => "vhost_max_queues",
+            Limit::UserChannels => "user_max_channels",
         }
     }
 }

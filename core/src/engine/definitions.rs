@@ -234,7 +234,7 @@ impl Engine {
     }
 
     /// Checks that there may be a queue of that name, and one more at all.
-    fn check_new_queue(&self, c: &DeclareQueue) -> Result<(), Fault> {
+    fn check_new_queue(&mut self, c: &DeclareQueue) -> Result<(), Fault> {
         if c.name.starts_with("amq.") && !c.lenient {
             let text = format!("queue name '{}' contains reserved prefix 'amq.*'", c.name);
             return Err(Fault::new(FaultKind::AccessRefused, text));
@@ -243,9 +243,12 @@ impl Engine {
             let text = "queue name is longer than 255 bytes";
             return Err(Fault::new(FaultKind::PreconditionFailed, text));
         }
-        let max = self.settings.queues_max;
+        let max = self.vhost_limits.queues_max.unwrap_or(usize::MAX);
+        let max = max.min(self.settings.queues_max);
         if self.queues.len() >= max {
-            let text = format!("cannot declare queue '{}': queue limit ({max}) is reached", c.name);
+            self.counters.refused_by(Limit::VhostQueues);
+            let (name, vhost) = (&c.name, &self.settings.vhost);
+            let text = format!("cannot declare queue '{name}': queue limit in vhost '{vhost}' ({max}) is reached");
             return Err(Fault::new(FaultKind::PreconditionFailed, text));
         }
         Ok(())

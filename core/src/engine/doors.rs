@@ -13,12 +13,14 @@
 //! What the engine publishes by itself (dead letters) is asked nothing.
 
 use super::Engine;
+use super::counters::Limit;
 use crate::access::{Access, Permission, Rights, Who};
-use crate::command::{OpenSession, Subscription, Will};
+use crate::command::{Channel as ChannelNumber, OpenSession, Subscription, Will};
 use crate::durable_session::{queue_name, shared_queue_name};
 use crate::fault::{Fault, FaultKind};
 use crate::message::{Dialect, Message};
 use crate::properties::Name;
+use crate::quota::{Quota, VhostLimits};
 use crate::slots::{Link, SessionKey};
 use crate::topic::{Levels, Pattern, translate};
 use std::sync::Arc;
@@ -56,6 +58,39 @@ impl Engine {
     /// The user is gone, or may not use this vhost any more: whatever its connections do next is refused.
     pub fn remove_rights(&mut self, user: &str) {
         self.rights.remove(user);
+    }
+
+    /// What `user` may have at once. It is shared by all engines, so that the counts are the user's and not the vhost's.
+    pub fn set_quota(&mut self, user: Name, quota: Arc<Quota>) {
+        self.rights.set_quota(user, quota);
+    }
+
+    /// What the vhost may have at once from now on. What it has already, it keeps.
+    pub fn set_vhost_limits(&mut self, limits: VhostLimits) {
+        self.vhost_limits = limits;
+    }
+
+    /// Opens a channel, if its user may have one more.
+    pub(super) fn open_channel(&mut self, link: Link, channel: ChannelNumber) -> Result<(), Fault> {
+        let Some(l) = self.links.get_mut(link) else {
+            return Ok(());
+        };
+        let user = &l.access.user;
+        let seat = match self.rights.quota(user).map(Quota::open_channel) {
+            None => None,
+            Some(Ok(seat)) => Some(seat),
+            Some(Err(max)) => {
+                let text = format!(
+                    "number of channels opened for user '{user}' has reached the maximum allowed user limit of ({max})"
+                );
+                self.counters.refused_by(Limit::UserChannels);
+                return Err(Fault::new(FaultKind::NotAllowed, text));
+            }
+        };
+        let channel = l.channel(channel);
+        channel.strict = true;
+        channel.seat = seat;
+        Ok(())
     }
 
     /// The rights of the link's user, if there is anything that it may not do.

@@ -13,6 +13,7 @@ use crate::ledger::{Charge, allocation};
 use crate::properties::Name;
 use crate::queue::credit::Credit;
 use crate::queue::unsettled::Unsettled;
+use crate::quota::Seat;
 use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey};
 use std::collections::VecDeque;
 use std::mem::size_of;
@@ -130,6 +131,8 @@ pub(crate) struct Channel {
     pub(crate) strict: bool,
     /// It failed: nothing is done for it until it is closed.
     pub(crate) failed: bool,
+    /// Counts it among its user's channels.
+    pub(crate) seat: Option<Seat>,
 }
 
 /// See [`Channel::postponed`].
@@ -158,6 +161,7 @@ impl Channel {
             recovering: None,
             strict: false,
             failed: false,
+            seat: None,
         }
     }
 }

@@ -35,6 +35,9 @@ impl Links {
     pub(crate) fn at(&self, slot: u32) -> Option<&LinkState> {
         self.get(self.slots.key_at(slot)?)
     }
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
     pub(crate) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }

@@ -79,6 +79,7 @@ use crate::ledger::Ledger;
 use crate::message::{Dialect, Envelope, Message};
 use crate::properties::{Codecs, Name};
 use crate::queue::consumers::Consumer;
+use crate::quota::VhostLimits;
 use crate::retained::Retained;
 use crate::router::{HEADERS_MAX, Router, Walk};
 use crate::slots::{ConsumerKey, QueueKey, SessionKey, Slots};
@@ -294,6 +295,8 @@ pub struct Engine {
     wills_told: u64,
     /// What its users may do.
     rights: UserRights,
+    /// What the vhost may have.
+    vhost_limits: VhostLimits,
 }
 
 /// How long settles may wait for company before they are logged.
@@ -344,6 +347,7 @@ impl Engine {
             counters: Counters::default(),
             wills_told: 0,
             rights: UserRights::default(),
+            vhost_limits: VhostLimits::default(),
         };
         engine.router.set_headers_max(engine.settings.message_headers_max);
         // What MQTT clients look at to see what they talk to; never in the log.
@@ -495,6 +499,14 @@ impl Engine {
     pub fn end(&mut self, reason: CloseReason) {
         self.ended = Some(reason);
         for l in self.links.iter_mut() {
+            l.closed = Some(reason);
+            l.wake(&mut self.wakes);
+        }
+    }
+
+    /// Ends the links of a user, for that reason. Their `Detach` follows from the drivers.
+    pub fn end_user(&mut self, user: &str, reason: CloseReason) {
+        for l in self.links.iter_mut().filter(|l| *l.access.user == *user) {
             l.closed = Some(reason);
             l.wake(&mut self.wakes);
         }

@@ -17,7 +17,7 @@ use crate::command::{Attach, Login, Peer};
 use crate::engine::{Engine, Wake};
 use crate::event::Event;
 use crate::fault::{Fault, FaultKind};
-use crate::properties::Codecs;
+use crate::properties::{Codecs, Name};
 use crate::pump::{Broker, Ended, Pump, Scratch, Stream, Turn};
 use crate::session::Protocol;
 use std::io;
@@ -118,7 +118,7 @@ impl Broker for Visitor<'_> {
     fn enter<T>(&mut self, (): &(), visit: impl FnOnce(&mut Engine) -> T) -> T {
         self.world.turn(visit)
     }
-    fn vhost(&mut self, attach: &Attach) -> Result<(), Fault> {
+    fn vhost(&mut self, attach: &Attach, _: &Name) -> Result<(), Fault> {
         if attach.vhost == *self.world.vhost_name() {
             Ok(())
         } else {

@@ -603,7 +603,7 @@ impl World {
     }
 
     /// One hold of the engine's lock, as the gateway does it.
-    pub(super) fn turn<T>(&mut self, turn: impl FnOnce(&mut Engine) -> T) -> T {
+    pub fn turn<T>(&mut self, turn: impl FnOnce(&mut Engine) -> T) -> T {
         let mut wakes = Wakes::default();
         let result = turn(&mut self.engine);
         let mut batch = Batch::default();

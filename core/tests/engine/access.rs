@@ -5,10 +5,15 @@
 use crate::support::*;
 use gatepost_core::access::{NamePattern, Rights, TopicPattern};
 use gatepost_core::command::*;
+use gatepost_core::engine::Limit;
+use gatepost_core::event::CloseReason;
+use gatepost_core::fault::FaultKind;
 use gatepost_core::message::Dialect;
 use gatepost_core::properties::Value;
+use gatepost_core::quota::{Quota, VhostLimits};
 use gatepost_core::testing::disk::Crash;
 use gatepost_core::testing::world::{Client, World};
+use std::sync::Arc;
 use std::time::Duration;
 
 fn names(text: &str) -> NamePattern {
@@ -514,4 +519,73 @@ fn a_route_that_is_not_cached_is_asked_each_time() {
     assert_eq!(run(&mut w, u, [to("h2")]), refused("Publish", "write", "exchange 'h2'"));
     w.set_rights("u", rights("", "^h2$", ""));
     assert_eq!(run(&mut w, u, [to("h")]), refused("Publish", "write", "exchange 'h'"));
+}
+
+/// Each limit is told in RabbitMQ's words, and what is there already stays.
+#[test]
+fn vhosts_and_users_have_limits() {
+    let mut w = World::new(1);
+    let guest = w.connect("amqp");
+    run(&mut w, guest, [durable("a")]);
+    let admit = |w: &mut World, user: &str| {
+        let refused = w.turn(|engine| engine.admit_link(user)).err();
+        refused.map(|fault| (fault.kind, fault.text.to_string()))
+    };
+    let nobody = "access to vhost '/' refused for user 'nobody'".to_owned();
+    assert_eq!(admit(&mut w, "nobody"), Some((FaultKind::AccessRefused, nobody)));
+    assert_eq!(admit(&mut w, "guest"), None);
+
+    let limits = VhostLimits {
+        connections_max: Some(1),
+        queues_max: Some(1),
+    };
+    w.turn(|engine| engine.set_vhost_limits(limits));
+    let text = "access to vhost '/' refused for user 'guest': connection limit (1) is reached".to_owned();
+    assert_eq!(admit(&mut w, "guest"), Some((FaultKind::QuotaExceeded, text)));
+    let text = "cannot declare queue 'b': queue limit in vhost '/' (1) is reached";
+    assert_eq!(
+        run(&mut w, guest, [durable("b"), durable("a")]),
+        [
+            format!("failed DeclareQueue PreconditionFailed {text}"),
+            "declared a 0/0".to_owned()
+        ]
+    );
+    w.turn(|engine| engine.set_vhost_limits(VhostLimits::default()));
+    assert_eq!(run(&mut w, guest, [durable("b")]), ["declared b 0/0"]);
+
+    let quota = Arc::new(Quota::default());
+    quota.set_limits(None, Some(2));
+    w.turn(|engine| engine.set_quota("guest".into(), Arc::clone(&quota)));
+    let open = |channel| Command::OpenChannel { channel };
+    assert!(run(&mut w, guest, [open(2), open(3)]).is_empty());
+    let text = "number of channels opened for user 'guest' has reached the maximum allowed user limit of (2)";
+    let refused = format!("failed OpenChannel NotAllowed {text}");
+    assert_eq!(run(&mut w, guest, [open(4)]), [refused.as_str()]);
+    // Those of another connection count too, and one that is closed does not.
+    let other = w.connect("amqp");
+    assert_eq!(run(&mut w, other, [open(2)]), [refused]);
+    let close = Command::CloseChannel {
+        channel: 2,
+        reply: false,
+    };
+    assert!(run(&mut w, guest, [close]).is_empty());
+    assert!(run(&mut w, other, [open(2)]).is_empty());
+    assert_eq!(quota.channels(), 2);
+    run(&mut w, guest, [Command::Detach]);
+    assert_eq!(quota.channels(), 1);
+    let counted = w.counters().limit_refusals;
+    let counted = [Limit::VhostConnections, Limit::VhostQueues, Limit::UserChannels].map(|l| counted[l as usize]);
+    assert_eq!(counted, [1, 1, 2]);
+}
+
+/// The directory ends them when it deletes the user.
+#[test]
+fn the_connections_of_a_deleted_user_end() {
+    let (mut w, u) = world(Rights::all());
+    let (second, guest) = (w.connect_as("u", "mqtt"), w.connect("amqp"));
+    w.remove_rights("u");
+    w.turn(|engine| engine.end_user("u", CloseReason::UserDeleted));
+    assert_eq!(hear(&mut w, u), ["closed UserDeleted"]);
+    assert_eq!(hear(&mut w, second), ["closed UserDeleted"]);
+    assert!(hear(&mut w, guest).is_empty());
 }

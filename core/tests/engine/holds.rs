@@ -601,6 +601,9 @@ fn limits_on_filters_are_refused_in_words() {
         ("session_filters_max", 1),
         ("transaction_deliveries_max", 0),
         ("topic_levels_max", 1),
+        ("vhost_max_connections", 0),
+        ("vhost_max_queues", 0),
+        ("user_max_channels", 0),
     ];
     assert_eq!(counted, expected);
 }

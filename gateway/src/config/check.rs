@@ -3,8 +3,9 @@
 use super::schema::METRICS;
 use super::source::Problem;
 use super::{Config, Listener, load};
+use crate::directory::rules;
 use crate::network::Network;
-use crate::{auth, protocols, tls};
+use crate::{protocols, tls};
 use gatepost_core::keys::{Address, Kind};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -28,6 +29,15 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
         let user = &auth.default_user;
         let what = format!("user '{user}' needs a password: name the file that holds it");
         problems.push(load::problem("", "auth.default_password_file", what));
+    }
+    let per_thread = auth.hashing_memory.0 / auth.hashing_threads.max(1) as u64;
+    if auth.argon2_memory.0 > per_thread {
+        let threads = auth.hashing_threads;
+        let what = format!(
+            "{threads} threads need auth.argon2_memory ({}) each",
+            auth.argon2_memory
+        );
+        problems.push(load::problem("", "auth.hashing_memory", what));
     }
     problems
 }
@@ -142,8 +152,8 @@ pub(super) fn files(config: &Config) -> Vec<Problem> {
     for (name, path) in config.files_named() {
         if let Err(error) = File::open(path).and_then(|mut file| std::io::Read::read(&mut file, &mut [0])) {
             problems.push(load::problem("", name, format!("{path} cannot be read: {error}")));
-        } else if name == auth::PASSWORD_FILE
-            && let Err(what) = auth::password_of(path)
+        } else if name == rules::PASSWORD_FILE
+            && let Err(what) = rules::password_of(path)
         {
             problems.push(load::problem("", name, what));
         }

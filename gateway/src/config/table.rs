@@ -218,6 +218,8 @@ section! {
     Limits {
         /// Connections at once, over all protocols; 0: what the file descriptor limit allows.
         max_connections: u64 = "0", Kind::COUNT, Now;
+        /// Connections at once of each user that has no limit of its own; 0: no limit.
+        max_connections_per_user: u64 = "0", Kind::COUNT, Now;
         /// Body of one message, in every protocol.
         max_message_size: Size = "\"16MiB\"", Kind::Size { min: 1, max: 1 << 30 }, NewConnections;
         /// Levels of an MQTT topic or filter. More is refused.
@@ -429,10 +431,23 @@ section! {
     Auth {
         /// Users that may log in from this machine only.
         loopback_users: Vec<String> = "[\"guest\"]", Kind::Texts, Now;
-        /// The user there is from the start; empty: none.
-        default_user: String = "\"guest\"", Kind::Text, Now;
+        /// The user that is made at the first start on an empty data directory; empty: none.
+        default_user: String = "\"guest\"", Kind::Text, Restart;
         /// File with that user's password; empty: `guest`, for the user `guest` only.
-        default_password_file: String = "\"\"", Kind::File, Now;
+        default_password_file: String = "\"\"", Kind::File, Restart;
+        /// How long a password that was right is remembered, so that the next login with it costs no hash; 0: not at all.
+        cache_ttl: Period = "\"15s\"", Kind::secs(0, 3_600), Now;
+        /// Threads that check passwords. They run only while there are logins, and give way to everything else.
+        hashing_threads: usize = "2", Kind::Count { min: 1, max: 16 }, Restart;
+        /// Memory that checking passwords may take, all threads together; it is a part of `memory.budget`. A hash that
+        /// needs more than one thread's part cannot be imported.
+        hashing_memory: Size = "\"8MiB\"", Kind::Size { min: 1 << 20, max: 1 << 30 }, Restart;
+        /// Logins that may wait to be checked. More are refused as "busy".
+        logins_waiting_max: usize = "10000", Kind::Count { min: 1, max: 1_000_000 }, Now;
+        /// Memory of one new password hash (argon2id). Existing hashes keep theirs.
+        argon2_memory: Size = "\"4MiB\"", Kind::Size { min: 64 << 10, max: 1 << 30 }, Now;
+        /// Passes over it. An attacker with a stolen hash needs as long for each guess as a login takes.
+        argon2_passes: u64 = "3", Kind::Count { min: 1, max: 64 }, Now;
     }
 }
 
@@ -473,14 +488,12 @@ section! {
 /// Keys of the documented configuration whose features are not built, with the only values they take. A setting that
 /// is read and then ignored is worse than one that is refused.
 pub(super) const LATER: &[(&str, &[&str])] = &[
-    ("limits.max_connections_per_user", &["0"]),
     ("limits.consumer_timeout", &["\"30m\""]),
     ("limits.default_prefetch", &["0"]),
     ("mqtt.vhost_by_port", &["{}"]),
     ("mqtt.vhost_by_cert", &["{}"]),
     ("mqtt.retained_max", &["0"]),
     ("auth.backends", &["[\"internal\"]"]),
-    ("auth.cache_ttl", &["\"15s\""]),
     ("auth.http.style", &["\"rabbitmq\""]),
     ("auth.http.user_url", &["\"\""]),
     ("auth.http.vhost_url", &["\"\""]),

@@ -2,6 +2,8 @@
 
 use super::place::Place;
 use super::waking::Waking;
+use crate::directory::Caller;
+use crate::directory::hashing::Answer;
 use crate::node::DEFAULT_VHOST;
 use crate::protection::BanKind;
 use crate::vhost::Vhost;
@@ -29,7 +31,7 @@ impl Broker for Desk<'_> {
         vhost.enter(visit)
     }
 
-    fn vhost(&mut self, attach: &Attach) -> Result<Arc<Vhost>, Fault> {
+    fn vhost(&mut self, attach: &Attach, user: &Name) -> Result<Arc<Vhost>, Fault> {
         if self.place.node.is_stopping() {
             return Err(Fault::new(FaultKind::NotAllowed, "the gateway is stopping"));
         }
@@ -45,6 +47,7 @@ impl Broker for Desk<'_> {
         let Some(vhost) = self.place.node.vhost(name) else {
             return Err(Fault::new(FaultKind::NotFound, format!("vhost {name} not found")));
         };
+        self.place.sit(self.place.node.directory.enter(user)?);
         self.place.attached();
         Ok(vhost)
     }
@@ -57,8 +60,7 @@ impl Broker for Desk<'_> {
         self.waking.acknowledge()
     }
 
-    /// The directory answers at once today. A slow check (hashing, a network look-up) runs elsewhere with a clone of
-    /// `waking`, and calls [`Waking::answer`] as this does.
+    /// The directory answers at once, or has a password checked on a thread that is for that, which answers later.
     fn log_in(&mut self, login: Login, peer: &Peer) {
         self.place.knocks();
         if self.place.over {
@@ -71,13 +73,15 @@ impl Broker for Desk<'_> {
             self.waking.answer(refused("".into(), LoginFailure::Full));
             return;
         }
-        let protocol = self.place.protocol_name();
-        let answer = self
-            .place
-            .node
-            .directory
-            .authenticate(protocol, peer, self.place.terms.anonymous, login);
-        self.waking.answer(answer);
+        let caller = Caller {
+            protocol: self.place.protocol_name(),
+            peer,
+            anonymous: self.place.terms.anonymous,
+        };
+        let waking: Arc<dyn Answer> = Arc::clone(self.waking) as _;
+        if let Some(answer) = self.place.node.directory.authenticate(&caller, login, &waking) {
+            waking.answer(answer);
+        }
     }
 
     fn login_answer(&mut self, peer: &Peer) -> Option<Event> {
@@ -133,7 +137,10 @@ impl Broker for Desk<'_> {
 impl Desk<'_> {
     /// A login has failed. Whether its answer comes later: whoever tries one password after the other is slowed down.
     fn holds_back(&mut self, now: Time, failed: &LoginRefused, peer: &Peer) -> bool {
-        let is_failure = !matches!(failed.why, LoginFailure::Full | LoginFailure::Banned);
+        let is_failure = !matches!(
+            failed.why,
+            LoginFailure::Full | LoginFailure::Banned | LoginFailure::Busy
+        );
         let Some(address) = peer.address.filter(|_| is_failure && !self.place.delayed) else {
             return false;
         };

@@ -3,6 +3,7 @@
 use crate::node::{ConnectionCounts, Node};
 use crate::protection::{Entrant, Meters};
 use crate::terms::Terms;
+use gatepost_core::quota::Seat;
 use gatepost_core::session::Protocol;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,6 +25,8 @@ pub(super) struct Place {
     entrant: Option<Arc<Entrant>>,
     /// What it publishes, where there are quotas.
     pub(super) meters: Option<Box<Meters>>,
+    /// Counts it among its user's connections.
+    seat: Option<Seat>,
 }
 
 impl Place {
@@ -45,6 +48,7 @@ impl Place {
             delayed: false,
             entrant: Some(entrant),
             meters: None,
+            seat: None,
         }
     }
 
@@ -91,6 +95,11 @@ impl Place {
 
     pub(super) fn protocol_name(&self) -> &'static str {
         self.protocol().map_or("", |protocol| protocol.name())
+    }
+
+    /// The connection is one of its user's.
+    pub(super) fn sit(&mut self, seat: Seat) {
+        self.seat = Some(seat);
     }
 
     /// The connection is bound to a vhost: a stop waits for it.

@@ -1,9 +1,9 @@
 //! The driver over real loopback sockets, with a session that is a toy and an engine that is not.
 
 use super::*;
-use crate::auth::Directory;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::directory::Directory;
 use crate::node::Node;
 use crate::terms::Terms;
 use crate::threads::IoThreads;

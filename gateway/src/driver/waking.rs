@@ -1,5 +1,6 @@
 //! How the engine, and the answer to a login, reach a connection's task.
 
+use crate::directory::hashing::Answer;
 use gatepost_core::engine::Wake;
 use gatepost_core::event::Event;
 use parking_lot::Mutex;
@@ -36,14 +37,16 @@ impl Waking {
         self.raised.load(Ordering::Acquire) && self.raised.swap(false, Ordering::AcqRel)
     }
 
-    /// The login is decided, on whichever thread. The connection hears of it in its next turn.
-    pub(super) fn answer(&self, answer: Event) {
-        *self.answer.lock() = Some(Box::new(answer));
-        self.wake();
-    }
-
     pub(super) fn take_answer(&self) -> Option<Event> {
         self.answer.lock().take().map(|answer| *answer)
+    }
+}
+
+impl Answer for Waking {
+    /// The login is decided, on whichever thread. The connection hears of it in its next turn.
+    fn answer(&self, answer: Event) {
+        *self.answer.lock() = Some(Box::new(answer));
+        self.wake();
     }
 }
 

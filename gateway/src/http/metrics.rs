@@ -85,12 +85,28 @@ impl Exporter {
         gauge!("gatepost_buffers_bytes_max").set(node.buffers.bytes_max() as f64);
         counter!("gatepost_buffers_held_back_total").absolute(node.buffers.held_back());
         counter!("gatepost_buffers_stalled_total").absolute(node.buffers.stalled());
+        logins(node);
         gauge!("gatepost_disk_full").set(flag(health.disk_full.load(Ordering::Relaxed)));
         gauge!("gatepost_log_reserved_bytes").set(health.log_reserved.load(Ordering::Relaxed) as f64);
         gauge!("gatepost_log_poisoned").set(flag(health.poisoned.load(Ordering::Relaxed)));
         gauge!("gatepost_log_reads_failing").set(health.reads_failing.load(Ordering::Relaxed) as f64);
         gauge!("gatepost_scrape_duration_seconds").set(self.scrape_ns.load(Ordering::Relaxed) as f64 / 1e9);
     }
+}
+
+fn logins(node: &Node) {
+    let logins = node.directory.figures();
+    for (how, count) in [
+        ("hashed", &logins.hashed),
+        ("remembered", &logins.remembered),
+        ("abandoned", &logins.abandoned),
+        ("busy", &logins.busy),
+    ] {
+        counter!("gatepost_logins_checked_total", "how" => how).absolute(count.load(Ordering::Relaxed));
+    }
+    gauge!("gatepost_logins_waiting").set(logins.waiting.load(Ordering::Relaxed) as f64);
+    counter!("gatepost_limit_refusals_total", "limit" => "user_max_connections")
+        .absolute(node.directory.connections_refused());
 }
 
 fn connections(node: &Node, threads: &IoThreads) {
@@ -277,6 +293,7 @@ const GAUGES_HELP: &[(&str, &str)] = &[
         "Work units of the longest hold of an engine's lock so far: what others had to wait for.",
     ),
     ("gatepost_build_info", "What this is."),
+    ("gatepost_logins_waiting", "Logins whose password waits to be checked."),
     ("rabbitmq_erlang_uptime_seconds", "Time since the start."),
     ("rabbitmq_process_resident_memory_bytes", "Memory the process occupies."),
     ("rabbitmq_resident_memory_limit_bytes", "Memory messages may fill."),
@@ -349,7 +366,11 @@ const COUNTERS_HELP: &[(&str, &str)] = &[
     ),
     (
         "gatepost_limit_refusals_total",
-        "Messages, filters, bindings, subscriptions and transactions that a limit of the section `limits` refused.",
+        "Messages, filters, bindings, subscriptions, transactions, connections, channels and queues that a limit refused.",
+    ),
+    (
+        "gatepost_logins_checked_total",
+        "Logins by password: hashed, known from memory, refused as busy, or given up by their client before.",
     ),
     (
         "gatepost_buffers_held_back_total",

@@ -44,6 +44,7 @@ pub const PROTOCOL: Description = Description {
     metrics_label: "amqp091",
     // AMQP has a SASL mechanism of its own for that, ANONYMOUS, which is not offered.
     nameless_logins: false,
+    strangers_are_nameless: false,
     // AMQP 0-9-1 4.2.2: the protocol header. AMQP 1.0 has 0, 1, 0, 0 or 3, 1, 0, 0 behind the name.
     first_bytes: |bytes| FirstBytes::starts_with(bytes, b"AMQP\x00\x00\x09\x01"),
     // No default port: browsers' clients of AMQP 0-9-1 are told where, and others use a socket.

@@ -3,6 +3,7 @@
 use crate::error::{Code, Reply};
 use gatepost_core::event::{CloseReason, Op, Pressure};
 use gatepost_core::fault::{Fault, FaultKind};
+use std::borrow::Cow;
 
 /// The reply for a command that the engine refused.
 pub(crate) fn reply(fault: &Fault, method: (u16, u16)) -> Reply {
@@ -28,6 +29,7 @@ fn code(kind: FaultKind) -> Code {
 /// ways to settle) the channel knows better.
 pub(crate) fn method(op: Op) -> (u16, u16) {
     match op {
+        Op::OpenChannel => (20, 10),
         Op::CloseChannel => (20, 40),
         Op::DeclareExchange => (40, 10),
         Op::DeleteExchange => (40, 20),
@@ -59,11 +61,13 @@ pub(crate) fn blocked(pressure: Pressure) -> Option<&'static str> {
 }
 
 /// The reply for a connection that the engine ends.
-pub(crate) fn forced(reason: CloseReason) -> Reply {
-    let detail = match reason {
-        CloseReason::Shutdown => "broker forced connection closure with reason 'shutdown'",
-        CloseReason::VhostDeleted => "the vhost of this connection is deleted",
-        CloseReason::TakenOver | CloseReason::Forced => "connection closed by an operator",
+pub(crate) fn forced(reason: CloseReason, user: &str, vhost: &str) -> Reply {
+    let detail: Cow<'static, str> = match reason {
+        CloseReason::Shutdown => "broker forced connection closure with reason 'shutdown'".into(),
+        CloseReason::VhostDeleted => format!("vhost '{vhost}' is deleted").into(),
+        CloseReason::UserDeleted => format!("user '{user}' is deleted").into(),
+        CloseReason::CredentialsExpired => "the credentials of this connection have expired".into(),
+        CloseReason::TakenOver | CloseReason::Forced => "connection closed by an operator".into(),
     };
     Reply::frame(Code::ConnectionForced, detail)
 }

@@ -406,7 +406,7 @@ impl AmqpSession {
                     Ok(())
                 }
             }
-            (_, Event::Closed(reason)) => Err((0, map::forced(reason).into())),
+            (_, Event::Closed(reason)) => Err((0, map::forced(reason, &self.client.user, &self.client.vhost).into())),
             (State::Running, event) => self.channel_event(cx, event),
             (_, event) => self.login_event(cx, event).map_err(|error| (0, error)),
         };

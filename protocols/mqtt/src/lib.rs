@@ -44,6 +44,7 @@ pub const PROTOCOL: Description = Description {
     tls_port: Some(8883),
     metrics_label: NAME,
     nameless_logins: true,
+    strangers_are_nameless: true,
     first_bytes,
     // MQTT 5 6: binary messages, and `mqtt` among the subprotocols. Clients of 3.1 offer `mqttv3.1`, as Mosquitto has it.
     websocket: Some(&WebSocket {

@@ -122,6 +122,8 @@ fn closed(why: CloseReason) -> &'static str {
         CloseReason::TakenOver => "another connection took the session over",
         CloseReason::Forced => "closed by an operator",
         CloseReason::VhostDeleted => "the vhost is deleted",
+        CloseReason::UserDeleted => "the user is deleted",
+        CloseReason::CredentialsExpired => "the credentials have expired",
     }
 }
 

@@ -32,6 +32,7 @@ pub const PROTOCOL: Description = Description {
     tls_port: None,
     metrics_label: NAME,
     nameless_logins: true,
+    strangers_are_nameless: false,
     // Clients wait for the server's INFO and begin with CONNECT then, as STOMP's do: the blank tells them apart.
     first_bytes: |bytes| FirstBytes::starts_with(bytes, b"CONNECT {"),
     websocket: None,

@@ -58,6 +58,10 @@ impl Refusal {
         Refusal::fatal("Bad CONNECT", "Too many connections: try again later")
     }
 
+    pub(crate) fn login_busy() -> Refusal {
+        Refusal::fatal("Bad CONNECT", "Too many logins at once: try again")
+    }
+
     pub(crate) fn loopback_only() -> Refusal {
         Refusal::fatal("Bad CONNECT", "non-loopback access denied")
     }

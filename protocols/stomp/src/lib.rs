@@ -44,6 +44,7 @@ pub const PROTOCOL: Description = Description {
     tls_port: Some(61614),
     metrics_label: NAME,
     nameless_logins: true,
+    strangers_are_nameless: false,
     first_bytes,
     // The version is agreed on in CONNECT; some clients offer no subprotocol.
     websocket: Some(&WebSocket {

@@ -128,6 +128,7 @@ impl Channel {
             Op::Commit => Tx::CommitOk {}.encode(channel, out),
             // Answered by events of their own, or other protocols' verbs.
             Op::Publish
+            | Op::OpenChannel
             | Op::Settle
             | Op::CloseChannel
             | Op::DeclareQueue

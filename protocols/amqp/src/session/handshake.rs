@@ -142,6 +142,12 @@ impl AmqpSession {
                 let detail = "too many connections: try again later";
                 Err(Error::Connection(Reply::frame(Code::ConnectionForced, detail)))
             }
+            (State::LoggingIn, Event::LoginRefused(refused)) if refused.why == LoginFailure::Busy => {
+                Err(Error::Connection(Reply::frame(
+                    Code::ConnectionForced,
+                    "too many logins at once: try again",
+                )))
+            }
             (State::LoggingIn, Event::LoginRefused(_)) if self.client.login_failure_close => {
                 let detail = format!(
                     "Login was refused using authentication mechanism {}. For details see the broker logfile.",

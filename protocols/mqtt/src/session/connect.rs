@@ -317,6 +317,7 @@ impl Opening {
             }
             LoginFailure::Full => self.refuse(cx, Reason::QUOTA_EXCEEDED, "too many connections"),
             LoginFailure::Banned => self.refuse(cx, Reason::BANNED, "banned"),
+            LoginFailure::Busy => self.refuse(cx, Reason::SERVER_BUSY, "too many logins at once"),
         }
     }
 
@@ -334,7 +335,10 @@ impl Opening {
         let reason = match why {
             CloseReason::Shutdown => Reason::SERVER_UNAVAILABLE,
             CloseReason::TakenOver => Reason::SERVER_BUSY,
-            CloseReason::Forced | CloseReason::VhostDeleted => Reason::NOT_AUTHORIZED,
+            CloseReason::Forced
+            | CloseReason::VhostDeleted
+            | CloseReason::UserDeleted
+            | CloseReason::CredentialsExpired => Reason::NOT_AUTHORIZED,
         };
         self.refuse(cx, reason, session::closed(why));
         Close::normal(session::closed(why))

@@ -265,7 +265,10 @@ impl Open {
                 let reason = match why {
                     CloseReason::Shutdown => Reason::SHUTTING_DOWN,
                     CloseReason::TakenOver => Reason::TAKEN_OVER, // [MQTT-3.1.4-3]
-                    CloseReason::Forced | CloseReason::VhostDeleted => Reason::ADMINISTRATIVE_ACTION,
+                    CloseReason::Forced | CloseReason::VhostDeleted | CloseReason::UserDeleted => {
+                        Reason::ADMINISTRATIVE_ACTION
+                    }
+                    CloseReason::CredentialsExpired => Reason::NOT_AUTHORIZED,
                 };
                 self.say_goodbye(cx, reason, closed(why));
                 return Err(Close::normal(closed(why)));

@@ -232,6 +232,8 @@ impl StompSession {
             CloseReason::TakenOver => "Another connection has taken over\n",
             CloseReason::Forced => "Closed by an operator\n",
             CloseReason::VhostDeleted => "The virtual host is deleted\n",
+            CloseReason::UserDeleted => "The user is deleted\n",
+            CloseReason::CredentialsExpired => "The credentials have expired\n",
         };
         self.refuse(cx, &Refusal::connection_closed(why), None, None)
     }

@@ -60,6 +60,7 @@ impl StompSession {
             LoginFailure::LoopbackOnly => Refusal::loopback_only(),
             LoginFailure::Full => Refusal::too_many_connections(),
             LoginFailure::Banned => Refusal::login_refused(&refused.user),
+            LoginFailure::Busy => Refusal::login_busy(),
         };
         self.refuse(cx, &refusal, None, None)
     }

@@ -1,0 +1,125 @@
+//! Topic permissions as text: which topics of an exchange a user may write to or read from.
+//!
+//! A permission is a list of patterns, one a line; a topic is permitted where one of them matches it, a filter where one
+//! covers all that it matches. A pattern is written as an MQTT filter, with `{username}`, `{client_id}` and `{vhost}` for
+//! what is known of the connection:
+//!
+//! ```text
+//!   plant/{client_id}/#
+//!   plant/+/temperature
+//! ```
+//!
+//! RabbitMQ has regular expressions over routing keys instead. Those that say the same as a pattern are taken: `.*`, and
+//! `^` with whole levels (`^plant\.{username}\..*`, `^plant\.1$`). Others are refused, because a filter cannot be held
+//! against a regular expression.
+
+use gatepost_core::access::TopicPattern;
+use gatepost_core::message::Dialect;
+
+/// Reads one list.
+///
+/// # Errors
+/// A line is no pattern; the text says which.
+pub(crate) fn parse(text: &str) -> Result<Vec<TopicPattern>, String> {
+    text.lines().filter(|line| !line.is_empty()).map(pattern).collect()
+}
+
+fn pattern(line: &str) -> Result<TopicPattern, String> {
+    let refused = || format!("'{line}' is neither a topic filter nor a regular expression that says the same as one");
+    // Everything, `$`-topics too.
+    if matches!(line, ".*" | "^.*" | "^.*$" | ".*$") {
+        return TopicPattern::parse("#", Dialect::Dot).map_err(|_| refused());
+    }
+    if let Some(regex) = line.strip_prefix('^') {
+        let key = levels(regex).ok_or_else(refused)?;
+        return TopicPattern::parse(&key, Dialect::Dot).map_err(|_| refused());
+    }
+    if line.contains(".*") || line.contains("\\") {
+        return Err(refused());
+    }
+    TopicPattern::parse(line, Dialect::Slash).map_err(|_| refused())
+}
+
+/// What stands behind `^`, as a binding key.
+fn levels(regex: &str) -> Option<String> {
+    let (body, prefix) = match regex.strip_suffix('$') {
+        Some(body) => match body.strip_suffix("\\..*") {
+            Some(body) => (body, true),
+            None => (body, false),
+        },
+        // Without its end it is a prefix, and must end at a level's.
+        None => (regex.strip_suffix(".*").unwrap_or(regex).strip_suffix("\\.")?, true),
+    };
+    let mut key = String::new();
+    for (n, level) in body.split("\\.").enumerate() {
+        let special = |c: char| "\\.*+?()[]|^$#".contains(c);
+        if level.contains(special) || !braces_are_placeholders(level) {
+            return None;
+        }
+        if n > 0 {
+            key.push('.');
+        }
+        key.push_str(level);
+    }
+    if prefix {
+        // At least one level more, which may be empty.
+        key.push_str(".*.#");
+    }
+    Some(key)
+}
+
+fn braces_are_placeholders(level: &str) -> bool {
+    let rest = ["{username}", "{client_id}", "{vhost}"]
+        .iter()
+        .fold(level.to_owned(), |rest, name| rest.replace(name, ""));
+    !rest.contains(['{', '}'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dot(key: &str) -> TopicPattern {
+        TopicPattern::parse(key, Dialect::Dot).expect("a key")
+    }
+
+    fn slash(filter: &str) -> TopicPattern {
+        TopicPattern::parse(filter, Dialect::Slash).expect("a filter")
+    }
+
+    #[test]
+    fn filters_are_taken_as_they_are() {
+        assert_eq!(parse(""), Ok(vec![]));
+        assert_eq!(
+            parse("plant/{client_id}/#\nv1.5/+\n"),
+            Ok(vec![slash("plant/{client_id}/#"), slash("v1.5/+")])
+        );
+        assert!(parse("a/#/b").is_err());
+    }
+
+    #[test]
+    fn regular_expressions_are_taken_where_a_pattern_says_the_same() {
+        for (regex, key) in [
+            (".*", "#"),
+            ("^.*$", "#"),
+            ("^plant\\.", "plant.*.#"),
+            ("^plant\\..*", "plant.*.#"),
+            ("^plant\\..*$", "plant.*.#"),
+            ("^plant\\.{username}\\..*", "plant.{username}.*.#"),
+            ("^plant\\.1$", "plant.1"),
+        ] {
+            assert_eq!(parse(regex), Ok(vec![dot(key)]), "{regex}");
+        }
+        for regex in [
+            "^plant",
+            "^pl.nt\\.",
+            "plant.*",
+            "^(a|b)\\.",
+            "^a\\.[0-9]+$",
+            "^a{2}\\.",
+            "a\\.b",
+        ] {
+            assert!(parse(regex).is_err(), "{regex}");
+        }
+    }
+}

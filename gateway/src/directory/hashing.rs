@@ -1,0 +1,350 @@
+//! Threads that hash passwords, so that no I/O thread does, and a short memory of passwords that were right.
+//!
+//! ```text
+//!   login ──known a moment ago──► answer
+//!         └─► queue (bounded) ──► a hashing thread, which yields to all others ──► answer, by a wake
+//! ```
+//!
+//! - The queue is bounded in logins and in bytes; beyond it a login is refused as "busy", in its protocol's words.
+//! - A login whose connection has gone (its handshake timed out, say) is not hashed any more.
+//! - The threads have the lowest priority there is: a storm of logins takes what the traffic leaves.
+//! - The memory that hashing works in is `auth.hashing_memory`, a part of `memory.budget`. It is freed when it is idle.
+//! - What was right lately is remembered as a keyed digest of user and password (HMAC-SHA-256 under a key of this
+//!   process), compared in constant time, for `auth.cache_ttl`. Wrong passwords are never remembered.
+
+use super::password::{Cost, PasswordHash, Workspace};
+use gatepost_core::event::Event;
+use gatepost_core::properties::Name;
+use parking_lot::{Condvar, Mutex};
+use ring::hmac;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// Whoever waits for the answer to a login: a connection. It may be gone when the answer comes.
+pub(crate) trait Answer: Send + Sync {
+    /// The answer is there. Called on any thread.
+    fn answer(&self, event: Event);
+}
+
+/// See the module.
+pub(crate) struct Hashing {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Something is queued, or the threads are to end.
+    queued: Condvar,
+    /// Signs what is remembered.
+    key: hmac::Key,
+    figures: Figures,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Job>,
+    /// Of the passwords in the queue.
+    bytes: usize,
+    remembered: HashMap<Name, Remembered>,
+    settings: Settings,
+    threads: usize,
+    closed: bool,
+    #[cfg(test)]
+    paused: bool,
+}
+
+/// What is configured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// Threads, at most.
+    pub threads: usize,
+    /// Logins that may wait.
+    pub queue_max: usize,
+    /// How long a password that was right is remembered.
+    pub remember: Duration,
+    /// What a new hash costs.
+    pub cost: Cost,
+    /// KiB that one check may use.
+    pub memory_kib_max: u32,
+}
+
+struct Remembered {
+    digest: [u8; 32],
+    /// The hash that it was held against: another password makes it worthless.
+    hash: Arc<PasswordHash>,
+    until: Instant,
+}
+
+/// What became of logins.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    /// Passwords hashed.
+    pub hashed: AtomicU64,
+    /// Logins answered from memory.
+    pub remembered: AtomicU64,
+    /// Logins refused because too many waited.
+    pub busy: AtomicU64,
+    /// Logins whose connection was gone when their turn came.
+    pub abandoned: AtomicU64,
+    /// Logins that wait now.
+    pub waiting: AtomicU64,
+}
+
+/// A password to be held against a hash.
+pub(crate) struct Check {
+    /// Whose password it is said to be.
+    pub user: Name,
+    pub password: Box<[u8]>,
+    /// The user's, or a decoy.
+    pub hash: Arc<PasswordHash>,
+    /// Where the answer goes.
+    pub to: Weak<dyn Answer>,
+    /// What the answer is: whether the password is right.
+    pub then: Box<dyn FnOnce(bool) -> Event + Send>,
+}
+
+enum Job {
+    Check(Check),
+    Make {
+        password: Box<[u8]>,
+        done: oneshot::Sender<PasswordHash>,
+    },
+}
+
+/// Bytes of passwords that may wait.
+const QUEUE_BYTES_MAX: usize = 4 << 20;
+/// Passwords remembered at once. Beyond it the whole memory is forgotten: what is in it costs a hash each.
+const REMEMBERED_MAX: usize = 16_384;
+/// A thread that has nothing to do for so long gives its memory back and ends.
+const IDLE: Duration = Duration::from_secs(5);
+/// The lowest priority.
+const NICE: i32 = 19;
+
+impl Hashing {
+    pub(crate) fn new(settings: Settings) -> Hashing {
+        let mut key = [0; 32];
+        super::password::fill_random(&mut key);
+        Hashing {
+            shared: Arc::new(Shared {
+                state: Mutex::new(State {
+                    settings,
+                    ..State::default()
+                }),
+                queued: Condvar::new(),
+                key: hmac::Key::new(hmac::HMAC_SHA256, &key),
+                figures: Figures::default(),
+            }),
+        }
+    }
+
+    pub(crate) fn figures(&self) -> &Figures {
+        &self.shared.figures
+    }
+
+    /// The configuration was replaced.
+    pub(crate) fn configure(&self, settings: Settings) {
+        self.shared.state.lock().settings = settings;
+    }
+
+    /// What a new hash costs.
+    pub(crate) fn cost(&self) -> Cost {
+        self.shared.state.lock().settings.cost
+    }
+
+    /// KiB that one check may use.
+    pub(crate) fn memory_kib_max(&self) -> u32 {
+        self.shared.state.lock().settings.memory_kib_max
+    }
+
+    /// Whether this password was right a moment ago.
+    pub(crate) fn remembers(&self, user: &Name, password: &[u8], hash: &Arc<PasswordHash>) -> bool {
+        let digest = self.shared.digest(user, password);
+        let known = self.shared.remembers(user, digest.as_ref(), hash);
+        if known {
+            self.shared.figures.remembered.fetch_add(1, Ordering::Relaxed);
+        }
+        known
+    }
+
+    /// Has a password checked.
+    ///
+    /// # Errors
+    /// Too many wait already.
+    pub(crate) fn check(&self, check: Check) -> Result<(), Check> {
+        let mut state = self.shared.state.lock();
+        let bytes = state.bytes + check.password.len();
+        if state.queue.len() >= state.settings.queue_max || bytes > QUEUE_BYTES_MAX {
+            self.shared.figures.busy.fetch_add(1, Ordering::Relaxed);
+            return Err(check);
+        }
+        state.bytes = bytes;
+        self.push(&mut state, Job::Check(check));
+        Ok(())
+    }
+
+    /// Hashes a new password.
+    ///
+    /// # Errors
+    /// The threads cannot be started, or are gone.
+    pub(crate) async fn make(&self, password: &[u8]) -> Result<PasswordHash, oneshot::error::RecvError> {
+        let (done, made) = oneshot::channel();
+        {
+            let mut state = self.shared.state.lock();
+            state.bytes += password.len();
+            let job = Job::Make {
+                password: password.into(),
+                done,
+            };
+            self.push(&mut state, job);
+        }
+        made.await
+    }
+
+    /// The threads take nothing for a while.
+    #[cfg(test)]
+    pub(super) fn pause(&self, paused: bool) {
+        self.shared.state.lock().paused = paused;
+        self.shared.queued.notify_all();
+    }
+
+    fn push(&self, state: &mut State, job: Job) {
+        match job {
+            Job::Check(_) => state.queue.push_back(job),
+            // An operator waits for it.
+            Job::Make { .. } => state.queue.push_front(job),
+        }
+        self.shared
+            .figures
+            .waiting
+            .store(state.queue.len() as u64, Ordering::Relaxed);
+        if state.threads < state.settings.threads.max(1).min(state.queue.len()) {
+            let shared = Arc::clone(&self.shared);
+            let thread = std::thread::Builder::new().name("hashing".to_owned());
+            match thread.spawn(move || shared.run()) {
+                Ok(_) => state.threads += 1,
+                Err(error) => tracing::error!(%error, "cannot start a thread that checks passwords"),
+            }
+        }
+        self.shared.queued.notify_one();
+    }
+}
+
+impl Drop for Hashing {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        state.closed = true;
+        state.queue.clear();
+        self.shared.queued.notify_all();
+    }
+}
+
+impl Shared {
+    fn digest(&self, user: &str, password: &[u8]) -> hmac::Tag {
+        let mut context = hmac::Context::with_key(&self.key);
+        context.update(&(user.len() as u64).to_be_bytes());
+        context.update(user.as_bytes());
+        context.update(password);
+        context.sign()
+    }
+
+    fn remembers(&self, user: &Name, digest: &[u8], hash: &Arc<PasswordHash>) -> bool {
+        use subtle::ConstantTimeEq as _;
+        let state = self.state.lock();
+        state.remembered.get(user).is_some_and(|known| {
+            let is_it: bool = known.digest.ct_eq(digest).into();
+            is_it && Arc::ptr_eq(&known.hash, hash) && Instant::now() < known.until
+        })
+    }
+
+    fn remember(&self, check: &Check) {
+        let mut state = self.state.lock();
+        if state.settings.remember.is_zero() {
+            return;
+        }
+        if state.remembered.len() >= REMEMBERED_MAX {
+            let now = Instant::now();
+            state.remembered.retain(|_, known| now < known.until);
+            if state.remembered.len() >= REMEMBERED_MAX {
+                state.remembered.clear();
+            }
+        }
+        let mut digest = [0; 32];
+        digest.copy_from_slice(self.digest(&check.user, &check.password).as_ref());
+        let remembered = Remembered {
+            digest,
+            hash: Arc::clone(&check.hash),
+            until: Instant::now() + state.settings.remember,
+        };
+        state.remembered.insert(check.user.clone(), remembered);
+    }
+
+    /// One thread, from its first job until it has been idle.
+    fn run(&self) {
+        // Linux has a priority for each thread. Where it cannot be lowered, hashing shares the processor with all others.
+        let _ = rustix::process::setpriority_process(None, NICE);
+        let mut workspace = Workspace::default();
+        while let Some(job) = self.next() {
+            match job {
+                Job::Check(check) => self.check(check, &mut workspace),
+                Job::Make { password, done } => {
+                    let cost = self.state.lock().settings.cost;
+                    self.figures.hashed.fetch_add(1, Ordering::Relaxed);
+                    // Who asked may have gone.
+                    let _ = done.send(PasswordHash::make(&password, cost, &mut workspace));
+                }
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut state = self.state.lock();
+        loop {
+            if state.closed {
+                break;
+            }
+            #[cfg(test)]
+            if state.paused {
+                self.queued.wait(&mut state);
+                continue;
+            }
+            if let Some(job) = state.queue.pop_front() {
+                let (Job::Check(Check { password, .. }) | Job::Make { password, .. }) = &job;
+                state.bytes = state.bytes.saturating_sub(password.len());
+                self.figures.waiting.store(state.queue.len() as u64, Ordering::Relaxed);
+                return Some(job);
+            }
+            if self.queued.wait_for(&mut state, IDLE).timed_out() && state.queue.is_empty() {
+                break;
+            }
+        }
+        // The workspace goes with the thread.
+        state.threads -= 1;
+        None
+    }
+
+    fn check(&self, check: Check, workspace: &mut Workspace) {
+        if check.to.strong_count() == 0 {
+            self.figures.abandoned.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        // Devices that share a user come in crowds: all but the first find its password remembered.
+        let digest = self.digest(&check.user, &check.password);
+        let is_right = if self.remembers(&check.user, digest.as_ref(), &check.hash) {
+            self.figures.remembered.fetch_add(1, Ordering::Relaxed);
+            true
+        } else {
+            self.figures.hashed.fetch_add(1, Ordering::Relaxed);
+            let is_right = check.hash.matches(&check.password, workspace);
+            if is_right {
+                self.remember(&check);
+            }
+            is_right
+        };
+        if let Some(to) = check.to.upgrade() {
+            to.answer((check.then)(is_right));
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! The node's directory: who there is, who may log in, and what they may do.
+//!
+//! ```text
+//!   the log ──recover──► people ──rights, limits──► every vhost's engine, which never asks back
+//!      ▲                   │
+//!      └──record── verbs   └──hash──► login ──► hashing threads ──► answer, by a wake
+//! ```
+//!
+//! - [`people`]: users, permissions and limits in memory.
+//! - [`users`], [`permissions`], [`limits`]: the verbs that change them.
+//! - [`rules`]: who may log in from where, without a name, or by certificate.
+//! - [`password`], [`hashing`]: hashes, and the threads that compute them.
+//! - [`grants`]: how topic permissions are written.
+//!
+//! # Verbs
+//!
+//! All are methods of the [`Node`](crate::node::Node), for the control socket and the management interface. Those that
+//! change something are `async`: they return once a power cut cannot undo the change, and every engine knows of it. One
+//! change is made at a time. The caller decides who may call them; what is refused is a [`DirectoryError`], whose text is
+//! for people.
+//!
+//! | verb | what it does |
+//! |---|---|
+//! | `add_user(name, credential, tags)` | makes a user; fails if there is one of that name |
+//! | `put_user(name, credential, tags)` | makes a user or replaces it: [`Put::Created`] or [`Put::Changed`] |
+//! | `change_password(name, credential)` | for later logins; open connections stay |
+//! | `set_user_tags(name, tags)` | such as `administrator` |
+//! | `delete_user(name)` | with its permissions and limits; its connections end |
+//! | `users()`, `user(name)` | lists them |
+//! | `log_in(name, password, local)` | checks a password, for interfaces that are no protocol |
+//! | `set_permission(user, vhost, permission)` | regular expressions for configure, write, read |
+//! | `clear_permission(user, vhost)` | the user may not use the vhost any more; its connections stay and are refused |
+//! | `permissions()` | lists them |
+//! | `set_topic_permission(user, vhost, exchange, write, read)` | patterns, see [`grants`] |
+//! | `clear_topic_permission(user, vhost, exchange)` | of one exchange, or (`None`) of all |
+//! | `topic_permissions()` | lists them |
+//! | `set_user_limit(user, name, value)`, `clear_user_limit` | `max-connections`, `max-channels` |
+//! | `set_vhost_limit(vhost, name, value)`, `clear_vhost_limit` | `max-connections`, `max-queues` |
+//! | `user_limits()`, `vhost_limits()` | lists them |
+//! | `create_vhost`, `delete_vhost`, `list_vhosts` | see [`crate::vhosts`] |
+//!
+//! # First start
+//!
+//! Where there was never a vhost nor a user, the default user (`auth.default_user`, an administrator) and the user that
+//! anonymous clients become (`mqtt.anonymous_user`, without a password) are made, with all permissions in the vhost `/`.
+//! Later starts make nobody: whoever is deleted stays away.
+
+pub(crate) mod grants;
+pub(crate) mod hashing;
+pub(crate) mod limits;
+pub(crate) mod password;
+pub(crate) mod people;
+pub(crate) mod permissions;
+pub(crate) mod rules;
+pub(crate) mod users;
+
+#[cfg(test)]
+mod tests;
+
+use crate::config::Config;
+use crate::vhost::Vhost;
+use crate::vhosts::LogClosed;
+use gatepost_core::catalog::directory::{
+    LimitOf, LimitRecord, PermissionRecord, TopicPermissionRecord, UserRecord, deletion, record,
+};
+use gatepost_core::command::{Login, Peer};
+use gatepost_core::engine::Engine;
+use gatepost_core::event::{Event, LoginFailure, LoginRefused};
+use gatepost_core::fault::{Fault, FaultKind};
+use gatepost_core::properties::{Name, Table};
+use gatepost_core::quota::Seat;
+use gatepost_core::store::{Record, Recovered, VhostId};
+use hashing::{Answer, Check, Hashing};
+use parking_lot::{Mutex, RwLock};
+use password::{PASSWORD_BYTES_MAX, PasswordHash, Workspace};
+use people::People;
+use rules::{Decision, Rules};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::mpsc;
+
+/// Why a verb was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DirectoryError {
+    /// There is a user of that name.
+    #[error("user '{0}' exists")]
+    UserExists(Name),
+    /// There is no user of that name.
+    #[error("no such user: '{0}'")]
+    NoSuchUser(Name),
+    /// There is no vhost of that name.
+    #[error("no such vhost: '{0}'")]
+    NoSuchVhost(Name),
+    /// There is nothing to clear.
+    #[error("there is no such {0}")]
+    NotSet(&'static str),
+    /// No user can have that name.
+    #[error("a user's name has 1 to {NAME_MAX} bytes and no control characters")]
+    Name,
+    /// No user can have that password.
+    #[error("a password has 1 to {PASSWORD_BYTES_MAX} bytes")]
+    Password,
+    /// A hash that cannot be taken over.
+    #[error("{0}")]
+    Hash(String),
+    /// A pattern that is none.
+    #[error("{0}")]
+    Pattern(String),
+    /// A limit that is none.
+    #[error("{0}")]
+    Limit(String),
+    /// The log did not take it: the node is stopping.
+    #[error("the log is closed")]
+    LogClosed,
+}
+
+impl From<LogClosed> for DirectoryError {
+    fn from(_: LogClosed) -> DirectoryError {
+        DirectoryError::LogClosed
+    }
+}
+
+/// What a verb that makes or changes something did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Put {
+    /// It was not there.
+    Created,
+    /// It was.
+    Changed,
+}
+
+/// Bytes of a user's name, at most.
+const NAME_MAX: usize = 255;
+
+/// See the module.
+pub(crate) struct Directory {
+    /// From the configuration: replaced as a whole by a reload. A login reads one of them from beginning to end.
+    rules: RwLock<Arc<Rules>>,
+    /// From the log. The order of locks is directory, engine, log.
+    people: RwLock<People>,
+    /// Held while something changes: one change at a time.
+    changing: tokio::sync::Mutex<()>,
+    hashing: Hashing,
+    /// Who is made at the first start, and the password.
+    first: Mutex<Option<(Name, String)>>,
+    /// Users whose hash should be made anew, now that the password is known.
+    obsolete: mpsc::Sender<Obsolete>,
+    obsolete_seen: Mutex<Option<mpsc::Receiver<Obsolete>>>,
+    /// Connections that a user's limit refused.
+    connections_refused: AtomicU64,
+}
+
+/// A hash to be replaced.
+pub(crate) struct Obsolete {
+    pub user: Name,
+    pub hash: Arc<PasswordHash>,
+    pub password: Box<[u8]>,
+}
+
+/// Hashes to be replaced that may wait. Those beyond are replaced at the next login.
+const OBSOLETE_MAX: usize = 64;
+
+/// Where a login comes from.
+pub(crate) struct Caller<'a> {
+    /// Its protocol's name.
+    pub protocol: &'a str,
+    /// Its address, and what its certificate proved.
+    pub peer: &'a Peer,
+    /// What its listener says about clients without credentials, if it has a rule of its own.
+    pub anonymous: Option<crate::config::Anonymous>,
+}
+
+impl Directory {
+    /// With the rules that the configuration states, and nobody in it.
+    ///
+    /// # Errors
+    /// The default user's password file cannot be read or is empty; the text names it.
+    pub(crate) fn new(config: &Config) -> Result<Directory, String> {
+        let auth = &config.auth;
+        let first = match (auth.default_user.as_str(), auth.default_password_file.as_str()) {
+            ("", _) => None,
+            (user, "") => Some((Name::from(user), user.to_owned())),
+            (user, path) => {
+                let password = rules::password_of(path).map_err(|what| format!("{}: {what}", rules::PASSWORD_FILE))?;
+                Some((Name::from(user), password))
+            }
+        };
+        let (obsolete, obsolete_seen) = mpsc::channel(OBSOLETE_MAX);
+        Ok(Directory {
+            rules: RwLock::new(Arc::new(Rules::new(config))),
+            people: RwLock::default(),
+            changing: tokio::sync::Mutex::new(()),
+            hashing: Hashing::new(rules::hashing(config)),
+            first: Mutex::new(first),
+            obsolete,
+            obsolete_seen: Mutex::new(Some(obsolete_seen)),
+            connections_refused: AtomicU64::new(0),
+        })
+    }
+
+    /// Takes what the log remembers. Returns how many records are damaged.
+    pub(crate) fn recover(&self, recovered: &Recovered, config: &Config) -> u64 {
+        let (mut people, damaged) = People::recover(recovered);
+        people.connections_max = rules::connections_max(config);
+        let names: Vec<Name> = people.users.keys().cloned().collect();
+        names.iter().for_each(|name| people.apply_limits(name));
+        *self.people.write() = people;
+        damaged
+    }
+
+    /// Makes those who are there from the start, in the vhost of that number. Returns what is to be logged.
+    pub(crate) fn begin(&self, vhost: VhostId) -> Vec<Record> {
+        let mut people = self.people.write();
+        if !people.users.is_empty() {
+            return Vec::new();
+        }
+        let rules = self.rules.read().clone();
+        let mut users = Vec::new();
+        if let Some((name, password)) = self.first.lock().take() {
+            let hash = PasswordHash::make(password.as_bytes(), self.hashing.cost(), &mut Workspace::default());
+            users.push((name, hash, vec!["administrator".into()]));
+        }
+        if !rules.anonymous_user.is_empty() && users.iter().all(|(name, ..)| *name != rules.anonymous_user) {
+            users.push((rules.anonymous_user.clone(), PasswordHash::Nothing, Vec::new()));
+        }
+        let mut records = Vec::new();
+        for (name, hash, tags) in users {
+            let (hashing_algorithm, password_hash) = hash.record();
+            let user = UserRecord {
+                password_hash,
+                hashing_algorithm,
+                tags,
+                more: Table::default(),
+            };
+            let permission = PermissionRecord {
+                configure: ".*".into(),
+                write: ".*".into(),
+                read: ".*".into(),
+                more: Table::default(),
+            };
+            records.push(record(&name, &user));
+            records.push(record(&(vhost, name.clone()), &permission));
+            people.put_user(name.clone(), user);
+            people.permissions.insert((name, vhost), permission);
+        }
+        records
+    }
+
+    /// Holds later logins against other rules.
+    pub(crate) fn replace(&self, config: &Config) {
+        *self.rules.write() = Arc::new(Rules::new(config));
+        self.hashing.configure(rules::hashing(config));
+        let mut people = self.people.write();
+        people.connections_max = rules::connections_max(config);
+        people.users.keys().for_each(|name| people.apply_limits(name));
+    }
+
+    /// Tells a new engine what everybody may do.
+    pub(crate) fn instruct(&self, vhost: VhostId, engine: &mut Engine) {
+        self.people.read().instruct(vhost, engine);
+    }
+
+    /// Tells a vhost's engine what everybody may do.
+    pub(crate) fn push(&self, vhost: &Vhost) {
+        let people = self.people.read();
+        vhost.enter(|engine| people.instruct(vhost.number, engine));
+    }
+
+    /// Deletions of all that is about a vhost. Its number is never used again, so what is left over grants nothing.
+    pub(crate) fn about_vhost(&self, vhost: VhostId) -> Vec<Record> {
+        let people = self.people.read();
+        let mut records = Vec::new();
+        for (user, _) in people.permissions.keys().filter(|(_, v)| *v == vhost) {
+            records.push(deletion::<PermissionRecord>(&(vhost, user.clone())));
+        }
+        for (user, _, exchange) in people.topics.keys().filter(|(_, v, _)| *v == vhost) {
+            records.push(deletion::<TopicPermissionRecord>(&(
+                vhost,
+                user.clone(),
+                exchange.clone(),
+            )));
+        }
+        if people.limits.contains_key(&LimitOf::Vhost(vhost)) {
+            records.push(deletion::<LimitRecord>(&LimitOf::Vhost(vhost)));
+        }
+        records
+    }
+
+    /// Forgets all that is about a vhost.
+    pub(crate) fn forget_vhost(&self, vhost: VhostId) {
+        self.people.write().remove_vhost(vhost);
+    }
+
+    /// Tells engines what one user may do.
+    fn push_user(&self, vhosts: &[Arc<Vhost>], user: &Name) {
+        let people = self.people.read();
+        for vhost in vhosts {
+            vhost.enter(|engine| people.instruct_about(user, vhost.number, engine));
+        }
+    }
+
+    /// What has become of logins' passwords.
+    pub(crate) fn figures(&self) -> &hashing::Figures {
+        self.hashing.figures()
+    }
+
+    /// Connections that a user's limit refused.
+    pub(crate) fn connections_refused(&self) -> u64 {
+        self.connections_refused.load(Ordering::Relaxed)
+    }
+
+    /// The hashes that should be made anew. Once.
+    pub(crate) fn obsolete(&self) -> Option<mpsc::Receiver<Obsolete>> {
+        self.obsolete_seen.lock().take()
+    }
+
+    /// Counts a connection among its user's, until the seat is dropped.
+    ///
+    /// # Errors
+    /// QuotaExceeded: the user has as many as it may. AccessRefused: it was deleted since it logged in.
+    pub(crate) fn enter(&self, user: &Name) -> Result<Seat, Fault> {
+        let quota = self.people.read().users.get(user).map(|known| Arc::clone(&known.quota));
+        let Some(quota) = quota else {
+            return Err(Fault::new(
+                FaultKind::AccessRefused,
+                format!("user '{user}' is deleted"),
+            ));
+        };
+        quota.connect().map_err(|max| {
+            self.connections_refused.fetch_add(1, Ordering::Relaxed);
+            let text = format!("Connection refused for user '{user}': user connection limit ({max}) is reached");
+            Fault::new(FaultKind::QuotaExceeded, text)
+        })
+    }
+
+    /// Decides a login, or has its password checked: then the answer goes `to` whoever asks, later.
+    pub(crate) fn authenticate(&self, from: &Caller<'_>, login: Login, to: &Arc<dyn Answer>) -> Option<Event> {
+        let rules = Arc::clone(&self.rules.read());
+        let people = self.people.read();
+        let (user, password) = match rules.decide(from, login, &people) {
+            Decision::Yes(user) => return Some(Event::Authenticated { user }),
+            Decision::No(refused) => return Some(Event::LoginRefused(Box::new(refused))),
+            Decision::Check { user, password } => (user, password),
+        };
+        let known = people.users.get(&user).map(|known| Arc::clone(&known.hash));
+        let known = known.filter(|hash| **hash != PasswordHash::Nothing);
+        drop(people);
+        let is_known = known.is_some();
+        let hash = known.unwrap_or_else(|| Arc::clone(&rules.decoy));
+        let decide = {
+            let (user, is_local) = (user.clone(), from.peer.is_local);
+            move |is_right: bool| match rules.verdict(&user, is_right, is_local) {
+                Ok(()) => Event::Authenticated { user },
+                Err(why) => Event::LoginRefused(Box::new(LoginRefused { user, why })),
+            }
+        };
+        if password.is_empty() || password.len() > PASSWORD_BYTES_MAX {
+            // Nobody has such a password, so the time it takes tells nothing.
+            return Some(decide(false));
+        }
+        if is_known && self.hashing.remembers(&user, &password, &hash) {
+            return Some(decide(true));
+        }
+        let renew = (is_known && hash.is_obsolete()).then(|| Obsolete {
+            user: user.clone(),
+            hash: Arc::clone(&hash),
+            password: password.clone(),
+        });
+        let obsolete = self.obsolete.clone();
+        let check = Check {
+            user,
+            password,
+            hash,
+            to: Arc::downgrade(to),
+            then: Box::new(move |is_right| {
+                if let Some(renew) = renew.filter(|_| is_right) {
+                    // If too many wait already, the next login does it.
+                    let _ = obsolete.try_send(renew);
+                }
+                decide(is_right && is_known)
+            }),
+        };
+        self.hashing.check(check).err().map(|check| {
+            Event::LoginRefused(Box::new(LoginRefused {
+                user: check.user,
+                why: LoginFailure::Busy,
+            }))
+        })
+    }
+}
+
+impl People {
+    fn instruct(&self, vhost: VhostId, engine: &mut Engine) {
+        engine.set_vhost_limits(self.vhost_limits(vhost));
+        for (user, _) in self.permissions.keys().filter(|(_, v)| *v == vhost) {
+            self.instruct_about(user, vhost, engine);
+        }
+    }
+
+    fn instruct_about(&self, user: &Name, vhost: VhostId, engine: &mut Engine) {
+        let known = self.users.get(user);
+        match known.and_then(|known| Some((known, self.rights(user, vhost)?))) {
+            Some((known, rights)) => {
+                engine.set_quota(user.clone(), Arc::clone(&known.quota));
+                engine.set_rights(user.clone(), Arc::new(rights));
+            }
+            None => engine.remove_rights(user),
+        }
+    }
+}

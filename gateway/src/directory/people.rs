@@ -1,0 +1,167 @@
+//! Users, permissions and limits, as the node has them in memory: what the log knows, read.
+
+use super::password::PasswordHash;
+use super::{DirectoryError, grants};
+use gatepost_core::access::{NamePattern, Rights};
+use gatepost_core::catalog::directory::{
+    LimitOf, LimitRecord, PermissionRecord, TopicPermissionRecord, UserRecord, known,
+};
+use gatepost_core::properties::Name;
+use gatepost_core::quota::{Quota, VhostLimits};
+use gatepost_core::store::{Recovered, VhostId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A user.
+pub(crate) struct User {
+    /// What the log keeps.
+    pub record: UserRecord,
+    /// Its password's, read.
+    pub hash: Arc<PasswordHash>,
+    /// What it has open. Lives as long as the user, whatever changes about it.
+    pub quota: Arc<Quota>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct People {
+    pub users: BTreeMap<Name, User>,
+    /// By user, so that all of one are together.
+    pub permissions: BTreeMap<(Name, VhostId), PermissionRecord>,
+    pub topics: BTreeMap<(Name, VhostId, Name), TopicPermissionRecord>,
+    pub limits: BTreeMap<LimitOf, LimitRecord>,
+    /// Connections of a user that has no limit of its own.
+    pub connections_max: Option<u32>,
+}
+
+impl People {
+    /// What the log remembers. Says what cannot be read: such a user cannot log in, such a permission is not given.
+    pub(super) fn recover(recovered: &Recovered) -> (People, u64) {
+        let mut people = People::default();
+        let mut damaged = Vec::new();
+        let users = known::<UserRecord>(recovered);
+        damaged.extend(users.damaged);
+        for (name, record) in users.all {
+            people.put_user(name, record);
+        }
+        let permissions = known::<PermissionRecord>(recovered);
+        damaged.extend(permissions.damaged);
+        people.permissions = permissions.all.into_iter().map(|((v, u), p)| ((u, v), p)).collect();
+        let topics = known::<TopicPermissionRecord>(recovered);
+        damaged.extend(topics.damaged);
+        people.topics = topics.all.into_iter().map(|((v, u, x), p)| ((u, v, x), p)).collect();
+        let limits = known::<LimitRecord>(recovered);
+        damaged.extend(limits.damaged);
+        people.limits = limits.all;
+        for key in &damaged {
+            let what = gatepost_core::store::describe(key);
+            tracing::error!(what, "damaged: it does not count");
+        }
+        let names: Vec<Name> = people.users.keys().cloned().collect();
+        for name in names {
+            people.apply_limits(&name);
+        }
+        (people, damaged.len() as u64)
+    }
+
+    /// Makes a user, or changes it.
+    pub(super) fn put_user(&mut self, name: Name, record: UserRecord) {
+        let hash = PasswordHash::of(&record).unwrap_or_else(|why| {
+            tracing::error!(user = %name, why, "the user's password hash cannot be read: it cannot log in by password");
+            PasswordHash::Nothing
+        });
+        let quota = self.users.get(&name).map(|user| Arc::clone(&user.quota));
+        let user = User {
+            record,
+            hash: Arc::new(hash),
+            quota: quota.unwrap_or_default(),
+        };
+        self.users.insert(name.clone(), user);
+        self.apply_limits(&name);
+    }
+
+    /// Forgets a user and all that is about it.
+    pub(super) fn remove_user(&mut self, name: &Name) {
+        self.users.remove(name);
+        self.permissions.retain(|(user, _), _| user != name);
+        self.topics.retain(|(user, ..), _| user != name);
+        self.limits.remove(&LimitOf::User(name.clone()));
+    }
+
+    /// Forgets all that is about a vhost.
+    pub(super) fn remove_vhost(&mut self, vhost: VhostId) {
+        self.permissions.retain(|(_, v), _| *v != vhost);
+        self.topics.retain(|(_, v, _), _| *v != vhost);
+        self.limits.remove(&LimitOf::Vhost(vhost));
+    }
+
+    /// What a user may do in a vhost, for its engine. `None`: it may not use it.
+    pub(super) fn rights(&self, user: &Name, vhost: VhostId) -> Option<Rights> {
+        let key = (user.clone(), vhost);
+        let mut rights = self
+            .permissions
+            .get(&key)
+            .and_then(|permission| compile(permission).ok())?;
+        let first = (user.clone(), vhost, Name::from(""));
+        let topics = self
+            .topics
+            .range(first..)
+            .take_while(|((u, v, _), _)| u == user && *v == vhost);
+        for ((.., exchange), topic) in topics {
+            // What cannot be read permits nothing.
+            let write = grants::parse(&topic.write).unwrap_or_default();
+            let read = grants::parse(&topic.read).unwrap_or_default();
+            rights = rights.with_topics(exchange, write, read);
+        }
+        Some(rights)
+    }
+
+    /// The limit of that name; negative: none.
+    fn limit(&self, of: &LimitOf, name: &str) -> Option<u32> {
+        let record = self.limits.get(of)?;
+        let (_, value) = record.limits.iter().find(|(limit, _)| **limit == *name)?;
+        u32::try_from(*value).ok()
+    }
+
+    /// Tells a user's quota what its limits are.
+    pub(super) fn apply_limits(&self, name: &Name) {
+        let Some(user) = self.users.get(name) else { return };
+        let of = LimitOf::User(name.clone());
+        let connections = match self.limits.get(&of) {
+            Some(record) if record.limits.iter().any(|(limit, _)| **limit == *MAX_CONNECTIONS) => {
+                self.limit(&of, MAX_CONNECTIONS)
+            }
+            _ => self.connections_max,
+        };
+        user.quota.set_limits(connections, self.limit(&of, MAX_CHANNELS));
+    }
+
+    /// What a vhost may have.
+    pub(super) fn vhost_limits(&self, vhost: VhostId) -> VhostLimits {
+        let limit = |name| self.limit(&LimitOf::Vhost(vhost), name).map(|max| max as usize);
+        VhostLimits {
+            connections_max: limit(MAX_CONNECTIONS),
+            queues_max: limit(MAX_QUEUES),
+        }
+    }
+}
+
+/// The limit on connections, of a user or a vhost.
+pub(super) const MAX_CONNECTIONS: &str = "max-connections";
+/// The limit on a user's channels.
+pub(super) const MAX_CHANNELS: &str = "max-channels";
+/// The limit on a vhost's queues.
+pub(super) const MAX_QUEUES: &str = "max-queues";
+
+/// Reads a permission's patterns.
+///
+/// # Errors
+/// One is no regular expression.
+pub(super) fn compile(permission: &PermissionRecord) -> Result<Rights, DirectoryError> {
+    let parse = |text: &str| NamePattern::parse(text).map_err(|error| DirectoryError::Pattern(error.to_string()));
+    Ok(Rights::new(
+        parse(&permission.configure)?,
+        parse(&permission.write)?,
+        parse(&permission.read)?,
+    ))
+}

@@ -1,0 +1,199 @@
+//! Who may log in from where, without a name, or by certificate: what the configuration says, beside what people know.
+
+use super::Caller;
+use super::hashing::Settings;
+use super::password::{Cost, PasswordHash};
+use super::people::People;
+use crate::config::{Anonymous, Config, Identity};
+use crate::{protocols, tls};
+use gatepost_core::command::{Login, Peer};
+use gatepost_core::event::{LoginFailure, LoginRefused};
+use gatepost_core::properties::Name;
+use gatepost_core::session::Description;
+use std::sync::Arc;
+
+/// See the module.
+pub(crate) struct Rules {
+    loopback_users: Vec<String>,
+    anonymous: Anonymous,
+    pub(super) anonymous_user: Name,
+    /// The user there is from the start.
+    default_user: Name,
+    /// What names the user in a certificate.
+    identity: Identity,
+    /// What a login of an unknown user is held against.
+    pub(super) decoy: Arc<PasswordHash>,
+}
+
+/// What the rules say of a login.
+pub(super) enum Decision {
+    /// It is good, as this user.
+    Yes(Name),
+    No(LoginRefused),
+    /// Its password says.
+    Check {
+        user: Name,
+        password: Box<[u8]>,
+    },
+}
+
+/// How hashing is configured.
+pub(super) fn hashing(config: &Config) -> Settings {
+    let auth = &config.auth;
+    let per_thread = auth.hashing_memory.0 / auth.hashing_threads.max(1) as u64;
+    Settings {
+        memory_kib_max: u32::try_from(per_thread >> 10).unwrap_or(u32::MAX),
+        threads: auth.hashing_threads,
+        queue_max: auth.logins_waiting_max,
+        remember: auth.cache_ttl.0,
+        cost: cost(config),
+    }
+}
+
+/// What a new hash costs.
+pub(crate) fn cost(config: &Config) -> Cost {
+    Cost {
+        memory_kib: u32::try_from(config.auth.argon2_memory.0 >> 10).unwrap_or(u32::MAX),
+        passes: u32::try_from(config.auth.argon2_passes).unwrap_or(u32::MAX),
+    }
+}
+
+/// Connections of a user that has no limit of its own.
+pub(super) fn connections_max(config: &Config) -> Option<u32> {
+    let max = config.limits.max_connections_per_user;
+    (max > 0).then(|| u32::try_from(max).unwrap_or(u32::MAX))
+}
+
+impl Rules {
+    pub(super) fn new(config: &Config) -> Rules {
+        Rules {
+            loopback_users: config.auth.loopback_users.clone(),
+            anonymous: config.mqtt.anonymous,
+            anonymous_user: config.mqtt.anonymous_user.as_str().into(),
+            default_user: config.auth.default_user.as_str().into(),
+            identity: config.certificate.identity,
+            decoy: Arc::new(PasswordHash::decoy(cost(config))),
+        }
+    }
+
+    pub(super) fn decide(&self, from: &Caller<'_>, login: Login, people: &People) -> Decision {
+        let decision = match login {
+            // Nobody logs in with an empty password, so this is a name beside a certificate.
+            Login::Password { user, password } if password.is_empty() && self.takes_certificate(from.peer) => {
+                self.certificate(Some(user), from.peer, people)
+            }
+            Login::Password { user, .. } if self.is_stranger(from, &user, people) => {
+                self.nameless(from, people).map_err(|_| LoginRefused {
+                    user,
+                    why: LoginFailure::BadCredentials,
+                })
+            }
+            Login::Password { user, password } => return Decision::Check { user, password },
+            Login::Certificate { user } => self.certificate(user, from.peer, people),
+            Login::Anonymous if self.takes_certificate(from.peer) => self.certificate(None, from.peer, people),
+            Login::Anonymous => self.nameless(from, people),
+            // No mechanism with rounds is offered, so none can be under way.
+            Login::Response { .. } => Err(LoginRefused {
+                user: "".into(),
+                why: LoginFailure::BadCredentials,
+            }),
+        };
+        match decision {
+            Ok(user) => Decision::Yes(user),
+            Err(refused) => Decision::No(refused),
+        }
+    }
+
+    /// After the password: a stranger far away learns nothing about which users there are.
+    pub(super) fn verdict(&self, user: &Name, is_right: bool, is_local: bool) -> Result<(), LoginFailure> {
+        if !is_right {
+            return Err(LoginFailure::BadCredentials);
+        }
+        self.admit(user, is_local)
+    }
+
+    /// Users that may log in from this machine only.
+    fn admit(&self, user: &str, is_local: bool) -> Result<(), LoginFailure> {
+        if !is_local && self.loopback_users.iter().any(|u| **u == *user) {
+            return Err(LoginFailure::LoopbackOnly);
+        }
+        Ok(())
+    }
+
+    /// Whether a name stands for nobody: many devices always send one (Tasmota, ESPHome). Where they are let in without
+    /// credentials, and while nobody has made users, such a name is as good as none.
+    fn is_stranger(&self, from: &Caller<'_>, user: &Name, people: &People) -> bool {
+        let takes_strangers = described(from.protocol).is_some_and(|p| p.strangers_are_nameless);
+        let nobody_made_users = || {
+            let known = |name: &Name| *name == self.default_user || *name == self.anonymous_user;
+            people.users.keys().all(known)
+        };
+        takes_strangers && !people.users.contains_key(user) && self.lets_in_nameless(from) && nobody_made_users()
+    }
+
+    /// Whether a login without credentials is meant to be one by certificate.
+    fn takes_certificate(&self, peer: &Peer) -> bool {
+        self.identity != Identity::None && peer.certificate.is_some()
+    }
+
+    /// By the name that the peer's certificate has proved; `said` is the one that the client gives, if it does.
+    fn certificate(&self, said: Option<Name>, peer: &Peer, people: &People) -> Result<Name, LoginRefused> {
+        let certificate = peer.certificate.as_deref();
+        let proved = certificate.and_then(|certificate| tls::identity(certificate, self.identity));
+        let refused = |why| LoginRefused {
+            user: proved.cloned().or_else(|| said.clone()).unwrap_or_else(|| "".into()),
+            why,
+        };
+        let user = proved.filter(|user| said.as_ref().is_none_or(|said| said == *user));
+        let Some((user, _)) = user.and_then(|user| people.users.get_key_value(user)) else {
+            return Err(refused(LoginFailure::BadCredentials));
+        };
+        self.admit(user, peer.is_local).map_err(refused)?;
+        Ok(user.clone())
+    }
+
+    fn lets_in_nameless(&self, from: &Caller<'_>) -> bool {
+        let allowed = match from.anonymous.unwrap_or(self.anonymous) {
+            Anonymous::Deny => false,
+            Anonymous::Loopback => from.peer.is_local,
+            Anonymous::Allow => true,
+        };
+        allowed && described(from.protocol).is_some_and(|p| p.nameless_logins)
+    }
+
+    fn nameless(&self, from: &Caller<'_>, people: &People) -> Result<Name, LoginRefused> {
+        let refused = |user: &Name, why| LoginRefused {
+            user: user.clone(),
+            why,
+        };
+        if !self.lets_in_nameless(from) {
+            return Err(refused(&"".into(), LoginFailure::AnonymousRefused));
+        }
+        let user = &self.anonymous_user;
+        if !people.users.contains_key(user) {
+            tracing::debug!(%user, "mqtt.anonymous_user is no user");
+            return Err(refused(user, LoginFailure::AnonymousRefused));
+        }
+        self.admit(user, from.peer.is_local).map_err(|why| refused(user, why))?;
+        Ok(user.clone())
+    }
+}
+
+fn described(protocol: &str) -> Option<&'static Description> {
+    protocols::ALL.iter().copied().find(|p| p.name == protocol)
+}
+
+/// The key that names the default user's password file.
+pub(crate) const PASSWORD_FILE: &str = "auth.default_password_file";
+
+/// A password file: its first line.
+///
+/// # Errors
+/// It cannot be read, or its first line is empty; the text names the file.
+pub(crate) fn password_of(path: &str) -> Result<String, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{path} cannot be read: {error}"))?;
+    match text.lines().next() {
+        Some(password) if !password.is_empty() => Ok(password.to_owned()),
+        _ => Err(format!("{path} holds no password in its first line")),
+    }
+}

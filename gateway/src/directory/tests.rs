@@ -1,0 +1,582 @@
+//! Who may log in, and what the verbs do, with and without a restart between.
+
+use super::hashing::{Answer, Hashing, Settings};
+use super::password::{Cost, PasswordHash, Workspace};
+use super::permissions::Permission;
+use super::users::Credential;
+use super::{Caller, Directory, DirectoryError, Put};
+use crate::config::{Anonymous, Config, Identity};
+use crate::vhosts::tests::Bench;
+use gatepost_core::command::{AlternativeName, Certificate, Login, Peer};
+use gatepost_core::event::{CloseReason, Event, LoginFailure};
+use gatepost_core::store::VhostId;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+const HERE: &str = "127.0.0.1:40000";
+const HERE_MAPPED: &str = "[::ffff:127.0.0.1]:40000";
+const FAR: &str = "192.0.2.7:40000";
+
+/// Somebody who waits for the answer to a login.
+struct Waiting(std::sync::mpsc::Sender<Event>);
+
+impl Answer for Waiting {
+    fn answer(&self, event: Event) {
+        self.0.send(event).expect("somebody waits");
+    }
+}
+
+/// With those who are there from the start.
+fn directory(config: &Config) -> Directory {
+    let directory = Directory::new(config).expect("a directory");
+    directory.begin(VhostId(1));
+    directory
+}
+
+fn answer(directory: &Directory, protocol: &str, peer: &Peer, login: Login) -> Event {
+    let (sender, answers) = std::sync::mpsc::channel();
+    let to: Arc<dyn Answer> = Arc::new(Waiting(sender));
+    let caller = Caller {
+        protocol,
+        peer,
+        anonymous: None,
+    };
+    let at_once = directory.authenticate(&caller, login, &to);
+    at_once.unwrap_or_else(|| answers.recv().expect("an answer"))
+}
+
+fn login(directory: &Directory, protocol: &str, from: &str, login: Login) -> Result<String, LoginFailure> {
+    let peer = Peer::at(from.parse().expect("an address"), None);
+    match answer(directory, protocol, &peer, login) {
+        Event::Authenticated { user } => Ok(user.to_string()),
+        Event::LoginRefused(refused) => Err(refused.why),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn password(user: &str, password: &str) -> Login {
+    Login::Password {
+        user: user.into(),
+        password: password.as_bytes().into(),
+    }
+}
+
+#[test]
+fn guest_logs_in_from_this_machine_only() {
+    let people = directory(&Config::default());
+    for here in [HERE, HERE_MAPPED, "[::1]:40000"] {
+        assert_eq!(
+            login(&people, "amqp", here, password("guest", "guest")),
+            Ok("guest".to_owned())
+        );
+    }
+    let far = login(&people, "amqp", FAR, password("guest", "guest"));
+    assert_eq!(far, Err(LoginFailure::LoopbackOnly));
+}
+
+#[test]
+fn a_peer_without_an_address_is_local_only_if_it_is_said_to_be() {
+    let people = directory(&Config::default());
+    let guest = || password("guest", "guest");
+    let somewhere = answer(&people, "amqp", &Peer::default(), guest());
+    assert!(matches!(somewhere, Event::LoginRefused(_)), "{somewhere:?}");
+    let here = answer(&people, "amqp", &Peer::on_this_machine(), guest());
+    assert!(matches!(here, Event::Authenticated { .. }), "{here:?}");
+}
+
+#[test]
+fn a_wrong_or_blank_password_and_an_unknown_user_look_the_same() {
+    let people = directory(&Config::default());
+    for (user, secret) in [
+        ("guest", "Guest"),
+        ("guest", ""),
+        ("nobody", ""),
+        ("nobody", "guest"),
+        ("", ""),
+    ] {
+        let answer = login(&people, "stomp", HERE, password(user, secret));
+        assert_eq!(answer, Err(LoginFailure::BadCredentials), "{user}:{secret}");
+    }
+    // Nor does a wrong password from far away say that the user exists.
+    assert_eq!(
+        login(&people, "stomp", FAR, password("guest", "x")),
+        Err(LoginFailure::BadCredentials)
+    );
+}
+
+#[test]
+fn logins_without_a_name_follow_the_setting() {
+    let mut config = Config::default();
+    for (setting, here, far) in [
+        (Anonymous::Deny, false, false),
+        (Anonymous::Loopback, true, false),
+        (Anonymous::Allow, true, true),
+    ] {
+        config.mqtt.anonymous = setting;
+        let people = directory(&config);
+        assert_eq!(
+            login(&people, "mqtt", HERE, Login::Anonymous).is_ok(),
+            here,
+            "{setting:?}"
+        );
+        assert_eq!(
+            login(&people, "mqtt", HERE_MAPPED, Login::Anonymous).is_ok(),
+            here,
+            "{setting:?}"
+        );
+        assert_eq!(
+            login(&people, "mqtt", FAR, Login::Anonymous).is_ok(),
+            far,
+            "{setting:?}"
+        );
+        assert_eq!(
+            login(&people, "stomp", HERE, Login::Anonymous).is_ok(),
+            here,
+            "{setting:?}"
+        );
+        assert!(login(&people, "amqp", HERE, Login::Anonymous).is_err());
+    }
+}
+
+#[test]
+fn a_certificate_logs_in_the_user_it_names() {
+    let certificate = Certificate {
+        common_name: Some("guest".into()),
+        alternative_names: [
+            AlternativeName::Uri("urn:x".into()),
+            AlternativeName::Dns("edge".into()),
+        ]
+        .into(),
+    };
+    let mut peer = Peer::at(HERE.parse().expect("an address"), None);
+    peer.certificate = Some(certificate.into());
+    let mut config = Config::default();
+    let log_in = |config: &Config, peer: &Peer, login: Login| {
+        let people = directory(config);
+        match answer(&people, "mqtt", peer, login) {
+            Event::Authenticated { user } => Ok(user.to_string()),
+            Event::LoginRefused(refused) => Err((refused.user.to_string(), refused.why)),
+            other => panic!("{other:?}"),
+        }
+    };
+    let bad = |user: &str| Err((user.to_owned(), LoginFailure::BadCredentials));
+    let guest = || Ok("guest".to_owned());
+    let named = |user: &str| Login::Certificate {
+        user: Some(user.into()),
+    };
+    assert_eq!(log_in(&config, &peer, Login::Certificate { user: None }), guest());
+    assert_eq!(log_in(&config, &peer, Login::Anonymous), guest());
+    assert_eq!(log_in(&config, &peer, named("guest")), guest());
+    assert_eq!(log_in(&config, &peer, password("guest", "")), guest());
+    // The certificate is another's, and a password is a password.
+    assert_eq!(log_in(&config, &peer, named("admin")), bad("guest"));
+    assert_eq!(log_in(&config, &peer, password("admin", "")), bad("guest"));
+    assert_eq!(log_in(&config, &peer, password("guest", "wrong")), bad("guest"));
+
+    let far = Peer {
+        certificate: peer.certificate.clone(),
+        ..Peer::at(FAR.parse().expect("an address"), None)
+    };
+    let refused = Err(("guest".to_owned(), LoginFailure::LoopbackOnly));
+    assert_eq!(log_in(&config, &far, Login::Anonymous), refused);
+
+    // It names somebody whom nobody knows: not anonymous either.
+    config.certificate.identity = Identity::Dns;
+    assert_eq!(log_in(&config, &peer, Login::Anonymous), bad("edge"));
+    config.certificate.identity = Identity::Email;
+    assert_eq!(log_in(&config, &peer, Login::Anonymous), bad(""));
+    config.certificate.identity = Identity::None;
+    assert_eq!(log_in(&config, &peer, Login::Anonymous), Ok("anonymous".to_owned()));
+    assert_eq!(log_in(&config, &peer, named("guest")), bad("guest"));
+    let nobody = Peer::at(HERE.parse().expect("an address"), None);
+    assert_eq!(log_in(&Config::default(), &nobody, named("guest")), bad("guest"));
+    assert_eq!(log_in(&Config::default(), &nobody, password("guest", "")), bad("guest"));
+}
+
+#[test]
+fn the_default_user_takes_its_password_from_a_file() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "s3cret\n").expect("written");
+    let mut config = Config::default();
+    config.auth.default_user = "edge".to_owned();
+    config.auth.default_password_file = file.path().display().to_string();
+    let people = directory(&config);
+    assert_eq!(
+        login(&people, "amqp", FAR, password("edge", "s3cret")),
+        Ok("edge".to_owned())
+    );
+    std::fs::write(file.path(), "").expect("written");
+    assert!(Directory::new(&config).is_err());
+}
+
+#[test]
+fn a_name_that_nobody_has_is_as_good_as_none_until_there_are_users() {
+    let config = Config::default();
+    let people = directory(&config);
+    let tasmota = || password("DVES_USER", "DVES_PASS");
+    assert_eq!(login(&people, "mqtt", HERE, tasmota()), Ok("anonymous".to_owned()));
+    // Anonymous clients come from this machine only, and other protocols' clients send a name when they mean it.
+    assert_eq!(
+        login(&people, "mqtt", FAR, tasmota()),
+        Err(LoginFailure::BadCredentials)
+    );
+    assert_eq!(
+        login(&people, "amqp", HERE, tasmota()),
+        Err(LoginFailure::BadCredentials)
+    );
+    assert_eq!(
+        login(&people, "stomp", HERE, tasmota()),
+        Err(LoginFailure::BadCredentials)
+    );
+    let wrong = login(&people, "mqtt", HERE, password("guest", "wrong"));
+    assert_eq!(wrong, Err(LoginFailure::BadCredentials));
+
+    let dir = tempfile::tempdir().expect("a directory");
+    let bench = Bench::start(dir.path());
+    let log_in = |login| self::login(&bench.node.directory, "mqtt", HERE, login);
+    assert_eq!(log_in(tasmota()), Ok("anonymous".to_owned()));
+    bench
+        .runtime
+        .block_on(bench.node.add_user("plant", secret("s"), Vec::new()))
+        .expect("a user");
+    assert_eq!(log_in(tasmota()), Err(LoginFailure::BadCredentials));
+    assert_eq!(log_in(Login::Anonymous), Ok("anonymous".to_owned()));
+    bench.stop();
+}
+
+fn secret(password: &str) -> Credential {
+    Credential::Password(password.as_bytes().into())
+}
+
+fn everything() -> Permission {
+    Permission {
+        configure: ".*".into(),
+        write: ".*".into(),
+        read: ".*".into(),
+    }
+}
+
+#[test]
+fn what_the_verbs_change_survives_a_restart() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let bench = Bench::start(dir.path());
+    let node = Arc::clone(&bench.node);
+    let names = |bench: &Bench| {
+        bench
+            .node
+            .users()
+            .into_iter()
+            .map(|u| u.name.to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&bench), ["anonymous", "guest"]);
+    bench.runtime.block_on(async {
+        node.add_user("plant", secret("s3cret"), vec!["monitoring".into()])
+            .await
+            .expect("made");
+        let again = node.add_user("plant", secret("other"), Vec::new()).await;
+        assert_eq!(again, Err(DirectoryError::UserExists("plant".into())));
+        assert_eq!(
+            node.put_user("page", Credential::Nothing, Vec::new()).await,
+            Ok(Put::Created)
+        );
+        assert_eq!(node.put_user("page", secret("p"), Vec::new()).await, Ok(Put::Changed));
+        for name in ["", "a\0b", "tab\t"] {
+            let none = node.add_user(name, Credential::Nothing, Vec::new()).await;
+            assert_eq!(none, Err(DirectoryError::Name), "{name:?}");
+        }
+        let blank = node.add_user("x", secret(""), Vec::new()).await;
+        assert_eq!(blank, Err(DirectoryError::Password));
+        node.change_password("plant", secret("new")).await.expect("changed");
+        node.set_user_tags("plant", vec!["administrator".into()])
+            .await
+            .expect("changed");
+
+        assert_eq!(node.set_permission("plant", "/", everything()).await, Ok(Put::Created));
+        assert_eq!(node.set_permission("plant", "/", everything()).await, Ok(Put::Changed));
+        let bad = Permission {
+            read: "(".into(),
+            ..everything()
+        };
+        assert!(matches!(
+            node.set_permission("plant", "/", bad).await,
+            Err(DirectoryError::Pattern(_))
+        ));
+        let nobody = node.set_permission("nobody", "/", everything()).await;
+        assert_eq!(nobody, Err(DirectoryError::NoSuchUser("nobody".into())));
+        let nowhere = node.set_permission("plant", "/none", everything()).await;
+        assert_eq!(nowhere, Err(DirectoryError::NoSuchVhost("/none".into())));
+
+        let set = node
+            .set_topic_permission("plant", "/", "amq.topic", "plant/{client_id}/#", ".*")
+            .await;
+        assert_eq!(set, Ok(Put::Created));
+        let set = node.set_topic_permission("plant", "/", "amq.topic", "a/#/b", "").await;
+        assert!(matches!(set, Err(DirectoryError::Pattern(_))));
+        node.set_user_limit("plant", "max-connections", 5).await.expect("set");
+        node.set_user_limit("plant", "max-channels", -1).await.expect("set");
+        node.set_vhost_limit("/", "max-queues", 7).await.expect("set");
+        assert!(matches!(
+            node.set_user_limit("plant", "max-queues", 1).await,
+            Err(DirectoryError::Limit(_))
+        ));
+        node.delete_user("page").await.expect("deleted");
+        node.delete_user("guest").await.expect("deleted");
+        assert_eq!(
+            node.delete_user("guest").await,
+            Err(DirectoryError::NoSuchUser("guest".into()))
+        );
+    });
+    let listed = |bench: &Bench| {
+        let node = &bench.node;
+        (
+            node.users(),
+            node.permissions(),
+            node.topic_permissions(),
+            node.user_limits(),
+            node.vhost_limits(),
+        )
+    };
+    let before = listed(&bench);
+    drop(node);
+    bench.stop();
+    let bench = Bench::start(dir.path());
+    assert_eq!(listed(&bench), before);
+    // Whoever was deleted stays away.
+    assert_eq!(names(&bench), ["anonymous", "plant"]);
+    assert_eq!(before.1.len(), 2);
+    assert_eq!(before.2[0].write, "plant/{client_id}/#");
+    assert_eq!(before.3[0].1.len(), 2);
+    assert_eq!(before.4, [("/".into(), vec![("max-queues".into(), 7)])]);
+    let log_in = |password: &str| {
+        bench
+            .runtime
+            .block_on(bench.node.log_in("plant", password.as_bytes(), false))
+    };
+    assert_eq!(log_in("new"), Ok(vec!["administrator".into()]));
+    assert_eq!(log_in("s3cret"), Err(LoginFailure::BadCredentials));
+    let node = Arc::clone(&bench.node);
+    bench.runtime.block_on(async {
+        node.clear_topic_permission("plant", "/", None).await.expect("cleared");
+        node.clear_permission("plant", "/").await.expect("cleared");
+        node.clear_user_limit("plant", "max-connections")
+            .await
+            .expect("cleared");
+        node.clear_user_limit("plant", "max-channels").await.expect("cleared");
+        node.clear_vhost_limit("/", "max-queues").await.expect("cleared");
+        let again = node.clear_permission("plant", "/").await;
+        assert_eq!(again, Err(DirectoryError::NotSet("permission")));
+        let again = node.clear_vhost_limit("/", "max-queues").await;
+        assert_eq!(again, Err(DirectoryError::NotSet("limit")));
+    });
+    let after = listed(&bench);
+    assert_eq!(
+        (after.1.len(), after.2.len(), after.3.len(), after.4.len()),
+        (1, 0, 0, 0)
+    );
+    drop(node);
+    bench.stop();
+}
+
+/// What a connection of a user, who is there with all permissions, is told.
+#[test]
+fn a_deleted_user_s_connections_are_ended_and_nobody_else_s() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let bench = Bench::start(dir.path());
+    let (vhost, guest) = bench.declare("/", "orders");
+    let node = Arc::clone(&bench.node);
+    bench.runtime.block_on(node.delete_user("anonymous")).expect("deleted");
+    assert!(bench.events(&vhost, guest).is_empty());
+    bench.runtime.block_on(node.delete_user("guest")).expect("deleted");
+    let told = bench.events(&vhost, guest);
+    assert!(
+        matches!(told[..], [Event::Closed(CloseReason::UserDeleted)]),
+        "{told:?}"
+    );
+    // Nor does anybody get in who logged in before.
+    assert!(node.directory.enter(&"guest".into()).is_err());
+    let refused = vhost.enter(|engine| engine.admit_link("guest"));
+    let text = "access to vhost '/' refused for user 'guest'";
+    assert_eq!(&*refused.expect_err("no rights").text, text);
+    drop(node);
+    bench.stop();
+}
+
+#[test]
+fn what_was_granted_in_a_deleted_vhost_is_not_granted_in_the_next_of_its_name() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let bench = Bench::start(dir.path());
+    let node = Arc::clone(&bench.node);
+    bench.create("plant").expect("created");
+    let admit = |vhost: &str| {
+        let vhost = node.vhost(vhost).expect("a vhost");
+        vhost.enter(|engine| engine.admit_link("guest").is_ok())
+    };
+    assert!(!admit("plant"), "the one who makes it grants it");
+    bench
+        .runtime
+        .block_on(node.set_permission("guest", "plant", everything()))
+        .expect("set");
+    bench
+        .runtime
+        .block_on(node.set_vhost_limit("plant", "max-connections", 0))
+        .expect("set");
+    assert!(!admit("plant"), "its limit");
+    bench
+        .runtime
+        .block_on(node.clear_vhost_limit("plant", "max-connections"))
+        .expect("cleared");
+    assert!(admit("plant"));
+    bench.delete("plant").expect("deleted");
+    assert_eq!(node.permissions().len(), 2, "those of the vhost / are left");
+    bench.create("plant").expect("created");
+    assert!(!admit("plant"));
+    drop(node);
+    bench.stop();
+    let bench = Bench::start(dir.path());
+    assert_eq!(bench.node.permissions().len(), 2);
+    bench.stop();
+}
+
+#[test]
+fn a_user_has_as_many_connections_as_its_limit_says() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let bench = Bench::start(dir.path());
+    let node = Arc::clone(&bench.node);
+    let guest = "guest".into();
+    let first = node.directory.enter(&guest).expect("no limit");
+    bench
+        .runtime
+        .block_on(node.set_user_limit("guest", "max-connections", 1))
+        .expect("set");
+    let text = "Connection refused for user 'guest': user connection limit (1) is reached";
+    assert_eq!(&*node.directory.enter(&guest).expect_err("a limit").text, text);
+    assert_eq!(node.user("guest").expect("a user").connections, 1);
+    // What is counted outlives a change of the user.
+    bench
+        .runtime
+        .block_on(node.change_password("guest", secret("new")))
+        .expect("changed");
+    assert!(node.directory.enter(&guest).is_err());
+    drop(first);
+    assert!(node.directory.enter(&guest).is_ok());
+    drop(node);
+    bench.stop();
+}
+
+/// MD5 can be taken over from RabbitMQ, and does not stay.
+#[test]
+fn an_obsolete_hash_is_replaced_at_the_first_login() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let bench = Bench::start(dir.path());
+    let node = Arc::clone(&bench.node);
+    let renewing = Arc::clone(&node);
+    let obsolete = node.directory.obsolete().expect("once");
+    let task = bench
+        .runtime
+        .spawn(async move { super::users::renew(&renewing, obsolete).await });
+    let algorithm = || node.user("old").expect("a user").hashing_algorithm;
+    bench.runtime.block_on(async {
+        let md5 = Credential::Hash {
+            algorithm: "rabbit_password_hashing_md5".into(),
+            hash: "kI3GCoeyNuatKbUF3hRPeQ6H5YU=".into(),
+        };
+        node.add_user("old", md5, Vec::new()).await.expect("imported");
+        assert_eq!(
+            node.log_in("old", b"wrong", false).await,
+            Err(LoginFailure::BadCredentials)
+        );
+        assert_eq!(node.log_in("old", b"s3cret", false).await, Ok(Vec::new()));
+        while &*algorithm() != "argon2id" {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(node.log_in("old", b"s3cret", false).await, Ok(Vec::new()));
+        let huge = Credential::Hash {
+            algorithm: String::new(),
+            hash: "$argon2id$v=19$m=65536,t=1,p=1$AAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAA".into(),
+        };
+        assert!(matches!(
+            node.add_user("huge", huge, Vec::new()).await,
+            Err(DirectoryError::Hash(_))
+        ));
+    });
+    task.abort();
+    let _ = bench.runtime.block_on(task);
+    drop(node);
+    bench.stop();
+}
+
+fn hashing(queue_max: usize) -> Hashing {
+    Hashing::new(Settings {
+        threads: 1,
+        queue_max,
+        remember: Duration::from_secs(3_600),
+        cost: CHEAP,
+        memory_kib_max: 64,
+    })
+}
+
+const CHEAP: Cost = Cost {
+    memory_kib: 64,
+    passes: 1,
+};
+
+/// A check whose answer says whether the password was right.
+fn check(password: &str, hash: &Arc<PasswordHash>, to: &Arc<dyn Answer>) -> super::hashing::Check {
+    super::hashing::Check {
+        user: "u".into(),
+        password: password.as_bytes().into(),
+        hash: Arc::clone(hash),
+        to: Arc::downgrade(to),
+        then: Box::new(|is_right| Event::Authenticated {
+            user: is_right.to_string().as_str().into(),
+        }),
+    }
+}
+
+#[test]
+fn a_password_that_was_right_is_remembered_and_a_wrong_one_is_not() {
+    let hashing = hashing(10);
+    let (sender, answers) = std::sync::mpsc::channel();
+    let to: Arc<dyn Answer> = Arc::new(Waiting(sender));
+    let hash = Arc::new(PasswordHash::make(b"s", CHEAP, &mut Workspace::default()));
+    for password in ["wrong", "s", "s"] {
+        assert!(hashing.check(check(password, &hash, &to)).is_ok());
+    }
+    let answer = || match answers.recv().expect("an answer") {
+        Event::Authenticated { user } => user.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!([answer(), answer(), answer()], ["false", "true", "true"]);
+    // The third was not hashed.
+    assert_eq!(hashing.figures().hashed.load(Ordering::Relaxed), 2);
+    let user = "u".into();
+    assert!(hashing.remembers(&user, b"s", &hash));
+    assert!(!hashing.remembers(&user, b"wrong", &hash));
+    assert!(!hashing.remembers(&"v".into(), b"s", &hash));
+    // The user has another password, which happens to be the same.
+    assert!(!hashing.remembers(&user, b"s", &Arc::new((*hash).clone())));
+}
+
+#[test]
+fn too_many_logins_at_once_are_refused_and_those_whose_connection_is_gone_are_not_hashed() {
+    let hashing = hashing(2);
+    let (sender, answers) = std::sync::mpsc::channel();
+    let to: Arc<dyn Answer> = Arc::new(Waiting(sender));
+    let gone: Arc<dyn Answer> = Arc::new(Waiting(std::sync::mpsc::channel().0));
+    let hash = Arc::new(PasswordHash::decoy(CHEAP));
+    hashing.pause(true);
+    assert!(hashing.check(check("a", &hash, &gone)).is_ok());
+    assert!(hashing.check(check("b", &hash, &to)).is_ok());
+    assert!(hashing.check(check("c", &hash, &to)).is_err());
+    drop(gone);
+    hashing.pause(false);
+    answers.recv().expect("an answer to the second");
+    let figures = hashing.figures();
+    let count = |of: &std::sync::atomic::AtomicU64| of.load(Ordering::Relaxed);
+    assert_eq!(
+        (count(&figures.abandoned), count(&figures.hashed), count(&figures.busy)),
+        (1, 1, 1)
+    );
+}

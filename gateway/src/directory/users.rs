@@ -1,0 +1,304 @@
+//! Verbs: users.
+
+use super::hashing::Answer;
+use super::password::{PASSWORD_BYTES_MAX, PasswordHash};
+use super::{Caller, DirectoryError, NAME_MAX, Obsolete, Put};
+use crate::node::Node;
+use gatepost_core::catalog::directory::{
+    LimitOf, LimitRecord, PermissionRecord, TopicPermissionRecord, UserRecord, deletion, record,
+};
+use gatepost_core::command::{Login, Peer};
+use gatepost_core::event::{CloseReason, Event, LoginFailure};
+use gatepost_core::properties::Name;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// What a user logs in with.
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the management interface and the command line make these")
+)]
+pub(crate) enum Credential {
+    /// A password, which is hashed here.
+    Password(Box<[u8]>),
+    /// A hash that another broker exported: RabbitMQ's base64 with the name of its algorithm (empty: SHA-256), or a text of
+    /// Mosquitto's, which begins with `$`.
+    Hash { algorithm: String, hash: String },
+    /// No password: the user logs in by certificate, or not at all.
+    Nothing,
+}
+
+/// A user, as it is listed. Its hash is not a secret to hand out: an export asks for it by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UserEntry {
+    pub name: Name,
+    pub tags: Vec<Name>,
+    pub hashing_algorithm: Name,
+    pub password_hash: Vec<u8>,
+    /// Open now.
+    pub connections: u32,
+    pub channels: u32,
+}
+
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the management interface and the command line call these")
+)]
+impl Node {
+    /// Makes a user.
+    ///
+    /// # Errors
+    /// There is one of that name, or the name or the credential is none.
+    pub(crate) async fn add_user(
+        &self,
+        name: &str,
+        credential: Credential,
+        tags: Vec<Name>,
+    ) -> Result<(), DirectoryError> {
+        let made = self.hash(name, credential).await?;
+        let changing = self.directory.changing.lock().await;
+        if self.directory.people.read().users.contains_key(name) {
+            return Err(DirectoryError::UserExists(name.into()));
+        }
+        self.write_user(&changing, name.into(), |record| set(record, &made, tags))
+            .await
+    }
+
+    /// Makes a user, or replaces it. Its permissions and limits stay.
+    ///
+    /// # Errors
+    /// The name or the credential is none.
+    pub(crate) async fn put_user(
+        &self,
+        name: &str,
+        credential: Credential,
+        tags: Vec<Name>,
+    ) -> Result<Put, DirectoryError> {
+        let made = self.hash(name, credential).await?;
+        let changing = self.directory.changing.lock().await;
+        let there = self.directory.people.read().users.contains_key(name);
+        self.write_user(&changing, name.into(), |record| set(record, &made, tags))
+            .await?;
+        Ok(if there { Put::Changed } else { Put::Created })
+    }
+
+    /// Changes a user's password, for later logins.
+    ///
+    /// # Errors
+    /// There is no such user, or the credential is none.
+    pub(crate) async fn change_password(&self, name: &str, credential: Credential) -> Result<(), DirectoryError> {
+        let made = self.hash(name, credential).await?;
+        let changing = self.directory.changing.lock().await;
+        self.known_user(name)?;
+        let change = |record: &mut UserRecord| (record.hashing_algorithm, record.password_hash) = made.record();
+        self.write_user(&changing, name.into(), change).await
+    }
+
+    /// Changes a user's tags.
+    ///
+    /// # Errors
+    /// There is no such user.
+    pub(crate) async fn set_user_tags(&self, name: &str, tags: Vec<Name>) -> Result<(), DirectoryError> {
+        let changing = self.directory.changing.lock().await;
+        self.known_user(name)?;
+        self.write_user(&changing, name.into(), |record| record.tags = tags)
+            .await
+    }
+
+    /// Deletes a user with its permissions and limits, and ends its connections.
+    ///
+    /// # Errors
+    /// There is no such user.
+    pub(crate) async fn delete_user(&self, name: &str) -> Result<(), DirectoryError> {
+        let _changing = self.directory.changing.lock().await;
+        let user = self.known_user(name)?;
+        let mut records = vec![deletion::<UserRecord>(&user)];
+        {
+            let people = self.directory.people.read();
+            for (u, vhost) in people.permissions.keys().filter(|(u, _)| *u == user) {
+                records.push(deletion::<PermissionRecord>(&(*vhost, u.clone())));
+            }
+            for (u, vhost, exchange) in people.topics.keys().filter(|(u, ..)| *u == user) {
+                records.push(deletion::<TopicPermissionRecord>(&(
+                    *vhost,
+                    u.clone(),
+                    exchange.clone(),
+                )));
+            }
+            if people.limits.contains_key(&LimitOf::User(user.clone())) {
+                records.push(deletion::<LimitRecord>(&LimitOf::User(user.clone())));
+            }
+        }
+        self.vhosts.log().write(records).await?;
+        self.directory.people.write().remove_user(&user);
+        let vhosts = self.vhosts.list();
+        self.directory.push_user(&vhosts, &user);
+        for vhost in vhosts.iter() {
+            vhost.enter(|engine| engine.end_user(&user, CloseReason::UserDeleted));
+        }
+        tracing::info!(%user, "user deleted");
+        Ok(())
+    }
+
+    /// All users, by name.
+    pub(crate) fn users(&self) -> Vec<UserEntry> {
+        let people = self.directory.people.read();
+        people.users.iter().map(|(name, user)| entry(name, user)).collect()
+    }
+
+    /// One user.
+    pub(crate) fn user(&self, name: &str) -> Option<UserEntry> {
+        let people = self.directory.people.read();
+        people.users.get_key_value(name).map(|(name, user)| entry(name, user))
+    }
+
+    /// Checks a password for an interface that is no protocol. `is_local`: the request comes from this machine. Returns the
+    /// user's tags.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) async fn log_in(&self, name: &str, password: &[u8], is_local: bool) -> Result<Vec<Name>, LoginFailure> {
+        let (answered, answer) = oneshot::channel();
+        let to: Arc<dyn Answer> = Arc::new(Once(Mutex::new(Some(answered))));
+        let peer = Peer {
+            is_local,
+            ..Peer::default()
+        };
+        let caller = Caller {
+            protocol: "http",
+            peer: &peer,
+            anonymous: None,
+        };
+        let login = Login::Password {
+            user: name.into(),
+            password: password.into(),
+        };
+        let event = match self.directory.authenticate(&caller, login, &to) {
+            Some(event) => event,
+            None => answer.await.map_err(|_| LoginFailure::Busy)?,
+        };
+        match event {
+            Event::Authenticated { user } => {
+                let people = self.directory.people.read();
+                people
+                    .users
+                    .get(&user)
+                    .map(|user| user.record.tags.clone())
+                    .ok_or(LoginFailure::BadCredentials)
+            }
+            Event::LoginRefused(refused) => Err(refused.why),
+            _ => Err(LoginFailure::BadCredentials),
+        }
+    }
+}
+
+impl Node {
+    /// The user's name, if there is that user.
+    pub(super) fn known_user(&self, name: &str) -> Result<Name, DirectoryError> {
+        let people = self.directory.people.read();
+        let known = people.users.get_key_value(name).map(|(name, _)| name.clone());
+        known.ok_or_else(|| DirectoryError::NoSuchUser(name.into()))
+    }
+
+    async fn hash(&self, name: &str, credential: Credential) -> Result<PasswordHash, DirectoryError> {
+        if name.is_empty() || name.len() > NAME_MAX || name.contains(char::is_control) {
+            return Err(DirectoryError::Name);
+        }
+        match credential {
+            Credential::Nothing => Ok(PasswordHash::Nothing),
+            Credential::Password(password) if password.is_empty() || password.len() > PASSWORD_BYTES_MAX => {
+                Err(DirectoryError::Password)
+            }
+            Credential::Password(password) => {
+                let made = self.directory.hashing.make(&password).await;
+                made.map_err(|_| DirectoryError::Hash("no thread to hash the password".to_owned()))
+            }
+            Credential::Hash { algorithm, hash } => {
+                let hash = PasswordHash::import(&algorithm, &hash).map_err(DirectoryError::Hash)?;
+                let max = self.directory.hashing.memory_kib_max();
+                if hash.memory_kib() > max {
+                    let needs = hash.memory_kib();
+                    let text = format!("the hash needs {needs} KiB, and a login may use {max} (auth.hashing_memory)");
+                    return Err(DirectoryError::Hash(text));
+                }
+                Ok(hash)
+            }
+        }
+    }
+
+    /// Changes a user's record, or makes it. `changing` shows that this is the only change.
+    async fn write_user(
+        &self,
+        _changing: &tokio::sync::MutexGuard<'_, ()>,
+        name: Name,
+        change: impl FnOnce(&mut UserRecord),
+    ) -> Result<(), DirectoryError> {
+        let known = self
+            .directory
+            .people
+            .read()
+            .users
+            .get(&name)
+            .map(|user| user.record.clone());
+        let mut user = known.unwrap_or_default();
+        change(&mut user);
+        self.vhosts.log().write(vec![record(&name, &user)]).await?;
+        self.directory.people.write().put_user(name.clone(), user);
+        tracing::info!(user = %name, "user changed");
+        Ok(())
+    }
+}
+
+fn set(record: &mut UserRecord, hash: &PasswordHash, tags: Vec<Name>) {
+    (record.hashing_algorithm, record.password_hash) = hash.record();
+    record.tags = tags;
+}
+
+fn entry(name: &Name, user: &super::people::User) -> UserEntry {
+    UserEntry {
+        name: name.clone(),
+        tags: user.record.tags.clone(),
+        hashing_algorithm: user.record.hashing_algorithm.clone(),
+        password_hash: user.record.password_hash.clone(),
+        connections: user.quota.connections(),
+        channels: user.quota.channels(),
+    }
+}
+
+/// Somebody who waits for one answer, in a task.
+struct Once(Mutex<Option<oneshot::Sender<Event>>>);
+
+impl Answer for Once {
+    fn answer(&self, event: Event) {
+        if let Some(waiting) = self.0.lock().take() {
+            // Who asked may have gone.
+            let _ = waiting.send(event);
+        }
+    }
+}
+
+/// Replaces hashes that nobody should keep, as their passwords become known at logins; for ever.
+pub(crate) async fn renew(node: &Node, mut obsolete: mpsc::Receiver<Obsolete>) {
+    while let Some(Obsolete { user, hash, password }) = obsolete.recv().await {
+        let Ok(made) = node.directory.hashing.make(&password).await else {
+            continue;
+        };
+        let changing = node.directory.changing.lock().await;
+        // It may have a new password by now, or be gone.
+        let current = node
+            .directory
+            .people
+            .read()
+            .users
+            .get(&user)
+            .map(|user| Arc::clone(&user.hash));
+        if !current.is_some_and(|current| Arc::ptr_eq(&current, &hash)) {
+            continue;
+        }
+        let change = |record: &mut UserRecord| (record.hashing_algorithm, record.password_hash) = made.record();
+        if let Err(error) = node.write_user(&changing, user, change).await {
+            tracing::warn!(%error, "a password could not be hashed anew");
+        }
+    }
+}
