@@ -20,7 +20,7 @@ pub(crate) fn equal(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// Whether two tables hold the same pairs, in whatever order (but for repeated names).
+/// Whether two tables have the same pairs, in whatever order (but for repeated names).
 pub(crate) fn same_table(a: &Table, b: &Table) -> bool {
     if a.0.len() != b.0.len() {
         return false;

@@ -1,7 +1,7 @@
 //! Memory for what connections have buffered, for all connections of a node together: packets that have not arrived completely,
 //! publishes that wait, output that its peer has not taken.
 //!
-//! A connection that buffers more than a little has a [`Part`]. While all parts together are within the limit, nobody is held up.
+//! A connection that buffers more than a little has a [`Part`]. While all parts together are within the limit, nobody waits.
 //! Over it:
 //!
 //! - a connection with a large unfinished packet is not read, but for one at a time, whose packet completes and makes room. Which

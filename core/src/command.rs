@@ -65,7 +65,7 @@ pub enum Command {
         /// Which.
         channel: Channel,
     },
-    /// Requeues what the channel holds unsettled, cancels its consumers, forgets it. Answered by `Done` if `reply`.
+    /// Requeues the channel's unsettled deliveries, cancels its consumers, forgets it. Answered by `Done` if `reply`.
     CloseChannel {
         /// Which.
         channel: Channel,
@@ -96,7 +96,7 @@ pub enum Command {
         /// Whether an answer is wanted.
         reply: bool,
     },
-    /// Stop a consumer. What it holds unsettled stays so. Answered by `Done { op: Op::Cancel, .. }` if `reply`;
+    /// Stop a consumer. Its unsettled deliveries stay so. Answered by `Done { op: Op::Cancel, .. }` if `reply`;
     /// nothing is delivered to it after the answer. Unknown tokens are answered too.
     Cancel {
         /// Which channel.
@@ -124,7 +124,7 @@ pub enum Command {
     Consume(Box<Consume>),
     /// Take one message. Answered by `Event::Got` or `Event::GetEmpty`.
     Get(Box<Get>),
-    /// Bind this link to an MQTT session, taking it over if another link holds it. Answered by `SessionOpened`.
+    /// Bind this link to an MQTT session, taking it over if another link has it. Answered by `SessionOpened`.
     OpenSession(Box<OpenSession>),
     /// Change an open MQTT session's expiry (seconds; `None` never), as DISCONNECT may.
     SessionExpiry(Option<u32>),
@@ -143,7 +143,7 @@ pub enum Command {
     Attach(Box<Attach>),
     /// The connection is going, in good order: do not publish its will.
     DropWill,
-    /// The connection is gone: everything it held is requeued, its exclusive queues are deleted, its will is
+    /// The connection is gone: its unsettled deliveries are requeued, its exclusive queues are deleted, its will is
     /// published (unless dropped). The driver sends it exactly once per attached link.
     Detach,
 }
@@ -285,6 +285,23 @@ pub struct DeclareQueue {
     pub reply: bool,
 }
 
+impl DeclareQueue {
+    /// A durable queue of that name, without arguments. Success is answered.
+    pub fn durable(channel: Channel, name: impl Into<Name>) -> DeclareQueue {
+        DeclareQueue {
+            channel,
+            name: name.into(),
+            passive: false,
+            durable: true,
+            exclusive: false,
+            auto_delete: false,
+            lenient: false,
+            arguments: Table::default(),
+            reply: true,
+        }
+    }
+}
+
 /// See [`Command::DeleteQueue`].
 #[derive(Debug)]
 pub struct DeleteQueue {
@@ -340,7 +357,7 @@ pub struct Bind {
 /// See [`Command::Consume`].
 #[derive(Debug)]
 pub struct Consume {
-    /// The channel that will hold its unsettled deliveries.
+    /// The channel of its deliveries.
     pub channel: Channel,
     /// The session's number for it, unique among the channel's consumers.
     pub consumer: ConsumerToken,
@@ -360,6 +377,25 @@ pub struct Consume {
     pub arguments: Table,
     /// Whether success is answered.
     pub reply: bool,
+}
+
+impl Consume {
+    /// A consumer of that queue which settles what it gets, with the channel's prefetch. Its start is answered.
+    pub fn settling(channel: Channel, consumer: ConsumerToken, queue: impl Into<Name>) -> Consume {
+        let queue = queue.into();
+        Consume {
+            channel,
+            consumer,
+            tag: queue.clone(),
+            queue,
+            no_ack: false,
+            exclusive: false,
+            priority: 0,
+            prefetch: None,
+            arguments: Table::default(),
+            reply: true,
+        }
+    }
 }
 
 /// See [`Command::Get`].

@@ -175,7 +175,7 @@ pub(crate) fn queue_name(client_id: &str) -> Name {
 /// The channel of everything an MQTT session says and hears.
 pub(crate) const CHANNEL: Channel = 0;
 
-/// The name of a `$share` group's queue. A group's name holds no slash.
+/// The name of a `$share` group's queue. A group's name has no slash.
 pub(crate) fn shared_queue_name(share: &str, filter: &str) -> Name {
     format!("mqtt-share-{share}/{filter}").into()
 }

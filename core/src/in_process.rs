@@ -28,7 +28,7 @@ use crate::engine::{Applied, Engine, Link, Room, Settings, Wake, Wakes};
 use crate::event::{Delivery, Event};
 use crate::fault::Fault;
 use crate::message::Message;
-use crate::properties::{Codecs, Name, Table};
+use crate::properties::{Codecs, Name};
 use crate::store::disk::Disk;
 use crate::store::{Batch, Lsn, Reader, Request, Store, StoreError, StoreSettings, Ticket};
 use crate::time::Now;
@@ -48,8 +48,8 @@ const ROOM: Room = Room {
     bytes: 1 << 20,
 };
 
-/// A connection to an engine. End it with [`InProcess::detach`] and a last visit: its exclusive queues and what it holds
-/// unsettled stay with it until then.
+/// A connection to an engine. End it with [`InProcess::detach`] and a last visit: its exclusive queues and unsettled
+/// deliveries stay with it until then.
 pub struct InProcess {
     link: Link,
     woken: Arc<Woken>,
@@ -117,17 +117,7 @@ impl InProcess {
 
     /// Leaves the declaration of a durable queue for the next visit.
     pub fn declare_queue(&mut self, name: &str) {
-        self.send(Command::DeclareQueue(Box::new(DeclareQueue {
-            channel: CHANNEL,
-            name: name.into(),
-            passive: false,
-            durable: true,
-            exclusive: false,
-            auto_delete: false,
-            lenient: false,
-            arguments: Table::default(),
-            reply: true,
-        })));
+        self.send(Command::DeclareQueue(Box::new(DeclareQueue::durable(CHANNEL, name))));
     }
 
     /// Leaves a message for the next visit. It is confirmed, as durable as it says.
@@ -142,18 +132,7 @@ impl InProcess {
 
     /// Leaves the start of a consumer for the next visit; `consumer` is its number in deliveries.
     pub fn consume(&mut self, queue: &str, consumer: ConsumerToken) {
-        self.send(Command::Consume(Box::new(Consume {
-            channel: CHANNEL,
-            consumer,
-            queue: queue.into(),
-            tag: queue.into(),
-            no_ack: false,
-            exclusive: false,
-            priority: 0,
-            prefetch: None,
-            arguments: Table::default(),
-            reply: true,
-        })));
+        self.send(Command::Consume(Box::new(Consume::settling(CHANNEL, consumer, queue))));
     }
 
     /// Leaves the verdict on a delivery for the next visit.

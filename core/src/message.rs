@@ -225,7 +225,7 @@ impl fmt::Debug for Message {
     }
 }
 
-/// Puts the parts one after the other into `buffer`, which holds them all.
+/// Puts the parts one after the other into `buffer`, which has room for all.
 fn join<'a>(parts: &[&[u8]], buffer: &'a mut [u8]) -> &'a [u8] {
     let mut at = 0;
     for part in parts {
@@ -267,12 +267,12 @@ pub fn route_hash(exchange: &[u8], key: &[u8], dialect: Dialect) -> u64 {
 #[derive(Default)]
 pub(crate) struct LogState {
     flush: AtomicU8,
-    /// Queues that hold it and have not settled it. Only touched under the engine's lock.
+    /// Queues that have it in the log and have not settled it. Only touched under the engine's lock.
     outstanding: AtomicU32,
     /// The engine's confirm entry that waits for it, plus one. Only touched under the engine's lock.
     confirm: AtomicU32,
-    /// Queue entries that keep it in memory. Only touched under the engine's lock.
-    holders: AtomicU32,
+    /// Queue entries that pin it in memory. Only touched under the engine's lock.
+    pins: AtomicU32,
     /// segment << 32 | offset; 0: not written.
     position: AtomicU64,
 }
@@ -324,22 +324,22 @@ impl LogState {
             Err(_) => Settled::Logged,
         }
     }
-    /// Engine: one more queue entry keeps the message in memory. Returns whether it is the first.
-    pub(crate) fn hold(&self) -> bool {
-        let before = self.holders.load(Ordering::Relaxed);
-        self.holders.store(before + 1, Ordering::Relaxed);
+    /// Engine: one more queue entry pins the message in memory. Returns whether it is the first.
+    pub(crate) fn pin(&self) -> bool {
+        let before = self.pins.load(Ordering::Relaxed);
+        self.pins.store(before + 1, Ordering::Relaxed);
         before == 0
     }
-    /// Engine: one queue entry fewer keeps the message in memory. Returns whether it was the last.
-    pub(crate) fn release(&self) -> bool {
-        let before = self.holders.load(Ordering::Relaxed);
-        debug_assert!(before > 0, "every release follows a hold");
-        self.holders.store(before.saturating_sub(1), Ordering::Relaxed);
+    /// Engine: one queue entry fewer pins the message in memory. Returns whether it was the last.
+    pub(crate) fn unpin(&self) -> bool {
+        let before = self.pins.load(Ordering::Relaxed);
+        debug_assert!(before > 0, "what is unpinned was pinned");
+        self.pins.store(before.saturating_sub(1), Ordering::Relaxed);
         before == 1
     }
     #[cfg(feature = "testing")]
-    pub(crate) fn holders(&self) -> u32 {
-        self.holders.load(Ordering::Relaxed)
+    pub(crate) fn pins(&self) -> u32 {
+        self.pins.load(Ordering::Relaxed)
     }
     /// Committer: the record was written there.
     pub(crate) fn written(&self, at: Position) {
@@ -367,7 +367,7 @@ impl LogState {
 /// What settling did to the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Settled {
-    /// Other queues still hold it, or it is (being) written: the settle must be logged.
+    /// Other queues have not settled it, or it is (being) written: the settle must be logged.
     Logged,
     /// The last queue settled it before it was written: it never will be.
     Cancelled,

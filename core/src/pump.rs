@@ -15,6 +15,79 @@
 //! A turn is bounded: it reads at most once, takes at most once and writes at most once. What it parses and what it has
 //! the engine do is bounded by work units too. Expensive work (the end of a session with thousands of subscriptions)
 //! takes more turns, not longer ones, so that other connections get theirs.
+//!
+//! ```
+//! use gatepost_core::pump::{Pump, Scratch, Stream};
+//! use gatepost_core::session::{Close, Cx, ReadInterest, Session};
+//! # use gatepost_core::command::{Attach, Login, Peer};
+//! # use gatepost_core::engine::{Engine, Wake};
+//! # use gatepost_core::event::Event;
+//! # use gatepost_core::fault::{Fault, FaultKind};
+//! # use gatepost_core::properties::Codecs;
+//! # use gatepost_core::pump::Broker;
+//! # use gatepost_core::time::{Now, Time};
+//! # use std::{io, sync::Arc};
+//!
+//! /// A protocol that answers every byte with itself.
+//! struct Echo;
+//! impl Session for Echo {
+//!     fn handle_bytes(&mut self, cx: &mut Cx<'_>, input: &[u8]) -> Result<usize, Close> {
+//!         cx.out.extend_from_slice(input);
+//!         Ok(input.len())
+//!     }
+//! #   fn handle_events(&mut self, _: &mut Cx<'_>, events: &mut Vec<Event>) -> Result<(), Close> {
+//! #       events.clear();
+//! #       Ok(())
+//! #   }
+//! #   fn handle_timeout(&mut self, _: &mut Cx<'_>) -> Result<(), Close> { Ok(()) }
+//! #   fn poll_timeout(&self) -> Option<Time> { None }
+//! #   fn read_interest(&self) -> ReadInterest { ReadInterest::All }
+//! #   fn set_paused(&mut self, _: Now, _: bool) {}
+//!     // ...
+//! }
+//!
+//! /// A socket would be a stream; this one is in memory.
+//! struct Wire { input: Vec<u8>, output: Vec<u8> }
+//! impl Stream for Wire {
+//!     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+//!         self.output.extend_from_slice(bytes);
+//!         Ok(bytes.len())
+//!     }
+//! #   fn read(&mut self, space: &mut [u8]) -> io::Result<Option<usize>> {
+//! #       let n = self.input.len().min(space.len());
+//! #       space[..n].copy_from_slice(&self.input[..n]);
+//! #       self.input.drain(..n);
+//! #       Ok((n > 0).then_some(n))
+//! #   }
+//! #   fn read_onto(&mut self, onto: &mut Vec<u8>, bytes_max: usize) -> io::Result<Option<usize>> {
+//! #       let n = self.input.len().min(bytes_max);
+//! #       onto.extend(self.input.drain(..n));
+//! #       Ok((n > 0).then_some(n))
+//! #   }
+//! #   fn has_more(&mut self) -> io::Result<bool> { Ok(!self.input.is_empty()) }
+//!     // ...
+//! }
+//!
+//! # struct Nobody(Codecs);
+//! # impl Wake for Nobody { fn wake(&self) {} }
+//! # impl Broker for Nobody {
+//! #   type Vhost = Engine;
+//! #   fn enter<T>(&mut self, _: &Engine, _: impl FnOnce(&mut Engine) -> T) -> T { unreachable!("nobody logs in") }
+//! #   fn vhost(&mut self, _: &Attach) -> Result<Engine, Fault> { Err(Fault::new(FaultKind::NotFound, "none")) }
+//! #   fn waker(&mut self) -> Arc<dyn Wake> { Arc::new(Nobody(Codecs::default())) }
+//! #   fn acknowledge(&mut self) -> bool { false }
+//! #   fn log_in(&mut self, _: Login, _: &Peer) {}
+//! #   fn login_answer(&mut self, _: &Peer) -> Option<Event> { None }
+//! #   fn codecs(&self) -> &Codecs { &self.0 }
+//! # }
+//! # let mut broker = Nobody(Codecs::default());
+//! # let mut scratch = Scratch::new(Box::new(|| 4));
+//! let mut wire = Wire { input: b"hello".to_vec(), output: Vec::new() };
+//! let mut pump = Pump::new(Box::new(Echo), Peer::on_this_machine(), 64 << 10);
+//! let turn = pump.turn(Now::default(), &mut scratch, &mut broker, &mut wire);
+//! assert!(turn.ended.is_none());
+//! assert_eq!(wire.output, b"hello");
+//! ```
 
 mod meter;
 mod output;

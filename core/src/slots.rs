@@ -14,7 +14,7 @@ pub(crate) trait Key: Copy + Eq + std::fmt::Debug {
     fn new(slot: u32, generation: u32) -> Self;
     /// Index of the slot.
     fn slot(self) -> u32;
-    /// Which of those that the slot has held.
+    /// Which of the values that the slot has had.
     fn generation(self) -> u32;
 }
 

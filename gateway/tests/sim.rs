@@ -4,22 +4,12 @@
 #[path = "../../fuzz/sim/lib.rs"]
 pub mod sim;
 
+use gatepost_core::testing::corpus::replay;
 use gatepost_core::testing::disk::Rng;
-use std::path::Path;
 
 #[test]
 fn the_corpus_of_the_simulator_breaks_nothing() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/sim");
-    let files: Vec<_> = std::fs::read_dir(&directory)
-        .unwrap_or_else(|error| panic!("{}: {error}", directory.display()))
-        .map(|file| file.unwrap().path())
-        .collect();
-    assert!(!files.is_empty(), "{} is empty", directory.display());
-    for file in files {
-        // Captured unless something panics: then it says which file it was.
-        println!("{}", file.display());
-        sim::fuzz_broker(&std::fs::read(&file).unwrap());
-    }
+    replay("sim", sim::fuzz_broker);
 }
 
 #[test]

@@ -41,7 +41,7 @@ pub(crate) fn route_cache_bytes_max(objects_bytes_max: usize) -> usize {
     (objects_bytes_max / 16).max(64 << 10)
 }
 
-/// A consumer: its entry, the places that list it, what it holds when idle.
+/// A consumer: its entry, the places that list it, what it takes when idle.
 pub(crate) const CONSUMER_BYTES: usize = size_of::<Consumer>() * 5 / 4 + 96;
 /// A queue's or a channel's book about publishes that wait for the log, and the list of whom to tell.
 const CONFIRM_BYTES: usize = 96;

@@ -31,13 +31,13 @@ impl<'a> Found<'a> {
         }
     }
     fn message(&mut self, message: &'a Message) {
-        let (_, holders) = self
+        let (_, pins) = self
             .messages
             .entry(std::ptr::from_ref(message.envelope()).cast())
             .or_insert((message, 0));
-        *holders += 1;
+        *pins += 1;
     }
-    /// An entry that is reserved or held.
+    /// An entry that is reserved or unsettled.
     fn taken(&mut self, queue: QueueKey, engine: &Engine, body: &'a Body) {
         self.body(body);
         if engine.queues.contains(queue) {
@@ -95,8 +95,8 @@ impl Engine {
         }
         let bytes: usize = found.messages.values().map(|(m, _)| m.memory()).sum();
         assert_eq!(self.memory.bytes(), bytes, "message memory");
-        for (message, holders) in found.messages.values() {
-            assert_eq!(message.log_state().holders(), *holders, "entries that pin {message:?}");
+        for (message, pins) in found.messages.values() {
+            assert_eq!(message.log_state().pins(), *pins, "entries that pin {message:?}");
         }
     }
 
@@ -145,7 +145,7 @@ impl Engine {
     /// Returns the bytes of its unsettled deliveries. `reserved`: deliveries reserved to its consumers that count.
     fn audit_channel<'a>(&'a self, c: &'a Channel, reserved: u32, found: &mut Found<'a>) -> usize {
         let (mut bytes, mut counted) = (0, reserved);
-        let postponed = c.postponed.iter().flat_map(|postponed| postponed.held.iter());
+        let postponed = c.postponed.iter().flat_map(|postponed| postponed.rejected.iter());
         for (queue, consumer, _, body) in c.unsettled.iter().chain(postponed) {
             found.taken(queue, self, body);
             bytes += cost(body);

@@ -21,7 +21,7 @@ use crate::queue::consumers::Consumer;
 use crate::queue::credit::Credit;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Head;
-use crate::queue::unsettled::{Held, cost};
+use crate::queue::unsettled::{Delivered, cost};
 use crate::slots::{ConsumerKey, Link, QueueKey};
 use crate::store::{Record, State};
 
@@ -125,7 +125,7 @@ impl Engine {
         key
     }
 
-    /// Takes a consumer off its queue. What it holds unsettled stays with its channel; what was only reserved to it
+    /// Takes a consumer off its queue. Its unsettled deliveries stay with its channel; what was only reserved to it
     /// goes back. Returns its cost in work units.
     pub(crate) fn remove_consumer(&mut self, key: ConsumerKey) -> usize {
         let Some(c) = self.consumers.get(key) else { return 1 };
@@ -239,7 +239,7 @@ impl Engine {
             }
         };
         if self.links.get(link).is_some_and(|l| self.throttling.limits(l)) {
-            let text = "the connection holds too many unsettled deliveries: settle some first";
+            let text = "the connection has too many unsettled deliveries: settle some first";
             let fault = Box::new(Fault::new(FaultKind::QuotaExceeded, text));
             self.note_failure(link, channel);
             let op = Op::Get;
@@ -399,13 +399,13 @@ impl Engine {
         let Some(c) = self.links.get_mut(link).map(|l| l.channel(channel)) else {
             return Ok(());
         };
-        if let Some(held) = c.unsettled.remove(number) {
-            self.settle_held(link, channel, held, outcome);
+        if let Some(delivered) = c.unsettled.remove(number) {
+            self.settle_delivered(link, channel, delivered, outcome);
         }
         Ok(())
     }
 
-    /// Settles what the channel holds up to a number, oldest first. The last of them is that number, so that a settle which
+    /// Settles the channel's deliveries up to a number, oldest first. The last of them is that number, so that a settle which
     /// is repeated in the next hold still means the same.
     fn settle_upto(
         &mut self,
@@ -430,23 +430,23 @@ impl Engine {
             let Some(l) = self.links.get_mut(link) else {
                 return Ok(());
             };
-            if let Some(held) = l.channel(channel).unsettled.pop_upto(upto) {
-                self.settle_held(link, channel, held, outcome);
+            if let Some(delivered) = l.channel(channel).unsettled.pop_upto(upto) {
+                self.settle_delivered(link, channel, delivered, outcome);
             }
             budget.spend(1 + self.take_listed_units());
         }
     }
 
-    /// A delivery that `channel` of `link` held is settled.
-    fn settle_held(&mut self, link: Link, channel: ChannelNumber, held: Held, outcome: Outcome) {
-        self.count_released(link, held.cost());
-        let Held {
+    /// A delivery of `channel` of `link` is settled.
+    fn settle_delivered(&mut self, link: Link, channel: ChannelNumber, delivered: Delivered, outcome: Outcome) {
+        self.count_released(link, delivered.cost());
+        let Delivered {
             queue,
             consumer,
             mut entry,
-        } = held;
+        } = delivered;
         if let Some(key) = consumer {
-            // Also if the consumer is gone: its channel held it all the same.
+            // Also if the consumer is gone: its channel had it all the same.
             self.free_channel_credit(link, channel);
             if let Some(c) = self.consumers.get_mut(key) {
                 c.credit.release();
@@ -504,7 +504,7 @@ impl Engine {
         self.put_back(queue, entry);
     }
 
-    /// Returns a reserved or held entry to its old place. False if its queue is gone, and the entry with it.
+    /// Returns a reserved or unsettled entry to its old place. False if its queue is gone, and the entry with it.
     pub(crate) fn put_back(&mut self, queue: QueueKey, mut entry: Entry) -> bool {
         // While memory is short, what comes back waits on disk like what is behind it.
         self.shed(queue, &mut entry);
@@ -527,7 +527,7 @@ impl Engine {
         }
     }
 
-    /// A held entry is done with. `explicit`: its consumer said so (a hand-out that needs no settling is no reason not
+    /// An unsettled entry is done with. `explicit`: its consumer said so (a hand-out that needs no settling is no reason not
     /// to write the message).
     pub(crate) fn settle_entry(&mut self, queue: QueueKey, entry: Entry, explicit: bool) {
         if let Some(q) = self.queues.get_mut(queue) {
@@ -572,7 +572,7 @@ impl Engine {
         }
     }
 
-    /// An entry that is no longer in its queue's ready list, nor held, dies.
+    /// An entry dies that neither waits in its queue nor is unsettled any more.
     pub(crate) fn drop_entry(&mut self, queue: QueueKey, entry: Entry, death: Death) {
         let dead_letters = self.has_dead_letters(queue);
         let mut published = false;
@@ -601,7 +601,7 @@ impl Engine {
         }
     }
 
-    /// Gives back what the channel held when it asked for that, oldest first. Its consumers are offered nothing meanwhile: what
+    /// Gives back the deliveries that were unsettled when the channel asked for that, oldest first. Its consumers are offered nothing meanwhile: what
     /// is given back would come to them, and be given back, for ever.
     pub(crate) fn recover_channel(
         &mut self,
@@ -628,7 +628,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Ends a channel: its consumers go, what it holds unsettled goes back, marked redelivered.
+    /// Ends a channel: its consumers go, its unsettled deliveries go back, marked redelivered.
     pub(crate) fn close_channel(
         &mut self,
         link: Link,

@@ -154,9 +154,9 @@ pub struct Counters {
     pub messages_ready: u64,
     /// Those of them that are in the log only: not even their places are in memory.
     pub messages_paged: u64,
-    /// Messages reserved to or held by consumers (gauge).
+    /// Messages reserved to consumers or unsettled (gauge).
     pub messages_unsettled: u64,
-    /// Bytes of memory that what consumers hold takes: 32 each, and the bodies that are in memory (gauge).
+    /// Bytes of memory that unsettled deliveries take: 32 each, and the bodies that are in memory (gauge).
     pub unsettled_bytes: u64,
     /// Consumers that are offered nothing until they settle, because too much is unsettled (gauge).
     pub consumers_held_back: u64,
@@ -174,6 +174,6 @@ pub struct Counters {
     pub memory_bytes: u64,
     /// Bytes handed to the log that it has not reported (gauge).
     pub log_backlog_bytes: u64,
-    /// Publishers are held back (gauge).
+    /// Publishers have to wait (gauge).
     pub publishers_blocked: bool,
 }

@@ -264,7 +264,7 @@ impl Engine {
             return;
         };
         let was_spent = c.credit.release();
-        // A channel that holds nothing is offered one whatever its connection holds.
+        // A channel with nothing unsettled is offered one whatever its connection has.
         if was_spent || (self.throttling.is_over() && c.credit.used() == 0) {
             let consumers = c.consumers.clone();
             self.touch_queues_of(&consumers);

@@ -92,8 +92,9 @@ impl Enqueuing<'_> {
                 flags.set(EntryFlags::LOGGED);
                 let need = queue.arguments.durability.unwrap_or(self.staging.durability());
                 enqueued.logged = enqueued.logged.max(Some(need));
-                let (open, written) = (self.staging.open_ticket(), self.staging.written_ticket());
-                if let Some(mark) = queue.mark_at_publish(seq, open, written) {
+                if queue.needs_mark(seq) {
+                    let (open, written) = (self.staging.open_ticket(), self.staging.written_ticket());
+                    let mark = queue.mark_at_publish(seq, open, written);
                     self.staging.record(Record::State(mark));
                 }
                 routes.push(Route {

@@ -7,7 +7,7 @@ use crate::event::{Delivery, DeliveryExtra, DeliveryFlags, Event};
 use crate::message::Message;
 use crate::queue::QueueKind;
 use crate::queue::entry::{Body, Entry, EntryFlags};
-use crate::queue::unsettled::{Held, cost};
+use crate::queue::unsettled::{Delivered, cost};
 use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey};
 use crate::store::{Record, State};
 use std::sync::Arc;
@@ -45,12 +45,12 @@ impl Engine {
         if no_ack {
             self.settle_entry(queue, entry, false);
         } else {
-            let held = Held {
+            let delivered = Delivered {
                 queue,
                 consumer: None,
                 entry,
             };
-            self.hold(link, channel, number, held);
+            self.note_unsettled(link, channel, number, delivered);
         }
         let delivery = Delivery {
             channel,
@@ -124,13 +124,13 @@ impl Engine {
             self.settle_entry(queue, entry, false);
         } else {
             self.counters.delivered += 1;
-            let mut held = Held {
+            let mut delivered = Delivered {
                 queue,
                 consumer: Some(key),
                 entry,
             };
-            self.shed(queue, &mut held.entry);
-            self.hold(link, channel, number, held);
+            self.shed(queue, &mut delivered.entry);
+            self.note_unsettled(link, channel, number, delivered);
         }
         let qos = u8::from(!no_ack);
         let delivery = Delivery {

@@ -61,7 +61,7 @@ pub(crate) struct LinkState {
     pub(crate) starved: VecDeque<ConsumerKey>,
     /// Consumers that are throttled: they are offered nothing until somebody settles.
     pub(crate) throttled: Vec<ConsumerKey>,
-    /// Bytes of what its channels hold unsettled or have fetched.
+    /// Bytes of what its channels have unsettled or have fetched.
     pub(crate) unsettled_bytes: usize,
     pub(crate) exclusive_queues: Vec<QueueKey>,
     /// The MQTT session it drives.
@@ -84,7 +84,7 @@ pub(crate) struct LinkState {
     pub(crate) waits: bool,
     /// The client whose session it waits for, from the first attempt until it has it.
     pub(crate) succeeds: Option<Name>,
-    /// The outbox is held up by bodies to be sent again that are on their way from disk.
+    /// The outbox waits for bodies to be sent again that are on their way from disk.
     pub(crate) resend_loading: bool,
     /// Retained messages that new subscriptions asked for.
     pub(crate) replays: Option<Box<Replays>>,
@@ -114,7 +114,7 @@ pub(crate) struct Channel {
     pub(crate) unsettled: Unsettled,
     /// Rejected deliveries whose dead-lettering is postponed until the disk has room.
     pub(crate) postponed: Option<Box<Postponed>>,
-    /// Its number on the engine's list of channels that hold bodies in memory; 0: it is not on it.
+    /// Its number on the engine's list of channels with bodies in memory; 0: it is not on it.
     pub(crate) listed: u64,
     pub(crate) consumers: Vec<ConsumerKey>,
     /// Prefetch of consumers started from now on.
@@ -139,7 +139,7 @@ pub(crate) struct Channel {
 #[derive(Default)]
 pub(crate) struct Postponed {
     /// By the order of their rejection.
-    pub(crate) held: Unsettled,
+    pub(crate) rejected: Unsettled,
     /// Rejected so far.
     pub(crate) numbered: u64,
 }
@@ -218,7 +218,7 @@ impl LinkState {
     /// Whether a command goes back because it is a publish that meets pressure for the first time.
     ///
     /// The link does not know of the pressure yet: it is told only once it publishes. The publish goes back, and meets the
-    /// pressure where the connection holds publishes; applied now, it could be refused although its protocol has no word for
+    /// pressure where the connection parks publishes; applied now, it could be refused although its protocol has no word for
     /// that. Once for each pressure, so that what is left of a link that is gone ends.
     #[inline]
     pub(crate) fn meets(&mut self, pressure: Option<Pressure>, command: &Command) -> bool {

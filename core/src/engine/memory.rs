@@ -1,4 +1,4 @@
-//! Bodies in memory: counted once however many queues hold them; over the budget they leave for the log, and with them the
+//! Bodies in memory: counted once however many queues have them; over the budget they leave for the log, and with them the
 //! places of the entries behind the head. Both come back when their turn comes: first a page of entries, then their bodies.
 //!
 //! A queue with consumers keeps some bytes at its head, its spare, and fetches as much at once. Where that is too much for all
@@ -22,7 +22,7 @@ use std::time::Duration;
 pub(crate) struct Memory {
     /// Messages whose bodies are in memory.
     bytes: usize,
-    /// Entries that hold them.
+    /// Entries that pin them.
     entries: usize,
     /// Above it, bodies of unsettled deliveries are evicted if the log has them.
     pub(super) shed_above: usize,
@@ -91,7 +91,7 @@ impl Memory {
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
-    /// Bytes of queued messages in memory and of the entries that hold them: a message that is in many queues has many. Over the
+    /// Bytes of queued messages in memory and of the entries that pin them: a message that is in many queues has many. Over the
     /// limit publishers wait; eviction looks at the messages alone, because an entry goes with its body.
     pub(crate) fn bytes_with_entries(&self) -> usize {
         self.bytes + self.entries * ENTRY_BYTES
@@ -99,7 +99,7 @@ impl Memory {
     /// One more entry pins the message in memory. Its bytes are counted with the first.
     pub(crate) fn pin(&mut self, message: &Message) {
         self.entries += 1;
-        if message.log_state().hold() {
+        if message.log_state().pin() {
             self.bytes += message.memory();
         }
     }
@@ -107,7 +107,7 @@ impl Memory {
     pub(crate) fn drop_body(&mut self, body: &Body) {
         if let Body::Memory(message) = body {
             self.entries -= 1;
-            if message.log_state().release() {
+            if message.log_state().unpin() {
                 self.bytes -= message.memory();
             }
         }
@@ -143,7 +143,7 @@ impl Memory {
         *body = disk;
         true
     }
-    /// Drops what a queue held, at once or in the holds that follow.
+    /// Drops what a queue had, at once or in the holds that follow.
     pub(crate) fn doom(&mut self, ready: Ready) {
         self.doomed.push_back(ready);
         self.bury();

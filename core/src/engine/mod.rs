@@ -169,8 +169,8 @@ pub struct Settings {
     pub cache_bytes_max: usize,
     /// Bytes of message memory over which publishers wait.
     pub memory_bytes_max: usize,
-    /// Bytes of deliveries that consumers hold unsettled (32 each, and their bodies while they are in memory) over which
-    /// whoever holds more than a guaranteed part of them is offered no more until he settles.
+    /// Bytes of unsettled deliveries (32 each, and their bodies while they are in memory) over which
+    /// a client with more than a guaranteed part of them is offered no more until it settles.
     pub unsettled_bytes_max: usize,
     /// Bytes of everything else that clients make (retained messages, subscriptions, bindings, queues, sessions, connections)
     /// over which more of it is refused.
@@ -227,6 +227,40 @@ impl Default for Settings {
 }
 
 /// One vhost's state machine.
+///
+/// A program calls it under a lock: a visit of a connection, then [`Engine::drain`], which says what is to be logged, fetched
+/// and woken after the lock is released.
+///
+/// ```
+/// use gatepost_core::access::Rights;
+/// use gatepost_core::command::{Attach, Command, Get, Peer};
+/// use gatepost_core::engine::{Engine, Room, Settings, Wake, Wakes};
+/// use gatepost_core::event::Event;
+/// use gatepost_core::properties::Codecs;
+/// use gatepost_core::store::Batch;
+/// use gatepost_core::time::Now;
+/// use std::sync::Arc;
+///
+/// struct Bell;
+/// impl Wake for Bell {
+///     fn wake(&self) { /* have the connection visit the engine */ }
+/// }
+///
+/// let now = Now::default();
+/// let mut engine = Engine::new(Settings::default(), Codecs::default(), 1);
+/// engine.set_rights("app".into(), Rights::all().into());
+/// let attach = Attach { vhost: "/".into(), protocol: "example", client_name: None };
+/// let link = engine.attach(now, &attach, "app".into(), Peer::on_this_machine(), Arc::new(Bell));
+///
+/// let get = Get { channel: 1, queue: "q".into(), no_ack: true };
+/// let (mut commands, mut events) = (vec![Command::Get(Box::new(get))], Vec::new());
+/// engine.visit(now, link, &mut commands, Room { messages: 10, bytes: 1 << 20 }, &mut events);
+/// assert!(matches!(events[..], [Event::Failed { .. }]), "there is no such queue");
+///
+/// let (mut batch, mut requests, mut wakes) = (Batch::default(), Vec::new(), Wakes::default());
+/// engine.drain(&mut batch, &mut requests, &mut wakes);
+/// assert!(batch.is_empty(), "nothing is to be logged");
+/// ```
 pub struct Engine {
     settings: Settings,
     codecs: Codecs,

@@ -25,7 +25,7 @@ pub(crate) enum Out {
     Resend(u16),
     /// The answer to a `Get`; its message is numbered when taken.
     Got(Box<Fetched>),
-    /// The place of an answer that waits for a message on its way from disk. Only among a channel's held answers.
+    /// The place of an answer that waits for a message on its way from disk. Only among a channel's gated answers.
     Awaited,
 }
 

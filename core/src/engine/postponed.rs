@@ -11,7 +11,7 @@ use super::death::Death;
 use super::timers::Timer;
 use crate::command::Channel as ChannelNumber;
 use crate::queue::entry::{Body, Entry, EntryFlags};
-use crate::queue::unsettled::{Held, cost};
+use crate::queue::unsettled::{Delivered, cost};
 use crate::slots::{Link, QueueKey};
 use std::time::Duration;
 
@@ -44,12 +44,12 @@ impl Engine {
         let postponed = c.postponed.get_or_insert_default();
         postponed.numbered += 1;
         let seq = entry.seq;
-        let held = Held {
+        let delivered = Delivered {
             queue,
             consumer: None,
             entry,
         };
-        postponed.held.push(postponed.numbered, held);
+        postponed.rejected.push(postponed.numbered, delivered);
         self.note_held_by_purge(queue, seq);
     }
 
@@ -80,7 +80,7 @@ impl Engine {
             left -= 1;
             budget.spend(1);
             match self.next_postponed(link, channel) {
-                Some(Held { queue, entry, .. }) => {
+                Some(Delivered { queue, entry, .. }) => {
                     if let Some(q) = self.queues.get_mut(queue) {
                         q.settled();
                         self.drop_entry(queue, entry, Death::Rejected);
@@ -102,7 +102,7 @@ impl Engine {
     ) -> Result<(), Unfinished> {
         loop {
             budget.check()?;
-            let Some(Held { queue, mut entry, .. }) = self.next_postponed(link, channel) else {
+            let Some(Delivered { queue, mut entry, .. }) = self.next_postponed(link, channel) else {
                 return Ok(());
             };
             entry.flags.set(EntryFlags::REDELIVERED);
@@ -111,14 +111,14 @@ impl Engine {
         }
     }
 
-    fn next_postponed(&mut self, link: Link, channel: ChannelNumber) -> Option<Held> {
+    fn next_postponed(&mut self, link: Link, channel: ChannelNumber) -> Option<Delivered> {
         let c = self.links.get_mut(link)?.find_channel(channel)?;
-        let Some(held) = c.postponed.as_mut()?.held.pop_upto(u64::MAX) else {
+        let Some(delivered) = c.postponed.as_mut()?.rejected.pop_upto(u64::MAX) else {
             c.postponed = None;
             self.postponed.retain(|of| *of != (link, channel));
             return None;
         };
-        self.count_released(link, held.cost());
-        Some(held)
+        self.count_released(link, delivered.cost());
+        Some(delivered)
     }
 }

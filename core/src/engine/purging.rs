@@ -221,7 +221,7 @@ fn look_at_channel(l: &LinkState, place: Place, steps: &mut usize, note: &mut im
     };
     let held = match (postponed, &c.postponed) {
         (false, _) => Some(&c.unsettled),
-        (true, postponed) => postponed.as_ref().map(|postponed| &postponed.held),
+        (true, postponed) => postponed.as_ref().map(|postponed| &postponed.rejected),
     };
     match held.and_then(|held| held.look_from(number, steps, note)) {
         Some(number) => Place {

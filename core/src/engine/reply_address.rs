@@ -47,7 +47,7 @@ mod tests {
     use super::*;
     use crate::message::Envelope;
 
-    /// A peer that published to `$exchange/` and 300 octets more ended the process: a message holds no such name.
+    /// A peer that published to `$exchange/` and 300 octets more ended the process: a message has no room for such a name.
     #[test]
     fn a_reply_to_an_exchange_no_name_can_have_stays_where_it_is_addressed() {
         let slash = Envelope {

@@ -14,7 +14,7 @@ const RESEND_BYTES: usize = 256 << 10;
 
 impl Engine {
     /// Puts out what is to be sent again, as far as the client's receive maximum allows. The rest stays out of the outbox,
-    /// where it would hold up the answers behind it.
+    /// where the answers behind it would have to wait.
     // MQTT 5 3.3.4 [MQTT-3.3.4-9]: resends count.
     pub(crate) fn resend_more(&mut self, session: SessionKey) {
         let Engine { links, sessions, .. } = self;

@@ -31,7 +31,7 @@ impl Engine {
     /// Publishes something no connection publishes now (a will, a dead-lettered message), but not to the queues named
     /// in `skip`. Behind others that wait, and at the end of the turn: a chain of queues must not become a chain of calls.
     pub(crate) fn publish_internally(&mut self, message: Message, skip: Vec<Name>, source: Source) {
-        // No queue holds it while it waits, but memory does.
+        // No queue has it while it waits, but it takes memory.
         self.memory.pin(&message);
         self.internal_bytes += message.memory();
         if let Source::Entry { queue, seq, .. } = source {

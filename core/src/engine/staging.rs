@@ -1,4 +1,4 @@
-//! What the next batch for the log will hold, and what the log has done with the earlier ones.
+//! What the next batch for the log will have in it, and what the log has done with the earlier ones.
 
 use crate::message::Message;
 use crate::store::{Batch, Durability, Record, Routes, Ticket};

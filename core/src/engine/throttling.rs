@@ -3,8 +3,8 @@
 //! A consumer without prefetch is offered whatever there is, as clients expect it. What it does not settle stays: 32 bytes a
 //! delivery ([`PLACE_BYTES`]) and, until the log has it, the body. Bodies leave memory like those that wait. The rest is
 //! bounded over the whole vhost. Limits per consumer or channel would bound nothing: a client can open more of them.
-//! While the bound is exceeded, a connection that itself holds more than [`GUARANTEED_BYTES`] gets one delivery at a time on
-//! each of its channels, and no `Get` is served to it. So whoever settles goes on, whatever others hold.
+//! While the bound is exceeded, a connection that itself has more than [`GUARANTEED_BYTES`] unsettled gets one delivery at a time on
+//! each of its channels, and no `Get` is served to it. So a client that settles goes on, whatever others do.
 //!
 //! [`PLACE_BYTES`]: crate::queue::unsettled::PLACE_BYTES
 
@@ -14,16 +14,16 @@ use crate::queue::consumers::Consumer;
 use crate::slots::{ConsumerKey, Link};
 use std::collections::VecDeque;
 
-/// Bytes a connection may hold whatever others hold: places of 8,192 deliveries.
+/// Bytes a connection may have unsettled whatever others have: places of 8,192 deliveries.
 pub(crate) const GUARANTEED_BYTES: usize = 256 << 10;
-/// The books of what is held in a vhost.
+/// The books of what is unsettled in a vhost.
 #[derive(Default)]
 pub(crate) struct Throttling {
-    /// Of all that is held or fetched: places, and bodies in memory.
+    /// Of all that is unsettled or fetched: places, and bodies in memory.
     pub(super) bytes: usize,
     /// It was more than [`unsettled_bytes_max`](super::Settings::unsettled_bytes_max), and has not become much less.
     pub(super) over: bool,
-    /// Channels that hold bodies in memory that could leave, numbered: a channel may be another one of the same number.
+    /// Channels with bodies in memory that could leave, numbered: a channel may be another one of the same number.
     pub(super) bodies: VecDeque<Listed>,
     /// The number given last.
     pub(super) numbered: u64,
@@ -37,7 +37,7 @@ pub(crate) struct Throttling {
     pub(super) throttled: Vec<Link>,
 }
 
-/// A channel on the list of those that hold bodies.
+/// A channel on the list of those with bodies in memory.
 #[derive(Clone, Copy)]
 pub(super) struct Listed {
     pub(super) link: Link,

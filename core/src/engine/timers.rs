@@ -26,7 +26,7 @@ pub(crate) enum Timer {
     Clock,
     /// Publishers wait for memory: more bodies are to leave it.
     Relief,
-    /// What purged and deleted queues held is not all dropped yet, or not all their consumers are ended, or the queues of a
+    /// What purged and deleted queues had is not all dropped yet, or not all their consumers are ended, or the queues of a
     /// dead letter are not all found: work that goes on in slices.
     Burial,
 }

@@ -202,7 +202,7 @@ impl Engine {
                     let _ = self.settle(link, channel, verdict, &mut whole);
                     work += usize::MAX - whole.left();
                 }
-                _ => debug_assert!(false, "a transaction holds publishes and settles"),
+                _ => debug_assert!(false, "a transaction has publishes and settles"),
             }
         }
         // What it rejects dies with it, as far as this hold goes. What does not is still unsettled after a crash.

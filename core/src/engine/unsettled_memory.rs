@@ -7,24 +7,24 @@ use super::throttling::Listed;
 use crate::command::Channel as ChannelNumber;
 use crate::queue::Queue;
 use crate::queue::entry::{Body, EntryFlags};
-use crate::queue::unsettled::{Held, HeldMut, Shed};
+use crate::queue::unsettled::{Delivered, DeliveredMut, Shed};
 use crate::slots::{ConsumerKey, Link};
 use crate::store::{Route, Routes};
 
-/// Held bodies looked at in one hold of the lock.
+/// Bodies of unsettled deliveries looked at in one hold of the lock.
 const SHED_STEPS: usize = 2048;
 
 impl Engine {
-    /// A delivery is held under that number from now on.
-    pub(crate) fn hold(&mut self, link: Link, channel: ChannelNumber, number: u64, held: Held) {
-        self.count_unsettled(link, held.cost());
+    /// A delivery is unsettled under that number from now on.
+    pub(crate) fn note_unsettled(&mut self, link: Link, channel: ChannelNumber, number: u64, delivered: Delivered) {
+        self.count_unsettled(link, delivered.cost());
         let Some(l) = self.links.get_mut(link) else {
             return;
         };
         let c = l.channel(channel);
-        if let Body::Memory(_) = &held.entry.body {
+        if let Body::Memory(_) = &delivered.entry.body {
             // Nothing is written for it unless it is spilled: no report of the log will have it looked at.
-            self.throttling.unseen |= !held.entry.flags.has(EntryFlags::LOGGED);
+            self.throttling.unseen |= !delivered.entry.flags.has(EntryFlags::LOGGED);
             if c.listed == 0 {
                 self.throttling.unseen = true;
                 self.throttling.numbered += 1;
@@ -36,10 +36,10 @@ impl Engine {
                 });
             }
         }
-        c.unsettled.push(number, held);
+        c.unsettled.push(number, delivered);
     }
 
-    /// The link holds so much more.
+    /// The link has so much more unsettled.
     pub(crate) fn count_unsettled(&mut self, link: Link, bytes: usize) {
         if let Some(l) = self.links.get_mut(link) {
             l.unsettled_bytes += bytes;
@@ -50,12 +50,12 @@ impl Engine {
             tracing::warn!(
                 vhost = %self.settings.vhost,
                 bytes = self.throttling.bytes,
-                "too much is delivered and not settled: who holds most of it is offered no more"
+                "too much is delivered and not settled: consumers with the most of it are offered no more"
             );
         }
     }
 
-    /// The link holds so much less. Whoever waited for that is offered something again.
+    /// The link has so much less unsettled. Consumers that waited for that are offered something again.
     pub(crate) fn count_released(&mut self, link: Link, bytes: usize) {
         self.throttling.bytes -= bytes;
         if let Some(l) = self.links.get_mut(link) {
@@ -104,7 +104,7 @@ impl Engine {
         }
     }
 
-    /// A channel is gone that was on the list of those that hold bodies. Its place goes too, if there are many of that kind:
+    /// A channel is gone that was on the list of those with bodies in memory. Its place goes too, if there are many of that kind:
     /// where channels come and go, memory may never be short, and the list never looked at.
     pub(crate) fn forget_bodies(&mut self) {
         let Engine { links, throttling, .. } = self;
@@ -118,7 +118,7 @@ impl Engine {
         }
     }
 
-    /// Lets bodies of held deliveries go if memory is short: they are only needed if they come back. Those of transient
+    /// Lets bodies of unsettled deliveries go if memory is short: they are only needed if they come back. Those of transient
     /// messages go to the log for that, unsynced. A queue that dead-letters needs its bodies at hand.
     /// Returns whether some went, or are on their way to the log.
     pub(crate) fn shed_unsettled(&mut self) -> bool {
@@ -167,10 +167,12 @@ impl Engine {
                 throttling.gone = throttling.gone.saturating_sub(1);
                 continue;
             };
-            let all_done = c.unsettled.shed(&mut steps, |held| match queues.get_mut(held.queue) {
-                Some(q) => shedding.shed(held, q, memory, staging),
-                None => Shed::Done,
-            });
+            let all_done = c
+                .unsettled
+                .shed(&mut steps, |delivered| match queues.get_mut(delivered.queue) {
+                    Some(q) => shedding.shed(delivered, q, memory, staging),
+                    None => Shed::Done,
+                });
             if all_done {
                 c.listed = 0;
             } else {
@@ -202,8 +204,8 @@ struct Shedding {
 
 impl Shedding {
     /// Lets the body of an unsettled delivery go, if the log has it or can get it.
-    fn shed(&mut self, delivery: HeldMut<'_>, q: &mut Queue, memory: &mut Memory, staging: &mut Staging) -> Shed {
-        let HeldMut {
+    fn shed(&mut self, delivery: DeliveredMut<'_>, q: &mut Queue, memory: &mut Memory, staging: &mut Staging) -> Shed {
+        let DeliveredMut {
             seq,
             priority,
             flags,

@@ -1,6 +1,6 @@
 //! Publishes that have to wait, and what may pass them.
 //!
-//! While the engine holds publishers back, a connection goes on being read: what settles, cancels or closes may stand
+//! While publishers have to wait, a connection goes on being read: what settles, cancels or closes may stand
 //! behind a publish, and is what relieves the pressure. So publishes are set aside ("parked"), up to a limit; past it the
 //! stream is no longer read. When the disk is full, those go on to the engine whose peers can be told that they are
 //! refused.
@@ -39,7 +39,7 @@ impl Parking {
         }
     }
 
-    /// The engine holds publishers back, or no longer does.
+    /// The engine has publishers wait, or no longer does.
     pub(super) fn set_pressure(&mut self, pressure: Option<Pressure>) {
         self.changed |= self.pressure != pressure;
         self.pressure = pressure;

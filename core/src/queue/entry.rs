@@ -72,7 +72,7 @@ impl EntryFlags {
     pub(crate) const RETAIN: u8 = 1 << 2;
     /// May have been handed out before.
     pub(crate) const REDELIVERED: u8 = 1 << 3;
-    /// The log holds it for this queue (or will): its settling must be logged.
+    /// The log has it for this queue (or will): its settling must be logged.
     pub(crate) const LOGGED: u8 = 1 << 4;
     /// Logged only to free memory: a restart drops it.
     pub(crate) const SPILLED: u8 = 1 << 5;

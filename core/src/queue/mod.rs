@@ -1,4 +1,4 @@
-//! A queue: entries that wait ([`ready`]), entries that consumers hold ([`unsettled`]), and who consumes
+//! A queue: entries that wait ([`ready`]), entries that consumers have not settled ([`unsettled`]), and who consumes
 //! ([`consumers`]). The engine moves messages between them; nothing here knows links, exchanges or the log's files.
 //!
 //! ```text
@@ -77,7 +77,7 @@ pub(crate) struct Queue {
     /// Sequence number of the next message.
     next_seq: u64,
     ready: Ready,
-    /// Entries reserved to or held by consumers.
+    /// Entries that are reserved to consumers or unsettled.
     unsettled: usize,
     pub(crate) consumers: Consumers,
     /// On the engine's list of queues to dispatch.
@@ -188,7 +188,7 @@ impl Queue {
         match self.kind {
             QueueKind::Plain if self.refuses(message, (0, 0)) => Room::Refused,
             QueueKind::Plain => Room::Yes,
-            // At most once: a subscriber that is away or too slow does without. Others are not held up by it.
+            // At most once: a subscriber that is away or too slow does without. Others do not wait for it.
             _ if qos == 0 && (self.ready.len() >= backlog_max || self.consumers.is_empty()) => Room::Dropped,
             _ => Room::Yes,
         }
@@ -315,15 +315,16 @@ impl Queue {
         std::mem::take(&mut self.ready)
     }
 
-    /// What the log is told so that a message that is published with this sequence may be handed out at once. `None`: it was
-    /// told enough, or nobody consumes.
+    /// Whether the log should be told a mark with a message that is published with this sequence: a consumer may have it at
+    /// once, and the present mark does not reach far.
     #[inline]
-    pub(crate) fn mark_at_publish(&mut self, seq: u64, open: u64, written: u64) -> Option<State> {
-        if self.consumers.is_empty() || !self.marks.is_near(seq) {
-            return None;
-        }
+    pub(crate) fn needs_mark(&self, seq: u64) -> bool {
+        self.marks.is_near(seq) && !self.consumers.is_empty()
+    }
+    /// What the log is told so that a message that is published with this sequence may be handed out at once.
+    pub(crate) fn mark_at_publish(&mut self, seq: u64, open: u64, written: u64) -> State {
         self.marks.stage_at_publish(seq, open, written);
-        Some(self.mark())
+        self.mark()
     }
     /// What the log is told so that a message that waits with this sequence may be handed out once batch `ticket` is written.
     pub(crate) fn mark_ahead(&mut self, seq: u64, ticket: u64, written: u64) -> State {

@@ -280,7 +280,7 @@ impl Ready {
             }
         }
         level.run = Some(run);
-        // A burst must not hold its memory for ever.
+        // A burst must not keep its memory for ever.
         if level.tail.capacity() > 4096 && level.tail.len() < level.tail.capacity() / 4 {
             level.tail.shrink_to(level.tail.len() * 2);
         }
@@ -360,7 +360,7 @@ impl Level {
             None => self.fresh.pop_front()?,
         };
         if self.fresh.is_empty() && self.fresh.capacity() > 4096 {
-            // A burst must not hold its memory for ever.
+            // A burst must not keep its memory for ever.
             self.fresh = VecDeque::new();
         }
         Some(entry)

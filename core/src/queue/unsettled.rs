@@ -1,6 +1,6 @@
-//! What the consumers of one channel hold: numbered deliveries, settled in any order.
+//! The unsettled deliveries of one channel: numbered, and settled in any order.
 //!
-//! Numbers mostly grow by one, and whoever never settles holds millions: 32 bytes each, in chunks, so that neither a list of
+//! Numbers mostly grow by one, and a client that never settles has millions: 32 bytes each, in chunks, so that neither a list of
 //! all is ever copied nor one delivery that stays behind keeps the places of all that followed it.
 
 use super::entry::{Body, Entry, EntryFlags};
@@ -8,24 +8,24 @@ use crate::slots::{ConsumerKey, QueueKey};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 
-/// One delivery that awaits its verdict.
+/// One delivery that is not settled.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct Delivered {
     pub(crate) queue: QueueKey,
     /// `None` for a `Get`.
     pub(crate) consumer: Option<ConsumerKey>,
     pub(crate) entry: Entry,
 }
 
-impl Held {
-    /// Bytes of memory it takes while it is held.
+impl Delivered {
+    /// Bytes of memory it takes while it is unsettled.
     pub(crate) fn cost(&self) -> usize {
         cost(&self.entry.body)
     }
 }
 
-/// A delivery where it is held.
-pub(crate) struct HeldMut<'a> {
+/// A delivery in its place.
+pub(crate) struct DeliveredMut<'a> {
     pub(crate) queue: QueueKey,
     pub(crate) seq: u64,
     pub(crate) priority: u8,
@@ -33,7 +33,7 @@ pub(crate) struct HeldMut<'a> {
     pub(crate) body: &'a mut Body,
 }
 
-/// What became of a held body that might leave memory.
+/// What became of the body of an unsettled delivery that might leave memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shed {
     /// It is not in memory, or has to stay there.
@@ -49,7 +49,7 @@ pub(crate) enum Shed {
 pub(crate) struct Unsettled {
     /// By number, ascending. The first place of the first chunk is not settled.
     chunks: VecDeque<Chunk>,
-    /// How many are held.
+    /// How many there are.
     count: usize,
     /// Below it no body is in memory that could leave.
     shed_below: u64,
@@ -64,8 +64,8 @@ struct Chunk {
     sources: SmallVec<[(QueueKey, Option<ConsumerKey>); 1]>,
     /// By number, ascending.
     places: VecDeque<Place>,
-    /// How many of them are held: at least a quarter, if there are many.
-    held: usize,
+    /// How many of them are unsettled: at least a quarter, if there are many.
+    unsettled: usize,
 }
 
 struct Place {
@@ -80,7 +80,7 @@ struct Place {
     body: Option<Body>,
 }
 
-/// Bytes of a held delivery beside its body.
+/// Bytes of an unsettled delivery beside its body.
 pub(crate) const PLACE_BYTES: usize = size_of::<Place>();
 const _: () = assert!(PLACE_BYTES == 32);
 
@@ -91,7 +91,7 @@ const SOURCES: usize = 256;
 /// Places up to which the share of settled ones does not matter.
 const SPARSE_MIN: usize = 64;
 
-/// Bytes of memory a delivery takes while it is held.
+/// Bytes of memory a delivery takes while it is unsettled.
 pub(crate) fn cost(body: &Body) -> usize {
     match body {
         Body::Memory(message) => PLACE_BYTES + message.memory(),
@@ -101,8 +101,8 @@ pub(crate) fn cost(body: &Body) -> usize {
 
 impl Unsettled {
     /// Adds the delivery `number`, which is higher than all before.
-    pub(crate) fn push(&mut self, number: u64, held: Held) {
-        let source = (held.queue, held.consumer);
+    pub(crate) fn push(&mut self, number: u64, delivered: Delivered) {
+        let source = (delivered.queue, delivered.consumer);
         let found = self.chunks.back_mut().and_then(|chunk| chunk.place(number, source));
         let (distance, source) = found.unwrap_or_else(|| {
             self.chunks.push_back(Chunk {
@@ -112,14 +112,17 @@ impl Unsettled {
             });
             (0, 0)
         });
-        debug_assert!(held.entry.subscription_ids.is_none(), "only sessions' queues know them");
+        debug_assert!(
+            delivered.entry.subscription_ids.is_none(),
+            "only sessions' queues know them"
+        );
         let Entry {
             seq,
             body,
             flags,
             priority,
             ..
-        } = held.entry;
+        } = delivered.entry;
         if let Some(chunk) = self.chunks.back_mut() {
             debug_assert!(chunk.places.back().is_none_or(|p| p.distance < distance));
             chunk.places.push_back(Place {
@@ -130,7 +133,7 @@ impl Unsettled {
                 seq,
                 body: Some(body),
             });
-            chunk.held += 1;
+            chunk.unsettled += 1;
             self.count += 1;
         }
     }
@@ -139,24 +142,24 @@ impl Unsettled {
             .is_some_and(|(chunk, at)| self.chunks[chunk].places[at].body.is_some())
     }
     /// Removes one.
-    pub(crate) fn remove(&mut self, number: u64) -> Option<Held> {
+    pub(crate) fn remove(&mut self, number: u64) -> Option<Delivered> {
         let (chunk, at) = self.find(number)?;
-        let held = self.chunks[chunk].take(at)?;
+        let delivered = self.chunks[chunk].take(at)?;
         self.count -= 1;
         self.trim(chunk);
-        Some(held)
+        Some(delivered)
     }
     /// Removes the oldest if its number is at most `upto`.
-    pub(crate) fn pop_upto(&mut self, upto: u64) -> Option<Held> {
+    pub(crate) fn pop_upto(&mut self, upto: u64) -> Option<Delivered> {
         if !self.reaches(upto) {
             return None;
         }
-        let held = self.chunks.front_mut()?.take(0)?;
+        let delivered = self.chunks.front_mut()?.take(0)?;
         self.count -= 1;
         self.trim(0);
-        Some(held)
+        Some(delivered)
     }
-    /// How many are held whose numbers are at most `upto`, or a few more: those between that are settled may count.
+    /// How many are unsettled whose numbers are at most `upto`, or a few more: those between that are settled may count.
     pub(crate) fn count_upto(&self, upto: u64) -> usize {
         let numbers = self
             .first()
@@ -176,7 +179,7 @@ impl Unsettled {
             })
         })
     }
-    /// Shows `note` the queue and sequence of what is held from a number on, oldest first, for as many `steps` as are left.
+    /// Shows `note` the queue and sequence of what is unsettled from a number on, oldest first, for as many `steps` as are left.
     /// Returns where to go on.
     pub(crate) fn look_from(&self, number: u64, steps: &mut usize, mut note: impl FnMut(QueueKey, u64)) -> Option<u64> {
         let first = self.chunks.partition_point(|c| c.base <= number).saturating_sub(1);
@@ -196,9 +199,9 @@ impl Unsettled {
         }
         None
     }
-    /// Shows `shed` what is held, oldest first, from where it stopped the last time, for as many `steps` as are left. Returns
+    /// Shows `shed` the deliveries, oldest first, from where it stopped the last time, for as many `steps` as are left. Returns
     /// whether it has seen all and has not to come again.
-    pub(crate) fn shed(&mut self, steps: &mut usize, mut shed: impl FnMut(HeldMut<'_>) -> Shed) -> bool {
+    pub(crate) fn shed(&mut self, steps: &mut usize, mut shed: impl FnMut(DeliveredMut<'_>) -> Shed) -> bool {
         let mut all_done = true;
         let first = self
             .chunks
@@ -214,7 +217,7 @@ impl Unsettled {
                     return false;
                 }
                 *steps -= 1;
-                let verdict = shed(HeldMut {
+                let verdict = shed(DeliveredMut {
                     queue: chunk.sources[usize::from(place.source)].0,
                     seq: place.seq,
                     priority: place.priority,
@@ -250,7 +253,7 @@ impl Unsettled {
     /// Lets go of what a settled place has left behind.
     fn trim(&mut self, at: usize) {
         if let Some(chunk) = self.chunks.get_mut(at)
-            && chunk.held > 0
+            && chunk.unsettled > 0
         {
             return chunk.trim(at == 0);
         }
@@ -293,12 +296,12 @@ impl Chunk {
         }
         Some((distance, u8::try_from(at).ok()?))
     }
-    fn take(&mut self, at: usize) -> Option<Held> {
+    fn take(&mut self, at: usize) -> Option<Delivered> {
         let place = self.places.get_mut(at)?;
         let body = place.body.take()?;
         let (queue, consumer) = self.sources[usize::from(place.source)];
-        self.held -= 1;
-        Some(Held {
+        self.unsettled -= 1;
+        Some(Delivered {
             queue,
             consumer,
             entry: Entry {
@@ -310,12 +313,12 @@ impl Chunk {
             },
         })
     }
-    /// Drops settled places: those in front of the first held one, if that is to be in front, and all if they are many.
+    /// Drops settled places: those in front of the first unsettled one, if that is to be in front, and all if they are many.
     fn trim(&mut self, is_first: bool) {
         while is_first && self.places.front().is_some_and(|p| p.body.is_none()) {
             self.places.pop_front();
         }
-        if self.places.len() > SPARSE_MIN && self.held * 4 < self.places.len() {
+        if self.places.len() > SPARSE_MIN && self.unsettled * 4 < self.places.len() {
             self.places.retain(|p| p.body.is_some());
             self.places.shrink_to_fit();
         }
@@ -327,7 +330,7 @@ mod tests {
     use super::*;
     use crate::message::Position;
 
-    fn held(seq: u64) -> Held {
+    fn delivered(seq: u64) -> Delivered {
         let body = Body::Disk {
             at: Position { segment: 1, offset: 0 },
             body_len: 1,
@@ -339,7 +342,7 @@ mod tests {
             subscription_ids: None,
             priority: 0,
         };
-        Held {
+        Delivered {
             queue: QueueKey { slot: 0, generation: 1 },
             consumer: None,
             entry,
@@ -350,7 +353,7 @@ mod tests {
     fn numbers_with_gaps_are_found_and_settled_once() {
         let mut u = Unsettled::default();
         for n in [1, 2, 5, 6] {
-            u.push(n, held(n));
+            u.push(n, delivered(n));
         }
         assert!(u.contains(5) && !u.contains(3) && !u.contains(7));
         assert_eq!(u.remove(2).unwrap().entry.seq, 2);
@@ -365,9 +368,9 @@ mod tests {
     fn one_that_is_never_settled_costs_no_more_than_itself() {
         // A consumer that hangs on one message and settles all others made the list grow by a place per delivery.
         let mut u = Unsettled::default();
-        u.push(1, held(1));
+        u.push(1, delivered(1));
         for n in 2..10_000 {
-            u.push(n, held(n));
+            u.push(n, delivered(n));
             assert!(u.remove(n).is_some());
         }
         assert_eq!(u.chunks.len(), 1);
@@ -392,8 +395,8 @@ mod tests {
                     0 if !known.is_empty() => {
                         let upto = known[rng.below(known.len() as u64) as usize];
                         if rng.below(8) == 0 {
-                            while let Some(held) = u.pop_upto(upto) {
-                                assert_eq!(expected.pop_first().map(|(n, _)| n), Some(held.entry.seq));
+                            while let Some(delivered) = u.pop_upto(upto) {
+                                assert_eq!(expected.pop_first().map(|(n, _)| n), Some(delivered.entry.seq));
                             }
                             assert!(!u.reaches(upto));
                         }
@@ -401,9 +404,9 @@ mod tests {
                     1..=3 if !known.is_empty() && !grows => {
                         let number = known[rng.below(known.len() as u64) as usize];
                         assert!(u.contains(number));
-                        let held = u.remove(number).unwrap();
+                        let delivered = u.remove(number).unwrap();
                         assert_eq!(
-                            (held.entry.seq, Some(held.queue.slot)),
+                            (delivered.entry.seq, Some(delivered.queue.slot)),
                             (number, expected.remove(&number))
                         );
                         assert!(!u.contains(number) && u.remove(number).is_none());
@@ -415,9 +418,9 @@ mod tests {
                             _ => 1,
                         };
                         let slot = rng.below(if seed % 5 == 0 { 400 } else { 3 }) as u32;
-                        let mut held = held(number);
-                        held.queue.slot = slot;
-                        u.push(number, held);
+                        let mut delivered = delivered(number);
+                        delivered.queue.slot = slot;
+                        u.push(number, delivered);
                         expected.insert(number, slot);
                     }
                 }
@@ -434,17 +437,17 @@ mod tests {
     fn bodies_are_shown_in_order_from_where_it_stopped() {
         let mut u = Unsettled::default();
         for n in 1..=1_000 {
-            u.push(n, held(n));
+            u.push(n, delivered(n));
         }
         let mut seen = Vec::new();
         let mut see = |u: &mut Unsettled, mut steps: usize, on_its_way: u64, stop: u64| {
             seen.clear();
-            let all = u.shed(&mut steps, |held| {
-                if held.seq == stop {
+            let all = u.shed(&mut steps, |delivered| {
+                if delivered.seq == stop {
                     return Shed::Stop;
                 }
-                seen.push(held.seq);
-                if held.seq == on_its_way {
+                seen.push(delivered.seq);
+                if delivered.seq == on_its_way {
                     Shed::OnItsWay
                 } else {
                     Shed::Done

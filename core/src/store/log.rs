@@ -34,6 +34,33 @@ pub(super) use reserve::Spare;
 pub struct Lsn(pub u64);
 
 /// The log of a data directory. See [`super`] for how to drive it.
+///
+/// ```
+/// use gatepost_core::store::disk::RealDisk;
+/// use gatepost_core::store::{Batch, Record, Store, StoreSettings};
+/// use gatepost_core::time::{Now, Wall};
+/// use std::sync::Arc;
+///
+/// let directory = std::env::temp_dir().join(format!("gatepost-example-{}", std::process::id()));
+/// let open = || {
+///     let disk = RealDisk::new(&directory).map_err(|error| error.to_string())?;
+///     Store::open(Arc::new(disk), StoreSettings::default(), Wall(0)).map_err(|error| error.to_string())
+/// };
+/// let now = Now::default();
+///
+/// let (mut store, recovered) = open()?;
+/// assert!(recovered.queues.is_empty(), "a new directory");
+/// let mut batch = Batch::default();
+/// batch.records.push(Record::Key { key: [9, 1].into(), value: Some([42].into()) });
+/// store.commit(&mut [batch], now).map_err(|error| error.to_string())?;
+/// store.close(now).map_err(|error| error.to_string())?;
+///
+/// let (store, recovered) = open()?;
+/// assert_eq!(recovered.keys.get(&[9, 1][..]).map(|value| &value[..]), Some(&[42][..]));
+/// # drop(store);
+/// # std::fs::remove_dir_all(&directory).map_err(|error| error.to_string())?;
+/// # Ok::<(), String>(())
+/// ```
 pub struct Store<D: Disk> {
     pub(super) shared: Arc<Shared<D>>,
     pub(super) settings: StoreSettings,

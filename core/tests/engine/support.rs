@@ -137,17 +137,7 @@ pub(crate) fn padded(body: &str, size: usize) -> String {
 }
 
 pub(crate) fn declare(name: &str, change: impl FnOnce(&mut DeclareQueue)) -> Command {
-    let mut c = DeclareQueue {
-        channel: CH,
-        name: name.into(),
-        passive: false,
-        durable: true,
-        exclusive: false,
-        auto_delete: false,
-        lenient: false,
-        arguments: Table::default(),
-        reply: true,
-    };
+    let mut c = DeclareQueue::durable(CH, name);
     change(&mut c);
     Command::DeclareQueue(Box::new(c))
 }
@@ -213,18 +203,7 @@ pub(crate) fn bind(source: &str, queue: &str, key: &str) -> Command {
     }))
 }
 pub(crate) fn consume_with(queue: &str, consumer: u32, change: impl FnOnce(&mut Consume)) -> Command {
-    let mut c = Consume {
-        channel: CH,
-        consumer,
-        queue: queue.into(),
-        tag: format!("ctag{consumer}").into(),
-        no_ack: false,
-        exclusive: false,
-        priority: 0,
-        prefetch: None,
-        arguments: Table::default(),
-        reply: true,
-    };
+    let mut c = Consume::settling(CH, consumer, queue);
     change(&mut c);
     Command::Consume(Box::new(c))
 }

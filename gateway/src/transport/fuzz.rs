@@ -95,28 +95,18 @@ pub fn fuzz_upgrade(data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
+    use gatepost_core::testing::corpus;
 
     fn replay(target: &str, fuzz: fn(&[u8])) {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../fuzz/corpus")
-            .join(target);
-        let files: Vec<_> = std::fs::read_dir(&directory)
-            .unwrap_or_else(|error| panic!("{}: {error}", directory.display()))
-            .map(|file| file.expect("a file").path())
-            .collect();
-        assert!(!files.is_empty(), "{} is empty", directory.display());
         let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
-        for file in files {
-            println!("{}", file.display());
-            let data = std::fs::read(&file).expect("readable");
-            fuzz(&data);
+        corpus::replay(target, |data| {
+            fuzz(data);
             // And a thousand mutants of each: one octet changed, or the rest cut off.
             for _ in 0..1000 {
                 seed ^= seed << 13;
                 seed ^= seed >> 7;
                 seed ^= seed << 17;
-                let mut mutant = data.clone();
+                let mut mutant = data.to_vec();
                 let at = usize::try_from(seed >> 32).expect("small") % mutant.len().max(1);
                 match mutant.get_mut(at) {
                     Some(_) if seed.is_multiple_of(5) => mutant.truncate(at),
@@ -125,7 +115,7 @@ mod tests {
                 }
                 fuzz(&mutant);
             }
-        }
+        });
     }
 
     #[test]
