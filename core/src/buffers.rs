@@ -21,7 +21,7 @@ use std::time::Duration;
 pub const FREE_BYTES: usize = 16 << 10;
 /// A peer that has stopped in the middle of a large packet is closed after this time, if memory is short.
 pub const STALL: Duration = Duration::from_secs(10);
-/// Less than this in that time is as good as nothing.
+/// A peer that sends less than this in that time counts as stopped.
 const PROGRESS_BYTES: usize = 64 << 10;
 
 /// The memory of all connections' buffers.
@@ -39,7 +39,7 @@ pub struct Buffers {
 struct Queue {
     /// The part that may grow although there is no memory left.
     growing: Option<u64>,
-    /// Who wants to be it, or wants to know that there is memory again.
+    /// Parts that want to grow next, or to know that there is memory again.
     waiting: VecDeque<(u64, Arc<dyn Wake>)>,
     parts: u64,
 }
@@ -139,15 +139,15 @@ impl Part {
         self.buffers.are_full()
     }
 
-    /// Whether the rest of a large packet may be read now. If not, `wake` is called when it is worth asking again. Ask only when
-    /// there is something to read: who may and does not keeps others waiting.
+    /// Whether the rest of a large packet may be read now. If not, `wake` is called when it is worth asking again.
+    /// Ask only when there is something to read: a part that may grow and does not keeps others waiting.
     pub fn may_grow(&mut self, wake: impl FnOnce() -> Arc<dyn Wake>) -> bool {
         let buffers = &self.buffers;
         if !buffers.are_full() {
             return true;
         }
         let mut queue = buffers.queue.lock();
-        // Who made room meanwhile has called those who waited before us.
+        // Whoever made room meanwhile has woken the parts that waited before this one.
         if !buffers.are_full() {
             return true;
         }
@@ -162,7 +162,7 @@ impl Part {
         false
     }
 
-    /// There is nothing to read: somebody else may grow, unless this one is in the middle of it.
+    /// There is nothing to read: another part may grow, unless this one is in the middle of a packet.
     pub fn pass(&self) {
         if self.buffers.are_full() {
             self.buffers.wake();

@@ -198,7 +198,7 @@ pub(crate) struct MessageRecord {
 fn encode<T: Serialize>(value: &T) -> Box<[u8]> {
     match postcard::to_extend(value, vec![VERSION]) {
         Ok(bytes) => bytes.into(),
-        // Plain data into a growing buffer: there is nothing to fail.
+        // Writing plain data into a growing buffer cannot fail.
         Err(e) => unreachable!("postcard refused plain data: {e}"),
     }
 }

@@ -548,8 +548,8 @@ pub struct Peer {
     pub local_address: Option<SocketAddr>,
     /// What its certificate has proved.
     pub certificate: Option<Arc<Certificate>>,
-    /// It may do what is kept for users of this machine. Said explicitly: a peer without an address is not one of them
-    /// for want of one.
+    /// It may do what is kept for users of this machine. Said explicitly: a missing address does not make a peer
+    /// local.
     pub is_local: bool,
 }
 

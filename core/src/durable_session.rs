@@ -347,23 +347,11 @@ impl InFlight {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Position;
-    use crate::queue::entry::{Body, EntryFlags};
 
     fn outgoing(seq: u64) -> Outgoing {
-        let body = Body::Disk {
-            at: Position { segment: 1, offset: 0 },
-            body_len: 1,
-        };
         Outgoing {
             queue: QueueKey { slot: 0, generation: 1 },
-            entry: Entry {
-                seq,
-                body,
-                flags: EntryFlags::default(),
-                subscription_ids: None,
-                priority: 0,
-            },
+            entry: Entry::on_disk(seq, 1),
             qos: 1,
             released: false,
             counted: true,

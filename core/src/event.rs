@@ -1,6 +1,6 @@
 //! What the engine tells a session. Taken in batches with `Engine::take`; encoded straight into the connection's output.
 //!
-//! Order: a channel's answers leave in command order; an answer that awaits the log holds the later ones of its channel.
+//! Order: a channel's answers leave in command order; an answer that awaits the log gates the later ones of its channel.
 //! For one publisher, `Returned` and `Refused` precede the `Confirmed` that passes them.
 
 use crate::command::{Channel, ConsumerToken};
@@ -144,7 +144,7 @@ pub enum Event {
         /// Whether the id was known (if not: reason 0x92).
         known: bool,
     },
-    /// Publishers must wait (`Some`: why), or may go on (`None`). The driver holds the publishes back.
+    /// Publishers must wait (`Some`: why), or may go on (`None`). The driver parks the publishes.
     Flow(Option<Pressure>),
     /// The engine ends the connection: say so to the peer and close.
     Closed(CloseReason),

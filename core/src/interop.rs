@@ -29,7 +29,7 @@ macro_rules! fields {
 }
 
 fields! {
-    /// The whole message: the protocol cannot say its routing key.
+    /// The whole message: the protocol cannot express its routing key.
     Topic = "topic",
     /// All properties of a message: the protocol's version has none.
     Properties = "properties",
@@ -84,7 +84,7 @@ impl Drops {
     /// Everything that was counted at least once.
     pub fn all(&self) -> impl Iterator<Item = (Origin, Field, u64)> {
         self.0.iter().enumerate().flat_map(|(code, counts)| {
-            // The last place holds all codes from there on, and is shown as the engine's own.
+            // The last place counts all codes from there on, and is shown as the engine's own.
             let from = match u8::try_from(code) {
                 Ok(code) if usize::from(code) < ORIGINS - 1 => Origin(code),
                 _ => Origin::NEUTRAL,

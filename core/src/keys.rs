@@ -118,7 +118,7 @@ impl std::str::FromStr for Address {
 
     fn from_str(text: &str) -> Result<Address, ()> {
         match text.strip_prefix("unix:") {
-            // Relative to what? A service's working directory is not what its operator has in mind.
+            // Absolute paths only: a service's working directory is not what its operator has in mind.
             Some(path) if path.starts_with('/') && !path.ends_with('/') => Ok(Address::Unix(path.into())),
             Some(_) => Err(()),
             None => text.parse().map(Address::Ip).map_err(|_| ()),

@@ -51,7 +51,7 @@ impl Table {
     pub fn push(&mut self, name: impl Into<Name>, value: Value) {
         self.0.push((name.into(), value));
     }
-    /// Whether it holds nothing.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -158,7 +158,7 @@ pub trait Stream {
     /// The stream is broken.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 
-    /// Memory that the stream holds for what is under way: encrypted and not sent, received and not decrypted. It counts like the
+    /// Memory that the stream uses for what is under way: encrypted and not sent, received and not decrypted. It counts like the
     /// connection's own buffers.
     fn buffered(&self) -> usize {
         0
@@ -448,7 +448,7 @@ impl<V> Pump<V> {
         self.bound.as_ref().map(|bound| bound.link)
     }
 
-    /// Memory that the connection's buffers hold: unfinished packets, publishes that wait, and output.
+    /// Memory that the connection's buffers use: unfinished packets, publishes that wait, and output.
     pub fn buffered_bytes(&self) -> usize {
         self.input.capacity() + self.output.memory() + self.parking.bytes()
     }

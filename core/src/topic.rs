@@ -81,8 +81,8 @@ impl FromIterator<String> for Levels<'_> {
     }
 }
 
-/// Respells `key` from one dialect in the other, escaping what the target cannot say. `None` if it cannot be said at
-/// all there: MQTT has no empty topic, no NUL, and nothing longer than 65,535 bytes.
+/// Respells `key` from one dialect in the other, escaping what the target cannot express. `None` if the target has no
+/// such name: MQTT has no empty topic, no NUL, and nothing longer than 65,535 bytes.
 pub fn translate(key: &str, from: Dialect, to: Dialect) -> Option<Cow<'_, str>> {
     if from == to {
         return Some(Cow::Borrowed(key));

@@ -376,7 +376,7 @@ impl Engine {
         );
         let in_flight: usize = self.sessions.iter().map(|(_, s)| s.in_flight.iter().count()).sum();
         let unsettled: usize = self.queues.iter().map(|(_, q)| q.unsettled()).sum();
-        assert!(unsettled <= in_flight, "unsettled messages nobody holds");
+        assert!(unsettled <= in_flight, "unsettled messages that no connection has");
         let timers = 2 * (self.sessions.len() + self.queues.len()) + 1;
         assert!(self.timers.len() <= timers, "{} timers", self.timers.len());
         if self.queues.is_empty() {

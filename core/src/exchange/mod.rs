@@ -148,7 +148,7 @@ impl<'a> RoutingKey<'a> {
 
 /// `key` in the dot dialect.
 fn dotted(key: &str, dialect: Dialect) -> Cow<'_, str> {
-    // Every key can be said in the dot dialect, unless escaping makes it longer than any key: then it equals none.
+    // The dot dialect can express every key, unless escapes make it longer than any key: then it equals none.
     translate(key, dialect, Dialect::Dot).unwrap_or(Cow::Borrowed(key))
 }
 

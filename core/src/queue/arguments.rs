@@ -7,19 +7,12 @@ use crate::queue::queue_type::{self, QueueType};
 use crate::store::Durability;
 
 /// What the known arguments say. Unknown `x-` arguments are ignored.
+///
+/// Laid out in this order: what each turn touches lies together, so that a turn meets few cold cache lines.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[repr(C)]
 pub(crate) struct Arguments {
-    /// Time to live of each message, in milliseconds.
-    pub(crate) message_ttl_ms: Option<u64>,
-    /// The queue is deleted after so long without use, in milliseconds.
-    pub(crate) expires_ms: Option<u64>,
-    /// Ready messages at most.
-    pub(crate) length_max: Option<u64>,
-    /// Bytes of ready bodies at most.
-    pub(crate) bytes_max: Option<u64>,
     pub(crate) overflow: Overflow,
-    pub(crate) dead_letter_exchange: Option<Name>,
-    pub(crate) dead_letter_key: Option<Name>,
     /// Only the first consumer is served.
     pub(crate) single_active: bool,
     /// The highest priority it tells apart; 0: none.
@@ -27,6 +20,17 @@ pub(crate) struct Arguments {
     /// What a confirm of its messages waits for, if not for what the node promises.
     pub(crate) durability: Option<Durability>,
     pub(crate) queue_type: QueueType,
+    /// Time to live of each message, in milliseconds.
+    pub(crate) message_ttl_ms: Option<u64>,
+    /// Ready messages at most.
+    pub(crate) length_max: Option<u64>,
+    /// Bytes of ready bodies at most.
+    pub(crate) bytes_max: Option<u64>,
+    pub(crate) dead_letter_exchange: Option<Name>,
+    // Seldom used.
+    /// The queue is deleted after so long without use, in milliseconds.
+    pub(crate) expires_ms: Option<u64>,
+    pub(crate) dead_letter_key: Option<Name>,
     /// How often a message may come back from its consumers before it dies; `None`: for ever.
     pub(crate) delivery_limit: Option<u64>,
     /// As declared, for equivalence, the log and people.

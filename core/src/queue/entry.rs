@@ -115,6 +115,21 @@ impl EntryFlags {
 }
 
 #[cfg(test)]
+impl Entry {
+    /// For tests: an entry whose body, of so many bytes, is in the log only.
+    pub(crate) fn on_disk(seq: u64, body_len: u32) -> Entry {
+        let at = Position { segment: 1, offset: 0 };
+        Entry {
+            seq,
+            body: Body::Disk { at, body_len },
+            flags: EntryFlags::default(),
+            subscription_ids: None,
+            priority: 0,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -328,24 +328,12 @@ impl Chunk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Position;
 
     fn delivered(seq: u64) -> Delivered {
-        let body = Body::Disk {
-            at: Position { segment: 1, offset: 0 },
-            body_len: 1,
-        };
-        let entry = Entry {
-            seq,
-            body,
-            flags: EntryFlags::default(),
-            subscription_ids: None,
-            priority: 0,
-        };
         Delivered {
             queue: QueueKey { slot: 0, generation: 1 },
             consumer: None,
-            entry,
+            entry: Entry::on_disk(seq, 1),
         }
     }
 

@@ -253,7 +253,7 @@ fn reserved_names_and_the_limit_of_queues_are_refused() {
     );
     assert!(heard[0].ends_with("AccessRefused queue name 'amq.mine' contains reserved prefix 'amq.*'"));
     assert_eq!(heard[1], "declared a 0/0");
-    assert!(heard[2].ends_with("cannot declare queue 'b': queue limit (1) is reached"));
+    assert!(heard[2].ends_with("cannot declare queue 'b': queue limit in vhost '/' (1) is reached"));
     assert_eq!(heard[3], "declared a 0/0");
 }
 

@@ -6,6 +6,7 @@ use super::permissions::Permission;
 use super::users::Credential;
 use super::{Caller, Directory, DirectoryError, Put};
 use crate::config::{Anonymous, Config, Identity};
+use crate::node::Node;
 use crate::vhosts::tests::Bench;
 use gatepost_core::command::{AlternativeName, Certificate, Login, Peer};
 use gatepost_core::event::{CloseReason, Event, LoginFailure};
@@ -257,6 +258,83 @@ fn everything() -> Permission {
     }
 }
 
+/// Makes and changes users, and tries what is none.
+async fn change_users(node: &Node) {
+    node.add_user("plant", secret("s3cret"), vec!["monitoring".into()])
+        .await
+        .expect("made");
+    let again = node.add_user("plant", secret("other"), Vec::new()).await;
+    assert_eq!(again, Err(DirectoryError::UserExists("plant".into())));
+    assert_eq!(
+        node.put_user("page", Credential::Nothing, Vec::new()).await,
+        Ok(Put::Created)
+    );
+    assert_eq!(node.put_user("page", secret("p"), Vec::new()).await, Ok(Put::Changed));
+    for name in ["", "a\0b", "tab\t"] {
+        let none = node.add_user(name, Credential::Nothing, Vec::new()).await;
+        assert_eq!(none, Err(DirectoryError::Name), "{name:?}");
+    }
+    let blank = node.add_user("x", secret(""), Vec::new()).await;
+    assert_eq!(blank, Err(DirectoryError::Password));
+    node.change_password("plant", secret("new")).await.expect("changed");
+    node.set_user_tags("plant", vec!["administrator".into()])
+        .await
+        .expect("changed");
+}
+
+/// Sets permissions and limits, and deletes users.
+async fn change_rights(node: &Node) {
+    assert_eq!(node.set_permission("plant", "/", everything()).await, Ok(Put::Created));
+    assert_eq!(node.set_permission("plant", "/", everything()).await, Ok(Put::Changed));
+    let bad = Permission {
+        read: "(".into(),
+        ..everything()
+    };
+    assert!(matches!(
+        node.set_permission("plant", "/", bad).await,
+        Err(DirectoryError::Pattern(_))
+    ));
+    let nobody = node.set_permission("nobody", "/", everything()).await;
+    assert_eq!(nobody, Err(DirectoryError::NoSuchUser("nobody".into())));
+    let nowhere = node.set_permission("plant", "/none", everything()).await;
+    assert_eq!(nowhere, Err(DirectoryError::NoSuchVhost("/none".into())));
+
+    let set = node
+        .set_topic_permission("plant", "/", "amq.topic", "plant/{client_id}/#", ".*")
+        .await;
+    assert_eq!(set, Ok(Put::Created));
+    let set = node.set_topic_permission("plant", "/", "amq.topic", "a/#/b", "").await;
+    assert!(matches!(set, Err(DirectoryError::Pattern(_))));
+    node.set_user_limit("plant", "max-connections", 5).await.expect("set");
+    node.set_user_limit("plant", "max-channels", -1).await.expect("set");
+    node.set_vhost_limit("/", "max-queues", 7).await.expect("set");
+    assert!(matches!(
+        node.set_user_limit("plant", "max-queues", 1).await,
+        Err(DirectoryError::Limit(_))
+    ));
+    node.delete_user("page").await.expect("deleted");
+    node.delete_user("guest").await.expect("deleted");
+    assert_eq!(
+        node.delete_user("guest").await,
+        Err(DirectoryError::NoSuchUser("guest".into()))
+    );
+}
+
+/// Takes back what [`change_rights`] set.
+async fn clear_rights(node: &Node) {
+    node.clear_topic_permission("plant", "/", None).await.expect("cleared");
+    node.clear_permission("plant", "/").await.expect("cleared");
+    node.clear_user_limit("plant", "max-connections")
+        .await
+        .expect("cleared");
+    node.clear_user_limit("plant", "max-channels").await.expect("cleared");
+    node.clear_vhost_limit("/", "max-queues").await.expect("cleared");
+    let again = node.clear_permission("plant", "/").await;
+    assert_eq!(again, Err(DirectoryError::NotSet("permission")));
+    let again = node.clear_vhost_limit("/", "max-queues").await;
+    assert_eq!(again, Err(DirectoryError::NotSet("limit")));
+}
+
 #[test]
 fn what_the_verbs_change_survives_a_restart() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -272,61 +350,8 @@ fn what_the_verbs_change_survives_a_restart() {
     };
     assert_eq!(names(&bench), ["anonymous", "guest"]);
     bench.runtime.block_on(async {
-        node.add_user("plant", secret("s3cret"), vec!["monitoring".into()])
-            .await
-            .expect("made");
-        let again = node.add_user("plant", secret("other"), Vec::new()).await;
-        assert_eq!(again, Err(DirectoryError::UserExists("plant".into())));
-        assert_eq!(
-            node.put_user("page", Credential::Nothing, Vec::new()).await,
-            Ok(Put::Created)
-        );
-        assert_eq!(node.put_user("page", secret("p"), Vec::new()).await, Ok(Put::Changed));
-        for name in ["", "a\0b", "tab\t"] {
-            let none = node.add_user(name, Credential::Nothing, Vec::new()).await;
-            assert_eq!(none, Err(DirectoryError::Name), "{name:?}");
-        }
-        let blank = node.add_user("x", secret(""), Vec::new()).await;
-        assert_eq!(blank, Err(DirectoryError::Password));
-        node.change_password("plant", secret("new")).await.expect("changed");
-        node.set_user_tags("plant", vec!["administrator".into()])
-            .await
-            .expect("changed");
-
-        assert_eq!(node.set_permission("plant", "/", everything()).await, Ok(Put::Created));
-        assert_eq!(node.set_permission("plant", "/", everything()).await, Ok(Put::Changed));
-        let bad = Permission {
-            read: "(".into(),
-            ..everything()
-        };
-        assert!(matches!(
-            node.set_permission("plant", "/", bad).await,
-            Err(DirectoryError::Pattern(_))
-        ));
-        let nobody = node.set_permission("nobody", "/", everything()).await;
-        assert_eq!(nobody, Err(DirectoryError::NoSuchUser("nobody".into())));
-        let nowhere = node.set_permission("plant", "/none", everything()).await;
-        assert_eq!(nowhere, Err(DirectoryError::NoSuchVhost("/none".into())));
-
-        let set = node
-            .set_topic_permission("plant", "/", "amq.topic", "plant/{client_id}/#", ".*")
-            .await;
-        assert_eq!(set, Ok(Put::Created));
-        let set = node.set_topic_permission("plant", "/", "amq.topic", "a/#/b", "").await;
-        assert!(matches!(set, Err(DirectoryError::Pattern(_))));
-        node.set_user_limit("plant", "max-connections", 5).await.expect("set");
-        node.set_user_limit("plant", "max-channels", -1).await.expect("set");
-        node.set_vhost_limit("/", "max-queues", 7).await.expect("set");
-        assert!(matches!(
-            node.set_user_limit("plant", "max-queues", 1).await,
-            Err(DirectoryError::Limit(_))
-        ));
-        node.delete_user("page").await.expect("deleted");
-        node.delete_user("guest").await.expect("deleted");
-        assert_eq!(
-            node.delete_user("guest").await,
-            Err(DirectoryError::NoSuchUser("guest".into()))
-        );
+        change_users(&node).await;
+        change_rights(&node).await;
     });
     let listed = |bench: &Bench| {
         let node = &bench.node;
@@ -358,17 +383,7 @@ fn what_the_verbs_change_survives_a_restart() {
     assert_eq!(log_in("s3cret"), Err(LoginFailure::BadCredentials));
     let node = Arc::clone(&bench.node);
     bench.runtime.block_on(async {
-        node.clear_topic_permission("plant", "/", None).await.expect("cleared");
-        node.clear_permission("plant", "/").await.expect("cleared");
-        node.clear_user_limit("plant", "max-connections")
-            .await
-            .expect("cleared");
-        node.clear_user_limit("plant", "max-channels").await.expect("cleared");
-        node.clear_vhost_limit("/", "max-queues").await.expect("cleared");
-        let again = node.clear_permission("plant", "/").await;
-        assert_eq!(again, Err(DirectoryError::NotSet("permission")));
-        let again = node.clear_vhost_limit("/", "max-queues").await;
-        assert_eq!(again, Err(DirectoryError::NotSet("limit")));
+        clear_rights(&node).await;
     });
     let after = listed(&bench);
     assert_eq!(
