@@ -15,7 +15,7 @@
 
 mod figures;
 mod pass;
-mod plot;
+pub(crate) mod plot;
 mod reclaim;
 mod retained;
 mod scrape;

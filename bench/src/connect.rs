@@ -87,6 +87,7 @@ impl Wire {
 
 /// Connects publisher `index` of a plan.
 pub(crate) fn publisher(plan: &Plan, index: usize) -> anyhow::Result<Connected> {
+    let plan = &plan.of_pair(index);
     let endpoint = &plan.publish_to;
     let client_id = format!("{}-p{index}", plan.name);
     let (mut dialog, mut wire) = log_in(endpoint, &client_id, true, plan.keep_alive_s, AckMode::None)?;
@@ -123,6 +124,7 @@ pub(crate) fn publisher(plan: &Plan, index: usize) -> anyhow::Result<Connected> 
 
 /// Connects consumer `index` of a plan and subscribes it.
 pub(crate) fn consumer(plan: &Plan, index: usize) -> anyhow::Result<Connected> {
+    let plan = &plan.of_pair(index);
     let endpoint = &plan.consume_from;
     let clean = !keeps_session(plan);
     let client_id = consumer_id(plan, index);

@@ -24,6 +24,7 @@ mod progress;
 mod report;
 mod run;
 mod shared;
+mod sweep;
 mod verify;
 mod wire;
 mod worker;
@@ -43,6 +44,8 @@ struct Cli {
 enum Command {
     /// Load one broker that runs already
     Run(Box<options::RunOptions>),
+    /// Load one broker that runs already at rising rates, and draw what comes of it
+    Sweep(Box<sweep::SweepOptions>),
     /// Start Gatepost and its peers one after the other, load each, and print them side by side
     Compare(Box<compare::CompareOptions>),
     /// Start Gatepost and its peers one after the other, leave a deep queue in each, and tell what it costs
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
     idle::raise_file_limit();
     let clean = match Cli::parse().command {
         Command::Run(options) => run_once(&options),
+        Command::Sweep(options) => sweep::sweep(&options),
         Command::Compare(options) => compare::compare(&options),
         Command::Backlog(options) => backlog::backlog(&options),
         Command::Hostile(options) => hostile::hostile(&options),

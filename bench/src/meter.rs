@@ -20,6 +20,11 @@ pub(crate) struct Meter {
 #[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Usage {
     pub(crate) cpu_ns: u64,
+    /// Of the processor time, in user space, and in the kernel: in ticks of 10 ms.
+    #[serde(default)]
+    pub(crate) user_ns: u64,
+    #[serde(default)]
+    pub(crate) kernel_ns: u64,
     pub(crate) rss_bytes: u64,
     pub(crate) rss_peak_bytes: u64,
     /// Sent to storage, as the block layer counts.
@@ -65,6 +70,10 @@ impl Meter {
             ..Usage::default()
         };
         for pid in family(self.root) {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let (user, kernel) = ticks_ns(&stat).unwrap_or_default();
+            usage.user_ns += user;
+            usage.kernel_ns += kernel;
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
             usage.rss_bytes += rss_bytes(pid, &status);
             usage.rss_peak_bytes += 1024 * field(&status, "VmHWM:");
@@ -86,6 +95,8 @@ impl Usage {
     pub(crate) fn since(&self, before: &Self) -> Self {
         Self {
             cpu_ns: self.cpu_ns.saturating_sub(before.cpu_ns),
+            user_ns: self.user_ns.saturating_sub(before.user_ns),
+            kernel_ns: self.kernel_ns.saturating_sub(before.kernel_ns),
             disk_bytes: self.disk_bytes.saturating_sub(before.disk_bytes),
             write_call_bytes: self.write_call_bytes.saturating_sub(before.write_call_bytes),
             ..*self
@@ -181,16 +192,17 @@ fn thread_run_ns(pid: u32, thread: u32) -> Option<u64> {
     {
         return Some(ran);
     }
-    ticks_ns(&fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat")).ok()?)
+    let (user, kernel) = ticks_ns(&fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat")).ok()?)?;
+    Some(user + kernel)
 }
 
 /// utime and stime of a `stat` line; a tick is 10 ms on every Linux that has `/proc`.
-fn ticks_ns(stat: &str) -> Option<u64> {
+fn ticks_ns(stat: &str) -> Option<(u64, u64)> {
     // The name may hold blanks and parentheses; the last one ends it.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
     let utime: u64 = fields.next()?.parse().ok()?;
     let stime: u64 = fields.next()?.parse().ok()?;
-    Some((utime + stime) * 10_000_000)
+    Some((utime * 10_000_000, stime * 10_000_000))
 }
 
 fn field(text: &str, name: &str) -> u64 {
@@ -219,7 +231,7 @@ mod tests {
     #[test]
     fn ticks_are_read_behind_a_name_with_parentheses() {
         let stat = "42 (a) b) c) S 1 42 42 0 -1 4194304 100 0 0 0 7 5 0 0 20 0 1 0 100 0 0";
-        assert_eq!(ticks_ns(stat), Some(120_000_000));
+        assert_eq!(ticks_ns(stat), Some((70_000_000, 50_000_000)));
     }
 
     #[test]

@@ -45,6 +45,9 @@ pub(crate) struct RunOptions {
     /// Every consumer gets every message; otherwise they share them
     #[arg(long)]
     fanout: bool,
+    /// So many publishers, each with a consumer and a topic of its own; instead of --publishers and --consumers; MQTT only
+    #[arg(long, conflicts_with_all = ["publishers", "consumers", "fanout", "queues"])]
+    pairs: Option<usize>,
     /// The messages take turns over so many queues; AMQP only
     #[arg(long, default_value_t = 1)]
     queues: usize,
@@ -161,8 +164,9 @@ impl RunOptions {
                 .count
                 .unwrap_or(if self.seconds.is_some() { u64::MAX } else { 100_000 }),
             duration: self.seconds.map(Duration::from_secs_f64),
-            publishers: self.publishers,
-            consumers: self.consumers,
+            publishers: self.pairs.unwrap_or(self.publishers),
+            consumers: self.pairs.unwrap_or(self.consumers),
+            pairs: self.pairs.is_some(),
             fanout: self.fanout,
             queues: self.queues,
             qos: self.qos,

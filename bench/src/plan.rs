@@ -52,6 +52,8 @@ pub(crate) struct Plan {
     pub(crate) duration: Option<Duration>,
     pub(crate) publishers: usize,
     pub(crate) consumers: usize,
+    /// Each publisher has a consumer and a topic of its own.
+    pub(crate) pairs: bool,
     /// Every consumer gets every message; otherwise they share them.
     pub(crate) fanout: bool,
     pub(crate) qos: u8,
@@ -188,6 +190,7 @@ impl Plan {
             duration: None,
             publishers: 1,
             consumers: 1,
+            pairs: false,
             fanout: false,
             qos: 0,
             durable: false,
@@ -248,6 +251,11 @@ impl Plan {
             !(stomp_topic && self.consumers > 1 && !self.fanout),
             "STOMP consumers of a topic each get all messages: use --fanout"
         );
+        let mqtt = self.publish_to.protocol.is_mqtt() && self.consume_from.protocol.is_mqtt();
+        ensure!(
+            !self.pairs || (mqtt && self.publishers == self.consumers && !self.fanout && self.phase == Phase::Through),
+            "pairs are of MQTT clients, and go the whole way"
+        );
         let nats = [self.publish_to.protocol, self.consume_from.protocol].map(|protocol| protocol == Protocol::Nats);
         ensure!(nats[0] == nats[1], "NATS messages cross into no other protocol");
         ensure!(
@@ -305,6 +313,16 @@ impl Plan {
             }
             address => vec![address.clone()],
         }
+    }
+
+    /// The plan of one pair, where clients come in pairs: it has a topic of its own.
+    pub(crate) fn of_pair(&self, index: usize) -> Self {
+        let mut plan = self.clone();
+        if let (true, Address::Topic(levels)) = (self.pairs, &mut plan.address) {
+            levels.push(index.to_string());
+            plan.consumers = 1;
+        }
+        plan
     }
 
     /// Whether the broker confirms what is published.
@@ -381,6 +399,18 @@ mod tests {
         assert_eq!(plan.addresses()[2], Address::Queue(format!("{}-2", plan.name)));
         plan.address = Address::Topic(vec!["a".into()]);
         assert_eq!(plan.addresses()[2], Address::Topic(vec!["a".into(), "2".into()]));
+    }
+
+    #[test]
+    fn each_pair_has_a_topic_of_its_own() {
+        let endpoint = Endpoint::local(Protocol::Mqtt, 1);
+        let mut plan = Plan::new(endpoint.clone(), endpoint);
+        assert_eq!(plan.of_pair(7).address, plan.address);
+        (plan.pairs, plan.publishers, plan.consumers) = (true, 10, 10);
+        plan.check().unwrap();
+        assert_ne!(plan.of_pair(7).address, plan.of_pair(8).address);
+        plan.fanout = true;
+        assert!(plan.check().is_err());
     }
 
     #[test]

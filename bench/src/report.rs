@@ -51,6 +51,21 @@ pub(crate) struct BrokerCost {
     pub(crate) rss_bytes_per_idle_connection: Option<f64>,
 }
 
+impl BrokerCost {
+    /// Of the processor time per message, what was spent in user space.
+    pub(crate) fn user_us_per_message(&self) -> f64 {
+        self.cpu_us_per_message - self.kernel_us_per_message()
+    }
+    /// And in the kernel: the exact time, divided as the ticks are.
+    pub(crate) fn kernel_us_per_message(&self) -> f64 {
+        let ticks = self.usage.user_ns + self.usage.kernel_ns;
+        if ticks == 0 {
+            return 0.0;
+        }
+        self.cpu_us_per_message * self.usage.kernel_ns as f64 / ticks as f64
+    }
+}
+
 pub(crate) const MIB: f64 = 1024.0 * 1024.0;
 
 impl fmt::Display for Report {
@@ -83,8 +98,10 @@ impl fmt::Display for Report {
         if let Some(cost) = &self.broker {
             writeln!(
                 f,
-                "broker     {:.3} µs of processor a message; RSS {:.1} MiB (peak {:.1}); written {:.0} bytes a message",
+                "broker     {:.3} µs of processor a message ({:.3} user, {:.3} kernel); RSS {:.1} MiB (peak {:.1}); written {:.0} bytes a message",
                 cost.cpu_us_per_message,
+                cost.user_us_per_message(),
+                cost.kernel_us_per_message(),
                 cost.usage.rss_bytes as f64 / MIB,
                 cost.usage.rss_peak_bytes as f64 / MIB,
                 cost.disk_bytes_per_message

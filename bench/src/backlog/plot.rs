@@ -1,4 +1,4 @@
-//! Draws measurements over time as one SVG page: panels one above the other on the same seconds, phases as bands behind them.
+//! Draws measurements as one SVG page: panels one above the other over the same axis, mostly of time, phases as bands behind them.
 
 use crate::compare::chart::{self, escape};
 use crate::compare::table::figure;
@@ -8,6 +8,8 @@ use std::fmt::Write;
 #[derive(Debug)]
 pub(crate) struct Plot {
     pub(crate) title: String,
+    /// What stands along the lower edge.
+    pub(crate) axis: &'static str,
     pub(crate) phases: Vec<Phase>,
     /// Who is drawn: a name for each colour.
     pub(crate) legend: Vec<String>,
@@ -34,7 +36,7 @@ pub(crate) struct Panel {
 pub(crate) struct Line {
     /// Its place in the legend.
     pub(crate) who: usize,
-    /// Seconds and values; a line is broken where there is no value.
+    /// Places on the axis (seconds, mostly) and values; a line is broken where there is no value.
     pub(crate) points: Vec<(f64, Option<f64>)>,
 }
 
@@ -68,9 +70,10 @@ impl Plot {
         }
         let _ = writeln!(
             body,
-            r#"<text x="{:.1}" y="{:.1}" text-anchor="middle">seconds</text>"#,
+            r#"<text x="{:.1}" y="{:.1}" text-anchor="middle">{}</text>"#,
             f64::midpoint(LEFT, WIDTH - RIGHT),
-            height - 10.0
+            height - 10.0,
+            escape(self.axis)
         );
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
@@ -253,6 +256,7 @@ mod tests {
         };
         let plot = Plot {
             title: "Slow & stuck".into(),
+            axis: "seconds",
             phases: vec![phase("keeps up", 0.0, 2.0), phase("stuck", 2.0, 4.0)],
             legend: vec!["one".into(), "two".into()],
             panels: vec![

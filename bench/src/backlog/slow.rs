@@ -388,6 +388,7 @@ pub(crate) fn plot(runs: &[Slow]) -> Plot {
         title: format!(
             "A consumer that is slow, then stuck, beside a publisher of {rate:.0} messages/s of {size} bytes"
         ),
+        axis: "seconds",
         phases: longest.map_or_else(Vec::new, |run| {
             run.phases.iter().map(|stretch| stretch.band.clone()).collect()
         }),
