@@ -11,6 +11,7 @@
 use super::budget::Budget;
 use super::consuming::Verdict;
 use super::publishing::extra_keys;
+use super::reply_address::reply_addressed;
 use super::routing::RouteBy;
 use super::unfinished::Committing;
 use super::{Engine, Limit, done};
@@ -47,7 +48,7 @@ impl Engine {
     pub(crate) fn transaction(
         &mut self,
         link: Link,
-        transaction: Box<Transaction>,
+        mut transaction: Box<Transaction>,
         budget: &mut Budget,
     ) -> Result<(), Box<Transaction>> {
         if self.links.get(link).is_some_and(|l| l.awaits_walk) && !self.may_walk(link) {
@@ -61,7 +62,7 @@ impl Engine {
         let kept = self.links.get_mut(link).and_then(|l| l.committing.take());
         let mut committing = kept.unwrap_or_default();
         let channel = transaction.channel;
-        let found = match self.find_queues(link, &transaction, &mut committing, budget) {
+        let found = match self.find_queues(link, &mut transaction, &mut committing, budget) {
             Ok(true) => self.targets_now(committing.found),
             Ok(false) => {
                 if self.keep_walk(link, committing.memory())
@@ -92,11 +93,11 @@ impl Engine {
     fn find_queues(
         &mut self,
         link: Link,
-        transaction: &Transaction,
+        transaction: &mut Transaction,
         committing: &mut Committing,
         budget: &mut Budget,
     ) -> Result<bool, Fault> {
-        while let Some(command) = transaction.commands.get(committing.found.len()) {
+        while let Some(command) = transaction.commands.get_mut(committing.found.len()) {
             if budget.is_spent() {
                 return Ok(false);
             }
@@ -110,6 +111,10 @@ impl Engine {
             let extra = match committing.stopped {
                 Some(_) => Vec::new(),
                 None => {
+                    // As outside of a transaction: a reply goes where its address leads.
+                    if let Some(reply) = reply_addressed(message, &self.settings.topic_exchange) {
+                        *message = reply;
+                    }
                     let extra = extra_keys(&self.codecs, message);
                     self.permit_publish(link, message, &extra, None)?;
                     extra
@@ -159,9 +164,17 @@ impl Engine {
                     message,
                     ..
                 } => {
-                    self.counters.published += 1;
                     if let Some(l) = self.links.get_mut(link) {
                         l.publishes = true;
+                        let traffic = self.counters.of(l.traffic);
+                        traffic.published += 1;
+                        traffic.published_bytes += message.body().len() as u64;
+                        // Where a transaction is refused nothing of it counts, so each publish that comes here is kept.
+                        match targets.len() {
+                            0 if flags.contains(PublishFlags::MANDATORY) => traffic.unroutable_returned += 1,
+                            0 => traffic.unroutable_dropped += 1,
+                            _ => traffic.routed += 1,
+                        }
                     }
                     let route = RouteBy::Targets(targets);
                     let Ok(Some(enqueued)) = self.route_and_enqueue(link, &message, route, &[]) else {

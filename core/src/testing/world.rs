@@ -21,7 +21,7 @@ use crate::properties::{Codecs, Name};
 use crate::store::disk::Disk;
 use crate::store::{Answer, Batch, Lsn, Reader, Request, Store, StoreSettings, Ticket};
 use crate::time::{Now, Time, Wall};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -62,6 +62,8 @@ pub struct World {
     /// `None` while the machine is down.
     store: Option<(Store<SimDisk>, Reader<SimDisk>)>,
     engine: Engine,
+    /// Of its users.
+    rights: UserRights,
     now: Now,
     rng: Rng,
     clients: Vec<Connection>,
@@ -124,9 +126,14 @@ impl Hasher for Trace {
 /// The user of [`World::connect`]; it may do everything.
 pub const USER: &str = "guest";
 
-fn engine(settings: Settings, codecs: Codecs, seed: u64) -> Engine {
+/// What users may do.
+type UserRights = BTreeMap<Name, Arc<Rights>>;
+
+fn engine(settings: Settings, codecs: Codecs, seed: u64, rights: &UserRights) -> Engine {
     let mut engine = Engine::new(settings, codecs, seed);
-    engine.set_rights(USER.into(), Rights::all().into());
+    for (user, rights) in rights {
+        engine.set_rights(user.clone(), Arc::clone(rights));
+    }
     engine
 }
 
@@ -152,8 +159,10 @@ impl World {
             monotonic: Time(1_000),
             wall: Wall(1_700_000_000_000),
         };
+        let rights = UserRights::from([(USER.into(), Rights::all().into())]);
         let mut world = World {
-            engine: engine(settings.clone(), codecs.clone(), seed),
+            engine: engine(settings.clone(), codecs.clone(), seed, &rights),
+            rights,
             settings,
             codecs,
             store_settings,
@@ -178,9 +187,11 @@ impl World {
         world
     }
 
-    /// Says what a user may do. A restart forgets it, as engines do: it is the directory's.
+    /// Says what a user may do. As the node's directory does, it says so again after each restart.
     pub fn set_rights(&mut self, user: &str, rights: Rights) {
-        self.turn(|engine| engine.set_rights(user.into(), rights.into()));
+        let rights = Arc::new(rights);
+        self.rights.insert(user.into(), Arc::clone(&rights));
+        self.turn(|engine| engine.set_rights(user.into(), rights));
     }
     /// Lists some of what there is.
     pub fn inspect(&self, cursor: &mut Cursor, budget: usize) -> Vec<Item> {
@@ -188,6 +199,7 @@ impl World {
     }
     /// Takes all rights of a user away.
     pub fn remove_rights(&mut self, user: &str) {
+        self.rights.remove(user);
         self.turn(|engine| engine.remove_rights(user));
     }
     /// Attaches a connection of [`USER`].
@@ -201,6 +213,7 @@ impl World {
             vhost: self.settings.vhost.clone(),
             protocol,
             client_name: None,
+            ..Attach::default()
         };
         let (now, wake) = (self.now, woken.clone());
         let link = self.turn(|engine| engine.attach(now, &attach, user.into(), Peer::on_this_machine(), wake));
@@ -475,7 +488,8 @@ impl World {
         self.reads_failed = 0;
         self.written = None;
         self.undurable.clear();
-        self.engine = engine(self.settings.clone(), self.codecs.clone(), self.rng.word());
+        let seed = self.rng.word();
+        self.engine = engine(self.settings.clone(), self.codecs.clone(), seed, &self.rights);
         self.start();
     }
     fn start(&mut self) {
@@ -564,6 +578,10 @@ impl World {
     /// Definitions that the last start found damaged.
     pub fn damaged_definitions(&self) -> u64 {
         self.engine.damaged_definitions()
+    }
+    /// Goes on with counting: see [`Engine::count`].
+    pub fn count(&self, counting: &mut crate::engine::Counting, slots_max: u32) -> Option<Counters> {
+        self.engine.count(counting, slots_max)
     }
     /// The engine's counters and gauges.
     pub fn counters(&self) -> Counters {

@@ -318,6 +318,39 @@ fn a_reply_is_asked_for_where_it_goes() {
     assert_eq!(run(&mut w, guest, [get("q")]), ["empty"]);
 }
 
+/// In a transaction a reply was published as it stood: to a topic that nobody subscribes to, by the right to write topics.
+#[test]
+fn a_reply_in_a_transaction_goes_where_its_address_leads() {
+    let (mut w, u) = world(rights("", "^amq\\.(topic|default)$", ""));
+    let guest = w.connect("amqp");
+    run(
+        &mut w,
+        guest,
+        [durable("q"), exchange("x", "fanout"), bind("x", "q", "")],
+    );
+    let dotted = |key: &str| publish(PublishFlags::default(), message("", key, key, false));
+    let said = run(
+        &mut w,
+        u,
+        [transaction(vec![dotted("q"), dotted("amq.gatepost.x.x/k")])],
+    );
+    assert_eq!(said, refused("Commit", "write", "exchange 'x'"));
+    assert_eq!(run(&mut w, guest, [get("q")]), ["empty"]);
+    let said = run(
+        &mut w,
+        guest,
+        [transaction(vec![
+            mqtt("$queue/q", "1", 0, 0),
+            dotted("amq.gatepost.x.x/k"),
+        ])],
+    );
+    assert_eq!(said, ["done Commit"]);
+    assert_eq!(
+        run(&mut w, guest, [get("q"), get("q")]),
+        ["got #1 1 left 1", "got #2 amq left 0"]
+    );
+}
+
 #[test]
 fn a_retained_message_is_set_and_cleared_only_with_the_right_to_write() {
     let (mut w, u) = world(topic_rights());
@@ -441,8 +474,6 @@ fn a_session_is_its_users() {
     assert_eq!(run(&mut w, other, [clean("c")]), [text]);
     assert_eq!(hear(&mut w, u), Vec::<String>::new(), "it is not taken over");
     w.crash(Crash::Process);
-    w.set_rights("u", Rights::all());
-    w.set_rights("other", Rights::all());
     let other = w.connect_as("other", "mqtt");
     assert_eq!(run(&mut w, other, [kept("c")]), [text], "the log knows whose it is");
     let again = w.connect_as("u", "mqtt");

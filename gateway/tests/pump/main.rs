@@ -1,5 +1,7 @@
 //! The pump in the simulated world, under real sessions: what no client from outside could arrange at will.
 
+mod denied;
+
 use gatepost_core::event::{Event, Pressure};
 use gatepost_core::properties::Codecs;
 use gatepost_core::session::Protocol as _;
