@@ -261,6 +261,9 @@ impl NodeLog {
 const RECORD_BYTES: usize = 256;
 
 #[cfg(test)]
+mod deletion;
+
+#[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use crate::clock::Clock;
@@ -351,6 +354,7 @@ pub(crate) mod tests {
                 vhost: vhost.name.clone(),
                 protocol: "AMQP 0-9-1",
                 client_name: None,
+                ..Attach::default()
             };
             let now = self.node.clock.now();
             let link = vhost.enter(|engine| {

@@ -64,7 +64,8 @@ pub(crate) fn blocked(pressure: Pressure) -> Option<&'static str> {
 pub(crate) fn forced(reason: CloseReason, user: &str, vhost: &str) -> Reply {
     let detail: Cow<'static, str> = match reason {
         CloseReason::Shutdown => "broker forced connection closure with reason 'shutdown'".into(),
-        CloseReason::VhostDeleted => format!("vhost '{vhost}' is deleted").into(),
+        // As RabbitMQ has it.
+        CloseReason::VhostDeleted => format!("vhost '{vhost}' is down").into(),
         CloseReason::UserDeleted => format!("user '{user}' is deleted").into(),
         CloseReason::CredentialsExpired => "the credentials of this connection have expired".into(),
         CloseReason::TakenOver | CloseReason::Forced => "connection closed by an operator".into(),

@@ -30,7 +30,8 @@ use crate::map;
 use crate::settings::{FRAME_MIN, Settings};
 use channel::Env;
 use channels::Channels;
-use gatepost_core::command::Command;
+
+use gatepost_core::command::{ClientProperties, Command};
 use gatepost_core::event::{Event, Op, Pressure};
 use gatepost_core::interop::Drops;
 use gatepost_core::properties::Name;
@@ -97,6 +98,8 @@ pub(super) struct Client {
     vhost: Name,
     /// `connection_name` of its properties.
     name: Option<Name>,
+    /// What else they say, until the engine knows it.
+    properties: ClientProperties,
     /// SASL mechanism it chose.
     mechanism: &'static str,
     /// Its transport has verified a certificate of its own.
@@ -153,6 +156,7 @@ impl AmqpSession {
                 user: "".into(),
                 vhost: "".into(),
                 name: None,
+                properties: ClientProperties::default(),
                 mechanism: "",
                 has_certificate,
                 cancel_notify: false,
