@@ -105,6 +105,7 @@ impl Session for ToySession {
                         vhost: "/".into(),
                         protocol: "Toy 1",
                         client_name: None,
+                        ..Attach::default()
                     };
                     cx.commands.push(Command::Attach(Box::new(attach)));
                 }
@@ -361,11 +362,46 @@ fn a_link_is_detached_once_however_it_ends() {
         bench.wait_for_closed(count as u64 + 1);
         let counters = bench.node.vhosts.list()[0].enter(|engine| engine.counters());
         assert_eq!(
-            (counters.links_attached, counters.links_detached),
+            (counters.traffic.links_attached, counters.traffic.links_detached),
             (count as u64 + 1, count as u64 + 1)
         );
         assert_eq!(bench.node.attached.load(Ordering::Relaxed), 0);
     }
+}
+
+/// A turn that holds the engine for long (17 ms were seen) keeps others waiting, whose turns are then the longer. Nothing of what
+/// they said meanwhile is lost or overtaken.
+#[test]
+fn whoever_waits_for_a_long_hold_of_the_engine_is_served_after_it() {
+    let bench = Bench::start();
+    let clients: Vec<TcpStream> = (0..10).map(|_| bench.connect()).collect();
+    for client in &clients {
+        send(client, "login\n");
+        expect(client, "attached\n");
+    }
+    let vhost = &bench.node.vhosts.list()[0];
+    let (held, hold) = std::sync::mpsc::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            vhost.enter(|_| {
+                held.send(()).expect("somebody waits");
+                released.recv().expect("released");
+            });
+        });
+        hold.recv().expect("held");
+        for client in &clients {
+            for number in 0..50 {
+                send(client, &format!("echo {number}\n"));
+            }
+        }
+        // Some turn waits for the lock by now, or comes to it when it is free: either way all is answered, in order.
+        release.send(()).expect("it waits");
+        let answers: String = (0..50).map(|number| format!("echo {number}\n")).collect();
+        for client in &clients {
+            expect(client, &answers);
+        }
+    });
 }
 
 #[test]
@@ -393,7 +429,7 @@ fn a_thread_that_ends_detaches_what_it_served() {
     expect(&client, "attached\n");
     bench.threads.stop();
     let counters = bench.node.vhosts.list()[0].enter(|engine| engine.counters());
-    assert_eq!(counters.links_detached, 1);
+    assert_eq!(counters.traffic.links_detached, 1);
     assert_eq!(rest(&client), b"");
 }
 

@@ -400,3 +400,43 @@ fn all_leave_one_by_one() {
     play(&mut admission, &mut now, MS / 2, 202 * MS);
     assert_eq!(admission.admitted(), 0);
 }
+
+/// Handshakes cost ten times what a turn does, TLS a hundred times: a storm of them is work for a further thread for as long as
+/// it lasts, and for no longer.
+#[test]
+fn a_storm_of_handshakes_admits_a_thread_that_leaves_after_it() {
+    let (mut admission, mut now) = (Admission::new(1), Duration::ZERO);
+    for _ in 0..3 {
+        play(&mut admission, &mut now, MS / 2, 500 * MS);
+        assert_eq!(admission.admitted(), 0, "before the storm");
+        play(&mut admission, &mut now, 30 * MS, 600 * MS);
+        assert_eq!(admission.admitted(), 1, "in it");
+        play(&mut admission, &mut now, MS / 2, 150 * MS);
+        assert_eq!(admission.admitted(), 0, "after it");
+    }
+}
+
+/// Connections that have just been accepted queue behind those that are there, each for one turn: whoever is at work has a turn
+/// in every round, however many come.
+#[test]
+fn a_storm_of_connections_leaves_the_others_their_turns() {
+    const STORM: usize = 2_000;
+    let turns = Turns::new(0);
+    let list = Arc::default();
+    turns.spawn(greedy('x', 20, &list));
+    for _ in 0..STORM {
+        // Accepted, greeted, logged in.
+        turns.spawn(greedy('s', 3, &list));
+    }
+    while turns.pass() {}
+    let list = list.lock();
+    assert_eq!(list.len(), 3 * STORM + 20, "all have had all of theirs");
+    let at: Vec<usize> = list
+        .char_indices()
+        .filter(|(_, c)| *c == 'x')
+        .map(|(at, _)| at)
+        .collect();
+    let waits = at.windows(2).map(|pair| pair[1] - pair[0]);
+    assert!(waits.max() <= Some(STORM + 1), "{:?}", &at[..5]);
+    assert!(at[3] <= 3 * (STORM + 1), "the storm had no more turns than it: {at:?}");
+}

@@ -5,6 +5,9 @@ use crate::support::Gatepost;
 use crate::support::amqp::{Amqp, Args, Incoming};
 use crate::support::daemon::http;
 use crate::support::mqtt::Mqtt;
+use crate::support::raw::{eventually, tcp};
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -237,4 +240,85 @@ fn turns_of_the_second_thread(gatepost: &Gatepost) -> u64 {
         .lines()
         .find_map(|line| line.strip_prefix("gatepost_io_turns_total{thread=\"1\"} "));
     turns.and_then(|n| n.parse().ok()).expect("the second thread's turns")
+}
+
+/// Connections come in crowds: after a power cut all devices of a plant are back in a second. Some give up half-way. Those that
+/// are at work lose nothing by it and keep their order, and nothing is left of those that gave up.
+#[test]
+fn storms_of_connects_and_handshakes_cost_nobody_a_message() {
+    const CROWD: usize = 300;
+    let gatepost = Gatepost::with(2, "");
+    let (amqp, mqtt) = (gatepost.amqp, gatepost.mqtt);
+    let mut subscriber = Mqtt::open(mqtt, "subscriber", true);
+    subscriber.subscribe("work", 1).expect("a subscription");
+    let over = AtomicBool::new(false);
+    let sent = thread::scope(|scope| {
+        let publisher = scope.spawn(|| {
+            let mut publisher = Mqtt::open(mqtt, "publisher", true);
+            let mut sent = 0u32;
+            while !over.load(Ordering::Relaxed) {
+                publisher.publish("work", 1, &sent.to_be_bytes());
+                assert_eq!(publisher.expect(0x40).expect("a PUBACK"), [0, 1]);
+                sent += 1;
+            }
+            sent
+        });
+        for round in 0..3 {
+            // Connected and silent, a byte, half a CONNECT, and a whole one whose answer nobody waits for.
+            let half: Vec<TcpStream> = (0..CROWD)
+                .map(|n| {
+                    let mut stream = tcp(if n % 2 == 0 { mqtt } else { amqp });
+                    let bytes: &[u8] = match n % 8 {
+                        0 | 1 => b"",
+                        2 => b"\x10",
+                        3 => b"AMQP",
+                        4 => b"\x10\x0d\x00\x04MQTT\x04",
+                        5 => b"AMQP\x00\x00\x09\x01",
+                        6 => b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01x",
+                        _ => b"AMQP\x00\x00\x09\x01\x01\x00\x00\x00",
+                    };
+                    stream.write_all(bytes).expect("sent");
+                    stream
+                })
+                .collect();
+            let crowd: Vec<_> = (0..4)
+                .map(|part| {
+                    scope.spawn(move || {
+                        for n in 0..CROWD / 4 {
+                            if n % 2 == 0 {
+                                drop(Mqtt::open(mqtt, &format!("crowd-{round}-{part}-{n}"), true));
+                            } else {
+                                drop(Amqp::open(amqp));
+                            }
+                        }
+                    })
+                })
+                .collect();
+            for part in crowd {
+                part.join().expect("all of them get in");
+            }
+            drop(half);
+        }
+        over.store(true, Ordering::Relaxed);
+        publisher.join().expect("it is served")
+    });
+    for number in 0..sent {
+        let publish = subscriber.next().expect("a packet").into_publish().expect("a PUBLISH");
+        assert_eq!(publish.payload, number.to_be_bytes());
+        subscriber.ack(publish.id);
+    }
+    subscriber.ping().expect("no more than that");
+    eventually("all of the crowd is gone", || {
+        let metrics = http(gatepost.metrics, "/metrics").unwrap_or_default();
+        let open = |line: &&str| {
+            line.starts_with("gatepost_connections{") || line.starts_with("gatepost_connections_attached{")
+        };
+        let sum: u32 = metrics
+            .lines()
+            .filter(open)
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<u32>().ok())
+            .sum();
+        // The subscriber, counted by the listener and by the vhost.
+        sum == 2
+    });
 }
