@@ -115,6 +115,7 @@ impl Turns {
             vhost: "/".into(),
             protocol: "example",
             client_name: None,
+            ..Attach::default()
         };
         let peer = Peer::on_this_machine();
         self.engine

@@ -368,6 +368,8 @@ pub(crate) struct Access {
     generation: u64,
     /// Whether nothing need be asked.
     everything: bool,
+    /// It is the node's own: it may do everything, whatever users' rights are.
+    of_node: bool,
     /// Of a user who may not do everything, once it has published.
     recent: Option<Box<Recent>>,
     // Seldom used.
@@ -398,10 +400,24 @@ impl Access {
             rights: None,
             generation: 0,
             everything: false,
+            of_node: false,
             recent: None,
         };
         access.look_up(users);
         access
+    }
+
+    /// Of a connection that the node has to itself, which is no user's.
+    pub(crate) fn of_node(users: &UserRights) -> Access {
+        Access {
+            user: Name::default(),
+            client_id: None,
+            rights: None,
+            generation: users.generation,
+            everything: true,
+            of_node: true,
+            recent: None,
+        }
     }
 
     /// Whether a message along the route is known to be permitted. `route`: its number, if it is remembered.
@@ -429,9 +445,14 @@ impl Access {
         Some(self.rights.as_deref().unwrap_or(&NONE))
     }
 
+    /// Whether it is the node's own connection.
+    pub(crate) fn is_of_node(&self) -> bool {
+        self.of_node
+    }
+
     fn look_up(&mut self, users: &UserRights) {
         self.rights = users.of(&self.user).cloned();
-        self.everything = self.rights.as_ref().is_some_and(|rights| rights.is_everything());
+        self.everything = self.of_node || self.rights.as_ref().is_some_and(|rights| rights.is_everything());
         self.generation = users.generation;
         self.recent = None;
     }

@@ -17,8 +17,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Bytes that a connection buffers without a part: what small packets take, and what a turn leaves behind.
+/// Bytes that a connection buffers without a part: what small packets take, and what a turn leaves behind. They are counted all
+/// the same: ten thousand connections may have so much.
 pub const FREE_BYTES: usize = 16 << 10;
+/// The same while memory is short.
+pub const FREE_BYTES_SHORT: usize = 2 << 10;
 /// A peer that has stopped in the middle of a large packet is closed after this time, if memory is short.
 pub const STALL: Duration = Duration::from_secs(10);
 /// A peer that sends less than this in that time counts as stopped.
@@ -62,6 +65,24 @@ impl Buffers {
     /// The limit.
     pub fn bytes_max(&self) -> usize {
         self.bytes_max.load(Ordering::Relaxed)
+    }
+    /// What a connection may buffer without a part now.
+    pub fn free_bytes(&self) -> usize {
+        if self.are_full() { FREE_BYTES_SHORT } else { FREE_BYTES }
+    }
+    /// A connection without a part buffered `before`, and buffers `now`.
+    pub(crate) fn count_small(&self, before: usize, now: usize) {
+        match now.cmp(&before) {
+            std::cmp::Ordering::Greater => drop(self.bytes.fetch_add(now - before, Ordering::Relaxed)),
+            std::cmp::Ordering::Less => {
+                let was_full = self.are_full();
+                self.bytes.fetch_sub(before - now, Ordering::Relaxed);
+                if was_full {
+                    self.wake();
+                }
+            }
+            std::cmp::Ordering::Equal => {}
+        }
     }
     /// Whether there is more than there should be.
     pub fn are_full(&self) -> bool {

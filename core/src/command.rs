@@ -120,6 +120,13 @@ pub enum Command {
     Bind(Box<Bind>),
     /// Remove a binding. Answered by `Done { op: Op::Unbind }`.
     Unbind(Box<Bind>),
+    /// Say what is special about a channel from now on. Not answered.
+    SetMode {
+        /// Which.
+        channel: Channel,
+        /// What.
+        mode: ChannelMode,
+    },
     /// Start a consumer on a queue. Answered by `Consuming`, which precedes its first delivery.
     Consume(Box<Consume>),
     /// Take one message. Answered by `Event::Got` or `Event::GetEmpty`.
@@ -157,6 +164,7 @@ impl Command {
             | Command::OpenChannel { channel }
             | Command::CloseChannel { channel, .. }
             | Command::Qos { channel, .. }
+            | Command::SetMode { channel, .. }
             | Command::Echo { channel, .. }
             | Command::Recover { channel, .. }
             | Command::Cancel { channel, .. } => Some(*channel),
@@ -182,6 +190,18 @@ impl Command {
             | Command::Detach => None,
         }
     }
+}
+
+/// What is special about a channel, for those who list channels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ChannelMode {
+    /// Nothing.
+    #[default]
+    Plain,
+    /// Its publishes are confirmed.
+    Confirm,
+    /// Its publishes and settles wait for a commit.
+    Transactional,
 }
 
 /// How to publish. A small set of bits.
@@ -529,7 +549,7 @@ impl std::fmt::Debug for Login {
 }
 
 /// See [`Command::Attach`]. Sent after `Authenticated`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Attach {
     /// Name of the vhost.
     pub vhost: Name,
@@ -537,6 +557,68 @@ pub struct Attach {
     pub protocol: &'static str,
     /// What the client calls itself, if it does.
     pub client_name: Option<Name>,
+    /// Seconds of silence that client and server agreed to tell each other within; 0: none.
+    pub heartbeat_s: u16,
+    /// What else the handshake settled, in protocols where it settles more.
+    pub handshake: Option<Box<Handshake>>,
+}
+
+/// What a handshake settled, for those who list connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Handshake {
+    /// The SASL mechanism of the login.
+    pub mechanism: &'static str,
+    /// Channels at most.
+    pub channel_max: u16,
+    /// Bytes of a frame at most.
+    pub frame_max: u32,
+    /// What the client says of itself.
+    pub client_properties: ClientProperties,
+}
+
+/// Texts by which a client describes itself: its product, its version. Kept for as long as the connection lives, so there
+/// are no more than [`CLIENT_PROPERTIES_MAX`] bytes of them: what does not fit is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientProperties(
+    /// Names and values in turn, a NUL behind each: one allocation, where a table has several for each value.
+    Box<str>,
+);
+
+/// Bytes of [`ClientProperties`] at most.
+pub const CLIENT_PROPERTIES_MAX: usize = 1 << 10;
+
+impl ClientProperties {
+    /// Of names and their values.
+    pub fn new<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> ClientProperties {
+        let mut texts = String::new();
+        for (name, value) in pairs {
+            let fits = texts.len() + name.len() + value.len() + 2 <= CLIENT_PROPERTIES_MAX;
+            if fits && !name.contains('\0') && !value.contains('\0') {
+                texts.extend([name, "\0", value, "\0"]);
+            }
+        }
+        ClientProperties(texts.into())
+    }
+
+    /// Names and values.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut texts = self.0.split_terminator('\0');
+        std::iter::from_fn(move || Some((texts.next()?, texts.next()?)))
+    }
+
+    /// The value of that name.
+    pub fn lookup(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
+
+    /// Bytes of memory they occupy beside themselves.
+    pub(crate) fn memory(&self) -> usize {
+        if self.0.is_empty() {
+            0
+        } else {
+            crate::ledger::allocation(self.0.len())
+        }
+    }
 }
 
 /// Who is at the other end of a connection.
@@ -594,3 +676,25 @@ impl Peer {
 }
 
 const _: () = assert!(std::mem::size_of::<Command>() <= 64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn client_properties_are_kept_as_far_as_they_fit() {
+        let long = "x".repeat(CLIENT_PROPERTIES_MAX);
+        let pairs = [
+            ("product", "pika"),
+            ("story", &*long),
+            ("nul", "a\0b"),
+            ("version", "1.3"),
+            ("empty", ""),
+        ];
+        let kept = ClientProperties::new(pairs);
+        let all: Vec<_> = kept.iter().collect();
+        assert_eq!(all, [("product", "pika"), ("version", "1.3"), ("empty", "")]);
+        assert_eq!((kept.lookup("version"), kept.lookup("story")), (Some("1.3"), None));
+        assert_eq!(ClientProperties::default().iter().count(), 0);
+    }
+}

@@ -8,6 +8,7 @@
 //! ```
 
 use crate::command::{Channel, Will};
+use crate::in_flight::InFlight;
 use crate::ledger::{self, Charge, Ledger, ObjectKind};
 use crate::message::Dialect;
 use crate::properties::Name;
@@ -38,6 +39,8 @@ pub(crate) struct DurableSession {
     /// It is in the log: it was opened to outlive its connection.
     pub(crate) kept: bool,
     pub(crate) in_flight: InFlight,
+    /// What of `charge` is for `in_flight`, without the bodies.
+    in_flight_bytes: u32,
     /// QoS 1 and 2 deliveries that its client takes at once (the receive maximum). Reserved or in flight, they count.
     pub(crate) credit: Credit,
     /// QoS 2 packet ids of the client's own publishes that await PUBREL.
@@ -82,6 +85,7 @@ impl DurableSession {
             expires_at: None,
             kept,
             in_flight: InFlight::default(),
+            in_flight_bytes: 0,
             credit: Credit::window(1),
             incoming: BTreeSet::new(),
             subscriptions: Subscriptions::new(),
@@ -92,6 +96,15 @@ impl DurableSession {
             expiry_timer: None,
             open: false,
             ending: false,
+        }
+    }
+
+    /// Counts what `in_flight` costs now. To be called when it has changed; most calls find nothing new.
+    pub(crate) fn account_in_flight(&mut self) {
+        let bytes = self.in_flight.memory() as u32;
+        if bytes != self.in_flight_bytes {
+            self.charge.exchange(self.in_flight_bytes, bytes);
+            self.in_flight_bytes = bytes;
         }
     }
 
@@ -219,188 +232,4 @@ pub(crate) struct Subscribed {
     pub(crate) no_local: bool,
     pub(crate) retain_as_published: bool,
     pub(crate) subscription_id: Option<u32>,
-}
-
-/// An outgoing QoS 1 or 2 message that the client has not finished with.
-#[derive(Debug)]
-pub(crate) struct Outgoing {
-    pub(crate) queue: QueueKey,
-    pub(crate) entry: Entry,
-    /// QoS it is delivered with.
-    pub(crate) qos: u8,
-    /// PUBREC arrived: only PUBREL is sent from here on.
-    pub(crate) released: bool,
-    /// It counts against the receive maximum of the present connection.
-    pub(crate) counted: bool,
-    /// Grows with each id given; set by [`InFlight`].
-    pub(crate) order: u64,
-}
-
-/// Outgoing packet ids. Ids grow by one (skipping those still busy from the last lap), so an id's place is its distance
-/// from the oldest.
-#[derive(Default)]
-pub(crate) struct InFlight {
-    /// `ring[i]` has id `base + i`, wrapping from 65,535 to 1.
-    ring: VecDeque<Option<Outgoing>>,
-    /// Id of `ring[0]`; meaningless while the ring is empty.
-    base: u16,
-    /// The id given last.
-    last: u16,
-    /// Ids given so far.
-    given: u64,
-    count: usize,
-}
-
-impl InFlight {
-    /// Gives `outgoing` the next free packet id; `None` if all 65,535 are busy.
-    pub(crate) fn assign(&mut self, outgoing: Outgoing) -> Option<u16> {
-        if self.count >= usize::from(u16::MAX) {
-            return None;
-        }
-        let mut id = Self::step(self.last, 1);
-        while self.find_mut(id).is_some() {
-            id = Self::step(id, 1);
-        }
-        self.insert(id, outgoing);
-        Some(id)
-    }
-    /// Adds one whose id is known (after a restart). Ids come in the order they were given.
-    pub(crate) fn insert(&mut self, id: u16, mut outgoing: Outgoing) {
-        self.given += 1;
-        outgoing.order = self.given;
-        if self.ring.is_empty() {
-            self.base = id;
-        }
-        let at = usize::from(Self::distance(self.base, id));
-        while self.ring.len() <= at {
-            self.ring.push_back(None);
-        }
-        // An id in use twice is damage: the newer wins.
-        self.count += usize::from(self.ring[at].is_none());
-        self.ring[at] = Some(outgoing);
-        self.last = id;
-    }
-    pub(crate) fn find_mut(&mut self, id: u16) -> Option<&mut Outgoing> {
-        if id == 0 || self.ring.is_empty() {
-            return None;
-        }
-        self.ring.get_mut(usize::from(Self::distance(self.base, id)))?.as_mut()
-    }
-    pub(crate) fn remove(&mut self, id: u16) -> Option<Outgoing> {
-        if id == 0 || self.ring.is_empty() {
-            return None;
-        }
-        let outgoing = self.ring.get_mut(usize::from(Self::distance(self.base, id)))?.take()?;
-        self.count -= 1;
-        while let Some(None) = self.ring.front() {
-            self.ring.pop_front();
-            self.base = Self::step(self.base, 1);
-        }
-        Some(outgoing)
-    }
-    /// Packet ids in the order they were given.
-    pub(crate) fn ids(&self) -> Vec<u16> {
-        let live = self
-            .ring
-            .iter()
-            .enumerate()
-            .filter_map(|(i, o)| Some((o.as_ref()?.order, i)));
-        let mut order: Vec<(u64, usize)> = live.collect();
-        order.sort_unstable();
-        order
-            .into_iter()
-            .map(|(_, i)| Self::step(self.base, i as u16))
-            .collect()
-    }
-    /// Every outgoing message, in no particular order.
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Outgoing> {
-        self.ring.iter_mut().flatten()
-    }
-    /// Every outgoing message, in no particular order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Outgoing> {
-        self.ring.iter().flatten()
-    }
-    pub(crate) fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-    /// Removes one, the one with the oldest id.
-    pub(crate) fn pop(&mut self) -> Option<Outgoing> {
-        if self.count == 0 {
-            self.ring = VecDeque::new();
-            return None;
-        }
-        let first = self.ring.iter().position(Option::is_some)?;
-        self.remove(Self::step(self.base, first as u16))
-    }
-    /// `id` plus `n`, from 1 to 65,535.
-    fn step(id: u16, n: u16) -> u16 {
-        let zero_based = u32::from(id.wrapping_sub(1)) % 65_535;
-        let zero_based = if id == 0 { 65_534 } else { zero_based };
-        ((zero_based + u32::from(n)) % 65_535) as u16 + 1
-    }
-    /// Steps from `from` to `to`.
-    fn distance(from: u16, to: u16) -> u16 {
-        ((u32::from(to) + 65_535 - u32::from(from)) % 65_535) as u16
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn outgoing(seq: u64) -> Outgoing {
-        Outgoing {
-            queue: QueueKey { slot: 0, generation: 1 },
-            entry: Entry::on_disk(seq, 1),
-            qos: 1,
-            released: false,
-            counted: true,
-            order: 0,
-        }
-    }
-
-    #[test]
-    fn ids_start_at_1_and_wrap_from_65535_to_1() {
-        let mut f = InFlight::default();
-        for round in 0..140_000u64 {
-            let id = f.assign(outgoing(round)).unwrap();
-            assert_eq!(u64::from(id), round % 65_535 + 1);
-            assert_eq!(f.remove(id).unwrap().entry.seq, round);
-        }
-    }
-
-    #[test]
-    fn an_id_is_found_wherever_it_stands_and_only_once() {
-        let mut f = InFlight::default();
-        let ids: Vec<_> = (0..10).map(|s| f.assign(outgoing(s)).unwrap()).collect();
-        assert_eq!(f.remove(ids[3]).unwrap().entry.seq, 3);
-        assert!(f.remove(ids[3]).is_none());
-        assert!(f.find_mut(0).is_none() && f.find_mut(999).is_none());
-        assert_eq!(f.remove(ids[0]).unwrap().entry.seq, 0);
-        assert_eq!(f.ids(), [2, 3, 5, 6, 7, 8, 9, 10]);
-    }
-
-    #[test]
-    fn a_full_ring_gives_no_id_instead_of_a_busy_one() {
-        let mut f = InFlight::default();
-        for s in 0..65_535 {
-            assert!(f.assign(outgoing(s)).is_some());
-        }
-        assert!(f.assign(outgoing(0)).is_none());
-        f.remove(7).unwrap();
-        assert_eq!(f.assign(outgoing(0)), Some(7));
-        assert_eq!(f.ids().last(), Some(&7), "it was given last");
-    }
-
-    #[test]
-    fn ids_held_for_a_whole_lap_are_skipped() {
-        let mut f = InFlight::default();
-        let held: Vec<_> = (0..3).map(|s| f.assign(outgoing(s)).unwrap()).collect();
-        for s in 0..70_000 {
-            let id = f.assign(outgoing(s)).unwrap();
-            assert!(id != 0 && !held.contains(&id));
-            f.remove(id).unwrap();
-        }
-        assert_eq!(f.ids(), held);
-    }
 }

@@ -83,6 +83,18 @@ impl InProcess {
         InProcess::attach_with(engine, now, user, name, Some(wake))
     }
 
+    /// Attaches a connection that the node has to itself: it is no user's, and it may do everything. Not for what a client
+    /// has a say in.
+    ///
+    /// # Errors
+    /// As [`InProcess::attach`].
+    pub fn attach_of_node(engine: &mut Engine, now: Now, name: &str) -> Result<InProcess, Fault> {
+        engine.admit_link_of_node()?;
+        let woken = Woken::new(None);
+        let link = engine.attach_of_node(now, &attach_as(engine, name), woken.clone());
+        Ok(InProcess::of(link, woken))
+    }
+
     fn attach_with(
         engine: &mut Engine,
         now: Now,
@@ -91,23 +103,20 @@ impl InProcess {
         outer: Option<Arc<dyn Wake>>,
     ) -> Result<InProcess, Fault> {
         engine.admit_link(user)?;
-        let woken = Arc::new(Woken {
-            flag: AtomicBool::new(false),
-            outer,
-        });
-        let attach = Attach {
-            vhost: engine.vhost().clone(),
-            protocol: PROTOCOL,
-            client_name: Some(name.into()),
-        };
+        let woken = Woken::new(outer);
+        let attach = attach_as(engine, name);
         let link = engine.attach(now, &attach, user.into(), Peer::on_this_machine(), woken.clone());
-        Ok(InProcess {
+        Ok(InProcess::of(link, woken))
+    }
+
+    fn of(link: Link, woken: Arc<Woken>) -> InProcess {
+        InProcess {
             link,
             woken,
             commands: Vec::new(),
             events: VecDeque::new(),
             taken: Vec::new(),
-        })
+        }
     }
 
     /// Leaves a command for the next visit.
@@ -165,10 +174,28 @@ impl InProcess {
     }
 }
 
+fn attach_as(engine: &Engine, name: &str) -> Attach {
+    Attach {
+        vhost: engine.vhost().clone(),
+        protocol: PROTOCOL,
+        client_name: Some(name.into()),
+        ..Attach::default()
+    }
+}
+
 /// Whether there is something to take since the last visit.
 struct Woken {
     flag: AtomicBool,
     outer: Option<Arc<dyn Wake>>,
+}
+
+impl Woken {
+    fn new(outer: Option<Arc<dyn Wake>>) -> Arc<Woken> {
+        Arc::new(Woken {
+            flag: AtomicBool::new(false),
+            outer,
+        })
+    }
 }
 
 impl Wake for Woken {

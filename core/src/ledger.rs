@@ -86,6 +86,14 @@ impl Charge {
             ledger.0[self.kind as usize].fetch_add(more as usize, Ordering::Relaxed);
         }
     }
+    /// A part of the object costs `now` and no longer `before`.
+    pub(crate) fn exchange(&mut self, before: u32, now: u32) {
+        if now >= before {
+            self.grow((now - before) as usize);
+        } else {
+            self.shrink((before - now) as usize);
+        }
+    }
     pub(crate) fn shrink(&mut self, bytes: usize) {
         debug_assert!(bytes <= self.bytes as usize, "more is given back than was charged");
         let less = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.bytes);
@@ -150,6 +158,9 @@ mod tests {
         a.grow(20);
         assert_eq!(ledger.used(), [0, 0, 120, 7, 0]);
         a.shrink(50);
+        assert_eq!(ledger.used(), [0, 0, 70, 7, 0]);
+        a.exchange(20, 40);
+        a.exchange(40, 20);
         assert_eq!(ledger.used(), [0, 0, 70, 7, 0]);
         drop(a);
         drop(b);

@@ -31,6 +31,7 @@ pub mod engine;
 pub mod event;
 mod exchange;
 pub mod fault;
+mod in_flight;
 pub mod in_process;
 pub mod interop;
 pub mod keys;

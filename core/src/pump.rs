@@ -99,7 +99,7 @@ pub use scratch::Scratch;
 
 use crate::buffers::{Buffers, FREE_BYTES, Part};
 use crate::command::{Attach, Command, Login, Peer};
-use crate::engine::{Applied, Engine, Link, Room, Visited, Wake};
+use crate::engine::{Applied, Carried, Engine, Link, Room, Visited, Wake};
 use crate::event::{CloseReason, Event};
 use crate::fault::{Fault, FaultKind};
 use crate::properties::{Codecs, Name};
@@ -220,11 +220,14 @@ pub struct Pump<V> {
     bound: Option<Bound<V>>,
     /// Who logged in.
     user: Option<Name>,
-    peer: Peer,
+    /// The engine has it, too.
+    peer: Arc<Peer>,
     /// An unfinished frame, or what the session did not want yet.
     input: Vec<u8>,
     /// What the buffers have of the node's memory, if they are large.
     part: Option<Box<Part>>,
+    /// What is counted of the buffers without a part.
+    small: u32,
     /// A large packet is not complete. Without memory for the rest, it is not read.
     unfinished: bool,
     /// It was not read for that reason in this turn.
@@ -256,6 +259,8 @@ pub struct Pump<V> {
     broken: Option<io::Error>,
     /// The session is over, or the stream is.
     ended: bool,
+    /// What the stream has carried that the engine has not heard of.
+    carried: Carried,
 }
 
 struct Bound<V> {
@@ -318,9 +323,10 @@ impl<V> Pump<V> {
             session,
             bound: None,
             user: None,
-            peer,
+            peer: Arc::new(peer),
             input: Vec::new(),
             part: None,
+            small: 0,
             unfinished: false,
             held_back: false,
             declined: false,
@@ -337,6 +343,7 @@ impl<V> Pump<V> {
             last_turns: None,
             broken: None,
             ended: false,
+            carried: Carried::default(),
         }
     }
 
@@ -401,6 +408,7 @@ impl<V> Pump<V> {
             return Ok(());
         }
         let taken = stream.write(self.output.waiting())?;
+        self.note_written(taken);
         self.output.took(taken, now.monotonic);
         Ok(())
     }
@@ -575,14 +583,23 @@ impl<V> Pump<V> {
 
     /// Counts what the connection buffers.
     fn account<B: Broker<Vhost = V>>(&mut self, now: Now, broker: &mut B, stream_bytes: usize) {
+        let Some(buffers) = broker.buffers() else { return };
         if self.ended {
             self.part = None;
+            buffers.count_small(self.small as usize, 0);
+            self.small = 0;
             return;
         }
         let packets = self.input.capacity() + self.session.buffered();
         let bytes = packets + self.output.memory() + self.parking.bytes() + stream_bytes;
-        self.unfinished = packets > FREE_BYTES && !self.declined;
-        if bytes <= FREE_BYTES {
+        let free = buffers.free_bytes();
+        self.unfinished = packets > free && !self.declined;
+        let small = if bytes <= free { bytes } else { 0 };
+        if small != self.small as usize {
+            buffers.count_small(self.small as usize, small);
+            self.small = small as u32;
+        }
+        if bytes <= free {
             self.part = None;
             return;
         }
@@ -651,9 +668,16 @@ impl<V> Pump<V> {
                 if let Some(part) = &mut self.part {
                     part.note_read(read.unwrap_or(0));
                 }
+                self.carried.bytes_in += read.unwrap_or(0) as u64;
+                self.carried.reads += u64::from(read.is_some());
                 Ok(read)
             }
         }
+    }
+
+    fn note_written(&mut self, bytes: usize) {
+        self.carried.bytes_out += bytes as u64;
+        self.carried.writes += u64::from(bytes > 0);
     }
 
     /// Lets the session parse what is kept.
@@ -721,8 +745,11 @@ impl<V> Pump<V> {
     {
         let Some(bound) = &self.bound else { return };
         let (link, commands, events) = (bound.link, &mut s.commands, &mut s.events);
-        let Visited { applied, more } =
-            broker.enter(&bound.vhost, |engine| engine.visit(now, link, commands, room, events));
+        let carried = std::mem::take(&mut self.carried);
+        let Visited { applied, more } = broker.enter(&bound.vhost, |engine| {
+            engine.note_carried(link, carried);
+            engine.visit(now, link, commands, room, events)
+        });
         // Without room it was asked all the same: what was reserved to this link went back, and a close gets through.
         self.more = more || room.messages == 0;
         self.waits = applied == Applied::Waits;
@@ -851,7 +878,7 @@ impl<V> Pump<V> {
             return Err(Fault::new(FaultKind::AccessRefused, "not logged in"));
         };
         let vhost = broker.vhost(attach, &user)?;
-        let (peer, wake) = (self.peer.clone(), broker.waker());
+        let (peer, wake) = (Arc::clone(&self.peer), broker.waker());
         let link = broker.enter(&vhost, |engine| {
             engine.admit_link(&user)?;
             Ok(engine.attach(now, attach, user, peer, wake))
@@ -872,6 +899,7 @@ impl<V> Pump<V> {
         } else {
             0
         };
+        self.note_written(taken);
         self.output.keep(fresh, taken, now.monotonic);
         Ok(())
     }
@@ -915,7 +943,11 @@ impl<V> Pump<V> {
         // What is left may wait for a call.
         broker.acknowledge();
         let (link, left) = (bound.link, &mut self.left);
-        let applied = broker.enter(&bound.vhost, |engine| engine.apply(now, link, left));
+        let carried = std::mem::take(&mut self.carried);
+        let applied = broker.enter(&bound.vhost, |engine| {
+            engine.note_carried(link, carried);
+            engine.apply(now, link, left)
+        });
         if applied == Applied::All {
             self.bound = None;
         }

@@ -13,7 +13,7 @@
 use crate::ledger;
 use crate::message::Message;
 use crate::time::Wall;
-use crate::topic::{Level, Levels, Pattern};
+use crate::topic::{BROKER_LEVEL, Level, Levels, Pattern};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -168,6 +168,14 @@ impl Retained {
         self.messages.values()
     }
 
+    /// Those whose topics come behind one, in order: see [`Retained::key_of`]. Without one, all.
+    pub fn after(&self, key: Option<&[u8]>) -> impl Iterator<Item = &Message> {
+        let from = key.map_or(Bound::Unbounded, Bound::Excluded);
+        self.messages
+            .range::<[u8], _>((from, Bound::Unbounded))
+            .map(|(_, message)| message)
+    }
+
     /// Messages retained.
     pub fn count(&self) -> usize {
         self.messages.len()
@@ -235,6 +243,12 @@ fn step(pattern: &Pattern, key: &[u8]) -> Step {
     // MQTT 5 4.7.2 [MQTT-4.7.2-1]
     if pattern.hides_dollar() && key.first() == Some(&b'$') {
         return Step::Seek(vec![b'$' + 1]);
+    }
+    if matches!(pattern.levels().first(), Some(Level::One | Level::Many))
+        && key.starts_with(BROKER_LEVEL.as_bytes())
+        && level_end(key, 0) == Some(BROKER_LEVEL.len() + 1)
+    {
+        return behind(&key[..=BROKER_LEVEL.len()]);
     }
     let mut at = 0;
     let mut levels = pattern.levels().iter();
@@ -459,12 +473,10 @@ mod tests {
         assert_eq!(find("sport/a"), ["sport/a"]);
         assert_eq!(find("missing"), Vec::<String>::new());
         assert_eq!(find("#").len(), 8);
-        assert_eq!(all(&mut retained, "#", Dot, 0).len(), 10);
-        assert_eq!(
-            all(&mut retained, "#.a.#", Dot, 0),
-            ["$SYS/a", "a/$x", "sport/a", "sport/a/b"]
-        );
-        assert_eq!(all(&mut retained, "*.a", Dot, 0), ["$SYS/a", "sport/a"]);
+        assert_eq!(all(&mut retained, "#", Dot, 0).len(), 8, "all but the broker's own");
+        assert_eq!(all(&mut retained, "#.a.#", Dot, 0), ["a/$x", "sport/a", "sport/a/b"]);
+        assert_eq!(all(&mut retained, "$SYS.#", Dot, 0), ["$SYS", "$SYS/a"]);
+        assert_eq!(all(&mut retained, "*.a", Dot, 0), ["sport/a"]);
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Description {
     pub tls_port: Option<u16>,
     /// Its `protocol` label in metrics whose names dashboards know from elsewhere.
     pub metrics_label: &'static str,
+    /// Its versions as [`Attach::protocol`](crate::command::Attach::protocol) has them, each with its own label.
+    pub versions: &'static [(&'static str, &'static str)],
     /// Whether a client that gives no name may log in where the node allows it.
     pub nameless_logins: bool,
     /// Whether a name that no user has counts as none, where the node allows that: its clients always send one.

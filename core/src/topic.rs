@@ -27,6 +27,20 @@ pub(crate) use pattern::{check_filter, count_levels, first_literal, wildcards};
 pub use spelling::Spelling;
 pub(crate) use trie::{Trie, Walk};
 
+/// The first level of the topics in which a broker tells of itself. No wildcard matches it in any dialect: an AMQP queue that
+/// is bound with `#` asks for what applications publish, not for some dozens of figures every few seconds.
+pub const BROKER_LEVEL: &str = "$SYS";
+
+/// Whether an MQTT topic is one of those.
+pub(crate) fn is_of_broker(topic: &str, dialect: Dialect) -> bool {
+    // The octet first: it is asked of every topic whose route is not remembered.
+    dialect == Dialect::Slash
+        && topic.as_bytes().first() == Some(&b'$')
+        && topic
+            .strip_prefix(BROKER_LEVEL)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// Levels of a topic filter at most. Keeps one subscription from growing the trie without measure.
 pub const LEVELS_MAX: usize = 200;
 

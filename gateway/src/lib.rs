@@ -37,6 +37,7 @@ mod reload;
 mod server;
 mod shutdown;
 mod store;
+mod sys_topics;
 mod terms;
 mod threads;
 mod tls;

@@ -70,6 +70,8 @@ pub(crate) struct Node {
     pub quic: Arc<quic::Counts>,
     /// Memory of all connections' buffers.
     pub buffers: Arc<Buffers>,
+    /// `mqtt.sys_interval` may have changed.
+    pub sys_interval_changed: Notify,
     /// Something changed that [`crate::watch`] should not notice a second later.
     pub look: Notify,
     failure: Mutex<Option<Failure>>,
@@ -209,6 +211,7 @@ impl Node {
             short_of_memory,
             quic: Arc::default(),
             buffers: Arc::new(Buffers::new(buffers_max)),
+            sys_interval_changed: Notify::new(),
             look: Notify::new(),
             failure: Mutex::new(None),
             failed: Notify::new(),
@@ -229,6 +232,7 @@ impl Node {
             protocol.configure(&config.values);
         }
         self.look.notify_one();
+        self.sys_interval_changed.notify_one();
     }
 
     /// The vhost of that name.

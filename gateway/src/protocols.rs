@@ -17,6 +17,14 @@ pub(crate) fn find(name: &str) -> Option<usize> {
     ALL.iter().position(|protocol| protocol.name == name)
 }
 
+/// The protocol that has that version, and the version's label in metrics.
+pub(crate) fn of_version(version: &str) -> Option<(&'static Description, &'static str)> {
+    ALL.iter().find_map(|protocol| {
+        let known = protocol.versions.iter().find(|(name, _)| *name == version);
+        known.map(|(_, label)| (*protocol, *label))
+    })
+}
+
 /// All protocols, set up as configured, in the order of the list.
 pub(crate) fn all(values: &Values) -> Vec<Box<dyn Protocol>> {
     ALL.iter().map(|protocol| (protocol.make)(values)).collect()

@@ -122,7 +122,7 @@ fn dump(node: &Node) {
         );
     }
     for vhost in node.vhosts.list().iter() {
-        let counters = vhost.enter(|engine| engine.counters());
+        let counters = vhost.counters();
         tracing::info!(vhost = %vhost.name, ?counters, "state of a vhost");
     }
 }

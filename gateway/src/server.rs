@@ -10,7 +10,7 @@ use crate::shutdown::{self, Signals};
 use crate::store::{self, Store};
 use crate::threads::IoThreads;
 use crate::transport::Door;
-use crate::{accountant, banner, committer, http, logging, machine, protocols, reader, reload, tls, watch};
+use crate::{accountant, banner, committer, http, logging, machine, protocols, reader, reload, sys_topics, tls, watch};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -77,6 +77,8 @@ async fn run(
     }
     let watched = Arc::clone(&node);
     tasks.spawn(async move { watch::run(&watched).await });
+    let telling = Arc::clone(&node);
+    tasks.spawn(async move { sys_topics::run(&telling).await });
     let accounted = Arc::clone(&node);
     tasks.spawn(async move { accountant::run(&accounted).await });
     if let Some(obsolete) = node.directory.obsolete() {

@@ -9,7 +9,7 @@ use crate::committer::LogQueue;
 use crate::histogram::Histogram;
 use crate::reader::ReadQueue;
 use gatepost_core::catalog::VhostRecord;
-use gatepost_core::engine::{Engine, Share, Usage, Wakes};
+use gatepost_core::engine::{Counters, Counting, Engine, Share, Usage, Wakes};
 use gatepost_core::event::CloseReason;
 use gatepost_core::properties::Name;
 use gatepost_core::store::{Batch, Request, VhostId};
@@ -62,6 +62,8 @@ pub(crate) struct LockTimes {
     pub held: Histogram,
 }
 
+/// Queues, connections, consumers and sessions looked at in one hold: at most some 50 us, if none is in the cache.
+const COUNTED_PER_HOLD: u32 = 512;
 const SAMPLE_EVERY: u64 = 64;
 const NO_TIMER: u64 = u64::MAX;
 
@@ -142,6 +144,16 @@ impl Vhost {
             self.expect_timer(at);
         }
         result
+    }
+
+    /// What the engine counted, added up in holds of bounded length.
+    pub(crate) fn counters(&self) -> Counters {
+        let mut counting = Counting::default();
+        loop {
+            if let Some(counters) = self.enter(|engine| engine.count(&mut counting, COUNTED_PER_HOLD)) {
+                return counters;
+            }
+        }
     }
 
     /// Ends the vhost for good: its connections are told, and nothing of it is logged any more.

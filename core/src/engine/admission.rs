@@ -116,6 +116,14 @@ impl Engine {
         Fault::new(FaultKind::QuotaExceeded, text)
     }
 
+    /// Whether there is memory for another connection of the node itself, which is no user's.
+    ///
+    /// # Errors
+    /// QuotaExceeded: memory for objects is used up.
+    pub(crate) fn admit_link_of_node(&mut self) -> Result<(), Fault> {
+        self.admit(ObjectKind::Connections, super::link::LINK_BYTES)
+    }
+
     /// Whether a connection of `user` may be attached. Ask before [`Engine::attach`].
     ///
     /// # Errors

@@ -117,7 +117,9 @@ impl Engine {
             }
         }
         assert_eq!(l.outbox.reserved(), (reserved, bytes), "reservations");
-        let gated = l.channels().flat_map(|c| c.gated.iter().map(|(_, out)| out));
+        let gated: usize = l.channels().map(|c| c.gated().len()).sum();
+        assert_eq!(gated, l.gated_answers(), "answers that wait for the log");
+        let gated = l.channels().flat_map(|c| c.gated().iter().map(|(_, out)| out));
         let mut unsettled_bytes = 0;
         for out in l.outbox.iter().chain(gated) {
             if let Out::Got(fetched) = out {
@@ -161,7 +163,10 @@ impl Engine {
                 "a channel lists a consumer that is gone"
             );
         }
-        if c.gated.front().is_some_and(|(gate, _)| self.staging.log().opens(*gate)) {
+        if c.gated()
+            .front()
+            .is_some_and(|(gate, _)| self.staging.log().opens(*gate))
+        {
             panic!("an answer is gated that the log has released");
         }
         bytes
@@ -329,7 +334,7 @@ impl Engine {
         let channel = c.session.is_some()
             || channel.is_none_or(|ch| {
                 let limited = counts && self.throttling.limits(l) && ch.credit.used() > 0;
-                ch.gated.is_empty() && !limited && ch.recovering.is_none() && (!counts || !ch.credit.is_spent())
+                ch.gated().is_empty() && !limited && ch.recovering.is_none() && (!counts || !ch.credit.is_spent())
             });
         credit && channel && l.has_room()
     }

@@ -2,6 +2,7 @@
 
 use super::budget::{Budget, Unfinished};
 use super::consuming::Verdict;
+use super::link::may_be_answered;
 use super::publishing::Publish;
 use super::{Applied, Engine, done};
 use crate::command::Command;
@@ -40,7 +41,7 @@ impl Engine {
             Applied::All
         } else {
             commands.drain(..done);
-            if self.links.get(link).is_some_and(|l| l.waits) {
+            if self.links.get(link).is_some_and(|l| l.waits || l.is_backed_up()) {
                 Applied::Waits
             } else {
                 Applied::Some
@@ -53,7 +54,7 @@ impl Engine {
         let Some(l) = self.links.get_mut(link) else {
             return Ok(());
         };
-        if l.meets(self.pressure, &command) {
+        if l.meets(self.pressure, &command) || (l.is_backed_up() && may_be_answered(&command)) {
             return Err(command);
         }
         if l.ignores(&command) {
@@ -114,6 +115,7 @@ impl Engine {
             Command::OpenChannel { .. }
             | Command::CloseChannel { .. }
             | Command::Qos { .. }
+            | Command::SetMode { .. }
             | Command::Echo { .. }
             | Command::Recover { .. }
             | Command::Consume(_)
@@ -228,6 +230,11 @@ impl Engine {
                 }
             }
             Command::Qos { channel, count, global } => self.qos(link, channel, count, global),
+            Command::SetMode { channel, mode } => {
+                if let Some(l) = self.links.get_mut(link) {
+                    l.channel(channel).mode = mode;
+                }
+            }
             Command::Echo { channel, token } => self.answer(link, channel, Event::Echo { channel, token }, None),
             Command::Recover { channel, reply } => {
                 if self.recover_channel(link, channel, reply, budget).is_err() {

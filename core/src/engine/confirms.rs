@@ -64,6 +64,10 @@ impl Publisher {
     pub(crate) fn numbered(&self) -> u64 {
         self.numbered
     }
+    /// Of those, how many the session was not told of.
+    pub(crate) fn unconfirmed(&self) -> u64 {
+        self.numbered - self.told
+    }
     /// The publish need not wait for anything itself.
     pub(crate) fn is_through(&mut self, number: u64) {
         match self.pending.back_mut() {

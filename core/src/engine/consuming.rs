@@ -17,7 +17,8 @@ use crate::fault::{Fault, FaultKind};
 use crate::ledger::ObjectKind;
 use crate::message::Settled;
 use crate::properties::Name;
-use crate::queue::consumers::Consumer;
+use crate::queue::RETURN_BYTES;
+use crate::queue::consumers::{Consumer, Described};
 use crate::queue::credit::Credit;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Head;
@@ -86,7 +87,9 @@ impl Engine {
         {
             queue_type.refuse_global_prefetch(&text)?;
         }
-        self.admit(ObjectKind::Connections, super::admission::CONSUMER_BYTES)?;
+        let description = Described::memory(&c.arguments);
+        let bytes = super::admission::CONSUMER_BYTES + description;
+        self.admit(ObjectKind::Connections, bytes)?;
         let prefetch = match c.prefetch {
             Some(p) => p,
             None => self
@@ -106,6 +109,12 @@ impl Engine {
             throttled: false,
             session: None,
             subscription_ids: None,
+            described: Some(Box::new(Described {
+                tag: c.tag.clone(),
+                priority: c.priority,
+                arguments: c.arguments.clone(),
+                charge: self.ledger.charge(ObjectKind::Connections, description),
+            })),
         };
         let key = self.add_consumer(consumer, c.priority);
         if let Some(l) = self.links.get_mut(link) {
@@ -254,7 +263,9 @@ impl Engine {
             q.used_at = now.monotonic;
             let front = match q.head() {
                 Head::Empty => {
-                    self.counters.get_empty += 1;
+                    if let Some(l) = self.links.get(link) {
+                        self.counters.of(l.traffic).get_empty += 1;
+                    }
                     let answer = Out::Event(Event::GetEmpty { channel });
                     return self.answer_get(link, channel, again, answer, Gate::Open);
                 }
@@ -319,7 +330,7 @@ impl Engine {
     fn get_again_later(&mut self, link: Link, g: Get, queue: QueueKey, again: bool) {
         if !again && let Some(l) = self.links.get_mut(link) {
             l.waiting_gets += 1;
-            l.channel(g.channel).gated.push_back((Gate::Never, Out::Awaited));
+            l.gate(g.channel, Gate::Never, Out::Awaited);
         }
         self.memory.waiting_gets.push((queue, link, g));
     }
@@ -454,9 +465,13 @@ impl Engine {
                 self.touch(queue);
             }
         }
+        let place = self.links.get(link).map(|l| l.traffic);
+        let traffic = place.map(|place| self.counters.of(place));
         match outcome {
             Outcome::Accept => {
-                self.counters.acknowledged += 1;
+                if let Some(traffic) = traffic {
+                    traffic.acknowledged += 1;
+                }
                 self.settle_entry(queue, entry, true);
             }
             Outcome::Requeue => {
@@ -464,7 +479,9 @@ impl Engine {
                 self.return_entry(queue, entry);
             }
             Outcome::Reject => {
-                self.counters.rejected += 1;
+                if let Some(traffic) = traffic {
+                    traffic.rejected += 1;
+                }
                 if self.dies_later(queue, &entry.body) {
                     self.postpone_death(link, channel, queue, entry);
                 } else if let Some(q) = self.queues.get_mut(queue) {
@@ -479,6 +496,12 @@ impl Engine {
 
     /// A delivery comes back from its consumer. It waits again, unless it has come back too often.
     fn return_entry(&mut self, queue: QueueKey, entry: Entry) {
+        let grows = self.queues.get(queue).is_some_and(|q| q.is_first_return(entry.seq));
+        if grows && self.admit(ObjectKind::Queues, RETURN_BYTES).is_err() {
+            // Without memory for its count the message is not counted: it waits again, and never dies of its returns.
+            self.put_back(queue, entry);
+            return;
+        }
         let counted = self.queues.get_mut(queue).and_then(|q| {
             let count = q.count_return(entry.seq)?;
             Some((q.id, count, q.is_over_delivery_limit(count)))
@@ -705,8 +728,8 @@ impl Engine {
             budget.spend(QUEUE_WORK);
             budget.check()?;
         }
-        if self.links.remove(link) {
-            self.counters.links_detached += 1;
+        if let Some(l) = self.links.remove(link) {
+            self.counters.of(l.traffic).links_detached += 1;
         }
         Ok(())
     }

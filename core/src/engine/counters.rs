@@ -1,8 +1,11 @@
 //! What the engine counts, as plain integers; summed at scrape, never per message through a registry.
+//!
+//! What connections do is counted by their protocol: each connection has the number of its protocol's counters. Gauges that
+//! no counter keeps (channels, ready messages) come from a walk over queues and connections, which takes as many holds as
+//! it needs: see [`Engine::count`].
 
 use crate::fault::{Fault, FaultKind};
 use crate::ledger::PerKind;
-use std::collections::BTreeMap;
 
 /// A limit of the configuration, of a vhost or of a user, whose refusals are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,31 +71,29 @@ impl Counters {
     }
 }
 
-/// Counters since the start, and gauges as of now.
-#[derive(Clone, Debug, Default)]
-pub struct Counters {
-    /// Work units of the longest hold of the engine's lock so far.
-    pub longest_hold_units: u64,
-    /// Connections attached since the start.
+/// What connections have done since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Connections attached.
     pub links_attached: u64,
-    /// Connections detached since the start.
+    /// Connections detached.
     pub links_detached: u64,
+    /// Bytes read from their sockets, as of their last visits.
+    pub bytes_in: u64,
+    /// Bytes written to them.
+    pub bytes_out: u64,
     /// Messages published.
     pub published: u64,
-    /// Of those, to be confirmed.
+    /// Bytes of their bodies.
+    pub published_bytes: u64,
+    /// Of the messages, to be confirmed.
     pub published_confirm: u64,
     /// Publishes confirmed.
     pub confirmed: u64,
     /// Publishes refused.
     pub refused: u64,
-    /// Commands, filters and wills refused because a user may not do that.
-    pub access_refused: u64,
-    /// What a limit refused, by [`Limit`].
-    pub limit_refusals: [u64; Limit::ALL.len()],
     /// Publishes that reached at least one queue.
     pub routed: u64,
-    /// Copies put into queues.
-    pub enqueued: u64,
     /// Publishes that reached no queue and were dropped.
     pub unroutable_dropped: u64,
     /// Publishes that reached no queue and were returned.
@@ -103,18 +104,95 @@ pub struct Counters {
     pub delivered_no_ack: u64,
     /// Messages fetched by `Get`.
     pub got: u64,
+    /// Bytes of the bodies of all three.
+    pub delivered_bytes: u64,
     /// `Get`s on an empty queue.
     pub get_empty: u64,
     /// Deliveries of messages handed out before.
     pub redelivered: u64,
     /// Deliveries settled as accepted.
     pub acknowledged: u64,
+    /// Messages rejected by a consumer.
+    pub rejected: u64,
+}
+
+impl Traffic {
+    /// Connections that are attached now.
+    pub fn links(&self) -> u64 {
+        self.links_attached - self.links_detached
+    }
+    fn add(&mut self, other: &Traffic) {
+        self.links_attached += other.links_attached;
+        self.links_detached += other.links_detached;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        self.published += other.published;
+        self.published_bytes += other.published_bytes;
+        self.published_confirm += other.published_confirm;
+        self.confirmed += other.confirmed;
+        self.refused += other.refused;
+        self.routed += other.routed;
+        self.unroutable_dropped += other.unroutable_dropped;
+        self.unroutable_returned += other.unroutable_returned;
+        self.delivered += other.delivered;
+        self.delivered_no_ack += other.delivered_no_ack;
+        self.got += other.got;
+        self.delivered_bytes += other.delivered_bytes;
+        self.get_empty += other.get_empty;
+        self.redelivered += other.redelivered;
+        self.acknowledged += other.acknowledged;
+        self.rejected += other.rejected;
+    }
+}
+
+impl std::iter::Sum for Traffic {
+    fn sum<I: Iterator<Item = Traffic>>(all: I) -> Traffic {
+        let mut sum = Traffic::default();
+        all.for_each(|traffic| sum.add(&traffic));
+        sum
+    }
+}
+
+impl Counters {
+    /// The number of a protocol's counters, for its connections to keep.
+    pub(super) fn place_of(&mut self, protocol: &'static str) -> u8 {
+        let known = self.by_protocol.iter().position(|(name, _)| *name == protocol);
+        let place = known.unwrap_or_else(|| {
+            self.by_protocol.push((protocol, Traffic::default()));
+            self.by_protocol.len() - 1
+        });
+        // There are a handful of protocols and versions. Whatever came after 256 of them counts with the last.
+        u8::try_from(place).unwrap_or(u8::MAX)
+    }
+    /// The counters with that number.
+    #[inline]
+    pub(super) fn of(&mut self, place: u8) -> &mut Traffic {
+        &mut self.by_protocol[usize::from(place)].1
+    }
+}
+
+/// Counters since the start, and gauges as of now.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    /// What connections have done, by the protocol they said when they attached (`MQTT 5.0`). In the order in which the
+    /// protocols were first seen.
+    pub by_protocol: Vec<(&'static str, Traffic)>,
+    /// Work units of the longest hold of the engine's lock so far.
+    pub longest_hold_units: u64,
+    /// The sum of `by_protocol`.
+    pub traffic: Traffic,
+    /// Sessions that ended because their time was over.
+    pub sessions_expired: u64,
+    /// Commands, filters and wills refused because a user may not do that.
+    pub access_refused: u64,
+    /// What a limit refused, by [`Limit`].
+    pub limit_refusals: [u64; Limit::ALL.len()],
+    /// Copies put into queues.
+    pub enqueued: u64,
     /// Messages dropped because their time was over.
     pub expired: u64,
     /// Messages dropped because their queue was full (or, at QoS 0, their subscriber too slow).
     pub dropped_full: u64,
-    /// Messages rejected by a consumer.
-    pub rejected: u64,
     /// Messages dead-lettered because a consumer rejected them.
     pub dead_lettered_rejected: u64,
     /// Messages dead-lettered because their time was over.
@@ -138,8 +216,6 @@ pub struct Counters {
     /// Bodies that came back.
     pub bodies_loaded: u64,
 
-    /// Connections by protocol (gauge).
-    pub links_by_protocol: BTreeMap<&'static str, u64>,
     /// Channels (gauge).
     pub channels: u64,
     /// Consumers (gauge).
@@ -150,8 +226,12 @@ pub struct Counters {
     pub sessions: u64,
     /// MQTT sessions whose client is connected (gauge).
     pub sessions_connected: u64,
+    /// Subscriptions of MQTT sessions (gauge).
+    pub subscriptions: u64,
     /// Messages ready in all queues (gauge).
     pub messages_ready: u64,
+    /// Bytes of their bodies (gauge).
+    pub messages_ready_bytes: u64,
     /// Those of them that are in the log only: not even their places are in memory.
     pub messages_paged: u64,
     /// Messages reserved to consumers or unsettled (gauge).

@@ -301,7 +301,9 @@ impl Engine {
     /// Adds a queue to the vhost, reachable by its name.
     pub(crate) fn add_queue(&mut self, mut q: Queue) -> QueueKey {
         let bytes = Queue::memory(&q.name, &q.arguments.declared, q.durable);
-        q.charge = self.ledger.charge(ObjectKind::Queues, bytes);
+        // After a restart it knows already what came back.
+        let returned = q.returns_bytes();
+        q.charge = self.ledger.charge(ObjectKind::Queues, bytes + returned);
         let name = q.name.clone();
         let queue = self.queues.insert(q);
         self.router.add_queue(&name, router_slot(queue));

@@ -423,7 +423,7 @@ impl Offer {
                     return None;
                 }
                 // An answer of the channel (its consume-ok, say) waits for the log: deliveries do not overtake it.
-                has_room &= channel.gated.is_empty();
+                has_room &= channel.gated().is_empty();
                 if has_room && is_given && counts {
                     channel.credit.spend();
                     c.credit.spend();

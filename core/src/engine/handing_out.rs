@@ -2,8 +2,9 @@
 
 use super::Engine;
 use super::outbox::Fetched;
-use crate::durable_session::{CHANNEL, Outgoing};
+use crate::durable_session::CHANNEL;
 use crate::event::{Delivery, DeliveryExtra, DeliveryFlags, Event};
+use crate::in_flight::Outgoing;
 use crate::message::Message;
 use crate::queue::QueueKind;
 use crate::queue::entry::{Body, Entry, EntryFlags};
@@ -26,6 +27,7 @@ impl Engine {
         let Some(l) = self.links.get_mut(link) else {
             return;
         };
+        let place = l.traffic;
         let c = l.channel(channel);
         c.delivered += 1;
         let number = c.delivered;
@@ -39,7 +41,9 @@ impl Engine {
         let q = self.queues.get(queue);
         let counts = q.is_some_and(|q| q.arguments.queue_type.counts_returns());
         let extra = counts.then(|| returned_extra(self.returned(queue, &entry).unwrap_or(0)));
-        self.counters.got += 1;
+        let traffic = self.counters.of(place);
+        traffic.got += 1;
+        traffic.delivered_bytes += message.body().len() as u64;
         // Until now it counted as fetched.
         self.count_released(link, cost(&entry.body));
         if no_ack {
@@ -110,20 +114,20 @@ impl Engine {
         let message = message.clone();
         let flags = self.queue_delivery_flags(&entry, &message);
         let extra = self.returned(queue, &entry).map(returned_extra);
-        if flags.contains(DeliveryFlags::REDELIVERED) {
-            self.counters.redelivered += 1;
-        }
         let Some(l) = self.links.get_mut(link) else {
             return;
         };
+        let traffic = self.counters.of(l.traffic);
+        traffic.redelivered += u64::from(flags.contains(DeliveryFlags::REDELIVERED));
+        traffic.delivered_bytes += message.body().len() as u64;
         let ch = l.channel(channel);
         ch.delivered += 1;
         let number = ch.delivered;
         if no_ack {
-            self.counters.delivered_no_ack += 1;
+            traffic.delivered_no_ack += 1;
             self.settle_entry(queue, entry, false);
         } else {
-            self.counters.delivered += 1;
+            traffic.delivered += 1;
             let mut delivered = Delivered {
                 queue,
                 consumer: Some(key),
@@ -181,13 +185,19 @@ impl Engine {
             message,
             extra,
         };
+        let Some(l) = self.links.get(link) else {
+            debug_assert!(false, "it takes");
+            return;
+        };
+        let traffic = self.counters.of(l.traffic);
+        traffic.delivered_bytes += delivery.message.body().len() as u64;
         if qos == 0 {
-            self.counters.delivered_no_ack += 1;
+            traffic.delivered_no_ack += 1;
             self.settle_entry(queue, entry, false);
             events.push(Event::Deliver(delivery));
             return;
         }
-        self.counters.delivered += 1;
+        traffic.delivered += 1;
         let (seq, logged) = (entry.seq, entry.flags.has(EntryFlags::LOGGED));
         let Some(s) = self.sessions.get_mut(session) else {
             return;
@@ -206,6 +216,7 @@ impl Engine {
             debug_assert!(false, "the receive maximum keeps an id free");
             return;
         };
+        s.account_in_flight();
         delivery.number = u64::from(packet_id);
         if qos == 2
             && kept

@@ -3,11 +3,13 @@
 //! A listing goes on from hold to hold with a [`Cursor`]. What is there all the time is listed once; what comes or goes
 //! meanwhile may be listed or not.
 
-use super::Engine;
-use crate::command::Peer;
-use crate::properties::Name;
+use super::{Carried, Engine};
+use crate::command::{ChannelMode, Handshake, Peer};
+use crate::message::Message;
+use crate::properties::{Name, Table};
 use crate::router::ExchangeInfo;
-use crate::slots::Link;
+use crate::slots::{ConsumerKey, Link};
+use crate::time::Wall;
 use std::ops::Bound;
 
 /// What to list.
@@ -29,6 +31,8 @@ pub enum Kind {
     Sessions,
     /// Their subscriptions.
     Subscriptions,
+    /// Retained messages.
+    Retained,
 }
 
 /// Where a listing is.
@@ -48,6 +52,8 @@ enum After {
     Number(u16),
     Name(Name),
     Filter((Name, Option<Name>)),
+    /// See [`Retained::key_of`](crate::retained::Retained::key_of).
+    Topic(Box<[u8]>),
 }
 
 impl Cursor {
@@ -85,6 +91,16 @@ pub enum Item {
         peer: Peer,
         /// Channels open.
         channels: usize,
+        /// When it was attached.
+        connected_at: Wall,
+        /// Seconds of silence that were agreed on; 0: none.
+        heartbeat_s: u16,
+        /// What else the handshake settled.
+        handshake: Option<Box<Handshake>>,
+        /// What its socket has carried, as of its last visit to the engine.
+        carried: Carried,
+        /// It has published, and publishers wait.
+        blocked: bool,
     },
     /// A channel.
     Channel {
@@ -98,6 +114,16 @@ pub enum Item {
         delivered: u64,
         /// Confirmed publishes numbered so far.
         published: u64,
+        /// Of those, how many wait for their confirm.
+        unconfirmed: u64,
+        /// Deliveries that are not settled.
+        unsettled: usize,
+        /// Prefetch of consumers started from now on; 0: no limit.
+        prefetch_each: u32,
+        /// Prefetch of the channel as a whole; 0: none.
+        prefetch_all: u32,
+        /// Confirms or transactions.
+        mode: ChannelMode,
     },
     /// A consumer.
     Consumer {
@@ -117,6 +143,14 @@ pub enum Item {
         in_flight: u32,
         /// At most; 0: no limit.
         prefetch: u32,
+        /// What the client calls it; of an MQTT session's: empty.
+        tag: Name,
+        /// Its arguments.
+        arguments: Table,
+        /// Higher is served first.
+        priority: i32,
+        /// It is offered messages: it is not one that waits behind the single active one.
+        active: bool,
     },
     /// A queue.
     Queue {
@@ -163,6 +197,8 @@ pub enum Item {
         /// Maximum QoS.
         qos: u8,
     },
+    /// A retained message.
+    Retained(Message),
 }
 
 impl Engine {
@@ -193,13 +229,15 @@ impl Engine {
                 let end = self.consumers.slots_end();
                 let to = cursor.window(budget, end);
                 let keys = to.clone().filter_map(|slot| self.consumers.key_at(slot));
-                items.extend(keys.filter_map(|key| self.consumer_item(self.consumers.get(key)?)));
+                items.extend(keys.filter_map(|key| self.consumer_item(key)));
                 cursor.at((to.end < end).then_some(to.end));
             }
             Kind::Connections => {
                 let end = self.links.slots_end();
                 let to = cursor.window(budget, end);
-                items.extend(to.clone().filter_map(|slot| self.links.at(slot)).map(connection_item));
+                let blocked = self.pressure.is_some();
+                let links = to.clone().filter_map(|slot| self.links.at(slot));
+                items.extend(links.map(|l| connection_item(l, blocked)));
                 cursor.at((to.end < end).then_some(to.end));
             }
             Kind::Sessions => {
@@ -210,6 +248,20 @@ impl Engine {
             }
             Kind::Channels => self.inspect_channels(cursor, budget, &mut items),
             Kind::Subscriptions => self.inspect_subscriptions(cursor, budget, &mut items),
+            Kind::Retained => {
+                let after = match &cursor.after {
+                    After::Topic(key) => Some(&**key),
+                    _ => None,
+                };
+                let messages = self.retained.after(after).take(budget);
+                items.extend(messages.cloned().map(Item::Retained));
+                match items.last() {
+                    Some(Item::Retained(last)) if items.len() == budget => {
+                        cursor.after = After::Topic(crate::retained::Retained::key_of(last));
+                    }
+                    _ => cursor.done = true,
+                }
+            }
         }
         items
     }
@@ -238,13 +290,7 @@ impl Engine {
             let left = budget - items.len();
             if let Some(l) = self.links.at(cursor.slot) {
                 let mut later = l.channels().filter(|c| after.is_none_or(|after| c.number > after));
-                items.extend(later.by_ref().take(left).map(|c| Item::Channel {
-                    link: l.id,
-                    number: c.number,
-                    consumers: c.consumers.len(),
-                    delivered: c.delivered,
-                    published: c.publisher.numbered(),
-                }));
+                items.extend(later.by_ref().take(left).map(|c| channel_item(l.id, c)));
                 if let (Some(Item::Channel { number, .. }), true) = (items.last(), items.len() == budget) {
                     cursor.after = After::Number(*number);
                     break;
@@ -284,12 +330,19 @@ impl Engine {
         cursor.done = cursor.slot >= end;
     }
 
-    fn consumer_item(&self, c: &crate::queue::consumers::Consumer) -> Option<Item> {
+    fn consumer_item(&self, key: ConsumerKey) -> Option<Item> {
+        let c = self.consumers.get(key)?;
+        let q = self.queues.get(c.queue)?;
+        let described = c.described.as_deref();
         Some(Item::Consumer {
+            tag: described.map_or_else(Name::default, |d| d.tag.clone()),
+            arguments: described.map_or_else(Table::default, |d| d.arguments.clone()),
+            priority: described.map_or(0, |d| d.priority),
+            active: !q.arguments.single_active || q.consumers.first() == Some(key),
             link: c.link,
             channel: c.channel,
             consumer: c.token,
-            queue: self.queues.get(c.queue)?.name.clone(),
+            queue: q.name.clone(),
             no_ack: c.no_ack,
             exclusive: c.exclusive,
             in_flight: c.credit.used(),
@@ -314,14 +367,34 @@ impl Cursor {
     }
 }
 
-fn connection_item(l: &super::link::LinkState) -> Item {
+fn connection_item(l: &super::link::LinkState, blocked: bool) -> Item {
     Item::Connection {
+        connected_at: l.connected_at,
+        heartbeat_s: l.heartbeat_s,
+        handshake: l.handshake.clone(),
+        carried: l.carried,
+        blocked: blocked && l.publishes,
         link: l.id,
         user: l.access.user.clone(),
         protocol: l.protocol,
         client_name: l.client_name.clone(),
-        peer: l.peer.clone(),
+        peer: Peer::clone(&l.peer),
         channels: l.channel_count(),
+    }
+}
+
+fn channel_item(link: Link, c: &super::link::Channel) -> Item {
+    Item::Channel {
+        link,
+        number: c.number,
+        consumers: c.consumers.len(),
+        delivered: c.delivered,
+        published: c.publisher.numbered(),
+        unconfirmed: c.publisher.unconfirmed(),
+        unsettled: c.unsettled.len(),
+        prefetch_each: c.prefetch_each,
+        prefetch_all: c.credit.size(),
+        mode: c.mode,
     }
 }
 
@@ -343,6 +416,6 @@ fn session_item(s: &crate::durable_session::DurableSession) -> Item {
         user: s.owner.clone(),
         link: s.link,
         subscriptions: s.subscriptions.len(),
-        in_flight: s.in_flight.iter().count(),
+        in_flight: s.in_flight.len(),
     }
 }

@@ -7,7 +7,7 @@ use super::replays::Replays;
 use super::staging::{Gate, Reached};
 use super::unfinished::{Answered, BoundReplay, Committing, Deleting, Routing};
 use crate::access::Access;
-use crate::command::{Channel as ChannelNumber, Command, Peer, Will};
+use crate::command::{Attach, Channel as ChannelNumber, ChannelMode, Command, Handshake, Peer, Will};
 use crate::event::{CloseReason, Event, Pressure};
 use crate::ledger::{Charge, allocation};
 use crate::properties::Name;
@@ -15,6 +15,7 @@ use crate::queue::credit::Credit;
 use crate::queue::unsettled::Unsettled;
 use crate::quota::Seat;
 use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey};
+use crate::time::Wall;
 use std::collections::VecDeque;
 use std::mem::size_of;
 use std::sync::Arc;
@@ -23,6 +24,14 @@ use std::sync::Arc;
 pub(crate) const LINK_BYTES: usize = allocation(size_of::<LinkState>()) + (1 << 10);
 /// A channel and its place in the link's list.
 const CHANNEL_BYTES: usize = allocation(size_of::<Channel>()) + 16;
+
+/// Answers of a connection that may wait for the log. Its next command waits then, too: a client that asks and asks while a disk
+/// is slow would have us remember every answer.
+pub(crate) const GATED_ANSWERS_MAX: usize = 1024;
+/// About what a gated answer costs, with what it may have allocated.
+const GATED_BYTES: usize = size_of::<(Gate, Out)>() + 64;
+/// Gated answers are counted in steps of so many: with QoS 2 each delivery is one.
+const GATED_STEP: usize = 32;
 
 /// What a will costs.
 pub(crate) fn will_bytes(will: &Will) -> usize {
@@ -52,6 +61,8 @@ pub(crate) struct LinkState {
     pub(crate) waits: bool,
     /// Its first command waits for room for a walk.
     pub(crate) awaits_walk: bool,
+    /// The number of its protocol's counters.
+    pub(crate) traffic: u8,
     /// What it was last told about pressure.
     pub(crate) told: Option<Pressure>,
     /// The pressure that its publishes have met: what it was told, or is told by its next take.
@@ -73,6 +84,12 @@ pub(crate) struct LinkState {
     pub(crate) routing: Option<Box<Routing>>,
     /// Retained messages that new subscriptions asked for.
     pub(crate) replays: Option<Box<Replays>>,
+    /// Answers of all its channels that wait for the log, or behind one that does.
+    gated: usize,
+    /// What of `charge` they cost.
+    gated_bytes: u32,
+    /// What its socket has carried, as of its last visit.
+    pub(crate) carried: Carried,
     /// Bytes of what its channels have unsettled or have fetched.
     pub(crate) unsettled_bytes: usize,
     /// Consumers that are throttled: they are offered nothing until somebody settles.
@@ -90,7 +107,11 @@ pub(crate) struct LinkState {
     pub(crate) protocol: &'static str,
     /// What the client calls itself.
     pub(crate) client_name: Option<Name>,
-    pub(crate) peer: Peer,
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) connected_at: Wall,
+    pub(crate) handshake: Option<Box<Handshake>>,
+    /// Seconds of silence that were agreed on; 0: none.
+    pub(crate) heartbeat_s: u16,
     pub(crate) exclusive_queues: Vec<QueueKey>,
     /// To be published if it goes without goodbye.
     pub(crate) will: Option<Box<Will>>,
@@ -108,6 +129,29 @@ pub(crate) struct LinkState {
     pub(crate) answered: Option<Box<Answered>>,
     /// The retained messages that its unfinished bind still replays.
     pub(crate) bound_replay: Option<Box<BoundReplay>>,
+}
+
+/// What a connection's socket has carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Bytes read.
+    pub bytes_in: u64,
+    /// Bytes written.
+    pub bytes_out: u64,
+    /// Reads that brought something.
+    pub reads: u64,
+    /// Writes.
+    pub writes: u64,
+}
+
+impl Carried {
+    /// Adds more.
+    pub fn add(&mut self, more: Carried) {
+        self.bytes_in += more.bytes_in;
+        self.bytes_out += more.bytes_out;
+        self.reads += more.reads;
+        self.writes += more.writes;
+    }
 }
 
 /// One channel of a link.
@@ -129,7 +173,7 @@ pub(crate) struct Channel {
     /// Deliveries numbered so far.
     pub(crate) delivered: u64,
     /// Answers that wait for the log, and those that must follow them.
-    pub(crate) gated: VecDeque<(Gate, Out)>,
+    gated: VecDeque<(Gate, Out)>,
     pub(crate) publisher: Publisher,
     /// Its number on the engine's list of channels with bodies in memory; 0: it is not on it.
     pub(crate) listed: u64,
@@ -141,6 +185,7 @@ pub(crate) struct Channel {
     pub(crate) last_queue: Option<Name>,
     /// Counts it among its user's channels.
     pub(crate) seat: Option<Seat>,
+    pub(crate) mode: ChannelMode,
 }
 
 /// See [`Channel::postponed`].
@@ -153,6 +198,10 @@ pub(crate) struct Postponed {
 }
 
 impl Channel {
+    /// Answers that wait for the log, and those that must follow them.
+    pub(crate) fn gated(&self) -> &VecDeque<(Gate, Out)> {
+        &self.gated
+    }
     fn new(number: ChannelNumber) -> Channel {
         Channel {
             number,
@@ -170,6 +219,7 @@ impl Channel {
             strict: false,
             failed: false,
             seat: None,
+            mode: ChannelMode::Plain,
         }
     }
 }
@@ -178,19 +228,28 @@ impl LinkState {
     pub(crate) fn new(
         id: Link,
         wake: Arc<dyn Wake>,
-        protocol: &'static str,
+        attach: &Attach,
         access: Access,
-        charge: Charge,
+        peer: Arc<Peer>,
+        mut charge: Charge,
     ) -> LinkState {
+        if let Some(handshake) = &attach.handshake {
+            charge.grow(allocation(size_of::<Handshake>()) + handshake.client_properties.memory());
+        }
         LinkState {
             id,
             wake,
             charge,
             woken: false,
-            protocol,
+            protocol: attach.protocol,
+            traffic: 0,
+            heartbeat_s: attach.heartbeat_s,
+            handshake: attach.handshake.clone(),
+            connected_at: Wall::default(),
+            carried: Carried::default(),
             access,
-            client_name: None,
-            peer: Peer::default(),
+            client_name: attach.client_name.clone(),
+            peer,
             channels: Vec::new(),
             outbox: Outbox::default(),
             verdicts: VecDeque::new(),
@@ -198,6 +257,8 @@ impl LinkState {
             stalled: false,
             starved: VecDeque::new(),
             throttled: Vec::new(),
+            gated: 0,
+            gated_bytes: 0,
             unsettled_bytes: 0,
             exclusive_queues: Vec::new(),
             session: None,
@@ -350,6 +411,7 @@ impl LinkState {
         for channel in &mut self.channels {
             channel.gated.retain(|(_, out)| matches!(out, Out::Got(_)));
         }
+        self.count_gated(self.channels.iter().map(|channel| channel.gated.len()).sum());
     }
     pub(crate) fn channel_count(&self) -> usize {
         self.channels.len()
@@ -366,13 +428,35 @@ impl LinkState {
     /// Queues an answer behind what its channel still waits for; `gate`: what it waits for itself.
     pub(crate) fn push(&mut self, number: ChannelNumber, out: Out, gate: Gate, log: Reached) {
         if !log.opens(gate) {
-            return self.channel(number).gated.push_back((gate, out));
+            return self.gate(number, gate, out);
         }
         // The channel may be closed: the last answer on it does not open it again.
         match self.find_channel(number) {
-            Some(channel) if !channel.gated.is_empty() => channel.gated.push_back((Gate::Open, out)),
+            Some(channel) if !channel.gated.is_empty() => self.gate(number, Gate::Open, out),
             _ => self.outbox.push(out),
         }
+    }
+    /// Has an answer wait.
+    pub(crate) fn gate(&mut self, number: ChannelNumber, gate: Gate, out: Out) {
+        self.channel(number).gated.push_back((gate, out));
+        self.count_gated(self.gated + 1);
+    }
+    fn count_gated(&mut self, gated: usize) {
+        self.gated = gated;
+        let bytes = (gated.next_multiple_of(GATED_STEP) * GATED_BYTES) as u32;
+        if bytes != self.gated_bytes {
+            self.charge.exchange(self.gated_bytes, bytes);
+            self.gated_bytes = bytes;
+        }
+    }
+    /// Whether so many of its answers wait that its next command does, too. It is woken when they go.
+    pub(crate) fn is_backed_up(&self) -> bool {
+        self.gated >= GATED_ANSWERS_MAX
+    }
+    /// What was counted, for the audit.
+    #[cfg(feature = "testing")]
+    pub(crate) fn gated_answers(&self) -> usize {
+        self.gated
     }
     /// Fills the place that the oldest awaited answer of the channel has kept.
     pub(crate) fn fill_awaited(&mut self, number: ChannelNumber, answer: Out, gate: Gate, log: Reached) {
@@ -398,8 +482,12 @@ impl LinkState {
         };
         if let Ok(at) = self.channels.binary_search_by_key(&number, |c| c.number) {
             let gated = std::mem::take(&mut self.channels[at].gated);
+            let before = gated.len();
             let gated = gated.into_iter().filter_map(|(gate, out)| Some((gate, keep(out)?)));
-            self.channels[at].gated = gated.collect();
+            let gated: VecDeque<_> = gated.collect();
+            let gone = before - gated.len();
+            self.channels[at].gated = gated;
+            self.count_gated(self.gated - gone);
         }
         fetched
     }
@@ -415,6 +503,7 @@ impl LinkState {
             return;
         };
         let gated = &mut self.channels[at].gated;
+        let before = gated.len();
         while let Some((gate, _)) = gated.front()
             && log.opens(*gate)
         {
@@ -422,5 +511,22 @@ impl LinkState {
                 self.outbox.push(out);
             }
         }
+        let gone = before - gated.len();
+        if gone > 0 {
+            self.count_gated(self.gated - gone);
+        }
     }
+}
+
+/// Whether an answer to the command may have to wait for the log. What takes things away, or ends them, is never held up.
+pub(crate) fn may_be_answered(command: &Command) -> bool {
+    !matches!(
+        command,
+        Command::Publish { .. }
+            | Command::Settle { .. }
+            | Command::CloseChannel { .. }
+            | Command::SetMode { .. }
+            | Command::DropWill
+            | Command::Detach
+    )
 }

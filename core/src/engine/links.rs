@@ -15,9 +15,9 @@ impl Links {
     pub(crate) fn attach(&mut self, make: impl FnOnce(Link) -> LinkState) -> Link {
         self.slots.insert_with(|link| Box::new(make(link)))
     }
-    /// Forgets a connection. Returns whether it was there.
-    pub(crate) fn remove(&mut self, link: Link) -> bool {
-        self.slots.remove(link).is_some()
+    /// Forgets a connection.
+    pub(crate) fn remove(&mut self, link: Link) -> Option<Box<LinkState>> {
+        self.slots.remove(link)
     }
     #[inline]
     pub(crate) fn get(&self, link: Link) -> Option<&LinkState> {

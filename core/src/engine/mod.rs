@@ -68,7 +68,9 @@ mod walks;
 pub use crate::ledger::{ObjectKind, PerKind};
 pub use crate::slots::Link;
 pub use admission::{Share, Usage};
-pub use counters::{Counters, Limit};
+pub use counters::{Counters, Limit, Traffic};
+pub use gauges::Counting;
+pub use link::Carried;
 
 use crate::access::{Access, UserRights};
 use crate::command::{Attach, Channel as ChannelNumber, Command, Peer};
@@ -405,21 +407,50 @@ impl Engine {
     }
 
     /// Binds a connection. `user` is who authenticated; what it may do, [`Engine::set_rights`] says.
-    pub fn attach(&mut self, now: Now, attach: &Attach, user: Name, peer: Peer, wake: Arc<dyn Wake>) -> Link {
-        self.begin(now);
+    pub fn attach(
+        &mut self,
+        now: Now,
+        attach: &Attach,
+        user: Name,
+        peer: impl Into<Arc<Peer>>,
+        wake: Arc<dyn Wake>,
+    ) -> Link {
+        let peer = peer.into();
         tracing::debug!(%user, ?peer, protocol = attach.protocol, client = ?attach.client_name, "attached");
+        let access = Access::new(user, &self.rights);
+        self.attach_with(now, attach, access, peer, wake)
+    }
+
+    /// As [`Engine::attach`], for a connection that the node has to itself: it is no user's and may do everything.
+    pub(crate) fn attach_of_node(&mut self, now: Now, attach: &Attach, wake: Arc<dyn Wake>) -> Link {
+        let access = Access::of_node(&self.rights);
+        self.attach_with(now, attach, access, Peer::on_this_machine().into(), wake)
+    }
+
+    fn attach_with(&mut self, now: Now, attach: &Attach, access: Access, peer: Arc<Peer>, wake: Arc<dyn Wake>) -> Link {
+        self.begin(now);
         let charge = self.ledger.charge(ObjectKind::Connections, link::LINK_BYTES);
         let ended = self.ended;
-        let access = Access::new(user, &self.rights);
+        let traffic = self.counters.place_of(attach.protocol);
         let id = self.links.attach(|id| {
-            let mut state = LinkState::new(id, wake, attach.protocol, access, charge);
-            state.client_name = attach.client_name.clone();
-            state.peer = peer;
+            let mut state = LinkState::new(id, wake, attach, access, peer, charge);
+            state.traffic = traffic;
+            state.connected_at = now.wall;
             state.closed = ended;
             state
         });
-        self.counters.links_attached += 1;
+        self.counters.of(traffic).links_attached += 1;
         id
+    }
+
+    /// Takes note of what a connection's socket has carried since the last time.
+    pub fn note_carried(&mut self, link: Link, more: Carried) {
+        if let Some(l) = self.links.get_mut(link) {
+            l.carried.add(more);
+            let traffic = self.counters.of(l.traffic);
+            traffic.bytes_in += more.bytes_in;
+            traffic.bytes_out += more.bytes_out;
+        }
     }
 
     /// One visit of a link: applies commands as [`Engine::apply`] does, then takes as [`Engine::take`] does, in the same

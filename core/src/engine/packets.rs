@@ -3,9 +3,10 @@
 
 use super::Engine;
 use crate::command::Outcome;
-use crate::durable_session::{CHANNEL, INCOMING_ID_BYTES, Outgoing};
+use crate::durable_session::{CHANNEL, INCOMING_ID_BYTES};
 use crate::event::{Event, Op};
 use crate::fault::{Fault, FaultKind};
+use crate::in_flight::Outgoing;
 use crate::queue::entry::EntryFlags;
 use crate::slots::{Link, SessionKey};
 use crate::store::{Record, State};
@@ -19,7 +20,10 @@ impl Engine {
         };
         match outcome {
             Outcome::Accept | Outcome::Reject => {
-                self.counters.acknowledged += u64::from(s.in_flight.find_mut(packet_id).is_some());
+                let known = s.in_flight.find_mut(packet_id).is_some();
+                if let Some(l) = self.links.get(link) {
+                    self.counters.of(l.traffic).acknowledged += u64::from(known);
+                }
                 self.free_packet(session, packet_id);
             }
             Outcome::Requeue => {
@@ -41,7 +45,10 @@ impl Engine {
     }
 
     fn take_packet(&mut self, session: SessionKey, packet_id: u16) -> Option<Outgoing> {
-        let outgoing = self.sessions.get_mut(session)?.in_flight.remove(packet_id)?;
+        let s = self.sessions.get_mut(session)?;
+        let outgoing = s.in_flight.remove(packet_id)?;
+        s.account_in_flight();
+        s.account_in_flight();
         if outgoing.counted {
             self.free_session_credit(session);
         }

@@ -76,17 +76,19 @@ impl Engine {
         } else {
             self.find_and_enqueue(link, flags, message, stopped, budget)?
         };
-        self.counters.published += 1;
         self.end_walk(link);
         let Some(l) = self.links.get_mut(link) else {
             return Ok(());
         };
         l.publishes = true;
+        let traffic = self.counters.of(l.traffic);
+        traffic.published += 1;
+        traffic.published_bytes += message.body().len() as u64;
         let confirm = flags.contains(PublishFlags::CONFIRM);
         let mut number = 0;
         if confirm {
             number = l.channel(channel).publisher.next_number();
-            self.counters.published_confirm += 1;
+            traffic.published_confirm += 1;
         }
         let publish = Numbered {
             link,
@@ -248,28 +250,26 @@ impl Engine {
             flags,
             packet_id,
         } = publish;
+        let Some(l) = self.links.get_mut(link) else { return };
+        let traffic = self.counters.of(l.traffic);
         if let Some(why) = enqueued.refused {
-            self.counters.refused += 1;
-            self.forget_incoming(link, packet_id);
-            if number != 0
-                && let Some(l) = self.links.get_mut(link)
-            {
+            traffic.refused += 1;
+            if number != 0 {
                 l.verdicts.push_back(Event::Refused { channel, number, why });
             }
+            self.forget_incoming(link, packet_id);
         } else if enqueued.queues > 0 {
-            self.counters.routed += 1;
+            traffic.routed += 1;
         } else if !flags.contains(PublishFlags::MANDATORY) {
-            self.counters.unroutable_dropped += 1;
+            traffic.unroutable_dropped += 1;
         } else {
-            self.counters.unroutable_returned += 1;
+            traffic.unroutable_returned += 1;
             let message = message.clone();
-            if let Some(l) = self.links.get_mut(link) {
-                l.verdicts.push_back(Event::Returned {
-                    channel,
-                    number,
-                    message,
-                });
-            }
+            l.verdicts.push_back(Event::Returned {
+                channel,
+                number,
+                message,
+            });
         }
     }
 
@@ -345,11 +345,12 @@ impl Engine {
             return;
         };
         let mut dirty = std::mem::take(&mut l.confirm_dirty);
+        let traffic = self.counters.of(l.traffic);
         for channel in dirty.drain(..) {
             let Some(c) = l.find_channel(channel) else { continue };
             self.confirms.pass(&mut c.publisher, &self.staging);
             if let Some((upto, more)) = c.publisher.tell() {
-                self.counters.confirmed += more;
+                traffic.confirmed += more;
                 events.push(Event::Confirmed { channel, upto });
             }
         }
@@ -403,13 +404,16 @@ impl Engine {
                 }));
             }
         }
+        let publisher = self.links.get(link);
+        // What the node tells of itself is news: nothing of it is logged, and a restart tells it anew.
+        let is_of_node = publisher.is_some_and(|l| l.access.is_of_node());
         let enqueuing = Enqueuing {
             queues: &mut self.queues,
             memory: &mut self.memory,
             staging: &mut self.staging,
             counters: &mut self.counters,
             qos0_backlog_max: self.settings.qos0_backlog_max,
-            publisher: self.links.get(link).and_then(|l| l.session),
+            publisher: publisher.and_then(|l| l.session),
             skip,
         };
         let mut after = Afterwards::default();
@@ -422,7 +426,9 @@ impl Engine {
             self.enforce_limit(queue);
         }
         // MQTT 5 3.3.1.3: a retained message of QoS 0 may be discarded at any time. Clearing one frees room.
-        if retains && (!is_full || message.body().is_empty()) {
+        if retains && is_of_node {
+            self.retain_unlogged(message);
+        } else if retains && (!is_full || message.body().is_empty()) {
             enqueued.retained = self.retain_or_drop(message);
         }
         Ok(Some(enqueued))

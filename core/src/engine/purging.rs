@@ -194,7 +194,7 @@ impl Place {
 /// What is reserved to the link or fetched by it. Returns how much that was.
 fn look_at_outbox(l: &LinkState, note: &mut impl FnMut(QueueKey, u64)) -> usize {
     let mut looked_at = 0;
-    let answers = l.channels().flat_map(|c| c.gated.iter().map(|(_, out)| out));
+    let answers = l.channels().flat_map(|c| c.gated().iter().map(|(_, out)| out));
     for out in l.outbox.iter().chain(answers) {
         looked_at += 1;
         match out {

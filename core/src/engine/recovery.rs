@@ -13,7 +13,8 @@ use crate::catalog::{
     self, BindingRecord, BoundRecord, ExchangeRecord, MessageRecord, QueueRecord, SessionRecord, SubscriptionRecord,
 };
 use crate::command::Will;
-use crate::durable_session::{DurableSession, INCOMING_ID_BYTES, Outgoing, Subscribed, queue_name, shared_queue_name};
+use crate::durable_session::{DurableSession, INCOMING_ID_BYTES, Subscribed, queue_name, shared_queue_name};
+use crate::in_flight::Outgoing;
 use crate::ledger::ObjectKind;
 use crate::properties::{Name, Table};
 use crate::queue::arguments::Arguments;
@@ -491,6 +492,7 @@ impl Engine {
                         order: 0,
                     };
                     s.in_flight.insert(packet_id, outgoing);
+                    s.account_in_flight();
                 }
             }
         }

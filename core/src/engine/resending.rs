@@ -167,6 +167,7 @@ impl Engine {
             events.push(Event::ReleaseDue { packet_id, known: true });
             return;
         }
+        let bytes = message.body().len() as u64;
         events.push(Event::Deliver(Delivery {
             channel: CHANNEL,
             qos: o.qos,
@@ -177,6 +178,11 @@ impl Engine {
             extra: o.entry.delivery_extra(),
         }));
         self.memory.shed(&mut o.entry);
-        self.counters.redelivered += 1;
+        if let Some(l) = links.get(link) {
+            let traffic = self.counters.of(l.traffic);
+            traffic.redelivered += 1;
+            traffic.delivered += 1;
+            traffic.delivered_bytes += bytes;
+        }
     }
 }

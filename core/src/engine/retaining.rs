@@ -24,6 +24,13 @@ impl Engine {
         self.drop_retained(message)
     }
 
+    /// Keeps the message as its topic's last value if there is memory for it, and tells nothing to the log.
+    pub(super) fn retain_unlogged(&mut self, message: &Message) {
+        if self.fits_retained(message) {
+            self.retained.set(message);
+        }
+    }
+
     /// Keeps the message as its topic's last value, in memory and in the log. Returns whether that must be waited for.
     fn retain(&mut self, message: &Message) -> bool {
         let key = catalog::retained_key(self.settings.number, &Retained::key_of(message));

@@ -17,8 +17,9 @@ use super::log_waits::Waiter;
 use super::timers::Timer;
 use crate::catalog;
 use crate::command::{OpenSession, Will};
-use crate::durable_session::{CHANNEL, DurableSession, Outgoing, queue_name, shared_queue_name};
+use crate::durable_session::{CHANNEL, DurableSession, queue_name, shared_queue_name};
 use crate::event::{Event, Op};
+use crate::in_flight::Outgoing;
 use crate::ledger::{Charge, ObjectKind};
 use crate::properties::Name;
 use crate::properties::Table;
@@ -194,6 +195,7 @@ impl Engine {
             throttled: false,
             session: Some((session, qos)),
             subscription_ids,
+            described: None,
         };
         let key = self.add_consumer(consumer, 0);
         self.sessions[session].consumers.push(key);
@@ -412,7 +414,9 @@ impl Engine {
         };
         if due <= wall {
             self.note_end(session, due);
-            if self.end_session(session, budget).is_err() {
+            if self.end_session(session, budget).is_ok() {
+                self.counters.sessions_expired += 1;
+            } else {
                 // At once, but not in this hold.
                 let at = self.now.monotonic;
                 self.sessions[session].expiry_timer = Some(at);
@@ -502,6 +506,7 @@ impl Engine {
             let Some(outgoing) = s.in_flight.pop() else {
                 return Ok(());
             };
+            s.account_in_flight();
             if outgoing.counted && s.credit.used() > 0 {
                 s.credit.release();
             }

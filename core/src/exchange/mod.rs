@@ -13,7 +13,7 @@ use crate::binding::Binding;
 use crate::fault::{Fault, FaultKind};
 use crate::message::{Dialect, Message};
 use crate::properties::{Codecs, Name, Table};
-use crate::topic::{Levels, Pattern, Walk, first_literal, translate};
+use crate::topic::{Levels, Pattern, Walk, first_literal, is_of_broker, translate};
 use headers::Search;
 
 use smallvec::{SmallVec, smallvec};
@@ -265,7 +265,11 @@ impl BindingTable {
             *steps -= 1;
             let more = match self {
                 BindingTable::Direct(table) => table.matches(key.dotted(), &mut progress.cursor, steps, found),
-                BindingTable::Topic(table) => table.matches(key.levels(), &mut progress.topic, steps, found),
+                BindingTable::Topic(table) => {
+                    let of_broker = is_of_broker(key.text, key.dialect);
+                    progress.topic.skip_leading_wildcards(of_broker);
+                    table.matches(key.levels(), &mut progress.topic, steps, found)
+                }
                 BindingTable::Fanout(_) | BindingTable::Headers(_) => false,
             };
             if more {

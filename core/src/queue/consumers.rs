@@ -3,6 +3,8 @@
 use super::credit::Credit;
 use super::entry::EntryFlags;
 use crate::command::{Channel, ConsumerToken};
+use crate::ledger::Charge;
+use crate::properties::{Name, Table};
 use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey};
 use std::sync::Arc;
 
@@ -25,6 +27,25 @@ pub(crate) struct Consumer {
     /// On a group's queue: the identifier of this member's subscription. Each member has its own, so neither the queue's
     /// binding nor its entries can have it.
     pub(crate) subscription_ids: Option<Arc<[u32]>>,
+    /// What only those who list consumers ask for. Sessions' consumers have none.
+    pub(crate) described: Option<Box<Described>>,
+}
+
+/// See [`Consumer::described`].
+pub(crate) struct Described {
+    pub(crate) tag: Name,
+    pub(crate) priority: i32,
+    pub(crate) arguments: Table,
+    /// What this costs.
+    #[expect(dead_code, reason = "it is given back when it is dropped")]
+    pub(crate) charge: Charge,
+}
+
+impl Described {
+    /// What it costs. Its tag is the session's, too.
+    pub(crate) fn memory(arguments: &Table) -> usize {
+        crate::ledger::allocation(std::mem::size_of::<Described>()) + arguments.memory()
+    }
 }
 
 impl Consumer {

@@ -125,6 +125,9 @@ pub(crate) struct Queue {
     pub(crate) charge: Charge,
 }
 
+/// What a count of returns costs: an entry here, and one in the log's index.
+pub(crate) const RETURN_BYTES: usize = 2 * ledger::sorted::<u64, u32>();
+
 impl Queue {
     /// What a queue costs in memory: its entry, its places in the tables of names, slots and bindings, and in the log's index.
     pub(crate) fn memory(name: &str, arguments: &Table, durable: bool) -> usize {
@@ -370,7 +373,18 @@ impl Queue {
     }
     /// The message is gone.
     pub(crate) fn forget_returns(&mut self, seq: u64) {
-        self.returned.remove(&seq);
+        if self.returned.remove(&seq).is_some() {
+            self.charge.shrink(RETURN_BYTES);
+        }
+    }
+    /// What the counts cost in memory.
+    pub(crate) fn returns_bytes(&self) -> usize {
+        self.returned.len() * RETURN_BYTES
+    }
+
+    /// Whether counting another return of the message `seq` takes more memory.
+    pub(crate) fn is_first_return(&self, seq: u64) -> bool {
+        self.arguments.queue_type.counts_returns() && !self.returned.contains_key(&seq)
     }
 
     /// Counts a return of the message `seq` from a consumer. Returns how often it came back by now, if the queue's type
@@ -379,7 +393,10 @@ impl Queue {
         if !self.arguments.queue_type.counts_returns() {
             return None;
         }
-        let count = self.returned.entry(seq).or_insert(0);
+        let count = self.returned.entry(seq).or_insert_with(|| {
+            self.charge.grow(RETURN_BYTES);
+            0
+        });
         *count = count.saturating_add(1);
         Some(*count)
     }

@@ -1,7 +1,7 @@
 //! A purge of a queue whose consumers hold some of its messages: what it must not take away, as far as that is known.
 
-use super::Queue;
 use super::ready::Ready;
+use super::{Queue, RETURN_BYTES};
 use crate::slots::Link;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -89,6 +89,7 @@ impl Queue {
         // A transient queue has something in the log only if it was spilled.
         let logged = self.durable || self.spilled.is_some();
         if logged {
+            self.charge.shrink(self.returns_bytes());
             let counted = std::mem::take(&mut self.returned);
             self.purging = is_held.then(|| Box::new(Purging::new(self.next_seq, counted)));
         }
@@ -103,8 +104,9 @@ impl Queue {
     pub(crate) fn spare(&mut self, seq: u64) {
         if let Some(purging) = &mut self.purging
             && let Some(count) = purging.note_held(seq)
+            && self.returned.insert(seq, count).is_none()
         {
-            self.returned.insert(seq, count);
+            self.charge.grow(RETURN_BYTES);
         }
     }
 }

@@ -137,6 +137,10 @@ impl Unsettled {
             self.count += 1;
         }
     }
+    /// How many are held.
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
     pub(crate) fn contains(&self, number: u64) -> bool {
         self.find(number)
             .is_some_and(|(chunk, at)| self.chunks[chunk].places[at].body.is_some())

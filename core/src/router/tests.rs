@@ -365,6 +365,8 @@ fn both_dialects_meet_in_the_topic_exchange() {
     let plain = Grant::default();
     router.tie("amq.topic", queue(1), "v1%2E5.*");
     router.tie("amq.topic", queue(2), "#");
+    router.tie("amq.topic", queue(2), "*.s");
+    router.tie("amq.topic", queue(5), "$SYS.#");
     router
         .subscribe("amq.topic", queue(3), "v1.5/+", plain)
         .expect("subscribed");
@@ -375,8 +377,10 @@ fn both_dialects_meet_in_the_topic_exchange() {
         assert_eq!(router.slots_of(&message("amq.topic", "v1.5/s", Slash)), [1, 2, 3, 4]);
         assert_eq!(router.slots("amq.topic", "v1%2E5.s"), [1, 2, 3, 4]);
         assert_eq!(router.slots("amq.topic", "v1.5.s"), [2]);
-        // AMQP wildcards see `$` topics, leading MQTT ones do not.
-        assert_eq!(router.slots_of(&message("amq.topic", "$SYS/s", Slash)), [2]);
+        // AMQP wildcards see `$` topics, leading MQTT ones do not. The broker's own figures come only to those who name them.
+        assert_eq!(router.slots_of(&message("amq.topic", "$x/s", Slash)), [2]);
+        assert_eq!(router.slots_of(&message("amq.topic", "$SYS/s", Slash)), [5]);
+        assert_eq!(router.slots_of(&message("amq.topic", "$SYSTEM/s", Slash)), [2]);
         assert_eq!(router.slots("amq.topic", ""), [2]);
     }
     assert_eq!(

@@ -67,6 +67,8 @@ type Place = (u32, u64);
 #[derive(Default)]
 pub(crate) struct Walk {
     stage: Stage,
+    /// Patterns that begin with a wildcard are passed over.
+    skips_leading_wildcards: bool,
     /// Levels of the key that are done.
     level: usize,
     /// Nodes reached after them; those before `at` are done.
@@ -88,6 +90,13 @@ enum Stage {
     Open,
     Guarded,
     Done,
+}
+
+impl Walk {
+    /// Whether patterns of any dialect that begin with a wildcard are passed over. Said before the walk begins.
+    pub(crate) fn skip_leading_wildcards(&mut self, skip: bool) {
+        self.skips_leading_wildcards = skip;
+    }
 }
 
 impl Node {
@@ -182,7 +191,11 @@ impl Trie {
             match (walk.stage, walk.now.get(walk.at)) {
                 (Stage::Start, _) => {
                     walk.stage = Stage::Open;
-                    self.enter(OPEN, walk);
+                    if walk.skips_leading_wildcards {
+                        walk.next.push((OPEN, self.nodes[OPEN as usize].born));
+                    } else {
+                        self.enter(OPEN, walk);
+                    }
                     std::mem::swap(&mut walk.now, &mut walk.next);
                 }
                 (Stage::Done, _) => return false,
@@ -251,7 +264,7 @@ impl Trie {
                 self.enter(child, walk);
             }
         }
-        if node.one != NONE {
+        if node.one != NONE && !(walk.skips_leading_wildcards && place.0 == OPEN) {
             self.enter(node.one, walk);
         }
     }

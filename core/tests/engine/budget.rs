@@ -1,7 +1,7 @@
 //! Memory for objects: what does not fit is refused, one kind leaves room for the others, and all of it is given back.
 
 use crate::support::*;
-use gatepost_core::command::{Command, PublishFlags};
+use gatepost_core::command::{Command, Outcome, PublishFlags};
 use gatepost_core::engine::ObjectKind;
 use gatepost_core::properties::Value;
 use gatepost_core::store::StoreSettings;
@@ -270,4 +270,116 @@ fn delete_exchange(name: &str) -> Command {
         if_unused: false,
         reply: true,
     }))
+}
+
+/// What a client was sent and has not finished with lies in memory: its places are counted, and given back.
+#[test]
+fn deliveries_in_flight_to_a_session_are_counted() {
+    let mut w = world();
+    let c = w.connect("mqtt");
+    run(
+        &mut w,
+        c,
+        [
+            session("c", |s| s.receive_maximum = 2_000),
+            subscribe(vec![filter("a", 1)]),
+        ],
+    );
+    let idle = used(&w, ObjectKind::Sessions);
+    let p = w.connect("mqtt");
+    for _ in 0..4 {
+        run(&mut w, p, (0..250).map(|_| mqtt("a", "1", 1, 0)).collect::<Vec<_>>());
+    }
+    assert_eq!(hear(&mut w, c).len(), 1_000);
+    let busy = used(&w, ObjectKind::Sessions) - idle;
+    assert!((50_000..200_000).contains(&busy), "{busy} bytes for a thousand");
+    run(&mut w, c, (1..=1_000).map(puback).collect::<Vec<_>>());
+    assert_eq!(used(&w, ObjectKind::Sessions), idle);
+}
+
+/// While a disk was slow, each question of a client was answered in memory, behind the first answer that had to wait, and
+/// nothing counted or bounded that.
+#[test]
+fn answers_that_wait_for_the_log_are_counted_and_bounded() {
+    let mut w = world();
+    let c = w.connect("amqp");
+    run(&mut w, c, [Command::OpenChannel { channel: CH }]);
+    let idle = used(&w, ObjectKind::Connections);
+    let questions = [durable("q")].into_iter().chain((0..5_000).map(echo));
+    w.send(c, questions.collect());
+    assert!(now(&mut w, c).is_empty(), "nothing is synced");
+    assert!(w.waits(c), "the rest is not asked yet");
+    let waiting = used(&w, ObjectKind::Connections) - idle;
+    assert!(
+        (60_000..250_000).contains(&waiting),
+        "{waiting} bytes for a thousand answers"
+    );
+    // What takes things away is not held up, and everything is answered in its order.
+    let heard = hear(&mut w, c);
+    assert_eq!(heard.len(), 5_001);
+    assert_eq!((&*heard[0], &*heard[5_000]), ("declared q 0/0", "echo 4999"));
+    assert!(heard[1..].is_sorted_by_key(|line| line[5..].parse::<u32>().expect("a number")));
+    assert_eq!(used(&w, ObjectKind::Connections), idle);
+    // A client that goes while its answers wait leaves nothing.
+    w.send(c, [durable("r")].into_iter().chain((0..5_000).map(echo)).collect());
+    w.drop_client(c);
+    // What it still had to say comes first, when the log has caught up.
+    hear(&mut w, c);
+    let d = w.connect("amqp");
+    run(&mut w, d, [Command::OpenChannel { channel: CH }]);
+    assert_eq!(used(&w, ObjectKind::Connections), idle);
+}
+
+/// How often a message came back is remembered in memory: a client that takes and gives back all of a long queue made that
+/// grow without measure.
+#[test]
+fn counts_of_returns_are_counted_bounded_and_given_back() {
+    let mut w = world();
+    let c = w.connect("amqp");
+    let quorum = declare("q", |d| {
+        d.arguments.push("x-queue-type", Value::text("quorum"));
+        d.arguments.push("x-delivery-limit", Value::Int(-1, 32));
+    });
+    run(&mut w, c, [quorum]);
+    for _ in 0..30 {
+        run(&mut w, c, (0..500).map(|_| put("q", "1")).collect::<Vec<_>>());
+    }
+    let before = used(&w, ObjectKind::Queues);
+    let mut numbered = 0;
+    let mut give_back = |w: &mut World, count: u64| {
+        let got = run(w, c, (0..count).map(|_| get("q")).collect::<Vec<_>>());
+        assert_eq!(got.len() as u64, count);
+        numbered += count;
+        run(w, c, [settle(numbered, true, Outcome::Requeue)]);
+    };
+    give_back(&mut w, 100);
+    let hundred = used(&w, ObjectKind::Queues) - before;
+    assert!((2_400..10_000).contains(&hundred), "{hundred}");
+    // The same again: no more memory.
+    give_back(&mut w, 100);
+    assert_eq!(used(&w, ObjectKind::Queues) - before, hundred);
+    give_back(&mut w, 15_000);
+    assert!(used(&w, ObjectKind::Queues) <= SHARE / 2);
+    assert!(refused(&w, ObjectKind::Queues) > 0, "some are not counted");
+    // Nothing is lost by that.
+    let heard = run(&mut w, c, [consume("q", 1)]);
+    assert_eq!(heard.len(), 1 + 15_000);
+    run(&mut w, c, [settle(0, true, Outcome::Accept)]);
+    assert_eq!(used(&w, ObjectKind::Queues), before);
+    // A restart counts what the log knows.
+    let again = w.connect("amqp");
+    run(&mut w, again, (0..200).map(|_| put("q", "1")).collect::<Vec<_>>());
+    run(&mut w, c, [Command::Detach]);
+    let got = run(&mut w, again, (0..200).map(|_| get("q")).collect::<Vec<_>>());
+    assert_eq!(got.len(), 200);
+    run(&mut w, again, [settle(0, true, Outcome::Requeue)]);
+    let counted = used(&w, ObjectKind::Queues);
+    assert!(counted > before);
+    w.stop_and_start();
+    // Its arguments may be packed more tightly than they were.
+    let restarted = used(&w, ObjectKind::Queues);
+    assert!(restarted.abs_diff(counted) < 200, "{restarted} after {counted}");
+    let last = w.connect("amqp");
+    run(&mut w, last, [purge("q")]);
+    assert!(used(&w, ObjectKind::Queues).abs_diff(before) < 200);
 }

@@ -47,7 +47,7 @@ fn a_publish_that_needs_the_log_is_refused_and_nothing_is_kept_of_it() {
     // Without a confirm nobody can be told: it is lost, and counted.
     let silent = publish(PublishFlags::default(), message("", "d", "7", true));
     assert!(run(&mut w, c, [silent]).is_empty());
-    assert_eq!(w.counters().refused, 3);
+    assert_eq!(w.counters().traffic.refused, 3);
     full(&mut w, false);
     assert_eq!(run(&mut w, c, [put("d", "8")]), ["flow None", "confirmed 7"]);
     let heard = run(&mut w, c, [get("d"), get("d"), get("d"), get("d")]);

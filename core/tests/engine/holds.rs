@@ -87,7 +87,7 @@ fn a_session_with_many_subscriptions_ends_in_many_holds() {
     assert!(holds(&mut w, c, left) > 10);
     w.drop_client(p);
     w.assert_idle();
-    assert_eq!(w.counters().links_detached, 2);
+    assert_eq!(w.counters().traffic.links_detached, 2);
 }
 
 #[test]

@@ -104,3 +104,67 @@ fn what_a_program_holds_comes_back_when_it_leaves() {
     let mut second = attach(&mut broker, "app");
     assert_eq!(say(&mut broker, &mut second, [get("jobs")]), ["got #1 1 again left 0"]);
 }
+
+/// What the node tells of itself is retained and readable by who may read it. It is not logged, it reaches no wildcard that did
+/// not ask for it, and it needs nobody's rights.
+#[test]
+fn the_nodes_own_topics_are_retained_in_memory_for_those_who_may_read_them() {
+    let disk = SimDisk::new(1);
+    let mut broker = open(&disk);
+    let mut app = attach(&mut broker, "app");
+    say(
+        &mut broker,
+        &mut app,
+        [durable("all"), bind("amq.topic", "all", "#"), clean("m")],
+    );
+    assert_eq!(
+        say(&mut broker, &mut app, [subscribe(vec![filter("#", 0)])]),
+        ["suback 1 [Ok(0)]"],
+        "a version, hidden from `#`"
+    );
+    let figure = |body: &str| {
+        mqtt_message(
+            topic_message("$SYS/broker/uptime", body, |e| {
+                (e.retain, e.durable, e.qos) = (true, false, 0)
+            }),
+            0,
+        )
+    };
+    let mut node = broker
+        .run(NOW, |engine| InProcess::attach_of_node(engine, NOW, "$SYS"))
+        .expect("the log works")
+        .expect("there is room");
+    assert!(say(&mut broker, &mut node, [figure("7")]).is_empty());
+    assert_eq!(
+        say(
+            &mut broker,
+            &mut app,
+            [get("all"), subscribe(vec![filter("$SYS/broker/+", 0)])]
+        )[..2],
+        ["empty", "suback 1 [Ok(0)]"]
+    );
+    assert_eq!(
+        say(&mut broker, &mut node, [figure("8"), Command::Detach]),
+        [] as [&str; 0]
+    );
+    assert_eq!(say(&mut broker, &mut app, []), ["publish q0 #0 $SYS/broker/uptime 8"]);
+    // By its rights, not by its name: a user without any may not even subscribe.
+    let mut none = attach(&mut broker, "none");
+    let heard = say(
+        &mut broker,
+        &mut none,
+        [clean("n"), subscribe(vec![filter("$SYS/#", 0)])],
+    );
+    assert_eq!(heard, ["open new", "suback 1 [Err(AccessRefused)]"]);
+    broker.close(NOW).expect("closed");
+    // Only the version is there again: the log has nothing of it.
+    let mut broker = open(&disk);
+    let mut app = attach(&mut broker, "app");
+    let heard = say(
+        &mut broker,
+        &mut app,
+        [clean("m"), subscribe(vec![filter("$SYS/#", 0)])],
+    );
+    assert_eq!(heard.len(), 3, "{heard:?}");
+    assert!(heard[2].contains("broker/version"), "{heard:?}");
+}

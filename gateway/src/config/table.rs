@@ -395,6 +395,8 @@ section! {
         anonymous: Anonymous = "\"loopback\"", Anonymous::WORDS, Now;
         /// Who they are then.
         anonymous_user: String = "\"anonymous\"", Kind::Text, Now;
+        /// How often `$SYS` tells MQTT clients that subscribe to it what has changed; 0: never.
+        sys_interval: Period = "\"10s\"", Kind::secs(0, 86_400), Now;
         /// How long a session may outlive its connection.
         session_expiry_max: Period = "\"1d\"", Kind::secs(0, u64::MAX / 1000), Restart;
     }

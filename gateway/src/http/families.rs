@@ -1,22 +1,24 @@
 //! The families of `/metrics`: name, help, and where the number is. Names and labels that begin with `rabbitmq_` are
 //! those dashboards made for RabbitMQ join and subtract over, so every one of them is there from the start, at zero.
 
-use gatepost_core::engine::Counters;
+use gatepost_core::engine::{Counters, Traffic};
 use gatepost_core::store::StoreStats;
 use std::sync::atomic::AtomicU64;
 
 /// A number of the engine.
 pub(super) type Field = fn(&Counters) -> u64;
+/// A number of what connections have done.
+pub(super) type TrafficField = fn(&Traffic) -> u64;
 /// A number of the store.
 pub(super) type StoreField = fn(&StoreStats) -> &AtomicU64;
 
-/// The engine does not count by protocol: whoever sums over the label gets the same.
+/// Of what the engine does not count by protocol: whoever sums over the label gets the same.
 pub(super) const PROTOCOLS: &str = "all";
 /// What all queues are called there.
 pub(super) const QUEUE_TYPE: &str = "rabbit_classic_queue";
 
 /// Counters of the publishing side, by protocol.
-pub(super) const PUBLISHING: &[(&str, &str, Field)] = &[
+pub(super) const PUBLISHING: &[(&str, &str, TrafficField)] = &[
     ("rabbitmq_global_messages_received_total", "Messages published.", |c| {
         c.published
     }),
@@ -48,7 +50,7 @@ pub(super) const PUBLISHING: &[(&str, &str, Field)] = &[
 ];
 
 /// Counters of the consuming side, by protocol and type of queue.
-pub(super) const CONSUMING: &[(&str, &str, Field)] = &[
+pub(super) const CONSUMING: &[(&str, &str, TrafficField)] = &[
     ("rabbitmq_global_messages_delivered_total", "Messages delivered.", |c| {
         c.delivered + c.delivered_no_ack + c.got
     }),
@@ -87,6 +89,10 @@ pub(super) const CONSUMING: &[(&str, &str, Field)] = &[
         "Fetches from an empty queue.",
         |c| c.get_empty,
     ),
+];
+
+/// Counters of what queues let go of, by type of queue.
+pub(super) const DEAD_LETTERS: &[(&str, &str, Field)] = &[
     (
         "rabbitmq_global_messages_dead_lettered_delivery_limit_total",
         "Messages that came back from consumers too often.",
@@ -109,6 +115,45 @@ pub(super) const CONSUMING: &[(&str, &str, Field)] = &[
     ),
 ];
 
+/// Counters of connections, by protocol.
+pub(super) const TRAFFIC: &[(&str, &str, TrafficField)] = &[
+    (
+        "gatepost_connections_attached_total",
+        "Connections that reached their vhost.",
+        |t| t.links_attached,
+    ),
+    (
+        "gatepost_read_bytes_total",
+        "Bytes read from connections, as of their last turns.",
+        |t| t.bytes_in,
+    ),
+    ("gatepost_written_bytes_total", "Bytes written to them.", |t| {
+        t.bytes_out
+    }),
+    ("gatepost_messages_in_total", "Messages published.", |t| t.published),
+    ("gatepost_messages_in_bytes_total", "Bytes of their bodies.", |t| {
+        t.published_bytes
+    }),
+    ("gatepost_messages_out_total", "Messages delivered and fetched.", |t| {
+        t.delivered + t.delivered_no_ack + t.got
+    }),
+    ("gatepost_messages_out_bytes_total", "Bytes of their bodies.", |t| {
+        t.delivered_bytes
+    }),
+    ("gatepost_publishes_confirmed_total", "Publishes confirmed.", |t| {
+        t.confirmed
+    }),
+    ("gatepost_publishes_refused_total", "Publishes refused.", |t| t.refused),
+    ("gatepost_messages_settled_total", "Deliveries settled.", |t| {
+        t.acknowledged
+    }),
+    (
+        "gatepost_messages_rejected_total",
+        "Messages their consumer rejected.",
+        |t| t.rejected,
+    ),
+];
+
 /// Counters without labels.
 pub(super) const COUNTERS: &[(&str, &str, Field)] = &[
     (
@@ -123,7 +168,6 @@ pub(super) const COUNTERS: &[(&str, &str, Field)] = &[
         "Commands, filters and wills refused because the user may not do that.",
         |c| c.access_refused,
     ),
-    ("gatepost_publishes_refused_total", "Publishes refused.", |c| c.refused),
     (
         "gatepost_messages_expired_total",
         "Messages whose time in a queue was over.",
@@ -133,11 +177,6 @@ pub(super) const COUNTERS: &[(&str, &str, Field)] = &[
         "gatepost_messages_dropped_total",
         "Messages for which a queue had no room, or at QoS 0 a subscriber was too slow or away.",
         |c| c.dropped_full,
-    ),
-    (
-        "gatepost_messages_rejected_total",
-        "Messages their consumer rejected.",
-        |c| c.rejected,
     ),
     ("gatepost_messages_enqueued_total", "Copies put into queues.", |c| {
         c.enqueued

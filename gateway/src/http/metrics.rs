@@ -1,17 +1,20 @@
 //! What Prometheus sees. Nothing here is touched per message: the counters are plain integers of the engine, the
 //! sessions and the threads, copied at scrape into a recorder that only renders them.
 
-use super::families::{CONSUMING, COUNTERS, GAUGES, PROTOCOLS, PUBLISHING, QUEUE_TYPE, STORE_COUNTERS, STORE_GAUGES};
+use super::families::{
+    CONSUMING, COUNTERS, DEAD_LETTERS, GAUGES, PROTOCOLS, PUBLISHING, QUEUE_TYPE, STORE_COUNTERS, STORE_GAUGES, TRAFFIC,
+};
 use crate::histogram::render;
 use crate::machine;
 use crate::node::Node;
 use crate::protocols;
 use crate::threads::IoThreads;
-use gatepost_core::engine::{Counters, Limit, ObjectKind, PerKind};
+use gatepost_core::engine::{Counters, Limit, ObjectKind, PerKind, Traffic};
 use gatepost_core::properties::Origin;
 use gatepost_core::store::SYNC_BUCKETS_US;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -211,17 +214,20 @@ fn syncs(node: &Node, text: &mut String) {
     );
 }
 
-/// What the engines counted, over all vhosts: one short hold of each lock.
+/// What the engines counted, over all vhosts.
 fn engines(node: &Node) {
     let vhosts = node.vhosts.list();
-    let all: Vec<Counters> = vhosts
-        .iter()
-        .map(|vhost| vhost.enter(|engine| engine.counters()))
-        .collect();
-    for (name, _, of) in PUBLISHING {
-        counter!(*name, "protocol" => PROTOCOLS).absolute(all.iter().map(of).sum());
+    let all: Vec<Counters> = vhosts.iter().map(|vhost| vhost.counters()).collect();
+    for (label, traffic) in by_label(&all) {
+        for (name, _, of) in PUBLISHING.iter().chain(TRAFFIC) {
+            counter!(*name, "protocol" => label).absolute(of(&traffic));
+        }
+        for (name, _, of) in CONSUMING {
+            counter!(*name, "protocol" => label, "queue_type" => QUEUE_TYPE).absolute(of(&traffic));
+        }
+        gauge!("gatepost_connections_attached", "protocol" => label).set(traffic.links() as f64);
     }
-    for (name, _, of) in CONSUMING {
+    for (name, _, of) in DEAD_LETTERS {
         counter!(*name, "protocol" => PROTOCOLS, "queue_type" => QUEUE_TYPE).absolute(all.iter().map(of).sum());
     }
     let consumers: u64 = all.iter().map(|c| c.consumers).sum();
@@ -257,6 +263,18 @@ fn engines(node: &Node) {
     }
 }
 
+/// What connections did, by the label of their protocol. Every protocol that is built in is there from the start.
+fn by_label(all: &[Counters]) -> BTreeMap<&'static str, Traffic> {
+    let labels = protocols::ALL.iter().flat_map(|protocol| protocol.versions);
+    let mut sums: BTreeMap<&'static str, Traffic> = labels.map(|(_, label)| (*label, Traffic::default())).collect();
+    for (version, traffic) in all.iter().flat_map(|c| &c.by_protocol) {
+        let label = protocols::of_version(version).map_or(*version, |(_, label)| label);
+        let sum = sums.entry(label).or_default();
+        *sum = [*sum, *traffic].into_iter().sum();
+    }
+    sums
+}
+
 /// What messages lost between protocols. Only what was lost at least once is shown: most pairs never occur.
 fn interop(node: &Node) {
     let origins: Vec<_> = node.protocols.iter().map(|p| (p.codec().origin(), p.name())).collect();
@@ -278,6 +296,7 @@ fn interop(node: &Node) {
 
 /// Help of the gauges that are set one by one, above.
 const GAUGES_HELP: &[(&str, &str)] = &[
+    ("gatepost_connections_attached", "Connections at a vhost."),
     ("gatepost_mqtt_sessions", "MQTT sessions."),
     (
         "gatepost_objects_bytes",
@@ -423,8 +442,10 @@ const COUNTERS_HELP: &[(&str, &str)] = &[
 ];
 
 fn describe() {
-    let counters = PUBLISHING.iter().chain(CONSUMING).chain(COUNTERS);
-    let counters = counters.map(|(name, help, _)| (*name, *help));
+    let traffic = PUBLISHING.iter().chain(CONSUMING).chain(TRAFFIC);
+    let traffic = traffic.map(|(name, help, _)| (*name, *help));
+    let counters = COUNTERS.iter().chain(DEAD_LETTERS);
+    let counters = traffic.chain(counters.map(|(name, help, _)| (*name, *help)));
     let of_store = STORE_COUNTERS.iter().map(|(name, help, _)| (*name, *help));
     for (name, help) in counters.chain(of_store).chain(COUNTERS_HELP.iter().copied()) {
         describe_counter!(name, help);

@@ -1,8 +1,9 @@
 //! A vhost is deleted under clients of each protocol: what they are told, and what is left of what they had.
 
-use crate::auth::Directory;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::directory::Directory;
+use crate::directory::permissions::Permission;
 use crate::node::Node;
 use crate::protocols;
 use crate::store;
@@ -56,6 +57,14 @@ impl Bench {
             ..VhostRecord::default()
         };
         self.runtime.block_on(self.node.create_vhost(record)).expect("created");
+        let all = || ".*".to_owned();
+        let permission = Permission {
+            configure: all(),
+            write: all(),
+            read: all(),
+        };
+        let granted = self.node.set_permission("guest", name, permission);
+        self.runtime.block_on(granted).expect("granted");
     }
 
     fn connect(&self, protocol: &str) -> Client {
@@ -71,7 +80,7 @@ impl Bench {
             terms: Arc::new(Terms::plain(place)),
             tls: None,
         };
-        self.threads.deal(&self.node, door, Socket::Tcp(server, address));
+        self.threads.deal(&self.node, door, Socket::Tcp(server, address), false);
         Client(stream)
     }
 
@@ -251,16 +260,7 @@ fn clients_of_a_deleted_vhost_are_told_and_the_next_one_of_its_name_is_empty() {
         .block_on(bench.node.delete_vhost("plant/a"))
         .expect("deleted");
 
-    // RabbitMQ 3.10 says exactly that.
-    let told = rabbit.frame();
-    assert_eq!(told[..6], [0, 10, 0, 50, 1, 64], "connection.close 320: {told:?}");
-    let reason = &told[7..7 + usize::from(told[6])];
-    assert_eq!(
-        String::from_utf8_lossy(reason),
-        "CONNECTION_FORCED - vhost 'plant/a' is down"
-    );
-    rabbit.send(&method(0, 10, 51, &[]));
-    assert!(rabbit.rest().is_empty());
+    is_told(&mut rabbit);
     let told = five.packet();
     assert_eq!(
         (told[0], told[2]),
@@ -290,6 +290,19 @@ fn clients_of_a_deleted_vhost_are_told_and_the_next_one_of_its_name_is_empty() {
     bench.create("plant/a");
     is_empty(&bench);
     bench.stop();
+}
+
+/// What RabbitMQ 3.10 says, word for word.
+fn is_told(rabbit: &mut Client) {
+    let told = rabbit.frame();
+    assert_eq!(told[..6], [0, 10, 0, 50, 1, 64], "connection.close 320: {told:?}");
+    let reason = &told[7..7 + usize::from(told[6])];
+    assert_eq!(
+        String::from_utf8_lossy(reason),
+        "CONNECTION_FORCED - vhost 'plant/a' is down"
+    );
+    rabbit.send(&method(0, 10, 51, &[]));
+    assert!(rabbit.rest().is_empty());
 }
 
 /// Nobody gets into a vhost that is not there. (In STOMP a `host` without a slash that names none is the default one: many

@@ -24,6 +24,7 @@ mod reading;
 mod startup;
 mod stomp;
 mod support;
+mod sys_topics;
 mod threads;
 mod tls;
 mod unix;

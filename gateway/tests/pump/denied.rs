@@ -129,6 +129,19 @@ mod amqp {
     const PASSIVE: u8 = 1;
     const DURABLE: u8 = 2;
 
+    /// A commit with a publish that is not permitted.
+    fn refused_transaction(w: &mut World, u: Pipe) {
+        let transaction = [method(1, 90, 10, &[]), publish(1, "x", "k"), method(1, 90, 20, &[])];
+        open_channel(w, u, 1);
+        let heard = say(w, u, &transaction.concat());
+        assert_eq!(heard[7..11], [0, 90, 0, 11], "tx.select-ok");
+        let (text, _) = refusal(&heard[12..], 1);
+        assert_eq!(
+            text,
+            "ACCESS_REFUSED - write access to exchange 'x' in vhost '/' refused for user 'u'"
+        );
+    }
+
     /// RabbitMQ's texts: a channel error each, and the connection goes on.
     #[test]
     fn every_door_answers_403_on_its_channel() {
@@ -154,7 +167,6 @@ mod amqp {
         };
         let unbind = method(1, 50, 50, &[TICKET, &short("q"), &short("x"), &short("k"), EMPTY]);
         let bind_exchange = method(1, 40, 30, &[TICKET, &short("y"), &short("x"), &short("k"), &[0], EMPTY]);
-        let transaction = [method(1, 90, 10, &[]), publish(1, "x", "k"), method(1, 90, 20, &[])];
         let doors: [(Vec<u8>, &str, (u16, u16)); 14] = [
             (
                 declare_queue(1, "new", DURABLE),
@@ -202,14 +214,7 @@ mod amqp {
             assert_eq!(refusal(&heard, 1), (text, ids));
             say(&mut w, u, &method(1, 20, 41, &[]));
         }
-        open_channel(&mut w, u, 1);
-        let heard = say(&mut w, u, &transaction.concat());
-        assert_eq!(heard[7..11], [0, 90, 0, 11], "tx.select-ok");
-        let (text, _) = refusal(&heard[12..], 1);
-        assert_eq!(
-            text,
-            "ACCESS_REFUSED - write access to exchange 'x' in vhost '/' refused for user 'u'"
-        );
+        refused_transaction(&mut w, u);
         assert!(w.ended(u).is_none(), "the connection goes on");
         // Nothing was done, and who may, still does.
         let heard = say(&mut w, guest, &declare_queue(1, "q", PASSIVE));

@@ -42,6 +42,7 @@ pub const PROTOCOL: Description = Description {
     tls_port: Some(5671),
     // Dashboards made for RabbitMQ know it by this name.
     metrics_label: "amqp091",
+    versions: &[("AMQP 0-9-1", "amqp091")],
     // AMQP has a SASL mechanism of its own for that, ANONYMOUS, which is not offered.
     nameless_logins: false,
     strangers_are_nameless: false,

@@ -43,6 +43,11 @@ pub const PROTOCOL: Description = Description {
     port: Some(1883),
     tls_port: Some(8883),
     metrics_label: NAME,
+    versions: &[
+        ("MQTT 3.1", "mqtt310"),
+        ("MQTT 3.1.1", "mqtt311"),
+        ("MQTT 5.0", "mqtt50"),
+    ],
     nameless_logins: true,
     strangers_are_nameless: true,
     first_bytes,

@@ -31,6 +31,7 @@ pub const PROTOCOL: Description = Description {
     port: None,
     tls_port: None,
     metrics_label: NAME,
+    versions: &[("NATS", NAME)],
     nameless_logins: true,
     strangers_are_nameless: false,
     // Clients wait for the server's INFO and begin with CONNECT then, as STOMP's do: the blank tells them apart.

@@ -312,6 +312,7 @@ impl NatsSession {
                 vhost: self.settings.vhost.clone(),
                 protocol: "NATS",
                 client_name: self.client_name.clone(),
+                ..Attach::default()
             }))),
             Event::Attached => {
                 self.state = State::Ready;

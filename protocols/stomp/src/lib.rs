@@ -43,6 +43,7 @@ pub const PROTOCOL: Description = Description {
     port: Some(61613),
     tls_port: Some(61614),
     metrics_label: NAME,
+    versions: &[("STOMP 1.0", NAME), ("STOMP 1.1", NAME), ("STOMP 1.2", NAME)],
     nameless_logins: true,
     strangers_are_nameless: false,
     first_bytes,

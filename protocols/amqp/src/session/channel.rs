@@ -10,8 +10,8 @@ use crate::settings::Settings;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gatepost_core::command::{
-    Bind, BindTarget, Command, Consume, ConsumerToken, DeclareExchange, DeclareQueue, DeleteExchange, DeleteQueue, Get,
-    Outcome, PurgeQueue,
+    Bind, BindTarget, ChannelMode, Command, Consume, ConsumerToken, DeclareExchange, DeclareQueue, DeleteExchange,
+    DeleteQueue, Get, Outcome, PurgeQueue,
 };
 use gatepost_core::interop::Drops;
 use gatepost_core::properties::{Name, Table};
@@ -49,6 +49,14 @@ impl Env<'_, '_> {
         self.cx.commands.push(Command::Echo {
             channel: self.number,
             token: answer as u64,
+        });
+    }
+
+    /// Tells the engine, for those who list channels.
+    fn set_mode(&mut self, mode: ChannelMode) {
+        self.cx.commands.push(Command::SetMode {
+            channel: self.number,
+            mode,
         });
     }
 
@@ -584,6 +592,7 @@ impl Channel {
             ));
         }
         self.mode = Mode::Confirm;
+        env.set_mode(ChannelMode::Confirm);
         if !nowait {
             env.defer(Deferred::ConfirmSelectOk);
         }
@@ -600,6 +609,7 @@ impl Channel {
             (Tx::Select {}, mode) => {
                 if let Mode::Plain = mode {
                     *mode = Mode::Transaction(Transaction::default());
+                    env.set_mode(ChannelMode::Transactional);
                 }
                 env.defer(Deferred::TxSelectOk);
                 Ok(())

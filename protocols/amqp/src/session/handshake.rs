@@ -5,7 +5,7 @@ use crate::error::{Code, Error, Reply};
 use crate::frame::{Connection, table};
 use crate::map;
 use crate::settings::{FRAME_MIN, MECHANISMS};
-use gatepost_core::command::{Attach, Command, Login};
+use gatepost_core::command::{Attach, ClientProperties, Command, Handshake, Login};
 use gatepost_core::event::{Event, LoginFailure};
 use gatepost_core::fault::FaultKind;
 use gatepost_core::properties::{Name, Table, Value};
@@ -75,6 +75,7 @@ impl AmqpSession {
             .lookup("connection_name")
             .and_then(Value::as_str)
             .map(Name::from);
+        self.client.properties = client_texts(client_properties);
         let offered = self.offered_mechanisms().find(|name| *name == mechanism);
         let login = match offered {
             Some("PLAIN") => plain(response),
@@ -118,6 +119,16 @@ impl AmqpSession {
             vhost: self.client.vhost.clone(),
             protocol: "AMQP 0-9-1",
             client_name: self.client.name.clone(),
+            heartbeat_s: self
+                .heartbeat
+                .interval()
+                .map_or(0, |interval| interval.as_secs() as u16),
+            handshake: Some(Box::new(Handshake {
+                mechanism: self.client.mechanism,
+                channel_max: self.channel_max,
+                frame_max: self.frame_max,
+                client_properties: std::mem::take(&mut self.client.properties),
+            })),
         })));
         self.state = State::Attaching;
     }
@@ -194,6 +205,12 @@ impl AmqpSession {
     fn offered_frame_max(&self) -> u32 {
         self.settings.frame_max.max(FRAME_MIN)
     }
+}
+
+/// What the client says of itself in texts: its product, its version.
+fn client_texts(properties: &Table) -> ClientProperties {
+    let texts = properties.0.iter();
+    ClientProperties::new(texts.filter_map(|(name, value)| Some((&**name, value.as_str()?))))
 }
 
 /// `tune-ok` may only lower what `tune` offered (1.4.2.6). Zero would mean no limit, and we always have one.

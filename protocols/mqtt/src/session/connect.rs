@@ -200,6 +200,8 @@ fn open(shared: &Shared, cx: &mut Cx<'_>, connect: &Connect<'_>, mut terms: Term
             vhost,
             protocol: connect.version.name(),
             client_name: Some(terms.client_id.clone()),
+            heartbeat_s: terms.keep_alive,
+            handshake: None,
         })),
         session: Some(Box::new(OpenSession {
             client_id: terms.client_id.clone(),

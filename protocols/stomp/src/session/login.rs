@@ -110,6 +110,7 @@ impl StompSession {
             vhost: connecting.vhost.clone(),
             protocol: self.version.protocol(),
             client_name: self.client_id.as_deref().map(Name::from),
+            ..Attach::default()
         })));
         self.state = State::Attaching(connecting);
     }

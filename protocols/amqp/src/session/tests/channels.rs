@@ -3,7 +3,7 @@
 use super::script::*;
 use crate::frame::{Access, Basic, Channel, Confirm, Exchange, Method, Queue, Tx};
 use crate::settings::Settings;
-use gatepost_core::command::{BindTarget, Command, Outcome};
+use gatepost_core::command::{BindTarget, ChannelMode, Command, Outcome};
 use gatepost_core::event::{Event, Op, QueueSummary};
 use gatepost_core::fault::FaultKind;
 use gatepost_core::properties::{Table, Value};
@@ -765,4 +765,15 @@ pub(super) fn publish(key: &str) -> Method<'_> {
         mandatory: false,
         immediate: false,
     })
+}
+
+/// Those who list channels see what a channel is for.
+#[test]
+fn the_engine_is_told_of_confirms_and_transactions() {
+    let mut script = Script::with_channel();
+    script.send(1, Method::Confirm(Confirm::Select { nowait: false }));
+    assert_eq!(script.modes(), [(1, ChannelMode::Confirm)]);
+    let mut script = Script::with_channel();
+    script.send(1, Method::Tx(Tx::Select {}));
+    assert_eq!(script.modes(), [(1, ChannelMode::Transactional)]);
 }

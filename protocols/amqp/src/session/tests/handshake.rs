@@ -105,6 +105,13 @@ fn plain_login_opens_a_vhost() {
         panic!("no attach");
     };
     assert_eq!((&*attach.vhost, attach.client_name.as_deref()), ("/v", Some("tester")));
+    assert_eq!(attach.heartbeat_s, 60);
+    let settled = attach.handshake.expect("AMQP settles more");
+    assert_eq!(
+        (settled.mechanism, settled.channel_max, settled.frame_max),
+        ("PLAIN", 2047, 131_072)
+    );
+    assert_eq!(settled.client_properties.lookup("connection_name"), Some("tester"));
     script.tell(Event::Attached);
     assert_eq!(script.said(), ["0 Connection(OpenOk { reserved: \"\" })"]);
 }

@@ -6,7 +6,7 @@ use crate::frame::{BODY, Channel, Connection, HEADER, HEARTBEAT, METHOD, Method,
 use crate::properties::AmqpProperties;
 use crate::session::AmqpSession;
 use crate::settings::Settings;
-use gatepost_core::command::Command;
+use gatepost_core::command::{ChannelMode, Command};
 use gatepost_core::event::{Delivery, DeliveryFlags, Event, Op};
 use gatepost_core::fault::{Fault, FaultKind};
 use gatepost_core::message::{Envelope, Message};
@@ -172,9 +172,21 @@ impl Script {
         std::mem::take(&mut self.out)
     }
 
-    /// The commands pushed since the last look.
+    /// The commands pushed since the last look. What is only for those who list channels has a test of its own.
     pub(super) fn commands(&mut self) -> Vec<Command> {
+        self.commands
+            .retain(|command| !matches!(command, Command::SetMode { .. }));
         std::mem::take(&mut self.commands)
+    }
+
+    /// The modes of channels told since the last look.
+    pub(super) fn modes(&mut self) -> Vec<(u16, ChannelMode)> {
+        let commands = std::mem::take(&mut self.commands);
+        let mode = |command| match command {
+            Command::SetMode { channel, mode } => Some((channel, mode)),
+            _ => None,
+        };
+        commands.into_iter().filter_map(mode).collect()
     }
 
     /// The one command pushed since the last look.
