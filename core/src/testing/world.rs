@@ -332,10 +332,12 @@ impl World {
     /// Reports to the engine what was written, and what of it is as durable as it needs.
     pub fn report(&mut self) {
         let now = self.now;
-        if let Some(ticket) = self.written.take() {
+        let durable = self.store.as_ref().map_or(Lsn::default(), |(store, _)| store.durable());
+        // As the gateway does: what is all it needs to be is reported once.
+        let is_covered = self.undurable.iter().all(|(must, _)| *must <= durable);
+        if let Some(ticket) = self.written.take().filter(|_| !is_covered) {
             self.turn(|engine| engine.written(now, ticket));
         }
-        let durable = self.store.as_ref().map_or(Lsn::default(), |(store, _)| store.durable());
         let mut ticket = None;
         while let Some((_, reached)) = self.undurable.pop_front_if(|(must, _)| *must <= durable) {
             ticket = Some(reached);
