@@ -150,6 +150,7 @@ pub(super) fn check_locked<D: Disk>(
         checkpoint: newest.or(older),
         report,
         there: Vec::new(),
+        log_upto: 0,
         durable: HashMap::new(),
         doubts: Vec::new(),
     };
@@ -202,6 +203,8 @@ struct Checker<'d, D> {
     report: Report,
     /// Headers of the segments that are there.
     there: Vec<SegmentHeader>,
+    /// How far the log went, as the footers have it.
+    log_upto: u64,
     /// Per epoch, the highest LSN of the log known to be synced.
     durable: HashMap<u32, u64>,
     doubts: Vec<Doubt>,
@@ -286,6 +289,8 @@ impl<D: Disk> Checker<'_, D> {
                 }
                 Scanned::Record { raw, .. } if raw.kind == Kind::Footer => {
                     read.footer = Footer::parse(raw.head);
+                    let log_upto = read.footer.as_ref().map_or(0, |footer| footer.log_upto);
+                    self.log_upto = self.log_upto.max(log_upto);
                     break;
                 }
                 Scanned::Record { offset, len, raw } => {
@@ -406,8 +411,12 @@ impl<D: Disk> Checker<'_, D> {
         let checkpoint = self.checkpoint.as_deref();
         // What an older one has live may have been recycled since.
         let newest = checkpoint.filter(|_| is_newest);
-        let expected = newest.map_or_else(missing::Expected::new, |newest| missing::expected(&newest.index));
-        for gone in missing::find(checkpoint, &expected, &self.there, |id| {
+        let expected = newest.map_or_else(missing::Expected::new, missing::expected);
+        let found = missing::Found {
+            headers: &self.there,
+            log_upto: self.log_upto,
+        };
+        for gone in missing::find(checkpoint, &expected, &found, |id| {
             files.iter().any(|(_, file)| *file == id)
         }) {
             self.report.files.push(Checked {

@@ -1,8 +1,11 @@
 //! How a segment ended, as the head of its FOOTER says it.
 //!
 //! ```text
-//!   end of the records │ ending 1 │ holes: count, (from - end of the one before, length)*
+//!   end of the records │ ending 1 │ log goes on up to │ holes: count, (from - end of the one before, length)*
 //! ```
+//!
+//! A segment is sealed after the next one was made. It says so, by the place behind all segments that were made by then.
+//! So the newest segments cannot go missing unnoticed as long as one before them is there. 0: no other was made.
 //!
 //! The holes are those that were there when the segment was sealed, and were judged then. One that is not listed came
 //! later: it is damage.
@@ -39,6 +42,8 @@ pub(crate) struct Footer {
     /// Where the records end.
     pub(crate) end: u32,
     pub(crate) ending: Ending,
+    /// The place in the log behind all segments that were made when this one was sealed; 0 if that is not said.
+    pub(crate) log_upto: u64,
     /// Ascending and disjoint.
     pub(crate) holes: Vec<(u32, u32)>,
 }
@@ -47,18 +52,24 @@ pub(crate) struct Footer {
 const HOLES_MAX: usize = 1024;
 
 impl Footer {
-    pub(crate) fn new(end: u32, ending: Ending, mut holes: Vec<(u32, u32)>) -> Footer {
+    pub(crate) fn new(end: u32, ending: Ending, log_upto: u64, mut holes: Vec<(u32, u32)>) -> Footer {
         holes.sort_unstable();
         if holes.len() > HOLES_MAX
             && let (Some(first), Some(last)) = (holes.first(), holes.iter().map(|(_, to)| *to).max())
         {
             holes = vec![(first.0, last)];
         }
-        Footer { end, ending, holes }
+        Footer {
+            end,
+            ending,
+            log_upto,
+            holes,
+        }
     }
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
         put_varint(out, u64::from(self.end));
         out.push(self.ending as u8);
+        put_varint(out, self.log_upto);
         put_varint(out, self.holes.len() as u64);
         let mut at = 0;
         for &(from, to) in &self.holes {
@@ -71,6 +82,7 @@ impl Footer {
         let mut input = Input(head);
         let end = input.number()?;
         let ending = Ending::from_u32(u32::from(input.u8()?))?;
+        let log_upto = input.varint()?;
         let count = input.count(2)?.min(HOLES_MAX);
         let mut holes = Vec::with_capacity(count);
         let mut at = 0u32;
@@ -79,7 +91,12 @@ impl Footer {
             at = from.checked_add(input.number()?)?;
             holes.push((from, at));
         }
-        Some(Footer { end, ending, holes })
+        Some(Footer {
+            end,
+            ending,
+            log_upto,
+            holes,
+        })
     }
     /// Whether a hole was there when the segment was sealed. The last one is found again up to the footer itself, which
     /// begins a block.
@@ -97,13 +114,18 @@ mod tests {
 
     #[test]
     fn holes_are_listed_and_too_many_become_one() {
-        let footer = Footer::new(9000, Ending::Cut, vec![(8192, 9000), (4608, 4700)]);
+        let footer = Footer::new(9000, Ending::Cut, 70_000, vec![(8192, 9000), (4608, 4700)]);
         let mut out = Vec::new();
         footer.put(&mut out);
         assert_eq!(Footer::parse(&out), Some(footer.clone()));
         assert!(footer.has_judged(4608, 4700) && footer.has_judged(8192, 12_288));
         assert!(!footer.has_judged(4600, 4700) && !footer.has_judged(4608, 8200) && !footer.has_judged(8192, 12_296));
-        let many = Footer::new(90_000, Ending::Cut, (0..5000).map(|n| (n * 16, n * 16 + 8)).collect());
+        let many = Footer::new(
+            90_000,
+            Ending::Cut,
+            0,
+            (0..5000).map(|n| (n * 16, n * 16 + 8)).collect(),
+        );
         assert_eq!(many.holes, [(0, 4999 * 16 + 8)]);
     }
 }

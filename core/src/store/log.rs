@@ -360,7 +360,7 @@ impl<D: Disk> Store<D> {
         self.check_poison()?;
         self.sync()?;
         if self.active.as_ref().is_some_and(|active| !active.is_blank()) {
-            self.seal_active()?;
+            self.seal_active(0)?;
         }
         self.seal_cold();
         if self.checkpoint.dirty || self.checkpoint.sealed {
@@ -410,7 +410,7 @@ impl<D: Disk> Store<D> {
             self.log_rescued()?;
             self.write()?;
             self.sync()?;
-            self.seal_active()?;
+            self.seal_active(0)?;
         }
         Ok(count)
     }
@@ -607,11 +607,12 @@ impl<D: Disk> Store<D> {
         if self.active.is_some() {
             self.write()?;
             self.sync()?;
-            self.seal_active()?;
         }
         let header = self.next_header(SegmentKind::Log, size);
         let created = self.create_segment(header);
         let active = self.or_poison("make a segment", created)?;
+        // Now that the next one is there, this one can say so.
+        self.seal_active(self.marks.next_base)?;
         self.durable = active.end_lsn();
         self.written = self.durable;
         self.add_segment(&active);
@@ -687,11 +688,11 @@ impl<D: Disk> Store<D> {
     }
 
     /// Ends the active segment; everything in it is synced.
-    fn seal_active(&mut self) -> Result<(), StoreError> {
+    fn seal_active(&mut self, log_upto: u64) -> Result<(), StoreError> {
         let Some(mut active) = self.active.take() else {
             return Ok(());
         };
-        let sealed = self.seal(&mut active);
+        let sealed = self.seal_as(&mut active, Ending::Full, log_upto, Vec::new());
         self.or_poison("seal a segment", sealed)?;
         self.checkpoint.sealed = true;
         self.checkpoint.sealed_just_now = true;
@@ -699,13 +700,14 @@ impl<D: Disk> Store<D> {
     }
 
     pub(super) fn seal(&mut self, writer: &mut SegmentWriter<D::File>) -> io::Result<()> {
-        self.seal_as(writer, Ending::Full, Vec::new())
+        self.seal_as(writer, Ending::Full, 0, Vec::new())
     }
 
     pub(super) fn seal_as(
         &mut self,
         writer: &mut SegmentWriter<D::File>,
         ending: Ending,
+        log_upto: u64,
         holes: Vec<(u32, u32)>,
     ) -> io::Result<()> {
         let (routes, keys) = {
@@ -713,7 +715,7 @@ impl<D: Disk> Store<D> {
             (directory.routes, directory.keys)
         };
         let end = writer.end();
-        let bytes = writer.seal(ending, holes)?;
+        let bytes = writer.seal(ending, log_upto, holes)?;
         self.shared.sealed(writer.header.id);
         StoreStats::add(&self.shared.stats.bytes_written, bytes);
         let file_bytes = writer.file.len()?;

@@ -1,17 +1,22 @@
 //! Which segments should be there and are not.
 //!
-//! Two things tell: a checkpoint that has something live in one, and the gaps between those that are there, because
-//! segments are given consecutive places in the log and none goes before two checkpoints cover it. So a gap is a missing
-//! segment if it lies behind what the checkpoint covers, or if there is no checkpoint at all: then either a segment or the
-//! checkpoints that let it go are missing. Not noticed are the newest segments of all, and, without a checkpoint, the last
-//! segments before a restart, where a start may have removed one that never got a record.
+//! Three things tell:
+//! - The newest checkpoint: what it has something live in, or was being written, is there.
+//! - The gaps between those that are there. Segments have consecutive places in the log, and none goes before two
+//!   checkpoints cover it. So a gap is a missing segment if it lies behind what the checkpoint covers, or if there is no
+//!   checkpoint at all: then either a segment or the checkpoints that let it go are missing.
+//! - The footers: a segment is sealed after the next one was made, and says how far the log went by then. So the newest
+//!   segments are missed as long as the one before them is there.
+//!
+//! Not noticed: the segments since a start, if all of them are missing and no checkpoint was written since the first. What
+//! the process before it left says nothing of them. Nor, without a checkpoint, that everything is missing.
 
-use super::checkpoint::{Checkpoint, Marks};
-use super::index::{Index, Live};
-use super::segment::{SegmentHeader, path};
+use super::checkpoint::Checkpoint;
+use super::index::Live;
+use super::segment::{LOG_DIR, SegmentHeader, path};
 use std::collections::BTreeMap;
 
-/// What a checkpoint has live, by segment.
+/// What must be there by a checkpoint, and what of it is live.
 pub(crate) type Expected = BTreeMap<u32, Live>;
 
 /// A segment that is not there.
@@ -24,9 +29,19 @@ pub(crate) struct Missing {
     pub(crate) why: String,
 }
 
-/// What an index that was read from a checkpoint has live.
-pub(crate) fn expected(index: &Index) -> Expected {
-    let mut expected = Expected::new();
+/// What is there.
+pub(crate) struct Found<'a> {
+    pub(crate) headers: &'a [SegmentHeader],
+    /// How far the log went, as the footers have it.
+    pub(crate) log_upto: u64,
+}
+
+/// What must be there by the newest checkpoint.
+pub(crate) fn expected(newest: &Checkpoint) -> Expected {
+    let index = &newest.index;
+    // One that is being written goes only after it was sealed, which a later checkpoint says first.
+    let written = newest.segments.iter().filter(|covered| !covered.sealed);
+    let mut expected: Expected = written.map(|covered| (covered.header.id, Live::default())).collect();
     for span in index.queues.values().flat_map(|queue| queue.spans()) {
         expected.entry(span.segment).or_default().routes += u64::from(span.live);
     }
@@ -37,22 +52,16 @@ pub(crate) fn expected(index: &Index) -> Expected {
     expected
 }
 
-/// The segments that are not among those with the headers `there`. `expected` is what `checkpoint` has live. Files
-/// that are there, though they may say nothing, are `known`.
+/// The segments that are not among those that were found. `expected` is what must be there by `checkpoint`. Files that
+/// are there, though they may say nothing, are `known`.
 pub(crate) fn find(
     checkpoint: Option<&Checkpoint>,
     expected: &Expected,
-    there: &[SegmentHeader],
+    there: &Found<'_>,
     known: impl Fn(u32) -> bool,
 ) -> Vec<Missing> {
-    // What no checkpoint covers begins with the first segment of the first epoch.
-    let none = Checkpoint {
-        marks: Marks {
-            epoch: 1,
-            ..Marks::default()
-        },
-        ..Checkpoint::default()
-    };
+    // What no checkpoint covers begins with the first segment.
+    let none = Checkpoint::default();
     let no_word = if checkpoint.is_none() {
         ", and no checkpoint is left to say what was in it"
     } else {
@@ -61,7 +70,7 @@ pub(crate) fn find(
     let checkpoint = checkpoint.unwrap_or(&none);
     let mut found = Vec::new();
     for (&id, live) in expected {
-        if there.iter().any(|header| header.id == id) || known(id) {
+        if there.headers.iter().any(|header| header.id == id) || known(id) {
             continue;
         }
         let covered = checkpoint.segments.iter().find(|covered| covered.header.id == id);
@@ -69,22 +78,21 @@ pub(crate) fn find(
         found.push(Missing {
             id,
             path: path(dir, id),
-            why: format!(
-                "is missing, and with it up to {} messages and {} keyed records",
-                live.routes, live.keys
-            ),
+            why: match (live.routes, live.keys) {
+                (0, 0) => "is missing, and with it what was written to it last".to_owned(),
+                (routes, keys) => format!("is missing, and with it up to {routes} messages and {keys} keyed records"),
+            },
         });
     }
     let behind = |header: &&SegmentHeader| header.base >= checkpoint.marks.next_base;
-    let mut later: Vec<&SegmentHeader> = there.iter().filter(behind).collect();
+    let mut later: Vec<&SegmentHeader> = there.headers.iter().filter(behind).collect();
     later.sort_unstable_by_key(|header| header.base);
     let marks = &checkpoint.marks;
-    let mut before = (marks.next_id.saturating_sub(1), marks.epoch, marks.next_base);
+    let mut before = (marks.next_id.saturating_sub(1), marks.next_base);
     for header in later {
-        let (id, epoch, next_base) = before;
-        before = (header.id, header.epoch, header.base + u64::from(header.size) * 2);
-        // What another epoch left without a record in it is removed without a word.
-        if header.epoch != epoch || header.base <= next_base || (id + 1..header.id).any(&known) {
+        let (id, next_base) = before;
+        before = (header.id, header.base + u64::from(header.size) * 2);
+        if header.base <= next_base || (id + 1..header.id).any(&known) {
             continue;
         }
         found.push(Missing {
@@ -94,6 +102,15 @@ pub(crate) fn find(
                 "or one close to it is missing: nothing lies between {id} and {}{no_word}",
                 header.id
             ),
+        });
+    }
+    let (last, next_base) = before;
+    let is_known = || (last + 1..last + 8).any(&known);
+    if there.log_upto > next_base && !is_known() {
+        found.push(Missing {
+            id: last + 1,
+            path: path(LOG_DIR, last + 1),
+            why: format!("or one close to it is missing: the log went on behind {last}{no_word}"),
         });
     }
     found

@@ -87,6 +87,7 @@ pub(super) fn recover<D: Disk>(
         is_thorough,
         checkpoint: None,
         expected: Expected::default(),
+        log_upto: 0,
         known_roots: HashSet::new(),
         wanted: HashSet::new(),
         needed: HashSet::new(),
@@ -170,8 +171,10 @@ struct Recovery<D: Disk> {
     /// Every record is read, and what does not hold found.
     is_thorough: bool,
     checkpoint: Option<Box<Checkpoint>>,
-    /// Segments in which the newest checkpoint has something live, if that is the one that was read.
+    /// Segments that must be there, as the newest checkpoint has it, if that is the one that was read.
     expected: Expected,
+    /// How far the log went, as the footers have it.
+    log_upto: u64,
     /// Payloads that moves of the checkpoint name.
     known_roots: HashSet<Root>,
     /// Payloads that moves name, and those among them that were found.
@@ -245,7 +248,6 @@ struct Unsealed {
     /// What was found to hold nothing, damage and torn tails alike.
     holes: Vec<(u32, u32)>,
     directory: Directory,
-    blank: bool,
 }
 
 impl<D: Disk> Recovery<D> {
@@ -275,7 +277,7 @@ impl<D: Disk> Recovery<D> {
                 checkpoint::Read::Good(found) => {
                     // What an older one has live may have been recycled since.
                     if file == checkpoint::FILE {
-                        self.expected = missing::expected(&found.index);
+                        self.expected = missing::expected(&found);
                     }
                     self.take_checkpoint(found);
                 }
@@ -352,9 +354,15 @@ impl<D: Disk> Recovery<D> {
     }
 
     /// Says which segments are not there although something was live in them, or others were written behind them.
-    fn miss(&self, files: &[(&str, u32)]) {
+    fn miss(&mut self, files: &[(&str, u32)]) {
+        // Places of what is missing are not used again.
+        self.marks.next_base = self.marks.next_base.max(self.log_upto);
         let there: Vec<SegmentHeader> = self.segments.values().map(|segment| segment.header).collect();
-        for gone in missing::find(self.checkpoint.as_deref(), &self.expected, &there, |id| {
+        let found = missing::Found {
+            headers: &there,
+            log_upto: self.log_upto,
+        };
+        for gone in missing::find(self.checkpoint.as_deref(), &self.expected, &found, |id| {
             files.iter().any(|(_, file)| *file == id)
         }) {
             quarantine::note_missing(self.disk(), &self.shared.stats, &gone);
@@ -562,10 +570,9 @@ impl<D: Disk> Recovery<D> {
                 );
             }
         }
-        for leftover in &mut self.unsealed {
+        for leftover in &self.unsealed {
             // The tail of an unsealed segment, which its own epoch knew to be longer.
             if is_synced(&leftover.header, leftover.end.next_multiple_of(SECTOR)) {
-                leftover.blank = false;
                 self.shared
                     .damaged(&leftover.header, leftover.end, &[], "the segment's end is missing");
             }
@@ -603,24 +610,13 @@ impl<D: Disk> Recovery<D> {
     /// Gives segments without a footer one, so that they are read once only.
     fn seal_leftovers(&mut self) {
         for leftover in std::mem::take(&mut self.unsealed) {
-            let id = leftover.header.id;
-            let header = &leftover.header;
-            let is_behind = |s: &Segment| s.header.epoch == header.epoch && s.header.base > header.base;
-            let is_last = !self.segments.values().any(is_behind);
-            if leftover.blank && is_last && self.holes.iter().all(|hole| hole.header.id != id) {
-                // A file that never got a record. If it cannot go now, it goes next time. One that others were written
-                // behind would leave a gap, as if it had been lost.
-                self.shared.take_out(id);
-                self.segments.remove(&id);
-                let _ = self.disk().remove(&path(leftover.header.kind.dir(), id));
-                continue;
-            }
-            let header = leftover.header;
+            // Also one that never got a record: without it there would be a gap, as if it had been lost.
+            let (id, header) = (leftover.header.id, leftover.header);
             let directory = Arc::new(Mutex::new(leftover.directory));
             let sealed = || -> io::Result<(u32, u64)> {
                 let file = Arc::new(self.disk().open_patiently(&path(header.kind.dir(), id))?);
                 let mut writer = SegmentWriter::resume(header, file.clone(), leftover.end, directory.clone());
-                writer.seal(Ending::Cut, leftover.holes)?;
+                writer.seal(Ending::Cut, 0, leftover.holes)?;
                 Ok((leftover.end, file.len()?))
             };
             match sealed() {

@@ -155,7 +155,7 @@ impl<D: Disk> Store<D> {
         let (directory, holes) = records_of(&patient, &header, end, groups_from).map_err(unread)?;
         let count = holes.len();
         let mut writer = SegmentWriter::resume(header, file, end, Arc::new(Mutex::new(directory)));
-        self.seal_as(&mut writer, ending, holes).map_err(failed)?;
+        self.seal_as(&mut writer, ending, 0, holes).map_err(failed)?;
         done.push(format!("{path}: wrote the footer again, with {count} holes"));
         Ok(())
     }

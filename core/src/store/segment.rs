@@ -51,7 +51,7 @@ const HEADERS_AT: [u64; 2] = [0, HEADER_COPY_AT as u64];
 /// Bytes of a header.
 const SEGMENT_HEADER_BYTES: usize = 56;
 /// The format this release writes and reads.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 /// Bytes kept for the footer besides the directory: its head, alignment before and behind it, and the trailer.
 pub(crate) const FOOTER_ROOM: usize = HEADER_BYTES + 32 + BLOCK as usize + 2 * SECTOR as usize;
 const MAGIC: [u8; 8] = *b"GATEPSEG";
@@ -502,11 +502,11 @@ impl<F: DiskFile> SegmentWriter<F> {
         Ok(Some(took))
     }
     /// Ends the segment. Everything in it must be synced; the footer is when this returns. Returns the bytes written.
-    /// `holes` are what is to be taken for granted from here on.
-    pub(crate) fn seal(&mut self, ending: Ending, holes: Vec<(u32, u32)>) -> io::Result<u64> {
+    /// `holes` are what is to be taken for granted from here on, `log_upto` is what the footer says.
+    pub(crate) fn seal(&mut self, ending: Ending, log_upto: u64, holes: Vec<(u32, u32)>) -> io::Result<u64> {
         debug_assert!(self.pending.is_empty() && !self.is_unsynced());
         let end = self.end;
-        let head = Footer::new(end, ending, holes);
+        let head = Footer::new(end, ending, log_upto, holes);
         let directory = self.directory.clone();
         let directory = directory.lock();
         self.pending_at = end.next_multiple_of(BLOCK);

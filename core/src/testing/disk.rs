@@ -266,6 +266,17 @@ impl SimDisk {
             self.set_capacity(Some(self.bytes_used() + rng.below(200 << 10)));
         }
     }
+    /// The same, but only what passes by itself, and what a store goes on with: nothing is lost, and nobody has to wait
+    /// for somebody to see to the disk.
+    pub fn hinder(&self, rng: &mut Rng) {
+        for _ in 0..rng.below(4) {
+            let paths = self.paths();
+            let path = paths.get(rng.below(paths.len() as u64 * 2) as usize);
+            self.fail_reads(path.map(String::as_str), rng.below(60), 1 + rng.below(6));
+        }
+        self.set_short_reads(rng.chance(1, 4));
+        self.set_open_files_max(rng.chance(1, 5).then(|| 12 + rng.below(8)));
+    }
     /// As good as new.
     pub fn relieve(&self) {
         self.heal_reads();

@@ -31,8 +31,6 @@ struct Reading {
     is_torn: bool,
     /// Where the last record ends.
     end: u32,
-    /// There is no record.
-    blank: bool,
 }
 
 impl Reading {
@@ -48,7 +46,6 @@ impl Reading {
             holes: Vec::new(),
             is_torn: false,
             end: RECORDS_AT,
-            blank: true,
         }
     }
     /// The checkpoint speaks for all records before it.
@@ -91,6 +88,8 @@ impl<D: Disk> Recovery<D> {
                 Scanned::Hole { from, to } => self.found_hole(&mut reading, from, to),
                 Scanned::Record { raw, .. } if raw.kind == Kind::Footer => {
                     reading.footer = Footer::parse(raw.head);
+                    let log_upto = reading.footer.as_ref().map_or(0, |footer| footer.log_upto);
+                    self.log_upto = self.log_upto.max(log_upto);
                     break;
                 }
                 Scanned::Record { offset, len, raw } => self.found_record(&mut reading, offset, len, &raw),
@@ -117,7 +116,7 @@ impl<D: Disk> Recovery<D> {
 
     fn found_record(&mut self, reading: &mut Reading, offset: u32, len: u32, raw: &Raw<'_>) {
         let header = reading.header;
-        (reading.end, reading.blank) = (offset + len, false);
+        reading.end = offset + len;
         if raw.kind == Kind::Batch {
             self.batch(&header, raw);
             return self.interrupt(header, &mut reading.group);
@@ -228,7 +227,6 @@ impl<D: Disk> Recovery<D> {
                 end,
                 holes: reading.holes,
                 directory: reading.directory,
-                blank: reading.blank,
             });
         }
     }

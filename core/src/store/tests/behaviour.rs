@@ -405,7 +405,7 @@ fn a_format_of_another_release_is_refused_by_name() {
     let Err(StoreError::Version {
         path,
         found: 9,
-        known: 2,
+        known: 3,
     }) = refused
     else {
         panic!("{refused:?}")

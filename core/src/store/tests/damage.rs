@@ -1,6 +1,6 @@
 //! Bytes that are not what they were: the start succeeds, and what is intact is served.
 
-use super::behaviour::{at, commit, open_with, publish};
+use super::behaviour::{ack, at, commit, open_with, publish};
 use super::script::{Script, message, runs, settings};
 use super::{bodies, entries};
 use crate::store::disk::Disk;
@@ -8,6 +8,7 @@ use crate::store::{Read, Recovered, Store, check, repair};
 use crate::testing::disk::{Crash, Rng, SimDisk};
 use crate::time::Wall;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -181,10 +182,10 @@ fn a_segment_that_is_missing_together_with_all_checkpoints_is_noticed() {
     store.close(at(100)).unwrap();
     let segments = disk.paths().iter().filter(|path| path.ends_with(".seg")).count() as u32;
     assert!(segments > 4);
-    let without = |segment: Option<u32>| {
+    let without = |gone: Range<u32>| {
         let disk = disk.restart(Crash::Process);
         for path in disk.paths() {
-            let is_gone = segment.is_some_and(|id| path.contains(&format!("{id:08}.seg")));
+            let is_gone = gone.clone().any(|id| path.contains(&format!("{id:08}.seg")));
             if is_gone || path.starts_with("checkpoint") {
                 disk.remove(&path).unwrap();
             }
@@ -192,11 +193,15 @@ fn a_segment_that_is_missing_together_with_all_checkpoints_is_noticed() {
         disk
     };
     assert!(
-        check(&without(None), &mut |_| {}).unwrap().is_clean(),
+        check(&without(0..0), &mut |_| {}).unwrap().is_clean(),
         "all segments are there"
     );
-    for gone in 1..segments {
-        let disk = without(Some(gone));
+    // One, and the newest ones.
+    let one = (1..=segments).map(|id| id..id + 1);
+    let newest = (2..segments).map(|id| id..segments + 1);
+    for lost in one.chain(newest) {
+        let gone = lost.start;
+        let disk = without(lost);
         let report = check(&disk, &mut |_| {}).unwrap();
         assert!(!report.is_clean(), "{gone}: {report}");
         assert!(
@@ -212,4 +217,49 @@ fn a_segment_that_is_missing_together_with_all_checkpoints_is_noticed() {
         let (store, _) = open_with(&disk, settings());
         assert_eq!(store.stats().quarantined.load(Ordering::Relaxed), 0, "{gone}");
     }
+}
+
+/// The newest segments were gone, and the checkpoint was older than they: it named none of them.
+#[test]
+fn newest_segments_that_no_checkpoint_names_are_noticed() {
+    let disk = SimDisk::new(1);
+    let (mut store, _) = open_with(&disk, settings());
+    commit(&mut store, vec![publish(&message(0, 100), 1, 0)], 0);
+    store.close(at(100)).unwrap();
+    let (mut store, _) = open_with(&disk, settings());
+    for seq in 1..80 {
+        commit(&mut store, vec![publish(&message(seq, 1000), 1, seq)], 100 + seq);
+    }
+    drop(store);
+    let disk = disk.restart(Crash::Process);
+    let segments: Vec<String> = disk.paths().into_iter().filter(|path| path.ends_with(".seg")).collect();
+    assert!(segments.len() > 4);
+    assert!(check(&disk, &mut |_| {}).unwrap().is_clean());
+    // One of this run is left, at least.
+    for left in 2..segments.len() {
+        let disk = disk.restart(Crash::Process);
+        segments[left..].iter().for_each(|path| disk.remove(path).unwrap());
+        let report = check(&disk, &mut |_| {}).unwrap();
+        assert!(report.to_string().contains(&segments[left]), "{left}: {report}");
+        let (store, _) = open_with(&disk, settings());
+        assert_eq!(store.stats().quarantined.load(Ordering::Relaxed), 1, "{left}");
+    }
+}
+
+/// A checkpoint named the segment that was being written, in which nothing was live then. It was gone, and with it what was
+/// written to it later.
+#[test]
+fn the_segment_that_was_being_written_is_missed() {
+    let disk = SimDisk::new(1);
+    let (mut store, _) = open_with(&disk, settings());
+    commit(&mut store, vec![publish(&message(0, 100), 1, 0), ack(1, 0, 0)], 0);
+    store.write_checkpoint(at(0)).unwrap();
+    commit(&mut store, vec![publish(&message(1, 100), 1, 1)], 1);
+    drop(store);
+    let segment = disk.paths().into_iter().find(|path| path.ends_with(".seg")).unwrap();
+    disk.remove(&segment).unwrap();
+    let report = check(&disk, &mut |_| {}).unwrap();
+    assert!(report.to_string().contains(&segment), "{report}");
+    let (store, _) = open_with(&disk, settings());
+    assert_eq!(store.stats().quarantined.load(Ordering::Relaxed), 1);
 }
