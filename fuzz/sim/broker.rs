@@ -10,7 +10,7 @@ use gatepost_core::event::{Event, Pressure};
 use gatepost_core::properties::Codecs;
 use gatepost_core::session::Protocol;
 use gatepost_core::store::StoreSettings;
-use gatepost_core::testing::disk::{Crash, Fault};
+use gatepost_core::testing::disk::{Crash, Fault, Rng};
 use gatepost_core::testing::pipe::Pipe;
 use gatepost_core::testing::world::World;
 use gatepost_mqtt::Mqtt;
@@ -275,7 +275,9 @@ impl Broker {
             7 => self.world.disk().fail_after(nth, Fault::NoSpace),
             8 => self.world.disk().write_back(),
             9 => self.world.set_pressure(Some(Pressure::Memory)),
-            10 | 11 => self.world.set_pressure(None),
+            10 => self.world.set_pressure(None),
+            11 => self.world.disk().hinder(&mut Rng::new(nth)),
+            12 => self.world.disk().relieve(),
             _ => self.world.tick(),
         }
     }

@@ -1,6 +1,7 @@
 //! Random operations on one queue beside a reference queue that is a plain list: publishes with and without expiry, gets,
-//! settles, requeues, rejects, purges, limits of length and bytes, time, restarts and crashes. After each of them both
-//! agree on what is there, and at the end on what was dead-lettered.
+//! settles, requeues, rejects, purges, limits of length and bytes, time, restarts and crashes, on a disk whose reads fail
+//! now and then, with room for few bodies. After each of them both agree on what is there, and at the end on what was
+//! dead-lettered.
 //!
 //! `GATEPOST_SIM_RUNS=10000` runs more seeds, `GATEPOST_SIM_SEED=17` one of them.
 
@@ -107,12 +108,14 @@ struct Run {
     client: Client,
     model: Model,
     next: u64,
+    /// In the lives before this one.
+    reads_failed: u64,
 }
 
 impl Run {
     fn new(seed: u64) -> Run {
         let settings = Settings {
-            cache_bytes_max: 16 << 10,
+            cache_bytes_max: [16, 2, 64, 6][seed as usize % 4] << 10,
             memory_bytes_max: 4 << 20,
             log_backlog_bytes_max: 4 << 20,
             ..Settings::default()
@@ -148,6 +151,7 @@ impl Run {
             client,
             model,
             next: 0,
+            reads_failed: 0,
         };
         run.say([durable("dead"), run.declaration()]);
         run
@@ -196,6 +200,11 @@ impl Run {
                 self.model.ready.clear();
             }
             94..97 => self.restart(),
+            // Reads and opens fail for a while.
+            97 => {
+                let disk = self.world.disk().clone();
+                disk.hinder(self.world.random());
+            }
             _ => {}
         }
         self.compare();
@@ -307,6 +316,7 @@ impl Run {
         self.compare();
         let sync = [durable("sync"), put("sync", "m"), purge("sync")];
         self.say(sync);
+        self.reads_failed += self.world.disk().reads_failed();
         match self.below(3) {
             0 => self.world.stop_and_start(),
             1 => self.world.crash(Crash::Process),
@@ -339,17 +349,26 @@ fn a_queue_agrees_with_a_plain_list_whatever_is_done_to_it() {
         Some(seed) => seed..seed + 1,
         None => 0..number("GATEPOST_SIM_RUNS").unwrap_or(60),
     };
+    let (mut failed, mut runs) = (0, 0);
     for seed in seeds {
         let run = AssertUnwindSafe(|| {
             let mut run = Run::new(seed);
             for _ in 0..250 {
                 run.step();
             }
+            run.reads_failed += run.world.disk().reads_failed();
+            let failed = run.reads_failed;
             run.close();
+            failed
         });
-        if let Err(panic) = catch_unwind(run) {
-            eprintln!("this was GATEPOST_SIM_SEED={seed}");
-            resume_unwind(panic);
+        match catch_unwind(run) {
+            Ok(reads) => failed += reads,
+            Err(panic) => {
+                eprintln!("this was GATEPOST_SIM_SEED={seed}");
+                resume_unwind(panic);
+            }
         }
+        runs += 1;
     }
+    assert!(failed > 0 || runs < 30, "no read has failed");
 }

@@ -1,10 +1,11 @@
 //! Wills from seeds: clients come, take over, say goodbye, are lost, and the machine loses power; a book says which wills
-//! have to be published by now, and a watcher hears exactly those.
+//! have to be published by now, and a watcher hears exactly those. Reads and opens fail now and then.
 //!
 //! `GATEPOST_SIM_RUNS=1000` runs more seeds, `GATEPOST_SIM_SEED=17` one of them.
 
 use crate::support::*;
 use gatepost_core::command::{Command, Will};
+use gatepost_core::store::StoreSettings;
 use gatepost_core::testing::disk::Crash;
 use gatepost_core::testing::world::{Client, Settings, World};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,9 +42,17 @@ impl Book {
     fn new(seed: u64) -> Book {
         let settings = Settings {
             hold_units_max: [1024, 1, 5, 40][seed as usize % 4],
+            cache_bytes_max: [64 << 10, 100, 1 << 10][seed as usize % 3],
             ..Settings::default()
         };
-        let mut world = World::with(seed, settings, Default::default());
+        let store = StoreSettings {
+            segment_bytes: 16 << 10,
+            checkpoint_every: ms(300),
+            compact_live_percent_max: 50,
+            compact_age_min: 1,
+            ..StoreSettings::default()
+        };
+        let mut world = World::with(seed, settings, store);
         let watcher = world.connect("mqtt");
         run(
             &mut world,
@@ -275,6 +284,10 @@ fn every_will_is_published_once_its_session_or_its_delay_is_over_and_no_other() 
         println!("GATEPOST_SIM_SEED={seed}");
         let mut book = Book::new(seed);
         for _ in 0..120 {
+            if book.world.random().chance(1, 12) {
+                let disk = book.world.disk().clone();
+                disk.hinder(book.world.random());
+            }
             let id = book.pick(&[1, 2, 3]);
             let did = match book.pick(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]) {
                 0..=4 => {
