@@ -7,7 +7,13 @@ use std::process::ExitCode;
 #[expect(missing_docs, reason = "each names its cause, and its field is the text")]
 pub enum Failure {
     #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
     DataDamaged(String),
+    #[error("{0}")]
+    NoSuchUser(String),
+    #[error("{0}")]
+    Unavailable(String),
     #[error("{0}")]
     DataRepaired(String),
     #[error("{0}")]
@@ -29,8 +35,10 @@ impl Failure {
     pub fn code(&self) -> ExitCode {
         ExitCode::from(match self {
             Failure::DataRepaired(_) => 1,
+            Failure::Usage(_) => 64,
             Failure::DataDamaged(_) => 65,
-            Failure::PortUnavailable(_) => 69,
+            Failure::NoSuchUser(_) => 67,
+            Failure::PortUnavailable(_) | Failure::Unavailable(_) => 69,
             Failure::Internal(_) => 70,
             Failure::DataUnwritable(_) => 73,
             Failure::StoreFailed(_) => 74,

@@ -12,12 +12,14 @@
 //! ever holds two vhosts. This crate never parses a frame and never decides where a message goes.
 
 mod accountant;
+mod api;
 mod banner;
 mod cert;
 mod check;
 mod clock;
 mod committer;
 pub mod config;
+pub mod control;
 mod control_group;
 mod directory;
 mod driver;

@@ -102,12 +102,12 @@ pub(crate) fn bind(name: &str, listener: &Listener, has_certificate: bool) -> Re
 fn bind_unix(name: &str, listener: &Listener, path: &Path) -> Result<Bound, Failure> {
     let socket = listen_unix(path, i32::try_from(listener.backlog).unwrap_or(i32::MAX));
     socket
-        .map(|socket| Bound {
+        .map(|(socket, file)| Bound {
             name: name.to_owned(),
             terms: None,
             carrier: Carrier::Plain,
             address: Address::Unix(path.to_owned()),
-            socket,
+            socket: Listening::Unix(socket, file),
         })
         .map_err(|error| {
             let hint = match error.kind() {
@@ -123,7 +123,8 @@ fn bind_unix(name: &str, listener: &Listener, path: &Path) -> Result<Bound, Fail
         })
 }
 
-fn listen_unix(path: &Path, backlog: i32) -> io::Result<Listening> {
+/// A socket in a file, with a mode for its owner and group.
+pub(crate) fn listen_unix(path: &Path, backlog: i32) -> io::Result<(UnixListener, SocketFile)> {
     // A process that was killed leaves its file behind, and a bind would fail on it. One that still listens is left alone.
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     if is_socket && UnixStream::connect(path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
@@ -136,7 +137,7 @@ fn listen_unix(path: &Path, backlog: i32) -> io::Result<Listening> {
     // Nobody can connect before `listen`, so nobody sees the mode it had before.
     std::fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
     socket.listen(backlog)?;
-    Ok(Listening::Unix(socket.into(), file))
+    Ok((socket.into(), file))
 }
 
 /// Owner and group.

@@ -53,6 +53,8 @@ enum Verb {
         #[command(subcommand)]
         kind: Cert,
     },
+    #[command(flatten)]
+    Control(gatepost::control::Verb),
 }
 
 #[derive(Subcommand)]
@@ -87,16 +89,16 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<(), Failure> {
     gatepost::keep_files_private();
-    if let Some(Verb::Check { data, repair }) = arguments.verb {
-        return gatepost::check(&data, repair);
-    }
-    if let Some(Verb::Cert {
-        kind: Cert::Dev { dir, name, client },
-    }) = arguments.verb
-    {
-        let wanted = gatepost::DevelopmentCertificates { names: name, client };
-        print!("{}", gatepost::make_development_certificates(&dir, &wanted)?);
-        return Ok(());
+    match arguments.verb {
+        Some(Verb::Check { data, repair }) => return gatepost::check(&data, repair),
+        Some(Verb::Cert {
+            kind: Cert::Dev { dir, name, client },
+        }) => {
+            let wanted = gatepost::DevelopmentCertificates { names: name, client };
+            print!("{}", gatepost::make_development_certificates(&dir, &wanted)?);
+            return Ok(());
+        }
+        Some(Verb::Control(_)) | None => {}
     }
     if arguments.sample_config {
         print!("{}", config::sample());
@@ -111,6 +113,9 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         environment: environment().collect(),
         data: arguments.data,
     };
+    if let Some(Verb::Control(verb)) = arguments.verb {
+        return gatepost::control::run(&verb, layers);
+    }
     let config = layers
         .load()
         .map_err(|problems| Failure::Configuration(problems.to_string()))?;

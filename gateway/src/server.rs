@@ -10,7 +10,9 @@ use crate::shutdown::{self, Signals};
 use crate::store::{self, Store};
 use crate::threads::IoThreads;
 use crate::transport::Door;
-use crate::{accountant, banner, committer, http, logging, machine, protocols, reader, reload, sys_topics, tls, watch};
+use crate::{
+    accountant, api, banner, committer, http, logging, machine, protocols, reader, reload, sys_topics, tls, watch,
+};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -75,6 +77,7 @@ async fn run(
     for port in ports {
         listen(&mut tasks, &node, &threads, port)?;
     }
+    control(&mut tasks, &node);
     let watched = Arc::clone(&node);
     tasks.spawn(async move { watch::run(&watched).await });
     let telling = Arc::clone(&node);
@@ -145,6 +148,25 @@ fn listen(
         }
     }
     Ok(())
+}
+
+/// The door for those who manage the gateway. Without it, it serves all the same.
+fn control(tasks: &mut tokio::task::JoinSet<()>, node: &Arc<Node>) {
+    let data = node.config().node.data_dir.clone();
+    match api::socket::bind(&data) {
+        Ok(bound) => {
+            let router = api::router(Arc::clone(node));
+            tasks.spawn(async move {
+                if let Err(error) = api::socket::serve(bound, router).await {
+                    tracing::error!(%error, "the control socket cannot be served");
+                }
+            });
+        }
+        Err(error) => {
+            let socket = api::socket::path(&data);
+            tracing::error!(socket = %socket.display(), %error, "there is no control socket: `gatepost user` and its like need the gateway stopped");
+        }
+    }
 }
 
 fn spawn(name: &str, node: &Arc<Node>, run: impl FnOnce(&Node) + Send + 'static) -> Result<JoinHandle<()>, Failure> {

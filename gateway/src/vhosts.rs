@@ -107,10 +107,6 @@ impl Vhosts {
     }
 }
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the management interface and the command line call these")
-)]
 impl Node {
     /// Makes a vhost. Returns once a power cut cannot take it away.
     ///

@@ -10,10 +10,6 @@ use gatepost_core::properties::Name;
 /// Limits, as they are listed: whose, and each with its value. A negative value is no limit.
 pub(crate) type LimitEntry = (Name, Vec<(Name, i64)>);
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the management interface and the command line call these")
-)]
 impl Node {
     /// Sets a limit of a user: `max-connections` or `max-channels`. What is open already stays.
     ///

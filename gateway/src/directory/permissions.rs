@@ -35,10 +35,6 @@ pub(crate) struct TopicPermissionEntry {
     pub read: String,
 }
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the management interface and the command line call these")
-)]
 impl Node {
     /// Says what a user may do in a vhost, from its next command on.
     ///

@@ -15,10 +15,6 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 /// What a user logs in with.
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the management interface and the command line make these")
-)]
 pub(crate) enum Credential {
     /// A password, which is hashed here.
     Password(Box<[u8]>),
@@ -41,10 +37,6 @@ pub(crate) struct UserEntry {
     pub channels: u32,
 }
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the management interface and the command line call these")
-)]
 impl Node {
     /// Makes a user.
     ///
@@ -158,6 +150,7 @@ impl Node {
     ///
     /// # Errors
     /// Why not.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the management interface calls it"))]
     pub(crate) async fn log_in(&self, name: &str, password: &[u8], is_local: bool) -> Result<Vec<Name>, LoginFailure> {
         let (answered, answer) = oneshot::channel();
         let to: Arc<dyn Answer> = Arc::new(Once(Mutex::new(Some(answered))));

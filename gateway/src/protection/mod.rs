@@ -10,12 +10,11 @@
 //! devices may be behind one address.
 
 mod addresses;
-#[expect(dead_code, reason = "the control interface sets bans at run time")]
 mod bans;
 mod half_open;
 mod quotas;
 
-pub(crate) use bans::{Ban, Kind as BanKind};
+pub(crate) use bans::{Ban, Kind as BanKind, Origin as BanOrigin};
 pub(crate) use half_open::Entrant;
 pub(crate) use quotas::Meters;
 
@@ -174,7 +173,6 @@ impl Protection {
     }
 }
 
-#[expect(dead_code, reason = "the control interface calls these")]
 impl Protection {
     /// Bans at run time. Until the process ends, or `until`.
     pub(crate) fn ban(&self, ban: Ban) {

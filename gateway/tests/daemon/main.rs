@@ -7,6 +7,7 @@
 
 mod amqp;
 mod churn;
+mod control;
 mod damage;
 mod descriptors;
 mod durability;

@@ -1,0 +1,68 @@
+//! JSON that comes in: as lenient as RabbitMQ, whose tools send numbers and lists as texts.
+
+use super::Refusal;
+use axum::body::Bytes;
+use serde_json::{Map, Value};
+
+/// A request's body, which is an object. Empty, and `null`, are one without members.
+pub(super) struct Body(Map<String, Value>);
+
+impl Body {
+    pub(super) fn parse(bytes: &Bytes) -> Result<Body, Refusal> {
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Body(Map::new()));
+        }
+        match serde_json::from_slice(bytes) {
+            Ok(Value::Object(members)) => Ok(Body(members)),
+            Ok(Value::Null) => Ok(Body(Map::new())),
+            Ok(_) => Err(Refusal::bad_request("expected a JSON object")),
+            Err(error) => Err(Refusal::bad_request(format!("not_json: {error}"))),
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.0.get(key).filter(|value| !value.is_null())
+    }
+
+    /// A text, if it is there.
+    pub(super) fn text(&self, key: &str) -> Result<Option<&str>, Refusal> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(Refusal::bad_request(format!("{key}: expected a string"))),
+        }
+    }
+
+    /// A text that must be there.
+    pub(super) fn required(&self, key: &str) -> Result<&str, Refusal> {
+        let missing = || Refusal::bad_request(format!("key_missing: {key}"));
+        self.text(key)?.ok_or_else(missing)
+    }
+
+    /// A list of texts, or one text with commas between them.
+    pub(super) fn texts(&self, key: &str) -> Result<Option<Vec<String>>, Refusal> {
+        let wrong = || Refusal::bad_request(format!("{key}: expected a list of strings, or a string with commas"));
+        let all = match self.get(key) {
+            None => return Ok(None),
+            Some(Value::String(text)) => text.split(',').map(|part| part.trim().to_owned()).collect(),
+            Some(Value::Array(items)) => items
+                .iter()
+                .map(|item| item.as_str().map(str::to_owned).ok_or_else(wrong))
+                .collect::<Result<Vec<_>, _>>()?,
+            Some(_) => return Err(wrong()),
+        };
+        Ok(Some(all.into_iter().filter(|text| !text.is_empty()).collect()))
+    }
+
+    /// A number, also as a text.
+    pub(super) fn number(&self, key: &str) -> Result<Option<i64>, Refusal> {
+        let number = match self.get(key) {
+            None => return Ok(None),
+            Some(Value::Number(number)) => number.as_i64(),
+            Some(Value::String(text)) => text.trim().parse().ok(),
+            Some(_) => None,
+        };
+        let wrong = || Refusal::bad_request(format!("{key}: expected a whole number"));
+        number.map(Some).ok_or_else(wrong)
+    }
+}

@@ -1,0 +1,109 @@
+//! `/api/users`.
+
+use super::body::Body;
+use super::{Answer, Api, Refusal, answer, done, is_new, made};
+use crate::directory::Put;
+use crate::directory::users::{Credential, UserEntry};
+use crate::node::Node;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use gatepost_core::properties::Name;
+use serde_json::{Map, Value, json};
+
+pub(super) async fn list(State(node): Api) -> Answer {
+    let users: Vec<Value> = node.users().iter().map(|user| shape(&node, user)).collect();
+    answer(&users.into())
+}
+
+pub(super) async fn without_permissions(State(node): Api) -> Answer {
+    let permissions = node.permissions();
+    let has_none = |user: &UserEntry| !permissions.iter().any(|permission| permission.user == user.name);
+    let users = node.users().into_iter().filter(has_none);
+    let users: Vec<Value> = users.map(|user| shape(&node, &user)).collect();
+    answer(&users.into())
+}
+
+pub(super) async fn get(State(node): Api, Path(user): Path<String>) -> Answer {
+    let user = node.user(&user).ok_or_else(Refusal::not_found)?;
+    answer(&shape(&node, &user))
+}
+
+/// As RabbitMQ has it: without a password or a hash, the user can log in by certificate only.
+/// With `If-None-Match: *`, a user that is there already is left alone, and the request refused.
+pub(super) async fn put(State(node): Api, Path(user): Path<String>, headers: HeaderMap, body: Bytes) -> Answer {
+    let body = Body::parse(&body)?;
+    let tags = body.texts("tags")?.unwrap_or_default();
+    let credential = credential(&body)?.unwrap_or(Credential::Nothing);
+    if is_new(&headers) {
+        node.add_user(&user, credential, names(tags)).await?;
+        return made(Put::Created);
+    }
+    made(node.put_user(&user, credential, names(tags)).await?)
+}
+
+/// Changes what the body names, and nothing else. RabbitMQ has no such request.
+pub(super) async fn patch(State(node): Api, Path(user): Path<String>, body: Bytes) -> Answer {
+    let body = Body::parse(&body)?;
+    if let Some(credential) = credential(&body)? {
+        node.change_password(&user, credential).await?;
+    }
+    if let Some(tags) = body.texts("tags")? {
+        node.set_user_tags(&user, names(tags)).await?;
+    }
+    done()
+}
+
+pub(super) async fn delete(State(node): Api, Path(user): Path<String>) -> Answer {
+    node.delete_user(&user).await?;
+    done()
+}
+
+pub(super) async fn delete_many(State(node): Api, body: Bytes) -> Answer {
+    for user in Body::parse(&body)?.texts("users")?.unwrap_or_default() {
+        node.delete_user(&user).await?;
+    }
+    done()
+}
+
+fn credential(body: &Body) -> Result<Option<Credential>, Refusal> {
+    if let Some(password) = body.text("password")? {
+        return Ok(Some(Credential::Password(password.as_bytes().into())));
+    }
+    let algorithm = body.text("hashing_algorithm")?.unwrap_or_default().to_owned();
+    Ok(match body.text("password_hash")? {
+        None => None,
+        // How RabbitMQ says that there is no password.
+        Some("") => Some(Credential::Nothing),
+        Some(hash) => Some(Credential::Hash {
+            algorithm,
+            hash: hash.to_owned(),
+        }),
+    })
+}
+
+fn names(texts: Vec<String>) -> Vec<Name> {
+    texts.iter().map(|text| Name::from(text.as_str())).collect()
+}
+
+fn shape(node: &Node, user: &UserEntry) -> Value {
+    // Hashes that other brokers write as text begin with `$`; RabbitMQ's are bytes.
+    let hash = match std::str::from_utf8(&user.password_hash) {
+        Ok(text) if text.starts_with('$') => text.to_owned(),
+        _ => STANDARD.encode(&user.password_hash),
+    };
+    let limits = node.user_limits().into_iter().find(|(name, _)| *name == user.name);
+    let limits = limits.into_iter().flat_map(|(_, limits)| limits);
+    let limits: Map<String, Value> = limits.map(|(name, value)| (name.to_string(), value.into())).collect();
+    json!({
+        "name": &*user.name,
+        "password_hash": hash,
+        "hashing_algorithm": &*user.hashing_algorithm,
+        "tags": user.tags.iter().map(|tag| &**tag).collect::<Vec<&str>>(),
+        "limits": limits,
+        "connections": user.connections,
+        "channels": user.channels,
+    })
+}

@@ -1,0 +1,225 @@
+//! The management API as the command line reaches it.
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::directory::Directory;
+use crate::exit::Failure;
+use crate::node::Node;
+use crate::{api, committer, machine, protocols, store, tls};
+use axum::body::{Body, to_bytes};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{HeaderName, IF_NONE_MATCH};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use tokio::io::{AsyncRead, AsyncWrite, duplex};
+use tokio::net::UnixStream;
+
+/// A way to the handlers.
+pub(super) struct Client {
+    requests: SendRequest<Body>,
+    /// `None`: they are in the process that runs.
+    own: Option<Own>,
+}
+
+/// A node of our own, which serves nobody else.
+struct Own {
+    node: Arc<Node>,
+    committer: JoinHandle<Result<(), Failure>>,
+}
+
+/// What was answered.
+struct Reply {
+    status: StatusCode,
+    body: Value,
+}
+
+/// Bytes of an answer, at most.
+const REPLY_MAX: usize = 256 << 20;
+const PIPE: usize = 64 << 10;
+
+impl Client {
+    /// To the gateway that runs on the configuration's data directory; if none does, to the directory itself, unless it
+    /// `must_run`.
+    pub(super) async fn connect(config: Config, must_run: bool) -> Result<Client, Failure> {
+        let data = config.node.data_dir.clone();
+        let path = api::socket::path(&data);
+        match UnixStream::connect(&path).await {
+            Ok(stream) => Client::over(stream, None).await,
+            Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied) => {
+                Err(Failure::Unavailable(format!(
+                    "{} cannot be opened: {error}; run this as the gateway's user, or as one of its group",
+                    path.display()
+                )))
+            }
+            Err(_) if must_run => Err(Failure::Unavailable(format!(
+                "no gateway runs on {}: bans set at run time end with it",
+                data.display()
+            ))),
+            Err(_) => Client::on(config, &data).await,
+        }
+    }
+
+    async fn on(config: Config, data: &Path) -> Result<Client, Failure> {
+        if !data.is_dir() {
+            return Err(Failure::Usage(format!(
+                "{} is no data directory: name it with --data or --config",
+                data.display()
+            )));
+        }
+        machine::raise_open_files();
+        let directory = Directory::new(&config).map_err(Failure::Configuration)?;
+        let clock = Clock::start();
+        let (store, recovered) = store::open(&config, clock.now().wall)?;
+        let protocols = protocols::all(&config.values);
+        let (tls, stats) = (tls::Ports::default(), store.stats());
+        let node = Arc::new(Node::new(config, directory, tls, protocols, clock, recovered, stats));
+        let committing = Arc::clone(&node);
+        let committer = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
+            let run = committer::run(&committing, store);
+            if run.is_err() {
+                // Nobody is to wait for it.
+                committing.vhosts.log().close();
+            }
+            run.map_err(|error| Failure::StoreFailed(error.to_string()))
+        });
+        let committer = committer.map_err(|error| Failure::Internal(format!("cannot start a thread: {error}")))?;
+        let (ours, theirs) = duplex(PIPE);
+        tokio::spawn(api::socket::connection(theirs, api::router(Arc::clone(&node))));
+        Client::over(ours, Some(Own { node, committer })).await
+    }
+
+    async fn over(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        own: Option<Own>,
+    ) -> Result<Client, Failure> {
+        let (requests, connection) = handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
+        tokio::spawn(connection);
+        Ok(Client { requests, own })
+    }
+
+    /// Ends in good order.
+    pub(super) async fn close(self) {
+        let Some(Own { node, committer }) = self.own else {
+            return;
+        };
+        drop(self.requests);
+        for vhost in node.vhosts.list().iter() {
+            vhost.enter(|engine| engine.flush());
+        }
+        node.log.stop();
+        // A failure has been told already, by the request that waited for the log.
+        let _ = tokio::task::spawn_blocking(move || committer.join()).await;
+    }
+
+    /// What is at `path`.
+    pub(super) async fn get(&mut self, path: &[&str]) -> Result<Value, Failure> {
+        Ok(self.send(Method::GET, path, None).await?.good()?.body)
+    }
+
+    pub(super) async fn put(&mut self, path: &[&str], body: &Value) -> Result<(), Failure> {
+        self.send(Method::PUT, path, Some(body)).await?.good().map(drop)
+    }
+
+    /// Makes what is not there yet.
+    pub(super) async fn make(&mut self, path: &[&str], body: &Value) -> Result<(), Failure> {
+        let made = self
+            .send_with(Method::PUT, path, Some(body), Some((IF_NONE_MATCH, "*")))
+            .await?;
+        made.good().map(drop)
+    }
+
+    pub(super) async fn patch(&mut self, path: &[&str], body: &Value) -> Result<(), Failure> {
+        self.send(Method::PATCH, path, Some(body)).await?.good().map(drop)
+    }
+
+    pub(super) async fn delete(&mut self, path: &[&str]) -> Result<(), Failure> {
+        self.send(Method::DELETE, path, None).await?.good().map(drop)
+    }
+
+    async fn send(&mut self, method: Method, path: &[&str], body: Option<&Value>) -> Result<Reply, Failure> {
+        self.send_with(method, path, body, None).await
+    }
+
+    async fn send_with(
+        &mut self,
+        method: Method,
+        path: &[&str],
+        body: Option<&Value>,
+        header: Option<(HeaderName, &'static str)>,
+    ) -> Result<Reply, Failure> {
+        let mut uri = "/api".to_owned();
+        for segment in path {
+            uri.push('/');
+            escape(segment, &mut uri);
+        }
+        let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+        let request = Request::builder().method(method);
+        let request = match header {
+            Some((name, value)) => request.header(name, value),
+            None => request,
+        };
+        let request = request
+            .uri(uri)
+            .header("host", "localhost")
+            .header("content-type", "application/json")
+            .body(body)
+            .map_err(|error| Failure::Usage(error.to_string()))?;
+        let reply = self.requests.send_request(request).await.map_err(unreachable)?;
+        let status = reply.status();
+        let bytes = to_bytes(Body::new(reply.into_body()), REPLY_MAX).await;
+        let bytes = bytes.map_err(|error| Failure::Unavailable(format!("the gateway stopped answering: {error}")))?;
+        let body = if bytes.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(&bytes)
+                .map_err(|error| Failure::Internal(format!("the gateway's answer is no JSON: {error}")))?
+        };
+        Ok(Reply { status, body })
+    }
+}
+
+impl Reply {
+    /// Unless it is a refusal.
+    fn good(self) -> Result<Reply, Failure> {
+        if self.status.is_success() {
+            return Ok(self);
+        }
+        let reason = self.body.get("reason").and_then(Value::as_str).unwrap_or_default();
+        let reason = reason
+            .strip_prefix("vhost_or_user_not_found: ")
+            .unwrap_or(reason)
+            .to_owned();
+        Err(match self.status {
+            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND if reason.starts_with("no such user") => {
+                Failure::NoSuchUser(reason)
+            }
+            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND | StatusCode::PRECONDITION_FAILED => {
+                Failure::DataDamaged(reason)
+            }
+            status => Failure::Unavailable(format!("{status}: {reason}")),
+        })
+    }
+}
+
+fn unreachable(error: hyper::Error) -> Failure {
+    Failure::Unavailable(format!("the gateway does not answer: {error}"))
+}
+
+/// RFC 3986 2.3: all but the unreserved, so that a vhost `/` is one segment.
+fn escape(segment: &str, onto: &mut String) {
+    for byte in segment.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' => onto.push(char::from(byte)),
+            // A dot alone would be taken for a step in the path.
+            _ => {
+                let _ = write!(onto, "%{byte:02X}");
+            }
+        }
+    }
+}

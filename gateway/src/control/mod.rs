@@ -1,0 +1,460 @@
+//! The verbs of the command line that change who may do what: `gatepost user`, `vhost`, `permission`, `topic-permission`,
+//! `limit` and `ban`.
+//!
+//! Each is one or two requests to the management API. Where a gateway runs, they go to its control socket; where none does,
+//! to the same handlers over the data directory, which is locked meanwhile.
+
+mod client;
+mod password;
+mod table;
+
+use crate::config::Layers;
+use crate::exit::Failure;
+use clap::{Args, Subcommand};
+use client::Client;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// Which gateway, and how to print.
+#[derive(Args, Clone, Debug)]
+pub struct Target {
+    /// Configuration file of the gateway [default: /etc/gatepost/gatepost.toml, if it is there]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// Data directory of the gateway, instead of the configuration's node.data_dir
+    #[arg(long, value_name = "DIR", global = true)]
+    pub data: Option<PathBuf>,
+    /// Print lists as JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// What to manage.
+#[derive(Subcommand, Debug)]
+#[expect(missing_docs, reason = "each says so to whoever asks for help")]
+pub enum Verb {
+    /// Manage users, of a gateway that runs or of its data directory
+    User {
+        #[command(flatten)]
+        target: Target,
+        #[command(subcommand)]
+        verb: User,
+    },
+    /// Manage vhosts
+    Vhost {
+        #[command(flatten)]
+        target: Target,
+        #[command(subcommand)]
+        verb: Vhost,
+    },
+    /// Manage what users may do in a vhost
+    Permission {
+        #[command(flatten)]
+        target: Target,
+        #[command(subcommand)]
+        verb: Permission,
+    },
+    /// Manage which topics of an exchange users may write to and read from
+    TopicPermission {
+        #[command(flatten)]
+        target: Target,
+        #[command(subcommand)]
+        verb: TopicPermission,
+    },
+    /// Manage limits of users and vhosts
+    Limit {
+        #[command(flatten)]
+        target: Target,
+        #[command(subcommand)]
+        verb: Limit,
+    },
+    /// Keep addresses, users or clients out of a gateway that runs
+    Ban {
+        #[command(flatten)]
+        target: Target,
+        #[command(subcommand)]
+        verb: Ban,
+    },
+}
+
+/// How a password is given. It is asked for on the terminal, or is the first line of standard input.
+#[derive(Args, Debug)]
+pub struct Password {
+    /// The first line of this file is the password
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// A hash that another broker exported, instead of a password
+    #[arg(long, value_name = "HASH", conflicts_with = "password_file")]
+    hash: Option<String>,
+    /// How it was made, such as rabbit_password_hashing_sha256; a hash that begins with $ says so itself
+    #[arg(long, value_name = "NAME", requires = "hash", default_value = "")]
+    algorithm: String,
+    /// No password: the user logs in by certificate only
+    #[arg(long, conflicts_with_all = ["password_file", "hash"])]
+    no_password: bool,
+}
+
+#[derive(Subcommand, Debug)]
+#[expect(missing_docs, reason = "each says so to whoever asks for help")]
+pub enum User {
+    /// Make a user. It may do nothing before `gatepost permission set`
+    Add {
+        name: String,
+        #[command(flatten)]
+        password: Password,
+        /// Such as administrator; may be given several times
+        #[arg(long = "tag", value_name = "TAG")]
+        tags: Vec<String>,
+    },
+    /// Delete a user with its permissions, and end its connections
+    Delete { name: String },
+    /// List the users
+    List,
+    /// Change a user's password. Its connections stay
+    Passwd {
+        name: String,
+        #[command(flatten)]
+        password: Password,
+    },
+    /// Change a user's tags; none: it has none any more
+    Tags { name: String, tags: Vec<String> },
+}
+
+#[derive(Subcommand, Debug)]
+#[expect(missing_docs, reason = "each says so to whoever asks for help")]
+pub enum Vhost {
+    /// Make a vhost
+    Add {
+        name: String,
+        /// For people
+        #[arg(long, default_value = "")]
+        description: String,
+    },
+    /// Delete a vhost with everything in it, and end its connections
+    Delete { name: String },
+    /// List the vhosts
+    List,
+}
+
+#[derive(Subcommand, Debug)]
+#[expect(missing_docs, reason = "each says so to whoever asks for help")]
+pub enum Permission {
+    /// Say what a user may do in a vhost: regular expressions over names of queues and exchanges
+    Set {
+        user: String,
+        /// What it may declare and delete; ".*" is everything, "" nothing
+        configure: String,
+        /// What it may publish to, and bind
+        write: String,
+        /// What it may consume from, and bind to
+        read: String,
+        #[arg(long, default_value = "/")]
+        vhost: String,
+    },
+    /// Take a user's permissions in a vhost away
+    Clear {
+        user: String,
+        #[arg(long, default_value = "/")]
+        vhost: String,
+    },
+    /// List permissions
+    List {
+        /// Of one user
+        #[arg(long)]
+        user: Option<String>,
+        /// In one vhost
+        #[arg(long)]
+        vhost: Option<String>,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+#[expect(missing_docs, reason = "each says so to whoever asks for help")]
+pub enum TopicPermission {
+    /// Limit the topics of an exchange for a user: topic filters such as {username}/#, one a line, in which {username},
+    /// {client_id} and {vhost} may stand
+    Set {
+        user: String,
+        /// Such as amq.topic, which MQTT uses
+        exchange: String,
+        write: String,
+        read: String,
+        #[arg(long, default_value = "/")]
+        vhost: String,
+    },
+    /// No longer limit them
+    Clear {
+        user: String,
+        /// Of one exchange only
+        #[arg(long)]
+        exchange: Option<String>,
+        #[arg(long, default_value = "/")]
+        vhost: String,
+    },
+    /// List topic permissions
+    List {
+        /// Of one user
+        #[arg(long)]
+        user: Option<String>,
+        /// In one vhost
+        #[arg(long)]
+        vhost: Option<String>,
+    },
+}
+
+/// Whose limits.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub struct Whose {
+    /// Of a user: max-connections, max-channels
+    #[arg(long)]
+    user: Option<String>,
+    /// Of a vhost: max-connections, max-queues
+    #[arg(long)]
+    vhost: Option<String>,
+}
+
+#[derive(Subcommand, Debug)]
+#[expect(missing_docs, reason = "each says so to whoever asks for help")]
+pub enum Limit {
+    /// Set a limit
+    Set {
+        #[command(flatten)]
+        whose: Whose,
+        name: String,
+        #[arg(allow_hyphen_values = true)]
+        value: i64,
+    },
+    /// Take a limit away
+    Clear {
+        #[command(flatten)]
+        whose: Whose,
+        name: String,
+    },
+    /// List limits
+    List,
+}
+
+#[derive(Subcommand, Debug)]
+#[expect(missing_docs, reason = "each says so to whoever asks for help")]
+pub enum Ban {
+    /// Keep somebody out until the gateway stops. (What is to last longer stands in the section `protection` of the
+    /// configuration.)
+    Add {
+        /// address, user or client
+        kind: String,
+        value: String,
+        /// For so many seconds
+        #[arg(long, value_name = "SECONDS")]
+        seconds: Option<u64>,
+    },
+    /// Lift a ban, also one for failed logins
+    Delete {
+        /// address, user or client
+        kind: String,
+        value: String,
+    },
+    /// List bans
+    List,
+}
+
+impl Verb {
+    fn target(&self) -> &Target {
+        match self {
+            Verb::User { target, .. }
+            | Verb::Vhost { target, .. }
+            | Verb::Permission { target, .. }
+            | Verb::TopicPermission { target, .. }
+            | Verb::Limit { target, .. }
+            | Verb::Ban { target, .. } => target,
+        }
+    }
+}
+
+/// Does what the verb says. What stands in `layers` is used where the verb's own options say nothing.
+///
+/// # Errors
+/// What was refused, and by whom; nothing is changed then.
+pub fn run(verb: &Verb, mut layers: Layers) -> Result<(), Failure> {
+    let target = verb.target().clone();
+    layers.file = target.config.or(layers.file);
+    layers.data = target.data.or(layers.data);
+    let config = layers
+        .load()
+        .map_err(|problems| Failure::Configuration(problems.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::Internal(format!("cannot start a runtime: {error}")))?;
+    runtime.block_on(async {
+        let must_run = matches!(verb, Verb::Ban { .. });
+        let mut client = Client::connect(config, must_run).await?;
+        let done = act(verb, &mut client).await;
+        // What was changed is on the medium already. The lock goes with it.
+        client.close().await;
+        if let Some((columns, list)) = done? {
+            print!("{}", table::print(columns, &list, target.json));
+        }
+        Ok(())
+    })
+}
+
+/// A list to print, and the columns of it that people want to see.
+type Listed = Option<(&'static [&'static str], Value)>;
+
+async fn act(verb: &Verb, client: &mut Client) -> Result<Listed, Failure> {
+    match verb {
+        Verb::User { verb, .. } => user(verb, client).await,
+        Verb::Vhost { verb, .. } => vhost(verb, client).await,
+        Verb::Permission { verb, .. } => permission(verb, client).await,
+        Verb::TopicPermission { verb, .. } => topic_permission(verb, client).await,
+        Verb::Limit { verb, .. } => limit(verb, client).await,
+        Verb::Ban { verb, .. } => ban(verb, client).await,
+    }
+}
+
+async fn user(verb: &User, client: &mut Client) -> Result<Listed, Failure> {
+    match verb {
+        User::Add { name, password, tags } => {
+            let mut body = password.body()?;
+            body["tags"] = json!(tags);
+            client.make(&["users", name], &body).await?;
+        }
+        User::Delete { name } => client.delete(&["users", name]).await?,
+        User::List => return list(client, &["users"], &["name", "tags"]).await,
+        User::Passwd { name, password } => {
+            client.patch(&["users", name], &password.body()?).await?;
+        }
+        User::Tags { name, tags } => client.patch(&["users", name], &json!({ "tags": tags })).await?,
+    }
+    Ok(None)
+}
+
+async fn vhost(verb: &Vhost, client: &mut Client) -> Result<Listed, Failure> {
+    match verb {
+        Vhost::Add { name, description } => {
+            client
+                .make(&["vhosts", name], &json!({ "description": description }))
+                .await?;
+        }
+        Vhost::Delete { name } => client.delete(&["vhosts", name]).await?,
+        Vhost::List => return list(client, &["vhosts"], &["name", "description", "queues"]).await,
+    }
+    Ok(None)
+}
+
+async fn permission(verb: &Permission, client: &mut Client) -> Result<Listed, Failure> {
+    match verb {
+        Permission::Set {
+            user,
+            configure,
+            write,
+            read,
+            vhost,
+        } => {
+            let body = json!({ "configure": configure, "write": write, "read": read });
+            client.put(&["permissions", vhost, user], &body).await?;
+        }
+        Permission::Clear { user, vhost } => client.delete(&["permissions", vhost, user]).await?,
+        Permission::List { user, vhost } => {
+            let columns = &["user", "vhost", "configure", "write", "read"];
+            return filtered(client, "permissions", columns, user.as_deref(), vhost.as_deref()).await;
+        }
+    }
+    Ok(None)
+}
+
+async fn topic_permission(verb: &TopicPermission, client: &mut Client) -> Result<Listed, Failure> {
+    match verb {
+        TopicPermission::Set {
+            user,
+            exchange,
+            write,
+            read,
+            vhost,
+        } => {
+            let body = json!({ "exchange": exchange, "write": write, "read": read });
+            client.put(&["topic-permissions", vhost, user], &body).await?;
+        }
+        TopicPermission::Clear { user, exchange, vhost } => match exchange {
+            Some(exchange) => client.delete(&["topic-permissions", vhost, user, exchange]).await?,
+            None => client.delete(&["topic-permissions", vhost, user]).await?,
+        },
+        TopicPermission::List { user, vhost } => {
+            let columns = &["user", "vhost", "exchange", "write", "read"];
+            return filtered(client, "topic-permissions", columns, user.as_deref(), vhost.as_deref()).await;
+        }
+    }
+    Ok(None)
+}
+
+async fn limit(verb: &Limit, client: &mut Client) -> Result<Listed, Failure> {
+    let of = |whose: &Whose| match (&whose.user, &whose.vhost) {
+        (Some(user), _) => ("user-limits", user.clone()),
+        (None, vhost) => ("vhost-limits", vhost.clone().unwrap_or_default()),
+    };
+    match verb {
+        Limit::Set { whose, name, value } => {
+            let (kind, whose) = of(whose);
+            client.put(&[kind, &whose, name], &json!({ "value": value })).await?;
+        }
+        Limit::Clear { whose, name } => {
+            let (kind, whose) = of(whose);
+            client.delete(&[kind, &whose, name]).await?;
+        }
+        Limit::List => {
+            let mut all = Vec::new();
+            for kind in ["user-limits", "vhost-limits"] {
+                all.extend(client.get(&[kind]).await?.as_array().cloned().unwrap_or_default());
+            }
+            return Ok(Some((&["user", "vhost", "value"], Value::from(all))));
+        }
+    }
+    Ok(None)
+}
+
+async fn ban(verb: &Ban, client: &mut Client) -> Result<Listed, Failure> {
+    match verb {
+        Ban::Add { kind, value, seconds } => {
+            let body = seconds.map_or(json!({}), |seconds| json!({ "seconds": seconds }));
+            client.put(&["bans", kind, value], &body).await?;
+        }
+        Ban::Delete { kind, value } => client.delete(&["bans", kind, value]).await?,
+        Ban::List => return list(client, &["bans"], &["kind", "value", "origin", "seconds_left"]).await,
+    }
+    Ok(None)
+}
+
+async fn list(client: &mut Client, path: &[&str], columns: &'static [&'static str]) -> Result<Listed, Failure> {
+    Ok(Some((columns, client.get(path).await?)))
+}
+
+/// The list without what is of other users and vhosts.
+async fn filtered(
+    client: &mut Client,
+    kind: &str,
+    columns: &'static [&'static str],
+    user: Option<&str>,
+    vhost: Option<&str>,
+) -> Result<Listed, Failure> {
+    let mut all = client.get(&[kind]).await?;
+    let is = |entry: &Value, key: &str, wanted: Option<&str>| {
+        wanted.is_none_or(|wanted| entry.get(key).and_then(Value::as_str) == Some(wanted))
+    };
+    if let Some(entries) = all.as_array_mut() {
+        entries.retain(|entry| is(entry, "user", user) && is(entry, "vhost", vhost));
+    }
+    Ok(Some((columns, all)))
+}
+
+impl Password {
+    /// Members of a request's body.
+    fn body(&self) -> Result<Value, Failure> {
+        if self.no_password {
+            return Ok(json!({ "password_hash": "" }));
+        }
+        if let Some(hash) = &self.hash {
+            return Ok(json!({ "password_hash": hash, "hashing_algorithm": self.algorithm }));
+        }
+        let password = password::read(self.password_file.as_deref())?;
+        Ok(json!({ "password": password }))
+    }
+}

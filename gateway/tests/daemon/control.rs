@@ -1,0 +1,310 @@
+//! `gatepost user` and its like, on a gateway that runs and on one that is stopped, and the API under them.
+
+use crate::support::Gatepost;
+use crate::support::daemon::run;
+use crate::support::mqtt::Mqtt;
+use crate::support::raw::{eventually, read_to_end};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Exit codes as `sysexits.h` has them.
+const BAD: i32 = 65;
+const NO_USER: i32 = 67;
+const UNAVAILABLE: i32 = 69;
+
+/// Runs the command line for this gateway, with `input` on its standard input. Returns how it ended, and what it said.
+fn try_control(gatepost: &Gatepost, arguments: &[&str], input: &str) -> (Option<i32>, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gatepost"))
+        .args(arguments)
+        .arg("--config")
+        .arg(gatepost.config())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    // It may not read it.
+    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+    let output = child.wait_with_output().expect("output");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).expect("text"))
+}
+
+#[track_caller]
+fn control(gatepost: &Gatepost, arguments: &[&str], input: &str) -> String {
+    let (code, text) = try_control(gatepost, arguments, input);
+    assert_eq!(code, Some(0), "{arguments:?}: {text}");
+    text
+}
+
+/// An MQTT client that logs in with a password.
+fn open(gatepost: &Gatepost, client: &str, user: &str, password: &str) -> std::io::Result<Mqtt> {
+    let text = |text: &str| [&[0, u8::try_from(text.len()).expect("short")], text.as_bytes()].concat();
+    let body = [
+        text("MQTT"),
+        vec![4, 0xC2, 0, 0],
+        text(client),
+        text(user),
+        text(password),
+    ]
+    .concat();
+    Mqtt::try_speak(gatepost.mqtt, &body)
+}
+
+/// A request on the control socket. Returns its answer, head and body.
+fn ask(gatepost: &Gatepost, method: &str, path: &str, body: &str) -> String {
+    let mut stream = UnixStream::connect(gatepost.data().join("control.sock")).expect("connected");
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit");
+    let length = body.len();
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+    // A body that is too large is not read to its end.
+    let _ = stream.write_all((head + body).as_bytes());
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+/// The whole life of a user, of a vhost, and of what one may do in the other.
+fn manage(gatepost: &Gatepost) {
+    let control = |arguments: &[&str], input: &str| control(gatepost, arguments, input);
+    let fails = |arguments: &[&str], input: &str| try_control(gatepost, arguments, input);
+    control(&["vhost", "add", "plant/1", "--description", "the first"], "");
+    assert_eq!(fails(&["vhost", "add", "plant/1"], "").0, Some(BAD));
+    control(
+        &["user", "add", "ann", "--tag", "management", "--tag", "ops"],
+        "s3cret\n",
+    );
+    let (code, text) = fails(&["user", "add", "ann"], "other\n");
+    assert_eq!((code, text.as_str()), (Some(BAD), "user 'ann' exists\n"));
+    assert_eq!(fails(&["user", "add", "bob"], "").0, Some(64), "no password");
+    assert_eq!(fails(&["user", "delete", "nobody"], "").0, Some(NO_USER));
+    assert_eq!(fails(&["user", "passwd", "nobody"], "x\n").0, Some(NO_USER));
+
+    control(&["permission", "set", "ann", "^a", ".*", "", "--vhost", "plant/1"], "");
+    let (code, text) = fails(&["permission", "set", "ann", "(", ".*", ".*"], "");
+    assert_eq!(code, Some(BAD), "{text}");
+    assert_eq!(fails(&["permission", "set", "nobody", "", "", ""], "").0, Some(NO_USER));
+    assert_eq!(
+        fails(&["permission", "set", "ann", "", "", "", "--vhost", "x"], "").0,
+        Some(BAD)
+    );
+    control(
+        &[
+            "topic-permission",
+            "set",
+            "ann",
+            "amq.topic",
+            "{username}/#",
+            "#",
+            "--vhost",
+            "plant/1",
+        ],
+        "",
+    );
+    control(&["limit", "set", "--user", "ann", "max-connections", "5"], "");
+    control(&["limit", "set", "--vhost", "plant/1", "max-queues", "-1"], "");
+    assert_eq!(
+        fails(&["limit", "set", "--user", "ann", "max-nonsense", "5"], "").0,
+        Some(BAD)
+    );
+
+    let list = control(&["permission", "list", "--user", "ann"], "");
+    let mut lines = list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(
+        lines.next(),
+        Some(vec!["user", "vhost", "configure", "write", "read"]),
+        "{list}"
+    );
+    assert_eq!(lines.next(), Some(vec!["ann", "plant/1", "^a", ".*"]), "{list}");
+    assert_eq!(lines.next(), None, "{list}");
+    let json = control(&["topic-permission", "list", "--json"], "");
+    assert!(
+        json.contains("\"exchange\": \"amq.topic\"") && json.contains("{username}/#"),
+        "{json}"
+    );
+    let limits = control(&["limit", "list"], "");
+    assert!(
+        limits.contains("max-connections=5") && limits.contains("max-queues=-1"),
+        "{limits}"
+    );
+    let users = control(&["user", "list"], "");
+    assert!(
+        users
+            .lines()
+            .any(|line| line.starts_with("ann") && line.ends_with("management,ops")),
+        "{users}"
+    );
+
+    control(&["user", "tags", "ann"], "");
+    control(&["user", "passwd", "ann"], "another\n");
+    control(&["limit", "clear", "--user", "ann", "max-connections"], "");
+    control(&["topic-permission", "clear", "ann", "--vhost", "plant/1"], "");
+    assert_eq!(
+        fails(&["topic-permission", "clear", "ann", "--vhost", "plant/1"], "").0,
+        Some(BAD)
+    );
+    control(&["permission", "clear", "ann", "--vhost", "plant/1"], "");
+    control(&["vhost", "delete", "plant/1"], "");
+    let vhosts = control(&["vhost", "list"], "");
+    assert!(!vhosts.contains("plant"), "{vhosts}");
+    control(&["permission", "set", "ann", ".*", ".*", ".*"], "");
+}
+
+#[test]
+fn users_are_managed_while_the_gateway_runs() {
+    // Or whoever has no user any more would be anonymous here.
+    let gatepost = Gatepost::with(1, "[mqtt]\nanonymous = \"deny\"\n");
+    manage(&gatepost);
+    assert!(open(&gatepost, "c", "ann", "s3cret").is_err());
+    let mut ann = open(&gatepost, "c", "ann", "another").expect("the new password");
+    ann.ping().expect("served");
+    control(&gatepost, &["ban", "add", "client", "loud", "--seconds", "1000"], "");
+    assert!(open(&gatepost, "loud", "ann", "another").is_err());
+    let bans = control(&gatepost, &["ban", "list"], "");
+    assert!(bans.contains("loud") && bans.contains("run time"), "{bans}");
+    control(&gatepost, &["ban", "delete", "client", "loud"], "");
+    open(&gatepost, "loud", "ann", "another").expect("lifted");
+    // A ban of a user ends its connections, and so does its deletion.
+    control(&gatepost, &["ban", "add", "user", "ann"], "");
+    assert_eq!(read_to_end(ann.stream), b"");
+    assert!(open(&gatepost, "c", "ann", "another").is_err());
+    control(&gatepost, &["ban", "delete", "user", "ann"], "");
+    let ann = open(&gatepost, "c", "ann", "another").expect("lifted");
+    control(&gatepost, &["user", "delete", "ann"], "");
+    assert_eq!(read_to_end(ann.stream), b"");
+    assert!(open(&gatepost, "c", "ann", "another").is_err());
+    let log = gatepost.log();
+    assert!(!log.contains("s3cret") && !log.contains("another"), "{log}");
+}
+
+#[test]
+fn users_are_managed_while_the_gateway_is_stopped_and_are_there_at_its_start() {
+    let mut gatepost = Gatepost::with(1, "");
+    gatepost.terminate();
+    assert!(!gatepost.data().join("control.sock").exists());
+    manage(&gatepost);
+    assert_eq!(try_control(&gatepost, &["ban", "list"], "").0, Some(UNAVAILABLE));
+    gatepost.start_again();
+    open(&gatepost, "c", "ann", "another")
+        .expect("the new user")
+        .ping()
+        .expect("served");
+    // After a kill there is a file that nobody listens on.
+    gatepost.kill();
+    control(&gatepost, &["user", "add", "late"], "secret\n");
+    control(&gatepost, &["permission", "set", "late", ".*", ".*", ".*"], "");
+    gatepost.start_again();
+    open(&gatepost, "c", "late", "secret").expect("the new user");
+}
+
+#[test]
+fn the_control_socket_speaks_the_management_api() {
+    let gatepost = Gatepost::with(1, "");
+    let socket = gatepost.data().join("control.sock");
+    let mode = std::fs::metadata(&socket).expect("the socket").permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let status = |method: &str, path: &str, body: &str| {
+        let answer = ask(&gatepost, method, path, body);
+        answer
+            .split_whitespace()
+            .nth(1)
+            .expect("a status")
+            .parse::<u16>()
+            .expect("a number")
+    };
+    assert_eq!(
+        status("PUT", "/api/users/eve", r#"{"password": "x", "tags": "administrator"}"#),
+        201
+    );
+    assert_eq!(
+        status("PUT", "/api/users/eve", r#"{"password": "y", "tags": ["monitoring"]}"#),
+        204
+    );
+    assert_eq!(status("PUT", "/api/vhosts/a%2Fb", ""), 201);
+    assert_eq!(status("PUT", "/api/vhosts/a%2Fb", "null"), 204);
+    let all = r#"{"configure": ".*", "write": ".*", "read": ".*"}"#;
+    assert_eq!(status("PUT", "/api/permissions/a%2Fb/eve", all), 201);
+    assert_eq!(status("PUT", "/api/permissions/a%2Fb/eve", all), 204);
+    assert_eq!(status("PUT", "/api/permissions/nowhere/eve", all), 400);
+    assert_eq!(
+        status("PUT", "/api/permissions/a%2Fb/eve", r#"{"configure": ".*"}"#),
+        400
+    );
+    assert_eq!(
+        status("PUT", "/api/user-limits/eve/max-channels", r#"{"value": "7"}"#),
+        204
+    );
+    assert_eq!(status("GET", "/api/users/nobody", ""), 404);
+    assert_eq!(status("POST", "/api/users/eve", ""), 405);
+    assert_eq!(status("GET", "/api/nonsense", ""), 404);
+    for nonsense in ["[]", "{", "7", "\"x\"", r#"{"tags": 7}"#, r#"{"password": 7}"#] {
+        assert_eq!(status("PUT", "/api/users/x", nonsense), 400, "{nonsense}");
+    }
+    assert_eq!(
+        status(
+            "PUT",
+            "/api/users/x",
+            &format!("{{\"password\": \"{}\"}}", "x".repeat(2 << 20))
+        ),
+        413
+    );
+    let eve = ask(&gatepost, "GET", "/api/users/eve", "");
+    assert!(
+        eve.contains("content-type: application/json") && eve.contains("cache-control: no-cache"),
+        "{eve}"
+    );
+    assert!(
+        eve.contains(r#""tags":["monitoring"]"#) && eve.contains(r#""max-channels":7"#),
+        "{eve}"
+    );
+    let permissions = ask(&gatepost, "GET", "/api/vhosts/a%2Fb/permissions", "");
+    assert!(permissions.contains(r#""user":"eve""#), "{permissions}");
+    assert!(ask(&gatepost, "GET", "/api/whoami", "").contains("administrator"));
+    assert!(ask(&gatepost, "GET", "/api/overview", "").contains(r#""product_name":"Gatepost""#));
+    // More than there are places for: they wait their turn, and nobody is turned away.
+    let idle: Vec<UnixStream> = (0..12)
+        .map(|_| UnixStream::connect(&socket).expect("connected"))
+        .collect();
+    assert_eq!(status("GET", "/api/vhosts", ""), 200);
+    drop(idle);
+    assert_eq!(status("POST", "/api/users/bulk-delete", r#"{"users": ["eve"]}"#), 204);
+    eventually("she is gone", || {
+        !ask(&gatepost, "GET", "/api/permissions", "").contains("eve")
+    });
+}
+
+#[test]
+fn a_listener_has_a_vhost_of_its_own() {
+    let port = crate::support::daemon::free_port();
+    let floor = format!("[listeners.floor]\nprotocol = \"mqtt\"\nbind = [\"127.0.0.1:{port}\"]\nvhost = \"floor\"\n");
+    let gatepost = Gatepost::with(1, &floor);
+    // There is none of that name yet.
+    assert!(Mqtt::try_open(port, "early", true).is_err());
+    control(&gatepost, &["vhost", "add", "floor"], "");
+    assert!(Mqtt::try_open(port, "stranger", true).is_err(), "nobody may use it yet");
+    control(
+        &gatepost,
+        &["permission", "set", "anonymous", ".*", ".*", ".*", "--vhost", "floor"],
+        "",
+    );
+    let mut here = Mqtt::open(port, "here", true);
+    here.subscribe("t", 0).expect("subscribed");
+    let mut there = Mqtt::open(gatepost.mqtt, "there", true);
+    there.publish("t", 0, b"elsewhere");
+    there.flush().expect("sent");
+    there.ping().expect("served");
+    here.publish("t", 0, b"here");
+    here.flush().expect("sent");
+    let message = here.next().expect("a message").into_publish().expect("a publish");
+    assert_eq!(message.payload, b"here");
+}
+
+#[test]
+fn without_a_data_directory_nothing_is_made() {
+    let output = run(&["user", "list", "--data", "/nowhere/at/all"], &[]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is no data directory"));
+}
