@@ -139,6 +139,15 @@ impl TopicPattern {
         })
     }
 
+    /// Asks something of the pattern for one connection. One that does not apply to it is nothing.
+    fn is_such(&self, who: Who<'_>, ask: impl FnOnce(&Pattern) -> bool) -> bool {
+        if self.template {
+            self.resolved(who).is_some_and(|pattern| ask(&pattern))
+        } else {
+            ask(&self.pattern)
+        }
+    }
+
     /// The pattern for one connection; `None`: it does not apply to it.
     fn resolved(&self, who: Who<'_>) -> Option<Pattern> {
         self.pattern.replaced(|level| {
@@ -192,6 +201,10 @@ struct Topics {
     templates: Vec<TopicPattern>,
     /// All of them.
     patterns: Vec<TopicPattern>,
+    /// What is taken away again.
+    denied: Vec<TopicPattern>,
+    /// Filters that match any topic of those are refused, not only filters that match nothing else.
+    refuses_wider: bool,
 }
 
 impl Topics {
@@ -204,6 +217,8 @@ impl Topics {
             fixed,
             templates: patterns.iter().filter(|p| p.template).cloned().collect(),
             patterns,
+            denied: Vec::new(),
+            refuses_wider: false,
         }
     }
 
@@ -212,18 +227,20 @@ impl Topics {
         // Not divided into holds: operators write the rules, and there are few.
         self.fixed
             .walk(topic, &mut Walk::default(), &mut { usize::MAX }, |_| found = true);
-        let matches = |t: &TopicPattern| t.resolved(who).is_some_and(|pattern| pattern.matches(topic));
-        found || self.templates.iter().any(matches)
+        let matches = |t: &TopicPattern| t.is_such(who, |pattern| pattern.matches(topic));
+        (found || self.templates.iter().any(matches)) && !self.denied.iter().any(matches)
     }
 
     fn allow_all_of(&self, filter: &Pattern, who: Who<'_>) -> bool {
-        self.patterns.iter().any(|t| {
-            if t.template {
-                t.resolved(who).is_some_and(|pattern| pattern.covers(filter))
+        let is_denied = |pattern: &Pattern| {
+            if self.refuses_wider {
+                pattern.overlaps(filter)
             } else {
-                t.pattern.covers(filter)
+                pattern.covers(filter)
             }
-        })
+        };
+        self.patterns.iter().any(|t| t.is_such(who, |p| p.covers(filter)))
+            && !self.denied.iter().any(|t| t.is_such(who, is_denied))
     }
 }
 
@@ -281,6 +298,27 @@ impl Rights {
             write: Topics::new(write),
             read: Topics::new(read),
         });
+        self
+    }
+
+    /// Takes topics of an exchange away from what [`Rights::with_topics`] gave, which comes first.
+    ///
+    /// A filter that matches nothing but such topics is refused. One that matches others too is refused if
+    /// `refuses_wider`, and otherwise granted whole: a subscription is asked for once, and its messages are not.
+    #[must_use]
+    pub fn without_topics(
+        mut self,
+        exchange: &str,
+        write: Vec<TopicPattern>,
+        read: Vec<TopicPattern>,
+        refuses_wider: bool,
+    ) -> Rights {
+        for rules in self.topics.iter_mut().filter(|rules| *rules.exchange == *exchange) {
+            for (topics, denied) in [(&mut rules.write, &write), (&mut rules.read, &read)] {
+                topics.denied.clone_from(denied);
+                topics.refuses_wider = refuses_wider;
+            }
+        }
         self
     }
 

@@ -116,6 +116,34 @@ impl Pattern {
         reach[levels.len()]
     }
 
+    /// Whether there may be a key that both match.
+    pub fn overlaps(&self, other: &Pattern) -> bool {
+        let begins_with_dollar =
+            |p: &Pattern| matches!(p.levels.first(), Some(Level::Literal(text)) if text.starts_with('$'));
+        if (self.hides_dollar() && begins_with_dollar(other)) || (other.hides_dollar() && begins_with_dollar(self)) {
+            return false;
+        }
+        // `row[m]`: the rest of this pattern from level `n` on and the rest of the other from level `m` on overlap.
+        let (mine, theirs) = (&*self.levels, &*other.levels);
+        let mut row = vec![false; theirs.len() + 1];
+        for n in (0..=mine.len()).rev() {
+            let below = std::mem::replace(&mut row, vec![false; theirs.len() + 1]);
+            for m in (0..=theirs.len()).rev() {
+                row[m] = match (mine.get(n), theirs.get(m)) {
+                    (None, None) => true,
+                    (Some(Level::Many), Some(_)) => below[m] || row[m + 1],
+                    (Some(Level::Many), None) => below[m],
+                    (Some(_), Some(Level::Many)) => below[m] || row[m + 1],
+                    (None, Some(Level::Many)) => row[m + 1],
+                    (Some(Level::Literal(a)), Some(Level::Literal(b))) => a == b && below[m + 1],
+                    (Some(_), Some(_)) => below[m + 1],
+                    (None, Some(_)) | (Some(_), None) => false,
+                };
+            }
+        }
+        row[0]
+    }
+
     /// Whether it matches a topic that starts with `$`.
     fn can_match_dollar(&self) -> bool {
         match self.levels.first() {
@@ -427,5 +455,37 @@ mod tests {
         assert!(binding.matches(&Levels::new("v1.5/s", Slash)));
         let plus = Pattern::parse("%2B/a", Slash).expect("valid");
         assert!(plus.matches(&Levels::new("+.a", Dot)) && !plus.matches(&Levels::new("x.a", Dot)));
+    }
+
+    #[test]
+    fn patterns_overlap_where_one_key_matches_both() {
+        for (a, b, expected) in [
+            ("a/b", "a/b", true),
+            ("a/+", "+/b", true),
+            ("a/#", "+/b/c", true),
+            ("a/#", "a", true),
+            ("#", "a/b", true),
+            ("#", "$SYS/a", false),
+            ("+/a", "$SYS/a", false),
+            ("$SYS/#", "$SYS/+/a", true),
+            ("a/+", "a", false),
+            ("a/+/c", "a/b/d", false),
+            ("a/b/#", "a/c/#", false),
+            ("plant/+/temp", "plant/secret/#", true),
+        ] {
+            let (one, other) = (Pattern::parse(a, Slash).expect(a), Pattern::parse(b, Slash).expect(b));
+            assert_eq!(one.overlaps(&other), expected, "{a} {b}");
+            assert_eq!(other.overlaps(&one), expected, "{b} {a}");
+        }
+        // `#` in the middle, of AMQP.
+        for (a, b, expected) in [
+            ("a.#.z", "#.m.#", true),
+            ("a.#.z", "a.z", true),
+            ("a.#.z", "*.y", false),
+        ] {
+            let (one, other) = (Pattern::parse(a, Dot).expect(a), Pattern::parse(b, Dot).expect(b));
+            assert_eq!(one.overlaps(&other), expected, "{a} {b}");
+            assert_eq!(other.overlaps(&one), expected, "{b} {a}");
+        }
     }
 }

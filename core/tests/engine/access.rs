@@ -620,3 +620,30 @@ fn the_connections_of_a_deleted_user_end() {
     assert_eq!(hear(&mut w, second), ["closed UserDeleted"]);
     assert!(hear(&mut w, guest).is_empty());
 }
+
+/// What is granted can be taken away again. A filter is asked for once, so what a wider one would bring with it is either
+/// refused with it or comes with it, as the rules say.
+#[test]
+fn topics_are_taken_away_again() {
+    let everything = |refuses_wider| {
+        let all = topics(&["#"]);
+        let rights = Rights::all().with_topics("amq.topic", all.clone(), all);
+        let denied = topics(&["plant/{username}/secret"]);
+        rights.without_topics("amq.topic", denied.clone(), denied, refuses_wider)
+    };
+    let (mut w, u) = world(everything(false));
+    let publish = |topic: &str| mqtt_message(topic_message(topic, "1", |_| {}), 0);
+    assert_eq!(run(&mut w, u, [publish("plant/a/secret")]), ["confirmed 1"]);
+    let refused = run(&mut w, u, [publish("plant/u/secret")]);
+    assert!(refused.iter().any(|told| told.contains("AccessRefused")), "{refused:?}");
+    let device = w.connect_as("u", "mqtt");
+    run(&mut w, device, [clean("c")]);
+    let told = |w: &mut World| {
+        let filters = ["plant/u/secret", "plant/+/secret", "#", "plant/u/temp"];
+        run(w, device, [subscribe(filters.map(|f| filter(f, 1)).into())])
+    };
+    let no = "Err(AccessRefused)";
+    assert_eq!(told(&mut w), [format!("suback 1 [{no}, Ok(1), Ok(1), Ok(1)]")]);
+    w.set_rights("u", everything(true));
+    assert_eq!(told(&mut w), [format!("suback 1 [{no}, {no}, {no}, Ok(1)]")]);
+}

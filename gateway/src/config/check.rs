@@ -3,6 +3,7 @@
 use super::schema::METRICS;
 use super::source::Problem;
 use super::{Config, Listener, load};
+use crate::directory::people::Backend;
 use crate::directory::rules;
 use crate::network::Network;
 use crate::{protocols, tls};
@@ -29,6 +30,19 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
         let user = &auth.default_user;
         let what = format!("user '{user}' needs a password: name the file that holds it");
         problems.push(load::problem("", "auth.default_password_file", what));
+    }
+    for name in auth
+        .backends
+        .iter()
+        .filter(|name| Backend::ALL.iter().all(|(known, _)| known != name))
+    {
+        let known: Vec<_> = Backend::ALL.iter().map(|(known, _)| *known).collect();
+        let what = format!("expected some of {}, found \"{name}\"", known.join(", "));
+        problems.push(load::problem("", "auth.backends", what));
+    }
+    if auth.backends.iter().any(|name| name == "file") && config.auth_file.passwords.is_empty() {
+        let what = "the back end \"file\" needs it".to_owned();
+        problems.push(load::problem("", "auth.file.passwords", what));
     }
     let per_thread = auth.hashing_memory.0 / auth.hashing_threads.max(1) as u64;
     if auth.argon2_memory.0 > per_thread {

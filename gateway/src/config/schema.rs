@@ -1,7 +1,7 @@
 //! The one table of all keys: the node's sections, the protocols' own rows, and those of every listener.
 
 use super::table::{
-    Auth, AuthCertificate, Disk, LATER, LISTENERS_LATER, Limits, Listener, Log, Memory, Metrics, Mqtt, Node,
+    Auth, AuthCertificate, AuthFile, Disk, LATER, LISTENERS_LATER, Limits, Listener, Log, Memory, Metrics, Mqtt, Node,
     Protection, Store, Tls,
 };
 use super::value;
@@ -87,6 +87,7 @@ impl Schema {
         schema.section("store", Store::KEYS);
         schema.section("mqtt", Mqtt::KEYS);
         schema.section("auth", Auth::KEYS);
+        schema.section("auth.file", AuthFile::KEYS);
         schema.section("auth.certificate", AuthCertificate::KEYS);
         schema.section("metrics", Metrics::KEYS);
         for key in protocols.iter().flat_map(|protocol| protocol.keys) {

@@ -431,6 +431,9 @@ words! {
 section! {
     /// Who may log in.
     Auth {
+        /// Who is asked about a name: `internal` (the users that the gateway keeps) and `file` (Mosquitto's files). It belongs
+        /// to the first that knows it.
+        backends: Vec<String> = "[\"internal\"]", Kind::Texts, Now;
         /// Users that may log in from this machine only.
         loopback_users: Vec<String> = "[\"guest\"]", Kind::Texts, Now;
         /// The user that is made at the first start on an empty data directory; empty: none.
@@ -450,6 +453,16 @@ section! {
         argon2_memory: Size = "\"4MiB\"", Kind::Size { min: 64 << 10, max: 1 << 30 }, Now;
         /// Passes over it. An attacker with a stolen hash needs as long for each guess as a login takes.
         argon2_passes: u64 = "3", Kind::Count { min: 1, max: 64 }, Now;
+    }
+}
+
+section! {
+    /// The back end `file`: Mosquitto's files. They are read again on SIGHUP.
+    AuthFile {
+        /// Password file, as `mosquitto_passwd` writes it.
+        passwords: String = "\"\"", Kind::File, Now;
+        /// ACL file; empty: its users may use every topic. It also says what clients without a name may do.
+        acl: String = "\"\"", Kind::File, Now;
     }
 }
 
@@ -495,7 +508,6 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
     ("mqtt.vhost_by_port", &["{}"]),
     ("mqtt.vhost_by_cert", &["{}"]),
     ("mqtt.retained_max", &["0"]),
-    ("auth.backends", &["[\"internal\"]"]),
     ("auth.http.style", &["\"rabbitmq\""]),
     ("auth.http.user_url", &["\"\""]),
     ("auth.http.vhost_url", &["\"\""]),
@@ -510,8 +522,6 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
     ("auth.jwt.algorithms", &["[\"RS256\", \"ES256\"]"]),
     ("auth.jwt.username_claims", &["[\"sub\", \"client_id\"]"]),
     ("auth.jwt.scope_claims", &["[\"scope\"]"]),
-    ("auth.file.passwords", &["\"\""]),
-    ("auth.file.acl", &["\"\""]),
     ("metrics.auth", &["false"]),
     ("metrics.per_object_limit", &["2000"]),
     ("definitions.file", &["\"\""]),

@@ -9,6 +9,10 @@
 //!   plant/+/temperature
 //! ```
 //!
+//! A line that begins with `!` takes topics away again: `!plant/+/secret`. A filter that lies within one is refused. A wider
+//! filter that is granted is granted whole, as in EMQX: who may subscribe to `#` gets those topics too. So it is better to
+//! grant less than to take away.
+//!
 //! RabbitMQ has regular expressions over routing keys instead. Those that say the same as a pattern are taken: `.*`, and
 //! `^` with whole levels (`^plant\.{username}\..*`, `^plant\.1$`). Others are refused, because a filter cannot be held
 //! against a regular expression.
@@ -16,12 +20,26 @@
 use gatepost_core::access::TopicPattern;
 use gatepost_core::message::Dialect;
 
+/// A list, read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Grants {
+    pub granted: Vec<TopicPattern>,
+    pub denied: Vec<TopicPattern>,
+}
+
 /// Reads one list.
 ///
 /// # Errors
 /// A line is no pattern; the text says which.
-pub(crate) fn parse(text: &str) -> Result<Vec<TopicPattern>, String> {
-    text.lines().filter(|line| !line.is_empty()).map(pattern).collect()
+pub(crate) fn parse(text: &str) -> Result<Grants, String> {
+    let mut grants = Grants::default();
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        match line.strip_prefix('!') {
+            Some(denied) => grants.denied.push(pattern(denied)?),
+            None => grants.granted.push(pattern(line)?),
+        }
+    }
+    Ok(grants)
 }
 
 fn pattern(line: &str) -> Result<TopicPattern, String> {
@@ -89,11 +107,12 @@ mod tests {
 
     #[test]
     fn filters_are_taken_as_they_are() {
-        assert_eq!(parse(""), Ok(vec![]));
-        assert_eq!(
-            parse("plant/{client_id}/#\nv1.5/+\n"),
-            Ok(vec![slash("plant/{client_id}/#"), slash("v1.5/+")])
-        );
+        assert_eq!(parse(""), Ok(Grants::default()));
+        let grants = Grants {
+            granted: vec![slash("plant/{client_id}/#"), slash("v1.5/+")],
+            denied: vec![slash("plant/+/secret")],
+        };
+        assert_eq!(parse("plant/{client_id}/#\n!plant/+/secret\nv1.5/+\n"), Ok(grants));
         assert!(parse("a/#/b").is_err());
     }
 
@@ -108,7 +127,7 @@ mod tests {
             ("^plant\\.{username}\\..*", "plant.{username}.*.#"),
             ("^plant\\.1$", "plant.1"),
         ] {
-            assert_eq!(parse(regex), Ok(vec![dot(key)]), "{regex}");
+            assert_eq!(parse(regex).map(|grants| grants.granted), Ok(vec![dot(key)]), "{regex}");
         }
         for regex in [
             "^plant",

@@ -11,6 +11,7 @@
 //! - [`rules`]: who may log in from where, without a name, or by certificate.
 //! - [`password`], [`hashing`]: hashes, and the threads that compute them.
 //! - [`grants`]: how topic permissions are written.
+//! - [`file`]: Mosquitto's password and ACL files. A name belongs to the first of `auth.backends` that knows it.
 //!
 //! # Verbs
 //!
@@ -45,6 +46,7 @@
 //! anonymous clients become (`mqtt.anonymous_user`, without a password) are made, with all permissions in the vhost `/`.
 //! Later starts make nobody: whoever is deleted stays away.
 
+pub(crate) mod file;
 pub(crate) mod grants;
 pub(crate) mod hashing;
 pub(crate) mod limits;
@@ -58,14 +60,16 @@ pub(crate) mod users;
 mod tests;
 
 use crate::config::Config;
+use crate::node::DEFAULT_VHOST;
 use crate::vhost::Vhost;
 use crate::vhosts::LogClosed;
+use file::FilePeople;
 use gatepost_core::catalog::directory::{
     LimitOf, LimitRecord, PermissionRecord, TopicPermissionRecord, UserRecord, deletion, record,
 };
 use gatepost_core::command::{Login, Peer};
 use gatepost_core::engine::Engine;
-use gatepost_core::event::{Event, LoginFailure, LoginRefused};
+use gatepost_core::event::{CloseReason, Event, LoginFailure, LoginRefused};
 use gatepost_core::fault::{Fault, FaultKind};
 use gatepost_core::properties::{Name, Table};
 use gatepost_core::quota::Seat;
@@ -73,7 +77,7 @@ use gatepost_core::store::{Record, Recovered, VhostId};
 use hashing::{Answer, Check, Hashing};
 use parking_lot::{Mutex, RwLock};
 use password::{PASSWORD_BYTES_MAX, PasswordHash, Workspace};
-use people::People;
+use people::{Backend, People};
 use rules::{Decision, Rules};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -185,10 +189,16 @@ impl Directory {
                 Some((Name::from(user), password))
             }
         };
+        let people = People {
+            file: load_files(config).map_err(|problems| problems.join("\n"))?,
+            backends: rules::backends(config),
+            nameless_user: config.mqtt.anonymous_user.as_str().into(),
+            ..People::default()
+        };
         let (obsolete, obsolete_seen) = mpsc::channel(OBSOLETE_MAX);
         Ok(Directory {
             rules: RwLock::new(Arc::new(Rules::new(config))),
-            people: RwLock::default(),
+            people: RwLock::new(people),
             changing: tokio::sync::Mutex::new(()),
             hashing: Hashing::new(rules::hashing(config)),
             first: Mutex::new(first),
@@ -201,10 +211,13 @@ impl Directory {
     /// Takes what the log remembers. Returns how many records are damaged.
     pub(crate) fn recover(&self, recovered: &Recovered, config: &Config) -> u64 {
         let (mut people, damaged) = People::recover(recovered);
+        let mut current = self.people.write();
+        people.file = std::mem::take(&mut current.file);
+        people.backends = std::mem::take(&mut current.backends);
+        people.nameless_user = current.nameless_user.clone();
         people.connections_max = rules::connections_max(config);
-        let names: Vec<Name> = people.users.keys().cloned().collect();
-        names.iter().for_each(|name| people.apply_limits(name));
-        *self.people.write() = people;
+        people.users.keys().for_each(|name| people.apply_limits(name));
+        *current = people;
         damaged
     }
 
@@ -246,13 +259,34 @@ impl Directory {
         records
     }
 
-    /// Holds later logins against other rules.
-    pub(crate) fn replace(&self, config: &Config) {
+    /// Holds later logins against other rules, and tells the engines what that changes for the users of files.
+    pub(crate) fn replace(&self, config: &Config, mut file: FilePeople, vhosts: &[Arc<Vhost>]) {
         *self.rules.write() = Arc::new(Rules::new(config));
         self.hashing.configure(rules::hashing(config));
-        let mut people = self.people.write();
-        people.connections_max = rules::connections_max(config);
-        people.users.keys().for_each(|name| people.apply_limits(name));
+        let gone: Vec<Name> = {
+            let mut people = self.people.write();
+            let before = people.names_of_files();
+            for (name, user) in &people.file.users {
+                if let Some(next) = file.users.get_mut(name) {
+                    next.quota = Arc::clone(&user.quota);
+                }
+            }
+            people.file = file;
+            people.backends = rules::backends(config);
+            people.nameless_user = config.mqtt.anonymous_user.as_str().into();
+            people.connections_max = rules::connections_max(config);
+            people.users.keys().for_each(|name| people.apply_limits(name));
+            before.into_iter().filter(|name| people.known(name).is_none()).collect()
+        };
+        for vhost in vhosts {
+            self.push(vhost);
+            vhost.enter(|engine| {
+                for user in &gone {
+                    engine.remove_rights(user);
+                    engine.end_user(user, CloseReason::UserDeleted);
+                }
+            });
+        }
     }
 
     /// Tells a new engine what everybody may do.
@@ -319,7 +353,7 @@ impl Directory {
     /// # Errors
     /// QuotaExceeded: the user has as many as it may. AccessRefused: it was deleted since it logged in.
     pub(crate) fn enter(&self, user: &Name) -> Result<Seat, Fault> {
-        let quota = self.people.read().users.get(user).map(|known| Arc::clone(&known.quota));
+        let quota = self.people.read().known(user).map(|known| Arc::clone(known.quota));
         let Some(quota) = quota else {
             return Err(Fault::new(
                 FaultKind::AccessRefused,
@@ -342,7 +376,7 @@ impl Directory {
             Decision::No(refused) => return Some(Event::LoginRefused(Box::new(refused))),
             Decision::Check { user, password } => (user, password),
         };
-        let known = people.users.get(&user).map(|known| Arc::clone(&known.hash));
+        let known = people.known(&user).map(|known| Arc::clone(known.hash));
         let known = known.filter(|hash| **hash != PasswordHash::Nothing);
         drop(people);
         let is_known = known.is_some();
@@ -389,20 +423,60 @@ impl Directory {
     }
 }
 
+/// What the files say, if they are asked.
+///
+/// # Errors
+/// All that is wrong in them.
+pub(crate) fn load_files(config: &Config) -> Result<FilePeople, Vec<String>> {
+    if rules::backends(config).contains(&Backend::File) {
+        FilePeople::load(config)
+    } else {
+        Ok(FilePeople::default())
+    }
+}
+
 impl People {
     fn instruct(&self, vhost: VhostId, engine: &mut Engine) {
         engine.set_vhost_limits(self.vhost_limits(vhost));
         for (user, _) in self.permissions.keys().filter(|(_, v)| *v == vhost) {
             self.instruct_about(user, vhost, engine);
         }
+        for user in &self.names_of_files() {
+            self.instruct_about(user, vhost, engine);
+        }
+    }
+
+    /// Users that files say something about.
+    fn names_of_files(&self) -> Vec<Name> {
+        if !self.asks_file() {
+            return Vec::new();
+        }
+        let nameless = self.file.nameless.iter().map(|_| self.nameless_user.clone());
+        self.file.users.keys().cloned().chain(nameless).collect()
     }
 
     fn instruct_about(&self, user: &Name, vhost: VhostId, engine: &mut Engine) {
-        let known = self.users.get(user);
-        match known.and_then(|known| Some((known, self.rights(user, vhost)?))) {
+        // Files know of no vhosts: what they say is for the default one.
+        let in_default = **engine.vhost() == *DEFAULT_VHOST;
+        let known = self.known(user);
+        let rights = known
+            .as_ref()
+            .and_then(|known| match (known.backend, &self.file.nameless) {
+                (Backend::Internal, Some(nameless)) if self.asks_file() && *user == self.nameless_user => {
+                    in_default.then(|| Arc::clone(nameless))
+                }
+                (Backend::Internal, _) => self.rights(user, vhost).map(Arc::new),
+                (Backend::File, _) => self
+                    .file
+                    .users
+                    .get(user)
+                    .filter(|_| in_default)
+                    .map(|user| Arc::clone(&user.rights)),
+            });
+        match known.zip(rights) {
             Some((known, rights)) => {
-                engine.set_quota(user.clone(), Arc::clone(&known.quota));
-                engine.set_rights(user.clone(), Arc::new(rights));
+                engine.set_quota(user.clone(), Arc::clone(known.quota));
+                engine.set_rights(user.clone(), rights);
             }
             None => engine.remove_rights(user),
         }

@@ -1,5 +1,6 @@
 //! Users, permissions and limits, as the node has them in memory: what the log knows, read.
 
+use super::file::FilePeople;
 use super::password::PasswordHash;
 use super::{DirectoryError, grants};
 use gatepost_core::access::{NamePattern, Rights};
@@ -23,7 +24,6 @@ pub(crate) struct User {
 }
 
 /// See the module.
-#[derive(Default)]
 pub(crate) struct People {
     pub users: BTreeMap<Name, User>,
     /// By user, so that all of one are together.
@@ -32,6 +32,48 @@ pub(crate) struct People {
     pub limits: BTreeMap<LimitOf, LimitRecord>,
     /// Connections of a user that has no limit of its own.
     pub connections_max: Option<u32>,
+    /// Users of Mosquitto's files.
+    pub file: FilePeople,
+    /// Who is asked, in this order. A name belongs to the first back end that knows it.
+    pub backends: Vec<Backend>,
+    /// Whom clients without a name become.
+    pub nameless_user: Name,
+}
+
+impl Default for People {
+    fn default() -> People {
+        People {
+            users: BTreeMap::new(),
+            permissions: BTreeMap::new(),
+            topics: BTreeMap::new(),
+            limits: BTreeMap::new(),
+            connections_max: None,
+            file: FilePeople::default(),
+            backends: vec![Backend::Internal],
+            nameless_user: "".into(),
+        }
+    }
+}
+
+/// See `auth.backends`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// The users that the log keeps.
+    Internal,
+    /// Mosquitto's files.
+    File,
+}
+
+impl Backend {
+    /// As the configuration calls them.
+    pub(crate) const ALL: [(&'static str, Backend); 2] = [("internal", Backend::Internal), ("file", Backend::File)];
+}
+
+/// A user of any back end that can list its users.
+pub(super) struct Known<'a> {
+    pub hash: &'a Arc<PasswordHash>,
+    pub quota: &'a Arc<Quota>,
+    pub backend: Backend,
 }
 
 impl People {
@@ -62,6 +104,27 @@ impl People {
             people.apply_limits(&name);
         }
         (people, damaged.len() as u64)
+    }
+
+    /// The user of that name.
+    pub(super) fn known(&self, name: &str) -> Option<Known<'_>> {
+        self.backends.iter().find_map(|backend| match backend {
+            Backend::Internal => self.users.get(name).map(|user| Known {
+                hash: &user.hash,
+                quota: &user.quota,
+                backend: *backend,
+            }),
+            Backend::File => self.file.users.get(name).map(|user| Known {
+                hash: &user.hash,
+                quota: &user.quota,
+                backend: *backend,
+            }),
+        })
+    }
+
+    /// Whether users of Mosquitto's files count.
+    pub(super) fn asks_file(&self) -> bool {
+        self.backends.contains(&Backend::File)
     }
 
     /// Makes a user, or changes it.
@@ -111,7 +174,8 @@ impl People {
             // What cannot be read permits nothing.
             let write = grants::parse(&topic.write).unwrap_or_default();
             let read = grants::parse(&topic.read).unwrap_or_default();
-            rights = rights.with_topics(exchange, write, read);
+            rights = rights.with_topics(exchange, write.granted, read.granted);
+            rights = rights.without_topics(exchange, write.denied, read.denied, false);
         }
         Some(rights)
     }

@@ -3,7 +3,7 @@
 use super::Caller;
 use super::hashing::Settings;
 use super::password::{Cost, PasswordHash};
-use super::people::People;
+use super::people::{Backend, People};
 use crate::config::{Anonymous, Config, Identity};
 use crate::{protocols, tls};
 use gatepost_core::command::{Login, Peer};
@@ -56,6 +56,17 @@ pub(crate) fn cost(config: &Config) -> Cost {
         memory_kib: u32::try_from(config.auth.argon2_memory.0 >> 10).unwrap_or(u32::MAX),
         passes: u32::try_from(config.auth.argon2_passes).unwrap_or(u32::MAX),
     }
+}
+
+/// Who is asked about a name, in order.
+pub(super) fn backends(config: &Config) -> Vec<Backend> {
+    let of = |name: &String| {
+        Backend::ALL
+            .iter()
+            .find(|(known, _)| *known == name.as_str())
+            .map(|(_, backend)| *backend)
+    };
+    config.auth.backends.iter().filter_map(of).collect()
 }
 
 /// Connections of a user that has no limit of its own.
@@ -128,7 +139,11 @@ impl Rules {
             let known = |name: &Name| *name == self.default_user || *name == self.anonymous_user;
             people.users.keys().all(known)
         };
-        takes_strangers && !people.users.contains_key(user) && self.lets_in_nameless(from) && nobody_made_users()
+        takes_strangers
+            && people.known(user).is_none()
+            && people.backends == [Backend::Internal]
+            && self.lets_in_nameless(from)
+            && nobody_made_users()
     }
 
     /// Whether a login without credentials is meant to be one by certificate.
@@ -145,7 +160,7 @@ impl Rules {
             why,
         };
         let user = proved.filter(|user| said.as_ref().is_none_or(|said| said == *user));
-        let Some((user, _)) = user.and_then(|user| people.users.get_key_value(user)) else {
+        let Some(user) = user.filter(|user| people.known(user).is_some()) else {
             return Err(refused(LoginFailure::BadCredentials));
         };
         self.admit(user, peer.is_local).map_err(refused)?;
@@ -170,7 +185,7 @@ impl Rules {
             return Err(refused(&"".into(), LoginFailure::AnonymousRefused));
         }
         let user = &self.anonymous_user;
-        if !people.users.contains_key(user) {
+        if people.known(user).is_none() {
             tracing::debug!(%user, "mqtt.anonymous_user is no user");
             return Err(refused(user, LoginFailure::AnonymousRefused));
         }

@@ -72,7 +72,7 @@ def equal(actual, expected, what=""):
 
 
 def ask(request):
-    """Has the test around the script do something to the daemon: `kill`, `terminate`, `start`, `resident`."""
+    """Has the test around the script do something to the daemon: `kill`, `terminate`, `start`, `hangup`, `resident`."""
     with _requests:
         print(f"@{request}", flush=True)
         return sys.stdin.readline().strip()

@@ -5,6 +5,7 @@
 //! does is a script in `gateway/tests/clients/`, made of cases that also run by hand against any broker (see
 //! `harness.py` there); a test here runs one script, or keeps a book of its own about what the daemon promised.
 
+mod access;
 mod amqp;
 mod churn;
 mod control;

@@ -107,6 +107,7 @@ fn obey(gatepost: &mut Gatepost, request: &str) -> String {
         "kill" => gatepost.kill(),
         "terminate" => drop(gatepost.terminate()),
         "start" => gatepost.start_again(),
+        "hangup" => gatepost.signal("HUP"),
         "resident" => return gatepost.resident().to_string(),
         other => panic!("a script asks for {other:?}"),
     }
