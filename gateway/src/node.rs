@@ -56,6 +56,9 @@ pub(crate) struct Node {
     pub attached: AtomicUsize,
     /// Lines about single connections.
     pub throttle: Throttle,
+    /// Lines about connections that are lost. They have a rate of their own: a crowd that comes and goes must not keep
+    /// warnings out of the log.
+    pub departures: Throttle,
     /// Whether and how the node serves.
     pub health: Health,
     /// When the process started.
@@ -205,6 +208,7 @@ impl Node {
             commit_times: Histogram::default(),
             attached: AtomicUsize::new(0),
             throttle: Throttle::new(LINES_PER_SECOND),
+            departures: Throttle::new(LINES_PER_SECOND),
             health: Health::default(),
             started: Instant::now(),
             store_stats,

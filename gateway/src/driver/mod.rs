@@ -188,7 +188,7 @@ impl Connection {
         }
         match self.pump.user() {
             Some(user) if ended.abnormal => {
-                if let Some(left_out) = self.place.node.throttle.admit() {
+                if let Some(left_out) = self.place.node.departures.admit() {
                     tracing::info!(peer, protocol, user = &**user, why, left_out, "connection lost");
                 }
             }

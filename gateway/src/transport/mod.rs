@@ -113,7 +113,8 @@ impl Transport {
     /// `broken` says so.
     pub(crate) fn end(&mut self, abnormal: bool, broken: bool) -> bool {
         match self {
-            Transport::Tcp(_) | Transport::Tls(_) | Transport::Unix(_) => !broken,
+            Transport::Tcp(_) | Transport::Unix(_) => !broken,
+            Transport::Tls(tls) => !broken || tls.hears(),
             Transport::Quic(quic) => {
                 if abnormal {
                     quic.ends_abnormally();

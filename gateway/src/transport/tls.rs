@@ -24,6 +24,8 @@ pub(crate) struct Tls {
     unfinished: usize,
     /// The peer has said that nothing follows, or closed the socket.
     ended: bool,
+    /// It has said so, and may still hear us.
+    hears: bool,
     /// What broke the connection while a read had brought something: the next read says it.
     broken: Option<io::Error>,
 }
@@ -98,6 +100,11 @@ impl Tls {
         self.tcp.poll_close(cx)
     }
 
+    /// Whether the peer hears us although it says no more. It waits for our `close_notify` then (RFC 8446 6.1).
+    pub(super) fn hears(&self) -> bool {
+        self.hears
+    }
+
     /// Memory that its buffers hold.
     pub(super) fn buffered(&self) -> usize {
         let unsent = if self.session.wants_write() {
@@ -143,6 +150,7 @@ impl Tls {
         self.readable = readable;
         // A peer that closes without `close_notify` is common. Each protocol has a farewell of its own.
         self.ended = count == 0 || state.peer_has_closed();
+        self.hears = count > 0 && state.peer_has_closed();
         if state.tls_bytes_to_write() > 0 {
             // An answer to a key update. A socket that is full wakes the task, which then goes on in its turn.
             let _ = self.poll_flush(cx)?;
@@ -222,6 +230,7 @@ impl Handshake {
                         readable: state.plaintext_bytes_to_read(),
                         unfinished: 0,
                         ended: state.peer_has_closed(),
+                        hears: state.peer_has_closed(),
                         broken: None,
                     },
                     certificate,

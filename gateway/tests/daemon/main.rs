@@ -29,6 +29,7 @@ mod support;
 mod sys_topics;
 mod threads;
 mod tls;
+mod tls_connections;
 mod unix;
 mod watermarks;
 mod websocket;

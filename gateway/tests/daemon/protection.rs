@@ -127,6 +127,19 @@ fn an_address_that_connects_too_fast_is_closed_and_others_are_not() {
 }
 
 #[test]
+fn a_listener_that_accepts_so_many_a_second_makes_the_others_wait() {
+    let gatepost = Gatepost::with(1, "[protection]\nlistener_connections_per_second = 2\n");
+    // Nobody is refused.
+    let mut open: Vec<Mqtt> = (0..5)
+        .map(|n| Mqtt::open(gatepost.mqtt, &format!("c{n}"), true))
+        .collect();
+    for mqtt in &mut open {
+        mqtt.ping().expect("served");
+    }
+    assert!(rule(&gatepost, "listener_rate") >= 1);
+}
+
+#[test]
 fn the_oldest_connections_that_do_not_log_in_give_way() {
     let gatepost = Gatepost::with(
         1,

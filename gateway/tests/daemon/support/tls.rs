@@ -10,10 +10,12 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::fs;
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 /// A CA, and a directory for what it signs.
 pub(crate) struct Authority {
@@ -55,6 +57,11 @@ impl Authority {
     /// Writes `NAME.pem` and `NAME.key`: a certificate for `name` as its common name, with these alternative names. One
     /// that begins with `urn:` is a URI, one with an `@` an e-mail address.
     pub(crate) fn sign(&self, name: &str, alternative: &[&str], serial: u64) {
+        self.sign_for(name, alternative, serial, None);
+    }
+
+    /// The same, good for so long only.
+    pub(crate) fn sign_for(&self, name: &str, alternative: &[&str], serial: u64, lifetime: Option<Duration>) {
         let (uris, others): (Vec<&str>, Vec<&str>) = alternative.iter().partition(|name| name.contains([':', '@']));
         let names: Vec<String> = others.into_iter().map(str::to_owned).collect();
         let mut params = CertificateParams::new(names).expect("names");
@@ -70,6 +77,9 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, name);
         params.use_authority_key_identifier_extension = true;
         params.serial_number = Some(SerialNumber::from(serial));
+        if let Some(lifetime) = lifetime {
+            params.not_after = (SystemTime::now() + lifetime).into();
+        }
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("signed");
         fs::write(self.path(&format!("{name}.pem")), certificate.pem()).expect("written");
@@ -144,4 +154,11 @@ pub(crate) fn connect(config: &Arc<ClientConfig>, name: &str, port: u16) -> TlsS
     let name = name.to_owned().try_into().expect("a name");
     let session = ClientConnection::new(Arc::clone(config), name).expect("a client");
     StreamOwned::new(session, tcp(port))
+}
+
+/// The same, with bytes before the handshake.
+pub(crate) fn connect_behind(config: &Arc<ClientConfig>, header: &[u8], port: u16) -> TlsStream {
+    let mut stream = connect(config, "localhost", port);
+    stream.sock.write_all(header).expect("sent");
+    stream
 }

@@ -1,0 +1,154 @@
+//! Connections over TLS once the handshake is done: how they end, and who reads slowly. And what comes before TLS.
+
+use crate::support::Gatepost;
+use crate::support::daemon::free_port;
+use crate::support::mqtt::Mqtt;
+use crate::support::raw::eventually;
+use crate::support::tls::{Authority, TlsStream, connect, connect_behind};
+use rustls::HandshakeKind;
+use rustls::version::{TLS12, TLS13};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01u";
+const ACCEPTED: [u8; 4] = [0x20, 2, 0, 0];
+const DISCONNECT: &[u8] = b"\xe0\x00";
+
+fn ask(stream: &mut TlsStream, hello: &[u8]) -> std::io::Result<[u8; 4]> {
+    stream.write_all(hello)?;
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer)?;
+    Ok(answer)
+}
+
+#[test]
+fn both_sides_may_end_with_close_notify_and_ours_always_comes() {
+    let authority = Authority::new();
+    let gatepost = Gatepost::with(1, &authority.settings(""));
+    for version in [&TLS12, &TLS13] {
+        let client = Arc::new(authority.client(None, &[version]));
+        let open = || {
+            let mut stream = connect(&client, "localhost", authority.mqtts);
+            assert_eq!(ask(&mut stream, CONNECT).expect("served"), ACCEPTED);
+            stream
+        };
+        // rustls takes an end without close_notify for an attack, and says UnexpectedEof.
+        let to_its_end = |stream: &mut TlsStream| stream.read_to_end(&mut Vec::new());
+        let mut polite = open();
+        polite.write_all(DISCONNECT).expect("sent");
+        assert_eq!(to_its_end(&mut polite).expect("close_notify"), 0);
+        // After a mistake, too.
+        let mut wrong = open();
+        wrong.write_all(CONNECT).expect("sent");
+        assert_eq!(to_its_end(&mut wrong).expect("close_notify"), 0);
+        // A client that says that nothing follows, and keeps its socket open.
+        let mut done = open();
+        done.conn.send_close_notify();
+        done.flush().expect("sent");
+        assert_eq!(to_its_end(&mut done).expect("close_notify"), 0);
+        // One that just closes its socket is gone, and nobody waits for it.
+        drop(open().sock);
+    }
+    eventually("all gone", || {
+        let text = crate::support::daemon::http(gatepost.metrics, "/metrics");
+        text.is_some_and(|text| text.contains("\nrabbitmq_connections 0\n"))
+    });
+}
+
+#[test]
+fn a_slow_reader_gets_all_of_it() {
+    const COUNT: u16 = 60;
+    const SIZE: usize = 100_000;
+    let authority = Authority::new();
+    let gatepost = Gatepost::with(2, &authority.settings(""));
+    for version in [&TLS12, &TLS13] {
+        let client = Arc::new(authority.client(None, &[version]));
+        let mut slow = connect(&client, "localhost", authority.mqtts);
+        assert_eq!(ask(&mut slow, CONNECT).expect("served"), ACCEPTED);
+        slow.write_all(b"\x82\x06\x00\x01\x00\x01t\x01").expect("sent");
+        let mut suback = [0; 5];
+        slow.read_exact(&mut suback).expect("an answer");
+        // More than all buffers on the way, and within what the client may leave unacknowledged.
+        let mut publisher = Mqtt::open(gatepost.mqtt, "publisher", true);
+        for id in 1..=COUNT {
+            publisher.publish("t", id, &vec![u8::try_from(id).expect("small"); SIZE]);
+        }
+        publisher.flush().expect("sent");
+        for _ in 0..COUNT {
+            publisher.expect(0x40).expect("a confirm");
+        }
+        let mut got = Vec::new();
+        let mut piece = [0; 777];
+        // The fixed header is 4 bytes, then the topic (3) and the packet id (2).
+        while got.len() < usize::from(COUNT) * (SIZE + 9) {
+            let count = slow.read(&mut piece).expect("more");
+            assert!(count > 0, "it ended after {} bytes", got.len());
+            got.extend_from_slice(&piece[..count]);
+        }
+        for (at, packet) in got.chunks(SIZE + 9).enumerate() {
+            let expected = u8::try_from(at + 1).expect("small");
+            assert!(packet[9..].iter().all(|byte| *byte == expected), "message {expected}");
+        }
+    }
+}
+
+#[test]
+fn a_proxy_header_comes_before_tls() {
+    let authority = Authority::new();
+    let (port, cert, key) = (free_port(), authority.path("server.pem"), authority.path("server.key"));
+    let settings = format!(
+        "[listeners.proxied]\nprotocol = \"mqtt\"\ntls_bind = [\"127.0.0.1:{port}\"]\nproxy_protocol = true\n\
+         proxy_from = [\"127.0.0.0/8\"]\n[listeners.proxied.tls]\ncert = {cert:?}\nkey = {key:?}\n"
+    );
+    let gatepost = Gatepost::with(1, &(settings + "[log]\nlevel = \"debug\"\n"));
+    let client = Arc::new(authority.client(None, &[&TLS12, &TLS13]));
+    let header = b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 8883\r\n";
+    // It comes from 192.0.2.7, and anonymous clients log in from this machine only.
+    let refused = [0x20, 2, 0, 5];
+    let mut behind = connect_behind(&client, header, port);
+    assert_eq!(ask(&mut behind, CONNECT).expect("an answer"), refused);
+    assert!(gatepost.log().contains("192.0.2.7:50000"), "{}", gatepost.log());
+    // The handshake where the header should be, and plain text behind it.
+    ask(&mut connect(&client, "localhost", port), CONNECT).expect_err("no header");
+    let mut plain = crate::support::raw::tcp(port);
+    plain.write_all(&[header, CONNECT].concat()).expect("sent");
+    assert_eq!(crate::support::raw::read_to_end(plain), b"");
+}
+
+/// A ticket brings the certificate of the first handshake with it. It must not outlive the certificate.
+#[test]
+fn a_session_is_not_resumed_with_a_certificate_that_has_expired_since() {
+    let authority = Authority::new();
+    let ca = authority.path("ca.pem");
+    let settings = authority.settings(&format!("client_auth = \"require\"\nclient_ca = {ca:?}"));
+    let gatepost = Gatepost::with(1, &settings);
+    for (version, serial) in [(&TLS12, 2), (&TLS13, 3)] {
+        authority.sign_for("guest", &[], serial, Some(Duration::from_secs(4)));
+        let client = || Arc::new(authority.client(Some("guest"), &[version]));
+        let before = client();
+        for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+            let mut stream = connect(&before, "localhost", authority.mqtts);
+            assert_eq!(ask(&mut stream, CONNECT).expect("served"), ACCEPTED);
+            assert_eq!(stream.conn.handshake_kind(), Some(kind));
+        }
+        eventually("the certificate's end", || {
+            ask(&mut connect(&client(), "localhost", authority.mqtts), CONNECT).is_err()
+        });
+        let mut again = connect(&before, "localhost", authority.mqtts);
+        let error = ask(&mut again, CONNECT).expect_err("expired");
+        assert_eq!(again.conn.handshake_kind(), Some(HandshakeKind::Resumed), "{error}");
+        let ends = [
+            ErrorKind::UnexpectedEof,
+            ErrorKind::ConnectionReset,
+            ErrorKind::BrokenPipe,
+            ErrorKind::InvalidData,
+        ];
+        assert!(ends.contains(&error.kind()), "{error:?}");
+    }
+    let log = gatepost.log();
+    assert!(
+        log.contains("TLS handshake failed") && log.contains("certificate expired"),
+        "{log}"
+    );
+}
