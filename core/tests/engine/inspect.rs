@@ -142,6 +142,7 @@ fn listings_tell_what_was_settled_and_what_is_under_way() {
     let mut w = World::new(1);
     let c = w.connect("AMQP 0-9-1");
     let consumer = consume_with("q", 7, |c| {
+        c.tag = "ctag7".into();
         c.priority = 3;
         c.arguments
             .push("x-priority", gatepost_core::properties::Value::Int(3, 32));
