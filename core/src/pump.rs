@@ -123,7 +123,7 @@ const TAKE_MESSAGES: usize = 2048;
 /// An unfinished frame up to this size is copied in front of the next read; a larger one grows in place.
 const COPY_MAX: usize = 4 << 10;
 /// Bytes of one read while there is no memory for buffers: enough for small packets.
-const SMALL_READ: usize = 8 << 10;
+const SMALL_READ: usize = 2 << 10;
 /// Exchanges with the engine in one turn.
 const ROUNDS: usize = 8;
 /// Turns in which a connection that loses its session, or whose stream takes no more output, still reads what had arrived by

@@ -16,6 +16,7 @@ use crate::config::{Budget, Config, Size};
 use crate::machine;
 use crate::node::Node;
 use gatepost_core::engine::{Share, Usage};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Parts of the node's memory, in bytes.
@@ -98,8 +99,15 @@ fn share(pool: usize, used: usize, total: usize, count: usize) -> usize {
 
 /// Gives the engines new shares every second, and whenever one has used half of what its share left free, for ever.
 pub(crate) async fn run(node: &Node) {
-    let pools = Pools::of(&node.config());
+    let mut config = node.config();
+    let mut pools = Pools::of(&config);
     loop {
+        // The machine is looked at only when the configuration is another one.
+        let current = node.config();
+        if !Arc::ptr_eq(&config, &current) {
+            config = current;
+            pools = Pools::of(&config);
+        }
         settle(node, &pools);
         let _ = tokio::time::timeout(EVERY, node.short_of_memory.notified()).await;
     }

@@ -10,6 +10,7 @@
 //! last sync's own duration. A single publisher is its own company and never waits. A group of which nothing needs a
 //! sync at once is not held to the least time between two.
 
+use crate::config::Confirm;
 use crate::node::Node;
 use crate::store::Store;
 use crate::watch;
@@ -214,6 +215,9 @@ pub(crate) fn run(node: &Node, mut store: Store) -> Result<(), StoreError> {
         // Under an alarm the store gives back sooner what is dead, and zeroes nothing ahead.
         let [alarm, full] = [&node.health.disk_alarm, &node.health.disk_full].map(|flag| flag.load(Ordering::Relaxed));
         store.set_disk_short(alarm || full);
+        let config = node.config();
+        pace.gap = config.store.min_sync_gap.0;
+        store.set_interval(config.store.interval.0, config.store.confirm == Confirm::Written);
         if !group.batches.is_empty() {
             let began = Instant::now();
             let lsn = store.commit(&mut group.batches, node.clock.now())?;

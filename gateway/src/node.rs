@@ -235,6 +235,12 @@ impl Node {
         for protocol in &self.protocols {
             protocol.configure(&config.values);
         }
+        for vhost in self.vhosts.list().iter() {
+            let settings = engine_settings(&config, vhost.name.clone(), vhost.number, NO_SHARE);
+            vhost.enter(|engine| engine.reconfigure(settings));
+        }
+        self.buffers.set_bytes_max(Pools::of(&config).input);
+        self.short_of_memory.notify_one();
         self.look.notify_one();
         self.sys_interval_changed.notify_one();
     }
@@ -315,6 +321,14 @@ fn connections_max(set: u64, open_files: u64, reserved: u64) -> u64 {
 /// The vhost there is from the start.
 pub(crate) const DEFAULT_VHOST: &str = "/";
 const LINES_PER_SECOND: u32 = 20;
+
+/// An engine that runs has its share from the accountant, and keeps it when it is configured anew.
+const NO_SHARE: Share = Share {
+    cache_bytes_max: 0,
+    memory_bytes_max: 0,
+    unsettled_bytes_max: 0,
+    objects_bytes_max: 0,
+};
 
 /// Settings of a vhost's engine, with the share of memory that it begins with.
 pub(crate) fn engine_settings(config: &Config, vhost: Name, number: VhostId, share: Share) -> Settings {

@@ -8,8 +8,8 @@
 //!
 //! Engines never ask the node or each other. They report their use when they are left, and the node sets new shares.
 
-use super::Engine;
 use super::counters::Limit;
+use super::{Engine, Settings};
 use crate::fault::{Fault, FaultKind};
 use crate::ledger::{ObjectKind, PerKind};
 use crate::queue::consumers::Consumer;
@@ -62,6 +62,27 @@ impl Engine {
         self.router
             .set_cache_bytes_max(route_cache_bytes_max(objects_bytes_max));
         self.dispatch_touched();
+        self.relieve_memory();
+    }
+
+    /// Puts other limits and promises into effect. What is there already stays, beyond a limit too; what was promised is kept.
+    /// The vhost, its number, its topic exchange and its share of memory do not change here.
+    pub fn reconfigure(&mut self, next: Settings) {
+        let now = std::mem::take(&mut self.settings);
+        self.staging.set_durability(next.durability);
+        self.router.set_headers_max(next.message_headers_max);
+        self.settings = Settings {
+            vhost: now.vhost,
+            number: now.number,
+            topic_exchange: now.topic_exchange,
+            cache_bytes_max: now.cache_bytes_max,
+            memory_bytes_max: now.memory_bytes_max,
+            unsettled_bytes_max: now.unsettled_bytes_max,
+            objects_bytes_max: now.objects_bytes_max,
+            hold_units_max: now.hold_units_max,
+            ..next
+        };
+        // Publishers may go on now that more may wait for the log.
         self.relieve_memory();
     }
 

@@ -75,6 +75,10 @@ impl Staging {
     pub(crate) fn durability(&self) -> Durability {
         self.durability
     }
+    /// Promises something else from here on. What was staged keeps what it was promised.
+    pub(crate) fn set_durability(&mut self, durability: Durability) {
+        self.durability = durability;
+    }
     /// All batches up to this one are written.
     pub(crate) fn written_ticket(&self) -> u64 {
         self.written

@@ -273,6 +273,13 @@ impl<D: Disk> Store<D> {
         self.disk_short = short;
     }
 
+    /// Promises something else of what is to be synced within an interval, from the next commit on: how long that is, and
+    /// whether it is confirmed when written.
+    pub fn set_interval(&mut self, interval: Duration, confirm_written: bool) {
+        self.settings.interval = interval;
+        self.settings.confirm_written = confirm_written;
+    }
+
     /// Writes the batches, in order, and does what the neediest of them needs: syncs at once, within the interval, or
     /// not at all. Their records are gone afterwards; tickets and needs stay. Messages that the engine cancelled are
     /// skipped.

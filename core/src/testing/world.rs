@@ -581,6 +581,15 @@ impl World {
     pub fn damaged_definitions(&self) -> u64 {
         self.engine.damaged_definitions()
     }
+    /// Puts other settings into effect, as a reload of the configuration does. The next start has them, too.
+    pub fn reconfigure(&mut self, settings: Settings) {
+        self.settings = Settings {
+            vhost: self.settings.vhost.clone(),
+            number: self.settings.number,
+            ..settings.clone()
+        };
+        self.turn(|engine| engine.reconfigure(settings));
+    }
     /// Goes on with counting: see [`Engine::count`].
     pub fn count(&self, counting: &mut crate::engine::Counting, slots_max: u32) -> Option<Counters> {
         self.engine.count(counting, slots_max)

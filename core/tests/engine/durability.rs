@@ -348,3 +348,30 @@ fn what_is_fetched_waits_for_its_mark_to_be_written_and_for_no_sync() {
         assert_eq!(run(&mut w, c, [get("q")]), [format!("got #1 0 again left {left}")]);
     }
 }
+
+/// A reload changes what confirms stand for, and limits, while connections go on.
+#[test]
+fn promises_and_limits_change_while_the_engine_runs() {
+    let mut w = World::new(1);
+    let c = w.connect("amqp");
+    run(&mut w, c, [durable("q")]);
+    // Promised before the change: it waits for the sync.
+    w.send(c, vec![put("q", "1")]);
+    let next = Settings {
+        durability: Durability::Os,
+        queues_max: 2,
+        vhost: "another".into(),
+        ..Settings::default()
+    };
+    w.reconfigure(next);
+    assert!(now(&mut w, c).is_empty());
+    assert_eq!(hear(&mut w, c), ["confirmed 1"]);
+    w.send(c, vec![put("q", "2")]);
+    w.commit();
+    w.report();
+    assert_eq!(now(&mut w, c), ["confirmed 2"], "written is enough");
+    assert_eq!(run(&mut w, c, [durable("r")]), ["declared r 0/0"]);
+    let refused = run(&mut w, c, [durable("s")]);
+    assert!(refused[0].starts_with("failed DeclareQueue"), "{refused:?}");
+    assert!(refused[0].contains("vhost '/'"), "the vhost is the same: {refused:?}");
+}

@@ -462,10 +462,11 @@ algorithms = [\"RS256\",\"ES256\"]
 
     #[test]
     fn a_reload_takes_what_can_change_and_keeps_the_rest() {
-        let before = read("[limits]\nheartbeat = \"10s\"\nmax_queues = 5\n").expect("valid");
-        let next = read("[limits]\nheartbeat = \"20s\"\nmax_queues = 6\nmax_connections = 7\n").expect("valid");
+        let before = read("[limits]\nheartbeat = \"10s\"\n[store]\nopen_files = 5\n").expect("valid");
+        let next =
+            read("[limits]\nheartbeat = \"20s\"\nmax_connections = 7\n[store]\nopen_files = 6\n").expect("valid");
         let after = before.with_what_applies(&next);
-        assert_eq!((after.limits.max_connections, after.limits.max_queues), (7, 5));
+        assert_eq!((after.limits.max_connections, after.store.open_files), (7, 5));
         assert_eq!(
             after.values.read("limits.heartbeat"),
             Some(std::time::Duration::from_secs(20))
@@ -479,7 +480,7 @@ algorithms = [\"RS256\",\"ES256\"]
         let expected = [
             change("limits.heartbeat", "\"10s\"", "\"20s\""),
             change("limits.max_connections", "0", "7"),
-            change("limits.max_queues", "5", "6"),
+            change("store.open_files", "5", "6"),
         ];
         assert_eq!(changes, expected);
     }

@@ -225,15 +225,15 @@ section! {
         /// Levels of an MQTT topic or filter. More is refused.
         topic_levels_max: usize = "200", Kind::Count { min: 1, max: 200 }, NewConnections;
         /// Queues per vhost.
-        max_queues: usize = "10000", Kind::Count { min: 1, max: 10_000_000 }, Restart;
+        max_queues: usize = "10000", Kind::Count { min: 1, max: 10_000_000 }, Now;
         /// Headers of a message that a headers exchange takes, and headers that a binding to one asks for. More are refused.
-        message_headers_max: usize = "1000", Kind::Count { min: 1, max: 1_000_000 }, Restart;
+        message_headers_max: usize = "1000", Kind::Count { min: 1, max: 1_000_000 }, Now;
         /// Wildcards of a topic filter or a binding key.
-        filter_wildcards_max: usize = "32", Kind::Count { min: 1, max: 200 }, Restart;
+        filter_wildcards_max: usize = "32", Kind::Count { min: 1, max: 200 }, Now;
         /// Subscriptions of an MQTT session.
-        session_filters_max: usize = "10000", Kind::Count { min: 1, max: 1_000_000 }, Restart;
+        session_filters_max: usize = "10000", Kind::Count { min: 1, max: 1_000_000 }, Now;
         /// Messages times queues of a transaction, and deliveries that it settles: it counts in one go.
-        transaction_deliveries_max: usize = "32768", Kind::Count { min: 1, max: 10_000_000 }, Restart;
+        transaction_deliveries_max: usize = "32768", Kind::Count { min: 1, max: 10_000_000 }, Now;
         /// From accept to a finished login.
         handshake_timeout: Period = "\"10s\"", Kind::secs(1, 86_400), NewConnections;
         /// AMQP and STOMP heartbeat offered; 0: none.
@@ -307,16 +307,16 @@ section! {
     /// Memory.
     Memory {
         /// What all that clients make may fill: a share of the machine, or bytes. The parts below are of it.
-        budget: Budget = "0.4", Kind::Share, Restart;
+        budget: Budget = "0.4", Kind::Share, Now;
         /// What deliveries that consumers do not settle may fill: 32 bytes each, and their bodies until they are in the
         /// log. A share is of the budget. Over it, who holds much of it is offered no more until it settles.
-        unsettled: Budget = "0.2", Kind::Share, Restart;
+        unsettled: Budget = "0.2", Kind::Share, Now;
         /// What clients make and what cannot leave memory: retained messages, subscriptions, bindings, queues, sessions,
         /// connections. A share is of the budget. More is refused.
-        objects: Budget = "0.25", Kind::Share, Restart;
+        objects: Budget = "0.25", Kind::Share, Now;
         /// Packets that have not arrived completely. A share is of the budget. Over it, connections that have sent a
         /// part of a large one are not read, but for one at a time.
-        input: Budget = "0.1", Kind::Share, Restart;
+        input: Budget = "0.1", Kind::Share, Now;
         /// Publishes kept per connection while publishers have to wait; then its socket is no longer read.
         per_connection_buffer: Size = "\"64KiB\"", Kind::Size { min: 4 << 10, max: 16 << 20 }, NewConnections;
     }
@@ -337,19 +337,19 @@ section! {
     /// The message log.
     Store {
         /// What a confirm stands for.
-        durability: Durability = "\"always\"", Durability::WORDS, Restart;
+        durability: Durability = "\"always\"", Durability::WORDS, Now;
         /// Least time from one sync to the next.
-        min_sync_gap: Period = "\"0s\"", Kind::secs(0, 10), Restart;
+        min_sync_gap: Period = "\"0s\"", Kind::secs(0, 10), Now;
         /// Time between syncs with `interval`.
-        interval: Period = "\"1s\"", MS_TO_HOUR, Restart;
+        interval: Period = "\"1s\"", MS_TO_HOUR, Now;
         /// Whether a confirm waits for the sync with `interval`.
-        confirm: Confirm = "\"synced\"", Confirm::WORDS, Restart;
+        confirm: Confirm = "\"synced\"", Confirm::WORDS, Now;
         /// Size of a log segment; `auto`: by medium.
         segment_size: Option<Size> = "\"auto\"", Kind::SizeOrAuto, Restart;
         /// Message bodies kept in memory.
-        cache: Size = "\"16MiB\"", Kind::SIZE, Restart;
+        cache: Size = "\"16MiB\"", Kind::SIZE, Now;
         /// What may wait to be written; over it publishers wait. One message always may.
-        backlog: Size = "\"4MiB\"", Kind::Size { min: 1, max: 1 << 30 }, Restart;
+        backlog: Size = "\"4MiB\"", Kind::Size { min: 1, max: 1 << 30 }, Now;
         /// How long it may wait; over it publishers wait, too.
         backlog_time: Period = "\"2s\"", MS_TO_HOUR, Now;
         /// For how long a read that fails is tried again before the process ends.
@@ -398,7 +398,7 @@ section! {
         /// How often `$SYS` tells MQTT clients that subscribe to it what has changed; 0: never.
         sys_interval: Period = "\"10s\"", Kind::secs(0, 86_400), Now;
         /// How long a session may outlive its connection.
-        session_expiry_max: Period = "\"1d\"", Kind::secs(0, u64::MAX / 1000), Restart;
+        session_expiry_max: Period = "\"1d\"", Kind::secs(0, u64::MAX / 1000), NewConnections;
     }
 }
 

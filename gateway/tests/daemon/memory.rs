@@ -12,6 +12,7 @@ use crate::support::amqp::{Amqp, Args, Incoming, close_reason};
 use crate::support::daemon::http;
 use crate::support::mqtt::Mqtt;
 use crate::support::raw::eventually;
+use crate::support::stomp::Stomp;
 use std::fmt::Write as _;
 use std::io::{Result, Write as _};
 
@@ -375,4 +376,115 @@ fn half_sent_packets_hold_up_nobody_and_fit_in_the_budget() {
         thread.join().expect("all of them are taken");
     }
     serves(&gatepost, &mut subscriber).expect("served");
+}
+
+/// What clients have without having asked for an object: unfinished small packets, deliveries in flight to sessions, counts of
+/// what came back. None of it was counted; ten thousand connections with 15 KiB each, or one packet id that is never
+/// acknowledged, went far beyond the budget.
+#[test]
+fn small_buffers_and_what_is_in_flight_fit_in_the_budget() {
+    let (gatepost, report) = start();
+    let (_, budget) = budget();
+    let mut subscriber = Mqtt::open(gatepost.mqtt, "subscriber", true);
+    assert_eq!(subscriber.subscribe("alive", 1).expect("a SUBACK"), 1);
+
+    // A hundred times the part for packets, in pieces that are each too small for a part of their own.
+    let input_max = metric(&gatepost, "gatepost_buffers_bytes_max");
+    let topic = b"\x00\x05small\x00\x01";
+    let half: Vec<u8> = [&[0x32, 0xFF, 0x7F][..], topic, &[b'x'; 15_000]].concat();
+    let crowd: Vec<Mqtt> = (0..200)
+        .map(|n| {
+            let mut mqtt = Mqtt::open(gatepost.mqtt, &format!("half-{n}"), true);
+            // The rest never comes. Whoever is not read takes what fits in the socket.
+            mqtt.stream.write_all(&half).expect("sent");
+            mqtt
+        })
+        .collect();
+    eventually("they are counted", || {
+        metric(&gatepost, "gatepost_buffers_bytes") > input_max
+    });
+    serves(&gatepost, &mut subscriber).expect("served");
+    let buffered = metric(&gatepost, "gatepost_buffers_bytes");
+    // Each may have read one small portion more.
+    assert!(buffered < input_max + 200 * (4 << 10), "{buffered} of {input_max}");
+    drop(crowd);
+
+    // A thousand deliveries that are not acknowledged, to each of some sessions.
+    let before = used(&gatepost, "sessions");
+    let mut sessions: Vec<Mqtt> = (0..4)
+        .map(|n| {
+            let mut mqtt = open_v5(gatepost.mqtt, &format!("busy-{n}"));
+            let filter = [&[0, 1, 0, 0, 4][..], b"busy", &[1]].concat();
+            mqtt.packet(0x82, &filter);
+            mqtt.expect(0x90).expect("a SUBACK");
+            mqtt
+        })
+        .collect();
+    let mut publisher = Mqtt::open(gatepost.mqtt, "publisher", true);
+    for n in 1..=1_000u16 {
+        publisher.publish("busy", n, b"1");
+    }
+    for _ in 1..=1_000 {
+        publisher.expect(0x40).expect("a PUBACK");
+    }
+    for session in &mut sessions {
+        for _ in 0..1_000 {
+            let packet = session.next().expect("a packet");
+            assert_eq!(packet.byte & 0xF0, 0x30);
+        }
+    }
+    let counted = used(&gatepost, "sessions") - before;
+    assert!(counted > 4 * 1_000 * 40, "{counted}");
+
+    // All of a quorum queue comes back, over and over.
+    let mut amqp = Amqp::open(gatepost.amqp);
+    let table = b"\x0cx-queue-typeS\x00\x00\x00\x06quorum\x10x-delivery-limitI\xFF\xFF\xFF\xFF";
+    let args = Args::new().short(0).text("back").octet(2).bytes(table);
+    amqp.call(1, (50, 10), args, (50, 11)).expect("declared");
+    for _ in 0..5_000 {
+        amqp.publish("", "back", true, b"1");
+    }
+    let before = used(&gatepost, "queues");
+    amqp.depth("back").expect("published");
+    let args = Args::new().short(0).text("back").text("c").octet(0).bytes(b"");
+    amqp.call(1, (60, 20), args, (60, 21)).expect("consuming");
+    for n in 1..=5_000u64 {
+        match amqp.next().expect("a delivery") {
+            Incoming::Deliver(delivery) => assert_eq!(delivery.tag, n),
+            other => panic!("{other:?}"),
+        }
+    }
+    // basic.nack: all of them, back into the queue.
+    amqp.method(1, (60, 120), Args::new().longlong(5_000).octet(3));
+    amqp.flush().expect("sent");
+    eventually("counts of returns", || used(&gatepost, "queues") > before + 5_000 * 24);
+    let (resident, empty) = (gatepost.resident(), report.empty);
+    assert!(resident - empty <= budget, "grew by {} of {budget}", resident - empty);
+    serves(&gatepost, &mut subscriber).expect("served");
+}
+
+/// STOMP has one word for everything, and ends the connection with it.
+#[test]
+fn stomp_is_refused_with_an_error() {
+    let (gatepost, _) = start();
+    let mut retains = open_v5(gatepost.mqtt, "retains");
+    retain_until_refused(&mut retains);
+    let mut amqp = Amqp::open(gatepost.amqp);
+    let queue = |n: u64| Args::new().short(0).text(&format!("queue-{n}")).octet(2).bytes(b"");
+    call_until_refused(&mut amqp, (50, 10), queue);
+    let refused = (0..1_000).find_map(|n| {
+        let mut stomp = Stomp::try_open(gatepost.stomp).ok()?;
+        let destination = format!("/queue/stomp-{n}");
+        stomp.frame(
+            "SUBSCRIBE",
+            &[("id", "1"), ("destination", &destination), ("receipt", "r")],
+            b"",
+        );
+        let frame = stomp.next().expect("an answer");
+        (frame.command == "ERROR").then_some(frame)
+    });
+    let refused = refused.expect("it is refused some time");
+    assert!(refused.header("message").is_some());
+    let text = String::from_utf8_lossy(&refused.body).into_owned();
+    assert!(text.contains("no memory left for queues"), "{text}");
 }

@@ -119,10 +119,20 @@ fn configure(gatepost: &Gatepost, before: &str, after: &str) {
 
 #[test]
 fn a_reload_applies_what_it_can_and_says_what_needs_a_restart() {
-    let before = "[mqtt]\nanonymous = \"loopback\"\n[limits]\nmax_queues = 1\n";
-    let after = "[mqtt]\nanonymous = \"deny\"\n[limits]\nmax_queues = 2\n";
+    let before = "[mqtt]\nanonymous = \"loopback\"\n[limits]\nmax_queues = 1\n[store]\nopen_files = 100\n[memory]\nbudget = \"64MiB\"\n";
+    let after = "[mqtt]\nanonymous = \"deny\"\n[limits]\nmax_queues = 2\n[store]\nopen_files = 200\n[memory]\nbudget = \"32MiB\"\n";
     let gatepost = Gatepost::with(1, before);
     drop(Mqtt::open(gatepost.mqtt, "m", true));
+    let mut amqp = Amqp::open(gatepost.amqp);
+    amqp.declare_queue("first", true).expect("a queue");
+    let objects_max = || {
+        let metrics = http(gatepost.metrics, "/metrics").expect("metrics");
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("gatepost_objects_bytes_max "));
+        line.and_then(|n| n.parse::<f64>().ok()).expect("a number")
+    };
+    let objects_before = objects_max();
     configure(&gatepost, before, after);
     gatepost.signal("HUP");
     eventually("the reload", || {
@@ -139,13 +149,14 @@ fn a_reload_applies_what_it_can_and_says_what_needs_a_restart() {
         assert!(anonymous.contains(part), "{part} in {anonymous}");
     }
     assert!(
-        line("limits.max_queues").contains("not changed: this needs a restart"),
+        line("store.open_files").contains("not changed: this needs a restart"),
         "{log}"
     );
     assert!(Mqtt::try_open(gatepost.mqtt, "m", true).is_err(), "the new rule holds");
-    let mut amqp = Amqp::open(gatepost.amqp);
-    amqp.declare_queue("first", false).expect("a queue");
-    assert!(amqp.declare_queue("second", false).is_err(), "the old limit holds");
+    // Of the engine that runs, and for a connection that was there before.
+    amqp.declare_queue("second", true).expect("the new limit holds");
+    assert!(amqp.declare_queue("third", true).is_err(), "and is one");
+    eventually("half of the memory", || objects_max() < 0.6 * objects_before);
 }
 
 #[test]
