@@ -380,6 +380,8 @@ impl Engine {
         }: Verdict,
         budget: &mut Budget,
     ) -> Result<(), Unfinished> {
+        // What is rejected may die. Each hold publishes some of those that have.
+        let waits = outcome != Outcome::Accept && !budget.is_whole() && self.has_many_internal();
         let Some(l) = self.links.get_mut(link) else {
             return Ok(());
         };
@@ -387,32 +389,21 @@ impl Engine {
             self.settle_packet(link, number, outcome);
             return Ok(());
         }
-        let c = l.channel(channel);
-        let all = multiple && number == 0;
-        if !all && !c.unsettled.contains(number) {
-            let text = format!("unknown delivery tag {number}");
-            self.fail(
-                link,
-                channel,
-                Op::Settle,
-                Fault::new(FaultKind::PreconditionFailed, text),
-            );
-            return Ok(());
-        }
-        if multiple {
-            let upto = if all { u64::MAX } else { number };
+        let unsettled = &mut l.channel(channel).unsettled;
+        if multiple && (number == 0 || unsettled.contains(number)) {
+            let upto = if number == 0 { u64::MAX } else { number };
             return self.settle_upto(link, channel, upto, outcome, budget);
         }
-        if outcome != Outcome::Accept && !budget.is_whole() && self.has_many_internal() {
-            // It may die. Each hold publishes some of those that have.
+        if waits && unsettled.contains(number) {
             return Err(Unfinished);
         }
-        let Some(c) = self.links.get_mut(link).map(|l| l.channel(channel)) else {
-            return Ok(());
-        };
-        if let Some(delivered) = c.unsettled.remove(number) {
+        if !multiple && let Some(delivered) = unsettled.remove(number) {
             self.settle_delivered(link, channel, delivered, outcome);
+            return Ok(());
         }
+        let text = format!("unknown delivery tag {number}");
+        let fault = Fault::new(FaultKind::PreconditionFailed, text);
+        self.fail(link, channel, Op::Settle, fault);
         Ok(())
     }
 
@@ -427,6 +418,7 @@ impl Engine {
         budget: &mut Budget,
     ) -> Result<(), Unfinished> {
         loop {
+            let waits = outcome != Outcome::Accept && !budget.is_whole() && self.has_many_internal();
             let Some(l) = self.links.get_mut(link) else {
                 return Ok(());
             };
@@ -435,13 +427,10 @@ impl Engine {
                 return Ok(());
             }
             budget.check()?;
-            if outcome != Outcome::Accept && !budget.is_whole() && self.has_many_internal() {
+            if waits {
                 return Err(Unfinished);
             }
-            let Some(l) = self.links.get_mut(link) else {
-                return Ok(());
-            };
-            if let Some(delivered) = l.channel(channel).unsettled.pop_upto(upto) {
+            if let Some(delivered) = unsettled.pop_upto(upto) {
                 self.settle_delivered(link, channel, delivered, outcome);
             }
             budget.spend(1 + self.take_listed_units());
@@ -624,8 +613,8 @@ impl Engine {
         }
     }
 
-    /// Gives back the deliveries that were unsettled when the channel asked for that, oldest first. Its consumers are offered nothing meanwhile: what
-    /// is given back would come to them, and be given back, for ever.
+    /// Gives back the deliveries that were unsettled when the channel asked for that, oldest first. Its consumers are
+    /// offered nothing meanwhile: what is given back would come to them, and be given back, for ever.
     pub(crate) fn recover_channel(
         &mut self,
         link: Link,
