@@ -73,7 +73,7 @@
 //! # impl Broker for Nobody {
 //! #   type Vhost = Engine;
 //! #   fn enter<T>(&mut self, _: &Engine, _: impl FnOnce(&mut Engine) -> T) -> T { unreachable!("nobody logs in") }
-//! #   fn vhost(&mut self, _: &Attach) -> Result<Engine, Fault> { Err(Fault::new(FaultKind::NotFound, "none")) }
+//! #   fn vhost(&mut self, _: &Attach, _: &Arc<str>) -> Result<Engine, Fault> { Err(Fault::new(FaultKind::NotFound, "none")) }
 //! #   fn waker(&mut self) -> Arc<dyn Wake> { Arc::new(Nobody(Codecs::default())) }
 //! #   fn acknowledge(&mut self) -> bool { false }
 //! #   fn log_in(&mut self, _: Login, _: &Peer) {}

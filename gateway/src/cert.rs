@@ -66,7 +66,7 @@ pub fn make_development_certificates(directory: &Path, wanted: &DevelopmentCerti
     })
 }
 
-/// Clients of some makers take no certificate that is good for longer.
+/// Apple's systems refuse server certificates that are valid for longer.
 const CERTIFICATE_DAYS: u64 = 825;
 const CA_DAYS: u64 = 3650;
 

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Group commit clocks itself: everything that arrives while one sync runs joins the next, taken whole. While
-//! publishers are still sending (fewer batches wait than the last group had), a group may wait for company up to the
-//! last sync's own duration. A single publisher is its own company and never waits. A group of which nothing needs a
+//! publishers are still sending (fewer batches wait than the last group had), a group may wait for more of them, but not
+//! longer than the last sync took. A single publisher's batch never waits for others. A group of which nothing needs a
 //! sync at once is not held to the least time between two.
 
 use crate::config::Confirm;
@@ -36,7 +36,7 @@ struct Pending {
     bytes: usize,
     /// Batches somebody waits for.
     awaited: usize,
-    /// What the neediest of them needs.
+    /// The most durable state that one of them needs.
     need: Option<Durability>,
     /// When the oldest batch came.
     since: Option<Instant>,
@@ -66,12 +66,12 @@ struct Pace {
     ended: Instant,
     synced: Instant,
     /// Batches somebody waited for in the last group.
-    company: usize,
+    last_awaited: usize,
 }
 
 impl Pace {
-    /// Until when a group that needs this must wait, and until when it may wait for company, if its oldest batch came
-    /// at `since`.
+    /// Until when a group that needs this must wait, and until when it may wait for further batches, if its oldest batch
+    /// came at `since`.
     fn window(&self, need: Option<Durability>, since: Instant) -> (Instant, Instant) {
         let (earliest, took) = if need == Some(Durability::Always) {
             (self.synced + self.gap, self.sync_took)
@@ -93,7 +93,7 @@ impl Pace {
             None => {}
         }
         if group.awaited > 0 {
-            self.company = group.awaited;
+            self.last_awaited = group.awaited;
         }
     }
 }
@@ -102,7 +102,7 @@ impl Pace {
 const LAZY: Duration = Duration::from_millis(50);
 /// ... or once they are this large: what waits counts against the memory of publishers.
 const LAZY_BYTES: usize = 512 << 10;
-/// No group waits longer for company, however slow the disk.
+/// No group waits longer for further batches, however slow the disk.
 const PATIENCE_MAX: Duration = Duration::from_millis(20);
 
 impl LogQueue {
@@ -165,13 +165,13 @@ impl LogQueue {
                 }
                 Some(since) => {
                     let (earliest, patient_until) = pace.window(pending.need, since);
-                    if now >= earliest && (pending.awaited >= pace.company || now >= patient_until) {
+                    if now >= earliest && (pending.awaited >= pace.last_awaited || now >= patient_until) {
                         break;
                     }
                     if now < earliest {
                         (earliest, usize::MAX)
                     } else {
-                        (patient_until, pace.company)
+                        (patient_until, pace.last_awaited)
                     }
                 }
             };
@@ -202,7 +202,7 @@ pub(crate) fn run(node: &Node, mut store: Store) -> Result<(), StoreError> {
         write_took: Duration::ZERO,
         ended: now,
         synced: now,
-        company: 1,
+        last_awaited: 1,
     };
     let mut group = Group::default();
     let mut waiting = Waiting::default();
@@ -355,7 +355,7 @@ mod tests {
         }
     }
 
-    fn pace(company: usize) -> Pace {
+    fn pace(last_awaited: usize) -> Pace {
         let now = Instant::now();
         Pace {
             gap: Duration::ZERO,
@@ -363,7 +363,7 @@ mod tests {
             write_took: Duration::from_secs(3600),
             ended: now,
             synced: now,
-            company,
+            last_awaited,
         }
     }
 
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_arrival_of_the_company_ends_the_wait() {
+    fn as_many_batches_as_last_time_end_the_wait() {
         let queue = LogQueue::default();
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| {

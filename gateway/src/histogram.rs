@@ -1,4 +1,4 @@
-//! Histograms with fixed buckets: recorded with a few atomic additions, bounded for ever, rendered for Prometheus with
+//! Histograms with fixed buckets: recorded with a few atomic additions, of constant size, rendered for Prometheus with
 //! the bucket names given. (The exporter's own would keep raw samples until somebody scrapes.)
 
 use std::fmt::{Display, Write as _};

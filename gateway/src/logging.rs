@@ -1,4 +1,4 @@
-//! The log for people: structured lines, and a lid on what a crowd of peers can make it say.
+//! The log for people: structured lines, and a limit on how many lines a second peers can cause.
 
 use crate::config::{Log, LogFormat};
 use parking_lot::Mutex;
@@ -171,7 +171,7 @@ impl Throttle {
 mod tests {
     use super::*;
 
-    /// `warning` and any nonsense used to be taken for a module's name, and nothing was written any more.
+    /// `warning` and misspelled levels used to be taken for a module's name, and nothing was written any more.
     #[test]
     fn a_word_that_is_no_level_is_refused_and_none_silences_the_log() {
         for word in [

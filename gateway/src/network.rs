@@ -14,7 +14,7 @@ impl FromStr for Network {
     type Err = ();
 
     /// An address, or an address and the number of its bits that count. The others must be zero: `10.1.2.3/8` is more
-    /// likely a slip of the pen than meant.
+    /// likely a typing mistake than meant.
     fn from_str(text: &str) -> Result<Network, ()> {
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address, Some(bits.parse::<u8>().map_err(|_| ())?)),

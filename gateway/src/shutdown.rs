@@ -70,7 +70,7 @@ pub(crate) async fn fail(threads: &Arc<IoThreads>) {
     blocking(move || io.stop()).await;
 }
 
-/// Ends in good order: says goodbye to clients, and writes the last words to the log.
+/// Ends in good order: says goodbye to clients, and writes what that causes to the log.
 ///
 /// `listeners` ends when it is dropped; `committer` and `reader` are the log's threads.
 pub(crate) async fn run<L>(

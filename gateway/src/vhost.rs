@@ -104,7 +104,7 @@ impl Vhost {
         // Declared first, dropped last: wakes fire without the lock.
         let mut wakes = Wakes::default();
         let mut inner = self.lock();
-        // The engine's state after a panic half-way is nobody's guess; the log is the truth.
+        // After a panic half-way the engine's state cannot be trusted. The process ends; the next start reads the log.
         let abort = AbortOnPanic;
         inner.entries += 1;
         let began = inner.entries.is_multiple_of(SAMPLE_EVERY).then(Instant::now);
@@ -211,7 +211,7 @@ impl Vhost {
     }
 
     fn expect_timer(&self, at: Time) {
-        // The plain look first: `fetch_min` would make every turn write to a line that all threads share.
+        // A load first: `fetch_min` would make every turn write to a cache line that all threads share.
         if at.0 < self.timer_at.load(Ordering::Acquire) && at.0 < self.timer_at.fetch_min(at.0, Ordering::AcqRel) {
             self.timer.notify_one();
         }

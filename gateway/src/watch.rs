@@ -16,7 +16,7 @@ use std::time::Duration;
 const EVERY: Duration = Duration::from_secs(1);
 /// A step of the wall clock that timers are set anew for.
 const JUMP: Duration = Duration::from_secs(1);
-/// An alarm ends only this much above its limit, in percent, so that it does not flutter.
+/// An alarm ends only this much above its limit, in percent, so that it does not come and go all the time.
 const CLEAR_PERCENT: u64 = 105;
 /// Segments of free disk under which publishers wait.
 const LIMIT_SEGMENTS: u64 = 4;

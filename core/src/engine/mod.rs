@@ -251,7 +251,7 @@ impl Default for Settings {
 /// let now = Now::default();
 /// let mut engine = Engine::new(Settings::default(), Codecs::default(), 1);
 /// engine.set_rights("app".into(), Rights::all().into());
-/// let attach = Attach { vhost: "/".into(), protocol: "example", client_name: None };
+/// let attach = Attach { vhost: "/".into(), protocol: "example", ..Attach::default() };
 /// let link = engine.attach(now, &attach, "app".into(), Peer::on_this_machine(), Arc::new(Bell));
 ///
 /// let get = Get { channel: 1, queue: "q".into(), no_ack: true };

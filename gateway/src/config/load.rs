@@ -361,7 +361,7 @@ algorithms = [\"RS256\",\"ES256\"]
         .expect("valid");
         assert_eq!(config.listeners.last().expect("listeners").1.bind.len(), 1);
 
-        let error = read("[listeners.mqqt]\nbind = []\n").expect_err("a slip of the pen");
+        let error = read("[listeners.mqqt]\nbind = []\n").expect_err("a typing mistake");
         assert!(
             error.starts_with("gatepost.toml:1:12: listeners.mqqt: unknown key, did you mean mqtt?"),
             "{error}"

@@ -69,7 +69,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A listener with a name of its own says what it speaks. Without that, the name is a slip of the pen.
+    /// A listener with a name of its own says what it speaks. Without that, the name is taken for a typing mistake.
     fn is_new_listener(&self, section: &str, table: &DeTable<'_>) -> bool {
         self.schema.takes_new_sections(section) && table.get("protocol").is_some()
     }

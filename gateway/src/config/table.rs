@@ -94,7 +94,7 @@ section! {
 
 /// Stands for a default that is made of the host's name; see [`super::schema`].
 const HOST: &str = "";
-/// More I/O threads than this are a slip of the hand.
+/// More I/O threads than this are taken for a typing mistake.
 const IO_THREADS_MAX: u64 = 256;
 
 section! {

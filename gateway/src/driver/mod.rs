@@ -54,7 +54,7 @@ struct Connection {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Open,
-    /// The session is over; its last words are being written.
+    /// The session is over; the rest of its output is being written.
     Flushing {
         until: Time,
     },
@@ -192,7 +192,7 @@ impl Connection {
                     tracing::info!(peer, protocol, user = &**user, why, left_out, "connection lost");
                 }
             }
-            // A port scan or a probe that never logs in is no news.
+            // A port scan or a probe that never logs in is not worth a line at `info`.
             _ => tracing::debug!(peer, protocol, why, "connection closed"),
         }
     }
@@ -222,7 +222,7 @@ impl Connection {
         false
     }
 
-    /// The session's last words, then the transport's, then the end.
+    /// Writes the rest of the session's output, then the transport's, and closes.
     fn flush(&mut self, cx: &mut Context<'_>, now: Now) -> Poll<io::Result<()>> {
         let mut stream = Wired::new(cx, &mut self.transport);
         let flushed = self.pump.flush(now, &mut stream);

@@ -15,7 +15,7 @@ pub(super) struct Place {
     /// Of the listener it came through.
     pub(super) terms: Arc<Terms>,
     protocol: u16,
-    /// It is one of `Node::attached`, until its last words are out.
+    /// It is one of `Node::attached`, until its goodbye is written.
     attached: bool,
     /// There is no room for it. It is here to be told so.
     pub(super) over: bool,

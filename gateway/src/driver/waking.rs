@@ -33,7 +33,7 @@ impl Waking {
 
     /// Whether the flag was raised; lowers it. Must come before the engine is asked.
     pub(super) fn acknowledge(&self) -> bool {
-        // The plain look first: most turns find it lowered.
+        // A load first, which is cheaper than a swap: most turns find the flag lowered.
         self.raised.load(Ordering::Acquire) && self.raised.swap(false, Ordering::AcqRel)
     }
 

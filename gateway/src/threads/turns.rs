@@ -386,7 +386,7 @@ impl<F: Future<Output = ()> + Unpin + Send + 'static> Wake for Task<F> {
     }
 }
 
-/// Has the runtime poll its reactor before it polls us again. Waking ourselves outright would not: the runtime polls it
+/// Has the runtime poll its reactor before it polls us again. Waking ourselves directly would not: the runtime polls it
 /// only when nothing is left to run, or after some sixty polls.
 fn look_at_sockets(cx: &mut Context<'_>) {
     // Its first poll is what leaves the waker with the runtime.

@@ -75,7 +75,8 @@ impl Keys {
     /// For the endpoint of a listener.
     pub(crate) fn endpoint(&self) -> EndpointConfig {
         let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &self.secret)));
-        // Plain random ones: those of the process before must not look like nonsense, or nobody would answer them.
+        // Random ones, without a check in them: packets to connections of the process before have to be answered with a reset,
+        // and ids that fail a check get no answer.
         config.cid_generator(|| Box::new(ConnectionIds));
         config
     }
@@ -131,7 +132,8 @@ pub(super) fn server(
     Ok(Arc::new(config))
 }
 
-/// quinn's own windows are made for few connections with much to say: a few stuck peers would use up a small machine.
+/// quinn's default windows are for few connections with much traffic: a few peers that do not read would fill the memory
+/// of a small machine.
 fn transport(limits: &Limits) -> TransportConfig {
     let mut config = TransportConfig::default();
     let some = |period: Duration| Some(period).filter(|period| !period.is_zero());

@@ -136,7 +136,7 @@ impl Transport {
             Transport::Tcp(_) | Transport::Tls(_) | Transport::Unix(_) | Transport::WebSocket(_) => {
                 Duration::from_secs(1)
             }
-            // Our last word may have to be sent again.
+            // The last packet may have to be sent again.
             Transport::Quic(_) => Duration::from_secs(2),
         }
     }

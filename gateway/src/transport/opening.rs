@@ -335,7 +335,7 @@ impl Opening {
         }
         let (peer, listener) = (address_text(peer), &*self.door.terms.name);
         if !began_with_tls {
-            // A browser that looks for an icon, a probe: they were told, and are no news.
+            // A browser that looks for an icon, or a probe: it was told, and is not worth a line at `info`.
             tracing::debug!(peer, listener, why, "no WebSocket");
         } else if let Some(left_out) = node.throttle.admit() {
             tracing::warn!(
@@ -371,7 +371,7 @@ impl Opening {
     fn report(&self, node: &Node, listener: &str, peer: &Peer, refused: &Refused) {
         let peer = address_text(peer);
         if let Refused::Gone(why) = refused {
-            // A port scan, or a probe whether somebody listens, is no news.
+            // A port scan, or a probe whether somebody listens, is not worth a line at `info`.
             tracing::debug!(peer, listener, %why, "the peer left before TLS was agreed on");
             return;
         }

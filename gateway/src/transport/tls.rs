@@ -199,7 +199,7 @@ impl From<io::Error> for Refused {
 const PULLS_PER_TURN: usize = 4;
 /// The first record of TLS is a handshake (RFC 8446 5.1). No protocol of ours begins with that byte.
 const HANDSHAKE: u8 = 0x16;
-/// Enough to tell what an impostor speaks.
+/// Bytes that are kept of a peer that does not speak TLS, to tell what it speaks.
 const FIRST_BYTES: usize = 16;
 
 impl Handshake {

@@ -1,4 +1,4 @@
-//! Unix sockets: for clients on this machine, with the file's mode as the lock on the door.
+//! Unix sockets: for clients on this machine, and the file's mode says who may connect.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
