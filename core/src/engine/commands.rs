@@ -11,6 +11,9 @@ use crate::event::{Event, Op};
 use crate::slots::Link;
 use crate::time::Now;
 
+/// Work units of an exchange, a queue or a binding, beside what goes with it: they cost several times what a publish does.
+const DEFINITION_WORK: usize = 7;
+
 impl Engine {
     /// Applies commands in order, draining them. Commands of a stale link are dropped.
     pub fn apply(&mut self, now: Now, link: Link, commands: &mut Vec<Command>) -> Applied {
@@ -103,7 +106,12 @@ impl Engine {
             | Command::DeleteQueue(_)
             | Command::PurgeQueue(_)
             | Command::Bind(_)
-            | Command::Unbind(_) => self.apply_definition(link, command, budget),
+            | Command::Unbind(_) => {
+                self.apply_definition(link, command, budget)?;
+                // Not before it is done: each hold makes progress.
+                budget.spend(DEFINITION_WORK);
+                Ok(())
+            }
             Command::OpenSession(_)
             | Command::SessionExpiry(_)
             | Command::Subscribe(_)

@@ -70,6 +70,7 @@ impl Engine {
     fn try_consume(&mut self, link: Link, c: &Consume) -> Result<QueueKey, Fault> {
         let queue = self.find_queue(link, c.channel, &c.queue, Permission::Read)?;
         let q = &self.queues[queue];
+        self.listed_units += q.consumers.len() / CONSUMERS_PER_UNIT;
         let exclusive_already = q
             .consumers
             .iter()

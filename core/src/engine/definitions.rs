@@ -698,6 +698,7 @@ impl Engine {
             });
         match result {
             Ok(removed) => {
+                self.listed_units += removed.len() * BINDING_WORK;
                 let gate = self.log_removed(&removed);
                 if reply {
                     self.answer(link, channel, done(channel, Op::Unbind), gate);

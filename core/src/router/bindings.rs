@@ -309,15 +309,15 @@ impl Router {
         });
     }
 
-    /// Deletes the auto-delete exchanges that just lost their last binding, and so on; those to which many others lead by and
-    /// by ([`Router::delete_doomed`]).
+    /// Deletes the auto-delete exchanges that just lost their last binding, and so on; those to which many others lead, and the
+    /// rest of a long chain, by and by ([`Router::delete_doomed`]).
     pub(super) fn cascade(&mut self, removal: &mut Removal) {
         while let Some(id) = removal.idle.pop() {
             // It may be gone already: nothing is created in between, so the number still means the same one.
             let Some(exchange) = self.exchanges.get_mut(id as usize) else {
                 continue;
             };
-            if exchange.incoming.len() > BINDINGS_AT_ONCE {
+            if exchange.incoming.len() > BINDINGS_AT_ONCE || removal.removed.len() > CASCADE_MAX {
                 if !exchange.ending {
                     exchange.ending = true;
                     self.doomed.push(exchange.name.clone());
@@ -328,6 +328,9 @@ impl Router {
         }
     }
 }
+
+/// Bindings and exchanges that go at once with the binding that was the last of the first.
+const CASCADE_MAX: usize = 4 * BINDINGS_AT_ONCE;
 
 impl Link {
     fn identity_hash(&self, hasher: &RandomState) -> u64 {

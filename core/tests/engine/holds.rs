@@ -1,7 +1,7 @@
 //! What takes more than one hold of the engine's lock: it goes on where it stopped, and others come in between.
 
 use crate::support::*;
-use gatepost_core::command::{Command, Outcome, Unsubscribe};
+use gatepost_core::command::{BindTarget, Command, Outcome, Unsubscribe};
 use gatepost_core::engine::{Limit, ObjectKind};
 use gatepost_core::message::{Envelope, Message};
 use gatepost_core::properties::{Codecs, Origin, Properties, PropertyCodec, Value};
@@ -1121,4 +1121,50 @@ fn a_message_of_too_many_headers_is_counted_where_it_is_refused() {
     assert!(heard[0].contains("headers"), "{heard:?}");
     assert!(run(&mut w, a, [transaction(vec![m()])])[0].starts_with("failed Commit"));
     assert_eq!(w.counters().limit_refusals[Limit::MessageHeaders as usize], 2);
+}
+
+#[test]
+fn a_chain_of_exchanges_that_go_with_each_other_goes_by_and_by() {
+    // The end of its last binding took all of it along, in one hold.
+    const CHAIN: usize = 2_000;
+    let mut w = World::new(1);
+    w.set_audits(false);
+    let a = w.connect("amqp");
+    let auto = |n: usize| {
+        let mut declare = exchange(&format!("x{n}"), "fanout");
+        if let Command::DeclareExchange(d) = &mut declare {
+            d.auto_delete = true;
+        }
+        declare
+    };
+    let lead = |n: usize| {
+        let mut lead = bind(&format!("x{n}"), "", "");
+        if let Command::Bind(lead) = &mut lead {
+            lead.target = BindTarget::Exchange(format!("x{}", n + 1).into());
+        }
+        lead
+    };
+    run(&mut w, a, [transient("q")]);
+    for part in (0..CHAIN).step_by(500) {
+        run(&mut w, a, (part..part + 500).map(auto).collect::<Vec<_>>());
+    }
+    for part in (0..CHAIN - 1).step_by(500) {
+        let to = (CHAIN - 1).min(part + 500);
+        run(&mut w, a, (part..to).map(lead).collect::<Vec<_>>());
+    }
+    run(&mut w, a, [bind(&format!("x{}", CHAIN - 1), "q", "")]);
+    let Command::Bind(last) = bind(&format!("x{}", CHAIN - 1), "q", "") else {
+        unreachable!()
+    };
+    let there = || publish(Default::default(), message("x0", "", "m", false));
+    let heard = run(&mut w, a, [Command::Unbind(last), there()]);
+    assert_eq!(heard, ["done Unbind"], "the far end is still there");
+    for _ in 0..200 {
+        w.advance(ms(1));
+    }
+    let heard = run(&mut w, a, [there(), exchange("x0", "direct")]);
+    assert!(
+        heard[0].contains("no exchange 'x0'") && heard[1] == "done DeclareExchange",
+        "{heard:?}"
+    );
 }
