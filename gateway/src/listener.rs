@@ -284,6 +284,11 @@ impl Caller<'_> {
             Caller::Quic(_, incoming) => Some(incoming.remote_address()),
         }
     }
+
+    /// Whether it comes from there. Anybody can write any address on a datagram; only the handshake shows whose it is.
+    fn is_proven(&self) -> bool {
+        matches!(self, Caller::Socket(_))
+    }
 }
 
 /// Accepts connections that come to `door` and hands them to the I/O threads, for ever.
@@ -355,7 +360,8 @@ fn admit(node: &Arc<Node>, threads: &IoThreads, door: &Door, caller: Caller<'_>)
     };
     // Behind a proxy, the client's address is not known yet.
     let address = caller.address().filter(|_| terms.proxies.is_none());
-    let welcome = address.map(|address| node.protection.admit(node.clock.now().monotonic, address.ip()));
+    let (now, is_proven) = (node.clock.now().monotonic, caller.is_proven());
+    let welcome = address.map(|address| node.protection.admit(now, address.ip(), is_proven));
     if let Some(Err(why)) = welcome {
         return refuse(node, counts, door, &caller, &why.to_string());
     }

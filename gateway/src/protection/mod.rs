@@ -116,15 +116,16 @@ impl Protection {
         Arc::clone(&self.rules.read())
     }
 
-    /// Whether a connection from that address may come in.
+    /// Whether a connection from that address may come in. If it is not `proven` that it comes from there, it does not count
+    /// against the address: whoever forges it could lock the owner out.
     ///
     /// # Errors
     /// It may not, which is counted.
-    pub(crate) fn admit(&self, now: Time, address: IpAddr) -> Result<(), Unwelcome> {
+    pub(crate) fn admit(&self, now: Time, address: IpAddr, proven: bool) -> Result<(), Unwelcome> {
         let rules = self.rules();
         let answer = if self.bans.read().has_address(now, address) {
             Err(Unwelcome::Banned)
-        } else if rules.is_exempt(address) {
+        } else if rules.is_exempt(address) || !proven {
             Ok(())
         } else {
             self.addresses.lock().connect(now, address, &rules.keys)

@@ -184,7 +184,7 @@ impl Opening {
                     if let Claim::Client { from, to } = claim {
                         (peer.address, peer.local_address) = (Some(from), Some(to));
                         let now = node.clock.now().monotonic;
-                        if let Err(why) = node.protection.admit(now, from.ip()) {
+                        if let Err(why) = node.protection.admit(now, from.ip(), true) {
                             self.unwelcome(node, peer, &why.to_string());
                             return Next::Gone;
                         }
@@ -213,6 +213,13 @@ impl Opening {
             Step::Quic(mut arriving) => match arriving.poll(cx) {
                 Poll::Pending => Next::Pending(Step::Quic(arriving)),
                 Poll::Ready(Ok((quic, certificate))) => {
+                    // The handshake has shown that it comes from there.
+                    let now = node.clock.now().monotonic;
+                    let welcome = peer.address.map(|from| node.protection.admit(now, from.ip(), true));
+                    if let Some(Err(why)) = welcome {
+                        self.unwelcome(node, peer, &why.to_string());
+                        return Next::Gone;
+                    }
                     peer.certificate = certificate;
                     Next::Opened(Transport::Quic(Box::new(quic)))
                 }
@@ -347,7 +354,7 @@ impl Opening {
         }
     }
 
-    /// The client behind a proxy may not come in.
+    /// The client's address, which is known only now, may not come in.
     fn unwelcome(&self, node: &Node, peer: &Peer, why: &str) {
         if let Some(counts) = node.connections.get(self.door.terms.protocol) {
             counts.refused.fetch_add(1, Ordering::Relaxed);

@@ -54,6 +54,21 @@ fn handshakes_are_bounded_early_data_is_taken_if_allowed_and_lost_connections_ar
     gatepost.terminate();
 }
 
+/// The address on a datagram proves nothing, so it counts once the handshake is done.
+#[test]
+fn an_address_that_connects_too_fast_by_quic_is_closed() {
+    let authority = Authority::new();
+    let limits = "[protection]\nexempt = []\naddress_connections_per_second = 1\naddress_connections_burst = 2\n";
+    let mut gatepost = start(&authority, 1, "", limits);
+    python(&mut gatepost, "mqtt_quic_rate.py");
+    assert!(
+        gatepost
+            .log()
+            .contains("more than protection.address_connections_per_second allows")
+    );
+    gatepost.terminate();
+}
+
 /// What an idle client costs. The figure is printed; the bound only says that it is no order of magnitude more.
 #[test]
 fn an_idle_connection_has_its_measure() {
