@@ -106,12 +106,7 @@ impl Engine {
             | Command::DeleteQueue(_)
             | Command::PurgeQueue(_)
             | Command::Bind(_)
-            | Command::Unbind(_) => {
-                self.apply_definition(link, command, budget)?;
-                // Not before it is done: each hold makes progress.
-                budget.spend(DEFINITION_WORK);
-                Ok(())
-            }
+            | Command::Unbind(_) => self.apply_definition(link, command, budget),
             Command::OpenSession(_)
             | Command::SessionExpiry(_)
             | Command::Subscribe(_)
@@ -141,8 +136,14 @@ impl Engine {
         }
     }
 
-    /// Exchanges, queues and bindings.
+    /// Exchanges, queues and bindings. They are paid for once they are done, so that each hold makes progress.
     fn apply_definition(&mut self, link: Link, command: Command, budget: &mut Budget) -> Result<(), Command> {
+        self.define(link, command, budget)?;
+        budget.spend(DEFINITION_WORK);
+        Ok(())
+    }
+
+    fn define(&mut self, link: Link, command: Command, budget: &mut Budget) -> Result<(), Command> {
         match command {
             Command::DeclareExchange(c) => {
                 if self.end_exchange_namesake(&c.name, budget).is_err() {
