@@ -147,6 +147,7 @@ impl InFlight {
         self.ring.iter_mut().flatten().chain(self.stragglers.values_mut())
     }
     /// Every outgoing message, in no particular order.
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Outgoing> {
         self.ring.iter().flatten().chain(self.stragglers.values())
     }

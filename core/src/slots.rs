@@ -153,6 +153,7 @@ impl<K: Key, T> Slots<K, T> {
         let slots = self.slots.iter().enumerate();
         slots.filter_map(|(slot, place)| Some((K::new(slot as u32, place.generation), place.value.as_ref()?)))
     }
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
         self.slots.iter().filter_map(|place| place.value.as_ref())
     }

@@ -41,6 +41,7 @@ impl Links {
     pub(crate) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &LinkState> {
         self.slots.values().map(|l| &**l)
     }

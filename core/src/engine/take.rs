@@ -71,7 +71,13 @@ impl Engine {
             return false;
         }
         match l.outbox.pop() {
-            Some(Out::Event(event)) => events.push(event),
+            Some(Out::Event(event)) => {
+                // Most connections ask a few things when they come, and are idle then. A stream of deliveries keeps its room.
+                if !matches!(event, Event::Deliver(_)) {
+                    l.outbox.free_if_empty();
+                }
+                events.push(event);
+            }
             Some(Out::Got(fetched)) => self.hand_out_fetched(link, *fetched, events),
             _ => debug_assert!(false, "it is what it was"),
         }

@@ -158,6 +158,7 @@ impl Ready {
         levels.flat_map(Level::front_entries)
     }
     /// All entries that are here, in order.
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.levels().flat_map(|level| level.front_entries().chain(&level.tail))
     }

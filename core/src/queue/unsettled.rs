@@ -175,6 +175,7 @@ impl Unsettled {
         self.first().is_some_and(|number| number <= upto)
     }
     /// All of them, oldest first: queue, consumer, sequence, body.
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn iter(&self) -> impl Iterator<Item = (QueueKey, Option<ConsumerKey>, u64, &Body)> {
         self.chunks.iter().flat_map(|chunk| {
             chunk.places.iter().filter_map(|place| {
