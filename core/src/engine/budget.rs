@@ -1,4 +1,23 @@
 //! What one hold of the engine's lock may cost.
+//!
+//! Clients choose how much their commands do, so everything spends work units for what it does, and a hold ends when they are
+//! spent. `gatepost_longest_hold_units` shows the longest.
+//!
+//! | what | what bounds it in one hold |
+//! |---|---|
+//! | publish, transaction, dead letter, will | finding the queues stops and goes on; putting a message into them is one hold |
+//! | transaction | `transaction_deliveries_max`: messages times queues, and deliveries settled |
+//! | memory of what stopped | an eighth of that for objects, and one walk more (`walks.rs`) |
+//! | settle, recover, close, detach | a unit for each delivery; what is rejected waits for dead letters (`routing.rs`) |
+//! | consume, cancel, prefetch | a unit for 16 consumers that are listed |
+//! | get | 64 of a connection wait for the disk |
+//! | purge | what waits goes at once, what is held is looked for in steps (`purging.rs`) |
+//! | declare, bind, unbind, delete | units for each binding; chains of exchanges go by and by |
+//! | subscribe, unsubscribe, end of a session | units for each filter |
+//! | replay of retained messages | a unit for each look-up |
+//! | expiry, length limits, consumers passed over | a budget beside that of the commands, and a little for each queue |
+//! | eviction, dropping of what was purged | steps of their own (`memory.rs`) |
+//! | a jump of the clock | a unit for each queue and session |
 
 use super::Settings;
 use crate::fault::Fault;
