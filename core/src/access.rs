@@ -373,6 +373,8 @@ pub(crate) struct UserRights {
     quotas: HashMap<Name, Arc<Quota>>,
     /// Counts their changes.
     generation: u64,
+    /// A user without rights may have some again later.
+    pub(crate) come_and_go: bool,
 }
 
 impl UserRights {

@@ -3,7 +3,7 @@
 
 use crate::config::{Config, Layers};
 use crate::directory;
-use crate::directory::file::FilePeople;
+use crate::directory::Backends;
 use crate::logging::Level;
 use crate::node::Node;
 use crate::tls;
@@ -58,8 +58,8 @@ fn reload(node: &Node, layers: &Layers, level: &Level) {
         tracing::error!("the log goes on in its old file: {problem}");
     }
     match read(node, layers) {
-        Ok((config, tls, files)) => {
-            node.directory.replace(&config, files, &node.vhosts.list());
+        Ok((config, tls, backends)) => {
+            node.directory.replace(&config, backends, &node.vhosts.list());
             node.tls.replace(tls);
             level.set(&config.log.level);
             node.replace_config(config);
@@ -76,7 +76,7 @@ fn reload(node: &Node, layers: &Layers, level: &Level) {
 }
 
 /// What takes the place of what there is.
-type Next = (Config, tls::Loaded, FilePeople);
+type Next = (Config, tls::Loaded, Backends);
 
 /// What the layers say now, as far as it applies without a restart. Says what changes.
 fn read(node: &Node, layers: &Layers) -> Result<Next, Vec<String>> {
@@ -89,7 +89,7 @@ fn read(node: &Node, layers: &Layers) -> Result<Next, Vec<String>> {
     if !problems.is_empty() {
         return Err(texts(problems));
     }
-    let files = directory::load_files(&config)?;
+    let backends = directory::load(&config)?;
     let tls = node.tls.reload(&config).map_err(texts)?;
     for change in current.changes(&next) {
         let (key, from, to) = (change.name, change.from, change.to);
@@ -99,7 +99,7 @@ fn read(node: &Node, layers: &Layers) -> Result<Next, Vec<String>> {
             Applies::Restart => tracing::warn!(key, from, to, "not changed: this needs a restart"),
         }
     }
-    Ok((config, tls, files))
+    Ok((config, tls, backends))
 }
 
 /// Writes the node's state to the log, for whoever looks at a gateway that behaves oddly.

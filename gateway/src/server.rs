@@ -88,6 +88,10 @@ async fn run(
         let renewed = Arc::clone(&node);
         tasks.spawn(async move { directory::users::renew(&renewed, obsolete).await });
     }
+    if let Some(granted) = node.directory.granted() {
+        let lent = Arc::clone(&node);
+        tasks.spawn(async move { directory::lent::run(&lent, granted).await });
+    }
     let tickets = Arc::clone(node.tls.tickets());
     tasks.spawn(async move { tickets.run().await });
     tasks.spawn(reloads);

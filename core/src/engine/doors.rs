@@ -65,6 +65,12 @@ impl Engine {
         self.rights.set_quota(user, quota);
     }
 
+    /// Whether users have rights only for as long as something outside says. Then a session whose owner has none is not free
+    /// for somebody else.
+    pub fn set_users_come_and_go(&mut self, come_and_go: bool) {
+        self.rights.come_and_go = come_and_go;
+    }
+
     /// What the vhost may have at once from now on. What it has already, it keeps.
     pub fn set_vhost_limits(&mut self, limits: VhostLimits) {
         self.vhost_limits = limits;
@@ -262,7 +268,7 @@ impl Engine {
     }
 
     /// Asks for a session: whether it may be this user's, and for its will. A session whose user is gone ends: its
-    /// messages are for nobody else.
+    /// messages are for nobody else. Where users come and go, nobody is known to be gone.
     pub(crate) fn permit_session(&mut self, link: Link, c: &mut OpenSession) -> Result<(), Fault> {
         let Some(l) = self.links.get_mut(link) else {
             return Ok(());
@@ -272,7 +278,7 @@ impl Engine {
         let session = self.sessions.named(&c.client_id);
         let owner = session.and_then(|s| self.sessions.get(s)).map(|s| &s.owner);
         let others = owner.filter(|owner| !owner.is_empty() && **owner != user);
-        if others.is_some_and(|owner| self.rights.of(owner).is_none()) {
+        if !self.rights.come_and_go && others.is_some_and(|owner| self.rights.of(owner).is_none()) {
             c.clean_start = true;
         } else if others.is_some() {
             let vhost = &self.settings.vhost;

@@ -44,6 +44,19 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
         let what = "the back end \"file\" needs it".to_owned();
         problems.push(load::problem("", "auth.file.passwords", what));
     }
+    if auth.backends.iter().any(|name| name == "jwt") && config.auth_jwt.jwks.is_empty() {
+        let what = "the back end \"jwt\" needs it".to_owned();
+        problems.push(load::problem("", "auth.jwt.jwks", what));
+    }
+    for name in config
+        .auth_jwt
+        .algorithms
+        .iter()
+        .filter(|name| !matches!(name.as_str(), "RS256" | "ES256"))
+    {
+        let what = format!("expected some of RS256, ES256, found \"{name}\"");
+        problems.push(load::problem("", "auth.jwt.algorithms", what));
+    }
     let per_thread = auth.hashing_memory.0 / auth.hashing_threads.max(1) as u64;
     if auth.argon2_memory.0 > per_thread {
         let threads = auth.hashing_threads;

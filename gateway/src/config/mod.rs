@@ -23,8 +23,8 @@ mod value;
 pub use load::Layers;
 pub use source::{Problem, Problems};
 pub use table::{
-    Anonymous, AnonymousHere, Auth, AuthCertificate, AuthFile, ClientAuth, Confirm, Disk, Durability, Identity, Limits,
-    Listener, Log, LogFormat, Memory, Metrics, Mqtt, Node, Protection, Store, Tls, TlsVersion,
+    Anonymous, AnonymousHere, Auth, AuthCertificate, AuthFile, AuthJwt, ClientAuth, Confirm, Disk, Durability,
+    Identity, Limits, Listener, Log, LogFormat, Memory, Metrics, Mqtt, Node, Protection, Store, Tls, TlsVersion,
 };
 pub use units::{Budget, Period, Size};
 
@@ -54,6 +54,7 @@ pub struct Config {
     pub mqtt: Mqtt,
     pub auth: Auth,
     pub auth_file: AuthFile,
+    pub auth_jwt: AuthJwt,
     pub certificate: AuthCertificate,
     pub metrics: Metrics,
     /// The values of all keys, from which protocols read theirs.
@@ -78,6 +79,7 @@ impl Config {
             mqtt: Mqtt::read(&values, "mqtt"),
             tls: Tls::read(&values, "tls"),
             auth: Auth::read(&values, "auth"),
+            auth_jwt: AuthJwt::read(&values, "auth.jwt"),
             auth_file: AuthFile::read(&values, "auth.file"),
             certificate: AuthCertificate::read(&values, "auth.certificate"),
             metrics: Metrics::read(&values, "metrics"),

@@ -431,8 +431,8 @@ words! {
 section! {
     /// Who may log in.
     Auth {
-        /// Who is asked about a name: `internal` (the users that the gateway keeps) and `file` (Mosquitto's files). It belongs
-        /// to the first that knows it.
+        /// Who is asked about a name: `internal` (the users that the gateway keeps), `file` (Mosquitto's files). It belongs to
+        /// the first that knows it. With `jwt` a password may be a token, which brings a user of its own.
         backends: Vec<String> = "[\"internal\"]", Kind::Texts, Now;
         /// Users that may log in from this machine only.
         loopback_users: Vec<String> = "[\"guest\"]", Kind::Texts, Now;
@@ -463,6 +463,24 @@ section! {
         passwords: String = "\"\"", Kind::File, Now;
         /// ACL file; empty: its users may use every topic. It also says what clients without a name may do.
         acl: String = "\"\"", Kind::File, Now;
+    }
+}
+
+section! {
+    /// The back end `jwt`: the password is a token. Its keys are read again on SIGHUP.
+    AuthJwt {
+        /// File with the issuer's public keys (JWKS).
+        jwks: String = "\"\"", Kind::File, Now;
+        /// What a token's `aud` must name, and what its scopes begin with.
+        resource_server_id: String = "\"gatepost\"", Kind::Text, Now;
+        /// Whether `aud` is looked at.
+        verify_aud: bool = "true", Kind::Flag, Now;
+        /// Signatures that count: `RS256`, `ES256`.
+        algorithms: Vec<String> = "[\"RS256\", \"ES256\"]", Kind::Texts, Now;
+        /// Claims that name the user; the first that is there counts.
+        username_claims: Vec<String> = "[\"sub\", \"client_id\"]", Kind::Texts, Now;
+        /// Claims that hold scopes.
+        scope_claims: Vec<String> = "[\"scope\"]", Kind::Texts, Now;
     }
 }
 
@@ -515,13 +533,7 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
     ("auth.http.topic_url", &["\"\""]),
     ("auth.http.timeout", &["\"2s\""]),
     ("auth.http.ca", &["\"\""]),
-    ("auth.jwt.jwks", &["\"\""]),
     ("auth.jwt.jwks_ttl", &["\"1h\""]),
-    ("auth.jwt.resource_server_id", &["\"gatepost\""]),
-    ("auth.jwt.verify_aud", &["true"]),
-    ("auth.jwt.algorithms", &["[\"RS256\", \"ES256\"]"]),
-    ("auth.jwt.username_claims", &["[\"sub\", \"client_id\"]"]),
-    ("auth.jwt.scope_claims", &["[\"scope\"]"]),
     ("metrics.auth", &["false"]),
     ("metrics.per_object_limit", &["2000"]),
     ("definitions.file", &["\"\""]),

@@ -11,6 +11,7 @@
 //! - [`rules`]: who may log in from where, without a name, or by certificate.
 //! - [`password`], [`hashing`]: hashes, and the threads that compute them.
 //! - [`grants`]: how topic permissions are written.
+//! - [`jwt`], [`lent`]: tokens, and the users that they bring for a while.
 //! - [`file`]: Mosquitto's password and ACL files. A name belongs to the first of `auth.backends` that knows it.
 //!
 //! # Verbs
@@ -49,6 +50,8 @@
 pub(crate) mod file;
 pub(crate) mod grants;
 pub(crate) mod hashing;
+pub(crate) mod jwt;
+pub(crate) mod lent;
 pub(crate) mod limits;
 pub(crate) mod password;
 pub(crate) mod people;
@@ -75,6 +78,8 @@ use gatepost_core::properties::{Name, Table};
 use gatepost_core::quota::Seat;
 use gatepost_core::store::{Record, Recovered, VhostId};
 use hashing::{Answer, Check, Hashing};
+use jwt::Issuer;
+use lent::Granted;
 use parking_lot::{Mutex, RwLock};
 use password::{PASSWORD_BYTES_MAX, PasswordHash, Workspace};
 use people::{Backend, People};
@@ -152,6 +157,10 @@ pub(crate) struct Directory {
     obsolete_seen: Mutex<Option<mpsc::Receiver<Obsolete>>>,
     /// Connections that a user's limit refused.
     connections_refused: AtomicU64,
+    /// Whose tokens count.
+    issuer: RwLock<Option<Arc<Issuer>>>,
+    granted: mpsc::UnboundedSender<Granted>,
+    granted_seen: Mutex<Option<mpsc::UnboundedReceiver<Granted>>>,
 }
 
 /// A hash to be replaced.
@@ -196,6 +205,8 @@ impl Directory {
             ..People::default()
         };
         let (obsolete, obsolete_seen) = mpsc::channel(OBSOLETE_MAX);
+        // At most one for each login that waits to be checked, and those are bounded.
+        let (granted, granted_seen) = mpsc::unbounded_channel();
         Ok(Directory {
             rules: RwLock::new(Arc::new(Rules::new(config))),
             people: RwLock::new(people),
@@ -205,6 +216,9 @@ impl Directory {
             obsolete,
             obsolete_seen: Mutex::new(Some(obsolete_seen)),
             connections_refused: AtomicU64::new(0),
+            issuer: RwLock::new(load_issuer(config)?.map(Arc::new)),
+            granted,
+            granted_seen: Mutex::new(Some(granted_seen)),
         })
     }
 
@@ -260,7 +274,9 @@ impl Directory {
     }
 
     /// Holds later logins against other rules, and tells the engines what that changes for the users of files.
-    pub(crate) fn replace(&self, config: &Config, mut file: FilePeople, vhosts: &[Arc<Vhost>]) {
+    pub(crate) fn replace(&self, config: &Config, backends: Backends, vhosts: &[Arc<Vhost>]) {
+        let Backends { mut file, issuer } = backends;
+        *self.issuer.write() = issuer.map(Arc::new);
         *self.rules.write() = Arc::new(Rules::new(config));
         self.hashing.configure(rules::hashing(config));
         let gone: Vec<Name> = {
@@ -343,6 +359,35 @@ impl Directory {
         self.connections_refused.load(Ordering::Relaxed)
     }
 
+    /// Has a token verified.
+    fn check_token(&self, issuer: Arc<Issuer>, user: Name, token: Box<[u8]>, to: &Arc<dyn Answer>) -> Option<Event> {
+        if token.len() > jwt::TOKEN_BYTES_MAX {
+            return Some(lent::refused(user));
+        }
+        let (granted, bytes, waits) = (self.granted.clone(), token.len(), Arc::downgrade(to));
+        let name = user.clone();
+        let verify = Box::new(move || match issuer.verify(&token, lent::now()) {
+            Ok(token) => granted
+                .send(Granted { token, to: waits })
+                .err()
+                .map(|_| lent::refused(name)),
+            Err(why) => {
+                tracing::debug!(%name, why, "a token was refused");
+                Some(lent::refused(name))
+            }
+        });
+        let busy = self.hashing.work(bytes, Arc::downgrade(to), verify).err();
+        busy.map(|hashing::Busy| {
+            let why = LoginFailure::Busy;
+            Event::LoginRefused(Box::new(LoginRefused { user, why }))
+        })
+    }
+
+    /// The tokens that are good. Once.
+    pub(crate) fn granted(&self) -> Option<mpsc::UnboundedReceiver<Granted>> {
+        self.granted_seen.lock().take()
+    }
+
     /// The hashes that should be made anew. Once.
     pub(crate) fn obsolete(&self) -> Option<mpsc::Receiver<Obsolete>> {
         self.obsolete_seen.lock().take()
@@ -353,7 +398,7 @@ impl Directory {
     /// # Errors
     /// QuotaExceeded: the user has as many as it may. AccessRefused: it was deleted since it logged in.
     pub(crate) fn enter(&self, user: &Name) -> Result<Seat, Fault> {
-        let quota = self.people.read().known(user).map(|known| Arc::clone(known.quota));
+        let quota = self.people.read().quota(user).cloned();
         let Some(quota) = quota else {
             return Err(Fault::new(
                 FaultKind::AccessRefused,
@@ -377,8 +422,14 @@ impl Directory {
             Decision::Check { user, password } => (user, password),
         };
         let known = people.known(&user).map(|known| Arc::clone(known.hash));
-        let known = known.filter(|hash| **hash != PasswordHash::Nothing);
         drop(people);
+        if known.is_none()
+            && jwt::is_token(&password)
+            && let Some(issuer) = self.issuer.read().clone()
+        {
+            return self.check_token(issuer, user, password, to);
+        }
+        let known = known.filter(|hash| **hash != PasswordHash::Nothing);
         let is_known = known.is_some();
         let hash = known.unwrap_or_else(|| Arc::clone(&rules.decoy));
         let decide = {
@@ -423,11 +474,29 @@ impl Directory {
     }
 }
 
-/// What the files say, if they are asked.
+/// What back ends read from files.
+pub(crate) struct Backends {
+    file: FilePeople,
+    issuer: Option<Issuer>,
+}
+
+/// Reads what the back ends need that are asked.
 ///
 /// # Errors
-/// All that is wrong in them.
-pub(crate) fn load_files(config: &Config) -> Result<FilePeople, Vec<String>> {
+/// All that is wrong in it.
+pub(crate) fn load(config: &Config) -> Result<Backends, Vec<String>> {
+    Ok(Backends {
+        file: load_files(config)?,
+        issuer: load_issuer(config).map_err(|problem| vec![problem])?,
+    })
+}
+
+fn load_issuer(config: &Config) -> Result<Option<Issuer>, String> {
+    let is_asked = rules::backends(config).contains(&Backend::Jwt);
+    is_asked.then(|| Issuer::load(config)).transpose()
+}
+
+fn load_files(config: &Config) -> Result<FilePeople, Vec<String>> {
     if rules::backends(config).contains(&Backend::File) {
         FilePeople::load(config)
     } else {
@@ -441,7 +510,8 @@ impl People {
         for (user, _) in self.permissions.keys().filter(|(_, v)| *v == vhost) {
             self.instruct_about(user, vhost, engine);
         }
-        for user in &self.names_of_files() {
+        engine.set_users_come_and_go(self.backends.contains(&Backend::Jwt));
+        for user in self.names_of_files().iter().chain(self.lent.keys()) {
             self.instruct_about(user, vhost, engine);
         }
     }
@@ -466,6 +536,7 @@ impl People {
                     in_default.then(|| Arc::clone(nameless))
                 }
                 (Backend::Internal, _) => self.rights(user, vhost).map(Arc::new),
+                (Backend::Jwt, _) => None,
                 (Backend::File, _) => self
                     .file
                     .users
@@ -473,9 +544,11 @@ impl People {
                     .filter(|_| in_default)
                     .map(|user| Arc::clone(&user.rights)),
             });
-        match known.zip(rights) {
-            Some((known, rights)) => {
-                engine.set_quota(user.clone(), Arc::clone(known.quota));
+        let lent = self.lent.get(user).filter(|_| known.is_none());
+        let lent = lent.and_then(|lent| Some((&lent.quota, lent.grant.rights(engine.vhost())?)));
+        match known.map(|known| known.quota).zip(rights).or(lent) {
+            Some((quota, rights)) => {
+                engine.set_quota(user.clone(), Arc::clone(quota));
                 engine.set_rights(user.clone(), rights);
             }
             None => engine.remove_rights(user),

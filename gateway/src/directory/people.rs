@@ -1,6 +1,7 @@
 //! Users, permissions and limits, as the node has them in memory: what the log knows, read.
 
 use super::file::FilePeople;
+use super::lent::Lent;
 use super::password::PasswordHash;
 use super::{DirectoryError, grants};
 use gatepost_core::access::{NamePattern, Rights};
@@ -34,6 +35,8 @@ pub(crate) struct People {
     pub connections_max: Option<u32>,
     /// Users of Mosquitto's files.
     pub file: FilePeople,
+    /// Users that are there for as long as a token says.
+    pub lent: BTreeMap<Name, Lent>,
     /// Who is asked, in this order. A name belongs to the first back end that knows it.
     pub backends: Vec<Backend>,
     /// Whom clients without a name become.
@@ -49,6 +52,7 @@ impl Default for People {
             limits: BTreeMap::new(),
             connections_max: None,
             file: FilePeople::default(),
+            lent: BTreeMap::new(),
             backends: vec![Backend::Internal],
             nameless_user: "".into(),
         }
@@ -62,11 +66,17 @@ pub(crate) enum Backend {
     Internal,
     /// Mosquitto's files.
     File,
+    /// Tokens.
+    Jwt,
 }
 
 impl Backend {
     /// As the configuration calls them.
-    pub(crate) const ALL: [(&'static str, Backend); 2] = [("internal", Backend::Internal), ("file", Backend::File)];
+    pub(crate) const ALL: [(&'static str, Backend); 3] = [
+        ("internal", Backend::Internal),
+        ("file", Backend::File),
+        ("jwt", Backend::Jwt),
+    ];
 }
 
 /// A user of any back end that can list its users.
@@ -119,7 +129,15 @@ impl People {
                 quota: &user.quota,
                 backend: *backend,
             }),
+            // A token says its user's name when it comes.
+            Backend::Jwt => None,
         })
+    }
+
+    /// What a user has open, whoever says that there is that user.
+    pub(super) fn quota(&self, name: &str) -> Option<&Arc<Quota>> {
+        let lent = || self.lent.get(name).map(|lent| &lent.quota);
+        self.known(name).map(|known| known.quota).or_else(lent)
     }
 
     /// Whether users of Mosquitto's files count.

@@ -7,36 +7,12 @@ import pika.exceptions
 import mqtt_raw as raw
 from amqp import connect as amqp_connect
 from amqp import refused
+from doors import NOT_AUTHORIZED, acknowledged, amqp, refusal
 from harness import ask, case, equal, eventually, main, unique
 from mqtt import V3, V5, Client, both
 from stomps import Client as StompClient
 
 PLANT, READER = ("plant", "s3cret"), ("reader", "s3cret")
-NOT_AUTHORIZED = 0x87
-
-
-def amqp(user=PLANT):
-    return amqp_connect(credentials=pika.PlainCredentials(*user)).channel()
-
-
-def refusal(**settings):
-    """Connects and returns the reason of the CONNACK."""
-    client = Client(connect=False, **settings)
-    try:
-        client.connect()
-        client._until(lambda: client.connack, "a CONNACK")
-    finally:
-        client.drop()
-    return client.connack[0].value
-
-
-def acknowledged(client, topic, qos):
-    """Publishes, and returns the reason code of the acknowledgement."""
-    reasons = []
-    client.paho.on_publish = lambda c, u, mid, reason, props: reasons.append(reason.value)
-    client.publish(topic, b"x", qos)
-    eventually(lambda: reasons, "the acknowledgement")
-    return reasons[0]
 
 
 @case
@@ -122,13 +98,13 @@ def bad_credentials_are_told_apart_from_access_only_by_code():
 @case
 def amqp_closes_the_channel_with_403():
     by = "in vhost '/' refused for user 'plant'"
-    refused(403, f"ACCESS_REFUSED - configure access to queue 'orders' {by}", lambda: amqp().queue_declare("orders"))
-    refused(403, f"ACCESS_REFUSED - configure access to exchange 'x' {by}", lambda: amqp().exchange_declare("x"))
-    refused(403, f"ACCESS_REFUSED - read access to queue 'orders' {by}", lambda: amqp().basic_get("orders"))
-    refused(403, f"ACCESS_REFUSED - read access to queue 'orders' {by}", lambda: amqp().queue_purge("orders"))
+    refused(403, f"ACCESS_REFUSED - configure access to queue 'orders' {by}", lambda: amqp(PLANT).queue_declare("orders"))
+    refused(403, f"ACCESS_REFUSED - configure access to exchange 'x' {by}", lambda: amqp(PLANT).exchange_declare("x"))
+    refused(403, f"ACCESS_REFUSED - read access to queue 'orders' {by}", lambda: amqp(PLANT).basic_get("orders"))
+    refused(403, f"ACCESS_REFUSED - read access to queue 'orders' {by}", lambda: amqp(PLANT).queue_purge("orders"))
 
     def publish(exchange, key):
-        channel = amqp()
+        channel = amqp(PLANT)
         channel.confirm_delivery()
         channel.basic_publish(exchange, key, b"x")
 
@@ -189,7 +165,7 @@ def a_topic_is_decided_alike_in_all_protocols():
     by_mqtt = [acknowledged(Client(V5, user=PLANT), topic, 1) != NOT_AUTHORIZED for topic in topics]
 
     def by_amqp(topic):
-        channel = amqp()
+        channel = amqp(PLANT)
         channel.confirm_delivery()
         try:
             channel.basic_publish("amq.topic", topic.replace("/", "."), b"x")

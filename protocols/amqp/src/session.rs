@@ -31,7 +31,7 @@ use crate::settings::{FRAME_MIN, Settings};
 use channel::Env;
 use channels::Channels;
 
-use gatepost_core::command::{ClientProperties, Command};
+use gatepost_core::command::{ClientProperties, Command, Login};
 use gatepost_core::event::{Event, Op, Pressure};
 use gatepost_core::interop::Drops;
 use gatepost_core::properties::Name;
@@ -288,10 +288,12 @@ impl AmqpSession {
             }
             // RabbitMQ takes a close before open for an error; it is just a client that changed its mind.
             (_, Connection::Close { .. }) => Err(self.goodbye(cx)),
-            // Names and passwords are checked once, at login, so a new secret has nothing to be checked against. RabbitMQ's
-            // internal users behave the same.
-            (State::Running, Connection::UpdateSecret { .. }) => {
-                Connection::UpdateSecretOk {}.encode(0, cx.out);
+            // Nothing more is read until it is answered: see `login_event`.
+            (State::Running, Connection::UpdateSecret { secret, .. }) => {
+                cx.commands.push(Command::Authenticate(Box::new(Login::Password {
+                    user: self.client.user.clone(),
+                    password: secret.into(),
+                })));
                 Ok(())
             }
             _ => Err(self.unexpected_method(ids)),
@@ -411,6 +413,9 @@ impl AmqpSession {
                 }
             }
             (_, Event::Closed(reason)) => Err((0, map::forced(reason, &self.client.user, &self.client.vhost).into())),
+            (State::Running, event @ (Event::Authenticated { .. } | Event::LoginRefused(_))) => {
+                self.secret_event(cx, event).map_err(|error| (0, error))
+            }
             (State::Running, event) => self.channel_event(cx, event),
             (_, event) => self.login_event(cx, event).map_err(|error| (0, error)),
         };

@@ -190,6 +190,20 @@ impl AmqpSession {
         }
     }
 
+    /// The answer to a new secret. The user stays who it is.
+    pub(super) fn secret_event(&mut self, cx: &mut Cx<'_>, event: Event) -> Result<(), Error> {
+        match event {
+            Event::Authenticated { user } if user == self.client.user => {
+                Connection::UpdateSecretOk {}.encode(0, cx.out);
+                Ok(())
+            }
+            _ => {
+                let detail = "New secret was refused by one of the backends";
+                Err(Error::new(Code::NotAllowed, detail, (10, 70)))
+            }
+        }
+    }
+
     /// Those of the settings that we have, and that can succeed on this connection.
     fn offered_mechanisms(&self) -> impl Iterator<Item = &'static str> + use<'_> {
         let known = |name: &Name| {

@@ -331,17 +331,33 @@ fn the_handshake_has_ten_seconds() {
     assert!(script.ended.unwrap().abnormal);
 }
 
+/// A token that expires is replaced this way.
 #[test]
-fn update_secret_ok() {
-    let mut script = Script::with_channel();
-    script.send(
-        0,
-        Method::Connection(Connection::UpdateSecret {
-            secret: b"new",
-            reason: "expired",
-        }),
-    );
-    assert_eq!(script.said(), ["0 Connection(UpdateSecretOk)"]);
+fn a_new_secret_is_checked_and_must_be_the_same_user_s() {
+    for (answer, expected) in [
+        (
+            Event::Authenticated { user: "guest".into() },
+            "0 Connection(UpdateSecretOk)",
+        ),
+        (
+            Event::Authenticated { user: "other".into() },
+            "NOT_ALLOWED - New secret was refused",
+        ),
+        (refused(), "NOT_ALLOWED - New secret was refused"),
+    ] {
+        let mut script = Script::with_channel();
+        script.send(
+            0,
+            Method::Connection(Connection::UpdateSecret {
+                secret: b"new",
+                reason: "expired",
+            }),
+        );
+        assert!(matches!(script.command(), Command::Authenticate(_)));
+        script.tell(answer);
+        let said = script.said();
+        assert!(said[0].contains(expected), "{said:?}");
+    }
 }
 
 #[test]
