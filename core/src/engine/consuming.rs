@@ -527,7 +527,7 @@ impl Engine {
         };
         let seq = entry.seq;
         q.put_back(entry);
-        self.note_held_by_purge(queue, seq);
+        self.spare_from_purge(queue, seq);
         self.touch(queue);
         true
     }
@@ -657,7 +657,7 @@ impl Engine {
             }
             budget.check()?;
             if let Some(key) = c.consumers.pop() {
-                // An auto-delete queue goes with its last consumer, and what the channel holds of it with the queue.
+                // An auto-delete queue goes with its last consumer, and what the channel has of it with the queue.
                 let units = self.remove_consumer(key);
                 budget.spend(units);
             }

@@ -518,7 +518,7 @@ impl LinkState {
     }
 }
 
-/// Whether an answer to the command may have to wait for the log. What takes things away, or ends them, is never held up.
+/// Whether an answer to the command may have to wait for the log. What takes things away, or ends them, never waits.
 pub(crate) fn may_be_answered(command: &Command) -> bool {
     !matches!(
         command,

@@ -50,7 +50,7 @@ impl Engine {
             entry,
         };
         postponed.rejected.push(postponed.numbered, delivered);
-        self.note_held_by_purge(queue, seq);
+        self.spare_from_purge(queue, seq);
     }
 
     /// The disk has room again: postponed messages are dead-lettered in the holds that follow.

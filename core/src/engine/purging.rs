@@ -1,9 +1,9 @@
-//! Purges. What waits in a queue is gone at once. If nothing of it is held, one record says so; if consumers hold some, the log
-//! is told all sequences but those. How many are held is for clients to choose, so that is looked up in as many holds as it
-//! takes.
+//! Purges. What waits in a queue is gone at once. If nothing of the queue is outstanding (reserved, unsettled, or a dead
+//! letter that waits to be published), one record says so. Otherwise the log is told all sequences but those. How many are
+//! outstanding is for clients to choose, so they are looked up in as many holds of the lock as it takes.
 //!
-//! Deliveries move while the search goes on: back to the queue, or on to where dead letters go. Whatever moves is noted as
-//! held ([`Engine::note_held_by_purge`]), so nothing can pass the search by.
+//! Deliveries move while the search goes on: back to the queue, or on to where dead letters go. Whatever moves is noted
+//! ([`Engine::spare_from_purge`]), so the search misses nothing.
 
 use super::Engine;
 use super::budget::{Budget, Unfinished};
@@ -17,7 +17,7 @@ use crate::queue::purging::{Place, Purged, Stage};
 use crate::slots::{Link, QueueKey};
 use crate::store::Record;
 
-/// Held deliveries that are looked at for the cost of a work unit.
+/// Outstanding deliveries that are looked at for the cost of a work unit.
 const LOOKED_AT_PER_UNIT: usize = 64;
 
 impl Engine {
@@ -73,12 +73,12 @@ impl Engine {
             return (0, false);
         };
         let messages = q.depth_told();
-        let (id, upto, is_held) = (q.id, q.next_seq(), q.unsettled() > 0 || !dying.is_empty());
-        let Purged { ready, logged } = q.purge(is_held);
+        let (id, upto, has_outstanding) = (q.id, q.next_seq(), q.unsettled() > 0 || !dying.is_empty());
+        let Purged { ready, logged } = q.purge(has_outstanding);
         for seq in dying {
             q.spare(seq);
         }
-        if logged && !is_held {
+        if logged && !has_outstanding {
             self.staging.record(Record::Purge { queue: id, upto });
         }
         self.memory.doom(ready);
@@ -90,7 +90,7 @@ impl Engine {
         while let Some(purging) = self.queues.get(queue).and_then(|q| q.purging.as_ref()) {
             budget.check()?;
             match purging.stage {
-                Stage::Looking(place) => self.look_for_held(queue, place, budget),
+                Stage::Looking(place) => self.look_for_outstanding(queue, place, budget),
                 Stage::Telling(from) => self.tell_purged(queue, from, budget),
                 Stage::Forgetting => self.forget_counts(queue, budget),
             }
@@ -98,16 +98,16 @@ impl Engine {
         Ok(())
     }
 
-    /// A message of the queue that was held has moved: if the queue is being purged, it stays.
+    /// An outstanding message of the queue has moved: if the queue is being purged, it stays.
     #[inline]
-    pub(crate) fn note_held_by_purge(&mut self, queue: QueueKey, seq: u64) {
+    pub(crate) fn spare_from_purge(&mut self, queue: QueueKey, seq: u64) {
         if let Some(q) = self.queues.get_mut(queue) {
             q.spare(seq);
         }
     }
 
-    /// Looks through some of what one link holds.
-    fn look_for_held(&mut self, queue: QueueKey, place: Place, budget: &mut Budget) {
+    /// Looks through some of one link's deliveries.
+    fn look_for_outstanding(&mut self, queue: QueueKey, place: Place, budget: &mut Budget) {
         let mut found = Vec::new();
         let mut note = |of: QueueKey, seq: u64| {
             if of == queue {
@@ -136,7 +136,7 @@ impl Engine {
         };
         budget.spend(1);
         for seq in found {
-            self.note_held_by_purge(queue, seq);
+            self.spare_from_purge(queue, seq);
         }
         if let Some(purging) = self.queues.get_mut(queue).and_then(|q| q.purging.as_mut()) {
             purging.stage = next.map_or(Stage::Telling(0), Stage::Looking);
@@ -206,9 +206,9 @@ fn look_at_outbox(l: &LinkState, note: &mut impl FnMut(QueueKey, u64)) -> usize 
     looked_at + l.channel_count()
 }
 
-/// Some of what a channel holds unsettled. Returns where to go on.
+/// Looks at some of a channel's unsettled deliveries. Returns where to go on.
 fn look_at_channel(l: &LinkState, place: Place, steps: &mut usize, note: &mut impl FnMut(QueueKey, u64)) -> Place {
-    // Channels may come and go meanwhile. What one that goes has held goes back, which is noted.
+    // Channels may come and go meanwhile. Deliveries of one that goes go back to their queues, which is noted.
     let Some(c) = l.channel_from(place.channel) else {
         return Place::of_slot(place.slot + 1);
     };
@@ -219,11 +219,11 @@ fn look_at_channel(l: &LinkState, place: Place, steps: &mut usize, note: &mut im
     } else {
         (false, 0)
     };
-    let held = match (postponed, &c.postponed) {
+    let outstanding = match (postponed, &c.postponed) {
         (false, _) => Some(&c.unsettled),
         (true, postponed) => postponed.as_ref().map(|postponed| &postponed.rejected),
     };
-    match held.and_then(|held| held.look_from(number, steps, note)) {
+    match outstanding.and_then(|unsettled| unsettled.look_from(number, steps, note)) {
         Some(number) => Place {
             channel,
             postponed,

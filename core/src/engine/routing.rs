@@ -35,7 +35,7 @@ impl Engine {
         self.memory.pin(&message);
         self.internal_bytes += message.memory();
         if let Source::Entry { queue, seq, .. } = source {
-            self.note_held_by_purge(queue, seq);
+            self.spare_from_purge(queue, seq);
         }
         self.internal.push_back(Internal { message, skip, source });
     }

@@ -137,7 +137,7 @@ impl Unsettled {
             self.count += 1;
         }
     }
-    /// How many are held.
+    /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.count
     }
