@@ -377,14 +377,15 @@ fn a_listener_has_its_own_vhost_anonymous_rule_and_number_of_connections() {
                 connect[14] = b'a' + n;
                 raw.send(&connect);
                 let mut connack = [0; 4];
-                if raw.0.read_exact(&mut connack).is_ok() {
-                    assert_eq!(connack, CONNACK);
+                // One that was refused may still be on its way out.
+                if raw.0.read_exact(&mut connack).is_ok() && connack == CONNACK {
                     return raw;
                 }
             }
         })
         .collect();
-    assert_eq!(answer(&mut Raw::connect(port)), b"", "two are there");
+    // Told in MQTT's words: the server is unavailable.
+    assert_eq!(answer(&mut Raw::connect(port)), [0x20, 2, 0, 3], "two are there");
     assert_eq!(
         answer(&mut Raw::connect(gatepost.mqtt)),
         CONNACK,
