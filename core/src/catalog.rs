@@ -25,6 +25,9 @@
 //!   are there so that what fills them needs no new format.
 
 pub mod directory;
+mod words;
+
+pub use words::words;
 
 use crate::binding::{Binding, Destination};
 use crate::command::Will;

@@ -5,8 +5,10 @@
 use crate::clock::Clock;
 use crate::exit::Failure;
 use crate::store::failure;
+use gatepost_core::catalog;
 use gatepost_core::store::disk::RealDisk;
-use gatepost_core::store::{self, Progress, StoreError, StoreSettings};
+use gatepost_core::store::{self, DamagedKey, Loss, Progress, Report, StoreError, StoreSettings};
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,10 +34,12 @@ pub fn check(data: &Path, repair: bool) -> Result<(), Failure> {
         });
         let repaired = repaired.map_err(|error| failure(data, error))?;
         println!("{repaired}");
+        print!("{}", lost_definitions(&repaired.before));
         (repaired.is_clean(), repaired.before.is_clean())
     } else {
         let report = store::check(&disk, &mut |at| progress.say(&at)).map_err(|error| failure(data, error))?;
         println!("{report}");
+        print!("{}", lost_definitions(&report));
         (report.is_clean(), report.is_clean())
     };
     match (is_clean, was_clean) {
@@ -50,6 +54,33 @@ pub fn check(data: &Path, repair: bool) -> Result<(), Failure> {
             data.display()
         ))),
     }
+}
+
+/// The keyed records that do not hold, in words: which they are, what is known of them, and what that costs.
+fn lost_definitions(report: &Report) -> String {
+    let mut text = String::new();
+    for damaged in &report.damaged_keys {
+        let DamagedKey {
+            key,
+            path,
+            offset,
+            loss,
+        } = damaged;
+        let (value, costs) = match loss {
+            Loss::None => (None, "nothing is lost, a newer record counts"),
+            Loss::Known(value) => (
+                value.as_deref(),
+                "nothing is lost, the checkpoint has a second copy, which the next start writes to the log",
+            ),
+            Loss::Unknown => (
+                None,
+                "no second copy is known; if no other record of it is there, it is lost, and what belongs to it lives on",
+            ),
+        };
+        let what = catalog::words(key, value);
+        let _ = writeln!(text, "{path} at {offset}: {what}: {costs}");
+    }
+    text
 }
 
 /// A line every second, and none if it is done before the first.

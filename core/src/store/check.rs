@@ -4,6 +4,7 @@ use super::checkpoint::{self, Checkpoint, Covered};
 use super::directory::{Entries, Listed};
 use super::disk::{Disk, DiskFile, Patient};
 use super::footer::{Ending, Footer};
+use super::key;
 use super::log::AHEAD;
 use super::missing;
 use super::record::{
@@ -14,9 +15,11 @@ use super::segment::{
     BadHeader, COLD_DIR, LOG_DIR, SECTOR, SegmentHeader, SegmentKind, Trailer, VERSION, id_of, path, read_directory,
 };
 use super::settings::StoreError;
+use crate::message::Position;
 use hashbrown::HashMap;
 use std::fmt;
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// One file that was read.
@@ -32,6 +35,30 @@ pub struct Checked {
     pub problems: Vec<String>,
     /// A torn tail, as a crash leaves it: no damage.
     pub torn: bool,
+}
+
+/// A keyed record that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedKey {
+    /// Its key.
+    pub key: Box<[u8]>,
+    /// The file it is in.
+    pub path: String,
+    /// Where in the file.
+    pub offset: u32,
+    /// What that costs.
+    pub loss: Loss,
+}
+
+/// What damage to a keyed record costs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Nothing: a newer record has taken its place, or deleted it.
+    None,
+    /// Nothing: the checkpoint says what its value was, or that it was a deletion, and the next start writes it again.
+    Known(Option<Box<[u8]>>),
+    /// Unless a newer record took its place: no second copy of it is known. A start uses an older one, if it finds one.
+    Unknown,
 }
 
 /// How far a check is.
@@ -50,6 +77,8 @@ pub struct Progress<'a> {
 pub struct Report {
     /// Every file of the log, in order, those that are missing included.
     pub files: Vec<Checked>,
+    /// Keyed records that do not hold, as far as it can be told which those were.
+    pub damaged_keys: Vec<DamagedKey>,
     /// Messages on disk, settled ones included.
     pub messages: u64,
     /// Keyed records on disk, older versions included.
@@ -214,7 +243,7 @@ struct Checker<'d, D> {
 struct Doubt {
     path: String,
     header: SegmentHeader,
-    from: u32,
+    hole: Range<u32>,
     problem: String,
 }
 
@@ -305,6 +334,7 @@ impl<D: Disk> Checker<'_, D> {
         let epoch = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.marks.epoch);
         let is_log = header.kind == SegmentKind::Log;
         let covered = covered.filter(|covered| covered.sealed || (is_log && header.epoch == epoch));
+        read.directory = sealed.as_ref().map(|(_, directory)| directory.clone());
         self.judge_holes(header, covered, &mut read, found);
         match (trailer, sealed) {
             (Some(_), Some((footer, directory))) => {
@@ -362,9 +392,66 @@ impl<D: Disk> Checker<'_, D> {
                 found.torn = true;
             } else if footer.is_some() || is_full || to <= covered_end || (self.has_run_on && trailer.is_none()) {
                 found.problems.push(problem);
+                self.name_keys(&found.path, header, from..to, read.directory.as_deref());
             } else {
-                self.doubt(&found.path, header, from, problem);
+                self.doubt(&found.path, header, from..to, problem);
             }
+        }
+    }
+
+    /// Says which keyed records lay where nothing holds: by the segment's directory, or else by the checkpoint.
+    fn name_keys(&mut self, path: &str, header: &SegmentHeader, hole: Range<u32>, directory: Option<&[u8]>) {
+        let index = self.checkpoint.as_ref().map(|checkpoint| &checkpoint.index);
+        let mut listed: Vec<(u32, Box<[u8]>)> = match (directory, index) {
+            (Some(directory), _) => (Entries::new(directory))
+                .filter_map(|listed| match listed {
+                    Listed::Key { offset, key, .. } => Some((offset, key.into())),
+                    Listed::Message { .. } => None,
+                })
+                .filter(|(offset, _)| hole.contains(offset))
+                .collect(),
+            (None, Some(index)) => {
+                let lie_there = |at: Position| at.segment == header.id && hole.contains(&at.offset);
+                let keys = index.keys.iter().filter(|(_, entry)| lie_there(entry.at));
+                keys.map(|(key, entry)| (entry.at.offset, key.clone())).collect()
+            }
+            (None, None) => Vec::new(),
+        };
+        listed.sort_unstable();
+        for (offset, key) in listed {
+            let at = Position {
+                segment: header.id,
+                offset,
+            };
+            let loss = self.loss(&key, at);
+            self.report.damaged_keys.push(DamagedKey {
+                key,
+                path: path.to_owned(),
+                offset,
+                loss,
+            });
+        }
+    }
+
+    /// What it costs that the record of a key that was there does not hold.
+    fn loss(&self, key: &[u8], at: Position) -> Loss {
+        let Some(checkpoint) = &self.checkpoint else {
+            return Loss::Unknown;
+        };
+        let covered = checkpoint
+            .segments
+            .iter()
+            .find(|covered| covered.header.id == at.segment);
+        let is_covered = covered.is_some_and(|covered| at.offset < covered.end);
+        match checkpoint.index.keys.get(key) {
+            Some(entry) if entry.at == at && (entry.deleted || entry.value.is_some()) => {
+                Loss::Known(entry.value.clone())
+            }
+            Some(entry) if entry.at == at => Loss::Unknown,
+            // The checkpoint knows the newest record of all that it covers.
+            Some(_) if is_covered => Loss::None,
+            None if is_covered && !key::is_bulk(key) => Loss::None,
+            _ => Loss::Unknown,
         }
     }
 
@@ -380,16 +467,17 @@ impl<D: Disk> Checker<'_, D> {
             found.problems.push(problem.into());
         } else {
             found.torn = true;
-            self.doubt(&found.path, header, read.end.next_multiple_of(SECTOR), problem.into());
+            let end = read.end.next_multiple_of(SECTOR);
+            self.doubt(&found.path, header, end..end, problem.into());
         }
     }
 
-    fn doubt(&mut self, path: &str, header: &SegmentHeader, from: u32, problem: String) {
+    fn doubt(&mut self, path: &str, header: &SegmentHeader, hole: Range<u32>, problem: String) {
         if header.kind == SegmentKind::Log {
             self.doubts.push(Doubt {
                 path: path.to_owned(),
                 header: *header,
-                from,
+                hole,
                 problem,
             });
         }
@@ -399,10 +487,11 @@ impl<D: Disk> Checker<'_, D> {
     fn judge(&mut self) {
         for doubt in std::mem::take(&mut self.doubts) {
             let durable = self.durable.get(&doubt.header.epoch).copied().unwrap_or(0);
-            if doubt.header.base + u64::from(doubt.from) < durable
+            if doubt.header.base + u64::from(doubt.hole.start) < durable
                 && let Some(file) = self.report.files.iter_mut().find(|file| file.path == doubt.path)
             {
                 file.problems.push(doubt.problem);
+                self.name_keys(&doubt.path, &doubt.header, doubt.hole, None);
             }
         }
     }
@@ -435,6 +524,7 @@ impl<D: Disk> Checker<'_, D> {
 struct RecordsRead {
     trailer: Option<Trailer>,
     footer: Option<Footer>,
+    directory: Option<Vec<u8>>,
     /// Where the last record ends.
     end: u32,
     /// Offsets of the records that a footer lists.

@@ -58,7 +58,7 @@ mod stats;
 mod tests;
 mod varint;
 
-pub use check::{Checked, Progress, Report, check};
+pub use check::{Checked, DamagedKey, Loss, Progress, Report, check};
 pub use key::{
     KeyKind, VhostId, as_queue, as_vhost, describe, key, parse as parse_key, queue_key, vhost_key, vhost_of,
 };

@@ -143,3 +143,26 @@ fn a_repair_is_offline_says_what_it_did_and_leaves_no_damage() {
     let all: BTreeSet<u64> = (0..COUNT).filter(|n| *n != 7).collect();
     assert_eq!(served(&gatepost, all.len()), all);
 }
+
+/// One byte of a queue's definition changed, and `check` spoke of bytes that hold no record.
+#[test]
+fn a_damaged_definition_is_named_with_what_is_known_of_it() {
+    let mut gatepost = Gatepost::start();
+    fill(&gatepost);
+    gatepost.kill();
+    gatepost.start_again();
+    gatepost.terminate();
+    // The definition, and no message: that was written first.
+    flip(&gatepost.data(), "kept");
+    let (code, said) = check(&gatepost, &[]);
+    assert_eq!(code, Some(65), "{said}");
+    let line = said
+        .lines()
+        .find(|line| line.contains("queue 1 of vhost 1 ('kept', classic)"));
+    assert!(line.is_some_and(|line| line.contains("second copy")), "{said}");
+    gatepost.start_again();
+    assert_eq!(
+        Amqp::open(gatepost.amqp).depth("kept").expect("the queue"),
+        COUNT as u32
+    );
+}

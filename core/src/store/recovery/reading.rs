@@ -7,7 +7,6 @@ use crate::store::checkpoint::Covered;
 use crate::store::directory::Directory;
 use crate::store::disk::{Disk, Patient};
 use crate::store::footer::{Ending, Footer};
-use crate::store::key;
 use crate::store::record::{BatchHead, FIRST, GROUP, Kind, LAST, Raw};
 use crate::store::scan::{Scanned, Scanner};
 use crate::store::segment::{RECORDS_AT, SegmentHeader, SegmentKind, Trailer, read_directory};
@@ -160,7 +159,7 @@ impl<D: Disk> Recovery<D> {
             };
             self.covered_message(at, *body_len, routes);
         }
-        if matches!(&op, Op::Key { key, .. } if key::is_bulk(key)) {
+        if matches!(&op, Op::Key { key, .. } if self.is_covered_bulk(key)) {
             self.apply(&reading.header, op);
         }
     }
