@@ -9,6 +9,7 @@ mod reading;
 mod repair;
 mod script;
 mod upkeep;
+mod vhosts;
 
 use super::disk::Disk;
 use super::{Loaded, LogEntry, PageRead, QueueId, Read, Store};

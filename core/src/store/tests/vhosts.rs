@@ -1,0 +1,303 @@
+//! Vhosts that come and go, under the same names again and again: nothing of a deleted one comes back, nothing of the
+//! others is lost, wherever the machine stops and whichever bit flips.
+
+use super::behaviour::{ack, at, publish};
+use super::entries;
+use super::script::{batch, message, runs, settings};
+use crate::catalog::directory::{self, PermissionRecord, PolicyRecord, UserRecord};
+use crate::catalog::{VhostRecord, vhost_deletion, vhost_record, vhosts};
+use crate::store::disk::Disk;
+use crate::store::{KeyKind, QueueId, Record, Recovered, Store, StoreError, VhostId, check, key, queue_key, vhost_of};
+use crate::testing::disk::{Crash, Rng, SimDisk};
+use crate::time::Wall;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+const NAMES: [&str; 3] = ["plant", "office", "yard"];
+
+/// What a vhost has by now, and the commits that gave and took it.
+#[derive(Clone, Debug, Default)]
+struct Vhost {
+    name: &'static str,
+    deleted: Option<u64>,
+    /// Keys, by the commit that wrote them.
+    keys: BTreeMap<Box<[u8]>, u64>,
+    /// Messages of its queue: the commits that wrote and settled them.
+    messages: BTreeMap<u64, (u64, Option<u64>)>,
+}
+
+struct Life {
+    disk: SimDisk,
+    vhosts: BTreeMap<u32, Vhost>,
+    commit: u64,
+    confirmed: u64,
+    rng: Rng,
+}
+
+impl Life {
+    fn new(seed: u64) -> Life {
+        Life {
+            disk: SimDisk::new(seed),
+            vhosts: BTreeMap::new(),
+            commit: 0,
+            confirmed: 0,
+            rng: Rng::new(seed),
+        }
+    }
+
+    fn open(&self, disk: &SimDisk) -> (Store<SimDisk>, Recovered) {
+        Store::open(Arc::new(disk.clone()), settings(), Wall(0)).unwrap()
+    }
+
+    /// Makes, fills and deletes vhosts. Each record is a commit of its own as often as not.
+    fn work(&mut self, steps: u64) -> Result<(), StoreError> {
+        let (mut store, _) = Store::open(Arc::new(self.disk.clone()), settings(), Wall(0))?;
+        for _ in 0..steps {
+            self.commit += 1;
+            let mut records = Vec::new();
+            for _ in 0..1 + self.rng.below(4) {
+                self.step(&mut records);
+            }
+            store.commit(&mut [batch(records, true)], at(self.commit * 700))?;
+            self.confirmed = self.commit;
+            for _ in 0..self.rng.below(4) {
+                store.tick(at(self.commit * 700 + 300))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, records: &mut Vec<Record>) {
+        let (commit, name) = (self.commit, NAMES[self.rng.below(3) as usize]);
+        let there = self
+            .vhosts
+            .iter_mut()
+            .find(|(_, vhost)| vhost.name == name && vhost.deleted.is_none());
+        let Some((&number, vhost)) = there else {
+            self.create(name, records);
+            return;
+        };
+        let id = VhostId(number);
+        let queue = QueueId::new(id, 1).expect("a number that fits");
+        let mut set = |key: Box<[u8]>, value: Vec<u8>| {
+            vhost.keys.entry(key.clone()).or_insert(commit);
+            records.push(Record::Key {
+                key,
+                value: Some(value.into()),
+            });
+        };
+        match self.rng.below(12) {
+            0 => {
+                vhost.deleted = Some(commit);
+                records.push(vhost_deletion(id));
+            }
+            1 => {
+                let client = format!("client-{}", self.rng.below(9));
+                set(key(id, KeyKind::Session, &[client.as_bytes()]), vec![1; 20]);
+                let filter = [client.as_bytes(), b"\0plant/+\0"].concat();
+                set(key(id, KeyKind::Subscription, &[&filter]), vec![2; 12]);
+            }
+            2 => {
+                let topic = format!("state/{}", self.rng.below(9));
+                set(key(id, KeyKind::Retained, &[topic.as_bytes()]), vec![3; 90]);
+            }
+            3..5 => {
+                let exchange = format!("exchange-{}", self.rng.below(9));
+                set(key(id, KeyKind::Exchange, &[exchange.as_bytes()]), vec![4; 30]);
+            }
+            5 => {
+                let user = NAMES[self.rng.below(3) as usize];
+                let permission = PermissionRecord {
+                    configure: format!("^{name}"),
+                    ..PermissionRecord::default()
+                };
+                records.push(directory::record(&(id, user.into()), &permission));
+                records.push(directory::record(&user.into(), &UserRecord::default()));
+            }
+            6..10 => {
+                let seq = vhost.messages.len() as u64;
+                vhost.messages.insert(seq, (commit, None));
+                records.push(publish(&message(seq, 400), queue.0, seq));
+            }
+            _ => {
+                let live = vhost.messages.iter_mut().find(|(_, (_, settled))| settled.is_none());
+                if let Some((&seq, (_, settled))) = live {
+                    *settled = Some(commit);
+                    records.push(ack(queue.0, seq, seq));
+                }
+            }
+        }
+    }
+
+    fn create(&mut self, name: &'static str, records: &mut Vec<Record>) {
+        let number = 1 + self.vhosts.len() as u32;
+        let id = VhostId(number);
+        let record = VhostRecord {
+            name: name.into(),
+            ..VhostRecord::default()
+        };
+        records.push(vhost_record(id, &record));
+        let queue = queue_key(QueueId::new(id, 1).expect("a number that fits"));
+        let policy = directory::record(&(id, "limit".into()), &PolicyRecord::default());
+        let value = Some([5; 40].into());
+        records.extend([Record::Key { key: queue, value }, policy]);
+        let keys = records.iter().rev().take(2).filter_map(|record| match record {
+            Record::Key { key, .. } => Some((key.clone(), self.commit)),
+            _ => None,
+        });
+        let vhost = Vhost {
+            name,
+            keys: keys.collect(),
+            ..Vhost::default()
+        };
+        self.vhosts.insert(number, vhost);
+    }
+
+    /// What is surely there and is not, as keys and (vhost, sequence). Fails if something is there that must not be.
+    fn lost(&self, store: &Store<SimDisk>, recovered: &Recovered, what: &str) -> BTreeSet<String> {
+        let mut lost = BTreeSet::new();
+        let sure = self.confirmed;
+        let known = vhosts(recovered);
+        for (&number, vhost) in &self.vhosts {
+            let id = VhostId(number);
+            let is_gone = vhost.deleted.is_some_and(|commit| commit <= sure);
+            let keys: BTreeSet<_> = recovered.keys.keys().filter(|key| vhost_of(key) == Some(id)).collect();
+            let queue = QueueId::new(id, 1).expect("a number that fits");
+            if is_gone {
+                assert!(keys.is_empty(), "{what}: {vhost:?} is deleted and has {keys:?}");
+                assert!(
+                    !recovered.queues.contains_key(&queue),
+                    "{what}: {number} is deleted, its queue is there"
+                );
+                assert!(!known.contains_key(&id), "{what}: {number} is deleted");
+                continue;
+            }
+            let there: BTreeSet<u64> = match recovered.queues.contains_key(&queue) {
+                true => entries(store, queue).iter().map(|entry| entry.seq).collect(),
+                false => BTreeSet::new(),
+            };
+            for (seq, (written, settled)) in &vhost.messages {
+                let is_settled = settled.is_some_and(|commit| commit <= sure);
+                // Without any checkpoint, what was settled in a segment that is recycled by now may come once more.
+                let may_return = what.ends_with("without checkpoints");
+                assert!(
+                    !is_settled || may_return || !there.contains(seq),
+                    "{what}: {seq} of {number} was settled"
+                );
+                if *written <= sure && settled.is_none() && vhost.deleted.is_none() && !there.contains(seq) {
+                    lost.insert(format!("message {seq} of {number}"));
+                }
+            }
+            for (key, written) in &vhost.keys {
+                if *written <= sure && vhost.deleted.is_none() && !keys.contains(key) {
+                    lost.insert(crate::store::describe(key));
+                }
+            }
+            if vhost.keys.values().any(|commit| *commit <= sure) && vhost.deleted.is_none() {
+                let named = known.get(&id).is_some_and(|record| *record.name == *vhost.name);
+                if !named {
+                    lost.insert(format!("vhost {number}"));
+                }
+                assert!(
+                    recovered.vhost_max >= id,
+                    "{what}: number {number} would be given again"
+                );
+            }
+        }
+        let names: Vec<_> = known.values().map(|record| &record.name).collect();
+        let different: BTreeSet<_> = names.iter().collect();
+        // The one of that name may have been deleted in the commit that did not count.
+        let in_doubt = self
+            .vhosts
+            .values()
+            .any(|vhost| vhost.deleted.is_some_and(|commit| commit > sure));
+        assert!(names.len() == different.len() || in_doubt, "{what}: {names:?}");
+        lost
+    }
+}
+
+fn without_checkpoints(disk: &SimDisk) -> SimDisk {
+    let disk = disk.restart(Crash::Process);
+    for file in ["checkpoint", "checkpoint.old"] {
+        let _ = disk.remove(file);
+    }
+    disk.sync_dir("").unwrap();
+    disk
+}
+
+#[test]
+fn vhosts_that_come_and_go_survive_a_stop_at_any_point() {
+    for seed in 0..runs(400).div_ceil(200) {
+        let life = |crash_at: Option<u64>| {
+            let mut life = Life::new(20_000 + seed);
+            if let Some(at) = crash_at {
+                life.disk.crash_after(at);
+            }
+            let _ = life.work(120);
+            life
+        };
+        let whole = life(None);
+        let deleted = whole.vhosts.values().filter(|vhost| vhost.deleted.is_some()).count();
+        assert!(deleted > 10 && whole.disk.changes() > 200, "{deleted} were deleted");
+        for at in (0..whole.disk.changes()).step_by(if seed == 0 { 3 } else { 13 }) {
+            let life = life(Some(at));
+            for crash in [Crash::Power, Crash::Process] {
+                let disk = life.disk.restart(crash);
+                let bare = without_checkpoints(&life.disk.restart(crash));
+                for (disk, how) in [(disk, "with checkpoints"), (bare, "without checkpoints")] {
+                    let what = format!("seed {seed} at {at}, {crash:?}, {how}");
+                    let (store, recovered) = life.open(&disk);
+                    let lost = life.lost(&store, &recovered, &what);
+                    assert!(lost.is_empty(), "{what}: {lost:?}");
+                }
+            }
+        }
+    }
+}
+
+/// One flipped bit costs the record that it is in, and a definition's nothing: it comes back from the checkpoint.
+#[test]
+fn a_flipped_bit_costs_one_record_of_one_vhost() {
+    let (mut messages, mut rescued) = (0, 0);
+    for seed in 0..runs(400) {
+        let mut life = Life::new(30_000 + seed);
+        life.work(40 + seed % 50).unwrap();
+        // A clean stop leaves a checkpoint that knows everything.
+        let (store, _) = life.open(&life.disk);
+        store.close(at(1_000_000)).unwrap();
+        let (store, recovered) = life.open(&life.disk.restart(Crash::Process));
+        let lost = life.lost(&store, &recovered, &format!("seed {seed}"));
+        assert!(lost.is_empty(), "seed {seed}: {lost:?}");
+        let disk = life.disk.restart(Crash::Process);
+        let segments: Vec<String> = disk.paths().into_iter().filter(|path| path.ends_with(".seg")).collect();
+        let path = &segments[life.rng.below(segments.len() as u64) as usize];
+        // Where the records are.
+        let at_byte = 4608 + life.rng.below(8_000);
+        disk.damage(path, |bytes| {
+            if let Some(byte) = bytes.get_mut(at_byte as usize) {
+                *byte ^= 1 << life.rng.below(8);
+            }
+        });
+        let report = check(&disk, &mut |_| {}).unwrap();
+        let what = format!("seed {seed}, {path} at {at_byte}");
+        let (store, recovered) = life.open(&disk);
+        let lost = life.lost(&store, &recovered, &what);
+        // A message that is listed is found to be damaged when it is read.
+        assert!(lost.len() <= 1, "{what}: {lost:?}");
+        for lost in &lost {
+            let is_precious = ["vhost", "queue", "exchange", "policy", "user", "permission"];
+            assert!(!is_precious.iter().any(|kind| lost.starts_with(kind)), "{what}: {lost}");
+        }
+        assert!(
+            report.damaged_keys.len() <= 1,
+            "{what}: {report}, {:?}",
+            report.damaged_keys
+        );
+        rescued += report.damaged_keys.len();
+        messages += usize::from(!report.is_clean());
+    }
+    assert!(
+        messages > rescued && rescued > 0,
+        "{messages} were damaged, {rescued} keys among them"
+    );
+}
