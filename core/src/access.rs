@@ -148,6 +148,16 @@ impl TopicPattern {
         }
     }
 
+    /// Whether it matches a topic, for one connection. Asked for messages, so no text is put together.
+    fn matches(&self, topic: &Levels<'_>, who: Who<'_>) -> bool {
+        if self.template {
+            self.pattern
+                .matches_by(topic, |level, found| is_filled_in(level, found, who))
+        } else {
+            self.pattern.matches(topic)
+        }
+    }
+
     /// The pattern for one connection; `None`: it does not apply to it.
     fn resolved(&self, who: Who<'_>) -> Option<Pattern> {
         self.pattern.replaced(|level| {
@@ -182,6 +192,31 @@ fn filled_in(level: &str, who: Who<'_>) -> Box<str> {
     }
     text.push_str(rest);
     text.into()
+}
+
+/// Whether `found` is what [`filled_in`] makes of `level`.
+fn is_filled_in(level: &str, found: &str, who: Who<'_>) -> bool {
+    let (mut level, mut found) = (level, found);
+    loop {
+        let literal = level.find('{').unwrap_or(level.len());
+        let Some(rest) = found.strip_prefix(&level[..literal]) else {
+            return false;
+        };
+        (level, found) = (&level[literal..], rest);
+        if level.is_empty() {
+            return found.is_empty();
+        }
+        let values = [Some(who.user), who.client_id, Some(who.vhost)];
+        let placeholder = PLACEHOLDERS
+            .iter()
+            .zip(values)
+            .find(|(name, _)| level.starts_with(**name));
+        let (read, value) = placeholder.map_or(("{", Some("{")), |(name, value)| (*name, value));
+        let Some(rest) = value.and_then(|value| found.strip_prefix(value)) else {
+            return false;
+        };
+        (level, found) = (&level[read.len()..], rest);
+    }
 }
 
 /// Whom a decision is about.
@@ -227,7 +262,7 @@ impl Topics {
         // Not divided into holds: operators write the rules, and there are few.
         self.fixed
             .walk(topic, &mut Walk::default(), &mut { usize::MAX }, |_| found = true);
-        let matches = |t: &TopicPattern| t.is_such(who, |pattern| pattern.matches(topic));
+        let matches = |t: &TopicPattern| t.matches(topic, who);
         (found || self.templates.iter().any(matches)) && !self.denied.iter().any(matches)
     }
 
@@ -571,6 +606,45 @@ mod tests {
             client_id,
             vhost: "/",
         }
+    }
+
+    /// A topic is compared without putting the text together, and must come to the same.
+    #[test]
+    fn a_level_is_compared_as_it_is_filled_in() {
+        let who = who("a{b", Some("{username}"));
+        let levels = [
+            "",
+            "{",
+            "a{b",
+            "{username}",
+            "{username}x",
+            "x{client_id}{vhost}",
+            "{{vhost}}",
+            "{user",
+            "a{bx",
+        ];
+        let found = [
+            "",
+            "{",
+            "a{b",
+            "a{bx",
+            "x{username}/",
+            "{/}",
+            "{user",
+            "{username}",
+            "/",
+        ];
+        for level in levels {
+            for found in found {
+                assert_eq!(
+                    is_filled_in(level, found, who),
+                    *filled_in(level, who) == *found,
+                    "{level} {found}"
+                );
+            }
+        }
+        let nobody = Who { client_id: None, ..who };
+        assert!(!is_filled_in("{client_id}", "", nobody));
     }
 
     #[test]

@@ -168,6 +168,11 @@ impl Pattern {
 
     /// Whether it matches a key.
     pub fn matches(&self, key: &Levels<'_>) -> bool {
+        self.matches_by(key, |text, found| text == found)
+    }
+
+    /// Whether it matches a key, if `same` says which levels its literal ones stand for.
+    pub(crate) fn matches_by(&self, key: &Levels<'_>, same: impl Fn(&str, &str) -> bool) -> bool {
         if self.hides_dollar() && key.is_dollar() {
             return false;
         }
@@ -186,7 +191,7 @@ impl Pattern {
                     (at, level) = (at + 1, level + 1);
                     continue;
                 }
-                (Some(Level::Literal(text)), Some(found)) if **text == *found => {
+                (Some(Level::Literal(text)), Some(found)) if same(text, found) => {
                     (at, level) = (at + 1, level + 1);
                     continue;
                 }
