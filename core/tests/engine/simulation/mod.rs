@@ -212,6 +212,10 @@ impl Simulation {
     fn wind_up(mut self) {
         self.stage.world.disk().crash_after(u64::MAX / 2);
         self.stage.world.disk().relieve();
+        // The last start may have been on a disk that was still full.
+        if !self.stage.world.is_running() {
+            self.crash();
+        }
         self.sessions.finish(&mut self.stage);
         for round in 0.. {
             assert!(round < 10_000, "it never ends");
