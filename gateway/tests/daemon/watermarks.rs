@@ -28,11 +28,17 @@ fn with_messages(mut gatepost: Gatepost) -> Gatepost {
     gatepost
 }
 
+/// Summed over its labels.
 fn metric(gatepost: &Gatepost, name: &str) -> f64 {
     let text = http(gatepost.metrics, "/metrics").expect("metrics");
-    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
-    line.and_then(|n| n.parse().ok())
-        .unwrap_or_else(|| panic!("{name} in:\n{text}"))
+    let values = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        let value = rest.starts_with([' ', '{']).then(|| rest.rsplit(' ').next())??;
+        value.parse::<f64>().ok()
+    });
+    let values: Vec<f64> = values.collect();
+    assert!(!values.is_empty(), "{name} in:\n{text}");
+    values.iter().sum()
 }
 
 #[test]
