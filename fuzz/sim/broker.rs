@@ -140,7 +140,8 @@ impl Broker {
             self.hang_up(slot);
         }
         self.world.set_pressure(None);
-        self.world.catch_up();
+        // What somebody had asked for may have to wait for the log, and the end comes behind it.
+        self.world.settle();
         if self.world.is_running() {
             self.world.assert_idle();
             // Also to be rid of faults of the disk that are still to come.
