@@ -54,11 +54,32 @@ impl InFlight {
             return None;
         }
         let mut id = Self::step(self.last, 1);
+        // Nearly always it follows the newest, and nothing was left behind.
+        let at = if self.ring.is_empty() {
+            0
+        } else {
+            usize::from(Self::distance(self.base, id))
+        };
+        if self.stragglers.is_empty() && at == self.ring.len() && at <= FREE_PLACES + 2 * self.count {
+            self.append(id, outgoing);
+            return Some(id);
+        }
         while self.find_mut(id).is_some() {
             id = Self::step(id, 1);
         }
         self.insert(id, outgoing);
         Some(id)
+    }
+    /// Adds one whose place is behind all of the ring.
+    fn append(&mut self, id: u16, mut outgoing: Outgoing) {
+        self.given += 1;
+        outgoing.order = self.given;
+        if self.ring.is_empty() {
+            self.base = id;
+        }
+        self.ring.push_back(Some(outgoing));
+        self.count += 1;
+        self.last = id;
     }
     /// Adds one whose id is known (after a restart). Ids come in the order they were given.
     pub(crate) fn insert(&mut self, id: u16, mut outgoing: Outgoing) {
@@ -81,6 +102,7 @@ impl InFlight {
         self.last = id;
     }
     /// Whether the ring, with a place for `id`, would be mostly free.
+    #[inline]
     fn is_sparse_up_to(&self, id: u16) -> bool {
         let taken = self.count - self.stragglers.len();
         usize::from(Self::distance(self.base, id)) > FREE_PLACES + 2 * taken
@@ -94,12 +116,14 @@ impl InFlight {
         self.trim();
     }
     /// The first place of the ring is taken, or there is none.
+    #[inline]
     fn trim(&mut self) {
         while let Some(None) = self.ring.front() {
             self.ring.pop_front();
             self.base = Self::step(self.base, 1);
         }
     }
+    #[inline]
     pub(crate) fn find_mut(&mut self, id: u16) -> Option<&mut Outgoing> {
         if id == 0 {
             return None;
@@ -112,6 +136,7 @@ impl InFlight {
         }
         self.stragglers.get_mut(&id)
     }
+    #[inline]
     pub(crate) fn remove(&mut self, id: u16) -> Option<Outgoing> {
         if id == 0 {
             return None;

@@ -15,16 +15,13 @@ impl Engine {
     /// PUBACK, PUBCOMP, or a refusal: the packet id is free.
     pub(crate) fn settle_packet(&mut self, link: Link, number: u64, outcome: Outcome) {
         let Ok(packet_id) = u16::try_from(number) else { return };
-        let Some((session, s)) = self.session_of(link) else {
-            return;
-        };
+        let Some(l) = self.links.get(link) else { return };
+        let (traffic, session) = (l.traffic, l.session);
+        let Some(session) = session else { return };
         match outcome {
             Outcome::Accept | Outcome::Reject => {
-                let known = s.in_flight.find_mut(packet_id).is_some();
-                if let Some(l) = self.links.get(link) {
-                    self.counters.of(l.traffic).acknowledged += u64::from(known);
-                }
-                self.free_packet(session, packet_id);
+                let known = self.free_packet(session, packet_id);
+                self.counters.of(traffic).acknowledged += u64::from(known);
             }
             Outcome::Requeue => {
                 if let Some(outgoing) = self.take_packet(session, packet_id) {
@@ -37,17 +34,18 @@ impl Engine {
         self.resend_more(session);
     }
 
-    /// The client is done with a packet id, and so are we with its message.
-    pub(super) fn free_packet(&mut self, session: SessionKey, packet_id: u16) {
-        if let Some(Outgoing { queue, entry, .. }) = self.take_packet(session, packet_id) {
-            self.settle_entry(queue, entry, true);
-        }
+    /// The client is done with a packet id, and so are we with its message. Returns whether there was one.
+    pub(super) fn free_packet(&mut self, session: SessionKey, packet_id: u16) -> bool {
+        let Some(Outgoing { queue, entry, .. }) = self.take_packet(session, packet_id) else {
+            return false;
+        };
+        self.settle_entry(queue, entry, true);
+        true
     }
 
     fn take_packet(&mut self, session: SessionKey, packet_id: u16) -> Option<Outgoing> {
         let s = self.sessions.get_mut(session)?;
         let outgoing = s.in_flight.remove(packet_id)?;
-        s.account_in_flight();
         s.account_in_flight();
         if outgoing.counted {
             self.free_session_credit(session);
