@@ -48,6 +48,11 @@ pub(crate) fn node_over_websocket(gatepost: &mut Gatepost, script: &str) {
     run(gatepost, command, script);
 }
 
+/// Installs the clients if they are not there yet: for a test whose preparations do not keep that long.
+pub(crate) fn install() {
+    installed();
+}
+
 fn run(gatepost: &mut Gatepost, mut command: Command, script: &str) {
     let mut child = command
         .arg(sources().join(script))
