@@ -104,7 +104,7 @@ fn a_token_says_who_it_is_and_what_it_may_do_until_it_expires() {
     fs::write(gatepost.config(), toml).expect("written");
     gatepost.start_again();
     // The first test installs the clients, and some tokens would not live that long.
-    clients::install();
+    clients::have_installed();
     let acl = json!({"acl": {"all": ["jwt/${username}/#"]}});
     let scopes = json!({"scope": "gatepost.configure:*/orders gatepost.write:*/* gatepost.read:*/orders"});
     let tokens = json!({

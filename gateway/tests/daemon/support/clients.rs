@@ -49,7 +49,7 @@ pub(crate) fn node_over_websocket(gatepost: &mut Gatepost, script: &str) {
 }
 
 /// Installs the clients if they are not there yet: for a test whose preparations do not keep that long.
-pub(crate) fn install() {
+pub(crate) fn have_installed() {
     installed();
 }
 
