@@ -2,12 +2,13 @@
 //!
 //! Bindings are numbers here ([`BindingId`]); the router knows what they lead to.
 
+mod bits;
 mod direct;
 mod fanout;
 mod headers;
 mod topic;
 
-pub(crate) use headers::MessageHeaders;
+pub(crate) use headers::{MessageHeaders, binding_bytes as headers_binding_bytes};
 
 use crate::binding::Binding;
 use crate::fault::{Fault, FaultKind};
@@ -85,6 +86,13 @@ pub(crate) struct Progress {
     cursor: Option<BindingId>,
     topic: Walk,
     headers: Search,
+}
+
+impl Progress {
+    /// Memory beside its own size.
+    pub(crate) fn memory(&self) -> usize {
+        self.headers.memory()
+    }
 }
 
 impl<'a> Subject<'a> {

@@ -2,7 +2,7 @@
 
 use super::bindings::Link;
 use super::{ExchangeSpec, Router};
-use crate::exchange::{BindingId, Exchange};
+use crate::exchange::{BindingId, Exchange, headers_binding_bytes};
 use crate::ledger::{allocation, hashed, indexed, sorted, text};
 use crate::properties::Table;
 use crate::topic::trie::pattern_bytes;
@@ -30,7 +30,7 @@ pub(super) fn binding_bytes(kind: &str, key: &str, arguments: &Table, logged: bo
         "topic" => allocation(4 * size_of::<BindingId>()),
         "direct" => hashed::<[usize; 5]>() + allocation(key.len()),
         // The table of a headers exchange has a copy of what it asks for, and files it by each of its pairs.
-        "headers" => hashed::<[usize; 5]>() + arguments + arguments_table.0.len() * hashed::<[usize; 5]>(),
+        "headers" => arguments + headers_binding_bytes(arguments_table.0.len()),
         _ => 0,
     };
     let log = if logged { indexed(64 + key.len() + arguments) } else { 0 };

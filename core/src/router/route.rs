@@ -414,7 +414,8 @@ impl Walk {
         let earlier = self.earlier.len() * sorted::<(QueueSlot, BindingId, u64), ()>();
         let lists = list(&self.targets) + list(&self.extra_keys) + list(&self.exchanges) + list(&self.matched);
         let more = list(&self.queues) + list(&self.births) + list(&self.cells);
-        size_of::<Walk>() + keys + headers + earlier + lists + more + self.seen.capacity() * hashed::<u32>()
+        let visiting = self.visiting.as_ref().map_or(0, |visit| visit.progress.memory());
+        size_of::<Walk>() + visiting + keys + headers + earlier + lists + more + self.seen.capacity() * hashed::<u32>()
     }
 
     fn clear(&mut self) {

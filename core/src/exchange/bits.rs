@@ -1,0 +1,85 @@
+//! A sparse set of small numbers, kept as words of 64 bits: one operation tells which of 64 are in one set and not in another.
+
+use smallvec::SmallVec;
+
+/// Numbers, as the words that have any.
+#[derive(Default)]
+pub(super) struct Bits {
+    /// Ascending; none is without bits.
+    words: SmallVec<[Word; 1]>,
+}
+
+/// 64 neighbours: the numbers from `64 * index` on.
+#[derive(Clone, Copy)]
+pub(super) struct Word {
+    pub(super) index: u32,
+    pub(super) bits: u64,
+}
+
+impl Bits {
+    pub(super) fn insert(&mut self, number: u32) {
+        let (index, bit) = place(number);
+        match self.words.binary_search_by_key(&index, |word| word.index) {
+            Ok(at) => self.words[at].bits |= bit,
+            Err(at) => self.words.insert(at, Word { index, bits: bit }),
+        }
+    }
+
+    pub(super) fn remove(&mut self, number: u32) {
+        let (index, bit) = place(number);
+        if let Ok(at) = self.words.binary_search_by_key(&index, |word| word.index) {
+            self.words[at].bits &= !bit;
+            if self.words[at].bits == 0 {
+                self.words.remove(at);
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+
+    /// The words from an index on.
+    pub(super) fn from(&self, index: u32) -> &[Word] {
+        let start = self.words.partition_point(|word| word.index < index);
+        self.words.get(start..).unwrap_or(&[])
+    }
+}
+
+/// The word that has a number, and its bit there.
+fn place(number: u32) -> (u32, u64) {
+    (number / u64::BITS, 1 << (number % u64::BITS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_words_have_the_numbers_that_were_put_in_and_not_taken_out() {
+        let (mut bits, mut model) = (Bits::default(), BTreeSet::new());
+        for n in 0..2_000_u32 {
+            let number = n * 7919 % 1_009;
+            if n % 3 < 2 {
+                bits.insert(number);
+                model.insert(number);
+            } else {
+                bits.remove(number);
+                model.remove(&number);
+            }
+            let from = n % 20;
+            let words = bits.from(from).iter();
+            let numbers = words.flat_map(|word| {
+                (0..64)
+                    .filter(|bit| word.bits >> bit & 1 == 1)
+                    .map(|bit| 64 * word.index + bit)
+            });
+            assert!(numbers.eq(model.range(64 * from..).copied()), "after {n}");
+        }
+        for number in model {
+            bits.remove(number);
+        }
+        assert!(bits.is_empty());
+    }
+}
