@@ -55,12 +55,9 @@ impl InFlight {
         }
         let mut id = Self::step(self.last, 1);
         // Nearly always it follows the newest, and nothing was left behind.
-        let at = if self.ring.is_empty() {
-            0
-        } else {
-            usize::from(Self::distance(self.base, id))
-        };
-        if self.stragglers.is_empty() && at == self.ring.len() && at <= FREE_PLACES + 2 * self.count {
+        let follows = self.ring.is_empty()
+            || (usize::from(Self::distance(self.base, id)) == self.ring.len() && !self.is_sparse_up_to(id));
+        if follows && self.stragglers.is_empty() {
             self.append(id, outgoing);
             return Some(id);
         }
