@@ -1,0 +1,81 @@
+//! How a connection logs in, and gets to the engine of its vhost.
+
+use super::{Broker, Pump, Scratch};
+use crate::command::{Attach, Command};
+use crate::engine::Link;
+use crate::event::Event;
+use crate::fault::{Fault, FaultKind};
+use crate::time::Now;
+use std::sync::Arc;
+
+/// The way to the engine, from `Attached` until the end.
+pub(super) struct Bound<V> {
+    pub(super) vhost: V,
+    pub(super) link: Link,
+}
+
+impl<V> Pump<V> {
+    /// Logins go to the broker; and before the connection is bound to a vhost, so does everything else.
+    pub(super) fn log_in<B: Broker<Vhost = V>>(&mut self, now: Now, s: &mut Scratch, broker: &mut B) {
+        if self.logging_in
+            && let Some(answer) = broker.login_answer(&self.peer)
+        {
+            self.logging_in = false;
+            if let Event::Authenticated { user } = &answer {
+                self.user = Some(user.clone());
+            }
+            s.events.push(answer);
+        }
+        if self.bound.is_some() {
+            // A later login (another secret, say). The session reads nothing until it is answered, so it is the last.
+            if let Some(Command::Authenticate(login)) = s.commands.pop_if(|c| matches!(c, Command::Authenticate(_))) {
+                self.logging_in = true;
+                broker.log_in(*login, &self.peer);
+            }
+            return;
+        }
+        if s.commands.is_empty() {
+            return;
+        }
+        let mut commands = std::mem::take(&mut s.commands).into_iter();
+        while self.bound.is_none()
+            && let Some(command) = commands.next()
+        {
+            match command {
+                Command::Authenticate(login) => {
+                    self.logging_in = true;
+                    broker.log_in(*login, &self.peer);
+                }
+                Command::Attach(attach) => {
+                    let answer = match self.attach(now, &attach, broker) {
+                        Ok(bound) => {
+                            self.bound = Some(bound);
+                            Event::Attached
+                        }
+                        Err(fault) => Event::AttachRefused(Box::new(fault)),
+                    };
+                    s.events.push(answer);
+                }
+                // A goodbye before the login is done has nothing to undo.
+                _ => {}
+            }
+        }
+        s.commands.extend(commands);
+    }
+
+    fn attach<B>(&mut self, now: Now, attach: &Attach, broker: &mut B) -> Result<Bound<V>, Fault>
+    where
+        B: Broker<Vhost = V>,
+    {
+        let Some(user) = self.user.clone() else {
+            return Err(Fault::new(FaultKind::AccessRefused, "not logged in"));
+        };
+        let vhost = broker.vhost(attach, &user)?;
+        let (peer, wake) = (Arc::clone(&self.peer), broker.waker());
+        let link = broker.enter(&vhost, |engine| {
+            engine.admit_link(&user)?;
+            Ok(engine.attach(now, attach, user, peer, wake))
+        })?;
+        Ok(Bound { vhost, link })
+    }
+}
