@@ -23,6 +23,7 @@ mod protection;
 mod proxy;
 mod quic;
 mod reading;
+mod readme;
 mod startup;
 mod stomp;
 mod support;
