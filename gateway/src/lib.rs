@@ -29,6 +29,7 @@ mod http;
 mod listener;
 mod logging;
 mod machine;
+mod migrate;
 mod network;
 mod node;
 mod protection;
@@ -52,6 +53,7 @@ pub use cert::{DevelopmentCertificates, make_development_certificates};
 pub use check::check;
 pub use exit::Failure;
 pub use machine::keep_files_private;
+pub use migrate::import;
 pub use server::serve;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use transport::fuzz::{fuzz_frames, fuzz_proxy, fuzz_upgrade};

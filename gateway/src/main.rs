@@ -53,6 +53,13 @@ enum Verb {
         #[command(subcommand)]
         kind: Cert,
     },
+    /// Print the configuration that does what a mosquitto.conf asks for
+    ///
+    /// What has no counterpart is named in comments at its top.
+    Import {
+        /// The mosquitto.conf
+        file: PathBuf,
+    },
     #[command(flatten)]
     Control(gatepost::control::Verb),
 }
@@ -96,6 +103,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         }) => {
             let wanted = gatepost::DevelopmentCertificates { names: name, client };
             print!("{}", gatepost::make_development_certificates(&dir, &wanted)?);
+            return Ok(());
+        }
+        Some(Verb::Import { file }) => {
+            print!("{}", gatepost::import(&file)?);
             return Ok(());
         }
         Some(Verb::Control(_)) | None => {}

@@ -1,0 +1,439 @@
+//! A `mosquitto.conf` (Mosquitto 2; its manual page, mosquitto.conf(5)) as a configuration of the gateway.
+//!
+//! What a line asks for is taken over, or is how the gateway works anyway, or is named in a comment with the reason. Nothing is
+//! dropped silently: an operator who moves has to know what will be different.
+
+use super::listener::{Listener, quoted};
+use super::source::Line;
+use std::fmt::Write as _;
+
+/// What a bridge (`connection`) has for options, beside `bridge_…`.
+const BRIDGE: &[&str] = &[
+    "address",
+    "addresses",
+    "topic",
+    "remote_clientid",
+    "remote_username",
+    "remote_password",
+    "local_clientid",
+    "local_username",
+    "local_password",
+    "cleansession",
+    "local_cleansession",
+    "clientid",
+    "username",
+    "password",
+    "keepalive_interval",
+    "notifications",
+    "notifications_local_only",
+    "notification_topic",
+    "restart_timeout",
+    "round_robin",
+    "start_type",
+    "idle_timeout",
+    "threshold",
+    "try_private",
+];
+
+/// Options that need no counterpart, because the gateway does so anyway.
+const NEEDLESS: &[&str] = &[
+    "persistence",
+    "persistence_file",
+    "autosave_interval",
+    "autosave_on_changes",
+    "pid_file",
+    "set_tcp_nodelay",
+    "connection_messages",
+    "log_timestamp",
+    "log_timestamp_format",
+    "allow_duplicate_messages",
+    "retained_persistence",
+    "allow_zero_length_clientid",
+    "socket_domain",
+    "websockets_headers_size",
+    "websockets_log_level",
+    "user",
+];
+
+/// What the lines say so far.
+#[derive(Default)]
+struct Draft {
+    listeners: Vec<Listener>,
+    /// What stands before the first `listener`: Mosquitto's default one.
+    default: Listener,
+    /// `section.key = value`, in the order of the lines.
+    keys: Vec<(&'static str, &'static str, String)>,
+    log_level: Option<&'static str>,
+    per_listener: bool,
+    notes: Vec<String>,
+}
+
+/// The configuration, as TOML.
+///
+/// # Errors
+///
+/// A text for the operator: this is no `mosquitto.conf`.
+pub(super) fn translate(file: &str, lines: &[Line]) -> Result<String, String> {
+    let mut draft = Draft::default();
+    for line in lines {
+        if let Err(reason) = draft.take(line) {
+            draft.notes.push(format!("{}: {}: {reason}", line.place, line.option));
+        }
+    }
+    if draft.notes.len() == lines.len() && !lines.is_empty() {
+        return Err(format!(
+            "{file}: this does not look like a mosquitto.conf: none of its lines is an option that is known"
+        ));
+    }
+    Ok(draft.write(file))
+}
+
+impl Draft {
+    /// Takes a line, or says why it has no counterpart.
+    fn take(&mut self, line: &Line) -> Result<(), String> {
+        let value = line.value.as_str();
+        match line.option.as_str() {
+            "listener" => {
+                let (port, address) = value.split_once(char::is_whitespace).unwrap_or((value, ""));
+                self.listeners.push(Listener::at(port, address.trim()));
+            }
+            "port" => value.clone_into(&mut self.default.port),
+            "bind_address" => value.clone_into(&mut self.default.address),
+            "per_listener_settings" => self.per_listener = value == "true",
+            "allow_anonymous" => self.current().allow_anonymous = Some(value == "true"),
+            option if NEEDLESS.contains(&option) => {}
+            "connection" => {
+                return Err("the gateway runs no bridges. Let the other broker bridge to the gateway".to_owned());
+            }
+            // They belong to a `connection`, which was named.
+            option if BRIDGE.contains(&option) || option.starts_with("bridge_") => {}
+            _ => {
+                if !self.current().take(line)? {
+                    return self.take_node_wide(line);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The listener that options belong to at this line.
+    fn current(&mut self) -> &mut Listener {
+        self.listeners.last_mut().unwrap_or(&mut self.default)
+    }
+
+    fn take_node_wide(&mut self, line: &Line) -> Result<(), String> {
+        let value = line.value.as_str();
+        match line.option.as_str() {
+            "password_file" => self.set("auth.file", "passwords", quoted(value)),
+            "acl_file" => self.set("auth.file", "acl", quoted(value)),
+            "max_inflight_messages" => self.set("mqtt", "max_inflight", bounded(value, 65_535)?),
+            "max_keepalive" => self.set("mqtt", "keep_alive_max", quoted(&format!("{}s", number(value)?))),
+            "message_size_limit" | "max_packet_size" if number(value)? == 0 => {}
+            "message_size_limit" | "max_packet_size" => {
+                self.set("limits", "max_message_size", bounded(value, 1 << 30)?);
+            }
+            "memory_limit" if number(value)? == 0 => {}
+            "memory_limit" => self.set("memory", "budget", number(value)?.to_string()),
+            "persistent_client_expiration" => self.set("mqtt", "session_expiry_max", quoted(&expiration(value)?)),
+            "sys_interval" => self.set("mqtt", "sys_interval", quoted(&format!("{}s", number(value)?))),
+            "log_dest" if matches!(value, "stdout" | "stderr" | "syslog") => {}
+            "log_type" => match value {
+                "debug" | "all" => self.log_level = Some("debug"),
+                "error" => self.log_level = self.log_level.or(Some("error")),
+                "warning" if self.log_level != Some("debug") => self.log_level = Some("warn"),
+                "notice" | "information" if self.log_level != Some("debug") => self.log_level = Some("info"),
+                _ => {}
+            },
+            option => return Err(why_not(option).to_owned()),
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, section: &'static str, key: &'static str, value: String) {
+        // As in Mosquitto, the last line counts.
+        self.keys.retain(|(s, k, _)| (*s, *k) != (section, key));
+        self.keys.push((section, key, value));
+    }
+
+    fn write(mut self, file: &str) -> String {
+        let alone = self.listeners.is_empty() && self.default.port.is_empty();
+        if alone {
+            // Without a listener Mosquitto serves this machine only, and everybody on it.
+            "1883".clone_into(&mut self.default.port);
+            "localhost".clone_into(&mut self.default.address);
+            self.default.allow_anonymous.get_or_insert(true);
+        }
+        let default = std::mem::take(&mut self.default);
+        // Options about logins that stand outside listeners are for all, unless they are per listener.
+        let mut anonymous = default.allow_anonymous;
+        if !self.per_listener {
+            anonymous = self
+                .listeners
+                .iter()
+                .filter_map(|l| l.allow_anonymous)
+                .next_back()
+                .or(anonymous);
+        }
+        if !default.port.is_empty() {
+            self.listeners.insert(0, default);
+        }
+        self.decide_about_certificates();
+        self.decide_about_files();
+        self.set("mqtt", "anonymous", quoted(rule(anonymous)));
+        if let Some(level) = self.log_level {
+            self.set("log", "level", quoted(level));
+        }
+
+        let mut out = self.comments(file);
+        let mut sections: Vec<&str> = self.keys.iter().map(|(section, ..)| *section).collect();
+        sections.sort_unstable();
+        sections.dedup();
+        for section in sections {
+            let _ = writeln!(out, "\n[{section}]");
+            for (_, key, value) in self.keys.iter().filter(|(s, ..)| *s == section) {
+                let _ = writeln!(out, "{key} = {value}");
+            }
+        }
+        let mut names = Vec::new();
+        for listener in &self.listeners {
+            let name = listener.name(&names);
+            let here = listener.allow_anonymous.filter(|_| self.per_listener);
+            listener.write(&name, here.map(|allowed| rule(Some(allowed))), &mut out);
+            names.push(name);
+        }
+        for unused in ["mqtt", "web_mqtt"] {
+            if !names.iter().any(|name| name == unused) {
+                let _ = writeln!(out, "\n[listeners.{unused}]\nbind = []\ntls_bind = []");
+            }
+        }
+        out
+    }
+
+    /// Mosquitto says for each listener whether a certificate names the user, the gateway says it once.
+    fn decide_about_certificates(&mut self) {
+        let (mut naming, mut silent) = (false, false);
+        for listener in self.listeners.iter().filter(|l| l.require_certificate) {
+            naming |= listener.certificate_names_user;
+            silent |= !listener.certificate_names_user;
+        }
+        if silent && !naming {
+            self.set("auth.certificate", "identity", quoted("none"));
+        } else if silent {
+            self.notes
+                .push("use_identity_as_username: holds for all listeners, not for some of them".to_owned());
+        }
+    }
+
+    fn decide_about_files(&mut self) {
+        if self.keys.iter().any(|(section, ..)| *section == "auth.file") {
+            self.set("auth", "backends", "[\"internal\", \"file\"]".to_owned());
+        }
+    }
+
+    fn comments(&self, file: &str) -> String {
+        let mut out = format!(
+            "# Made of {file} by `gatepost import`. AMQP and STOMP listen at their own ports, as by default; `bind = []` in a\n\
+             # listener's section turns one off. Kept sessions and retained messages are not taken over.\n"
+        );
+        if !self.notes.is_empty() {
+            out.push_str("#\n# Not taken over:\n");
+            for note in &self.notes {
+                let _ = writeln!(out, "#   {note}");
+            }
+        }
+        out
+    }
+}
+
+fn rule(anonymous: Option<bool>) -> &'static str {
+    if anonymous == Some(true) { "allow" } else { "deny" }
+}
+
+fn number(value: &str) -> Result<u64, String> {
+    value.parse().map_err(|_| format!("{value} is not a whole number"))
+}
+
+/// 0, which is no limit in Mosquitto, is the most that the gateway takes.
+fn bounded(value: &str, max: u64) -> Result<String, String> {
+    let number = number(value)?;
+    let number = if number == 0 { max } else { number.min(max) };
+    Ok(number.to_string())
+}
+
+/// `14d` and the like; a month is 30 days, as in Mosquitto.
+fn expiration(value: &str) -> Result<String, String> {
+    let unit = value.chars().last().unwrap_or(' ');
+    let count = number(value.trim_end_matches(unit))?;
+    let (count, unit) = match unit {
+        'h' => (count, "h"),
+        'd' => (count, "d"),
+        'w' => (count.saturating_mul(7), "d"),
+        'm' => (count.saturating_mul(30), "d"),
+        'y' => (count.saturating_mul(365), "d"),
+        _ => return Err(format!("{value} is not a time")),
+    };
+    Ok(format!("{count}{unit}"))
+}
+
+/// Why an option has no counterpart.
+fn why_not(option: &str) -> &'static str {
+    match option {
+        "max_queued_messages" | "max_queued_bytes" | "queue_qos0_messages" => {
+            "sessions are bounded by memory and disk, not by a number of messages. QoS 0 is not kept for clients that are away"
+        }
+        "max_inflight_bytes" => "the limit is max_inflight_messages",
+        "upgrade_outgoing_qos" => "the lower QoS of publish and subscription holds",
+        "max_qos" => "every client may use QoS 2",
+        "retain_available" => "retained messages are always available",
+        "check_retain_source" => "a retained message stays when its publisher loses the right to publish it",
+        "mount_point" => "no topic gets a prefix. A vhost of the listener's own keeps its clients apart",
+        "use_username_as_clientid" | "clientid_prefixes" | "auto_id_prefix" => "client ids are not checked or changed",
+        "use_subject_as_username" => {
+            "a certificate's common name or alternative name can name the user, its subject cannot"
+        }
+        "capath" => "put the CAs into one file, and name it in client_ca",
+        "ciphers" | "ciphers_tls1.3" | "dhparamfile" | "tls_engine" | "tls_engine_kpass_sha1" | "tls_keyform" => {
+            "the ciphers are those of rustls, and are not configurable"
+        }
+        "psk_file" | "psk_hint" => "TLS with pre-shared keys is not built",
+        "plugin" | "auth_plugin" | "auth_plugin_deny_special_chars" | "plugin_load" | "plugin_use" => {
+            "there are no plug-ins. See docs/security.md for the back ends that are built"
+        }
+        "persistence_location" => "the gateway has a data directory of its own: node.data_dir",
+        "log_dest" => "the gateway writes to standard error, or to a file of its own: log.target",
+        "http_dir" => "no files are served",
+        "bind_interface" => "name an address in `bind`",
+        "log_facility" => "systemd's journal takes what is written to standard error",
+        option if option.starts_with("auth_opt_") || option.starts_with("plugin_opt_") => "there are no plug-ins",
+        _ => "this option is not known",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Layers};
+    use crate::migrate::source::parse;
+
+    fn translated(text: &str) -> String {
+        translate("m.conf", &parse("m.conf", text)).expect("a mosquitto.conf")
+    }
+
+    /// What the gateway makes of it.
+    fn loaded(text: &str) -> Config {
+        let toml = translated(text);
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("gatepost.toml");
+        std::fs::write(&file, &toml).expect("written");
+        let layers = Layers {
+            file: Some(file),
+            ..Layers::default()
+        };
+        layers.load().unwrap_or_else(|problems| panic!("{problems}\n{toml}"))
+    }
+
+    #[test]
+    fn without_a_listener_only_this_machine_is_served() {
+        let config = loaded("persistence true\n");
+        assert!(translated("persistence true").contains("bind = [\"127.0.0.1:1883\"]"));
+        assert!(translated("persistence true").contains("anonymous = \"allow\""));
+        let listens = |wanted: &str| {
+            config
+                .listeners
+                .iter()
+                .any(|(name, at)| name == wanted && !at.bind.is_empty())
+        };
+        assert!(listens("mqtt") && !listens("web_mqtt"));
+    }
+
+    #[test]
+    fn listeners_become_sections_of_their_own() {
+        let toml = translated(
+            "listener 1883\nlistener 8883 10.0.0.1\ncafile /ca\ncertfile /cert\nkeyfile /key\nrequire_certificate true\n\
+             use_identity_as_username true\ntls_version tlsv1.3\nlistener 9001\nprotocol websockets\nmax_connections 200\n\
+             listener 0 /run/mosquitto.sock\n",
+        );
+        for wanted in [
+            "[listeners.mqtt]\nbind = [\"[::]:1883\"]\ntls_bind = []\n",
+            "[listeners.mqtt_8883]\nprotocol = \"mqtt\"\nbind = []\ntls_bind = [\"10.0.0.1:8883\"]\n",
+            "[listeners.mqtt_8883.tls]\ncert = \"/cert\"\nkey = \"/key\"\nclient_auth = \"require\"\nclient_ca = \"/ca\"\n\
+             min_version = \"1.3\"\n",
+            "[listeners.web_mqtt]\nbind = [\"[::]:9001\"]\ntls_bind = []\nmax_connections = 200\n",
+            "bind = [\"unix:/run/mosquitto.sock\"]",
+            "[mqtt]\nanonymous = \"deny\"\n",
+        ] {
+            assert!(toml.contains(wanted), "{wanted}in:\n{toml}");
+        }
+        assert!(!toml.contains("Not taken over"), "{toml}");
+    }
+
+    #[test]
+    fn the_result_is_a_configuration() {
+        loaded(
+            "listener 1884 127.0.0.1\nallow_anonymous true\nlistener 9001\nprotocol websockets\nmax_inflight_messages 20\n\
+             max_keepalive 600\nmessage_size_limit 0\npersistent_client_expiration 2w\nsys_interval 30\nlog_type all\n\
+             log_dest stderr\n",
+        );
+        let toml = translated("allow_anonymous true\nlistener 1884\nallow_anonymous false\n");
+        assert!(toml.contains("anonymous = \"deny\""), "the last line counts:\n{toml}");
+    }
+
+    #[test]
+    fn with_settings_of_their_own_listeners_say_who_may_be_anonymous() {
+        let toml = translated(
+            "per_listener_settings true\nlistener 1883\nallow_anonymous true\nlistener 1884\nallow_anonymous false\n",
+        );
+        assert!(
+            toml.contains("[listeners.mqtt]\nbind = [\"[::]:1883\"]\ntls_bind = []\nanonymous = \"allow\"\n"),
+            "{toml}"
+        );
+        assert!(toml.contains("tls_bind = []\nanonymous = \"deny\"\n"), "{toml}");
+    }
+
+    #[test]
+    fn passwords_and_acls_are_read_where_they_are() {
+        let toml = translated("password_file /etc/mosquitto/passwd\nacl_file /etc/mosquitto/acl\n");
+        assert!(toml.contains("[auth]\nbackends = [\"internal\", \"file\"]\n"), "{toml}");
+        assert!(
+            toml.contains("[auth.file]\npasswords = \"/etc/mosquitto/passwd\"\nacl = \"/etc/mosquitto/acl\"\n"),
+            "{toml}"
+        );
+    }
+
+    #[test]
+    fn what_is_not_taken_over_is_named_with_its_line() {
+        let toml = translated("allow_anonymous true\nmax_queued_messages 5\nconnection up\ntopic # out\nnonsense 1\n");
+        for wanted in [
+            "m.conf:2: max_queued_messages: ",
+            "m.conf:3: connection: ",
+            "m.conf:5: nonsense: this option is not known",
+        ] {
+            assert!(toml.contains(wanted), "{wanted} in:\n{toml}");
+        }
+    }
+
+    #[test]
+    fn another_file_is_refused() {
+        let refused = translate("x", &parse("x", "{\n\"users\": []\n}"));
+        assert!(refused.is_err_and(|reason| reason.contains("does not look like")));
+    }
+
+    #[test]
+    fn included_files_count_in_their_order() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let conf_d = directory.path().join("conf.d");
+        std::fs::create_dir(&conf_d).expect("made");
+        std::fs::write(conf_d.join("b.conf"), "max_keepalive 60\n").expect("written");
+        std::fs::write(conf_d.join("a.conf"), "max_keepalive 30\n").expect("written");
+        std::fs::write(conf_d.join("README"), "max_keepalive 90\n").expect("written");
+        let file = directory.path().join("mosquitto.conf");
+        std::fs::write(&file, format!("include_dir {}\n", conf_d.display())).expect("written");
+        assert!(
+            crate::migrate::import(&file)
+                .expect("read")
+                .contains("keep_alive_max = \"60s\"")
+        );
+        std::fs::remove_dir_all(conf_d).expect("removed");
+        assert!(crate::migrate::import(&file).is_err());
+    }
+}

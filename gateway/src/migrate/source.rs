@@ -1,0 +1,65 @@
+//! The lines of a `mosquitto.conf` and of the files it includes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// `option value`, and where it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Line {
+    pub place: String,
+    pub option: String,
+    pub value: String,
+}
+
+/// All options in the order in which Mosquitto reads them. A file that includes itself is read once.
+pub(super) fn read(file: &Path) -> Result<Vec<Line>, String> {
+    let mut lines = Vec::new();
+    let text = text_of(file)?;
+    for line in parse(&file.display().to_string(), &text) {
+        if line.option != "include_dir" {
+            lines.push(line);
+            continue;
+        }
+        for included in included_by(&line)? {
+            let nested = parse(&included.display().to_string(), &text_of(&included)?);
+            // As in Mosquitto, an included file includes nothing.
+            lines.extend(nested.into_iter().filter(|line| line.option != "include_dir"));
+        }
+    }
+    Ok(lines)
+}
+
+/// The options of one file.
+pub(super) fn parse(file: &str, text: &str) -> Vec<Line> {
+    text.lines()
+        .enumerate()
+        .filter_map(|(number, line)| {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                return None;
+            }
+            let (option, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+            Some(Line {
+                place: format!("{file}:{}", number + 1),
+                option: option.to_owned(),
+                value: value.trim().to_owned(),
+            })
+        })
+        .collect()
+}
+
+/// The files of an `include_dir`, by name.
+fn included_by(line: &Line) -> Result<Vec<PathBuf>, String> {
+    let directory = Path::new(&line.value);
+    let entries = fs::read_dir(directory).map_err(|e| format!("{}: {}: {e}", line.place, line.value))?;
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "conf"))
+        .collect();
+    files.sort();
+    Ok(files)
+}
+
+fn text_of(file: &Path) -> Result<String, String> {
+    fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))
+}
