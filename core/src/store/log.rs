@@ -5,29 +5,29 @@
 
 use super::checkpoint::Marks;
 use super::compact::{Compaction, Unread};
-use super::disk::{Disk, DiskFile};
+use super::disk::Disk;
 use super::files::Shared;
-use super::footer::Ending;
-use super::index::{KeyEntry, KeyRecord, Root, Segments};
+use super::index::KeyEntry;
 use super::reader::Reader;
-use super::record::{self, FIRST, GROUP, Kind, LAST, message_bytes_max};
-use super::segment::{RECORDS_AT, SegmentHeader, SegmentKind, SegmentWriter, size_for};
+use super::segment::SegmentWriter;
 use super::settings::{Durability, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, StoreError, StoreSettings};
 use super::stats::StoreStats;
-use super::{Batch, Opening, QueueId, Record, Recovered, State, key, recovery};
+use super::{Batch, Opening, Recovered, recovery};
 use crate::message::{Message, Position};
 use crate::time::{Now, Time, Wall};
-use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+mod encoding;
 mod reserve;
+mod segments;
 mod upkeep;
 
 pub(super) use reserve::Spare;
+pub(super) use segments::Segment;
 
 /// A place in the whole log. Never reused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -125,48 +125,14 @@ pub(super) struct CheckpointState {
     grown: Time,
 }
 
-/// A segment on disk.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Segment {
-    pub(super) header: SegmentHeader,
-    /// Where its records end.
-    pub(super) end: u32,
-    /// Bytes of the file.
-    pub(super) file_bytes: u64,
-    pub(super) sealed: bool,
-    /// Routes and keys in its directory.
-    pub(super) routes: u64,
-    pub(super) keys: u64,
-    /// Up to where the newest checkpoint covers it, and up to where the one before does.
-    pub(super) covered: u32,
-    pub(super) covered_before: u32,
-    /// Dead in a synced checkpoint: to be recycled as soon as no read points into it.
-    pub(super) doomed: bool,
-    /// Covered twice and with nothing in it but deletions, for a synced checkpoint: it goes with the last of them.
-    pub(super) outlives: bool,
-    /// Has records that cannot be copied; waits for its queues to drain.
-    pub(super) stuck: bool,
-}
-
 /// Spare segments kept.
 pub(super) const SPARES_MAX: usize = 2;
-/// Encoded records are written when they reach this, also in the middle of a batch.
-const WRITE_BYTES: usize = 1 << 20;
 /// Background work goes on after this time...
 const SLICE_PAUSE: Duration = Duration::from_millis(10);
 /// ... or after this many times what the medium took for the slice, so that it gets a quarter of the medium at most.
 const SLICE_PAUSE_SHARE: u32 = 3;
 /// A spare being zeroed.
 pub(super) const AHEAD: &str = "log/ahead";
-
-/// What to do with a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Plan {
-    Write,
-    /// The payload is in the log already; only the routes are new.
-    Again(Position),
-    Skip,
-}
 
 impl<D: Disk> Store<D> {
     /// Takes the data directory, reads what is there, and opens it for writing. `wall` is the clock's word, for files
@@ -422,239 +388,6 @@ impl<D: Disk> Store<D> {
         Ok(count)
     }
 
-    /// Encodes a batch. Returns whether anything of it is to be written.
-    fn stage(&mut self, batch: &Batch) -> Result<bool, StoreError> {
-        let mut wrote = false;
-        let mut groups = batch.groups.iter().filter(|(start, end)| end > start).peekable();
-        let mut at = 0;
-        while at < batch.records.len() {
-            let end = match groups.peek() {
-                Some(&&(start, end)) if start <= at => {
-                    groups.next();
-                    end.clamp(at + 1, batch.records.len())
-                }
-                _ => at + 1,
-            };
-            wrote |= self.stage_unit(batch.records.get(at..end).unwrap_or_default())?;
-            at = end;
-        }
-        Ok(wrote)
-    }
-
-    /// Encodes records that count together.
-    fn stage_unit(&mut self, unit: &[Record]) -> Result<bool, StoreError> {
-        let plans: SmallVec<[Plan; 4]> = unit.iter().map(|record| self.plan(record)).collect();
-        let (mut bytes, mut listed, mut count) = (0, 0, 0);
-        for (record, plan) in unit.iter().zip(&plans).filter(|(_, plan)| **plan != Plan::Skip) {
-            let size = size_max(record, *plan);
-            bytes += size.0;
-            listed += size.1;
-            count += 1;
-        }
-        if count == 0 {
-            return Ok(false);
-        }
-        self.make_room(bytes, listed)?;
-        let planned = unit.iter().zip(plans).filter(|(_, plan)| *plan != Plan::Skip);
-        for (nth, (record, plan)) in planned.enumerate() {
-            let mut flags = if count > 1 { GROUP } else { 0 };
-            if count > 1 && nth == 0 {
-                flags |= FIRST;
-            }
-            if count > 1 && nth + 1 == count {
-                flags |= LAST;
-            }
-            self.put(record, plan, flags);
-        }
-        if self
-            .active
-            .as_ref()
-            .is_some_and(|active| active.pending() >= WRITE_BYTES)
-        {
-            self.write()?;
-        }
-        Ok(true)
-    }
-
-    fn plan(&self, record: &Record) -> Plan {
-        let Record::Message { message, .. } = record else {
-            return Plan::Write;
-        };
-        // A message that was taken in this very commit has no position yet.
-        let again = message.log_state().is_taken() || message.position().is_some();
-        if !message.log_state().take() {
-            StoreStats::add(&self.shared.stats.messages_skipped, 1);
-            return Plan::Skip;
-        }
-        if !again {
-            return Plan::Write;
-        }
-        let same = |placed: &&(Message, Position)| std::ptr::eq(placed.0.payload(), message.payload());
-        let at = match message.position() {
-            Some(at) => Some(self.shared.resolve(at)),
-            None => self.placed.iter().rev().find(same).map(|placed| placed.1),
-        };
-        // Its segment may be on its way out, if all who held the message have settled it.
-        match at.filter(|at| self.segments.get(&at.segment).is_some_and(|segment| !segment.doomed)) {
-            Some(at) => Plan::Again(at),
-            None => Plan::Write,
-        }
-    }
-
-    fn put(&mut self, record: &Record, plan: Plan, flags: u8) {
-        let Some(active) = &mut self.active else { return };
-        active.begin(self.durable, self.marks.wall);
-        if let Record::Key { key, value } = record {
-            return self.put_key(key, value.as_deref(), flags);
-        }
-        let segment = active.header.id;
-        let index = &mut *self.shared.index.lock();
-        match record {
-            Record::Message { message, routes } => {
-                routes.iter().for_each(|route| index.saw_queue(route.queue, segment));
-                if let Plan::Again(at) = plan {
-                    active.put(Kind::Ref, flags, &[], |out| record::put_ref(at, routes, out));
-                    for route in routes {
-                        index.join(*route, Root::At(at), at.segment, body_len(message));
-                    }
-                    return;
-                }
-                let offset = active.put_message(message, routes, flags);
-                for route in routes {
-                    index.insert(route.queue, route.seq, segment);
-                }
-                self.placed.push((message.clone(), Position { segment, offset }));
-                StoreStats::add(&self.shared.stats.messages_written, 1);
-            }
-            Record::Acks(acks) => {
-                active.put(Kind::Acks, flags, &[], |out| record::put_acks(acks, out));
-                for queue in acks {
-                    index.saw_queue(queue.queue, segment);
-                    for &(lo, hi) in &queue.settled {
-                        index.settle(queue.queue, lo, hi);
-                    }
-                }
-            }
-            Record::State(state) => {
-                active.put(Kind::State, flags, &[], |out| record::put_state(state, out));
-                index.saw_queue(queue_of(state), segment);
-                if let State::DeadLettered { to, .. } = state {
-                    index.saw_queue(to.queue, segment);
-                }
-                index.state(state);
-            }
-            // The write that was begun for the time says it.
-            Record::Key { .. } | Record::Time => {}
-            Record::Purge { queue, upto } => {
-                active.put(Kind::Purge, flags, &[], |out| record::put_purge(*queue, *upto, out));
-                index.saw_queue(*queue, segment);
-                index.purge(*queue, *upto);
-            }
-            Record::QueueDelete { queue } => {
-                active.put(Kind::QueueDelete, flags, &[], |out| record::put_queue(*queue, out));
-                index.saw_queue(*queue, segment);
-                index.delete(*queue);
-            }
-        }
-    }
-
-    /// Appends a keyed record to the write that was begun.
-    fn put_key(&mut self, key: &[u8], value: Option<&[u8]>, flags: u8) {
-        let Some(active) = &mut self.active else { return };
-        let segment = active.header.id;
-        let (offset, len, version) = active.put_key(0, key, value, flags);
-        let index = &mut *self.shared.index.lock();
-        let is_kept = |len: usize| key::is_precious(key) && len <= key::PRECIOUS_BYTES_MAX;
-        let record = KeyRecord {
-            at: Position { segment, offset },
-            version,
-            len,
-            deleted: value.is_none(),
-            value: value.filter(|value| is_kept(value.len())).map(Into::into),
-        };
-        index.saw_key(key, segment);
-        if let Some(vhost) = key::as_vhost(key) {
-            self.marks.vhost_max = self.marks.vhost_max.max(vhost);
-        }
-        // Where records may be that the deletion deletes besides those of its key.
-        let more = match (value, key::as_vhost(key), key::as_queue(key)) {
-            (None, Some(vhost), _) => {
-                let known = index.vhosts.get(&vhost).cloned().unwrap_or_default();
-                index.delete_vhost(vhost);
-                Some((known.first_segment, known.copies))
-            }
-            (None, _, Some(queue)) => {
-                let known = index.queues.get(&queue);
-                Some(known.map_or_else(
-                    || (segment, Segments::default()),
-                    |known| (known.first_segment, known.copies.clone()),
-                ))
-            }
-            _ => None,
-        };
-        match more {
-            Some((first, copies)) => {
-                let may_have = self.segments.values().filter(|s| s.may_have(first, &copies));
-                index.deletion_of_more(key, record, may_have.map(|s| s.header.id));
-            }
-            None => index.key(key, record),
-        }
-    }
-
-    /// Sees to it that the active segment takes `bytes` of records, which its directory lists in `listed` bytes.
-    fn make_room(&mut self, bytes: usize, listed: usize) -> Result<(), StoreError> {
-        if self
-            .active
-            .as_ref()
-            .is_some_and(|active| active.has_room(bytes, listed))
-        {
-            return Ok(());
-        }
-        let size = size_for(bytes + listed, self.settings.segment_bytes)?;
-        if self.active.is_some() {
-            self.write()?;
-            self.sync()?;
-        }
-        let header = self.next_header(SegmentKind::Log, size);
-        let created = self.create_segment(header);
-        let active = self.or_poison("make a segment", created)?;
-        // Now that the next one is there, this one can say so.
-        self.seal_active(self.marks.next_base)?;
-        self.durable = active.end_lsn();
-        self.written = self.durable;
-        self.add_segment(&active);
-        self.active = Some(active);
-        self.ahead_failed = false;
-        self.spare_failed = false;
-        self.syncs_here = 0;
-        Ok(())
-    }
-
-    pub(super) fn next_header(&mut self, kind: SegmentKind, size: u32) -> SegmentHeader {
-        let marks = &mut self.marks;
-        marks.next_id = marks.next_id.max(1);
-        let header = SegmentHeader {
-            id: marks.next_id,
-            epoch: marks.epoch,
-            kind,
-            salt: self.settings.salt,
-            base: marks.next_base,
-            size,
-        };
-        marks.next_id += 1;
-        // Room behind the nominal end keeps LSNs apart even if a footer had to go beyond it.
-        marks.next_base += u64::from(size) * 2;
-        header
-    }
-
-    pub(super) fn add_segment(&mut self, writer: &SegmentWriter<D::File>) {
-        let header = writer.header;
-        self.shared
-            .add(header, Some(writer.file.clone()), Some(writer.directory.clone()));
-        let file_bytes = writer.file.len().unwrap_or(0);
-        self.segments.insert(header.id, Segment::new(header, file_bytes));
-    }
-
     /// Writes what is encoded.
     fn write(&mut self) -> Result<(), StoreError> {
         let Some(active) = &mut self.active else { return Ok(()) };
@@ -694,51 +427,6 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// Ends the active segment; everything in it is synced.
-    fn seal_active(&mut self, log_upto: u64) -> Result<(), StoreError> {
-        let Some(mut active) = self.active.take() else {
-            return Ok(());
-        };
-        let sealed = self.seal_as(&mut active, Ending::Full, log_upto, Vec::new());
-        self.or_poison("seal a segment", sealed)?;
-        self.checkpoint.sealed = true;
-        self.checkpoint.sealed_just_now = true;
-        Ok(())
-    }
-
-    pub(super) fn seal(&mut self, writer: &mut SegmentWriter<D::File>) -> io::Result<()> {
-        self.seal_as(writer, Ending::Full, 0, Vec::new())
-    }
-
-    pub(super) fn seal_as(
-        &mut self,
-        writer: &mut SegmentWriter<D::File>,
-        ending: Ending,
-        log_upto: u64,
-        holes: Vec<(u32, u32)>,
-    ) -> io::Result<()> {
-        let (routes, keys) = {
-            let directory = writer.directory.lock();
-            (directory.routes, directory.keys)
-        };
-        let end = writer.end();
-        let bytes = writer.seal(ending, log_upto, holes)?;
-        self.shared.sealed(writer.header.id);
-        StoreStats::add(&self.shared.stats.bytes_written, bytes);
-        let file_bytes = writer.file.len()?;
-        if let Some(segment) = self.segments.get_mut(&writer.header.id) {
-            *segment = Segment {
-                end,
-                routes,
-                keys,
-                sealed: true,
-                file_bytes,
-                ..*segment
-            };
-        }
-        Ok(())
-    }
-
     fn gauge(&self) {
         let stats = &self.shared.stats;
         let (routes, keys) = self.shared.index.lock().live_total();
@@ -772,67 +460,5 @@ impl<D: Disk> Store<D> {
 
     fn or_poison<T>(&mut self, what: &str, result: io::Result<T>) -> Result<T, StoreError> {
         result.map_err(|error| self.poison(what, &error))
-    }
-}
-
-impl Segment {
-    pub(super) fn new(header: SegmentHeader, file_bytes: u64) -> Segment {
-        Segment {
-            header,
-            end: RECORDS_AT,
-            file_bytes,
-            sealed: false,
-            routes: 0,
-            keys: 0,
-            covered: 0,
-            covered_before: 0,
-            doomed: false,
-            outlives: false,
-            stuck: false,
-        }
-    }
-    /// Whether it may have a record of what has its first in the segment `first`, and copies in the cold segments `copies`.
-    pub(super) fn may_have(&self, first: u32, copies: &Segments) -> bool {
-        match self.header.kind {
-            SegmentKind::Log => self.header.id >= first,
-            SegmentKind::Messages | SegmentKind::Keys => copies.contains(self.header.id),
-        }
-    }
-}
-
-fn body_len(message: &Message) -> u32 {
-    u32::try_from(message.body().len()).unwrap_or(u32::MAX)
-}
-
-/// The queue a state change is about.
-pub(super) fn queue_of(state: &State) -> QueueId {
-    match *state {
-        State::HandedOut { queue, .. }
-        | State::PacketId { queue, .. }
-        | State::PacketIdReleased { queue, .. }
-        | State::IncomingId { queue, .. }
-        | State::Returned { queue, .. } => queue,
-        State::DeadLettered { from, .. } => from,
-    }
-}
-
-/// Bytes of a record and of its line in the directory, at most.
-fn size_max(record: &Record, plan: Plan) -> (usize, usize) {
-    const FIXED: usize = 96;
-    match record {
-        Record::Message { routes, .. } if plan != Plan::Write => (FIXED + routes.len() * record::ROUTE_MAX, 0),
-        Record::Message { message, routes } => (
-            message_bytes_max(message.payload().len(), routes.len()),
-            32 + routes.len() * record::ROUTE_MAX,
-        ),
-        Record::Acks(acks) => (
-            FIXED + acks.iter().map(|queue| 20 + queue.settled.len() * 20).sum::<usize>(),
-            0,
-        ),
-        Record::Key { key, value } => (
-            FIXED + key.len() + value.as_ref().map_or(0, |v| v.len()),
-            40 + key.len(),
-        ),
-        Record::State(_) | Record::Time | Record::Purge { .. } | Record::QueueDelete { .. } => (FIXED, 0),
     }
 }
