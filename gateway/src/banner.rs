@@ -1,5 +1,6 @@
 //! The lines a person sees at the start: where everything is, and how to try it.
 
+use crate::config::MANAGEMENT;
 use crate::listener::{Bound, Carrier};
 use crate::node::Node;
 use crate::protocols;
@@ -10,6 +11,13 @@ use std::time::Duration;
 
 /// The banner of a node that is ready.
 pub(crate) fn text(node: &Node, ports: &[Bound], threads: usize, ready_in: Duration) -> String {
+    let managements = node.config();
+    let managements = managements
+        .listeners
+        .iter()
+        .filter(|(_, keys)| keys.protocol == MANAGEMENT);
+    let managements: Vec<_> = managements.map(|(name, _)| name.clone()).collect();
+    let is_management = |port: &Bound| managements.contains(&port.name);
     let mut text = format!(
         "\nGatepost {} - ready in {} ms\n\n",
         env!("CARGO_PKG_VERSION"),
@@ -23,6 +31,7 @@ pub(crate) fn text(node: &Node, ports: &[Bound], threads: usize, ready_in: Durat
     let _ = writeln!(text, "  data      {}", data.display());
     for port in ports {
         let note = match port.terms {
+            None if is_management(port) => "  (/api)",
             None => "  (/metrics, /healthz, /readyz)",
             Some(_) => match port.carrier {
                 Carrier::Plain => "",
@@ -36,6 +45,7 @@ pub(crate) fn text(node: &Node, ports: &[Bound], threads: usize, ready_in: Durat
         .iter()
         .filter(|port| port.carrier == Carrier::Plain)
         .filter_map(|port| match &port.address {
+            Address::Ip(_) if is_management(port) => None,
             Address::Ip(address) => try_it(port.terms.as_deref(), address.port()),
             Address::Unix(_) => None,
         })

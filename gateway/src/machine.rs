@@ -90,6 +90,7 @@ pub(crate) fn files_reserved(log_files: u64) -> u64 {
     FILES_OF_THE_PROCESS
         .saturating_add(log_files_max(log_files))
         .saturating_add(http_connections_max())
+        .saturating_add(management_connections_max())
 }
 
 /// Standard streams, listeners, what runtimes wait with, and what the log writes to or keeps for that.
@@ -106,6 +107,11 @@ pub(crate) fn log_files_max(set: u64) -> u64 {
 /// Connections to HTTP at the same time.
 pub(crate) fn http_connections_max() -> u64 {
     (open_files_max() / 8).clamp(4, 128)
+}
+
+/// Connections to the management API at the same time, beside those.
+pub(crate) fn management_connections_max() -> u64 {
+    (open_files_max() / 16).clamp(4, 128)
 }
 
 /// Files this process has open.

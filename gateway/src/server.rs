@@ -1,9 +1,11 @@
 //! Puts the node together, in the order in which things need each other, and takes it apart again.
 
+use crate::api::Entrance;
 use crate::clock::Clock;
-use crate::config::{Config, Layers, Problems};
+use crate::config::{Config, Layers, MANAGEMENT, Problems};
 use crate::directory::{self, Directory};
 use crate::exit::Failure;
+use crate::http::bounded::Bounds;
 use crate::listener::{self, Acceptor, Bound, Carrier};
 use crate::node::Node;
 use crate::shutdown::{self, Signals};
@@ -146,12 +148,42 @@ fn listen(
                     )));
                 }
             };
+            if speaks(&node, &port.name, MANAGEMENT) {
+                manage(tasks, node, socket, tls);
+                return Ok(());
+            }
             let router = http::router(node, threads);
-            let connections_max = usize::try_from(machine::http_connections_max()).unwrap_or(usize::MAX);
-            tasks.spawn(http::bounded::serve(socket, tls, router, connections_max));
+            let bounds = Bounds {
+                connections_max: usize::try_from(machine::http_connections_max()).unwrap_or(usize::MAX),
+                head_timeout: http::HEAD_TIMEOUT,
+            };
+            tasks.spawn(http::bounded::serve(socket, tls, router, bounds, |_| true));
         }
     }
     Ok(())
+}
+
+/// Whether that is what a listener speaks.
+fn speaks(node: &Node, listener: &str, protocol: &str) -> bool {
+    let config = node.config();
+    let mut listeners = config.listeners.iter();
+    listeners.any(|(name, keys)| name == listener && keys.protocol == protocol)
+}
+
+/// The management API on the network.
+fn manage(
+    tasks: &mut tokio::task::JoinSet<()>,
+    node: Arc<Node>,
+    socket: tokio::net::TcpListener,
+    tls: Option<Arc<tls::Port>>,
+) {
+    let router = api::router(Arc::clone(&node), Entrance::Network);
+    let bounds = Bounds {
+        connections_max: usize::try_from(machine::management_connections_max()).unwrap_or(usize::MAX),
+        head_timeout: api::HEAD_TIMEOUT,
+    };
+    let admit = move |from| node.protection.admit(node.clock.now().monotonic, from, true).is_ok();
+    tasks.spawn(http::bounded::serve(socket, tls, router, bounds, admit));
 }
 
 /// The door for those who manage the gateway. Without it, it serves all the same.
@@ -159,7 +191,7 @@ fn control(tasks: &mut tokio::task::JoinSet<()>, node: &Arc<Node>) {
     let data = node.config().node.data_dir.clone();
     match api::socket::bind(&data) {
         Ok(bound) => {
-            let router = api::router(Arc::clone(node));
+            let router = api::router(Arc::clone(node), Entrance::Socket);
             tasks.spawn(async move {
                 if let Err(error) = api::socket::serve(bound, router).await {
                     tracing::error!(%error, "the control socket cannot be served");

@@ -72,7 +72,7 @@ class Gatepost:
             file.write(
                 f'[node]\ndata_dir = "{self.data}"\n[disk]\nfree_limit = "1MiB"\n[store]\nsegment_size = "1MiB"\n'
                 f'[listeners.amqp]\nbind = ["127.0.0.1:{self.amqp}"]\n[listeners.mqtt]\nbind = ["127.0.0.1:{self.mqtt}"]\n'
-                f'[listeners.stomp]\nbind = []\n[listeners.web_mqtt]\nbind = []\n[listeners.web_stomp]\nbind = []\n[listeners.metrics]\nbind = ["127.0.0.1:{self.metrics}"]\n'
+                f'[listeners.stomp]\nbind = []\n[listeners.web_mqtt]\nbind = []\n[listeners.web_stomp]\nbind = []\n[listeners.management]\nbind = []\n[listeners.metrics]\nbind = ["127.0.0.1:{self.metrics}"]\n'
             )
         self.process = None
         self.start()

@@ -1,16 +1,30 @@
 //! `/api/bans`: who is kept out. RabbitMQ has nothing like it.
 
 use super::body::Body;
+use super::caller::administrators;
 use super::{Answer, Api, Refusal, answer, done};
 use crate::network::Network;
+use crate::node::Node;
 use crate::protection::{Ban, BanKind, BanOrigin};
+use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
+use axum::middleware::from_fn;
+use axum::routing::{self, get};
 use gatepost_core::event::CloseReason;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) async fn list(State(node): Api) -> Answer {
+/// For administrators.
+pub(super) fn routes() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/api/bans", get(list))
+        .route("/api/bans/{kind}/{value}", routing::put(put).delete(delete))
+        .route_layer(from_fn(administrators))
+}
+
+async fn list(State(node): Api) -> Answer {
     let now = node.clock.now().monotonic;
     let shape = |ban: Ban| {
         json!({
@@ -36,7 +50,7 @@ pub(super) async fn list(State(node): Api) -> Answer {
 }
 
 /// Until the gateway stops, or for `seconds`. A banned user's connections end.
-pub(super) async fn put(State(node): Api, Path((kind, value)): Path<(String, String)>, body: Bytes) -> Answer {
+async fn put(State(node): Api, Path((kind, value)): Path<(String, String)>, body: Bytes) -> Answer {
     let kind = known(&kind)?;
     let seconds = Body::parse(&body)?.number("seconds")?;
     let seconds = seconds.map(u64::try_from).transpose();
@@ -62,7 +76,7 @@ pub(super) async fn put(State(node): Api, Path((kind, value)): Path<(String, Str
     done()
 }
 
-pub(super) async fn delete(State(node): Api, Path((kind, value)): Path<(String, String)>) -> Answer {
+async fn delete(State(node): Api, Path((kind, value)): Path<(String, String)>) -> Answer {
     let kind = known(&kind)?;
     if !node.protection.lift(kind, &value) {
         return Err(Refusal::not_found());

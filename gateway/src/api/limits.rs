@@ -1,50 +1,70 @@
 //! `/api/user-limits` and `/api/vhost-limits`.
 
 use super::body::Body;
+use super::caller::{Caller, administrators};
 use super::{Answer, Api, Refusal, answer, done};
 use crate::directory::limits::LimitEntry;
+use crate::node::Node;
+use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
+use axum::middleware::from_fn;
+use axum::routing::{get, put};
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 
-pub(super) async fn users(State(node): Api) -> Answer {
+/// Users' limits are for administrators. Those of a vhost are shown to whoever sees the vhost.
+pub(super) fn routes() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/api/user-limits", get(users))
+        .route("/api/user-limits/{user}", get(user))
+        .route("/api/user-limits/{user}/{name}", put(put_user).delete(delete_user))
+        .route("/api/vhost-limits/{vhost}/{name}", put(put_vhost).delete(delete_vhost))
+        .route_layer(from_fn(administrators))
+        .route("/api/vhost-limits", get(vhosts))
+        .route("/api/vhost-limits/{vhost}", get(vhost))
+}
+
+async fn users(State(node): Api) -> Answer {
     shapes("user", node.user_limits())
 }
 
-pub(super) async fn user(State(node): Api, Path(user): Path<String>) -> Answer {
+async fn user(State(node): Api, Path(user): Path<String>) -> Answer {
     node.user(&user).ok_or_else(Refusal::not_found)?;
     let mut limits = node.user_limits();
     limits.retain(|(name, _)| **name == *user);
     shapes("user", limits)
 }
 
-pub(super) async fn put_user(State(node): Api, Path((user, name)): Path<(String, String)>, body: Bytes) -> Answer {
+async fn put_user(State(node): Api, Path((user, name)): Path<(String, String)>, body: Bytes) -> Answer {
     node.set_user_limit(&user, &name, value(&body)?).await?;
     done()
 }
 
-pub(super) async fn delete_user(State(node): Api, Path((user, name)): Path<(String, String)>) -> Answer {
+async fn delete_user(State(node): Api, Path((user, name)): Path<(String, String)>) -> Answer {
     node.clear_user_limit(&user, &name).await?;
     done()
 }
 
-pub(super) async fn vhosts(State(node): Api) -> Answer {
-    shapes("vhost", node.vhost_limits())
+async fn vhosts(caller: Caller, State(node): Api) -> Answer {
+    let mut limits = node.vhost_limits();
+    limits.retain(|(name, _)| caller.sees(name));
+    shapes("vhost", limits)
 }
 
-pub(super) async fn vhost(State(node): Api, Path(vhost): Path<String>) -> Answer {
-    node.vhost(&vhost).ok_or_else(Refusal::not_found)?;
+async fn vhost(caller: Caller, State(node): Api, Path(vhost): Path<String>) -> Answer {
+    caller.vhost(&node, &vhost)?;
     let mut limits = node.vhost_limits();
     limits.retain(|(name, _)| **name == *vhost);
     shapes("vhost", limits)
 }
 
-pub(super) async fn put_vhost(State(node): Api, Path((vhost, name)): Path<(String, String)>, body: Bytes) -> Answer {
+async fn put_vhost(State(node): Api, Path((vhost, name)): Path<(String, String)>, body: Bytes) -> Answer {
     node.set_vhost_limit(&vhost, &name, value(&body)?).await?;
     done()
 }
 
-pub(super) async fn delete_vhost(State(node): Api, Path((vhost, name)): Path<(String, String)>) -> Answer {
+async fn delete_vhost(State(node): Api, Path((vhost, name)): Path<(String, String)>) -> Answer {
     node.clear_vhost_limit(&vhost, &name).await?;
     done()
 }

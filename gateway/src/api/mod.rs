@@ -1,12 +1,18 @@
 //! The management API: RabbitMQ's paths and shapes, as far as they are built.
 //!
-//! Handlers call the node's verbs and know no rule of their own. Who may call them is decided before: at the control socket
-//! by the file's owner. So far that is the only door, and whoever comes through it is an administrator.
+//! Handlers call the node's verbs and know no rule of their own. The [`door`] decides who comes in, and handlers take a
+//! [`caller::Caller`] and ask it what may be seen and done. Through the control socket comes an administrator.
+//!
+//! Each noun is a file with its routes; a noun that is read in one file and written in another has two lists of routes for
+//! the same paths, and methods of their own.
 //!
 //! Errors are `{"error": …, "reason": …}`, both texts. What is made answers 201, what is changed or deleted 204.
 
 mod bans;
 mod body;
+pub(crate) mod caller;
+mod cors;
+mod door;
 mod limits;
 mod overview;
 mod permissions;
@@ -18,78 +24,35 @@ use crate::directory::{DirectoryError, Put};
 use crate::node::Node;
 use crate::vhosts::VhostError;
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 
-/// Bytes of a request's body, at most.
-const BODY_MAX: usize = 1 << 20;
+pub(crate) use door::Entrance;
+
+/// From one request of a connection to the next, and for a whole request head. Tools that poll keep their connection.
+pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(65);
 
 /// What handlers work with.
 pub(crate) type Api = axum::extract::State<Arc<Node>>;
 
-/// All routes, for a door that lets in administrators only.
-pub(crate) fn router(node: Arc<Node>) -> Router {
-    Router::new()
-        .route("/api/overview", get(overview::get))
-        .route("/api/whoami", get(overview::whoami))
-        .route("/api/users", get(users::list))
-        .route("/api/users/bulk-delete", post(users::delete_many))
-        .route("/api/users/without-permissions", get(users::without_permissions))
-        .route(
-            "/api/users/{user}",
-            get(users::get)
-                .put(users::put)
-                .patch(users::patch)
-                .delete(users::delete),
-        )
-        .route("/api/users/{user}/permissions", get(permissions::of_user))
-        .route("/api/users/{user}/topic-permissions", get(permissions::topics_of_user))
-        .route("/api/vhosts", get(vhosts::list))
-        .route(
-            "/api/vhosts/{vhost}",
-            get(vhosts::get).put(vhosts::put).delete(vhosts::delete),
-        )
-        .route("/api/vhosts/{vhost}/permissions", get(permissions::of_vhost))
-        .route(
-            "/api/vhosts/{vhost}/topic-permissions",
-            get(permissions::topics_of_vhost),
-        )
-        .route("/api/permissions", get(permissions::list))
-        .route(
-            "/api/permissions/{vhost}/{user}",
-            get(permissions::get).put(permissions::put).delete(permissions::delete),
-        )
-        .route("/api/topic-permissions", get(permissions::topics))
-        .route(
-            "/api/topic-permissions/{vhost}/{user}",
-            get(permissions::topics_get)
-                .put(permissions::topics_put)
-                .delete(permissions::topics_delete_all),
-        )
-        .route(
-            "/api/topic-permissions/{vhost}/{user}/{exchange}",
-            axum::routing::delete(permissions::topics_delete),
-        )
-        .route("/api/user-limits", get(limits::users))
-        .route("/api/user-limits/{user}", get(limits::user))
-        .route(
-            "/api/user-limits/{user}/{name}",
-            put(limits::put_user).delete(limits::delete_user),
-        )
-        .route("/api/vhost-limits", get(limits::vhosts))
-        .route("/api/vhost-limits/{vhost}", get(limits::vhost))
-        .route(
-            "/api/vhost-limits/{vhost}/{name}",
-            put(limits::put_vhost).delete(limits::delete_vhost),
-        )
-        .route("/api/bans", get(bans::list))
-        .route("/api/bans/{kind}/{value}", put(bans::put).delete(bans::delete))
+/// All routes, for those who come in by that entrance.
+pub(crate) fn router(node: Arc<Node>, entrance: Entrance) -> Router {
+    let routes = Router::new()
+        .merge(overview::routes())
+        .merge(vhosts::routes())
+        .merge(limits::routes())
+        .merge(users::routes())
+        .merge(permissions::routes())
+        .merge(bans::routes())
         .fallback(|| async { Refusal::not_found() })
-        .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
-        .with_state(node)
+        // The door has read the body, and held it against its limit.
+        .layer(DefaultBodyLimit::disable())
+        .with_state(Arc::clone(&node));
+    door::behind(node, entrance, routes)
 }
 
 /// A request that is not done.
@@ -101,6 +64,19 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
+    fn of(status: StatusCode, error: &'static str, reason: impl Into<String>) -> Refusal {
+        Refusal {
+            status,
+            error,
+            reason: reason.into(),
+        }
+    }
+
+    /// Known, but not allowed that: RabbitMQ says 401 there, and spells it so.
+    fn not_authorised(reason: &str) -> Refusal {
+        Refusal::of(StatusCode::UNAUTHORIZED, "not_authorised", reason)
+    }
+
     fn bad_request(reason: impl Into<String>) -> Refusal {
         Refusal {
             status: StatusCode::BAD_REQUEST,

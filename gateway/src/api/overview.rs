@@ -1,12 +1,23 @@
 //! `/api/overview` and `/api/whoami`.
 
+use super::caller::Caller;
 use super::{Answer, Api, answer};
+use crate::node::Node;
+use axum::Router;
 use axum::extract::State;
+use axum::routing;
 use gatepost_core::engine::Counters;
 use serde_json::json;
+use std::sync::Arc;
+
+pub(super) fn routes() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/api/overview", routing::get(get))
+        .route("/api/whoami", routing::get(whoami))
+}
 
 /// What there is, in numbers: one short hold of each engine's lock.
-pub(super) async fn get(State(node): Api) -> Answer {
+async fn get(State(node): Api) -> Answer {
     let vhosts = node.vhosts.list();
     let all: Vec<Counters> = vhosts
         .iter()
@@ -30,7 +41,7 @@ pub(super) async fn get(State(node): Api) -> Answer {
     }))
 }
 
-/// Whoever may open the socket's file.
-pub(super) async fn whoami() -> Answer {
-    answer(&json!({ "name": "control socket", "tags": ["administrator"] }))
+async fn whoami(caller: Caller) -> Answer {
+    let tags: Vec<&str> = caller.tags().iter().map(|tag| &**tag).collect();
+    answer(&json!({ "name": &**caller.name(), "tags": tags, "is_internal_user": true }))
 }

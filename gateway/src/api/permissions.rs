@@ -1,34 +1,74 @@
 //! `/api/permissions` and `/api/topic-permissions`.
 
 use super::body::Body;
+use super::caller::{Caller, administrators};
 use super::{Answer, Api, Refusal, answer, done, made};
 use crate::directory::DirectoryError;
 use crate::directory::permissions::{Permission, PermissionEntry, TopicPermissionEntry};
+use crate::node::Node;
+use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
+use axum::middleware::from_fn;
+use axum::routing;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
-pub(super) async fn list(State(node): Api) -> Answer {
+/// For administrators; a user may see its own.
+pub(super) fn routes() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/api/vhosts/{vhost}/permissions", routing::get(of_vhost))
+        .route("/api/vhosts/{vhost}/topic-permissions", routing::get(topics_of_vhost))
+        .route("/api/permissions", routing::get(list))
+        .route(
+            "/api/permissions/{vhost}/{user}",
+            routing::get(get).put(put).delete(delete),
+        )
+        .route("/api/topic-permissions", routing::get(topics))
+        .route(
+            "/api/topic-permissions/{vhost}/{user}",
+            routing::get(topics_get).put(topics_put).delete(topics_delete_all),
+        )
+        .route(
+            "/api/topic-permissions/{vhost}/{user}/{exchange}",
+            routing::delete(topics_delete),
+        )
+        .route_layer(from_fn(administrators))
+        .route("/api/users/{user}/permissions", routing::get(of_user))
+        .route("/api/users/{user}/topic-permissions", routing::get(topics_of_user))
+}
+
+/// Whether the caller may see what a user may do.
+fn sees(caller: &Caller, user: &str) -> Result<(), Refusal> {
+    if caller.is_administrator() || **caller.name() == *user {
+        Ok(())
+    } else {
+        Err(Refusal::not_authorised("User not authorised to access object"))
+    }
+}
+
+async fn list(State(node): Api) -> Answer {
     shapes(node.permissions().iter())
 }
 
-pub(super) async fn of_user(State(node): Api, Path(user): Path<String>) -> Answer {
+async fn of_user(caller: Caller, State(node): Api, Path(user): Path<String>) -> Answer {
+    sees(&caller, &user)?;
     node.user(&user).ok_or_else(Refusal::not_found)?;
     shapes(node.permissions().iter().filter(|entry| *entry.user == *user))
 }
 
-pub(super) async fn of_vhost(State(node): Api, Path(vhost): Path<String>) -> Answer {
+async fn of_vhost(State(node): Api, Path(vhost): Path<String>) -> Answer {
     node.vhost(&vhost).ok_or_else(Refusal::not_found)?;
     shapes(node.permissions().iter().filter(|entry| *entry.vhost == *vhost))
 }
 
-pub(super) async fn get(State(node): Api, Path((vhost, user)): Path<(String, String)>) -> Answer {
+async fn get(State(node): Api, Path((vhost, user)): Path<(String, String)>) -> Answer {
     let all = node.permissions();
     let found = all.iter().find(|entry| *entry.vhost == *vhost && *entry.user == *user);
     answer(&shape(found.ok_or_else(Refusal::not_found)?))
 }
 
-pub(super) async fn put(State(node): Api, Path((vhost, user)): Path<(String, String)>, body: Bytes) -> Answer {
+async fn put(State(node): Api, Path((vhost, user)): Path<(String, String)>, body: Bytes) -> Answer {
     let body = Body::parse(&body)?;
     let permission = Permission {
         configure: body.required("configure")?.to_owned(),
@@ -38,26 +78,27 @@ pub(super) async fn put(State(node): Api, Path((vhost, user)): Path<(String, Str
     made(node.set_permission(&user, &vhost, permission).await.map_err(unknown)?)
 }
 
-pub(super) async fn delete(State(node): Api, Path((vhost, user)): Path<(String, String)>) -> Answer {
+async fn delete(State(node): Api, Path((vhost, user)): Path<(String, String)>) -> Answer {
     node.clear_permission(&user, &vhost).await?;
     done()
 }
 
-pub(super) async fn topics(State(node): Api) -> Answer {
+async fn topics(State(node): Api) -> Answer {
     topic_shapes(node.topic_permissions().iter())
 }
 
-pub(super) async fn topics_of_user(State(node): Api, Path(user): Path<String>) -> Answer {
+async fn topics_of_user(caller: Caller, State(node): Api, Path(user): Path<String>) -> Answer {
+    sees(&caller, &user)?;
     node.user(&user).ok_or_else(Refusal::not_found)?;
     topic_shapes(node.topic_permissions().iter().filter(|entry| *entry.user == *user))
 }
 
-pub(super) async fn topics_of_vhost(State(node): Api, Path(vhost): Path<String>) -> Answer {
+async fn topics_of_vhost(State(node): Api, Path(vhost): Path<String>) -> Answer {
     node.vhost(&vhost).ok_or_else(Refusal::not_found)?;
     topic_shapes(node.topic_permissions().iter().filter(|entry| *entry.vhost == *vhost))
 }
 
-pub(super) async fn topics_get(State(node): Api, Path((vhost, user)): Path<(String, String)>) -> Answer {
+async fn topics_get(State(node): Api, Path((vhost, user)): Path<(String, String)>) -> Answer {
     let all = node.topic_permissions();
     let found: Vec<_> = all
         .iter()
@@ -69,7 +110,7 @@ pub(super) async fn topics_get(State(node): Api, Path((vhost, user)): Path<(Stri
     topic_shapes(found.into_iter())
 }
 
-pub(super) async fn topics_put(State(node): Api, Path((vhost, user)): Path<(String, String)>, body: Bytes) -> Answer {
+async fn topics_put(State(node): Api, Path((vhost, user)): Path<(String, String)>, body: Bytes) -> Answer {
     let body = Body::parse(&body)?;
     let exchange = body.required("exchange")?;
     let (write, read) = (body.required("write")?, body.required("read")?);
@@ -77,15 +118,12 @@ pub(super) async fn topics_put(State(node): Api, Path((vhost, user)): Path<(Stri
     made(put.map_err(unknown)?)
 }
 
-pub(super) async fn topics_delete_all(State(node): Api, Path((vhost, user)): Path<(String, String)>) -> Answer {
+async fn topics_delete_all(State(node): Api, Path((vhost, user)): Path<(String, String)>) -> Answer {
     node.clear_topic_permission(&user, &vhost, None).await?;
     done()
 }
 
-pub(super) async fn topics_delete(
-    State(node): Api,
-    Path((vhost, user, exchange)): Path<(String, String, String)>,
-) -> Answer {
+async fn topics_delete(State(node): Api, Path((vhost, user, exchange)): Path<(String, String, String)>) -> Answer {
     node.clear_topic_permission(&user, &vhost, Some(&exchange)).await?;
     done()
 }

@@ -1,24 +1,42 @@
 //! `/api/users`.
 
 use super::body::Body;
+use super::caller::administrators;
 use super::{Answer, Api, Refusal, answer, done, is_new, made};
 use crate::directory::Put;
 use crate::directory::users::{Credential, UserEntry};
 use crate::node::Node;
+use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
+use axum::middleware::from_fn;
+use axum::routing;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gatepost_core::properties::Name;
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 
-pub(super) async fn list(State(node): Api) -> Answer {
+/// For administrators.
+pub(super) fn routes() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/api/users", routing::get(list))
+        .route("/api/users/bulk-delete", routing::post(delete_many))
+        .route("/api/users/without-permissions", routing::get(without_permissions))
+        .route(
+            "/api/users/{user}",
+            routing::get(get).put(put).patch(patch).delete(delete),
+        )
+        .route_layer(from_fn(administrators))
+}
+
+async fn list(State(node): Api) -> Answer {
     let users: Vec<Value> = node.users().iter().map(|user| shape(&node, user)).collect();
     answer(&users.into())
 }
 
-pub(super) async fn without_permissions(State(node): Api) -> Answer {
+async fn without_permissions(State(node): Api) -> Answer {
     let permissions = node.permissions();
     let has_none = |user: &UserEntry| !permissions.iter().any(|permission| permission.user == user.name);
     let users = node.users().into_iter().filter(has_none);
@@ -26,14 +44,14 @@ pub(super) async fn without_permissions(State(node): Api) -> Answer {
     answer(&users.into())
 }
 
-pub(super) async fn get(State(node): Api, Path(user): Path<String>) -> Answer {
+async fn get(State(node): Api, Path(user): Path<String>) -> Answer {
     let user = node.user(&user).ok_or_else(Refusal::not_found)?;
     answer(&shape(&node, &user))
 }
 
 /// As RabbitMQ has it: without a password or a hash, the user can log in by certificate only.
 /// With `If-None-Match: *`, a user that is there already is left alone, and the request refused.
-pub(super) async fn put(State(node): Api, Path(user): Path<String>, headers: HeaderMap, body: Bytes) -> Answer {
+async fn put(State(node): Api, Path(user): Path<String>, headers: HeaderMap, body: Bytes) -> Answer {
     let body = Body::parse(&body)?;
     let tags = body.texts("tags")?.unwrap_or_default();
     let credential = credential(&body)?.unwrap_or(Credential::Nothing);
@@ -45,7 +63,7 @@ pub(super) async fn put(State(node): Api, Path(user): Path<String>, headers: Hea
 }
 
 /// Changes what the body names, and nothing else. RabbitMQ has no such request.
-pub(super) async fn patch(State(node): Api, Path(user): Path<String>, body: Bytes) -> Answer {
+async fn patch(State(node): Api, Path(user): Path<String>, body: Bytes) -> Answer {
     let body = Body::parse(&body)?;
     if let Some(credential) = credential(&body)? {
         node.change_password(&user, credential).await?;
@@ -56,12 +74,12 @@ pub(super) async fn patch(State(node): Api, Path(user): Path<String>, body: Byte
     done()
 }
 
-pub(super) async fn delete(State(node): Api, Path(user): Path<String>) -> Answer {
+async fn delete(State(node): Api, Path(user): Path<String>) -> Answer {
     node.delete_user(&user).await?;
     done()
 }
 
-pub(super) async fn delete_many(State(node): Api, body: Bytes) -> Answer {
+async fn delete_many(State(node): Api, body: Bytes) -> Answer {
     for user in Body::parse(&body)?.texts("users")?.unwrap_or_default() {
         node.delete_user(&user).await?;
     }

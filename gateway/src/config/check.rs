@@ -1,6 +1,6 @@
 //! What concerns several settings together, and what they say about the world: files that must be there.
 
-use super::schema::METRICS;
+use super::schema::{MANAGEMENT, METRICS};
 use super::source::Problem;
 use super::{Config, Listener, load};
 use crate::directory::people::Backend;
@@ -73,8 +73,12 @@ fn listeners(config: &Config, problems: &mut Vec<Problem>) {
     let (mut taken, mut taken_udp) = (BTreeMap::new(), BTreeMap::new());
     for (name, listener) in &config.listeners {
         let protocol = listener.protocol.as_str();
-        if protocol != METRICS && protocols::find(protocol).is_none() {
-            let known: Vec<_> = protocols::ALL.iter().map(|p| p.name).chain([METRICS]).collect();
+        if protocol != METRICS && protocol != MANAGEMENT && protocols::find(protocol).is_none() {
+            let known: Vec<_> = protocols::ALL
+                .iter()
+                .map(|p| p.name)
+                .chain([METRICS, MANAGEMENT])
+                .collect();
             let what = format!("expected one of {}, found \"{protocol}\"", known.join(", "));
             problems.push(load::problem("", &format!("listeners.{name}.protocol"), what));
         }

@@ -237,7 +237,7 @@ tls.cert: /nowhere/cert.pem cannot be read: No such file or directory (os error 
 [limits]
 consumer_timeout = \"1800s\"
 [listeners.management]
-bind = [\"[::]:15672\"]
+bind = [\"127.0.0.1:15672\"]
 [auth.jwt]
 algorithms = [\"RS256\",\"ES256\"]
 ";

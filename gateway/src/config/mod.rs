@@ -24,11 +24,12 @@ pub use load::Layers;
 pub use source::{Problem, Problems};
 pub use table::{
     Anonymous, AnonymousHere, Auth, AuthCertificate, AuthFile, AuthJwt, ClientAuth, Confirm, Disk, Durability,
-    Identity, Limits, Listener, Log, LogFormat, Memory, Metrics, Mqtt, Node, Protection, Store, Tls, TlsVersion,
+    Identity, Limits, Listener, Log, LogFormat, Management, Memory, Metrics, Mqtt, Node, Protection, Store, Tls,
+    TlsVersion,
 };
 pub use units::{Budget, Period, Size};
 
-pub(crate) use schema::METRICS;
+pub(crate) use schema::{MANAGEMENT, METRICS};
 
 use crate::protocols;
 use gatepost_core::keys::{Applies, Values};
@@ -57,6 +58,7 @@ pub struct Config {
     pub auth_jwt: AuthJwt,
     pub certificate: AuthCertificate,
     pub metrics: Metrics,
+    pub management: Management,
     /// The values of all keys, from which protocols read theirs.
     pub values: Values,
     schema: Schema,
@@ -83,6 +85,7 @@ impl Config {
             auth_file: AuthFile::read(&values, "auth.file"),
             certificate: AuthCertificate::read(&values, "auth.certificate"),
             metrics: Metrics::read(&values, "metrics"),
+            management: Management::read(&values, "management"),
             values,
             schema,
         }

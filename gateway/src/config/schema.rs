@@ -1,8 +1,8 @@
 //! The one table of all keys: the node's sections, the protocols' own rows, and those of every listener.
 
 use super::table::{
-    Auth, AuthCertificate, AuthFile, AuthJwt, Disk, LATER, LISTENERS_LATER, Limits, Listener, Log, Memory, Metrics,
-    Mqtt, Node, Protection, Store, Tls,
+    Auth, AuthCertificate, AuthFile, AuthJwt, Disk, LATER, Limits, Listener, Log, Management, Memory, Metrics, Mqtt,
+    Node, Protection, Store, Tls,
 };
 use super::value;
 use gatepost_core::keys::{Applies, Key, Kind, Values};
@@ -45,6 +45,10 @@ pub(super) enum Takes {
 /// The listener for metrics and health, which is no protocol.
 pub(crate) const METRICS: &str = "metrics";
 const METRICS_PORT: u16 = 15692;
+/// The listener for the management API, which is no protocol either. On this machine, until somebody opens it.
+pub(crate) const MANAGEMENT: &str = "management";
+const MANAGEMENT_BIND: &str = "[\"127.0.0.1:15672\"]";
+const MANAGEMENT_TLS_BIND: &str = "[\"127.0.0.1:15671\"]";
 const LISTENERS: &str = "listeners";
 
 impl Schema {
@@ -79,6 +83,10 @@ impl Schema {
         }
         schema.listener(METRICS, Some(METRICS_PORT), None);
         schema.set_default("listeners.metrics.protocol", &value::quoted(METRICS));
+        schema.listener(MANAGEMENT, None, None);
+        schema.set_default("listeners.management.protocol", &value::quoted(MANAGEMENT));
+        schema.set_default("listeners.management.bind", MANAGEMENT_BIND);
+        schema.set_default("listeners.management.tls_bind", MANAGEMENT_TLS_BIND);
         schema.section("tls", Tls::KEYS);
         schema.section("limits", Limits::KEYS);
         schema.section("protection", Protection::KEYS);
@@ -91,16 +99,12 @@ impl Schema {
         schema.section("auth.jwt", AuthJwt::KEYS);
         schema.section("auth.certificate", AuthCertificate::KEYS);
         schema.section("metrics", Metrics::KEYS);
+        schema.section("management", Management::KEYS);
         for key in protocols.iter().flat_map(|protocol| protocol.keys) {
             schema.key(key.name.to_owned(), key);
         }
         for (name, values) in LATER {
             schema.later((*name).to_owned(), values);
-        }
-        for (name, binds) in LISTENERS_LATER {
-            schema.later(format!("listeners.{name}.bind"), binds);
-            schema.later(format!("listeners.{name}.backlog"), &["128"]);
-            schema.later(format!("listeners.{name}.tls_bind"), &["[]"]);
         }
         schema
     }

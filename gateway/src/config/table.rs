@@ -518,6 +518,25 @@ section! {
     }
 }
 
+section! {
+    /// The management API.
+    Management {
+        /// What stands before `/api` in its paths, such as `/gatepost` behind a proxy.
+        path_prefix: String = "\"\"", Kind::Checked { expected: PATH_PREFIX, check: is_path_prefix }, Now;
+        /// Origins of web pages of other servers that may use the API, such as `https://panel.example`; `*`: all. A browser
+        /// lets others neither read nor change anything.
+        cors_origins: Vec<String> = "[]", Kind::Texts, Now;
+        /// Body of one request.
+        max_body: Size = "\"1MiB\"", Kind::Size { min: 1 << 10, max: 1 << 30 }, Now;
+    }
+}
+
+const PATH_PREFIX: &str = "\"\", or a path such as \"/gatepost\" that does not end with /";
+
+fn is_path_prefix(path: &str) -> bool {
+    path.is_empty() || path.starts_with('/') && !path.ends_with('/') && !path.contains(['%', '?', '#', ' '])
+}
+
 /// Keys of the documented configuration whose features are not built, with the only values they take. A setting that
 /// is read and then ignored is worse than one that is refused.
 pub(super) const LATER: &[(&str, &[&str])] = &[
@@ -538,12 +557,6 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
     ("metrics.per_object_limit", &["2000"]),
     ("definitions.file", &["\"\""]),
     ("definitions.skip_if_unchanged", &["true"]),
-    ("management.path_prefix", &["\"\""]),
-    ("management.cors_origins", &["[]"]),
-    ("management.max_body", &["\"1MiB\""]),
     ("management.ui", &["true", "false"]),
     ("management.stats_interval", &["\"5s\""]),
 ];
-
-/// Listeners whose protocols are not built: `bind` may be off or the default, and nothing else may be set.
-pub(super) const LISTENERS_LATER: &[(&str, &[&str])] = &[("management", &["[]", "[\"[::]:15672\"]"])];

@@ -90,7 +90,10 @@ impl Client {
         });
         let committer = committer.map_err(|error| Failure::Internal(format!("cannot start a thread: {error}")))?;
         let (ours, theirs) = duplex(PIPE);
-        tokio::spawn(api::socket::connection(theirs, api::router(Arc::clone(&node))));
+        tokio::spawn(api::socket::connection(
+            theirs,
+            api::router(Arc::clone(&node), api::Entrance::Socket),
+        ));
         Client::over(ours, Some(Own { node, committer })).await
     }
 

@@ -64,6 +64,8 @@ pub(crate) struct Grant {
     /// EMQX's claim.
     acl: Option<Arc<Rights>>,
     topic_exchange: Name,
+    /// What its user may do with the management API.
+    pub(super) tags: Vec<Name>,
 }
 
 #[derive(Debug)]
@@ -177,11 +179,12 @@ impl Issuer {
             .iter()
             .flat_map(|claim| texts(&claims[claim.as_str()]));
         let all = all.flat_map(|text| text.split_ascii_whitespace()).take(SCOPES_MAX);
-        let scopes: Vec<Scope> = all
-            .filter_map(|scope| Scope::parse(scope.strip_prefix(&prefix)?))
-            .collect();
+        let all: Vec<&str> = all.filter_map(|scope| scope.strip_prefix(&prefix)).collect();
+        let scopes: Vec<Scope> = all.iter().filter_map(|scope| Scope::parse(scope)).collect();
+        let tags = all.iter().filter_map(|scope| scope.strip_prefix("tag:"));
         let acl = claims.get("acl").filter(|_| scopes.is_empty());
         Grant {
+            tags: tags.map(Name::from).collect(),
             acl: acl.map(|acl| acl_rights(acl, &self.topic_exchange)),
             scopes,
             topic_exchange: self.topic_exchange.clone(),

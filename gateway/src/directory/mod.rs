@@ -29,7 +29,8 @@
 //! | `set_user_tags(name, tags)` | such as `administrator` |
 //! | `delete_user(name)` | with its permissions and limits; its connections end |
 //! | `users()`, `user(name)` | lists them |
-//! | `log_in(name, password, local)` | checks a password, for interfaces that are no protocol |
+//! | `log_in(name, password, local)` | checks a password or token, for interfaces that are no protocol |
+//! | `vhosts_of(user)` | the vhosts that a user may use |
 //! | `set_permission(user, vhost, permission)` | regular expressions for configure, write, read |
 //! | `clear_permission(user, vhost)` | the user may not use the vhost any more; its connections stay and are refused |
 //! | `permissions()` | lists them |

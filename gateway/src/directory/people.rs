@@ -4,6 +4,7 @@ use super::file::FilePeople;
 use super::lent::Lent;
 use super::password::PasswordHash;
 use super::{DirectoryError, grants};
+use crate::node::DEFAULT_VHOST;
 use gatepost_core::access::{NamePattern, Rights};
 use gatepost_core::catalog::directory::{
     LimitOf, LimitRecord, PermissionRecord, TopicPermissionRecord, UserRecord, known,
@@ -138,6 +139,36 @@ impl People {
     pub(super) fn quota(&self, name: &str) -> Option<&Arc<Quota>> {
         let lent = || self.lent.get(name).map(|lent| &lent.quota);
         self.known(name).map(|known| known.quota).or_else(lent)
+    }
+
+    /// What a user is to the management API. `None`: there is no such user.
+    pub(super) fn tags(&self, name: &str) -> Option<Vec<Name>> {
+        match self.known(name).map(|known| known.backend) {
+            Some(Backend::Internal) => self.users.get(name).map(|user| user.record.tags.clone()),
+            // Files know no tags.
+            Some(Backend::File) => Some(Vec::new()),
+            Some(Backend::Jwt) | None => self.lent.get(name).map(|lent| lent.grant.tags.clone()),
+        }
+    }
+
+    /// Whether a user may use a vhost: whether its engine was told of any rights.
+    pub(super) fn may_enter(&self, user: &Name, vhost: VhostId, name: &str) -> bool {
+        // Files know of no vhosts: what they say is for the default one.
+        let in_default = name == DEFAULT_VHOST;
+        match self.known(user).map(|known| known.backend) {
+            Some(Backend::Internal)
+                if self.asks_file() && self.file.nameless.is_some() && *user == self.nameless_user =>
+            {
+                in_default
+            }
+            Some(Backend::Internal) => self.permissions.contains_key(&(user.clone(), vhost)),
+            Some(Backend::File) => in_default,
+            Some(Backend::Jwt) => false,
+            None => {
+                let lent = self.lent.get(user);
+                lent.is_some_and(|lent| lent.grant.rights(name).is_some())
+            }
+        }
     }
 
     /// Whether users of Mosquitto's files count.

@@ -379,7 +379,7 @@ fn what_the_verbs_change_survives_a_restart() {
             .runtime
             .block_on(bench.node.log_in("plant", password.as_bytes(), false))
     };
-    assert_eq!(log_in("new"), Ok(vec!["administrator".into()]));
+    assert_eq!(log_in("new"), Ok(("plant".into(), vec!["administrator".into()])));
     assert_eq!(log_in("s3cret"), Err(LoginFailure::BadCredentials));
     let node = Arc::clone(&bench.node);
     bench.runtime.block_on(async {
@@ -502,11 +502,17 @@ fn an_obsolete_hash_is_replaced_at_the_first_login() {
             node.log_in("old", b"wrong", false).await,
             Err(LoginFailure::BadCredentials)
         );
-        assert_eq!(node.log_in("old", b"s3cret", false).await, Ok(Vec::new()));
+        assert_eq!(
+            node.log_in("old", b"s3cret", false).await,
+            Ok(("old".into(), Vec::new()))
+        );
         while &*algorithm() != "argon2id" {
             tokio::task::yield_now().await;
         }
-        assert_eq!(node.log_in("old", b"s3cret", false).await, Ok(Vec::new()));
+        assert_eq!(
+            node.log_in("old", b"s3cret", false).await,
+            Ok(("old".into(), Vec::new()))
+        );
         let huge = Credential::Hash {
             algorithm: String::new(),
             hash: "$argon2id$v=19$m=65536,t=1,p=1$AAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAA".into(),

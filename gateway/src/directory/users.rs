@@ -11,6 +11,7 @@ use gatepost_core::command::{Login, Peer};
 use gatepost_core::event::{CloseReason, Event, LoginFailure};
 use gatepost_core::properties::Name;
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -145,13 +146,17 @@ impl Node {
         people.users.get_key_value(name).map(|(name, user)| entry(name, user))
     }
 
-    /// Checks a password for an interface that is no protocol. `is_local`: the request comes from this machine. Returns the
-    /// user's tags.
+    /// Checks a password, or a token that stands for one, for an interface that is no protocol. `is_local`: the request
+    /// comes from this machine. Returns who it is (a token says it itself), and the user's tags.
     ///
     /// # Errors
     /// Why not.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the management interface calls it"))]
-    pub(crate) async fn log_in(&self, name: &str, password: &[u8], is_local: bool) -> Result<Vec<Name>, LoginFailure> {
+    pub(crate) async fn log_in(
+        &self,
+        name: &str,
+        password: &[u8],
+        is_local: bool,
+    ) -> Result<(Name, Vec<Name>), LoginFailure> {
         let (answered, answer) = oneshot::channel();
         let to: Arc<dyn Answer> = Arc::new(Once(Mutex::new(Some(answered))));
         let peer = Peer {
@@ -173,12 +178,8 @@ impl Node {
         };
         match event {
             Event::Authenticated { user } => {
-                let people = self.directory.people.read();
-                people
-                    .users
-                    .get(&user)
-                    .map(|user| user.record.tags.clone())
-                    .ok_or(LoginFailure::BadCredentials)
+                let tags = self.directory.people.read().tags(&user);
+                tags.map(|tags| (user, tags)).ok_or(LoginFailure::BadCredentials)
             }
             Event::LoginRefused(refused) => Err(refused.why),
             _ => Err(LoginFailure::BadCredentials),
@@ -187,6 +188,16 @@ impl Node {
 }
 
 impl Node {
+    /// The vhosts that a user may use.
+    pub(crate) fn vhosts_of(&self, user: &Name) -> BTreeSet<Name> {
+        let vhosts = self.vhosts.list();
+        let people = self.directory.people.read();
+        let may = vhosts
+            .iter()
+            .filter(|vhost| people.may_enter(user, vhost.number, &vhost.name));
+        may.map(|vhost| vhost.name.clone()).collect()
+    }
+
     /// The user's name, if there is that user.
     pub(super) fn known_user(&self, name: &str) -> Result<Name, DirectoryError> {
         let people = self.directory.people.read();

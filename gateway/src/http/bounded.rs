@@ -1,6 +1,6 @@
 //! Serves HTTP within a bounded number of connections, and so that a crowd cannot keep a probe from its answer.
 //!
-//! A client may open connections and send half a request on each. Such a connection ends after [`HEAD_TIMEOUT`]. Until
+//! A client may open connections and send half a request on each. Such a connection ends after [`Bounds::head_timeout`]. Until
 //! then, when all places are taken, a new connection takes the place of the one that has waited longest for its request.
 //! A probe sends its request at once, so it is answered however many others do not.
 
@@ -16,8 +16,9 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::collections::VecDeque;
-use std::future::Future as _;
+use std::future::Future;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,12 +30,23 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 
-/// For a whole request head, and from one request of a connection to the next.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a peer that takes none of its answer.
 const IDLE: Duration = Duration::from_secs(30);
 /// Of a request's head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// How much of it there may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Connections at once.
+    pub connections_max: usize,
+    /// For TLS, for a whole request head, and from one request of a connection to the next.
+    pub head_timeout: Duration,
+}
+
+/// Where the request came from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CameFrom(pub SocketAddr);
 
 /// Whether the request came in at an address of this machine, such as 127.0.0.1, which nobody else can reach.
 #[derive(Clone, Copy, Debug)]
@@ -49,17 +61,40 @@ struct Place {
     cut: Notify,
 }
 
-/// Accepts and serves, for ever, over TLS where there is a `port` for it. Connections end when this is dropped.
-pub(crate) async fn serve(mut listener: TcpListener, port: Option<Arc<Port>>, router: Router, connections_max: usize) {
+/// A connection's place, for a request that waits for nothing but time: see [`Waiting::aside`].
+#[derive(Clone, Debug)]
+pub(crate) struct Waiting(Arc<Place>);
+
+impl Waiting {
+    /// Waits, and others may have the place meanwhile: the connection then ends.
+    pub(crate) async fn aside(&self, wait: impl Future) {
+        self.0.busy.store(false, Ordering::Relaxed);
+        wait.await;
+        self.0.busy.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Accepts and serves, for ever, over TLS where there is a `port` for it: whom `admit` lets in. Connections end when this
+/// is dropped.
+pub(crate) async fn serve(
+    mut listener: TcpListener,
+    port: Option<Arc<Port>>,
+    router: Router,
+    bounds: Bounds,
+    admit: impl Fn(IpAddr) -> bool,
+) {
     // Oldest first. The connection's task holds the other reference to its place.
     let mut open: VecDeque<Arc<Place>> = VecDeque::new();
     let mut tasks = JoinSet::new();
     loop {
         // axum's own, for its care with errors of accept.
-        let (stream, _) = Listener::accept(&mut listener).await;
+        let (stream, from) = Listener::accept(&mut listener).await;
+        if !admit(from.ip()) {
+            continue;
+        }
         while tasks.try_join_next().is_some() {}
         open.retain(|place| Arc::strong_count(place) > 1);
-        if open.len() >= connections_max {
+        if open.len() >= bounds.connections_max {
             let waiting = open.iter().position(|place| !place.busy.load(Ordering::Relaxed));
             match waiting.and_then(|oldest| open.remove(oldest)) {
                 Some(place) => place.cut.notify_one(),
@@ -70,15 +105,21 @@ pub(crate) async fn serve(mut listener: TcpListener, port: Option<Arc<Port>>, ro
         }
         let place = Arc::new(Place::default());
         open.push_back(Arc::clone(&place));
-        tasks.spawn(connection(stream, port.clone(), router.clone(), place));
+        tasks.spawn(connection((stream, from), port.clone(), router.clone(), bounds, place));
     }
 }
 
-async fn connection(stream: TcpStream, port: Option<Arc<Port>>, router: Router, place: Arc<Place>) {
+async fn connection(
+    (stream, from): (TcpStream, SocketAddr),
+    port: Option<Arc<Port>>,
+    router: Router,
+    bounds: Bounds,
+    place: Arc<Place>,
+) {
     let at_loopback = stream.local_addr().is_ok_and(|at| at.ip().to_canonical().is_loopback());
     let stream = tokio::select! {
         stream = HttpStream::open(stream, port) => stream,
-        () = tokio::time::sleep(HEAD_TIMEOUT) => return,
+        () = tokio::time::sleep(bounds.head_timeout) => return,
         () = place.cut.notified() => return,
     };
     // Whoever fails to agree on TLS is told by TLS.
@@ -93,7 +134,10 @@ async fn connection(stream: TcpStream, port: Option<Arc<Port>>, router: Router, 
         async move {
             place.busy.store(true, Ordering::Relaxed);
             let mut request = request.map(Body::new);
-            request.extensions_mut().insert(AtLoopback(at_loopback));
+            let extensions = request.extensions_mut();
+            extensions.insert(AtLoopback(at_loopback));
+            extensions.insert(CameFrom(from));
+            extensions.insert(Waiting(Arc::clone(&place)));
             let answer = router.call(request).await;
             place.busy.store(false, Ordering::Relaxed);
             answer
@@ -101,7 +145,7 @@ async fn connection(stream: TcpStream, port: Option<Arc<Port>>, router: Router, 
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(bounds.head_timeout)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(io), service);
     tokio::select! {
@@ -166,7 +210,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let router = Router::new().route("/", get(|| async { "here" }));
-        let serving = tokio::spawn(serve(listener, None, router, 2));
+        let bounds = Bounds {
+            connections_max: 2,
+            head_timeout: Duration::from_secs(30),
+        };
+        let serving = tokio::spawn(serve(listener, None, router, bounds, |_| true));
         let mut silent = Vec::new();
         for _ in 0..2 {
             let mut stream = TcpStream::connect(address).await.expect("connected");

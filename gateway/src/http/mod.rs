@@ -16,6 +16,10 @@ use bounded::AtLoopback;
 use metrics::Exporter;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// For a whole request head of a probe, and from one request of a connection to the next.
+pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]
 struct Http {
@@ -29,13 +33,20 @@ pub(crate) fn router(node: Arc<Node>, threads: Arc<IoThreads>) -> Router {
     let exporter = Arc::new(Exporter::new(&node));
     Router::new()
         .route("/metrics", get(scrape))
-        .route("/healthz", get(alive))
-        .route("/readyz", get(ready))
         .with_state(Http {
-            node,
+            node: Arc::clone(&node),
             threads,
             exporter,
         })
+        .merge(health(node))
+}
+
+/// The routes of probes.
+pub(crate) fn health(node: Arc<Node>) -> Router {
+    Router::new()
+        .route("/healthz", get(alive))
+        .route("/readyz", get(ready))
+        .with_state(node)
 }
 
 async fn scrape(State(http): State<Http>, Extension(AtLoopback(here)): Extension<AtLoopback>) -> Response {
@@ -51,8 +62,8 @@ const NOT_HERE: &str =
     "/metrics is answered at 127.0.0.1 and ::1 only; metrics.loopback_only = false answers it at all addresses\n";
 
 /// Whether the process does its work: red only once it no longer can, and ends.
-async fn alive(State(http): State<Http>) -> impl IntoResponse {
-    if http.node.health.poisoned.load(Ordering::Relaxed) {
+async fn alive(State(node): State<Arc<Node>>) -> impl IntoResponse {
+    if node.health.poisoned.load(Ordering::Relaxed) {
         (StatusCode::SERVICE_UNAVAILABLE, LOG_FAILED)
     } else {
         (StatusCode::OK, "ok\n")
@@ -66,8 +77,8 @@ const READS_FAIL: &str = "reads of the message log fail and are tried again; que
 const DISK_FULL: &str = "the disk is full: durable publishes are refused\n";
 
 /// Whether to send clients here. An alarm that only makes publishers wait leaves it green.
-async fn ready(State(http): State<Http>) -> impl IntoResponse {
-    let health = &http.node.health;
+async fn ready(State(node): State<Arc<Node>>) -> impl IntoResponse {
+    let health = &node.health;
     let checks = [
         (health.poisoned.load(Ordering::Relaxed), LOG_FAILED),
         (health.reads_failing.load(Ordering::Relaxed) > 0, READS_FAIL),

@@ -10,7 +10,7 @@ pub(crate) mod names;
 pub(crate) mod quic;
 pub(crate) mod tickets;
 
-use crate::config::{ClientAuth, Config, Identity, Limits, Listener, METRICS, Problem, Tls, TlsVersion};
+use crate::config::{ClientAuth, Config, Identity, Limits, Listener, MANAGEMENT, METRICS, Problem, Tls, TlsVersion};
 use crate::protocols;
 use certificates::Certificates;
 use files::{Files, Trouble};
@@ -250,7 +250,10 @@ fn warn_about_keys(config: &Config) {
 fn load(config: &Config, keys: &Keys) -> Result<Loaded, Vec<Problem>> {
     let (mut loaded, mut problems) = (Vec::new(), Vec::new());
     for ((name, listener), (_, own)) in config.listeners.iter().zip(&config.listeners_tls) {
-        if protocols::find(&listener.protocol).is_none() && listener.protocol != METRICS {
+        if protocols::find(&listener.protocol).is_none()
+            && listener.protocol != METRICS
+            && listener.protocol != MANAGEMENT
+        {
             continue;
         }
         let tls = Effective::new(config, name, own);
@@ -357,7 +360,7 @@ fn settings(
         // A client that offers only others is refused, as RFC 7301 3.2 has it; one that offers none is welcome (not by
         // QUIC, where RFC 9001 8.1 asks for one).
         server.alpn_protocols = vec![match listener.protocol.as_str() {
-            METRICS => b"http/1.1".to_vec(),
+            METRICS | MANAGEMENT => b"http/1.1".to_vec(),
             protocol => protocol.as_bytes().to_vec(),
         }];
         server.session_storage = Arc::new(NoServerSessionStorage {});

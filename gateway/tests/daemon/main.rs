@@ -7,6 +7,7 @@
 
 mod access;
 mod amqp;
+mod api;
 mod churn;
 mod control;
 mod damage;

@@ -110,6 +110,7 @@ fn a_directory_in_use_is_refused_and_its_owner_is_named() {
             ("GATEPOST__LISTENERS__STOMP__BIND", "[]"),
             ("GATEPOST__LISTENERS__WEB_MQTT__BIND", "[]"),
             ("GATEPOST__LISTENERS__WEB_STOMP__BIND", "[]"),
+            ("GATEPOST__LISTENERS__MANAGEMENT__BIND", "[]"),
             (
                 "GATEPOST__LISTENERS__METRICS__BIND",
                 &format!("[\"127.0.0.1:{metrics}\"]"),

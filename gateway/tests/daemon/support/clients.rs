@@ -62,6 +62,7 @@ fn run(gatepost: &mut Gatepost, mut command: Command, script: &str) {
         .env("GATEPOST_STOMP", gatepost.stomp.to_string())
         .env("GATEPOST_WEB_MQTT", gatepost.web_mqtt.to_string())
         .env("GATEPOST_WEB_STOMP", gatepost.web_stomp.to_string())
+        .env("GATEPOST_MANAGEMENT", gatepost.management.to_string())
         .env("GATEPOST_METRICS", gatepost.metrics.to_string())
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdin(Stdio::piped())

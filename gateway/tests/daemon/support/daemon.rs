@@ -20,6 +20,7 @@ pub(crate) struct Gatepost {
     pub(crate) web_mqtt: u16,
     pub(crate) web_stomp: u16,
     pub(crate) metrics: u16,
+    pub(crate) management: u16,
     /// Holds `gatepost.toml`, `data/`, and `log`, which collects the standard error of every run.
     pub(crate) dir: PathBuf,
     /// From spawn to a `/readyz` that says yes, in the last start.
@@ -42,7 +43,7 @@ impl Gatepost {
 
     /// Directory, ports and configuration, and nothing running yet.
     pub(crate) fn prepare(io_threads: u32, settings: &str) -> Self {
-        let [amqp, mqtt, stomp, web_mqtt, web_stomp, metrics] = std::array::from_fn(|_| free_port());
+        let [amqp, mqtt, stomp, web_mqtt, web_stomp, metrics, management] = std::array::from_fn(|_| free_port());
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("gatepost-{}-{amqp}", std::process::id()));
         fs::create_dir_all(&dir).expect("a directory for the test");
         let data = dir.join("data");
@@ -54,6 +55,7 @@ impl Gatepost {
             ("web_mqtt", web_mqtt),
             ("web_stomp", web_stomp),
             ("metrics", metrics),
+            ("management", management),
         ] {
             let _ = write!(toml, "[listeners.{listener}]\nbind = [\"127.0.0.1:{port}\"]\n");
         }
@@ -66,6 +68,7 @@ impl Gatepost {
             web_mqtt,
             web_stomp,
             metrics,
+            management,
             dir,
             ready_after: Duration::ZERO,
             process: None,

@@ -1,0 +1,68 @@
+//! Which web pages of other servers may use the API.
+
+use axum::http::{HeaderMap, HeaderValue, header};
+
+/// What a request says of the page that it comes from, and what the configuration says of that.
+pub(super) struct Origins {
+    /// The page's, if it may use the API.
+    allowed: Option<HeaderValue>,
+}
+
+/// Seconds for which a browser need not ask again.
+const MAX_AGE: &str = "1800";
+
+impl Origins {
+    pub(super) fn of(allowed: &[String], headers: &HeaderMap) -> Origins {
+        let origin = headers.get(header::ORIGIN);
+        let is_allowed = |origin: &&HeaderValue| {
+            allowed
+                .iter()
+                .any(|known| known == "*" || known.as_bytes() == origin.as_bytes())
+        };
+        Origins {
+            allowed: origin.filter(is_allowed).cloned(),
+        }
+    }
+
+    /// Whether the request comes from a page of another server that is not allowed. A browser sends the password that it
+    /// remembers with such a request, and asks nobody first where it looks like a form.
+    pub(super) fn is_strange(&self, headers: &HeaderMap) -> bool {
+        let Some(origin) = headers.get(header::ORIGIN) else {
+            return false;
+        };
+        let host = headers.get(header::HOST).map(HeaderValue::as_bytes);
+        let origin = origin.as_bytes();
+        let authority = origin
+            .windows(3)
+            .position(|part| part == b"://")
+            .and_then(|at| origin.get(at + 3..));
+        self.allowed.is_none() && (authority.is_none() || authority != host)
+    }
+
+    /// Tells the browser that the page may read the answer.
+    pub(super) fn allow(&self, headers: &mut HeaderMap) {
+        let Some(origin) = &self.allowed else { return };
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        let yes = HeaderValue::from_static("true");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
+        headers.insert(
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static("location"),
+        );
+        headers.insert(header::VARY, HeaderValue::from_static("origin"));
+    }
+
+    /// Tells the browser what the page may ask, and with which headers.
+    pub(super) fn preflight(&self, headers: &mut HeaderMap, asked: Option<HeaderValue>) {
+        if self.allowed.is_none() {
+            return;
+        }
+        if let Some(methods) = headers.get(header::ALLOW).cloned() {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+        }
+        if let Some(asked) = asked {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked);
+        }
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE));
+    }
+}

@@ -1,0 +1,303 @@
+//! The door: what every request passes before it meets a route.
+//!
+//! ```text
+//!   request ─► prefix, trailing slash ─► OPTIONS ─► login, tags ─► other pages' origins ─► body ─► routes
+//! ```
+//!
+//! A request that changes something runs to its end, also if its client has gone: half a change would be worse.
+
+use super::caller::Caller;
+use super::cors::Origins;
+use super::{JSON, NO_CACHE, Refusal};
+use crate::config::Config;
+use crate::http;
+use crate::http::bounded::{CameFrom, Waiting};
+use crate::node::Node;
+use crate::protection::BanKind;
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use gatepost_core::command::Peer;
+use gatepost_core::event::LoginFailure;
+use gatepost_core::properties::Name;
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
+use serde_json::json;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How somebody came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entrance {
+    /// By the control socket: whoever may open its file may do everything.
+    Socket,
+    /// By the network: users log in, and their tags say what they may do.
+    Network,
+}
+
+/// A body has to be there within this time, or its client could keep a place for ever.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+struct Door {
+    node: Arc<Node>,
+    entrance: Entrance,
+    routes: TowerToHyperService<Router>,
+    probes: TowerToHyperService<Router>,
+}
+
+/// The routes behind their door.
+pub(super) fn behind(node: Arc<Node>, entrance: Entrance, routes: Router) -> Router {
+    let door = Door {
+        probes: TowerToHyperService::new(http::health(Arc::clone(&node))),
+        routes: TowerToHyperService::new(routes),
+        entrance,
+        node,
+    };
+    Router::new().fallback(enter).with_state(Arc::new(door))
+}
+
+async fn enter(State(door): State<Arc<Door>>, request: Request) -> Response {
+    let config = door.node.config();
+    let origins = Origins::of(&config.management.cors_origins, request.headers());
+    let mut response = match door.pass(&config, &origins, request).await {
+        Ok(response) | Err(response) => response,
+    };
+    origins.allow(response.headers_mut());
+    response
+}
+
+impl Door {
+    /// # Errors
+    /// Why it goes no further, as it is answered.
+    async fn pass(&self, config: &Config, origins: &Origins, mut request: Request) -> Result<Response, Response> {
+        let path = trimmed(request.uri().path(), &config.management.path_prefix);
+        let path = path.ok_or_else(|| Refusal::not_found().into_response())?;
+        if let Some(uri) = with_path(request.uri(), path) {
+            *request.uri_mut() = uri;
+        }
+        if matches!(request.uri().path(), "/healthz" | "/readyz") {
+            return Ok(run(&self.probes, request).await);
+        }
+        if request.method() == Method::OPTIONS {
+            return Ok(self.options(origins, request).await);
+        }
+        let (mut parts, body) = request.into_parts();
+        let caller = match self.entrance {
+            Entrance::Socket => Caller::operator(),
+            Entrance::Network => self.log_in(&parts).await?,
+        };
+        let changes = !matches!(parts.method, Method::GET | Method::HEAD);
+        if changes && self.entrance == Entrance::Network && origins.is_strange(&parts.headers) {
+            return Err(Refusal::of(StatusCode::FORBIDDEN, "forbidden", STRANGE).into_response());
+        }
+        parts.extensions.insert(caller);
+        let body = read(body, &parts.headers, config.management.max_body.0).await?;
+        let request = Request::from_parts(parts, Body::from(body));
+        if !changes {
+            return Ok(run(&self.routes, request).await);
+        }
+        let routes = self.routes.clone();
+        let done = tokio::spawn(async move { run(&routes, request).await });
+        // It can only fail by a panic, which the log has.
+        let failed = |_| {
+            Refusal::of(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal_error",
+                "the request failed",
+            )
+        };
+        done.await.map_err(|error| failed(error).into_response())
+    }
+
+    /// What may be asked there: the routes themselves know.
+    async fn options(&self, origins: &Origins, request: Request) -> Response {
+        let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+        let mut answer = run(&self.routes, request).await;
+        if answer.status() != StatusCode::METHOD_NOT_ALLOWED {
+            return answer;
+        }
+        *answer.status_mut() = StatusCode::OK;
+        *answer.body_mut() = Body::empty();
+        origins.preflight(answer.headers_mut(), asked);
+        answer
+    }
+
+    /// # Errors
+    /// Nobody known, or nobody who may use the API.
+    async fn log_in(&self, request: &Parts) -> Result<Caller, Response> {
+        let from = request.extensions.get::<CameFrom>().map(|from| from.0);
+        let Some(credentials) = request.headers.get(header::AUTHORIZATION) else {
+            return Err((StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, REALM)]).into_response());
+        };
+        let Some((user, password)) = credentials.to_str().ok().and_then(credentials_of) else {
+            return Err(failed().into_response());
+        };
+        let is_local = from.is_some_and(|from| Peer::at(from, None).is_local);
+        let logged_in = self.node.log_in(&user, &password, is_local).await;
+        let logged_in = logged_in.and_then(|(user, tags)| {
+            let now = self.node.clock.now().monotonic;
+            let banned = self.node.protection.bans(now, BanKind::User, &user);
+            if banned {
+                Err(LoginFailure::Banned)
+            } else {
+                Ok((user, tags))
+            }
+        });
+        let (user, tags) = match logged_in {
+            Ok(user) => user,
+            Err(why) => return Err(self.refuse(&user, why, from, request.extensions.get()).await),
+        };
+        let caller = Caller::user_of(&self.node, user, tags);
+        if caller.is_manager() {
+            Ok(caller)
+        } else {
+            Err(Refusal::not_authorised("Not management user").into_response())
+        }
+    }
+
+    /// Answers a login that failed, and slows down whoever tries one password after the other.
+    async fn refuse(
+        &self,
+        user: &str,
+        why: LoginFailure,
+        from: Option<SocketAddr>,
+        waiting: Option<&Waiting>,
+    ) -> Response {
+        if let Some(left_out) = self.node.throttle.admit() {
+            let peer = from.map(|from| from.to_string()).unwrap_or_default();
+            tracing::warn!(peer, protocol = "management", user, ?why, left_out, "login refused");
+        }
+        if matches!(why, LoginFailure::Busy | LoginFailure::Full) {
+            let reason = "too many logins wait to be checked";
+            return Refusal::of(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable", reason).into_response();
+        }
+        let is_failure = why != LoginFailure::Banned;
+        if let (Some(from), Some(waiting), true) = (from, waiting, is_failure) {
+            let now = self.node.clock.now().monotonic;
+            let consequence = self.node.protection.login_failed(now, from.ip());
+            if let Some(ban) = consequence.ban {
+                let (address, seconds) = (from.ip(), ban.as_secs());
+                tracing::warn!(%address, seconds, "address banned: too many failed logins");
+            }
+            if !consequence.delay.is_zero() {
+                waiting.aside(tokio::time::sleep(consequence.delay)).await;
+            }
+        }
+        match why {
+            LoginFailure::LoopbackOnly => Refusal::not_authorised("User can only log in via localhost").into_response(),
+            _ => failed().into_response(),
+        }
+    }
+}
+
+/// RabbitMQ's. (Its spelling of the error differs from that of all others.)
+fn failed() -> Refusal {
+    Refusal::of(StatusCode::UNAUTHORIZED, "not_authorized", "Login failed")
+}
+
+const REALM: &str = "Basic realm=\"RabbitMQ Management\"";
+const STRANGE: &str = "a page of another server may change something only if management.cors_origins names it";
+
+async fn run(routes: &TowerToHyperService<Router>, request: Request) -> Response {
+    match routes.call(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+/// The path behind the prefix, without a slash at its end. `None`: it has another prefix.
+fn trimmed<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
+    let path = path.strip_prefix(prefix)?;
+    match path.trim_end_matches('/') {
+        "" => Some("/"),
+        path if path.starts_with('/') => Some(path),
+        _ => None,
+    }
+}
+
+/// `None`: it has that path already.
+fn with_path(uri: &Uri, path: &str) -> Option<Uri> {
+    if uri.path() == path {
+        return None;
+    }
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    format!("{path}{query}").parse().ok()
+}
+
+/// A user and its password, or nobody and a token.
+fn credentials_of(header: &str) -> Option<(Name, Vec<u8>)> {
+    let (scheme, rest) = header.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(("".into(), rest.trim().as_bytes().to_vec()));
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let bytes = STANDARD.decode(rest.trim()).ok()?;
+    let colon = bytes.iter().position(|byte| *byte == b':')?;
+    let user = std::str::from_utf8(bytes.get(..colon)?).ok()?;
+    Some((user.into(), bytes.get(colon + 1..)?.to_vec()))
+}
+
+/// A whole body.
+///
+/// # Errors
+/// It is too long, or does not come.
+async fn read(body: Body, headers: &HeaderMap, max: u64) -> Result<axum::body::Bytes, Response> {
+    let too_large = || {
+        let reason = format!("a body has {max} bytes at most (management.max_body)");
+        Refusal::of(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", reason).into_response()
+    };
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok());
+    if announced
+        .and_then(|length| length.parse::<u64>().ok())
+        .is_some_and(|length| length > max)
+    {
+        return Err(too_large());
+    }
+    let max = usize::try_from(max).unwrap_or(usize::MAX);
+    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, max)).await {
+        Ok(body) => body.map_err(|_| too_large()),
+        Err(_) => {
+            let text = json!({ "error": "request_timeout", "reason": "the body did not come" });
+            Err((StatusCode::REQUEST_TIMEOUT, [JSON, NO_CACHE], text.to_string()).into_response())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_lose_their_prefix_and_their_last_slash() {
+        for (path, prefix, expected) in [
+            ("/api/users/", "", Some("/api/users")),
+            ("/api/queues/%2F/", "", Some("/api/queues/%2F")),
+            ("/gp/api/x", "/gp", Some("/api/x")),
+            ("/gp", "/gp", Some("/")),
+            ("/gpx/api", "/gp", None),
+            ("/api/x", "/gp", None),
+        ] {
+            assert_eq!(trimmed(path, prefix), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_a_name_and_a_password_or_a_token() {
+        let basic = |text: &str| credentials_of(&format!("Basic {}", STANDARD.encode(text)));
+        assert_eq!(basic("ann:a:b"), Some(("ann".into(), b"a:b".to_vec())));
+        assert_eq!(basic("ann"), None);
+        assert_eq!(credentials_of("bearer abc"), Some(("".into(), b"abc".to_vec())));
+        assert_eq!(credentials_of("Basic !"), None);
+        assert_eq!(credentials_of("Digest x"), None);
+    }
+}

@@ -1,0 +1,188 @@
+"""Who comes in by the management API, what they are told who do not, and what every request has in common."""
+
+import socket
+
+from harness import HOST, case, equal, main, unique
+from management import ADMIN, MANAGEMENT, Api, segment, user
+
+
+@case
+def no_credentials_401_with_basic_realm_and_empty_body():
+    answer = Api(None).ask("GET", "/api/overview")
+    equal((answer.status, answer.body), (401, b""))
+    equal(answer.headers["www-authenticate"].lower(), 'basic realm="rabbitmq management"')
+
+
+@case
+def bad_password_401_not_authorized():
+    for name, password in (("guest", "wrong"), ("nobody", "guest")):
+        answer = Api(name, password).ask("GET", "/api/overview")
+        equal((answer.status, answer.json), (401, {"error": "not_authorized", "reason": "Login failed"}))
+
+
+@case
+def nonsense_for_credentials_is_no_login():
+    for value in ("Basic !!!", "Basic Z3Vlc3Q=", "Digest x", "Bearer a.b.c", "Basic"):
+        equal(Api(None).ask("GET", "/api/overview", headers={"authorization": value}).status, 401, value)
+
+
+@case
+def forbidden_is_401_not_403():
+    monitor, manager = user(unique("monitor"), "monitoring"), user(unique("manager"), "management", ["/"])
+    for api in (monitor, manager):
+        answer = api.ask("GET", "/api/users")
+        equal((answer.status, answer.json), (401, {"error": "not_authorised", "reason": "Not administrator user"}))
+        equal(api.ask("PUT", "/api/vhosts/x", "{}").status, 401)
+    vhost = unique("v")
+    ADMIN.put(f"/api/vhosts/{vhost}")
+    answer = manager.ask("GET", f"/api/vhosts/{vhost}")
+    equal((answer.status, answer.reason), (401, "User not authorised to access virtual host"))
+    ADMIN.delete(f"/api/vhosts/{vhost}")
+
+
+@case
+def untagged_user_refused():
+    answer = user(unique("plain"), "", ["/"]).ask("GET", "/api/whoami")
+    equal((answer.status, answer.json), (401, {"error": "not_authorised", "reason": "Not management user"}))
+
+
+@case
+def management_user_lists_only_visible_vhosts():
+    vhost = unique("v")
+    ADMIN.put(f"/api/vhosts/{vhost}")
+    manager, monitor = user(unique("manager"), "management", [vhost]), user(unique("monitor"), "monitoring")
+    equal([v["name"] for v in manager.get("/api/vhosts")], [vhost])
+    assert {"/", vhost} <= {v["name"] for v in monitor.get("/api/vhosts")}
+    equal([v["name"] for v in user(unique("manager"), "management").get("/api/vhosts")], [])
+    ADMIN.delete(f"/api/vhosts/{vhost}")
+
+
+@case
+def whoami_says_name_and_tags():
+    name = unique("who")
+    me = user(name, "management,policymaker").get("/api/whoami")
+    equal((me["name"], sorted(me["tags"])), (name, ["management", "policymaker"]))
+
+
+@case
+def a_user_sees_its_own_permissions():
+    name = unique("own")
+    equal([p["vhost"] for p in user(name, "management", ["/"]).get(f"/api/users/{name}/permissions")], ["/"])
+
+
+@case
+def blank_password_refused():
+    name = unique("blank")
+    ADMIN.put(f"/api/users/{name}", {"password_hash": "", "tags": "administrator"})
+    equal(Api(name, "").ask("GET", "/api/whoami").status, 401)
+
+
+@case
+def a_changed_password_and_a_deleted_user_count_at_once():
+    name = unique("late")
+    api = user(name, "administrator", password="one")
+    api.get("/api/whoami")
+    ADMIN.put(f"/api/users/{name}", {"password": "two", "tags": "administrator"})
+    equal(api.ask("GET", "/api/whoami").status, 401)
+    Api(name, "two").get("/api/whoami")
+    ADMIN.delete(f"/api/users/{name}")
+    equal(Api(name, "two").ask("GET", "/api/whoami").status, 401)
+
+
+@case
+def unknown_object_404_json_body():
+    for path in ("/api/users/nobody-at-all", "/api/vhosts/nowhere", "/api/nonsense"):
+        answer = ADMIN.ask("GET", path)
+        equal((answer.status, sorted(answer.json)), (404, ["error", "reason"]), path)
+        assert isinstance(answer.reason, str)
+
+
+@case
+def slash_vhost_as_percent_2f():
+    equal(ADMIN.get("/api/vhosts/%2F")["name"], "/")
+    name = unique("a/b c")
+    ADMIN.put(f"/api/vhosts/{segment(name)}", expect=201)
+    equal(ADMIN.get(f"/api/vhosts/{segment(name)}")["name"], name)
+    ADMIN.delete(f"/api/vhosts/{segment(name)}")
+
+
+@case
+def a_trailing_slash_and_head_are_taken():
+    equal(ADMIN.get("/api/vhosts/")[0].keys() > {"name"}, True)
+    answer = ADMIN.ask("HEAD", "/api/vhosts")
+    equal((answer.status, answer.body, answer.headers["content-type"]), (200, b"", "application/json"))
+
+
+@case
+def a_wrong_method_405_says_which_are_right():
+    answer = ADMIN.ask("DELETE", "/api/overview")
+    equal(answer.status, 405)
+    assert "GET" in answer.headers["allow"], answer.headers["allow"]
+
+
+@case
+def options_need_no_credentials():
+    answer = Api(None).ask("OPTIONS", "/api/vhosts/%2F")
+    equal(answer.status, 200)
+    allowed = {method.strip() for method in answer.headers["allow"].split(",")}
+    assert {"GET", "PUT", "DELETE"} <= allowed, allowed
+
+
+@case
+def null_body_is_empty_object():
+    name = unique("v")
+    ADMIN.put(f"/api/vhosts/{name}", "null", expect=201)
+    ADMIN.put(f"/api/vhosts/{name}", "", expect=204)
+    ADMIN.delete(f"/api/vhosts/{name}")
+
+
+@case(differs="rabbitmq")
+def a_body_that_is_too_long_is_refused():
+    answer = ADMIN.ask("PUT", "/api/users/x", "{" + " " * (2 << 20) + "}")
+    equal((answer.status, answer.json["error"]), (413, "payload_too_large"))
+
+
+@case(differs="rabbitmq")
+def a_page_of_another_server_changes_nothing():
+    name = unique("v")
+    for origin in ("https://evil.example", "null"):
+        answer = ADMIN.ask("PUT", f"/api/vhosts/{name}", "{}", {"origin": origin})
+        equal(answer.status, 403, origin)
+        equal(ADMIN.ask("GET", "/api/vhosts", headers={"origin": origin}).headers["access-control-allow-origin"], None)
+    ADMIN.get(f"/api/vhosts/{name}", expect=404)
+    own = {"origin": f"http://{HOST}:{MANAGEMENT}"}
+    equal(ADMIN.ask("PUT", f"/api/vhosts/{name}", "{}", own).status, 201)
+    ADMIN.delete(f"/api/vhosts/{name}")
+
+
+@case(differs="rabbitmq")
+def a_page_that_the_configuration_names_may():
+    origin = {"origin": "https://panel.example"}
+    answer = Api(None).ask("OPTIONS", "/api/vhosts/x", headers={**origin, "access-control-request-headers": "authorization"})
+    equal(answer.status, 200)
+    equal(answer.headers["access-control-allow-origin"], "https://panel.example")
+    equal(answer.headers["access-control-allow-headers"], "authorization")
+    assert "PUT" in answer.headers["access-control-allow-methods"]
+    name = unique("v")
+    equal(ADMIN.ask("PUT", f"/api/vhosts/{name}", "{}", origin).status, 201)
+    ADMIN.delete(f"/api/vhosts/{name}")
+
+
+@case(differs="rabbitmq")
+def probes_need_no_credentials():
+    for path in ("/healthz", "/readyz"):
+        equal(Api(None).ask("GET", path).status, 200, path)
+
+
+@case(differs="rabbitmq")
+def half_a_request_holds_nobody_up():
+    silent = [socket.create_connection((HOST, MANAGEMENT)) for _ in range(200)]
+    for one in silent:
+        one.sendall(b"GET /api/overview HTTP/1.1\r\nHost: x\r\n")
+    ADMIN.get("/api/whoami")
+    for one in silent:
+        one.close()
+
+
+if __name__ == "__main__":
+    main()
