@@ -75,16 +75,24 @@ impl NamePattern {
     /// # Errors
     /// The text is no regular expression, or one over [`PATTERN_BYTES_MAX`].
     pub fn parse(text: &str) -> Result<NamePattern, InvalidNamePattern> {
+        match text {
+            "" | "^$" => Ok(NamePattern(Names::None)),
+            text => NamePattern::search(text, PATTERN_BYTES_MAX, COMPILED_BYTES_MAX).map_err(InvalidNamePattern),
+        }
+    }
+
+    /// Reads a regular expression for which the empty text matches every name. `text_max`, `compiled_max`: bytes it may have,
+    /// and may take once it is compiled.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub(crate) fn search(text: &str, text_max: usize, compiled_max: usize) -> Result<NamePattern, Box<str>> {
         Ok(NamePattern(match text {
-            "" | "^$" => Names::None,
-            ".*" | "^.*$" | "^.*" | ".*$" => Names::All,
-            text if text.len() > PATTERN_BYTES_MAX => {
-                let why = format!("longer than {PATTERN_BYTES_MAX} bytes");
-                return Err(InvalidNamePattern(why.into()));
-            }
+            "" | ".*" | "^.*$" | "^.*" | ".*$" => Names::All,
+            text if text.len() > text_max => return Err(format!("longer than {text_max} bytes").into()),
             text => {
-                let regex = RegexBuilder::new(text).size_limit(COMPILED_BYTES_MAX).build();
-                Names::Some(regex.map_err(|error| InvalidNamePattern(error.to_string().into()))?)
+                let regex = RegexBuilder::new(text).size_limit(compiled_max).build();
+                Names::Some(regex.map_err(|error| Box::from(error.to_string()))?)
             }
         }))
     }

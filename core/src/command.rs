@@ -3,7 +3,9 @@
 //!
 //! Frequent verbs are inline, rare ones boxed: a command is at most 64 bytes.
 
+use crate::catalog::directory::PolicyRecord;
 use crate::message::Message;
+use crate::policy::PolicyKind;
 use crate::properties::{Name, Table};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -142,6 +144,9 @@ pub enum Command {
     /// Apply these publishes and settles in order, all or none; their publishes are not numbered one by one.
     /// Answered by `Done { op: Op::Commit }` once all of it is confirmed, or by `Failed`.
     Transaction(Box<Transaction>),
+    /// Set and clear policies: all of them, or none. Never a session's: an operator asks for it. Answered by
+    /// `Done { op: Op::SetPolicies }` once every queue and exchange has what they say.
+    SetPolicies(Box<SetPolicies>),
     /// Check credentials, before the link is attached or later. Handled by the node's directory; answered by
     /// `Authenticated`, `LoginRefused` or `Challenge`. The session reads nothing until then, so that this is the last
     /// command of its call.
@@ -177,6 +182,7 @@ impl Command {
             Command::Consume(c) => Some(c.channel),
             Command::Get(c) => Some(c.channel),
             Command::Transaction(c) => Some(c.channel),
+            Command::SetPolicies(c) => Some(c.channel),
             Command::Received { .. }
             | Command::Stray { .. }
             | Command::Release { .. }
@@ -511,6 +517,28 @@ pub struct Transaction {
     pub channel: Channel,
     /// `Publish`, `Settle` only.
     pub commands: Vec<Command>,
+}
+
+/// See [`Command::SetPolicies`].
+#[derive(Debug)]
+pub struct SetPolicies {
+    /// Where the answer goes.
+    pub channel: Channel,
+    /// What changes, in this order. The engine takes it out when it is done with that, and then waits until it has taken hold.
+    pub changes: Vec<PolicyChange>,
+    /// Whether success is answered.
+    pub reply: bool,
+}
+
+/// One policy that is set or cleared.
+#[derive(Clone, Debug)]
+pub struct PolicyChange {
+    /// Of which kind.
+    pub kind: PolicyKind,
+    /// Its name.
+    pub name: Name,
+    /// The policy; `None`: the one of that name is cleared.
+    pub policy: Option<PolicyRecord>,
 }
 
 /// Credentials, of whatever form.

@@ -249,6 +249,7 @@ pub enum Op {
     Subscribe,
     Unsubscribe,
     Commit,
+    SetPolicies,
 }
 
 /// Why publishers wait.

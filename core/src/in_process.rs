@@ -89,8 +89,30 @@ impl InProcess {
     /// # Errors
     /// As [`InProcess::attach`].
     pub fn attach_of_node(engine: &mut Engine, now: Now, name: &str) -> Result<InProcess, Fault> {
+        InProcess::attach_of_node_with(engine, now, name, None)
+    }
+
+    /// As [`InProcess::attach_of_node`], with what is called when the next visit has something to take.
+    ///
+    /// # Errors
+    /// As [`InProcess::attach`].
+    pub fn attach_of_node_woken(
+        engine: &mut Engine,
+        now: Now,
+        name: &str,
+        wake: Arc<dyn Wake>,
+    ) -> Result<InProcess, Fault> {
+        InProcess::attach_of_node_with(engine, now, name, Some(wake))
+    }
+
+    fn attach_of_node_with(
+        engine: &mut Engine,
+        now: Now,
+        name: &str,
+        outer: Option<Arc<dyn Wake>>,
+    ) -> Result<InProcess, Fault> {
         engine.admit_link_of_node()?;
-        let woken = Woken::new(None);
+        let woken = Woken::new(outer);
         let link = engine.attach_of_node(now, &attach_as(engine, name), woken.clone());
         Ok(InProcess::of(link, woken))
     }

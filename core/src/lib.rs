@@ -37,6 +37,7 @@ pub mod interop;
 pub mod keys;
 mod ledger;
 pub mod message;
+pub mod policy;
 pub mod properties;
 pub mod pump;
 mod queue;

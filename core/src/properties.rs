@@ -247,6 +247,12 @@ pub(crate) fn encode_neutral(properties: &Properties, trail: &Trail) -> Vec<u8> 
     }
 }
 
+/// Properties in an encoding that every protocol reads, under [`Origin::NEUTRAL`]: for messages that no protocol's client
+/// publishes.
+pub fn neutral(properties: &Properties) -> Vec<u8> {
+    encode_neutral(properties, &Trail::default())
+}
+
 fn decode_neutral(raw: &[u8]) -> (Properties, Trail) {
     let fields = raw.strip_prefix(&[1]);
     fields

@@ -9,6 +9,7 @@ use crate::binding::{Binding, QueueSlot, Removed};
 use crate::exchange::{BindingId, BindingTable, Exchange, Scope};
 use crate::fault::{Fault, FaultKind};
 use crate::message::{Dialect, route_hash};
+use crate::policy::Applied;
 use crate::properties::{Codecs, Name, Table, Value};
 use bindings::{Link, Removal};
 use cache::RouteCache;
@@ -111,6 +112,8 @@ pub struct ExchangeInfo {
     pub internal: bool,
     /// As declared.
     pub arguments: Table,
+    /// The policies that apply to it.
+    pub policy: Option<Arc<Applied>>,
 }
 
 /// What [`Router::declare_exchange`] is asked for.
@@ -428,6 +431,28 @@ impl Router {
         first.into_iter().chain(named)
     }
 
+    /// The names of at most `count` exchanges behind one, the default exchange's not among them.
+    pub(crate) fn names_after(&self, after: Option<&str>, count: usize) -> Vec<Name> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let names = self.exchange_names.range::<str, _>((from, Bound::Unbounded));
+        names.map(|(name, _)| name.clone()).take(count).collect()
+    }
+
+    /// The policies that apply to an exchange change.
+    pub(crate) fn set_policy(&mut self, name: &str, policy: Option<Arc<Applied>>) {
+        let Some(id) = self.find_exchange(name) else { return };
+        let exchange = &mut self.exchanges[id as usize];
+        let declared = exchange.arguments.lookup(ALTERNATE).and_then(Value::as_str);
+        let by_policy = || policy.as_ref()?.effective.alternate_exchange.clone();
+        let alternate = declared.map(Name::from).or_else(by_policy);
+        exchange.policy = policy;
+        if exchange.alternate != alternate {
+            exchange.alternate = alternate;
+            // Routes that went to the other one, or nowhere.
+            self.generations.bump(name, Scope::Whole);
+        }
+    }
+
     /// The bindings in `count` places from a place on, and the place behind them, if there is more.
     pub(crate) fn bindings_from(&self, place: u32, count: usize) -> (Option<u32>, Vec<Binding>) {
         let end = self.bindings.capacity();
@@ -476,6 +501,7 @@ impl Router {
             internal: spec.internal,
             arguments: spec.arguments,
             alternate,
+            policy: None,
             table,
             outgoing: BTreeSet::new(),
             incoming: BTreeSet::new(),
@@ -534,6 +560,7 @@ fn info(exchange: &Exchange) -> ExchangeInfo {
         auto_delete: exchange.auto_delete,
         internal: exchange.internal,
         arguments: exchange.arguments.clone(),
+        policy: exchange.policy.clone(),
     }
 }
 
@@ -545,6 +572,7 @@ fn default_exchange() -> ExchangeInfo {
         auto_delete: false,
         internal: false,
         arguments: Table::default(),
+        policy: None,
     }
 }
 

@@ -106,7 +106,8 @@ impl Engine {
             | Command::DeleteQueue(_)
             | Command::PurgeQueue(_)
             | Command::Bind(_)
-            | Command::Unbind(_) => self.apply_definition(link, command, budget),
+            | Command::Unbind(_)
+            | Command::SetPolicies(_) => self.apply_definition(link, command, budget),
             Command::OpenSession(_)
             | Command::SessionExpiry(_)
             | Command::Subscribe(_)
@@ -179,6 +180,12 @@ impl Engine {
                 }
             }
             Command::Unbind(c) => self.unbind(link, *c),
+            Command::SetPolicies(mut c) => {
+                self.dispatch_touched();
+                if self.set_policies(link, &mut c, budget).is_err() {
+                    return Err(Command::SetPolicies(c));
+                }
+            }
             _ => debug_assert!(false, "no definition"),
         }
         Ok(())

@@ -474,6 +474,9 @@ impl Engine {
                 }
                 if self.dies_later(queue, &entry.body) {
                     self.postpone_death(link, channel, queue, entry);
+                } else if self.is_offered_again(queue, &entry.body) {
+                    entry.flags.set(EntryFlags::REDELIVERED);
+                    self.put_back(queue, entry);
                 } else if let Some(q) = self.queues.get_mut(queue) {
                     q.settled();
                     self.drop_entry(queue, entry, Death::Rejected);
@@ -482,6 +485,12 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Whether a delivery cannot die now and waits again instead. Its body left memory while its queue had no dead letters; a
+    /// policy gave it some since. It comes back with its body, and dies when it is rejected again.
+    fn is_offered_again(&self, queue: QueueKey, body: &Body) -> bool {
+        matches!(body, Body::Disk { .. }) && self.has_dead_letters(queue)
     }
 
     /// A delivery comes back from its consumer. It waits again, unless it has come back too often.
@@ -501,7 +510,7 @@ impl Engine {
             return;
         };
         // While the disk is short no dead letter is written: the message is offered once more instead.
-        if is_over && !self.dies_later(queue, &entry.body) {
+        if is_over && !self.dies_later(queue, &entry.body) && !self.is_offered_again(queue, &entry.body) {
             if let Some(q) = self.queues.get_mut(queue) {
                 q.settled();
             }

@@ -3,7 +3,6 @@
 use super::budget::{Budget, Unfinished};
 use super::doors::Resource;
 use super::queues::router_slot;
-use super::timers::Timer;
 use super::unfinished::Deleting;
 use super::{Engine, Limit, done};
 use crate::access::Permission;
@@ -11,7 +10,7 @@ use crate::arguments::require_flag;
 use crate::binding::{Binding, Destination, Removed};
 use crate::catalog;
 use crate::command::{
-    Bind, BindTarget, Channel as ChannelNumber, DeclareExchange, DeclareQueue, DeleteExchange, DeleteQueue,
+    Bind, BindTarget, Channel as ChannelNumber, Command, DeclareExchange, DeclareQueue, DeleteExchange, DeleteQueue,
 };
 use crate::event::{Event, Op, QueueSummary};
 use crate::fault::{Fault, FaultKind};
@@ -25,7 +24,6 @@ use crate::router::memory::{binding_bytes_max, exchange_bytes};
 use crate::router::{ALTERNATE, BINDINGS_AT_ONCE, ExchangeSpec};
 use crate::slots::{ConsumerKey, Link, QueueKey};
 use crate::store::{Record, queue_key};
-use std::time::Duration;
 
 /// Work units of taking a binding away: it costs several times what a publish does.
 const BINDING_WORK: usize = 24;
@@ -70,6 +68,9 @@ impl Engine {
             self.admit(ObjectKind::Routes, exchange_bytes(&spec))?;
         }
         let declared = self.router.declare_exchange(spec.clone())?;
+        if declared.created {
+            self.apply_to_exchange(&spec.name);
+        }
         if !spec.durable {
             return Ok(None);
         }
@@ -304,11 +305,37 @@ impl Engine {
         // After a restart it knows already what came back.
         let returned = q.returns_bytes();
         q.charge = self.ledger.charge(ObjectKind::Queues, bytes + returned);
+        if let Some(applied) = self.policy_of_queue(&q) {
+            q.apply_policy(Some(applied));
+        }
         let name = q.name.clone();
         let queue = self.queues.insert(q);
         self.router.add_queue(&name, router_slot(queue));
         self.counters.queues_created += 1;
         queue
+    }
+
+    /// Checks what is asked of a queue or an exchange without making it. What is there already, and what its maker may do, is
+    /// not looked at.
+    ///
+    /// # Errors
+    /// As the declaration's.
+    pub fn check_declaration(&self, command: &Command) -> Result<(), Fault> {
+        match command {
+            Command::DeclareQueue(c) => {
+                let text = self.queue_text(&c.name);
+                let arguments = Arguments::parse(c.arguments.clone(), &text)?;
+                let declared = Declared {
+                    name: &c.name,
+                    durable: c.durable,
+                    exclusive: c.exclusive,
+                    auto_delete: c.auto_delete,
+                };
+                arguments.queue_type.check_properties(declared, &text)
+            }
+            Command::DeclareExchange(c) => self.router.check_declare(&c.name, &c.kind, c.passive),
+            _ => Ok(()),
+        }
     }
 
     /// The queue of that name.
@@ -745,46 +772,6 @@ impl Engine {
                 self.permit_source(link, &c.source, &key, Dialect::Dot)?;
                 Ok((destination, key))
             }
-        }
-    }
-
-    /// Sees to it that an unused queue with `x-expires` goes.
-    pub(crate) fn watch_queue_expiry(&mut self, queue: QueueKey) {
-        let now = self.now.monotonic;
-        let Some(q) = self.queues.get_mut(queue) else { return };
-        let Some(expires) = q.arguments.expires_ms else { return };
-        // One timer is enough: it looks when the queue was used last, and sets the next.
-        if q.consumers.is_empty() && q.expiry_timer.is_none() {
-            let at = q.used_at.max(now) + Duration::from_millis(expires);
-            q.expiry_timer = Some(at);
-            self.timers.set(at, Timer::QueueExpiry(queue));
-        }
-    }
-
-    fn cancel_queue_timers(&mut self, queue: QueueKey, q: &Queue) {
-        if let Some(at) = q.expiry_timer {
-            self.timers.cancel(at, Timer::QueueExpiry(queue));
-        }
-        if let Some(at) = q.expiry_check {
-            self.timers.cancel(at, Timer::Head(queue));
-        }
-    }
-
-    /// The queue's time may be over.
-    pub(crate) fn expire_queue(&mut self, queue: QueueKey) {
-        let now = self.now.monotonic;
-        let Some(q) = self.queues.get_mut(queue) else { return };
-        q.expiry_timer = None;
-        let Some(expires) = q.arguments.expires_ms else { return };
-        if !q.consumers.is_empty() {
-            return;
-        }
-        let due = q.used_at + Duration::from_millis(expires);
-        if due <= now {
-            self.delete_queue(queue);
-        } else {
-            q.expiry_timer = Some(due);
-            self.timers.set(due, Timer::QueueExpiry(queue));
         }
     }
 }

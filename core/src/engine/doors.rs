@@ -6,6 +6,7 @@
 //! | passive declare | any permission on it |
 //! | bind, unbind | write its end, read its source; of a topic exchange: read the key |
 //! | publish, transactions | write the exchange; of a topic exchange: write the key, and each further one |
+//! | set policies | everything, or to be the node |
 //! | consume, get, purge | read the queue |
 //! | subscribe by filter | configure, write, read the subscription's queue; read the exchange; read the filter |
 //! | a will | as a publish, when its connection opens its session and when it is published |
@@ -114,6 +115,16 @@ impl Engine {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Asks for all there is: what is done here is done to everybody's queues.
+    pub(crate) fn permit_everything(&mut self, link: Link) -> Result<(), Fault> {
+        let Some((_, user)) = self.limits(link) else {
+            return Ok(());
+        };
+        self.counters.access_refused += 1;
+        let text = format!("policies of vhost '{}' refused for user '{user}'", self.settings.vhost);
+        Err(Fault::new(FaultKind::AccessRefused, text))
     }
 
     /// Asks for any permission at all: to see that it is there.

@@ -6,11 +6,14 @@
 use super::{Carried, Engine};
 use crate::command::{ChannelMode, Handshake, Peer};
 use crate::message::Message;
+use crate::policy::Applied;
 use crate::properties::{Name, Table};
+use crate::queue::QueueKind;
 use crate::router::ExchangeInfo;
 use crate::slots::{ConsumerKey, Link};
 use crate::time::Wall;
 use std::ops::Bound;
+use std::sync::Arc;
 
 /// What to list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -168,6 +171,12 @@ pub enum Item {
         unsettled: usize,
         /// Consumers.
         consumers: usize,
+        /// The policies that apply to it.
+        policy: Option<Arc<Applied>>,
+        /// As declared.
+        arguments: Table,
+        /// Declared by name, and not an MQTT session's or group's.
+        is_declared: bool,
     },
     /// An exchange.
     Exchange(ExchangeInfo),
@@ -407,6 +416,9 @@ fn queue_item(q: &crate::queue::Queue) -> Item {
         ready: q.depth(),
         unsettled: q.unsettled(),
         consumers: q.consumers.len(),
+        policy: q.policy.clone(),
+        arguments: q.arguments.declared.clone(),
+        is_declared: q.kind == QueueKind::Plain,
     }
 }
 

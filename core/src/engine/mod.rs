@@ -40,9 +40,11 @@ mod noted_time;
 mod noting_time;
 mod outbox;
 mod packets;
+mod policies;
 mod postponed;
 mod publishing;
 mod purging;
+mod queue_expiry;
 mod queue_limits;
 mod queues;
 mod recovery;
@@ -79,6 +81,7 @@ use crate::event::{CloseReason, Event, Op, Pressure};
 use crate::fault::{Fault, FaultKind};
 use crate::ledger::Ledger;
 use crate::message::{Dialect, Envelope, Message};
+use crate::policy::Policies;
 use crate::properties::{Codecs, Name};
 use crate::queue::consumers::Consumer;
 use crate::quota::VhostLimits;
@@ -333,6 +336,9 @@ pub struct Engine {
     rights: UserRights,
     /// What the vhost may have.
     vhost_limits: VhostLimits,
+    policies: Policies,
+    /// Queues and exchanges that do not have what the policies say yet.
+    review: Option<policies::Review>,
 }
 
 /// How long settles may wait for company before they are logged.
@@ -384,6 +390,8 @@ impl Engine {
             wills_told: 0,
             rights: UserRights::default(),
             vhost_limits: VhostLimits::default(),
+            policies: Policies::default(),
+            review: None,
         };
         engine.router.set_headers_max(engine.settings.message_headers_max);
         // What MQTT clients look at to see what they talk to; never in the log.

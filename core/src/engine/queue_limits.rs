@@ -31,6 +31,10 @@ impl Engine {
                     return;
                 }
             }
+            if !dead_letters && self.drop_run(queue) {
+                work = work.saturating_sub(1);
+                continue;
+            }
             let Some(q) = self.queues.get_mut(queue) else { return };
             let is_here = match q.head() {
                 // What dies is published elsewhere: its body is needed.
@@ -58,8 +62,20 @@ impl Engine {
         }
     }
 
+    /// Drops the middle of a long queue, which is in the log only, at once, if all of it has to go and it is at the front.
+    fn drop_run(&mut self, queue: QueueKey) -> bool {
+        let Some(q) = self.queues.get_mut(queue) else {
+            return false;
+        };
+        let Some(dropped) = q.drop_run() else { return false };
+        self.counters.dropped_full += dropped;
+        self.queues.has_unlogged_acks(queue);
+        self.stage_acks();
+        true
+    }
+
     /// The queue is still over its limit.
-    fn enforce_limit_later(&mut self, queue: QueueKey) {
+    pub(crate) fn enforce_limit_later(&mut self, queue: QueueKey) {
         if let Some(q) = self.queues.get_mut(queue)
             && !q.overfull
         {

@@ -72,6 +72,7 @@ impl Engine {
         let mut recovered = recovered.take(vhost);
         let seen = recovered.queue_max.get(&vhost).copied().unwrap_or_default();
         self.queues.given_up_to(seen);
+        self.recover_policies(&recovered);
         self.recover_exchanges(&recovered);
         let mut sessions = HashMap::new();
         let expiring = self.recover_sessions(&recovered, &mut sessions);
@@ -93,6 +94,7 @@ impl Engine {
         for queue in queues {
             self.watch_head(queue);
         }
+        self.enforce_recovered_limits();
     }
 
     /// Definitions that the log could not give back as they were, since the start.
@@ -106,7 +108,7 @@ impl Engine {
         tracing::error!(vhost = %self.settings.vhost, what, outcome, "a definition is damaged");
     }
 
-    fn report_key(&mut self, kind: KeyKind, name: &[u8]) {
+    pub(super) fn report_key(&mut self, kind: KeyKind, name: &[u8]) {
         let what = describe(&key(self.settings.number, kind, &[name]));
         self.report(&what, "it is not there any more");
     }
@@ -129,6 +131,11 @@ impl Engine {
             }
         }
         self.recover_undefined_exchanges(recovered);
+        let mut last = None;
+        while let Some(name) = self.router.names_after(last.as_deref(), 1).pop() {
+            self.apply_to_exchange(&name);
+            last = Some(name);
+        }
     }
 
     /// Exchanges that bindings lead from, and that are not there. Their type is what their bindings look like.

@@ -32,6 +32,7 @@ impl Engine {
                 // Below, as after every turn.
                 Timer::Relief => {}
                 Timer::Walks => self.call_walkers(),
+                Timer::Policies => self.review_later(&mut budget),
                 Timer::Clock => self.go_on_with_clock(&mut budget),
                 Timer::Postponed => self.end_postponed(&mut budget),
             }

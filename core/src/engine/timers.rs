@@ -24,6 +24,8 @@ pub(crate) enum Timer {
     Walks,
     /// The clock has jumped ahead: what is due by the wall clock is due sooner.
     Clock,
+    /// Policies have changed: queues and exchanges that they are for are looked at.
+    Policies,
     /// Publishers wait for memory: more bodies are to leave it.
     Relief,
     /// What purged and deleted queues had is not all dropped yet, or not all their consumers are ended, or the queues of a

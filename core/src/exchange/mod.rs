@@ -13,6 +13,7 @@ pub(crate) use headers::{MessageHeaders, binding_bytes as headers_binding_bytes}
 use crate::binding::Binding;
 use crate::fault::{Fault, FaultKind};
 use crate::message::{Dialect, Message};
+use crate::policy::Applied;
 use crate::properties::{Codecs, Name, Table};
 use crate::topic::{Levels, Pattern, Walk, first_literal, is_of_broker, translate};
 use headers::Search;
@@ -20,6 +21,7 @@ use headers::Search;
 use smallvec::{SmallVec, smallvec};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// The router's number for a binding. Reused.
 pub(crate) type BindingId = u32;
@@ -31,8 +33,10 @@ pub(crate) struct Exchange {
     pub(crate) auto_delete: bool,
     pub(crate) internal: bool,
     pub(crate) arguments: Table,
-    /// Where messages go that no binding matches.
+    /// Where messages go that no binding matches: as declared, else as the policy says.
     pub(crate) alternate: Option<Name>,
+    /// The policies that apply.
+    pub(crate) policy: Option<Arc<Applied>>,
     pub(crate) table: BindingTable,
     /// Bindings with it as source: exactly those in `table`.
     pub(crate) outgoing: BTreeSet<BindingId>,

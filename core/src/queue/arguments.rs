@@ -1,12 +1,14 @@
-//! The arguments a queue is declared with: checked once, compared at re-declaration.
+//! The arguments a queue is declared with, checked once and compared at re-declaration; and what policies make of them.
 
 use crate::arguments::{self, type_name};
 use crate::fault::{Fault, FaultKind};
+use crate::policy::{Definition, lower};
 use crate::properties::{Name, Table, Value};
 use crate::queue::queue_type::{self, QueueType};
 use crate::store::Durability;
 
-/// What the known arguments say. Unknown `x-` arguments are ignored.
+/// What holds for a queue: what its known arguments say, and its policies ([`Arguments::effective`]). Unknown `x-` arguments
+/// are ignored.
 ///
 /// Laid out in this order: what each turn touches lies together, so that a turn meets few cold cache lines.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -49,6 +51,18 @@ pub(crate) enum Overflow {
     RejectPublishDeadLetter,
 }
 
+impl Overflow {
+    /// The one that clients and policies call so.
+    pub(crate) fn of(word: &str) -> Option<Overflow> {
+        Some(match word {
+            "drop-head" => Overflow::DropHead,
+            "reject-publish" => Overflow::RejectPublish,
+            "reject-publish-dlx" => Overflow::RejectPublishDeadLetter,
+            _ => return None,
+        })
+    }
+}
+
 /// Longest time to live and queue expiry: ten years.
 const INTERVAL_MS_MAX: i64 = 315_360_000_000;
 
@@ -58,10 +72,13 @@ impl Arguments {
     /// # Errors
     /// PreconditionFailed for a bad value, NotImplemented for one we know and do not offer.
     pub(crate) fn parse(declared: Table, queue: &str) -> Result<Arguments, Fault> {
-        let asked = Asked {
-            declared: &declared,
-            queue,
-        };
+        let arguments = Arguments::read(&declared, queue)?;
+        Ok(Arguments { declared, ..arguments })
+    }
+
+    /// The same, but for the table itself.
+    fn read(declared: &Table, queue: &str) -> Result<Arguments, Fault> {
+        let asked = Asked { declared, queue };
         let queue_type = QueueType::parse(declared.lookup("x-queue-type"), queue)?;
         for (key, _) in &declared.0 {
             queue_type.check_argument(key, queue)?;
@@ -95,8 +112,41 @@ impl Arguments {
             durability,
             queue_type,
             delivery_limit,
-            declared,
+            declared: Table::default(),
         })
+    }
+
+    /// What the arguments come to under a policy: of two limits the lower holds, in all else the arguments win.
+    pub(crate) fn effective(self, policy: Option<&Definition>) -> Arguments {
+        // They were read when the queue was declared. Where that failed after a restart, none are declared.
+        let own = Arguments::read(&self.declared, "").unwrap_or_default();
+        let declared = self.declared;
+        let Some(policy) = policy else {
+            return Arguments { declared, ..own };
+        };
+        let delivery_limit = match declared.lookup("x-delivery-limit") {
+            _ if !own.queue_type.counts_returns() => own.delivery_limit,
+            Some(_) => lower(own.delivery_limit, policy.delivery_limit),
+            // The default is no limit that somebody has set.
+            None => policy.delivery_limit.or(own.delivery_limit),
+        };
+        let overflow = match declared.lookup("x-overflow") {
+            None => policy.overflow.unwrap_or_default(),
+            Some(_) => own.overflow,
+        };
+        Arguments {
+            overflow,
+            delivery_limit,
+            durability: own.durability.or(policy.durability),
+            message_ttl_ms: lower(own.message_ttl_ms, policy.message_ttl_ms),
+            length_max: lower(own.length_max, policy.length_max),
+            bytes_max: lower(own.bytes_max, policy.bytes_max),
+            expires_ms: lower(own.expires_ms, policy.expires_ms),
+            dead_letter_exchange: own.dead_letter_exchange.or_else(|| policy.dead_letter_exchange.clone()),
+            dead_letter_key: own.dead_letter_key.or_else(|| policy.dead_letter_key.clone()),
+            declared,
+            ..own
+        }
     }
 
     /// Whether a re-declaration with `other` means the same queue.
@@ -182,12 +232,8 @@ impl Asked<'_> {
     }
 
     fn overflow(&self) -> Result<Overflow, Fault> {
-        match self.choice("x-overflow")? {
-            None | Some("drop-head") => Ok(Overflow::DropHead),
-            Some("reject-publish") => Ok(Overflow::RejectPublish),
-            Some("reject-publish-dlx") => Ok(Overflow::RejectPublishDeadLetter),
-            Some(_) => Err(self.bad("x-overflow", "invalid_overflow")),
-        }
+        let word = self.choice("x-overflow")?.unwrap_or("drop-head");
+        Overflow::of(word).ok_or_else(|| self.bad("x-overflow", "invalid_overflow"))
     }
 
     fn priority_max(&self) -> Result<u8, Fault> {
@@ -197,13 +243,11 @@ impl Asked<'_> {
 
     fn durability(&self) -> Result<Option<Durability>, Fault> {
         let key = "x-gatepost-durability";
-        Ok(Some(match self.choice(key)? {
-            None => return Ok(None),
-            Some("always") => Durability::Always,
-            Some("interval") => Durability::Interval,
-            Some("os") => Durability::Os,
-            Some(other) => return Err(self.bad(key, &format!("\"unsupported durability '{other}'\""))),
-        }))
+        let Some(word) = self.choice(key)? else {
+            return Ok(None);
+        };
+        let unsupported = || self.bad(key, &format!("\"unsupported durability '{word}'\""));
+        Durability::of(word).map(Some).ok_or_else(unsupported)
     }
 
     fn delivery_limit(&self) -> Result<Option<i64>, Fault> {
@@ -306,6 +350,49 @@ mod tests {
             &*refused(Value::Int(1, 32)).text,
             format!("{arg}{{unacceptable_type,signedint}}")
         );
+    }
+
+    #[test]
+    fn under_a_policy_the_lower_limit_holds_and_other_arguments_win() {
+        let policy = Definition {
+            length_max: Some(5),
+            message_ttl_ms: Some(100),
+            delivery_limit: Some(3),
+            overflow: Some(Overflow::RejectPublish),
+            dead_letter_exchange: Some("policy".into()),
+            dead_letter_key: Some("key".into()),
+            ..Definition::default()
+        };
+        let declared = [
+            ("x-max-length", Value::Int(9, 32)),
+            ("x-message-ttl", Value::Int(50, 32)),
+            ("x-overflow", Value::text("drop-head")),
+            ("x-dead-letter-exchange", Value::text("own")),
+        ];
+        let own = Arguments::parse(table(&declared), Q).unwrap();
+        let effective = own.clone().effective(Some(&policy));
+        assert_eq!((effective.length_max, effective.message_ttl_ms), (Some(5), Some(50)));
+        assert_eq!(effective.overflow, Overflow::DropHead);
+        assert_eq!(effective.dead_letter_exchange.as_deref(), Some("own"));
+        assert_eq!(effective.dead_letter_key.as_deref(), Some("key"));
+        // A classic queue counts no returns.
+        assert_eq!(effective.delivery_limit, None);
+        assert!(effective.check_equivalent(&table(&declared), Q).is_ok());
+        // The policy goes, and leaves nothing.
+        assert_eq!(effective.effective(None), own);
+        let quorum = |more: &[(&str, Value)]| {
+            let declared = [&[("x-queue-type", Value::text("quorum"))], more].concat();
+            let own = Arguments::parse(table(&declared), Q).unwrap();
+            own.effective(Some(&Definition {
+                delivery_limit: Some(30),
+                ..policy.clone()
+            }))
+            .delivery_limit
+        };
+        // RabbitMQ's default is 20; a negative limit is none, which a policy may still set.
+        assert_eq!(quorum(&[]), Some(30));
+        assert_eq!(quorum(&[("x-delivery-limit", Value::Int(7, 32))]), Some(7));
+        assert_eq!(quorum(&[("x-delivery-limit", Value::Int(-1, 32))]), Some(30));
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub(crate) mod unsettled;
 
 use crate::ledger::{self, Charge};
 use crate::message::{Envelope, Message};
+use crate::policy::Applied;
 use crate::properties::{Name, Table};
 use crate::slots::{Link, SessionKey};
 use crate::store::{QueueId, State};
@@ -95,6 +96,8 @@ pub(crate) struct Queue {
     pub(crate) arguments: Arguments,
     // Seldom used.
     pub(crate) name: Name,
+    /// The policies that apply. What they set is in `arguments`.
+    pub(crate) policy: Option<Arc<Applied>>,
     /// The link it belongs to and goes with.
     pub(crate) exclusive: Option<Link>,
     /// Subscriptions to the group that the queue is of.
@@ -146,6 +149,7 @@ impl Queue {
             auto_delete: false,
             ending: false,
             arguments: Arguments::default(),
+            policy: None,
             next_seq: 0,
             ready: Ready::default(),
             unsettled: 0,
@@ -197,6 +201,9 @@ impl Queue {
             QueueKind::Plain => Room::Yes,
             // At most once: a subscriber that is away or too slow does without. Others do not wait for it.
             _ if qos == 0 && (self.ready.len() >= backlog_max || self.consumers.is_empty()) => Room::Dropped,
+            // A policy may limit it.
+            _ if self.refuses(message, (0, 0)) && qos == 0 => Room::Dropped,
+            _ if self.refuses(message, (0, 0)) => Room::Refused,
             _ => Room::Yes,
         }
     }

@@ -73,6 +73,28 @@ impl Queue {
             left
         });
     }
+    /// Drops the run at the front, if the queue would still be over its limit without it, and if it is known which sequences
+    /// that are. The log is to be told what is noted as settled then. Returns how many messages are gone.
+    pub(crate) fn drop_run(&mut self) -> Option<u64> {
+        if self.arguments.priority_max > 0 {
+            return None;
+        }
+        let run = self.ready.leading_run()?;
+        let stays = (self.ready.len() as u64 - run.count, self.ready.bytes() - run.bytes);
+        let is_over = self.arguments.length_max.is_some_and(|max| stays.0 >= max)
+            || self.arguments.bytes_max.is_some_and(|max| stays.1 > max);
+        let within = run.first..=run.last;
+        // Deliveries of before the start, and messages that came back, are to be told apart one by one.
+        let is_plain =
+            !self.absent.iter().any(|seq| within.contains(seq)) && self.returned.range(within).next().is_none();
+        if !is_over || !is_plain {
+            return None;
+        }
+        self.ready.drop_leading_run();
+        self.paging = None;
+        self.note_acks(run.first, run.last);
+        Some(run.count)
+    }
     /// The entry with that sequence, if it waits here.
     pub(crate) fn waiting_mut(&mut self, seq: u64) -> Option<&mut Entry> {
         self.ready.find_mut(seq)

@@ -254,6 +254,20 @@ impl Ready {
         self.bytes -= lost.1;
         lost.0
     }
+    /// The run that everything else of a queue without priorities is behind.
+    pub(crate) fn leading_run(&self) -> Option<Run> {
+        let is_first = self.higher.is_empty() && matches!(self.base.head(), Head::Paged);
+        self.base.run.filter(|_| is_first)
+    }
+    /// Forgets it.
+    pub(crate) fn drop_leading_run(&mut self) {
+        let Some(run) = self.leading_run() else { return };
+        self.len -= run.count as usize;
+        self.paged -= run.count as usize;
+        self.bytes -= run.bytes;
+        self.base.run = None;
+        self.base.fresh = std::mem::take(&mut self.base.tail);
+    }
     /// Offers the fresh entries of a priority behind the first `stay`, oldest first, to `leave`. Those that may go become
     /// part of the run, unless one before them stays.
     pub(crate) fn page_out(&mut self, priority: u8, stay: usize, mut leave: impl FnMut(&mut Entry) -> Leave) {

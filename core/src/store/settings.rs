@@ -17,6 +17,18 @@ pub enum Durability {
     Always,
 }
 
+impl Durability {
+    /// The one that clients and operators call so.
+    pub fn of(word: &str) -> Option<Durability> {
+        Some(match word {
+            "always" => Durability::Always,
+            "interval" => Durability::Interval,
+            "os" => Durability::Os,
+            _ => return None,
+        })
+    }
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct StoreSettings {

@@ -18,6 +18,7 @@ mod inspect;
 mod memory;
 mod model;
 mod paging;
+mod policies;
 mod publishing;
 mod quorum;
 mod recovery;

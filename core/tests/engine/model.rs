@@ -1,6 +1,6 @@
 //! Random operations on one queue beside a reference queue that is a plain list: publishes with and without expiry, gets,
-//! settles, requeues, rejects, purges, limits of length and bytes, time, restarts and crashes, on a disk whose reads fail
-//! now and then, with room for few bodies. After each of them both agree on what is there, and at the end on what was
+//! settles, requeues, rejects, purges, limits of length and bytes that are declared or set by a policy which comes and goes,
+//! time, restarts and crashes, on a disk whose reads fail now and then, with room for few bodies. After each of them both agree on what is there, and at the end on what was
 //! dead-lettered.
 //!
 //! `GATEPOST_SIM_RUNS=10000` runs more seeds, `GATEPOST_SIM_SEED=17` one of them.
@@ -22,12 +22,14 @@ struct Entry {
     id: u64,
     bytes: usize,
     /// In milliseconds of the wall clock.
+    received: u64,
+    /// Its own time is over then.
     deadline: Option<u64>,
     /// It was handed out before; after a restart that is said of others, too.
     redelivered: Option<bool>,
 }
 
-/// The queue's arguments.
+/// The queue's arguments, or what a policy sets.
 #[derive(Clone, Copy, Debug, Default)]
 struct Limits {
     length: Option<usize>,
@@ -36,9 +38,50 @@ struct Limits {
     ttl_ms: Option<u64>,
 }
 
+impl Limits {
+    fn random(w: &mut World) -> Limits {
+        let random = w.random();
+        Limits {
+            length: random.chance(1, 2).then(|| 1 + random.below(40) as usize),
+            bytes: random.chance(1, 3).then(|| 7_000 + random.below(60_000) as usize),
+            refuses: random.chance(1, 3),
+            ttl_ms: random.chance(1, 3).then(|| random.below(100) * 10 + 5),
+        }
+    }
+
+    /// What holds beside a policy: of two limits the lower.
+    fn under(self, policy: Limits) -> Limits {
+        let lower = |a: Option<usize>, b: Option<usize>| [a, b].into_iter().flatten().min();
+        Limits {
+            length: lower(self.length, policy.length),
+            bytes: lower(self.bytes, policy.bytes),
+            refuses: self.refuses || policy.refuses,
+            ttl_ms: [self.ttl_ms, policy.ttl_ms].into_iter().flatten().min(),
+        }
+    }
+
+    /// With that in front of each key.
+    fn pairs(self, prefix: &str) -> Vec<(String, Value)> {
+        let count = |n: Option<usize>| n.map(|n| Value::Int(n as i64, 64));
+        let all = [
+            ("max-length", count(self.length)),
+            ("max-length-bytes", count(self.bytes)),
+            ("message-ttl", count(self.ttl_ms.map(|ttl| ttl as usize))),
+            ("overflow", self.refuses.then(|| Value::text("reject-publish-dlx"))),
+        ];
+        let set = all
+            .into_iter()
+            .filter_map(|(key, value)| Some((format!("{prefix}{key}"), value?)));
+        set.collect()
+    }
+}
+
 /// The reference.
 #[derive(Default)]
 struct Model {
+    declared: Limits,
+    is_policy_set: bool,
+    /// What holds.
     limits: Limits,
     /// In order.
     ready: Vec<Entry>,
@@ -57,11 +100,14 @@ impl Model {
     }
     /// What has expired at the head is gone; behind it, not yet.
     fn expire(&mut self, now: u64) {
-        while self
-            .ready
-            .first()
-            .is_some_and(|e| e.deadline.is_some_and(|at| at <= now))
-        {
+        let ttl = self.limits.ttl_ms;
+        let deadline = |e: &Entry| {
+            [e.deadline, ttl.map(|ttl| e.received + ttl)]
+                .into_iter()
+                .flatten()
+                .min()
+        };
+        while self.ready.first().and_then(deadline).is_some_and(|at| at <= now) {
             self.dead.push(self.ready.remove(0).id);
         }
     }
@@ -130,20 +176,10 @@ impl Run {
         };
         let mut world = World::with(seed, settings, store);
         let client = world.connect("test");
-        let limits = Limits {
-            length: world
-                .random()
-                .chance(1, 2)
-                .then(|| 1 + world.random().below(40) as usize),
-            bytes: world
-                .random()
-                .chance(1, 3)
-                .then(|| 7_000 + world.random().below(60_000) as usize),
-            refuses: world.random().chance(1, 3),
-            ttl_ms: world.random().chance(1, 3).then(|| world.random().below(100) * 10 + 5),
-        };
+        let declared = Limits::random(&mut world);
         let model = Model {
-            limits,
+            declared,
+            limits: declared,
             ..Model::default()
         };
         let mut run = Run {
@@ -157,18 +193,9 @@ impl Run {
         run
     }
     fn declaration(&self) -> Command {
-        let limits = self.model.limits;
         declare("work", |d| {
-            let mut set = |name: &'static str, value: Option<u64>| {
-                if let Some(value) = value {
-                    d.arguments.push(name, Value::Int(value as i64, 64));
-                }
-            };
-            set("x-max-length", limits.length.map(|n| n as u64));
-            set("x-max-length-bytes", limits.bytes.map(|n| n as u64));
-            set("x-message-ttl", limits.ttl_ms);
-            if limits.refuses {
-                d.arguments.push("x-overflow", Value::text("reject-publish-dlx"));
+            for (key, value) in self.model.declared.pairs("x-") {
+                d.arguments.push(key, value);
             }
             d.arguments.push("x-dead-letter-exchange", Value::text(""));
             d.arguments.push("x-dead-letter-routing-key", Value::text("dead"));
@@ -205,9 +232,34 @@ impl Run {
                 let disk = self.world.disk().clone();
                 disk.hinder(self.world.random());
             }
+            98 => self.set_policy(),
             _ => {}
         }
         self.compare();
+    }
+
+    /// A policy is set, changed, or cleared.
+    fn set_policy(&mut self) {
+        self.compare();
+        let limits = if self.below(4) == 0 {
+            Limits::default()
+        } else {
+            Limits::random(&mut self.world)
+        };
+        let pairs = limits.pairs("");
+        let command = if !pairs.is_empty() {
+            let pairs: Vec<(&str, Value)> = pairs.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+            policy("p", "^work$", "queues", &pairs)
+        } else if self.model.is_policy_set {
+            clear_policy("p")
+        } else {
+            return;
+        };
+        assert_eq!(self.say([command]), ["done SetPolicies"]);
+        self.model.is_policy_set = !pairs.is_empty();
+        self.model.limits = self.model.declared.under(limits);
+        self.model.expire(self.wall());
+        while self.model.drop_head() {}
     }
 
     /// Both have as many messages. One on disk has to be fetched to be seen to have expired, and its successor after it,
@@ -238,14 +290,14 @@ impl Run {
         // Between two steps of the clock, so that nothing is just about to expire.
         let own = (self.below(4) == 0).then(|| self.below(60) * 10 + 5);
         let now = self.wall();
-        let ttl = [own, self.model.limits.ttl_ms].into_iter().flatten().min();
         let id = self.next;
         self.next += 1;
         let body = padded(&id.to_string(), bytes);
         let entry = Entry {
             id,
             bytes: body.len(),
-            deadline: ttl.map(|ttl| now + ttl),
+            received: now,
+            deadline: own.map(|own| now + own),
             redelivered: Some(false),
         };
         let envelope = Envelope {

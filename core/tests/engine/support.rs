@@ -3,9 +3,11 @@
 //! Heard are for example `confirmed 3`, `deliver c1 #2 hello again` (consumer token, delivery number, body, redelivered)
 //! and, for MQTT, `publish q1 #2 a/b hello dup retain ids 7` (QoS, packet id, topic, body, flags).
 
+use gatepost_core::catalog::directory::PolicyRecord;
 use gatepost_core::command::*;
 use gatepost_core::event::{DeliveryFlags, Event};
 use gatepost_core::message::{Dialect, Envelope, Message};
+use gatepost_core::policy::PolicyKind;
 use gatepost_core::properties::{Table, Value};
 use gatepost_core::testing::world::{Client, ROOM, World};
 use std::time::Duration;
@@ -268,6 +270,46 @@ pub(crate) fn close_channel() -> Command {
     Command::CloseChannel {
         channel: CH,
         reply: true,
+    }
+}
+/// Sets a policy with priority 0; what it sets is a list of keys and values.
+pub(crate) fn policy(name: &str, pattern: &str, apply_to: &str, definition: &[(&str, Value)]) -> Command {
+    policies(vec![change(
+        PolicyKind::User,
+        name,
+        Some(policy_record(pattern, apply_to, 0, definition)),
+    )])
+}
+pub(crate) fn operator_policy(name: &str, pattern: &str, definition: &[(&str, Value)]) -> Command {
+    let record = policy_record(pattern, "queues", 0, definition);
+    policies(vec![change(PolicyKind::Operator, name, Some(record))])
+}
+pub(crate) fn clear_policy(name: &str) -> Command {
+    policies(vec![change(PolicyKind::User, name, None)])
+}
+pub(crate) fn policies(changes: Vec<PolicyChange>) -> Command {
+    Command::SetPolicies(Box::new(SetPolicies {
+        channel: CH,
+        changes,
+        reply: true,
+    }))
+}
+pub(crate) fn change(kind: PolicyKind, name: &str, policy: Option<PolicyRecord>) -> PolicyChange {
+    let name = name.into();
+    PolicyChange { kind, name, policy }
+}
+pub(crate) fn policy_record(
+    pattern: &str,
+    apply_to: &str,
+    priority: i64,
+    definition: &[(&str, Value)],
+) -> PolicyRecord {
+    PolicyRecord {
+        pattern: pattern.into(),
+        apply_to: apply_to.into(),
+        definition: Table(definition.iter().map(|(k, v)| ((*k).into(), v.clone())).collect()),
+        priority,
+        more: Table::default(),
     }
 }
 pub(crate) fn transaction(commands: Vec<Command>) -> Command {

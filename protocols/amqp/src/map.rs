@@ -46,8 +46,8 @@ pub(crate) fn method(op: Op) -> (u16, u16) {
         Op::Settle => (60, 80),
         Op::Recover => (60, 110),
         Op::Commit => (90, 20),
-        // Other protocols' verbs.
-        Op::OpenSession | Op::Subscribe | Op::Unsubscribe => (0, 0),
+        // Other protocols' verbs, and an operator's.
+        Op::OpenSession | Op::Subscribe | Op::Unsubscribe | Op::SetPolicies => (0, 0),
     }
 }
 

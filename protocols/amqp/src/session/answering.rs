@@ -126,7 +126,7 @@ impl Channel {
                 }
             }
             Op::Commit => Tx::CommitOk {}.encode(channel, out),
-            // Answered by events of their own, or other protocols' verbs.
+            // Answered by events of their own, other protocols' verbs, or an operator's.
             Op::Publish
             | Op::OpenChannel
             | Op::Settle
@@ -138,7 +138,8 @@ impl Channel {
             | Op::Get
             | Op::OpenSession
             | Op::Subscribe
-            | Op::Unsubscribe => {}
+            | Op::Unsubscribe
+            | Op::SetPolicies => {}
         }
     }
 

@@ -1,0 +1,337 @@
+//! Policies: what an operator says about queues and exchanges by their names.
+//!
+//! ```text
+//!   policies (the highest priority that matches)  ─┐ lower of limits,
+//!   operator policies (likewise)                  ─┴ else the operator's ──► Applied ──► queues, exchanges
+//! ```
+//!
+//! A pattern is matched here, under the engine's lock, so it is bounded: its text, what it compiles to, and how many
+//! policies a vhost has. It is matched in time linear in the name.
+
+mod definition;
+
+pub(crate) use definition::{Definition, lower};
+
+use crate::access::NamePattern;
+use crate::catalog::directory::PolicyRecord;
+use crate::ledger::{Charge, allocation};
+use crate::properties::{Name, Table};
+use crate::queue::queue_type::QueueType;
+use definition::merged_tables;
+use hashbrown::HashMap;
+use std::sync::Arc;
+
+/// Policies of a vhost at most, and as many operator policies: each is matched with each new queue.
+pub const POLICIES_MAX: usize = 512;
+/// Bytes of a policy's name.
+const NAME_BYTES_MAX: usize = 255;
+/// Bytes of a pattern's text.
+const PATTERN_BYTES_MAX: usize = 1024;
+/// Bytes of a compiled pattern: those of permissions may take more, but they are not matched with every queue.
+const COMPILED_BYTES_MAX: usize = 16 << 10;
+
+/// Whose policy: each kind is a list of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PolicyKind {
+    /// Anybody's who may set policies.
+    User,
+    /// An operator's: it only limits, and users cannot exceed it.
+    Operator,
+}
+
+/// What a policy is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ApplyTo {
+    Queues,
+    ClassicQueues,
+    QuorumQueues,
+    /// There are none.
+    Streams,
+    Exchanges,
+    All,
+}
+
+impl ApplyTo {
+    fn parse(text: &str) -> Option<ApplyTo> {
+        Some(match text {
+            "queues" => ApplyTo::Queues,
+            "classic_queues" => ApplyTo::ClassicQueues,
+            "quorum_queues" => ApplyTo::QuorumQueues,
+            "streams" => ApplyTo::Streams,
+            "exchanges" => ApplyTo::Exchanges,
+            // What is set without saying so is for all.
+            "all" | "" => ApplyTo::All,
+            _ => return None,
+        })
+    }
+
+    fn covers(self, object: Object) -> bool {
+        match (self, object) {
+            (ApplyTo::All, _) | (ApplyTo::Queues, Object::Queue(_)) | (ApplyTo::Exchanges, Object::Exchange) => true,
+            (ApplyTo::ClassicQueues, Object::Queue(queue_type)) => queue_type == QueueType::Classic,
+            (ApplyTo::QuorumQueues, Object::Queue(queue_type)) => queue_type == QueueType::Quorum,
+            _ => false,
+        }
+    }
+}
+
+/// What policies are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Object {
+    Queue(QueueType),
+    Exchange,
+}
+
+/// One policy, checked.
+pub(crate) struct Policy {
+    name: Name,
+    record: PolicyRecord,
+    pattern: NamePattern,
+    apply_to: ApplyTo,
+    definition: Definition,
+    /// What it costs in memory.
+    pub(crate) charge: Charge,
+}
+
+impl Policy {
+    /// Checks a policy.
+    ///
+    /// # Errors
+    /// What is wrong with it, as RabbitMQ says it.
+    pub(crate) fn parse(kind: PolicyKind, name: Name, record: PolicyRecord) -> Result<Policy, String> {
+        if name.is_empty() || name.len() > NAME_BYTES_MAX {
+            return Err(format!("a policy's name has 1 to {NAME_BYTES_MAX} bytes"));
+        }
+        let pattern = NamePattern::search(&record.pattern, PATTERN_BYTES_MAX, COMPILED_BYTES_MAX)
+            .map_err(|why| format!("pattern should be regular expression but is invalid: {why}"))?;
+        let apply_to = ApplyTo::parse(&record.apply_to).ok_or_else(|| {
+            let known = "'queues', 'classic_queues', 'quorum_queues', 'streams', 'exchanges' or 'all'";
+            format!("apply-to '{}' unrecognised; should be {known}", record.apply_to)
+        })?;
+        let definition = Definition::parse(&record.definition, kind == PolicyKind::Operator)?;
+        Ok(Policy {
+            name,
+            record,
+            pattern,
+            apply_to,
+            definition,
+            charge: Charge::default(),
+        })
+    }
+
+    /// What it costs in memory.
+    pub(crate) fn memory(&self) -> usize {
+        let text = allocation(self.record.pattern.len()) + allocation(self.name.len());
+        // Compiled, each character of the pattern is an instruction of some words.
+        std::mem::size_of::<Policy>() + text + 64 * self.record.pattern.len() + 2 * self.record.definition.memory()
+    }
+}
+
+/// Checks a policy without setting it.
+///
+/// # Errors
+/// What is wrong with it, as RabbitMQ says it.
+pub fn check(kind: PolicyKind, name: &str, record: &PolicyRecord) -> Result<(), String> {
+    Policy::parse(kind, name.into(), record.clone()).map(drop)
+}
+
+/// What policies come to for a queue or an exchange.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// The policy that applies.
+    pub policy: Option<Name>,
+    /// The operator policy that applies.
+    pub operator: Option<Name>,
+    /// What both set, for people.
+    pub definition: AppliedTable,
+    pub(crate) effective: Definition,
+}
+
+/// See [`Applied::definition`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AppliedTable(pub Table);
+
+// A definition that was checked has no floating-point numbers that count.
+impl Eq for AppliedTable {}
+
+/// The policies of a vhost.
+#[derive(Default)]
+pub(crate) struct Policies {
+    user: Ranked,
+    operator: Ranked,
+    /// What pairs of them come to: one for all queues that have the same. Never iterated.
+    applied: HashMap<(Option<Name>, Option<Name>), Arc<Applied>>,
+}
+
+/// Policies of one kind, highest priority first; of the same priority, by name.
+#[derive(Default)]
+struct Ranked(Vec<Policy>);
+
+impl Policies {
+    fn of(&self, kind: PolicyKind) -> &Ranked {
+        match kind {
+            PolicyKind::User => &self.user,
+            PolicyKind::Operator => &self.operator,
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.user.0.len() + self.operator.0.len()
+    }
+
+    /// Whether there is room for so many more.
+    pub(crate) fn has_room(&self, kind: PolicyKind, more: usize) -> bool {
+        self.of(kind).0.len() + more <= POLICIES_MAX
+    }
+
+    /// The policy of that name.
+    pub(crate) fn get(&self, kind: PolicyKind, name: &str) -> Option<&PolicyRecord> {
+        let mut all = self.of(kind).0.iter();
+        all.find(|policy| *policy.name == *name).map(|policy| &policy.record)
+    }
+
+    /// All of one kind, highest priority first.
+    pub(crate) fn all(&self, kind: PolicyKind) -> impl Iterator<Item = (&Name, &PolicyRecord)> {
+        self.of(kind).0.iter().map(|policy| (&policy.name, &policy.record))
+    }
+
+    /// Adds one, or replaces the one of that name.
+    pub(crate) fn put(&mut self, kind: PolicyKind, policy: Policy) {
+        self.remove(kind, &policy.name.clone());
+        let ranked = self.of_mut(kind);
+        let rank = |policy: &Policy| (std::cmp::Reverse(policy.record.priority), policy.name.clone());
+        let at = ranked.0.partition_point(|other| rank(other) < rank(&policy));
+        ranked.0.insert(at, policy);
+    }
+
+    /// Removes one. Returns whether there was one of that name.
+    pub(crate) fn remove(&mut self, kind: PolicyKind, name: &str) -> bool {
+        self.applied.clear();
+        let ranked = self.of_mut(kind);
+        let before = ranked.0.len();
+        ranked.0.retain(|policy| *policy.name != *name);
+        ranked.0.len() < before
+    }
+
+    fn of_mut(&mut self, kind: PolicyKind) -> &mut Ranked {
+        match kind {
+            PolicyKind::User => &mut self.user,
+            PolicyKind::Operator => &mut self.operator,
+        }
+    }
+
+    /// What applies to an object, if anything does.
+    pub(crate) fn applied_to(&mut self, object: Object, name: &str) -> Option<Arc<Applied>> {
+        let user = self.user.best(object, name);
+        let operator = self.operator.best(object, name);
+        if user.is_none() && operator.is_none() {
+            return None;
+        }
+        let pair = (user.map(|p| p.name.clone()), operator.map(|p| p.name.clone()));
+        if let Some(applied) = self.applied.get(&pair) {
+            return Some(Arc::clone(applied));
+        }
+        let nothing = (Definition::default(), Table::default());
+        let parts = |policy: Option<&Policy>| {
+            policy.map_or_else(
+                || nothing.clone(),
+                |policy| (policy.definition.clone(), policy.record.definition.clone()),
+            )
+        };
+        let ((own, own_table), (limits, limits_table)) = (parts(user), parts(operator));
+        let applied = Arc::new(Applied {
+            policy: pair.0.clone(),
+            operator: pair.1.clone(),
+            definition: AppliedTable(merged_tables(&own_table, &limits_table)),
+            effective: own.merged(&limits),
+        });
+        self.applied.insert(pair, Arc::clone(&applied));
+        Some(applied)
+    }
+}
+
+impl Ranked {
+    fn best(&self, object: Object, name: &str) -> Option<&Policy> {
+        let mut all = self.0.iter();
+        all.find(|policy| policy.apply_to.covers(object) && policy.pattern.matches(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::properties::Value;
+
+    fn policy(name: &str, pattern: &str, apply_to: &str, priority: i64) -> Policy {
+        let mut definition = Table::default();
+        definition.push("max-length", Value::Int(priority.abs() + 1, 64));
+        let record = PolicyRecord {
+            pattern: pattern.into(),
+            apply_to: apply_to.into(),
+            definition,
+            priority,
+            more: Table::default(),
+        };
+        Policy::parse(PolicyKind::User, name.into(), record).expect("good")
+    }
+
+    #[test]
+    fn the_highest_priority_that_matches_and_covers_the_object_applies() {
+        let mut policies = Policies::default();
+        for one in [
+            policy("rest", "", "all", -1),
+            policy("b", "^ops", "queues", 2),
+            policy("a", "^ops", "queues", 2),
+            policy("quorum", "ops", "quorum_queues", 5),
+            policy("exchanges", ".", "exchanges", 9),
+        ] {
+            policies.put(PolicyKind::User, one);
+        }
+        let mut applied = |object, name: &str| policies.applied_to(object, name)?.policy.as_deref().map(str::to_owned);
+        let classic = Object::Queue(QueueType::Classic);
+        assert_eq!(applied(classic, "ops.q").as_deref(), Some("a"));
+        assert_eq!(
+            applied(Object::Queue(QueueType::Quorum), "my.ops").as_deref(),
+            Some("quorum")
+        );
+        assert_eq!(applied(classic, "my.ops").as_deref(), Some("rest"));
+        assert_eq!(applied(Object::Exchange, "x").as_deref(), Some("exchanges"));
+        assert!(policies.remove(PolicyKind::User, "rest") && !policies.remove(PolicyKind::User, "rest"));
+        assert!(policies.applied_to(classic, "my.ops").is_none());
+    }
+
+    #[test]
+    fn a_replaced_policy_applies_as_it_is_now() {
+        let mut policies = Policies::default();
+        policies.put(PolicyKind::User, policy("p", "", "queues", 1));
+        let classic = Object::Queue(QueueType::Classic);
+        let before = policies.applied_to(classic, "q").expect("it applies");
+        policies.put(PolicyKind::User, policy("p", "", "queues", 4));
+        let now = policies.applied_to(classic, "q").expect("it applies");
+        assert_eq!(
+            (before.effective.length_max, now.effective.length_max),
+            (Some(2), Some(5))
+        );
+        assert_eq!(policies.len(), 1);
+    }
+
+    #[test]
+    fn a_pattern_that_would_take_long_to_match_is_refused() {
+        let record = |pattern: &str| PolicyRecord {
+            pattern: pattern.into(),
+            apply_to: "nothing".into(),
+            ..PolicyRecord::default()
+        };
+        let refused = |pattern: &str| Policy::parse(PolicyKind::User, "p".into(), record(pattern)).err();
+        for pattern in ["(", "(a{100}){100}", &"a".repeat(PATTERN_BYTES_MAX + 1)] {
+            let why = refused(pattern).expect("refused");
+            assert!(why.starts_with("pattern should be regular expression"), "{why}");
+        }
+        assert!(
+            refused("a")
+                .expect("refused")
+                .starts_with("apply-to 'nothing' unrecognised")
+        );
+    }
+}
