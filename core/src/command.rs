@@ -558,6 +558,14 @@ pub enum Login {
     },
     /// No credentials given; the node's settings decide whether that is a user.
     Anonymous,
+    /// Begins a login by a mechanism that names itself, in rounds if it needs them: each
+    /// [`Event::Challenge`](crate::event::Event::Challenge) is answered with a [`Login::Response`].
+    Mechanism {
+        /// As the peer calls it, such as `SCRAM-SHA-256`. Whether it is spoken here, the node knows.
+        name: Name,
+        /// What the peer says first; never logged.
+        data: Box<[u8]>,
+    },
     /// The answer to [`Event::Challenge`](crate::event::Event::Challenge): another round of the login under way.
     Response {
         /// Of the mechanism; never logged.
@@ -571,6 +579,7 @@ impl std::fmt::Debug for Login {
             Login::Password { user, .. } => f.debug_struct("Password").field("user", user).finish_non_exhaustive(),
             Login::Certificate { user } => f.debug_struct("Certificate").field("user", user).finish(),
             Login::Anonymous => f.write_str("Anonymous"),
+            Login::Mechanism { name, .. } => f.debug_struct("Mechanism").field("name", name).finish_non_exhaustive(),
             Login::Response { .. } => f.debug_struct("Response").finish_non_exhaustive(),
         }
     }

@@ -152,6 +152,8 @@ pub enum Event {
     Authenticated {
         /// Who it is.
         user: Name,
+        /// What the mechanism still has to say to the peer, such as the proof that the node knows the password too.
+        data: Box<[u8]>,
     },
     /// From the directory: they are not.
     LoginRefused(Box<LoginRefused>),
@@ -307,6 +309,18 @@ pub enum LoginFailure {
     Banned,
     /// Too many logins wait to be checked: a later try may work.
     Busy,
+    /// The mechanism is not spoken here.
+    UnknownMechanism,
+}
+
+impl Event {
+    /// The credentials of `user` are good, and there is nothing to add.
+    pub fn authenticated(user: impl Into<Name>) -> Event {
+        Event::Authenticated {
+            user: user.into(),
+            data: Box::default(),
+        }
+    }
 }
 
 const _: () = assert!(std::mem::size_of::<Event>() <= 64);

@@ -199,8 +199,7 @@ impl Broker {
         };
         let pipe = connection.pipe;
         self.world.turn_of(pipe, room);
-        self.world
-            .answer_logins(|_| Event::Authenticated { user: "guest".into() });
+        self.world.answer_logins(|_| Event::authenticated("guest"));
         connection.received.append(&mut self.world.drain(pipe));
         let mut answer = Vec::new();
         loop {

@@ -3,7 +3,7 @@
 use super::{Broker, Pump, Scratch};
 use crate::command::{Attach, Command};
 use crate::engine::Link;
-use crate::event::Event;
+use crate::event::{Event, LoginFailure, LoginRefused};
 use crate::fault::{Fault, FaultKind};
 use crate::time::Now;
 use std::sync::Arc;
@@ -21,13 +21,11 @@ impl<V> Pump<V> {
             && let Some(answer) = broker.login_answer(&self.peer)
         {
             self.logging_in = false;
-            if let Event::Authenticated { user } = &answer {
-                self.user = Some(user.clone());
-            }
-            s.events.push(answer);
+            s.events.push(self.identify(answer));
         }
         if self.bound.is_some() {
-            // A later login (another secret, say). The session reads nothing until it is answered, so it is the last.
+            // A later login (another secret, say), or one of its rounds. The session reads nothing until it is answered, so it
+            // is the last.
             if let Some(Command::Authenticate(login)) = s.commands.pop_if(|c| matches!(c, Command::Authenticate(_))) {
                 self.logging_in = true;
                 broker.log_in(*login, &self.peer);
@@ -61,6 +59,19 @@ impl<V> Pump<V> {
             }
         }
         s.commands.extend(commands);
+    }
+
+    /// Notes who has logged in. A link belongs to its user: whoever logs in again over it has to be the same.
+    fn identify(&mut self, answer: Event) -> Event {
+        let Event::Authenticated { user, .. } = &answer else {
+            return answer;
+        };
+        if self.bound.is_some() && self.user.as_ref() != Some(user) {
+            let (user, why) = (user.clone(), LoginFailure::BadCredentials);
+            return Event::LoginRefused(Box::new(LoginRefused { user, why }));
+        }
+        self.user = Some(user.clone());
+        answer
     }
 
     fn attach<B>(&mut self, now: Now, attach: &Attach, broker: &mut B) -> Result<Bound<V>, Fault>

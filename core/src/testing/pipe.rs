@@ -286,9 +286,9 @@ impl World {
             self.answer_logins(|login| {
                 let user = match login {
                     Login::Password { user, .. } => user.clone(),
-                    Login::Certificate { .. } | Login::Anonymous | Login::Response { .. } => "guest".into(),
+                    _ => "guest".into(),
                 };
-                Event::Authenticated { user }
+                Event::authenticated(user)
             });
             self.catch_up();
             let ready: Vec<Pipe> = self.pipes().filter(|pipe| self.is_ready(*pipe)).collect();

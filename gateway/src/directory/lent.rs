@@ -69,7 +69,7 @@ fn lend(node: &Node, Granted { token, to }: Granted) {
         people.lent.insert(user.clone(), Lent { grant, quota, until });
     }
     node.directory.push_user(&node.vhosts.list(), &user);
-    to.answer(Event::Authenticated { user });
+    to.answer(Event::authenticated(user));
 }
 
 fn expire(node: &Node, now: u64) {

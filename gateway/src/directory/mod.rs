@@ -418,7 +418,7 @@ impl Directory {
         let rules = Arc::clone(&self.rules.read());
         let people = self.people.read();
         let (user, password) = match rules.decide(from, login, &people) {
-            Decision::Yes(user) => return Some(Event::Authenticated { user }),
+            Decision::Yes(user) => return Some(Event::authenticated(user)),
             Decision::No(refused) => return Some(Event::LoginRefused(Box::new(refused))),
             Decision::Check { user, password } => (user, password),
         };
@@ -436,7 +436,7 @@ impl Directory {
         let decide = {
             let (user, is_local) = (user.clone(), from.peer.is_local);
             move |is_right: bool| match rules.verdict(&user, is_right, is_local) {
-                Ok(()) => Event::Authenticated { user },
+                Ok(()) => Event::authenticated(user),
                 Err(why) => Event::LoginRefused(Box::new(LoginRefused { user, why })),
             }
         };

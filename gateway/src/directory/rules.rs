@@ -103,10 +103,9 @@ impl Rules {
             Login::Certificate { user } => self.certificate(user, from.peer, people),
             Login::Anonymous if self.takes_certificate(from.peer) => self.certificate(None, from.peer, people),
             Login::Anonymous => self.nameless(from, people),
-            // No mechanism with rounds is offered, so none can be under way.
-            Login::Response { .. } => Err(LoginRefused {
+            Login::Mechanism { .. } | Login::Response { .. } => Err(LoginRefused {
                 user: "".into(),
-                why: LoginFailure::BadCredentials,
+                why: LoginFailure::UnknownMechanism,
             }),
         };
         match decision {

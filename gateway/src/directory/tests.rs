@@ -50,7 +50,7 @@ fn answer(directory: &Directory, protocol: &str, peer: &Peer, login: Login) -> E
 fn login(directory: &Directory, protocol: &str, from: &str, login: Login) -> Result<String, LoginFailure> {
     let peer = Peer::at(from.parse().expect("an address"), None);
     match answer(directory, protocol, &peer, login) {
-        Event::Authenticated { user } => Ok(user.to_string()),
+        Event::Authenticated { user, .. } => Ok(user.to_string()),
         Event::LoginRefused(refused) => Err(refused.why),
         other => panic!("{other:?}"),
     }
@@ -156,7 +156,7 @@ fn a_certificate_logs_in_the_user_it_names() {
     let log_in = |config: &Config, peer: &Peer, login: Login| {
         let people = directory(config);
         match answer(&people, "mqtt", peer, login) {
-            Event::Authenticated { user } => Ok(user.to_string()),
+            Event::Authenticated { user, .. } => Ok(user.to_string()),
             Event::LoginRefused(refused) => Err((refused.user.to_string(), refused.why)),
             other => panic!("{other:?}"),
         }
@@ -550,9 +550,7 @@ fn check(password: &str, hash: &Arc<PasswordHash>, to: &Arc<dyn Answer>) -> supe
         password: password.as_bytes().into(),
         hash: Arc::clone(hash),
         to: Arc::downgrade(to),
-        then: Box::new(|is_right| Event::Authenticated {
-            user: is_right.to_string().as_str().into(),
-        }),
+        then: Box::new(|is_right| Event::authenticated(is_right.to_string().as_str())),
     }
 }
 
@@ -566,7 +564,7 @@ fn a_password_that_was_right_is_remembered_and_a_wrong_one_is_not() {
         assert!(hashing.check(check(password, &hash, &to)).is_ok());
     }
     let answer = || match answers.recv().expect("an answer") {
-        Event::Authenticated { user } => user.to_string(),
+        Event::Authenticated { user, .. } => user.to_string(),
         other => panic!("{other:?}"),
     };
     assert_eq!([answer(), answer(), answer()], ["false", "true", "true"]);

@@ -177,7 +177,7 @@ impl Node {
             None => answer.await.map_err(|_| LoginFailure::Busy)?,
         };
         match event {
-            Event::Authenticated { user } => {
+            Event::Authenticated { user, .. } => {
                 let tags = self.directory.people.read().tags(&user);
                 tags.map(|tags| (user, tags)).ok_or(LoginFailure::BadCredentials)
             }

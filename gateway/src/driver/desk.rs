@@ -87,7 +87,7 @@ impl Broker for Desk<'_> {
     fn login_answer(&mut self, peer: &Peer) -> Option<Event> {
         let mut answer = self.waking.take_answer()?;
         let now = self.place.node.clock.now().monotonic;
-        if let Event::Authenticated { user } = &answer {
+        if let Event::Authenticated { user, .. } = &answer {
             let protection = &self.place.node.protection;
             if protection.bans(now, BanKind::User, user) {
                 answer = refused(user.clone(), LoginFailure::Banned);
@@ -139,7 +139,7 @@ impl Desk<'_> {
     fn holds_back(&mut self, now: Time, failed: &LoginRefused, peer: &Peer) -> bool {
         let is_failure = !matches!(
             failed.why,
-            LoginFailure::Full | LoginFailure::Banned | LoginFailure::Busy
+            LoginFailure::Full | LoginFailure::Banned | LoginFailure::Busy | LoginFailure::UnknownMechanism
         );
         let Some(address) = peer.address.filter(|_| is_failure && !self.place.delayed) else {
             return false;

@@ -1,5 +1,6 @@
 //! The pump in the simulated world, under real sessions: what no client from outside could arrange at will.
 
+mod authentication;
 mod denied;
 
 use gatepost_core::event::{Event, Pressure};
@@ -82,7 +83,7 @@ fn a_login_is_answered_by_a_wake_and_what_follows_it_waits() {
         w.turn_of(pipe, usize::MAX);
     }
     assert!(w.drain(pipe).is_empty() && !w.is_attached(pipe), "nobody has answered");
-    w.answer_logins(|_| Event::Authenticated { user: "guest".into() });
+    w.answer_logins(|_| Event::authenticated("guest"));
     assert!(w.is_ready(pipe), "the answer calls it");
     w.settle();
     assert_eq!(w.drain(pipe), [CONNACK, &[0x90, 3, 0, 1, 0]].concat());
@@ -151,7 +152,7 @@ fn shuffle(w: &mut World) {
     for _ in 0..60 {
         let pipes: Vec<Pipe> = w.pipes().filter(|pipe| w.is_ready(*pipe)).collect();
         match w.random().below(4) {
-            0 => w.answer_logins(|_| Event::Authenticated { user: "guest".into() }),
+            0 => w.answer_logins(|_| Event::authenticated("guest")),
             1 => w.catch_up(),
             _ if !pipes.is_empty() => {
                 let pipe = pipes[w.random().below(pipes.len() as u64) as usize];
@@ -297,7 +298,7 @@ fn a_goodbye_may_change_the_expiry_though_its_client_is_back_before_it_is_read()
     w.feed(new, &connect_v5("device"));
     // The new connection comes as far as it can before the old one has a turn.
     w.turn_of(new, usize::MAX);
-    w.answer_logins(|_| Event::Authenticated { user: "guest".into() });
+    w.answer_logins(|_| Event::authenticated("guest"));
     while w.is_ready(new) {
         w.turn_of(new, usize::MAX);
     }
@@ -323,7 +324,7 @@ fn connections_that_wait_for_each_other_may_all_break() {
         }
         for _ in 0..w.random().below(30) {
             let pipes: Vec<Pipe> = devices.iter().copied().filter(|pipe| w.is_ready(*pipe)).collect();
-            w.answer_logins(|_| Event::Authenticated { user: "guest".into() });
+            w.answer_logins(|_| Event::authenticated("guest"));
             if !pipes.is_empty() {
                 let pipe = pipes[w.random().below(pipes.len() as u64) as usize];
                 w.turn_of(pipe, usize::MAX);
@@ -385,7 +386,7 @@ fn a_connection_that_waits_for_another_gives_up_in_its_time() {
     let new = w.open(&mqtt);
     w.feed(new, &connect("device", false));
     w.turn_of(new, usize::MAX);
-    w.answer_logins(|_| Event::Authenticated { user: "guest".into() });
+    w.answer_logins(|_| Event::authenticated("guest"));
     while w.is_ready(new) {
         w.turn_of(new, usize::MAX);
     }

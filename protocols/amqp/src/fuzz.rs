@@ -207,7 +207,7 @@ impl Driver {
             locale: "en_US",
         };
         start_ok.encode(0, &mut octets);
-        if !self.feed(&octets) || !self.tell(Event::Authenticated { user: "u".into() }) {
+        if !self.feed(&octets) || !self.tell(Event::authenticated("u")) {
             return false;
         }
         octets.clear();
@@ -277,12 +277,12 @@ impl Driver {
             Command::Authenticate(login) => {
                 let user = match &**login {
                     Login::Password { user, .. } => user.clone(),
-                    Login::Certificate { .. } | Login::Anonymous | Login::Response { .. } => "anonymous".into(),
+                    _ => "anonymous".into(),
                 };
                 let why = LoginFailure::BadCredentials;
                 Some(match refuse {
                     true => Event::LoginRefused(Box::new(LoginRefused { user, why })),
-                    false => Event::Authenticated { user },
+                    false => Event::authenticated(user),
                 })
             }
             Command::Attach(_) if refuse => Some(Event::AttachRefused(fault(script))),

@@ -1,10 +1,13 @@
 //! The bodies of the fuzz targets, and the same over pseudo-random inputs as a test.
 
 use crate::codec::{Limits, decode};
-use crate::frame::{Connect, Header, Kind, Packet, Sender, Version};
+use crate::error::Reason;
+use crate::frame::{Auth, Connect, Header, Kind, Packet, Sender, Version};
 use crate::{Mqtt, Settings};
-use gatepost_core::command::{Command, Peer, PublishFlags};
-use gatepost_core::event::{CloseReason, Delivery, DeliveryExtra, DeliveryFlags, Event, Op};
+use gatepost_core::command::{Command, Login, Peer, PublishFlags};
+use gatepost_core::event::{
+    CloseReason, Delivery, DeliveryExtra, DeliveryFlags, Event, LoginFailure, LoginRefused, Op,
+};
 use gatepost_core::fault::{Fault, FaultKind};
 use gatepost_core::message::{Dialect, Envelope, Message};
 use gatepost_core::properties::{Codecs, Origin};
@@ -173,7 +176,12 @@ impl Run {
     fn collect(&mut self) {
         for command in self.commands.drain(..) {
             self.pending.extend(match command {
-                Command::Authenticate(_) => Some(Event::Authenticated { user: "u".into() }),
+                // A method has a round, or with an empty name none.
+                Command::Authenticate(login) => Some(match *login {
+                    Login::Mechanism { name, data } if !name.is_empty() => Event::Challenge(data),
+                    Login::Response { data } => Event::Authenticated { user: "u".into(), data },
+                    _ => Event::authenticated("u"),
+                }),
                 Command::Attach(_) => Some(Event::Attached),
                 Command::OpenSession(open) => {
                     assert!(!open.client_id.is_empty());
@@ -257,6 +265,10 @@ impl Run {
                     };
                 }
                 Event::Attached => *first = Event::AttachRefused(fault()),
+                Event::Authenticated { user, .. } => {
+                    let (user, why) = (user.clone(), LoginFailure::BadCredentials);
+                    *first = Event::LoginRefused(Box::new(LoginRefused { user, why }));
+                }
                 _ => {}
             }
         }
@@ -336,11 +348,13 @@ impl Run {
                 .unwrap_or_else(|| panic!("{version:?} {rest:02x?}"));
             let in_turn = match packet {
                 Packet::ConnAck(_) => first,
+                // Rounds before CONNACK.
+                Packet::Auth(Auth { reason, .. }) if first => reason == Reason::CONTINUE_AUTHENTICATION,
                 Packet::Disconnect(_) => !first && used == rest.len(),
                 _ => !first,
             };
             assert!(in_turn, "{packet:?}");
-            first = false;
+            first &= matches!(packet, Packet::Auth(_));
             rest = &rest[used..];
         }
     }
@@ -382,8 +396,8 @@ mod tests {
         }
     }
 
-    /// Conversations of valid clients, one per version.
-    const CONVERSATIONS: [&[&[u8]]; 3] = [
+    /// Conversations of valid clients: one per version, and one with enhanced authentication.
+    const CONVERSATIONS: [&[&[u8]]; 4] = [
         &[
             b"\x10\x1f\0\x06MQIsdp\x03\xee\0\x03\0\x01c\0\x03w/t\0\x02ww\0\x01u\0\x02pw",
             b"\x82\x06\0\x01\0\x01#\x02",
@@ -408,6 +422,14 @@ mod tests {
             b"\xa2\x06\0\x04\0\0\x01#",
             b"\xe0\x07\x04\x05\x11\0\0\0\x05",
         ],
+        &[
+            b"\x10\x16\0\x04MQTT\x05\x02\0\0\x08\x15\0\x01M\x16\0\x011\0\x01c",
+            b"\xf0\x0a\x18\x08\x15\0\x01M\x16\0\x012",
+            b"\x30\x05\0\x01t\0x",
+            b"\xf0\x0a\x19\x08\x15\0\x01M\x16\0\x013",
+            b"\xf0\x0a\x18\x08\x15\0\x01M\x16\0\x014\xc0\0",
+            b"\xe0\0",
+        ],
     ];
 
     /// As `fuzz_session` reads it: chunks, with answers, deliveries and a little time between.
@@ -429,7 +451,10 @@ mod tests {
     #[test]
     fn the_conversations_are_valid_to_their_end() {
         let mut random = Random(7);
-        for (packets, version) in CONVERSATIONS.iter().zip([Version::V31, Version::V311, Version::V5]) {
+        for (packets, version) in CONVERSATIONS
+            .iter()
+            .zip([Version::V31, Version::V311, Version::V5, Version::V5])
+        {
             for packet in *packets {
                 let mut rest = *packet;
                 while !rest.is_empty() {
@@ -447,11 +472,11 @@ mod tests {
         for _ in 0..4_000 {
             fuzz_codec(&random.bytes(64));
             for (choice, packets) in CONVERSATIONS.iter().enumerate() {
-                let mut data = vec![choice as u8 | random.next() as u8 & 0x80];
+                let mut data = vec![choice.min(2) as u8 | random.next() as u8 & 0x80];
                 data.extend_from_slice(&random.mutated(&packets.concat()));
                 fuzz_codec(&data);
                 for packet in *packets {
-                    let mut data = vec![choice as u8];
+                    let mut data = vec![choice.min(2) as u8];
                     data.extend_from_slice(&random.mutated(packet));
                     fuzz_codec(&data);
                 }

@@ -9,8 +9,10 @@
 //! ```
 //!
 //! Between CONNECT and CONNACK nothing is read: what a client sends early waits in the driver, and is thrown away
-//! unread if the answer is a refusal [MQTT-3.1.4-6].
+//! unread if the answer is a refusal [MQTT-3.1.4-6]. The exception is the answer to a question of an authentication method:
+//! `LoggingIn` becomes `Challenged`, and AUTH leads back to it (`authenticating.rs`).
 
+mod authenticating;
 mod connect;
 mod delivering;
 mod open;
@@ -36,6 +38,8 @@ enum State {
     Fresh { deadline: Time },
     /// The directory checks the credentials.
     LoggingIn(Box<Opening>),
+    /// An authentication method has asked the client something.
+    Challenged(Box<Opening>),
     /// The directory looks for the vhost.
     Attaching(Box<Opening>),
     /// The engine opens the session.
@@ -64,6 +68,15 @@ impl Connection {
                 }
                 None => Ok(0),
             },
+            State::Challenged(opening) => {
+                let Some(used) = opening.respond(&self.shared, cx, input)? else {
+                    return Ok(0);
+                };
+                if let State::Challenged(opening) = std::mem::replace(&mut self.state, State::Closed) {
+                    self.state = State::LoggingIn(opening);
+                }
+                Ok(used)
+            }
             State::Open(open) => open.bytes(&self.shared, cx, input),
             _ => Ok(0),
         }
@@ -72,9 +85,13 @@ impl Connection {
     /// An event before the session is open.
     fn login(&mut self, cx: &mut Cx<'_>, event: Event) -> Result<(), Close> {
         self.state = match (std::mem::replace(&mut self.state, State::Closed), event) {
-            (State::LoggingIn(mut opening), Event::Authenticated { .. }) => {
-                opening.attach(cx);
+            (State::LoggingIn(mut opening), Event::Authenticated { data, .. }) => {
+                opening.attach(cx, data);
                 State::Attaching(opening)
+            }
+            (State::LoggingIn(mut opening), Event::Challenge(data)) => {
+                opening.challenge(cx, &data)?;
+                State::Challenged(opening)
             }
             (State::LoggingIn(opening), Event::LoginRefused(refused)) => {
                 return Err(opening.login_refused(cx, &refused));
@@ -97,7 +114,13 @@ impl Connection {
             (State::Opening(opening), Event::SessionOpened { present }) => {
                 State::Open(Box::new(opening.accept(&self.shared, cx, present)?))
             }
-            (State::LoggingIn(opening) | State::Attaching(opening) | State::Opening(opening), Event::Closed(why)) => {
+            (
+                State::LoggingIn(opening)
+                | State::Challenged(opening)
+                | State::Attaching(opening)
+                | State::Opening(opening),
+                Event::Closed(why),
+            ) => {
                 return Err(opening.closed(cx, why));
             }
             (_, Event::Closed(why)) => return Err(Close::normal(closed(why))),
@@ -152,9 +175,10 @@ impl Session for Connection {
         }
         let result = match &mut self.state {
             State::Fresh { .. } => Err(Close::abnormal("no CONNECT in time")),
-            State::LoggingIn(opening) | State::Attaching(opening) | State::Opening(opening) => {
-                Err(opening.too_slow(cx))
-            }
+            State::LoggingIn(opening)
+            | State::Challenged(opening)
+            | State::Attaching(opening)
+            | State::Opening(opening) => Err(opening.too_slow(cx)),
             State::Open(open) => Err(open.silent(cx)),
             State::Closed => Ok(()),
         };
@@ -164,7 +188,10 @@ impl Session for Connection {
     fn poll_timeout(&self) -> Option<Time> {
         match &self.state {
             State::Fresh { deadline } => Some(*deadline),
-            State::LoggingIn(opening) | State::Attaching(opening) | State::Opening(opening) => Some(opening.deadline()),
+            State::LoggingIn(opening)
+            | State::Challenged(opening)
+            | State::Attaching(opening)
+            | State::Opening(opening) => Some(opening.deadline()),
             State::Open(open) => open.deadline(),
             State::Closed => None,
         }
@@ -172,7 +199,7 @@ impl Session for Connection {
 
     fn read_interest(&self) -> ReadInterest {
         match &self.state {
-            State::Fresh { .. } => ReadInterest::All,
+            State::Fresh { .. } | State::Challenged(_) => ReadInterest::All,
             State::Open(open) if open.reads() => ReadInterest::All,
             _ => ReadInterest::Nothing,
         }

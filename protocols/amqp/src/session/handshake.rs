@@ -136,7 +136,7 @@ impl AmqpSession {
     /// The directory's answers.
     pub(super) fn login_event(&mut self, cx: &mut Cx<'_>, event: Event) -> Result<(), Error> {
         match (&self.state, event) {
-            (State::LoggingIn, Event::Authenticated { user }) => {
+            (State::LoggingIn, Event::Authenticated { user, .. }) => {
                 self.client.user = user;
                 let heartbeat = u16::try_from(self.settings.heartbeat.as_secs()).unwrap_or(u16::MAX);
                 let frame_max = self.offered_frame_max();
@@ -193,7 +193,7 @@ impl AmqpSession {
     /// The answer to a new secret. The user stays who it is.
     pub(super) fn secret_event(&mut self, cx: &mut Cx<'_>, event: Event) -> Result<(), Error> {
         match event {
-            Event::Authenticated { user } if user == self.client.user => {
+            Event::Authenticated { user, .. } if user == self.client.user => {
                 Connection::UpdateSecretOk {}.encode(0, cx.out);
                 Ok(())
             }

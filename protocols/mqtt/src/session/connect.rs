@@ -1,14 +1,17 @@
 //! From CONNECT to CONNACK.
 
 use crate::error::{Error, Reason};
-use crate::frame::{ConnAck, Connect, Header, Kind, LastWill, Properties, Property, PropertyBuf, Version};
+use crate::frame::{
+    ConnAck, Connect, Disconnect, Header, Kind, LastWill, Properties, Property, PropertyBuf, Sender, Version,
+};
 use crate::map::{ORIGIN, connect_reason};
-use crate::session::open::{Open, Terms};
+use crate::session::authenticating::{Authentication, refusal};
+use crate::session::open::{End, Open, Terms};
 use crate::session::publishing::{Normalised, Writing};
 use crate::settings::Settings;
 use crate::{Shared, codec, session};
 use gatepost_core::command::{Attach, Command, Login, OpenSession, Will};
-use gatepost_core::event::{CloseReason, LoginFailure, LoginRefused};
+use gatepost_core::event::{CloseReason, LoginRefused};
 use gatepost_core::fault::Fault;
 use gatepost_core::message::{Dialect, Envelope, Message};
 use gatepost_core::properties::{Name, Origin};
@@ -24,6 +27,8 @@ pub(super) struct Opening {
     /// Sent once the vhost is found.
     session: Option<Box<OpenSession>>,
     terms: Terms,
+    /// If CONNECT names a method.
+    authentication: Option<Box<Authentication>>,
     /// What CONNACK has to tell.
     told: Told,
 }
@@ -37,6 +42,8 @@ struct Told {
     /// Only if it is not what the client asked for.
     keep_alive: Option<u16>,
     response_information: bool,
+    /// The authentication method's last words.
+    authentication_data: Box<[u8]>,
 }
 
 /// Reads a CONNECT, if it is complete, and asks for its credentials to be checked. Returns the bytes it took.
@@ -139,18 +146,14 @@ fn open(shared: &Shared, cx: &mut Cx<'_>, connect: &Connect<'_>, mut terms: Term
         session_expiry: None,
         keep_alive: None,
         response_information: false,
+        authentication_data: Box::default(),
     };
     let mut asked_expiry = 0;
+    let (mut method, mut method_data) = (None, &[][..]);
     for property in connect.properties.iter() {
         match property {
-            // MQTT 5 4.12: the one answer for a method that is not spoken.
-            Property::AuthenticationMethod(_) => {
-                let error = Error::Reason(
-                    Reason::BAD_AUTHENTICATION_METHOD,
-                    "the authentication method is unknown",
-                );
-                return Err((terms, error));
-            }
+            Property::AuthenticationMethod(name) => method = Some(name),
+            Property::AuthenticationData(data) => method_data = data,
             Property::SessionExpiry(seconds) => asked_expiry = seconds,
             Property::RequestResponseInformation(asked) => told.response_information = asked,
             _ => {}
@@ -193,6 +196,10 @@ fn open(shared: &Shared, cx: &mut Cx<'_>, connect: &Connect<'_>, mut terms: Term
         Err(error) => return Err((terms, error)),
     };
     let (vhost, login) = credentials(settings, connect);
+    let (authentication, login) = match method.map(|method| Authentication::begin(method, method_data)) {
+        Some((authentication, login)) => (Some(Box::new(authentication)), login),
+        None => (None, login),
+    };
     cx.commands.push(Command::Authenticate(Box::new(login)));
     Ok(Opening {
         deadline: cx.now.monotonic + settings.connect_timeout,
@@ -211,6 +218,7 @@ fn open(shared: &Shared, cx: &mut Cx<'_>, connect: &Connect<'_>, mut terms: Term
             will,
         })),
         terms,
+        authentication,
         told,
     })
 }
@@ -279,7 +287,8 @@ fn will(shared: &Shared, cx: &Cx<'_>, will: &LastWill<'_>) -> Result<Option<Will
     }))
 }
 
-/// The vhost that a CONNECT leads to, and who says so.
+/// The vhost that a CONNECT leads to, and who says so. Where it names an authentication method, only the vhost counts: the method
+/// says who the client is.
 fn credentials(settings: &Settings, connect: &Connect<'_>) -> (Name, Login) {
     let (vhost, user) = match connect.user.and_then(|user| user.rsplit_once(':')) {
         Some((vhost, user)) if settings.vhost_in_username => (vhost.into(), Some(user)),
@@ -296,14 +305,67 @@ fn credentials(settings: &Settings, connect: &Connect<'_>) -> (Name, Login) {
     (vhost, login)
 }
 
+/// Reads AUTH, which is passed on, or DISCONNECT, if it is complete. Returns the bytes it took.
+fn read_answer(
+    shared: &Shared,
+    cx: &mut Cx<'_>,
+    authentication: &mut Authentication,
+    input: &[u8],
+) -> Result<Option<usize>, End> {
+    let Some(frame) = codec::Frame::cut(input, Version::V5, &shared.settings.limits())? else {
+        return Ok(None);
+    };
+    if frame.header.kind == Kind::Disconnect {
+        let packet = Disconnect::decode(frame.body, Version::V5, Sender::Client)?;
+        let text = format!("DISCONNECT {:?} before the login was done", packet.reason);
+        return Err(End::Goodbye(Close::normal(text)));
+    }
+    authentication.packet(cx, frame.body)?;
+    Ok(Some(frame.size()))
+}
+
 impl Opening {
     pub(super) fn deadline(&self) -> Time {
         self.deadline
     }
 
-    /// The credentials are good.
-    pub(super) fn attach(&mut self, cx: &mut Cx<'_>) {
+    /// The credentials are good. `data`: the authentication method's last words, for CONNACK.
+    pub(super) fn attach(&mut self, cx: &mut Cx<'_>, data: Box<[u8]>) {
+        self.told.authentication_data = data;
+        if let Some(authentication) = &mut self.authentication {
+            authentication.done();
+        }
         cx.commands.extend(self.attach.take().map(Command::Attach));
+    }
+
+    /// The authentication method asks the client something.
+    pub(super) fn challenge(&mut self, cx: &mut Cx<'_>, data: &[u8]) -> Result<(), Close> {
+        let bytes_max = self.terms.packet_bytes_max;
+        let fits = match &mut self.authentication {
+            Some(authentication) => authentication.challenge(data, bytes_max, cx.out),
+            // Nobody asks a client without a method.
+            None => false,
+        };
+        if !fits {
+            return Err(self.refuse(cx, Reason::PACKET_TOO_LARGE, "AUTH does not fit the client"));
+        }
+        Ok(())
+    }
+
+    /// Reads the client's answer to a challenge, if it is complete, and passes it on. Returns the bytes it took. Until CONNACK,
+    /// a client may send AUTH and DISCONNECT only [MQTT-3.1.2-30].
+    pub(super) fn respond(&mut self, shared: &Shared, cx: &mut Cx<'_>, input: &[u8]) -> Result<Option<usize>, Close> {
+        let Some(&first) = input.first() else { return Ok(None) };
+        let read = match (Kind::of(first), &mut self.authentication) {
+            (Some(Kind::Auth | Kind::Disconnect), Some(authentication)) => {
+                read_answer(shared, cx, authentication, input)
+            }
+            _ => Err(Error::Protocol("neither AUTH nor DISCONNECT while the client is authenticated").into()),
+        };
+        read.map_err(|end| match end {
+            End::Error(error) => self.refuse(cx, error.reason(), error.text()),
+            End::Goodbye(close) => close,
+        })
     }
 
     /// The vhost is found.
@@ -312,15 +374,8 @@ impl Opening {
     }
 
     pub(super) fn login_refused(&self, cx: &mut Cx<'_>, refused: &LoginRefused) -> Close {
-        match refused.why {
-            LoginFailure::BadCredentials => self.refuse(cx, Reason::BAD_CREDENTIALS, "bad user name or password"),
-            LoginFailure::LoopbackOnly | LoginFailure::AnonymousRefused => {
-                self.refuse(cx, Reason::NOT_AUTHORIZED, "not authorized")
-            }
-            LoginFailure::Full => self.refuse(cx, Reason::QUOTA_EXCEEDED, "too many connections"),
-            LoginFailure::Banned => self.refuse(cx, Reason::BANNED, "banned"),
-            LoginFailure::Busy => self.refuse(cx, Reason::SERVER_BUSY, "too many logins at once"),
-        }
+        let (reason, text) = refusal(refused.why, self.authentication.is_some());
+        self.refuse(cx, reason, text)
     }
 
     /// The vhost or the session was refused.
@@ -352,11 +407,17 @@ impl Opening {
 
     /// The session is open: says so.
     pub(super) fn accept(self, shared: &Shared, cx: &mut Cx<'_>, present: bool) -> Result<Open, Close> {
-        let Opening { mut terms, told, .. } = self;
+        let Opening {
+            mut terms,
+            told,
+            authentication,
+            ..
+        } = self;
+        let method = authentication.as_deref().map(Authentication::method);
         if terms.version == Version::V5 {
             let start = cx.out.len();
             let mut fits = |terms: &Terms, optional| {
-                let properties = greeting(&shared.settings, terms, &told, optional);
+                let properties = greeting(&shared.settings, terms, &told, method, optional);
                 let packet = ConnAck {
                     session_present: present,
                     reason: Reason::SUCCESS,
@@ -384,15 +445,16 @@ impl Opening {
             let present = u8::from(present && terms.version != Version::V31);
             cx.out.extend_from_slice(&[Kind::ConnAck.first_byte(), 2, present, 0]);
         }
-        Ok(Open::new(&shared.settings, terms, cx.now))
+        Ok(Open::new(&shared.settings, terms, authentication, cx.now))
     }
 }
 
 /// The properties of a CONNACK that says yes.
-fn greeting(settings: &Settings, terms: &Terms, told: &Told, optional: bool) -> PropertyBuf {
+fn greeting(settings: &Settings, terms: &Terms, told: &Told, method: Option<&Name>, optional: bool) -> PropertyBuf {
     let information = settings.response_prefix.as_ref();
     let information = information.filter(|_| told.response_information && optional);
     let information = information.map(|prefix| format!("{prefix}/{}", terms.client_id));
+    let data = Some(&told.authentication_data).filter(|data| method.is_some() && !data.is_empty());
     // A packet can be no longer than the setting, which is capped to 32 bits.
     let packet_bytes_max = u32::try_from(settings.packet_bytes_max()).ok();
     [
@@ -405,6 +467,8 @@ fn greeting(settings: &Settings, terms: &Terms, told: &Told, optional: bool) -> 
         (terms.topic_alias_maximum_in > 0).then_some(Property::TopicAliasMaximum(terms.topic_alias_maximum_in)),
         told.keep_alive.map(Property::ServerKeepAlive),
         information.as_deref().map(Property::ResponseInformation),
+        method.map(|name| Property::AuthenticationMethod(name)),
+        data.map(|data| Property::AuthenticationData(data)),
     ]
     .into_iter()
     .flatten()

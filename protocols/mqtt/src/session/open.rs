@@ -5,6 +5,7 @@ use crate::codec::Frame;
 use crate::error::{Error, Reason};
 use crate::frame::{Ack, Connect, Disconnect, Kind, Property, PropertyBuf, Publish, Sender, Version};
 use crate::map;
+use crate::session::authenticating::{Authentication, refusal};
 use crate::session::connect::capped;
 use crate::session::delivering::Delivering;
 use crate::session::publishing::Publishing;
@@ -87,10 +88,12 @@ pub(super) struct Open {
     partial: usize,
     publishing: Publishing,
     delivering: Delivering,
+    /// If CONNECT named a method.
+    authentication: Option<Box<Authentication>>,
 }
 
 /// Why a packet ends the connection.
-enum End {
+pub(super) enum End {
     Error(Error),
     Goodbye(Close),
 }
@@ -112,7 +115,12 @@ const PARTIAL_BYTES: usize = 1000;
 const FILTER_WORK: usize = 4;
 
 impl Open {
-    pub(super) fn new(settings: &Settings, terms: Terms, now: Now) -> Open {
+    pub(super) fn new(
+        settings: &Settings,
+        terms: Terms,
+        authentication: Option<Box<Authentication>>,
+        now: Now,
+    ) -> Open {
         Open {
             version: terms.version,
             bridge: terms.bridge,
@@ -123,6 +131,7 @@ impl Open {
             partial: 0,
             publishing: Publishing::new(settings, &terms),
             delivering: Delivering::new(&terms),
+            authentication,
         }
     }
 
@@ -195,8 +204,11 @@ impl Open {
             Kind::Disconnect => return Err(self.goodbye(&shared.settings, cx, body)?),
             // [MQTT-3.1.0-2]
             Kind::Connect => return Err(Error::Protocol("a second CONNECT").into()),
-            // [MQTT-4.12.0-7]: no CONNECT with a method was accepted.
-            Kind::Auth => return Err(Error::Protocol("AUTH without an authentication method").into()),
+            Kind::Auth => match &mut self.authentication {
+                Some(authentication) => authentication.packet(cx, body)?,
+                // [MQTT-4.12.0-7]
+                None => return Err(Error::Protocol("AUTH without an authentication method").into()),
+            },
             Kind::ConnAck | Kind::SubAck | Kind::UnsubAck | Kind::PingResp => {
                 return Err(Error::Protocol("a packet that only servers send").into());
             }
@@ -261,6 +273,9 @@ impl Open {
                     &Error::Protocol("an acknowledgement of QoS 2 for a message of QoS 1"),
                 ));
             }
+            Event::Challenge(_) | Event::Authenticated { .. } | Event::LoginRefused(_) => {
+                return self.authenticated(cx, &event);
+            }
             Event::Closed(why) => {
                 let reason = match why {
                     CloseReason::Shutdown => Reason::SHUTTING_DOWN,
@@ -279,6 +294,29 @@ impl Open {
             _ => {}
         }
         Ok(())
+    }
+
+    /// The client is being authenticated again. What was allowed before still is, until that has failed.
+    fn authenticated(&mut self, cx: &mut Cx<'_>, event: &Event) -> Result<(), Close> {
+        let bytes_max = self.delivering.packet_bytes_max();
+        let Some(authentication) = self.authentication.as_mut().filter(|a| a.is_asked()) else {
+            return Ok(());
+        };
+        // We did not read, so the peer's silence does not count.
+        self.heard = cx.now.monotonic;
+        let fits = match event {
+            Event::Challenge(data) => authentication.challenge(data, bytes_max, cx.out),
+            Event::Authenticated { data, .. } => authentication.accept(data, bytes_max, cx.out),
+            Event::LoginRefused(refused) => {
+                let (reason, text) = refusal(refused.why, true);
+                // DISCONNECT has no code for these (MQTT 5 3.14.2.1).
+                let has_none = matches!(reason, Reason::BANNED | Reason::BAD_AUTHENTICATION_METHOD);
+                let reason = if has_none { Reason::NOT_AUTHORIZED } else { reason };
+                return Err(self.say_goodbye(cx, reason, text)); // [MQTT-4.12.1-2]
+            }
+            _ => true,
+        };
+        if fits { Ok(()) } else { Err(self.answer_too_large(cx)) }
     }
 
     /// The client asked for more in one packet than it can be answered in one. It would wait for the answer for ever.
@@ -313,7 +351,7 @@ impl Open {
 
     /// Whether more packets may be parsed now.
     pub(super) fn reads(&self) -> bool {
-        self.publishing.has_room()
+        self.publishing.has_room() && self.authentication.as_ref().is_none_or(|a| !a.is_asked())
     }
 
     /// When the peer's silence becomes too long. Silence that we caused does not count.

@@ -109,7 +109,7 @@ impl Script {
         let Some(Command::Authenticate(login)) = self.command() else {
             panic!("no Authenticate")
         };
-        self.event(Event::Authenticated { user: "u".into() });
+        self.event(Event::authenticated("u"));
         let Some(Command::Attach(attach)) = self.command() else {
             panic!("no Attach")
         };

@@ -38,7 +38,7 @@ impl Script {
     fn ready() -> Script {
         let mut script = Script::new();
         script.send("CONNECT {\"verbose\":false}\r\n");
-        script.tell(vec![Event::Authenticated { user: "u".into() }]);
+        script.tell(vec![Event::authenticated("u")]);
         script.tell(vec![Event::Attached]);
         script.said();
         script.commands.clear();
@@ -114,7 +114,7 @@ fn the_server_speaks_first_and_logs_the_client_in() {
     );
     script.send("CONNECT {\"user\":\"u\",\"pass\":\"p\"}\r\nPING\r\n");
     assert!(matches!(&script.commands[..], [Command::Authenticate(_)]), "PING waits");
-    script.tell(vec![Event::Authenticated { user: "u".into() }]);
+    script.tell(vec![Event::authenticated("u")]);
     script.tell(vec![Event::Attached]);
     script.send("");
     assert!(matches!(script.commands.last(), Some(Command::Echo { .. })));

@@ -119,7 +119,7 @@ impl Engine {
                 let why = LoginFailure::BadCredentials;
                 Event::LoginRefused(Box::new(LoginRefused { user, why }))
             }
-            _ => Event::Authenticated { user },
+            _ => Event::authenticated(user),
         }
     }
 

@@ -56,7 +56,9 @@ impl StompSession {
 
     pub(super) fn login_refused(&mut self, cx: &mut Cx<'_>, refused: &LoginRefused) -> Result<(), Close> {
         let refusal = match refused.why {
-            LoginFailure::BadCredentials | LoginFailure::AnonymousRefused => Refusal::login_refused(&refused.user),
+            LoginFailure::BadCredentials | LoginFailure::AnonymousRefused | LoginFailure::UnknownMechanism => {
+                Refusal::login_refused(&refused.user)
+            }
             LoginFailure::LoopbackOnly => Refusal::loopback_only(),
             LoginFailure::Full => Refusal::too_many_connections(),
             LoginFailure::Banned => Refusal::login_refused(&refused.user),

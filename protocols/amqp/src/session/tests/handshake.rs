@@ -96,7 +96,7 @@ fn plain_login_opens_a_vhost() {
     assert_eq!((&*user, &*password), ("guest", b"secret".as_slice()));
     assert_eq!(script.session.read_interest(), ReadInterest::Nothing);
 
-    script.tell(Event::Authenticated { user: "guest".into() });
+    script.tell(Event::authenticated("guest"));
     let tune = "0 Connection(Tune { channel_max: 2047, frame_max: 131072, heartbeat: 60 })";
     assert_eq!(script.said(), [tune]);
     script.send(0, tune_ok(2047, 131_072, 60));
@@ -120,7 +120,7 @@ fn plain_login_opens_a_vhost() {
 fn what_is_sent_ahead_of_open_ok_waits_for_it() {
     let mut script = Script::new(Settings::default());
     script.log_in(&[]);
-    script.tell(Event::Authenticated { user: "guest".into() });
+    script.tell(Event::authenticated("guest"));
     script.send(0, tune_ok(10, 4096, 0));
     script.send(0, open("/"));
     script.forget();
@@ -224,7 +224,7 @@ fn unknown_vhost_and_refused_vhost_530() {
     ] {
         let mut script = Script::new(Settings::default());
         script.log_in(&[]);
-        script.tell(Event::Authenticated { user: "guest".into() });
+        script.tell(Event::authenticated("guest"));
         script.send(0, tune_ok(10, 4096, 0));
         script.send(0, open("nope"));
         script.forget();
@@ -265,7 +265,7 @@ fn tune_ok_out_of_bounds_refused() {
     ] {
         let mut script = Script::new(Settings::default());
         script.log_in(&[]);
-        script.tell(Event::Authenticated { user: "guest".into() });
+        script.tell(Event::authenticated("guest"));
         script.forget();
         script.send(0, tune_ok(channel_max, frame_max, 60));
         let (channel, code, text, _) = script.close();
@@ -335,14 +335,8 @@ fn the_handshake_has_ten_seconds() {
 #[test]
 fn a_new_secret_is_checked_and_must_be_the_same_user_s() {
     for (answer, expected) in [
-        (
-            Event::Authenticated { user: "guest".into() },
-            "0 Connection(UpdateSecretOk)",
-        ),
-        (
-            Event::Authenticated { user: "other".into() },
-            "NOT_ALLOWED - New secret was refused",
-        ),
+        (Event::authenticated("guest"), "0 Connection(UpdateSecretOk)"),
+        (Event::authenticated("other"), "NOT_ALLOWED - New secret was refused"),
         (refused(), "NOT_ALLOWED - New secret was refused"),
     ] {
         let mut script = Script::with_channel();

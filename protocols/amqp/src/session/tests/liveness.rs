@@ -20,7 +20,7 @@ fn close() -> Method<'static> {
 fn with_heartbeat(seconds: u16) -> Script {
     let mut script = Script::new(Settings::default());
     script.log_in(&[]);
-    script.tell(Event::Authenticated { user: "guest".into() });
+    script.tell(Event::authenticated("guest"));
     script.send(0, tune_ok(10, 4096, seconds));
     script.send(0, open("/"));
     script.tell(Event::Attached);

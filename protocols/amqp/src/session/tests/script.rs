@@ -54,7 +54,7 @@ impl Script {
     pub(super) fn running(settings: Settings, capabilities: &[&str]) -> Script {
         let mut script = Script::new(settings);
         script.log_in(capabilities);
-        script.tell(Event::Authenticated { user: "guest".into() });
+        script.tell(Event::authenticated("guest"));
         let (channel_max, frame_max) = (script.session.channel_max, script.session.settings.frame_max);
         script.send(0, tune_ok(channel_max, frame_max, 60));
         script.send(0, open("/"));

@@ -20,7 +20,7 @@ fn connect_or_stomp_picks_the_highest_common_version() {
         ));
         assert_eq!(script.commands(), ["login me x"]);
         assert_eq!(script.out(), "");
-        script.event(Event::Authenticated { user: "me".into() });
+        script.event(Event::authenticated("me"));
         assert_eq!(script.commands(), [format!("attach / STOMP {chosen}")]);
         script.event(Event::Attached);
         let out = script.out();
@@ -38,7 +38,7 @@ fn connect_without_accept_version_is_1_0() {
     let mut script = Script::new();
     script.send("CONNECT\n\n\0");
     assert_eq!(script.commands(), ["login"]);
-    script.event(Event::Authenticated { user: "guest".into() });
+    script.event(Event::authenticated("guest"));
     assert_eq!(script.commands(), ["attach / STOMP 1.0"]);
     script.event(Event::Attached);
     assert!(script.out().starts_with("CONNECTED\nversion:1.0\nheart-beat:0,0\n"));
@@ -76,7 +76,7 @@ fn a_password_may_hold_a_backslash_and_a_colon() {
 fn a_host_that_names_no_vhost_means_the_default_one() {
     let mut script = Script::new();
     script.send("CONNECT\naccept-version:1.2\nhost:broker.example.com\nlogin:me\n\n\0");
-    script.event(Event::Authenticated { user: "me".into() });
+    script.event(Event::authenticated("me"));
     assert_eq!(script.commands(), ["login me ", "attach broker.example.com STOMP 1.2"]);
     script.event(not_found());
     assert_eq!(script.commands(), ["attach / STOMP 1.2"]);
@@ -88,7 +88,7 @@ fn a_host_that_names_no_vhost_means_the_default_one() {
 fn a_vhost_with_a_slash_must_exist() {
     let mut script = Script::new();
     script.send("CONNECT\naccept-version:1.2\nhost:/other\nlogin:me\n\n\0");
-    script.event(Event::Authenticated { user: "me".into() });
+    script.event(Event::authenticated("me"));
     script.event(not_found());
     script.refused("Bad CONNECT", "Virtual host '/other' access denied");
 }
@@ -97,7 +97,7 @@ fn a_vhost_with_a_slash_must_exist() {
 fn a_full_vhost_says_so() {
     let mut script = Script::new();
     script.send("CONNECT\nlogin:me\n\n\0");
-    script.event(Event::Authenticated { user: "me".into() });
+    script.event(Event::authenticated("me"));
     let fault = Fault::new(FaultKind::QuotaExceeded, "vhost connection limit reached");
     script.event(Event::AttachRefused(Box::new(fault)));
     script.refused("Bad CONNECT", "Connection refused: vhost connection limit reached");
@@ -108,7 +108,7 @@ fn frames_pipelined_behind_connect_wait_for_it() {
     let mut script = Script::new();
     script.send("CONNECT\naccept-version:1.2\nhost:/\n\n\0SEND\ndestination:/queue/q\nkey:a\\cb\n\nx\0");
     assert_eq!(script.commands(), ["login"]);
-    script.event(Event::Authenticated { user: "me".into() });
+    script.event(Event::authenticated("me"));
     assert_eq!(script.commands(), ["attach / STOMP 1.2"]);
     script.event(Event::Attached);
     assert_eq!(

@@ -59,7 +59,7 @@ impl Script {
         script.send(&format!(
             "CONNECT\naccept-version:{version}\nhost:/\nlogin:me\npasscode:secret\n\n\0"
         ));
-        script.event(Event::Authenticated { user: "me".into() });
+        script.event(Event::authenticated("me"));
         script.event(Event::Attached);
         assert!(script.out().starts_with(&format!("CONNECTED\nversion:{version}\n")));
         script.commands.clear();
@@ -332,7 +332,7 @@ fn describe_login(login: &Login) -> String {
         Login::Password { user, password } => format!("login {user} {}", String::from_utf8_lossy(password)),
         Login::Anonymous => "login".into(),
         Login::Certificate { .. } => "login by certificate".into(),
-        Login::Response { .. } => "login response".into(),
+        Login::Mechanism { .. } | Login::Response { .. } => panic!("STOMP has no rounds"),
     }
 }
 

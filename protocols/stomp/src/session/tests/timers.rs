@@ -7,7 +7,7 @@ fn beating(heart_beat: &str) -> Script {
     script.send(&format!(
         "CONNECT\naccept-version:1.2\nhost:/\nheart-beat:{heart_beat}\n\n\0"
     ));
-    script.event(Event::Authenticated { user: "me".into() });
+    script.event(Event::authenticated("me"));
     script.event(Event::Attached);
     script
 }
