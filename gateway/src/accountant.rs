@@ -4,6 +4,7 @@
 //!   budget ─┬─ unsettled   deliveries that consumers hold          (memory.unsettled)
 //!           ├─ input       packets that are not complete yet       (memory.input)
 //!           ├─ hashing     passwords that are checked              (auth.hashing_memory)
+//!           ├─ outside     users that tokens bring                 (auth.outside_memory)
 //!           ├─ objects     what clients make: cannot leave memory  (memory.objects, at most)
 //!           └─ messages    the rest, and what objects do not use
 //! ```
@@ -51,10 +52,16 @@ impl Pools {
             part(memory.unsettled, 0),
             part(memory.input, INPUT_LEAST),
         );
+        let brings_users = |name: &String| matches!(name.as_str(), "jwt" | "http");
+        let outside = match config.auth.backends.iter().any(brings_users) {
+            true => config.auth.outside_memory.0,
+            false => 0,
+        };
         let rest = budget
             .saturating_sub(unsettled)
             .saturating_sub(part(memory.input, 0))
-            .saturating_sub(config.auth.hashing_memory.0);
+            .saturating_sub(config.auth.hashing_memory.0)
+            .saturating_sub(outside);
         let rest = rest.max(budget / LEAST_PART);
         Pools {
             messages_and_objects: bytes(rest),

@@ -32,6 +32,7 @@ mod machine;
 mod migrate;
 mod network;
 mod node;
+mod outbound;
 mod protection;
 mod protocols;
 mod random;

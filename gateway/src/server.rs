@@ -94,6 +94,10 @@ async fn run(
         let lent = Arc::clone(&node);
         tasks.spawn(async move { directory::lent::run(&lent, granted).await });
     }
+    if let Some(unknown) = node.directory.unknown() {
+        let fetching = Arc::clone(&node);
+        tasks.spawn(async move { directory::jwks::run(&fetching, unknown).await });
+    }
     let tickets = Arc::clone(node.tls.tickets());
     tasks.spawn(async move { tickets.run().await });
     tasks.spawn(reloads);

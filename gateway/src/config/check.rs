@@ -6,7 +6,8 @@ use super::{Config, Listener, load};
 use crate::directory::people::Backend;
 use crate::directory::rules;
 use crate::network::Network;
-use crate::{protocols, tls};
+use crate::outbound::Url;
+use crate::{outbound, protocols, tls};
 use gatepost_core::keys::{Address, Kind};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -46,6 +47,11 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
     }
     if auth.backends.iter().any(|name| name == "jwt") && config.auth_jwt.jwks.is_empty() {
         let what = "the back end \"jwt\" needs it".to_owned();
+        problems.push(load::problem("", "auth.jwt.jwks", what));
+    }
+    if outbound::is_url(&config.auth_jwt.jwks)
+        && let Err(what) = Url::parse(&config.auth_jwt.jwks)
+    {
         problems.push(load::problem("", "auth.jwt.jwks", what));
     }
     for name in config
@@ -223,7 +229,9 @@ impl Config {
     fn files_named(&self) -> impl Iterator<Item = (&str, &str)> {
         self.values.iter().filter_map(|(name, value)| match value {
             gatepost_core::keys::Value::Text(path)
-                if !path.is_empty() && matches!(self.schema.kind(name), Some(Kind::File)) =>
+                if !path.is_empty()
+                    && !outbound::is_url(path)
+                    && matches!(self.schema.kind(name), Some(Kind::File)) =>
             {
                 Some((name, path.as_str()))
             }

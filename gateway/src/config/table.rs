@@ -447,6 +447,9 @@ section! {
         /// Memory that checking passwords may take, all threads together; it is a part of `memory.budget`. A hash that
         /// needs more than one thread's part cannot be imported.
         hashing_memory: Size = "\"8MiB\"", Kind::Size { min: 1 << 20, max: 1 << 30 }, Restart;
+        /// Memory for users that the gateway does not keep itself: those that tokens bring. It is a part of `memory.budget`. When
+        /// it is used up, further ones are refused as "busy".
+        outside_memory: Size = "\"8MiB\"", Kind::Size { min: 64 << 10, max: 1 << 40 }, Now;
         /// Logins that may wait to be checked. More are refused as "busy".
         logins_waiting_max: usize = "10000", Kind::Count { min: 1, max: 1_000_000 }, Now;
         /// Memory of one new password hash (argon2id). Existing hashes keep theirs.
@@ -469,8 +472,13 @@ section! {
 section! {
     /// The back end `jwt`: the password is a token. Its keys are read again on SIGHUP.
     AuthJwt {
-        /// File with the issuer's public keys (JWKS).
+        /// The issuer's public keys (JWKS): a file, or an `https://` or `http://` URL.
         jwks: String = "\"\"", Kind::File, Now;
+        /// How often the keys of a URL are fetched. They are also fetched when a token names a key that is not among them, at
+        /// most every five seconds. While the server does not answer, the keys that are known count for a day more.
+        jwks_ttl: Period = "\"1h\"", Kind::secs(1, 604_800), Now;
+        /// PEM file with the authorities that the URL's server must have its certificate from; empty: the system's.
+        ca: String = "\"\"", Kind::File, Now;
         /// What a token's `aud` must name, and what its scopes begin with.
         resource_server_id: String = "\"gatepost\"", Kind::Text, Now;
         /// Whether `aud` is looked at.
@@ -552,7 +560,6 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
     ("auth.http.topic_url", &["\"\""]),
     ("auth.http.timeout", &["\"2s\""]),
     ("auth.http.ca", &["\"\""]),
-    ("auth.jwt.jwks_ttl", &["\"1h\""]),
     ("metrics.auth", &["false"]),
     ("metrics.per_object_limit", &["2000"]),
     ("definitions.file", &["\"\""]),

@@ -1,16 +1,18 @@
 //! The back end `jwt`: a token is the password, and says who the user is and what it may do.
 //!
-//! - Signatures are RS256 and ES256, by keys of a JWKS file, which is read at the start and on SIGHUP. The algorithm must be
-//!   allowed, and the key must be of its kind, so a token cannot choose how it is verified.
+//! - Signatures are RS256 and ES256, by keys of a JWKS. A file is read at the start and on SIGHUP; a URL is fetched (see
+//!   [`super::jwks`]). The algorithm must be allowed, and the key must be of its kind, so a token cannot choose how it is
+//!   verified.
 //! - `exp` is required, and `aud` must name `auth.jwt.resource_server_id` unless `auth.jwt.verify_aud` is off. The name comes from
 //!   the first of `auth.jwt.username_claims` that is there; the name that the client gives counts for nothing.
 //! - Scopes are RabbitMQ's: `<id>.read:<vhost>/<name>[/<key>]`, `write`, `configure`, with `*` for any characters, and
-//!   `<id>.tag:<tag>`. A key with `*` anywhere but at its end says something that no topic pattern says; it grants nothing.
+//!   `<id>.tag:<tag>` for the management interface. A key with `*` anywhere but at its end says something that no topic pattern says; it grants nothing.
 //! - EMQX's claim `acl` (`pub`, `sub`, `all`: lists of filters) counts where there are no scopes, for the default vhost.
 //! - When the token expires, the user's connections end. A newer token of the same user, by `connection.update-secret` or
 //!   another login, replaces it, for all its connections.
 
 use super::file::Lines;
+use super::jwks::{Keys, Source};
 use crate::config::Config;
 use crate::node::DEFAULT_VHOST;
 use base64::Engine as _;
@@ -18,6 +20,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gatepost_core::access::{NamePattern, Rights, TopicPattern};
 use gatepost_core::message::Dialect;
 use gatepost_core::properties::Name;
+use parking_lot::RwLock;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey};
 use serde_json::Value;
 use std::sync::Arc;
@@ -26,9 +29,12 @@ use std::sync::Arc;
 pub(super) const TOKEN_BYTES_MAX: usize = 16 << 10;
 /// Scopes, and filters of an `acl` claim, that are read of one token.
 const SCOPES_MAX: usize = 1_000;
+/// Tags of one token.
+const TAGS_MAX: usize = 16;
 
 /// A public key.
-enum Key {
+#[derive(PartialEq)]
+pub(super) enum Key {
     Rsa {
         n: Vec<u8>,
         e: Vec<u8>,
@@ -39,7 +45,9 @@ enum Key {
 
 /// Whose tokens count, and how they are read.
 pub(crate) struct Issuer {
-    keys: Vec<(Option<String>, Key)>,
+    keys: RwLock<Arc<Keys>>,
+    /// Where they are fetched from; `None`: from a file.
+    pub(super) source: Option<Source>,
     algorithms: Vec<String>,
     resource_server_id: String,
     verify_audience: bool,
@@ -58,11 +66,12 @@ pub(crate) struct Token {
 }
 
 /// What a token gives.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Grant {
     scopes: Vec<Scope>,
     /// EMQX's claim.
     acl: Option<Arc<Rights>>,
+    memory_of_acl: usize,
     topic_exchange: Name,
     /// What its user may do with the management API.
     pub(super) tags: Vec<Name>,
@@ -85,18 +94,28 @@ enum Verb {
     Read,
 }
 
+/// Why a token does not count whose key may be one that the issuer has had for a short time only.
+pub(super) const UNKNOWN_KEY: &str = "its key is not known";
+
 impl Issuer {
-    /// With the keys of the configured file.
+    /// With the keys of the configured file, or with none yet where they are to be fetched.
     ///
     /// # Errors
     /// The file cannot be read, or has no key that can be used.
     pub(crate) fn load(config: &Config) -> Result<Issuer, String> {
         let jwt = &config.auth_jwt;
-        let path = &jwt.jwks;
-        let text = std::fs::read_to_string(path).map_err(|error| format!("{path} cannot be read: {error}"))?;
-        let keys = keys(&text).map_err(|what| format!("{path}: {what}"))?;
+        let source = Source::of(jwt)?;
+        let keys = match &source {
+            Some(_) => Keys::default(),
+            None => {
+                let path = &jwt.jwks;
+                let text = std::fs::read(path).map_err(|error| format!("{path} cannot be read: {error}"))?;
+                Keys::parse(&text).map_err(|what| format!("{path}: {what}"))?
+            }
+        };
         Ok(Issuer {
-            keys,
+            keys: RwLock::new(Arc::new(keys)),
+            source,
             algorithms: jwt.algorithms.clone(),
             resource_server_id: jwt.resource_server_id.clone(),
             verify_audience: jwt.verify_aud,
@@ -104,6 +123,16 @@ impl Issuer {
             scope_claims: jwt.scope_claims.clone(),
             topic_exchange: config.mqtt.exchange.as_str().into(),
         })
+    }
+
+    /// The keys that count now.
+    pub(super) fn keys(&self) -> Arc<Keys> {
+        Arc::clone(&self.keys.read())
+    }
+
+    /// Has other keys count.
+    pub(super) fn set_keys(&self, keys: Arc<Keys>) {
+        *self.keys.write() = keys;
     }
 
     /// Reads a token. `now` is in Unix seconds.
@@ -125,23 +154,12 @@ impl Issuer {
         if header.get("crit").is_some() {
             return Err("it asks for an extension");
         }
-        let key = self.key(header["kid"].as_str()).ok_or("its key is not known")?;
+        let keys = self.keys();
+        let key = keys.find(header["kid"].as_str()).ok_or(UNKNOWN_KEY)?;
         if !key.verifies(algorithm, signed.as_bytes(), &signature) {
             return Err("its signature is wrong");
         }
         self.claims(&json(payload).ok_or("its payload is not JSON")?, now)
-    }
-
-    fn key(&self, kid: Option<&str>) -> Option<&Key> {
-        match (kid, &*self.keys) {
-            (Some(kid), keys) => keys
-                .iter()
-                .find(|(known, _)| known.as_deref() == Some(kid))
-                .map(|(_, key)| key),
-            // Where there is one key, nobody need say which.
-            (None, [(_, key)]) => Some(key),
-            (None, _) => None,
-        }
     }
 
     fn claims(&self, claims: &Value, now: u64) -> Result<Token, &'static str> {
@@ -172,19 +190,32 @@ impl Issuer {
         })
     }
 
-    fn grant(&self, claims: &Value) -> Grant {
+    /// Scopes that are meant for us, without what they begin with.
+    fn scopes<'a>(&self, claims: &'a Value) -> impl Iterator<Item = &'a str> {
         let prefix = format!("{}.", self.resource_server_id);
         let all = self
             .scope_claims
             .iter()
             .flat_map(|claim| texts(&claims[claim.as_str()]));
         let all = all.flat_map(|text| text.split_ascii_whitespace()).take(SCOPES_MAX);
-        let all: Vec<&str> = all.filter_map(|scope| scope.strip_prefix(&prefix)).collect();
-        let scopes: Vec<Scope> = all.iter().filter_map(|scope| Scope::parse(scope)).collect();
-        let tags = all.iter().filter_map(|scope| scope.strip_prefix("tag:"));
+        all.filter_map(move |scope| scope.strip_prefix(&prefix))
+    }
+
+    fn tags(&self, claims: &Value) -> Vec<Name> {
+        let tags = self.scopes(claims).filter_map(|scope| scope.strip_prefix("tag:"));
+        tags.filter_map(percent_decoded)
+            .filter(|tag| !tag.is_empty() && tag.len() <= super::NAME_MAX)
+            .take(TAGS_MAX)
+            .map(|tag| tag.as_str().into())
+            .collect()
+    }
+
+    fn grant(&self, claims: &Value) -> Grant {
+        let scopes: Vec<Scope> = self.scopes(claims).filter_map(Scope::parse).collect();
         let acl = claims.get("acl").filter(|_| scopes.is_empty());
         Grant {
-            tags: tags.map(Name::from).collect(),
+            tags: self.tags(claims),
+            memory_of_acl: acl.map_or(0, |acl| acl.to_string().len() * 16),
             acl: acl.map(|acl| acl_rights(acl, &self.topic_exchange)),
             scopes,
             topic_exchange: self.topic_exchange.clone(),
@@ -193,6 +224,22 @@ impl Issuer {
 }
 
 impl Key {
+    /// One of a JWKS, if it is of a kind that we can use.
+    pub(super) fn parse(key: &Value) -> Option<Key> {
+        let part = |name: &str| URL_SAFE_NO_PAD.decode(key[name].as_str()?).ok();
+        Some(match (key["kty"].as_str()?, key["crv"].as_str()) {
+            ("RSA", _) => Key::Rsa {
+                n: part("n")?,
+                e: part("e")?,
+            },
+            ("EC", Some("P-256")) => {
+                let (x, y) = (part("x")?, part("y")?);
+                Key::P256([&[4], &*x, &*y].concat())
+            }
+            _ => return None,
+        })
+    }
+
     fn verifies(&self, algorithm: &str, signed: &[u8], signature: &[u8]) -> bool {
         match (self, algorithm) {
             (Key::Rsa { n, e }, "RS256") => {
@@ -229,6 +276,16 @@ impl Scope {
 }
 
 impl Grant {
+    /// About what it takes in memory, with the rights that it becomes in each vhost: compiled patterns are larger than their
+    /// texts.
+    pub(super) fn memory(&self) -> usize {
+        let of = |scope: &Scope| {
+            scope.name.len() * 32 + scope.vhost.len() + scope.key.as_ref().map_or(0, String::len) * 8 + 256
+        };
+        let tags: usize = self.tags.iter().map(|tag| tag.len() + 32).sum();
+        self.memory_of_acl + tags + self.scopes.iter().map(of).sum::<usize>()
+    }
+
     /// What it gives in a vhost. `None`: nothing at all.
     pub(super) fn rights(&self, vhost: &str) -> Option<Arc<Rights>> {
         if let Some(acl) = &self.acl {
@@ -377,32 +434,6 @@ fn percent_decoded(text: &str) -> Option<String> {
         }
     }
     String::from_utf8(bytes).ok()
-}
-
-/// The keys of a JWKS that we can use.
-fn keys(text: &str) -> Result<Vec<(Option<String>, Key)>, String> {
-    let set: Value = serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))?;
-    let list = set["keys"].as_array().ok_or("it has no list \"keys\"")?;
-    let part = |key: &Value, name: &str| URL_SAFE_NO_PAD.decode(key[name].as_str()?).ok();
-    let read = |key: &Value| {
-        let read = match (key["kty"].as_str()?, key["crv"].as_str()) {
-            ("RSA", _) => Key::Rsa {
-                n: part(key, "n")?,
-                e: part(key, "e")?,
-            },
-            ("EC", Some("P-256")) => {
-                let (x, y) = (part(key, "x")?, part(key, "y")?);
-                Key::P256([&[4], &*x, &*y].concat())
-            }
-            _ => return None,
-        };
-        Some((key["kid"].as_str().map(str::to_owned), read))
-    };
-    let keys: Vec<_> = list.iter().filter_map(read).collect();
-    if keys.is_empty() {
-        return Err("it has no RSA or P-256 key".to_owned());
-    }
-    Ok(keys)
 }
 
 /// Whether a password looks like a token.
@@ -569,6 +600,22 @@ mod tests {
         let acl = bench.verify(&header(), &acl).expect("good").grant;
         assert!(acl.rights("/").expect("rights").permit(Permission::Write, "amq.topic"));
         assert!(acl.rights("elsewhere").is_none());
+    }
+
+    #[test]
+    fn tag_scopes_are_tags() {
+        let bench = Bench::new();
+        let scope = "gatepost.tag:administrator other.tag:x gatepost.tag: gatepost.tag:a%20b gatepost.read:*/*";
+        let claims = json!({"sub": "u", "aud": "gatepost", "exp": NOW + 1, "scope": scope});
+        let token = bench.verify(&header(), &claims).expect("good");
+        assert_eq!(token.grant.tags, ["administrator".into(), Name::from("a b")]);
+        assert!(token.grant.rights("/").is_some());
+        let scope = "gatepost.tag:t ".repeat(100);
+        let claims = json!({"sub": "u", "aud": "gatepost", "exp": NOW + 1, "scope": scope});
+        assert_eq!(
+            bench.verify(&header(), &claims).expect("good").grant.tags.len(),
+            TAGS_MAX
+        );
     }
 
     #[test]

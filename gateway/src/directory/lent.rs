@@ -10,6 +10,7 @@
 
 use super::hashing::Answer;
 use super::jwt::{Grant, Token};
+use super::people::OutOfMemory;
 use crate::node::Node;
 use gatepost_core::event::{CloseReason, Event, LoginFailure, LoginRefused};
 use gatepost_core::properties::Name;
@@ -24,6 +25,8 @@ pub(crate) struct Lent {
     pub quota: Arc<Quota>,
     /// Unix seconds.
     pub until: u64,
+    /// About what it takes in memory.
+    pub bytes: usize,
 }
 
 /// A token that is good, and who waits for that.
@@ -38,6 +41,8 @@ pub(super) fn now() -> u64 {
     since.unwrap_or_default().as_secs()
 }
 
+/// A user, without texts and rights: its entries here and in the engines.
+const USER_BYTES: usize = 768;
 /// How often expiries are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -56,6 +61,7 @@ pub(crate) async fn run(node: &Node, mut granted: mpsc::UnboundedReceiver<Grante
 fn lend(node: &Node, Granted { token, to }: Granted) {
     let Some(to) = to.upgrade() else { return };
     let Token { user, until, grant } = token;
+    let bytes = USER_BYTES + user.len() + grant.memory();
     {
         let mut people = node.directory.people.write();
         if people.known(&user).is_some() {
@@ -63,25 +69,27 @@ fn lend(node: &Node, Granted { token, to }: Granted) {
             tracing::warn!(%user, "a token names a user of another back end: refused");
             return to.answer(refused(user));
         }
-        let known = people.lent.remove(&user);
-        let quota = known.map(|lent| lent.quota).unwrap_or_default();
-        quota.set_limits(people.connections_max, None);
-        people.lent.insert(user.clone(), Lent { grant, quota, until });
+        let lent = Lent {
+            grant,
+            quota: Arc::default(),
+            until,
+            bytes,
+        };
+        if let Err(OutOfMemory) = people.lend(user.clone(), lent) {
+            drop(people);
+            if let Some(left_out) = node.throttle.admit() {
+                tracing::warn!(%user, left_out, "a user of a token is refused: auth.outside_memory is used up");
+            }
+            let why = LoginFailure::Busy;
+            return to.answer(Event::LoginRefused(Box::new(LoginRefused { user, why })));
+        }
     }
     node.directory.push_user(&node.vhosts.list(), &user);
     to.answer(Event::authenticated(user));
 }
 
 fn expire(node: &Node, now: u64) {
-    let gone: Vec<Name> = {
-        let mut people = node.directory.people.write();
-        let gone = people.lent.iter().filter(|(_, lent)| lent.until <= now);
-        let gone: Vec<Name> = gone.map(|(user, _)| user.clone()).collect();
-        for user in &gone {
-            people.lent.remove(user);
-        }
-        gone
-    };
+    let gone = node.directory.people.write().take_back(now);
     for user in gone {
         tracing::debug!(%user, "the user's token has expired");
         for vhost in node.vhosts.list().iter() {

@@ -11,7 +11,7 @@
 //! - [`rules`]: who may log in from where, without a name, or by certificate.
 //! - [`password`], [`hashing`]: hashes, and the threads that compute them.
 //! - [`grants`]: how topic permissions are written.
-//! - [`jwt`], [`lent`]: tokens, and the users that they bring for a while.
+//! - [`jwt`], [`jwks`], [`lent`]: tokens, the keys that they are verified with, and the users that they bring for a while.
 //! - [`file`]: Mosquitto's password and ACL files. A name belongs to the first of `auth.backends` that knows it.
 //!
 //! # Verbs
@@ -51,6 +51,7 @@
 pub(crate) mod file;
 pub(crate) mod grants;
 pub(crate) mod hashing;
+pub(crate) mod jwks;
 pub(crate) mod jwt;
 pub(crate) mod lent;
 pub(crate) mod limits;
@@ -65,6 +66,7 @@ mod tests;
 
 use crate::config::Config;
 use crate::node::DEFAULT_VHOST;
+use crate::outbound;
 use crate::vhost::Vhost;
 use crate::vhosts::LogClosed;
 use file::FilePeople;
@@ -160,6 +162,13 @@ pub(crate) struct Directory {
     connections_refused: AtomicU64,
     /// Whose tokens count.
     issuer: RwLock<Option<Arc<Issuer>>>,
+    /// It is another one.
+    issuer_changed: tokio::sync::Notify,
+    /// Tokens whose keys are not there.
+    unknown: mpsc::Sender<jwks::Waiting>,
+    unknown_seen: Mutex<Option<mpsc::Receiver<jwks::Waiting>>>,
+    /// Fetches of keys.
+    pub(crate) key_requests: outbound::Counts,
     granted: mpsc::UnboundedSender<Granted>,
     granted_seen: Mutex<Option<mpsc::UnboundedReceiver<Granted>>>,
 }
@@ -203,11 +212,13 @@ impl Directory {
             file: load_files(config).map_err(|problems| problems.join("\n"))?,
             backends: rules::backends(config),
             nameless_user: config.mqtt.anonymous_user.as_str().into(),
+            outside_bytes_max: config.auth.outside_memory.bytes(),
             ..People::default()
         };
         let (obsolete, obsolete_seen) = mpsc::channel(OBSOLETE_MAX);
         // At most one for each login that waits to be checked, and those are bounded.
         let (granted, granted_seen) = mpsc::unbounded_channel();
+        let (unknown, unknown_seen) = mpsc::channel(jwks::WAITING_MAX);
         Ok(Directory {
             rules: RwLock::new(Arc::new(Rules::new(config))),
             people: RwLock::new(people),
@@ -218,6 +229,10 @@ impl Directory {
             obsolete_seen: Mutex::new(Some(obsolete_seen)),
             connections_refused: AtomicU64::new(0),
             issuer: RwLock::new(load_issuer(config)?.map(Arc::new)),
+            issuer_changed: tokio::sync::Notify::new(),
+            unknown,
+            unknown_seen: Mutex::new(Some(unknown_seen)),
+            key_requests: outbound::Counts::default(),
             granted,
             granted_seen: Mutex::new(Some(granted_seen)),
         })
@@ -230,6 +245,7 @@ impl Directory {
         people.file = std::mem::take(&mut current.file);
         people.backends = std::mem::take(&mut current.backends);
         people.nameless_user = current.nameless_user.clone();
+        people.outside_bytes_max = current.outside_bytes_max;
         people.connections_max = rules::connections_max(config);
         people.users.keys().for_each(|name| people.apply_limits(name));
         *current = people;
@@ -277,7 +293,7 @@ impl Directory {
     /// Holds later logins against other rules, and tells the engines what that changes for the users of files.
     pub(crate) fn replace(&self, config: &Config, backends: Backends, vhosts: &[Arc<Vhost>]) {
         let Backends { mut file, issuer } = backends;
-        *self.issuer.write() = issuer.map(Arc::new);
+        self.replace_issuer(issuer);
         *self.rules.write() = Arc::new(Rules::new(config));
         self.hashing.configure(rules::hashing(config));
         let gone: Vec<Name> = {
@@ -291,6 +307,7 @@ impl Directory {
             people.file = file;
             people.backends = rules::backends(config);
             people.nameless_user = config.mqtt.anonymous_user.as_str().into();
+            people.outside_bytes_max = config.auth.outside_memory.bytes();
             people.connections_max = rules::connections_max(config);
             people.users.keys().for_each(|name| people.apply_limits(name));
             before.into_iter().filter(|name| people.known(name).is_none()).collect()
@@ -360,19 +377,55 @@ impl Directory {
         self.connections_refused.load(Ordering::Relaxed)
     }
 
-    /// Has a token verified.
-    fn check_token(&self, issuer: Arc<Issuer>, user: Name, token: Box<[u8]>, to: &Arc<dyn Answer>) -> Option<Event> {
+    /// Whose tokens count.
+    pub(crate) fn issuer(&self) -> Option<Arc<Issuer>> {
+        self.issuer.read().clone()
+    }
+
+    /// Has another issuer's tokens count. Keys that were fetched are kept until they are fetched again.
+    fn replace_issuer(&self, issuer: Option<Issuer>) {
+        let mut current = self.issuer.write();
+        if let (Some(old), Some(new)) = (&*current, &issuer)
+            && let (Some(from), Some(to)) = (&old.source, &new.source)
+            && from.is_like(to)
+        {
+            new.set_keys(old.keys());
+        }
+        *current = issuer.map(Arc::new);
+        drop(current);
+        self.issuer_changed.notify_one();
+    }
+
+    /// Has a token verified. If its key is not there, it waits in `unknown` until the keys are fetched.
+    fn check_token(
+        &self,
+        issuer: Arc<Issuer>,
+        user: Name,
+        token: Box<[u8]>,
+        to: &Arc<dyn Answer>,
+        unknown: Option<mpsc::Sender<jwks::Waiting>>,
+    ) -> Option<Event> {
         if token.len() > jwt::TOKEN_BYTES_MAX {
             return Some(lent::refused(user));
         }
         let (granted, bytes, waits) = (self.granted.clone(), token.len(), Arc::downgrade(to));
         let name = user.clone();
-        let verify = Box::new(move || match issuer.verify(&token, lent::now()) {
-            Ok(token) => granted
+        let unknown = unknown.filter(|_| issuer.source.is_some());
+        let verify = Box::new(move || match (issuer.verify(&token, lent::now()), unknown) {
+            (Ok(token), _) => granted
                 .send(Granted { token, to: waits })
                 .err()
                 .map(|_| lent::refused(name)),
-            Err(why) => {
+            (Err(jwt::UNKNOWN_KEY), Some(unknown)) => {
+                let waiting = jwks::Waiting {
+                    user: name,
+                    token,
+                    to: waits,
+                };
+                let full = unknown.try_send(waiting).err();
+                full.map(|error| lent::refused(error.into_inner().user))
+            }
+            (Err(why), _) => {
                 tracing::debug!(%name, why, "a token was refused");
                 Some(lent::refused(name))
             }
@@ -382,6 +435,17 @@ impl Directory {
             let why = LoginFailure::Busy;
             Event::LoginRefused(Box::new(LoginRefused { user, why }))
         })
+    }
+
+    /// The tokens whose keys are not there. Once.
+    pub(crate) fn unknown(&self) -> Option<mpsc::Receiver<jwks::Waiting>> {
+        self.unknown_seen.lock().take()
+    }
+
+    /// What users that others bring take in memory, and how many there are.
+    pub(crate) fn outside(&self) -> (usize, usize) {
+        let people = self.people.read();
+        (people.outside_bytes, people.lent.len())
     }
 
     /// The tokens that are good. Once.
@@ -426,9 +490,9 @@ impl Directory {
         drop(people);
         if known.is_none()
             && jwt::is_token(&password)
-            && let Some(issuer) = self.issuer.read().clone()
+            && let Some(issuer) = self.issuer()
         {
-            return self.check_token(issuer, user, password, to);
+            return self.check_token(issuer, user, password, to, Some(self.unknown.clone()));
         }
         let known = known.filter(|hash| **hash != PasswordHash::Nothing);
         let is_known = known.is_some();

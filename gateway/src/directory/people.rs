@@ -38,6 +38,9 @@ pub(crate) struct People {
     pub file: FilePeople,
     /// Users that are there for as long as a token says.
     pub lent: BTreeMap<Name, Lent>,
+    /// What they take in memory, and may.
+    pub outside_bytes: usize,
+    pub outside_bytes_max: usize,
     /// Who is asked, in this order. A name belongs to the first back end that knows it.
     pub backends: Vec<Backend>,
     /// Whom clients without a name become.
@@ -54,6 +57,8 @@ impl Default for People {
             connections_max: None,
             file: FilePeople::default(),
             lent: BTreeMap::new(),
+            outside_bytes: 0,
+            outside_bytes_max: usize::MAX,
             backends: vec![Backend::Internal],
             nameless_user: "".into(),
         }
@@ -79,6 +84,10 @@ impl Backend {
         ("jwt", Backend::Jwt),
     ];
 }
+
+/// `auth.outside_memory` is used up.
+#[derive(Debug)]
+pub(super) struct OutOfMemory;
 
 /// A user of any back end that can list its users.
 pub(super) struct Known<'a> {
@@ -169,6 +178,31 @@ impl People {
                 lent.is_some_and(|lent| lent.grant.rights(name).is_some())
             }
         }
+    }
+
+    /// Takes a user that a token brings, or its newer token. What it has open stays counted.
+    ///
+    /// # Errors
+    /// There is no memory for it. An earlier token counts until it expires.
+    pub(super) fn lend(&mut self, name: Name, lent: Lent) -> Result<(), OutOfMemory> {
+        let before = self.lent.get(&name);
+        let others = self.outside_bytes - before.map_or(0, |before| before.bytes);
+        if others + lent.bytes > self.outside_bytes_max {
+            return Err(OutOfMemory);
+        }
+        let quota = before.map(|before| Arc::clone(&before.quota)).unwrap_or_default();
+        quota.set_limits(self.connections_max, None);
+        self.outside_bytes = others + lent.bytes;
+        self.lent.insert(name, Lent { quota, ..lent });
+        Ok(())
+    }
+
+    /// Forgets the users whose tokens expired by then, and says who they were.
+    pub(super) fn take_back(&mut self, now: u64) -> Vec<Name> {
+        let gone = self.lent.extract_if(.., |_, lent| lent.until <= now);
+        let gone: Vec<(Name, usize)> = gone.map(|(name, lent)| (name, lent.bytes)).collect();
+        self.outside_bytes -= gone.iter().map(|(_, bytes)| bytes).sum::<usize>();
+        gone.into_iter().map(|(name, _)| name).collect()
     }
 
     /// Whether users of Mosquitto's files count.

@@ -1,7 +1,10 @@
 //! Who may log in, and what the verbs do, with and without a restart between.
 
 use super::hashing::{Answer, Hashing, Settings};
+use super::jwt::Grant;
+use super::lent::Lent;
 use super::password::{Cost, PasswordHash, Workspace};
+use super::people::People;
 use super::permissions::Permission;
 use super::users::Credential;
 use super::{Caller, Directory, DirectoryError, Put};
@@ -598,4 +601,35 @@ fn too_many_logins_at_once_are_refused_and_those_whose_connection_is_gone_are_no
         (count(&figures.abandoned), count(&figures.hashed), count(&figures.busy)),
         (1, 1, 1)
     );
+}
+
+/// Tokens can bring any number of users. They were kept without a bound until they expired.
+#[test]
+fn users_of_tokens_are_bounded_in_memory() {
+    let mut people = People {
+        outside_bytes_max: 1_000,
+        ..People::default()
+    };
+    let lent = |bytes, until| Lent {
+        grant: Grant::default(),
+        quota: Arc::default(),
+        until,
+        bytes,
+    };
+    people.lend("a".into(), lent(600, 10)).expect("room");
+    assert!(people.lend("b".into(), lent(600, 10)).is_err());
+    // A newer token takes the place of the one before, and what is open stays counted.
+    let seat = people.quota("a").expect("a user").connect().expect("no limit");
+    people.lend("a".into(), lent(1_000, 20)).expect("room");
+    assert_eq!(people.quota("a").expect("a user").connections(), 1);
+    assert!(people.lend("a".into(), lent(1_001, 30)).is_err());
+    assert_eq!(people.tags("a"), Some(Vec::new()));
+    assert_eq!(people.tags("b"), None);
+    assert!(
+        people.take_back(19).is_empty(),
+        "the earlier token is not the one that counts"
+    );
+    assert_eq!(people.take_back(20), ["a".into()]);
+    people.lend("b".into(), lent(1_000, 30)).expect("room again");
+    drop(seat);
 }

@@ -108,6 +108,14 @@ fn logins(node: &Node) {
         counter!("gatepost_logins_checked_total", "how" => how).absolute(count.load(Ordering::Relaxed));
     }
     gauge!("gatepost_logins_waiting").set(logins.waiting.load(Ordering::Relaxed) as f64);
+    let (bytes, users) = node.directory.outside();
+    gauge!("gatepost_outside_users").set(users as f64);
+    gauge!("gatepost_outside_bytes").set(bytes as f64);
+    let requests = &node.directory.key_requests;
+    for (outcome, count) in [("answered", &requests.answered), ("failed", &requests.failed)] {
+        let family = "gatepost_auth_requests_total";
+        counter!(family, "of" => "jwks", "outcome" => outcome).absolute(count.load(Ordering::Relaxed));
+    }
     counter!("gatepost_limit_refusals_total", "limit" => "user_max_connections")
         .absolute(node.directory.connections_refused());
 }
@@ -312,6 +320,11 @@ const GAUGES_HELP: &[(&str, &str)] = &[
         "Work units of the longest hold of an engine's lock so far: what others had to wait for.",
     ),
     ("gatepost_build_info", "What this is."),
+    (
+        "gatepost_outside_users",
+        "Users that the gateway does not keep itself, which tokens have brought.",
+    ),
+    ("gatepost_outside_bytes", "Memory of those users (auth.outside_memory)."),
     ("gatepost_logins_waiting", "Logins whose password waits to be checked."),
     ("rabbitmq_erlang_uptime_seconds", "Time since the start."),
     ("rabbitmq_process_resident_memory_bytes", "Memory the process occupies."),
@@ -386,6 +399,10 @@ const COUNTERS_HELP: &[(&str, &str)] = &[
     (
         "gatepost_limit_refusals_total",
         "Messages, filters, bindings, subscriptions, transactions, connections, channels and queues that a limit refused.",
+    ),
+    (
+        "gatepost_auth_requests_total",
+        "HTTP requests to what the gateway asks about users and tokens: answered, or not (in time, or with sense).",
     ),
     (
         "gatepost_logins_checked_total",

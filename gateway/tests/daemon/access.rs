@@ -1,6 +1,7 @@
 //! What users may and may not do, through real clients of each protocol, with Mosquitto's files as they are.
 
 use crate::support::mqtt::Mqtt;
+use crate::support::tls::Authority;
 use crate::support::{Gatepost, clients, python};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -69,14 +70,19 @@ impl Issuer {
         Issuer(key.expect("a key"))
     }
 
-    fn jwks(&self) -> Value {
+    /// With a key of that name.
+    fn jwks(&self, kid: &str) -> Value {
         let (x, y) = self.0.public_key().as_ref()[1..].split_at(32);
         let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
-        json!({"keys": [{"kty": "EC", "crv": "P-256", "kid": "1", "x": x, "y": y}]})
+        json!({"keys": [{"kty": "EC", "crv": "P-256", "kid": kid, "x": x, "y": y}]})
     }
 
     /// A token of `user` that expires so many seconds from now.
     fn token(&self, user: &str, seconds: u64, more: Value) -> String {
+        self.token_by("1", user, seconds, more)
+    }
+
+    fn token_by(&self, kid: &str, user: &str, seconds: u64, more: Value) -> String {
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .expect("after 1970");
@@ -85,7 +91,7 @@ impl Issuer {
             claims.extend(more);
         }
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let signed = format!("{}.{}", part(&json!({"alg": "ES256", "kid": "1"})), part(&claims));
+        let signed = format!("{}.{}", part(&json!({"alg": "ES256", "kid": kid})), part(&claims));
         let signature = self.0.sign(&SystemRandom::new(), signed.as_bytes()).expect("signed");
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
@@ -96,7 +102,7 @@ fn a_token_says_who_it_is_and_what_it_may_do_until_it_expires() {
     let mut gatepost = Gatepost::prepare(2, "");
     let (issuer, stranger) = (Issuer::new(), Issuer::new());
     let jwks = gatepost.dir.join("jwks.json");
-    fs::write(&jwks, issuer.jwks().to_string()).expect("written");
+    fs::write(&jwks, issuer.jwks("1").to_string()).expect("written");
     let mut toml = fs::read_to_string(gatepost.config()).expect("a configuration");
     toml.push_str(&format!(
         "[auth]\nbackends = [\"internal\", \"jwt\"]\n[auth.jwt]\njwks = {jwks:?}\n"
@@ -119,6 +125,33 @@ fn a_token_says_who_it_is_and_what_it_may_do_until_it_expires() {
     });
     fs::write(gatepost.dir.join("tokens.json"), tokens.to_string()).expect("written");
     python(&mut gatepost, "access_jwt.py");
+}
+
+/// For a server that a script starts: `ca.pem`, `server.pem` and `server.key`.
+fn copy_certificates(gatepost: &Gatepost) {
+    let authority = Authority::new();
+    for name in ["ca.pem", "server.pem", "server.key"] {
+        fs::copy(authority.path(name), gatepost.dir.join(name)).expect("copied");
+    }
+}
+
+#[test]
+fn keys_of_tokens_are_fetched_when_they_change_and_kept_while_nobody_answers() {
+    let mut gatepost = Gatepost::prepare(2, "");
+    copy_certificates(&gatepost);
+    let (first, second) = (Issuer::new(), Issuer::new());
+    let acl = json!({"acl": {"all": ["#"]}});
+    let write = |name: &str, value: Value| fs::write(gatepost.dir.join(name), value.to_string()).expect("written");
+    write("first.json", first.jwks("first"));
+    write("second.json", second.jwks("second"));
+    write(
+        "tokens.json",
+        json!({
+            "first": first.token_by("first", "device", 3_600, acl.clone()),
+            "second": second.token_by("second", "device", 3_600, acl),
+        }),
+    );
+    python(&mut gatepost, "access_jwks.py");
 }
 
 /// Devices that all come back at once, each with a user of its own, are let in; somebody who is in already is served all the
