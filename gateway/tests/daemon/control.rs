@@ -34,14 +34,14 @@ fn try_control(gatepost: &Gatepost, arguments: &[&str], input: &str) -> (Option<
 }
 
 #[track_caller]
-fn control(gatepost: &Gatepost, arguments: &[&str], input: &str) -> String {
+pub(crate) fn control(gatepost: &Gatepost, arguments: &[&str], input: &str) -> String {
     let (code, text) = try_control(gatepost, arguments, input);
     assert_eq!(code, Some(0), "{arguments:?}: {text}");
     text
 }
 
 /// An MQTT client that logs in with a password.
-fn open(gatepost: &Gatepost, client: &str, user: &str, password: &str) -> std::io::Result<Mqtt> {
+pub(crate) fn open(gatepost: &Gatepost, client: &str, user: &str, password: &str) -> std::io::Result<Mqtt> {
     let text = |text: &str| [&[0, u8::try_from(text.len()).expect("short")], text.as_bytes()].concat();
     let body = [
         text("MQTT"),

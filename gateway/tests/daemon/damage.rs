@@ -1,7 +1,9 @@
 //! A medium that changes bytes: what the daemon and `gatepost check` make of it.
 
+use crate::control::{control, open};
 use crate::support::amqp::{Amqp, Incoming};
 use crate::support::daemon::{self, Gatepost, http};
+use crate::support::mqtt::Mqtt;
 use crate::support::raw::eventually;
 use std::collections::BTreeSet;
 use std::fs;
@@ -165,4 +167,143 @@ fn a_damaged_definition_is_named_with_what_is_known_of_it() {
         Amqp::open(gatepost.amqp).depth("kept").expect("the queue"),
         COUNT as u32
     );
+}
+
+/// Changes the last byte of `text` in every record that has it, in the segments that no footer ends yet.
+fn flip_all(data: &Path, text: &str) {
+    let mut flipped = 0;
+    for file in fs::read_dir(data.join("log")).expect("the log") {
+        let file = file.expect("a file").path();
+        let mut bytes = fs::read(&file).expect("its bytes");
+        let found = |bytes: &[u8]| bytes.windows(text.len()).position(|window| window == text.as_bytes());
+        while let Some(at) = found(&bytes) {
+            bytes[at + text.len() - 1] ^= 1;
+            flipped += 1;
+        }
+        fs::write(&file, bytes).expect("written");
+    }
+    assert!(flipped > 0, "{text:?} is not in the log");
+}
+
+/// How the keys of a user, and of a user's permission in the first vhost, are written.
+const USER: &str = "\0\0\0\x02";
+const PERMISSION: &str = "\0\0\0\x03\0\0\0\x01";
+
+/// Ann and Bob, who may do everything in the first vhost.
+fn with_users() -> Gatepost {
+    let gatepost = Gatepost::start();
+    for user in ["ann", "bob"] {
+        control(&gatepost, &["user", "add", user], "s3cret\n");
+        control(&gatepost, &["permission", "set", user, ".*", ".*", ".*"], "");
+    }
+    gatepost
+}
+
+/// Logs in and is answered by the log.
+fn publishes(gatepost: &Gatepost, user: &str) -> std::io::Result<()> {
+    let mut mqtt = open(gatepost, user, user, "s3cret")?;
+    mqtt.publish("plant/1", 1, b"hello");
+    mqtt.expect(0x40).map(drop)
+}
+
+/// What is small and precious is in the checkpoint, too.
+#[test]
+fn a_user_and_a_permission_whose_records_are_damaged_come_back_from_the_checkpoint() {
+    let mut gatepost = with_users();
+    gatepost.terminate();
+    flip(&gatepost.data(), &format!("{USER}ann"));
+    flip(&gatepost.data(), &format!("{PERMISSION}bob"));
+    let (code, said) = check(&gatepost, &[]);
+    assert_eq!(code, Some(65), "{said}");
+    for what in ["user 'ann'", "permission of user 'bob' in vhost 1"] {
+        let line = said.lines().find(|line| line.contains(what));
+        assert!(line.is_some_and(|line| line.contains("second copy")), "{what}: {said}");
+    }
+    // They are written again, so that the next start has them whatever becomes of the checkpoint.
+    for _ in 0..2 {
+        gatepost.start_again();
+        for user in ["ann", "bob"] {
+            publishes(&gatepost, user).unwrap_or_else(|error| panic!("{user}: {error}"));
+        }
+        gatepost.terminate();
+        for file in ["checkpoint", "checkpoint.old"] {
+            let _ = fs::remove_file(gatepost.data().join(file));
+        }
+    }
+    let log = gatepost.log();
+    assert!(log.contains("user 'ann'"), "{log}");
+}
+
+/// Where there is no other copy, a user is gone, and a permission is not given. Nobody else notices.
+#[test]
+fn a_damaged_user_or_permission_takes_nothing_with_it_but_itself() {
+    let mut gatepost = with_users();
+    control(&gatepost, &["user", "add", "eve"], "s3cret\n");
+    control(&gatepost, &["permission", "set", "eve", ".*", ".*", ".*"], "");
+    gatepost.kill();
+    flip_all(&gatepost.data(), &format!("{USER}ann"));
+    flip_all(&gatepost.data(), &format!("{PERMISSION}bob"));
+    gatepost.start_again();
+    assert!(metric(&gatepost, "gatepost_store_quarantined_total") >= 2);
+    assert!(publishes(&gatepost, "ann").is_err(), "she is not known");
+    assert!(publishes(&gatepost, "bob").is_err(), "he may do nothing");
+    publishes(&gatepost, "eve").expect("she is served");
+    Mqtt::open(gatepost.mqtt, "nameless", true).ping().expect("as before");
+    // What is lost can be made again.
+    control(&gatepost, &["user", "add", "ann"], "s3cret\n");
+    control(&gatepost, &["permission", "set", "ann", ".*", ".*", ".*"], "");
+    control(&gatepost, &["permission", "set", "bob", ".*", ".*", ".*"], "");
+    for _ in 0..2 {
+        for user in ["ann", "bob", "eve"] {
+            publishes(&gatepost, user).unwrap_or_else(|error| panic!("{user}: {error}"));
+        }
+        gatepost.kill();
+        gatepost.start_again();
+    }
+}
+
+/// A session whose record is damaged comes back from its subscriptions, with what waits for it. A damaged subscription is
+/// gone, and its session and the others are as before.
+#[test]
+fn a_damaged_session_or_subscription_takes_no_message_of_others_with_it() {
+    let mut gatepost = Gatepost::start();
+    for (client, filters) in [("boiler", &["plant/+"][..]), ("meter", &["plant/+", "office/+"])] {
+        let mut mqtt = Mqtt::open(gatepost.mqtt, client, false);
+        for filter in filters {
+            assert_eq!(mqtt.subscribe(filter, 1).expect("subscribed"), 1);
+        }
+    }
+    let publish = |gatepost: &Gatepost, topic: &str, body: &str| {
+        let mut mqtt = Mqtt::open(gatepost.mqtt, "sensor", true);
+        mqtt.publish(topic, 1, body.as_bytes());
+        mqtt.expect(0x40).expect("confirmed");
+    };
+    publish(&gatepost, "plant/1", "waits");
+    gatepost.kill();
+    flip_all(&gatepost.data(), "\0\0\x01\x40boiler");
+    flip_all(&gatepost.data(), "\0\0\x01\x41meter\0office");
+    gatepost.start_again();
+    assert!(metric(&gatepost, "gatepost_store_quarantined_total") >= 2);
+    // The second of these is not subscribed to by anybody now.
+    publish(&gatepost, "plant/2", "live");
+    publish(&gatepost, "office/1", "nobody's");
+    publish(&gatepost, "plant/3", "last");
+    for restarts in [false, true] {
+        if restarts {
+            gatepost.kill();
+            gatepost.start_again();
+        }
+        for client in ["boiler", "meter"] {
+            let mut mqtt = Mqtt::open(gatepost.mqtt, client, false);
+            assert!(mqtt.present, "{client} has its session");
+            for expected in ["waits", "live", "last"] {
+                let packet = mqtt.next().expect("a packet").into_publish().expect("a publish");
+                assert_eq!(String::from_utf8_lossy(&packet.payload), expected, "{client}");
+                if restarts {
+                    mqtt.ack(packet.id);
+                }
+            }
+            mqtt.flush().expect("sent");
+        }
+    }
 }
