@@ -423,13 +423,16 @@ impl<D: Disk> Checker<'_, D> {
                 segment: header.id,
                 offset,
             };
-            let loss = self.loss(&key, at);
-            self.report.damaged_keys.push(DamagedKey {
+            let known = DamagedKey {
+                loss: self.loss(&key, at),
                 key,
                 path: path.to_owned(),
                 offset,
-                loss,
-            });
+            };
+            // The hole at the end of a segment may overlap with the last one before it.
+            if !self.report.damaged_keys.contains(&known) {
+                self.report.damaged_keys.push(known);
+            }
         }
     }
 

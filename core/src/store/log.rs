@@ -331,6 +331,9 @@ impl<D: Disk> Store<D> {
     /// If the log is or becomes poisoned.
     pub fn close(mut self, now: Now) -> Result<(), StoreError> {
         self.check_poison()?;
+        // Nothing may have been committed since the start.
+        self.log_rescued()?;
+        self.write()?;
         self.sync()?;
         if self.active.as_ref().is_some_and(|active| !active.is_blank()) {
             self.seal_active(0)?;
@@ -353,7 +356,8 @@ impl<D: Disk> Store<D> {
             .map_or(self.written, |active| active.header.base + u64::from(active.position()))
     }
 
-    /// Writes keys again whose newest record is lost. Until then the index, and every checkpoint, remember them.
+    /// Writes keys again whose newest record is lost, or their deletions. Until then the index, and every checkpoint,
+    /// remember them.
     fn log_rescued(&mut self) -> Result<(), StoreError> {
         while let Some((key, value)) = self.rescued.pop() {
             let Some(lost) = self.shared.index.lock().take_key(&key) else {
@@ -369,6 +373,7 @@ impl<D: Disk> Store<D> {
                 at: Position { segment, offset },
                 version,
                 len,
+                deleted: value.is_none(),
                 ..lost
             };
             self.shared.index.lock().restore_key(key, entry);

@@ -111,7 +111,7 @@ pub fn repair<D: Disk>(
     }
     let rescued = store.write_rescued()?;
     if rescued > 0 {
-        let what = "keyed records, from the checkpoint or older copies";
+        let what = "keyed records, from the checkpoint or older copies, or their deletions";
         repaired.done.push(format!("wrote {rescued} {what}"));
     }
     if !repaired.before.is_clean() {

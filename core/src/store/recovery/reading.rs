@@ -4,9 +4,10 @@ use super::replay::{Op, list};
 use super::{Hole, Incomplete, Recovery, Unsealed};
 use crate::message::Position;
 use crate::store::checkpoint::Covered;
-use crate::store::directory::Directory;
+use crate::store::directory::{Directory, Entries, Listed};
 use crate::store::disk::{Disk, Patient};
 use crate::store::footer::{Ending, Footer};
+use crate::store::index::KeyRecord;
 use crate::store::record::{BatchHead, FIRST, GROUP, Kind, LAST, Raw};
 use crate::store::scan::{Scanned, Scanner};
 use crate::store::segment::{RECORDS_AT, SegmentHeader, SegmentKind, Trailer, read_directory};
@@ -98,9 +99,51 @@ impl<D: Disk> Recovery<D> {
         self.interrupt(header, &mut reading.group);
         scanner.finish()?;
         self.note_holes(&mut reading, inside);
-        let is_sealed = trailer.is_some() && read_directory(file, &header)?.is_some();
-        self.note_read(reading, is_sealed);
+        let directory = match trailer {
+            Some(_) => read_directory(file, &header)?,
+            None => None,
+        };
+        if let Some((_, directory)) = &directory {
+            self.find_damaged_keys(&reading, directory);
+        }
+        self.note_read(reading, directory.is_some());
         Ok(())
+    }
+
+    /// Takes note of keys whose records do not hold, as the directory has them: an older record of the key is not the
+    /// newest because of that.
+    fn find_damaged_keys(&mut self, reading: &Reading, directory: &[u8]) {
+        if reading.holes.is_empty() {
+            return;
+        }
+        for listed in Entries::new(directory) {
+            let Listed::Key {
+                offset,
+                len,
+                version,
+                deleted,
+                key,
+            } = listed
+            else {
+                continue;
+            };
+            let is_lost = reading.holes.iter().any(|(from, to)| (*from..*to).contains(&offset));
+            if !is_lost || (offset < reading.covered_end() && !self.is_covered_bulk(key)) {
+                continue;
+            }
+            let at = Position {
+                segment: reading.header.id,
+                offset,
+            };
+            let record = KeyRecord {
+                at,
+                version,
+                len,
+                deleted,
+                value: None,
+            };
+            self.index.found_key(key, record);
+        }
     }
 
     fn found_hole(&mut self, reading: &mut Reading, from: u32, to: u32) {

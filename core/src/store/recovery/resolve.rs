@@ -385,7 +385,8 @@ impl<D: Disk> Recovery<D> {
     }
 
     /// Reads the values of the live keys. What is damaged comes from the checkpoint or from an older copy, and is then
-    /// `rescued`. What is nowhere is forgotten.
+    /// `rescued`. What is nowhere is forgotten, but for retained messages that have older records: these are outdated, and
+    /// a deletion keeps them from coming back once the damaged record is not listed any more.
     pub(super) fn read_keys(
         &mut self,
         recovered: &mut Recovered,
@@ -434,10 +435,14 @@ impl<D: Disk> Recovery<D> {
                     StoreStats::add(&self.shared.stats.quarantined, 1);
                 }
             }
+            let has_older = |entry: &KeyEntry| !entry.older.is_empty();
             match value {
                 Some(value) => {
                     rescued.push((key.clone(), Some(value.clone())));
                     recovered.keys.insert(key, value);
+                }
+                None if key::is_bulk(&key) && self.index.keys.get(&key).is_some_and(has_older) => {
+                    rescued.push((key, None));
                 }
                 None => _ = self.index.take_key(&key),
             }

@@ -4,7 +4,7 @@ use super::behaviour::{ack, at, commit, open_with, publish};
 use super::script::{Script, message, runs, settings};
 use super::{bodies, entries};
 use crate::store::disk::Disk;
-use crate::store::{Read, Recovered, Store, check, repair};
+use crate::store::{KeyKind, Read, Record, Recovered, Store, VhostId, check, key, repair};
 use crate::testing::disk::{Crash, Rng, SimDisk};
 use crate::time::Wall;
 use std::collections::{BTreeMap, BTreeSet};
@@ -262,4 +262,55 @@ fn the_segment_that_was_being_written_is_missed() {
     assert!(report.to_string().contains(&segment), "{report}");
     let (store, _) = open_with(&disk, settings());
     assert_eq!(store.stats().quarantined.load(Ordering::Relaxed), 1);
+}
+
+/// The newest value of a retained message was damaged. A start had none of that topic, and a repair, which does not list
+/// the damaged record any more, brought the outdated value back.
+#[test]
+fn an_outdated_retained_message_does_not_come_back_where_the_newest_is_damaged() {
+    let topic = key(VhostId(1), KeyKind::Retained, &[b"state\0"]);
+    let set = |value: &[u8]| Record::Key {
+        key: topic.clone(),
+        value: Some(value.into()),
+    };
+    let disk = SimDisk::new(1);
+    for (n, value) in [b"outdated".as_slice(), b"the newest"].into_iter().enumerate() {
+        let n = n as u64;
+        let (mut store, _) = open_with(&disk, settings());
+        commit(&mut store, vec![publish(&message(n, 100), 1, n), set(value)], 200 * n);
+        store.close(at(200 * n + 100)).unwrap();
+    }
+    let damaged = disk.restart(Crash::Process);
+    let newest = |path: &String| damaged.read(path).is_some_and(|bytes| place(&bytes).is_some());
+    let path = damaged.paths().into_iter().find(newest).unwrap();
+    damaged.damage(&path, |bytes| {
+        let at = place(bytes).unwrap();
+        bytes[at] ^= 1;
+    });
+    let repaired = damaged.restart(Crash::Process);
+    let started = damaged.restart(Crash::Process);
+    // The checkpoint does not list retained messages, so it makes no difference.
+    let without = damaged.restart(Crash::Process);
+    for file in ["checkpoint", "checkpoint.old"] {
+        without.remove(file).unwrap();
+    }
+    let report = repair(Arc::new(repaired.clone()), settings(), at(400), &mut |_| {}).unwrap();
+    assert!(report.is_clean(), "{report}");
+    for disk in [started, without, repaired] {
+        // A start, what it writes, and one that finds that.
+        for n in 0..2 {
+            let (mut store, recovered) = open_with(&disk, settings());
+            assert!(!recovered.keys.contains_key(&topic), "start {n}");
+            commit(&mut store, vec![publish(&message(2 + n, 100), 1, 2 + n)], 500 + n);
+            store.close(at(600 + n)).unwrap();
+        }
+        let report = repair(Arc::new(disk.clone()), settings(), at(700), &mut |_| {}).unwrap();
+        assert!(report.is_clean(), "{report}");
+        let (_, recovered) = open_with(&disk, settings());
+        assert!(!recovered.keys.contains_key(&topic), "{:?}", recovered.keys);
+    }
+}
+
+fn place(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(10).position(|part| part == b"the newest")
 }
