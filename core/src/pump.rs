@@ -256,6 +256,10 @@ impl<V> Pump<V> {
         if let Some(published) = self.meter.published() {
             self.meter.wait(broker.published(now.monotonic, published));
         }
+        if !s.complaints.is_empty() {
+            broker.complained(&self.peer, self.user.as_ref(), &mut s.complaints);
+            s.complaints.clear();
+        }
         self.account(now, broker, stream.buffered());
         s.trim();
         Turn { again, ended }

@@ -124,12 +124,25 @@ pub struct Cx<'a> {
     pub random: &'a mut dyn FnMut() -> u64,
     /// What parsing has cost in this turn, in work units; see [`Cx::is_full`].
     pub work: usize,
+    /// What went wrong in this turn without ending the connection; see [`Cx::complain`].
+    pub complaints: &'a mut Vec<String>,
 }
 
 /// Work units that a turn parses: a frame costs one, a filter of a subscription several.
 pub const TURN_WORK: usize = 2048;
 
+/// Complaints of one turn that are kept. A peer may cause thousands; the log leaves out all but a few anyway.
+const COMPLAINTS_MAX: usize = 64;
+
 impl Cx<'_> {
+    /// Notes, for the node's log, an error that the peer was told and that leaves its connection open: a channel that
+    /// was closed, a subscription that was refused. (What ends the connection is in [`Close`].)
+    pub fn complain(&mut self, what: impl FnOnce() -> String) {
+        if self.complaints.len() < COMPLAINTS_MAX {
+            self.complaints.push(what());
+        }
+    }
+
     /// Whether the turn has parsed enough: the rest of the input waits until other connections have had theirs.
     pub fn is_full(&self) -> bool {
         self.work >= TURN_WORK

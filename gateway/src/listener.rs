@@ -2,6 +2,7 @@
 
 use crate::config::Listener;
 use crate::exit::Failure;
+use crate::logging::lines::LineKind;
 use crate::node::{ConnectionCounts, Node};
 use crate::terms::Terms;
 use crate::threads::IoThreads;
@@ -317,8 +318,8 @@ pub(crate) async fn accept(node: Arc<Node>, threads: Arc<IoThreads>, door: Door,
                 ) => {}
             // No descriptor or memory left. Trying again at once would only burn the processor that others need to finish.
             Err(error) => {
-                if let Some(left_out) = node.throttle.admit() {
-                    tracing::error!(%error, left_out, pause_ms = pause.as_millis(), "cannot accept connections");
+                if node.lines.admit(LineKind::NotAccepted) {
+                    tracing::error!(%error, pause_ms = pause.as_millis(), "cannot accept connections");
                 }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);
@@ -338,11 +339,8 @@ async fn pace(node: &Node, paid: &mut Instant) {
     // A second's worth may come at once.
     if let Some(wait) = paid.checked_duration_since(now + Duration::from_secs(1)) {
         node.protection.counts.listener_rate.fetch_add(1, Ordering::Relaxed);
-        if let Some(left_out) = node.throttle.admit() {
-            tracing::warn!(
-                left_out,
-                "a listener waits: more connect than protection.listener_connections_per_second"
-            );
+        if node.lines.admit(LineKind::Paced) {
+            tracing::warn!("a listener waits: more connect than protection.listener_connections_per_second");
         }
         tokio::time::sleep(wait).await;
     }
@@ -379,7 +377,7 @@ fn admit(node: &Arc<Node>, threads: &IoThreads, door: &Door, caller: Caller<'_>)
     let open = node.connections_open().saturating_sub(turned_away as u64);
     let full = if open >= node.connections_limit() {
         Some("there are as many as limits.max_connections and the limit on open files allow")
-    } else if !terms.has_room() {
+    } else if !terms.has_room(node.config().listener_max_connections(&terms.name)) {
         Some("there are as many as the listener's max_connections allows")
     } else {
         None
@@ -405,9 +403,9 @@ fn admit(node: &Arc<Node>, threads: &IoThreads, door: &Door, caller: Caller<'_>)
 
 fn refuse(node: &Node, counts: &ConnectionCounts, door: &Door, caller: &Caller<'_>, why: &str) {
     counts.refused.fetch_add(1, Ordering::Relaxed);
-    if let Some(left_out) = node.throttle.admit() {
+    if node.lines.admit(LineKind::Refused) {
         let (peer, listener) = (peer_text(caller), &*door.terms.name);
-        tracing::warn!(peer, listener, left_out, "connection refused: {why}");
+        tracing::warn!(peer, listener, "connection refused: {why}");
     }
 }
 

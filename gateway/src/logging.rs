@@ -1,11 +1,13 @@
-//! The log for people: structured lines, and a limit on how many lines a second peers can cause.
+//! The log for people: structured lines, where they are written, and (in [`lines`]) a limit on how many lines a second
+//! peers can cause.
+
+pub(crate) mod lines;
 
 use crate::config::{Log, LogFormat};
-use parking_lot::Mutex;
-use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal as _, Write};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::borrow::Cow;
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal as _};
+use std::sync::Mutex;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -52,120 +54,90 @@ fn is_module(name: &str) -> bool {
     name.split("::").all(is_part)
 }
 
-/// Changes the level and the file of a log that is running.
-pub(crate) struct Level {
+/// A log that is running. A reload changes its level, its format and where it is written.
+pub(crate) struct Output {
     filter: reload::Handle<Targets, Registry>,
-    /// Where the log is written, if that is a file, and its path.
-    file: Option<(Sink, String)>,
+    lines: reload::Handle<Lines, Registry>,
 }
 
-/// A file that may be replaced while lines are written.
-#[derive(Clone)]
-struct Sink(Arc<Mutex<File>>);
+/// What writes the lines.
+type Lines = Box<dyn Layer<Registry> + Send + Sync>;
 
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().write(bytes)
-    }
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.lock().write_all(bytes)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.lock().flush()
-    }
-}
+/// Where a changed log will be written. Opened before the rest of a reload is known to be good.
+pub(crate) struct Next(Lines);
 
-impl Level {
+impl Output {
     /// Writes lines of this level from here on. A value that is none changes nothing.
-    pub(crate) fn set(&self, level: &str) {
+    pub(crate) fn set_level(&self, level: &str) {
         if let Some(filter) = filter(level) {
             // Fails only if the log is gone, which lives as long as the process.
             let _ = self.filter.reload(filter);
         }
     }
 
+    /// Goes on as `open` said.
+    pub(crate) fn replace(&self, Next(lines): Next) {
+        let _ = self.lines.reload(lines);
+    }
+
     /// Goes on in a file of the same path: logrotate has moved the old one away.
     ///
     /// # Errors
     /// It cannot be opened; the text names it, and the log goes on where it was.
-    pub(crate) fn reopen(&self) -> Result<(), String> {
-        if let Some((sink, path)) = &self.file {
-            *sink.0.lock() = open(path)?;
+    pub(crate) fn reopen(&self, log: &Log) -> Result<(), String> {
+        if log.target != STDERR {
+            self.replace(open(log)?);
         }
         Ok(())
     }
 }
 
-fn open(path: &str) -> Result<File, String> {
+const STDERR: &str = "stderr";
+
+/// Opens what `log` names.
+///
+/// # Errors
+/// The file cannot be opened; the text names it.
+pub(crate) fn open(log: &Log) -> Result<Next, String> {
+    if log.target == STDERR {
+        let layer = fmt::layer().with_writer(io::stderr);
+        return Ok(Next(match log.format {
+            LogFormat::Text => layer.with_ansi(io::stderr().is_terminal()).boxed(),
+            LogFormat::Json => layer.json().flatten_event(true).boxed(),
+        }));
+    }
+    let path = &log.target;
     let file = OpenOptions::new().create(true).append(true).open(path);
-    file.map_err(|error| format!("log.target: {path}: {error}"))
+    let file = file.map_err(|error| format!("log.target: {path}: {error}"))?;
+    let layer = fmt::layer().with_ansi(false).with_writer(Mutex::new(file));
+    Ok(Next(match log.format {
+        LogFormat::Text => layer.boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
+    }))
 }
 
 /// Sends log lines where the configuration says.
 ///
 /// # Errors
 /// The file cannot be opened; the text names it.
-pub(crate) fn start(log: &Log) -> Result<Level, String> {
+pub(crate) fn start(log: &Log) -> Result<Output, String> {
     let filter = filter(&log.level).ok_or_else(|| format!("log.level: expected {LEVELS}"))?;
     let (filter, level) = reload::Layer::new(filter);
-    let mut file = None;
-    let layer = match log.target.as_str() {
-        "stderr" => match log.format {
-            LogFormat::Text => fmt::layer()
-                .with_ansi(std::io::stderr().is_terminal())
-                .with_writer(std::io::stderr)
-                .boxed(),
-            LogFormat::Json => fmt::layer()
-                .json()
-                .flatten_event(true)
-                .with_writer(std::io::stderr)
-                .boxed(),
-        },
-        path => {
-            let sink = Sink(Arc::new(Mutex::new(open(path)?)));
-            file = Some((sink.clone(), path.to_owned()));
-            let layer = fmt::layer().with_ansi(false).with_writer(move || sink.clone());
-            match log.format {
-                LogFormat::Text => layer.boxed(),
-                LogFormat::Json => layer.json().flatten_event(true).boxed(),
-            }
-        }
-    };
+    let (layer, lines) = reload::Layer::new(open(log)?.0);
     tracing_subscriber::registry().with(layer.with_filter(filter)).init();
-    Ok(Level { filter: level, file })
+    Ok(Output { filter: level, lines })
 }
 
-/// Lets a number of lines a second through and counts the rest.
-#[derive(Debug)]
-pub(crate) struct Throttle {
-    state: Mutex<(Instant, u32, u64)>,
-    per_second: u32,
-}
-
-impl Throttle {
-    /// Lets `per_second` lines through.
-    pub(crate) fn new(per_second: u32) -> Throttle {
-        Throttle {
-            state: Mutex::new((Instant::now(), 0, 0)),
-            per_second,
-        }
-    }
-
-    /// Whether to write a line now; if so, how many were left out since the last.
-    pub(crate) fn admit(&self) -> Option<u64> {
-        let (since, lines, left_out) = &mut *self.state.lock();
-        if since.elapsed() >= Duration::from_secs(1) {
-            *since = Instant::now();
-            *lines = 0;
-        }
-        if *lines >= self.per_second {
-            *left_out += 1;
-            return None;
-        }
-        *lines += 1;
-        Some(std::mem::take(left_out))
+/// A text of a client as the log shows it: cut where it is long. (Control characters are escaped when it is written.)
+pub(crate) fn shown(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => Cow::Owned(format!("{}...", text.get(..end).unwrap_or_default())),
+        None => Cow::Borrowed(text),
     }
 }
+
+/// Characters.
+const SHOWN_MAX: usize = 300;
 
 #[cfg(test)]
 mod tests {
@@ -202,9 +174,9 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_gets_its_share_of_lines_and_no_more() {
-        let throttle = Throttle::new(3);
-        let admitted = (0..100).filter(|_| throttle.admit().is_some()).count();
-        assert_eq!(admitted, 3);
+    fn long_texts_of_clients_are_cut_between_characters() {
+        assert_eq!(shown("short"), "short");
+        let long = "\u{e4}".repeat(SHOWN_MAX + 1);
+        assert_eq!(shown(&long), format!("{}...", "\u{e4}".repeat(SHOWN_MAX)));
     }
 }

@@ -7,7 +7,7 @@ use crate::config::{self, Config};
 use crate::directory::Directory;
 use crate::exit::Failure;
 use crate::histogram::Histogram;
-use crate::logging::Throttle;
+use crate::logging::lines::Lines;
 use crate::machine;
 use crate::protection::Protection;
 use crate::random::random;
@@ -54,11 +54,8 @@ pub(crate) struct Node {
     pub connections: Vec<ConnectionCounts>,
     /// Connections bound to a vhost whose goodbye is not yet sent. A stop waits for them.
     pub attached: AtomicUsize,
-    /// Lines about single connections.
-    pub throttle: Throttle,
-    /// Lines about connections that are lost. They have a rate of their own: a crowd that comes and goes must not keep
-    /// warnings out of the log.
-    pub departures: Throttle,
+    /// How many lines about single connections may be written.
+    pub lines: Lines,
     /// Whether and how the node serves.
     pub health: Health,
     /// When the process started.
@@ -207,8 +204,7 @@ impl Node {
             reads,
             commit_times: Histogram::default(),
             attached: AtomicUsize::new(0),
-            throttle: Throttle::new(LINES_PER_SECOND),
-            departures: Throttle::new(LINES_PER_SECOND),
+            lines: Lines::new(Instant::now()),
             health: Health::default(),
             started: Instant::now(),
             store_stats,
@@ -320,7 +316,6 @@ fn connections_max(set: u64, open_files: u64, reserved: u64) -> u64 {
 
 /// The vhost there is from the start.
 pub(crate) const DEFAULT_VHOST: &str = "/";
-const LINES_PER_SECOND: u32 = 20;
 
 /// An engine that runs has its share from the accountant, and keeps it when it is configured anew.
 const NO_SHARE: Share = Share {

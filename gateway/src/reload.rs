@@ -4,7 +4,7 @@
 use crate::config::{Config, Layers};
 use crate::directory;
 use crate::directory::Backends;
-use crate::logging::Level;
+use crate::logging::{self, Output};
 use crate::node::Node;
 use crate::tls;
 use gatepost_core::keys::Applies;
@@ -40,10 +40,10 @@ impl Signals {
 }
 
 /// Does what signals ask, for ever.
-pub(crate) async fn run(node: &Node, layers: &Layers, level: &Level, mut signals: Signals) {
+pub(crate) async fn run(node: &Node, layers: &Layers, log: &Output, mut signals: Signals) {
     loop {
         tokio::select! {
-            _ = signals.hangup.recv() => reload(node, layers, level),
+            _ = signals.hangup.recv() => reload(node, layers, log),
             _ = signals.user1.recv() => dump(node),
             _ = signals.user2.recv() => tracing::info!("SIGUSR2 is ignored"),
             _ = signals.quit.recv() => tracing::info!("SIGQUIT is ignored; SIGTERM stops the gateway"),
@@ -52,16 +52,19 @@ pub(crate) async fn run(node: &Node, layers: &Layers, level: &Level, mut signals
 }
 
 /// Reads all layers again and puts them into effect, all or nothing.
-fn reload(node: &Node, layers: &Layers, level: &Level) {
+fn reload(node: &Node, layers: &Layers, log: &Output) {
     // Also where the configuration is refused: the old file has been moved away.
-    if let Err(problem) = level.reopen() {
+    if let Err(problem) = log.reopen(&node.config().log) {
         tracing::error!("the log goes on in its old file: {problem}");
     }
     match read(node, layers) {
-        Ok((config, tls, backends)) => {
+        Ok((config, tls, backends, output)) => {
+            if let Some(output) = output {
+                log.replace(output);
+            }
             node.directory.replace(&config, backends, &node.vhosts.list());
             node.tls.replace(tls);
-            level.set(&config.log.level);
+            log.set_level(&config.log.level);
             node.replace_config(config);
             tracing::info!("the configuration is reloaded");
         }
@@ -76,7 +79,7 @@ fn reload(node: &Node, layers: &Layers, level: &Level) {
 }
 
 /// What takes the place of what there is.
-type Next = (Config, tls::Loaded, Backends);
+type Next = (Config, tls::Loaded, Backends, Option<logging::Next>);
 
 /// What the layers say now, as far as it applies without a restart. Says what changes.
 fn read(node: &Node, layers: &Layers) -> Result<Next, Vec<String>> {
@@ -91,6 +94,13 @@ fn read(node: &Node, layers: &Layers) -> Result<Next, Vec<String>> {
     }
     let backends = directory::load(&config)?;
     let tls = node.tls.reload(&config).map_err(texts)?;
+    let (before, after) = (&current.log, &config.log);
+    let is_moved = (&before.target, before.format) != (&after.target, after.format);
+    let output = if is_moved {
+        Some(logging::open(after).map_err(|problem| vec![problem])?)
+    } else {
+        None
+    };
     for change in current.changes(&next) {
         let (key, from, to) = (change.name, change.from, change.to);
         match change.applies {
@@ -99,7 +109,7 @@ fn read(node: &Node, layers: &Layers) -> Result<Next, Vec<String>> {
             Applies::Restart => tracing::warn!(key, from, to, "not changed: this needs a restart"),
         }
     }
-    Ok((config, tls, backends))
+    Ok((config, tls, backends, output))
 }
 
 /// Writes the node's state to the log, for whoever looks at a gateway that behaves oddly.

@@ -27,7 +27,10 @@ use std::time::Instant;
 /// Why it could not start, or had to stop.
 pub fn serve(config: Config, layers: Layers) -> Result<(), Failure> {
     let began = Instant::now();
-    let level = logging::start(&config.log).map_err(Failure::Configuration)?;
+    let output = logging::start(&config.log).map_err(Failure::Configuration)?;
+    for warning in layers.warnings() {
+        tracing::warn!("{warning}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(2)
@@ -56,7 +59,7 @@ pub fn serve(config: Config, layers: Layers) -> Result<(), Failure> {
     let ports = bind(&node)?;
     let reloads = {
         let node = Arc::clone(&node);
-        async move { reload::run(&node, &layers, &level, signals).await }
+        async move { reload::run(&node, &layers, &output, signals).await }
     };
     runtime.block_on(run(node, store, ports, began, reloads))
 }
@@ -82,6 +85,8 @@ async fn run(
     control(&mut tasks, &node);
     let watched = Arc::clone(&node);
     tasks.spawn(async move { watch::run(&watched).await });
+    let counted = Arc::clone(&node);
+    tasks.spawn(async move { logging::lines::report(&counted.lines).await });
     let telling = Arc::clone(&node);
     tasks.spawn(async move { sys_topics::run(&telling).await });
     let accounted = Arc::clone(&node);

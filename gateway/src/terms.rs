@@ -25,8 +25,6 @@ pub(crate) struct Terms {
     pub vhost: Option<Name>,
     /// Who may log in without credentials, where that differs from the node's rule.
     pub anonymous: Option<Anonymous>,
-    /// Connections at once; 0: any number.
-    pub connections_max: u64,
     /// Open now.
     connections: AtomicU64,
 }
@@ -60,7 +58,6 @@ impl Terms {
                 AnonymousHere::Loopback => Some(Anonymous::Loopback),
                 AnonymousHere::Allow => Some(Anonymous::Allow),
             },
-            connections_max: listener.max_connections,
             ..Terms::plain(protocol)
         }))
     }
@@ -74,14 +71,13 @@ impl Terms {
             proxies: None,
             vhost: None,
             anonymous: None,
-            connections_max: 0,
             connections: AtomicU64::new(0),
         }
     }
 
-    /// Whether one more connection is allowed.
-    pub(crate) fn has_room(&self) -> bool {
-        self.connections_max == 0 || self.connections.load(Ordering::Relaxed) < self.connections_max
+    /// Whether one more connection is allowed where there may be `connections_max`; 0: any number.
+    pub(crate) fn has_room(&self, connections_max: u64) -> bool {
+        connections_max == 0 || self.connections.load(Ordering::Relaxed) < connections_max
     }
 
     /// Whether who connects is a proxy, where only proxies may.

@@ -38,6 +38,12 @@ pub trait Broker {
     /// The answer to the last [`Broker::log_in`], once it is there.
     fn login_answer(&mut self, peer: &Peer) -> Option<Event>;
 
+    /// The connection has reached its vhost: its login is done.
+    fn attached(&mut self, _attach: &Attach, _user: &Name, _peer: &Peer) {}
+
+    /// Errors that the peer was told in this turn, and that leave its connection open. For the log.
+    fn complained(&mut self, _peer: &Peer, _user: Option<&Name>, _complaints: &mut Vec<String>) {}
+
     /// For sessions that translate messages of other protocols.
     fn codecs(&self) -> &Codecs;
 

@@ -85,8 +85,9 @@ impl<V> Pump<V> {
         let (peer, wake) = (Arc::clone(&self.peer), broker.waker());
         let link = broker.enter(&vhost, |engine| {
             engine.admit_link(&user)?;
-            Ok(engine.attach(now, attach, user, peer, wake))
+            Ok(engine.attach(now, attach, user.clone(), peer, wake))
         })?;
+        broker.attached(attach, &user, &self.peer);
         Ok(Bound { vhost, link })
     }
 }

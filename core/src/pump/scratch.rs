@@ -17,6 +17,8 @@ pub struct Scratch {
     pub(super) commands: Vec<Command>,
     pub(super) events: Vec<Event>,
     pub(super) out: Vec<u8>,
+    /// See [`Cx::complain`].
+    pub(super) complaints: Vec<String>,
     random: Box<dyn FnMut() -> u64>,
     /// What the turn has parsed, in work units.
     pub(super) work: usize,
@@ -33,6 +35,7 @@ impl Scratch {
             commands: Vec::new(),
             events: Vec::new(),
             out: Vec::new(),
+            complaints: Vec::new(),
             random,
             work: 0,
             room_bytes_max: usize::MAX,
@@ -78,6 +81,7 @@ impl Scratch {
             codecs,
             random: &mut *self.random,
             work: self.work,
+            complaints: &mut self.complaints,
         };
         (cx, &self.input)
     }

@@ -83,7 +83,7 @@ section! {
         /// The node's name, as operators see it.
         name: String = HOST, Kind::Text, Restart;
         /// The name shown as the cluster's.
-        cluster_name: String = HOST, Kind::Text, Restart;
+        cluster_name: String = HOST, Kind::Text, Now;
         /// Where messages and definitions are kept.
         data_dir: PathBuf = "\"./gatepost-data\"", Kind::Path, Restart;
         /// Threads that may serve connections; 0: one per core. The first works alone while it can; the others help when
@@ -103,9 +103,9 @@ section! {
         /// `error`, `warn` (or `warning`), `info`, `debug`, `trace`, or directives such as `info,gatepost_mqtt=debug`.
         level: String = "\"info\"", Kind::Checked { expected: logging::LEVELS, check: logging::is_level }, Now;
         /// How a line is written.
-        format: LogFormat = "\"text\"", LogFormat::WORDS, Restart;
-        /// `stderr`, or a file to append to.
-        target: String = "\"stderr\"", Kind::Checked { expected: LOG_TARGETS, check: is_log_target }, Restart;
+        format: LogFormat = "\"text\"", LogFormat::WORDS, Now;
+        /// `stderr`, or a file to append to. A reload opens the file anew, so that logrotate may move it away before.
+        target: String = "\"stderr\"", Kind::Checked { expected: LOG_TARGETS, check: is_log_target }, Now;
     }
 }
 
@@ -143,7 +143,7 @@ section! {
         /// Connections the kernel keeps waiting for us.
         backlog: u32 = "128", Kind::Count { min: 1, max: 65_535 }, Restart;
         /// Connections at once through this listener; 0: `limits.max_connections` alone counts.
-        max_connections: u64 = "0", Kind::COUNT, Restart;
+        max_connections: u64 = "0", Kind::COUNT, Now;
         /// The vhost of clients that name none, or the default one; empty: the protocol's own rule.
         vhost: String = "\"\"", Kind::Text, Restart;
         /// Who may log in without credentials here; `default`: as `mqtt.anonymous` says.

@@ -4,6 +4,8 @@ use super::place::Place;
 use super::waking::Waking;
 use crate::directory::Caller;
 use crate::directory::hashing::Answer;
+use crate::logging::lines::LineKind;
+use crate::logging::shown;
 use crate::node::DEFAULT_VHOST;
 use crate::protection::BanKind;
 use crate::vhost::Vhost;
@@ -102,15 +104,35 @@ impl Broker for Desk<'_> {
             }
             Event::LoginRefused(refused) => {
                 self.place.logged_in(false);
-                if let Some(left_out) = self.place.node.throttle.admit() {
-                    let (user, why) = (&*refused.user, refused.why);
+                if self.place.node.lines.admit(LineKind::LoginRefused) {
+                    let (user, why) = (&*shown(&refused.user), refused.why);
                     let (peer, protocol) = (super::peer_text(peer), self.place.protocol_name());
-                    tracing::warn!(peer, protocol, user, ?why, left_out, "login refused");
+                    tracing::warn!(peer, protocol, user, ?why, "login refused");
                 }
             }
             _ => {}
         }
         Some(answer)
+    }
+
+    fn attached(&mut self, attach: &Attach, user: &Name, peer: &Peer) {
+        if self.place.node.lines.admit(LineKind::LoggedIn) {
+            let (peer, protocol, user) = (super::peer_text(peer), attach.protocol, &*shown(user));
+            let client = attach.client_name.as_deref().map(shown);
+            let (vhost, client) = (&*shown(&attach.vhost), client.as_deref());
+            tracing::info!(peer, protocol, user, vhost, client, "logged in");
+        }
+    }
+
+    fn complained(&mut self, peer: &Peer, user: Option<&Name>, complaints: &mut Vec<String>) {
+        let protocol = self.place.protocol_name();
+        for why in complaints.drain(..) {
+            if self.place.node.lines.admit(LineKind::Complaint) {
+                let (peer, user) = (super::peer_text(peer), user.map(|user| shown(user)));
+                let (user, why) = (user.as_deref(), &*shown(&why));
+                tracing::info!(peer, protocol, user, why, "the client was told of an error");
+            }
+        }
     }
 
     fn codecs(&self) -> &Codecs {
@@ -146,10 +168,10 @@ impl Desk<'_> {
         };
         let consequence = self.place.node.protection.login_failed(now, address.ip());
         if let Some(ban) = consequence.ban
-            && let Some(left_out) = self.place.node.throttle.admit()
+            && self.place.node.lines.admit(LineKind::Banned)
         {
             let (address, seconds) = (address.ip(), ban.as_secs());
-            tracing::warn!(%address, seconds, left_out, "address banned: too many failed logins");
+            tracing::warn!(%address, seconds, "address banned: too many failed logins");
         }
         self.place.delayed = !consequence.delay.is_zero();
         if self.place.delayed {

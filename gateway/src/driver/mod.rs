@@ -4,6 +4,7 @@
 //! turn, with the buffers of the thread it runs on. Nothing is awaited half-way, so an idle connection holds its session,
 //! its socket and a few words besides.
 
+mod began;
 mod desk;
 mod place;
 mod serving;
@@ -14,9 +15,12 @@ mod tests;
 
 pub(crate) use serving::Serving;
 
+use crate::logging::lines::LineKind;
+use crate::logging::shown;
 use crate::threads::with_figures;
 use crate::transport::{Opened, Transport};
 use crate::vhost::Vhost;
+use began::Began;
 use desk::Desk;
 use gatepost_core::command::Peer;
 use gatepost_core::pump::{Ended, Pump, Scratch, Stream, Turn};
@@ -150,10 +154,23 @@ impl Connection {
         let mut stream = Wired::new(cx, transport);
         let Turn { again, ended } = pump.turn(now, scratch, &mut Desk { place, waking }, &mut stream);
         stream.count();
+        if stream.bytes_in > 0 && !self.place.heard {
+            self.heard();
+        }
         if let Some(ended) = ended {
             self.end(now, &ended);
         }
         again
+    }
+
+    /// The peer has said something for the first time.
+    fn heard(&mut self) {
+        self.place.heard = true;
+        if self.place.node.lines.admit(LineKind::Connected) {
+            let (peer, protocol) = (peer_text(self.pump.peer()), self.place.protocol_name());
+            let listener = &*self.place.terms.name;
+            tracing::info!(peer, protocol, listener, "client connected");
+        }
     }
 
     /// The session is over.
@@ -166,7 +183,7 @@ impl Connection {
             Phase::Done
         };
         let (peer, protocol) = (peer_text(self.pump.peer()), self.place.protocol_name());
-        let why = &ended.why;
+        let why = &*shown(&ended.why);
         if ended.stalled {
             self.place
                 .node
@@ -175,25 +192,40 @@ impl Connection {
                 .slow_readers
                 .fetch_add(1, Ordering::Relaxed);
         }
-        if self.transport.began_with_tls() {
-            if let Some(left_out) = self.place.node.throttle.admit() {
-                tracing::warn!(
-                    peer,
-                    protocol,
-                    left_out,
-                    "a client speaks TLS where the listener has plain text"
-                );
-            }
-            return;
-        }
+        let lines = &self.place.node.lines;
         match self.pump.user() {
             Some(user) if ended.abnormal => {
-                if let Some(left_out) = self.place.node.departures.admit() {
-                    tracing::info!(peer, protocol, user = &**user, why, left_out, "connection lost");
+                if lines.admit(LineKind::Lost) {
+                    let (user, what) = (&*shown(user), if ended.broken { "lost" } else { "closed for an error" });
+                    tracing::info!(peer, protocol, user, why, "connection {what}");
                 }
             }
-            // A port scan or a probe that never logs in is not worth a line at `info`.
-            _ => tracing::debug!(peer, protocol, why, "connection closed"),
+            Some(user) => {
+                if lines.admit(LineKind::Closed) {
+                    tracing::info!(peer, protocol, user = &*shown(user), why, "connection closed");
+                }
+            }
+            // A port scan, or a probe whether somebody listens, is not worth a line at `info`.
+            None if !self.place.heard => tracing::debug!(peer, protocol, why, "connection closed"),
+            None => self.no_login(&peer, protocol, why),
+        }
+    }
+
+    /// A line about a connection that never logged in. What it began with often says why.
+    fn no_login(&self, peer: &str, protocol: &str, why: &str) {
+        let lines = &self.place.node.lines;
+        let listener = &*self.place.terms.name;
+        match Began::with(self.transport.first_bytes(), protocol) {
+            Some(began) => {
+                if lines.admit(LineKind::WrongProtocol) {
+                    tracing::warn!(peer, listener, protocol, "{}", began.text());
+                }
+            }
+            None => {
+                if lines.admit(LineKind::NoLogin) {
+                    tracing::info!(peer, protocol, why, "connection closed before a login");
+                }
+            }
         }
     }
 

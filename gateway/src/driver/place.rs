@@ -1,5 +1,6 @@
 //! Where a connection belongs, and that it is counted there for as long as it exists.
 
+use crate::logging::lines::LineKind;
 use crate::node::{ConnectionCounts, Node};
 use crate::protection::{Entrant, Meters};
 use crate::terms::Terms;
@@ -19,6 +20,8 @@ pub(super) struct Place {
     attached: bool,
     /// There is no room for it. It is here to be told so.
     pub(super) over: bool,
+    /// It has said something, and the log says that it is here.
+    pub(super) heard: bool,
     /// The answer to its failed login was held back.
     pub(super) delayed: bool,
     /// It has not tried to log in yet, and may have to give way to others.
@@ -45,6 +48,7 @@ impl Place {
             protocol,
             attached: false,
             over,
+            heard: false,
             delayed: false,
             entrant: Some(entrant),
             meters: None,
@@ -64,11 +68,10 @@ impl Place {
         let cut = self.entrant.as_ref().is_some_and(|entrant| entrant.is_cut());
         if cut {
             self.node.protection.counts.half_open.fetch_add(1, Ordering::Relaxed);
-            if let Some(left_out) = self.node.throttle.admit() {
+            if self.node.lines.admit(LineKind::GaveWay) {
                 let listener = &*self.terms.name;
                 tracing::warn!(
                     listener,
-                    left_out,
                     "a connection gives way that has not logged in: there are more than protection.half_open_max"
                 );
             }

@@ -182,12 +182,17 @@ impl Transport {
         }
     }
 
+    /// What the peer began with on a bare socket, as far as it is remembered.
+    pub(crate) fn first_bytes(&self) -> &[u8] {
+        match self {
+            Transport::Tcp(tcp) => tcp.first_bytes(),
+            Transport::Tls(_) | Transport::Unix(_) | Transport::Quic(_) | Transport::WebSocket(_) => &[],
+        }
+    }
+
     /// Whether the peer began with TLS, where plain text is spoken.
     pub(crate) fn began_with_tls(&self) -> bool {
-        match self {
-            Transport::Tcp(tcp) => tcp.began_with_tls(),
-            Transport::Tls(_) | Transport::Unix(_) | Transport::Quic(_) | Transport::WebSocket(_) => false,
-        }
+        matches!(self.first_bytes(), [0x16] | [0x16, 0x03, ..])
     }
 
     /// The session has no heart-beats: the system is to find out when the peer has vanished.

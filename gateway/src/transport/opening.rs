@@ -11,6 +11,7 @@ use super::tls::{Handshake, Progress, Refused};
 use super::websocket::upgrading::{Refused as NoWebSocket, Upgrading};
 use super::websocket::{Limits, WebSocket};
 use super::{Tcp, Transport, Unix};
+use crate::logging::lines::LineKind;
 use crate::node::Node;
 use crate::protocols;
 use crate::terms::Terms;
@@ -330,9 +331,9 @@ impl Opening {
         if let Some(counts) = node.connections.get(self.door.terms.protocol) {
             counts.quic_refused.fetch_add(1, Ordering::Relaxed);
         }
-        if let Some(left_out) = node.throttle.admit() {
+        if node.lines.admit(LineKind::Quic) {
             let (peer, listener) = (address_text(peer), &*self.door.terms.name);
-            tracing::warn!(peer, listener, why, left_out, "no QUIC connection");
+            tracing::warn!(peer, listener, why, "no QUIC connection");
         }
     }
 
@@ -342,15 +343,11 @@ impl Opening {
         }
         let (peer, listener) = (address_text(peer), &*self.door.terms.name);
         if !began_with_tls {
-            // A browser that looks for an icon, or a probe: it was told, and is not worth a line at `info`.
-            tracing::debug!(peer, listener, why, "no WebSocket");
-        } else if let Some(left_out) = node.throttle.admit() {
-            tracing::warn!(
-                peer,
-                listener,
-                left_out,
-                "a client speaks TLS where the listener has plain text"
-            );
+            if node.lines.admit(LineKind::WebSocket) {
+                tracing::info!(peer, listener, why, "no WebSocket");
+            }
+        } else if node.lines.admit(LineKind::WrongProtocol) {
+            tracing::warn!(peer, listener, "a client speaks TLS where the listener has plain text");
         }
     }
 
@@ -359,9 +356,9 @@ impl Opening {
         if let Some(counts) = node.connections.get(self.door.terms.protocol) {
             counts.refused.fetch_add(1, Ordering::Relaxed);
         }
-        if let Some(left_out) = node.throttle.admit() {
+        if node.lines.admit(LineKind::Refused) {
             let (peer, listener) = (address_text(peer), &*self.door.terms.name);
-            tracing::warn!(peer, listener, left_out, "connection refused: {why}");
+            tracing::warn!(peer, listener, "connection refused: {why}");
         }
     }
 
@@ -369,9 +366,9 @@ impl Opening {
         if let Some(counts) = node.connections.get(self.door.terms.protocol) {
             counts.proxy_refused.fetch_add(1, Ordering::Relaxed);
         }
-        if let Some(left_out) = node.throttle.admit() {
+        if node.lines.admit(LineKind::Proxy) {
             let (peer, listener) = (address_text(peer), &*self.door.terms.name);
-            tracing::warn!(peer, listener, why, left_out, "connection closed: bad PROXY header");
+            tracing::warn!(peer, listener, why, "connection closed: bad PROXY header");
         }
     }
 
@@ -385,9 +382,13 @@ impl Opening {
         if let Some(counts) = node.connections.get(self.door.terms.protocol) {
             counts.tls_refused.fetch_add(1, Ordering::Relaxed);
         }
-        let Some(left_out) = node.throttle.admit() else {
-            return;
+        let kind = match refused {
+            Refused::PlainText(_) => LineKind::WrongProtocol,
+            _ => LineKind::Tls,
         };
+        if !node.lines.admit(kind) {
+            return;
+        }
         match refused {
             Refused::PlainText(bytes) => {
                 let speaks = protocols::ALL
@@ -398,17 +399,17 @@ impl Opening {
                     peer,
                     listener,
                     speaks,
-                    left_out,
                     "a client speaks plain text where the listener has TLS"
                 );
             }
-            Refused::Tls(why) => tracing::warn!(peer, listener, %why, left_out, "TLS handshake failed"),
-            Refused::TooSlow => tracing::warn!(
-                peer,
-                listener,
-                left_out,
-                "TLS handshake took longer than limits.handshake_timeout"
-            ),
+            Refused::Tls(why) => tracing::warn!(peer, listener, %why, "TLS handshake failed"),
+            Refused::TooSlow => {
+                tracing::warn!(
+                    peer,
+                    listener,
+                    "TLS handshake took longer than limits.handshake_timeout"
+                );
+            }
             Refused::Gone(_) => {}
         }
     }

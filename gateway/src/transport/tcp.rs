@@ -11,17 +11,14 @@ use tokio::net::TcpStream;
 /// See the module.
 pub(crate) struct Tcp {
     stream: TcpStream,
-    first: First,
+    /// What the peer began with, for the log.
+    first: [u8; FIRST],
+    /// Bytes of it.
+    first_len: u8,
 }
 
-/// What the peer began with.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum First {
-    Nothing,
-    /// A handshake record (RFC 8446 5.1).
-    Tls,
-    Other,
-}
+/// Enough to tell TLS, HTTP and our protocols from each other.
+const FIRST: usize = 10;
 
 /// A silent peer is asked after this long, then this often; after so many questions without an answer it is gone. (Linux
 /// asks after two hours by default: too late for whoever waits for a will, or for the deliveries it holds.)
@@ -36,19 +33,20 @@ impl Tcp {
         let stream = TcpStream::from_std(socket)?;
         Ok(Tcp {
             stream,
-            first: First::Nothing,
+            first: [0; FIRST],
+            first_len: 0,
         })
     }
 
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if self.first == First::Nothing {
-            self.first = match buffer.filled().get(before..).unwrap_or_default() {
-                [] => First::Nothing,
-                [0x16] | [0x16, 0x03, ..] => First::Tls,
-                _ => First::Other,
-            };
+        if self.first_len == 0 {
+            let read = buffer.filled().get(before..).unwrap_or_default();
+            for (kept, byte) in self.first.iter_mut().zip(read) {
+                *kept = *byte;
+                self.first_len += 1;
+            }
         }
         read
     }
@@ -58,9 +56,9 @@ impl Tcp {
         self.stream.poll_peek(cx, buffer).map_ok(|_| ())
     }
 
-    /// Whether the peer began with TLS.
-    pub(super) fn began_with_tls(&self) -> bool {
-        self.first == First::Tls
+    /// What the first read brought, or the beginning of it.
+    pub(super) fn first_bytes(&self) -> &[u8] {
+        self.first.get(..usize::from(self.first_len)).unwrap_or_default()
     }
 
     pub(super) fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

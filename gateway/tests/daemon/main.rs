@@ -17,6 +17,7 @@ mod failure;
 mod hostile;
 mod interop;
 mod kills;
+mod log_lines;
 mod memory;
 mod mqtt;
 mod operating;

@@ -158,6 +158,7 @@ impl Driver {
             codecs: &self.codecs,
             random: &mut random,
             work: 0,
+            complaints: &mut Vec::new(),
         };
         let alive = f(&mut self.session, &mut cx, &mut self.input);
         self.unanswered.extend(self.pushed.drain(..));

@@ -320,7 +320,7 @@ impl AmqpSession {
         match error {
             // A channel error needs a channel.
             Error::Channel(reply) if channel != 0 => {
-                tracing::debug!(vhost = %self.client.vhost, channel, %reply, "closing channel");
+                cx.complain(|| format!("channel {channel} closed: {} {reply}", reply.code as u16));
                 self.channels.fail(cx, channel, &reply, &mut self.unfinished_bytes);
             }
             Error::Channel(reply) | Error::Connection(reply) => self.close(cx, &reply, false),
@@ -332,7 +332,11 @@ impl AmqpSession {
 
     /// Says goodbye: everything of the connection is given up, and the answer awaited.
     fn close(&mut self, cx: &mut Cx<'_>, reply: &Reply, framing_lost: bool) {
-        tracing::debug!(vhost = %self.client.vhost, user = %self.client.user, %reply, "closing connection");
+        let normal = reply.code == Code::ConnectionForced;
+        if !normal {
+            // The peer may go without an answer, and then nothing else says why.
+            cx.complain(|| format!("connection closed: {} {reply}", reply.code as u16));
+        }
         self.release(cx);
         let text = reply.to_string();
         let (class, method) = reply.method;
@@ -348,11 +352,10 @@ impl AmqpSession {
             Some(interval) => interval.min(CLOSE_TIMEOUT),
             None => CLOSE_TIMEOUT,
         };
-        let normal = reply.code == Code::ConnectionForced;
         let why = if normal {
             Close::normal(text)
         } else {
-            Close::abnormal(text)
+            Close::abnormal(format!("{} {text}", reply.code as u16))
         };
         self.state = State::Closing(Closing {
             until: cx.now.monotonic + patience,

@@ -140,6 +140,7 @@ impl Run {
             codecs: &codecs,
             random: &mut random,
             work: 0,
+            complaints: &mut Vec::new(),
         };
         let result = f(&mut *self.session, &mut cx, &self.input);
         self.collect();

@@ -307,6 +307,7 @@ impl Run {
             codecs: &codecs,
             random: &mut random,
             work: 0,
+            complaints: &mut Vec::new(),
         };
         let result = turn(&mut *self.session, &mut cx);
         self.check_output(&out, result.is_err());

@@ -245,11 +245,19 @@ impl Open {
                     self.heard = cx.now.monotonic;
                 }
             }
-            Event::Refused { number, why, .. } => self.publishing.refused(number, why)?,
+            Event::Refused { number, why, .. } => {
+                self.publishing.refused(number, why)?;
+                cx.complain(|| format!("a message was refused: {why:?}"));
+            }
             Event::Released { packet_id, known } => self.publishing.released(packet_id, known, cx.out),
             Event::ReleaseDue { packet_id, known } => self.delivering.release(packet_id, known, cx.out),
             Event::Subscribed { packet_id, results } => {
                 let bytes_max = self.delivering.packet_bytes_max();
+                let refused = results.iter().filter_map(|result| result.as_ref().err());
+                if let Some(why) = refused.clone().next() {
+                    let (refused, all) = (refused.count(), results.len());
+                    cx.complain(|| format!("{refused} of {all} subscriptions refused: {why:?}"));
+                }
                 if !subscribing::subscribed(self.version, packet_id, &results, bytes_max, cx.out)? {
                     return Err(self.answer_too_large(cx));
                 }
@@ -288,8 +296,8 @@ impl Open {
                 self.say_goodbye(cx, reason, closed(why));
                 return Err(Close::normal(closed(why)));
             }
-            // A QoS 0 message that was refused: MQTT has no answer to it.
-            Event::Failed { .. } => {}
+            // A QoS 0 message that was refused: MQTT has no answer to it, but whoever runs the gateway should know.
+            Event::Failed { fault, .. } => cx.complain(|| format!("a message at QoS 0 was refused: {fault}")),
             // The driver holds publishes back; other protocols' answers do not come.
             _ => {}
         }

@@ -179,6 +179,7 @@ impl Script {
             codecs: &self.codecs,
             random: &mut random,
             work: 0,
+            complaints: &mut Vec::new(),
         };
         f(&mut *self.session, &mut cx)
             .map_err(|close| self.closed = Some(close))

@@ -54,6 +54,7 @@ impl Script {
             codecs: &codecs,
             random: &mut || 7,
             work: 0,
+            complaints: &mut Vec::new(),
         };
         match turn(&mut self.session, &mut cx, &self.input) {
             Ok(result) => Some(result),

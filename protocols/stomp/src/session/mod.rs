@@ -232,6 +232,7 @@ impl StompSession {
     ) -> Result<(), Close> {
         push_error(cx.out, self.version, refusal, receipt, subscription);
         if !refusal.fatal && self.settings.keep_open_on_error {
+            cx.complain(|| refusal.to_string());
             return Ok(());
         }
         self.close();

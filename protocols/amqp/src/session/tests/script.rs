@@ -139,6 +139,7 @@ impl Script {
             codecs: &self.codecs,
             random: &mut random,
             work: 0,
+            complaints: &mut Vec::new(),
         };
         self.ended = f(&mut self.session, &mut cx, &mut self.input).err();
     }

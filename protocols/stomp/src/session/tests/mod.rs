@@ -142,6 +142,7 @@ impl Script {
             codecs: &codecs,
             random: &mut random,
             work: 0,
+            complaints: &mut Vec::new(),
         };
         let result = turn(&mut self.session, &mut cx);
         self.out.extend_from_slice(&out);
