@@ -1,6 +1,6 @@
 //! The command line of the Gatepost daemon.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use gatepost::Failure;
 use gatepost::config;
 use std::path::PathBuf;
@@ -48,16 +48,21 @@ enum Verb {
         #[arg(long)]
         repair: bool,
     },
+    /// Explain the configuration: all keys, a section or a key, with their defaults
+    Config {
+        /// Such as limits, or limits.max_connections
+        key: Option<String>,
+    },
     /// Make certificates
     Cert {
         #[command(subcommand)]
         kind: Cert,
     },
-    /// Print the configuration that does what a mosquitto.conf asks for
+    /// Print the configuration that does what a mosquitto.conf or a rabbitmq.conf asks for
     ///
     /// What has no counterpart is named in comments at its top.
     Import {
-        /// The mosquitto.conf
+        /// The mosquitto.conf or rabbitmq.conf
         file: PathBuf,
     },
     #[command(flatten)]
@@ -85,7 +90,13 @@ enum Cert {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
+    let mut command = Arguments::command();
+    // Hundreds of lines, which only those who ask for them have to wait for.
+    if std::env::args_os().any(|argument| argument == "config") {
+        command = command.mut_subcommand("config", |config| config.after_long_help(config::help(None)));
+    }
+    let arguments = Arguments::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("{failure}");
@@ -107,6 +118,17 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Some(Verb::Import { file }) => {
             print!("{}", gatepost::import(&file)?);
+            return Ok(());
+        }
+        Some(Verb::Config { key }) => {
+            let text = config::help(key.as_deref());
+            if text.is_empty() {
+                let key = key.unwrap_or_default();
+                return Err(Failure::Usage(format!(
+                    "{key} is neither a section nor a key; `gatepost config` lists them"
+                )));
+            }
+            print!("{text}");
             return Ok(());
         }
         Some(Verb::Control(_)) | None => {}
@@ -135,6 +157,9 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         return Ok(());
     }
     if arguments.check_config {
+        for warning in layers.warnings() {
+            eprintln!("{warning}");
+        }
         println!("the configuration is good");
         return Ok(());
     }

@@ -12,6 +12,8 @@ use super::{JSON, NO_CACHE, Refusal};
 use crate::config::Config;
 use crate::http;
 use crate::http::bounded::{CameFrom, Waiting};
+use crate::logging::lines::LineKind;
+use crate::logging::shown;
 use crate::node::Node;
 use crate::protection::BanKind;
 use axum::Router;
@@ -169,9 +171,15 @@ impl Door {
         from: Option<SocketAddr>,
         waiting: Option<&Waiting>,
     ) -> Response {
-        if let Some(left_out) = self.node.throttle.admit() {
+        if self.node.lines.admit(LineKind::LoginRefused) {
             let peer = from.map(|from| from.to_string()).unwrap_or_default();
-            tracing::warn!(peer, protocol = "management", user, ?why, left_out, "login refused");
+            tracing::warn!(
+                peer,
+                protocol = "management",
+                user = &*shown(user),
+                ?why,
+                "login refused"
+            );
         }
         if matches!(why, LoginFailure::Busy | LoginFailure::Full) {
             let reason = "too many logins wait to be checked";

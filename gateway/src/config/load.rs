@@ -4,6 +4,7 @@ use super::Config;
 use super::reader::layer;
 use super::schema::Schema;
 use super::source::{Problem, Problems, Source};
+use super::variables;
 use crate::protocols;
 use gatepost_core::keys::{Value, Values};
 use std::fs;
@@ -18,13 +19,19 @@ const DEFAULT_FILE: &str = "/etc/gatepost/gatepost.toml";
 pub struct Layers {
     /// The file asked for; `None`: the packaged one, if it is there.
     pub file: Option<PathBuf>,
-    /// Environment variables. Those that do not begin with `GATEPOST__` are left out.
+    /// Environment variables. Those that do not begin with `GATEPOST__` are not read.
     pub environment: Vec<(String, String)>,
     /// The data directory that the command line names.
     pub data: Option<PathBuf>,
 }
 
 impl Layers {
+    /// Environment variables that are not read although they were probably meant to be, each with what to write instead.
+    pub fn warnings(&self) -> Vec<String> {
+        let names = self.environment.iter().map(|(name, _)| name.as_str());
+        variables::warnings(&Schema::new(protocols::ALL), names)
+    }
+
     /// Reads all of them, `conf.d` beside the file included.
     ///
     /// # Errors
@@ -70,7 +77,7 @@ impl Layers {
     }
 }
 
-const PREFIX: &str = "GATEPOST__";
+pub(super) const PREFIX: &str = "GATEPOST__";
 const FROM_FILE: &str = "_file";
 
 /// The file asked for, or the packaged one if it exists; then `conf.d/*.toml` beside it.
@@ -142,6 +149,7 @@ pub(super) fn problem(at: &str, key: &str, what: String) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::schema::Takes;
     use crate::config::{Budget, Durability, Period, Size};
     use crate::tls;
 
@@ -204,9 +212,28 @@ gatepost.toml:8:14: store.durability: expected one of \"always\", \"interval\", 
 gatepost.toml:10:8: listeners.amqp.bind: expected a list of addresses such as [\"[::]:5672\"] or [\"127.0.0.1:5672\"], found [\"localhost:5672\"]
 gatepost.toml:12:2: listners: unknown key, did you mean listeners?
 gatepost.toml:17:17: mqtt.default_vhost: expected \"/\" (other vhosts are not supported yet), found \"plant\"
-gatepost.toml:18:1: mqtt.colour: unknown key; known here: anonymous, anonymous_user, connect_size_max, default_vhost, exchange, keep_alive_max, max_inflight, receive_maximum, retained_max, session_expiry_max, sys_interval, vhost_by_cert, vhost_by_port
+gatepost.toml:18:1: mqtt.colour: unknown key; known here: anonymous, anonymous_user, connect_size_max, default_vhost, exchange, keep_alive_max, max_inflight, receive_maximum, session_expiry_max, sys_interval
 tls.cert: /nowhere/cert.pem cannot be read: No such file or directory (os error 2)";
         assert_eq!(read(text).expect_err("wrong"), expected);
+    }
+
+    /// Hundreds of complaints told an operator nothing.
+    #[test]
+    fn the_configuration_of_another_broker_is_told_how_to_come_over() {
+        for (text, whose) in [
+            ("listener 1883\nallow_anonymous true\npersistence true\n", "Mosquitto"),
+            (
+                "listeners.tcp.default = 5672\nloopback_users = none\nmqtt.exchange = amq.topic\n",
+                "RabbitMQ",
+            ),
+        ] {
+            let error = read(text).expect_err("not ours");
+            let expected = format!(
+                "gatepost.toml: this is a configuration of {whose}; `gatepost import gatepost.toml > gatepost.toml` translates it"
+            );
+            assert_eq!(error, expected);
+        }
+        read("mqtt.max_inflight = 7\n").expect("ours, though RabbitMQ has such keys");
     }
 
     #[test]
@@ -250,7 +277,50 @@ algorithms = [\"RS256\",\"ES256\"]
             .expect("valid");
         assert_eq!(config.memory.budget, Budget::Fixed(Size(256 << 20)));
         assert_eq!(config.store.durability, Durability::Os);
-        assert_eq!(read(&config.print()).expect("valid").values, config.values);
+        let printed = config.print();
+        assert_eq!(read(&printed).expect("valid").values, config.values);
+        // What differs is marked, and everything is explained.
+        for line in [
+            "# What a confirm stands for.\ndurability = \"os\"  # changed; the default is \"always\"\n",
+            "# Time between syncs with `interval`.\ninterval = \"1s\"\n",
+            " 3 of ",
+        ] {
+            assert!(printed.contains(line), "{line} in:\n{printed}");
+        }
+    }
+
+    /// Committed for whoever reads the documentation without a gateway at hand. (A further protocol has keys of its own.)
+    #[cfg(not(feature = "nats"))]
+    #[test]
+    fn the_page_in_docs_is_what_the_table_says() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+        let committed = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            committed == crate::config::reference(),
+            "docs/configuration.md is out of date: cargo run -p gatepost -- --config-reference > docs/configuration.md"
+        );
+    }
+
+    #[test]
+    fn help_tells_all_keys_or_those_of_a_name() {
+        let all = crate::config::help(None);
+        for row in Schema::new(protocols::ALL)
+            .rows()
+            .filter(|row| matches!(row.takes, Takes::A(..)))
+        {
+            let key = row.name.rsplit('.').next().unwrap_or_default();
+            assert!(all.contains(&format!("\n  {key} = ")), "{}", row.name);
+            assert!(
+                crate::config::manual().contains(&key.replace('-', "\\-")),
+                "{}",
+                row.name
+            );
+            assert!(!crate::config::help(Some(&row.name)).is_empty(), "{}", row.name);
+        }
+        let one = crate::config::help(Some("limits.heartbeat"));
+        assert!(one.starts_with("[limits]\n  heartbeat = \"60s\"\n"), "{one}");
+        assert_eq!(one.matches(" = ").count(), 1, "{one}");
+        assert_eq!(crate::config::help(Some("limits.hartbeat")), "");
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod source;
 mod table;
 mod units;
 mod value;
+mod variables;
 
 pub use load::Layers;
 pub use source::{Problem, Problems};
@@ -94,6 +95,12 @@ impl Config {
     /// The values in effect, as a file that reads back to them.
     pub fn print(&self) -> String {
         print::values(&self.schema, &self.values)
+    }
+
+    /// Connections at once through the listener of that name; 0: any number.
+    pub(crate) fn listener_max_connections(&self, name: &str) -> u64 {
+        let listener = self.listeners.iter().find(|(known, _)| known == name);
+        listener.map_or(0, |(_, listener)| listener.max_connections)
     }
 
     /// What differs in `next`, by name.
@@ -183,5 +190,15 @@ pub fn sample() -> String {
 
 /// All keys as a page of Markdown.
 pub fn reference() -> String {
-    print::reference(&Schema::new(protocols::ALL))
+    print::reference(&Schema::for_pages(protocols::ALL))
+}
+
+/// All keys as text for a terminal, or the section or the key of that name. Empty: there is none.
+pub fn help(wanted: Option<&str>) -> String {
+    print::help(&Schema::for_pages(protocols::ALL), wanted)
+}
+
+/// The manual page of the configuration file, in roff.
+pub fn manual() -> String {
+    print::manual(&Schema::for_pages(protocols::ALL))
 }

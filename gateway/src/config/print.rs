@@ -1,23 +1,41 @@
-//! The table for people: the values in effect, a sample file, and a reference.
+//! The table for people: the values in effect, a sample file, a page, a text for terminals, and a manual page. All of
+//! them are made from the one table, so that none can be out of date.
 
 use super::schema::{Row, Schema, Takes};
 use super::value;
 use gatepost_core::keys::{Applies, Kind, Values};
 use std::fmt::Write as _;
 
-/// The values, as a file that reads back to them.
+/// The values, as a file that reads back to them. Each key is explained, and marked where it differs from its default.
 pub(super) fn values(schema: &Schema, values: &Values) -> String {
-    let mut text = String::new();
+    let mut body = String::new();
+    let (mut all, mut differing) = (0, 0);
     for (section, rows) in schema.sections() {
-        let _ = writeln!(text, "{}[{section}]", if text.is_empty() { "" } else { "\n" });
+        let _ = writeln!(body, "\n[{section}]");
         for row in rows {
-            if let Some(value) = values.value(&row.name) {
-                let _ = writeln!(text, "{} = {}", key_of(row), value::show(value));
+            let (Some(value), Takes::A(kind, _)) = (values.value(&row.name), &row.takes) else {
+                continue;
+            };
+            all += 1;
+            let is_default = *value == value::default(kind, &row.default);
+            let mark = if is_default {
+                String::new()
+            } else {
+                differing += 1;
+                format!("  # {CHANGED}{}", row.default)
+            };
+            for line in row.text.lines() {
+                let _ = writeln!(body, "# {}", line.trim());
             }
+            let _ = writeln!(body, "{} = {}{mark}", key_of(row), value::show(value));
         }
     }
-    text
+    format!(
+        "# The configuration in effect. {differing} of {all} keys differ from their defaults; these end with \"{CHANGED}...\".\n{body}"
+    )
 }
+
+const CHANGED: &str = "changed; the default is ";
 
 /// A file with all keys, their meaning and their defaults. It sets nothing.
 pub(super) fn sample(schema: &Schema) -> String {
@@ -37,30 +55,152 @@ pub(super) fn sample(schema: &Schema) -> String {
 
 /// A page of Markdown with all keys.
 pub(super) fn reference(schema: &Schema) -> String {
-    let mut text = "# Configuration\n\n".to_owned();
-    for (section, rows) in schema.sections() {
-        let _ = writeln!(
-            text,
-            "## `[{section}]`\n\n| key | default | takes | a change applies | |\n|---|---|---|---|---|"
-        );
+    let mut text = format!("# Configuration\n\n{GENERATED}\n\n{LAYERS}\n\n");
+    for (section, rows) in documented(schema) {
+        let _ = writeln!(text, "## `[{section}]`\n");
+        if let Some(note) = note(section) {
+            let _ = writeln!(text, "{note}\n");
+        }
+        if section == LISTENER {
+            text.push_str("| listener | protocol | `bind` | `tls_bind` |\n|---|---|---|---|\n");
+            for [name, protocol, bind, tls_bind] in ready_made(schema) {
+                let _ = writeln!(text, "| `{name}` | {protocol} | `{bind}` | `{tls_bind}` |");
+            }
+            text.push('\n');
+        }
+        text.push_str("| key | default | takes | a change applies | meaning |\n|---|---|---|---|---|\n");
         for row in rows {
             let cells = [
                 format!("`{}`", key_of(row)),
                 format!("`{}`", row.default),
                 takes(row),
                 applies(row).to_owned(),
-                row.text.split_whitespace().collect::<Vec<_>>().join(" "),
+                meaning(row),
             ];
-            let cells = cells.map(|cell| cell.replace('|', "\\|"));
-            let _ = writeln!(text, "| {} |", cells.join(" | "));
+            let cells = cells.map(|cell| cell.replace('|', "\\|").replace('<', "&lt;"));
+            // In code, nothing needs to be escaped but the table's own bars.
+            let [key, default, rest @ ..] = cells;
+            let default = default.replace("&lt;", "<");
+            let _ = writeln!(text, "| {key} | {default} | {} |", rest.join(" | "));
         }
         text.push('\n');
+    }
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    text
+}
+
+/// All keys as text for a terminal; with `wanted`, only the section or the key of that name.
+pub(super) fn help(schema: &Schema, wanted: Option<&str>) -> String {
+    let mut text = String::new();
+    for (section, rows) in documented(schema) {
+        let is_wanted = |row: &Row| {
+            wanted.is_none_or(|wanted| {
+                let of_listener = wanted.strip_prefix("listeners.").and_then(|rest| rest.split_once('.'));
+                let wanted = match of_listener {
+                    Some((_, key)) if section.starts_with(LISTENER) => format!("{LISTENER}.{key}"),
+                    _ => wanted.to_owned(),
+                };
+                row.name == wanted || section == wanted || row.name.starts_with(&format!("{wanted}."))
+            })
+        };
+        let rows: Vec<&&Row> = rows.iter().filter(|row| is_wanted(row)).collect();
+        if rows.is_empty() {
+            continue;
+        }
+        let _ = writeln!(text, "{}[{section}]", if text.is_empty() { "" } else { "\n" });
+        for row in rows {
+            let _ = writeln!(text, "  {} = {}", key_of(row), row.default);
+            for line in wrapped(&format!("{} Takes {}. {}", meaning(row), takes(row), applies(row)), 92) {
+                let _ = writeln!(text, "      {line}");
+            }
+        }
     }
     text
 }
 
+/// The manual page of the configuration file, in roff.
+pub(super) fn manual(schema: &Schema) -> String {
+    let mut text = format!(
+        ".TH gatepost.toml 5 \"\" \"Gatepost {}\"\n.SH NAME\ngatepost.toml \\- configuration of the Gatepost message gateway\n.SH DESCRIPTION\n{}\n",
+        env!("CARGO_PKG_VERSION"),
+        roff(LAYERS).replace('`', "")
+    );
+    for (section, rows) in documented(schema) {
+        let _ = writeln!(
+            text,
+            ".SH \"[{}]\"",
+            roff(section).to_uppercase().replace("NAME", "name")
+        );
+        if let Some(note) = note(section) {
+            let _ = writeln!(text, "{}", roff(note).replace('`', ""));
+        }
+        for row in rows {
+            let _ = writeln!(text, ".TP\n.B {} = {}", roff(key_of(row)), roff(&row.default));
+            let words = format!("{} Takes {}. {}", meaning(row), takes(row), applies(row));
+            let _ = writeln!(text, "{}", roff(&words));
+        }
+    }
+    text.push_str(".SH SEE ALSO\n.BR gatepost (1)\n");
+    text
+}
+
+const GENERATED: &str = "<!-- Made by `gatepost --config-reference` from gateway/src/config/table.rs. A test fails when it is out of date. -->";
+const LAYERS: &str = "Every key is optional. Later layers go before earlier ones: the defaults, `gatepost.toml`, \
+     `conf.d/*.toml` beside it in order of name, environment variables such as `GATEPOST__LIMITS__MAX_CONNECTIONS=500`, \
+     and the command line. A variable that ends with `_FILE` names a file that holds the value. `gatepost help config` \
+     prints this page, and `gatepost --print-config` what is in effect.";
+
+/// The section that stands for all listeners.
+const LISTENER: &str = "listeners.NAME";
+
+/// The sections without those of the ready-made listeners, which have the same keys; `listeners.NAME` is in their place.
+fn documented(schema: &Schema) -> Vec<(&str, Vec<&Row>)> {
+    let (generic, mut others): (Vec<_>, Vec<_>) = schema
+        .sections()
+        .into_iter()
+        .partition(|(section, _)| section.starts_with(LISTENER));
+    let at = others.iter().position(|(section, _)| section.starts_with("listeners."));
+    others.retain(|(section, _)| !section.starts_with("listeners."));
+    others.splice(at.unwrap_or(0)..at.unwrap_or(0), generic);
+    others
+}
+
+/// Name, protocol and addresses of the listeners that there are without any configuration.
+fn ready_made(schema: &Schema) -> impl Iterator<Item = [String; 4]> {
+    let names = schema.listeners().iter().filter(|name| *name != "NAME");
+    names.map(|name| {
+        let default = |key: &str| {
+            let row = schema.row(&format!("listeners.{name}.{key}"));
+            row.map_or(String::new(), |row| row.default.clone())
+        };
+        let protocol = default("protocol").replace('"', "");
+        let over = if default("websocket") == "true" {
+            " over WebSocket"
+        } else {
+            ""
+        };
+        [name.clone(), protocol + over, default("bind"), default("tls_bind")]
+    })
+}
+
+fn note(section: &str) -> Option<&'static str> {
+    match section {
+        LISTENER => Some(
+            "One section for each listener. Those of the first table are there without any configuration; `bind = []` turns \
+             one off. One with a name of its own has to say its `protocol`.",
+        ),
+        "listeners.NAME.tls" => Some("TLS of one listener: what is set here goes before `[tls]`."),
+        _ => None,
+    }
+}
+
 fn key_of(row: &Row) -> &str {
     row.name.rsplit_once('.').map_or(&row.name, |(_, key)| key)
+}
+
+fn meaning(row: &Row) -> String {
+    row.text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn takes(row: &Row) -> String {
@@ -77,5 +217,30 @@ fn applies(row: &Row) -> &'static str {
         Takes::A(_, Applies::NewConnections) => "A reload applies it to new connections.",
         Takes::A(_, Applies::Restart) => "A change needs a restart.",
         Takes::Only(_) => "",
+    }
+}
+
+/// Lines of at most so many characters, where words allow it.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+/// Text as roff takes it.
+fn roff(text: &str) -> String {
+    let text = text.replace('\\', "\\e").replace('-', "\\-");
+    match text.strip_prefix(['.', '\'']) {
+        Some(_) => format!("\\&{text}"),
+        None => text,
     }
 }

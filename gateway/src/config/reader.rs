@@ -7,6 +7,7 @@ use super::schema::{Schema, Takes};
 use super::source::{Problem, Source};
 use super::units::Period;
 use super::value;
+use crate::migrate::Foreign;
 use gatepost_core::keys::Values;
 use std::ops::Range;
 use toml::de::{DeTable, DeValue};
@@ -27,6 +28,14 @@ pub(super) fn layer(schema: &mut Schema, values: &mut Values, source: &Source) -
     // After a slip of syntax the tree is a guess: its unknown keys would be noise.
     if errors.is_empty() {
         reader.table("", table.get_ref());
+    }
+    if !reader.problems.is_empty()
+        && let Source::File { name, text } = source
+        && let Some(foreign) = Foreign::recognise(text)
+    {
+        // Line after line would be complained of.
+        let (at, key, what) = (name.clone(), String::new(), foreign.advice(name));
+        return vec![Problem { at, key, what }];
     }
     reader.problems.sort_by_key(|(start, _)| *start);
     reader.problems.into_iter().map(|(_, problem)| problem).collect()
@@ -173,7 +182,7 @@ fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
 }
 
 /// Letters to insert, delete, replace or swap with their neighbour to make one word of the other.
-fn distance(a: &str, b: &str) -> usize {
+pub(super) fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows = vec![vec![0usize; b.len() + 1]; a.len() + 1];
     for i in 0..=a.len() {

@@ -152,17 +152,33 @@ impl Schema {
         sections
     }
 
+    /// All keys.
+    pub(super) fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter()
+    }
+
+    /// The table as a page shows it: with a listener `NAME` for all listeners, and the same on every machine.
+    pub(super) fn for_pages(protocols: &[&Description]) -> Schema {
+        let mut schema = Schema::new(protocols);
+        schema.set_default("node.name", "\"gatepost@<hostname>\"");
+        schema.set_default("node.cluster_name", "\"<hostname>\"");
+        schema.add_listener("NAME");
+        schema
+    }
+
     /// The names of the listeners, those of protocols first.
     pub(super) fn listeners(&self) -> &[String] {
         &self.listeners
     }
 
-    /// Names in a section: of keys and of sections within it.
+    /// Names in a section that mean something: of keys that are built, and of sections with such keys.
     pub(super) fn names_in(&self, section: &str) -> Vec<&str> {
-        let mut names: Vec<&str> = self
-            .places
-            .keys()
-            .filter_map(|key| match section {
+        let built = self.places.iter().filter(|(_, place)| {
+            let row = self.rows.get(**place);
+            row.is_some_and(|row| matches!(row.takes, Takes::A(..)))
+        });
+        let mut names: Vec<&str> = built
+            .filter_map(|(key, _)| match section {
                 "" => Some(key.as_str()),
                 _ => key.strip_prefix(section)?.strip_prefix('.'),
             })

@@ -11,6 +11,8 @@
 use super::hashing::Answer;
 use super::jwt::{Grant, Token};
 use super::people::OutOfMemory;
+use crate::logging::lines::LineKind;
+use crate::logging::shown;
 use crate::node::Node;
 use gatepost_core::event::{CloseReason, Event, LoginFailure, LoginRefused};
 use gatepost_core::properties::Name;
@@ -77,8 +79,11 @@ fn lend(node: &Node, Granted { token, to }: Granted) {
         };
         if let Err(OutOfMemory) = people.lend(user.clone(), lent) {
             drop(people);
-            if let Some(left_out) = node.throttle.admit() {
-                tracing::warn!(%user, left_out, "a user of a token is refused: auth.outside_memory is used up");
+            if node.lines.admit(LineKind::LoginRefused) {
+                tracing::warn!(
+                    user = &*shown(&user),
+                    "a user of a token is refused: auth.outside_memory is used up"
+                );
             }
             let why = LoginFailure::Busy;
             return to.answer(Event::LoginRefused(Box::new(LoginRefused { user, why })));

@@ -1,19 +1,38 @@
 //! `gatepost import`: what another broker's files say, in the gateway's own words.
 
+mod draft;
+mod foreign;
 mod listener;
 mod mosquitto;
+mod rabbitmq;
 mod source;
 
+pub(crate) use foreign::Foreign;
+
 use crate::exit::Failure;
+use std::fs;
 use std::path::Path;
 
-/// The configuration that does what a `mosquitto.conf` asks for, as TOML. What has no counterpart is named in comments at
-/// its top.
+/// The configuration that does what a `mosquitto.conf` or a `rabbitmq.conf` asks for, as TOML. What has no counterpart is
+/// named in comments at its top.
 ///
 /// # Errors
 ///
 /// [`Failure::Usage`] where the file, or one that it includes, cannot be read or is no such file.
 pub fn import(file: &Path) -> Result<String, Failure> {
+    let name = file.display().to_string();
+    // What cannot be read is reported below.
+    let text = fs::read_to_string(file).unwrap_or_default();
+    match Foreign::recognise(&text) {
+        Some(Foreign::RabbitMq) => return Ok(rabbitmq::translate(&text).print(&name)),
+        Some(Foreign::RabbitMqErlang) => {
+            return Err(Failure::Usage(format!(
+                "{name}: {}",
+                Foreign::RabbitMqErlang.advice(&name)
+            )));
+        }
+        Some(Foreign::Mosquitto) | None => {}
+    }
     let lines = source::read(file).map_err(Failure::Usage)?;
-    mosquitto::translate(&file.display().to_string(), &lines).map_err(Failure::Usage)
+    mosquitto::translate(&name, &lines).map_err(Failure::Usage)
 }
