@@ -1,13 +1,17 @@
 //! The door: what every request passes before it meets a route.
 //!
 //! ```text
-//!   request ─► prefix, trailing slash ─► OPTIONS ─► login, tags ─► other pages' origins ─► body ─► routes
+//!   request ─► prefix, trailing slash ─► OPTIONS ─► the console's files ─► login, tags ─► other pages' origins ─► body ─► routes
 //! ```
+//!
+//! Who logs in gives a password or a token with each request, or the cookie of a session that began with one (`/api/session`).
 //!
 //! A request that changes something runs to its end, also if its client has gone: half a change would be worse.
 
 use super::caller::Caller;
 use super::cors::Origins;
+use super::sessions::Sessions;
+use super::ui;
 use super::{JSON, NO_CACHE, Refusal};
 use crate::config::Config;
 use crate::http;
@@ -51,6 +55,7 @@ struct Door {
     entrance: Entrance,
     routes: TowerToHyperService<Router>,
     probes: TowerToHyperService<Router>,
+    sessions: Sessions,
 }
 
 /// The routes behind their door.
@@ -60,6 +65,7 @@ pub(super) fn behind(node: Arc<Node>, entrance: Entrance, routes: Router) -> Rou
         routes: TowerToHyperService::new(routes),
         entrance,
         node,
+        sessions: Sessions::default(),
     };
     Router::new().fallback(enter).with_state(Arc::new(door))
 }
@@ -90,13 +96,22 @@ impl Door {
             return Ok(self.options(origins, request).await);
         }
         let (mut parts, body) = request.into_parts();
+        let changes = !matches!(parts.method, Method::GET | Method::HEAD);
+        if self.entrance == Entrance::Network {
+            let file = (config.management.ui && !changes).then(|| ui::file(parts.uri.path(), &parts.headers));
+            if let Some(file) = file.flatten() {
+                return Ok(file);
+            }
+            if parts.uri.path() == "/api/session" {
+                return self.session(config, origins, &parts).await;
+            }
+        }
         let caller = match self.entrance {
             Entrance::Socket => Caller::operator(),
             Entrance::Network => self.log_in(&parts).await?,
         };
-        let changes = !matches!(parts.method, Method::GET | Method::HEAD);
         if changes && self.entrance == Entrance::Network && origins.is_strange(&parts.headers) {
-            return Err(Refusal::of(StatusCode::FORBIDDEN, "forbidden", STRANGE).into_response());
+            return Err(strange());
         }
         parts.extensions.insert(caller);
         let body = read(body, &parts.headers, config.management.max_body.0).await?;
@@ -130,11 +145,57 @@ impl Door {
         answer
     }
 
+    /// Begins a session (POST) or ends it (DELETE).
+    ///
+    /// # Errors
+    /// Nobody known, or nobody who may use the API.
+    async fn session(&self, config: &Config, origins: &Origins, request: &Parts) -> Result<Response, Response> {
+        if origins.is_strange(&request.headers) {
+            return Err(strange());
+        }
+        let path = match config.management.path_prefix.as_str() {
+            "" => "/",
+            prefix => prefix,
+        };
+        let cookie = match request.method {
+            Method::POST => {
+                let caller = self.log_in(request).await?;
+                let now = self.node.clock.now().monotonic;
+                self.sessions.open(self.node.standing(caller.name()), now, path)
+            }
+            Method::DELETE => self.sessions.end(&request.headers, path),
+            _ => return Err((StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "DELETE, POST")]).into_response()),
+        };
+        let cookie = cookie.map(|cookie| [(header::SET_COOKIE, cookie)]);
+        Ok((
+            StatusCode::NO_CONTENT,
+            cookie.ok_or_else(|| Refusal::not_found().into_response())?,
+        )
+            .into_response())
+    }
+
+    /// The user of a session, if the request belongs to one.
+    fn of_session(&self, request: &Parts) -> Option<Caller> {
+        let now = self.node.clock.now().monotonic;
+        let standing = self.sessions.of(&request.headers, now)?;
+        let (user, tags) = self.node.still(&standing)?;
+        let banned = self.node.protection.bans(now, BanKind::User, &user);
+        let caller = Caller::user_of(&self.node, user, tags);
+        (!banned && caller.is_manager()).then_some(caller)
+    }
+
     /// # Errors
     /// Nobody known, or nobody who may use the API.
     async fn log_in(&self, request: &Parts) -> Result<Caller, Response> {
         let from = request.extensions.get::<CameFrom>().map(|from| from.0);
         let Some(credentials) = request.headers.get(header::AUTHORIZATION) else {
+            if let Some(caller) = self.of_session(request) {
+                return Ok(caller);
+            }
+            // The console asks for the password itself: without the header, a browser does not ask as well.
+            if request.headers.contains_key(ASKED_BY_CONSOLE) {
+                return Err(StatusCode::UNAUTHORIZED.into_response());
+            }
             return Err((StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, REALM)]).into_response());
         };
         let Some((user, password)) = credentials.to_str().ok().and_then(credentials_of) else {
@@ -210,7 +271,13 @@ fn failed() -> Refusal {
 }
 
 const REALM: &str = "Basic realm=\"RabbitMQ Management\"";
+/// What the console's requests have, and no plain link.
+const ASKED_BY_CONSOLE: &str = "x-requested-with";
 const STRANGE: &str = "a page of another server may change something only if management.cors_origins names it";
+
+fn strange() -> Response {
+    Refusal::of(StatusCode::FORBIDDEN, "forbidden", STRANGE).into_response()
+}
 
 async fn run(routes: &TowerToHyperService<Router>, request: Request) -> Response {
     match routes.call(request).await {

@@ -16,7 +16,9 @@ mod door;
 mod limits;
 mod overview;
 mod permissions;
+mod sessions;
 pub(crate) mod socket;
+mod ui;
 mod users;
 mod vhosts;
 

@@ -536,6 +536,8 @@ section! {
         cors_origins: Vec<String> = "[]", Kind::Texts, Now;
         /// Body of one request.
         max_body: Size = "\"1MiB\"", Kind::Size { min: 1 << 10, max: 1 << 30 }, Now;
+        /// Whether the console, a web page, is served beside the API.
+        ui: bool = "true", Kind::Flag, Now;
     }
 }
 
@@ -564,6 +566,5 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
     ("metrics.per_object_limit", &["2000"]),
     ("definitions.file", &["\"\""]),
     ("definitions.skip_if_unchanged", &["true"]),
-    ("management.ui", &["true", "false"]),
     ("management.stats_interval", &["\"5s\""]),
 ];

@@ -187,7 +187,36 @@ impl Node {
     }
 }
 
+/// A login that was good, to ask later whether it still is.
+#[derive(Clone, Default)]
+pub(crate) struct Standing {
+    user: Name,
+    /// The password's hash then. A user that a token brought has none.
+    hash: Option<Arc<PasswordHash>>,
+}
+
 impl Node {
+    /// The login of a user that has just logged in.
+    pub(crate) fn standing(&self, user: &Name) -> Standing {
+        let people = self.directory.people.read();
+        Standing {
+            user: user.clone(),
+            hash: people.known(user).map(|known| Arc::clone(known.hash)),
+        }
+    }
+
+    /// The user and its tags, unless its password changed or it is gone.
+    pub(crate) fn still(&self, standing: &Standing) -> Option<(Name, Vec<Name>)> {
+        let people = self.directory.people.read();
+        let same = match (people.known(&standing.user).map(|known| known.hash), &standing.hash) {
+            (Some(now), Some(then)) => Arc::ptr_eq(now, then),
+            (None, None) => true,
+            _ => false,
+        };
+        let tags = people.tags(&standing.user).filter(|_| same)?;
+        Some((standing.user.clone(), tags))
+    }
+
     /// The vhosts that a user may use.
     pub(crate) fn vhosts_of(&self, user: &Name) -> BTreeSet<Name> {
         let vhosts = self.vhosts.list();

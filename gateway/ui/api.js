@@ -1,0 +1,56 @@
+// The management API, as this page's user.
+
+/** The part of a path. */
+export const part = encodeURIComponent;
+
+export class Refused extends Error {
+  constructor(status, text) {
+    super(text);
+    this.status = status;
+  }
+}
+
+let loggedOut = () => {};
+/** Called when the session has ended. */
+export const onLogout = (callback) => (loggedOut = callback);
+
+/** Asks `path` below /api. Answers the JSON that comes, or null. */
+export async function api(path, { method = "GET", body, headers = {} } = {}) {
+  let response;
+  try {
+    response = await fetch(`api${path}`, {
+      method,
+      headers: { "X-Requested-With": "gatepost", ...headers },
+      body: body === undefined ? undefined : typeof body === "string" ? body : JSON.stringify(body),
+    });
+  } catch {
+    throw new Refused(0, "The gateway does not answer.");
+  }
+  const text = await response.text();
+  let answer = null;
+  try { answer = text ? JSON.parse(text) : null; } catch { /* Not JSON: the status says it. */ }
+  if (response.ok) return answer;
+  const reason = typeof answer?.reason === "string" ? answer.reason : answer?.error ?? `${response.status} ${response.statusText}`;
+  if (response.status === 401 && path !== "/session" && answer?.error !== "not_authorised") loggedOut();
+  throw new Refused(response.status, reason);
+}
+
+export const put = (path, body) => api(path, { method: "PUT", body });
+export const post = (path, body) => api(path, { method: "POST", body });
+export const remove = (path, headers) => api(path, { method: "DELETE", headers });
+
+export async function logIn(user, password) {
+  const bytes = new TextEncoder().encode(`${user}:${password}`);
+  const basic = btoa(String.fromCharCode(...bytes));
+  return api("/session", { method: "POST", headers: { Authorization: `Basic ${basic}` } });
+}
+
+export const logOut = () => remove("/session");
+
+/** A query string of what is not empty. */
+export function query(values) {
+  const search = new URLSearchParams();
+  for (const [key, value] of Object.entries(values)) if (value !== undefined && value !== "" && value !== false) search.set(key, value);
+  const text = search.toString();
+  return text ? `?${text}` : "";
+}

@@ -1,0 +1,44 @@
+import { api, part, post, put, remove } from "../api.js";
+import { at, danger, details, facts, form, h, link, rate, say, short } from "../dom.js";
+import { parsed, publishing } from "./messages.js";
+import { bindingTable } from "./queues.js";
+import { listing, vhosts } from "./list.js";
+
+const flags = (x) => [x.durable && "durable", x.auto_delete && "auto-delete", x.internal && "internal", x.policy && `policy ${x.policy}`].filter(Boolean).join(", ");
+const COLUMNS = [
+  { name: "vhost", sort: "vhost", get: (x) => x.vhost }, { name: "Name", sort: "name", cell: (x) => link(x.name || "(default)", "exchanges", x.vhost, x.name || "amq.default") }, { name: "Type", sort: "type", get: (x) => x.type }, { name: "Features", get: flags },
+  { name: "In", number: true, sort: "message_stats.publish_in_details.rate", cell: (x) => rate(at(x, "message_stats.publish_in_details.rate")) },
+  { name: "Out", number: true, sort: "message_stats.publish_out_details.rate", cell: (x) => rate(at(x, "message_stats.publish_out_details.rate")) },
+];
+
+export async function render(place) {
+  const [vhost, name] = place.rest;
+  if (name !== undefined) return one(place, vhost, name);
+  const [list, names] = await Promise.all([listing(place, "/exchanges", "exchanges", COLUMNS), vhosts()]);
+  const create = form("Declare an exchange", [
+    { name: "vhost", label: "vhost", options: names }, { name: "name", label: "Name", required: true }, { name: "type", label: "Type", options: ["direct", "fanout", "topic", "headers"] },
+    { name: "durable", label: "Durable", type: "checkbox", value: true }, { name: "auto_delete", label: "Auto-delete", type: "checkbox" }, { name: "internal", label: "Internal", type: "checkbox" }, { name: "arguments", label: "Arguments (JSON)", type: "textarea" },
+  ], async ({ vhost, name, ...values }) => {
+    await put(`/exchanges/${part(vhost)}/${part(name)}`, { ...values, arguments: parsed(values.arguments) });
+    say(`Exchange ${name} is there.`);
+    place.again();
+  });
+  return [h("h1", {}, "Exchanges"), ...list, details("Declare an exchange", create)];
+}
+
+async function one(place, vhost, name) {
+  const path = `/exchanges/${part(vhost)}/${part(name)}`;
+  const isDefault = name === "amq.default";
+  const [exchange, to, from] = await Promise.all([api(path), isDefault ? [] : api(`${path}/bindings/source`), isDefault ? [] : api(`${path}/bindings/destination`)]);
+  const bind = form("Bind", [{ name: "kind", label: "To", options: ["queue", "exchange"] }, { name: "to", label: "Name", required: true }, { name: "key", label: "Routing key" }, { name: "arguments", label: "Arguments (JSON)", type: "textarea" }], async (values) => {
+    await post(`/bindings/${part(vhost)}/e/${part(name)}/${values.kind === "queue" ? "q" : "e"}/${part(values.to)}`, { routing_key: values.key, arguments: parsed(values.arguments) });
+    place.again();
+  });
+  return [
+    h("h1", {}, `Exchange ${exchange.name || "(default)"}`, h("span", { class: "quiet" }, ` in ${vhost}`)),
+    facts([["Type", exchange.type], ["Features", flags(exchange)], ["Arguments", short(exchange.arguments)]]),
+    isDefault ? h("p", { class: "quiet" }, "Every queue is bound here by its name.") : [h("h2", {}, "Bindings from here"), bindingTable(to, place, "destination"), h("h2", {}, "Bindings to here"), bindingTable(from, place, "source"), details("Bind something to it", bind)],
+    details("Publish", publishing(vhost, name)),
+    !isDefault && !name.startsWith("amq.") && details("Delete", danger("Delete", `Delete the exchange ${name} with its bindings?`, async () => { await remove(path); location.hash = "#/exchanges"; })),
+  ];
+}

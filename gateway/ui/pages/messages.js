@@ -1,0 +1,44 @@
+// Publishing and getting by hand, from the pages of exchanges and queues.
+
+import { part, post } from "../api.js";
+import { danger, form, h, json, say, short } from "../dom.js";
+
+/** JSON of a text area, or the value for an empty one. */
+export function parsed(text, empty = {}) {
+  if (!text.trim()) return empty;
+  try { return JSON.parse(text); } catch (error) { throw new Error(`This is no JSON: ${error.message}`); }
+}
+
+/** Publishes to an exchange. `key` fixes the routing key, for a queue. */
+export function publishing(vhost, exchange, key) {
+  const fields = [
+    key === undefined && { name: "key", label: "Routing key" }, { name: "payload", label: "Body", type: "textarea" },
+    { name: "headers", label: "Headers (JSON)", type: "textarea", placeholder: '{ "unit": "°C" }' }, { name: "durable", label: "Stored", type: "checkbox", value: true },
+  ].filter(Boolean);
+  return form("Publish", fields, async (values) => {
+    const answer = await post(`/exchanges/${part(vhost)}/${part(exchange || "amq.default")}/publish`, {
+      routing_key: key ?? values.key, payload: values.payload, payload_encoding: "string",
+      properties: { delivery_mode: values.durable ? 2 : 1, headers: parsed(values.headers) },
+    });
+    say(answer.routed ? "Published." : "Published, but no queue took it.", !answer.routed);
+  });
+}
+
+const MODES = { "look, and put back": "ack_requeue_true", "take away": "ack_requeue_false", "reject, and put back": "reject_requeue_true", "reject": "reject_requeue_false" };
+
+/** Gets messages of a queue. */
+export function getting(vhost, queue) {
+  const found = h("div", { "aria-live": "polite" });
+  const fields = [{ name: "mode", label: "What happens to them", options: Object.keys(MODES) }, { name: "count", label: "How many", type: "number", value: 1, min: 1, max: 1000 }];
+  const get = form("Get messages", fields, async (values) => {
+    const asked = { count: Number(values.count), ackmode: MODES[values.mode], encoding: "auto", truncate: 50000 };
+    const messages = await post(`/queues/${part(vhost)}/${part(queue)}/get`, asked);
+    found.replaceChildren(...(messages.length ? messages.map(message) : [h("p", { class: "quiet" }, "The queue has no message for us.")]));
+  }, "Get");
+  return [h("p", { class: "warn" }, "Getting disturbs a queue: messages that are put back are marked as redelivered."), get, found];
+}
+
+const message = (m) => h("figure", {}, h("figcaption", {}, `${m.exchange || "(default)"} → ${m.routing_key}`, h("span", { class: "quiet" }, `${m.payload_bytes} bytes${m.redelivered ? ", redelivered" : ""}, ${m.message_count} more`)),
+  short(m.properties) && h("pre", {}, json(m.properties)), h("pre", {}, m.payload_encoding === "string" ? m.payload : `base64: ${m.payload}`));
+
+export const purging = (action, what) => danger("Purge", `Delete all ready messages of ${what}? This cannot be undone.`, action);
