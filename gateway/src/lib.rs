@@ -38,6 +38,7 @@ mod protocols;
 mod random;
 mod reader;
 mod reload;
+mod secret;
 mod server;
 mod shutdown;
 mod store;
@@ -52,6 +53,8 @@ mod watch;
 
 pub use cert::{DevelopmentCertificates, make_development_certificates};
 pub use check::check;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use directory::fuzz::fuzz_scram;
 pub use exit::Failure;
 pub use machine::keep_files_private;
 pub use migrate::import;

@@ -291,6 +291,9 @@ pub(crate) mod tests {
         pub(crate) fn start(data: &Path) -> Bench {
             let mut config = Config::default();
             config.node.data_dir = data.to_owned();
+            Bench::start_with(config)
+        }
+        pub(crate) fn start_with(config: Config) -> Bench {
             let directory = Directory::new(&config).expect("a directory");
             let clock = Clock::start();
             let (store, recovered) = store::open(&config, clock.now().wall).expect("open");

@@ -20,3 +20,27 @@ pub fn replay(target: &str, mut fuzz: impl FnMut(&[u8])) {
         fuzz(&std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())));
     }
 }
+
+/// As [`replay`], and for each file a thousand mutants of it too: one octet changed, or the rest cut off.
+///
+/// # Panics
+/// As [`replay`].
+pub fn replay_mutants(target: &str, fuzz: fn(&[u8])) {
+    let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
+    replay(target, |data| {
+        fuzz(data);
+        for _ in 0..1000 {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            let mut mutant = data.to_vec();
+            let at = usize::try_from(seed >> 32).expect("small") % mutant.len().max(1);
+            match mutant.get_mut(at) {
+                Some(_) if seed.is_multiple_of(5) => mutant.truncate(at),
+                Some(octet) => *octet = seed.to_le_bytes()[0],
+                None => {}
+            }
+            fuzz(&mutant);
+        }
+    });
+}

@@ -5,6 +5,7 @@ use super::source::Problem;
 use super::{Config, Listener, load};
 use crate::directory::people::Backend;
 use crate::directory::rules;
+use crate::directory::scram::SCRAM_SHA_256;
 use crate::network::Network;
 use crate::outbound::Url;
 use crate::{outbound, protocols, tls};
@@ -53,6 +54,11 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
         && let Err(what) = Url::parse(&config.auth_jwt.jwks)
     {
         problems.push(load::problem("", "auth.jwt.jwks", what));
+    }
+    let speaks_scram = config.mqtt.auth_methods.iter().any(|method| method == SCRAM_SHA_256);
+    if speaks_scram && auth.backends.iter().all(|name| name != "internal") {
+        let what = format!("{SCRAM_SHA_256} is for users of the back end \"internal\", which is not asked");
+        problems.push(load::problem("", "mqtt.auth_methods", what));
     }
     for name in config
         .auth_jwt

@@ -9,6 +9,7 @@
 //! ```
 
 use super::units::{Budget, Period, Size};
+use crate::directory::{mechanisms, scram};
 use crate::logging;
 use gatepost_core::keys::Address;
 use gatepost_core::keys::{Applies, FromValue, Key, Kind, Value, Values};
@@ -395,6 +396,10 @@ section! {
         anonymous: Anonymous = "\"loopback\"", Anonymous::WORDS, Now;
         /// Who they are then.
         anonymous_user: String = "\"anonymous\"", Kind::Text, Now;
+        /// Authentication methods of MQTT 5 that are spoken. `SCRAM-SHA-256`: passwords that are set from then on, or used in
+        /// another login, are kept in a second form, which is easier to attack for whoever steals the data directory.
+        /// `OAUTH2-JWT`: the data is a token of the back end `jwt`.
+        auth_methods: Vec<String> = "[\"OAUTH2-JWT\"]", Kind::Words(mechanisms::METHODS), Now;
         /// How often `$SYS` tells MQTT clients that subscribe to it what has changed; 0: never.
         sys_interval: Period = "\"10s\"", Kind::secs(0, 86_400), Now;
         /// How long a session may outlive its connection.
@@ -456,8 +461,15 @@ section! {
         argon2_memory: Size = "\"4MiB\"", Kind::Size { min: 64 << 10, max: 1 << 30 }, Now;
         /// Passes over it. An attacker with a stolen hash needs as long for each guess as a login takes.
         argon2_passes: u64 = "3", Kind::Count { min: 1, max: 64 }, Now;
+        /// Iterations of a password that is kept for SCRAM. The client computes them at each login.
+        scram_iterations: u64 = "4096", SCRAM_ITERATIONS, Now;
     }
 }
+
+const SCRAM_ITERATIONS: Kind = Kind::Count {
+    min: scram::ITERATIONS_MIN as u64,
+    max: scram::ITERATIONS_MAX as u64,
+};
 
 section! {
     /// The back end `file`: Mosquitto's files. They are read again on SIGHUP.

@@ -12,12 +12,14 @@
 //! - What was right lately is remembered as a keyed digest of user and password (HMAC-SHA-256 under a key of this
 //!   process), compared in constant time, for `auth.cache_ttl`. Wrong passwords are never remembered.
 
+use super::kept::Kept;
 use super::password::{Cost, PasswordHash, Workspace};
 use gatepost_core::event::Event;
 use gatepost_core::properties::Name;
 use parking_lot::{Condvar, Mutex};
 use ring::hmac;
 use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -67,8 +69,16 @@ pub(crate) struct Settings {
     pub remember: Duration,
     /// What a new hash costs.
     pub cost: Cost,
+    /// Of a new verifier for SCRAM; `None`: none is made.
+    pub iterations: Option<NonZeroU32>,
     /// KiB that one check may use.
     pub memory_kib_max: u32,
+}
+
+impl Settings {
+    fn new_passwords(&self) -> (Cost, Option<NonZeroU32>) {
+        (self.cost, self.iterations)
+    }
 }
 
 struct Remembered {
@@ -116,7 +126,7 @@ enum Job {
     },
     Make {
         password: Box<[u8]>,
-        done: oneshot::Sender<PasswordHash>,
+        done: oneshot::Sender<Kept>,
     },
 }
 
@@ -160,9 +170,9 @@ impl Hashing {
         self.shared.state.lock().settings = settings;
     }
 
-    /// What a new hash costs.
-    pub(crate) fn cost(&self) -> Cost {
-        self.shared.state.lock().settings.cost
+    /// What a new hash costs, and the iterations of a new verifier, if one is made.
+    pub(crate) fn new_passwords(&self) -> (Cost, Option<NonZeroU32>) {
+        self.shared.state.lock().settings.new_passwords()
     }
 
     /// KiB that one check may use.
@@ -216,11 +226,11 @@ impl Hashing {
         Ok(())
     }
 
-    /// Hashes a new password.
+    /// Hashes a new password, and makes a verifier of it where one is wanted.
     ///
     /// # Errors
     /// The threads cannot be started, or are gone.
-    pub(crate) async fn make(&self, password: &[u8]) -> Result<PasswordHash, oneshot::error::RecvError> {
+    pub(crate) async fn make(&self, password: &[u8]) -> Result<Kept, oneshot::error::RecvError> {
         let (done, made) = oneshot::channel();
         {
             let mut state = self.shared.state.lock();
@@ -330,10 +340,10 @@ impl Shared {
                     }
                 }
                 Job::Make { password, done } => {
-                    let cost = self.state.lock().settings.cost;
+                    let (cost, iterations) = self.state.lock().settings.new_passwords();
                     self.figures.hashed.fetch_add(1, Ordering::Relaxed);
                     // Who asked may have gone.
-                    let _ = done.send(PasswordHash::make(&password, cost, &mut workspace));
+                    let _ = done.send(Kept::make(&password, cost, iterations, &mut workspace));
                 }
             }
         }

@@ -11,6 +11,7 @@
 //! - [`rules`]: who may log in from where, without a name, or by certificate.
 //! - [`password`], [`hashing`]: hashes, and the threads that compute them.
 //! - [`grants`]: how topic permissions are written.
+//! - [`kept`], [`scram`], [`mechanisms`]: what is kept of a password, and logins in rounds.
 //! - [`jwt`], [`jwks`], [`lent`]: tokens, the keys that they are verified with, and the users that they bring for a while.
 //! - [`file`]: Mosquitto's password and ACL files. A name belongs to the first of `auth.backends` that knows it.
 //!
@@ -49,16 +50,21 @@
 //! Later starts make nobody: whoever is deleted stays away.
 
 pub(crate) mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub(crate) mod grants;
 pub(crate) mod hashing;
 pub(crate) mod jwks;
 pub(crate) mod jwt;
+pub(crate) mod kept;
 pub(crate) mod lent;
 pub(crate) mod limits;
+pub(crate) mod mechanisms;
 pub(crate) mod password;
 pub(crate) mod people;
 pub(crate) mod permissions;
 pub(crate) mod rules;
+pub(crate) mod scram;
 pub(crate) mod users;
 
 #[cfg(test)]
@@ -67,6 +73,7 @@ mod tests;
 use crate::config::Config;
 use crate::node::DEFAULT_VHOST;
 use crate::outbound;
+use crate::secret::Secret;
 use crate::vhost::Vhost;
 use crate::vhosts::LogClosed;
 use file::FilePeople;
@@ -82,13 +89,15 @@ use gatepost_core::quota::Seat;
 use gatepost_core::store::{Record, Recovered, VhostId};
 use hashing::{Answer, Check, Hashing};
 use jwt::Issuer;
+use kept::Kept;
 use lent::Granted;
 use parking_lot::{Mutex, RwLock};
 use password::{PASSWORD_BYTES_MAX, PasswordHash, Workspace};
 use people::{Backend, People};
 use rules::{Decision, Rules};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use tokio::sync::mpsc;
 
 /// Why a verb was refused.
@@ -153,9 +162,12 @@ pub(crate) struct Directory {
     /// Held while something changes: one change at a time.
     changing: tokio::sync::Mutex<()>,
     hashing: Hashing,
+    data_dir: PathBuf,
+    /// Behind what strangers are asked: read when the first one comes.
+    decoys: OnceLock<Secret>,
     /// Who is made at the first start, and the password.
     first: Mutex<Option<(Name, String)>>,
-    /// Users whose hash should be made anew, now that the password is known.
+    /// Users whose hash should be made anew, or who lack a verifier, now that the password is known.
     obsolete: mpsc::Sender<Obsolete>,
     obsolete_seen: Mutex<Option<mpsc::Receiver<Obsolete>>>,
     /// Connections that a user's limit refused.
@@ -224,6 +236,8 @@ impl Directory {
             people: RwLock::new(people),
             changing: tokio::sync::Mutex::new(()),
             hashing: Hashing::new(rules::hashing(config)),
+            data_dir: config.node.data_dir.clone(),
+            decoys: OnceLock::new(),
             first: Mutex::new(first),
             obsolete,
             obsolete_seen: Mutex::new(Some(obsolete_seen)),
@@ -261,21 +275,20 @@ impl Directory {
         let rules = self.rules.read().clone();
         let mut users = Vec::new();
         if let Some((name, password)) = self.first.lock().take() {
-            let hash = PasswordHash::make(password.as_bytes(), self.hashing.cost(), &mut Workspace::default());
-            users.push((name, hash, vec!["administrator".into()]));
+            let (cost, iterations) = self.hashing.new_passwords();
+            let kept = Kept::make(password.as_bytes(), cost, iterations, &mut Workspace::default());
+            users.push((name, kept, vec!["administrator".into()]));
         }
         if !rules.anonymous_user.is_empty() && users.iter().all(|(name, ..)| *name != rules.anonymous_user) {
-            users.push((rules.anonymous_user.clone(), PasswordHash::Nothing, Vec::new()));
+            users.push((rules.anonymous_user.clone(), PasswordHash::Nothing.into(), Vec::new()));
         }
         let mut records = Vec::new();
-        for (name, hash, tags) in users {
-            let (hashing_algorithm, password_hash) = hash.record();
-            let user = UserRecord {
-                password_hash,
-                hashing_algorithm,
+        for (name, kept, tags) in users {
+            let mut user = UserRecord {
                 tags,
-                more: Table::default(),
+                ..UserRecord::default()
             };
+            kept.write(&mut user);
             let permission = PermissionRecord {
                 configure: ".*".into(),
                 write: ".*".into(),
@@ -486,7 +499,9 @@ impl Directory {
             Decision::No(refused) => return Some(Event::LoginRefused(Box::new(refused))),
             Decision::Check { user, password } => (user, password),
         };
-        let known = people.known(&user).map(|known| Arc::clone(known.hash));
+        let known = people.known(&user);
+        let lacks_verifier = known.as_ref().is_some_and(|known| known.lacks_verifier(&rules));
+        let known = known.map(|known| Arc::clone(known.hash));
         drop(people);
         if known.is_none()
             && jwt::is_token(&password)
@@ -511,7 +526,7 @@ impl Directory {
         if is_known && self.hashing.remembers(&user, &password, &hash) {
             return Some(decide(true));
         }
-        let renew = (is_known && hash.is_obsolete()).then(|| Obsolete {
+        let renew = (is_known && (hash.is_obsolete() || lacks_verifier)).then(|| Obsolete {
             user: user.clone(),
             hash: Arc::clone(&hash),
             password: password.clone(),

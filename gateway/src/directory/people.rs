@@ -3,7 +3,9 @@
 use super::file::FilePeople;
 use super::lent::Lent;
 use super::password::PasswordHash;
-use super::{DirectoryError, grants};
+use super::rules::Rules;
+use super::scram::Verifier;
+use super::{DirectoryError, grants, kept};
 use crate::node::DEFAULT_VHOST;
 use gatepost_core::access::{NamePattern, Rights};
 use gatepost_core::catalog::directory::{
@@ -21,6 +23,8 @@ pub(crate) struct User {
     pub record: UserRecord,
     /// Its password's, read.
     pub hash: Arc<PasswordHash>,
+    /// For SCRAM, if there is one.
+    pub verifier: Option<Arc<Verifier>>,
     /// What it has open. Lives as long as the user, whatever changes about it.
     pub quota: Arc<Quota>,
 }
@@ -92,8 +96,16 @@ pub(super) struct OutOfMemory;
 /// A user of any back end that can list its users.
 pub(super) struct Known<'a> {
     pub hash: &'a Arc<PasswordHash>,
+    pub verifier: Option<&'a Arc<Verifier>>,
     pub quota: &'a Arc<Quota>,
     pub backend: Backend,
+}
+
+impl Known<'_> {
+    /// Whether a verifier is to be made as soon as the password is known.
+    pub(super) fn lacks_verifier(&self, rules: &Rules) -> bool {
+        self.verifier.is_none() && self.backend == Backend::Internal && rules.speaks_scram()
+    }
 }
 
 impl People {
@@ -131,11 +143,13 @@ impl People {
         self.backends.iter().find_map(|backend| match backend {
             Backend::Internal => self.users.get(name).map(|user| Known {
                 hash: &user.hash,
+                verifier: user.verifier.as_ref(),
                 quota: &user.quota,
                 backend: *backend,
             }),
             Backend::File => self.file.users.get(name).map(|user| Known {
                 hash: &user.hash,
+                verifier: None,
                 quota: &user.quota,
                 backend: *backend,
             }),
@@ -218,6 +232,7 @@ impl People {
         });
         let quota = self.users.get(&name).map(|user| Arc::clone(&user.quota));
         let user = User {
+            verifier: kept::verifier(&record).map(Arc::new),
             record,
             hash: Arc::new(hash),
             quota: quota.unwrap_or_default(),

@@ -4,12 +4,14 @@ use super::Caller;
 use super::hashing::Settings;
 use super::password::{Cost, PasswordHash};
 use super::people::{Backend, People};
+use super::scram::SCRAM_SHA_256;
 use crate::config::{Anonymous, Config, Identity};
 use crate::{protocols, tls};
 use gatepost_core::command::{Login, Peer};
 use gatepost_core::event::{LoginFailure, LoginRefused};
 use gatepost_core::properties::Name;
 use gatepost_core::session::Description;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 /// See the module.
@@ -23,6 +25,10 @@ pub(crate) struct Rules {
     identity: Identity,
     /// What a login of an unknown user is held against.
     pub(super) decoy: Arc<PasswordHash>,
+    /// Mechanisms that name themselves, and are spoken.
+    pub(super) methods: Vec<Name>,
+    /// Of new verifiers, and of those that strangers are asked with.
+    pub(super) scram_iterations: NonZeroU32,
 }
 
 /// What the rules say of a login.
@@ -47,7 +53,17 @@ pub(super) fn hashing(config: &Config) -> Settings {
         queue_max: auth.logins_waiting_max,
         remember: auth.cache_ttl.0,
         cost: cost(config),
+        iterations: speaks_scram(config).then(|| scram_iterations(config)),
     }
+}
+
+fn speaks_scram(config: &Config) -> bool {
+    config.mqtt.auth_methods.iter().any(|method| method == SCRAM_SHA_256)
+}
+
+fn scram_iterations(config: &Config) -> NonZeroU32 {
+    let iterations = u32::try_from(config.auth.scram_iterations).ok();
+    iterations.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX)
 }
 
 /// What a new hash costs.
@@ -84,7 +100,19 @@ impl Rules {
             default_user: config.auth.default_user.as_str().into(),
             identity: config.certificate.identity,
             decoy: Arc::new(PasswordHash::decoy(cost(config))),
+            methods: config
+                .mqtt
+                .auth_methods
+                .iter()
+                .map(|method| method.as_str().into())
+                .collect(),
+            scram_iterations: scram_iterations(config),
         }
+    }
+
+    /// Whether users may log in with SCRAM.
+    pub(super) fn speaks_scram(&self) -> bool {
+        self.methods.iter().any(|method| **method == *SCRAM_SHA_256)
     }
 
     pub(super) fn decide(&self, from: &Caller<'_>, login: Login, people: &People) -> Decision {

@@ -1,5 +1,7 @@
 //! Who may log in, and what the verbs do, with and without a restart between.
 
+mod mechanisms;
+
 use super::hashing::{Answer, Hashing, Settings};
 use super::jwt::Grant;
 use super::lent::Lent;
@@ -538,6 +540,7 @@ fn hashing(queue_max: usize) -> Hashing {
         remember: Duration::from_secs(3_600),
         cost: CHEAP,
         memory_kib_max: 64,
+        iterations: None,
     })
 }
 

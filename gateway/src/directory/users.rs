@@ -1,6 +1,7 @@
 //! Verbs: users.
 
 use super::hashing::Answer;
+use super::kept::Kept;
 use super::password::{PASSWORD_BYTES_MAX, PasswordHash};
 use super::{Caller, DirectoryError, NAME_MAX, Obsolete, Put};
 use crate::node::Node;
@@ -84,8 +85,8 @@ impl Node {
         let made = self.hash(name, credential).await?;
         let changing = self.directory.changing.lock().await;
         self.known_user(name)?;
-        let change = |record: &mut UserRecord| (record.hashing_algorithm, record.password_hash) = made.record();
-        self.write_user(&changing, name.into(), change).await
+        self.write_user(&changing, name.into(), |record| made.write(record))
+            .await
     }
 
     /// Changes a user's tags.
@@ -234,12 +235,12 @@ impl Node {
         known.ok_or_else(|| DirectoryError::NoSuchUser(name.into()))
     }
 
-    async fn hash(&self, name: &str, credential: Credential) -> Result<PasswordHash, DirectoryError> {
+    async fn hash(&self, name: &str, credential: Credential) -> Result<Kept, DirectoryError> {
         if name.is_empty() || name.len() > NAME_MAX || name.contains(char::is_control) {
             return Err(DirectoryError::Name);
         }
         match credential {
-            Credential::Nothing => Ok(PasswordHash::Nothing),
+            Credential::Nothing => Ok(PasswordHash::Nothing.into()),
             Credential::Password(password) if password.is_empty() || password.len() > PASSWORD_BYTES_MAX => {
                 Err(DirectoryError::Password)
             }
@@ -255,7 +256,7 @@ impl Node {
                     let text = format!("the hash needs {needs} KiB, and a login may use {max} (auth.hashing_memory)");
                     return Err(DirectoryError::Hash(text));
                 }
-                Ok(hash)
+                Ok(hash.into())
             }
         }
     }
@@ -283,8 +284,8 @@ impl Node {
     }
 }
 
-fn set(record: &mut UserRecord, hash: &PasswordHash, tags: Vec<Name>) {
-    (record.hashing_algorithm, record.password_hash) = hash.record();
+fn set(record: &mut UserRecord, kept: &Kept, tags: Vec<Name>) {
+    kept.write(record);
     record.tags = tags;
 }
 
@@ -329,8 +330,7 @@ pub(crate) async fn renew(node: &Node, mut obsolete: mpsc::Receiver<Obsolete>) {
         if !current.is_some_and(|current| Arc::ptr_eq(&current, &hash)) {
             continue;
         }
-        let change = |record: &mut UserRecord| (record.hashing_algorithm, record.password_hash) = made.record();
-        if let Err(error) = node.write_user(&changing, user, change).await {
+        if let Err(error) = node.write_user(&changing, user, |record| made.write(record)).await {
             tracing::warn!(%error, "a password could not be hashed anew");
         }
     }

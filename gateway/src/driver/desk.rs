@@ -4,6 +4,7 @@ use super::place::Place;
 use super::waking::Waking;
 use crate::directory::Caller;
 use crate::directory::hashing::Answer;
+use crate::directory::mechanisms::{Round, refused};
 use crate::logging::lines::LineKind;
 use crate::logging::shown;
 use crate::node::DEFAULT_VHOST;
@@ -75,13 +76,31 @@ impl Broker for Desk<'_> {
             self.waking.answer(refused("".into(), LoginFailure::Full));
             return;
         }
-        let caller = Caller {
-            protocol: self.place.protocol_name(),
-            peer,
-            anonymous: self.place.terms.anonymous,
-        };
         let waking: Arc<dyn Answer> = Arc::clone(self.waking) as _;
-        if let Some(answer) = self.place.node.directory.authenticate(&caller, login, &waking) {
+        let directory = &self.place.node.directory;
+        let answer = match login {
+            Login::Mechanism { name, data } => match directory.begin_rounds(&name, data, &waking) {
+                Round::Over(answer) => Some(answer),
+                Round::Later => None,
+                Round::Ask(exchange, question) => {
+                    self.place.is_asked(exchange, self.waking.task());
+                    Some(Event::Challenge(question.into_bytes().into()))
+                }
+            },
+            Login::Response { data } => Some(match self.place.exchange.take() {
+                Some(exchange) => directory.proceed(&exchange, &data, peer.is_local),
+                None => refused("".into(), LoginFailure::BadCredentials),
+            }),
+            login => {
+                let caller = Caller {
+                    protocol: self.place.protocol_name(),
+                    peer,
+                    anonymous: self.place.terms.anonymous,
+                };
+                directory.authenticate(&caller, login, &waking)
+            }
+        };
+        if let Some(answer) = answer {
             waking.answer(answer);
         }
     }
@@ -183,8 +202,4 @@ impl Desk<'_> {
         }
         self.place.delayed
     }
-}
-
-fn refused(user: Name, why: LoginFailure) -> Event {
-    Event::LoginRefused(Box::new(LoginRefused { user, why }))
 }

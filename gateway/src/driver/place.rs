@@ -1,5 +1,6 @@
 //! Where a connection belongs, and that it is counted there for as long as it exists.
 
+use crate::directory::scram::Exchange;
 use crate::logging::lines::LineKind;
 use crate::node::{ConnectionCounts, Node};
 use crate::protection::{Entrant, Meters};
@@ -26,6 +27,8 @@ pub(super) struct Place {
     pub(super) delayed: bool,
     /// It has not tried to log in yet, and may have to give way to others.
     entrant: Option<Arc<Entrant>>,
+    /// A login under way in rounds.
+    pub(super) exchange: Option<Box<Exchange>>,
     /// What it publishes, where there are quotas.
     pub(super) meters: Option<Box<Meters>>,
     /// Counts it among its user's connections.
@@ -51,6 +54,7 @@ impl Place {
             heard: false,
             delayed: false,
             entrant: Some(entrant),
+            exchange: None,
             meters: None,
             seat: None,
         }
@@ -82,6 +86,17 @@ impl Place {
     /// The connection tries to log in.
     pub(super) fn knocks(&mut self) {
         self.entrant = None;
+    }
+
+    /// The connection is asked something before it is logged in: again it may have to give way to others.
+    pub(super) fn is_asked(&mut self, exchange: Box<Exchange>, task: Option<&Waker>) {
+        self.exchange = Some(exchange);
+        if !self.attached {
+            self.entrant = Some(self.node.protection.half_open.enter(self.node.half_open_max()));
+            if let Some(task) = task {
+                self.introduce(task);
+            }
+        }
     }
 
     /// The connection turned out to speak that protocol.

@@ -31,6 +31,11 @@ impl Waking {
         self.task.get_or_init(|| task.clone());
     }
 
+    /// The task, once it has made itself known.
+    pub(super) fn task(&self) -> Option<&Waker> {
+        self.task.get()
+    }
+
     /// Whether the flag was raised; lowers it. Must come before the engine is asked.
     pub(super) fn acknowledge(&self) -> bool {
         // A load first, which is cheaper than a swap: most turns find the flag lowered.

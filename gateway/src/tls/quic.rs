@@ -1,14 +1,11 @@
 //! What QUIC adds to TLS: windows and times of a connection, and the keys that outlive the process.
 
 use crate::config::Limits;
+use crate::secret::{self, Secret};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{EndpointConfig, ServerConfig, TransportConfig, VarInt};
-use ring::rand::{SecureRandom as _, SystemRandom};
 use ring::{hkdf, hmac};
 use rustls::server::ServerSessionMemoryCache;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,43 +30,28 @@ const EARLY_SESSIONS: usize = 1024;
 /// stateless reset (RFC 9000 10.3) that its connection is gone, and comes back at once.
 #[derive(Clone)]
 pub(crate) struct Keys {
-    secret: [u8; SECRET],
+    secret: Secret,
 }
 
-const SECRET: usize = 32;
 /// In the data directory.
 const FILE: &str = "quic-secret";
 
 impl Default for Keys {
     /// One that nobody will remember.
     fn default() -> Keys {
-        let mut secret = [0; SECRET];
-        // Without randomness there is no handshake either.
-        let _ = SystemRandom::new().fill(&mut secret);
-        Keys { secret }
+        Keys {
+            secret: secret::fresh(),
+        }
     }
 }
 
 impl Keys {
     /// With the secret that the data directory has, or a new one.
     pub(crate) fn open(data: &Path) -> Keys {
-        let file = data.join(FILE);
-        if let Ok(bytes) = fs::read(&file)
-            && let Ok(secret) = bytes.as_slice().try_into()
-        {
-            return Keys { secret };
+        let otherwise = "after a restart, QUIC clients find out late that their connections are gone";
+        Keys {
+            secret: secret::open(&data.join(FILE), otherwise),
         }
-        let keys = Keys::default();
-        if let Err(error) = keys.keep(&file) {
-            tracing::warn!(file = %file.display(), %error, "the QUIC secret cannot be kept: after a restart, clients find out late that their connections are gone");
-        }
-        keys
-    }
-
-    fn keep(&self, file: &Path) -> io::Result<()> {
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        options.open(file)?.write_all(&self.secret)
     }
 
     /// For the endpoint of a listener.

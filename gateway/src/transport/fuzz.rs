@@ -97,39 +97,18 @@ mod tests {
     use super::*;
     use gatepost_core::testing::corpus;
 
-    fn replay(target: &str, fuzz: fn(&[u8])) {
-        let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
-        corpus::replay(target, |data| {
-            fuzz(data);
-            // And a thousand mutants of each: one octet changed, or the rest cut off.
-            for _ in 0..1000 {
-                seed ^= seed << 13;
-                seed ^= seed >> 7;
-                seed ^= seed << 17;
-                let mut mutant = data.to_vec();
-                let at = usize::try_from(seed >> 32).expect("small") % mutant.len().max(1);
-                match mutant.get_mut(at) {
-                    Some(_) if seed.is_multiple_of(5) => mutant.truncate(at),
-                    Some(octet) => *octet = seed.to_le_bytes()[0],
-                    None => {}
-                }
-                fuzz(&mutant);
-            }
-        });
-    }
-
     #[test]
     fn the_corpus_of_proxy_headers_breaks_nothing() {
-        replay("proxy", fuzz_proxy);
+        corpus::replay_mutants("proxy", fuzz_proxy);
     }
 
     #[test]
     fn the_corpus_of_websocket_frames_breaks_nothing() {
-        replay("websocket_frames", fuzz_frames);
+        corpus::replay_mutants("websocket_frames", fuzz_frames);
     }
 
     #[test]
     fn the_corpus_of_upgrades_breaks_nothing() {
-        replay("websocket_upgrade", fuzz_upgrade);
+        corpus::replay_mutants("websocket_upgrade", fuzz_upgrade);
     }
 }

@@ -1,0 +1,79 @@
+//! What the log keeps of a password: its hash, and a verifier for SCRAM where that is spoken.
+//!
+//! A verifier is weaker than the hash: an attacker with a stolen log tries passwords against it at the speed of PBKDF2, which a
+//! graphics card does fast, and not of argon2id. So it is made only where `mqtt.auth_methods` asks for it. It is kept in the user's
+//! record under a name of its own, in a form that begins with its mechanism's name; a release that does not know one ignores it.
+
+use super::password::{Cost, PasswordHash, Workspace};
+use super::scram::{SCRAM_SHA_256, Verifier};
+use gatepost_core::catalog::directory::UserRecord;
+use gatepost_core::properties::Value;
+use std::num::NonZeroU32;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    hash: PasswordHash,
+    verifier: Option<Verifier>,
+}
+
+impl Kept {
+    /// Of a password, which takes a while. With `iterations`, a verifier for SCRAM is made too.
+    pub(crate) fn make(password: &[u8], cost: Cost, iterations: Option<NonZeroU32>, workspace: &mut Workspace) -> Kept {
+        Kept {
+            hash: PasswordHash::make(password, cost, workspace),
+            verifier: iterations.map(|iterations| Verifier::make(password, iterations)),
+        }
+    }
+
+    /// Puts it into a user's record, in the place of all that was kept of the password before.
+    pub(crate) fn write(&self, record: &mut UserRecord) {
+        (record.hashing_algorithm, record.password_hash) = self.hash.record();
+        record.more.0.retain(|(name, _)| **name != *SCRAM_SHA_256);
+        if let Some(verifier) = &self.verifier {
+            record.more.push(SCRAM_SHA_256, Value::text(&verifier.text()));
+        }
+    }
+}
+
+/// A hash of another broker's: the password is not known, so there is no verifier until its user logs in with it.
+impl From<PasswordHash> for Kept {
+    fn from(hash: PasswordHash) -> Kept {
+        Kept { hash, verifier: None }
+    }
+}
+
+/// The verifier in a user's record.
+pub(super) fn verifier(record: &UserRecord) -> Option<Verifier> {
+    Verifier::parse(record.more.lookup(SCRAM_SHA_256)?.as_str()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_password_leaves_nothing_of_the_one_before() {
+        let iterations = NonZeroU32::new(4096);
+        let cost = Cost {
+            memory_kib: 64,
+            passes: 1,
+        };
+        let mut workspace = Workspace::default();
+        let mut user = UserRecord::default();
+        user.more.push("later", Value::text("kept"));
+        Kept::make(b"first", cost, iterations, &mut workspace).write(&mut user);
+        let first = (user.password_hash.clone(), verifier(&user).expect("made"));
+        Kept::make(b"second", cost, iterations, &mut workspace).write(&mut user);
+        let second = verifier(&user).expect("made");
+        assert!(user.password_hash != first.0 && second != first.1);
+        assert_eq!(user.more.0.len(), 2, "{:?}", user.more);
+        // A password without a verifier, and a hash from elsewhere.
+        Kept::make(b"third", cost, None, &mut workspace).write(&mut user);
+        assert_eq!(verifier(&user), None);
+        Kept::make(b"fourth", cost, iterations, &mut workspace).write(&mut user);
+        Kept::from(PasswordHash::Nothing).write(&mut user);
+        assert_eq!((verifier(&user), user.password_hash.len()), (None, 0));
+        assert_eq!(user.more.lookup("later").and_then(Value::as_str), Some("kept"));
+    }
+}
