@@ -334,11 +334,12 @@ impl<D: Disk> Checker<'_, D> {
         let epoch = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.marks.epoch);
         let is_log = header.kind == SegmentKind::Log;
         let covered = covered.filter(|covered| covered.sealed || (is_log && header.epoch == epoch));
-        read.directory = sealed.as_ref().map(|(_, directory)| directory.clone());
+        let (footer, directory) = sealed.unzip();
+        read.directory = directory;
         self.judge_holes(header, covered, &mut read, found);
-        match (trailer, sealed) {
-            (Some(_), Some((footer, directory))) => {
-                if found.problems.is_empty() && !agrees(&footer, &directory, read.listed) {
+        match (trailer, footer, &read.directory) {
+            (Some(_), Some(footer), Some(directory)) => {
+                if found.problems.is_empty() && !agrees(&footer, directory, read.listed) {
                     let problem = "the footer lists other records than there are";
                     found.problems.push(problem.into());
                 }

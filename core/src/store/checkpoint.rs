@@ -25,17 +25,20 @@
 
 use super::disk::{Disk, DiskFile, Patient};
 use super::index::{Index, KeyEntry, Move, QueueIndex, Root, Segments, VhostIndex};
-use super::key;
-use super::record::{self, parse_queue_id, parse_runs, put_runs};
+use super::record::{parse_queue_id, parse_runs};
 use super::segment::{SegmentHeader, SegmentKind};
 use super::settings::StoreError;
 use super::spans::Span;
-use super::varint::{Input, put_varint};
+use super::varint::Input;
 use super::{QueueId, VhostId};
 use crate::message::Position;
 use crate::time::Wall;
 use std::io;
 use std::sync::Arc;
+
+mod writing;
+
+pub(crate) use writing::draft;
 
 /// The newest.
 pub(crate) const FILE: &str = "checkpoint";
@@ -46,6 +49,8 @@ pub(crate) const DRAFT: &str = "checkpoint.draft";
 const MAGIC: [u8; 8] = *b"GATEPCKP";
 const VERSION: u32 = 4;
 const HEADER_BYTES: usize = 24;
+/// Bytes written, or looked through, at once, about. A checkpoint is as long as what exists, and there may be a lot.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// What is said of a segment.
 #[derive(Clone, Copy, Debug)]
@@ -80,178 +85,6 @@ pub(crate) struct Checkpoint {
     pub(crate) index: Index,
 }
 
-/// A checkpoint to be written.
-pub(crate) struct Encoded {
-    pub(crate) bytes: Vec<u8>,
-    /// How many of the bytes list deletions.
-    pub(crate) deletions: u64,
-}
-
-/// The bytes of a checkpoint.
-pub(crate) fn encode(marks: &Marks, segments: &[Covered], index: &Index) -> Encoded {
-    let mut out = vec![0; HEADER_BYTES];
-    let o = &mut out;
-    put_marks(o, marks);
-    put_varint(o, index.vhosts.len() as u64);
-    for (id, vhost) in &index.vhosts {
-        let first = u64::from(vhost.first_segment);
-        put_all(o, [u64::from(id.0), vhost.queue_max, first]);
-        put_segments(o, &vhost.copies);
-    }
-    put_varint(o, segments.len() as u64);
-    for segment in segments {
-        put_segment(o, segment);
-    }
-    put_varint(o, index.queues.len() as u64);
-    for (id, queue) in &index.queues {
-        put_queue(o, *id, queue);
-    }
-    put_varint(o, index.moves.len() as u64);
-    for ((queue, seq), moved) in &index.moves {
-        put_move(o, (*queue, *seq), moved);
-    }
-    let listed = || {
-        let keys = index.keys.iter();
-        keys.filter(|(key, entry)| entry.deleted || !key::is_bulk(key))
-    };
-    put_varint(o, listed().count() as u64);
-    let mut deletions = 0;
-    for (key, entry) in listed() {
-        let before = o.len();
-        put_key(o, key, entry);
-        deletions += if entry.deleted { (o.len() - before) as u64 } else { 0 };
-    }
-    let len = (out.len() - HEADER_BYTES) as u64;
-    out[..8].copy_from_slice(&MAGIC);
-    out[12..16].copy_from_slice(&VERSION.to_le_bytes());
-    out[16..24].copy_from_slice(&len.to_le_bytes());
-    let crc = crc32c::crc32c(&out[12..]);
-    out[8..12].copy_from_slice(&crc.to_le_bytes());
-    Encoded { bytes: out, deletions }
-}
-
-fn put_segments(o: &mut Vec<u8>, segments: &Segments) {
-    put_varint(o, segments.iter().len() as u64);
-    let mut before = 0;
-    for segment in segments.iter() {
-        put_varint(o, u64::from(segment - before));
-        before = segment;
-    }
-}
-
-fn parse_segments(i: &mut Input<'_>) -> Option<Segments> {
-    let count = i.count(1)?;
-    let (mut segments, mut before) = (Vec::with_capacity(count), 0u32);
-    for _ in 0..count {
-        let gap: u32 = i.number()?;
-        before = before.checked_add(gap).filter(|_| gap > 0)?;
-        segments.push(before);
-    }
-    Some(Segments::from_sorted(segments))
-}
-
-fn put_all<const N: usize>(o: &mut Vec<u8>, values: [u64; N]) {
-    for value in values {
-        put_varint(o, value);
-    }
-}
-
-fn put_marks(o: &mut Vec<u8>, marks: &Marks) {
-    let vhost_max = u64::from(marks.vhost_max.0);
-    let (epoch, next_id) = (u64::from(marks.epoch), u64::from(marks.next_id));
-    put_all(o, [epoch, next_id, marks.next_base, marks.wall.0, vhost_max]);
-}
-
-fn put_segment(o: &mut Vec<u8>, segment: &Covered) {
-    let h = &segment.header;
-    let header = [u64::from(h.id), h.kind as u64, u64::from(h.epoch), h.salt, h.base];
-    put_all(o, header);
-    let sealed = u64::from(segment.sealed);
-    let (size, end) = (u64::from(h.size), u64::from(segment.end));
-    put_all(o, [size, end, sealed, segment.routes, segment.keys]);
-}
-
-fn put_move(o: &mut Vec<u8>, (queue, seq): (QueueId, u64), moved: &Move) {
-    record::put_queue(queue, o);
-    put_varint(o, seq);
-    o.push(moved.flags);
-    match moved.root {
-        Root::Route(queue, seq) => {
-            o.push(0);
-            record::put_queue(queue, o);
-            put_varint(o, seq);
-        }
-        Root::At(at) => {
-            o.push(1);
-            put_position(o, at);
-        }
-    }
-}
-
-fn put_position(o: &mut Vec<u8>, at: Position) {
-    put_all(o, [u64::from(at.segment), u64::from(at.offset)]);
-}
-
-fn put_key(o: &mut Vec<u8>, key: &[u8], entry: &KeyEntry) {
-    put_varint(o, key.len() as u64);
-    o.extend_from_slice(key);
-    put_position(o, entry.at);
-    put_all(o, [entry.version, u64::from(entry.len), u64::from(entry.deleted)]);
-    put_segments(o, &entry.older);
-    o.push(u8::from(entry.value.is_some()));
-    if let Some(value) = &entry.value {
-        put_varint(o, value.len() as u64);
-        o.extend_from_slice(value);
-    }
-}
-
-fn put_queue(o: &mut Vec<u8>, id: QueueId, queue: &QueueIndex) {
-    record::put_queue(id, o);
-    put_varint(o, queue.next_seq);
-    put_varint(o, queue.handed_out);
-    put_varint(o, u64::from(queue.first_segment));
-    put_segments(o, &queue.copies);
-    put_varint(o, queue.span_count() as u64);
-    let mut next = 0;
-    for span in queue.spans() {
-        put_varint(o, span.first - next);
-        put_varint(o, u64::from(span.extent));
-        put_varint(o, u64::from(span.segment));
-        put_varint(o, u64::from(span.live));
-        next = span.last();
-    }
-    let runs: Vec<(u64, u64)> = queue.dead_runs().collect();
-    put_runs(runs.iter().copied(), runs.len(), o);
-    put_varint(o, queue.incoming_ids.len() as u64);
-    for id in &queue.incoming_ids {
-        put_varint(o, u64::from(*id));
-    }
-    put_varint(o, queue.packet_ids.len() as u64);
-    for (seq, id, released) in &queue.packet_ids {
-        put_varint(o, *seq);
-        put_varint(o, u64::from(*id));
-        o.push(u8::from(*released));
-    }
-    put_varint(o, queue.returned.len() as u64);
-    for (seq, times) in &queue.returned {
-        put_varint(o, *seq);
-        put_varint(o, u64::from(*times));
-    }
-}
-
-/// Writes a checkpoint beside the newest one and puts it in its place. Returns when it is durable.
-pub(crate) fn write<D: Disk>(disk: &D, bytes: &[u8]) -> io::Result<()> {
-    let file = disk.create(DRAFT)?;
-    file.write_at(bytes, 0)?;
-    file.sync_data()?;
-    match disk.rename(FILE, OLD) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    disk.rename(DRAFT, FILE)?;
-    disk.sync_dir("")
-}
-
 /// What a checkpoint file turned out to be.
 pub(crate) enum Read {
     Good(Box<Checkpoint>),
@@ -278,28 +111,83 @@ pub(crate) fn read<D: Disk>(disk: &D, path: &str) -> Result<Read, StoreError> {
     }
 }
 
-/// Whether a checkpoint file is missing or its checksum holds.
+/// Whether a checkpoint file is missing or its checksum holds. It is looked through piece by piece.
 ///
 /// # Errors
 /// [`StoreError::Read`] if it could not be read for long.
 pub(crate) fn holds<D: Disk>(disk: &D, path: &str) -> Result<bool, StoreError> {
-    Ok(load(disk, path)?.is_none_or(|bytes| open(&bytes).is_some()))
+    let checked = with_file(disk, path, |file| {
+        let mut header = [0; HEADER_BYTES];
+        let got = file.read_at(&mut header, 0)?;
+        let Some(header) = header.get(..got).and_then(Header::parse) else {
+            return Ok(false);
+        };
+        let mut crc = header.crc_of_itself();
+        let (mut at, end) = (HEADER_BYTES as u64, (HEADER_BYTES as u64).saturating_add(header.len));
+        let mut piece = vec![0; PIECE_BYTES];
+        while at < end {
+            let want = (end - at).min(PIECE_BYTES as u64) as usize;
+            let got = file.read_at(&mut piece[..want], at)?;
+            crc = crc32c::crc32c_append(crc, &piece[..got]);
+            if got < want {
+                return Ok(false);
+            }
+            at += got as u64;
+        }
+        Ok(crc == header.crc)
+    })?;
+    Ok(checked.unwrap_or(true))
 }
 
 /// The bytes of a file; `None` if it is not there.
 fn load<D: Disk>(disk: &D, path: &str) -> Result<Option<Vec<u8>>, StoreError> {
-    let read = || -> io::Result<Vec<u8>> {
-        let file = Patient(Arc::new(disk.open_patiently(path)?));
+    with_file(disk, path, |file| {
         let len = usize::try_from(file.len()?).map_err(|_| io::ErrorKind::FileTooLarge)?;
         let mut bytes = vec![0; len];
         let got = file.read_at(&mut bytes, 0)?;
         bytes.truncate(got);
         Ok(bytes)
-    };
-    match read() {
-        Ok(bytes) => Ok(Some(bytes)),
+    })
+}
+
+/// Reads a file in some way; `None` if it is not there.
+fn with_file<D: Disk, T>(
+    disk: &D,
+    path: &str,
+    read: impl FnOnce(&Patient<D::File>) -> io::Result<T>,
+) -> Result<Option<T>, StoreError> {
+    let opened = disk.open_patiently(path);
+    match opened.and_then(|file| read(&Patient(Arc::new(file)))) {
+        Ok(found) => Ok(Some(found)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(StoreError::unread(path, error)),
+    }
+}
+
+/// What stands before the body.
+struct Header {
+    crc: u32,
+    version: u32,
+    /// Bytes of the body.
+    len: u64,
+}
+
+impl Header {
+    fn parse(bytes: &[u8]) -> Option<Header> {
+        let mut input = Input(bytes);
+        if input.bytes(8)? != MAGIC {
+            return None;
+        }
+        Some(Header {
+            crc: input.u32()?,
+            version: input.u32()?,
+            len: input.u64()?,
+        })
+    }
+    /// The checksum of what it says itself: the body's goes on from there.
+    fn crc_of_itself(&self) -> u32 {
+        let crc = crc32c::crc32c(&self.version.to_le_bytes());
+        crc32c::crc32c_append(crc, &self.len.to_le_bytes())
     }
 }
 
@@ -312,16 +200,10 @@ pub(crate) enum Decoded {
 
 /// The version and the body of a checkpoint whose checksum holds.
 fn open(bytes: &[u8]) -> Option<(u32, &[u8])> {
-    let mut input = Input(bytes);
-    if input.bytes(8)? != MAGIC {
-        return None;
-    }
-    let crc = input.u32()?;
-    let mut fields = input;
-    let (version, len) = (fields.u32()?, fields.u64()?);
-    let body = fields.bytes(usize::try_from(len).ok()?)?;
-    let covered = input.bytes(12 + body.len())?;
-    (crc == crc32c::crc32c(covered)).then_some((version, body))
+    let header = Header::parse(bytes)?;
+    let body = bytes.get(HEADER_BYTES..)?.get(..usize::try_from(header.len).ok()?)?;
+    let crc = crc32c::crc32c_append(header.crc_of_itself(), body);
+    (crc == header.crc).then_some((header.version, body))
 }
 
 pub(crate) fn decode(bytes: &[u8]) -> Decoded {
@@ -369,6 +251,17 @@ fn parse(body: &[u8]) -> Option<Checkpoint> {
         index.restore_key(key, entry);
     }
     i.0.is_empty().then_some(Checkpoint { marks, segments, index })
+}
+
+fn parse_segments(i: &mut Input<'_>) -> Option<Segments> {
+    let count = i.count(1)?;
+    let (mut segments, mut before) = (Vec::with_capacity(count), 0u32);
+    for _ in 0..count {
+        let gap: u32 = i.number()?;
+        before = before.checked_add(gap).filter(|_| gap > 0)?;
+        segments.push(before);
+    }
+    Some(Segments::from_sorted(segments))
 }
 
 fn parse_segment(i: &mut Input<'_>) -> Option<Covered> {
@@ -475,7 +368,10 @@ fn parse_queue(i: &mut Input<'_>) -> Option<(QueueId, QueueIndex)> {
 #[cfg(feature = "fuzzing")]
 pub(super) fn fuzz(body: &[u8]) {
     if let Some(found) = parse(body) {
-        let bytes = encode(&found.marks, &found.segments, &found.index).bytes;
+        let disk = crate::testing::disk::SimDisk::new(0);
+        let draft = draft(&disk, &found.marks, &found.segments, &found.index);
+        draft.and_then(|draft| draft.publish(&disk)).expect("the disk has room");
+        let bytes = disk.read(FILE).expect("it was written");
         assert!(
             matches!(decode(&bytes), Decoded::Good(_)),
             "what was parsed encodes to something that parses"

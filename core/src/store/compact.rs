@@ -172,10 +172,10 @@ impl<D: Disk> Store<D> {
     fn abandon_cold(&mut self) {
         for writer in std::mem::take(&mut self.cold).into_iter().flatten() {
             // A deletion that comes later must outlive these copies, too.
-            let mut index = self.shared.index.lock();
+            let mut index = self.shared.index.write();
             let id = writer.header.id;
             let is_there = |id| self.segments.contains_key(&id);
-            for listed in Entries::new(&writer.directory.lock().bytes) {
+            for listed in writer.directory.lock().entries() {
                 match listed {
                     Listed::Key { key, .. } => index.key_copied_in_vain(key, id, is_there),
                     Listed::Message { routes, .. } => {
@@ -194,7 +194,7 @@ impl<D: Disk> Store<D> {
 
     /// A keyed record that was to be copied does not hold, but what it says is known: it is written anew.
     fn rescue(&mut self, key: &[u8], segment: u32, offset: u32) -> bool {
-        let entry = self.shared.index.lock().keys.get(key).cloned();
+        let entry = self.shared.index.read().keys.get(key).cloned();
         let at = Position { segment, offset };
         match entry.filter(|entry| entry.at == at && (entry.deleted || entry.value.is_some())) {
             Some(entry) => {
@@ -227,7 +227,7 @@ impl<D: Disk> Store<D> {
         let logs = |s: &&Segment| s.header.kind == SegmentKind::Log;
         let newest_first = self.segments.values().rev().filter(logs);
         let youngest = newest_first.map(|s| s.header.id).nth(age as usize)?;
-        let index = self.shared.index.lock();
+        let index = self.shared.index.read();
         let few = self
             .segments
             .range(..=youngest)
@@ -273,7 +273,7 @@ impl<D: Disk> Store<D> {
 
     /// Whether one of these deletions outlives a segment that is not about to go.
     fn outlives_what_stays(&self, deletions: &[Todo]) -> bool {
-        let index = self.shared.index.lock();
+        let index = self.shared.index.read();
         let stays = |id| {
             self.segments.get(&id).is_some_and(|s| {
                 let live = index.live(id);
@@ -294,7 +294,7 @@ impl<D: Disk> Store<D> {
         let Some((_, directory)) = read_directory(&*pinned.file, &pinned.header)? else {
             return Ok(None);
         };
-        let index = self.shared.index.lock();
+        let index = self.shared.index.read();
         let mut joined: HashMap<Root, Vec<Route>> = HashMap::new();
         for (&(queue, seq), moved) in &index.moves {
             if index.lookup(queue, seq) == Some(source) {
@@ -418,7 +418,7 @@ impl<D: Disk> Store<D> {
         raw: &Raw<'_>,
     ) -> io::Result<Option<Copied>> {
         {
-            let index = self.shared.index.lock();
+            let index = self.shared.index.read();
             routes.retain(|route| index.lookup(route.queue, route.seq) == Some(source));
         }
         let Some(head) = MessageHead::parse(raw.head).filter(|_| !routes.is_empty()) else {
@@ -436,7 +436,7 @@ impl<D: Disk> Store<D> {
 
     /// Copies a keyed record, if it is still the key's newest.
     fn copy_key(&mut self, at: Position, key: Box<[u8]>, raw: &Raw<'_>) -> io::Result<Option<Copied>> {
-        let known = self.shared.index.lock().keys.get(&key).cloned();
+        let known = self.shared.index.read().keys.get(&key).cloned();
         let Some(entry) = known.filter(|entry| entry.at == at) else {
             return Ok(None);
         };
@@ -489,7 +489,7 @@ impl<D: Disk> Store<D> {
         });
         self.shared.redirect(source, moved);
         let is_there = |id| self.segments.contains_key(&id);
-        let mut index = self.shared.index.lock();
+        let mut index = self.shared.index.write();
         for copy in copied {
             match copy {
                 Copied::Message { to, routes, .. } => {

@@ -20,10 +20,19 @@ const MESSAGE: u8 = 1;
 const KEY: u8 = 2;
 const DELETED: u8 = 3;
 
+/// Bytes of one of the pieces in which a directory is collected, about: one long list would be moved whenever it grows,
+/// and leave a hole in the heap each time.
+const PIECE_BYTES: usize = 64 << 10;
+/// Bytes of most entries, at most: a piece with less room than this is full.
+const ENTRY_BYTES: usize = 256;
+
 /// Collects a directory.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
-    pub(crate) bytes: Vec<u8>,
+    /// In order, each with whole entries. Only the last one grows.
+    pieces: Vec<Vec<u8>>,
+    /// Bytes of all pieces but the last.
+    behind: usize,
     last: Last,
     /// Routes of all messages in it.
     pub(crate) routes: u64,
@@ -75,18 +84,66 @@ pub(crate) enum Listed<'a> {
 }
 
 impl Directory {
-    fn entry(&mut self, tag: u8, offset: u32) {
+    /// Bytes in all.
+    pub(crate) fn len(&self) -> usize {
+        self.behind + self.pieces.last().map_or(0, Vec::len)
+    }
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        self.pieces.iter().map(Vec::as_slice)
+    }
+    /// What the piece around `at` has from there on. Empty: there is nothing more.
+    pub(crate) fn following(&self, at: usize) -> &[u8] {
+        let mut at = at;
+        for piece in &self.pieces {
+            match at.checked_sub(piece.len()) {
+                Some(rest) => at = rest,
+                None => return piece.get(at..).unwrap_or_default(),
+            }
+        }
+        &[]
+    }
+    /// What it lists.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = Listed<'_>> {
+        let mut pieces = self.pieces();
+        let mut current = Entries::new(&[]);
+        std::iter::from_fn(move || {
+            loop {
+                if let Some(listed) = current.next() {
+                    return Some(listed);
+                }
+                current = Entries::following(pieces.next()?, current.cursor());
+            }
+        })
+    }
+    /// Begins an entry. Returns where the rest of it goes.
+    fn entry(&mut self, tag: u8, offset: u32) -> &mut Vec<u8> {
         debug_assert!(offset >= self.last.offset && offset.is_multiple_of(8));
-        self.bytes.push(tag);
-        put_varint(&mut self.bytes, u64::from(offset.wrapping_sub(self.last.offset) / 8));
+        if let Some(full) = self
+            .pieces
+            .last()
+            .map(Vec::len)
+            .filter(|len| *len >= PIECE_BYTES - ENTRY_BYTES)
+        {
+            self.behind += full;
+            self.pieces.push(Vec::with_capacity(PIECE_BYTES));
+        } else if self.pieces.is_empty() {
+            // A segment with little in it needs no whole piece. Doubled, it becomes one.
+            self.pieces.push(Vec::with_capacity(PIECE_BYTES / 64));
+        }
+        let delta = u64::from(offset.wrapping_sub(self.last.offset) / 8);
         self.last.offset = offset;
+        let at = self.pieces.len() - 1;
+        let piece = &mut self.pieces[at];
+        piece.push(tag);
+        put_varint(piece, delta);
+        piece
     }
     pub(crate) fn message(&mut self, offset: u32, body_len: u32, routes: &[Route]) {
         let continues = matches!(routes, [route] if *route == self.last.next());
-        self.entry(if continues { NEXT } else { MESSAGE }, offset);
-        put_varint(&mut self.bytes, u64::from(body_len));
+        let piece = self.entry(if continues { NEXT } else { MESSAGE }, offset);
+        put_varint(piece, u64::from(body_len));
         if !continues {
-            put_routes(routes, &mut self.bytes);
+            put_routes(routes, piece);
         }
         if let Some(last) = routes.last() {
             self.last.route = *last;
@@ -94,11 +151,11 @@ impl Directory {
         self.routes += routes.len() as u64;
     }
     pub(crate) fn key(&mut self, offset: u32, len: u32, version: u64, deleted: bool, key: &[u8]) {
-        self.entry(if deleted { DELETED } else { KEY }, offset);
-        put_varint(&mut self.bytes, u64::from(len));
-        put_varint(&mut self.bytes, version);
-        put_varint(&mut self.bytes, key.len() as u64);
-        self.bytes.extend_from_slice(key);
+        let piece = self.entry(if deleted { DELETED } else { KEY }, offset);
+        put_varint(piece, u64::from(len));
+        put_varint(piece, version);
+        put_varint(piece, key.len() as u64);
+        piece.extend_from_slice(key);
         self.keys += 1;
     }
 }
@@ -229,7 +286,7 @@ mod tests {
         directory.message(4608, 100, &two);
         directory.key(4808, 60, 12, false, b"queue");
         directory.key(4868 / 8 * 8 + 8, 60, 13, true, b"gone");
-        let before = directory.bytes.len();
+        let before = directory.len();
         for n in 0..100u32 {
             directory.message(
                 8192 + n * 104,
@@ -241,12 +298,9 @@ mod tests {
                 }],
             );
         }
-        assert!(
-            directory.bytes.len() - before <= 100 * 3 + 2,
-            "{}",
-            directory.bytes.len() - before
-        );
-        let mut entries = Entries::new(&directory.bytes);
+        assert!(directory.len() - before <= 100 * 3 + 2, "{}", directory.len() - before);
+        let bytes: Vec<u8> = directory.pieces().flatten().copied().collect();
+        let mut entries = Entries::new(&bytes);
         assert_eq!(
             entries.next(),
             Some(Listed::Message {
@@ -275,5 +329,39 @@ mod tests {
         ));
         assert_eq!(entries.by_ref().count(), 100);
         assert!(entries.is_whole());
+    }
+
+    /// A directory of a full segment is many pieces. They are read like one list, from any entry on, and none is much
+    /// larger than it ought to be.
+    #[test]
+    fn pieces_read_like_one_list() {
+        let mut directory = Directory::default();
+        let key = |n: u32| format!("a key with a number {n}");
+        for n in 0..20_000u32 {
+            directory.key(4608 + n * 64, 64, u64::from(n), n % 2 == 0, key(n).as_bytes());
+            let routes = [QueueId(8), QueueId(9)].map(|queue| Route {
+                queue,
+                seq: u64::from(n),
+                flags: 0,
+            });
+            directory.message(4608 + n * 64 + 32, 5, &routes);
+        }
+        assert!(directory.pieces().count() > 10);
+        assert!(directory.pieces().all(|piece| piece.len() <= PIECE_BYTES));
+        assert!(directory.pieces.iter().all(|piece| piece.capacity() <= PIECE_BYTES));
+        let bytes: Vec<u8> = directory.pieces().flatten().copied().collect();
+        assert_eq!(bytes.len(), directory.len());
+        assert!(Entries::new(&bytes).eq(directory.entries()));
+        assert_eq!(directory.entries().count(), 40_000);
+        // As a reader does that was here before.
+        let (mut cursor, mut read) = (Cursor::default(), 0);
+        while let following = directory.following(cursor.at)
+            && !following.is_empty()
+        {
+            let mut entries = Entries::following(&following[..following.len()], cursor);
+            read += entries.by_ref().take(1 + read % 700).count();
+            cursor = entries.cursor().behind(cursor.at);
+        }
+        assert_eq!((cursor.at, read), (directory.len(), 40_000));
     }
 }

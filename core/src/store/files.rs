@@ -17,7 +17,7 @@ use super::settings::StoreError;
 use super::stats::StoreStats;
 use crate::message::Position;
 use hashbrown::HashMap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::io;
 use std::sync::Arc;
 
@@ -25,9 +25,9 @@ use std::sync::Arc;
 pub(crate) struct Shared<D: Disk> {
     pub(crate) disk: Arc<D>,
     pub(crate) stats: Arc<StoreStats>,
-    /// What is live, and where. The committer's; readers look pages up in it. A leaf, never held while reading or
-    /// writing a file.
-    pub(crate) index: Mutex<Index>,
+    /// What is live, and where. Only the committer changes it; readers look pages up in it. A leaf. It is never held for
+    /// changing while reading or writing a file, so nobody waits for the disk here.
+    pub(crate) index: RwLock<Index>,
     table: Mutex<Table<D::File>>,
 }
 
@@ -71,7 +71,7 @@ impl<D: Disk> Shared<D> {
         Shared {
             disk,
             stats,
-            index: Mutex::new(Index::default()),
+            index: RwLock::new(Index::default()),
             table: Mutex::new(table),
         }
     }

@@ -360,7 +360,7 @@ impl<D: Disk> Store<D> {
     /// remember them.
     fn log_rescued(&mut self) -> Result<(), StoreError> {
         while let Some((key, value)) = self.rescued.pop() {
-            let Some(lost) = self.shared.index.lock().take_key(&key) else {
+            let Some(lost) = self.shared.index.write().take_key(&key) else {
                 continue;
             };
             let bytes = value.as_ref().map_or(0, |value| value.len());
@@ -376,7 +376,7 @@ impl<D: Disk> Store<D> {
                 deleted: value.is_none(),
                 ..lost
             };
-            self.shared.index.lock().restore_key(key, entry);
+            self.shared.index.write().restore_key(key, entry);
         }
         Ok(())
     }
@@ -434,7 +434,7 @@ impl<D: Disk> Store<D> {
 
     fn gauge(&self) {
         let stats = &self.shared.stats;
-        let (routes, keys) = self.shared.index.lock().live_total();
+        let (routes, keys) = self.shared.index.read().live_total();
         StoreStats::set(&stats.live_messages, routes);
         StoreStats::set(&stats.live_keys, keys);
         StoreStats::set(&stats.segments, self.segments.len() as u64);

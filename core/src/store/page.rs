@@ -171,7 +171,7 @@ struct Draft {
 
 impl Draft {
     fn new<D: Disk>(shared: &Shared<D>, asked: &PageRead) -> Draft {
-        let plan = Plan::new(&shared.index.lock(), asked);
+        let plan = Plan::new(&shared.index.read(), asked);
         Draft {
             page: Page {
                 queue: asked.queue,
@@ -209,7 +209,7 @@ impl Draft {
 
 /// Whether something the plan expected and nobody found is somewhere else by now, or settled.
 fn has_changed<D: Disk>(shared: &Shared<D>, queue: QueueId, plan: &Plan, found: &[LogEntry]) -> bool {
-    let index = shared.index.lock();
+    let index = shared.index.read();
     let missing = |seq: &u64| !plan.is_dead(*seq) && found.binary_search_by_key(seq, |entry| entry.seq).is_err();
     plan.parts.iter().any(|part| {
         (part.first..=part.last)
@@ -420,12 +420,16 @@ fn load<D: Disk>(cached: &mut Cached, shared: &Shared<D>, segment: u32) -> io::R
     };
     if let Some(open) = &pinned.directory {
         // Copied, so that its writer does not wait.
-        let following = open.lock().bytes.get(cached.read.at..).unwrap_or_default().to_vec();
-        cached.add(&following);
+        let rest = |at| open.lock().following(at).to_vec();
+        let mut before = None;
+        while before != Some(cached.read.at) {
+            before = Some(cached.read.at);
+            cached.add(&rest(cached.read.at));
+        }
         return Ok(true);
     }
-    let directory = match read_directory(&*pinned.file, &pinned.header)? {
-        Some((_, directory)) => directory,
+    match read_directory(&*pinned.file, &pinned.header)? {
+        Some((_, directory)) => cached.add(directory.get(cached.read.at..).unwrap_or_default()),
         None => {
             // Without a trailer it is one that a start could not seal.
             let had_trailer = Trailer::read(&*pinned.file)?.is_some();
@@ -437,16 +441,15 @@ fn load<D: Disk>(cached: &mut Cached, shared: &Shared<D>, segment: u32) -> io::R
                 segment,
                 ..Cached::default()
             };
-            scanned
+            scanned.pieces().for_each(|piece| cached.add(piece));
         }
-    };
-    cached.add(directory.get(cached.read.at..).unwrap_or_default());
+    }
     cached.whole = true;
     Ok(true)
 }
 
 /// A directory made from the records.
-fn scan<F: DiskFile>(pinned: &Pinned<F>) -> io::Result<Vec<u8>> {
+fn scan<F: DiskFile>(pinned: &Pinned<F>) -> io::Result<Directory> {
     let mut directory = Directory::default();
     let mut scanner = Scanner::new(&*pinned.file, pinned.header.base, pinned.header.seed());
     while let Some(scanned) = scanner.next() {
@@ -458,5 +461,5 @@ fn scan<F: DiskFile>(pinned: &Pinned<F>) -> io::Result<Vec<u8>> {
         }
     }
     scanner.finish()?;
-    Ok(directory.bytes)
+    Ok(directory)
 }

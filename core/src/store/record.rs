@@ -156,19 +156,38 @@ impl<'a> Encoder<'a> {
     ///
     /// # Panics
     /// If the record is longer than 4 GiB; the limits of the protocols are far below.
-    pub(crate) fn finish(self, payload: &[u8]) {
+    pub(crate) fn finish(mut self, payload: &[u8]) {
+        self.end_head(payload.len());
         let Encoder { out, start, seed } = self;
-        let head = out.len() - start - HEADER_BYTES;
         out.extend_from_slice(payload);
-        let len = out.len() - start;
-        let (Ok(len32), Ok(head32)) = (u32::try_from(len), u32::try_from(head)) else {
-            panic!("a protocol let an oversized message through");
-        };
-        out[start + 4..start + 8].copy_from_slice(&len32.to_le_bytes());
-        out[start + 20..start + 24].copy_from_slice(&head32.to_le_bytes());
         let crc = crc32c::crc32c_append(seed, &out[start + 4..]);
         out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
         out.resize(out.len().next_multiple_of(ALIGN), 0);
+    }
+    /// Ends the head of a record whose payload is written behind it, and not copied for that. Returns the record's length,
+    /// without padding.
+    ///
+    /// # Panics
+    /// As [`Encoder::finish`].
+    pub(crate) fn finish_before<'p>(mut self, payload: impl Iterator<Item = &'p [u8]> + Clone) -> usize {
+        let len = self.end_head(payload.clone().map(<[u8]>::len).sum());
+        let Encoder { out, start, seed } = self;
+        let crc = crc32c::crc32c_append(seed, &out[start + 4..]);
+        let crc = payload.fold(crc, crc32c::crc32c_append);
+        out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
+        len
+    }
+    /// Fills in the lengths. Returns the record's.
+    fn end_head(&mut self, payload: usize) -> usize {
+        let Encoder { out, start, .. } = self;
+        let head = out.len() - *start - HEADER_BYTES;
+        let len = out.len() - *start + payload;
+        let (Ok(len32), Ok(head32)) = (u32::try_from(len), u32::try_from(head)) else {
+            panic!("a protocol let an oversized message through");
+        };
+        out[*start + 4..*start + 8].copy_from_slice(&len32.to_le_bytes());
+        out[*start + 20..*start + 24].copy_from_slice(&head32.to_le_bytes());
+        len
     }
 }
 
@@ -403,12 +422,17 @@ pub(crate) fn parse_acks(head: &[u8]) -> Option<Vec<QueueAcks>> {
 pub(crate) fn put_runs(runs: impl Iterator<Item = (u64, u64)>, count: usize, out: &mut Vec<u8>) {
     put_varint(out, count as u64);
     let mut next = 0;
-    for (first, last) in runs {
-        debug_assert!(first >= next && last >= first, "runs ascend");
-        put_varint(out, first.wrapping_sub(next));
-        put_varint(out, last.wrapping_sub(first));
-        next = last.wrapping_add(1);
+    for run in runs {
+        next = put_run(next, run, out);
     }
+}
+
+/// One of such runs, of which `next` is the first sequence behind the one before. Returns that of this one.
+pub(crate) fn put_run(next: u64, (first, last): (u64, u64), out: &mut Vec<u8>) -> u64 {
+    debug_assert!(first >= next && last >= first, "runs ascend");
+    put_varint(out, first.wrapping_sub(next));
+    put_varint(out, last.wrapping_sub(first));
+    last.wrapping_add(1)
 }
 
 pub(crate) fn parse_runs(input: &mut Input<'_>) -> Option<Vec<(u64, u64)>> {

@@ -145,7 +145,7 @@ pub(super) fn recover<D: Disk>(
         is_settled,
         ..
     } = recovery;
-    *shared.index.lock() = index;
+    *shared.index.write() = index;
     Ok(Found {
         shared,
         recovered,

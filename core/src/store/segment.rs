@@ -298,7 +298,11 @@ pub(crate) fn read_directory<F: DiskFile>(file: &F, header: &SegmentHeader) -> i
     let mut bytes = vec![0; len];
     file.read_at(&mut bytes, u64::from(trailer.footer))?;
     let raw = record::open(&bytes, lsn, header.seed()).filter(|raw| raw.kind == Kind::Footer);
-    Ok(raw.and_then(|raw| Some((Footer::parse(raw.head)?, raw.payload.to_vec()))))
+    let Some((footer, listed)) = raw.and_then(|raw| Some((Footer::parse(raw.head)?, raw.payload.len()))) else {
+        return Ok(None);
+    };
+    bytes.drain(..len - listed);
+    Ok(Some((footer, bytes)))
 }
 
 /// Fills one segment.
@@ -399,10 +403,12 @@ impl<F: DiskFile> SegmentWriter<F> {
     pub(crate) fn pending(&self) -> usize {
         self.pending.len()
     }
-    /// Whether `bytes` more of records, listed in `listed` bytes, leave room for the footer.
+    /// Whether `bytes` more of records, listed in `listed` bytes, leave room for the footer, and the directory short.
     pub(crate) fn has_room(&self, bytes: usize, listed: usize) -> bool {
         let after = self.position() as usize + BATCH_BYTES_MAX + bytes;
-        after + self.directory.lock().bytes.len() + listed + FOOTER_ROOM <= self.header.size as usize
+        let lists = self.directory.lock().len();
+        let is_short = lists == 0 || lists + listed <= directory_bytes_max(self.header.size);
+        is_short && after + lists + listed + FOOTER_ROOM <= self.header.size as usize
     }
     /// Where a new write begins.
     fn begin_at(&self) -> u32 {
@@ -506,12 +512,8 @@ impl<F: DiskFile> SegmentWriter<F> {
     pub(crate) fn seal(&mut self, ending: Ending, log_upto: u64, holes: Vec<(u32, u32)>) -> io::Result<u64> {
         debug_assert!(self.pending.is_empty() && !self.is_unsynced());
         let end = self.end;
-        let head = Footer::new(end, ending, log_upto, holes);
-        let directory = self.directory.clone();
-        let directory = directory.lock();
-        self.pending_at = end.next_multiple_of(BLOCK);
-        let (footer, footer_len) = self.put(Kind::Footer, 0, &directory.bytes, |out| head.put(out));
-        let written = self.write()?;
+        let (footer, footer_len) = self.write_footer(&Footer::new(end, ending, log_upto, holes))?;
+        self.end = footer + footer_len;
         let file_end = u64::from(footer + footer_len).next_multiple_of(u64::from(SECTOR)) + u64::from(SECTOR);
         // A segment that ends early gives its room back. One that is full keeps its length, so that whoever recycles
         // it finds the blocks there.
@@ -530,9 +532,41 @@ impl<F: DiskFile> SegmentWriter<F> {
         self.file.write_at(&trailer.encode(), trailer_at)?;
         self.file.sync_data()?;
         self.synced = self.end;
-        Ok(written + u64::from(SECTOR))
+        Ok(u64::from(footer_len) + u64::from(SECTOR))
+    }
+    /// Writes the footer, piece by piece as the directory lies in memory. Returns its offset and length.
+    fn write_footer(&self, head: &Footer) -> io::Result<(u32, u32)> {
+        let footer = self.end.next_multiple_of(BLOCK);
+        let directory = self.directory.lock();
+        let mut start = Vec::new();
+        let lsn = self.header.base + u64::from(footer);
+        let mut encoder = Encoder::begin(&mut start, lsn, self.seed, Kind::Footer, 0);
+        head.put(encoder.head());
+        let len = encoder.finish_before(directory.pieces());
+        let padding = &[0; ALIGN][..len.next_multiple_of(ALIGN) - len];
+        let mut at = u64::from(footer);
+        for piece in std::iter::once(&*start).chain(directory.pieces()).chain([padding]) {
+            self.file.write_at(piece, at)?;
+            at += piece.len() as u64;
+        }
+        Ok((footer, len.next_multiple_of(ALIGN) as u32))
     }
 }
+
+/// How long the directory of a segment of this size may get, beyond what one unit needs: one with more to list is sealed
+/// before it is full. The directory is in memory while the segment is written, and whenever somebody looks for something
+/// in it later. Most loads never get there: a message of 100 bytes that continues its queue takes 4 bytes of it. But of a
+/// segment full of small keyed records, a third would be directory.
+pub(crate) fn directory_bytes_max(size: u32) -> usize {
+    (size as usize / DIRECTORY_SHARE).clamp(DIRECTORY_BYTES_MIN, DIRECTORY_BYTES_MAX)
+}
+
+/// A directory is at most this part of its segment...
+const DIRECTORY_SHARE: usize = 16;
+/// ... or as long as this, which is not worth a short segment...
+const DIRECTORY_BYTES_MIN: usize = 64 << 10;
+/// ... and no longer than this.
+const DIRECTORY_BYTES_MAX: usize = 2 << 20;
 
 /// Bytes of a BATCH record, at most.
 const BATCH_BYTES_MAX: usize = (HEADER_BYTES + 25).next_multiple_of(ALIGN) + SECTOR as usize;

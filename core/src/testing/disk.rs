@@ -103,6 +103,8 @@ struct State {
     syncs: u64,
     bytes_written: u64,
     bytes_read: u64,
+    largest_write: u64,
+    largest_read: u64,
 }
 
 /// Reads that are to fail.
@@ -203,6 +205,8 @@ impl SimDisk {
             syncs: 0,
             bytes_written: 0,
             bytes_read: 0,
+            largest_write: 0,
+            largest_read: 0,
         })))
     }
     /// Calls so far that change something: writes, syncs, names.
@@ -220,6 +224,11 @@ impl SimDisk {
     /// Bytes read so far.
     pub fn bytes_read(&self) -> u64 {
         self.0.lock().bytes_read
+    }
+    /// Bytes of the largest single write and read so far: whoever asked for them had as much in memory.
+    pub fn largest(&self) -> (u64, u64) {
+        let state = self.0.lock();
+        (state.largest_write, state.largest_read)
     }
     /// The machine stops in the middle of the `nth` such call from now, counted from 0.
     pub fn crash_after(&self, nth: u64) {
@@ -669,6 +678,7 @@ impl SimFile {
         };
         file.pending.push(pending);
         state.bytes_written += written;
+        state.largest_write = state.largest_write.max(written);
         state.stop_if(stops)
     }
 }
@@ -697,6 +707,7 @@ impl DiskFile for SimFile {
         }
         into[..len].copy_from_slice(&rest[..len]);
         state.bytes_read += len as u64;
+        state.largest_read = state.largest_read.max(len as u64);
         Ok(len)
     }
     fn wait_to_retry(&self, failures: u32, error: &io::Error) -> bool {

@@ -109,7 +109,7 @@ impl<D: Disk> Store<D> {
             return self.put_key(key, value.as_deref(), flags);
         }
         let segment = active.header.id;
-        let index = &mut *self.shared.index.lock();
+        let index = &mut *self.shared.index.write();
         match record {
             Record::Message { message, routes } => {
                 routes.iter().for_each(|route| index.saw_queue(route.queue, segment));
@@ -164,7 +164,7 @@ impl<D: Disk> Store<D> {
         let Some(active) = &mut self.active else { return };
         let segment = active.header.id;
         let (offset, len, version) = active.put_key(0, key, value, flags);
-        let index = &mut *self.shared.index.lock();
+        let index = &mut *self.shared.index.write();
         let is_kept = |len: usize| key::is_precious(key) && len <= key::PRECIOUS_BYTES_MAX;
         let record = KeyRecord {
             at: Position { segment, offset },

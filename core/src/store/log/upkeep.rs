@@ -15,7 +15,7 @@ use std::time::Duration;
 impl<D: Disk> Store<D> {
     /// Whether a commit has made [`Store::tick`] due earlier than it said. Costs nothing to ask after each.
     pub fn is_due(&self) -> bool {
-        let pays = || self.pays(self.checkpoint_cost(&self.shared.index.lock()), self.checkpoint.logged);
+        let pays = || self.pays(self.checkpoint_cost(&self.shared.index.read()), self.checkpoint.logged);
         (self.checkpoint.sealed_just_now && pays()) || self.wants_zeros() || self.wants_spare()
     }
 
@@ -49,7 +49,7 @@ impl<D: Disk> Store<D> {
     pub(super) fn checkpoint_due(&self, now: Time) -> Option<Time> {
         let state = &self.checkpoint;
         let (mut waiting, mut freed) = (0, 0);
-        let index = self.shared.index.lock();
+        let index = self.shared.index.read();
         let cost = self.checkpoint_cost(&index);
         for s in self.segments.values() {
             if s.sealed && !s.doomed && !s.outlives && index.live(s.header.id).has_deletions_only() {
@@ -104,35 +104,34 @@ impl<D: Disk> Store<D> {
                 keys: s.keys,
             })
             .collect();
-        let (checkpoint::Encoded { bytes, deletions }, values) = {
-            let index = self.shared.index.lock();
-            (checkpoint::encode(&self.marks, &covered, &index), index.listed.values)
-        };
         self.checkpoint.last = now.monotonic;
-        let mut written = checkpoint::write(&*self.shared.disk, &bytes);
+        let mut written = self.draft_checkpoint(&covered);
         // On a full disk it is what frees segments: worth more than room for another one.
         while written.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::StorageFull) && self.give_up_spare() {
-            written = checkpoint::write(&*self.shared.disk, &bytes);
+            written = self.draft_checkpoint(&covered);
         }
-        if let Err(error) = written {
-            // The log is as good as before; the next start is longer. Tried again when the next one is due.
-            tracing::warn!(%error, "the checkpoint was not written");
-            StoreStats::add(&self.shared.stats.background_failures, 1);
-            self.checkpoint.dirty = true;
-            self.checkpoint.sealed = false;
-            return Ok(());
-        }
+        let Written { bytes, besides_keys } = match written {
+            Ok(written) => written,
+            Err(error) => {
+                // The log is as good as before; the next start is longer. Tried again when the next one is due.
+                tracing::warn!(%error, "the checkpoint was not written");
+                StoreStats::add(&self.shared.stats.background_failures, 1);
+                self.checkpoint.dirty = true;
+                self.checkpoint.sealed = false;
+                return Ok(());
+            }
+        };
         self.checkpoint = CheckpointState {
             last: now.monotonic,
-            bytes_besides_keys: Some((bytes.len() as u64).saturating_sub(values + deletions)),
+            bytes_besides_keys: Some(besides_keys),
             grown: self.checkpoint.grown,
             ..CheckpointState::default()
         };
-        StoreStats::add(&self.shared.stats.bytes_written, bytes.len() as u64);
-        StoreStats::add(&self.shared.stats.checkpoint_bytes_written, bytes.len() as u64);
+        StoreStats::add(&self.shared.stats.bytes_written, bytes);
+        StoreStats::add(&self.shared.stats.checkpoint_bytes_written, bytes);
         StoreStats::add(&self.shared.stats.checkpoints, 1);
         self.examined = None;
-        let index = self.shared.index.lock();
+        let index = self.shared.index.read();
         for segment in self.segments.values_mut() {
             segment.covered_before = std::mem::replace(&mut segment.covered, segment.end);
             let live = index.live(segment.header.id);
@@ -141,6 +140,21 @@ impl<D: Disk> Store<D> {
             segment.outlives = is_covered && live.has_deletions_only();
         }
         Ok(())
+    }
+
+    /// Writes a checkpoint and makes it the newest. Readers use the index meanwhile; only the committer changes it.
+    fn draft_checkpoint(&self, covered: &[Covered]) -> io::Result<Written> {
+        let disk = &*self.shared.disk;
+        let index = self.shared.index.read();
+        let draft = checkpoint::draft(disk, &self.marks, covered, &index)?;
+        let values = index.listed.values;
+        drop(index);
+        let written = Written {
+            bytes: draft.len,
+            besides_keys: draft.len.saturating_sub(values + draft.deletions),
+        };
+        draft.publish(disk)?;
+        Ok(written)
     }
 
     /// Recycles or removes segments that are doomed and not being read, a few at once. Returns whether there are more.
@@ -156,7 +170,7 @@ impl<D: Disk> Store<D> {
             let id = segment.header.id;
             self.segments.remove(&id);
             self.spare_failed = false;
-            self.shared.index.lock().forget(id);
+            self.shared.index.write().forget(id);
             if let Err(error) = self.retire_one(&segment, directory.as_deref()) {
                 // It stays on disk, and so do the deletions of what is in it. The next start sets it aside.
                 tracing::warn!(segment = id, %error, "a segment could not be recycled");
@@ -168,7 +182,7 @@ impl<D: Disk> Store<D> {
 
     /// Takes out a segment that is doomed, and gives its directory if that holds and the segment has keys.
     fn doomed(&mut self) -> Option<(Segment, Option<Vec<u8>>)> {
-        let index = self.shared.index.lock();
+        let index = self.shared.index.read();
         // What a checkpoint knows to hold deletions only needs no other checkpoint to go: none expects it.
         let is_doomed = |s: &&Segment| s.doomed || (s.outlives && index.live(s.header.id) == Live::default());
         let doomed: Vec<Segment> = self.segments.values().filter(is_doomed).copied().collect();
@@ -216,19 +230,27 @@ impl<D: Disk> Store<D> {
             });
             // Readers wait for the index, so it is not held for all of them.
             while let Some(first) = keys.next() {
-                let mut index = self.shared.index.lock();
+                let mut index = self.shared.index.write();
                 for key in std::iter::once(first).chain(keys.by_ref().take(KEYS_AT_ONCE)) {
                     index.key_copy_gone(key, header.id);
                 }
             }
         } else if segment.keys > 0 {
-            self.shared.index.lock().all_copies_gone(header.id);
+            self.shared.index.write().all_copies_gone(header.id);
         }
-        let mut index = self.shared.index.lock();
+        let mut index = self.shared.index.write();
         index.segment_gone(header.id);
         index.shrink();
         Ok(())
     }
+}
+
+/// Bytes of a checkpoint that was written.
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    bytes: u64,
+    /// See `CheckpointState::bytes_besides_keys`.
+    besides_keys: u64,
 }
 
 /// Bytes of the next checkpoint.

@@ -93,7 +93,7 @@ impl Whole {
         let queues = recovered.queues.keys();
         let listed = queues.flat_map(|queue| entries(&store, *queue).into_iter().map(|e| (*queue, e)));
         let places = listed.map(|(queue, e)| ((queue.0, e.seq), record(e.at))).collect();
-        let index = store.shared.index.lock();
+        let index = store.shared.index.read();
         let keys = index.keys.iter().filter(|(_, entry)| !entry.deleted);
         let key_places = keys.map(|(key, entry)| (key.clone(), record(entry.at))).collect();
         let torn = report.files.iter().filter(|file| file.torn);
