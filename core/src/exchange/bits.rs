@@ -1,5 +1,6 @@
 //! A sparse set of small numbers, kept as words of 64 bits: one operation tells which of 64 are in one set and not in another.
 
+use crate::ledger::allocation;
 use smallvec::SmallVec;
 
 /// Numbers, as the words that have any.
@@ -17,11 +18,19 @@ pub(super) struct Word {
 }
 
 impl Bits {
-    pub(super) fn insert(&mut self, number: u32) {
+    /// Adds a number. Returns whether it is new.
+    pub(super) fn insert(&mut self, number: u32) -> bool {
         let (index, bit) = place(number);
         match self.words.binary_search_by_key(&index, |word| word.index) {
-            Ok(at) => self.words[at].bits |= bit,
-            Err(at) => self.words.insert(at, Word { index, bits: bit }),
+            Ok(at) => {
+                let before = self.words[at].bits;
+                self.words[at].bits |= bit;
+                before & bit == 0
+            }
+            Err(at) => {
+                self.words.insert(at, Word { index, bits: bit });
+                true
+            }
         }
     }
 
@@ -39,10 +48,64 @@ impl Bits {
         self.words.is_empty()
     }
 
+    /// All of them, ascending.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u32> {
+        self.words.iter().flat_map(|word| {
+            let (mut bits, first) = (word.bits, word.index * u64::BITS);
+            std::iter::from_fn(move || {
+                let number = (bits != 0).then(|| first + bits.trailing_zeros());
+                bits &= bits.wrapping_sub(1);
+                number
+            })
+        })
+    }
+
+    /// Whether all of them are in a map, by a step for each word up to the first that is not.
+    pub(super) fn is_within(&self, map: &Bitmap, steps: &mut usize) -> bool {
+        self.words.iter().all(|word| {
+            *steps = steps.saturating_sub(1);
+            word.bits & !map.word(word.index) == 0
+        })
+    }
+
     /// The words from an index on.
     pub(super) fn from(&self, index: u32) -> &[Word] {
         let start = self.words.partition_point(|word| word.index < index);
         self.words.get(start..).unwrap_or(&[])
+    }
+}
+
+/// Numbers as one bit each, up to the highest. Few low ones need no room of their own.
+#[derive(Default)]
+pub(super) struct Bitmap {
+    words: SmallVec<[u64; 4]>,
+}
+
+/// Words that are cleared for a step.
+const CLEARED_PER_STEP: usize = 64;
+
+impl Bitmap {
+    /// Adds a number. To clear the words up to it takes steps.
+    pub(super) fn insert(&mut self, number: u32, steps: &mut usize) {
+        let (index, bit) = place(number);
+        let (index, len) = (index as usize, self.words.len());
+        if index >= len {
+            *steps = steps.saturating_sub((index + 1 - len) / CLEARED_PER_STEP);
+            self.words.resize(index + 1, 0);
+        }
+        self.words[index] |= bit;
+    }
+
+    pub(super) fn word(&self, index: u32) -> u64 {
+        self.words.get(index as usize).copied().unwrap_or(0)
+    }
+
+    /// Memory beside its own size.
+    pub(super) fn memory(&self) -> usize {
+        match self.words.spilled() {
+            true => allocation(self.words.capacity() * size_of::<u64>()),
+            false => 0,
+        }
     }
 }
 
@@ -76,6 +139,7 @@ mod tests {
                     .map(|bit| 64 * word.index + bit)
             });
             assert!(numbers.eq(model.range(64 * from..).copied()), "after {n}");
+            assert!(bits.numbers().eq(model.iter().copied()), "after {n}");
         }
         for number in model {
             bits.remove(number);

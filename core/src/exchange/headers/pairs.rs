@@ -1,0 +1,140 @@
+//! The pairs of name and value that the bindings of an exchange ask for. Each has a number; as long as a binding asks for
+//! it, that stays the same.
+
+use super::message::MessageHeaders;
+use super::values::{Number, alike, is_empty_list};
+use crate::arguments::hash_value;
+use crate::exchange::bits::Bits;
+use crate::ledger::hashed;
+use crate::properties::{Name, Value};
+use crate::topic::Ids;
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use slab::Slab;
+use smallvec::SmallVec;
+use std::hash::BuildHasher;
+
+/// All pairs of an exchange.
+#[derive(Default)]
+pub(super) struct Pairs {
+    /// The numbers are dense, so that few words have those of a binding.
+    list: Slab<Pair>,
+    /// Pairs whose hashes are the same are told apart by what they are.
+    by_hash: HashMap<u64, Numbers, RandomState>,
+    /// Counts what came and went.
+    changes: u64,
+    hasher: RandomState,
+}
+
+type Numbers = SmallVec<[u32; 1]>;
+
+/// One pair. The values of all messages that meet it are alike.
+pub(super) struct Pair {
+    name: Name,
+    /// Void: the header has to be there, whatever its value.
+    wanted: Value,
+    /// Bindings that ask for it.
+    users: u32,
+    /// Those that are filed here alone.
+    pub(super) one: Ids,
+    /// Those that are filed under each of their pairs: places in [`super::Headers::numbered`].
+    pub(super) each: Bits,
+}
+
+/// What a table keeps for each pair that only one binding asks for.
+pub(super) fn pair_bytes() -> usize {
+    hashed::<(u64, Numbers)>() + size_of::<(usize, Pair)>()
+}
+
+impl Pair {
+    /// Whether a message meets it.
+    pub(super) fn is_met(&self, headers: &MessageHeaders) -> bool {
+        let value = headers.lookup(&self.name);
+        value.is_some_and(|value| matches!(self.wanted, Value::Void) || alike(value, &self.wanted))
+    }
+}
+
+impl Pairs {
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    pub(super) fn get(&self, number: u32) -> Option<&Pair> {
+        self.list.get(number as usize)
+    }
+
+    pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut Pair> {
+        self.list.get_mut(number as usize)
+    }
+
+    /// The number of the pair that a header with this value meets; with Void, of the one that asks for its presence.
+    pub(super) fn find(&self, name: &str, value: &Value) -> Option<u32> {
+        let numbers = self.by_hash.get(&self.hash(name, value))?;
+        numbers
+            .iter()
+            .copied()
+            .find(|number| self.is_same(*number, name, value))
+    }
+
+    fn is_same(&self, number: u32, name: &str, value: &Value) -> bool {
+        self.get(number).is_some_and(|pair| {
+            let same_kind = matches!(pair.wanted, Value::Void) == matches!(value, Value::Void);
+            *pair.name == *name && same_kind && (matches!(value, Value::Void) || alike(value, &pair.wanted))
+        })
+    }
+
+    /// A binding asks for a pair. Returns its number.
+    pub(super) fn add(&mut self, name: Name, wanted: Value) -> u32 {
+        if let Some(number) = self.find(&name, &wanted)
+            && let Some(pair) = self.get_mut(number)
+        {
+            pair.users += 1;
+            return number;
+        }
+        self.changes += 1;
+        let hash = self.hash(&name, &wanted);
+        let number = self.list.insert(Pair {
+            name,
+            wanted,
+            users: 1,
+            one: Ids::default(),
+            each: Bits::default(),
+        }) as u32;
+        self.by_hash.entry(hash).or_default().push(number);
+        number
+    }
+
+    /// A binding does not ask for a pair any more.
+    pub(super) fn release(&mut self, number: u32) {
+        let Some(pair) = self.get_mut(number) else { return };
+        pair.users -= 1;
+        if pair.users > 0 {
+            return;
+        }
+        debug_assert!(pair.one.is_empty() && pair.each.is_empty());
+        self.changes += 1;
+        let pair = self.list.remove(number as usize);
+        let hash = self.hash(&pair.name, &pair.wanted);
+        if let Some(numbers) = self.by_hash.get_mut(&hash) {
+            numbers.retain(|other| *other != number);
+            if numbers.is_empty() {
+                self.by_hash.remove(&hash);
+            }
+        }
+    }
+
+    fn hash(&self, name: &str, wanted: &Value) -> u64 {
+        let value = match (wanted, Number::of(wanted)) {
+            (Value::Void, _) => 0,
+            (_, Some(number)) => self.hasher.hash_one(number),
+            (wanted, None) if is_empty_list(wanted) => 1,
+            (wanted, None) => hash_value(wanted, &self.hasher),
+        };
+        self.hasher.hash_one((name, matches!(wanted, Value::Void), value))
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty() && self.by_hash.is_empty()
+    }
+}
