@@ -1,0 +1,176 @@
+//! Deletions and purges.
+
+use super::*;
+use gatepost_core::command::{BindTarget, Outcome};
+use gatepost_core::testing::disk::Crash;
+
+#[test]
+fn a_queue_and_an_exchange_with_many_bindings_are_deleted_in_many_holds() {
+    let mut w = World::new(1);
+    w.set_audits(false);
+    let (a, b) = (w.connect("amqp"), w.connect("amqp"));
+    run(&mut w, a, [exchange("fan", "fanout"), durable("q"), transient("other")]);
+    bind_often(&mut w, a, "fan", "q", MANY);
+    let mut deleting = vec![delete("q"), echo(1)];
+    assert!(w.hold(a, &mut deleting));
+    // Nothing is bound to it any more, and who declares it anew gets a new one.
+    let refused = run(&mut w, b, [bind("fan", "q", "more")]);
+    assert!(refused[0].starts_with("failed Bind"), "{refused:?}");
+    assert!(holds(&mut w, a, deleting) > 10);
+    assert_eq!(hear(&mut w, a).last().map(String::as_str), Some("echo 1"));
+    assert!(run(&mut w, a, [get("q")])[0].starts_with("failed"));
+
+    let b = w.connect("amqp");
+    bind_often(&mut w, b, "fan", "other", MANY);
+    let mut deleting = vec![delete_exchange("fan"), echo(2)];
+    assert!(w.hold(b, &mut deleting));
+    assert!(holds(&mut w, b, deleting) > 10);
+    assert_eq!(hear(&mut w, b), ["done DeleteExchange", "echo 2"]);
+    run(&mut w, b, [exchange("fan", "fanout"), fan("", "m")]);
+    assert_eq!(run(&mut w, b, [get("other")]), ["empty"]);
+}
+
+#[test]
+fn a_deletion_goes_on_when_its_connection_is_gone_or_nobody_asked_for_it() {
+    let mut w = World::new(1);
+    w.set_audits(false);
+    let (a, b) = (w.connect("amqp"), w.connect("amqp"));
+    run(
+        &mut w,
+        a,
+        [exchange("fan", "fanout"), exchange("fan2", "fanout"), durable("q")],
+    );
+    run(
+        &mut w,
+        a,
+        [declare("auto", |d| d.auto_delete = true), consume("auto", 1)],
+    );
+    for queue in ["q", "auto"] {
+        bind_often(&mut w, a, "fan", queue, MANY);
+    }
+    bind_often(&mut w, a, "fan2", "q", MANY);
+    run(&mut w, a, [cancel(1)]);
+    let mut deleting = vec![delete("q")];
+    assert!(w.hold(a, &mut deleting));
+    w.drop_client(a);
+    let mut deleting = vec![delete_exchange("fan2")];
+    assert!(w.hold(b, &mut deleting));
+    w.drop_client(b);
+    for _ in 0..2_000 {
+        w.advance(ms(1));
+    }
+    w.catch_up();
+    let c = w.connect("amqp");
+    for name in ["q", "auto"] {
+        assert!(run(&mut w, c, [get(name)])[0].starts_with("failed Get"), "{name}");
+    }
+}
+
+/// A queue of 1,500 messages, of which a consumer holds 1,000.
+fn held_and_waiting(w: &mut World, a: Client, c: Client) {
+    run(w, a, [durable("q")]);
+    for first in (0..1_500).step_by(100) {
+        let some: Vec<_> = (first..first + 100).map(|n| put("q", &n.to_string())).collect();
+        run(w, a, some);
+    }
+    let heard = run(w, c, [consume_with("q", 1, |c| c.prefetch = Some(1_000))]);
+    assert_eq!(delivered(&heard), (0..1_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_purge_of_a_queue_whose_messages_are_held_takes_many_holds_and_spares_them() {
+    // It looked through everything that anybody held, in one hold: two million deliveries if clients like.
+    let mut w = small_holds();
+    let (a, c) = (w.connect("amqp"), w.connect("amqp"));
+    held_and_waiting(&mut w, a, c);
+    let mut left = vec![purge("q"), echo(1)];
+    let mut holds = 1;
+    while w.hold(a, &mut left) {
+        holds += 1;
+        if holds == 2 {
+            // What is held moves meanwhile: back to the queue and out again, and away.
+            run(
+                &mut w,
+                c,
+                [requeue(1), ack(2), reject(3), settle(700, false, Outcome::Requeue)],
+            );
+            run(&mut w, c, [put("q", "5000")]);
+        }
+    }
+    assert!(holds > 3, "{holds} holds");
+    assert_eq!(hear(&mut w, a), ["purged 500", "echo 1"]);
+    w.crash(Crash::Power);
+    let c = w.connect("amqp");
+    let heard = run(&mut w, c, [consume("q", 1)]);
+    let mut expected: Vec<_> = (0..1_000).filter(|n| ![1, 2].contains(n)).collect();
+    expected.push(5_000);
+    assert_eq!(delivered(&heard), expected);
+}
+
+#[test]
+fn a_purge_goes_on_without_its_connection() {
+    let mut w = small_holds();
+    let (a, b, c) = (w.connect("amqp"), w.connect("amqp"), w.connect("amqp"));
+    held_and_waiting(&mut w, a, c);
+    let mut left = vec![purge("q")];
+    assert!(w.hold(a, &mut left) && w.hold(a, &mut left));
+    w.drop_client(a);
+    // Another purge meanwhile waits for its end.
+    run(&mut w, b, [put("q", "6000")]);
+    assert_eq!(run(&mut w, b, [purge("q")]), ["purged 1"]);
+    for _ in 0..100 {
+        w.advance(ms(1));
+    }
+    w.catch_up();
+    w.crash(Crash::Power);
+    let c = w.connect("amqp");
+    let heard = run(&mut w, c, [consume("q", 1)]);
+    assert_eq!(delivered(&heard), (0..1_000).collect::<Vec<_>>());
+    assert_eq!(run(&mut w, c, [purge("q")]), ["purged 0"]);
+}
+
+#[test]
+fn a_chain_of_exchanges_that_go_with_each_other_goes_by_and_by() {
+    // The end of its last binding took all of it along, in one hold.
+    const CHAIN: usize = 2_000;
+    let mut w = World::new(1);
+    w.set_audits(false);
+    let a = w.connect("amqp");
+    let auto = |n: usize| {
+        let mut declare = exchange(&format!("x{n}"), "fanout");
+        if let Command::DeclareExchange(d) = &mut declare {
+            d.auto_delete = true;
+        }
+        declare
+    };
+    let lead = |n: usize| {
+        let mut lead = bind(&format!("x{n}"), "", "");
+        if let Command::Bind(lead) = &mut lead {
+            lead.target = BindTarget::Exchange(format!("x{}", n + 1).into());
+        }
+        lead
+    };
+    run(&mut w, a, [transient("q")]);
+    for part in (0..CHAIN).step_by(500) {
+        run(&mut w, a, (part..part + 500).map(auto).collect::<Vec<_>>());
+    }
+    for part in (0..CHAIN - 1).step_by(500) {
+        let to = (CHAIN - 1).min(part + 500);
+        run(&mut w, a, (part..to).map(lead).collect::<Vec<_>>());
+    }
+    run(&mut w, a, [bind(&format!("x{}", CHAIN - 1), "q", "")]);
+    let Command::Bind(last) = bind(&format!("x{}", CHAIN - 1), "q", "") else {
+        unreachable!()
+    };
+    let there = || publish(Default::default(), message("x0", "", "m", false));
+    let heard = run(&mut w, a, [Command::Unbind(last), there()]);
+    assert_eq!(heard, ["done Unbind"], "the far end is still there");
+    for _ in 0..200 {
+        w.advance(ms(1));
+    }
+    let heard = run(&mut w, a, [there(), exchange("x0", "direct")]);
+    assert!(
+        heard[0].contains("no exchange 'x0'") && heard[1] == "done DeclareExchange",
+        "{heard:?}"
+    );
+}

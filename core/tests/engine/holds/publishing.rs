@@ -1,0 +1,159 @@
+//! Messages whose queues take many holds to find.
+
+use super::*;
+use gatepost_core::engine::ObjectKind;
+
+#[test]
+fn a_publish_that_meets_many_filters_takes_many_holds_and_keeps_its_place() {
+    // 262,000 filters of one client cost each publish of any other 0.4 to 1.9 s under the lock.
+    let mut w = World::new(1);
+    w.set_audits(false);
+    let (c, p, q) = (w.connect("mqtt"), w.connect("mqtt"), w.connect("mqtt"));
+    run(&mut w, c, [clean("c")]);
+    run(&mut w, c, [subscribe(combinations(13))]);
+    run(&mut w, p, [clean("p")]);
+    run(&mut w, q, [clean("q")]);
+    let topic = ["a"; 13].join("/");
+    let mut left = vec![mqtt(&topic, "first", 1, 0), mqtt(&topic, "second", 1, 0)];
+    let mut holds = 0;
+    while w.hold(p, &mut left) {
+        holds += 1;
+        if left.len() == 2 {
+            assert!(now(&mut w, p).is_empty(), "it is in no queue yet");
+        }
+        // Others have their turn in between.
+        let between = run(&mut w, q, [mqtt("elsewhere", "m", 1, 0)]);
+        assert_eq!(between, [format!("confirmed {holds}")]);
+    }
+    assert!(holds > 4, "{holds} holds");
+    assert_eq!(hear(&mut w, p), ["confirmed 2"]);
+    let messages = hear(&mut w, c);
+    let bodies: Vec<_> = messages.iter().filter_map(|line| line.split(' ').nth(4)).collect();
+    assert_eq!(bodies, ["first", "second"]);
+}
+
+#[test]
+fn a_queue_that_comes_and_goes_while_a_message_is_on_its_way_changes_nothing_for_the_others() {
+    let mut w = World::new(1);
+    w.set_audits(false);
+    let (a, p) = (w.connect("amqp"), w.connect("amqp"));
+    run(
+        &mut w,
+        a,
+        [
+            exchange("fan", "fanout"),
+            transient("gone"),
+            transient("stays"),
+            transient("late"),
+        ],
+    );
+    bind_often(&mut w, a, "fan", "gone", MANY);
+    bind_often(&mut w, a, "fan", "stays", MANY);
+    let mut left = vec![fan("", "m")];
+    assert!(w.hold(p, &mut left));
+    // The slot and the numbers of its bindings go to queues and bindings that have nothing to do with the message.
+    let mut deleting = vec![delete("gone")];
+    while w.hold(a, &mut deleting) {}
+    run(&mut w, a, [transient("new"), exchange("other", "fanout")]);
+    bind_often(&mut w, a, "other", "new", MANY);
+    bind_often(&mut w, a, "other", "late", 10);
+    assert!(holds(&mut w, p, left) > 1);
+    assert_eq!(hear(&mut w, p), ["confirmed 1"]);
+    let heard = run(
+        &mut w,
+        a,
+        [
+            get_no_ack("stays"),
+            get_no_ack("stays"),
+            get_no_ack("new"),
+            get_no_ack("late"),
+        ],
+    );
+    let got: Vec<_> = heard
+        .iter()
+        .filter(|line| line.starts_with("got") || line.contains("empty"))
+        .collect();
+    assert_eq!(got.len(), 4, "{heard:?}");
+    assert!(
+        got[0].contains(" m ") && got[1..].iter().all(|line| line.contains("empty")),
+        "{heard:?}"
+    );
+}
+
+#[test]
+fn walks_that_stop_take_bounded_memory_and_all_come_to_their_end() {
+    // Each publisher had one, as large as the bindings it met were many, and nobody counted them.
+    let settings = gatepost_core::testing::world::Settings {
+        objects_bytes_max: 8 << 20,
+        hold_units_max: 64,
+        ..Default::default()
+    };
+    let mut w = World::with(1, settings, Default::default());
+    w.set_audits(false);
+    let a = w.connect("amqp");
+    run(&mut w, a, [exchange("fan", "fanout"), transient("q")]);
+    bind_often(&mut w, a, "fan", "q", MANY);
+    let publishers: Vec<_> = (0..40).map(|_| w.connect("amqp")).collect();
+    let objects = |w: &World| w.counters().objects_bytes[ObjectKind::Connections as usize];
+    let (before, mut most, mut waited) = (objects(&w), 0, 0);
+    let mut left: Vec<Vec<Command>> = publishers.iter().map(|_| vec![fan("", "m")]).collect();
+    let mut confirmed = 0;
+    for _ in 0..20_000 {
+        for (p, left) in publishers.iter().zip(&mut left) {
+            if !left.is_empty() {
+                w.hold(*p, left);
+            }
+            waited += usize::from(w.waits(*p));
+            most = most.max(objects(&w));
+            confirmed += now(&mut w, *p).iter().filter(|line| *line == "confirmed 1").count();
+        }
+        if confirmed == publishers.len() {
+            break;
+        }
+        w.advance(ms(1));
+    }
+    assert_eq!(confirmed, publishers.len(), "all are published");
+    assert!(waited > 0, "some waited for room");
+    // An eighth of the memory for objects, and a walk that goes on all the same.
+    assert!(
+        most - before < (1 << 20) + (512 << 10),
+        "{} bytes of walks",
+        most - before
+    );
+    assert_eq!(run(&mut w, a, [purge("q")]), ["purged 40"]);
+}
+
+#[test]
+fn a_connection_that_ends_while_it_waits_to_walk_holds_nobody_up() {
+    let settings = gatepost_core::testing::world::Settings {
+        objects_bytes_max: 8 << 20,
+        hold_units_max: 64,
+        ..Default::default()
+    };
+    let mut w = World::with(2, settings, Default::default());
+    w.set_audits(false);
+    let a = w.connect("amqp");
+    run(&mut w, a, [exchange("fan", "fanout"), transient("q")]);
+    bind_often(&mut w, a, "fan", "q", MANY);
+    let publishers: Vec<_> = (0..40).map(|_| w.connect("amqp")).collect();
+    let mut left: Vec<Vec<Command>> = publishers.iter().map(|_| vec![fan("", "m")]).collect();
+    for _ in 0..60 {
+        for (p, left) in publishers.iter().zip(&mut left) {
+            if !left.is_empty() {
+                w.hold(*p, left);
+            }
+        }
+    }
+    assert!(publishers.iter().any(|p| w.waits(*p)));
+    for p in &publishers[..39] {
+        w.drop_client(*p);
+    }
+    for _ in 0..2_000 {
+        if !left[39].is_empty() {
+            w.hold(publishers[39], &mut left[39]);
+        }
+        now(&mut w, publishers[39]);
+        w.advance(ms(1));
+    }
+    assert!(left[39].is_empty() && !w.waits(publishers[39]));
+}
