@@ -11,23 +11,13 @@
 //! the difference of their counts, by the difference of their messages.
 #![expect(clippy::disallowed_methods, reason = "a program has clocks of its own")]
 
+use driver::Driver;
 use gatepost_core::access::{NamePattern, Rights, TopicPattern};
-use gatepost_core::command::{
-    Attach, Command, OpenSession, Peer, PublishFlags, RetainHandling, Subscribe, Subscription,
-};
-use gatepost_core::engine::{Engine, Link, Room, Settings, Wake, Wakes};
+use gatepost_core::command::{Command, PublishFlags};
 use gatepost_core::message::{Dialect, Envelope, Message};
-use gatepost_core::properties::Codecs;
-use gatepost_core::store::Batch;
-use gatepost_core::time::{Now, Time, Wall};
-use std::sync::Arc;
 use std::time::Instant;
 
-struct Silent;
-
-impl Wake for Silent {
-    fn wake(&self) {}
-}
+mod driver;
 
 /// Topic patterns of a user.
 const RULES: usize = 1_000;
@@ -64,77 +54,6 @@ fn rights(name: &str) -> Option<Rights> {
     })
 }
 
-struct Bench {
-    engine: Engine,
-    monotonic: u64,
-}
-
-impl Bench {
-    fn attach(&mut self, user: &str) -> Link {
-        let attach = Attach {
-            vhost: "/".into(),
-            protocol: "example",
-            client_name: None,
-            ..Attach::default()
-        };
-        let peer = Peer::on_this_machine();
-        self.engine
-            .attach(Now::default(), &attach, user.into(), peer, Arc::new(Silent))
-    }
-
-    fn turn(&mut self, link: Link, commands: &mut Vec<Command>) {
-        self.monotonic += 1000;
-        let now = Now {
-            monotonic: Time(self.monotonic),
-            wall: Wall(1_700_000_000_000 + self.monotonic / 1_000_000),
-        };
-        let room = Room {
-            messages: 256,
-            bytes: 1 << 20,
-        };
-        let mut events = Vec::new();
-        loop {
-            self.engine.visit(now, link, commands, room, &mut events);
-            if commands.is_empty() {
-                break;
-            }
-        }
-        let (mut batch, mut requests, mut wakes) = (Batch::default(), Vec::new(), Wakes::default());
-        self.engine.drain(&mut batch, &mut requests, &mut wakes);
-        if !batch.is_empty() {
-            self.engine.durable(now, batch.ticket);
-        }
-    }
-
-    fn subscribe(&mut self, link: Link) {
-        let session = OpenSession {
-            client_id: "subscriber".into(),
-            clean_start: true,
-            expiry: Some(0),
-            receive_maximum: 100,
-            will: None,
-        };
-        let filter = Subscription {
-            filter: "#".into(),
-            share: None,
-            qos: 0,
-            no_local: false,
-            retain_as_published: false,
-            retain_handling: RetainHandling::Never,
-        };
-        let subscribe = Subscribe {
-            packet_id: 1,
-            filters: vec![Ok(filter)],
-            subscription_id: None,
-        };
-        let mut commands = vec![
-            Command::OpenSession(Box::new(session)),
-            Command::Subscribe(Box::new(subscribe)),
-        ];
-        self.turn(link, &mut commands);
-    }
-}
-
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let usage = "usage: access all|names|rules|templates TOPICS MESSAGES";
@@ -142,12 +61,10 @@ fn main() {
         panic!("{usage}");
     };
     let (topics, messages): (usize, usize) = (topics.parse().expect(usage), messages.parse().expect(usage));
-    let engine = Engine::new(Settings::default(), Codecs::new(Vec::new()), 1);
-    let mut bench = Bench { engine, monotonic: 0 };
-    bench.engine.set_rights("app".into(), rights(name).expect(usage).into());
-    bench.engine.set_rights("subscriber".into(), Rights::all().into());
-    let (publisher, subscriber) = (bench.attach("app"), bench.attach("subscriber"));
-    bench.subscribe(subscriber);
+    let mut driver = Driver::new([("app", rights(name).expect(usage)), ("subscriber", Rights::all())]);
+    let (publisher, subscriber) = (driver.attach("app"), driver.attach("subscriber"));
+    driver.open_session(subscriber, "subscriber");
+    driver.subscribe(subscriber, "#", 0);
     let names: Vec<String> = (0..topics)
         .map(|n| format!("plant/app/{}/temp-{n}", n % 2_000))
         .collect();
@@ -166,12 +83,12 @@ fn main() {
             }
         };
         let mut commands: Vec<Command> = (first..first + AT_ONCE).map(publish).collect();
-        bench.turn(publisher, &mut commands);
-        bench.turn(subscriber, &mut Vec::new());
+        driver.turn(publisher, &mut commands);
+        driver.turn(subscriber, &mut Vec::new());
     }
     let ns = began.elapsed().as_nanos() as f64 / messages as f64;
     println!(
         "{name}: {ns:.0} ns a message; {} refused",
-        bench.engine.counters().access_refused
+        driver.engine.counters().access_refused
     );
 }
