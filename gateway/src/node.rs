@@ -343,6 +343,7 @@ pub(crate) fn engine_settings(config: &Config, vhost: Name, number: VhostId, sha
         },
         queues_max: config.limits.max_queues,
         message_headers_max: config.limits.message_headers_max,
+        message_keys_max: config.limits.message_keys_max,
         filter_wildcards_max: config.limits.filter_wildcards_max,
         session_filters_max: config.limits.session_filters_max,
         topic_levels_max: config.limits.topic_levels_max,

@@ -30,6 +30,8 @@ use crate::store::{Record, State};
 const CONSUMER_WORK: usize = 4;
 /// Places of an outbox that are looked through for the cost of a work unit.
 const OUTBOX_PER_UNIT: usize = 16;
+/// Messages that a closing channel has fetched and not taken, of which so many go back at once.
+const FETCHED_AT_ONCE: usize = 256;
 /// Consumers of a queue that are looked through for the cost of a work unit.
 const LISTED_PER_UNIT: usize = 256;
 /// `Get`s of a connection whose messages are on their way from disk at once.
@@ -681,11 +683,7 @@ impl Engine {
         if let Some(l) = self.links.get_mut(link) {
             l.waiting_gets = l.waiting_gets.saturating_sub(before - self.memory.waiting_gets.len());
         }
-        let fetched = self.links.get_mut(link).map_or(Vec::new(), |l| l.take_fetched(channel));
-        for Fetched { queue, entry, .. } in fetched.into_iter().rev() {
-            self.count_released(link, cost(&entry.body));
-            self.put_back(queue, entry);
-        }
+        self.put_back_fetched(link, channel, budget)?;
         let (log, durable) = (self.staging.log(), self.staging.durable_ticket());
         if let Some(l) = self.links.get_mut(link) {
             let listed = l.find_channel(channel).is_some_and(|c| c.listed != 0);
@@ -701,6 +699,26 @@ impl Engine {
         let outbox = self.links.get(link).map_or(0, |l| l.outbox.len());
         budget.spend(1 + outbox / OUTBOX_PER_UNIT);
         Ok(())
+    }
+
+    /// What a channel has fetched and not taken goes back to its queues. What it takes while that lasts it has to settle.
+    fn put_back_fetched(&mut self, link: Link, channel: ChannelNumber, budget: &mut Budget) -> Result<(), Unfinished> {
+        loop {
+            let Some(l) = self.links.get_mut(link) else {
+                return Ok(());
+            };
+            let listed = l.outbox.len() / OUTBOX_PER_UNIT;
+            let fetched = l.take_fetched(channel, FETCHED_AT_ONCE);
+            if fetched.is_empty() {
+                return Ok(());
+            }
+            budget.spend(listed + fetched.len());
+            for Fetched { queue, entry, .. } in fetched {
+                self.count_released(link, cost(&entry.body));
+                self.put_back(queue, entry);
+            }
+            budget.check()?;
+        }
     }
 
     /// The connection is gone. What it leaves is taken apart piece by piece: its session, its channels, its queues.

@@ -12,6 +12,8 @@ use crate::ledger::PerKind;
 pub enum Limit {
     /// Headers of a message to a headers exchange, and headers that a binding to one asks for.
     MessageHeaders,
+    /// Routing keys of a message beside its own: CC and BCC.
+    MessageKeys,
     /// Wildcards of a filter or binding key.
     FilterWildcards,
     /// Subscriptions of a session.
@@ -30,8 +32,9 @@ pub enum Limit {
 
 impl Limit {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Limit; 8] = [
+    pub const ALL: [Limit; 9] = [
         Limit::MessageHeaders,
+        Limit::MessageKeys,
         Limit::FilterWildcards,
         Limit::SessionFilters,
         Limit::TransactionDeliveries,
@@ -44,6 +47,7 @@ impl Limit {
     pub fn name(self) -> &'static str {
         match self {
             Limit::MessageHeaders => "message_headers_max",
+            Limit::MessageKeys => "message_keys_max",
             Limit::FilterWildcards => "filter_wildcards_max",
             Limit::SessionFilters => "session_filters_max",
             Limit::TransactionDeliveries => "transaction_deliveries_max",

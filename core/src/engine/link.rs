@@ -468,12 +468,12 @@ impl LinkState {
         }
         self.release_gated(number, log);
     }
-    /// Removes the fetched messages that the channel has not taken, in the order they were fetched, and the places of
+    /// Removes fetched messages that the channel has not taken, the newest first, as many as `most`, and the places of
     /// those that have not come.
-    pub(crate) fn take_fetched(&mut self, number: ChannelNumber) -> Vec<Fetched> {
-        let mut fetched = self.outbox.take_fetched(number);
+    pub(crate) fn take_fetched(&mut self, number: ChannelNumber, most: usize) -> Vec<Fetched> {
+        let mut fetched = Vec::new();
         let mut keep = |out: Out| match out {
-            Out::Got(got) if got.channel == number => {
+            Out::Got(got) if got.channel == number && fetched.len() < most => {
                 fetched.push(*got);
                 None
             }
@@ -483,12 +483,20 @@ impl LinkState {
         if let Ok(at) = self.channels.binary_search_by_key(&number, |c| c.number) {
             let gated = std::mem::take(&mut self.channels[at].gated);
             let before = gated.len();
-            let gated = gated.into_iter().filter_map(|(gate, out)| Some((gate, keep(out)?)));
-            let gated: VecDeque<_> = gated.collect();
+            let mut left = VecDeque::new();
+            for (gate, out) in gated.into_iter().rev() {
+                if let Some(out) = keep(out) {
+                    left.push_front((gate, out));
+                }
+            }
+            let gated = left;
             let gone = before - gated.len();
             self.channels[at].gated = gated;
             self.count_gated(self.gated - gone);
         }
+        // What waits behind a gate was fetched later than what is to be taken.
+        let most = most - fetched.len();
+        fetched.extend(self.outbox.take_fetched(number, most));
         fetched
     }
     /// Has the next take look at the channel's confirms.

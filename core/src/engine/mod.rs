@@ -196,6 +196,8 @@ pub struct Settings {
     pub hold_units_max: usize,
     /// Headers of a message that a headers exchange takes, and headers that a binding to one asks for.
     pub message_headers_max: usize,
+    /// Routing keys of a message beside its own: each is looked up in each exchange that the message reaches.
+    pub message_keys_max: usize,
     /// Wildcards of a topic filter or binding key.
     pub filter_wildcards_max: usize,
     /// Subscriptions of an MQTT session.
@@ -223,6 +225,7 @@ impl Default for Settings {
             topic_exchange: "amq.topic".into(),
             hold_units_max: 1024,
             message_headers_max: HEADERS_MAX,
+            message_keys_max: 1024,
             filter_wildcards_max: 32,
             session_filters_max: 10_000,
             topic_levels_max: LEVELS_MAX,

@@ -119,18 +119,18 @@ impl Outbox {
         returned.reverse();
         returned
     }
-    /// Takes out the messages that a channel has fetched.
-    pub(crate) fn take_fetched(&mut self, channel: ChannelNumber) -> Vec<Fetched> {
+    /// Takes out messages that a channel has fetched, the newest first, as many as `most`.
+    pub(crate) fn take_fetched(&mut self, channel: ChannelNumber, most: usize) -> Vec<Fetched> {
         let is_its = |out: &Out| matches!(out, Out::Got(got) if got.channel == channel);
         let mut fetched = Vec::new();
         if !self.list.iter().any(is_its) {
             return fetched;
         }
         let mut kept = VecDeque::with_capacity(self.list.len());
-        for out in std::mem::take(&mut self.list) {
+        for out in std::mem::take(&mut self.list).into_iter().rev() {
             match out {
-                Out::Got(got) if got.channel == channel => fetched.push(*got),
-                other => kept.push_back(other),
+                Out::Got(got) if got.channel == channel && fetched.len() < most => fetched.push(*got),
+                other => kept.push_front(other),
             }
         }
         self.list = kept;

@@ -116,6 +116,7 @@ impl Engine {
                         *message = reply;
                     }
                     let extra = extra_keys(&self.codecs, message);
+                    self.check_keys(&extra)?;
                     self.permit_publish(link, message, &extra, None)?;
                     extra
                 }
