@@ -41,7 +41,11 @@ pub fn serve(config: Config, layers: Layers) -> Result<(), Failure> {
         reload::Signals::listen().map_err(|error| internal("cannot handle signals", &error))?
     };
     machine::raise_open_files();
+    let definitions = definitions(&config)?;
     let directory = Directory::new(&config).map_err(Failure::Configuration)?;
+    if definitions.as_ref().is_some_and(|(_, has_users)| *has_users) {
+        directory.make_no_default_user();
+    }
     let clock = Clock::start();
     // Before the ports: nobody is served from a log that is not read yet.
     let (store, recovered) = store::open(&config, clock.now().wall)?;
@@ -61,7 +65,20 @@ pub fn serve(config: Config, layers: Layers) -> Result<(), Failure> {
         let node = Arc::clone(&node);
         async move { reload::run(&node, &layers, &output, signals).await }
     };
-    runtime.block_on(run(node, store, ports, began, reloads))
+    let definitions = definitions.map(|(document, _)| document);
+    runtime.block_on(run(node, store, ports, began, reloads, definitions))
+}
+
+/// What is to be imported, and whether it makes users.
+fn definitions(config: &Config) -> Result<Option<(serde_json::Value, bool)>, Failure> {
+    let file = &config.definitions.file;
+    if file.is_empty() {
+        return Ok(None);
+    }
+    let found = api::definitions::look_into(file.as_ref());
+    found
+        .map(Some)
+        .map_err(|what| Failure::Configuration(format!("definitions.file: {what}")))
 }
 
 async fn run(
@@ -70,6 +87,7 @@ async fn run(
     ports: Vec<Bound>,
     began: Instant,
     reloads: impl Future<Output = ()> + Send + 'static,
+    definitions: Option<serde_json::Value>,
 ) -> Result<(), Failure> {
     let signals = Signals::listen().map_err(|error| internal("cannot handle signals", &error))?;
     let log_reader = store.reader();
@@ -78,6 +96,11 @@ async fn run(
     let threads = IoThreads::start(&node, node.config().node.io_threads);
     let threads = Arc::new(threads.map_err(|error| internal("cannot start I/O threads", &error))?);
     let banner = banner::text(&node, &ports, threads.count(), began.elapsed());
+    if let Some(document) = definitions {
+        // Before anybody is served: clients wait in the sockets' queues.
+        let imported = api::definitions::import_at_start(&node, &document).await;
+        imported.map_err(|what| Failure::Configuration(format!("definitions.file: {what}")))?;
+    }
     let mut tasks = tokio::task::JoinSet::new();
     for port in ports {
         listen(&mut tasks, &node, &threads, port)?;

@@ -338,6 +338,16 @@ impl Engine {
         }
     }
 
+    /// Whether there is a queue of that name.
+    pub fn has_queue(&self, name: &str) -> bool {
+        self.router.queue(name).is_some()
+    }
+
+    /// Whether there is an exchange of that name.
+    pub fn has_exchange(&self, name: &str) -> bool {
+        self.router.exchange(name).is_some()
+    }
+
     /// The queue of that name.
     pub(crate) fn queue_named(&self, name: &str) -> Option<QueueKey> {
         self.queues.at(self.router.queue(name)?)

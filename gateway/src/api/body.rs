@@ -2,6 +2,7 @@
 
 use super::Refusal;
 use axum::body::Bytes;
+use gatepost_core::properties::Name;
 use serde_json::{Map, Value};
 
 /// A request's body, which is an object. Empty, and `null`, are one without members.
@@ -20,8 +21,38 @@ impl Body {
         }
     }
 
+    /// An object that is read already.
+    pub(super) fn of(members: Map<String, Value>) -> Body {
+        Body(members)
+    }
+
     fn get(&self, key: &str) -> Option<&Value> {
         self.0.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Whatever it is, if it is there.
+    pub(super) fn member(&self, key: &str) -> Option<&Value> {
+        self.get(key)
+    }
+
+    /// A yes or no, also as a text.
+    pub(super) fn flag(&self, key: &str) -> Result<Option<bool>, Refusal> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            Some(Value::String(text)) if matches!(text.as_str(), "true" | "false") => Ok(Some(text == "true")),
+            Some(other) => Err(Refusal::bad_request(format!("not_boolean: {key}: {other}"))),
+        }
+    }
+
+    /// An object. An empty list is one without members: RabbitMQ writes it so.
+    pub(super) fn members(&self, key: &str) -> Result<Option<Map<String, Value>>, Refusal> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Object(members)) => Ok(Some(members.clone())),
+            Some(Value::Array(items)) if items.is_empty() => Ok(Some(Map::new())),
+            Some(_) => Err(Refusal::bad_request(format!("{key}: expected an object"))),
+        }
     }
 
     /// A text, if it is there.
@@ -52,6 +83,15 @@ impl Body {
             Some(_) => return Err(wrong()),
         };
         Ok(Some(all.into_iter().filter(|text| !text.is_empty()).collect()))
+    }
+
+    /// All members, which are numbers.
+    pub(super) fn numbers(&self) -> Result<Vec<(Name, i64)>, Refusal> {
+        let mut numbers = Vec::new();
+        for name in self.0.keys() {
+            numbers.extend(self.number(name)?.map(|n| (Name::from(name.as_str()), n)));
+        }
+        Ok(numbers)
     }
 
     /// A number, also as a text.

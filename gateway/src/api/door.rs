@@ -114,7 +114,13 @@ impl Door {
             return Err(strange());
         }
         parts.extensions.insert(caller);
-        let body = read(body, &parts.headers, config.management.max_body.0).await?;
+        let max = config.management.max_body.0;
+        let max = match self.entrance {
+            // An operator's export is as large as it is.
+            Entrance::Socket if parts.uri.path().starts_with("/api/definitions") => max.max(DEFINITIONS_MAX),
+            _ => max,
+        };
+        let body = read(body, &parts.headers, max).await?;
         let request = Request::from_parts(parts, Body::from(body));
         if !changes {
             return Ok(run(&self.routes, request).await);
@@ -270,6 +276,8 @@ fn failed() -> Refusal {
     Refusal::of(StatusCode::UNAUTHORIZED, "not_authorized", "Login failed")
 }
 
+/// Bytes of definitions that come by the control socket.
+const DEFINITIONS_MAX: u64 = 64 << 20;
 const REALM: &str = "Basic realm=\"RabbitMQ Management\"";
 /// What the console's requests have, and no plain link.
 const ASKED_BY_CONSOLE: &str = "x-requested-with";

@@ -12,12 +12,20 @@ mod bans;
 mod body;
 pub(crate) mod caller;
 mod cors;
+mod declaring;
+pub(crate) mod definitions;
 mod door;
+mod errand;
 mod limits;
+mod messages;
 mod overview;
+mod parameters;
 mod permissions;
+mod policies;
+mod properties_key;
 mod sessions;
 pub(crate) mod socket;
+mod table;
 mod ui;
 mod users;
 mod vhosts;
@@ -50,6 +58,11 @@ pub(crate) fn router(node: Arc<Node>, entrance: Entrance) -> Router {
         .merge(users::routes())
         .merge(permissions::routes())
         .merge(bans::routes())
+        .merge(policies::routes())
+        .merge(parameters::routes())
+        .merge(declaring::routes())
+        .merge(messages::routes())
+        .merge(definitions::routes())
         .fallback(|| async { Refusal::not_found() })
         // The door has read the body, and held it against its limit.
         .layer(DefaultBodyLimit::disable())

@@ -86,9 +86,15 @@ async fn delete_many(State(node): Api, body: Bytes) -> Answer {
     done()
 }
 
-fn credential(body: &Body) -> Result<Option<Credential>, Refusal> {
+pub(super) fn credential(body: &Body) -> Result<Option<Credential>, Refusal> {
     if let Some(password) = body.text("password")? {
         return Ok(Some(Credential::Password(password.as_bytes().into())));
+    }
+    if let Some(hash) = body.text(OWN_HASH)? {
+        return Ok(Some(Credential::Hash {
+            algorithm: String::new(),
+            hash: hash.to_owned(),
+        }));
     }
     let algorithm = body.text("hashing_algorithm")?.unwrap_or_default().to_owned();
     Ok(match body.text("password_hash")? {
@@ -105,6 +111,30 @@ fn credential(body: &Body) -> Result<Option<Credential>, Refusal> {
 fn names(texts: Vec<String>) -> Vec<Name> {
     texts.iter().map(|text| Name::from(text.as_str())).collect()
 }
+
+/// What makes the user again elsewhere. A hash that RabbitMQ cannot read would have it refuse the whole document, so it has a key
+/// of its own; there such a user has no password.
+pub(super) fn definition(node: &Node, user: &UserEntry) -> Value {
+    let mut shape = shape(node, user);
+    if let Some(members) = shape.as_object_mut() {
+        members.remove("connections");
+        members.remove("channels");
+        let is_text = |hash: &Value| hash.as_str().is_some_and(|hash| hash.starts_with('$'));
+        if let Some(hash) = members.get("password_hash").filter(|hash| is_text(hash)).cloned() {
+            members.insert(OWN_HASH.to_owned(), hash);
+            members.insert("password_hash".to_owned(), "".into());
+        }
+        if members.get("password_hash").and_then(Value::as_str) == Some("") {
+            // RabbitMQ wants one also where there is no hash.
+            members.insert("hashing_algorithm".to_owned(), RABBIT_SHA256.into());
+        }
+    }
+    shape
+}
+
+/// Where an export has hashes that begin with `$`.
+const OWN_HASH: &str = "gatepost_password_hash";
+const RABBIT_SHA256: &str = "rabbit_password_hashing_sha256";
 
 fn shape(node: &Node, user: &UserEntry) -> Value {
     // Hashes that other brokers write as text begin with `$`; RabbitMQ's are bytes.

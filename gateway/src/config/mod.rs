@@ -24,9 +24,9 @@ mod variables;
 pub use load::Layers;
 pub use source::{Problem, Problems};
 pub use table::{
-    Anonymous, AnonymousHere, Auth, AuthCertificate, AuthFile, AuthJwt, ClientAuth, Confirm, Disk, Durability,
-    Identity, Limits, Listener, Log, LogFormat, Management, Memory, Metrics, Mqtt, Node, Protection, Store, Tls,
-    TlsVersion,
+    Anonymous, AnonymousHere, Auth, AuthCertificate, AuthFile, AuthJwt, ClientAuth, Confirm, Definitions, Disk,
+    Durability, Identity, Limits, Listener, Log, LogFormat, Management, Memory, Metrics, Mqtt, Node, Protection, Store,
+    Tls, TlsVersion,
 };
 pub use units::{Budget, Period, Size};
 
@@ -60,6 +60,7 @@ pub struct Config {
     pub certificate: AuthCertificate,
     pub metrics: Metrics,
     pub management: Management,
+    pub definitions: Definitions,
     /// The values of all keys, from which protocols read theirs.
     pub values: Values,
     schema: Schema,
@@ -87,6 +88,7 @@ impl Config {
             certificate: AuthCertificate::read(&values, "auth.certificate"),
             metrics: Metrics::read(&values, "metrics"),
             management: Management::read(&values, "management"),
+            definitions: Definitions::read(&values, "definitions"),
             values,
             schema,
         }

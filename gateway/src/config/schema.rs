@@ -1,8 +1,8 @@
 //! The one table of all keys: the node's sections, the protocols' own rows, and those of every listener.
 
 use super::table::{
-    Auth, AuthCertificate, AuthFile, AuthJwt, Disk, LATER, Limits, Listener, Log, Management, Memory, Metrics, Mqtt,
-    Node, Protection, Store, Tls,
+    Auth, AuthCertificate, AuthFile, AuthJwt, Definitions, Disk, LATER, Limits, Listener, Log, Management, Memory,
+    Metrics, Mqtt, Node, Protection, Store, Tls,
 };
 use super::value;
 use gatepost_core::keys::{Applies, Key, Kind, Values};
@@ -100,6 +100,7 @@ impl Schema {
         schema.section("auth.certificate", AuthCertificate::KEYS);
         schema.section("metrics", Metrics::KEYS);
         schema.section("management", Management::KEYS);
+        schema.section("definitions", Definitions::KEYS);
         for key in protocols.iter().flat_map(|protocol| protocol.keys) {
             schema.key(key.name.to_owned(), key);
         }

@@ -556,6 +556,15 @@ section! {
     }
 }
 
+section! {
+    /// Definitions that are imported at each start.
+    Definitions {
+        /// A JSON document in RabbitMQ's form, such as `gatepost definitions export` writes. It adds and changes, and deletes nothing. If
+        /// something in it is wrong, the gateway does not start. Where it has users, `auth.default_user` is not made.
+        file: String = "\"\"", Kind::File, Restart;
+    }
+}
+
 const PATH_PREFIX: &str = "\"\", or a path such as \"/gatepost\" that does not end with /";
 
 fn is_path_prefix(path: &str) -> bool {
@@ -579,7 +588,6 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
     ("auth.http.ca", &["\"\""]),
     ("metrics.auth", &["false"]),
     ("metrics.per_object_limit", &["2000"]),
-    ("definitions.file", &["\"\""]),
     ("definitions.skip_if_unchanged", &["true"]),
     ("management.stats_interval", &["\"5s\""]),
 ];

@@ -132,7 +132,7 @@ impl Client {
     /// Makes what is not there yet.
     pub(super) async fn make(&mut self, path: &[&str], body: &Value) -> Result<(), Failure> {
         let made = self
-            .send_with(Method::PUT, path, Some(body), Some((IF_NONE_MATCH, "*")))
+            .send_with(Method::PUT, path, "", Some(body), Some((IF_NONE_MATCH, "*")))
             .await?;
         made.good().map(drop)
     }
@@ -141,18 +141,32 @@ impl Client {
         self.send(Method::PATCH, path, Some(body)).await?.good().map(drop)
     }
 
+    pub(super) async fn post(&mut self, path: &[&str], body: &Value) -> Result<(), Failure> {
+        self.send(Method::POST, path, Some(body)).await?.good().map(drop)
+    }
+
     pub(super) async fn delete(&mut self, path: &[&str]) -> Result<(), Failure> {
-        self.send(Method::DELETE, path, None).await?.good().map(drop)
+        self.delete_if(path, &[]).await
+    }
+
+    /// Deletes what meets all of these conditions that are asked for.
+    pub(super) async fn delete_if(&mut self, path: &[&str], conditions: &[(&str, bool)]) -> Result<(), Failure> {
+        let asked = conditions.iter().filter(|(_, asked)| *asked);
+        let pairs: Vec<String> = asked.map(|(name, _)| format!("{name}=true")).collect();
+        let query = pairs.join("&");
+        let deleted = self.send_with(Method::DELETE, path, &query, None, None).await?;
+        deleted.good().map(drop)
     }
 
     async fn send(&mut self, method: Method, path: &[&str], body: Option<&Value>) -> Result<Reply, Failure> {
-        self.send_with(method, path, body, None).await
+        self.send_with(method, path, "", body, None).await
     }
 
     async fn send_with(
         &mut self,
         method: Method,
         path: &[&str],
+        query: &str,
         body: Option<&Value>,
         header: Option<(HeaderName, &'static str)>,
     ) -> Result<Reply, Failure> {
@@ -160,6 +174,10 @@ impl Client {
         for segment in path {
             uri.push('/');
             escape(segment, &mut uri);
+        }
+        if !query.is_empty() {
+            uri.push('?');
+            uri.push_str(query);
         }
         let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
         let request = Request::builder().method(method);

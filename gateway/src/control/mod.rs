@@ -1,17 +1,23 @@
 //! The verbs of the command line that change who may do what: `gatepost user`, `vhost`, `permission`, `topic-permission`,
-//! `limit` and `ban`.
+//! `limit` and `ban`; and what there is: `policy`, `queue`, `exchange`, `binding` and `definitions`.
 //!
 //! Each is one or two requests to the management API. Where a gateway runs, they go to its control socket; where none does,
 //! to the same handlers over the data directory, which is locked meanwhile.
 
 mod client;
+mod declaring;
+mod definitions;
 mod password;
+mod policy;
 mod table;
 
 use crate::config::Layers;
 use crate::exit::Failure;
 use clap::{Args, Subcommand};
 use client::Client;
+pub use declaring::{Binding, Exchange, Queue};
+pub use definitions::Definitions;
+pub use policy::Policy;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -74,6 +80,42 @@ pub enum Verb {
         target: Target,
         #[command(subcommand)]
         verb: Ban,
+    },
+    /// Manage policies: what is said about queues and exchanges by their names
+    Policy {
+        #[command(flatten)]
+        target: Target,
+        #[command(subcommand)]
+        verb: Policy,
+    },
+    /// Make, delete and purge queues
+    Queue {
+        #[command(flatten)]
+        target: Target,
+        #[command(subcommand)]
+        verb: Queue,
+    },
+    /// Make and delete exchanges
+    Exchange {
+        #[command(flatten)]
+        target: Target,
+        #[command(subcommand)]
+        verb: Exchange,
+    },
+    /// Make bindings
+    Binding {
+        #[command(flatten)]
+        target: Target,
+        #[command(subcommand)]
+        verb: Binding,
+    },
+    /// Export and import all that is declared, as JSON in RabbitMQ's form: users with their hashes, vhosts, permissions,
+    /// policies, queues, exchanges, bindings
+    Definitions {
+        #[command(flatten)]
+        target: Target,
+        #[command(subcommand)]
+        verb: Definitions,
     },
 }
 
@@ -266,7 +308,12 @@ impl Verb {
             | Verb::Permission { target, .. }
             | Verb::TopicPermission { target, .. }
             | Verb::Limit { target, .. }
-            | Verb::Ban { target, .. } => target,
+            | Verb::Ban { target, .. }
+            | Verb::Policy { target, .. }
+            | Verb::Queue { target, .. }
+            | Verb::Exchange { target, .. }
+            | Verb::Binding { target, .. }
+            | Verb::Definitions { target, .. } => target,
         }
     }
 }
@@ -308,6 +355,11 @@ async fn act(verb: &Verb, client: &mut Client) -> Result<Listed, Failure> {
         Verb::TopicPermission { verb, .. } => topic_permission(verb, client).await,
         Verb::Limit { verb, .. } => limit(verb, client).await,
         Verb::Ban { verb, .. } => ban(verb, client).await,
+        Verb::Policy { verb, .. } => policy::act(verb, client).await,
+        Verb::Queue { verb, .. } => declaring::queue(verb, client).await,
+        Verb::Exchange { verb, .. } => declaring::exchange(verb, client).await,
+        Verb::Binding { verb, .. } => declaring::binding(verb, client).await,
+        Verb::Definitions { verb, .. } => definitions::act(verb, client).await,
     }
 }
 

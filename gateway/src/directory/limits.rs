@@ -11,12 +11,28 @@ use gatepost_core::properties::Name;
 pub(crate) type LimitEntry = (Name, Vec<(Name, i64)>);
 
 impl Node {
+    /// Checks the name of a user's limit.
+    ///
+    /// # Errors
+    /// There is no such limit.
+    pub(crate) fn check_user_limit(name: &str) -> Result<(), DirectoryError> {
+        is_one_of(name, &[MAX_CONNECTIONS, MAX_CHANNELS])
+    }
+
+    /// Checks the name of a vhost's limit.
+    ///
+    /// # Errors
+    /// There is no such limit.
+    pub(crate) fn check_vhost_limit(name: &str) -> Result<(), DirectoryError> {
+        is_one_of(name, &[MAX_CONNECTIONS, MAX_QUEUES])
+    }
+
     /// Sets a limit of a user: `max-connections` or `max-channels`. What is open already stays.
     ///
     /// # Errors
     /// There is no such user or limit.
     pub(crate) async fn set_user_limit(&self, user: &str, name: &str, value: i64) -> Result<(), DirectoryError> {
-        is_one_of(name, &[MAX_CONNECTIONS, MAX_CHANNELS])?;
+        Node::check_user_limit(name)?;
         self.change_user_limit(user, name, Some(value)).await
     }
 
@@ -33,7 +49,7 @@ impl Node {
     /// # Errors
     /// There is no such vhost or limit.
     pub(crate) async fn set_vhost_limit(&self, vhost: &str, name: &str, value: i64) -> Result<(), DirectoryError> {
-        is_one_of(name, &[MAX_CONNECTIONS, MAX_QUEUES])?;
+        Node::check_vhost_limit(name)?;
         self.change_vhost_limit(vhost, name, Some(value)).await
     }
 

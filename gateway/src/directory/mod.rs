@@ -60,6 +60,7 @@ pub(crate) mod kept;
 pub(crate) mod lent;
 pub(crate) mod limits;
 pub(crate) mod mechanisms;
+pub(crate) mod parameters;
 pub(crate) mod password;
 pub(crate) mod people;
 pub(crate) mod permissions;
@@ -127,6 +128,9 @@ pub(crate) enum DirectoryError {
     /// A pattern that is none.
     #[error("{0}")]
     Pattern(String),
+    /// A parameter that is none.
+    #[error("{0}")]
+    Parameter(String),
     /// A limit that is none.
     #[error("{0}")]
     Limit(String),
@@ -250,6 +254,11 @@ impl Directory {
             granted,
             granted_seen: Mutex::new(Some(granted_seen)),
         })
+    }
+
+    /// Others make the users of the first start.
+    pub(crate) fn make_no_default_user(&self) {
+        *self.first.lock() = None;
     }
 
     /// Takes what the log remembers. Returns how many records are damaged.

@@ -9,9 +9,9 @@ use super::{DirectoryError, grants, kept};
 use crate::node::DEFAULT_VHOST;
 use gatepost_core::access::{NamePattern, Rights};
 use gatepost_core::catalog::directory::{
-    LimitOf, LimitRecord, PermissionRecord, TopicPermissionRecord, UserRecord, known,
+    LimitOf, LimitRecord, ParameterRecord, PermissionRecord, TopicPermissionRecord, UserRecord, known,
 };
-use gatepost_core::properties::Name;
+use gatepost_core::properties::{Name, Value};
 use gatepost_core::quota::{Quota, VhostLimits};
 use gatepost_core::store::{Recovered, VhostId};
 use std::collections::BTreeMap;
@@ -36,6 +36,8 @@ pub(crate) struct People {
     pub permissions: BTreeMap<(Name, VhostId), PermissionRecord>,
     pub topics: BTreeMap<(Name, VhostId, Name), TopicPermissionRecord>,
     pub limits: BTreeMap<LimitOf, LimitRecord>,
+    /// Global parameters.
+    pub globals: BTreeMap<Name, Value>,
     /// Connections of a user that has no limit of its own.
     pub connections_max: Option<u32>,
     /// Users of Mosquitto's files.
@@ -58,6 +60,7 @@ impl Default for People {
             permissions: BTreeMap::new(),
             topics: BTreeMap::new(),
             limits: BTreeMap::new(),
+            globals: BTreeMap::new(),
             connections_max: None,
             file: FilePeople::default(),
             lent: BTreeMap::new(),
@@ -127,6 +130,15 @@ impl People {
         let limits = known::<LimitRecord>(recovered);
         damaged.extend(limits.damaged);
         people.limits = limits.all;
+        let parameters = known::<ParameterRecord>(recovered);
+        damaged.extend(parameters.damaged);
+        let globals = parameters
+            .all
+            .into_iter()
+            .filter(|((vhost, ..), _)| *vhost == VhostId::NODE);
+        people.globals = globals
+            .map(|((_, _, name), parameter)| (name, parameter.value))
+            .collect();
         for key in &damaged {
             let what = gatepost_core::store::describe(key);
             tracing::error!(what, "damaged: it does not count");

@@ -67,6 +67,21 @@ impl Node {
         Ok(if before.is_some() { Put::Changed } else { Put::Created })
     }
 
+    /// Checks the patterns of a permission.
+    ///
+    /// # Errors
+    /// One is no regular expression.
+    pub(crate) fn check_permission(permission: &Permission) -> Result<(), DirectoryError> {
+        let Permission { configure, write, read } = permission.clone();
+        let value = PermissionRecord {
+            configure,
+            write,
+            read,
+            more: Table::default(),
+        };
+        compile(&value).map(drop)
+    }
+
     /// Takes the use of a vhost from a user: what its connections there do next is refused, and no new one gets in.
     ///
     /// # Errors

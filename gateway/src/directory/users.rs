@@ -235,29 +235,44 @@ impl Node {
         known.ok_or_else(|| DirectoryError::NoSuchUser(name.into()))
     }
 
-    async fn hash(&self, name: &str, credential: Credential) -> Result<Kept, DirectoryError> {
+    /// Checks what a user is to be made of.
+    ///
+    /// # Errors
+    /// The name or the credential is none.
+    pub(crate) fn check_user(&self, name: &str, credential: &Credential) -> Result<(), DirectoryError> {
         if name.is_empty() || name.len() > NAME_MAX || name.contains(char::is_control) {
             return Err(DirectoryError::Name);
         }
         match credential {
-            Credential::Nothing => Ok(PasswordHash::Nothing.into()),
+            Credential::Nothing => Ok(()),
             Credential::Password(password) if password.is_empty() || password.len() > PASSWORD_BYTES_MAX => {
                 Err(DirectoryError::Password)
             }
+            Credential::Password(_) => Ok(()),
+            Credential::Hash { algorithm, hash } => self.import_hash(algorithm, hash).map(drop),
+        }
+    }
+
+    fn import_hash(&self, algorithm: &str, hash: &str) -> Result<PasswordHash, DirectoryError> {
+        let hash = PasswordHash::import(algorithm, hash).map_err(DirectoryError::Hash)?;
+        let max = self.directory.hashing.memory_kib_max();
+        if hash.memory_kib() > max {
+            let needs = hash.memory_kib();
+            let text = format!("the hash needs {needs} KiB, and a login may use {max} (auth.hashing_memory)");
+            return Err(DirectoryError::Hash(text));
+        }
+        Ok(hash)
+    }
+
+    async fn hash(&self, name: &str, credential: Credential) -> Result<Kept, DirectoryError> {
+        self.check_user(name, &credential)?;
+        match credential {
+            Credential::Nothing => Ok(PasswordHash::Nothing.into()),
             Credential::Password(password) => {
                 let made = self.directory.hashing.make(&password).await;
                 made.map_err(|_| DirectoryError::Hash("no thread to hash the password".to_owned()))
             }
-            Credential::Hash { algorithm, hash } => {
-                let hash = PasswordHash::import(&algorithm, &hash).map_err(DirectoryError::Hash)?;
-                let max = self.directory.hashing.memory_kib_max();
-                if hash.memory_kib() > max {
-                    let needs = hash.memory_kib();
-                    let text = format!("the hash needs {needs} KiB, and a login may use {max} (auth.hashing_memory)");
-                    return Err(DirectoryError::Hash(text));
-                }
-                Ok(hash.into())
-            }
+            Credential::Hash { algorithm, hash } => self.import_hash(&algorithm, &hash).map(Kept::from),
         }
     }
 

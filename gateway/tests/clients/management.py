@@ -37,11 +37,13 @@ class Api:
 
     def ask(self, method, path, body=None, headers=None):
         """`body`: text or bytes as they are, anything else as JSON."""
+        headers = headers or {}
         if body is not None and not isinstance(body, (str, bytes)):
             body = json.dumps(body)
+            headers = {"content-type": "application/json", **headers}
         connection = http.client.HTTPConnection(HOST, self.port, timeout=60)
         try:
-            connection.request(method, path, body, {**self.headers, **(headers or {})})
+            connection.request(method, path, body, {**self.headers, **headers})
             response = connection.getresponse()
             return Answer(response, response.read())
         finally:

@@ -11,6 +11,7 @@ mod api;
 mod churn;
 mod control;
 mod damage;
+mod definitions;
 mod descriptors;
 mod durability;
 mod failure;

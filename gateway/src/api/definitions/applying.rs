@@ -1,0 +1,103 @@
+//! Definitions that were checked take hold.
+
+use super::super::Refusal;
+use super::super::errand::{CHANNEL, Errand};
+use super::reading::Definitions;
+use crate::node::Node;
+use gatepost_core::command::{Command, SetPolicies};
+use gatepost_core::event::Event;
+use gatepost_core::fault::FaultKind;
+use gatepost_core::properties::Name;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Commands that wait for their answers at once.
+const AT_ONCE: usize = 256;
+
+impl Definitions {
+    /// Makes and changes what is not as the document has it. Each step returns once a power cut cannot undo it; who may do
+    /// what comes before what can be done.
+    ///
+    /// # Errors
+    /// Something has changed since it was checked, or a limit is reached. What came before stays.
+    pub(super) async fn apply(self, node: &Arc<Node>) -> Result<(), Refusal> {
+        for vhost in self.vhosts {
+            if node.vhost(&vhost.name).is_none() {
+                node.create_vhost(vhost).await?;
+            }
+        }
+        for user in self.users {
+            node.put_user(&user.name, user.credential, user.tags).await?;
+            for (name, value) in user.limits {
+                node.set_user_limit(&user.name, &name, value).await?;
+            }
+        }
+        for (place, permission) in self.permissions {
+            node.set_permission(&place.user, &place.vhost, permission).await?;
+        }
+        for p in self.topic_permissions {
+            node.set_topic_permission(&p.place.user, &p.place.vhost, &p.exchange, &p.write, &p.read)
+                .await?;
+        }
+        for (name, value) in self.globals {
+            node.set_global_parameter(&name, value).await?;
+        }
+        for (vhost, name, value) in self.limits {
+            node.set_vhost_limit(&vhost, &name, value).await?;
+        }
+        let mut commands: BTreeMap<Name, Vec<Command>> = BTreeMap::new();
+        // Before the queues: they are made with what holds for them.
+        let mut policies: BTreeMap<Name, Vec<_>> = BTreeMap::new();
+        for (vhost, change) in self.policies {
+            policies.entry(vhost).or_default().push(change);
+        }
+        for (vhost, changes) in policies {
+            let set = SetPolicies {
+                channel: CHANNEL,
+                changes,
+                reply: true,
+            };
+            commands
+                .entry(vhost)
+                .or_default()
+                .push(Command::SetPolicies(Box::new(set)));
+        }
+        for (vhost, command) in self.exchanges.into_iter().chain(self.queues) {
+            commands.entry(vhost).or_default().push(command);
+        }
+        for (vhost, bind) in self.bindings {
+            commands.entry(vhost).or_default().push(Command::Bind(Box::new(bind)));
+        }
+        for (vhost, commands) in commands {
+            let vhost = node.vhost(&vhost).ok_or_else(Refusal::not_found)?;
+            let mut errand = Errand::of_node(node, &vhost)?;
+            run(&mut errand, commands).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Has commands done that have one answer each.
+async fn run(errand: &mut Errand, commands: Vec<Command>) -> Result<(), Refusal> {
+    let mut commands = commands.into_iter();
+    loop {
+        let mut asked = 0;
+        for command in commands.by_ref().take(AT_ONCE) {
+            errand.send(command);
+            asked += 1;
+        }
+        if asked == 0 {
+            return Ok(());
+        }
+        for _ in 0..asked {
+            let Event::Failed { fault, .. } = errand.next().await? else {
+                continue;
+            };
+            // What is there stays as it is.
+            let is_other = fault.kind == FaultKind::PreconditionFailed && fault.text.starts_with("inequivalent arg");
+            if !is_other {
+                return Err(Refusal::bad_request(fault.text));
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! A request's connection to a vhost's engine: it enters by the same door as every client, with its caller's rights.
+
+use super::Refusal;
+use super::caller::Caller;
+use crate::node::Node;
+use crate::vhost::Vhost;
+use axum::http::StatusCode;
+use gatepost_core::command::Command;
+use gatepost_core::engine::Wake;
+use gatepost_core::event::Event;
+use gatepost_core::fault::{Fault, FaultKind};
+use gatepost_core::in_process::InProcess;
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// The channel of its commands.
+pub(crate) const CHANNEL: u16 = 1;
+
+/// See the module. It leaves the engine when it is dropped: what it has fetched and not settled goes back.
+pub(crate) struct Errand {
+    node: Arc<Node>,
+    vhost: Arc<Vhost>,
+    connection: InProcess,
+    bell: Arc<Bell>,
+    /// Its last visit has more to do.
+    more: bool,
+}
+
+#[derive(Default)]
+struct Bell(Notify);
+
+impl Wake for Bell {
+    fn wake(&self) {
+        self.0.notify_one();
+    }
+}
+
+impl Errand {
+    /// With the rights of whoever asks. Whoever may open the control socket may do everything.
+    ///
+    /// # Errors
+    /// The caller may not use the vhost, or there is no room for another connection.
+    pub(crate) fn of(caller: &Caller, node: &Arc<Node>, vhost: &Arc<Vhost>) -> Result<Errand, Fault> {
+        let user = (!caller.is_operator()).then(|| caller.name().clone());
+        Errand::begin(node, vhost, user.as_deref())
+    }
+
+    /// Of the node itself, for what its caller was let in to do.
+    ///
+    /// # Errors
+    /// There is no room for another connection.
+    pub(crate) fn of_node(node: &Arc<Node>, vhost: &Arc<Vhost>) -> Result<Errand, Fault> {
+        Errand::begin(node, vhost, None)
+    }
+
+    fn begin(node: &Arc<Node>, vhost: &Arc<Vhost>, user: Option<&str>) -> Result<Errand, Fault> {
+        let bell = Arc::new(Bell::default());
+        let now = node.clock.now();
+        let connection = vhost.enter(|engine| match user {
+            Some(user) => InProcess::attach_woken(engine, now, user, NAME, bell.clone()),
+            None => InProcess::attach_of_node_woken(engine, now, NAME, bell.clone()),
+        })?;
+        Ok(Errand {
+            node: Arc::clone(node),
+            vhost: Arc::clone(vhost),
+            connection,
+            bell,
+            more: true,
+        })
+    }
+
+    /// Leaves a command for the next visit.
+    pub(crate) fn send(&mut self, command: Command) {
+        self.connection.send(command);
+        self.more = true;
+    }
+
+    /// The next answer or delivery. What waits for the log has come when this returns.
+    ///
+    /// # Errors
+    /// The engine ends the connection: the vhost is deleted, or the gateway stops.
+    pub(crate) async fn next(&mut self) -> Result<Event, Fault> {
+        loop {
+            match self.connection.poll() {
+                Some(Event::Flow(_)) => continue,
+                Some(Event::Closed(why)) => {
+                    let text = format!("the vhost does not answer any more: {why:?}");
+                    return Err(Fault::new(FaultKind::ResourceError, text));
+                }
+                Some(event) => return Ok(event),
+                None => {}
+            }
+            if self.more {
+                // Others have their turns between two holds.
+                tokio::task::yield_now().await;
+            } else {
+                self.bell.0.notified().await;
+            }
+            self.visit();
+        }
+    }
+
+    fn visit(&mut self) {
+        let Errand { node, connection, .. } = self;
+        let now = node.clock.now();
+        self.more = self.vhost.enter(|engine| connection.visit(engine, now));
+    }
+
+    /// Sends one command and returns its answer.
+    ///
+    /// # Errors
+    /// The command failed, or as [`Errand::next`].
+    pub(crate) async fn ask(&mut self, command: Command) -> Result<Event, Fault> {
+        self.send(command);
+        match self.next().await? {
+            Event::Failed { fault, .. } => Err(*fault),
+            event => Ok(event),
+        }
+    }
+}
+
+impl Drop for Errand {
+    fn drop(&mut self) {
+        self.connection.detach();
+        self.more = true;
+        while self.more {
+            self.visit();
+        }
+    }
+}
+
+/// What connections of requests are called where connections are listed.
+const NAME: &str = "management API";
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Refusal {
+        let (status, error) = match fault.kind {
+            FaultKind::NotFound => (StatusCode::NOT_FOUND, "Object Not Found"),
+            // Never 403: RabbitMQ's tools take that for something else.
+            FaultKind::AccessRefused => (StatusCode::UNAUTHORIZED, "not_authorised"),
+            FaultKind::ResourceError => (StatusCode::SERVICE_UNAVAILABLE, "service_unavailable"),
+            FaultKind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
+            _ => (StatusCode::BAD_REQUEST, "bad_request"),
+        };
+        Refusal::of(status, error, fault.text)
+    }
+}

@@ -1,0 +1,70 @@
+//! Verbs: global parameters, which the node keeps for people and their tools.
+
+use super::{DirectoryError, NAME_MAX, Put};
+use crate::node::Node;
+use gatepost_core::catalog::directory::{ParameterRecord, deletion, record};
+use gatepost_core::properties::{Name, Table, Value};
+use gatepost_core::store::VhostId;
+
+/// Global parameters at most.
+const GLOBALS_MAX: usize = 1024;
+
+impl Node {
+    /// Sets a global parameter.
+    ///
+    /// # Errors
+    /// It has no name or a very long one, or there are too many.
+    pub(crate) async fn set_global_parameter(&self, name: &str, value: Value) -> Result<Put, DirectoryError> {
+        let _changing = self.directory.changing.lock().await;
+        if name.is_empty() || name.len() > NAME_MAX || name.contains('\0') {
+            return Err(DirectoryError::Parameter(format!(
+                "a parameter's name has 1 to {NAME_MAX} bytes"
+            )));
+        }
+        let known = {
+            let people = self.directory.people.read();
+            if people.globals.get(name) == Some(&value) {
+                return Ok(Put::Changed);
+            }
+            let known = people.globals.contains_key(name);
+            if !known && people.globals.len() >= GLOBALS_MAX {
+                let text = format!("there are {GLOBALS_MAX} global parameters: that is the limit");
+                return Err(DirectoryError::Parameter(text));
+            }
+            known
+        };
+        let parameter = ParameterRecord {
+            value: value.clone(),
+            more: Table::default(),
+        };
+        let id = (VhostId::NODE, Name::default(), Name::from(name));
+        self.vhosts.log().write(vec![record(&id, &parameter)]).await?;
+        self.directory.people.write().globals.insert(name.into(), value);
+        Ok(if known { Put::Changed } else { Put::Created })
+    }
+
+    /// Takes a global parameter away.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub(crate) async fn clear_global_parameter(&self, name: &str) -> Result<(), DirectoryError> {
+        let _changing = self.directory.changing.lock().await;
+        if !self.directory.people.read().globals.contains_key(name) {
+            return Err(DirectoryError::NotSet("parameter"));
+        }
+        let id = (VhostId::NODE, Name::default(), Name::from(name));
+        self.vhosts.log().write(vec![deletion::<ParameterRecord>(&id)]).await?;
+        self.directory.people.write().globals.remove(name);
+        Ok(())
+    }
+
+    /// All global parameters, by name.
+    pub(crate) fn global_parameters(&self) -> Vec<(Name, Value)> {
+        let people = self.directory.people.read();
+        people
+            .globals
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
+    }
+}

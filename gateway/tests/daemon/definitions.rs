@@ -1,0 +1,193 @@
+//! Policies and definitions: by the command line, at the start, and after a kill.
+
+use crate::support::daemon::{Gatepost, run};
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Runs the command line for this gateway, with `input` on its standard input. Returns how it ended, and what it said.
+fn control(gatepost: &Gatepost, arguments: &[&str], input: &str) -> (Option<i32>, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gatepost"))
+        .args(arguments)
+        .arg("--config")
+        .arg(gatepost.config())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    // It may not read it.
+    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+    let output = child.wait_with_output().expect("output");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).expect("text"))
+}
+
+#[track_caller]
+fn done(gatepost: &Gatepost, arguments: &[&str]) -> String {
+    let (code, text) = control(gatepost, arguments, "");
+    assert_eq!(code, Some(0), "{arguments:?}: {text}");
+    text
+}
+
+/// A request on the control socket. Returns its status and its answer's body.
+fn ask(gatepost: &Gatepost, method: &str, path: &str, body: &str) -> (u16, String) {
+    let mut stream = UnixStream::connect(gatepost.data().join("control.sock")).expect("connected");
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit");
+    let length = body.len();
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("sent");
+    stream.write_all(body.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    (status.expect("a status"), body.to_owned())
+}
+
+/// Bodies of what waits in the queue, which stays there.
+fn waiting(gatepost: &Gatepost, queue: &str) -> usize {
+    let body = r#"{"count": 100, "ackmode": "ack_requeue_true", "encoding": "auto"}"#;
+    let (status, text) = ask(gatepost, "POST", &format!("/api/queues/%2F/{queue}/get"), body);
+    assert_eq!(status, 200, "{text}");
+    text.matches("\"payload\":").count()
+}
+
+fn publish(gatepost: &Gatepost, queue: &str, count: usize) {
+    let body = format!(
+        r#"{{"properties": {{"delivery_mode": 2}}, "routing_key": "{queue}", "payload": "m", "payload_encoding": "string"}}"#
+    );
+    for _ in 0..count {
+        let path = "/api/exchanges/%2F/amq.default/publish";
+        assert_eq!(
+            ask(gatepost, "POST", path, &body),
+            (200, "{\"routed\":true}".to_owned())
+        );
+    }
+}
+
+#[test]
+fn the_command_line_sets_policies_and_makes_queues() {
+    let mut gatepost = Gatepost::with(1, "");
+    done(
+        &gatepost,
+        &["queue", "declare", "ops.q", "--argument", "x-max-length=5"],
+    );
+    publish(&gatepost, "ops.q", 4);
+    let (name, pattern, sets) = ("cap", "^ops\\.", "{\"max-length\": 2}");
+    done(
+        &gatepost,
+        &[
+            "policy",
+            "set",
+            name,
+            pattern,
+            sets,
+            "--apply-to",
+            "queues",
+            "--priority",
+            "-1",
+        ],
+    );
+    let listed = done(&gatepost, &["policy", "list"]);
+    assert!(listed.contains("max-length=2") && listed.contains("^ops"), "{listed}");
+    let (code, text) = control(&gatepost, &["policy", "set", "bad", ".", "{\"nonsense\": 1}"], "");
+    assert_eq!(code, Some(65), "{text}");
+    assert!(text.contains("not recognised policy settings"), "{text}");
+    // What was set and said to be is there after a kill, and holds.
+    gatepost.kill();
+    gatepost.start_again();
+    publish(&gatepost, "ops.q", 4);
+    assert_eq!(waiting(&gatepost, "ops.q"), 2);
+    done(&gatepost, &["policy", "clear", "cap"]);
+    publish(&gatepost, "ops.q", 5);
+    assert_eq!(waiting(&gatepost, "ops.q"), 5, "its own limit");
+    let (code, text) = control(&gatepost, &["queue", "delete", "ops.q", "--if-empty"], "");
+    assert_eq!(code, Some(65), "{text}");
+    done(&gatepost, &["queue", "purge", "ops.q"]);
+    done(&gatepost, &["queue", "delete", "ops.q", "--if-empty"]);
+    // On the data directory of one that is stopped, too.
+    gatepost.terminate();
+    done(&gatepost, &["exchange", "declare", "audit", "fanout"]);
+    done(&gatepost, &["queue", "declare", "log"]);
+    done(&gatepost, &["binding", "add", "audit", "log"]);
+    gatepost.start_again();
+    let (status, text) = ask(&gatepost, "DELETE", "/api/bindings/%2F/e/audit/q/log/~", "");
+    assert_eq!(status, 204, "{text}");
+}
+
+#[test]
+fn an_export_makes_the_same_gateway_elsewhere() {
+    let first = Gatepost::with(1, "");
+    done(
+        &first,
+        &["queue", "declare", "orders", "--argument", "x-queue-type=quorum"],
+    );
+    done(&first, &["binding", "add", "amq.topic", "orders", "orders.#"]);
+    done(
+        &first,
+        &["policy", "set", "cap", "^o", "{\"max-length\": 9}", "--operator"],
+    );
+    let (code, text) = control(&first, &["user", "add", "eve", "--tag", "monitoring"], "s3cret\n");
+    assert_eq!(code, Some(0), "{text}");
+    let file = first.data().with_file_name("definitions.json");
+    let file = file.to_str().expect("text");
+    done(&first, &["definitions", "export", file]);
+    let second = Gatepost::with(1, "");
+    done(&second, &["definitions", "import", file]);
+    done(&second, &["definitions", "import", file]);
+    let again = done(&second, &["definitions", "export", "-"]);
+    assert_eq!(again, fs::read_to_string(file).expect("the export"));
+    assert!(
+        again.contains("\"orders.#\"") && again.contains("\"operator_policy\""),
+        "{again}"
+    );
+    let (code, text) = control(
+        &second,
+        &["definitions", "import", "-"],
+        "{\"queues\": [{\"name\": \"q\"}]}",
+    );
+    assert_eq!(code, Some(65), "{text}");
+    assert!(text.contains("queues[0]: key_missing: vhost"), "{text}");
+}
+
+#[test]
+fn definitions_are_imported_at_the_start_and_a_wrong_file_stops_it() {
+    let mut gatepost = Gatepost::prepare(1, "");
+    let file = gatepost.data().with_file_name("definitions.json");
+    let settings = format!("[definitions]\nfile = {file:?}\n");
+    let mut toml = fs::read_to_string(gatepost.config()).expect("a configuration");
+    toml.push_str(&settings);
+    fs::write(gatepost.config(), toml).expect("a configuration");
+    fs::write(
+        &file,
+        r#"{"users": [{"name": "eve", "password": "x", "tags": "administrator"}],
+            "permissions": [{"user": "eve", "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"}],
+            "queues": [{"name": "q", "vhost": "/", "durable": true, "auto_delete": false, "arguments": {}}]}"#,
+    )
+    .expect("definitions");
+    gatepost.start_again();
+    publish(&gatepost, "q", 1);
+    let users = done(&gatepost, &["user", "list"]);
+    assert!(users.contains("eve") && !users.contains("guest"), "{users}");
+    // A second start finds all of it there.
+    gatepost.terminate();
+    gatepost.start_again();
+    assert_eq!(waiting(&gatepost, "q"), 1);
+    gatepost.terminate();
+    for (wrong, why) in [
+        ("{", "failed_to_parse_json"),
+        (
+            r#"{"queues": [{"name": "q", "vhost": "nowhere"}]}"#,
+            "no_such_vhost: nowhere",
+        ),
+    ] {
+        fs::write(&file, wrong).expect("definitions");
+        let output = run(&["--config", gatepost.config().to_str().expect("text")], &[]);
+        assert_eq!(output.status.code(), Some(78), "{output:?}");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains("definitions.file:") && told.contains(why), "{told}");
+    }
+}
