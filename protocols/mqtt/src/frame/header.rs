@@ -49,17 +49,23 @@ impl Kind {
     }
 
     /// The first byte of a packet of this type, PUBLISH's flags all off.
+    #[inline]
     pub fn first_byte(self) -> u8 {
-        let flags = match self {
-            Kind::PubRel | Kind::Subscribe | Kind::Unsubscribe => 0b0010,
-            _ => 0,
-        };
-        (self as u8) << 4 | flags
+        (self as u8) << 4 | self.flags()
+    }
+
+    /// The flags that the standard reserves. A look-up: each packet is asked.
+    #[inline]
+    fn flags(self) -> u8 {
+        const SECOND: u16 = 1 << Kind::PubRel as u16 | 1 << Kind::Subscribe as u16 | 1 << Kind::Unsubscribe as u16;
+        ((SECOND >> self as u16 & 1) as u8) << 1
     }
 
     /// The only legal remaining length in MQTT 3, for the types that have one.
+    #[inline]
     fn fixed_length(self) -> Option<u32> {
         match self {
+            Kind::Publish => None,
             Kind::ConnAck | Kind::PubAck | Kind::PubRec | Kind::PubRel | Kind::PubComp | Kind::UnsubAck => Some(2),
             Kind::PingReq | Kind::PingResp | Kind::Disconnect => Some(0),
             _ => None,
@@ -95,17 +101,19 @@ impl Header {
         if kind == Kind::Auth && version != Version::V5 {
             return Err(Error::Malformed("packet type 15 before MQTT 5"));
         }
-        let expected = kind.first_byte() & 0x0F;
-        let free = match kind {
-            Kind::Publish | Kind::Connect => true,
-            // MQTT 3.1 sets DUP when it repeats one of these (MQTT 3.1, 3.1's "DUP flag").
-            Kind::PubRel | Kind::Subscribe | Kind::Unsubscribe if version == Version::V31 => {
-                flags & !0b1000 == expected
+        let expected = kind.flags();
+        if flags != expected {
+            let free = match kind {
+                Kind::Publish | Kind::Connect => true,
+                // MQTT 3.1 sets DUP when it repeats one of these (MQTT 3.1, 3.1's "DUP flag").
+                Kind::PubRel | Kind::Subscribe | Kind::Unsubscribe if version == Version::V31 => {
+                    flags & !0b1000 == expected
+                }
+                _ => false,
+            };
+            if !free {
+                return Err(Error::Malformed("reserved flags of a packet are set"));
             }
-            _ => flags == expected,
-        };
-        if !free {
-            return Err(Error::Malformed("reserved flags of a packet are set"));
         }
         let Some((remaining, varint)) = varint::read(rest)? else {
             return Ok(None);

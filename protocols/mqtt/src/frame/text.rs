@@ -59,7 +59,7 @@ pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, Error> {
 
 /// Whether text has no control characters and no Unicode non-characters.
 pub fn is_plain(text: &str) -> bool {
-    if every(text.as_bytes(), |byte| (0x20..0x7F).contains(&byte)) {
+    if is_printable::<true>(text.as_bytes()) {
         return true;
     }
     text.chars().all(|c| {
@@ -74,13 +74,40 @@ fn every(bytes: &[u8], good: impl Fn(u8) -> bool) -> bool {
     bytes.iter().fold(true, |all, byte| all & good(*byte))
 }
 
+/// Whether all octets are printable ASCII; without `WILDCARDS`, none of them `+` or `#`.
+///
+/// Each topic name is read here, so eight octets are looked at together. The tests for an octet that is 0, below or above a
+/// value are those of "Bit Twiddling Hacks": they tell whether there is one, which is all that is asked.
+fn is_printable<const WILDCARDS: bool>(bytes: &[u8]) -> bool {
+    let Some(last) = bytes.last_chunk::<8>() else {
+        return every(bytes, |byte| {
+            (0x20..0x7F).contains(&byte) & (WILDCARDS | (byte != b'+') & (byte != b'#'))
+        });
+    };
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    let has_zero = |eight: u64| eight.wrapping_sub(ONES) & !eight;
+    let bad = |eight: [u8; 8]| {
+        let eight = u64::from_ne_bytes(eight);
+        let below_20 = eight.wrapping_sub(ONES * 0x20) & !eight;
+        let from_7f = eight.wrapping_add(ONES) | eight;
+        let wildcard = if WILDCARDS {
+            0
+        } else {
+            has_zero(eight ^ (ONES * u64::from(b'+'))) | has_zero(eight ^ (ONES * u64::from(b'#')))
+        };
+        (below_20 | from_7f | wildcard) & (ONES * 0x80)
+    };
+    // The last eight may be looked at twice in part.
+    let (chunks, _) = bytes.as_chunks::<8>();
+    chunks.iter().fold(bad(*last), |all, eight| all | bad(*eight)) == 0
+}
+
 /// A topic name that a message may be published to.
 ///
 /// # Errors
 /// Not plain UTF-8, empty [MQTT-4.7.3-1], or with wildcards [MQTT-3.3.2-2].
 pub fn topic_name(bytes: &[u8]) -> Result<&str, Error> {
-    let ordinary = |byte| (0x20..0x7F).contains(&byte) & (byte != b'+') & (byte != b'#');
-    if !bytes.is_empty() && every(bytes, ordinary) {
+    if !bytes.is_empty() && is_printable::<false>(bytes) {
         return std::str::from_utf8(bytes).map_err(|_| Error::Malformed("text is not UTF-8"));
     }
     let text = utf8(bytes)?;
@@ -165,6 +192,27 @@ mod tests {
             "\u{1fffe}",
         ] {
             assert!(topic_name(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+    }
+
+    /// Octets are looked at eight at a time: each value, at each place of texts of each length.
+    #[test]
+    fn one_octet_decides_wherever_it_stands() {
+        for len in 1..=20 {
+            for at in 0..len {
+                for octet in 0..=u8::MAX {
+                    let mut bytes = vec![b'~'; len];
+                    bytes[at] = octet;
+                    let printable = (0x20..0x7F).contains(&octet);
+                    let wildcard = octet == b'+' || octet == b'#';
+                    let found = (is_printable::<true>(&bytes), is_printable::<false>(&bytes));
+                    assert_eq!(
+                        found,
+                        (printable, printable && !wildcard),
+                        "{octet:#x} at {at} of {len}"
+                    );
+                }
+            }
         }
     }
 

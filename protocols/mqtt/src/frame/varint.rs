@@ -11,6 +11,10 @@ pub const MAX: u32 = 268_435_455;
 /// # Errors
 /// More than four bytes, or not the shortest form [MQTT-1.5.5-1].
 pub fn read(input: &[u8]) -> Result<Option<(u32, usize)>, Error> {
+    // Most packets are short.
+    if let [byte @ 0..=0x7F, ..] = input {
+        return Ok(Some((u32::from(*byte), 1)));
+    }
     let mut value = 0u32;
     for (at, &byte) in input.iter().take(4).enumerate() {
         value |= u32::from(byte & 0x7F) << (7 * at);
