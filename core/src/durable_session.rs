@@ -11,14 +11,16 @@ use crate::command::{Channel, Will};
 use crate::in_flight::InFlight;
 use crate::ledger::{self, Charge, Ledger, ObjectKind};
 use crate::message::Dialect;
+use crate::packet_ids::{self, PacketIds};
 use crate::properties::Name;
 use crate::queue::credit::Credit;
 use crate::queue::entry::{Body, Entry};
+use crate::seldom::Seldom;
 use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey, Slots};
 use crate::time::{Time, Wall};
 use crate::topic::{Levels, Pattern};
 use hashbrown::HashMap;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::mem::size_of;
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
@@ -39,23 +41,21 @@ pub(crate) struct DurableSession {
     /// It is in the log: it was opened to outlive its connection.
     pub(crate) kept: bool,
     pub(crate) in_flight: InFlight,
-    /// What of `charge` is for `in_flight`, without the bodies.
-    in_flight_bytes: u32,
+    /// What of `charge` is for `in_flight`, without the bodies, and for `incoming`.
+    ids_bytes: u32,
     /// QoS 1 and 2 deliveries that its client takes at once (the receive maximum). Reserved or in flight, they count.
     pub(crate) credit: Credit,
     /// QoS 2 packet ids of the client's own publishes that await PUBREL.
-    pub(crate) incoming: BTreeSet<u16>,
+    pub(crate) incoming: PacketIds,
     /// Its subscriptions: (filter, share group) to options.
     pub(crate) subscriptions: Subscriptions,
     /// Consumers it has on queues (its own, groups'), while connected.
     pub(crate) consumers: Vec<ConsumerKey>,
     /// Packet ids of what is to be sent again on this connection and has to wait for the receive maximum, in order. While
     /// there are any, `credit` is spent, so that no new message goes before them.
-    pub(crate) resends: VecDeque<u16>,
-    /// A will that waits for its delay, and when that is over.
-    pub(crate) delayed_will: Option<(Box<Will>, Time)>,
-    /// A will that is being published: the log keeps it until the log has what becomes of it.
-    pub(crate) firing_will: Option<Box<Will>>,
+    pub(crate) resends: Seldom<VecDeque<u16>>,
+    /// What is left of the will of a connection that is gone.
+    pub(crate) wills: Seldom<Wills>,
     /// When the engine looks whether it has ended, if that is scheduled.
     pub(crate) expiry_timer: Option<Time>,
     /// Its connection was told that it is open: messages may flow.
@@ -66,8 +66,20 @@ pub(crate) struct DurableSession {
     pub(crate) charge: Charge,
     /// What its subscriptions cost, beside their bindings.
     pub(crate) subscriptions_charge: Charge,
-    /// What `delayed_will` or `firing_will` costs.
-    pub(crate) will_charge: Charge,
+}
+
+/// An idle client costs this. A vector of sessions grows by doubling, so half as much again.
+const _: () = assert!(size_of::<DurableSession>() <= 312);
+
+/// The will of a session whose client is away.
+#[derive(Default)]
+pub(crate) struct Wills {
+    /// One that waits for its delay, and when that is over.
+    pub(crate) delayed: Option<(Box<Will>, Time)>,
+    /// One that is being published: the log keeps it until the log has what becomes of it.
+    pub(crate) firing: Option<Box<Will>>,
+    /// What they cost.
+    pub(crate) charge: Charge,
 }
 
 impl DurableSession {
@@ -76,7 +88,6 @@ impl DurableSession {
         DurableSession {
             charge: ledger.charge(ObjectKind::Sessions, DurableSession::memory(&client_id)),
             subscriptions_charge: ledger.charge(ObjectKind::Routes, 0),
-            will_charge: Charge::default(),
             client_id,
             owner: Name::default(),
             link: None,
@@ -85,27 +96,51 @@ impl DurableSession {
             expires_at: None,
             kept,
             in_flight: InFlight::default(),
-            in_flight_bytes: 0,
+            ids_bytes: 0,
             credit: Credit::window(1),
-            incoming: BTreeSet::new(),
+            incoming: PacketIds::default(),
             subscriptions: Subscriptions::new(),
             consumers: Vec::new(),
-            resends: VecDeque::new(),
-            delayed_will: None,
-            firing_will: None,
+            resends: Seldom::default(),
+            wills: Seldom::default(),
             expiry_timer: None,
             open: false,
             ending: false,
         }
     }
 
-    /// Counts what `in_flight` costs now. To be called when it has changed; most calls find nothing new.
-    pub(crate) fn account_in_flight(&mut self) {
-        let bytes = self.in_flight.memory() as u32;
-        if bytes != self.in_flight_bytes {
-            self.charge.exchange(self.in_flight_bytes, bytes);
-            self.in_flight_bytes = bytes;
+    /// A will that waits for its delay, and when that is over.
+    pub(crate) fn delayed_will(&self) -> Option<&(Box<Will>, Time)> {
+        self.wills.get()?.delayed.as_ref()
+    }
+    /// A will that is being published.
+    pub(crate) fn firing_will(&self) -> Option<&Will> {
+        self.wills.get()?.firing.as_deref()
+    }
+    /// Has a will wait. `charge`: what it costs.
+    pub(crate) fn delay_will(&mut self, will: Box<Will>, due: Time, charge: Charge) {
+        let wills = self.wills.make();
+        wills.delayed = Some((will, due));
+        wills.charge = charge;
+    }
+
+    /// Counts what `in_flight` and `incoming` cost now. To be called when they have changed; most calls find nothing new: it is
+    /// their places that cost, and they are kept from message to message.
+    #[inline]
+    pub(crate) fn account_ids(&mut self) {
+        let bytes = (self.in_flight.memory() + packet_ids::memory(&self.incoming)) as u32;
+        if bytes != self.ids_bytes {
+            self.charge.exchange(self.ids_bytes, bytes);
+            self.ids_bytes = bytes;
         }
+    }
+
+    /// Forgets a QoS 2 id of the client's. Returns whether it was known.
+    #[inline]
+    pub(crate) fn forget_incoming(&mut self, packet_id: u16) -> bool {
+        let known = packet_ids::remove(&mut self.incoming, packet_id);
+        self.account_ids();
+        known
     }
 
     /// What a session costs in memory without subscriptions and queue.
@@ -192,9 +227,6 @@ pub(crate) const CHANNEL: Channel = 0;
 pub(crate) fn shared_queue_name(share: &str, filter: &str) -> Name {
     format!("mqtt-share-{share}/{filter}").into()
 }
-
-/// What a QoS 2 id costs: an entry of a B-tree, at the end of which the next one is added.
-pub(crate) const INCOMING_ID_BYTES: usize = 6;
 
 /// What a subscription costs at its session: its entry, and its record in the log's index. The binding is the router's.
 pub(crate) fn subscription_bytes(client_id: &str, filter: &str, share: Option<&Name>) -> usize {

@@ -9,6 +9,7 @@
 //! ```
 
 use crate::queue::entry::Entry;
+use crate::seldom::Seldom;
 use crate::slots::QueueKey;
 use std::collections::{BTreeMap, VecDeque};
 use std::mem::size_of;
@@ -34,7 +35,7 @@ pub(crate) struct InFlight {
     /// `ring[i]` has id `base + i`, wrapping from 65,535 to 1.
     ring: VecDeque<Option<Outgoing>>,
     /// Those that were left behind.
-    stragglers: BTreeMap<u16, Outgoing>,
+    stragglers: Seldom<BTreeMap<u16, Outgoing>>,
     /// Id of `ring[0]`; meaningless while the ring is empty.
     base: u16,
     /// The id given last.
@@ -57,7 +58,7 @@ impl InFlight {
         // Nearly always it follows the newest, and nothing was left behind.
         let follows = self.ring.is_empty()
             || (usize::from(Self::distance(self.base, id)) == self.ring.len() && !self.is_sparse_up_to(id));
-        if follows && self.stragglers.is_empty() {
+        if follows && self.left_behind() == 0 {
             self.append(id, outgoing);
             return Some(id);
         }
@@ -83,7 +84,8 @@ impl InFlight {
         self.given += 1;
         outgoing.order = self.given;
         // An id in use twice is damage: the newer wins.
-        self.count -= usize::from(self.stragglers.remove(&id).is_some());
+        let older = self.stragglers.get_mut().and_then(|left| left.remove(&id));
+        self.count -= usize::from(older.is_some());
         while !self.ring.is_empty() && self.is_sparse_up_to(id) {
             self.leave_behind();
         }
@@ -101,13 +103,13 @@ impl InFlight {
     /// Whether the ring, with a place for `id`, would be mostly free.
     #[inline]
     fn is_sparse_up_to(&self, id: u16) -> bool {
-        let taken = self.count - self.stragglers.len();
+        let taken = self.count - self.left_behind();
         usize::from(Self::distance(self.base, id)) > FREE_PLACES + 2 * taken
     }
     /// Moves the oldest of the ring to the stragglers.
     fn leave_behind(&mut self) {
         if let Some(Some(outgoing)) = self.ring.pop_front() {
-            self.stragglers.insert(self.base, outgoing);
+            self.stragglers.make().insert(self.base, outgoing);
         }
         self.base = Self::step(self.base, 1);
         self.trim();
@@ -131,7 +133,7 @@ impl InFlight {
         {
             return Some(outgoing);
         }
-        self.stragglers.get_mut(&id)
+        self.stragglers.get_mut()?.get_mut(&id)
     }
     #[inline]
     pub(crate) fn remove(&mut self, id: u16) -> Option<Outgoing> {
@@ -145,7 +147,7 @@ impl InFlight {
         };
         let outgoing = match place.and_then(Option::take) {
             Some(outgoing) => outgoing,
-            None => self.stragglers.remove(&id)?,
+            None => self.stragglers.get_mut()?.remove(&id)?,
         };
         self.count -= 1;
         self.trim();
@@ -159,19 +161,29 @@ impl InFlight {
     pub(crate) fn ids(&self) -> Vec<u16> {
         let ring = self.ring.iter().enumerate();
         let ring = ring.filter_map(|(i, o)| Some((o.as_ref()?.order, Self::step(self.base, i as u16))));
-        let behind = self.stragglers.iter().map(|(id, o)| (o.order, *id));
+        let behind = self.stragglers.get().into_iter().flatten();
+        let behind = behind.map(|(id, o)| (o.order, *id));
         let mut order: Vec<(u64, u16)> = ring.chain(behind).collect();
         order.sort_unstable();
         order.into_iter().map(|(_, id)| id).collect()
     }
     /// Every outgoing message, in no particular order.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Outgoing> {
-        self.ring.iter_mut().flatten().chain(self.stragglers.values_mut())
+        let behind = self.stragglers.get_mut().into_iter();
+        self.ring
+            .iter_mut()
+            .flatten()
+            .chain(behind.flat_map(BTreeMap::values_mut))
     }
     /// Every outgoing message, in no particular order.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Outgoing> {
-        self.ring.iter().flatten().chain(self.stragglers.values())
+        let behind = self.stragglers.get().into_iter();
+        self.ring.iter().flatten().chain(behind.flat_map(BTreeMap::values))
+    }
+    #[inline]
+    fn left_behind(&self) -> usize {
+        self.stragglers.get().map_or(0, BTreeMap::len)
     }
     pub(crate) fn is_empty(&self) -> bool {
         self.count == 0
@@ -181,7 +193,7 @@ impl InFlight {
     }
     /// Removes one, no matter which.
     pub(crate) fn pop(&mut self) -> Option<Outgoing> {
-        if let Some((_, outgoing)) = self.stragglers.pop_first() {
+        if let Some((_, outgoing)) = self.stragglers.get_mut().and_then(BTreeMap::pop_first) {
             self.count -= 1;
             return Some(outgoing);
         }
@@ -195,7 +207,7 @@ impl InFlight {
     /// Bytes of memory it occupies beside itself, without the messages' bodies.
     pub(crate) fn memory(&self) -> usize {
         self.ring.capacity() * size_of::<Option<Outgoing>>()
-            + self.stragglers.len() * crate::ledger::sorted::<u16, Outgoing>()
+            + self.left_behind() * crate::ledger::sorted::<u16, Outgoing>()
     }
     /// `id` plus `n`, from 1 to 65,535.
     fn step(id: u16, n: u16) -> u16 {

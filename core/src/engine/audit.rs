@@ -128,8 +128,10 @@ impl Engine {
             }
         }
         assert!(
-            l.throttled
+            l.rare
+                .get()
                 .iter()
+                .flat_map(|rare| &rare.throttled)
                 .all(|k| self.consumers.get(*k).is_some_and(|c| c.throttled)),
             "a link lists consumers that do not wait for settles"
         );

@@ -44,7 +44,13 @@ impl Engine {
         let Some(l) = self.links.get_mut(link) else {
             return;
         };
-        l.bound_replay = Some(Box::new(BoundReplay { queue, cursor, gate }));
+        l.rare.make().bound_replay = Some(Box::new(BoundReplay { queue, cursor, gate }));
+    }
+
+    /// Whether the link's bind is done but for its replay.
+    pub(crate) fn has_bound_replay(&self, link: Link) -> bool {
+        let rare = self.links.get(link).and_then(|l| l.rare.get());
+        rare.is_some_and(|rare| rare.bound_replay.is_some())
     }
 
     /// Goes on with the replay of the link's bind. Returns what the answer waits for once it is over.
@@ -54,7 +60,11 @@ impl Engine {
         budget: &mut Budget,
     ) -> Result<Option<u64>, Unfinished> {
         loop {
-            let Some(mut replay) = self.links.get_mut(link).and_then(|l| l.bound_replay.take()) else {
+            let Some(mut replay) = self
+                .links
+                .get_mut(link)
+                .and_then(|l| l.rare.get_mut()?.bound_replay.take())
+            else {
                 return Ok(None);
             };
             let most = REPLAY_STEPS.min(budget.left());
@@ -85,7 +95,7 @@ impl Engine {
                 return Ok(gate);
             }
             if let Some(l) = self.links.get_mut(link) {
-                l.bound_replay = Some(replay);
+                l.rare.make().bound_replay = Some(replay);
             }
             budget.check()?;
         }

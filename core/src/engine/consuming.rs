@@ -217,7 +217,7 @@ impl Engine {
     /// of those, and the next `Get` waits until one is answered: each looks through all that wait.
     pub(crate) fn get(&mut self, link: Link, g: Box<Get>) -> Result<(), Box<Get>> {
         if let Some(l) = self.links.get_mut(link)
-            && l.waiting_gets >= GETS_WAITING_MAX
+            && l.waiting_gets() >= GETS_WAITING_MAX
         {
             l.waits = true;
             return Err(g);
@@ -230,7 +230,7 @@ impl Engine {
     pub(crate) fn get_again(&mut self, link: Link, g: Get) {
         self.get_first(link, g, true);
         if let Some(l) = self.links.get_mut(link) {
-            if l.waits && l.waiting_gets < GETS_WAITING_MAX {
+            if l.waits && l.waiting_gets() < GETS_WAITING_MAX {
                 l.call(&mut self.wakes);
             } else {
                 l.wake(&mut self.wakes);
@@ -332,7 +332,7 @@ impl Engine {
 
     fn get_again_later(&mut self, link: Link, g: Get, queue: QueueKey, again: bool) {
         if !again && let Some(l) = self.links.get_mut(link) {
-            l.waiting_gets += 1;
+            l.rare.make().waiting_gets += 1;
             l.gate(g.channel, Gate::Never, Out::Awaited);
         }
         self.memory.waiting_gets.push((queue, link, g));
@@ -344,7 +344,7 @@ impl Engine {
         }
         let log = self.staging.log();
         if let Some(l) = self.links.get_mut(link) {
-            l.waiting_gets = l.waiting_gets.saturating_sub(1);
+            l.forget_waiting_gets(1);
             l.fill_awaited(channel, out, gate, log);
             self.waits.at(gate, Waiter::Channel(link, channel));
         }
@@ -681,7 +681,7 @@ impl Engine {
         self.memory.waiting_gets.retain(|(_, of, get)| !answers(of, get));
         budget.spend(before / CONSUMERS_PER_UNIT);
         if let Some(l) = self.links.get_mut(link) {
-            l.waiting_gets = l.waiting_gets.saturating_sub(before - self.memory.waiting_gets.len());
+            l.forget_waiting_gets(before - self.memory.waiting_gets.len());
         }
         self.put_back_fetched(link, channel, budget)?;
         let (log, durable) = (self.staging.log(), self.staging.durable_ticket());
@@ -740,7 +740,11 @@ impl Engine {
             budget.check()?;
             self.close_channel(link, channel, budget)?;
         }
-        while let Some(queue) = self.links.get_mut(link).and_then(|l| l.exclusive_queues.pop()) {
+        while let Some(queue) = self
+            .links
+            .get_mut(link)
+            .and_then(|l| l.rare.get_mut()?.exclusive_queues.pop())
+        {
             self.delete_queue(queue);
             budget.spend(QUEUE_WORK);
             budget.check()?;

@@ -286,7 +286,7 @@ impl Engine {
         if c.exclusive
             && let Some(l) = self.links.get_mut(link)
         {
-            l.exclusive_queues.push(queue);
+            l.rare.make().exclusive_queues.push(queue);
         }
         let mut gate = None;
         if durable {
@@ -497,14 +497,16 @@ impl Engine {
     }
 
     pub(crate) fn note_deleting(&mut self, link: Link, deleting: Option<Deleting>) {
-        if let Some(l) = self.links.get_mut(link) {
-            l.deleting = deleting;
+        let Some(l) = self.links.get_mut(link) else { return };
+        match deleting {
+            Some(_) => l.rare.make().deleting = deleting,
+            None => _ = l.rare.get_mut().and_then(|rare| rare.deleting.take()),
         }
     }
 
     /// The link goes: what it was deleting is deleted all the same.
     pub(crate) fn delete_without(&mut self, link: Link) {
-        match self.links.get_mut(link).and_then(|l| l.deleting.take()) {
+        match self.links.get_mut(link).and_then(|l| l.rare.get_mut()?.deleting.take()) {
             None => return,
             Some(Deleting::Queue(queue)) => self.ending_queues.push_back(queue),
             Some(Deleting::Messages { queue, .. }) => self.ending_purges.push_back(queue),
@@ -599,9 +601,9 @@ impl Engine {
             self.end_orphans(&mut Budget::of_hold(&self.settings));
         }
         if let Some(owner) = q.exclusive
-            && let Some(l) = self.links.get_mut(owner)
+            && let Some(rare) = self.links.get_mut(owner).and_then(|l| l.rare.get_mut())
         {
-            l.exclusive_queues.retain(|e| *e != queue);
+            rare.exclusive_queues.retain(|e| *e != queue);
         }
         let waiting = self.memory.waiting_gets.extract_if(.., |(of, ..)| *of == queue);
         for (_, link, get) in waiting.collect::<Vec<_>>() {
@@ -648,7 +650,7 @@ impl Engine {
     pub(crate) fn bind(&mut self, link: Link, c: &Bind, budget: &mut Budget) -> Result<(), Unfinished> {
         let channel = c.channel;
         let mut gate = None;
-        if self.links.get_mut(link).is_some_and(|l| l.bound_replay.is_none()) {
+        if !self.has_bound_replay(link) {
             let refused = self.router.refuse_default(&c.source);
             let bound = refused
                 .and_then(|()| self.destination(link, c))
@@ -664,7 +666,7 @@ impl Engine {
                 }
             }
         }
-        if self.links.get_mut(link).is_some_and(|l| l.bound_replay.is_some()) {
+        if self.has_bound_replay(link) {
             gate = self.go_on_with_bound_replay(link, budget)?;
         }
         if c.reply {

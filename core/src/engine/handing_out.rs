@@ -216,7 +216,7 @@ impl Engine {
             debug_assert!(false, "the receive maximum keeps an id free");
             return;
         };
-        s.account_in_flight();
+        s.account_ids();
         delivery.number = u64::from(packet_id);
         if qos == 2
             && kept

@@ -14,6 +14,7 @@ use crate::properties::Name;
 use crate::queue::credit::Credit;
 use crate::queue::unsettled::Unsettled;
 use crate::quota::Seat;
+use crate::seldom::Seldom;
 use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey};
 use crate::time::Wall;
 use std::collections::VecDeque;
@@ -85,15 +86,14 @@ pub(crate) struct LinkState {
     /// Retained messages that new subscriptions asked for.
     pub(crate) replays: Option<Box<Replays>>,
     /// Answers of all its channels that wait for the log, or behind one that does.
-    gated: usize,
+    gated: u32,
     /// What of `charge` they cost.
     gated_bytes: u32,
     /// What its socket has carried, as of its last visit.
     pub(crate) carried: Carried,
     /// Bytes of what its channels have unsettled or have fetched.
     pub(crate) unsettled_bytes: usize,
-    /// Consumers that are throttled: they are offered nothing until somebody settles.
-    pub(crate) throttled: Vec<ConsumerKey>,
+    pub(crate) rare: Seldom<Rare>,
     /// Consumers that were passed over for lack of room here.
     pub(crate) starved: VecDeque<ConsumerKey>,
     /// `Returned` and `Refused`, which precede the confirms.
@@ -112,9 +112,16 @@ pub(crate) struct LinkState {
     pub(crate) handshake: Option<Box<Handshake>>,
     /// Seconds of silence that were agreed on; 0: none.
     pub(crate) heartbeat_s: u16,
-    pub(crate) exclusive_queues: Vec<QueueKey>,
     /// To be published if it goes without goodbye.
     pub(crate) will: Option<Box<Will>>,
+}
+
+/// What most links never have.
+#[derive(Default)]
+pub(crate) struct Rare {
+    /// Consumers that are throttled: they are offered nothing until somebody settles.
+    pub(crate) throttled: Vec<ConsumerKey>,
+    pub(crate) exclusive_queues: Vec<QueueKey>,
     /// The client whose session it waits for, from the first attempt until it has it.
     pub(crate) succeeds: Option<Name>,
     /// Its first command is a transaction whose queues are not all found yet.
@@ -130,6 +137,9 @@ pub(crate) struct LinkState {
     /// The retained messages that its unfinished bind still replays.
     pub(crate) bound_replay: Option<Box<BoundReplay>>,
 }
+
+/// An idle client costs this, a session, and what the gateway has of it. It had become 560 bytes once, field by field.
+const _: () = assert!(size_of::<LinkState>() <= 432);
 
 /// What a connection's socket has carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -256,11 +266,9 @@ impl LinkState {
             confirm_dirty: Vec::new(),
             stalled: false,
             starved: VecDeque::new(),
-            throttled: Vec::new(),
             gated: 0,
             gated_bytes: 0,
             unsettled_bytes: 0,
-            exclusive_queues: Vec::new(),
             session: None,
             will: None,
             told: None,
@@ -270,17 +278,11 @@ impl LinkState {
             failures: false,
             taken_over: false,
             waits: false,
-            succeeds: None,
             resend_loading: false,
             replays: None,
-            answered: None,
-            bound_replay: None,
             routing: None,
-            committing: None,
-            walk_bytes: 0,
             awaits_walk: false,
-            waiting_gets: 0,
-            deleting: None,
+            rare: Seldom::default(),
         }
     }
 
@@ -439,10 +441,10 @@ impl LinkState {
     /// Has an answer wait.
     pub(crate) fn gate(&mut self, number: ChannelNumber, gate: Gate, out: Out) {
         self.channel(number).gated.push_back((gate, out));
-        self.count_gated(self.gated + 1);
+        self.count_gated(self.gated as usize + 1);
     }
     fn count_gated(&mut self, gated: usize) {
-        self.gated = gated;
+        self.gated = gated as u32;
         let bytes = (gated.next_multiple_of(GATED_STEP) * GATED_BYTES) as u32;
         if bytes != self.gated_bytes {
             self.charge.exchange(self.gated_bytes, bytes);
@@ -451,12 +453,22 @@ impl LinkState {
     }
     /// Whether so many of its answers wait that its next command does, too. It is woken when they go.
     pub(crate) fn is_backed_up(&self) -> bool {
-        self.gated >= GATED_ANSWERS_MAX
+        self.gated as usize >= GATED_ANSWERS_MAX
+    }
+    /// Its `Get`s whose messages are on their way from disk.
+    pub(crate) fn waiting_gets(&self) -> usize {
+        self.rare.get().map_or(0, |rare| rare.waiting_gets)
+    }
+    /// So many of them are answered, or nobody waits for them any more.
+    pub(crate) fn forget_waiting_gets(&mut self, answered: usize) {
+        if let Some(rare) = self.rare.get_mut() {
+            rare.waiting_gets = rare.waiting_gets.saturating_sub(answered);
+        }
     }
     /// What was counted, for the audit.
     #[cfg(feature = "testing")]
     pub(crate) fn gated_answers(&self) -> usize {
-        self.gated
+        self.gated as usize
     }
     /// Fills the place that the oldest awaited answer of the channel has kept.
     pub(crate) fn fill_awaited(&mut self, number: ChannelNumber, answer: Out, gate: Gate, log: Reached) {
@@ -492,7 +504,7 @@ impl LinkState {
             let gated = left;
             let gone = before - gated.len();
             self.channels[at].gated = gated;
-            self.count_gated(self.gated - gone);
+            self.count_gated(self.gated as usize - gone);
         }
         // What waits behind a gate was fetched later than what is to be taken.
         let most = most - fetched.len();
@@ -521,7 +533,7 @@ impl LinkState {
         }
         let gone = before - gated.len();
         if gone > 0 {
-            self.count_gated(self.gated - gone);
+            self.count_gated(self.gated as usize - gone);
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::Engine;
 use crate::command::Outcome;
-use crate::durable_session::{CHANNEL, INCOMING_ID_BYTES};
+use crate::durable_session::CHANNEL;
 use crate::event::{Event, Op};
 use crate::fault::{Fault, FaultKind};
 use crate::in_flight::Outgoing;
@@ -46,7 +46,7 @@ impl Engine {
     fn take_packet(&mut self, session: SessionKey, packet_id: u16) -> Option<Outgoing> {
         let s = self.sessions.get_mut(session)?;
         let outgoing = s.in_flight.remove(packet_id)?;
-        s.account_in_flight();
+        s.account_ids();
         if outgoing.counted {
             self.free_session_credit(session);
         }
@@ -100,10 +100,7 @@ impl Engine {
     /// PUBREL: the publisher's packet id is free.
     pub(crate) fn release(&mut self, link: Link, packet_id: u16) {
         let Some((_, s)) = self.session_of(link) else { return };
-        let known = s.incoming.remove(&packet_id);
-        if known {
-            s.charge.shrink(INCOMING_ID_BYTES);
-        }
+        let known = s.forget_incoming(packet_id);
         let queue = s.queue.filter(|_| s.kept && known);
         let queue = queue.and_then(|queue| self.queues.get(queue)).map(|q| q.id);
         let gate = queue.map(|queue| {

@@ -13,7 +13,6 @@ use super::reply_address::reply_addressed;
 use super::routing::RouteBy;
 use super::unfinished::Routing;
 use crate::command::{Channel as ChannelNumber, PublishFlags};
-use crate::durable_session::INCOMING_ID_BYTES;
 use crate::event::{Event, Op, Pressure};
 use crate::fault::{Fault, FaultKind};
 use crate::ledger::ObjectKind;
@@ -194,7 +193,7 @@ impl Engine {
         if !session.incoming.insert(packet_id) {
             return Err(Duplicate);
         }
-        session.charge.grow(INCOMING_ID_BYTES);
+        session.account_ids();
         let queue = session.queue.filter(|_| session.kept);
         Ok(queue.and_then(|queue| self.queues.get(queue)).map(|q| q.id))
     }
@@ -202,9 +201,8 @@ impl Engine {
     fn forget_incoming(&mut self, link: Link, packet_id: u16) {
         if packet_id != 0
             && let Some((_, session)) = self.session_of(link)
-            && session.incoming.remove(&packet_id)
         {
-            session.charge.shrink(INCOMING_ID_BYTES);
+            session.forget_incoming(packet_id);
         }
     }
 
@@ -423,12 +421,8 @@ impl Engine {
         };
         let mut after = Afterwards::default();
         let mut enqueued = enqueuing.put(message, targets, &mut after);
-        for queue in after.refused {
-            // Its publisher hears that it was refused.
-            let _ = self.dead_letter(queue, message, Death::MaxLength, Source::Nothing);
-        }
-        for queue in after.limited {
-            self.enforce_limit(queue);
+        if !(after.refused.is_empty() && after.limited.is_empty()) {
+            self.see_to_limits(message, after);
         }
         // MQTT 5 3.3.1.3: a retained message of QoS 0 may be discarded at any time. Clearing one frees room.
         if retains && is_of_node {
@@ -451,6 +445,18 @@ impl Engine {
             extra.len()
         );
         Err(Fault::new(FaultKind::PreconditionFailed, text))
+    }
+
+    /// What queues with limits have left to do once they were given a message. Few queues have limits.
+    #[inline(never)]
+    fn see_to_limits(&mut self, message: &Message, after: Afterwards) {
+        for queue in after.refused {
+            // Its publisher hears that it was refused.
+            let _ = self.dead_letter(queue, message, Death::MaxLength, Source::Nothing);
+        }
+        for queue in after.limited {
+            self.enforce_limit(queue);
+        }
     }
 }
 

@@ -24,7 +24,7 @@ impl Engine {
     /// Goes on with a purge that a client asked for.
     pub(crate) fn purge_queue(&mut self, link: Link, c: &PurgeQueue, budget: &mut Budget) -> Result<(), Unfinished> {
         let channel = c.channel;
-        let begun = self.links.get_mut(link).and_then(|l| l.deleting.take());
+        let begun = self.links.get_mut(link).and_then(|l| l.rare.get_mut()?.deleting.take());
         let (queue, messages, logged) = match begun {
             Some(Deleting::Messages {
                 queue,

@@ -13,7 +13,7 @@ use crate::catalog::{
     self, BindingRecord, BoundRecord, ExchangeRecord, MessageRecord, QueueRecord, SessionRecord, SubscriptionRecord,
 };
 use crate::command::Will;
-use crate::durable_session::{DurableSession, INCOMING_ID_BYTES, Subscribed, queue_name, shared_queue_name};
+use crate::durable_session::{DurableSession, Subscribed, queue_name, shared_queue_name};
 use crate::in_flight::Outgoing;
 use crate::ledger::ObjectKind;
 use crate::properties::{Name, Table};
@@ -444,8 +444,8 @@ impl Engine {
                 delay,
                 expiry: w.expiry_ms.map(Duration::from_millis),
             };
-            self.sessions[session].will_charge = self.ledger.charge(ObjectKind::Sessions, will_bytes(&will));
-            self.sessions[session].delayed_will = Some((Box::new(will), due));
+            let charge = self.ledger.charge(ObjectKind::Sessions, will_bytes(&will));
+            self.sessions[session].delay_will(Box::new(will), due, charge);
             self.timers.set(due, Timer::Will(session));
         }
         session
@@ -477,7 +477,7 @@ impl Engine {
             let s = &mut self.sessions[session];
             s.queue = Some(queue);
             s.incoming = found.incoming_ids.iter().copied().collect();
-            s.charge.grow(s.incoming.len() * INCOMING_ID_BYTES);
+            s.account_ids();
             // In the order the ids were given.
             for (seq, packet_id, _) in &found.packet_ids {
                 let at = outgoing
@@ -499,7 +499,7 @@ impl Engine {
                         order: 0,
                     };
                     s.in_flight.insert(packet_id, outgoing);
-                    s.account_in_flight();
+                    s.account_ids();
                 }
             }
         }

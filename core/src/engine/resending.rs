@@ -5,6 +5,7 @@ use super::outbox::Out;
 use crate::durable_session::{CHANNEL, ids_of};
 use crate::event::{Delivery, DeliveryFlags, Event};
 use crate::queue::entry::Body;
+use crate::seldom::Seldom;
 use crate::slots::{Link, QueueKey, SessionKey};
 use crate::store::{Loaded, Read, Request};
 
@@ -18,13 +19,14 @@ impl Engine {
     // MQTT 5 3.3.4 [MQTT-3.3.4-9]: resends count.
     pub(crate) fn resend_more(&mut self, session: SessionKey) {
         let Engine { links, sessions, .. } = self;
-        let Some(s) = sessions.get_mut(session).filter(|s| s.open && !s.resends.is_empty()) else {
+        let Some(s) = sessions.get_mut(session).filter(|s| s.open) else {
             return;
         };
+        let Some(resends) = s.resends.get_mut() else { return };
         let Some(l) = s.link.and_then(|link| links.get_mut(link)) else {
             return;
         };
-        while let Some(&packet_id) = s.resends.front() {
+        while let Some(&packet_id) = resends.front() {
             // A PUBREL takes no room (MQTT 5 4.9), nor does what the client has acknowledged meanwhile.
             if let Some(outgoing) = s.in_flight.find_mut(packet_id).filter(|o| !o.released) {
                 if s.credit.is_spent() {
@@ -33,8 +35,11 @@ impl Engine {
                 outgoing.counted = true;
                 s.credit.spend();
             }
-            s.resends.pop_front();
+            resends.pop_front();
             l.outbox.push(Out::Resend(packet_id));
+        }
+        if resends.is_empty() {
+            s.resends = Seldom::default();
         }
         l.wake(&mut self.wakes);
     }

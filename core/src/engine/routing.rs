@@ -104,8 +104,10 @@ impl Engine {
             }
             Source::Will(session) => {
                 if let Some(s) = self.sessions.get_mut(session) {
-                    s.firing_will = None;
-                    s.will_charge = Charge::default();
+                    if let Some(wills) = s.wills.get_mut() {
+                        wills.firing = None;
+                        wills.charge = Charge::default();
+                    }
                     self.stage_session(session);
                 }
             }

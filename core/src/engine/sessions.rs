@@ -27,6 +27,7 @@ use crate::queue::consumers::Consumer;
 use crate::queue::credit::Credit;
 use crate::queue::entry::EntryFlags;
 use crate::queue::{Queue, QueueKind};
+use crate::seldom::Seldom;
 use crate::slots::{Link, QueueKey, SessionKey};
 use crate::store::Record;
 use std::time::Duration;
@@ -85,8 +86,10 @@ impl Engine {
         s.expiry = expiry;
         s.expires_at = None;
         s.credit.resize(u32::from(c.receive_maximum.max(1)));
-        s.delayed_will = None;
-        s.will_charge = Charge::default();
+        if let Some(wills) = s.wills.get_mut() {
+            wills.delayed = None;
+            wills.charge = Charge::default();
+        }
         s.kept |= kept;
         if let Some(l) = self.links.get_mut(link) {
             l.session = Some(session);
@@ -118,7 +121,10 @@ impl Engine {
         for outgoing in s.in_flight.iter_mut() {
             outgoing.counted = false;
         }
-        s.resends = s.in_flight.ids().into();
+        s.resends = Seldom::default();
+        if !s.in_flight.is_empty() {
+            *s.resends.make() = s.in_flight.ids().into();
+        }
         self.resend_more(session);
         if let Some(l) = self.links.get_mut(link) {
             l.wake(&mut self.wakes);
@@ -245,11 +251,10 @@ impl Engine {
         let now = self.now;
         let s = &self.sessions[session];
         let away = s
-            .delayed_will
-            .as_ref()
+            .delayed_will()
             .map(|(w, due)| (&**w, Some(now.wall + (*due - now.monotonic))));
         // Until its publish is logged it is a will that is due.
-        let firing = s.firing_will.as_deref().map(|w| (w, Some(now.wall)));
+        let firing = s.firing_will().map(|w| (w, Some(now.wall)));
         let connected = s
             .link
             .and_then(|l| self.links.get(l))
@@ -315,8 +320,8 @@ impl Engine {
                 let delay = expiry.map_or(will.delay, |e| will.delay.min(Duration::from_secs(u64::from(e))));
                 let due = self.now.monotonic + delay;
                 self.timers.set(due, Timer::Will(session));
-                self.sessions[session].will_charge = self.ledger.charge(ObjectKind::Sessions, will_bytes(&will));
-                self.sessions[session].delayed_will = Some((will, due));
+                let charge = self.ledger.charge(ObjectKind::Sessions, will_bytes(&will));
+                self.sessions[session].delay_will(will, due, charge);
             }
             None => {}
         }
@@ -346,7 +351,7 @@ impl Engine {
     pub(crate) fn stop_session(&mut self, session: SessionKey, budget: &mut Budget) -> Result<(), Unfinished> {
         let s = &mut self.sessions[session];
         s.open = false;
-        s.resends = Default::default();
+        s.resends = Seldom::default();
         while let Some(key) = self.sessions[session].consumers.pop() {
             let units = self.remove_consumer(key);
             budget.spend(units);
@@ -357,8 +362,8 @@ impl Engine {
 
     fn fire_will(&mut self, session: SessionKey, will: Box<Will>) {
         if !self.permits_will(session, &will) {
-            if let Some(s) = self.sessions.get_mut(session) {
-                s.will_charge = Charge::default();
+            if let Some(wills) = self.sessions.get_mut(session).and_then(|s| s.wills.get_mut()) {
+                wills.charge = Charge::default();
             }
             return;
         }
@@ -376,7 +381,7 @@ impl Engine {
         let kept = self.sessions.get_mut(session).filter(|s| s.kept);
         let source = match kept {
             Some(s) => {
-                s.firing_will = Some(will);
+                s.wills.make().firing = Some(will);
                 Source::Will(session)
             }
             None => Source::Nothing,
@@ -387,7 +392,7 @@ impl Engine {
 
     /// Whether the session's will is out of the way: until its publish is logged the record of the session keeps it.
     pub(super) fn check_will(&self, session: SessionKey) -> Result<(), Unfinished> {
-        let firing = self.sessions.get(session).is_some_and(|s| s.firing_will.is_some());
+        let firing = self.sessions.get(session).is_some_and(|s| s.firing_will().is_some());
         if firing { Err(Unfinished) } else { Ok(()) }
     }
 
@@ -397,7 +402,8 @@ impl Engine {
             return;
         };
         if s.link.is_none()
-            && let Some((will, _)) = s.delayed_will.take_if(|(_, due)| *due <= now)
+            && let Some(wills) = s.wills.get_mut()
+            && let Some((will, _)) = wills.delayed.take_if(|(_, due)| *due <= now)
         {
             self.fire_will(session, will);
         }
@@ -445,7 +451,7 @@ impl Engine {
         if let Some(at) = s.expiry_timer.take() {
             self.timers.cancel(at, Timer::SessionExpiry(session));
         }
-        if let Some((_, at)) = &s.delayed_will {
+        if let Some((_, at)) = s.delayed_will() {
             self.timers.cancel(*at, Timer::Will(session));
         }
     }
@@ -458,7 +464,7 @@ impl Engine {
             return Ok(None);
         };
         s.ending = true;
-        if let Some((will, _)) = s.delayed_will.take() {
+        if let Some((will, _)) = s.wills.get_mut().and_then(|wills| wills.delayed.take()) {
             self.fire_will(session, will);
         }
         self.drop_in_flight(session, budget)?;
@@ -506,7 +512,7 @@ impl Engine {
             let Some(outgoing) = s.in_flight.pop() else {
                 return Ok(());
             };
-            s.account_in_flight();
+            s.account_ids();
             if outgoing.counted && s.credit.used() > 0 {
                 s.credit.release();
             }

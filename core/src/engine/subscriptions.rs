@@ -105,13 +105,13 @@ impl Engine {
     }
 
     fn take_answered(&mut self, link: Link) -> Box<Answered> {
-        let kept = self.links.get_mut(link).and_then(|l| l.answered.take());
+        let kept = self.links.get_mut(link).and_then(|l| l.rare.get_mut()?.answered.take());
         kept.unwrap_or_default()
     }
 
     fn keep_answered(&mut self, link: Link, answered: Box<Answered>) {
         if let Some(l) = self.links.get_mut(link) {
-            l.answered = Some(answered);
+            l.rare.make().answered = Some(answered);
         }
     }
 

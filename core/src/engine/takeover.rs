@@ -63,8 +63,9 @@ impl Engine {
             return;
         };
         l.waits = true;
-        if l.succeeds.is_none() {
-            l.succeeds = Some(c.client_id.clone());
+        let succeeds = &mut l.rare.make().succeeds;
+        if succeeds.is_none() {
+            *succeeds = Some(c.client_id.clone());
             let successor = Successor {
                 link,
                 clean_start: c.clean_start,
@@ -75,7 +76,7 @@ impl Engine {
 
     /// The link has the session it waited for, or is gone. The next one that waits for that session tries.
     pub(crate) fn forget_successor(&mut self, link: Link) {
-        let Some(client_id) = self.links.get_mut(link).and_then(|l| l.succeeds.take()) else {
+        let Some(client_id) = self.links.get_mut(link).and_then(|l| l.rare.get_mut()?.succeeds.take()) else {
             return;
         };
         self.successors.remove(&client_id, link);

@@ -62,10 +62,11 @@ impl Throttling {
             return;
         }
         consumer.throttled = true;
-        if link.throttled.is_empty() {
+        let throttled = &mut link.rare.make().throttled;
+        if throttled.is_empty() {
             self.throttled.push(link.id);
         }
-        link.throttled.push(key);
+        throttled.push(key);
     }
     /// The link has nobody any more who waits for settles.
     pub(super) fn forget(&mut self, link: Link) {

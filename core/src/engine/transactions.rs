@@ -59,7 +59,10 @@ impl Engine {
             // What it rejects dies with it, whatever there is already. Each hold publishes some.
             return Err(transaction);
         }
-        let kept = self.links.get_mut(link).and_then(|l| l.committing.take());
+        let kept = self
+            .links
+            .get_mut(link)
+            .and_then(|l| l.rare.get_mut()?.committing.take());
         let mut committing = kept.unwrap_or_default();
         let channel = transaction.channel;
         let found = match self.find_queues(link, &mut transaction, &mut committing, budget) {
@@ -68,7 +71,7 @@ impl Engine {
                 if self.keep_walk(link, committing.memory())
                     && let Some(l) = self.links.get_mut(link)
                 {
-                    l.committing = Some(committing);
+                    l.rare.make().committing = Some(committing);
                 }
                 return Err(transaction);
             }

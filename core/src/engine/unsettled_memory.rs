@@ -60,7 +60,7 @@ impl Engine {
         self.throttling.bytes -= bytes;
         if let Some(l) = self.links.get_mut(link) {
             l.unsettled_bytes -= bytes;
-            if !l.throttled.is_empty() && !self.throttling.limits(l) {
+            if l.rare.get().is_some_and(|rare| !rare.throttled.is_empty()) && !self.throttling.limits(l) {
                 self.offer_again(link);
             }
         }
@@ -79,7 +79,8 @@ impl Engine {
         let keys = self
             .links
             .get_mut(link)
-            .map_or(Vec::new(), |l| std::mem::take(&mut l.throttled));
+            .and_then(|l| l.rare.get_mut())
+            .map_or(Vec::new(), |rare| std::mem::take(&mut rare.throttled));
         self.listed_units += keys.len() / super::dispatch::CONSUMERS_PER_UNIT;
         for key in keys {
             if let Some(c) = self.consumers.get_mut(key) {
@@ -96,9 +97,9 @@ impl Engine {
             return;
         };
         let link = c.link;
-        if let Some(l) = self.links.get_mut(link) {
-            l.throttled.retain(|k| *k != key);
-            if l.throttled.is_empty() {
+        if let Some(rare) = self.links.get_mut(link).and_then(|l| l.rare.get_mut()) {
+            rare.throttled.retain(|k| *k != key);
+            if rare.throttled.is_empty() {
                 self.throttling.forget(link);
             }
         }

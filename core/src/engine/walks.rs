@@ -55,7 +55,7 @@ impl Engine {
             return false;
         };
         self.walks.bytes += bytes;
-        self.walks.bytes -= std::mem::replace(&mut l.walk_bytes, bytes);
+        self.walks.bytes -= std::mem::replace(&mut l.rare.make().walk_bytes, bytes);
         if self.has_room_for_walks() {
             return true;
         }
@@ -76,10 +76,11 @@ impl Engine {
     }
 
     fn drop_walk(&mut self, link: Link) {
-        let Some(l) = self.links.get_mut(link).filter(|l| l.walk_bytes > 0) else {
+        let rare = self.links.get_mut(link).and_then(|l| l.rare.get_mut());
+        let Some(rare) = rare.filter(|rare| rare.walk_bytes > 0) else {
             return;
         };
-        self.walks.bytes -= std::mem::take(&mut l.walk_bytes);
+        self.walks.bytes -= std::mem::take(&mut rare.walk_bytes);
         self.walks.growing.take_if(|growing| *growing == link);
         if !self.walks.waiting.is_empty() {
             self.call_walkers();
@@ -90,8 +91,8 @@ impl Engine {
     pub(crate) fn forget_unfinished(&mut self, link: Link) {
         let Some(l) = self.links.get_mut(link) else { return };
         l.routing = None;
-        l.committing = None;
-        if l.deleting.is_some() {
+        if let Some(rare) = l.rare.get_mut() {
+            rare.committing = None;
             self.delete_without(link);
         }
         let Some(l) = self.links.get_mut(link) else { return };

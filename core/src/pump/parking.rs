@@ -11,6 +11,7 @@
 use crate::command::{Channel, Command, PublishFlags};
 use crate::event::Pressure;
 use crate::message::Message;
+use crate::seldom::Seldom;
 
 /// See the module.
 #[derive(Debug)]
@@ -18,12 +19,19 @@ pub(super) struct Parking {
     pressure: Option<Pressure>,
     /// The pressure changed: what is parked may not have to wait any more.
     changed: bool,
-    parked: Vec<Command>,
-    /// Channels of what is parked. Few: a channel is listed once for each side of [`PublishFlags::PASSING`].
-    held_up: Vec<(Channel, bool)>,
+    /// Nothing for most connections at most times, and then it is one word.
+    parked: Seldom<Parked>,
     /// Memory of what is parked.
     bytes: u32,
     bytes_max: u32,
+}
+
+/// What waits.
+#[derive(Debug, Default)]
+struct Parked {
+    commands: Vec<Command>,
+    /// Channels of what is parked. Few: a channel is listed once for each side of [`PublishFlags::PASSING`].
+    held_up: Vec<(Channel, bool)>,
 }
 
 impl Parking {
@@ -32,8 +40,7 @@ impl Parking {
         Parking {
             pressure: None,
             changed: false,
-            parked: Vec::new(),
-            held_up: Vec::new(),
+            parked: Seldom::default(),
             bytes: 0,
             bytes_max,
         }
@@ -113,18 +120,21 @@ impl Parking {
     /// Whether a parked publish of the channel must go first.
     fn is_held_up(&self, channel: Channel, flags: PublishFlags) -> bool {
         let may_pass = flags.contains(PublishFlags::PASSING);
-        self.held_up
-            .iter()
-            .any(|(of, passing)| *of == channel && (*passing || !may_pass))
+        let mut held_up = self.parked.get().into_iter().flat_map(|parked| &parked.held_up);
+        held_up.any(|(of, passing)| *of == channel && (*passing || !may_pass))
     }
 
     /// Puts what need not wait any longer in front of `commands`.
     pub(super) fn release(&mut self, commands: &mut Vec<Command>) {
-        if !std::mem::take(&mut self.changed) || self.parked.is_empty() {
+        if !std::mem::take(&mut self.changed) {
             return;
         }
-        let mut released = std::mem::take(&mut self.parked);
-        self.held_up.clear();
+        let Some(Parked {
+            commands: mut released, ..
+        }) = self.parked.take()
+        else {
+            return;
+        };
         self.bytes = 0;
         self.sort(&mut released);
         released.append(commands);
@@ -133,28 +143,30 @@ impl Parking {
 
     /// Moves what is parked of a channel to `passing`; all of it for `None`.
     fn give_way(&mut self, channel: Option<Channel>, passing: &mut Vec<Command>) {
+        let Some(parked) = self.parked.get_mut() else { return };
         match channel {
-            Some(channel) if !self.held_up.iter().any(|(of, _)| *of == channel) => {}
+            Some(channel) if !parked.held_up.iter().any(|(of, _)| *of == channel) => {}
             Some(channel) => {
-                let its = self.parked.extract_if(.., |c| c.channel() == Some(channel));
+                let its = parked.commands.extract_if(.., |c| c.channel() == Some(channel));
                 passing.extend(its);
-                self.held_up.retain(|(of, _)| *of != channel);
-                self.bytes = self.parked.iter().map(parked_bytes).fold(0, u32::saturating_add);
+                parked.held_up.retain(|(of, _)| *of != channel);
+                self.bytes = parked.commands.iter().map(parked_bytes).fold(0, u32::saturating_add);
             }
             None => {
-                passing.append(&mut self.parked);
-                self.held_up.clear();
+                passing.append(&mut parked.commands);
+                self.parked = Seldom::default();
                 self.bytes = 0;
             }
         }
     }
 
     fn park(&mut self, channel: Channel, passing: bool, command: Command) {
-        if !self.held_up.contains(&(channel, passing)) {
-            self.held_up.push((channel, passing));
+        let parked = self.parked.make();
+        if !parked.held_up.contains(&(channel, passing)) {
+            parked.held_up.push((channel, passing));
         }
         self.bytes = self.bytes.saturating_add(parked_bytes(&command));
-        self.parked.push(command);
+        parked.commands.push(command);
     }
 }
 

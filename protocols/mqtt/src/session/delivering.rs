@@ -12,6 +12,7 @@ use gatepost_core::command::{Command, Outcome};
 use gatepost_core::event::{Delivery, DeliveryFlags};
 use gatepost_core::interop::Field;
 use gatepost_core::message::{Dialect, Message};
+use gatepost_core::packet_ids::ByPacketId;
 use gatepost_core::properties::Origin;
 use gatepost_core::session::Cx;
 use gatepost_core::time::Wall;
@@ -25,11 +26,15 @@ pub(super) struct Delivering {
     version: Version,
     packet_bytes_max: usize,
     topic_alias_maximum: u16,
-    /// Topics that have an alias. First come, first served; never more than the maximum.
-    aliases: HashMap<Box<[u8]>, u16>,
+    /// Topics that have an alias. First come, first served; never more than the maximum. Most clients allow none.
+    aliases: Option<Box<Aliases>>,
     /// QoS 2 packet ids in flight on this connection: whether PUBREL was sent.
-    exactly_once: HashMap<u16, bool>,
+    exactly_once: ByPacketId<bool>,
 }
+
+/// Aliases by topic.
+#[derive(Default)]
+struct Aliases(HashMap<Box<[u8]>, u16>);
 
 /// What a delivery adds behind a message's properties: expiry and subscription ids.
 type Tail = SmallVec<[u8; 32]>;
@@ -40,8 +45,8 @@ impl Delivering {
             version: terms.version,
             packet_bytes_max: terms.packet_bytes_max,
             topic_alias_maximum: terms.topic_alias_maximum_out,
-            aliases: HashMap::new(),
-            exactly_once: HashMap::new(),
+            aliases: None,
+            exactly_once: ByPacketId::default(),
         }
     }
 
@@ -136,17 +141,18 @@ impl Delivering {
         if self.topic_alias_maximum == 0 {
             return put(topic, None);
         }
-        if let Some(&alias) = self.aliases.get(topic) {
+        let Aliases(aliases) = &mut **self.aliases.get_or_insert_default();
+        if let Some(&alias) = aliases.get(topic) {
             return put(b"", Some(alias));
         }
         // [MQTT-3.1.2-26]: 1 to the maximum.
-        let next = u16::try_from(self.aliases.len() + 1)
+        let next = u16::try_from(aliases.len() + 1)
             .ok()
             .filter(|&next| next <= self.topic_alias_maximum);
         if let Some(alias) = next
             && put(topic, Some(alias))?
         {
-            self.aliases.insert(topic.into(), alias);
+            aliases.insert(topic.into(), alias);
             return Ok(true);
         }
         put(topic, None)
@@ -192,9 +198,8 @@ impl Delivering {
 
     /// PUBCOMP.
     pub(super) fn completed(&mut self, cx: &mut Cx<'_>, ack: &Ack<'_>) -> Result<(), Error> {
-        match self.exactly_once.get(&ack.packet_id) {
+        match self.exactly_once.remove(&ack.packet_id) {
             Some(true) => {
-                self.exactly_once.remove(&ack.packet_id);
                 settle(cx, ack.packet_id);
                 Ok(())
             }

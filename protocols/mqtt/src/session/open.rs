@@ -105,7 +105,7 @@ impl From<Error> for End {
 }
 
 /// An idle client costs this, its socket's task and its session in the engine; all of it is to stay within 1 KiB.
-const _: () = assert!(size_of::<Open>() <= 384);
+const _: () = assert!(size_of::<Open>() <= 288);
 
 /// So many bytes of an unfinished packet count as a sign of life: otherwise a large message on a slow link would time
 /// out. Mosquitto does the same.

@@ -12,9 +12,10 @@ use crate::settings::Settings;
 use gatepost_core::command::{Command, PublishFlags};
 use gatepost_core::fault::FaultKind;
 use gatepost_core::message::{Dialect, Envelope, Message};
+use gatepost_core::packet_ids::PacketIds;
 use gatepost_core::properties::Origin;
 use gatepost_core::session::{Close, Cx};
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// MQTT has one publisher per connection.
@@ -38,11 +39,15 @@ pub(super) struct Publishing {
     /// How many of `owed` are of QoS 1.
     owed_qos1: usize,
     /// Packet ids of QoS 2 messages from PUBLISH to PUBCOMP on this connection. Only kept for `enforce`.
-    unreleased: HashSet<u16>,
+    unreleased: PacketIds,
     /// Packet ids of swallowed QoS 2 messages, from PUBLISH to PUBREL: the engine does not know them. MQTT 5 only, as
-    /// MQTT 3 has no word for an unknown id.
-    swallowed: HashSet<u16>,
+    /// MQTT 3 has no word for an unknown id. Few clients have any.
+    swallowed: Option<Box<Swallowed>>,
 }
+
+/// See [`Publishing::swallowed`].
+#[derive(Default)]
+struct Swallowed(PacketIds);
 
 struct Owed {
     /// The publish that must be confirmed first.
@@ -148,8 +153,8 @@ impl Publishing {
             confirmed: 0,
             owed: VecDeque::new(),
             owed_qos1: 0,
-            unreleased: HashSet::new(),
-            swallowed: HashSet::new(),
+            unreleased: PacketIds::default(),
+            swallowed: None,
         }
     }
 
@@ -227,7 +232,7 @@ impl Publishing {
                 message: Message::new(envelope, &settings.exchange, topic, raw, packet.payload),
             });
         } else if packet.qos == 2 && self.version == Version::V5 {
-            self.swallowed.insert(packet.packet_id);
+            self.swallowed.get_or_insert_default().0.insert(packet.packet_id);
         }
         if packet.qos > 0 {
             self.owe(cx, packet, numbered, None);
@@ -336,7 +341,7 @@ impl Publishing {
 
     /// PUBREL. Returns whether the engine is to forget the packet id; if not, it is answered.
     pub(super) fn release(&mut self, packet_id: u16, out: &mut Vec<u8>) -> bool {
-        let swallowed = !self.swallowed.is_empty() && self.swallowed.remove(&packet_id);
+        let swallowed = self.swallowed.as_mut().is_some_and(|ids| ids.0.remove(&packet_id));
         if swallowed {
             self.released(packet_id, true, out);
         }
