@@ -14,12 +14,15 @@
 //! Rights are asked when something is done, not later: a consumer or a subscription that is there stays when its right is
 //! revoked. A publish is asked each time, so a revoked right stops the next one.
 
+mod rules;
+
 use crate::message::Dialect;
 use crate::properties::Name;
 use crate::quota::Quota;
-use crate::topic::{InvalidFilter, Level, Levels, Pattern, Trie, Walk};
+use crate::topic::{InvalidFilter, Level, Levels, Pattern};
 use hashbrown::HashMap;
 use regex_lite::{Regex, RegexBuilder};
+use rules::Rules;
 use std::fmt;
 use std::sync::Arc;
 
@@ -238,40 +241,24 @@ pub(crate) struct Who<'a> {
 /// A list of topic patterns.
 #[derive(Default)]
 struct Topics {
-    /// Those without placeholders, for single topics.
-    fixed: Trie,
-    /// Those with placeholders.
-    templates: Vec<TopicPattern>,
-    /// All of them.
-    patterns: Vec<TopicPattern>,
+    allowed: Rules,
     /// What is taken away again.
-    denied: Vec<TopicPattern>,
+    denied: Rules,
     /// Filters that match any topic of those are refused, not only filters that match nothing else.
     refuses_wider: bool,
 }
 
 impl Topics {
     fn new(patterns: Vec<TopicPattern>) -> Topics {
-        let mut fixed = Trie::default();
-        for pattern in patterns.iter().filter(|p| !p.template) {
-            fixed.insert(&pattern.pattern, 0);
-        }
         Topics {
-            fixed,
-            templates: patterns.iter().filter(|p| p.template).cloned().collect(),
-            patterns,
-            denied: Vec::new(),
+            allowed: Rules::new(patterns),
+            denied: Rules::default(),
             refuses_wider: false,
         }
     }
 
     fn allow(&self, topic: &Levels<'_>, who: Who<'_>) -> bool {
-        let mut found = false;
-        // Not divided into holds: operators write the rules, and there are few.
-        self.fixed
-            .walk(topic, &mut Walk::default(), &mut { usize::MAX }, |_| found = true);
-        let matches = |t: &TopicPattern| t.matches(topic, who);
-        (found || self.templates.iter().any(matches)) && !self.denied.iter().any(matches)
+        self.allowed.match_topic(topic, who) && !self.denied.match_topic(topic, who)
     }
 
     fn allow_all_of(&self, filter: &Pattern, who: Who<'_>) -> bool {
@@ -282,8 +269,9 @@ impl Topics {
                 pattern.covers(filter)
             }
         };
-        self.patterns.iter().any(|t| t.is_such(who, |p| p.covers(filter)))
-            && !self.denied.iter().any(|t| t.is_such(who, is_denied))
+        let (allowed, denied) = (self.allowed.patterns(), self.denied.patterns());
+        allowed.iter().any(|t| t.is_such(who, |p| p.covers(filter)))
+            && !denied.iter().any(|t| t.is_such(who, is_denied))
     }
 }
 
@@ -358,7 +346,7 @@ impl Rights {
     ) -> Rights {
         for rules in self.topics.iter_mut().filter(|rules| *rules.exchange == *exchange) {
             for (topics, denied) in [(&mut rules.write, &write), (&mut rules.read, &read)] {
-                topics.denied.clone_from(denied);
+                topics.denied = Rules::new(denied.clone());
                 topics.refuses_wider = refuses_wider;
             }
         }

@@ -54,11 +54,25 @@ impl<'a> Levels<'a> {
         if key.is_empty() && dialect == Dialect::Dot {
             return Levels(SmallVec::new());
         }
-        Levels(
-            key.split(separator(dialect))
-                .map(|level| decode(level, dialect))
-                .collect(),
-        )
+        let mut levels = SmallVec::new();
+        // Levels are short: looking at each octet is cheaper than a search for each level.
+        let (separator, mut from, mut has_escapes) = (separator(dialect) as u8, 0, false);
+        for (at, octet) in key.bytes().enumerate() {
+            has_escapes |= octet == b'%';
+            if octet == separator {
+                levels.push(Cow::Borrowed(&key[from..at]));
+                from = at + 1;
+            }
+        }
+        levels.push(Cow::Borrowed(&key[from..]));
+        if has_escapes {
+            for level in &mut levels {
+                if let Cow::Borrowed(text) = *level {
+                    *level = decode(text, dialect);
+                }
+            }
+        }
+        Levels(levels)
     }
 
     /// In order.

@@ -22,6 +22,7 @@ use crate::fault::{Fault, FaultKind};
 use crate::message::{Dialect, Message};
 use crate::properties::Name;
 use crate::quota::{Quota, VhostLimits};
+use crate::router::Router;
 use crate::slots::{Link, SessionKey};
 use crate::topic::{Levels, Pattern, translate};
 use std::sync::Arc;
@@ -236,15 +237,14 @@ impl Engine {
         if access.limits(&self.rights).is_none() {
             return Ok(());
         }
+        let (router, vhost) = (&self.router, &self.settings.vhost);
         let asked = Asked {
             message,
             extra,
             wrote: access.wrote_to(exchange),
-            is_topic: self.router.is_topic_exchange(exchange),
         };
-        let vhost = &self.settings.vhost;
         let refused = match access.with_rights() {
-            Some((access, rights)) => asked.refused(rights, access.who(vhost)),
+            Some((access, rights)) => asked.refused(router, rights, access.who(vhost)),
             None => Some(Refused::Exchange),
         };
         let Some(refused) = refused else {
@@ -261,7 +261,6 @@ impl Engine {
             message,
             extra: &[],
             wrote: false,
-            is_topic: self.router.is_topic_exchange(message.exchange()),
         };
         let who = Who {
             user,
@@ -269,7 +268,7 @@ impl Engine {
             vhost: &self.settings.vhost,
         };
         let refused = match self.rights.of(user) {
-            Some(rights) => asked.refused(rights, who),
+            Some(rights) => asked.refused(&self.router, rights, who),
             None => Some(Refused::Exchange),
         };
         match refused {
@@ -358,7 +357,6 @@ struct Asked<'a> {
     extra: &'a [Name],
     /// The exchange is known to be permitted.
     wrote: bool,
-    is_topic: bool,
 }
 
 /// What of a publish is not permitted.
@@ -369,13 +367,13 @@ enum Refused {
 }
 
 impl Asked<'_> {
-    fn refused(&self, rights: &Rights, who: Who<'_>) -> Option<Refused> {
+    fn refused(&self, router: &Router, rights: &Rights, who: Who<'_>) -> Option<Refused> {
         let exchange = self.message.exchange();
         let on = Resource::Exchange(exchange);
         if !self.wrote && !rights.permit(Permission::Write, on.name()) {
             return Some(Refused::Exchange);
         }
-        if !self.is_topic || !rights.limits_topics(exchange) {
+        if !rights.limits_topics(exchange) || !router.is_topic_exchange(exchange) {
             return None;
         }
         let key = Levels::new(self.message.key(), self.message.envelope().dialect);
