@@ -153,7 +153,11 @@ impl Decoder {
     }
 
     fn accept_line(&mut self, line: &[u8], settings: &Settings) -> Result<(), Refusal> {
-        if line.iter().fold(false, |found, octet| found | (*octet == b'\r')) {
+        // No early exit, so that the compiler can compare many octets at once.
+        let (returns, escaped) = line.iter().fold((false, false), |(returns, escaped), octet| {
+            (returns | (*octet == b'\r'), escaped | (*octet == b'\\'))
+        });
+        if returns {
             return Err(Refusal::malformed("Carriage return without line feed\n"));
         }
         let Ok(line) = std::str::from_utf8(line) else {
@@ -166,7 +170,7 @@ impl Decoder {
         if line.is_empty() {
             return self.end_headers(settings);
         }
-        self.accept_header(line, settings)?;
+        self.accept_header(line, escaped, settings)?;
         if lines >= HEADER_LINES_MAX || self.headers.len() > settings.headers_max {
             return Err(Refusal::malformed("Too many headers\n"));
         }
@@ -188,7 +192,8 @@ impl Decoder {
         Ok(())
     }
 
-    fn accept_header(&mut self, line: &str, settings: &Settings) -> Result<(), Refusal> {
+    /// `escaped`: it has a backslash.
+    fn accept_header(&mut self, line: &str, escaped: bool, settings: &Settings) -> Result<(), Refusal> {
         // Names are short.
         let colon = line.bytes().position(|octet| octet == b':');
         let Some((name, value)) = colon.and_then(|at| Some((line.get(..at)?, line.get(at + 1..)?))) else {
@@ -201,7 +206,7 @@ impl Decoder {
             return Err(Refusal::malformed("Header too long\n"));
         }
         // STOMP 1.2 "Value Encoding": CONNECT is not escaped, for the sake of 1.0.
-        let escapes = if self.verb == Verb::Connect {
+        let escapes = if self.verb == Verb::Connect || !escaped {
             Version::V1_0
         } else {
             self.version.unwrap_or_default()

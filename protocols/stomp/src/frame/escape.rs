@@ -11,9 +11,7 @@ pub(crate) struct UndefinedEscape;
 
 /// Appends `text` with its escapes undone.
 pub(crate) fn unescape(text: &str, version: Version, out: &mut String) -> Result<(), UndefinedEscape> {
-    // No early exit, so that the compiler can compare many octets at once.
-    let escaped = text.bytes().fold(false, |found, octet| found | (octet == b'\\'));
-    if version == Version::V1_0 || !escaped {
+    if version == Version::V1_0 || !text.contains('\\') {
         out.push_str(text);
         return Ok(());
     }
