@@ -11,6 +11,9 @@ const RESERVED_MESSAGES_MAX: usize = 1024;
 /// Bytes of them; one message always fits.
 const RESERVED_BYTES_MAX: usize = 256 << 10;
 
+/// An empty list of so many places gives its memory back.
+const FEW_PLACES: usize = 8;
+
 /// What a link will take, in order.
 pub(crate) enum Out {
     /// An answer.
@@ -142,10 +145,26 @@ impl Outbox {
         debug_assert_eq!(self.reserved_messages, 0);
         self.list.retain(|out| matches!(out, Out::Got(_)));
     }
-    /// Gives the memory of the list back, if nothing is in it: four places take 256 bytes.
-    pub(crate) fn free_if_empty(&mut self) {
-        if self.list.is_empty() {
+    /// Moves the events at the front into `events`.
+    #[inline]
+    pub(crate) fn take_events(&mut self, events: &mut Vec<Event>) {
+        let mut may_free = false;
+        while let Some(Out::Event(event)) = self.list.pop_front_if(|out| matches!(out, Out::Event(_))) {
+            may_free |= !matches!(event, Event::Deliver(_));
+            events.push(event);
+        }
+        // Most connections ask a few things when they come, and are idle then. Who goes on asking, or is sent deliveries, keeps
+        // its room: allocated anew in each turn, it would grow by doubling each time.
+        if may_free && self.list.is_empty() && self.list.capacity() <= FEW_PLACES {
             self.list = VecDeque::new();
+        }
+    }
+    /// Takes the message of a `Get`, if it is at the front.
+    #[inline]
+    pub(crate) fn take_got(&mut self) -> Option<Box<Fetched>> {
+        match self.list.pop_front_if(|out| matches!(out, Out::Got(_))) {
+            Some(Out::Got(fetched)) => Some(fetched),
+            _ => None,
         }
     }
     pub(crate) fn len(&self) -> usize {
@@ -156,5 +175,34 @@ impl Outbox {
     }
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Out> {
         self.list.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client of QoS 2 is answered with each message: its list was freed in each turn, and grew anew by doubling.
+    #[test]
+    fn a_stream_of_answers_keeps_its_room_and_a_few_answers_give_it_back() {
+        let answer = |n: u16| {
+            Out::Event(Event::Released {
+                packet_id: n,
+                known: true,
+            })
+        };
+        let mut outbox = Outbox::default();
+        let mut events = Vec::new();
+        for (answers, keeps) in [(1, false), (4, false), (100, true), (1, true)] {
+            events.clear();
+            (0..answers).for_each(|n| outbox.push(answer(n)));
+            outbox.push(Out::Resend(7));
+            outbox.take_events(&mut events);
+            assert_eq!((events.len(), outbox.len()), (usize::from(answers), 1));
+            assert!(outbox.take_got().is_none() && matches!(outbox.pop(), Some(Out::Resend(7))));
+            outbox.push(answer(0));
+            outbox.take_events(&mut events);
+            assert_eq!(outbox.list.capacity() > 0, keeps, "{answers}");
+        }
     }
 }

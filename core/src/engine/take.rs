@@ -49,7 +49,7 @@ impl Engine {
         }
         events.extend(l.verdicts.drain(..));
         // Answers that are ready precede the confirms of what was published after the question.
-        while self.take_answer(link, events) {}
+        while self.take_answers(link, events) {}
         if self.links.get(link).is_some_and(|l| !l.confirm_dirty.is_empty()) {
             self.take_confirms(link, events);
         }
@@ -62,24 +62,15 @@ impl Engine {
         more
     }
 
-    /// Takes the first of the outbox if it is an answer. Returns whether it was.
-    fn take_answer(&mut self, link: Link, events: &mut Vec<Event>) -> bool {
+    /// Takes the answers at the front of the outbox. Returns whether there may be more.
+    fn take_answers(&mut self, link: Link, events: &mut Vec<Event>) -> bool {
         let Some(l) = self.links.get_mut(link) else {
             return false;
         };
-        if !matches!(l.outbox.front(), Some(Out::Event(_) | Out::Got(_))) {
-            return false;
-        }
-        match l.outbox.pop() {
-            Some(Out::Event(event)) => {
-                // Most connections ask a few things when they come, and are idle then. A stream of deliveries keeps its room.
-                if !matches!(event, Event::Deliver(_)) {
-                    l.outbox.free_if_empty();
-                }
-                events.push(event);
-            }
-            Some(Out::Got(fetched)) => self.hand_out_fetched(link, *fetched, events),
-            _ => debug_assert!(false, "it is what it was"),
+        l.outbox.take_events(events);
+        match l.outbox.take_got() {
+            Some(fetched) => self.hand_out_fetched(link, *fetched, events),
+            None => return false,
         }
         true
     }
@@ -108,7 +99,7 @@ impl Engine {
                         return false;
                     }
                 }
-                Some(Out::Event(_) | Out::Got(_)) => _ = self.take_answer(link, events),
+                Some(Out::Event(_) | Out::Got(_)) => _ = self.take_answers(link, events),
                 Some(&Out::Resend(packet_id)) => match self.resend_size(link, packet_id) {
                     Some(size) if !fits(size) => return !stalled,
                     Some(size) => {
