@@ -148,6 +148,8 @@ pub enum Event {
     Flow(Option<Pressure>),
     /// The engine ends the connection: say so to the peer and close.
     Closed(CloseReason),
+    /// The same: an operator ends the connection, and says why.
+    ClosedBecause(Name),
     /// From the directory: the credentials are good.
     Authenticated {
         /// Who it is.

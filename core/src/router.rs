@@ -422,6 +422,11 @@ impl Router {
         std::iter::once_with(default_exchange).chain(named)
     }
 
+    /// How many exchanges there are, the default one with them.
+    pub(crate) fn exchanges_len(&self) -> usize {
+        self.exchange_names.len() + 1
+    }
+
     /// Exchanges by name, behind a name. The default one is first.
     pub(crate) fn exchanges_after(&self, after: Option<&str>) -> impl Iterator<Item = ExchangeInfo> + '_ {
         let first = after.is_none().then(default_exchange);

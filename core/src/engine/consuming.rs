@@ -266,6 +266,7 @@ impl Engine {
             q.used_at = now.monotonic;
             let front = match q.head() {
                 Head::Empty => {
+                    q.seldom.get_empty += 1;
                     if let Some(l) = self.links.get(link) {
                         self.counters.of(l.traffic).get_empty += 1;
                     }
@@ -543,6 +544,17 @@ impl Engine {
         true
     }
 
+    /// An entry is handed to a consumer that settles it. See [`Engine::shed`].
+    pub(crate) fn count_and_shed(&mut self, queue: QueueKey, entry: &mut Entry) {
+        let keeps_body = self.queues.get_mut(queue).is_some_and(|q| {
+            q.delivered += 1;
+            q.arguments.dead_letter_exchange.is_some()
+        });
+        if !keeps_body {
+            self.memory.shed(entry);
+        }
+    }
+
     /// Lets the body of an entry go if memory is short and the log has it: it is only needed if it comes back. A queue
     /// that dead-letters needs its bodies at hand.
     pub(crate) fn shed(&mut self, queue: QueueKey, entry: &mut Entry) {
@@ -556,6 +568,11 @@ impl Engine {
     pub(crate) fn settle_entry(&mut self, queue: QueueKey, entry: Entry, explicit: bool) {
         if let Some(q) = self.queues.get_mut(queue) {
             q.settled();
+            if explicit {
+                q.acknowledged += 1;
+            } else {
+                q.taken += 1;
+            }
             self.forget_entry(queue, &entry, explicit);
         }
         self.memory.drop_body(&entry.body);

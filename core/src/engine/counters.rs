@@ -108,6 +108,8 @@ pub struct Traffic {
     pub delivered_no_ack: u64,
     /// Messages fetched by `Get`.
     pub got: u64,
+    /// Of those, settled when taken.
+    pub got_no_ack: u64,
     /// Bytes of the bodies of all three.
     pub delivered_bytes: u64,
     /// `Get`s on an empty queue.
@@ -141,6 +143,7 @@ impl Traffic {
         self.delivered += other.delivered;
         self.delivered_no_ack += other.delivered_no_ack;
         self.got += other.got;
+        self.got_no_ack += other.got_no_ack;
         self.delivered_bytes += other.delivered_bytes;
         self.get_empty += other.get_empty;
         self.redelivered += other.redelivered;

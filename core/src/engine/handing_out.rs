@@ -38,11 +38,16 @@ impl Engine {
         let message = message.clone();
         let flags = self.queue_delivery_flags(&entry, &message);
         // RabbitMQ tells a fetch also that the message has not come back yet, and a consumer not.
-        let q = self.queues.get(queue);
-        let counts = q.is_some_and(|q| q.arguments.queue_type.counts_returns());
+        let counts = self.queues.get_mut(queue).is_some_and(|q| {
+            q.seldom.got += u64::from(!no_ack);
+            q.seldom.got_no_ack += u64::from(no_ack);
+            q.seldom.redelivered += u64::from(entry.flags.has(EntryFlags::REDELIVERED));
+            q.arguments.queue_type.counts_returns()
+        });
         let extra = counts.then(|| returned_extra(self.returned(queue, &entry).unwrap_or(0)));
         let traffic = self.counters.of(place);
         traffic.got += 1;
+        traffic.got_no_ack += u64::from(no_ack);
         traffic.delivered_bytes += message.body().len() as u64;
         // Until now it counted as fetched.
         self.count_released(link, cost(&entry.body));
@@ -133,7 +138,12 @@ impl Engine {
                 consumer: Some(key),
                 entry,
             };
-            self.shed(queue, &mut delivered.entry);
+            if flags.contains(DeliveryFlags::REDELIVERED)
+                && let Some(q) = self.queues.get_mut(queue)
+            {
+                q.seldom.redelivered += 1;
+            }
+            self.count_and_shed(queue, &mut delivered.entry);
             self.note_unsettled(link, channel, number, delivered);
         }
         let qos = u8::from(!no_ack);
@@ -166,7 +176,10 @@ impl Engine {
         let message = message.clone();
         let qos = entry.flags.qos().min(granted);
         let mut flags = entry.flags.delivery();
-        let shared = self.queues.get(queue).is_some_and(|q| q.kind == QueueKind::Shared);
+        let shared = self.queues.get_mut(queue).is_some_and(|q| {
+            q.delivered += u64::from(qos > 0);
+            q.kind == QueueKind::Shared
+        });
         if shared {
             // Another member may have had it before.
             entry.subscription_ids = ids;

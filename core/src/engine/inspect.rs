@@ -8,7 +8,7 @@ use crate::command::{ChannelMode, Handshake, Peer};
 use crate::message::Message;
 use crate::policy::Applied;
 use crate::properties::{Name, Table};
-use crate::queue::QueueKind;
+use crate::queue::{QueueCounts, QueueKind};
 use crate::router::ExchangeInfo;
 use crate::slots::{ConsumerKey, Link};
 use crate::time::Wall;
@@ -177,6 +177,18 @@ pub enum Item {
         arguments: Table,
         /// Declared by name, and not an MQTT session's or group's.
         is_declared: bool,
+        /// `classic` or `quorum`.
+        queue_type: &'static str,
+        /// Bytes of the bodies of messages ready.
+        ready_bytes: u64,
+        /// Of the messages ready, those whose places are in memory.
+        ready_in_memory: usize,
+        /// What it has done since the start.
+        counts: QueueCounts,
+        /// The first consumer's tag, if that one is exclusive.
+        exclusive_consumer: Option<Name>,
+        /// The first consumer's tag, if only that one is served.
+        single_active_consumer: Option<Name>,
     },
     /// An exchange.
     Exchange(ExchangeInfo),
@@ -230,7 +242,7 @@ impl Engine {
                 let to = cursor.window(budget, end);
                 for slot in to.clone() {
                     let queue = self.queues.at(crate::binding::QueueSlot(slot));
-                    items.extend(queue.and_then(|key| self.queues.get(key)).map(queue_item));
+                    items.extend(queue.and_then(|key| self.queues.get(key)).map(|q| self.queue_item(q)));
                 }
                 cursor.at((to.end < end).then_some(to.end));
             }
@@ -273,6 +285,46 @@ impl Engine {
             }
         }
         items
+    }
+
+    /// The queue of that name, as [`Kind::Queues`] lists it.
+    pub fn inspect_queue(&self, name: &str) -> Option<Item> {
+        let queue = self.queues.get(self.queue_named(name)?)?;
+        Some(self.queue_item(queue))
+    }
+
+    /// What the queue of that name has done since the start, the messages ready in it, and those reserved or unsettled.
+    pub fn queue_counts(&self, name: &str) -> Option<(QueueCounts, usize, usize)> {
+        let queue = self.queues.get(self.queue_named(name)?)?;
+        Some((queue.counts(), queue.depth(), queue.unsettled()))
+    }
+
+    /// The exchange of that name, as [`Kind::Exchanges`] lists it.
+    pub fn inspect_exchange(&self, name: &str) -> Option<ExchangeInfo> {
+        self.router.exchange(name)
+    }
+
+    fn queue_item(&self, q: &crate::queue::Queue) -> Item {
+        let first = q.consumers.first().and_then(|key| self.consumers.get(key));
+        let tag = first.map(|c| c.described.as_deref().map_or_else(Name::default, |d| d.tag.clone()));
+        Item::Queue {
+            name: q.name.clone(),
+            durable: q.durable,
+            exclusive: q.exclusive,
+            auto_delete: q.auto_delete,
+            ready: q.depth(),
+            unsettled: q.unsettled(),
+            consumers: q.consumers.len(),
+            policy: q.policy.clone(),
+            arguments: q.arguments.declared.clone(),
+            is_declared: q.kind == QueueKind::Plain,
+            queue_type: q.arguments.queue_type.name(),
+            ready_bytes: q.ready().bytes(),
+            ready_in_memory: q.ready().in_memory(),
+            counts: q.counts(),
+            exclusive_consumer: tag.clone().filter(|_| first.is_some_and(|c| c.exclusive)),
+            single_active_consumer: tag.filter(|_| q.arguments.single_active),
+        }
     }
 
     fn inspect_exchanges(&self, cursor: &mut Cursor, budget: usize, items: &mut Vec<Item>) {
@@ -404,21 +456,6 @@ fn channel_item(link: Link, c: &super::link::Channel) -> Item {
         prefetch_each: c.prefetch_each,
         prefetch_all: c.credit.size(),
         mode: c.mode,
-    }
-}
-
-fn queue_item(q: &crate::queue::Queue) -> Item {
-    Item::Queue {
-        name: q.name.clone(),
-        durable: q.durable,
-        exclusive: q.exclusive,
-        auto_delete: q.auto_delete,
-        ready: q.depth(),
-        unsettled: q.unsettled(),
-        consumers: q.consumers.len(),
-        policy: q.policy.clone(),
-        arguments: q.arguments.declared.clone(),
-        is_declared: q.kind == QueueKind::Plain,
     }
 }
 

@@ -122,6 +122,8 @@ pub(crate) struct Rare {
     /// Consumers that are throttled: they are offered nothing until somebody settles.
     pub(crate) throttled: Vec<ConsumerKey>,
     pub(crate) exclusive_queues: Vec<QueueKey>,
+    /// What the operator said who closed it.
+    pub(crate) closed_because: Option<Name>,
     /// The client whose session it waits for, from the first attempt until it has it.
     pub(crate) succeeds: Option<Name>,
     /// Its first command is a transaction whose queues are not all found yet.

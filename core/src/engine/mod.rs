@@ -68,6 +68,7 @@ mod unsettled_memory;
 mod walks;
 
 pub use crate::ledger::{ObjectKind, PerKind};
+pub use crate::queue::QueueCounts;
 pub use crate::slots::Link;
 pub use admission::{Share, Usage};
 pub use counters::{Counters, Limit, Traffic};
@@ -586,6 +587,32 @@ impl Engine {
             l.closed = Some(reason);
             l.wake(&mut self.wakes);
         }
+    }
+
+    /// Ends one link, as an operator wants it, who may say why. Its `Detach` follows from its driver.
+    pub fn end_link(&mut self, link: Link, why: Option<Name>) {
+        if let Some(l) = self.links.get_mut(link) {
+            l.closed = Some(CloseReason::Forced);
+            if let Some(why) = why {
+                l.rare.make().closed_because = Some(why);
+            }
+            l.wake(&mut self.wakes);
+        }
+    }
+
+    /// What a link's socket has carried, as of its last visit.
+    pub fn carried(&self, link: Link) -> Option<Carried> {
+        self.links.get(link).map(|l| l.carried)
+    }
+
+    /// Whether publishers wait because memory is short.
+    pub fn is_short_of_memory(&self) -> bool {
+        self.pressure == Some(Pressure::Memory)
+    }
+
+    /// How many exchanges there are, the default one with them.
+    pub fn exchanges(&self) -> usize {
+        self.router.exchanges_len()
     }
 
     /// The last words to the log at a clean stop: pending acks. Follow it with `drain`.

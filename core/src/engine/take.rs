@@ -36,7 +36,10 @@ impl Engine {
             return false;
         };
         if let Some(reason) = l.closed.take() {
-            events.push(Event::Closed(reason));
+            events.push(match l.rare.get_mut().and_then(|rare| rare.closed_because.take()) {
+                Some(why) => Event::ClosedBecause(why),
+                None => Event::Closed(reason),
+            });
             return false;
         }
         if l.taken_over {

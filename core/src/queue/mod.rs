@@ -60,6 +60,38 @@ pub(crate) enum Room {
     Refused,
 }
 
+/// What a queue has done since the start of the process, for those who list queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueCounts {
+    /// Messages put into it.
+    pub published: u64,
+    /// Deliveries to consumers that settle them.
+    pub delivered: u64,
+    /// Deliveries that were settled when taken.
+    pub delivered_no_ack: u64,
+    /// Messages fetched by `Get`, to be settled.
+    pub got: u64,
+    /// Messages fetched by `Get`, settled when taken.
+    pub got_no_ack: u64,
+    /// `Get`s that found it empty.
+    pub get_empty: u64,
+    /// Deliveries settled as accepted.
+    pub acknowledged: u64,
+    /// Deliveries of messages handed out before.
+    pub redelivered: u64,
+}
+
+/// Of [`QueueCounts`], what seldom happens.
+#[derive(Default)]
+pub(crate) struct SeldomCounts {
+    /// The sequence with which the process began.
+    first_seq: u64,
+    pub(crate) got: u64,
+    pub(crate) got_no_ack: u64,
+    pub(crate) get_empty: u64,
+    pub(crate) redelivered: u64,
+}
+
 /// One queue of a vhost.
 ///
 /// Laid out in this order: what each turn touches lies together, so that a turn meets few cold cache lines.
@@ -88,6 +120,12 @@ pub(crate) struct Queue {
     next_seq: u64,
     /// Entries that are reserved to consumers or unsettled.
     unsettled: usize,
+    /// Deliveries to consumers that settle them.
+    pub(crate) delivered: u64,
+    /// Messages settled when they were taken, by consumers and by `Get`.
+    pub(crate) taken: u64,
+    /// Deliveries settled as accepted.
+    pub(crate) acknowledged: u64,
     /// A purge that is not all in the log yet.
     pub(crate) purging: Option<Box<Purging>>,
     pub(crate) consumers: Consumers,
@@ -95,6 +133,7 @@ pub(crate) struct Queue {
     ready: Ready,
     pub(crate) arguments: Arguments,
     // Seldom used.
+    pub(crate) seldom: SeldomCounts,
     pub(crate) name: Name,
     /// The policies that apply. What they set is in `arguments`.
     pub(crate) policy: Option<Arc<Applied>>,
@@ -153,6 +192,10 @@ impl Queue {
             next_seq: 0,
             ready: Ready::default(),
             unsettled: 0,
+            delivered: 0,
+            taken: 0,
+            acknowledged: 0,
+            seldom: SeldomCounts::default(),
             consumers: Consumers::default(),
             touched: false,
             dispatched_later: false,
@@ -278,6 +321,21 @@ impl Queue {
     /// Below it are the sequences of all messages that were ever here.
     pub(crate) fn next_seq(&self) -> u64 {
         self.next_seq
+    }
+
+    /// What it has done since the start of the process.
+    pub(crate) fn counts(&self) -> QueueCounts {
+        let seldom = &self.seldom;
+        QueueCounts {
+            published: self.next_seq - seldom.first_seq,
+            delivered: self.delivered,
+            delivered_no_ack: self.taken.saturating_sub(seldom.got_no_ack),
+            got: seldom.got,
+            got_no_ack: seldom.got_no_ack,
+            get_empty: seldom.get_empty,
+            acknowledged: self.acknowledged,
+            redelivered: seldom.redelivered,
+        }
     }
 
     /// The number of the next message, which is given to it.

@@ -73,6 +73,14 @@ pub(crate) fn compared() -> impl Iterator<Item = &'static str> {
 }
 
 impl QueueType {
+    /// As clients call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            QueueType::Classic => "classic",
+            QueueType::Quorum => "quorum",
+        }
+    }
+
     /// The type an `x-queue-type` argument names. `queue` is as in texts: `queue 'q' in vhost '/'`.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ impl Queue {
     /// in flight: it does not wait in the queue.
     pub(crate) fn restore(&mut self, found: &mut RecoveredQueue) -> Vec<InFlightBefore> {
         self.next_seq = found.next_seq.max(found.handed_out);
+        self.seldom.first_seq = self.next_seq;
         self.marks = HandOutMarks::restored(found.handed_out);
         self.returned = std::mem::take(&mut found.returned);
         self.redelivered_below = found.handed_out;

@@ -440,3 +440,33 @@ fn what_connections_do_is_counted_by_their_protocol() {
     );
     assert_eq!(counters.traffic.published, 3);
 }
+
+/// What is counted for queues is told apart by how a message went, and begins anew with the process.
+#[test]
+fn a_queue_counts_what_goes_in_and_out() {
+    let mut w = World::new(1);
+    let c = w.connect("AMQP 0-9-1");
+    run(&mut w, c, [durable("q"), get("q")]);
+    run(&mut w, c, ["1", "2", "3", "4"].map(|body| put("q", body)));
+    run(&mut w, c, [get("q"), get_no_ack("q")]);
+    run(&mut w, c, [ack(1)]);
+    run(&mut w, c, [consume("q", 7)]);
+    run(&mut w, c, [ack(3), requeue(4)]);
+    run(&mut w, c, [cancel(7), consume_no_ack("q", 8)]);
+    let counts = |w: &World| {
+        let mut cursor = Cursor::new(Kind::Queues);
+        match w.inspect(&mut cursor, 10).pop() {
+            Some(Item::Queue { counts, queue_type, .. }) => (counts, queue_type),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (found, queue_type) = counts(&w);
+    assert_eq!(queue_type, "classic");
+    assert_eq!((found.published, found.get_empty), (4, 1));
+    assert_eq!((found.got, found.got_no_ack), (1, 1));
+    // Numbers 3 and 4, and 4 again: to the same consumer, which is gone before it settles, or to the next.
+    assert_eq!(found.delivered + found.delivered_no_ack, 3, "{found:?}");
+    assert_eq!((found.acknowledged, found.redelivered), (2, 1), "{found:?}");
+    w.stop_and_start();
+    assert_eq!(counts(&w).0, Default::default());
+}

@@ -397,8 +397,8 @@ impl AmqpSession {
                 Ok(())
             }
             (State::Closing(_) | State::Silent { .. }, _) => Ok(()),
-            (State::Header, Event::Closed(_)) => return Err(Close::normal("shutdown")),
-            (State::Leaving { .. }, Event::Closed(_)) => Err((0, self.goodbye(cx))),
+            (State::Header, Event::Closed(_) | Event::ClosedBecause(_)) => return Err(Close::normal("shutdown")),
+            (State::Leaving { .. }, Event::Closed(_) | Event::ClosedBecause(_)) => Err((0, self.goodbye(cx))),
             (State::Leaving { .. }, event) => {
                 let may_be_last = matches!(
                     event,
@@ -416,6 +416,7 @@ impl AmqpSession {
                 }
             }
             (_, Event::Closed(reason)) => Err((0, map::forced(reason, &self.client.user, &self.client.vhost).into())),
+            (_, Event::ClosedBecause(why)) => Err((0, Reply::frame(Code::ConnectionForced, why.to_string()).into())),
             (State::Running, event @ (Event::Authenticated { .. } | Event::LoginRefused(_))) => {
                 self.secret_event(cx, event).map_err(|error| (0, error))
             }

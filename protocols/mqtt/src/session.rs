@@ -84,6 +84,11 @@ impl Connection {
 
     /// An event before the session is open.
     fn login(&mut self, cx: &mut Cx<'_>, event: Event) -> Result<(), Close> {
+        // CONNACK has codes and no room for more before MQTT 5, and nobody closes what has not begun.
+        let event = match event {
+            Event::ClosedBecause(_) => Event::Closed(CloseReason::Forced),
+            event => event,
+        };
         self.state = match (std::mem::replace(&mut self.state, State::Closed), event) {
             (State::LoggingIn(mut opening), Event::Authenticated { data, .. }) => {
                 opening.attach(cx, data);

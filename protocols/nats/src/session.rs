@@ -326,7 +326,7 @@ impl NatsSession {
                     self.unsubscribe(cx, &sid);
                 }
             }
-            Event::Closed(_) => {
+            Event::Closed(_) | Event::ClosedBecause(_) => {
                 error(cx.out, "Server Shutdown");
                 return Err(Close::normal("the engine closes the connection"));
             }

@@ -248,7 +248,7 @@ impl Refusal {
         )
     }
 
-    pub(crate) fn connection_closed(why: &'static str) -> Refusal {
+    pub(crate) fn connection_closed(why: impl Into<Cow<'static, str>>) -> Refusal {
         Refusal::fatal("Connection closed", why)
     }
 }

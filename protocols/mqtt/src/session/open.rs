@@ -298,6 +298,10 @@ impl Open {
             }
             // A QoS 0 message that was refused: MQTT has no answer to it, but whoever runs the gateway should know.
             Event::Failed { fault, .. } => cx.complain(|| format!("a message at QoS 0 was refused: {fault}")),
+            Event::ClosedBecause(why) => {
+                self.say_goodbye(cx, Reason::ADMINISTRATIVE_ACTION, &why);
+                return Err(Close::normal(closed(CloseReason::Forced)));
+            }
             // The driver holds publishes back; other protocols' answers do not come.
             _ => {}
         }

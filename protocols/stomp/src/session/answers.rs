@@ -59,6 +59,7 @@ impl StompSession {
             Event::Attached => self.attached(cx),
             Event::AttachRefused(fault) => return self.attach_refused(cx, &fault),
             Event::Closed(reason) => return self.closed(cx, reason),
+            Event::ClosedBecause(why) => return self.closed_because(cx, &why),
             // The driver keeps publishes back, so their receipts wait.
             Event::Flow(_) => {}
             // Answers to what this protocol never asks.
@@ -224,6 +225,10 @@ impl StompSession {
             }
         };
         self.refuse(cx, &Refusal::fault(fault), receipt.as_deref(), None)
+    }
+
+    fn closed_because(&mut self, cx: &mut Cx<'_>, why: &str) -> Result<(), Close> {
+        self.refuse(cx, &Refusal::connection_closed(format!("{why}\n")), None, None)
     }
 
     fn closed(&mut self, cx: &mut Cx<'_>, reason: CloseReason) -> Result<(), Close> {
