@@ -1,6 +1,6 @@
 //! Binds ports and accepts connections.
 
-use crate::config::Listener;
+use crate::config::{Config, Listener, MANAGEMENT, METRICS};
 use crate::exit::Failure;
 use crate::logging::lines::LineKind;
 use crate::node::{ConnectionCounts, Node};
@@ -15,8 +15,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// A bound port.
@@ -32,6 +32,62 @@ pub(crate) struct Bound {
     pub address: Address,
     /// The socket, not blocking.
     pub socket: Listening,
+}
+
+/// Where a node listens, once it does, for those who ask.
+#[derive(Debug, Default)]
+pub(crate) struct Listeners(OnceLock<Vec<ListensAt>>);
+
+/// One address.
+#[derive(Debug)]
+pub(crate) struct ListensAt {
+    /// What is spoken there, as RabbitMQ calls it: `mqtt/ssl`, `http/web-mqtt`, `http`.
+    pub protocol: String,
+    pub at: SocketAddr,
+    pub is_tls: bool,
+    pub is_management: bool,
+}
+
+impl Listeners {
+    /// Remembers what is bound. Once.
+    pub(crate) fn remember(&self, ports: &[Bound], config: &Config) {
+        let described = |port: &Bound| {
+            let Address::Ip(at) = port.address else { return None };
+            let (_, keys) = config.listeners.iter().find(|(name, _)| *name == port.name)?;
+            let is_tls = port.carrier != Carrier::Plain;
+            let is_web = port.terms.as_ref().is_some_and(|terms| terms.websocket.is_some());
+            let spoken = keys.protocol.as_str();
+            let protocol = match (spoken, is_web, port.carrier) {
+                (MANAGEMENT, _, Carrier::Plain) => "http".to_owned(),
+                (MANAGEMENT, ..) => "https".to_owned(),
+                (METRICS, _, Carrier::Plain) => "http/prometheus".to_owned(),
+                (METRICS, ..) => "https/prometheus".to_owned(),
+                (_, true, Carrier::Plain) => format!("http/web-{spoken}"),
+                (_, true, _) => format!("https/web-{spoken}"),
+                (_, false, Carrier::Plain) => spoken.to_owned(),
+                (_, false, Carrier::Tls) => format!("{spoken}/ssl"),
+                (_, false, Carrier::Quic) => format!("{spoken}/quic"),
+            };
+            Some(ListensAt {
+                protocol,
+                at,
+                is_tls,
+                is_management: spoken == MANAGEMENT,
+            })
+        };
+        let _ = self.0.set(ports.iter().filter_map(described).collect());
+    }
+
+    pub(crate) fn all(&self) -> &[ListensAt] {
+        self.0.get().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Whether connections that come in at a port are encrypted.
+    pub(crate) fn is_tls(&self, port: u16) -> bool {
+        self.all()
+            .iter()
+            .any(|listener| listener.at.port() == port && listener.is_tls)
+    }
 }
 
 /// What carries the protocol of a listener at one of its addresses.

@@ -1,12 +1,14 @@
 //! The node: what all threads share.
 
 use crate::accountant::Pools;
+use crate::api::rates::Rates;
 use crate::clock::Clock;
 use crate::committer::LogQueue;
 use crate::config::{self, Config};
 use crate::directory::Directory;
 use crate::exit::Failure;
 use crate::histogram::Histogram;
+use crate::listener::Listeners;
 use crate::logging::lines::Lines;
 use crate::machine;
 use crate::protection::Protection;
@@ -70,6 +72,10 @@ pub(crate) struct Node {
     pub quic: Arc<quic::Counts>,
     /// Memory of all connections' buffers.
     pub buffers: Arc<Buffers>,
+    /// What counters were.
+    pub rates: Rates,
+    /// Where the node listens.
+    pub listeners: Listeners,
     /// `mqtt.sys_interval` may have changed.
     pub sys_interval_changed: Notify,
     /// Something changed that [`crate::watch`] should not notice a second later.
@@ -211,6 +217,8 @@ impl Node {
             short_of_memory,
             quic: Arc::default(),
             buffers: Arc::new(Buffers::new(buffers_max)),
+            rates: Rates::default(),
+            listeners: Listeners::default(),
             sys_interval_changed: Notify::new(),
             look: Notify::new(),
             failure: Mutex::new(None),

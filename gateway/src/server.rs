@@ -102,6 +102,9 @@ async fn run(
         imported.map_err(|what| Failure::Configuration(format!("definitions.file: {what}")))?;
     }
     let mut tasks = tokio::task::JoinSet::new();
+    node.listeners.remember(&ports, &node.config());
+    let counted = Arc::clone(&node);
+    tasks.spawn(async move { api::rates::run(&counted).await });
     for port in ports {
         listen(&mut tasks, &node, &threads, port)?;
     }

@@ -2,8 +2,6 @@
 //!
 //! Handlers take a [`Caller`]. What it may not do is a 401 in RabbitMQ's words, never a 403.
 
-#![expect(dead_code, reason = "handlers that are under way ask these")]
-
 use super::Refusal;
 use crate::node::Node;
 use crate::vhost::Vhost;

@@ -9,26 +9,39 @@
 //! Errors are `{"error": …, "reason": …}`, both texts. What is made answers 201, what is changed or deleted 204.
 
 mod bans;
+mod bindings;
 mod body;
 pub(crate) mod caller;
+mod channels;
+mod collect;
+mod connections;
+mod consumers;
 mod cors;
 mod declaring;
 pub(crate) mod definitions;
 mod door;
 mod errand;
+mod exchanges;
+mod fields;
+mod health;
 mod limits;
 mod messages;
+mod nodes;
 mod overview;
 mod parameters;
 mod permissions;
 mod policies;
 mod properties_key;
+mod query;
+mod queues;
+pub(crate) mod rates;
 mod sessions;
 pub(crate) mod socket;
 mod table;
 mod ui;
 mod users;
 mod vhosts;
+mod view;
 
 use crate::directory::{DirectoryError, Put};
 use crate::node::Node;
@@ -53,6 +66,14 @@ pub(crate) type Api = axum::extract::State<Arc<Node>>;
 pub(crate) fn router(node: Arc<Node>, entrance: Entrance) -> Router {
     let routes = Router::new()
         .merge(overview::routes())
+        .merge(nodes::routes())
+        .merge(health::routes())
+        .merge(connections::routes())
+        .merge(channels::routes())
+        .merge(consumers::routes())
+        .merge(queues::routes())
+        .merge(exchanges::routes())
+        .merge(bindings::routes())
         .merge(vhosts::routes())
         .merge(limits::routes())
         .merge(users::routes())
@@ -90,6 +111,11 @@ impl Refusal {
     /// Known, but not allowed that: RabbitMQ says 401 there, and spells it so.
     fn not_authorised(reason: &str) -> Refusal {
         Refusal::of(StatusCode::UNAUTHORIZED, "not_authorised", reason)
+    }
+
+    /// With RabbitMQ's word for what is wrong.
+    fn bad(error: &'static str, reason: impl Into<String>) -> Refusal {
+        Refusal::of(StatusCode::BAD_REQUEST, error, reason)
     }
 
     fn bad_request(reason: impl Into<String>) -> Refusal {

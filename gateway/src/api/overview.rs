@@ -1,8 +1,12 @@
-//! `/api/overview` and `/api/whoami`.
+//! `/api/overview`, `/api/whoami` and what else there is one of.
 
 use super::caller::Caller;
+use super::fields::Fields;
+use super::rates::{Figure, NodeHistory, NodeSample, Spans, clients};
+use super::view::View;
 use super::{Answer, Api, answer};
 use crate::node::Node;
+use crate::vhost::Vhost;
 use axum::Router;
 use axum::extract::State;
 use axum::routing;
@@ -14,34 +18,206 @@ pub(super) fn routes() -> Router<Arc<Node>> {
     Router::new()
         .route("/api/overview", routing::get(get))
         .route("/api/whoami", routing::get(whoami))
+        .route("/api/cluster-name", routing::get(cluster_name))
+        .route("/api/extensions", routing::get(none))
+        .route("/api/feature-flags", routing::get(none))
+        .route("/api/deprecated-features", routing::get(none))
+        .route("/api/deprecated-features/used", routing::get(none))
+        .route("/api/auth/attempts/{node}", routing::get(none))
+        .route("/api/auth/attempts/{node}/source", routing::get(none))
+        .route("/api/auth", routing::get(auth))
+        .route("/api/version", routing::get(version))
 }
 
-/// What there is, in numbers: one short hold of each engine's lock.
-async fn get(State(node): Api) -> Answer {
-    let vhosts = node.vhosts.list();
-    let all: Vec<Counters> = vhosts
-        .iter()
-        .map(|vhost| vhost.enter(|engine| engine.counters()))
-        .collect();
-    let sum = |of: fn(&Counters) -> u64| all.iter().map(of).sum::<u64>();
+/// What tools take us for. They compare versions, so it is a plain one.
+pub(super) const COMPATIBLE: &str = "3.10.8";
+const PRODUCT: &str = "Gatepost";
+
+/// What there is, in numbers: of the node to those who may see all of it, else of the vhosts that the caller sees.
+async fn get(caller: Caller, view: View, State(node): Api) -> Answer {
+    let vhosts = caller.vhosts(&node);
+    let counters: Vec<Counters> = vhosts.iter().map(|vhost| vhost.counters()).collect();
+    let sum = |of: fn(&Counters) -> u64| counters.iter().map(of).sum::<u64>();
+    let (sample, history) = if caller.is_monitor() {
+        (added(&counters).of_node(&node), node.rates.node())
+    } else {
+        let mut history = NodeHistory::default();
+        for vhost in &vhosts {
+            history.add(&node.rates.vhost(vhost.number, &view.spans));
+        }
+        (added(&counters), history)
+    };
     let config = node.config();
-    answer(&json!({
-        "product_name": "Gatepost",
-        "product_version": env!("CARGO_PKG_VERSION"),
-        "node": config.node.name,
-        "cluster_name": config.node.cluster_name,
-        "uptime": node.started.elapsed().as_millis() as u64,
-        "object_totals": {
-            "connections": node.connections_open(),
-            "consumers": sum(|c| c.consumers),
-            "queues": sum(|c| c.queues),
-            "vhosts": vhosts.len(),
-            "users": node.users().len(),
+    view.object(|fields| {
+        write_names(fields, &node);
+        fields.text("node", &config.node.name);
+        fields.text("cluster_name", &config.node.cluster_name);
+        fields.count("uptime", node.started.elapsed().as_millis());
+        write_exchange_types(fields);
+        fields.object("message_stats", |fields| {
+            write_message_stats(fields, &sample, &history, &view.spans);
+            for (key, figure) in [("disk_reads", Figure::DiskReads), ("disk_writes", Figure::DiskWrites)] {
+                let of = |sample: &NodeSample| sample.of(figure);
+                history.write(fields, key, of(&sample), view.spans.messages, of);
+            }
+        });
+        fields.object("churn_rates", |fields| {
+            for (key, figure) in CHURN {
+                let of = |sample: &NodeSample| figure.map_or(0, |figure| sample.of(figure));
+                history.write(fields, key, of(&sample), view.spans.messages, of);
+            }
+        });
+        fields.object("queue_totals", |fields| {
+            write_queue_totals(fields, &sample, &history, &view.spans);
+        });
+        fields.object("object_totals", |fields| {
+            fields.count("connections", sum(|c| clients(c).links()));
+            fields.count("channels", sum(|c| c.channels));
+            fields.count("consumers", sum(|c| c.consumers));
+            fields.count("queues", sum(|c| c.queues));
+            let exchanges: usize = vhosts
+                .iter()
+                .map(|vhost| vhost.enter(|engine| engine.exchanges()))
+                .sum();
+            fields.count("exchanges", exchanges);
+            fields.count("vhosts", vhosts.len());
+            fields.count("users", node.users().len());
+        });
+        fields.count("statistics_db_event_queue", 0u64);
+        fields.flag("disable_stats", false);
+        fields.flag("enable_queue_totals", false);
+        if caller.is_monitor() {
+            write_listeners(fields, &node, &config.node.name);
+        }
+    })
+}
+
+fn write_names(fields: &mut Fields<'_>, _: &Node) {
+    fields.text("management_version", COMPATIBLE);
+    fields.text("rabbitmq_version", COMPATIBLE);
+    fields.text("product_name", PRODUCT);
+    fields.text("product_version", env!("CARGO_PKG_VERSION"));
+    fields.text("erlang_version", "n/a");
+    fields.text("erlang_full_version", "n/a");
+    fields.text("release_series_support_status", "supported");
+    fields.text("rates_mode", "basic");
+    let kept = json!({ "global": [600], "basic": [600], "detailed": [600] });
+    fields.value("sample_retention_policies", &kept);
+}
+
+const CHURN: [(&str, Option<Figure>); 7] = [
+    ("connection_created", Some(Figure::ConnectionCreated)),
+    ("connection_closed", Some(Figure::ConnectionClosed)),
+    // Channels are not counted.
+    ("channel_created", None),
+    ("channel_closed", None),
+    ("queue_declared", Some(Figure::QueueCreated)),
+    ("queue_created", Some(Figure::QueueCreated)),
+    ("queue_deleted", Some(Figure::QueueDeleted)),
+];
+
+const MESSAGE_STATS: [(&str, Figure); 11] = [
+    ("publish", Figure::Publish),
+    ("confirm", Figure::Confirm),
+    ("deliver", Figure::Deliver),
+    ("deliver_no_ack", Figure::DeliverNoAck),
+    ("get", Figure::Get),
+    ("get_no_ack", Figure::GetNoAck),
+    ("get_empty", Figure::GetEmpty),
+    ("ack", Figure::Ack),
+    ("redeliver", Figure::Redeliver),
+    ("drop_unroutable", Figure::DropUnroutable),
+    ("return_unroutable", Figure::ReturnUnroutable),
+];
+
+/// One of many figures.
+type Of = fn(&NodeSample) -> u64;
+
+/// Of the node or a vhost.
+pub(super) fn write_message_stats(fields: &mut Fields<'_>, now: &NodeSample, history: &NodeHistory, spans: &Spans) {
+    for (key, figure) in MESSAGE_STATS {
+        let of = |sample: &NodeSample| sample.of(figure);
+        history.write(fields, key, of(now), spans.messages, of);
+    }
+    let of = NodeSample::deliver_get;
+    history.write(fields, "deliver_get", of(now), spans.messages, of);
+}
+
+/// Of the node or a vhost.
+pub(super) fn write_queue_totals(fields: &mut Fields<'_>, now: &NodeSample, history: &NodeHistory, spans: &Spans) {
+    let lengths: [(&str, Of); 3] = [
+        ("messages", NodeSample::messages),
+        ("messages_ready", |sample| sample.of(Figure::Ready)),
+        ("messages_unacknowledged", |sample| sample.of(Figure::Unacknowledged)),
+    ];
+    for (key, of) in lengths {
+        history.write(fields, key, of(now), spans.lengths, of);
+    }
+}
+
+pub(super) fn write_exchange_types(fields: &mut Fields<'_>) {
+    fields.list(
+        "exchange_types",
+        ["direct", "fanout", "headers", "topic"],
+        |fields, kind| {
+            fields.text("name", kind);
+            fields.text("description", "");
+            fields.flag("enabled", true);
         },
-    }))
+    );
+}
+
+fn write_listeners(fields: &mut Fields<'_>, node: &Node, name: &str) {
+    let all = node.listeners.all();
+    fields.list("listeners", all, |fields, listener| {
+        fields.text("node", name);
+        fields.text("protocol", &listener.protocol);
+        fields.text("ip_address", &listener.at.ip().to_string());
+        fields.count("port", listener.at.port());
+        fields.object("socket_opts", |_| {});
+    });
+    let contexts = all.iter().filter(|listener| listener.is_management);
+    fields.list("contexts", contexts, |fields, listener| {
+        fields.text("node", name);
+        fields.text("description", "Management");
+        fields.text("path", "/");
+        fields.text("ip", &listener.at.ip().to_string());
+        fields.text("port", &listener.at.port().to_string());
+    });
+}
+
+fn added(counters: &[Counters]) -> NodeSample {
+    let mut sum = NodeSample::default();
+    for counters in counters {
+        sum.add(&NodeSample::new(counters));
+    }
+    sum
+}
+
+/// What the node counts now.
+pub(super) fn sample(node: &Node, vhosts: &[Arc<Vhost>]) -> NodeSample {
+    let counters: Vec<Counters> = vhosts.iter().map(|vhost| vhost.counters()).collect();
+    added(&counters).of_node(node)
 }
 
 async fn whoami(caller: Caller) -> Answer {
     let tags: Vec<&str> = caller.tags().iter().map(|tag| &**tag).collect();
     answer(&json!({ "name": &**caller.name(), "tags": tags, "is_internal_user": true }))
+}
+
+async fn cluster_name(State(node): Api) -> Answer {
+    answer(&json!({ "name": node.config().node.cluster_name }))
+}
+
+/// There is nothing of the kind.
+async fn none() -> Answer {
+    answer(&json!([]))
+}
+
+async fn auth() -> Answer {
+    answer(&json!({ "enable_uaa": false, "oauth_enabled": false, "uaa_client_id": "", "uaa_location": "" }))
+}
+
+async fn version() -> Answer {
+    answer(&json!(COMPATIBLE))
 }

@@ -2,9 +2,14 @@
 
 use super::body::Body;
 use super::caller::{Caller, administrators};
-use super::{Answer, Api, Refusal, answer, done, is_new, made};
+use super::fields::Fields;
+use super::overview;
+use super::rates::{Figure, NodeHistory, NodeSample, Spans, clients};
+use super::view::{Pages, Row, View};
+use super::{Answer, Api, done, is_new, made};
 use crate::directory::Put;
 use crate::node::Node;
+use crate::vhost::Vhost;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
@@ -12,8 +17,8 @@ use axum::http::HeaderMap;
 use axum::middleware::from_fn;
 use axum::routing;
 use gatepost_core::catalog::VhostRecord;
+use gatepost_core::engine::Counters;
 use gatepost_core::properties::Name;
-use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// To look at for those who see them, to change for administrators.
@@ -25,19 +30,71 @@ pub(super) fn routes() -> Router<Arc<Node>> {
     )
 }
 
-async fn list(caller: Caller, State(node): Api) -> Answer {
-    let mut vhosts: Vec<VhostRecord> = node.list_vhosts().into_iter().map(|(_, record)| record).collect();
-    vhosts.retain(|record| caller.sees(&record.name));
-    vhosts.sort_by(|a, b| a.name.cmp(&b.name));
-    let vhosts: Vec<Value> = vhosts.iter().map(|record| shape(&node, record)).collect();
-    answer(&vhosts.into())
+struct Shown {
+    vhost: Arc<Vhost>,
+    node: String,
+    counters: Counters,
+    history: NodeHistory,
 }
 
-async fn get(caller: Caller, State(node): Api, Path(vhost): Path<String>) -> Answer {
-    caller.vhost(&node, &vhost)?;
-    let all = node.list_vhosts().into_iter().map(|(_, record)| record);
-    let found = all.into_iter().find(|record| *record.name == *vhost);
-    answer(&shape(&node, &found.ok_or_else(Refusal::not_found)?))
+impl Shown {
+    fn new(node: &Node, vhost: Arc<Vhost>, spans: &Spans) -> Shown {
+        Shown {
+            node: node.config().node.name.clone(),
+            counters: vhost.counters(),
+            history: node.rates.vhost(vhost.number, spans),
+            vhost,
+        }
+    }
+}
+
+impl Row for Shown {
+    fn name(&self) -> &str {
+        &self.vhost.name
+    }
+
+    fn write(&self, fields: &mut Fields<'_>, spans: &Spans) {
+        let record = &self.vhost.record;
+        let tags: Vec<&str> = record.tags.iter().map(|tag| &**tag).collect();
+        let tags = serde_json::json!(tags);
+        let queue_type = match &*record.default_queue_type {
+            "" => "classic",
+            set => set,
+        };
+        fields.text("name", &record.name);
+        fields.text("description", &record.description);
+        fields.value("tags", &tags);
+        fields.text("default_queue_type", queue_type);
+        fields.object("metadata", |fields| {
+            fields.text("description", &record.description);
+            fields.value("tags", &tags);
+            fields.text("default_queue_type", queue_type);
+        });
+        fields.flag("tracing", false);
+        fields.object("cluster_state", |fields| fields.text(&self.node, "running"));
+        let sample = NodeSample::new(&self.counters);
+        overview::write_queue_totals(fields, &sample, &self.history, spans);
+        fields.object("message_stats", |fields| {
+            overview::write_message_stats(fields, &sample, &self.history, spans);
+        });
+        for (key, figure) in [("recv_oct", Figure::ReceivedBytes), ("send_oct", Figure::SentBytes)] {
+            let of = |sample: &NodeSample| sample.of(figure);
+            self.history.write(fields, key, of(&sample), spans.data, of);
+        }
+        fields.count("queues", self.counters.queues);
+        fields.count("connections", clients(&self.counters).links());
+    }
+}
+
+async fn list(caller: Caller, view: View, State(node): Api) -> Answer {
+    let vhosts = caller.vhosts(&node).into_iter();
+    let vhosts = vhosts.map(|vhost| Shown::new(&node, vhost, &view.spans)).collect();
+    view.list(vhosts, Pages::Known)
+}
+
+async fn get(caller: Caller, view: View, State(node): Api, Path(vhost): Path<String>) -> Answer {
+    let vhost = caller.vhost(&node, &vhost)?;
+    view.one(&Shown::new(&node, vhost, &view.spans))
 }
 
 /// One that is there already stays as it is. With `If-None-Match: *` the request is refused then.
@@ -60,25 +117,4 @@ async fn put(State(node): Api, Path(vhost): Path<String>, headers: HeaderMap, bo
 async fn delete(State(node): Api, Path(vhost): Path<String>) -> Answer {
     node.delete_vhost(&vhost).await?;
     done()
-}
-
-fn shape(node: &Node, record: &VhostRecord) -> Value {
-    let counters = node
-        .vhost(&record.name)
-        .map(|vhost| vhost.enter(|engine| engine.counters()));
-    let counters = counters.unwrap_or_default();
-    let tags: Vec<&str> = record.tags.iter().map(|tag| &**tag).collect();
-    json!({
-        "name": &*record.name,
-        "description": record.description,
-        "tags": tags,
-        "default_queue_type": &*record.default_queue_type,
-        "metadata": { "description": record.description, "tags": tags },
-        "tracing": false,
-        "queues": counters.queues,
-        "connections": counters
-            .traffic
-            .links_attached
-            .saturating_sub(counters.traffic.links_detached),
-    })
 }

@@ -237,6 +237,23 @@ pub(crate) fn check(config: &Config) -> Vec<Problem> {
     load(config, &Keys::default()).err().unwrap_or_default()
 }
 
+/// The certificates that listeners show, as files, and until when they are good, in Unix seconds. Those that cannot be read
+/// are left out.
+pub(crate) fn expiries(config: &Config) -> Vec<(String, u64)> {
+    let sections = config.listeners_tls.iter().map(|(_, own)| own).chain([&config.tls]);
+    let paths = sections.flat_map(|tls| tls.sni_certs.iter().chain([&tls.cert]));
+    let paths: BTreeSet<&String> = paths.filter(|path| !path.is_empty()).collect();
+    let read = |path: &&String| {
+        let chain = Files::new("cert", path).certificates().ok()?;
+        let first = chain
+            .iter()
+            .filter_map(|certificate| names::expiry(certificate))
+            .min()?;
+        Some(((*path).clone(), first))
+    };
+    paths.iter().filter_map(read).collect()
+}
+
 /// Says which private keys everybody can read. (A container's secrets often are so, and nobody else is there.)
 fn warn_about_keys(config: &Config) {
     let sections = config.listeners_tls.iter().map(|(_, own)| own).chain([&config.tls]);

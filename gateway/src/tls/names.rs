@@ -43,6 +43,50 @@ pub(crate) fn read(der: &[u8]) -> Option<Certificate> {
     })
 }
 
+/// Until when a certificate is good, in Unix seconds.
+pub(super) fn expiry(der: &[u8]) -> Option<u64> {
+    let (mut certificate, _) = enter(der, SEQUENCE)?;
+    let mut fields = Der(certificate.element(SEQUENCE)?);
+    if fields.peek() == Some(VERSION) {
+        fields.next()?;
+    }
+    fields.element(INTEGER)?;
+    fields.element(SEQUENCE)?; // signature
+    fields.element(SEQUENCE)?; // issuer
+    let mut validity = Der(fields.element(SEQUENCE)?);
+    validity.next()?;
+    let (tag, text) = validity.next()?;
+    let text = std::str::from_utf8(text).ok()?.strip_suffix('Z')?;
+    // RFC 5280 4.1.2.5: two digits of the year until 2049, four from then on.
+    let (year, rest) = match tag {
+        UTC_TIME => {
+            let year: u64 = text.get(..2)?.parse().ok()?;
+            (if year < 50 { 2000 + year } else { 1900 + year }, text.get(2..)?)
+        }
+        GENERALIZED_TIME => (text.get(..4)?.parse().ok()?, text.get(4..)?),
+        _ => return None,
+    };
+    let part = |at: usize| rest.get(at..at + 2)?.parse::<u64>().ok();
+    let (month, day) = (part(0)?, part(2)?);
+    let seconds = part(4)? * 3_600 + part(6)? * 60 + part(8).unwrap_or_default();
+    (year >= 1970 && (1..=12).contains(&month)).then(|| days_until(year, month, day) * 86_400 + seconds)
+}
+
+/// Days from 1970 until a day of the Gregorian calendar. Years are taken to begin in March, so that the day of a leap year
+/// is the last one.
+fn days_until(year: u64, month: u64, day: u64) -> u64 {
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day;
+    // Of 1 January 1970, counted so.
+    days.saturating_sub(719_469)
+}
+
+const UTC_TIME: u8 = 0x17;
+const GENERALIZED_TIME: u8 = 0x18;
 const INTEGER: u8 = 0x02;
 const OCTET_STRING: u8 = 0x04;
 const OID: u8 = 0x06;

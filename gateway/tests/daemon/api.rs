@@ -1,6 +1,14 @@
 //! The management API under the requests that RabbitMQ's tools send.
 
+use crate::support::daemon::free_port;
+use crate::support::raw::eventually;
+use crate::support::tls::{Authority, connect};
 use crate::support::{Gatepost, python};
+use rustls::version::TLS13;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
 
 #[test]
 fn who_comes_in_by_the_management_api_and_who_does_not() {
@@ -11,4 +19,92 @@ fn who_comes_in_by_the_management_api_and_who_does_not() {
 #[test]
 fn what_the_management_api_changes_takes_hold() {
     python(&mut Gatepost::with(1, ""), "api_changes.py");
+}
+
+#[test]
+fn what_runs_is_shown_as_rabbitmq_shows_it() {
+    python(&mut Gatepost::with(2, ""), "api_reading.py");
+}
+
+/// The answer to a request of `guest`, head and body.
+fn ask(gatepost: &Gatepost, path: &str) -> String {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, gatepost.management)).expect("connected");
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit");
+    let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {GUEST}\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+/// More connections than there are places, each with half a request: they give way to whoever asks.
+#[test]
+fn half_a_request_holds_nobody_up() {
+    let gatepost = Gatepost::with(1, "");
+    let silent = |_| {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, gatepost.management)).expect("connected");
+        stream
+            .write_all(b"GET /api/overview HTTP/1.1\r\nHost: x\r\n")
+            .expect("sent");
+        stream
+    };
+    let crowd: Vec<TcpStream> = (0..200).map(silent).collect();
+    assert!(ask(&gatepost, "/api/whoami").starts_with("HTTP/1.1 200"));
+    drop(crowd);
+}
+
+const GUEST: &str = "Basic Z3Vlc3Q6Z3Vlc3Q=";
+
+#[test]
+fn an_alarm_is_a_503_that_names_node_and_resource() {
+    let gatepost = Gatepost::with(1, "[disk]\nfree_limit = \"100000000GiB\"\n");
+    eventually("the alarm", || {
+        ask(&gatepost, "/api/health/checks/alarms").starts_with("HTTP/1.1 503")
+    });
+    for check in ["alarms", "local-alarms"] {
+        let answer = ask(&gatepost, &format!("/api/health/checks/{check}"));
+        assert!(
+            answer.contains("\"status\":\"failed\"") && answer.contains("\"resource\":\"disk\""),
+            "{answer}"
+        );
+        assert!(answer.contains("\"node\":\"gatepost@"), "{answer}");
+    }
+    assert!(ask(&gatepost, "/api/nodes").contains("\"disk_free_alarm\":true"));
+    assert!(ask(&gatepost, "/api/healthchecks/node").starts_with("HTTP/1.1 503"));
+    assert!(ask(&gatepost, "/api/health/checks/virtual-hosts").starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn over_tls_and_below_a_prefix_the_api_is_the_same_and_knows_when_its_certificate_expires() {
+    let authority = Authority::new();
+    authority.sign_for("brief", &["localhost"], 2, Some(Duration::from_secs(3 * 86_400)));
+    let (port, cert, key) = (free_port(), authority.path("brief.pem"), authority.path("brief.key"));
+    let settings = format!(
+        "[management]\npath_prefix = \"/gp\"\n\
+         [listeners.secure]\nprotocol = \"management\"\ntls_bind = [\"127.0.0.1:{port}\"]\n\
+         [listeners.secure.tls]\ncert = {cert:?}\nkey = {key:?}\n"
+    );
+    let gatepost = Gatepost::with(1, &settings);
+    let client = Arc::new(authority.client(None, &[&TLS13]));
+    let get = |path: &str| {
+        let mut stream = connect(&client, "localhost", port);
+        let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {GUEST}\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    };
+    assert!(get("/gp/api/whoami").contains("\"name\":\"guest\""));
+    assert!(get("/api/whoami").starts_with("HTTP/1.1 404"));
+    assert!(get("/gp/api/overview").contains("\"protocol\":\"https\""));
+    let expiry = |within: &str| get(&format!("/gp/api/health/checks/certificate-expiration/{within}"));
+    assert!(expiry("2/days").starts_with("HTTP/1.1 200"), "{}", expiry("2/days"));
+    for within in ["4/days", "1/weeks", "1/years"] {
+        let answer = expiry(within);
+        assert!(
+            answer.starts_with("HTTP/1.1 503") && answer.contains("brief.pem"),
+            "{answer}"
+        );
+    }
+    drop(gatepost);
 }

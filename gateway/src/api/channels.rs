@@ -1,0 +1,175 @@
+//! `/api/channels`.
+
+use super::caller::Caller;
+use super::collect::collect;
+use super::connections::{self, Connection};
+use super::fields::Fields;
+use super::rates::Spans;
+use super::view::{Pages, Row, View};
+use super::{Answer, Api, Refusal};
+use crate::node::Node;
+use crate::vhost::Vhost;
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::routing;
+use gatepost_core::command::ChannelMode;
+use gatepost_core::engine::inspect::{Item, Kind};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+pub(super) fn routes() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/api/channels", routing::get(list))
+        .route("/api/channels/{name}", routing::get(get))
+        .route("/api/vhosts/{vhost}/channels", routing::get(of_vhost))
+        .route("/api/connections/{name}/channels", routing::get(of_connection))
+}
+
+/// A channel. A protocol that has none is shown with one for each connection, as RabbitMQ has it.
+struct Channel {
+    name: String,
+    connection: Arc<Connection>,
+    number: u16,
+    figures: Figures,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Figures {
+    consumers: usize,
+    delivered: u64,
+    published: u64,
+    unconfirmed: u64,
+    unsettled: usize,
+    prefetch_each: u32,
+    prefetch_all: u32,
+    mode: ChannelMode,
+}
+
+impl Channel {
+    fn new(connection: &Arc<Connection>, number: u16, figures: Figures) -> Channel {
+        let number = number.max(1);
+        Channel {
+            name: format!("{} ({number})", connection.name),
+            connection: Arc::clone(connection),
+            number,
+            figures,
+        }
+    }
+}
+
+impl Row for Channel {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn write(&self, fields: &mut Fields<'_>, _: &Spans) {
+        let (of, f) = (&self.connection, &self.figures);
+        fields.text("name", &self.name);
+        fields.count("number", self.number);
+        fields.text("node", &of.node);
+        fields.text("vhost", &of.vhost);
+        fields.text("user", &of.user);
+        fields.text("user_who_performed_action", &of.user);
+        fields.text("state", "running");
+        fields.object("connection_details", |fields| {
+            fields.text("name", &of.name);
+            of.write_peer(fields);
+        });
+        fields.flag("confirm", f.mode == ChannelMode::Confirm);
+        fields.flag("transactional", f.mode == ChannelMode::Transactional);
+        fields.count("prefetch_count", f.prefetch_each);
+        fields.count("global_prefetch_count", f.prefetch_all);
+        fields.count("consumer_count", f.consumers);
+        fields.count("messages_unacknowledged", f.unsettled);
+        fields.count("messages_unconfirmed", f.unconfirmed);
+        for key in ["messages_uncommitted", "acks_uncommitted", "pending_raft_commands"] {
+            fields.count(key, 0u64);
+        }
+        fields.object("message_stats", |fields| {
+            for (key, value) in [
+                ("publish", f.published),
+                ("confirm", f.published - f.unconfirmed.min(f.published)),
+                ("deliver_get", f.delivered),
+            ] {
+                fields.count(key, value);
+                fields.object(&format!("{key}_details"), |fields| fields.float("rate", 0.0));
+            }
+        });
+    }
+}
+
+async fn in_vhost(caller: &Caller, node: &Node, vhost: &Vhost) -> Vec<Channel> {
+    let connections = connections::in_vhost(node, vhost).await.into_iter().map(Arc::new);
+    let shown = connections.filter(|connection| connections::shown(caller, connection));
+    let by_link: HashMap<_, _> = shown.map(|connection| (connection.link, connection)).collect();
+    let mut bare: HashMap<_, _> = by_link.iter().filter(|(_, of)| !of.has_channels()).collect();
+    let mut all = Vec::new();
+    for item in collect(vhost, Kind::Channels).await {
+        let Item::Channel {
+            link,
+            number,
+            consumers,
+            delivered,
+            published,
+            unconfirmed,
+            unsettled,
+            prefetch_each,
+            prefetch_all,
+            mode,
+            ..
+        } = item
+        else {
+            continue;
+        };
+        let Some(connection) = by_link.get(&link) else { continue };
+        bare.remove(&link);
+        let figures = Figures {
+            consumers,
+            delivered,
+            published,
+            unconfirmed,
+            unsettled,
+            prefetch_each,
+            prefetch_all,
+            mode,
+        };
+        all.push(Channel::new(connection, number, figures));
+    }
+    let bare = bare
+        .into_values()
+        .map(|connection| Channel::new(connection, 1, Figures::default()));
+    all.extend(bare);
+    all.sort_by(|a, b| (&a.connection.name, a.number).cmp(&(&b.connection.name, b.number)));
+    all
+}
+
+async fn everywhere(caller: &Caller, node: &Node) -> Vec<Channel> {
+    let mut all = Vec::new();
+    for vhost in caller.vhosts(node) {
+        all.extend(in_vhost(caller, node, &vhost).await);
+    }
+    all
+}
+
+async fn list(caller: Caller, view: View, State(node): Api) -> Answer {
+    view.list(everywhere(&caller, &node).await, Pages::Known)
+}
+
+async fn of_vhost(caller: Caller, view: View, State(node): Api, Path(vhost): Path<String>) -> Answer {
+    let vhost = caller.vhost(&node, &vhost)?;
+    view.list(in_vhost(&caller, &node, &vhost).await, Pages::Known)
+}
+
+async fn of_connection(caller: Caller, view: View, State(node): Api, Path(name): Path<String>) -> Answer {
+    let connection = connections::named(&caller, &node, &name).await?;
+    let vhost = caller.vhost(&node, &connection.vhost)?;
+    let mut all = in_vhost(&caller, &node, &vhost).await;
+    all.retain(|channel| channel.connection.name == name);
+    view.list(all, Pages::None)
+}
+
+async fn get(caller: Caller, view: View, State(node): Api, Path(name): Path<String>) -> Answer {
+    let all = everywhere(&caller, &node).await;
+    let found = all.into_iter().find(|channel| channel.name == name);
+    view.one(&found.ok_or_else(Refusal::not_found)?)
+}

@@ -1,0 +1,132 @@
+//! `/api/exchanges`.
+
+use super::bindings::{self, Binding, exchange_named};
+use super::caller::Caller;
+use super::collect::collect;
+use super::fields::Fields;
+use super::rates::Spans;
+use super::view::{Pages, Row, View};
+use super::{Answer, Api, Refusal};
+use crate::node::Node;
+use crate::vhost::Vhost;
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::routing;
+use gatepost_core::engine::inspect::{Item, Kind};
+use gatepost_core::properties::Name;
+use gatepost_core::router::ExchangeInfo;
+use std::sync::Arc;
+
+pub(super) fn routes() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/api/exchanges", routing::get(list))
+        .route("/api/exchanges/{vhost}", routing::get(of_vhost))
+        .route("/api/exchanges/{vhost}/{exchange}", routing::get(get))
+        .route(
+            "/api/exchanges/{vhost}/{exchange}/bindings/{end}",
+            routing::get(bindings),
+        )
+}
+
+struct Exchange {
+    vhost: Name,
+    info: ExchangeInfo,
+}
+
+impl Row for Exchange {
+    fn name(&self) -> &str {
+        &self.info.name
+    }
+
+    fn write(&self, fields: &mut Fields<'_>, _: &Spans) {
+        let info = &self.info;
+        fields.text("name", &info.name);
+        fields.text("vhost", &self.vhost);
+        fields.text("type", info.kind);
+        fields.flag("durable", info.durable);
+        fields.flag("auto_delete", info.auto_delete);
+        fields.flag("internal", info.internal);
+        fields.table("arguments", &info.arguments);
+        let policy = info.policy.as_deref();
+        fields.optional("policy", policy.and_then(|policy| policy.policy.as_deref()));
+        fields.text("user_who_performed_action", "");
+    }
+}
+
+/// An exchange, with what RabbitMQ counts for each pair and we do not.
+struct Whole(Exchange);
+
+impl Row for Whole {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn write(&self, fields: &mut Fields<'_>, spans: &Spans) {
+        self.0.write(fields, spans);
+        for key in ["incoming", "outgoing"] {
+            fields.list(key, [], |_, ()| {});
+        }
+    }
+}
+
+async fn in_vhost(vhost: &Vhost) -> Vec<Exchange> {
+    let items = collect(vhost, Kind::Exchanges).await.into_iter();
+    let all = items.filter_map(|item| match item {
+        Item::Exchange(info) => Some(Exchange {
+            vhost: vhost.name.clone(),
+            info,
+        }),
+        _ => None,
+    });
+    // By name already.
+    all.collect()
+}
+
+async fn list(caller: Caller, view: View, State(node): Api) -> Answer {
+    let mut all = Vec::new();
+    for vhost in caller.vhosts(&node) {
+        all.extend(in_vhost(&vhost).await);
+    }
+    view.list(all, Pages::Known)
+}
+
+async fn of_vhost(caller: Caller, view: View, State(node): Api, Path(vhost): Path<String>) -> Answer {
+    let vhost = caller.vhost(&node, &vhost)?;
+    view.list(in_vhost(&vhost).await, Pages::Known)
+}
+
+async fn get(caller: Caller, view: View, State(node): Api, Path((vhost, name)): Path<(String, String)>) -> Answer {
+    let vhost = caller.vhost(&node, &vhost)?;
+    view.one(&Whole(named(&vhost, &name)?))
+}
+
+fn named(vhost: &Vhost, name: &str) -> Result<Exchange, Refusal> {
+    let found = vhost.enter(|engine| engine.inspect_exchange(exchange_named(name)));
+    found.map_or_else(
+        || Err(Refusal::not_found()),
+        |info| {
+            Ok(Exchange {
+                vhost: vhost.name.clone(),
+                info,
+            })
+        },
+    )
+}
+
+/// `source`: what it leads to. `destination`: what leads to it.
+async fn bindings(
+    caller: Caller,
+    view: View,
+    State(node): Api,
+    Path((vhost, name, end)): Path<(String, String, String)>,
+) -> Answer {
+    let vhost = caller.vhost(&node, &vhost)?;
+    let exchange = named(&vhost, &name)?.info.name;
+    let mut all = bindings::in_vhost(&vhost).await;
+    match end.as_str() {
+        "source" => all.retain(|binding: &Binding| binding.source == exchange),
+        "destination" => all.retain(|binding| binding.leads_to(&exchange, true)),
+        _ => return Err(Refusal::not_found()),
+    }
+    view.list(all, Pages::None)
+}

@@ -1,0 +1,194 @@
+//! `/api/nodes`: this node, as one of a cluster of one.
+
+use super::caller::{Caller, monitors};
+use super::fields::Fields;
+use super::overview;
+use super::rates::{Figure, NodeHistory, NodeSample, Spans};
+use super::view::{Pages, Row, View};
+use super::{Answer, Api, Refusal};
+use crate::machine;
+use crate::node::Node;
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::middleware::from_fn;
+use axum::routing;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// For those who may see everything that runs.
+pub(super) fn routes() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/api/nodes", routing::get(list))
+        .route("/api/nodes/{node}", routing::get(get))
+        .route("/api/nodes/{node}/memory", routing::get(memory))
+        .route_layer(from_fn(monitors))
+}
+
+struct Shown<'a> {
+    node: &'a Node,
+    name: String,
+    sample: NodeSample,
+    history: NodeHistory,
+}
+
+/// A strictly typed client reads the time since the start as 32 bits of milliseconds, and no list at all where it does not
+/// fit.
+const UPTIME_MAX: u128 = u32::MAX as u128;
+/// There are no processes of its own to count; tools divide by the limit.
+const PROCESSES_MAX: u64 = 1_048_576;
+
+impl Row for Shown<'_> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn write(&self, fields: &mut Fields<'_>, spans: &Spans) {
+        let (node, config) = (self.node, self.node.config());
+        fields.text("name", &self.name);
+        fields.text("type", "disc");
+        fields.flag("running", true);
+        fields.flag("being_drained", node.is_stopping());
+        fields.text("os_pid", &std::process::id().to_string());
+        let uptime = node.started.elapsed().as_millis().min(UPTIME_MAX);
+        fields.count("uptime", uptime);
+        fields.count("run_queue", 0u64);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        fields.count("processors", processors);
+        fields.text("rates_mode", "basic");
+        fields.text("mem_calculation_strategy", "rss");
+        let gauges = [
+            ("mem_used", Figure::MemoryUsed),
+            ("fd_used", Figure::FilesUsed),
+            ("sockets_used", Figure::SocketsUsed),
+            ("disk_free", Figure::DiskFree),
+            ("connection_created", Figure::ConnectionCreated),
+            ("connection_closed", Figure::ConnectionClosed),
+            ("queue_created", Figure::QueueCreated),
+            ("queue_deleted", Figure::QueueDeleted),
+        ];
+        for (key, figure) in gauges {
+            let of = |sample: &NodeSample| sample.of(figure);
+            self.history.write(fields, key, of(&self.sample), spans.node, of);
+        }
+        for key in ["proc_used", "gc_num", "gc_bytes_reclaimed", "context_switches"] {
+            self.history.write(fields, key, 0, spans.node, |_| 0);
+        }
+        fields.count("fd_total", machine::open_files_max());
+        fields.count("sockets_total", node.connections_limit());
+        fields.count("proc_total", PROCESSES_MAX);
+        fields.count("mem_limit", machine::memory_budget(config.memory.budget));
+        fields.flag("mem_alarm", alarms(node).contains(&"memory"));
+        fields.count("disk_free_limit", node.health.disk_limit.load(Ordering::Relaxed));
+        fields.flag("disk_free_alarm", alarms(node).contains(&"disk"));
+        for key in [
+            "partitions",
+            "cluster_links",
+            "applications",
+            "auth_mechanisms",
+            "contexts",
+            "log_files",
+            "config_files",
+        ] {
+            fields.list(key, [], |_, ()| {});
+        }
+        fields.value("enabled_plugins", &serde_json::json!(["rabbitmq_management"]));
+        overview::write_exchange_types(fields);
+        let data = std::fs::canonicalize(&config.node.data_dir).unwrap_or_else(|_| config.node.data_dir.clone());
+        fields.text("db_dir", &data.display().to_string());
+        fields.count("net_ticktime", 60u64);
+    }
+}
+
+/// What publishers wait for: `memory`, `disk`.
+pub(super) fn alarms(node: &Node) -> Vec<&'static str> {
+    let health = &node.health;
+    let disk = health.disk_alarm.load(Ordering::Relaxed) || health.disk_full.load(Ordering::Relaxed);
+    let vhosts = node.vhosts.list();
+    let is_short = |vhost: &Arc<crate::vhost::Vhost>| vhost.enter(|engine| engine.is_short_of_memory());
+    let memory = vhosts.iter().any(is_short);
+    [(memory, "memory"), (disk, "disk")]
+        .into_iter()
+        .filter_map(|(is_set, name)| is_set.then_some(name))
+        .collect()
+}
+
+fn shown(node: &Node) -> Shown<'_> {
+    Shown {
+        node,
+        name: node.config().node.name.clone(),
+        sample: overview::sample(node, &node.vhosts.list()),
+        history: node.rates.node(),
+    }
+}
+
+async fn list(view: View, State(node): Api) -> Answer {
+    view.list(vec![shown(&node)], Pages::None)
+}
+
+async fn get(view: View, State(node): Api, Path(name): Path<String>) -> Answer {
+    is_this(&node, &name)?;
+    view.one(&shown(&node))
+}
+
+/// Where the memory is. What RabbitMQ tells of its own parts is 0.
+async fn memory(caller: Caller, view: View, State(node): Api, Path(name): Path<String>) -> Answer {
+    caller.monitors()?;
+    is_this(&node, &name)?;
+    let resident = machine::resident_bytes();
+    let counters: Vec<_> = node.vhosts.list().iter().map(|vhost| vhost.counters()).collect();
+    let messages: u64 = counters.iter().map(|counters| counters.memory_bytes).sum();
+    let objects = counters.iter().flat_map(|counters| counters.objects_bytes);
+    let objects = objects.map(|bytes| bytes as u64).sum::<u64>();
+    let buffers = node.buffers.bytes() as u64;
+    view.object(|fields| {
+        fields.object("memory", |fields| {
+            fields.count("binary", messages);
+            fields.count("queue_procs", objects);
+            fields.count("connection_other", buffers);
+            fields.count("other_system", resident.saturating_sub(messages + objects + buffers));
+            for key in ZEROS {
+                fields.count(key, 0u64);
+            }
+            fields.text("strategy", "rss");
+            fields.object("total", |fields| {
+                for key in ["rss", "allocated", "erlang"] {
+                    fields.count(key, resident);
+                }
+            });
+        });
+    })
+}
+
+const ZEROS: [&str; 23] = [
+    "connection_readers",
+    "connection_writers",
+    "connection_channels",
+    "queue_slave_procs",
+    "quorum_queue_procs",
+    "quorum_queue_dlx_procs",
+    "stream_queue_procs",
+    "stream_queue_replica_reader_procs",
+    "stream_queue_coordinator_procs",
+    "plugins",
+    "other_proc",
+    "metrics",
+    "mgmt_db",
+    "mnesia",
+    "quorum_ets",
+    "other_ets",
+    "msg_index",
+    "code",
+    "atom",
+    "allocated_unused",
+    "reserved_unallocated",
+    "metadata_store",
+    "metadata_store_ets",
+];
+
+fn is_this(node: &Node, name: &str) -> Result<(), Refusal> {
+    if node.config().node.name == name {
+        Ok(())
+    } else {
+        Err(Refusal::not_found())
+    }
+}
