@@ -2,7 +2,7 @@
 
 use crate::support::mqtt::Mqtt;
 use crate::support::tls::Authority;
-use crate::support::{Gatepost, clients, python};
+use crate::support::{Gatepost, clients, node, python};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use ring::rand::SystemRandom;
@@ -125,6 +125,36 @@ fn a_token_says_who_it_is_and_what_it_may_do_until_it_expires() {
     });
     fs::write(gatepost.dir.join("tokens.json"), tokens.to_string()).expect("written");
     python(&mut gatepost, "access_jwt.py");
+}
+
+#[test]
+fn methods_of_mqtt_5_prove_who_a_client_is_and_that_it_still_is() {
+    let mut gatepost = Gatepost::prepare(2, "[mqtt]\nauth_methods = [\"SCRAM-SHA-256\", \"OAUTH2-JWT\"]\n");
+    let issuer = Issuer::new();
+    let jwks = gatepost.dir.join("jwks.json");
+    fs::write(&jwks, issuer.jwks("1").to_string()).expect("written");
+    let mut toml = fs::read_to_string(gatepost.config()).expect("a configuration");
+    toml.push_str(&format!(
+        "[auth]\nbackends = [\"internal\", \"jwt\"]\n[auth.jwt]\njwks = {jwks:?}\n"
+    ));
+    fs::write(gatepost.config(), toml).expect("written");
+    gatepost.start_again();
+    clients::have_installed();
+    let acl = json!({"acl": {"all": ["jwt/${username}/#"]}});
+    let tokens = json!({
+        "service": issuer.token("service", 20, acl.clone()),
+        "brief": issuer.token("brief", 20, acl.clone()),
+        "other": issuer.token("other", 3_600, acl.clone()),
+        "service-renewed": issuer.token("service", 3_600, acl),
+    });
+    fs::write(gatepost.dir.join("tokens.json"), tokens.to_string()).expect("written");
+    python(&mut gatepost, "mqtt_auth.py");
+    node(&mut gatepost, "mqtt_auth.mjs");
+    let log = gatepost.log();
+    assert!(
+        !log.contains("r=") && !log.contains("eyJ"),
+        "no secret is logged: {log}"
+    );
 }
 
 /// For a server that a script starts: `ca.pem`, `server.pem` and `server.key`.
