@@ -54,7 +54,7 @@ mod watch;
 pub use cert::{DevelopmentCertificates, make_development_certificates};
 pub use check::check;
 #[cfg(any(test, feature = "fuzzing"))]
-pub use directory::fuzz::fuzz_scram;
+pub use directory::fuzz::{fuzz_grants, fuzz_mosquitto, fuzz_scram, fuzz_token};
 pub use exit::Failure;
 pub use machine::keep_files_private;
 pub use migrate::import;

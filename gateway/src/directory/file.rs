@@ -218,6 +218,32 @@ fn rule(lines: &mut Lines, text: &str, has_placeholders: bool) -> Result<(), Str
     Ok(())
 }
 
+/// The body of a fuzz target: `text` as the one file, or the other.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn read_as(text: &str, is_acl: bool) {
+    let mut problems = Vec::new();
+    if is_acl {
+        let acl = acl(text, "acl", &mut problems);
+        let rules = acl.users.values().map(|lines| lines.with(&acl.everybody));
+        for lines in rules.chain([acl.nameless.with(&acl.everybody)]) {
+            lines.rights("amq.topic");
+        }
+        assert!(problems.len() <= text.lines().count(), "one for each line at most");
+        return;
+    }
+    for (_, line) in numbered(text) {
+        if let Ok((name, hash)) = password(line, 8 << 20) {
+            let (algorithm, bytes) = hash.record();
+            let record = gatepost_core::catalog::directory::UserRecord {
+                hashing_algorithm: algorithm,
+                password_hash: bytes,
+                ..Default::default()
+            };
+            assert_eq!(PasswordHash::of(&record), Ok(hash), "{name}");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -113,7 +113,13 @@ impl Issuer {
                 Keys::parse(&text).map_err(|what| format!("{path}: {what}"))?
             }
         };
-        Ok(Issuer {
+        Ok(Issuer::with(config, keys, source))
+    }
+
+    /// With these keys.
+    pub(super) fn with(config: &Config, keys: Keys, source: Option<Source>) -> Issuer {
+        let jwt = &config.auth_jwt;
+        Issuer {
             keys: RwLock::new(Arc::new(keys)),
             source,
             algorithms: jwt.algorithms.clone(),
@@ -122,7 +128,7 @@ impl Issuer {
             username_claims: jwt.username_claims.clone(),
             scope_claims: jwt.scope_claims.clone(),
             topic_exchange: config.mqtt.exchange.as_str().into(),
-        })
+        }
     }
 
     /// The keys that count now.
@@ -162,7 +168,8 @@ impl Issuer {
         self.claims(&json(payload).ok_or("its payload is not JSON")?, now)
     }
 
-    fn claims(&self, claims: &Value, now: u64) -> Result<Token, &'static str> {
+    /// What a token says whose signature is good.
+    pub(super) fn claims(&self, claims: &Value, now: u64) -> Result<Token, &'static str> {
         let seconds = |name: &str| {
             claims[name]
                 .as_u64()
