@@ -182,6 +182,7 @@ fn bind_unix(name: &str, listener: &Listener, path: &Path) -> Result<Bound, Fail
 
 /// A socket in a file, with a mode for its owner and group.
 pub(crate) fn listen_unix(path: &Path, backlog: i32) -> io::Result<(UnixListener, SocketFile)> {
+    check_length(path)?;
     // A process that was killed leaves its file behind, and a bind would fail on it. One that still listens is left alone.
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     if is_socket && UnixStream::connect(path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
@@ -195,6 +196,22 @@ pub(crate) fn listen_unix(path: &Path, backlog: i32) -> io::Result<(UnixListener
     std::fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
     socket.listen(backlog)?;
     Ok((socket.into(), file))
+}
+
+/// Bytes of a Unix socket's path (`sun_path` of Linux, with the zero at its end).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// Whether the system has sockets of such a path.
+///
+/// # Errors
+/// The path is too long; the text says so.
+pub(crate) fn check_length(path: &Path) -> io::Result<()> {
+    let bytes = path.as_os_str().len();
+    if bytes > SOCKET_PATH_MAX {
+        let text = format!("its path has {bytes} bytes, and a Unix socket's has at most {SOCKET_PATH_MAX}");
+        return Err(io::Error::new(ErrorKind::InvalidInput, text));
+    }
+    Ok(())
 }
 
 /// Owner and group.

@@ -291,8 +291,9 @@ impl Engine {
         if !self.rights.come_and_go && others.is_some_and(|owner| self.rights.of(owner).is_none()) {
             c.clean_start = true;
         } else if others.is_some() {
+            // A client may try again and again. Whoever drives its connection says why it was closed, at a bounded rate.
             let vhost = &self.settings.vhost;
-            tracing::warn!(%vhost, %user, client_id = %c.client_id, "refused another user's session");
+            tracing::debug!(%vhost, %user, client_id = %c.client_id, "refused another user's session");
             self.counters.access_refused += 1;
             return Err(Fault::new(FaultKind::AccessRefused, "the session is another user's"));
         }

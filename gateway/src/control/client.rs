@@ -4,6 +4,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::exit::Failure;
+use crate::listener::check_length;
 use crate::node::Node;
 use crate::{api, committer, machine, protocols, store, tls};
 use axum::body::{Body, to_bytes};
@@ -56,6 +57,23 @@ impl Client {
                     "{} cannot be opened: {error}; run this as the gateway's user, or as one of its group",
                     path.display()
                 )))
+            }
+            // A gateway that runs cannot be spoken to. One that is stopped need not be.
+            Err(_) if let Err(error) = check_length(&path) => {
+                let unheard = || {
+                    Failure::Unavailable(format!(
+                        "the gateway on {} has no control socket: {error}. Start it with a shorter data directory",
+                        data.display()
+                    ))
+                };
+                if must_run {
+                    return Err(unheard());
+                }
+                let opened = Client::on(config, &data).await;
+                opened.map_err(|failure| match failure {
+                    Failure::DataInUse(_) => unheard(),
+                    other => other,
+                })
             }
             Err(_) if must_run => Err(Failure::Unavailable(format!(
                 "no gateway runs on {}: bans set at run time end with it",

@@ -7,7 +7,9 @@ use crate::support::raw::{eventually, read_to_end};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Exit codes as `sysexits.h` has them.
@@ -310,4 +312,106 @@ fn without_a_data_directory_nothing_is_made() {
     let output = run(&["user", "list", "--data", "/nowhere/at/all"], &[]);
     assert_eq!(output.status.code(), Some(64));
     assert!(String::from_utf8_lossy(&output.stderr).contains("is no data directory"));
+}
+
+#[test]
+fn a_data_directory_too_long_for_a_socket_is_named_as_that() {
+    // The command line said that another process uses the directory, as if that were a mistake.
+    let mut gatepost = Gatepost::prepare(2, "");
+    let toml = std::fs::read_to_string(gatepost.config()).expect("a configuration");
+    let data = gatepost.dir.join("d".repeat(120));
+    let toml = toml.replace(&format!("{:?}", gatepost.data()), &format!("{data:?}"));
+    std::fs::write(gatepost.config(), toml).expect("written");
+    gatepost.start_again();
+    let text = "and a Unix socket's has at most 107";
+    assert!(gatepost.log().contains(text), "{}", gatepost.log());
+    for arguments in [&["user", "list"][..], &["ban", "list"]] {
+        let (code, said) = try_control(&gatepost, arguments, "");
+        assert_eq!(code, Some(UNAVAILABLE), "{said}");
+        assert!(said.contains("has no control socket") && said.contains(text), "{said}");
+    }
+    gatepost.terminate();
+    assert!(
+        control(&gatepost, &["user", "list"], "").contains("guest"),
+        "stopped, it needs no socket"
+    );
+}
+
+/// What [`ask`] does, to a gateway that may be killed meanwhile. Returns the first line.
+fn try_ask(socket: &Path, method: &str, path: &str, body: &str) -> Option<String> {
+    let mut stream = UnixStream::connect(socket).ok()?;
+    let length = body.len();
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all((head + body).as_bytes()).ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok()?;
+    String::from_utf8(answer).ok()?.lines().next().map(str::to_owned)
+}
+
+/// Makes users, each with a permission, and changes their tags, until the gateway is gone. Returns those that were acknowledged.
+fn make_users(socket: &Path, round: usize, made: &AtomicUsize) -> Vec<String> {
+    let mut acknowledged = Vec::new();
+    loop {
+        let name = format!("user-{round}-{}", acknowledged.len());
+        let steps = [
+            ("users", name.clone(), r#"{"password_hash":"","tags":""}"#, "201"),
+            (
+                "permissions",
+                format!("%2F/{name}"),
+                r#"{"configure":"","write":"x","read":""}"#,
+                "201",
+            ),
+            (
+                "users",
+                name.clone(),
+                r#"{"password_hash":"","tags":"monitoring"}"#,
+                "204",
+            ),
+        ];
+        for (what, id, body, code) in steps {
+            let Some(line) = try_ask(socket, "PUT", &format!("/api/{what}/{id}"), body) else {
+                return acknowledged;
+            };
+            assert!(line.contains(code), "{what} {id}: {line}");
+        }
+        acknowledged.push(name);
+        made.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Whoever was told that a user is there, and what it may do, finds it so after a kill at any moment.
+#[test]
+fn what_was_acknowledged_of_users_outlives_a_kill() {
+    let mut gatepost = Gatepost::start();
+    let socket = gatepost.data().join("control.sock");
+    let mut acknowledged = Vec::new();
+    for round in 0..4 {
+        let made = AtomicUsize::new(0);
+        let new = std::thread::scope(|scope| {
+            let maker = scope.spawn(|| make_users(&socket, round, &made));
+            // In the middle of whatever comes next.
+            while made.load(Ordering::Relaxed) < 3 + 5 * round {
+                assert!(!maker.is_finished(), "the gateway stopped answering");
+                std::thread::yield_now();
+            }
+            gatepost.kill();
+            maker.join().expect("no answer was wrong")
+        });
+        assert!(new.len() >= 3 + 5 * round);
+        acknowledged.extend(new);
+        gatepost.start_again();
+        let users = ask(&gatepost, "GET", "/api/users", "");
+        let permissions = ask(&gatepost, "GET", "/api/permissions", "");
+        for name in &acknowledged {
+            assert!(
+                permissions.contains(&format!("\"{name}\"")),
+                "the permission of {name} is lost"
+            );
+            let user = users.split('{').find(|user| user.contains(&format!("\"{name}\"")));
+            assert!(
+                user.is_some_and(|user| user.contains("monitoring")),
+                "{name} is lost: {user:?}"
+            );
+        }
+    }
 }
