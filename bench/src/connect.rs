@@ -2,6 +2,7 @@
 //! measured here.
 
 use crate::plan::{Endpoint, Phase, Plan, Protocol};
+use crate::transport::Transport;
 use crate::wire::amqp::{self, Amqp};
 use crate::wire::mqtt::{self, Login, Mqtt, Version};
 use crate::wire::nats::{self, Nats};
@@ -10,13 +11,12 @@ use crate::wire::{AckMode, Address, PublishStyle, Sink, WireError};
 use anyhow::Context;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::Duration;
 
 /// A connection that is ready to carry messages.
 #[derive(Debug)]
 pub(crate) struct Connected {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Transport,
     pub(crate) wire: Wire,
     /// What arrived behind the last answer.
     pub(crate) rest: Vec<u8>,
@@ -246,7 +246,7 @@ impl Connected {
             .set_nonblocking(false)
             .and_then(|()| self.stream.write_all(&out));
         if said.is_ok() {
-            let _ = self.stream.shutdown(std::net::Shutdown::Write);
+            self.stream.end();
             // Reading to the end lets the broker close first, so that no port of ours stays in TIME_WAIT.
             let _ = self.stream.set_read_timeout(Some(Duration::from_millis(500)));
             let mut sink = [0; 4096];
@@ -326,9 +326,15 @@ fn log_in(
     keep_alive_s: u16,
     ack: AckMode,
 ) -> anyhow::Result<(Dialog, Wire)> {
-    let stream = TcpStream::connect(endpoint.address).with_context(|| format!("cannot reach {}", endpoint.address))?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    let (path, subprotocol) = endpoint.protocol.websocket();
+    let stream = Transport::connect(
+        endpoint.address,
+        endpoint.carrier,
+        path,
+        subprotocol,
+        endpoint.resumes,
+        ANSWER_TIMEOUT,
+    )?;
     let mut dialog = Dialog {
         stream,
         input: Vec::new(),
@@ -398,7 +404,7 @@ fn log_in(
 /// Question and answer over a blocking socket.
 #[derive(Debug)]
 struct Dialog {
-    stream: TcpStream,
+    stream: Transport,
     input: Vec<u8>,
     /// Deliveries that overtook an answer.
     early: Vec<u8>,

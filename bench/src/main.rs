@@ -14,6 +14,7 @@ mod backlog;
 mod body;
 mod compare;
 mod connect;
+mod handshakes;
 mod hostile;
 mod idle;
 mod latency;
@@ -25,6 +26,7 @@ mod report;
 mod run;
 mod shared;
 mod sweep;
+mod transport;
 mod verify;
 mod wire;
 mod worker;
@@ -50,6 +52,8 @@ enum Command {
     Compare(Box<compare::CompareOptions>),
     /// Start Gatepost and its peers one after the other, leave a deep queue in each, and tell what it costs
     Backlog(Box<backlog::BacklogOptions>),
+    /// Open and close connections to one broker that runs already, and tell what one costs it
+    Handshakes(handshakes::HandshakesOptions),
     /// Start Gatepost and tell what a well-behaved pair notices of clients that misbehave
     Hostile(Box<hostile::HostileOptions>),
 }
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
         Command::Sweep(options) => sweep::sweep(&options),
         Command::Compare(options) => compare::compare(&options),
         Command::Backlog(options) => backlog::backlog(&options),
+        Command::Handshakes(options) => handshakes::handshakes(&options),
         Command::Hostile(options) => hostile::hostile(&options),
     };
     match clean {

@@ -1,5 +1,6 @@
 //! What a run does, spelled out: the options of the command line end here, and the comparison writes plans by itself.
 
+use crate::transport::Carrier;
 use crate::wire::{AckMode, Address};
 use anyhow::{Context, bail, ensure};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -28,6 +29,10 @@ pub(crate) struct Endpoint {
     /// Without a user MQTT logs in anonymously and the others as guest.
     pub(crate) user: Option<(String, String)>,
     pub(crate) vhost: String,
+    /// What carries the protocol.
+    pub(crate) carrier: Carrier,
+    /// Whether connections go on with sessions of TLS that earlier ones had.
+    pub(crate) resumes: bool,
 }
 
 /// One measurement.
@@ -108,6 +113,52 @@ impl Protocol {
     }
 }
 
+impl Protocol {
+    /// Gatepost's and RabbitMQ's ports.
+    fn port_over(self, carrier: Carrier) -> u16 {
+        match (self, carrier.tls, carrier.websocket) {
+            (_, false, false) => self.port(),
+            (Self::Amqp, true, _) => 5671,
+            (Self::Mqtt | Self::Mqtt5, true, false) => 8883,
+            (Self::Mqtt | Self::Mqtt5, false, _) => 15675,
+            (Self::Mqtt | Self::Mqtt5, true, true) => 15676,
+            (Self::Stomp, true, false) => 61614,
+            (Self::Stomp, false, _) => 15674,
+            (Self::Stomp, true, true) => 15673,
+            (Self::Nats | Self::Amqp, ..) => self.port(),
+        }
+    }
+
+    /// Path and subprotocol over WebSocket.
+    pub(crate) fn websocket(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Mqtt | Self::Mqtt5 => ("/mqtt", "mqtt"),
+            Self::Stomp => ("/ws", "v12.stomp"),
+            Self::Amqp => ("/ws", "amqp"),
+            Self::Nats => ("/", "nats"),
+        }
+    }
+}
+
+/// Takes off a scheme what it says about the carrier.
+fn carrier_of(scheme: &str) -> (&str, Carrier) {
+    let carrier = |tls, websocket| Carrier { tls, websocket };
+    if let Some(scheme) = scheme.strip_suffix("+wss") {
+        return (scheme, carrier(true, true));
+    }
+    if let Some(scheme) = scheme.strip_suffix("+ws") {
+        return (scheme, carrier(false, true));
+    }
+    match scheme {
+        // The one whose own name ends so.
+        "nats" => (scheme, Carrier::default()),
+        _ => match scheme.strip_suffix('s') {
+            Some(scheme) => (scheme, carrier(true, false)),
+            None => (scheme, Carrier::default()),
+        },
+    }
+}
+
 impl Endpoint {
     /// On this machine, with the default login.
     pub(crate) fn local(protocol: Protocol, port: u16) -> Self {
@@ -116,6 +167,8 @@ impl Endpoint {
             address: SocketAddr::from(([127, 0, 0, 1], port)),
             user: None,
             vhost: "/".into(),
+            carrier: Carrier::default(),
+            resumes: false,
         }
     }
 
@@ -128,19 +181,23 @@ impl Endpoint {
             address,
             user: None,
             vhost: "/".into(),
+            carrier: Carrier::default(),
+            resumes: false,
         })
     }
 
-    /// Reads `scheme://[user[:password]@]host[:port][/vhost]`; the scheme is amqp, mqtt, mqtt5, stomp or nats.
+    /// Reads `scheme://[user[:password]@]host[:port][/vhost]`; the scheme is amqp, mqtt, mqtt5, stomp or nats, with `s` behind it for
+    /// TLS, or `+ws` or `+wss` for WebSocket.
     pub(crate) fn parse(uri: &str) -> anyhow::Result<Self> {
         let (scheme, rest) = uri.split_once("://").with_context(|| format!("{uri} has no scheme"))?;
+        let (scheme, carrier) = carrier_of(scheme);
         let protocol = match scheme {
             "amqp" => Protocol::Amqp,
             "mqtt" => Protocol::Mqtt,
             "mqtt5" => Protocol::Mqtt5,
             "stomp" => Protocol::Stomp,
             "nats" => Protocol::Nats,
-            _ => bail!("{uri}: the scheme is amqp, mqtt, mqtt5, stomp or nats"),
+            _ => bail!("{uri}: the scheme is amqp, mqtt, mqtt5, stomp or nats, alone or with s, +ws or +wss behind it"),
         };
         let (authority, vhost) = rest.split_once('/').unwrap_or((rest, ""));
         let (login, place) = authority
@@ -153,7 +210,9 @@ impl Endpoint {
             ),
             _ => (place, None),
         };
-        let mut endpoint = Self::new(protocol, host.trim_matches(['[', ']']), port)?;
+        let port = port.unwrap_or_else(|| protocol.port_over(carrier));
+        let mut endpoint = Self::new(protocol, host.trim_matches(['[', ']']), Some(port))?;
+        endpoint.carrier = carrier;
         endpoint.user = login.map(|login| {
             let (user, password) = login.split_once(':').unwrap_or((login, ""));
             (percent_decode(user), percent_decode(password))

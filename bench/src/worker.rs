@@ -6,6 +6,7 @@ use crate::body::{self, Stamp};
 use crate::connect::{Connected, Wire};
 use crate::latency::{Pace, Recorder};
 use crate::shared::Shared;
+use crate::transport::Transport;
 use crate::verify::Ledger;
 use crate::wire::Sink;
 use anyhow::{Context, bail};
@@ -14,7 +15,6 @@ use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 /// A thread's connections.
@@ -33,7 +33,7 @@ pub(crate) struct Worker<'a> {
 /// One connection and what it is for.
 #[derive(Debug)]
 struct Client {
-    stream: TcpStream,
+    stream: Transport,
     wire: Wire,
     role: Role,
     /// The cut-off frame at the end of the last read.
@@ -174,6 +174,9 @@ impl<'a> Worker<'a> {
             input.drain(..client.parse(self.shared, &input)?);
             client.rest = input;
             self.flush(place)?;
+            while self.clients[place].stream.has_more() {
+                self.listen(place)?;
+            }
         }
         while !self.shared.stop.load(Relaxed) {
             let wait_ns = self.pump_all()?;
@@ -217,6 +220,10 @@ impl<'a> Worker<'a> {
                 }
                 if flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
                     self.listen(place)?;
+                    // What TLS has decrypted and WebSocket unpacked, epoll does not tell of.
+                    while self.clients[place].stream.has_more() {
+                        self.listen(place)?;
+                    }
                     heard |= matches!(self.clients[place].role, Role::Consumer(_));
                 }
             }
@@ -292,11 +299,18 @@ impl<'a> Worker<'a> {
                 Err(error) => return Err(error).with_context(|| format!("cannot write for {}", client.role)),
             }
         }
+        match client.stream.flush() {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => {
+                return Err(error).with_context(|| format!("cannot write for {}", client.role));
+            }
+            _ => {}
+        }
         if client.written > 0 {
             client.last_write_ns = self.shared.now_ns();
         }
-        let awaits_room = client.written < client.output.len();
-        if !awaits_room {
+        let is_taken = client.written == client.output.len();
+        let awaits_room = !is_taken || client.stream.is_unwritten();
+        if is_taken {
             client.output.clear();
             client.written = 0;
         }

@@ -3,6 +3,7 @@
 use super::scene::Scene;
 use crate::connect::{Connected, Wire};
 use crate::plan::Protocol;
+use crate::transport::Transport;
 use crate::wire::{amqp, mqtt, nats, stomp};
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 /// A connection.
 #[derive(Debug)]
 pub(crate) struct Line {
-    stream: TcpStream,
+    stream: Transport,
     protocol: Protocol,
     /// Read and not yet digested.
     pub(crate) heard: Vec<u8>,
@@ -52,7 +53,7 @@ impl Line {
                 Ok(stream)
             });
         match opened {
-            Ok(stream) => Some(Self::new(stream, protocol)),
+            Ok(stream) => Some(Self::new(Transport::plain(stream), protocol)),
             Err(error) => {
                 scene.note(&format!("{}: cannot connect: {}", name(protocol), error.kind()));
                 None
@@ -79,7 +80,7 @@ impl Line {
             .ok()
     }
 
-    fn new(stream: TcpStream, protocol: Protocol) -> Self {
+    fn new(stream: Transport, protocol: Protocol) -> Self {
         Self {
             stream,
             protocol,
