@@ -2,6 +2,7 @@
 //! peers can cause.
 
 pub(crate) mod lines;
+pub(crate) mod tail;
 
 use crate::config::{Log, LogFormat};
 use std::borrow::Cow;
@@ -124,7 +125,8 @@ pub(crate) fn start(log: &Log) -> Result<Output, String> {
     let filter = filter(&log.level).ok_or_else(|| format!("log.level: expected {LEVELS}"))?;
     let (filter, level) = reload::Layer::new(filter);
     let (layer, lines) = reload::Layer::new(open(log)?.0);
-    tracing_subscriber::registry().with(layer.with_filter(filter)).init();
+    let layer = layer.and_then(tail::Tail).with_filter(filter);
+    tracing_subscriber::registry().with(layer).init();
     Ok(Output { filter: level, lines })
 }
 

@@ -86,8 +86,8 @@ async function show(refresh = false) {
     const content = await page.render({ ...at, me, again: () => show(true) });
     if (mine !== turn || !me) return;
     if (!refresh || !page.still) {
-      const focused = refresh && keepFocus(main);
-      main.replaceChildren(...[content].flat());
+      const focused = refresh ? keepFocus(main) : null;
+      main.replaceChildren(...[content].flat(9).filter((node) => node instanceof Node || typeof node === "string"));
       focused?.(main);
     }
   } catch (error) {

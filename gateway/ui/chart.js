@@ -28,7 +28,7 @@ export function chart(title, series, unit = "") {
   const [from, to] = [Math.min(...all.map((p) => p.time)), Math.max(...all.map((p) => p.time))];
   const x = (time) => LEFT + ((WIDTH - LEFT - 4) * (time - from)) / Math.max(1, to - from);
   const y = (value) => 6 + (HEIGHT - BOTTOM - 6) * (1 - value / top);
-  const svg = s("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": spoken(title, series, unit) });
+  const svg = s("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": spoken(title, series, unit) });
   for (const value of [0, top / 2, top]) {
     svg.append(s("line", { x1: LEFT, x2: WIDTH, y1: y(value), y2: y(value), stroke: "var(--line)" }));
     svg.append(s("text", { x: LEFT - 4, y: y(value) + 4, "text-anchor": "end" }, round(value)));

@@ -206,6 +206,12 @@ pub enum Item {
         subscriptions: usize,
         /// Deliveries its client has not finished with.
         in_flight: usize,
+        /// Messages that wait for it.
+        waiting: usize,
+        /// Seconds it outlives its connection; `None`: for ever.
+        expiry_s: Option<u32>,
+        /// When it ends, while its client is away.
+        expires_at: Option<Wall>,
     },
     /// An MQTT subscription.
     Subscription {
@@ -264,7 +270,8 @@ impl Engine {
             Kind::Sessions => {
                 let end = self.sessions.slots_end();
                 let to = cursor.window(budget, end);
-                items.extend(to.clone().filter_map(|slot| self.sessions.at(slot)).map(session_item));
+                let sessions = to.clone().filter_map(|slot| self.sessions.at(slot));
+                items.extend(sessions.map(|s| self.session_item(s)));
                 cursor.at((to.end < end).then_some(to.end));
             }
             Kind::Channels => self.inspect_channels(cursor, budget, &mut items),
@@ -324,6 +331,20 @@ impl Engine {
             counts: q.counts(),
             exclusive_consumer: tag.clone().filter(|_| first.is_some_and(|c| c.exclusive)),
             single_active_consumer: tag.filter(|_| q.arguments.single_active),
+        }
+    }
+
+    fn session_item(&self, s: &crate::durable_session::DurableSession) -> Item {
+        let queue = s.queue.and_then(|queue| self.queues.get(queue));
+        Item::Session {
+            client_id: s.client_id.clone(),
+            user: s.owner.clone(),
+            link: s.link,
+            subscriptions: s.subscriptions.len(),
+            in_flight: s.in_flight.len(),
+            waiting: queue.map_or(0, |queue| queue.depth()),
+            expiry_s: s.expiry,
+            expires_at: s.expires_at,
         }
     }
 
@@ -456,15 +477,5 @@ fn channel_item(link: Link, c: &super::link::Channel) -> Item {
         prefetch_each: c.prefetch_each,
         prefetch_all: c.credit.size(),
         mode: c.mode,
-    }
-}
-
-fn session_item(s: &crate::durable_session::DurableSession) -> Item {
-    Item::Session {
-        client_id: s.client_id.clone(),
-        user: s.owner.clone(),
-        link: s.link,
-        subscriptions: s.subscriptions.len(),
-        in_flight: s.in_flight.len(),
     }
 }

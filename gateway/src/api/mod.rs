@@ -25,7 +25,10 @@ mod exchanges;
 mod fields;
 mod health;
 mod limits;
+mod log;
 mod messages;
+mod moving;
+mod mqtt;
 mod nodes;
 mod overview;
 mod parameters;
@@ -84,6 +87,9 @@ pub(crate) fn router(node: Arc<Node>, entrance: Entrance) -> Router {
         .merge(declaring::routes())
         .merge(messages::routes())
         .merge(definitions::routes())
+        .merge(log::routes())
+        .merge(moving::routes())
+        .merge(mqtt::routes())
         .fallback(|| async { Refusal::not_found() })
         // The door has read the body, and held it against its limit.
         .layer(DefaultBodyLimit::disable())

@@ -1,68 +1,15 @@
 // mqtt.js, @stomp/stompjs and the example page in a real browser, headless, driven over its debugging port.
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
+import { browser } from "./chromium.mjs";
 import { eventually, host, later, main, ports, require, test } from "./harness.mjs";
 
-const { WebSocket } = require("ws");
 const mqtt = require("mqtt");
 const modules = process.env.GATEPOST_NODE_MODULES;
-
-/** Chromium, and pages in it. */
-async function browser() {
-  const home = fs.mkdtempSync(path.join(os.tmpdir(), "gatepost-browser-"));
-  const child = spawn(
-    process.env.GATEPOST_CHROMIUM ?? "chromium",
-    ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--window-size=900,600", "--remote-debugging-port=0",
-      `--user-data-dir=${home}`, "about:blank"],
-    { stdio: ["ignore", "ignore", "pipe"] },
-  );
-  later(() => {
-    child.kill("SIGKILL");
-    fs.rmSync(home, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
-  });
-  let said = "";
-  child.stderr.on("data", (data) => (said += data));
-  child.on("error", (error) => (said += error));
-  const [, address] = await eventually(() => /DevTools listening on (ws:\S+)/.exec(said), `a browser (${said})`, 60_000);
-  const socket = new WebSocket(address);
-  await new Promise((done) => socket.once("open", done));
-  const waiting = new Map();
-  let id = 0;
-  socket.on("message", (data) => {
-    const { id, result, error } = JSON.parse(data);
-    if (!waiting.has(id)) return;
-    const [done, fail] = waiting.get(id);
-    if (error) fail(new Error(JSON.stringify(error)));
-    else done(result);
-  });
-  const ask = (method, params = {}, sessionId = undefined) =>
-    new Promise((done, fail) => {
-      waiting.set(++id, [done, fail]);
-      socket.send(JSON.stringify({ id, method, params, sessionId }));
-    });
-  /** A page at `url`: evaluates expressions, and takes a picture. */
-  return async (url) => {
-    const { targetId } = await ask("Target.createTarget", { url });
-    const { sessionId } = await ask("Target.attachToTarget", { targetId, flatten: true });
-    const page = (method, params) => ask(method, params, sessionId);
-    return {
-      async evaluate(expression) {
-        const { result, exceptionDetails } = await page("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true });
-        if (exceptionDetails) throw new Error(JSON.stringify(exceptionDetails));
-        return result.value;
-      },
-      async picture(file) {
-        const { data } = await page("Page.captureScreenshot", { format: "png" });
-        fs.writeFileSync(file, Buffer.from(data, "base64"));
-      },
-    };
-  };
-}
 
 const open = await browser();
 const files = fs.mkdtempSync(path.join(os.tmpdir(), "gatepost-pages-"));

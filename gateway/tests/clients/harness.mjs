@@ -10,6 +10,7 @@ export const ports = {
   stomp: Number(process.env.GATEPOST_STOMP ?? 61613),
   webMqtt: Number(process.env.GATEPOST_WEB_MQTT ?? 15675),
   webStomp: Number(process.env.GATEPOST_WEB_STOMP ?? 15674),
+  management: Number(process.env.GATEPOST_MANAGEMENT ?? 15672),
 };
 const peer = process.env.GATEPOST_PEER ?? "gatepost";
 

@@ -9,6 +9,7 @@ mod access;
 mod amqp;
 mod api;
 mod churn;
+mod console;
 mod control;
 mod damage;
 mod definitions;

@@ -9,7 +9,7 @@ export async function render(place) {
   return [
     h("h1", {}, "Log"),
     h("form", { change: (event) => choose(place, { level: event.target.value }), submit: (event) => event.preventDefault() }, field({ name: "level", label: "At least", options: ["error", "warn", "info"], value: level })),
-    h("pre", { tabindex: "0", "aria-label": "The newest lines, newest first" }, lines.length ? lines.map((line) => [h("span", { class: colour[line.level] }, `${line.time} ${line.level} ${line.text}`), "\n"]) : "Nothing has been logged yet."),
+    h("pre", { tabindex: "0", "aria-label": "The newest lines, newest first" }, lines.length ? lines.map((line) => [h("span", { class: colour[line.level] }, `${new Date(line.timestamp).toLocaleString("en-GB")} ${line.level} ${line.text}`), "\n"]) : "Nothing has been logged yet."),
     h("p", { class: "quiet" }, "The newest lines that this process has written, newest first."),
   ];
 }

@@ -1,8 +1,10 @@
 // What MQTT leaves behind: sessions with their subscriptions, and retained messages.
 
 import { api, part, remove } from "../api.js";
-import { bytes, danger, details, field, h, link, number, say, table } from "../dom.js";
+import { bytes, danger, details, field, h, link, number, say, span, table } from "../dom.js";
 import { choose, vhosts } from "./list.js";
+
+const ends = (x) => (x.expiry === null ? "never" : x.expires_at ? new Date(x.expires_at).toLocaleString("en-GB") : `${span(x.expiry * 1000)} after it leaves`);
 
 export async function render(place) {
   const names = await vhosts();
@@ -19,11 +21,11 @@ export async function render(place) {
     h("h2", {}, `Sessions (${number(sessions.length)})`),
     table("Sessions", [
       { name: "Client id", get: (x) => x.client_id }, { name: "User", get: (x) => x.user }, { name: "Connected", get: (x) => (x.connected ? "yes" : "no") }, { name: "Waiting", number: true, get: (x) => x.messages },
-      { name: "Ends", get: (x) => (x.expires_in === null ? "never" : x.connected ? `${x.expires_in} s after it leaves` : `in ${x.expires_in} s`) },
+      { name: "Ends", get: ends },
       { name: "Subscriptions", cell: (x) => details(number(x.subscriptions.length), x.subscriptions.map((f) => h("div", {}, `${f.filter} (QoS ${f.qos})`))) },
     ], sessions),
     h("h2", {}, `Retained messages (${number(retained.total)})`),
-    table("Retained messages", [{ name: "Topic", get: (m) => m.topic }, { name: "QoS", number: true, get: (m) => m.qos }, { name: "Size", number: true, cell: (m) => bytes(m.bytes) }, { name: "Body", get: (m) => m.payload }, { name: "", cell: clear }], retained.items),
+    table("Retained messages", [{ name: "Topic", get: (m) => m.topic }, { name: "Size", number: true, cell: (m) => bytes(m.bytes) }, { name: "", cell: clear }], retained.items),
     retained.items.length < retained.total && h("p", { class: "quiet" }, "Only the first are shown: narrow the filter."),
     h("p", {}, "Publish and subscribe from here: ", link("Try it", "try"), "."),
   ];

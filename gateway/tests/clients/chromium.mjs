@@ -1,0 +1,79 @@
+// Chromium, headless, driven over its debugging port.
+
+import { spawn } from "node:child_process";
+import fs from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { eventually, later, require } from "./harness.mjs";
+
+const { WebSocket } = require("ws");
+
+/** Chromium, and pages in it. */
+export async function browser() {
+  const home = fs.mkdtempSync(path.join(os.tmpdir(), "gatepost-browser-"));
+  const child = spawn(
+    process.env.GATEPOST_CHROMIUM ?? "chromium",
+    ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--window-size=900,600", "--remote-debugging-port=0",
+      `--user-data-dir=${home}`, "about:blank"],
+    { stdio: ["ignore", "ignore", "pipe"] },
+  );
+  later(() => {
+    child.kill("SIGKILL");
+    fs.rmSync(home, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
+  });
+  let said = "";
+  child.stderr.on("data", (data) => (said += data));
+  child.on("error", (error) => (said += error));
+  const [, address] = await eventually(() => /DevTools listening on (ws:\S+)/.exec(said), `a browser (${said})`, 60_000);
+  const socket = new WebSocket(address);
+  await new Promise((done) => socket.once("open", done));
+  const waiting = new Map();
+  const agreeing = new Set();
+  let id = 0;
+  socket.on("message", (data) => {
+    const { id, result, error, method, sessionId } = JSON.parse(data);
+    if (method === "Page.javascriptDialogOpening" && agreeing.has(sessionId)) ask("Page.handleJavaScriptDialog", { accept: true }, sessionId);
+    if (!waiting.has(id)) return;
+    const [done, fail] = waiting.get(id);
+    if (error) fail(new Error(JSON.stringify(error)));
+    else done(result);
+  });
+  const ask = (method, params = {}, sessionId = undefined) =>
+    new Promise((done, fail) => {
+      waiting.set(++id, [done, fail]);
+      socket.send(JSON.stringify({ id, method, params, sessionId }));
+    });
+  /** A page at `url`: evaluates expressions, and takes a picture. */
+  return async (url) => {
+    const { targetId } = await ask("Target.createTarget", { url });
+    const { sessionId } = await ask("Target.attachToTarget", { targetId, flatten: true });
+    const page = (method, params) => ask(method, params, sessionId);
+    return {
+      async evaluate(expression) {
+        const { result, exceptionDetails } = await page("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true });
+        if (exceptionDetails) throw new Error(JSON.stringify(exceptionDetails));
+        return result.value;
+      },
+      async picture(file) {
+        const { data } = await page("Page.captureScreenshot", { format: "png" });
+        fs.writeFileSync(file, Buffer.from(data, "base64"));
+      },
+      /** As a window of that size, with that theme. */
+      async looks({ width, height, dark }) {
+        await page("Emulation.setDeviceMetricsOverride", { width, height, deviceScaleFactor: 1, mobile: false });
+        await page("Emulation.setEmulatedMedia", { features: [{ name: "prefers-color-scheme", value: dark ? "dark" : "light" }] });
+      },
+      /** A key, as the keyboard sends it. */
+      async key(key) {
+        const code = { Tab: 9, Enter: 13 }[key];
+        const text = key === "Enter" ? "\r" : undefined;
+        for (const type of ["keyDown", "keyUp"]) await page("Input.dispatchKeyEvent", { type, key, code: key, windowsVirtualKeyCode: code, text: type === "keyDown" ? text : undefined });
+      },
+      /** Answers what a page asks with `confirm`. */
+      async agree() {
+        await page("Page.enable");
+        agreeing.add(sessionId);
+      },
+    };
+  };
+}
