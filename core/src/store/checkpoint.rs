@@ -49,8 +49,9 @@ pub(crate) const DRAFT: &str = "checkpoint.draft";
 const MAGIC: [u8; 8] = *b"GATEPCKP";
 const VERSION: u32 = 4;
 const HEADER_BYTES: usize = 24;
-/// Bytes written, or looked through, at once, about. A checkpoint is as long as what exists, and there may be a lot.
-const PIECE_BYTES: usize = 64 << 10;
+/// Bytes written, or looked through, at once, about. A checkpoint is as long as what exists, and there may be a lot. The
+/// store's own tests have small pieces, so that the machine stops between them.
+const PIECE_BYTES: usize = if cfg!(test) { 256 } else { 64 << 10 };
 
 /// What is said of a segment.
 #[derive(Clone, Copy, Debug)]

@@ -10,7 +10,7 @@ use super::index::{KeyEntry, KeyRecord, Live, Root};
 use super::log::{Segment, Store};
 use super::reader::Chunk;
 use super::record::{Kind, MessageHead, ROUTE_MAX, Raw, message_bytes_max, parse_key};
-use super::segment::{SegmentHeader, SegmentKind, SegmentWriter, read_directory, size_for};
+use super::segment::{SegmentHeader, SegmentKind, SegmentWriter, directory_bytes_max, read_directory, size_for};
 use super::settings::StoreError;
 use super::stats::StoreStats;
 use super::{Route, Routes, describe, vhost_of};
@@ -90,10 +90,11 @@ impl What {
     }
 }
 
-/// Bytes of a segment that are to be copied, by the share of its records.
-fn bytes_of(segment: &Segment, what: u64) -> u64 {
+/// Bytes of a segment that are to be copied, and bytes that list them, by the share of its records.
+fn bytes_of(segment: &Segment, what: u64) -> (u64, u64) {
     let total = (segment.routes + segment.keys).max(1);
-    u64::from(segment.end) * what.min(total) / total
+    let share = |bytes: u64| bytes * what.min(total) / total;
+    (share(u64::from(segment.end)), share(segment.directory_bytes()))
 }
 
 /// Failures in a row after which a source that cannot be read is left alone until the next start. With the pauses between
@@ -213,7 +214,8 @@ impl<D: Disk> Store<D> {
     }
 
     /// The segment with the least in it, if that is little and old enough. What is little is measured by what a full
-    /// segment holds: many short segments, as restarts leave them, become one.
+    /// segment holds, and by what a full directory lists: many short segments, as restarts leave them, become one. One that
+    /// is short because its directory was full is not: its copy would be as short, and be copied again, for ever.
     fn begin_compaction(&mut self, now: Time) -> Option<Compaction> {
         let (percent, age) = if self.disk_short {
             (DISK_SHORT_PERCENT, 1)
@@ -223,7 +225,13 @@ impl<D: Disk> Store<D> {
         if !self.has_room_to_compact() {
             return None;
         }
-        let most = u64::from(self.settings.segment_bytes) / 100 * u64::from(percent);
+        let (full, full_directory) = (
+            self.settings.segment_bytes,
+            directory_bytes_max(self.settings.segment_bytes),
+        );
+        let most = |full: u64| full / 100 * u64::from(percent);
+        let is_little =
+            |(bytes, listed): (u64, u64)| bytes <= most(full.into()) && listed <= most(full_directory as u64);
         let logs = |s: &&Segment| s.header.kind == SegmentKind::Log;
         let newest_first = self.segments.values().rev().filter(logs);
         let youngest = newest_first.map(|s| s.header.id).nth(age as usize)?;
@@ -235,7 +243,7 @@ impl<D: Disk> Store<D> {
             .map(|(id, s)| (s, What::of(s), What::of(s).count(index.live(*id))))
             .filter(|(_, _, count)| *count > 0)
             .map(|(s, what, count)| (bytes_of(s, count), s.header.id, what))
-            .filter(|(bytes, ..)| *bytes <= most)
+            .filter(|(bytes, ..)| is_little(*bytes))
             .min();
         drop(index);
         let (source, what) = match few {

@@ -21,8 +21,8 @@ const KEY: u8 = 2;
 const DELETED: u8 = 3;
 
 /// Bytes of one of the pieces in which a directory is collected, about: one long list would be moved whenever it grows,
-/// and leave a hole in the heap each time.
-const PIECE_BYTES: usize = 64 << 10;
+/// and leave a hole in the heap each time. The store's own tests have small ones, so that the machine stops between them.
+const PIECE_BYTES: usize = if cfg!(test) { 1 << 10 } else { 64 << 10 };
 /// Bytes of most entries, at most: a piece with less room than this is full.
 const ENTRY_BYTES: usize = 256;
 

@@ -571,7 +571,7 @@ const DIRECTORY_BYTES_MAX: usize = 2 << 20;
 /// Bytes of a BATCH record, at most.
 const BATCH_BYTES_MAX: usize = (HEADER_BYTES + 25).next_multiple_of(ALIGN) + SECTOR as usize;
 /// Bytes of write buffer a segment keeps between writes.
-const WRITE_BUFFER_KEPT: usize = 256 << 10;
+pub(crate) const WRITE_BUFFER_KEPT: usize = 256 << 10;
 
 /// Picks the size of a segment that must take `needed` bytes.
 ///

@@ -5,13 +5,14 @@ use crate::message::{Message, Position};
 use crate::store::disk::Disk;
 use crate::store::index::{KeyRecord, Root, Segments};
 use crate::store::record::{self, FIRST, GROUP, Kind, LAST, message_bytes_max};
+use crate::store::segment::WRITE_BUFFER_KEPT;
 use crate::store::settings::StoreError;
 use crate::store::stats::StoreStats;
 use crate::store::{Batch, QueueId, Record, State, key};
 use smallvec::SmallVec;
 
-/// Encoded records are written when they reach this, also in the middle of a batch.
-const WRITE_BYTES: usize = 1 << 20;
+/// Encoded records are written when they reach this, also in the middle of a batch: so much buffer is kept anyway.
+const WRITE_BYTES: usize = WRITE_BUFFER_KEPT;
 
 /// What to do with a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

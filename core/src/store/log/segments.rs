@@ -4,7 +4,7 @@ use super::Store;
 use crate::store::disk::{Disk, DiskFile};
 use crate::store::footer::Ending;
 use crate::store::index::Segments;
-use crate::store::segment::{RECORDS_AT, SegmentHeader, SegmentKind, SegmentWriter, size_for};
+use crate::store::segment::{FOOTER_ROOM, RECORDS_AT, SegmentHeader, SegmentKind, SegmentWriter, size_for};
 use crate::store::settings::StoreError;
 use crate::store::stats::StoreStats;
 use std::io;
@@ -47,6 +47,13 @@ impl Segment {
             outlives: false,
             stuck: false,
         }
+    }
+    /// About how long the directory is of one that is sealed and short. Of one that is as long as it may be, the directory
+    /// does not matter: 0.
+    pub(in crate::store) fn directory_bytes(&self) -> u64 {
+        let is_short = self.file_bytes < u64::from(self.header.size - self.header.size / 8);
+        let behind = self.file_bytes.saturating_sub(u64::from(self.end) + FOOTER_ROOM as u64);
+        if self.sealed && is_short { behind } else { 0 }
     }
     /// Whether it may have a record of what has its first in the segment `first`, and copies in the cold segments `copies`.
     pub(in crate::store) fn may_have(&self, first: u32, copies: &Segments) -> bool {
