@@ -1,7 +1,6 @@
 //! Histograms with fixed buckets: recorded with a few atomic additions, of constant size, rendered for Prometheus with
 //! the bucket names given. (The exporter's own would keep raw samples until somebody scrapes.)
 
-use std::fmt::{Display, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -43,31 +42,42 @@ impl Histogram {
         self.sum_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
-    /// Appends the series `name` in Prometheus's text format.
-    pub(crate) fn render(&self, out: &mut String, name: &str, help: &str) {
-        let buckets = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
-        let names = BOUNDS.iter().map(|(_, le)| *le).chain(["+Inf"]);
-        let sum = self.sum_ns.load(Ordering::Relaxed) as f64 / 1e9;
-        render(out, name, help, names.zip(buckets), sum);
+    /// What it has counted.
+    pub(crate) fn sums(&self) -> Sums {
+        Sums {
+            counts: std::array::from_fn(|n| self.counts.get(n).map_or(0, |count| count.load(Ordering::Relaxed))),
+            ns: self.sum_ns.load(Ordering::Relaxed),
+        }
     }
 }
 
-/// Appends a histogram in Prometheus's text format. `buckets` are upper bounds and counts, not cumulative; the last
-/// bound is `+Inf`.
-pub(crate) fn render(
-    out: &mut String,
-    name: &str,
-    help: &str,
-    buckets: impl Iterator<Item = (impl Display, u64)>,
-    sum: f64,
-) {
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram");
-    let mut total = 0;
-    for (le, count) in buckets {
-        total += count;
-        let _ = writeln!(out, "{name}_bucket{{le=\"{le}\"}} {total}");
+/// What one histogram has counted, or several together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sums {
+    counts: [u64; BOUNDS.len() + 1],
+    ns: u64,
+}
+
+impl Sums {
+    /// Upper bounds as Prometheus shows them, and counts, not cumulative. The last bound is `+Inf`.
+    pub(crate) fn buckets(self) -> impl Iterator<Item = (&'static str, u64)> {
+        let names = BOUNDS.iter().map(|(_, le)| *le).chain(["+Inf"]);
+        names.zip(self.counts)
     }
-    let _ = writeln!(out, "{name}_sum {sum}\n{name}_count {total}\n");
+
+    /// The sum of all durations.
+    pub(crate) fn seconds(self) -> f64 {
+        self.ns as f64 / 1e9
+    }
+}
+
+impl std::iter::Sum for Sums {
+    fn sum<I: Iterator<Item = Sums>>(all: I) -> Sums {
+        all.fold(Sums::default(), |sum, one| Sums {
+            counts: std::array::from_fn(|n| sum.counts[n] + one.counts[n]),
+            ns: sum.ns + one.ns,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -75,17 +85,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_are_cumulative_and_end_with_the_count() {
+    fn durations_are_counted_in_their_buckets_and_sums_are_added() {
         let histogram = Histogram::default();
         for us in [1, 3, 3, 10_000_000] {
             histogram.record(Duration::from_micros(us));
         }
-        let mut text = String::new();
-        histogram.render(&mut text, "x_seconds", "help");
-        assert!(text.contains("x_seconds_bucket{le=\"1e-06\"} 1\n"), "{text}");
-        assert!(text.contains("x_seconds_bucket{le=\"4e-06\"} 3\n"), "{text}");
-        assert!(text.contains("x_seconds_bucket{le=\"4.0\"} 3\n"), "{text}");
-        assert!(text.contains("x_seconds_bucket{le=\"+Inf\"} 4\n"), "{text}");
-        assert!(text.contains("x_seconds_count 4\n"), "{text}");
+        let both: Sums = [histogram.sums(), histogram.sums()].into_iter().sum();
+        let filled: Vec<_> = both.buckets().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(filled, [("1e-06", 2), ("4e-06", 4), ("+Inf", 2)]);
+        assert!((both.seconds() - 20.000_014).abs() < 1e-9, "{}", both.seconds());
     }
 }

@@ -703,7 +703,9 @@ impl Engine {
         self.put_back_fetched(link, channel, budget)?;
         let (log, durable) = (self.staging.log(), self.staging.durable_ticket());
         if let Some(l) = self.links.get_mut(link) {
-            let listed = l.find_channel(channel).is_some_and(|c| c.listed != 0);
+            let found = l.find_channel(channel);
+            let listed = found.as_ref().is_some_and(|c| c.listed != 0);
+            self.counters.channels_closed += u64::from(found.is_some_and(|c| c.strict));
             // They may have been what the others waited behind.
             l.release_gated(channel, log);
             for key in l.close_channel(channel).into_entries() {

@@ -120,14 +120,44 @@ pub struct Traffic {
     pub acknowledged: u64,
     /// Messages rejected by a consumer.
     pub rejected: u64,
+    /// Messages published, by the size of their bodies: see [`MESSAGE_SIZES`].
+    pub message_sizes: [u64; MESSAGE_SIZES.len() + 1],
+    /// Connections that have published (gauge).
+    pub publishers: u64,
+    /// Consumers of connections that are attached (gauge).
+    pub consumers: u64,
 }
+
+/// Upper bounds of [`Traffic::message_sizes`], in bytes; what is larger counts with a last one.
+pub const MESSAGE_SIZES: [usize; 8] = [
+    100,
+    1_000,
+    10_000,
+    100_000,
+    1_000_000,
+    10_000_000,
+    50_000_000,
+    100_000_000,
+];
 
 impl Traffic {
     /// Connections that are attached now.
     pub fn links(&self) -> u64 {
         self.links_attached - self.links_detached
     }
+    /// Counts a message that was published, by its size.
+    #[inline]
+    pub(super) fn note_size(&mut self, bytes: usize) {
+        // Most messages are small, and found in the first two steps.
+        let bucket = MESSAGE_SIZES.iter().position(|bound| bytes <= *bound);
+        if let Some(count) = self.message_sizes.get_mut(bucket.unwrap_or(MESSAGE_SIZES.len())) {
+            *count += 1;
+        }
+    }
     fn add(&mut self, other: &Traffic) {
+        for (sum, other) in self.message_sizes.iter_mut().zip(other.message_sizes) {
+            *sum += other;
+        }
         self.links_attached += other.links_attached;
         self.links_detached += other.links_detached;
         self.bytes_in += other.bytes_in;
@@ -149,6 +179,8 @@ impl Traffic {
         self.redelivered += other.redelivered;
         self.acknowledged += other.acknowledged;
         self.rejected += other.rejected;
+        self.publishers += other.publishers;
+        self.consumers += other.consumers;
     }
 }
 
@@ -194,6 +226,10 @@ pub struct Counters {
     pub access_refused: u64,
     /// What a limit refused, by [`Limit`].
     pub limit_refusals: [u64; Limit::ALL.len()],
+    /// Channels that clients have opened, in protocols where they do.
+    pub channels_opened: u64,
+    /// Of these, closed.
+    pub channels_closed: u64,
     /// Copies put into queues.
     pub enqueued: u64,
     /// Messages dropped because their time was over.

@@ -98,6 +98,7 @@ impl Engine {
         let channel = l.channel(channel);
         channel.strict = true;
         channel.seat = seat;
+        self.counters.channels_opened += 1;
         Ok(())
     }
 

@@ -10,6 +10,18 @@ pub struct Counting {
     /// The next slot of the table.
     slot: u32,
     sums: Counters,
+    /// Publishers and consumers by the place of their protocol.
+    by_place: Vec<(u64, u64)>,
+}
+
+impl Counting {
+    fn of(&mut self, place: u8) -> &mut (u64, u64) {
+        let place = usize::from(place);
+        if place >= self.by_place.len() {
+            self.by_place.resize(place + 1, (0, 0));
+        }
+        &mut self.by_place[place]
+    }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -46,7 +58,7 @@ impl Engine {
             };
             let to = counting.slot.saturating_add(left).min(end);
             for slot in counting.slot..to {
-                self.count_slot(counting.table, slot, &mut counting.sums);
+                self.count_slot(slot, counting);
             }
             left -= to.saturating_sub(counting.slot);
             counting.slot = to;
@@ -58,14 +70,21 @@ impl Engine {
                 Table::Links => Table::Queues,
                 Table::Queues => Table::Consumers,
                 Table::Consumers => Table::Sessions,
-                Table::Sessions => return Some(self.with_sums(&counting.sums)),
+                Table::Sessions => return Some(self.with_sums(counting)),
             };
         }
     }
 
-    fn count_slot(&self, table: Table, slot: u32, sums: &mut Counters) {
-        match table {
-            Table::Links => sums.channels += self.links.at(slot).map_or(0, |l| l.channel_count() as u64),
+    fn count_slot(&self, slot: u32, counting: &mut Counting) {
+        let sums = &mut counting.sums;
+        match counting.table {
+            Table::Links => {
+                let Some(l) = self.links.at(slot) else { return };
+                sums.channels += l.channel_count() as u64;
+                if l.publishes {
+                    counting.of(l.traffic).0 += 1;
+                }
+            }
             Table::Queues => {
                 let Some(q) = self.queues.at(QueueSlot(slot)).and_then(|key| self.queues.get(key)) else {
                     return;
@@ -77,7 +96,11 @@ impl Engine {
             }
             Table::Consumers => {
                 let consumer = self.consumers.key_at(slot).and_then(|key| self.consumers.get(key));
-                sums.consumers_held_back += u64::from(consumer.is_some_and(|c| c.throttled));
+                let Some(c) = consumer else { return };
+                sums.consumers_held_back += u64::from(c.throttled);
+                if let Some(l) = self.links.get(c.link) {
+                    counting.of(l.traffic).1 += 1;
+                }
             }
             Table::Sessions => {
                 let Some(s) = self.sessions.at(slot) else { return };
@@ -88,8 +111,12 @@ impl Engine {
     }
 
     /// What is counted all the time, and the sums of a walk.
-    fn with_sums(&self, sums: &Counters) -> Counters {
+    fn with_sums(&self, counting: &Counting) -> Counters {
+        let sums = &counting.sums;
         let mut c = self.counters.clone();
+        for ((_, traffic), (publishers, consumers)) in c.by_protocol.iter_mut().zip(&counting.by_place) {
+            (traffic.publishers, traffic.consumers) = (*publishers, *consumers);
+        }
         c.traffic = c.by_protocol.iter().map(|(_, traffic)| *traffic).sum();
         c.channels = sums.channels;
         c.messages_ready = sums.messages_ready;

@@ -71,7 +71,7 @@ pub use crate::ledger::{ObjectKind, PerKind};
 pub use crate::queue::QueueCounts;
 pub use crate::slots::Link;
 pub use admission::{Share, Usage};
-pub use counters::{Counters, Limit, Traffic};
+pub use counters::{Counters, Limit, MESSAGE_SIZES, Traffic};
 pub use gauges::Counting;
 pub use link::Carried;
 

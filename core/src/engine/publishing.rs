@@ -83,7 +83,9 @@ impl Engine {
         l.publishes = true;
         let traffic = self.counters.of(l.traffic);
         traffic.published += 1;
-        traffic.published_bytes += message.body().len() as u64;
+        let size = message.body().len();
+        traffic.published_bytes += size as u64;
+        traffic.note_size(size);
         let confirm = flags.contains(PublishFlags::CONFIRM);
         let mut number = 0;
         if confirm {

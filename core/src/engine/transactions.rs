@@ -172,7 +172,9 @@ impl Engine {
                         l.publishes = true;
                         let traffic = self.counters.of(l.traffic);
                         traffic.published += 1;
-                        traffic.published_bytes += message.body().len() as u64;
+                        let size = message.body().len();
+                        traffic.published_bytes += size as u64;
+                        traffic.note_size(size);
                         // Where a transaction is refused nothing of it counts, so each publish that comes here is kept.
                         match targets.len() {
                             0 if flags.contains(PublishFlags::MANDATORY) => traffic.unroutable_returned += 1,

@@ -538,6 +538,9 @@ section! {
     Metrics {
         /// Whether `/metrics` is only answered on addresses of this machine (127.0.0.1, ::1). Health is answered on all.
         loopback_only: bool = "true", Kind::Flag, Now;
+        /// Queues, channels and connections, each, that `/metrics/per-object` and `/metrics/detailed` show. How many more
+        /// there are is in `gatepost_metrics_objects_truncated`.
+        per_object_limit: usize = "2000", Kind::Count { min: 0, max: 1_000_000 }, Now;
     }
 }
 
@@ -587,7 +590,6 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
     ("auth.http.timeout", &["\"2s\""]),
     ("auth.http.ca", &["\"\""]),
     ("metrics.auth", &["false"]),
-    ("metrics.per_object_limit", &["2000"]),
     ("definitions.skip_if_unchanged", &["true"]),
     ("management.stats_interval", &["\"5s\""]),
 ];

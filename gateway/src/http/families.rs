@@ -162,6 +162,16 @@ pub(super) const COUNTERS: &[(&str, &str, Field)] = &[
         |c| c.queues_created,
     ),
     ("rabbitmq_queues_created_total", "Queues created.", |c| c.queues_created),
+    (
+        "rabbitmq_channels_opened_total",
+        "Channels that AMQP clients have opened.",
+        |c| c.channels_opened,
+    ),
+    (
+        "rabbitmq_channels_closed_total",
+        "Channels of AMQP clients that are closed.",
+        |c| c.channels_closed,
+    ),
     ("rabbitmq_queues_deleted_total", "Queues deleted.", |c| c.queues_deleted),
     (
         "gatepost_access_refused_total",

@@ -1,103 +1,152 @@
 //! What Prometheus sees. Nothing here is touched per message: the counters are plain integers of the engine, the
-//! sessions and the threads, copied at scrape into a recorder that only renders them.
+//! sessions and the threads, copied at scrape.
 
 use super::families::{
     CONSUMING, COUNTERS, DEAD_LETTERS, GAUGES, PROTOCOLS, PUBLISHING, QUEUE_TYPE, STORE_COUNTERS, STORE_GAUGES, TRAFFIC,
 };
-use crate::histogram::render;
+use super::page::Page;
+use super::{help, objects};
+use crate::histogram::Sums;
 use crate::machine;
-use crate::node::Node;
+use crate::node::{ConnectionCounts, Node};
 use crate::protocols;
 use crate::threads::IoThreads;
-use gatepost_core::engine::{Counters, Limit, ObjectKind, PerKind, Traffic};
+use gatepost_core::engine::{Counters, Limit, MESSAGE_SIZES, ObjectKind, PerKind, Traffic};
 use gatepost_core::properties::Origin;
 use gatepost_core::store::SYNC_BUCKETS_US;
-use metrics::{counter, describe_counter, describe_gauge, gauge};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Renders `/metrics`.
+/// Renders what Prometheus asks for.
 pub(crate) struct Exporter {
-    recorder: PrometheusRecorder,
-    handle: PrometheusHandle,
     started: Instant,
     scrape_ns: AtomicU64,
 }
 
+/// How far a page goes into detail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Detail {
+    /// Sums over all objects.
+    Aggregated,
+    /// Queues, channels and connections one by one, instead of their sums.
+    PerObject,
+}
+
 impl Exporter {
-    /// An exporter that knows who it speaks for.
     pub(crate) fn new(node: &Node) -> Exporter {
-        let recorder = PrometheusBuilder::new().build_recorder();
-        let handle = recorder.handle();
-        metrics::with_local_recorder(&recorder, || {
-            describe();
-            identity(node);
-        });
         Exporter {
-            recorder,
-            handle,
             started: node.started,
             scrape_ns: AtomicU64::new(0),
         }
     }
 
     /// The text of one scrape.
-    pub(crate) fn scrape(&self, node: &Node, threads: &IoThreads) -> String {
+    pub(crate) fn scrape(&self, node: &Node, threads: &IoThreads, detail: Detail) -> String {
         let began = Instant::now();
-        metrics::with_local_recorder(&self.recorder, || {
-            self.process(node);
-            connections(node, threads);
-            log(node);
-            engines(node);
-            interop(node);
-        });
-        let mut text = self.handle.render();
-        syncs(node, &mut text);
-        node.commit_times.render(
-            &mut text,
-            "gatepost_log_commit_seconds",
-            "Time of a group commit, its sync included.",
+        let mut page = Page::new(help::of);
+        identity(
+            &mut page,
+            node,
+            match detail {
+                Detail::Aggregated => "aggregated",
+                Detail::PerObject => "per-object",
+            },
         );
-        for vhost in node.vhosts.list().iter() {
-            let lock = &vhost.lock;
-            let help = "Time callers waited for an engine's lock, of those that had to.";
-            lock.waited.render(&mut text, "gatepost_engine_lock_wait_seconds", help);
-            let help = "Time an engine's lock was held, of one turn in 64.";
-            lock.held.render(&mut text, "gatepost_engine_lock_hold_seconds", help);
+        build(&mut page);
+        self.process(&mut page, node);
+        connections(&mut page, node, threads);
+        log(&mut page, node);
+        engines(&mut page, node, detail);
+        interop(&mut page, node);
+        times(&mut page, node);
+        if detail == Detail::PerObject {
+            objects::all(&mut page, node);
         }
-        self.scrape_ns.store(
-            u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX),
-            Ordering::Relaxed,
-        );
-        text
+        let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.scrape_ns.store(took, Ordering::Relaxed);
+        page.into_text()
     }
 
-    fn process(&self, node: &Node) {
+    /// The text of a scrape of single objects: of these families, and of these vhosts, or of all.
+    pub(crate) fn detailed(&self, node: &Node, families: &[String], vhosts: &[String]) -> String {
+        let mut page = Page::new(help::of).prefixed("rabbitmq_detailed_");
+        identity(&mut page, node, "detailed");
+        objects::some(&mut page, node, families, vhosts);
+        if families.iter().any(|family| family == "connection_churn_metrics") {
+            churn(&mut page, node);
+        }
+        page.into_text()
+    }
+
+    fn process(&self, page: &mut Page, node: &Node) {
         let health = &node.health;
-        gauge!("rabbitmq_erlang_uptime_seconds").set(self.started.elapsed().as_secs_f64());
-        gauge!("rabbitmq_process_resident_memory_bytes").set(machine::resident_bytes() as f64);
-        gauge!("rabbitmq_resident_memory_limit_bytes").set(machine::memory_budget(node.config().memory.budget) as f64);
-        gauge!("rabbitmq_process_open_fds").set(machine::open_files() as f64);
-        gauge!("rabbitmq_process_max_fds").set(machine::open_files_max() as f64);
-        gauge!("rabbitmq_disk_space_available_bytes").set(health.disk_free.load(Ordering::Relaxed) as f64);
-        gauge!("rabbitmq_disk_space_available_limit_bytes").set(health.disk_limit.load(Ordering::Relaxed) as f64);
-        gauge!("rabbitmq_alarms_free_disk_space_watermark").set(flag(health.disk_alarm.load(Ordering::Relaxed)));
-        gauge!("gatepost_buffers_bytes").set(node.buffers.bytes() as f64);
-        gauge!("gatepost_buffers_bytes_max").set(node.buffers.bytes_max() as f64);
-        counter!("gatepost_buffers_held_back_total").absolute(node.buffers.held_back());
-        counter!("gatepost_buffers_stalled_total").absolute(node.buffers.stalled());
-        logins(node);
-        gauge!("gatepost_disk_full").set(flag(health.disk_full.load(Ordering::Relaxed)));
-        gauge!("gatepost_log_reserved_bytes").set(health.log_reserved.load(Ordering::Relaxed) as f64);
-        gauge!("gatepost_log_poisoned").set(flag(health.poisoned.load(Ordering::Relaxed)));
-        gauge!("gatepost_log_reads_failing").set(health.reads_failing.load(Ordering::Relaxed) as f64);
-        gauge!("gatepost_scrape_duration_seconds").set(self.scrape_ns.load(Ordering::Relaxed) as f64 / 1e9);
+        page.gauge(
+            "rabbitmq_erlang_uptime_seconds",
+            &[],
+            self.started.elapsed().as_secs_f64(),
+        );
+        page.gauge(
+            "rabbitmq_process_resident_memory_bytes",
+            &[],
+            machine::resident_bytes() as f64,
+        );
+        page.gauge(
+            "rabbitmq_resident_memory_limit_bytes",
+            &[],
+            machine::memory_budget(node.config().memory.budget) as f64,
+        );
+        page.gauge("rabbitmq_process_open_fds", &[], machine::open_files() as f64);
+        page.gauge("rabbitmq_process_max_fds", &[], machine::open_files_max() as f64);
+        page.gauge(
+            "rabbitmq_disk_space_available_bytes",
+            &[],
+            health.disk_free.load(Ordering::Relaxed) as f64,
+        );
+        page.gauge(
+            "rabbitmq_disk_space_available_limit_bytes",
+            &[],
+            health.disk_limit.load(Ordering::Relaxed) as f64,
+        );
+        page.gauge(
+            "rabbitmq_alarms_free_disk_space_watermark",
+            &[],
+            flag(health.disk_alarm.load(Ordering::Relaxed)),
+        );
+        page.gauge("gatepost_buffers_bytes", &[], node.buffers.bytes() as f64);
+        page.gauge("gatepost_buffers_bytes_max", &[], node.buffers.bytes_max() as f64);
+        page.counter("gatepost_buffers_held_back_total", &[], node.buffers.held_back());
+        page.counter("gatepost_buffers_stalled_total", &[], node.buffers.stalled());
+        logins(page, node);
+        page.gauge(
+            "gatepost_disk_full",
+            &[],
+            flag(health.disk_full.load(Ordering::Relaxed)),
+        );
+        page.gauge(
+            "gatepost_log_reserved_bytes",
+            &[],
+            health.log_reserved.load(Ordering::Relaxed) as f64,
+        );
+        page.gauge(
+            "gatepost_log_poisoned",
+            &[],
+            flag(health.poisoned.load(Ordering::Relaxed)),
+        );
+        page.gauge(
+            "gatepost_log_reads_failing",
+            &[],
+            health.reads_failing.load(Ordering::Relaxed) as f64,
+        );
+        page.gauge(
+            "gatepost_scrape_duration_seconds",
+            &[],
+            self.scrape_ns.load(Ordering::Relaxed) as f64 / 1e9,
+        );
     }
 }
 
-fn logins(node: &Node) {
+fn logins(page: &mut Page, node: &Node) {
     let logins = node.directory.figures();
     for (how, count) in [
         ("hashed", &logins.hashed),
@@ -105,28 +154,43 @@ fn logins(node: &Node) {
         ("abandoned", &logins.abandoned),
         ("busy", &logins.busy),
     ] {
-        counter!("gatepost_logins_checked_total", "how" => how).absolute(count.load(Ordering::Relaxed));
+        page.counter(
+            "gatepost_logins_checked_total",
+            &[("how", how)],
+            count.load(Ordering::Relaxed),
+        );
     }
-    gauge!("gatepost_logins_waiting").set(logins.waiting.load(Ordering::Relaxed) as f64);
+    page.gauge(
+        "gatepost_logins_waiting",
+        &[],
+        logins.waiting.load(Ordering::Relaxed) as f64,
+    );
     let (bytes, users) = node.directory.outside();
-    gauge!("gatepost_outside_users").set(users as f64);
-    gauge!("gatepost_outside_bytes").set(bytes as f64);
+    page.gauge("gatepost_outside_users", &[], users as f64);
+    page.gauge("gatepost_outside_bytes", &[], bytes as f64);
     let requests = &node.directory.key_requests;
     for (outcome, count) in [("answered", &requests.answered), ("failed", &requests.failed)] {
         let family = "gatepost_auth_requests_total";
-        counter!(family, "of" => "jwks", "outcome" => outcome).absolute(count.load(Ordering::Relaxed));
+        page.counter(
+            family,
+            &[("of", "jwks"), ("outcome", outcome)],
+            count.load(Ordering::Relaxed),
+        );
     }
-    counter!("gatepost_limit_refusals_total", "limit" => "user_max_connections")
-        .absolute(node.directory.connections_refused());
+    page.counter(
+        "gatepost_limit_refusals_total",
+        &[("limit", "user_max_connections")],
+        node.directory.connections_refused(),
+    );
 }
 
-fn connections(node: &Node, threads: &IoThreads) {
+fn connections(page: &mut Page, node: &Node, threads: &IoThreads) {
     let (mut opened, mut closed) = (0, 0);
     for (counts, protocol) in node.connections.iter().zip(protocols::ALL) {
         let (name, label) = (protocol.name, protocol.metrics_label);
         closed += counts.closed.load(Ordering::Relaxed);
         opened += counts.opened.load(Ordering::Relaxed);
-        gauge!("gatepost_connections", "protocol" => name).set(counts.open() as f64);
+        page.gauge("gatepost_connections", &[("protocol", name)], counts.open() as f64);
         let (good, bad) = (
             counts.logged_in.load(Ordering::Relaxed),
             counts.login_refused.load(Ordering::Relaxed),
@@ -137,26 +201,42 @@ fn connections(node: &Node, threads: &IoThreads) {
             ("rabbitmq_auth_attempts_failed_total", bad),
         ];
         for (family, count) in attempts {
-            counter!(family, "protocol" => label).absolute(count);
+            page.counter(family, &[("protocol", label)], count);
         }
         let refused = counts.refused.load(Ordering::Relaxed);
-        counter!("gatepost_connections_refused_total", "protocol" => name).absolute(refused);
+        page.counter("gatepost_connections_refused_total", &[("protocol", name)], refused);
         let tls_refused = counts.tls_refused.load(Ordering::Relaxed);
-        counter!("gatepost_tls_refused_total", "protocol" => name).absolute(tls_refused);
+        page.counter("gatepost_tls_refused_total", &[("protocol", name)], tls_refused);
         let websocket_refused = counts.websocket_refused.load(Ordering::Relaxed);
-        counter!("gatepost_websocket_refused_total", "protocol" => name).absolute(websocket_refused);
+        page.counter(
+            "gatepost_websocket_refused_total",
+            &[("protocol", name)],
+            websocket_refused,
+        );
         let quic_refused = counts.quic_refused.load(Ordering::Relaxed);
-        counter!("gatepost_quic_refused_total", "protocol" => name).absolute(quic_refused);
+        page.counter("gatepost_quic_refused_total", &[("protocol", name)], quic_refused);
         let proxy_refused = counts.proxy_refused.load(Ordering::Relaxed);
-        counter!("gatepost_proxy_refused_total", "protocol" => name).absolute(proxy_refused);
+        page.counter("gatepost_proxy_refused_total", &[("protocol", name)], proxy_refused);
     }
-    protection(node);
-    gauge!("gatepost_quic_handshakes").set(node.quic.underway.load(Ordering::Relaxed) as f64);
-    counter!("gatepost_quic_retries_total").absolute(node.quic.retries.load(Ordering::Relaxed));
-    counter!("gatepost_quic_streams_refused_total").absolute(node.quic.streams_refused.load(Ordering::Relaxed));
-    gauge!("rabbitmq_connections").set(node.connections_open() as f64);
-    counter!("rabbitmq_connections_opened_total").absolute(opened);
-    counter!("rabbitmq_connections_closed_total").absolute(closed);
+    protection(page, node);
+    page.gauge(
+        "gatepost_quic_handshakes",
+        &[],
+        node.quic.underway.load(Ordering::Relaxed) as f64,
+    );
+    page.counter(
+        "gatepost_quic_retries_total",
+        &[],
+        node.quic.retries.load(Ordering::Relaxed),
+    );
+    page.counter(
+        "gatepost_quic_streams_refused_total",
+        &[],
+        node.quic.streams_refused.load(Ordering::Relaxed),
+    );
+    page.gauge("rabbitmq_connections", &[], node.connections_open() as f64);
+    page.counter("rabbitmq_connections_opened_total", &[], opened);
+    page.counter("rabbitmq_connections_closed_total", &[], closed);
     for (number, thread) in threads.figures().enumerate() {
         let number = number.to_string();
         let counters = [
@@ -165,14 +245,31 @@ fn connections(node: &Node, threads: &IoThreads) {
             ("gatepost_io_written_bytes_total", &thread.bytes_out),
         ];
         for (name, value) in counters {
-            counter!(name, "thread" => number.clone()).absolute(value.load(Ordering::Relaxed));
+            page.counter(name, &[("thread", &number.clone())], value.load(Ordering::Relaxed));
         }
     }
-    gauge!("gatepost_io_threads").set(threads.count() as f64);
-    gauge!("gatepost_io_threads_helping").set(threads.helping() as f64);
+    page.gauge("gatepost_io_threads", &[], threads.count() as f64);
+    page.gauge("gatepost_io_threads_helping", &[], threads.helping() as f64);
 }
 
-fn protection(node: &Node) {
+/// Connections, channels and queues that come and go.
+fn churn(page: &mut Page, node: &Node) {
+    let sum = |of: fn(&ConnectionCounts) -> &AtomicU64| -> u64 {
+        node.connections
+            .iter()
+            .map(|counts| of(counts).load(Ordering::Relaxed))
+            .sum()
+    };
+    page.counter("rabbitmq_connections_opened_total", &[], sum(|counts| &counts.opened));
+    page.counter("rabbitmq_connections_closed_total", &[], sum(|counts| &counts.closed));
+    let vhosts = node.vhosts.list();
+    let all: Vec<Counters> = vhosts.iter().map(|vhost| vhost.counters()).collect();
+    for (name, _, of) in COUNTERS.iter().filter(|(name, ..)| name.starts_with("rabbitmq_")) {
+        page.counter(name, &[], all.iter().map(of).sum());
+    }
+}
+
+fn protection(page: &mut Page, node: &Node) {
     let protection = &node.protection;
     let counts = &protection.counts;
     for (rule, count) in [
@@ -185,27 +282,40 @@ fn protection(node: &Node) {
         ("slow_reader", &counts.slow_readers),
         ("told_full", &counts.told_full),
     ] {
-        counter!("gatepost_protection_total", "rule" => rule).absolute(count.load(Ordering::Relaxed));
+        page.counter(
+            "gatepost_protection_total",
+            &[("rule", rule)],
+            count.load(Ordering::Relaxed),
+        );
     }
-    counter!("gatepost_protection_total", "rule" => "publish_quota").absolute(protection.quotas.waits());
-    gauge!("gatepost_half_open_connections").set(protection.half_open.count() as f64);
+    page.counter(
+        "gatepost_protection_total",
+        &[("rule", "publish_quota")],
+        protection.quotas.waits(),
+    );
+    page.gauge(
+        "gatepost_half_open_connections",
+        &[],
+        protection.half_open.count() as f64,
+    );
     let banned = protection.addresses_banned(node.clock.now().monotonic);
-    gauge!("gatepost_addresses_banned").set(banned as f64);
+    page.gauge("gatepost_addresses_banned", &[], banned as f64);
 }
 
-fn log(node: &Node) {
+fn log(page: &mut Page, node: &Node) {
     let (bytes, since) = node.log.backlog();
-    gauge!("gatepost_log_backlog_bytes").set(bytes as f64);
-    gauge!("gatepost_log_backlog_seconds").set(since.as_secs_f64());
+    page.gauge("gatepost_log_backlog_bytes", &[], bytes as f64);
+    page.gauge("gatepost_log_backlog_seconds", &[], since.as_secs_f64());
     for (name, _, of) in STORE_COUNTERS {
-        counter!(*name).absolute(of(&node.store_stats).load(Ordering::Relaxed));
+        page.counter(name, &[], of(&node.store_stats).load(Ordering::Relaxed));
     }
     for (name, _, of) in STORE_GAUGES {
-        gauge!(*name).set(of(&node.store_stats).load(Ordering::Relaxed) as f64);
+        page.gauge(name, &[], of(&node.store_stats).load(Ordering::Relaxed) as f64);
     }
 }
 
-fn syncs(node: &Node, text: &mut String) {
+/// How long things took.
+fn times(page: &mut Page, node: &Node) {
     let stats = &node.store_stats;
     let bounds = SYNC_BUCKETS_US
         .iter()
@@ -213,52 +323,90 @@ fn syncs(node: &Node, text: &mut String) {
         .chain(["+Inf".to_owned()]);
     let counts = stats.sync_latency.iter().map(|count| count.load(Ordering::Relaxed));
     let sum = stats.sync_us_total.load(Ordering::Relaxed) as f64 / 1e6;
-    render(
-        text,
-        "gatepost_store_fsync_seconds",
-        "Time of a sync of the log.",
-        bounds.zip(counts),
-        sum,
+    page.histogram("gatepost_store_fsync_seconds", bounds.zip(counts), sum);
+    let mut histogram = |name: &str, sums: Sums| page.histogram(name, sums.buckets(), sums.seconds());
+    histogram("gatepost_log_commit_seconds", node.commit_times.sums());
+    let vhosts = node.vhosts.list();
+    let locks = || vhosts.iter().map(|vhost| &vhost.lock);
+    histogram(
+        "gatepost_engine_lock_wait_seconds",
+        locks().map(|lock| lock.waited.sums()).sum(),
+    );
+    histogram(
+        "gatepost_engine_lock_hold_seconds",
+        locks().map(|lock| lock.held.sums()).sum(),
     );
 }
 
 /// What the engines counted, over all vhosts.
-fn engines(node: &Node) {
+fn engines(page: &mut Page, node: &Node, detail: Detail) {
     let vhosts = node.vhosts.list();
     let all: Vec<Counters> = vhosts.iter().map(|vhost| vhost.counters()).collect();
-    for (label, traffic) in by_label(&all) {
+    let labelled = by_label(&all);
+    for (label, traffic) in &labelled {
         for (name, _, of) in PUBLISHING.iter().chain(TRAFFIC) {
-            counter!(*name, "protocol" => label).absolute(of(&traffic));
+            page.counter(name, &[("protocol", label)], of(traffic));
         }
         for (name, _, of) in CONSUMING {
-            counter!(*name, "protocol" => label, "queue_type" => QUEUE_TYPE).absolute(of(&traffic));
+            page.counter(name, &[("protocol", label), ("queue_type", QUEUE_TYPE)], of(traffic));
         }
-        gauge!("gatepost_connections_attached", "protocol" => label).set(traffic.links() as f64);
+        page.gauge(
+            "gatepost_connections_attached",
+            &[("protocol", label)],
+            traffic.links() as f64,
+        );
+        page.gauge(
+            "rabbitmq_global_publishers",
+            &[("protocol", label)],
+            traffic.publishers as f64,
+        );
+        page.gauge(
+            "rabbitmq_global_consumers",
+            &[("protocol", label)],
+            traffic.consumers as f64,
+        );
     }
     for (name, _, of) in DEAD_LETTERS {
-        counter!(*name, "protocol" => PROTOCOLS, "queue_type" => QUEUE_TYPE).absolute(all.iter().map(of).sum());
+        page.counter(
+            name,
+            &[("protocol", PROTOCOLS), ("queue_type", QUEUE_TYPE)],
+            all.iter().map(of).sum(),
+        );
     }
-    let consumers: u64 = all.iter().map(|c| c.consumers).sum();
-    gauge!("rabbitmq_global_consumers", "protocol" => PROTOCOLS).set(consumers as f64);
     for (name, _, of) in COUNTERS {
-        counter!(*name).absolute(all.iter().map(of).sum());
+        page.counter(name, &[], all.iter().map(of).sum());
     }
+    sizes(page, &labelled);
+    // Of several vhosts, those whose engines are short of memory; while disk is short, all publishers wait for that.
+    let short = all.iter().any(|c| c.publishers_blocked) && !node.health.disk_alarm.load(Ordering::Relaxed);
+    page.gauge("rabbitmq_alarms_memory_used_watermark", &[], flag(short));
     for (name, _, of) in GAUGES {
-        gauge!(*name).set(all.iter().map(of).sum::<u64>() as f64);
+        if detail == Detail::PerObject && objects::FAMILIES.iter().any(|(_, families)| families.contains(name)) {
+            continue;
+        }
+        page.gauge(name, &[], all.iter().map(of).sum::<u64>() as f64);
     }
     for kind in ObjectKind::ALL {
         let sum = |of: fn(&Counters) -> &PerKind| all.iter().map(|c| of(c)[kind as usize]).sum::<usize>();
-        gauge!("gatepost_objects_bytes", "kind" => kind.name()).set(sum(|c| &c.objects_bytes) as f64);
-        counter!("gatepost_objects_refused_total", "kind" => kind.name()).absolute(sum(|c| &c.objects_refused) as u64);
+        page.gauge(
+            "gatepost_objects_bytes",
+            &[("kind", kind.name())],
+            sum(|c| &c.objects_bytes) as f64,
+        );
+        page.counter(
+            "gatepost_objects_refused_total",
+            &[("kind", kind.name())],
+            sum(|c| &c.objects_refused) as u64,
+        );
     }
     for limit in Limit::ALL {
         let by_engines: u64 = all.iter().map(|c| c.limit_refusals[limit as usize]).sum();
         let by_sessions: u64 = node.protocols.iter().map(|p| p.limit_refusals(limit)).sum();
         let sum = by_engines + by_sessions;
-        counter!("gatepost_limit_refusals_total", "limit" => limit.name()).absolute(sum);
+        page.counter("gatepost_limit_refusals_total", &[("limit", limit.name())], sum);
     }
     let longest = all.iter().map(|c| c.longest_hold_units).max();
-    gauge!("gatepost_longest_hold_units").set(longest.unwrap_or(0) as f64);
+    page.gauge("gatepost_longest_hold_units", &[], longest.unwrap_or(0) as f64);
     for (state, of) in [("connected", true), ("kept", false)] {
         let sessions = |c: &Counters| {
             if of {
@@ -267,8 +415,26 @@ fn engines(node: &Node) {
                 c.sessions - c.sessions_connected
             }
         };
-        gauge!("gatepost_mqtt_sessions", "state" => state).set(all.iter().map(sessions).sum::<u64>() as f64);
+        page.gauge(
+            "gatepost_mqtt_sessions",
+            &[("state", state)],
+            all.iter().map(sessions).sum::<u64>() as f64,
+        );
     }
+}
+
+/// Sizes of what clients publish. What the gateway itself publishes, in `$SYS`, is none of their business.
+fn sizes(page: &mut Page, labelled: &BTreeMap<&'static str, Traffic>) {
+    let labels = protocols::ALL.iter().flat_map(|protocol| protocol.versions);
+    let clients = labelled
+        .iter()
+        .filter(|(label, _)| labels.clone().any(|(_, known)| known == *label));
+    let clients: Traffic = clients.map(|(_, traffic)| *traffic).sum();
+    page.histogram(
+        "rabbitmq_message_size_bytes",
+        SIZE_BOUNDS.into_iter().zip(clients.message_sizes),
+        clients.published_bytes as f64,
+    );
 }
 
 /// What connections did, by the label of their protocol. Every protocol that is built in is there from the start.
@@ -284,7 +450,7 @@ fn by_label(all: &[Counters]) -> BTreeMap<&'static str, Traffic> {
 }
 
 /// What messages lost between protocols. Only what was lost at least once is shown: most pairs never occur.
-fn interop(node: &Node) {
+fn interop(page: &mut Page, node: &Node) {
     let origins: Vec<_> = node.protocols.iter().map(|p| (p.codec().origin(), p.name())).collect();
     for to in &node.protocols {
         for (from, field, count) in to.drops().iter().flat_map(|drops| drops.all()) {
@@ -297,206 +463,41 @@ fn interop(node: &Node) {
                     .map_or("unknown", |o| o.1),
             };
             let labels = [("field", field.name()), ("from", name), ("to", to.name())];
-            counter!("gatepost_interop_dropped_total", &labels).absolute(count);
+            page.counter("gatepost_interop_dropped_total", &labels, count);
         }
     }
 }
 
-/// Help of the gauges that are set one by one, above.
-const GAUGES_HELP: &[(&str, &str)] = &[
-    ("gatepost_connections_attached", "Connections at a vhost."),
-    ("gatepost_mqtt_sessions", "MQTT sessions."),
-    (
-        "gatepost_objects_bytes",
-        "Bytes of memory that objects of the kind take.",
-    ),
-    ("rabbitmq_identity_info", "Who this is."),
-    (
-        "rabbitmq_build_info",
-        "What this is, in the words of dashboards made for RabbitMQ.",
-    ),
-    (
-        "gatepost_longest_hold_units",
-        "Work units of the longest hold of an engine's lock so far: what others had to wait for.",
-    ),
-    ("gatepost_build_info", "What this is."),
-    (
-        "gatepost_outside_users",
-        "Users that the gateway does not keep itself, which tokens have brought.",
-    ),
-    ("gatepost_outside_bytes", "Memory of those users (auth.outside_memory)."),
-    ("gatepost_logins_waiting", "Logins whose password waits to be checked."),
-    ("rabbitmq_erlang_uptime_seconds", "Time since the start."),
-    ("rabbitmq_process_resident_memory_bytes", "Memory the process occupies."),
-    ("rabbitmq_resident_memory_limit_bytes", "Memory messages may fill."),
-    ("rabbitmq_process_open_fds", "Open files and sockets."),
-    ("rabbitmq_process_max_fds", "Files and sockets that may be open."),
-    (
-        "rabbitmq_disk_space_available_bytes",
-        "Free disk in the data directory.",
-    ),
-    (
-        "rabbitmq_disk_space_available_limit_bytes",
-        "Free disk under which publishers wait.",
-    ),
-    (
-        "rabbitmq_alarms_free_disk_space_watermark",
-        "1 while free disk is under its limit.",
-    ),
-    (
-        "gatepost_buffers_bytes",
-        "Bytes that connections buffer: unfinished packets, publishes that wait, output.",
-    ),
-    (
-        "gatepost_buffers_bytes_max",
-        "Bytes of that over which unfinished large packets are read one at a time.",
-    ),
-    (
-        "gatepost_disk_full",
-        "1 while durable publishes are refused for want of disk.",
-    ),
-    (
-        "gatepost_log_reserved_bytes",
-        "Disk set aside for the log, beside what is free.",
-    ),
-    ("gatepost_log_poisoned", "1 once the message log failed."),
-    (
-        "gatepost_log_reads_failing",
-        "Reads of the log that failed and are tried again; their queues wait.",
-    ),
-    ("gatepost_log_backlog_bytes", "Bytes that wait for the log."),
-    ("gatepost_log_backlog_seconds", "How long the oldest of them waits."),
-    ("gatepost_scrape_duration_seconds", "Time the last scrape took."),
-    ("rabbitmq_global_consumers", "Consumers."),
-    (
-        "gatepost_half_open_connections",
-        "Connections that have not tried to log in yet.",
-    ),
-    (
-        "gatepost_addresses_banned",
-        "Addresses that are banned for failed logins now.",
-    ),
-    ("gatepost_quic_handshakes", "QUIC handshakes under way."),
-    ("gatepost_connections", "Open connections."),
-    ("rabbitmq_connections", "Open connections."),
-    ("gatepost_io_threads", "I/O threads, at work or asleep."),
-    (
-        "gatepost_io_threads_helping",
-        "I/O threads that help the first, because turns queue.",
-    ),
-];
-
-/// Help of the counters that are set one by one, above.
-const COUNTERS_HELP: &[(&str, &str)] = &[
-    (
-        "gatepost_interop_dropped_total",
-        "Fields, headers and (topic) whole messages that the receiver's protocol could not say.",
-    ),
-    (
-        "gatepost_objects_refused_total",
-        "Objects refused, or retained messages not kept, for want of memory.",
-    ),
-    (
-        "gatepost_limit_refusals_total",
-        "Messages, filters, bindings, subscriptions, transactions, connections, channels and queues that a limit refused.",
-    ),
-    (
-        "gatepost_auth_requests_total",
-        "HTTP requests to what the gateway asks about users and tokens: answered, or not (in time, or with sense).",
-    ),
-    (
-        "gatepost_logins_checked_total",
-        "Logins by password: hashed, known from memory, refused as busy, or given up by their client before.",
-    ),
-    (
-        "gatepost_buffers_held_back_total",
-        "Times that a connection was not read for want of memory.",
-    ),
-    (
-        "gatepost_buffers_stalled_total",
-        "Connections closed because they stopped in the middle of a large packet while memory was short.",
-    ),
-    ("rabbitmq_auth_attempts_total", "Logins."),
-    ("rabbitmq_auth_attempts_succeeded_total", "Logins that were good."),
-    ("rabbitmq_auth_attempts_failed_total", "Logins that were not."),
-    (
-        "gatepost_connections_refused_total",
-        "Connections turned away because there were too many.",
-    ),
-    (
-        "gatepost_tls_refused_total",
-        "Connections to TLS listeners that failed or were too slow to agree on TLS.",
-    ),
-    (
-        "gatepost_websocket_refused_total",
-        "Requests to WebSocket listeners that were refused or were too slow.",
-    ),
-    (
-        "gatepost_protection_total",
-        "Times that a rule of [protection] held somebody up, by rule.",
-    ),
-    (
-        "gatepost_quic_refused_total",
-        "QUIC handshakes that failed, or after which no stream was opened in time.",
-    ),
-    (
-        "gatepost_quic_retries_total",
-        "QUIC clients that were asked to prove their address first.",
-    ),
-    (
-        "gatepost_quic_streams_refused_total",
-        "QUIC streams refused because their connection's session has one.",
-    ),
-    (
-        "gatepost_proxy_refused_total",
-        "Connections closed for a bad PROXY header, or for want of one.",
-    ),
-    ("rabbitmq_connections_opened_total", "Connections accepted."),
-    ("rabbitmq_connections_closed_total", "Connections ended."),
-    ("gatepost_io_turns_total", "Turns of connections."),
-    ("gatepost_io_read_bytes_total", "Bytes read from sockets."),
-    ("gatepost_io_written_bytes_total", "Bytes written to sockets."),
-];
-
-fn describe() {
-    let traffic = PUBLISHING.iter().chain(CONSUMING).chain(TRAFFIC);
-    let traffic = traffic.map(|(name, help, _)| (*name, *help));
-    let counters = COUNTERS.iter().chain(DEAD_LETTERS);
-    let counters = traffic.chain(counters.map(|(name, help, _)| (*name, *help)));
-    let of_store = STORE_COUNTERS.iter().map(|(name, help, _)| (*name, *help));
-    for (name, help) in counters.chain(of_store).chain(COUNTERS_HELP.iter().copied()) {
-        describe_counter!(name, help);
-    }
-    let gauges = GAUGES.iter().map(|(name, help, _)| (*name, *help));
-    let of_store = STORE_GAUGES.iter().map(|(name, help, _)| (*name, *help));
-    for (name, help) in gauges.chain(of_store).chain(GAUGES_HELP.iter().copied()) {
-        describe_gauge!(name, help);
-    }
+/// Who this is. Dashboards made for RabbitMQ join on it.
+fn identity(page: &mut Page, node: &Node, endpoint: &str) {
+    let config = node.config();
+    let (name, cluster) = (&*config.node.name, &*config.node.cluster_name);
+    let labels = [
+        ("rabbitmq_node", name),
+        ("rabbitmq_cluster", cluster),
+        ("rabbitmq_cluster_permanent_id", cluster),
+        ("rabbitmq_endpoint", endpoint),
+    ];
+    page.gauge("rabbitmq_identity_info", &labels, 1.0);
 }
 
-/// What never changes: who this is. Dashboards made for RabbitMQ join on it.
-fn identity(node: &Node) {
-    let name = node.config().node.name.clone();
-    let cluster = node.config().node.cluster_name.clone();
-    gauge!(
-        "rabbitmq_identity_info",
-        "rabbitmq_node" => name,
-        "rabbitmq_cluster" => cluster.clone(),
-        "rabbitmq_cluster_permanent_id" => cluster,
-        "rabbitmq_endpoint" => "aggregated"
-    )
-    .set(1.0);
-    // The version whose formats these are.
-    gauge!(
-        "rabbitmq_build_info",
-        "rabbitmq_version" => "3.10.8",
-        "erlang_version" => "n/a",
-        "prometheus_plugin_version" => env!("CARGO_PKG_VERSION"),
-        "prometheus_client_version" => "n/a"
-    )
-    .set(1.0);
-    gauge!("gatepost_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+/// What this is.
+fn build(page: &mut Page) {
+    let labels = [
+        // The version whose formats these are.
+        ("rabbitmq_version", "3.10.8"),
+        ("erlang_version", "n/a"),
+        ("prometheus_plugin_version", env!("CARGO_PKG_VERSION")),
+        ("prometheus_client_version", "n/a"),
+    ];
+    page.gauge("rabbitmq_build_info", &labels, 1.0);
+    page.gauge("gatepost_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
 }
+
+/// The bounds of [`MESSAGE_SIZES`] as RabbitMQ spells them: its dashboard compares them as text.
+const SIZE_BOUNDS: [&str; MESSAGE_SIZES.len() + 1] = [
+    "100.0", "1000.0", "10000.0", "100000.0", "1e+06", "1e+07", "5e+07", "1e+08", "+Inf",
+];
 
 fn flag(set: bool) -> f64 {
     if set { 1.0 } else { 0.0 }

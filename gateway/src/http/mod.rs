@@ -3,17 +3,20 @@
 
 pub(crate) mod bounded;
 mod families;
+mod help;
 pub(crate) mod metrics;
+mod objects;
+mod page;
 
 use crate::node::Node;
 use crate::threads::IoThreads;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
 use bounded::AtLoopback;
-use metrics::Exporter;
+use metrics::{Detail, Exporter};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -33,6 +36,8 @@ pub(crate) fn router(node: Arc<Node>, threads: Arc<IoThreads>) -> Router {
     let exporter = Arc::new(Exporter::new(&node));
     Router::new()
         .route("/metrics", get(scrape))
+        .route("/metrics/per-object", get(scrape_objects))
+        .route("/metrics/detailed", get(scrape_detailed))
         .with_state(Http {
             node: Arc::clone(&node),
             threads,
@@ -49,13 +54,64 @@ pub(crate) fn health(node: Arc<Node>) -> Router {
         .with_state(node)
 }
 
-async fn scrape(State(http): State<Http>, Extension(AtLoopback(here)): Extension<AtLoopback>) -> Response {
+async fn scrape(State(http): State<Http>, here: Extension<AtLoopback>) -> Response {
+    answer(&http, here, |http| {
+        http.exporter.scrape(&http.node, &http.threads, Detail::Aggregated)
+    })
+}
+
+async fn scrape_objects(State(http): State<Http>, here: Extension<AtLoopback>) -> Response {
+    answer(&http, here, |http| {
+        http.exporter.scrape(&http.node, &http.threads, Detail::PerObject)
+    })
+}
+
+async fn scrape_detailed(State(http): State<Http>, here: Extension<AtLoopback>, RawQuery(query): RawQuery) -> Response {
+    let query = query.unwrap_or_default();
+    let all = |wanted: &str| -> Vec<String> {
+        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let values = pairs.filter(|(name, _)| *name == wanted);
+        values.map(|(_, value)| percent_decoded(value)).collect()
+    };
+    answer(&http, here, |http| {
+        http.exporter.detailed(&http.node, &all("family"), &all("vhost"))
+    })
+}
+
+fn answer(
+    http: &Http,
+    Extension(AtLoopback(here)): Extension<AtLoopback>,
+    text: impl FnOnce(&Http) -> String,
+) -> Response {
     if http.node.config().metrics.loopback_only && !here {
         return (StatusCode::FORBIDDEN, NOT_HERE).into_response();
     }
-    let text = http.exporter.scrape(&http.node, &http.threads);
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (kind, text).into_response()
+    (kind, text(http)).into_response()
+}
+
+/// A value of a query. What is not well encoded stays as it is, and names nothing that is there.
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let hex = after.get(..2).and_then(|two| std::str::from_utf8(two).ok());
+        match (first, hex.and_then(|hex| u8::from_str_radix(hex, 16).ok())) {
+            (b'%', Some(byte)) => {
+                bytes.push(byte);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            (b'+', _) => {
+                bytes.push(b' ');
+                rest = after;
+            }
+            _ => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 const NOT_HERE: &str =

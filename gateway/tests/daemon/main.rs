@@ -21,6 +21,7 @@ mod interop;
 mod kills;
 mod log_lines;
 mod memory;
+mod metrics;
 mod mqtt;
 mod operating;
 mod protection;

@@ -1,0 +1,230 @@
+//! What each family of `/metrics` is about, where that does not stand beside its number in [`super::families`].
+
+use super::families::{CONSUMING, COUNTERS, DEAD_LETTERS, GAUGES, PUBLISHING, STORE_COUNTERS, STORE_GAUGES, TRAFFIC};
+
+/// The help of a family.
+pub(super) fn of(name: &str) -> &'static str {
+    let traffic = PUBLISHING.iter().chain(CONSUMING).chain(TRAFFIC);
+    let traffic = traffic.map(|(name, help, _)| (*name, *help));
+    let engines = COUNTERS.iter().chain(DEAD_LETTERS).chain(GAUGES);
+    let engines = engines.map(|(name, help, _)| (*name, *help));
+    let store = STORE_COUNTERS.iter().chain(STORE_GAUGES);
+    let store = store.map(|(name, help, _)| (*name, *help));
+    let others = HELP.iter().copied();
+    let mut all = traffic.chain(engines).chain(store).chain(others);
+    all.find(|(known, _)| *known == name).map_or("", |(_, help)| help)
+}
+
+/// Help of the families that are written one by one.
+const HELP: &[(&str, &str)] = &[
+    ("gatepost_connections_attached", "Connections at a vhost."),
+    ("gatepost_mqtt_sessions", "MQTT sessions."),
+    (
+        "gatepost_objects_bytes",
+        "Bytes of memory that objects of the kind take.",
+    ),
+    ("rabbitmq_identity_info", "Who this is."),
+    (
+        "rabbitmq_build_info",
+        "What this is, in the words of dashboards made for RabbitMQ.",
+    ),
+    (
+        "gatepost_longest_hold_units",
+        "Work units of the longest hold of an engine's lock so far: what others had to wait for.",
+    ),
+    ("gatepost_build_info", "What this is."),
+    (
+        "gatepost_outside_users",
+        "Users that the gateway does not keep itself, which tokens have brought.",
+    ),
+    ("gatepost_outside_bytes", "Memory of those users (auth.outside_memory)."),
+    ("gatepost_logins_waiting", "Logins whose password waits to be checked."),
+    ("rabbitmq_erlang_uptime_seconds", "Time since the start."),
+    ("rabbitmq_process_resident_memory_bytes", "Memory the process occupies."),
+    ("rabbitmq_resident_memory_limit_bytes", "Memory messages may fill."),
+    ("rabbitmq_process_open_fds", "Open files and sockets."),
+    ("rabbitmq_process_max_fds", "Files and sockets that may be open."),
+    (
+        "rabbitmq_disk_space_available_bytes",
+        "Free disk in the data directory.",
+    ),
+    (
+        "rabbitmq_disk_space_available_limit_bytes",
+        "Free disk under which publishers wait.",
+    ),
+    (
+        "rabbitmq_alarms_free_disk_space_watermark",
+        "1 while free disk is under its limit.",
+    ),
+    (
+        "gatepost_buffers_bytes",
+        "Bytes that connections buffer: unfinished packets, publishes that wait, output.",
+    ),
+    (
+        "gatepost_buffers_bytes_max",
+        "Bytes of that over which unfinished large packets are read one at a time.",
+    ),
+    (
+        "gatepost_disk_full",
+        "1 while durable publishes are refused for want of disk.",
+    ),
+    (
+        "gatepost_log_reserved_bytes",
+        "Disk set aside for the log, beside what is free.",
+    ),
+    ("gatepost_log_poisoned", "1 once the message log failed."),
+    (
+        "gatepost_log_reads_failing",
+        "Reads of the log that failed and are tried again; their queues wait.",
+    ),
+    ("gatepost_log_backlog_bytes", "Bytes that wait for the log."),
+    ("gatepost_log_backlog_seconds", "How long the oldest of them waits."),
+    ("gatepost_scrape_duration_seconds", "Time the last scrape took."),
+    ("rabbitmq_global_consumers", "Consumers."),
+    (
+        "gatepost_half_open_connections",
+        "Connections that have not tried to log in yet.",
+    ),
+    (
+        "gatepost_addresses_banned",
+        "Addresses that are banned for failed logins now.",
+    ),
+    ("gatepost_quic_handshakes", "QUIC handshakes under way."),
+    ("gatepost_connections", "Open connections."),
+    ("rabbitmq_connections", "Open connections."),
+    ("gatepost_io_threads", "I/O threads, at work or asleep."),
+    (
+        "gatepost_io_threads_helping",
+        "I/O threads that help the first, because turns queue.",
+    ),
+    (
+        "gatepost_interop_dropped_total",
+        "Fields, headers and (topic) whole messages that the receiver's protocol could not say.",
+    ),
+    (
+        "gatepost_objects_refused_total",
+        "Objects refused, or retained messages not kept, for want of memory.",
+    ),
+    (
+        "gatepost_limit_refusals_total",
+        "Messages, filters, bindings, subscriptions, transactions, connections, channels and queues that a limit refused.",
+    ),
+    (
+        "gatepost_auth_requests_total",
+        "HTTP requests to what the gateway asks about users and tokens: answered, or not (in time, or with sense).",
+    ),
+    (
+        "gatepost_logins_checked_total",
+        "Logins by password: hashed, known from memory, refused as busy, or given up by their client before.",
+    ),
+    (
+        "gatepost_buffers_held_back_total",
+        "Times that a connection was not read for want of memory.",
+    ),
+    (
+        "gatepost_buffers_stalled_total",
+        "Connections closed because they stopped in the middle of a large packet while memory was short.",
+    ),
+    ("rabbitmq_auth_attempts_total", "Logins."),
+    ("rabbitmq_auth_attempts_succeeded_total", "Logins that were good."),
+    ("rabbitmq_auth_attempts_failed_total", "Logins that were not."),
+    (
+        "gatepost_connections_refused_total",
+        "Connections turned away because there were too many.",
+    ),
+    (
+        "gatepost_tls_refused_total",
+        "Connections to TLS listeners that failed or were too slow to agree on TLS.",
+    ),
+    (
+        "gatepost_websocket_refused_total",
+        "Requests to WebSocket listeners that were refused or were too slow.",
+    ),
+    (
+        "gatepost_protection_total",
+        "Times that a rule of [protection] held somebody up, by rule.",
+    ),
+    (
+        "gatepost_quic_refused_total",
+        "QUIC handshakes that failed, or after which no stream was opened in time.",
+    ),
+    (
+        "gatepost_quic_retries_total",
+        "QUIC clients that were asked to prove their address first.",
+    ),
+    (
+        "gatepost_quic_streams_refused_total",
+        "QUIC streams refused because their connection's session has one.",
+    ),
+    (
+        "gatepost_proxy_refused_total",
+        "Connections closed for a bad PROXY header, or for want of one.",
+    ),
+    ("rabbitmq_connections_opened_total", "Connections accepted."),
+    ("rabbitmq_connections_closed_total", "Connections ended."),
+    ("gatepost_io_turns_total", "Turns of connections."),
+    ("gatepost_io_read_bytes_total", "Bytes read from sockets."),
+    ("gatepost_io_written_bytes_total", "Bytes written to sockets."),
+    ("rabbitmq_global_publishers", "Connections that have published."),
+    (
+        "rabbitmq_channels_opened_total",
+        "Channels that AMQP clients have opened.",
+    ),
+    (
+        "rabbitmq_channels_closed_total",
+        "Channels of AMQP clients that are closed.",
+    ),
+    (
+        "rabbitmq_message_size_bytes",
+        "Sizes of the bodies of published messages.",
+    ),
+    (
+        "rabbitmq_alarms_memory_used_watermark",
+        "1 while publishers of a vhost wait because memory is short.",
+    ),
+    (
+        "rabbitmq_queue_messages",
+        "Messages in the queue, ready and with consumers.",
+    ),
+    ("rabbitmq_queue_consumers", "Consumers of the queue."),
+    ("rabbitmq_channel_consumers", "Consumers on the channel."),
+    (
+        "rabbitmq_channel_messages_unacked",
+        "Deliveries on the channel that are not settled.",
+    ),
+    (
+        "rabbitmq_channel_messages_unconfirmed",
+        "Publishes on the channel that are not confirmed.",
+    ),
+    (
+        "rabbitmq_channel_prefetch",
+        "Prefetch of the channel as a whole; 0: no limit.",
+    ),
+    (
+        "rabbitmq_connection_incoming_bytes_total",
+        "Bytes read from the connection.",
+    ),
+    (
+        "rabbitmq_connection_outgoing_bytes_total",
+        "Bytes written to the connection.",
+    ),
+    ("rabbitmq_connection_channels", "Channels of the connection."),
+    (
+        "gatepost_metrics_objects_truncated",
+        "Objects that are not shown because there are more than metrics.per_object_limit.",
+    ),
+    (
+        "gatepost_log_commit_seconds",
+        "Time of a group commit, its sync included.",
+    ),
+    ("gatepost_store_fsync_seconds", "Time of a sync of the log."),
+    (
+        "gatepost_engine_lock_wait_seconds",
+        "Time callers waited for an engine's lock, of those that had to.",
+    ),
+    (
+        "gatepost_engine_lock_hold_seconds",
+        "Time an engine's lock was held, of one turn in 64.",
+    ),
+    ("gatepost_uptime_seconds", "Time since the start."),
+];
