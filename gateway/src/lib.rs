@@ -40,6 +40,7 @@ mod reader;
 mod reload;
 mod secret;
 mod server;
+mod service_manager;
 mod shutdown;
 mod store;
 mod sys_topics;

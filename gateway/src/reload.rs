@@ -6,6 +6,7 @@ use crate::directory;
 use crate::directory::Backends;
 use crate::logging::{self, Output};
 use crate::node::Node;
+use crate::service_manager::ServiceManager;
 use crate::tls;
 use gatepost_core::keys::Applies;
 use std::io;
@@ -40,10 +41,14 @@ impl Signals {
 }
 
 /// Does what signals ask, for ever.
-pub(crate) async fn run(node: &Node, layers: &Layers, log: &Output, mut signals: Signals) {
+pub(crate) async fn run(node: &Node, layers: &Layers, log: &Output, manager: &ServiceManager, mut signals: Signals) {
     loop {
         tokio::select! {
-            _ = signals.hangup.recv() => reload(node, layers, log),
+            _ = signals.hangup.recv() => {
+                manager.reloading();
+                reload(node, layers, log);
+                manager.ready();
+            }
             _ = signals.user1.recv() => dump(node),
             _ = signals.user2.recv() => tracing::info!("SIGUSR2 is ignored"),
             _ = signals.quit.recv() => tracing::info!("SIGQUIT is ignored; SIGTERM stops the gateway"),

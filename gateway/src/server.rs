@@ -8,6 +8,7 @@ use crate::exit::Failure;
 use crate::http::bounded::Bounds;
 use crate::listener::{self, Acceptor, Bound, Carrier};
 use crate::node::Node;
+use crate::service_manager::ServiceManager;
 use crate::shutdown::{self, Signals};
 use crate::store::{self, Store};
 use crate::threads::IoThreads;
@@ -42,13 +43,14 @@ pub fn serve(config: Config, layers: Layers) -> Result<(), Failure> {
     };
     machine::raise_open_files();
     let definitions = definitions(&config)?;
+    let manager = Arc::new(ServiceManager::of_environment());
     let directory = Directory::new(&config).map_err(Failure::Configuration)?;
     if definitions.as_ref().is_some_and(|(_, has_users)| *has_users) {
         directory.make_no_default_user();
     }
     let clock = Clock::start();
     // Before the ports: nobody is served from a log that is not read yet.
-    let (store, recovered) = store::open(&config, clock.now().wall)?;
+    let (store, recovered) = store::open_for(&config, clock.now().wall, &manager)?;
     let tls = tls::Ports::open(&config).map_err(|found| Failure::Configuration(Problems(found).to_string()))?;
     let protocols = protocols::all(&config.values);
     let node = Arc::new(Node::new(
@@ -62,11 +64,11 @@ pub fn serve(config: Config, layers: Layers) -> Result<(), Failure> {
     ));
     let ports = bind(&node)?;
     let reloads = {
-        let node = Arc::clone(&node);
-        async move { reload::run(&node, &layers, &output, signals).await }
+        let (node, manager) = (Arc::clone(&node), Arc::clone(&manager));
+        async move { reload::run(&node, &layers, &output, &manager, signals).await }
     };
     let definitions = definitions.map(|(document, _)| document);
-    runtime.block_on(run(node, store, ports, began, reloads, definitions))
+    runtime.block_on(run(node, store, ports, began, manager, reloads, definitions))
 }
 
 /// What is to be imported, and whether it makes users.
@@ -86,6 +88,7 @@ async fn run(
     store: Store,
     ports: Vec<Bound>,
     began: Instant,
+    manager: Arc<ServiceManager>,
     reloads: impl Future<Output = ()> + Send + 'static,
     definitions: Option<serde_json::Value>,
 ) -> Result<(), Failure> {
@@ -135,8 +138,15 @@ async fn run(
     node.health.listening.store(true, Ordering::Relaxed);
     print!("{banner}");
     let _ = io::Write::flush(&mut io::stdout());
+    manager.ready();
+    {
+        let (manager, node, threads) = (Arc::clone(&manager), Arc::clone(&node), Arc::clone(&threads));
+        tokio::spawn(async move { manager.watch(&node, &threads).await });
+    }
     tracing::info!(ready_ms = began.elapsed().as_millis(), data = %node.config().node.data_dir.display(), "ready");
-    if let Some(failure) = shutdown::wait(&node, signals).await {
+    let failed = shutdown::wait(&node, signals).await;
+    manager.stopping();
+    if let Some(failure) = failed {
         shutdown::fail(&threads).await;
         return Err(failure);
     }

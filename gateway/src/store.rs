@@ -4,6 +4,7 @@ use crate::config::{Config, Confirm};
 use crate::exit::Failure;
 use crate::machine;
 use crate::node::Node;
+use crate::service_manager::ServiceManager;
 use gatepost_core::store::disk::RealDisk;
 use gatepost_core::store::{self, Opening, Recovered, StoreError, StoreSettings};
 use gatepost_core::time::Wall;
@@ -24,6 +25,11 @@ pub(crate) type Reader = store::Reader<RealDisk>;
 /// # Errors
 /// Another process has it, it cannot be written, or another release wrote it.
 pub(crate) fn open(config: &Config, wall: Wall) -> Result<(Store, Recovered), Failure> {
+    open_for(config, wall, &ServiceManager::default())
+}
+
+/// As [`open`], and tells the service manager how far it is.
+pub(crate) fn open_for(config: &Config, wall: Wall, manager: &ServiceManager) -> Result<(Store, Recovered), Failure> {
     let data = &config.node.data_dir;
     let store = &config.store;
     let disk = RealDisk::new(data).map_err(|source| failure(data, StoreError::Lock(source)))?;
@@ -41,10 +47,12 @@ pub(crate) fn open(config: &Config, wall: Wall) -> Result<(Store, Recovered), Fa
             return;
         }
         said = Instant::now();
-        match at {
-            Opening::Read { files, of } => tracing::info!("starting: {files} of {of} files of the log read"),
-            Opening::Counted { files, of } => tracing::info!("starting: messages of {files} of {of} files counted"),
-        }
+        let status = match at {
+            Opening::Read { files, of } => format!("starting: {files} of {of} files of the log read"),
+            Opening::Counted { files, of } => format!("starting: messages of {files} of {of} files counted"),
+        };
+        tracing::info!("{status}");
+        manager.starting(&status, PATIENCE);
     };
     let opened = Store::open_watched(Arc::new(disk), settings, wall, &mut progress);
     let (store, recovered) = opened.map_err(|error| failure(data, error))?;
@@ -55,6 +63,9 @@ pub(crate) fn open(config: &Config, wall: Wall) -> Result<(Store, Recovered), Fa
     }
     Ok((store, recovered))
 }
+
+/// As long as it gets on, the service manager waits on for so long.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A start that takes longer says how far it is, so often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);

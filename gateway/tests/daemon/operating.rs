@@ -9,7 +9,9 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::time::Duration;
 
 /// 128 half-sent requests took all places for 30 s, and `/healthz` said nothing: an orchestrator kills such a gateway.
 #[test]
@@ -275,4 +277,42 @@ fn what_a_limit_refused_is_counted_by_its_key() {
     ] {
         assert!(text.lines().any(|l| l == line), "{line} in:\n{text}");
     }
+}
+
+/// `systemctl start` would wait for the message and then end a gateway that serves, and a reload would never be done.
+#[test]
+fn a_service_manager_is_told_of_the_start_of_reloads_of_life_and_of_the_end() {
+    let mut gatepost = Gatepost::prepare(1, "");
+    let path = gatepost.dir.join("notify");
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit");
+    let told = |wanted: &str| {
+        let mut buffer = [0; 1024];
+        let size = socket
+            .recv(&mut buffer)
+            .unwrap_or_else(|error| panic!("{wanted}: {error}"));
+        String::from_utf8_lossy(&buffer[..size]).into_owned()
+    };
+    // What comes between is a sign of life.
+    let next = |wanted: &str| loop {
+        let text = told(wanted);
+        if text != "WATCHDOG=1" {
+            return text;
+        }
+    };
+    gatepost.start_with_environment(&[
+        ("NOTIFY_SOCKET", path.to_str().expect("Unicode")),
+        ("WATCHDOG_USEC", "300000"),
+    ]);
+    assert_eq!(next("the start"), "READY=1");
+    for _ in 0..3 {
+        assert_eq!(told("life"), "WATCHDOG=1");
+    }
+    gatepost.signal("HUP");
+    let reloading = next("the reload");
+    assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
+    assert_eq!(next("its end"), "READY=1");
+    gatepost.signal("TERM");
+    assert_eq!(next("the end"), "STOPPING=1");
+    assert!(gatepost.wait_for_end(Duration::from_secs(30)).0.success());
 }
