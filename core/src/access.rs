@@ -257,8 +257,8 @@ impl Topics {
         }
     }
 
-    fn allow(&self, topic: &Levels<'_>, who: Who<'_>) -> bool {
-        self.allowed.match_topic(topic, who) && !self.denied.match_topic(topic, who)
+    fn allow(&self, key: &[u8], dialect: Dialect, who: Who<'_>) -> bool {
+        self.allowed.match_topic(key, dialect, who) && !self.denied.match_topic(key, dialect, who)
     }
 
     fn allow_all_of(&self, filter: &Pattern, who: Who<'_>) -> bool {
@@ -385,8 +385,9 @@ impl Rights {
         self.topics.iter().any(|rules| *rules.exchange == *exchange)
     }
 
-    pub(crate) fn permit_topic(&self, p: Permission, exchange: &str, topic: &Levels<'_>, who: Who<'_>) -> bool {
-        self.rules(p, exchange).is_none_or(|topics| topics.allow(topic, who))
+    /// Whether the topic `key` of an exchange is one the permission is given for.
+    pub(crate) fn permit_topic(&self, p: Permission, exchange: &str, (key, d): (&[u8], Dialect), who: Who<'_>) -> bool {
+        self.rules(p, exchange).is_none_or(|topics| topics.allow(key, d, who))
     }
 
     pub(crate) fn permit_filter(&self, p: Permission, exchange: &str, filter: &Pattern, who: Who<'_>) -> bool {
@@ -646,10 +647,7 @@ mod tests {
     #[test]
     fn placeholders_stand_for_the_connection() {
         let r = rights();
-        let may = |topic: &str, who| {
-            let topic = Levels::new(topic, Slash);
-            r.permit_topic(Permission::Write, "amq.topic", &topic, who)
-        };
+        let may = |topic: &str, who| r.permit_topic(Permission::Write, "amq.topic", (topic.as_bytes(), Slash), who);
         assert!(may("dev/a/up", who("u", Some("a"))));
         assert!(!may("dev/b/up", who("u", Some("a"))) && !may("dev/a/down", who("u", Some("a"))));
         assert!(!may("dev//up", who("u", None)), "it has no client id");
@@ -662,7 +660,7 @@ mod tests {
         );
         assert!(!reads("dev/+/x", who("u", Some("a"))) && !reads("#", who("u", Some("a"))));
         // An exchange without rules is not limited.
-        assert!(r.permit_topic(Permission::Write, "other", &Levels::new("x.y", Dot), who("u", None)));
+        assert!(r.permit_topic(Permission::Write, "other", (b"x.y", Dot), who("u", None)));
     }
 
     /// A client that calls itself `+` or `a/#` must not be given everybody's topics, nor one called like a placeholder.
@@ -675,9 +673,8 @@ mod tests {
                 let may = r.permit_filter(Permission::Read, "amq.topic", &filter, who("u", Some(id)));
                 assert!(!may, "{id} {filter:?}");
             }
-            let topic = Levels::new("dev/a/up", Slash);
             assert!(
-                !r.permit_topic(Permission::Write, "amq.topic", &topic, who("u", Some(id))),
+                !r.permit_topic(Permission::Write, "amq.topic", (b"dev/a/up", Slash), who("u", Some(id))),
                 "{id}"
             );
         }

@@ -56,7 +56,7 @@ pub(crate) fn memory(ids: &PacketIds) -> usize {
 }
 
 /// Places that an empty set keeps after a burst.
-const KEPT_PLACES: usize = 64;
+const KEPT_PLACES: usize = 256;
 
 /// Takes an id out. A set that is empty then gives back what a burst took: an idle session is to be small.
 #[inline]
@@ -86,7 +86,7 @@ mod tests {
                 assert!(remove(&mut ids, *id) && !remove(&mut ids, *id), "{step} {id}");
             }
             assert!(
-                memory(&ids) <= KEPT_PLACES * 4,
+                memory(&ids) < KEPT_PLACES * 4,
                 "an empty set is small: {}",
                 memory(&ids)
             );

@@ -141,7 +141,7 @@ fn separator(dialect: Dialect) -> char {
     }
 }
 
-fn separator_text(dialect: Dialect) -> &'static str {
+pub(crate) fn separator_text(dialect: Dialect) -> &'static str {
     match dialect {
         Dialect::Dot => ".",
         Dialect::Slash => "/",

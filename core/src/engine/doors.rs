@@ -24,7 +24,7 @@ use crate::properties::Name;
 use crate::quota::{Quota, VhostLimits};
 use crate::router::Router;
 use crate::slots::{Link, SessionKey};
-use crate::topic::{Levels, Pattern, translate};
+use crate::topic::{Pattern, translate};
 use std::sync::Arc;
 
 /// What a permission is asked for.
@@ -378,14 +378,14 @@ impl Asked<'_> {
         if !rights.limits_topics(exchange) || !router.is_topic_exchange(exchange) {
             return None;
         }
-        let key = Levels::new(self.message.key(), self.message.envelope().dialect);
-        if !rights.permit_topic(Permission::Write, exchange, &key, who) {
+        let key = (self.message.key_bytes(), self.message.envelope().dialect);
+        if !rights.permit_topic(Permission::Write, exchange, key, who) {
             return Some(Refused::Key);
         }
-        let refused = self.extra.iter().find(|key| {
-            let key = Levels::new(key, Dialect::Dot);
-            !rights.permit_topic(Permission::Write, exchange, &key, who)
-        });
+        let refused = self
+            .extra
+            .iter()
+            .find(|key| !rights.permit_topic(Permission::Write, exchange, (key.as_bytes(), Dialect::Dot), who));
         refused.cloned().map(Refused::Extra)
     }
 }
