@@ -108,7 +108,13 @@ impl Door {
         }
         let caller = match self.entrance {
             Entrance::Socket => Caller::operator(),
-            Entrance::Network => self.log_in(&parts).await?,
+            Entrance::Network => match self.log_in(&parts).await {
+                Ok(caller) => caller,
+                Err(answer) => {
+                    drain(body, &parts).await;
+                    return Err(answer);
+                }
+            },
         };
         if changes && self.entrance == Entrance::Network && origins.is_strange(&parts.headers) {
             return Err(strange());
@@ -326,6 +332,20 @@ fn credentials_of(header: &str) -> Option<(Name, Vec<u8>)> {
     let colon = bytes.iter().position(|byte| *byte == b':')?;
     let user = std::str::from_utf8(bytes.get(..colon)?).ok()?;
     Some((user.into(), bytes.get(colon + 1..)?.to_vec()))
+}
+
+/// A body that nobody wants is taken all the same, up to this size and for so long.
+const DRAIN_MAX: usize = 64 << 10;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Takes the body of a request that is refused. Some clients ask without credentials first, and again with them on the same
+/// connection: it would be closed if there were something left in it. Meanwhile others may have the place.
+async fn drain(body: Body, request: &Parts) {
+    let taken = tokio::time::timeout(DRAIN_TIMEOUT, to_bytes(body, DRAIN_MAX));
+    match request.extensions.get::<Waiting>() {
+        Some(waiting) => waiting.aside(taken).await,
+        None => _ = taken.await,
+    }
 }
 
 /// A whole body.

@@ -108,3 +108,25 @@ fn over_tls_and_below_a_prefix_the_api_is_the_same_and_knows_when_its_certificat
     }
     drop(gatepost);
 }
+
+/// httplib2 and others ask without credentials first, and repeat the request with them on the same connection. The body of
+/// the first one was left unread, so the connection was closed under the second.
+#[test]
+fn a_connection_outlives_a_refused_request_with_a_body() {
+    let gatepost = Gatepost::with(1, "");
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, gatepost.management)).expect("connected");
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit");
+    let head = "PUT /api/vhosts/late HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n";
+    stream.write_all(format!("{head}\r\n").as_bytes()).expect("sent");
+    // By the time this is answered, the head above has been looked at.
+    assert!(ask(&gatepost, "/api/whoami").starts_with("HTTP/1.1 200"));
+    stream.write_all(b"{}").expect("sent");
+    let again = format!("{head}Authorization: {GUEST}\r\nConnection: close\r\n\r\n{{}}");
+    stream.write_all(again.as_bytes()).expect("sent");
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).expect("both answers");
+    assert!(
+        answers.starts_with("HTTP/1.1 401") && answers.contains("HTTP/1.1 201"),
+        "{answers}"
+    );
+}
