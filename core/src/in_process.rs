@@ -181,6 +181,12 @@ impl InProcess {
         self.commands.push(Command::Detach);
     }
 
+    /// Takes back what the engine has not applied yet: for one, a publish that met pressure
+    /// ([`Event::Flow`](crate::event::Event::Flow)), which the next visit would apply all the same.
+    pub fn take_back(&mut self) -> Vec<Command> {
+        std::mem::take(&mut self.commands)
+    }
+
     /// One hold of the engine: applies what was sent, and takes what there is. Call it under the engine's lock, and drain the
     /// engine afterwards. Returns whether another visit has more to do at once.
     pub fn visit(&mut self, engine: &mut Engine, now: Now) -> bool {

@@ -27,6 +27,8 @@ pub const POLICIES_MAX: usize = 512;
 const NAME_BYTES_MAX: usize = 255;
 /// Bytes of a pattern's text.
 const PATTERN_BYTES_MAX: usize = 1024;
+/// Bytes of memory of what a policy sets: it is kept as it came, with keys that mean nothing here.
+const DEFINITION_BYTES_MAX: usize = 16 << 10;
 /// Bytes of a compiled pattern: those of permissions may take more, but they are not matched with every queue.
 const COMPILED_BYTES_MAX: usize = 16 << 10;
 
@@ -108,6 +110,11 @@ impl Policy {
             let known = "'queues', 'classic_queues', 'quorum_queues', 'streams', 'exchanges' or 'all'";
             format!("apply-to '{}' unrecognised; should be {known}", record.apply_to)
         })?;
+        if record.definition.memory() > DEFINITION_BYTES_MAX {
+            return Err(format!(
+                "a definition takes {DEFINITION_BYTES_MAX} bytes of memory at most"
+            ));
+        }
         let definition = Definition::parse(&record.definition, kind == PolicyKind::Operator)?;
         Ok(Policy {
             name,
@@ -314,6 +321,19 @@ mod tests {
             (Some(2), Some(5))
         );
         assert_eq!(policies.len(), 1);
+    }
+
+    #[test]
+    fn a_definition_is_bounded_in_memory() {
+        let mut definition = Table::default();
+        definition.push("ha-params", Value::text(&"x".repeat(20_000)));
+        let record = PolicyRecord {
+            definition,
+            apply_to: "all".into(),
+            ..PolicyRecord::default()
+        };
+        let refused = check(PolicyKind::User, "p", &record).expect_err("refused");
+        assert!(refused.starts_with("a definition takes"), "{refused}");
     }
 
     #[test]

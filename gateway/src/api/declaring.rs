@@ -86,8 +86,19 @@ pub(crate) fn queue(name: &str, body: &Body) -> Result<DeclareQueue, Refusal> {
     })
 }
 
+/// What AMQP can say of a name or a key.
+pub(crate) fn short(what: &str, text: &str) -> Result<(), Refusal> {
+    if text.len() > SHORT_MAX {
+        return Err(Refusal::bad_request(format!("{what} has {SHORT_MAX} bytes at most")));
+    }
+    Ok(())
+}
+
+const SHORT_MAX: usize = 255;
+
 /// An exchange as JSON describes it.
 pub(crate) fn exchange(name: &str, body: &Body) -> Result<DeclareExchange, Refusal> {
+    short("an exchange's name", name)?;
     Ok(DeclareExchange {
         channel: CHANNEL,
         name: name.into(),
@@ -228,6 +239,7 @@ async fn bind(
         arguments: arguments(&body)?,
         reply: true,
     };
+    short("a routing key", &bind.key)?;
     let key = properties_key(&bind.key, &bind.arguments);
     let mut errand = errand(&caller, &node, &vhost)?;
     errand.ask(Command::Bind(Box::new(bind))).await?;

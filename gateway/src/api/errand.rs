@@ -7,7 +7,7 @@ use crate::vhost::Vhost;
 use axum::http::StatusCode;
 use gatepost_core::command::Command;
 use gatepost_core::engine::Wake;
-use gatepost_core::event::Event;
+use gatepost_core::event::{Event, Pressure};
 use gatepost_core::fault::{Fault, FaultKind};
 use gatepost_core::in_process::InProcess;
 use std::sync::Arc;
@@ -82,7 +82,10 @@ impl Errand {
     pub(crate) async fn next(&mut self) -> Result<Event, Fault> {
         loop {
             match self.connection.poll() {
-                Some(Event::Flow(_)) => continue,
+                Some(Event::Flow(pressure)) => {
+                    self.meet(pressure)?;
+                    continue;
+                }
                 Some(Event::Closed(why)) => {
                     let text = format!("the vhost does not answer any more: {why:?}");
                     return Err(Fault::new(FaultKind::ResourceError, text));
@@ -98,6 +101,23 @@ impl Errand {
             }
             self.visit();
         }
+    }
+
+    /// Publishers have to wait. A request is told so: whoever sent it can wait better than it could.
+    fn meet(&mut self, pressure: Option<Pressure>) -> Result<(), Fault> {
+        let why = match pressure {
+            Some(Pressure::Memory) => "low on memory",
+            Some(Pressure::Disk | Pressure::Full) => "low on disk",
+            // It is over before anybody could try again.
+            Some(Pressure::Backlog) | None => return Ok(()),
+        };
+        let left = self.connection.take_back();
+        if left.iter().any(|command| matches!(command, Command::Publish { .. })) {
+            let text = format!("publishers have to wait: {why}");
+            return Err(Fault::new(FaultKind::ResourceError, text));
+        }
+        left.into_iter().for_each(|command| self.connection.send(command));
+        Ok(())
     }
 
     fn visit(&mut self) {

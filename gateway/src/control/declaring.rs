@@ -1,7 +1,7 @@
 //! `gatepost queue`, `gatepost exchange` and `gatepost binding`.
 
-use super::Listed;
 use super::client::Client;
+use super::{Listed, list};
 use crate::exit::Failure;
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
@@ -36,6 +36,12 @@ pub enum Queue {
         #[arg(long, default_value = "/")]
         vhost: String,
     },
+    /// List queues
+    List {
+        /// In one vhost
+        #[arg(long)]
+        vhost: Option<String>,
+    },
     /// Drop the messages that wait in a queue
     Purge {
         name: String,
@@ -67,6 +73,12 @@ pub enum Exchange {
         arguments: Vec<String>,
         #[arg(long, default_value = "/")]
         vhost: String,
+    },
+    /// List exchanges
+    List {
+        /// In one vhost
+        #[arg(long)]
+        vhost: Option<String>,
     },
     /// Delete an exchange with its bindings
     Delete {
@@ -123,6 +135,10 @@ pub(super) async fn queue(verb: &Queue, client: &mut Client) -> Result<Listed, F
             let conditions = [("if-empty", *if_empty), ("if-unused", *if_unused)];
             client.delete_if(&["queues", vhost, name], &conditions).await?;
         }
+        Queue::List { vhost } => {
+            let columns = &["vhost", "name", "messages", "consumers", "policy"];
+            return listed(client, "queues", vhost.as_deref(), columns).await;
+        }
         Queue::Purge { name, vhost } => client.delete(&["queues", vhost, name, "contents"]).await?,
     }
     Ok(None)
@@ -144,6 +160,10 @@ pub(super) async fn exchange(verb: &Exchange, client: &mut Client) -> Result<Lis
                 "arguments": table(arguments)?,
             });
             client.put(&["exchanges", vhost, name], &body).await?;
+        }
+        Exchange::List { vhost } => {
+            let columns = &["vhost", "name", "type", "durable", "policy"];
+            return listed(client, "exchanges", vhost.as_deref(), columns).await;
         }
         Exchange::Delete { name, if_unused, vhost } => {
             let conditions = [("if-unused", *if_unused)];
@@ -168,6 +188,19 @@ pub(super) async fn binding(verb: &Binding, client: &mut Client) -> Result<Liste
         .post(&["bindings", vhost, "e", source, kind, destination], &body)
         .await?;
     Ok(None)
+}
+
+/// All of a kind, or those of one vhost.
+async fn listed(
+    client: &mut Client,
+    kind: &str,
+    vhost: Option<&str>,
+    columns: &'static [&'static str],
+) -> Result<Listed, Failure> {
+    match vhost {
+        Some(vhost) => list(client, &[kind, vhost], columns).await,
+        None => list(client, &[kind], columns).await,
+    }
 }
 
 /// What reads as a number or as true or false is one; all else is text.

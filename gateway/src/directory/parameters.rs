@@ -6,8 +6,9 @@ use gatepost_core::catalog::directory::{ParameterRecord, deletion, record};
 use gatepost_core::properties::{Name, Table, Value};
 use gatepost_core::store::VhostId;
 
-/// Global parameters at most.
+/// Global parameters at most, and bytes of each one's value, written out.
 const GLOBALS_MAX: usize = 1024;
+const VALUE_BYTES_MAX: usize = 16 << 10;
 
 impl Node {
     /// Sets a global parameter.
@@ -20,6 +21,10 @@ impl Node {
             return Err(DirectoryError::Parameter(format!(
                 "a parameter's name has 1 to {NAME_MAX} bytes"
             )));
+        }
+        if format!("{value:?}").len() > VALUE_BYTES_MAX {
+            let text = format!("a parameter's value has {VALUE_BYTES_MAX} bytes at most");
+            return Err(DirectoryError::Parameter(text));
         }
         let known = {
             let people = self.directory.people.read();

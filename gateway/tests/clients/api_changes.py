@@ -119,6 +119,14 @@ def an_unknown_exchange_type_400():
     assert answer.reason.endswith("exchange type 'nosuch'"), answer.reason
 
 
+@case(differs="rabbitmq")
+def names_and_keys_that_amqp_cannot_say_400():
+    long, name = "x" * 256, queue()
+    equal(ADMIN.ask("PUT", f"/api/queues/%2F/{long}", {}).status, 400)
+    equal(ADMIN.ask("PUT", f"/api/exchanges/%2F/{long}", {"type": "direct"}).status, 400)
+    equal(ADMIN.ask("POST", f"/api/bindings/%2F/e/amq.direct/q/{name}", {"routing_key": long}).status, 400)
+
+
 @case
 def purge_drops_what_waits():
     name = queue()

@@ -76,6 +76,8 @@ fn the_command_line_sets_policies_and_makes_queues() {
         &["queue", "declare", "ops.q", "--argument", "x-max-length=5"],
     );
     publish(&gatepost, "ops.q", 4);
+    assert!(done(&gatepost, &["queue", "list"]).contains("ops.q"));
+    assert!(done(&gatepost, &["exchange", "list", "--vhost", "/"]).contains("amq.topic"));
     let (name, pattern, sets) = ("cap", "^ops\\.", "{\"max-length\": 2}");
     done(
         &gatepost,
@@ -116,6 +118,24 @@ fn the_command_line_sets_policies_and_makes_queues() {
     gatepost.start_again();
     let (status, text) = ask(&gatepost, "DELETE", "/api/bindings/%2F/e/audit/q/log/~", "");
     assert_eq!(status, 204, "{text}");
+}
+
+/// A publish over HTTP would go past what makes all other publishers wait.
+#[test]
+fn a_publish_while_publishers_wait_is_refused() {
+    let mut gatepost = Gatepost::with(1, "");
+    done(&gatepost, &["queue", "declare", "q"]);
+    publish(&gatepost, "q", 1);
+    gatepost.terminate();
+    // More than any disk has.
+    gatepost.start_with_environment(&[("GATEPOST__DISK__FREE_LIMIT", "100000000GiB")]);
+    let body = r#"{"properties": {}, "routing_key": "q", "payload": "m", "payload_encoding": "string"}"#;
+    let (status, text) = ask(&gatepost, "POST", "/api/exchanges/%2F/amq.default/publish", body);
+    assert_eq!(status, 503, "{text}");
+    assert!(text.contains("publishers have to wait: low on disk"), "{text}");
+    assert_eq!(waiting(&gatepost, "q"), 1);
+    // What makes room is not held up.
+    done(&gatepost, &["queue", "purge", "q"]);
 }
 
 #[test]

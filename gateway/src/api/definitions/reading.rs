@@ -226,11 +226,13 @@ fn binding(body: &Body) -> Result<Bind, Refusal> {
             return Err(Refusal::bad_request(text));
         }
     };
+    let key = body.text("routing_key")?.unwrap_or_default();
+    declaring::short("a routing key", key)?;
     Ok(Bind {
         channel: super::super::errand::CHANNEL,
         source: body.required("source")?.into(),
         target,
-        key: body.text("routing_key")?.unwrap_or_default().into(),
+        key: key.into(),
         arguments: declaring::arguments(body)?,
         reply: true,
     })
