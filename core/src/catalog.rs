@@ -343,6 +343,11 @@ pub(crate) fn encode_retained(message: &Message) -> Box<[u8]> {
     encode(&message_record(message))
 }
 
+/// The message of a retained record. `None` if it makes no sense.
+pub(crate) fn decode_retained(value: &[u8]) -> Option<Message> {
+    message_of(&decode::<MessageRecord>(value)?)
+}
+
 /// The keys of one kind behind it, with their values.
 pub(crate) fn of_kind(recovered: &Recovered, vhost: VhostId, kind: KeyKind) -> impl Iterator<Item = (&[u8], &[u8])> {
     let parsed = recovered

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ObjectKind {
-    /// Retained messages: index, topic, body.
+    /// Retained messages: index and topic. Their bodies are counted with those of queues, and leave memory like them.
     Retained,
     /// Bindings, MQTT subscriptions, exchanges.
     Routes,

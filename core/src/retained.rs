@@ -9,11 +9,15 @@
 //! So topics sort level by level, and all below a topic lie in one range behind it. A walk by pattern leaps: where a key
 //! does not match it seeks the first one that could, and its place is just a key, which stays good whatever is set or
 //! cleared between two steps.
+//!
+//! The message of a topic leaves memory once the log has it, and comes back when a walk meets it: what stays is the topic,
+//! when the message expires and how long it is. Each state of a topic's message has a number. What a read brings counts only
+//! if the number is still the one that it was asked for with: else the message was replaced or cleared meanwhile.
 
 use crate::ledger;
-use crate::message::Message;
+use crate::message::{Dialect, Message};
 use crate::time::Wall;
-use crate::topic::{BROKER_LEVEL, Level, Levels, Pattern};
+use crate::topic::{BROKER_LEVEL, Level, Levels, Pattern, spell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -21,25 +25,56 @@ use std::sync::Arc;
 /// The retained messages of a vhost.
 #[derive(Default)]
 pub struct Retained {
-    messages: BTreeMap<Key, Message>,
-    /// Those of `messages` that expire.
+    topics: BTreeMap<Key, Topic>,
+    /// Those of `topics` whose messages expire.
     deadlines: BTreeSet<(Wall, Key)>,
     /// Dropped by expiry and not yet reported.
-    expired: Vec<Message>,
-    /// Sum over `messages` of what they occupy.
+    expired: Vec<(Key, Option<Message>)>,
+    /// Messages in memory that may leave it, by their numbers, which grow: the batch that the log must have written, and
+    /// whose message it is.
+    resident: BTreeMap<u64, (u64, Key)>,
+    /// Numbers given so far.
+    numbered: u64,
+    /// Sum over `topics` of what they occupy, without messages that may leave memory.
     bytes: usize,
 }
 
 /// Levels as octets: see the module.
-type Key = Arc<[u8]>;
+pub(crate) type Key = Arc<[u8]>;
+
+/// What is known of a topic's message.
+struct Topic {
+    /// `None`: it is in the log only.
+    message: Option<Message>,
+    /// See the module.
+    number: u64,
+    deadline: Deadline,
+    /// Bytes of its payload.
+    len: u32,
+    /// It stays in memory, and the log does not have it.
+    stays: bool,
+}
+
+/// When a message expires; [`NEVER`] if it does not.
+type Deadline = Wall;
+const NEVER: Deadline = Wall(u64::MAX);
+
+/// Where a message is to be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// In memory, for good.
+    InMemory,
+    /// In the log, which has it once this batch is written. From then on it may leave memory.
+    InLog(u64),
+}
 
 /// What [`Retained::set`] changed.
 #[derive(Debug)]
 pub enum Change {
-    /// It is the topic's retained message now; the one it replaced, if any.
-    Stored(Option<Message>),
-    /// Its empty body cleared this one.
-    Cleared(Message),
+    /// It is the topic's retained message now.
+    Stored,
+    /// Its empty body cleared the topic.
+    Cleared,
     /// Nothing was there to clear, or it has no topic (an empty key).
     Nothing,
 }
@@ -53,27 +88,74 @@ pub struct Cursor {
     next: Option<Bound<Vec<u8>>>,
 }
 
+/// How a walk goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Walked {
+    /// There is nothing more.
+    End,
+    /// There may be more.
+    More,
+    /// The next message is in the log only: see [`Retained::ahead`].
+    Absent,
+}
+
+/// A message that a walk wants back in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its topic: see [`Retained::key_of`].
+    pub key: Arc<[u8]>,
+    /// See the module.
+    pub number: u64,
+    /// Bytes of its payload.
+    pub len: u32,
+}
+
 impl Retained {
-    /// Makes `message` its topic's retained message, or clears the topic if its body is empty. The flag
+    /// Makes `message` its topic's retained message, or clears the topic if its body is empty. Returns also the message
+    /// before it, if that was in memory and might have left it. The flag
     /// [`Envelope::retain`](crate::message::Envelope::retain) is not looked at.
-    pub fn set(&mut self, message: &Message) -> Change {
+    pub fn set(&mut self, message: &Message, kept: Kept) -> (Change, Option<Message>) {
         let key: Key = Retained::key_of(message).into();
         if key.is_empty() {
             // MQTT has no such topic, so nobody could ever be told of it, or clear it.
-            return Change::Nothing;
+            return (Change::Nothing, None);
         }
         let before = self.remove(&key);
         // MQTT 5 3.3.1.3 [MQTT-3.3.1-6], [MQTT-3.3.1-7]
         if message.body().is_empty() {
-            return before.map_or(Change::Nothing, Change::Cleared);
+            return before.map_or((Change::Nothing, None), |before| (Change::Cleared, before));
         }
         // MQTT 5 3.3.1.3 [MQTT-3.3.1-5]
-        self.bytes += memory(&key, message);
-        if let Some(deadline) = message.envelope().deadline {
-            self.deadlines.insert((deadline, Arc::clone(&key)));
+        let number = self.number();
+        if let Kept::InLog(batch) = kept {
+            self.resident.insert(number, (batch, Arc::clone(&key)));
         }
-        self.messages.insert(key, message.clone());
-        Change::Stored(before)
+        let topic = Topic {
+            message: Some(message.clone()),
+            number,
+            deadline: message.envelope().deadline.unwrap_or(NEVER),
+            len: len_of(message),
+            stays: kept == Kept::InMemory,
+        };
+        self.insert(key, topic);
+        (Change::Stored, before.flatten())
+    }
+
+    /// Takes note of a message that is in the log, as a start found it. It is kept in memory, too, if `in_memory`.
+    pub fn restore(&mut self, message: &Message, in_memory: bool) {
+        let key: Key = Retained::key_of(message).into();
+        let number = self.number();
+        if in_memory {
+            self.resident.insert(number, (0, Arc::clone(&key)));
+        }
+        let topic = Topic {
+            message: in_memory.then(|| message.clone()),
+            number,
+            deadline: message.envelope().deadline.unwrap_or(NEVER),
+            len: len_of(message),
+            stays: false,
+        };
+        self.insert(key, topic);
     }
 
     /// The topic's identity as octets, the same in both dialects: the key for the log. Empty for an empty key, which
@@ -96,21 +178,68 @@ impl Retained {
             push_level(&mut start, text);
         }
         let from = (Bound::Included(&*start), Bound::Unbounded);
-        let (first, _) = self.messages.range::<[u8], _>(from).next()?;
+        let (first, _) = self.topics.range::<[u8], _>(from).next()?;
         let found = first.starts_with(&start);
         let next = Some(Bound::Included(start));
         found.then_some(Cursor { pattern, next })
     }
 
-    /// Appends what the next `steps` look-ups find, in order of topics, and returns whether there may be more; what is
-    /// left of `steps` stays there. Expired messages are dropped on the way: see [`Retained::take_expired`].
-    pub fn next_batch(&mut self, cursor: &mut Cursor, now: Wall, steps: &mut usize, out: &mut Vec<Message>) -> bool {
+    /// Appends what the next `steps` look-ups find in memory, in order of topics, up to the first message that is not there;
+    /// what is left of `steps` stays there. Expired messages are dropped on the way: see [`Retained::take_expired`].
+    pub fn next_batch(&mut self, cursor: &mut Cursor, now: Wall, steps: &mut usize, out: &mut Vec<Message>) -> Walked {
         let mut outdated = Vec::new();
+        let absent = self.walk(cursor, steps, |key, topic| match &topic.message {
+            _ if topic.deadline <= now => {
+                outdated.push(Arc::clone(key));
+                true
+            }
+            Some(message) => {
+                out.push(message.clone());
+                true
+            }
+            None => false,
+        });
+        for key in outdated {
+            if let Some(message) = self.remove(&key) {
+                self.expired.push((key, message));
+            }
+        }
+        match (absent, &cursor.next) {
+            (true, _) => Walked::Absent,
+            (false, Some(_)) => Walked::More,
+            (false, None) => Walked::End,
+        }
+    }
+
+    /// The next messages of a walk that are in the log only, the first of them where the walk stopped: at most so many, or
+    /// until they have so many bytes, one at least.
+    pub fn ahead(&self, cursor: &Cursor, now: Wall, count: usize, bytes: usize) -> Vec<Wanted> {
+        let mut cursor = cursor.clone();
+        let (mut wanted, mut steps, mut sum) = (Vec::new(), AHEAD_STEPS, 0);
+        self.walk(&mut cursor, &mut steps, |key, topic| {
+            if topic.message.is_none() && topic.deadline > now {
+                if wanted.len() >= count || (sum > 0 && sum + topic.len as usize > bytes) {
+                    return false;
+                }
+                sum += topic.len as usize;
+                wanted.push(Wanted {
+                    key: Arc::clone(key),
+                    number: topic.number,
+                    len: topic.len,
+                });
+            }
+            true
+        });
+        wanted
+    }
+
+    /// Goes on with a walk until `take` refuses a topic that matches. Returns whether it did; the walk stands there then.
+    fn walk(&self, cursor: &mut Cursor, steps: &mut usize, mut take: impl FnMut(&Key, &Topic) -> bool) -> bool {
         let left = steps;
         'seek: while *left > 0 {
             let Some(start) = cursor.next.take() else { break };
             let mut last = None;
-            for (key, message) in self.messages.range::<[u8], _>((as_slice(&start), Bound::Unbounded)) {
+            for (key, topic) in self.topics.range::<[u8], _>((as_slice(&start), Bound::Unbounded)) {
                 if *left == 0 {
                     cursor.next = last.map(|key: &Key| Bound::Excluded(key.to_vec()));
                     break 'seek;
@@ -118,11 +247,11 @@ impl Retained {
                 *left = left.saturating_sub(cost(&cursor.pattern, key));
                 last = Some(key);
                 match step(&cursor.pattern, key) {
-                    Step::Match if message.envelope().deadline.is_some_and(|deadline| deadline <= now) => {
-                        outdated.push(Arc::clone(key));
+                    Step::Match if !take(key, topic) => {
+                        cursor.next = Some(Bound::Included(key.to_vec()));
+                        return true;
                     }
-                    Step::Match => out.push(message.clone()),
-                    Step::Next => {}
+                    Step::Match | Step::Next => {}
                     Step::Seek(target) => {
                         cursor.next = Some(Bound::Included(target));
                         continue 'seek;
@@ -132,11 +261,41 @@ impl Retained {
             }
             // That was the end of the map, and the cursor stays without a next place.
         }
-        for key in outdated {
-            let message = self.remove(&key);
-            self.expired.extend(message);
+        false
+    }
+
+    /// Lets the message go that has been in memory for longest, if the log has written its batch. Returns it.
+    pub fn evict(&mut self, written: u64) -> Option<Message> {
+        let (_, (batch, _)) = self.resident.first_key_value()?;
+        if *batch > written {
+            return None;
         }
-        cursor.next.is_some()
+        let (_, (_, key)) = self.resident.pop_first()?;
+        self.topics.get_mut(&key)?.message.take()
+    }
+
+    /// A message came back from the log. Returns whether it is still its topic's, and in memory from now on.
+    pub fn loaded(&mut self, key: &[u8], number: u64, message: &Message) -> bool {
+        let next = self.numbered + 1;
+        let Some(topic) = self.topics.get_mut(key) else {
+            return false;
+        };
+        if topic.number != number || topic.message.is_some() {
+            return false;
+        }
+        topic.message = Some(message.clone());
+        topic.number = next;
+        self.numbered = next;
+        if let Some((key, _)) = self.topics.get_key_value(key) {
+            self.resident.insert(next, (0, Arc::clone(key)));
+        }
+        true
+    }
+
+    /// The log does not have a message any more that it had. Returns whether it was still its topic's, which has none now.
+    pub fn lost(&mut self, key: &[u8], number: u64) -> bool {
+        let is_lost = |topic: &Topic| topic.number == number && topic.message.is_none();
+        self.topics.get(key).is_some_and(is_lost) && self.remove(key).is_some()
     }
 
     /// When the first message expires.
@@ -150,60 +309,93 @@ impl Retained {
             match self.deadlines.first() {
                 Some((deadline, key)) if *deadline <= now => {
                     let key = Arc::clone(key);
-                    let message = self.remove(&key);
-                    self.expired.extend(message);
+                    if let Some(message) = self.remove(&key) {
+                        self.expired.push((key, message));
+                    }
                 }
                 _ => return,
             }
         }
     }
 
-    /// The messages that expiry dropped since the last call, for the log.
-    pub fn take_expired(&mut self) -> Vec<Message> {
+    /// The topics whose messages expiry dropped since the last call, for the log, with those messages that were in memory and
+    /// might have left it.
+    pub fn take_expired(&mut self) -> Vec<(Arc<[u8]>, Option<Message>)> {
         std::mem::take(&mut self.expired)
     }
 
-    /// All of them, in order of topics, expired ones not yet dropped included.
-    pub fn iter(&self) -> impl Iterator<Item = &Message> {
-        self.messages.values()
+    /// Messages that are in memory and may leave it, those of [`Retained::take_expired`] included.
+    pub fn in_memory(&self) -> impl Iterator<Item = &Message> {
+        let expired = self.expired.iter().filter_map(|(_, message)| message.as_ref());
+        let kept = self.topics.values().filter(|topic| !topic.stays);
+        kept.filter_map(|topic| topic.message.as_ref()).chain(expired)
     }
 
-    /// Those whose topics come behind one, in order: see [`Retained::key_of`]. Without one, all.
-    pub fn after(&self, key: Option<&[u8]>) -> impl Iterator<Item = &Message> {
+    /// The topics behind one, in order: each with its key, its name in the slash dialect, and the bytes of its message. Without
+    /// one, all.
+    pub fn after(&self, key: Option<&[u8]>) -> impl Iterator<Item = (&[u8], String, u32)> {
         let from = key.map_or(Bound::Unbounded, Bound::Excluded);
-        self.messages
+        self.topics
             .range::<[u8], _>((from, Bound::Unbounded))
-            .map(|(_, message)| message)
+            .map(|(key, topic)| (&**key, spell(levels_of(key), Dialect::Slash), topic.len))
     }
 
     /// Messages retained.
     pub fn count(&self) -> usize {
-        self.messages.len()
+        self.topics.len()
     }
 
-    /// Bytes of memory they occupy.
+    /// Bytes of memory they occupy, without messages that may leave memory.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Bytes by which [`Retained::set`] with this message would grow what is retained.
     pub fn growth(&self, message: &Message) -> usize {
-        if message.body().is_empty() {
+        let key = Retained::key_of(message);
+        if message.body().is_empty() || self.topics.contains_key(&*key) {
             return 0;
         }
-        let key = Retained::key_of(message);
-        let before = self.messages.get(&*key).map_or(0, |old| memory(&key, old));
-        memory(&key, message).saturating_sub(before)
+        memory(&key, message.envelope().deadline.is_some())
     }
 
-    fn remove(&mut self, key: &Key) -> Option<Message> {
-        let message = self.messages.remove(key)?;
-        self.bytes -= memory(key, &message);
-        if let Some(deadline) = message.envelope().deadline {
-            self.deadlines.remove(&(deadline, Arc::clone(key)));
-        }
-        Some(message)
+    fn number(&mut self) -> u64 {
+        self.numbered += 1;
+        self.numbered
     }
+
+    fn insert(&mut self, key: Key, topic: Topic) {
+        self.bytes += topic.memory(&key);
+        if topic.deadline < NEVER {
+            self.deadlines.insert((topic.deadline, Arc::clone(&key)));
+        }
+        self.topics.insert(key, topic);
+    }
+
+    /// Returns the message if it was in memory and might have left it; `None` if there was no such topic.
+    fn remove(&mut self, key: &[u8]) -> Option<Option<Message>> {
+        let (key, topic) = self.topics.remove_entry(key)?;
+        self.bytes -= topic.memory(&key);
+        self.resident.remove(&topic.number);
+        if topic.deadline < NEVER {
+            self.deadlines.remove(&(topic.deadline, key));
+        }
+        Some(topic.message.filter(|_| !topic.stays))
+    }
+}
+
+impl Topic {
+    fn memory(&self, key: &[u8]) -> usize {
+        let stays = self.message.as_ref().filter(|_| self.stays);
+        memory(key, self.deadline < NEVER) + stays.map_or(0, Message::memory)
+    }
+}
+
+/// Look-ups of [`Retained::ahead`].
+const AHEAD_STEPS: usize = 256;
+
+fn len_of(message: &Message) -> u32 {
+    u32::try_from(message.payload().len()).unwrap_or(u32::MAX)
 }
 
 /// How a walk goes on from a key.
@@ -296,13 +488,18 @@ fn behind(levels: &[u8]) -> Step {
 
 /// Whether a pattern with a `#` in its midst matches.
 fn whole(pattern: &Pattern, key: &[u8]) -> bool {
-    let mut levels = Vec::new();
+    pattern.matches(&levels_of(key).collect())
+}
+
+/// The levels of a topic, escapes decoded.
+fn levels_of(key: &[u8]) -> impl Iterator<Item = String> {
     let mut at = 0;
-    while let Some(end) = level_end(key, at) {
-        levels.push(level_text(&key[at..end - 1]));
+    std::iter::from_fn(move || {
+        let end = level_end(key, at)?;
+        let text = level_text(&key[at..end - 1]);
         at = end;
-    }
-    pattern.matches(&levels.into_iter().collect())
+        Some(text)
+    })
 }
 
 const TERMINATOR: u8 = 0;
@@ -349,17 +546,18 @@ fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
     }
 }
 
-/// Retained messages stay while what was allocated beside them goes: holes that a few of them keep open. Measured.
+/// Topics stay while what was allocated beside them goes: holes that a few of them keep open. Measured.
 const SCATTERED: usize = 96;
 
-/// A message, its entries in the maps, and what the log's index keeps of it.
-fn memory(key: &[u8], message: &Message) -> usize {
-    let expires = message
-        .envelope()
-        .deadline
-        .map_or(0, |_| ledger::sorted::<(Wall, Key), ()>());
-    let entry = ledger::sorted::<Key, Message>() + expires + ledger::text(key.len());
-    message.memory() + entry + ledger::indexed(key.len() + 1) + SCATTERED
+/// A topic, its entries in the maps, and what the log's index keeps of it.
+fn memory(key: &[u8], expires: bool) -> usize {
+    let expires = if expires {
+        ledger::sorted::<(Wall, Key), ()>()
+    } else {
+        0
+    };
+    let entry = ledger::sorted::<Key, Topic>() + expires + ledger::text(key.len());
+    entry + ledger::indexed(key.len() + 1) + SCATTERED
 }
 
 #[cfg(test)]
@@ -393,10 +591,8 @@ mod tests {
     fn filled(topics: &[&str]) -> Retained {
         let mut retained = Retained::default();
         for topic in topics {
-            assert!(matches!(
-                retained.set(&message(topic, Slash, topic)),
-                Change::Stored(None)
-            ));
+            let (change, before) = retained.set(&message(topic, Slash, topic), Kept::InLog(1));
+            assert!(matches!(change, Change::Stored) && before.is_none());
         }
         retained
     }
@@ -404,7 +600,7 @@ mod tests {
     fn all(retained: &mut Retained, text: &str, dialect: Dialect, now: u64) -> Vec<String> {
         let mut out = Vec::new();
         if let Some(mut cursor) = retained.matching(Pattern::parse(text, dialect).expect("valid")) {
-            while retained.next_batch(&mut cursor, Wall(now), &mut 1, &mut out) {}
+            while retained.next_batch(&mut cursor, Wall(now), &mut 1, &mut out) == Walked::More {}
         }
         out.iter().map(|m| m.key().to_owned()).collect()
     }
@@ -418,7 +614,10 @@ mod tests {
                 .matching(Pattern::parse(text, Dot).expect("valid"))
                 .expect("something may match");
             let (mut left, mut out) = (1_000_000, Vec::new());
-            assert!(!retained.next_batch(&mut cursor, Wall(0), &mut left, &mut out));
+            assert_eq!(
+                retained.next_batch(&mut cursor, Wall(0), &mut left, &mut out),
+                Walked::End
+            );
             1_000_000 - left
         };
         assert_eq!(spent("#"), 10);
@@ -430,18 +629,18 @@ mod tests {
     #[test]
     fn a_topic_keeps_its_last_message_and_an_empty_one_clears_it() {
         let mut retained = Retained::default();
-        assert!(matches!(
-            retained.set(&message("a/b", Slash, "1")),
-            Change::Stored(None)
-        ));
+        let mut set = |key, dialect, body| {
+            let (change, before) = retained.set(&message(key, dialect, body), Kept::InLog(1));
+            let before = before.map(|before| String::from_utf8_lossy(before.body()).into_owned());
+            (format!("{change:?}"), before, retained.count(), retained.bytes() > 0)
+        };
+        let (stored, cleared, nothing) = ("Stored".to_owned(), "Cleared".to_owned(), "Nothing".to_owned());
+        assert_eq!(set("a/b", Slash, "1"), (stored.clone(), None, 1, true));
         // The same topic in the other dialect.
-        assert!(matches!(retained.set(&message("a.b", Dot, "2")), Change::Stored(Some(old)) if old.body() == b"1"));
-        assert_eq!(retained.count(), 1);
-        assert!(retained.bytes() > 0);
-        assert!(matches!(retained.set(&message("a/c", Slash, "")), Change::Nothing));
-        assert!(matches!(retained.set(&message("a/b", Slash, "")), Change::Cleared(old) if old.body() == b"2"));
-        assert_eq!((retained.count(), retained.bytes()), (0, 0));
-        assert!(matches!(retained.set(&message("", Dot, "1")), Change::Nothing));
+        assert_eq!(set("a.b", Dot, "2"), (stored, Some("1".into()), 1, true));
+        assert_eq!(set("a/c", Slash, ""), (nothing.clone(), None, 1, true));
+        assert_eq!(set("a/b", Slash, ""), (cleared, Some("2".into()), 0, false));
+        assert_eq!(set("", Dot, "1"), (nothing, None, 0, false));
         assert_eq!(
             Retained::key_of(&message("v1%2E5.s", Dot, "")),
             Retained::key_of(&message("v1.5/s", Slash, ""))
@@ -483,20 +682,24 @@ mod tests {
     fn expired_messages_are_dropped_when_read_or_swept() {
         let mut retained = filled(&["a/0"]);
         for n in 1..=4 {
-            retained.set(&expiring(&format!("a/{n}"), 100 * n));
+            retained.set(&expiring(&format!("a/{n}"), 100 * n), Kept::InLog(1));
         }
         assert_eq!(retained.next_expiry(), Some(Wall(100)));
         assert_eq!(all(&mut retained, "a/+", Slash, 99).len(), 5);
         assert_eq!(all(&mut retained, "a/1", Slash, 100), Vec::<String>::new());
         assert_eq!(
-            retained.take_expired().iter().map(Message::key).collect::<Vec<_>>(),
-            ["a/1"]
+            retained
+                .take_expired()
+                .iter()
+                .map(|(key, _)| &**key)
+                .collect::<Vec<_>>(),
+            [b"a\x001\0"]
         );
         retained.expire(Wall(350), 1);
         retained.expire(Wall(250), 10);
         assert_eq!(retained.next_expiry(), Some(Wall(300)));
         // Replacing one takes its deadline away.
-        retained.set(&message("a/3", Slash, "for ever"));
+        retained.set(&message("a/3", Slash, "for ever"), Kept::InLog(1));
         retained.expire(Wall(1000), 10);
         assert_eq!(retained.take_expired().len(), 2);
         assert_eq!(retained.next_expiry(), None);
@@ -510,12 +713,15 @@ mod tests {
             .matching(Pattern::parse("a/+", Slash).expect("valid"))
             .expect("something");
         let mut out = Vec::new();
-        assert!(retained.next_batch(&mut cursor, Wall(0), &mut 2, &mut out));
-        retained.set(&message("a/2", Slash, ""));
-        retained.set(&message("a/3", Slash, ""));
-        retained.set(&message("a/0", Slash, "behind the cursor"));
-        retained.set(&message("a/5", Slash, "in front of it"));
-        while retained.next_batch(&mut cursor, Wall(0), &mut 2, &mut out) {}
+        assert_eq!(
+            retained.next_batch(&mut cursor, Wall(0), &mut 2, &mut out),
+            Walked::More
+        );
+        retained.set(&message("a/2", Slash, ""), Kept::InLog(1));
+        retained.set(&message("a/3", Slash, ""), Kept::InLog(1));
+        retained.set(&message("a/0", Slash, "behind the cursor"), Kept::InLog(1));
+        retained.set(&message("a/5", Slash, "in front of it"), Kept::InLog(1));
+        while retained.next_batch(&mut cursor, Wall(0), &mut 2, &mut out) == Walked::More {}
         assert_eq!(
             out.iter().map(Message::key).collect::<Vec<_>>(),
             ["a/1", "a/2", "a/4", "a/5"]
@@ -527,7 +733,7 @@ mod tests {
         let mut retained = Retained::default();
         for room in 0..10 {
             for n in 0..1000 {
-                retained.set(&message(&format!("{room}/{n:03}"), Slash, "x"));
+                retained.set(&message(&format!("{room}/{n:03}"), Slash, "x"), Kept::InLog(1));
             }
         }
         let mut cursor = retained
@@ -557,7 +763,7 @@ mod tests {
                     .collect::<Vec<_>>()
                     .join(".");
                 if !topic.is_empty() {
-                    retained.set(&message(&topic, Dot, "x"));
+                    retained.set(&message(&topic, Dot, "x"), Kept::InLog(1));
                     topics.insert(topic);
                 }
             }
@@ -586,5 +792,84 @@ mod tests {
                 assert_eq!(found, expected, "{text} in {dialect:?}");
             }
         }
+    }
+
+    /// All that a walk finds, and which messages it had to wait for. Each of those is brought at once, if `brings`.
+    fn fetched(retained: &mut Retained, text: &str, brings: bool) -> (Vec<String>, Vec<String>) {
+        let (mut out, mut waited) = (Vec::new(), Vec::new());
+        let mut cursor = retained.matching(Pattern::parse(text, Slash).expect("valid"));
+        while let Some(at) = &mut cursor {
+            match retained.next_batch(at, Wall(0), &mut 1, &mut out) {
+                Walked::End => break,
+                Walked::More => {}
+                Walked::Absent => {
+                    let wanted = retained.ahead(at, Wall(0), 2, 100);
+                    for Wanted { key, number, .. } in wanted {
+                        let topic = spell(levels_of(&key), Slash);
+                        waited.push(topic.clone());
+                        if brings {
+                            assert!(retained.loaded(&key, number, &message(&topic, Slash, &topic)));
+                        } else {
+                            assert!(retained.lost(&key, number));
+                        }
+                    }
+                }
+            }
+        }
+        (out.iter().map(|m| m.key().to_owned()).collect(), waited)
+    }
+
+    #[test]
+    fn messages_leave_once_they_are_written_and_a_walk_waits_for_them() {
+        let topics = ["a/1", "a/2", "a/3", "a/4"];
+        let mut retained = filled(&topics);
+        retained.set(&message("a/0", Slash, "the node's"), Kept::InMemory);
+        assert!(retained.evict(0).is_none(), "nothing is written");
+        let bytes = retained.bytes();
+        let left = std::iter::from_fn(|| retained.evict(1)).count();
+        assert_eq!((left, retained.count(), retained.bytes()), (4, 5, bytes));
+        retained.set(&message("a/3", Slash, "later"), Kept::InLog(2));
+        assert!(retained.evict(1).is_none());
+        let all = ["a/0", "a/1", "a/2", "a/3", "a/4"].map(str::to_owned);
+        assert_eq!(
+            fetched(&mut retained, "a/#", true),
+            (all.to_vec(), vec!["a/1".into(), "a/2".into(), "a/4".into()])
+        );
+        assert_eq!(fetched(&mut retained, "a/#", true), (all.to_vec(), vec![]));
+        // What was in memory for longest goes first.
+        assert_eq!(retained.evict(2).map(|m| m.key().to_owned()), Some("a/3".into()));
+        assert_eq!(retained.evict(2).map(|m| m.key().to_owned()), Some("a/1".into()));
+        assert_eq!(fetched(&mut retained, "a/#", false).0, ["a/0", "a/2", "a/4"]);
+        assert_eq!(retained.count(), 3);
+    }
+
+    /// An answer that comes late must not undo what was said meanwhile.
+    #[test]
+    fn what_was_asked_for_before_a_change_does_not_count() {
+        let wanted = |retained: &Retained| {
+            let cursor = retained
+                .matching(Pattern::parse("t", Slash).expect("valid"))
+                .expect("it matches");
+            retained.ahead(&cursor, Wall(0), 9, 100)[0].clone()
+        };
+        let mut retained = filled(&["t"]);
+        retained.evict(1);
+        let before = wanted(&retained);
+        for body in ["2", ""] {
+            retained.set(&message("t", Slash, body), Kept::InLog(2));
+            assert!(!retained.loaded(&before.key, before.number, &message("t", Slash, "1")));
+            assert!(!retained.lost(&before.key, before.number));
+            assert_eq!(retained.count(), usize::from(!body.is_empty()));
+        }
+        // Set and evicted again: the number tells the two apart.
+        retained.set(&message("t", Slash, "3"), Kept::InLog(3));
+        retained.evict(3);
+        assert!(!retained.loaded(&before.key, before.number, &message("t", Slash, "1")));
+        let now = wanted(&retained);
+        assert!(retained.loaded(&now.key, now.number, &message("t", Slash, "3")));
+        assert!(
+            !retained.loaded(&now.key, now.number, &message("t", Slash, "3")),
+            "once"
+        );
     }
 }

@@ -134,6 +134,18 @@ pub fn translate(key: &str, from: Dialect, to: Dialect) -> Option<Cow<'_, str>> 
     (text.len() <= KEY_MAX).then_some(Cow::Owned(text))
 }
 
+/// The name of a topic with these levels, whose escapes are decoded.
+pub(crate) fn spell(levels: impl Iterator<Item = String>, dialect: Dialect) -> String {
+    let mut name = String::new();
+    for (index, level) in levels.enumerate() {
+        if index > 0 {
+            name.push(separator(dialect));
+        }
+        Spelling::of(dialect).write(&level, &mut name);
+    }
+    name
+}
+
 fn separator(dialect: Dialect) -> char {
     match dialect {
         Dialect::Dot => '.',

@@ -104,7 +104,11 @@ impl Retries {
     fn add_due(&mut self, now: Instant, work: &mut Vec<(VhostId, Request)>) {
         let due = |failing: &mut Failing| failing.retry_at <= now;
         self.trying.extend(self.waiting.extract_if(.., due));
-        work.extend(self.trying.iter().map(|failing| (failing.vhost, failing.request)));
+        work.extend(
+            self.trying
+                .iter()
+                .map(|failing| (failing.vhost, failing.request.clone())),
+        );
     }
     /// Takes note of what failed of a vhost's requests.
     fn note(&mut self, vhost: VhostId, served: &mut Served, now: Instant) {
@@ -172,25 +176,27 @@ fn serve(node: &Node, reader: &mut impl Fetch, work: &mut [(VhostId, Request)], 
     let mut reads = Vec::new();
     // Where many queues are read, neighbours in the log are of different ones.
     work.sort_by_key(|(vhost, request)| {
-        let at = match request {
-            Request::Page(_) => None,
-            Request::Body(read) => Some(read.at),
+        let (kind, at) = match request {
+            Request::Page(_) => (0, None),
+            Request::Key(_) => (1, None),
+            Request::Body(read) => (2, Some(read.at)),
         };
-        (*vhost, at)
+        (*vhost, kind, at)
     });
     let mut rest = &*work;
-    while let Some(&(vhost, first)) = rest.first() {
+    while let Some((vhost, first)) = rest.first() {
+        let vhost = *vhost;
         let at_once = match first {
             Request::Page(_) => PAGES_AT_ONCE,
-            Request::Body(_) => BODIES_AT_ONCE,
+            Request::Body(_) | Request::Key(_) => BODIES_AT_ONCE,
         };
         let alike = |(v, request): &&(VhostId, Request)| {
-            *v == vhost && std::mem::discriminant(request) == std::mem::discriminant(&first)
+            *v == vhost && std::mem::discriminant(request) == std::mem::discriminant(first)
         };
         let same = rest.iter().take(at_once).take_while(alike).count();
         let (now, later) = rest.split_at(same);
         reads.clear();
-        reads.extend(now.iter().map(|(_, read)| *read));
+        reads.extend(now.iter().map(|(_, read)| read.clone()));
         rest = later;
         let mut served = reader.serve(&reads);
         retries.note(vhost, &mut served, Instant::now());
@@ -227,11 +233,11 @@ mod tests {
     fn round(retries: &mut Retries, now: Instant, heals: &[Request]) -> Vec<Request> {
         let mut work = Vec::new();
         retries.add_due(now, &mut work);
-        let tried: Vec<Request> = work.iter().map(|(_, request)| *request).collect();
+        let tried: Vec<Request> = work.iter().map(|(_, request)| request.clone()).collect();
         let fail: Vec<Request> = tried
             .iter()
             .filter(|request| !heals.contains(request))
-            .copied()
+            .cloned()
             .collect();
         retries.note(VhostId(0), &mut failed(&fail), now);
         retries.trying.clear();

@@ -98,7 +98,7 @@ impl Engine {
     /// Bytes of each kind of object.
     pub(crate) fn objects(&self) -> PerKind {
         let mut used = self.ledger.used();
-        used[ObjectKind::Retained as usize] += self.retained.bytes();
+        used[ObjectKind::Retained as usize] += self.retained.bytes() + self.retained_loads.memory();
         used[ObjectKind::Routes as usize] += self.router.memory();
         used[ObjectKind::Connections as usize] += self.consumers.len() * CONSUMER_BYTES
             + (self.confirms.len() + self.waits.len()) * CONFIRM_BYTES

@@ -93,6 +93,7 @@ impl Engine {
             let counted = found.by_consumer.get(&key).copied().unwrap_or(0);
             assert_eq!(c.credit.used(), counted, "credit that a consumer uses");
         }
+        self.retained.in_memory().for_each(|message| found.message(message));
         let bytes: usize = found.messages.values().map(|(m, _)| m.memory()).sum();
         assert_eq!(self.memory.bytes(), bytes, "message memory");
         for (message, pins) in found.messages.values() {
@@ -386,8 +387,10 @@ impl Engine {
         assert!(unsettled <= in_flight, "unsettled messages that no connection has");
         let timers = 2 * (self.sessions.len() + self.queues.len()) + 1;
         assert!(self.timers.len() <= timers, "{} timers", self.timers.len());
+        assert!(self.retained_loads.is_empty(), "retained messages on their way");
         if self.queues.is_empty() {
-            assert_eq!(self.memory.bytes(), 0, "message memory");
+            let retained: usize = self.retained.in_memory().map(Message::memory).sum();
+            assert_eq!(self.memory.bytes(), retained, "message memory");
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::command::Bind;
 use crate::message::Dialect;
 use crate::properties::Value;
 use crate::queue::entry::EntryFlags;
+use crate::retained::Walked;
 use crate::slots::Link;
 use crate::topic::Pattern;
 
@@ -44,7 +45,12 @@ impl Engine {
         let Some(l) = self.links.get_mut(link) else {
             return;
         };
-        l.rare.make().bound_replay = Some(Box::new(BoundReplay { queue, cursor, gate }));
+        l.rare.make().bound_replay = Some(Box::new(BoundReplay {
+            queue,
+            cursor,
+            gate,
+            waits: false,
+        }));
     }
 
     /// Whether the link's bind is done but for its replay.
@@ -60,44 +66,62 @@ impl Engine {
         budget: &mut Budget,
     ) -> Result<Option<u64>, Unfinished> {
         loop {
-            let Some(mut replay) = self
-                .links
-                .get_mut(link)
-                .and_then(|l| l.rare.get_mut()?.bound_replay.take())
-            else {
-                return Ok(None);
-            };
-            let most = REPLAY_STEPS.min(budget.left());
-            let mut steps = most;
-            let mut found = Vec::new();
-            let wall = self.now.wall;
-            let more = self
-                .retained
-                .next_batch(&mut replay.cursor, wall, &mut steps, &mut found);
-            budget.spend(most - steps + found.len());
-            for message in found {
-                // The queue may have been deleted meanwhile, by another link.
-                let Some(q) = self.queues.get_mut(replay.queue) else {
-                    return Ok(replay.gate);
-                };
-                if q.depth() >= REPLAY_BACKLOG_MAX || q.refuses(&message, (0, 0)) {
-                    self.counters.dropped_full += 1;
-                    continue;
+            match self.replay_some(link, budget) {
+                Walked::End => {
+                    let rare = self.links.get_mut(link).and_then(|l| l.rare.get_mut());
+                    let replay = rare.and_then(|rare| rare.bound_replay.take());
+                    return Ok(replay.and_then(|replay| replay.gate));
                 }
-                q.push_copy(message.clone(), EntryFlags::default(), None);
-                self.memory.pin(&message);
-                self.counters.enqueued += 1;
+                Walked::More => budget.check()?,
+                Walked::Absent => {
+                    if let Some(l) = self.links.get_mut(link) {
+                        l.waits = true;
+                    }
+                    return Err(Unfinished);
+                }
             }
-            self.touch(replay.queue);
-            self.enforce_limit(replay.queue);
-            let gate = replay.gate;
-            if !more {
-                return Ok(gate);
-            }
-            if let Some(l) = self.links.get_mut(link) {
-                l.rare.make().bound_replay = Some(replay);
-            }
-            budget.check()?;
         }
+    }
+
+    /// Puts some of what the link's bind replays into its queue.
+    pub(crate) fn replay_some(&mut self, link: Link, budget: &mut Budget) -> Walked {
+        let rare = self.links.get_mut(link).and_then(|l| l.rare.get_mut());
+        let Some(replay) = rare.and_then(|rare| rare.bound_replay.as_mut()) else {
+            return Walked::End;
+        };
+        if replay.waits {
+            return Walked::Absent;
+        }
+        let most = REPLAY_STEPS.min(budget.left());
+        let mut steps = most;
+        let mut found = Vec::new();
+        let wall = self.now.wall;
+        let walked = self
+            .retained
+            .next_batch(&mut replay.cursor, wall, &mut steps, &mut found);
+        let queue = replay.queue;
+        // The queue may have been deleted meanwhile, by another link.
+        if !self.queues.contains(queue) {
+            return Walked::End;
+        }
+        if walked == Walked::Absent {
+            replay.waits = true;
+            let cursor = replay.cursor.clone();
+            self.load_retained(link, &cursor);
+        }
+        budget.spend(most - steps + found.len());
+        for message in found {
+            let Some(q) = self.queues.get_mut(queue) else { break };
+            if q.depth() >= REPLAY_BACKLOG_MAX || q.refuses(&message, (0, 0)) {
+                self.counters.dropped_full += 1;
+                continue;
+            }
+            q.push_copy(message.clone(), EntryFlags::default(), None);
+            self.memory.pin(&message);
+            self.counters.enqueued += 1;
+        }
+        self.touch(queue);
+        self.enforce_limit(queue);
+        walked
     }
 }

@@ -285,7 +285,7 @@ pub struct Counters {
     pub consumers_held_back: u64,
     /// Retained messages (gauge).
     pub retained: u64,
-    /// Bytes of retained messages (gauge).
+    /// Bytes of memory that retained messages take, without their bodies (gauge).
     pub retained_bytes: u64,
     /// Bytes of memory that each kind of object takes (gauge).
     pub objects_bytes: PerKind,
@@ -293,7 +293,7 @@ pub struct Counters {
     pub objects_bytes_max: u64,
     /// Objects refused, or retained messages not kept, for want of memory.
     pub objects_refused: PerKind,
-    /// Bytes of queued messages in memory (gauge).
+    /// Bytes of queued and retained messages in memory (gauge).
     pub memory_bytes: u64,
     /// Bytes handed to the log that it has not reported (gauge).
     pub log_backlog_bytes: u64,

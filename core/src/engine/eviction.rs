@@ -26,7 +26,11 @@ impl Engine {
         self.memory.shed_above = self.settings.cache_bytes_max / 2;
         let mut progress = false;
         if self.has_too_much_in_memory() {
-            progress = self.evict_bodies();
+            // Nobody waits for retained messages now. Whoever does gets his copy when it is read.
+            progress = self.evict_retained();
+            if self.has_too_much_in_memory() {
+                progress |= self.evict_bodies();
+            }
         } else if self.memory.bytes() < self.settings.cache_bytes_max / 2 {
             self.memory.relax(self.now.monotonic);
         }

@@ -5,7 +5,6 @@
 
 use super::{Carried, Engine};
 use crate::command::{ChannelMode, Handshake, Peer};
-use crate::message::Message;
 use crate::policy::Applied;
 use crate::properties::{Name, Table};
 use crate::queue::{QueueCounts, QueueKind};
@@ -224,8 +223,13 @@ pub enum Item {
         /// Maximum QoS.
         qos: u8,
     },
-    /// A retained message.
-    Retained(Message),
+    /// A retained message. It may be in the log only.
+    Retained {
+        /// Its topic, in the slash dialect.
+        topic: Name,
+        /// Bytes of its exchange's name, topic, properties and body.
+        bytes: u32,
+    },
 }
 
 impl Engine {
@@ -281,12 +285,14 @@ impl Engine {
                     After::Topic(key) => Some(&**key),
                     _ => None,
                 };
-                let messages = self.retained.after(after).take(budget);
-                items.extend(messages.cloned().map(Item::Retained));
-                match items.last() {
-                    Some(Item::Retained(last)) if items.len() == budget => {
-                        cursor.after = After::Topic(crate::retained::Retained::key_of(last));
-                    }
+                let mut last: Option<Box<[u8]>> = None;
+                for (key, topic, bytes) in self.retained.after(after).take(budget) {
+                    let topic = topic.into();
+                    items.push(Item::Retained { topic, bytes });
+                    last = Some(key.into());
+                }
+                match last {
+                    Some(last) if items.len() == budget => cursor.after = After::Topic(last),
                     _ => cursor.done = true,
                 }
             }

@@ -86,8 +86,10 @@ impl Engine {
             match answer {
                 Answer::Body(loaded) => self.body_loaded(loaded, &mut woken),
                 Answer::Page(page) => self.page_loaded(page, &mut woken),
+                Answer::Key(key) => self.retained_loaded(key),
             }
         }
+        self.resume_replays();
         while self.memory.loading < self.loading_max()
             && self.memory.pages < PAGES_MAX
             && let Some(queue) = self.memory.hungry.pop_front()

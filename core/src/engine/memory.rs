@@ -20,7 +20,7 @@ use std::time::Duration;
 /// The message memory of a vhost.
 #[derive(Default)]
 pub(crate) struct Memory {
-    /// Messages whose bodies are in memory.
+    /// Messages whose bodies are in memory, retained ones included.
     bytes: usize,
     /// Entries that pin them.
     entries: usize,
@@ -101,6 +101,18 @@ impl Memory {
         self.entries += 1;
         if message.log_state().pin() {
             self.bytes += message.memory();
+        }
+    }
+    /// The message is kept in memory, and by no queue's entry.
+    pub(crate) fn hold(&mut self, message: &Message) {
+        if message.log_state().pin() {
+            self.bytes += message.memory();
+        }
+    }
+    /// What [`Memory::hold`] said of the message holds no longer.
+    pub(crate) fn let_go(&mut self, message: &Message) {
+        if message.log_state().unpin() {
+            self.bytes -= message.memory();
         }
     }
     /// A queue lets go of a body.

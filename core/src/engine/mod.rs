@@ -51,6 +51,7 @@ mod recovery;
 mod replays;
 mod reply_address;
 mod resending;
+mod retained_loads;
 mod retaining;
 mod routing;
 mod sessions;
@@ -86,7 +87,7 @@ use crate::policy::Policies;
 use crate::properties::{Codecs, Name};
 use crate::queue::consumers::Consumer;
 use crate::quota::VhostLimits;
-use crate::retained::Retained;
+use crate::retained::{Kept, Retained};
 use crate::router::{HEADERS_MAX, Router, Walk};
 use crate::slots::{ConsumerKey, QueueKey, SessionKey, Slots};
 use crate::store::{Batch, Durability, Request, Ticket, VhostId};
@@ -101,6 +102,7 @@ use log_waits::{LogWaits, Waiter};
 use memory::Memory;
 use outbox::Out;
 use queues::{Behind, Queues};
+use retained_loads::RetainedLoads;
 use staging::{Gate, Staging};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -279,6 +281,8 @@ pub struct Engine {
     now: Now,
     router: Router,
     retained: Retained,
+    /// Retained messages on their way from the log.
+    retained_loads: RetainedLoads,
     queues: Queues,
     /// Channels with rejected deliveries whose dead-lettering is postponed.
     postponed: Vec<(Link, ChannelNumber)>,
@@ -360,6 +364,7 @@ impl Engine {
             random: seed,
             now: Now::default(),
             retained: Retained::default(),
+            retained_loads: RetainedLoads::default(),
             postponed: Vec::new(),
             internal: VecDeque::new(),
             internal_walk: None,
@@ -407,7 +412,7 @@ impl Engine {
         let version = concat!("gatepost version ", env!("CARGO_PKG_VERSION"));
         let topic_exchange = &engine.settings.topic_exchange;
         let message = Message::new(envelope, topic_exchange, "$SYS/broker/version", &[], version.as_bytes());
-        engine.retained.set(&message);
+        engine.retained.set(&message, Kept::InMemory);
         let routes = admission::route_cache_bytes_max(engine.settings.objects_bytes_max);
         engine.router.set_cache_bytes_max(routes);
         engine

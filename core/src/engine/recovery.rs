@@ -391,7 +391,12 @@ impl Engine {
                 .and_then(catalog::message_of)
             {
                 Some(message) => {
-                    self.retained.set(&message);
+                    // Those who come first find some in memory, as far as that leaves room for others.
+                    let fits = self.memory.bytes() + message.memory() <= self.settings.cache_bytes_max / 2;
+                    self.retained.restore(&message, fits);
+                    if fits {
+                        self.memory.hold(&message);
+                    }
                     if let Some(deadline) = message.envelope().deadline {
                         self.timers.set_retained(now.monotonic + (deadline - now.wall));
                     }

@@ -19,6 +19,8 @@ pub(crate) struct Replays {
     waiting: BTreeMap<u64, Replay>,
     by_filter: BTreeMap<Name, u64>,
     asked: u64,
+    /// The first waits for a retained message that is on its way from the log.
+    pub(super) waits: bool,
 }
 
 impl Replays {

@@ -1,10 +1,11 @@
 //! Retained messages at the engine: kept and logged when published, dropped when their time is over.
 
 use super::Engine;
+use super::memory::EVICT_STEPS;
 use crate::catalog;
 use crate::ledger::ObjectKind;
 use crate::message::Message;
-use crate::retained::{Change, Retained};
+use crate::retained::{Change, Kept, Retained};
 use crate::store::Record;
 use std::time::Duration;
 
@@ -27,15 +28,43 @@ impl Engine {
     /// Keeps the message as its topic's last value if there is memory for it, and tells nothing to the log.
     pub(super) fn retain_unlogged(&mut self, message: &Message) {
         if self.fits_retained(message) {
-            self.retained.set(message);
+            let (_, before) = self.retained.set(message, Kept::InMemory);
+            self.let_go_of_retained(before);
         }
+    }
+
+    /// A retained message that was in memory is replaced, cleared, or has left for the log.
+    fn let_go_of_retained(&mut self, message: Option<Message>) {
+        if let Some(message) = message {
+            self.memory.let_go(&message);
+        }
+    }
+
+    /// Lets retained messages go that the log has, those first that have been in memory for longest, until there is room
+    /// enough. Returns whether some went.
+    pub(super) fn evict_retained(&mut self) -> bool {
+        let target = self.settings.cache_bytes_max / 10 * 9;
+        let written = self.staging.written_ticket();
+        let mut steps = EVICT_STEPS;
+        while steps > 0
+            && self.memory.bytes() > target
+            && let Some(message) = self.retained.evict(written)
+        {
+            self.counters.bodies_evicted += 1;
+            self.memory.let_go(&message);
+            steps -= 1;
+        }
+        steps < EVICT_STEPS
     }
 
     /// Keeps the message as its topic's last value, in memory and in the log. Returns whether that must be waited for.
     fn retain(&mut self, message: &Message) -> bool {
         let key = catalog::retained_key(self.settings.number, &Retained::key_of(message));
-        match self.retained.set(message) {
-            Change::Stored(_) => {
+        let (change, before) = self.retained.set(message, Kept::InLog(self.staging.open_ticket()));
+        self.let_go_of_retained(before);
+        match change {
+            Change::Stored => {
+                self.memory.hold(message);
                 let value = catalog::encode_retained(message);
                 self.staging.record(Record::Key {
                     key,
@@ -46,7 +75,7 @@ impl Engine {
                     self.timers.set_retained(at);
                 }
             }
-            Change::Cleared(_) => self.staging.record(Record::Key { key, value: None }),
+            Change::Cleared => self.staging.record(Record::Key { key, value: None }),
             Change::Nothing => return false,
         }
         message.envelope().durable
@@ -69,9 +98,10 @@ impl Engine {
         // Not those whose time is not noted yet, either.
         let noted = self.time.noted.min(wall);
         self.retained.expire(noted, 256);
-        for message in self.retained.take_expired() {
-            let key = catalog::retained_key(self.settings.number, &Retained::key_of(&message));
+        for (topic, message) in self.retained.take_expired() {
+            let key = catalog::retained_key(self.settings.number, &topic);
             self.staging.record(Record::Key { key, value: None });
+            self.let_go_of_retained(message);
         }
         if let Some(next) = self.retained.next_expiry() {
             self.timers

@@ -18,6 +18,7 @@ use crate::properties::Table;
 use crate::queue::Queue;
 use crate::queue::QueueKind;
 use crate::queue::entry::EntryFlags;
+use crate::retained::Walked;
 use crate::router::memory::binding_bytes_max;
 use crate::slots::{Link, QueueKey, SessionKey};
 use crate::store::Record;
@@ -289,20 +290,35 @@ impl Engine {
         if !s.open || waiting.is_some_and(|q| q.depth() >= REPLAY_STEPS) {
             return false;
         }
-        let Some(replay) = l.replays.as_mut().and_then(|replays| replays.first()) else {
+        let Some(replays) = l.replays.as_mut().filter(|replays| !replays.waits) else {
             return false;
         };
+        let Some(replay) = replays.first() else { return false };
         let mut found = Vec::new();
         let most = REPLAY_STEPS.min(budget.left());
         let mut steps = most;
-        let more = self
+        let walked = self
             .retained
             .next_batch(&mut replay.cursor, wall, &mut steps, &mut found);
         let (qos, subscription_id) = (replay.qos, replay.subscription_id);
-        if !more && l.replays.as_mut().is_some_and(|replays| replays.finish()) {
-            l.replays = None;
+        match walked {
+            Walked::More => {}
+            Walked::End => {
+                if replays.finish() {
+                    l.replays = None;
+                }
+            }
+            Walked::Absent => {
+                let cursor = replay.cursor.clone();
+                replays.waits = true;
+                self.load_retained(link, &cursor);
+            }
         }
         budget.spend(REPLAY_WORK + most - steps);
+        if found.is_empty() {
+            // What is awaited comes back by itself.
+            return walked != Walked::Absent;
+        }
         let queue = self.session_queue(session);
         for message in found {
             let Some(q) = self.queues.get_mut(queue) else {

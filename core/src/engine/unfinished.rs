@@ -72,6 +72,8 @@ pub(crate) struct BoundReplay {
     pub(super) cursor: Cursor,
     /// What the answer to the bind waits for after it.
     pub(super) gate: Option<u64>,
+    /// It waits for a retained message that is on its way from the log.
+    pub(super) waits: bool,
 }
 
 /// A deletion or a purge that has begun, and goes on without its link. See [`LinkState::deleting`](super::link::LinkState::deleting).

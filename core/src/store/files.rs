@@ -12,7 +12,7 @@ use super::directory::Directory;
 use super::disk::{Disk, DiskFile, Patient, is_out_of_descriptors};
 use super::index::Index;
 use super::quarantine;
-use super::segment::{SegmentHeader, path};
+use super::segment::{SegmentHeader, SegmentKind, path};
 use super::settings::StoreError;
 use super::stats::StoreStats;
 use crate::message::Position;
@@ -20,6 +20,7 @@ use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What committer and readers share.
 pub(crate) struct Shared<D: Disk> {
@@ -28,6 +29,8 @@ pub(crate) struct Shared<D: Disk> {
     /// What is live, and where. Only the committer changes it; readers look pages up in it. A leaf. It is never held for
     /// changing while reading or writing a file, so nobody waits for the disk here.
     pub(crate) index: RwLock<Index>,
+    /// Everything in the log below this LSN is written. The index knows keyed records a moment before that.
+    pub(crate) written: AtomicU64,
     table: Mutex<Table<D::File>>,
 }
 
@@ -72,6 +75,7 @@ impl<D: Disk> Shared<D> {
             disk,
             stats,
             index: RwLock::new(Index::default()),
+            written: AtomicU64::new(0),
             table: Mutex::new(table),
         }
     }
@@ -102,6 +106,14 @@ impl<D: Disk> Shared<D> {
         if let Some(site) = self.table.lock().sites.get_mut(&segment) {
             site.directory = None;
         }
+    }
+    /// Whether a record that the index has is in its file, too.
+    pub(crate) fn is_written(&self, at: Position) -> bool {
+        let header = self.table.lock().sites.get(&at.segment).map(|site| site.header);
+        // Copies are in the index only once they are synced.
+        header.is_none_or(|header| {
+            header.kind != SegmentKind::Log || header.base + u64::from(at.offset) < self.written.load(Ordering::Acquire)
+        })
     }
     /// Where a record lies now.
     pub(crate) fn resolve(&self, at: Position) -> Position {

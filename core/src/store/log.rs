@@ -184,7 +184,7 @@ impl<D: Disk> Store<D> {
         marks.wall = marks.wall.max(wall);
         // Nothing that another epoch wrote is judged by this one's syncs.
         marks.epoch = marks.epoch.saturating_add(1);
-        let store = Store {
+        let mut store = Store {
             shared: found.shared,
             settings,
             segments: found.segments,
@@ -213,6 +213,7 @@ impl<D: Disk> Store<D> {
             placed: Vec::new(),
             _lock: lock,
         };
+        store.set_written(store.written);
         store.gauge();
         Ok((store, found.recovered))
     }
@@ -356,6 +357,12 @@ impl<D: Disk> Store<D> {
             .map_or(self.written, |active| active.header.base + u64::from(active.position()))
     }
 
+    /// All of the log below is in its files.
+    fn set_written(&mut self, upto: u64) {
+        self.written = upto;
+        self.shared.written.store(upto, Ordering::Release);
+    }
+
     /// Writes keys again whose newest record is lost, or their deletions. Until then the index, and every checkpoint,
     /// remember them.
     fn log_rescued(&mut self) -> Result<(), StoreError> {
@@ -399,13 +406,13 @@ impl<D: Disk> Store<D> {
         match active.write() {
             Ok(0) => Ok(()),
             Ok(bytes) => {
-                self.written = active.end_lsn();
                 let stats = &self.shared.stats;
                 StoreStats::add(&stats.bytes_written, bytes);
                 StoreStats::add(&stats.record_bytes_written, bytes);
                 self.checkpoint.dirty = true;
                 self.checkpoint.logged += bytes;
-                let (id, end) = (active.header.id, active.end());
+                let (id, end, written) = (active.header.id, active.end(), active.end_lsn());
+                self.set_written(written);
                 if let Some(segment) = self.segments.get_mut(&id) {
                     segment.end = end;
                     segment.file_bytes = segment.file_bytes.max(u64::from(end));

@@ -72,6 +72,7 @@ use crate::message::{Message, Position};
 use crate::time::Wall;
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// A queue's number: never reused in the life of a data directory. The upper 24 bits are its vhost's, so that queues of a
 /// vhost are neighbours, and whose a queue is can be told when nothing else is left of it.
@@ -279,13 +280,27 @@ pub struct PageRead {
     pub count: usize,
 }
 
+/// The value of a keyed record that the engine wants back in memory. Ask for it only once the log has reported the batch
+/// with the record as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRead {
+    /// Which record: see [`Record::Key`].
+    pub key: Arc<[u8]>,
+    /// Engine's own number of the value it wants, returned as it is. The newest value in the log may be a later one.
+    pub number: u64,
+    /// Bytes that the engine waits for, returned as they are.
+    pub waited: u32,
+}
+
 /// What the engine asks the reader for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// A body.
     Body(Read),
     /// A part of a queue.
     Page(PageRead),
+    /// The value of a keyed record.
+    Key(KeyRead),
 }
 
 /// What the reader answers.
@@ -295,6 +310,30 @@ pub enum Answer {
     Body(Loaded),
     /// A part of a queue.
     Page(Page),
+    /// The value of a keyed record, or that there is none.
+    Key(LoadedKey),
+}
+
+/// What came back of a keyed record.
+#[derive(Debug)]
+pub struct LoadedKey {
+    /// As asked.
+    pub number: u64,
+    /// As asked.
+    pub waited: u32,
+    /// What was found.
+    pub found: FoundKey,
+}
+
+/// What is there under a key.
+#[derive(Debug, PartialEq, Eq)]
+pub enum FoundKey {
+    /// The newest value that is written.
+    Value(Box<[u8]>),
+    /// A newer one that is not written yet. Whoever wrote it has it in memory.
+    Newer,
+    /// No value: it was deleted since, or its record is damaged. A damaged one was set aside and counted.
+    Nothing,
 }
 
 /// Messages of a queue that are in the log.

@@ -3,10 +3,10 @@
 use super::disk::{Disk, DiskFile};
 use super::files::{Pinned, Shared};
 use super::page::{self, DirectoryCache};
-use super::record::{self, HEADER_BYTES, Kind, MessageHead, RECORD_BYTES_MAX};
+use super::record::{self, HEADER_BYTES, Kind, MessageHead, RECORD_BYTES_MAX, parse_key};
 use super::segment::{SegmentHeader, room};
 use super::stats::StoreStats;
-use super::{Answer, Loaded, Page, PageRead, Read, Request};
+use super::{Answer, FoundKey, KeyRead, Loaded, LoadedKey, Page, PageRead, Read, Request};
 use crate::message::{Message, Position};
 use std::io;
 use std::sync::Arc;
@@ -59,15 +59,16 @@ impl<D: Disk> Reader<D> {
             directories: DirectoryCache::default(),
         }
     }
-    /// Answers requests: the pages in the order asked, then the bodies. What could not be read is in [`Served::failed`],
+    /// Answers requests: the pages in the order asked, then the bodies, then the keys. What could not be read is in [`Served::failed`],
     /// to be asked again: nothing is known of it.
     pub fn serve(&mut self, requests: &[Request]) -> Served {
         let mut served = Served::default();
-        let (mut pages, mut bodies) = (Vec::new(), Vec::new());
+        let (mut pages, mut bodies, mut keys) = (Vec::new(), Vec::new(), Vec::new());
         for request in requests {
             match request {
                 Request::Page(asked) => pages.push(*asked),
                 Request::Body(read) => bodies.push(*read),
+                Request::Key(read) => keys.push(read.clone()),
             }
         }
         for (asked, page) in pages.iter().zip(self.pages(&pages)) {
@@ -77,6 +78,17 @@ impl<D: Disk> Reader<D> {
             for (read, loaded) in bodies.iter().zip(self.read(&bodies)) {
                 served.add(Request::Body(*read), loaded.map(Answer::Body));
             }
+        }
+        let found = self.keys(&keys);
+        for (read, found) in keys.into_iter().zip(found) {
+            let answer = found.map(|found| {
+                Answer::Key(LoadedKey {
+                    number: read.number,
+                    waited: read.waited,
+                    found,
+                })
+            });
+            served.add(Request::Key(read), answer);
         }
         StoreStats::add(&self.shared.stats.read_errors, served.failed.len() as u64);
         served
@@ -132,6 +144,94 @@ impl<D: Disk> Reader<D> {
             }
         }
         loaded
+    }
+    /// Reads the newest values of keys, in the order asked. A record that does not hold is set aside and counted.
+    ///
+    /// # Errors
+    /// The bytes of a record could not be read. It is as good as before if a later read brings them.
+    pub fn keys(&self, reads: &[KeyRead]) -> Vec<io::Result<FoundKey>> {
+        let mut order: Vec<(Position, usize)> = Vec::with_capacity(reads.len());
+        let mut found: Vec<io::Result<FoundKey>> = Vec::with_capacity(reads.len());
+        for (n, read) in reads.iter().enumerate() {
+            match self.place_of(&read.key) {
+                Ok(at) => order.push((at, n)),
+                Err(nowhere) => {
+                    found.push(Ok(nowhere));
+                    continue;
+                }
+            }
+            found.push(Ok(FoundKey::Nothing));
+        }
+        order.sort_unstable();
+        let mut chunk = None;
+        for (i, &(at, n)) in order.iter().enumerate() {
+            let len = |n: usize| reads.get(n).map_or(0, |read| read.waited);
+            let following = order.iter().skip(i + 1).map(|&(next, n)| (next, len(n)));
+            let ahead = read_ahead(at, len(n), following);
+            if let (Some(read), Some(slot)) = (reads.get(n), found.get_mut(n)) {
+                *slot = self.value(&mut chunk, &read.key, at, ahead);
+            }
+        }
+        found
+    }
+    /// Where the newest record of a key lies, or what there is to say without reading it.
+    fn place_of(&self, key: &[u8]) -> Result<Position, FoundKey> {
+        let index = self.shared.index.read();
+        let newest = index.keys.get(key).filter(|entry| !entry.deleted).map(|entry| entry.at);
+        drop(index);
+        match newest {
+            None => Err(FoundKey::Nothing),
+            Some(at) if self.shared.is_written(at) => Ok(at),
+            Some(_) => Err(FoundKey::Newer),
+        }
+    }
+    /// The value of a key whose newest record was at `at` a moment ago.
+    fn value(
+        &self,
+        chunk: &mut Option<Chunk<D::File>>,
+        key: &[u8],
+        mut at: Position,
+        ahead: usize,
+    ) -> io::Result<FoundKey> {
+        loop {
+            if let Some(value) = self.value_at(chunk, key, at, ahead)? {
+                return Ok(FoundKey::Value(value));
+            }
+            // It may have been copied, or written again, between the look-up and the pin.
+            match self.place_of(key) {
+                Ok(now) if now != at => at = now,
+                Ok(_) => break,
+                Err(nowhere) => return Ok(nowhere),
+            }
+            // What was read ahead may not have been written then.
+            *chunk = None;
+        }
+        // The segment is gone, or what is there does not hold.
+        if let Some(chunk) = chunk {
+            let bytes = chunk.sample(at.offset);
+            let why = format!("the record of {} does not hold", super::describe(key));
+            self.shared.damaged(&chunk.pinned.header, at.offset, &bytes, &why);
+        }
+        Ok(FoundKey::Nothing)
+    }
+    /// The value of a key at that place; `Ok(None)` if no record of it is there that holds.
+    fn value_at(
+        &self,
+        chunk: &mut Option<Chunk<D::File>>,
+        key: &[u8],
+        at: Position,
+        ahead: usize,
+    ) -> io::Result<Option<Box<[u8]>>> {
+        if chunk.as_ref().is_none_or(|chunk| chunk.pinned.header.id != at.segment) {
+            // The pin of the segment before goes first.
+            *chunk = None;
+            *chunk = self.shared.pin(at.segment)?.map(Chunk::new);
+        }
+        let Some(chunk) = chunk else { return Ok(None) };
+        chunk.ahead = ahead;
+        let raw = chunk.record(at.offset)?.filter(|raw| raw.kind == Kind::Key);
+        let raw = raw.filter(|raw| parse_key(raw.head).is_some_and(|(_, found)| found == key));
+        Ok(raw.map(|raw| raw.payload.into()))
     }
     fn message(&self, chunk: &mut Option<Chunk<D::File>>, at: Position, ahead: usize) -> io::Result<Fetched> {
         if chunk.as_ref().is_none_or(|chunk| chunk.pinned.header.id != at.segment) {

@@ -29,7 +29,7 @@ fn line_of(item: Item) -> String {
             ..
         } => format!("{client_id} {user} {subscriptions}"),
         Item::Subscription { client_id, filter, .. } => format!("{client_id} {filter}"),
-        Item::Retained(message) => message.key().to_owned(),
+        Item::Retained { topic, .. } => topic.to_string(),
         other => format!("{other:?}"),
     }
 }
@@ -233,7 +233,7 @@ fn name_of(item: Item) -> String {
         Item::Binding(binding) => binding.key.to_string(),
         Item::Session { client_id, .. } => client_id.to_string(),
         Item::Subscription { client_id, filter, .. } => format!("{client_id} {filter}"),
-        Item::Retained(message) => message.key().to_owned(),
+        Item::Retained { topic, .. } => topic.to_string(),
         other => panic!("{other:?}"),
     }
 }

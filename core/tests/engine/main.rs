@@ -22,6 +22,8 @@ mod policies;
 mod publishing;
 mod quorum;
 mod recovery;
+mod retained;
+mod retained_world;
 mod sessions;
 mod shared;
 mod simulation;

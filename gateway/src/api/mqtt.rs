@@ -90,11 +90,10 @@ async fn retained(caller: Caller, State(node): Api, Path(vhost): Path<String>, q
     let mut total = 0;
     let mut items = Vec::new();
     for item in collect(&vhost, Kind::Retained).await {
-        let Item::Retained(message) = item else {
+        let Item::Retained { topic, bytes } = item else {
             continue;
         };
-        let (topic, bytes) = (message.key(), message.payload().len());
-        if filter.matches(&Levels::new(topic, Dialect::Slash)) {
+        if filter.matches(&Levels::new(&topic, Dialect::Slash)) {
             total += 1;
             if items.len() < limit.min(RETAINED_MAX) {
                 items.push(json!({ "topic": topic, "bytes": bytes }));

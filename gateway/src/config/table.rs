@@ -315,8 +315,8 @@ section! {
         /// What deliveries that consumers do not settle may fill: 32 bytes each, and their bodies until they are in the
         /// log. A share is of the budget. Over it, who holds much of it is offered no more until it settles.
         unsettled: Budget = "0.2", Kind::Share, Now;
-        /// What clients make and what cannot leave memory: retained messages, subscriptions, bindings, queues, sessions,
-        /// connections. A share is of the budget. More is refused.
+        /// What clients make and what cannot leave memory: topics of retained messages, subscriptions, bindings, queues,
+        /// sessions, connections. A share is of the budget. More is refused.
         objects: Budget = "0.25", Kind::Share, Now;
         /// Packets that have not arrived completely. A share is of the budget. Over it, connections that have sent a
         /// part of a large one are not read, but for one at a time.

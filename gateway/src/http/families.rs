@@ -233,9 +233,11 @@ pub(super) const GAUGES: &[(&str, &str, Field)] = &[
     ("rabbitmq_queues", "Queues.", |c| c.queues),
     ("rabbitmq_channels", "Channels.", |c| c.channels),
     ("gatepost_retained_messages", "Retained messages.", |c| c.retained),
-    ("gatepost_retained_bytes", "Bytes of retained messages.", |c| {
-        c.retained_bytes
-    }),
+    (
+        "gatepost_retained_bytes",
+        "Bytes of memory that retained messages take without their bodies.",
+        |c| c.retained_bytes,
+    ),
     (
         "gatepost_objects_bytes_max",
         "Bytes of memory that objects may take; what would need more is refused.",
@@ -243,7 +245,7 @@ pub(super) const GAUGES: &[(&str, &str, Field)] = &[
     ),
     (
         "gatepost_message_memory_bytes",
-        "Bytes of queued messages in memory.",
+        "Bytes of queued and retained messages in memory.",
         |c| c.memory_bytes,
     ),
     (

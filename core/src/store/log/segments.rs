@@ -85,7 +85,7 @@ impl<D: Disk> Store<D> {
         // Now that the next one is there, this one can say so.
         self.seal_active(self.marks.next_base)?;
         self.durable = active.end_lsn();
-        self.written = self.durable;
+        self.set_written(self.durable);
         self.add_segment(&active);
         self.active = Some(active);
         self.ahead_failed = false;
