@@ -62,6 +62,7 @@ pub fn serve(config: Config, layers: Layers) -> Result<(), Failure> {
         recovered,
         store.stats(),
     ));
+    store::check_start(&store, &node.config())?;
     let ports = bind(&node)?;
     let reloads = {
         let (node, manager) = (Arc::clone(&node), Arc::clone(&manager));

@@ -56,12 +56,22 @@ pub(crate) fn open_for(config: &Config, wall: Wall, manager: &ServiceManager) ->
     };
     let opened = Store::open_watched(Arc::new(disk), settings, wall, &mut progress);
     let (store, recovered) = opened.map_err(|error| failure(data, error))?;
+    Ok((store, recovered))
+}
+
+/// The engines have what the log remembers. Says what of it is damaged.
+///
+/// # Errors
+/// Something could not be read.
+pub(crate) fn check_start(store: &Store, config: &Config) -> Result<(), Failure> {
+    let data = &config.node.data_dir;
+    store.check_start().map_err(|error| failure(data, error))?;
     let damaged = store.stats().quarantined.load(Ordering::Relaxed);
     if damaged > 0 {
         let quarantine = data.join("quarantine");
         tracing::error!(damaged, quarantine = %quarantine.display(), "the log is damaged; what is intact is served");
     }
-    Ok((store, recovered))
+    Ok(())
 }
 
 /// As long as it gets on, the service manager waits on for so long.

@@ -10,7 +10,7 @@ use super::queues::router_slot;
 use super::timers::Timer;
 use crate::binding::Destination;
 use crate::catalog::{
-    self, BindingRecord, BoundRecord, ExchangeRecord, MessageRecord, QueueRecord, SessionRecord, SubscriptionRecord,
+    self, BindingRecord, BoundRecord, ExchangeRecord, QueueRecord, SessionRecord, SubscriptionRecord,
 };
 use crate::command::Will;
 use crate::durable_session::{DurableSession, Subscribed, queue_name, shared_queue_name};
@@ -41,7 +41,7 @@ enum Owner {
 /// The queues that sessions and subscriptions have the numbers of.
 fn owners(recovered: &Recovered, vhost: VhostId) -> HashMap<u64, Owner> {
     let mut owners = HashMap::new();
-    for (k, v) in catalog::of_kind(recovered, vhost, KeyKind::Subscription) {
+    recovered.each(vhost, KeyKind::Subscription, &mut |k, v| {
         if let Some((client_id, filter, share)) = catalog::parse_subscription(k)
             && let Some(r) = catalog::decode::<SubscriptionRecord>(v)
         {
@@ -51,14 +51,14 @@ fn owners(recovered: &Recovered, vhost: VhostId) -> HashMap<u64, Owner> {
             };
             owners.insert(r.queue, owner);
         }
-    }
-    for (k, v) in catalog::of_kind(recovered, vhost, KeyKind::Session) {
+    });
+    recovered.each(vhost, KeyKind::Session, &mut |k, v| {
         if let Some((client_id, r)) = text(k).zip(catalog::decode::<SessionRecord>(v))
             && let Some(queue) = r.queue
         {
             owners.insert(queue, Owner::Session(client_id.into()));
         }
-    }
+    });
     owners
 }
 
@@ -183,33 +183,41 @@ impl Engine {
     fn recover_sessions(&mut self, recovered: &Recovered, sessions: &mut HashMap<Name, SessionKey>) -> Vec<SessionKey> {
         let mut expiring = Vec::new();
         let vhost = self.settings.number;
-        for (k, v) in catalog::of_kind(recovered, vhost, KeyKind::Session) {
+        recovered.each(vhost, KeyKind::Session, &mut |k, v| {
             let Some((client_id, r)) = text(k).zip(catalog::decode::<SessionRecord>(v)) else {
                 // It may come back from its queue.
-                self.report_key(KeyKind::Session, k);
-                continue;
+                return self.report_key(KeyKind::Session, k);
             };
             let session = self.recover_session(client_id.into(), &r);
             sessions.insert(client_id.into(), session);
             if r.expires_at.is_none() && r.expiry.is_some() {
                 expiring.push(session);
             }
-        }
+        });
         // Sessions that queues and subscriptions name, and no record: damaged, unless a record says that they ended.
         let is_sure = |kind, name: &[u8]| !recovered.unsure.contains(&key(vhost, kind, &[name]));
+        let mut missing: Vec<Name> = Vec::new();
+        let mut named = |client_id: Name| {
+            let key = catalog::session_key(vhost, &client_id);
+            if !sessions.contains_key(&client_id) && !recovered.deleted_sessions.contains(&key) {
+                missing.push(client_id);
+            }
+        };
         let queues = catalog::of_kind(recovered, vhost, KeyKind::Queue)
             .filter(|(k, _)| is_sure(KeyKind::Queue, k))
-            .filter_map(|(_, v)| catalog::decode::<QueueRecord>(v))
-            .filter(|r| r.kind == 1)
-            .map(|r| r.client_id);
-        let subscribers = catalog::of_kind(recovered, vhost, KeyKind::Subscription)
-            .filter(|(k, _)| is_sure(KeyKind::Subscription, k))
-            .filter_map(|(k, _)| Some(catalog::parse_subscription(k)?.0));
-        for client_id in queues.chain(subscribers).collect::<Vec<_>>() {
-            let key = catalog::session_key(vhost, &client_id);
-            if sessions.contains_key(&client_id) || recovered.deleted_sessions.contains(&key) {
+            .filter_map(|(_, v)| catalog::decode::<QueueRecord>(v));
+        queues.filter(|r| r.kind == 1).for_each(|r| named(r.client_id));
+        recovered.each(vhost, KeyKind::Subscription, &mut |k, _| {
+            if let Some((client_id, ..)) = catalog::parse_subscription(k).filter(|_| is_sure(KeyKind::Subscription, k))
+            {
+                named(client_id);
+            }
+        });
+        for client_id in missing {
+            if sessions.contains_key(&client_id) {
                 continue;
             }
+            let key = catalog::session_key(vhost, &client_id);
             self.report(
                 &describe(&key),
                 "it goes on with its queue and subscriptions, without its will",
@@ -363,15 +371,14 @@ impl Engine {
 
     fn recover_subscriptions(&mut self, recovered: &Recovered) {
         let vhost = self.settings.number;
-        for (k, v) in catalog::of_kind(recovered, vhost, KeyKind::Subscription) {
+        recovered.each(vhost, KeyKind::Subscription, &mut |k, v| {
             let parsed = catalog::parse_subscription(k);
             if let Some((client_id, ..)) = &parsed
                 && self.sessions.named(client_id).is_none()
             {
                 // Its session ended; the crash came between the two records.
                 let key = key(vhost, KeyKind::Subscription, &[k]);
-                self.staging.record(Record::Key { key, value: None });
-                continue;
+                return self.staging.record(Record::Key { key, value: None });
             }
             let options = catalog::decode::<SubscriptionRecord>(v);
             let restored = parsed
@@ -380,16 +387,13 @@ impl Engine {
             if restored.is_none() {
                 self.report_key(KeyKind::Subscription, k);
             }
-        }
+        });
     }
 
     fn recover_retained(&mut self, recovered: &Recovered) {
         let now = self.now;
-        for (k, v) in catalog::of_kind(recovered, self.settings.number, KeyKind::Retained) {
-            match catalog::decode::<MessageRecord>(v)
-                .as_ref()
-                .and_then(catalog::message_of)
-            {
+        recovered.each(self.settings.number, KeyKind::Retained, &mut |k, v| {
+            match catalog::decode_retained(v) {
                 Some(message) => {
                     // Those who come first find some in memory, as far as that leaves room for others.
                     let fits = self.memory.bytes() + message.memory() <= self.settings.cache_bytes_max / 2;
@@ -403,7 +407,7 @@ impl Engine {
                 }
                 None => self.report_key(KeyKind::Retained, k),
             }
-        }
+        });
     }
 
     /// Groups whose last members did not survive the restart.

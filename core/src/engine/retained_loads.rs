@@ -39,7 +39,7 @@ struct Load {
 }
 
 /// Messages that a replay asks for at once.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 128;
 /// Part of the cache that retained messages on their way may have, and one of them more.
 const SHARE: usize = 8;
 

@@ -15,6 +15,7 @@ use super::quarantine;
 use super::segment::{SegmentHeader, SegmentKind, path};
 use super::settings::StoreError;
 use super::stats::StoreStats;
+use super::values::Start;
 use crate::message::Position;
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
@@ -31,6 +32,8 @@ pub(crate) struct Shared<D: Disk> {
     pub(crate) index: RwLock<Index>,
     /// Everything in the log below this LSN is written. The index knows keyed records a moment before that.
     pub(crate) written: AtomicU64,
+    /// What a start has left to do. A leaf.
+    pub(crate) start: Mutex<Start>,
     table: Mutex<Table<D::File>>,
 }
 
@@ -76,6 +79,7 @@ impl<D: Disk> Shared<D> {
             stats,
             index: RwLock::new(Index::default()),
             written: AtomicU64::new(0),
+            start: Mutex::default(),
             table: Mutex::new(table),
         }
     }

@@ -142,9 +142,14 @@ impl<D: Disk> Store<D> {
     /// If another process has it, if it cannot be listed or made, or something in it not be read for longer than the disk
     /// waits, or if it is another release's. Damage is no error.
     pub fn open(disk: Arc<D>, settings: StoreSettings, wall: Wall) -> Result<(Store<D>, Recovered), StoreError> {
-        Store::open_as(disk, settings, wall, false, &mut |_| {})
+        let (store, mut recovered) = Store::open_as(disk, settings, wall, false, &mut |_| {})?;
+        recovered.read_all(|recovered, key, value| _ = recovered.keys.insert(key, value.into()));
+        store.check_start()?;
+        Ok((store, recovered))
     }
-    /// The same. `progress` is called after each file, for a start that takes long.
+    /// The same, for what may be large: some of the keys are left out of [`Recovered::keys`] and read when an engine takes
+    /// them over. [`Store::check_start`] says whether they could be read; ask it before anything is committed. `progress` is
+    /// called after each file, for a start that takes long.
     ///
     /// # Errors
     /// As for [`Store::open`].
@@ -162,7 +167,21 @@ impl<D: Disk> Store<D> {
         settings: StoreSettings,
         wall: Wall,
     ) -> Result<(Store<D>, Recovered), StoreError> {
-        Store::open_as(disk, settings, wall, true, &mut |_| {})
+        let (store, mut recovered) = Store::open_as(disk, settings, wall, true, &mut |_| {})?;
+        // What is damaged is found.
+        recovered.read_all(|_, _, _| {});
+        store.check_start()?;
+        Ok((store, recovered))
+    }
+    /// Whether all could be read that engines have taken over from what was recovered.
+    ///
+    /// # Errors
+    /// Something could not be read for longer than the disk waits. Nothing must be written then: the next start may find it.
+    pub fn check_start(&self) -> Result<(), StoreError> {
+        match self.shared.start.lock().failed.take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
     }
     fn open_as(
         disk: Arc<D>,
@@ -209,7 +228,7 @@ impl<D: Disk> Store<D> {
                 ..CheckpointState::default()
             },
             poisoned: None,
-            rescued: found.rescued,
+            rescued: Vec::new(),
             placed: Vec::new(),
             _lock: lock,
         };
@@ -366,6 +385,7 @@ impl<D: Disk> Store<D> {
     /// Writes keys again whose newest record is lost, or their deletions. Until then the index, and every checkpoint,
     /// remember them.
     fn log_rescued(&mut self) -> Result<(), StoreError> {
+        self.rescued.append(&mut self.shared.start.lock().rescued);
         while let Some((key, value)) = self.rescued.pop() {
             let Some(lost) = self.shared.index.write().take_key(&key) else {
                 continue;
@@ -390,7 +410,7 @@ impl<D: Disk> Store<D> {
 
     /// The same at once, in a segment that ends with them. Returns how many there were.
     pub(super) fn write_rescued(&mut self) -> Result<usize, StoreError> {
-        let count = self.rescued.len();
+        let count = self.rescued.len() + self.shared.start.lock().rescued.len();
         if count > 0 {
             self.log_rescued()?;
             self.write()?;

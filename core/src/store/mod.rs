@@ -21,7 +21,7 @@
 //!
 //! The files, top down: `log` (the committer's side), `reader` and `page`, `recovery` (the start), `compact`,
 //! `checkpoint`, `check` and `repair` (offline); below them `index` (what is live), `files` (what both sides share),
-//! `missing`, `quarantine`, `segment`, `footer`, `scan`, `directory`, `record`, `disk`.
+//! `values`, `missing`, `quarantine`, `segment`, `footer`, `scan`, `directory`, `record`, `disk`.
 //!
 //! What the store assumes of a medium: what was synced stays, in units of 512 bytes; a write may otherwise vanish, tear
 //! and be reordered as it likes; renames become durable in order, and by `sync_dir`. What it does not assume: that bytes
@@ -56,6 +56,7 @@ mod spans;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod values;
 mod varint;
 
 pub use check::{Checked, DamagedKey, Loss, Progress, Report, check};
@@ -72,7 +73,9 @@ use crate::message::{Message, Position};
 use crate::time::Wall;
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
+use values::Values;
 
 /// A queue's number: never reused in the life of a data directory. The upper 24 bits are its vhost's, so that queues of a
 /// vhost are neighbours, and whose a queue is can be told when nothing else is left of it.
@@ -384,8 +387,11 @@ pub enum Opening {
 /// Everything a start finds, in the order the engine wants it.
 #[derive(Debug, Default)]
 pub struct Recovered {
-    /// Live keyed records.
+    /// Live keyed records. [`Store::open_watched`] leaves out sessions, subscriptions and retained messages, of which there
+    /// may be millions: [`Recovered::each`] reads them.
     pub keys: BTreeMap<Box<[u8]>, Box<[u8]>>,
+    /// What was left out, and where it is to be read.
+    values: Option<Arc<dyn Values>>,
     /// Per queue: numbers and live messages. Queues that no keyed record knows are included: their definitions are
     /// damaged, if they have messages; the engine deletes those that have none.
     pub queues: BTreeMap<QueueId, RecoveredQueue>,
@@ -425,6 +431,7 @@ impl Recovered {
         }
         Recovered {
             keys,
+            values: self.values.clone(),
             queues,
             deleted_sessions: sessions,
             unsure,
@@ -437,7 +444,34 @@ impl Recovered {
     pub fn vhosts(&self) -> BTreeSet<VhostId> {
         let keys = self.keys.keys().filter_map(|key| vhost_of(key));
         let queues = self.queues.keys().map(|queue| queue.vhost());
-        keys.chain(queues).filter(|vhost| *vhost != VhostId::NODE).collect()
+        let left_out = self.values.iter().flat_map(|values| values.vhosts());
+        let all = keys.chain(queues).chain(left_out);
+        all.filter(|vhost| *vhost != VhostId::NODE).collect()
+    }
+    /// Calls `take` with each key of a vhost's kind, without what it begins with, and its value. What `keys` leaves out is
+    /// read from the log, each time anew, and no more of it is in memory at a time than a few records.
+    pub fn each(&self, vhost: VhostId, kind: KeyKind, take: &mut dyn FnMut(&[u8], &[u8])) {
+        let prefix = key(vhost, kind, &[]);
+        let from = self
+            .keys
+            .range::<[u8], _>((Bound::Included(&*prefix), Bound::Unbounded));
+        for (name, value) in from.map_while(|(key, value)| Some((key.strip_prefix(&*prefix)?, value))) {
+            take(name, value);
+        }
+        if let Some(values) = &self.values {
+            values.each(vhost, kind, take);
+        }
+    }
+    /// Reads what `keys` leaves out.
+    fn read_all(&mut self, mut take: impl FnMut(&mut Recovered, Box<[u8]>, &[u8])) {
+        let Some(values) = self.values.take() else { return };
+        for vhost in values.vhosts() {
+            for kind in [KeyKind::Session, KeyKind::Subscription, KeyKind::Retained] {
+                values.each(vhost, kind, &mut |name, value| {
+                    take(self, key(vhost, kind, &[name]), value)
+                });
+            }
+        }
     }
 }
 

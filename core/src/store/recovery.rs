@@ -30,7 +30,7 @@ use super::disk::{Disk, DiskFile, Patient};
 use super::files::Shared;
 use super::footer::Ending;
 use super::index::{Index, KeyRecord, Move, Root, Segments};
-use super::log::{AHEAD, Rescued, SPARES_MAX, Segment, Spare};
+use super::log::{AHEAD, SPARES_MAX, Segment, Spare};
 use super::missing::{self, Expected};
 use super::segment::{
     BadHeader, COLD_DIR, LOG_DIR, SECTOR, SegmentHeader, SegmentKind, SegmentWriter, VERSION, id_of, path,
@@ -39,6 +39,7 @@ use super::segment::{
 use super::seqset::Ranges;
 use super::settings::{StoreError, StoreSettings};
 use super::stats::StoreStats;
+use super::values::LiveKeys;
 use super::{LogEntry, Opening, QueueId, Recovered, Route, key, quarantine};
 use crate::message::Position;
 use hashbrown::{HashMap, HashSet};
@@ -64,8 +65,6 @@ pub(super) struct Found<D: Disk> {
     pub(super) replayed: bool,
     /// All of it is sealed, so that no later start judges it.
     pub(super) is_settled: bool,
-    /// Keys whose newest record is lost and known all the same: `None` is a deletion.
-    pub(super) rescued: Vec<Rescued>,
 }
 
 /// Reads a data directory, which is locked.
@@ -127,25 +126,20 @@ pub(super) fn recover<D: Disk>(
     recovery.bury();
     let mut recovered = recovery.settle(progress)?;
     let lost = recovery.lost_deletions(&mut recovered);
-    let mut rescued: Vec<_> = lost.into_iter().map(|key| (key, None)).collect();
-    recovery.read_keys(&mut recovered, &mut rescued)?;
+    recovery.hand_over_keys(lost, &mut recovered)?;
     recovery.seal_leftovers();
     recovered.wall = recovery.marks.wall;
-    let numbers = recovery.index.vhosts.iter().map(|(id, vhost)| (*id, vhost.queue_max));
-    recovered.queue_max = numbers.collect();
     let highest = recovered.queue_max.keys().next_back().copied().unwrap_or_default();
     recovery.marks.vhost_max = recovery.marks.vhost_max.max(highest);
     recovered.vhost_max = recovery.marks.vhost_max;
     let Recovery {
         shared,
-        index,
         segments,
         marks,
         replayed,
         is_settled,
         ..
     } = recovery;
-    *shared.index.write() = index;
     Ok(Found {
         shared,
         recovered,
@@ -154,7 +148,6 @@ pub(super) fn recover<D: Disk>(
         spares,
         replayed,
         is_settled,
-        rescued,
     })
 }
 
@@ -307,6 +300,19 @@ impl<D: Disk> Recovery<D> {
             into.is_sure = true;
         }
         self.checkpoint = Some(found);
+    }
+
+    /// The index is complete. Reads the values that are read at once, and says where the others are.
+    fn hand_over_keys(&mut self, lost: Vec<Box<[u8]>>, recovered: &mut Recovered) -> Result<(), StoreError> {
+        let numbers = self.index.vhosts.iter().map(|(id, vhost)| (*id, vhost.queue_max));
+        recovered.queue_max = numbers.collect();
+        *self.shared.index.write() = std::mem::take(&mut self.index);
+        self.shared.start.lock().rescued = lost.into_iter().map(|key| (key, None)).collect();
+        let with_keys = self.segments.values().filter(|segment| segment.keys > 0);
+        let values = LiveKeys::of(&self.shared, with_keys.map(|segment| segment.header.id).collect());
+        values.read_at_once(&mut recovered.keys)?;
+        recovered.values = Some(Arc::new(values));
+        Ok(())
     }
 
     /// Removes drafts and counts the spares.

@@ -19,7 +19,7 @@ pub use crate::engine::{Room, Settings};
 use crate::event::{Event, Pressure};
 use crate::properties::{Codecs, Name};
 use crate::store::disk::Disk;
-use crate::store::{Answer, Batch, Lsn, Reader, Request, Store, StoreSettings, Ticket};
+use crate::store::{Answer, Batch, Lsn, Reader, Request, Store, StoreError, StoreSettings, Ticket};
 use crate::time::{Now, Time, Wall};
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::Hasher;
@@ -498,23 +498,30 @@ impl World {
         if let Some(wall) = self.clock_set.take() {
             self.now.wall = wall;
         }
-        let opened = Store::open(Arc::new(self.disk.clone()), self.store_settings.clone(), self.now.wall);
-        let opened = opened.or_else(|_| {
+        if self.try_start().is_err() {
             // The process ends, and whoever runs it sees to the disk before the next start.
             self.disk.relieve();
-            Store::open(Arc::new(self.disk.clone()), self.store_settings.clone(), self.now.wall)
-        });
-        let (store, recovered) = match opened {
-            Ok(opened) => opened,
-            Err(error) => panic!("the store does not start: {error}"),
-        };
-        let reader = store.reader();
-        self.store = Some((store, reader));
+            if let Err(error) = self.try_start() {
+                panic!("the store does not start: {error}");
+            }
+        }
+        self.tick_at = Some(self.now.monotonic);
+    }
+    fn try_start(&mut self) -> Result<(), StoreError> {
+        let disk = Arc::new(self.disk.clone());
+        let (store, recovered) = Store::open_watched(disk, self.store_settings.clone(), self.now.wall, &mut |_| {})?;
         // As the gateway's clock does: it goes on from the latest time in the log.
         self.now.wall = self.now.wall.max(recovered.wall);
         let now = self.now;
-        self.turn(|engine| engine.recover(now, recovered));
-        self.tick_at = Some(self.now.monotonic);
+        let seed = self.rng.word();
+        let mut engine = engine(self.settings.clone(), self.codecs.clone(), seed, &self.rights);
+        engine.recover(now, recovered);
+        store.check_start()?;
+        self.engine = engine;
+        let reader = store.reader();
+        self.store = Some((store, reader));
+        self.turn(|_| {});
+        Ok(())
     }
 
     /// One thing happens, of those that can, as the seed has it: commands, a take with some room, the log, the reader,

@@ -97,6 +97,7 @@ impl Client {
         let protocols = protocols::all(&config.values);
         let (tls, stats) = (tls::Ports::default(), store.stats());
         let node = Arc::new(Node::new(config, directory, tls, protocols, clock, recovered, stats));
+        store::check_start(&store, &node.config())?;
         let committing = Arc::clone(&node);
         let committer = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
             let run = committer::run(&committing, store);

@@ -1,14 +1,13 @@
-//! From what was found to what is live: settled, moved, collapsed, with the values of the keys.
+//! From what was found to what is live: settled, moved, collapsed.
 
 use super::{FoundQueue, Recovery};
 use crate::message::Position;
 use crate::store::directory::{Entries, Listed};
-use crate::store::disk::{Disk, Patient};
+use crate::store::disk::Disk;
 use crate::store::index::{KeyEntry, Move, QueueIndex, Root};
 use crate::store::key::{self, KeyKind};
-use crate::store::log::Rescued;
 use crate::store::reader::Chunk;
-use crate::store::record::{Kind, MessageHead, Raw, parse_key};
+use crate::store::record::{Kind, MessageHead};
 use crate::store::segment::read_directory;
 use crate::store::settings::StoreError;
 use crate::store::spans::Span;
@@ -383,127 +382,4 @@ impl<D: Disk> Recovery<D> {
         }
         lost
     }
-
-    /// Reads the values of the live keys. What is damaged comes from the checkpoint or from an older copy, and is then
-    /// `rescued`. What is nowhere is forgotten, but for retained messages that have older records: these are outdated, and
-    /// a deletion keeps them from coming back once the damaged record is not listed any more.
-    pub(super) fn read_keys(
-        &mut self,
-        recovered: &mut Recovered,
-        rescued: &mut Vec<Rescued>,
-    ) -> Result<(), StoreError> {
-        let live = self.index.keys.iter().filter(|(_, entry)| !entry.deleted);
-        let mut order: Vec<(Position, Box<[u8]>)> = live.map(|(key, entry)| (entry.at, key.clone())).collect();
-        order.sort_unstable();
-        let mut damaged: BTreeMap<Box<[u8]>, Damaged> = BTreeMap::new();
-        let mut chunk: Option<Chunk<Patient<D::File>>> = None;
-        for (at, key) in order {
-            if chunk.as_ref().is_none_or(|chunk| chunk.header().id != at.segment) {
-                chunk = self.shared.pin_patiently(at.segment)?.map(Chunk::new);
-            }
-            let value = |raw: &Raw<'_>| parse_key(raw.head).is_some_and(|(_, found)| *found == *key);
-            let found = match &mut chunk {
-                Some(chunk) => chunk.record(at.offset).map_err(|e| self.unread(at.segment, e))?,
-                None => None,
-            };
-            match found {
-                Some(raw) if raw.kind == Kind::Key && value(&raw) => {
-                    recovered.keys.insert(key, raw.payload.into());
-                }
-                _ => {
-                    let sample = chunk.as_mut().map(|chunk| chunk.sample(at.offset));
-                    damaged.insert(key, Damaged { at, sample });
-                }
-            }
-        }
-        if damaged.is_empty() {
-            return Ok(());
-        }
-        let older = self.older_copies(&damaged)?;
-        for (key, Damaged { at, sample }) in damaged {
-            let known = self.index.keys.get(&key).and_then(|entry| entry.value.clone());
-            let (value, how) = match (known, older.get(&key)) {
-                (Some(value), _) => (Some(value), "it is known from the checkpoint, and written again"),
-                (None, Some(value)) => (Some(value.clone()), "an older copy is used, and written again"),
-                (None, None) => (None, "it is lost"),
-            };
-            let why = format!("the record of {} does not hold: {how}", key::describe(&key));
-            match (sample, self.segments.get(&at.segment)) {
-                (Some(sample), Some(segment)) => self.shared.damaged(&segment.header, at.offset, &sample, &why),
-                _ => {
-                    tracing::error!(segment = at.segment, why, "a keyed record is gone with its segment");
-                    StoreStats::add(&self.shared.stats.quarantined, 1);
-                }
-            }
-            let has_older = |entry: &KeyEntry| !entry.older.is_empty();
-            match value {
-                Some(value) => {
-                    rescued.push((key.clone(), Some(value.clone())));
-                    recovered.keys.insert(key, value);
-                }
-                None if key::is_bulk(&key) && self.index.keys.get(&key).is_some_and(has_older) => {
-                    rescued.push((key, None));
-                }
-                None => _ = self.index.take_key(&key),
-            }
-        }
-        Ok(())
-    }
-
-    /// The newest older values of keys, as far as they hold and are not deletions.
-    fn older_copies(&self, of: &BTreeMap<Box<[u8]>, Damaged>) -> Result<Copies, StoreError> {
-        let mut copies: HashMap<&[u8], Vec<(u64, Position, bool)>> = HashMap::new();
-        for segment in self.segments.values().filter(|segment| segment.keys > 0) {
-            let id = segment.header.id;
-            let Some(pinned) = self.shared.pin_patiently(id)? else {
-                continue;
-            };
-            let directory = read_directory(&*pinned.file, &pinned.header).map_err(|e| self.unread(id, e))?;
-            let Some((_, directory)) = directory else { continue };
-            for listed in Entries::new(&directory) {
-                if let Listed::Key {
-                    offset,
-                    version,
-                    deleted,
-                    key,
-                    ..
-                } = listed
-                    && let Some((key, damaged)) = of.get_key_value(key).filter(|_| !key::is_bulk(key))
-                {
-                    let at = Position { segment: id, offset };
-                    if at != damaged.at {
-                        copies.entry(key).or_default().push((version, at, deleted));
-                    }
-                }
-            }
-        }
-        let mut found = HashMap::new();
-        for (key, mut copies) in copies {
-            copies.sort_unstable();
-            // What a deletion deleted is no copy.
-            for (_, at, _) in copies.into_iter().rev().take_while(|(_, _, deleted)| !deleted) {
-                let Some(mut chunk) = self.shared.pin_patiently(at.segment)?.map(Chunk::new) else {
-                    continue;
-                };
-                if let Some(raw) = chunk.record(at.offset).map_err(|e| self.unread(at.segment, e))?
-                    && raw.kind == Kind::Key
-                    && parse_key(raw.head).is_some_and(|(_, found)| *found == *key)
-                {
-                    found.insert(key.into(), raw.payload.into());
-                    break;
-                }
-            }
-        }
-        Ok(found)
-    }
-}
-
-/// Values of keys.
-type Copies = HashMap<Box<[u8]>, Box<[u8]>>;
-
-/// A keyed record that does not hold.
-struct Damaged {
-    at: Position,
-    /// What is there instead; `None` if the segment is gone.
-    sample: Option<Vec<u8>>,
 }

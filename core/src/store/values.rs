@@ -1,0 +1,282 @@
+//! Values of keyed records, as a start hands them out: read from the log one after the other when they are asked for.
+//!
+//! There may be millions of sessions, subscriptions and retained messages. What is kept here of each is where it lies, and
+//! that only until the engines have what they need of it.
+
+use super::directory::{Entries, Listed};
+use super::disk::{Disk, Patient};
+use super::files::Shared;
+use super::index::{Index, KeyEntry};
+use super::key::{self, KeyKind, VhostId};
+use super::log::Rescued;
+use super::reader::Chunk;
+use super::record::{Kind, parse_key};
+use super::segment::read_directory;
+use super::settings::StoreError;
+use super::stats::StoreStats;
+use crate::message::Position;
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+/// Where a start reads values. See [`super::Recovered::each`].
+pub(crate) trait Values: fmt::Debug + Send + Sync {
+    /// Calls `take` with each key of that kind, without what it begins with, and its value. What could not be read for too
+    /// long is reported by [`super::Store::check_start`].
+    fn each(&self, vhost: VhostId, kind: KeyKind, take: &mut dyn FnMut(&[u8], &[u8]));
+    /// The vhosts that have any.
+    fn vhosts(&self) -> BTreeSet<VhostId>;
+}
+
+/// What a start comes to while values are read.
+#[derive(Debug, Default)]
+pub(crate) struct Start {
+    /// Keys whose newest record is lost and known all the same: `None` is a deletion.
+    pub(crate) rescued: Vec<Rescued>,
+    /// Why something could not be read.
+    pub(crate) failed: Option<StoreError>,
+}
+
+/// All live keyed records of a log.
+pub(super) struct LiveKeys<D: Disk> {
+    shared: Arc<Shared<D>>,
+    /// By the first octets of their keys, and then as they lie in the log.
+    order: Vec<(Group, Position)>,
+    /// Segments with keyed records.
+    segments: Vec<u32>,
+    /// Records that do not hold, as far as they were met: their keys, and the values that are known all the same.
+    met: Mutex<BTreeMap<Position, Known>>,
+}
+
+/// The vhost and the kind of a key, as they stand in its first octets.
+type Group = u32;
+type Known = (Box<[u8]>, Option<Box<[u8]>>);
+/// Values of keys.
+type Copies = HashMap<Box<[u8]>, Box<[u8]>>;
+
+/// A keyed record that does not hold.
+struct Damaged {
+    at: Position,
+    /// What is there instead; `None` if the segment is gone.
+    sample: Option<Vec<u8>>,
+}
+
+impl<D: Disk> fmt::Debug for LiveKeys<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveKeys")
+            .field("keys", &self.order.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Keys that are not a session's, a subscription's or a retained message's are few, and wanted more than once.
+fn is_read_at_once(key: &[u8]) -> bool {
+    !matches!(
+        key::parse(key),
+        Some((_, KeyKind::Session | KeyKind::Subscription | KeyKind::Retained, _))
+    )
+}
+
+fn group_of(key: &[u8]) -> Group {
+    let first = key.first_chunk().copied().unwrap_or_default();
+    u32::from_be_bytes(first)
+}
+
+impl<D: Disk> LiveKeys<D> {
+    /// The keys of the index, which is complete. `segments`: those with keyed records.
+    pub(super) fn of(shared: &Arc<Shared<D>>, segments: Vec<u32>) -> LiveKeys<D> {
+        let index = shared.index.read();
+        let live = index
+            .keys
+            .iter()
+            .filter(|(key, entry)| !entry.deleted && !is_read_at_once(key));
+        let mut order: Vec<(Group, Position)> = live.map(|(key, entry)| (group_of(key), entry.at)).collect();
+        drop(index);
+        order.sort_unstable();
+        LiveKeys {
+            shared: shared.clone(),
+            order,
+            segments,
+            met: Mutex::default(),
+        }
+    }
+
+    /// The keys that are read at once, with their values.
+    pub(super) fn read_at_once(&self, into: &mut BTreeMap<Box<[u8]>, Box<[u8]>>) -> Result<(), StoreError> {
+        let index = self.shared.index.read();
+        let live = index
+            .keys
+            .iter()
+            .filter(|(key, entry)| !entry.deleted && is_read_at_once(key));
+        let mut order: Vec<Position> = live.map(|(_, entry)| entry.at).collect();
+        drop(index);
+        order.sort_unstable();
+        self.read(order.into_iter(), &mut |key, value| {
+            _ = into.insert(key.into(), value.into())
+        })
+    }
+
+    /// Calls `take` with the keys and the values that lie there, or with what is known of those that do not hold.
+    fn read(
+        &self,
+        order: impl Iterator<Item = Position>,
+        take: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), StoreError> {
+        let mut damaged: BTreeMap<Position, Option<Vec<u8>>> = BTreeMap::new();
+        let mut chunk: Option<Chunk<Patient<D::File>>> = None;
+        for at in order {
+            if chunk.as_ref().is_none_or(|chunk| chunk.header().id != at.segment) {
+                chunk = self.shared.pin_patiently(at.segment)?.map(Chunk::new);
+            }
+            let found = match &mut chunk {
+                Some(chunk) => chunk
+                    .record(at.offset)
+                    .map_err(|error| StoreError::unread(&self.shared.path_of(at.segment), error))?,
+                None => None,
+            };
+            match found
+                .filter(|raw| raw.kind == Kind::Key)
+                .and_then(|raw| Some((parse_key(raw.head)?.1, raw.payload)))
+            {
+                Some((key, value)) => take(key, value),
+                None => _ = damaged.insert(at, chunk.as_mut().map(|chunk| chunk.sample(at.offset))),
+            }
+        }
+        if damaged.is_empty() {
+            return Ok(());
+        }
+        let places: Vec<Position> = damaged.keys().copied().collect();
+        self.meet(damaged)?;
+        let met = self.met.lock();
+        for (key, value) in places.iter().filter_map(|at| met.get(at)) {
+            if let Some(value) = value {
+                take(key, value);
+            }
+        }
+        Ok(())
+    }
+
+    /// Records do not hold. What is damaged comes from the checkpoint or from an older copy, and is then rescued. What is
+    /// nowhere is forgotten, but for retained messages that have older records: these are outdated, and a deletion keeps
+    /// them from coming back once the damaged record is not listed any more.
+    fn meet(&self, mut places: BTreeMap<Position, Option<Vec<u8>>>) -> Result<(), StoreError> {
+        {
+            let met = self.met.lock();
+            places.retain(|at, _| !met.contains_key(at));
+        }
+        let mut damaged: BTreeMap<Box<[u8]>, Damaged> = BTreeMap::new();
+        for (key, entry) in &self.shared.index.read().keys {
+            if let Some(sample) = places.remove(&entry.at).filter(|_| !entry.deleted) {
+                damaged.insert(key.clone(), Damaged { at: entry.at, sample });
+            }
+        }
+        let older = self.older_copies(&damaged)?;
+        for (key, Damaged { at, sample }) in damaged {
+            let mut index = self.shared.index.write();
+            let known = index.keys.get(&key).and_then(|entry| entry.value.clone());
+            let (value, how) = match (known, older.get(&key)) {
+                (Some(value), _) => (Some(value), "it is known from the checkpoint, and written again"),
+                (None, Some(value)) => (Some(value.clone()), "an older copy is used, and written again"),
+                (None, None) => (None, "it is lost"),
+            };
+            let is_rescued = value.is_some() || deletes_older(&index, &key);
+            if !is_rescued {
+                index.take_key(&key);
+            }
+            drop(index);
+            let why = format!("the record of {} does not hold: {how}", key::describe(&key));
+            match (sample, self.shared.pin_patiently(at.segment)?) {
+                (Some(sample), Some(pinned)) => self.shared.damaged(&pinned.header, at.offset, &sample, &why),
+                _ => {
+                    tracing::error!(segment = at.segment, why, "a keyed record is gone with its segment");
+                    StoreStats::add(&self.shared.stats.quarantined, 1);
+                }
+            }
+            if is_rescued {
+                self.shared.start.lock().rescued.push((key.clone(), value.clone()));
+            }
+            self.met.lock().insert(at, (key, value));
+        }
+        Ok(())
+    }
+
+    /// The newest older values of keys, as far as they hold and are not deletions.
+    fn older_copies(&self, of: &BTreeMap<Box<[u8]>, Damaged>) -> Result<Copies, StoreError> {
+        let unread = |id, error| StoreError::unread(&self.shared.path_of(id), error);
+        let mut copies: HashMap<&[u8], Vec<(u64, Position, bool)>> = HashMap::new();
+        for &id in &self.segments {
+            let Some(pinned) = self.shared.pin_patiently(id)? else {
+                continue;
+            };
+            let directory = read_directory(&*pinned.file, &pinned.header).map_err(|error| unread(id, error))?;
+            let Some((_, directory)) = directory else { continue };
+            for listed in Entries::new(&directory) {
+                if let Listed::Key {
+                    offset,
+                    version,
+                    deleted,
+                    key,
+                    ..
+                } = listed
+                    && let Some((key, damaged)) = of.get_key_value(key).filter(|_| !key::is_bulk(key))
+                {
+                    let at = Position { segment: id, offset };
+                    if at != damaged.at {
+                        copies.entry(key).or_default().push((version, at, deleted));
+                    }
+                }
+            }
+        }
+        let mut found = HashMap::new();
+        for (key, mut copies) in copies {
+            copies.sort_unstable();
+            // What a deletion deleted is no copy.
+            for (_, at, _) in copies.into_iter().rev().take_while(|(_, _, deleted)| !deleted) {
+                let Some(mut chunk) = self.shared.pin_patiently(at.segment)?.map(Chunk::new) else {
+                    continue;
+                };
+                let raw = chunk.record(at.offset).map_err(|error| unread(at.segment, error))?;
+                if let Some(raw) = raw
+                    && raw.kind == Kind::Key
+                    && parse_key(raw.head).is_some_and(|(_, found)| *found == *key)
+                {
+                    found.insert(key.into(), raw.payload.into());
+                    break;
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn deletes_older(index: &Index, key: &[u8]) -> bool {
+    let has_older = |entry: &KeyEntry| !entry.older.is_empty();
+    key::is_bulk(key) && index.keys.get(key).is_some_and(has_older)
+}
+
+impl<D: Disk> Values for LiveKeys<D> {
+    fn each(&self, vhost: VhostId, kind: KeyKind, take: &mut dyn FnMut(&[u8], &[u8])) {
+        let prefix = key::key(vhost, kind, &[]);
+        let group = group_of(&prefix);
+        let from = self.order.partition_point(|(other, _)| *other < group);
+        let order = self.order.iter().skip(from).take_while(|(other, _)| *other == group);
+        let read = self.read(order.map(|(_, at)| *at), &mut |key, value| {
+            take(key.strip_prefix(&*prefix).unwrap_or_default(), value);
+        });
+        if let Err(error) = read {
+            self.shared.start.lock().failed.get_or_insert(error);
+        }
+    }
+    fn vhosts(&self) -> BTreeSet<VhostId> {
+        let mut vhosts = BTreeSet::new();
+        let mut from = 0;
+        while let Some((group, _)) = self.order.get(from) {
+            let vhost = VhostId(group >> 8);
+            vhosts.insert(vhost);
+            from = self.order.partition_point(|(other, _)| other >> 8 <= vhost.0);
+        }
+        vhosts
+    }
+}
