@@ -11,14 +11,23 @@
 //! expressions like RabbitMQ's. *Topics*: which keys of an exchange may be written to and read from, as level patterns.
 //! Topic rules are asked after those of names, and only where the exchange has any.
 //!
+//! Of some users only somebody outside knows what they may do ([`Rights::asked`]): the engine then reports its question, and
+//! the command waits for the answer: see `asking.rs`.
+//!
 //! Rights are asked when something is done, not later: a consumer or a subscription that is there stays when its right is
 //! revoked. A publish is asked each time, so a revoked right stops the next one.
 
+mod asking;
 mod rules;
 
+pub use asking::{Asked, Question, Subject};
+pub(crate) use asking::{Asking, Sought, Verdict};
+
+use crate::ledger::{Ledger, ObjectKind};
 use crate::message::Dialect;
 use crate::properties::Name;
 use crate::quota::Quota;
+use crate::time::Time;
 use crate::topic::{InvalidFilter, Level, Levels, Pattern};
 use hashbrown::HashMap;
 use regex_lite::{Regex, RegexBuilder};
@@ -289,6 +298,8 @@ pub struct Rights {
     write: NamePattern,
     read: NamePattern,
     topics: Vec<TopicRules>,
+    /// Somebody else knows them.
+    asked: bool,
 }
 
 impl fmt::Debug for Rights {
@@ -299,6 +310,7 @@ impl fmt::Debug for Rights {
             .field("write", &self.write)
             .field("read", &self.read)
             .field("topics", &topics)
+            .field("asked", &self.asked)
             .finish()
     }
 }
@@ -309,6 +321,17 @@ impl Rights {
         Rights::new(NamePattern::all(), NamePattern::all(), NamePattern::all())
     }
 
+    /// Those that somebody else knows: each question goes outside, by [`Engine::take_question`], and its command waits for the
+    /// answer.
+    ///
+    /// [`Engine::take_question`]: crate::engine::Engine::take_question
+    pub fn asked() -> Rights {
+        Rights {
+            asked: true,
+            ..Rights::default()
+        }
+    }
+
     /// For queues and exchanges of these names. The default exchange is called `amq.default` here. Topics are not limited.
     pub fn new(configure: NamePattern, write: NamePattern, read: NamePattern) -> Rights {
         Rights {
@@ -316,6 +339,7 @@ impl Rights {
             write,
             read,
             topics: Vec::new(),
+            asked: false,
         }
     }
 
@@ -380,9 +404,14 @@ impl Rights {
         })
     }
 
+    /// Whether somebody else knows.
+    pub(crate) fn are_asked(&self) -> bool {
+        self.asked
+    }
+
     /// Whether there are topic rules for an exchange.
     pub(crate) fn limits_topics(&self, exchange: &str) -> bool {
-        self.topics.iter().any(|rules| *rules.exchange == *exchange)
+        self.asked || self.topics.iter().any(|rules| *rules.exchange == *exchange)
     }
 
     /// Whether the topic `key` of an exchange is one the permission is given for.
@@ -411,8 +440,11 @@ pub(crate) struct UserRights {
 
 impl UserRights {
     pub(crate) fn set(&mut self, user: Name, rights: Arc<Rights>) {
-        self.users.insert(user, rights);
-        self.generation += 1;
+        let before = self.users.insert(user, Arc::clone(&rights));
+        // Links need not look again at what is the same.
+        if !before.is_some_and(|before| Arc::ptr_eq(&before, &rights)) {
+            self.generation += 1;
+        }
     }
     pub(crate) fn remove(&mut self, user: &str) {
         self.quotas.remove(user);
@@ -459,6 +491,8 @@ struct Recent {
     routes: [u64; ROUTES],
     /// An exchange that may be written to.
     exchange: Option<Name>,
+    /// Of a user whose rights somebody else knows: what is known of them, and nothing else is.
+    asking: Option<Box<Asking>>,
 }
 
 /// Routes whose permission a link remembers.
@@ -526,7 +560,44 @@ impl Access {
         self.rights = users.of(&self.user).cloned();
         self.everything = self.of_node || self.rights.as_ref().is_some_and(|rights| rights.is_everything());
         self.generation = users.generation;
-        self.recent = None;
+        // Answers from outside have a time of their own.
+        if !self.is_asked() {
+            self.recent = None;
+        }
+    }
+
+    /// The client has said its id. What was answered before it did is another question's answer.
+    pub(crate) fn set_client_id(&mut self, client_id: &Name) {
+        if self.client_id.as_ref() != Some(client_id) {
+            self.client_id = Some(client_id.clone());
+            self.recent = None;
+        }
+    }
+
+    /// What somebody else has answered; it is asked if need be.
+    pub(crate) fn ask(&mut self, sought: Sought<'_>, now: Time, ledger: &Arc<Ledger>) -> Verdict {
+        self.begin_asking(ledger).verdict(sought, now)
+    }
+
+    pub(crate) fn begin_asking(&mut self, ledger: &Arc<Ledger>) -> &mut Asking {
+        let new = || Box::new(Asking::new(ledger.charge(ObjectKind::Connections, size_of::<Asking>())));
+        self.recent.get_or_insert_default().asking.get_or_insert_with(new)
+    }
+
+    /// What is asked, if anything ever was.
+    pub(crate) fn asking(&mut self) -> Option<&mut Asking> {
+        self.recent.as_mut()?.asking.as_deref_mut()
+    }
+
+    /// Whether the link's first command waits for an answer.
+    pub(crate) fn awaits_answer(&self) -> bool {
+        let asking = self.recent.as_ref().and_then(|recent| recent.asking.as_ref());
+        asking.is_some_and(|asking| asking.is_pending())
+    }
+
+    /// Whether somebody else knows its user's rights, as the last [`Access::limits`] looked them up.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.rights.as_ref().is_some_and(|rights| rights.are_asked())
     }
 
     /// The rights that the last [`Access::limits`] looked up.

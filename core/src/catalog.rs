@@ -190,8 +190,8 @@ pub(crate) struct MessageRecord {
     priority: Option<u8>,
     deadline: Option<u64>,
     received: u64,
-    /// Who published it, where that is kept; of a will, whose it is.
-    user: Name,
+    /// Who published it, where that is kept. Of a will, whose it is, if somebody outside has permitted it for good.
+    pub(crate) user: Name,
     exchange_len: u8,
     key_len: u16,
     properties_len: u32,
@@ -312,7 +312,14 @@ pub(crate) fn encode_session(
         expiry: s.expiry,
         expires_at: s.expires_at.filter(|_| s.link.is_none()).map(|w| w.0),
         will: will.map(|(w, due)| WillRecord {
-            message: message_record(&w.message),
+            message: MessageRecord {
+                user: if s.will_granted {
+                    s.owner.clone()
+                } else {
+                    Name::default()
+                },
+                ..message_record(&w.message)
+            },
             delay_ms: millis(w.delay),
             expiry_ms: w.expiry.map(millis),
             due: due.map(|d| d.0),

@@ -18,7 +18,7 @@ pub type Channel = u16;
 pub type ConsumerToken = u32;
 
 /// One verb from a session.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Command {
     /// Publish a message. With [`PublishFlags::CONFIRM`] it takes the channel's next publish number (from 1) and is
     /// covered by a later `Confirmed` or `Refused`.
@@ -252,7 +252,7 @@ pub enum Outcome {
 }
 
 /// See [`Command::DeclareExchange`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DeclareExchange {
     /// Where the answer goes.
     pub channel: Channel,
@@ -275,7 +275,7 @@ pub struct DeclareExchange {
 }
 
 /// See [`Command::DeleteExchange`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DeleteExchange {
     /// Where the answer goes.
     pub channel: Channel,
@@ -288,7 +288,7 @@ pub struct DeleteExchange {
 }
 
 /// See [`Command::DeclareQueue`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DeclareQueue {
     /// Where the answer goes.
     pub channel: Channel,
@@ -329,7 +329,7 @@ impl DeclareQueue {
 }
 
 /// See [`Command::DeleteQueue`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DeleteQueue {
     /// Where the answer goes.
     pub channel: Channel,
@@ -344,7 +344,7 @@ pub struct DeleteQueue {
 }
 
 /// See [`Command::PurgeQueue`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PurgeQueue {
     /// Where the answer goes.
     pub channel: Channel,
@@ -364,7 +364,7 @@ pub enum BindTarget {
 }
 
 /// See [`Command::Bind`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Bind {
     /// Where the answer goes.
     pub channel: Channel,
@@ -381,7 +381,7 @@ pub struct Bind {
 }
 
 /// See [`Command::Consume`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Consume {
     /// The channel of its deliveries.
     pub channel: Channel,
@@ -425,7 +425,7 @@ impl Consume {
 }
 
 /// See [`Command::Get`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Get {
     /// Which channel numbers it.
     pub channel: Channel,
@@ -447,7 +447,7 @@ pub struct Will {
 }
 
 /// See [`Command::OpenSession`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct OpenSession {
     /// Names the session within the vhost. Never empty: the session makes one up with [`crate::session::Cx::random`].
     pub client_id: Name,
@@ -491,7 +491,7 @@ pub enum RetainHandling {
 }
 
 /// See [`Command::Subscribe`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Subscribe {
     /// Echoed in the answer.
     pub packet_id: u16,
@@ -502,7 +502,7 @@ pub struct Subscribe {
 }
 
 /// See [`Command::Unsubscribe`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Unsubscribe {
     /// Echoed in the answer.
     pub packet_id: u16,
@@ -511,7 +511,7 @@ pub struct Unsubscribe {
 }
 
 /// See [`Command::Transaction`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Transaction {
     /// Where the answer goes.
     pub channel: Channel,
@@ -520,7 +520,7 @@ pub struct Transaction {
 }
 
 /// See [`Command::SetPolicies`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SetPolicies {
     /// Where the answer goes.
     pub channel: Channel,
@@ -541,6 +541,15 @@ pub struct PolicyChange {
     pub policy: Option<PolicyRecord>,
 }
 
+/// What a client says beside its name and password, for whoever decides about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// The vhost that it wants to use.
+    pub vhost: Option<Name>,
+    /// Its client id, where its protocol's clients have one.
+    pub client_id: Option<Name>,
+}
+
 /// Credentials, of whatever form.
 #[derive(Clone)]
 pub enum Login {
@@ -550,6 +559,8 @@ pub enum Login {
         user: Name,
         /// Never logged.
         password: Box<[u8]>,
+        /// What else the client has said of itself.
+        said: Said,
     },
     /// The peer's certificate ([`Peer::certificate`]) is to log it in.
     Certificate {
@@ -586,7 +597,7 @@ impl std::fmt::Debug for Login {
 }
 
 /// See [`Command::Attach`]. Sent after `Authenticated`.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Attach {
     /// Name of the vhost.
     pub vhost: Name,

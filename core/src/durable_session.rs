@@ -30,6 +30,8 @@ pub(crate) struct DurableSession {
     pub(crate) client_id: Name,
     /// The user who opened it. Empty: not known.
     pub(crate) owner: Name,
+    /// Somebody outside knows what its owner may do, and has permitted its will.
+    pub(crate) will_granted: bool,
     /// The link that drives it; `None` while the client is away.
     pub(crate) link: Option<Link>,
     /// Where its messages wait; made with its first subscription.
@@ -90,6 +92,7 @@ impl DurableSession {
             subscriptions_charge: ledger.charge(ObjectKind::Routes, 0),
             client_id,
             owner: Name::default(),
+            will_granted: false,
             link: None,
             queue: None,
             expiry,

@@ -109,7 +109,7 @@ pub use scratch::Scratch;
 pub use stream::Stream;
 
 use crate::buffers::Part;
-use crate::command::{Command, Peer};
+use crate::command::{Attach, Command, Peer};
 use crate::engine::{Applied, Carried, Link};
 use crate::properties::Name;
 use crate::session::{ReadInterest, Session};
@@ -168,6 +168,8 @@ pub struct Pump<V> {
     stall: Duration,
     /// A login is with the broker. Nothing is read meanwhile.
     logging_in: bool,
+    /// It is not known yet whether it may use the vhost that it asks for. Nothing is read meanwhile.
+    attaching: Option<Box<Attach>>,
     /// The engine has more for us than the last `take` had room for.
     more: bool,
     /// We do not read although the session would like to.
@@ -217,6 +219,7 @@ impl<V> Pump<V> {
             meter: Meter::default(),
             stall: STALL,
             logging_in: false,
+            attaching: None,
             more: false,
             paused: false,
             read_dry: false,
@@ -280,7 +283,12 @@ impl<V> Pump<V> {
 
     /// Whether the next turn reads.
     pub fn wants_input(&self) -> bool {
-        self.session.read_interest() == ReadInterest::All && !self.logging_in && self.has_room_for_input()
+        self.session.read_interest() == ReadInterest::All && !self.is_coming_in() && self.has_room_for_input()
+    }
+
+    /// A login, or what follows it, is with the broker.
+    fn is_coming_in(&self) -> bool {
+        self.logging_in || self.attaching.is_some()
     }
 
     /// Everything that is to be said is written.

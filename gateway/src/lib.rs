@@ -56,6 +56,8 @@ pub use cert::{DevelopmentCertificates, make_development_certificates};
 pub use check::check;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use directory::fuzz::{fuzz_grants, fuzz_mosquitto, fuzz_scram, fuzz_token};
+#[cfg(any(test, feature = "fuzzing"))]
+pub use directory::question::fuzz_auth_answer;
 pub use exit::Failure;
 pub use machine::keep_files_private;
 pub use migrate::import;

@@ -83,7 +83,7 @@ pub(crate) enum Outage {
     /// It cannot be reached, or broke off.
     #[error("{0}")]
     Broken(String),
-    /// It answered something else than 200 or 201.
+    /// It answered something else than 200, 201 or 204.
     #[error("it answered with status {0}")]
     Status(u16),
 }
@@ -165,7 +165,6 @@ impl Client {
 
     /// # Errors
     /// Why there is no answer.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the HTTP back end asks so"))]
     pub(crate) async fn post(&self, url: &Url, content_type: &'static str, body: String) -> Result<Bytes, Outage> {
         let body = body.into();
         self.request(url, Ask::Post { content_type, body }).await
@@ -210,7 +209,7 @@ impl Client {
             Err(error) => return Ok(Err(broken(error))),
         };
         self.keep(url, sender);
-        Ok(if matches!(status, 200 | 201) {
+        Ok(if matches!(status, 200 | 201 | 204) {
             Ok(body)
         } else {
             Err(Outage::Status(status))

@@ -129,6 +129,10 @@ async fn run(
         let lent = Arc::clone(&node);
         tasks.spawn(async move { directory::lent::run(&lent, granted).await });
     }
+    if let Some(errands) = node.directory.errands.receiver() {
+        let asking = Arc::clone(&node);
+        tasks.spawn(async move { directory::outside::run(&asking, errands).await });
+    }
     if let Some(unknown) = node.directory.unknown() {
         let fetching = Arc::clone(&node);
         tasks.spawn(async move { directory::jwks::run(&fetching, unknown).await });

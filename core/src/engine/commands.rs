@@ -107,10 +107,11 @@ impl Engine {
             | Command::PurgeQueue(_)
             | Command::Bind(_)
             | Command::Unbind(_)
-            | Command::SetPolicies(_) => self.apply_definition(link, command, budget),
-            Command::OpenSession(_)
-            | Command::SessionExpiry(_)
-            | Command::Subscribe(_)
+            | Command::SetPolicies(_) => self.at_doors(link, command, budget, Engine::apply_definition),
+            Command::OpenSession(_) | Command::Subscribe(_) => {
+                self.at_doors(link, command, budget, Engine::apply_to_session)
+            }
+            Command::SessionExpiry(_)
             | Command::Unsubscribe(_)
             | Command::Received { .. }
             | Command::Stray { .. }
@@ -122,9 +123,8 @@ impl Engine {
             | Command::SetMode { .. }
             | Command::Echo { .. }
             | Command::Recover { .. }
-            | Command::Consume(_)
-            | Command::Cancel { .. }
-            | Command::Get(_) => self.apply_to_channel(link, command, budget),
+            | Command::Cancel { .. } => self.apply_to_channel(link, command, budget),
+            Command::Consume(_) | Command::Get(_) => self.at_doors(link, command, budget, Engine::apply_to_channel),
             Command::Detach => {
                 self.dispatch_touched();
                 self.detach(link, budget).map_err(|Unfinished| Command::Detach)

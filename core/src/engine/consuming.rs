@@ -1,5 +1,6 @@
 //! Consumers and their deliveries: start, stop, hand out, settle, fetch one.
 
+use super::asking;
 use super::budget::{Budget, Unfinished};
 use super::death::Death;
 use super::dispatch::CONSUMERS_PER_UNIT;
@@ -240,8 +241,9 @@ impl Engine {
 
     fn get_first(&mut self, link: Link, g: Get, again: bool) {
         let channel = g.channel;
-        let queue = match self.find_queue_to_get_from(link, channel, &g.queue) {
+        let queue = match self.find_queue_to_get_from(link, channel, &g.queue, again) {
             Ok(queue) => queue,
+            Err(fault) if asking::is_open(&fault) => return,
             Err(fault) => {
                 let op = Op::Get;
                 let fault = Box::new(fault);
@@ -315,8 +317,21 @@ impl Engine {
         }
     }
 
-    fn find_queue_to_get_from(&mut self, link: Link, channel: ChannelNumber, name: &Name) -> Result<QueueKey, Fault> {
-        let queue = self.find_queue(link, channel, name, Permission::Read)?;
+    fn find_queue_to_get_from(
+        &mut self,
+        link: Link,
+        channel: ChannelNumber,
+        name: &Name,
+        again: bool,
+    ) -> Result<QueueKey, Fault> {
+        let is_asked = self.links.get(link).is_some_and(|l| l.access.is_asked());
+        let queue = if again && is_asked {
+            // It was permitted when it was first tried. It is no command any more, so it cannot wait for another answer.
+            let name = self.meant(link, channel, name)?;
+            self.find_permitted_queue(link, &name)?
+        } else {
+            self.find_queue(link, channel, name, Permission::Read)?
+        };
         let q = &self.queues[queue];
         if q.arguments.single_active {
             let queue_type = q.arguments.queue_type;

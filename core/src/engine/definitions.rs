@@ -258,7 +258,7 @@ impl Engine {
     /// Returns what the answer waits for, too.
     fn create_queue(&mut self, link: Link, c: DeclareQueue) -> Result<(QueueKey, Option<u64>), Fault> {
         let made_up = c.name.is_empty();
-        let name: Name = if made_up { self.generated_name() } else { c.name };
+        let name: Name = if made_up { self.name_for_queue(link) } else { c.name };
         if made_up {
             self.permit(link, Permission::Configure, Resource::Queue(&name))?;
         }
@@ -354,7 +354,7 @@ impl Engine {
     }
 
     /// `amq.gen-` and 22 characters of base64url.
-    fn generated_name(&mut self) -> Name {
+    pub(super) fn generated_name(&mut self) -> Name {
         const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let bits = (u128::from(self.random()) << 64) | u128::from(self.random());
         let tail = (0..22).map(|i| char::from(ALPHABET[((bits >> (i * 6).min(122)) & 63) as usize]));
@@ -380,7 +380,7 @@ impl Engine {
     }
 
     /// The name meant by `name`: itself, or the channel's last declared queue if it is empty.
-    fn meant(&mut self, link: Link, channel: ChannelNumber, name: &Name) -> Result<Name, Fault> {
+    pub(super) fn meant(&mut self, link: Link, channel: ChannelNumber, name: &Name) -> Result<Name, Fault> {
         if !name.is_empty() {
             return Ok(name.clone());
         }
@@ -401,10 +401,15 @@ impl Engine {
         let name = self.meant(link, channel, name)?;
         // Before the look-up: who may not use a queue does not learn whether there is one.
         self.permit(link, permission, Resource::Queue(&name))?;
-        let queue = self.queue_named(&name).ok_or_else(|| self.no_queue(&name))?;
+        self.find_permitted_queue(link, &name)
+    }
+
+    /// The queue of that name, if the link may use it.
+    pub(super) fn find_permitted_queue(&self, link: Link, name: &Name) -> Result<QueueKey, Fault> {
+        let queue = self.queue_named(name).ok_or_else(|| self.no_queue(name))?;
         self.check_access(link, queue)?;
         if self.queues[queue].kind != QueueKind::Plain {
-            let text = format!("{} belongs to an MQTT session", self.queue_text(&name));
+            let text = format!("{} belongs to an MQTT session", self.queue_text(name));
             return Err(Fault::new(FaultKind::AccessRefused, text));
         }
         Ok(queue)

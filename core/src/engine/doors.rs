@@ -11,7 +11,8 @@
 //! | subscribe by filter | configure, write, read the subscription's queue; read the exchange; read the filter |
 //! | a will | as a publish, when its connection opens its session and when it is published |
 //!
-//! What the engine publishes by itself (dead letters) is asked nothing.
+//! What the engine publishes by itself (dead letters) is asked nothing. Where somebody outside knows the answer, see
+//! `asking.rs`.
 
 use super::Engine;
 use super::counters::Limit;
@@ -34,9 +35,9 @@ pub(crate) enum Resource<'a> {
     Queue(&'a str),
 }
 
-impl Resource<'_> {
+impl<'a> Resource<'a> {
     /// Its name, as permissions are given for it. The default exchange has none of its own.
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &'a str {
         match self {
             Resource::Exchange("") => "amq.default",
             Resource::Exchange(name) | Resource::Queue(name) => name,
@@ -112,6 +113,7 @@ impl Engine {
     /// Asks for a permission on a queue or an exchange.
     pub(crate) fn permit(&mut self, link: Link, permission: Permission, on: Resource<'_>) -> Result<(), Fault> {
         match self.limits(link) {
+            Some((rights, _)) if rights.are_asked() => self.ask(link, permission, on),
             Some((rights, user)) if !rights.permit(permission, on.name()) => {
                 Err(self.refuse_access(permission, on, &user))
             }
@@ -133,6 +135,7 @@ impl Engine {
     pub(crate) fn permit_look(&mut self, link: Link, on: Resource<'_>) -> Result<(), Fault> {
         let any = [Permission::Configure, Permission::Write, Permission::Read];
         match self.limits(link) {
+            Some((rights, _)) if rights.are_asked() => self.ask_look(link, on),
             Some((rights, user)) if !any.iter().any(|p| rights.permit(*p, on.name())) => {
                 Err(self.refuse_access(Permission::Configure, on, &user))
             }
@@ -162,6 +165,9 @@ impl Engine {
         let Ok(pattern) = Pattern::parse(key, dialect) else {
             return Ok(());
         };
+        if access.1.are_asked() {
+            return self.ask_source(link, exchange, &pattern);
+        }
         let permitted = access
             .1
             .permit_filter(Permission::Read, exchange, &pattern, access.0.who(&access.2));
@@ -235,8 +241,16 @@ impl Engine {
         };
         let access = &mut l.access;
         let exchange = message.exchange();
-        if access.limits(&self.rights).is_none() {
-            return Ok(());
+        match access.limits(&self.rights) {
+            None => return Ok(()),
+            Some(rights) if rights.are_asked() => {
+                let permitted = self.ask_publish(link, message, extra);
+                if !self.awaits_answer(link) {
+                    self.go_on(link);
+                }
+                return permitted;
+            }
+            Some(_) => {}
         }
         let (router, vhost) = (&self.router, &self.settings.vhost);
         let asked = Asked {
@@ -284,7 +298,7 @@ impl Engine {
         let Some(l) = self.links.get_mut(link) else {
             return Ok(());
         };
-        l.access.client_id = Some(c.client_id.clone());
+        l.access.set_client_id(&c.client_id);
         let user = l.access.user.clone();
         let session = self.sessions.named(&c.client_id);
         let owner = session.and_then(|s| self.sessions.get(s)).map(|s| &s.owner);
@@ -299,6 +313,9 @@ impl Engine {
             return Err(Fault::new(FaultKind::AccessRefused, "the session is another user's"));
         }
         match &c.will {
+            Some(will) if self.limits(link).is_some_and(|(rights, _)| rights.are_asked()) => {
+                self.ask_publish(link, &will.message, &[])
+            }
             Some(will) => self.permit_publish_as(&user, &c.client_id, &will.message),
             None => Ok(()),
         }
@@ -311,7 +328,7 @@ impl Engine {
         };
         // A session of an older log says nothing of its owner; its will was permitted when it was opened.
         let (owner, client_id) = (s.owner.clone(), s.client_id.clone());
-        if owner.is_empty() {
+        if owner.is_empty() || s.will_granted {
             return true;
         }
         let permitted = self.permit_publish_as(&owner, &client_id, &will.message);
@@ -322,14 +339,21 @@ impl Engine {
         permitted.is_ok()
     }
 
-    fn refuse_access(&mut self, permission: Permission, on: Resource<'_>, user: &str) -> Fault {
+    pub(super) fn refuse_access(&mut self, permission: Permission, on: Resource<'_>, user: &str) -> Fault {
         self.counters.access_refused += 1;
         let (kind, name, vhost) = (on.kind(), on.name(), &self.settings.vhost);
         let text = format!("{permission} access to {kind} '{name}' in vhost '{vhost}' refused for user '{user}'");
         Fault::new(FaultKind::AccessRefused, text)
     }
 
-    fn refuse_topic(&mut self, p: Permission, exchange: &str, key: &str, dialect: Dialect, user: &str) -> Fault {
+    pub(super) fn refuse_topic(
+        &mut self,
+        p: Permission,
+        exchange: &str,
+        key: &str,
+        dialect: Dialect,
+        user: &str,
+    ) -> Fault {
         self.counters.access_refused += 1;
         let vhost = &self.settings.vhost;
         // One spelling for all protocols, as in the texts of RabbitMQ.

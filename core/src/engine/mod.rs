@@ -12,6 +12,7 @@
 //! ```
 
 mod admission;
+mod asking;
 #[cfg(feature = "testing")]
 mod audit;
 mod bound_replay;
@@ -677,6 +678,9 @@ impl Engine {
         }
     }
     fn fail(&mut self, link: Link, channel: ChannelNumber, op: Op, fault: Fault) {
+        if asking::is_open(&fault) {
+            return;
+        }
         self.note_failure(link, channel);
         self.answer(
             link,

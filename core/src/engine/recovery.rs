@@ -436,6 +436,7 @@ impl Engine {
         };
         let mut session = DurableSession::new(client_id, r.expiry, true, &self.ledger);
         session.owner = r.user.clone();
+        session.will_granted = r.will.as_ref().is_some_and(|will| !will.message.user.is_empty());
         session.expires_at = expires_at;
         let session = self.sessions.insert(session);
         self.watch_session_expiry(session);

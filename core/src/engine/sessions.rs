@@ -52,6 +52,7 @@ impl Engine {
             .links
             .get(link)
             .map_or_else(Name::default, |l| l.access.user.clone());
+        let will_granted = self.links.get(link).is_some_and(|l| l.access.is_asked());
         let present = self.sessions.named(&c.client_id).is_some();
         let kept = expiry != Some(0);
         if !present {
@@ -83,6 +84,7 @@ impl Engine {
         let s = &mut self.sessions[session];
         s.link = Some(link);
         s.owner = owner;
+        s.will_granted = will_granted;
         s.expiry = expiry;
         s.expires_at = None;
         s.credit.resize(u32::from(c.receive_maximum.max(1)));

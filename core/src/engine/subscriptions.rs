@@ -73,12 +73,20 @@ impl Engine {
                 self.keep_answered(link, answered);
                 return Err(Unfinished);
             }
-            let filter = std::mem::replace(filter, Err(FaultKind::NotAllowed));
-            answered.granted.push(match filter {
+            let wanted = std::mem::replace(filter, Err(FaultKind::NotAllowed));
+            answered.granted.push(match wanted {
                 Err(kind) => Err(kind),
                 Ok(sub) => {
+                    let permitted = self.permit_subscription(link, session, &sub);
+                    if self.awaits_answer(link) {
+                        *filter = Ok(sub);
+                        self.keep_answered(link, answered);
+                        return Err(Unfinished);
+                    }
+                    self.go_on(link);
                     let qos = sub.qos;
-                    match self.subscribe_one(link, session, sub, c.subscription_id) {
+                    let subscribed = permitted.and_then(|()| self.subscribe_one(link, session, sub, c.subscription_id));
+                    match subscribed {
                         Ok(logged) => {
                             answered.waits |= logged;
                             Ok(qos)
@@ -143,7 +151,6 @@ impl Engine {
         sub: Subscription,
         subscription_id: Option<u32>,
     ) -> Result<bool, Fault> {
-        self.permit_subscription(link, session, &sub)?;
         let exchange = self.settings.topic_exchange.clone();
         let options = Subscribed {
             qos: sub.qos,

@@ -120,7 +120,11 @@ impl Engine {
                     }
                     let extra = extra_keys(&self.codecs, message);
                     self.check_keys(&extra)?;
-                    self.permit_publish(link, message, &extra, None)?;
+                    let permitted = self.permit_publish(link, message, &extra, None);
+                    if self.awaits_answer(link) {
+                        return Ok(false);
+                    }
+                    permitted?;
                     extra
                 }
             };

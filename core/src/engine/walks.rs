@@ -91,6 +91,9 @@ impl Engine {
     pub(crate) fn forget_unfinished(&mut self, link: Link) {
         let Some(l) = self.links.get_mut(link) else { return };
         l.routing = None;
+        if let Some(asking) = l.access.asking() {
+            asking.go_on();
+        }
         if let Some(rare) = l.rare.get_mut() {
             rare.committing = None;
             self.delete_without(link);

@@ -1,14 +1,16 @@
 //! The broker as a connection sees it.
 
 use super::Published;
+use crate::access::Asked;
 use crate::buffers::Buffers;
 use crate::command::{Attach, Login, Peer};
-use crate::engine::{Engine, Wake};
+use crate::engine::{Engine, Link, Wake};
 use crate::event::Event;
 use crate::fault::Fault;
 use crate::properties::{Codecs, Name};
 use crate::time::Time;
 use std::sync::Arc;
+use std::task::Poll;
 
 /// The broker as one connection sees it: who logs it in, and how it reaches the engine of its vhost.
 pub trait Broker {
@@ -43,6 +45,19 @@ pub trait Broker {
 
     /// Errors that the peer was told in this turn, and that leave its connection open. For the log.
     fn complained(&mut self, _peer: &Peer, _user: Option<&Name>, _complaints: &mut Vec<String>) {}
+
+    /// Whether `user` may be attached to the vhost that it asks for. It may take its time, as a login: then this is called again
+    /// in the turn that follows a wake.
+    ///
+    /// # Errors
+    /// The fault the peer is told.
+    fn may_attach(&mut self, _attach: &Attach, _user: &Name, _peer: &Peer) -> Poll<Result<(), Fault>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Passes on a question to whoever knows what the user may do, if its rights are [asked](crate::access::Rights::asked). The
+    /// answer goes to the engine ([`Engine::answer_question`]), on whichever thread.
+    fn ask(&mut self, _vhost: &Self::Vhost, _link: Link, _asked: Asked) {}
 
     /// For sessions that translate messages of other protocols.
     fn codecs(&self) -> &Codecs;

@@ -147,10 +147,18 @@ impl<V> Pump<V> {
         broker.acknowledge();
         let (link, left) = (bound.link, &mut self.left);
         let carried = std::mem::take(&mut self.carried);
+        let mut asked = None;
         let applied = broker.enter(&bound.vhost, |engine| {
             engine.note_carried(link, carried);
-            engine.apply(now, link, left)
+            let applied = engine.apply(now, link, left);
+            if applied == Applied::Waits {
+                asked = engine.take_question(link);
+            }
+            applied
         });
+        if let Some(asked) = asked {
+            broker.ask(&bound.vhost, link, *asked);
+        }
         if applied == Applied::All {
             self.bound = None;
         }

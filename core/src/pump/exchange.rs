@@ -57,10 +57,18 @@ impl<V> Pump<V> {
         let Some(bound) = &self.bound else { return };
         let (link, commands, events) = (bound.link, &mut s.commands, &mut s.events);
         let carried = std::mem::take(&mut self.carried);
+        let mut asked = None;
         let Visited { applied, more } = broker.enter(&bound.vhost, |engine| {
             engine.note_carried(link, carried);
-            engine.visit(now, link, commands, room, events)
+            let visited = engine.visit(now, link, commands, room, events);
+            if visited.applied == Applied::Waits {
+                asked = engine.take_question(link);
+            }
+            visited
         });
+        if let Some(asked) = asked {
+            broker.ask(&bound.vhost, link, *asked);
+        }
         // Without room it was asked all the same: what was reserved to this link went back, and a close gets through.
         self.more = more || room.messages == 0;
         self.waits = applied == Applied::Waits;

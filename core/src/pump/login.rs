@@ -5,8 +5,10 @@ use crate::command::{Attach, Command};
 use crate::engine::Link;
 use crate::event::{Event, LoginFailure, LoginRefused};
 use crate::fault::{Fault, FaultKind};
+use crate::properties::Name;
 use crate::time::Now;
 use std::sync::Arc;
+use std::task::Poll;
 
 /// The way to the engine, from `Attached` until the end.
 pub(super) struct Bound<V> {
@@ -32,6 +34,9 @@ impl<V> Pump<V> {
             }
             return;
         }
+        if let Some(attach) = self.attaching.take() {
+            self.attach(now, attach, s, broker);
+        }
         if s.commands.is_empty() {
             return;
         }
@@ -44,16 +49,7 @@ impl<V> Pump<V> {
                     self.logging_in = true;
                     broker.log_in(*login, &self.peer);
                 }
-                Command::Attach(attach) => {
-                    let answer = match self.attach(now, &attach, broker) {
-                        Ok(bound) => {
-                            self.bound = Some(bound);
-                            Event::Attached
-                        }
-                        Err(fault) => Event::AttachRefused(Box::new(fault)),
-                    };
-                    s.events.push(answer);
-                }
+                Command::Attach(attach) => self.attach(now, attach, s, broker),
                 // A goodbye before the login is done has nothing to undo.
                 _ => {}
             }
@@ -74,13 +70,35 @@ impl<V> Pump<V> {
         answer
     }
 
-    fn attach<B>(&mut self, now: Now, attach: &Attach, broker: &mut B) -> Result<Bound<V>, Fault>
+    /// Attaches the connection, or waits until it is known whether it may be.
+    fn attach<B: Broker<Vhost = V>>(&mut self, now: Now, attach: Box<Attach>, s: &mut Scratch, broker: &mut B) {
+        let user = self.user.clone();
+        let user = user.ok_or_else(|| Fault::new(FaultKind::AccessRefused, "not logged in"));
+        let may = match &user {
+            Ok(user) => broker.may_attach(&attach, user, &self.peer),
+            Err(_) => Poll::Ready(Ok(())),
+        };
+        let Poll::Ready(may) = may else {
+            self.attaching = Some(attach);
+            return;
+        };
+        let bound = user.and_then(|user| {
+            may?;
+            self.bind(now, &attach, user, broker)
+        });
+        s.events.push(match bound {
+            Ok(bound) => {
+                self.bound = Some(bound);
+                Event::Attached
+            }
+            Err(fault) => Event::AttachRefused(Box::new(fault)),
+        });
+    }
+
+    fn bind<B>(&self, now: Now, attach: &Attach, user: Name, broker: &mut B) -> Result<Bound<V>, Fault>
     where
         B: Broker<Vhost = V>,
     {
-        let Some(user) = self.user.clone() else {
-            return Err(Fault::new(FaultKind::AccessRefused, "not logged in"));
-        };
         let vhost = broker.vhost(attach, &user)?;
         let (peer, wake) = (Arc::clone(&self.peer), broker.waker());
         let link = broker.enter(&vhost, |engine| {

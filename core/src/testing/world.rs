@@ -11,7 +11,7 @@
 
 use super::disk::{Crash, Rng, SimDisk};
 use super::pipe::Piped;
-use crate::access::Rights;
+use crate::access::{Asked, Rights};
 use crate::command::{Attach, Command, Peer};
 use crate::engine::inspect::{Cursor, Item};
 use crate::engine::{Applied, Counters, Engine, Link, Wake, Wakes};
@@ -64,6 +64,7 @@ pub struct World {
     engine: Engine,
     /// Of its users.
     rights: UserRights,
+    outside: Outside,
     now: Now,
     rng: Rng,
     clients: Vec<Connection>,
@@ -86,7 +87,20 @@ pub struct World {
     pub(super) piped: Piped,
 }
 
+/// Whoever knows what some users may do.
+#[derive(Default)]
+struct Outside {
+    known: BTreeMap<Name, Rights>,
+    /// Questions that nobody has answered; `None`: each is answered at once.
+    held: Option<VecDeque<(Client, Asked)>>,
+    asked: usize,
+}
+
+/// How long an answer counts.
+pub const ANSWER_LIFE: Duration = Duration::from_secs(15);
+
 struct Connection {
+    user: Name,
     /// `None` once it is detached.
     link: Option<Link>,
     woken: Arc<Flag>,
@@ -163,6 +177,7 @@ impl World {
         let mut world = World {
             engine: engine(settings.clone(), codecs.clone(), seed, &rights),
             rights,
+            outside: Outside::default(),
             settings,
             codecs,
             store_settings,
@@ -193,6 +208,53 @@ impl World {
         self.rights.insert(user.into(), Arc::clone(&rights));
         self.turn(|engine| engine.set_rights(user.into(), rights));
     }
+    /// Says what a user may do, but not to the engine: it asks. It is answered at once, before anything else happens, unless
+    /// [`World::hold_answers`] was called.
+    pub fn set_asked_rights(&mut self, user: &str, rights: Rights) {
+        self.set_rights(user, Rights::asked());
+        self.outside.known.insert(user.into(), rights);
+    }
+    /// Nobody answers any more, until [`World::answer`].
+    pub fn hold_answers(&mut self) {
+        self.outside.held = Some(VecDeque::new());
+    }
+    /// Answers the oldest question that is held, and returns it.
+    pub fn answer(&mut self) -> Option<Asked> {
+        let (client, asked) = self.outside.held.as_mut()?.pop_front()?;
+        self.answer_to(client, asked.clone());
+        Some(asked)
+    }
+    fn answer_to(&mut self, client: Client, asked: Asked) {
+        let Some(link) = self.clients[client.0].link else {
+            return;
+        };
+        let until = self.now.monotonic + ANSWER_LIFE;
+        let user = self.clients[client.0].user.clone();
+        let rights = self.outside.known.get(&user);
+        let permitted = rights.is_some_and(|rights| rights.permits(&asked, &user, &self.settings.vhost));
+        self.turn(|engine| engine.answer_question(link, asked.question, permitted, until));
+    }
+    /// Passes on what the client's first command asks. Returns whether there is an answer already.
+    fn pass_on_question(&mut self, client: Client, link: Link) -> bool {
+        let Some(asked) = self.engine.take_question(link) else {
+            return false;
+        };
+        self.outside.asked += 1;
+        match &mut self.outside.held {
+            Some(held) => {
+                held.push_back((client, *asked));
+                false
+            }
+            None => {
+                self.answer_to(client, *asked);
+                true
+            }
+        }
+    }
+    /// How many questions were asked.
+    pub fn questions(&self) -> usize {
+        self.outside.asked
+    }
     /// Lists some of what there is.
     pub fn inspect(&self, cursor: &mut Cursor, budget: usize) -> Vec<Item> {
         self.engine.inspect(cursor, budget)
@@ -218,6 +280,7 @@ impl World {
         let (now, wake) = (self.now, woken.clone());
         let link = self.turn(|engine| engine.attach(now, &attach, user.into(), Peer::on_this_machine(), wake));
         self.clients.push(Connection {
+            user: user.into(),
             link: Some(link),
             woken,
             more: false,
@@ -247,14 +310,15 @@ impl World {
         c.more = true;
         let applied = self.turn(|engine| engine.apply(now, link, commands));
         let c = &mut self.clients[client.0];
-        if applied == Applied::Waits {
+        let waits = applied == Applied::Waits;
+        if waits {
             c.waiting.append(commands);
         }
         if gone && applied == Applied::All {
             c.link = None;
             c.queued.clear();
         }
-        applied == Applied::Some
+        applied == Applied::Some || (waits && self.pass_on_question(client, link))
     }
     /// Whether the client waits for another one.
     pub fn waits(&self, client: Client) -> bool {

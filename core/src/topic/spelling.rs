@@ -30,7 +30,7 @@ impl Spelling {
         Spelling { separator, special }
     }
 
-    pub(super) fn of(dialect: Dialect) -> Spelling {
+    pub(crate) fn of(dialect: Dialect) -> Spelling {
         match dialect {
             Dialect::Dot => Spelling::DOT,
             Dialect::Slash => Spelling::SLASH,

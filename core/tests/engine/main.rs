@@ -2,6 +2,7 @@
 //! virtual clock.
 
 mod access;
+mod asking;
 mod bound_replay;
 mod budget;
 mod clock;

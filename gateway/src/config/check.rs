@@ -2,8 +2,10 @@
 
 use super::schema::{MANAGEMENT, METRICS};
 use super::source::Problem;
-use super::{Config, Listener, load};
+use super::{Config, HttpStyle, Listener, load};
+use crate::directory::outside;
 use crate::directory::people::Backend;
+use crate::directory::question::About;
 use crate::directory::rules;
 use crate::directory::scram::SCRAM_SHA_256;
 use crate::network::Network;
@@ -60,6 +62,9 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
         let what = format!("{SCRAM_SHA_256} is for users of the back end \"internal\", which is not asked");
         problems.push(load::problem("", "mqtt.auth_methods", what));
     }
+    if auth.backends.iter().any(|name| name == "http") {
+        http(config, &mut problems);
+    }
     for name in config
         .auth_jwt
         .algorithms
@@ -79,6 +84,24 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
         problems.push(load::problem("", "auth.hashing_memory", what));
     }
     problems
+}
+
+/// What is wrong with the back end `http`.
+fn http(config: &Config, problems: &mut Vec<Problem>) {
+    let http = &config.auth_http;
+    for (about, url) in outside::urls_of(http) {
+        let is_needed = match about {
+            About::User => true,
+            About::Vhost | About::Resource => http.style == HttpStyle::RabbitMq,
+            About::Topic => false,
+        };
+        let what = match url {
+            "" if is_needed => Some("the back end \"http\" needs it".to_owned()),
+            "" => None,
+            url => Url::parse(url).err(),
+        };
+        problems.extend(what.map(|what| load::problem("", &format!("auth.http.{}", about.key()), what)));
+    }
 }
 
 fn listeners(config: &Config, problems: &mut Vec<Problem>) {

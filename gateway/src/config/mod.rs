@@ -24,9 +24,9 @@ mod variables;
 pub use load::Layers;
 pub use source::{Problem, Problems};
 pub use table::{
-    Anonymous, AnonymousHere, Auth, AuthCertificate, AuthFile, AuthJwt, ClientAuth, Confirm, Definitions, Disk,
-    Durability, Identity, Limits, Listener, Log, LogFormat, Management, Memory, Metrics, Mqtt, Node, Protection, Store,
-    Tls, TlsVersion,
+    Anonymous, AnonymousHere, Auth, AuthCertificate, AuthFile, AuthHttp, AuthJwt, ClientAuth, Confirm, Definitions,
+    Disk, Durability, HttpStyle, Identity, Limits, Listener, Log, LogFormat, Management, Memory, Metrics, Mqtt, Node,
+    Protection, Store, Tls, TlsVersion,
 };
 pub use units::{Budget, Period, Size};
 
@@ -56,6 +56,7 @@ pub struct Config {
     pub mqtt: Mqtt,
     pub auth: Auth,
     pub auth_file: AuthFile,
+    pub auth_http: AuthHttp,
     pub auth_jwt: AuthJwt,
     pub certificate: AuthCertificate,
     pub metrics: Metrics,
@@ -83,6 +84,7 @@ impl Config {
             mqtt: Mqtt::read(&values, "mqtt"),
             tls: Tls::read(&values, "tls"),
             auth: Auth::read(&values, "auth"),
+            auth_http: AuthHttp::read(&values, "auth.http"),
             auth_jwt: AuthJwt::read(&values, "auth.jwt"),
             auth_file: AuthFile::read(&values, "auth.file"),
             certificate: AuthCertificate::read(&values, "auth.certificate"),

@@ -1,8 +1,8 @@
 //! The one table of all keys: the node's sections, the protocols' own rows, and those of every listener.
 
 use super::table::{
-    Auth, AuthCertificate, AuthFile, AuthJwt, Definitions, Disk, LATER, Limits, Listener, Log, Management, Memory,
-    Metrics, Mqtt, Node, Protection, Store, Tls,
+    Auth, AuthCertificate, AuthFile, AuthHttp, AuthJwt, Definitions, Disk, LATER, Limits, Listener, Log, Management,
+    Memory, Metrics, Mqtt, Node, Protection, Store, Tls,
 };
 use super::value;
 use gatepost_core::keys::{Applies, Key, Kind, Values};
@@ -96,6 +96,7 @@ impl Schema {
         schema.section("mqtt", Mqtt::KEYS);
         schema.section("auth", Auth::KEYS);
         schema.section("auth.file", AuthFile::KEYS);
+        schema.section("auth.http", AuthHttp::KEYS);
         schema.section("auth.jwt", AuthJwt::KEYS);
         schema.section("auth.certificate", AuthCertificate::KEYS);
         schema.section("metrics", Metrics::KEYS);

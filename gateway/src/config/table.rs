@@ -9,7 +9,7 @@
 //! ```
 
 use super::units::{Budget, Period, Size};
-use crate::directory::{mechanisms, scram};
+use crate::directory::{mechanisms, outside, scram};
 use crate::logging;
 use gatepost_core::keys::Address;
 use gatepost_core::keys::{Applies, FromValue, Key, Kind, Value, Values};
@@ -440,7 +440,8 @@ section! {
     /// Who may log in.
     Auth {
         /// Who is asked about a name: `internal` (the users that the gateway keeps), `file` (Mosquitto's files). It belongs to
-        /// the first that knows it. With `jwt` a password may be a token, which brings a user of its own.
+        /// the first that knows it. With `jwt` a password may be a token, which brings a user of its own. `http` is a server that
+        /// is asked about all other names.
         backends: Vec<String> = "[\"internal\"]", Kind::Texts, Now;
         /// Users that may log in from this machine only.
         loopback_users: Vec<String> = "[\"guest\"]", Kind::Texts, Now;
@@ -455,7 +456,8 @@ section! {
         /// Memory that checking passwords may take, all threads together; it is a part of `memory.budget`. A hash that
         /// needs more than one thread's part cannot be imported.
         hashing_memory: Size = "\"8MiB\"", Kind::Size { min: 1 << 20, max: 1 << 30 }, Restart;
-        /// Memory for users that the gateway does not keep itself: those that tokens bring. It is a part of `memory.budget`. When
+        /// Memory for users that the gateway does not keep itself: those that tokens bring and that a
+        /// server knows, and its answers. It is a part of `memory.budget`. When
         /// it is used up, further ones are refused as "busy".
         outside_memory: Size = "\"8MiB\"", Kind::Size { min: 64 << 10, max: 1 << 40 }, Now;
         /// Logins that may wait to be checked. More are refused as "busy".
@@ -481,6 +483,43 @@ section! {
         passwords: String = "\"\"", Kind::File, Now;
         /// ACL file; empty: its users may use every topic. It also says what clients without a name may do.
         acl: String = "\"\"", Kind::File, Now;
+    }
+}
+
+section! {
+    /// The back end `http`: a server says who may log in and what each user may do, as RabbitMQ's rabbitmq_auth_backend_http asks
+    /// one. Answers count for `auth.cache_ttl`, and a second at least.
+    AuthHttp {
+        /// How it is asked: `rabbitmq` posts forms and is answered `allow` or `deny`; `emqx` posts JSON and is answered
+        /// `{"result": "allow"}`.
+        style: HttpStyle = "\"rabbitmq\"", HttpStyle::WORDS, Now;
+        /// Where it is asked about a name and its password. `https://` or `http://`.
+        user_url: String = "\"\"", Kind::Text, Now;
+        /// Where it is asked whether a user may use a vhost. Empty, with `emqx`: it may.
+        vhost_url: String = "\"\"", Kind::Text, Now;
+        /// Where it is asked about queues and exchanges. Empty, with `emqx`: every user may use all.
+        resource_url: String = "\"\"", Kind::Text, Now;
+        /// Where it is asked about topics. Empty: whoever may use a topic exchange may use all its topics.
+        topic_url: String = "\"\"", Kind::Text, Now;
+        /// How long it has for an answer. Without one, the answer is no.
+        timeout: Period = "\"2s\"", Kind::secs(1, 60), Now;
+        /// PEM file with the authorities that its server must have its certificate from; empty: the system's.
+        ca: String = "\"\"", Kind::File, Now;
+        /// Requests at once. Others wait for their turn.
+        requests_max: usize = "16", Kind::Count { min: 1, max: REQUESTS_MAX }, Now;
+    }
+}
+
+/// As many requests as there are turns for.
+const REQUESTS_MAX: u64 = outside::REQUESTS_MAX as u64;
+
+words! {
+    /// See [`AuthHttp::style`].
+    HttpStyle {
+        /// Forms, and words.
+        RabbitMq = "rabbitmq",
+        /// JSON.
+        Emqx = "emqx",
     }
 }
 
@@ -582,13 +621,6 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
     ("mqtt.vhost_by_port", &["{}"]),
     ("mqtt.vhost_by_cert", &["{}"]),
     ("mqtt.retained_max", &["0"]),
-    ("auth.http.style", &["\"rabbitmq\""]),
-    ("auth.http.user_url", &["\"\""]),
-    ("auth.http.vhost_url", &["\"\""]),
-    ("auth.http.resource_url", &["\"\""]),
-    ("auth.http.topic_url", &["\"\""]),
-    ("auth.http.timeout", &["\"2s\""]),
-    ("auth.http.ca", &["\"\""]),
     ("metrics.auth", &["false"]),
     ("definitions.skip_if_unchanged", &["true"]),
     ("management.stats_interval", &["\"5s\""]),

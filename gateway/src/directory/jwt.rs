@@ -23,7 +23,7 @@ use gatepost_core::properties::Name;
 use parking_lot::RwLock;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey};
 use serde_json::Value;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// Bytes of a token, at most.
 pub(super) const TOKEN_BYTES_MAX: usize = 16 << 10;
@@ -71,6 +71,9 @@ pub(crate) struct Grant {
     scopes: Vec<Scope>,
     /// EMQX's claim.
     acl: Option<Arc<Rights>>,
+    /// The same rights in each vhost, for a user of another back end.
+    everywhere: Option<Arc<Rights>>,
+    is_everything: bool,
     memory_of_acl: usize,
     topic_exchange: Name,
     /// What its user may do with the management API.
@@ -222,6 +225,8 @@ impl Issuer {
         let acl = claims.get("acl").filter(|_| scopes.is_empty());
         Grant {
             tags: self.tags(claims),
+            everywhere: None,
+            is_everything: false,
             memory_of_acl: acl.map_or(0, |acl| acl.to_string().len() * 16),
             acl: acl.map(|acl| acl_rights(acl, &self.topic_exchange)),
             scopes,
@@ -293,8 +298,28 @@ impl Grant {
         self.memory_of_acl + tags + self.scopes.iter().map(of).sum::<usize>()
     }
 
+    /// That of a user of a server: it is asked about each right, unless the user may do everything.
+    pub(super) fn outside(tags: Vec<Name>, is_superuser: bool) -> Grant {
+        /// One for all: engines see that it is the same.
+        static RIGHTS: LazyLock<[Arc<Rights>; 2]> = LazyLock::new(|| [Rights::asked().into(), Rights::all().into()]);
+        Grant {
+            tags,
+            everywhere: Some(Arc::clone(&RIGHTS[usize::from(is_superuser)])),
+            is_everything: is_superuser,
+            ..Grant::default()
+        }
+    }
+
+    /// Whether its user may do everything.
+    pub(super) fn is_everything(&self) -> bool {
+        self.is_everything
+    }
+
     /// What it gives in a vhost. `None`: nothing at all.
     pub(super) fn rights(&self, vhost: &str) -> Option<Arc<Rights>> {
+        if self.everywhere.is_some() {
+            return self.everywhere.clone();
+        }
         if let Some(acl) = &self.acl {
             return (vhost == DEFAULT_VHOST).then(|| Arc::clone(acl));
         }

@@ -10,7 +10,7 @@
 
 use super::hashing::Answer;
 use super::jwt::{Grant, Token};
-use super::people::OutOfMemory;
+use super::people::{Backend, NotLent};
 use crate::logging::lines::LineKind;
 use crate::logging::shown;
 use crate::node::Node;
@@ -21,12 +21,14 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 
-/// What a token has brought.
+/// A user that a token has brought, or a server knows.
 pub(crate) struct Lent {
     pub grant: Grant,
     pub quota: Arc<Quota>,
-    /// Unix seconds.
+    /// Unix seconds. A user whom a server knows stays for as long as it is connected.
     pub until: u64,
+    /// Who has brought it.
+    pub by: Backend,
     /// About what it takes in memory.
     pub bytes: usize,
 }
@@ -63,40 +65,51 @@ pub(crate) async fn run(node: &Node, mut granted: mpsc::UnboundedReceiver<Grante
 fn lend(node: &Node, Granted { token, to }: Granted) {
     let Some(to) = to.upgrade() else { return };
     let Token { user, until, grant } = token;
-    let bytes = USER_BYTES + user.len() + grant.memory();
-    {
-        let mut people = node.directory.people.write();
-        if people.known(&user).is_some() {
-            drop(people);
-            tracing::warn!(%user, "a token names a user of another back end: refused");
-            return to.answer(refused(user));
+    let lent = Lent {
+        bytes: bytes(&user, &grant),
+        grant,
+        quota: Arc::default(),
+        until,
+        by: Backend::Jwt,
+    };
+    to.answer(put(node, user, lent));
+}
+
+/// About what a user takes in memory.
+pub(super) fn bytes(user: &str, grant: &Grant) -> usize {
+    USER_BYTES + user.len() + grant.memory()
+}
+
+/// Makes somebody a user for a while, and says how its login ends.
+pub(super) fn put(node: &Node, user: Name, lent: Lent) -> Event {
+    let taken = node.directory.people.write().lend(user.clone(), lent);
+    match taken {
+        Ok(()) => {
+            node.directory.push_user(&node.vhosts.list(), &user);
+            Event::authenticated(user)
         }
-        let lent = Lent {
-            grant,
-            quota: Arc::default(),
-            until,
-            bytes,
-        };
-        if let Err(OutOfMemory) = people.lend(user.clone(), lent) {
-            drop(people);
+        Err(NotLent::Others) => {
             if node.lines.admit(LineKind::LoginRefused) {
-                tracing::warn!(
-                    user = &*shown(&user),
-                    "a user of a token is refused: auth.outside_memory is used up"
-                );
+                let user = &*shown(&user);
+                tracing::warn!(user, "a login from outside names a user of another back end: refused");
+            }
+            refused(user)
+        }
+        Err(NotLent::OutOfMemory) => {
+            if node.lines.admit(LineKind::LoginRefused) {
+                let user = &*shown(&user);
+                tracing::warn!(user, "a user from outside is refused: auth.outside_memory is used up");
             }
             let why = LoginFailure::Busy;
-            return to.answer(Event::LoginRefused(Box::new(LoginRefused { user, why })));
+            Event::LoginRefused(Box::new(LoginRefused { user, why }))
         }
     }
-    node.directory.push_user(&node.vhosts.list(), &user);
-    to.answer(Event::authenticated(user));
 }
 
 fn expire(node: &Node, now: u64) {
     let gone = node.directory.people.write().take_back(now);
     for user in gone {
-        tracing::debug!(%user, "the user's token has expired");
+        tracing::debug!(%user, "the user from outside is known no longer");
         for vhost in node.vhosts.list().iter() {
             vhost.enter(|engine| {
                 engine.remove_rights(&user);

@@ -13,6 +13,7 @@
 //! - [`grants`]: how topic permissions are written.
 //! - [`kept`], [`scram`], [`mechanisms`]: what is kept of a password, and logins in rounds.
 //! - [`jwt`], [`jwks`], [`lent`]: tokens, the keys that they are verified with, and the users that they bring for a while.
+//! - [`outside`], [`question`]: a server that knows users, and what it is asked.
 //! - [`file`]: Mosquitto's password and ACL files. A name belongs to the first of `auth.backends` that knows it.
 //!
 //! # Verbs
@@ -60,10 +61,12 @@ pub(crate) mod kept;
 pub(crate) mod lent;
 pub(crate) mod limits;
 pub(crate) mod mechanisms;
+pub(crate) mod outside;
 pub(crate) mod parameters;
 pub(crate) mod password;
 pub(crate) mod people;
 pub(crate) mod permissions;
+pub(crate) mod question;
 pub(crate) mod rules;
 pub(crate) mod scram;
 pub(crate) mod users;
@@ -92,6 +95,7 @@ use hashing::{Answer, Check, Hashing};
 use jwt::Issuer;
 use kept::Kept;
 use lent::Granted;
+use outside::{Credentials, Errands, Server};
 use parking_lot::{Mutex, RwLock};
 use password::{PASSWORD_BYTES_MAX, PasswordHash, Workspace};
 use people::{Backend, People};
@@ -185,6 +189,10 @@ pub(crate) struct Directory {
     unknown_seen: Mutex<Option<mpsc::Receiver<jwks::Waiting>>>,
     /// Fetches of keys.
     pub(crate) key_requests: outbound::Counts,
+    /// Who is asked about users that nobody else knows.
+    server: RwLock<Option<Arc<Server>>>,
+    /// What it is to be asked.
+    pub(crate) errands: Errands,
     granted: mpsc::UnboundedSender<Granted>,
     granted_seen: Mutex<Option<mpsc::UnboundedReceiver<Granted>>>,
 }
@@ -251,6 +259,8 @@ impl Directory {
             unknown,
             unknown_seen: Mutex::new(Some(unknown_seen)),
             key_requests: outbound::Counts::default(),
+            server: RwLock::new(Server::load(config)?.map(Arc::new)),
+            errands: Errands::new(),
             granted,
             granted_seen: Mutex::new(Some(granted_seen)),
         })
@@ -314,7 +324,12 @@ impl Directory {
 
     /// Holds later logins against other rules, and tells the engines what that changes for the users of files.
     pub(crate) fn replace(&self, config: &Config, backends: Backends, vhosts: &[Arc<Vhost>]) {
-        let Backends { mut file, issuer } = backends;
+        let Backends {
+            mut file,
+            issuer,
+            server,
+        } = backends;
+        self.replace_server(server);
         self.replace_issuer(issuer);
         *self.rules.write() = Arc::new(Rules::new(config));
         self.hashing.configure(rules::hashing(config));
@@ -503,10 +518,17 @@ impl Directory {
     pub(crate) fn authenticate(&self, from: &Caller<'_>, login: Login, to: &Arc<dyn Answer>) -> Option<Event> {
         let rules = Arc::clone(&self.rules.read());
         let people = self.people.read();
-        let (user, password) = match rules.decide(from, login, &people) {
-            Decision::Yes(user) => return Some(Event::authenticated(user)),
+        let (user, password, said) = match rules.decide(from, login, &people) {
+            Decision::Yes(user) => {
+                let is_known = people.known(&user).is_some();
+                drop(people);
+                return match self.server().filter(|_| !is_known) {
+                    Some(server) => self.ask_login(server, from, user, Credentials::default(), to),
+                    None => Some(Event::authenticated(user)),
+                };
+            }
             Decision::No(refused) => return Some(Event::LoginRefused(Box::new(refused))),
-            Decision::Check { user, password } => (user, password),
+            Decision::Check { user, password, said } => (user, password, said),
         };
         let known = people.known(&user);
         let lacks_verifier = known.as_ref().is_some_and(|known| known.lacks_verifier(&rules));
@@ -517,6 +539,15 @@ impl Directory {
             && let Some(issuer) = self.issuer()
         {
             return self.check_token(issuer, user, password, to, Some(self.unknown.clone()));
+        }
+        if known.is_none()
+            && let Some(server) = self.server()
+        {
+            let credentials = Credentials {
+                password: Some(password),
+                said,
+            };
+            return self.ask_login(server, from, user, credentials, to);
         }
         let known = known.filter(|hash| **hash != PasswordHash::Nothing);
         let is_known = known.is_some();
@@ -567,6 +598,7 @@ impl Directory {
 pub(crate) struct Backends {
     file: FilePeople,
     issuer: Option<Issuer>,
+    server: Option<Server>,
 }
 
 /// Reads what the back ends need that are asked.
@@ -577,6 +609,7 @@ pub(crate) fn load(config: &Config) -> Result<Backends, Vec<String>> {
     Ok(Backends {
         file: load_files(config)?,
         issuer: load_issuer(config).map_err(|problem| vec![problem])?,
+        server: Server::load(config).map_err(|problem| vec![problem])?,
     })
 }
 
@@ -599,7 +632,8 @@ impl People {
         for (user, _) in self.permissions.keys().filter(|(_, v)| *v == vhost) {
             self.instruct_about(user, vhost, engine);
         }
-        engine.set_users_come_and_go(self.backends.contains(&Backend::Jwt));
+        let come_and_go = |backend: &Backend| matches!(backend, Backend::Jwt | Backend::Http);
+        engine.set_users_come_and_go(self.backends.iter().any(come_and_go));
         for user in self.names_of_files().iter().chain(self.lent.keys()) {
             self.instruct_about(user, vhost, engine);
         }
@@ -625,7 +659,7 @@ impl People {
                     in_default.then(|| Arc::clone(nameless))
                 }
                 (Backend::Internal, _) => self.rights(user, vhost).map(Arc::new),
-                (Backend::Jwt, _) => None,
+                (Backend::Jwt | Backend::Http, _) => None,
                 (Backend::File, _) => self
                     .file
                     .users

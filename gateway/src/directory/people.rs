@@ -81,20 +81,28 @@ pub(crate) enum Backend {
     File,
     /// Tokens.
     Jwt,
+    /// Somebody else's server.
+    Http,
 }
 
 impl Backend {
     /// As the configuration calls them.
-    pub(crate) const ALL: [(&'static str, Backend); 3] = [
+    pub(crate) const ALL: [(&'static str, Backend); 4] = [
         ("internal", Backend::Internal),
         ("file", Backend::File),
         ("jwt", Backend::Jwt),
+        ("http", Backend::Http),
     ];
 }
 
-/// `auth.outside_memory` is used up.
+/// Why somebody does not become a user.
 #[derive(Debug)]
-pub(super) struct OutOfMemory;
+pub(super) enum NotLent {
+    /// `auth.outside_memory` is used up.
+    OutOfMemory,
+    /// The name is one of another back end.
+    Others,
+}
 
 /// A user of any back end that can list its users.
 pub(super) struct Known<'a> {
@@ -165,8 +173,8 @@ impl People {
                 quota: &user.quota,
                 backend: *backend,
             }),
-            // A token says its user's name when it comes.
-            Backend::Jwt => None,
+            // A token says its user's name when it comes, and a server is asked then.
+            Backend::Jwt | Backend::Http => None,
         })
     }
 
@@ -182,7 +190,7 @@ impl People {
             Some(Backend::Internal) => self.users.get(name).map(|user| user.record.tags.clone()),
             // Files know no tags.
             Some(Backend::File) => Some(Vec::new()),
-            Some(Backend::Jwt) | None => self.lent.get(name).map(|lent| lent.grant.tags.clone()),
+            Some(Backend::Jwt | Backend::Http) | None => self.lent.get(name).map(|lent| lent.grant.tags.clone()),
         }
     }
 
@@ -198,7 +206,7 @@ impl People {
             }
             Some(Backend::Internal) => self.permissions.contains_key(&(user.clone(), vhost)),
             Some(Backend::File) => in_default,
-            Some(Backend::Jwt) => false,
+            Some(Backend::Jwt | Backend::Http) => false,
             None => {
                 let lent = self.lent.get(user);
                 lent.is_some_and(|lent| lent.grant.rights(name).is_some())
@@ -206,15 +214,21 @@ impl People {
         }
     }
 
-    /// Takes a user that a token brings, or its newer token. What it has open stays counted.
+    /// Takes a user that a token brings or a server knows, or its newer token. What it has open stays counted.
     ///
     /// # Errors
-    /// There is no memory for it. An earlier token counts until it expires.
-    pub(super) fn lend(&mut self, name: Name, lent: Lent) -> Result<(), OutOfMemory> {
+    /// There is no memory for it, or it is another back end's. An earlier token counts until it expires.
+    pub(super) fn lend(&mut self, name: Name, lent: Lent) -> Result<(), NotLent> {
+        if self.known(&name).is_some() {
+            return Err(NotLent::Others);
+        }
         let before = self.lent.get(&name);
+        if before.is_some_and(|before| before.by != lent.by && before.quota.connections() > 0) {
+            return Err(NotLent::Others);
+        }
         let others = self.outside_bytes - before.map_or(0, |before| before.bytes);
         if others + lent.bytes > self.outside_bytes_max {
-            return Err(OutOfMemory);
+            return Err(NotLent::OutOfMemory);
         }
         let quota = before.map(|before| Arc::clone(&before.quota)).unwrap_or_default();
         quota.set_limits(self.connections_max, None);
@@ -223,9 +237,14 @@ impl People {
         Ok(())
     }
 
-    /// Forgets the users whose tokens expired by then, and says who they were.
+    /// Forgets the users whose tokens expired by then, and those of a server that have gone, and says who they were.
     pub(super) fn take_back(&mut self, now: u64) -> Vec<Name> {
-        let gone = self.lent.extract_if(.., |_, lent| lent.until <= now);
+        let asks_server = self.backends.contains(&Backend::Http);
+        let gone = self.lent.extract_if(.., |_, lent| match lent.by {
+            Backend::Http if asks_server => lent.until <= now && lent.quota.connections() == 0,
+            Backend::Http => true,
+            _ => lent.until <= now,
+        });
         let gone: Vec<(Name, usize)> = gone.map(|(name, lent)| (name, lent.bytes)).collect();
         self.outside_bytes -= gone.iter().map(|(_, bytes)| bytes).sum::<usize>();
         gone.into_iter().map(|(name, _)| name).collect()

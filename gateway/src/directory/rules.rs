@@ -7,7 +7,7 @@ use super::people::{Backend, People};
 use super::scram::SCRAM_SHA_256;
 use crate::config::{Anonymous, Config, Identity};
 use crate::{protocols, tls};
-use gatepost_core::command::{Login, Peer};
+use gatepost_core::command::{Login, Peer, Said};
 use gatepost_core::event::{LoginFailure, LoginRefused};
 use gatepost_core::properties::Name;
 use gatepost_core::session::Description;
@@ -29,17 +29,20 @@ pub(crate) struct Rules {
     pub(super) methods: Vec<Name>,
     /// Of new verifiers, and of those that strangers are asked with.
     pub(super) scram_iterations: NonZeroU32,
+    /// Logins that may wait.
+    pub(super) logins_waiting_max: usize,
 }
 
 /// What the rules say of a login.
 pub(super) enum Decision {
-    /// It is good, as this user.
+    /// It is good, as this user. A server may have to say that there is that user.
     Yes(Name),
     No(LoginRefused),
     /// Its password says.
     Check {
         user: Name,
         password: Box<[u8]>,
+        said: Said,
     },
 }
 
@@ -107,6 +110,7 @@ impl Rules {
                 .map(|method| method.as_str().into())
                 .collect(),
             scram_iterations: scram_iterations(config),
+            logins_waiting_max: config.auth.logins_waiting_max,
         }
     }
 
@@ -118,7 +122,7 @@ impl Rules {
     pub(super) fn decide(&self, from: &Caller<'_>, login: Login, people: &People) -> Decision {
         let decision = match login {
             // Nobody logs in with an empty password, so this is a name beside a certificate.
-            Login::Password { user, password } if password.is_empty() && self.takes_certificate(from.peer) => {
+            Login::Password { user, password, .. } if password.is_empty() && self.takes_certificate(from.peer) => {
                 self.certificate(Some(user), from.peer, people)
             }
             Login::Password { user, .. } if self.is_stranger(from, &user, people) => {
@@ -127,7 +131,9 @@ impl Rules {
                     why: LoginFailure::BadCredentials,
                 })
             }
-            Login::Password { user, password } => return Decision::Check { user, password },
+            Login::Password { user, password, said } => {
+                return Decision::Check { user, password, said };
+            }
             Login::Certificate { user } => self.certificate(user, from.peer, people),
             Login::Anonymous if self.takes_certificate(from.peer) => self.certificate(None, from.peer, people),
             Login::Anonymous => self.nameless(from, people),
@@ -187,7 +193,8 @@ impl Rules {
             why,
         };
         let user = proved.filter(|user| said.as_ref().is_none_or(|said| said == *user));
-        let Some(user) = user.filter(|user| people.known(user).is_some()) else {
+        let asks_server = people.backends.contains(&Backend::Http);
+        let Some(user) = user.filter(|user| asks_server || people.known(user).is_some()) else {
             return Err(refused(LoginFailure::BadCredentials));
         };
         self.admit(user, peer.is_local).map_err(refused)?;

@@ -6,14 +6,14 @@ use super::hashing::{Answer, Hashing, Settings};
 use super::jwt::Grant;
 use super::lent::Lent;
 use super::password::{Cost, PasswordHash, Workspace};
-use super::people::People;
+use super::people::{Backend, People};
 use super::permissions::Permission;
 use super::users::Credential;
 use super::{Caller, Directory, DirectoryError, Put};
 use crate::config::{Anonymous, Config, Identity};
 use crate::node::Node;
 use crate::vhosts::tests::Bench;
-use gatepost_core::command::{AlternativeName, Certificate, Login, Peer};
+use gatepost_core::command::{AlternativeName, Certificate, Login, Peer, Said};
 use gatepost_core::event::{CloseReason, Event, LoginFailure};
 use gatepost_core::store::VhostId;
 use std::sync::Arc;
@@ -65,6 +65,7 @@ fn password(user: &str, password: &str) -> Login {
     Login::Password {
         user: user.into(),
         password: password.as_bytes().into(),
+        said: Said::default(),
     }
 }
 
@@ -617,6 +618,7 @@ fn users_of_tokens_are_bounded_in_memory() {
         grant: Grant::default(),
         quota: Arc::default(),
         until,
+        by: Backend::Jwt,
         bytes,
     };
     people.lend("a".into(), lent(600, 10)).expect("room");

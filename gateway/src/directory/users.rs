@@ -8,7 +8,7 @@ use crate::node::Node;
 use gatepost_core::catalog::directory::{
     LimitOf, LimitRecord, PermissionRecord, TopicPermissionRecord, UserRecord, deletion, record,
 };
-use gatepost_core::command::{Login, Peer};
+use gatepost_core::command::{Login, Peer, Said};
 use gatepost_core::event::{CloseReason, Event, LoginFailure};
 use gatepost_core::properties::Name;
 use parking_lot::Mutex;
@@ -172,6 +172,7 @@ impl Node {
         let login = Login::Password {
             user: name.into(),
             password: password.into(),
+            said: Said::default(),
         };
         let event = match self.directory.authenticate(&caller, login, &to) {
             Some(event) => event,

@@ -7,12 +7,12 @@ use crate::directory::hashing::Answer;
 use crate::directory::mechanisms::{Round, refused};
 use crate::logging::lines::LineKind;
 use crate::logging::shown;
-use crate::node::DEFAULT_VHOST;
 use crate::protection::BanKind;
 use crate::vhost::Vhost;
+use gatepost_core::access::Asked;
 use gatepost_core::buffers::Buffers;
 use gatepost_core::command::{Attach, Login, Peer};
-use gatepost_core::engine::{Engine, Wake};
+use gatepost_core::engine::{Engine, Link, Wake};
 use gatepost_core::event::{Event, LoginFailure, LoginRefused};
 use gatepost_core::fault::{Fault, FaultKind};
 use gatepost_core::properties::{Codecs, Name};
@@ -20,6 +20,7 @@ use gatepost_core::pump::{Broker, Published};
 use gatepost_core::time::Time;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 
 /// See the module.
 pub(super) struct Desk<'a> {
@@ -38,10 +39,7 @@ impl Broker for Desk<'_> {
         if self.place.node.is_stopping() {
             return Err(Fault::new(FaultKind::NotAllowed, "the gateway is stopping"));
         }
-        let name = match &self.place.terms.vhost {
-            Some(vhost) if &*attach.vhost == DEFAULT_VHOST => vhost,
-            _ => &attach.vhost,
-        };
+        let name = &self.place.vhost_name(&attach.vhost);
         let now = self.place.node.clock.now().monotonic;
         let banned = |name: &Name| self.place.node.protection.bans(now, BanKind::Client, name);
         if attach.client_name.as_ref().is_some_and(banned) {
@@ -55,6 +53,31 @@ impl Broker for Desk<'_> {
         Ok(vhost)
     }
 
+    fn may_attach(&mut self, attach: &Attach, user: &Name, peer: &Peer) -> Poll<Result<(), Fault>> {
+        if !std::mem::take(&mut self.place.asked_vhost) {
+            let directory = &self.place.node.directory;
+            if !directory.is_asked(user) {
+                return Poll::Ready(Ok(()));
+            }
+            let to: Arc<dyn Answer> = Arc::clone(self.waking) as _;
+            let (vhost, client_id) = (self.place.vhost_name(&attach.vhost), self.place.client_id.as_ref());
+            directory.ask_vhost(user, &vhost, client_id, peer, &to);
+        }
+        match self.waking.take_answer() {
+            Some(Event::AttachRefused(fault)) => Poll::Ready(Err(*fault)),
+            Some(_) => Poll::Ready(Ok(())),
+            None => {
+                self.place.asked_vhost = true;
+                Poll::Pending
+            }
+        }
+    }
+
+    fn ask(&mut self, vhost: &Arc<Vhost>, link: Link, asked: Asked) {
+        let now = self.place.node.clock.now().monotonic;
+        self.place.node.directory.ask_question(vhost, link, asked, now);
+    }
+
     fn waker(&mut self) -> Arc<dyn Wake> {
         Arc::clone(self.waking) as Arc<dyn Wake>
     }
@@ -64,8 +87,12 @@ impl Broker for Desk<'_> {
     }
 
     /// The directory answers at once, or has a password checked on a thread that is for that, which answers later.
-    fn log_in(&mut self, login: Login, peer: &Peer) {
+    fn log_in(&mut self, mut login: Login, peer: &Peer) {
         self.place.knocks();
+        if let Login::Password { said, .. } = &mut login {
+            said.vhost = said.vhost.take().map(|vhost| self.place.vhost_name(&vhost));
+            self.place.client_id = said.client_id.clone();
+        }
         if self.place.over {
             self.place
                 .node

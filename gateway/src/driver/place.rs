@@ -2,9 +2,10 @@
 
 use crate::directory::scram::Exchange;
 use crate::logging::lines::LineKind;
-use crate::node::{ConnectionCounts, Node};
+use crate::node::{ConnectionCounts, DEFAULT_VHOST, Node};
 use crate::protection::{Entrant, Meters};
 use crate::terms::Terms;
+use gatepost_core::properties::Name;
 use gatepost_core::quota::Seat;
 use gatepost_core::session::Protocol;
 use std::sync::Arc;
@@ -31,6 +32,10 @@ pub(super) struct Place {
     pub(super) exchange: Option<Box<Exchange>>,
     /// What it publishes, where there are quotas.
     pub(super) meters: Option<Box<Meters>>,
+    /// As it gave it with its password, where its protocol's clients have one.
+    pub(super) client_id: Option<Name>,
+    /// Somebody outside is asked whether it may use its vhost.
+    pub(super) asked_vhost: bool,
     /// Counts it among its user's connections.
     seat: Option<Seat>,
 }
@@ -56,6 +61,8 @@ impl Place {
             entrant: Some(entrant),
             exchange: None,
             meters: None,
+            client_id: None,
+            asked_vhost: false,
             seat: None,
         }
     }
@@ -113,6 +120,14 @@ impl Place {
 
     pub(super) fn protocol_name(&self) -> &'static str {
         self.protocol().map_or("", |protocol| protocol.name())
+    }
+
+    /// The vhost that a client means by a name: that of its listener, if it names none or the default one.
+    pub(super) fn vhost_name(&self, named: &Name) -> Name {
+        match &self.terms.vhost {
+            Some(vhost) if &**named == DEFAULT_VHOST => vhost.clone(),
+            _ => named.clone(),
+        }
     }
 
     /// The connection is one of its user's.

@@ -8,7 +8,7 @@ use crate::node::Node;
 use crate::terms::Terms;
 use crate::threads::IoThreads;
 use crate::transport::{Door, Socket};
-use gatepost_core::command::{Attach, Command, Login};
+use gatepost_core::command::{Attach, Command, Login, Said};
 use gatepost_core::event::Event;
 use gatepost_core::properties::{Origin, Properties, PropertyCodec};
 use gatepost_core::session::{Close, Cx, Protocol, ReadInterest, Session, TURN_WORK};
@@ -70,6 +70,7 @@ impl ToySession {
                 let login = Login::Password {
                     user: "guest".into(),
                     password: b"guest"[..].into(),
+                    said: Said::default(),
                 };
                 cx.commands.push(Command::Authenticate(Box::new(login)));
             }

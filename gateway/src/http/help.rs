@@ -35,7 +35,11 @@ const HELP: &[(&str, &str)] = &[
     ("gatepost_build_info", "What this is."),
     (
         "gatepost_outside_users",
-        "Users that the gateway does not keep itself, which tokens have brought.",
+        "Users that the gateway does not keep itself, which tokens have brought or a server knows.",
+    ),
+    (
+        "gatepost_auth_requests_waiting",
+        "Logins and questions that wait for their turn at the HTTP back end.",
     ),
     ("gatepost_outside_bytes", "Memory of those users (auth.outside_memory)."),
     ("gatepost_logins_waiting", "Logins whose password waits to be checked."),

@@ -168,15 +168,15 @@ fn logins(page: &mut Page, node: &Node) {
     let (bytes, users) = node.directory.outside();
     page.gauge("gatepost_outside_users", &[], users as f64);
     page.gauge("gatepost_outside_bytes", &[], bytes as f64);
-    let requests = &node.directory.key_requests;
-    for (outcome, count) in [("answered", &requests.answered), ("failed", &requests.failed)] {
-        let family = "gatepost_auth_requests_total";
-        page.counter(
-            family,
-            &[("of", "jwks"), ("outcome", outcome)],
-            count.load(Ordering::Relaxed),
-        );
+    let directory = &node.directory;
+    for (of, requests) in [("jwks", &directory.key_requests), ("http", &directory.errands.counts)] {
+        for (outcome, count) in [("answered", &requests.answered), ("failed", &requests.failed)] {
+            let labels = [("of", of), ("outcome", outcome)];
+            page.counter("gatepost_auth_requests_total", &labels, count.load(Ordering::Relaxed));
+        }
     }
+    let waiting = directory.errands.waiting() as f64;
+    page.gauge("gatepost_auth_requests_waiting", &[], waiting);
     page.counter(
         "gatepost_limit_refusals_total",
         &[("limit", "user_max_connections")],

@@ -19,6 +19,8 @@ pub(crate) enum LineKind {
     NoLogin,
     /// Its login failed.
     LoginRefused,
+    /// A server outside denied something, or gave no answer.
+    Outside,
     /// It was told of an error, and goes on.
     Complaint,
     /// It was turned away before it could say anything.
@@ -44,13 +46,14 @@ pub(crate) enum LineKind {
 }
 
 impl LineKind {
-    const ALL: [LineKind; 17] = [
+    const ALL: [LineKind; 18] = [
         LineKind::Connected,
         LineKind::LoggedIn,
         LineKind::Closed,
         LineKind::Lost,
         LineKind::NoLogin,
         LineKind::LoginRefused,
+        LineKind::Outside,
         LineKind::Complaint,
         LineKind::Refused,
         LineKind::WrongProtocol,
@@ -73,6 +76,7 @@ impl LineKind {
             LineKind::Lost => "connections that were lost",
             LineKind::NoLogin => "connections that ended before a login",
             LineKind::LoginRefused => "refused logins",
+            LineKind::Outside => "denials of the HTTP back end",
             LineKind::Complaint => "errors that clients were told",
             LineKind::Refused => "refused connections",
             LineKind::WrongProtocol => "clients that speak another protocol than the listener",

@@ -15,6 +15,8 @@ class Server:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # Or the body of each answer would wait for the acknowledgement of its head.
+            disable_nagle_algorithm = True
 
             def handle_one(self):
                 length = int(self.headers.get("Content-Length") or 0)

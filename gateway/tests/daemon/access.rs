@@ -184,6 +184,17 @@ fn keys_of_tokens_are_fetched_when_they_change_and_kept_while_nobody_answers() {
     python(&mut gatepost, "access_jwks.py");
 }
 
+#[test]
+fn a_server_says_who_may_log_in_and_what_they_may_do() {
+    let mut gatepost = Gatepost::prepare(2, "");
+    copy_certificates(&gatepost);
+    python(&mut gatepost, "access_http.py");
+    let log = gatepost.log();
+    assert!(log.contains("the HTTP back end gives no answer"), "an outage is logged");
+    assert!(log.contains("it is secret"), "and so is a reason");
+    assert!(!log.contains("s3cret"), "no password is");
+}
+
 /// Devices that all come back at once, each with a user of its own, are let in; somebody who is in already is served all the
 /// while. `GATEPOST_STORM=5000` (and `ulimit -n 20000`) makes it a storm, and `--nocapture` shows the figures.
 #[test]

@@ -191,6 +191,19 @@ fn a_publisher_over_its_quota_waits_and_loses_nothing() {
 }
 
 #[test]
+fn a_user_over_its_quota_waits_in_each_protocol_and_loses_nothing() {
+    for quota in [
+        "user_publishes_per_second = 50",
+        "user_publish_bytes_per_second = \"12KiB\"",
+    ] {
+        let mut gatepost = Gatepost::with(2, &format!("[protection]\n{quota}\n"));
+        python(&mut gatepost, "quotas.py");
+        // 180 messages, or 45 KiB, by three connections of one user.
+        assert!(rule(&gatepost, "publish_quota") >= 2, "{quota}");
+    }
+}
+
+#[test]
 fn a_client_that_does_not_read_is_closed_in_its_time() {
     let gatepost = Gatepost::with(1, "[protection]\nslow_reader_timeout = \"1s\"\n");
     let mut stuck = Mqtt::open(gatepost.mqtt, "stuck", true);

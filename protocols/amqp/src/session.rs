@@ -31,7 +31,7 @@ use crate::settings::{FRAME_MIN, Settings};
 use channel::Env;
 use channels::Channels;
 
-use gatepost_core::command::{ClientProperties, Command, Login};
+use gatepost_core::command::{ClientProperties, Command, Login, Said};
 use gatepost_core::event::{Event, Op, Pressure};
 use gatepost_core::interop::Drops;
 use gatepost_core::properties::Name;
@@ -293,6 +293,7 @@ impl AmqpSession {
                 cx.commands.push(Command::Authenticate(Box::new(Login::Password {
                     user: self.client.user.clone(),
                     password: secret.into(),
+                    said: Said::default(),
                 })));
                 Ok(())
             }

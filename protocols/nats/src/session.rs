@@ -5,7 +5,7 @@ use crate::properties::{NatsProperties, ORIGIN};
 use crate::settings::Settings;
 use crate::subject;
 use gatepost_core::command::{
-    Attach, Bind, BindTarget, Channel, Command, Consume, ConsumerToken, DeclareQueue, Login, Peer, PublishFlags,
+    Attach, Bind, BindTarget, Channel, Command, Consume, ConsumerToken, DeclareQueue, Login, Peer, PublishFlags, Said,
 };
 use gatepost_core::event::{Delivery, Event};
 use gatepost_core::keys::Values;
@@ -175,6 +175,7 @@ impl NatsSession {
             Some(user) => Login::Password {
                 user: user.as_str().into(),
                 password: connect.pass.as_deref().unwrap_or_default().as_bytes().into(),
+                said: Said::default(),
             },
             None => Login::Anonymous,
         };

@@ -5,7 +5,7 @@ use crate::error::{Code, Error, Reply};
 use crate::frame::{Connection, table};
 use crate::map;
 use crate::settings::{FRAME_MIN, MECHANISMS};
-use gatepost_core::command::{Attach, ClientProperties, Command, Handshake, Login};
+use gatepost_core::command::{Attach, ClientProperties, Command, Handshake, Login, Said};
 use gatepost_core::event::{Event, LoginFailure};
 use gatepost_core::fault::FaultKind;
 use gatepost_core::properties::{Name, Table, Value};
@@ -270,5 +270,6 @@ fn password_login(user: &[u8], password: &[u8]) -> Option<Login> {
     Some(Login::Password {
         user: user.into(),
         password: password.into(),
+        said: Said::default(),
     })
 }

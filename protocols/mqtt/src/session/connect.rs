@@ -10,7 +10,7 @@ use crate::session::open::{End, Open, Terms};
 use crate::session::publishing::{Normalised, Writing};
 use crate::settings::Settings;
 use crate::{Shared, codec, session};
-use gatepost_core::command::{Attach, Command, Login, OpenSession, Will};
+use gatepost_core::command::{Attach, Command, Login, OpenSession, Said, Will};
 use gatepost_core::event::{CloseReason, LoginRefused};
 use gatepost_core::fault::Fault;
 use gatepost_core::message::{Dialect, Envelope, Message};
@@ -195,7 +195,7 @@ fn open(shared: &Shared, cx: &mut Cx<'_>, connect: &Connect<'_>, mut terms: Term
         Ok(will) => will.flatten(),
         Err(error) => return Err((terms, error)),
     };
-    let (vhost, login) = credentials(settings, connect);
+    let (vhost, login) = credentials(settings, connect, &terms.client_id);
     let (authentication, login) = match method.map(|method| Authentication::begin(method, method_data)) {
         Some((authentication, login)) => (Some(Box::new(authentication)), login),
         None => (None, login),
@@ -289,8 +289,8 @@ fn will(shared: &Shared, cx: &Cx<'_>, will: &LastWill<'_>) -> Result<Option<Will
 
 /// The vhost that a CONNECT leads to, and who says so. Where it names an authentication method, only the vhost counts: the method
 /// says who the client is.
-fn credentials(settings: &Settings, connect: &Connect<'_>) -> (Name, Login) {
-    let (vhost, user) = match connect.user.and_then(|user| user.rsplit_once(':')) {
+fn credentials(settings: &Settings, connect: &Connect<'_>, client_id: &Name) -> (Name, Login) {
+    let (vhost, user): (Name, _) = match connect.user.and_then(|user| user.rsplit_once(':')) {
         Some((vhost, user)) if settings.vhost_in_username => (vhost.into(), Some(user)),
         _ => (settings.default_vhost.clone(), connect.user),
     };
@@ -300,6 +300,10 @@ fn credentials(settings: &Settings, connect: &Connect<'_>) -> (Name, Login) {
         (user, password) => Login::Password {
             user: user.unwrap_or("").into(),
             password: password.unwrap_or_default().into(),
+            said: Said {
+                vhost: Some(vhost.clone()),
+                client_id: Some(client_id.clone()),
+            },
         },
     };
     (vhost, login)

@@ -361,7 +361,7 @@ fn the_user_name_may_name_the_vhost() {
         };
         let asked = Script::new(Version::V5, settings).login(&connect);
         let login = match asked.login {
-            Login::Password { user, password } => Some((user.to_string(), password.to_vec())),
+            Login::Password { user, password, .. } => Some((user.to_string(), password.to_vec())),
             _ => None,
         };
         (asked.attach.vhost.to_string(), login)

@@ -4,7 +4,7 @@ use super::{Handled, State, StompSession};
 use crate::error::Refusal;
 use crate::frame::Frame;
 use crate::frame::connect::{Connect, HeartBeat, push_connected};
-use gatepost_core::command::{Attach, Command, Login};
+use gatepost_core::command::{Attach, Command, Login, Said};
 use gatepost_core::event::{LoginFailure, LoginRefused};
 use gatepost_core::fault::{Fault, FaultKind};
 use gatepost_core::properties::Name;
@@ -26,17 +26,21 @@ impl StompSession {
         let connect = Connect::parse(frame.headers)?;
         self.version = connect.version;
         self.client_id = connect.client_id.map(Box::from);
+        let vhost = connect
+            .host
+            .map_or_else(|| self.settings.default_vhost.clone(), Name::from);
         let login = match connect.login {
             Some(user) => Login::Password {
                 user: user.into(),
                 password: connect.passcode.unwrap_or_default().as_bytes().into(),
+                said: Said {
+                    vhost: Some(vhost.clone()),
+                    client_id: None,
+                },
             },
             None => Login::Anonymous,
         };
         cx.commands.push(Command::Authenticate(Box::new(login)));
-        let vhost = connect
-            .host
-            .map_or_else(|| self.settings.default_vhost.clone(), Name::from);
         self.state = State::Authenticating(Box::new(Connecting {
             vhost,
             client: connect.heart_beat,

@@ -90,7 +90,7 @@ fn plain_login_opens_a_vhost() {
     let Command::Authenticate(login) = script.command() else {
         panic!("no login");
     };
-    let Login::Password { user, password } = *login else {
+    let Login::Password { user, password, .. } = *login else {
         panic!("{login:?}");
     };
     assert_eq!((&*user, &*password), ("guest", b"secret".as_slice()));

@@ -330,7 +330,7 @@ fn describe(command: &Command) -> String {
 
 fn describe_login(login: &Login) -> String {
     match login {
-        Login::Password { user, password } => format!("login {user} {}", String::from_utf8_lossy(password)),
+        Login::Password { user, password, .. } => format!("login {user} {}", String::from_utf8_lossy(password)),
         Login::Anonymous => "login".into(),
         Login::Certificate { .. } => "login by certificate".into(),
         Login::Mechanism { .. } | Login::Response { .. } => panic!("STOMP has no rounds"),

@@ -1,0 +1,212 @@
+//! Questions at the doors: what a user may do whose rights somebody outside knows.
+//!
+//! A door that does not know the answer notes its question in the link and refuses; that refusal is never told. The command
+//! goes back, as one that waits, and the pump fetches the question ([`Engine::take_question`]). Once there is an answer
+//! ([`Engine::answer_question`]) the link is called and the command tried again: it asks its next question, or is done.
+//!
+//! So a command may pass its first doors several times, and must not have done anything before its last. The doors stand
+//! before everything that a command does; where several things are done one after the other (the filters of a SUBSCRIBE, the
+//! publishes of a transaction) the command keeps its place between them.
+//!
+//! A will is asked for when its session is opened, and that answer counts when it is published: nobody is left to wait then.
+
+use super::Engine;
+use super::budget::Budget;
+use super::doors::Resource;
+use crate::access::{Asked, Permission, Question, Sought, Subject, Verdict};
+use crate::command::Command;
+use crate::fault::{Fault, FaultKind};
+use crate::message::{Dialect, Message};
+use crate::properties::Name;
+use crate::slots::Link;
+use crate::time::Time;
+use crate::topic::{Level, Pattern, Spelling, translate};
+
+/// A part of the engine that applies a command.
+type Apply = fn(&mut Engine, Link, Command, &mut Budget) -> Result<(), Command>;
+
+impl Engine {
+    /// The question that the link's first command waits for, if it has not been taken yet. Worth asking after a visit that
+    /// applied no more because a command [waits](super::Applied::Waits). It has to be answered, sooner or later.
+    pub fn take_question(&mut self, link: Link) -> Option<Box<Asked>> {
+        let access = &mut self.links.get_mut(link)?.access;
+        let question = access.asking()?.take_question()?;
+        Some(Box::new(Asked {
+            user: access.user.clone(),
+            question,
+            client_id: access.client_id.clone(),
+        }))
+    }
+
+    /// The answer to a question, and until when it counts. It has to count for long enough that its command finds it. The link
+    /// may be gone.
+    pub fn answer_question(&mut self, link: Link, question: Question, is_permitted: bool, until: Time) {
+        let Some(l) = self.links.get_mut(link) else { return };
+        let waits = l
+            .access
+            .asking()
+            .is_some_and(|asking| asking.answer(question, is_permitted, until));
+        if waits {
+            l.call(&mut self.wakes);
+        }
+    }
+
+    /// Whether the link's first command waits for an answer: what a door has refused since is not told.
+    pub(super) fn awaits_answer(&self, link: Link) -> bool {
+        self.links.get(link).is_some_and(|l| l.access.awaits_answer())
+    }
+
+    /// Applies a command that has doors to pass. It comes back if one of them does not know.
+    pub(super) fn at_doors(
+        &mut self,
+        link: Link,
+        command: Command,
+        budget: &mut Budget,
+        apply: Apply,
+    ) -> Result<(), Command> {
+        let is_asked = |engine: &mut Engine| {
+            let access = engine.links.get_mut(link).map(|l| &mut l.access);
+            access.is_some_and(|access| access.limits(&engine.rights).is_some() && access.is_asked())
+        };
+        if !is_asked(self) {
+            return apply(self, link, command, budget);
+        }
+        let again = command.clone();
+        let applied = apply(self, link, command, budget);
+        if self.awaits_answer(link) {
+            // A SUBSCRIBE knows itself how far it got.
+            return Err(applied.err().unwrap_or(again));
+        }
+        if applied.is_ok() {
+            self.go_on(link);
+        }
+        applied
+    }
+
+    /// The link's first command got on, and may ask as many questions again.
+    pub(super) fn go_on(&mut self, link: Link) {
+        if let Some(asking) = self.links.get_mut(link).and_then(|l| l.access.asking()) {
+            asking.go_on();
+        }
+    }
+
+    /// The name for a queue that has none: the same for as long as its command waits for answers about it.
+    pub(super) fn name_for_queue(&mut self, link: Link) -> Name {
+        let made_up = self
+            .links
+            .get_mut(link)
+            .and_then(|l| l.access.asking()?.made_up.clone());
+        let name = made_up.unwrap_or_else(|| self.generated_name());
+        if let Some(l) = self.links.get_mut(link).filter(|l| l.access.is_asked()) {
+            l.access.begin_asking(&self.ledger).made_up = Some(name.clone());
+        }
+        name
+    }
+
+    /// Asks about a queue or an exchange.
+    pub(super) fn ask(&mut self, link: Link, permission: Permission, on: Resource<'_>) -> Result<(), Fault> {
+        match self.verdict(link, about(permission, on)) {
+            Verdict::Permitted => Ok(()),
+            Verdict::Refused => Err(self.refuse_access(permission, on, &self.user_of(link))),
+            Verdict::Unknown => Err(open()),
+        }
+    }
+
+    /// Asks whether there is anything that its user may do with something.
+    pub(super) fn ask_look(&mut self, link: Link, on: Resource<'_>) -> Result<(), Fault> {
+        for permission in [Permission::Configure, Permission::Write, Permission::Read] {
+            match self.verdict(link, about(permission, on)) {
+                Verdict::Permitted => return Ok(()),
+                Verdict::Refused => {}
+                Verdict::Unknown => return Err(open()),
+            }
+        }
+        Err(self.refuse_access(Permission::Configure, on, &self.user_of(link)))
+    }
+
+    /// Asks whether what a key or a filter matches may be taken from a topic exchange.
+    pub(super) fn ask_source(&mut self, link: Link, exchange: &str, pattern: &Pattern) -> Result<(), Fault> {
+        self.ask_topic(link, Permission::Read, exchange, &in_dots(pattern))
+    }
+
+    fn ask_topic(&mut self, link: Link, permission: Permission, exchange: &str, key: &str) -> Result<(), Fault> {
+        let sought = Sought {
+            permission,
+            subject: Subject::Topic,
+            name: exchange,
+            key: Some(key),
+        };
+        match self.verdict(link, sought) {
+            Verdict::Permitted => Ok(()),
+            Verdict::Refused => Err(self.refuse_topic(permission, exchange, key, Dialect::Dot, &self.user_of(link))),
+            Verdict::Unknown => Err(open()),
+        }
+    }
+
+    /// Asks for a publish.
+    pub(super) fn ask_publish(&mut self, link: Link, message: &Message, extra: &[Name]) -> Result<(), Fault> {
+        let exchange = message.exchange();
+        self.ask(link, Permission::Write, Resource::Exchange(exchange))?;
+        if !self.router.is_topic_exchange(exchange) {
+            return Ok(());
+        }
+        let key = translate(message.key(), message.envelope().dialect, Dialect::Dot);
+        for key in key.as_deref().into_iter().chain(extra.iter().map(|key| &**key)) {
+            self.ask_topic(link, Permission::Write, exchange, key)?;
+        }
+        Ok(())
+    }
+
+    fn verdict(&mut self, link: Link, sought: Sought<'_>) -> Verdict {
+        let Some(l) = self.links.get_mut(link) else {
+            return Verdict::Permitted;
+        };
+        let verdict = l.access.ask(sought, self.now.monotonic, &self.ledger);
+        l.waits |= verdict == Verdict::Unknown;
+        verdict
+    }
+
+    fn user_of(&self, link: Link) -> Name {
+        self.links
+            .get(link)
+            .map_or_else(Name::default, |l| l.access.user.clone())
+    }
+}
+
+fn about(permission: Permission, on: Resource<'_>) -> Sought<'_> {
+    Sought {
+        permission,
+        subject: match on {
+            Resource::Exchange(_) => Subject::Exchange,
+            Resource::Queue(_) => Subject::Queue,
+        },
+        name: on.name(),
+        key: None,
+    }
+}
+
+/// Stands for a refusal while nobody knows yet. It has no text, as no other has.
+fn open() -> Fault {
+    Fault::new(FaultKind::AccessRefused, "")
+}
+
+/// Whether it is no refusal: the command waits for an answer.
+pub(super) fn is_open(fault: &Fault) -> bool {
+    fault.text.is_empty()
+}
+
+/// A pattern as RabbitMQ's binding keys spell it.
+fn in_dots(pattern: &Pattern) -> String {
+    let mut text = String::new();
+    for (n, level) in pattern.levels().iter().enumerate() {
+        if n > 0 {
+            text.push('.');
+        }
+        match level {
+            Level::One => text.push('*'),
+            Level::Many => text.push('#'),
+            Level::Literal(level) => Spelling::of(Dialect::Dot).write(level, &mut text),
+        }
+    }
+    text
+}

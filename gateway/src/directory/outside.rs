@@ -1,0 +1,503 @@
+//! The back end `http`: somebody else's server knows who may log in, and what each user may do.
+//!
+//! ```text
+//!   login, vhost ──► errands (bounded) ──► this task, some at a time ──► server
+//!   engine's question ─┘                        │   └─ answers are remembered for auth.cache_ttl
+//!                                               └──► the connection is called, or the engine has its answer
+//! ```
+//!
+//! - It is asked about names that no other back end knows. Whoever it lets in is a user for as long as it is connected.
+//! - A connection has one errand at a time and waits for it; nobody else does. I/O threads and engines never wait.
+//! - Where there is no answer in `auth.http.timeout`, or none that makes sense, it is no: a login is refused as "busy", so that it
+//!   does not count as a wrong password. That is counted, and logged as often as other lines.
+//! - What is remembered is a keyed digest of the request, so no password is. Refused passwords are asked again.
+
+use super::hashing::Answer;
+use super::jwt::Grant;
+use super::lent::{self, Lent};
+use super::people::{Backend, People};
+use super::question::{About, Ask, Verdict, Who};
+use super::{Caller, Directory, NAME_MAX, PASSWORD_BYTES_MAX};
+use crate::config::{AuthHttp, Config, HttpStyle};
+use crate::logging::lines::LineKind;
+use crate::logging::shown;
+use crate::node::Node;
+use crate::outbound::{Bounds, Client, Counts, Outage, Url};
+use crate::vhost::Vhost;
+use gatepost_core::access::{Asked, Question};
+use gatepost_core::command::{Peer, Said};
+use gatepost_core::engine::Link;
+use gatepost_core::event::{Event, LoginFailure, LoginRefused};
+use gatepost_core::fault::{Fault, FaultKind};
+use gatepost_core::properties::Name;
+use parking_lot::Mutex;
+use ring::hmac;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, mpsc};
+
+/// Bytes of an answer.
+const ANSWER_BYTES_MAX: usize = 16 << 10;
+/// Bytes of errands that wait.
+const WAITING_BYTES_MAX: usize = 4 << 20;
+/// An answer counts for a second at least, so that whoever asked finds it. That is how long an outage is a no, too.
+const COUNTS_AT_LEAST: Duration = Duration::from_secs(1);
+/// How long a user without connections stays known.
+const STAYS: u64 = 60;
+
+/// See the module. Replaced as a whole by a reload.
+pub(crate) struct Server {
+    style: HttpStyle,
+    urls: HashMap<About, Url>,
+    client: Client,
+    pub(super) requests: usize,
+    ttl: Duration,
+    key: hmac::Key,
+    remembered: Mutex<Remembered>,
+}
+
+/// Answers, in two generations: what nobody has asked for since the last change of generations is forgotten at the next.
+#[derive(Default)]
+struct Remembered {
+    young: HashMap<[u8; 32], (Verdict, Instant)>,
+    old: HashMap<[u8; 32], (Verdict, Instant)>,
+    /// Of one generation.
+    entries_max: usize,
+}
+
+/// About what one costs, with the tags of a user.
+const REMEMBERED_BYTES: usize = 192;
+
+impl Remembered {
+    fn get(&mut self, digest: &[u8; 32]) -> Option<Verdict> {
+        let (verdict, until) = match self.young.get(digest) {
+            Some(known) => known.clone(),
+            None => {
+                let known = self.old.remove(digest)?;
+                self.put(*digest, known.clone());
+                known
+            }
+        };
+        (Instant::now() < until).then_some(verdict)
+    }
+
+    fn put(&mut self, digest: [u8; 32], known: (Verdict, Instant)) {
+        if self.young.len() >= self.entries_max {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(digest, known);
+    }
+}
+
+impl Server {
+    /// `None`: it is not asked.
+    ///
+    /// # Errors
+    /// A URL is none, or the authorities cannot be read.
+    pub(super) fn load(config: &Config) -> Result<Option<Server>, String> {
+        if !super::rules::backends(config).contains(&Backend::Http) {
+            return Ok(None);
+        }
+        let http = &config.auth_http;
+        let mut urls = HashMap::new();
+        for (about, text) in urls_of(http).into_iter().filter(|(_, text)| !text.is_empty()) {
+            urls.insert(about, Url::parse(text)?);
+        }
+        let bounds = Bounds {
+            timeout: http.timeout.0,
+            requests: http.requests_max,
+            answer_bytes: ANSWER_BYTES_MAX,
+        };
+        let mut key = [0; 32];
+        super::password::fill_random(&mut key);
+        Ok(Some(Server {
+            style: http.style,
+            urls,
+            client: Client::new(&http.ca, bounds)?,
+            requests: http.requests_max,
+            ttl: config.auth.cache_ttl.0,
+            key: hmac::Key::new(hmac::HMAC_SHA256, &key),
+            remembered: Mutex::new(Remembered {
+                // A quarter of what there is for users from outside, in two generations.
+                entries_max: (config.auth.outside_memory.bytes() / 8 / REMEMBERED_BYTES).max(1),
+                ..Remembered::default()
+            }),
+        }))
+    }
+
+    async fn ask(&self, ask: &Ask, counts: &Counts) -> Result<Verdict, Outage> {
+        let Some(url) = self.urls.get(&ask.about) else {
+            return Ok(Verdict::allow());
+        };
+        let (kind, body) = ask.body(self.style);
+        let digest = self.digest(ask.about, &body);
+        if let Some(known) = self.remembered.lock().get(&digest) {
+            return Ok(known);
+        }
+        let answer = self.client.post(url, kind, body).await;
+        let verdict = answer.and_then(|body| {
+            let nonsense = || Outage::Broken("its answer makes no sense".to_owned());
+            Verdict::parse(self.style, &body).ok_or_else(nonsense)
+        });
+        counts.count(verdict.is_ok());
+        if let Ok(verdict) = &verdict
+            && !self.ttl.is_zero()
+            && (ask.about != About::User || matches!(verdict, Verdict::Allow { .. }))
+        {
+            let until = Instant::now() + self.ttl;
+            self.remembered.lock().put(digest, (verdict.clone(), until));
+        }
+        verdict
+    }
+
+    fn digest(&self, about: About, body: &str) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.key);
+        context.update(&[about as u8]);
+        context.update(body.as_bytes());
+        let mut digest = [0; 32];
+        digest.copy_from_slice(context.sign().as_ref());
+        digest
+    }
+}
+
+/// The keys with its URLs.
+pub(crate) fn urls_of(http: &AuthHttp) -> [(About, &str); 4] {
+    [
+        (About::User, &*http.user_url),
+        (About::Vhost, &*http.vhost_url),
+        (About::Resource, &*http.resource_url),
+        (About::Topic, &*http.topic_url),
+    ]
+}
+
+/// What a client shows.
+#[derive(Default)]
+pub(super) struct Credentials {
+    /// `None`: a certificate has proved its name.
+    pub(super) password: Option<Box<[u8]>>,
+    pub(super) said: Said,
+}
+
+/// Something to be asked, and for whom.
+pub(crate) struct Errand {
+    server: Arc<Server>,
+    ask: Ask,
+    user: Name,
+    to: To,
+    /// What it keeps in memory while it waits.
+    bytes: usize,
+}
+
+enum To {
+    Login {
+        is_local: bool,
+        to: Weak<dyn Answer>,
+    },
+    Vhost {
+        name: Name,
+        to: Weak<dyn Answer>,
+    },
+    Engine {
+        vhost: Arc<Vhost>,
+        link: Link,
+        question: Question,
+    },
+}
+
+/// The way to the task that asks.
+pub(crate) struct Errands {
+    sender: mpsc::UnboundedSender<Errand>,
+    receiver: Mutex<Option<mpsc::UnboundedReceiver<Errand>>>,
+    pub(super) waiting: AtomicUsize,
+    bytes: AtomicUsize,
+    /// Requests, as they ended.
+    pub(crate) counts: Counts,
+}
+
+impl Errands {
+    pub(super) fn new() -> Errands {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        Errands {
+            sender,
+            receiver: Mutex::new(Some(receiver)),
+            waiting: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Those to be run. Once.
+    pub(crate) fn receiver(&self) -> Option<mpsc::UnboundedReceiver<Errand>> {
+        self.receiver.lock().take()
+    }
+
+    /// Errands that wait now.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    fn send(&self, mut errand: Errand, waiting_max: usize) -> Result<(), Errand> {
+        errand.bytes = errand.ask.bytes() + size_of::<Errand>();
+        let bytes = self.bytes.fetch_add(errand.bytes, Ordering::Relaxed) + errand.bytes;
+        let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
+        if waiting < waiting_max && bytes <= WAITING_BYTES_MAX {
+            return self.sender.send(errand).map_err(|error| error.0);
+        }
+        self.took(&errand);
+        Err(errand)
+    }
+
+    /// It waits no longer.
+    fn took(&self, errand: &Errand) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(errand.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Directory {
+    /// The server that is asked, if there is one.
+    pub(super) fn server(&self) -> Option<Arc<Server>> {
+        self.server.read().clone()
+    }
+
+    /// Has another server asked.
+    pub(super) fn replace_server(&self, server: Option<Server>) {
+        *self.server.write() = server.map(Arc::new);
+    }
+
+    /// Has it asked about a login.
+    pub(super) fn ask_login(
+        &self,
+        server: Arc<Server>,
+        from: &Caller<'_>,
+        user: Name,
+        credentials: Credentials,
+        to: &Arc<dyn Answer>,
+    ) -> Option<Event> {
+        let password = credentials.password.as_deref();
+        let is_possible = |password: &[u8]| !password.is_empty() && password.len() <= PASSWORD_BYTES_MAX;
+        let text = password.map(std::str::from_utf8).transpose();
+        let is_name = !user.is_empty() && user.len() <= NAME_MAX && !user.contains(char::is_control);
+        let Some(text) = text.ok().filter(|_| is_name && password.is_none_or(is_possible)) else {
+            return Some(lent::refused(user));
+        };
+        let errand = Errand {
+            ask: Ask::user(&user, text, &credentials.said),
+            server,
+            user,
+            to: To::Login {
+                is_local: from.peer.is_local,
+                to: Arc::downgrade(to),
+            },
+            bytes: 0,
+        };
+        self.errands
+            .send(errand, self.rules.read().logins_waiting_max)
+            .err()
+            .map(|errand| busy(errand.user))
+    }
+
+    /// Has it asked whether a user may use a vhost. The answer is [`Event::Attached`] or [`Event::AttachRefused`].
+    pub(crate) fn ask_vhost(
+        &self,
+        user: &Name,
+        vhost: &Name,
+        client_id: Option<&Name>,
+        peer: &Peer,
+        to: &Arc<dyn Answer>,
+    ) {
+        let errand = self.server().map(|server| {
+            let people = self.people.read();
+            let who = Who {
+                client_id: client_id.map(|id| &**id),
+                ..who(&people, user, vhost)
+            };
+            Errand {
+                ask: Ask::vhost(who, peer.address.map(|address| address.ip())),
+                server,
+                user: user.clone(),
+                to: To::Vhost {
+                    name: vhost.clone(),
+                    to: Arc::downgrade(to),
+                },
+                bytes: 0,
+            }
+        });
+        let sent = errand.is_some_and(|errand| self.errands.send(errand, usize::MAX).is_ok());
+        if !sent {
+            to.answer(not_this_vhost(user, vhost));
+        }
+    }
+
+    /// Has it asked what the engine wants to know. The answer goes to the engine.
+    pub(crate) fn ask_question(&self, vhost: &Arc<Vhost>, link: Link, asked: Asked, now: gatepost_core::time::Time) {
+        let refuse = |question| {
+            let until = now + COUNTS_AT_LEAST;
+            vhost.enter(|engine| engine.answer_question(link, question, false, until));
+        };
+        let Some(server) = self.server() else {
+            return refuse(asked.question);
+        };
+        let ask = {
+            let people = self.people.read();
+            let who = Who {
+                client_id: asked.client_id.as_deref(),
+                ..who(&people, &asked.user, &vhost.name)
+            };
+            Ask::question(who, &asked)
+        };
+        let errand = Errand {
+            server,
+            ask,
+            user: asked.user,
+            to: To::Engine {
+                vhost: Arc::clone(vhost),
+                link,
+                question: asked.question,
+            },
+            bytes: 0,
+        };
+        if let Err(Errand {
+            to: To::Engine { question, .. },
+            ..
+        }) = self.errands.send(errand, usize::MAX)
+        {
+            self.errands.counts.count(false);
+            refuse(question);
+        }
+    }
+
+    /// Whether a user's rights are asked for, each time.
+    pub(crate) fn is_asked(&self, user: &str) -> bool {
+        let people = self.people.read();
+        people.known(user).is_none()
+            && people
+                .lent
+                .get(user)
+                .is_some_and(|lent| lent.by == Backend::Http && !lent.grant.is_everything())
+    }
+}
+
+fn who<'a>(people: &'a People, user: &'a Name, vhost: &'a str) -> Who<'a> {
+    Who {
+        user,
+        vhost,
+        tags: people.lent.get(user).map_or(&[], |lent| &lent.grant.tags),
+        client_id: None,
+    }
+}
+
+fn busy(user: Name) -> Event {
+    let why = LoginFailure::Busy;
+    Event::LoginRefused(Box::new(LoginRefused { user, why }))
+}
+
+fn not_this_vhost(user: &str, vhost: &str) -> Event {
+    let text = format!("access to vhost '{vhost}' refused for user '{user}'");
+    Event::AttachRefused(Box::new(Fault::new(FaultKind::AccessRefused, text)))
+}
+
+/// Runs errands, some at a time, for ever.
+pub(crate) async fn run(node: &Arc<Node>, mut errands: mpsc::UnboundedReceiver<Errand>) {
+    let turns = Arc::new(Semaphore::new(REQUESTS_MAX));
+    let mut tasks = tokio::task::JoinSet::new();
+    while let Some(errand) = errands.recv().await {
+        while tasks.try_join_next().is_some() {}
+        // Of the many that may be under way at all, as many as the server of the errand takes.
+        let turn = Arc::clone(&turns)
+            .acquire_many_owned(share(errand.server.requests))
+            .await;
+        node.directory.errands.took(&errand);
+        if errand.is_abandoned() {
+            continue;
+        }
+        let node = Arc::clone(node);
+        tasks.spawn(async move {
+            errand.run(&node).await;
+            drop(turn);
+        });
+    }
+}
+
+/// Turns, of which each errand takes its share: so many requests may be under way at most.
+pub(crate) const REQUESTS_MAX: usize = 256;
+
+fn share(requests: usize) -> u32 {
+    u32::try_from(REQUESTS_MAX / requests.clamp(1, REQUESTS_MAX)).unwrap_or(1)
+}
+
+impl Errand {
+    /// Whoever waited is gone.
+    fn is_abandoned(&self) -> bool {
+        match &self.to {
+            To::Login { to, .. } | To::Vhost { to, .. } => to.strong_count() == 0,
+            // What a link asked for before it went is still to be done.
+            To::Engine { .. } => false,
+        }
+    }
+
+    async fn run(self, node: &Node) {
+        let Errand {
+            server, ask, user, to, ..
+        } = self;
+        let verdict = server.ask(&ask, &node.directory.errands.counts).await;
+        let line = match &verdict {
+            Err(outage) => Some(outage.to_string()),
+            Ok(Verdict::Deny(reason)) => reason.clone(),
+            Ok(Verdict::Allow { .. }) => None,
+        };
+        if let Some(why) = line
+            && node.lines.admit(LineKind::Outside)
+        {
+            let (about, user, why) = (ask.about, &*shown(&user), &*shown(&why));
+            if verdict.is_err() {
+                tracing::warn!(user, ?about, why, "the HTTP back end gives no answer: refused");
+            } else {
+                tracing::info!(user, ?about, why, "denied by the HTTP back end");
+            }
+        }
+        match to {
+            To::Login { is_local, to } => {
+                let Some(to) = to.upgrade() else { return };
+                to.answer(match verdict {
+                    Ok(Verdict::Allow { tags, superuser }) => {
+                        admit(node, user, is_local, Grant::outside(tags, superuser))
+                    }
+                    Ok(Verdict::Deny(_)) => lent::refused(user),
+                    Err(_) => busy(user),
+                });
+            }
+            To::Vhost { name, to } => {
+                let Some(to) = to.upgrade() else { return };
+                to.answer(match verdict {
+                    Ok(Verdict::Allow { .. }) => Event::Attached,
+                    _ => not_this_vhost(&user, &name),
+                });
+            }
+            To::Engine { vhost, link, question } => {
+                let is_permitted = matches!(verdict, Ok(Verdict::Allow { .. }));
+                let life = if verdict.is_ok() { server.ttl } else { COUNTS_AT_LEAST };
+                let until = node.clock.now().monotonic + life.max(COUNTS_AT_LEAST);
+                vhost.enter(|engine| engine.answer_question(link, question, is_permitted, until));
+            }
+        }
+    }
+}
+
+/// Makes somebody a user whom the server knows.
+fn admit(node: &Node, user: Name, is_local: bool, grant: Grant) -> Event {
+    let rules = Arc::clone(&node.directory.rules.read());
+    if let Err(why) = rules.verdict(&user, true, is_local) {
+        return Event::LoginRefused(Box::new(LoginRefused { user, why }));
+    }
+    let lent = Lent {
+        bytes: lent::bytes(&user, &grant),
+        grant,
+        quota: Arc::default(),
+        until: lent::now() + STAYS,
+        by: Backend::Http,
+    };
+    lent::put(node, user, lent)
+}
