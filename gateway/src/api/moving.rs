@@ -92,7 +92,7 @@ async fn publish(errand: &mut Errand, delivery: &Delivery, to: &Name) -> Result<
 
 /// The same message by the default exchange. Keys of further queues (CC) do not count again.
 fn to_queue(message: &Message, queue: &str) -> Message {
-    let mut envelope = message.envelope().clone();
+    let mut envelope = *message.envelope();
     envelope.extra_keys = false;
     envelope.retain = false;
     message.readdressed(envelope, "", queue, message.properties_raw())
