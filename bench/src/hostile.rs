@@ -26,6 +26,7 @@ use crate::plan::{Plan, Protocol};
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::run;
+use crate::transport::Carrier;
 use crate::wire::AckMode;
 use anyhow::{Context, ensure};
 use offender::Offender;
@@ -51,6 +52,9 @@ pub(crate) struct HostileOptions {
     /// Protocol of the well-behaved pair: MQTT of QoS 1, AMQP and STOMP confirmed and acknowledged
     #[arg(long, value_enum, default_value = "mqtt")]
     protocol: Protocol,
+    /// What carries the pair and the offenders that log in: tcp, tls, ws or wss. Those that do not log in come by TCP to the same ports
+    #[arg(long, value_parser = Carrier::parse, default_value = "tcp")]
+    over: Carrier,
     /// The pair's queue is durable and its messages persistent
     #[arg(long)]
     durable: bool,
@@ -112,7 +116,10 @@ pub(crate) fn hostile(options: &HostileOptions) -> anyhow::Result<bool> {
         io_threads: options.io_threads,
     };
     let program = kind.find(options.gatepost.as_deref())?;
-    let settings = Settings::default();
+    let settings = Settings {
+        carrier: options.over,
+        ..Settings::default()
+    };
     let peer = Peer {
         kind,
         program,

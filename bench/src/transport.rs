@@ -23,6 +23,23 @@ pub(crate) struct Carrier {
     pub(crate) websocket: bool,
 }
 
+impl Carrier {
+    /// By its name on the command line.
+    ///
+    /// # Errors
+    /// There is none of that name; the text says which there are.
+    pub(crate) fn parse(name: &str) -> Result<Self, String> {
+        let (tls, websocket) = match name {
+            "tcp" => (false, false),
+            "tls" => (true, false),
+            "ws" => (false, true),
+            "wss" => (true, true),
+            _ => return Err("one of tcp, tls, ws, wss".to_owned()),
+        };
+        Ok(Self { tls, websocket })
+    }
+}
+
 /// A connection's stream.
 #[derive(Debug)]
 pub(crate) struct Transport {

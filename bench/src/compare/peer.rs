@@ -5,6 +5,7 @@
 use crate::connect;
 use crate::meter;
 use crate::plan::{Endpoint, Protocol};
+use crate::transport::Carrier;
 use anyhow::{Context, bail, ensure};
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -34,6 +35,8 @@ pub(crate) struct Settings {
     pub(crate) metrics: bool,
     /// Run under strace, which writes the broker's syncs there.
     pub(crate) syncs_to: Option<PathBuf>,
+    /// What carries Gatepost's protocols.
+    pub(crate) carrier: Carrier,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -53,6 +56,7 @@ pub(crate) struct Running {
     pub(crate) pid: u32,
     /// The port of each protocol it speaks.
     ports: Vec<(Protocol, u16)>,
+    carrier: Carrier,
     /// Of Gatepost's metrics.
     pub(crate) metrics: Option<u16>,
     /// RabbitMQ's port mapper, which outlives it.
@@ -146,6 +150,7 @@ impl Peer {
         let mut port_mapper = None;
         match self.kind {
             Kind::Gatepost { io_threads } => {
+                self.make_certificates(program, directory)?;
                 let config = directory.join("gatepost.toml");
                 fs::write(
                     &config,
@@ -195,6 +200,7 @@ impl Peer {
             .into_iter()
             .filter(|(protocol, _)| self.speaks(*protocol))
             .collect(),
+            carrier: self.settings.carrier,
             metrics: self.settings.metrics.then_some(extra),
             port_mapper,
             ready_in: Duration::ZERO,
@@ -230,6 +236,19 @@ impl Peer {
         command
     }
 
+    /// Gatepost makes its own, where TLS carries it.
+    fn make_certificates(&self, program: &Path, directory: &Path) -> anyhow::Result<()> {
+        if self.settings.carrier.tls {
+            let mut command = Command::new(program);
+            command
+                .args(["cert", "dev"])
+                .current_dir(directory)
+                .stdout(Stdio::null());
+            ensure!(command.status()?.success(), "gatepost cert dev makes no certificates");
+        }
+        Ok(())
+    }
+
     /// Only what differs from the defaults: ports, directory, threads. Listeners that are not measured are off, by whatever name
     /// this version has them.
     fn gatepost_config(&self, program: &Path, directory: &Path, io_threads: usize, ports: [u16; 4]) -> String {
@@ -243,12 +262,27 @@ impl Peer {
         if let Some(durability) = self.settings.durability {
             config += &format!("[store]\n{durability}\n");
         }
+        if self.settings.carrier.tls {
+            let file = |name| directory.join("gatepost-tls").join(name).display().to_string();
+            config += &format!(
+                "[tls]\ncert = {:?}\nkey = {:?}\n",
+                file("server.pem"),
+                file("server.key")
+            );
+        }
         let mut listeners = vec![("amqp", amqp), ("mqtt", mqtt), ("stomp", stomp)];
         if self.settings.metrics {
             listeners.push(("metrics", metrics));
         }
         for (name, port) in &listeners {
-            config += &format!("[listeners.{name}]\nbind = [\"127.0.0.1:{port}\"]\n");
+            let Carrier { tls, websocket } = self.settings.carrier;
+            config += &match (*name, tls) {
+                (_, false) | ("metrics", _) => format!("[listeners.{name}]\nbind = [\"127.0.0.1:{port}\"]\n"),
+                _ => format!("[listeners.{name}]\nbind = []\ntls_bind = [\"127.0.0.1:{port}\"]\n"),
+            };
+            if websocket && *name != "metrics" {
+                config += "websocket = true\n";
+            }
         }
         let known = Command::new(program)
             .arg("--print-config")
@@ -263,6 +297,9 @@ impl Peer {
             .filter(|name| !name.contains('.') && listeners.iter().all(|(used, _)| used != name));
         for name in unused {
             config += &format!("[listeners.{name}]\nbind = []\n");
+            if self.settings.carrier.tls && name != "metrics" && name != "management" {
+                config += "tls_bind = []\n";
+            }
         }
         config
     }
@@ -356,7 +393,11 @@ impl Running {
         let listener = if protocol.is_mqtt() { Protocol::Mqtt } else { protocol };
         let port = self.ports.iter().find(|(spoken, _)| *spoken == listener);
         let (_, port) = port.context("it does not speak that protocol")?;
-        Ok(Endpoint::local(protocol, *port))
+        let carrier = self.carrier;
+        Ok(Endpoint {
+            carrier,
+            ..Endpoint::local(protocol, *port)
+        })
     }
 
     /// Asks the broker to stop and waits for it; the bytes it sent to storage in its life.
@@ -430,8 +471,8 @@ impl Running {
         let mut waited_for: Vec<_> = self
             .ports
             .iter()
-            .map(|(protocol, port)| Endpoint::local(*protocol, *port))
-            .collect();
+            .map(|(protocol, _)| self.endpoint(*protocol))
+            .collect::<anyhow::Result<_>>()?;
         while let Some(endpoint) = waited_for.last() {
             if let Some(status) = self.child.try_wait()? {
                 bail!("it ended with {status}");
