@@ -22,6 +22,7 @@ pub mod config;
 pub mod control;
 mod control_group;
 mod directory;
+mod doctor;
 mod driver;
 mod exit;
 mod histogram;
@@ -58,6 +59,7 @@ pub use check::check;
 pub use directory::fuzz::{fuzz_grants, fuzz_mosquitto, fuzz_scram, fuzz_token};
 #[cfg(any(test, feature = "fuzzing"))]
 pub use directory::question::fuzz_auth_answer;
+pub use doctor::doctor;
 pub use exit::Failure;
 pub use machine::keep_files_private;
 pub use migrate::import;

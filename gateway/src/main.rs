@@ -53,6 +53,15 @@ enum Verb {
         /// Such as limits, or limits.max_connections
         key: Option<String>,
     },
+    /// Look for what makes a gateway slow, forgetful or small on this machine, and say what to do
+    ///
+    /// Traps of small boards, the medium of the data directory and the time of a sync, and limits. Exit codes: 0 it is well,
+    /// warnings included; 69 something will go wrong.
+    Doctor,
+    /// Print the manual page of the configuration file, gatepost.toml(5)
+    ///
+    /// Read it with `gatepost man | man -l -`.
+    Man,
     /// Make certificates
     Cert {
         #[command(subcommand)]
@@ -131,7 +140,11 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             print!("{text}");
             return Ok(());
         }
-        Some(Verb::Control(_)) | None => {}
+        Some(Verb::Man) => {
+            print!("{}", config::manual());
+            return Ok(());
+        }
+        Some(Verb::Doctor | Verb::Control(_)) | None => {}
     }
     if arguments.sample_config {
         print!("{}", config::sample());
@@ -149,9 +162,14 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     if let Some(Verb::Control(verb)) = arguments.verb {
         return gatepost::control::run(&verb, layers);
     }
+    let doctor = matches!(arguments.verb, Some(Verb::Doctor));
     let config = layers
         .load()
         .map_err(|problems| Failure::Configuration(problems.to_string()))?;
+    if doctor {
+        print!("{}", gatepost::doctor(&config.node.data_dir)?);
+        return Ok(());
+    }
     if arguments.print_config {
         print!("{}", config.print());
         return Ok(());
