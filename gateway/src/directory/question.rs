@@ -447,12 +447,13 @@ mod tests {
 
     #[test]
     fn no_answer_and_no_name_breaks_the_parsers() {
+        const OCTETS: &[u8] = b"allowdeny {}\":\xffresult&=%\n";
         let mut seed = 1_u64;
         for _ in 0..10_000 {
             let mut body = Vec::new();
             for _ in 0..seed % 40 {
                 seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                body.push(b"allowdeny {}\":\xffresult&=%\n"[(seed >> 33) as usize % 26]);
+                body.push(OCTETS[(seed >> 33) as usize % OCTETS.len()]);
             }
             seed = seed.wrapping_add(0x9E37_79B9);
             fuzz_auth_answer(&body);
