@@ -182,7 +182,7 @@ impl InProcess {
     }
 
     /// Takes back what the engine has not applied yet: for one, a publish that met pressure
-    /// ([`Event::Flow`](crate::event::Event::Flow)), which the next visit would apply all the same.
+    /// ([`Event::Flow`]), which the next visit would apply all the same.
     pub fn take_back(&mut self) -> Vec<Command> {
         std::mem::take(&mut self.commands)
     }

@@ -151,13 +151,14 @@ impl Rules {
         }
         let place = u8::from(dialect == Dialect::Slash);
         let mut depths = self.depths;
+        // The longest beginning first: what follows it is most often cheap to compare.
         while depths != 0 {
-            let depth = depths.trailing_zeros() as usize;
-            depths &= depths - 1;
+            let depth = depths.ilog2() as usize;
+            depths &= !(1 << depth);
             let end = match depth.checked_sub(1).map(|last| ends.get(last)) {
                 None => 0,
                 Some(Some(end)) => *end as usize,
-                Some(None) => return false,
+                Some(None) => continue,
             };
             let text = &key[..end];
             let same = |entry: &Entry| {

@@ -75,10 +75,7 @@ impl Client {
                     other => other,
                 })
             }
-            Err(_) if must_run => Err(Failure::Unavailable(format!(
-                "no gateway runs on {}: bans set at run time end with it",
-                data.display()
-            ))),
+            Err(_) if must_run => Err(Failure::Unavailable(format!("no gateway runs on {}", data.display()))),
             Err(_) => Client::on(config, &data).await,
         }
     }

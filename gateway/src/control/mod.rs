@@ -39,6 +39,11 @@ pub struct Target {
 #[derive(Subcommand, Debug)]
 #[expect(missing_docs, reason = "each says so to whoever asks for help")]
 pub enum Verb {
+    /// Ask a gateway that runs whether it serves. Exit code 0: it does
+    Ping {
+        #[command(flatten)]
+        target: Target,
+    },
     /// Manage users, of a gateway that runs or of its data directory
     User {
         #[command(flatten)]
@@ -303,7 +308,8 @@ pub enum Ban {
 impl Verb {
     fn target(&self) -> &Target {
         match self {
-            Verb::User { target, .. }
+            Verb::Ping { target }
+            | Verb::User { target, .. }
             | Verb::Vhost { target, .. }
             | Verb::Permission { target, .. }
             | Verb::TopicPermission { target, .. }
@@ -332,7 +338,7 @@ pub fn run(verb: &Verb, mut layers: Layers) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Internal(format!("cannot start a runtime: {error}")))?;
     runtime.block_on(async {
-        let must_run = matches!(verb, Verb::Ban { .. });
+        let must_run = matches!(verb, Verb::Ban { .. } | Verb::Ping { .. });
         let mut client = Client::connect(config, must_run).await?;
         let done = act(verb, &mut client).await;
         // What was changed is on the medium already. The lock goes with it.
@@ -349,6 +355,10 @@ type Listed = Option<(&'static [&'static str], Value)>;
 
 async fn act(verb: &Verb, client: &mut Client) -> Result<Listed, Failure> {
     match verb {
+        Verb::Ping { .. } => {
+            client.get(&["whoami"]).await?;
+            Ok(None)
+        }
         Verb::User { verb, .. } => user(verb, client).await,
         Verb::Vhost { verb, .. } => vhost(verb, client).await,
         Verb::Permission { verb, .. } => permission(verb, client).await,

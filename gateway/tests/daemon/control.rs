@@ -166,6 +166,7 @@ fn users_are_managed_while_the_gateway_runs() {
     assert!(open(&gatepost, "c", "ann", "s3cret").is_err());
     let mut ann = open(&gatepost, "c", "ann", "another").expect("the new password");
     ann.ping().expect("served");
+    control(&gatepost, &["ping"], "");
     control(&gatepost, &["ban", "add", "client", "loud", "--seconds", "1000"], "");
     assert!(open(&gatepost, "loud", "ann", "another").is_err());
     let bans = control(&gatepost, &["ban", "list"], "");
@@ -192,6 +193,7 @@ fn users_are_managed_while_the_gateway_is_stopped_and_are_there_at_its_start() {
     assert!(!gatepost.data().join("control.sock").exists());
     manage(&gatepost);
     assert_eq!(try_control(&gatepost, &["ban", "list"], "").0, Some(UNAVAILABLE));
+    assert_eq!(try_control(&gatepost, &["ping"], "").0, Some(UNAVAILABLE));
     gatepost.start_again();
     open(&gatepost, "c", "ann", "another")
         .expect("the new user")
