@@ -11,6 +11,7 @@ use gatepost_core::event::{Event, Pressure};
 use gatepost_core::fault::{Fault, FaultKind};
 use gatepost_core::in_process::InProcess;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// The channel of its commands.
@@ -96,8 +97,9 @@ impl Errand {
             if self.more {
                 // Others have their turns between two holds.
                 tokio::task::yield_now().await;
-            } else {
-                self.bell.0.notified().await;
+            } else if tokio::time::timeout(SILENCE_MAX, self.bell.0.notified()).await.is_err() {
+                let text = "the vhost has not answered in time".to_owned();
+                return Err(Fault::new(FaultKind::ResourceError, text));
             }
             self.visit();
         }
@@ -148,6 +150,10 @@ impl Drop for Errand {
         }
     }
 }
+
+/// A log that does not write, or a back end outside that is to be asked about the user, is waited for so long: nobody sits in front
+/// of a page for ever.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// What connections of requests are called where connections are listed.
 const NAME: &str = "management API";
