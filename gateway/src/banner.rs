@@ -31,7 +31,7 @@ pub(crate) fn text(node: &Node, ports: &[Bound], threads: usize, ready_in: Durat
     let _ = writeln!(text, "  data      {}", data.display());
     for port in ports {
         let note = match port.terms {
-            None if is_management(port) => "  (/api)",
+            None if is_management(port) => "  (the console in a browser; /api)",
             None => "  (/metrics, /healthz, /readyz)",
             Some(_) => match port.carrier {
                 Carrier::Plain => "",
@@ -45,7 +45,10 @@ pub(crate) fn text(node: &Node, ports: &[Bound], threads: usize, ready_in: Durat
         .iter()
         .filter(|port| port.carrier == Carrier::Plain)
         .filter_map(|port| match &port.address {
-            Address::Ip(_) if is_management(port) => None,
+            Address::Ip(address) if is_management(port) => Some(format!(
+                "http://localhost:{}   in a browser: the console (guest, guest)",
+                address.port()
+            )),
             Address::Ip(address) => try_it(port.terms.as_deref(), address.port()),
             Address::Unix(_) => None,
         })
