@@ -68,6 +68,22 @@ async fn is_there(errand: &mut Errand, command: Command) -> Result<bool, Fault> 
     }
 }
 
+/// Declares what `look` looks for. RabbitMQ tells whether it was there.
+async fn put(mut errand: Errand, look: Command, declare: Command) -> Answer {
+    let there = is_there(&mut errand, look).await?;
+    errand.ask(declare).await?;
+    made(if there { Put::Changed } else { Put::Created })
+}
+
+/// Deletes what `look` looks for. AMQP deletes what is not there, too; HTTP says so.
+async fn take_away(mut errand: Errand, look: Command, delete: Command) -> Answer {
+    if !is_there(&mut errand, look).await? {
+        return Err(Refusal::not_found());
+    }
+    errand.ask(delete).await?;
+    done()
+}
+
 fn look_at_queue(name: &str) -> Command {
     Command::DeclareQueue(Box::new(DeclareQueue {
         passive: true,
@@ -129,10 +145,8 @@ async fn put_queue(
     if name.is_empty() {
         return Err(Refusal::not_found());
     }
-    let mut errand = errand(&caller, &node, &vhost)?;
-    let there = is_there(&mut errand, look_at_queue(&name)).await?;
-    errand.ask(Command::DeclareQueue(Box::new(declare))).await?;
-    made(if there { Put::Changed } else { Put::Created })
+    let errand = errand(&caller, &node, &vhost)?;
+    put(errand, look_at_queue(&name), Command::DeclareQueue(Box::new(declare))).await
 }
 
 async fn delete_queue(
@@ -141,10 +155,8 @@ async fn delete_queue(
     Path((vhost, name)): Path<(String, String)>,
     uri: Uri,
 ) -> Answer {
-    let mut errand = errand(&caller, &node, &vhost)?;
-    if !is_there(&mut errand, look_at_queue(&name)).await? {
-        return Err(Refusal::not_found());
-    }
+    let errand = errand(&caller, &node, &vhost)?;
+    let look = look_at_queue(&name);
     let delete = DeleteQueue {
         channel: CHANNEL,
         name: name.into(),
@@ -152,8 +164,7 @@ async fn delete_queue(
         if_empty: asks(&uri, "if-empty"),
         reply: true,
     };
-    errand.ask(Command::DeleteQueue(Box::new(delete))).await?;
-    done()
+    take_away(errand, look, Command::DeleteQueue(Box::new(delete))).await
 }
 
 /// Ready messages only: what consumers have, they keep.
@@ -189,10 +200,13 @@ async fn put_exchange(
     body: Bytes,
 ) -> Answer {
     let declare = exchange(&name, &Body::parse(&body)?)?;
-    let mut errand = errand(&caller, &node, &vhost)?;
-    let there = is_there(&mut errand, look_at_exchange(&name)).await?;
-    errand.ask(Command::DeclareExchange(Box::new(declare))).await?;
-    made(if there { Put::Changed } else { Put::Created })
+    let errand = errand(&caller, &node, &vhost)?;
+    put(
+        errand,
+        look_at_exchange(&name),
+        Command::DeclareExchange(Box::new(declare)),
+    )
+    .await
 }
 
 async fn delete_exchange(
@@ -201,18 +215,15 @@ async fn delete_exchange(
     Path((vhost, name)): Path<(String, String)>,
     uri: Uri,
 ) -> Answer {
-    let mut errand = errand(&caller, &node, &vhost)?;
-    if !is_there(&mut errand, look_at_exchange(&name)).await? {
-        return Err(Refusal::not_found());
-    }
+    let errand = errand(&caller, &node, &vhost)?;
+    let look = look_at_exchange(&name);
     let delete = DeleteExchange {
         channel: CHANNEL,
         name: name.into(),
         if_unused: asks(&uri, "if-unused"),
         reply: true,
     };
-    errand.ask(Command::DeleteExchange(Box::new(delete))).await?;
-    done()
+    take_away(errand, look, Command::DeleteExchange(Box::new(delete))).await
 }
 
 /// `q` and `e` in paths.

@@ -18,7 +18,7 @@ const NO_USER: i32 = 67;
 const UNAVAILABLE: i32 = 69;
 
 /// Runs the command line for this gateway, with `input` on its standard input. Returns how it ended, and what it said.
-fn try_control(gatepost: &Gatepost, arguments: &[&str], input: &str) -> (Option<i32>, String) {
+pub(crate) fn try_control(gatepost: &Gatepost, arguments: &[&str], input: &str) -> (Option<i32>, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_gatepost"))
         .args(arguments)
         .arg("--config")
