@@ -43,9 +43,13 @@ export async function browser() {
       waiting.set(++id, [done, fail]);
       socket.send(JSON.stringify({ id, method, params, sessionId }));
     });
-  /** A page at `url`: evaluates expressions, and takes a picture. */
-  return async (url) => {
-    const { targetId } = await ask("Target.createTarget", { url });
+  /**
+   * A page at `url`: evaluates expressions, and takes a picture. All pages share cookies, so who logs in at one is logged in
+   * at all of them, except at those that are `apart`.
+   */
+  return async (url, { apart = false } = {}) => {
+    const context = apart ? await ask("Target.createBrowserContext") : {};
+    const { targetId } = await ask("Target.createTarget", { url, ...context });
     const { sessionId } = await ask("Target.attachToTarget", { targetId, flatten: true });
     const page = (method, params) => ask(method, params, sessionId);
     return {

@@ -59,7 +59,8 @@ async function photograph(page, name) {
 const amqp = async () => (await amqplib.connect(`amqp://guest:guest@${host}:${ports.amqp}`)).createConfirmChannel();
 
 test("nobody comes in with a wrong password, and a session lasts over a reload", async () => {
-  const page = await open(`${address}/`);
+  // Apart from the other cases, which run beside it and would log it in.
+  const page = await open(`${address}/`, { apart: true });
   const submit = (password) => page.evaluate(`(() => { const form = document.querySelector("form"); form.elements.user.value = "guest"; form.elements.password.value = "${password}"; form.requestSubmit(); })()`);
   await eventually(() => page.evaluate(`Boolean(document.querySelector(".login"))`), "the login");
   await photograph(page, "login");
