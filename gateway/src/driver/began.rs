@@ -1,9 +1,9 @@
-//! What a client speaks that does not speak its listener's protocol, by its first bytes.
+//! Guesses from the first bytes what a client speaks when it is not its listener's protocol. Only the log uses the guess.
 
 use crate::protocols;
 use gatepost_core::session::FirstBytes;
 
-/// See the module.
+/// What a client's first bytes look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Began {
     /// A handshake record (RFC 8446 5.1).
@@ -12,12 +12,12 @@ pub(super) enum Began {
     Http,
     /// A PROXY header (version 1 or 2).
     Proxy,
-    /// Another protocol of ours, by name.
+    /// Another protocol that the gateway serves on another port, by name.
     Other(&'static str),
 }
 
 impl Began {
-    /// What `bytes` begin, if that is plainly not `protocol`.
+    /// What `bytes` look like. `None`: they may be `protocol`, or nothing that we know.
     pub(super) fn with(bytes: &[u8], protocol: &str) -> Option<Began> {
         if matches!(bytes, [0x16] | [0x16, 0x03, ..]) {
             return Some(Began::Tls);

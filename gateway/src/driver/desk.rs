@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
-/// See the module.
+/// Answers what the pump of one connection asks of the node: its login, its rights, its vhost.
 pub(super) struct Desk<'a> {
     pub(super) place: &'a mut Place,
     pub(super) waking: &'a Arc<Waking>,
@@ -86,7 +86,7 @@ impl Broker for Desk<'_> {
         self.waking.acknowledge()
     }
 
-    /// The directory answers at once, or has a password checked on a thread that is for that, which answers later.
+    /// The directory answers at once, or hands the password to a hashing thread, which answers later.
     fn log_in(&mut self, mut login: Login, peer: &Peer) {
         self.place.knocks();
         if let Login::Password { said, .. } = &mut login {
@@ -187,7 +187,7 @@ impl Broker for Desk<'_> {
 
     fn may_publish(&mut self, now: Time) -> Option<usize> {
         let quotas = &self.place.node.protection.quotas;
-        // Most have no meters. Those that have them may be without quotas since a reload.
+        // Most connections have no meters. A reload may also have removed the quotas of one that has.
         let meters = self.place.meters.as_ref().filter(|_| quotas.are_set())?;
         Some(quotas.left(now, meters))
     }
@@ -203,7 +203,7 @@ impl Broker for Desk<'_> {
 }
 
 impl Desk<'_> {
-    /// A login has failed. Whether its answer comes later: whoever tries one password after the other is slowed down.
+    /// Records a failed login. Returns whether to delay the answer: that slows down clients that guess passwords.
     fn holds_back(&mut self, now: Time, failed: &LoginRefused, peer: &Peer) -> bool {
         let is_failure = !matches!(
             failed.why,

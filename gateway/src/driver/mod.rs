@@ -1,8 +1,8 @@
-//! Feeds a connection's pump from its transport, and nothing more: what a turn does is `gatepost_core::pump`.
+//! Moves bytes between a connection's transport and its pump. What a turn does is decided in `gatepost_core::pump`.
 //!
-//! A connection is one task. Whatever calls it (its socket, the engine, the answer to a login, its timer) gives it a
-//! turn, with the buffers of the thread it runs on. Nothing is awaited half-way, so an idle connection holds its session,
-//! its socket and a few words besides.
+//! A connection is one task. Its socket, the engine, a login's answer or its timer wakes it, and each wake is one turn. A turn
+//! borrows the buffers of its thread and never waits in the middle. So an idle connection keeps only its session, its socket
+//! and a few words.
 
 mod began;
 mod desk;
@@ -39,7 +39,7 @@ use waking::Waking;
 
 /// While a connection is not read, it asks for errors of its socket this often: resets are only reported to readers.
 const LOOK: Duration = Duration::from_secs(5);
-/// What is left to say after the end may take this long.
+/// After a session ends, its remaining output may take this long to be written.
 const FLUSH: Duration = Duration::from_secs(5);
 
 /// A connection between two turns.
@@ -48,9 +48,9 @@ struct Connection {
     transport: Transport,
     waking: Arc<Waking>,
     phase: Phase,
-    /// When the timer will wake us, at the latest. Set anew only for an earlier time: most turns move deadlines later.
+    /// When the timer fires. It is reset only to an earlier time: most turns move the deadline later, and resetting costs.
     armed: Option<Time>,
-    /// The system asks whether the peer is still there.
+    /// TCP keep-alive is on: the system checks whether the peer is still there.
     keeps_alive: bool,
     place: Place,
 }
@@ -62,8 +62,8 @@ enum Phase {
     Flushing {
         until: Time,
     },
-    /// They are written; the peer closes. It may still be sending: closing at once would reset the connection and could
-    /// destroy what we said before the peer reads it. So it is listened to, and ignored, for a moment.
+    /// All output is written, and the peer should close. It may still be sending: closing at once would reset the connection,
+    /// and the peer could lose our last bytes unread. So for a moment its bytes are read and dropped.
     Lingering {
         until: Time,
     },
@@ -71,7 +71,7 @@ enum Phase {
 }
 
 impl Connection {
-    /// Within the runtime that has the sockets.
+    /// Must be called within the runtime that owns the sockets.
     fn open(mut place: Place, opened: Opened) -> Option<Connection> {
         let Opened {
             transport,
@@ -105,11 +105,11 @@ impl Connection {
             && !self.pump.wants_input()
             && let Some(error) = self.transport.take_error().unwrap_or_else(Some)
         {
-            // A peer that is not read must not vanish unseen.
+            // While reads are paused, a reset is noticed only if we ask the socket.
             self.pump.stop_writing(error);
         }
         if self.phase == Phase::Open {
-            // What goes wrong with it, the next read or write says.
+            // An error here comes back at the next read or write.
             let _ = self.transport.poll_flush(cx);
         }
         self.keep_alive(cx, now);
@@ -130,7 +130,7 @@ impl Connection {
         Poll::Pending
     }
 
-    /// What the transport does by time: a peer that does not answer has vanished.
+    /// Runs the transport's timers. A peer that does not answer counts as vanished, and the session ends.
     fn keep_alive(&mut self, cx: &mut Context<'_>, now: Now) {
         if self.phase != Phase::Open || self.transport.poll_timeout().is_none_or(|due| now.monotonic < due) {
             return;
@@ -163,7 +163,7 @@ impl Connection {
         again
     }
 
-    /// The peer has said something for the first time.
+    /// The peer has sent its first bytes.
     fn heard(&mut self) {
         self.place.heard = true;
         if self.place.node.lines.admit(LineKind::Connected) {
@@ -205,13 +205,13 @@ impl Connection {
                     tracing::info!(peer, protocol, user = &*shown(user), why, "connection closed");
                 }
             }
-            // A port scan, or a probe whether somebody listens, is not worth a line at `info`.
+            // Port scans and health probes would fill the log at `info`.
             None if !self.place.heard => tracing::debug!(peer, protocol, why, "connection closed"),
             None => self.no_login(&peer, protocol, why),
         }
     }
 
-    /// A line about a connection that never logged in. What it began with often says why.
+    /// Logs a connection that never logged in. Its first bytes often show why.
     fn no_login(&self, peer: &str, protocol: &str, why: &str) {
         let lines = &self.place.node.lines;
         let listener = &*self.place.terms.name;
@@ -229,8 +229,8 @@ impl Connection {
         }
     }
 
-    /// After the session: write the rest, say that nothing follows, wait for the peer to close. Returns whether to go on
-    /// at once.
+    /// Ends a connection after its session: writes the rest, signals the end of output, waits for the peer to close. Returns
+    /// whether to run again at once.
     fn wind_up(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Now) -> bool {
         if let Phase::Flushing { until } = self.phase {
             self.phase = match self.flush(cx, now) {
@@ -267,15 +267,15 @@ impl Connection {
         self.transport.poll_close(cx)
     }
 
-    /// Sees to it that we are woken in time. Returns whether that time has come already.
+    /// Sets the timer for the next deadline. Returns whether that deadline has passed already.
     fn arm(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> bool {
         let due = match self.phase {
             Phase::Open => {
                 let unread = (!self.pump.wants_input()).then(|| self.place.node.clock.now().monotonic + LOOK);
                 let timeout = self.pump.poll_timeout();
                 if timeout.is_none() && !self.keeps_alive && self.pump.link().is_some() {
-                    // A session that waits for nothing has agreed on no heart-beats: nobody else would notice that the
-                    // peer has vanished. Where the system cannot do it, we are where we were.
+                    // A session without a deadline has no heart-beats, so only TCP keep-alive can notice that the peer has
+                    // vanished. If the system cannot turn it on, the connection goes on without.
                     self.keeps_alive = true;
                     let _ = self.transport.keep_alive();
                 }
@@ -290,13 +290,13 @@ impl Connection {
         };
         self.armed = Some(due);
         timer.as_mut().reset(self.place.node.clock.instant(due));
-        // Polled once, to leave our waker with it; it is the same one in every turn.
+        // One poll registers our waker; it is the same one in every turn.
         timer.poll(cx).is_ready()
     }
 }
 
 impl Drop for Connection {
-    /// Not over only where the threads end under the task.
+    /// The connection is still open here only if the gateway's threads end before the task does.
     fn drop(&mut self) {
         if self.pump.is_over() {
             return;
@@ -383,9 +383,9 @@ impl Stream for Wired<'_, '_, '_> {
     }
 }
 
-/// Has the task run again, behind all others that are ready and after its thread has looked at its sockets and timers.
+/// Yields: the task runs again after all other ready tasks, and after its thread has polled sockets and timers.
 ///
-/// The queue of turns sees to that for a task that is woken in its own turn.
+/// The queue of turns guarantees this order for a task that is woken during its own turn.
 pub(crate) fn next_round(cx: &Context<'_>) {
     cx.waker().wake_by_ref();
 }

@@ -1,4 +1,4 @@
-//! Where a connection belongs, and that it is counted there for as long as it exists.
+//! The counters and limits that a connection belongs to: its listener, its user, its vhost. It leaves them when it is dropped.
 
 use crate::directory::scram::Exchange;
 use crate::logging::lines::LineKind;
@@ -12,36 +12,36 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
-/// See the module.
+/// One connection's place in the node's counters and limits.
 pub(super) struct Place {
     pub(super) node: Arc<Node>,
-    /// Of the listener it came through.
+    /// Terms of the listener that accepted it.
     pub(super) terms: Arc<Terms>,
     protocol: u16,
-    /// It is one of `Node::attached`, until its goodbye is written.
+    /// Counted in `Node::attached` until its last output is written, so that a stop waits for it.
     attached: bool,
-    /// There is no room for it. It is here to be told so.
+    /// The connection limit is reached. This one was accepted only to be refused in its protocol's words.
     pub(super) over: bool,
-    /// It has said something, and the log says that it is here.
+    /// It has sent bytes, and the log has a line about it. So the log gets a line about its end too.
     pub(super) heard: bool,
-    /// The answer to its failed login was held back.
+    /// The answer to its failed login was delayed.
     pub(super) delayed: bool,
-    /// It has not tried to log in yet, and may have to give way to others.
+    /// Its entry among the connections that have not tried to log in; they may be closed when too many wait.
     entrant: Option<Arc<Entrant>>,
     /// A login under way in rounds.
     pub(super) exchange: Option<Box<Exchange>>,
-    /// What it publishes, where there are quotas.
+    /// Meters of what it publishes; only with quotas.
     pub(super) meters: Option<Box<Meters>>,
-    /// As it gave it with its password, where its protocol's clients have one.
+    /// The client id that it gave with its password, if its protocol has client ids.
     pub(super) client_id: Option<Name>,
-    /// Somebody outside is asked whether it may use its vhost.
+    /// An HTTP back end is being asked whether it may use its vhost.
     pub(super) asked_vhost: bool,
     /// Counts it among its user's connections.
     seat: Option<Seat>,
 }
 
 impl Place {
-    /// For a connection that was counted as opened, and is counted as closed when this is dropped.
+    /// The caller has counted the connection as opened; dropping this counts it as closed.
     pub(super) fn new(node: Arc<Node>, terms: Arc<Terms>, over: bool) -> Place {
         if over {
             node.protection.turned_away.fetch_add(1, Ordering::Relaxed);
@@ -67,14 +67,14 @@ impl Place {
         }
     }
 
-    /// The task of a connection that may have to give way.
+    /// Remembers the task, so that it can be woken if its connection has to be closed before it logs in.
     pub(super) fn introduce(&self, task: &Waker) {
         if let Some(entrant) = &self.entrant {
             entrant.introduce(task);
         }
     }
 
-    /// Whether the connection has to go, because it does not go on and others want to come in.
+    /// Whether to close the connection: it has not logged in, and newer connections need its place.
     pub(super) fn gives_way(&self) -> bool {
         let cut = self.entrant.as_ref().is_some_and(|entrant| entrant.is_cut());
         if cut {
@@ -90,12 +90,12 @@ impl Place {
         cut
     }
 
-    /// The connection tries to log in.
+    /// The client has sent its credentials: its place is safe while they are checked.
     pub(super) fn knocks(&mut self) {
         self.entrant = None;
     }
 
-    /// The connection is asked something before it is logged in: again it may have to give way to others.
+    /// The client is asked for more before it is logged in. Until it answers, newer connections may take its place again.
     pub(super) fn is_asked(&mut self, exchange: Box<Exchange>, task: Option<&Waker>) {
         self.exchange = Some(exchange);
         if !self.attached {
@@ -106,7 +106,7 @@ impl Place {
         }
     }
 
-    /// The connection turned out to speak that protocol.
+    /// The first bytes showed which protocol the connection speaks.
     pub(super) fn speaks(&mut self, protocol: usize) {
         self.protocol = u16::try_from(protocol).unwrap_or(u16::MAX);
     }
@@ -130,7 +130,7 @@ impl Place {
         }
     }
 
-    /// The connection is one of its user's.
+    /// Counts the connection towards its user's limit.
     pub(super) fn sit(&mut self, seat: Seat) {
         self.seat = Some(seat);
     }
@@ -142,7 +142,7 @@ impl Place {
         }
     }
 
-    /// A login was good, or not.
+    /// Counts a login as accepted or refused, under its protocol.
     pub(super) fn logged_in(&self, good: bool) {
         if let Some(counts) = self.node.connections.get(usize::from(self.protocol)) {
             let counter = if good { &counts.logged_in } else { &counts.login_refused };

@@ -1,5 +1,5 @@
-//! The task of a connection. Written by hand, because an `async fn` keeps its arguments beside what it makes of them,
-//! and an idle connection is to be small.
+//! The task of a connection. It is a hand-written future: an `async fn` would keep its arguments as well as the state it makes
+//! of them, and each idle connection would cost more memory.
 
 use super::{Connection, Place};
 use crate::node::Node;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::time::Sleep;
 
 thread_local! {
-    /// What all turns of this thread share.
+    /// Buffers and figures that all turns of this thread share.
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::new(Box::new(random)));
 }
 
@@ -36,8 +36,7 @@ enum State {
 }
 
 impl Serving {
-    /// For an accepted socket that does not block.
-    /// `over`: there is no room for it, and it is to be told so.
+    /// Takes an accepted, non-blocking socket. `over`: the connection limit is reached, so the client is only told so.
     pub(crate) fn new(node: Arc<Node>, door: Door, socket: Socket, over: bool) -> Serving {
         let now = node.clock.now();
         let place = Place::new(node, Arc::clone(&door.terms), over);

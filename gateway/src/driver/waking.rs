@@ -8,10 +8,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 
-/// The flag that is raised, and the task that looks at it.
+/// The flag that says "there is something for you", and the task to wake.
 pub(super) struct Waking {
     raised: AtomicBool,
-    /// A task's waker is the same in all its turns.
+    /// Set once: a task's waker is the same in all its turns.
     task: OnceLock<Waker>,
     /// The answer to the login that is under way.
     answer: Mutex<Option<Box<Event>>>,
@@ -26,7 +26,7 @@ impl Waking {
         }
     }
 
-    /// The task makes itself known, in its first turn.
+    /// Registers the task; called in its first turn.
     pub(super) fn introduce(&self, task: &Waker) {
         self.task.get_or_init(|| task.clone());
     }
@@ -36,9 +36,9 @@ impl Waking {
         self.task.get()
     }
 
-    /// Whether the flag was raised; lowers it. Must come before the engine is asked.
+    /// Clears the flag and returns whether it was set. Call it before asking the engine, else a wake in between is lost.
     pub(super) fn acknowledge(&self) -> bool {
-        // A load first, which is cheaper than a swap: most turns find the flag lowered.
+        // A load is cheaper than a swap, and most turns find the flag clear.
         self.raised.load(Ordering::Acquire) && self.raised.swap(false, Ordering::AcqRel)
     }
 
@@ -48,7 +48,7 @@ impl Waking {
 }
 
 impl Answer for Waking {
-    /// The login is decided, on whichever thread. The connection hears of it in its next turn.
+    /// Stores the login's answer and wakes the connection, which reads it in its next turn. Callable from any thread.
     fn answer(&self, answer: Event) {
         *self.answer.lock() = Some(Box::new(answer));
         self.wake();

@@ -10,11 +10,11 @@ use rustls::sign::CertifiedKey;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// See the module.
+/// The certificates of one listener.
 #[derive(Debug)]
 pub(super) struct Certificates {
     first: Arc<CertifiedKey>,
-    /// By DNS name in lower case; `*.plant.example` stands for one level more.
+    /// By DNS name in lower case; `*.plant.example` matches one further level.
     by_name: HashMap<String, Arc<CertifiedKey>>,
 }
 
@@ -47,7 +47,7 @@ impl Certificates {
         };
         let first = read(("cert", &tls.cert), ("key", &tls.key));
         let mut by_name = HashMap::new();
-        // The first one that has a name counts.
+        // If several certificates have a name, the first counts.
         for (cert, key) in tls.sni_certs.iter().zip(&tls.sni_keys) {
             if let Some(certified) = read(("sni_certs", cert), ("sni_keys", key)) {
                 for name in dns_names(&certified) {
@@ -84,7 +84,7 @@ impl ResolvesServerCert for Certificates {
 
 fn certified(cert: &Files<'_>, key: &Files<'_>, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, Trouble> {
     let chain = cert.certificates()?;
-    // rustls looks at it only where a client does not, and a client says no more than "bad certificate".
+    // A damaged certificate is reported here: rustls may accept it, and a client would only report "bad certificate".
     if chain.iter().any(|certificate| names::read(certificate).is_none()) {
         return Err(cert.trouble("holds a certificate that is damaged"));
     }

@@ -1,11 +1,11 @@
-//! PEM files, and what is wrong with them in words that name the file.
+//! Reads PEM files; every error names the file.
 
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-/// Something that is wrong with a key of a TLS section.
+/// An error in a key of a TLS section.
 #[derive(Debug, PartialEq)]
 pub(super) struct Trouble {
     /// Its name in the section.

@@ -40,17 +40,17 @@ pub(crate) struct Port {
 /// Settings for listeners, by their names.
 pub(crate) type Loaded = Vec<(String, Settings)>;
 
-/// What new connections of a listener are given.
+/// The settings that new connections of a listener get.
 #[derive(Clone)]
 pub(crate) struct Settings {
     server: Arc<ServerConfig>,
-    /// The same for QUIC, where the listener has that.
+    /// The same for QUIC, if the listener has it.
     quic: Option<Arc<quinn::ServerConfig>>,
     /// `None`: clients are not asked for certificates.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
-/// The TLS side of all listeners that have one.
+/// The TLS side of all listeners with TLS.
 #[derive(Default)]
 pub(crate) struct Ports {
     ports: Vec<Arc<Port>>,
@@ -65,7 +65,7 @@ pub(crate) struct Keys {
 }
 
 impl Ports {
-    /// With the keys of the data directory. A gateway without TLS has none.
+    /// Opens the ticket and QUIC keys in the data directory. A gateway without TLS needs none.
     ///
     /// # Errors
     /// Everything that is wrong with the files and what they hold, with paths.
@@ -100,7 +100,7 @@ impl Ports {
         Ok(Ports { ports, keys })
     }
 
-    /// That of a listener.
+    /// The TLS side of a listener.
     pub(crate) fn port(&self, name: &str) -> Option<Arc<Port>> {
         self.ports.iter().find(|port| port.name == name).map(Arc::clone)
     }
@@ -108,7 +108,7 @@ impl Ports {
     /// Reads the files again, for a [`Ports::replace`].
     ///
     /// # Errors
-    /// As [`Ports::new`], or a listener that is open has no certificate any more.
+    /// As [`Ports::new`], or an open listener no longer has a certificate.
     pub(crate) fn reload(&self, config: &Config) -> Result<Loaded, Vec<Problem>> {
         let loaded = load(config, &self.keys)?;
         warn_about_keys(config);
@@ -125,7 +125,7 @@ impl Ports {
         Err(orphans.into_iter().map(problem).collect())
     }
 
-    /// Gives other settings to the connections that come from here on.
+    /// Replaces the settings for new connections.
     pub(crate) fn replace(&self, loaded: Loaded) {
         for (name, settings) in loaded {
             match self.port(&name) {
@@ -153,7 +153,7 @@ impl Port {
     /// The server's side of a connection that begins.
     ///
     /// # Errors
-    /// rustls cannot make one, whatever the peer does.
+    /// rustls cannot make one from these settings; no fault of the peer.
     pub(crate) fn accept(&self) -> Result<(ServerConnection, Settings), rustls::Error> {
         let settings = self.settings.read().clone();
         ServerConnection::new(Arc::clone(&settings.server)).map(|connection| (connection, settings))
@@ -176,7 +176,7 @@ impl Settings {
     /// What the peer's certificate has proved, once the handshake is done.
     ///
     /// # Errors
-    /// The session was resumed, and its certificate is not good any more.
+    /// The session was resumed, and its certificate has expired or was revoked since.
     pub(crate) fn proved(&self, connection: &ServerConnection) -> Result<Option<Arc<Certificate>>, rustls::Error> {
         let chain = connection.peer_certificates().unwrap_or_default();
         self.proved_by(chain, connection.handshake_kind() == Some(HandshakeKind::Resumed))
@@ -186,7 +186,7 @@ impl Settings {
     /// expired since: if the session `may_be_resumed`, it is held against the CAs again.
     ///
     /// # Errors
-    /// It is not good any more.
+    /// The chain has expired or was revoked.
     pub(crate) fn proved_by(
         &self,
         chain: &[CertificateDer<'_>],
@@ -232,7 +232,7 @@ pub(crate) fn has_certificate(config: &Config, listener: &str) -> bool {
     own.is_some_and(|(_, own)| !Effective::new(config, listener, own).certificates.0.cert.is_empty())
 }
 
-/// What is wrong with the files that the configuration names for TLS.
+/// All errors in the files that the configuration names for TLS.
 pub(crate) fn check(config: &Config) -> Vec<Problem> {
     load(config, &Keys::default()).err().unwrap_or_default()
 }
@@ -254,7 +254,7 @@ pub(crate) fn expiries(config: &Config) -> Vec<(String, u64)> {
     paths.iter().filter_map(read).collect()
 }
 
-/// Says which private keys everybody can read. (A container's secrets often are so, and nobody else is there.)
+/// Lists private keys that every user can read. (In a container secrets often are, and there it is harmless.)
 fn warn_about_keys(config: &Config) {
     let sections = config.listeners_tls.iter().map(|(_, own)| own).chain([&config.tls]);
     let keys: BTreeSet<&String> = sections.flat_map(|tls| tls.sni_keys.iter().chain([&tls.key])).collect();
@@ -382,7 +382,7 @@ fn settings(
         }];
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 1;
-        // A ticket stands for a handshake that asked as much of the client as this listener does, and no other listener's.
+        // A ticket is accepted only by its own listener, and only if that listener still asks as much of the client.
         if has_tickets {
             let context = [tls.listener.as_bytes(), b"\0", carrier, &fingerprint].concat();
             server.ticketer = Arc::new(Ticketer::new(Arc::clone(&keys.tickets), &context));

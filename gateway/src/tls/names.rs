@@ -109,7 +109,7 @@ const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 /// 2.5.29.17
 const SUBJECT_ALTERNATIVE_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 
-/// The only common name. Of several, none: which one the CA has in mind, nobody can tell.
+/// The common name, if there is exactly one. With several, nobody can tell which one the CA means, so none counts.
 fn common_name(mut subject: Der<'_>) -> Option<Option<Name>> {
     let (mut name, mut count) = (None, 0);
     while let Some((tag, set)) = subject.optional()? {
@@ -134,7 +134,7 @@ fn collect(mut extension: Der<'_>, names: &mut Vec<AlternativeName>) -> Option<(
     }
     let (mut tag, mut value) = extension.next()?;
     if tag != OCTET_STRING {
-        // It says whether it is critical.
+        // The optional "critical" flag.
         (tag, value) = extension.next()?;
     }
     let (mut list, _) = enter((tag == OCTET_STRING).then_some(value)?, SEQUENCE)?;
@@ -261,7 +261,7 @@ mod tests {
         }
     }
 
-    /// Whatever stands there is read, or is no certificate; and nothing is read beyond its end.
+    /// Any bytes are either read or refused, and nothing is read beyond their end.
     #[test]
     fn a_certificate_cut_or_bent_at_any_byte_does_not_confuse() {
         let whole = certificate(&["edge 7"], &sans());

@@ -16,7 +16,7 @@ const SEND_WINDOW: u64 = 128 << 10;
 pub(crate) const STREAM_WINDOW: u32 = 64 << 10;
 /// The same over all streams. More than one stream's, so that a further stream, which is refused, does not stop the first.
 const RECEIVE_WINDOW: u32 = 256 << 10;
-/// The session's stream, and one that is refused: a client that opens it is to hear so.
+/// The session's stream, and one more that is refused with a code: at a limit of one, a client would wait instead.
 const STREAMS: u32 = 2;
 /// Handshakes that nobody has looked at yet. They are looked at in the turn in which they come.
 const INCOMING_MAX: usize = 1024;
@@ -37,7 +37,7 @@ pub(crate) struct Keys {
 const FILE: &str = "quic-secret";
 
 impl Default for Keys {
-    /// One that nobody will remember.
+    /// A secret that is not kept.
     fn default() -> Keys {
         Keys {
             secret: secret::fresh(),

@@ -16,9 +16,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// How long a ticket is good at least, and a key is used for new ones.
+/// How long a key seals new tickets, and the least time for which a ticket is accepted.
 const LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
-/// How often it is looked whether the key is too old.
+/// How often the age of the key is checked.
 const LOOK: Duration = Duration::from_secs(10 * 60);
 /// In the data directory.
 const FILE: &str = "tls-ticket-keys";
@@ -27,7 +27,7 @@ const FILE: &str = "tls-ticket-keys";
 #[derive(Default)]
 pub(crate) struct Tickets {
     keys: RwLock<Vec<Key>>,
-    /// `None`: they are not kept.
+    /// Where they are kept; `None`: only in memory.
     file: Option<PathBuf>,
 }
 
@@ -39,7 +39,7 @@ struct Key {
 }
 
 impl Tickets {
-    /// With the keys that the data directory has. What is wrong with them is no reason not to start: they are made anew.
+    /// Reads the keys from the data directory. Damaged keys do not keep the gateway from starting: new ones are made.
     pub(crate) fn open(data: &Path) -> Tickets {
         let file = data.join(FILE);
         let keys = match fs::read_to_string(&file) {
@@ -66,7 +66,7 @@ impl Tickets {
         let mut keys = self.keys.read().clone();
         let age = |key: &Key| now.checked_sub(key.made);
         let before = keys.len();
-        // A key from the future: the clock was set back, and nobody knows how old it is.
+        // A key from the future: the clock was set back, so its age is unknown.
         keys.retain(|key| age(key).is_some_and(|age| age < 2 * LIFETIME.as_secs()));
         let is_old = keys.first().and_then(age).is_none_or(|age| age >= LIFETIME.as_secs());
         if !is_old && keys.len() == before {
@@ -88,10 +88,10 @@ impl Tickets {
         *self.keys.write() = keys;
     }
 
-    /// Looks after the keys, for ever.
+    /// Renews and erases keys on time; never returns while there is TLS.
     pub(crate) async fn run(&self) {
         if self.file.is_none() {
-            // Nobody has TLS.
+            // No listener has TLS.
             return;
         }
         loop {
@@ -109,7 +109,7 @@ fn now() -> u64 {
 
 const HEADER: &str = "gatepost TLS ticket keys 1";
 
-/// A line a key: when it was made, and the secret.
+/// One line per key: the time it was made, and the secret.
 fn parse(text: &str) -> Option<Vec<Key>> {
     let mut lines = text.lines();
     if lines.next()? != HEADER {
@@ -160,7 +160,7 @@ pub(super) struct Ticketer {
 }
 
 const NAME_BYTES: usize = 16;
-/// A client's chain of certificates is in the ticket. More is nothing that we have made.
+/// Longest ticket accepted. A ticket contains the client's certificate chain; a longer one is not ours.
 const TICKET_BYTES_MAX: usize = 16 << 10;
 
 impl Ticketer {

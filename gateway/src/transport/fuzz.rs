@@ -7,7 +7,7 @@ use super::websocket::upgrade::{self, Rules};
 /// Reads `data` as a PROXY header.
 ///
 /// # Panics
-/// If reading as much as is asked for, and no more, says something else than the whole.
+/// If reading piece by piece, as the driver does, gives another result than reading all at once.
 pub fn fuzz_proxy(data: &[u8]) {
     let whole = proxy::read(data);
     let mut at = 0;
@@ -32,7 +32,7 @@ pub fn fuzz_proxy(data: &[u8]) {
 /// Reads `data`, behind an octet for the settings and one for the size of the pieces, as a client's WebSocket frames.
 ///
 /// # Panics
-/// If the pieces say something else than the whole, or more comes out than went in.
+/// If reading in pieces gives another result than reading all at once, or more bytes come out than went in.
 pub fn fuzz_frames(data: &[u8]) {
     let [settings, size, input @ ..] = data else { return };
     let decode = |size: usize| {
@@ -52,7 +52,7 @@ pub fn fuzz_frames(data: &[u8]) {
     assert_eq!(whole.1, pieces.1, "pieces and whole answer differently");
     assert_eq!(whole.2, pieces.2, "pieces and whole end differently");
     if matches!(whole.2, Some(End::Fault(fault)) if fault.code == INVALID) {
-        // How much of a text that is none gets through depends on where it was cut.
+        // How much of an invalid text gets through depends on where it was cut.
         let common = whole.0.len().min(pieces.0.len());
         assert_eq!(whole.0[..common], pieces.0[..common], "pieces and whole differ");
     } else {
@@ -63,7 +63,7 @@ pub fn fuzz_frames(data: &[u8]) {
 /// Reads `data` as the request for a WebSocket.
 ///
 /// # Panics
-/// If an agreement depends on what follows the request, or an answer is no head of HTTP.
+/// If the outcome depends on bytes after the request, or an answer is not a valid HTTP head.
 pub fn fuzz_upgrade(data: &[u8]) {
     let rules = Rules {
         paths: &["/mqtt", "/ws"],

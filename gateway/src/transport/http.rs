@@ -1,4 +1,4 @@
-//! A socket, or TLS over one, as hyper wants it.
+//! A socket, with or without TLS, as the `Read` and `Write` that hyper needs.
 
 use super::Tcp;
 use super::tls::{Handshake, Progress, Refused, Tls};
@@ -11,17 +11,17 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// See the module.
+/// A connection of the HTTP server.
 pub(crate) enum HttpStream {
     Plain(TcpStream),
     Tls(Box<Tls>),
 }
 
 impl HttpStream {
-    /// After the handshake, if there is a `port` for one.
+    /// Takes the socket; with a `port`, returns when the TLS handshake is done.
     ///
     /// # Errors
-    /// The peer has gone, or it and we do not agree on TLS.
+    /// The peer has gone, or the TLS handshake failed.
     pub(crate) async fn open(stream: TcpStream, port: Option<Arc<Port>>) -> io::Result<HttpStream> {
         let Some(port) = port else {
             return Ok(HttpStream::Plain(stream));
@@ -38,7 +38,7 @@ impl HttpStream {
                     Poll::Pending
                 }
                 Progress::Done((tls, _)) => Poll::Ready(Ok(HttpStream::Tls(Box::new(tls)))),
-                // The alert is written already, if the socket took it.
+                // The TLS alert has already been written, if the socket took it.
                 Progress::Refused(_, Refused::Gone(error)) => Poll::Ready(Err(error)),
                 Progress::Refused(..) => Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
             }

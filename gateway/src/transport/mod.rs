@@ -1,12 +1,12 @@
-//! What carries a connection's bytes. An enum, matched once for a read and once for a write of a turn; never a trait
-//! object, and nothing here is called per message.
+//! What carries a connection's bytes: TCP, TLS, Unix socket, WebSocket, QUIC. An enum, matched once per read and once per write
+//! of a turn. Nothing here is called per message.
 //!
-//! A further transport is a further variant. What each of them has to say:
+//! A new transport is a new variant. Each variant answers:
 //!
-//! - `poll_more`: whether a read would bring something now. Bytes that are decrypted or unframed already count; only
-//!   without any is the socket asked, and then it wakes the task.
-//! - `poll_flush`: the transport's own output (a TLS alert, a pong, a close frame), which no session knows of.
-//! - `poll_close`: says to the peer that nothing follows, in the transport's own way.
+//! - `poll_more`: whether a read would return something now. Bytes that are already decrypted or unframed count. Only without
+//!   any is the socket polled, which then wakes the task.
+//! - `poll_flush`: writes the transport's own output (a TLS alert, a pong, a close frame), which no session knows of.
+//! - `poll_close`: tells the peer that nothing follows, in the transport's own way.
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
@@ -35,13 +35,13 @@ use tokio::io::{AsyncRead, ReadBuf};
 use unix::Unix;
 use websocket::WebSocket;
 
-/// See the module.
+/// The transport of one connection.
 pub(crate) enum Transport {
     Tcp(Tcp),
     Tls(Tls),
     Unix(Unix),
     Quic(Box<Quic>),
-    /// Over one of the others.
+    /// Over one of the other variants.
     WebSocket(Box<WebSocket>),
 }
 
@@ -89,10 +89,10 @@ impl Transport {
         }
     }
 
-    /// Once a turn, too: what an earlier write left behind goes out.
+    /// Also called once a turn, to send what an earlier write left in a buffer.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            // The kernel has all of it, or quinn.
+            // Nothing is buffered here: the kernel or quinn has it all.
             Transport::Tcp(_) | Transport::Unix(_) | Transport::Quic(_) => Poll::Ready(Ok(())),
             Transport::Tls(tls) => tls.poll_flush(cx),
             Transport::WebSocket(websocket) => websocket.poll_flush(cx),
@@ -109,8 +109,8 @@ impl Transport {
         }
     }
 
-    /// The session is over. Returns whether the peer still hears what is written, though the session can read no more:
-    /// `broken` says so.
+    /// Tells the transport that the session is over; `broken`: because reading failed. Returns whether the peer can still receive
+    /// what is written.
     pub(crate) fn end(&mut self, abnormal: bool, broken: bool) -> bool {
         match self {
             Transport::Tcp(_) | Transport::Unix(_) => !broken,
@@ -130,13 +130,13 @@ impl Transport {
         }
     }
 
-    /// How long the peer may take to close after our last word.
+    /// How long the peer may take to close after our last byte.
     pub(crate) fn linger(&self) -> Duration {
         match self {
             Transport::Tcp(_) | Transport::Tls(_) | Transport::Unix(_) | Transport::WebSocket(_) => {
                 Duration::from_secs(1)
             }
-            // The last packet may have to be sent again.
+            // Longer: the last packet may have to be retransmitted.
             Transport::Quic(_) => Duration::from_secs(2),
         }
     }
@@ -149,7 +149,8 @@ impl Transport {
         }
     }
 
-    /// What the transport does by time. `reading`: the session reads; if not, the peer's silence is our doing.
+    /// Runs the transport's timers. `reading`: the session reads at present; if not, the peer's silence proves nothing, because we
+    /// read no answer of it.
     ///
     /// # Errors
     /// The peer has vanished.
@@ -160,7 +161,7 @@ impl Transport {
         }
     }
 
-    /// Memory that buffers of its own hold.
+    /// Bytes of memory in the transport's own buffers.
     pub(crate) fn buffered(&self) -> usize {
         match self {
             Transport::Tcp(_) | Transport::Unix(_) => 0,
@@ -182,7 +183,7 @@ impl Transport {
         }
     }
 
-    /// What the peer began with on a bare socket, as far as it is remembered.
+    /// The first bytes of the peer on a plain socket, for the log.
     pub(crate) fn first_bytes(&self) -> &[u8] {
         match self {
             Transport::Tcp(tcp) => tcp.first_bytes(),
@@ -195,14 +196,14 @@ impl Transport {
         matches!(self.first_bytes(), [0x16] | [0x16, 0x03, ..])
     }
 
-    /// The session has no heart-beats: the system is to find out when the peer has vanished.
+    /// Turns on TCP keep-alive, for a session without heart-beats: else nobody notices that the peer has vanished.
     pub(crate) fn keep_alive(&self) -> io::Result<()> {
         match self {
             Transport::Tcp(tcp) => tcp.keep_alive(),
             Transport::Tls(tls) => tls.keep_alive(),
-            // The other end is a process of this machine; the kernel closes the socket when it ends.
+            // The peer is a process on this machine; the kernel closes the socket when the process ends.
             Transport::Unix(_) => Ok(()),
-            // It has asked from the start: `limits.quic_ping`.
+            // QUIC pings from the start: `limits.quic_ping`.
             Transport::Quic(_) => Ok(()),
             Transport::WebSocket(websocket) => websocket.under().keep_alive(),
         }

@@ -33,15 +33,15 @@ use tokio::time::Sleep;
 
 /// An accepted socket, which does not block.
 pub(crate) enum Socket {
-    /// With the address it comes from.
+    /// TCP, with the client's address.
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
-    /// A QUIC handshake that has begun.
+    /// QUIC, whose handshake has begun.
     Quic(Box<Arrival>),
 }
 
 impl Socket {
-    /// Where it comes from; `None`: from this machine, through a file.
+    /// The client's address; `None`: it came through a Unix socket.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         match self {
             Socket::Tcp(_, address) => Some(*address),
@@ -51,12 +51,12 @@ impl Socket {
     }
 }
 
-/// What a listener has for those who connect.
+/// The settings of a listener that its new connections need.
 #[derive(Clone)]
 pub(crate) struct Door {
-    /// On which terms they may.
+    /// Limits, vhost and login rules of its connections.
     pub(crate) terms: Arc<Terms>,
-    /// TLS comes first.
+    /// TLS settings; `None`: plain text.
     pub(crate) tls: Option<Arc<Port>>,
 }
 
@@ -69,7 +69,7 @@ pub(crate) struct Opening {
 
 enum Stage {
     Accepted(Socket),
-    /// What takes bytes or time.
+    /// The stage it is at.
     Waiting(Box<Waiting>),
     Done,
 }
@@ -77,28 +77,28 @@ enum Stage {
 struct Waiting {
     step: Step,
     peer: Peer,
-    /// When the handshake's time is over, or the farewell's.
+    /// When the time for the handshake ends, or that for a refusal's last bytes.
     timer: Pin<Box<Sleep>>,
 }
 
 enum Step {
-    /// As much of a PROXY header as has come.
+    /// Waits for a PROXY header; holds its bytes so far.
     Proxy(Transport, Vec<u8>),
     Handshake(Box<Handshake>),
     Quic(Arriving),
-    /// The handshake failed; the peer is told.
+    /// The handshake failed; the TLS alert is being written.
     HandshakeEnding(Box<Handshake>),
     Upgrade(Upgrading),
-    /// The upgrade is refused; the peer is told.
+    /// The upgrade is refused; the HTTP answer is being written.
     UpgradeEnding(Upgrading),
 }
 
-/// How a step went.
+/// The outcome of one step.
 enum Next {
     Pending(Step),
     Step(Step),
     Opened(Transport),
-    /// The peer was turned away; this tells it.
+    /// The peer is refused; this stage tells it why.
     Farewell(Step),
     Gone,
 }
@@ -112,7 +112,7 @@ pub(crate) struct Opened {
     pub(crate) since: Now,
 }
 
-/// How long a peer that was turned away may take to hear why.
+/// How long a refused peer may take to read why.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 impl Opening {
@@ -124,10 +124,10 @@ impl Opening {
         }
     }
 
-    /// Within the runtime that has the sockets.
+    /// Must be called within the runtime that owns the sockets.
     ///
     /// # Errors
-    /// There will be no session: the peer has gone, or was turned away. That is counted and logged.
+    /// The peer has gone, or is refused: there will be no session. The refusal is counted and logged.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, node: &Node) -> Poll<io::Result<Opened>> {
         let (mut step, mut peer, mut timer) = match std::mem::replace(&mut self.stage, Stage::Done) {
             Stage::Accepted(socket) => {
@@ -140,7 +140,7 @@ impl Opening {
                         let peer = Peer::at(address, socket.local_addr().ok());
                         (self.first(Transport::Tcp(Tcp::new(socket)?)), peer)
                     }
-                    // Whoever may open the file is on this machine and was let in by the file's owner.
+                    // Only processes on this machine that the file's permissions allow can connect here.
                     Socket::Unix(socket) => (self.first(Transport::Unix(Unix::new(socket)?)), Peer::on_this_machine()),
                 };
                 let step = match first {
@@ -180,7 +180,7 @@ impl Opening {
             Step::Proxy(mut transport, mut header) => match read_proxy(cx, &mut transport, &mut header) {
                 Poll::Pending => Next::Pending(Step::Proxy(transport, header)),
                 Poll::Ready(Ok(claim)) => {
-                    // Whoever comes through a proxy is not a user of this machine, wherever the proxy runs.
+                    // A client behind a proxy is never trusted as local, even if the proxy runs on this machine.
                     peer.is_local = false;
                     if let Claim::Client { from, to } = claim {
                         (peer.address, peer.local_address) = (Some(from), Some(to));
@@ -214,7 +214,7 @@ impl Opening {
             Step::Quic(mut arriving) => match arriving.poll(cx) {
                 Poll::Pending => Next::Pending(Step::Quic(arriving)),
                 Poll::Ready(Ok((quic, certificate))) => {
-                    // The handshake has shown that it comes from there.
+                    // The handshake has proved the address: its packets reached the client there.
                     let now = node.clock.now().monotonic;
                     let welcome = peer.address.map(|from| node.protection.admit(now, from.ip(), true));
                     if let Some(Err(why)) = welcome {
@@ -241,7 +241,7 @@ impl Opening {
         }
     }
 
-    /// What comes first on a socket.
+    /// The first stage of a stream socket.
     fn first(&self, transport: Transport) -> Next {
         match self.door.terms.proxies {
             Some(_) => Next::Step(Step::Proxy(transport, Vec::new())),
@@ -272,7 +272,7 @@ impl Opening {
         match upgrading.poll(cx, rules) {
             Poll::Pending => Next::Pending(Step::Upgrade(upgrading)),
             Poll::Ready(Ok(trusted)) => {
-                // A browser on this machine may run a page from anywhere.
+                // A browser on this machine may run a page of any site, so loopback alone proves no trust.
                 peer.is_local &= trusted;
                 let (under, early) = upgrading.into_parts();
                 let config = node.config();
@@ -305,7 +305,7 @@ impl Opening {
         }
     }
 
-    /// The time for all steps is over.
+    /// The time limit for all steps has passed.
     fn too_slow(&self, node: &Node, step: &Step, peer: &Peer) {
         match step {
             Step::Proxy(..) => self.proxy_refused(node, peer, "not complete within limits.handshake_timeout"),
@@ -351,7 +351,7 @@ impl Opening {
         }
     }
 
-    /// The client's address, which is known only now, may not come in.
+    /// The client's address, known only now (from a PROXY header), is banned or over its limit.
     fn unwelcome(&self, node: &Node, peer: &Peer, why: &str) {
         if let Some(counts) = node.connections.get(self.door.terms.protocol) {
             counts.refused.fetch_add(1, Ordering::Relaxed);
@@ -375,7 +375,7 @@ impl Opening {
     fn report(&self, node: &Node, listener: &str, peer: &Peer, refused: &Refused) {
         let peer = address_text(peer);
         if let Refused::Gone(why) = refused {
-            // A port scan, or a probe whether somebody listens, is not worth a line at `info`.
+            // Port scans and health probes would fill the log at `info`.
             tracing::debug!(peer, listener, %why, "the peer left before TLS was agreed on");
             return;
         }

@@ -1,8 +1,8 @@
-//! The PROXY protocol, versions 1 and 2, without I/O: a proxy in front of us says whom it passes on.
+//! The PROXY protocol, versions 1 and 2, without I/O: a proxy in front of us names the client whose connection it forwards.
 //!
-//! Nothing is guessed: a listener either demands a header or takes none. Whoever could send one could claim any address,
-//! so only the networks of `listeners.NAME.proxy_from` may. And a client that comes through a proxy is never a user of
-//! this machine, whatever its address: not after `LOCAL` or `UNKNOWN` either.
+//! A listener either requires a header or accepts none; it never guesses. A header can claim any address, so only the networks
+//! of `listeners.NAME.proxy_from` may send one. A client behind a proxy is never trusted as local, whatever its address, and
+//! neither after `LOCAL` or `UNKNOWN`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -14,18 +14,18 @@ const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The signature, version and command, family, length.
 const FIXED: usize = 16;
 
-/// What the bytes of a header come to.
+/// The result of reading a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// At least so many more bytes belong to the header. Reading no more than these leaves what follows alone.
+    /// The header is incomplete by at least this many bytes. Read no more than these: what follows belongs to the session.
     More(usize),
     /// It is complete.
     Done(Claim),
-    /// It is none; the text says why.
+    /// Not a valid header; the text says why.
     Bad(&'static str),
 }
 
-/// Whom a header speaks of.
+/// The addresses that a header states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Claim {
     /// A client at `from` that connected to `to`.
@@ -35,7 +35,7 @@ pub(crate) enum Claim {
         /// The address it asked for.
         to: SocketAddr,
     },
-    /// The proxy itself (a health check), or a client that it says nothing about: the socket's addresses stand.
+    /// The connection is the proxy's own (a health check), or the client's address is not stated: the socket's addresses count.
     Unknown,
 }
 
@@ -43,7 +43,7 @@ pub(crate) enum Claim {
 pub(crate) fn read(bytes: &[u8]) -> Verdict {
     let known = bytes.len().min(SIGNATURE.len());
     if bytes.get(..known) == SIGNATURE.get(..known) && known < SIGNATURE.len() {
-        // A line of version 1 has more bytes than the signature, too.
+        // A line of version 1 is longer than the signature, so 12 bytes are never too many to ask for.
         return Verdict::More(SIGNATURE.len() - known);
     }
     if bytes.starts_with(SIGNATURE) {

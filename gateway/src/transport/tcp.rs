@@ -8,20 +8,20 @@ use std::time::Duration;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
 
-/// See the module.
+/// A TCP connection.
 pub(crate) struct Tcp {
     stream: TcpStream,
-    /// What the peer began with, for the log.
+    /// The first bytes of the peer, for the log.
     first: [u8; FIRST],
-    /// Bytes of it.
+    /// How many of them are filled.
     first_len: u8,
 }
 
 /// Enough to tell TLS, HTTP and our protocols from each other.
 const FIRST: usize = 10;
 
-/// A silent peer is asked after this long, then this often; after so many questions without an answer it is gone. (Linux
-/// asks after two hours by default: too late for whoever waits for a will, or for the deliveries it holds.)
+/// TCP keep-alive: the first probe comes after this silence, further ones at this interval; after this many without an answer the
+/// peer is gone. (Linux probes after two hours by default: too late for its will and for the deliveries it has not settled.)
 const KEEP_ALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
     .with_interval(Duration::from_secs(10))
@@ -56,7 +56,7 @@ impl Tcp {
         self.stream.poll_peek(cx, buffer).map_ok(|_| ())
     }
 
-    /// What the first read brought, or the beginning of it.
+    /// The beginning of what the first read returned.
     pub(super) fn first_bytes(&self) -> &[u8] {
         self.first.get(..usize::from(self.first_len)).unwrap_or_default()
     }

@@ -1,8 +1,8 @@
 //! TLS over TCP: rustls without I/O of its own, fed from the socket.
 //!
-//! What it buffers is bounded. From the peer: one record that has not arrived completely (18 KiB; in the handshake one
-//! message, 64 KiB), and what is decrypted and not read yet, which is at most what one read from the socket completed. To
-//! the peer: one record, because no further one is made before the socket has taken the last one.
+//! Its buffers are bounded. From the peer: one incomplete record (18 KiB; during the handshake one message, 64 KiB), and decrypted
+//! bytes that are not read yet, at most what one read from the socket completed. To the peer: one record, because the next is
+//! made only after the socket has taken the last.
 
 use super::Tcp;
 use crate::driver::next_round;
@@ -20,13 +20,13 @@ pub(crate) struct Tls {
     session: Box<ServerConnection>,
     /// Bytes that are decrypted and not read yet.
     readable: usize,
-    /// Bytes of a record that has not arrived completely, as far as can be told from outside.
+    /// Estimated bytes of an incomplete record; rustls does not report them.
     unfinished: usize,
-    /// The peer has said that nothing follows, or closed the socket.
+    /// The peer has sent close_notify or closed the socket.
     ended: bool,
-    /// It has said so, and may still hear us.
+    /// It has sent close_notify only, so it may still read what we write.
     hears: bool,
-    /// What broke the connection while a read had brought something: the next read says it.
+    /// An error that came together with data: the data is returned first, and the next read returns this.
     broken: Option<io::Error>,
 }
 

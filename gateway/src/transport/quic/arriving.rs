@@ -18,7 +18,7 @@ pub(crate) struct Arrival {
     pub(super) settings: Settings,
     pub(super) underway: Underway,
     pub(crate) from: SocketAddr,
-    /// Our address, as far as the system says it.
+    /// Our address; `None` if the system does not report it.
     pub(crate) to: Option<SocketAddr>,
 }
 
@@ -38,13 +38,13 @@ impl Drop for Underway {
     }
 }
 
-/// Why a client came to no session.
+/// Why a client got no session.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unfit {
-    /// It has gone by itself.
+    /// It has left.
     #[error("{0}")]
     Gone(ConnectionError),
-    /// TLS or QUIC say why, and have told the client.
+    /// TLS or QUIC failed; quinn has told the client. The text is for the log.
     #[error("{0}")]
     Refused(ConnectionError),
     /// Its certificate is not good any more.
@@ -66,11 +66,11 @@ impl From<ConnectionError> for Unfit {
 /// A connection with its stream, and what the client's certificate has proved.
 type Arrived = (Quic, Option<Arc<Certificate>>);
 
-/// See the module. A client is told if this is dropped before it has opened its stream.
+/// A client's way from its first packet to its stream. Dropping this early closes the connection, and the client is told.
 pub(crate) struct Arriving(Pin<Box<dyn Future<Output = Result<Arrived, Unfit>> + Send>>);
 
 impl Arriving {
-    /// Within the runtime that has the sockets.
+    /// Must be called within the runtime that owns the sockets.
     pub(crate) fn new(arrival: Arrival) -> Arriving {
         Arriving(Box::pin(arrive(arrival)))
     }
@@ -87,7 +87,7 @@ async fn arrive(arrival: Arrival) -> Result<Arrived, Unfit> {
         underway,
         ..
     } = arrival;
-    // Early data waits at quinn until here: whatever is read before could be a replay.
+    // Early data waits in quinn until the handshake is done: bytes read before could be a replay.
     let mut unopened = Unopened {
         connection: connecting.await?,
         is_open: false,
@@ -118,11 +118,11 @@ impl Drop for Unopened {
     }
 }
 
-/// The client's other streams end at once with a code; the first one and the connection go on. Ends with the connection.
+/// Refuses all further streams of the client with a code; its first stream goes on. Returns when the connection ends.
 async fn refuse_further_streams(connection: Connection, counts: Arc<Counts>) {
     while let Ok((mut send, mut receive)) = connection.accept_bi().await {
         counts.streams_refused.fetch_add(1, Ordering::Relaxed);
-        // Fails where the client has ended them itself.
+        // An error means that the client has ended the stream itself.
         let _ = send.reset(FURTHER_STREAM);
         let _ = receive.stop(FURTHER_STREAM);
     }

@@ -9,7 +9,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// A listening socket at its runtime.
+/// A listening UDP socket, registered with its runtime.
 pub(crate) struct Endpoint {
     endpoint: quinn::Endpoint,
     port: Arc<Port>,
@@ -17,10 +17,10 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Within its runtime.
+    /// Must be called within the runtime that is to own the socket.
     ///
     /// # Errors
-    /// The runtime cannot have it, or its listener has no certificate.
+    /// The runtime cannot register the socket, or the listener has no certificate.
     pub(crate) fn new(socket: UdpSocket, port: Arc<Port>, node: &Node) -> io::Result<Endpoint> {
         let address = socket.local_addr()?;
         let Some((server, _)) = port.accept_quic() else {
@@ -42,8 +42,8 @@ impl Endpoint {
 
     /// The next client that wants to connect.
     ///
-    /// While few handshakes are under way, clients are believed their addresses. Over that, a client first has to show that
-    /// it gets what is sent there, which costs it a round trip and us no memory (RFC 9000 8.1.2).
+    /// While few handshakes are under way, addresses are believed. Above that number, a client first has to prove that it receives
+    /// packets at its address. This costs it a round trip, and us no memory (RFC 9000 8.1.2).
     pub(crate) async fn next(&self, node: &Node) -> Incoming {
         loop {
             let Some(incoming) = self.endpoint.accept().await else {
@@ -56,7 +56,7 @@ impl Endpoint {
                 return incoming;
             }
             node.quic.retries.fetch_add(1, Ordering::Relaxed);
-            // Fails only for one that has shown it.
+            // Fails only for a client that has proved its address already; those do not come here.
             let _ = incoming.retry();
         }
     }

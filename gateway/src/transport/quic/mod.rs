@@ -3,8 +3,8 @@
 //! The packets, their loss, a client's change of address and the windows are quinn's. What it buffers is bounded by the
 //! windows in `tls::quic`: what the peer has not confirmed, and what has arrived and is not read.
 //!
-//! A connection ends in this order, because whoever closes a QUIC connection throws away what is still on its way: our last
-//! bytes, the end of our stream, the client closes, or we do once its time is over.
+//! Closing a QUIC connection discards data still on its way. So a connection ends in this order: our last bytes, the end of our
+//! stream, then the client closes; if it does not in time, we do.
 
 mod arriving;
 mod endpoint;
@@ -23,14 +23,14 @@ use tokio::io::ReadBuf;
 
 /// The session ended in good order, or the peer went first.
 const DONE: VarInt = VarInt::from_u32(0);
-/// The session ended in a mistake of the client's, which its protocol has told it where it can.
+/// The session ended because of a client's error; its protocol has told it, where the protocol can.
 const BROKEN_OFF: VarInt = VarInt::from_u32(1);
 /// The client opened no stream in time.
 const NO_STREAM: VarInt = VarInt::from_u32(3);
 /// A stream beside the one that carries the session.
 const FURTHER_STREAM: VarInt = VarInt::from_u32(4);
 
-/// What a node counts of QUIC.
+/// A node's QUIC counters.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     /// Handshakes under way, which end with the client's stream.
@@ -46,17 +46,17 @@ pub(crate) struct Quic {
     connection: Connection,
     send: SendStream,
     receive: RecvStream,
-    /// Bytes that were read to see whether there are any.
+    /// Bytes that `poll_more` read ahead; the next read returns them first.
     ahead: Vec<u8>,
-    /// The last read has not brought all there was.
+    /// The last read stopped at the buffer's end, so there may be more.
     has_more: bool,
-    /// The peer takes no more at present.
+    /// The last write filled the window: the peer has to confirm first.
     is_full: bool,
     /// The code to close with.
     code: VarInt,
 }
 
-/// Bytes read by a look whether there are any.
+/// How many bytes `poll_more` reads ahead.
 const LOOK: usize = 512;
 /// What may be written and not confirmed.
 const UNCONFIRMED: usize = 128 << 10;
@@ -108,7 +108,7 @@ impl Quic {
         written
     }
 
-    /// Says that nothing follows. The connection stays, so that this arrives.
+    /// Ends our stream. The connection stays open, so that the last bytes and this end arrive.
     pub(super) fn poll_close(&mut self) -> Poll<io::Result<()>> {
         // Said once, however often it is called.
         let _ = self.send.finish();
@@ -120,7 +120,7 @@ impl Quic {
         self.code = BROKEN_OFF;
     }
 
-    /// Memory that its buffers hold, at most, as far as can be told from outside.
+    /// Upper bound of the bytes in its buffers; quinn does not report the exact number.
     pub(super) fn buffered(&self) -> usize {
         let unread = if self.has_more { STREAM_WINDOW as usize } else { 0 };
         let unconfirmed = if self.is_full { UNCONFIRMED } else { 0 };
@@ -135,7 +135,7 @@ impl Quic {
 
 impl Drop for Quic {
     fn drop(&mut self) {
-        // Whoever watches for further streams has the connection, too, so it would not close by itself.
+        // The task that refuses further streams also holds the connection, so dropping ours would not close it.
         self.connection.close(self.code, b"");
     }
 }
