@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gatepost_core::command::{Command, Get, Outcome, PublishFlags};
 use gatepost_core::event::{Delivery, DeliveryFlags, Event};
-use gatepost_core::message::{Dialect, EXCHANGE_NAME_MAX, Envelope, KEY_MAX, Message};
+use gatepost_core::message::{Dialect, EXCHANGE_NAME_MAX, Envelope, Message};
 use gatepost_core::properties::{Codecs, Origin, Properties, ReplyTo, Value as CoreValue, neutral};
 use gatepost_core::topic;
 use serde_json::{Map, Value, json};
@@ -56,9 +56,8 @@ async fn publish(
         return Err(Refusal::bad_request(text));
     }
     let exchange = if exchange == DEFAULT { "" } else { &exchange };
-    if exchange.len() > EXCHANGE_NAME_MAX || key.len() > KEY_MAX {
-        return Err(Refusal::bad_request("routing_key: at most 255 bytes"));
-    }
+    short("exchange", exchange)?;
+    short("routing_key", key)?;
     let (envelope, properties) = properties(&members, &caller, &node)?;
     let vhost = caller.vhost_to_use(&node, &vhost)?;
     let mut errand = Errand::of(&caller, &node, &vhost)?;
@@ -80,6 +79,17 @@ async fn publish(
     }
 }
 
+/// Checks that AMQP consumers can be sent `text`: names, routing keys and properties are short strings there (AMQP 0-9-1
+/// 4.2.5.3).
+fn short(field: &str, text: &str) -> Result<(), Refusal> {
+    if text.len() > EXCHANGE_NAME_MAX {
+        return Err(Refusal::bad_request(format!(
+            "{field}: at most {EXCHANGE_NAME_MAX} bytes"
+        )));
+    }
+    Ok(())
+}
+
 fn payload(body: &Body) -> Result<Vec<u8>, Refusal> {
     let payload = body.required("payload")?;
     match body.required("payload_encoding")? {
@@ -94,7 +104,12 @@ fn payload(body: &Body) -> Result<Vec<u8>, Refusal> {
 /// What a message says of itself, as AMQP's clients write it. What is not known is left out.
 fn properties(members: &Map<String, Value>, caller: &Caller, node: &Node) -> Result<(Envelope, Properties), Refusal> {
     let members = Body::of(members.clone());
-    let text = |key: &str| Ok::<_, Refusal>(members.text(key)?.map(Into::into));
+    let short_text = |key: &str| {
+        let text = members.text(key)?;
+        text.map_or(Ok(()), |text| short(key, text))?;
+        Ok::<_, Refusal>(text)
+    };
+    let text = |key: &str| Ok::<_, Refusal>(short_text(key)?.map(Into::into));
     let within = |key: &str, max: i64| {
         let number = members.number(key)?;
         match number {
@@ -105,7 +120,7 @@ fn properties(members: &Map<String, Value>, caller: &Caller, node: &Node) -> Res
     let mut properties = Properties {
         content_type: text("content_type")?,
         content_encoding: text("content_encoding")?,
-        correlation: members.text("correlation_id")?.map(|id| id.as_bytes().into()),
+        correlation: short_text("correlation_id")?.map(|id| id.as_bytes().into()),
         reply_to: text("reply_to")?.map(ReplyTo::Queue),
         priority: within("priority", 255)?.and_then(|n| u8::try_from(n).ok()),
         message_id: text("message_id")?,

@@ -125,6 +125,22 @@ def names_and_keys_that_amqp_cannot_say_400():
     equal(ADMIN.ask("PUT", f"/api/queues/%2F/{long}", {}).status, 400)
     equal(ADMIN.ask("PUT", f"/api/exchanges/%2F/{long}", {"type": "direct"}).status, 400)
     equal(ADMIN.ask("POST", f"/api/bindings/%2F/e/amq.direct/q/{name}", {"routing_key": long}).status, 400)
+    message = {"properties": {}, "routing_key": name, "payload": "x", "payload_encoding": "string"}
+
+    def refused(exchange, **changes):
+        answer = ADMIN.ask("POST", f"/api/exchanges/%2F/{exchange}/publish", {**message, **changes})
+        equal(answer.status, 400)
+        return answer.reason
+
+    equal(refused(long), "exchange: at most 255 bytes")
+    equal(refused("amq.default", routing_key=long), "routing_key: at most 255 bytes")
+    shorts = "content_type content_encoding correlation_id reply_to message_id type app_id user_id".split()
+    for field in shorts:
+        equal(refused("amq.default", properties={field: long}), f"{field}: at most 255 bytes")
+    at_most = {field: "x" * 255 for field in shorts if field != "user_id"}
+    publish("amq.default", name, properties=at_most)
+    [got] = fetch(name)
+    equal({field: got["properties"].get(field) for field in at_most}, at_most)
 
 
 @case
