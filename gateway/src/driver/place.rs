@@ -20,9 +20,9 @@ pub(super) struct Place {
     protocol: u16,
     /// Counted in `Node::attached` until its last output is written, so that a stop waits for it.
     attached: bool,
-    /// The connection limit is reached. This one was accepted only to be refused in its protocol's words.
+    /// A limit on connections is reached. This one was accepted only to be refused in its protocol's words.
     pub(super) over: bool,
-    /// It has sent bytes, and the log has a line about it. So the log gets a line about its end too.
+    /// It has sent bytes. A connection that never does is no more than a probe, and leaves no line in the log at `info`.
     pub(super) heard: bool,
     /// The answer to its failed login was delayed.
     pub(super) delayed: bool,

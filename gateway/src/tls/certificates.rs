@@ -47,7 +47,7 @@ impl Certificates {
         };
         let first = read(("cert", &tls.cert), ("key", &tls.key));
         let mut by_name = HashMap::new();
-        // If several certificates have a name, the first counts.
+        // If several of them have a name, the first counts. The listener's own certificate goes before all of them: see below.
         for (cert, key) in tls.sni_certs.iter().zip(&tls.sni_keys) {
             if let Some(certified) = read(("sni_certs", cert), ("sni_keys", key)) {
                 for name in dns_names(&certified) {

@@ -109,8 +109,8 @@ impl Transport {
         }
     }
 
-    /// Tells the transport that the session is over; `broken`: because reading failed. Returns whether the peer can still receive
-    /// what is written.
+    /// Tells the transport that the session is over; `broken`: a read or a write has failed, or the peer has closed. Returns
+    /// whether the peer can still receive what is written.
     pub(crate) fn end(&mut self, abnormal: bool, broken: bool) -> bool {
         match self {
             Transport::Tcp(_) | Transport::Unix(_) => !broken,

@@ -351,7 +351,7 @@ impl Opening {
         }
     }
 
-    /// The client's address, known only now (from a PROXY header), is banned or over its limit.
+    /// The client's address, which a PROXY header or a QUIC handshake has only now established, is banned or over its limit.
     fn unwelcome(&self, node: &Node, peer: &Peer, why: &str) {
         if let Some(counts) = node.connections.get(self.door.terms.protocol) {
             counts.refused.fetch_add(1, Ordering::Relaxed);

@@ -50,7 +50,7 @@ pub(crate) struct Quic {
     ahead: Vec<u8>,
     /// The last read stopped at the buffer's end, so there may be more.
     has_more: bool,
-    /// The last write filled the window: the peer has to confirm first.
+    /// The last write was not taken: the window is full, and the peer has to confirm first.
     is_full: bool,
     /// The code to close with.
     code: VarInt,
