@@ -1,29 +1,10 @@
-//! MQTT sessions: open, take over, offline, in flight both ways, wills, retained messages, expiry.
+//! MQTT sessions: open, take over, offline, in flight both ways, expiry.
 
 use crate::support::*;
-use gatepost_core::command::{Command, RetainHandling, Will};
+use gatepost_core::command::Command;
 use gatepost_core::testing::disk::Crash;
 use gatepost_core::testing::world::{Client, NO_ROOM, World};
 use std::time::Duration;
-
-fn open(w: &mut World, id: &str) -> Client {
-    let c = w.connect("mqtt");
-    run(w, c, [kept(id)]);
-    c
-}
-/// A kept session with one subscription.
-fn subscriber(w: &mut World, id: &str, name: &str, qos: u8) -> Client {
-    let c = open(w, id);
-    run(w, c, [subscribe(vec![filter(name, qos)])]);
-    c
-}
-fn will(topic: &str, delay: u64) -> Will {
-    Will {
-        message: topic_message(topic, "will", |_| {}),
-        delay: Duration::from_secs(delay),
-        expiry: None,
-    }
-}
 
 #[test]
 fn a_session_is_present_when_its_client_comes_back_unless_it_starts_clean() {
@@ -380,110 +361,6 @@ fn in_flight_bodies_come_back_from_disk_some_at_a_time() {
     }
 }
 
-#[test]
-fn a_will_is_published_when_the_connection_ends_unless_it_is_dropped() {
-    let mut w = World::new(1);
-    let watch = subscriber(&mut w, "watch", "#", 0);
-    for said_goodbye in [false, true] {
-        let c = w.connect("mqtt");
-        run(&mut w, c, [session("c", |s| s.will = Some(will("gone", 0)))]);
-        if said_goodbye {
-            w.send(c, vec![Command::DropWill]);
-        }
-        w.drop_client(c);
-        let expected: &[&str] = if said_goodbye {
-            &[]
-        } else {
-            &["publish q0 #0 gone will"]
-        };
-        assert_eq!(now(&mut w, watch), expected);
-    }
-}
-
-#[test]
-fn a_delayed_will_waits_and_is_cancelled_by_a_return_but_not_beyond_the_session() {
-    let mut w = World::new(1);
-    let watch = subscriber(&mut w, "watch", "#", 0);
-    let connect = |w: &mut World, delay, expiry| {
-        let c = w.connect("mqtt");
-        run(
-            w,
-            c,
-            [session("c", |s| {
-                s.will = Some(will("gone", delay));
-                s.expiry = Some(expiry);
-            })],
-        );
-        c
-    };
-    let c = connect(&mut w, 10, 60);
-    w.drop_client(c);
-    w.advance(Duration::from_secs(9));
-    let c = connect(&mut w, 10, 60);
-    w.advance(Duration::from_secs(20));
-    assert!(now(&mut w, watch).is_empty(), "it came back in time");
-    w.drop_client(c);
-    w.advance(Duration::from_millis(10_001));
-    assert_eq!(now(&mut w, watch), ["publish q0 #0 gone will"]);
-    let c = connect(&mut w, 100, 5);
-    w.drop_client(c);
-    w.advance(Duration::from_millis(5_001));
-    assert_eq!(
-        now(&mut w, watch),
-        ["publish q0 #0 gone will"],
-        "the session ended before the delay"
-    );
-}
-
-#[test]
-fn a_takeover_publishes_the_will_without_delay_and_cancels_the_delayed_one() {
-    let mut w = World::new(1);
-    let watch = subscriber(&mut w, "watch", "#", 0);
-    for (delay, clean, heard) in [(0, false, true), (10, false, false), (10, true, true)] {
-        let a = w.connect("mqtt");
-        run(&mut w, a, [session("c", |s| s.will = Some(will("gone", delay)))]);
-        let b = w.connect("mqtt");
-        w.send(b, vec![session("c", |s| s.clean_start = clean)]);
-        assert!(
-            now(&mut w, watch).is_empty(),
-            "the old connection may still say goodbye"
-        );
-        w.drop_client(a);
-        hear(&mut w, b);
-        assert_eq!(
-            now(&mut w, watch).len(),
-            usize::from(heard),
-            "delay {delay}, clean start {clean}"
-        );
-        w.drop_client(b);
-    }
-}
-
-#[test]
-fn a_takeover_of_a_session_without_expiry_publishes_its_delayed_will() {
-    // The client was taken to be back before the delay was over, but its session had ended.
-    let mut w = World::new(1);
-    let watch = subscriber(&mut w, "watch", "#", 0);
-    for (expiry, heard) in [(0, true), (60, false)] {
-        let a = w.connect("mqtt");
-        let c = session("c", |s| {
-            s.will = Some(will("gone", 10));
-            s.expiry = Some(expiry);
-        });
-        run(&mut w, a, [c]);
-        let b = w.connect("mqtt");
-        w.send(b, vec![session("c", |s| s.expiry = Some(60))]);
-        w.drop_client(a);
-        let present = hear(&mut w, b);
-        assert_eq!(present, [if heard { "open new" } else { "open present" }]);
-        assert_eq!(now(&mut w, watch).len(), usize::from(heard), "expiry {expiry}");
-        w.drop_client(b);
-        let c = w.connect("mqtt");
-        run(&mut w, c, [clean("c")]);
-        w.drop_client(c);
-    }
-}
-
 /// Five messages of QoS 1 and one of QoS 2 are in flight, and the client is back with another receive maximum.
 fn back_with(w: &mut World, receive_maximum: u16) -> Client {
     let p = open(w, "p");
@@ -597,98 +474,6 @@ fn acknowledgements_of_qos_2_for_a_message_of_qos_1_fail() {
     }
     // It is in flight as before.
     assert_eq!(w.counters().messages_unsettled, 2);
-}
-
-#[test]
-fn retained_messages_are_replayed_as_the_subscription_asks() {
-    let mut w = World::new(1);
-    let p = open(&mut w, "p");
-    run(&mut w, p, [retain("a/1", "x"), retain("a/2", "y"), retain("a/1", "z")]);
-    let c = open(&mut w, "c");
-    let as_asked = |handling| {
-        let mut f = filter("a/+", 1);
-        f.retain_handling = handling;
-        subscribe(vec![f])
-    };
-    let mut heard = run(&mut w, c, [as_asked(RetainHandling::IfNew)]);
-    heard.sort();
-    assert_eq!(
-        heard,
-        [
-            "publish q1 #1 a/1 z retain",
-            "publish q1 #2 a/2 y retain",
-            "suback 1 [Ok(1)]"
-        ]
-    );
-    assert_eq!(run(&mut w, c, [as_asked(RetainHandling::IfNew)]), ["suback 1 [Ok(1)]"]);
-    assert_eq!(run(&mut w, c, [as_asked(RetainHandling::Never)]), ["suback 1 [Ok(1)]"]);
-    assert_eq!(run(&mut w, c, [as_asked(RetainHandling::Always)]).len(), 3);
-    run(&mut w, p, [retain("a/1", "")]);
-    w.crash(Crash::Power);
-    let c = open(&mut w, "d");
-    assert_eq!(
-        run(&mut w, c, [subscribe(vec![filter("#", 0)])]),
-        ["suback 1 [Ok(0)]", "publish q0 #0 a/2 y retain"]
-    );
-}
-
-#[test]
-fn live_messages_follow_a_retained_one() {
-    // The replay happens inside the take that asks for it. It woke its own link; the driver dropped that wake, the engine
-    // took it for one on its way, and no live message ever woke the link again.
-    let mut w = World::new(1);
-    let p = open(&mut w, "p");
-    run(&mut w, p, [retain("t", "kept")]);
-    let c = open(&mut w, "c");
-    let heard = run(&mut w, c, [subscribe(vec![filter("t", 0)])]);
-    assert_eq!(heard, ["suback 1 [Ok(0)]", "publish q0 #0 t kept retain"]);
-    assert!(!w.is_due(c), "it has taken everything and was told so");
-    w.send(p, vec![mqtt("t", "live", 0, 0)]);
-    assert!(w.is_due(c), "it was not woken");
-    assert_eq!(now(&mut w, c), ["publish q0 #0 t live"]);
-}
-
-#[test]
-fn a_retained_message_is_confirmed_when_the_log_keeps_it_whoever_settles_it_before() {
-    // The settle of the one subscriber confirmed it: a power cut then lost the retained message.
-    let mut w = World::new(1);
-    let p = open(&mut w, "p");
-    let c = subscriber(&mut w, "c", "t", 1);
-    w.send(p, vec![retain("t", "m")]);
-    assert_eq!(now(&mut w, c), ["publish q1 #1 t m"]);
-    w.send(c, vec![puback(1)]);
-    assert!(now(&mut w, p).is_empty());
-    assert_eq!(hear(&mut w, p), ["confirmed 1"]);
-}
-
-#[test]
-fn many_retained_messages_are_replayed_as_the_client_takes_them() {
-    // All of them went into its queue at once.
-    let mut w = World::new(1);
-    let p = open(&mut w, "p");
-    w.set_audits(false);
-    for n in 0..2_000 {
-        run(&mut w, p, [retain(&format!("t/{n}"), "m")]);
-    }
-    let c = w.connect("mqtt");
-    run(&mut w, c, [session("c", |s| s.receive_maximum = 10)]);
-    w.send(c, vec![subscribe(vec![filter("t/#", 1)])]);
-    w.catch_up();
-    let mut heard = hear(&mut w, c);
-    assert!(
-        w.counters().messages_ready < 1_000,
-        "{} in its queue",
-        w.counters().messages_ready
-    );
-    let mut seen = 0;
-    while let Some(l) = heard.pop() {
-        if l.starts_with("publish") {
-            seen += 1;
-            let id: u16 = l.split(' ').nth(2).unwrap()[1..].parse().unwrap();
-            heard.extend(run(&mut w, c, [puback(id)]));
-        }
-    }
-    assert_eq!(seen, 2_000);
 }
 
 #[test]
@@ -806,20 +591,6 @@ fn an_expiry_is_counted_once_over_restarts() {
         w.stop_and_start();
     }
     assert_eq!(w.counters().sessions, 0);
-}
-
-#[test]
-fn the_will_and_the_messages_of_a_clean_session_go_with_it() {
-    let mut w = World::new(1);
-    let (p, c) = (open(&mut w, "p"), w.connect("mqtt"));
-    run(&mut w, c, [clean("c"), subscribe(vec![filter("t", 2)])]);
-    run(&mut w, p, (0..5).map(|_| mqtt("t", "m", 1, 0)).collect::<Vec<_>>());
-    hear(&mut w, c);
-    w.drop_client(c);
-    assert_eq!(
-        (w.counters().sessions, w.counters().queues, w.counters().memory_bytes),
-        (1, 1, 0)
-    );
 }
 
 #[test]

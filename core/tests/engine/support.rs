@@ -428,3 +428,25 @@ pub(crate) fn assert_counted(numbers: &[usize], upto: usize) {
     assert!(wrong.is_none(), "{wrong:?}");
     assert_eq!(numbers.len(), upto);
 }
+
+/// A client of MQTT with a kept session.
+pub(crate) fn open(w: &mut World, id: &str) -> Client {
+    let c = w.connect("mqtt");
+    run(w, c, [kept(id)]);
+    c
+}
+
+/// A kept session with one subscription.
+pub(crate) fn subscriber(w: &mut World, id: &str, name: &str, qos: u8) -> Client {
+    let c = open(w, id);
+    run(w, c, [subscribe(vec![filter(name, qos)])]);
+    c
+}
+
+pub(crate) fn will(topic: &str, delay: u64) -> Will {
+    Will {
+        message: topic_message(topic, "will", |_| {}),
+        delay: Duration::from_secs(delay),
+        expiry: None,
+    }
+}
