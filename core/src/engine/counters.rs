@@ -250,7 +250,9 @@ pub struct Counters {
     pub cancelled_writes: u64,
     /// Wills that were delivered without the log, because the disk was full: a restart loses them.
     pub wills_not_logged: u64,
-    /// Queues created.
+    /// Declarations of queues that were accepted: those that created one, and those that found it there.
+    pub queues_declared: u64,
+    /// Queues created. A restart creates none: those that it finds in the log are not new.
     pub queues_created: u64,
     /// Queues deleted.
     pub queues_deleted: u64,

@@ -188,6 +188,7 @@ impl Engine {
                 && (c.lenient || !c.name.starts_with("amq."))
             {
                 self.check_same_queue(link, &c, queue)?;
+                self.counters.queues_declared += 1;
                 self.use_queue(queue);
                 // The creating declare may not be synced yet, so this answer waits too.
                 let durable = self.queues[queue].durable;
@@ -283,6 +284,7 @@ impl Engine {
         q.auto_delete = c.auto_delete;
         q.arguments = arguments;
         let queue = self.add_queue(q);
+        self.count_new_queue();
         if c.exclusive
             && let Some(l) = self.links.get_mut(link)
         {
@@ -311,8 +313,13 @@ impl Engine {
         let name = q.name.clone();
         let queue = self.queues.insert(q);
         self.router.add_queue(&name, router_slot(queue));
-        self.counters.queues_created += 1;
         queue
+    }
+
+    /// Counts a queue that is new, and not found in the log.
+    pub(super) fn count_new_queue(&mut self) {
+        self.counters.queues_declared += 1;
+        self.counters.queues_created += 1;
     }
 
     /// Checks what is asked of a queue or an exchange without making it. What is there already, and what its maker may do, is

@@ -48,6 +48,7 @@ impl Engine {
         let traffic = self.counters.of(place);
         traffic.got += 1;
         traffic.got_no_ack += u64::from(no_ack);
+        traffic.redelivered += u64::from(entry.flags.has(EntryFlags::REDELIVERED));
         traffic.delivered_bytes += message.body().len() as u64;
         // Until now it counted as fetched.
         self.count_released(link, cost(&entry.body));
@@ -128,6 +129,11 @@ impl Engine {
         let ch = l.channel(channel);
         ch.delivered += 1;
         let number = ch.delivered;
+        if flags.contains(DeliveryFlags::REDELIVERED)
+            && let Some(q) = self.queues.get_mut(queue)
+        {
+            q.seldom.redelivered += 1;
+        }
         if no_ack {
             traffic.delivered_no_ack += 1;
             self.settle_entry(queue, entry, false);
@@ -138,11 +144,6 @@ impl Engine {
                 consumer: Some(key),
                 entry,
             };
-            if flags.contains(DeliveryFlags::REDELIVERED)
-                && let Some(q) = self.queues.get_mut(queue)
-            {
-                q.seldom.redelivered += 1;
-            }
             self.count_and_shed(queue, &mut delivered.entry);
             self.note_unsettled(link, channel, number, delivered);
         }
@@ -176,8 +177,12 @@ impl Engine {
         let message = message.clone();
         let qos = entry.flags.qos().min(granted);
         let mut flags = entry.flags.delivery();
+        let again = entry.flags.has(EntryFlags::REDELIVERED);
         let shared = self.queues.get_mut(queue).is_some_and(|q| {
             q.delivered += u64::from(qos > 0);
+            if again {
+                q.seldom.redelivered += 1;
+            }
             q.kind == QueueKind::Shared
         });
         if shared {
@@ -204,6 +209,7 @@ impl Engine {
         };
         let traffic = self.counters.of(l.traffic);
         traffic.delivered_bytes += delivery.message.body().len() as u64;
+        traffic.redelivered += u64::from(again);
         if qos == 0 {
             traffic.delivered_no_ack += 1;
             self.settle_entry(queue, entry, false);

@@ -156,7 +156,12 @@ impl Engine {
         if let Some(l) = self.links.get_mut(link) {
             l.outbox.pop();
         }
-        let Engine { links, sessions, .. } = self;
+        let Engine {
+            links,
+            sessions,
+            queues,
+            ..
+        } = self;
         let session = links.get_mut(link).and_then(|l| l.session);
         let Some(s) = session.and_then(|s| sessions.get_mut(s)) else {
             return;
@@ -183,6 +188,10 @@ impl Engine {
             extra: o.entry.delivery_extra(),
         }));
         self.memory.shed(&mut o.entry);
+        if let Some(q) = queues.get_mut(o.queue) {
+            q.delivered += 1;
+            q.seldom.redelivered += 1;
+        }
         if let Some(l) = links.get(link) {
             let traffic = self.counters.of(l.traffic);
             traffic.redelivered += 1;

@@ -229,6 +229,7 @@ impl Engine {
     pub(crate) fn add_special_queue(&mut self, name: Name, kind: QueueKind, durable: bool) -> QueueKey {
         let q = Queue::new(self.queues.new_number(), name, kind, durable, self.now.monotonic);
         let queue = self.add_queue(q);
+        self.count_new_queue();
         if durable {
             let client_id = match kind {
                 QueueKind::Session(session) => Some(&self.sessions[session].client_id),

@@ -7,6 +7,7 @@ mod bound_replay;
 mod budget;
 mod clock;
 mod consuming;
+mod counting;
 mod damaged;
 mod dead_letters;
 mod definitions;

@@ -2,7 +2,7 @@
 
 use super::caller::{Caller, monitors};
 use super::fields::Fields;
-use super::overview;
+use super::overview::{self, CHURN};
 use super::rates::{Figure, NodeHistory, NodeSample, Spans};
 use super::view::{Pages, Row, View};
 use super::{Answer, Api, Refusal};
@@ -61,12 +61,8 @@ impl Row for Shown<'_> {
             ("fd_used", Figure::FilesUsed),
             ("sockets_used", Figure::SocketsUsed),
             ("disk_free", Figure::DiskFree),
-            ("connection_created", Figure::ConnectionCreated),
-            ("connection_closed", Figure::ConnectionClosed),
-            ("queue_created", Figure::QueueCreated),
-            ("queue_deleted", Figure::QueueDeleted),
         ];
-        for (key, figure) in gauges {
+        for (key, figure) in gauges.into_iter().chain(CHURN) {
             let of = |sample: &NodeSample| sample.of(figure);
             self.history.write(fields, key, of(&self.sample), spans.node, of);
         }

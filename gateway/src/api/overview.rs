@@ -63,7 +63,7 @@ async fn get(caller: Caller, view: View, State(node): Api) -> Answer {
         });
         fields.object("churn_rates", |fields| {
             for (key, figure) in CHURN {
-                let of = |sample: &NodeSample| figure.map_or(0, |figure| sample.of(figure));
+                let of = |sample: &NodeSample| sample.of(figure);
                 history.write(fields, key, of(&sample), view.spans.messages, of);
             }
         });
@@ -105,15 +105,15 @@ fn write_names(fields: &mut Fields<'_>, _: &Node) {
     fields.value("sample_retention_policies", &kept);
 }
 
-const CHURN: [(&str, Option<Figure>); 7] = [
-    ("connection_created", Some(Figure::ConnectionCreated)),
-    ("connection_closed", Some(Figure::ConnectionClosed)),
-    // Channels are not counted.
-    ("channel_created", None),
-    ("channel_closed", None),
-    ("queue_declared", Some(Figure::QueueCreated)),
-    ("queue_created", Some(Figure::QueueCreated)),
-    ("queue_deleted", Some(Figure::QueueDeleted)),
+/// What comes and goes, of a node or of all.
+pub(super) const CHURN: [(&str, Figure); 7] = [
+    ("connection_created", Figure::ConnectionCreated),
+    ("connection_closed", Figure::ConnectionClosed),
+    ("channel_created", Figure::ChannelCreated),
+    ("channel_closed", Figure::ChannelClosed),
+    ("queue_declared", Figure::QueueDeclared),
+    ("queue_created", Figure::QueueCreated),
+    ("queue_deleted", Figure::QueueDeleted),
 ];
 
 const MESSAGE_STATS: [(&str, Figure); 11] = [

@@ -66,13 +66,13 @@ pub(super) const CONSUMING: &[(&str, &str, TrafficField)] = &[
     ),
     (
         "rabbitmq_global_messages_delivered_get_manual_ack_total",
-        "Messages fetched one by one.",
-        |c| c.got,
+        "Messages fetched one by one, to be settled.",
+        |c| c.got.saturating_sub(c.got_no_ack),
     ),
     (
         "rabbitmq_global_messages_delivered_get_auto_ack_total",
-        "Counted with those to be settled.",
-        |_| 0,
+        "Messages fetched one by one, settled when sent.",
+        |c| c.got_no_ack,
     ),
     (
         "rabbitmq_global_messages_redelivered_total",
@@ -158,8 +158,8 @@ pub(super) const TRAFFIC: &[(&str, &str, TrafficField)] = &[
 pub(super) const COUNTERS: &[(&str, &str, Field)] = &[
     (
         "rabbitmq_queues_declared_total",
-        "Queues declared that were not there.",
-        |c| c.queues_created,
+        "Declarations of queues, of those that were there as well.",
+        |c| c.queues_declared,
     ),
     ("rabbitmq_queues_created_total", "Queues created.", |c| c.queues_created),
     (
@@ -332,3 +332,33 @@ pub(super) const STORE_GAUGES: &[(&str, &str, StoreField)] = &[
         |s| &s.open_files,
     ),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fetched messages that were settled when sent counted with those to be settled.
+    #[test]
+    fn fetched_messages_are_told_apart_by_how_they_are_settled() {
+        let traffic = Traffic {
+            delivered: 100,
+            delivered_no_ack: 10,
+            got: 5,
+            got_no_ack: 2,
+            ..Traffic::default()
+        };
+        let value = |name: &str| {
+            let found = CONSUMING.iter().find(|(known, ..)| *known == name);
+            found.map(|(_, _, of)| of(&traffic))
+        };
+        let ways = [
+            "consume_manual_ack",
+            "consume_auto_ack",
+            "get_manual_ack",
+            "get_auto_ack",
+        ];
+        let counts = ways.map(|way| value(&format!("rabbitmq_global_messages_delivered_{way}_total")));
+        assert_eq!(counts, [Some(100), Some(10), Some(3), Some(2)]);
+        assert_eq!(value("rabbitmq_global_messages_delivered_total"), Some(115));
+    }
+}

@@ -452,6 +452,45 @@ def overview_says_what_it_is():
 
 
 @case
+def what_comes_and_goes_is_counted():
+    def churn():
+        rates = ADMIN.get("/api/overview")["churn_rates"]
+        assert all(isinstance(rates[f"{key}_details"]["rate"], (int, float)) for key in rates if not key.endswith("_details"))
+        return {key: value for key, value in rates.items() if not key.endswith("_details")}
+
+    before = churn()
+    connection = amqp.connect()
+    channel, name = connection.channel(), unique("churn")
+    for _ in range(3):
+        channel.queue_declare(name)
+    channel.queue_delete(name)
+    channel.close()
+    connection.close()
+    expected = {
+        "connection_created": 1,
+        "connection_closed": 1,
+        "channel_created": 1,
+        "channel_closed": 1,
+        "queue_declared": 3,
+        "queue_created": 1,
+        "queue_deleted": 1,
+    }
+
+    def counted():
+        now = churn()
+        return all(now[key] - before[key] >= count for key, count in expected.items())
+
+    eventually(counted, f"{expected} more than {before}", 30)
+    now = churn()
+    if not RABBITMQ:
+        # Found there twice, and not created.
+        more = (now["queue_declared"] - now["queue_created"]) - (before["queue_declared"] - before["queue_created"])
+        assert more >= 2, (before, now)
+        nodes = ADMIN.get("/api/nodes")[0]
+        assert nodes["channel_created"] >= now["channel_created"] and "queue_declared_details" in nodes, nodes
+
+
+@case
 def health_checks_are_green():
     for path in (
         "healthchecks/node",
