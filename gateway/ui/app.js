@@ -86,9 +86,9 @@ async function show(refresh = false) {
     const content = await page.render({ ...at, me, again: () => show(true) });
     if (mine !== turn || !me) return;
     if (!refresh || !page.still) {
-      const focused = refresh ? keepFocus(main) : null;
+      const kept = refresh ? [keepFocus(main), keepScroll(main)] : [];
       main.replaceChildren(...[content].flat(9).filter((node) => node instanceof Node || typeof node === "string"));
-      focused?.(main);
+      for (const restore of kept) restore?.(main);
     }
   } catch (error) {
     if (mine !== turn || !me) return;
@@ -100,16 +100,28 @@ async function show(refresh = false) {
 function tick() {
   const typing = document.activeElement?.closest?.("form, details[open]") && document.activeElement.matches("input, select, textarea, button");
   const reading = document.querySelector("main details[open], main form input:not(:placeholder-shown):focus");
+  // A refresh would undo a selection before it is copied.
+  const selecting = String(getSelection()) !== "";
   const { page } = here();
-  if (document.hidden || typing || reading || PAGES[page][1].still) timer = setTimeout(tick, EVERY);
+  if (document.hidden || typing || reading || selecting || PAGES[page][1].still) timer = setTimeout(tick, EVERY);
   else show(true);
 }
 
-/** A refresh replaces the page: who was on a link or a button stays on it. */
+/** A refresh replaces the page: who was on a link or a button stays on it. What may move has a key. */
 function keepFocus(main) {
-  const all = [...main.querySelectorAll("a, button, input, select")];
-  const index = all.indexOf(document.activeElement);
-  return index < 0 ? null : (fresh) => fresh.querySelectorAll("a, button, input, select")[index]?.focus();
+  const focused = document.activeElement;
+  const all = "a, button, input, select, [tabindex]";
+  const index = [...main.querySelectorAll(all)].indexOf(focused);
+  const { key } = focused.dataset;
+  const found = (fresh) => (key ? [...fresh.querySelectorAll("[data-key]")].find((node) => node.dataset.key === key) : fresh.querySelectorAll(all)[index]);
+  return index < 0 ? null : (fresh) => found(fresh)?.focus({ preventScroll: true });
+}
+
+/** What was scrolled within the page stays so. */
+function keepScroll(main) {
+  const boxes = ".scroll, pre";
+  const before = [...main.querySelectorAll(boxes)].map((box) => [box.scrollLeft, box.scrollTop]);
+  return (fresh) => fresh.querySelectorAll(boxes).forEach((box, n) => before[n] && box.scrollTo(...before[n]));
 }
 
 async function start() {

@@ -12,6 +12,7 @@ const mqtt = require("mqtt");
 const pictures = process.env.GATEPOST_PICTURES;
 const address = process.env.GATEPOST_CONSOLE ?? `http://${host}:${ports.management}`;
 const open = await browser();
+const PAGES = ["overview", "connections", "channels", "exchanges", "queues", "mqtt", "policies", "admin", "log", "try"];
 
 /** The console at one of its pages, logged in. */
 async function consoleAt(place = "overview") {
@@ -40,17 +41,24 @@ async function consoleAt(place = "overview") {
     await eventually(() => page.evaluate(`Boolean(${button})`), `the button ${name}`);
     await page.evaluate(`${button}.click()`);
   };
-  const go = (where) => page.evaluate(`location.hash = ${JSON.stringify(`#/${where}`)}`);
+  const go = (where) => page.evaluate(`(() => { const to = ${JSON.stringify(`#/${where}`)}; if (location.hash === to) dispatchEvent(new Event("hashchange")); else location.hash = to; })()`);
+  /** Goes there, and waits until that page is shown and not the one before. */
+  const goAfresh = async (where) => {
+    await page.evaluate(`document.querySelector("main").replaceChildren()`);
+    await go(where);
+    const shown = `document.querySelector("nav [aria-current]")?.getAttribute("href") === "#/${where.split("/")[0]}" && Boolean(document.querySelector("main h1"))`;
+    await eventually(() => page.evaluate(shown), where);
+  };
   await page.agree();
   await eventually(() => page.evaluate(`Boolean(document.querySelector(".login, nav"))`), "the login");
   if (await page.evaluate(`Boolean(document.querySelector(".login"))`)) await send("Log in", { user: "guest", password: "guest" });
-  return { ...page, text, shows, send, press, go };
+  return { ...page, text, shows, send, press, go, goAfresh };
 }
 
 /** A picture of the page as it is, in each look. */
 async function photograph(page, name) {
   if (!pictures) return;
-  for (const [look, settings] of Object.entries({ light: { width: 1280, height: 900 }, dark: { width: 1280, height: 900, dark: true }, narrow: { width: 400, height: 900 } })) {
+  for (const [look, settings] of Object.entries({ light: { width: 1280, height: 900 }, dark: { width: 1280, height: 900, dark: true }, narrow: { width: 390, height: 900 } })) {
     await page.looks(settings);
     await page.picture(path.join(pictures, `${name}-${look}.png`));
   }
@@ -227,9 +235,8 @@ test("MQTT and STOMP are tried in the page, and meet", async () => {
 
 test("every control has a name, and every page one heading", async () => {
   const page = await consoleAt("overview");
-  for (const name of ["overview", "connections", "channels", "exchanges", "queues", "mqtt", "policies", "admin", "log", "try"]) {
-    await page.go(name);
-    await eventually(() => page.evaluate(`document.querySelector("nav [aria-current]")?.getAttribute("href") === "#/${name}" && !document.querySelector("main").innerText.includes("Loading")`), name);
+  for (const name of PAGES) {
+    await page.goAfresh(name);
     const nameless = await page.evaluate(`[...document.querySelectorAll("main input, main select, main textarea, main button, main svg[role=img]")].filter((c) => !(c.labels?.length || c.getAttribute("aria-label") || c.textContent.trim())).map((c) => c.outerHTML.slice(0, 120))`);
     assert.deepEqual(nameless, [], `controls without a name on ${name}`);
     const headings = await page.evaluate(`document.querySelectorAll("h1").length`);
@@ -247,6 +254,79 @@ test("with Tab and Enter alone one gets to another page", async () => {
   }
   await page.key("Enter");
   await eventually(() => page.evaluate(`location.hash === "#/queues"`), "the page of queues");
+});
+
+/** Texts whose contrast with their ground is under what WCAG's level AA asks. Runs in the page. */
+function faint() {
+  const colour = (text) => { const [r, g, b, a = 1] = text.match(/[\d.]+/g).map(Number); return { r, g, b, a }; };
+  const over = (top, under) => ({ r: top.r * top.a + under.r * (1 - top.a), g: top.g * top.a + under.g * (1 - top.a), b: top.b * top.a + under.b * (1 - top.a), a: 1 });
+  const light = ({ r, g, b }) => [r, g, b].map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)).reduce((sum, c, n) => sum + c * [0.2126, 0.7152, 0.0722][n], 0);
+  const ground = (element) => {
+    const layers = [];
+    for (let at = element; at; at = at.parentElement) layers.push(colour(getComputedStyle(at).backgroundColor));
+    return layers.reverse().reduce((under, top) => over(top, under), colour(getComputedStyle(document.body).backgroundColor));
+  };
+  const found = [];
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let text = texts.nextNode(); text; text = texts.nextNode()) {
+    const element = text.parentElement;
+    if (!text.data.trim() || !element.getClientRects().length || element.closest("title, :disabled")) continue;
+    const style = getComputedStyle(element);
+    const inSvg = element instanceof SVGElement;
+    const grounds = [ground(element)];
+    const rect = inSvg && element.parentElement.querySelector(":scope > rect");
+    if (rect) grounds[0] = colour(getComputedStyle(rect).fill);
+    const size = parseFloat(style.fontSize);
+    const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
+    for (const under of grounds) {
+      const [a, b] = [light(over(colour(inSvg ? style.fill : style.color), under)), light(under)];
+      const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+      if (ratio < (large ? 3 : 4.5)) found.push(`${text.data.trim().slice(0, 40)}: ${ratio.toFixed(2)}`);
+    }
+  }
+  return found;
+}
+
+/** What makes the page scroll sideways. Not measured against the window: a scroll bar at its side takes some of it. Runs in the page. */
+function beyond() {
+  const { clientWidth, scrollWidth } = document.documentElement;
+  if (scrollWidth <= clientWidth) return [];
+  const found = [...document.querySelectorAll("body *")].filter((e) => e.getBoundingClientRect().right > clientWidth && !e.closest(".scroll"));
+  return [`${scrollWidth} px in ${clientWidth}`, ...found.map((e) => e.outerHTML.slice(0, 100)).slice(0, 5)];
+}
+
+test("texts stand out from their ground, and a narrow page does not scroll sideways", async () => {
+  const [queue, exchange] = [unique("q".repeat(60)), unique("x".repeat(60))];
+  const channel = await amqp();
+  await channel.assertQueue(queue);
+  await channel.assertExchange(exchange, "topic");
+  await channel.bindQueue(queue, exchange, "a.#");
+  const page = await consoleAt("overview");
+  await page.shows("Listeners");
+  for (const name of [...PAGES, `queues/%2F/${queue}`, `exchanges/%2F/${exchange}`]) {
+    await page.goAfresh(name);
+    await page.evaluate(`document.querySelectorAll("main details").forEach((one) => (one.open = true))`);
+    for (const dark of [false, true]) {
+      await page.looks({ width: 1280, height: 900, dark });
+      await eventually(() => page.evaluate(`matchMedia("(prefers-color-scheme: dark)").matches === ${dark}`), "the theme");
+      assert.deepEqual(await page.evaluate(`(${faint})()`), [], `texts on ${name}, ${dark ? "dark" : "light"}`);
+    }
+    await page.looks({ width: 390, height: 900 });
+    await eventually(() => page.evaluate("innerWidth === 390"), "a narrow window");
+    const wide = await page.evaluate(`(${beyond})()`);
+    assert.deepEqual(wide, [], `${name} is wider than the window`);
+  }
+});
+
+test("whoever goes by keyboard sees where they are", async () => {
+  const page = await consoleAt("queues");
+  await page.shows("Declare a queue");
+  await page.evaluate(`document.querySelector(".skip").focus()`);
+  for (let n = 0; n < 30; n++) {
+    await page.key("Tab");
+    const unseen = await page.evaluate(`(() => { const at = document.activeElement; return at === document.body || getComputedStyle(at).outlineStyle !== "none" ? "" : at.outerHTML.slice(0, 120); })()`);
+    assert.equal(unseen, "", "an element that shows no focus");
+  }
 });
 
 await main(90_000);
