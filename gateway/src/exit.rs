@@ -14,6 +14,9 @@ pub enum Failure {
     NoSuchUser(String),
     #[error("{0}")]
     Unavailable(String),
+    /// A code of monitoring plugins.
+    #[error("{1}")]
+    Check(u8, String),
     #[error("{0}")]
     DataRepaired(String),
     #[error("{0}")]
@@ -34,6 +37,7 @@ impl Failure {
     /// The code of `sysexits.h`; 1, as `fsck` has it, for damage that was found and repaired.
     pub fn code(&self) -> ExitCode {
         ExitCode::from(match self {
+            Failure::Check(code, _) => *code,
             Failure::DataRepaired(_) => 1,
             Failure::Usage(_) => 64,
             Failure::DataDamaged(_) => 65,

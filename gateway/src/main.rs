@@ -74,6 +74,13 @@ enum Verb {
         /// The mosquitto.conf or rabbitmq.conf
         file: PathBuf,
     },
+    /// Print what completes this command line in a shell
+    ///
+    /// Such as: gatepost completions bash > /etc/bash_completion.d/gatepost
+    Completions {
+        /// The shell
+        shell: gatepost::control::Shell,
+    },
     #[command(flatten)]
     Control(gatepost::control::Verb),
 }
@@ -104,13 +111,32 @@ fn main() -> ExitCode {
     if std::env::args_os().any(|argument| argument == "config") {
         command = command.mut_subcommand("config", |config| config.after_long_help(config::help(None)));
     }
-    let arguments = Arguments::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    let matches = command.get_matches_from(words());
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("{failure}");
             failure.code()
         }
+    }
+}
+
+/// The command line. `gatepostctl` and `rabbitmqctl` also know RabbitMQ's verbs.
+fn words() -> Vec<std::ffi::OsString> {
+    let all: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    let name = all.first().and_then(|path| std::path::Path::new(path).file_name());
+    if !name.is_some_and(|name| name == "gatepostctl" || name == "rabbitmqctl") {
+        return all;
+    }
+    // What is not Unicode is no verb.
+    let texts: Option<Vec<String>> = all.iter().map(|word| word.to_str().map(str::to_owned)).collect();
+    match texts {
+        Some(texts) => gatepost::control::translate(texts)
+            .into_iter()
+            .map(Into::into)
+            .collect(),
+        None => all,
     }
 }
 
@@ -138,6 +164,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
                 )));
             }
             print!("{text}");
+            return Ok(());
+        }
+        Some(Verb::Completions { shell }) => {
+            print!("{}", gatepost::control::completions(shell, &Arguments::command()));
             return Ok(());
         }
         Some(Verb::Man) => {

@@ -1,5 +1,6 @@
 //! The management API as the command line reaches it.
 
+use super::password;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::directory::Directory;
@@ -8,8 +9,10 @@ use crate::listener::check_length;
 use crate::node::Node;
 use crate::{api, committer, machine, protocols, store, tls};
 use axum::body::{Body, to_bytes};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{HeaderName, IF_NONE_MATCH};
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue, IF_NONE_MATCH};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -19,13 +22,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use tokio::io::{AsyncRead, AsyncWrite, duplex};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 
 /// A way to the handlers.
 pub(super) struct Client {
     requests: SendRequest<Body>,
     /// `None`: they are in the process that runs.
     own: Option<Own>,
+    host: String,
+    /// Value of the header Authorization.
+    login: Option<HeaderValue>,
 }
 
 /// A node of our own, which serves nobody else.
@@ -80,6 +86,41 @@ impl Client {
         }
     }
 
+    /// To the management API at `url`.
+    pub(super) async fn remote(url: &str, user: Option<&str>, file: Option<&Path>) -> Result<Client, Failure> {
+        let authority = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+        let Some(authority) = authority.filter(|text| !text.is_empty() && !text.contains(['/', '@', '?', '#'])) else {
+            // A name and a password in an address stand in every list of processes.
+            return Err(Failure::Usage(format!(
+                "--url {url}: expected http://HOST:PORT; the user is given with --login, and its password with --login-file"
+            )));
+        };
+        let has_port = authority
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let at = if has_port {
+            authority.to_owned()
+        } else {
+            format!("{authority}:15672")
+        };
+        let login = match user {
+            Some(user) => {
+                let pair = STANDARD.encode(format!("{user}:{}", password::login(file)?));
+                let value = HeaderValue::from_str(&format!("Basic {pair}"));
+                Some(value.map_err(|error| Failure::Usage(error.to_string()))?)
+            }
+            None => None,
+        };
+        let stream = TcpStream::connect(&at).await;
+        let stream = stream.map_err(|error| Failure::Unavailable(format!("{at} cannot be reached: {error}")))?;
+        let client = Client::over(stream, None).await?;
+        Ok(Client {
+            login,
+            host: at,
+            ..client
+        })
+    }
+
     async fn on(config: Config, data: &Path) -> Result<Client, Failure> {
         if !data.is_dir() {
             return Err(Failure::Usage(format!(
@@ -119,7 +160,12 @@ impl Client {
     ) -> Result<Client, Failure> {
         let (requests, connection) = handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
         tokio::spawn(connection);
-        Ok(Client { requests, own })
+        Ok(Client {
+            requests,
+            own,
+            host: "localhost".to_owned(),
+            login: None,
+        })
     }
 
     /// Ends in good order.
@@ -148,7 +194,13 @@ impl Client {
     /// Makes what is not there yet.
     pub(super) async fn make(&mut self, path: &[&str], body: &Value) -> Result<(), Failure> {
         let made = self
-            .send_with(Method::PUT, path, "", Some(body), Some((IF_NONE_MATCH, "*")))
+            .send_with(
+                Method::PUT,
+                path,
+                "",
+                Some(body),
+                Some((IF_NONE_MATCH, HeaderValue::from_static("*"))),
+            )
             .await?;
         made.good().map(drop)
     }
@@ -159,6 +211,31 @@ impl Client {
 
     pub(super) async fn post(&mut self, path: &[&str], body: &Value) -> Result<(), Failure> {
         self.send(Method::POST, path, Some(body)).await?.good().map(drop)
+    }
+
+    /// What a request that changes something answers.
+    pub(super) async fn post_for(&mut self, path: &[&str], body: &Value) -> Result<Value, Failure> {
+        Ok(self.send(Method::POST, path, Some(body)).await?.good()?.body)
+    }
+
+    /// Why a health check fails; `None`: it does not.
+    pub(super) async fn check(&mut self, path: &[&str]) -> Result<Option<String>, Failure> {
+        let reply = self.send(Method::GET, path, None).await?;
+        if reply.status == StatusCode::SERVICE_UNAVAILABLE
+            && let Some(reason) = reply.body["reason"].as_str()
+        {
+            return Ok(Some(reason.to_owned()));
+        }
+        reply.good().map(|_| None)
+    }
+
+    /// Deletes, and says why.
+    pub(super) async fn close_for(&mut self, path: &[&str], reason: &str) -> Result<(), Failure> {
+        let reason = HeaderValue::from_str(reason)
+            .map_err(|_| Failure::Usage("--reason: one line without control characters".to_owned()))?;
+        let header = Some((HeaderName::from_static("x-reason"), reason));
+        let closed = self.send_with(Method::DELETE, path, "", None, header).await?;
+        closed.good().map(drop)
     }
 
     pub(super) async fn delete(&mut self, path: &[&str]) -> Result<(), Failure> {
@@ -184,7 +261,7 @@ impl Client {
         path: &[&str],
         query: &str,
         body: Option<&Value>,
-        header: Option<(HeaderName, &'static str)>,
+        header: Option<(HeaderName, HeaderValue)>,
     ) -> Result<Reply, Failure> {
         let mut uri = "/api".to_owned();
         for segment in path {
@@ -201,9 +278,13 @@ impl Client {
             Some((name, value)) => request.header(name, value),
             None => request,
         };
+        let request = match &self.login {
+            Some(login) => request.header(AUTHORIZATION, login),
+            None => request,
+        };
         let request = request
             .uri(uri)
-            .header("host", "localhost")
+            .header("host", &self.host)
             .header("content-type", "application/json")
             .body(body)
             .map_err(|error| Failure::Usage(error.to_string()))?;

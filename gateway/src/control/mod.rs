@@ -1,23 +1,30 @@
 //! The verbs of the command line that change who may do what: `gatepost user`, `vhost`, `permission`, `topic-permission`,
-//! `limit` and `ban`; and what there is: `policy`, `queue`, `exchange`, `binding` and `definitions`.
+//! `limit` and `ban`; and what there is: `policy`, `queue`, `exchange`, `binding` and `definitions`; and those that ask:
+//! `status`, `list`, `health`, `get`.
 //!
 //! Each is one or two requests to the management API. Where a gateway runs, they go to its control socket; where none does,
 //! to the same handlers over the data directory, which is locked meanwhile.
 
+mod asking;
 mod client;
+mod completions;
 mod declaring;
 mod definitions;
 mod password;
 mod policy;
+mod rabbitmqctl;
 mod table;
 
 use crate::config::Layers;
 use crate::exit::Failure;
+pub use asking::{Checks, Close, Fetch, Kind, Listing, Outgoing};
 use clap::{Args, Subcommand};
 use client::Client;
+pub use completions::{Shell, completions};
 pub use declaring::{Binding, Exchange, Queue};
 pub use definitions::Definitions;
 pub use policy::Policy;
+pub use rabbitmqctl::translate;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -30,6 +37,15 @@ pub struct Target {
     /// Data directory of the gateway, instead of the configuration's node.data_dir
     #[arg(long, value_name = "DIR", global = true)]
     pub data: Option<PathBuf>,
+    /// Ask the management API at this address instead, such as http://10.0.0.5:15672
+    #[arg(long, alias = "uri", value_name = "URL", global = true)]
+    pub url: Option<String>,
+    /// User that logs in at --url
+    #[arg(long, value_name = "USER", global = true, requires = "url")]
+    login: Option<String>,
+    /// The first line of this file is that user's password. Without it, it is asked for on the terminal
+    #[arg(long, value_name = "FILE", global = true, requires = "login")]
+    login_file: Option<PathBuf>,
     /// Print lists as JSON
     #[arg(long, global = true)]
     json: bool,
@@ -43,6 +59,49 @@ pub enum Verb {
     Ping {
         #[command(flatten)]
         target: Target,
+    },
+    /// Say how a gateway that runs is: version, what there is, memory, disk, listeners
+    Status {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// List what there is, with the columns that are named
+    List {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        list: Listing,
+    },
+    /// Close connections
+    Close {
+        #[command(flatten)]
+        target: Target,
+        #[command(subcommand)]
+        verb: Close,
+    },
+    /// Publish a message. Exit code 65: no queue takes it
+    Publish {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        message: Outgoing,
+    },
+    /// Look at the messages at the head of a queue, or take them
+    Get {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        messages: Fetch,
+    },
+    /// Check a gateway that runs, for monitoring: service, alarms of memory and disk, connections, certificates
+    ///
+    /// Prints one line. Exit codes, as monitoring plugins have them: 0 it is well; 1 warning; 2 critical; 3 unknown, the
+    /// gateway does not answer.
+    Health {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        health: Checks,
     },
     /// Manage users, of a gateway that runs or of its data directory
     User {
@@ -306,9 +365,25 @@ pub enum Ban {
 }
 
 impl Verb {
+    /// Whether it is about what only a gateway that runs has.
+    fn must_run(&self) -> bool {
+        match self {
+            Verb::List { list, .. } => list.must_run(),
+            Verb::Ban { .. } | Verb::Ping { .. } | Verb::Status { .. } | Verb::Close { .. } => true,
+            Verb::Publish { .. } | Verb::Get { .. } | Verb::Health { .. } => true,
+            _ => false,
+        }
+    }
+
     fn target(&self) -> &Target {
         match self {
             Verb::Ping { target }
+            | Verb::Status { target }
+            | Verb::List { target, .. }
+            | Verb::Close { target, .. }
+            | Verb::Publish { target, .. }
+            | Verb::Get { target, .. }
+            | Verb::Health { target, .. }
             | Verb::User { target, .. }
             | Verb::Vhost { target, .. }
             | Verb::Permission { target, .. }
@@ -328,7 +403,18 @@ impl Verb {
 ///
 /// # Errors
 /// What was refused, and by whom; nothing is changed then.
-pub fn run(verb: &Verb, mut layers: Layers) -> Result<(), Failure> {
+pub fn run(verb: &Verb, layers: Layers) -> Result<(), Failure> {
+    let done = execute(verb, layers);
+    match (verb, done) {
+        // A monitoring system takes every other code for a broken plugin.
+        (Verb::Health { .. }, Err(failure)) if !matches!(failure, Failure::Check(..)) => {
+            Err(Failure::Check(3, format!("UNKNOWN - {failure}")))
+        }
+        (_, done) => done,
+    }
+}
+
+fn execute(verb: &Verb, mut layers: Layers) -> Result<(), Failure> {
     let target = verb.target().clone();
     layers.file = target.config.or(layers.file);
     layers.data = target.data.or(layers.data);
@@ -338,13 +424,15 @@ pub fn run(verb: &Verb, mut layers: Layers) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Internal(format!("cannot start a runtime: {error}")))?;
     runtime.block_on(async {
-        let must_run = matches!(verb, Verb::Ban { .. } | Verb::Ping { .. });
-        let mut client = Client::connect(config, must_run).await?;
-        let done = act(verb, &mut client).await;
+        let mut client = match &target.url {
+            Some(url) => Client::remote(url, target.login.as_deref(), target.login_file.as_deref()).await?,
+            None => Client::connect(config, verb.must_run()).await?,
+        };
+        let done = ask(verb, &mut client).await;
         // What was changed is on the medium already. The lock goes with it.
         client.close().await;
         if let Some((columns, list)) = done? {
-            print!("{}", table::print(columns, &list, target.json));
+            print!("{}", table::print(&columns, &list, target.json));
         }
         Ok(())
     })
@@ -353,10 +441,31 @@ pub fn run(verb: &Verb, mut layers: Layers) -> Result<(), Failure> {
 /// A list to print, and the columns of it that people want to see.
 type Listed = Option<(&'static [&'static str], Value)>;
 
+/// The same, where the columns are chosen.
+type Printed = Option<(Vec<String>, Value)>;
+
+async fn ask(verb: &Verb, client: &mut Client) -> Result<Printed, Failure> {
+    match verb {
+        Verb::Status { .. } => asking::status(client).await,
+        Verb::List { list, .. } => asking::list(list, client).await,
+        Verb::Close { verb, .. } => asking::close(verb, client).await,
+        Verb::Publish { message, .. } => asking::publish(message, client).await,
+        Verb::Get { messages, .. } => asking::get(messages, client).await,
+        verb => {
+            let listed = act(verb, client).await?;
+            Ok(listed.map(|(columns, list)| (columns.iter().map(|name| (*name).to_owned()).collect(), list)))
+        }
+    }
+}
+
 async fn act(verb: &Verb, client: &mut Client) -> Result<Listed, Failure> {
     match verb {
         Verb::Ping { .. } => {
             client.get(&["whoami"]).await?;
+            Ok(None)
+        }
+        Verb::Health { health, .. } => {
+            asking::health(health, client).await?;
             Ok(None)
         }
         Verb::User { verb, .. } => user(verb, client).await,
@@ -370,6 +479,9 @@ async fn act(verb: &Verb, client: &mut Client) -> Result<Listed, Failure> {
         Verb::Exchange { verb, .. } => declaring::exchange(verb, client).await,
         Verb::Binding { verb, .. } => declaring::binding(verb, client).await,
         Verb::Definitions { verb, .. } => definitions::act(verb, client).await,
+        Verb::Status { .. } | Verb::List { .. } | Verb::Close { .. } | Verb::Publish { .. } | Verb::Get { .. } => {
+            Ok(None)
+        }
     }
 }
 

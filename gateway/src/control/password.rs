@@ -30,6 +30,17 @@ pub(super) fn read(file: Option<&Path>) -> Result<String, Failure> {
     Ok(password)
 }
 
+/// The password of a user who has one already: from a file, or asked for once. Standard input is for the verb itself.
+pub(super) fn login(file: Option<&Path>) -> Result<String, Failure> {
+    match file {
+        Some(_) => read(file),
+        None if io::stdin().is_terminal() => ask("Password to log in: ").map_err(unreadable),
+        None => Err(Failure::Usage(
+            "no terminal to ask for the password on: name a file with --login-file".to_owned(),
+        )),
+    }
+}
+
 fn unreadable(error: io::Error) -> Failure {
     Failure::Usage(format!("the password cannot be read: {error}"))
 }

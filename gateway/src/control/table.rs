@@ -3,15 +3,13 @@
 use serde_json::Value;
 
 /// With a line of headings and aligned columns; `as_json`: everything there is, as one array.
-pub(super) fn print(columns: &[&str], list: &Value, as_json: bool) -> String {
+pub(super) fn print(columns: &[String], list: &Value, as_json: bool) -> String {
     if as_json {
         return format!("{list:#}\n");
     }
     let rows = list.as_array().into_iter().flatten();
-    let rows = rows.map(|row| columns.iter().map(|column| cell(row.get(column))).collect());
-    let rows: Vec<Vec<String>> = std::iter::once(columns.iter().map(|c| (*c).to_owned()).collect())
-        .chain(rows)
-        .collect();
+    let rows = rows.map(|row| columns.iter().map(|column| cell(row.get(column.as_str()))).collect());
+    let rows: Vec<Vec<String>> = std::iter::once(columns.to_vec()).chain(rows).collect();
     let width = |at: usize| {
         rows.iter()
             .filter_map(|row| row.get(at))

@@ -8,6 +8,7 @@
 mod access;
 mod amqp;
 mod api;
+mod asking;
 mod churn;
 mod console;
 mod control;
