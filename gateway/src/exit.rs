@@ -1,5 +1,6 @@
 //! Why the process ends, as its exit code: sysexits, as service managers and scripts know them.
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 /// An end that is not a success, with the line an operator reads.
@@ -14,9 +15,9 @@ pub enum Failure {
     NoSuchUser(String),
     #[error("{0}")]
     Unavailable(String),
-    /// A code of monitoring plugins.
-    #[error("{1}")]
-    Check(u8, String),
+    /// A code of monitoring plugins. The verdict was printed already.
+    #[error("")]
+    Check(u8),
     #[error("{0}")]
     DataRepaired(String),
     #[error("{0}")]
@@ -30,6 +31,8 @@ pub enum Failure {
     #[error("{0}")]
     DataInUse(String),
     #[error("{0}")]
+    TimedOut(String),
+    #[error("{0}")]
     Configuration(String),
 }
 
@@ -37,7 +40,7 @@ impl Failure {
     /// The code of `sysexits.h`; 1, as `fsck` has it, for damage that was found and repaired.
     pub fn code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Failure::Check(code, _) => *code,
+            Failure::Check(code) => *code,
             Failure::DataRepaired(_) => 1,
             Failure::Usage(_) => 64,
             Failure::DataDamaged(_) => 65,
@@ -46,8 +49,22 @@ impl Failure {
             Failure::Internal(_) => 70,
             Failure::DataUnwritable(_) => 73,
             Failure::StoreFailed(_) => 74,
-            Failure::DataInUse(_) => 75,
+            Failure::DataInUse(_) | Failure::TimedOut(_) => 75,
             Failure::Configuration(_) => 78,
         })
+    }
+}
+
+/// Writes to standard output. Whoever has read enough, such as `head`, may close it: that is no failure.
+///
+/// # Errors
+/// It cannot be written to.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::StoreFailed(format!(
+            "standard output cannot be written: {error}"
+        ))),
+        _ => Ok(()),
     }
 }

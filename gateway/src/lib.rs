@@ -60,7 +60,7 @@ pub use directory::fuzz::{fuzz_grants, fuzz_mosquitto, fuzz_scram, fuzz_token};
 #[cfg(any(test, feature = "fuzzing"))]
 pub use directory::question::fuzz_auth_answer;
 pub use doctor::doctor;
-pub use exit::Failure;
+pub use exit::{Failure, print};
 pub use machine::keep_files_private;
 pub use migrate::import;
 pub use server::serve;

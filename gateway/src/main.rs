@@ -1,8 +1,8 @@
 //! The command line of the Gatepost daemon.
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use gatepost::Failure;
 use gatepost::config;
+use gatepost::{Failure, print};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -82,7 +82,7 @@ enum Verb {
         shell: gatepost::control::Shell,
     },
     #[command(flatten)]
-    Control(gatepost::control::Verb),
+    Control(Box<gatepost::control::Verb>),
 }
 
 #[derive(Subcommand)]
@@ -111,12 +111,29 @@ fn main() -> ExitCode {
     if std::env::args_os().any(|argument| argument == "config") {
         command = command.mut_subcommand("config", |config| config.after_long_help(config::help(None)));
     }
-    let matches = command.get_matches_from(words());
-    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let arguments = command
+        .try_get_matches_from(words())
+        .and_then(|matches| Arguments::from_arg_matches(&matches));
+    let arguments = match arguments {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // The reader may have gone; then nobody misses it.
+            let _ = error.print();
+            // Help and the version are no errors, and go to standard output.
+            return if error.use_stderr() {
+                Failure::Usage(String::new()).code()
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            let text = failure.to_string();
+            if !text.is_empty() {
+                eprintln!("{text}");
+            }
             failure.code()
         }
     }
@@ -148,12 +165,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             kind: Cert::Dev { dir, name, client },
         }) => {
             let wanted = gatepost::DevelopmentCertificates { names: name, client };
-            print!("{}", gatepost::make_development_certificates(&dir, &wanted)?);
-            return Ok(());
+            return print(&gatepost::make_development_certificates(&dir, &wanted)?);
         }
         Some(Verb::Import { file }) => {
-            print!("{}", gatepost::import(&file)?);
-            return Ok(());
+            return print(&gatepost::import(&file)?);
         }
         Some(Verb::Config { key }) => {
             let text = config::help(key.as_deref());
@@ -163,26 +178,21 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
                     "{key} is neither a section nor a key; `gatepost config` lists them"
                 )));
             }
-            print!("{text}");
-            return Ok(());
+            return print(&text);
         }
         Some(Verb::Completions { shell }) => {
-            print!("{}", gatepost::control::completions(shell, &Arguments::command()));
-            return Ok(());
+            return print(&gatepost::control::completions(shell, &Arguments::command()));
         }
         Some(Verb::Man) => {
-            print!("{}", config::manual());
-            return Ok(());
+            return print(&config::manual());
         }
         Some(Verb::Doctor | Verb::Control(_)) | None => {}
     }
     if arguments.sample_config {
-        print!("{}", config::sample());
-        return Ok(());
+        return print(&config::sample());
     }
     if arguments.config_reference {
-        print!("{}", config::reference());
-        return Ok(());
+        return print(&config::reference());
     }
     let layers = config::Layers {
         file: arguments.config,
@@ -197,19 +207,16 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         .load()
         .map_err(|problems| Failure::Configuration(problems.to_string()))?;
     if doctor {
-        print!("{}", gatepost::doctor(&config.node.data_dir)?);
-        return Ok(());
+        return print(&gatepost::doctor(&config.node.data_dir)?);
     }
     if arguments.print_config {
-        print!("{}", config.print());
-        return Ok(());
+        return print(&config.print());
     }
     if arguments.check_config {
         for warning in layers.warnings() {
             eprintln!("{warning}");
         }
-        println!("the configuration is good");
-        return Ok(());
+        return print("the configuration is good\n");
     }
     gatepost::serve(config, layers)
 }

@@ -27,7 +27,8 @@ use tokio_rustls::TlsConnector;
 pub(crate) struct Url {
     secure: bool,
     host: String,
-    port: u16,
+    /// `None`: the scheme's own.
+    port: Option<u16>,
     /// As in `Host`: with the port if it is not the scheme's own.
     authority: String,
     path: String,
@@ -63,14 +64,39 @@ impl Url {
             secure,
             // An address of version 6 stands in brackets.
             host: host.trim_matches(['[', ']']).to_owned(),
-            port: authority.port_u16().unwrap_or(if secure { 443 } else { 80 }),
+            port: authority.port_u16(),
             authority: authority.as_str().to_owned(),
             path: path.to_owned(),
         })
     }
 
     fn is_same_server(&self, other: &Url) -> bool {
-        (self.secure, self.port, &self.host) == (other.secure, other.port, &other.host)
+        (self.secure, self.port(), &self.host) == (other.secure, other.port(), &other.host)
+    }
+
+    fn port(&self) -> u16 {
+        self.port_or(80, 443)
+    }
+
+    /// The port that it names, or the one of its scheme.
+    pub(crate) fn port_or(&self, http: u16, https: u16) -> u16 {
+        self.port.unwrap_or(if self.secure { https } else { http })
+    }
+
+    pub(crate) fn is_secure(&self) -> bool {
+        self.secure
+    }
+
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        &self.path
     }
 }
 
@@ -142,15 +168,8 @@ impl Client {
     /// # Errors
     /// The file cannot be read or holds no certificate; the text names it.
     pub(crate) fn new(ca: &str, bounds: Bounds) -> Result<Client, String> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let versions = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13, &TLS12]);
-        let mut tls = versions
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(roots(ca)?)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Client {
-            tls: TlsConnector::from(Arc::new(tls)),
+            tls: connector(ca)?,
             turns: Semaphore::new(bounds.requests),
             bounds,
             idle: Mutex::new(Vec::new()),
@@ -238,7 +257,7 @@ impl Client {
     }
 
     async fn connect(&self, url: &Url) -> Result<Sender, Outage> {
-        let stream = TcpStream::connect((url.host.as_str(), url.port))
+        let stream = TcpStream::connect((url.host.as_str(), url.port()))
             .await
             .map_err(broken)?;
         // Requests are small, and somebody waits for each.
@@ -249,6 +268,22 @@ impl Client {
         let name = ServerName::try_from(url.host.clone()).map_err(broken)?;
         handshake(self.tls.connect(name, stream).await.map_err(broken)?).await
     }
+}
+
+/// What speaks TLS with a server whose certificate is good for its name. `ca`: a PEM file with the authorities that count;
+/// empty: the system's.
+///
+/// # Errors
+/// The file cannot be read or holds no certificate; the text names it.
+pub(crate) fn connector(ca: &str) -> Result<TlsConnector, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13, &TLS12]);
+    let mut tls = versions
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots(ca)?)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsConnector::from(Arc::new(tls)))
 }
 
 async fn handshake(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Sender, Outage> {
@@ -311,11 +346,11 @@ mod tests {
     #[test]
     fn urls_name_a_server_and_nothing_secret() {
         let url = Url::parse("https://auth.example/a?b=c").expect("a URL");
-        assert_eq!((url.secure, &*url.host, url.port), (true, "auth.example", 443));
+        assert_eq!((url.secure, &*url.host, url.port()), (true, "auth.example", 443));
         assert_eq!((&*url.authority, &*url.path), ("auth.example", "/a?b=c"));
         let url = Url::parse("http://[::1]:8080").expect("a URL");
         assert_eq!(
-            (url.secure, &*url.host, url.port, &*url.path),
+            (url.secure, &*url.host, url.port(), &*url.path),
             (false, "::1", 8080, "/")
         );
         for text in [

@@ -37,6 +37,27 @@ impl Layers {
     /// # Errors
     /// Everything that is wrong, in all layers.
     pub fn load(&self) -> Result<Config, Problems> {
+        let (config, mut problems) = self.read();
+        // What concerns settings together would be noise while one of them is wrong; a missing file is not.
+        problems.extend(if problems.is_empty() {
+            config.check()
+        } else {
+            config.check_files()
+        });
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(Problems(problems))
+        }
+    }
+
+    /// The data directory, as far as the layers can be read: for whoever wants to reach a gateway that runs already.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.read().0.node.data_dir
+    }
+
+    /// The settings without what is wrong, and what is.
+    fn read(&self) -> (Config, Vec<Problem>) {
         let mut problems = Vec::new();
         let mut schema = Schema::new(protocols::ALL);
         let mut values = schema.defaults();
@@ -62,18 +83,7 @@ impl Layers {
         if let Some(data) = &self.data {
             values.insert("node.data_dir", Value::Text(data.display().to_string()));
         }
-        let config = Config::new(schema, values);
-        // What concerns settings together would be noise while one of them is wrong; a missing file is not.
-        problems.extend(if problems.is_empty() {
-            config.check()
-        } else {
-            config.check_files()
-        });
-        if problems.is_empty() {
-            Ok(config)
-        } else {
-            Err(Problems(problems))
-        }
+        (Config::new(schema, values), problems)
     }
 }
 

@@ -1,12 +1,14 @@
 //! The management API as the command line reaches it.
 
 use super::password;
+use super::target::Target;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Layers};
 use crate::directory::Directory;
 use crate::exit::Failure;
 use crate::listener::check_length;
 use crate::node::Node;
+use crate::outbound::{self, Url};
 use crate::{api, committer, machine, protocols, store, tls};
 use axum::body::{Body, to_bytes};
 use base64::Engine as _;
@@ -15,12 +17,14 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue, IF_NONE_MATCH};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, duplex};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -30,8 +34,12 @@ pub(super) struct Client {
     /// `None`: they are in the process that runs.
     own: Option<Own>,
     host: String,
+    /// What stands before `/api` in paths.
+    prefix: String,
     /// Value of the header Authorization.
     login: Option<HeaderValue>,
+    /// For one answer.
+    timeout: Duration,
 }
 
 /// A node of our own, which serves nobody else.
@@ -49,79 +57,101 @@ struct Reply {
 /// Bytes of an answer, at most.
 const REPLY_MAX: usize = 256 << 20;
 const PIPE: usize = 64 << 10;
+/// Where a URL without a port leads.
+const HTTP_PORT: u16 = 15672;
+const HTTPS_PORT: u16 = 15671;
 
 impl Client {
-    /// To the gateway that runs on the configuration's data directory; if none does, to the directory itself, unless it
-    /// `must_run`.
-    pub(super) async fn connect(config: Config, must_run: bool) -> Result<Client, Failure> {
-        let data = config.node.data_dir.clone();
-        let path = api::socket::path(&data);
+    /// To the gateway that runs on the configured data directory; if none does, to the directory itself, unless it
+    /// `must_run`. One that runs is reached although its configuration has been broken since, or names files that only the
+    /// gateway can read.
+    pub(super) async fn connect(layers: &Layers, target: &Target, must_run: bool) -> Result<Client, Failure> {
+        let path = api::socket::path(&layers.data_dir());
         match UnixStream::connect(&path).await {
-            Ok(stream) => Client::over(stream, None).await,
+            Ok(stream) => Client::over(stream, None, target).await,
             Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied) => {
                 Err(Failure::Unavailable(format!(
                     "{} cannot be opened: {error}; run this as the gateway's user, or as one of its group",
                     path.display()
                 )))
             }
-            // A gateway that runs cannot be spoken to. One that is stopped need not be.
-            Err(_) if let Err(error) = check_length(&path) => {
-                let unheard = || {
-                    Failure::Unavailable(format!(
-                        "the gateway on {} has no control socket: {error}. Start it with a shorter data directory",
-                        data.display()
-                    ))
-                };
-                if must_run {
-                    return Err(unheard());
-                }
-                let opened = Client::on(config, &data).await;
-                opened.map_err(|failure| match failure {
-                    Failure::DataInUse(_) => unheard(),
-                    other => other,
-                })
+            Err(_) => {
+                let config = layers
+                    .load()
+                    .map_err(|problems| Failure::Configuration(problems.to_string()))?;
+                Client::without_socket(config, target, must_run).await
             }
-            Err(_) if must_run => Err(Failure::Unavailable(format!("no gateway runs on {}", data.display()))),
-            Err(_) => Client::on(config, &data).await,
         }
     }
 
+    async fn without_socket(config: Config, target: &Target, must_run: bool) -> Result<Client, Failure> {
+        let data = config.node.data_dir.clone();
+        // A gateway that runs cannot be spoken to. One that is stopped need not be.
+        if let Err(error) = check_length(&api::socket::path(&data)) {
+            let unheard = || {
+                Failure::Unavailable(format!(
+                    "the gateway on {} has no control socket: {error}. Start it with a shorter data directory",
+                    data.display()
+                ))
+            };
+            if must_run {
+                return Err(unheard());
+            }
+            let opened = Client::on(config, &data, target).await;
+            return opened.map_err(|failure| match failure {
+                Failure::DataInUse(_) => unheard(),
+                other => other,
+            });
+        }
+        if must_run {
+            return Err(Failure::Unavailable(format!("no gateway runs on {}", data.display())));
+        }
+        Client::on(config, &data, target).await
+    }
+
     /// To the management API at `url`.
-    pub(super) async fn remote(url: &str, user: Option<&str>, file: Option<&Path>) -> Result<Client, Failure> {
-        let authority = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
-        let Some(authority) = authority.filter(|text| !text.is_empty() && !text.contains(['/', '@', '?', '#'])) else {
-            // A name and a password in an address stand in every list of processes.
-            return Err(Failure::Usage(format!(
-                "--url {url}: expected http://HOST:PORT; the user is given with --login, and its password with --login-file"
-            )));
-        };
-        let has_port = authority
-            .rsplit_once(':')
-            .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let at = if has_port {
-            authority.to_owned()
-        } else {
-            format!("{authority}:15672")
-        };
-        let login = match user {
+    pub(super) async fn remote(url: &str, target: &Target) -> Result<Client, Failure> {
+        let usage = |what: String| Failure::Usage(format!("--url {url}: {what}"));
+        // A name and a password in an address would stand in every list of processes.
+        let at = Url::parse(url).map_err(|what| {
+            usage(format!(
+                "{what}. (The user is given with --login, and its password with --login-file)"
+            ))
+        })?;
+        let login = match &target.login {
             Some(user) => {
-                let pair = STANDARD.encode(format!("{user}:{}", password::login(file)?));
+                let pair = STANDARD.encode(format!("{user}:{}", password::login(target.login_file.as_deref())?));
                 let value = HeaderValue::from_str(&format!("Basic {pair}"));
-                Some(value.map_err(|error| Failure::Usage(error.to_string()))?)
+                let mut value = value.map_err(|error| Failure::Usage(error.to_string()))?;
+                value.set_sensitive(true);
+                Some(value)
             }
             None => None,
         };
-        let stream = TcpStream::connect(&at).await;
-        let stream = stream.map_err(|error| Failure::Unavailable(format!("{at} cannot be reached: {error}")))?;
-        let client = Client::over(stream, None).await?;
+        let port = at.port_or(HTTP_PORT, HTTPS_PORT);
+        let shown = format!("{}:{port}", at.host());
+        let reaching = async {
+            let cannot = |error: io::Error| Failure::Unavailable(format!("{shown} cannot be reached: {error}"));
+            let stream = TcpStream::connect((at.host(), port)).await.map_err(cannot)?;
+            if !at.is_secure() {
+                return Client::over(stream, None, target).await;
+            }
+            let ca = target.ca.as_deref().map(|path| path.display().to_string());
+            let tls =
+                outbound::connector(&ca.unwrap_or_default()).map_err(|what| Failure::Usage(format!("--ca: {what}")))?;
+            let name = ServerName::try_from(at.host().to_owned()).map_err(|error| usage(error.to_string()))?;
+            Client::over(tls.connect(name, stream).await.map_err(cannot)?, None, target).await
+        };
+        let client = within(target.timeout(), reaching).await?;
         Ok(Client {
             login,
-            host: at,
+            host: at.authority().to_owned(),
+            prefix: at.path().trim_end_matches('/').to_owned(),
             ..client
         })
     }
 
-    async fn on(config: Config, data: &Path) -> Result<Client, Failure> {
+    async fn on(config: Config, data: &Path, target: &Target) -> Result<Client, Failure> {
         if !data.is_dir() {
             return Err(Failure::Usage(format!(
                 "{} is no data directory: name it with --data or --config",
@@ -151,12 +181,13 @@ impl Client {
             theirs,
             api::router(Arc::clone(&node), api::Entrance::Socket),
         ));
-        Client::over(ours, Some(Own { node, committer })).await
+        Client::over(ours, Some(Own { node, committer }), target).await
     }
 
     async fn over(
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         own: Option<Own>,
+        target: &Target,
     ) -> Result<Client, Failure> {
         let (requests, connection) = handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
         tokio::spawn(connection);
@@ -164,7 +195,9 @@ impl Client {
             requests,
             own,
             host: "localhost".to_owned(),
+            prefix: String::new(),
             login: None,
+            timeout: target.timeout(),
         })
     }
 
@@ -185,6 +218,19 @@ impl Client {
     /// What is at `path`.
     pub(super) async fn get(&mut self, path: &[&str]) -> Result<Value, Failure> {
         Ok(self.send(Method::GET, path, None).await?.good()?.body)
+    }
+
+    /// The same, with a query.
+    pub(super) async fn get_with(&mut self, path: &[&str], query: &[(&str, &str)]) -> Result<Value, Failure> {
+        let mut text = String::new();
+        for (name, value) in query {
+            text.push_str(if text.is_empty() { "" } else { "&" });
+            text.push_str(name);
+            text.push('=');
+            escape(value, &mut text);
+        }
+        let answered = self.send_with(Method::GET, path, &text, None, None).await?;
+        Ok(answered.good()?.body)
     }
 
     pub(super) async fn put(&mut self, path: &[&str], body: &Value) -> Result<(), Failure> {
@@ -263,7 +309,7 @@ impl Client {
         body: Option<&Value>,
         header: Option<(HeaderName, HeaderValue)>,
     ) -> Result<Reply, Failure> {
-        let mut uri = "/api".to_owned();
+        let mut uri = format!("{}/api", self.prefix);
         for segment in path {
             uri.push('/');
             escape(segment, &mut uri);
@@ -288,10 +334,15 @@ impl Client {
             .header("content-type", "application/json")
             .body(body)
             .map_err(|error| Failure::Usage(error.to_string()))?;
-        let reply = self.requests.send_request(request).await.map_err(unreachable)?;
-        let status = reply.status();
-        let bytes = to_bytes(Body::new(reply.into_body()), REPLY_MAX).await;
-        let bytes = bytes.map_err(|error| Failure::Unavailable(format!("the gateway stopped answering: {error}")))?;
+        let answering = async {
+            let reply = self.requests.send_request(request).await.map_err(unreachable)?;
+            let status = reply.status();
+            let bytes = to_bytes(Body::new(reply.into_body()), REPLY_MAX).await;
+            let bytes =
+                bytes.map_err(|error| Failure::Unavailable(format!("the gateway stopped answering: {error}")))?;
+            Ok((status, bytes))
+        };
+        let (status, bytes) = within(self.timeout, answering).await?;
         let body = if bytes.is_empty() {
             Value::Null
         } else {
@@ -323,6 +374,13 @@ impl Reply {
             status => Failure::Unavailable(format!("{status}: {reason}")),
         })
     }
+}
+
+async fn within<T>(limit: Duration, doing: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::time::timeout(limit, doing).await.unwrap_or_else(|_| {
+        let seconds = limit.as_secs();
+        Err(Failure::TimedOut(format!("no answer within {seconds} s (--timeout)")))
+    })
 }
 
 fn unreachable(error: hyper::Error) -> Failure {

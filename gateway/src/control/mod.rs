@@ -10,46 +10,33 @@ mod client;
 mod completions;
 mod declaring;
 mod definitions;
+mod health;
+mod limits;
+mod listing;
+mod messages;
 mod password;
 mod policy;
 mod rabbitmqctl;
 mod table;
+mod target;
 
 use crate::config::Layers;
-use crate::exit::Failure;
-pub use asking::{Checks, Close, Fetch, Kind, Listing, Outgoing};
+use crate::exit::{Failure, print};
+pub use asking::Close;
 use clap::{Args, Subcommand};
 use client::Client;
 pub use completions::{Shell, completions};
 pub use declaring::{Binding, Exchange, Queue};
 pub use definitions::Definitions;
+pub use health::Checks;
+pub use listing::{Kind, Listing};
+pub use messages::{Fetch, Outgoing};
 pub use policy::Policy;
 pub use rabbitmqctl::translate;
 use serde_json::{Value, json};
 use std::path::PathBuf;
-
-/// Which gateway, and how to print.
-#[derive(Args, Clone, Debug)]
-pub struct Target {
-    /// Configuration file of the gateway [default: /etc/gatepost/gatepost.toml, if it is there]
-    #[arg(long, value_name = "FILE", global = true)]
-    pub config: Option<PathBuf>,
-    /// Data directory of the gateway, instead of the configuration's node.data_dir
-    #[arg(long, value_name = "DIR", global = true)]
-    pub data: Option<PathBuf>,
-    /// Ask the management API at this address instead, such as http://10.0.0.5:15672
-    #[arg(long, alias = "uri", value_name = "URL", global = true)]
-    pub url: Option<String>,
-    /// User that logs in at --url
-    #[arg(long, value_name = "USER", global = true, requires = "url")]
-    login: Option<String>,
-    /// The first line of this file is that user's password. Without it, it is asked for on the terminal
-    #[arg(long, value_name = "FILE", global = true, requires = "login")]
-    login_file: Option<PathBuf>,
-    /// Print lists as JSON
-    #[arg(long, global = true)]
-    json: bool,
-}
+use table::Output;
+pub use target::{Format, Target};
 
 /// What to manage.
 #[derive(Subcommand, Debug)]
@@ -92,6 +79,18 @@ pub enum Verb {
         target: Target,
         #[command(flatten)]
         messages: Fetch,
+    },
+    /// Make one check of the management API. Exit code 69: it fails
+    HealthCheck {
+        #[command(flatten)]
+        target: Target,
+        /// alarms, local-alarms, is-in-service, virtual-hosts, port-listener PORT, protocol-listener NAME or
+        /// certificate-expiration
+        #[arg(required = true)]
+        check: Vec<String>,
+        /// For certificate-expiration: the unit of its number
+        #[arg(long, default_value = "weeks", value_parser = ["days", "weeks", "months", "years"])]
+        unit: String,
     },
     /// Check a gateway that runs, for monitoring: service, alarms of memory and disk, connections, certificates
     ///
@@ -189,6 +188,9 @@ pub struct Password {
     /// The first line of this file is the password
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
+    /// The password itself. Other users of this machine see it in the list of processes
+    #[arg(long, value_name = "PASSWORD", conflicts_with_all = ["password_file", "hash"])]
+    password: Option<String>,
     /// A hash that another broker exported, instead of a password
     #[arg(long, value_name = "HASH", conflicts_with = "password_file")]
     hash: Option<String>,
@@ -196,7 +198,7 @@ pub struct Password {
     #[arg(long, value_name = "NAME", requires = "hash", default_value = "")]
     algorithm: String,
     /// No password: the user logs in by certificate only
-    #[arg(long, conflicts_with_all = ["password_file", "hash"])]
+    #[arg(long, conflicts_with_all = ["password_file", "password", "hash"])]
     no_password: bool,
 }
 
@@ -327,15 +329,20 @@ pub enum Limit {
     Set {
         #[command(flatten)]
         whose: Whose,
-        name: String,
-        #[arg(allow_hyphen_values = true)]
-        value: i64,
+        #[arg(required_unless_present = "all")]
+        name: Option<String>,
+        #[arg(allow_hyphen_values = true, required_unless_present = "all")]
+        value: Option<i64>,
+        /// Several at once, as JSON, such as {"max-connections": 5}
+        #[arg(long, value_name = "JSON", conflicts_with_all = ["name", "value"])]
+        all: Option<String>,
     },
     /// Take a limit away
     Clear {
         #[command(flatten)]
         whose: Whose,
-        name: String,
+        /// Without it, or `all`: all of them
+        name: Option<String>,
     },
     /// List limits
     List,
@@ -370,7 +377,7 @@ impl Verb {
         match self {
             Verb::List { list, .. } => list.must_run(),
             Verb::Ban { .. } | Verb::Ping { .. } | Verb::Status { .. } | Verb::Close { .. } => true,
-            Verb::Publish { .. } | Verb::Get { .. } | Verb::Health { .. } => true,
+            Verb::Publish { .. } | Verb::Get { .. } | Verb::Health { .. } | Verb::HealthCheck { .. } => true,
             _ => false,
         }
     }
@@ -384,6 +391,7 @@ impl Verb {
             | Verb::Publish { target, .. }
             | Verb::Get { target, .. }
             | Verb::Health { target, .. }
+            | Verb::HealthCheck { target, .. }
             | Verb::User { target, .. }
             | Verb::Vhost { target, .. }
             | Verb::Permission { target, .. }
@@ -404,84 +412,79 @@ impl Verb {
 /// # Errors
 /// What was refused, and by whom; nothing is changed then.
 pub fn run(verb: &Verb, layers: Layers) -> Result<(), Failure> {
-    let done = execute(verb, layers);
-    match (verb, done) {
+    let output = match (verb, execute(verb, layers)) {
         // A monitoring system takes every other code for a broken plugin.
-        (Verb::Health { .. }, Err(failure)) if !matches!(failure, Failure::Check(..)) => {
-            Err(Failure::Check(3, format!("UNKNOWN - {failure}")))
-        }
-        (_, done) => done,
+        (Verb::Health { .. }, Err(failure)) => health::unknown(&failure),
+        (_, output) => output?,
+    };
+    let target = verb.target();
+    print(&output.text(target.format(), !target.no_headers))?;
+    match output {
+        Output::Verdict { code: code @ 1.., .. } => Err(Failure::Check(code)),
+        _ => Ok(()),
     }
 }
 
-fn execute(verb: &Verb, mut layers: Layers) -> Result<(), Failure> {
-    let target = verb.target().clone();
-    layers.file = target.config.or(layers.file);
-    layers.data = target.data.or(layers.data);
-    let config = layers
-        .load()
-        .map_err(|problems| Failure::Configuration(problems.to_string()))?;
+fn execute(verb: &Verb, mut layers: Layers) -> Result<Output, Failure> {
+    let target = verb.target();
+    layers.file = target.config.clone().or(layers.file);
+    layers.data = target.data.clone().or(layers.data);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Internal(format!("cannot start a runtime: {error}")))?;
     runtime.block_on(async {
         let mut client = match &target.url {
-            Some(url) => Client::remote(url, target.login.as_deref(), target.login_file.as_deref()).await?,
-            None => Client::connect(config, verb.must_run()).await?,
+            Some(url) => Client::remote(url, target).await?,
+            None => Client::connect(&layers, target, verb.must_run()).await?,
         };
         let done = ask(verb, &mut client).await;
         // What was changed is on the medium already. The lock goes with it.
         client.close().await;
-        if let Some((columns, list)) = done? {
-            print!("{}", table::print(&columns, &list, target.json));
-        }
-        Ok(())
+        done
     })
 }
 
 /// A list to print, and the columns of it that people want to see.
 type Listed = Option<(&'static [&'static str], Value)>;
 
-/// The same, where the columns are chosen.
-type Printed = Option<(Vec<String>, Value)>;
-
-async fn ask(verb: &Verb, client: &mut Client) -> Result<Printed, Failure> {
+async fn ask(verb: &Verb, client: &mut Client) -> Result<Output, Failure> {
     match verb {
         Verb::Status { .. } => asking::status(client).await,
-        Verb::List { list, .. } => asking::list(list, client).await,
+        Verb::List { list, .. } => listing::list(list, client).await,
         Verb::Close { verb, .. } => asking::close(verb, client).await,
-        Verb::Publish { message, .. } => asking::publish(message, client).await,
-        Verb::Get { messages, .. } => asking::get(messages, client).await,
-        verb => {
-            let listed = act(verb, client).await?;
-            Ok(listed.map(|(columns, list)| (columns.iter().map(|name| (*name).to_owned()).collect(), list)))
+        Verb::Publish { message, .. } => messages::publish(message, client).await,
+        Verb::Get { messages, .. } => messages::get(messages, client).await,
+        Verb::Health { health, .. } => health::health(health, client).await,
+        Verb::HealthCheck { check, unit, .. } => health::one(check, unit, client).await,
+        Verb::Ping { .. } => {
+            client.get(&["whoami"]).await?;
+            Ok(Output::Nothing)
         }
+        verb => Ok(match manage(verb, client).await? {
+            Some((columns, rows)) => Output::List {
+                columns: columns.iter().map(|name| (*name).to_owned()).collect(),
+                rows,
+                is_chosen: false,
+            },
+            None => Output::Nothing,
+        }),
     }
 }
 
-async fn act(verb: &Verb, client: &mut Client) -> Result<Listed, Failure> {
+async fn manage(verb: &Verb, client: &mut Client) -> Result<Listed, Failure> {
     match verb {
-        Verb::Ping { .. } => {
-            client.get(&["whoami"]).await?;
-            Ok(None)
-        }
-        Verb::Health { health, .. } => {
-            asking::health(health, client).await?;
-            Ok(None)
-        }
         Verb::User { verb, .. } => user(verb, client).await,
         Verb::Vhost { verb, .. } => vhost(verb, client).await,
         Verb::Permission { verb, .. } => permission(verb, client).await,
         Verb::TopicPermission { verb, .. } => topic_permission(verb, client).await,
-        Verb::Limit { verb, .. } => limit(verb, client).await,
+        Verb::Limit { verb, .. } => limits::act(verb, client).await,
         Verb::Ban { verb, .. } => ban(verb, client).await,
         Verb::Policy { verb, .. } => policy::act(verb, client).await,
         Verb::Queue { verb, .. } => declaring::queue(verb, client).await,
         Verb::Exchange { verb, .. } => declaring::exchange(verb, client).await,
         Verb::Binding { verb, .. } => declaring::binding(verb, client).await,
         Verb::Definitions { verb, .. } => definitions::act(verb, client).await,
-        Verb::Status { .. } | Verb::List { .. } | Verb::Close { .. } | Verb::Publish { .. } | Verb::Get { .. } => {
-            Ok(None)
-        }
+        // These ask, and manage nothing.
+        _ => Ok(None),
     }
 }
 
@@ -560,31 +563,6 @@ async fn topic_permission(verb: &TopicPermission, client: &mut Client) -> Result
     Ok(None)
 }
 
-async fn limit(verb: &Limit, client: &mut Client) -> Result<Listed, Failure> {
-    let of = |whose: &Whose| match (&whose.user, &whose.vhost) {
-        (Some(user), _) => ("user-limits", user.clone()),
-        (None, vhost) => ("vhost-limits", vhost.clone().unwrap_or_default()),
-    };
-    match verb {
-        Limit::Set { whose, name, value } => {
-            let (kind, whose) = of(whose);
-            client.put(&[kind, &whose, name], &json!({ "value": value })).await?;
-        }
-        Limit::Clear { whose, name } => {
-            let (kind, whose) = of(whose);
-            client.delete(&[kind, &whose, name]).await?;
-        }
-        Limit::List => {
-            let mut all = Vec::new();
-            for kind in ["user-limits", "vhost-limits"] {
-                all.extend(client.get(&[kind]).await?.as_array().cloned().unwrap_or_default());
-            }
-            return Ok(Some((&["user", "vhost", "value"], Value::from(all))));
-        }
-    }
-    Ok(None)
-}
-
 async fn ban(verb: &Ban, client: &mut Client) -> Result<Listed, Failure> {
     match verb {
         Ban::Add { kind, value, seconds } => {
@@ -628,7 +606,10 @@ impl Password {
         if let Some(hash) = &self.hash {
             return Ok(json!({ "password_hash": hash, "hashing_algorithm": self.algorithm }));
         }
-        let password = password::read(self.password_file.as_deref())?;
+        let password = match &self.password {
+            Some(password) => password.clone(),
+            None => password::read(self.password_file.as_deref())?,
+        };
         Ok(json!({ "password": password }))
     }
 }

@@ -1,24 +1,124 @@
-//! Lists as people read them, or as JSON.
+//! What a verb answers, as people, scripts and programs read it.
 
-use serde_json::Value;
+use super::target::Format;
+use serde_json::{Map, Value};
 
-/// With a line of headings and aligned columns; `as_json`: everything there is, as one array.
-pub(super) fn print(columns: &[String], list: &Value, as_json: bool) -> String {
-    if as_json {
-        return format!("{list:#}\n");
+/// What there is to print.
+#[derive(Debug)]
+pub(super) enum Output {
+    Nothing,
+    /// Rows, and the columns of them to show. `is_chosen`: somebody named these, and JSON has no others either.
+    List {
+        columns: Vec<String>,
+        rows: Value,
+        is_chosen: bool,
+    },
+    /// Facts about one thing, in this order.
+    Facts(Vec<(&'static str, Value)>),
+    /// The verdict of a check: an exit code, a line for people, the same for programs.
+    Verdict {
+        code: u8,
+        line: String,
+        json: Value,
+    },
+}
+
+impl Output {
+    /// The text on standard output.
+    pub(super) fn text(&self, format: Format, headings: bool) -> String {
+        match self {
+            Output::Nothing => String::new(),
+            Output::Verdict { line, json, .. } => match format {
+                Format::Json => format!("{json:#}\n"),
+                _ => format!("{line}\n"),
+            },
+            Output::Facts(facts) => match format {
+                Format::Json => {
+                    let members = facts.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+                    format!("{:#}\n", Value::Object(members.collect()))
+                }
+                _ => list(
+                    &["name".to_owned(), "value".to_owned()],
+                    &fact_rows(facts),
+                    format,
+                    headings,
+                ),
+            },
+            Output::List {
+                columns,
+                rows,
+                is_chosen,
+            } => match format {
+                Format::Json if *is_chosen => {
+                    let all = rows.as_array().into_iter().flatten();
+                    let rows = all.map(|row| Value::Object(chosen(row, columns)));
+                    format!("{:#}\n", Value::Array(rows.collect()))
+                }
+                Format::Json => format!("{rows:#}\n"),
+                _ => {
+                    let all = rows.as_array().into_iter().flatten();
+                    let rows = all.map(|row| columns.iter().map(|column| cell(field(row, column))).collect());
+                    list(columns, &rows.collect::<Vec<_>>(), format, headings)
+                }
+            },
+        }
     }
-    let rows = list.as_array().into_iter().flatten();
-    let rows = rows.map(|row| columns.iter().map(|column| cell(row.get(column.as_str()))).collect());
-    let rows: Vec<Vec<String>> = std::iter::once(columns.to_vec()).chain(rows).collect();
+}
+
+/// Facts that are lists have a line for each item.
+fn fact_rows(facts: &[(&'static str, Value)]) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    for (name, value) in facts {
+        match value {
+            Value::Array(items) => rows.extend(items.iter().map(|item| vec![(*name).to_owned(), cell(Some(item))])),
+            value => rows.push(vec![(*name).to_owned(), cell(Some(value))]),
+        }
+    }
+    rows
+}
+
+fn chosen(row: &Value, columns: &[String]) -> Map<String, Value> {
+    let members = columns
+        .iter()
+        .map(|name| (name.clone(), field(row, name).cloned().unwrap_or(Value::Null)));
+    members.collect()
+}
+
+/// What is at `a`, or at `a.b`. A field's own name may have a dot.
+pub(super) fn field<'a>(row: &'a Value, name: &str) -> Option<&'a Value> {
+    row.get(name).or_else(|| {
+        let (outer, inner) = name.split_once('.')?;
+        field(row.get(outer)?, inner)
+    })
+}
+
+fn list(columns: &[String], rows: &[Vec<String>], format: Format, headings: bool) -> String {
+    let heading = headings.then(|| columns.to_vec());
+    let rows: Vec<&[String]> = heading
+        .iter()
+        .map(Vec::as_slice)
+        .chain(rows.iter().map(Vec::as_slice))
+        .collect();
+    match format {
+        Format::Table => rows.iter().map(|row| row.join("\t") + "\n").collect(),
+        Format::Csv => rows
+            .iter()
+            .map(|row| row.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(",") + "\r\n")
+            .collect(),
+        Format::Columns | Format::Json => aligned(&rows, columns.len()),
+    }
+}
+
+fn aligned(rows: &[&[String]], columns: usize) -> String {
     let width = |at: usize| {
         rows.iter()
             .filter_map(|row| row.get(at))
             .map(|cell| cell.chars().count())
             .max()
     };
-    let widths: Vec<usize> = (0..columns.len()).map(|at| width(at).unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..columns).map(|at| width(at).unwrap_or(0)).collect();
     let mut text = String::new();
-    for row in &rows {
+    for row in rows {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');
@@ -26,18 +126,91 @@ pub(super) fn print(columns: &[String], list: &Value, as_json: bool) -> String {
     text
 }
 
-fn cell(value: Option<&Value>) -> String {
+/// RFC 4180.
+fn quoted(cell: &str) -> String {
+    if cell.contains([',', '"', '\r', '\n']) {
+        format!("\"{}\"", cell.replace('"', "\"\""))
+    } else {
+        cell.to_owned()
+    }
+}
+
+/// A value on one line.
+pub(super) fn cell(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => String::new(),
-        // Names may hold what moves the cursor; nobody's table is to be rewritten by them.
-        Some(Value::String(text)) => text.escape_debug().to_string(),
+        // Names may hold what moves the cursor or ends the line; nobody's table is to be rewritten by them.
+        Some(Value::String(text)) => printable(text),
         Some(Value::Array(items)) => items.iter().map(|item| cell(Some(item))).collect::<Vec<_>>().join(","),
         Some(Value::Object(members)) => {
             let members = members
                 .iter()
-                .map(|(name, value)| format!("{name}={}", cell(Some(value))));
+                .map(|(name, value)| format!("{}={}", printable(name), cell(Some(value))));
             members.collect::<Vec<_>>().join(",")
         }
         Some(other) => other.to_string(),
+    }
+}
+
+/// The text with escapes for what cannot be seen. Quotes stay: nothing here is quoted.
+fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '"' | '\'' => out.push(c),
+            c => out.extend(c.escape_debug()),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn output(is_chosen: bool) -> Output {
+        Output::List {
+            columns: vec!["name".to_owned(), "a.b".to_owned()],
+            rows: json!([
+                { "name": "q,1", "a": { "b": 5 }, "more": true },
+                { "name": "tab\there \u{1b}[2J \"x\"", "a": {} },
+            ]),
+            is_chosen,
+        }
+    }
+
+    #[test]
+    fn each_format_has_one_line_for_each_row_whatever_names_hold() {
+        let text = |format, headings| output(true).text(format, headings);
+        assert_eq!(
+            text(Format::Columns, true),
+            "name                     a.b\nq,1                      5\ntab\\there \\u{1b}[2J \"x\"\n"
+        );
+        assert_eq!(text(Format::Table, false), "q,1\t5\ntab\\there \\u{1b}[2J \"x\"\t\n");
+        assert_eq!(
+            text(Format::Csv, true),
+            "name,a.b\r\n\"q,1\",5\r\n\"tab\\there \\u{1b}[2J \"\"x\"\"\",\r\n"
+        );
+    }
+
+    #[test]
+    fn json_has_what_was_chosen_or_everything() {
+        let parsed = |is_chosen| -> Value {
+            serde_json::from_str(&output(is_chosen).text(Format::Json, true)).expect("JSON and nothing else")
+        };
+        assert_eq!(parsed(true)[0], json!({ "name": "q,1", "a.b": 5 }));
+        assert_eq!(parsed(false)[0]["more"], json!(true));
+    }
+
+    #[test]
+    fn facts_that_are_lists_have_a_line_for_each_item() {
+        let facts = Output::Facts(vec![("version", json!("1")), ("listener", json!(["mqtt 1", "amqp 2"]))]);
+        assert_eq!(
+            facts.text(Format::Table, false),
+            "version\t1\nlistener\tmqtt 1\nlistener\tamqp 2\n"
+        );
+        let parsed: Value = serde_json::from_str(&facts.text(Format::Json, true)).expect("JSON");
+        assert_eq!(parsed, json!({ "version": "1", "listener": ["mqtt 1", "amqp 2"] }));
     }
 }

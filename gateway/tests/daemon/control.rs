@@ -7,8 +7,9 @@ use crate::support::raw::{eventually, read_to_end};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -19,10 +20,18 @@ const UNAVAILABLE: i32 = 69;
 
 /// Runs the command line for this gateway, with `input` on its standard input. Returns how it ended, and what it said.
 pub(crate) fn try_control(gatepost: &Gatepost, arguments: &[&str], input: &str) -> (Option<i32>, String) {
+    let config = gatepost.config();
+    let at = ["--config", config.to_str().expect("a path in Unicode")];
+    let output = command_line("gatepost", &[arguments, &at].concat(), input);
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).expect("text"))
+}
+
+/// Runs the program, called by this name.
+pub(crate) fn command_line(name: &str, arguments: &[&str], input: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_gatepost"))
+        .arg0(name)
         .args(arguments)
-        .arg("--config")
-        .arg(gatepost.config())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -30,9 +39,7 @@ pub(crate) fn try_control(gatepost: &Gatepost, arguments: &[&str], input: &str) 
         .expect("the command starts");
     // It may not read it.
     let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
-    let output = child.wait_with_output().expect("output");
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(text).expect("text"))
+    child.wait_with_output().expect("output")
 }
 
 #[track_caller]

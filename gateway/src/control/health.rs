@@ -1,0 +1,97 @@
+//! `gatepost health`: what monitoring asks, as monitoring plugins answer.
+
+use super::client::Client;
+use super::table::Output;
+use crate::exit::Failure;
+use clap::Args;
+use serde_json::json;
+
+/// What to look at besides alarms and the service itself.
+#[derive(Args, Debug)]
+pub struct Checks {
+    /// This port must listen; may be given several times
+    #[arg(long, value_name = "PORT")]
+    port: Vec<u16>,
+    /// This protocol must be served, such as mqtt or amqp/ssl; may be given several times
+    #[arg(long, value_name = "NAME")]
+    protocol: Vec<String>,
+    /// Warn of certificates that expire within so many days
+    #[arg(long, value_name = "DAYS", default_value_t = 30)]
+    certificate_days: u32,
+}
+
+const WARNING: u8 = 1;
+const CRITICAL: u8 = 2;
+const UNKNOWN: u8 = 3;
+
+/// The path of each check, and how bad it is if it fails.
+fn checks(asked: &Checks) -> Vec<(u8, Vec<String>)> {
+    let path = |parts: &[&str]| parts.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>();
+    let mut checks = vec![
+        (CRITICAL, path(&["is-in-service"])),
+        (CRITICAL, path(&["alarms"])),
+        (WARNING, path(&["below-node-connection-limit"])),
+        (
+            WARNING,
+            path(&["certificate-expiration", &asked.certificate_days.to_string(), "days"]),
+        ),
+    ];
+    let ports = asked
+        .port
+        .iter()
+        .map(|port| path(&["port-listener", &port.to_string()]));
+    checks.extend(ports.map(|path| (CRITICAL, path)));
+    let protocols = asked.protocol.iter().map(|name| path(&["protocol-listener", name]));
+    checks.extend(protocols.map(|path| (CRITICAL, path)));
+    checks
+}
+
+pub(super) async fn health(asked: &Checks, client: &mut Client) -> Result<Output, Failure> {
+    let checks = checks(asked);
+    let (mut worst, mut found) = (0, Vec::new());
+    for (code, path) in &checks {
+        let mut whole = vec!["health", "checks"];
+        whole.extend(path.iter().map(String::as_str));
+        if let Some(reason) = client.check(&whole).await? {
+            worst = worst.max(*code);
+            found.push(format!("{}: {reason}", path.join(" ")));
+        }
+    }
+    let all_well = vec![format!("{} checks passed", checks.len())];
+    Ok(verdict(worst, if found.is_empty() { &all_well } else { &found }))
+}
+
+/// One check by its path, as `rabbitmq-diagnostics` makes it.
+pub(super) async fn one(check: &[String], unit: &str, client: &mut Client) -> Result<Output, Failure> {
+    let mut path = vec!["health", "checks"];
+    path.extend(check.iter().map(String::as_str));
+    if check.first().is_some_and(|name| name == "certificate-expiration") {
+        if check.len() == 1 {
+            path.push("4");
+        }
+        path.push(unit);
+    }
+    match client.check(&path).await? {
+        Some(reason) => Err(Failure::Unavailable(format!("{}: {reason}", check.join(" ")))),
+        None => Ok(Output::Nothing),
+    }
+}
+
+/// What is said where nobody answers.
+pub(super) fn unknown(failure: &Failure) -> Output {
+    verdict(UNKNOWN, &[failure.to_string()])
+}
+
+fn verdict(code: u8, found: &[String]) -> Output {
+    let word = match code {
+        0 => "OK",
+        WARNING => "WARNING",
+        CRITICAL => "CRITICAL",
+        _ => "UNKNOWN",
+    };
+    Output::Verdict {
+        code,
+        line: format!("{word} - {}", found.join("; ")),
+        json: json!({ "status": word, "code": code, "found": found }),
+    }
+}
