@@ -340,13 +340,7 @@ pub(crate) mod tests {
         }
         /// A connection that declares a durable queue, and is told that it is there.
         pub(crate) fn declare(&self, vhost: &str, queue: &str) -> (Arc<Vhost>, Link) {
-            let all = || ".*".to_owned();
-            let permission = Permission {
-                configure: all(),
-                write: all(),
-                read: all(),
-            };
-            let granted = self.node.set_permission("guest", vhost, permission);
+            let granted = self.node.set_permission("guest", vhost, Permission::everything());
             self.runtime.block_on(granted).expect("granted");
             let vhost = self.node.vhost(vhost).expect("a vhost");
             let attach = Attach {

@@ -258,7 +258,8 @@ fn shown_properties(message: &Message, codecs: &Codecs) -> Value {
         ("app_id", text(&p.app_id)),
         ("user_id", text(&p.user_id)),
         ("expiration", p.expiration_ms.map(|ms| ms.to_string().into())),
-        ("delivery_mode", Some((1 + u8::from(message.envelope().durable)).into())),
+        // Messages of other protocols have none, and whoever sets none in AMQP means 1.
+        ("delivery_mode", message.envelope().durable.then(|| 2.into())),
         ("headers", (!p.headers.is_empty()).then(|| table::json(&p.headers))),
     ];
     let set = all

@@ -1,11 +1,11 @@
 //! `/api/nodes`: this node, as one of a cluster of one.
 
-use super::caller::{Caller, monitors};
+use super::caller::{Caller, administrators, monitors};
 use super::fields::Fields;
 use super::overview::{self, CHURN};
 use super::rates::{Figure, NodeHistory, NodeSample, Spans};
 use super::view::{Pages, Row, View};
-use super::{Answer, Api, Refusal};
+use super::{Answer, Api, Refusal, done};
 use crate::machine;
 use crate::node::Node;
 use axum::Router;
@@ -22,6 +22,11 @@ pub(super) fn routes() -> Router<Arc<Node>> {
         .route("/api/nodes/{node}", routing::get(get))
         .route("/api/nodes/{node}/memory", routing::get(memory))
         .route_layer(from_fn(monitors))
+        .merge(
+            Router::new()
+                .route("/api/rebalance/queues", routing::post(rebalance))
+                .route_layer(from_fn(administrators)),
+        )
 }
 
 struct Shown<'a> {
@@ -187,4 +192,9 @@ fn is_this(node: &Node, name: &str) -> Result<(), Refusal> {
     } else {
         Err(Refusal::not_found())
     }
+}
+
+/// One node leads all its queues: there is nothing to move.
+async fn rebalance() -> Answer {
+    done()
 }

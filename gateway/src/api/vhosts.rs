@@ -7,7 +7,8 @@ use super::overview;
 use super::rates::{Figure, NodeHistory, NodeSample, Spans, clients};
 use super::view::{Pages, Row, View};
 use super::{Answer, Api, done, is_new, made};
-use crate::directory::Put;
+use crate::directory::permissions::Permission;
+use crate::directory::{DirectoryError, Put};
 use crate::node::Node;
 use crate::vhost::Vhost;
 use axum::Router;
@@ -97,8 +98,9 @@ async fn get(caller: Caller, view: View, State(node): Api, Path(vhost): Path<Str
     view.one(&Shown::new(&node, vhost, &view.spans))
 }
 
-/// One that is there already stays as it is. With `If-None-Match: *` the request is refused then.
-async fn put(State(node): Api, Path(vhost): Path<String>, headers: HeaderMap, body: Bytes) -> Answer {
+/// One that is there already stays as it is. With `If-None-Match: *` the request is refused then. Who makes one may do everything
+/// in it, as in RabbitMQ: tools create a vhost and go on to declare in it.
+async fn put(caller: Caller, State(node): Api, Path(vhost): Path<String>, headers: HeaderMap, body: Bytes) -> Answer {
     let body = Body::parse(&body)?;
     if node.vhost(&vhost).is_some() && !is_new(&headers) {
         return made(Put::Changed);
@@ -111,6 +113,16 @@ async fn put(State(node): Api, Path(vhost): Path<String>, headers: HeaderMap, bo
         default_queue_type: body.text("default_queue_type")?.unwrap_or_default().into(),
     };
     node.create_vhost(record).await?;
+    if !caller.is_operator() {
+        match node
+            .set_permission(caller.name(), &vhost, Permission::everything())
+            .await
+        {
+            // A user of another back end, or a vhost that somebody has just deleted.
+            Ok(_) | Err(DirectoryError::NoSuchUser(_) | DirectoryError::NoSuchVhost(_)) => {}
+            Err(other) => return Err(other.into()),
+        }
+    }
     made(Put::Created)
 }
 

@@ -164,8 +164,8 @@ impl PasswordHash {
         }
     }
 
-    /// Reads what another broker exported: RabbitMQ's base64 with the name of its algorithm (none: SHA-256, as there), or
-    /// one of Mosquitto's texts, which begin with `$`. The empty text is a user without a password.
+    /// Reads what another broker exported: RabbitMQ's base64 with the name of its algorithm (none: by its length SHA-512, or
+    /// SHA-256), or one of Mosquitto's texts, which begin with `$`. The empty text is a user without a password.
     ///
     /// # Errors
     /// It is none of these; the text says why.
@@ -177,7 +177,11 @@ impl PasswordHash {
             return PasswordHash::from_text(text);
         }
         let salted = STANDARD.decode(text).map_err(|_| "the hash is not base64".to_owned())?;
-        let algorithm = if algorithm.is_empty() { RABBIT_SHA256 } else { algorithm };
+        let algorithm = match algorithm {
+            "" if salted.len() == RABBIT_SALT_BYTES + 64 => RABBIT_SHA512,
+            "" => RABBIT_SHA256,
+            named => named,
+        };
         PasswordHash::from_parts(algorithm, &salted)
     }
 

@@ -17,6 +17,18 @@ pub(crate) struct Permission {
     pub read: String,
 }
 
+impl Permission {
+    /// Everything, whatever its name.
+    pub(crate) fn everything() -> Permission {
+        let all = || ".*".to_owned();
+        Permission {
+            configure: all(),
+            write: all(),
+            read: all(),
+        }
+    }
+}
+
 /// A permission, as it is listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PermissionEntry {

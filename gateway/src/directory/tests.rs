@@ -256,14 +256,6 @@ fn secret(password: &str) -> Credential {
     Credential::Password(password.as_bytes().into())
 }
 
-fn everything() -> Permission {
-    Permission {
-        configure: ".*".into(),
-        write: ".*".into(),
-        read: ".*".into(),
-    }
-}
-
 /// Makes and changes users, and tries what is none.
 async fn change_users(node: &Node) {
     node.add_user("plant", secret("s3cret"), vec!["monitoring".into()])
@@ -290,19 +282,25 @@ async fn change_users(node: &Node) {
 
 /// Sets permissions and limits, and deletes users.
 async fn change_rights(node: &Node) {
-    assert_eq!(node.set_permission("plant", "/", everything()).await, Ok(Put::Created));
-    assert_eq!(node.set_permission("plant", "/", everything()).await, Ok(Put::Changed));
+    assert_eq!(
+        node.set_permission("plant", "/", Permission::everything()).await,
+        Ok(Put::Created)
+    );
+    assert_eq!(
+        node.set_permission("plant", "/", Permission::everything()).await,
+        Ok(Put::Changed)
+    );
     let bad = Permission {
         read: "(".into(),
-        ..everything()
+        ..Permission::everything()
     };
     assert!(matches!(
         node.set_permission("plant", "/", bad).await,
         Err(DirectoryError::Pattern(_))
     ));
-    let nobody = node.set_permission("nobody", "/", everything()).await;
+    let nobody = node.set_permission("nobody", "/", Permission::everything()).await;
     assert_eq!(nobody, Err(DirectoryError::NoSuchUser("nobody".into())));
-    let nowhere = node.set_permission("plant", "/none", everything()).await;
+    let nowhere = node.set_permission("plant", "/none", Permission::everything()).await;
     assert_eq!(nowhere, Err(DirectoryError::NoSuchVhost("/none".into())));
 
     let set = node
@@ -437,7 +435,7 @@ fn what_was_granted_in_a_deleted_vhost_is_not_granted_in_the_next_of_its_name() 
     assert!(!admit("plant"), "the one who makes it grants it");
     bench
         .runtime
-        .block_on(node.set_permission("guest", "plant", everything()))
+        .block_on(node.set_permission("guest", "plant", Permission::everything()))
         .expect("set");
     bench
         .runtime

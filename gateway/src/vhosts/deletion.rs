@@ -57,13 +57,7 @@ impl Bench {
             ..VhostRecord::default()
         };
         self.runtime.block_on(self.node.create_vhost(record)).expect("created");
-        let all = || ".*".to_owned();
-        let permission = Permission {
-            configure: all(),
-            write: all(),
-            read: all(),
-        };
-        let granted = self.node.set_permission("guest", name, permission);
+        let granted = self.node.set_permission("guest", name, Permission::everything());
         self.runtime.block_on(granted).expect("granted");
     }
 

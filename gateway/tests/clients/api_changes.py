@@ -437,10 +437,44 @@ def exported():
 
 
 @case
+def who_makes_a_vhost_may_do_everything_in_it():
+    vhost = unique("v")
+    ADMIN.put(f"/api/vhosts/{vhost}", expect=201)
+    everything = {"user": "guest", "vhost": vhost, "configure": ".*", "write": ".*", "read": ".*"}
+    equal(ADMIN.get(f"/api/permissions/{vhost}/guest"), everything)
+    ADMIN.put(f"/api/queues/{vhost}/q", {"durable": True}, expect=201)
+    # What an administrator takes away stays away when the vhost is put again.
+    ADMIN.delete(f"/api/permissions/{vhost}/guest", expect=204)
+    ADMIN.put(f"/api/vhosts/{vhost}", expect=204)
+    ADMIN.get(f"/api/permissions/{vhost}/guest", expect=404)
+    ADMIN.delete(f"/api/vhosts/{vhost}")
+
+
+@case
+def a_message_without_properties_is_got_without_any():
+    name = queue()
+    publish("amq.default", name)
+    [got] = fetch(name)
+    equal(got["properties"], {})
+
+
+@case
+def a_salted_sha_512_needs_no_name():
+    name, salt = unique("u"), b"salt"
+    hashed = base64.b64encode(salt + hashlib.sha512(salt + b"s3cret").digest()).decode()
+    ADMIN.put(f"/api/users/{name}", {"password_hash": hashed, "tags": "management"}, expect=201)
+    ADMIN.delete(f"/api/users/{name}")
+
+
+@case
+def rebalancing_the_queues_of_one_node_moves_nothing():
+    ADMIN.post("/api/rebalance/queues", expect=204)
+
+
+@case
 def definitions_export_import_idempotent():
     vhost = unique("v")
     ADMIN.put(f"/api/vhosts/{vhost}")
-    ADMIN.put(f"/api/permissions/{vhost}/guest", {"configure": ".*", "write": ".*", "read": ".*"})
     ADMIN.put(f"/api/queues/{vhost}/q", {"durable": True, "arguments": {"x-max-length": 5, "x-overflow": "reject-publish"}})
     ADMIN.put(f"/api/exchanges/{vhost}/x", {"type": "topic", "durable": True, "internal": True})
     ADMIN.post(f"/api/bindings/{vhost}/e/x/q/q", {"routing_key": "a.#", "arguments": {"n": 1}})
