@@ -61,7 +61,8 @@ pub enum Command {
         /// The publisher's packet id.
         packet_id: u16,
     },
-    /// Opens a channel whose first failure ends it: after `Failed`, its commands are ignored until `CloseChannel`.
+    /// Opens a channel whose first failure ends it: after `Failed`, its commands are ignored until `CloseChannel`. Answered
+    /// by `Done { op: Op::OpenChannel }`, or by `Failed` if its user may have no more.
     /// Other channels are opened by the first command that needs them, and go on after a failure.
     OpenChannel {
         /// Which.

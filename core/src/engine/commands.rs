@@ -231,11 +231,10 @@ impl Engine {
     /// The link's channels and their consumers.
     fn apply_to_channel(&mut self, link: Link, command: Command, budget: &mut Budget) -> Result<(), Command> {
         match command {
-            Command::OpenChannel { channel } => {
-                if let Err(fault) = self.open_channel(link, channel) {
-                    self.fail(link, channel, Op::OpenChannel, fault);
-                }
-            }
+            Command::OpenChannel { channel } => match self.open_channel(link, channel) {
+                Ok(()) => self.answer(link, channel, done(channel, Op::OpenChannel), None),
+                Err(fault) => self.fail(link, channel, Op::OpenChannel, fault),
+            },
             Command::CloseChannel { channel, reply } => {
                 self.dispatch_touched();
                 if self.close_channel(link, channel, budget).is_err() {

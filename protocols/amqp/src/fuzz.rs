@@ -334,6 +334,7 @@ impl Driver {
 /// The channel and operation of a command that is answered with success or a fault, and whether it wants to hear of success.
 fn operation(command: &Command) -> Option<(u16, Op, bool)> {
     Some(match command {
+        Command::OpenChannel { channel } => (*channel, Op::OpenChannel, true),
         Command::Settle { channel, .. } => (*channel, Op::Settle, false),
         Command::Qos { channel, .. } => (*channel, Op::Qos, true),
         Command::Recover { channel, reply } => (*channel, Op::Recover, *reply),

@@ -9,6 +9,8 @@
 //! ```
 //!
 //! In `LoggingIn` and `Attaching` nothing is parsed: what follows in the input waits for the directory's answer. In
+//! `Running`, what follows `channel.open` waits for the engine's, unless it is another `channel.open`: the answer to any
+//! other frame, above all a close of the connection, would overtake the `open-ok`. In
 //! `Closing` all is discarded but `close` and `close-ok`; in `Silent` all. A client's own `close` leads from `Running` to
 //! `Leaving`, where what it asked for before is still answered, and `close-ok` is our last word.
 
@@ -201,20 +203,27 @@ impl AmqpSession {
                     }
                     self.start(cx);
                 }
-                _ => match codec::split(rest, self.frame_max) {
-                    Ok(None) => break,
-                    Ok(Some((frame, used))) => {
-                        at += used;
-                        let rest = input.get(at..).unwrap_or_default();
-                        match self.handle_frame(cx, frame, rest) {
-                            Ok(more) => at += more,
-                            Err(error) => self.fail(cx, frame.channel, error)?,
+                _ => {
+                    let next = codec::split(rest, self.frame_max);
+                    if self.channels.are_opening() && !matches!(next, Ok(Some((frame, _))) if self.opens_another(frame))
+                    {
+                        break;
+                    }
+                    match next {
+                        Ok(None) => break,
+                        Ok(Some((frame, used))) => {
+                            at += used;
+                            let rest = input.get(at..).unwrap_or_default();
+                            match self.handle_frame(cx, frame, rest) {
+                                Ok(more) => at += more,
+                                Err(error) => self.fail(cx, frame.channel, error)?,
+                            }
+                        }
+                        Err(reply) => {
+                            self.fail(cx, 0, Error::FramingLost(reply))?;
                         }
                     }
-                    Err(reply) => {
-                        self.fail(cx, 0, Error::FramingLost(reply))?;
-                    }
-                },
+                }
             }
         }
         Ok(at)
@@ -474,6 +483,8 @@ impl Session for AmqpSession {
         if cx.out.len() != before {
             self.heartbeat.sent(cx.now.monotonic);
         }
+        self.heartbeat
+            .set_waiting(cx.now.monotonic, self.channels.are_opening());
         result
     }
 
@@ -483,6 +494,8 @@ impl Session for AmqpSession {
         if cx.out.len() != before {
             self.heartbeat.sent(cx.now.monotonic);
         }
+        self.heartbeat
+            .set_waiting(cx.now.monotonic, self.channels.are_opening());
         result
     }
 
@@ -528,6 +541,7 @@ impl Session for AmqpSession {
     fn read_interest(&self) -> ReadInterest {
         match self.state {
             State::LoggingIn | State::Attaching => ReadInterest::Nothing,
+            State::Running if self.channels.are_opening() => ReadInterest::Nothing,
             _ => ReadInterest::All,
         }
     }

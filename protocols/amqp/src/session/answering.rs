@@ -106,6 +106,7 @@ impl Channel {
     fn done(&mut self, env: &mut Env<'_, '_>, op: Op, consumer: u32) {
         let (channel, out) = (env.number, &mut *env.cx.out);
         match op {
+            Op::OpenChannel => crate::frame::Channel::OpenOk { reserved: b"" }.encode(channel, out),
             Op::DeclareExchange => Exchange::DeclareOk {}.encode(channel, out),
             Op::DeleteExchange => Exchange::DeleteOk {}.encode(channel, out),
             Op::Bind => match self.binds.pop_front() {
@@ -128,7 +129,6 @@ impl Channel {
             Op::Commit => Tx::CommitOk {}.encode(channel, out),
             // Answered by events of their own, other protocols' verbs, or an operator's.
             Op::Publish
-            | Op::OpenChannel
             | Op::Settle
             | Op::CloseChannel
             | Op::DeclareQueue

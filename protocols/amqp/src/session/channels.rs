@@ -17,6 +17,8 @@ pub(super) struct Channels {
     last: usize,
     /// Slots that have a channel.
     open: usize,
+    /// Of these, those whose open the engine has not answered yet.
+    opening: usize,
 }
 
 struct Slot {
@@ -53,6 +55,7 @@ impl Channels {
     fn open(&mut self, number: u16) {
         let channel = Some(Box::default());
         self.open += 1;
+        self.opening += 1;
         match self.position(number) {
             Ok(at) => {
                 if let Some(slot) = self.slots.get_mut(at) {
@@ -69,6 +72,11 @@ impl Channels {
                 },
             ),
         }
+    }
+
+    /// Whether a client waits for an `open-ok`.
+    pub(super) fn are_opening(&self) -> bool {
+        self.opening > 0
     }
 
     /// Forgets the channel; the slot stays as long as answers are due.
@@ -180,6 +188,18 @@ impl Channels {
 }
 
 impl AmqpSession {
+    /// Whether a frame opens one more channel, and nothing is wrong with that.
+    pub(super) fn opens_another(&mut self, frame: Frame<'_>) -> bool {
+        frame.kind == METHOD
+            && frame.channel != 0
+            && self.channels.open < usize::from(self.channel_max)
+            && self.channels.find(frame.channel).is_none()
+            && matches!(
+                Method::decode(frame.payload),
+                Ok(Method::Channel(frame::Channel::Open { .. }))
+            )
+    }
+
     /// A frame of a channel other than 0. `rest` is what follows it; returns how much of that was used too.
     pub(super) fn channel_frame(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>, rest: &[u8]) -> Result<usize, Error> {
         let number = frame.channel;
@@ -202,8 +222,8 @@ impl AmqpSession {
                 return Err(Error::new(Code::NotAllowed, detail, method.ids()));
             }
             channels.open(number);
+            // The engine says whether the user may have one more.
             env.cx.commands.push(Command::OpenChannel { channel: number });
-            frame::Channel::OpenOk { reserved: b"" }.encode(number, env.cx.out);
             return Ok(0);
         };
         match (channel.phase, frame.kind, frame.payload) {
@@ -269,6 +289,15 @@ impl AmqpSession {
                 Event::Failed { op, fault, .. } => Err((0, Error::Connection(map::reply(&fault, map::method(op))))),
                 _ => Ok(()),
             };
+        }
+        if let Event::Done {
+            op: Op::OpenChannel, ..
+        }
+        | Event::Failed {
+            op: Op::OpenChannel, ..
+        } = event
+        {
+            self.channels.opening = self.channels.opening.saturating_sub(1);
         }
         let (channels, mut env) = self.split(cx, number);
         match channels.addressed(number) {

@@ -13,6 +13,8 @@ pub(super) struct Heartbeat {
     sent: Time,
     /// We do not read, so the peer's silence is our doing.
     paused: bool,
+    /// The session reads nothing itself, which comes to the same.
+    waiting: bool,
 }
 
 impl Heartbeat {
@@ -23,6 +25,7 @@ impl Heartbeat {
             received: now,
             sent: now,
             paused: false,
+            waiting: false,
         }
     }
 
@@ -49,6 +52,14 @@ impl Heartbeat {
         self.received = now;
     }
 
+    /// Nothing of the peer's is looked at while the session waits for an answer of the engine's.
+    pub(super) fn set_waiting(&mut self, now: Time, waiting: bool) {
+        if waiting != self.waiting {
+            self.waiting = waiting;
+            self.received = now;
+        }
+    }
+
     /// Half an interval without output: time for a heartbeat.
     pub(super) fn is_due(&self, now: Time) -> bool {
         self.send_at().is_some_and(|at| now >= at)
@@ -72,7 +83,7 @@ impl Heartbeat {
     /// Two intervals may be missed. The half on top is for networks; RabbitMQ too notices between two and three.
     fn dead_at(&self) -> Option<Time> {
         self.interval
-            .filter(|_| !self.paused)
+            .filter(|_| !self.paused && !self.waiting)
             .map(|interval| self.received + interval * 5 / 2)
     }
 }

@@ -1,6 +1,7 @@
 //! Conversations, by script: octets and events in, commands and octets out, on virtual time.
 
 mod channels;
+mod consumers;
 mod delivering;
 mod handshake;
 mod liveness;

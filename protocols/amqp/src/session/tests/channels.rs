@@ -6,7 +6,7 @@ use crate::settings::Settings;
 use gatepost_core::command::{BindTarget, ChannelMode, Command, Outcome};
 use gatepost_core::event::{Event, Op, QueueSummary};
 use gatepost_core::fault::FaultKind;
-use gatepost_core::properties::{Table, Value};
+use gatepost_core::properties::Table;
 
 fn open_channel() -> Method<'static> {
     Method::Channel(Channel::Open { reserved: "" })
@@ -23,32 +23,6 @@ fn close_channel() -> Method<'static> {
 
 fn channel_close_ok() -> Method<'static> {
     Method::Channel(Channel::CloseOk {})
-}
-
-fn declare(queue: &str, passive: bool, nowait: bool) -> Method<'_> {
-    Method::Queue(Queue::Declare {
-        ticket: 0,
-        queue,
-        passive,
-        durable: true,
-        exclusive: false,
-        auto_delete: false,
-        nowait,
-        arguments: Table::default(),
-    })
-}
-
-fn consume<'a>(queue: &'a str, tag: &'a str, no_ack: bool) -> Method<'a> {
-    Method::Basic(Basic::Consume {
-        ticket: 0,
-        queue,
-        tag,
-        no_local: false,
-        no_ack,
-        exclusive: false,
-        nowait: false,
-        arguments: Table::default(),
-    })
 }
 
 fn not_found(script: &mut Script, channel: u16) {
@@ -107,9 +81,11 @@ fn a_failure_before_a_client_close_is_told_and_the_close_answered() {
     assert!(said[1].starts_with("1 Channel(Close { code: 404"), "{said:?}");
     assert_eq!(said[2], "1 Channel(CloseOk)");
     script.send(1, channel_close_ok());
-    script.open_channel(1);
+    script.send(1, open_channel());
     script.tell(done(1, Op::CloseChannel));
     assert!(script.said().is_empty());
+    script.tell(done(1, Op::OpenChannel));
+    assert_eq!(script.said(), ["1 Channel(OpenOk { reserved: [] })"]);
     script.tell(Event::GetEmpty { channel: 1 });
     assert_eq!(script.said().len(), 1);
 }
@@ -121,7 +97,6 @@ fn channel_number_reused_right_after_close_ok() {
     script.send(1, channel_close_ok());
     script.send(1, open_channel());
     script.send(1, declare("q", false, false));
-    assert_eq!(script.said(), ["1 Channel(OpenOk { reserved: [] })"]);
     // What is still on its way was meant for the channel before.
     script.tell(Event::GetEmpty { channel: 1 });
     script.tell(failed(
@@ -133,6 +108,8 @@ fn channel_number_reused_right_after_close_ok() {
     assert!(script.said().is_empty());
     script.tell(done(1, Op::CloseChannel));
     assert!(script.said().is_empty());
+    script.tell(done(1, Op::OpenChannel));
+    assert_eq!(script.said(), ["1 Channel(OpenOk { reserved: [] })"]);
     let queue = Box::new(QueueSummary {
         name: "q".into(),
         messages: 1,
@@ -146,7 +123,7 @@ fn channel_number_reused_right_after_close_ok() {
 }
 
 #[test]
-fn a_number_can_fail_many_times_before_the_engine_has_caught_up() {
+fn a_number_can_fail_many_times() {
     let mut script = Script::with_channel();
     for _ in 0..3 {
         // unacceptable priority: an error of the session's own
@@ -155,38 +132,15 @@ fn a_number_can_fail_many_times_before_the_engine_has_caught_up() {
         script.send(1, channel_close_ok());
         script.send(1, open_channel());
         script.forget();
-    }
-    for _ in 0..3 {
+        // Meant for the channel before.
         script.tell(Event::GetEmpty { channel: 1 });
-        assert!(script.said().is_empty());
         script.tell(done(1, Op::CloseChannel));
+        assert!(script.said().is_empty());
+        script.tell(done(1, Op::OpenChannel));
+        assert_eq!(script.said(), ["1 Channel(OpenOk { reserved: [] })"]);
     }
     script.tell(Event::GetEmpty { channel: 1 });
     assert_eq!(script.said(), ["1 Basic(GetEmpty { reserved: \"\" })"]);
-}
-
-fn bad_consume() -> Method<'static> {
-    let mut arguments = Table::default();
-    arguments.push("x-priority", Value::text("high"));
-    Method::Basic(Basic::Consume {
-        ticket: 0,
-        queue: "q",
-        tag: "",
-        no_local: false,
-        no_ack: false,
-        exclusive: false,
-        nowait: false,
-        arguments,
-    })
-}
-
-#[test]
-fn a_priority_that_is_no_number_406() {
-    let mut script = Script::with_channel();
-    script.send(1, bad_consume());
-    let text =
-        "PRECONDITION_FAILED - invalid arg 'x-priority' for queue 'q' in vhost '/': \"expected integer, got longstr\"";
-    assert_eq!(script.close(), (1, 406, text.into(), (60, 20)));
 }
 
 #[test]
@@ -196,6 +150,7 @@ fn double_close_from_both_sides_of_a_channel_is_clean() {
     script.send(1, close_channel());
     assert_eq!(script.said(), ["1 Channel(CloseOk)"]);
     script.send(1, channel_close_ok());
+    script.tell(done(1, Op::CloseChannel));
     script.open_channel(1);
 }
 
@@ -236,6 +191,96 @@ fn channel_max_counts_channels() {
     script.send(1, open_channel());
     let text = "NOT_ALLOWED - number of channels opened (2) has reached the negotiated channel_max (2)";
     assert_eq!(script.close(), (0, 530, text.into(), (20, 10)));
+}
+
+/// The client was told `open-ok` and then that it may have no more channels.
+#[test]
+fn a_channel_that_the_user_may_not_have_is_never_opened() {
+    let mut script = Script::with_channel();
+    script.send(2, open_channel());
+    assert!(matches!(script.command(), Command::OpenChannel { channel: 2 }));
+    script.send(2, declare("q", false, false));
+    assert!(script.said().is_empty() && script.commands().is_empty());
+    let text = "number of channels opened for user 'guest' has reached the maximum allowed user limit of (1)";
+    script.tell(failed(2, Op::OpenChannel, FaultKind::NotAllowed, text));
+    assert_eq!(script.close(), (0, 530, format!("NOT_ALLOWED - {text}"), (20, 10)));
+}
+
+#[test]
+fn a_channel_that_is_closed_ahead_of_its_open_ok_is_opened_and_closed() {
+    let mut script = Script::with_channel();
+    script.send(2, open_channel());
+    script.send(2, close_channel());
+    script.tell(done(2, Op::OpenChannel));
+    assert_eq!(script.said(), ["2 Channel(OpenOk { reserved: [] })"]);
+    script.tell(done(2, Op::CloseChannel));
+    assert_eq!(script.said(), ["2 Channel(CloseOk)"]);
+    script.open_channel(2);
+}
+
+#[test]
+fn channels_may_be_opened_without_waiting_for_the_one_before() {
+    let mut script = Script::with_channel();
+    let mut octets = Vec::new();
+    for channel in 2..5 {
+        open_channel().encode(channel, &mut octets);
+    }
+    script.feed(&octets);
+    assert_eq!(script.commands().len(), 3);
+    script.send(3, declare("q", false, false));
+    script.tell_all(vec![done(2, Op::OpenChannel), done(3, Op::OpenChannel)]);
+    assert!(script.commands().is_empty());
+    script.tell(done(4, Op::OpenChannel));
+    assert_eq!(
+        script.said(),
+        [2, 3, 4].map(|channel| format!("{channel} Channel(OpenOk {{ reserved: [] }})"))
+    );
+    assert!(matches!(script.command(), Command::DeclareQueue(_)));
+}
+
+/// A client that is told of an end without the `open-ok` it waits for does not know what failed.
+#[test]
+fn nothing_overtakes_an_open_ok() {
+    let method = |channel, method: Method<'_>| {
+        let mut octets = Vec::new();
+        method.encode(channel, &mut octets);
+        octets
+    };
+    let mut without_its_end = method(3, open_channel());
+    *without_its_end.last_mut().unwrap() = 0;
+    let connection_close = Method::Connection(crate::frame::Connection::Close {
+        code: 200,
+        text: "",
+        class: 0,
+        method: 0,
+    });
+    for (octets, said) in [
+        (method(4, open_channel()), "0 Connection(Close { code: 530"),
+        (method(2, open_channel()), "0 Connection(Close { code: 504"),
+        (method(3, declare("q", false, false)), "0 Connection(Close { code: 504"),
+        (method(2, Method::Tx(Tx::Commit {})), "2 Channel(Close { code: 406"),
+        (body(2, b"stray"), "0 Connection(Close { code: 505"),
+        (without_its_end, "0 Connection(Close { code: 501"),
+        (method(0, connection_close), "0 Connection(CloseOk"),
+    ] {
+        let settings = Settings {
+            channel_max: 3,
+            ..Settings::default()
+        };
+        let mut script = Script::running(settings, ALL_CAPABILITIES);
+        script.open_channel(1);
+        script.open_channel(7);
+        script.send(2, open_channel());
+        script.feed(&octets);
+        assert!(script.said().is_empty(), "{said}");
+        script.tell(done(2, Op::OpenChannel));
+        for channel in [1, 2, 7] {
+            script.tell(done(channel, Op::CloseChannel));
+        }
+        let found = script.said();
+        assert_eq!(found[0], "2 Channel(OpenOk { reserved: [] })");
+        assert!(found.len() == 2 && found[1].starts_with(said), "{said}: {found:?}");
+    }
 }
 
 #[test]
@@ -499,100 +544,6 @@ fn settling_names_the_method_that_failed() {
 }
 
 #[test]
-fn a_consumer_gets_a_tag_if_it_has_none() {
-    let mut script = Script::with_channel();
-    script.send(1, consume("q", "", false));
-    let Command::Consume(consume) = script.command() else {
-        panic!("no consume");
-    };
-    assert!(
-        consume.tag.starts_with("amq.ctag-") && consume.tag.len() == 31,
-        "{}",
-        consume.tag
-    );
-    script.tell(Event::Consuming {
-        channel: 1,
-        consumer: consume.consumer,
-    });
-    assert_eq!(
-        script.said(),
-        [format!("1 Basic(ConsumeOk {{ tag: {:?} }})", &*consume.tag)]
-    );
-}
-
-#[test]
-fn duplicate_consumer_tag_530() {
-    let mut script = Script::with_channel();
-    script.send(1, consume("q", "t", false));
-    script.forget();
-    script.send(1, consume("other", "t", false));
-    let text = "NOT_ALLOWED - attempt to reuse consumer tag 't'";
-    assert_eq!(script.close(), (0, 530, text.into(), (60, 20)));
-}
-
-#[test]
-fn a_tag_is_free_again_once_it_is_cancelled() {
-    let mut script = Script::with_channel();
-    script.send(1, consume("q", "t", false));
-    script.send(1, Method::Basic(Basic::Cancel { tag: "t", nowait: true }));
-    script.send(1, consume("q", "t", false));
-    assert_eq!(script.commands().len(), 3);
-    script.tell(Event::Consuming {
-        channel: 1,
-        consumer: 1,
-    });
-    script.tell(Event::Done {
-        channel: 1,
-        op: Op::Cancel,
-        consumer: 1,
-    });
-    script.tell(Event::Consuming {
-        channel: 1,
-        consumer: 2,
-    });
-    assert_eq!(script.said(), ["1 Basic(ConsumeOk { tag: \"t\" })"; 2]);
-}
-
-#[test]
-fn cancel_unknown_tag_ok() {
-    let mut script = Script::with_channel();
-    script.send(
-        1,
-        Method::Basic(Basic::Cancel {
-            tag: "nope",
-            nowait: false,
-        }),
-    );
-    let Command::Cancel {
-        channel: 1,
-        consumer,
-        reply: true,
-    } = script.command()
-    else {
-        panic!("no cancel");
-    };
-    script.tell(Event::Done {
-        channel: 1,
-        op: Op::Cancel,
-        consumer,
-    });
-    assert_eq!(script.said(), ["1 Basic(CancelOk { tag: \"nope\" })"]);
-}
-
-#[test]
-fn consumers_of_a_channel_are_limited() {
-    let settings = Settings {
-        consumers_max: 1,
-        ..Settings::default()
-    };
-    let mut script = Script::running(settings, &[]);
-    script.open_channel(1);
-    script.send(1, consume("q", "a", false));
-    script.send(1, consume("q", "b", false));
-    assert_eq!(script.close().1, 530);
-}
-
-#[test]
 fn tx_confirm_mix_406() {
     let mut script = Script::with_channel();
     script.send(1, Method::Confirm(Confirm::Select { nowait: true }));
@@ -676,95 +627,6 @@ fn uncommitted_messages_are_bounded() {
     }
     let (channel, code, ..) = script.close();
     assert_eq!((channel, code), (0, 506));
-}
-
-#[test]
-fn direct_reply_to_consumes_from_a_queue_of_its_own() {
-    let mut script = Script::with_channel();
-    script.send(1, declare("amq.rabbitmq.reply-to", true, false));
-    script.echo();
-    assert_eq!(
-        script.said(),
-        ["1 Queue(DeclareOk { queue: \"amq.rabbitmq.reply-to\", messages: 0, consumers: 1 })"]
-    );
-    script.send(1, consume("amq.rabbitmq.reply-to", "t", true));
-    let commands = script.commands();
-    let [Command::DeclareQueue(declared), Command::Consume(consumed)] = &*commands else {
-        panic!("{commands:?}");
-    };
-    assert!(declared.name.starts_with("amq.rabbitmq.reply-to.") && declared.channel == 0);
-    assert!(declared.exclusive && declared.auto_delete && !declared.reply);
-    assert_eq!(consumed.queue, declared.name);
-
-    script.send(1, publish("svc"));
-    let request = crate::frame::content::BasicProperties {
-        reply_to: Some(b"amq.rabbitmq.reply-to"),
-        ..Default::default()
-    };
-    script.feed(&header(1, 0, &request));
-    let Command::Publish { message, .. } = script.command() else {
-        panic!("no publish");
-    };
-    let list = crate::frame::content::BasicProperties::decode(message.properties_raw()).unwrap();
-    assert_eq!(list.reply_to, Some(declared.name.as_bytes()));
-
-    script.send(1, consume("amq.rabbitmq.reply-to", "u", true));
-    let text = "PRECONDITION_FAILED - reply consumer already set";
-    assert_eq!(script.close(), (1, 406, text.into(), (60, 20)));
-}
-
-#[test]
-fn direct_reply_to_has_rules() {
-    let mut script = Script::with_channel();
-    script.send(1, consume("amq.rabbitmq.reply-to", "t", false));
-    let text = "PRECONDITION_FAILED - reply consumer cannot acknowledge";
-    assert_eq!(script.close(), (1, 406, text.into(), (60, 20)));
-    script.open_channel(2);
-    script.send(2, publish("svc"));
-    let request = crate::frame::content::BasicProperties {
-        reply_to: Some(b"amq.rabbitmq.reply-to"),
-        ..Default::default()
-    };
-    script.feed(&header(2, 0, &request));
-    let text = "PRECONDITION_FAILED - fast reply consumer does not exist";
-    assert_eq!(script.close(), (2, 406, text.into(), (60, 40)));
-    script.open_channel(3);
-}
-
-/// A service asks whether its requester lives by declaring the reply address, with whatever flags.
-#[test]
-fn declaring_a_reply_address_asks_for_a_queue_that_may_be_anothers_and_makes_none() {
-    let mut script = Script::with_channel();
-    for (passive, nowait) in [(true, false), (false, false), (false, true)] {
-        script.send(1, declare("amq.rabbitmq.reply-to.token", passive, nowait));
-        let Command::DeclareQueue(declared) = script.command() else {
-            panic!("no declare");
-        };
-        assert!(declared.passive && declared.lenient && declared.reply != nowait);
-        assert_eq!(&*declared.name, "amq.rabbitmq.reply-to.token");
-    }
-    script.tell(gatepost_core::event::Event::QueueDeclared {
-        channel: 1,
-        queue: Box::new(gatepost_core::event::QueueSummary {
-            name: "amq.rabbitmq.reply-to.token".into(),
-            messages: 7,
-            consumers: 1,
-        }),
-    });
-    assert_eq!(
-        script.said(),
-        ["1 Queue(DeclareOk { queue: \"amq.rabbitmq.reply-to.token\", messages: 0, consumers: 1 })"]
-    );
-}
-
-pub(super) fn publish(key: &str) -> Method<'_> {
-    Method::Basic(Basic::Publish {
-        ticket: 0,
-        exchange: "",
-        key,
-        mandatory: false,
-        immediate: false,
-    })
 }
 
 /// Those who list channels see what a channel is for.

@@ -77,6 +77,20 @@ fn a_peer_we_do_not_read_from_is_not_silent() {
     assert!(script.ended.is_some());
 }
 
+/// What follows `channel.open` is not looked at before the engine has answered, heartbeats included.
+#[test]
+fn a_peer_that_waits_for_an_open_ok_is_not_silent() {
+    let mut script = with_heartbeat(10);
+    script.send(1, Method::Channel(Channel::Open { reserved: "" }));
+    script.pass(100_000);
+    assert!(script.ended.is_none());
+    script.tell(done(1, Op::OpenChannel));
+    script.pass(20_000);
+    assert!(script.ended.is_none());
+    script.pass(10_000);
+    assert!(script.ended.is_some());
+}
+
 #[test]
 fn heartbeat_zero_disables() {
     let mut script = with_heartbeat(0);
@@ -270,6 +284,7 @@ fn a_conversation_may_arrive_octet_by_octet() {
     for octet in octets {
         script.feed(&[octet]);
     }
+    script.tell(done(7, Op::OpenChannel));
     assert_eq!(script.said(), ["7 Channel(OpenOk { reserved: [] })"]);
     assert_eq!(script.commands().len(), 2);
 }

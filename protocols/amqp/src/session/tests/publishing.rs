@@ -1,6 +1,5 @@
 //! Content, whole and in pieces; properties; confirms.
 
-use super::channels::publish;
 use super::script::*;
 use crate::frame::content::BasicProperties;
 use crate::frame::{Basic, Confirm, Method, table};

@@ -2,7 +2,7 @@
 
 use crate::codec;
 use crate::frame::content::{BasicProperties, ContentHeader, put_header};
-use crate::frame::{BODY, Channel, Connection, HEADER, HEARTBEAT, METHOD, Method, put_frame};
+use crate::frame::{BODY, Basic, Channel, Connection, HEADER, HEARTBEAT, METHOD, Method, Queue, put_frame};
 use crate::properties::AmqpProperties;
 use crate::session::AmqpSession;
 use crate::settings::Settings;
@@ -72,6 +72,8 @@ impl Script {
 
     pub(super) fn open_channel(&mut self, channel: u16) {
         self.send(channel, Method::Channel(Channel::Open { reserved: "" }));
+        assert!(self.said().is_empty(), "the engine has not said yet whether it may");
+        self.tell(done(channel, Op::OpenChannel));
         assert_eq!(self.said(), [format!("{channel} Channel(OpenOk {{ reserved: [] }})")]);
         self.forget();
     }
@@ -274,6 +276,57 @@ pub(super) fn open(vhost: &str) -> Method<'_> {
         vhost,
         reserved: "",
         insist: false,
+    })
+}
+
+pub(super) fn declare(queue: &str, passive: bool, nowait: bool) -> Method<'_> {
+    Method::Queue(Queue::Declare {
+        ticket: 0,
+        queue,
+        passive,
+        durable: true,
+        exclusive: false,
+        auto_delete: false,
+        nowait,
+        arguments: Table::default(),
+    })
+}
+
+pub(super) fn consume<'a>(queue: &'a str, tag: &'a str, no_ack: bool) -> Method<'a> {
+    Method::Basic(Basic::Consume {
+        ticket: 0,
+        queue,
+        tag,
+        no_local: false,
+        no_ack,
+        exclusive: false,
+        nowait: false,
+        arguments: Table::default(),
+    })
+}
+
+pub(super) fn publish(key: &str) -> Method<'_> {
+    Method::Basic(Basic::Publish {
+        ticket: 0,
+        exchange: "",
+        key,
+        mandatory: false,
+        immediate: false,
+    })
+}
+
+pub(super) fn bad_consume() -> Method<'static> {
+    let mut arguments = Table::default();
+    arguments.push("x-priority", Value::text("high"));
+    Method::Basic(Basic::Consume {
+        ticket: 0,
+        queue: "q",
+        tag: "",
+        no_local: false,
+        no_ack: false,
+        exclusive: false,
+        nowait: false,
+        arguments,
     })
 }
 
