@@ -2,6 +2,7 @@
 //!
 //! A test that fails keeps the directory and prints the daemon's log; a daemon that panicked fails its test.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -82,7 +83,7 @@ impl Gatepost {
 
     /// The same, with environment variables.
     pub(crate) fn start_with_environment(&mut self, environment: &[(&str, &str)]) {
-        self.start_command(Command::new(BINARY).envs(environment.iter().copied()));
+        self.start_command(Command::new(program()).envs(environment.iter().copied()));
     }
 
     /// The same, by a command that is given the binary and its arguments and becomes it.
@@ -96,6 +97,7 @@ impl Gatepost {
         let log = self.log_file();
         let began = Instant::now();
         let child = command
+            .env_remove(PROGRAM)
             .arg("--config")
             .arg(self.config())
             .stdin(Stdio::null())
@@ -249,6 +251,7 @@ impl Drop for Gatepost {
 pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let child = Command::new(BINARY)
         .args(arguments)
+        .env_remove(PROGRAM)
         .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -309,6 +312,15 @@ pub(crate) fn free_port() -> u16 {
         }
     }
 }
+
+/// The daemon that [`Gatepost`] starts: the one just built, or the one that [`PROGRAM`] names.
+fn program() -> OsString {
+    std::env::var_os(PROGRAM).unwrap_or_else(|| BINARY.into())
+}
+
+/// Set by `.ci/arm`, which runs a test against a program for another machine. Not for the daemon itself, which takes its
+/// configuration from variables that begin in the same way.
+const PROGRAM: &str = "GATEPOST_TEST_PROGRAM";
 
 const BINARY: &str = env!("CARGO_BIN_EXE_gatepost");
 const READY_WITHIN: Duration = Duration::from_secs(60);
