@@ -268,7 +268,7 @@ impl Key {
 }
 
 impl Scope {
-    /// `read:vhost/name[/key]`, percent-encoded.
+    /// `read:vhost/name[/key]`, percent-encoded. `None`: it is no scope of these, or a part of it cannot be decoded.
     fn parse(text: &str) -> Option<Scope> {
         let (verb, rest) = text.split_once(':')?;
         let verb = match verb {
@@ -282,7 +282,11 @@ impl Scope {
             verb,
             vhost: parts.next()??,
             name: parts.next()??,
-            key: parts.next().flatten(),
+            // A key that cannot be decoded must not count as "no key", which is every key.
+            key: match parts.next() {
+                Some(key) => Some(key?),
+                None => None,
+            },
         })
     }
 }
@@ -632,6 +636,17 @@ mod tests {
         let acl = bench.verify(&header(), &acl).expect("good").grant;
         assert!(acl.rights("/").expect("rights").permit(Permission::Write, "amq.topic"));
         assert!(acl.rights("elsewhere").is_none());
+    }
+
+    /// A key that could not be decoded counted as no key: the scope then permitted every key.
+    #[test]
+    fn a_scope_that_cannot_be_decoded_grants_nothing() {
+        for text in ["read:%2/x", "read:*/%zz", "read:*/x/%zz", "read:*/x/%ff", "read:*"] {
+            assert!(Scope::parse(text).is_none(), "{text}");
+        }
+        let scope = |text| Scope::parse(text).map(|scope| (scope.name, scope.key));
+        assert_eq!(scope("read:*/x/a%2Fb"), Some(("x".to_owned(), Some("a/b".to_owned()))));
+        assert_eq!(scope("read:*/x"), Some(("x".to_owned(), None)));
     }
 
     #[test]
