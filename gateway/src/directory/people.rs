@@ -261,12 +261,17 @@ impl People {
             tracing::error!(user = %name, why, "the user's password hash cannot be read: it cannot log in by password");
             PasswordHash::Nothing
         });
-        let quota = self.users.get(&name).map(|user| Arc::clone(&user.quota));
+        let verifier = kept::verifier(&record);
+        let before = self.users.get(&name);
+        // The same objects, where nothing changed: open console sessions and logins under way compare the pointers.
+        let same_hash = before.map(|user| &user.hash).filter(|before| ***before == hash);
+        let same_verifier = before.and_then(|user| user.verifier.as_ref());
+        let same_verifier = same_verifier.filter(|before| Some(&***before) == verifier.as_ref());
         let user = User {
-            verifier: kept::verifier(&record).map(Arc::new),
+            hash: same_hash.cloned().unwrap_or_else(|| Arc::new(hash)),
+            verifier: same_verifier.cloned().or_else(|| verifier.map(Arc::new)),
+            quota: before.map(|user| Arc::clone(&user.quota)).unwrap_or_default(),
             record,
-            hash: Arc::new(hash),
-            quota: quota.unwrap_or_default(),
         };
         self.users.insert(name.clone(), user);
         self.apply_limits(&name);

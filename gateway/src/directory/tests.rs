@@ -605,6 +605,26 @@ fn too_many_logins_at_once_are_refused_and_those_whose_connection_is_gone_are_no
     );
 }
 
+/// Any change of a user, its tags for example, logged it out of the console.
+#[test]
+fn a_login_stays_valid_until_the_password_changes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let bench = Bench::start(dir.path());
+    let node = Arc::clone(&bench.node);
+    bench.runtime.block_on(async {
+        node.add_user("ann", secret("one"), Vec::new()).await.expect("created");
+        let standing = node.standing(&"ann".into());
+        node.set_user_tags("ann", vec!["monitoring".into()])
+            .await
+            .expect("tagged");
+        assert_eq!(node.still(&standing), Some(("ann".into(), vec!["monitoring".into()])));
+        node.change_password("ann", secret("two")).await.expect("changed");
+        assert_eq!(node.still(&standing), None);
+    });
+    drop(node);
+    bench.stop();
+}
+
 /// Tokens can bring any number of users. They were kept without a bound until they expired.
 #[test]
 fn users_of_tokens_are_bounded_in_memory() {
