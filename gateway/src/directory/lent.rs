@@ -20,6 +20,7 @@ use gatepost_core::quota::Quota;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 
 /// A user that a token has brought, or a server knows.
 pub(crate) struct Lent {
@@ -52,13 +53,17 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Takes tokens that are good, and ends what has expired; for ever.
 pub(crate) async fn run(node: &Node, mut granted: mpsc::UnboundedReceiver<Granted>) {
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        match tokio::time::timeout(LOOK, granted.recv()).await {
-            Ok(Some(granted)) => lend(node, granted),
-            Ok(None) => return,
-            Err(_) => {}
+        // Not after each login: it visits all users, and each of many logins at once would do that.
+        tokio::select! {
+            _ = look.tick() => expire(node, now()),
+            next = granted.recv() => match next {
+                Some(granted) => lend(node, granted),
+                None => return,
+            },
         }
-        expire(node, now());
     }
 }
 
