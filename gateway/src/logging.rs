@@ -1,5 +1,5 @@
-//! The log for people: structured lines, where they are written, and (in [`lines`]) a limit on how many lines a second
-//! peers can cause.
+//! The log for people: structured lines, where they are written, and (in [`lines`]) a limit on the lines per second that peers
+//! can cause.
 
 pub(crate) mod lines;
 pub(crate) mod tail;
@@ -15,7 +15,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
-/// Values of `log.level`, for people.
+/// Values of `log.level`, for error messages.
 pub(crate) const LEVELS: &str =
     "error, warn (or warning), info, debug or trace, or a list such as \"info,gatepost_mqtt=debug\"";
 
@@ -24,10 +24,10 @@ pub(crate) fn is_level(text: &str) -> bool {
     filter(text).is_some()
 }
 
-/// A list of levels, each for all modules or, after `module=`, for one. Parsed here because the library's own parser
-/// takes a word that it does not know for a module's name, and then writes nothing else.
+/// Parses a list of levels, each for all modules or, after `module=`, for one. Not by the library's parser: that takes an unknown
+/// word for a module's name and then logs nothing else.
 fn filter(text: &str) -> Option<Targets> {
-    // A list that names modules only leaves the others as they are by default.
+    // If the list names modules only, other modules keep the default level.
     let mut filter = Targets::new().with_default(LevelFilter::INFO);
     for part in text.split(',') {
         filter = match part.trim().split_once('=') {
@@ -55,36 +55,36 @@ fn is_module(name: &str) -> bool {
     name.split("::").all(is_part)
 }
 
-/// A log that is running. A reload changes its level, its format and where it is written.
+/// The running log. A reload changes its level, format and file.
 pub(crate) struct Output {
     filter: reload::Handle<Targets, Registry>,
     lines: reload::Handle<Lines, Registry>,
 }
 
-/// What writes the lines.
+/// The layer that writes lines.
 type Lines = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// Where a changed log will be written. Opened before the rest of a reload is known to be good.
+/// The opened target of a changed log. It is opened early, so that a reload which fails elsewhere changes nothing.
 pub(crate) struct Next(Lines);
 
 impl Output {
-    /// Writes lines of this level from here on. A value that is none changes nothing.
+    /// Sets the level. An invalid value changes nothing.
     pub(crate) fn set_level(&self, level: &str) {
         if let Some(filter) = filter(level) {
-            // Fails only if the log is gone, which lives as long as the process.
+            // Fails only if the subscriber was dropped; it lives as long as the process.
             let _ = self.filter.reload(filter);
         }
     }
 
-    /// Goes on as `open` said.
+    /// Switches to the target that [`open`] returned.
     pub(crate) fn replace(&self, Next(lines): Next) {
         let _ = self.lines.reload(lines);
     }
 
-    /// Goes on in a file of the same path: logrotate has moved the old one away.
+    /// Opens the log's path again, after logrotate has moved the old file away.
     ///
     /// # Errors
-    /// It cannot be opened; the text names it, and the log goes on where it was.
+    /// The file cannot be opened; the text names it, and lines still go to the old one.
     pub(crate) fn reopen(&self, log: &Log) -> Result<(), String> {
         if log.target != STDERR {
             self.replace(open(log)?);
@@ -95,7 +95,7 @@ impl Output {
 
 const STDERR: &str = "stderr";
 
-/// Opens what `log` names.
+/// Opens the target that `log` names.
 ///
 /// # Errors
 /// The file cannot be opened; the text names it.
@@ -117,7 +117,7 @@ pub(crate) fn open(log: &Log) -> Result<Next, String> {
     }))
 }
 
-/// Sends log lines where the configuration says.
+/// Starts the log as configured.
 ///
 /// # Errors
 /// The file cannot be opened; the text names it.
@@ -130,7 +130,7 @@ pub(crate) fn start(log: &Log) -> Result<Output, String> {
     Ok(Output { filter: level, lines })
 }
 
-/// A text of a client as the log shows it: cut where it is long. (Control characters are escaped when it is written.)
+/// A client's text for a log line, cut if it is long. (Control characters are escaped when the line is written.)
 pub(crate) fn shown(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(SHOWN_MAX) {
         Some((end, _)) => Cow::Owned(format!("{}...", text.get(..end).unwrap_or_default())),
@@ -138,7 +138,7 @@ pub(crate) fn shown(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Characters.
+/// Characters of a client's text in a log line, at most.
 const SHOWN_MAX: usize = 300;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The back end `file`: users and topics from Mosquitto's password and ACL files.
+//! The back end `file`: users and topic permissions from Mosquitto's password and ACL files.
 //!
 //! ```text
 //!   # passwords                          # acl
@@ -10,12 +10,12 @@
 //! ```
 //!
 //! - Both files are read at the start and on SIGHUP, all or nothing.
-//! - `topic` and `pattern` lines mean what they mean to Mosquitto: `topic` lines before the first `user` are for clients
-//!   without a name, `pattern` lines for everybody; a topic that no line gives is refused. Without an ACL file every topic
+//! - `topic` and `pattern` lines mean the same as in Mosquitto: `topic` lines before the first `user` are for clients
+//!   without a name, `pattern` lines for everybody; a topic that no line grants is refused. Without an ACL file every topic
 //!   is permitted.
-//! - `deny`: a filter that matches such a topic is refused, because a subscription is asked for once and not for each
-//!   message. Mosquitto grants it, and drops those messages.
-//! - Beside topics these users have what a subscription needs: queues that the gateway or the broker names for them.
+//! - `deny`: a filter that matches such a topic is refused, because rights are checked once for a subscription and not for each
+//!   message. Mosquitto accepts the filter and drops the messages.
+//! - Besides topics, these users may use the queues that a subscription needs, whose names the gateway chooses.
 
 use super::password::PasswordHash;
 use crate::config::Config;
@@ -33,15 +33,15 @@ pub(crate) struct FileUser {
     pub quota: Arc<Quota>,
 }
 
-/// What the two files say.
+/// The content of the two files.
 #[derive(Default)]
 pub(crate) struct FilePeople {
     pub users: BTreeMap<Name, FileUser>,
-    /// What clients without a name may do, where there is an ACL file.
+    /// Rights of clients without a name, if there is an ACL file.
     pub nameless: Option<Arc<Rights>>,
 }
 
-/// Lines of an ACL file that are for the same users.
+/// The lines of an ACL file for one user, for clients without a name, or for everybody.
 #[derive(Clone, Default)]
 pub(super) struct Lines {
     pub write: Vec<TopicPattern>,
@@ -78,7 +78,7 @@ impl FilePeople {
     /// Reads both files.
     ///
     /// # Errors
-    /// All that is wrong in them: file, line and why.
+    /// Everything that is wrong in them: file, line and why.
     pub(crate) fn load(config: &Config) -> Result<FilePeople, Vec<String>> {
         let file = &config.auth_file;
         let exchange = &config.mqtt.exchange;
@@ -118,7 +118,7 @@ impl FilePeople {
     }
 }
 
-/// What such users may do beside topics.
+/// The rights of such users besides topics.
 fn names(exchange: &str) -> Rights {
     let own = "mqtt-subscription-|mqtt-share-|stomp-subscription-|amq\\.gen-";
     let topics: String = exchange
@@ -143,7 +143,7 @@ fn read(path: &str, problems: &mut Vec<String>) -> Option<String> {
     }
 }
 
-/// Lines that say something, with their numbers.
+/// Lines with their numbers, without empty lines and comments.
 fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let lines = text
         .lines()
@@ -218,7 +218,7 @@ fn rule(lines: &mut Lines, text: &str, has_placeholders: bool) -> Result<(), Str
     Ok(())
 }
 
-/// The body of a fuzz target: `text` as the one file, or the other.
+/// The body of a fuzz target: reads `text` as an ACL file or as a password file.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn read_as(text: &str, is_acl: bool) {
     let mut problems = Vec::new();

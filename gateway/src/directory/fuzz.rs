@@ -16,10 +16,10 @@ const JWKS: &str = "{\"keys\": [{\"kty\": \"RSA\", \"kid\": \"r\", \"e\": \"AQAB
 /// In 2027. The token is good until 2100.
 const NOW: u64 = 1_800_000_000;
 
-/// Reads `data`, behind an octet that says as what: a token, the claims of one whose signature is good, or an issuer's keys.
+/// The first octet chooses how the rest is read: as a token, as the claims of a verified token, or as an issuer's keys.
 ///
 /// # Panics
-/// If a token counts that the issuer has not signed, or one that is not in time.
+/// If a token is accepted that the issuer has not signed, or that has expired or is not valid yet.
 pub fn fuzz_token(data: &[u8]) {
     static ISSUER: LazyLock<Issuer> = LazyLock::new(|| {
         let keys = Keys::parse(JWKS.as_bytes()).expect("a key");
@@ -52,7 +52,7 @@ pub fn fuzz_token(data: &[u8]) {
     }
 }
 
-/// Reads `data`, behind an octet that says which, as one of Mosquitto's two files.
+/// Reads `data` as one of Mosquitto's two files; the first octet chooses which.
 ///
 /// # Panics
 /// If a hash does not come back from the log as it was read.
@@ -76,10 +76,10 @@ pub fn fuzz_grants(data: &[u8]) {
     }
 }
 
-/// Reads `data` as what a SCRAM client says first, up to the first line's end, and then.
+/// Reads `data` as the two messages of a SCRAM client: the first line, and the rest.
 ///
 /// # Panics
-/// If what was read is not what was said, or somebody gets in who does not know the password.
+/// If a message is misread, or a client is accepted that does not know the password.
 pub fn fuzz_scram(data: &[u8]) {
     let at = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let (first, then) = (

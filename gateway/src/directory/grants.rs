@@ -1,26 +1,26 @@
 //! Topic permissions as text: which topics of an exchange a user may write to or read from.
 //!
-//! A permission is a list of patterns, one a line; a topic is permitted where one of them matches it, a filter where one
-//! covers all that it matches. A pattern is written as an MQTT filter, with `{username}`, `{client_id}` and `{vhost}` for
-//! what is known of the connection:
+//! A permission is a list of patterns, one a line. A topic is permitted if a pattern matches it; a filter is permitted if a
+//! pattern covers everything that the filter matches. A pattern is written as an MQTT filter, in which `{username}`,
+//! `{client_id}` and `{vhost}` stand for those of the connection:
 //!
 //! ```text
 //!   plant/{client_id}/#
 //!   plant/+/temperature
 //! ```
 //!
-//! A line that begins with `!` takes topics away again: `!plant/+/secret`. A filter that lies within one is refused. A wider
-//! filter that is granted is granted whole, as in EMQX: who may subscribe to `#` gets those topics too. So it is better to
-//! grant less than to take away.
+//! A line that begins with `!` denies topics: `!plant/+/secret`. A filter that a denied pattern covers is refused. A wider
+//! filter that is granted includes the denied topics, as in EMQX: a client that may subscribe to `#` receives those topics too.
+//! So grant few topics rather than deny some.
 //!
-//! RabbitMQ has regular expressions over routing keys instead. Those that say the same as a pattern are taken: `.*`, and
-//! `^` with whole levels (`^plant\.{username}\..*`, `^plant\.1$`). Others are refused, because a filter cannot be held
+//! RabbitMQ has regular expressions over routing keys instead. Those that are equivalent to a pattern are accepted: `.*`, and
+//! `^` with whole levels (`^plant\.{username}\..*`, `^plant\.1$`). Others are refused, because there is no way to check a filter
 //! against a regular expression.
 
 use gatepost_core::access::TopicPattern;
 use gatepost_core::message::Dialect;
 
-/// A list, read.
+/// A parsed list of patterns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Grants {
     pub granted: Vec<TopicPattern>,
@@ -30,7 +30,7 @@ pub(crate) struct Grants {
 /// Reads one list.
 ///
 /// # Errors
-/// A line is no pattern; the text says which.
+/// A line is not a pattern; the text says which.
 pub(crate) fn parse(text: &str) -> Result<Grants, String> {
     let mut grants = Grants::default();
     for line in text.lines().filter(|line| !line.is_empty()) {
@@ -44,7 +44,7 @@ pub(crate) fn parse(text: &str) -> Result<Grants, String> {
 
 fn pattern(line: &str) -> Result<TopicPattern, String> {
     let refused = || format!("'{line}' is neither a topic filter nor a regular expression that says the same as one");
-    // Everything, `$`-topics too.
+    // Everything, including topics that begin with `$`.
     if matches!(line, ".*" | "^.*" | "^.*$" | ".*$") {
         return TopicPattern::parse("#", Dialect::Dot).map_err(|_| refused());
     }
@@ -58,14 +58,14 @@ fn pattern(line: &str) -> Result<TopicPattern, String> {
     TopicPattern::parse(line, Dialect::Slash).map_err(|_| refused())
 }
 
-/// What stands behind `^`, as a binding key.
+/// Translates the regular expression after `^` to a binding key, if one is equivalent.
 fn levels(regex: &str) -> Option<String> {
     let (body, prefix) = match regex.strip_suffix('$') {
         Some(body) => match body.strip_suffix("\\..*") {
             Some(body) => (body, true),
             None => (body, false),
         },
-        // Without its end it is a prefix, and must end at a level's.
+        // Without `$` it matches any continuation, so it must end at the end of a level.
         None => (regex.strip_suffix(".*").unwrap_or(regex).strip_suffix("\\.")?, true),
     };
     let mut key = String::new();

@@ -1,16 +1,17 @@
-//! Threads that hash passwords, so that no I/O thread does, and a short memory of passwords that were right.
+//! Threads that hash passwords, so that I/O threads never do, and a cache of recently verified passwords.
 //!
 //! ```text
-//!   login ──known a moment ago──► answer
-//!         └─► queue (bounded) ──► a hashing thread, which yields to all others ──► answer, by a wake
+//!   login ──in the cache──► answer
+//!         └─► queue (bounded) ──► hashing thread, at low priority ──► answer, by a wake
 //! ```
 //!
 //! - The queue is bounded in logins and in bytes; beyond it a login is refused as "busy", in its protocol's words.
-//! - A login whose connection has gone (its handshake timed out, say) is not hashed any more.
-//! - The threads have a low priority: a storm of logins takes what the traffic leaves, and a quarter of a busy core.
-//! - The memory that hashing works in is `auth.hashing_memory`, a part of `memory.budget`. It is freed when it is idle.
-//! - What was right lately is remembered as a keyed digest of user and password (HMAC-SHA-256 under a key of this
-//!   process), compared in constant time, for `auth.cache_ttl`. Wrong passwords are never remembered.
+//! - A login whose connection has closed meanwhile (its handshake timed out, say) is skipped.
+//! - The threads have a low priority: many logins at once get idle processor time, and at least a quarter of a busy core.
+//! - The memory that hashing needs is `auth.hashing_memory`, a part of `memory.budget`. A thread frees it when it ends, after
+//!   some seconds without work.
+//! - A verified password is cached for `auth.cache_ttl` as a keyed digest of user and password (HMAC-SHA-256 under a key of this
+//!   process), compared in constant time. Wrong passwords are never cached.
 
 use super::kept::Kept;
 use super::password::{Cost, PasswordHash, Workspace};
@@ -25,22 +26,22 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-/// Whoever waits for the answer to a login: a connection. It may be gone when the answer comes.
+/// Receives the answer to a login: a connection, or an HTTP request. It may be gone when the answer comes.
 pub(crate) trait Answer: Send + Sync {
-    /// The answer is there. Called on any thread.
+    /// Takes the answer. Called on any thread.
     fn answer(&self, event: Event);
 }
 
-/// See the module.
+/// The hashing threads and their queue.
 pub(crate) struct Hashing {
     shared: Arc<Shared>,
 }
 
 struct Shared {
     state: Mutex<State>,
-    /// Something is queued, or the threads are to end.
+    /// Notified when a job is queued, and when the threads must end.
     queued: Condvar,
-    /// Signs what is remembered.
+    /// Key of the digests in `remembered`.
     key: hmac::Key,
     figures: Figures,
 }
@@ -48,7 +49,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Job>,
-    /// Of the passwords in the queue.
+    /// Bytes of the passwords and tokens in the queue.
     bytes: usize,
     remembered: HashMap<Name, Remembered>,
     settings: Settings,
@@ -58,18 +59,18 @@ struct State {
     paused: bool,
 }
 
-/// What is configured.
+/// The configured limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Settings {
     /// Threads, at most.
     pub threads: usize,
     /// Logins that may wait.
     pub queue_max: usize,
-    /// How long a password that was right is remembered.
+    /// How long a verified password is cached.
     pub remember: Duration,
-    /// What a new hash costs.
+    /// Parameters of a new hash.
     pub cost: Cost,
-    /// Of a new verifier for SCRAM; `None`: none is made.
+    /// Iterations of a new SCRAM verifier; `None`: none is made.
     pub iterations: Option<NonZeroU32>,
     /// KiB that one check may use.
     pub memory_kib_max: u32,
@@ -83,42 +84,42 @@ impl Settings {
 
 struct Remembered {
     digest: [u8; 32],
-    /// The hash that it was held against: another password makes it worthless.
+    /// The hash that was checked. A new password replaces the user's hash, and so invalidates this entry.
     hash: Arc<PasswordHash>,
     until: Instant,
 }
 
-/// What became of logins.
+/// Counts of password checks.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     /// Passwords hashed.
     pub hashed: AtomicU64,
-    /// Logins answered from memory.
+    /// Logins answered from the cache.
     pub remembered: AtomicU64,
     /// Logins refused because too many waited.
     pub busy: AtomicU64,
-    /// Logins whose connection was gone when their turn came.
+    /// Logins skipped because their connection had closed.
     pub abandoned: AtomicU64,
-    /// Logins that wait now.
+    /// Jobs that wait now.
     pub waiting: AtomicU64,
 }
 
-/// A password to be held against a hash.
+/// A password to check against a hash.
 pub(crate) struct Check {
-    /// Whose password it is said to be.
+    /// The name the client gave.
     pub user: Name,
     pub password: Box<[u8]>,
-    /// The user's, or a decoy.
+    /// The user's hash, or a decoy for an unknown user.
     pub hash: Arc<PasswordHash>,
     /// Where the answer goes.
     pub to: Weak<dyn Answer>,
-    /// What the answer is: whether the password is right.
+    /// Makes the answer, given whether the password is right.
     pub then: Box<dyn FnOnce(bool) -> Event + Send>,
 }
 
 enum Job {
     Check(Check),
-    /// Something else that takes its time, for a login: `None` if the answer comes from elsewhere.
+    /// Other slow work for a login. `work` returns `None` if the answer is sent from elsewhere.
     Work {
         bytes: usize,
         to: Weak<dyn Answer>,
@@ -136,12 +137,12 @@ pub(crate) struct Busy;
 
 /// Bytes of passwords that may wait.
 const QUEUE_BYTES_MAX: usize = 4 << 20;
-/// Passwords remembered at once. Beyond it the whole memory is forgotten: what is in it costs a hash each.
+/// Cached passwords, at most. When the cache is full of valid entries it is emptied, which costs each user one more hash.
 const REMEMBERED_MAX: usize = 16_384;
-/// A thread that has nothing to do for so long gives its memory back and ends.
+/// A thread without work for so long ends and frees its memory.
 const IDLE: Duration = Duration::from_secs(5);
-/// A quarter of a core that I/O threads keep busy, and all of an idle one. With the lowest priority (19) a busy gateway would let
-/// nobody in: a login took 70 ms instead of 3.
+/// A thread's nice value. It gets a quarter of a core that I/O threads keep busy, and all of an idle one. With the lowest
+/// priority (19) a login at a busy gateway took 70 ms instead of 3.
 const NICE: i32 = 5;
 
 impl Hashing {
@@ -165,12 +166,12 @@ impl Hashing {
         &self.shared.figures
     }
 
-    /// The configuration was replaced.
+    /// Applies new limits.
     pub(crate) fn configure(&self, settings: Settings) {
         self.shared.state.lock().settings = settings;
     }
 
-    /// What a new hash costs, and the iterations of a new verifier, if one is made.
+    /// Parameters of a new hash, and iterations of a new verifier if one is made.
     pub(crate) fn new_passwords(&self) -> (Cost, Option<NonZeroU32>) {
         self.shared.state.lock().settings.new_passwords()
     }
@@ -180,7 +181,7 @@ impl Hashing {
         self.shared.state.lock().settings.memory_kib_max
     }
 
-    /// Whether this password was right a moment ago.
+    /// Whether this password is in the cache.
     pub(crate) fn remembers(&self, user: &Name, password: &[u8], hash: &Arc<PasswordHash>) -> bool {
         let digest = self.shared.digest(user, password);
         let known = self.shared.remembers(user, digest.as_ref(), hash);
@@ -190,7 +191,7 @@ impl Hashing {
         known
     }
 
-    /// Has a password checked.
+    /// Queues a password check.
     ///
     /// # Errors
     /// Too many wait already.
@@ -206,7 +207,7 @@ impl Hashing {
         Ok(())
     }
 
-    /// Has something else done that a login needs. `bytes`: what it keeps in memory while it waits.
+    /// Queues other slow work for a login. `bytes`: memory that it holds while it waits.
     ///
     /// # Errors
     /// Too many wait already.
@@ -226,10 +227,10 @@ impl Hashing {
         Ok(())
     }
 
-    /// Hashes a new password, and makes a verifier of it where one is wanted.
+    /// Hashes a new password, and makes a SCRAM verifier if that mechanism is enabled.
     ///
     /// # Errors
-    /// The threads cannot be started, or are gone.
+    /// The threads have ended, because the node is stopping.
     pub(crate) async fn make(&self, password: &[u8]) -> Result<Kept, oneshot::error::RecvError> {
         let (done, made) = oneshot::channel();
         {
@@ -244,7 +245,7 @@ impl Hashing {
         made.await
     }
 
-    /// The threads take nothing for a while.
+    /// Stops the threads from taking jobs, or lets them go on.
     #[cfg(test)]
     pub(super) fn pause(&self, paused: bool) {
         self.shared.state.lock().paused = paused;
@@ -254,7 +255,7 @@ impl Hashing {
     fn push(&self, state: &mut State, job: Job) {
         match job {
             Job::Check(_) | Job::Work { .. } => state.queue.push_back(job),
-            // An operator waits for it.
+            // An operator waits for it, so it goes before logins.
             Job::Make { .. } => state.queue.push_front(job),
         }
         self.shared
@@ -322,9 +323,9 @@ impl Shared {
         state.remembered.insert(check.user.clone(), remembered);
     }
 
-    /// One thread, from its first job until it has been idle.
+    /// Runs one thread until it has been idle for [`IDLE`].
     fn run(&self) {
-        // Linux has a priority for each thread. Where it cannot be lowered, hashing shares the processor with all others.
+        // On Linux this sets the priority of this thread only. If it fails, hashing competes with the I/O threads as an equal.
         let _ = rustix::process::setpriority_process(None, NICE);
         let mut workspace = Workspace::default();
         while let Some(job) = self.next() {
@@ -342,7 +343,7 @@ impl Shared {
                 Job::Make { password, done } => {
                     let (cost, iterations) = self.state.lock().settings.new_passwords();
                     self.figures.hashed.fetch_add(1, Ordering::Relaxed);
-                    // Who asked may have gone.
+                    // The request may have been cancelled.
                     let _ = done.send(Kept::make(&password, cost, iterations, &mut workspace));
                 }
             }
@@ -373,7 +374,7 @@ impl Shared {
                 break;
             }
         }
-        // The workspace goes with the thread.
+        // The workspace is freed when `run` returns.
         state.threads -= 1;
         None
     }
@@ -383,7 +384,7 @@ impl Shared {
             self.figures.abandoned.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        // Devices that share a user come in crowds: all but the first find its password remembered.
+        // Many devices may share a user and log in at once: after the first, the others find the password cached.
         let digest = self.digest(&check.user, &check.password);
         let is_right = if self.remembers(&check.user, digest.as_ref(), &check.hash) {
             self.figures.remembered.fetch_add(1, Ordering::Relaxed);

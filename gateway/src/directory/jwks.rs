@@ -1,4 +1,4 @@
-//! The keys of an issuer of tokens, and how they are fetched where `auth.jwt.jwks` is a URL.
+//! The keys of an issuer of tokens, and the task that fetches them if `auth.jwt.jwks` is a URL.
 //!
 //! ```text
 //!   every auth.jwt.jwks_ttl ─┐
@@ -6,10 +6,12 @@
 //!   a token with another key ┘
 //! ```
 //!
-//! - The gateway starts without the keys, and asks again until it has them. A token that comes before waits.
-//! - A token that names a key that is not there has the keys fetched, at most every [`PAUSE`], and waits for that. So an issuer
-//!   may change its key at any time, and a flood of invented tokens is no flood of requests.
-//! - While the server does not answer, or answers nonsense, the keys that are there count for [`KEPT`] more.
+//! - The gateway starts without the keys and retries until it has them. A token that arrives while they are fetched waits for
+//!   the answer.
+//! - A token with an unknown key triggers a fetch and waits for it, so an issuer may change its keys at any time. There is at
+//!   most one fetch every [`PAUSE`], so invented tokens cannot flood the issuer with requests. A token that comes earlier is
+//!   checked against the current keys only, and a fetch follows when the pause is over.
+//! - While the server does not answer, or its answer is unusable, the current keys stay valid for [`KEPT`] more.
 
 use super::hashing::Answer;
 use super::jwt::{Issuer, Key};
@@ -23,19 +25,19 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-/// Keys, by their names.
+/// Keys with their key ids.
 #[derive(Default)]
 pub(super) struct Keys {
     all: Vec<(Option<String>, Key)>,
-    /// They do not count later.
+    /// When they become invalid; `None`: never, because they come from a file.
     until: Option<Instant>,
 }
 
 impl Keys {
-    /// Those of a JWKS that we can use.
+    /// Reads the RSA and P-256 keys of a JWKS.
     ///
     /// # Errors
-    /// There is none.
+    /// The text is no JWKS, or has no such key.
     pub(super) fn parse(text: &[u8]) -> Result<Keys, String> {
         let set: Value = serde_json::from_slice(text).map_err(|error| format!("it is not JSON: {error}"))?;
         let list = set["keys"].as_array().ok_or("it has no list \"keys\"")?;
@@ -56,14 +58,14 @@ impl Keys {
                 .iter()
                 .find(|(known, _)| known.as_deref() == Some(kid))
                 .map(|(_, key)| key),
-            // Where there is one key, nobody need say which.
+            // A token need not name the key if there is only one.
             (None, [(_, key)]) => Some(key),
             (None, _) => None,
         }
     }
 }
 
-/// Where keys are fetched.
+/// The URL that keys are fetched from.
 pub(crate) struct Source {
     url: Url,
     text: String,
@@ -76,18 +78,18 @@ const KEYS_MAX: usize = 100;
 /// Bytes of a JWKS.
 const ANSWER_BYTES_MAX: usize = 256 << 10;
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two fetches, whatever asks for them.
+/// Minimum time between two fetches.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How long keys count after the last time they were fetched, beyond `auth.jwt.jwks_ttl`.
+/// How long keys stay valid after `auth.jwt.jwks_ttl` has passed without a successful fetch.
 const KEPT: Duration = Duration::from_secs(86_400);
-/// Tokens that wait for keys. Each is in memory.
+/// Tokens that may wait for keys. Limits the memory that they take.
 pub(super) const WAITING_MAX: usize = 256;
 
 impl Source {
     /// `None`: the keys are in a file.
     ///
     /// # Errors
-    /// The URL is none, or the authorities cannot be read.
+    /// The URL is not valid, or the file of certificate authorities cannot be read.
     pub(super) fn of(jwt: &AuthJwt) -> Result<Option<Source>, String> {
         if !outbound::is_url(&jwt.jwks) {
             return Ok(None);
@@ -116,20 +118,20 @@ impl Source {
         Ok(keys)
     }
 
-    /// The same keys are expected from both.
+    /// Whether both have the same URL, so that keys fetched from one are valid for the other.
     pub(super) fn is_like(&self, other: &Source) -> bool {
         self.url == other.url
     }
 }
 
-/// A token whose key is not there, and who waits for its login.
+/// A token whose key is unknown, and the login that waits for it.
 pub(crate) struct Waiting {
     pub user: Name,
     pub token: Box<[u8]>,
     pub to: Weak<dyn Answer>,
 }
 
-/// Fetches keys, for ever.
+/// Fetches keys until the node ends.
 pub(crate) async fn run(node: &Node, mut waiting: mpsc::Receiver<Waiting>) {
     let mut fetched: Option<Instant> = None;
     let mut due = Instant::now();
@@ -148,7 +150,7 @@ pub(crate) async fn run(node: &Node, mut waiting: mpsc::Receiver<Waiting>) {
                 }
                 due.max(fetched.map_or(due, |at| at + PAUSE))
             }
-            // There is nothing to fetch, until another configuration says so.
+            // Keys come from a file, or `jwt` is off. A reload wakes this task if that changes.
             None => Instant::now() + KEPT,
         };
         for Waiting { user, token, to } in verified_again.drain(..) {
@@ -180,7 +182,7 @@ pub(crate) async fn run(node: &Node, mut waiting: mpsc::Receiver<Waiting>) {
     }
 }
 
-/// Returns whether there are new keys.
+/// Returns whether keys were received.
 async fn fetch(node: &Node, issuer: &Issuer, source: &Source) -> bool {
     let url = &source.text;
     match source.fetch().await {

@@ -4,10 +4,11 @@
 //!   [`super::jwks`]). The algorithm must be allowed, and the key must be of its kind, so a token cannot choose how it is
 //!   verified.
 //! - `exp` is required, and `aud` must name `auth.jwt.resource_server_id` unless `auth.jwt.verify_aud` is off. The name comes from
-//!   the first of `auth.jwt.username_claims` that is there; the name that the client gives counts for nothing.
+//!   the first of `auth.jwt.username_claims` in the token; the name that the client gives is ignored.
 //! - Scopes are RabbitMQ's: `<id>.read:<vhost>/<name>[/<key>]`, `write`, `configure`, with `*` for any characters, and
-//!   `<id>.tag:<tag>` for the management interface. A key with `*` anywhere but at its end says something that no topic pattern says; it grants nothing.
-//! - EMQX's claim `acl` (`pub`, `sub`, `all`: lists of filters) counts where there are no scopes, for the default vhost.
+//!   `<id>.tag:<tag>` for the management interface. A key with `*` anywhere but at its end has no equivalent topic pattern and
+//!   grants nothing. A scope that cannot be read grants nothing.
+//! - EMQX's claim `acl` (`pub`, `sub`, `all`: lists of filters) is used if the token has no scopes, for the default vhost.
 //! - When the token expires, the user's connections end. A newer token of the same user, by `connection.update-secret` or
 //!   another login, replaces it, for all its connections.
 
@@ -43,10 +44,10 @@ pub(super) enum Key {
     P256(Vec<u8>),
 }
 
-/// Whose tokens count, and how they are read.
+/// Verifies the tokens of the configured issuer.
 pub(crate) struct Issuer {
     keys: RwLock<Arc<Keys>>,
-    /// Where they are fetched from; `None`: from a file.
+    /// Where the keys are fetched from; `None`: they come from a file.
     pub(super) source: Option<Source>,
     algorithms: Vec<String>,
     resource_server_id: String,
@@ -56,7 +57,7 @@ pub(crate) struct Issuer {
     topic_exchange: Name,
 }
 
-/// A token that counts.
+/// What a verified token says.
 #[derive(Debug)]
 pub(crate) struct Token {
     pub user: Name,
@@ -65,18 +66,18 @@ pub(crate) struct Token {
     pub grant: Grant,
 }
 
-/// What a token gives.
+/// The rights and tags that a token or the HTTP back end gives.
 #[derive(Debug, Default)]
 pub(crate) struct Grant {
     scopes: Vec<Scope>,
     /// EMQX's claim.
     acl: Option<Arc<Rights>>,
-    /// The same rights in each vhost, for a user of another back end.
+    /// The same rights in each vhost, for a user of the HTTP back end.
     everywhere: Option<Arc<Rights>>,
     is_everything: bool,
     memory_of_acl: usize,
     topic_exchange: Name,
-    /// What its user may do with the management API.
+    /// Tags for the management API.
     pub(super) tags: Vec<Name>,
 }
 
@@ -97,11 +98,11 @@ enum Verb {
     Read,
 }
 
-/// Why a token does not count whose key may be one that the issuer has had for a short time only.
+/// Why a token is refused whose key we do not have. The issuer may have a new key, so the keys are fetched again.
 pub(super) const UNKNOWN_KEY: &str = "its key is not known";
 
 impl Issuer {
-    /// With the keys of the configured file, or with none yet where they are to be fetched.
+    /// Reads the keys from the configured file. Keys at a URL are fetched later.
     ///
     /// # Errors
     /// The file cannot be read, or has no key that can be used.
@@ -119,7 +120,7 @@ impl Issuer {
         Ok(Issuer::with(config, keys, source))
     }
 
-    /// With these keys.
+    /// An issuer with these keys.
     pub(super) fn with(config: &Config, keys: Keys, source: Option<Source>) -> Issuer {
         let jwt = &config.auth_jwt;
         Issuer {
@@ -134,20 +135,20 @@ impl Issuer {
         }
     }
 
-    /// The keys that count now.
+    /// The current keys.
     pub(super) fn keys(&self) -> Arc<Keys> {
         Arc::clone(&self.keys.read())
     }
 
-    /// Has other keys count.
+    /// Replaces the keys.
     pub(super) fn set_keys(&self, keys: Arc<Keys>) {
         *self.keys.write() = keys;
     }
 
-    /// Reads a token. `now` is in Unix seconds.
+    /// Verifies a token. `now` is in Unix seconds.
     ///
     /// # Errors
-    /// Why it does not count, for the log.
+    /// Why it is refused, for the log.
     pub(crate) fn verify(&self, token: &[u8], now: u64) -> Result<Token, &'static str> {
         let token = std::str::from_utf8(token).map_err(|_| "it is not text")?;
         let (signed, signature) = token.rsplit_once('.').ok_or("it has no signature")?;
@@ -171,7 +172,7 @@ impl Issuer {
         self.claims(&json(payload).ok_or("its payload is not JSON")?, now)
     }
 
-    /// What a token says whose signature is good.
+    /// Reads the claims of a token whose signature was verified.
     pub(super) fn claims(&self, claims: &Value, now: u64) -> Result<Token, &'static str> {
         let seconds = |name: &str| {
             claims[name]
@@ -200,7 +201,7 @@ impl Issuer {
         })
     }
 
-    /// Scopes that are meant for us, without what they begin with.
+    /// Scopes that begin with our resource server id, without it.
     fn scopes<'a>(&self, claims: &'a Value) -> impl Iterator<Item = &'a str> {
         let prefix = format!("{}.", self.resource_server_id);
         let all = self
@@ -236,7 +237,7 @@ impl Issuer {
 }
 
 impl Key {
-    /// One of a JWKS, if it is of a kind that we can use.
+    /// A key of a JWKS, if it is RSA or P-256.
     pub(super) fn parse(key: &Value) -> Option<Key> {
         let part = |name: &str| URL_SAFE_NO_PAD.decode(key[name].as_str()?).ok();
         Some(match (key["kty"].as_str()?, key["crv"].as_str()) {
@@ -302,9 +303,9 @@ impl Grant {
         self.memory_of_acl + tags + self.scopes.iter().map(of).sum::<usize>()
     }
 
-    /// That of a user of a server: it is asked about each right, unless the user may do everything.
+    /// The grant of a user of the HTTP back end: the server is asked about each right, unless the user is a superuser.
     pub(super) fn outside(tags: Vec<Name>, is_superuser: bool) -> Grant {
-        /// One for all: engines see that it is the same.
+        /// Shared by all such users: engines compare the pointer, so they see that nothing changed.
         static RIGHTS: LazyLock<[Arc<Rights>; 2]> = LazyLock::new(|| [Rights::asked().into(), Rights::all().into()]);
         Grant {
             tags,
@@ -314,12 +315,12 @@ impl Grant {
         }
     }
 
-    /// Whether its user may do everything.
+    /// Whether the user is a superuser.
     pub(super) fn is_everything(&self) -> bool {
         self.is_everything
     }
 
-    /// What it gives in a vhost. `None`: nothing at all.
+    /// The rights in a vhost. `None`: the user may not use it.
     pub(super) fn rights(&self, vhost: &str) -> Option<Arc<Rights>> {
         if self.everywhere.is_some() {
             return self.everywhere.clone();
@@ -344,7 +345,7 @@ impl Grant {
             if globs.is_empty() {
                 return NamePattern::default();
             }
-            // Too long a list grants nothing, rather than some of it.
+            // A pattern over the size limit does not compile. It grants nothing: part of the list would be a guess.
             NamePattern::parse(&format!("^({})$", globs.join("|"))).unwrap_or_default()
         };
         let mut rights = Rights::new(names(Verb::Configure), names(Verb::Write), names(Verb::Read));
@@ -360,7 +361,7 @@ impl Grant {
         Some(Arc::new(rights))
     }
 
-    /// Exchanges whose keys the scopes may limit: those that they name, and the one of MQTT.
+    /// Exchanges whose keys the scopes may limit: those named without a `*`, and MQTT's.
     fn exchanges(&self, here: &[&Scope]) -> Vec<Name> {
         let named = here
             .iter()
@@ -373,7 +374,7 @@ impl Grant {
     }
 }
 
-/// A glob over keys, as a topic pattern, where one says the same.
+/// The topic pattern that is equivalent to a glob over keys, if there is one.
 fn topics_of(key: Option<&str>) -> Option<TopicPattern> {
     let key = match key {
         None | Some("*" | "#") => "#".to_owned(),
@@ -387,7 +388,7 @@ fn topics_of(key: Option<&str>) -> Option<TopicPattern> {
     TopicPattern::parse(&key, Dialect::Dot).ok()
 }
 
-/// EMQX's claim `acl`.
+/// The rights of EMQX's claim `acl`.
 fn acl_rights(acl: &Value, exchange: &str) -> Arc<Rights> {
     let filters = |action: &str| {
         let texts = texts(&acl[action]).into_iter().take(SCOPES_MAX);
@@ -424,7 +425,7 @@ fn json(part: &str) -> Option<Value> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
 }
 
-/// `*` is any characters, in time that is linear for each of its parts.
+/// Matches a glob, in which `*` stands for any characters. Each part between two `*` is searched once, so no glob is slow.
 fn is_like(glob: &str, text: &str) -> bool {
     let Some((first, rest)) = glob.split_once('*') else {
         return glob == text;
@@ -554,18 +555,18 @@ mod tests {
         assert_eq!((&*token.user, token.until), ("plant-1", 4_102_444_800));
         let claims = json!({"sub": "u", "aud": "gatepost", "exp": NOW + 1});
         assert_eq!(&*bench.verify(&header(), &claims).expect("a good token").user, "u");
-        // Each octet of what is signed counts.
+        // A change of any byte invalidates the token.
         let good = bench.sign(&header(), &claims);
         for at in 0..good.len() {
             let mut bad = good.clone().into_bytes();
             bad[at] = if bad[at] == b'A' { b'B' } else { b'A' };
-            // The last character of the signature has bits that mean nothing.
+            // The last character of the signature has unused bits.
             assert!(bench.issuer.verify(&bad, NOW).is_err() || at + 1 == good.len(), "{at}");
         }
         for header in [
             json!({"alg": "none"}),
             json!({"alg": "HS256", "kid": "e"}),
-            // The right signature, said to be by the other key or in the other way.
+            // A valid signature, with the wrong key or the wrong algorithm named in the header.
             json!({"alg": "ES256", "kid": "r"}),
             json!({"alg": "RS256", "kid": "e"}),
             json!({"alg": "ES256", "kid": "nobody"}),
@@ -619,7 +620,7 @@ mod tests {
             !rights.permit(Permission::Read, "orders"),
             "another resource server's scope"
         );
-        // Of another vhost, it has the queues of subscriptions only.
+        // In other vhosts it may only use the queues of its subscriptions.
         let elsewhere = token.grant.rights("elsewhere").expect("some rights");
         assert!(!elsewhere.permit(Permission::Read, "amq.topic"));
         let none = json!({"sub": "u", "aud": "gatepost", "exp": NOW + 1, "scope": "gatepost.tag:administrator"});

@@ -1,8 +1,8 @@
-//! What the log keeps of a password: its hash, and a verifier for SCRAM where that is spoken.
+//! What the log keeps of a password: its hash, and a verifier for SCRAM if that mechanism is enabled.
 //!
-//! A verifier is weaker than the hash: an attacker with a stolen log tries passwords against it at the speed of PBKDF2, which a
-//! graphics card does fast, and not of argon2id. So it is made only where `mqtt.auth_methods` asks for it. It is kept in the user's
-//! record under a name of its own, in a form that begins with its mechanism's name; a release that does not know one ignores it.
+//! A verifier is weaker than the hash: an attacker with a stolen log can test passwords against it at the speed of PBKDF2, which a
+//! graphics card computes fast, instead of argon2id. So it is made only if `mqtt.auth_methods` contains SCRAM. The user's
+//! record keeps it under the mechanism's name; a release that does not know the mechanism ignores it.
 
 use super::password::{Cost, PasswordHash, Workspace};
 use super::scram::{SCRAM_SHA_256, Verifier};
@@ -10,7 +10,7 @@ use gatepost_core::catalog::directory::UserRecord;
 use gatepost_core::properties::Value;
 use std::num::NonZeroU32;
 
-/// See the module.
+/// Hash and verifier of one password.
 #[derive(Debug)]
 pub(crate) struct Kept {
     hash: PasswordHash,
@@ -18,7 +18,7 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// Of a password, which takes a while. With `iterations`, a verifier for SCRAM is made too.
+    /// Hashes a password, which takes milliseconds. With `iterations`, also makes a verifier for SCRAM.
     pub(crate) fn make(password: &[u8], cost: Cost, iterations: Option<NonZeroU32>, workspace: &mut Workspace) -> Kept {
         Kept {
             hash: PasswordHash::make(password, cost, workspace),
@@ -26,7 +26,7 @@ impl Kept {
         }
     }
 
-    /// Puts it into a user's record, in the place of all that was kept of the password before.
+    /// Writes both into a user's record and removes those of the previous password.
     pub(crate) fn write(&self, record: &mut UserRecord) {
         (record.hashing_algorithm, record.password_hash) = self.hash.record();
         record.more.0.retain(|(name, _)| **name != *SCRAM_SHA_256);
@@ -36,7 +36,7 @@ impl Kept {
     }
 }
 
-/// A hash of another broker's: the password is not known, so there is no verifier until its user logs in with it.
+/// An imported hash. The password is not known, so there is no verifier until the user logs in with it.
 impl From<PasswordHash> for Kept {
     fn from(hash: PasswordHash) -> Kept {
         Kept { hash, verifier: None }
@@ -68,7 +68,7 @@ mod tests {
         let second = verifier(&user).expect("made");
         assert!(user.password_hash != first.0 && second != first.1);
         assert_eq!(user.more.0.len(), 2, "{:?}", user.more);
-        // A password without a verifier, and a hash from elsewhere.
+        // A password without a verifier, and an imported hash: both must remove the earlier verifier.
         Kept::make(b"third", cost, None, &mut workspace).write(&mut user);
         assert_eq!(verifier(&user), None);
         Kept::make(b"fourth", cost, iterations, &mut workspace).write(&mut user);

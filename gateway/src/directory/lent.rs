@@ -1,12 +1,13 @@
-//! Users that are there for as long as a token says: their rights are pushed when they log in, and go when it expires.
+//! Users who exist only for a while: those of a token until it expires, those of the HTTP back end while they are connected. Their
+//! rights are set in the engines when they log in, and removed when they go.
 //!
 //! ```text
-//!   login ─► hashing thread verifies ─► this task: rights into the engines ─► answer
-//!                                                  └─ at the expiry: rights out, connections end
+//!   login ─► hashing thread verifies ─► this task: sets rights in the engines ─► answer
+//!                                                  └─ at the expiry: removes rights, ends connections
 //! ```
 //!
-//! Only the newest token of a user counts, for all its connections. Its wills and its session's messages need it too: a will
-//! that is published after the expiry is dropped.
+//! Only the newest token of a user counts, for all its connections. Wills need its rights too: a will that is published
+//! after the expiry is dropped.
 
 use super::hashing::Answer;
 use super::jwt::{Grant, Token};
@@ -22,19 +23,19 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-/// A user that a token has brought, or a server knows.
+/// A user from a token or from the HTTP back end.
 pub(crate) struct Lent {
     pub grant: Grant,
     pub quota: Arc<Quota>,
-    /// Unix seconds. A user whom a server knows stays for as long as it is connected.
+    /// Unix seconds. A user of the HTTP back end stays longer while it has connections.
     pub until: u64,
-    /// Who has brought it.
+    /// Where it comes from: [`Backend::Jwt`] or [`Backend::Http`].
     pub by: Backend,
-    /// About what it takes in memory.
+    /// Estimated memory, counted in `auth.outside_memory`.
     pub bytes: usize,
 }
 
-/// A token that is good, and who waits for that.
+/// A verified token, and the login that waits for its user to be added.
 pub(crate) struct Granted {
     pub token: Token,
     pub to: Weak<dyn Answer>,
@@ -46,12 +47,12 @@ pub(super) fn now() -> u64 {
     since.unwrap_or_default().as_secs()
 }
 
-/// A user, without texts and rights: its entries here and in the engines.
+/// Estimated memory of a user's entries here and in the engines, without names and rights.
 const USER_BYTES: usize = 768;
-/// How often expiries are looked at.
+/// How often expired users are looked for.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Takes tokens that are good, and ends what has expired; for ever.
+/// Adds the users of verified tokens and removes expired ones. Runs until the node ends.
 pub(crate) async fn run(node: &Node, mut granted: mpsc::UnboundedReceiver<Granted>) {
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -80,12 +81,12 @@ fn lend(node: &Node, Granted { token, to }: Granted) {
     to.answer(put(node, user, lent));
 }
 
-/// About what a user takes in memory.
+/// Estimated memory of a user.
 pub(super) fn bytes(user: &str, grant: &Grant) -> usize {
     USER_BYTES + user.len() + grant.memory()
 }
 
-/// Makes somebody a user for a while, and says how its login ends.
+/// Adds the user and sets its rights in the engines. Returns the answer to its login.
 pub(super) fn put(node: &Node, user: Name, lent: Lent) -> Event {
     let taken = node.directory.people.write().lend(user.clone(), lent);
     match taken {

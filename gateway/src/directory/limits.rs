@@ -7,7 +7,7 @@ use crate::node::Node;
 use gatepost_core::catalog::directory::{LimitOf, LimitRecord, deletion, record};
 use gatepost_core::properties::Name;
 
-/// Limits, as they are listed: whose, and each with its value. A negative value is no limit.
+/// The limits of a user or vhost, for lists: its name, and each limit with its value. A negative value means no limit.
 pub(crate) type LimitEntry = (Name, Vec<(Name, i64)>);
 
 impl Node {
@@ -27,7 +27,7 @@ impl Node {
         is_one_of(name, &[MAX_CONNECTIONS, MAX_QUEUES])
     }
 
-    /// Sets a limit of a user: `max-connections` or `max-channels`. What is open already stays.
+    /// Sets a limit of a user: `max-connections` or `max-channels`. Open connections and channels stay.
     ///
     /// # Errors
     /// There is no such user or limit.
@@ -36,7 +36,7 @@ impl Node {
         self.change_user_limit(user, name, Some(value)).await
     }
 
-    /// Takes a limit away from a user.
+    /// Removes a limit of a user.
     ///
     /// # Errors
     /// There is no such user, or the limit is not set.
@@ -44,7 +44,7 @@ impl Node {
         self.change_user_limit(user, name, None).await
     }
 
-    /// Sets a limit of a vhost: `max-connections` or `max-queues`. What is there already stays.
+    /// Sets a limit of a vhost: `max-connections` or `max-queues`. Existing connections and queues stay.
     ///
     /// # Errors
     /// There is no such vhost or limit.
@@ -53,7 +53,7 @@ impl Node {
         self.change_vhost_limit(vhost, name, Some(value)).await
     }
 
-    /// Takes a limit away from a vhost.
+    /// Removes a limit of a vhost.
     ///
     /// # Errors
     /// There is no such vhost, or the limit is not set.
@@ -102,7 +102,7 @@ impl Node {
         Ok(())
     }
 
-    /// `None`: clears it.
+    /// Sets a limit; `None`: removes it.
     async fn change_limit(&self, of: &LimitOf, name: &str, value: Option<i64>) -> Result<(), DirectoryError> {
         let mut limits = self.directory.people.read().limits.get(of).cloned().unwrap_or_default();
         let before = limits.limits.len();

@@ -1,12 +1,12 @@
-//! Logins by a mechanism that names itself (MQTT 5's authentication methods), in rounds if it needs them.
+//! Logins by a SASL mechanism that the client names (MQTT 5's authentication methods), in several rounds if it needs them.
 //!
 //! | name | who | rounds |
 //! |---|---|---|
-//! | `SCRAM-SHA-256` | users that the log keeps, with a verifier of their password: see [`super::kept`] | one |
-//! | `OAUTH2-JWT` | users that a token brings; the token is all that is said. The name is that of Azure Event Grid | none |
+//! | `SCRAM-SHA-256` | users of the log that have a verifier of their password: see [`super::kept`] | one |
+//! | `OAUTH2-JWT` | users of tokens; the token is the only message. The name is Azure Event Grid's | none |
 //!
-//! A round costs a few hashes, so the connection's thread does it. What takes its time, making a verifier, is done when the
-//! password is set, on a hashing thread.
+//! A round costs a few hashes, so the connection's I/O thread does it. The slow part, making a verifier, happens on a hashing
+//! thread when the password is set.
 
 use super::Directory;
 use super::hashing::Answer;
@@ -17,27 +17,27 @@ use gatepost_core::event::{Event, LoginFailure, LoginRefused};
 use gatepost_core::properties::Name;
 use std::sync::Arc;
 
-/// A token is all that is said.
+/// The mechanism whose only message is a token.
 pub(super) const OAUTH2_JWT: &str = "OAUTH2-JWT";
-/// Those there are. The key `mqtt.auth_methods` says which are spoken.
+/// All implemented mechanisms. The key `mqtt.auth_methods` says which are enabled.
 pub(crate) const METHODS: &[&str] = &[SCRAM_SHA_256, OAUTH2_JWT];
 
-/// The secret behind the salts of users that are not there. In the data directory: with another one at each start, asking
-/// before and after it would tell who is there.
+/// File of the secret that salts of unknown users are derived from. It is kept in the data directory: with a new secret at each
+/// start, an unknown user's salt would change over a restart, which would tell that the user does not exist.
 pub(super) const SECRET: &str = "scram-secret";
 
-/// What a word of the client's leads to.
+/// What follows from a client's message.
 pub(crate) enum Round {
     /// The login is decided.
     Over(Event),
-    /// It will be, by a wake.
+    /// The answer comes later, by a wake.
     Later,
-    /// The client is asked this, and then the login goes on with [`Directory::proceed`].
+    /// The question for the client. [`Directory::proceed`] takes its answer.
     Ask(Box<Exchange>, String),
 }
 
 impl Directory {
-    /// Begins a login by mechanism.
+    /// Begins a login by a mechanism.
     pub(crate) fn begin_rounds(&self, mechanism: &Name, data: Box<[u8]>, to: &Arc<dyn Answer>) -> Round {
         let rules = Arc::clone(&self.rules.read());
         let unknown = || Round::Over(refused("".into(), LoginFailure::UnknownMechanism));
@@ -77,11 +77,11 @@ impl Directory {
         Round::Ask(exchange, question)
     }
 
-    /// The client has answered. `is_local`: it is on this machine.
+    /// Takes the client's answer and decides the login. `is_local`: the client is on this machine.
     pub(crate) fn proceed(&self, exchange: &Exchange, data: &[u8], is_local: bool) -> Event {
         let user = exchange.user();
         let proof = exchange.finish(data).and_then(|proof| {
-            // It may have another password by now, or be gone.
+            // The password may have been changed meanwhile, or the user deleted.
             let current = self.verifier(user);
             let is_current = current.is_some_and(|current| exchange.is_with(&current));
             is_current.then_some(proof).ok_or("the password was changed")

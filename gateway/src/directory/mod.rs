@@ -11,17 +11,17 @@
 //! - [`rules`]: who may log in from where, without a name, or by certificate.
 //! - [`password`], [`hashing`]: hashes, and the threads that compute them.
 //! - [`grants`]: how topic permissions are written.
-//! - [`kept`], [`scram`], [`mechanisms`]: what is kept of a password, and logins in rounds.
-//! - [`jwt`], [`jwks`], [`lent`]: tokens, the keys that they are verified with, and the users that they bring for a while.
-//! - [`outside`], [`question`]: a server that knows users, and what it is asked.
+//! - [`kept`], [`scram`], [`mechanisms`]: what the log keeps of a password, and logins in several rounds.
+//! - [`jwt`], [`jwks`], [`lent`]: tokens, the keys that verify them, and users who exist only while their token is valid.
+//! - [`outside`], [`question`]: an HTTP server that authenticates users, and the requests it gets.
 //! - [`file`]: Mosquitto's password and ACL files. A name belongs to the first of `auth.backends` that knows it.
 //!
 //! # Verbs
 //!
 //! All are methods of the [`Node`](crate::node::Node), for the control socket and the management interface. Those that
-//! change something are `async`: they return once a power cut cannot undo the change, and every engine knows of it. One
-//! change is made at a time. The caller decides who may call them; what is refused is a [`DirectoryError`], whose text is
-//! for people.
+//! change something are `async`: they return when the change is synced to the log and every engine knows of it. One
+//! change is made at a time. The caller checks who may call them. A refusal is a [`DirectoryError`], whose text is for
+//! people.
 //!
 //! | verb | what it does |
 //! |---|---|
@@ -31,10 +31,10 @@
 //! | `set_user_tags(name, tags)` | such as `administrator` |
 //! | `delete_user(name)` | with its permissions and limits; its connections end |
 //! | `users()`, `user(name)` | lists them |
-//! | `log_in(name, password, local)` | checks a password or token, for interfaces that are no protocol |
+//! | `log_in(name, password, local)` | checks a password or token, for the management interface |
 //! | `vhosts_of(user)` | the vhosts that a user may use |
 //! | `set_permission(user, vhost, permission)` | regular expressions for configure, write, read |
-//! | `clear_permission(user, vhost)` | the user may not use the vhost any more; its connections stay and are refused |
+//! | `clear_permission(user, vhost)` | the user may not use the vhost any more; its connections stay open, their commands are refused |
 //! | `permissions()` | lists them |
 //! | `set_topic_permission(user, vhost, exchange, write, read)` | patterns, see [`grants`] |
 //! | `clear_topic_permission(user, vhost, exchange)` | of one exchange, or (`None`) of all |
@@ -46,9 +46,9 @@
 //!
 //! # First start
 //!
-//! Where there was never a vhost nor a user, the default user (`auth.default_user`, an administrator) and the user that
-//! anonymous clients become (`mqtt.anonymous_user`, without a password) are made, with all permissions in the vhost `/`.
-//! Later starts make nobody: whoever is deleted stays away.
+//! When the log has no vhost and no user, two users are created with all permissions in the vhost `/`: the default user
+//! (`auth.default_user`, an administrator), and the user for anonymous clients (`mqtt.anonymous_user`, without a password).
+//! Later starts create no user, so a deleted default user stays deleted.
 
 pub(crate) mod file;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -126,19 +126,19 @@ pub(crate) enum DirectoryError {
     /// No user can have that password.
     #[error("a password has 1 to {PASSWORD_BYTES_MAX} bytes")]
     Password,
-    /// A hash that cannot be taken over.
+    /// The hash cannot be imported.
     #[error("{0}")]
     Hash(String),
-    /// A pattern that is none.
+    /// Not a valid pattern.
     #[error("{0}")]
     Pattern(String),
-    /// A parameter that is none.
+    /// Not a valid parameter.
     #[error("{0}")]
     Parameter(String),
-    /// A limit that is none.
+    /// There is no limit of that name.
     #[error("{0}")]
     Limit(String),
-    /// The log did not take it: the node is stopping.
+    /// The log no longer accepts records: the node is stopping.
     #[error("the log is closed")]
     LogClosed,
 }
@@ -149,62 +149,62 @@ impl From<LogClosed> for DirectoryError {
     }
 }
 
-/// What a verb that makes or changes something did.
+/// Whether a verb created something or changed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Put {
-    /// It was not there.
+    /// It did not exist before.
     Created,
-    /// It was.
+    /// It existed before.
     Changed,
 }
 
 /// Bytes of a user's name, at most.
 const NAME_MAX: usize = 255;
 
-/// See the module.
+/// The users, and how they log in.
 pub(crate) struct Directory {
-    /// From the configuration: replaced as a whole by a reload. A login reads one of them from beginning to end.
+    /// From the configuration; a reload replaces them as a whole. A login keeps its `Arc`, so it never mixes old and new rules.
     rules: RwLock<Arc<Rules>>,
-    /// From the log. The order of locks is directory, engine, log.
+    /// From the log, from files and from tokens. Lock order: directory, engine, log.
     people: RwLock<People>,
     /// Held while something changes: one change at a time.
     changing: tokio::sync::Mutex<()>,
     hashing: Hashing,
     data_dir: PathBuf,
-    /// Behind what strangers are asked: read when the first one comes.
+    /// The secret that SCRAM salts of unknown users are derived from; read from disk at the first such login.
     decoys: OnceLock<Secret>,
-    /// Who is made at the first start, and the password.
+    /// Name and password of the default user, until the first start has created it.
     first: Mutex<Option<(Name, String)>>,
-    /// Users whose hash should be made anew, or who lack a verifier, now that the password is known.
+    /// Users who just logged in by password, and whose hash is obsolete or who lack a SCRAM verifier.
     obsolete: mpsc::Sender<Obsolete>,
     obsolete_seen: Mutex<Option<mpsc::Receiver<Obsolete>>>,
     /// Connections that a user's limit refused.
     connections_refused: AtomicU64,
-    /// Whose tokens count.
+    /// Verifies tokens; `None`: `jwt` is not among `auth.backends`.
     issuer: RwLock<Option<Arc<Issuer>>>,
-    /// It is another one.
+    /// Wakes the task that fetches keys after `issuer` was replaced.
     issuer_changed: tokio::sync::Notify,
-    /// Tokens whose keys are not there.
+    /// Tokens whose key is not known: they wait until the keys are fetched.
     unknown: mpsc::Sender<jwks::Waiting>,
     unknown_seen: Mutex<Option<mpsc::Receiver<jwks::Waiting>>>,
-    /// Fetches of keys.
+    /// Requests for the issuer's keys.
     pub(crate) key_requests: outbound::Counts,
-    /// Who is asked about users that nobody else knows.
+    /// The HTTP server that is asked about users no other back end knows.
     server: RwLock<Option<Arc<Server>>>,
-    /// What it is to be asked.
+    /// Requests that wait to be sent to it.
     pub(crate) errands: Errands,
     granted: mpsc::UnboundedSender<Granted>,
     granted_seen: Mutex<Option<mpsc::UnboundedReceiver<Granted>>>,
 }
 
-/// A hash to be replaced.
+/// A hash to replace, or to add a SCRAM verifier to.
 pub(crate) struct Obsolete {
     pub user: Name,
     pub hash: Arc<PasswordHash>,
     pub password: Box<[u8]>,
 }
 
-/// Hashes to be replaced that may wait. Those beyond are replaced at the next login.
+/// Hashes that may wait to be replaced. Any beyond that is replaced at the user's next login.
 const OBSOLETE_MAX: usize = 64;
 
 /// Where a login comes from.
@@ -213,15 +213,16 @@ pub(crate) struct Caller<'a> {
     pub protocol: &'a str,
     /// Its address, and what its certificate proved.
     pub peer: &'a Peer,
-    /// What its listener says about clients without credentials, if it has a rule of its own.
+    /// The listener's own rule about clients without credentials; `None`: `mqtt.anonymous` applies.
     pub anonymous: Option<crate::config::Anonymous>,
 }
 
 impl Directory {
-    /// With the rules that the configuration states, and nobody in it.
+    /// A directory with the configuration's rules and files, and no users from the log yet.
     ///
     /// # Errors
-    /// The default user's password file cannot be read or is empty; the text names it.
+    /// A file that the configuration names cannot be read or used: the default user's password, Mosquitto's files, a JWKS,
+    /// certificates. The text names it.
     pub(crate) fn new(config: &Config) -> Result<Directory, String> {
         let auth = &config.auth;
         let first = match (auth.default_user.as_str(), auth.default_password_file.as_str()) {
@@ -240,7 +241,7 @@ impl Directory {
             ..People::default()
         };
         let (obsolete, obsolete_seen) = mpsc::channel(OBSOLETE_MAX);
-        // At most one for each login that waits to be checked, and those are bounded.
+        // Unbounded channel, bounded content: each entry is a login that waited for a hashing thread, and those are limited.
         let (granted, granted_seen) = mpsc::unbounded_channel();
         let (unknown, unknown_seen) = mpsc::channel(jwks::WAITING_MAX);
         Ok(Directory {
@@ -266,12 +267,12 @@ impl Directory {
         })
     }
 
-    /// Others make the users of the first start.
+    /// Prevents [`Directory::begin`] from creating the default user, because imported definitions create users.
     pub(crate) fn make_no_default_user(&self) {
         *self.first.lock() = None;
     }
 
-    /// Takes what the log remembers. Returns how many records are damaged.
+    /// Takes over users and permissions from the log. Returns how many records are damaged.
     pub(crate) fn recover(&self, recovered: &Recovered, config: &Config) -> u64 {
         let (mut people, damaged) = People::recover(recovered);
         let mut current = self.people.write();
@@ -285,7 +286,7 @@ impl Directory {
         damaged
     }
 
-    /// Makes those who are there from the start, in the vhost of that number. Returns what is to be logged.
+    /// Creates the users of the first start, with permissions in this vhost. Returns the records to write to the log.
     pub(crate) fn begin(&self, vhost: VhostId) -> Vec<Record> {
         let mut people = self.people.write();
         if !people.users.is_empty() {
@@ -322,7 +323,8 @@ impl Directory {
         records
     }
 
-    /// Holds later logins against other rules, and tells the engines what that changes for the users of files.
+    /// Applies a new configuration: later logins follow its rules, and the engines get the new rights. Users who are no longer
+    /// in Mosquitto's files lose their connections.
     pub(crate) fn replace(&self, config: &Config, backends: Backends, vhosts: &[Arc<Vhost>]) {
         let Backends {
             mut file,
@@ -360,18 +362,19 @@ impl Directory {
         }
     }
 
-    /// Tells a new engine what everybody may do.
+    /// Sets all users' rights in an engine that is not shared yet.
     pub(crate) fn instruct(&self, vhost: VhostId, engine: &mut Engine) {
         self.people.read().instruct(vhost, engine);
     }
 
-    /// Tells a vhost's engine what everybody may do.
+    /// Sets all users' rights in a vhost's engine.
     pub(crate) fn push(&self, vhost: &Vhost) {
         let people = self.people.read();
         vhost.enter(|engine| people.instruct(vhost.number, engine));
     }
 
-    /// Deletions of all that is about a vhost. Its number is never used again, so what is left over grants nothing.
+    /// Records that delete a vhost's permissions and limits. Vhost numbers are never reused, so a permission that is
+    /// written meanwhile and left over grants nothing.
     pub(crate) fn about_vhost(&self, vhost: VhostId) -> Vec<Record> {
         let people = self.people.read();
         let mut records = Vec::new();
@@ -391,12 +394,12 @@ impl Directory {
         records
     }
 
-    /// Forgets all that is about a vhost.
+    /// Removes a vhost's permissions and limits from memory.
     pub(crate) fn forget_vhost(&self, vhost: VhostId) {
         self.people.write().remove_vhost(vhost);
     }
 
-    /// Tells engines what one user may do.
+    /// Sets one user's rights in these engines.
     fn push_user(&self, vhosts: &[Arc<Vhost>], user: &Name) {
         let people = self.people.read();
         for vhost in vhosts {
@@ -404,7 +407,7 @@ impl Directory {
         }
     }
 
-    /// What has become of logins' passwords.
+    /// Counts of password checks.
     pub(crate) fn figures(&self) -> &hashing::Figures {
         self.hashing.figures()
     }
@@ -414,12 +417,12 @@ impl Directory {
         self.connections_refused.load(Ordering::Relaxed)
     }
 
-    /// Whose tokens count.
+    /// The issuer whose tokens are accepted, if there is one.
     pub(crate) fn issuer(&self) -> Option<Arc<Issuer>> {
         self.issuer.read().clone()
     }
 
-    /// Has another issuer's tokens count. Keys that were fetched are kept until they are fetched again.
+    /// Replaces the issuer. If the JWKS URL is the same, the fetched keys stay valid until the next fetch.
     fn replace_issuer(&self, issuer: Option<Issuer>) {
         let mut current = self.issuer.write();
         if let (Some(old), Some(new)) = (&*current, &issuer)
@@ -433,7 +436,7 @@ impl Directory {
         self.issuer_changed.notify_one();
     }
 
-    /// Has a token verified. If its key is not there, it waits in `unknown` until the keys are fetched.
+    /// Verifies a token on a hashing thread. If its key is not known, it waits in `unknown` until the keys are fetched.
     fn check_token(
         &self,
         issuer: Arc<Issuer>,
@@ -474,23 +477,23 @@ impl Directory {
         })
     }
 
-    /// The tokens whose keys are not there. Once.
+    /// The tokens whose key is not known. Returns the receiver once, then `None`.
     pub(crate) fn unknown(&self) -> Option<mpsc::Receiver<jwks::Waiting>> {
         self.unknown_seen.lock().take()
     }
 
-    /// What users that others bring take in memory, and how many there are.
+    /// Memory and number of users from tokens and from the HTTP server.
     pub(crate) fn outside(&self) -> (usize, usize) {
         let people = self.people.read();
         (people.outside_bytes, people.lent.len())
     }
 
-    /// The tokens that are good. Once.
+    /// The verified tokens. Returns the receiver once, then `None`.
     pub(crate) fn granted(&self) -> Option<mpsc::UnboundedReceiver<Granted>> {
         self.granted_seen.lock().take()
     }
 
-    /// The hashes that should be made anew. Once.
+    /// The hashes to replace. Returns the receiver once, then `None`.
     pub(crate) fn obsolete(&self) -> Option<mpsc::Receiver<Obsolete>> {
         self.obsolete_seen.lock().take()
     }
@@ -514,7 +517,7 @@ impl Directory {
         })
     }
 
-    /// Decides a login, or has its password checked: then the answer goes `to` whoever asks, later.
+    /// Decides a login at once, or returns `None` and sends the answer to `to` later.
     pub(crate) fn authenticate(&self, from: &Caller<'_>, login: Login, to: &Arc<dyn Answer>) -> Option<Event> {
         let rules = Arc::clone(&self.rules.read());
         let people = self.people.read();
@@ -560,7 +563,7 @@ impl Directory {
             }
         };
         if password.is_empty() || password.len() > PASSWORD_BYTES_MAX {
-            // Nobody has such a password, so the time it takes tells nothing.
+            // No user has such a password, so answering fast does not tell whether the user exists.
             return Some(decide(false));
         }
         if is_known && self.hashing.remembers(&user, &password, &hash) {
@@ -579,7 +582,7 @@ impl Directory {
             to: Arc::downgrade(to),
             then: Box::new(move |is_right| {
                 if let Some(renew) = renew.filter(|_| is_right) {
-                    // If too many wait already, the next login does it.
+                    // If the channel is full, the user's next login tries again.
                     let _ = obsolete.try_send(renew);
                 }
                 decide(is_right && is_known)
@@ -594,17 +597,17 @@ impl Directory {
     }
 }
 
-/// What back ends read from files.
+/// The configured back ends, read and ready to replace the current ones.
 pub(crate) struct Backends {
     file: FilePeople,
     issuer: Option<Issuer>,
     server: Option<Server>,
 }
 
-/// Reads what the back ends need that are asked.
+/// Reads the files of the configured back ends.
 ///
 /// # Errors
-/// All that is wrong in it.
+/// Everything that is wrong in the files.
 pub(crate) fn load(config: &Config) -> Result<Backends, Vec<String>> {
     Ok(Backends {
         file: load_files(config)?,
@@ -639,7 +642,7 @@ impl People {
         }
     }
 
-    /// Users that files say something about.
+    /// Users whose rights come from Mosquitto's files, including the user for anonymous clients.
     fn names_of_files(&self) -> Vec<Name> {
         if !self.asks_file() {
             return Vec::new();
@@ -649,7 +652,7 @@ impl People {
     }
 
     fn instruct_about(&self, user: &Name, vhost: VhostId, engine: &mut Engine) {
-        // Files know of no vhosts: what they say is for the default one.
+        // Mosquitto's files do not mention vhosts; they apply to the default one.
         let in_default = **engine.vhost() == *DEFAULT_VHOST;
         let known = self.known(user);
         let rights = known

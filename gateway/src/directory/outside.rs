@@ -1,16 +1,17 @@
-//! The back end `http`: somebody else's server knows who may log in, and what each user may do.
+//! The back end `http`: a server of the operator's decides who may log in, and what each user may do.
 //!
 //! ```text
 //!   login, vhost ──► errands (bounded) ──► this task, some at a time ──► server
-//!   engine's question ─┘                        │   └─ answers are remembered for auth.cache_ttl
-//!                                               └──► the connection is called, or the engine has its answer
+//!   engine's question ─┘                        │   └─ answers are cached for auth.cache_ttl
+//!                                               └──► answer to the connection, or to the engine
 //! ```
 //!
-//! - It is asked about names that no other back end knows. Whoever it lets in is a user for as long as it is connected.
-//! - A connection has one errand at a time and waits for it; nobody else does. I/O threads and engines never wait.
-//! - Where there is no answer in `auth.http.timeout`, or none that makes sense, it is no: a login is refused as "busy", so that it
-//!   does not count as a wrong password. That is counted, and logged as often as other lines.
-//! - What is remembered is a keyed digest of the request, so no password is. Refused passwords are asked again.
+//! - The server is asked about names that no other back end knows. A user it accepts exists here while it is connected.
+//! - An *errand* is one request to the server with the connection that waits for the answer. A connection has one at a time. Only
+//!   that connection waits: I/O threads and engines never do.
+//! - No answer within `auth.http.timeout`, or an unusable one, is a refusal. A login is then refused as "busy", because "wrong
+//!   password" would get the client banned. It is counted, and logged at the rate limit of other lines.
+//! - The cache holds keyed digests of requests, so it holds no password. Refused passwords are not cached.
 
 use super::hashing::Answer;
 use super::jwt::Grant;
@@ -38,16 +39,17 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 
-/// Bytes of an answer.
+/// Bytes of an answer, at most.
 const ANSWER_BYTES_MAX: usize = 16 << 10;
-/// Bytes of errands that wait.
+/// Bytes of all waiting errands, at most.
 const WAITING_BYTES_MAX: usize = 4 << 20;
-/// An answer counts for a second at least, so that whoever asked finds it. That is how long an outage is a no, too.
+/// How long an engine keeps an answer, at least: the command that asked must still find it when it is retried. A refusal
+/// because of an outage is kept this long.
 const COUNTS_AT_LEAST: Duration = Duration::from_secs(1);
-/// How long a user without connections stays known.
+/// Seconds for which a user without connections is kept.
 const STAYS: u64 = 60;
 
-/// See the module. Replaced as a whole by a reload.
+/// The HTTP server, as configured. A reload replaces it as a whole.
 pub(crate) struct Server {
     style: HttpStyle,
     urls: HashMap<About, Url>,
@@ -58,16 +60,17 @@ pub(crate) struct Server {
     remembered: Mutex<Remembered>,
 }
 
-/// Answers, in two generations: what nobody has asked for since the last change of generations is forgotten at the next.
+/// Cached answers in two generations. When the young one is full it becomes the old one, and the old one, whose entries nobody
+/// has used since the last change, is dropped.
 #[derive(Default)]
 struct Remembered {
     young: HashMap<[u8; 32], (Verdict, Instant)>,
     old: HashMap<[u8; 32], (Verdict, Instant)>,
-    /// Of one generation.
+    /// Limit of one generation.
     entries_max: usize,
 }
 
-/// About what one costs, with the tags of a user.
+/// Estimated memory of an entry with a user's tags.
 const REMEMBERED_BYTES: usize = 192;
 
 impl Remembered {
@@ -92,10 +95,10 @@ impl Remembered {
 }
 
 impl Server {
-    /// `None`: it is not asked.
+    /// Reads the configuration. `None`: `http` is not among `auth.backends`.
     ///
     /// # Errors
-    /// A URL is none, or the authorities cannot be read.
+    /// A URL is not valid, or the file of certificate authorities cannot be read.
     pub(super) fn load(config: &Config) -> Result<Option<Server>, String> {
         if !super::rules::backends(config).contains(&Backend::Http) {
             return Ok(None);
@@ -120,7 +123,7 @@ impl Server {
             ttl: config.auth.cache_ttl.0,
             key: hmac::Key::new(hmac::HMAC_SHA256, &key),
             remembered: Mutex::new(Remembered {
-                // A quarter of what there is for users from outside, in two generations.
+                // Both generations together may use a quarter of `auth.outside_memory`.
                 entries_max: (config.auth.outside_memory.bytes() / 8 / REMEMBERED_BYTES).max(1),
                 ..Remembered::default()
             }),
@@ -162,7 +165,7 @@ impl Server {
     }
 }
 
-/// The keys with its URLs.
+/// The URLs of the configuration, by what they are asked about.
 pub(crate) fn urls_of(http: &AuthHttp) -> [(About, &str); 4] {
     [
         (About::User, &*http.user_url),
@@ -172,21 +175,21 @@ pub(crate) fn urls_of(http: &AuthHttp) -> [(About, &str); 4] {
     ]
 }
 
-/// What a client shows.
+/// A client's credentials.
 #[derive(Default)]
 pub(super) struct Credentials {
-    /// `None`: a certificate has proved its name.
+    /// `None`: its certificate proved the name.
     pub(super) password: Option<Box<[u8]>>,
     pub(super) said: Said,
 }
 
-/// Something to be asked, and for whom.
+/// A request to the server, and who gets the answer.
 pub(crate) struct Errand {
     server: Arc<Server>,
     ask: Ask,
     user: Name,
     to: To,
-    /// What it keeps in memory while it waits.
+    /// Memory that it holds while it waits.
     bytes: usize,
 }
 
@@ -206,13 +209,13 @@ enum To {
     },
 }
 
-/// The way to the task that asks.
+/// The queue to the task that sends the requests.
 pub(crate) struct Errands {
     sender: mpsc::UnboundedSender<Errand>,
     receiver: Mutex<Option<mpsc::UnboundedReceiver<Errand>>>,
     pub(super) waiting: AtomicUsize,
     bytes: AtomicUsize,
-    /// Requests, as they ended.
+    /// Requests that succeeded and failed.
     pub(crate) counts: Counts,
 }
 
@@ -228,7 +231,7 @@ impl Errands {
         }
     }
 
-    /// Those to be run. Once.
+    /// The queue's receiver. Returns it once, then `None`.
     pub(crate) fn receiver(&self) -> Option<mpsc::UnboundedReceiver<Errand>> {
         self.receiver.lock().take()
     }
@@ -249,7 +252,7 @@ impl Errands {
         Err(errand)
     }
 
-    /// It waits no longer.
+    /// Uncounts an errand that has left the queue.
     fn took(&self, errand: &Errand) {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         self.bytes.fetch_sub(errand.bytes, Ordering::Relaxed);
@@ -257,17 +260,17 @@ impl Errands {
 }
 
 impl Directory {
-    /// The server that is asked, if there is one.
+    /// The HTTP server, if `http` is among `auth.backends`.
     pub(super) fn server(&self) -> Option<Arc<Server>> {
         self.server.read().clone()
     }
 
-    /// Has another server asked.
+    /// Replaces the server.
     pub(super) fn replace_server(&self, server: Option<Server>) {
         *self.server.write() = server.map(Arc::new);
     }
 
-    /// Has it asked about a login.
+    /// Asks the server about a login. The answer goes to `to`, unless it is returned at once.
     pub(super) fn ask_login(
         &self,
         server: Arc<Server>,
@@ -299,7 +302,7 @@ impl Directory {
             .map(|errand| busy(errand.user))
     }
 
-    /// Has it asked whether a user may use a vhost. The answer is [`Event::Attached`] or [`Event::AttachRefused`].
+    /// Asks the server whether a user may use a vhost. The answer is [`Event::Attached`] or [`Event::AttachRefused`].
     pub(crate) fn ask_vhost(
         &self,
         user: &Name,
@@ -331,7 +334,7 @@ impl Directory {
         }
     }
 
-    /// Has it asked what the engine wants to know. The answer goes to the engine.
+    /// Asks the server an engine's question about a right. The answer goes to the engine.
     pub(crate) fn ask_question(&self, vhost: &Arc<Vhost>, link: Link, asked: Asked, now: gatepost_core::time::Time) {
         let refuse = |question| {
             let until = now + COUNTS_AT_LEAST;
@@ -369,7 +372,7 @@ impl Directory {
         }
     }
 
-    /// Whether a user's rights are asked for, each time.
+    /// Whether the server is asked about each of this user's rights.
     pub(crate) fn is_asked(&self, user: &str) -> bool {
         let people = self.people.read();
         people.known(user).is_none()
@@ -399,13 +402,13 @@ fn not_this_vhost(user: &str, vhost: &str) -> Event {
     Event::AttachRefused(Box::new(Fault::new(FaultKind::AccessRefused, text)))
 }
 
-/// Runs errands, some at a time, for ever.
+/// Runs errands, several at a time, until the node ends.
 pub(crate) async fn run(node: &Arc<Node>, mut errands: mpsc::UnboundedReceiver<Errand>) {
     let turns = Arc::new(Semaphore::new(REQUESTS_MAX));
     let mut tasks = tokio::task::JoinSet::new();
     while let Some(errand) = errands.recv().await {
         while tasks.try_join_next().is_some() {}
-        // Of the many that may be under way at all, as many as the server of the errand takes.
+        // Each errand takes so large a share of the permits that at most `requests_max` of its server run at once.
         let turn = Arc::clone(&turns)
             .acquire_many_owned(share(errand.server.requests))
             .await;
@@ -421,7 +424,7 @@ pub(crate) async fn run(node: &Arc<Node>, mut errands: mpsc::UnboundedReceiver<E
     }
 }
 
-/// Turns, of which each errand takes its share: so many requests may be under way at most.
+/// Permits of the semaphore, and the largest `auth.http.requests_max`.
 pub(crate) const REQUESTS_MAX: usize = 256;
 
 fn share(requests: usize) -> u32 {
@@ -429,11 +432,11 @@ fn share(requests: usize) -> u32 {
 }
 
 impl Errand {
-    /// Whoever waited is gone.
+    /// Whether the connection that waited has closed.
     fn is_abandoned(&self) -> bool {
         match &self.to {
             To::Login { to, .. } | To::Vhost { to, .. } => to.strong_count() == 0,
-            // What a link asked for before it went is still to be done.
+            // Commands that a link sent before it closed are still applied, so their questions need answers.
             To::Engine { .. } => false,
         }
     }
@@ -486,7 +489,7 @@ impl Errand {
     }
 }
 
-/// Makes somebody a user whom the server knows.
+/// Adds a user whom the server accepted. Returns the answer to its login.
 fn admit(node: &Node, user: Name, is_local: bool, grant: Grant) -> Event {
     let rules = Arc::clone(&node.directory.rules.read());
     if let Err(why) = rules.verdict(&user, true, is_local) {

@@ -1,4 +1,4 @@
-//! Verbs: global parameters, which the node keeps for people and their tools.
+//! Verbs: global parameters. The node only stores them, for people and their tools.
 
 use super::{DirectoryError, NAME_MAX, Put};
 use crate::node::Node;
@@ -6,7 +6,7 @@ use gatepost_core::catalog::directory::{ParameterRecord, deletion, record};
 use gatepost_core::properties::{Name, Table, Value};
 use gatepost_core::store::VhostId;
 
-/// Global parameters at most, and bytes of each one's value, written out.
+/// Limits: number of global parameters, and bytes of a value in text form.
 const GLOBALS_MAX: usize = 1024;
 const VALUE_BYTES_MAX: usize = 16 << 10;
 
@@ -14,7 +14,7 @@ impl Node {
     /// Sets a global parameter.
     ///
     /// # Errors
-    /// It has no name or a very long one, or there are too many.
+    /// The name is empty or too long, the value is too large, or there are too many.
     pub(crate) async fn set_global_parameter(&self, name: &str, value: Value) -> Result<Put, DirectoryError> {
         let _changing = self.directory.changing.lock().await;
         if name.is_empty() || name.len() > NAME_MAX || name.contains('\0') {
@@ -48,7 +48,7 @@ impl Node {
         Ok(if known { Put::Changed } else { Put::Created })
     }
 
-    /// Takes a global parameter away.
+    /// Removes a global parameter.
     ///
     /// # Errors
     /// There is none of that name.

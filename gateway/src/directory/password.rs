@@ -7,16 +7,16 @@
 //! | `mosquitto_sha512` | `$6$salt$hash`: SHA-512 of password and salt | Mosquitto before 2.0 |
 //! | `mosquitto_pbkdf2_sha512` | `$7$iterations$salt$hash` | Mosquitto 2.0 |
 //!
-//! MD5 is verified so that definitions can be taken over, and replaced at the user's first login.
+//! MD5 is verified so that definitions can be imported; the hash is replaced at the user's first login.
 //!
 //! # Why these parameters
 //!
-//! A login costs [`PASSES`] passes over [`MEMORY_KIB`]. A whole plant reconnects at once after a power cut: 5,000 devices
-//! have to be in within a minute on two cores, beside the traffic of those that are in already, and a Raspberry Pi takes
-//! four times as long as a PC. So this is cheaper than what is advised for people's passwords on a web site (OWASP: 7 MiB
-//! and 5 passes at least), and still ten thousand times dearer for an attacker with a stolen log than RabbitMQ's salted
-//! SHA-256. Devices should have long random passwords, which no hash need protect. `auth.argon2_memory` and
-//! `auth.argon2_passes` make it dearer; existing hashes keep their own parameters.
+//! A login costs [`PASSES`] passes over [`MEMORY_KIB`]. After a power cut a whole plant reconnects at once: 5,000 devices
+//! must log in within a minute on two cores, while those already connected send traffic, and a Raspberry Pi takes
+//! four times as long as a PC. So a hash is cheaper than OWASP advises for passwords of people on a web site (at least 7 MiB
+//! and 5 passes). It is still ten thousand times as expensive for an attacker with a stolen log as RabbitMQ's salted
+//! SHA-256. Give devices long random passwords: those cannot be guessed whatever the hash. `auth.argon2_memory` and
+//! `auth.argon2_passes` make a hash more expensive; existing hashes keep their own parameters.
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use base64::Engine as _;
@@ -35,7 +35,7 @@ pub(crate) const MEMORY_KIB: u32 = 4 << 10;
 /// Passes over it, unless configured.
 pub(crate) const PASSES: u32 = 3;
 
-/// The most that a hash that is imported may ask for.
+/// Upper limits for the parameters of an imported hash.
 const MEMORY_KIB_MAX: u32 = 64 << 10;
 const PASSES_MAX: u32 = 64;
 const LANES_MAX: u32 = 16;
@@ -45,7 +45,7 @@ const HASH_BYTES: usize = 32;
 /// Salts and digests of imported hashes are no longer than this.
 const PART_BYTES_MAX: usize = 128;
 
-/// Bytes of a password, at most: what waits to be hashed is memory too.
+/// Bytes of a password, at most. Limits the memory of passwords that wait to be hashed.
 pub(crate) const PASSWORD_BYTES_MAX: usize = 1024;
 
 const RABBIT_SALT_BYTES: usize = 4;
@@ -56,7 +56,7 @@ const RABBIT_SHA512: &str = "rabbit_password_hashing_sha512";
 const MOSQUITTO_SHA512: &str = "mosquitto_sha512";
 const MOSQUITTO_PBKDF2: &str = "mosquitto_pbkdf2_sha512";
 
-/// What a new hash costs.
+/// Parameters of a new hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cost {
     /// KiB of memory.
@@ -106,13 +106,13 @@ pub(crate) enum PasswordHash {
     },
 }
 
-/// Memory that hashing works in. Kept by whoever hashes one password after the other.
+/// Memory for argon2, reused from one password to the next.
 #[derive(Default)]
 pub(crate) struct Workspace(Vec<Block>);
 
-/// Blocks that a workspace reserves, of which it touches only those it needs. What is larger than 32 MiB glibc always maps
-/// and unmaps by itself. A smaller one it unmaps the first time only: from then on it takes all that is not larger from the
-/// heap, and keeps twice as much free memory in each thread's. So one login took 4 MiB for good, and others as much.
+/// Blocks that a workspace reserves; only the blocks it uses are ever touched. glibc maps and unmaps an allocation over 32 MiB
+/// on its own. After it has unmapped a smaller one, it raises its threshold: later allocations of that size come from the heap,
+/// and each thread's heap keeps twice as much free memory. So a single login used to cost 4 MiB that were never given back.
 const BLOCKS_RESERVED: usize = (33 << 20) / size_of::<Block>();
 
 impl Workspace {
@@ -128,21 +128,21 @@ impl Workspace {
 }
 
 impl PasswordHash {
-    /// Hashes a password, which takes a while.
+    /// Hashes a password, which takes milliseconds.
     pub(crate) fn make(password: &[u8], cost: Cost, workspace: &mut Workspace) -> PasswordHash {
         let mut salt = [0; SALT_BYTES];
         fill_random(&mut salt);
         PasswordHash::with_salt(password, &salt, cost, workspace)
     }
 
-    /// What a login of an unknown user is held against, so that the time taken does not tell that there is none.
+    /// A hash to check an unknown user's password against, so that the time of a login does not tell whether the user exists.
     pub(crate) fn decoy(cost: Cost) -> PasswordHash {
         PasswordHash::Argon2id {
             memory_kib: cost.memory_kib,
             passes: cost.passes,
             lanes: 1,
             salt: [0; SALT_BYTES].into(),
-            // Which no password has.
+            // No password hashes to zeros.
             hash: [0; HASH_BYTES].into(),
         }
     }
@@ -164,11 +164,12 @@ impl PasswordHash {
         }
     }
 
-    /// Reads what another broker exported: RabbitMQ's base64 with the name of its algorithm (none: by its length SHA-512, or
-    /// SHA-256), or one of Mosquitto's texts, which begin with `$`. The empty text is a user without a password.
+    /// Reads a hash that another broker exported: RabbitMQ's base64 with the name of its algorithm (empty: SHA-512 or SHA-256,
+    /// told apart by the length), or one of Mosquitto's texts, which begin with `$`. The empty text means a user without a
+    /// password.
     ///
     /// # Errors
-    /// It is none of these; the text says why.
+    /// It is not such a hash; the text says why.
     pub(crate) fn import(algorithm: &str, text: &str) -> Result<PasswordHash, String> {
         if text.is_empty() {
             return Ok(PasswordHash::Nothing);
@@ -185,10 +186,10 @@ impl PasswordHash {
         PasswordHash::from_parts(algorithm, &salted)
     }
 
-    /// As the log has it.
+    /// Reads the hash of a user's record in the log.
     ///
     /// # Errors
-    /// This release does not know that form; the text says why.
+    /// The form is unknown or damaged; the text says why.
     pub(crate) fn of(record: &UserRecord) -> Result<PasswordHash, String> {
         if record.password_hash.is_empty() {
             return Ok(PasswordHash::Nothing);
@@ -251,7 +252,7 @@ impl PasswordHash {
         }
     }
 
-    /// For the log: the algorithm's name, and the bytes.
+    /// The form for the log: the algorithm's name, and the bytes.
     pub(crate) fn record(&self) -> (Name, Vec<u8>) {
         let b64 = |bytes: &[u8]| STANDARD_NO_PAD.encode(bytes);
         match self {
@@ -281,7 +282,7 @@ impl PasswordHash {
         }
     }
 
-    /// Whether it is of a kind that nobody should keep.
+    /// Whether it is too weak to keep and must be replaced at the next login.
     pub(crate) fn is_obsolete(&self) -> bool {
         matches!(self, PasswordHash::RabbitMd5 { .. })
     }
@@ -294,7 +295,7 @@ impl PasswordHash {
         }
     }
 
-    /// Whether it is this password's. Takes the same time whatever the password, but for its length.
+    /// Whether this is the hash of the password. The time it takes depends on the length of the password only.
     pub(crate) fn matches(&self, password: &[u8], workspace: &mut Workspace) -> bool {
         match self {
             PasswordHash::Nothing => false,
@@ -333,7 +334,7 @@ fn is_equal(a: &[u8], b: &[u8]) -> bool {
     a.ct_eq(b).into()
 }
 
-/// Whether argon2 could be computed.
+/// Computes argon2id into `hash`. `false`: the parameters are not valid.
 fn argon2id(
     password: &[u8],
     salt: &[u8],
@@ -351,7 +352,7 @@ fn argon2id(
         .is_ok()
 }
 
-/// `m=…,t=…,p=…`, within what we are ready to spend.
+/// Reads `m=…,t=…,p=…`, within our limits.
 fn argon2_parameters(text: &str) -> Result<[u32; 3], String> {
     let mut values = [0; 3];
     let mut parts = text.split(',');

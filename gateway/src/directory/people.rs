@@ -1,4 +1,4 @@
-//! Users, permissions and limits, as the node has them in memory: what the log knows, read.
+//! Users, permissions and limits in memory: those of the log, of Mosquitto's files and of tokens.
 
 use super::file::FilePeople;
 use super::lent::Lent;
@@ -19,37 +19,37 @@ use std::sync::Arc;
 
 /// A user.
 pub(crate) struct User {
-    /// What the log keeps.
+    /// The record in the log.
     pub record: UserRecord,
-    /// Its password's, read.
+    /// The hash in the record, parsed. Replaced only when the password changes: caches compare the pointer.
     pub hash: Arc<PasswordHash>,
-    /// For SCRAM, if there is one.
+    /// The SCRAM verifier in the record, if there is one.
     pub verifier: Option<Arc<Verifier>>,
-    /// What it has open. Lives as long as the user, whatever changes about it.
+    /// Open connections and channels. Stays the same object when the user is changed, so that the count stays right.
     pub quota: Arc<Quota>,
 }
 
-/// See the module.
+/// All users of the node.
 pub(crate) struct People {
     pub users: BTreeMap<Name, User>,
-    /// By user, so that all of one are together.
+    /// Ordered by user, so that a user's are found by a range.
     pub permissions: BTreeMap<(Name, VhostId), PermissionRecord>,
     pub topics: BTreeMap<(Name, VhostId, Name), TopicPermissionRecord>,
     pub limits: BTreeMap<LimitOf, LimitRecord>,
     /// Global parameters.
     pub globals: BTreeMap<Name, Value>,
-    /// Connections of a user that has no limit of its own.
+    /// Maximum connections of a user without a limit of its own.
     pub connections_max: Option<u32>,
     /// Users of Mosquitto's files.
     pub file: FilePeople,
-    /// Users that are there for as long as a token says.
+    /// Users of tokens and of the HTTP back end.
     pub lent: BTreeMap<Name, Lent>,
-    /// What they take in memory, and may.
+    /// Memory of the users in `lent`, and its limit.
     pub outside_bytes: usize,
     pub outside_bytes_max: usize,
-    /// Who is asked, in this order. A name belongs to the first back end that knows it.
+    /// The back ends, in the order in which they are asked. A name belongs to the first one that knows it.
     pub backends: Vec<Backend>,
-    /// Whom clients without a name become.
+    /// The user that clients without credentials log in as.
     pub nameless_user: Name,
 }
 
@@ -72,7 +72,7 @@ impl Default for People {
     }
 }
 
-/// See `auth.backends`.
+/// A source of users; see `auth.backends`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Backend {
     /// The users that the log keeps.
@@ -81,12 +81,12 @@ pub(crate) enum Backend {
     File,
     /// Tokens.
     Jwt,
-    /// Somebody else's server.
+    /// An HTTP server.
     Http,
 }
 
 impl Backend {
-    /// As the configuration calls them.
+    /// All back ends with their names in the configuration.
     pub(crate) const ALL: [(&'static str, Backend); 4] = [
         ("internal", Backend::Internal),
         ("file", Backend::File),
@@ -95,16 +95,16 @@ impl Backend {
     ];
 }
 
-/// Why somebody does not become a user.
+/// Why a user of a token or of the HTTP back end is not added.
 #[derive(Debug)]
 pub(super) enum NotLent {
     /// `auth.outside_memory` is used up.
     OutOfMemory,
-    /// The name is one of another back end.
+    /// The name belongs to another back end.
     Others,
 }
 
-/// A user of any back end that can list its users.
+/// A user of a back end that can list its users.
 pub(super) struct Known<'a> {
     pub hash: &'a Arc<PasswordHash>,
     pub verifier: Option<&'a Arc<Verifier>>,
@@ -113,14 +113,14 @@ pub(super) struct Known<'a> {
 }
 
 impl Known<'_> {
-    /// Whether a verifier is to be made as soon as the password is known.
+    /// Whether a SCRAM verifier should be made when the password is next known.
     pub(super) fn lacks_verifier(&self, rules: &Rules) -> bool {
         self.verifier.is_none() && self.backend == Backend::Internal && rules.speaks_scram()
     }
 }
 
 impl People {
-    /// What the log remembers. Says what cannot be read: such a user cannot log in, such a permission is not given.
+    /// Reads the records of the log. Logs each damaged one: such a user cannot log in, such a permission is not granted.
     pub(super) fn recover(recovered: &Recovered) -> (People, u64) {
         let mut people = People::default();
         let mut damaged = Vec::new();
@@ -173,30 +173,30 @@ impl People {
                 quota: &user.quota,
                 backend: *backend,
             }),
-            // A token says its user's name when it comes, and a server is asked then.
+            // Such back ends cannot list their users: a token or the server names a user when it logs in.
             Backend::Jwt | Backend::Http => None,
         })
     }
 
-    /// What a user has open, whoever says that there is that user.
+    /// The quota of a user of any back end.
     pub(super) fn quota(&self, name: &str) -> Option<&Arc<Quota>> {
         let lent = || self.lent.get(name).map(|lent| &lent.quota);
         self.known(name).map(|known| known.quota).or_else(lent)
     }
 
-    /// What a user is to the management API. `None`: there is no such user.
+    /// A user's tags for the management API. `None`: there is no such user.
     pub(super) fn tags(&self, name: &str) -> Option<Vec<Name>> {
         match self.known(name).map(|known| known.backend) {
             Some(Backend::Internal) => self.users.get(name).map(|user| user.record.tags.clone()),
-            // Files know no tags.
+            // Mosquitto's files have no tags.
             Some(Backend::File) => Some(Vec::new()),
             Some(Backend::Jwt | Backend::Http) | None => self.lent.get(name).map(|lent| lent.grant.tags.clone()),
         }
     }
 
-    /// Whether a user may use a vhost: whether its engine was told of any rights.
+    /// Whether a user has any rights in a vhost. Must agree with `instruct_about`.
     pub(super) fn may_enter(&self, user: &Name, vhost: VhostId, name: &str) -> bool {
-        // Files know of no vhosts: what they say is for the default one.
+        // Mosquitto's files do not mention vhosts; they apply to the default one.
         let in_default = name == DEFAULT_VHOST;
         match self.known(user).map(|known| known.backend) {
             Some(Backend::Internal)
@@ -214,10 +214,10 @@ impl People {
         }
     }
 
-    /// Takes a user that a token brings or a server knows, or its newer token. What it has open stays counted.
+    /// Adds a user of a token or of the HTTP back end, or replaces its earlier token. Its open connections stay counted.
     ///
     /// # Errors
-    /// There is no memory for it, or it is another back end's. An earlier token counts until it expires.
+    /// There is no memory for it, or the name belongs to another back end. Then an earlier token stays valid until it expires.
     pub(super) fn lend(&mut self, name: Name, lent: Lent) -> Result<(), NotLent> {
         if self.known(&name).is_some() {
             return Err(NotLent::Others);
@@ -237,7 +237,7 @@ impl People {
         Ok(())
     }
 
-    /// Forgets the users whose tokens expired by then, and those of a server that have gone, and says who they were.
+    /// Removes and returns the users whose tokens have expired, and users of the HTTP back end who have disconnected.
     pub(super) fn take_back(&mut self, now: u64) -> Vec<Name> {
         let asks_server = self.backends.contains(&Backend::Http);
         let gone = self.lent.extract_if(.., |_, lent| match lent.by {
@@ -250,12 +250,12 @@ impl People {
         gone.into_iter().map(|(name, _)| name).collect()
     }
 
-    /// Whether users of Mosquitto's files count.
+    /// Whether `file` is among `auth.backends`.
     pub(super) fn asks_file(&self) -> bool {
         self.backends.contains(&Backend::File)
     }
 
-    /// Makes a user, or changes it.
+    /// Adds a user, or changes it.
     pub(super) fn put_user(&mut self, name: Name, record: UserRecord) {
         let hash = PasswordHash::of(&record).unwrap_or_else(|why| {
             tracing::error!(user = %name, why, "the user's password hash cannot be read: it cannot log in by password");
@@ -277,7 +277,7 @@ impl People {
         self.apply_limits(&name);
     }
 
-    /// Forgets a user and all that is about it.
+    /// Removes a user with its permissions and limits.
     pub(super) fn remove_user(&mut self, name: &Name) {
         self.users.remove(name);
         self.permissions.retain(|(user, _), _| user != name);
@@ -285,14 +285,14 @@ impl People {
         self.limits.remove(&LimitOf::User(name.clone()));
     }
 
-    /// Forgets all that is about a vhost.
+    /// Removes a vhost's permissions and limits.
     pub(super) fn remove_vhost(&mut self, vhost: VhostId) {
         self.permissions.retain(|(_, v), _| *v != vhost);
         self.topics.retain(|(_, v, _), _| *v != vhost);
         self.limits.remove(&LimitOf::Vhost(vhost));
     }
 
-    /// What a user may do in a vhost, for its engine. `None`: it may not use it.
+    /// The rights of a user of the log in a vhost. `None`: it may not use the vhost.
     pub(super) fn rights(&self, user: &Name, vhost: VhostId) -> Option<Rights> {
         let key = (user.clone(), vhost);
         let mut rights = self
@@ -305,7 +305,7 @@ impl People {
             .range(first..)
             .take_while(|((u, v, _), _)| u == user && *v == vhost);
         for ((.., exchange), topic) in topics {
-            // What cannot be read permits nothing.
+            // An unreadable list grants nothing.
             let write = grants::parse(&topic.write).unwrap_or_default();
             let read = grants::parse(&topic.read).unwrap_or_default();
             rights = rights.with_topics(exchange, write.granted, read.granted);
@@ -314,14 +314,14 @@ impl People {
         Some(rights)
     }
 
-    /// The limit of that name; negative: none.
+    /// The limit of that name. A negative value means none.
     fn limit(&self, of: &LimitOf, name: &str) -> Option<u32> {
         let record = self.limits.get(of)?;
         let (_, value) = record.limits.iter().find(|(limit, _)| **limit == *name)?;
         u32::try_from(*value).ok()
     }
 
-    /// Tells a user's quota what its limits are.
+    /// Sets the limits in a user's quota.
     pub(super) fn apply_limits(&self, name: &Name) {
         let Some(user) = self.users.get(name) else { return };
         let of = LimitOf::User(name.clone());
@@ -334,7 +334,7 @@ impl People {
         user.quota.set_limits(connections, self.limit(&of, MAX_CHANNELS));
     }
 
-    /// What a vhost may have.
+    /// The limits of a vhost.
     pub(super) fn vhost_limits(&self, vhost: VhostId) -> VhostLimits {
         let limit = |name| self.limit(&LimitOf::Vhost(vhost), name).map(|max| max as usize);
         VhostLimits {
@@ -351,10 +351,10 @@ pub(super) const MAX_CHANNELS: &str = "max-channels";
 /// The limit on a vhost's queues.
 pub(super) const MAX_QUEUES: &str = "max-queues";
 
-/// Reads a permission's patterns.
+/// Compiles a permission's patterns.
 ///
 /// # Errors
-/// One is no regular expression.
+/// One is not a regular expression.
 pub(super) fn compile(permission: &PermissionRecord) -> Result<Rights, DirectoryError> {
     let parse = |text: &str| NamePattern::parse(text).map_err(|error| DirectoryError::Pattern(error.to_string()));
     Ok(Rights::new(

@@ -29,7 +29,7 @@ impl Permission {
     }
 }
 
-/// A permission, as it is listed.
+/// A user's permission in a vhost, for lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PermissionEntry {
     pub user: Name,
@@ -37,7 +37,7 @@ pub(crate) struct PermissionEntry {
     pub permission: Permission,
 }
 
-/// A topic permission, as it is listed; the patterns one a line.
+/// A topic permission, for lists; one pattern a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TopicPermissionEntry {
     pub user: Name,
@@ -48,10 +48,10 @@ pub(crate) struct TopicPermissionEntry {
 }
 
 impl Node {
-    /// Says what a user may do in a vhost, from its next command on.
+    /// Sets a user's permission in a vhost. It applies from each connection's next command.
     ///
     /// # Errors
-    /// There is no such user or vhost, or a pattern is no regular expression.
+    /// There is no such user or vhost, or a pattern is not a regular expression.
     pub(crate) async fn set_permission(
         &self,
         user: &str,
@@ -82,7 +82,7 @@ impl Node {
     /// Checks the patterns of a permission.
     ///
     /// # Errors
-    /// One is no regular expression.
+    /// One is not a regular expression.
     pub(crate) fn check_permission(permission: &Permission) -> Result<(), DirectoryError> {
         let Permission { configure, write, read } = permission.clone();
         let value = PermissionRecord {
@@ -94,7 +94,8 @@ impl Node {
         compile(&value).map(drop)
     }
 
-    /// Takes the use of a vhost from a user: what its connections there do next is refused, and no new one gets in.
+    /// Removes a user's permission in a vhost: further commands of its connections there are refused, and so are new
+    /// connections.
     ///
     /// # Errors
     /// There is no such user, vhost or permission.
@@ -134,7 +135,7 @@ impl Node {
     /// Limits the topics of an exchange that a user may write to and read from: patterns, one a line; see [`grants`].
     ///
     /// # Errors
-    /// There is no such user or vhost, or a line is no pattern.
+    /// There is no such user or vhost, or a line is not a pattern.
     pub(crate) async fn set_topic_permission(
         &self,
         user: &str,
@@ -163,7 +164,7 @@ impl Node {
         Ok(if before.is_some() { Put::Changed } else { Put::Created })
     }
 
-    /// No longer limits the topics of an exchange for a user; `None`: of all exchanges of the vhost.
+    /// Removes a user's topic permission for an exchange; `None`: for all exchanges of the vhost.
     ///
     /// # Errors
     /// There is no such user, vhost or topic permission.

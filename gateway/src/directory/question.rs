@@ -1,6 +1,6 @@
-//! What the back end `http` is asked, and how its answers are read. The requests are those of RabbitMQ's
-//! rabbitmq_auth_backend_http (3.10), field by field; with `style = "emqx"` they are JSON objects with the names that EMQX's
-//! servers know, and so are the answers.
+//! Requests to the back end `http`, and how its answers are read. The requests are those of RabbitMQ's
+//! rabbitmq_auth_backend_http (3.10), field by field. With `style = "emqx"`, requests and answers are JSON objects with
+//! EMQX's field names.
 //!
 //! | about | fields |
 //! |---|---|
@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-/// What a request is about. Each has a URL of its own.
+/// What a request is about. Each kind has its own URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum About {
     User,
@@ -29,7 +29,7 @@ pub(crate) enum About {
 }
 
 impl About {
-    /// The key with its URL.
+    /// The configuration key of its URL.
     pub(crate) fn key(self) -> &'static str {
         match self {
             About::User => "user_url",
@@ -40,14 +40,14 @@ impl About {
     }
 }
 
-/// A request.
+/// A request, before it is encoded.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Ask {
     pub(super) about: About,
     fields: Vec<(&'static str, String)>,
 }
 
-/// Who is asked about.
+/// The user and connection that a request is about.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Who<'a> {
     pub(super) user: &'a str,
@@ -57,7 +57,7 @@ pub(super) struct Who<'a> {
 }
 
 impl Ask {
-    /// Whether the password is the user's; without one, whether there is that user.
+    /// Asks whether the password is the user's; without one, whether the user exists.
     pub(super) fn user(user: &str, password: Option<&str>, said: &Said) -> Ask {
         let mut fields = vec![("username", user.to_owned())];
         fields.extend(password.map(|password| ("password", password.to_owned())));
@@ -69,7 +69,7 @@ impl Ask {
         }
     }
 
-    /// Whether it may use the vhost.
+    /// Asks whether the user may use the vhost.
     pub(super) fn vhost(who: Who<'_>, ip: Option<IpAddr>) -> Ask {
         let ip = ip.map_or_else(|| "unknown".to_owned(), |ip| ip.to_canonical().to_string());
         let mut fields = vec![
@@ -85,7 +85,7 @@ impl Ask {
         }
     }
 
-    /// What the engine wants to know.
+    /// An engine's question about a right.
     pub(super) fn question(who: Who<'_>, asked: &Asked) -> Ask {
         let question = &asked.question;
         let resource = match question.subject {
@@ -122,13 +122,13 @@ impl Ask {
         }
     }
 
-    /// About what it takes in memory.
+    /// Estimated memory.
     pub(super) fn bytes(&self) -> usize {
         let of = |(_, value): &(&str, String)| value.len() + size_of::<(&str, String)>();
         self.fields.iter().map(of).sum()
     }
 
-    /// The body, and what it is.
+    /// Content type and body.
     pub(super) fn body(&self, style: HttpStyle) -> (&'static str, String) {
         match style {
             HttpStyle::RabbitMq => {
@@ -158,15 +158,15 @@ impl Ask {
     }
 }
 
-/// Fields that RabbitMQ does not send.
+/// Fields that are sent to EMQX's servers only.
 const OF_EMQX: [&str; 2] = ["topic", "action"];
 
-/// A routing key as a topic, or a binding key as a filter.
+/// Translates a routing key to an MQTT topic, or a binding key to a filter.
 fn in_slashes(key: &str, is_filter: bool) -> String {
     let level = |level: &str| match level {
         "*" if is_filter => "+".to_owned(),
         "#" if is_filter => "#".to_owned(),
-        // An empty level is one, and no topic of its own.
+        // An empty level is valid inside a topic, but `translate` would refuse it as an empty topic.
         "" => String::new(),
         level => translate(level, Dialect::Dot, Dialect::Slash)
             .unwrap_or_default()
@@ -192,20 +192,20 @@ fn quote(text: &str, out: &mut String) {
 pub(super) enum Verdict {
     Allow {
         tags: Vec<Name>,
-        /// It may do everything, and is asked about no more.
+        /// The user may do everything; the server is not asked about its rights.
         superuser: bool,
     },
-    /// With a reason for the log, if there is one.
+    /// With the server's reason, for the log.
     Deny(Option<String>),
 }
 
-/// Tags of one user.
+/// Tags of one user, at most.
 const TAGS_MAX: usize = 16;
-/// Bytes of one, and characters of a reason that are logged.
+/// Bytes of a tag, at most, and characters of a reason that are logged.
 const TEXT_MAX: usize = 255;
 
 impl Verdict {
-    /// Reads an answer. `None`: it is none.
+    /// Reads an answer. `None`: it is not valid.
     pub(super) fn parse(style: HttpStyle, body: &[u8]) -> Option<Verdict> {
         match style {
             HttpStyle::RabbitMq => Verdict::of_text(std::str::from_utf8(body).ok()?.trim()),
@@ -230,7 +230,7 @@ impl Verdict {
 
     fn of_json(body: &[u8]) -> Option<Verdict> {
         if body.is_empty() {
-            // With status 204, which EMQX takes for a yes.
+            // Status 204: EMQX takes it as "allow".
             return Some(Verdict::allow());
         }
         let object: Value = serde_json::from_slice(body).ok()?;
@@ -249,7 +249,7 @@ impl Verdict {
         }
     }
 
-    /// A plain yes.
+    /// Allowed, with nothing more.
     pub(super) fn allow() -> Verdict {
         Verdict::Allow {
             tags: Vec::new(),
@@ -258,7 +258,7 @@ impl Verdict {
     }
 }
 
-/// A reason, fit for a line of the log.
+/// A reason without control characters and not too long, for a line of the log.
 fn reason(text: &str) -> Option<String> {
     let clean: String = text.trim().chars().filter(|c| !c.is_control()).take(TEXT_MAX).collect();
     (!clean.is_empty()).then_some(clean)

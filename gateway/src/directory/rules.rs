@@ -1,4 +1,4 @@
-//! Who may log in from where, without a name, or by certificate: what the configuration says, beside what people know.
+//! The configuration's rules about logins: from which addresses, without credentials, by certificate, by which mechanisms.
 
 use super::Caller;
 use super::hashing::Settings;
@@ -14,31 +14,31 @@ use gatepost_core::session::Description;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-/// See the module.
+/// The rules, read from one configuration.
 pub(crate) struct Rules {
     loopback_users: Vec<String>,
     anonymous: Anonymous,
     pub(super) anonymous_user: Name,
-    /// The user there is from the start.
+    /// The user that the first start creates.
     default_user: Name,
-    /// What names the user in a certificate.
+    /// Which field of a certificate names the user.
     identity: Identity,
-    /// What a login of an unknown user is held against.
+    /// The hash that an unknown user's password is checked against.
     pub(super) decoy: Arc<PasswordHash>,
-    /// Mechanisms that name themselves, and are spoken.
+    /// Enabled SASL mechanisms (`mqtt.auth_methods`).
     pub(super) methods: Vec<Name>,
-    /// Of new verifiers, and of those that strangers are asked with.
+    /// Iterations of new verifiers, and of the decoys for unknown users.
     pub(super) scram_iterations: NonZeroU32,
     /// Logins that may wait.
     pub(super) logins_waiting_max: usize,
 }
 
-/// What the rules say of a login.
+/// What the rules decide about a login.
 pub(super) enum Decision {
-    /// It is good, as this user. A server may have to say that there is that user.
+    /// Accepted as this user. If no other back end knows the name, the HTTP server is still asked whether the user exists.
     Yes(Name),
     No(LoginRefused),
-    /// Its password says.
+    /// Depends on the password.
     Check {
         user: Name,
         password: Box<[u8]>,
@@ -46,7 +46,7 @@ pub(super) enum Decision {
     },
 }
 
-/// How hashing is configured.
+/// The settings for hashing.
 pub(super) fn hashing(config: &Config) -> Settings {
     let auth = &config.auth;
     let per_thread = auth.hashing_memory.0 / auth.hashing_threads.max(1) as u64;
@@ -69,7 +69,7 @@ fn scram_iterations(config: &Config) -> NonZeroU32 {
     iterations.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX)
 }
 
-/// What a new hash costs.
+/// Parameters of a new hash.
 pub(crate) fn cost(config: &Config) -> Cost {
     Cost {
         memory_kib: u32::try_from(config.auth.argon2_memory.0 >> 10).unwrap_or(u32::MAX),
@@ -77,7 +77,7 @@ pub(crate) fn cost(config: &Config) -> Cost {
     }
 }
 
-/// Who is asked about a name, in order.
+/// The back ends, in the order in which they are asked.
 pub(super) fn backends(config: &Config) -> Vec<Backend> {
     let of = |name: &String| {
         Backend::ALL
@@ -88,7 +88,7 @@ pub(super) fn backends(config: &Config) -> Vec<Backend> {
     config.auth.backends.iter().filter_map(of).collect()
 }
 
-/// Connections of a user that has no limit of its own.
+/// Maximum connections of a user without a limit of its own.
 pub(super) fn connections_max(config: &Config) -> Option<u32> {
     let max = config.limits.max_connections_per_user;
     (max > 0).then(|| u32::try_from(max).unwrap_or(u32::MAX))
@@ -121,7 +121,7 @@ impl Rules {
 
     pub(super) fn decide(&self, from: &Caller<'_>, login: Login, people: &People) -> Decision {
         let decision = match login {
-            // Nobody logs in with an empty password, so this is a name beside a certificate.
+            // An empty password is never valid, so the client means to log in by its certificate.
             Login::Password { user, password, .. } if password.is_empty() && self.takes_certificate(from.peer) => {
                 self.certificate(Some(user), from.peer, people)
             }
@@ -148,7 +148,7 @@ impl Rules {
         }
     }
 
-    /// After the password: a stranger far away learns nothing about which users there are.
+    /// Checks the address only after the password: otherwise a remote client could find out which users exist.
     pub(super) fn verdict(&self, user: &Name, is_right: bool, is_local: bool) -> Result<(), LoginFailure> {
         if !is_right {
             return Err(LoginFailure::BadCredentials);
@@ -156,7 +156,7 @@ impl Rules {
         self.admit(user, is_local)
     }
 
-    /// Users that may log in from this machine only.
+    /// Refuses users that may log in from this machine only.
     fn admit(&self, user: &str, is_local: bool) -> Result<(), LoginFailure> {
         if !is_local && self.loopback_users.iter().any(|u| **u == *user) {
             return Err(LoginFailure::LoopbackOnly);
@@ -164,8 +164,8 @@ impl Rules {
         Ok(())
     }
 
-    /// Whether a name stands for nobody: many devices always send one (Tasmota, ESPHome). Where they are let in without
-    /// credentials, and while nobody has made users, such a name is as good as none.
+    /// Whether to treat an unknown name as a login without one. Many devices always send a name (Tasmota, ESPHome). Their name
+    /// is ignored if clients without credentials are accepted here and no users were created yet.
     fn is_stranger(&self, from: &Caller<'_>, user: &Name, people: &People) -> bool {
         let takes_strangers = described(from.protocol).is_some_and(|p| p.strangers_are_nameless);
         let nobody_made_users = || {
@@ -184,7 +184,7 @@ impl Rules {
         self.identity != Identity::None && peer.certificate.is_some()
     }
 
-    /// By the name that the peer's certificate has proved; `said` is the one that the client gives, if it does.
+    /// Logs in by the name in the peer's certificate. `said`: the name that the client sent, if any; it must be the same.
     fn certificate(&self, said: Option<Name>, peer: &Peer, people: &People) -> Result<Name, LoginRefused> {
         let certificate = peer.certificate.as_deref();
         let proved = certificate.and_then(|certificate| tls::identity(certificate, self.identity));
@@ -235,7 +235,7 @@ fn described(protocol: &str) -> Option<&'static Description> {
 /// The key that names the default user's password file.
 pub(crate) const PASSWORD_FILE: &str = "auth.default_password_file";
 
-/// A password file: its first line.
+/// Reads a password: the first line of the file.
 ///
 /// # Errors
 /// It cannot be read, or its first line is empty; the text names the file.

@@ -8,14 +8,14 @@
 //!   server  v=<signature>
 //! ```
 //!
-//! - The gateway keeps a [`Verifier`]: salt, iterations, StoredKey, ServerKey. Who steals it can try passwords against it, but
-//!   cannot log in with it.
+//! - The gateway keeps a [`Verifier`]: salt, iterations, StoredKey, ServerKey. An attacker who steals it can test passwords
+//!   against it, but cannot log in with it.
 //! - *Channel binding* is not offered: the header is `n` or `y`. `p` is refused.
-//! - *Texts.* RFC 5802 prepares names and passwords with SASLprep, which leaves printable ASCII as it is. Here they are compared
-//!   as the UTF-8 they come in. A password beyond ASCII fits what a client makes of it where it is in normal form (NFKC) already,
-//!   as what people type is.
-//! - *Strangers* are answered like users, with a salt that is always the same for a name ([`Verifier::decoy`]), and fail with the
-//!   proof, as a wrong password does.
+//! - *Texts.* RFC 5802 prepares names and passwords with SASLprep, which leaves printable ASCII unchanged. We compare them as
+//!   the UTF-8 that was sent. A password with other characters works if it is in normal form (NFKC) already, as typed text
+//!   usually is.
+//! - *Unknown users* get a question too, with a salt that is always the same for a name ([`Verifier::decoy`]). They fail at the
+//!   proof, like a wrong password.
 
 use super::password::fill_random;
 use base64::Engine as _;
@@ -28,7 +28,7 @@ use subtle::ConstantTimeEq as _;
 
 /// The name of the mechanism.
 pub(crate) const SCRAM_SHA_256: &str = "SCRAM-SHA-256";
-/// RFC 7677 4: at least so many.
+/// The minimum of RFC 7677 4.
 pub(crate) const ITERATIONS_MIN: u32 = 4096;
 pub(crate) const ITERATIONS_MAX: u32 = 10_000_000;
 
@@ -36,13 +36,13 @@ const KEY_BYTES: usize = digest::SHA256_OUTPUT_LEN;
 const SALT_BYTES: usize = 16;
 const SALT_BYTES_MAX: usize = 128;
 const NONCE_BYTES: usize = 18;
-/// Bytes of what a client says in a round, and of its nonce in it.
+/// Bytes of a client's message, and of its nonce, at most.
 const MESSAGE_BYTES_MAX: usize = 4 << 10;
 const NONCE_BYTES_MAX: usize = 512;
 
 type Key = [u8; KEY_BYTES];
 
-/// What is kept of a password for this mechanism.
+/// The form of a password that the log keeps for this mechanism.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Verifier {
     iterations: NonZeroU32,
@@ -52,7 +52,7 @@ pub(crate) struct Verifier {
 }
 
 impl Verifier {
-    /// Of a password, which takes a while.
+    /// Makes the verifier of a password, which takes milliseconds.
     pub(crate) fn make(password: &[u8], iterations: NonZeroU32) -> Verifier {
         let mut salt = [0; SALT_BYTES];
         fill_random(&mut salt);
@@ -70,8 +70,8 @@ impl Verifier {
         }
     }
 
-    /// For a name that has none: the same whenever it is asked for, so that nobody can tell by asking twice, and nobody's
-    /// password's. `secret` is the gateway's own, and outlives the process.
+    /// A verifier for an unknown user, which no password fits. It is always the same for a name, or asking twice would tell
+    /// that the user does not exist. `secret` belongs to the gateway and must outlive the process.
     pub(crate) fn decoy(secret: &[u8], user: &str, iterations: NonZeroU32) -> Verifier {
         let of = |what: &str| sign(secret, [what.as_bytes(), user.as_bytes()].concat().as_slice());
         let salt = of("scram salt ");
@@ -102,7 +102,7 @@ impl Verifier {
         })
     }
 
-    /// For the log: as PostgreSQL writes it, with the mechanism's name in front.
+    /// The form for the log: PostgreSQL's, which begins with the mechanism's name.
     pub(crate) fn text(&self) -> String {
         let b64 = |bytes: &[u8]| STANDARD.encode(bytes);
         let (salt, stored_key, server_key) = (b64(&self.salt), b64(&self.stored_key), b64(&self.server_key));
@@ -110,19 +110,19 @@ impl Verifier {
     }
 }
 
-/// What a client says first.
+/// A client's first message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ClientFirst<'a> {
     pub(crate) user: Name,
-    /// About channel binding and on whose behalf: the client repeats it.
+    /// The GS2 header: channel binding and authorization identity. The client repeats it in its last message.
     pub(super) header: &'a str,
-    /// The rest, which is signed.
+    /// The message without the header; part of what is signed.
     pub(super) bare: &'a str,
     pub(super) nonce: &'a str,
 }
 
 impl<'a> ClientFirst<'a> {
-    /// Reads it.
+    /// Parses the message.
     ///
     /// # Errors
     /// What is wrong with it, for the log.
@@ -130,7 +130,7 @@ impl<'a> ClientFirst<'a> {
         let text = message(data)?;
         let (binding, rest) = text.split_once(',').ok_or("no header")?;
         match binding {
-            // `y`: it could bind, and takes it that we cannot, which is so.
+            // `y`: the client supports channel binding and believes that we do not, which is right.
             "n" | "y" => {}
             _ if binding.starts_with("p=") => return Err("it asks for channel binding"),
             _ => return Err("no header"),
@@ -138,7 +138,7 @@ impl<'a> ClientFirst<'a> {
         let (on_behalf_of, bare) = rest.split_once(',').ok_or("no header")?;
         let header = text.strip_suffix(bare).ok_or("no header")?;
         let mut attributes = bare.split(',');
-        // Any other attribute here is an extension that it insists on.
+        // Any other attribute here is a mandatory extension (RFC 5802 5.1, `m`), which must be refused.
         let user = attributes
             .next()
             .and_then(|first| first.strip_prefix("n="))
@@ -160,21 +160,21 @@ impl<'a> ClientFirst<'a> {
     }
 }
 
-/// A login under way: we have asked, and the client has to prove itself.
+/// A login between our question and the client's proof.
 pub(crate) struct Exchange {
     user: Name,
-    /// Whether there is such a user, with a verifier.
+    /// Whether the user exists and has a verifier; otherwise `verifier` is a decoy.
     is_known: bool,
     verifier: Arc<Verifier>,
     header: String,
-    /// What both have said so far, as it is signed.
+    /// The messages so far, in the form that is signed.
     said: String,
-    /// The client's and ours.
+    /// The client's nonce followed by ours.
     nonce: String,
 }
 
 impl Exchange {
-    /// Returns what the client is asked, too.
+    /// Begins a login. Also returns the question for the client.
     pub(crate) fn begin(first: &ClientFirst<'_>, verifier: Arc<Verifier>, is_known: bool) -> (Box<Exchange>, String) {
         let mut ours = [0; NONCE_BYTES];
         fill_random(&mut ours);
@@ -201,20 +201,20 @@ impl Exchange {
         (Box::new(exchange), question)
     }
 
-    /// Who the client says it is.
+    /// The name that the client gave.
     pub(crate) fn user(&self) -> &Name {
         &self.user
     }
 
-    /// Whether this is the verifier that the client is held against.
+    /// Whether this login checks against that verifier.
     pub(crate) fn is_with(&self, verifier: &Arc<Verifier>) -> bool {
         Arc::ptr_eq(&self.verifier, verifier)
     }
 
-    /// Checks the client's proof. Returns ours.
+    /// Checks the client's proof. Returns the server's.
     ///
     /// # Errors
-    /// Why it proves nothing, for the log.
+    /// Why the proof is refused, for the log.
     pub(crate) fn finish(&self, data: &[u8]) -> Result<String, &'static str> {
         let text = message(data)?;
         let (without_proof, proof) = text.rsplit_once(",p=").ok_or("no proof")?;
@@ -257,7 +257,7 @@ fn message(data: &[u8]) -> Result<&str, &'static str> {
     std::str::from_utf8(data).map_err(|_| "not text")
 }
 
-/// A name as it is written here: `,` is `=2C`, `=` is `=3D`.
+/// Unescapes a name, in which `,` is written `=2C` and `=` is written `=3D`.
 fn name(text: &str) -> Option<String> {
     let mut parts = text.split('=');
     let mut name = parts.next()?.to_owned();
@@ -274,7 +274,7 @@ fn name(text: &str) -> Option<String> {
     is_one.then_some(name)
 }
 
-/// Printable, and no comma.
+/// Whether the text is printable ASCII without a comma.
 fn is_nonce(text: &str) -> bool {
     let is_printable = |byte: u8| byte.is_ascii_graphic() && byte != b',';
     !text.is_empty() && text.len() <= NONCE_BYTES_MAX && text.bytes().all(is_printable)

@@ -16,34 +16,34 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
-/// What a user logs in with.
+/// A user's new credential.
 pub(crate) enum Credential {
     /// A password, which is hashed here.
     Password(Box<[u8]>),
-    /// A hash that another broker exported: RabbitMQ's base64 with the name of its algorithm (empty: SHA-256), or a text of
-    /// Mosquitto's, which begins with `$`.
+    /// A hash that another broker exported: RabbitMQ's base64 with the name of its algorithm (empty: SHA-256), or
+    /// Mosquitto's text, which begins with `$`.
     Hash { algorithm: String, hash: String },
-    /// No password: the user logs in by certificate, or not at all.
+    /// No password: the user can log in by certificate only.
     Nothing,
 }
 
-/// A user, as it is listed. Its hash is not a secret to hand out: an export asks for it by name.
+/// A user, for lists and exports. Contains the password's hash, so do not show it whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UserEntry {
     pub name: Name,
     pub tags: Vec<Name>,
     pub hashing_algorithm: Name,
     pub password_hash: Vec<u8>,
-    /// Open now.
+    /// Open connections and channels.
     pub connections: u32,
     pub channels: u32,
 }
 
 impl Node {
-    /// Makes a user.
+    /// Creates a user.
     ///
     /// # Errors
-    /// There is one of that name, or the name or the credential is none.
+    /// The name is taken, or the name or the credential is not valid.
     pub(crate) async fn add_user(
         &self,
         name: &str,
@@ -59,10 +59,10 @@ impl Node {
             .await
     }
 
-    /// Makes a user, or replaces it. Its permissions and limits stay.
+    /// Creates a user, or replaces it. Its permissions and limits stay.
     ///
     /// # Errors
-    /// The name or the credential is none.
+    /// The name or the credential is not valid.
     pub(crate) async fn put_user(
         &self,
         name: &str,
@@ -77,10 +77,10 @@ impl Node {
         Ok(if there { Put::Changed } else { Put::Created })
     }
 
-    /// Changes a user's password, for later logins.
+    /// Changes a user's password. Open connections stay.
     ///
     /// # Errors
-    /// There is no such user, or the credential is none.
+    /// There is no such user, or the credential is not valid.
     pub(crate) async fn change_password(&self, name: &str, credential: Credential) -> Result<(), DirectoryError> {
         let made = self.hash(name, credential).await?;
         let changing = self.directory.changing.lock().await;
@@ -147,11 +147,11 @@ impl Node {
         people.users.get_key_value(name).map(|(name, user)| entry(name, user))
     }
 
-    /// Checks a password, or a token that stands for one, for an interface that is no protocol. `is_local`: the request
-    /// comes from this machine. Returns who it is (a token says it itself), and the user's tags.
+    /// Checks a password, or a token in its place, for the management interface. `is_local`: the request comes from this
+    /// machine. Returns the user's name (a token's name may differ from `name`) and tags.
     ///
     /// # Errors
-    /// Why not.
+    /// Why the login is refused.
     pub(crate) async fn log_in(
         &self,
         name: &str,
@@ -189,16 +189,16 @@ impl Node {
     }
 }
 
-/// A login that was good, to ask later whether it still is.
+/// A successful login, to check later whether it is still valid.
 #[derive(Clone, Default)]
 pub(crate) struct Standing {
     user: Name,
-    /// The password's hash then. A user that a token brought has none.
+    /// The password's hash at the login. Users of tokens and of the HTTP back end have none.
     hash: Option<Arc<PasswordHash>>,
 }
 
 impl Node {
-    /// The login of a user that has just logged in.
+    /// Remembers the login of a user that has just logged in.
     pub(crate) fn standing(&self, user: &Name) -> Standing {
         let people = self.directory.people.read();
         Standing {
@@ -207,7 +207,7 @@ impl Node {
         }
     }
 
-    /// The user and its tags, unless its password changed or it is gone.
+    /// The user and its current tags, unless its password was changed or it was deleted.
     pub(crate) fn still(&self, standing: &Standing) -> Option<(Name, Vec<Name>)> {
         let people = self.directory.people.read();
         let same = match (people.known(&standing.user).map(|known| known.hash), &standing.hash) {
@@ -236,10 +236,10 @@ impl Node {
         known.ok_or_else(|| DirectoryError::NoSuchUser(name.into()))
     }
 
-    /// Checks what a user is to be made of.
+    /// Checks the name and credential of a new user.
     ///
     /// # Errors
-    /// The name or the credential is none.
+    /// The name or the credential is not valid.
     pub(crate) fn check_user(&self, name: &str, credential: &Credential) -> Result<(), DirectoryError> {
         if name.is_empty() || name.len() > NAME_MAX || name.contains(char::is_control) {
             return Err(DirectoryError::Name);
@@ -277,7 +277,7 @@ impl Node {
         }
     }
 
-    /// Changes a user's record, or makes it. `changing` shows that this is the only change.
+    /// Changes a user's record, or creates it. The guard proves that the caller holds `changing`.
     async fn write_user(
         &self,
         _changing: &tokio::sync::MutexGuard<'_, ()>,
@@ -316,26 +316,26 @@ fn entry(name: &Name, user: &super::people::User) -> UserEntry {
     }
 }
 
-/// Somebody who waits for one answer, in a task.
+/// Sends the one answer to a task that waits for it.
 struct Once(Mutex<Option<oneshot::Sender<Event>>>);
 
 impl Answer for Once {
     fn answer(&self, event: Event) {
         if let Some(waiting) = self.0.lock().take() {
-            // Who asked may have gone.
+            // The request may have been cancelled.
             let _ = waiting.send(event);
         }
     }
 }
 
-/// Replaces hashes that nobody should keep, as their passwords become known at logins; for ever.
+/// Replaces obsolete hashes and adds SCRAM verifiers, with the passwords of successful logins. Runs until the node ends.
 pub(crate) async fn renew(node: &Node, mut obsolete: mpsc::Receiver<Obsolete>) {
     while let Some(Obsolete { user, hash, password }) = obsolete.recv().await {
         let Ok(made) = node.directory.hashing.make(&password).await else {
             continue;
         };
         let changing = node.directory.changing.lock().await;
-        // It may have a new password by now, or be gone.
+        // The password may have been changed meanwhile, or the user deleted.
         let current = node
             .directory
             .people

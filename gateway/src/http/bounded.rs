@@ -1,8 +1,8 @@
-//! Serves HTTP within a bounded number of connections, and so that a crowd cannot keep a probe from its answer.
+//! Serves HTTP with a bounded number of connections, such that a health probe is answered even if all places are taken.
 //!
 //! A client may open connections and send half a request on each. Such a connection ends after [`Bounds::head_timeout`]. Until
-//! then, when all places are taken, a new connection takes the place of the one that has waited longest for its request.
-//! A probe sends its request at once, so it is answered however many others do not.
+//! then, when all places are taken, a new connection replaces the oldest one that has no request in progress.
+//! A probe sends its request at once, so it is answered however many connections send none.
 
 use crate::tls::Port;
 use crate::transport::HttpStream;
@@ -30,43 +30,43 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 
-/// For a peer that takes none of its answer.
+/// How long a peer may neither send nor receive anything while we wait for it.
 const IDLE: Duration = Duration::from_secs(30);
-/// Of a request's head.
+/// Bytes of a request's head, at most.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 
-/// How much of it there may be.
+/// Limits of one server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// Connections at once.
+    /// Open connections, at most.
     pub connections_max: usize,
-    /// For TLS, for a whole request head, and from one request of a connection to the next.
+    /// Time for the TLS handshake, for a whole request head, and from one request of a connection to the next.
     pub head_timeout: Duration,
 }
 
-/// Where the request came from.
+/// The address of the request's peer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CameFrom(pub SocketAddr);
 
-/// Whether the request came in at an address of this machine, such as 127.0.0.1, which nobody else can reach.
+/// Whether the request arrived at a loopback address, such as 127.0.0.1, which no other machine can reach.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AtLoopback(pub bool);
 
-/// A connection's place among the open ones.
+/// A connection's place among the open ones. A new connection may take it over.
 #[derive(Debug, Default)]
 struct Place {
-    /// A request is being answered, so the place is not given to another.
+    /// A request is being answered, so the place must not be taken over.
     busy: AtomicBool,
-    /// The place is given to another.
+    /// Notified when another connection took the place over: this one must close.
     cut: Notify,
 }
 
-/// A connection's place, for a request that waits for nothing but time: see [`Waiting::aside`].
+/// A handle with which a request that only waits for time to pass gives up the protection of its place.
 #[derive(Clone, Debug)]
 pub(crate) struct Waiting(Arc<Place>);
 
 impl Waiting {
-    /// Waits, and others may have the place meanwhile: the connection then ends.
+    /// Waits. Meanwhile a new connection may take the place over, which closes this one.
     pub(crate) async fn aside(&self, wait: impl Future) {
         self.0.busy.store(false, Ordering::Relaxed);
         wait.await;
@@ -74,8 +74,8 @@ impl Waiting {
     }
 }
 
-/// Accepts and serves, for ever, over TLS where there is a `port` for it: whom `admit` lets in. Connections end when this
-/// is dropped.
+/// Accepts and serves connections that `admit` accepts, over TLS if there is a `port`. Never returns; connections end when
+/// the future is dropped.
 pub(crate) async fn serve(
     mut listener: TcpListener,
     port: Option<Arc<Port>>,
@@ -87,7 +87,7 @@ pub(crate) async fn serve(
     let mut open: VecDeque<Arc<Place>> = VecDeque::new();
     let mut tasks = JoinSet::new();
     loop {
-        // axum's own, for its care with errors of accept.
+        // axum's accept handles errors: it retries, and pauses when descriptors have run out.
         let (stream, from) = Listener::accept(&mut listener).await;
         if !admit(from.ip()) {
             continue;
@@ -100,7 +100,7 @@ pub(crate) async fn serve(
                 Some(place) => place.cut.notify_one(),
                 None => continue,
             }
-            // The one that is cut closes its socket before another is accepted: descriptors are bounded.
+            // Lets the closed connection drop its socket before another is accepted, because descriptors are limited.
             tokio::task::yield_now().await;
         }
         let place = Arc::new(Place::default());
@@ -122,7 +122,7 @@ async fn connection(
         () = tokio::time::sleep(bounds.head_timeout) => return,
         () = place.cut.notified() => return,
     };
-    // Whoever fails to agree on TLS is told by TLS.
+    // A failed handshake was already answered by a TLS alert.
     let Ok(stream) = stream else { return };
     let io = Connection {
         stream,
@@ -149,13 +149,13 @@ async fn connection(
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(io), service);
     tokio::select! {
-        // However it ends, the peer knows why: it sent nothing, or not HTTP, or is gone.
+        // Errors need no log line: the peer sent nothing, or not HTTP, or has gone.
         _ = serving => {}
         () = place.cut.notified() => {}
     }
 }
 
-/// An accepted connection, which ends if its peer takes nothing for long.
+/// A stream that fails when it makes no progress for [`IDLE`].
 struct Connection {
     stream: HttpStream,
     idle: Pin<Box<Sleep>>,
@@ -227,7 +227,7 @@ mod tests {
             .await
             .expect("sent");
         assert!(answer(&mut third).await.ends_with("here"));
-        // The first gave up its place, and the second still has its own.
+        // The first connection was closed for a new one, and the second was not.
         assert_eq!(silent[0].read(&mut [0]).await.expect("the end"), 0);
         silent[1]
             .write_all(b" x\r\nConnection: close\r\n\r\n")

@@ -1,20 +1,20 @@
-//! The families of `/metrics`: name, help, and where the number is. Names and labels that begin with `rabbitmq_` are
-//! those dashboards made for RabbitMQ join and subtract over, so every one of them is there from the start, at zero.
+//! The metric families of `/metrics`: name, help, and which counter they show. Dashboards made for RabbitMQ join and subtract
+//! families that begin with `rabbitmq_`, so each of those is exported from the start, at zero.
 
 use gatepost_core::engine::{Counters, Traffic};
 use gatepost_core::store::StoreStats;
 use std::sync::atomic::AtomicU64;
 
-/// A number of the engine.
+/// A counter of the engine.
 pub(super) type Field = fn(&Counters) -> u64;
-/// A number of what connections have done.
+/// A counter of connections' traffic.
 pub(super) type TrafficField = fn(&Traffic) -> u64;
-/// A number of the store.
+/// A counter of the store.
 pub(super) type StoreField = fn(&StoreStats) -> &AtomicU64;
 
-/// Of what the engine does not count by protocol: whoever sums over the label gets the same.
+/// Label value of what the engine does not count by protocol. A sum over the label is right all the same.
 pub(super) const PROTOCOLS: &str = "all";
-/// What all queues are called there.
+/// Label value for the type of all queues.
 pub(super) const QUEUE_TYPE: &str = "rabbit_classic_queue";
 
 /// Counters of the publishing side, by protocol.
@@ -91,7 +91,7 @@ pub(super) const CONSUMING: &[(&str, &str, TrafficField)] = &[
     ),
 ];
 
-/// Counters of what queues let go of, by type of queue.
+/// Counters of dead-lettered and dropped messages, by type of queue.
 pub(super) const DEAD_LETTERS: &[(&str, &str, Field)] = &[
     (
         "rabbitmq_global_messages_dead_lettered_delivery_limit_total",

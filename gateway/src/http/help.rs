@@ -1,4 +1,4 @@
-//! What each family of `/metrics` is about, where that does not stand beside its number in [`super::families`].
+//! Help texts of the families of `/metrics`, for those that have none in [`super::families`].
 
 use super::families::{CONSUMING, COUNTERS, DEAD_LETTERS, GAUGES, PUBLISHING, STORE_COUNTERS, STORE_GAUGES, TRAFFIC};
 

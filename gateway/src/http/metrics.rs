@@ -1,5 +1,5 @@
-//! What Prometheus sees. Nothing here is touched per message: the counters are plain integers of the engine, the
-//! sessions and the threads, copied at scrape.
+//! The metrics for Prometheus. Messages cost nothing here: the engine, the sessions and the threads count in plain integers,
+//! which a scrape copies.
 
 use super::families::{
     CONSUMING, COUNTERS, DEAD_LETTERS, GAUGES, PROTOCOLS, PUBLISHING, QUEUE_TYPE, STORE_COUNTERS, STORE_GAUGES, TRAFFIC,
@@ -18,13 +18,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Renders what Prometheus asks for.
+/// Renders the pages for Prometheus.
 pub(crate) struct Exporter {
     started: Instant,
     scrape_ns: AtomicU64,
 }
 
-/// How far a page goes into detail.
+/// The level of detail of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Detail {
     /// Sums over all objects.
@@ -41,7 +41,7 @@ impl Exporter {
         }
     }
 
-    /// The text of one scrape.
+    /// The text of `/metrics` or `/metrics/per-object`.
     pub(crate) fn scrape(&self, node: &Node, threads: &IoThreads, detail: Detail) -> String {
         let began = Instant::now();
         let mut page = Page::new(help::of);
@@ -68,7 +68,7 @@ impl Exporter {
         page.into_text()
     }
 
-    /// The text of a scrape of single objects: of these families, and of these vhosts, or of all.
+    /// The text of `/metrics/detailed`: these families, of these vhosts or (if empty) of all.
     pub(crate) fn detailed(&self, node: &Node, families: &[String], vhosts: &[String]) -> String {
         let mut page = Page::new(help::of).prefixed("rabbitmq_detailed_");
         identity(&mut page, node, "detailed");
@@ -252,7 +252,7 @@ fn connections(page: &mut Page, node: &Node, threads: &IoThreads) {
     page.gauge("gatepost_io_threads_helping", &[], threads.helping() as f64);
 }
 
-/// Connections, channels and queues that come and go.
+/// Counters of opened and closed connections, channels and queues.
 fn churn(page: &mut Page, node: &Node) {
     let sum = |of: fn(&ConnectionCounts) -> &AtomicU64| -> u64 {
         node.connections
@@ -314,7 +314,7 @@ fn log(page: &mut Page, node: &Node) {
     }
 }
 
-/// How long things took.
+/// Histograms of durations.
 fn times(page: &mut Page, node: &Node) {
     let stats = &node.store_stats;
     let bounds = SYNC_BUCKETS_US
@@ -338,7 +338,7 @@ fn times(page: &mut Page, node: &Node) {
     );
 }
 
-/// What the engines counted, over all vhosts.
+/// The engines' counters, summed over all vhosts.
 fn engines(page: &mut Page, node: &Node, detail: Detail) {
     let vhosts = node.vhosts.list();
     let all: Vec<Counters> = vhosts.iter().map(|vhost| vhost.counters()).collect();
@@ -423,7 +423,7 @@ fn engines(page: &mut Page, node: &Node, detail: Detail) {
     }
 }
 
-/// Sizes of what clients publish. What the gateway itself publishes, in `$SYS`, is none of their business.
+/// Sizes of published messages, without those that the gateway itself publishes in `$SYS`.
 fn sizes(page: &mut Page, labelled: &BTreeMap<&'static str, Traffic>) {
     let labels = protocols::ALL.iter().flat_map(|protocol| protocol.versions);
     let clients = labelled
@@ -437,7 +437,7 @@ fn sizes(page: &mut Page, labelled: &BTreeMap<&'static str, Traffic>) {
     );
 }
 
-/// What connections did, by the label of their protocol. Every protocol that is built in is there from the start.
+/// Connections' traffic by their protocol's label. Contains every protocol that is built in, even if unused.
 fn by_label(all: &[Counters]) -> BTreeMap<&'static str, Traffic> {
     let labels = protocols::ALL.iter().flat_map(|protocol| protocol.versions);
     let mut sums: BTreeMap<&'static str, Traffic> = labels.map(|(_, label)| (*label, Traffic::default())).collect();
@@ -449,7 +449,7 @@ fn by_label(all: &[Counters]) -> BTreeMap<&'static str, Traffic> {
     sums
 }
 
-/// What messages lost between protocols. Only what was lost at least once is shown: most pairs never occur.
+/// Message properties that could not be translated between protocols. Zeros are left out, because most pairs never occur.
 fn interop(page: &mut Page, node: &Node) {
     let origins: Vec<_> = node.protocols.iter().map(|p| (p.codec().origin(), p.name())).collect();
     for to in &node.protocols {
@@ -468,7 +468,7 @@ fn interop(page: &mut Page, node: &Node) {
     }
 }
 
-/// Who this is. Dashboards made for RabbitMQ join on it.
+/// The identity metric, which dashboards made for RabbitMQ join on.
 fn identity(page: &mut Page, node: &Node, endpoint: &str) {
     let config = node.config();
     let (name, cluster) = (&*config.node.name, &*config.node.cluster_name);
@@ -481,10 +481,10 @@ fn identity(page: &mut Page, node: &Node, endpoint: &str) {
     page.gauge("rabbitmq_identity_info", &labels, 1.0);
 }
 
-/// What this is.
+/// Version and build.
 fn build(page: &mut Page) {
     let labels = [
-        // The version whose formats these are.
+        // The RabbitMQ version whose metrics format we follow.
         ("rabbitmq_version", "3.10.8"),
         ("erlang_version", "n/a"),
         ("prometheus_plugin_version", env!("CARGO_PKG_VERSION")),

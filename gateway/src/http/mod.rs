@@ -1,5 +1,5 @@
-//! HTTP for probes and Prometheus: `/healthz` and `/readyz` for everybody, who learns no more than that; `/metrics` at
-//! addresses of this machine, unless the configuration opens it.
+//! HTTP for probes and Prometheus. `/healthz` and `/readyz` are open to everybody and tell nothing else; `/metrics` is served at
+//! loopback addresses only, unless the configuration opens it.
 
 pub(crate) mod bounded;
 mod families;
@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// For a whole request head of a probe, and from one request of a connection to the next.
+/// Time for a probe's whole request head, and from one request of a connection to the next.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]
@@ -90,7 +90,7 @@ fn answer(
     (kind, text(http)).into_response()
 }
 
-/// A value of a query. What is not well encoded stays as it is, and names nothing that is there.
+/// Decodes a value of a query. Invalid encoding stays as it is; it then matches no name.
 fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -117,7 +117,7 @@ fn percent_decoded(text: &str) -> String {
 const NOT_HERE: &str =
     "/metrics is answered at 127.0.0.1 and ::1 only; metrics.loopback_only = false answers it at all addresses\n";
 
-/// Whether the process does its work: red only once it no longer can, and ends.
+/// Whether the process works. Fails only when the process can no longer work and is about to end.
 async fn alive(State(node): State<Arc<Node>>) -> impl IntoResponse {
     if node.health.poisoned.load(Ordering::Relaxed) {
         (StatusCode::SERVICE_UNAVAILABLE, LOG_FAILED)
@@ -132,7 +132,7 @@ const READS_FAIL: &str = "reads of the message log fail and are tried again; que
 
 const DISK_FULL: &str = "the disk is full: durable publishes are refused\n";
 
-/// Whether to send clients here. An alarm that only makes publishers wait leaves it green.
+/// Whether to send clients here. An alarm that only makes publishers wait does not change the answer.
 async fn ready(State(node): State<Arc<Node>>) -> impl IntoResponse {
     let health = &node.health;
     let checks = [

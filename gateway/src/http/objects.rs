@@ -1,5 +1,5 @@
-//! Queues, channels and connections one by one, for `/metrics/per-object` and `/metrics/detailed`. At most so many of each as
-//! `metrics.per_object_limit` says: a page per queue of a large broker would be megabytes, and its labels would fill Prometheus.
+//! Metrics of single queues, channels and connections, for `/metrics/per-object` and `/metrics/detailed`. At most
+//! `metrics.per_object_limit` of each: the page of a large broker would have megabytes, and its labels would fill Prometheus.
 
 use super::page::Page;
 use crate::node::Node;
@@ -10,7 +10,7 @@ use gatepost_core::engine::inspect::{Cursor, Item, Kind};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// The groups that `/metrics/detailed?family=` takes, as RabbitMQ calls them, and their families.
+/// RabbitMQ's names of the groups that `/metrics/detailed?family=` accepts, and their families.
 pub(super) const FAMILIES: &[(&str, &[&str])] = &[
     (
         "queue_coarse_metrics",
@@ -44,7 +44,7 @@ pub(super) const FAMILIES: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Items asked for in one hold of an engine's lock: some 50 us.
+/// Items read in one hold of an engine's lock, which takes about 50 µs.
 const ITEMS_PER_HOLD: usize = 256;
 
 /// All families of all vhosts.
@@ -98,7 +98,7 @@ fn write(page: &mut Page, node: &Node, families: &[&str], vhosts: &[Arc<Vhost>])
 struct Objects<'a> {
     page: &'a mut Page,
     families: &'a [&'a str],
-    /// Names of the connections that are shown, by vhost and link: what their channels are called by.
+    /// Names of the connections shown, by vhost and link. The names of their channels contain them.
     connections: HashMap<(usize, Link), String>,
 }
 
@@ -193,7 +193,7 @@ impl Objects<'_> {
         else {
             return;
         };
-        // One whose connection is not shown, or has just gone.
+        // The channel's connection is over the limit, or has just closed.
         let Some(connection) = self.connections.get(&(vhost, *link)) else {
             return;
         };
@@ -219,7 +219,7 @@ impl Objects<'_> {
     }
 }
 
-/// `127.0.0.1:40000 -> 127.0.0.1:5672`, as RabbitMQ names connections. Those through a file have no addresses.
+/// `127.0.0.1:40000 -> 127.0.0.1:5672`, as RabbitMQ names connections. Connections by Unix socket have no addresses.
 fn name_of(peer: &Peer, link: Link) -> String {
     match (peer.address, peer.local_address) {
         (Some(from), Some(to)) => format!("{from} -> {to}"),

@@ -1,14 +1,14 @@
-//! A page in Prometheus's text format. Families come in the order in which they were first written, each with its help and
-//! type once: a page that is compared with the one before differs in its numbers only.
+//! A page in Prometheus's text format. Families appear in the order in which they were first written, each with its help and
+//! type once, so two pages compared line by line differ in the numbers only.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 
-/// See the module.
+/// A page that is being written.
 pub(super) struct Page {
     families: Vec<Family>,
     places: HashMap<String, usize>,
-    /// Stands before each name of RabbitMQ's, instead of `rabbitmq_`.
+    /// Replaces `rabbitmq_` at the beginning of RabbitMQ's names.
     prefix: Option<&'static str>,
     help: fn(&str) -> &'static str,
 }
@@ -24,7 +24,7 @@ struct Family {
 pub(super) type Label<'a> = (&'a str, &'a str);
 
 impl Page {
-    /// An empty page. `help` knows what each family is about.
+    /// An empty page. `help` returns the help text of a family.
     pub(super) fn new(help: fn(&str) -> &'static str) -> Page {
         Page {
             families: Vec::new(),
@@ -113,7 +113,7 @@ impl Page {
     }
 }
 
-/// A label's value as the format has it. Names of queues may hold anything.
+/// Escapes a label's value. Names of queues may contain any character.
 fn escape(value: &str, onto: &mut String) {
     for c in value.chars() {
         match c {

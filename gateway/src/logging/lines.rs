@@ -1,47 +1,47 @@
-//! Limits how many lines about single connections are written. Each kind of line has a rate of its own, so that a crowd
-//! that comes and goes does not keep a refused login out of the log. What is left out is counted, and the count is written.
+//! Limits how many lines about single connections are written. Each kind of line has its own rate, so that many connections
+//! that come and go do not keep a refused login out of the log. Omitted lines are counted, and the counts are logged.
 
 use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
-/// What a line about a connection says.
+/// The kinds of lines about connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LineKind {
-    /// It has begun to speak.
+    /// A connection was accepted and its protocol is known.
     Connected,
     /// It is logged in.
     LoggedIn,
-    /// It ended in good order, or by our decision.
+    /// It ended normally, or we closed it.
     Closed,
-    /// It ended otherwise.
+    /// It was lost: the peer closed it without saying so, or an error occurred.
     Lost,
     /// It ended before it had logged in.
     NoLogin,
     /// Its login failed.
     LoginRefused,
-    /// A server outside denied something, or gave no answer.
+    /// The HTTP back end denied something, or gave no answer.
     Outside,
-    /// It was told of an error, and goes on.
+    /// It was told of an error and stays open.
     Complaint,
-    /// It was turned away before it could say anything.
+    /// It was refused before it sent anything.
     Refused,
-    /// It speaks something that its listener does not.
+    /// It speaks a protocol that its listener does not.
     WrongProtocol,
-    /// TLS did not come about.
+    /// The TLS handshake failed.
     Tls,
-    /// A WebSocket did not come about.
+    /// The WebSocket upgrade failed.
     WebSocket,
-    /// A QUIC connection did not come about.
+    /// The QUIC handshake failed.
     Quic,
-    /// Its PROXY header is bad.
+    /// Its PROXY header is invalid.
     Proxy,
     /// Its address is banned for failed logins.
     Banned,
-    /// It gave way to others because it had not logged in.
+    /// It was closed before login to make room for others.
     GaveWay,
-    /// It has to wait, because too many come at once.
+    /// The listener pauses, because too many connect at once.
     Paced,
-    /// It cannot be accepted.
+    /// Accepting a connection failed.
     NotAccepted,
 }
 
@@ -67,7 +67,7 @@ impl LineKind {
         LineKind::NotAccepted,
     ];
 
-    /// What such lines are about, in the plural.
+    /// The subject of such lines in the plural, for reports of omitted lines.
     pub(crate) fn about(self) -> &'static str {
         match self {
             LineKind::Connected => "clients that connected",
@@ -96,7 +96,7 @@ impl LineKind {
 const BURST: u32 = 60;
 /// Lines of a kind that may be written in a second, for longer.
 const PER_SECOND: u32 = 20;
-/// While a crowd goes on, the number of lines left out is written this often.
+/// How often the number of omitted lines is logged while lines are being omitted.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// The limits of all kinds. Its size is constant.
@@ -109,11 +109,11 @@ pub(crate) struct Lines {
 struct Budget {
     /// Lines that may be written now.
     left: u32,
-    /// When some were added last.
+    /// When `left` was last increased.
     filled: Instant,
-    /// Lines not written since that was last reported.
+    /// Lines omitted since the last report.
     left_out: u64,
-    /// When that was, or when the first of them was left out.
+    /// When that report was, or when the first line since was omitted.
     reported: Instant,
 }
 
@@ -153,8 +153,8 @@ impl Lines {
         false
     }
 
-    /// How many lines were left out, by kind: once the crowd is over, and every few seconds while it goes on. To be asked
-    /// about once a second.
+    /// Numbers of omitted lines by kind, when a report is due: after the last omitted line, and every few seconds while lines are
+    /// omitted. Call it about once a second.
     pub(crate) fn left_out(&self, now: Instant) -> Vec<(LineKind, u64)> {
         let mut report = Vec::new();
         for (kind, budget) in LineKind::ALL.into_iter().zip(&self.kinds) {
@@ -184,7 +184,7 @@ impl Budget {
     }
 }
 
-/// Writes how many lines were left out, for ever.
+/// Logs how many lines were omitted. Never returns.
 pub(crate) async fn report(lines: &Lines) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(admitted(after(start, 100_000)), BURST as usize);
     }
 
-    /// One rate for all lines let a crowd that reconnects hide the one login that was refused.
+    /// With one rate for all lines, many reconnecting clients hid the one refused login.
     #[test]
     fn a_crowd_of_one_kind_leaves_others_their_lines() {
         let start = Instant::now();

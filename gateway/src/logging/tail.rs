@@ -9,9 +9,9 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// Lines kept.
+/// Lines kept, at most.
 const LINES_MAX: usize = 500;
-/// Bytes of one. What is longer is cut.
+/// Bytes of a line, at most. Longer ones are cut.
 const LINE_BYTES_MAX: usize = 600;
 
 /// One line.
@@ -31,7 +31,7 @@ pub(crate) fn newest(level: Level, limit: usize) -> Vec<Line> {
     wanted.take(limit).cloned().collect()
 }
 
-/// Keeps what is logged.
+/// The layer that keeps lines.
 pub(super) struct Tail;
 
 impl<S: Subscriber> Layer<S> for Tail {

@@ -1,7 +1,7 @@
-//! How often each address connects, and how often its logins fail.
+//! Counts for each address how often it connects and how often its logins fail.
 //!
-//! An IPv6 client has 2^64 addresses of its own, so a network of 64 bits counts as one. The table is bounded. An address for
-//! which there is no room is not watched: whoever floods the table must not lock others out.
+//! An IPv6 client has 2^64 addresses of its own, so a /64 network counts as one address. The table is bounded. An address for
+//! which there is no room is not limited: otherwise an attacker could fill the table to lock others out.
 
 use super::bans::{Ban, Kind};
 use super::{Consequence, Unwelcome};
@@ -11,12 +11,12 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-/// Addresses that are watched at once. Of 64 bytes each, with the table's own.
+/// Addresses in the table, at most. Each takes about 64 bytes.
 const ADDRESSES_MAX: usize = 16_384;
-/// A table that is full is swept this often: a sweep looks at all of them.
+/// A full table is swept at most this often, because a sweep visits all entries.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// The table of addresses.
 #[derive(Default)]
 pub(super) struct Addresses {
     known: HashMap<u128, Record>,
@@ -25,7 +25,8 @@ pub(super) struct Addresses {
 
 #[derive(Clone, Copy, Default)]
 struct Record {
-    /// When the connections so far are paid for, in microseconds: each costs its share of a second.
+    /// A token bucket as a time, in microseconds: each connection moves it ahead by one interval of the allowed rate, and it
+    /// may be ahead of the clock by the allowed burst.
     paid_us: u64,
     /// Failed logins since `failing_since`.
     failures: u32,
@@ -34,7 +35,7 @@ struct Record {
 }
 
 impl Addresses {
-    /// A connection comes.
+    /// Counts a new connection, or refuses it.
     pub(super) fn connect(&mut self, now: Time, address: IpAddr, keys: &Keys) -> Result<(), Unwelcome> {
         let per_second = keys.address_connections_per_second;
         let place = place(address);
@@ -61,7 +62,7 @@ impl Addresses {
         Ok(())
     }
 
-    /// A login has failed. An address that is `exempt` waits, and is never banned.
+    /// Counts a failed login. An `exempt` address is delayed, but never banned.
     pub(super) fn failed(&mut self, now: Time, address: IpAddr, exempt: bool, keys: &Keys) -> Consequence {
         let Some(record) = self.record(now, place(address), keys) else {
             return Consequence::default();
@@ -103,7 +104,7 @@ impl Addresses {
         })
     }
 
-    /// What is known of an address. `None`: there is no room to know anything.
+    /// The address's record. `None`: the table is full.
     fn record(&mut self, now: Time, place: u128, keys: &Keys) -> Option<&mut Record> {
         if self.known.len() >= ADDRESSES_MAX && !self.known.contains_key(&place) {
             if now < self.swept + SWEEP {
@@ -123,7 +124,7 @@ impl Addresses {
     }
 }
 
-/// IPv4 addresses as their IPv6 form, and of IPv6 the first 64 bits.
+/// The key of an address: IPv4 mapped to IPv6, and the first 64 bits of IPv6.
 fn place(address: IpAddr) -> u128 {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
@@ -163,7 +164,7 @@ mod tests {
         assert_eq!([0.0; 4].map(|s| admitted(s, A)), [true, true, true, false]);
         assert!(admitted(0.0, "192.0.2.2"), "another address");
         assert_eq!([0.11, 0.12].map(|s| admitted(s, A)), [true, false]);
-        // An hour saves up a burst, and no more.
+        // An hour without connections saves up one burst, and no more.
         assert_eq!([3600.0; 4].map(|s| admitted(s, A)), [true, true, true, false]);
         // One network of 64 bits is one client.
         let six = ["2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8::4"];
@@ -186,7 +187,7 @@ mod tests {
         assert_eq!(addresses.banned(at(1.0)).map(|ban| ban.value).collect::<Vec<_>>(), [A]);
         assert_eq!(addresses.connect(at(61.0), ip(A), &keys), Ok(()));
         assert_eq!(addresses.banned(at(61.0)).count(), 0);
-        // One that fails now and then, as a device with an old password does behind the same address, bans nobody.
+        // A failure now and then, such as by a device with an old password, does not ban the address.
         for minute in 2..100 {
             for _ in 0..4 {
                 assert_eq!(failed(&mut addresses, f64::from(minute) * 61.0).ban, None);
@@ -214,7 +215,7 @@ mod tests {
             assert_eq!(addresses.connect(at(0.0), flood(n), &keys), Ok(()));
         }
         assert!(addresses.known.len() <= ADDRESSES_MAX);
-        // What is of no interest any more goes.
+        // Entries that no longer matter are swept.
         assert_eq!(addresses.connect(at(2.0), flood(30_000), &keys), Ok(()));
         assert_eq!(addresses.known.len(), 1);
     }

@@ -1,4 +1,4 @@
-//! Who is kept out by an operator: addresses, users and client ids, in the configuration or at run time.
+//! Bans of addresses, users and client ids, set by the configuration or at run time.
 
 use crate::config::Protection as Keys;
 use crate::network::Network;
@@ -32,7 +32,7 @@ impl Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     Configuration,
-    /// Set while the gateway runs; it ends with the process at the latest.
+    /// Set at run time; it is lost when the process ends.
     RunTime,
     /// Too many failed logins.
     Failures,
@@ -43,7 +43,7 @@ pub(crate) enum Origin {
 pub(crate) struct Ban {
     pub(crate) kind: Kind,
     pub(crate) value: String,
-    /// `None`: it does not end by itself.
+    /// When it ends; `None`: it does not end by itself.
     pub(crate) until: Option<Time>,
     pub(crate) origin: Origin,
 }
@@ -54,17 +54,17 @@ impl Ban {
     }
 }
 
-/// Bans set at run time, at most. An operator sets them, so this is only against a script that runs wild.
+/// Bans, at most; run-time bans beyond it are ignored. Only operators set bans, so this is only a guard against a faulty script.
 const RUN_TIME_MAX: usize = 10_000;
 
-/// All of them.
+/// All bans, except those of addresses for failed logins.
 #[derive(Default)]
 pub(super) struct Bans {
     all: Vec<(Ban, Option<Network>)>,
 }
 
 impl Bans {
-    /// The configuration's lists take the place of those before.
+    /// Replaces the bans of the previous configuration.
     pub(super) fn configure(&mut self, keys: &Keys) {
         self.all.retain(|(ban, _)| ban.origin != Origin::Configuration);
         let lists = [
@@ -149,7 +149,7 @@ mod tests {
             origin: Origin::RunTime,
         });
         assert!(bans.has_name(now, Kind::Client, "loud") && !bans.has_name(until, Kind::Client, "loud"));
-        // A reload replaces its own and no others. What it sets, it alone lifts.
+        // A reload replaces the bans of the configuration only, and those can be lifted by a reload only.
         assert!(!bans.remove(Kind::User, "old"));
         bans.configure(&Config::default().protection);
         assert_eq!(bans.list(now).len(), 1);

@@ -1,7 +1,7 @@
-//! Connections that have not logged in yet. Over a bound, the oldest that has nothing to say gives way to a new one.
+//! Connections that have not logged in yet. Over a limit, the oldest one that has sent nothing new is closed for a new one.
 //!
-//! A client that behaves is through in a few round trips. One that has sent what we have not looked at yet keeps its place:
-//! it waits for us, not we for it.
+//! A normal client logs in within a few round trips. A connection with bytes that we have not read yet is not closed: it is
+//! waiting for us.
 
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -9,24 +9,24 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::Waker;
 
-/// All of them, oldest first.
+/// The connections that have not logged in, oldest first.
 #[derive(Default)]
 pub(crate) struct HalfOpen {
     entrants: Mutex<VecDeque<Weak<Entrant>>>,
     count: Arc<AtomicUsize>,
 }
 
-/// One of them; it counts for as long as it exists.
+/// A connection that has not logged in. It is counted until this is dropped.
 pub(crate) struct Entrant {
-    /// Its place is given to another.
+    /// It must close as soon as it has nothing to read.
     is_cut: AtomicBool,
-    /// A task's waker is the same in all its turns.
+    /// The connection's waker, which is the same in all its turns.
     task: OnceLock<Waker>,
     count: Arc<AtomicUsize>,
 }
 
 impl HalfOpen {
-    /// One more, and the oldest ones over `max` have to go if they do not go on by themselves.
+    /// Adds a connection. If there are more than `max`, tells the oldest one to close.
     pub(crate) fn enter(&self, max: usize) -> Arc<Entrant> {
         let entrant = Arc::new(Entrant {
             is_cut: AtomicBool::new(false),
@@ -57,22 +57,22 @@ impl HalfOpen {
         entrant
     }
 
-    /// How many there are.
+    /// Connections that have not logged in.
     pub(crate) fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 }
 
-/// Entries of connections that are through, which are kept until a clean-up is worth its while.
+/// Entries of connections that have logged in or closed are removed when there are this many more than live ones.
 const SPARE: usize = 64;
 
 impl Entrant {
-    /// The task makes itself known, in its first turn.
+    /// Stores the connection's waker. Called in its first turn.
     pub(crate) fn introduce(&self, task: &Waker) {
         self.task.get_or_init(|| task.clone());
     }
 
-    /// Whether it has to go, if it cannot go on now.
+    /// Whether the connection must close unless it has something to read.
     pub(crate) fn is_cut(&self) -> bool {
         self.is_cut.load(Ordering::Acquire)
     }
@@ -100,7 +100,7 @@ mod tests {
         );
         drop(first);
         assert_eq!(half_open.count(), 1);
-        // Thousands come and go, and leave nothing behind.
+        // Connections that come and go leave no entries behind.
         for _ in 0..5_000 {
             drop(half_open.enter(3));
         }

@@ -1,13 +1,12 @@
-//! What keeps a few from taking the gateway from all: rates of connections, failed logins, bans, handshakes that do not
-//! go on, quotas of what is published, and a refusal in the protocol's words where there is no room.
+//! Limits that keep a few clients from blocking all others: rates of connections, failed logins, bans, unfinished handshakes,
+//! publish quotas, and refusals in the protocol's words when the gateway is full.
 //!
 //! ```text
-//!   accept ──► banned? too fast? ──► no room? a few are let in to be told ──► opening, login ──► publishes
-//!              (addresses, bans)                                              (half_open)      (quotas)
+//!   accept ──► banned? too fast? ──► full? some are accepted only to be refused ──► opening, login ──► publishes
+//!              (addresses, bans)                                                    (half_open)      (quotas)
 //! ```
 //!
-//! Nothing here counts against a user who behaves. Rates count connections and failures, never logins that are good: many
-//! devices may be behind one address.
+//! Rates count connections and failed logins, never successful logins, because many devices may be behind one address.
 
 mod addresses;
 mod bans;
@@ -32,7 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// See the module.
+/// The limits and their counters.
 pub(crate) struct Protection {
     rules: RwLock<Arc<Rules>>,
     addresses: Mutex<Addresses>,
@@ -40,53 +39,53 @@ pub(crate) struct Protection {
     pub(crate) half_open: HalfOpen,
     pub(crate) quotas: Quotas,
     pub(crate) counts: Counts,
-    /// Connections over all limits, which are there to be told so.
+    /// Open connections over the connection limit, accepted only to be refused in their protocol's words.
     pub(crate) turned_away: AtomicUsize,
 }
 
-/// The keys, and what they name.
+/// The configuration keys, with `exempt` parsed.
 struct Rules {
     keys: Keys,
     exempt: Vec<Network>,
 }
 
-/// What was refused, and why.
+/// Counts of refusals by reason.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     /// Connections from banned addresses, and logins of banned users and clients.
     pub(crate) banned: AtomicU64,
     /// Connections from addresses that open them too fast.
     pub(crate) address_rate: AtomicU64,
-    /// Times that a listener accepted nothing for a while.
+    /// How often a listener paused accepting.
     pub(crate) listener_rate: AtomicU64,
-    /// Connections that gave way to others before they had logged in.
+    /// Connections closed before login to make room for others.
     pub(crate) half_open: AtomicU64,
-    /// Connections over a limit that were told so by their protocol.
+    /// Connections over the limit that were refused in their protocol's words.
     pub(crate) told_full: AtomicU64,
-    /// Failed logins whose answer was held back.
+    /// Failed logins whose answer was delayed.
     pub(crate) delayed: AtomicU64,
-    /// Addresses that were banned for failed logins.
+    /// Bans of addresses for failed logins.
     pub(crate) bans: AtomicU64,
     /// Connections closed because their peers did not read.
     pub(crate) slow_readers: AtomicU64,
 }
 
-/// Why a connection is not taken.
+/// Why a connection is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unwelcome {
-    /// An operator, or too many failed logins, have banned its address.
+    /// Its address is banned, by an operator or for failed logins.
     #[error("its address is banned")]
     Banned,
     #[error("its address opens more than protection.address_connections_per_second allows")]
     TooFast,
 }
 
-/// What comes of a failed login.
+/// The consequence of a failed login.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Consequence {
-    /// The answer is held back for so long.
+    /// Delay of the answer.
     pub(crate) delay: Duration,
-    /// From now on its address is banned for so long.
+    /// How long the address is banned from now on.
     pub(crate) ban: Option<Duration>,
 }
 
@@ -105,7 +104,7 @@ impl Protection {
         protection
     }
 
-    /// Other settings.
+    /// Applies a new configuration.
     pub(crate) fn configure(&self, config: &Config) {
         *self.rules.write() = Arc::new(Rules::new(config));
         self.quotas.configure(&config.protection);
@@ -116,11 +115,11 @@ impl Protection {
         Arc::clone(&self.rules.read())
     }
 
-    /// Whether a connection from that address may come in. If it is not `proven` that it comes from there, it does not count
-    /// against the address: whoever forges it could lock the owner out.
+    /// Checks and counts a new connection. `proven`: the address is not forged. A connection whose address may be forged (QUIC's
+    /// first datagram) is not counted, or an attacker could lock out the address's owner.
     ///
     /// # Errors
-    /// It may not, which is counted.
+    /// The connection is refused, and the refusal counted.
     pub(crate) fn admit(&self, now: Time, address: IpAddr, proven: bool) -> Result<(), Unwelcome> {
         let rules = self.rules();
         let answer = if self.bans.read().has_address(now, address) {
@@ -138,7 +137,7 @@ impl Protection {
         answer
     }
 
-    /// A login from that address has failed.
+    /// Counts a failed login from that address.
     pub(crate) fn login_failed(&self, now: Time, address: IpAddr) -> Consequence {
         let rules = self.rules();
         let consequence = self
@@ -154,7 +153,7 @@ impl Protection {
         consequence
     }
 
-    /// Whether the user, or the client of that name, is banned.
+    /// Whether the user or client of that name is banned.
     pub(crate) fn bans(&self, now: Time, kind: BanKind, name: &str) -> bool {
         let banned = self.bans.read().has_name(now, kind, name);
         if banned {
@@ -175,7 +174,7 @@ impl Protection {
 }
 
 impl Protection {
-    /// Bans at run time. Until the process ends, or `until`.
+    /// Sets a ban at run time.
     pub(crate) fn ban(&self, ban: Ban) {
         self.bans.write().add(ban);
     }
@@ -188,7 +187,7 @@ impl Protection {
         listed || failed
     }
 
-    /// All bans there are.
+    /// All bans.
     pub(crate) fn list(&self, now: Time) -> Vec<Ban> {
         let mut all = self.bans.write().list(now);
         all.extend(self.addresses.lock().banned(now));

@@ -1,6 +1,6 @@
-//! How much a client, and all clients of a user together, may publish in a second: messages and bytes.
+//! Limits of what a client, and all clients of a user together, may publish per second: messages and bytes.
 //!
-//! Who has published more is not read until it is paid for. A second's worth is saved up.
+//! A connection over its quota is not read until the quota allows it again. Unused quota is saved for one second.
 
 use crate::config::Protection as Keys;
 use gatepost_core::properties::Name;
@@ -11,14 +11,14 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-/// The rates, and the meters of users that are connected.
+/// The configured rates, and the meters of connected users.
 #[derive(Default)]
 pub(crate) struct Quotas {
-    /// There are some. Looked at by every turn of every connection.
+    /// Whether any rate is set. An atomic, because each turn of each connection reads it.
     are_set: AtomicBool,
     rates: RwLock<Rates>,
     users: Mutex<HashMap<Name, Weak<Mutex<Meter>>>>,
-    /// Times that a publisher had to wait.
+    /// How often a publisher had to wait.
     waits: AtomicU64,
 }
 
@@ -28,14 +28,14 @@ struct Rates {
     user: Rate,
 }
 
-/// A second's worth; 0: any number.
+/// Messages and bytes per second; 0: no limit.
 #[derive(Clone, Copy, Default)]
 struct Rate {
     messages: u64,
     bytes: u64,
 }
 
-/// The meters of one connection: its own, and its user's, which it shares.
+/// The meters of one connection: its own, and its user's, which all the user's connections share.
 pub(crate) struct Meters {
     client: Meter,
     user: Arc<Mutex<Meter>>,
@@ -47,17 +47,17 @@ struct Meter {
     bytes: Bucket,
 }
 
-/// A bucket from which is taken, and which fills itself in a second.
+/// A token bucket that fills within a second.
 #[derive(Clone, Copy, Default)]
 struct Bucket {
-    /// When it is, or was, full again, in microseconds.
+    /// When the bucket is full again, in microseconds.
     full_us: u64,
 }
 
 const SECOND_US: u64 = 1_000_000;
 
 impl Bucket {
-    /// What may be taken now.
+    /// Tokens that are left now.
     fn left(self, now: Time, per_second: u64) -> usize {
         if per_second == 0 {
             return usize::MAX;
@@ -67,7 +67,7 @@ impl Bucket {
         usize::try_from(left).unwrap_or(usize::MAX)
     }
 
-    /// Takes `count`, also more than there is. Returns when there is something in it again.
+    /// Takes `count` tokens, even more than are left. Returns when the next token is available.
     fn take(&mut self, now: Time, per_second: u64, count: u64) -> Time {
         if per_second == 0 {
             return now;
@@ -77,7 +77,7 @@ impl Bucket {
             u64::try_from(us).unwrap_or(u64::MAX)
         };
         self.full_us = self.full_us.max(micros(now)).saturating_add(us(count));
-        // One more than nothing, or its owner would come in vain.
+        // The time of one whole token: at zero tokens the connection would wake and could publish nothing.
         let until_us = self.full_us.saturating_add(us(1)).saturating_sub(SECOND_US);
         now.max(Time(until_us.div_ceil(1000)))
     }
@@ -123,7 +123,7 @@ impl Quotas {
         self.are_set.store(numbers.iter().any(|n| *n > 0), Ordering::Relaxed);
     }
 
-    /// Whether there are any.
+    /// Whether any rate is set.
     pub(crate) fn are_set(&self) -> bool {
         self.are_set.load(Ordering::Relaxed)
     }
@@ -145,14 +145,14 @@ impl Quotas {
         })
     }
 
-    /// How many messages the connection may publish now.
+    /// Messages that the connection may publish now.
     pub(crate) fn left(&self, now: Time, meters: &Meters) -> usize {
         let rates = *self.rates.read();
         let user = meters.user.lock().left(now, rates.user);
         meters.client.left(now, rates.client).min(user)
     }
 
-    /// It has published. Returns when it may go on, if that is later.
+    /// Counts what the connection has published. Returns when it may go on, if that is later than now.
     pub(crate) fn take(&self, now: Time, meters: &mut Meters, published: Published) -> Option<Time> {
         let rates = *self.rates.read();
         let user = meters.user.lock().take(now, rates.user, published);
@@ -163,7 +163,7 @@ impl Quotas {
         })
     }
 
-    /// Times that a publisher had to wait.
+    /// How often a publisher had to wait.
     pub(crate) fn waits(&self) -> u64 {
         self.waits.load(Ordering::Relaxed)
     }
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(quotas.left(at(0), &meters), 1);
         assert_eq!(quotas.take(at(0), &mut meters, published(1, 0)), Some(at(100)));
         assert_eq!((quotas.left(at(99), &meters), quotas.left(at(100), &meters)), (0, 1));
-        // Taken in advance, and paid for afterwards.
+        // More than the quota was taken, so the wait is longer.
         assert_eq!(quotas.take(at(100), &mut meters, published(21, 0)), Some(at(2_200)));
         assert_eq!(quotas.left(at(60_000), &meters), 10);
         assert_eq!(quotas.waits(), 2);
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(quotas.take(at(0), &mut other, published(5, 10)), Some(at(200)));
         assert_eq!(quotas.left(at(0), &b), 4);
         drop((a, b));
-        // Nobody is left of `u`, so nothing is remembered.
+        // The last connection of `u` has closed, so its meter is new.
         assert_eq!(quotas.left(at(0), &quotas.meters(&"u".into()).expect("metered")), 5);
     }
 }

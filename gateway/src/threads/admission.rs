@@ -1,19 +1,19 @@
-//! When a further thread helps, and when it goes to sleep again. No clock and no threads here, so that tests can play
-//! any load through it.
+//! Decides when a further thread helps, and when it goes back to sleep. Reads no clock and starts no thread, so tests can
+//! simulate any load.
 
 use std::time::Duration;
 
 /// A round that takes longer than this means that turns queue.
 const LONG: Duration = Duration::from_millis(5);
-/// So many long rounds running, and a thread is admitted. One alone may be a single slow turn, or the system running
-/// something else.
+/// After this many long rounds in a row a thread is admitted. A single long round may be one slow turn, or the system running
+/// another process.
 const LONG_ROUNDS: u32 = 2;
-/// A round below this could do with one thread less.
+/// A round shorter than this would be short with one thread fewer, too.
 const SHORT: Duration = Duration::from_millis(1);
-/// For so long all rounds must have been short before a thread leaves.
+/// All rounds must have been short for this long before a thread leaves.
 const CALM: Duration = Duration::from_millis(100);
 
-/// Decides how many threads beside the first take turns.
+/// Decides how many threads besides the first take turns.
 ///
 /// Two threads that share what one could carry wake each other for every few messages and fetch each other's cache
 /// lines: a message costs twice as much. So the first works alone until a round, which is the time until all turns that
@@ -23,17 +23,17 @@ pub(super) struct Admission {
     allowed: usize,
     admitted: usize,
     long_rounds: u32,
-    /// Since when all rounds were short.
+    /// When the current series of short rounds began.
     calm_since: Option<Duration>,
 }
 
-/// Whether turns queue where a round takes so long.
+/// Whether a round is so long that turns must be waiting.
 pub(super) fn is_long(round: Duration) -> bool {
     round >= LONG
 }
 
 impl Admission {
-    /// `allowed`: helpers there are.
+    /// `allowed`: number of helper threads.
     pub(super) fn new(allowed: usize) -> Admission {
         Admission {
             allowed,
@@ -43,12 +43,12 @@ impl Admission {
         }
     }
 
-    /// Nothing could change anything: there is nobody to admit.
+    /// Whether there are no helpers, so that rounds need not be measured.
     pub(super) fn is_idle(&self) -> bool {
         self.allowed == 0
     }
 
-    /// Threads that help now.
+    /// Threads that help at present.
     pub(super) fn admitted(&self) -> usize {
         self.admitted
     }
@@ -58,13 +58,13 @@ impl Admission {
         self.admitted = count;
     }
 
-    /// The next long round would admit a thread. It must be long in processor time too: where the system runs others in
-    /// between, another thread of ours would only wait beside us.
+    /// Whether the next long round admits a thread. That round must be long in processor time too: if it is long because other
+    /// processes ran, one more thread would wait as well and not help.
     pub(super) fn is_about_to_admit(&self) -> bool {
         self.admitted < self.allowed && self.long_rounds + 1 >= LONG_ROUNDS
     }
 
-    /// A round has ended at `now` and took `took`.
+    /// Takes into account a round that ended at `now` and lasted `took`.
     pub(super) fn round(&mut self, now: Duration, took: Duration) {
         if !is_long(took) {
             self.long_rounds = 0;
@@ -72,7 +72,7 @@ impl Admission {
             self.long_rounds += 1;
             if self.long_rounds >= LONG_ROUNDS && self.admitted < self.allowed {
                 self.admitted += 1;
-                // The next thread only if it is long with this one too.
+                // Admit another only if rounds stay long with this one.
                 self.long_rounds = 0;
             }
         }

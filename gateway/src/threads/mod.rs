@@ -1,5 +1,5 @@
-//! The I/O threads. One runtime owns all sockets and timers, and its thread gives connections their turns. Further
-//! threads sleep, and help with the turns while these queue (`turns.rs` says how, `admission.rs` when).
+//! The I/O threads. One runtime owns all sockets and timers, and its thread runs the turns of connections. Further
+//! threads sleep, and help with turns while more are ready than one thread can run (`turns.rs` says how, `admission.rs` when).
 
 mod admission;
 mod turns;
@@ -20,7 +20,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Notify;
 use turns::Turns;
 
-/// All I/O threads; one at least.
+/// All I/O threads, at least one.
 pub(crate) struct IoThreads {
     runtime: Handle,
     turns: Arc<Turns<Serving>>,
@@ -30,7 +30,7 @@ pub(crate) struct IoThreads {
     joined: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// What a thread has done.
+/// The counters of a thread.
 #[derive(Default)]
 pub(crate) struct Figures {
     /// Turns that connections took here.
@@ -45,7 +45,7 @@ thread_local! {
     static FIGURES: OnceCell<Arc<Figures>> = const { OnceCell::new() };
 }
 
-/// The figures of the I/O thread this is.
+/// Adds to the counters of the current I/O thread.
 pub(crate) fn with_figures<T>(add: impl FnOnce(&Figures) -> T) {
     FIGURES.with(|figures| {
         if let Some(figures) = figures.get() {
@@ -85,7 +85,7 @@ impl IoThreads {
     fn start_owner(&self, runtime: Runtime) -> io::Result<()> {
         let (turns, stop) = (Arc::clone(&self.turns), Arc::clone(&self.stop));
         self.start_thread(0, move || {
-            // Without the budget that tokio gives its tasks: that is for one connection, and all take their turns in here.
+            // Unconstrained: tokio's budget for a task is meant for one connection, and this task runs all of them.
             runtime.spawn(tokio::task::unconstrained(Arc::clone(&turns).own()));
             runtime.block_on(stop.notified());
             turns.clear();
@@ -116,40 +116,39 @@ impl IoThreads {
         Ok(())
     }
 
-    /// Serves a new connection.
-    /// `over`: there is no room for it, and it is to be told so.
+    /// Serves a new connection. `over`: the limit of connections is reached, so it is only told that and closed.
     pub(crate) fn deal(&self, node: &Arc<Node>, door: Door, socket: Socket, over: bool) {
         self.turns.spawn(Serving::new(Arc::clone(node), door, socket, over));
     }
 
-    /// The thread that accepts for all. Not one of its own: there a flood of connections takes its turn with those that
-    /// are served, where another thread would compete with this one for the processor.
+    /// The runtime of the first thread, which accepts for all. Accepting in the thread that serves makes a flood of connections
+    /// wait its turn; a separate thread would compete with it for the processor.
     pub(crate) fn accepting(&self) -> &Handle {
         &self.runtime
     }
 
-    /// What the threads have done.
+    /// The counters of all threads.
     pub(crate) fn figures(&self) -> impl Iterator<Item = &Figures> {
         self.figures.iter().map(|figures| &**figures)
     }
 
-    /// How many there are, at work or asleep.
+    /// Number of threads, at work or asleep.
     pub(crate) fn count(&self) -> usize {
         self.figures.len()
     }
 
-    /// How many help the first one now.
+    /// Threads that help the first one at present.
     pub(crate) fn helping(&self) -> usize {
         self.turns.helping()
     }
 
-    /// Ends all threads; connections that are still open are dropped.
+    /// Ends all threads and drops the connections that are still open.
     pub(crate) fn stop(&self) {
         self.turns.stop();
         let mut joined = std::mem::take(&mut *self.joined.lock());
-        // The helpers first: the owner, when it ends, drops what they could be running.
+        // Helpers first: when the owner ends it drops the connections, which helpers may be running.
         for helper in joined.drain(1.min(joined.len())..) {
-            // A thread that panicked has aborted the process.
+            // No result to look at: a panic would have aborted the process.
             let _ = helper.join();
         }
         self.stop.notify_one();

@@ -1,4 +1,4 @@
-//! The queue of turns with futures that are toys, and the admission on virtual time.
+//! Tests of the queue of turns with toy futures, and of the admission on virtual time.
 
 use super::admission::Admission;
 use super::turns::Turns;
@@ -12,7 +12,7 @@ use std::sync::mpsc::channel;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-/// A connection that does what its script says in each turn.
+/// A connection that runs a script in each turn.
 struct Toy(Box<Script>);
 
 type Script = dyn FnMut(&mut Context<'_>) -> Poll<()> + Send;
@@ -31,7 +31,7 @@ impl Future for Toy {
     }
 }
 
-/// Writes its name down in every turn, has so many of them, and asks for each next one itself.
+/// Writes its name in each of its `turns` turns, and wakes itself for the next one.
 fn greedy(name: char, mut turns: usize, list: &Arc<Mutex<String>>) -> Toy {
     let list = Arc::clone(list);
     Toy::new(move |cx| {
@@ -68,7 +68,7 @@ fn those_who_fill_and_those_who_empty_take_turns() {
 
 #[test]
 fn a_connection_that_always_has_more_to_do_has_one_turn_in_a_pass() {
-    // The reactor is polled between two passes: whoever else has something to say is heard in the next.
+    // The reactor is polled between two passes, so other connections are read before this one's next turn.
     let turns = Turns::new(0);
     let list = Arc::default();
     turns.spawn(greedy('x', 1_000, &list));
@@ -140,7 +140,7 @@ fn the_owner_polls_its_reactor_between_two_turns_of_a_busy_connection() {
     assert!(count <= 4, "{count} turns");
 }
 
-/// Sends the helpers home however a test ends: one that fails must not wait for them.
+/// Stops the helpers however a test ends: a failing test must not wait for them.
 struct Stop<'a>(&'a Turns<Toy>);
 
 impl Drop for Stop<'_> {
@@ -167,7 +167,7 @@ fn a_wake_during_a_turn_elsewhere_brings_another_turn() {
         }));
         scope.spawn(|| turns.help(1));
         watched.recv().expect("its turn");
-        // From a thread that has nothing to do with it, and more often than there will be turns.
+        // Wakes from another thread, more of them than turns.
         for _ in 0..3 {
             left.lock().as_ref().expect("known").wake_by_ref();
         }
@@ -191,8 +191,8 @@ fn a_helper_takes_turns_only_while_it_is_admitted() {
         assert_eq!(turns.helping(), 0);
         turns.admit(1);
         let me = std::thread::current().id();
-        // The first turn of the pass waits for one that only another thread can give: there is no time limit, it hangs if
-        // nobody comes.
+        // The first turn of the pass waits for another turn, which only another thread can run. There is no time limit: without a
+        // helper the test hangs.
         let (tell, told) = channel();
         let reports = ran.clone();
         turns.spawn(Toy::new(move |_| {
@@ -230,7 +230,7 @@ fn no_wake_is_lost_between_many_threads() {
     const ROUNDS: usize = 500;
     let turns = Turns::new(3);
     turns.admit(3);
-    // Each wakes the next one in a ring, and nobody itself: a wake that is lost often enough ends it all.
+    // Each wakes the next one in a ring and never itself, so lost wakes stop the ring.
     let ring: Arc<Vec<Mutex<Option<Waker>>>> = Arc::new((0..CONNECTIONS).map(|_| Mutex::default()).collect());
     let (done, ended) = channel();
     for place in 0..CONNECTIONS {
@@ -284,14 +284,14 @@ fn a_stop_runs_nothing_more_and_drops_everything() {
         let (counted, ran) = (Counted(Arc::clone(&dropped)), Arc::clone(&ran));
         let mut kept = None;
         turns.spawn(Toy::new(move |cx| {
-            // A circle, as sockets and the engine make one.
+            // A reference cycle, like those through sockets and the engine.
             kept.get_or_insert_with(|| cx.waker().clone());
             let _ = &counted;
             ran.fetch_add(1, Ordering::Relaxed);
             Poll::Pending
         }));
     };
-    // Asleep, queued, and too late.
+    // One asleep, one queued, and (below) one spawned too late.
     spawn();
     turns.pass();
     spawn();
@@ -303,7 +303,7 @@ fn a_stop_runs_nothing_more_and_drops_everything() {
     assert_eq!(Arc::strong_count(&turns), 1, "nobody is left who knows it");
 }
 
-/// Rounds of so long, one after the other, for `time`.
+/// Plays rounds of this length, one after the other, for `time`.
 fn play(admission: &mut Admission, now: &mut Duration, round: Duration, time: Duration) {
     let end = *now + time;
     while *now < end {
@@ -322,7 +322,7 @@ fn sweep(percent: u32) -> ([u32; 2], Duration) {
     let mut due = Duration::ZERO;
     while now < 1_000 * MS {
         let threads = 1 + admission.admitted() as u32;
-        // All that is ready now, or, where it is a storm, what a pass of sixty turns takes of it.
+        // What one pass takes: all that is ready, up to sixty turns.
         let portion = queue.clamp(Duration::ZERO, threads * 3 * MS);
         let took = (portion / threads).max(MS / 20);
         now += took;
@@ -401,8 +401,8 @@ fn all_leave_one_by_one() {
     assert_eq!(admission.admitted(), 0);
 }
 
-/// Handshakes cost ten times what a turn does, TLS a hundred times: a storm of them is work for a further thread for as long as
-/// it lasts, and for no longer.
+/// A handshake costs ten times as much as a turn, with TLS a hundred times. A storm of them admits a further thread for as long
+/// as it lasts.
 #[test]
 fn a_storm_of_handshakes_admits_a_thread_that_leaves_after_it() {
     let (mut admission, mut now) = (Admission::new(1), Duration::ZERO);
@@ -416,8 +416,8 @@ fn a_storm_of_handshakes_admits_a_thread_that_leaves_after_it() {
     }
 }
 
-/// Connections that have just been accepted queue behind those that are there, each for one turn: whoever is at work has a turn
-/// in every round, however many come.
+/// New connections queue behind existing ones, each for one turn, so an existing connection has a turn in every round, however
+/// many connect.
 #[test]
 fn a_storm_of_connections_leaves_the_others_their_turns() {
     const STORM: usize = 2_000;

@@ -1,4 +1,4 @@
-//! The queue of connections that are ready for a turn, and who takes them.
+//! The queue of connections that are ready for a turn, and the threads that run the turns.
 //!
 //! ```text
 //!              wake                          take                     again
@@ -9,11 +9,11 @@
 //!
 //! The *owner* is a task of the runtime that has all sockets and timers. It takes turns from the queue, at most
 //! [`PASS`] of them, and then lets the runtime poll its reactor. Helpers are plain threads that take turns from the
-//! same queue while they are admitted ([`Admission`]) and otherwise sleep. A connection may so have its turns on any
-//! thread, one at a time. Nothing moves: its socket and its timer stay with the runtime.
+//! same queue while they are admitted ([`Admission`]) and otherwise sleep. So a connection's turns may run on any
+//! thread, one at a time. Its socket and timer always stay with the owner's runtime.
 //!
-//! A wake is a push to the queue. Only the first one after the owner went to sleep wakes it, which takes a system call
-//! where it comes from another thread: a fan-out to a thousand connections makes one.
+//! A wake is a push to the queue. Only the first wake after the owner went to sleep wakes it, which is a system call
+//! if it comes from another thread. So a fan-out to a thousand connections makes one system call.
 
 use super::admission::{Admission, is_long};
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -27,57 +27,57 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-/// Turns the owner takes before it polls the reactor, so that a long queue does not keep others from being heard.
+/// Turns the owner takes before it polls the reactor. Without a limit, a long queue would delay reading from other sockets.
 const PASS: usize = 61;
-/// So many turns are ready before a sleeping helper is called: for less, the call costs more than it saves.
+/// Sleeping helpers are woken only if this many turns are ready: for fewer, the wake costs more than it saves.
 const CALL: usize = 4;
 
 thread_local! {
-    /// Number of the helper this thread is; 0 in all others.
+    /// This thread's number as a helper; 0 in threads that are none.
     static HELPER: Cell<usize> = const { Cell::new(0) };
 }
 
-/// See the module. `F` is what is run in turns: a connection.
+/// The queue of turns. `F` is the future of a connection.
 pub(crate) struct Turns<F> {
     queue: Mutex<Queue<F>>,
     seats: Mutex<Seats<F>>,
     /// Wakes the owner.
     owner: OnceLock<Waker>,
-    /// Where each helper sleeps.
+    /// One for each helper, which waits on it while it sleeps.
     beds: Vec<Condvar>,
     began: Instant,
 }
 
 struct Queue<F> {
     ready: VecDeque<Arc<Task<F>>>,
-    /// They have more to do at once, and had their turn since the reactor was polled.
+    /// Tasks that already had a turn since the reactor was polled, and have more to do.
     later: Vec<Arc<Task<F>>>,
-    /// Taken from `ready` so far.
+    /// Number of tasks taken from `ready` so far.
     taken: u64,
-    /// The owner waits for the reactor, and has to be woken.
+    /// The owner waits in the reactor and must be woken.
     is_asleep: bool,
     is_stopped: bool,
     admission: Admission,
     round: Option<Round>,
 }
 
-/// From now until all turns that are ready now have been taken.
+/// A round: lasts until all turns that were ready at its beginning have been taken.
 struct Round {
     began: Instant,
-    /// What the owner's thread had of the processor by then, where that matters.
+    /// Processor time of the owner's thread at the beginning; measured only if this round may admit a thread.
     processor: Option<Duration>,
     /// `Queue::taken` at its end.
     until: u64,
 }
 
-/// All tasks there are, ready or not: those that sleep are known to nobody else but whoever will wake them.
+/// All tasks. Keeps sleeping tasks alive and lets `clear` find them; otherwise only their wakers refer to them.
 struct Seats<F> {
     all: Vec<Option<Arc<Task<F>>>>,
     free: Vec<usize>,
     is_closed: bool,
 }
 
-/// One connection.
+/// A connection and its state.
 pub(crate) struct Task<F> {
     state: AtomicU8,
     future: Mutex<Option<F>>,
@@ -85,19 +85,19 @@ pub(crate) struct Task<F> {
     seat: usize,
 }
 
-/// Waits to be woken.
+/// The task waits to be woken.
 const IDLE: u8 = 0;
-/// Is in the queue.
+/// The task is in the queue.
 const READY: u8 = 1;
-/// Has its turn.
+/// The task's turn runs.
 const RUNNING: u8 = 2;
-/// Has its turn, and was woken since that began: it gets another.
+/// The task's turn runs and it was woken meanwhile, so it gets another.
 const AGAIN: u8 = 3;
-/// Is over.
+/// The task has ended.
 const DONE: u8 = 4;
 
 impl<F: Future<Output = ()> + Unpin + Send + 'static> Turns<F> {
-    /// For one owner and so many helpers.
+    /// A queue for one owner and this many helpers.
     pub(super) fn new(helpers: usize) -> Arc<Turns<F>> {
         Arc::new(Turns {
             queue: Mutex::new(Queue {
@@ -120,7 +120,7 @@ impl<F: Future<Output = ()> + Unpin + Send + 'static> Turns<F> {
         })
     }
 
-    /// Has `future` run in turns until it ends. Its first turn comes by itself.
+    /// Adds a connection, which is ready for its first turn at once.
     pub(super) fn spawn(self: &Arc<Self>, future: F) {
         let mut seats = self.seats.lock();
         if seats.is_closed {
@@ -142,18 +142,18 @@ impl<F: Future<Output = ()> + Unpin + Send + 'static> Turns<F> {
         self.push(task);
     }
 
-    /// Helpers that take turns now.
+    /// Number of helpers that take turns at present.
     pub(super) fn helping(&self) -> usize {
         self.queue.lock().admission.admitted()
     }
 
-    /// So many helpers take turns from now on.
+    /// Sets the number of helpers that take turns.
     #[cfg(test)]
     pub(super) fn admit(&self, count: usize) {
         self.queue.lock().admission.admit(count);
     }
 
-    /// Nobody takes a turn any more.
+    /// Ends all threads' work: no turn begins after this.
     pub(super) fn stop(&self) {
         self.queue.lock().is_stopped = true;
         for bed in &self.beds {
@@ -161,7 +161,7 @@ impl<F: Future<Output = ()> + Unpin + Send + 'static> Turns<F> {
         }
     }
 
-    /// Drops all connections, when nobody takes turns any more.
+    /// Drops all connections. Call it when no turn runs any more.
     pub(super) fn clear(&self) {
         let all = {
             let mut seats = self.seats.lock();
@@ -180,7 +180,7 @@ impl<F: Future<Output = ()> + Unpin + Send + 'static> Turns<F> {
         drop((ready, later));
     }
 
-    /// The owner's work, for ever. On the runtime that has the sockets.
+    /// The owner's work; never returns. Runs on the runtime that has the sockets.
     pub(super) async fn own(self: Arc<Self>) {
         std::future::poll_fn(|cx| {
             self.owner.get_or_init(|| cx.waker().clone());
@@ -192,14 +192,14 @@ impl<F: Future<Output = ()> + Unpin + Send + 'static> Turns<F> {
         .await
     }
 
-    /// Takes the turns that are ready, up to [`PASS`] of them. Returns whether there are more.
+    /// Runs the turns that are ready, up to [`PASS`] of them. Returns whether more are left.
     pub(super) fn pass(&self) -> bool {
         let mut queue = self.queue.lock();
         queue.is_asleep = false;
         queue.wake_up_later();
         queue.begin_round();
         if queue.ready.len() >= CALL {
-            // Costs nothing where they are awake.
+            // Cheap for helpers that are awake.
             for bed in self.beds.iter().take(queue.admission.admitted()) {
                 bed.notify_one();
             }
@@ -213,7 +213,7 @@ impl<F: Future<Output = ()> + Unpin + Send + 'static> Turns<F> {
         !queue.is_asleep && !queue.is_stopped
     }
 
-    /// The work of helper `number`, counted from 1, until there is a stop.
+    /// The work of helper `number`, counted from 1, until `stop`.
     pub(super) fn help(&self, number: usize) {
         HELPER.set(number);
         let mut queue = self.queue.lock();
@@ -237,7 +237,7 @@ impl<F: Future<Output = ()> + Unpin + Send + 'static> Turns<F> {
         self.see_that_it_is_taken(queue);
     }
 
-    /// It has more to do at once, after others had their turns and the reactor was polled.
+    /// Queues a task that has more to do, for after the next poll of the reactor.
     fn push_later(&self, task: Arc<Task<F>>) {
         let mut queue = self.queue.lock();
         if queue.is_stopped {
@@ -245,7 +245,7 @@ impl<F: Future<Output = ()> + Unpin + Send + 'static> Turns<F> {
             return;
         }
         if queue.is_asleep {
-            // The reactor is being polled already.
+            // The owner is polling the reactor now, so the task may go to `ready` at once.
             queue.ready.push_back(task);
             self.see_that_it_is_taken(queue);
         } else {
@@ -259,8 +259,8 @@ impl<F: Future<Output = ()> + Unpin + Send + 'static> Turns<F> {
         }
         let helper = HELPER.get();
         if helper > 0 && helper <= queue.admission.admitted() && queue.ready.len() == 1 {
-            // This very thread takes it, as soon as its turn is over. Only the owner could send it away, and would first
-            // empty the queue.
+            // This helper takes the task itself when its current turn is over. Only the owner can end its help, and it empties
+            // the queue first.
             return;
         }
         queue.is_asleep = false;
@@ -310,7 +310,7 @@ impl<F> Queue<F> {
         let Some(round) = &self.round else { return };
         let now = Instant::now();
         let mut took = now - round.began;
-        // A thousand connections at once are not waited for: where the round is long already, that is known now.
+        // The round goes on, unless it is already long: then do not wait for its end.
         if self.taken < round.until && !is_long(took) {
             return;
         }
@@ -324,7 +324,7 @@ impl<F> Queue<F> {
 
 impl<F: Future<Output = ()> + Unpin + Send + 'static> Task<F> {
     fn run(self: Arc<Self>) {
-        // Acquire: what its waker did before is seen here.
+        // Acquire: makes visible what the waking thread did before the wake.
         self.state.swap(RUNNING, Ordering::AcqRel);
         let waker = Waker::from(Arc::clone(&self));
         if self.poll(&mut Context::from_waker(&waker)).is_ready() {
@@ -346,8 +346,8 @@ impl<F: Future<Output = ()> + Unpin + Send + 'static> Task<F> {
         let Some(future) = slot.as_mut() else {
             return Poll::Ready(());
         };
-        // In tests a panic unwinds, and would take the thread with it: all other connections would be silent, and the test
-        // would hang instead of fail. What we ship aborts.
+        // In tests a panic unwinds and would end this thread: all other connections would stop, and the test would hang instead
+        // of failing. The released program aborts on panic.
         let polled = std::panic::catch_unwind(AssertUnwindSafe(|| Pin::new(future).poll(cx)));
         if matches!(polled, Ok(Poll::Pending)) {
             return Poll::Pending;
@@ -358,7 +358,7 @@ impl<F: Future<Output = ()> + Unpin + Send + 'static> Task<F> {
         Poll::Ready(())
     }
 
-    /// Whether it is to be pushed to the queue by whoever asks.
+    /// Marks the task as woken. Returns whether the caller must push it to the queue.
     fn becomes_ready(&self) -> bool {
         let woken = self
             .state
@@ -386,14 +386,14 @@ impl<F: Future<Output = ()> + Unpin + Send + 'static> Wake for Task<F> {
     }
 }
 
-/// Has the runtime poll its reactor before it polls us again. Waking ourselves directly would not: the runtime polls it
-/// only when nothing is left to run, or after some sixty polls.
+/// Makes the runtime poll its reactor before it polls us again. Waking ourselves directly would not: the runtime polls the
+/// reactor only when no task is ready, or after about sixty polls.
 fn look_at_sockets(cx: &mut Context<'_>) {
-    // Its first poll is what leaves the waker with the runtime.
+    // The first poll of `yield_now` defers the waker until after the runtime has polled its reactor.
     let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);
 }
 
-/// What this thread had of the processor.
+/// The processor time that this thread has used.
 fn processor_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()

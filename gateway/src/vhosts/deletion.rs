@@ -1,4 +1,4 @@
-//! A vhost is deleted under clients of each protocol: what they are told, and what is left of what they had.
+//! Tests that delete a vhost with connected clients of each protocol: what the clients are told, and that nothing is left.
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A node over a directory, with its log's thread, an I/O thread and every protocol.
+/// A node with its log thread, an I/O thread and every protocol.
 struct Bench {
     node: Arc<Node>,
     threads: IoThreads,
@@ -191,7 +191,7 @@ fn stomp(bench: &Bench) -> (Client, String) {
     (client, answer)
 }
 
-/// A `SUBSCRIBE` that is kept, with a receipt.
+/// A durable `SUBSCRIBE` with a receipt.
 const STOMP_SUBSCRIBE: &[u8] =
     b"\nSUBSCRIBE\nid:s\ndestination:/topic/t.x\ndurable:true\nauto-delete:false\nreceipt:r\n\n\0";
 
@@ -235,7 +235,7 @@ fn clients_of_a_deleted_vhost_are_told_and_the_next_one_of_its_name_is_empty() {
     assert!(answer.starts_with("CONNECTED\n"), "{answer}");
     stomper.send(STOMP_SUBSCRIBE);
     assert!(stomper.until_nul().contains("RECEIPT\n"));
-    // A neighbour: it hears nothing of what happens there.
+    // A client in another vhost, which must not notice anything.
     let mut neighbour = bench.connect("mqtt");
     let guest = [
         &b"\x00\x04MQTT\x04\xC2\x00\x00"[..],
@@ -278,7 +278,7 @@ fn clients_of_a_deleted_vhost_are_told_and_the_next_one_of_its_name_is_empty() {
         .block_on(bench.node.delete_vhost("plant/a"))
         .expect("deleted");
     bench.stop();
-    // The log has nothing of either.
+    // After a restart, the log has nothing of the deleted vhost.
     let bench = Bench::start(dir.path());
     refused(&bench);
     bench.create("plant/a");
@@ -286,7 +286,7 @@ fn clients_of_a_deleted_vhost_are_told_and_the_next_one_of_its_name_is_empty() {
     bench.stop();
 }
 
-/// What RabbitMQ 3.10 says, word for word.
+/// The texts are those of RabbitMQ 3.10.
 fn is_told(rabbit: &mut Client) {
     let told = rabbit.frame();
     assert_eq!(told[..6], [0, 10, 0, 50, 1, 64], "connection.close 320: {told:?}");
@@ -299,8 +299,8 @@ fn is_told(rabbit: &mut Client) {
     assert!(rabbit.rest().is_empty());
 }
 
-/// Nobody gets into a vhost that is not there. (In STOMP a `host` without a slash that names none is the default one: many
-/// clients put the server's name there.)
+/// Clients are refused in a vhost that does not exist. (In STOMP an unknown `host` without a slash is the default vhost, because
+/// many clients send the server's name.)
 fn refused(bench: &Bench) {
     let (_, answer) = amqp(bench);
     assert_eq!(answer[..6], [0, 10, 0, 50, 2, 18], "530: {answer:?}");
@@ -316,7 +316,7 @@ fn refused(bench: &Bench) {
     );
 }
 
-/// A vhost that had that name before has left nothing: no queue, no session, no retained message, no durable subscription.
+/// The earlier vhost of the same name left no queue, session, retained message or durable subscription.
 fn is_empty(bench: &Bench) {
     let (mut rabbit, answer) = amqp(bench);
     assert_eq!(answer[..4], [0, 10, 0, 41], "connection.open-ok");
