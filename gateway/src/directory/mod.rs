@@ -14,7 +14,7 @@
 //! - [`kept`], [`scram`], [`mechanisms`]: what the log keeps of a password, and logins in several rounds.
 //! - [`jwt`], [`jwks`], [`lent`]: tokens, the keys that verify them, and users who exist only while their token is valid.
 //! - [`outside`], [`question`]: an HTTP server that authenticates users, and the requests it gets.
-//! - [`file`]: Mosquitto's password and ACL files. A name belongs to the first of `auth.backends` that knows it.
+//! - [`mod@file`]: Mosquitto's password and ACL files. A name belongs to the first of `auth.backends` that knows it.
 //!
 //! # Verbs
 //!
