@@ -59,6 +59,13 @@ fn what_a_user_may_not_do_is_refused_in_each_protocol_s_words() {
     assert!(!log.contains("s3cret"), "no secret is");
 }
 
+/// What Paho's suites for brokers ask with a topic that is denied, in all three versions.
+#[test]
+fn denied_topics_are_refused_in_every_version_of_mqtt() {
+    let mut gatepost = with_files(ACL, &["plant", "reader"]);
+    python(&mut gatepost, "access_topics.py");
+}
+
 /// An issuer of tokens, whose key the gateway knows.
 struct Issuer(EcdsaKeyPair);
 
