@@ -13,6 +13,7 @@ use crate::policy::Applied;
 use crate::properties::{Codecs, Name, Table, Value};
 use bindings::{Link, Removal};
 use cache::RouteCache;
+use counts::Named;
 use foldhash::fast::RandomState;
 use generations::Generations;
 use hashbrown::{HashMap, HashTable};
@@ -23,11 +24,13 @@ use std::sync::Arc;
 
 mod bindings;
 mod cache;
+mod counts;
 mod generations;
 pub(crate) mod memory;
 mod route;
 mod target;
 
+pub use crate::exchange::ExchangeCounts;
 pub(crate) use route::Walk;
 pub use target::{Admission, Granted, Target};
 
@@ -79,6 +82,10 @@ pub struct Router {
     doomed: Vec<Name>,
     /// Headers of a message that headers exchanges take at most.
     headers_max: usize,
+    /// The exchange of the message that was routed last.
+    named: Named,
+    /// What the default exchange has done: it has no place in `exchanges`.
+    default_counts: ExchangeCounts,
 }
 
 /// Where a binding leads, as numbers.
@@ -114,6 +121,8 @@ pub struct ExchangeInfo {
     pub arguments: Table,
     /// The policies that apply to it.
     pub policy: Option<Arc<Applied>>,
+    /// What it has done since the start of the process.
+    pub counts: ExchangeCounts,
 }
 
 /// What [`Router::declare_exchange`] is asked for.
@@ -160,6 +169,8 @@ impl Router {
             births: 0,
             doomed: Vec::new(),
             headers_max: HEADERS_MAX,
+            named: Named::default(),
+            default_counts: ExchangeCounts::default(),
         };
         for (name, kind, internal) in PREDECLARED {
             let table = BindingTable::new(kind).expect("PREDECLARED names known types");
@@ -215,7 +226,7 @@ impl Router {
     /// The exchange of that name.
     pub fn exchange(&self, name: &str) -> Option<ExchangeInfo> {
         if name.is_empty() {
-            return Some(default_exchange());
+            return Some(self.default_exchange());
         }
         self.find_exchange(name).map(|id| info(&self.exchanges[id as usize]))
     }
@@ -419,7 +430,7 @@ impl Router {
             .exchange_names
             .values()
             .map(|&id| info(&self.exchanges[id as usize]));
-        std::iter::once_with(default_exchange).chain(named)
+        std::iter::once_with(|| self.default_exchange()).chain(named)
     }
 
     /// How many exchanges there are, the default one with them.
@@ -429,11 +440,24 @@ impl Router {
 
     /// Exchanges by name, behind a name. The default one is first.
     pub(crate) fn exchanges_after(&self, after: Option<&str>) -> impl Iterator<Item = ExchangeInfo> + '_ {
-        let first = after.is_none().then(default_exchange);
+        let first = after.is_none().then(|| self.default_exchange());
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let named = self.exchange_names.range::<str, _>((from, Bound::Unbounded));
         let named = named.map(|(_, &id)| info(&self.exchanges[id as usize]));
         first.into_iter().chain(named)
+    }
+
+    fn default_exchange(&self) -> ExchangeInfo {
+        ExchangeInfo {
+            name: "".into(),
+            kind: "direct",
+            durable: true,
+            auto_delete: false,
+            internal: false,
+            arguments: Table::default(),
+            policy: None,
+            counts: self.default_counts,
+        }
     }
 
     /// The names of at most `count` exchanges behind one, the default exchange's not among them.
@@ -513,6 +537,7 @@ impl Router {
             bytes,
             born,
             ending: false,
+            counts: ExchangeCounts::default(),
         });
         self.exchange_names.insert(name, id as u32);
     }
@@ -566,18 +591,7 @@ fn info(exchange: &Exchange) -> ExchangeInfo {
         internal: exchange.internal,
         arguments: exchange.arguments.clone(),
         policy: exchange.policy.clone(),
-    }
-}
-
-fn default_exchange() -> ExchangeInfo {
-    ExchangeInfo {
-        name: "".into(),
-        kind: "direct",
-        durable: true,
-        auto_delete: false,
-        internal: false,
-        arguments: Table::default(),
-        policy: None,
+        counts: exchange.counts,
     }
 }
 

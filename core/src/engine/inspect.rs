@@ -8,7 +8,7 @@ use crate::command::{ChannelMode, Handshake, Peer};
 use crate::policy::Applied;
 use crate::properties::{Name, Table};
 use crate::queue::{QueueCounts, QueueKind};
-use crate::router::ExchangeInfo;
+use crate::router::{ExchangeCounts, ExchangeInfo};
 use crate::slots::{ConsumerKey, Link};
 use crate::time::Wall;
 use std::ops::Bound;
@@ -315,6 +315,11 @@ impl Engine {
     /// The exchange of that name, as [`Kind::Exchanges`] lists it.
     pub fn inspect_exchange(&self, name: &str) -> Option<ExchangeInfo> {
         self.router.exchange(name)
+    }
+
+    /// What the exchange of that name has done since the start.
+    pub fn exchange_counts(&self, name: &str) -> Option<ExchangeCounts> {
+        self.router.exchange_counts(name)
     }
 
     fn queue_item(&self, q: &crate::queue::Queue) -> Item {

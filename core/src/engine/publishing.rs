@@ -370,7 +370,10 @@ impl Engine {
         skip: &[Name],
     ) -> Result<Option<Enqueued>, Fault> {
         let targets = match route {
-            RouteBy::Targets(targets) => targets,
+            RouteBy::Targets(targets) => {
+                self.router.name_exchange(message.exchange());
+                targets
+            }
             RouteBy::Steps(stopped, budget) => {
                 // One that stopped was permitted when it began, and its walk has the further keys.
                 let (extra, known) = match stopped {
@@ -427,6 +430,9 @@ impl Engine {
         };
         let mut after = Afterwards::default();
         let mut enqueued = enqueuing.put(message, targets, &mut after);
+        if !is_of_node {
+            self.router.count_publish(enqueued.queues);
+        }
         if !(after.refused.is_empty() && after.limited.is_empty()) {
             self.see_to_limits(message, after);
         }

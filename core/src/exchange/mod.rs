@@ -48,6 +48,17 @@ pub(crate) struct Exchange {
     pub(crate) ending: bool,
     /// Tells it from an earlier exchange of the same number, which a routing may have stopped at.
     pub(crate) born: u64,
+    /// What it has done since the start of the process.
+    pub(crate) counts: ExchangeCounts,
+}
+
+/// What an exchange has done since the start of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExchangeCounts {
+    /// Messages published to it.
+    pub published_in: u64,
+    /// Copies of them that queues took.
+    pub published_out: u64,
 }
 
 /// The bindings of an exchange, arranged for its type.

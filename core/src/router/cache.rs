@@ -1,6 +1,7 @@
 //! Whole routes, remembered by address: a repeated one costs a look-up and allocates nothing.
 
 use super::Target;
+use super::counts::Named;
 use super::generations::{Cell, Generations};
 use crate::ledger::{allocation, hashed};
 use crate::message::{Dialect, Message};
@@ -39,6 +40,8 @@ struct Entry {
     valid_at: u64,
     exchange_len: u8,
     dialect: Dialect,
+    /// The exchange it begins at. While the route is valid, it is there.
+    exchange: Named,
     /// Exchange and key, as in the message's payload.
     address: Box<[u8]>,
     targets: Box<[Target]>,
@@ -86,13 +89,26 @@ impl RouteCache {
         self.bytes_max = bytes_max;
     }
 
+    /// The exchange that the route at `index` begins at.
+    #[inline]
+    pub(super) fn exchange(&self, index: usize) -> Named {
+        self.entries[index].exchange
+    }
+
     #[inline]
     pub(super) fn targets(&self, index: usize) -> &[Target] {
         &self.entries[index].targets
     }
 
     /// Remembers a route just computed, in place of a stale one or, when full, of any other.
-    pub(super) fn insert(&mut self, message: &Message, targets: &[Target], cells: &[Cell], generations: &Generations) {
+    pub(super) fn insert(
+        &mut self,
+        message: &Message,
+        targets: &[Target],
+        exchange: Named,
+        cells: &[Cell],
+        generations: &Generations,
+    ) {
         let (exchange_len, address) = address(message);
         if let Some(stale) = self.position(message) {
             self.remove(stale);
@@ -121,6 +137,7 @@ impl RouteCache {
             valid_at: generations.version(),
             exchange_len,
             dialect: message.envelope().dialect,
+            exchange,
             address: address.into(),
             targets: targets.into(),
             cells: cells.into(),

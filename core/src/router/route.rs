@@ -5,6 +5,7 @@
 //! between. What is bound all the time is found; what comes or goes meanwhile may be. A number that another binding or
 //! queue has got by then is told apart by when that was made, so that nobody gets what he did not ask for.
 
+use super::counts::Named;
 use super::generations::Cell;
 use super::target::Merge;
 use super::{End, Router, Target};
@@ -25,6 +26,8 @@ pub(crate) struct Walk {
     targets: Vec<Target>,
     extra_keys: Vec<Name>,
     headers: Option<MessageHeaders>,
+    /// The exchange that the message names, with its birth; `None`: the default one.
+    began_at: Option<(u32, u64)>,
     /// Exchanges still to visit: number and birth.
     exchanges: Vec<(u32, u64)>,
     /// The exchange being visited.
@@ -123,12 +126,14 @@ impl Router {
 
     /// Where the message goes that [`Router::known_route`] was just asked about.
     #[inline]
-    pub(crate) fn targets_of(&self, known: KnownRoute) -> &[Target] {
+    pub(crate) fn targets_of(&mut self, known: KnownRoute) -> &[Target] {
+        self.named = self.cache.exchange(known.index);
         self.cache.targets(known.index)
     }
 
     /// The default exchange: the key is a queue's name, not levels.
     fn route_by_name(&mut self, message: &Message) -> &[Target] {
+        self.named = Named::Default;
         let targets = &mut self.scratch.targets;
         targets.clear();
         if message.envelope().dialect == Dialect::Dot {
@@ -171,11 +176,12 @@ impl Router {
             return Ok(None);
         }
         if let Ok(true) = done {
+            self.named = self.named_by(&walk);
             // A walk of several holds may have missed what changed meanwhile: then it is no route to be remembered.
             let current = !walk.stopped || walk.version == self.generations.version();
             if walk.cacheable && current {
                 self.cache
-                    .insert(message, &walk.targets, &walk.cells, &self.generations);
+                    .insert(message, &walk.targets, self.named, &walk.cells, &self.generations);
             }
         }
         self.scratch = walk;
@@ -198,8 +204,18 @@ impl Router {
             let text = format!("cannot publish to internal {}", self.describe(message.exchange()));
             return Err(Fault::new(FaultKind::AccessRefused, text));
         }
+        walk.began_at = Some((id, self.exchanges[id as usize].born));
         self.visit_later(id, walk);
         Ok(())
+    }
+
+    /// The exchange of the walk's message. It may have gone, and its number may be another's, since the walk began.
+    fn named_by(&self, walk: &Walk) -> Named {
+        let Some((id, born)) = walk.began_at else {
+            return Named::Default;
+        };
+        let is_same = self.exchanges.get(id as usize).is_some_and(|e| e.born == born);
+        if is_same { Named::Known(id) } else { Named::Gone }
     }
 
     /// Goes on with the visits of exchanges. Returns whether all are done.
@@ -422,6 +438,7 @@ impl Walk {
         self.targets.clear();
         self.extra_keys.clear();
         self.headers = None;
+        self.began_at = None;
         self.exchanges.clear();
         self.visiting = None;
         self.seen.clear();

@@ -1,7 +1,8 @@
 //! What is counted for those who look at queues, channels and exchanges.
 
 use crate::support::*;
-use gatepost_core::command::{Command, DeclareQueue};
+use gatepost_core::command::{Bind, BindTarget, Command, DeclareQueue, PublishFlags};
+use gatepost_core::properties::{Table, Value};
 use gatepost_core::testing::world::World;
 
 /// Declarations of queues that were there counted for nothing, and a start counted all queues of the log as new.
@@ -57,4 +58,86 @@ fn what_a_session_is_sent_again_counts_as_redelivered() {
     let (counts, ..) = w.turn(|engine| engine.queue_counts(name)).expect("the queue");
     assert_eq!((counts.delivered, counts.redelivered), (2, 1));
     assert_eq!(w.counters().traffic.redelivered, 1);
+}
+
+/// `publish_in` and `publish_out` of an exchange.
+fn exchange_counts(w: &mut World, name: &str) -> (u64, u64) {
+    let counts = w.turn(|engine| engine.exchange_counts(name));
+    let counts = counts.unwrap_or_else(|| panic!("exchange '{name}'"));
+    (counts.published_in, counts.published_out)
+}
+
+#[test]
+fn a_publish_counts_for_the_exchange_that_it_names_with_the_queues_it_reached() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(
+        &mut w,
+        c,
+        [
+            durable("a"),
+            durable("b"),
+            exchange("x", "fanout"),
+            exchange("h", "headers"),
+            exchange("y", "direct"),
+            bind("x", "a", ""),
+            bind("x", "b", ""),
+            bind("h", "a", ""),
+            Command::Bind(Box::new(Bind {
+                channel: CH,
+                source: "x".into(),
+                target: BindTarget::Exchange("y".into()),
+                key: "".into(),
+                arguments: Table::default(),
+                reply: true,
+            })),
+        ],
+    );
+    let to = |exchange: &str, key: &str| publish(PublishFlags::CONFIRM, message(exchange, key, "m", true));
+    // The first is routed by a walk, the second by the remembered route; to a headers exchange each by a walk.
+    run(&mut w, c, [to("x", "k"), to("x", "k"), to("h", "k"), to("h", "k")]);
+    assert_eq!(exchange_counts(&mut w, "x"), (2, 4));
+    assert_eq!(exchange_counts(&mut w, "h"), (2, 2));
+    assert_eq!(exchange_counts(&mut w, "y"), (0, 0), "nobody publishes to it");
+    // To the default one; to nobody; in a transaction; to an exchange that is not there.
+    run(&mut w, c, [put("a", "1"), put("nobody", "2"), to("y", "k")]);
+    run(&mut w, c, [transaction(vec![to("x", "k"), put("b", "3")])]);
+    run(&mut w, c, [to("nowhere", "k"), close_channel()]);
+    assert_eq!(exchange_counts(&mut w, ""), (3, 2));
+    assert_eq!(exchange_counts(&mut w, "y"), (1, 0));
+    assert_eq!(exchange_counts(&mut w, "x"), (3, 6));
+    // A new exchange of the same name, perhaps in the same place, begins anew.
+    run(
+        &mut w,
+        c,
+        [delete_exchange("x"), exchange("x", "fanout"), exchange("z", "fanout")],
+    );
+    assert_eq!(exchange_counts(&mut w, "x"), (0, 0));
+    run(&mut w, c, [to("x", "k"), to("z", "k"), to("z", "k")]);
+    assert_eq!(
+        (exchange_counts(&mut w, "x"), exchange_counts(&mut w, "z")),
+        ((1, 0), (2, 0))
+    );
+}
+
+#[test]
+fn what_a_session_publishes_and_what_dies_counts_for_its_exchange() {
+    let mut w = World::new(1);
+    let mqtt_client = w.connect("MQTT 5.0");
+    run(&mut w, mqtt_client, [kept("m"), subscribe(vec![filter("t/#", 1)])]);
+    let (before, out) = exchange_counts(&mut w, "amq.topic");
+    run(
+        &mut w,
+        mqtt_client,
+        [mqtt("t/1", "1", 0, 0), mqtt("t/1", "2", 1, 0), mqtt("else", "3", 0, 0)],
+    );
+    assert_eq!(exchange_counts(&mut w, "amq.topic"), (before + 3, out + 2));
+    let c = w.connect("test");
+    let dying = declare("dying", |d| {
+        d.arguments.push("x-dead-letter-exchange", Value::text("amq.fanout"));
+    });
+    run(&mut w, c, [dying, durable("dead"), bind("amq.fanout", "dead", "")]);
+    run(&mut w, c, [put("dying", "1"), get("dying")]);
+    run(&mut w, c, [reject(1)]);
+    assert_eq!(exchange_counts(&mut w, "amq.fanout"), (1, 1));
 }

@@ -143,10 +143,14 @@ fn the_nodes_own_topics_are_retained_in_memory_for_those_who_may_read_them() {
         )[..2],
         ["empty", "suback 1 [Ok(0)]"]
     );
+    let counted = |broker: &mut Local<SimDisk>| broker.run(NOW, |engine| engine.exchange_counts("amq.topic"));
+    let before = counted(&mut broker).expect("the log works");
     assert_eq!(
         say(&mut broker, &mut node, [figure("8"), Command::Detach]),
         [] as [&str; 0]
     );
+    let after = counted(&mut broker).expect("the log works");
+    assert_eq!(after, before, "what the node says is nothing that clients do");
     assert_eq!(say(&mut broker, &mut app, []), ["publish q0 #0 $SYS/broker/uptime 8"]);
     // By its rights, not by its name: a user without any may not even subscribe.
     let mut none = attach(&mut broker, "none");

@@ -4,7 +4,7 @@ use super::bindings::{self, Binding, exchange_named};
 use super::caller::Caller;
 use super::collect::collect;
 use super::fields::Fields;
-use super::rates::Spans;
+use super::rates::{ExchangeHistory, ExchangeSample, Spans};
 use super::view::{Pages, Row, View};
 use super::{Answer, Api, Refusal};
 use crate::node::Node;
@@ -31,14 +31,30 @@ pub(super) fn routes() -> Router<Arc<Node>> {
 struct Exchange {
     vhost: Name,
     info: ExchangeInfo,
+    history: ExchangeHistory,
 }
+
+impl Exchange {
+    fn of(node: &Node, vhost: &Vhost, info: ExchangeInfo, spans: &Spans) -> Exchange {
+        let now = node.clock.now().wall.0;
+        let sample = ExchangeSample::new(&info.counts);
+        Exchange {
+            vhost: vhost.name.clone(),
+            history: node.rates.exchange(now, vhost.number, &info.name, sample, spans),
+            info,
+        }
+    }
+}
+
+/// One of many figures.
+type Of = fn(&ExchangeSample) -> u64;
 
 impl Row for Exchange {
     fn name(&self) -> &str {
         &self.info.name
     }
 
-    fn write(&self, fields: &mut Fields<'_>, _: &Spans) {
+    fn write(&self, fields: &mut Fields<'_>, spans: &Spans) {
         let info = &self.info;
         fields.text("name", &info.name);
         fields.text("vhost", &self.vhost);
@@ -50,6 +66,16 @@ impl Row for Exchange {
         let policy = info.policy.as_deref();
         fields.optional("policy", policy.and_then(|policy| policy.policy.as_deref()));
         fields.text("user_who_performed_action", "");
+        let now = ExchangeSample::new(&info.counts);
+        let stats: [(&str, Of); 2] = [
+            ("publish_in", ExchangeSample::published_in),
+            ("publish_out", ExchangeSample::published_out),
+        ];
+        fields.object("message_stats", |fields| {
+            for (key, of) in stats {
+                self.history.write(fields, key, of(&now), spans.messages, of);
+            }
+        });
     }
 }
 
@@ -69,13 +95,10 @@ impl Row for Whole {
     }
 }
 
-async fn in_vhost(vhost: &Vhost) -> Vec<Exchange> {
+async fn in_vhost(node: &Node, vhost: &Vhost, spans: &Spans) -> Vec<Exchange> {
     let items = collect(vhost, Kind::Exchanges).await.into_iter();
     let all = items.filter_map(|item| match item {
-        Item::Exchange(info) => Some(Exchange {
-            vhost: vhost.name.clone(),
-            info,
-        }),
+        Item::Exchange(info) => Some(Exchange::of(node, vhost, info, spans)),
         _ => None,
     });
     // By name already.
@@ -85,32 +108,25 @@ async fn in_vhost(vhost: &Vhost) -> Vec<Exchange> {
 async fn list(caller: Caller, view: View, State(node): Api) -> Answer {
     let mut all = Vec::new();
     for vhost in caller.vhosts(&node) {
-        all.extend(in_vhost(&vhost).await);
+        all.extend(in_vhost(&node, &vhost, &view.spans).await);
     }
     view.list(all, Pages::Known)
 }
 
 async fn of_vhost(caller: Caller, view: View, State(node): Api, Path(vhost): Path<String>) -> Answer {
     let vhost = caller.vhost(&node, &vhost)?;
-    view.list(in_vhost(&vhost).await, Pages::Known)
+    view.list(in_vhost(&node, &vhost, &view.spans).await, Pages::Known)
 }
 
 async fn get(caller: Caller, view: View, State(node): Api, Path((vhost, name)): Path<(String, String)>) -> Answer {
     let vhost = caller.vhost(&node, &vhost)?;
-    view.one(&Whole(named(&vhost, &name)?))
+    let info = named(&vhost, &name)?;
+    view.one(&Whole(Exchange::of(&node, &vhost, info, &view.spans)))
 }
 
-fn named(vhost: &Vhost, name: &str) -> Result<Exchange, Refusal> {
+fn named(vhost: &Vhost, name: &str) -> Result<ExchangeInfo, Refusal> {
     let found = vhost.enter(|engine| engine.inspect_exchange(exchange_named(name)));
-    found.map_or_else(
-        || Err(Refusal::not_found()),
-        |info| {
-            Ok(Exchange {
-                vhost: vhost.name.clone(),
-                info,
-            })
-        },
-    )
+    found.ok_or_else(Refusal::not_found)
 }
 
 /// `source`: what it leads to. `destination`: what leads to it.
@@ -121,7 +137,7 @@ async fn bindings(
     Path((vhost, name, end)): Path<(String, String, String)>,
 ) -> Answer {
     let vhost = caller.vhost(&node, &vhost)?;
-    let exchange = named(&vhost, &name)?.info.name;
+    let exchange = named(&vhost, &name)?.name;
     let mut all = bindings::in_vhost(&vhost).await;
     match end.as_str() {
         "source" => all.retain(|binding: &Binding| binding.source == exchange),

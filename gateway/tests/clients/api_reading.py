@@ -136,6 +136,36 @@ def the_default_exchange_is_addressed_by_another_name():
 
 
 @case
+def an_exchange_counts_what_comes_in_and_what_goes_out():
+    channel, name = declared()
+    exchange = unique("x")
+    channel.exchange_declare(exchange, "direct", auto_delete=True)
+    channel.queue_bind(name, exchange, "k")
+    path = f"/api/exchanges/%2F/{exchange}"
+
+    def rates():
+        channel.basic_publish(exchange, "k", b"x")
+        channel.basic_publish(exchange, "nobody", b"x")
+        # The second look, and later ones, have something to compare with.
+        stats = ADMIN.get(path).get("message_stats", {})
+        time.sleep(0.05)
+        return stats.get("publish_in_details", {}).get("rate", 0) > 0 and stats["publish_out_details"]["rate"] > 0
+
+    if not RABBITMQ:
+        stats = ADMIN.get(path)["message_stats"]
+        equal(stats, {f"publish_{way}{end}": value for way in ("in", "out") for end, value in (("", 0), ("_details", {"rate": 0.0}))})
+    eventually(rates, "rates", 60)
+    stats = ADMIN.get(path)["message_stats"]
+    assert 0 < stats["publish_out"] <= stats["publish_in"], stats
+    listed = named(ADMIN.get("/api/exchanges?msg_rates_age=60&msg_rates_incr=5"), exchange)["message_stats"]
+    equal(len(listed["publish_in_details"]["samples"]), 13)
+    if not RABBITMQ:
+        channel.queue_declare(name, passive=True)
+        stats = ADMIN.get(path)["message_stats"]
+        equal(stats["publish_in"], 2 * stats["publish_out"])
+
+
+@case
 def default_binding_listed():
     channel, name = declared()
     found = ADMIN.get(queue(name) + "/bindings")

@@ -3,6 +3,7 @@
 use crate::node::Node;
 use gatepost_core::engine::{Counters, QueueCounts, Traffic};
 use gatepost_core::in_process;
+use gatepost_core::router::ExchangeCounts;
 use std::sync::atomic::Ordering;
 
 /// What is counted. Those of queues are first.
@@ -39,6 +40,7 @@ pub(in crate::api) enum Figure {
 }
 
 pub(in crate::api) const OF_QUEUE: usize = Figure::Unacknowledged as usize + 1;
+pub(in crate::api) const OF_EXCHANGE: usize = 2;
 pub(in crate::api) const OF_NODE: usize = Figure::DiskFree as usize + 1;
 
 /// All figures at one time.
@@ -47,6 +49,8 @@ pub(in crate::api) struct Sample<const N: usize>([u64; N]);
 
 /// Of a queue.
 pub(in crate::api) type QueueSample = Sample<OF_QUEUE>;
+/// Of an exchange.
+pub(in crate::api) type ExchangeSample = Sample<OF_EXCHANGE>;
 /// Of a vhost or the node.
 pub(in crate::api) type NodeSample = Sample<OF_NODE>;
 
@@ -101,6 +105,22 @@ impl QueueSample {
             sample.set(figure, value);
         }
         sample
+    }
+}
+
+impl ExchangeSample {
+    pub(in crate::api) fn new(counts: &ExchangeCounts) -> ExchangeSample {
+        Sample([counts.published_in, counts.published_out])
+    }
+
+    pub(in crate::api) fn published_in(&self) -> u64 {
+        let [published_in, _] = self.0;
+        published_in
+    }
+
+    pub(in crate::api) fn published_out(&self) -> u64 {
+        let [_, published_out] = self.0;
+        published_out
     }
 }
 

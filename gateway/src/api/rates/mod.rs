@@ -2,27 +2,31 @@
 //!
 //! ```text
 //!   every 5 s: counters of each vhost ──► its ring, and the node's      (2 points; 121 of the node's)
-//!              queues that were viewed ──► their rings                   (2 points in lists; 60 once samples are asked for)
+//!              queues and exchanges that were viewed ──► their rings     (2 points in lists; 60 once samples are asked for)
 //! ```
 //!
-//! A queue has a ring from its first view on, and keeps it for [`VIEWED`] after the last one. All rings of queues together
-//! take [`QUEUES_BYTES_MAX`] at most; for queues beyond that rates are 0. So an operator who looks at nothing pays for
+//! An object has a ring from its first view on, and keeps it for [`VIEWED`] after the last one. The rings of each kind take a
+//! bounded amount of memory together; for objects beyond that rates are 0. So an operator who looks at nothing pays for
 //! nothing, and one who polls everything for a bounded amount.
 
 mod figures;
 mod history;
+mod rings;
 
-pub(super) use figures::{Figure, NodeSample, QueueSample, clients};
-pub(super) use history::{NodeHistory, QueueHistory, Spans};
+pub(super) use figures::{ExchangeSample, Figure, NodeSample, QueueSample, clients};
+pub(super) use history::{ExchangeHistory, NodeHistory, QueueHistory, Spans};
 
 use crate::node::Node;
-use figures::{OF_NODE, OF_QUEUE, Sample};
-use gatepost_core::engine::{Carried, Link};
+use crate::vhost::Vhost;
+use figures::{OF_EXCHANGE, OF_NODE, OF_QUEUE, Sample};
+use gatepost_core::engine::{Carried, Engine, Link};
 use gatepost_core::properties::Name;
 use gatepost_core::store::VhostId;
-use history::{History, LEAST_MS, Point, difference};
+use history::{History, LEAST_MS, difference};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use rings::{Rings, Series};
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,47 +44,12 @@ const CONNECTIONS_MAX: usize = 20_000;
 const VIEWED: Duration = Duration::from_secs(300);
 /// Bytes of all rings of queues.
 const QUEUES_BYTES_MAX: usize = 8 << 20;
+/// Bytes of all rings of exchanges.
+const EXCHANGES_BYTES_MAX: usize = 2 << 20;
 /// Vhosts with more than two points.
 const VHOSTS_VIEWED_MAX: usize = 64;
 /// Queues or connections asked about at once.
 const PER_HOLD: usize = 256;
-
-/// A ring.
-struct Series<const N: usize> {
-    points: VecDeque<Point<N>>,
-    keep: usize,
-    viewed: Instant,
-}
-
-impl<const N: usize> Series<N> {
-    fn new(keep: usize) -> Series<N> {
-        Series {
-            points: VecDeque::new(),
-            keep,
-            viewed: Instant::now(),
-        }
-    }
-
-    fn push(&mut self, at: u64, sample: Sample<N>) {
-        while self.points.len() >= self.keep {
-            self.points.pop_front();
-        }
-        if self.points.capacity() < self.keep {
-            self.points.reserve_exact(self.keep - self.points.len());
-        }
-        self.points.push_back(Point { at, sample });
-    }
-
-    fn history(&mut self) -> History<N> {
-        self.viewed = Instant::now();
-        History(self.points.iter().copied().collect())
-    }
-
-    /// Of so many points.
-    const fn bytes(points: usize) -> usize {
-        points * std::mem::size_of::<Point<N>>() + 128
-    }
-}
 
 /// See the module.
 pub(crate) struct Rates(Mutex<State>);
@@ -88,11 +57,13 @@ pub(crate) struct Rates(Mutex<State>);
 struct State {
     node: Series<OF_NODE>,
     vhosts: BTreeMap<VhostId, Series<OF_NODE>>,
-    queues: HashMap<(VhostId, Name), Series<OF_QUEUE>>,
-    /// Of all rings of queues.
-    queues_bytes: usize,
+    queues: Rings<Of<Name>, OF_QUEUE>,
+    exchanges: Rings<Of<Name>, OF_EXCHANGE>,
     connections: HashMap<(VhostId, Link), Flow>,
 }
+
+/// Something of a vhost.
+type Of<K> = (VhostId, K);
 
 /// What a connection's socket had carried, at the last point and the one before.
 #[derive(Clone, Copy)]
@@ -126,8 +97,8 @@ impl Default for Rates {
         Rates(Mutex::new(State {
             node: Series::new(NODE_POINTS),
             vhosts: BTreeMap::new(),
-            queues: HashMap::new(),
-            queues_bytes: 0,
+            queues: Rings::new(QUEUES_BYTES_MAX),
+            exchanges: Rings::new(EXCHANGES_BYTES_MAX),
             connections: HashMap::new(),
         }))
     }
@@ -159,30 +130,21 @@ impl Rates {
         figures: QueueSample,
         spans: &Spans,
     ) -> QueueHistory {
-        let keep = if spans.are_wanted() { VIEWED_POINTS } else { RATE_POINTS };
-        let mut state = self.0.lock();
-        let State {
-            queues, queues_bytes, ..
-        } = &mut *state;
         let key = (vhost, Name::clone(queue));
-        let kept = queues
-            .get(&key)
-            .map_or(0, |series| Series::<OF_QUEUE>::bytes(series.keep));
-        let wanted = Series::<OF_QUEUE>::bytes(keep);
-        if wanted > kept {
-            if *queues_bytes + wanted - kept > QUEUES_BYTES_MAX && kept == 0 {
-                return History::default();
-            }
-            if *queues_bytes + wanted - kept <= QUEUES_BYTES_MAX {
-                *queues_bytes += wanted - kept;
-                let series = queues.entry(key.clone()).or_insert_with(|| Series::new(keep));
-                series.keep = keep;
-                if kept == 0 {
-                    series.push(now, figures);
-                }
-            }
-        }
-        queues.get_mut(&key).map(Series::history).unwrap_or_default()
+        self.0.lock().queues.view(now, &key, figures, spans)
+    }
+
+    /// Of an exchange that has those figures now.
+    pub(super) fn exchange(
+        &self,
+        now: u64,
+        vhost: VhostId,
+        exchange: &Name,
+        figures: ExchangeSample,
+        spans: &Spans,
+    ) -> ExchangeHistory {
+        let key = (vhost, Name::clone(exchange));
+        self.0.lock().exchanges.view(now, &key, figures, spans)
     }
 
     /// Bytes per second, in and out, of a connection that has carried so much now.
@@ -244,7 +206,7 @@ impl Rates {
             all.add(&sample);
             samples.push((vhost.number, sample));
         }
-        let viewed: Vec<(VhostId, Name)> = {
+        {
             let mut state = self.0.lock();
             state.node.push(at, all.of_node(node));
             state
@@ -252,47 +214,49 @@ impl Rates {
                 .retain(|number, _| samples.iter().any(|(known, _)| known == number));
             for (number, sample) in samples {
                 let series = state.vhosts.entry(number).or_insert_with(|| Series::new(RATE_POINTS));
-                if series.viewed.elapsed() > VIEWED {
+                if !series.is_viewed() {
                     series.keep = RATE_POINTS;
                 }
                 series.push(at, sample);
             }
-            let State {
-                queues, queues_bytes, ..
-            } = &mut *state;
-            queues.retain(|_, series| {
-                let keeps = series.viewed.elapsed() <= VIEWED;
-                if !keeps {
-                    *queues_bytes -= Series::<OF_QUEUE>::bytes(series.keep);
-                }
-                keeps
-            });
-            if queues.is_empty() {
-                queues.shrink_to_fit();
-            }
-            let mut viewed: Vec<_> = queues.keys().cloned().collect();
-            viewed.sort_unstable();
-            viewed
-        };
+        }
+        self.look_at_viewed(
+            &vhosts,
+            at,
+            |state| &mut state.queues,
+            |engine, name| {
+                let (counts, ready, unsettled) = engine.queue_counts(name)?;
+                Some(QueueSample::new(&counts, ready as u64, unsettled as u64))
+            },
+        );
+        self.look_at_viewed(
+            &vhosts,
+            at,
+            |state| &mut state.exchanges,
+            |engine, name| Some(ExchangeSample::new(&engine.exchange_counts(name)?)),
+        );
+    }
+
+    /// Looks at the objects of one kind that somebody has looked at lately.
+    fn look_at_viewed<K: Clone + Eq + Hash + Ord, const N: usize>(
+        &self,
+        vhosts: &[Arc<Vhost>],
+        at: u64,
+        rings: impl Fn(&mut State) -> &mut Rings<Of<K>, N>,
+        find: impl Fn(&Engine, &K) -> Option<Sample<N>>,
+    ) {
+        let viewed = rings(&mut self.0.lock()).viewed();
         for batch in viewed.chunk_by(|a, b| a.0 == b.0) {
-            let Some(vhost) = batch
-                .first()
-                .and_then(|(number, _)| vhosts.iter().find(|v| v.number == *number))
-            else {
+            let number = batch.first().map(|(number, _)| *number);
+            let Some(vhost) = vhosts.iter().find(|vhost| Some(vhost.number) == number) else {
                 continue;
             };
             for batch in batch.chunks(PER_HOLD) {
-                let found: Vec<_> = vhost.enter(|engine| {
-                    let figures = batch.iter().map(|(_, name)| engine.queue_counts(name));
-                    figures.collect()
-                });
+                let found: Vec<_> = vhost.enter(|engine| batch.iter().map(|(_, key)| find(engine, key)).collect());
                 let mut state = self.0.lock();
-                for (key, figures) in batch.iter().zip(found) {
-                    let Some((counts, ready, unsettled)) = figures else {
-                        continue;
-                    };
-                    if let Some(series) = state.queues.get_mut(key) {
-                        series.push(at, QueueSample::new(&counts, ready as u64, unsettled as u64));
+                for (key, sample) in batch.iter().zip(found) {
+                    if let Some(sample) = sample {
+                        rings(&mut state).push(key, at, sample);
                     }
                 }
             }
@@ -307,42 +271,5 @@ pub(crate) async fn run(node: &Arc<Node>) {
         let past = node.clock.now().wall.0 % INTERVAL_MS;
         tokio::time::sleep(Duration::from_millis(INTERVAL_MS - past)).await;
         node.rates.look(node);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::query::Query;
-    use super::*;
-
-    #[test]
-    fn rings_of_queues_take_no_more_than_they_may() {
-        let rates = Rates::default();
-        let spans = Spans::of(&Query::parse("lengths_age=60&lengths_incr=5"));
-        let vhost = VhostId(1);
-        for n in 0..20_000 {
-            let name: Name = format!("q{n}").into();
-            rates.queue(5_000, vhost, &name, QueueSample::default(), &Spans::default());
-        }
-        let first: Name = "q0".into();
-        assert_eq!(
-            rates
-                .queue(5_000, vhost, &first, QueueSample::default(), &spans)
-                .0
-                .len(),
-            1
-        );
-        assert_eq!(rates.0.lock().queues.len(), 20_000);
-        for n in 0..20_000 {
-            let name: Name = format!("long{n}").into();
-            rates.queue(5_000, vhost, &name, QueueSample::default(), &spans);
-        }
-        let state = rates.0.lock();
-        assert!(state.queues_bytes <= QUEUES_BYTES_MAX && state.queues.len() < 30_000);
-        let bytes = state
-            .queues
-            .values()
-            .map(|series| Series::<OF_QUEUE>::bytes(series.keep));
-        assert_eq!(bytes.sum::<usize>(), state.queues_bytes);
     }
 }
