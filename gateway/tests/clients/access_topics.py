@@ -38,7 +38,8 @@ def received(watcher):
 
 
 def end_of(watcher, topic):
-    """Everything published before has arrived at `watcher`, once it has this."""
+    """Everything published before has arrived at `watcher`, once it has this: at QoS 0 and 1. What comes at QoS 2 paho shows
+    later, when its PUBREL is there."""
     client(V5, GUEST).publish(topic, b"", 1)
     eventually(lambda: topic in received(watcher), "the last message")
 
@@ -80,7 +81,7 @@ def overlapping_filters_bring_what_is_permitted_and_no_more(version):
     equal(user.subscribe(filters), [2, 1, no(version)])
     publisher = client(V5, GUEST)
     publisher.publish(f"plant/x/{name}", b"x", 1)
-    publisher.publish(f"plant/{name}/a", b"x", 2)
+    publisher.publish(f"plant/{name}/a", b"x", 1)
     end_of(user, f"plant/{name}/b/end")
     equal(set(received(user)), {f"plant/{name}/a", f"plant/{name}/b/end"})
 
@@ -117,7 +118,7 @@ def at_qos_1_and_2_a_refused_publish_is_told(version):
     for qos in (1, 2):
         name = unique("n")
         watcher = client(V5, GUEST)
-        watcher.subscribe([(f"other/{name}", 2), (f"end/{name}", 1)])
+        watcher.subscribe([(f"other/{name}", 1), (f"end/{name}", 1)])
         user = client(version)
         if version == V5:
             if qos == 1:
