@@ -48,6 +48,14 @@ enum Verb {
         #[arg(long)]
         repair: bool,
     },
+    /// Print the version of this program
+    Version,
+    /// Check the configuration and say what is wrong. Exit code 78: something is
+    CheckConfig {
+        /// Configuration file [default: /etc/gatepost/gatepost.toml, if it is there]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
     /// Explain the configuration: all keys, a section or a key, with their defaults
     Config {
         /// Such as limits, or limits.max_connections
@@ -186,7 +194,8 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Verb::Man) => {
             return print(&config::manual());
         }
-        Some(Verb::Doctor | Verb::Control(_)) | None => {}
+        Some(Verb::Version) => return print(concat!("gatepost ", env!("CARGO_PKG_VERSION"), "\n")),
+        Some(Verb::Doctor | Verb::CheckConfig { .. } | Verb::Control(_)) | None => {}
     }
     if arguments.sample_config {
         return print(&config::sample());
@@ -194,8 +203,12 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     if arguments.config_reference {
         return print(&config::reference());
     }
+    let (asked, is_check) = match &arguments.verb {
+        Some(Verb::CheckConfig { config }) => (config.clone(), true),
+        _ => (None, arguments.check_config),
+    };
     let layers = config::Layers {
-        file: arguments.config,
+        file: asked.or(arguments.config),
         environment: environment().collect(),
         data: arguments.data,
     };
@@ -212,7 +225,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     if arguments.print_config {
         return print(&config.print());
     }
-    if arguments.check_config {
+    if is_check {
         for warning in layers.warnings() {
             eprintln!("{warning}");
         }

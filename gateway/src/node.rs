@@ -14,6 +14,7 @@ use crate::machine;
 use crate::protection::Protection;
 use crate::random::random;
 use crate::reader::ReadQueue;
+use crate::reload::Desk;
 use crate::tls;
 use crate::transport::quic;
 use crate::vhost::Vhost;
@@ -76,6 +77,8 @@ pub(crate) struct Node {
     pub rates: Rates,
     /// Where the node listens.
     pub listeners: Listeners,
+    /// Where the management API asks for a reload, and to stop.
+    pub desk: Desk,
     /// `mqtt.sys_interval` may have changed.
     pub sys_interval_changed: Notify,
     /// Something changed that [`crate::watch`] should not notice a second later.
@@ -219,6 +222,7 @@ impl Node {
             buffers: Arc::new(Buffers::new(buffers_max)),
             rates: Rates::default(),
             listeners: Listeners::default(),
+            desk: Desk::default(),
             sys_interval_changed: Notify::new(),
             look: Notify::new(),
             failure: Mutex::new(None),

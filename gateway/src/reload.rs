@@ -1,7 +1,8 @@
-//! What signals ask of a node that goes on serving: SIGHUP reads the configuration again and opens the log file anew,
-//! SIGUSR1 writes the node's state to the log. SIGQUIT and SIGUSR2 are caught, because uncaught they would end the process at once.
+//! What signals and the management API ask of a node that goes on serving: SIGHUP reads the configuration again and opens the log
+//! file anew, SIGUSR1 writes the node's state to the log. SIGQUIT and SIGUSR2 are caught, because uncaught they would end the process at
+//! once.
 
-use crate::config::{Config, Layers};
+use crate::config::{Change, Config, Layers};
 use crate::directory;
 use crate::directory::Backends;
 use crate::logging::{self, Output};
@@ -9,9 +10,63 @@ use crate::node::Node;
 use crate::service_manager::ServiceManager;
 use crate::tls;
 use gatepost_core::keys::Applies;
+use parking_lot::Mutex;
 use std::io;
 use std::sync::atomic::Ordering;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+/// What the management API asks for. The answer is what became of it.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// What SIGHUP asks for. Answers with what is different, or with what is wrong.
+    Reload(oneshot::Sender<Result<Vec<Change>, Vec<String>>>),
+    /// The part of it that is about the log's file.
+    RotateLogs(oneshot::Sender<Result<(), String>>),
+    /// Lines of another level, until the next reload.
+    SetLevel(String, oneshot::Sender<()>),
+}
+
+/// Where requests wait for [`run`], which does one after the other.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    requests: mpsc::Sender<Request>,
+    taken: Mutex<Option<mpsc::Receiver<Request>>>,
+    stop: Notify,
+}
+
+/// Requests that wait. Further ones wait to be let in.
+const REQUESTS_MAX: usize = 16;
+
+impl Default for Desk {
+    fn default() -> Desk {
+        let (requests, taken) = mpsc::channel(REQUESTS_MAX);
+        Desk {
+            requests,
+            taken: Mutex::new(Some(taken)),
+            stop: Notify::new(),
+        }
+    }
+}
+
+impl Desk {
+    /// Asks, and waits for the answer. `None`: nobody answers any more, because the node stops.
+    pub(crate) async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(request(answer)).await.ok()?;
+        answered.await.ok()
+    }
+
+    /// Asks the node to stop, as SIGTERM does.
+    pub(crate) fn stop(&self) {
+        self.stop.notify_one();
+    }
+
+    /// Returns once [`Desk::stop`] was called.
+    pub(crate) async fn stopped(&self) {
+        self.stop.notified().await;
+    }
+}
 
 /// Signals that do not end the process.
 pub(crate) struct Signals {
@@ -40,30 +95,57 @@ impl Signals {
     }
 }
 
-/// Does what signals ask, for ever.
+/// Does what signals and the management API ask, for ever.
 pub(crate) async fn run(node: &Node, layers: &Layers, log: &Output, manager: &ServiceManager, mut signals: Signals) {
+    let Some(mut requests) = node.desk.taken.lock().take() else {
+        return;
+    };
     loop {
         tokio::select! {
             _ = signals.hangup.recv() => {
                 manager.reloading();
-                reload(node, layers, log);
+                // What is wrong is in the log.
+                let _ = reload(node, layers, log);
                 manager.ready();
             }
             _ = signals.user1.recv() => dump(node),
             _ = signals.user2.recv() => tracing::info!("SIGUSR2 is ignored"),
             _ = signals.quit.recv() => tracing::info!("SIGQUIT is ignored; SIGTERM stops the gateway"),
+            Some(request) = requests.recv() => match request {
+                // Whoever asked may have gone meanwhile.
+                Request::Reload(answer) => {
+                    manager.reloading();
+                    let _ = answer.send(reload(node, layers, log));
+                    manager.ready();
+                }
+                Request::RotateLogs(answer) => {
+                    let _ = answer.send(log.reopen(&node.config().log));
+                    tracing::info!("the log's file is opened anew");
+                }
+                Request::SetLevel(level, answer) => {
+                    tracing::info!(level, "log.level is set until the next reload or start");
+                    log.set_level(&level);
+                    let _ = answer.send(());
+                }
+            },
         }
     }
 }
 
-/// Reads all layers again and puts them into effect, all or nothing.
-fn reload(node: &Node, layers: &Layers, log: &Output) {
+/// Reads all layers again and puts them into effect, all or nothing. Returns what is different, what needs a restart included.
+fn reload(node: &Node, layers: &Layers, log: &Output) -> Result<Vec<Change>, Vec<String>> {
     // Also where the configuration is refused: the old file has been moved away.
     if let Err(problem) = log.reopen(&node.config().log) {
         tracing::error!("the log goes on in its old file: {problem}");
     }
     match read(node, layers) {
-        Ok((config, tls, backends, output)) => {
+        Ok(Next {
+            config,
+            changes,
+            tls,
+            backends,
+            output,
+        }) => {
             if let Some(output) = output {
                 log.replace(output);
             }
@@ -72,19 +154,30 @@ fn reload(node: &Node, layers: &Layers, log: &Output) {
             log.set_level(&config.log.level);
             node.replace_config(config);
             tracing::info!("the configuration is reloaded");
+            Ok(changes)
         }
         Err(problems) => {
             for problem in &problems {
                 tracing::error!("{problem}");
             }
-            let problems = problems.len();
-            tracing::error!(problems, "the configuration is refused: everything stays as it is");
+            let count = problems.len();
+            tracing::error!(
+                problems = count,
+                "the configuration is refused: everything stays as it is"
+            );
+            Err(problems)
         }
     }
 }
 
 /// What takes the place of what there is.
-type Next = (Config, tls::Loaded, Backends, Option<logging::Next>);
+struct Next {
+    config: Config,
+    changes: Vec<Change>,
+    tls: tls::Loaded,
+    backends: Backends,
+    output: Option<logging::Next>,
+}
 
 /// What the layers say now, as far as it applies without a restart. Says what changes.
 fn read(node: &Node, layers: &Layers) -> Result<Next, Vec<String>> {
@@ -106,15 +199,27 @@ fn read(node: &Node, layers: &Layers) -> Result<Next, Vec<String>> {
     } else {
         None
     };
-    for change in current.changes(&next) {
-        let (key, from, to) = (change.name, change.from, change.to);
-        match change.applies {
+    let changes = current.changes(&next);
+    for Change {
+        name: key,
+        from,
+        to,
+        applies,
+    } in &changes
+    {
+        match applies {
             Applies::Now => tracing::info!(key, from, to, "changed"),
             Applies::NewConnections => tracing::info!(key, from, to, "changed for new connections"),
             Applies::Restart => tracing::warn!(key, from, to, "not changed: this needs a restart"),
         }
     }
-    Ok((config, tls, backends, output))
+    Ok(Next {
+        config,
+        changes,
+        tls,
+        backends,
+        output,
+    })
 }
 
 /// Writes the node's state to the log, for whoever looks at a gateway that behaves oddly.

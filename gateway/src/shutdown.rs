@@ -54,6 +54,9 @@ pub(crate) async fn wait(node: &Node, mut signals: Signals) -> Option<Failure> {
         (name, _) = signals.next() => {
             tracing::info!(signal = name, "stopping; a second signal ends at once");
         }
+        () = node.desk.stopped() => {
+            tracing::info!("stopping: asked to by the control socket; a signal ends at once");
+        }
     }
     tokio::spawn(async move {
         let (name, number) = signals.next().await;

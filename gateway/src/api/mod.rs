@@ -34,6 +34,7 @@ mod overview;
 mod parameters;
 mod permissions;
 mod policies;
+mod process;
 mod properties_key;
 mod query;
 mod queues;
@@ -88,6 +89,7 @@ pub(crate) fn router(node: Arc<Node>, entrance: Entrance) -> Router {
         .merge(messages::routes())
         .merge(definitions::routes())
         .merge(log::routes())
+        .merge(process::routes())
         .merge(moving::routes())
         .merge(mqtt::routes())
         .fallback(|| async { Refusal::not_found() })

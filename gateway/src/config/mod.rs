@@ -101,6 +101,23 @@ impl Config {
         print::values(&self.schema, &self.values)
     }
 
+    /// Each key with its value, in the order of the sections.
+    pub(crate) fn in_effect(&self) -> Vec<KeyInEffect> {
+        let rows = self.schema.rows().filter_map(|row| {
+            let (Takes::A(kind, applies), Some(value)) = (&row.takes, self.values.value(&row.name)) else {
+                return None;
+            };
+            Some(KeyInEffect {
+                name: row.name.clone(),
+                value: value::show(value),
+                default: row.default.clone(),
+                is_changed: *value != value::default(kind, &row.default),
+                applies: *applies,
+            })
+        });
+        rows.collect()
+    }
+
     /// Connections at once through the listener of that name; 0: any number.
     pub(crate) fn listener_max_connections(&self, name: &str) -> u64 {
         let listener = self.listeners.iter().find(|(known, _)| known == name);
@@ -172,6 +189,21 @@ impl Default for Config {
         let values = schema.defaults();
         Config::new(schema, values)
     }
+}
+
+/// One key as it is now.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyInEffect {
+    /// Its name.
+    pub name: String,
+    /// Its value, as in a file.
+    pub value: String,
+    /// Its default, as in a file.
+    pub default: String,
+    /// Whether they differ.
+    pub is_changed: bool,
+    /// When a change of it applies.
+    pub applies: Applies,
 }
 
 /// One key that a reload changes.

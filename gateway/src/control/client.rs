@@ -62,10 +62,18 @@ const HTTP_PORT: u16 = 15672;
 const HTTPS_PORT: u16 = 15671;
 
 impl Client {
+    /// To the gateway that `target` is about.
+    pub(super) async fn reach(layers: &Layers, target: &Target, must_run: bool) -> Result<Client, Failure> {
+        match &target.url {
+            Some(url) => Client::remote(url, target).await,
+            None => Client::connect(layers, target, must_run).await,
+        }
+    }
+
     /// To the gateway that runs on the configured data directory; if none does, to the directory itself, unless it
     /// `must_run`. One that runs is reached although its configuration has been broken since, or names files that only the
     /// gateway can read.
-    pub(super) async fn connect(layers: &Layers, target: &Target, must_run: bool) -> Result<Client, Failure> {
+    async fn connect(layers: &Layers, target: &Target, must_run: bool) -> Result<Client, Failure> {
         let path = api::socket::path(&layers.data_dir());
         match UnixStream::connect(&path).await {
             Ok(stream) => Client::over(stream, None, target).await,
@@ -110,7 +118,7 @@ impl Client {
     }
 
     /// To the management API at `url`.
-    pub(super) async fn remote(url: &str, target: &Target) -> Result<Client, Failure> {
+    async fn remote(url: &str, target: &Target) -> Result<Client, Failure> {
         let usage = |what: String| Failure::Usage(format!("--url {url}: {what}"));
         // A name and a password in an address would stand in every list of processes.
         let at = Url::parse(url).map_err(|what| {
@@ -365,6 +373,7 @@ impl Reply {
             .unwrap_or(reason)
             .to_owned();
         Err(match self.status {
+            StatusCode::BAD_REQUEST if self.body["error"] == "configuration_refused" => Failure::Configuration(reason),
             StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND if reason.starts_with("no such user") => {
                 Failure::NoSuchUser(reason)
             }

@@ -16,6 +16,7 @@ mod listing;
 mod messages;
 mod password;
 mod policy;
+mod process;
 mod rabbitmqctl;
 mod table;
 mod target;
@@ -49,6 +50,48 @@ pub enum Verb {
     },
     /// Say how a gateway that runs is: version, what there is, memory, disk, listeners
     Status {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Have a gateway that runs read its configuration, certificates and log file again, as SIGHUP does, and say what is different
+    ///
+    /// All or nothing. Exit code 78: something is wrong, which is told, and everything stays as it is.
+    Reload {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Have a gateway that runs go on in a new log file, after the old one was moved away
+    RotateLogs {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Set log.level of a gateway that runs, until its next reload or start
+    SetLogLevel {
+        #[command(flatten)]
+        target: Target,
+        /// Such as debug, or info,gatepost_mqtt=debug
+        level: String,
+    },
+    /// Stop a gateway that runs on this machine, and wait until it has stopped
+    Stop {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Wait until a gateway serves clients. Exit code 75: it does not within --timeout
+    AwaitStartup {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Print the configuration that a gateway runs with
+    Environment {
+        #[command(flatten)]
+        target: Target,
+        /// Only keys that differ from their defaults
+        #[arg(long)]
+        changed: bool,
+    },
+    /// Print what somebody needs who is to find out what is wrong: status, configuration, counts, and the newest lines of the log
+    Report {
         #[command(flatten)]
         target: Target,
     },
@@ -376,6 +419,8 @@ impl Verb {
     fn must_run(&self) -> bool {
         match self {
             Verb::List { list, .. } => list.must_run(),
+            Verb::Reload { .. } | Verb::RotateLogs { .. } | Verb::SetLogLevel { .. } | Verb::Stop { .. } => true,
+            Verb::AwaitStartup { .. } | Verb::Environment { .. } | Verb::Report { .. } => true,
             Verb::Ban { .. } | Verb::Ping { .. } | Verb::Status { .. } | Verb::Close { .. } => true,
             Verb::Publish { .. } | Verb::Get { .. } | Verb::Health { .. } | Verb::HealthCheck { .. } => true,
             _ => false,
@@ -386,6 +431,13 @@ impl Verb {
         match self {
             Verb::Ping { target }
             | Verb::Status { target }
+            | Verb::Reload { target }
+            | Verb::RotateLogs { target }
+            | Verb::SetLogLevel { target, .. }
+            | Verb::Stop { target }
+            | Verb::AwaitStartup { target }
+            | Verb::Environment { target, .. }
+            | Verb::Report { target }
             | Verb::List { target, .. }
             | Verb::Close { target, .. }
             | Verb::Publish { target, .. }
@@ -432,11 +484,14 @@ fn execute(verb: &Verb, mut layers: Layers) -> Result<Output, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Internal(format!("cannot start a runtime: {error}")))?;
     runtime.block_on(async {
-        let mut client = match &target.url {
-            Some(url) => Client::remote(url, target).await?,
-            None => Client::connect(&layers, target, verb.must_run()).await?,
+        if let Verb::AwaitStartup { .. } = verb {
+            return process::await_startup(&layers, target).await;
+        }
+        let mut client = Client::reach(&layers, target, verb.must_run()).await?;
+        let done = match verb {
+            Verb::Stop { .. } => process::stop(&layers, target, &mut client).await,
+            verb => ask(verb, &mut client).await,
         };
-        let done = ask(verb, &mut client).await;
         // What was changed is on the medium already. The lock goes with it.
         client.close().await;
         done
@@ -455,6 +510,11 @@ async fn ask(verb: &Verb, client: &mut Client) -> Result<Output, Failure> {
         Verb::Get { messages, .. } => messages::get(messages, client).await,
         Verb::Health { health, .. } => health::health(health, client).await,
         Verb::HealthCheck { check, unit, .. } => health::one(check, unit, client).await,
+        Verb::Reload { .. } => process::reload(client).await,
+        Verb::RotateLogs { .. } => process::rotate_logs(client).await,
+        Verb::SetLogLevel { level, .. } => process::set_log_level(level, client).await,
+        Verb::Environment { changed, .. } => process::environment(*changed, client).await,
+        Verb::Report { target } => process::report(target.format(), client).await,
         Verb::Ping { .. } => {
             client.get(&["whoami"]).await?;
             Ok(Output::Nothing)

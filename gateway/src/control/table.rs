@@ -15,6 +15,8 @@ pub(super) enum Output {
     },
     /// Facts about one thing, in this order.
     Facts(Vec<(&'static str, Value)>),
+    /// Text of its own form.
+    Text(String),
     /// The verdict of a check: an exit code, a line for people, the same for programs.
     Verdict {
         code: u8,
@@ -28,6 +30,7 @@ impl Output {
     pub(super) fn text(&self, format: Format, headings: bool) -> String {
         match self {
             Output::Nothing => String::new(),
+            Output::Text(text) => text.clone(),
             Output::Verdict { line, json, .. } => match format {
                 Format::Json => format!("{json:#}\n"),
                 _ => format!("{line}\n"),

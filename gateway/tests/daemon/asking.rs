@@ -115,7 +115,6 @@ fn ctl_exit_64_65_67_69_75() {
         (67, &["close", "user", "nobody"]),
         (69, &["status", "--url", "http://127.0.0.1:1"]),
         (0, &["--version"]),
-        (0, &["version"]),
         (0, &["--help"]),
     ] {
         let (code, out, err) = ctl(&gatepost, arguments);

@@ -25,6 +25,7 @@ mod memory;
 mod metrics;
 mod mqtt;
 mod operating;
+mod process;
 mod protection;
 mod proxy;
 mod quic;

@@ -1,0 +1,97 @@
+//! The process itself: `/api/gatepost/reload`, `/api/gatepost/log/level`, `/api/gatepost/log/rotate`, `/api/gatepost/stop` and
+//! `/api/gatepost/configuration`.
+
+use super::body::Body;
+use super::caller::{Caller, administrators};
+use super::{Answer, Api, Refusal, answer, done, stopping};
+use crate::logging;
+use crate::node::Node;
+use crate::reload::Request;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::middleware::from_fn;
+use axum::routing;
+use gatepost_core::keys::Applies;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// For administrators.
+pub(super) fn routes() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/api/gatepost/reload", routing::post(reload))
+        .route("/api/gatepost/log/level", routing::put(set_level))
+        .route("/api/gatepost/log/rotate", routing::post(rotate))
+        .route("/api/gatepost/stop", routing::post(stop))
+        .route("/api/gatepost/configuration", routing::get(configuration))
+        .route_layer(from_fn(administrators))
+}
+
+/// As SIGHUP does. Answers with what is different, and when it applies.
+async fn reload(State(node): Api) -> Answer {
+    let reloaded = node.desk.ask(Request::Reload).await.ok_or_else(stopping)?;
+    let changes = reloaded.map_err(|problems| {
+        let text = problems.join("\n");
+        Refusal::of(StatusCode::BAD_REQUEST, "configuration_refused", text)
+    })?;
+    let changes = changes.iter().map(|change| {
+        json!({
+            "key": change.name, "from": change.from, "to": change.to, "applies": when(change.applies),
+        })
+    });
+    answer(&json!({ "changes": changes.collect::<Vec<Value>>() }))
+}
+
+fn when(applies: Applies) -> &'static str {
+    match applies {
+        Applies::Now => "now",
+        Applies::NewConnections => "to new connections",
+        Applies::Restart => "after a restart",
+    }
+}
+
+/// `{"level": "debug"}`, until the next reload or start.
+async fn set_level(State(node): Api, body: Bytes) -> Answer {
+    let body = Body::parse(&body)?;
+    let level = body.required("level")?.to_owned();
+    if !logging::is_level(&level) {
+        return Err(Refusal::bad_request(format!(
+            "level: expected {}, found \"{level}\"",
+            logging::LEVELS
+        )));
+    }
+    let set = node.desk.ask(|answer| Request::SetLevel(level, answer)).await;
+    set.ok_or_else(stopping)?;
+    done()
+}
+
+/// Goes on in a new file of the same name.
+async fn rotate(State(node): Api) -> Answer {
+    let rotated = node.desk.ask(Request::RotateLogs).await.ok_or_else(stopping)?;
+    rotated.map_err(Refusal::bad_request)?;
+    done()
+}
+
+/// As SIGTERM does. By the control socket alone: nobody stops a gateway from elsewhere.
+async fn stop(caller: Caller, State(node): Api) -> Answer {
+    if !caller.is_operator() {
+        return Err(Refusal::not_authorised("A gateway is stopped by its control socket"));
+    }
+    node.desk.stop();
+    answer(&json!({ "pid": std::process::id() }))
+}
+
+/// The keys in effect. No key holds a secret itself: they name files that do.
+async fn configuration(State(node): Api) -> Answer {
+    let keys = node.config().in_effect().into_iter().map(|key| {
+        json!({
+            "key": key.name,
+            "value": key.value,
+            "default": key.default,
+            "changed": key.is_changed,
+            "change_applies": when(key.applies),
+        })
+    });
+    answer(&keys.collect())
+}
