@@ -1,24 +1,30 @@
 //! `/api/overview`, `/api/whoami` and what else there is one of.
 
-use super::caller::Caller;
+use super::body::Body;
+use super::caller::{Caller, administrators};
 use super::fields::Fields;
 use super::rates::{Figure, NodeHistory, NodeSample, Spans, clients};
 use super::view::View;
-use super::{Answer, Api, answer};
+use super::{Answer, Api, answer, done};
+use crate::directory::parameters::CLUSTER_NAME;
 use crate::node::Node;
 use crate::vhost::Vhost;
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::State;
+use axum::middleware::from_fn;
 use axum::routing;
 use gatepost_core::engine::Counters;
+use gatepost_core::properties::Value;
 use serde_json::json;
 use std::sync::Arc;
 
 pub(super) fn routes() -> Router<Arc<Node>> {
+    let name_cluster = routing::put(set_cluster_name).route_layer(from_fn(administrators));
     Router::new()
         .route("/api/overview", routing::get(get))
         .route("/api/whoami", routing::get(whoami))
-        .route("/api/cluster-name", routing::get(cluster_name))
+        .route("/api/cluster-name", name_cluster.get(cluster_name))
         .route("/api/extensions", routing::get(none))
         .route("/api/feature-flags", routing::get(none))
         .route("/api/deprecated-features", routing::get(none))
@@ -51,7 +57,7 @@ async fn get(caller: Caller, view: View, State(node): Api) -> Answer {
     view.object(|fields| {
         write_names(fields, &node);
         fields.text("node", &config.node.name);
-        fields.text("cluster_name", &config.node.cluster_name);
+        fields.text("cluster_name", &node.cluster_name());
         fields.count("uptime", node.started.elapsed().as_millis());
         write_exchange_types(fields);
         fields.object("message_stats", |fields| {
@@ -206,7 +212,15 @@ async fn whoami(caller: Caller) -> Answer {
 }
 
 async fn cluster_name(State(node): Api) -> Answer {
-    answer(&json!({ "name": node.config().node.cluster_name }))
+    answer(&json!({ "name": node.cluster_name() }))
+}
+
+/// Outlives a restart, and goes before the configuration's name.
+async fn set_cluster_name(State(node): Api, body: Bytes) -> Answer {
+    let body = Body::parse(&body)?;
+    let name = body.required("name")?;
+    node.set_global_parameter(CLUSTER_NAME, Value::text(name)).await?;
+    done()
 }
 
 /// There is nothing of the kind.

@@ -1,4 +1,4 @@
-//! Verbs: global parameters. The node only stores them, for people and their tools.
+//! Verbs: global parameters. The node stores them for people and their tools, and uses one, the cluster's name.
 
 use super::{DirectoryError, NAME_MAX, Put};
 use crate::node::Node;
@@ -10,7 +10,17 @@ use gatepost_core::store::VhostId;
 const GLOBALS_MAX: usize = 1024;
 const VALUE_BYTES_MAX: usize = 16 << 10;
 
+/// Where RabbitMQ keeps the name of a cluster that was named while it ran.
+pub(crate) const CLUSTER_NAME: &str = "cluster_name";
+
 impl Node {
+    /// The name shown as the cluster's: the one that was set while the node ran, or that of the configuration.
+    pub(crate) fn cluster_name(&self) -> String {
+        let people = self.directory.people.read();
+        let set = people.globals.get(CLUSTER_NAME).and_then(Value::as_str);
+        set.map_or_else(|| self.config().node.cluster_name.clone(), str::to_owned)
+    }
+
     /// Sets a global parameter.
     ///
     /// # Errors

@@ -471,7 +471,7 @@ fn interop(page: &mut Page, node: &Node) {
 /// The identity metric, which dashboards made for RabbitMQ join on.
 fn identity(page: &mut Page, node: &Node, endpoint: &str) {
     let config = node.config();
-    let (name, cluster) = (&*config.node.name, &*config.node.cluster_name);
+    let (name, cluster) = (&*config.node.name, &*node.cluster_name());
     let labels = [
         ("rabbitmq_node", name),
         ("rabbitmq_cluster", cluster),

@@ -467,6 +467,41 @@ def a_salted_sha_512_needs_no_name():
 
 
 @case
+def a_cluster_is_named_while_it_runs():
+    before = ADMIN.get("/api/cluster-name")["name"]
+    ADMIN.put("/api/cluster-name", {"name": "plant"}, expect=204)
+    try:
+        equal(ADMIN.get("/api/cluster-name"), {"name": "plant"})
+        equal(ADMIN.get("/api/overview")["cluster_name"], "plant")
+        assert {"name": "cluster_name", "value": "plant"} in ADMIN.get("/api/global-parameters")
+        equal(ADMIN.ask("PUT", "/api/cluster-name", {}).status, 400)
+    finally:
+        ADMIN.put("/api/cluster-name", {"name": before}, expect=204)
+
+
+@case
+def limits_of_vhosts_are_parameters():
+    vhost = unique("v")
+    ADMIN.put(f"/api/vhosts/{vhost}")
+    path = f"/api/parameters/vhost-limits/{vhost}/limits"
+    ADMIN.get(path, expect=404)
+    ADMIN.put(path, {"value": {"max-queues": 5, "max-connections": 7}}, expect=201)
+    equal(ADMIN.get(f"/api/vhost-limits/{vhost}"), [{"vhost": vhost, "value": {"max-queues": 5, "max-connections": 7}}])
+    ADMIN.put(path, {"value": {"max-queues": 1}}, expect=204)
+    one = {"vhost": vhost, "component": "vhost-limits", "name": "limits", "value": {"max-queues": 1}}
+    equal(ADMIN.get(path), one)
+    equal(ADMIN.get(f"/api/parameters/vhost-limits/{vhost}"), [one])
+    assert one in ADMIN.get("/api/parameters/vhost-limits") and one in ADMIN.get("/api/parameters")
+    equal(ADMIN.get(f"/api/parameters/nosuch/{vhost}"), [])
+    ADMIN.put(f"/api/queues/{vhost}/q", {}, expect=201)
+    equal(ADMIN.ask("PUT", f"/api/queues/{vhost}/r", {}).status, 400)
+    ADMIN.delete(path)
+    ADMIN.get(path, expect=404)
+    ADMIN.put(f"/api/queues/{vhost}/r", {}, expect=201)
+    ADMIN.delete(f"/api/vhosts/{vhost}")
+
+
+@case
 def rebalancing_the_queues_of_one_node_moves_nothing():
     ADMIN.post("/api/rebalance/queues", expect=204)
 
