@@ -196,6 +196,11 @@ impl InProcess {
         visited.more || visited.applied == Applied::Some
     }
 
+    /// Whether retained messages that a subscription of its session asked for are still to come.
+    pub fn replays(&self, engine: &Engine) -> bool {
+        engine.replays(self.link)
+    }
+
     /// The next event taken.
     pub fn poll(&mut self) -> Option<Event> {
         self.events.pop_front()

@@ -606,6 +606,11 @@ impl Engine {
         }
     }
 
+    /// Whether a link is still to be sent retained messages that its session's subscriptions asked for.
+    pub fn replays(&self, link: Link) -> bool {
+        self.links.get(link).is_some_and(|l| l.replays.is_some())
+    }
+
     /// What a link's socket has carried, as of its last visit.
     pub fn carried(&self, link: Link) -> Option<Carried> {
         self.links.get(link).map(|l| l.carried)

@@ -300,12 +300,21 @@ async fn delete_of_user(caller: Caller, State(node): Api, headers: HeaderMap, Pa
 /// Bytes of a reason that its client is told.
 const REASON_MAX: usize = 200;
 
+/// As much of a reason as fits.
+fn beginning(reason: &str) -> &str {
+    let mut ends = (0..=REASON_MAX.min(reason.len())).rev();
+    let end = ends.find(|end| reason.is_char_boundary(*end));
+    end.and_then(|end| reason.get(..end)).unwrap_or_default()
+}
+
 fn close(caller: &Caller, node: &Node, connection: &Connection, headers: &HeaderMap) -> Result<(), Refusal> {
     if !caller.is_administrator() && connection.user != *caller.name() {
         return Err(Refusal::not_authorised("User not authorised to access object"));
     }
-    let reason = headers.get("x-reason").and_then(|reason| reason.to_str().ok());
-    let reason = reason.filter(|reason| !reason.is_empty() && reason.len() <= REASON_MAX);
+    // Browsers and tools send what is not ASCII as UTF-8.
+    let reason = headers.get("x-reason");
+    let reason = reason.and_then(|reason| std::str::from_utf8(reason.as_bytes()).ok());
+    let reason = reason.map(beginning).filter(|reason| !reason.is_empty());
     let vhost = node.vhost(&connection.vhost).ok_or_else(Refusal::not_found)?;
     vhost.enter(|engine| engine.end_link(connection.link, reason.map(Name::from)));
     let (name, by) = (&connection.name, caller.name());

@@ -8,6 +8,10 @@ pub(super) struct Origins {
     allowed: Option<HeaderValue>,
 }
 
+/// How a browser says where a request comes from, seen from where it goes to.
+const FETCH_SITE: &str = "sec-fetch-site";
+/// How a reverse proxy says which host it was asked for.
+const FORWARDED_HOST: &str = "x-forwarded-host";
 /// Seconds for which a browser need not ask again.
 const MAX_AGE: &str = "1800";
 
@@ -26,17 +30,28 @@ impl Origins {
 
     /// Whether the request comes from a page of another server that is not allowed. A browser sends the password that it
     /// remembers with such a request, and asks nobody first where it looks like a form.
+    ///
+    /// A reverse proxy may change `Host`. What it passes on then tells the console's own page from others: the browser's word
+    /// for that, or the host that the proxy was asked for. No page of another server can set either of them, unless
+    /// [`Origins::preflight`] has allowed it.
     pub(super) fn is_strange(&self, headers: &HeaderMap) -> bool {
         let Some(origin) = headers.get(header::ORIGIN) else {
             return false;
         };
-        let host = headers.get(header::HOST).map(HeaderValue::as_bytes);
+        if headers.get(FETCH_SITE).is_some_and(|site| site == "same-origin") {
+            return false;
+        }
         let origin = origin.as_bytes();
         let authority = origin
             .windows(3)
             .position(|part| part == b"://")
             .and_then(|at| origin.get(at + 3..));
-        self.allowed.is_none() && (authority.is_none() || authority != host)
+        let hosts = [headers.get(FORWARDED_HOST), headers.get(header::HOST)];
+        let is_own = hosts
+            .into_iter()
+            .flatten()
+            .any(|host| Some(host.as_bytes()) == authority);
+        self.allowed.is_none() && !is_own
     }
 
     /// Tells the browser that the page may read the answer.

@@ -15,7 +15,7 @@ use super::ui;
 use super::{JSON, NO_CACHE, Refusal};
 use crate::config::Config;
 use crate::http;
-use crate::http::bounded::{CameFrom, Waiting};
+use crate::http::bounded::{CameFrom, OverTls, Waiting};
 use crate::logging::lines::LineKind;
 use crate::logging::shown;
 use crate::node::Node;
@@ -77,6 +77,9 @@ async fn enter(State(door): State<Arc<Door>>, request: Request) -> Response {
         Ok(response) | Err(response) => response,
     };
     origins.allow(response.headers_mut());
+    if door.entrance == Entrance::Network {
+        ui::protect(response.headers_mut());
+    }
     response
 }
 
@@ -84,7 +87,11 @@ impl Door {
     /// # Errors
     /// Why it goes no further, as it is answered.
     async fn pass(&self, config: &Config, origins: &Origins, mut request: Request) -> Result<Response, Response> {
-        let path = trimmed(request.uri().path(), &config.management.path_prefix);
+        let prefix = &config.management.path_prefix;
+        if config.management.ui && !prefix.is_empty() && request.uri().path() == prefix {
+            return Ok(into_prefix(prefix));
+        }
+        let path = trimmed(request.uri().path(), prefix);
         let path = path.ok_or_else(|| Refusal::not_found().into_response())?;
         if let Some(uri) = with_path(request.uri(), path) {
             *request.uri_mut() = uri;
@@ -173,7 +180,8 @@ impl Door {
             Method::POST => {
                 let caller = self.log_in(request).await?;
                 let now = self.node.clock.now().monotonic;
-                self.sessions.open(self.node.standing(caller.name()), now, path)
+                let standing = self.node.standing(caller.name());
+                self.sessions.open(standing, now, path, is_over_tls(request))
             }
             Method::DELETE => self.sessions.end(&request.headers, path),
             _ => return Err((StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "DELETE, POST")]).into_response()),
@@ -300,6 +308,13 @@ async fn run(routes: &TowerToHyperService<Router>, request: Request) -> Response
     }
 }
 
+/// To the slash behind the prefix: the console's files are named from there. The address is relative, so that it is right also
+/// behind a proxy that has a prefix of its own.
+fn into_prefix(prefix: &str) -> Response {
+    let last = prefix.rsplit('/').next().unwrap_or_default();
+    (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, format!("{last}/"))]).into_response()
+}
+
 /// The path behind the prefix, without a slash at its end. `None`: it has another prefix.
 fn trimmed<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     let path = path.strip_prefix(prefix)?;
@@ -317,6 +332,14 @@ fn with_path(uri: &Uri, path: &str) -> Option<Uri> {
     }
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     format!("{path}{query}").parse().ok()
+}
+
+/// Whether the browser came over TLS, to us or to the proxy before us. Who lies about that has a cookie that its own browser
+/// does not send.
+fn is_over_tls(request: &Parts) -> bool {
+    let forwarded = request.headers.get("x-forwarded-proto");
+    request.extensions.get().is_some_and(|OverTls(over_tls)| *over_tls)
+        || forwarded.is_some_and(|scheme| scheme == "https")
 }
 
 /// A user and its password, or nobody and a token.

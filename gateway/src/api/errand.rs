@@ -25,6 +25,8 @@ pub(crate) struct Errand {
     bell: Arc<Bell>,
     /// Its last visit has more to do.
     more: bool,
+    /// Retained messages that its subscription asked for are still to come.
+    replays: bool,
 }
 
 #[derive(Default)]
@@ -67,6 +69,7 @@ impl Errand {
             connection,
             bell,
             more: true,
+            replays: false,
         })
     }
 
@@ -82,27 +85,53 @@ impl Errand {
     /// The engine ends the connection: the vhost is deleted, or the gateway stops.
     pub(crate) async fn next(&mut self) -> Result<Event, Fault> {
         loop {
+            if let Some(event) = self.taken()? {
+                return Ok(event);
+            }
+            self.visit_again().await?;
+        }
+    }
+
+    /// As [`Errand::next`], after a `Subscribe`: `None` once all retained messages that it asked for have come.
+    ///
+    /// # Errors
+    /// As [`Errand::next`].
+    pub(crate) async fn next_of_replay(&mut self) -> Result<Option<Event>, Fault> {
+        loop {
+            if let Some(event) = self.taken()? {
+                return Ok(Some(event));
+            }
+            if !self.more && !self.replays {
+                return Ok(None);
+            }
+            self.visit_again().await?;
+        }
+    }
+
+    /// What the last visit took.
+    fn taken(&mut self) -> Result<Option<Event>, Fault> {
+        loop {
             match self.connection.poll() {
-                Some(Event::Flow(pressure)) => {
-                    self.meet(pressure)?;
-                    continue;
-                }
+                Some(Event::Flow(pressure)) => self.meet(pressure)?,
                 Some(Event::Closed(why)) => {
                     let text = format!("the vhost does not answer any more: {why:?}");
                     return Err(Fault::new(FaultKind::ResourceError, text));
                 }
-                Some(event) => return Ok(event),
-                None => {}
+                event => return Ok(event),
             }
-            if self.more {
-                // Others have their turns between two holds.
-                tokio::task::yield_now().await;
-            } else if tokio::time::timeout(SILENCE_MAX, self.bell.0.notified()).await.is_err() {
-                let text = "the vhost has not answered in time".to_owned();
-                return Err(Fault::new(FaultKind::ResourceError, text));
-            }
-            self.visit();
         }
+    }
+
+    async fn visit_again(&mut self) -> Result<(), Fault> {
+        if self.more {
+            // Others have their turns between two holds.
+            tokio::task::yield_now().await;
+        } else if tokio::time::timeout(SILENCE_MAX, self.bell.0.notified()).await.is_err() {
+            let text = "the vhost has not answered in time".to_owned();
+            return Err(Fault::new(FaultKind::ResourceError, text));
+        }
+        self.visit();
+        Ok(())
     }
 
     /// Publishers have to wait. A request is told so: whoever sent it can wait better than it could.
@@ -125,7 +154,10 @@ impl Errand {
     fn visit(&mut self) {
         let Errand { node, connection, .. } = self;
         let now = node.clock.now();
-        self.more = self.vhost.enter(|engine| connection.visit(engine, now));
+        (self.more, self.replays) = self.vhost.enter(|engine| {
+            let more = connection.visit(engine, now);
+            (more, connection.replays(engine))
+        });
     }
 
     /// Sends one command and returns its answer.

@@ -50,7 +50,8 @@ impl Columns {
         }
     }
 
-    fn within(&self, key: &str) -> Option<&Columns> {
+    /// What is wanted within that member. `None`: it is not wanted.
+    pub(super) fn within(&self, key: &str) -> Option<&Columns> {
         match self {
             Columns::All => Some(&ALL),
             Columns::Only(members) => members.iter().find(|(name, _)| name == key).map(|(_, within)| within),

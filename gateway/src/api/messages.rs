@@ -47,14 +47,7 @@ async fn publish(
     let payload = payload(&body)?;
     let members = body.members("properties")?;
     let members = members.ok_or_else(|| Refusal::bad_request("key_missing: properties"))?;
-    let max = node.config().limits.max_message_size.bytes();
-    if payload.len() > max {
-        let text = format!(
-            "message size {} is larger than configured max size {max}",
-            payload.len()
-        );
-        return Err(Refusal::bad_request(text));
-    }
+    within_limit(&payload, &node)?;
     let exchange = if exchange == DEFAULT { "" } else { &exchange };
     short("exchange", exchange)?;
     short("routing_key", key)?;
@@ -79,6 +72,16 @@ async fn publish(
     }
 }
 
+/// Checks that a message may be so large.
+pub(super) fn within_limit(payload: &[u8], node: &Node) -> Result<(), Refusal> {
+    let (size, max) = (payload.len(), node.config().limits.max_message_size.bytes());
+    if size > max {
+        let text = format!("message size {size} is larger than configured max size {max}");
+        return Err(Refusal::bad_request(text));
+    }
+    Ok(())
+}
+
 /// Checks that AMQP consumers can be sent `text`: names, routing keys and properties are short strings there (AMQP 0-9-1
 /// 4.2.5.3).
 fn short(field: &str, text: &str) -> Result<(), Refusal> {
@@ -90,7 +93,8 @@ fn short(field: &str, text: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn payload(body: &Body) -> Result<Vec<u8>, Refusal> {
+/// The body of a message that is to be published.
+pub(super) fn payload(body: &Body) -> Result<Vec<u8>, Refusal> {
     let payload = body.required("payload")?;
     match body.required("payload_encoding")? {
         "string" => Ok(payload.as_bytes().to_vec()),
@@ -220,11 +224,7 @@ async fn get(caller: Caller, State(node): Api, Path((vhost, queue)): Path<(Strin
 fn shape(delivery: &Delivery, remaining: u32, as_text: bool, truncate: usize, codecs: &Codecs) -> Value {
     let message = &delivery.message;
     let body = message.body();
-    let shown = body.get(..truncate).unwrap_or(body);
-    let (payload, encoding) = match std::str::from_utf8(shown) {
-        Ok(text) if as_text => (text.to_owned(), "string"),
-        _ => (STANDARD.encode(shown), "base64"),
-    };
+    let (payload, encoding) = in_json(body, as_text, truncate);
     let key = topic::translate(message.key(), message.envelope().dialect, Dialect::Dot);
     json!({
         "payload_bytes": body.len(),
@@ -238,7 +238,16 @@ fn shape(delivery: &Delivery, remaining: u32, as_text: bool, truncate: usize, co
     })
 }
 
-fn shown_properties(message: &Message, codecs: &Codecs) -> Value {
+/// A body, and its encoding: text as it is, if it is text and `as_text`.
+pub(super) fn in_json(body: &[u8], as_text: bool, truncate: usize) -> (String, &'static str) {
+    let shown = body.get(..truncate).unwrap_or(body);
+    match std::str::from_utf8(shown) {
+        Ok(text) if as_text => (text.to_owned(), "string"),
+        _ => (STANDARD.encode(shown), "base64"),
+    }
+}
+
+pub(super) fn shown_properties(message: &Message, codecs: &Codecs) -> Value {
     let p = message.properties(codecs);
     let text = |name: &Option<gatepost_core::properties::Name>| name.as_ref().map(|name| Value::from(&**name));
     let reply_to = p.reply_to.as_ref().map(|to| match to {

@@ -39,6 +39,7 @@ mod properties_key;
 mod query;
 mod queues;
 pub(crate) mod rates;
+mod retained;
 mod sessions;
 pub(crate) mod socket;
 mod table;
@@ -92,6 +93,7 @@ pub(crate) fn router(node: Arc<Node>, entrance: Entrance) -> Router {
         .merge(process::routes())
         .merge(moving::routes())
         .merge(mqtt::routes())
+        .merge(retained::routes())
         .fallback(|| async { Refusal::not_found() })
         // The door has read the body, and held it against its limit.
         .layer(DefaultBodyLimit::disable())

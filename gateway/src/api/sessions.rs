@@ -30,8 +30,8 @@ struct Open {
 }
 
 impl Sessions {
-    /// Opens one, and returns the cookie.
-    pub(super) fn open(&self, standing: Standing, now: Time, path: &str) -> Option<HeaderValue> {
+    /// Opens one, and returns the cookie. `is_secure`: the browser is to send it over TLS only.
+    pub(super) fn open(&self, standing: Standing, now: Time, path: &str, is_secure: bool) -> Option<HeaderValue> {
         let mut bytes = [0; 32];
         SystemRandom::new().fill(&mut bytes).ok()?;
         let token = bytes.iter().fold(String::new(), |mut text, byte| {
@@ -46,7 +46,7 @@ impl Sessions {
                 open.remove(&oldest);
             }
         }
-        let cookie = cookie(&token, path);
+        let cookie = cookie(&token, path, is_secure);
         open.insert(token, Open { standing, used: now });
         cookie
     }
@@ -72,8 +72,12 @@ impl Sessions {
 }
 
 /// `SameSite`: no other page makes a browser send it.
-fn cookie(token: &str, path: &str) -> Option<HeaderValue> {
-    HeaderValue::try_from(format!("{COOKIE}={token}; Path={path}; HttpOnly; SameSite=Strict")).ok()
+fn cookie(token: &str, path: &str, is_secure: bool) -> Option<HeaderValue> {
+    let secure = if is_secure { "; Secure" } else { "" };
+    HeaderValue::try_from(format!(
+        "{COOKIE}={token}; Path={path}; HttpOnly; SameSite=Strict{secure}"
+    ))
+    .ok()
 }
 
 fn token(headers: &HeaderMap) -> Option<&str> {
@@ -100,7 +104,7 @@ mod tests {
     fn a_session_lasts_while_it_is_used() {
         let sessions = Sessions::default();
         let at = |hour: u64| Time(hour * HOUR_MS);
-        let cookie = sessions.open(Standing::default(), at(1), "/").expect("a cookie");
+        let cookie = sessions.open(Standing::default(), at(1), "/", false).expect("a cookie");
         assert!(sessions.of(&with(&cookie), at(8)).is_some());
         assert!(sessions.of(&with(&cookie), at(15)).is_some());
         assert!(sessions.of(&with(&cookie), at(24)).is_none());
@@ -110,8 +114,14 @@ mod tests {
     #[test]
     fn a_session_that_was_ended_is_gone() {
         let sessions = Sessions::default();
-        let cookie = sessions.open(Standing::default(), Time(0), "/gp").expect("a cookie");
-        assert!(cookie.to_str().is_ok_and(|text| text.contains("Path=/gp; HttpOnly")));
+        let cookie = sessions
+            .open(Standing::default(), Time(0), "/gp", true)
+            .expect("a cookie");
+        assert!(
+            cookie
+                .to_str()
+                .is_ok_and(|text| text.ends_with("Path=/gp; HttpOnly; SameSite=Strict; Secure"))
+        );
         sessions.end(&with(&cookie), "/gp");
         assert!(sessions.of(&with(&cookie), Time(0)).is_none());
     }
@@ -121,7 +131,7 @@ mod tests {
         let sessions = Sessions::default();
         let at = |n: usize| Time(n as u64);
         let cookies: Vec<HeaderValue> = (0..=SESSIONS_MAX)
-            .filter_map(|n| sessions.open(Standing::default(), at(n), "/"))
+            .filter_map(|n| sessions.open(Standing::default(), at(n), "/", false))
             .collect();
         assert!(sessions.of(&with(&cookies[0]), at(2000)).is_none());
         assert!(sessions.of(&with(&cookies[1]), at(2000)).is_some());

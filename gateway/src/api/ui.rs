@@ -3,7 +3,7 @@
 //! Everybody gets them: what they show comes from the API, which asks who one is.
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
 struct File {
@@ -19,11 +19,30 @@ const FILES: &[File] = include!(concat!(env!("OUT_DIR"), "/ui.rs"));
 const POLICY: &str =
     "default-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
+/// For answers that are no page: a browser that is led to one shows text, and runs nothing in it.
+const POLICY_OF_DATA: &str = "default-src 'none'; frame-ancestors 'none'";
+
+/// Tells browsers what no answer is for: to be guessed at, framed, or shared with another server's windows.
+pub(super) fn protect(headers: &mut HeaderMap) {
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    let policy = HeaderValue::from_static(POLICY_OF_DATA);
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(policy);
+}
+
 /// The file at that path, if there is one.
 pub(super) fn file(path: &str, headers: &HeaderMap) -> Option<Response> {
     let path = if path == "/" { "/index.html" } else { path };
     let file = FILES.iter().find(|file| file.path == path)?;
     let fresh = [
+        // Also with a 304, or the entry that is fresh again would have the policy of data.
+        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
         (header::ETAG, HeaderValue::from_static(file.etag)),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
     ];
@@ -36,9 +55,6 @@ pub(super) fn file(path: &str, headers: &HeaderMap) -> Option<Response> {
     let about = [
         (header::CONTENT_TYPE, file.media_type),
         (header::CONTENT_ENCODING, "gzip"),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
     ];
     Some((fresh, about, Body::from(file.gzip)).into_response())
 }

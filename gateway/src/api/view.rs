@@ -93,6 +93,16 @@ impl View {
         Ok(sent(out))
     }
 
+    /// Whether rows are to have that member.
+    pub(super) fn wants(&self, member: &str) -> bool {
+        self.columns.within(member).is_some()
+    }
+
+    /// Whether a page is asked for, and not the whole list.
+    pub(super) fn has_page(&self) -> bool {
+        self.page.is_some()
+    }
+
     /// One object.
     pub(super) fn one(&self, row: &impl Row) -> Answer {
         self.object(|fields| row.write(fields, &self.spans))

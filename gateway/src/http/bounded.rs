@@ -52,6 +52,10 @@ pub(crate) struct CameFrom(pub SocketAddr);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AtLoopback(pub bool);
 
+/// Whether the request came over TLS.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OverTls(pub bool);
+
 /// A connection's place among the open ones. A new connection may take it over.
 #[derive(Debug, Default)]
 struct Place {
@@ -117,6 +121,7 @@ async fn connection(
     place: Arc<Place>,
 ) {
     let at_loopback = stream.local_addr().is_ok_and(|at| at.ip().to_canonical().is_loopback());
+    let over_tls = port.is_some();
     let stream = tokio::select! {
         stream = HttpStream::open(stream, port) => stream,
         () = tokio::time::sleep(bounds.head_timeout) => return,
@@ -136,6 +141,7 @@ async fn connection(
             let mut request = request.map(Body::new);
             let extensions = request.extensions_mut();
             extensions.insert(AtLoopback(at_loopback));
+            extensions.insert(OverTls(over_tls));
             extensions.insert(CameFrom(from));
             extensions.insert(Waiting(Arc::clone(&place)));
             let answer = router.call(request).await;

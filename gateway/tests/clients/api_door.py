@@ -168,5 +168,50 @@ def probes_need_no_credentials():
         equal(Api(None).ask("GET", path).status, 200, path)
 
 
+@case(differs="rabbitmq")
+def the_consoles_own_page_is_known_behind_a_proxy():
+    name = unique("v")
+    path, origin = f"/api/vhosts/{name}", {"origin": "https://gate.example", "host": "upstream:15672"}
+    equal(ADMIN.ask("PUT", path, "{}", origin).status, 403)
+    for said in ({"x-forwarded-host": "gate.example"}, {"sec-fetch-site": "same-origin"}):
+        assert ADMIN.ask("PUT", path, "{}", {**origin, **said}).status in (201, 204), said
+    for said in ({"x-forwarded-host": "evil.example"}, {"sec-fetch-site": "same-site"}, {"sec-fetch-site": "cross-site"}):
+        equal(ADMIN.ask("PUT", path, "{}", {**origin, **said}).status, 403, str(said))
+    ADMIN.delete(path)
+
+
+@case(differs="rabbitmq")
+def every_answer_tells_browsers_what_it_is_not_for():
+    for path, api in (("/", Api(None)), ("/app.js", Api(None)), ("/api/whoami", ADMIN), ("/api/whoami", Api(None)), ("/nothing", ADMIN)):
+        answer = api.ask("GET", path)
+        equal(answer.headers["x-content-type-options"], "nosniff", path)
+        equal((answer.headers["x-frame-options"], answer.headers["referrer-policy"]), ("DENY", "no-referrer"), path)
+        policy = answer.headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in policy and "unsafe" not in policy, policy
+        assert policy.startswith("default-src 'self'" if api.headers == {} and "api" not in path else "default-src 'none'"), (path, policy)
+    first = Api(None).ask("GET", "/")
+    again = Api(None).ask("GET", "/", headers={"if-none-match": first.headers["etag"]})
+    equal((again.status, again.headers["content-security-policy"]), (304, first.headers["content-security-policy"]))
+
+
+@case(differs="rabbitmq")
+def a_session_begins_with_a_password_and_ends_with_a_logout():
+    name = unique("browser")
+    api = user(name, "management")
+    answer = api.ask("POST", "/api/session")
+    equal(answer.status, 204)
+    cookie = answer.headers["set-cookie"]
+    equal(cookie.split("; ")[1:], ["Path=/", "HttpOnly", "SameSite=Strict"])
+    assert api.ask("POST", "/api/session", headers={"x-forwarded-proto": "https"}).headers["set-cookie"].endswith("; Secure")
+    session = {"cookie": cookie.split(";")[0]}
+    equal(Api(None).ask("GET", "/api/whoami", headers=session).json["name"], name)
+    equal(Api(None).ask("DELETE", "/api/session", headers=session).status, 204)
+    equal(Api(None).ask("GET", "/api/whoami", headers=session).status, 401)
+    # The console asks for the password itself: without this header, no browser does.
+    answer = Api(None).ask("GET", "/api/whoami", headers={**session, "x-requested-with": "gatepost"})
+    equal((answer.status, answer.headers["www-authenticate"]), (401, None))
+    equal(Api(name, "wrong").ask("POST", "/api/session").json["reason"], "Login failed")
+
+
 if __name__ == "__main__":
     main()

@@ -26,15 +26,67 @@ fn what_runs_is_shown_as_rabbitmq_shows_it() {
     python(&mut Gatepost::with(2, ""), "api_reading.py");
 }
 
+#[test]
+fn sessions_and_retained_messages_are_shown_and_changed() {
+    python(&mut Gatepost::with(2, ""), "api_mqtt.py");
+}
+
+#[test]
+fn retained_messages_are_read_from_the_log() {
+    python(&mut Gatepost::with(1, ""), "api_retained_restart.py");
+}
+
+/// Behind a prefix the console's files are named from the slash that follows it, and a browser gets the cookie for it alone.
+#[test]
+fn the_console_works_behind_a_prefix() {
+    let gatepost = Gatepost::with(1, "[management]\npath_prefix = \"/tools/gate\"\n");
+    let answer = ask(&gatepost, "/tools/gate");
+    assert!(answer.starts_with("HTTP/1.1 308"), "{answer}");
+    assert!(answer.to_lowercase().contains("location: gate/\r\n"), "{answer}");
+    assert!(ask_by("HEAD", &gatepost, "/tools/gate/").contains("content-type: text/html"));
+    assert!(ask(&gatepost, "/tools/gate/api/whoami").starts_with("HTTP/1.1 200"));
+    for elsewhere in ["/", "/api/whoami", "/tools/gateway"] {
+        assert!(ask(&gatepost, elsewhere).starts_with("HTTP/1.1 404"), "{elsewhere}");
+    }
+}
+
 /// The answer to a request of `guest`, head and body.
 fn ask(gatepost: &Gatepost, path: &str) -> String {
+    ask_by("GET", gatepost, path)
+}
+
+fn ask_by(method: &str, gatepost: &Gatepost, path: &str) -> String {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, gatepost.management)).expect("connected");
     stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit");
-    let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {GUEST}\r\nConnection: close\r\n\r\n");
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {GUEST}\r\nConnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).expect("sent");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
     answer
+}
+
+/// Whoever tries passwords at the console's login is banned like whoever tries them elsewhere.
+#[test]
+fn passwords_tried_at_the_consoles_login_count_for_a_ban() {
+    let settings = "[protection]\nexempt = []\nlogin_failures_free = 100\nlogin_failures_max = 3\nlogin_ban = \"1h\"\n";
+    let gatepost = Gatepost::with(1, settings);
+    let attempt = || {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, gatepost.management)).expect("connected");
+        // Z3Vlc3Q6d3Jvbmc=: guest:wrong.
+        let head = "POST /api/session HTTP/1.1\r\nHost: x\r\nAuthorization: Basic Z3Vlc3Q6d3Jvbmc=\r\n\
+                    Content-Length: 0\r\nConnection: close\r\n\r\n";
+        let mut answer = String::new();
+        // Who is banned is closed before it can ask.
+        let _ = stream
+            .write_all(head.as_bytes())
+            .and_then(|()| stream.read_to_string(&mut answer));
+        answer
+    };
+    for _ in 0..3 {
+        assert!(attempt().starts_with("HTTP/1.1 401"));
+    }
+    assert_eq!(attempt(), "");
+    assert!(gatepost.log().contains("address banned: too many failed logins"));
 }
 
 /// More connections than there are places, each with half a request: they give way to whoever asks.
