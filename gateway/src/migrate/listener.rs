@@ -1,13 +1,13 @@
-//! One listener: its options in Mosquitto, its section here.
+//! A listener: Mosquitto's options, translated to a section of ours.
 
 use super::source::Line;
 use std::fmt::Write as _;
 
-/// What `listener PORT` and the options behind it say.
+/// The options of a `listener PORT`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Listener {
     pub port: String,
-    /// Where it listens: an address, a path, or nothing for everywhere.
+    /// An address, a path of a Unix socket, or empty for all addresses.
     pub address: String,
     websockets: bool,
     max_connections: Option<u64>,
@@ -23,7 +23,7 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// One of MQTT, without TLS.
+    /// A listener for MQTT without TLS.
     pub(super) fn at(port: &str, address: &str) -> Listener {
         Listener {
             port: port.to_owned(),
@@ -32,7 +32,7 @@ impl Listener {
         }
     }
 
-    /// Takes an option that belongs to a listener. `Ok(false)`: it does not.
+    /// Takes an option of a listener. `Ok(false)`: it is not a listener's option.
     pub(super) fn take(&mut self, line: &Line) -> Result<bool, String> {
         let value = line.value.as_str();
         match line.option.as_str() {
@@ -41,7 +41,7 @@ impl Listener {
                 "websockets" => self.websockets = true,
                 other => return Err(format!("the protocol {other} is not spoken")),
             },
-            // -1, Mosquitto's default, is any number.
+            // -1, Mosquitto's default, means no limit and does not parse.
             "max_connections" => self.max_connections = value.parse().ok(),
             "websockets_origin" => self.origins.push(value.to_owned()),
             "certfile" => value.clone_into(&mut self.cert),
@@ -56,17 +56,17 @@ impl Listener {
         Ok(true)
     }
 
-    /// The gateway's own name for it, if nobody has that yet.
+    /// A name for its section: that of the ready-made listener, or one with the port, unless it is taken.
     pub(super) fn name(&self, taken: &[String]) -> String {
         let usual = if self.websockets { "web_mqtt" } else { "mqtt" };
-        if taken.iter().any(|name| name == usual) {
-            format!("mqtt_{}", self.port)
-        } else {
-            usual.to_owned()
-        }
+        let with_port = format!("mqtt_{}", self.port);
+        // Several listeners may have the same port at different addresses.
+        let numbered = (2..).map(|number| format!("{with_port}_{number}"));
+        let mut names = [usual.to_owned(), with_port.clone()].into_iter().chain(numbered);
+        names.find(|name| !taken.contains(name)).unwrap_or(with_port)
     }
 
-    /// Writes its section. `anonymous` is said where it differs from the node's rule.
+    /// Writes its section. `anonymous`: its own rule, if it differs from the node's.
     pub(super) fn write(&self, name: &str, anonymous: Option<&str>, out: &mut String) {
         let _ = writeln!(out, "\n[listeners.{name}]");
         if name != "mqtt" && name != "web_mqtt" {
@@ -128,7 +128,7 @@ impl Listener {
     }
 }
 
-/// As a string of TOML.
+/// A string in TOML.
 pub(super) fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }

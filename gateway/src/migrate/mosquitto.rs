@@ -1,13 +1,13 @@
-//! A `mosquitto.conf` (Mosquitto 2; its manual page, mosquitto.conf(5)) as a configuration of the gateway.
+//! Translates a `mosquitto.conf` (Mosquitto 2; see its manual page, mosquitto.conf(5)).
 //!
-//! What a line asks for is taken over, or is how the gateway works anyway, or is named in a comment with the reason. Nothing is
-//! dropped silently: an operator who moves has to know what will be different.
+//! A line is translated, or it describes what the gateway does anyway, or a comment names it with the reason why not. Nothing is
+//! dropped silently, because an operator has to know what will be different.
 
 use super::listener::{Listener, quoted};
 use super::source::Line;
 use std::fmt::Write as _;
 
-/// What a bridge (`connection`) has for options, beside `bridge_…`.
+/// Options of a bridge (`connection`), besides `bridge_…`.
 const BRIDGE: &[&str] = &[
     "address",
     "addresses",
@@ -35,7 +35,7 @@ const BRIDGE: &[&str] = &[
     "try_private",
 ];
 
-/// Options that need no counterpart, because the gateway does so anyway.
+/// Options that need no counterpart, because the gateway works that way anyway.
 const NEEDLESS: &[&str] = &[
     "persistence",
     "persistence_file",
@@ -55,11 +55,11 @@ const NEEDLESS: &[&str] = &[
     "user",
 ];
 
-/// What the lines say so far.
+/// The translation so far.
 #[derive(Default)]
 struct Draft {
     listeners: Vec<Listener>,
-    /// What stands before the first `listener`: Mosquitto's default one.
+    /// The options before the first `listener`, which are those of Mosquitto's default listener.
     default: Listener,
     /// `section.key = value`, in the order of the lines.
     keys: Vec<(&'static str, &'static str, String)>,
@@ -68,11 +68,11 @@ struct Draft {
     notes: Vec<String>,
 }
 
-/// The configuration, as TOML.
+/// Translates the lines to TOML.
 ///
 /// # Errors
 ///
-/// A text for the operator: this is no `mosquitto.conf`.
+/// A text for the operator: this is not a `mosquitto.conf`.
 pub(super) fn translate(file: &str, lines: &[Line]) -> Result<String, String> {
     let mut draft = Draft::default();
     for line in lines {
@@ -89,7 +89,7 @@ pub(super) fn translate(file: &str, lines: &[Line]) -> Result<String, String> {
 }
 
 impl Draft {
-    /// Takes a line, or says why it has no counterpart.
+    /// Translates a line, or returns why it has no counterpart.
     fn take(&mut self, line: &Line) -> Result<(), String> {
         let value = line.value.as_str();
         match line.option.as_str() {
@@ -105,7 +105,7 @@ impl Draft {
             "connection" => {
                 return Err("the gateway runs no bridges. Let the other broker bridge to the gateway".to_owned());
             }
-            // They belong to a `connection`, which was named.
+            // They belong to a `connection`, which is listed already.
             option if BRIDGE.contains(&option) || option.starts_with("bridge_") => {}
             _ => {
                 if !self.current().take(line)? {
@@ -116,7 +116,7 @@ impl Draft {
         Ok(())
     }
 
-    /// The listener that options belong to at this line.
+    /// The listener that the options of this line belong to.
     fn current(&mut self) -> &mut Listener {
         self.listeners.last_mut().unwrap_or(&mut self.default)
     }
@@ -158,13 +158,13 @@ impl Draft {
     fn write(mut self, file: &str) -> String {
         let alone = self.listeners.is_empty() && self.default.port.is_empty();
         if alone {
-            // Without a listener Mosquitto serves this machine only, and everybody on it.
+            // Without a `listener` Mosquitto serves clients of this machine only, without logins.
             "1883".clone_into(&mut self.default.port);
             "localhost".clone_into(&mut self.default.address);
             self.default.allow_anonymous.get_or_insert(true);
         }
         let default = std::mem::take(&mut self.default);
-        // Options about logins that stand outside listeners are for all, unless they are per listener.
+        // Options about logins outside of listeners apply to all of them, unless `per_listener_settings` is on.
         let mut anonymous = default.allow_anonymous;
         if !self.per_listener {
             anonymous = self
@@ -209,7 +209,7 @@ impl Draft {
         out
     }
 
-    /// Mosquitto says for each listener whether a certificate names the user, the gateway says it once.
+    /// Translates whether a certificate names the user: Mosquitto has an option for each listener, the gateway has one.
     fn decide_about_certificates(&mut self) {
         let (mut naming, mut silent) = (false, false);
         for listener in self.listeners.iter().filter(|l| l.require_certificate) {
@@ -253,7 +253,7 @@ fn number(value: &str) -> Result<u64, String> {
     value.parse().map_err(|_| format!("{value} is not a whole number"))
 }
 
-/// 0, which is no limit in Mosquitto, is the most that the gateway takes.
+/// A limit. 0 means no limit in Mosquitto; it becomes the largest value that the gateway accepts.
 fn bounded(value: &str, max: u64) -> Result<String, String> {
     let number = number(value)?;
     let number = if number == 0 { max } else { number.min(max) };
@@ -319,7 +319,7 @@ mod tests {
         translate("m.conf", &parse("m.conf", text)).expect("a mosquitto.conf")
     }
 
-    /// What the gateway makes of it.
+    /// The configuration that the gateway reads from the translation.
     fn loaded(text: &str) -> Config {
         let toml = translated(text);
         let directory = tempfile::tempdir().expect("a directory");
@@ -330,6 +330,19 @@ mod tests {
             ..Layers::default()
         };
         layers.load().unwrap_or_else(|problems| panic!("{problems}\n{toml}"))
+    }
+
+    /// The third listener of a port got the same section as the second, so the configuration did not load.
+    #[test]
+    fn listeners_of_one_port_at_several_addresses_have_sections_of_their_own() {
+        let lines = (1..=4).map(|n| format!("listener 1883 127.0.0.{n}\n"));
+        let config = loaded(&lines.collect::<String>());
+        let bound = config.listeners.iter().filter(|(name, _)| name.starts_with("mqtt"));
+        let names: Vec<&str> = bound
+            .filter(|(_, at)| !at.bind.is_empty())
+            .map(|(name, _)| &**name)
+            .collect();
+        assert_eq!(names, ["mqtt", "mqtt_1883", "mqtt_1883_2", "mqtt_1883_3"]);
     }
 
     #[test]
