@@ -1,17 +1,17 @@
-//! Divides the node's memory: who may use how much of `memory.budget`.
+//! Divides `memory.budget` among its uses and among vhosts.
 //!
 //! ```text
-//!   budget ─┬─ unsettled   deliveries that consumers hold          (memory.unsettled)
-//!           ├─ input       packets that are not complete yet       (memory.input)
-//!           ├─ hashing     passwords that are checked              (auth.hashing_memory)
-//!           ├─ outside     users that tokens bring                 (auth.outside_memory)
-//!           ├─ objects     what clients make: cannot leave memory  (memory.objects, at most)
+//!   budget ─┬─ unsettled   deliveries that consumers have not settled   (memory.unsettled)
+//!           ├─ input       incomplete packets                          (memory.input)
+//!           ├─ hashing     checks of passwords                         (auth.hashing_memory)
+//!           ├─ outside     users of tokens and of the HTTP back end    (auth.outside_memory)
+//!           ├─ objects     queues, sessions and the like, which cannot leave memory (memory.objects, at most)
 //!           └─ messages    the rest, and what objects do not use
 //! ```
 //!
-//! The pools are the node's. Each engine has a share of them: what it uses and an equal part of what nobody uses. So a vhost
-//! without traffic keeps little from a busy one. Engines report their use when they are left, and are given new shares here; no
-//! engine ever waits for another.
+//! The pools belong to the node. Each engine has a share of each pool: what it uses, and an equal part of what is free. So a
+//! vhost without traffic takes little from a busy one. Engines report their use at the end of each hold and get new shares here;
+//! no engine waits for another.
 
 use crate::config::{Budget, Config, Size};
 use crate::machine;
@@ -23,7 +23,7 @@ use std::time::Duration;
 /// Parts of the node's memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pools {
-    /// Messages in memory, and objects: who has more objects has room for fewer messages.
+    /// Messages in memory, and objects. The more objects there are, the less room is left for messages.
     pub messages_and_objects: usize,
     /// Objects at most.
     pub objects: usize,
@@ -31,12 +31,12 @@ pub(crate) struct Pools {
     pub unsettled: usize,
     /// Incomplete packets.
     pub input: usize,
-    /// Bodies in memory over which they leave for the log.
+    /// Bodies in memory. Over this, bodies that are in the log are dropped from memory.
     pub cache: usize,
 }
 
 impl Pools {
-    /// As configured.
+    /// The pools that the configuration states.
     pub(crate) fn of(config: &Config) -> Pools {
         let memory = &config.memory;
         let budget = machine::memory_budget(memory.budget);
@@ -72,7 +72,7 @@ impl Pools {
         }
     }
 
-    /// The shares of engines that use so much.
+    /// Computes the engines' shares from their use.
     pub(crate) fn shares(&self, usage: &[Usage]) -> Vec<Share> {
         let total = |of: fn(&Usage) -> usize| usage.iter().map(of).fold(0, usize::saturating_add);
         let objects_used = total(|u| u.objects);
@@ -93,8 +93,8 @@ impl Pools {
     }
 }
 
-/// What one of `count` engines may use of a pool: its use and an equal part of what is free; where nothing is free, in
-/// proportion to its use; in any case enough to begin with.
+/// The share of one of `count` engines in a pool: its use and an equal part of what is free. If nothing is free, the pool is
+/// divided in proportion to use. In any case an engine gets enough to begin.
 fn share(pool: usize, used: usize, total: usize, count: usize) -> usize {
     let count = count.max(1);
     let share = match pool.checked_sub(total) {
@@ -104,12 +104,12 @@ fn share(pool: usize, used: usize, total: usize, count: usize) -> usize {
     share.max(pool / count / FLOOR_PART)
 }
 
-/// Gives the engines new shares every second, and whenever one has used half of what its share left free, for ever.
+/// Gives the engines new shares every second, and when an engine has used half of the free part of its share. Never returns.
 pub(crate) async fn run(node: &Node) {
     let mut config = node.config();
     let mut pools = Pools::of(&config);
     loop {
-        // The machine is looked at only when the configuration is another one.
+        // `Pools::of` reads the machine's memory, so it runs only after a change of the configuration.
         let current = node.config();
         if !Arc::ptr_eq(&config, &current) {
             config = current;
@@ -128,7 +128,7 @@ fn settle(node: &Node, pools: &Pools) {
     }
 }
 
-/// What an engine must not grow beyond before its share is looked at again: half of what is free of it.
+/// The use above which an engine asks for a new share: half of the free part of its share.
 pub(crate) fn ask_above(share: &Share, usage: &Usage) -> Usage {
     let half = |used: usize, max: usize| used + max.saturating_sub(used) / 2;
     Usage {
@@ -143,11 +143,11 @@ fn bytes(n: u64) -> usize {
 }
 
 const EVERY: Duration = Duration::from_secs(1);
-/// A pool never shrinks to nothing because the others are set too large.
+/// Messages get at least the budget divided by this, even if the configuration gives too much to the other pools.
 const LEAST_PART: u64 = 10;
-/// An engine always has this part of what an equal division would give it.
+/// An engine gets at least an equal division's part divided by this.
 const FLOOR_PART: usize = 8;
-/// Enough to work with, whatever the budget.
+/// Bytes to work with, whatever the budget.
 const OBJECTS_LEAST: u64 = 1 << 20;
 const INPUT_LEAST: u64 = 256 << 10;
 
@@ -179,7 +179,7 @@ mod tests {
         assert_eq!((idle.unsettled_bytes_max, idle.cache_bytes_max), (200, 160));
         let full = share(450, 250);
         assert_eq!((full.memory_bytes_max, full.objects_bytes_max), (450, 250));
-        // Over its limit it stays so.
+        // An engine over its limit gets no more.
         assert_eq!(share(900, 300).memory_bytes_max, 400);
         assert_eq!(share(900, 300).objects_bytes_max, 250);
     }

@@ -1,7 +1,6 @@
-//! `gatepost cert dev`: a CA of one's own, and certificates that it signs.
+//! `gatepost cert dev`: makes a private CA, and certificates that it signs.
 //!
-//! The CA's certificate follows from its key, so a CA whose files are there signs further certificates, and clients that
-//! trust it trust those, too.
+//! If the CA's files exist, the same CA signs further certificates, so clients that trust it trust those too.
 
 use crate::exit::Failure;
 use rcgen::{
@@ -14,10 +13,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What is to be made.
+/// Which certificates to make.
 #[derive(Clone, Debug, Default)]
 pub struct DevelopmentCertificates {
-    /// Names and addresses of the server; empty: those by which this machine knows itself.
+    /// Names and addresses of the server; empty: `localhost`, the loopback addresses and this machine's name.
     pub names: Vec<String>,
     /// A client's certificate for this user instead of a server's.
     pub client: Option<String>,
@@ -26,7 +25,7 @@ pub struct DevelopmentCertificates {
 /// Makes certificates in `directory`, and a CA if there is none. Returns what to tell the person who asked for them.
 ///
 /// # Errors
-/// A name is none, or a file cannot be written or used.
+/// A name is not valid, or a file cannot be written or used.
 pub fn make_development_certificates(directory: &Path, wanted: &DevelopmentCertificates) -> Result<String, Failure> {
     let made = |error: rcgen::Error| Failure::Internal(format!("cannot make a certificate: {error}"));
     fs::create_dir_all(directory).map_err(|error| unwritable(directory, &error))?;
@@ -136,13 +135,13 @@ fn params(name: &str, days: u64) -> CertificateParams {
     let day = |days: u64| Duration::from_secs(days * 24 * 60 * 60);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = date_time_ymd(1970, 1, 1) + now;
-    // A device whose clock is a little behind takes it, too.
+    // Valid from yesterday, so that devices whose clock is a little behind accept it.
     params.not_before = now - day(1);
     params.not_after = now + day(days);
     params
 }
 
-/// Replaces the file; nobody but its owner can read it.
+/// Replaces the file. Only its owner can read it.
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
     let written = || {
         match fs::remove_file(path) {

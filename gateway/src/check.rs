@@ -1,6 +1,6 @@
-//! `gatepost check`: reads a data directory that nobody uses, says what it finds, and repairs it if asked.
+//! `gatepost check`: reads a data directory that no gateway uses, reports damage, and repairs it if asked.
 //!
-//! The report goes to standard output, progress to standard error where it takes longer than a second.
+//! The report goes to standard output. Progress goes to standard error, if it takes longer than a second.
 
 use crate::clock::Clock;
 use crate::exit::Failure;
@@ -13,11 +13,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Reads all of a data directory and prints what it finds. With `repair`, writes again what can be derived, sets aside
-/// what cannot be used, and reads it all once more.
+/// Reads all of a data directory and prints what it finds. With `repair`, rewrites what can be derived, moves unusable files
+/// to quarantine, and reads everything once more.
 ///
 /// # Errors
-/// There is damage, or was and is repaired, or the directory cannot be used.
+/// There is damage, or there was and it is repaired, or the directory cannot be used.
 pub fn check(data: &Path, repair: bool) -> Result<(), Failure> {
     if !data.is_dir() {
         return Err(Failure::DataUnwritable(format!(
@@ -56,7 +56,7 @@ pub fn check(data: &Path, repair: bool) -> Result<(), Failure> {
     }
 }
 
-/// The keyed records that do not hold, in words: which they are, what is known of them, and what that costs.
+/// Describes the damaged keyed records: which they are, what is known of them, and what is lost with them.
 fn lost_definitions(report: &Report) -> String {
     let mut text = String::new();
     for damaged in &report.damaged_keys {
@@ -83,7 +83,7 @@ fn lost_definitions(report: &Report) -> String {
     text
 }
 
-/// A line every second, and none if it is done before the first.
+/// Prints progress every second. Prints nothing if the work takes less than a second.
 struct Lines {
     last: Instant,
 }

@@ -1,8 +1,8 @@
-//! The only reader of clocks: hands every turn its `Now`.
+//! The only module that reads clocks. Every turn gets its `Now` from here.
 //!
-//! Small machines have no real-time clock: they boot in 1970 or at their last shutdown, and jump when the network
-//! answers. So the wall clock here starts at the larger of the system's and the highest the log has seen, runs with the
-//! monotonic one, follows a step forwards, and never goes back: a deadline that passed stays passed.
+//! Small machines have no real-time clock. They boot in 1970 or at the time of their last shutdown, and their clock jumps when
+//! NTP answers. So this wall clock starts at the system's time or the highest time in the log, whichever is later. It advances
+//! with the monotonic clock, follows steps forwards, and never goes back, so a deadline that has passed stays passed.
 
 use gatepost_core::time::{Now, Time, Wall};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +27,7 @@ impl Clock {
         clock
     }
 
-    /// The time.
+    /// The current time.
     pub(crate) fn now(&self) -> Now {
         let elapsed = self.elapsed_ms();
         Now {
@@ -36,14 +36,14 @@ impl Clock {
         }
     }
 
-    /// The wall clock is at least `wall`.
+    /// Advances the wall clock to `wall`, if it is behind.
     pub(crate) fn advance_wall(&self, wall: Wall) {
         self.wall_at_start
             .fetch_max(wall.0.saturating_sub(self.elapsed_ms()), Ordering::Relaxed);
     }
 
-    /// Takes over a step forwards of the system's clock. Called every second or so: reading it for each turn would
-    /// double the price of a turn's time.
+    /// Follows a step forwards of the system's clock. Called about once a second: reading it in each turn would
+    /// double the cost of `now`.
     pub(crate) fn follow_system(&self) {
         let system = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.advance_wall(Wall(u64::try_from(system.as_millis()).unwrap_or(u64::MAX)));
@@ -51,7 +51,7 @@ impl Clock {
 
     /// The moment of tokio's clock at which `at` has come.
     pub(crate) fn instant(&self, at: Time) -> tokio::time::Instant {
-        // One millisecond more than asked: time is cut to milliseconds, so that waking at `at` might read `at - 1`.
+        // One millisecond later than asked: `now` rounds down to milliseconds, so a wake at `at` could read `at - 1`.
         let after = std::time::Duration::from_millis(at.0.min(FAR_MS).saturating_add(1));
         tokio::time::Instant::from_std(self.started + after)
     }

@@ -1,14 +1,14 @@
-//! The log's writing thread: takes what all vhosts submitted, makes it durable as one group, and reports back.
+//! The log's writing thread: takes the batches that all vhosts submitted, writes and syncs them as one group, and reports back.
 //!
 //! ```text
 //!   vhost ─submit─┐                       ┌─► written(ticket), durable(ticket) ─► links woken
 //!   vhost ─submit─┴► pending ─swap─► commit
 //! ```
 //!
-//! Group commit clocks itself: everything that arrives while one sync runs joins the next, taken whole. While
-//! publishers are still sending (fewer batches wait than the last group had), a group may wait for more of them, but not
-//! longer than the last sync took. A single publisher's batch never waits for others. A group of which nothing needs a
-//! sync at once is not held to the least time between two.
+//! Group commit sets its own pace: everything that arrives during one sync is in the next group. If fewer batches wait than
+//! the last group had, publishers are probably still sending, so the group waits for more, but not longer than the last
+//! sync took. A single publisher's batch never waits for others. `store.min_sync_gap` delays only groups that need a sync at
+//! once.
 
 use crate::config::Confirm;
 use crate::node::Node;
@@ -20,7 +20,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// What waits for the committer, in ticket order per vhost.
+/// Batches that wait for the committer, in ticket order per vhost.
 #[derive(Default)]
 pub(crate) struct LogQueue {
     pending: Mutex<Pending>,
@@ -34,13 +34,13 @@ struct Pending {
     vhosts: Vec<VhostId>,
     /// Estimated bytes of all batches.
     bytes: usize,
-    /// Batches somebody waits for.
+    /// Batches that a client waits for.
     awaited: usize,
-    /// The most durable state that one of them needs.
+    /// The strongest durability that one of the batches needs.
     need: Option<Durability>,
-    /// When the oldest batch came.
+    /// When the oldest batch was submitted.
     since: Option<Instant>,
-    /// The committer sleeps until there are this many `awaited` (or lazy bytes, or a stop); 0: it is busy.
+    /// The committer sleeps until `awaited` reaches this (or `LAZY_BYTES` wait, or a stop); 0: it is busy.
     sleeps_for: usize,
     stopping: bool,
 }
@@ -54,24 +54,24 @@ struct Group {
     need: Option<Durability>,
 }
 
-/// How the last commit went, which is what the next group goes by.
+/// Timing of the last commits, which decides how long the next group waits.
 #[derive(Debug)]
 struct Pace {
-    /// Least time from the end of one sync to the next.
+    /// Minimum time from the end of one sync to the next.
     gap: Duration,
-    /// How long the last commit took that synced, and the last that did not.
+    /// Duration of the last commit that synced, and of the last that did not.
     sync_took: Duration,
     write_took: Duration,
-    /// When the last commit ended, and when the last that synced did.
+    /// End of the last commit, and of the last that synced.
     ended: Instant,
     synced: Instant,
-    /// Batches somebody waited for in the last group.
+    /// Batches in the last group that a client waited for.
     last_awaited: usize,
 }
 
 impl Pace {
-    /// Until when a group that needs this must wait, and until when it may wait for further batches, if its oldest batch
-    /// came at `since`.
+    /// The earliest time at which a group may be committed, and the time until which it may wait for further batches. `since`:
+    /// when its oldest batch was submitted.
     fn window(&self, need: Option<Durability>, since: Instant) -> (Instant, Instant) {
         let (earliest, took) = if need == Some(Durability::Always) {
             (self.synced + self.gap, self.sync_took)
@@ -98,15 +98,15 @@ impl Pace {
     }
 }
 
-/// Batches nobody waits for are written after this time, or with the next that somebody waits for.
+/// Batches that no client waits for are written after this time, or with the next batch that a client waits for.
 const LAZY: Duration = Duration::from_millis(50);
-/// ... or once they are this large: what waits counts against the memory of publishers.
+/// Batches that no client waits for are also written at this size, because they count as publishers' memory.
 const LAZY_BYTES: usize = 512 << 10;
-/// No group waits longer for further batches, however slow the disk.
+/// Longest wait for further batches, however slow the disk.
 const PATIENCE_MAX: Duration = Duration::from_millis(20);
 
 impl LogQueue {
-    /// Appends a batch. Called under the vhost's lock, which is what keeps its tickets in order.
+    /// Appends a batch. Called under the vhost's lock, which keeps its tickets in order.
     pub(crate) fn submit(&self, vhost: VhostId, batch: Batch) {
         let mut pending = self.pending.lock();
         pending.bytes = pending.bytes.saturating_add(batch.bytes);
@@ -118,7 +118,7 @@ impl LogQueue {
         }
         pending.batches.push(batch);
         pending.vhosts.push(vhost);
-        // A system call only where it changes something: the first batch starts the lazy clock.
+        // Wakes the committer (a system call) only if it has something to do: commit, or start the timer of `LAZY`.
         let enough = pending.awaited >= pending.sleeps_for || pending.bytes >= LAZY_BYTES;
         if pending.sleeps_for > 0 && (first || enough) {
             pending.sleeps_for = 0;
@@ -127,13 +127,13 @@ impl LogQueue {
         }
     }
 
-    /// Lets the committer take what there is and end.
+    /// Makes the committer write what waits, and end.
     pub(crate) fn stop(&self) {
         self.pending.lock().stopping = true;
         self.ready.notify_one();
     }
 
-    /// Bytes that wait, and for how long the oldest has.
+    /// Bytes that wait, and how long the oldest batch has waited.
     pub(crate) fn backlog(&self) -> (usize, Duration) {
         let pending = self.pending.lock();
         (
@@ -146,8 +146,8 @@ impl LogQueue {
         self.pending.lock().batches.is_empty()
     }
 
-    /// Waits until a group is worth committing, the store's chores are due (an empty group), or the end has come
-    /// (`true`).
+    /// Waits until a group should be committed, or until `idle_until`, when the store's chores are due (the group may be
+    /// empty). Returns whether the committer must stop.
     fn collect(&self, group: &mut Group, pace: &Pace, idle_until: Instant) -> bool {
         let mut pending = self.pending.lock();
         loop {
@@ -192,7 +192,7 @@ impl LogQueue {
 /// Runs on the log's thread until [`LogQueue::stop`], then closes the store.
 ///
 /// # Errors
-/// The store failed: it is poisoned, and nothing more will be confirmed.
+/// The store failed. It is poisoned, and nothing more will be confirmed.
 pub(crate) fn run(node: &Node, mut store: Store) -> Result<(), StoreError> {
     let settings = &node.config().store;
     let now = Instant::now();
@@ -212,7 +212,7 @@ pub(crate) fn run(node: &Node, mut store: Store) -> Result<(), StoreError> {
     loop {
         let until_chores = chores_at.map_or(IDLE_MAX, |at| (at - node.clock.now().monotonic).min(IDLE_MAX));
         let stopping = node.log.collect(&mut group, &pace, Instant::now() + until_chores);
-        // Under an alarm the store gives back sooner what is dead, and zeroes nothing ahead.
+        // During a disk alarm the store compacts earlier and more, and does not zero files ahead.
         let [alarm, full] = [&node.health.disk_alarm, &node.health.disk_full].map(|flag| flag.load(Ordering::Relaxed));
         store.set_disk_short(alarm || full);
         let config = node.config();
@@ -225,7 +225,7 @@ pub(crate) fn run(node: &Node, mut store: Store) -> Result<(), StoreError> {
             node.commit_times.record(pace.ended - began);
             waiting.push(lsn, &group);
             if !waiting.is_covered(store.durable()) {
-                // Some wait for less than the rest.
+                // Some batches only need to be written, not synced.
                 report(&latest_tickets(&group), node, Reached::Written);
             }
             let due = store.due_after(node.clock.now().monotonic);
@@ -239,15 +239,15 @@ pub(crate) fn run(node: &Node, mut store: Store) -> Result<(), StoreError> {
             waiting.report(store.durable(), node);
         }
         growth.note(node, &store);
-        // What `durable` caused on the way out is still written.
+        // Reports of `durable` may have caused further batches, which are written before the end.
         if stopping && node.log.is_empty() {
             return store.close(node.clock.now());
         }
     }
 }
 
-/// Free disk is looked at whenever the log has grown by a part of a segment, or its reserve has changed: a second can be
-/// long.
+/// Has the free disk checked when the log has grown by a part of a segment or its reserve has changed. The check once a second
+/// is too late for a fast disk.
 #[derive(Default)]
 struct Growth {
     looked_at: u64,
@@ -269,23 +269,23 @@ impl Growth {
     }
 }
 
-/// With nothing to do, the store is asked again after this time all the same.
+/// The longest time between two ticks of an idle store.
 const IDLE_MAX: Duration = Duration::from_secs(5);
 
-/// Groups that are written, and not as durable as they need: with `durability = "interval"` they wait for a later sync.
+/// Groups that are written but not durable yet. With `durability = "interval"` they wait for a later sync.
 #[derive(Default)]
 struct Waiting(VecDeque<(Lsn, Vec<(VhostId, Ticket)>)>);
 
 impl Waiting {
     fn push(&mut self, lsn: Lsn, group: &Group) {
-        // A ticket covers all before it, so nothing is reported past what waits.
+        // Reporting a ticket also reports all earlier ones of its vhost, so the order must be kept.
         match self.0.back_mut() {
             Some((last, tickets)) if *last >= lsn => add_latest_tickets(group, tickets),
             _ => self.0.push_back((lsn, latest_tickets(group))),
         }
     }
 
-    /// Whether everything that waits is covered.
+    /// Whether everything that waits is durable.
     fn is_covered(&self, durable: Lsn) -> bool {
         self.0.back().is_none_or(|(lsn, _)| *lsn <= durable)
     }
@@ -297,7 +297,7 @@ impl Waiting {
     }
 }
 
-/// How far batches are.
+/// The state that batches have reached.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reached {
     Written,

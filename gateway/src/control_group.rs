@@ -5,9 +5,9 @@
 //!   /proc/self/mountinfo  where each hierarchy is mounted, and which group is the root of what we see there
 //! ```
 //!
-//! A limit on any group from ours up to the root holds for us, so all of them are read and the smallest counts. A container
-//! often sees only a part of the tree: its mount then begins at its own group, or its path (`/../..`) leads out of what is
-//! mounted. What cannot be seen is not guessed: version 1 tells of hidden groups in `hierarchical_memory_limit`, version 2 does not.
+//! Limits of all groups from ours up to the root apply to us, so the smallest one counts. A container
+//! often sees only a part of the tree: its mount begins at its own group, or its path (`/../..`) leads out of the
+//! mount. We do not guess hidden limits: version 1 includes them in `hierarchical_memory_limit`, version 2 does not show them.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -31,13 +31,13 @@ struct Mount {
     point: PathBuf,
 }
 
-/// `system`: where `/` is; the tests have trees of their own.
+/// `system`: the root directory; tests use trees of their own.
 fn limit_under(system: &Path) -> Option<u64> {
     let groups = fs::read_to_string(system.join("proc/self/cgroup")).unwrap_or_default();
     let mounts = fs::read_to_string(system.join("proc/self/mountinfo")).unwrap_or_default();
     let mut mounts: Vec<Mount> = mounts.lines().filter_map(mount).collect();
     if mounts.is_empty() {
-        // No mountinfo: the usual places.
+        // No mountinfo: try the usual places.
         mounts.push(Mount {
             version: Version::Two,
             root: "/".into(),
@@ -61,7 +61,7 @@ fn limit_under(system: &Path) -> Option<u64> {
 /// The smallest limit from the group `own` up to the mount point.
 fn limit_of(system: &Path, mount: &Mount, own: &str) -> Option<u64> {
     let point = system.join(mount.point.strip_prefix("/").unwrap_or(&mount.point));
-    // Not below what is mounted: the mount point is the nearest group we can see.
+    // If our group is outside the mount, the mount point is the nearest group we can see.
     let below = Path::new(own).strip_prefix(&mount.root).unwrap_or(Path::new(""));
     let is_inside = below.components().all(|c| matches!(c, Component::Normal(_)));
     let group = if is_inside { point.join(below) } else { point.clone() };
@@ -71,10 +71,10 @@ fn limit_of(system: &Path, mount: &Mount, own: &str) -> Option<u64> {
 
 /// The limit that one group states.
 fn limit_at(group: &Path, version: Version) -> Option<u64> {
-    // "max" is no number, and no limit.
+    // "max" does not parse, and means no limit.
     let number = |file: &str| fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
     match version {
-        // Over `memory.high` the kernel slows the process down until it gives memory back: we must stay below it too.
+        // Over `memory.high` the kernel throttles the process, so we must stay below it too.
         Version::Two => number("memory.max").into_iter().chain(number("memory.high")).min(),
         Version::One => {
             let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
@@ -117,7 +117,7 @@ fn mount(line: &str) -> Option<Mount> {
     })
 }
 
-/// The kernel writes a blank in a path as `\040`.
+/// Unescapes a path: the kernel writes a space as `\040`.
 fn unescaped(path: &str) -> String {
     path.replace("\\040", " ")
 }
@@ -159,7 +159,7 @@ mod tests {
     fn a_group_namespace_shows_its_own_group_as_the_root() {
         let top = ("sys/fs/cgroup/memory.max", "67108864\n");
         assert_eq!(limit(&[V2, ("proc/self/cgroup", "0::/\n"), top]), Some(64 * MIB));
-        // Moved out of the namespace's root: the path leads out of what is mounted.
+        // A process moved out of the namespace's root: the path leads out of the mount.
         assert_eq!(
             limit(&[V2, ("proc/self/cgroup", "0::/../other\n"), top]),
             Some(64 * MIB)
@@ -177,7 +177,7 @@ mod tests {
             ("proc/self/cgroup", "0::/docker/abc/inner\n"),
             ("sys/fs/cgroup/memory.max", "536870912\n"),
             ("sys/fs/cgroup/inner/memory.max", "max\n"),
-            // Of another group of that name, which is not ours.
+            // The limit of another group of the same name.
             ("sys/fs/cgroup/docker/abc/inner/memory.max", "1\n"),
         ];
         assert_eq!(limit(&files), Some(512 * MIB));

@@ -1,5 +1,5 @@
-//! Looks for what makes a gateway slow, forgetful or small on the machine it runs on, and says what to do. Most of it is about
-//! small boards such as a Raspberry Pi.
+//! Checks the machine for problems that make a gateway slow, lose data or run out of resources, and says what to do. Most checks
+//! are about small boards such as a Raspberry Pi.
 
 use crate::exit::Failure;
 use crate::machine;
@@ -9,31 +9,31 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How one check came out.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Good,
-    /// It works, and could be better.
+    /// It works, but could be better.
     Warn,
     /// Something will go wrong.
     Bad,
 }
 
-/// One thing that was looked at.
+/// One check and its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Finding {
     name: &'static str,
     state: State,
-    /// What is there.
+    /// What was found.
     found: String,
     /// What to do; empty: nothing.
     advice: &'static str,
 }
 
-/// Looks at this machine, with messages kept in `data`. Writes and removes one small file there.
+/// Checks this machine and the data directory `data`. Writes and removes one small file there.
 ///
 /// # Errors
-/// Something will go wrong as it is; the text says what. What is only a warning is no error.
+/// Something will go wrong; the text says what. Warnings are not errors.
 pub fn doctor(data: &Path) -> Result<String, Failure> {
     let mut findings = of_machine(Path::new("/"), rustix::param::page_size());
     findings.extend(medium(machine::is_on_sd_card(data), sync_time(data)));
@@ -44,7 +44,7 @@ pub fn doctor(data: &Path) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// What the system says of itself in `root`/proc and `root`/sys. What it does not say is left out.
+/// Checks based on `root`/proc and `root`/sys. A check is left out if the system does not have its file.
 fn of_machine(root: &Path, page_bytes: usize) -> Vec<Finding> {
     let checks = [
         Some(pages(page_bytes)),
@@ -67,7 +67,7 @@ fn finding(name: &'static str, state: State, found: String, advice: &'static str
 }
 
 fn pages(bytes: usize) -> Finding {
-    // The gateway itself uses the system's allocator, which takes any size.
+    // Only a note: the gateway uses the system's allocator, which works with any page size.
     let found = format!("pages of {} KiB", bytes / 1024);
     finding("page size", State::Good, found, "")
 }
@@ -125,17 +125,17 @@ fn voltage(root: &Path) -> Option<Finding> {
 fn files(root: &Path) -> Option<Finding> {
     let limits = fs::read_to_string(root.join("proc/self/limits")).ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    // The soft limit is raised to the hard one at the start.
+    // The gateway raises its soft limit to the hard one at the start.
     let hard: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     let state = if hard < FILES_MIN { State::Warn } else { State::Good };
     let advice = "each client is a file: set LimitNOFILE=65536 in the service, or raise `ulimit -n`";
     Some(finding("file descriptors", state, format!("at most {hard}"), advice))
 }
 
-/// Fewer are soon used up.
+/// Fewer open files than this are a warning.
 const FILES_MIN: u64 = 4096;
 
-/// The medium of the data directory, and how long it takes to sync; `None`: it cannot be written.
+/// Checks the medium of the data directory. `sync`: duration of a sync; `None`: the directory cannot be written.
 fn medium(is_sd_card: bool, sync: Option<Duration>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let (state, found) = match is_sd_card {
@@ -154,7 +154,7 @@ fn medium(is_sd_card: bool, sync: Option<Duration>) -> Vec<Finding> {
     findings
 }
 
-/// Confirms that take longer are felt.
+/// A sync that takes longer is a warning: publishers notice the delay of their confirms.
 const SYNC_SLOW: Duration = Duration::from_millis(50);
 
 /// The median of a few syncs of 4 KiB.
@@ -171,7 +171,7 @@ fn sync_time(data: &Path) -> Option<Duration> {
         }
         Ok::<_, std::io::Error>(times)
     })();
-    // It is small, and the next one has another name.
+    // If this fails, a small file stays behind; the next check uses another name.
     let _ = fs::remove_file(&path);
     let mut times = times.ok()?;
     times.sort_unstable();

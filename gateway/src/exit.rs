@@ -1,9 +1,9 @@
-//! Why the process ends, as its exit code: sysexits, as service managers and scripts know them.
+//! Exit codes of the process: those of sysexits.h, which service managers and scripts know.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-/// An end that is not a success, with the line an operator reads.
+/// Why the process failed, with the text for the operator.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each names its cause, and its field is the text")]
 pub enum Failure {
@@ -37,7 +37,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The code of `sysexits.h`; 1, as `fsck` has it, for damage that was found and repaired.
+    /// The code of `sysexits.h`; 1, like `fsck`, for damage that was found and repaired.
     pub fn code(&self) -> ExitCode {
         ExitCode::from(match self {
             Failure::Check(code) => *code,

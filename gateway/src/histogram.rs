@@ -1,5 +1,5 @@
-//! Histograms with fixed buckets: recorded with a few atomic additions, of constant size, rendered for Prometheus with
-//! the bucket names given. (The exporter's own would keep raw samples until somebody scrapes.)
+//! Histograms with fixed buckets and constant size. Recording is a few atomic additions. (The histograms of the usual exporter
+//! crates keep raw samples until a scrape.)
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 /// A histogram of durations over [`BOUNDS`].
 #[derive(Debug, Default)]
 pub(crate) struct Histogram {
-    /// Not cumulative; the last is what is over all bounds.
+    /// Counts by bucket, not cumulative; the last is for durations over all bounds.
     counts: [AtomicU64; BOUNDS.len() + 1],
     sum_ns: AtomicU64,
 }
@@ -42,7 +42,7 @@ impl Histogram {
         self.sum_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
-    /// What it has counted.
+    /// The counts and the sum so far.
     pub(crate) fn sums(&self) -> Sums {
         Sums {
             counts: std::array::from_fn(|n| self.counts.get(n).map_or(0, |count| count.load(Ordering::Relaxed))),
@@ -51,7 +51,7 @@ impl Histogram {
     }
 }
 
-/// What one histogram has counted, or several together.
+/// Counts and sum of one histogram, or of several added up.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sums {
     counts: [u64; BOUNDS.len() + 1],

@@ -3,13 +3,14 @@
 //! ```text
 //!   main thread     configuration, signals, HTTP, free disk
 //!   io-N            accept; connections: driver ──► vhost's lock ──► engine
-//!   log             committer: what the vhosts submit, as groups ──► store
-//!   log-read        reader: bodies back into memory
+//!   log             committer: batches of all vhosts, in groups ──► store
+//!   log-read        reader: loads bodies back into memory
 //! ```
 //!
-//! `io-0` has all sockets and timers, and runs the connections' turns. `io-1` and so on sleep until turns queue, and help
-//! with them: a connection has its turns on any of them, one at a time. Lock order: vhost, then the log's queue; no thread
-//! ever holds two vhosts. This crate never parses a frame and never decides where a message goes.
+//! `io-0` has all sockets and timers, and runs the connections' turns. `io-1` and so on sleep until more turns are ready than
+//! `io-0` can run, and then help: a connection's turns run on any of them, one at a time. Lock order: vhost, then the log's
+//! queue. No thread holds the locks of two vhosts. This crate never parses a protocol's frame and never decides where a message
+//! goes.
 
 mod accountant;
 mod api;

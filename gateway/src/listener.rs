@@ -24,24 +24,24 @@ use std::time::{Duration, Instant};
 pub(crate) struct Bound {
     /// The listener's name in the configuration.
     pub name: String,
-    /// On which terms connections are taken; `None`: it is HTTP, for metrics and health.
+    /// The listener's rules for connections; `None`: it speaks HTTP (metrics, health, management).
     pub terms: Option<Arc<Terms>>,
     /// What carries the protocol.
     pub carrier: Carrier,
-    /// The address, with the port the system chose if it was to choose.
+    /// The address. Port 0 is replaced by the port that the system chose.
     pub address: Address,
     /// The socket, not blocking.
     pub socket: Listening,
 }
 
-/// Where a node listens, once it does, for those who ask.
+/// The addresses that the node listens on, for the management API. Empty until they are bound.
 #[derive(Debug, Default)]
 pub(crate) struct Listeners(OnceLock<Vec<ListensAt>>);
 
-/// One address.
+/// One address that the node listens on.
 #[derive(Debug)]
 pub(crate) struct ListensAt {
-    /// What is spoken there, as RabbitMQ calls it: `mqtt/ssl`, `http/web-mqtt`, `http`.
+    /// RabbitMQ's name of what is spoken there: `mqtt/ssl`, `http/web-mqtt`, `http`.
     pub protocol: String,
     pub at: SocketAddr,
     pub is_tls: bool,
@@ -49,7 +49,7 @@ pub(crate) struct ListensAt {
 }
 
 impl Listeners {
-    /// Remembers what is bound. Once.
+    /// Stores the bound addresses. Called once.
     pub(crate) fn remember(&self, ports: &[Bound], config: &Config) {
         let described = |port: &Bound| {
             let Address::Ip(at) = port.address else { return None };
@@ -93,7 +93,7 @@ impl Listeners {
 /// What carries the protocol of a listener at one of its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Carrier {
-    /// The bare socket.
+    /// The plain socket.
     Plain,
     /// TLS on it.
     Tls,
@@ -101,7 +101,7 @@ pub(crate) enum Carrier {
 }
 
 impl Carrier {
-    /// The key under which such addresses stand.
+    /// The configuration key of such addresses.
     fn key(self) -> &'static str {
         match self {
             Carrier::Plain => "bind",
@@ -120,18 +120,18 @@ pub(crate) enum Listening {
     Udp(UdpSocket),
 }
 
-/// The file of a Unix socket: removed when nobody listens there any more.
+/// The file of a Unix socket, which is removed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Gone already, or no longer ours to remove: the next start sorts it out.
+        // If this fails, the next start removes the file.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-/// Binds all addresses of a listener, and those for TLS and QUIC if it has a certificate.
+/// Binds all addresses of a listener. Those for TLS and QUIC are bound only if it has a certificate.
 ///
 /// # Errors
 /// An address is in use, not ours, or not allowed; the text says which, and what to do.
@@ -180,10 +180,10 @@ fn bind_unix(name: &str, listener: &Listener, path: &Path) -> Result<Bound, Fail
         })
 }
 
-/// A socket in a file, with a mode for its owner and group.
+/// Listens on a Unix socket that its owner and group may use.
 pub(crate) fn listen_unix(path: &Path, backlog: i32) -> io::Result<(UnixListener, SocketFile)> {
     check_length(path)?;
-    // A process that was killed leaves its file behind, and a bind would fail on it. One that still listens is left alone.
+    // A killed process leaves its file behind, which would make the bind fail. The file of a process that still listens stays.
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     if is_socket && UnixStream::connect(path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
         std::fs::remove_file(path)?;
@@ -192,7 +192,7 @@ pub(crate) fn listen_unix(path: &Path, backlog: i32) -> io::Result<(UnixListener
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix(path)?)?;
     let file = SocketFile(path.to_owned());
-    // Nobody can connect before `listen`, so nobody sees the mode it had before.
+    // Set before `listen`, because no client can connect until then.
     std::fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
     socket.listen(backlog)?;
     Ok((socket.into(), file))
@@ -201,7 +201,7 @@ pub(crate) fn listen_unix(path: &Path, backlog: i32) -> io::Result<(UnixListener
 /// Bytes of a Unix socket's path (`sun_path` of Linux, with the zero at its end).
 const SOCKET_PATH_MAX: usize = 107;
 
-/// Whether the system has sockets of such a path.
+/// Checks whether a Unix socket can have this path.
 ///
 /// # Errors
 /// The path is too long; the text says so.
@@ -214,7 +214,7 @@ pub(crate) fn check_length(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Owner and group.
+/// Mode of a socket's file: read and write for owner and group.
 const SOCKET_MODE: u32 = 0o660;
 
 fn bind_ip(name: &str, listener: &Listener, address: SocketAddr, carrier: Carrier) -> Result<Bound, Failure> {
@@ -224,7 +224,7 @@ fn bind_ip(name: &str, listener: &Listener, address: SocketAddr, carrier: Carrie
         Carrier::Quic => listen_udp(address).map(Listening::Udp),
     };
     let result = match (open(address), address) {
-        // A machine without IPv6 still has a default configuration.
+        // The default configuration listens on `[::]`. It must work on a machine without IPv6, too.
         (Err(error), SocketAddr::V6(v6)) if v6.ip().is_unspecified() && is_without_ipv6(&error) => {
             open((Ipv4Addr::UNSPECIFIED, v6.port()).into())
         }
@@ -279,7 +279,7 @@ fn listen_udp(address: SocketAddr) -> io::Result<UdpSocket> {
         socket.set_only_v6(false)?;
     }
     socket.set_nonblocking(true)?;
-    // All connections share it. Linux allows less by default, and gives what it allows.
+    // All connections of the port share the buffer. Linux may grant less than we ask for.
     let _ = socket.set_recv_buffer_size(UDP_BUFFER);
     let _ = socket.set_send_buffer_size(UDP_BUFFER);
     socket.bind(&address.into())?;
@@ -294,22 +294,22 @@ fn is_without_ipv6(error: &io::Error) -> bool {
         || error.kind() == ErrorKind::AddrNotAvailable
 }
 
-/// A listening socket at its runtime.
+/// A listening socket, registered with a runtime.
 pub(crate) enum Acceptor {
     Tcp(tokio::net::TcpListener),
     Unix {
         listener: tokio::net::UnixListener,
-        /// Removed with it.
+        /// Removes the file when the listener is dropped.
         _file: SocketFile,
     },
     Quic(quic::Endpoint),
 }
 
 impl Acceptor {
-    /// Within its runtime.
+    /// Registers the socket. Must be called within a runtime.
     ///
     /// # Errors
-    /// The runtime cannot have it.
+    /// The runtime refuses it.
     pub(crate) fn new(socket: Listening, door: Option<&Door>, node: &Node) -> io::Result<Acceptor> {
         Ok(match socket {
             Listening::Udp(socket) => {
@@ -325,13 +325,13 @@ impl Acceptor {
         })
     }
 
-    /// Sockets come in a blocking-agnostic form: each is registered anew when it has its first turn.
+    /// Accepts a connection. The socket is not registered with the runtime yet; that happens in the connection's first turn.
     async fn accept(&self, node: &Node) -> io::Result<Caller<'_>> {
         Ok(Caller::Socket(match self {
             Acceptor::Quic(endpoint) => return Ok(Caller::Quic(endpoint, Box::new(endpoint.next(node).await))),
             Acceptor::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                // Fails on a socket that was reset before we looked; its first read will say so.
+                // Fails if the peer has reset the connection already; the first read will report that.
                 let _ = stream.set_nodelay(true);
                 transport::Socket::Tcp(stream.into_std()?, address)
             }
@@ -343,15 +343,15 @@ impl Acceptor {
     }
 }
 
-/// Who wants to connect.
+/// A new connection that is not admitted yet.
 enum Caller<'a> {
     Socket(transport::Socket),
-    /// Turned away by a drop.
+    /// Dropping it refuses the connection.
     Quic(&'a quic::Endpoint, Box<quic::Incoming>),
 }
 
 impl Caller<'_> {
-    /// Where it comes from; `None`: from this machine.
+    /// The peer's address; `None`: a Unix socket, so the peer is on this machine.
     fn address(&self) -> Option<SocketAddr> {
         match self {
             Caller::Socket(socket) => socket.address(),
@@ -359,13 +359,13 @@ impl Caller<'_> {
         }
     }
 
-    /// Whether it comes from there. Anybody can write any address on a datagram; only the handshake shows whose it is.
+    /// Whether the peer really has that address. The source address of a datagram can be forged until the handshake is done.
     fn is_proven(&self) -> bool {
         matches!(self, Caller::Socket(_))
     }
 }
 
-/// Accepts connections that come to `door` and hands them to the I/O threads, for ever.
+/// Accepts a listener's connections and hands them to the I/O threads. Never returns.
 pub(crate) async fn accept(node: Arc<Node>, threads: Arc<IoThreads>, door: Door, listener: Acceptor) {
     let mut pause = PAUSE_MIN;
     let mut paid = Instant::now();
@@ -379,17 +379,17 @@ pub(crate) async fn accept(node: Arc<Node>, threads: Arc<IoThreads>, door: Door,
                 accepted += 1;
                 if accepted == ACCEPTS_PER_TURN {
                     accepted = 0;
-                    // Until the thread has served all others that are ready, the new ones among them.
+                    // Lets the thread run all turns that are ready, including those of the new connections.
                     tokio::task::yield_now().await;
                 }
             }
-            // The client gave up while it was queued: its own affair.
+            // The client closed the connection before we accepted it.
             Err(error)
                 if matches!(
                     error.kind(),
                     ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted
                 ) => {}
-            // No descriptor or memory left. Trying again at once would only burn the processor that others need to finish.
+            // No descriptor or memory is left. Retrying at once would take processor time from the connections that must end first.
             Err(error) => {
                 if node.lines.admit(LineKind::NotAccepted) {
                     tracing::error!(%error, pause_ms = pause.as_millis(), "cannot accept connections");
@@ -401,7 +401,8 @@ pub(crate) async fn accept(node: Arc<Node>, threads: Arc<IoThreads>, door: Door,
     }
 }
 
-/// Waits until the listener may accept another one. `paid`: when those so far are paid for, each with its share of a second.
+/// Waits until the listener's rate allows another connection. `paid`: a token bucket as a time, which each connection moves
+/// ahead by one interval of the rate.
 async fn pace(node: &Node, paid: &mut Instant) {
     let per_second = node.config().protection.listener_connections_per_second;
     if per_second == 0 {
@@ -409,7 +410,7 @@ async fn pace(node: &Node, paid: &mut Instant) {
     }
     let (now, each) = (Instant::now(), Duration::from_secs(1).div_f64(per_second as f64));
     *paid = (*paid).max(now) + each;
-    // A second's worth may come at once.
+    // A burst of one second's connections is allowed.
     if let Some(wait) = paid.checked_duration_since(now + Duration::from_secs(1)) {
         node.protection.counts.listener_rate.fetch_add(1, Ordering::Relaxed);
         if node.lines.admit(LineKind::Paced) {
@@ -419,7 +420,7 @@ async fn pace(node: &Node, paid: &mut Instant) {
     }
 }
 
-/// Connections accepted at once: opening one costs as much as hundreds of messages.
+/// Connections accepted before others have their turns. Opening one costs as much as hundreds of messages.
 const ACCEPTS_PER_TURN: usize = 4;
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -429,7 +430,7 @@ fn admit(node: &Arc<Node>, threads: &IoThreads, door: &Door, caller: Caller<'_>)
     let Some(counts) = node.connections.get(terms.protocol) else {
         return;
     };
-    // Behind a proxy, the client's address is not known yet.
+    // With a PROXY header, the client's address is not known yet; the opening checks it.
     let address = caller.address().filter(|_| terms.proxies.is_none());
     let (now, is_proven) = (node.clock.now().monotonic, caller.is_proven());
     let welcome = address.map(|address| node.protection.admit(now, address.ip(), is_proven));
@@ -445,7 +446,7 @@ fn admit(node: &Arc<Node>, threads: &IoThreads, door: &Door, caller: Caller<'_>)
             "its address is not in the listener's proxy_from",
         );
     }
-    // Those that are here to be told so must not keep others from the room there is.
+    // Connections that are only accepted to be refused do not count against the limits.
     let turned_away = node.protection.turned_away.load(Ordering::Relaxed);
     let open = node.connections_open().saturating_sub(turned_away as u64);
     let full = if open >= node.connections_limit() {
@@ -457,7 +458,7 @@ fn admit(node: &Arc<Node>, threads: &IoThreads, door: &Door, caller: Caller<'_>)
     };
     if let Some(why) = full {
         refuse(node, counts, door, &caller, why);
-        // A few may come in to be told so by their protocol.
+        // A few are accepted all the same, to be refused in their protocol's words.
         if turned_away >= node.refusals_max() {
             return;
         }
@@ -466,7 +467,7 @@ fn admit(node: &Arc<Node>, threads: &IoThreads, door: &Door, caller: Caller<'_>)
         Caller::Socket(socket) => socket,
         Caller::Quic(endpoint, incoming) => match endpoint.begin(*incoming, node) {
             Some(arrival) => transport::Socket::Quic(Box::new(arrival)),
-            // Its first packet was no good.
+            // The first packet was not valid.
             None => return,
         },
     };
@@ -545,7 +546,7 @@ mod tests {
             backlog: 16,
             ..Config::default().listeners[0].1.clone()
         };
-        // Nobody listens on it any more: a socket's file stays when it is closed.
+        // A socket's file stays when the socket is closed.
         drop(UnixListener::bind(&path).expect("bound"));
         let bound = bind("mqtt", &listener, false).expect("the file is stale");
         let mode = std::fs::metadata(&path).expect("the file").permissions().mode();

@@ -1,4 +1,4 @@
-//! What the machine offers: memory, free disk, file descriptors.
+//! Resources of the machine: memory, free disk, file descriptors.
 
 use crate::config::{Budget, Size};
 use crate::control_group;
@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// Bytes the budget allows.
+/// The budget in bytes.
 pub(crate) fn memory_budget(budget: Budget) -> u64 {
     match budget {
         Budget::Fixed(Size(bytes)) => bytes,
@@ -26,7 +26,7 @@ pub(crate) fn memory() -> u64 {
             .ok()
             .map(|kb| kb << 10)
     });
-    // Unreadable /proc: a guess that suits the smallest machine we aim at.
+    // If /proc cannot be read, assume the smallest machine that we support.
     let machine = machine.unwrap_or(512 << 20);
     control_group::memory_limit().map_or(machine, |limit| limit.min(machine))
 }
@@ -40,7 +40,7 @@ pub(crate) fn disk_space(path: &Path) -> Option<(u64, u64)> {
     ))
 }
 
-/// Whether `path` lies on an SD card or eMMC. Unknown (not there yet, no device of its own) is no.
+/// Whether `path` is on an SD card or eMMC. `false` if unknown (it does not exist yet, or has no device of its own).
 pub(crate) fn is_on_sd_card(path: &Path) -> bool {
     let nearest = path
         .ancestors()
@@ -56,19 +56,19 @@ pub(crate) fn is_on_sd_card(path: &Path) -> bool {
     fs::canonicalize(block).is_ok_and(|device| device.to_string_lossy().contains("/mmcblk"))
 }
 
-/// Makes what the process creates from here on unreadable for other users: directories 0750, files 0640. They hold
-/// messages. A stricter mask stays.
+/// Makes files and directories that the process creates unreadable for other users (0640 and 0750), because they contain
+/// messages. A stricter umask stays.
 pub fn keep_files_private() {
     use rustix::fs::Mode;
     let before = rustix::process::umask(Mode::WGRP | Mode::RWXO);
     rustix::process::umask(before | Mode::WGRP | Mode::RWXO);
 }
 
-/// Raises the limit on open files as far as it goes, and returns it.
+/// Raises the soft limit on open files to the hard limit, and returns it.
 pub(crate) fn raise_open_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     if limit.current < limit.maximum {
-        // Refused (a container's rule): what there is has to do.
+        // A container may refuse it; then the current limit applies.
         let _ = setrlimit(
             Resource::Nofile,
             Rlimit {
@@ -80,12 +80,12 @@ pub(crate) fn raise_open_files() -> u64 {
     open_files_max()
 }
 
-/// Files this process may have open.
+/// The limit on open files of this process.
 pub(crate) fn open_files_max() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Files that connections leave for the log, HTTP and everything else.
+/// Files that connections must not use, because the log, HTTP and other parts need them.
 pub(crate) fn files_reserved(log_files: u64) -> u64 {
     FILES_OF_THE_PROCESS
         .saturating_add(log_files_max(log_files))
@@ -93,10 +93,10 @@ pub(crate) fn files_reserved(log_files: u64) -> u64 {
         .saturating_add(management_connections_max())
 }
 
-/// Standard streams, listeners, what runtimes wait with, and what the log writes to or keeps for that.
+/// Files of the process itself: standard streams, listeners, the runtimes' epoll descriptors, and files that the log writes.
 const FILES_OF_THE_PROCESS: u64 = 64;
 
-/// Files of the log that stay open for reading: as set, or (0) by how many the process may have.
+/// Files of the log kept open for reading: as configured, or (0) derived from the limit on open files.
 pub(crate) fn log_files_max(set: u64) -> u64 {
     match set {
         0 => (open_files_max() / 8).clamp(8, 64),
@@ -104,22 +104,22 @@ pub(crate) fn log_files_max(set: u64) -> u64 {
     }
 }
 
-/// Connections to HTTP at the same time.
+/// Open HTTP connections, at most.
 pub(crate) fn http_connections_max() -> u64 {
     (open_files_max() / 8).clamp(4, 128)
 }
 
-/// Connections to the management API at the same time, beside those.
+/// Open connections to the management API, at most, in addition to those.
 pub(crate) fn management_connections_max() -> u64 {
     (open_files_max() / 16).clamp(4, 128)
 }
 
-/// Files this process has open.
+/// Open files of this process.
 pub(crate) fn open_files() -> u64 {
     fs::read_dir("/proc/self/fd").map_or(0, |dir| dir.count() as u64)
 }
 
-/// Bytes of memory this process occupies.
+/// Resident memory of this process in bytes.
 pub(crate) fn resident_bytes() -> u64 {
     let pages = fs::read_to_string("/proc/self/statm").ok();
     let pages = pages.and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());

@@ -115,7 +115,7 @@ enum Cert {
 
 fn main() -> ExitCode {
     let mut command = Arguments::command();
-    // Hundreds of lines, which only those who ask for them have to wait for.
+    // This help has hundreds of lines, so it is generated only when it is asked for.
     if std::env::args_os().any(|argument| argument == "config") {
         command = command.mut_subcommand("config", |config| config.after_long_help(config::help(None)));
     }
@@ -234,7 +234,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     gatepost::serve(config, layers)
 }
 
-/// Variables that are not Unicode cannot be ours.
+/// The environment variables. Those that are not Unicode cannot be ours, and are skipped.
 fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }

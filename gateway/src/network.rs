@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
-/// All addresses that begin with the same bits.
+/// A range of addresses that begin with the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Network {
     first: IpAddr,
@@ -13,8 +13,8 @@ pub(crate) struct Network {
 impl FromStr for Network {
     type Err = ();
 
-    /// An address, or an address and the number of its bits that count. The others must be zero: `10.1.2.3/8` is more
-    /// likely a typing mistake than meant.
+    /// Parses an address, or an address with a prefix length. The bits after the prefix must be zero, because `10.1.2.3/8` is
+    /// probably a typing mistake.
     fn from_str(text: &str) -> Result<Network, ()> {
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address, Some(bits.parse::<u8>().map_err(|_| ())?)),
@@ -35,14 +35,14 @@ impl FromStr for Network {
 }
 
 impl Network {
-    /// Whether `address` is one of them. An IPv4-mapped IPv6 address counts as IPv4.
+    /// Whether `address` is in the range. An IPv4-mapped IPv6 address counts as IPv4.
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         address.is_ipv4() == self.first.is_ipv4() && masked(address, self.bits) == bits_of(self.first)
     }
 }
 
-/// The address's bits, from the left.
+/// The address's bits, left-aligned.
 fn bits_of(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(v4) => u128::from(v4.to_bits()) << 96,
@@ -50,7 +50,7 @@ fn bits_of(address: IpAddr) -> u128 {
     }
 }
 
-/// Only the first `bits` of them.
+/// The first `bits` of the address's bits; the others are zero.
 fn masked(address: IpAddr, bits: u8) -> u128 {
     let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
     bits_of(address) & mask

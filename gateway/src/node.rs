@@ -1,4 +1,4 @@
-//! The node: what all threads share.
+//! The node: the state that all threads share.
 
 use crate::accountant::Pools;
 use crate::api::rates::Rates;
@@ -33,55 +33,55 @@ use tokio::sync::Notify;
 
 /// Shared state of the process.
 pub(crate) struct Node {
-    /// Its settings; see [`Node::config`].
+    /// The current configuration; see [`Node::config`].
     config: RwLock<Arc<Config>>,
-    /// Its clock.
+    /// The process's clock.
     pub clock: Clock,
-    /// Users.
+    /// Users and their rights.
     pub directory: Directory,
-    /// TLS of its listeners.
+    /// TLS settings of the listeners.
     pub tls: tls::Ports,
-    /// Vhosts, which come and go.
+    /// The vhosts.
     pub vhosts: Vhosts,
-    /// Protocols; a connection names its own by place.
+    /// The protocols; a connection refers to its protocol by index.
     pub protocols: Vec<Box<dyn Protocol>>,
     /// Property codecs of all protocols.
     pub codecs: Codecs,
-    /// What the committer takes.
+    /// Batches for the committer.
     pub log: Arc<LogQueue>,
-    /// What the reader takes.
+    /// Requests for the reader.
     pub reads: Arc<ReadQueue>,
-    /// How long commits took.
+    /// Durations of commits.
     pub commit_times: Histogram,
-    /// Connections, per protocol.
+    /// Counters of connections, by protocol.
     pub connections: Vec<ConnectionCounts>,
-    /// Connections bound to a vhost whose goodbye is not yet sent. A stop waits for them.
+    /// Connections of vhosts that have not been closed yet. A stop waits for them.
     pub attached: AtomicUsize,
-    /// How many lines about single connections may be written.
+    /// Rate limits for log lines about single connections.
     pub lines: Lines,
-    /// Whether and how the node serves.
+    /// The node's state for `/readyz` and `/healthz`.
     pub health: Health,
     /// When the process started.
     pub started: Instant,
-    /// The log's figures.
+    /// The log's counters.
     pub store_stats: Arc<StoreStats>,
-    /// An engine has used much of its share: see [`crate::accountant`].
+    /// Notified when an engine has used much of its share: see [`crate::accountant`].
     pub short_of_memory: Arc<Notify>,
-    /// What keeps a few from taking it from all.
+    /// Limits that keep a few clients from blocking all others.
     pub protection: Protection,
-    /// What QUIC listeners and connections count.
+    /// Counters of QUIC.
     pub quic: Arc<quic::Counts>,
     /// Memory of all connections' buffers.
     pub buffers: Arc<Buffers>,
-    /// What counters were.
+    /// Past values of counters, from which rates are computed.
     pub rates: Rates,
-    /// Where the node listens.
+    /// The addresses that the node listens on.
     pub listeners: Listeners,
-    /// Where the management API asks for a reload, and to stop.
+    /// Requests of the management API to reload the configuration, and to stop.
     pub desk: Desk,
-    /// `mqtt.sys_interval` may have changed.
+    /// Notified when `mqtt.sys_interval` may have changed.
     pub sys_interval_changed: Notify,
-    /// Something changed that [`crate::watch`] should not notice a second later.
+    /// Wakes [`crate::watch`] when it should not wait for its next second.
     pub look: Notify,
     failure: Mutex<Option<Failure>>,
     failed: Notify,
@@ -92,58 +92,58 @@ pub(crate) struct Node {
 pub(crate) struct ConnectionCounts {
     /// Accepted so far.
     pub opened: AtomicU64,
-    /// Gone so far.
+    /// Closed so far.
     pub closed: AtomicU64,
-    /// Logins that were good.
+    /// Successful logins.
     pub logged_in: AtomicU64,
-    /// Logins that were not.
+    /// Refused logins.
     pub login_refused: AtomicU64,
-    /// Turned away because there were too many.
+    /// Connections refused by a limit, a rate or a ban.
     pub refused: AtomicU64,
-    /// Turned away because there was no TLS to be had with them.
+    /// Failed TLS handshakes.
     pub tls_refused: AtomicU64,
-    /// Requests on a WebSocket's port that came to none.
+    /// Requests at a WebSocket listener that were refused.
     pub websocket_refused: AtomicU64,
-    /// QUIC handshakes that came to no session.
+    /// QUIC connections that ended before they had a session.
     pub quic_refused: AtomicU64,
-    /// Connections closed because of their PROXY header, or for want of one.
+    /// Connections closed because their PROXY header was missing or not valid.
     pub proxy_refused: AtomicU64,
 }
 
 impl ConnectionCounts {
-    /// Open now.
+    /// Open connections.
     pub(crate) fn open(&self) -> u64 {
-        // In this order a connection that closes between the two reads is not counted below zero.
+        // `closed` is read first: otherwise a connection that opens and closes between the reads would make the result negative.
         let closed = self.closed.load(Ordering::Relaxed);
         self.opened.load(Ordering::Relaxed).saturating_sub(closed)
     }
 }
 
-/// What `/readyz` says.
+/// The node's state, as `/readyz` and `/healthz` report it.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     /// The listeners are up.
     pub listening: AtomicBool,
     /// The gateway is stopping.
     pub stopping: AtomicBool,
-    /// The log failed: nothing is confirmed any more.
+    /// The log failed, so nothing is confirmed any more.
     pub poisoned: AtomicBool,
-    /// Reads of the log that failed and are tried again.
+    /// Reads of the log that failed and are being retried.
     pub reads_failing: AtomicU64,
-    /// Too little free disk: publishers wait.
+    /// Free disk is below the limit, so publishers wait.
     pub disk_alarm: AtomicBool,
-    /// None but what is kept for settling: durable publishes are refused.
+    /// Free disk is down to the reserve, so durable publishes are refused.
     pub disk_full: AtomicBool,
-    /// What the log has set aside, beside what is free.
+    /// Disk that the log has reserved, in addition to free disk.
     pub log_reserved: AtomicU64,
     /// Free disk as last seen.
     pub disk_free: AtomicU64,
-    /// The limit it is held against.
+    /// The limit for free disk.
     pub disk_limit: AtomicU64,
 }
 
 impl Node {
-    /// A node over what the log remembers.
+    /// A node with the state that was read from the log.
     pub(crate) fn new(
         config: Config,
         directory: Directory,
@@ -160,7 +160,7 @@ impl Node {
         let buffers_max = Pools::of(&config).input;
         let short_of_memory = Arc::new(Notify::new());
         let mut known = catalog::vhosts(&recovered);
-        // Nobody ever had a vhost here. Later, one that was deleted stays away, the default one too.
+        // The log is new: create the default vhost. In later starts a deleted vhost stays deleted, even the default one.
         let fresh = recovered.vhost_max == VhostId::NODE && known.is_empty();
         if fresh {
             let record = VhostRecord {
@@ -182,7 +182,7 @@ impl Node {
             let mut engine = Engine::new(settings, codecs.clone(), random());
             directory.instruct(number, &mut engine);
             engine.recover(clock.now(), recovered.take(number));
-            // Health and metrics say so, as they do of other damage.
+            // Counted in health and metrics, like other damage.
             let damaged = engine.damaged_definitions();
             store_stats.quarantined.fetch_add(damaged, Ordering::Relaxed);
             let (log, reads) = (Arc::clone(&log), Arc::clone(&reads));
@@ -191,8 +191,8 @@ impl Node {
         }
         let vhosts = Vhosts::new(vhosts, highest, Arc::clone(&log));
         if fresh {
-            // In one write, before anything of the vhost can be. Its own record is the last: a start that finds it finds
-            // those who were made with it, and a start that does not makes them again.
+            // One write, before any record of the vhost. The vhost's own record is last: a start that finds it also finds the
+            // users created with it; a start that does not find it creates them again.
             let list = vhosts.list();
             let vhost = list
                 .iter()
@@ -230,12 +230,12 @@ impl Node {
         }
     }
 
-    /// The settings now in effect. A reload replaces them, so who needs one reads it here each time, and does not keep it.
+    /// The current configuration. A reload replaces it, so call this each time instead of keeping the result.
     pub(crate) fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config.read())
     }
 
-    /// Puts other settings into effect, for whoever reads them from here on.
+    /// Replaces the configuration.
     pub(crate) fn replace_config(&self, config: Config) {
         self.protection.configure(&config);
         let config = Arc::new(config);
@@ -269,7 +269,7 @@ impl Node {
         self.connections.iter().map(ConnectionCounts::open).sum()
     }
 
-    /// Connections there may be: as set, and never so many that the log would lack descriptors.
+    /// Connections, at most: as configured, but never so many that the log would lack descriptors.
     pub(crate) fn connections_limit(&self) -> u64 {
         let config = self.config();
         let files = machine::open_files_max();
@@ -277,7 +277,7 @@ impl Node {
         connections_max(config.limits.max_connections, files, reserved)
     }
 
-    /// Connections over that, which are let in to be told that there is no room.
+    /// Connections over that limit that are accepted only to be refused in their protocol's words.
     pub(crate) fn refusals_max(&self) -> usize {
         let room = usize::try_from(machine::open_files_max() / 16).unwrap_or(usize::MAX);
         self.config().protection.refusals_max.min(room)
@@ -298,7 +298,7 @@ impl Node {
         self.health.stopping.load(Ordering::Relaxed)
     }
 
-    /// Something broke that cannot be lived with: the process will end. The first cause counts.
+    /// Makes the process end because of a fatal failure. Only the first one is kept.
     pub(crate) fn fail(&self, failure: Failure) {
         tracing::error!("{failure}");
         self.failure.lock().get_or_insert(failure);
@@ -310,14 +310,14 @@ impl Node {
         self.failed.notified().await;
     }
 
-    /// Why the process has to end, if it has.
+    /// The failure because of which the process must end, if there is one.
     pub(crate) fn take_failure(&self) -> Option<Failure> {
         self.failure.lock().take()
     }
 }
 
-/// Connections that are admitted: as set, and never so many that the log would lack descriptors. A log that cannot open a
-/// file ends the process; a connection that is refused costs one client a retry.
+/// Connections, at most: as configured, but never so many that the log would lack descriptors. A log that cannot open a
+/// file ends the process, whereas a refused connection costs one client a retry.
 fn connections_max(set: u64, open_files: u64, reserved: u64) -> u64 {
     let room = open_files.saturating_sub(reserved).max(1);
     match set {
@@ -326,10 +326,10 @@ fn connections_max(set: u64, open_files: u64, reserved: u64) -> u64 {
     }
 }
 
-/// The vhost there is from the start.
+/// The vhost that the first start creates.
 pub(crate) const DEFAULT_VHOST: &str = "/";
 
-/// An engine that runs has its share from the accountant, and keeps it when it is configured anew.
+/// For a running engine, which keeps its share from the accountant when its settings change.
 const NO_SHARE: Share = Share {
     cache_bytes_max: 0,
     memory_bytes_max: 0,
@@ -337,7 +337,7 @@ const NO_SHARE: Share = Share {
     objects_bytes_max: 0,
 };
 
-/// Settings of a vhost's engine, with the share of memory that it begins with.
+/// Settings of a vhost's engine, with its initial share of memory.
 pub(crate) fn engine_settings(config: &Config, vhost: Name, number: VhostId, share: Share) -> Settings {
     let expiry = config.mqtt.session_expiry_max.0;
     Settings {

@@ -1,8 +1,8 @@
-//! HTTP requests that the gateway itself sends: to back ends that know users, and for the keys of tokens.
+//! HTTP requests that the gateway sends: to the authentication back end `http`, and for the keys of tokens.
 //!
-//! Every part is bounded: requests under way, the time of one (connecting included), the bytes of its answer, connections that are
-//! kept for the next one. Redirects are not followed: the operator names the server, and nobody else sends a password elsewhere.
-//! Over TLS the server's certificate must be good for its name.
+//! Everything is bounded: concurrent requests, the time of a request (including connecting), the bytes of its answer, idle
+//! connections. Redirects are not followed, so passwords go only to the server that the operator named.
+//! Over TLS the server's certificate must be valid for its name.
 
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
@@ -22,14 +22,14 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 
-/// Where a request goes.
+/// A parsed URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Url {
     secure: bool,
     host: String,
     /// `None`: the scheme's own.
     port: Option<u16>,
-    /// As in `Host`: with the port if it is not the scheme's own.
+    /// The value of the `Host` header, which includes a non-default port.
     authority: String,
     path: String,
 }
@@ -40,6 +40,8 @@ pub(crate) fn is_url(text: &str) -> bool {
 }
 
 impl Url {
+    /// Parses a URL.
+    ///
     /// # Errors
     /// What is wrong with it.
     pub(crate) fn parse(text: &str) -> Result<Url, String> {
@@ -62,7 +64,7 @@ impl Url {
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         Ok(Url {
             secure,
-            // An address of version 6 stands in brackets.
+            // An IPv6 address is in brackets.
             host: host.trim_matches(['[', ']']).to_owned(),
             port: authority.port_u16(),
             authority: authority.as_str().to_owned(),
@@ -106,10 +108,10 @@ pub(crate) enum Outage {
     /// Nothing came in time.
     #[error("no answer in time")]
     Timeout,
-    /// It cannot be reached, or broke off.
+    /// The server cannot be reached, or the connection broke.
     #[error("{0}")]
     Broken(String),
-    /// It answered something else than 200, 201 or 204.
+    /// The status was not 200, 201 or 204.
     #[error("it answered with status {0}")]
     Status(u16),
 }
@@ -118,11 +120,11 @@ fn broken(error: impl std::fmt::Display) -> Outage {
     Outage::Broken(error.to_string())
 }
 
-/// What became of requests.
+/// Counts of requests.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub answered: AtomicU64,
-    /// There was no answer, or none that makes sense.
+    /// There was no answer, or it was unusable.
     pub failed: AtomicU64,
 }
 
@@ -133,29 +135,29 @@ impl Counts {
     }
 }
 
-/// What bounds a [`Client`].
+/// The limits of a [`Client`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// For a request as a whole, once it is its turn.
+    /// Time for a whole request, without the wait for its turn.
     pub timeout: Duration,
-    /// Requests under way.
+    /// Concurrent requests, at most.
     pub requests: usize,
-    /// Bytes of an answer's body.
+    /// Bytes of an answer's body, at most.
     pub answer_bytes: usize,
 }
 
-/// See the module.
+/// An HTTP client with limits.
 pub(crate) struct Client {
     tls: TlsConnector,
     bounds: Bounds,
     turns: Semaphore,
-    /// Connections that wait for the next request.
+    /// Idle connections, kept for the next request.
     idle: Mutex<Vec<(Url, Sender)>>,
 }
 
 type Sender = SendRequest<Full<Bytes>>;
 
-/// What is asked.
+/// A request's method and body.
 #[derive(Clone, Debug)]
 enum Ask {
     Get,
@@ -163,7 +165,7 @@ enum Ask {
 }
 
 impl Client {
-    /// `ca`: a PEM file with the authorities that count; empty: the system's.
+    /// Makes a client. `ca`: a PEM file with the trusted certificate authorities; empty: the system's.
     ///
     /// # Errors
     /// The file cannot be read or holds no certificate; the text names it.
@@ -176,14 +178,18 @@ impl Client {
         })
     }
 
+    /// Sends a GET request and returns the answer's body.
+    ///
     /// # Errors
-    /// Why there is no answer.
+    /// Why there is no usable answer.
     pub(crate) async fn get(&self, url: &Url) -> Result<Bytes, Outage> {
         self.request(url, Ask::Get).await
     }
 
+    /// Sends a POST request and returns the answer's body.
+    ///
     /// # Errors
-    /// Why there is no answer.
+    /// Why there is no usable answer.
     pub(crate) async fn post(&self, url: &Url, content_type: &'static str, body: String) -> Result<Bytes, Outage> {
         let body = body.into();
         self.request(url, Ask::Post { content_type, body }).await
@@ -192,7 +198,8 @@ impl Client {
     async fn request(&self, url: &Url, ask: Ask) -> Result<Bytes, Outage> {
         let _turn = self.turns.acquire().await.map_err(broken)?;
         let exchange = async {
-            // A server may close a connection that it kept, just when the next request leaves. What is asked here can be asked twice.
+            // A server may close an idle connection just when we send on it. Then the request is sent again on a new one, which
+            // is safe because these requests change nothing.
             if let Some(sender) = self.take_idle(url).await
                 && let Ok(answer) = self.exchange(url, sender, ask.clone()).await
             {
@@ -206,6 +213,8 @@ impl Client {
             .unwrap_or(Err(Outage::Timeout))
     }
 
+    /// Sends one request on a connection. The inner result is the answer.
+    ///
     /// # Errors
     /// The connection broke before an answer began.
     async fn exchange(&self, url: &Url, mut sender: Sender, ask: Ask) -> Result<Result<Bytes, Outage>, Outage> {
@@ -260,7 +269,7 @@ impl Client {
         let stream = TcpStream::connect((url.host.as_str(), url.port()))
             .await
             .map_err(broken)?;
-        // Requests are small, and somebody waits for each.
+        // Requests are small and a client waits for each, so send them at once.
         let _ = stream.set_nodelay(true);
         if !url.secure {
             return handshake(stream).await;
@@ -292,15 +301,15 @@ async fn handshake(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(broken)?;
-    // It ends with its sender, or with the server.
+    // The task ends when the sender is dropped or the server closes the connection.
     tokio::spawn(connection);
     Ok(sender)
 }
 
-/// Of an answer's head, and of what is read at once.
+/// Bytes of an answer's head, and of one read, at most.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 
-/// Where systems keep the authorities that they trust.
+/// Usual files of a system's trusted certificate authorities.
 const SYSTEM_ROOTS: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -311,7 +320,7 @@ const SYSTEM_ROOTS: [&str; 4] = [
 fn roots(ca: &str) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     if ca.is_empty() {
-        // A system without any can ask plain HTTP.
+        // A system without them can still use plain HTTP.
         let bytes = SYSTEM_ROOTS.iter().find_map(|path| std::fs::read(path).ok());
         let all = CertificateDer::pem_slice_iter(bytes.as_deref().unwrap_or_default());
         roots.add_parsable_certificates(all.filter_map(Result::ok));
@@ -365,8 +374,8 @@ mod tests {
         }
     }
 
-    /// Answers each request of a connection with the next of `answers`, and counts the connections. After the last of its
-    /// answers a connection is closed.
+    /// A server that answers each request of a connection with the next of `answers` and then closes it. Also returns the count
+    /// of connections.
     async fn server(answers: &'static [&'static [u8]]) -> (Url, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");

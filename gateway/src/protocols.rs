@@ -1,4 +1,4 @@
-//! The list of protocols. A new one is one folder in `protocols/`, one line here, and the manifests that name it.
+//! The list of protocols. A new protocol needs a folder in `protocols/`, a line here, and entries in two manifests.
 
 use gatepost_core::keys::Values;
 use gatepost_core::session::{Description, Protocol};
@@ -12,12 +12,12 @@ pub(crate) const ALL: &[&Description] = &[
     &gatepost_nats::PROTOCOL,
 ];
 
-/// The place of the protocol of that name.
+/// The index of the protocol of that name.
 pub(crate) fn find(name: &str) -> Option<usize> {
     ALL.iter().position(|protocol| protocol.name == name)
 }
 
-/// The protocol that has that version, and the version's label in metrics.
+/// The protocol with that version, and the version's label in metrics.
 pub(crate) fn of_version(version: &str) -> Option<(&'static Description, &'static str)> {
     ALL.iter().find_map(|protocol| {
         let known = protocol.versions.iter().find(|(name, _)| *name == version);
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
     use gatepost_core::session::FirstBytes;
 
-    /// Which protocols the bytes may begin.
+    /// The protocols whose connections may begin with these bytes.
     fn begin(bytes: &[u8], answer: FirstBytes) -> Vec<&'static str> {
         ALL.iter()
             .filter(|p| (p.first_bytes)(bytes) == answer)
@@ -64,7 +64,7 @@ mod tests {
                 );
             }
         }
-        // NATS, which is one of them if it is built in.
+        // Only NATS, if it is built in.
         assert!(begin(b"CONNECT {", FirstBytes::Yes).iter().all(|name| *name == "nats"));
         for other in [
             &b"GET / HTTP/1.1"[..],

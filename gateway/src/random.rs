@@ -1,9 +1,9 @@
-//! Numbers nobody can guess, for names the gateway makes up, salts and seeds.
+//! Unpredictable numbers for generated names, and seeds.
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 
-/// The next one: SipHash, under a key the system chose for this thread, of a counter.
+/// The next number: SipHash of a counter, with a random key per thread.
 pub(crate) fn random() -> u64 {
     thread_local! {
         static STATE: (RandomState, Cell<u64>) = (RandomState::new(), Cell::new(0));

@@ -1,8 +1,8 @@
-//! The log's reading thread: fetches the bodies that engines want back in memory.
+//! The log's reading thread: loads the bodies and pages that engines request.
 //!
-//! A read that fails says nothing about the bytes. It is tried again, with longer and longer pauses, and its queue waits;
-//! the reads of other queues go on meanwhile. If one fails for longer than `store.read_timeout`, the process ends as it
-//! does after a failed write.
+//! A failed read says nothing about the data. It is retried with growing pauses, and its queue waits;
+//! reads of other queues go on meanwhile. If a read fails for longer than `store.read_timeout`, the process ends, as after
+//! a failed write.
 
 use crate::node::Node;
 use crate::store;
@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// What is to be fetched, first come first served.
+/// Requests that wait for the reader, in order of arrival.
 #[derive(Default)]
 pub(crate) struct ReadQueue {
     pending: Mutex<Pending>,
@@ -21,7 +21,7 @@ pub(crate) struct ReadQueue {
 
 #[derive(Default)]
 struct Pending {
-    /// Of which vhost, and what.
+    /// Requests, each with its vhost.
     reads: Vec<(VhostId, Request)>,
     stopping: bool,
 }
@@ -38,13 +38,13 @@ impl ReadQueue {
         }
     }
 
-    /// Ends the thread: nobody waits for bodies any more.
+    /// Ends the thread.
     pub(crate) fn stop(&self) {
         self.pending.lock().stopping = true;
         self.ready.notify_one();
     }
 
-    /// Waits for work, at most until then, and takes it whole; `false` at the end.
+    /// Waits for requests until `until` and takes all of them. Returns `false` when the thread must end.
     fn collect(&self, into: &mut Vec<(VhostId, Request)>, until: Option<Instant>) -> bool {
         let mut pending = self.pending.lock();
         while pending.reads.is_empty() && !pending.stopping {
@@ -59,9 +59,9 @@ impl ReadQueue {
     }
 }
 
-/// The log's side of the reader, as far as this thread needs it.
+/// The store's reader, as this thread uses it. A trait so that tests can make reads fail.
 pub(crate) trait Fetch {
-    /// Answers what can be read.
+    /// Reads what can be read.
     fn serve(&mut self, requests: &[Request]) -> Served;
 }
 
@@ -71,9 +71,9 @@ impl Fetch for store::Reader {
     }
 }
 
-/// Bodies read at once: what an engine got back, it can pass on while the next ones are read.
+/// Bodies per call, so that an engine can deliver the first ones while the next ones are read.
 const BODIES_AT_ONCE: usize = 64;
-/// Pages looked up at once: they share the work of opening a segment's directory.
+/// Pages per call. Many at once, because they share the work of reading a segment's directory.
 const PAGES_AT_ONCE: usize = 1024;
 
 /// A request that failed.
@@ -86,21 +86,21 @@ struct Failing {
     retry_at: Instant,
 }
 
-/// Requests that failed, until they succeed. There are no more than engines have asked for at the same time.
+/// Failed requests, until they succeed. Bounded by the number of requests that engines make at a time.
 #[derive(Debug, Default)]
 struct Retries {
     waiting: Vec<Failing>,
-    /// Those that are being tried again now.
+    /// Requests that are being retried now.
     trying: Vec<Failing>,
     last_error: String,
 }
 
 impl Retries {
-    /// When the next one is due.
+    /// When the next retry is due.
     fn next(&self) -> Option<Instant> {
         self.waiting.iter().map(|failing| failing.retry_at).min()
     }
-    /// Adds what is due to the work.
+    /// Adds the requests that are due to `work`.
     fn add_due(&mut self, now: Instant, work: &mut Vec<(VhostId, Request)>) {
         let due = |failing: &mut Failing| failing.retry_at <= now;
         self.trying.extend(self.waiting.extract_if(.., due));
@@ -110,7 +110,7 @@ impl Retries {
                 .map(|failing| (failing.vhost, failing.request.clone())),
         );
     }
-    /// Takes note of what failed of a vhost's requests.
+    /// Notes which of a vhost's requests failed.
     fn note(&mut self, vhost: VhostId, served: &mut Served, now: Instant) {
         if let Some(error) = served.error.take() {
             self.last_error = error.to_string();
@@ -128,9 +128,9 @@ impl Retries {
             });
         }
     }
-    /// Whether one has failed for so long.
+    /// Whether a request has failed for longer than `limit`.
     fn have_failed_for(&self, limit: Duration, now: Instant) -> bool {
-        // The first failure may be the only one within a short limit.
+        // At least two failures: with a short limit, a single one must not end the process.
         let lasts = |failing: &Failing| failing.failures > 1 && now - failing.since >= limit;
         self.waiting.iter().any(lasts)
     }
@@ -153,7 +153,7 @@ pub(crate) fn run(node: &Node, mut reader: impl Fetch) {
     }
 }
 
-/// Says in the log and on the health endpoint whether reads fail.
+/// Reports failing reads in the log and in the node's health.
 fn report(node: &Node, retries: &Retries) {
     let failing = retries.waiting.len() as u64;
     let before = node.health.reads_failing.swap(failing, Ordering::Relaxed);
@@ -174,7 +174,7 @@ fn report(node: &Node, retries: &Retries) {
 
 fn serve(node: &Node, reader: &mut impl Fetch, work: &mut [(VhostId, Request)], retries: &mut Retries) {
     let mut reads = Vec::new();
-    // Where many queues are read, neighbours in the log are of different ones.
+    // Sorted by position, because with many queues neighbours in the log belong to different queues.
     work.sort_by_key(|(vhost, request)| {
         let (kind, at) = match request {
             Request::Page(_) => (0, None),
@@ -229,7 +229,7 @@ mod tests {
         }
     }
 
-    /// What is due at `now` is tried, and fails but for `heals`. Returns what was tried.
+    /// Retries what is due at `now`. All fail except `heals`. Returns what was retried.
     fn round(retries: &mut Retries, now: Instant, heals: &[Request]) -> Vec<Request> {
         let mut work = Vec::new();
         retries.add_due(now, &mut work);
@@ -270,7 +270,7 @@ mod tests {
         assert!(!retries.have_failed_for(since + Duration::from_millis(1), now));
     }
 
-    /// On a medium on which every tenth read fails, something fails at any time. Nothing fails for long.
+    /// If every tenth read fails, some request is failing at any time, but none for long.
     #[test]
     fn the_limit_is_each_read_s_own() {
         let (mut retries, mut now) = (Retries::default(), Instant::now());

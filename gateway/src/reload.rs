@@ -1,6 +1,5 @@
-//! What signals and the management API ask of a node that goes on serving: SIGHUP reads the configuration again and opens the log
-//! file anew, SIGUSR1 writes the node's state to the log. SIGQUIT and SIGUSR2 are caught, because uncaught they would end the process at
-//! once.
+//! Signals and requests of the management API that do not end the node. SIGHUP reads the configuration again and reopens the log
+//! file, SIGUSR1 writes the node's state to the log. SIGQUIT and SIGUSR2 are caught because they would end the process otherwise.
 
 use crate::config::{Change, Config, Layers};
 use crate::directory;
@@ -74,13 +73,13 @@ pub(crate) struct Signals {
     user1: Signal,
     user2: Signal,
     quit: Signal,
-    /// Caught so that it does not end the process: a write over the limit on a file's size then fails like any other,
-    /// and is told and handled like any other.
+    /// SIGXFSZ, caught so that it does not end the process: a write over the limit on file size then returns an error, which is
+    /// reported like any other.
     _file_size: Signal,
 }
 
 impl Signals {
-    /// Takes over the signals. Done before the log is read, which may take long.
+    /// Installs the handlers. Called before the log is read, which may take long.
     ///
     /// # Errors
     /// The system has no room for a handler.
@@ -95,7 +94,7 @@ impl Signals {
     }
 }
 
-/// Does what signals and the management API ask, for ever.
+/// Handles the signals, and the requests of the management API. Never returns.
 pub(crate) async fn run(node: &Node, layers: &Layers, log: &Output, manager: &ServiceManager, mut signals: Signals) {
     let Some(mut requests) = node.desk.taken.lock().take() else {
         return;
@@ -132,9 +131,9 @@ pub(crate) async fn run(node: &Node, layers: &Layers, log: &Output, manager: &Se
     }
 }
 
-/// Reads all layers again and puts them into effect, all or nothing. Returns what is different, what needs a restart included.
+/// Reads all layers again and applies them, all or nothing. Returns the differences, including those that need a restart.
 fn reload(node: &Node, layers: &Layers, log: &Output) -> Result<Vec<Change>, Vec<String>> {
-    // Also where the configuration is refused: the old file has been moved away.
+    // Even if the configuration is refused below: logrotate has moved the old file away.
     if let Err(problem) = log.reopen(&node.config().log) {
         tracing::error!("the log goes on in its old file: {problem}");
     }
@@ -170,7 +169,7 @@ fn reload(node: &Node, layers: &Layers, log: &Output) -> Result<Vec<Change>, Vec
     }
 }
 
-/// What takes the place of what there is.
+/// What a reload replaces: the configuration, TLS, back ends, and the log's target if it changed.
 struct Next {
     config: Config,
     changes: Vec<Change>,
@@ -179,13 +178,13 @@ struct Next {
     output: Option<logging::Next>,
 }
 
-/// What the layers say now, as far as it applies without a restart. Says what changes.
+/// Reads the layers, as far as changes apply without a restart. Logs what changes.
 fn read(node: &Node, layers: &Layers) -> Result<Next, Vec<String>> {
     let texts = |problems: Vec<crate::config::Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
     let next = layers.load().map_err(|problems| texts(problems.0))?;
     let current = node.config();
     let config = current.with_what_applies(&next);
-    // Parts of two configurations that are each good need not fit together.
+    // Checked again: the parts that apply now and the parts that need a restart come from two configurations.
     let problems = config.check();
     if !problems.is_empty() {
         return Err(texts(problems));
@@ -222,7 +221,7 @@ fn read(node: &Node, layers: &Layers) -> Result<Next, Vec<String>> {
     })
 }
 
-/// Writes the node's state to the log, for whoever looks at a gateway that behaves oddly.
+/// Writes the node's state to the log, to find out why a gateway behaves oddly.
 fn dump(node: &Node) {
     let health = &node.health;
     let (backlog_bytes, backlog_since) = node.log.backlog();

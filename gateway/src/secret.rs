@@ -1,4 +1,4 @@
-//! Secrets of the gateway's own that outlive the process: a file each in the data directory.
+//! The gateway's own secrets that must survive a restart: one file each in the data directory.
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use std::fs::{self, OpenOptions};
@@ -6,18 +6,19 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-/// Random bytes that nobody else knows.
+/// Random secret bytes.
 pub(crate) type Secret = [u8; 32];
 
-/// A new one, that nobody will remember.
+/// A new secret, which is not stored.
 pub(crate) fn fresh() -> Secret {
     let mut secret = [0; 32];
-    // Without randomness there is no handshake and no login either.
+    // If this fails, handshakes and logins fail too, so nothing depends on this secret.
     let _ = SystemRandom::new().fill(&mut secret);
     secret
 }
 
-/// The one in `file`, or a new one that is kept there. `otherwise`: what follows for people if it cannot be kept.
+/// Reads the secret in `file`, or makes a new one and stores it there. `otherwise`: the consequence for users if it cannot be
+/// stored, for the log.
 pub(crate) fn open(file: &Path, otherwise: &str) -> Secret {
     if let Ok(bytes) = fs::read(file)
         && let Ok(secret) = bytes.as_slice().try_into()

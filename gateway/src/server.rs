@@ -1,4 +1,4 @@
-//! Puts the node together, in the order in which things need each other, and takes it apart again.
+//! Starts the parts of the node in the order of their dependencies, and stops them.
 
 use crate::api::Entrance;
 use crate::clock::Clock;
@@ -25,7 +25,7 @@ use std::time::Instant;
 /// Serves until a signal or a failure. SIGHUP reads `layers` again.
 ///
 /// # Errors
-/// Why it could not start, or had to stop.
+/// The node could not start, or had to stop because of a failure.
 pub fn serve(config: Config, layers: Layers) -> Result<(), Failure> {
     let began = Instant::now();
     let output = logging::start(&config.log).map_err(Failure::Configuration)?;
@@ -49,7 +49,7 @@ pub fn serve(config: Config, layers: Layers) -> Result<(), Failure> {
         directory.make_no_default_user();
     }
     let clock = Clock::start();
-    // Before the ports: nobody is served from a log that is not read yet.
+    // Before the ports are bound: clients cannot be served until the log is read.
     let (store, recovered) = store::open_for(&config, clock.now().wall, &manager)?;
     let tls = tls::Ports::open(&config).map_err(|found| Failure::Configuration(Problems(found).to_string()))?;
     let protocols = protocols::all(&config.values);
@@ -72,7 +72,7 @@ pub fn serve(config: Config, layers: Layers) -> Result<(), Failure> {
     runtime.block_on(run(node, store, ports, began, manager, reloads, definitions))
 }
 
-/// What is to be imported, and whether it makes users.
+/// The definitions to import, and whether they contain users.
 fn definitions(config: &Config) -> Result<Option<(serde_json::Value, bool)>, Failure> {
     let file = &config.definitions.file;
     if file.is_empty() {
@@ -101,7 +101,7 @@ async fn run(
     let threads = Arc::new(threads.map_err(|error| internal("cannot start I/O threads", &error))?);
     let banner = banner::text(&node, &ports, threads.count(), began.elapsed());
     if let Some(document) = definitions {
-        // Before anybody is served: clients wait in the sockets' queues.
+        // Before clients are served; until then they wait in the sockets' queues.
         let imported = api::definitions::import_at_start(&node, &document).await;
         imported.map_err(|what| Failure::Configuration(format!("definitions.file: {what}")))?;
     }
@@ -213,14 +213,14 @@ fn listen(
     Ok(())
 }
 
-/// Whether that is what a listener speaks.
+/// Whether the listener speaks that protocol.
 fn speaks(node: &Node, listener: &str, protocol: &str) -> bool {
     let config = node.config();
     let mut listeners = config.listeners.iter();
     listeners.any(|(name, keys)| name == listener && keys.protocol == protocol)
 }
 
-/// The management API on the network.
+/// Serves the management API on the network.
 fn manage(
     tasks: &mut tokio::task::JoinSet<()>,
     node: Arc<Node>,
@@ -236,7 +236,7 @@ fn manage(
     tasks.spawn(http::bounded::serve(socket, tls, router, bounds, admit));
 }
 
-/// The door for those who manage the gateway. Without it, it serves all the same.
+/// Serves the management API on the control socket. If the socket cannot be bound, the gateway runs without it.
 fn control(tasks: &mut tokio::task::JoinSet<()>, node: &Arc<Node>) {
     let data = node.config().node.data_dir.clone();
     match api::socket::bind(&data) {

@@ -1,6 +1,6 @@
-//! What the service manager is told, by the protocol of sd_notify(3): ready, reloading, stopping, alive.
+//! Notifies the service manager by the protocol of sd_notify(3): ready, reloading, stopping, alive.
 //!
-//! Datagrams to the socket that `NOTIFY_SOCKET` names. Without one there is nobody to tell, and all of this does nothing.
+//! Sends datagrams to the socket in `NOTIFY_SOCKET`. If the variable is not set, all of this does nothing.
 
 use crate::node::Node;
 use crate::threads::IoThreads;
@@ -9,22 +9,22 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// See the module.
+/// The service manager's socket, if there is one.
 #[derive(Debug, Default)]
 pub(crate) struct ServiceManager {
     socket: Option<(UnixDatagram, SocketAddr)>,
-    /// It ends us if it has not heard from us for so long.
+    /// The service manager ends the process if it hears nothing for this long.
     watchdog: Option<Duration>,
 }
 
 impl ServiceManager {
-    /// The one that started us, if it wants to be told.
+    /// Reads the variables that a service manager sets.
     pub(crate) fn of_environment() -> ServiceManager {
         let variable = |name: &str| env::var(name).ok();
         let watchdog = variable("WATCHDOG_USEC")
             .and_then(|usec| usec.parse().ok())
             .map(Duration::from_micros);
-        // A child of the service inherits the variables.
+        // The variables may be inherited from a parent, which the watchdog is meant for.
         let is_ours = variable("WATCHDOG_PID").is_none_or(|pid| pid == std::process::id().to_string());
         ServiceManager {
             socket: variable("NOTIFY_SOCKET").and_then(|path| connect(&path)),
@@ -32,12 +32,12 @@ impl ServiceManager {
         }
     }
 
-    /// Everybody is served.
+    /// Reports that clients are served.
     pub(crate) fn ready(&self) {
         self.tell("READY=1");
     }
 
-    /// The start goes on: it may take so long from now.
+    /// Reports that the start is in progress and may take `patience` longer.
     pub(crate) fn starting(&self, status: &str, patience: Duration) {
         self.tell(&format!(
             "STATUS={status}\nEXTEND_TIMEOUT_USEC={}",
@@ -45,27 +45,27 @@ impl ServiceManager {
         ));
     }
 
-    /// The configuration is read again. [`ServiceManager::ready`] follows.
+    /// Reports that the configuration is being reloaded. Call [`ServiceManager::ready`] afterwards.
     pub(crate) fn reloading(&self) {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let usec = Duration::try_from(now).unwrap_or_default().as_micros();
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={usec}"));
     }
 
-    /// The end has begun.
+    /// Reports that the process is stopping.
     pub(crate) fn stopping(&self) {
         self.tell("STOPPING=1");
     }
 
-    /// Says that we are alive, for ever, and only while we are: the main thread runs this, and each time the thread that has
-    /// the sockets has to answer first. One that hangs is ended by the service manager, and started again.
+    /// Reports regularly that the process is alive. Never returns. It runs on the main thread and each time first waits for an
+    /// answer from the first I/O thread, so if one of them hangs the service manager restarts the process.
     pub(crate) async fn watch(&self, node: &Node, threads: &IoThreads) {
         let Some(period) = self.watchdog.filter(|_| self.socket.is_some()) else {
             return;
         };
         loop {
             let answer = threads.accepting().spawn(async {});
-            // Within its patience, or it hears nothing.
+            // Without an answer in time nothing is sent.
             if tokio::time::timeout(period, answer)
                 .await
                 .is_ok_and(|answer| answer.is_ok())
@@ -79,7 +79,7 @@ impl ServiceManager {
 
     fn tell(&self, state: &str) {
         if let Some((socket, to)) = &self.socket {
-            // It is gone, or its queue is full: it will do what it does about a service that says nothing.
+            // If this fails (its queue is full, say), the service manager acts as if we were silent.
             let _ = socket.send_to_addr(state.as_bytes(), to);
         }
     }

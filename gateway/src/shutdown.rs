@@ -1,4 +1,4 @@
-//! The end: on a signal, or because something broke.
+//! Stopping: on a signal, or because of a failure.
 
 use crate::exit::Failure;
 use crate::node::Node;
@@ -12,11 +12,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What clients get to hear our goodbye and to say theirs.
+/// Time for clients to receive the closing message and to close.
 const GOODBYES: Duration = Duration::from_millis(1_500);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// After the log failed, probes see the red health for this long, and clients hear that the gateway goes.
+/// After the log failed, the process goes on for this long: probes see that it is unhealthy, and clients are told.
 const RED: Duration = Duration::from_secs(1);
 
 /// SIGTERM and SIGINT.
@@ -26,7 +26,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Takes over the signals. Early, so that none is lost.
+    /// Installs the handlers, early so that no signal is lost.
     ///
     /// # Errors
     /// The system has no room for a handler.
@@ -37,7 +37,7 @@ impl Signals {
         })
     }
 
-    /// Waits for one, and returns its name and number.
+    /// Waits for a signal and returns its name and number.
     async fn next(&mut self) -> (&'static str, i32) {
         tokio::select! {
             _ = self.term.recv() => ("SIGTERM", 15),
@@ -46,7 +46,7 @@ impl Signals {
     }
 }
 
-/// Waits until it is time to end; `Some` says why it is not in good order. From then on another signal ends the process
+/// Waits for a signal or a failure; returns the failure. After this, a further signal ends the process
 /// at once.
 pub(crate) async fn wait(node: &Node, mut signals: Signals) -> Option<Failure> {
     tokio::select! {
@@ -66,16 +66,16 @@ pub(crate) async fn wait(node: &Node, mut signals: Signals) -> Option<Failure> {
     node.take_failure()
 }
 
-/// Ends because the log failed: nothing is confirmed or written any more, and clients were told the moment it did.
+/// Ends after the log failed. Nothing is confirmed or written any more; clients were told when it failed.
 pub(crate) async fn fail(threads: &Arc<IoThreads>) {
     tokio::time::sleep(RED).await;
     let io = Arc::clone(threads);
     blocking(move || io.stop()).await;
 }
 
-/// Ends in good order: says goodbye to clients, and writes what that causes to the log.
+/// Ends in order: closes clients' connections, and writes the resulting records (wills, say) to the log.
 ///
-/// `listeners` ends when it is dropped; `committer` and `reader` are the log's threads.
+/// Dropping `listeners` closes them; `committer` and `reader` are the log's threads.
 pub(crate) async fn run<L>(
     node: &Arc<Node>,
     threads: &Arc<IoThreads>,
@@ -100,7 +100,7 @@ pub(crate) async fn run<L>(
     }
     node.reads.stop();
     node.log.stop();
-    // On threads of their own, so that a second signal is heard while a slow disk syncs.
+    // On a blocking thread, so that a second signal is handled while a slow disk syncs.
     blocking(move || (committer.join(), reader.join())).await;
     tracing::info!(took_ms = began.elapsed().as_millis(), cut_off, "stopped");
 }

@@ -1,4 +1,4 @@
-//! The message log on a real disk: opening it as configured, and saying plainly why it cannot be.
+//! The message log on a real disk: opens it as configured, and explains why if it cannot.
 
 use crate::config::{Config, Confirm};
 use crate::exit::Failure;
@@ -17,18 +17,18 @@ use std::time::{Duration, Instant};
 
 /// The log.
 pub(crate) type Store = store::Store<RealDisk>;
-/// Its reading side.
+/// The log's reader.
 pub(crate) type Reader = store::Reader<RealDisk>;
 
-/// Takes the data directory and reads what it remembers.
+/// Locks the data directory and reads the log.
 ///
 /// # Errors
-/// Another process has it, it cannot be written, or another release wrote it.
+/// Another process uses the directory, it cannot be written, or another release wrote it.
 pub(crate) fn open(config: &Config, wall: Wall) -> Result<(Store, Recovered), Failure> {
     open_for(config, wall, &ServiceManager::default())
 }
 
-/// As [`open`], and tells the service manager how far it is.
+/// Like [`open`], and reports progress to the service manager.
 pub(crate) fn open_for(config: &Config, wall: Wall, manager: &ServiceManager) -> Result<(Store, Recovered), Failure> {
     let data = &config.node.data_dir;
     let store = &config.store;
@@ -59,7 +59,7 @@ pub(crate) fn open_for(config: &Config, wall: Wall, manager: &ServiceManager) ->
     Ok((store, recovered))
 }
 
-/// The engines have what the log remembers. Says what of it is damaged.
+/// Checks the log after the engines have taken over its state. Logs what is damaged.
 ///
 /// # Errors
 /// Something could not be read.
@@ -74,26 +74,26 @@ pub(crate) fn check_start(store: &Store, config: &Config) -> Result<(), Failure>
     Ok(())
 }
 
-/// As long as it gets on, the service manager waits on for so long.
+/// While reading the log makes progress, the service manager is asked to wait this much longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A start that takes longer says how far it is, so often.
+/// How often a long start reports its progress.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
-/// Bytes of a segment: as set, or what suits the medium.
+/// Bytes of a segment: as configured, or depending on the medium.
 pub(crate) fn segment_bytes(config: &Config) -> u64 {
     match config.store.segment_size {
         Some(size) => size.0,
-        // Flash without a clever controller is written in small segments, so that little is moved when one is freed.
+        // Small segments on SD cards, so that compaction of a segment moves little data.
         None if machine::is_on_sd_card(&config.node.data_dir) => 8 << 20,
         None => 32 << 20,
     }
 }
 
-/// What an operator reads of an error.
+/// Explains an error to the operator.
 pub(crate) fn failure(data: &Path, error: StoreError) -> Failure {
     match error {
-        // It names the directory and the process.
+        // The error names the directory and the process.
         StoreError::Lock(source) if source.kind() == ErrorKind::WouldBlock => Failure::DataInUse(source.to_string()),
         StoreError::Lock(source) => {
             let hint = match source.kind() {
@@ -117,7 +117,7 @@ pub(crate) fn failure(data: &Path, error: StoreError) -> Failure {
     }
 }
 
-/// The log cannot go on: clients are told, nothing more is confirmed, and the process ends.
+/// Handles a failure of the log: tells clients, confirms nothing more, and ends the process.
 pub(crate) fn log_failed(node: &Node, why: &dyn fmt::Display) {
     node.health.poisoned.store(true, Ordering::Relaxed);
     for vhost in node.vhosts.list().iter() {

@@ -1,12 +1,12 @@
-//! `$SYS`: what the node tells of itself to MQTT clients that subscribe to it, as Mosquitto does.
+//! `$SYS`: topics with figures of the node for MQTT clients, like Mosquitto's.
 //!
-//! Every `mqtt.sys_interval` the figures that have changed are published in each vhost, as retained messages, by a connection
-//! inside the process that comes and goes. So subscribers are asked for their rights like everywhere, and nothing is
-//! attached between two rounds. Nothing of it is logged.
+//! Every `mqtt.sys_interval`, changed figures are published in each vhost as retained messages. Each round uses an in-process
+//! connection, so subscribers' rights are checked as usual, and there is no connection between two rounds. Nothing is
+//! written to the log.
 //!
-//! Figures are the vhost's own, but for uptime, free disk and quarantine, which are the node's. `messages` are those of all
-//! protocols, `publish/messages` those of MQTT; acknowledgements and pings, which Mosquitto counts with `messages`, are not
-//! counted here.
+//! Figures are the vhost's, except uptime, free disk, quarantine and sockets, which are the node's. `messages` counts all
+//! protocols, `publish/messages` MQTT only. Acknowledgements and pings, which Mosquitto includes in `messages`, are not
+//! counted.
 
 use crate::node::Node;
 use crate::protocols;
@@ -24,7 +24,7 @@ use std::time::Duration;
 
 const ROOT: &str = "$SYS/broker/";
 
-/// Publishes for ever, as often as the configuration says.
+/// Publishes at the configured interval. Never returns.
 pub(crate) async fn run(node: &Node) {
     let mut tellers: BTreeMap<VhostId, Teller> = BTreeMap::new();
     loop {
@@ -66,27 +66,27 @@ async fn publish(node: &Node, vhost: &Arc<Vhost>, news: Vec<(String, String)>) {
     };
     let exchange = node.config().mqtt.exchange.clone();
     let now = node.clock.now();
-    // Without memory for a connection there is none for news.
+    // No memory for a connection: skip this round.
     let Ok(mut connection) = vhost.enter(|engine| InProcess::attach_of_node(engine, now, "$SYS")) else {
         return;
     };
     for (topic, value) in news {
         connection.send(Command::Publish {
             channel: 1,
-            // An exchange that is not there has no subscribers.
+            // If the exchange does not exist, there are no subscribers and nothing is done.
             flags: PublishFlags::LENIENT,
             packet_id: 0,
             message: Message::new(envelope, &exchange, &format!("{ROOT}{topic}"), &[], value.as_bytes()),
         });
     }
     connection.detach();
-    // With many subscribers it takes more than one hold; connections have their turns between them.
+    // With many subscribers it takes more than one hold; other connections have their turns in between.
     while vhost.enter(|engine| connection.visit(engine, node.clock.now())) {
         tokio::task::yield_now().await;
     }
 }
 
-/// What is told in every vhost.
+/// Figures of the node, published in every vhost.
 struct NodeFigures {
     uptime: Duration,
     disk_free: u64,
@@ -106,18 +106,18 @@ impl NodeFigures {
     }
 }
 
-/// What a vhost was told.
+/// What was last published in a vhost, and its moving averages.
 #[derive(Default)]
 struct Teller {
     told: BTreeMap<String, String>,
     /// Most clients seen at once.
     clients_max: u64,
-    /// When there were so many of what is averaged.
+    /// The counts of the previous round, and its time.
     last: Option<(Time, [u64; LOADS.len()])>,
     averages: [[f64; SPANS.len()]; LOADS.len()],
 }
 
-/// What moving averages are told of.
+/// Topics with moving averages.
 const LOADS: [&str; 9] = [
     "messages/received",
     "messages/sent",
@@ -130,11 +130,11 @@ const LOADS: [&str; 9] = [
     "sockets",
 ];
 
-/// Over how long, by name and in minutes.
+/// Time spans of the averages, by name and in minutes.
 const SPANS: [(&str, f64); 3] = [("1min", 1.0), ("5min", 5.0), ("15min", 15.0)];
 
 impl Teller {
-    /// Topics and their values as they are now.
+    /// The current value of each topic.
     fn figures(&mut self, c: &Counters, node: &NodeFigures, now: Time) -> BTreeMap<String, String> {
         let (all, mqtt) = (of_clients(c), of_mqtt(c));
         let connected = all.links();
@@ -188,7 +188,7 @@ impl Teller {
         figures
     }
 
-    /// Exponential moving averages of what comes in a minute.
+    /// Updates the exponential moving averages of the rates per minute.
     fn average(&mut self, counts: [u64; LOADS.len()], now: Time) {
         if let Some((before, last)) = self.last {
             let minutes = (now - before).as_secs_f64() / 60.0;
@@ -205,7 +205,7 @@ impl Teller {
         self.last = Some((now, counts));
     }
 
-    /// What is to be published so that subscribers know `figures`, and nothing else.
+    /// The changes from the last round to `figures`. A topic that is gone gets an empty value.
     fn news(&mut self, figures: BTreeMap<String, String>) -> Vec<(String, String)> {
         let gone = self.told.keys().filter(|topic| !figures.contains_key(*topic));
         let mut news: Vec<(String, String)> = gone.map(|topic| (topic.clone(), String::new())).collect();
@@ -218,7 +218,7 @@ impl Teller {
     }
 }
 
-/// What connections of clients have done, without those inside the process.
+/// Traffic of clients' connections, without in-process ones.
 fn of_clients(c: &Counters) -> Traffic {
     let clients = c.by_protocol.iter().filter(|(name, _)| *name != in_process::PROTOCOL);
     clients.map(|(_, traffic)| *traffic).sum()
@@ -275,7 +275,7 @@ mod tests {
         assert_eq!(of(&then, "publish/messages/received"), "100");
         assert_eq!(of(&then, "bytes/received"), "2000");
         assert_eq!(of(&first, "load/messages/received/1min"), "0.00");
-        // 200 a minute for a minute: 1 - 1/e of it.
+        // After one minute at 200 per minute the average is (1 - 1/e) of it.
         assert_eq!(of(&then, "load/messages/received/1min"), "126.42");
         assert_eq!(of(&then, "load/messages/received/15min"), "12.90");
     }

@@ -1,4 +1,4 @@
-//! On which terms a listener takes connections, and how many it has.
+//! A listener's rules for its connections, and the count of them.
 
 use crate::config::{Anonymous, AnonymousHere, Listener};
 use crate::network::Network;
@@ -10,27 +10,27 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Shared by a listener and its connections.
+/// The rules, shared by a listener and its connections.
 #[derive(Debug)]
 pub(crate) struct Terms {
     /// The listener's name.
     pub name: String,
-    /// The place of its protocol in the node's list.
+    /// The index of its protocol in the node's list.
     pub protocol: usize,
-    /// The protocol is spoken over WebSocket.
+    /// Settings for WebSocket; `None`: the protocol is spoken on the socket itself.
     pub websocket: Option<(&'static WebSocket, UpgradeRules)>,
-    /// Each connection begins with a PROXY header, and comes from one of these networks.
+    /// If set, each connection must come from one of these networks and begin with a PROXY header.
     pub proxies: Option<Vec<Network>>,
     /// The vhost of clients that name none, or the default one.
     pub vhost: Option<Name>,
-    /// Who may log in without credentials, where that differs from the node's rule.
+    /// The listener's own rule for clients without credentials; `None`: the node's rule applies.
     pub anonymous: Option<Anonymous>,
-    /// Open now.
+    /// Open connections.
     connections: AtomicU64,
 }
 
 impl Terms {
-    /// Those of a listener in the configuration; `None`: it speaks no protocol.
+    /// The rules of a configured listener; `None`: it speaks HTTP.
     pub(crate) fn of(name: &str, listener: &Listener) -> Option<Arc<Terms>> {
         let protocol = protocols::find(&listener.protocol)?;
         let websocket = protocols::ALL.get(protocol)?.websocket;
@@ -62,7 +62,7 @@ impl Terms {
         }))
     }
 
-    /// Those of a bare socket that speaks the protocol at that place.
+    /// The rules of a plain socket for the protocol with that index.
     pub(crate) fn plain(protocol: usize) -> Terms {
         Terms {
             name: String::new(),
@@ -75,26 +75,26 @@ impl Terms {
         }
     }
 
-    /// Whether one more connection is allowed where there may be `connections_max`; 0: any number.
+    /// Whether one more connection is allowed. `connections_max` 0: no limit.
     pub(crate) fn has_room(&self, connections_max: u64) -> bool {
         connections_max == 0 || self.connections.load(Ordering::Relaxed) < connections_max
     }
 
-    /// Whether who connects is a proxy, where only proxies may.
+    /// Whether the peer may connect: if the listener requires a PROXY header, only its proxies may.
     pub(crate) fn takes(&self, address: Option<SocketAddr>) -> bool {
         match (&self.proxies, address) {
             (Some(proxies), Some(address)) => proxies.iter().any(|network| network.contains(address.ip())),
-            // A Unix socket's file: its owner lets in whom he trusts.
+            // A Unix socket: the mode of its file decides who may connect.
             (Some(_), None) | (None, _) => true,
         }
     }
 
-    /// A connection came through the listener.
+    /// Counts a new connection.
     pub(crate) fn opened(&self) {
         self.connections.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// It is gone.
+    /// Uncounts a connection that has closed.
     pub(crate) fn closed(&self) {
         self.connections.fetch_sub(1, Ordering::Relaxed);
     }

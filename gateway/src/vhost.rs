@@ -1,8 +1,8 @@
-//! One vhost's engine behind its lock, and the one way in.
+//! A vhost's engine behind its lock. [`Vhost::enter`] is the only way to use the engine.
 //!
-//! Whoever enters leaves in order: what is to be logged or fetched is handed over while the lock is still held, so that
-//! batches reach the log in ticket order (lock order: engine, log); links that have something to take are woken after
-//! the lock is gone.
+//! At the end of each hold, batches and read requests are handed over while the lock is still held, so that
+//! batches reach the log in ticket order (lock order: engine, log). Links that have something to take are woken after
+//! the lock is released.
 
 use crate::accountant::ask_above;
 use crate::committer::LogQueue;
@@ -26,49 +26,49 @@ pub(crate) struct Vhost {
     pub name: Name,
     /// Its number in the log, by which the log's threads find it.
     pub number: VhostId,
-    /// What the log keeps of it.
+    /// The vhost's record in the log.
     pub record: VhostRecord,
     inner: Mutex<Inner>,
     log: Arc<LogQueue>,
     reads: Arc<ReadQueue>,
-    /// When the timer task will call `handle_timeout`, so that it is disturbed only by an earlier deadline.
+    /// When the timer task will call `handle_timeout`. Only an earlier deadline wakes it.
     timer_at: AtomicU64,
     timer: Notify,
     short_of_memory: Arc<Notify>,
-    /// How the lock is used.
+    /// Wait and hold times of the lock.
     pub lock: LockTimes,
 }
 
-/// What the lock guards: the engine, and room for what it hands over.
+/// The state behind the lock: the engine, and buffers for what it hands over.
 struct Inner {
     engine: Engine,
     batch: Batch,
     reads: Vec<Request>,
-    /// Entries so far; every 64th is timed.
+    /// Number of holds so far; every 64th is timed.
     entries: u64,
     share: Option<Share>,
-    /// The vhost is deleted: what its engine still says is not logged.
+    /// The vhost is deleted, so batches of its engine are dropped.
     is_ended: bool,
-    /// With more than this, the node is to look at the shares.
+    /// Above this use, the accountant is asked for a new share.
     ask_above: Usage,
 }
 
-/// How long callers waited for the lock, and held it.
+/// Histograms of how long callers waited for the lock, and held it.
 #[derive(Debug, Default)]
 pub(crate) struct LockTimes {
-    /// Of those who had to wait.
+    /// Waits of callers that did not get the lock at once.
     pub waited: Histogram,
-    /// Of one in 64.
+    /// Durations of one hold in 64.
     pub held: Histogram,
 }
 
-/// Queues, connections, consumers and sessions looked at in one hold: at most some 50 us, if none is in the cache.
+/// Queues, connections, consumers and sessions counted in one hold: about 50 µs at most, if none is in the processor's cache.
 const COUNTED_PER_HOLD: u32 = 512;
 const SAMPLE_EVERY: u64 = 64;
 const NO_TIMER: u64 = u64::MAX;
 
 impl Vhost {
-    /// Puts a lock around `engine`.
+    /// A vhost with its engine.
     pub(crate) fn new(
         record: VhostRecord,
         number: VhostId,
@@ -99,12 +99,12 @@ impl Vhost {
         }
     }
 
-    /// Runs `turn` under the lock, hands over what it left to log and to fetch, and then wakes whom it woke.
+    /// Runs `turn` under the lock, hands over batches and read requests, and wakes links after releasing the lock.
     pub(crate) fn enter<T>(&self, turn: impl FnOnce(&mut Engine) -> T) -> T {
-        // Declared first, dropped last: wakes fire without the lock.
+        // Declared first so that it is dropped last: wakes fire without the lock.
         let mut wakes = Wakes::default();
         let mut inner = self.lock();
-        // After a panic half-way the engine's state cannot be trusted. The process ends; the next start reads the log.
+        // After a panic the engine's state may be inconsistent, so the process ends. The next start reads the log.
         let abort = AbortOnPanic;
         inner.entries += 1;
         let began = inner.entries.is_multiple_of(SAMPLE_EVERY).then(Instant::now);
@@ -119,7 +119,7 @@ impl Vhost {
         } = &mut *inner;
         engine.drain(batch, reads, &mut wakes);
         if *is_ended {
-            // The record of its deletion is behind all that it logged before.
+            // Nothing may follow the record of the vhost's deletion in the log.
             *batch = Batch::default();
             reads.clear();
         }
@@ -130,7 +130,7 @@ impl Vhost {
             self.reads.submit(self.number, reads);
         }
         if is_above(engine.usage(), *ask_above) {
-            // Once, until there is an answer.
+            // Ask once, until a new share arrives.
             *ask_above = NEVER;
             self.short_of_memory.notify_one();
         }
@@ -146,7 +146,7 @@ impl Vhost {
         result
     }
 
-    /// What the engine counted, added up in holds of bounded length.
+    /// The engine's counters, added up in several bounded holds.
     pub(crate) fn counters(&self) -> Counters {
         let mut counting = Counting::default();
         loop {
@@ -156,19 +156,19 @@ impl Vhost {
         }
     }
 
-    /// Ends the vhost for good: its connections are told, and nothing of it is logged any more.
+    /// Ends a deleted vhost: tells its connections, and stops logging.
     pub(crate) fn end(&self, reason: CloseReason) {
         self.lock().is_ended = true;
         self.enter(|engine| engine.end(reason));
         self.timer.notify_one();
     }
 
-    /// What the engine uses of its share of memory.
+    /// The engine's use of memory.
     pub(crate) fn usage(&self) -> Usage {
         self.lock().engine.usage()
     }
 
-    /// Gives the engine a share of the node's memory, now that it uses so much.
+    /// Gives the engine a share of the node's memory. `usage`: the use that the share was computed from.
     pub(crate) fn set_share(&self, share: Share, usage: Usage) {
         {
             let mut inner = self.lock();
@@ -180,7 +180,7 @@ impl Vhost {
         self.enter(|engine| engine.set_share(share));
     }
 
-    /// Drives the engine's timers, until the vhost is deleted. One task per vhost.
+    /// Runs the engine's timers until the vhost is deleted. One task per vhost.
     pub(crate) async fn drive_timers(&self, clock: &crate::clock::Clock) {
         while !self.lock().is_ended {
             let at = self.timer_at.load(Ordering::Acquire);
@@ -211,7 +211,7 @@ impl Vhost {
     }
 
     fn expect_timer(&self, at: Time) {
-        // A load first: `fetch_min` would make every turn write to a cache line that all threads share.
+        // Load first: `fetch_min` alone would write to a shared cache line in every turn.
         if at.0 < self.timer_at.load(Ordering::Acquire) && at.0 < self.timer_at.fetch_min(at.0, Ordering::AcqRel) {
             self.timer.notify_one();
         }
@@ -232,7 +232,7 @@ struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
-        // Only reached by unwinding: the orderly way forgets the guard.
+        // Reached only by unwinding; otherwise the guard is forgotten.
         std::process::abort();
     }
 }

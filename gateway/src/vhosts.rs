@@ -1,12 +1,12 @@
-//! The node's vhosts: which there are, and how they come and go while it runs.
+//! The node's vhosts: the list of them, and their creation and deletion at run time.
 //!
 //! ```text
 //!   create   record logged ──► engine in the list ──► connections
-//!   delete   out of the list ──► engine ended: it logs nothing more ──► deletion logged ──► the log forgets its data
+//!   delete   out of the list ──► engine ended: it logs nothing more ──► deletion logged ──► the log drops its data
 //! ```
 //!
-//! A vhost's number is never used again. What a deleted vhost still had on the way to the log lies before the record of
-//! its deletion.
+//! A vhost's number is never used again. Batches that a deleted vhost submitted earlier are before the record of
+//! its deletion in the log.
 
 use crate::accountant::Pools;
 use crate::committer::LogQueue;
@@ -25,13 +25,13 @@ use tokio::sync::oneshot;
 /// Why a vhost was not created or deleted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum VhostError {
-    /// There is one of that name.
+    /// A vhost of that name exists.
     #[error("vhost '{0}' exists")]
     Exists(String),
-    /// There is none of that name.
+    /// There is no vhost of that name.
     #[error("vhost '{0}' not found")]
     NotFound(String),
-    /// No vhost can have that name.
+    /// The name is not valid.
     #[error("a vhost's name has 1 to {NAME_MAX} bytes")]
     Name,
     /// All numbers are used up.
@@ -40,7 +40,7 @@ pub(crate) enum VhostError {
         VhostId::MAX
     )]
     TooMany,
-    /// The log did not take it: the node is stopping.
+    /// The log no longer accepts records: the node is stopping.
     #[error("the log is closed")]
     LogClosed,
 }
@@ -48,13 +48,13 @@ pub(crate) enum VhostError {
 /// Bytes of a vhost's name, at most.
 const NAME_MAX: usize = 255;
 
-/// See the module.
+/// The list of vhosts.
 pub(crate) struct Vhosts {
     list: RwLock<Arc<[Arc<Vhost>]>>,
-    /// The highest number so far. Held while a vhost comes or goes: one at a time.
+    /// The highest number so far. Locked while a vhost is created or deleted, so that there is one change at a time.
     changing: tokio::sync::Mutex<VhostId>,
     log: NodeLog,
-    /// Where the engines' timers run.
+    /// The runtime of the engines' timers.
     timers: OnceLock<Handle>,
 }
 
@@ -71,7 +71,7 @@ impl Vhosts {
         }
     }
 
-    /// All there are now.
+    /// All vhosts.
     pub(crate) fn list(&self) -> Arc<[Arc<Vhost>]> {
         Arc::clone(&self.list.read())
     }
@@ -86,12 +86,12 @@ impl Vhosts {
         self.list.read().iter().find(|vhost| vhost.number == number).cloned()
     }
 
-    /// The node's own records.
+    /// The log of the node's own records.
     pub(crate) fn log(&self) -> &NodeLog {
         &self.log
     }
 
-    /// Runs the engines' timers there, those of vhosts to come, too.
+    /// Runs the timers of all present and future engines on `runtime`.
     pub(crate) fn start_timers(&self, node: &Arc<Node>, runtime: &Handle) {
         let _ = self.timers.set(runtime.clone());
         for vhost in self.list().iter() {
@@ -108,10 +108,10 @@ impl Vhosts {
 }
 
 impl Node {
-    /// Makes a vhost. Returns once a power cut cannot take it away.
+    /// Creates a vhost. Returns when its record is synced.
     ///
     /// # Errors
-    /// Its name is taken or none, or the log is closed.
+    /// The name is taken or not valid, or the log is closed.
     pub(crate) async fn create_vhost(self: &Arc<Self>, record: VhostRecord) -> Result<VhostId, VhostError> {
         if record.name.is_empty() || record.name.len() > NAME_MAX {
             return Err(VhostError::Name);
@@ -124,7 +124,7 @@ impl Node {
             return Err(VhostError::TooMany);
         }
         let number = VhostId(highest.0 + 1);
-        // Used up, whatever comes of it.
+        // The number is used up even if the write fails.
         *highest = number;
         self.vhosts.log.write(vec![vhost_record(number, &record)]).await?;
         let usage = vec![Usage::default(); self.vhosts.list().len() + 1];
@@ -142,20 +142,20 @@ impl Node {
             let mut list = self.vhosts.list.write();
             *list = list.iter().cloned().chain([Arc::clone(&vhost)]).collect();
         }
-        // Users may have changed before it was in the list, where a reload finds it.
+        // Once more: rights may have changed between `instruct` and the insertion into the list.
         self.directory.push(&vhost);
         self.vhosts.drive(self, &vhost);
-        // What the node knows of memory and disk, the new one is to know, too.
+        // Have the new engine told about its share of memory and about a disk alarm.
         self.short_of_memory.notify_one();
         self.look.notify_one();
         tracing::info!(vhost = %vhost.name, %number, "vhost created");
         Ok(number)
     }
 
-    /// Deletes a vhost with everything in it, and ends its connections. Returns once that is on the medium.
+    /// Deletes a vhost with everything in it, and ends its connections. Returns when the deletion is synced.
     ///
     /// # Errors
-    /// There is none of that name, or the log is closed.
+    /// There is no vhost of that name, or the log is closed.
     pub(crate) async fn delete_vhost(self: &Arc<Self>, name: &str) -> Result<(), VhostError> {
         let _highest = self.vhosts.changing.lock().await;
         let vhost = self
@@ -180,14 +180,14 @@ impl Node {
         Ok(())
     }
 
-    /// The vhosts, with what is known of each.
+    /// Numbers and records of all vhosts.
     pub(crate) fn list_vhosts(&self) -> Vec<(VhostId, VhostRecord)> {
         let list = self.vhosts.list();
         list.iter().map(|vhost| (vhost.number, vhost.record.clone())).collect()
     }
 }
 
-/// The node is stopping: nothing is logged any more.
+/// The node is stopping and logs nothing any more.
 #[derive(Debug)]
 pub(crate) struct LogClosed;
 
@@ -197,7 +197,7 @@ impl From<LogClosed> for VhostError {
     }
 }
 
-/// What the node itself logs: records of no vhost's engine.
+/// The log of the node's own records, which belong to no engine: users, permissions, vhosts.
 pub(crate) struct NodeLog {
     queue: Arc<LogQueue>,
     state: Mutex<NodeLogState>,
@@ -205,16 +205,16 @@ pub(crate) struct NodeLog {
 
 #[derive(Default)]
 struct NodeLogState {
-    /// The last ticket given.
+    /// The last ticket that was given out.
     last: u64,
     waiting: VecDeque<(Ticket, oneshot::Sender<()>)>,
 }
 
 impl NodeLog {
-    /// Logs records, in one write, and does not wait.
+    /// Submits records as one batch and does not wait. The receiver resolves when they are synced.
     pub(crate) fn submit(&self, records: Vec<Record>) -> oneshot::Receiver<()> {
         let (done, wait) = oneshot::channel();
-        // Held while it is submitted: tickets reach the log in order.
+        // Locked until the batch is submitted, so that tickets reach the log in order.
         let mut state = self.state.lock();
         state.last += 1;
         let ticket = Ticket(state.last);
@@ -230,7 +230,7 @@ impl NodeLog {
         wait
     }
 
-    /// Logs records. Returns once a power cut cannot take them away.
+    /// Logs records as one batch. Returns when they are synced.
     ///
     /// # Errors
     /// The log is closed.
@@ -238,22 +238,22 @@ impl NodeLog {
         self.submit(records).await.map_err(|_| LogClosed)
     }
 
-    /// The log's report: all batches up to this one are durable.
+    /// Takes the committer's report that all batches up to this one are durable.
     pub(crate) fn durable(&self, upto: Ticket) {
         let mut state = self.state.lock();
         while let Some((_, done)) = state.waiting.pop_front_if(|(ticket, _)| *ticket <= upto) {
-            // Who asked may have gone.
+            // The caller may have been cancelled.
             let _ = done.send(());
         }
     }
 
-    /// The log failed or is closed: nobody is to wait any more.
+    /// Ends all waits with an error, because the log failed or is closed.
     pub(crate) fn close(&self) {
         self.state.lock().waiting.clear();
     }
 }
 
-/// About what a record of the node takes.
+/// Estimated size of a record.
 const RECORD_BYTES: usize = 256;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Looks after what changes around the process: the system's clock, free disk, a log that falls behind.
+//! Watches the system's clock, free disk, and whether the log falls behind.
 //!
 //! ```text
 //!   free disk  ── limit: publishers wait ── reserve: durable publishes are refused ── 0
@@ -14,16 +14,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const EVERY: Duration = Duration::from_secs(1);
-/// A step of the wall clock that timers are set anew for.
+/// A step of the wall clock after which timers are computed again.
 const JUMP: Duration = Duration::from_secs(1);
-/// An alarm ends only this much above its limit, in percent, so that it does not come and go all the time.
+/// An alarm ends at this percentage of its limit, so that it does not switch on and off all the time.
 const CLEAR_PERCENT: u64 = 105;
-/// Segments of free disk under which publishers wait.
+/// Publishers wait if less than this many segments of disk are free.
 const LIMIT_SEGMENTS: u64 = 4;
-/// Segments kept for what consumers settle, and for definitions.
+/// Segments reserved for settlements and definitions.
 const RESERVE_SEGMENTS: u64 = 2;
 
-/// Looks every second, and whenever the log has grown, for ever.
+/// Checks every second, and whenever the log has grown. Never returns.
 pub(crate) async fn run(node: &Node) {
     let mut held: Option<Pressure> = None;
     let mut told = node.vhosts.list();
@@ -33,7 +33,7 @@ pub(crate) async fn run(node: &Node) {
         follow_clock(node, &mut ahead);
         let pressure = look(node);
         let vhosts = node.vhosts.list();
-        // New ones have not heard of it.
+        // New vhosts have not been told.
         if pressure != held || !Arc::ptr_eq(&vhosts, &told) {
             for vhost in vhosts.iter() {
                 vhost.enter(|engine| engine.set_pressure(pressure));
@@ -41,20 +41,20 @@ pub(crate) async fn run(node: &Node) {
             held = pressure;
             told = vhosts;
         }
-        // Either way it is time.
+        // A timeout and a notification lead to the same check.
         let _ = tokio::time::timeout(EVERY, node.look.notified()).await;
     }
 }
 
-/// By how much the wall clock is ahead of the other one.
+/// By how much the wall clock is ahead of the monotonic clock.
 fn ahead(now: Now) -> Duration {
     Duration::from_millis(now.wall.0.saturating_sub(now.monotonic.0))
 }
 
-/// Tells the engines of a jump ahead of the wall clock: what is due by it is due sooner than their timers say.
+/// Tells the engines that the wall clock has jumped ahead: deadlines in wall-clock time are due earlier than their timers say.
 fn follow_clock(node: &Node, before: &mut Duration) {
     let ahead = ahead(node.clock.now());
-    // Less than that is the drift of one clock against the other. It adds up until it is worth a look.
+    // A smaller difference is drift of the clocks. It adds up until it reaches the threshold.
     if ahead.saturating_sub(*before) < JUMP {
         return;
     }
@@ -64,7 +64,7 @@ fn follow_clock(node: &Node, before: &mut Duration) {
     }
 }
 
-/// The log has grown by so much that free disk is worth a look.
+/// Bytes of growth of the log after which free disk is checked.
 pub(crate) fn worth_a_look(node: &Node) -> u64 {
     store::segment_bytes(&node.config()) / 8
 }
@@ -105,7 +105,7 @@ fn look(node: &Node) -> Option<Pressure> {
 
 struct Alarm {
     now: bool,
-    /// To what, if it did.
+    /// The new state, if it changed.
     changed: Option<bool>,
 }
 

@@ -20,8 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) enum Credential {
     /// A password, which is hashed here.
     Password(Box<[u8]>),
-    /// A hash that another broker exported: RabbitMQ's base64 with the name of its algorithm (empty: SHA-256), or
-    /// Mosquitto's text, which begins with `$`.
+    /// A hash that another broker exported; see [`PasswordHash::import`].
     Hash { algorithm: String, hash: String },
     /// No password: the user can log in by certificate only.
     Nothing,

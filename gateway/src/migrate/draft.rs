@@ -1,4 +1,4 @@
-//! A configuration of ours that is being put together.
+//! A Gatepost configuration that is being assembled.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// Sets a key to a value, as in a file. The last one counts.
+    /// Sets a key to a value in TOML. A later value replaces an earlier one.
     pub(super) fn set(&mut self, section: &str, key: &str, value: impl Into<String>) {
         let value = value.into();
         let keys = self.section(section);
@@ -33,7 +33,7 @@ impl Draft {
         }
     }
 
-    /// A line that says something we have no counterpart for.
+    /// Notes a line that has no counterpart here.
     pub(super) fn leave(&mut self, line: &str) {
         self.left.push(line.to_owned());
     }
@@ -47,7 +47,7 @@ impl Draft {
         &mut self.sections[at].1
     }
 
-    /// The file.
+    /// The configuration file as text.
     pub(super) fn print(&self, from: &str) -> String {
         let mut text = format!("# Made from {from} by `gatepost import`. Please read it before you use it.\n");
         if !self.left.is_empty() {
@@ -66,7 +66,7 @@ impl Draft {
     }
 }
 
-/// A string as a file has it.
+/// A string in TOML.
 pub(super) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }

@@ -1,8 +1,9 @@
-//! Whose configuration a file is. A `mosquitto.conf` that is given by mistake would be complained of line after line.
+//! Recognises configuration files of other brokers. Without this, a `mosquitto.conf` given by mistake would cause an error for
+//! every line.
 
 use super::rabbitmq;
 
-/// Whose configuration a file is.
+/// The broker that a configuration file belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Foreign {
     /// `mosquitto.conf`.
@@ -14,7 +15,7 @@ pub(crate) enum Foreign {
 }
 
 impl Foreign {
-    /// Whose configuration `text` is, if it is plainly somebody's.
+    /// The broker that `text` belongs to, if it is clearly another broker's configuration.
     pub(crate) fn recognise(text: &str) -> Option<Foreign> {
         let lines = || {
             text.lines()
@@ -24,14 +25,14 @@ impl Foreign {
         if text.trim_start().starts_with('[') && lines().any(|line| line.contains("{rabbit")) {
             return Some(Foreign::RabbitMqErlang);
         }
-        // Sections are ours.
+        // Only our files have sections.
         if lines().any(|line| line.starts_with('[')) {
             return None;
         }
         let rabbitmq = lines().filter(|line| rabbitmq::is_line(line)).count();
         let mosquitto = lines().filter(|line| is_mosquitto(line)).count();
         let all = lines().count();
-        // A file of ours may have a key of the same name.
+        // One of our files may have a key of the same name, so more than half of the lines must match.
         if mosquitto * 2 > all {
             Some(Foreign::Mosquitto)
         } else if rabbitmq * 2 > all {
@@ -41,7 +42,7 @@ impl Foreign {
         }
     }
 
-    /// What to do with it.
+    /// Tells the operator what to do with the file.
     pub(crate) fn advice(self, path: &str) -> String {
         match self {
             Foreign::Mosquitto => {
@@ -59,7 +60,7 @@ impl Foreign {
     }
 }
 
-/// Words that begin a line there, and no line of ours or of `rabbitmq.conf`.
+/// Words that begin a line of `mosquitto.conf`, and no line of ours or of `rabbitmq.conf`.
 const WORDS: &[&str] = &[
     "acl_file",
     "address",
@@ -156,7 +157,7 @@ const WORDS: &[&str] = &[
     "websockets_log_level",
 ];
 
-/// Whether a line is of that format.
+/// Whether a line is one of `mosquitto.conf`.
 fn is_mosquitto(line: &str) -> bool {
     let (word, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     WORDS.contains(&word) && !value.trim_start().starts_with('=')

@@ -1,4 +1,4 @@
-//! `gatepost import`: what another broker's files say, in the gateway's own words.
+//! `gatepost import`: translates another broker's configuration.
 
 mod draft;
 mod foreign;
@@ -13,15 +13,15 @@ use crate::exit::Failure;
 use std::fs;
 use std::path::Path;
 
-/// The configuration that does what a `mosquitto.conf` or a `rabbitmq.conf` asks for, as TOML. What has no counterpart is
-/// named in comments at its top.
+/// Translates a `mosquitto.conf` or `rabbitmq.conf` to our configuration in TOML. Lines without a counterpart are
+/// listed in comments at its top.
 ///
 /// # Errors
 ///
-/// [`Failure::Usage`] where the file, or one that it includes, cannot be read or is no such file.
+/// [`Failure::Usage`] if the file, or one that it includes, cannot be read or is not such a file.
 pub fn import(file: &Path) -> Result<String, Failure> {
     let name = file.display().to_string();
-    // What cannot be read is reported below.
+    // An error is reported below.
     let text = fs::read_to_string(file).unwrap_or_default();
     match Foreign::recognise(&text) {
         Some(Foreign::RabbitMq) => return Ok(rabbitmq::translate(&text).print(&name)),

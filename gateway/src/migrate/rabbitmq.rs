@@ -1,8 +1,8 @@
-//! `rabbitmq.conf`: a dotted key, `=` and a value on each line.
+//! Translates a `rabbitmq.conf`: a dotted key, `=` and a value on each line.
 
 use super::draft::{Draft, quoted};
 
-/// What keys begin with there, and none of ours at the top of a file.
+/// Beginnings of keys in `rabbitmq.conf` that no key of ours outside of sections has.
 const PREFIXES: &[&str] = &[
     "auth_backends.",
     "auth_mechanisms.",
@@ -44,7 +44,7 @@ const PREFIXES: &[&str] = &[
     "web_stomp.",
 ];
 
-/// Whether a line is of that format.
+/// Whether a line is one of `rabbitmq.conf`.
 pub(super) fn is_line(line: &str) -> bool {
     let is_key = |key: &str| PREFIXES.iter().any(|prefix| key.starts_with(prefix));
     line.split_once('=').is_some_and(|(key, _)| is_key(key.trim()))
@@ -152,7 +152,7 @@ fn node(draft: &mut Draft, key: &str, value: &str) -> bool {
     true
 }
 
-/// `2GB` in bytes; `GiB` and `G` count in powers of two there.
+/// A size such as `2GB` in bytes. In `rabbitmq.conf`, `GiB` and `G` are powers of two.
 fn bytes(value: &str) -> Option<String> {
     let digits = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
     let number: u64 = value.get(..digits)?.parse().ok()?;

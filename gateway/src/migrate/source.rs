@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// `option value`, and where it stands.
+/// `option value`, with its file and line.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Line {
     pub place: String,
@@ -11,7 +11,7 @@ pub(super) struct Line {
     pub value: String,
 }
 
-/// All options in the order in which Mosquitto reads them. A file that includes itself is read once.
+/// Reads all options in the order in which Mosquitto reads them.
 pub(super) fn read(file: &Path) -> Result<Vec<Line>, String> {
     let mut lines = Vec::new();
     let text = text_of(file)?;

@@ -1,27 +1,27 @@
 //! WebSocket frames (RFC 6455 section 5) without I/O.
 //!
-//! The payloads of all messages are one stream of bytes: MQTT, AMQP and STOMP sessions find their own frames in it. So
-//! nothing is collected here. A payload is unmasked where it was read and moved over its header; only an unfinished
+//! The payloads of all messages form one stream of bytes, in which MQTT, AMQP and STOMP sessions find their own frames. So
+//! messages are not collected. A payload is unmasked in the read buffer and moved over its header; only an unfinished
 //! header and a control frame's payload (125 bytes at most) are kept between two reads.
 
 use super::utf8::Utf8;
 
-/// Reads what a client sends.
+/// Decodes frames from a client.
 pub(crate) struct Decoder {
-    /// Text messages are allowed. Binary ones always are.
+    /// Whether text messages are allowed. Binary ones always are.
     text: bool,
-    /// Payload of one message, over all its frames.
+    /// Payload of one message over all its frames, at most.
     message_max: u64,
     head: Head,
-    /// Payload of the frame that is being read which has not arrived yet.
+    /// Remaining payload of the current frame.
     left: u64,
-    /// Its next byte is unmasked with the first of these.
+    /// The mask, rotated so that the next payload byte is unmasked with its first byte.
     mask: [u8; 4],
     frame: Frame,
-    /// A data message that is not complete.
+    /// The data message that is not complete yet, if there is one.
     message: Option<Message>,
     control: Control,
-    /// The last ping that was not answered yet.
+    /// The last unanswered ping.
     ping: Option<Control>,
     end: Option<End>,
     /// The client has sent a binary message.
@@ -37,7 +37,7 @@ struct Head {
 
 const HEAD_MAX: usize = 14;
 
-/// What the frame is that is being read.
+/// The frame that is being read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Frame {
     /// Part of a message, the last one or not.
@@ -51,7 +51,7 @@ enum Frame {
 
 struct Message {
     bytes: u64,
-    /// For a text message: what its last bytes leave open.
+    /// For a text message: the state of the UTF-8 check.
     text: Option<Utf8>,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct Control {
     len: u8,
 }
 
-/// RFC 6455 5.5: a control frame's payload has at most so many bytes.
+/// Bytes of a control frame's payload, at most (RFC 6455 5.5).
 const CONTROL_MAX: usize = 125;
 
 impl Control {
@@ -85,7 +85,7 @@ impl Control {
     }
 }
 
-/// Why nothing more is read.
+/// Why no more frames are decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// The client closes; this is its code, if it gave one.
@@ -94,7 +94,7 @@ pub(crate) enum End {
     Fault(Fault),
 }
 
-/// A client's mistake: the close code that says so, and words for our log.
+/// A client's mistake: the close code, and a text for our log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
     /// RFC 6455 7.4.1.
@@ -103,11 +103,11 @@ pub(crate) struct Fault {
     pub text: &'static str,
 }
 
-/// RFC 6455 7.4.1: the end of a session that went well.
+/// RFC 6455 7.4.1: normal closure.
 pub(crate) const NORMAL: u16 = 1000;
 /// Rules of the framing were broken.
 const PROTOCOL: u16 = 1002;
-/// A type of message that is not spoken here.
+/// The type of message is not accepted.
 const UNSUPPORTED: u16 = 1003;
 /// Text that is not UTF-8.
 pub(crate) const INVALID: u16 = 1007;
@@ -121,7 +121,7 @@ const fn protocol(text: &'static str) -> Fault {
 }
 
 impl Decoder {
-    /// For a client that may send `text`, and messages of up to `message_max` bytes.
+    /// A decoder. `text`: the client may send text messages. `message_max`: bytes of a message, at most.
     pub(crate) fn new(text: bool, message_max: u64) -> Decoder {
         Decoder {
             text,
@@ -138,7 +138,7 @@ impl Decoder {
         }
     }
 
-    /// Reads `bytes`, and leaves the payload among them at their front. Returns how many bytes that is.
+    /// Decodes `bytes` in place and moves the payload to their front. Returns the payload's length.
     pub(crate) fn decode(&mut self, bytes: &mut [u8]) -> usize {
         let (mut at, mut out) = (0, 0);
         while at < bytes.len() && self.end.is_none() {
@@ -174,7 +174,7 @@ impl Decoder {
         out
     }
 
-    /// Why nothing more is read, if that is so.
+    /// Why no more frames are decoded, if decoding has ended.
     pub(crate) fn end(&self) -> Option<End> {
         self.end
     }
@@ -191,7 +191,7 @@ impl Decoder {
         true
     }
 
-    /// Reads as much of a header as there is. Returns how many bytes that was.
+    /// Reads header bytes. Returns how many were used.
     fn read_head(&mut self, bytes: &[u8]) -> usize {
         let mut used = 0;
         for byte in bytes {
@@ -214,7 +214,7 @@ impl Decoder {
         used
     }
 
-    /// What the first two bytes say already.
+    /// Checks the first two bytes of a header.
     fn check_head(&self) -> Result<(), Fault> {
         let [first, second, ..] = self.head.bytes;
         let (last, opcode, length) = (first & 0x80 != 0, first & 0x0F, second & 0x7F);
@@ -345,7 +345,7 @@ impl Head {
         self.len >= 2 && usize::from(self.len) == self.size()
     }
 
-    /// Its bytes, as the second one says; the mask is always there.
+    /// The header's length, which follows from its second byte. Includes the mask.
     fn size(&self) -> usize {
         let [_, second, ..] = self.bytes;
         match second & 0x7F {
@@ -379,7 +379,7 @@ impl Head {
     }
 }
 
-/// Unmasks `bytes`, and turns `mask` to where the next ones go on.
+/// Unmasks `bytes`, and rotates `mask` for the bytes that follow.
 fn unmask(bytes: &mut [u8], mask: &mut [u8; 4]) {
     let [a, b, c, d] = *mask;
     let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);

@@ -6,9 +6,9 @@
 //!                  ▲ pong, ping, close: between messages
 //! ```
 //!
-//! No message is collected, and nothing is allocated for one: what a read brings is decoded where it lies. The output of a
+//! Messages are not collected and need no allocation: bytes are decoded in the read buffer. The output of a
 //! turn is one message, so a message ends where one of the session's frames ends. permessage-deflate is not offered: a few
-//! bytes could then become many, and devices send little text.
+//! bytes could expand to very many, and devices send little text.
 
 pub(super) mod frame;
 mod sender;
@@ -31,26 +31,26 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead as _, ReadBuf};
 
-/// See the module.
+/// A WebSocket over another transport.
 pub(crate) struct WebSocket {
     under: Transport,
     decoder: Decoder,
     sender: Sender,
-    /// What came behind the request for the upgrade.
+    /// Bytes that were read together with the upgrade request and follow it.
     early: Vec<u8>,
     keep_alive: KeepAlive,
 }
 
-/// What the listener and the configuration say about a connection.
+/// Limits of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Payload of one message.
+    /// Payload of one message, at most.
     pub message_max: u64,
-    /// Silence after which a ping is sent; zero: none is.
+    /// A ping is sent after this much silence; zero: never.
     pub ping_after: Duration,
 }
 
-/// A ping when the peer was silent for an interval, and the end when it is silent for one more.
+/// Sends a ping when the peer was silent for an interval, and ends the connection when it is silent for another one.
 struct KeepAlive {
     interval: Duration,
     due: Option<Time>,
@@ -59,16 +59,17 @@ struct KeepAlive {
     asked: bool,
 }
 
-/// Reads without payload in one turn: a peer that sends only control frames is not to keep others from their turns.
+/// Reads without payload in one turn, at most. Otherwise a peer that sends only control frames would delay other connections.
 const READS: usize = 16;
 
 impl WebSocket {
-    /// Memory that its buffers hold, and those of the transport under it.
+    /// Memory of its buffers and those of the transport below.
     pub(super) fn buffered(&self) -> usize {
         self.under.buffered() + self.early.capacity()
     }
 
-    /// Over `under`, on which the handshake is done but for `answer`. `early` came behind the request.
+    /// A WebSocket over `under`. `answer` is the answer to the upgrade request, still to be written; `early` are bytes that
+    /// followed the request.
     pub(super) fn new(
         under: Transport,
         protocol: &session::WebSocket,
@@ -97,7 +98,7 @@ impl WebSocket {
                 Some(End::Fault(fault)) if !self.sender.has_closed() => {
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, fault.text)));
                 }
-                // What it still sends is not read as frames; the driver listens until it closes.
+                // After a fault the bytes are not decoded; the driver reads them until the peer closes.
                 Some(End::Fault(_)) => return Pin::new(&mut self.under).poll_read(cx, buffer),
                 Some(End::Closed(_)) => return Poll::Ready(Ok(())),
             }
@@ -108,14 +109,14 @@ impl WebSocket {
             }
             self.keep_alive.heard = true;
             let payload = self.decoder.decode(space.get_mut(..size).unwrap_or_default());
-            // A socket that takes nothing any more says so when it is read.
+            // A write error also shows at the next read.
             let _ = self.write_control(cx);
             if payload > 0 {
                 buffer.advance(payload);
                 return Poll::Ready(Ok(()));
             }
         }
-        // Others have their turn first.
+        // Let other connections have their turns.
         next_round(cx);
         Poll::Pending
     }
@@ -141,19 +142,20 @@ impl WebSocket {
         self.under.poll_flush(cx)
     }
 
-    /// RFC 6455 5.5.1: says that nothing follows, or answers the peer that said so.
+    /// Sends a close frame, or answers the peer's (RFC 6455 5.5.1).
     pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.sender.close(self.decoder.end());
         ready!(self.poll_flush(cx))?;
         self.under.poll_close(cx)
     }
 
-    /// The session is over, and not because the peer said goodbye.
+    /// Notes that the session ended because of an error, for the close code.
     pub(super) fn ends_abnormally(&mut self) {
         self.sender.ends_abnormally();
     }
 
-    /// The peer hears what is still written, though the session reads nothing more: it closes, or is told its mistake.
+    /// Whether decoding has ended. The session reads nothing more then, but what is still written must reach the peer: it is
+    /// closing, or must be told its mistake.
     pub(super) fn hears(&self) -> bool {
         self.decoder.end().is_some()
     }
@@ -162,7 +164,7 @@ impl WebSocket {
         self.keep_alive.due
     }
 
-    /// `reading`: the session reads. While it does not, the peer's silence is our doing.
+    /// Handles the keep-alive. `reading`: whether the session reads; while it does not, the peer's silence means nothing.
     pub(super) fn handle_timeout(&mut self, cx: &mut Context<'_>, now: Time, reading: bool) -> io::Result<()> {
         let keep_alive = &mut self.keep_alive;
         if keep_alive.due.is_none_or(|due| now < due) {
@@ -184,7 +186,7 @@ impl WebSocket {
         &self.under
     }
 
-    /// Whether all of it is written.
+    /// Writes waiting control frames. Returns whether all are written.
     fn write_control(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let WebSocket {
             under, decoder, sender, ..
@@ -209,7 +211,7 @@ fn read_under(
         *to = from;
     }
     if early.is_empty() {
-        // Freed: a connection keeps nothing of its opening.
+        // Frees the memory of the opening.
         *early = Vec::new();
     }
     Poll::Ready(Ok(size))

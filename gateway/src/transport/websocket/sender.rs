@@ -1,22 +1,22 @@
-//! What a WebSocket writes, without I/O: a session's output as messages, and control frames between them.
+//! The writing side of a WebSocket, without I/O: sends a session's output as messages, with control frames in between.
 
 use super::frame::{self, Decoder, End, Opcode};
 use std::io;
 
-/// A message of a binary stream has at most so many bytes: some clients refuse larger ones.
+/// Bytes of a binary message, at most. Some clients refuse larger ones.
 const BINARY_MAX: usize = 64 << 10;
 
-/// See the module.
+/// The state of the writing side.
 pub(super) struct Sender {
-    /// The session speaks text: its output goes out as text where it is UTF-8.
+    /// The protocol is text, so output that is UTF-8 is sent in text messages.
     text: bool,
-    /// The header of the message that is being written, as far as it is not written.
+    /// The unwritten part of the current message's header.
     head: [u8; 10],
     head_at: usize,
     head_end: usize,
-    /// Payload of that message which is not written.
+    /// Unwritten payload bytes of the current message.
     owed: usize,
-    /// Control frames that are not written: a pong, a ping and a close frame at most.
+    /// Unwritten control frames: at most a pong, a ping and a close frame.
     control: Vec<u8>,
     control_at: usize,
     abnormal: bool,
@@ -38,8 +38,8 @@ impl Sender {
         }
     }
 
-    /// Writes `bytes`, the session's next output. Returns how many of them `sink` took. What it did not take comes again,
-    /// in front of what follows.
+    /// Writes `bytes`, the session's next output. Returns how many of them `sink` took. The caller passes the rest again at
+    /// the beginning of the next output.
     pub(super) fn write(
         &mut self,
         decoder: &mut Decoder,
@@ -69,8 +69,8 @@ impl Sender {
         }
     }
 
-    /// Writes the control frames that wait, unless a message is being written. Returns whether nothing is in the way of
-    /// the next message.
+    /// Writes the waiting control frames, unless a message is being written. Returns whether the next message may be
+    /// written.
     pub(super) fn write_control(
         &mut self,
         decoder: &mut Decoder,
@@ -94,19 +94,19 @@ impl Sender {
         Ok(true)
     }
 
-    /// Asks the peer whether it is there.
+    /// Queues a ping.
     pub(super) fn ping(&mut self) {
         if !self.closed {
             frame::push_control(Opcode::PING, b"", &mut self.control);
         }
     }
 
-    /// The session did not end well.
+    /// Notes that the session ended because of an error.
     pub(super) fn ends_abnormally(&mut self) {
         self.abnormal = true;
     }
 
-    /// Says that nothing follows, once. `end`: why nothing more is read, if the peer is the cause.
+    /// Queues a close frame, once. `end`: why decoding ended, if the peer is the cause.
     pub(super) fn close(&mut self, end: Option<End>) {
         if std::mem::replace(&mut self.closed, true) {
             return;
@@ -131,9 +131,9 @@ impl Sender {
         self.owed == 0 && self.head_at == self.head_end
     }
 
-    /// Begins a message of `bytes`, which are not empty. They end where a frame of the session ends.
+    /// Begins a message of `bytes`, which must not be empty and end where a frame of the session ends.
     fn begin(&mut self, decoder: &Decoder, bytes: &[u8]) {
-        // A browser fails the connection on text that is not UTF-8. A client that has sent binary messages reads them.
+        // A browser closes the connection on text that is not UTF-8. A client that has sent binary messages accepts them.
         let as_text = self.text && !decoder.saw_binary() && std::str::from_utf8(bytes).is_ok();
         let (opcode, size) = if as_text {
             (Opcode::TEXT, bytes.len())

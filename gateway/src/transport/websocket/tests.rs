@@ -16,7 +16,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Decodes `pieces` one after another: the payload, and why nothing more is read.
+/// Decodes `pieces` one after another. Returns the payload, and why decoding ended.
 fn decode<'a>(decoder: &mut Decoder, pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, Option<End>) {
     let mut payload = Vec::new();
     for piece in pieces {
@@ -57,7 +57,7 @@ fn the_examples_of_the_rfc_are_read() {
     assert_eq!(head(Opcode::TEXT, 126).1, 4);
 }
 
-/// Messages in parts with control frames between them, of all three forms of length.
+/// Fragmented messages with control frames in between, with all three forms of length.
 fn conversation() -> (Vec<u8>, Vec<u8>) {
     let long = vec![b'l'; 70_000];
     let mut bytes = masked(0x01, "gr\u{fc}".as_bytes());
@@ -79,7 +79,7 @@ fn a_conversation_reads_the_same_however_it_is_cut() {
     let (bytes, payload) = conversation();
     let expected = (payload, Some(End::Closed(Some(1001))));
     assert!(whole(true, &bytes) == expected);
-    // Everything but the long run of one letter, at every byte.
+    // Cut at every byte, except within the long run of one letter.
     for cut in (0..500).chain(bytes.len() - 40..bytes.len()) {
         let (head, tail) = bytes.split_at(cut);
         let read = decode(&mut Decoder::new(true, MAX), [head, tail].into_iter());
@@ -136,7 +136,7 @@ fn a_mistake_has_its_close_code() {
         Some(1003),
         "text to a binary protocol"
     );
-    // What came before the mistake counts.
+    // Payload before the mistake is returned.
     let after = [masked(0x82, b"fine"), masked(0x80, b"x")].concat();
     assert_eq!(whole(false, &after).0, b"fine");
 }
@@ -146,7 +146,7 @@ fn a_close_frame_may_say_nothing() {
     assert_eq!(whole(false, &masked(0x88, b"")).1, Some(End::Closed(None)));
 }
 
-/// Writes through a sink that takes `room` bytes at a time, as a session's pump does. Returns what came out.
+/// Writes through a sink that takes `room` bytes at a time, as the pump does. Returns the output.
 fn write(sender: &mut Sender, decoder: &mut Decoder, outputs: &[&[u8]], room: usize) -> Vec<u8> {
     let sent = RefCell::new(Vec::new());
     let mut waiting = Vec::new();
@@ -245,7 +245,7 @@ fn text_goes_out_as_text_unless_it_is_none_or_the_client_sends_binary() {
 fn control_frames_go_between_messages_and_the_close_is_last() {
     let mut decoder = Decoder::new(false, MAX);
     let mut sender = Sender::new(false);
-    // A message is begun and cannot go on.
+    // A message is begun and not finished.
     let taken = sender.write(&mut decoder, b"abcdef", |_, _| Ok(3));
     assert_eq!(taken.expect("written"), 1);
     decode(&mut decoder, [&masked(0x89, b"1")[..], &masked(0x89, b"2")].into_iter());

@@ -1,6 +1,6 @@
-//! From an HTTP request to a WebSocket (RFC 6455 section 4.2), without I/O.
+//! Checks and answers the HTTP request for a WebSocket (RFC 6455 section 4.2), without I/O.
 //!
-//! A request that asks for something else gets an answer that says what is spoken here, and the connection closes.
+//! Any other request gets an answer that names the protocol of this port, and the connection closes.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,47 +8,47 @@ use sha1::{Digest as _, Sha1};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-/// Of a request's head: a browser sends its cookies, too.
+/// Bytes of a request's head, at most. A browser sends its cookies, too.
 pub(crate) const HEAD_BYTES_MAX: usize = 16 << 10;
 const HEADERS_MAX: usize = 64;
 
-/// Which requests are let in.
+/// Which requests are accepted.
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
-    /// Without a slash at the end.
+    /// Accepted paths, without a slash at the end.
     pub paths: &'static [&'static str],
-    /// The best one first.
+    /// Supported subprotocols, the best one first.
     pub subprotocols: &'static [&'static str],
-    /// A client that offers none is let in, too.
+    /// Whether a client that offers no subprotocol is accepted.
     pub subprotocol_optional: bool,
-    /// Pages of these origins only; empty: of any.
+    /// Accepted origins of web pages; empty: all.
     pub origins: Vec<String>,
 }
 
-/// What the bytes of a request come to.
+/// The result for a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// The head is not complete.
     More,
-    /// Let in.
+    /// The request is accepted.
     Accept {
-        /// Bytes of the request; what follows are frames.
+        /// Bytes of the request; frames follow.
         used: usize,
-        /// To be sent.
+        /// The answer to send.
         answer: String,
-        /// The request does not come from a web page elsewhere; see [`is_trusted`].
+        /// Whether the request may count as local: it does not come from another machine's web page; see [`is_trusted`].
         trusted: bool,
     },
-    /// Refused.
+    /// The request is refused.
     Refuse {
-        /// To be sent.
+        /// The answer to send.
         answer: String,
         /// For our log.
         why: String,
     },
 }
 
-/// Reads a request. `bytes` is all that has come so far.
+/// Parses and checks a request. `bytes`: everything received so far.
 pub(crate) fn read(bytes: &[u8], rules: &Rules) -> Verdict {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
@@ -101,7 +101,7 @@ impl Refusal {
     }
 }
 
-/// The answer, and whether the request is trusted.
+/// Checks a request. Returns the answer, and whether the request is trusted.
 fn check(request: &httparse::Request<'_, '_>, rules: &Rules) -> Result<(String, bool), Refusal> {
     if request.method != Some("GET") {
         let mut refusal = refusal("405 Method Not Allowed", "A WebSocket begins with GET.".to_owned());
@@ -155,8 +155,8 @@ fn check(request: &httparse::Request<'_, '_>, rules: &Rules) -> Result<(String, 
     Ok((accepted(key, subprotocol), trusted))
 }
 
-/// Whether a page of that origin may use what is kept for users of this machine: its browser runs here, but what it does
-/// is up to whoever wrote the page. So only a page that came from this machine, or that is listed, may.
+/// Whether a page of that origin may count as a local client. The browser runs on this machine, but the page's author controls
+/// what it does. So only pages from this machine, or of listed origins, count as local.
 fn is_trusted(origin: &str, listed: &[String]) -> bool {
     let host = origin.split_once("://").map_or("", |(_, host)| host);
     let host = match host.strip_prefix('[') {
@@ -179,7 +179,7 @@ fn upgrade_required(text: &str) -> Refusal {
     refusal
 }
 
-/// The best subprotocol that the client offers.
+/// The best of our subprotocols that the client offers.
 fn subprotocol(request: &httparse::Request<'_, '_>, rules: &Rules) -> Result<Option<&'static str>, Refusal> {
     let offered = || tokens(request, "sec-websocket-protocol");
     let chosen = rules
@@ -224,7 +224,7 @@ fn values<'a>(request: &'a httparse::Request<'_, '_>, name: &'a str) -> impl Ite
     named.map(|header| header.value)
 }
 
-/// The only value of a field. `Err`: there are several, or it is not text.
+/// The single value of a field. `Err`: there are several, or it is not text.
 fn one<'a>(request: &'a httparse::Request<'_, '_>, name: &'a str) -> Result<Option<&'a str>, ()> {
     let mut values = values(request, name);
     let value = values.next().map(std::str::from_utf8).transpose().map_err(|_| ())?;
@@ -234,7 +234,7 @@ fn one<'a>(request: &'a httparse::Request<'_, '_>, name: &'a str) -> Result<Opti
     }
 }
 
-/// The members of a field that is a list, perhaps on several lines.
+/// The members of a list field, which may be on several lines.
 fn tokens<'a>(request: &'a httparse::Request<'_, '_>, name: &'a str) -> impl Iterator<Item = &'a str> {
     values(request, name)
         .filter_map(|value| std::str::from_utf8(value).ok())
@@ -247,7 +247,7 @@ fn has_token(request: &httparse::Request<'_, '_>, name: &str, token: &str) -> bo
     tokens(request, name).any(|member| member.eq_ignore_ascii_case(token))
 }
 
-/// A client's word, short enough for an answer and a line of the log.
+/// A client's text, cut for an answer or a log line.
 fn shown(text: &str) -> String {
     let end = text.floor_char_boundary(text.len().min(80));
     format!("{:?}", text.get(..end).unwrap_or_default())
@@ -333,7 +333,7 @@ mod tests {
             let why = refused(&REQUEST.replace(from, to), &rules());
             assert!(why.starts_with(expected), "{to}: {why}");
         }
-        // Other protocols on this port.
+        // Bytes of other protocols.
         for other in [
             "\x16\x03\x01\x02\x00\x01\x00",
             "\x10\x0d\x00\x04MQTT\x04",

@@ -1,4 +1,4 @@
-//! The HTTP request for a WebSocket, on a transport: read, answered, and if it was refused, listened to until it is heard.
+//! Reads and answers the HTTP request for a WebSocket on a transport. After a refusal it reads on until the peer has the answer.
 
 use super::upgrade::{self, Rules, Verdict};
 use crate::driver::next_round;
@@ -11,19 +11,19 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 /// Bytes of one read.
 const READ: usize = 2 << 10;
 
-/// A transport over which an upgrade is agreed on.
+/// A transport on which the upgrade takes place.
 pub(crate) struct Upgrading {
     pub(crate) transport: Transport,
-    /// As much of the request as has come.
+    /// The part of the request that was received.
     head: Vec<u8>,
-    /// What is to be written.
+    /// The unwritten part of the answer.
     answer: Vec<u8>,
     written: usize,
     agreed: Option<Agreed>,
     closed: bool,
 }
 
-/// What the request came to.
+/// An accepted request.
 #[derive(Clone, Copy)]
 struct Agreed {
     /// Bytes of the request.
@@ -33,9 +33,9 @@ struct Agreed {
 
 /// Why there is no WebSocket.
 pub(crate) enum Refused {
-    /// The peer has gone.
+    /// The peer has closed the connection.
     Gone(io::Error),
-    /// It is told; the text is for our log.
+    /// The request was refused and an answer is on its way; the text is for our log.
     Told(String),
 }
 
@@ -57,7 +57,7 @@ impl Upgrading {
         }
     }
 
-    /// Ready once the agreement is written. Returns whether the request does not come from a web page elsewhere.
+    /// Ready when the answer of an accepted request is written. Returns whether the request is trusted.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, rules: &Rules) -> Poll<Result<bool, Refused>> {
         let agreed = loop {
             if let Some(agreed) = self.agreed {
@@ -80,15 +80,15 @@ impl Upgrading {
         Poll::Ready(Ok(agreed.trusted))
     }
 
-    /// The transport, and what came behind the request.
+    /// The transport, and bytes that followed the request.
     pub(crate) fn into_parts(mut self) -> (Transport, Vec<u8>) {
         let used = self.agreed.map_or(0, |agreed| agreed.used.min(self.head.len()));
         let early = self.head.split_off(used);
         (self.transport, early)
     }
 
-    /// After a refusal: writes it, and waits for the peer to close. Closing at once could destroy the answer, because the
-    /// peer may still be sending.
+    /// After a refusal: writes it and waits for the peer to close. If we closed while the peer is still sending, the peer's
+    /// system could discard the answer.
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.closed {
             if ready!(self.write(cx)).is_err() || ready!(self.transport.poll_close(cx)).is_err() {
@@ -102,13 +102,13 @@ impl Upgrading {
         if read.is_err() || waste.filled().is_empty() {
             return Poll::Ready(());
         }
-        // It may be sending without end: others have their turn first.
+        // The peer may send without end, so let other connections have their turns.
         next_round(cx);
         Poll::Pending
     }
 
-    /// Reads on, until it is worth parsing what there is: a line has ended, or these are the first bytes, or too many.
-    /// (Parsing after every byte would cost the square of the head's size.)
+    /// Reads until parsing may succeed: a line has ended, or these are the first bytes, or there are too many. (Parsing after
+    /// every byte would take quadratic time.)
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let mut space = [0; READ];
@@ -126,7 +126,7 @@ impl Upgrading {
         }
     }
 
-    /// Ready once all of the answer is written.
+    /// Ready when the whole answer is written.
     fn write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let rest = self.answer.get(self.written..).unwrap_or_default();
         self.written += self.transport.write(cx, rest)?;

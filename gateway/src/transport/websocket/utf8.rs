@@ -1,9 +1,9 @@
-//! Whether text that arrives in pieces is UTF-8.
+//! Checks whether text that arrives in pieces is UTF-8.
 
-/// A text as far as it was read.
+/// The state after the pieces so far.
 #[derive(Default)]
 pub(super) struct Utf8 {
-    /// The bytes of a character that the last piece cut.
+    /// The first bytes of a character that the last piece cut off.
     open: [u8; 4],
     len: usize,
 }
@@ -41,7 +41,7 @@ impl Utf8 {
         }
     }
 
-    /// Whether the text may end here.
+    /// Whether the text may end here: no character is incomplete.
     pub(super) fn is_whole(&self) -> bool {
         self.len == 0
     }
