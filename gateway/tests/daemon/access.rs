@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 /// `s3cret`, as `mosquitto_passwd -H sha512-pbkdf2` hashed it.
-const HASH: &str =
+pub(crate) const HASH: &str =
     "$7$101$kgGgJFGt+JcSZth/$1/8FAJZGBmH1HliJd7qzSX4Zp9F+H9OL4oiH83Ipb4PMXlvZT3+WsnZ8CQiNluaGucU3BIr8xNea1IDtgkFASw==";
 
 const ACL: &str = "\
