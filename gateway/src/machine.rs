@@ -119,6 +119,11 @@ pub(crate) fn open_files() -> u64 {
     fs::read_dir("/proc/self/fd").map_or(0, |dir| dir.count() as u64)
 }
 
+/// Threads of this process.
+pub(crate) fn threads() -> u64 {
+    fs::read_dir("/proc/self/task").map_or(0, |dir| dir.count() as u64)
+}
+
 /// Resident memory of this process in bytes.
 pub(crate) fn resident_bytes() -> u64 {
     let pages = fs::read_to_string("/proc/self/statm").ok();

@@ -39,7 +39,7 @@ struct Shown<'a> {
 /// A strictly typed client reads the time since the start as 32 bits of milliseconds, and no list at all where it does not
 /// fit.
 const UPTIME_MAX: u128 = u32::MAX as u128;
-/// There are no processes of its own to count; tools divide by the limit.
+/// Tools divide by the limit.
 const PROCESSES_MAX: u64 = 1_048_576;
 
 impl Row for Shown<'_> {
@@ -71,7 +71,11 @@ impl Row for Shown<'_> {
             let of = |sample: &NodeSample| sample.of(figure);
             self.history.write(fields, key, of(&self.sample), spans.node, of);
         }
-        for key in ["proc_used", "gc_num", "gc_bytes_reclaimed", "context_switches"] {
+        // What RabbitMQ counts here are Erlang's processes. Threads come nearest, and tools take 0 for a node without figures.
+        let threads = machine::threads();
+        self.history
+            .write(fields, "proc_used", threads, spans.node, |_| threads);
+        for key in ["gc_num", "gc_bytes_reclaimed", "context_switches"] {
             self.history.write(fields, key, 0, spans.node, |_| 0);
         }
         fields.count("fd_total", machine::open_files_max());

@@ -325,7 +325,7 @@ def node_has_being_drained_and_string_pid():
     assert isinstance(found["os_pid"], str) and isinstance(found["uptime"], int) and found["running"] is True
     if not RABBITMQ:
         equal(found["being_drained"], False)
-    for key in "mem_used mem_limit fd_used fd_total sockets_total disk_free disk_free_limit proc_total processors".split():
+    for key in "mem_used mem_limit fd_used fd_total sockets_total disk_free disk_free_limit proc_used proc_total processors".split():
         assert isinstance(found[key], int) and (found[key] > 0 or key == "disk_free"), key
     for key in ("mem_alarm", "disk_free_alarm"):
         assert isinstance(found[key], bool), key
