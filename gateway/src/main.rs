@@ -28,6 +28,9 @@ struct Arguments {
     /// Print all keys as a page of Markdown and exit
     #[arg(long)]
     config_reference: bool,
+    /// Print all verbs as a page of Markdown and exit
+    #[arg(long, hide = true)]
+    command_reference: bool,
     #[command(subcommand)]
     verb: Option<Verb>,
 }
@@ -66,10 +69,12 @@ enum Verb {
     /// Traps of small boards, the medium of the data directory and the time of a sync, and limits. Exit codes: 0 it is well,
     /// warnings included; 69 something will go wrong.
     Doctor,
-    /// Print the manual page of the configuration file, gatepost.toml(5)
-    ///
-    /// Read it with `gatepost man | man -l -`.
-    Man,
+    /// Print a manual page. Read it with `gatepost man gatepost | man -l -`
+    Man {
+        /// gatepost(1), gatepostctl(1), or gatepost.toml(5), about the configuration
+        #[arg(value_parser = ["gatepost", "gatepostctl", "gatepost.toml"], default_value = "gatepost.toml")]
+        page: String,
+    },
     /// Make certificates
     Cert {
         #[command(subcommand)]
@@ -191,11 +196,18 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Verb::Completions { shell }) => {
             return print(&gatepost::control::completions(shell, &Arguments::command()));
         }
-        Some(Verb::Man) => {
-            return print(&config::manual());
+        Some(Verb::Man { page }) => {
+            return print(&match page.as_str() {
+                "gatepost" => gatepost::control::manual(&Arguments::command()),
+                "gatepostctl" => gatepost::control::ctl_manual(),
+                _ => config::manual(),
+            });
         }
         Some(Verb::Version) => return print(concat!("gatepost ", env!("CARGO_PKG_VERSION"), "\n")),
         Some(Verb::Doctor | Verb::CheckConfig { .. } | Verb::Control(_)) | None => {}
+    }
+    if arguments.command_reference {
+        return print(&gatepost::control::reference(&Arguments::command()));
     }
     if arguments.sample_config {
         return print(&config::sample());
@@ -237,4 +249,45 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
 /// The environment variables. Those that are not Unicode cannot be ours, and are skipped.
 fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// clap finds such mistakes when a verb is used first, and panics.
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_page_of_the_command_line_is_up_to_date() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/command-line.md");
+        let page = std::fs::read_to_string(path).expect("the page");
+        assert!(
+            page == gatepost::control::reference(&Arguments::command()),
+            "docs/command-line.md is out of date: cargo run -p gatepost -- --command-reference > docs/command-line.md"
+        );
+    }
+
+    /// A line that begins with a dot or an apostrophe is a request of roff, and a misspelled one vanishes with its text.
+    #[test]
+    fn the_manual_pages_have_no_requests_but_ours() {
+        let pages = [
+            gatepost::control::manual(&Arguments::command()),
+            gatepost::control::ctl_manual(),
+            config::manual(),
+        ];
+        for page in pages {
+            assert!(page.starts_with(".TH gatepost"), "{page}");
+            for line in page.lines().filter(|line| line.starts_with(['.', '\''])) {
+                let request = line.split(' ').next().unwrap_or_default();
+                assert!(
+                    [".TH", ".SH", ".SS", ".TP", ".B", ".BR", ".PP"].contains(&request),
+                    "{line}"
+                );
+            }
+        }
+    }
 }

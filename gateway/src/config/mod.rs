@@ -30,6 +30,7 @@ pub use table::{
 };
 pub use units::{Budget, Period, Size};
 
+pub(crate) use print::roff;
 pub(crate) use schema::{MANAGEMENT, METRICS};
 
 use crate::protocols;

@@ -237,7 +237,7 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 }
 
 /// Text as roff takes it.
-fn roff(text: &str) -> String {
+pub(crate) fn roff(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
     match text.strip_prefix(['.', '\'']) {
         Some(_) => format!("\\&{text}"),

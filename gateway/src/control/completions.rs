@@ -1,5 +1,6 @@
 //! What completes the command line in bash, zsh and fish, made from the command line's own description.
 
+use super::rabbitmqctl;
 use clap::{Command, ValueEnum};
 use std::fmt::Write as _;
 
@@ -40,7 +41,7 @@ fn collect(command: &Command, path: String, cases: &mut Vec<Case>) {
             cases,
         );
     }
-    for argument in command.get_arguments() {
+    for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
         match argument.get_long() {
             Some(long) => next.push(format!("--{long}")),
             None => next.extend(
@@ -63,7 +64,14 @@ fn bash(cases: &[Case]) -> String {
     for (path, next) in cases {
         let _ = writeln!(text, "    '{path}') words='{}' ;;", next.join(" "));
     }
-    text.push_str("  esac\n  COMPREPLY=($(compgen -W \"$words\" -- \"${COMP_WORDS[COMP_CWORD]}\"))\n}\n");
+    text.push_str("  esac\n");
+    let names: Vec<String> = rabbitmqctl::verbs().map(|(name, _)| name).collect();
+    let _ = writeln!(
+        text,
+        "  case \"${{COMP_WORDS[0]##*/}}:$path\" in\n    gatepostctl: | rabbitmqctl:) words=\"$words {}\" ;;\n  esac",
+        names.join(" ")
+    );
+    text.push_str("  COMPREPLY=($(compgen -W \"$words\" -- \"${COMP_WORDS[COMP_CWORD]}\"))\n}\n");
     text.push_str("complete -o default -F _gatepost gatepost gatepostctl\n");
     text
 }

@@ -14,12 +14,14 @@ mod health;
 mod limits;
 mod listing;
 mod messages;
+mod pages;
 mod password;
 mod policy;
 mod process;
 mod rabbitmqctl;
 mod table;
 mod target;
+mod top;
 
 use crate::config::Layers;
 use crate::exit::{Failure, print};
@@ -32,12 +34,14 @@ pub use definitions::Definitions;
 pub use health::Checks;
 pub use listing::{Kind, Listing};
 pub use messages::{Fetch, Outgoing};
+pub use pages::{ctl_manual, manual, reference};
 pub use policy::Policy;
 pub use rabbitmqctl::translate;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use table::Output;
 pub use target::{Format, Target};
+pub use top::{By, Watching};
 
 /// What to manage.
 #[derive(Subcommand, Debug)]
@@ -52,6 +56,13 @@ pub enum Verb {
     Status {
         #[command(flatten)]
         target: Target,
+    },
+    /// Show what goes on in a gateway that runs, drawn anew every few seconds: rates, queues, connections. Ctrl-C ends it
+    Top {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        top: Watching,
     },
     /// Have a gateway that runs read its configuration, certificates and log file again, as SIGHUP does, and say what is different
     ///
@@ -420,7 +431,7 @@ impl Verb {
         match self {
             Verb::List { list, .. } => list.must_run(),
             Verb::Reload { .. } | Verb::RotateLogs { .. } | Verb::SetLogLevel { .. } | Verb::Stop { .. } => true,
-            Verb::AwaitStartup { .. } | Verb::Environment { .. } | Verb::Report { .. } => true,
+            Verb::AwaitStartup { .. } | Verb::Environment { .. } | Verb::Report { .. } | Verb::Top { .. } => true,
             Verb::Ban { .. } | Verb::Ping { .. } | Verb::Status { .. } | Verb::Close { .. } => true,
             Verb::Publish { .. } | Verb::Get { .. } | Verb::Health { .. } | Verb::HealthCheck { .. } => true,
             _ => false,
@@ -438,6 +449,7 @@ impl Verb {
             | Verb::AwaitStartup { target }
             | Verb::Environment { target, .. }
             | Verb::Report { target }
+            | Verb::Top { target, .. }
             | Verb::List { target, .. }
             | Verb::Close { target, .. }
             | Verb::Publish { target, .. }
@@ -514,6 +526,7 @@ async fn ask(verb: &Verb, client: &mut Client) -> Result<Output, Failure> {
         Verb::RotateLogs { .. } => process::rotate_logs(client).await,
         Verb::SetLogLevel { level, .. } => process::set_log_level(level, client).await,
         Verb::Environment { changed, .. } => process::environment(*changed, client).await,
+        Verb::Top { top, .. } => top::top(top, client).await.map(|()| Output::Nothing),
         Verb::Report { target } => process::report(target.format(), client).await,
         Verb::Ping { .. } => {
             client.get(&["whoami"]).await?;

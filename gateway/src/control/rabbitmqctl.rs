@@ -187,6 +187,19 @@ const VERBS: &[Verb] = &[
     ),
 ];
 
+/// Each verb with the words that say the same here.
+pub(super) fn verbs() -> impl Iterator<Item = (String, String)> {
+    VERBS.iter().map(|verb| {
+        let options = verb.places.iter().filter(|option| !option.is_empty());
+        let options = options.map(|option| format!("{option}=..."));
+        let words = verb.words.iter().map(|word| (*word).to_owned()).chain(options);
+        (
+            verb.name.to_owned(),
+            format!("gatepost {}", words.collect::<Vec<_>>().join(" ")),
+        )
+    })
+}
+
 /// Options whose value may be the next word.
 const WITH_VALUE: [&str; 21] = [
     "-p",

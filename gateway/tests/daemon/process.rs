@@ -9,6 +9,7 @@ use crate::support::mqtt::Mqtt;
 use crate::support::raw::eventually;
 use serde_json::Value;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -178,4 +179,72 @@ fn a_configuration_is_checked_by_a_verb_too() {
     assert!(said.contains("limits.max_queues: expected"), "{said}");
     let output = command_line("rabbitmqctl", &["version"], "");
     assert!(output.stdout.starts_with(b"gatepost "), "{output:?}");
+}
+
+#[test]
+fn top_draws_what_goes_on_and_leaves_the_terminal_as_it_was() {
+    let gatepost = Gatepost::with(1, "");
+    let mut amqp = Amqp::open(gatepost.amqp);
+    amqp.declare_queue("watched", true).expect("a queue");
+    control(&gatepost, &["publish", "amq.default", "watched", "x"], "");
+    let frame = control(&gatepost, &["top", "--once", "--interval", "1"], "");
+    let line = |start: &str| {
+        let line = frame.lines().find(|line| line.starts_with(start));
+        line.unwrap_or_else(|| panic!("{start} in {frame}")).to_owned()
+    };
+    assert!(line("gatepost@").contains("alarms: "), "{frame}");
+    assert_eq!(
+        line("watched").split_whitespace().collect::<Vec<_>>(),
+        ["watched", "1", "0", "0", "0.0", "0.0"],
+        "{frame}"
+    );
+    assert!(line("127.0.0.1:").contains("guest"), "{frame}");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/terminal.py");
+    let output = Command::new("python3")
+        .arg(script)
+        .args([
+            env!("CARGO_BIN_EXE_gatepost"),
+            gatepost.config().to_str().expect("Unicode"),
+            "watched",
+        ])
+        .output()
+        .expect("python3 runs");
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// Each file that the package takes is there, or is made by the script that makes them.
+#[test]
+fn the_package_has_its_pages_and_completions() {
+    let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let to = tempfile::tempdir().expect("a directory");
+    let status = Command::new(crate_dir.join("../deploy/debian/pages"))
+        .args([Path::new(env!("CARGO_BIN_EXE_gatepost")), to.path()])
+        .status();
+    assert!(status.expect("bash runs").success());
+    let manifest = fs::read_to_string(crate_dir.join("Cargo.toml")).expect("the manifest");
+    let assets = manifest.lines().filter_map(|line| line.trim().strip_prefix("[\"../"));
+    let mut made = 0;
+    for asset in assets.filter_map(|line| line.split('"').next()) {
+        let path = match asset.strip_prefix("target/pages/") {
+            Some(name) => {
+                made += 1;
+                to.path().join(name)
+            }
+            None => crate_dir.join("..").join(asset),
+        };
+        assert!(
+            fs::symlink_metadata(&path).is_ok_and(|file| file.len() > 0),
+            "{}",
+            path.display()
+        );
+    }
+    assert!(made > 6, "{made}");
+    let completions = to.path().join("gatepost.bash");
+    let words = Command::new("bash")
+        .arg("-c")
+        .arg("source \"$0\"; COMP_WORDS=(gatepostctl list_q); COMP_CWORD=1; _gatepost; echo \"${COMPREPLY[*]}\"")
+        .arg(completions)
+        .output()
+        .expect("bash runs");
+    assert_eq!(String::from_utf8_lossy(&words.stdout), "list_queues\n", "{words:?}");
 }
