@@ -102,6 +102,8 @@ pub(crate) struct ConnectionCounts {
     pub refused: AtomicU64,
     /// Failed TLS handshakes.
     pub tls_refused: AtomicU64,
+    /// Times that a connection was not read because its client or user was over a quota.
+    pub throttled: AtomicU64,
     /// Requests at a WebSocket listener that were refused.
     pub websocket_refused: AtomicU64,
     /// QUIC connections that ended before they had a session.

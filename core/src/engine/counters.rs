@@ -4,6 +4,7 @@
 //! no counter keeps (channels, ready messages) come from a walk over queues and connections, which takes as many holds as
 //! it needs: see [`Engine::count`].
 
+use crate::event::Pressure;
 use crate::fault::{Fault, FaultKind};
 use crate::ledger::PerKind;
 
@@ -299,6 +300,6 @@ pub struct Counters {
     pub memory_bytes: u64,
     /// Bytes handed to the log that it has not reported (gauge).
     pub log_backlog_bytes: u64,
-    /// Publishers have to wait (gauge).
-    pub publishers_blocked: bool,
+    /// What publishers have to wait for (gauge).
+    pub publishers_wait_for: Option<Pressure>,
 }

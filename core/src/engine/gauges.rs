@@ -136,7 +136,7 @@ impl Engine {
         c.objects_bytes_max = self.settings.objects_bytes_max as u64;
         c.memory_bytes = self.memory.bytes() as u64;
         c.log_backlog_bytes = self.staging.backlog_bytes() as u64;
-        c.publishers_blocked = self.pressure.is_some();
+        c.publishers_wait_for = self.pressure;
         c
     }
 }

@@ -100,7 +100,7 @@ impl Caller {
     ///
     /// # Errors
     /// It may not.
-    pub(super) fn monitors(&self) -> Result<(), Refusal> {
+    pub(crate) fn monitors(&self) -> Result<(), Refusal> {
         let may = self.is_monitor();
         may.then_some(())
             .ok_or_else(|| Refusal::not_authorised("Not monitor user"))

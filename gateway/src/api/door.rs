@@ -10,14 +10,13 @@
 
 use super::caller::Caller;
 use super::cors::Origins;
+use super::login;
 use super::sessions::Sessions;
 use super::ui;
 use super::{JSON, NO_CACHE, Refusal};
 use crate::config::Config;
 use crate::http;
-use crate::http::bounded::{CameFrom, OverTls, Waiting};
-use crate::logging::lines::LineKind;
-use crate::logging::shown;
+use crate::http::bounded::{OverTls, Waiting};
 use crate::node::Node;
 use crate::protection::BanKind;
 use axum::Router;
@@ -26,15 +25,9 @@ use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use gatepost_core::command::Peer;
-use gatepost_core::event::LoginFailure;
-use gatepost_core::properties::Name;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use serde_json::json;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -207,92 +200,26 @@ impl Door {
     /// # Errors
     /// Nobody known, or nobody who may use the API.
     async fn log_in(&self, request: &Parts) -> Result<Caller, Response> {
-        let from = request.extensions.get::<CameFrom>().map(|from| from.0);
-        let Some(credentials) = request.headers.get(header::AUTHORIZATION) else {
+        if !request.headers.contains_key(header::AUTHORIZATION) {
             if let Some(caller) = self.of_session(request) {
                 return Ok(caller);
             }
-            // The console asks for the password itself: without the header, a browser does not ask as well.
+            // The console asks for the password itself: with a `WWW-Authenticate`, a browser would ask as well.
             if request.headers.contains_key(ASKED_BY_CONSOLE) {
                 return Err(StatusCode::UNAUTHORIZED.into_response());
             }
-            return Err((StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, REALM)]).into_response());
-        };
-        let Some((user, password)) = credentials.to_str().ok().and_then(credentials_of) else {
-            return Err(failed().into_response());
-        };
-        let is_local = from.is_some_and(|from| Peer::at(from, None).is_local);
-        let logged_in = self.node.log_in(&user, &password, is_local).await;
-        let logged_in = logged_in.and_then(|(user, tags)| {
-            let now = self.node.clock.now().monotonic;
-            let banned = self.node.protection.bans(now, BanKind::User, &user);
-            if banned {
-                Err(LoginFailure::Banned)
-            } else {
-                Ok((user, tags))
-            }
-        });
-        let (user, tags) = match logged_in {
-            Ok(user) => user,
-            Err(why) => return Err(self.refuse(&user, why, from, request.extensions.get()).await),
-        };
-        let caller = Caller::user_of(&self.node, user, tags);
+        }
+        let caller = login::by_header(&self.node, request, "management").await?;
         if caller.is_manager() {
             Ok(caller)
         } else {
             Err(Refusal::not_authorised("Not management user").into_response())
         }
     }
-
-    /// Answers a login that failed, and slows down whoever tries one password after the other.
-    async fn refuse(
-        &self,
-        user: &str,
-        why: LoginFailure,
-        from: Option<SocketAddr>,
-        waiting: Option<&Waiting>,
-    ) -> Response {
-        if self.node.lines.admit(LineKind::LoginRefused) {
-            let peer = from.map(|from| from.to_string()).unwrap_or_default();
-            tracing::warn!(
-                peer,
-                protocol = "management",
-                user = &*shown(user),
-                ?why,
-                "login refused"
-            );
-        }
-        if matches!(why, LoginFailure::Busy | LoginFailure::Full) {
-            let reason = "too many logins wait to be checked";
-            return Refusal::of(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable", reason).into_response();
-        }
-        let is_failure = why != LoginFailure::Banned;
-        if let (Some(from), Some(waiting), true) = (from, waiting, is_failure) {
-            let now = self.node.clock.now().monotonic;
-            let consequence = self.node.protection.login_failed(now, from.ip());
-            if let Some(ban) = consequence.ban {
-                let (address, seconds) = (from.ip(), ban.as_secs());
-                tracing::warn!(%address, seconds, "address banned: too many failed logins");
-            }
-            if !consequence.delay.is_zero() {
-                waiting.aside(tokio::time::sleep(consequence.delay)).await;
-            }
-        }
-        match why {
-            LoginFailure::LoopbackOnly => Refusal::not_authorised("User can only log in via localhost").into_response(),
-            _ => failed().into_response(),
-        }
-    }
-}
-
-/// RabbitMQ's. (Its spelling of the error differs from that of all others.)
-fn failed() -> Refusal {
-    Refusal::of(StatusCode::UNAUTHORIZED, "not_authorized", "Login failed")
 }
 
 /// Bytes of definitions that come by the control socket.
 const DEFINITIONS_MAX: u64 = 64 << 20;
-const REALM: &str = "Basic realm=\"RabbitMQ Management\"";
 /// What the console's requests have, and no plain link.
 const ASKED_BY_CONSOLE: &str = "x-requested-with";
 const STRANGE: &str = "a page of another server may change something only if management.cors_origins names it";
@@ -340,21 +267,6 @@ fn is_over_tls(request: &Parts) -> bool {
     let forwarded = request.headers.get("x-forwarded-proto");
     request.extensions.get().is_some_and(|OverTls(over_tls)| *over_tls)
         || forwarded.is_some_and(|scheme| scheme == "https")
-}
-
-/// A user and its password, or nobody and a token.
-fn credentials_of(header: &str) -> Option<(Name, Vec<u8>)> {
-    let (scheme, rest) = header.split_once(' ')?;
-    if scheme.eq_ignore_ascii_case("bearer") {
-        return Some(("".into(), rest.trim().as_bytes().to_vec()));
-    }
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let bytes = STANDARD.decode(rest.trim()).ok()?;
-    let colon = bytes.iter().position(|byte| *byte == b':')?;
-    let user = std::str::from_utf8(bytes.get(..colon)?).ok()?;
-    Some((user.into(), bytes.get(colon + 1..)?.to_vec()))
 }
 
 /// A body that nobody wants is taken all the same, up to this size and for so long.
@@ -415,15 +327,5 @@ mod tests {
         ] {
             assert_eq!(trimmed(path, prefix), expected, "{path}");
         }
-    }
-
-    #[test]
-    fn credentials_are_a_name_and_a_password_or_a_token() {
-        let basic = |text: &str| credentials_of(&format!("Basic {}", STANDARD.encode(text)));
-        assert_eq!(basic("ann:a:b"), Some(("ann".into(), b"a:b".to_vec())));
-        assert_eq!(basic("ann"), None);
-        assert_eq!(credentials_of("bearer abc"), Some(("".into(), b"abc".to_vec())));
-        assert_eq!(credentials_of("Basic !"), None);
-        assert_eq!(credentials_of("Digest x"), None);
     }
 }

@@ -26,6 +26,7 @@ mod fields;
 mod health;
 mod limits;
 mod log;
+pub(crate) mod login;
 mod messages;
 mod moving;
 mod mqtt;

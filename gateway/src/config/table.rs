@@ -577,6 +577,9 @@ section! {
     Metrics {
         /// Whether `/metrics` is only answered on addresses of this machine (127.0.0.1, ::1). Health is answered on all.
         loopback_only: bool = "true", Kind::Flag, Now;
+        /// Whether `/metrics` is only answered to users with the tag `monitoring` or `administrator`, who log in by HTTP Basic
+        /// or a bearer token. Health is answered to everybody.
+        auth: bool = "false", Kind::Flag, Now;
         /// Queues, channels and connections, each, that `/metrics/per-object` and `/metrics/detailed` show. How many more
         /// there are is in `gatepost_metrics_objects_truncated`.
         per_object_limit: usize = "2000", Kind::Count { min: 0, max: 1_000_000 }, Now;
@@ -621,7 +624,6 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
     ("mqtt.vhost_by_port", &["{}"]),
     ("mqtt.vhost_by_cert", &["{}"]),
     ("mqtt.retained_max", &["0"]),
-    ("metrics.auth", &["false"]),
     ("definitions.skip_if_unchanged", &["true"]),
     ("management.stats_interval", &["\"5s\""]),
 ];

@@ -194,7 +194,9 @@ impl Broker for Desk<'_> {
 
     fn published(&mut self, now: Time, published: Published) -> Option<Time> {
         let meters = self.place.meters.as_mut()?;
-        self.place.node.protection.quotas.take(now, meters, published)
+        let until = self.place.node.protection.quotas.take(now, meters, published)?;
+        self.place.throttled();
+        Some(until)
     }
 
     fn buffers(&self) -> Option<&Arc<Buffers>> {

@@ -142,6 +142,13 @@ impl Place {
         }
     }
 
+    /// Counts that it is not read because of a quota.
+    pub(super) fn throttled(&self) {
+        if let Some(counts) = self.node.connections.get(usize::from(self.protocol)) {
+            counts.throttled.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Counts a login as accepted or refused, under its protocol.
     pub(super) fn logged_in(&self, good: bool) {
         if let Some(counts) = self.node.connections.get(usize::from(self.protocol)) {

@@ -257,7 +257,7 @@ pub(super) const GAUGES: &[(&str, &str, Field)] = &[
         c.log_backlog_bytes
     }),
     ("gatepost_publishers_blocked", "Vhosts whose publishers wait.", |c| {
-        u64::from(c.publishers_blocked)
+        u64::from(c.publishers_wait_for.is_some())
     }),
 ];
 

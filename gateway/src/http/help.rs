@@ -86,6 +86,18 @@ const HELP: &[(&str, &str)] = &[
     ("gatepost_scrape_duration_seconds", "Time the last scrape took."),
     ("rabbitmq_global_consumers", "Consumers."),
     (
+        "gatepost_publish_blocked",
+        "Vhosts whose publishers wait, by what for. They do not wait long for the log.",
+    ),
+    (
+        "gatepost_client_throttled_total",
+        "Times that a connection was not read because its client or user had published more than [protection] allows.",
+    ),
+    (
+        "gatepost_certificate_not_after_seconds",
+        "When the first of the listener's certificates that are in use expires, in Unix seconds.",
+    ),
+    (
         "gatepost_half_open_connections",
         "Connections that have not tried to log in yet.",
     ),
@@ -137,7 +149,7 @@ const HELP: &[(&str, &str)] = &[
         "Connections turned away because there were too many.",
     ),
     (
-        "gatepost_tls_refused_total",
+        "gatepost_tls_handshake_failures_total",
         "Connections to TLS listeners that failed or were too slow to agree on TLS.",
     ),
     (

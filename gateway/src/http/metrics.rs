@@ -12,6 +12,7 @@ use crate::node::{ConnectionCounts, Node};
 use crate::protocols;
 use crate::threads::IoThreads;
 use gatepost_core::engine::{Counters, Limit, MESSAGE_SIZES, ObjectKind, PerKind, Traffic};
+use gatepost_core::event::Pressure;
 use gatepost_core::properties::Origin;
 use gatepost_core::store::SYNC_BUCKETS_US;
 use std::collections::BTreeMap;
@@ -206,7 +207,13 @@ fn connections(page: &mut Page, node: &Node, threads: &IoThreads) {
         let refused = counts.refused.load(Ordering::Relaxed);
         page.counter("gatepost_connections_refused_total", &[("protocol", name)], refused);
         let tls_refused = counts.tls_refused.load(Ordering::Relaxed);
-        page.counter("gatepost_tls_refused_total", &[("protocol", name)], tls_refused);
+        page.counter(
+            "gatepost_tls_handshake_failures_total",
+            &[("protocol", name)],
+            tls_refused,
+        );
+        let throttled = counts.throttled.load(Ordering::Relaxed);
+        page.counter("gatepost_client_throttled_total", &[("protocol", name)], throttled);
         let websocket_refused = counts.websocket_refused.load(Ordering::Relaxed);
         page.counter(
             "gatepost_websocket_refused_total",
@@ -217,6 +224,10 @@ fn connections(page: &mut Page, node: &Node, threads: &IoThreads) {
         page.counter("gatepost_quic_refused_total", &[("protocol", name)], quic_refused);
         let proxy_refused = counts.proxy_refused.load(Ordering::Relaxed);
         page.counter("gatepost_proxy_refused_total", &[("protocol", name)], proxy_refused);
+    }
+    for (listener, until) in node.tls.good_until() {
+        let labels = [("listener", &*listener)];
+        page.gauge("gatepost_certificate_not_after_seconds", &labels, until as f64);
     }
     protection(page, node);
     page.gauge(
@@ -377,9 +388,7 @@ fn engines(page: &mut Page, node: &Node, detail: Detail) {
         page.counter(name, &[], all.iter().map(of).sum());
     }
     sizes(page, &labelled);
-    // Of several vhosts, those whose engines are short of memory; while disk is short, all publishers wait for that.
-    let short = all.iter().any(|c| c.publishers_blocked) && !node.health.disk_alarm.load(Ordering::Relaxed);
-    page.gauge("rabbitmq_alarms_memory_used_watermark", &[], flag(short));
+    blocked(page, &all);
     for (name, _, of) in GAUGES {
         if detail == Detail::PerObject && objects::FAMILIES.iter().any(|(_, families)| families.contains(name)) {
             continue;
@@ -422,6 +431,24 @@ fn engines(page: &mut Page, node: &Node, detail: Detail) {
         );
     }
 }
+
+/// What publishers wait for, and where.
+fn blocked(page: &mut Page, all: &[Counters]) {
+    for (reason, pressure) in BLOCKED {
+        let vhosts = all.iter().filter(|c| c.publishers_wait_for == Some(pressure)).count();
+        page.gauge("gatepost_publish_blocked", &[("reason", reason)], vhosts as f64);
+    }
+    let short = all.iter().any(|c| c.publishers_wait_for == Some(Pressure::Memory));
+    page.gauge("rabbitmq_alarms_memory_used_watermark", &[], flag(short));
+}
+
+/// What publishers may have to wait for.
+const BLOCKED: [(&str, Pressure); 4] = [
+    ("disk", Pressure::Disk),
+    ("disk_full", Pressure::Full),
+    ("log", Pressure::Backlog),
+    ("memory", Pressure::Memory),
+];
 
 /// Sizes of published messages, without those that the gateway itself publishes in `$SYS`.
 fn sizes(page: &mut Page, labelled: &BTreeMap<&'static str, Traffic>) {

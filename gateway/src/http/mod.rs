@@ -1,5 +1,5 @@
 //! HTTP for probes and Prometheus. `/healthz` and `/readyz` are open to everybody and tell nothing else; `/metrics` is served at
-//! loopback addresses only, unless the configuration opens it.
+//! loopback addresses only, unless the configuration opens it, and only to users who log in if it says so.
 
 pub(crate) mod bounded;
 mod families;
@@ -8,13 +8,15 @@ pub(crate) mod metrics;
 mod objects;
 mod page;
 
+use crate::api::login;
 use crate::node::Node;
 use crate::threads::IoThreads;
-use axum::extract::{RawQuery, State};
+use axum::Router;
+use axum::extract::{RawQuery, Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Extension, Router};
 use bounded::AtLoopback;
 use metrics::{Detail, Exporter};
 use std::sync::Arc;
@@ -38,6 +40,7 @@ pub(crate) fn router(node: Arc<Node>, threads: Arc<IoThreads>) -> Router {
         .route("/metrics", get(scrape))
         .route("/metrics/per-object", get(scrape_objects))
         .route("/metrics/detailed", get(scrape_detailed))
+        .layer(from_fn_with_state(Arc::clone(&node), admit))
         .with_state(Http {
             node: Arc::clone(&node),
             threads,
@@ -54,40 +57,48 @@ pub(crate) fn health(node: Arc<Node>) -> Router {
         .with_state(node)
 }
 
-async fn scrape(State(http): State<Http>, here: Extension<AtLoopback>) -> Response {
-    answer(&http, here, |http| {
-        http.exporter.scrape(&http.node, &http.threads, Detail::Aggregated)
-    })
+/// Lets those through who may scrape, as the configuration says.
+async fn admit(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+    let config = node.config();
+    let here = request.extensions().get::<AtLoopback>().is_some_and(|at| at.0);
+    if config.metrics.loopback_only && !here {
+        return (StatusCode::FORBIDDEN, NOT_HERE).into_response();
+    }
+    if !config.metrics.auth {
+        return next.run(request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let caller = match login::by_header(&node, &parts, "metrics").await {
+        Ok(caller) => caller,
+        Err(answer) => return answer,
+    };
+    match caller.monitors() {
+        Ok(()) => next.run(Request::from_parts(parts, body)).await,
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
-async fn scrape_objects(State(http): State<Http>, here: Extension<AtLoopback>) -> Response {
-    answer(&http, here, |http| {
-        http.exporter.scrape(&http.node, &http.threads, Detail::PerObject)
-    })
+async fn scrape(State(http): State<Http>) -> Response {
+    text(http.exporter.scrape(&http.node, &http.threads, Detail::Aggregated))
 }
 
-async fn scrape_detailed(State(http): State<Http>, here: Extension<AtLoopback>, RawQuery(query): RawQuery) -> Response {
+async fn scrape_objects(State(http): State<Http>) -> Response {
+    text(http.exporter.scrape(&http.node, &http.threads, Detail::PerObject))
+}
+
+async fn scrape_detailed(State(http): State<Http>, RawQuery(query): RawQuery) -> Response {
     let query = query.unwrap_or_default();
     let all = |wanted: &str| -> Vec<String> {
         let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         let values = pairs.filter(|(name, _)| *name == wanted);
         values.map(|(_, value)| percent_decoded(value)).collect()
     };
-    answer(&http, here, |http| {
-        http.exporter.detailed(&http.node, &all("family"), &all("vhost"))
-    })
+    text(http.exporter.detailed(&http.node, &all("family"), &all("vhost")))
 }
 
-fn answer(
-    http: &Http,
-    Extension(AtLoopback(here)): Extension<AtLoopback>,
-    text: impl FnOnce(&Http) -> String,
-) -> Response {
-    if http.node.config().metrics.loopback_only && !here {
-        return (StatusCode::FORBIDDEN, NOT_HERE).into_response();
-    }
+fn text(page: String) -> Response {
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (kind, text(http)).into_response()
+    (kind, page).into_response()
 }
 
 /// Decodes a value of a query. Invalid encoding stays as it is; it then matches no name.

@@ -66,6 +66,13 @@ impl Certificates {
         }
     }
 
+    /// When the first of them expires, in Unix seconds.
+    pub(super) fn good_until(&self) -> Option<u64> {
+        let all = self.by_name.values().chain([&self.first]);
+        let chains = all.flat_map(|certified| &certified.cert);
+        chains.filter_map(|certificate| names::expiry(certificate)).min()
+    }
+
     fn named(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
         let name = name.to_ascii_lowercase();
         let (_, parent) = name.split_once('.').unwrap_or_default();

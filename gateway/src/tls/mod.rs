@@ -46,6 +46,8 @@ pub(crate) struct Settings {
     server: Arc<ServerConfig>,
     /// The same for QUIC, if the listener has it.
     quic: Option<Arc<quinn::ServerConfig>>,
+    /// When the first of its certificates expires, in Unix seconds.
+    good_until: Option<u64>,
     /// `None`: clients are not asked for certificates.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
@@ -136,6 +138,12 @@ impl Ports {
                 ),
             }
         }
+    }
+
+    /// Listeners, and when the first of the certificates that they show to new connections expires, in Unix seconds.
+    pub(crate) fn good_until(&self) -> impl Iterator<Item = (String, u64)> {
+        let ports = self.ports.iter();
+        ports.filter_map(|port| Some((port.name.clone(), port.settings.read().good_until?)))
     }
 
     /// Keys for tickets.
@@ -364,6 +372,7 @@ fn settings(
         TlsVersion::Tls12 | TlsVersion::Inherited => &[&TLS13, &TLS12],
     };
     let (verifier, fingerprint) = client.map_or((None, Vec::new()), |(verifier, f)| (Some(verifier), f));
+    let good_until = certificates.good_until();
     let certificates = Arc::new(certificates);
     let config = |versions: &[&'static SupportedProtocolVersion], carrier: &[u8], has_tickets: bool| {
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -399,6 +408,7 @@ fn settings(
     Ok(Some(Settings {
         server: Arc::new(config(versions, b"", true)?),
         quic,
+        good_until,
         verifier,
     }))
 }

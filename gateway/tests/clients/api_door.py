@@ -1,6 +1,6 @@
 """Who comes in by the management API, what they are told who do not, and what every request has in common."""
 
-from harness import HOST, case, equal, main, unique
+from harness import HOST, METRICS, case, equal, main, unique
 from management import ADMIN, MANAGEMENT, Api, segment, user
 
 
@@ -37,6 +37,27 @@ def forbidden_is_401_not_403():
 def untagged_user_refused():
     answer = user(unique("plain"), "", ["/"]).ask("GET", "/api/whoami")
     equal((answer.status, answer.json), (401, {"error": "not_authorised", "reason": "Not management user"}))
+
+
+@case(differs="rabbitmq")
+def metrics_want_a_monitor_where_the_configuration_says_so():
+    """`metrics.auth = true`. Probes need no login."""
+
+    def status(name, password="s3cret", path="/metrics"):
+        return Api(name, password, METRICS).ask("GET", path).status
+
+    monitor, manager = unique("monitor"), unique("manager")
+    user(monitor, "monitoring")
+    user(manager, "management", ["/"])
+    for path in ("/metrics", "/metrics/per-object", "/metrics/detailed?family=queue_coarse_metrics"):
+        equal((status(monitor, path=path), status("guest", "guest", path)), (200, 200), path)
+        equal([status(None, path=path), status(monitor, "wrong", path), status(manager, path=path)], [401] * 3, path)
+    answer = Api(None, port=METRICS).ask("GET", "/metrics")
+    assert answer.headers["www-authenticate"].startswith("Basic "), answer.headers
+    for path in ("/healthz", "/readyz"):
+        equal(status(None, path=path), 200, path)
+    page = Api(monitor, "s3cret", METRICS).ask("GET", "/metrics").body
+    assert b"\nrabbitmq_identity_info{" in page
 
 
 @case

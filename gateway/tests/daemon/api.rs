@@ -1,6 +1,6 @@
 //! The management API under the requests that RabbitMQ's tools send.
 
-use crate::support::daemon::free_port;
+use crate::support::daemon::{free_port, http};
 use crate::support::raw::eventually;
 use crate::support::tls::{Authority, connect};
 use crate::support::{Gatepost, python};
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 #[test]
 fn who_comes_in_by_the_management_api_and_who_does_not() {
-    let settings = "[management]\ncors_origins = [\"https://panel.example\"]\n";
+    let settings = "[management]\ncors_origins = [\"https://panel.example\"]\n[metrics]\nauth = true\n";
     python(&mut Gatepost::with(1, settings), "api_door.py");
 }
 
@@ -122,6 +122,12 @@ fn an_alarm_is_a_503_that_names_node_and_resource() {
         assert!(answer.contains("\"node\":\"gatepost@"), "{answer}");
     }
     assert!(ask(&gatepost, "/api/nodes").contains("\"disk_free_alarm\":true"));
+    eventually("publishers that wait", || {
+        let page = http(gatepost.metrics, "/metrics").expect("metrics");
+        page.contains("gatepost_publish_blocked{reason=\"disk\"} 1\n")
+            && page.contains("gatepost_publish_blocked{reason=\"memory\"} 0\n")
+            && page.contains("rabbitmq_alarms_memory_used_watermark 0\n")
+    });
     assert!(ask(&gatepost, "/api/healthchecks/node").starts_with("HTTP/1.1 503"));
     assert!(ask(&gatepost, "/api/health/checks/virtual-hosts").starts_with("HTTP/1.1 200"));
 }
@@ -157,6 +163,13 @@ fn over_tls_and_below_a_prefix_the_api_is_the_same_and_knows_when_its_certificat
             answer.starts_with("HTTP/1.1 503") && answer.contains("brief.pem"),
             "{answer}"
         );
+        // In use is what the file had at the start or the last reload: here the same.
+        let until = answer.split_once("\"expires_at\":").expect("a time").1;
+        let until = until.split(|c: char| !c.is_ascii_digit()).next().expect("a number");
+        let until: f64 = until.parse().expect("seconds");
+        let line = format!("gatepost_certificate_not_after_seconds{{listener=\"secure\"}} {until}\n");
+        let page = http(gatepost.metrics, "/metrics").expect("metrics");
+        assert!(page.contains(&line), "{line} in:\n{page}");
     }
     drop(gatepost);
 }

@@ -7,6 +7,7 @@ use crate::support::daemon::{free_port, http, http_status};
 use crate::support::mqtt::Mqtt;
 use crate::support::raw::eventually;
 use crate::support::stomp::Stomp;
+use crate::support::tls::Authority;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -332,7 +333,9 @@ fn the_dashboard_and_the_alerts_hold_against_a_real_prometheus() {
     let checked = checked.expect("promtool is installed (apt install prometheus; .ci/run does)");
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 
-    let gatepost = Gatepost::start();
+    // With certificates, whose end is shown and alerted of.
+    let authority = Authority::new();
+    let gatepost = Gatepost::with(2, &authority.settings(""));
     let mut amqp = Amqp::open(gatepost.amqp);
     amqp.declare_queue("q", true).expect("a queue");
     amqp.publish("", "q", true, b"x");

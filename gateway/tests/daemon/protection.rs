@@ -187,7 +187,15 @@ fn a_publisher_over_its_quota_waits_and_loses_nothing() {
     }
     publisher.ping().expect("served");
     // A second's worth came at once, and two seconds were waited for, in pieces.
-    assert!(rule(&gatepost, "publish_quota") >= 2);
+    let waits = rule(&gatepost, "publish_quota");
+    assert!(waits >= 2);
+    let throttled = |protocol: &str| {
+        metric(
+            &gatepost,
+            &format!("gatepost_client_throttled_total{{protocol=\"{protocol}\"}}"),
+        )
+    };
+    assert_eq!((throttled("mqtt"), throttled("amqp")), (waits, 0));
 }
 
 #[test]

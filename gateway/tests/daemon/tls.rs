@@ -1,6 +1,6 @@
 //! TLS on the listeners, under clients of every kind and under what is no client.
 
-use crate::support::daemon::free_port;
+use crate::support::daemon::{free_port, http};
 use crate::support::raw::{eventually, read_to_end, tcp};
 use crate::support::tls::{Authority, TlsStream, connect};
 use crate::support::{Gatepost, node, python};
@@ -107,6 +107,11 @@ fn plain_text_on_a_tls_port_and_tls_on_a_plain_one_are_told_apart() {
     probe.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("sent");
     assert_eq!(read_to_end(probe), b"");
     eventually("a line", || gatepost.log().contains("speaks=\"something else\""));
+    let page = http(gatepost.metrics, "/metrics").expect("metrics");
+    for (protocol, failures) in [("mqtt", 1), ("amqp", 1), ("stomp", 0)] {
+        let line = format!("gatepost_tls_handshake_failures_total{{protocol=\"{protocol}\"}} {failures}\n");
+        assert!(page.contains(&line), "{line} in:\n{page}");
+    }
 
     for port in [gatepost.mqtt, gatepost.amqp, gatepost.stomp] {
         let lines = |log: String| log.matches("TLS where the listener has plain text").count();

@@ -1,0 +1,115 @@
+//! Logging in over HTTP: a password or a token with a request.
+
+use super::Refusal;
+use super::caller::Caller;
+use crate::http::bounded::{CameFrom, Waiting};
+use crate::logging::lines::LineKind;
+use crate::logging::shown;
+use crate::node::Node;
+use crate::protection::BanKind;
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use gatepost_core::command::Peer;
+use gatepost_core::event::LoginFailure;
+use gatepost_core::properties::Name;
+use std::net::SocketAddr;
+
+/// Who sends a request that has credentials. Without them it is asked to come again with some. `at`: what it asks, for the log.
+///
+/// # Errors
+/// Nobody known, as it is answered.
+pub(crate) async fn by_header(node: &Node, request: &Parts, at: &str) -> Result<Caller, Response> {
+    let from = request.extensions.get::<CameFrom>().map(|from| from.0);
+    let Some(credentials) = request.headers.get(header::AUTHORIZATION) else {
+        return Err((StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, REALM)]).into_response());
+    };
+    let Some((user, password)) = credentials.to_str().ok().and_then(credentials_of) else {
+        return Err(failed().into_response());
+    };
+    let is_local = from.is_some_and(|from| Peer::at(from, None).is_local);
+    let logged_in = node.log_in(&user, &password, is_local).await;
+    let logged_in = logged_in.and_then(|(user, tags)| {
+        let now = node.clock.now().monotonic;
+        let banned = node.protection.bans(now, BanKind::User, &user);
+        if banned {
+            Err(LoginFailure::Banned)
+        } else {
+            Ok((user, tags))
+        }
+    });
+    match logged_in {
+        Ok((user, tags)) => Ok(Caller::user_of(node, user, tags)),
+        Err(why) => {
+            if node.lines.admit(LineKind::LoginRefused) {
+                let peer = from.map(|from| from.to_string()).unwrap_or_default();
+                let user = &*shown(&user);
+                tracing::warn!(peer, protocol = at, user, ?why, "login refused");
+            }
+            Err(refuse(node, why, from, request.extensions.get()).await)
+        }
+    }
+}
+
+/// Answers a login that failed, and slows down whoever tries one password after the other.
+async fn refuse(node: &Node, why: LoginFailure, from: Option<SocketAddr>, waiting: Option<&Waiting>) -> Response {
+    if matches!(why, LoginFailure::Busy | LoginFailure::Full) {
+        let reason = "too many logins wait to be checked";
+        return Refusal::of(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable", reason).into_response();
+    }
+    let is_failure = why != LoginFailure::Banned;
+    if let (Some(from), Some(waiting), true) = (from, waiting, is_failure) {
+        let now = node.clock.now().monotonic;
+        let consequence = node.protection.login_failed(now, from.ip());
+        if let Some(ban) = consequence.ban {
+            let (address, seconds) = (from.ip(), ban.as_secs());
+            tracing::warn!(%address, seconds, "address banned: too many failed logins");
+        }
+        if !consequence.delay.is_zero() {
+            waiting.aside(tokio::time::sleep(consequence.delay)).await;
+        }
+    }
+    match why {
+        LoginFailure::LoopbackOnly => Refusal::not_authorised("User can only log in via localhost").into_response(),
+        _ => failed().into_response(),
+    }
+}
+
+/// RabbitMQ's. (Its spelling of the error differs from that of all others.)
+fn failed() -> Refusal {
+    Refusal::of(StatusCode::UNAUTHORIZED, "not_authorized", "Login failed")
+}
+
+const REALM: &str = "Basic realm=\"RabbitMQ Management\"";
+
+/// A user and its password, or nobody and a token.
+fn credentials_of(header: &str) -> Option<(Name, Vec<u8>)> {
+    let (scheme, rest) = header.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(("".into(), rest.trim().as_bytes().to_vec()));
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let bytes = STANDARD.decode(rest.trim()).ok()?;
+    let colon = bytes.iter().position(|byte| *byte == b':')?;
+    let user = std::str::from_utf8(bytes.get(..colon)?).ok()?;
+    Some((user.into(), bytes.get(colon + 1..)?.to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_a_name_and_a_password_or_a_token() {
+        let basic = |text: &str| credentials_of(&format!("Basic {}", STANDARD.encode(text)));
+        assert_eq!(basic("ann:a:b"), Some(("ann".into(), b"a:b".to_vec())));
+        assert_eq!(basic("ann"), None);
+        assert_eq!(credentials_of("bearer abc"), Some(("".into(), b"abc".to_vec())));
+        assert_eq!(credentials_of("Basic !"), None);
+        assert_eq!(credentials_of("Digest x"), None);
+    }
+}
