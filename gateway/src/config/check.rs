@@ -1,4 +1,4 @@
-//! What concerns several settings together, and what they say about the world: files that must be there.
+//! Checks that concern several settings together, and that files which settings name exist.
 
 use super::schema::{MANAGEMENT, METRICS};
 use super::source::Problem;
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
-/// What is wrong with several settings together.
+/// Finds settings that are valid each, but not together.
 pub(super) fn together(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     listeners(config, &mut problems);
@@ -86,7 +86,7 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
     problems
 }
 
-/// What is wrong with the back end `http`.
+/// Checks the back end `http`.
 fn http(config: &Config, problems: &mut Vec<Problem>) {
     let http = &config.auth_http;
     for (about, url) in outside::urls_of(http) {
@@ -134,7 +134,7 @@ fn listeners(config: &Config, problems: &mut Vec<Problem>) {
     }
 }
 
-/// What a listener demands of its connections must make sense together.
+/// Checks a listener's rules for its connections against each other.
 fn listener_rules(name: &str, listener: &Listener, problems: &mut Vec<Problem>) {
     let mut problem = |key: &str, what: String| {
         problems.push(load::problem("", &format!("listeners.{name}.{key}"), what));
@@ -168,7 +168,7 @@ fn listener_rules(name: &str, listener: &Listener, problems: &mut Vec<Problem>) 
     }
 }
 
-/// What is wrong with a listener's QUIC.
+/// Checks a listener's settings for QUIC.
 fn quic_rules(config: &Config, name: &str, listener: &Listener, has_tls: bool, problems: &mut Vec<Problem>) {
     if listener.quic_bind.is_empty() {
         return;
@@ -194,7 +194,7 @@ fn quic_rules(config: &Config, name: &str, listener: &Listener, has_tls: bool, p
     problems.push(load::problem("", &format!("listeners.{name}.quic_bind"), what));
 }
 
-/// What is wrong with a listener's addresses for TLS.
+/// Checks a listener's addresses for TLS.
 fn tls_addresses(config: &Config, name: &str, listener: &Listener, has_tls: bool, problems: &mut Vec<Problem>) {
     let key = format!("listeners.{name}.tls_bind");
     let mut problem = |what: &str| problems.push(load::problem("", &key, what.to_owned()));
@@ -205,14 +205,14 @@ fn tls_addresses(config: &Config, name: &str, listener: &Listener, has_tls: bool
     {
         problem("TLS is for the network: a Unix socket stands in bind");
     }
-    // The default waits for a certificate; what somebody wrote does not.
+    // A default address is unused until there is a certificate. An address that was configured without one is a mistake.
     if !has_tls && !listener.tls_bind.is_empty() && !config.is_default(&key) {
         problem("TLS needs a certificate: set cert and key in [tls] or in the listener's tls section");
     }
 }
 
-/// A file that a key names must be readable, and one that is written needs its directory. The start would fail
-/// otherwise, or worse: the first use would.
+/// Checks that files which keys name can be read, and that the directory of the log file exists. Otherwise the start would fail,
+/// or worse, the first use.
 pub(super) fn files(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (name, path) in config.files_named() {
@@ -224,7 +224,7 @@ pub(super) fn files(config: &Config) -> Vec<Problem> {
             problems.push(load::problem("", name, what));
         }
     }
-    // What cannot be read is said already.
+    // Unreadable files were reported above.
     if problems.is_empty() {
         problems.extend(tls::check(config));
     }

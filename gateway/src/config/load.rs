@@ -1,4 +1,4 @@
-//! Puts the layers together: files, environment, command line.
+//! Reads the layers of the configuration: files, environment, command line.
 
 use super::Config;
 use super::reader::layer;
@@ -14,31 +14,31 @@ use toml::de::DeValue;
 /// Where a packaged gateway keeps its configuration.
 const DEFAULT_FILE: &str = "/etc/gatepost/gatepost.toml";
 
-/// Where settings come from. Kept while the node runs: a reload reads the same places again.
+/// Where settings come from. Kept while the node runs, because a reload reads them again.
 #[derive(Clone, Debug, Default)]
 pub struct Layers {
-    /// The file asked for; `None`: the packaged one, if it is there.
+    /// The file given on the command line; `None`: the packaged one, if it exists.
     pub file: Option<PathBuf>,
-    /// Environment variables. Those that do not begin with `GATEPOST__` are not read.
+    /// Environment variables. Only those that begin with `GATEPOST__` are read.
     pub environment: Vec<(String, String)>,
-    /// The data directory that the command line names.
+    /// The data directory given on the command line.
     pub data: Option<PathBuf>,
 }
 
 impl Layers {
-    /// Environment variables that are not read although they were probably meant to be, each with what to write instead.
+    /// Warnings about environment variables that are not read but probably were meant to be, each with what to write instead.
     pub fn warnings(&self) -> Vec<String> {
         let names = self.environment.iter().map(|(name, _)| name.as_str());
         variables::warnings(&Schema::new(protocols::ALL), names)
     }
 
-    /// Reads all of them, `conf.d` beside the file included.
+    /// Reads all layers, including `conf.d` beside the file.
     ///
     /// # Errors
     /// Everything that is wrong, in all layers.
     pub fn load(&self) -> Result<Config, Problems> {
         let (config, mut problems) = self.read();
-        // What concerns settings together would be noise while one of them is wrong; a missing file is not.
+        // While single settings are wrong, checks of several together would only add noise. Missing files are still reported.
         problems.extend(if problems.is_empty() {
             config.check()
         } else {
@@ -75,7 +75,7 @@ impl Layers {
         }
         let ours = self.environment.iter().filter(|(name, _)| name.starts_with(PREFIX));
         let mut variables: Vec<_> = ours.collect();
-        // A listener with a name of its own exists once its protocol is said.
+        // `PROTOCOL` first: a listener with a new name exists only once its protocol is set.
         variables.sort_by_key(|(name, _)| (!name.ends_with("__PROTOCOL"), name));
         for (name, value) in variables {
             problems.extend(variable(&mut schema, &mut values, name, value.clone()));
@@ -90,7 +90,7 @@ impl Layers {
 pub(super) const PREFIX: &str = "GATEPOST__";
 const FROM_FILE: &str = "_file";
 
-/// The file asked for, or the packaged one if it exists; then `conf.d/*.toml` beside it.
+/// The given file, or the packaged one if it exists; then `conf.d/*.toml` beside it.
 fn files(file: Option<&Path>) -> Vec<PathBuf> {
     let main = match file {
         Some(file) => file.to_owned(),
@@ -113,7 +113,7 @@ fn variable(schema: &mut Schema, values: &mut Values, name: &str, value: String)
         .to_ascii_lowercase()
         .replace("__", ".");
     let mut value = value;
-    // `..._FILE` reads the value from a file, except where that is the key's own name.
+    // `..._FILE` reads the value from a file, unless the key's own name ends like that.
     if schema.row(&key).is_none() && key.strip_suffix(FROM_FILE).is_some_and(|k| schema.row(k).is_some()) {
         key.truncate(key.len() - FROM_FILE.len());
         value = match fs::read_to_string(&value) {
@@ -141,7 +141,7 @@ fn variable(schema: &mut Schema, values: &mut Values, name: &str, value: String)
         layer(schema, values, &source)
     };
     let problems = read(literal);
-    // A name may look like a number. Should a string not fit either, the first complaint is the better one.
+    // The value may be a text that looks like a number. If it is not valid as a string either, report the first problem.
     if !problems.is_empty() && *literal != quoted && read(&quoted).is_empty() {
         return Vec::new();
     }
@@ -227,7 +227,7 @@ tls.cert: /nowhere/cert.pem cannot be read: No such file or directory (os error 
         assert_eq!(read(text).expect_err("wrong"), expected);
     }
 
-    /// Hundreds of complaints told an operator nothing.
+    /// Another broker's file caused hundreds of errors that did not help the operator.
     #[test]
     fn the_configuration_of_another_broker_is_told_how_to_come_over() {
         for (text, whose) in [
@@ -299,7 +299,7 @@ algorithms = [\"RS256\",\"ES256\"]
         }
     }
 
-    /// Committed for whoever reads the documentation without a gateway at hand. (A further protocol has keys of its own.)
+    /// The page is committed for readers who have no gateway at hand. (An optional protocol adds its own keys.)
     #[cfg(not(feature = "nats"))]
     #[test]
     fn the_page_in_docs_is_what_the_table_says() {
@@ -390,7 +390,7 @@ algorithms = [\"RS256\",\"ES256\"]
         let path = path.display().to_string();
         let config = environment(&[("GATEPOST__NODE__NAME_FILE", &path)]).expect("valid");
         assert_eq!(config.node.name, "edge-7");
-        // A key whose own name ends like that is meant literally.
+        // This key's own name ends in `_FILE`, so its value is the path itself.
         let config = environment(&[("GATEPOST__AUTH__DEFAULT_PASSWORD_FILE", &path)]).expect("valid");
         assert_eq!(config.auth.default_password_file, path);
     }
@@ -512,7 +512,7 @@ algorithms = [\"RS256\",\"ES256\"]
             let found = read(&config).expect_err("refused");
             assert!(found.starts_with(error), "{found}");
         }
-        // A UDP port is not the TCP port of that number.
+        // A UDP port may have the number of a TCP port.
         read(&format!("[tls]\n{pair}{}", quic.replace("14567", "8883"))).expect("valid");
     }
 

@@ -1,4 +1,4 @@
-//! The configuration: one table of keys, the values that are read for them, and the node's settings made of these.
+//! The configuration: one table of keys, the values read for them, and the node's settings made from these.
 //!
 //! ```text
 //!   table.rs (the node's keys) ┐
@@ -6,9 +6,9 @@
 //!   listeners, by name         ┘                 └─► Values ─► Config, and each protocol's settings
 //! ```
 //!
-//! Layers, each over the one before: the defaults, the file, `conf.d/*.toml` beside it in order of name, the
-//! environment (`GATEPOST__LIMITS__MAX_CONNECTIONS=500`), the command line. Everything wrong in any of them is
-//! reported at once, with its place; nothing unknown is passed over, and nothing known is read and then ignored.
+//! Layers, each overriding the one before: the defaults, the file, `conf.d/*.toml` beside it in order of name, the
+//! environment (`GATEPOST__LIMITS__MAX_CONNECTIONS=500`), the command line. All problems in all layers are
+//! reported at once, with their places. Unknown keys are errors, and no key is read and then ignored.
 
 mod check;
 mod load;
@@ -43,9 +43,9 @@ use schema::{Schema, Takes};
 pub struct Config {
     pub node: Node,
     pub log: Log,
-    /// TLS, for listeners that say nothing of their own.
+    /// TLS, for listeners without settings of their own.
     pub tls: Tls,
-    /// Where it listens, by the listeners' names; those of protocols first.
+    /// The listeners by name; those of protocols first.
     pub listeners: Vec<(String, Listener)>,
     /// The TLS keys of each listener, in the same order.
     pub listeners_tls: Vec<(String, Tls)>,
@@ -97,7 +97,7 @@ impl Config {
         }
     }
 
-    /// The values in effect, as a file that reads back to them.
+    /// The values in effect, as a configuration file.
     pub fn print(&self) -> String {
         print::values(&self.schema, &self.values)
     }
@@ -119,13 +119,13 @@ impl Config {
         rows.collect()
     }
 
-    /// Connections at once through the listener of that name; 0: any number.
+    /// Maximum connections of the listener of that name; 0: no limit.
     pub(crate) fn listener_max_connections(&self, name: &str) -> u64 {
         let listener = self.listeners.iter().find(|(known, _)| known == name);
         listener.map_or(0, |(_, listener)| listener.max_connections)
     }
 
-    /// What differs in `next`, by name.
+    /// The differences between this configuration and `next`, by name.
     pub(crate) fn changes(&self, next: &Config) -> Vec<Change> {
         let show = |values: &Values, name: &str| values.value(name).map(value::show);
         let mut names: Vec<&str> = self
@@ -144,7 +144,7 @@ impl Config {
                 name: name.to_owned(),
                 from: show(&self.values, name).unwrap_or_default(),
                 to: show(&next.values, name).unwrap_or_default(),
-                // A listener that comes or goes is bound or closed at the next start.
+                // A new or removed listener is bound or closed at the next start.
                 applies: match (self.schema.row(name), next.schema.row(name)) {
                     (Some(row), Some(_)) => match row.takes {
                         Takes::A(_, applies) => applies,
@@ -171,14 +171,14 @@ impl Config {
         Config::new(self.schema.clone(), values)
     }
 
-    /// What is wrong with the settings together, and with files that they name.
+    /// Checks the settings together, and the files that they name.
     pub(crate) fn check(&self) -> Vec<Problem> {
         let mut problems = check::together(self);
         problems.extend(self.check_files());
         problems
     }
 
-    /// What is wrong with files that the settings name.
+    /// Checks the files that the settings name.
     fn check_files(&self) -> Vec<Problem> {
         check::files(self)
     }
@@ -210,17 +210,17 @@ pub(crate) struct KeyInEffect {
 /// One key that a reload changes.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Change {
-    /// Its name.
+    /// The key's name.
     pub name: String,
-    /// Its value so far, as in a file.
+    /// Its old value, in TOML.
     pub from: String,
-    /// Its value from now on.
+    /// Its new value, in TOML.
     pub to: String,
-    /// When.
+    /// When the new value takes effect.
     pub applies: Applies,
 }
 
-/// A sample file: all keys with their meaning and default. It sets nothing.
+/// A sample file: all keys with their meaning and default, commented out.
 pub fn sample() -> String {
     print::sample(&Schema::new(protocols::ALL))
 }
@@ -230,7 +230,7 @@ pub fn reference() -> String {
     print::reference(&Schema::for_pages(protocols::ALL))
 }
 
-/// All keys as text for a terminal, or the section or the key of that name. Empty: there is none.
+/// Help for a terminal: all keys, or the section or key of that name. Empty if there is none of that name.
 pub fn help(wanted: Option<&str>) -> String {
     print::help(&Schema::for_pages(protocols::ALL), wanted)
 }

@@ -1,12 +1,12 @@
-//! The table for people: the values in effect, a sample file, a page, a text for terminals, and a manual page. All of
-//! them are made from the one table, so that none can be out of date.
+//! Prints the table of keys: the values in effect, a sample file, a Markdown page, help for terminals, and a manual page. All
+//! are generated from the table, so none can be out of date.
 
 use super::schema::{Row, Schema, Takes};
 use super::value;
 use gatepost_core::keys::{Applies, Kind, Values};
 use std::fmt::Write as _;
 
-/// The values, as a file that reads back to them. Each key is explained, and marked where it differs from its default.
+/// The values as a configuration file. Each key is explained, and marked if it differs from its default.
 pub(super) fn values(schema: &Schema, values: &Values) -> String {
     let mut body = String::new();
     let (mut all, mut differing) = (0, 0);
@@ -37,7 +37,7 @@ pub(super) fn values(schema: &Schema, values: &Values) -> String {
 
 const CHANGED: &str = "changed; the default is ";
 
-/// A file with all keys, their meaning and their defaults. It sets nothing.
+/// A file with all keys, their meaning and their defaults, commented out.
 pub(super) fn sample(schema: &Schema) -> String {
     let mut text = "# All keys of Gatepost's configuration with their defaults. Every key is optional.\n".to_owned();
     for (section, rows) in schema.sections() {
@@ -78,7 +78,7 @@ pub(super) fn reference(schema: &Schema) -> String {
                 meaning(row),
             ];
             let cells = cells.map(|cell| cell.replace('|', "\\|").replace('<', "&lt;"));
-            // In code, nothing needs to be escaped but the table's own bars.
+            // In Markdown code only the table's bars must be escaped.
             let [key, default, rest @ ..] = cells;
             let default = default.replace("&lt;", "<");
             let _ = writeln!(text, "| {key} | {default} | {} |", rest.join(" | "));
@@ -154,7 +154,7 @@ const LAYERS: &str = "Every key is optional. Later layers go before earlier ones
 /// The section that stands for all listeners.
 const LISTENER: &str = "listeners.NAME";
 
-/// The sections without those of the ready-made listeners, which have the same keys; `listeners.NAME` is in their place.
+/// The sections, with `listeners.NAME` in place of the sections of all listeners, which have the same keys.
 fn documented(schema: &Schema) -> Vec<(&str, Vec<&Row>)> {
     let (generic, mut others): (Vec<_>, Vec<_>) = schema
         .sections()
@@ -166,7 +166,7 @@ fn documented(schema: &Schema) -> Vec<(&str, Vec<&Row>)> {
     others
 }
 
-/// Name, protocol and addresses of the listeners that there are without any configuration.
+/// Name, protocol and addresses of the default listeners.
 fn ready_made(schema: &Schema) -> impl Iterator<Item = [String; 4]> {
     let names = schema.listeners().iter().filter(|name| *name != "NAME");
     names.map(|name| {
@@ -220,7 +220,7 @@ fn applies(row: &Row) -> &'static str {
     }
 }
 
-/// Lines of at most so many characters, where words allow it.
+/// Wraps text into lines of at most `width` characters; longer words are not split.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
@@ -236,7 +236,7 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// Text as roff takes it.
+/// Escapes text for roff.
 pub(crate) fn roff(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
     match text.strip_prefix(['.', '\'']) {

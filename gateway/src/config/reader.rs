@@ -1,7 +1,7 @@
-//! Reads one layer of settings over the values there are, and remembers what is wrong instead of stopping at it.
+//! Reads one layer of settings over the current values, and collects problems instead of stopping at the first one.
 //!
-//! serde would stop at the first mistake and cannot say which known key an unknown one resembles. So the parser's tree,
-//! which knows where everything stands, is walked by hand and each key is looked up in the table.
+//! serde would stop at the first mistake and cannot tell which known key an unknown one resembles. So this walks the parser's
+//! tree, which has the position of everything, and looks each key up in the table.
 
 use super::schema::{Schema, Takes};
 use super::source::{Problem, Source};
@@ -12,7 +12,7 @@ use gatepost_core::keys::Values;
 use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
-/// Reads `source` over `values`; returns what is wrong with it, in the order of its text.
+/// Reads `source` over `values`. Returns the problems in the order of the text.
 pub(super) fn layer(schema: &mut Schema, values: &mut Values, source: &Source) -> Vec<Problem> {
     let (table, errors) = DeTable::parse_recoverable(source.text());
     let mut reader = Reader {
@@ -25,7 +25,7 @@ pub(super) fn layer(schema: &mut Schema, values: &mut Values, source: &Source) -
         let what = error.message().replace('\n', ", ");
         reader.problem(&error.span().unwrap_or(0..0), "", what);
     }
-    // After a slip of syntax the tree is a guess: its unknown keys would be noise.
+    // After a syntax error the tree is unreliable, and errors about unknown keys would be noise.
     if errors.is_empty() {
         reader.table("", table.get_ref());
     }
@@ -33,7 +33,7 @@ pub(super) fn layer(schema: &mut Schema, values: &mut Values, source: &Source) -
         && let Source::File { name, text } = source
         && let Some(foreign) = Foreign::recognise(text)
     {
-        // Line after line would be complained of.
+        // Another broker's file would cause an error for every line, so give advice instead.
         let (at, key, what) = (name.clone(), String::new(), foreign.advice(name));
         return vec![Problem { at, key, what }];
     }
@@ -45,7 +45,7 @@ struct Reader<'a> {
     schema: &'a mut Schema,
     values: &'a mut Values,
     source: &'a Source,
-    /// With the byte they are at, for their order.
+    /// Problems with their byte offsets, by which they are sorted.
     problems: Vec<(usize, Problem)>,
 }
 
@@ -78,7 +78,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A listener with a name of its own says what it speaks. Without that, the name is taken for a typing mistake.
+    /// Whether a section declares a new listener: it must set `protocol`. Otherwise the name is probably a typing mistake.
     fn is_new_listener(&self, section: &str, table: &DeTable<'_>) -> bool {
         self.schema.takes_new_sections(section) && table.get("protocol").is_some()
     }
@@ -121,7 +121,7 @@ impl Reader<'_> {
     }
 }
 
-/// Whether `value` is what `text` says; durations may be spelled differently.
+/// Whether `value` equals the value in `text`; durations may be spelled differently.
 fn is_same(text: &str, value: &DeValue<'_>) -> bool {
     DeValue::parse(text).is_ok_and(|other| {
         let period = |value: &DeValue<'_>| value.as_str().and_then(Period::parse);
@@ -130,7 +130,7 @@ fn is_same(text: &str, value: &DeValue<'_>) -> bool {
     })
 }
 
-/// A value for people, cut short, with its kind where that is not plain.
+/// A value for an error message, cut if long, with its type where that is not obvious.
 fn found(value: &DeValue<'_>) -> String {
     match value {
         DeValue::Table(_) => "a table".to_owned(),
@@ -148,7 +148,7 @@ fn found(value: &DeValue<'_>) -> String {
     }
 }
 
-/// A value without its positions.
+/// A value as TOML, without positions.
 fn plain(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(s) => format!("{:?}", &**s),
@@ -170,7 +170,7 @@ fn plain(value: &DeValue<'_>) -> String {
     }
 }
 
-/// The known key a person most likely meant: at most a third of its letters away.
+/// The known key that was most likely meant: at most a third of its letters differ.
 fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     let name = name.to_ascii_lowercase().replace('-', "_");
     known
@@ -181,7 +181,7 @@ fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
         .map(|(_, k)| k)
 }
 
-/// Letters to insert, delete, replace or swap with their neighbour to make one word of the other.
+/// The edit distance: letters to insert, delete, replace or swap with their neighbour.
 pub(super) fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows = vec![vec![0usize; b.len() + 1]; a.len() + 1];

@@ -1,4 +1,4 @@
-//! The one table of all keys: the node's sections, the protocols' own rows, and those of every listener.
+//! The table of all keys: the node's sections, the protocols' rows, and the rows of each listener.
 
 use super::table::{
     Auth, AuthCertificate, AuthFile, AuthHttp, AuthJwt, Definitions, Disk, LATER, Limits, Listener, Log, Management,
@@ -9,12 +9,12 @@ use gatepost_core::keys::{Applies, Key, Kind, Values};
 use gatepost_core::session::Description;
 use std::collections::BTreeMap;
 
-/// All keys there are. Listeners that a file names are added while it is read.
+/// All keys. Listeners that a file declares are added while it is read.
 #[derive(Clone, Debug)]
 pub(super) struct Schema {
     /// The sections in the order they are printed in.
     rows: Vec<Row>,
-    /// Their places by name.
+    /// Indices of the rows by name.
     places: BTreeMap<String, usize>,
     /// Names of all listeners, in order.
     listeners: Vec<String>,
@@ -27,32 +27,32 @@ pub(super) struct Row {
     pub name: String,
     /// What it takes.
     pub takes: Takes,
-    /// Its default, as in a file.
+    /// Its default, in TOML.
     pub default: String,
-    /// What it sets, for people.
+    /// Its meaning, for people.
     pub text: &'static str,
 }
 
-/// What a key takes.
+/// The values that a key accepts.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Takes {
     /// A value of a kind.
     A(Kind, Applies),
-    /// Only these: what it sets is not built.
+    /// Only these values, because the feature is not implemented.
     Only(&'static [&'static str]),
 }
 
-/// The listener for metrics and health, which is no protocol.
+/// The pseudo-protocol of the listener for metrics and health.
 pub(crate) const METRICS: &str = "metrics";
 const METRICS_PORT: u16 = 15692;
-/// The listener for the management API, which is no protocol either. On this machine, until somebody opens it.
+/// The pseudo-protocol of the listener for the management API. By default it is bound to loopback addresses only.
 pub(crate) const MANAGEMENT: &str = "management";
 const MANAGEMENT_BIND: &str = "[\"127.0.0.1:15672\"]";
 const MANAGEMENT_TLS_BIND: &str = "[\"127.0.0.1:15671\"]";
 const LISTENERS: &str = "listeners";
 
 impl Schema {
-    /// The table, with `protocols`.
+    /// The table with the keys of these protocols.
     pub(super) fn new(protocols: &[&Description]) -> Schema {
         let mut schema = Schema {
             rows: Vec::new(),
@@ -111,19 +111,19 @@ impl Schema {
         schema
     }
 
-    /// Adds a listener that a file names. It must say its protocol.
+    /// Adds a listener that a file declares.
     pub(super) fn add_listener(&mut self, name: &str) {
         self.listener(name, None, None);
     }
 
-    /// Whether `name` is a section, or could be a listener.
+    /// Whether `name` is a section, or could be one of a new listener.
     pub(super) fn is_section(&self, name: &str) -> bool {
         let inside = format!("{name}.");
         let next = self.places.range(inside.clone()..).next();
         next.is_some_and(|(key, _)| key.starts_with(&inside))
     }
 
-    /// Whether tables that are not known yet may stand in this section.
+    /// Whether this section may contain new tables, which are listeners.
     pub(super) fn takes_new_sections(&self, section: &str) -> bool {
         section == LISTENERS
     }
@@ -133,7 +133,7 @@ impl Schema {
         self.rows.get(*self.places.get(name)?)
     }
 
-    /// The kind of a key that is built.
+    /// The kind of an implemented key.
     pub(super) fn kind(&self, name: &str) -> Option<Kind> {
         match self.row(name)?.takes {
             Takes::A(kind, _) => Some(kind),
@@ -141,7 +141,7 @@ impl Schema {
         }
     }
 
-    /// All keys of what is built, by section.
+    /// All implemented keys, by section.
     pub(super) fn sections(&self) -> Vec<(&str, Vec<&Row>)> {
         let mut sections: Vec<(&str, Vec<&Row>)> = Vec::new();
         for row in self.rows.iter().filter(|row| matches!(row.takes, Takes::A(..))) {
@@ -159,7 +159,7 @@ impl Schema {
         self.rows.iter()
     }
 
-    /// The table as a page shows it: with a listener `NAME` for all listeners, and the same on every machine.
+    /// The table for documentation: with a listener `NAME` in place of all listeners, and independent of the machine.
     pub(super) fn for_pages(protocols: &[&Description]) -> Schema {
         let mut schema = Schema::new(protocols);
         schema.set_default("node.name", "\"gatepost@<hostname>\"");
@@ -173,7 +173,7 @@ impl Schema {
         &self.listeners
     }
 
-    /// Names in a section that mean something: of keys that are built, and of sections with such keys.
+    /// The names that are valid in a section: implemented keys, and sections with such keys.
     pub(super) fn names_in(&self, section: &str) -> Vec<&str> {
         let built = self.places.iter().filter(|(_, place)| {
             let row = self.rows.get(**place);
@@ -190,7 +190,7 @@ impl Schema {
         names
     }
 
-    /// The values of a configuration that sets nothing.
+    /// The values of an empty configuration.
     pub(super) fn defaults(&self) -> Values {
         let mut values = Values::default();
         for row in &self.rows {
@@ -241,7 +241,7 @@ impl Schema {
         });
     }
 
-    /// Two rows of one name are a mistake of ours.
+    /// Adds a row. Two rows of one name are a bug.
     fn push(&mut self, row: Row) {
         let before = self.places.insert(row.name.clone(), self.rows.len());
         debug_assert!(before.is_none(), "{} is there twice", row.name);
@@ -255,7 +255,7 @@ impl Schema {
     }
 }
 
-/// What stands before a name's last dot.
+/// The part of a name before its last dot.
 pub(super) fn section_of(name: &str) -> &str {
     name.rsplit_once('.').map_or("", |(section, _)| section)
 }

@@ -1,4 +1,4 @@
-//! Where a setting came from, and what is wrong with it.
+//! Where a setting comes from, and problems with their places.
 
 use std::fmt;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use std::ops::Range;
 pub(super) enum Source {
     /// A file: its name as the operator wrote it, and its text.
     File { name: String, text: String },
-    /// An environment variable, by name; the text is the line of TOML it stands for.
+    /// An environment variable; the text is the equivalent line of TOML.
     Environment { name: String, text: String },
 }
 

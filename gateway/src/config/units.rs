@@ -94,7 +94,7 @@ pub enum Budget {
     Fixed(Size),
 }
 
-/// The number in front, and the unit after it; blanks between them do not matter.
+/// Splits text into a number and a unit, which may be separated by spaces.
 fn split(text: &str) -> Option<(u64, &str)> {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit())?;

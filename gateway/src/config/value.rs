@@ -1,4 +1,4 @@
-//! One value: how it is read from a file as a key's kind wants it, and how it is written.
+//! Reads a value from a file according to the key's kind, and writes it.
 
 use super::units::{Budget, Period, Size};
 use gatepost_core::keys::{Address, FromValue, Kind, Value};
@@ -8,7 +8,7 @@ use toml::de::DeValue;
 /// Reads a value of `kind`.
 ///
 /// # Errors
-/// It is none; the text says what was expected, to be put after "expected".
+/// It is not of that kind; the text says what was expected, and fits after "expected".
 pub(super) fn parse(kind: &Kind, value: &DeValue<'_>) -> Result<Value, String> {
     read(kind, value).ok_or_else(|| expected(kind))
 }
@@ -70,7 +70,7 @@ fn list<T>(value: &DeValue<'_>, one: impl Fn(&str) -> Option<T>) -> Option<Vec<T
         .collect()
 }
 
-/// What a key of `kind` takes, for people.
+/// Describes the values of a key of `kind`, for error messages.
 pub(super) fn expected(kind: &Kind) -> String {
     match kind {
         Kind::Flag => "true or false".to_owned(),
@@ -112,16 +112,16 @@ fn bounds<T: PartialEq + Default>(min: T, max: T, none: T, show: &dyn Fn(&T) -> 
     }
 }
 
-/// The default of a row, which stands there as in a file.
+/// Parses the default of a row, which is written in TOML.
 ///
 /// # Panics
-/// It is not of the row's kind: a mistake of ours, which every start and a test would meet.
+/// It is not of the row's kind. That is a bug, which every start and a test would find.
 pub(super) fn default(kind: &Kind, text: &str) -> Value {
     let value = DeValue::parse(text).expect("the row's default is TOML");
     parse(kind, value.get_ref()).expect("the row's default is of its kind")
 }
 
-/// Writes a value as it would stand in a file.
+/// A value in TOML.
 pub(super) fn show(value: &Value) -> String {
     match value {
         Value::Flag(flag) => flag.to_string(),
@@ -129,7 +129,7 @@ pub(super) fn show(value: &Value) -> String {
         Value::Size(size) => quoted(&Size(*size).to_string()),
         Value::Auto => quoted("auto"),
         Value::Period(period) => quoted(&Period(*period).to_string()),
-        // With a point, or it would read back as a number of bytes.
+        // With a decimal point; without one it would read back as a number of bytes.
         Value::Share(share) => format!("{share:?}"),
         Value::Text(text) => quoted(text),
         Value::Texts(texts) => list_of(texts.iter().map(|text| quoted(text))),

@@ -1,18 +1,18 @@
-//! Environment variables that look like settings and are none: `GATEPOST_MQTT_MAX_INFLIGHT` is not read, and whoever set it
-//! should hear that two underscores stand between the levels.
+//! Warns about environment variables that look like settings but are not read, such as `GATEPOST_MQTT_MAX_INFLIGHT`: two
+//! underscores must separate the levels.
 
 use super::load::PREFIX;
 use super::reader::distance;
 use super::schema::{Schema, Takes};
 
-/// One underscore, where ours have two.
+/// The prefix with one underscore; ours has two.
 const LIKE_OURS: &str = "GATEPOST_";
 
-/// Letters that may be wrong.
+/// Wrong letters, at most, in a name that is still recognised.
 const SLIPS: usize = 2;
 
-/// A warning for each of `variables` that is probably meant for us. Others that begin with our name are left alone:
-/// Kubernetes, for one, sets `GATEPOST_SERVICE_HOST` where a service is called so.
+/// A warning for each of `variables` that probably is a mistyped setting. Others that begin with our name are ignored:
+/// Kubernetes, for example, sets `GATEPOST_SERVICE_HOST` for a service named gatepost.
 pub(super) fn warnings<'a>(schema: &Schema, variables: impl Iterator<Item = &'a str>) -> Vec<String> {
     let keys: Vec<(String, &str)> = schema
         .rows()
@@ -53,7 +53,7 @@ mod tests {
                 "GATEPOST_LIMITS_MAX_CONECTIONS",
                 "GATEPOST_LISTENERS_MQTT_BIND",
                 "GATEPOST__LIMITS__MAX_CONNECTIONS",
-                // As Kubernetes sets them, and what is of somebody else.
+                // Variables that Kubernetes sets, and other programs' variables.
                 "GATEPOST_SERVICE_HOST",
                 "GATEPOST_PORT_1883_TCP_ADDR",
                 "GATEPOST_SIM_SEED",

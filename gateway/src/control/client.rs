@@ -1,4 +1,4 @@
-//! The management API as the command line reaches it.
+//! The command line's client of the management API.
 
 use super::password;
 use super::target::Target;
@@ -28,10 +28,10 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, duplex};
 use tokio::net::{TcpStream, UnixStream};
 
-/// A way to the handlers.
+/// A connection to the management API.
 pub(super) struct Client {
     requests: SendRequest<Body>,
-    /// `None`: they are in the process that runs.
+    /// A node in this process, if no gateway runs on the data directory.
     own: Option<Own>,
     host: String,
     /// What stands before `/api` in paths.
@@ -42,13 +42,13 @@ pub(super) struct Client {
     timeout: Duration,
 }
 
-/// A node of our own, which serves nobody else.
+/// A node in this process, which serves only this client.
 struct Own {
     node: Arc<Node>,
     committer: JoinHandle<Result<(), Failure>>,
 }
 
-/// What was answered.
+/// An answer.
 struct Reply {
     status: StatusCode,
     body: Value,
@@ -178,7 +178,7 @@ impl Client {
         let committer = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
             let run = committer::run(&committing, store);
             if run.is_err() {
-                // Nobody is to wait for it.
+                // Ends the requests that wait for the log.
                 committing.vhosts.log().close();
             }
             run.map_err(|error| Failure::StoreFailed(error.to_string()))
@@ -209,7 +209,7 @@ impl Client {
         })
     }
 
-    /// Ends in good order.
+    /// Closes the connection; a node in this process closes its log first.
     pub(super) async fn close(self) {
         let Some(Own { node, committer }) = self.own else {
             return;
@@ -219,11 +219,11 @@ impl Client {
             vhost.enter(|engine| engine.flush());
         }
         node.log.stop();
-        // A failure has been told already, by the request that waited for the log.
+        // A failure was reported already by the request that waited for the log.
         let _ = tokio::task::spawn_blocking(move || committer.join()).await;
     }
 
-    /// What is at `path`.
+    /// Gets the resource at `path`.
     pub(super) async fn get(&mut self, path: &[&str]) -> Result<Value, Failure> {
         Ok(self.send(Method::GET, path, None).await?.good()?.body)
     }
@@ -245,7 +245,7 @@ impl Client {
         self.send(Method::PUT, path, Some(body)).await?.good().map(drop)
     }
 
-    /// Makes what is not there yet.
+    /// Creates a resource, which must not exist yet.
     pub(super) async fn make(&mut self, path: &[&str], body: &Value) -> Result<(), Failure> {
         let made = self
             .send_with(
@@ -296,7 +296,7 @@ impl Client {
         self.delete_if(path, &[]).await
     }
 
-    /// Deletes what meets all of these conditions that are asked for.
+    /// Deletes a resource if all requested conditions are met.
     pub(super) async fn delete_if(&mut self, path: &[&str], conditions: &[(&str, bool)]) -> Result<(), Failure> {
         let asked = conditions.iter().filter(|(_, asked)| *asked);
         let pairs: Vec<String> = asked.map(|(name, _)| format!("{name}=true")).collect();
@@ -362,7 +362,7 @@ impl Client {
 }
 
 impl Reply {
-    /// Unless it is a refusal.
+    /// The answer, or an error if the request was refused.
     fn good(self) -> Result<Reply, Failure> {
         if self.status.is_success() {
             return Ok(self);
@@ -396,12 +396,12 @@ fn unreachable(error: hyper::Error) -> Failure {
     Failure::Unavailable(format!("the gateway does not answer: {error}"))
 }
 
-/// RFC 3986 2.3: all but the unreserved, so that a vhost `/` is one segment.
+/// Escapes all characters except the unreserved ones (RFC 3986 2.3), so that a vhost `/` is one segment.
 fn escape(segment: &str, onto: &mut String) {
     for byte in segment.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' => onto.push(char::from(byte)),
-            // A dot alone would be taken for a step in the path.
+            // Dots too: a segment `.` or `..` would be removed from the path.
             _ => {
                 let _ = write!(onto, "%{byte:02X}");
             }

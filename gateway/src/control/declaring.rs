@@ -9,13 +9,13 @@ use serde_json::{Map, Value, json};
 #[derive(Subcommand, Debug)]
 #[expect(missing_docs, reason = "each says so to whoever asks for help")]
 pub enum Queue {
-    /// Make a queue, or check that the one of that name is the same
+    /// Create a queue, or check that an existing one is the same
     Declare {
         name: String,
-        /// It goes with the gateway
+        /// It is lost when the gateway restarts
         #[arg(long)]
         transient: bool,
-        /// It goes with its last consumer
+        /// It is deleted with its last consumer
         #[arg(long)]
         auto_delete: bool,
         /// Such as x-max-length=1000 or x-queue-type=quorum; may be given several times
@@ -42,7 +42,7 @@ pub enum Queue {
         #[arg(long)]
         vhost: Option<String>,
     },
-    /// Drop the messages that wait in a queue
+    /// Drop the ready messages of a queue
     Purge {
         name: String,
         #[arg(long, default_value = "/")]
@@ -53,7 +53,7 @@ pub enum Queue {
 #[derive(Subcommand, Debug)]
 #[expect(missing_docs, reason = "each says so to whoever asks for help")]
 pub enum Exchange {
-    /// Make an exchange, or check that the one of that name is the same
+    /// Create an exchange, or check that an existing one is the same
     Declare {
         name: String,
         /// direct, fanout, topic or headers
@@ -62,7 +62,7 @@ pub enum Exchange {
         /// It goes with the gateway
         #[arg(long)]
         transient: bool,
-        /// It goes with its last binding
+        /// It is deleted with its last binding
         #[arg(long)]
         auto_delete: bool,
         /// Only other exchanges can publish to it
@@ -190,7 +190,7 @@ pub(super) async fn binding(verb: &Binding, client: &mut Client) -> Result<Liste
     Ok(None)
 }
 
-/// All of a kind, or those of one vhost.
+/// Lists all objects of a kind, or those of one vhost.
 async fn listed(
     client: &mut Client,
     kind: &str,
@@ -203,7 +203,7 @@ async fn listed(
     }
 }
 
-/// What reads as a number or as true or false is one; all else is text.
+/// Parses arguments. A value that reads as a number, `true` or `false` is one; everything else is text.
 fn table(arguments: &[String]) -> Result<Map<String, Value>, Failure> {
     let mut table = Map::new();
     for argument in arguments {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 #[derive(Subcommand, Debug)]
 #[expect(missing_docs, reason = "each says so to whoever asks for help")]
 pub enum Definitions {
-    /// Write all that is declared to a file
+    /// Write all definitions to a file
     Export {
         /// -: standard output
         file: PathBuf,
@@ -18,7 +18,7 @@ pub enum Definitions {
         #[arg(long)]
         vhost: Option<String>,
     },
-    /// Make what a file describes, one that RabbitMQ exported too. Nothing is deleted, and nothing changed if something is wrong
+    /// Import definitions from a file, which may be RabbitMQ's. Deletes nothing. If the file is not valid, nothing is changed
     Import {
         /// -: standard input
         file: PathBuf,
@@ -36,10 +36,10 @@ pub(super) async fn act(verb: &Definitions, client: &mut Client) -> Result<Liste
     Ok(None)
 }
 
-/// What stands for standard input and output.
+/// The file name that means standard input or output.
 const STANDARD: &str = "-";
 
-/// Writes all that is declared, hashes of passwords included, to a file that only its owner can read.
+/// Writes all definitions, including password hashes, to a file that only its owner can read.
 async fn export(file: &Path, vhost: Option<&str>, client: &mut Client) -> Result<(), Failure> {
     let document = match vhost {
         Some(vhost) => client.get(&["definitions", vhost]).await?,
@@ -54,7 +54,7 @@ async fn export(file: &Path, vhost: Option<&str>, client: &mut Client) -> Result
     written.map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))
 }
 
-/// Makes what a file describes. Nothing is changed if something in it makes no sense.
+/// Imports definitions from a file. If something in it is not valid, nothing is changed.
 async fn import(file: &Path, vhost: Option<&str>, client: &mut Client) -> Result<(), Failure> {
     let mut text = Vec::new();
     let read = if file.as_os_str() == STANDARD {

@@ -1,9 +1,9 @@
-//! The verbs of the command line that change who may do what: `gatepost user`, `vhost`, `permission`, `topic-permission`,
-//! `limit` and `ban`; and what there is: `policy`, `queue`, `exchange`, `binding` and `definitions`; and those that ask:
-//! `status`, `list`, `health`, `get`.
+//! The commands that manage users and rights (`gatepost user`, `vhost`, `permission`, `topic-permission`, `limit`, `ban`) and
+//! definitions (`policy`, `queue`, `exchange`, `binding`, `definitions`), and those that show the state (`status`, `list`,
+//! `health`, `get`).
 //!
-//! Each is one or two requests to the management API. Where a gateway runs, they go to its control socket; where none does,
-//! to the same handlers over the data directory, which is locked meanwhile.
+//! Each command is one or two requests to the management API. If a gateway runs, they go to its control socket. If none runs,
+//! the same handlers work on the data directory, which is locked meanwhile.
 
 mod asking;
 mod client;
@@ -47,7 +47,7 @@ pub use top::{By, Watching};
 #[derive(Subcommand, Debug)]
 #[expect(missing_docs, reason = "each says so to whoever asks for help")]
 pub enum Verb {
-    /// Ask a gateway that runs whether it serves. Exit code 0: it does
+    /// Check that a running gateway serves clients. Exit code 0: it does
     Ping {
         #[command(flatten)]
         target: Target,
@@ -191,42 +191,42 @@ pub enum Verb {
         #[command(subcommand)]
         verb: Limit,
     },
-    /// Keep addresses, users or clients out of a gateway that runs
+    /// Ban addresses, users or clients from a running gateway
     Ban {
         #[command(flatten)]
         target: Target,
         #[command(subcommand)]
         verb: Ban,
     },
-    /// Manage policies: what is said about queues and exchanges by their names
+    /// Manage policies, which set arguments of queues and exchanges by their names
     Policy {
         #[command(flatten)]
         target: Target,
         #[command(subcommand)]
         verb: Policy,
     },
-    /// Make, delete and purge queues
+    /// Create, delete and purge queues
     Queue {
         #[command(flatten)]
         target: Target,
         #[command(subcommand)]
         verb: Queue,
     },
-    /// Make and delete exchanges
+    /// Create and delete exchanges
     Exchange {
         #[command(flatten)]
         target: Target,
         #[command(subcommand)]
         verb: Exchange,
     },
-    /// Make bindings
+    /// Create bindings
     Binding {
         #[command(flatten)]
         target: Target,
         #[command(subcommand)]
         verb: Binding,
     },
-    /// Export and import all that is declared, as JSON in RabbitMQ's form: users with their hashes, vhosts, permissions,
+    /// Export and import all definitions as JSON in RabbitMQ's format: users with their hashes, vhosts, permissions,
     /// policies, queues, exchanges, bindings
     Definitions {
         #[command(flatten)]
@@ -236,7 +236,7 @@ pub enum Verb {
     },
 }
 
-/// How a password is given. It is asked for on the terminal, or is the first line of standard input.
+/// How a password is given. Without options it is asked for on the terminal, or read from the first line of standard input.
 #[derive(Args, Debug)]
 pub struct Password {
     /// The first line of this file is the password
@@ -248,7 +248,7 @@ pub struct Password {
     /// A hash that another broker exported, instead of a password
     #[arg(long, value_name = "HASH", conflicts_with = "password_file")]
     hash: Option<String>,
-    /// How it was made, such as rabbit_password_hashing_sha256; a hash that begins with $ says so itself
+    /// The hash's algorithm, such as rabbit_password_hashing_sha256; not needed for a hash that begins with $
     #[arg(long, value_name = "NAME", requires = "hash", default_value = "")]
     algorithm: String,
     /// No password: the user logs in by certificate only
@@ -259,7 +259,7 @@ pub struct Password {
 #[derive(Subcommand, Debug)]
 #[expect(missing_docs, reason = "each says so to whoever asks for help")]
 pub enum User {
-    /// Make a user. It may do nothing before `gatepost permission set`
+    /// Create a user. It has no rights before `gatepost permission set`
     Add {
         name: String,
         #[command(flatten)]
@@ -272,20 +272,20 @@ pub enum User {
     Delete { name: String },
     /// List the users
     List,
-    /// Change a user's password. Its connections stay
+    /// Change a user's password. Its connections stay open
     Passwd {
         name: String,
         #[command(flatten)]
         password: Password,
     },
-    /// Change a user's tags; none: it has none any more
+    /// Replace a user's tags; without any, all are removed
     Tags { name: String, tags: Vec<String> },
 }
 
 #[derive(Subcommand, Debug)]
 #[expect(missing_docs, reason = "each says so to whoever asks for help")]
 pub enum Vhost {
-    /// Make a vhost
+    /// Create a vhost
     Add {
         name: String,
         /// For people
@@ -301,7 +301,7 @@ pub enum Vhost {
 #[derive(Subcommand, Debug)]
 #[expect(missing_docs, reason = "each says so to whoever asks for help")]
 pub enum Permission {
-    /// Say what a user may do in a vhost: regular expressions over names of queues and exchanges
+    /// Set what a user may do in a vhost: regular expressions over names of queues and exchanges
     Set {
         user: String,
         /// What it may declare and delete; ".*" is everything, "" nothing
@@ -313,7 +313,7 @@ pub enum Permission {
         #[arg(long, default_value = "/")]
         vhost: String,
     },
-    /// Take a user's permissions in a vhost away
+    /// Remove a user's permissions in a vhost
     Clear {
         user: String,
         #[arg(long, default_value = "/")]
@@ -333,8 +333,8 @@ pub enum Permission {
 #[derive(Subcommand, Debug)]
 #[expect(missing_docs, reason = "each says so to whoever asks for help")]
 pub enum TopicPermission {
-    /// Limit the topics of an exchange for a user: topic filters such as {username}/#, one a line, in which {username},
-    /// {client_id} and {vhost} may stand
+    /// Limit the topics of an exchange for a user: topic filters such as {username}/#, one a line, which may contain {username},
+    /// {client_id} and {vhost}
     Set {
         user: String,
         /// Such as amq.topic, which MQTT uses
@@ -344,7 +344,7 @@ pub enum TopicPermission {
         #[arg(long, default_value = "/")]
         vhost: String,
     },
-    /// No longer limit them
+    /// Remove the limits of topics
     Clear {
         user: String,
         /// Of one exchange only
@@ -364,7 +364,7 @@ pub enum TopicPermission {
     },
 }
 
-/// Whose limits.
+/// The user or vhost that limits are for.
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 pub struct Whose {
@@ -391,7 +391,7 @@ pub enum Limit {
         #[arg(long, value_name = "JSON", conflicts_with_all = ["name", "value"])]
         all: Option<String>,
     },
-    /// Take a limit away
+    /// Remove a limit
     Clear {
         #[command(flatten)]
         whose: Whose,
@@ -405,17 +405,17 @@ pub enum Limit {
 #[derive(Subcommand, Debug)]
 #[expect(missing_docs, reason = "each says so to whoever asks for help")]
 pub enum Ban {
-    /// Keep somebody out until the gateway stops. (What is to last longer stands in the section `protection` of the
+    /// Ban an address, user or client until the gateway stops. (For permanent bans use the section `protection` of the
     /// configuration.)
     Add {
         /// address, user or client
         kind: String,
         value: String,
-        /// For so many seconds
+        /// Duration of the ban in seconds
         #[arg(long, value_name = "SECONDS")]
         seconds: Option<u64>,
     },
-    /// Lift a ban, also one for failed logins
+    /// Remove a ban, including one for failed logins
     Delete {
         /// address, user or client
         kind: String,
@@ -471,10 +471,10 @@ impl Verb {
     }
 }
 
-/// Does what the verb says. What stands in `layers` is used where the verb's own options say nothing.
+/// Runs a command. The command's own options take precedence over `layers`.
 ///
 /// # Errors
-/// What was refused, and by whom; nothing is changed then.
+/// What was refused, and by whom. Then nothing was changed.
 pub fn run(verb: &Verb, layers: Layers) -> Result<(), Failure> {
     let output = match (verb, execute(verb, layers)) {
         // A monitoring system takes every other code for a broken plugin.
@@ -504,13 +504,13 @@ fn execute(verb: &Verb, mut layers: Layers) -> Result<Output, Failure> {
             Verb::Stop { .. } => process::stop(&layers, target, &mut client).await,
             verb => ask(verb, &mut client).await,
         };
-        // What was changed is on the medium already. The lock goes with it.
+        // Changes are synced already. Closing releases the lock of the data directory.
         client.close().await;
         done
     })
 }
 
-/// A list to print, and the columns of it that people want to see.
+/// A list to print, and the columns to show.
 type Listed = Option<(&'static [&'static str], Value)>;
 
 async fn ask(verb: &Verb, client: &mut Client) -> Result<Output, Failure> {
@@ -652,7 +652,7 @@ async fn list(client: &mut Client, path: &[&str], columns: &'static [&'static st
     Ok(Some((columns, client.get(path).await?)))
 }
 
-/// The list without what is of other users and vhosts.
+/// The list, filtered by user and vhost.
 async fn filtered(
     client: &mut Client,
     kind: &str,
@@ -671,7 +671,7 @@ async fn filtered(
 }
 
 impl Password {
-    /// Members of a request's body.
+    /// The members for the request's body.
     fn body(&self) -> Result<Value, Failure> {
         if self.no_password {
             return Ok(json!({ "password_hash": "" }));

@@ -1,4 +1,4 @@
-//! Where a password comes from: a file, standard input, or a person at the terminal, who does not see it.
+//! Reads a password from a file, standard input, or the terminal without echo.
 
 use crate::exit::Failure;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
 
-/// Reads one.
+/// Reads a password.
 pub(super) fn read(file: Option<&Path>) -> Result<String, Failure> {
     let password = match file {
         Some(file) => {
@@ -45,7 +45,7 @@ fn unreadable(error: io::Error) -> Failure {
     Failure::Usage(format!("the password cannot be read: {error}"))
 }
 
-/// Asks on the terminal, which shows nothing of the answer.
+/// Asks on the terminal without echo.
 fn ask(question: &str) -> io::Result<String> {
     let stdin = io::stdin();
     let before = tcgetattr(&stdin)?;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 #[derive(Subcommand, Debug)]
 #[expect(missing_docs, reason = "each says so to whoever asks for help")]
 pub enum Policy {
-    /// Set a policy: it takes hold of the queues and exchanges that are there, and of those to come
+    /// Set a policy. It applies to existing and to new queues and exchanges
     Set {
         name: String,
         /// A regular expression over names
@@ -19,16 +19,16 @@ pub enum Policy {
         /// queues, classic_queues, quorum_queues, exchanges or all
         #[arg(long, default_value = "all")]
         apply_to: String,
-        /// Of several policies that match, the highest counts
+        /// If several policies match, the one with the highest priority applies
         #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
         priority: i64,
         #[arg(long, default_value = "/")]
         vhost: String,
-        /// An operator's policy, which only limits: users' policies do not exceed it
+        /// An operator policy, which only sets limits that users' policies cannot exceed
         #[arg(long)]
         operator: bool,
     },
-    /// Take a policy away
+    /// Remove a policy
     Clear {
         name: String,
         #[arg(long, default_value = "/")]
