@@ -14,6 +14,7 @@
 //! Bodies are arithmetic and each is verified as in `run`: the generator holds one bit a message, and no message.
 
 mod figures;
+mod filling;
 mod pass;
 pub(crate) mod plot;
 mod reclaim;

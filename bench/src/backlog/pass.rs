@@ -1,16 +1,17 @@
 //! One backlog from its first message to its last: fill, end the broker, start it again, empty and verify.
 
+use super::filling::{DRAIN_STALL, SETTLE, ensure_clean, fill, scrape};
 use super::reclaim::{self, Shrunk};
 use super::scrape::{CACHED_BYTES, SYNC_SECONDS, SYNCS, Scrape};
 use super::syncs::sync_times;
 use super::way::{Load, Way};
 use crate::compare::peer::{Running, tree_disk_bytes};
 use crate::meter::{self, Meter};
-use crate::plan::{Phase, Plan};
+use crate::plan::Phase;
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::run;
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::Path;
@@ -81,13 +82,6 @@ pub(crate) struct Syncs {
     /// How long one took on average, where the broker tells.
     pub(crate) mean_ms: Option<f64>,
 }
-
-/// A broker that just started or just filled is left alone for so long before its memory is read.
-pub(crate) const SETTLE: Duration = Duration::from_secs(2);
-/// A drain ends when nothing has come for so long: what was lost does not come.
-pub(crate) const DRAIN_STALL: Duration = Duration::from_secs(15);
-/// A fill may stand still for so long: brokers write snapshots, and hold publishers back while they page.
-const FILL_STALL: Duration = Duration::from_secs(60);
 
 /// Fills, ends, starts, empties.
 ///
@@ -209,31 +203,6 @@ pub(crate) fn traced(way: &Way, load: Load, directory: &Path) -> anyhow::Result<
     let text = fs::read_to_string(&log).context("strace wrote nothing")?;
     let count = sync_times(&text).filter(|at| (from..to).contains(at)).count();
     Ok(Syncs::new(count as f64, &filled))
-}
-
-pub(crate) fn fill(mut plan: Plan) -> anyhow::Result<Report> {
-    plan.stall = FILL_STALL;
-    let report = run::run(&plan)?;
-    ensure_clean(&report)?;
-    Ok(report)
-}
-
-/// Only a load that the broker took whole is a figure.
-pub(crate) fn ensure_clean(report: &Report) -> anyhow::Result<()> {
-    ensure!(
-        report.clean,
-        "{}; {}; {} published, {} confirmed, {} refused",
-        report.failure.as_deref().unwrap_or("not clean"),
-        report.verdict,
-        report.published,
-        report.confirmed,
-        report.refused
-    );
-    Ok(())
-}
-
-pub(crate) fn scrape(broker: &Running) -> anyhow::Result<Option<Scrape>> {
-    broker.metrics.map(Scrape::of).transpose()
 }
 
 fn wall_seconds() -> f64 {

@@ -6,7 +6,7 @@
 //!                             ^ resting: files made ahead for what comes next are there, messages are not
 //! ```
 
-use super::pass::{DRAIN_STALL, SETTLE, ensure_clean, fill};
+use super::filling::{DRAIN_STALL, SETTLE, ensure_clean, fill};
 use super::way::{Load, Way};
 use crate::compare::peer::{Running, tree_disk_bytes};
 use crate::connect;

@@ -6,7 +6,8 @@
 //! queued     start -> a session subscribes and goes -> the same messages, not retained
 //! ```
 
-use super::pass::{SETTLE, Syncs, fill, scrape};
+use super::filling::{SETTLE, fill, scrape};
+use super::pass::Syncs;
 use super::scrape::Scrape;
 use super::way::{Load, Way};
 use crate::body::Stamp;
