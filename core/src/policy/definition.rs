@@ -1,7 +1,7 @@
 //! What a policy sets: its keys, checked once, and how two policies and a queue's own arguments come together.
 
 use crate::properties::{Name, Table, Value};
-use crate::queue::arguments::Overflow;
+use crate::queue::overflow::Overflow;
 use crate::store::Durability;
 
 /// What a policy sets, as far as this gateway does something with it.

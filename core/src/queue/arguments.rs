@@ -4,6 +4,7 @@ use crate::arguments::{self, type_name};
 use crate::fault::{Fault, FaultKind};
 use crate::policy::{Definition, lower};
 use crate::properties::{Name, Table, Value};
+use crate::queue::overflow::Overflow;
 use crate::queue::queue_type::{self, QueueType};
 use crate::store::Durability;
 
@@ -37,30 +38,6 @@ pub(crate) struct Arguments {
     pub(crate) delivery_limit: Option<u64>,
     /// As declared, for equivalence, the log and people.
     pub(crate) declared: Table,
-}
-
-/// What happens to a message for which there is no room.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Overflow {
-    /// The oldest ready message makes room.
-    #[default]
-    DropHead,
-    /// The new message is refused.
-    RejectPublish,
-    /// The new message is refused, and dead-lettered.
-    RejectPublishDeadLetter,
-}
-
-impl Overflow {
-    /// The one that clients and policies call so.
-    pub(crate) fn of(word: &str) -> Option<Overflow> {
-        Some(match word {
-            "drop-head" => Overflow::DropHead,
-            "reject-publish" => Overflow::RejectPublish,
-            "reject-publish-dlx" => Overflow::RejectPublishDeadLetter,
-            _ => return None,
-        })
-    }
 }
 
 /// Longest time to live and queue expiry: ten years.
