@@ -11,9 +11,10 @@ use crate::fault::{Fault, FaultKind};
 use crate::message::{Dialect, route_hash};
 use crate::policy::Applied;
 use crate::properties::{Codecs, Name, Table, Value};
-use bindings::{Link, Removal};
+use bindings::Removal;
 use cache::RouteCache;
 use counts::Named;
+use edge::Edge;
 use foldhash::fast::RandomState;
 use generations::Generations;
 use hashbrown::{HashMap, HashTable};
@@ -25,6 +26,7 @@ use std::sync::Arc;
 mod bindings;
 mod cache;
 mod counts;
+mod edge;
 mod generations;
 pub(crate) mod memory;
 mod route;
@@ -63,7 +65,7 @@ pub struct Router {
     exchanges: Slab<Exchange>,
     /// Index into `exchanges`; the default exchange is not there: it has a name, and no table but `queue_names`.
     exchange_names: BTreeMap<Name, u32>,
-    bindings: Slab<Link>,
+    bindings: Slab<Edge>,
     /// All bindings by their identity. Never iterated: its order is random.
     identities: HashTable<BindingId>,
     /// Slots by name, under the hash that messages to the default exchange carry. Never iterated.
@@ -489,12 +491,12 @@ impl Router {
         let to = first.saturating_add(count).min(end);
         let found = (first..to).filter_map(|place| self.bindings.get(place));
         let next = (to < end).then_some(to as u32);
-        (next, found.map(|link| link.binding.clone()).collect())
+        (next, found.map(|edge| edge.binding.clone()).collect())
     }
 
     /// All bindings, in the same order in every run of the same history. Those of the default exchange are implied.
     pub fn bindings(&self) -> impl Iterator<Item = &Binding> + '_ {
-        self.bindings.iter().map(|(_, link)| &link.binding)
+        self.bindings.iter().map(|(_, edge)| &edge.binding)
     }
 
     /// The bindings that lead to one queue, in the same order in every run.

@@ -1,5 +1,6 @@
 //! Making and removing bindings, and what goes with the last one.
 
+use super::edge::{Edge, identity_hash};
 use super::memory::binding_bytes;
 use super::{BINDINGS_AT_ONCE, BINDINGS_MAX, End, Router};
 use crate::arguments;
@@ -9,18 +10,7 @@ use crate::fault::{Fault, FaultKind};
 use crate::message::Dialect;
 use crate::properties::Table;
 use crate::topic::check_filter;
-use foldhash::fast::RandomState;
 use std::collections::BTreeSet;
-use std::hash::BuildHasher;
-
-/// A binding and the ends it connects.
-pub(super) struct Link {
-    pub(super) binding: Binding,
-    source: u32,
-    pub(super) end: End,
-    /// Tells it from an earlier binding of the same number.
-    pub(super) born: u64,
-}
 
 /// What a removal has taken away, and which auto-delete exchanges it left without bindings.
 #[derive(Default)]
@@ -202,14 +192,14 @@ impl Router {
             End::Exchange(other) => self.exchanges[other as usize].incoming.insert(id),
         };
         let born = self.next_birth();
-        let link = Link {
+        let edge = Edge {
             binding,
             source,
             end,
             born,
         };
-        let hash = link.identity_hash(&self.hasher);
-        self.bindings.insert(link);
+        let hash = edge.identity_hash(&self.hasher);
+        self.bindings.insert(edge);
         let Router {
             identities,
             bindings,
@@ -223,12 +213,12 @@ impl Router {
 
     fn find_binding(&self, source: u32, end: End, key: &str, dialect: Dialect, arguments: &Table) -> Option<BindingId> {
         let same = |&id: &BindingId| {
-            let link = &self.bindings[id as usize];
-            link.source == source
-                && link.end == end
-                && link.binding.dialect == dialect
-                && *link.binding.key == *key
-                && arguments::same_table(&link.binding.arguments, arguments)
+            let edge = &self.bindings[id as usize];
+            edge.source == source
+                && edge.end == end
+                && edge.binding.dialect == dialect
+                && *edge.binding.key == *key
+                && arguments::same_table(&edge.binding.arguments, arguments)
         };
         let hash = identity_hash(&self.hasher, source, end, key, dialect, arguments);
         self.identities.find(hash, same).copied()
@@ -255,11 +245,11 @@ impl Router {
 
     /// Makes routes that the binding is part of, or would be, be computed anew.
     fn touch(&mut self, id: BindingId) {
-        let link = &self.bindings[id as usize];
-        let source = &self.exchanges[link.source as usize];
+        let edge = &self.bindings[id as usize];
+        let source = &self.exchanges[edge.source as usize];
         source
             .table
-            .with_scope_of(&link.binding, |scope| self.generations.bump(&source.name, scope));
+            .with_scope_of(&edge.binding, |scope| self.generations.bump(&source.name, scope));
     }
 
     pub(super) fn drop_binding(&mut self, id: BindingId, removal: &mut Removal) {
@@ -268,18 +258,18 @@ impl Router {
         if let Ok(entry) = self.identities.find_entry(hash, |&other| other == id) {
             entry.remove();
         }
-        let link = self.bindings.remove(id as usize);
-        let source = &mut self.exchanges[link.source as usize];
+        let edge = self.bindings.remove(id as usize);
+        let source = &mut self.exchanges[edge.source as usize];
         let shared = source.table.memory();
-        source.table.remove(id, &link.binding);
+        source.table.remove(id, &edge.binding);
         self.bytes -= shared - source.table.memory();
-        let Binding { key, arguments, .. } = &link.binding;
-        self.bytes -= binding_bytes(source.table.kind(), key, arguments, is_logged(&link.binding));
+        let Binding { key, arguments, .. } = &edge.binding;
+        self.bytes -= binding_bytes(source.table.kind(), key, arguments, is_logged(&edge.binding));
         source.outgoing.remove(&id);
         if source.auto_delete && source.outgoing.is_empty() {
-            removal.idle.push(link.source);
+            removal.idle.push(edge.source);
         }
-        match link.end {
+        match edge.end {
             End::Queue(slot) => {
                 if let Some(queue) = self.queues.get_mut(&slot) {
                     queue.bindings.remove(&id);
@@ -289,7 +279,7 @@ impl Router {
                 self.exchanges[other as usize].incoming.remove(&id);
             }
         }
-        removal.removed.push(Removed::Binding(link.binding));
+        removal.removed.push(Removed::Binding(edge.binding));
     }
 
     pub(super) fn drop_exchange(&mut self, id: u32, removal: &mut Removal) {
@@ -332,24 +322,7 @@ impl Router {
 /// Bindings and exchanges that go at once with the binding that was the last of the first.
 const CASCADE_MAX: usize = 4 * BINDINGS_AT_ONCE;
 
-impl Link {
-    fn identity_hash(&self, hasher: &RandomState) -> u64 {
-        let Binding {
-            key,
-            dialect,
-            arguments,
-            ..
-        } = &self.binding;
-        identity_hash(hasher, self.source, self.end, key, *dialect, arguments)
-    }
-}
-
 /// Whether the log has a record of the binding. A subscription is logged as its session's.
 fn is_logged(binding: &Binding) -> bool {
     binding.durable && binding.grant.is_none()
-}
-
-/// Hash of all that identifies a binding.
-fn identity_hash(hasher: &RandomState, source: u32, end: End, key: &str, dialect: Dialect, arguments: &Table) -> u64 {
-    hasher.hash_one((source, end, key, dialect, arguments::hash_table(arguments, hasher)))
 }

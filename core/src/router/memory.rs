@@ -1,6 +1,6 @@
 //! What bindings and exchanges cost in memory.
 
-use super::bindings::Link;
+use super::edge::Edge;
 use super::{ExchangeSpec, Router};
 use crate::exchange::{BindingId, Exchange, headers_binding_bytes};
 use crate::ledger::{allocation, hashed, indexed, sorted, text};
@@ -22,7 +22,7 @@ impl Router {
 /// What a binding costs beside the levels of its pattern, which bindings share: its entry, the key, and its places in the table
 /// of identities, in the lists of both ends, and in its exchange.
 pub(super) fn binding_bytes(kind: &str, key: &str, arguments: &Table, logged: bool) -> usize {
-    let entry = size_of::<Link>() * 5 / 4 + text(key.len());
+    let entry = size_of::<Edge>() * 5 / 4 + text(key.len());
     let lists = hashed::<BindingId>() + 2 * sorted::<BindingId, ()>();
     let (arguments_table, arguments) = (arguments, arguments.memory());
     let own = match kind {

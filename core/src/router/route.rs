@@ -354,7 +354,7 @@ impl Router {
         }
         walk.queues.sort_unstable();
         walk.queues.dedup();
-        let grant = |binding: BindingId| self.bindings.get(binding as usize).and_then(|link| link.binding.grant);
+        let grant = |binding: BindingId| self.bindings.get(binding as usize).and_then(|edge| edge.binding.grant);
         let groups = walk.queues.chunk_by(|a, b| a.0 == b.0);
         walk.targets.extend(groups.filter_map(|group| {
             let (queue, _) = *group.first()?;
@@ -378,7 +378,7 @@ impl Router {
             *steps -= 1;
             let grant = match self.bindings.get(binding as usize) {
                 _ if binding == PLAIN => None,
-                Some(link) if link.born == born => link.binding.grant,
+                Some(edge) if edge.born == born => edge.binding.grant,
                 _ => continue,
             };
             let Some(birth) = self.birth(slot).filter(|birth| binding != PLAIN || *birth == born) else {
@@ -404,7 +404,7 @@ impl Router {
     fn remember(&self, walk: &mut Walk) {
         for (slot, binding) in walk.queues.drain(..) {
             let born = match self.bindings.get(binding as usize) {
-                Some(link) if binding != PLAIN => Some(link.born),
+                Some(edge) if binding != PLAIN => Some(edge.born),
                 _ => self.birth(slot),
             };
             if let Some(born) = born {
