@@ -23,6 +23,7 @@
 //! # Ok::<(), gatepost_core::fault::Fault>(())
 //! ```
 
+use crate::access::Asked;
 use crate::command::{Attach, Channel, Command, Consume, ConsumerToken, DeclareQueue, Outcome, Peer, PublishFlags};
 use crate::engine::{Applied, Engine, Link, Room, Settings, Wake, Wakes};
 use crate::event::{Delivery, Event};
@@ -199,6 +200,12 @@ impl InProcess {
     /// Whether retained messages that a subscription of its session asked for are still to come.
     pub fn replays(&self, engine: &Engine) -> bool {
         engine.replays(self.link)
+    }
+
+    /// The question that a command waits for, and whose it is, if this connection's user has rights that somebody outside
+    /// knows. Ask after each visit, in the same hold, and have it answered ([`Engine::answer_question`]).
+    pub fn take_question(&self, engine: &mut Engine) -> Option<(Link, Box<Asked>)> {
+        engine.take_question(self.link).map(|asked| (self.link, asked))
     }
 
     /// The next event taken.

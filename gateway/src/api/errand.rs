@@ -154,10 +154,16 @@ impl Errand {
     fn visit(&mut self) {
         let Errand { node, connection, .. } = self;
         let now = node.clock.now();
+        let mut asked = None;
         (self.more, self.replays) = self.vhost.enter(|engine| {
             let more = connection.visit(engine, now);
+            asked = connection.take_question(engine);
             (more, connection.replays(engine))
         });
+        // The answer wakes this connection, and its command is tried again.
+        if let Some((link, asked)) = asked {
+            node.directory.ask_question(&self.vhost, link, *asked, now.monotonic);
+        }
     }
 
     /// Sends one command and returns its answer.

@@ -15,6 +15,7 @@ from backend import Server, configure
 from doors import NOT_AUTHORIZED, acknowledged, refusal
 from harness import case, equal, eventually, main, unique
 from harness import ask as ask_test
+from management import Api
 from mqtt import V3, V5, Client
 from stomps import Client as StompClient
 
@@ -176,6 +177,38 @@ def stomp_is_asked_too():
     refused_client.send("/topic/secret", "x", wait=False)
     refused_client.until(lambda: refused_client.errors, "an ERROR")
     assert refused_client.errors[0].headers["message"] == "access_refused", refused_client.errors[0].headers
+
+
+def over_the_api(method, name, body):
+    return Api("anna", "s3cret").ask("POST", f"/api/{method.format(name)}", body)
+
+
+@case
+def the_management_api_asks_too():
+    name = unique()
+    channel = amqp_connect().channel()
+    for queue in (name, f"secret-{name}"):
+        channel.queue_declare(queue)
+        channel.queue_bind(queue, "amq.topic", f"{name}.#")
+    message = {"properties": {}, "payload": "x", "payload_encoding": "string"}
+
+    def publish(key):
+        return over_the_api("exchanges/%2F/{}/publish", "amq.topic", {**message, "routing_key": key})
+
+    def get(queue):
+        body = {"count": 1, "ackmode": "ack_requeue_false", "encoding": "auto"}
+        return over_the_api("queues/%2F/{}/get", queue, body)
+
+    answer = publish(f"{name}.a")
+    equal((answer.status, answer.json), (200, {"routed": True}))
+    assert any(fields.get("routing_key") == f"{name}.a" for fields in asked("anna", "/topic"))
+    answer = publish(f"{name}.secret")
+    equal((answer.status, answer.json["error"]), (401, "not_authorised"))
+    assert f"topic '{name}.secret'" in answer.reason, answer.reason
+    answer = get(name)
+    equal((answer.status, [m["payload"] for m in answer.json]), (200, ["x"]))
+    answer = get(f"secret-{name}")
+    equal((answer.status, answer.json["error"]), (401, "not_authorised"))
 
 
 @case
