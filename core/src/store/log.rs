@@ -3,6 +3,7 @@
 //! `commit` turns batches into one write and at most one sync. `tick` does what can wait, a slice at a time: syncs of an
 //! interval, checkpoints, zeroing the next segment ahead, reclaiming, compaction. An idle store writes nothing.
 
+use super::backup::Hold;
 use super::checkpoint::Marks;
 use super::compact::{Compaction, Unread};
 use super::disk::Disk;
@@ -17,8 +18,8 @@ use crate::message::{Message, Position};
 use crate::time::{Now, Time, Wall};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 mod encoding;
@@ -99,6 +100,8 @@ pub struct Store<D: Disk> {
     /// Keys whose newest record is lost and known all the same, from a checkpoint or an older copy: they are written
     /// again.
     pub(super) rescued: Vec<Rescued>,
+    /// What keeps segments for a copy of the log.
+    pub(super) hold: Weak<Hold>,
     /// Reused by `commit`.
     placed: Vec<(Message, Position)>,
     _lock: D::Lock,
@@ -229,6 +232,7 @@ impl<D: Disk> Store<D> {
             },
             poisoned: None,
             rescued: Vec::new(),
+            hold: Weak::new(),
             placed: Vec::new(),
             _lock: lock,
         };
@@ -473,7 +477,7 @@ impl<D: Disk> Store<D> {
 
     // Failing.
 
-    fn check_poison(&self) -> Result<(), StoreError> {
+    pub(super) fn check_poison(&self) -> Result<(), StoreError> {
         self.poisoned
             .clone()
             .map_or(Ok(()), |why| Err(StoreError::Poisoned(why)))

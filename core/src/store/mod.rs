@@ -20,8 +20,8 @@
 //! ```
 //!
 //! The files, top down: `log` (the committer's side), `reader` and `page`, `recovery` (the start), `compact`,
-//! `checkpoint`, `check` and `repair` (offline); below them `index` (what is live), `files` (what both sides share),
-//! `values`, `missing`, `quarantine`, `segment`, `footer`, `scan`, `directory`, `record`, `disk`.
+//! `checkpoint`, `backup` (a copy while it runs), `check` and `repair` (offline); below them `index` (what is live), `files` (what
+//! both sides share), `values`, `missing`, `quarantine`, `segment`, `footer`, `scan`, `directory`, `record`, `disk`.
 //!
 //! What the store assumes of a medium: what was synced stays, in units of 512 bytes; a write may otherwise vanish, tear
 //! and be reordered as it likes; renames become durable in order, and by `sync_dir`. What it does not assume: that bytes
@@ -29,6 +29,7 @@
 //!
 //! Not here: bodies in files of their own (`blob/`). A body that does not fit a segment gets a segment of its size.
 
+mod backup;
 mod check;
 mod checkpoint;
 mod compact;
@@ -59,6 +60,7 @@ mod tests;
 mod values;
 mod varint;
 
+pub use backup::{Cut, CutError};
 pub use check::{Checked, DamagedKey, Loss, Progress, Report, check};
 pub use key::{
     KeyKind, VhostId, as_queue, as_vhost, describe, key, parse as parse_key, queue_key, vhost_key, vhost_of,

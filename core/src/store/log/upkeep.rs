@@ -163,6 +163,9 @@ impl<D: Disk> Store<D> {
     /// on the medium: whatever a power cut takes back, the deletion is there as long as the copy may be. Its own
     /// segment, if nothing else is in it, follows at once, and so on along the chain.
     pub(super) fn retire(&mut self) -> bool {
+        if self.keeps_for_cut() {
+            return false;
+        }
         for _ in 0..RETIRED_AT_ONCE {
             let Some((segment, directory)) = self.doomed() else {
                 return false;

@@ -1,5 +1,6 @@
 //! Tests of the store as a whole, on the simulated disk.
 
+mod backup;
 mod behaviour;
 mod churn;
 mod crash;
