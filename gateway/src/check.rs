@@ -19,15 +19,9 @@ use std::time::{Duration, Instant};
 /// # Errors
 /// There is damage, or there was and it is repaired, or the directory cannot be used.
 pub fn check(data: &Path, repair: bool) -> Result<(), Failure> {
-    if !data.is_dir() {
-        return Err(Failure::DataUnwritable(format!(
-            "{} is not a directory",
-            data.display()
-        )));
-    }
-    let disk = RealDisk::new(data).map_err(|source| failure(data, StoreError::Lock(source)))?;
-    let mut progress = Lines::new();
     let (is_clean, was_clean) = if repair {
+        let disk = disk(data)?;
+        let mut progress = Lines::new();
         let now = Clock::start().now();
         let repaired = store::repair(Arc::new(disk), StoreSettings::default(), now, &mut |at| {
             progress.say(&at)
@@ -37,9 +31,8 @@ pub fn check(data: &Path, repair: bool) -> Result<(), Failure> {
         print!("{}", lost_definitions(&repaired.before));
         (repaired.is_clean(), repaired.before.is_clean())
     } else {
-        let report = store::check(&disk, &mut |at| progress.say(&at)).map_err(|error| failure(data, error))?;
-        println!("{report}");
-        print!("{}", lost_definitions(&report));
+        let report = read(data)?;
+        print!("{}", text(&report));
         (report.is_clean(), report.is_clean())
     };
     match (is_clean, was_clean) {
@@ -54,6 +47,31 @@ pub fn check(data: &Path, repair: bool) -> Result<(), Failure> {
             data.display()
         ))),
     }
+}
+
+/// Reads all of a data directory that nobody uses.
+///
+/// # Errors
+/// It cannot be used. Damage is in the report.
+pub(crate) fn read(data: &Path) -> Result<Report, Failure> {
+    let disk = disk(data)?;
+    let mut progress = Lines::new();
+    store::check(&disk, &mut |at| progress.say(&at)).map_err(|error| failure(data, error))
+}
+
+/// What was found, for people.
+pub(crate) fn text(report: &Report) -> String {
+    format!("{report}\n{}", lost_definitions(report))
+}
+
+fn disk(data: &Path) -> Result<RealDisk, Failure> {
+    if !data.is_dir() {
+        return Err(Failure::DataUnwritable(format!(
+            "{} is not a directory",
+            data.display()
+        )));
+    }
+    RealDisk::new(data).map_err(|source| failure(data, StoreError::Lock(source)))
 }
 
 /// Describes the damaged keyed records: which they are, what is known of them, and what is lost with them.

@@ -14,11 +14,13 @@ use crate::config::Confirm;
 use crate::node::Node;
 use crate::store::Store;
 use crate::watch;
-use gatepost_core::store::{Batch, Durability, Lsn, StoreError, Ticket, VhostId};
+use gatepost_core::store::disk::RealDisk;
+use gatepost_core::store::{Batch, Cut, CutError, Durability, Lsn, StoreError, Ticket, VhostId};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 
 /// Batches that wait for the committer, in ticket order per vhost.
 #[derive(Default)]
@@ -43,7 +45,12 @@ struct Pending {
     /// The committer sleeps until `awaited` reaches this (or `LAZY_BYTES` wait, or a stop); 0: it is busy.
     sleeps_for: usize,
     stopping: bool,
+    /// Backups that wait for the list of the log's files.
+    cuts: Vec<CutTo>,
 }
+
+/// Where a cut goes.
+type CutTo = oneshot::Sender<Result<Cut<RealDisk>, CutError>>;
 
 /// A group to commit together.
 #[derive(Default)]
@@ -52,6 +59,7 @@ struct Group {
     vhosts: Vec<VhostId>,
     awaited: usize,
     need: Option<Durability>,
+    cuts: Vec<CutTo>,
 }
 
 /// Timing of the last commits, which decides how long the next group waits.
@@ -142,6 +150,26 @@ impl LogQueue {
         )
     }
 
+    /// Asks for a cut through the log behind all that has been submitted. The sender is dropped if the log has ended, or ends
+    /// before it gets there.
+    pub(crate) fn cut(&self) -> oneshot::Receiver<Result<Cut<RealDisk>, CutError>> {
+        let (to, cut) = oneshot::channel();
+        let mut pending = self.pending.lock();
+        if !pending.stopping {
+            pending.cuts.push(to);
+        }
+        drop(pending);
+        self.ready.notify_one();
+        cut
+    }
+
+    /// The log has ended, in good order or not: nobody waits for it any more.
+    fn end(&self) {
+        let mut pending = self.pending.lock();
+        pending.stopping = true;
+        pending.cuts.clear();
+    }
+
     fn is_empty(&self) -> bool {
         self.pending.lock().batches.is_empty()
     }
@@ -153,7 +181,7 @@ impl LogQueue {
         loop {
             let now = Instant::now();
             let (wait_until, sleeps_for) = match pending.since {
-                _ if pending.stopping => break,
+                _ if pending.stopping || !pending.cuts.is_empty() => break,
                 _ if now >= idle_until => break,
                 None => (idle_until, 1),
                 Some(since) if pending.awaited == 0 => {
@@ -182,6 +210,7 @@ impl LogQueue {
         std::mem::swap(&mut group.batches, &mut pending.batches);
         std::mem::swap(&mut group.vhosts, &mut pending.vhosts);
         group.awaited = std::mem::take(&mut pending.awaited);
+        group.cuts.append(&mut pending.cuts);
         group.need = pending.need.take();
         pending.bytes = 0;
         pending.since = None;
@@ -193,7 +222,13 @@ impl LogQueue {
 ///
 /// # Errors
 /// The store failed. It is poisoned, and nothing more will be confirmed.
-pub(crate) fn run(node: &Node, mut store: Store) -> Result<(), StoreError> {
+pub(crate) fn run(node: &Node, store: Store) -> Result<(), StoreError> {
+    let ended = serve(node, store);
+    node.log.end();
+    ended
+}
+
+fn serve(node: &Node, mut store: Store) -> Result<(), StoreError> {
     let settings = &node.config().store;
     let now = Instant::now();
     let mut pace = Pace {
@@ -232,6 +267,10 @@ pub(crate) fn run(node: &Node, mut store: Store) -> Result<(), StoreError> {
             chores_at = Some(chores_at.map_or(due, |at| at.min(due)));
             group.batches.clear();
             group.vhosts.clear();
+        }
+        for to in group.cuts.drain(..) {
+            // Whoever asked may have gone: then the cut is dropped here, and keeps no segment.
+            drop(to.send(store.cut()));
         }
         waiting.report(store.durable(), node);
         if store.is_due() || chores_at.is_none_or(|at| at <= node.clock.now().monotonic) {
@@ -437,6 +476,30 @@ mod tests {
         let since = Instant::now();
         assert_eq!(pace.window(Some(Durability::Always), since).0, pace.synced + gap);
         assert_eq!(pace.window(group.need, since).0, since);
+    }
+
+    /// A backup is asked for while nothing is logged, and it must have what was logged before.
+    #[test]
+    fn a_cut_is_not_kept_waiting_and_comes_behind_what_was_submitted() {
+        let queue = LogQueue::default();
+        queue.submit(VhostId(0), batch(1, false));
+        let cut = queue.cut();
+        let mut group = Group::default();
+        assert!(!queue.collect(&mut group, &pace(1), later()));
+        assert_eq!((group.batches.len(), group.cuts.len()), (1, 1));
+        drop(cut);
+    }
+
+    /// The log failed while a backup waited for it: the request was never answered.
+    #[test]
+    fn nobody_waits_for_a_cut_of_a_log_that_has_ended() {
+        let queue = LogQueue::default();
+        let mut before = queue.cut();
+        queue.end();
+        let mut after = queue.cut();
+        for cut in [&mut before, &mut after] {
+            assert!(matches!(cut.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@
 
 mod accountant;
 mod api;
+mod archive;
 mod banner;
 mod cert;
 mod check;

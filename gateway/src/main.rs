@@ -59,6 +59,18 @@ enum Verb {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Make a data directory of a file that `gatepost backup` wrote
+    ///
+    /// The directory must be empty, or not there yet. The archive is checked before anything is put in place: a restore that
+    /// is refused leaves nothing behind. Run it as the user that the gateway runs as. Messages that were consumed since the
+    /// backup are there again: do not serve both directories to the same clients.
+    Restore {
+        /// The file, or - for standard input
+        file: PathBuf,
+        /// The data directory to make
+        #[arg(long, visible_alias = "data-dir", value_name = "DIR")]
+        data: PathBuf,
+    },
     /// Explain the configuration: all keys, a section or a key, with their defaults
     Config {
         /// Such as limits, or limits.max_connections
@@ -174,6 +186,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     gatepost::keep_files_private();
     match arguments.verb {
         Some(Verb::Check { data, repair }) => return gatepost::check(&data, repair),
+        Some(Verb::Restore { file, data }) => return gatepost::control::restore(&file, &data),
         Some(Verb::Cert {
             kind: Cert::Dev { dir, name, client },
         }) => {

@@ -1,6 +1,7 @@
 //! The message log on a real disk: opens it as configured, and explains why if it cannot.
 
 use crate::config::{Config, Confirm};
+use crate::control;
 use crate::exit::Failure;
 use crate::machine;
 use crate::node::Node;
@@ -32,6 +33,7 @@ pub(crate) fn open(config: &Config, wall: Wall) -> Result<(Store, Recovered), Fa
 pub(crate) fn open_for(config: &Config, wall: Wall, manager: &ServiceManager) -> Result<(Store, Recovered), Failure> {
     let data = &config.node.data_dir;
     let store = &config.store;
+    check_restored(data)?;
     let disk = RealDisk::new(data).map_err(|source| failure(data, StoreError::Lock(source)))?;
     let disk = disk.with_read_timeout(store.read_timeout.0);
     let settings = StoreSettings {
@@ -57,6 +59,17 @@ pub(crate) fn open_for(config: &Config, wall: Wall, manager: &ServiceManager) ->
     let opened = Store::open_watched(Arc::new(disk), settings, wall, &mut progress);
     let (store, recovered) = opened.map_err(|error| failure(data, error))?;
     Ok((store, recovered))
+}
+
+/// A restore that was interrupted leaves a part of a log, which must not be taken for all of it.
+fn check_restored(data: &Path) -> Result<(), Failure> {
+    if data.join(control::UNFINISHED).exists() {
+        return Err(Failure::DataDamaged(format!(
+            "a restore into {} is being made, or was not finished. If none is running, empty the directory and restore again",
+            data.display()
+        )));
+    }
+    Ok(())
 }
 
 /// Checks the log after the engines have taken over its state. Logs what is damaged.
@@ -152,6 +165,17 @@ mod tests {
         assert!(text.contains(&dir.path().display().to_string()), "{text}");
         drop(held);
         open(&config(dir.path()), Wall(1)).expect("free again");
+    }
+
+    #[test]
+    fn a_directory_that_was_restored_in_part_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let part = dir.path().join(control::UNFINISHED);
+        std::fs::create_dir(&part).expect("made");
+        let error = open(&config(dir.path()), Wall(1)).err().expect("not whole");
+        assert!(matches!(error, Failure::DataDamaged(_)), "{error}");
+        std::fs::remove_dir(&part).expect("removed");
+        open(&config(dir.path()), Wall(1)).expect("emptied");
     }
 
     #[test]

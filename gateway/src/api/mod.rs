@@ -8,6 +8,7 @@
 //!
 //! Errors are `{"error": …, "reason": …}`, both texts. What is made answers 201, what is changed or deleted 204.
 
+mod backup;
 mod bans;
 mod bindings;
 mod body;
@@ -60,6 +61,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use backup::BYTES as BACKUP_BYTES;
 pub(crate) use door::Entrance;
 
 /// From one request of a connection to the next, and for a whole request head. Tools that poll keep their connection.
@@ -84,6 +86,7 @@ pub(crate) fn router(node: Arc<Node>, entrance: Entrance) -> Router {
         .merge(limits::routes())
         .merge(users::routes())
         .merge(permissions::routes())
+        .merge(backup::routes())
         .merge(bans::routes())
         .merge(policies::routes())
         .merge(parameters::routes())

@@ -13,9 +13,10 @@ use crate::{api, committer, machine, protocols, store, tls};
 use axum::body::{Body, to_bytes};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue, IF_NONE_MATCH};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
@@ -303,6 +304,32 @@ impl Client {
         let query = pairs.join("&");
         let deleted = self.send_with(Method::DELETE, path, &query, None, None).await?;
         deleted.good().map(drop)
+    }
+
+    /// What is at `path`, not as JSON: the body as it comes.
+    pub(super) async fn stream(&mut self, path: &str) -> Result<Response<Incoming>, Failure> {
+        let mut request = Request::get(format!("{}{path}", self.prefix)).header("host", &self.host);
+        if let Some(login) = &self.login {
+            request = request.header(AUTHORIZATION, login);
+        }
+        let request = request
+            .body(Body::empty())
+            .map_err(|error| Failure::Usage(error.to_string()))?;
+        // The limit is for the head. The body takes as long as it is.
+        let answering = async { self.requests.send_request(request).await.map_err(unreachable) };
+        let reply = within(self.timeout, answering).await?;
+        let status = reply.status();
+        if status.is_success() {
+            return Ok(reply);
+        }
+        let bytes = to_bytes(Body::new(reply.into_body()), REPLY_MAX)
+            .await
+            .unwrap_or_default();
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        match (Reply { status, body }).good() {
+            Ok(_) => Err(Failure::Unavailable(status.to_string())),
+            Err(failure) => Err(failure),
+        }
     }
 
     async fn send(&mut self, method: Method, path: &[&str], body: Option<&Value>) -> Result<Reply, Failure> {

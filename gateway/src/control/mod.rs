@@ -6,6 +6,7 @@
 //! the same handlers work on the data directory, which is locked meanwhile.
 
 mod asking;
+mod backup;
 mod client;
 mod completions;
 mod declaring;
@@ -26,6 +27,8 @@ mod top;
 use crate::config::Layers;
 use crate::exit::{Failure, print};
 pub use asking::Close;
+pub(crate) use backup::UNFINISHED;
+pub use backup::restore;
 use clap::{Args, Subcommand};
 use client::Client;
 pub use completions::{Shell, completions};
@@ -225,6 +228,16 @@ pub enum Verb {
         target: Target,
         #[command(subcommand)]
         verb: Binding,
+    },
+    /// Write a copy of the data directory to a file, of a gateway that runs or of one that is stopped
+    ///
+    /// The file is a tar archive that only its owner can read. All that was confirmed before the command began is in it.
+    /// `gatepost restore` makes a data directory of it.
+    Backup {
+        #[command(flatten)]
+        target: Target,
+        /// The file to make, or - for standard output; one that is there is not touched
+        file: PathBuf,
     },
     /// Export and import all definitions as JSON in RabbitMQ's format: users with their hashes, vhosts, permissions,
     /// policies, queues, exchanges, bindings
@@ -466,6 +479,7 @@ impl Verb {
             | Verb::Queue { target, .. }
             | Verb::Exchange { target, .. }
             | Verb::Binding { target, .. }
+            | Verb::Backup { target, .. }
             | Verb::Definitions { target, .. } => target,
         }
     }
@@ -555,6 +569,7 @@ async fn manage(verb: &Verb, client: &mut Client) -> Result<Listed, Failure> {
         Verb::Queue { verb, .. } => declaring::queue(verb, client).await,
         Verb::Exchange { verb, .. } => declaring::exchange(verb, client).await,
         Verb::Binding { verb, .. } => declaring::binding(verb, client).await,
+        Verb::Backup { file, .. } => backup::backup(file, client).await.map(|()| None),
         Verb::Definitions { verb, .. } => definitions::act(verb, client).await,
         // These ask, and manage nothing.
         _ => Ok(None),

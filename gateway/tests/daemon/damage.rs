@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const COUNT: u64 = 200;
 
 /// Confirmed messages in a queue.
-fn fill(gatepost: &Gatepost) {
+pub(crate) fn fill(gatepost: &Gatepost) {
     let mut amqp = Amqp::open(gatepost.amqp);
     amqp.declare_queue("kept", true).expect("a queue");
     amqp.confirm_select().expect("confirms");
@@ -35,7 +35,7 @@ fn fill(gatepost: &Gatepost) {
 }
 
 /// Changes a byte of the file that holds `text`, in it, and says which file that was.
-fn flip(data: &Path, text: &str) -> PathBuf {
+pub(crate) fn flip(data: &Path, text: &str) -> PathBuf {
     let files = fs::read_dir(data.join("log")).expect("the log");
     for file in files.map(|file| file.expect("a file").path()) {
         let mut bytes = fs::read(&file).expect("its bytes");

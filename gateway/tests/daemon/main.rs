@@ -9,6 +9,7 @@ mod access;
 mod amqp;
 mod api;
 mod asking;
+mod backup;
 mod churn;
 mod console;
 mod control;
