@@ -1,21 +1,21 @@
-//! Users' rights in a vhost, as data, and what a connection remembers of the answers.
+//! Users' rights in a vhost, as data, and each connection's cache of decisions.
 //!
 //! ```text
-//!   directory ──set_rights(user, Rights)──► engine ──asks at its doors──► Access of the link ──► Rights of its user
+//!   directory ──set_rights(user, Rights)──► engine ──checks each command──► Access of the link ──► Rights of its user
 //! ```
 //!
 //! The directory pushes rights into each engine; an engine never asks the directory. So a decision needs no other lock,
-//! and a replay of the same calls decides the same. A user whose rights were not pushed has none.
+//! and a replay of the same calls makes the same decisions. A user whose rights were not pushed has none.
 //!
 //! Rights are of two kinds. *Names*: which queues and exchanges may be configured, written to and read from, as regular
 //! expressions like RabbitMQ's. *Topics*: which keys of an exchange may be written to and read from, as level patterns.
-//! Topic rules are asked after those of names, and only where the exchange has any.
+//! Topic rules are checked after those of names, and only if the exchange has any.
 //!
-//! Of some users only somebody outside knows what they may do ([`Rights::asked`]): the engine then reports its question, and
+//! The rights of some users are known to an external server only ([`Rights::asked`]). The engine then reports a question, and
 //! the command waits for the answer: see `asking.rs`.
 //!
-//! Rights are asked when something is done, not later: a consumer or a subscription that is there stays when its right is
-//! revoked. A publish is asked each time, so a revoked right stops the next one.
+//! Rights are checked when a command is applied: an existing consumer or subscription stays when its right is
+//! revoked. Each publish is checked, so a revoked right refuses the next one.
 
 mod asking;
 mod rules;
@@ -35,14 +35,14 @@ use rules::Rules;
 use std::fmt;
 use std::sync::Arc;
 
-/// What is asked for.
+/// A kind of permission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Permission {
-    /// Make, or delete.
+    /// Declare or delete.
     Configure,
-    /// Put messages in: publish, or bind to a source.
+    /// Publish to an exchange, or bind a destination.
     Write,
-    /// Get messages out: consume, fetch, purge, or bind something to it.
+    /// Consume, get or purge, or bind something to a source.
     Read,
 }
 
@@ -56,7 +56,7 @@ impl fmt::Display for Permission {
     }
 }
 
-/// Names that a permission is given for.
+/// The names that a permission covers.
 #[derive(Clone, Debug, Default)]
 pub struct NamePattern(Names);
 
@@ -68,7 +68,7 @@ enum Names {
     Some(Regex),
 }
 
-/// The text is not a pattern of names; it says why.
+/// The text is not a pattern of names. Contains the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidNamePattern(Box<str>);
 
@@ -85,7 +85,7 @@ impl NamePattern {
     /// Look-around and back-references are not known: every pattern is matched in time linear in the name.
     ///
     /// # Errors
-    /// The text is no regular expression, or one over [`PATTERN_BYTES_MAX`].
+    /// The text is not a regular expression, or is over [`PATTERN_BYTES_MAX`].
     pub fn parse(text: &str) -> Result<NamePattern, InvalidNamePattern> {
         match text {
             "" | "^$" => Ok(NamePattern(Names::None)),
@@ -93,11 +93,11 @@ impl NamePattern {
         }
     }
 
-    /// Reads a regular expression for which the empty text matches every name. `text_max`, `compiled_max`: bytes it may have,
-    /// and may take once it is compiled.
+    /// Reads a regular expression; the empty text matches every name. `text_max`, `compiled_max`: bytes of the text, and
+    /// memory of the compiled form, at most.
     ///
     /// # Errors
-    /// Why it is none.
+    /// Why it is not valid.
     pub(crate) fn search(text: &str, text_max: usize, compiled_max: usize) -> Result<NamePattern, Box<str>> {
         Ok(NamePattern(match text {
             "" | ".*" | "^.*$" | "^.*" | ".*$" => Names::All,
@@ -114,7 +114,7 @@ impl NamePattern {
         NamePattern(Names::All)
     }
 
-    /// Whether `name` is one of them.
+    /// Whether `name` matches.
     pub fn matches(&self, name: &str) -> bool {
         match &self.0 {
             Names::None => false,
@@ -130,11 +130,11 @@ impl NamePattern {
 
 /// Longest text of a [`NamePattern`].
 pub const PATTERN_BYTES_MAX: usize = 4096;
-/// Memory of a compiled one at most: `(a{100}){100}` is short as a text.
+/// Memory of a compiled pattern, at most. A short text such as `(a{100}){100}` may need much.
 const COMPILED_BYTES_MAX: usize = 256 << 10;
 
-/// Topics that a permission is given for: a pattern of levels in which `{username}`, `{client_id}` and `{vhost}` stand for
-/// what is known of the connection. What they stand for is never read as a wildcard or a separator. Where a connection
+/// The topics that a permission covers: a pattern of levels in which `{username}`, `{client_id}` and `{vhost}` stand for
+/// those of the connection. Their values are never read as wildcards or separators. If a connection
 /// has no client id, a pattern with `{client_id}` matches nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicPattern {
@@ -159,7 +159,7 @@ impl TopicPattern {
         })
     }
 
-    /// Asks something of the pattern for one connection. One that does not apply to it is nothing.
+    /// Evaluates `ask` on the pattern for one connection. `false` if the pattern does not apply to the connection.
     fn is_such(&self, who: Who<'_>, ask: impl FnOnce(&Pattern) -> bool) -> bool {
         if self.template {
             self.resolved(who).is_some_and(|pattern| ask(&pattern))
@@ -168,7 +168,7 @@ impl TopicPattern {
         }
     }
 
-    /// Whether it matches a topic, for one connection. Asked for messages, so no text is put together.
+    /// Whether it matches a topic, for one connection. Called for messages, so it builds no text.
     fn matches(&self, topic: &Levels<'_>, who: Who<'_>) -> bool {
         if self.template {
             self.pattern
@@ -194,7 +194,7 @@ const CLIENT_ID: &str = "{client_id}";
 const VHOST: &str = "{vhost}";
 const PLACEHOLDERS: [&str; 3] = [USERNAME, CLIENT_ID, VHOST];
 
-/// `level` with its placeholders filled in, in one pass: a user called `{client_id}` is a user of that name.
+/// Fills in the placeholders of `level` in one pass, so that a user named `{client_id}` is not replaced again.
 fn filled_in(level: &str, who: Who<'_>) -> Box<str> {
     let mut text = String::with_capacity(level.len());
     let mut rest = level;
@@ -214,7 +214,7 @@ fn filled_in(level: &str, who: Who<'_>) -> Box<str> {
     text.into()
 }
 
-/// Whether `found` is what [`filled_in`] makes of `level`.
+/// Whether `found` equals [`filled_in`] of `level`, without building the text.
 fn is_filled_in(level: &str, found: &str, who: Who<'_>) -> bool {
     let (mut level, mut found) = (level, found);
     loop {
@@ -239,7 +239,7 @@ fn is_filled_in(level: &str, found: &str, who: Who<'_>) -> bool {
     }
 }
 
-/// Whom a decision is about.
+/// The connection that a decision is about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Who<'a> {
     pub(crate) user: &'a str,
@@ -251,9 +251,9 @@ pub(crate) struct Who<'a> {
 #[derive(Default)]
 struct Topics {
     allowed: Rules,
-    /// What is taken away again.
+    /// Denied topics, which take precedence.
     denied: Rules,
-    /// Filters that match any topic of those are refused, not only filters that match nothing else.
+    /// Whether to refuse filters that match any denied topic, not only filters that match nothing else.
     refuses_wider: bool,
 }
 
@@ -291,14 +291,14 @@ struct TopicRules {
     read: Topics,
 }
 
-/// What a user may do in a vhost. By default, nothing.
+/// A user's rights in a vhost. The default is none.
 #[derive(Default)]
 pub struct Rights {
     configure: NamePattern,
     write: NamePattern,
     read: NamePattern,
     topics: Vec<TopicRules>,
-    /// Somebody else knows them.
+    /// An external server knows them.
     asked: bool,
 }
 
@@ -316,13 +316,13 @@ impl fmt::Debug for Rights {
 }
 
 impl Rights {
-    /// Everything.
+    /// All rights.
     pub fn all() -> Rights {
         Rights::new(NamePattern::all(), NamePattern::all(), NamePattern::all())
     }
 
-    /// Those that somebody else knows: each question goes outside, by [`Engine::take_question`], and its command waits for the
-    /// answer.
+    /// Rights that an external server knows: each question is handed out by [`Engine::take_question`], and its command waits
+    /// for the answer.
     ///
     /// [`Engine::take_question`]: crate::engine::Engine::take_question
     pub fn asked() -> Rights {
@@ -332,7 +332,8 @@ impl Rights {
         }
     }
 
-    /// For queues and exchanges of these names. The default exchange is called `amq.default` here. Topics are not limited.
+    /// Rights for queues and exchanges of these names, without limits on topics. The default exchange is named `amq.default`
+    /// here.
     pub fn new(configure: NamePattern, write: NamePattern, read: NamePattern) -> Rights {
         Rights {
             configure,
@@ -343,8 +344,7 @@ impl Rights {
         }
     }
 
-    /// Limits the topics of an exchange to those that match one of the patterns. Rules for an exchange that has some
-    /// replace them.
+    /// Limits the topics of an exchange to those that match one of the patterns. Replaces earlier rules for the exchange.
     #[must_use]
     pub fn with_topics(mut self, exchange: &str, write: Vec<TopicPattern>, read: Vec<TopicPattern>) -> Rights {
         self.topics.retain(|rules| *rules.exchange != *exchange);
@@ -356,10 +356,10 @@ impl Rights {
         self
     }
 
-    /// Takes topics of an exchange away from what [`Rights::with_topics`] gave, which comes first.
+    /// Denies topics of an exchange. Call it after [`Rights::with_topics`].
     ///
-    /// A filter that matches nothing but such topics is refused. One that matches others too is refused if
-    /// `refuses_wider`, and otherwise granted whole: a subscription is asked for once, and its messages are not.
+    /// A filter that matches only such topics is refused. One that matches other topics too is refused if
+    /// `refuses_wider`. Otherwise it is granted with the denied topics, because messages are not checked one by one.
     #[must_use]
     pub fn without_topics(
         mut self,
@@ -377,7 +377,7 @@ impl Rights {
         self
     }
 
-    /// Whether a queue's or an exchange's name is one the permission is given for.
+    /// Whether the permission covers a queue's or exchange's name.
     pub fn permit(&self, permission: Permission, name: &str) -> bool {
         self.names(permission).matches(name)
     }
@@ -390,7 +390,7 @@ impl Rights {
         }
     }
 
-    /// Whether there is nothing to ask.
+    /// Whether everything is permitted.
     pub(crate) fn is_everything(&self) -> bool {
         let names = [&self.configure, &self.write, &self.read];
         self.topics.is_empty() && names.iter().all(|names| names.is_all())
@@ -404,7 +404,7 @@ impl Rights {
         })
     }
 
-    /// Whether somebody else knows.
+    /// Whether an external server knows the rights.
     pub(crate) fn are_asked(&self) -> bool {
         self.asked
     }
@@ -414,7 +414,7 @@ impl Rights {
         self.asked || self.topics.iter().any(|rules| *rules.exchange == *exchange)
     }
 
-    /// Whether the topic `key` of an exchange is one the permission is given for.
+    /// Whether the permission covers the topic `key` of an exchange.
     pub(crate) fn permit_topic(&self, p: Permission, exchange: &str, (key, d): (&[u8], Dialect), who: Who<'_>) -> bool {
         self.rules(p, exchange).is_none_or(|topics| topics.allow(key, d, who))
     }
@@ -430,18 +430,18 @@ impl Rights {
 pub(crate) struct UserRights {
     /// Never iterated.
     users: HashMap<Name, Arc<Rights>>,
-    /// What each user may have at once. Never iterated.
+    /// Each user's limits and counts. Never iterated.
     quotas: HashMap<Name, Arc<Quota>>,
-    /// Counts their changes.
+    /// Number of changes so far.
     generation: u64,
-    /// A user without rights may have some again later.
+    /// There are users of tokens or of an HTTP server. So a user without rights may come back, and its sessions are kept.
     pub(crate) come_and_go: bool,
 }
 
 impl UserRights {
     pub(crate) fn set(&mut self, user: Name, rights: Arc<Rights>) {
         let before = self.users.insert(user, Arc::clone(&rights));
-        // Links need not look again at what is the same.
+        // Unchanged rights do not invalidate the links' caches.
         if !before.is_some_and(|before| Arc::ptr_eq(&before, &rights)) {
             self.generation += 1;
         }
@@ -463,39 +463,39 @@ impl UserRights {
     }
 }
 
-/// What a link keeps of its user's rights.
+/// A link's cache of its user's rights.
 ///
-/// Laid out in this order: what each turn touches lies together, so that a turn meets few cold cache lines.
+/// Fields used in each turn are first, next to each other, so that a turn touches few cold cache lines.
 #[repr(C)]
 pub(crate) struct Access {
-    /// The generation of what is remembered here.
+    /// The generation of the cached decisions.
     generation: u64,
-    /// Whether nothing need be asked.
+    /// Whether everything is permitted.
     everything: bool,
-    /// It is the node's own: it may do everything, whatever users' rights are.
+    /// The link belongs to the node itself, which may do everything.
     of_node: bool,
-    /// Of a user who may not do everything, once it has published.
+    /// Cached decisions about publishes; made at the first publish of a user with limited rights.
     recent: Option<Box<Recent>>,
-    // Seldom used.
+    // Rarely used fields.
     pub(crate) user: Name,
-    /// As its protocol's clients name themselves, if they do; `{client_id}`.
+    /// The client id, if the protocol has one; the value of `{client_id}`.
     pub(crate) client_id: Option<Name>,
-    /// As of `generation`; `None`: none.
+    /// The user's rights at `generation`; `None`: no rights.
     rights: Option<Arc<Rights>>,
 }
 
-/// What was permitted lately.
+/// Recently permitted publishes.
 #[derive(Default)]
 struct Recent {
-    /// Numbers of routes whose messages may be published, each at the place that its last bits say.
+    /// Numbers of permitted routes, each at the index of its lowest bits.
     routes: [u64; ROUTES],
-    /// An exchange that may be written to.
+    /// A permitted exchange.
     exchange: Option<Name>,
-    /// Of a user whose rights somebody else knows: what is known of them, and nothing else is.
+    /// For a user with external rights: the answers so far, instead of the fields above.
     asking: Option<Box<Asking>>,
 }
 
-/// Routes whose permission a link remembers.
+/// Routes whose permission a link caches.
 const ROUTES: usize = 16;
 
 impl Access {
@@ -513,7 +513,7 @@ impl Access {
         access
     }
 
-    /// Of a connection that the node has to itself, which is no user's.
+    /// For a connection of the node itself.
     pub(crate) fn of_node(users: &UserRights) -> Access {
         Access {
             user: Name::default(),
@@ -526,7 +526,7 @@ impl Access {
         }
     }
 
-    /// Whether a message along the route is known to be permitted. `route`: its number, if it is remembered.
+    /// Whether the cache permits a message along the route. `route`: the route's number, if it is cached.
     #[inline]
     pub(crate) fn knows(&self, users: &UserRights, route: Option<u64>) -> bool {
         self.generation == users.generation && (self.everything || self.remembers(route))
@@ -539,7 +539,7 @@ impl Access {
         recent.routes[route as usize % ROUTES] == route
     }
 
-    /// Its user's rights as they are now; `None`: all of them.
+    /// The user's current rights; `None`: all rights.
     pub(crate) fn limits(&mut self, users: &UserRights) -> Option<&Rights> {
         if self.generation != users.generation {
             self.look_up(users);
@@ -560,13 +560,13 @@ impl Access {
         self.rights = users.of(&self.user).cloned();
         self.everything = self.of_node || self.rights.as_ref().is_some_and(|rights| rights.is_everything());
         self.generation = users.generation;
-        // Answers from outside have a time of their own.
+        // External answers expire on their own.
         if !self.is_asked() {
             self.recent = None;
         }
     }
 
-    /// The client has said its id. What was answered before it did is another question's answer.
+    /// Sets the client id and drops cached decisions, which were made without it.
     pub(crate) fn set_client_id(&mut self, client_id: &Name) {
         if self.client_id.as_ref() != Some(client_id) {
             self.client_id = Some(client_id.clone());
@@ -574,7 +574,7 @@ impl Access {
         }
     }
 
-    /// What somebody else has answered; it is asked if need be.
+    /// Looks up the external server's answer. If there is none, registers the question.
     pub(crate) fn ask(&mut self, sought: Sought<'_>, now: Time, ledger: &Arc<Ledger>) -> Verdict {
         self.begin_asking(ledger).verdict(sought, now)
     }
@@ -584,7 +584,7 @@ impl Access {
         self.recent.get_or_insert_default().asking.get_or_insert_with(new)
     }
 
-    /// What is asked, if anything ever was.
+    /// The external answers, if a question was ever asked.
     pub(crate) fn asking(&mut self) -> Option<&mut Asking> {
         self.recent.as_mut()?.asking.as_deref_mut()
     }
@@ -595,7 +595,7 @@ impl Access {
         asking.is_some_and(|asking| asking.is_pending())
     }
 
-    /// Whether somebody else knows its user's rights, as the last [`Access::limits`] looked them up.
+    /// Whether the rights that the last [`Access::limits`] looked up are external.
     pub(crate) fn is_asked(&self) -> bool {
         self.rights.as_ref().is_some_and(|rights| rights.are_asked())
     }
@@ -613,13 +613,13 @@ impl Access {
         }
     }
 
-    /// Whether the exchange of a publish is known to be one that may be written to.
+    /// Whether the cache permits publishing to the exchange.
     pub(crate) fn wrote_to(&self, exchange: &str) -> bool {
         let last = self.recent.as_ref().and_then(|recent| recent.exchange.as_ref());
         last.is_some_and(|last| **last == *exchange)
     }
 
-    /// Remembers that a message may be published.
+    /// Caches that a message may be published.
     pub(crate) fn remember(&mut self, exchange: &str, route: Option<u64>) {
         let known = self.wrote_to(exchange);
         let recent = self.recent.get_or_insert_default();
@@ -676,7 +676,7 @@ mod tests {
         }
     }
 
-    /// A topic is compared without putting the text together, and must come to the same.
+    /// A topic is compared without building the text; the result must be the same.
     #[test]
     fn a_level_is_compared_as_it_is_filled_in() {
         let who = who("a{b", Some("{username}"));
@@ -730,11 +730,11 @@ mod tests {
             reads("dev/a/+", who("u", Some("a"))) && reads("u-u/x", who("u", None)) && reads("pub/+", who("u", None))
         );
         assert!(!reads("dev/+/x", who("u", Some("a"))) && !reads("#", who("u", Some("a"))));
-        // An exchange without rules is not limited.
+        // The topics of an exchange without rules are not limited.
         assert!(r.permit_topic(Permission::Write, "other", (b"x.y", Dot), who("u", None)));
     }
 
-    /// A client that calls itself `+` or `a/#` must not be given everybody's topics, nor one called like a placeholder.
+    /// A client named `+` or `a/#` must not get other clients' topics, nor one named like a placeholder.
     #[test]
     fn what_a_placeholder_stands_for_is_no_wildcard() {
         let r = rights();

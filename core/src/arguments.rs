@@ -1,16 +1,16 @@
-//! Arguments of declares and binds: when two are the same, and how a difference is put into words.
+//! Arguments of declares and binds: equality, and error texts for differences.
 
 use crate::fault::{Fault, FaultKind};
 use crate::properties::{Table, Value};
 use foldhash::fast::RandomState;
 use std::hash::BuildHasher;
 
-/// Whether two values are equal where only their meaning counts: integers of any width compare by value.
+/// Whether two values mean the same: integers of any width compare by value.
 pub(crate) fn equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
         (Value::Table(a), Value::Table(b)) => same_table(a, b),
-        // Bits, so that a value always equals itself.
+        // Compared as bits, so that NaN equals itself.
         (Value::Float(a), Value::Float(b)) => a.to_bits() == b.to_bits(),
         (Value::Double(a), Value::Double(b)) => a.to_bits() == b.to_bits(),
         _ => match (a.as_int(), b.as_int()) {
@@ -20,7 +20,7 @@ pub(crate) fn equal(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// Whether two tables have the same pairs, in whatever order (but for repeated names).
+/// Whether two tables have the same pairs in any order (pairs of a repeated name in the same order).
 pub(crate) fn same_table(a: &Table, b: &Table) -> bool {
     if a.0.len() != b.0.len() {
         return false;
@@ -41,7 +41,7 @@ pub(crate) fn same_table(a: &Table, b: &Table) -> bool {
 
 /// A hash under which tables that are [`same_table`] are equal.
 pub(crate) fn hash_table(table: &Table, state: &RandomState) -> u64 {
-    // A sum has no order either.
+    // A sum does not depend on the order.
     let pairs = table
         .0
         .iter()
@@ -68,7 +68,7 @@ pub(crate) fn hash_value(value: &Value, state: &RandomState) -> u64 {
     }
 }
 
-/// Checks that a repeated declare of `object` (as `queue 'q' in vhost '/'`) gives the argument `key` the value it has.
+/// Checks that a repeated declare of `object` (such as `queue 'q' in vhost '/'`) has the same value for the argument `key`.
 pub(crate) fn require_same(
     object: &str,
     key: &str,
@@ -84,7 +84,7 @@ pub(crate) fn require_same(
     Err(inequivalent(object, key, &received, &current))
 }
 
-/// Checks that a repeated declare of `object` has the flag `key` as it is.
+/// Checks that a repeated declare of `object` has the same flag `key`.
 pub(crate) fn require_flag(object: &str, key: &str, received: bool, current: bool) -> Result<(), Fault> {
     if received == current {
         return Ok(());
@@ -97,7 +97,7 @@ pub(crate) fn require_flag(object: &str, key: &str, received: bool, current: boo
     ))
 }
 
-/// The refusal of a repeated declare.
+/// The error for a repeated declare that differs.
 pub(crate) fn inequivalent(object: &str, key: &str, received: &str, current: &str) -> Fault {
     let text = format!("inequivalent arg '{key}' for {object}: received {received} but current is {current}");
     Fault::new(FaultKind::PreconditionFailed, text)
@@ -110,7 +110,7 @@ fn described(value: Option<&Value>) -> String {
     }
 }
 
-/// The value for people.
+/// The value in an error text.
 pub(crate) fn text_of(value: &Value) -> String {
     match value {
         Value::Void => "undefined".to_owned(),
@@ -134,7 +134,7 @@ pub(crate) fn text_of(value: &Value) -> String {
     }
 }
 
-/// The name that clients know the value's type by.
+/// The AMQP name of the value's type.
 pub(crate) fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Void => "void",

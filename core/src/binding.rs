@@ -1,4 +1,4 @@
-//! A binding: the rule that leads from an exchange to a queue or another exchange, and what it grants.
+//! A binding: the rule that routes messages from an exchange to a queue or another exchange.
 
 use crate::message::Dialect;
 use crate::properties::{Name, Table};
@@ -30,7 +30,7 @@ pub enum Destination {
 pub struct Grant {
     /// Maximum QoS, 0 to 2.
     pub qos: u8,
-    /// Not what this session publishes itself.
+    /// Exclude messages that this session publishes itself.
     pub no_local: bool,
     /// Keep the retain flag of live messages.
     pub retain_as_published: bool,
@@ -38,7 +38,7 @@ pub struct Grant {
     pub subscription_id: Option<u32>,
 }
 
-/// A binding, with everything needed to make it again.
+/// A binding, with everything needed to create it again.
 ///
 /// Its identity is source, destination, key, dialect and arguments (in any order); the grant is not part of it.
 #[derive(Clone, Debug)]
@@ -53,13 +53,13 @@ pub struct Binding {
     pub dialect: Dialect,
     /// Further arguments.
     pub arguments: Table,
-    /// What it grants, if it is a subscription.
+    /// The options, if it is an MQTT subscription.
     pub grant: Option<Grant>,
-    /// Survives a restart: both its ends do.
+    /// Survives a restart, because both its ends do.
     pub durable: bool,
 }
 
-/// What an operation took away, for the log. In the order in which it went.
+/// What an operation removed, for the log, in this order.
 #[derive(Clone, Debug)]
 pub enum Removed {
     /// An exchange.

@@ -1,13 +1,13 @@
-//! Memory for what connections have buffered, for all connections of a node together: packets that have not arrived completely,
-//! publishes that wait, output that its peer has not taken.
+//! Limits the buffers of all connections of a node together: incomplete packets, parked publishes, and output that peers have not
+//! read.
 //!
-//! A connection that buffers more than a little has a [`Part`]. While all parts together are within the limit, nobody waits.
-//! Over it:
+//! A connection with large buffers has a [`Part`]. While all parts together are within the limit, no connection waits.
+//! Above it:
 //!
-//! - a connection with a large unfinished packet is not read, but for one at a time, whose packet completes and makes room. Which
-//!   one that is does not change before its packet is complete: two in turns would both grow;
-//! - a peer that has stopped in the middle of a large packet is closed, so that it does not keep the memory from others;
-//! - everybody else is read and written in small portions.
+//! - only one connection with a large incomplete packet is read at a time, until its packet is complete and its memory free.
+//!   It stays the same one until then: if two took turns, both would grow;
+//! - a peer that has stopped in the middle of a large packet is closed, so that others get its memory;
+//! - all other connections are read and written in small portions.
 
 use crate::engine::Wake;
 use crate::time::Time;
@@ -17,21 +17,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Bytes that a connection buffers without a part: what small packets take, and what a turn leaves behind. They are counted all
-/// the same: ten thousand connections may have so much.
+/// Bytes that a connection may buffer without a part: small packets, and what a turn leaves behind. They are counted too, because
+/// there may be ten thousand such connections.
 pub const FREE_BYTES: usize = 16 << 10;
 /// The same while memory is short.
 pub const FREE_BYTES_SHORT: usize = 2 << 10;
 /// A peer that has stopped in the middle of a large packet is closed after this time, if memory is short.
 pub const STALL: Duration = Duration::from_secs(10);
-/// A peer that sends less than this in that time counts as stopped.
+/// A peer that sends less than this within [`STALL`] counts as stopped.
 const PROGRESS_BYTES: usize = 64 << 10;
 
 /// The memory of all connections' buffers.
 pub struct Buffers {
     bytes_max: AtomicUsize,
     bytes: AtomicUsize,
-    /// Times that a connection was not read.
+    /// How often a connection was not read.
     held_back: AtomicU64,
     /// Connections closed because they had stopped.
     stalled: AtomicU64,
@@ -40,15 +40,15 @@ pub struct Buffers {
 
 #[derive(Default)]
 struct Queue {
-    /// The part that may grow although there is no memory left.
+    /// The number of the part that may grow although the limit is reached.
     growing: Option<u64>,
-    /// Parts that want to grow next, or to know that there is memory again.
+    /// Parts that wait to grow, or for memory to be free again.
     waiting: VecDeque<(u64, Arc<dyn Wake>)>,
     parts: u64,
 }
 
 impl Buffers {
-    /// With a limit in bytes.
+    /// No buffers yet, with a limit in bytes.
     pub fn new(bytes_max: usize) -> Buffers {
         Buffers {
             bytes_max: AtomicUsize::new(bytes_max),
@@ -72,11 +72,11 @@ impl Buffers {
     pub fn bytes_max(&self) -> usize {
         self.bytes_max.load(Ordering::Relaxed)
     }
-    /// What a connection may buffer without a part now.
+    /// Bytes that a connection may buffer without a part at present.
     pub fn free_bytes(&self) -> usize {
         if self.are_full() { FREE_BYTES_SHORT } else { FREE_BYTES }
     }
-    /// A connection without a part buffered `before`, and buffers `now`.
+    /// Changes the count of a connection without a part from `before` to `now` bytes.
     pub(crate) fn count_small(&self, before: usize, now: usize) {
         match now.cmp(&before) {
             std::cmp::Ordering::Greater => drop(self.bytes.fetch_add(now - before, Ordering::Relaxed)),
@@ -90,11 +90,11 @@ impl Buffers {
             std::cmp::Ordering::Equal => {}
         }
     }
-    /// Whether there is more than there should be.
+    /// Whether the limit is reached.
     pub fn are_full(&self) -> bool {
         self.bytes() > self.bytes_max()
     }
-    /// Times that a connection was not read, because there was no memory for the rest of its packet.
+    /// How often a connection was not read because there was no memory for the rest of its packet.
     pub fn held_back(&self) -> u64 {
         self.held_back.load(Ordering::Relaxed)
     }
@@ -102,7 +102,7 @@ impl Buffers {
     pub fn stalled(&self) -> u64 {
         self.stalled.load(Ordering::Relaxed)
     }
-    /// A part for a connection that begins to buffer much.
+    /// Makes a part for a connection whose buffers grow.
     pub fn part(self: &Arc<Self>, now: Time) -> Part {
         let mut queue = self.queue.lock();
         queue.parts += 1;
@@ -114,7 +114,7 @@ impl Buffers {
             read: 0,
         }
     }
-    /// Wakes whoever can go on now: all if there is memory, else the next one if nobody is growing.
+    /// Wakes waiting connections: all if there is memory, otherwise the next one if none is growing.
     fn wake(&self) {
         let mut woken = Vec::new();
         {
@@ -131,19 +131,19 @@ impl Buffers {
     }
 }
 
-/// What one connection has of the memory. Given back when it is dropped.
+/// One connection's part of the memory. Given back when it is dropped.
 pub struct Part {
     buffers: Arc<Buffers>,
     number: u64,
     bytes: usize,
-    /// Start of the present period of [`STALL`].
+    /// Start of the current period of [`STALL`].
     since: Time,
-    /// Bytes that arrived in it.
+    /// Bytes received in this period.
     read: usize,
 }
 
 impl Part {
-    /// What the connection buffers now.
+    /// Sets the bytes that the connection buffers.
     pub fn set(&mut self, bytes: usize) {
         let buffers = &self.buffers;
         if bytes >= self.bytes {
@@ -155,26 +155,26 @@ impl Part {
         buffers.bytes.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
         self.bytes = bytes;
         if was_full {
-            // A packet is complete: the next one may grow.
+            // A packet is complete, so another part may grow.
             buffers.queue.lock().growing.take_if(|number| *number == self.number);
             buffers.wake();
         }
     }
 
-    /// Whether there is no memory left.
+    /// Whether the limit is reached.
     pub fn is_short(&self) -> bool {
         self.buffers.are_full()
     }
 
-    /// Whether the rest of a large packet may be read now. If not, `wake` is called when it is worth asking again.
-    /// Ask only when there is something to read: a part that may grow and does not keeps others waiting.
+    /// Whether the rest of a large packet may be read now. If not, `wake` is called when the caller should ask again.
+    /// Ask only when there is something to read: a part that may grow but does not keeps others waiting.
     pub fn may_grow(&mut self, wake: impl FnOnce() -> Arc<dyn Wake>) -> bool {
         let buffers = &self.buffers;
         if !buffers.are_full() {
             return true;
         }
         let mut queue = buffers.queue.lock();
-        // Whoever made room meanwhile has woken the parts that waited before this one.
+        // Memory may have been freed before this part was in the queue, so check again.
         if !buffers.are_full() {
             return true;
         }
@@ -189,25 +189,25 @@ impl Part {
         false
     }
 
-    /// There is nothing to read: another part may grow, unless this one is in the middle of a packet.
+    /// Gives up the permission to grow, because there is nothing to read. Kept in the middle of a packet.
     pub fn pass(&self) {
         if self.buffers.are_full() {
             self.buffers.wake();
         }
     }
 
-    /// Bytes have arrived.
+    /// Notes that bytes have arrived.
     pub fn note_read(&mut self, bytes: usize) {
         self.read += bytes;
     }
 
-    /// When to look whether the peer has stopped.
+    /// When to call [`Part::has_stalled`].
     pub fn due(&self) -> Time {
         self.since + STALL
     }
 
-    /// Whether the peer has stopped and has to go; asked when [`Part::due`] is over. `waits_for_us`: it has sent what we have not
-    /// read.
+    /// Whether the peer has stopped and must be closed. Call it after [`Part::due`]. `waits_for_us`: the peer has sent bytes that
+    /// we have not read.
     pub fn has_stalled(&mut self, now: Time, waits_for_us: bool) -> bool {
         let stalled = self.buffers.are_full() && !waits_for_us && self.read < PROGRESS_BYTES;
         self.since = now;
@@ -269,15 +269,15 @@ mod tests {
         assert!(buffers.are_full());
         assert!(a.may_grow(wake(0)));
         assert!(!b.may_grow(wake(1)) && !c.may_grow(wake(2)) && !b.may_grow(wake(1)));
-        // The same one goes on.
+        // The same part goes on growing.
         a.set(70);
         assert!(a.may_grow(wake(0)));
         assert_eq!(buffers.held_back(), 2);
-        // Done: there is memory for all.
+        // Its packet is complete, so there is memory for all.
         drop(a);
         assert_eq!((bells[1].rung(), bells[2].rung()), (1, 1));
         assert!(b.may_grow(wake(1)) && c.may_grow(wake(2)));
-        // Still none: the next one is called, and passes if it has nothing to read.
+        // Still no memory: the next one is woken, and passes if it has nothing to read.
         b.set(90);
         c.set(90);
         let mut d = buffers.part(Time(0));
@@ -289,7 +289,7 @@ mod tests {
         c.pass();
         assert_eq!(bells[0].rung(), 1);
         assert!(d.may_grow(wake(0)));
-        // A part that goes while it waits leaves nothing behind.
+        // A part that is dropped while it waits leaves nothing behind.
         assert!(!c.may_grow(wake(2)));
         drop((c, d));
         assert_eq!((buffers.bytes(), bells[2].rung()), (0, 0));

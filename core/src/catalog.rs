@@ -15,14 +15,14 @@
 //!   value   version (2), then the fields in postcard's encoding
 //! ```
 //!
-//! - Whose a record is, its key says, also when nothing else of it can be read.
-//! - Absence never means deletion: a vhost and a queue are deleted by records that say so, and the log keeps these as long
-//!   as anything older of either is on disk. What is not there, and was not deleted, is damaged.
+//! - A record's key names its vhost and object, even if the value cannot be read.
+//! - Absence never means deletion: a vhost or a queue is deleted by a record, and the log keeps this record as long
+//!   as older records of it are on disk. An object that is absent but was not deleted is damaged.
 //! - A binding has its queue's number in the key and its name in the value, a session's queue has the client id, sessions
-//!   and subscriptions have the numbers of their queues: a queue or a session whose own record is damaged can still be
-//!   placed and named.
-//! - Postcard's encoding is stable and documented; a change of fields takes a new version. Fields that nothing fills yet
-//!   are there so that what fills them needs no new format.
+//!   and subscriptions have the numbers of their queues. So a queue or session whose own record is damaged can still be
+//!   identified and named.
+//! - Postcard's encoding is stable and documented. A change of fields needs a new version. Some fields are unused so far;
+//!   a later release can use them without a new format.
 
 pub mod directory;
 mod words;
@@ -59,7 +59,7 @@ pub struct VhostRecord {
     pub default_queue_type: Name,
 }
 
-/// Makes a vhost, or changes what is known of it.
+/// The record that creates or changes a vhost.
 pub fn vhost_record(vhost: VhostId, record: &VhostRecord) -> Record {
     Record::Key {
         key: vhost_key(vhost),
@@ -67,7 +67,7 @@ pub fn vhost_record(vhost: VhostId, record: &VhostRecord) -> Record {
     }
 }
 
-/// Deletes a vhost with everything in it.
+/// The record that deletes a vhost with everything in it.
 pub fn vhost_deletion(vhost: VhostId) -> Record {
     Record::Key {
         key: vhost_key(vhost),
@@ -103,7 +103,7 @@ pub(crate) struct ExchangeRecord {
     pub(crate) kind: Name,
     pub(crate) auto_delete: bool,
     pub(crate) internal: bool,
-    /// Who declared it, where that is kept.
+    /// The declaring user; may be empty.
     pub(crate) user: Name,
     /// As they were declared.
     pub(crate) arguments: Table,
@@ -117,7 +117,7 @@ pub(crate) struct QueueRecord {
     pub(crate) auto_delete: bool,
     /// 0 declared, 1 a session's, 2 a group's.
     pub(crate) kind: u8,
-    /// 0 classic, 1 quorum, 2 stream: what the arguments say, for whoever cannot read them.
+    /// 0 classic, 1 quorum, 2 stream. Repeats the arguments, for readers that cannot decode them.
     pub(crate) queue_type: u8,
     /// Who declared it, where that is kept.
     pub(crate) user: Name,
@@ -129,7 +129,7 @@ pub(crate) struct QueueRecord {
     pub(crate) effective: Option<Table>,
 }
 
-/// A binding's key, behind the kind: its identity.
+/// A binding's identity: the part of its key after the kind.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct BindingRecord {
     pub(crate) source: Name,
@@ -151,7 +151,7 @@ pub(crate) struct BoundRecord {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct SessionRecord {
     pub(crate) queue: Option<u64>,
-    /// Whose it is, where that is kept.
+    /// The session's user; may be empty.
     pub(crate) user: Name,
     pub(crate) expiry: Option<u32>,
     /// Wall clock, if its client was away.
@@ -170,8 +170,8 @@ pub(crate) struct WillRecord {
 
 #[derive(Serialize, Deserialize)]
 pub(crate) struct SubscriptionRecord {
-    /// Number of the queue that it fills: the session's, or the group's. A queue whose own definition is damaged is known
-    /// by it, also where the session's record is older than its queue.
+    /// Number of the queue that it fills: the session's, or the group's. Identifies a queue whose own record is damaged, even
+    /// if the session's record is older than the queue.
     pub(crate) queue: u64,
     pub(crate) qos: u8,
     pub(crate) no_local: bool,
@@ -190,7 +190,7 @@ pub(crate) struct MessageRecord {
     priority: Option<u8>,
     deadline: Option<u64>,
     received: u64,
-    /// Who published it, where that is kept. Of a will, whose it is, if somebody outside has permitted it for good.
+    /// The publishing user; may be empty. For a will: its user, if an external server has permitted the will.
     pub(crate) user: Name,
     exchange_len: u8,
     key_len: u16,
@@ -206,7 +206,7 @@ fn encode<T: Serialize>(value: &T) -> Box<[u8]> {
     }
 }
 
-/// Reads a value, or the part of a binding's key behind the kind. `None` if it makes no sense.
+/// Decodes a value, or the part of a binding's key after the kind. `None` if it is not valid.
 pub(crate) fn decode<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Option<T> {
     let (version, fields) = value.split_first()?;
     (*version == VERSION).then_some(())?;
@@ -223,13 +223,13 @@ pub(crate) fn retained_key(vhost: VhostId, topic: &[u8]) -> Box<[u8]> {
     key(vhost, KeyKind::Retained, &[topic])
 }
 pub(crate) fn subscription_key(vhost: VhostId, client_id: &str, filter: &str, share: Option<&Name>) -> Box<[u8]> {
-    // No client id, filter or share name holds a NUL.
+    // No client id, filter or share name contains a NUL.
     let share = share.map_or(b"".as_slice(), |s| s.as_bytes());
     let parts = [client_id.as_bytes(), &[0], filter.as_bytes(), &[0], share];
     key(vhost, KeyKind::Subscription, &parts)
 }
 
-/// Client id, filter and share of a subscription's key, behind the kind.
+/// Parses the part of a subscription's key after the kind: client id, filter and share.
 pub(crate) fn parse_subscription(name: &[u8]) -> Option<(Name, Name, Option<Name>)> {
     let mut parts = std::str::from_utf8(name).ok()?.split('\0');
     let (client_id, filter, share) = (parts.next()?, parts.next()?, parts.next()?);
@@ -249,7 +249,7 @@ pub(crate) fn encode_exchange(vhost: VhostId, spec: &ExchangeSpec) -> (Box<[u8]>
     (exchange_key(vhost, &spec.name), encode(&record))
 }
 
-/// `client_id` is that of the session whose queue it is, if it is one's.
+/// Encodes a queue's record. `client_id`: the session's, if it is a session's queue.
 pub(crate) fn encode_queue(q: &Queue, client_id: Option<&Name>) -> (Box<[u8]>, Box<[u8]>) {
     let kind = match q.kind {
         QueueKind::Plain => 0,
@@ -272,14 +272,14 @@ pub(crate) fn encode_queue(q: &Queue, client_id: Option<&Name>) -> (Box<[u8]>, B
     (queue_key(q.id), encode(&record))
 }
 
-/// `queue` is the number of the target, if it is a queue.
+/// Encodes a binding's key. `queue`: the target's number, if it is a queue.
 pub(crate) fn binding_key(vhost: VhostId, b: &Binding, queue: Option<QueueId>) -> Box<[u8]> {
     let exchange = match &b.destination {
         Destination::Queue { .. } => None,
         Destination::Exchange(name) => Some(name.clone()),
     };
     let mut arguments = b.arguments.clone();
-    // The order of arguments is no part of a binding's identity.
+    // Sorted, because the order of arguments is not part of a binding's identity.
     arguments.0.sort_by(|a, b| a.0.cmp(&b.0));
     let record = BindingRecord {
         source: b.source.clone(),
@@ -299,7 +299,8 @@ pub(crate) fn encode_bound(destination: &Destination) -> Box<[u8]> {
     encode(&BoundRecord { queue })
 }
 
-/// `will`: what is to be published if the connection does not end well; if it ended, when.
+/// Encodes a session's record. `will`: published if the connection ends without DISCONNECT; with the time at which it is due, if
+/// the connection has ended.
 pub(crate) fn encode_session(
     vhost: VhostId,
     s: &DurableSession,
@@ -350,12 +351,12 @@ pub(crate) fn encode_retained(message: &Message) -> Box<[u8]> {
     encode(&message_record(message))
 }
 
-/// The message of a retained record. `None` if it makes no sense.
+/// The message of a retained record. `None` if it is not valid.
 pub(crate) fn decode_retained(value: &[u8]) -> Option<Message> {
     message_of(&decode::<MessageRecord>(value)?)
 }
 
-/// The keys of one kind behind it, with their values.
+/// All records of one kind: the part of the key after the kind, and the value.
 pub(crate) fn of_kind(recovered: &Recovered, vhost: VhostId, kind: KeyKind) -> impl Iterator<Item = (&[u8], &[u8])> {
     let parsed = recovered
         .keys

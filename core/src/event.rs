@@ -1,4 +1,4 @@
-//! What the engine tells a session. Taken in batches with `Engine::take`; encoded straight into the connection's output.
+//! Events from the engine to a session. Taken in batches with `Engine::take`, and encoded directly into the connection's output.
 //!
 //! Order: a channel's answers leave in command order; an answer that awaits the log gates the later ones of its channel.
 //! For one publisher, `Returned` and `Refused` precede the `Confirmed` that passes them.
@@ -144,7 +144,7 @@ pub enum Event {
         /// Whether the id was known (if not: reason 0x92).
         known: bool,
     },
-    /// Publishers must wait (`Some`: why), or may go on (`None`). The driver parks the publishes.
+    /// Publishers must wait (`Some`: why), or may go on (`None`). The pump parks their publishes.
     Flow(Option<Pressure>),
     /// The engine ends the connection: say so to the peer and close.
     Closed(CloseReason),
@@ -263,10 +263,10 @@ pub enum Pressure {
     Memory,
     /// Too little free disk.
     Disk,
-    /// None left but what is kept for settling: what would need more is refused where the peer can be told so, and waits
-    /// where it cannot.
+    /// Only the reserve for settling is left: publishes that need disk are refused if the peer can be told so, and otherwise
+    /// wait.
     Full,
-    /// The log is behind for a moment. Peers are not told: it passes by itself, and often.
+    /// The log is behind. Peers are not told, because this happens often and passes soon.
     Backlog,
 }
 

@@ -1,7 +1,7 @@
-//! Outgoing packet ids of an MQTT session: what its client was sent and has not finished with.
+//! Outgoing packet ids of an MQTT session: messages that were sent and are not fully acknowledged.
 //!
-//! Ids grow by one, so an id's place in a ring is its distance from the oldest. A client that never finishes with one id,
-//! and goes on with the others, would have the ring grow to all 65,535 places for a single message. So where the ring is
+//! Ids increase by one, so an id's place in a ring is its distance from the oldest. A client that never acknowledges one id
+//! but the others would make the ring grow to all 65,535 places for a single message. So if the ring becomes
 //! sparse, its oldest messages move to a tree:
 //!
 //! ```text

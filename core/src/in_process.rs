@@ -1,8 +1,8 @@
-//! Connections inside the process: links without a socket, which enter by the same door as everyone.
+//! Connections inside the process: links without a socket, subject to the same checks as all others.
 //!
-//! [`InProcess`] speaks commands and hears events, for whoever has an engine: what it may do, its user's rights say.
-//! [`Local`] is an engine with its log on the caller's thread, for programs and tests that have no threads for them: what
-//! it has run is on the medium, and reported, before it returns.
+//! [`InProcess`] sends commands to an engine and receives events, with the rights of its user.
+//! [`Local`] is an engine with its log on the caller's thread, for programs and tests without threads for them: when a call
+//! returns, its effects are synced and reported.
 //!
 //! ```
 //! use gatepost_core::access::Rights;
@@ -43,7 +43,7 @@ pub const PROTOCOL: &str = "in-process";
 /// The channel of the short forms.
 const CHANNEL: Channel = 1;
 
-/// Messages and bytes taken in one visit: what a socket would have room for.
+/// Messages and bytes taken in one visit: as many as for a socket.
 const ROOM: Room = Room {
     messages: 1024,
     bytes: 1 << 20,
@@ -84,8 +84,7 @@ impl InProcess {
         InProcess::attach_with(engine, now, user, name, Some(wake))
     }
 
-    /// Attaches a connection that the node has to itself: it is no user's, and it may do everything. Not for what a client
-    /// has a say in.
+    /// Attaches a connection of the node itself, which may do everything. Do not use it for anything that a client controls.
     ///
     /// # Errors
     /// As [`InProcess::attach`].

@@ -1,7 +1,7 @@
-//! Counts of what is lost when a message of one protocol goes out by another.
+//! Counts properties that are lost when a message is delivered by another protocol than it was published with.
 //!
-//! Each protocol that writes messages of others owns one [`Drops`], shared by its sessions. The labels are bounded: the
-//! fields are a fixed list, and where a message came from is the code of its properties, of which few exist.
+//! Each protocol that delivers messages of other protocols has one [`Drops`], shared by its sessions. The labels are bounded: the
+//! fields are a fixed list, and the origin is a code of which few exist.
 
 use crate::properties::Origin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,7 +54,7 @@ fields! {
 }
 
 const FIELDS: usize = Field::ALL.len();
-/// Codes of origin that are counted apart. The last one stands for all others, which only the engine's own is today.
+/// Origins that are counted separately. The last one counts all other codes; today that is only the engine's own.
 const ORIGINS: usize = 64;
 
 /// Counts by field and origin, since the process started.

@@ -1,4 +1,4 @@
-//! How a protocol or the node states its configuration: one row per key, and the values that were read for the rows.
+//! Configuration keys of protocols and the node: one row per key, and the values read for them.
 //!
 //! Nothing here reads a file. The gateway collects the rows of the node and of all protocols in one table; parsing,
 //! printing, the sample file and the reference all come from that table. A protocol then reads its values by name.
@@ -42,7 +42,7 @@ pub enum Kind {
     Share,
     /// Any string.
     Text,
-    /// A string that `check` accepts; `expected` says for people which those are.
+    /// A string that `check` accepts; `expected` describes these for error messages.
     Checked {
         expected: &'static str,
         check: fn(&str) -> bool,
@@ -118,7 +118,7 @@ impl std::str::FromStr for Address {
 
     fn from_str(text: &str) -> Result<Address, ()> {
         match text.strip_prefix("unix:") {
-            // Absolute paths only: a service's working directory is not what its operator has in mind.
+            // Absolute paths only, because operators do not think of the service's working directory.
             Some(path) if path.starts_with('/') && !path.ends_with('/') => Ok(Address::Unix(path.into())),
             Some(_) => Err(()),
             None => text.parse().map(Address::Ip).map_err(|_| ()),
@@ -136,7 +136,7 @@ impl std::fmt::Display for Address {
 }
 
 impl Address {
-    /// Whether two listeners cannot both have it.
+    /// Whether only one listener can use the address.
     pub fn is_exclusive(&self) -> bool {
         match self {
             Address::Ip(address) => address.port() != 0,
@@ -160,7 +160,7 @@ impl Values {
         self.0.insert(name.to_owned(), value);
     }
 
-    /// Takes from `defaults` what is not set here.
+    /// Adds values that are not set from `defaults`.
     pub fn complete(&mut self, defaults: &Values) {
         for (name, value) in &defaults.0 {
             if !self.0.contains_key(name) {
@@ -174,12 +174,12 @@ impl Values {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 
-    /// The value of a key as the type a setting has; `None` where there is no such key, or it is of another kind.
+    /// The value of a key, converted to the setting's type; `None` if there is no such key, or it is of another kind.
     pub fn read<T: FromValue>(&self, name: &str) -> Option<T> {
         T::from_value(self.0.get(name)?)
     }
 
-    /// Puts the value of a key into `setting`. A table without the key (there is none in most tests) leaves it alone.
+    /// Stores the value of a key in `setting`. Without the key (as in most tests) the setting stays as it is.
     pub fn set<T: FromValue>(&self, name: &str, setting: &mut T) {
         let value = self.read(name);
         debug_assert!(value.is_some() || self.0.is_empty(), "no key {name} of that kind");

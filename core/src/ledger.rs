@@ -1,16 +1,16 @@
-//! What clients' objects cost in memory: queues, sessions, subscriptions, connections, wills.
+//! Accounts the memory of clients' objects: queues, sessions, subscriptions, connections, wills.
 //!
-//! Each object carries a [`Charge`], made when the object is made and given back when it is dropped, whatever the reason. So no
-//! path that ends an object can forget to subtract it. Messages are counted elsewhere (`engine/memory.rs`): they are too many
-//! for a charge each, and they may leave for the log, which these objects cannot.
+//! Each object has a [`Charge`], which is counted when the object is made and subtracted when it is dropped. So no
+//! path that ends an object can forget to subtract it. Messages are counted elsewhere (`engine/memory.rs`): there are too many
+//! for a charge each, and their bodies can leave memory for the log, which these objects cannot.
 //!
-//! Costs are what the process really uses for an object, allocator and tables included, measured against the real process by the daemon's tests.
+//! Costs include the allocator's overhead and tables. The daemon's tests compare them with the memory that a real process uses.
 
 use std::mem::size_of;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Kinds of objects that are limited and reported apart.
+/// Kinds of objects that are limited and reported separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ObjectKind {
@@ -70,7 +70,7 @@ impl Ledger {
     }
 }
 
-/// What one object costs; given back when it is dropped. The default one belongs to no ledger and counts nothing.
+/// The memory of one object, subtracted from the ledger when it is dropped. The default belongs to no ledger and counts nothing.
 pub(crate) struct Charge {
     ledger: Option<Arc<Ledger>>,
     kind: ObjectKind,
@@ -79,14 +79,14 @@ pub(crate) struct Charge {
 
 impl Charge {
     pub(crate) fn grow(&mut self, bytes: usize) {
-        // An object of 4 GiB cannot exist: all its parts come from frames.
+        // An object of 4 GiB cannot exist, because all its parts come from frames.
         let more = u32::try_from(bytes).unwrap_or(u32::MAX).min(u32::MAX - self.bytes);
         self.bytes += more;
         if let Some(ledger) = &self.ledger {
             ledger.0[self.kind as usize].fetch_add(more as usize, Ordering::Relaxed);
         }
     }
-    /// A part of the object costs `now` and no longer `before`.
+    /// Changes the cost of a part of the object from `before` to `now`.
     pub(crate) fn exchange(&mut self, before: u32, now: u32) {
         if now >= before {
             self.grow((now - before) as usize);

@@ -1,12 +1,12 @@
-//! Policies: what an operator says about queues and exchanges by their names.
+//! Policies: settings of queues and exchanges whose names match a pattern.
 //!
 //! ```text
 //!   policies (the highest priority that matches)  ─┐ lower of limits,
 //!   operator policies (likewise)                  ─┴ else the operator's ──► Applied ──► queues, exchanges
 //! ```
 //!
-//! A pattern is matched here, under the engine's lock, so it is bounded: its text, what it compiles to, and how many
-//! policies a vhost has. It is matched in time linear in the name.
+//! Patterns are matched under the engine's lock, so their text, their compiled size and the number of
+//! policies are bounded. Matching takes time linear in the name.
 
 mod definition;
 
@@ -21,33 +21,33 @@ use definition::merged_tables;
 use hashbrown::HashMap;
 use std::sync::Arc;
 
-/// Policies of a vhost at most, and as many operator policies: each is matched with each new queue.
+/// Policies of a vhost, at most, and as many operator policies. Each is matched with each new queue.
 pub const POLICIES_MAX: usize = 512;
 /// Bytes of a policy's name.
 const NAME_BYTES_MAX: usize = 255;
 /// Bytes of a pattern's text.
 const PATTERN_BYTES_MAX: usize = 1024;
-/// Bytes of memory of what a policy sets: it is kept as it came, with keys that mean nothing here.
+/// Memory of a policy's definition, at most. It is kept unchanged, including keys that we ignore.
 const DEFINITION_BYTES_MAX: usize = 16 << 10;
-/// Bytes of a compiled pattern: those of permissions may take more, but they are not matched with every queue.
+/// Memory of a compiled pattern, at most. Patterns of permissions may be larger, because they are not matched with every queue.
 const COMPILED_BYTES_MAX: usize = 16 << 10;
 
-/// Whose policy: each kind is a list of its own.
+/// The kind of a policy. Each kind has its own list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PolicyKind {
-    /// Anybody's who may set policies.
+    /// A user's policy.
     User,
-    /// An operator's: it only limits, and users cannot exceed it.
+    /// An operator policy. It only sets limits, which users' policies cannot exceed.
     Operator,
 }
 
-/// What a policy is for.
+/// The objects that a policy applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ApplyTo {
     Queues,
     ClassicQueues,
     QuorumQueues,
-    /// There are none.
+    /// Streams, which are not implemented.
     Streams,
     Exchanges,
     All,
@@ -61,7 +61,7 @@ impl ApplyTo {
             "quorum_queues" => ApplyTo::QuorumQueues,
             "streams" => ApplyTo::Streams,
             "exchanges" => ApplyTo::Exchanges,
-            // What is set without saying so is for all.
+            // The default is all objects.
             "all" | "" => ApplyTo::All,
             _ => return None,
         })
@@ -77,7 +77,7 @@ impl ApplyTo {
     }
 }
 
-/// What policies are for.
+/// The kind of an object that policies apply to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Object {
     Queue(QueueType),
@@ -99,7 +99,7 @@ impl Policy {
     /// Checks a policy.
     ///
     /// # Errors
-    /// What is wrong with it, as RabbitMQ says it.
+    /// What is wrong with it, in RabbitMQ's words.
     pub(crate) fn parse(kind: PolicyKind, name: Name, record: PolicyRecord) -> Result<Policy, String> {
         if name.is_empty() || name.len() > NAME_BYTES_MAX {
             return Err(format!("a policy's name has 1 to {NAME_BYTES_MAX} bytes"));
@@ -129,7 +129,7 @@ impl Policy {
     /// What it costs in memory.
     pub(crate) fn memory(&self) -> usize {
         let text = allocation(self.record.pattern.len()) + allocation(self.name.len());
-        // Compiled, each character of the pattern is an instruction of some words.
+        // Each character of the pattern compiles to an instruction of several words.
         std::mem::size_of::<Policy>() + text + 64 * self.record.pattern.len() + 2 * self.record.definition.memory()
     }
 }
@@ -137,19 +137,19 @@ impl Policy {
 /// Checks a policy without setting it.
 ///
 /// # Errors
-/// What is wrong with it, as RabbitMQ says it.
+/// What is wrong with it, in RabbitMQ's words.
 pub fn check(kind: PolicyKind, name: &str, record: &PolicyRecord) -> Result<(), String> {
     Policy::parse(kind, name.into(), record.clone()).map(drop)
 }
 
-/// What policies come to for a queue or an exchange.
+/// The combined effect of the policies on a queue or an exchange.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Applied {
     /// The policy that applies.
     pub policy: Option<Name>,
     /// The operator policy that applies.
     pub operator: Option<Name>,
-    /// What both set, for people.
+    /// The combined definition, for people.
     pub definition: AppliedTable,
     pub(crate) effective: Definition,
 }
@@ -158,7 +158,7 @@ pub struct Applied {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AppliedTable(pub Table);
 
-// A definition that was checked has no floating-point numbers that count.
+// A checked definition contains no NaN, so equality is reflexive.
 impl Eq for AppliedTable {}
 
 /// The policies of a vhost.
@@ -166,7 +166,7 @@ impl Eq for AppliedTable {}
 pub(crate) struct Policies {
     user: Ranked,
     operator: Ranked,
-    /// What pairs of them come to: one for all queues that have the same. Never iterated.
+    /// The combined effect of each pair of policy and operator policy, shared by all queues with that pair. Never iterated.
     applied: HashMap<(Option<Name>, Option<Name>), Arc<Applied>>,
 }
 
@@ -187,7 +187,7 @@ impl Policies {
         self.user.0.len() + self.operator.0.len()
     }
 
-    /// Whether there is room for so many more.
+    /// Whether `more` policies may be added.
     pub(crate) fn has_room(&self, kind: PolicyKind, more: usize) -> bool {
         self.of(kind).0.len() + more <= POLICIES_MAX
     }
@@ -228,7 +228,7 @@ impl Policies {
         }
     }
 
-    /// What applies to an object, if anything does.
+    /// The combined policies of an object, if any match.
     pub(crate) fn applied_to(&mut self, object: Object, name: &str) -> Option<Arc<Applied>> {
         let user = self.user.best(object, name);
         let operator = self.operator.best(object, name);

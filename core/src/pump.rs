@@ -140,25 +140,25 @@ const LAST_TURNS: u16 = 256;
 /// One connection between two turns. `V` is the broker's [`Broker::Vhost`].
 pub struct Pump<V> {
     session: Box<dyn Session>,
-    /// Set from `Attached` until the one `Detach` is applied.
+    /// The link to the engine: set from `Attached` until `Detach` is applied.
     bound: Option<Bound<V>>,
-    /// Who logged in.
+    /// The user that logged in.
     user: Option<Name>,
-    /// The engine has it, too.
+    /// The peer's addresses and certificate; the engine shares it.
     peer: Arc<Peer>,
-    /// An unfinished frame, or what the session did not want yet.
+    /// An unfinished frame, or bytes that the session does not want yet.
     input: Vec<u8>,
-    /// What the buffers have of the node's memory, if they are large.
+    /// The part of the node's memory, if the buffers are large.
     part: Option<Box<Part>>,
-    /// What is counted of the buffers without a part.
+    /// Bytes counted for buffers without a part.
     small: u32,
-    /// A large packet is not complete. Without memory for the rest, it is not read.
+    /// A large packet is incomplete. Its rest is read only if there is memory for it.
     unfinished: bool,
-    /// It was not read for that reason in this turn.
+    /// The connection was not read in this turn for lack of memory.
     held_back: bool,
-    /// It is the latter, or the turn had parsed enough: whole frames that do not wait for more bytes.
+    /// `input` may contain whole frames: the session did not want bytes, or the turn had parsed enough.
     declined: bool,
-    /// What the stream did not take yet.
+    /// Output that the stream has not taken yet.
     output: Output,
     /// Commands over the work limit of the last turn.
     left: Vec<Command>,
@@ -166,41 +166,41 @@ pub struct Pump<V> {
     meter: Meter,
     /// See [`STALL`].
     stall: Duration,
-    /// A login is with the broker. Nothing is read meanwhile.
+    /// A login is in progress. Nothing is read meanwhile.
     logging_in: bool,
-    /// It is not known yet whether it may use the vhost that it asks for. Nothing is read meanwhile.
+    /// The requested vhost, while the broker decides whether the user may use it. Nothing is read meanwhile.
     attaching: Option<Box<Attach>>,
     /// The engine has more for us than the last `take` had room for.
     more: bool,
-    /// We do not read although the session would like to.
+    /// We do not read although the session wants bytes.
     paused: bool,
-    /// The last read brought nothing.
+    /// The last read returned nothing.
     read_dry: bool,
-    /// What is left waits for a call of the engine's.
+    /// The commands in `left` wait for a wake by the engine.
     waits: bool,
-    /// Another connection takes the session over, or the stream takes no more output: turns that are left for what had arrived
-    /// by then.
+    /// Remaining turns in which input that has arrived is still read, after a takeover or when the stream takes no more
+    /// output.
     last_turns: Option<u16>,
     /// Why the stream takes no more output.
     broken: Option<io::Error>,
-    /// The session is over, or the stream is.
+    /// The session has ended, or the stream is broken.
     ended: bool,
-    /// What the stream has carried that the engine has not heard of.
+    /// Bytes read and written that the engine has not counted yet.
     carried: Carried,
 }
 
-/// What a turn came to.
+/// The result of a turn.
 #[derive(Debug)]
 pub struct Turn {
-    /// There is more to do at once: the next turn should follow when others have had theirs.
+    /// There is more to do: the next turn should follow when other connections have had theirs.
     pub again: bool,
-    /// The connection ended in this turn. Said once.
+    /// How the connection ended, if it ended in this turn. Reported once.
     pub ended: Option<Ended>,
 }
 
 impl<V> Pump<V> {
-    /// For a connection from `peer` that speaks through `session`. `parked_bytes_max`: publishes that may wait here while
-    /// the connection goes on being read.
+    /// A pump for a connection from `peer` with this session. `parked_bytes_max`: bytes of publishes that may wait while
+    /// the connection is read.
     pub fn new(session: Box<dyn Session>, peer: Peer, parked_bytes_max: usize) -> Pump<V> {
         Pump {
             session,
@@ -231,12 +231,12 @@ impl<V> Pump<V> {
         }
     }
 
-    /// A peer that takes as good as none of its output for this long is gone.
+    /// Sets the time after which a peer that does not read its output is closed.
     pub fn set_stall(&mut self, stall: Duration) {
         self.stall = stall;
     }
 
-    /// Everything that can be done without waiting, once.
+    /// Does everything that can be done without waiting, once.
     pub fn turn<B, S>(&mut self, now: Now, s: &mut Scratch, broker: &mut B, stream: &mut S) -> Turn
     where
         B: Broker<Vhost = V>,
@@ -250,7 +250,7 @@ impl<V> Pump<V> {
             && let Err(end) = self.run(now, s, broker, stream, &mut again)
         {
             self.leave(&mut s.commands);
-            // Before the last words leave: a client that has read them finds its exclusive queues gone.
+            // Before the last output is written, so that a client that has read it finds its exclusive queues deleted.
             again |= self.detach(now, broker) == Applied::Some;
             ended = Some(self.end(now, s, stream, end));
         } else {
@@ -268,7 +268,7 @@ impl<V> Pump<V> {
         Turn { again, ended }
     }
 
-    /// When the next turn is due at the latest, though nothing else happens.
+    /// When the next turn is due, even if nothing happens.
     pub fn poll_timeout(&self) -> Option<Time> {
         let stalled = self.output.stalled_since().map(|since| since + self.stall);
         let stopped = self.part.as_ref().map(|part| part.due());
@@ -286,17 +286,17 @@ impl<V> Pump<V> {
         self.session.read_interest() == ReadInterest::All && !self.is_coming_in() && self.has_room_for_input()
     }
 
-    /// A login, or what follows it, is with the broker.
+    /// Whether the broker is deciding about a login or the vhost.
     fn is_coming_in(&self) -> bool {
         self.logging_in || self.attaching.is_some()
     }
 
-    /// Everything that is to be said is written.
+    /// Whether all output is written.
     pub fn is_flushed(&self) -> bool {
         self.output.is_empty()
     }
 
-    /// The session is over, and the engine knows.
+    /// Whether the session has ended and the engine was told.
     pub fn is_over(&self) -> bool {
         self.ended && self.bound.is_none()
     }
@@ -354,7 +354,7 @@ impl<V> Pump<V> {
             }
             self.parking.sort(&mut s.commands);
         } else {
-            // They were sorted when they were new, and come before all that is new now.
+            // They were checked for parking when they were new, and come before new commands.
             let mut commands = std::mem::take(&mut self.left);
             commands.append(&mut s.commands);
             s.commands = commands;
@@ -372,10 +372,10 @@ impl<V> Pump<V> {
             self.session.set_paused(now, held);
         }
         if self.left.is_empty() && self.wants_input() {
-            // Either there is more already, or the stream will say so.
+            // If there is nothing more now, the stream wakes the connection later.
             *again |= self.declined || (!self.held_back && stream.has_more()?);
         }
-        // With an empty output, room is back: what did not fit before is taken next turn.
+        // The output is empty again, so the next turn can take what did not fit.
         *again |= self.more && self.output.is_empty();
         Ok(())
     }

@@ -1,22 +1,22 @@
-//! What users and vhosts may have at once: connections, channels, queues.
+//! Limits of users and vhosts on open connections, channels and queues.
 //!
-//! A user's limits hold over all vhosts, so its counts are shared: the directory makes one [`Quota`] for each user and
-//! gives it to every engine. A connection and a channel each hold a [`Seat`] for as long as they exist, so that no way
-//! of ending one can forget to count it out. They are counted when they are opened, never per message.
+//! A user's limits apply over all vhosts, so the counts are shared: the directory makes one [`Quota`] for each user and
+//! gives it to every engine. A connection or channel keeps a [`Seat`] as long as it exists, so that
+//! every way of ending it decreases the count. The cost is per connection and channel, not per message.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// What a vhost may have. `None`: no limit of its own.
+/// Limits of a vhost. `None`: no limit of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VhostLimits {
-    /// Connections at once.
+    /// Open connections, at most.
     pub connections_max: Option<usize>,
-    /// Queues at once; the node's own limit holds too.
+    /// Queues, at most; the node's limit applies too.
     pub queues_max: Option<usize>,
 }
 
-/// What a user has, and may have.
+/// A user's counts and limits.
 #[derive(Debug, Default)]
 pub struct Quota {
     connections: Count,
@@ -40,7 +40,7 @@ impl Default for Count {
 
 const UNLIMITED: u32 = u32::MAX;
 
-/// One that is counted, until it is dropped.
+/// Counts one connection or channel until it is dropped.
 #[derive(Debug)]
 pub struct Seat {
     quota: Arc<Quota>,
@@ -54,14 +54,14 @@ impl Drop for Seat {
 }
 
 impl Quota {
-    /// Sets the limits; `None`: there is none. What is open already stays.
+    /// Sets the limits; `None`: no limit. Open connections and channels stay.
     pub fn set_limits(&self, connections: Option<u32>, channels: Option<u32>) {
         for (count, max) in [(&self.connections, connections), (&self.channels, channels)] {
             count.max.store(max.unwrap_or(UNLIMITED), Ordering::Relaxed);
         }
     }
 
-    /// Counts a connection in.
+    /// Counts a new connection.
     ///
     /// # Errors
     /// The limit, if it is reached.
@@ -69,7 +69,7 @@ impl Quota {
         self.seat(|quota| &quota.connections)
     }
 
-    /// Counts a channel in.
+    /// Counts a new channel.
     ///
     /// # Errors
     /// The limit, if it is reached.
@@ -77,12 +77,12 @@ impl Quota {
         self.seat(|quota| &quota.channels)
     }
 
-    /// Connections open now.
+    /// Open connections.
     pub fn connections(&self) -> u32 {
         self.connections.open.load(Ordering::Relaxed)
     }
 
-    /// Channels open now.
+    /// Open channels.
     pub fn channels(&self) -> u32 {
         self.channels.open.load(Ordering::Relaxed)
     }
@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(quota.open_channel().map(drop), Err(0));
         drop(first);
         let third = quota.connect().expect("one is gone");
-        // What is open stays when the limit shrinks, and counts.
+        // Open ones stay and count when the limit is lowered.
         quota.set_limits(Some(1), None);
         assert_eq!(quota.connect().map(drop), Err(1));
         drop(second);

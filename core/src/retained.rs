@@ -1,18 +1,18 @@
 //! Retained messages: the last value of each topic, found by pattern.
 //!
-//! They lie in one ordered map, under their levels as octets:
+//! They are in one ordered map, whose keys are the topics' levels as octets:
 //!
 //! ```text
 //!   plant ⟂ 1 ⟂ temp ⟂        each level ends in 00; a level's own 00 is 01 01, its own 01 is 01 02
 //! ```
 //!
-//! So topics sort level by level, and all below a topic lie in one range behind it. A walk by pattern leaps: where a key
-//! does not match it seeks the first one that could, and its place is just a key, which stays good whatever is set or
+//! So topics sort level by level, and all topics below another one are in one range after it. A walk by pattern skips: if a key
+//! does not match, it seeks the first key that could match. Its position is a key, so it stays valid whatever is set or
 //! cleared between two steps.
 //!
-//! The message of a topic leaves memory once the log has it, and comes back when a walk meets it: what stays is the topic,
-//! when the message expires and how long it is. Each state of a topic's message has a number. What a read brings counts only
-//! if the number is still the one that it was asked for with: else the message was replaced or cleared meanwhile.
+//! A topic's message may leave memory once it is in the log, and is loaded when a walk meets it. The topic, the message's
+//! deadline and its length stay in memory. Each state of a topic's message has a number. A loaded message is used only
+//! if the number has not changed since the request; otherwise the message was replaced or cleared meanwhile.
 
 use crate::ledger;
 use crate::message::{Dialect, Message};

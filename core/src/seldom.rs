@@ -1,6 +1,7 @@
-//! What is seldom anything but its default.
+//! A value that rarely differs from its default.
 
-/// Takes one word while it is the default. A vhost has a hundred thousand connections and sessions that use nothing of it.
+/// Takes only one word while it is the default. Used for rarely used state of connections and sessions, of which a vhost may have
+/// a hundred thousand.
 #[derive(Debug)]
 pub(crate) struct Seldom<T>(Option<Box<T>>);
 
@@ -11,21 +12,21 @@ impl<T> Default for Seldom<T> {
 }
 
 impl<T> Seldom<T> {
-    /// It, unless it is the default.
+    /// The value, unless it is the default.
     #[inline]
     pub(crate) fn get(&self) -> Option<&T> {
         self.0.as_deref()
     }
-    /// As [`Seldom::get`], to be changed.
+    /// Like [`Seldom::get`], mutable.
     #[inline]
     pub(crate) fn get_mut(&mut self) -> Option<&mut T> {
         self.0.as_deref_mut()
     }
-    /// Takes it out: the default is left.
+    /// Takes the value and leaves the default.
     pub(crate) fn take(&mut self) -> Option<T> {
         self.0.take().map(|it| *it)
     }
-    /// It, made if need be.
+    /// The value, allocated if necessary.
     pub(crate) fn make(&mut self) -> &mut T
     where
         T: Default,

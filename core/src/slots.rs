@@ -1,7 +1,7 @@
-//! How the engine names what it keeps, and the arena that keeps it.
+//! The engine's keys for its objects, and the arena that stores them.
 //!
-//! A key is a slot and a generation. Slots are used again; the generation grows each time, so a key that outlived what it
-//! named finds nothing. The log has names of its own, which survive a restart: a queue's is its [`QueueId`].
+//! A key is a slot and a generation. Slots are reused with a higher generation, so a key of a removed
+//! object finds nothing. The log uses other identifiers, which survive a restart: a queue's is its [`QueueId`].
 //!
 //! [`QueueId`]: crate::store::QueueId
 
@@ -14,7 +14,7 @@ pub(crate) trait Key: Copy + Eq + std::fmt::Debug {
     fn new(slot: u32, generation: u32) -> Self;
     /// Index of the slot.
     fn slot(self) -> u32;
-    /// Which of the values that the slot has had.
+    /// The slot's generation.
     fn generation(self) -> u32;
 }
 
@@ -25,7 +25,7 @@ macro_rules! key {
         $vis struct $key {
             /// Index of its slot.
             $vis slot: u32,
-            /// Grows each time the slot is used again.
+            /// Increases each time the slot is reused.
             $vis generation: u32,
         }
 
@@ -49,7 +49,7 @@ key!(QueueKey, pub(crate), "A queue in memory.");
 key!(SessionKey, pub(crate), "An MQTT session.");
 
 impl Link {
-    /// Who publishes wills and dead letters: no connection.
+    /// Stands for no connection: the publisher of wills and dead letters.
     pub(crate) const NOBODY: Link = Link {
         slot: u32::MAX,
         generation: 0,
@@ -162,7 +162,7 @@ impl<K: Key, T> Slots<K, T> {
     }
 }
 
-/// For a key whose value is known to be there. Panics if it is not: going on would be with another one's state.
+/// For a key whose value must exist. Panics if it does not, because going on would use another object's state.
 impl<K: Key, T> Index<K> for Slots<K, T> {
     type Output = T;
     fn index(&self, key: K) -> &T {

@@ -1,14 +1,14 @@
-//! Rights that somebody outside knows: what has to be asked, and what a link remembers of the answers.
+//! Rights that an external server knows: the questions for it, and a link's cache of the answers.
 //!
 //! ```text
-//!   command ─► door ─► known? ──yes──► decided
-//!      ▲                 └──no──► question ─► the command goes back, and is its link's first ─► pump ─► whoever knows
-//!      └──────────────────── tried again ◄── wake ◄── answer, with a time until which it counts ◄──────────┘
+//!   command ─► check ─► cached? ──yes──► decided
+//!      ▲                  └──no──► question ─► the command stays its link's first ─► pump ─► external server
+//!      └───────────────────── tried again ◄── wake ◄── answer, with its time of expiry ◄─────┘
 //! ```
 //!
-//! A link asks one question at a time, for its first command; all others of the link wait behind that one, so nothing
-//! overtakes. Nobody else waits. Answers are the link's own, because they may depend on its client id: a bounded number
-//! of bytes, the oldest of which are forgotten first. Where a question cannot be asked, the answer is no.
+//! A link asks one question at a time, for its first command. The link's other commands wait behind it, so their order is kept.
+//! Other links do not wait. Answers are cached per link, because they may depend on its client id. The cache is bounded
+//! in bytes and drops the oldest answers first. A question that cannot be asked is answered with no.
 
 use super::Permission;
 use crate::ledger::{Charge, hashed, text};
@@ -27,31 +27,31 @@ pub enum Subject {
     Topic,
 }
 
-/// Something that a user wants to do, of which the engine does not know whether it may.
+/// A right that the engine has to ask about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Question {
-    /// What it wants to do.
+    /// The permission.
     pub permission: Permission,
-    /// With what.
+    /// The kind of object.
     pub subject: Subject,
-    /// The name of that; the default exchange is called `amq.default`.
+    /// The object's name; the default exchange is named `amq.default`.
     pub name: Name,
-    /// Of a topic: its key, or the key of a binding, in the dot dialect.
+    /// For a topic: the routing key, or the binding key, in the dot dialect.
     pub key: Option<Name>,
 }
 
-/// A question, and the client id of whoever wants to know.
+/// A question with the user and client id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
-    /// Whose rights they are.
+    /// The user whose right it is.
     pub user: Name,
-    /// What is asked.
+    /// The question.
     pub question: Question,
     /// The client id, where its protocol's clients have one.
     pub client_id: Option<Name>,
 }
 
-/// A [`Question`] that need not be one yet. Hashed alike.
+/// A borrowed [`Question`], for look-ups without an allocation. Hashes to the same value.
 #[derive(Clone, Copy, Debug, Hash)]
 pub(crate) struct Sought<'a> {
     pub(crate) permission: Permission,
@@ -79,18 +79,18 @@ impl Sought<'_> {
     }
 }
 
-/// What is known of a [`Sought`].
+/// The cached answer to a [`Sought`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Permitted,
     Refused,
-    /// It is to be asked; the command waits.
+    /// There is none; the command must wait for it.
     Unknown,
 }
 
 #[cfg(any(test, feature = "testing"))]
 impl super::Rights {
-    /// The answer to a question, by one who has these rights in mind.
+    /// Answers a question from these rights, for the simulated world.
     pub(crate) fn permits(&self, asked: &Asked, user: &str, vhost: &str) -> bool {
         use crate::message::Dialect;
         use crate::topic::Pattern;
@@ -114,26 +114,26 @@ impl super::Rights {
     }
 }
 
-/// See the module.
+/// A link's question and answers.
 pub(crate) struct Asking {
     answers: Answers,
-    /// What the link's first command waits for.
+    /// The question that the link's first command waits for.
     pending: Option<Pending>,
-    /// Questions that were asked for the first command since it last got on.
+    /// Number of questions asked for the first command so far.
     asked: usize,
-    /// The name that was made up for the queue that the first command declares.
+    /// The generated name of the queue that the first command declares, kept because the command is tried again.
     pub(crate) made_up: Option<Name>,
 }
 
 struct Pending {
     question: Question,
-    /// Whoever knows has been told.
+    /// The question was handed out.
     taken: bool,
 }
 
-/// Questions of one command, without one that is not new: a message may name thousands of topics. Those beyond are refused.
+/// New questions of one command, at most; further ones are refused. A message may name thousands of topics.
 const QUESTIONS_MAX: usize = 100;
-/// Bytes of the texts of a question. What is longer is refused.
+/// Bytes of a question's texts, at most. Longer ones are refused.
 const QUESTION_BYTES_MAX: usize = 4 << 10;
 
 impl Asking {
@@ -182,14 +182,14 @@ impl Asking {
         self.pending.is_some()
     }
 
-    /// The question that nobody has been told of yet.
+    /// Hands out the question, once.
     pub(crate) fn take_question(&mut self) -> Option<Question> {
         let pending = self.pending.as_mut().filter(|pending| !pending.taken)?;
         pending.taken = true;
         Some(pending.question.clone())
     }
 
-    /// The answer to a question. Returns whether it is the one that the first command waits for.
+    /// Stores an answer. Returns whether the first command waits for it.
     pub(crate) fn answer(&mut self, question: Question, is_permitted: bool, until: Time) -> bool {
         let is_pending = self
             .pending
@@ -202,7 +202,7 @@ impl Asking {
         is_pending
     }
 
-    /// The first command got on, or is gone.
+    /// Notes that the first command was applied, or is gone.
     pub(crate) fn go_on(&mut self) {
         self.pending = None;
         self.asked = 0;
@@ -213,11 +213,12 @@ impl Asking {
 #[derive(Clone, Copy)]
 struct Answer {
     is_permitted: bool,
-    /// It counts before that.
+    /// When the answer expires.
     until: Time,
 }
 
-/// What is known, in two generations: what nobody has asked for since the last change of generations is forgotten at the next.
+/// Cached answers in two generations: when the young one is full it becomes the old one, and the old one is dropped with the
+/// answers that were not used meanwhile.
 struct Answers {
     young: HashMap<Question, Answer>,
     old: HashMap<Question, Answer>,
@@ -226,7 +227,7 @@ struct Answers {
     charge: Charge,
 }
 
-/// Bytes of one generation.
+/// Bytes of one generation, at most.
 const GENERATION_BYTES_MAX: usize = 16 << 10;
 
 impl Answers {
@@ -291,7 +292,7 @@ mod tests {
         );
         let question = asking.take_question().expect("a question");
         assert_eq!((question.key.as_deref(), asking.take_question()), (Some("a"), None));
-        // Of an earlier command, whose question had to wait for too long.
+        // An answer to an earlier command's question, which came too late.
         let other = topic("b").to_question();
         assert!(!asking.answer(other, true, FAR) && asking.is_pending());
         assert!(asking.answer(question, false, Time(10)) && !asking.is_pending());

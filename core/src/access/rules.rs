@@ -1,7 +1,7 @@
-//! Topic patterns, indexed: whether one of them matches a topic.
+//! An index of topic patterns, which tells whether one of them matches a topic.
 //!
-//! Where each device has its own topics there are many patterns, and every message whose route is not remembered is asked. So
-//! a pattern is found by the levels that it begins with:
+//! If each device has its own topics there are many patterns, and each message whose route is not cached is checked. So
+//! a pattern is found by its leading literal levels:
 //!
 //! ```text
 //!   plant/app/17/+        begins with  plant app 17   and goes on with one level
@@ -9,9 +9,9 @@
 //!   #                     begins with  nothing
 //! ```
 //!
-//! A topic is looked up once for each number of levels that some pattern begins with, as it is spelled: each beginning is in the
-//! table in both dialects. A topic with a `%`, which may be an escape, is looked up level by level. It costs the same with ten patterns and
-//! with ten thousand, but for those that begin alike and are compared as a whole. Nothing is allocated.
+//! A topic is looked up once for each number of leading levels that occurs. Each beginning is in the table in the spelling of both
+//! dialects. A topic with a `%`, which may be an escape, is looked up level by level. The cost does not depend on the number of
+//! patterns, except for patterns with the same beginning that must be compared as a whole. Nothing is allocated.
 
 use super::{PLACEHOLDERS, TopicPattern, Who};
 use crate::message::Dialect;
@@ -21,7 +21,7 @@ use hashbrown::HashTable;
 use smallvec::SmallVec;
 use std::hash::BuildHasher;
 
-/// See the module.
+/// The index.
 #[derive(Default)]
 pub(super) struct Rules {
     patterns: Vec<TopicPattern>,
@@ -36,20 +36,20 @@ pub(super) struct Rules {
 /// The literal levels that some patterns begin with.
 struct Beginning {
     levels: Box<[Box<str>]>,
-    /// Joined by the separators of [`DIALECTS`]. A topic without escapes whose first levels read so, and are as many, begins so:
-    /// were there a separator within a level here, there would be more of them than there.
+    /// The levels joined by the separator of each of [`DIALECTS`]. A topic without escapes begins with these levels if its text
+    /// and its number of levels are the same up to here: a separator within a level would change the number.
     texts: [Box<str>; 2],
     rests: Vec<Rest>,
 }
 
 const DIALECTS: [Dialect; 2] = [Dialect::Dot, Dialect::Slash];
 
-/// A beginning as it is spelled in a dialect.
+/// A beginning in the spelling of one dialect.
 struct Entry {
     hash: u64,
-    /// Of `Rules::beginnings`.
+    /// Index in `Rules::beginnings`.
     index: u32,
-    /// Of [`DIALECTS`].
+    /// Index in [`DIALECTS`].
     dialect: u8,
 }
 
@@ -62,7 +62,7 @@ enum Rest {
     One,
     /// With any number of levels.
     Many,
-    /// In another way: the pattern of that number is compared as a whole.
+    /// Otherwise: the pattern of that number is compared as a whole.
     Pattern(u32),
 }
 
@@ -91,7 +91,7 @@ impl Rules {
         };
         let levels: Box<[Box<str>]> = all.iter().map_while(literal).take(DEPTH_MAX).collect();
         let rest = match all.get(levels.len()..).unwrap_or_default() {
-            // It does not match topics that begin with `$`, which is seen from the whole.
+            // It does not match topics that begin with `$`, so it must be compared as a whole.
             _ if pattern.pattern.hides_dollar() => Rest::Pattern(number),
             [] => Rest::Nothing,
             [Level::One] => Rest::One,
@@ -134,7 +134,7 @@ impl Rules {
             return false;
         }
         let separator = separator_text(dialect).as_bytes()[0];
-        // The ends of the levels.
+        // The byte offsets at which levels end.
         let mut ends: SmallVec<[u32; 16]> = SmallVec::new();
         let mut has_escapes = false;
         for (at, octet) in key.iter().enumerate() {
@@ -151,7 +151,7 @@ impl Rules {
         }
         let place = u8::from(dialect == Dialect::Slash);
         let mut depths = self.depths;
-        // The longest beginning first: what follows it is most often cheap to compare.
+        // The longest beginning first, because the rest is usually cheap to compare.
         while depths != 0 {
             let depth = depths.ilog2() as usize;
             depths &= !(1 << depth);
@@ -176,7 +176,7 @@ impl Rules {
         false
     }
 
-    /// The same for a topic with a `%`: its levels are not what it reads, and are compared one by one.
+    /// The same for a topic with a `%`: its levels contain escapes, so they are decoded and compared one by one.
     #[cold]
     fn match_escaped(&self, key: &[u8], dialect: Dialect, who: Who<'_>) -> bool {
         let levels = topic(key, dialect);
@@ -207,7 +207,7 @@ impl Rules {
         false
     }
 
-    /// Whether a pattern goes on as the topic does, which has so many levels and shares the first `depth` with it.
+    /// Whether a pattern that shares the first `depth` levels with the topic also matches the rest.
     #[inline]
     fn match_rest<'k>(
         &self,
@@ -239,7 +239,7 @@ fn topic(key: &[u8], dialect: Dialect) -> Levels<'_> {
 mod tests {
     use super::*;
 
-    /// Against each pattern by itself, over all short texts of a small alphabet.
+    /// Compared with matching each pattern alone, over all short texts of a small alphabet.
     #[test]
     fn a_topic_is_matched_as_by_each_pattern_alone() {
         let levels = [
@@ -306,7 +306,7 @@ mod tests {
         }
     }
 
-    /// One bit for each number of levels: a pattern may have more of them.
+    /// There is one bit for each number of levels, and a pattern may have more levels.
     #[test]
     fn a_pattern_may_begin_with_more_levels_than_there_are_bits() {
         let who = Who {

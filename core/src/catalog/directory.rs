@@ -1,6 +1,6 @@
-//! What the node knows of people and what vhosts know of policies: users, permissions, limits, policies, parameters.
+//! Records of users, permissions, limits, policies and parameters.
 //!
-//! The fields are those of RabbitMQ's definitions export. What a later release adds goes into `more`, which this one keeps.
+//! The fields are those of RabbitMQ's definitions export. Later releases add fields to `more`, which this release preserves.
 //!
 //! ```text
 //!   of the node   user                name
@@ -11,8 +11,8 @@
 //!                 parameter           component 0 name (of vhost 0: a global one)
 //! ```
 //!
-//! Permissions and limits have a vhost's number and not its name: numbers are never used again, so what was granted in a
-//! deleted vhost is not granted in another of the same name.
+//! Permissions and limits contain a vhost's number, not its name. Numbers are never reused, so a permission in a
+//! deleted vhost does not apply to a new vhost of the same name.
 
 use super::{decode, encode};
 use crate::properties::{Name, Table, Value};
@@ -23,17 +23,17 @@ use std::collections::BTreeMap;
 
 /// One kind of record.
 pub trait Keyed: Serialize + DeserializeOwned {
-    /// What its keys say that they are.
+    /// The kind in its keys.
     const KIND: KeyKind;
-    /// What tells one from another.
+    /// Identifies a record.
     type Id: Ord;
-    /// The key of one.
+    /// The key of a record.
     fn key(id: &Self::Id) -> Box<[u8]>;
-    /// The one that a key names: `vhost` is the key's, `name` what is behind the kind.
+    /// Parses a key: `vhost` is the key's vhost, `name` the part after the kind.
     fn parse(vhost: VhostId, name: &[u8]) -> Option<Self::Id>;
 }
 
-/// Makes one, or changes it.
+/// The log record that creates or changes a value.
 pub fn record<T: Keyed>(id: &T::Id, value: &T) -> Record {
     Record::Key {
         key: T::key(id),
@@ -41,7 +41,7 @@ pub fn record<T: Keyed>(id: &T::Id, value: &T) -> Record {
     }
 }
 
-/// Deletes one.
+/// The log record that deletes a value.
 pub fn deletion<T: Keyed>(id: &T::Id) -> Record {
     Record::Key {
         key: T::key(id),
@@ -49,15 +49,15 @@ pub fn deletion<T: Keyed>(id: &T::Id) -> Record {
     }
 }
 
-/// All of one kind that the log knows.
+/// All values of one kind in the log.
 pub struct Known<T: Keyed> {
-    /// Those that can be read.
+    /// The readable ones.
     pub all: BTreeMap<T::Id, T>,
-    /// Keys of those that cannot.
+    /// Keys of unreadable ones.
     pub damaged: Vec<Box<[u8]>>,
 }
 
-/// All of one kind.
+/// Reads all values of one kind.
 pub fn known<T: Keyed>(recovered: &Recovered) -> Known<T> {
     let mut known = Known {
         all: BTreeMap::new(),
@@ -78,7 +78,7 @@ pub fn known<T: Keyed>(recovered: &Recovered) -> Known<T> {
     known
 }
 
-/// A user, under the name.
+/// A user. The key is its name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct UserRecord {
     /// The hash itself, not its base64; empty: no password is right.
@@ -146,7 +146,7 @@ pub struct OperatorPolicyRecord(pub PolicyRecord);
 /// A runtime parameter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ParameterRecord {
-    /// Whatever it is.
+    /// The value.
     pub value: Value,
     /// What later releases add.
     pub more: Table,
@@ -266,7 +266,7 @@ fn split_vhost(name: &[u8]) -> Option<(VhostId, &[u8])> {
     Some((VhostId(u32::from_be_bytes(*vhost)), rest))
 }
 
-/// No user's name holds a NUL, because SASL PLAIN ends it with one, and no component's.
+/// Splits at the NUL. User and component names contain none; SASL PLAIN uses NUL as a separator.
 fn split_nul(name: &[u8]) -> Option<(Name, Name)> {
     let at = name.iter().position(|byte| *byte == 0)?;
     Some((text(&name[..at])?, text(&name[at + 1..])?))
@@ -297,7 +297,7 @@ mod tests {
         }
     }
 
-    /// What is written comes back, and nothing else of its kind does.
+    /// Checks that written values are read back, and nothing else.
     fn round_trip<T: Keyed<Id: Debug> + Debug + PartialEq>(all: Vec<(T::Id, T)>) {
         let mut recovered = Recovered::default();
         for (id, value) in &all {
@@ -310,7 +310,7 @@ mod tests {
             };
             assert!(recovered.keys.contains_key(&key), "of the same key");
         }
-        // One of another kind, and one that cannot be read.
+        // A record of another kind, and an unreadable one.
         recovered
             .keys
             .insert(key(VhostId(1), KeyKind::Exchange, &[b"x"]), [9].into());

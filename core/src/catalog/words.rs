@@ -1,4 +1,4 @@
-//! Keyed records in words, for people who have to know what was damaged.
+//! Describes keyed records in reports of damage.
 
 use super::directory::{
     Keyed, LimitOf, LimitRecord, OperatorPolicyRecord, ParameterRecord, PermissionRecord, PolicyRecord,
@@ -11,7 +11,7 @@ use super::{
 use crate::store::{KeyKind, VhostId, as_vhost, describe, parse_key};
 use serde::de::DeserializeOwned;
 
-/// What a key names, and what its value says, as far as that is known and can be read.
+/// Describes a key and, if it can be read, its value.
 pub fn words(key: &[u8], value: Option<&[u8]>) -> String {
     let Some((vhost, kind, name)) = parse_key(key) else {
         return describe(key);
@@ -23,7 +23,7 @@ pub fn words(key: &[u8], value: Option<&[u8]>) -> String {
     }
 }
 
-/// Keys of which the log's own description shows bytes that are no text.
+/// Describes keys for which the log's own description would show binary data.
 fn named(vhost: VhostId, kind: KeyKind, name: &[u8]) -> Option<String> {
     Some(match kind {
         KeyKind::Binding => {
@@ -61,7 +61,7 @@ fn named(vhost: VhostId, kind: KeyKind, name: &[u8]) -> Option<String> {
     })
 }
 
-/// What a value says.
+/// Describes a value.
 fn said(key: &[u8], kind: KeyKind, value: &[u8]) -> Option<String> {
     Some(match kind {
         KeyKind::Vhost => {
@@ -165,7 +165,7 @@ mod tests {
         let bound = super::super::encode(&BoundRecord { queue: "orders".into() });
         let expected = "binding from exchange 'plant' to queue 7 with key 'new' of vhost 3";
         assert_eq!(words(&key, Some(&bound)), format!("{expected} (queue 'orders')"));
-        // What cannot be read is named by its key.
+        // An unreadable value is described by its key only.
         assert_eq!(words(&key, Some(b"\xff")), expected);
         assert_eq!(words(b"\xff", None), "key \\xff");
     }

@@ -1,12 +1,12 @@
-//! A sparse set of small numbers, kept as words of 64 bits: one operation tells which of 64 are in one set and not in another.
+//! A sparse set of small numbers, stored as words of 64 bits, so that one operation compares 64 numbers of two sets.
 
 use crate::ledger::allocation;
 use smallvec::SmallVec;
 
-/// Numbers, as the words that have any.
+/// A set of numbers. Stores only words that are not zero.
 #[derive(Default)]
 pub(super) struct Bits {
-    /// Ascending; none is without bits.
+    /// Ascending by index; none is zero.
     words: SmallVec<[Word; 1]>,
 }
 
@@ -48,7 +48,7 @@ impl Bits {
         self.words.is_empty()
     }
 
-    /// All of them, ascending.
+    /// All numbers, ascending.
     pub(super) fn numbers(&self) -> impl Iterator<Item = u32> {
         self.words.iter().flat_map(|word| {
             let (mut bits, first) = (word.bits, word.index * u64::BITS);
@@ -60,7 +60,7 @@ impl Bits {
         })
     }
 
-    /// Whether all of them are in a map, by a step for each word up to the first that is not.
+    /// Whether all numbers are in a map. Costs a step for each word, up to the first one that is not.
     pub(super) fn is_within(&self, map: &Bitmap, steps: &mut usize) -> bool {
         self.words.iter().all(|word| {
             *steps = steps.saturating_sub(1);
@@ -75,17 +75,17 @@ impl Bits {
     }
 }
 
-/// Numbers as one bit each, up to the highest. Few low ones need no room of their own.
+/// A set of numbers with one bit for each number up to the highest. A few low ones need no allocation.
 #[derive(Default)]
 pub(super) struct Bitmap {
     words: SmallVec<[u64; 4]>,
 }
 
-/// Words that are cleared for a step.
+/// Words that are cleared for the cost of one step.
 const CLEARED_PER_STEP: usize = 64;
 
 impl Bitmap {
-    /// Adds a number. To clear the words up to it takes steps.
+    /// Adds a number. Clearing the words up to it costs steps.
     pub(super) fn insert(&mut self, number: u32, steps: &mut usize) {
         let (index, bit) = place(number);
         let (index, len) = (index as usize, self.words.len());

@@ -30,7 +30,7 @@ impl Direct {
         }
     }
 
-    /// Goes on behind `cursor`. Returns whether there may be more.
+    /// Continues after `cursor`. Returns whether there may be more.
     pub(crate) fn matches(
         &self,
         key: &str,

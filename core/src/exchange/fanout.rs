@@ -1,4 +1,4 @@
-//! Fanout: every binding, whatever the key. AMQP 0-9-1 3.1.3.2.
+//! Fanout: all bindings, whatever the key. AMQP 0-9-1 3.1.3.2.
 
 use super::BindingId;
 use crate::topic::Ids;
@@ -16,7 +16,7 @@ impl Fanout {
         self.0.remove(id);
     }
 
-    /// Goes on behind `cursor`. Returns whether there may be more.
+    /// Continues after `cursor`. Returns whether there may be more.
     pub(crate) fn matches(
         &self,
         cursor: &mut Option<BindingId>,

@@ -1,18 +1,18 @@
-//! Headers: bindings whose arguments the message's headers meet. AMQP 0-9-1 3.1.3.4, with RabbitMQ's `*-with-x` modes.
+//! Headers: bindings whose arguments match the message's headers. AMQP 0-9-1 3.1.3.4, with RabbitMQ's `*-with-x` modes.
 //!
-//! What a message costs is for clients to choose, so here is the most that it can be, in steps:
-//! - two for each header: the pair of its name and value is looked up, and its name alone;
-//! - for each binding of mode `all` that is filed under one of these pairs: one, and one for each 64 numbers of pairs among which
-//!   some are that it asks for, up to the first that the message has not all of. Pairs that were bound together have numbers
-//!   near each other. A binding is filed under one pair only, so it is looked at once. 400 bindings of 200 pairs each that
-//!   nearly match took 80,000 steps when each pair was compared; now 2,000;
-//! - one for each binding of mode `any` that is met, however many of its pairs are. To find that nothing is left to do under
-//!   a pair takes a step for each 64 of the exchange's bindings of mode `any`, and none once all of them are met. Without
-//!   that, 400 bindings by 200 headers each, and a message that has them all, took 80,000 visits; now less than 2,000;
-//! - one for each 4,096 pairs and bindings of mode `any` that there are, to clear the bits.
+//! Clients choose how much a message costs. The most that it can cost, in steps:
+//! - two for each header: one look-up of the pair of name and value, and one of the name alone;
+//! - for each binding of mode `all` that is filed under one of these pairs: one, and one for each group of 64 pair numbers
+//!   that contains a pair of the binding, up to the first group that the message does not match. Pairs that were bound together
+//!   have numbers close to each other. A binding is filed under one pair only, so it is checked once. 400 bindings of 200 pairs
+//!   each that nearly match took 80,000 steps when each pair was compared; now 2,000;
+//! - one for each binding of mode `any` that matches, however many of its pairs do. Finding that nothing is left under
+//!   a pair takes a step for each 64 of the exchange's bindings of mode `any`, and none once all of them match. Without
+//!   that, 400 bindings of 200 headers each, and a message that has them all, took 80,000 visits; now less than 2,000;
+//! - one for each 4,096 pairs and bindings of mode `any` of the exchange, to clear the bits.
 //!
-//! Bindings may come and go between two holds of a search, and then a pair's number may be another pair's. The search sees
-//! that by a count of changes, and compares names and values from there on.
+//! Bindings may be added and removed between two holds of a search, and a pair's number may be reused. The search detects
+//! this by a count of changes, and then compares names and values.
 
 use super::BindingId;
 use super::bits::{Bitmap, Bits, Word};
@@ -35,41 +35,41 @@ mod values;
 pub(super) use criteria::check_arguments;
 pub(crate) use message::MessageHeaders;
 
-/// Bindings, found by the pairs of name and value that they ask for. A binding of mode `any` is filed under each of its
-/// pairs, one of mode `all` under the one that fewest others are filed under. So a message meets the bindings that one of
-/// its own headers leads to, and no others.
+/// Bindings, found by the pairs of name and value that they require. A binding of mode `any` is filed under each of its
+/// pairs, one of mode `all` under its pair with the fewest bindings. So a message only visits bindings that have
+/// one of its headers.
 #[derive(Default)]
 pub(crate) struct Headers {
     /// Never iterated: its order is random.
     bindings: HashMap<BindingId, Criteria, RandomState>,
     pairs: Pairs,
-    /// Those that ask for nothing and are met by everything.
+    /// Bindings without criteria, which match every message.
     always: Ids,
-    /// Those that are filed under each of their pairs: these numbers are dense, so that few words have them all.
+    /// Bindings that are filed under each of their pairs. Their numbers are dense, so that few words hold them.
     numbered: Slab<BindingId>,
     /// Counts the changes of `numbered`.
     changes: u64,
 }
 
-/// What a binding asks of the headers.
+/// The criteria of a binding.
 struct Criteria {
     /// Numbers of pairs.
     asked: Bits,
     filed: Filed,
 }
 
-/// Where a binding is filed, which also tells how many of its pairs must be met.
+/// Where a binding is filed, which also tells how many of its pairs must match.
 #[derive(Clone, Copy)]
 enum Filed {
-    /// Nowhere: it asks for nothing, and everything meets it.
+    /// Nowhere: it has no criteria and matches every message.
     Always,
-    /// All of its pairs must be met: under one of them.
+    /// Under one pair, because all must match.
     UnderOne(u32),
-    /// One is enough: under each, by this number.
+    /// Under each pair, because one match is enough; by this number.
     UnderEach(u32),
 }
 
-/// Where the search for the bindings of a message is.
+/// The state of the search for a message's bindings.
 #[derive(Default)]
 pub(crate) struct Search {
     stage: Stage,
@@ -78,10 +78,10 @@ pub(crate) struct Search {
     looked: usize,
     /// [`Pairs::changes`] at the first of them.
     pairs_changes: u64,
-    /// Pairs that the message meets: a bit for each, and in the order found.
+    /// The message's pairs: as bits, and in the order found.
     meets: Bitmap,
     pairs: SmallVec<[u32; 4]>,
-    /// The place in `pairs` that is visited, and the least number of [`Pair::each`] there that is not looked at yet.
+    /// The index in `pairs` that is visited, and the lowest number of its [`Pair::each`] that is not checked yet.
     visiting: usize,
     number: u32,
     met: Met,
@@ -89,16 +89,16 @@ pub(crate) struct Search {
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Stage {
-    /// Those that are always met.
+    /// Visiting the bindings that always match.
     #[default]
     Always,
-    /// Which pairs the message meets.
+    /// Looking up the message's pairs.
     Looking,
-    /// The bindings that are filed under these.
+    /// Checking the bindings that are filed under them.
     Visiting,
 }
 
-/// Bindings of mode `any` that the message has met already, by number.
+/// Bindings of mode `any` that matched already, by number.
 #[derive(Default)]
 struct Met {
     bits: Bitmap,
@@ -107,7 +107,7 @@ struct Met {
     changes: u64,
 }
 
-/// Bindings taken from a pair at once: each may ask for as many others as a message may have headers.
+/// Bindings checked at once under a pair. Each may require as many pairs as a message may have headers.
 const CHECKED_AT_ONCE: usize = 8;
 
 impl Search {
@@ -140,7 +140,7 @@ impl Headers {
                 self.pairs.release(number);
             }
         }
-        // To meet one of one is to meet all: then nothing has to be remembered about it.
+        // With a single pair, `any` is the same as `all`, which needs no record of matches.
         let filed = if any && asked.numbers().take(2).count() != 1 {
             let number = self.numbered.insert(id) as u32;
             self.changes += 1;
@@ -188,8 +188,8 @@ impl Headers {
         }
     }
 
-    /// Goes on with a search, by the steps that this file's head tells (the last binding may take more steps than there
-    /// are). Returns whether there may be more.
+    /// Continues a search, with the costs described at the top of this file (the last binding may take more steps than
+    /// are left). Returns whether there may be more.
     pub(crate) fn matches(
         &self,
         headers: &MessageHeaders,
@@ -214,7 +214,7 @@ impl Headers {
             if *steps == 0 {
                 return true;
             }
-            // It may be gone, and its number another's.
+            // The pair may be gone and its number reused.
             let pair = self.pairs.get(number);
             if let Some(pair) = pair.filter(|pair| self.is_current(search) || pair.is_met(headers))
                 && (self.check_each(&pair.each, search, steps, found)
@@ -228,12 +228,12 @@ impl Headers {
         false
     }
 
-    /// Whether the pairs have the numbers that they had when the search looked for them.
+    /// Whether no pair was removed since the search looked its pairs up.
     fn is_current(&self, search: &Search) -> bool {
         search.pairs_changes == self.pairs.changes()
     }
 
-    /// Goes on to find the pairs that the message meets. Returns whether there may be more.
+    /// Continues the look-up of the message's pairs. Returns whether there may be more.
     fn look(&self, headers: &MessageHeaders, search: &mut Search, steps: &mut usize) -> bool {
         while search.looked < 2 * headers.len() {
             if *steps == 0 {
@@ -242,7 +242,7 @@ impl Headers {
             *steps -= 1;
             let (place, by_value) = (search.looked / 2, search.looked.is_multiple_of(2));
             search.looked += 1;
-            // A header without a value is looked for once: by its presence.
+            // A header without a value is looked up once, by its name.
             let header = headers.at(place);
             if let Some((name, value)) = header.filter(|(_, value)| !(by_value && matches!(value, Value::Void)))
                 && let Some(number) = self.pairs.find(name, if by_value { value } else { &Value::Void })
@@ -254,14 +254,13 @@ impl Headers {
         false
     }
 
-    /// Goes on with the bindings of a pair that are filed elsewhere too: with those that are not met yet. Returns whether there
-    /// are more.
+    /// Continues with a pair's bindings of mode `any` that have not matched yet. Returns whether there are more.
     fn check_each(&self, each: &Bits, search: &mut Search, steps: &mut usize, found: &mut Vec<BindingId>) -> bool {
         let met = &mut search.met;
         if met.count == 0 {
             met.changes = self.changes;
         } else if met.count == self.numbered.len() && met.changes == self.changes {
-            // All are met. (If some came or went between two holds, the numbers tell nothing.)
+            // All have matched. (If bindings changed between two holds, the numbers mean nothing.)
             return false;
         }
         for word in each.from(search.number / u64::BITS) {
@@ -292,7 +291,7 @@ impl Headers {
         false
     }
 
-    /// Goes on with the bindings that are filed under one pair only. Returns whether there are more.
+    /// Continues with the bindings of mode `all` that are filed under this pair. Returns whether there are more.
     fn check_one(
         &self,
         one: &Ids,
@@ -325,7 +324,7 @@ impl Headers {
         true
     }
 
-    /// Whether the headers meet all that a binding asks for, by names and values.
+    /// Whether the headers match all of a binding's criteria, comparing names and values.
     fn has_all_met(&self, criteria: &Criteria, headers: &MessageHeaders, steps: &mut usize) -> bool {
         criteria.asked.numbers().all(|number| {
             *steps = steps.saturating_sub(1);

@@ -1,4 +1,4 @@
-//! An exchange: what it is, and the table that finds its bindings for a message. One file per type.
+//! Exchanges, and the tables that find the bindings for a message. One file per type.
 //!
 //! Bindings are numbers here ([`BindingId`]); the router knows what they lead to.
 
@@ -33,7 +33,7 @@ pub(crate) struct Exchange {
     pub(crate) auto_delete: bool,
     pub(crate) internal: bool,
     pub(crate) arguments: Table,
-    /// Where messages go that no binding matches: as declared, else as the policy says.
+    /// The alternate exchange: as declared, otherwise from the policy.
     pub(crate) alternate: Option<Name>,
     /// The policies that apply.
     pub(crate) policy: Option<Arc<Applied>>,
@@ -42,17 +42,17 @@ pub(crate) struct Exchange {
     pub(crate) outgoing: BTreeSet<BindingId>,
     /// Bindings with it as destination.
     pub(crate) incoming: BTreeSet<BindingId>,
-    /// What it costs in memory, beside its bindings.
+    /// Its memory without its bindings.
     pub(crate) bytes: usize,
-    /// It is being deleted, which takes more than one hold: nothing is bound to it any more.
+    /// It is being deleted, which may take several holds. Further bindings are refused.
     pub(crate) ending: bool,
-    /// Tells it from an earlier exchange of the same number, which a routing may have stopped at.
+    /// Distinguishes it from an earlier exchange of the same number, at which a routing may have paused.
     pub(crate) born: u64,
-    /// What it has done since the start of the process.
+    /// Counters since the start of the process.
     pub(crate) counts: ExchangeCounts,
 }
 
-/// What an exchange has done since the start of the process.
+/// Counters of an exchange since the start of the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExchangeCounts {
     /// Messages published to it.
@@ -61,7 +61,7 @@ pub struct ExchangeCounts {
     pub published_out: u64,
 }
 
-/// The bindings of an exchange, arranged for its type.
+/// The bindings of an exchange, indexed for its type.
 pub(crate) enum BindingTable {
     /// By equal keys.
     Direct(direct::Direct),
@@ -73,8 +73,8 @@ pub(crate) enum BindingTable {
     Headers(headers::Headers),
 }
 
-/// What a change of a binding, or a route, depends on within its exchange. Changes of one part leave routes through
-/// other parts valid.
+/// The part of an exchange that a route depends on, or that a change of a binding affects. Changes of one part leave routes
+/// through other parts valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope<'a> {
     /// Any message.
@@ -83,20 +83,20 @@ pub(crate) enum Scope<'a> {
     Part(&'a str),
 }
 
-/// What is being routed, with the views of it that some types need, made when first asked for.
+/// The message that is being routed, with views of it that some types need, made on first use.
 pub(crate) struct Subject<'a> {
     pub(crate) keys: SmallVec<[RoutingKey<'a>; 1]>,
     message: &'a Message,
     codecs: &'a Codecs,
-    /// Kept from hold to hold: decoding them again each time would be most of the work.
+    /// Kept between holds, because decoding them again would be most of the work.
     pub(crate) headers: Option<MessageHeaders>,
     headers_max: usize,
 }
 
-/// How far the search for a message's bindings has come within one exchange.
+/// The progress of the search for a message's bindings in one exchange.
 #[derive(Default)]
 pub(crate) struct Progress {
-    /// Keys that are done.
+    /// Number of the message's keys that are done.
     key: usize,
     cursor: Option<BindingId>,
     topic: Walk,
@@ -143,7 +143,7 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// A routing key, its views made when first asked for.
+/// A routing key with views that are made on first use.
 pub(crate) struct RoutingKey<'a> {
     text: &'a str,
     dialect: Dialect,
@@ -160,7 +160,7 @@ impl<'a> RoutingKey<'a> {
             levels: None,
         }
     }
-    /// The key in the dot dialect, which is how exchanges without levels, and queue names, compare with keys.
+    /// The key in the dot dialect, in which it is compared with queue names and with the keys of exchanges without levels.
     pub(crate) fn dotted(&mut self) -> &str {
         self.dotted.get_or_insert_with(|| dotted(self.text, self.dialect))
     }
@@ -171,7 +171,7 @@ impl<'a> RoutingKey<'a> {
 
 /// `key` in the dot dialect.
 fn dotted(key: &str, dialect: Dialect) -> Cow<'_, str> {
-    // The dot dialect can express every key, unless escapes make it longer than any key: then it equals none.
+    // The dot dialect can express every key, unless escapes make it too long; then it equals no key.
     translate(key, dialect, Dialect::Dot).unwrap_or(Cow::Borrowed(key))
 }
 
@@ -197,7 +197,7 @@ impl BindingTable {
         }
     }
 
-    /// Checks what only this type asks of a binding.
+    /// Checks the requirements of this exchange type on a binding.
     pub(crate) fn check(&self, arguments: &Table) -> Result<(), Fault> {
         match self {
             BindingTable::Headers(_) => headers::check_arguments(arguments),
@@ -233,7 +233,7 @@ impl BindingTable {
         }
     }
 
-    /// Bytes of memory that bindings share, beside what each costs: nodes of a trie.
+    /// Memory that bindings share, in addition to the cost of each: nodes of a trie.
     pub(crate) fn memory(&self) -> usize {
         match self {
             BindingTable::Topic(table) => table.memory(),
@@ -241,7 +241,7 @@ impl BindingTable {
         }
     }
 
-    /// Calls `then` with the scope of routes that `binding` can be part of.
+    /// Calls `then` with the scope of routes that `binding` may affect.
     pub(crate) fn with_scope_of(&self, binding: &Binding, then: impl FnOnce(Scope<'_>)) {
         match self {
             BindingTable::Direct(_) => then(Scope::Part(&dotted(&binding.key, binding.dialect))),
@@ -253,7 +253,7 @@ impl BindingTable {
         }
     }
 
-    /// The part of the table that a key is looked up in, beside the whole.
+    /// The part of the table in which a key is looked up.
     pub(crate) fn scope_of_key<'k>(&self, key: &'k mut RoutingKey<'_>) -> Scope<'k> {
         match self {
             BindingTable::Direct(_) => Scope::Part(key.dotted()),
@@ -262,11 +262,11 @@ impl BindingTable {
         }
     }
 
-    /// Goes on with the search for the bindings that match, and appends what it finds; a binding may be found more than
+    /// Continues the search for matching bindings and appends them; a binding may be found more than
     /// once. Returns whether there may be more.
     ///
     /// # Errors
-    /// PreconditionFailed where the message has more headers than a headers exchange takes.
+    /// PreconditionFailed if the message has more headers than a headers exchange accepts.
     pub(crate) fn matches(
         &self,
         subject: &mut Subject<'_>,
@@ -306,7 +306,7 @@ impl BindingTable {
     }
 }
 
-/// The pattern of a topic binding. `None` never happens: the router lets no invalid filter in.
+/// The pattern of a topic binding. Never `None`, because the router refuses invalid filters.
 fn pattern(binding: &Binding) -> Option<Pattern> {
     Pattern::parse(&binding.key, binding.dialect).ok()
 }

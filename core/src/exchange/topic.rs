@@ -20,7 +20,7 @@ impl Topic {
         self.0.memory()
     }
 
-    /// Goes on with a walk. Returns whether there may be more.
+    /// Continues a walk. Returns whether there may be more.
     pub(crate) fn matches(
         &self,
         levels: &Levels<'_>,

@@ -1,10 +1,10 @@
-//! What a policy sets: its keys, checked once, and how two policies and a queue's own arguments come together.
+//! A policy's definition: its keys, checked once, and how it is combined with another policy.
 
 use crate::properties::{Name, Table, Value};
 use crate::queue::overflow::Overflow;
 use crate::store::Durability;
 
-/// What a policy sets, as far as this gateway does something with it.
+/// The settings of a policy that this gateway supports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Definition {
     pub(crate) message_ttl_ms: Option<u64>,
@@ -19,17 +19,17 @@ pub(crate) struct Definition {
     pub(crate) alternate_exchange: Option<Name>,
 }
 
-/// A key that policies may have: its name, what its values must be, and what RabbitMQ calls it.
+/// A key that policies may have: its name, the check of its value, RabbitMQ's name of it in errors, and who may set it.
 struct Known(&'static str, Check, &'static str, By);
 
-/// Values that a key may have.
+/// The check of a key's value.
 #[derive(Clone, Copy)]
 enum Check {
-    /// A whole number from there on.
+    /// A whole number that is not lower than this.
     From(i64),
     Text,
     OneOf(&'static [&'static str]),
-    /// It means nothing here, so nothing is wrong with it.
+    /// Ignored, so any value is accepted.
     Any,
 }
 
@@ -37,12 +37,12 @@ enum Check {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum By {
     Anyone,
-    /// Not an operator's.
+    /// Not operator policies.
     Users,
 }
 
-/// RabbitMQ 3.10's keys, and `gatepost-durability`. Keys about replicas and about the form of storage are taken and mean
-/// nothing: there is one node, and one form.
+/// RabbitMQ 3.10's keys, and `gatepost-durability`. Keys about replicas and storage are accepted and ignored, because there is
+/// one node and one form of storage.
 const KNOWN: [Known; 28] = [
     Known("message-ttl", Check::From(0), "message TTL", By::Anyone),
     Known("expires", Check::From(1), "queue expiry", By::Anyone),
@@ -124,10 +124,10 @@ const STRATEGIES: &[&str] = &["at-most-once", "at-least-once"];
 const LOCATORS: &[&str] = &["client-local", "balanced", "random", "least-leaders"];
 
 impl Definition {
-    /// Checks what a policy sets. `operator`: it is an operator's, which may set limits only.
+    /// Checks a policy's definition. `operator`: it is an operator policy, which may only set limits.
     ///
     /// # Errors
-    /// What is wrong with it, as RabbitMQ says it.
+    /// What is wrong with it, in RabbitMQ's words.
     pub(crate) fn parse(table: &Table, operator: bool) -> Result<Definition, String> {
         if table.is_empty() {
             return Err("no policy provided".to_owned());
@@ -158,7 +158,7 @@ impl Definition {
         Ok(definition)
     }
 
-    /// Takes a checked value over.
+    /// Sets a checked value.
     fn set(&mut self, key: &str, value: &Value) {
         let count = || value.as_int().and_then(|n| u64::try_from(n).ok());
         let text = || value.as_str().map(Name::from);
@@ -177,7 +177,7 @@ impl Definition {
         }
     }
 
-    /// What a policy and an operator's policy come to: the lower of two limits, and of other keys the operator's.
+    /// Combines a policy with an operator policy: the lower of two limits, and the operator's value of other keys.
     pub(crate) fn merged(&self, operator: &Definition) -> Definition {
         let (a, b) = (self, operator);
         let either = |a: &Option<Name>, b: &Option<Name>| b.clone().or_else(|| a.clone());
@@ -196,7 +196,7 @@ impl Definition {
     }
 }
 
-/// The same of two tables, for people.
+/// The same for two tables, for people.
 pub(super) fn merged_tables(user: &Table, operator: &Table) -> Table {
     let mut merged = user.clone();
     for (key, value) in &operator.0 {
@@ -212,7 +212,7 @@ pub(super) fn merged_tables(user: &Table, operator: &Table) -> Table {
     merged
 }
 
-/// The lower of two limits, where both are set.
+/// The lower of two limits, or the one that is set.
 pub(crate) fn lower(a: Option<u64>, b: Option<u64>) -> Option<u64> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
@@ -233,7 +233,7 @@ fn is_good(check: Check, value: &Value) -> bool {
     }
 }
 
-/// A value as RabbitMQ's texts have it.
+/// A value in RabbitMQ's error texts.
 pub(super) fn shown(value: &Value) -> String {
     match value {
         Value::Text(_) => format!("<<\"{}\">>", crate::arguments::text_of(value)),
@@ -249,7 +249,7 @@ mod tests {
         Table(pairs.iter().map(|(k, v)| ((*k).into(), v.clone())).collect())
     }
 
-    /// As RabbitMQ 3.10.8 words them.
+    /// The texts are RabbitMQ 3.10.8's.
     #[test]
     fn what_is_wrong_with_a_definition_is_worded_as_rabbitmq_does() {
         let wrong = |pairs: &[(&str, Value)]| Definition::parse(&table(pairs), false).expect_err("refused");
@@ -307,7 +307,7 @@ mod tests {
         );
         assert_eq!(merged.overflow, Some(Overflow::DropHead));
         assert_eq!(merged.dead_letter_exchange.as_deref(), Some("dlx"));
-        // What people are shown is what holds.
+        // The table that people are shown has the same effect.
         assert_eq!(parse(&merged_tables(&user, &operator), false), merged);
     }
 }

@@ -14,7 +14,7 @@ use std::task::Poll;
 
 /// The broker as one connection sees it: who logs it in, and how it reaches the engine of its vhost.
 pub trait Broker {
-    /// What leads to a vhost's engine.
+    /// A handle to a vhost's engine.
     type Vhost;
 
     /// Visits the engine: under its lock, and then hands over what is to be logged and fetched, and fires the wakes.
@@ -26,15 +26,15 @@ pub trait Broker {
     /// The fault the peer is told: no such vhost, no access, the node is stopping.
     fn vhost(&mut self, attach: &Attach, user: &Name) -> Result<Self::Vhost, Fault>;
 
-    /// What the engine calls when the connection has something to take. The next turn sees the call in
-    /// [`Broker::acknowledge`].
+    /// The callback with which the engine wakes the connection when it has something to take. The next turn sees the call
+    /// in [`Broker::acknowledge`].
     fn waker(&mut self) -> Arc<dyn Wake>;
 
-    /// Whether the connection was called since this was last asked.
+    /// Whether the engine woke the connection since the last call of this.
     fn acknowledge(&mut self) -> bool;
 
-    /// Starts a login, or goes on with one after a challenge. It may take its time (hashing, a network look-up), and does
-    /// that elsewhere: the answer comes by a wake, and [`Broker::login_answer`] returns it in the turn that follows.
+    /// Starts a login, or continues one after a challenge. Must not block: slow work (hashing, a network request) is done
+    /// elsewhere, the connection is woken, and [`Broker::login_answer`] returns the answer in the next turn.
     fn log_in(&mut self, login: Login, peer: &Peer);
 
     /// The answer to the last [`Broker::log_in`], once it is there.
@@ -46,8 +46,8 @@ pub trait Broker {
     /// Errors that the peer was told in this turn, and that leave its connection open. For the log.
     fn complained(&mut self, _peer: &Peer, _user: Option<&Name>, _complaints: &mut Vec<String>) {}
 
-    /// Whether `user` may be attached to the vhost that it asks for. It may take its time, as a login: then this is called again
-    /// in the turn that follows a wake.
+    /// Whether `user` may be attached to the requested vhost. `Pending` if that takes longer; then this is called again
+    /// in the turn after a wake.
     ///
     /// # Errors
     /// The fault the peer is told.
@@ -55,25 +55,25 @@ pub trait Broker {
         Poll::Ready(Ok(()))
     }
 
-    /// Passes on a question to whoever knows what the user may do, if its rights are [asked](crate::access::Rights::asked). The
-    /// answer goes to the engine ([`Engine::answer_question`]), on whichever thread.
+    /// Passes on a question about a right that an external server knows ([`asked`](crate::access::Rights::asked)). The
+    /// answer goes to the engine ([`Engine::answer_question`]), on any thread.
     fn ask(&mut self, _vhost: &Self::Vhost, _link: Link, _asked: Asked) {}
 
     /// For sessions that translate messages of other protocols.
     fn codecs(&self) -> &Codecs;
 
-    /// How many messages the connection may publish now; `None`: any number. Asked once a turn. If it is `None`, it is not told
-    /// what was published.
+    /// How many messages the connection may publish now; `None`: no limit. Called once a turn. After `None`,
+    /// [`Broker::published`] is not called.
     fn may_publish(&mut self, _now: Time) -> Option<usize> {
         None
     }
 
-    /// What the connection has published in a turn. Returns the time before which it is not read.
+    /// Takes the count of what the connection has published in a turn. Returns the time before which it must not be read.
     fn published(&mut self, _now: Time, _published: Published) -> Option<Time> {
         None
     }
 
-    /// The memory that this connection's buffers share with all others'; `None`: there is no limit.
+    /// The limit on the buffers of all connections; `None`: no limit.
     fn buffers(&self) -> Option<&Arc<Buffers>> {
         None
     }

@@ -1,4 +1,4 @@
-//! How a connection ends: what it still says, and how the engine is told.
+//! The end of a connection: its last output, and how the engine is told.
 
 use super::writing::Stalled;
 use super::{Broker, LAST_TURNS, Output, Pump, Scratch, Stream};
@@ -15,19 +15,19 @@ use std::io;
 pub struct Ended {
     /// For our log.
     pub why: String,
-    /// The peer misbehaved or vanished, as opposed to a goodbye.
+    /// The peer misbehaved or vanished instead of closing properly.
     pub abnormal: bool,
-    /// The stream is of no more use; otherwise the last words are still to be written: see [`Pump::flush`].
+    /// The stream is broken. Otherwise the last output must still be written: see [`Pump::flush`].
     pub broken: bool,
-    /// It was ended because the peer did not take its output.
+    /// It was ended because the peer did not read its output.
     pub stalled: bool,
 }
 
 /// Why a connection ends.
 pub(super) enum End {
-    /// The session says so, and has said so to the peer.
+    /// The session ended it, and has told the peer.
     Closed(Close),
-    /// The stream is no more use.
+    /// The stream is broken.
     Broken(io::Error),
 }
 
@@ -44,7 +44,7 @@ impl From<io::Error> for End {
 }
 
 impl<V> Pump<V> {
-    /// The stream is of no more use, as somebody else has found out. The engine is told in the turns that follow.
+    /// Ends the connection because the caller found the stream broken. The engine is told in the following turns.
     pub fn break_off(&mut self, error: &io::Error) -> Ended {
         self.leave(&mut Vec::new());
         Ended {
@@ -55,29 +55,29 @@ impl<V> Pump<V> {
         }
     }
 
-    /// The stream takes no more output, as somebody else has found out. What it has brought by now is read and applied in the
-    /// turns that follow, and then the connection ends: a goodbye that was sent before the stream broke still counts.
+    /// Stops writing, because the caller found that the stream takes no more output. What has arrived by now is read and applied
+    /// in the following turns, and then the connection ends. So a DISCONNECT that was sent before the stream broke still counts.
     pub fn stop_writing(&mut self, error: io::Error) {
         self.output = Output::default();
         self.last_turns.get_or_insert(LAST_TURNS);
         self.broken.get_or_insert(error);
     }
 
-    /// Ends the connection at once, whatever it still had to say: its thread goes away. The engine is told.
+    /// Ends the connection at once, because its thread ends, and tells the engine. Waiting output is dropped.
     pub fn abandon<B: Broker<Vhost = V>>(&mut self, now: Now, broker: &mut B) {
         if !self.ended {
             self.leave(&mut Vec::new());
         }
         while !self.is_over() {
             if self.detach(now, broker) == Applied::Waits {
-                // For a session that another connection has, whose thread may be the one that goes away.
+                // The session may belong to another connection now, so only `Detach` is still applied.
                 self.left.retain(|command| matches!(command, Command::Detach));
             }
         }
     }
 
-    /// Another connection of the same client takes the session over, or the stream takes no more output. A goodbye, or an
-    /// acknowledgement, that this stream has brought already was sent earlier, so it is read and applied first; then the
+    /// Reads and applies what has arrived, after another connection of the same client took the session over or the stream
+    /// stopped taking output. The peer may have sent a DISCONNECT or an acknowledgement before, which must count. Then the
     /// session is told of its end.
     pub(super) fn take_last_turn(
         &mut self,
@@ -107,7 +107,7 @@ impl<V> Pump<V> {
         Ok(())
     }
 
-    /// The session is over: what it asked for before is still done, then the engine is told, then the rest is written.
+    /// Ends the session: applies its remaining commands, tells the engine, and writes the remaining output.
     pub(super) fn end<S: Stream>(&mut self, now: Now, s: &mut Scratch, stream: &mut S, end: End) -> Ended {
         let written = self.write(now, &mut s.out, stream);
         match end {
@@ -126,7 +126,7 @@ impl<V> Pump<V> {
         }
     }
 
-    /// Leaves the engine what is left of all commands, and `Detach`, exactly once.
+    /// Queues all remaining commands and, exactly once, `Detach`.
     pub(super) fn leave(&mut self, commands: &mut Vec<Command>) {
         self.ended = true;
         self.more = false;
@@ -138,12 +138,12 @@ impl<V> Pump<V> {
         }
     }
 
-    /// After the session: applies some of that.
+    /// Applies some of the remaining commands after the session's end.
     pub(super) fn detach<B: Broker<Vhost = V>>(&mut self, now: Now, broker: &mut B) -> Applied {
         let (Some(bound), true) = (&self.bound, self.ended) else {
             return Applied::All;
         };
-        // What is left may wait for a call.
+        // The remaining commands may be waiting for a wake.
         broker.acknowledge();
         let (link, left) = (bound.link, &mut self.left);
         let carried = std::mem::take(&mut self.carried);

@@ -1,4 +1,4 @@
-//! What session and engine say to each other in a turn.
+//! The exchange of commands and events between session and engine in a turn.
 
 use super::ending::End;
 use super::{Broker, LAST_TURNS, OUTPUT_HIGH_WATER, Pump, Scratch};
@@ -15,7 +15,7 @@ const TAKE_MESSAGES: usize = 2048;
 const ROUNDS: usize = 8;
 
 impl<V> Pump<V> {
-    /// Commands to the engine, events from it, until neither has anything to say to the other.
+    /// Passes commands to the engine and events to the session until there are no more.
     pub(super) fn exchange<B>(&mut self, now: Now, s: &mut Scratch, broker: &mut B, again: &mut bool) -> Result<(), End>
     where
         B: Broker<Vhost = V>,
@@ -25,7 +25,7 @@ impl<V> Pump<V> {
             let called = broker.acknowledge();
             self.log_in(now, s, broker);
             let room = self.room(s, broker.buffers());
-            // Without room the engine is still asked when it calls: it gives to others what we cannot take.
+            // After a wake the engine is visited even without room, so that it can offer what we cannot take to others.
             let worth_taking = called || (self.more && !taken && room.messages > 0);
             if self.bound.is_some() && (worth_taking || !s.commands.is_empty()) {
                 self.visit_engine(now, s, broker, room, again);
@@ -38,18 +38,18 @@ impl<V> Pump<V> {
             self.parking.sort(&mut s.commands);
             self.parking.release(&mut s.commands);
             if s.commands.is_empty() || !self.left.is_empty() {
-                // What is new keeps its place behind what is left.
+                // New commands stay behind remaining ones.
                 self.left.append(&mut s.commands);
                 return Ok(());
             }
         }
-        // A turn has an end, also with a session that always has another command.
+        // A turn ends even if the session always has another command.
         self.left.append(&mut s.commands);
         *again = true;
         Ok(())
     }
 
-    /// One hold of the engine's lock: apply what there is, take what there is room for.
+    /// One hold of the engine's lock: applies commands and takes events as far as there is room.
     fn visit_engine<B>(&mut self, now: Now, s: &mut Scratch, broker: &mut B, room: Room, again: &mut bool)
     where
         B: Broker<Vhost = V>,
@@ -69,17 +69,17 @@ impl<V> Pump<V> {
         if let Some(asked) = asked {
             broker.ask(&bound.vhost, link, *asked);
         }
-        // Without room it was asked all the same: what was reserved to this link went back, and a close gets through.
+        // Without room the visit gave back what was reserved for this link; a close is received all the same.
         self.more = more || room.messages == 0;
         self.waits = applied == Applied::Waits;
         if applied != Applied::All {
-            // The rest of a long batch waits until others have had the lock, and this thread.
+            // The rest of a long batch waits until other connections have had their turns.
             std::mem::swap(&mut s.commands, &mut self.left);
         }
         *again |= applied == Applied::Some || (more && room.messages > 0);
     }
 
-    /// What may be taken without the output growing past its mark.
+    /// What may be taken without the output exceeding its limit.
     fn room(&self, s: &Scratch, buffers: Option<&Arc<Buffers>>) -> Room {
         let full = buffers.is_some_and(|buffers| buffers.are_full());
         let output_max = if full { FREE_BYTES } else { OUTPUT_HIGH_WATER };
@@ -95,7 +95,7 @@ impl<V> Pump<V> {
     /// Lets the session encode its events.
     fn hand_over_events(&mut self, now: Now, s: &mut Scratch, codecs: &Codecs) -> Result<(), End> {
         if let Some(Event::Closed(CloseReason::TakenOver)) = s.events.last() {
-            // What the peer sent before it opened the other connection counts first: see `take_last_turn`.
+            // The end is postponed until what the peer has sent earlier was applied: see `take_last_turn`.
             s.events.pop();
             self.last_turns.get_or_insert(LAST_TURNS);
         }
@@ -105,7 +105,7 @@ impl<V> Pump<V> {
         for event in &s.events {
             if let Event::Flow(pressure) = event {
                 self.parking.set_pressure(*pressure);
-                // What the engine has not applied yet meets the pressure too.
+                // Commands that are not applied yet are parked, too.
                 self.parking.sort(&mut self.left);
             }
         }

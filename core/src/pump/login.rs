@@ -1,4 +1,4 @@
-//! How a connection logs in, and gets to the engine of its vhost.
+//! Logging in, and attaching a connection to the engine of its vhost.
 
 use super::{Broker, Pump, Scratch};
 use crate::command::{Attach, Command};
@@ -10,14 +10,14 @@ use crate::time::Now;
 use std::sync::Arc;
 use std::task::Poll;
 
-/// The way to the engine, from `Attached` until the end.
+/// The connection's link to an engine, from `Attached` until the end.
 pub(super) struct Bound<V> {
     pub(super) vhost: V,
     pub(super) link: Link,
 }
 
 impl<V> Pump<V> {
-    /// Logins go to the broker; and before the connection is bound to a vhost, so does everything else.
+    /// Passes logins to the broker. Before the connection is attached to a vhost, handles all its commands.
     pub(super) fn log_in<B: Broker<Vhost = V>>(&mut self, now: Now, s: &mut Scratch, broker: &mut B) {
         if self.logging_in
             && let Some(answer) = broker.login_answer(&self.peer)
@@ -26,8 +26,8 @@ impl<V> Pump<V> {
             s.events.push(self.identify(answer));
         }
         if self.bound.is_some() {
-            // A later login (another secret, say), or one of its rounds. The session reads nothing until it is answered, so it
-            // is the last.
+            // A later login (a new secret, say), or a round of it. It is the last command, because the session reads nothing
+            // until it is answered.
             if let Some(Command::Authenticate(login)) = s.commands.pop_if(|c| matches!(c, Command::Authenticate(_))) {
                 self.logging_in = true;
                 broker.log_in(*login, &self.peer);
@@ -50,14 +50,14 @@ impl<V> Pump<V> {
                     broker.log_in(*login, &self.peer);
                 }
                 Command::Attach(attach) => self.attach(now, attach, s, broker),
-                // A goodbye before the login is done has nothing to undo.
+                // A detach before the login is done has nothing to undo.
                 _ => {}
             }
         }
         s.commands.extend(commands);
     }
 
-    /// Notes who has logged in. A link belongs to its user: whoever logs in again over it has to be the same.
+    /// Notes the user that has logged in. A later login over the same link must be of the same user.
     fn identify(&mut self, answer: Event) -> Event {
         let Event::Authenticated { user, .. } = &answer else {
             return answer;
@@ -70,7 +70,7 @@ impl<V> Pump<V> {
         answer
     }
 
-    /// Attaches the connection, or waits until it is known whether it may be.
+    /// Attaches the connection, or waits until the broker knows whether it may be.
     fn attach<B: Broker<Vhost = V>>(&mut self, now: Now, attach: Box<Attach>, s: &mut Scratch, broker: &mut B) {
         let user = self.user.clone();
         let user = user.ok_or_else(|| Fault::new(FaultKind::AccessRefused, "not logged in"));

@@ -1,11 +1,11 @@
-//! What a connection's buffers have of the node's memory.
+//! Accounts a connection's buffers in the node's memory.
 
 use super::{Broker, Pump, Stream};
 use crate::time::Now;
 use std::io;
 
 impl<V> Pump<V> {
-    /// A peer that has stopped in the middle of a large packet keeps memory from others: when that is short, it has to go.
+    /// Closes a peer that has stopped in the middle of a large packet, if memory is short.
     pub(super) fn check_part<S: Stream>(&mut self, now: Now, stream: &mut S) -> io::Result<()> {
         let Some(part) = self.part.as_mut().filter(|part| now.monotonic >= part.due()) else {
             return Ok(());
@@ -18,7 +18,7 @@ impl<V> Pump<V> {
         Ok(())
     }
 
-    /// Whether there is memory for what a read brings: always, but in the middle of a large packet.
+    /// Whether there is memory for a read. Only reads in the middle of a large packet may be held back.
     pub(super) fn may_read<B, S>(&mut self, broker: &mut B, stream: &mut S) -> io::Result<bool>
     where
         B: Broker<Vhost = V>,
@@ -38,7 +38,7 @@ impl<V> Pump<V> {
         Ok(!self.held_back)
     }
 
-    /// Counts what the connection buffers.
+    /// Counts the connection's buffers.
     pub(super) fn account<B: Broker<Vhost = V>>(&mut self, now: Now, broker: &mut B, stream_bytes: usize) {
         let Some(buffers) = broker.buffers() else { return };
         if self.ended {

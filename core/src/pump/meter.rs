@@ -1,7 +1,7 @@
-//! What a connection publishes, for brokers that allow only so much of it.
+//! Counts what a connection publishes, for brokers with publish quotas.
 //!
-//! A connection that is metered parses no more commands in a turn than it may publish messages, and then is not read until
-//! the broker allows more. So its publisher waits, and nothing that was read is refused or lost.
+//! With a quota, a connection parses no more commands in a turn than it may publish messages. Then it is not read until
+//! the broker allows more. So the publisher waits, and nothing that was read is refused or lost.
 
 use crate::command::Command;
 use crate::session::TURN_WORK;
@@ -10,9 +10,9 @@ use crate::time::Time;
 /// Publishes that went to the engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Published {
-    /// How many.
+    /// Number of messages.
     pub messages: u32,
-    /// Their bodies.
+    /// Bytes of their bodies.
     pub bytes: u64,
 }
 
@@ -29,46 +29,46 @@ impl Published {
     }
 }
 
-/// The state of one connection.
+/// The meter of one connection.
 #[derive(Default)]
 pub(super) struct Meter {
-    /// There are limits, so it counts.
+    /// Whether there are quotas.
     is_on: bool,
-    /// In this turn.
+    /// Published in this turn.
     published: Published,
-    /// Nothing is read before.
+    /// Nothing is read before this time.
     until: Option<Time>,
 }
 
 impl Meter {
-    /// A turn begins, in which so many messages may be published; `None`: any number. Returns the work that the turn has
-    /// done already, in the eyes of its session.
+    /// Begins a turn. `allowed`: messages that may be published; `None`: no limit. Returns the work with which the turn starts,
+    /// so that it stops parsing after that many commands.
     pub(super) fn begin(&mut self, now: Time, allowed: Option<usize>) -> usize {
         self.is_on = allowed.is_some();
         self.published = Published::default();
         self.until.take_if(|until| now >= *until || allowed.is_none());
-        // One at least, or a connection would never go on.
+        // At least one, or the connection would never make progress.
         allowed.map_or(0, |allowed| TURN_WORK.saturating_sub(allowed.max(1)))
     }
 
-    /// Counts commands that are new.
+    /// Counts new commands.
     pub(super) fn count(&mut self, commands: &[Command]) {
         if self.is_on {
             commands.iter().for_each(|command| self.published.add(command));
         }
     }
 
-    /// What was published in this turn, if there are limits on it.
+    /// What was published in this turn, if there are quotas.
     pub(super) fn published(&self) -> Option<Published> {
         (self.published.messages > 0).then_some(self.published)
     }
 
-    /// The broker allows more from then on.
+    /// Sets the time from which the broker allows more.
     pub(super) fn wait(&mut self, until: Option<Time>) {
         self.until = until;
     }
 
-    /// When it goes on, if it waits.
+    /// The time until which the connection waits, if it does.
     pub(super) fn until(&self) -> Option<Time> {
         self.until
     }

@@ -1,25 +1,25 @@
-//! Bytes the stream did not take yet.
+//! Output that the stream has not taken yet.
 
 use crate::time::Time;
 
-/// What is still to be written, in order. Nothing for all but slow peers, and then it is one word.
+/// Waiting output, in order. Empty except for slow peers, and then it is only one word in size.
 #[derive(Default)]
 pub(super) struct Output(Option<Box<Backlog>>);
 
 struct Backlog {
     bytes: Vec<u8>,
-    /// Of `bytes`, what is written already: never all.
+    /// Bytes of `bytes` that are written already; never all.
     written: usize,
-    /// When the stream had last taken [`PROGRESS`] more, or the first byte came to wait.
+    /// When the stream last had taken another [`PROGRESS`] bytes, or when output began to wait.
     progress: Time,
-    /// What it has taken since.
+    /// Bytes taken since then.
     taken: usize,
 }
 
-/// Less than this is as good as nothing: a peer that takes a byte now and then would keep its memory for ever.
+/// Fewer bytes do not count as progress. Otherwise a peer that reads a byte now and then would hold its memory for ever.
 const PROGRESS: usize = 1 << 10;
 
-/// Written bytes are moved away once they are this many.
+/// Written bytes are removed from the buffer when there are this many.
 const COMPACT: usize = 64 << 10;
 
 impl Output {
@@ -37,12 +37,12 @@ impl Output {
         self.0.as_ref().map_or(0, |backlog| backlog.bytes.capacity())
     }
 
-    /// Since when nothing moves; `None` if nothing waits.
+    /// Since when there has been no progress; `None` if nothing waits.
     pub(super) fn stalled_since(&self) -> Option<Time> {
         self.0.as_ref().map(|backlog| backlog.progress)
     }
 
-    /// What is to be written next.
+    /// The bytes to write next.
     pub(super) fn waiting(&self) -> &[u8] {
         self.0
             .as_ref()
@@ -50,7 +50,7 @@ impl Output {
             .unwrap_or_default()
     }
 
-    /// The stream took so many of the bytes that wait.
+    /// Notes that the stream took `taken` of the waiting bytes.
     pub(super) fn took(&mut self, taken: usize, now: Time) {
         let Some(backlog) = &mut self.0 else { return };
         if taken == 0 {
@@ -63,7 +63,7 @@ impl Output {
         }
         backlog.written += taken;
         if backlog.written >= backlog.bytes.len() {
-            // Freed: a peer that was slow once does not keep its buffer.
+            // Freed, so that a peer that was slow once does not keep its buffer.
             self.0 = None;
         } else if backlog.written >= COMPACT {
             backlog.bytes.drain(..backlog.written);
@@ -71,7 +71,7 @@ impl Output {
         }
     }
 
-    /// Puts `fresh` behind what waits, but for its first `taken` bytes, which are written already. Leaves `fresh` empty.
+    /// Appends `fresh` without its first `taken` bytes, which are written already. Leaves `fresh` empty.
     pub(super) fn keep(&mut self, fresh: &mut Vec<u8>, taken: usize, now: Time) {
         match &mut self.0 {
             Some(backlog) => backlog.bytes.append(fresh),

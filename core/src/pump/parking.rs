@@ -1,36 +1,36 @@
-//! Publishes that have to wait, and what may pass them.
+//! Publishes that have to wait, and commands that may pass them.
 //!
-//! While publishers have to wait, a connection goes on being read: what settles, cancels or closes may stand
-//! behind a publish, and is what relieves the pressure. So publishes are set aside ("parked"), up to a limit; past it the
-//! stream is no longer read. When the disk is full, those go on to the engine whose peers can be told that they are
+//! While publishers have to wait, a connection is still read, because a settle, cancel or close may follow a publish and
+//! relieves the pressure. So publishes are set aside ("parked") up to a limit; above it the
+//! stream is not read. When the disk is full, publishes go to the engine if their peers can be told that they are
 //! refused.
 //!
-//! If it is the log that is slow, short of disk or full, only publishes that need the log are parked. What does not need
-//! it goes on, unless it would overtake a parked publish of its own channel that its protocol wants it to follow.
+//! If the log is slow, short of disk or full, only publishes that need the log are parked. Others go on, unless they would
+//! overtake a parked publish of the same channel that must keep its order.
 
 use crate::command::{Channel, Command, PublishFlags};
 use crate::event::Pressure;
 use crate::message::Message;
 use crate::seldom::Seldom;
 
-/// See the module.
+/// The parked publishes of a connection.
 #[derive(Debug)]
 pub(super) struct Parking {
     pressure: Option<Pressure>,
-    /// The pressure changed: what is parked may not have to wait any more.
+    /// The pressure changed, so parked publishes may no longer have to wait.
     changed: bool,
-    /// Nothing for most connections at most times, and then it is one word.
+    /// Empty for most connections at most times, and then it is only one word in size.
     parked: Seldom<Parked>,
     /// Memory of what is parked.
     bytes: u32,
     bytes_max: u32,
 }
 
-/// What waits.
+/// Parked publishes and their channels.
 #[derive(Debug, Default)]
 struct Parked {
     commands: Vec<Command>,
-    /// Channels of what is parked. Few: a channel is listed once for each side of [`PublishFlags::PASSING`].
+    /// Channels with parked publishes; once for publishes with [`PublishFlags::PASSING`] and once for those without.
     held_up: Vec<(Channel, bool)>,
 }
 
@@ -46,13 +46,13 @@ impl Parking {
         }
     }
 
-    /// The engine has publishers wait, or no longer does.
+    /// Sets the engine's pressure on publishers.
     pub(super) fn set_pressure(&mut self, pressure: Option<Pressure>) {
         self.changed |= self.pressure != pressure;
         self.pressure = pressure;
     }
 
-    /// No more may be parked.
+    /// Whether the limit is reached.
     pub(super) fn is_full(&self) -> bool {
         self.bytes >= self.bytes_max
     }
@@ -62,7 +62,7 @@ impl Parking {
         self.bytes as usize
     }
 
-    /// Takes out of `commands` what has to wait.
+    /// Parks those of `commands` that have to wait.
     pub(super) fn sort(&mut self, commands: &mut Vec<Command>) {
         if self.pressure.is_none() || commands.is_empty() {
             return;
@@ -84,7 +84,7 @@ impl Parking {
                     }
                 }
                 Command::Transaction(transaction) => {
-                    // It is answered as a whole, so it can always be refused.
+                    // A transaction is answered as a whole, so it can always be refused.
                     let (channel, flags) = (transaction.channel, PublishFlags::CONFIRM);
                     let needs = |c: &Command| matches!(c, Command::Publish { message, .. } if needs_log(message));
                     if self.has_to_wait(channel, flags, transaction.commands.iter().any(needs)) {
@@ -93,9 +93,9 @@ impl Parking {
                         passing.push(command);
                     }
                 }
-                // They free memory, and mean the same before and after a publish.
+                // Settles free memory, and mean the same before and after a publish.
                 Command::Settle { .. } | Command::Received { .. } | Command::Stray { .. } => passing.push(command),
-                // Everything else keeps its place behind the publishes of its channel: they go first, pressure or not.
+                // Everything else must stay behind the publishes of its channel, so those are applied first despite the pressure.
                 _ => {
                     self.give_way(command.channel(), &mut passing);
                     passing.push(command);
@@ -109,7 +109,7 @@ impl Parking {
         match self.pressure {
             None => false,
             Some(Pressure::Memory) => true,
-            // The engine will refuse it (if it needs the disk), and the peer is told so.
+            // The engine refuses it if it needs the disk, and the peer is told.
             Some(Pressure::Full) if flags.contains(PublishFlags::CONFIRM) && !flags.contains(PublishFlags::PATIENT) => {
                 false
             }
@@ -124,7 +124,7 @@ impl Parking {
         held_up.any(|(of, passing)| *of == channel && (*passing || !may_pass))
     }
 
-    /// Puts what need not wait any longer in front of `commands`.
+    /// Inserts publishes that no longer have to wait in front of `commands`.
     pub(super) fn release(&mut self, commands: &mut Vec<Command>) {
         if !std::mem::take(&mut self.changed) {
             return;
@@ -141,7 +141,7 @@ impl Parking {
         *commands = released;
     }
 
-    /// Moves what is parked of a channel to `passing`; all of it for `None`.
+    /// Moves a channel's parked publishes to `passing`; `None`: those of all channels.
     fn give_way(&mut self, channel: Option<Channel>, passing: &mut Vec<Command>) {
         let Some(parked) = self.parked.get_mut() else { return };
         match channel {
@@ -170,7 +170,7 @@ impl Parking {
     }
 }
 
-/// Whether the log has to take it, wherever it is routed.
+/// Whether the message needs the log, wherever it is routed.
 fn needs_log(message: &Message) -> bool {
     let envelope = message.envelope();
     envelope.durable || envelope.retain
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn what_does_not_need_the_log_does_not_wait_for_it() {
-        // A slow disk under two durable publishers held up everybody: QoS 0 and transient messages took four seconds.
+        // With a slow disk, two durable publishers delayed everybody: QoS 0 and transient messages took four seconds.
         for pressure in [Pressure::Backlog, Pressure::Disk, Pressure::Full] {
             let mut parking = Parking::new(1 << 10);
             parking.set_pressure(Some(pressure));
@@ -304,7 +304,7 @@ mod tests {
         let mut commands = vec![publish_on(1, "transient", false, PublishFlags::default())];
         parking.sort(&mut commands);
         assert!(commands.is_empty());
-        // Now it is the log that is short, and no longer memory.
+        // Now the log is behind, and memory is free.
         parking.set_pressure(Some(Pressure::Backlog));
         parking.release(&mut commands);
         assert_eq!(names(&commands), ["transient"]);
@@ -324,7 +324,7 @@ mod tests {
         ];
         parking.sort(&mut commands);
         assert_eq!(names(&commands), ["other channel", "passing", "echo 1"]);
-        // One of its own kind waits (it is retained, say): the next one is not to overtake it.
+        // A publish of the same kind waits (it is retained, say), and the next one must not overtake it.
         let mut commands = vec![publish_on(1, "c", true, passing), publish_on(1, "d", false, passing)];
         parking.sort(&mut commands);
         assert!(commands.is_empty());

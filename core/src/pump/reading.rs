@@ -1,4 +1,4 @@
-//! Bytes in: a read, and what the session makes of it.
+//! Reading bytes and having the session parse them.
 
 use super::ending::End;
 use super::{COPY_MAX, OUTPUT_HIGH_WATER, Pump, READ_MAX, Scratch, Stream};
@@ -12,7 +12,7 @@ impl<V> Pump<V> {
         self.output.len() < OUTPUT_HIGH_WATER && !self.parking.is_full() && self.meter.until().is_none()
     }
 
-    /// Reads once, and lets the session parse it together with what was left of the last frame.
+    /// Reads once, and has the session parse the bytes together with the unfinished frame before them.
     pub(super) fn read<S: Stream>(
         &mut self,
         now: Now,
@@ -22,7 +22,7 @@ impl<V> Pump<V> {
         portion: usize,
     ) -> Result<(), End> {
         if self.input.len() > COPY_MAX {
-            // Grown in place: copying a large frame for each read would cost its square.
+            // Read onto the buffer: copying a large frame for each read would take quadratic time.
             self.input.reserve(READ_MAX);
             let read = stream.read_onto(&mut self.input, READ_MAX)?;
             if self.note_read(read)?.is_some() {
@@ -46,7 +46,7 @@ impl<V> Pump<V> {
         let work = cx.work;
         let rest = bytes.get(used..).unwrap_or_default();
         if rest.is_empty() {
-            // Freed, not cleared: an idle connection keeps no buffer.
+            // Freed, so that an idle connection keeps no buffer.
             self.input = Vec::new();
         } else {
             self.input.clear();
@@ -76,7 +76,7 @@ impl<V> Pump<V> {
         }
     }
 
-    /// Lets the session parse what is kept.
+    /// Has the session parse the kept bytes.
     pub(super) fn offer(&mut self, now: Now, s: &mut Scratch, codecs: &Codecs) -> Result<(), End> {
         let before = s.commands.len();
         let (mut cx, _) = s.cx(now, codecs);

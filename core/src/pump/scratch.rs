@@ -1,4 +1,4 @@
-//! Buffers that a turn needs and a connection does not keep: one set per thread.
+//! Buffers for the duration of a turn: one set per thread, not per connection.
 
 use super::{COPY_MAX, READ_MAX};
 use crate::command::Command;
@@ -7,11 +7,11 @@ use crate::properties::Codecs;
 use crate::session::{Cx, TURN_WORK};
 use crate::time::Now;
 
-/// Over this a buffer is given back after the turn that needed it.
+/// Buffers larger than this are freed after the turn.
 const KEEP_BYTES: usize = 512 << 10;
 const KEEP_ITEMS: usize = 8 << 10;
 
-/// See the module.
+/// A thread's buffers.
 pub struct Scratch {
     pub(super) input: Vec<u8>,
     pub(super) commands: Vec<Command>,
@@ -20,15 +20,15 @@ pub struct Scratch {
     /// See [`Cx::complain`].
     pub(super) complaints: Vec<String>,
     random: Box<dyn FnMut() -> u64>,
-    /// What the turn has parsed, in work units.
+    /// Work units that the turn has spent on parsing.
     pub(super) work: usize,
-    /// Bytes of messages that a turn takes at most, beside the room the output has. For tests: without it, the simulated
-    /// world would never see a turn that has to leave messages behind.
+    /// Bytes of messages that a turn takes, at most, in addition to the limit of the output. For tests: without it, a turn in the
+    /// simulated world would never leave messages behind.
     pub room_bytes_max: usize,
 }
 
 impl Scratch {
-    /// `random` is the sessions' source of identifiers they make up.
+    /// New buffers. `random`: source of identifiers that sessions generate.
     pub fn new(random: Box<dyn FnMut() -> u64>) -> Scratch {
         Scratch {
             input: vec![0; READ_MAX + COPY_MAX],
@@ -42,7 +42,7 @@ impl Scratch {
         }
     }
 
-    /// Room for what a read without a session brings, which nobody looks at.
+    /// A buffer for bytes that are read and discarded after the session's end.
     pub fn waste(&mut self) -> &mut [u8] {
         &mut self.input
     }
@@ -54,12 +54,12 @@ impl Scratch {
         self.work = 0;
     }
 
-    /// Whether the turn has parsed enough.
+    /// Whether the turn must stop parsing.
     pub(super) fn is_full(&self) -> bool {
         self.work >= TURN_WORK
     }
 
-    /// Gives back what one large message or batch needed.
+    /// Frees memory that a large message or batch needed.
     pub(super) fn trim(&mut self) {
         if self.out.capacity() > KEEP_BYTES {
             self.out = Vec::new();
@@ -72,7 +72,7 @@ impl Scratch {
         }
     }
 
-    /// What a session is lent, beside the input.
+    /// The context that is lent to a session, and the input.
     pub(super) fn cx<'a>(&'a mut self, now: Now, codecs: &'a Codecs) -> (Cx<'a>, &'a [u8]) {
         let cx = Cx {
             now,

@@ -2,10 +2,10 @@
 
 use std::io;
 
-/// The byte stream under a pump. None of its calls waits: where one cannot go on, the stream has the connection's next
-/// turn come once it can.
+/// The byte stream under a pump. No call blocks: if one cannot make progress, the stream wakes the connection when it
+/// can.
 pub trait Stream {
-    /// Reads what there is into `space`. `None`: nothing yet. `Some(0)`: nothing will come any more.
+    /// Reads available bytes into `space`. `None`: nothing yet. `Some(0)`: the end of the stream.
     ///
     /// # Errors
     /// The stream is broken.
@@ -17,21 +17,21 @@ pub trait Stream {
     /// The stream is broken.
     fn read_onto(&mut self, onto: &mut Vec<u8>, bytes_max: usize) -> io::Result<Option<usize>>;
 
-    /// Whether a read would bring something (or an end, or an error) right now. If not, there is a turn once it would.
+    /// Whether a read would return something (or the end, or an error) now. If not, the connection is woken when it would.
     ///
     /// # Errors
     /// The stream is broken.
     fn has_more(&mut self) -> io::Result<bool>;
 
-    /// Writes as much of `bytes` as the stream takes, and returns how much that was. After less than all of it there is a
-    /// turn once the stream takes more.
+    /// Writes as much of `bytes` as the stream takes, and returns how much that was. If that was not all, the connection is
+    /// woken when the stream takes more.
     ///
     /// # Errors
     /// The stream is broken.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 
-    /// Memory that the stream uses for what is under way: encrypted and not sent, received and not decrypted. It counts like the
-    /// connection's own buffers.
+    /// Memory of the stream's own buffers: data that is encrypted and not sent, or received and not decrypted. It is counted like
+    /// the connection's buffers.
     fn buffered(&self) -> usize {
         0
     }

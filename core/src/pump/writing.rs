@@ -1,16 +1,16 @@
-//! Bytes out, as far as the peer takes them.
+//! Writing output, as far as the peer takes it.
 
 use super::{Pump, Stream};
 use crate::time::Now;
 use std::io;
 
-/// The peer does not take its output.
+/// The peer does not read its output.
 #[derive(Debug, thiserror::Error)]
 #[error("the peer takes no output")]
 pub(super) struct Stalled;
 
 impl<V> Pump<V> {
-    /// Writes what waits, as far as the stream takes it.
+    /// Writes waiting output, as far as the stream takes it.
     ///
     /// # Errors
     /// The stream is broken.
@@ -31,7 +31,7 @@ impl<V> Pump<V> {
         if fresh.is_empty() {
             return Ok(());
         }
-        // What waits was offered at the start of the turn; nothing may overtake it.
+        // Older output may still be waiting, and new output must not overtake it.
         let taken = if self.output.is_empty() {
             stream.write(fresh)?
         } else {
