@@ -421,6 +421,18 @@ algorithms = [\"RS256\",\"ES256\"]
             })
             .collect();
         assert_eq!(read(&set).expect("all keys").values, Config::default().values);
+        // It stood there for each of eight listeners, 500 lines in all.
+        for text in [
+            "Addresses to listen on; empty: off",
+            "Networks of the proxies",
+            "PEM file with its private key",
+        ] {
+            let expected = if text.starts_with("PEM") { 2 } else { 1 };
+            assert_eq!(sample.matches(text).count(), expected, "{text}");
+            let printed = Config::default().print();
+            assert_eq!(printed.matches(text).count(), expected, "{text}");
+        }
+        assert!(sample.contains("#bind = [\"[::]:61613\"]\n"), "{sample}");
         for key in ["channel_max", "max_inflight", "durability"] {
             assert!(sample.contains(&format!("\n#{key} = ")), "{key} in:\n{sample}");
             assert!(crate::config::reference().contains(&format!("| `{key}` |")), "{key}");

@@ -4,12 +4,14 @@
 use super::schema::{Row, Schema, Takes};
 use super::value;
 use gatepost_core::keys::{Applies, Kind, Values};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// The values as a configuration file. Each key is explained, and marked if it differs from its default.
 pub(super) fn values(schema: &Schema, values: &Values) -> String {
     let mut body = String::new();
     let (mut all, mut differing) = (0, 0);
+    let mut explained = Explained::default();
     for (section, rows) in schema.sections() {
         let _ = writeln!(body, "\n[{section}]");
         for row in rows {
@@ -24,8 +26,10 @@ pub(super) fn values(schema: &Schema, values: &Values) -> String {
                 differing += 1;
                 format!("  # {CHANGED}{}", row.default)
             };
-            for line in row.text.lines() {
-                let _ = writeln!(body, "# {}", line.trim());
+            if explained.of(row).is_none() {
+                for line in row.text.lines() {
+                    let _ = writeln!(body, "# {}", line.trim());
+                }
             }
             let _ = writeln!(body, "{} = {}{mark}", key_of(row), value::show(value));
         }
@@ -37,21 +41,56 @@ pub(super) fn values(schema: &Schema, values: &Values) -> String {
 
 const CHANGED: &str = "changed; the default is ";
 
-/// A file with all keys, their meaning and their defaults, commented out.
+/// The keys that all listeners have, as they were explained with the first of them.
+#[derive(Default)]
+struct Explained(BTreeMap<String, String>);
+
+impl Explained {
+    /// The default of that key where it was explained already. `None`: it is to be explained here.
+    fn of(&mut self, row: &Row) -> Option<String> {
+        let (_, key) = row.name.strip_prefix(LISTENERS)?.split_once('.')?;
+        let before = self.0.get(key).cloned();
+        if before.is_none() {
+            self.0.insert(key.to_owned(), row.default.clone());
+        }
+        before
+    }
+}
+
+/// What the sections of listeners begin with.
+const LISTENERS: &str = "listeners.";
+
+/// A file with all keys, their meaning and their defaults, commented out. What all listeners have is explained with the
+/// first; the others show what is different.
 pub(super) fn sample(schema: &Schema) -> String {
     let mut text = "# All keys of Gatepost's configuration with their defaults. Every key is optional.\n".to_owned();
+    let mut explained = Explained::default();
     for (section, rows) in schema.sections() {
-        let _ = writeln!(text, "\n[{section}]");
+        let mut body = String::new();
         for row in rows {
-            for line in row.text.lines() {
-                let _ = writeln!(text, "# {}", line.trim());
+            match explained.of(row) {
+                Some(before) if before == row.default => continue,
+                Some(_) => {}
+                None => {
+                    for line in row.text.lines() {
+                        let _ = writeln!(body, "# {}", line.trim());
+                    }
+                    let _ = writeln!(body, "# Takes {}. {}", takes(row), applies(row));
+                }
             }
-            let _ = writeln!(text, "# Takes {}. {}", takes(row), applies(row));
-            let _ = writeln!(text, "#{} = {}", key_of(row), row.default);
+            let _ = writeln!(body, "#{} = {}", key_of(row), row.default);
         }
+        if body.is_empty() {
+            continue;
+        }
+        let is_explained = !body.starts_with("# ");
+        let note = if is_explained { ALIKE } else { "" };
+        let _ = write!(text, "\n[{section}]\n{note}{body}");
     }
     text
 }
+
+const ALIKE: &str = "# It has all keys of the listener above. These defaults are its own:\n";
 
 /// A page of Markdown with all keys.
 pub(super) fn reference(schema: &Schema) -> String {

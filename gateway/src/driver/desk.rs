@@ -195,7 +195,11 @@ impl Broker for Desk<'_> {
     fn published(&mut self, now: Time, published: Published) -> Option<Time> {
         let meters = self.place.meters.as_mut()?;
         let until = self.place.node.protection.quotas.take(now, meters, published)?;
+        let is_told = meters.is_told;
         self.place.throttled();
+        if !is_told {
+            self.slowed();
+        }
         Some(until)
     }
 
@@ -205,6 +209,25 @@ impl Broker for Desk<'_> {
 }
 
 impl Desk<'_> {
+    /// The connection publishes more than its quota, for the first time.
+    #[cold]
+    fn slowed(&mut self) {
+        let protocol = self.place.protocol_name();
+        let Some(meters) = &mut self.place.meters else { return };
+        meters.is_told = true;
+        if self.place.node.lines.admit(LineKind::Slowed) {
+            let (user, client) = (&*shown(&meters.name), self.place.client_id.as_deref().map(shown));
+            let (client, listener) = (client.as_deref(), &*self.place.terms.name);
+            tracing::info!(
+                protocol,
+                listener,
+                user,
+                client,
+                "the client publishes more than its quota in [protection], and is made to wait; this is said once for a connection"
+            );
+        }
+    }
+
     /// Records a failed login. Returns whether to delay the answer: that slows down clients that guess passwords.
     fn holds_back(&mut self, now: Time, failed: &LoginRefused, peer: &Peer) -> bool {
         let is_failure = !matches!(

@@ -43,10 +43,12 @@ pub(crate) enum LineKind {
     Paced,
     /// Accepting a connection failed.
     NotAccepted,
+    /// It publishes more than its quota.
+    Slowed,
 }
 
 impl LineKind {
-    const ALL: [LineKind; 18] = [
+    const ALL: [LineKind; 19] = [
         LineKind::Connected,
         LineKind::LoggedIn,
         LineKind::Closed,
@@ -65,6 +67,7 @@ impl LineKind {
         LineKind::GaveWay,
         LineKind::Paced,
         LineKind::NotAccepted,
+        LineKind::Slowed,
     ];
 
     /// The subject of such lines in the plural, for reports of omitted lines.
@@ -88,6 +91,7 @@ impl LineKind {
             LineKind::GaveWay => "connections that gave way to others",
             LineKind::Paced => "listeners that wait",
             LineKind::NotAccepted => "connections that could not be accepted",
+            LineKind::Slowed => "clients that publish more than their quota",
         }
     }
 }

@@ -39,6 +39,10 @@ struct Rate {
 pub(crate) struct Meters {
     client: Meter,
     user: Arc<Mutex<Meter>>,
+    /// The user's name.
+    pub(crate) name: Name,
+    /// The log has said that the connection waits. Once is enough: it may wait many times a second.
+    pub(crate) is_told: bool,
 }
 
 #[derive(Default)]
@@ -142,6 +146,8 @@ impl Quotas {
         Some(Meters {
             client: Meter::default(),
             user: shared,
+            name: user.clone(),
+            is_told: false,
         })
     }
 

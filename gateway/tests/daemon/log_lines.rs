@@ -107,6 +107,45 @@ fn a_vhost_that_is_not_there_is_in_the_log() {
     stream.write_all(&connect).expect("sent");
     assert_eq!(read_to_end(stream).first(), Some(&0x20), "a CONNACK");
     line(&gatepost, &["closed for an error", "user=\"guest\"", "nowhere"]);
+    let mut stream = tcp(gatepost.stomp);
+    let connect = b"CONNECT\naccept-version:1.2\nhost:/astray\nlogin:guest\npasscode:guest\n\n\0";
+    stream.write_all(connect).expect("sent");
+    let answer = String::from_utf8_lossy(&read_to_end(stream)).into_owned();
+    assert!(answer.starts_with("ERROR"), "{answer}");
+    line(
+        &gatepost,
+        &["closed for an error", "protocol=\"stomp\"", "user=\"guest\"", "astray"],
+    );
+    // All frames of a handshake at once: their answers change nothing.
+    let frame = |payload: &[u8]| {
+        let size = u32::try_from(payload.len()).expect("short").to_be_bytes();
+        [&[1, 0, 0][..], &size, payload, &[0xCE]].concat()
+    };
+    let open = [
+        b"AMQP\x00\x00\x09\x01".to_vec(),
+        frame(b"\x00\x0a\x00\x0b\x00\x00\x00\x00\x05PLAIN\x00\x00\x00\x0c\x00guest\x00guest\x05en_US"),
+        frame(b"\x00\x0a\x00\x1f\x07\xff\x00\x02\x00\x00\x00\x00"),
+        frame(b"\x00\x0a\x00\x28\x07missing\x00\x00"),
+    ];
+    let mut stream = tcp(gatepost.amqp);
+    stream.write_all(&open.concat()).expect("sent");
+    line(&gatepost, &["protocol=\"amqp\"", "user=\"guest\"", "missing"]);
+}
+
+#[test]
+fn a_client_that_is_made_to_wait_for_its_quota_is_in_the_log_once() {
+    let gatepost = Gatepost::with(1, "[protection]\nclient_publishes_per_second = 50\n");
+    let mut publisher = Mqtt::open(gatepost.mqtt, "eager", true);
+    for id in 1..=150 {
+        publisher.publish("t", id, b"x");
+    }
+    publisher.flush().expect("sent");
+    for _ in 0..150 {
+        publisher.expect(0x40).expect("a confirm");
+    }
+    let text = "more than its quota in [protection]";
+    line(&gatepost, &["INFO", text, "protocol=\"mqtt\"", "user=\"anonymous\""]);
+    assert_eq!(gatepost.log().matches(text).count(), 1, "{}", gatepost.log());
 }
 
 #[test]
