@@ -27,12 +27,14 @@ mod bindings;
 mod cache;
 mod counts;
 mod edge;
+mod flow;
 mod generations;
 pub(crate) mod memory;
 mod route;
 mod target;
 
 pub use crate::exchange::ExchangeCounts;
+pub(crate) use flow::RouteTally;
 pub(crate) use route::Walk;
 pub use target::{Admission, Granted, Target};
 
@@ -88,6 +90,8 @@ pub struct Router {
     named: Named,
     /// What the default exchange has done: it has no place in `exchanges`.
     default_counts: ExchangeCounts,
+    /// The exchange whose keys the flow map shows one by one.
+    topics_of: Name,
 }
 
 /// Where a binding leads, as numbers.
@@ -173,6 +177,7 @@ impl Router {
             headers_max: HEADERS_MAX,
             named: Named::default(),
             default_counts: ExchangeCounts::default(),
+            topics_of: Name::default(),
         };
         for (name, kind, internal) in PREDECLARED {
             let table = BindingTable::new(kind).expect("PREDECLARED names known types");

@@ -1,6 +1,7 @@
 //! The node: the state that all threads share.
 
 use crate::accountant::Pools;
+use crate::api::flow::Flow;
 use crate::api::rates::Rates;
 use crate::clock::Clock;
 use crate::committer::LogQueue;
@@ -75,6 +76,8 @@ pub(crate) struct Node {
     pub buffers: Arc<Buffers>,
     /// Past values of counters, from which rates are computed.
     pub rates: Rates,
+    /// Who talks to whom.
+    pub flow: Flow,
     /// The addresses that the node listens on.
     pub listeners: Listeners,
     /// Requests of the management API to reload the configuration, and to stop.
@@ -223,6 +226,7 @@ impl Node {
             quic: Arc::default(),
             buffers: Arc::new(Buffers::new(buffers_max)),
             rates: Rates::default(),
+            flow: Flow::default(),
             listeners: Listeners::default(),
             desk: Desk::default(),
             sys_interval_changed: Notify::new(),
@@ -364,6 +368,7 @@ pub(crate) fn engine_settings(config: &Config, vhost: Name, number: VhostId, sha
         transaction_deliveries_max: config.limits.transaction_deliveries_max,
         session_expiry_max: Some(u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX)),
         topic_exchange: config.mqtt.exchange.as_str().into(),
+        flow: config.management.flow,
         ..Settings::default()
     }
 }

@@ -109,6 +109,8 @@ async fn run(
     node.listeners.remember(&ports, &node.config());
     let counted = Arc::clone(&node);
     tasks.spawn(async move { api::rates::run(&counted).await });
+    let looking = Arc::clone(&node);
+    tasks.spawn(async move { api::flow::run(&looking).await });
     for port in ports {
         listen(&mut tasks, &node, &threads, port)?;
     }

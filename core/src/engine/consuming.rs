@@ -111,6 +111,7 @@ impl Engine {
             credit: Credit::window(prefetch),
             starved: false,
             throttled: false,
+            flowed: 0,
             session: None,
             subscription_ids: None,
             described: Some(Box::new(Described {
@@ -153,6 +154,7 @@ impl Engine {
             }
         }
         self.forget_throttled(key);
+        self.note_consumer_gone(key);
         self.consumers.remove(key);
         let now = self.now.monotonic;
         let Some(q) = self.queues.get_mut(queue) else {
@@ -783,6 +785,7 @@ impl Engine {
             budget.spend(QUEUE_WORK);
             budget.check()?;
         }
+        self.note_link_gone(link);
         if let Some(l) = self.links.remove(link) {
             self.counters.of(l.traffic).links_detached += 1;
         }

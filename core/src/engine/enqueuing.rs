@@ -13,6 +13,7 @@ use crate::queue::overflow::Overflow;
 use crate::router::{Admission, Target};
 use crate::slots::{QueueKey, SessionKey};
 use crate::store::{Durability, Record, Route, Routes};
+use crate::tally::Source;
 use smallvec::SmallVec;
 use std::sync::Arc;
 
@@ -27,6 +28,18 @@ pub(super) struct Enqueued {
     pub(super) logged: Option<Durability>,
     /// It is its topic's retained message, and the log is told.
     pub(super) retained: bool,
+    /// Where the flow map says that its publisher has sent it.
+    pub(super) sent_to: Option<Source>,
+}
+
+impl Enqueued {
+    /// Nothing of it is in any queue.
+    pub(super) fn refused(why: FaultKind) -> Enqueued {
+        Enqueued {
+            refused: Some(why),
+            ..Enqueued::default()
+        }
+    }
 }
 
 /// What the queues still have to do once all have been given the message.

@@ -50,6 +50,7 @@ impl Engine {
         traffic.got_no_ack += u64::from(no_ack);
         traffic.redelivered += u64::from(entry.flags.has(EntryFlags::REDELIVERED));
         traffic.delivered_bytes += message.body().len() as u64;
+        self.flow.note_got(link, queue);
         // Until now it counted as fetched.
         self.count_released(link, cost(&entry.body));
         if no_ack {
@@ -104,10 +105,15 @@ impl Engine {
         entry: Entry,
         events: &mut Vec<Event>,
     ) {
-        let Some(c) = self.consumers.get(key) else {
+        let Some(c) = self.consumers.get_mut(key) else {
             debug_assert!(false, "reservations are given back before their consumer goes");
             return;
         };
+        if self.flow.note_delivered(c)
+            && let Body::Memory(message) = &entry.body
+        {
+            self.flow.note_wait(key, self.now.wall - message.envelope().received);
+        }
         if let Some((session, granted)) = c.session {
             let ids = c.subscription_ids.clone();
             return self.hand_out_to_session(link, session, (granted, ids), queue, entry, events);

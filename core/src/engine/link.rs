@@ -2,6 +2,7 @@
 
 use super::Wake;
 use super::confirms::Publisher;
+use super::flow_counts::Sent;
 use super::outbox::{Fetched, Out, Outbox};
 use super::replays::Replays;
 use super::staging::{Gate, Reached};
@@ -16,6 +17,7 @@ use crate::queue::unsettled::Unsettled;
 use crate::quota::Seat;
 use crate::seldom::Seldom;
 use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey};
+use crate::tally::Source;
 use crate::time::Wall;
 use std::collections::VecDeque;
 use std::mem::size_of;
@@ -85,10 +87,12 @@ pub(crate) struct LinkState {
     pub(crate) routing: Option<Box<Routing>>,
     /// Retained messages that new subscriptions asked for.
     pub(crate) replays: Option<Box<Replays>>,
+    /// What it has published, for the flow map.
+    pub(crate) sent: Option<Box<Sent>>,
     /// Answers of all its channels that wait for the log, or behind one that does.
     gated: u32,
-    /// What of `charge` they cost.
-    gated_bytes: u32,
+    /// Seconds of silence that were agreed on; 0: none. Here, because it fits here.
+    pub(crate) heartbeat_s: u16,
     /// What its socket has carried, as of its last visit.
     pub(crate) carried: Carried,
     /// Bytes of what its channels have unsettled or have fetched.
@@ -110,8 +114,6 @@ pub(crate) struct LinkState {
     pub(crate) peer: Arc<Peer>,
     pub(crate) connected_at: Wall,
     pub(crate) handshake: Option<Box<Handshake>>,
-    /// Seconds of silence that were agreed on; 0: none.
-    pub(crate) heartbeat_s: u16,
     /// To be published if it goes without goodbye.
     pub(crate) will: Option<Box<Will>>,
 }
@@ -269,7 +271,6 @@ impl LinkState {
             stalled: false,
             starved: VecDeque::new(),
             gated: 0,
-            gated_bytes: 0,
             unsettled_bytes: 0,
             session: None,
             will: None,
@@ -282,9 +283,22 @@ impl LinkState {
             waits: false,
             resend_loading: false,
             replays: None,
+            sent: None,
             routing: None,
             awaits_walk: false,
             rare: Seldom::default(),
+        }
+    }
+
+    /// Counts a message that it has published, for the flow map.
+    #[inline]
+    pub(crate) fn note_sent(&mut self, to: Source, bytes: usize) {
+        match &mut self.sent {
+            Some(sent) => sent.note(to, bytes),
+            None => {
+                self.charge.grow(allocation(size_of::<Sent>()));
+                self.sent.get_or_insert_default().note(to, bytes);
+            }
         }
     }
 
@@ -446,11 +460,11 @@ impl LinkState {
         self.count_gated(self.gated as usize + 1);
     }
     fn count_gated(&mut self, gated: usize) {
+        let bytes = |gated: usize| (gated.next_multiple_of(GATED_STEP) * GATED_BYTES) as u32;
+        let (before, now) = (bytes(self.gated as usize), bytes(gated));
         self.gated = gated as u32;
-        let bytes = (gated.next_multiple_of(GATED_STEP) * GATED_BYTES) as u32;
-        if bytes != self.gated_bytes {
-            self.charge.exchange(self.gated_bytes, bytes);
-            self.gated_bytes = bytes;
+        if now != before {
+            self.charge.exchange(before, now);
         }
     }
     /// Whether so many of its answers wait that its next command does, too. It is woken when they go.

@@ -35,6 +35,10 @@ impl Links {
     pub(crate) fn at(&self, slot: u32) -> Option<&LinkState> {
         self.get(self.slots.key_at(slot)?)
     }
+    /// As [`Links::at`], to be changed.
+    pub(crate) fn at_mut(&mut self, slot: u32) -> Option<&mut LinkState> {
+        self.get_mut(self.slots.key_at(slot)?)
+    }
     pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }

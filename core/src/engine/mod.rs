@@ -28,6 +28,9 @@ mod dispatch;
 mod doors;
 mod enqueuing;
 mod eviction;
+pub mod flow;
+mod flow_counts;
+mod flowed;
 mod gauges;
 mod handing_out;
 pub mod inspect;
@@ -96,6 +99,7 @@ use crate::time::{Now, Time};
 use crate::topic::LEVELS_MAX;
 use budget::Budget;
 use confirms::Confirms;
+use flow_counts::FlowCounts;
 use internal::Internal;
 use link::LinkState;
 use links::Links;
@@ -210,6 +214,8 @@ pub struct Settings {
     pub topic_levels_max: usize,
     /// Messages times queues of a transaction: they are put into their queues in one hold of the lock.
     pub transaction_deliveries_max: usize,
+    /// Whether messages are counted for the flow map: see [`flow`].
+    pub flow: bool,
 }
 
 impl Default for Settings {
@@ -234,6 +240,7 @@ impl Default for Settings {
             session_filters_max: 10_000,
             topic_levels_max: LEVELS_MAX,
             transaction_deliveries_max: 32_768,
+            flow: false,
         }
     }
 }
@@ -348,6 +355,8 @@ pub struct Engine {
     policies: Policies,
     /// Queues and exchanges that do not have what the policies say yet.
     review: Option<policies::Review>,
+    /// For the flow map.
+    flow: FlowCounts,
 }
 
 /// How long settles may wait for company before they are logged.
@@ -356,7 +365,9 @@ const ACKS_DELAY_MS: u64 = 200;
 impl Engine {
     /// An empty vhost with the predeclared exchanges. `seed` feeds the names it makes up.
     pub fn new(settings: Settings, codecs: Codecs, seed: u64) -> Engine {
+        let ledger = Arc::new(Ledger::default());
         let mut engine = Engine {
+            flow: FlowCounts::new(ledger.charge(ObjectKind::Queues, 0)),
             router: Router::new(settings.vhost.clone(), codecs.clone()),
             staging: Staging::new(settings.durability),
             queues: Queues::new(settings.number),
@@ -381,7 +392,7 @@ impl Engine {
             consumers: Slots::default(),
             ending_queues: VecDeque::new(),
             orphans: VecDeque::new(),
-            ledger: Arc::default(),
+            ledger,
             refusal_told: None,
             sessions: Sessions::default(),
             successors: Successors::default(),
@@ -404,6 +415,8 @@ impl Engine {
             review: None,
         };
         engine.router.set_headers_max(engine.settings.message_headers_max);
+        engine.router.set_topics_of(engine.settings.topic_exchange.clone());
+        engine.flow.turn(engine.settings.flow);
         // What MQTT clients look at to see what they talk to; never in the log.
         let envelope = Envelope {
             dialect: Dialect::Slash,

@@ -12,6 +12,7 @@ use super::queues::Queues;
 use super::reply_address::reply_addressed;
 use super::routing::RouteBy;
 use super::unfinished::Routing;
+use crate::binding::QueueSlot;
 use crate::command::{Channel as ChannelNumber, PublishFlags};
 use crate::event::{Event, Op, Pressure};
 use crate::fault::{Fault, FaultKind};
@@ -21,6 +22,7 @@ use crate::properties::{Codecs, Name};
 use crate::router::{Target, Walk};
 use crate::slots::Link;
 use crate::store::{Durability, QueueId, Record, State};
+use smallvec::SmallVec;
 
 /// A publish of a link. See [`crate::command::Command::Publish`].
 pub(crate) struct Publish {
@@ -156,10 +158,7 @@ impl Engine {
         let may_refuse = flags.contains(PublishFlags::CONFIRM) && !flags.contains(PublishFlags::PATIENT);
         if may_refuse && !self.can_retain(&message) {
             // Its publisher can be told, and so decides: nothing of it is kept.
-            let enqueued = Enqueued {
-                refused: Some(self.refuse(ObjectKind::Retained).kind),
-                ..Enqueued::default()
-            };
+            let enqueued = Enqueued::refused(self.refuse(ObjectKind::Retained).kind);
             return Ok((message, Ok(enqueued)));
         }
         let route = RouteBy::Steps(&mut stopped, budget);
@@ -252,6 +251,9 @@ impl Engine {
             packet_id,
         } = publish;
         let Some(l) = self.links.get_mut(link) else { return };
+        if let Some(to) = enqueued.sent_to {
+            l.note_sent(to, message.body().len());
+        }
         let traffic = self.counters.of(l.traffic);
         if let Some(why) = enqueued.refused {
             traffic.refused += 1;
@@ -369,6 +371,7 @@ impl Engine {
         route: RouteBy<'_>,
         skip: &[Name],
     ) -> Result<Option<Enqueued>, Fault> {
+        let mut known_route = None;
         let targets = match route {
             RouteBy::Targets(targets) => {
                 self.router.name_exchange(message.exchange());
@@ -392,6 +395,7 @@ impl Engine {
                         (extra, known)
                     }
                 };
+                known_route = known;
                 match known {
                     Some(known) => self.router.targets_of(known),
                     None => match budget.route(&mut self.router, message, &extra, stopped) {
@@ -410,10 +414,7 @@ impl Engine {
         if is_full && link != Link::NOBODY {
             let is_short = self.memory.bytes_with_entries() > self.settings.memory_bytes_max;
             if is_refused_when_full(&self.queues, message, targets, retains, is_short) {
-                return Ok(Some(Enqueued {
-                    refused: Some(FaultKind::ResourceError),
-                    ..Enqueued::default()
-                }));
+                return Ok(Some(Enqueued::refused(FaultKind::ResourceError)));
             }
         }
         let publisher = self.links.get(link);
@@ -430,6 +431,17 @@ impl Engine {
         };
         let mut after = Afterwards::default();
         let mut enqueued = enqueuing.put(message, targets, &mut after);
+        if !is_of_node && self.flow.note() {
+            let bytes = message.body().len();
+            enqueued.sent_to = Some(match known_route {
+                Some(known) => self.router.note(known, bytes),
+                None if message.exchange_bytes().is_empty() => self.flow.note_by_name(targets, bytes),
+                None => {
+                    let queues = slots_of(targets);
+                    self.note_walked(message, &queues)
+                }
+            });
+        }
         if !is_of_node {
             self.router.count_publish(enqueued.queues);
         }
@@ -480,6 +492,11 @@ pub(super) fn extra_keys(codecs: &Codecs, message: &Message) -> Vec<Name> {
     } else {
         Vec::new()
     }
+}
+
+/// The queues of targets, once the router is needed for something else.
+fn slots_of(targets: &[Target]) -> SmallVec<[QueueSlot; 4]> {
+    targets.iter().map(|target| target.queue).collect()
 }
 
 /// Whether a full disk has no room for the message: for what would be logged. What needs no log has nowhere else to go when

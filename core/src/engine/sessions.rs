@@ -201,6 +201,7 @@ impl Engine {
             credit: Credit::UNLIMITED,
             starved: false,
             throttled: false,
+            flowed: 0,
             session: Some((session, qos)),
             subscription_ids,
             described: None,

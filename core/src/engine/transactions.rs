@@ -191,6 +191,11 @@ impl Engine {
                         debug_assert!(false, "its queues are known");
                         continue;
                     };
+                    if let Some(to) = enqueued.sent_to
+                        && let Some(l) = self.links.get_mut(link)
+                    {
+                        l.note_sent(to, message.body().len());
+                    }
                     need = need.max(enqueued.logged);
                     if enqueued.retained {
                         need = need.max(Some(self.staging.durability()));

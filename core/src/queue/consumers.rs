@@ -22,6 +22,8 @@ pub(crate) struct Consumer {
     pub(crate) starved: bool,
     /// Offered nothing until somebody settles, and on its link's list of such.
     pub(crate) throttled: bool,
+    /// Messages handed out since the flow map was last brought up to date.
+    pub(crate) flowed: u32,
     /// The MQTT session behind it, and the QoS it granted.
     pub(crate) session: Option<(SessionKey, u8)>,
     /// On a group's queue: the identifier of this member's subscription. Each member has its own, so neither the queue's

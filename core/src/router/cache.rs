@@ -5,6 +5,7 @@ use super::counts::Named;
 use super::generations::{Cell, Generations};
 use crate::ledger::{allocation, hashed};
 use crate::message::{Dialect, Message};
+use crate::tally::{Source, Tally};
 use hashbrown::HashTable;
 use std::mem::size_of;
 
@@ -48,6 +49,20 @@ struct Entry {
     /// What it depends on, and the sum of their counts when it was computed.
     cells: Box<[Cell]>,
     sum: u64,
+    /// Where the flow map says that its messages come from.
+    source: Source,
+    /// Its messages since the flow map was last brought up to date.
+    tally: Tally,
+}
+
+/// A remembered route that had messages: see [`RouteCache::take_tally`].
+pub(super) struct Tallied<'a> {
+    pub(super) source: Source,
+    pub(super) exchange: &'a [u8],
+    pub(super) key: &'a [u8],
+    pub(super) dialect: Dialect,
+    pub(super) tally: Tally,
+    pub(super) targets: &'a [Target],
 }
 
 impl RouteCache {
@@ -84,6 +99,46 @@ impl RouteCache {
         self.entries[index].id
     }
 
+    /// Counts a message along the route at `index`.
+    #[inline]
+    pub(super) fn note(&mut self, index: usize, bytes: usize) -> Source {
+        let entry = &mut self.entries[index];
+        entry.tally.count(bytes);
+        entry.source
+    }
+
+    /// Routes remembered.
+    pub(super) fn places(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// What the route at `index` has counted since it was last asked, if that is anything. Routes change their places: one that
+    /// is passed over this time is found the next.
+    pub(super) fn take_tally(&mut self, index: usize) -> Option<Tallied<'_>> {
+        let entry = self.entries.get_mut(index)?;
+        let tally = std::mem::take(&mut entry.tally);
+        (!tally.is_empty()).then(|| {
+            let (exchange, key) = entry.address.split_at(usize::from(entry.exchange_len));
+            Tallied {
+                source: entry.source,
+                exchange,
+                key,
+                dialect: entry.dialect,
+                tally,
+                targets: &entry.targets,
+            }
+        })
+    }
+
+    /// Exchange, key and dialect of the remembered route that has that source and no other route shares it with.
+    pub(super) fn address_of(&self, source: Source) -> Option<(&[u8], &[u8], Dialect)> {
+        let same = |&index: &u32| Source::topic(self.entries[index as usize].hash) == source;
+        let index = *self.table.find(source.0, same)?;
+        let entry = &self.entries[index as usize];
+        let (exchange, key) = entry.address.split_at(usize::from(entry.exchange_len));
+        Some((exchange, key, entry.dialect))
+    }
+
     /// Has it forget routes when it would grow over so many bytes. It shrinks as routes are added.
     pub(super) fn set_bytes_max(&mut self, bytes_max: usize) {
         self.bytes_max = bytes_max;
@@ -106,13 +161,12 @@ impl RouteCache {
         message: &Message,
         targets: &[Target],
         exchange: Named,
+        source: Source,
         cells: &[Cell],
         generations: &Generations,
     ) {
         let (exchange_len, address) = address(message);
-        if let Some(stale) = self.position(message) {
-            self.remove(stale);
-        }
+        let stale = self.position(message).map(|stale| self.remove(stale));
         let bytes = entry_bytes(address.len(), targets.len(), cells.len());
         if address.len() > ADDRESS_BYTES_MAX || targets.len() > TARGETS_MAX / 4 || bytes > self.bytes_max / 4 {
             return;
@@ -142,6 +196,8 @@ impl RouteCache {
             targets: targets.into(),
             cells: cells.into(),
             sum: generations.sum(cells),
+            source,
+            tally: stale.unwrap_or_default(),
         });
         let RouteCache { table, entries, .. } = self;
         table.insert_unique(hash, entries.len() as u32 - 1, |&index| entries[index as usize].hash);
@@ -172,7 +228,8 @@ impl RouteCache {
         self.table.find(hash, same).map(|&index| index as usize)
     }
 
-    fn remove(&mut self, index: usize) {
+    /// Returns what it has counted.
+    fn remove(&mut self, index: usize) -> Tally {
         let entry = self.entries.swap_remove(index);
         self.targets -= entry.targets.len();
         self.bytes -= entry_bytes(entry.address.len(), entry.targets.len(), entry.cells.len());
@@ -186,6 +243,7 @@ impl RouteCache {
         {
             *found = index as u32;
         }
+        entry.tally
     }
 }
 

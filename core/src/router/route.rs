@@ -57,7 +57,7 @@ pub(crate) struct Walk {
 /// A remembered route.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KnownRoute {
-    index: usize,
+    pub(super) index: usize,
     /// Its number, which no other route ever has. Not 0.
     pub(crate) id: u64,
 }
@@ -180,8 +180,15 @@ impl Router {
             // A walk of several holds may have missed what changed meanwhile: then it is no route to be remembered.
             let current = !walk.stopped || walk.version == self.generations.version();
             if walk.cacheable && current {
-                self.cache
-                    .insert(message, &walk.targets, self.named, &walk.cells, &self.generations);
+                let source = self.source_of(message);
+                self.cache.insert(
+                    message,
+                    &walk.targets,
+                    self.named,
+                    source,
+                    &walk.cells,
+                    &self.generations,
+                );
             }
         }
         self.scratch = walk;

@@ -12,6 +12,7 @@ mod damaged;
 mod dead_letters;
 mod definitions;
 mod durability;
+mod flow;
 mod full;
 mod holding;
 mod holds;

@@ -198,7 +198,7 @@ impl Row for Connection {
 }
 
 /// `127.0.0.1:48920 -> 127.0.0.1:5672`; who has no address is named by its place.
-fn name_of(peer: &Peer, link: Link) -> String {
+pub(super) fn name_of(peer: &Peer, link: Link) -> String {
     let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
     match (peer.address, peer.local_address) {
         (Some(from), Some(to)) => format!("{} -> {}", canonical(from), canonical(to)),

@@ -24,6 +24,7 @@ mod door;
 mod errand;
 mod exchanges;
 mod fields;
+pub(crate) mod flow;
 mod health;
 mod limits;
 mod log;
@@ -95,6 +96,7 @@ pub(crate) fn router(node: Arc<Node>, entrance: Entrance) -> Router {
         .merge(definitions::routes())
         .merge(log::routes())
         .merge(process::routes())
+        .merge(flow::routes())
         .merge(moving::routes())
         .merge(mqtt::routes())
         .merge(retained::routes())

@@ -581,6 +581,8 @@ section! {
         /// Maximum numbers of queues, of channels and of connections that `/metrics/per-object` and `/metrics/detailed` show.
         /// `gatepost_metrics_objects_truncated` counts the rest.
         per_object_limit: usize = "2000", Kind::Count { min: 0, max: 1_000_000 }, Now;
+        /// Edges of the flow map that `/metrics` shows, the fastest first; 0: none. They name clients, topics and queues.
+        flow_edges: usize = "50", Kind::Count { min: 0, max: 10_000 }, Now;
     }
 }
 
@@ -596,6 +598,10 @@ section! {
         max_body: Size = "\"1MiB\"", Kind::Size { min: 1 << 10, max: 1 << 30 }, Now;
         /// Whether the console, a web page, is served beside the API.
         ui: bool = "true", Kind::Flag, Now;
+        /// Whether messages are counted for the flow map (`/api/gatepost/flow`): who talks to whom.
+        flow: bool = "true", Kind::Flag, Now;
+        /// How often the flow map is brought up to date. An edge without a message leaves after three times that.
+        flow_interval: Period = "\"5s\"", Kind::secs(1, 60), Now;
     }
 }
 

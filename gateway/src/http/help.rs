@@ -23,6 +23,18 @@ const HELP: &[(&str, &str)] = &[
         "gatepost_objects_bytes",
         "Bytes of memory that objects of the kind take.",
     ),
+    (
+        "gatepost_flow_edge_messages_per_second",
+        "Messages a second along an edge of the flow map, of the fastest (metrics.flow_edges).",
+    ),
+    (
+        "gatepost_flow_edge_latency_seconds",
+        "How long messages have waited from when they were received until they were delivered along that edge.",
+    ),
+    (
+        "gatepost_flow_edges_left_out",
+        "Edges of the flow map that are not shown here.",
+    ),
     ("rabbitmq_identity_info", "Who this is."),
     (
         "rabbitmq_build_info",

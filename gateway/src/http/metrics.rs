@@ -5,7 +5,7 @@ use super::families::{
     CONSUMING, COUNTERS, DEAD_LETTERS, GAUGES, PROTOCOLS, PUBLISHING, QUEUE_TYPE, STORE_COUNTERS, STORE_GAUGES, TRAFFIC,
 };
 use super::page::Page;
-use super::{help, objects};
+use super::{flow, help, objects};
 use crate::histogram::Sums;
 use crate::machine;
 use crate::node::{ConnectionCounts, Node};
@@ -61,6 +61,7 @@ impl Exporter {
         engines(&mut page, node, detail);
         interop(&mut page, node);
         times(&mut page, node);
+        flow::edges(&mut page, node);
         if detail == Detail::PerObject {
             objects::all(&mut page, node);
         }

@@ -3,6 +3,7 @@
 
 pub(crate) mod bounded;
 mod families;
+mod flow;
 mod help;
 pub(crate) mod metrics;
 mod objects;

@@ -20,6 +20,7 @@ mod descriptors;
 mod docs;
 mod durability;
 mod failure;
+mod flow;
 mod hostile;
 mod interop;
 mod kills;

@@ -1,0 +1,249 @@
+//! Who talks to whom, read off the traffic: client to topic or exchange, to queue, to client.
+//!
+//! The engine counts (`flow_counts.rs`) and somebody looks, every few seconds. A look takes what was counted since the last one,
+//! in bounded holds. So nothing grows with time, and whoever looks keeps the totals.
+
+use super::Engine;
+use super::flow_counts::Sent;
+pub use super::flowed::{ConsumerId, Flowed, Party};
+use super::link::LinkState;
+use crate::binding::QueueSlot;
+use crate::message::Message;
+use crate::properties::Name;
+use crate::router::RouteTally;
+use crate::slots::{ConsumerKey, Link};
+pub use crate::tally::{Source, Tally};
+use std::sync::Arc;
+
+/// Where a look is.
+#[derive(Debug, Default)]
+pub struct Look {
+    stage: Stage,
+    /// The next place of the stage.
+    place: u32,
+    /// What it finds was counted before counting was turned off, and is forgotten.
+    forgets: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Begin,
+    Routes,
+    Names,
+    Rest,
+    Links,
+    Consumers,
+    Done,
+}
+
+impl Look {
+    /// Whether all is seen.
+    pub fn is_done(&self) -> bool {
+        self.stage == Stage::Done
+    }
+
+    /// The places from here on that a hold looks at, and moves on: to the `next` stage, if they are the last.
+    fn window(&mut self, count: usize, end: u32, next: Stage) -> std::ops::Range<u32> {
+        let from = self.place.min(end);
+        let to = from.saturating_add(u32::try_from(count).unwrap_or(u32::MAX)).min(end);
+        if to < end {
+            self.place = to;
+        } else {
+            self.go(next);
+        }
+        from..to
+    }
+
+    fn go(&mut self, next: Stage) {
+        self.stage = next;
+        self.place = 0;
+    }
+}
+
+/// Queues of a remembered route that are listed.
+const QUEUES_MAX: usize = 64;
+
+impl Engine {
+    /// Begins or ends counting for the flow map. The first look after that forgets what was counted before.
+    pub fn set_flow(&mut self, on: bool) {
+        self.flow.turn(on);
+    }
+
+    /// Goes on with a look at what has flowed since the last one: at about `budget` places and queues. Go on until
+    /// [`Look::is_done`]; an empty list does not mean that. Topics and exchanges are told before the clients that publish to
+    /// them.
+    pub fn flow(&mut self, look: &mut Look, budget: usize) -> Vec<Flowed> {
+        let mut flowed = Vec::new();
+        match look.stage {
+            Stage::Begin => {
+                look.forgets = self.flow.take_stale();
+                // Who looks at an idle vhost does not walk its connections.
+                let is_idle = !self.flow.take_any() && !look.forgets;
+                look.go(if is_idle { Stage::Done } else { Stage::Routes });
+            }
+            Stage::Done => {}
+            Stage::Routes => {
+                // Each place costs a little, and each queue as much as some places.
+                let end = self.router.tally_places() as u32;
+                let mut left = budget.max(1);
+                while look.place < end && left > 0 {
+                    let found = self.router.take_tally(look.place as usize, QUEUES_MAX);
+                    left = left.saturating_sub(1 + found.as_ref().map_or(0, |route| route.queues.len()));
+                    flowed.extend(found.map(|route| self.routed(route)));
+                    look.place += 1;
+                }
+                if look.place >= end {
+                    look.go(Stage::Names);
+                }
+            }
+            Stage::Names => {
+                for slot in look.window(budget.max(1), self.flow.names_end(), Stage::Rest) {
+                    let tally = self.flow.take_by_name(slot);
+                    if !tally.is_empty() {
+                        flowed.push(self.routed_by("".into(), &[QueueSlot(slot)], tally));
+                    }
+                }
+            }
+            Stage::Rest => {
+                self.take_rest(&mut flowed);
+                look.go(Stage::Links);
+            }
+            Stage::Links => {
+                for slot in look.window(budget.max(1), self.links.slots_end(), Stage::Consumers) {
+                    let link = self.links.at_mut(slot);
+                    flowed.extend(link.and_then(published));
+                }
+            }
+            Stage::Consumers => {
+                for slot in look.window(budget.max(1), self.consumers.slots_end(), Stage::Done) {
+                    if let Some(key) = self.consumers.key_at(slot) {
+                        flowed.extend(self.take_delivered(key));
+                    }
+                }
+                if look.is_done() {
+                    let waits = self.flow.take_waits().into_iter();
+                    flowed.push(Flowed::Waited(waits.map(|(key, ms)| (ConsumerId(key), ms)).collect()));
+                }
+            }
+        }
+        if look.forgets {
+            flowed.clear();
+        }
+        flowed
+    }
+
+    /// The topic with that number. A look that tells of a client may come too late to tell of a topic that was published to
+    /// only meanwhile.
+    pub fn topic_of(&self, source: Source) -> Option<Name> {
+        self.router.topic_of(source)
+    }
+
+    /// What is bounded and done in one hold.
+    fn take_rest(&mut self, flowed: &mut Vec<Flowed>) {
+        for (exchange, to) in self.flow.take_walked() {
+            // Also where no queue got anything: clients are told to have published there.
+            flowed.push(self.routed_by(exchange.clone(), &[], Tally::default()));
+            for (queue, tally) in to {
+                flowed.push(self.routed_by(exchange.clone(), &[queue], tally));
+            }
+        }
+        for ((link, queue), messages) in self.flow.take_got() {
+            if let (Some(l), Some(q)) = (self.links.get(link), self.queues.get(queue)) {
+                flowed.push(Flowed::Delivered {
+                    party: party(l),
+                    consumer: None,
+                    queue: q.name.clone(),
+                    messages,
+                });
+            }
+        }
+        flowed.append(&mut self.flow.take_gone());
+    }
+
+    fn routed(&self, route: RouteTally) -> Flowed {
+        Flowed::Routed {
+            source: route.source,
+            exchange: route.exchange,
+            topic: route.topic,
+            tally: route.tally,
+            queues: self.names_of(&route.queues),
+            more: route.more,
+        }
+    }
+
+    fn routed_by(&self, exchange: Name, queues: &[QueueSlot], tally: Tally) -> Flowed {
+        Flowed::Routed {
+            source: Source::exchange(&exchange),
+            exchange,
+            topic: None,
+            tally,
+            queues: self.names_of(queues),
+            more: 0,
+        }
+    }
+
+    fn names_of(&self, queues: &[QueueSlot]) -> Vec<Name> {
+        let found = queues.iter().filter_map(|slot| self.queues.get(self.queues.at(*slot)?));
+        found.map(|queue| queue.name.clone()).collect()
+    }
+
+    /// What a consumer was given since the last look.
+    fn take_delivered(&mut self, key: ConsumerKey) -> Option<Flowed> {
+        let c = self.consumers.get_mut(key)?;
+        let messages = std::mem::take(&mut c.flowed);
+        if messages == 0 {
+            return None;
+        }
+        let c = self.consumers.get(key)?;
+        Some(Flowed::Delivered {
+            party: party(self.links.get(c.link)?),
+            consumer: Some(ConsumerId(key)),
+            queue: self.queues.get(c.queue)?.name.clone(),
+            messages: messages.into(),
+        })
+    }
+
+    /// A consumer goes: what it was given since the last look is kept for the next.
+    pub(super) fn note_consumer_gone(&mut self, key: ConsumerKey) {
+        if let Some(last) = self.take_delivered(key) {
+            self.flow.keep(last);
+        }
+    }
+
+    /// A link goes: what it has published since the last look is kept for the next.
+    pub(super) fn note_link_gone(&mut self, link: Link) {
+        if let Some(last) = self.links.get_mut(link).and_then(published) {
+            self.flow.keep(last);
+        }
+    }
+
+    /// A message went along no remembered route: it is counted with the one that is remembered now, or by its exchange.
+    #[inline(never)]
+    pub(super) fn note_walked(&mut self, message: &Message, queues: &[QueueSlot]) -> Source {
+        let bytes = message.body().len();
+        if !message.envelope().extra_keys
+            && let Some(known) = self.router.known_route(message, &[])
+        {
+            return self.router.note(known, bytes);
+        }
+        self.flow.note_walked(message.exchange(), queues, bytes)
+    }
+}
+
+/// What a link has published since the last look.
+fn published(l: &mut LinkState) -> Option<Flowed> {
+    let (to, others) = l.sent.as_mut().map(|sent| Sent::take(sent))?;
+    let party = party(l);
+    (!(to.is_empty() && others.is_empty())).then_some(Flowed::Published { party, to, others })
+}
+
+fn party(l: &LinkState) -> Party {
+    Party {
+        link: l.id,
+        protocol: l.protocol,
+        user: l.access.user.clone(),
+        name: l.client_name.clone(),
+        peer: Arc::clone(&l.peer),
+    }
+}

@@ -1,0 +1,364 @@
+//! What is counted for the flow map between two looks at it. How it is read: `flow.rs`.
+//!
+//! | edge | where it is counted | what a message costs |
+//! |---|---|---|
+//! | client to topic or exchange | [`Sent`], at the link | a compare and two additions |
+//! | topic or exchange to queues | the remembered route (`router/cache.rs`) | two additions |
+//! | default exchange to a queue | [`FlowCounts::by_name`], by the queue's slot | two additions |
+//! | exchange to queues, where no route can be remembered | [`FlowCounts::walked`] | a look-up, beside the walk over all bindings |
+//! | queue to client | the consumer (`queue/consumers.rs`) | an addition |
+
+use super::flowed::Flowed;
+use crate::binding::QueueSlot;
+use crate::ledger::Charge;
+use crate::properties::Name;
+use crate::queue::consumers::Consumer;
+use crate::router::Target;
+use crate::slots::{ConsumerKey, Link, QueueKey};
+use crate::tally::{Source, Tally};
+use hashbrown::HashMap;
+use std::mem::size_of;
+use std::time::Duration;
+
+/// What a link has published since the last look, by where to.
+///
+/// A table of few places: sixteen topics are counted one by one, in four sets of four, so that the places of a set share a cache
+/// line. A message to another topic takes the place of one, which is added to `others`: that costs about what a hit costs, so
+/// a client that publishes to ten thousand topics in turn is not slowed down.
+#[derive(Default)]
+pub(crate) struct Sent {
+    sets: [Set; SETS],
+    others: Tally,
+}
+
+/// Laid out in this order: the first half is what a look-up reads.
+#[derive(Default)]
+#[repr(C)]
+struct Set {
+    /// 0: the place is free.
+    to: [u64; WAYS],
+    messages: [u32; WAYS],
+    bytes: [u32; WAYS],
+}
+
+const SETS: usize = 4;
+const WAYS: usize = 4;
+
+impl Sent {
+    /// Counts a message.
+    #[inline]
+    pub(crate) fn note(&mut self, Source(to): Source, bytes: usize) {
+        let set = &mut self.sets[to as usize % SETS];
+        let usual = (to >> 2) as usize % WAYS;
+        let way = if set.to[usual] == to {
+            usual
+        } else {
+            set.place_of(to, usual, &mut self.others)
+        };
+        // Looks are seconds apart, so neither comes to 2^32 but at rates that no link has.
+        set.messages[way] = set.messages[way].saturating_add(1);
+        set.bytes[way] = set.bytes[way].saturating_add(bytes as u32);
+    }
+
+    /// What was counted. Nothing is, afterwards.
+    pub(crate) fn take(&mut self) -> (Vec<(Source, Tally)>, Tally) {
+        let mut to = Vec::new();
+        for set in &mut self.sets {
+            let set = std::mem::take(set);
+            let counted = (0..WAYS).filter(|way| set.messages[*way] > 0);
+            to.extend(counted.map(|way| (Source(set.to[way]), set.tally(way))));
+        }
+        (to, std::mem::take(&mut self.others))
+    }
+}
+
+impl Set {
+    fn tally(&self, way: usize) -> Tally {
+        Tally {
+            messages: self.messages[way].into(),
+            bytes: self.bytes[way].into(),
+        }
+    }
+
+    /// Where a topic is counted that is not at its usual place.
+    #[inline]
+    fn place_of(&mut self, to: u64, usual: usize, others: &mut Tally) -> usize {
+        if let Some(way) = self.to.iter().position(|known| *known == to) {
+            return way;
+        }
+        let way = self.to.iter().position(|known| *known == 0).unwrap_or(usual);
+        others.add(self.tally(way));
+        self.to[way] = to;
+        self.messages[way] = 0;
+        self.bytes[way] = 0;
+        way
+    }
+}
+
+/// See the module.
+pub(crate) struct FlowCounts {
+    /// Whether anything is counted.
+    on: bool,
+    /// Whether anything was since the last look.
+    any: bool,
+    /// Routes, links and consumers may have counts of before it was turned off. The next look forgets them.
+    stale: bool,
+    /// The default exchange.
+    default_exchange: Source,
+    /// Of messages to the default exchange, by the slot of their queue.
+    by_name: Vec<Tally>,
+    /// What `by_name` costs.
+    charge: Charge,
+    /// Of messages whose route cannot be remembered, for each exchange and queue.
+    walked: HashMap<Name, HashMap<QueueSlot, Tally>>,
+    /// Pairs in `walked`.
+    pairs: usize,
+    /// Messages fetched one by one.
+    got: HashMap<(Link, QueueKey), u64>,
+    /// How long deliveries have waited, in milliseconds.
+    waits: Vec<(ConsumerKey, u32)>,
+    /// What links and consumers had counted that are gone.
+    gone: Vec<Flowed>,
+}
+
+/// Pairs of exchange and queue between which messages are counted that follow no remembered route.
+const PAIRS_MAX: usize = 4096;
+/// Of such a message, queues that are counted.
+const WALKED_QUEUES_MAX: usize = 64;
+/// Pairs of link and queue for which fetches are counted.
+const GOT_MAX: usize = 1024;
+/// Samples of waiting times between two looks: 192 KiB.
+const WAITS_MAX: usize = 16_384;
+/// Links and consumers that are gone and still told of.
+const GONE_MAX: usize = 512;
+/// Of a consumer's deliveries between two looks, so many are timed, and one in `TIMED_EVERY` after them.
+const TIMED_FIRST: u32 = 4;
+const TIMED_EVERY: u32 = 256;
+
+impl FlowCounts {
+    pub(crate) fn new(charge: Charge) -> FlowCounts {
+        FlowCounts {
+            on: false,
+            any: false,
+            stale: false,
+            default_exchange: Source::exchange(""),
+            by_name: Vec::new(),
+            charge,
+            walked: HashMap::new(),
+            pairs: 0,
+            got: HashMap::new(),
+            waits: Vec::new(),
+            gone: Vec::new(),
+        }
+    }
+
+    /// A message is to be counted, if the answer is yes.
+    #[inline]
+    pub(crate) fn note(&mut self) -> bool {
+        self.any |= self.on;
+        self.on
+    }
+
+    /// Begins or ends counting.
+    pub(crate) fn turn(&mut self, on: bool) {
+        if self.on != on {
+            self.charge.shrink(self.by_name.capacity() * size_of::<Tally>());
+            let charge = std::mem::take(&mut self.charge);
+            let stale = self.stale || self.on;
+            *self = FlowCounts::new(charge);
+            self.on = on;
+            self.stale = stale;
+        }
+    }
+
+    /// Whether anything was counted since it was last asked.
+    pub(crate) fn take_any(&mut self) -> bool {
+        std::mem::take(&mut self.any)
+    }
+
+    /// Whether what is found in this look is to be forgotten.
+    pub(crate) fn take_stale(&mut self) -> bool {
+        self.on && std::mem::take(&mut self.stale)
+    }
+
+    /// Counts a message to the default exchange.
+    #[inline]
+    pub(crate) fn note_by_name(&mut self, targets: &[Target], bytes: usize) -> Source {
+        for target in targets {
+            let slot = target.queue.0 as usize;
+            match self.by_name.get_mut(slot) {
+                Some(tally) => tally.count(bytes),
+                None => self.grow_and_note(slot, bytes),
+            }
+        }
+        self.default_exchange
+    }
+
+    #[cold]
+    fn grow_and_note(&mut self, slot: usize, bytes: usize) {
+        let before = self.by_name.capacity();
+        self.by_name.resize(slot + 1, Tally::default());
+        self.charge
+            .grow((self.by_name.capacity() - before) * size_of::<Tally>());
+        self.by_name[slot].count(bytes);
+    }
+
+    /// Slots of queues that messages to the default exchange were counted for.
+    pub(crate) fn names_end(&self) -> u32 {
+        self.by_name.len() as u32
+    }
+
+    /// Messages to the default exchange for the queue in a slot.
+    pub(crate) fn take_by_name(&mut self, slot: u32) -> Tally {
+        let tally = self.by_name.get_mut(slot as usize);
+        tally.map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Counts a message whose route cannot be remembered.
+    pub(crate) fn note_walked(&mut self, exchange: &str, queues: &[QueueSlot], bytes: usize) -> Source {
+        if !self.walked.contains_key(exchange) && self.pairs < PAIRS_MAX {
+            // An exchange counts as a pair, or those whose messages reach no queue would be without number.
+            self.pairs += 1;
+            self.walked.insert(exchange.into(), HashMap::new());
+        }
+        if let Some(counted) = self.walked.get_mut(exchange) {
+            for queue in queues.iter().take(WALKED_QUEUES_MAX) {
+                if let Some(tally) = counted.get_mut(queue) {
+                    tally.count(bytes);
+                } else if self.pairs < PAIRS_MAX {
+                    self.pairs += 1;
+                    counted.entry(*queue).or_default().count(bytes);
+                }
+            }
+        }
+        Source::exchange(exchange)
+    }
+
+    /// What was counted by [`FlowCounts::note_walked`].
+    pub(crate) fn take_walked(&mut self) -> Vec<(Name, Vec<(QueueSlot, Tally)>)> {
+        self.pairs = 0;
+        let walked = std::mem::take(&mut self.walked).into_iter();
+        let mut walked: Vec<_> = walked.map(|(name, to)| (name, to.into_iter().collect())).collect();
+        walked.sort_unstable_by(|a: &(Name, Vec<_>), b| a.0.cmp(&b.0));
+        walked
+    }
+
+    /// Counts a message that a link has fetched.
+    pub(crate) fn note_got(&mut self, link: Link, queue: QueueKey) {
+        if !self.on {
+            return;
+        }
+        self.any = true;
+        if let Some(got) = self.got.get_mut(&(link, queue)) {
+            *got += 1;
+        } else if self.got.len() < GOT_MAX {
+            self.got.insert((link, queue), 1);
+        }
+    }
+
+    /// What was counted by [`FlowCounts::note_got`].
+    pub(crate) fn take_got(&mut self) -> Vec<((Link, QueueKey), u64)> {
+        let mut got: Vec<_> = std::mem::take(&mut self.got).into_iter().collect();
+        got.sort_unstable();
+        got
+    }
+
+    /// Counts a delivery of a consumer. Returns whether to note how long it has waited.
+    #[inline]
+    pub(crate) fn note_delivered(&mut self, consumer: &mut Consumer) -> bool {
+        if !self.on {
+            return false;
+        }
+        self.any = true;
+        let delivered = consumer.flowed.wrapping_add(1);
+        consumer.flowed = delivered;
+        delivered <= TIMED_FIRST || delivered.is_multiple_of(TIMED_EVERY)
+    }
+
+    /// Notes how long a delivery has waited.
+    pub(crate) fn note_wait(&mut self, consumer: ConsumerKey, waited: Duration) {
+        if self.waits.len() < WAITS_MAX {
+            let ms = u32::try_from(waited.as_millis()).unwrap_or(u32::MAX);
+            self.waits.push((consumer, ms));
+        }
+    }
+
+    /// The samples so far.
+    pub(crate) fn take_waits(&mut self) -> Vec<(ConsumerKey, u32)> {
+        std::mem::take(&mut self.waits)
+    }
+
+    /// Keeps what somebody had counted that goes before the next look.
+    pub(crate) fn keep(&mut self, last: Flowed) {
+        if self.on && self.gone.len() < GONE_MAX {
+            self.any = true;
+            self.gone.push(last);
+        }
+    }
+
+    /// What was kept.
+    pub(crate) fn take_gone(&mut self) -> Vec<Flowed> {
+        std::mem::take(&mut self.gone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two topics of a client whose numbers are alike took each other's place with every message, so neither was ever shown.
+    #[test]
+    fn topics_whose_numbers_are_alike_are_counted_side_by_side() {
+        let mut sent = Sent::default();
+        let alike = [0x10, 0x20, 0x30, 0x40].map(Source);
+        for _ in 0..100 {
+            for to in alike {
+                sent.note(to, 7);
+            }
+        }
+        let (mut to, others) = sent.take();
+        to.sort_unstable_by_key(|(to, _)| *to);
+        let tally = Tally {
+            messages: 100,
+            bytes: 700,
+        };
+        assert_eq!(to, alike.map(|to| (to, tally)));
+        assert!(others.is_empty());
+    }
+
+    #[test]
+    fn what_finds_no_place_is_counted_with_the_others() {
+        let mut sent = Sent::default();
+        for n in 0..10_000 {
+            sent.note(Source::topic(0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(n)), 1);
+        }
+        let (to, mut all) = sent.take();
+        assert_eq!(to.len(), SETS * WAYS);
+        to.iter().for_each(|(_, tally)| all.add(*tally));
+        assert_eq!((all.messages, all.bytes), (10_000, 10_000));
+        let (to, others) = sent.take();
+        assert!(to.is_empty() && others.is_empty());
+    }
+
+    #[test]
+    fn what_is_counted_between_two_looks_is_bounded() {
+        let mut counts = FlowCounts::new(Charge::default());
+        counts.turn(true);
+        let queues: Vec<QueueSlot> = (0..1000).map(QueueSlot).collect();
+        let link = |slot| Link { slot, generation: 1 };
+        for n in 0..10_000 {
+            counts.note_walked(&format!("x{n}"), &queues, 1);
+            counts.note_got(link(n), QueueKey { slot: n, generation: 1 });
+        }
+        for n in 0..100_000 {
+            counts.note_wait(ConsumerKey { slot: n, generation: 1 }, Duration::from_millis(1));
+            counts.keep(Flowed::Waited(Vec::new()));
+        }
+        let walked = counts.take_walked();
+        let pairs = walked.iter().map(|(_, to)| to.len() + 1).sum::<usize>();
+        assert_eq!(pairs, PAIRS_MAX);
+        assert_eq!(counts.take_got().len(), GOT_MAX);
+        assert_eq!(counts.take_waits().len(), WAITS_MAX);
+        assert_eq!(counts.take_gone().len(), GONE_MAX);
+    }
+}

@@ -1,0 +1,103 @@
+//! The nodes of the flow map.
+
+use super::super::connections::name_of;
+use gatepost_core::engine::flow::Party;
+use gatepost_core::in_process;
+use gatepost_core::properties::Name;
+use std::sync::Arc;
+
+/// What a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum NodeKind {
+    Client,
+    Exchange,
+    Topic,
+    /// Topics that a client publishes to beside those that are counted one by one.
+    Others,
+    Queue,
+}
+
+impl NodeKind {
+    /// Its word in the API and in metrics.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            NodeKind::Client => "client",
+            NodeKind::Exchange => "exchange",
+            NodeKind::Topic | NodeKind::Others => "topic",
+            NodeKind::Queue => "queue",
+        }
+    }
+}
+
+/// A node. All members tell it from others: connections of the same user that call themselves the same are one client.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct FlowNode {
+    pub(crate) vhost: Name,
+    pub(crate) kind: NodeKind,
+    /// Empty: the default exchange.
+    pub(crate) name: Name,
+    /// Of a client: what it speaks, and as whom.
+    pub(crate) client: Option<(&'static str, Name)>,
+}
+
+impl FlowNode {
+    pub(super) fn new(vhost: &Name, kind: NodeKind, name: &Name) -> Arc<FlowNode> {
+        Arc::new(FlowNode {
+            vhost: vhost.clone(),
+            kind,
+            name: name.clone(),
+            client: None,
+        })
+    }
+
+    /// A client is called what it calls itself, else as its connection is.
+    pub(super) fn of_client(vhost: &Name, party: &Party) -> Arc<FlowNode> {
+        let name = match &party.name {
+            Some(name) if !name.is_empty() => name.clone(),
+            _ if party.protocol == in_process::PROTOCOL => MANAGEMENT_API.into(),
+            _ => name_of(&party.peer, party.link).as_str().into(),
+        };
+        Arc::new(FlowNode {
+            vhost: vhost.clone(),
+            kind: NodeKind::Client,
+            name,
+            client: Some((party.protocol, party.user.clone())),
+        })
+    }
+
+    /// A text that names it and no other, the same from look to look.
+    pub(crate) fn id(&self) -> String {
+        let kind = match self.kind {
+            NodeKind::Others => "topics",
+            kind => kind.word(),
+        };
+        let mut id = format!("{kind}:{}:{}", part(&self.vhost), part(&self.name));
+        if let Some((protocol, user)) = &self.client {
+            id.push_str(&format!(":{}:{}", part(protocol), part(user)));
+        }
+        id
+    }
+}
+
+/// What clients without a connection are called: whoever publishes or fetches by the API.
+const MANAGEMENT_API: &str = "management API";
+/// Further topics of a client.
+pub(super) const OTHER_TOPICS: &str = "other topics";
+
+/// A part of an id: no colon in it.
+fn part(text: &str) -> String {
+    text.replace('%', "%25").replace(':', "%3A")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_colons_have_ids_of_their_own() {
+        let id = |vhost: &str, name: &str| FlowNode::new(&vhost.into(), NodeKind::Topic, &name.into()).id();
+        assert_eq!(id("/", "a"), "topic:/:a");
+        assert_ne!(id("a:b", "c"), id("a", "b:c"));
+        assert_ne!(id("a", "b%3Ac"), id("a", "b:c"));
+    }
+}
