@@ -8,13 +8,18 @@
 //! Two runs of different length tell what a message costs: the difference of their counts, by the difference of their
 //! messages. `qos0`, `qos1`, `amqp` and `durable` publish 32 messages a turn for one consumer. `pairs` and `pairs-qos0` are a
 //! thousand pairs of a publisher and a consumer with one message a turn each: what a turn touches is never in the cache.
+//! `many` and `many-amqp` are such pairs with ten topics each; in `rotate` every publisher publishes to all ten thousand topics in turn.
+//!
+//! With `flow` behind the number of messages, the flow map counts, and is looked at every 50,000 messages.
 
 use driver::Driver;
 use gatepost_core::access::Rights;
-use gatepost_core::command::{Command, Consume, DeclareQueue, Outcome, PublishFlags};
+use gatepost_core::command::{Bind, BindTarget, Command, Consume, DeclareQueue, Outcome, PublishFlags};
 use gatepost_core::engine::Link;
+use gatepost_core::engine::flow::Look;
 use gatepost_core::event::Event;
 use gatepost_core::message::{Dialect, Envelope, Message};
+use gatepost_core::properties::Table;
 
 mod driver;
 
@@ -26,6 +31,10 @@ struct Scenario {
     mqtt: bool,
     qos: u8,
     durable: bool,
+    /// Topics of each pair; 0: the pair has one address.
+    topics: usize,
+    /// Publishers publish to the topics of all pairs.
+    rotate: bool,
 }
 
 impl Scenario {
@@ -36,6 +45,14 @@ impl Scenario {
             mqtt: true,
             qos: 0,
             durable: false,
+            topics: 0,
+            rotate: false,
+        };
+        let many = Scenario {
+            pairs: 1000,
+            at_once: 1,
+            topics: 10,
+            ..one
         };
         Some(match name {
             "qos0" => one,
@@ -56,23 +73,30 @@ impl Scenario {
                 at_once: 1,
                 mqtt: false,
                 qos: 1,
-                durable: false,
+                ..one
             },
             "pairs-qos0" => Scenario {
                 pairs: 1000,
                 at_once: 1,
                 ..one
             },
+            "many" => many,
+            "many-amqp" => Scenario {
+                mqtt: false,
+                qos: 1,
+                ..many
+            },
+            "rotate" => Scenario { rotate: true, ..many },
             _ => return None,
         })
     }
 
     /// A publish for the consumer whose queue or topic has that name.
     fn publish(&self, name: &str) -> Command {
-        let (exchange, dialect) = if self.mqtt {
-            ("amq.topic", Dialect::Slash)
-        } else {
-            ("", Dialect::Dot)
+        let (exchange, dialect) = match (self.mqtt, self.topics) {
+            (true, _) => ("amq.topic", Dialect::Slash),
+            (false, 0) => ("", Dialect::Dot),
+            (false, _) => ("amq.topic", Dialect::Dot),
         };
         let envelope = Envelope {
             dialect,
@@ -101,7 +125,12 @@ fn pair(driver: &mut Driver, number: usize, scenario: &Scenario) -> (Link, Link,
         driver.open_session(publisher, &format!("p{number}"));
         driver.open_session(consumer, &format!("c{number}"));
         let topic = format!("a/{number}");
-        driver.subscribe(consumer, &topic, scenario.qos);
+        let filter = if scenario.topics > 0 {
+            format!("{topic}/+")
+        } else {
+            topic.clone()
+        };
+        driver.subscribe(consumer, &filter, scenario.qos);
         return (publisher, consumer, topic);
     }
     let queue = format!("q{number}");
@@ -117,24 +146,59 @@ fn pair(driver: &mut Driver, number: usize, scenario: &Scenario) -> (Link, Link,
         Command::DeclareQueue(Box::new(declare)),
         Command::Consume(Box::new(consume)),
     ];
+    if scenario.topics > 0 {
+        let bind = Bind {
+            channel: 1,
+            source: "amq.topic".into(),
+            target: BindTarget::Queue(queue.as_str().into()),
+            key: format!("{queue}.*").as_str().into(),
+            arguments: Table::default(),
+            reply: true,
+        };
+        commands.insert(1, Command::Bind(Box::new(bind)));
+    }
     driver.turn(consumer, &mut commands);
     (publisher, consumer, queue)
 }
 
+/// Looks at all that has flowed, as the gateway does every few seconds.
+fn look(driver: &mut Driver) -> usize {
+    let (mut look, mut seen) = (Look::default(), 0);
+    while !look.is_done() {
+        seen += driver.engine.flow(&mut look, 256).len();
+    }
+    seen
+}
+
+/// Messages from one look to the next: 10,000 a second for five seconds.
+const LOOK_EVERY: usize = 50_000;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let usage = "usage: turns qos0|qos1|amqp|durable|pairs|pairs-qos0 MESSAGES";
+    let usage = "usage: turns qos0|qos1|amqp|durable|pairs|pairs-qos0|many|many-amqp|rotate MESSAGES [flow]";
     let (name, messages) = (std::env::args().nth(1), std::env::args().nth(2));
     let scenario = name.and_then(|name| Scenario::named(&name)).ok_or(usage)?;
     let messages: usize = messages.ok_or(usage)?.parse()?;
+    let counts_flow = std::env::args().nth(3).as_deref() == Some("flow");
     let mut driver = Driver::new([("app", Rights::all())]);
+    driver.engine.set_flow(counts_flow);
     let pairs: Vec<_> = (0..scenario.pairs)
         .map(|number| pair(&mut driver, number, &scenario))
         .collect();
-    let (mut commands, mut settles, mut delivered) = (Vec::new(), Vec::new(), 0);
+    let (mut commands, mut settles, mut delivered, mut seen) = (Vec::new(), Vec::new(), 0, 0);
     for n in 0..messages / scenario.at_once {
         // In an order that no prefetcher knows.
         let (publisher, consumer, name) = &pairs[n * 389 % pairs.len()];
-        commands.extend((0..scenario.at_once).map(|_| scenario.publish(name)));
+        let round = n / pairs.len();
+        let (publisher, name) = match (scenario.topics, scenario.rotate) {
+            (0, _) => (publisher, name.clone()),
+            (_, is_rotated) => {
+                let shift = if is_rotated { round / scenario.topics } else { 0 };
+                let (publisher, ..) = &pairs[(n * 389 + shift) % pairs.len()];
+                let separator = if scenario.mqtt { '/' } else { '.' };
+                (publisher, format!("{name}{separator}{}", round % scenario.topics))
+            }
+        };
+        commands.extend((0..scenario.at_once).map(|_| scenario.publish(&name)));
         driver.turn(*publisher, &mut commands);
         driver.turn(*consumer, &mut settles);
         for event in &driver.events {
@@ -152,7 +216,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         if !settles.is_empty() {
             driver.turn(*consumer, &mut settles);
         }
+        if counts_flow && n % LOOK_EVERY == LOOK_EVERY - 1 {
+            seen += look(&mut driver);
+        }
     }
-    println!("{delivered} of {messages} messages delivered");
+    println!("{delivered} of {messages} messages delivered, {seen} parts of the flow map seen");
     Ok(())
 }
