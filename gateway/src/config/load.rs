@@ -291,7 +291,7 @@ algorithms = [\"RS256\",\"ES256\"]
         assert_eq!(read(&printed).expect("valid").values, config.values);
         // What differs is marked, and everything is explained.
         for line in [
-            "# What a confirm stands for.\ndurability = \"os\"  # changed; the default is \"always\"\n",
+            "# What a confirm guarantees.\ndurability = \"os\"  # changed; the default is \"always\"\n",
             "# Time between syncs with `interval`.\ninterval = \"1s\"\n",
             " 3 of ",
         ] {
