@@ -30,7 +30,7 @@ export async function api(path, { method = "GET", body, headers = {} } = {}) {
   let answer = null;
   try { answer = text ? JSON.parse(text) : null; } catch { /* Not JSON: the status says it. */ }
   if (response.ok) return answer;
-  const reason = typeof answer?.reason === "string" ? answer.reason : answer?.error ?? `${response.status} ${response.statusText}`;
+  const reason = typeof answer?.reason === "string" ? answer.reason : answer?.error ?? (response.status >= 502 ? "The gateway does not answer (its proxy says so)." : `The gateway answers ${response.status} ${response.statusText}.`);
   if (response.status === 401 && path !== "/session" && answer?.error !== "not_authorised") loggedOut();
   throw new Refused(response.status, reason);
 }
@@ -39,9 +39,11 @@ export const put = (path, body) => api(path, { method: "PUT", body });
 export const post = (path, body) => api(path, { method: "POST", body });
 export const remove = (path, headers) => api(path, { method: "DELETE", headers });
 
+/** Text for a header, which has room for bytes only: those of UTF-8. */
+export const octets = (text) => String.fromCharCode(...new TextEncoder().encode(text));
+
 export async function logIn(user, password) {
-  const bytes = new TextEncoder().encode(`${user}:${password}`);
-  const basic = btoa(String.fromCharCode(...bytes));
+  const basic = btoa(octets(`${user}:${password}`));
   return api("/session", { method: "POST", headers: { Authorization: `Basic ${basic}` } });
 }
 

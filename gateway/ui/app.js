@@ -1,13 +1,14 @@
 // The frame around the pages: login, navigation, and a refresh every five seconds while somebody looks.
 
 import { api, logIn, logOut, onLogout } from "./api.js";
-import { field, h, say } from "./dom.js";
+import { announce, bdi, field, h, say, silence } from "./dom.js";
 import * as overview from "./pages/overview.js";
 import * as connections from "./pages/connections.js";
 import * as channels from "./pages/channels.js";
+import * as sessions from "./pages/sessions.js";
+import * as topics from "./pages/topics.js";
 import * as exchanges from "./pages/exchanges.js";
 import * as queues from "./pages/queues.js";
-import * as mqtt from "./pages/mqtt.js";
 import * as policies from "./pages/policies.js";
 import * as admin from "./pages/admin.js";
 import * as log from "./pages/log.js";
@@ -15,22 +16,30 @@ import * as attempt from "./pages/try.js";
 
 const PAGES = {
   overview: ["Overview", overview], connections: ["Connections", connections], channels: ["Channels", channels],
-  exchanges: ["Exchanges", exchanges], queues: ["Queues", queues], mqtt: ["MQTT", mqtt], policies: ["Policies", policies],
+  sessions: ["Sessions", sessions], topics: ["Topics", topics], exchanges: ["Exchanges", exchanges], queues: ["Queues", queues], policies: ["Policies", policies],
   admin: ["Admin", admin], log: ["Log", log], try: ["Try it", attempt],
 };
 const EVERY = 5000;
+const ENDED = "Your session has ended: it was not used for eight hours, the password has changed, or the gateway was started again. Please log in.";
 const app = document.getElementById("app");
 
 let me = null;
 let timer = null;
 /** Grows with each page shown, so that what comes late is dropped. */
 let turn = 0;
+/** Somebody wants the page to stay as it is. */
+let paused = false;
+
+/** A part of the address. One that nobody has written by a link is taken as it is. */
+function decoded(part) {
+  try { return decodeURIComponent(part); } catch { return part; }
+}
 
 /** Where we are: the page, what follows its name, and the query, which holds filters. */
 export function here() {
   const [path, search = ""] = location.hash.replace(/^#\/?/, "").split("?");
-  const [page = "overview", ...rest] = path.split("/").filter(Boolean).map(decodeURIComponent);
-  return { page: PAGES[page] ? page : "overview", rest, search: new URLSearchParams(search), path };
+  const [page = "overview", ...rest] = path.split("/").filter(Boolean).map(decoded);
+  return { page: Object.hasOwn(PAGES, page) ? page : "overview", rest, search: new URLSearchParams(search), path };
 }
 
 function theme(choice) {
@@ -45,76 +54,162 @@ function frame() {
   const item = ([name, [title]]) => h("a", { href: `#/${name}`, "aria-current": name === page ? "page" : undefined }, title);
   const choice = h("select", { "aria-label": "Theme", change: (event) => theme(event.target.value) },
     ["system", "light", "dark"].map((name) => h("option", { value: name, selected: (localStorage.getItem("theme") ?? "system") === name }, name)));
+  const leave = async () => { await logOut().catch(() => {}); me = null; show(); announce("You are logged out."); };
   return [
     h("header", {}, h("a", { class: "brand", href: "#/overview" }, "Gatepost"), h("nav", { "aria-label": "Pages" }, Object.entries(PAGES).map(item)),
-      h("span", { class: "quiet" }, me.name), choice, h("button", { type: "button", click: async () => { await logOut().catch(() => {}); me = null; show(); } }, "Log out")),
+      h("span", { class: "quiet user" }, bdi(me.name)), choice, h("button", { type: "button", click: leave }, "Log out")),
+    h("div", { class: "live" }, h("span", { id: "live", class: "quiet" }), !PAGES[page][1].still && h("button", { id: "pause", type: "button", class: "small", "aria-pressed": String(paused), click: pause }, "Pause")),
     h("main", { id: "main", tabindex: "-1" }, h("p", { class: "quiet" }, "Loading…")),
   ];
 }
 
-function loginPage() {
+/** Stops refreshing, or goes on. */
+function pause() {
+  paused = !paused;
+  document.getElementById("pause").setAttribute("aria-pressed", String(paused));
+  if (paused) live("Paused."); else show(true);
+}
+
+/** Says beside the page how old it is, or why it is not refreshed. */
+function live(text, bad = false) {
+  const line = document.getElementById("live");
+  if (!line) return;
+  line.className = bad ? "bad" : "quiet";
+  if (line.textContent !== text) line.textContent = text;
+}
+
+function loginPage(why = "") {
+  const problem = h("p", { class: "bad", role: "alert" });
   const submit = async (event) => {
     event.preventDefault();
     const { user, password } = event.target.elements;
+    problem.textContent = "";
     try {
       await logIn(user.value, password.value);
       await start();
     } catch (error) {
-      say(error.message, true);
+      problem.textContent = error.status === 401 && error.message === "Login failed" ? "Login failed: the user or the password is wrong, or the user may not log in." : error.message;
       password.select();
     }
   };
-  app.replaceChildren(h("main", { id: "main", class: "login" }, h("h1", {}, "Gatepost"),
+  document.title = "Log in · Gatepost";
+  app.replaceChildren(h("main", { id: "main", class: "login", tabindex: "-1" }, h("h1", {}, "Gatepost"), why && h("p", {}, why),
     h("form", { submit, "aria-label": "Log in" }, field({ name: "user", label: "User", autocomplete: "username", required: true }),
-      field({ name: "password", label: "Password", type: "password", autocomplete: "current-password" }), h("button", { class: "primary" }, "Log in"))));
+      field({ name: "password", label: "Password", type: "password", autocomplete: "current-password" }), h("button", { class: "primary" }, "Log in")), problem));
   app.querySelector("input").focus();
 }
 
-/** Shows where we are. Whoever is in the middle of a form is not disturbed by a refresh. */
-async function show(refresh = false) {
+/** What went wrong, for people. */
+function told(error, { page, rest }) {
+  const back = rest.length ? h("p", {}, h("a", { href: `#/${page}` }, `Back to ${PAGES[page][0].toLowerCase()}`)) : "";
+  const text = error.status === 404 && rest.length ? "It is not there (any more)." : error.status === 401 ? `Your user may not see this: ${error.message}.` : error.message;
+  return [h("h1", {}, PAGES[page][0]), h("p", { class: "bad", role: "alert" }, text), back];
+}
+
+/** Shows where we are. Whoever types is not disturbed by a refresh, unless it was `asked` for by what they did. */
+async function show(refresh = false, asked = false) {
   clearTimeout(timer);
   if (!me) return loginPage();
   const mine = ++turn;
   const at = here();
   const [title, page] = PAGES[at.page];
   if (!refresh) {
+    silence();
     app.replaceChildren(...frame());
-    document.title = `${title} · Gatepost`;
+    document.title = [at.rest.at(-1), title, "Gatepost"].filter(Boolean).join(" · ");
   }
   const main = document.getElementById("main");
   try {
-    const content = await page.render({ ...at, me, again: () => show(true) });
+    const content = await page.render({ ...at, me, again: () => { closeForm(); return show(true, true); } });
     if (mine !== turn || !me) return;
-    if (!refresh || !page.still) {
-      const kept = refresh ? [keepFocus(main), keepScroll(main)] : [];
-      main.replaceChildren(...[content].flat(9).filter((node) => node instanceof Node || typeof node === "string"));
-      for (const restore of kept) restore?.(main);
-    }
+    // Somebody may have begun to type while the answer was under way.
+    const why = refresh && !asked ? reason() : "";
+    if (!why && (!refresh || !page.still)) replace(main, content, refresh);
+    if (!page.still) live(why ? why : paused ? "Paused." : `As of ${new Date().toLocaleTimeString("en-GB")}.`);
   } catch (error) {
     if (mine !== turn || !me) return;
-    if (!refresh) main.replaceChildren(h("p", { class: "bad", role: "alert" }, error.message));
+    if (!(error.status >= 0)) console.error(error);
+    if (!refresh || (error.status === 404 && at.rest.length)) replace(main, told(error, at), false);
+    else live(`Not refreshed: ${error.message}`, true);
   }
   if (mine === turn) timer = setTimeout(tick, EVERY);
 }
 
-function tick() {
-  const typing = document.activeElement?.closest?.("form, details[open]") && document.activeElement.matches("input, select, textarea, button");
-  const reading = document.querySelector("main details[open], main form input:not(:placeholder-shown):focus");
+function replace(main, content, refresh) {
+  const kept = refresh ? [keepForms(main), keepValues(main), keepFocus(main), keepScroll(main)] : [];
+  main.replaceChildren(...[content].flat(9).filter((node) => node instanceof Node || typeof node === "string"));
+  for (const restore of kept) restore?.(main);
+}
+
+/** Why the page should stay as it is just now. */
+function reason() {
+  const at = document.activeElement;
+  if (paused) return "Paused.";
   // A refresh would undo a selection before it is copied.
-  const selecting = String(getSelection()) !== "";
+  if (String(getSelection()) !== "") return "Paused while text is selected.";
+  const isFilter = at?.closest?.("form[role=search]") && (at.value === at.defaultValue || at.matches("select"));
+  if (at?.matches?.("main input, main select, main textarea") && !isFilter) return "Paused while you are in a form.";
+  return "";
+}
+
+function tick() {
   const { page } = here();
-  if (document.hidden || typing || reading || selecting || PAGES[page][1].still) timer = setTimeout(tick, EVERY);
+  const why = reason();
+  if (why) live(why);
+  if (document.hidden || why || PAGES[page][1].still) timer = setTimeout(tick, EVERY);
   else show(true);
 }
 
-/** A refresh replaces the page: who was on a link or a button stays on it. What may move has a key. */
+/** A form has done its work: it is emptied, and closed if it can be. */
+function closeForm() {
+  const form = document.querySelector("main form[data-sent]");
+  form?.reset();
+  const around = form?.closest("details[open]");
+  if (!around) return;
+  around.open = false;
+  around.querySelector("summary").focus();
+}
+
+/** What is open stays as it is, with what was written into it and what it has shown. */
+function keepForms(main) {
+  const titleOf = (one) => one.querySelector("summary").textContent;
+  const open = new Map([...main.querySelectorAll("details[open]")].map((one) => [titleOf(one), one]));
+  const focused = document.activeElement;
+  return (fresh) => {
+    for (const one of fresh.querySelectorAll("details")) {
+      const before = open.get(titleOf(one));
+      if (before) one.replaceWith(before);
+    }
+    if (fresh.contains(focused)) focused.focus({ preventScroll: true });
+  };
+}
+
+/** What was written into forms that are always open stays there. */
+function keepValues(main) {
+  const fields = (root) => [...root.querySelectorAll("form:not(details form) [name]")];
+  const keyOf = (field) => `${field.form.getAttribute("aria-label")} ${field.name}`;
+  const isChanged = (field) => (field.matches("select") ? ![...field.options].some((o) => o.selected && o.defaultSelected) : field.value !== field.defaultValue);
+  const written = new Map(fields(main).filter(isChanged).map((field) => [keyOf(field), field.value]));
+  return (fresh) => {
+    for (const field of fields(fresh)) if (written.has(keyOf(field))) field.value = written.get(keyOf(field));
+  };
+}
+
+/** A refresh replaces the page: who was on a link or a button stays on it, also where it has moved. */
 function keepFocus(main) {
   const focused = document.activeElement;
-  const all = "a, button, input, select, [tabindex]";
+  const all = "a, button, input, select, summary, [tabindex]";
   const index = [...main.querySelectorAll(all)].indexOf(focused);
-  const { key } = focused.dataset;
-  const found = (fresh) => (key ? [...fresh.querySelectorAll("[data-key]")].find((node) => node.dataset.key === key) : fresh.querySelectorAll(all)[index]);
-  return index < 0 ? null : (fresh) => found(fresh)?.focus({ preventScroll: true });
+  if (index < 0) return null;
+  const keyOf = (node) => node.dataset.key ?? node.getAttribute("href") ?? node.getAttribute("aria-label");
+  const key = keyOf(focused);
+  return (fresh) => {
+    if (fresh.contains(focused)) return;
+    const nodes = [...fresh.querySelectorAll(all)];
+    // A row that is gone takes its button with it. The next one is not what somebody meant to press.
+    const found = key ? nodes.find((node) => keyOf(node) === key) ?? fresh : nodes[index];
+    found?.focus({ preventScroll: true });
+  };
 }
 
 /** What was scrolled within the page stays so. */
@@ -129,8 +224,8 @@ async function start() {
   await show();
 }
 
-onLogout(() => { if (me) { me = null; show(); } });
-addEventListener("hashchange", () => show().then(() => document.getElementById("main")?.focus()));
+onLogout(() => { if (me) { me = null; loginPage(ENDED); announce(ENDED); } });
+addEventListener("hashchange", () => show().then(() => me && document.getElementById("main")?.focus()));
 document.addEventListener("visibilitychange", () => { if (!document.hidden && me) tick(); });
 theme();
-start().catch(() => { me = null; show(); });
+start().catch((error) => { me = null; loginPage(error.status === 401 ? "" : error.message); });

@@ -19,12 +19,18 @@ export function rates(samples = []) {
 /** Samples as they are. */
 export const levels = (samples = []) => samples.map((p) => ({ time: p.timestamp, value: p.sample })).reverse();
 
+/** The least round number that is not less. */
+function nice(most) {
+  const power = 10 ** Math.floor(Math.log10(Math.max(most, 1)));
+  return [1, 2, 4, 6, 8, 10].map((n) => n * power).find((n) => n >= most) ?? most;
+}
+
 const open = new Set();
 
 /** `series` are { name, points: [{ time, value }] }, at most four. */
 export function chart(title, series, unit = "") {
   const all = series.flatMap((one) => one.points);
-  const top = Math.max(1, ...all.map((p) => p.value)) * 1.05;
+  const top = nice(Math.max(2, ...all.map((p) => p.value)));
   const [from, to] = [Math.min(...all.map((p) => p.time)), Math.max(...all.map((p) => p.time))];
   const x = (time) => LEFT + ((WIDTH - LEFT - 4) * (time - from)) / Math.max(1, to - from);
   const y = (value) => 6 + (HEIGHT - BOTTOM - 6) * (1 - value / top);
@@ -43,17 +49,17 @@ export function chart(title, series, unit = "") {
     svg.append(s("path", { d, fill: "none", stroke: `var(--s${n + 1})`, "stroke-width": 2, "stroke-dasharray": ["", "6 3", "2 2", "8 2 2 2"][n], "vector-effect": "non-scaling-stroke" }));
   });
   const keys = series.map((one, n) => h("span", { class: "key" }, h("i", { style: `border-color: var(--s${n + 1}); border-top-style: ${["solid", "dashed", "dotted", "dashed"][n]}` }), `${one.name} ${latest(one)}${unit}`));
-  const button = h("button", { type: "button", class: "small", "aria-pressed": String(open.has(title)), click: () => { open.has(title) ? open.delete(title) : open.add(title); figure.replaceWith(chart(title, series, unit)); } }, "Table");
-  const figure = h("figure", {}, h("figcaption", {}, title, keys, button), open.has(title) ? numbers(series) : svg);
+  const button = h("button", { type: "button", class: "small", "aria-label": `Table: ${title}`, "aria-pressed": String(open.has(title)), click: () => { open.has(title) ? open.delete(title) : open.add(title); const fresh = chart(title, series, unit); figure.replaceWith(fresh); fresh.querySelector("button").focus(); } }, "Table");
+  const figure = h("figure", {}, h("figcaption", {}, title, keys, button), open.has(title) ? numbers(title, series) : svg, !all.length && h("p", { class: "quiet" }, "There are no samples yet: they are taken every five seconds."));
   return figure;
 }
 
 const latest = (one) => (one.points.length ? round(one.points[one.points.length - 1].value) : "unknown");
 const spoken = (title, series, unit) => `${title}: ` + series.map((one) => `${one.name} ${latest(one)}${unit}`).join(", ");
 
-function numbers(series) {
+function numbers(title, series) {
   const times = (series[0]?.points ?? []).map((p) => p.time).reverse().slice(0, 24);
   const value = (one, time) => one.points.find((p) => p.time === time)?.value;
   const row = (time) => h("tr", {}, h("td", {}, new Date(time).toLocaleTimeString("en-GB")), series.map((one) => h("td", { class: "n" }, value(one, time) === undefined ? "" : round(value(one, time)))));
-  return h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, "Time"), series.map((one) => h("th", { class: "n" }, one.name)))), h("tbody", {}, times.map(row))));
+  return h("div", { class: "scroll" }, h("table", { "aria-label": title }, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Time"), series.map((one) => h("th", { scope: "col", class: "n" }, one.name)))), h("tbody", {}, times.map(row))));
 }

@@ -6,7 +6,8 @@ export function h(tag, props = {}, ...children) {
   for (const [name, value] of Object.entries(props)) {
     if (value === undefined || value === null || value === false) continue;
     if (typeof value === "function") node.addEventListener(name, value);
-    else if (name === "value") node.value = value;
+    // Also what a reset of its form comes back to.
+    else if (name === "value" && tag === "textarea") node.defaultValue = value;
     // Not the attribute: the content policy allows no inline style.
     else if (name === "style") node.style.cssText = value;
     else node.setAttribute(name, value === true ? "" : value);
@@ -25,14 +26,27 @@ export function s(tag, props = {}, ...children) {
   return node;
 }
 
-/** Says something at the edge of the page, and to screen readers. */
+/** Where things are said: they are there before anything is said, or screen readers would not notice. */
+const [news, problems] = [h("div", { role: "status" }), h("div", { role: "alert" })];
+document.body.append(h("div", { id: "says" }, news, problems));
+
+/** Says something at the edge of the page, and to screen readers. What went wrong stays until it is dismissed. */
 export function say(text, bad = false) {
-  let box = document.getElementById("says");
-  if (!box) document.body.append((box = h("div", { id: "says", role: "status", "aria-live": "polite" })));
-  const line = h("div", { class: bad ? "bad" : undefined }, text);
-  box.append(line);
-  setTimeout(() => line.remove(), bad ? 12000 : 5000);
+  const line = h("p", { class: bad ? "bad" : undefined }, text);
+  if (bad) line.append(h("button", { type: "button", class: "small", "aria-label": "Dismiss", click: () => line.remove() }, "×"));
+  else setTimeout(() => line.remove(), 8000);
+  (bad ? problems : news).append(line);
 }
+
+/** To screen readers only. The same text again is not said again. */
+export function announce(text) {
+  spoken.textContent = text;
+}
+const spoken = h("div", { role: "status", class: "unseen" });
+document.body.append(spoken);
+
+/** Another page: what went wrong on the one before is over. */
+export const silence = () => problems.replaceChildren();
 
 const known = (value) => value !== undefined && value !== null && !Number.isNaN(value);
 
@@ -54,16 +68,32 @@ export function span(ms) {
   return d ? `${d} d ${hr} h` : hr ? `${hr} h ${m} min` : m ? `${m} min ${seconds % 60} s` : `${seconds} s`;
 }
 
+/** Makes signs visible that are not: spaces alone, control characters, and those that turn the direction of text. */
+export const visible = (text) => {
+  const plain = String(text).replace(/[\u0000-\u001f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0))).replace(/[\u007f-\u009f\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]/g, (c) => `<U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}>`);
+  return plain.trim() === "" ? plain.replace(/\s/g, "␣") : plain;
+};
+/** A name: whatever direction its letters have, those around it keep theirs. */
+export const bdi = (text) => h("bdi", {}, visible(text ?? ""));
+/** The same within a sentence that is only text. */
+export const q = (name) => `\u2068${visible(name)}\u2069`;
+
 /** Follows a dotted path. */
 export const at = (object, path) => path.split(".").reduce((value, key) => value?.[key], object);
 
+/** Rows that a table shows at once, of those that came. */
+const ROWS = 100;
+/** Tables that show more, by where they are. */
+const more = new Map();
+
 /**
  * A table of rows. A column is { name, get, cell?, number?, sort? }: `sort` is the API's field, and makes the heading a button.
- * `order` is { sort, reverse, set(sort, reverse) }.
+ * `order` is { sort, reverse, set(sort, reverse) }. `empty` is said where there are no rows.
  */
-export function table(caption, columns, rows, order) {
+export function table(caption, columns, rows, order, empty = "None.") {
   const heading = (column) => {
     const props = { scope: "col", class: column.number ? "n" : undefined };
+    if (!column.name) return h("td");
     if (!column.sort || !order) return h("th", props, column.name);
     const current = order.sort === column.sort;
     if (current) props["aria-sort"] = order.reverse ? "descending" : "ascending";
@@ -71,19 +101,25 @@ export function table(caption, columns, rows, order) {
     return h("th", props, h("button", { type: "button", click: turn }, column.name, current ? (order.reverse ? " ▾" : " ▴") : ""));
   };
   const cell = (column, row) => {
-    const value = column.cell ? column.cell(row) : column.get(row);
-    return h("td", { class: column.number ? "n" : undefined }, column.number && !column.cell ? number(value) : value ?? "");
+    const value = column.cell ? column.cell(row) : column.number ? number(column.get(row)) : column.get(row) ?? "";
+    return h("td", { class: column.number ? "n" : column.name ? undefined : "do" }, typeof value === "string" && !column.number ? bdi(value) : value ?? "");
   };
-  const body = rows.map((row) => h("tr", {}, columns.map((column) => cell(column, row))));
-  if (!rows.length) body.push(h("tr", {}, h("td", { colspan: columns.length, class: "quiet" }, "None.")));
-  return h("div", { class: "scroll" },
+  const key = `${location.hash} ${caption}`;
+  const most = more.get(key) ?? ROWS;
+  const body = rows.slice(0, most).map((row) => h("tr", {}, columns.map((column) => cell(column, row))));
+  if (!rows.length) body.push(h("tr", {}, h("td", { colspan: columns.length, class: "quiet" }, empty)));
+  const whole = h("div", { class: "scroll" },
     h("table", { "aria-label": caption }, h("thead", {}, h("tr", {}, columns.map(heading))), h("tbody", {}, body)));
+  if (rows.length <= most) return whole;
+  const grow = () => { more.set(key, most + 10 * ROWS); around.replaceWith(table(caption, columns, rows, order, empty)); };
+  const around = h("div", {}, whole, h("p", { class: "quiet" }, `${number(most)} of ${number(rows.length)}. `, h("button", { type: "button", click: grow, "aria-label": `Show more: ${caption}` }, "Show more")));
+  return around;
 }
 
 /** A field of a form: { name, label, type?, value?, options?, required?, placeholder?, hint? }. */
 export function field({ name, label, options, type = "text", ...rest }) {
   if (type === "checkbox") return h("label", { class: "check" }, h("input", { type, name, checked: rest.value }), label);
-  if (options) return h("label", {}, label, h("select", { name }, options.map((o) => h("option", { value: o, selected: o === rest.value }, o))));
+  if (options) return h("label", {}, label, h("select", { name }, options.map((o) => h("option", { value: o, selected: o === rest.value }, visible(o)))));
   if (type === "textarea") return h("label", {}, label, h("textarea", { name, ...rest }));
   return h("label", {}, label, h("input", { type, name, autocomplete: "off", ...rest }));
 }
@@ -97,29 +133,48 @@ export function form(title, fields, submit, word = title) {
       event.preventDefault();
       const values = {};
       for (const input of event.target.elements) {
-        if (input.name) values[input.name] = input.type === "checkbox" ? input.checked : input.value;
+        if (input.name && input.type !== "file") values[input.name] = input.type === "checkbox" ? input.checked : input.value;
       }
       button.disabled = true;
+      event.target.dataset.sent = "";
       try { await submit(values, event.target); } catch (error) { say(error.message, true); }
+      delete event.target.dataset.sent;
       button.disabled = false;
     },
   }, fields.map(field), button);
 }
 
-/** A button that asks before it does something that cannot be undone. */
+/** A button that asks before it does something that cannot be undone. Its name says of what, for those who hear it alone. */
 export function danger(word, question, action) {
+  const whole = question.replace(/[?.]$/, "");
   return h("button", {
-    type: "button", class: "danger small",
-    async click() {
+    type: "button", class: "danger small", "aria-label": whole.startsWith(word) ? whole : `${word}: ${whole}`,
+    async click(event) {
       if (!confirm(question)) return;
+      const button = event.currentTarget;
+      button.disabled = true;
       try { await action(); } catch (error) { say(error.message, true); }
+      button.disabled = false;
     },
   }, word);
 }
 
+/** A button that fills a form, named by its label, with what is there, so that it can be changed. */
+export function edit(what, title, values) {
+  const fill = () => {
+    const form = document.querySelector(`main form[aria-label="${title}"]`);
+    form.closest("details").open = true;
+    for (const [name, value] of Object.entries(values)) form.elements[name].value = value;
+    form.querySelector("input:not([readonly]), textarea, select").focus();
+    form.scrollIntoView({ block: "nearest" });
+  };
+  return h("button", { type: "button", class: "small", "aria-label": `Edit ${what}`, click: fill }, "Edit");
+}
+
 export const details = (summary, ...children) => h("details", {}, h("summary", {}, summary), children);
-export const facts = (pairs) => h("dl", {}, pairs.filter(Boolean).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value ?? "")]));
-export const tile = (name, value) => h("div", { class: "tile" }, h("b", {}, value), h("span", {}, name));
+export const facts = (pairs) => h("dl", {}, pairs.filter(Boolean).map(([name, value]) => [h("dt", {}, name), h("dd", {}, typeof value === "string" ? bdi(value) : value ?? "")]));
+export const tile = (name, value, page) => h(page ? "a" : "div", { class: "tile", href: page && `#/${page}` }, h("b", {}, value), h("span", {}, name));
 export const json = (value) => JSON.stringify(value, null, 2);
-export const link = (text, ...path) => h("a", { href: "#/" + path.map(encodeURIComponent).join("/") }, text);
+export const link = (text, ...path) => h("a", { href: "#/" + path.map(encodeURIComponent).join("/") }, bdi(text));
+export const time = (ms) => new Date(ms).toLocaleString("en-GB");
 export const short = (value) => (value && Object.keys(value).length ? JSON.stringify(value) : "");

@@ -146,6 +146,10 @@ impl Row for Connection {
         &self.name
     }
 
+    fn other_names(&self) -> [&str; 2] {
+        [self.client_name().unwrap_or_default(), &self.user]
+    }
+
     fn write(&self, fields: &mut Fields<'_>, _: &Spans) {
         fields.text("name", &self.name);
         fields.text("node", &self.node);

@@ -81,6 +81,10 @@ impl Row for Session {
         &self.client_id
     }
 
+    fn other_names(&self) -> [&str; 2] {
+        [&self.user, ""]
+    }
+
     fn write(&self, fields: &mut Fields<'_>, _: &Spans) {
         fields.text("client_id", &self.client_id);
         fields.text("user", &self.user);

@@ -15,6 +15,10 @@ use std::cmp::Ordering;
 pub(super) trait Row {
     /// What a search is about.
     fn name(&self) -> &str;
+    /// Other names of it, which a search finds, too. RabbitMQ's search does not.
+    fn other_names(&self) -> [&str; 2] {
+        [""; 2]
+    }
     fn write(&self, fields: &mut Fields<'_>, spans: &Spans);
 }
 
@@ -66,7 +70,9 @@ impl View {
         let page = self.page.as_ref().filter(|_| pages == Pages::Known);
         let total = rows.len();
         if let Some(page) = page {
-            rows.retain(|row| page.name.finds(row.name()));
+            rows.retain(|row| {
+                page.name.finds(row.name()) || row.other_names().iter().any(|name| page.name.finds_other(name))
+            });
         }
         self.order(&mut rows);
         let Some(page) = page else {
@@ -195,6 +201,11 @@ impl Search {
             .size_limit(REGEX_COMPILED_MAX)
             .build();
         regex.ok().map(Search::Regex)
+    }
+
+    /// As [`Search::finds`], in a name that need not be there.
+    fn finds_other(&self, name: &str) -> bool {
+        !name.is_empty() && self.finds(name)
     }
 
     fn finds(&self, name: &str) -> bool {

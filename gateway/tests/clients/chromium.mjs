@@ -13,7 +13,9 @@ export async function browser() {
   const home = fs.mkdtempSync(path.join(os.tmpdir(), "gatepost-browser-"));
   const child = spawn(
     process.env.GATEPOST_CHROMIUM ?? "chromium",
-    ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--window-size=900,600", "--remote-debugging-port=0",
+    ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+      // Pages behind others keep their pace: all of them are used at once.
+      "--disable-renderer-backgrounding", "--disable-background-timer-throttling", "--disable-backgrounding-occluded-windows", "--window-size=900,600", "--remote-debugging-port=0",
       `--user-data-dir=${home}`, "about:blank"],
     { stdio: ["ignore", "ignore", "pipe"] },
   );
@@ -45,16 +47,22 @@ export async function browser() {
     });
   /**
    * A page at `url`: evaluates expressions, and takes a picture. All pages share cookies, so who logs in at one is logged in
-   * at all of them, except at those that are `apart`.
+   * at all of them, except at those that are `apart`. A page behind others is hidden, unless it is to believe to be in `front`.
    */
-  return async (url, { apart = false } = {}) => {
+  return async (url, { apart = false, front = false } = {}) => {
     const context = apart ? await ask("Target.createBrowserContext") : {};
     const { targetId } = await ask("Target.createTarget", { url, ...context });
     const { sessionId } = await ask("Target.attachToTarget", { targetId, flatten: true });
     const page = (method, params) => ask(method, params, sessionId);
+    if (front) await page("Emulation.setFocusEmulationEnabled", { enabled: true });
     return {
       async evaluate(expression) {
-        const { result, exceptionDetails } = await page("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true });
+        const how = { expression, awaitPromise: true, returnByValue: true };
+        // A page that has just been opened has nothing yet to evaluate in.
+        const answer = await eventually(() => page("Runtime.evaluate", how).catch((error) => {
+          if (!error.message.includes("Cannot find default execution context")) throw error;
+        }), "a page to evaluate in");
+        const { result, exceptionDetails } = answer;
         if (exceptionDetails) throw new Error(JSON.stringify(exceptionDetails));
         return result.value;
       },
@@ -72,6 +80,14 @@ export async function browser() {
         const code = { Tab: 9, Enter: 13 }[key];
         const text = key === "Enter" ? "\r" : undefined;
         for (const type of ["keyDown", "keyUp"]) await page("Input.dispatchKeyEvent", { type, key, code: key, windowsVirtualKeyCode: code, text: type === "keyDown" ? text : undefined });
+      },
+      /** Text, as the keyboard sends it. */
+      type: (text) => page("Input.insertText", { text }),
+      close: () => ask("Target.closeTarget", { targetId }),
+      /** What a screen reader is told of the page: a list of { role, name }. */
+      async spoken() {
+        const { nodes } = await page("Accessibility.getFullAXTree");
+        return nodes.filter((node) => !node.ignored).map((node) => ({ role: node.role?.value ?? "", name: node.name?.value ?? "" }));
       },
       /** Answers what a page asks with `confirm`. */
       async agree() {

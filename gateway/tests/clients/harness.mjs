@@ -37,11 +37,12 @@ export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 /** Waits until `condition()` is truthy, and returns its value. */
 export async function eventually(condition, what = "the condition", within = 30_000) {
   const end = Date.now() + within;
-  for (;;) {
+  // Whoever asks all the time slows down what is waited for.
+  for (let pause = 5; ; pause = Math.min(pause * 1.5, 100)) {
     const value = await condition();
     if (value) return value;
     if (Date.now() > end) throw new Error(`${what} did not come true within ${within} ms`);
-    await sleep(5);
+    await sleep(pause);
   }
 }
 
@@ -54,25 +55,31 @@ export async function keepsSome(kept) {
   return false;
 }
 
-/** Runs the cases side by side and ends the process. */
-export async function main(limit = 100_000) {
+/** Runs one case, and says how it went. */
+async function run({ name, body }, limit) {
+  const began = Date.now();
+  let error = null;
+  const tooLate = new Promise((_, fail) => setTimeout(fail, limit, new Error(`not done after ${limit} ms`)));
+  try {
+    await Promise.race([body(), tooLate]);
+  } catch (e) {
+    error = e;
+  }
+  const seconds = ((Date.now() - began) / 1000).toFixed(1);
+  console.log(`${error ? "FAILED" : "ok"} ${name} (${seconds} s)`);
+  if (error) console.log(error);
+  return error === null;
+}
+
+/** Runs the cases, as many side by side as is said, and ends the process. A case's limit begins with the case. */
+export async function main(limit = 100_000, sideBySide = Infinity) {
   const wanted = cases.filter(({ name }) => process.argv.length < 3 || process.argv.slice(2).includes(name));
-  const verdicts = await Promise.all(
-    wanted.map(async ({ name, body }) => {
-      const began = Date.now();
-      let error = null;
-      const tooLate = new Promise((_, fail) => setTimeout(fail, limit, new Error(`not done after ${limit} ms`)));
-      try {
-        await Promise.race([body(), tooLate]);
-      } catch (e) {
-        error = e;
-      }
-      const seconds = ((Date.now() - began) / 1000).toFixed(1);
-      console.log(`${error ? "FAILED" : "ok"} ${name} (${seconds} s)`);
-      if (error) console.log(error);
-      return error === null;
-    }),
-  );
+  const left = [...wanted];
+  const verdicts = [];
+  const work = async () => {
+    for (let one = left.shift(); one; one = left.shift()) verdicts.push(await run(one, limit));
+  };
+  await Promise.all(Array.from({ length: Math.min(sideBySide, wanted.length) }, work));
   const held = verdicts.filter(Boolean).length;
   console.log(`${held} of ${wanted.length} cases held`);
   for (const undo of cleanUp.reverse()) {

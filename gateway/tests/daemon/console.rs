@@ -7,3 +7,18 @@ fn the_console_works_in_a_browser() {
     let mut gatepost = Gatepost::start();
     node(&mut gatepost, "console.mjs");
 }
+
+#[test]
+fn the_console_shows_names_of_any_characters_and_long_lists() {
+    node(&mut Gatepost::start(), "console_names.mjs");
+}
+
+#[test]
+fn the_console_works_by_keyboard_and_behind_a_proxy() {
+    node(&mut Gatepost::start(), "console_ways.mjs");
+}
+
+#[test]
+fn the_console_is_for_everybody() {
+    node(&mut Gatepost::start(), "console_seen.mjs");
+}

@@ -1,5 +1,5 @@
 import { api, part, post, put, remove } from "../api.js";
-import { at, danger, details, facts, form, h, link, rate, say, short } from "../dom.js";
+import { at, bdi, danger, details, facts, form, h, link, q, rate, say, short, tile } from "../dom.js";
 import { parsed, publishing } from "./messages.js";
 import { bindingTable } from "./queues.js";
 import { listing, vhosts } from "./list.js";
@@ -14,13 +14,13 @@ const COLUMNS = [
 export async function render(place) {
   const [vhost, name] = place.rest;
   if (name !== undefined) return one(place, vhost, name);
-  const [list, names] = await Promise.all([listing(place, "/exchanges", "exchanges", COLUMNS), vhosts()]);
+  const [list, names] = await Promise.all([listing(place, "/exchanges", "exchanges", COLUMNS, { empty: "You see no vhost: an administrator can give you permissions in one." }), vhosts()]);
   const create = form("Declare an exchange", [
     { name: "vhost", label: "vhost", options: names }, { name: "name", label: "Name", required: true }, { name: "type", label: "Type", options: ["direct", "fanout", "topic", "headers"] },
     { name: "durable", label: "Durable", type: "checkbox", value: true }, { name: "auto_delete", label: "Auto-delete", type: "checkbox" }, { name: "internal", label: "Internal", type: "checkbox" }, { name: "arguments", label: "Arguments (JSON)", type: "textarea" },
   ], async ({ vhost, name, ...values }) => {
     await put(`/exchanges/${part(vhost)}/${part(name)}`, { ...values, arguments: parsed(values.arguments) });
-    say(`Exchange ${name} is there.`);
+    say(`Exchange ${q(name)} is there.`);
     place.again();
   });
   return [h("h1", {}, "Exchanges"), ...list, details("Declare an exchange", create)];
@@ -35,10 +35,11 @@ async function one(place, vhost, name) {
     place.again();
   });
   return [
-    h("h1", {}, `Exchange ${exchange.name || "(default)"}`, h("span", { class: "quiet" }, ` in ${vhost}`)),
-    facts([["Type", exchange.type], ["Features", flags(exchange)], ["Arguments", short(exchange.arguments)]]),
-    isDefault ? h("p", { class: "quiet" }, "Every queue is bound here by its name.") : [h("h2", {}, "Bindings from here"), bindingTable(to, place, "destination"), h("h2", {}, "Bindings to here"), bindingTable(from, place, "source"), details("Bind something to it", bind)],
+    h("h1", {}, "Exchange ", bdi(exchange.name || "(default)"), h("span", { class: "quiet" }, " in ", bdi(vhost))),
+    exchange.message_stats && h("div", { class: "tiles" }, tile("in", rate(at(exchange, "message_stats.publish_in_details.rate"))), tile("out", rate(at(exchange, "message_stats.publish_out_details.rate")))),
+    facts([["Type", exchange.type], ["Features", flags(exchange)], ["Arguments", short(exchange.arguments) || "none"]]),
+    isDefault ? h("p", { class: "quiet" }, "Every queue is bound here by its name.") : [h("h2", {}, "Bindings from here"), bindingTable(to, place, "destination", "Nothing is bound to it: messages that are published here go nowhere. Bind a queue below."), h("h2", {}, "Bindings to here"), bindingTable(from, place, "source"), details("Bind something to it", bind)],
     details("Publish", publishing(vhost, name)),
-    !isDefault && !name.startsWith("amq.") && details("Delete", danger("Delete", `Delete the exchange ${name} with its bindings?`, async () => { await remove(path); location.hash = "#/exchanges"; })),
+    !isDefault && !name.startsWith("amq.") && details("Delete", danger("Delete", `Delete the exchange ${q(name)} with its bindings?`, async () => { await remove(path); say("Deleted."); location.hash = "#/exchanges"; })),
   ];
 }

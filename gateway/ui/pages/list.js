@@ -13,20 +13,34 @@ export function choose(place, changes) {
   location.hash = `#/${place.path}${text ? `?${text}` : ""}`;
 }
 
-/** The list at `path`, and what stands around it. */
-export async function listing(place, path, caption, columns, first = { sort: "", reverse: false }) {
+/**
+ * The list at `path`, and what stands around it. `about` is { empty, label, key, fields, also }: what is said of an empty list; the
+ * name of the filter and its key in the address; fields beside it; and what else is asked for.
+ */
+export async function listing(place, path, caption, columns, about = {}) {
+  const { empty, label = "Name contains", key = "name", fields = [], also = {} } = about;
   const wanted = {
-    page: place.search.get("page") ?? 1, page_size: SIZE, name: place.search.get("name") ?? "",
-    sort: place.search.get("sort") ?? first.sort, sort_reverse: (place.search.get("reverse") ?? String(first.reverse)) === "true",
+    page: place.search.get("page") ?? 1, page_size: SIZE, [key]: place.search.get(key) ?? "",
+    sort: place.search.get("sort") ?? "", sort_reverse: place.search.get("reverse") === "true", ...also,
   };
-  const answer = await api(path + query(wanted));
+  let answer;
+  try { answer = await api(path + query(wanted)); } catch (error) {
+    // What was on that page is gone.
+    if (error.status !== 400 || Number(wanted.page) === 1 || !/out of range/.test(error.message)) throw error;
+    answer = await api(path + query({ ...wanted, page: 1 }));
+  }
   const order = { sort: wanted.sort, reverse: wanted.sort_reverse, set: (sort, reverse) => choose(place, { sort, reverse, page: "" }) };
-  const filter = h("form", { role: "search", "aria-label": `Filter ${caption}`, submit: (event) => { event.preventDefault(); choose(place, { name: event.target.elements.name.value, page: "" }); } },
-    field({ name: "name", label: "Name contains", value: wanted.name, type: "search" }), h("button", {}, "Filter"));
+  const send = (event) => {
+    event.preventDefault();
+    choose(place, { ...Object.fromEntries(new FormData(event.target)), page: "" });
+  };
+  const filter = h("form", { role: "search", "aria-label": `Filter ${caption}`, submit: send },
+    fields.map(field), field({ name: key, label, value: wanted[key], type: "search" }), h("button", {}, "Filter"));
   const go = (word, page, possible) => h("button", { type: "button", disabled: !possible, click: () => choose(place, { page }) }, word);
-  const pager = h("p", { class: "quiet" }, `${number(answer.filtered_count)} of ${number(answer.total_count)} `,
+  const some = answer.filtered_count < answer.total_count;
+  const pager = h("p", { class: "quiet" }, some ? `${number(answer.filtered_count)} of ${number(answer.total_count)} match. ` : `${number(answer.total_count)} in all. `,
     answer.page_count > 1 && [go("Previous", answer.page - 1, answer.page > 1), ` page ${answer.page} of ${answer.page_count} `, go("Next", answer.page + 1, answer.page < answer.page_count)]);
-  return [filter, pager, table(caption, columns, answer.items, order)];
+  return [filter, pager, table(caption, columns, answer.items, order, some ? "None match the filter." : empty)];
 }
 
 /** The vhosts that this user sees. */

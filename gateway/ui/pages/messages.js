@@ -1,7 +1,7 @@
 // Publishing and getting by hand, from the pages of exchanges and queues.
 
 import { part, post } from "../api.js";
-import { danger, form, h, json, say, short } from "../dom.js";
+import { bdi, danger, form, h, json, q, say, short } from "../dom.js";
 
 /** JSON of a text area, or the value for an empty one. */
 export function parsed(text, empty = {}) {
@@ -13,12 +13,14 @@ export function parsed(text, empty = {}) {
 export function publishing(vhost, exchange, key) {
   const fields = [
     key === undefined && { name: "key", label: "Routing key" }, { name: "payload", label: "Body", type: "textarea" },
-    { name: "headers", label: "Headers (JSON)", type: "textarea", placeholder: '{ "unit": "°C" }' }, { name: "durable", label: "Stored", type: "checkbox", value: true },
+    { name: "headers", label: "Headers (JSON)", type: "textarea", placeholder: '{ "unit": "°C" }' },
+    { name: "properties", label: "Other properties (JSON)", type: "textarea", placeholder: '{ "content_type": "text/plain", "expiration": "60000" }' },
+    { name: "durable", label: "Stored", type: "checkbox", value: true }, { name: "base64", label: "The body is base64", type: "checkbox" },
   ].filter(Boolean);
   return form("Publish", fields, async (values) => {
     const answer = await post(`/exchanges/${part(vhost)}/${part(exchange || "amq.default")}/publish`, {
-      routing_key: key ?? values.key, payload: values.payload, payload_encoding: "string",
-      properties: { delivery_mode: values.durable ? 2 : 1, headers: parsed(values.headers) },
+      routing_key: key ?? values.key, payload: values.payload, payload_encoding: values.base64 ? "base64" : "string",
+      properties: { delivery_mode: values.durable ? 2 : 1, headers: parsed(values.headers), ...parsed(values.properties) },
     });
     say(answer.routed ? "Published." : "Published, but no queue took it.", !answer.routed);
   });
@@ -38,7 +40,7 @@ export function getting(vhost, queue) {
   return [h("p", { class: "warn" }, "Getting disturbs a queue: messages that are put back are marked as redelivered."), get, found];
 }
 
-const message = (m) => h("figure", {}, h("figcaption", {}, `${m.exchange || "(default)"} → ${m.routing_key}`, h("span", { class: "quiet" }, `${m.payload_bytes} bytes${m.redelivered ? ", redelivered" : ""}, ${m.message_count} more`)),
-  short(m.properties) && h("pre", {}, json(m.properties)), h("pre", {}, m.payload_encoding === "string" ? m.payload : `base64: ${m.payload}`));
+const message = (m) => h("figure", {}, h("figcaption", {}, bdi(m.exchange || "(default)"), " → ", bdi(m.routing_key), h("span", { class: "quiet" }, `${m.payload_bytes} bytes${m.redelivered ? ", redelivered" : ""}, ${m.message_count} more`)),
+  short(m.properties) && h("pre", { tabindex: 0, "aria-label": "Properties" }, json(m.properties)), h("pre", { tabindex: 0, "aria-label": "Body" }, m.payload_encoding === "string" ? m.payload : `base64: ${m.payload}`));
 
-export const purging = (action, what) => danger("Purge", `Delete all ready messages of ${what}? This cannot be undone.`, action);
+export const purging = (action, what) => danger("Purge", `Purge the queue ${q(what)}: delete all its ready messages?`, action);

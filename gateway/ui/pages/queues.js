@@ -1,5 +1,5 @@
 import { api, part, post, put, query, remove } from "../api.js";
-import { at, bytes, danger, details, facts, form, h, json, link, number, rate, say, short, table, tile } from "../dom.js";
+import { at, bdi, bytes, danger, details, facts, form, h, link, number, q as quoted, rate, say, short, table, tile } from "../dom.js";
 import { chart, levels, rates } from "../chart.js";
 import { getting, parsed, publishing, purging } from "./messages.js";
 import { listing, vhosts } from "./list.js";
@@ -17,7 +17,7 @@ const COLUMNS = [
 export async function render(place) {
   const [vhost, name] = place.rest;
   if (name !== undefined) return one(place, vhost, name);
-  const [list, names] = await Promise.all([listing(place, "/queues", "queues", COLUMNS), vhosts()]);
+  const [list, names] = await Promise.all([listing(place, "/queues", "queues", COLUMNS, { empty: "There are no queues. Declare one below, or have a client declare or subscribe." }), vhosts()]);
   const create = form("Declare a queue", [
     { name: "vhost", label: "vhost", options: names }, { name: "name", label: "Name", required: true }, { name: "type", label: "Type", options: ["classic", "quorum"] },
     { name: "durable", label: "Durable", type: "checkbox", value: true }, { name: "auto_delete", label: "Auto-delete", type: "checkbox" },
@@ -26,7 +26,7 @@ export async function render(place) {
     const wanted = parsed(values.arguments);
     if (values.type !== "classic") wanted["x-queue-type"] = values.type;
     await put(`/queues/${part(values.vhost)}/${part(values.name)}`, { durable: values.durable, auto_delete: values.auto_delete, arguments: wanted });
-    say(`Queue ${values.name} is there.`);
+    say(`Queue ${quoted(values.name)} is there.`);
     place.again();
   });
   return [h("h1", {}, "Queues"), ...list, details("Declare a queue", create)];
@@ -44,34 +44,43 @@ async function one(place, vhost, name) {
     place.again();
   });
   const purge = purging(async () => { await remove(`${path}/contents`); say("Purged."); place.again(); }, name);
-  const gone = danger("Delete", `Delete the queue ${name} with all its messages?`, async () => { await remove(path); location.hash = "#/queues"; });
+  const gone = danger("Delete", `Delete the queue ${quoted(name)} with all its messages?`, async () => { await remove(path); say("Deleted."); location.hash = "#/queues"; });
   return [
-    h("h1", {}, `Queue ${name}`, h("span", { class: "quiet" }, ` in ${vhost}`)),
+    h("h1", {}, "Queue ", bdi(name), h("span", { class: "quiet" }, " in ", bdi(vhost))),
     h("div", { class: "tiles" }, tile("ready", number(queue.messages_ready)), tile("unsettled", number(queue.messages_unacknowledged)), tile("bytes", bytes(queue.message_bytes)),
       tile("in", rate(at(stats, "publish_details.rate"))), tile("out", rate(at(stats, "deliver_get_details.rate"))), tile("settled", rate(at(stats, "ack_details.rate"))), tile("consumers", number(queue.consumers))),
     h("div", { class: "charts" },
       chart("Messages", [{ name: "ready", points: depth("messages_ready") }, { name: "unsettled", points: depth("messages_unacknowledged") }]),
       chart("Messages a second", [{ name: "in", points: samples("publish") }, { name: "out", points: samples("deliver_get") }, { name: "settled", points: samples("ack") }], "/s")),
     h("h2", {}, "What it is"),
-    facts([["Features", flags(queue)], ["State", queue.state], ["Arguments", short(queue.arguments)], queue.policy && ["Policy", queue.policy], short(queue.effective_policy_definition) && ["Policy says", json(queue.effective_policy_definition)]]),
+    facts([["Features", flags(queue)], ["State", queue.state], ["Policy", queue.policy || "none"], ["Operator policy", queue.operator_policy || "none"]]),
+    h("h2", {}, "What holds"), holding(queue),
     h("h2", {}, "Consumers"),
-    table("Consumers", [{ name: "Channel", get: (c) => c.channel_details?.name }, { name: "Tag", get: (c) => c.consumer_tag }, { name: "Acknowledges", get: (c) => (c.ack_required ? "yes" : "no") }, { name: "Prefetch", number: true, get: (c) => c.prefetch_count }, { name: "Active", get: (c) => (c.active === false ? "no" : "yes") }], queue.consumer_details ?? []),
+    table("Consumers", [{ name: "Channel", cell: (c) => (c.channel_details?.name ? link(c.channel_details.name, "channels", c.channel_details.name) : "") }, { name: "Tag", get: (c) => c.consumer_tag }, { name: "Acknowledges", get: (c) => (c.ack_required ? "yes" : "no") }, { name: "Prefetch", number: true, get: (c) => c.prefetch_count }, { name: "Active", get: (c) => (c.active === false ? "no" : "yes") }], queue.consumer_details ?? [], undefined, "Nobody consumes from it: messages wait."),
     h("h2", {}, "Bindings"), bindingTable(bindings, place, "source"), details("Bind it to an exchange", bind),
     details("Publish to it", publishing(vhost, "", name)), details("Get messages", getting(vhost, name)), details("Move its messages", moving(place, vhost, name)),
-    details("Purge or delete", h("form", { submit: (event) => event.preventDefault() }, purge, gone)),
+    details("Purge or delete", h("p", {}, purge, " ", gone)),
   ];
 }
 
+/** What was declared and what policies say, in one list. Of two limits the lower holds, in all else what was declared. */
+function holding(queue) {
+  const declared = Object.entries(queue.arguments ?? {}).map(([key, value]) => ({ key, value, by: "declared" }));
+  const set = Object.entries(queue.effective_policy_definition ?? {}).map(([key, value]) => ({ key, value, by: "policy" }));
+  const columns = [{ name: "Argument", get: (x) => x.key }, { name: "Value", get: (x) => (typeof x.value === "string" ? x.value : JSON.stringify(x.value)) }, { name: "From", get: (x) => x.by }];
+  return [table("What holds", columns, [...declared, ...set], undefined, "No arguments, and no policy."), set.length > 0 && h("p", { class: "quiet" }, "Where both are there: of two limits the lower holds, in all else what was declared.")];
+}
+
 /** Bindings, and a button to undo each. `side` names the column that leads elsewhere. */
-export function bindingTable(bindings, place, side) {
+export function bindingTable(bindings, place, side, empty) {
   const undo = (b) => {
     if (!b.source) return "";
     const kind = b.destination_type === "queue" ? "q" : "e";
     const path = `/bindings/${part(b.vhost)}/e/${part(b.source)}/${kind}/${part(b.destination)}/${part(b.properties_key)}`;
-    return danger("Unbind", `Undo this binding of ${b.destination} to ${b.source}?`, async () => { await remove(path); place.again(); });
+    return danger("Unbind", `Undo the binding of ${quoted(b.destination)} to ${quoted(b.source)} with the key ${quoted(b.routing_key)}?`, async () => { await remove(path); place.again(); });
   };
   const other = { name: side === "source" ? "From" : "To", cell: (b) => (side === "source" ? (b.source ? link(b.source, "exchanges", b.vhost, b.source) : "(default exchange)") : link(b.destination, b.destination_type === "queue" ? "queues" : "exchanges", b.vhost, b.destination)) };
-  return table("Bindings", [other, { name: "Routing key", get: (b) => b.routing_key }, { name: "Arguments", get: (b) => short(b.arguments) }, { name: "", cell: undo }], bindings);
+  return table("Bindings", [other, { name: "Routing key", get: (b) => b.routing_key }, { name: "Arguments", get: (b) => short(b.arguments) }, { name: "", cell: undo }], bindings, undefined, empty);
 }
 
 /** Moves messages one by one: each is published to the other queue first and taken away then, so that none is lost. */
