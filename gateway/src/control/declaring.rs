@@ -59,7 +59,7 @@ pub enum Exchange {
         /// direct, fanout, topic or headers
         #[arg(default_value = "direct")]
         kind: String,
-        /// It goes with the gateway
+        /// It is lost when the gateway restarts
         #[arg(long)]
         transient: bool,
         /// It is deleted with its last binding
