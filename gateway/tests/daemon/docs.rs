@@ -300,8 +300,9 @@ impl Reader {
                 if is_gateway(command) {
                     self.start(&line);
                 } else if command.starts_with("mosquitto_sub ") {
-                    // It would wait for messages. With -E it ends when it is subscribed, and fails if it may not.
-                    self.run(&format!("{line} -E"));
+                    // It would wait for messages. With -E it ends when it has been answered.
+                    let text = self.run(&format!("{line} -E"));
+                    assert!(!text.contains("denied"), "{}: {line}\n{text}", self.page);
                 } else {
                     // So that an answer that is an error fails.
                     self.run(&line.replace("curl ", "curl --fail --silent --show-error "));
@@ -339,6 +340,18 @@ fn check(reader: &Reader) {
             reader.run(&reader.here(&publish("s3cret")));
             let (success, text) = reader.try_run(&reader.here(&publish("wrong")));
             assert!(!success, "{text}");
+        }
+        "docs/security.md" => {
+            let device = format!("-p 1883 -u plant-1 -P {PASSWORD}");
+            // Both clients end with 0 all the same.
+            let told = |command: String| reader.run(&reader.here(&command));
+            let publish = |topic| told(format!("mosquitto_pub {device} -V 5 -q 1 -t {topic} -m 1"));
+            let subscribe = |topic| told(format!("mosquitto_sub {device} -i one -E -t {topic}"));
+            assert_eq!(publish("plant/plant-1/readings/temp"), "");
+            assert!(publish("plant/plant-2/readings/temp").contains("Not authorized"));
+            assert_eq!(subscribe("plant/plant-1/commands/valve"), "");
+            assert!(subscribe("'plant/#'").contains("denied"));
+            assert!(!reader.run("gatepost user list").contains("guest"));
         }
         "docs/from-rabbitmq.md" => assert!(reader.run("gatepost user list").contains("operator")),
         _ => {}

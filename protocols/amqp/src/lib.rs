@@ -9,8 +9,8 @@
 //! confirms are the engine's. A publish that lies whole in the input becomes a message with one allocation, the message
 //! itself; a delivery of a message that came in over AMQP is copied out with its property list as it came.
 //!
-//! What this crate does not do: sockets, TLS, deciding who may do what, and AMQP 1.0. SASL EXTERNAL is not offered. In a
-//! transaction, publishes are routed at commit and not when they are sent, so a missing exchange is reported there.
+//! What this crate does not do: sockets, TLS, deciding who may do what, and AMQP 1.0. In a transaction, publishes are routed
+//! at commit and not when they are sent, so a missing exchange is reported there.
 
 mod codec;
 mod error;
@@ -43,7 +43,7 @@ pub const PROTOCOL: Description = Description {
     // Dashboards made for RabbitMQ know it by this name.
     metrics_label: "amqp091",
     versions: &[("AMQP 0-9-1", "amqp091")],
-    // AMQP has a SASL mechanism of its own for that, ANONYMOUS, which is not offered.
+    // AMQP has a SASL mechanism of its own for that: ANONYMOUS, where `auth.mechanisms` has it.
     nameless_logins: false,
     strangers_are_nameless: false,
     // AMQP 0-9-1 4.2.2: the protocol header. AMQP 1.0 has 0, 1, 0, 0 or 3, 1, 0, 0 behind the name.

@@ -9,8 +9,8 @@
 //! messages, wills, the memory of QoS 2. The session translates, keeps the peer to the rules, and remembers only what
 //! belongs to the connection: topic aliases, which acknowledgements are owed, when the peer was last heard.
 //!
-//! Not here: sockets and clocks (the gateway's), topic matching and permissions (the engine's), extended
-//! authentication (refused as an unknown method, which is the standard's own "not implemented").
+//! Not here: sockets and clocks (the gateway's), topic matching and permissions (the engine's), and the mechanisms of MQTT 5's
+//! authentication (the gateway's; here their data only passes).
 
 pub mod codec;
 mod error;
