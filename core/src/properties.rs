@@ -248,9 +248,13 @@ pub(crate) fn encode_neutral(properties: &Properties, trail: &Trail) -> Vec<u8> 
 }
 
 /// Properties in an encoding that every protocol reads, under [`Origin::NEUTRAL`]: for messages that no protocol's client
-/// publishes.
-pub fn neutral(properties: &Properties) -> Vec<u8> {
-    encode_neutral(properties, &Trail::default())
+/// publishes. `hidden_keys` are further routing keys that receivers do not see.
+pub fn neutral(properties: &Properties, hidden_keys: Vec<Name>) -> Vec<u8> {
+    let trail = Trail {
+        hidden_keys,
+        ..Trail::default()
+    };
+    encode_neutral(properties, &trail)
 }
 
 fn decode_neutral(raw: &[u8]) -> (Properties, Trail) {

@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use gatepost_core::command::{Command, Get, Outcome, PublishFlags};
 use gatepost_core::event::{Delivery, DeliveryFlags, Event};
 use gatepost_core::message::{Dialect, EXCHANGE_NAME_MAX, Envelope, Message};
-use gatepost_core::properties::{Codecs, Origin, Properties, ReplyTo, Value as CoreValue, neutral};
+use gatepost_core::properties::{Codecs, Name, Origin, Properties, ReplyTo, Value as CoreValue, neutral};
 use gatepost_core::topic;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -51,14 +51,19 @@ async fn publish(
     let exchange = if exchange == DEFAULT { "" } else { &exchange };
     short("exchange", exchange)?;
     short("routing_key", key)?;
-    let (envelope, properties) = properties(&members, &caller, &node)?;
+    let (mut envelope, mut properties) = properties(&members, &caller, &node)?;
+    // Receivers see the one list and not the other.
+    let shown = further_keys(&properties, CC)?;
+    let hidden = further_keys(&properties, BCC)?;
+    properties.headers.0.retain(|(name, _)| **name != *BCC);
+    envelope.extra_keys = !shown.is_empty() || !hidden.is_empty();
     let vhost = caller.vhost_to_use(&node, &vhost)?;
     let mut errand = Errand::of(&caller, &node, &vhost)?;
     errand.send(Command::Publish {
         channel: CHANNEL,
         flags: PublishFlags::CONFIRM | PublishFlags::MANDATORY,
         packet_id: 0,
-        message: Message::new(envelope, exchange, key, &neutral(&properties), &payload),
+        message: Message::new(envelope, exchange, key, &neutral(&properties, hidden), &payload),
     });
     let mut routed = true;
     loop {
@@ -91,6 +96,26 @@ fn short(field: &str, text: &str) -> Result<(), Refusal> {
         )));
     }
     Ok(())
+}
+
+/// Headers with further routing keys.
+const CC: &str = "CC";
+const BCC: &str = "BCC";
+
+/// The keys in a header of a message.
+fn further_keys(properties: &Properties, header: &str) -> Result<Vec<Name>, Refusal> {
+    let keys = match properties.headers.lookup(header) {
+        None => return Ok(Vec::new()),
+        Some(CoreValue::Array(keys)) => keys,
+        Some(_) => {
+            return Err(Refusal::bad_request(format!(
+                "invalid message: the header {header} is a list of routing keys"
+            )));
+        }
+    };
+    let keys: Vec<Name> = keys.iter().filter_map(|key| key.as_str().map(Name::from)).collect();
+    keys.iter().try_for_each(|key| short(header, key))?;
+    Ok(keys)
 }
 
 /// The body of a message that is to be published.
@@ -153,7 +178,6 @@ fn properties(members: &Map<String, Value>, caller: &Caller, node: &Node) -> Res
         dialect: Dialect::Dot,
         durable,
         qos: u8::from(durable),
-        extra_keys: matches!(properties.headers.lookup("CC"), Some(CoreValue::Array(_))),
         priority: properties.priority,
         deadline: properties.expiration_ms.map(|ms| now + Duration::from_millis(ms)),
         received: now,
