@@ -201,7 +201,7 @@ impl Node {
             let list = vhosts.list();
             let vhost = list
                 .iter()
-                .map(|vhost| catalog::vhost_record(vhost.number, &vhost.record));
+                .map(|vhost| catalog::vhost_record(vhost.number, &vhost.record()));
             drop(vhosts.log().submit(first.into_iter().chain(vhost).collect()));
         }
         Node {

@@ -14,7 +14,7 @@ use gatepost_core::event::CloseReason;
 use gatepost_core::properties::Name;
 use gatepost_core::store::{Batch, Request, VhostId};
 use gatepost_core::time::Time;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -27,7 +27,7 @@ pub(crate) struct Vhost {
     /// Its number in the log, by which the log's threads find it.
     pub number: VhostId,
     /// The vhost's record in the log.
-    pub record: VhostRecord,
+    record: RwLock<VhostRecord>,
     inner: Mutex<Inner>,
     log: Arc<LogQueue>,
     reads: Arc<ReadQueue>,
@@ -80,7 +80,7 @@ impl Vhost {
         Vhost {
             name: record.name.clone(),
             number,
-            record,
+            record: RwLock::new(record),
             inner: Mutex::new(Inner {
                 engine,
                 batch: Batch::default(),
@@ -97,6 +97,17 @@ impl Vhost {
             short_of_memory,
             lock: LockTimes::default(),
         }
+    }
+
+    /// The vhost's record in the log.
+    pub(crate) fn record(&self) -> VhostRecord {
+        self.record.read().clone()
+    }
+
+    /// Another record with the same name, which the log has already.
+    pub(crate) fn set_record(&self, record: VhostRecord) {
+        debug_assert_eq!(self.name, record.name, "a vhost keeps its name");
+        *self.record.write() = record;
     }
 
     /// Runs `turn` under the lock, hands over batches and read requests, and wakes links after releasing the lock.

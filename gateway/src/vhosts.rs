@@ -152,6 +152,30 @@ impl Node {
         Ok(number)
     }
 
+    /// Gives a vhost another description, other tags, another type for its new queues. What is in it stays. Returns when its
+    /// record is synced.
+    ///
+    /// # Errors
+    /// There is no vhost of that name, or the log is closed.
+    pub(crate) async fn change_vhost(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut VhostRecord),
+    ) -> Result<(), VhostError> {
+        let _none_is_deleted_meanwhile = self.vhosts.changing.lock().await;
+        let vhost = self
+            .vhosts
+            .named(name)
+            .ok_or_else(|| VhostError::NotFound(name.to_owned()))?;
+        let mut record = vhost.record();
+        change(&mut record);
+        if record != vhost.record() {
+            self.vhosts.log.write(vec![vhost_record(vhost.number, &record)]).await?;
+            vhost.set_record(record);
+        }
+        Ok(())
+    }
+
     /// Deletes a vhost with everything in it, and ends its connections. Returns when the deletion is synced.
     ///
     /// # Errors
@@ -183,7 +207,7 @@ impl Node {
     /// Numbers and records of all vhosts.
     pub(crate) fn list_vhosts(&self) -> Vec<(VhostId, VhostRecord)> {
         let list = self.vhosts.list();
-        list.iter().map(|vhost| (vhost.number, vhost.record.clone())).collect()
+        list.iter().map(|vhost| (vhost.number, vhost.record())).collect()
     }
 }
 

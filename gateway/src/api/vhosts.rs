@@ -55,7 +55,7 @@ impl Row for Shown {
     }
 
     fn write(&self, fields: &mut Fields<'_>, spans: &Spans) {
-        let record = &self.vhost.record;
+        let record = self.vhost.record();
         let tags: Vec<&str> = record.tags.iter().map(|tag| &**tag).collect();
         let tags = serde_json::json!(tags);
         let queue_type = match &*record.default_queue_type {
@@ -98,19 +98,31 @@ async fn get(caller: Caller, view: View, State(node): Api, Path(vhost): Path<Str
     view.one(&Shown::new(&node, vhost, &view.spans))
 }
 
-/// One that is there already stays as it is. With `If-None-Match: *` the request is refused then. Who makes one may do everything
-/// in it, as in RabbitMQ: tools create a vhost and go on to declare in it.
+/// One that is there gets the description and the tags of the request, none if it says nothing of them, as in RabbitMQ; what is in
+/// it stays. With `If-None-Match: *` the request is refused then. Who makes one may do everything in it, as in RabbitMQ: tools
+/// create a vhost and go on to declare in it.
 async fn put(caller: Caller, State(node): Api, Path(vhost): Path<String>, headers: HeaderMap, body: Bytes) -> Answer {
     let body = Body::parse(&body)?;
+    let tags = body.texts("tags")?.unwrap_or_default();
+    let tags = tags.iter().map(|tag| Name::from(tag.as_str())).collect();
+    let description = body.text("description")?.unwrap_or_default().to_owned();
+    let queue_type = body.text("default_queue_type")?.map(Name::from);
     if node.vhost(&vhost).is_some() && !is_new(&headers) {
+        let change = |record: &mut VhostRecord| {
+            record.description = description;
+            record.tags = tags;
+            if let Some(queue_type) = queue_type {
+                record.default_queue_type = queue_type;
+            }
+        };
+        node.change_vhost(&vhost, change).await?;
         return made(Put::Changed);
     }
-    let tags = body.texts("tags")?.unwrap_or_default();
     let record = VhostRecord {
         name: vhost.as_str().into(),
-        description: body.text("description")?.unwrap_or_default().to_owned(),
-        tags: tags.iter().map(|tag| Name::from(tag.as_str())).collect(),
-        default_queue_type: body.text("default_queue_type")?.unwrap_or_default().into(),
+        description,
+        tags,
+        default_queue_type: queue_type.unwrap_or_default(),
     };
     node.create_vhost(record).await?;
     if !caller.is_operator() {

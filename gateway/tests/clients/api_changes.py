@@ -451,6 +451,41 @@ def who_makes_a_vhost_may_do_everything_in_it():
 
 
 @case
+def a_vhost_that_is_put_again_keeps_what_is_in_it_and_is_described_anew():
+    vhost = unique("v")
+    shown = lambda: ADMIN.get(f"/api/vhosts/{vhost}?columns=description,tags,metadata.description,metadata.tags")
+    is_described = lambda text, tags: {"description": text, "tags": tags, "metadata": {"description": text, "tags": tags}}
+    ADMIN.put(f"/api/vhosts/{vhost}", {"description": "one", "tags": "a,b"}, expect=201)
+    ADMIN.put(f"/api/queues/{vhost}/q", {"durable": True}, expect=201)
+    equal(shown(), is_described("one", ["a", "b"]))
+    ADMIN.put(f"/api/vhosts/{vhost}", {"description": "two", "tags": ["c"]}, expect=204)
+    equal(shown(), is_described("two", ["c"]))
+    ADMIN.post("/api/definitions", {"vhosts": [{"name": vhost, "metadata": {"description": "three", "tags": ["d"]}}]}, expect=204)
+    equal(shown(), is_described("three", ["d"]))
+    # A request that says nothing of them takes them away, as in RabbitMQ.
+    ADMIN.put(f"/api/vhosts/{vhost}", expect=204)
+    equal(shown(), is_described("", []))
+    ADMIN.get(f"/api/queues/{vhost}/q")
+    ADMIN.delete(f"/api/vhosts/{vhost}")
+
+
+@case
+def cc_and_bcc_route_and_bcc_is_not_shown():
+    one, two, three = queue(), queue(), queue()
+    publish("amq.default", one, properties={"headers": {"CC": [two], "BCC": [three], "x": 1}})
+    for name in (one, two, three):
+        [got] = fetch(name)
+        equal(got["properties"]["headers"], {"CC": [two], "x": 1}, name)
+    publish("amq.default", unique("none"), properties={"headers": {"BCC": [three]}})
+    equal(fetch(three)[0]["properties"].get("headers", {}), {})
+    for header in ("CC", "BCC"):
+        publish("amq.default", one, properties={"headers": {header: three}}, expect=400)
+    for name in (one, two, three):
+        equal(payloads(name), [])
+        ADMIN.delete(f"/api/queues/%2F/{name}")
+
+
+@case
 def a_message_without_properties_is_got_without_any():
     name = queue()
     publish("amq.default", name)

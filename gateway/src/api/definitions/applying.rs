@@ -4,6 +4,7 @@ use super::super::Refusal;
 use super::super::errand::{CHANNEL, Errand};
 use super::reading::Definitions;
 use crate::node::Node;
+use gatepost_core::catalog::VhostRecord;
 use gatepost_core::command::{Command, SetPolicies};
 use gatepost_core::event::Event;
 use gatepost_core::fault::FaultKind;
@@ -24,6 +25,12 @@ impl Definitions {
         for vhost in self.vhosts {
             if node.vhost(&vhost.name).is_none() {
                 node.create_vhost(vhost).await?;
+            } else if !vhost.description.is_empty() || !vhost.tags.is_empty() {
+                let change = |record: &mut VhostRecord| {
+                    record.description = vhost.description;
+                    record.tags = vhost.tags;
+                };
+                node.change_vhost(&vhost.name, change).await?;
             }
         }
         for user in self.users {
