@@ -90,10 +90,12 @@ pub(super) fn credential(body: &Body) -> Result<Option<Credential>, Refusal> {
     if let Some(password) = body.text("password")? {
         return Ok(Some(Credential::Password(password.as_bytes().into())));
     }
+    let scram = body.text(OWN_SCRAM)?.map(str::to_owned);
     if let Some(hash) = body.text(OWN_HASH)? {
         return Ok(Some(Credential::Hash {
             algorithm: String::new(),
             hash: hash.to_owned(),
+            scram,
         }));
     }
     let algorithm = body.text("hashing_algorithm")?.unwrap_or_default().to_owned();
@@ -104,6 +106,7 @@ pub(super) fn credential(body: &Body) -> Result<Option<Credential>, Refusal> {
         Some(hash) => Some(Credential::Hash {
             algorithm,
             hash: hash.to_owned(),
+            scram,
         }),
     })
 }
@@ -124,8 +127,11 @@ pub(super) fn definition(node: &Node, user: &UserEntry) -> Value {
             members.insert(OWN_HASH.to_owned(), hash);
             members.insert("password_hash".to_owned(), "".into());
         }
+        if let Some(scram) = &user.scram {
+            members.insert(OWN_SCRAM.to_owned(), scram.as_str().into());
+        }
         if members.get("password_hash").and_then(Value::as_str) == Some("") {
-            // RabbitMQ wants one also where there is no hash.
+            // RabbitMQ requires the algorithm, even if there is no hash.
             members.insert("hashing_algorithm".to_owned(), RABBIT_SHA256.into());
         }
     }
@@ -134,6 +140,8 @@ pub(super) fn definition(node: &Node, user: &UserEntry) -> Value {
 
 /// Where an export has hashes that begin with `$`.
 const OWN_HASH: &str = "gatepost_password_hash";
+/// Where an export has a verifier for SCRAM-SHA-256, which RabbitMQ does not know.
+const OWN_SCRAM: &str = "gatepost_scram_sha_256";
 const RABBIT_SHA256: &str = "rabbit_password_hashing_sha256";
 
 fn shape(node: &Node, user: &UserEntry) -> Value {

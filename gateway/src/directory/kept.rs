@@ -26,6 +26,11 @@ impl Kept {
         }
     }
 
+    /// A hash that was exported, and the verifier that was exported with it.
+    pub(crate) fn imported(hash: PasswordHash, verifier: Option<Verifier>) -> Kept {
+        Kept { hash, verifier }
+    }
+
     /// Writes both into a user's record and removes those of the previous password.
     pub(crate) fn write(&self, record: &mut UserRecord) {
         (record.hashing_algorithm, record.password_hash) = self.hash.record();

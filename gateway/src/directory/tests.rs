@@ -498,6 +498,7 @@ fn an_obsolete_hash_is_replaced_at_the_first_login() {
     let algorithm = || node.user("old").expect("a user").hashing_algorithm;
     bench.runtime.block_on(async {
         let md5 = Credential::Hash {
+            scram: None,
             algorithm: "rabbit_password_hashing_md5".into(),
             hash: "kI3GCoeyNuatKbUF3hRPeQ6H5YU=".into(),
         };
@@ -518,6 +519,7 @@ fn an_obsolete_hash_is_replaced_at_the_first_login() {
             Ok(("old".into(), Vec::new()))
         );
         let huge = Credential::Hash {
+            scram: None,
             algorithm: String::new(),
             hash: "$argon2id$v=19$m=65536,t=1,p=1$AAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAA".into(),
         };

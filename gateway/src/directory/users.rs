@@ -1,8 +1,9 @@
 //! Verbs: users.
 
 use super::hashing::Answer;
-use super::kept::Kept;
+use super::kept::{Kept, verifier};
 use super::password::{PASSWORD_BYTES_MAX, PasswordHash};
+use super::scram::Verifier;
 use super::{Caller, DirectoryError, NAME_MAX, Obsolete, Put};
 use crate::node::Node;
 use gatepost_core::catalog::directory::{
@@ -20,8 +21,13 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) enum Credential {
     /// A password, which is hashed here.
     Password(Box<[u8]>),
-    /// A hash that another broker exported; see [`PasswordHash::import`].
-    Hash { algorithm: String, hash: String },
+    /// A hash that another broker exported; see [`PasswordHash::import`]. `scram`: the verifier that a gateway exported with
+    /// it, as [`Verifier::text`] writes it.
+    Hash {
+        algorithm: String,
+        hash: String,
+        scram: Option<String>,
+    },
     /// No password: the user can log in by certificate only.
     Nothing,
 }
@@ -33,6 +39,8 @@ pub(crate) struct UserEntry {
     pub tags: Vec<Name>,
     pub hashing_algorithm: Name,
     pub password_hash: Vec<u8>,
+    /// See [`Verifier::text`].
+    pub scram: Option<String>,
     /// Open connections and channels.
     pub connections: u32,
     pub channels: u32,
@@ -249,11 +257,13 @@ impl Node {
                 Err(DirectoryError::Password)
             }
             Credential::Password(_) => Ok(()),
-            Credential::Hash { algorithm, hash } => self.import_hash(algorithm, hash).map(drop),
+            Credential::Hash { algorithm, hash, scram } => {
+                self.import_hash(algorithm, hash, scram.as_deref()).map(drop)
+            }
         }
     }
 
-    fn import_hash(&self, algorithm: &str, hash: &str) -> Result<PasswordHash, DirectoryError> {
+    fn import_hash(&self, algorithm: &str, hash: &str, scram: Option<&str>) -> Result<Kept, DirectoryError> {
         let hash = PasswordHash::import(algorithm, hash).map_err(DirectoryError::Hash)?;
         let max = self.directory.hashing.memory_kib_max();
         if hash.memory_kib() > max {
@@ -261,7 +271,11 @@ impl Node {
             let text = format!("the hash needs {needs} KiB, and a login may use {max} (auth.hashing_memory)");
             return Err(DirectoryError::Hash(text));
         }
-        Ok(hash)
+        let wrong = || DirectoryError::Hash("the SCRAM verifier is not valid".to_owned());
+        let verifier = scram.map(|text| Verifier::parse(text).ok_or_else(wrong)).transpose()?;
+        // Weaker than the hash, so it is kept only where it is used.
+        let verifier = verifier.filter(|_| self.directory.hashing.new_passwords().1.is_some());
+        Ok(Kept::imported(hash, verifier))
     }
 
     async fn hash(&self, name: &str, credential: Credential) -> Result<Kept, DirectoryError> {
@@ -272,7 +286,7 @@ impl Node {
                 let made = self.directory.hashing.make(&password).await;
                 made.map_err(|_| DirectoryError::Hash("no thread to hash the password".to_owned()))
             }
-            Credential::Hash { algorithm, hash } => self.import_hash(&algorithm, &hash).map(Kept::from),
+            Credential::Hash { algorithm, hash, scram } => self.import_hash(&algorithm, &hash, scram.as_deref()),
         }
     }
 
@@ -310,6 +324,7 @@ fn entry(name: &Name, user: &super::people::User) -> UserEntry {
         tags: user.record.tags.clone(),
         hashing_algorithm: user.record.hashing_algorithm.clone(),
         password_hash: user.record.password_hash.clone(),
+        scram: verifier(&user.record).map(|verifier| verifier.text()),
         connections: user.quota.connections(),
         channels: user.quota.channels(),
     }

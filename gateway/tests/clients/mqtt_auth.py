@@ -6,6 +6,7 @@ import struct
 from scramp import ScramClient
 
 from harness import case, equal, main, unique
+from management import ADMIN
 from mqtt_raw import AUTH, CONNACK, DISCONNECT, PINGREQ, PINGRESP, PUBLISH, SUBACK, Wire, connect, packet
 from mqtt_raw import props, publish, subscribe, text, varint
 
@@ -65,8 +66,8 @@ def answered(wire, client):
     wire.raw(auth(CONTINUE, SCRAM, client.get_client_final()))
 
 
-def opened():
-    client = scram()
+def opened(*who):
+    client = scram(*who)
     wire = Wire(hello(SCRAM, client.get_client_first()))
     answered(wire, client)
     body = wire.expect(CONNACK)
@@ -75,6 +76,22 @@ def opened():
     equal(method, SCRAM)
     client.set_server_final(data)
     return wire
+
+
+@case
+def a_user_that_was_exported_and_imported_logs_in_by_scram():
+    name = unique("u")
+    ADMIN.put(f"/api/users/{name}", {"password": "s3cret", "tags": ""}, expect=201)
+    document = ADMIN.get("/api/definitions")
+    [user] = [user for user in document["users"] if user["name"] == name]
+    ADMIN.delete(f"/api/users/{name}")
+    permission = {"user": name, "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"}
+    ADMIN.post("/api/definitions", {"users": [user], "permissions": [permission]}, expect=204)
+    opened(name, "s3cret")
+    wrong = {**user, "gatepost_scram_sha_256": "SCRAM-SHA-256$1:x$y:z"}
+    answer = ADMIN.ask("POST", "/api/definitions", {"users": [wrong]})
+    equal((answer.status, "the SCRAM verifier is not valid" in answer.reason), (400, True))
+    ADMIN.delete(f"/api/users/{name}")
 
 
 @case

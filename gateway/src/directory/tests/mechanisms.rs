@@ -95,6 +95,7 @@ fn who_is_not_there_or_has_no_verifier_looks_like_a_wrong_password() {
         let node = Arc::clone(&bench.node);
         if start == 0 {
             let imported = Credential::Hash {
+                scram: None,
                 algorithm: String::new(),
                 hash: "kI3GCkwidbNLQtNlauSvDxHDzz3IO+MCqP9YQ8IPMmUonl9G".into(),
             };
