@@ -45,7 +45,7 @@ pub fn serve(config: Config, layers: Layers) -> Result<(), Failure> {
     let definitions = definitions(&config)?;
     let manager = Arc::new(ServiceManager::of_environment());
     let directory = Directory::new(&config).map_err(Failure::Configuration)?;
-    if definitions.as_ref().is_some_and(|(_, has_users)| *has_users) {
+    if definitions.as_ref().is_some_and(|found| found.has_users) {
         directory.make_no_default_user();
     }
     let clock = Clock::start();
@@ -68,12 +68,11 @@ pub fn serve(config: Config, layers: Layers) -> Result<(), Failure> {
         let (node, manager) = (Arc::clone(&node), Arc::clone(&manager));
         async move { reload::run(&node, &layers, &output, &manager, signals).await }
     };
-    let definitions = definitions.map(|(document, _)| document);
     runtime.block_on(run(node, store, ports, began, manager, reloads, definitions))
 }
 
 /// The definitions to import, and whether they contain users.
-fn definitions(config: &Config) -> Result<Option<(serde_json::Value, bool)>, Failure> {
+fn definitions(config: &Config) -> Result<Option<api::definitions::Found>, Failure> {
     let file = &config.definitions.file;
     if file.is_empty() {
         return Ok(None);
@@ -91,7 +90,7 @@ async fn run(
     began: Instant,
     manager: Arc<ServiceManager>,
     reloads: impl Future<Output = ()> + Send + 'static,
-    definitions: Option<serde_json::Value>,
+    definitions: Option<api::definitions::Found>,
 ) -> Result<(), Failure> {
     let signals = Signals::listen().map_err(|error| internal("cannot handle signals", &error))?;
     let log_reader = store.reader();
@@ -100,9 +99,9 @@ async fn run(
     let threads = IoThreads::start(&node, node.config().node.io_threads);
     let threads = Arc::new(threads.map_err(|error| internal("cannot start I/O threads", &error))?);
     let banner = banner::text(&node, &ports, threads.count(), began.elapsed());
-    if let Some(document) = definitions {
+    if let Some(found) = definitions {
         // Before clients are served; until then they wait in the sockets' queues.
-        let imported = api::definitions::import_at_start(&node, &document).await;
+        let imported = api::definitions::import_at_start(&node, &found).await;
         imported.map_err(|what| Failure::Configuration(format!("definitions.file: {what}")))?;
     }
     let mut tasks = tokio::task::JoinSet::new();

@@ -606,11 +606,14 @@ section! {
 }
 
 section! {
-    /// Definitions that are imported at each start.
+    /// Definitions that are imported at the start.
     Definitions {
         /// A JSON document in RabbitMQ's format, such as `gatepost definitions export` writes. It adds and changes things, and
         /// deletes nothing. If it is not valid, the gateway does not start. If it has users, `auth.default_user` is not created.
         file: String = "\"\"", Kind::File, Restart;
+        /// Whether a start skips the file if it has not changed since its last import. Then what was changed or deleted since
+        /// stays as it is.
+        skip_if_unchanged: bool = "true", Kind::Flag, Restart;
     }
 }
 
@@ -628,6 +631,5 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
     ("mqtt.vhost_by_port", &["{}"]),
     ("mqtt.vhost_by_cert", &["{}"]),
     ("mqtt.retained_max", &["0"]),
-    ("definitions.skip_if_unchanged", &["true"]),
     ("management.stats_interval", &["\"5s\""]),
 ];

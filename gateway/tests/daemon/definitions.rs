@@ -1,7 +1,9 @@
 //! Policies and definitions: by the command line, at the start, and after a kill.
 
-use crate::control::{control, try_control};
+use crate::control::{control, open, try_control};
 use crate::support::daemon::{Gatepost, run};
+use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -176,6 +178,23 @@ fn definitions_are_imported_at_the_start_and_a_wrong_file_stops_it() {
     gatepost.terminate();
     gatepost.start_again();
     assert_eq!(waiting(&gatepost, "q"), 1);
+    // What was deleted since stays deleted, until the file changes.
+    done(&gatepost, &["queue", "delete", "q"]);
+    gatepost.terminate();
+    gatepost.start_again();
+    let there = |gatepost: &Gatepost| ask(gatepost, "GET", "/api/queues/%2F/q", "").0;
+    assert_eq!(there(&gatepost), 404);
+    let exported = done(&gatepost, &["definitions", "export", "-"]);
+    assert!(!exported.contains("imported_definition_hash_value"), "{exported}");
+    gatepost.terminate();
+    let text = fs::read_to_string(&file).expect("definitions");
+    fs::write(&file, text + "\n").expect("definitions");
+    gatepost.start_again();
+    assert_eq!(there(&gatepost), 200);
+    done(&gatepost, &["queue", "delete", "q"]);
+    gatepost.terminate();
+    gatepost.start_with_environment(&[("GATEPOST__DEFINITIONS__SKIP_IF_UNCHANGED", "false")]);
+    assert_eq!(there(&gatepost), 200);
     gatepost.terminate();
     for (wrong, why) in [
         ("{", "failed_to_parse_json"),
@@ -190,4 +209,48 @@ fn definitions_are_imported_at_the_start_and_a_wrong_file_stops_it() {
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(told.contains("definitions.file:") && told.contains(why), "{told}");
     }
+}
+
+/// RabbitMQ 3.10.8 exported this file (`GET /api/definitions`) after it was given users with and without passwords, vhosts, rights,
+/// limits, policies of both kinds, parameters, queues and exchanges with arguments, and bindings, over its own API.
+#[test]
+fn what_rabbitmq_3_10_exported_is_imported_whole() {
+    let gatepost = Gatepost::with(1, "");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/rabbitmq-3.10.8-export.json");
+    done(&gatepost, &["definitions", "import", file]);
+    let theirs: Value = serde_json::from_str(&fs::read_to_string(file).expect("the file")).expect("JSON");
+    let ours: Value = serde_json::from_str(&done(&gatepost, &["definitions", "export", "-"])).expect("JSON");
+    let listed = |document: &Value, part: &str| -> BTreeSet<String> {
+        let entries = document[part].as_array().expect("a list").iter();
+        // Of vhosts it exports no more than the name.
+        let entry = |entry: &Value| {
+            if part == "vhosts" {
+                entry["name"].clone()
+            } else {
+                entry.clone()
+            }
+        };
+        entries.map(|one| entry(one).to_string()).collect()
+    };
+    let parts = theirs.as_object().expect("an object").iter();
+    let parts: Vec<&str> = parts
+        .filter(|(_, list)| list.is_array())
+        .map(|(part, _)| &**part)
+        .collect();
+    assert_eq!(parts.len(), 10, "{parts:?}");
+    for part in parts {
+        let (theirs, ours) = (listed(&theirs, part), listed(&ours, part));
+        assert!(!theirs.is_empty(), "{part}");
+        let lost: Vec<&String> = theirs.difference(&ours).collect();
+        assert!(lost.is_empty(), "{part}: {lost:?} of {ours:?}");
+    }
+    // The hashes are good, and so are the rights.
+    assert!(
+        open(&gatepost, "console", "anna", "anna-s3cret").is_err(),
+        "no rights in /"
+    );
+    let (code, text) = try_control(&gatepost, &["permission", "set", "anna", ".*", ".*", ".*"], "");
+    assert_eq!(code, Some(0), "{text}");
+    assert!(open(&gatepost, "console", "anna", "anna-s3cret").is_ok());
+    assert!(open(&gatepost, "console", "anna", "wrong").is_err());
 }

@@ -55,6 +55,7 @@ pub(super) async fn of_node(node: &Arc<Node>) -> Value {
     let globals = node.global_parameters();
     let globals = globals
         .iter()
+        .filter(|(name, _)| **name != *super::IMPORTED)
         .map(|(name, value)| json!({ "name": &**name, "value": table::json_of(value) }));
     json!({
         "rabbit_version": FORM_OF,

@@ -23,7 +23,11 @@ use axum::http::{HeaderMap, Uri, header};
 use axum::middleware::from_fn;
 use axum::response::IntoResponse as _;
 use axum::routing;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use gatepost_core::properties::Value as CoreValue;
 use reading::Definitions;
+use ring::digest::{SHA256, digest};
 use serde_json::Value;
 use std::path;
 use std::sync::Arc;
@@ -103,22 +107,56 @@ async fn import(node: &Arc<Node>, document: &Value, vhost: Option<&str>) -> Resu
     definitions.apply(node).await
 }
 
-/// Whether a document makes users, and what is wrong with its form.
+/// A document that was found at the start.
+pub(crate) struct Found {
+    document: Value,
+    /// Whether it makes users.
+    pub has_users: bool,
+    /// SHA-256 of its bytes.
+    digest: String,
+}
+
+/// Reads a document, and says what is wrong with its form.
 ///
 /// # Errors
 /// As text, with the file's name.
-pub(crate) fn look_into(file: &path::Path) -> Result<(Value, bool), String> {
+pub(crate) fn look_into(file: &path::Path) -> Result<Found, String> {
     let named = |what: &dyn std::fmt::Display| format!("{}: {what}", file.display());
     let text = std::fs::read(file).map_err(|error| named(&error))?;
     let document = parse(&text).map_err(|refusal| named(&refusal.reason))?;
     let definitions = Definitions::read(&document, None).map_err(|refusal| named(&refusal.reason))?;
-    Ok((document, definitions.has_users()))
+    Ok(Found {
+        has_users: definitions.has_users(),
+        digest: STANDARD.encode(digest(&SHA256, &text)),
+        document,
+    })
 }
 
-/// Imports a document at the start.
+/// Imports a document at the start, unless it is the one that was imported last.
 ///
 /// # Errors
 /// What is wrong with it, as text.
-pub(crate) async fn import_at_start(node: &Arc<Node>, document: &Value) -> Result<(), String> {
-    import(node, document, None).await.map_err(|refusal| refusal.reason)
+pub(crate) async fn import_at_start(node: &Arc<Node>, found: &Found) -> Result<(), String> {
+    let skips = node.config().definitions.skip_if_unchanged;
+    let last = node
+        .global_parameters()
+        .into_iter()
+        .find(|(name, _)| **name == *IMPORTED);
+    if skips && last.is_some_and(|(_, last)| last.as_str() == Some(&found.digest)) {
+        tracing::info!("definitions.file has not changed since it was imported, and is skipped");
+        return Ok(());
+    }
+    import(node, &found.document, None)
+        .await
+        .map_err(|refusal| refusal.reason)?;
+    if skips {
+        let digest = CoreValue::text(&found.digest);
+        let noted = node.set_global_parameter(IMPORTED, digest).await;
+        noted.map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
+
+/// The global parameter with the digest of the document that was imported last, as RabbitMQ calls it. It is about this node, so
+/// it is neither exported nor imported.
+const IMPORTED: &str = "imported_definition_hash_value";

@@ -76,6 +76,9 @@ impl Definitions {
                 Ok(())
             })?;
             each(document, "global_parameters", |body| {
+                if body.required("name")? == super::IMPORTED {
+                    return Ok(());
+                }
                 let value = body.member("value").unwrap_or(&Value::Null);
                 let value = table::value(value).map_err(Refusal::bad_request)?;
                 read.globals.push((body.required("name")?.into(), value));
