@@ -24,7 +24,7 @@ pub use asking::{Asked, Question, Subject};
 pub(crate) use asking::{Asking, Sought, Verdict};
 
 use crate::ledger::{Ledger, ObjectKind};
-use crate::message::Dialect;
+use crate::message::{Dialect, Message};
 use crate::properties::Name;
 use crate::quota::Quota;
 use crate::time::Time;
@@ -32,6 +32,7 @@ use crate::topic::{InvalidFilter, Level, Levels, Pattern};
 use hashbrown::HashMap;
 use regex_lite::{Regex, RegexBuilder};
 use rules::Rules;
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -157,6 +158,12 @@ impl TopicPattern {
             template: pattern.levels().iter().any(has_placeholder),
             pattern,
         })
+    }
+
+    /// Whether it is another pattern for each client id.
+    fn depends_on_client(&self) -> bool {
+        let has_client = |level: &Level| matches!(level, Level::Literal(text) if text.contains(CLIENT_ID));
+        self.template && self.pattern.levels().iter().any(has_client)
     }
 
     /// Evaluates `ask` on the pattern for one connection. `false` if the pattern does not apply to the connection.
@@ -390,14 +397,23 @@ impl Rights {
         }
     }
 
+    /// Whether what may be published is another thing for each client id.
+    fn write_depends_on_client(&self) -> bool {
+        let mut all = self
+            .topics
+            .iter()
+            .flat_map(|rules| [&rules.write.allowed, &rules.write.denied]);
+        all.any(|rules| rules.patterns().iter().any(TopicPattern::depends_on_client))
+    }
+
     /// Whether everything is permitted.
     pub(crate) fn is_everything(&self) -> bool {
         let names = [&self.configure, &self.write, &self.read];
         self.topics.is_empty() && names.iter().all(|names| names.is_all())
     }
 
-    fn rules(&self, permission: Permission, exchange: &str) -> Option<&Topics> {
-        let rules = self.topics.iter().find(|rules| *rules.exchange == *exchange)?;
+    fn rules(&self, permission: Permission, exchange: &[u8]) -> Option<&Topics> {
+        let rules = self.topics.iter().find(|rules| rules.exchange.as_bytes() == exchange)?;
         Some(match permission {
             Permission::Read => &rules.read,
             Permission::Configure | Permission::Write => &rules.write,
@@ -415,36 +431,72 @@ impl Rights {
     }
 
     /// Whether the permission covers the topic `key` of an exchange.
-    pub(crate) fn permit_topic(&self, p: Permission, exchange: &str, (key, d): (&[u8], Dialect), who: Who<'_>) -> bool {
+    pub(crate) fn permit_topic(
+        &self,
+        p: Permission,
+        exchange: &[u8],
+        (key, d): (&[u8], Dialect),
+        who: Who<'_>,
+    ) -> bool {
         self.rules(p, exchange).is_none_or(|topics| topics.allow(key, d, who))
     }
 
     pub(crate) fn permit_filter(&self, p: Permission, exchange: &str, filter: &Pattern, who: Who<'_>) -> bool {
-        self.rules(p, exchange)
+        self.rules(p, exchange.as_bytes())
             .is_none_or(|topics| topics.allow_all_of(filter, who))
     }
+}
+
+/// All who may publish the same: the connections of one user, or one of them if its client id decides. With other rights they
+/// have another number. None is used again, so a route can remember whom it was last permitted to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Permitted(u64);
+
+impl Permitted {
+    pub(crate) const NOBODY: Permitted = Permitted(0);
 }
 
 /// The rights of a vhost's users.
 #[derive(Default)]
 pub(crate) struct UserRights {
     /// Never iterated.
-    users: HashMap<Name, Arc<Rights>>,
+    users: HashMap<Name, Granted>,
     /// Each user's limits and counts. Never iterated.
     quotas: HashMap<Name, Arc<Quota>>,
     /// Number of changes so far.
     generation: u64,
     /// There are users of tokens or of an HTTP server. So a user without rights may come back, and its sessions are kept.
     pub(crate) come_and_go: bool,
+    /// See [`Permitted`].
+    last_number: Cell<u64>,
+}
+
+/// What one user has.
+struct Granted {
+    rights: Arc<Rights>,
+    /// `None`: each of its connections is one by itself.
+    permitted: Option<Permitted>,
 }
 
 impl UserRights {
     pub(crate) fn set(&mut self, user: Name, rights: Arc<Rights>) {
-        let before = self.users.insert(user, Arc::clone(&rights));
         // Unchanged rights do not invalidate the links' caches.
-        if !before.is_some_and(|before| Arc::ptr_eq(&before, &rights)) {
-            self.generation += 1;
+        if self.of(&user).is_some_and(|before| Arc::ptr_eq(before, &rights)) {
+            return;
         }
+        self.generation += 1;
+        let permitted = (!rights.write_depends_on_client()).then(|| self.next_permitted());
+        self.users.insert(user, Granted { rights, permitted });
+    }
+    fn next_permitted(&self) -> Permitted {
+        let number = self.last_number.get() + 1;
+        self.last_number.set(number);
+        Permitted(number)
+    }
+    /// Whom a route remembers that is permitted to one of the user's connections.
+    fn permitted(&self, user: &str) -> Permitted {
+        let all = self.users.get(user).and_then(|granted| granted.permitted);
+        all.unwrap_or_else(|| self.next_permitted())
     }
     pub(crate) fn remove(&mut self, user: &str) {
         self.quotas.remove(user);
@@ -459,7 +511,7 @@ impl UserRights {
         self.quotas.get(user)
     }
     pub(crate) fn of(&self, user: &str) -> Option<&Arc<Rights>> {
-        self.users.get(user)
+        self.users.get(user).map(|granted| &granted.rights)
     }
 }
 
@@ -487,7 +539,9 @@ pub(crate) struct Access {
 /// Recently permitted publishes.
 #[derive(Default)]
 struct Recent {
-    /// Numbers of permitted routes, each at the index of its lowest bits.
+    /// What a cached route holds if this connection may publish along it.
+    permitted: Permitted,
+    /// Numbers of permitted routes, each at the index of its lowest bits. A route itself remembers the last user only.
     routes: [u64; ROUTES],
     /// A permitted exchange.
     exchange: Option<Name>,
@@ -495,7 +549,7 @@ struct Recent {
     asking: Option<Box<Asking>>,
 }
 
-/// Routes whose permission a link caches.
+/// Routes whose permission a link caches itself.
 const ROUTES: usize = 16;
 
 impl Access {
@@ -526,17 +580,19 @@ impl Access {
         }
     }
 
-    /// Whether the cache permits a message along the route. `route`: the route's number, if it is cached.
+    /// Whether the cache permits a message along the route. `route`: the route's number, if it is cached, and who was last
+    /// permitted to use it.
     #[inline]
-    pub(crate) fn knows(&self, users: &UserRights, route: Option<u64>) -> bool {
+    pub(crate) fn knows(&self, users: &UserRights, route: Option<(u64, Permitted)>) -> bool {
         self.generation == users.generation && (self.everything || self.remembers(route))
     }
 
-    fn remembers(&self, route: Option<u64>) -> bool {
-        let (Some(recent), Some(route)) = (&self.recent, route) else {
+    fn remembers(&self, route: Option<(u64, Permitted)>) -> bool {
+        let (Some(recent), Some((route, permitted))) = (&self.recent, route) else {
             return false;
         };
-        recent.routes[route as usize % ROUTES] == route
+        (permitted == recent.permitted && permitted != Permitted::NOBODY)
+            || recent.routes[route as usize % ROUTES] == route
     }
 
     /// The user's current rights; `None`: all rights.
@@ -561,9 +617,17 @@ impl Access {
         self.everything = self.of_node || self.rights.as_ref().is_some_and(|rights| rights.is_everything());
         self.generation = users.generation;
         // External answers expire on their own.
-        if !self.is_asked() {
-            self.recent = None;
-        }
+        let asking = self
+            .recent
+            .take()
+            .filter(|_| self.is_asked())
+            .and_then(|recent| recent.asking);
+        self.recent = asking.map(|asking| {
+            Box::new(Recent {
+                asking: Some(asking),
+                ..Recent::default()
+            })
+        });
     }
 
     /// Sets the client id and drops cached decisions, which were made without it.
@@ -614,21 +678,25 @@ impl Access {
     }
 
     /// Whether the cache permits publishing to the exchange.
-    pub(crate) fn wrote_to(&self, exchange: &str) -> bool {
+    pub(crate) fn wrote_to(&self, exchange: &[u8]) -> bool {
         let last = self.recent.as_ref().and_then(|recent| recent.exchange.as_ref());
-        last.is_some_and(|last| **last == *exchange)
+        last.is_some_and(|last| last.as_bytes() == exchange)
     }
 
-    /// Caches that a message may be published.
-    pub(crate) fn remember(&mut self, exchange: &str, route: Option<u64>) {
-        let known = self.wrote_to(exchange);
+    /// Caches that a message may be published. `route`: the number of its route. The caller stores the result in the route.
+    pub(crate) fn remember(&mut self, users: &UserRights, message: &Message, route: Option<u64>) -> Permitted {
+        let known = self.wrote_to(message.exchange_bytes());
         let recent = self.recent.get_or_insert_default();
+        if recent.permitted == Permitted::NOBODY {
+            recent.permitted = users.permitted(&self.user);
+        }
         if let Some(route) = route {
             recent.routes[route as usize % ROUTES] = route;
         }
         if !known {
-            recent.exchange = Some(exchange.into());
+            recent.exchange = Some(message.exchange().into());
         }
+        recent.permitted
     }
 }
 
@@ -660,6 +728,10 @@ mod tests {
             NamePattern::parse("((a{100}){100}){100}").is_err(),
             "too large once compiled"
         );
+    }
+
+    fn published() -> Message {
+        Message::new(crate::message::Envelope::default(), "amq.topic", "k", b"", b"")
     }
 
     fn rights() -> Rights {
@@ -718,7 +790,7 @@ mod tests {
     #[test]
     fn placeholders_stand_for_the_connection() {
         let r = rights();
-        let may = |topic: &str, who| r.permit_topic(Permission::Write, "amq.topic", (topic.as_bytes(), Slash), who);
+        let may = |topic: &str, who| r.permit_topic(Permission::Write, b"amq.topic", (topic.as_bytes(), Slash), who);
         assert!(may("dev/a/up", who("u", Some("a"))));
         assert!(!may("dev/b/up", who("u", Some("a"))) && !may("dev/a/down", who("u", Some("a"))));
         assert!(!may("dev//up", who("u", None)), "it has no client id");
@@ -731,7 +803,7 @@ mod tests {
         );
         assert!(!reads("dev/+/x", who("u", Some("a"))) && !reads("#", who("u", Some("a"))));
         // The topics of an exchange without rules are not limited.
-        assert!(r.permit_topic(Permission::Write, "other", (b"x.y", Dot), who("u", None)));
+        assert!(r.permit_topic(Permission::Write, b"other", (b"x.y", Dot), who("u", None)));
     }
 
     /// A client named `+` or `a/#` must not get other clients' topics, nor one named like a placeholder.
@@ -745,10 +817,56 @@ mod tests {
                 assert!(!may, "{id} {filter:?}");
             }
             assert!(
-                !r.permit_topic(Permission::Write, "amq.topic", (b"dev/a/up", Slash), who("u", Some(id))),
+                !r.permit_topic(
+                    Permission::Write,
+                    b"amq.topic",
+                    (b"dev/a/up", Slash),
+                    who("u", Some(id))
+                ),
                 "{id}"
             );
         }
+    }
+
+    /// What a route remembers of one connection holds for the others of its user, unless their client ids matter.
+    #[test]
+    fn a_route_is_permitted_to_all_who_may_publish_the_same() {
+        let mut users = UserRights::default();
+        let limited =
+            |write: &[&str]| Arc::new(Rights::all().with_topics("amq.topic", slash(write), slash(&["{client_id}"])));
+        users.set("u".into(), limited(&["{username}/#", "{vhost}"]));
+        users.set("v".into(), limited(&["{username}/#", "{vhost}"]));
+        users.set("w".into(), limited(&["a", "x{client_id}"]));
+        let permitted = |user: &str| Access::new(user.into(), &users).remember(&users, &published(), None);
+        assert_eq!(permitted("u"), permitted("u"));
+        assert_ne!(permitted("u"), permitted("v"));
+        assert_ne!(permitted("w"), permitted("w"));
+        assert_ne!(permitted("nobody"), permitted("nobody"));
+        let mut link = Access::new("w".into(), &users);
+        let before = link.remember(&users, &published(), None);
+        assert!(link.knows(&users, Some((3, before))));
+        link.set_client_id(&"c".into());
+        assert!(
+            !link.knows(&users, Some((3, before))),
+            "it may publish something else now"
+        );
+        assert_ne!(link.remember(&users, &published(), None), before);
+    }
+
+    /// A user whose rights the node knew: from now on, each publish is asked outside.
+    #[test]
+    fn what_was_permitted_is_forgotten_when_somebody_else_is_asked() {
+        let mut users = UserRights::default();
+        users.set("u".into(), rights().into());
+        let mut access = Access::new("u".into(), &users);
+        let permitted = access.remember(&users, &published(), Some(3));
+        access.begin_asking(&Arc::default());
+        users.set("u".into(), Rights::asked().into());
+        assert!(access.limits(&users).is_some_and(Rights::are_asked) && access.asking().is_some());
+        for permitted in [permitted, Permitted::NOBODY] {
+            assert!(!access.knows(&users, Some((3, permitted))));
+        }
+        assert!(!access.wrote_to(b"amq.topic"));
     }
 
     #[test]
@@ -758,14 +876,23 @@ mod tests {
         let mut access = Access::new("u".into(), &users);
         assert!(access.knows(&users, None), "everything is permitted");
         users.set("u".into(), rights().into());
-        assert!(!access.knows(&users, Some(3)));
+        let nobody = |route| Some((route, Permitted::NOBODY));
+        assert!(!access.knows(&users, nobody(3)));
         assert!(access.limits(&users).is_some());
-        access.remember("amq.topic", Some(3));
-        assert!(access.knows(&users, Some(3)) && !access.knows(&users, Some(3 + ROUTES as u64)));
+        let permitted = access.remember(&users, &published(), Some(3));
+        assert!(access.knows(&users, nobody(3)) && !access.knows(&users, nobody(3 + ROUTES as u64)));
+        assert!(access.knows(&users, Some((4, permitted))) && !access.knows(&users, nobody(4)));
         assert!(!access.knows(&users, None));
         users.set("somebody".into(), Rights::all().into());
-        assert!(!access.knows(&users, Some(3)));
-        assert!(access.limits(&users).is_some() && !access.knows(&users, Some(3)));
+        assert!(!access.knows(&users, Some((3, permitted))));
+        assert!(access.limits(&users).is_some() && !access.knows(&users, nobody(3)));
+        users.set("u".into(), rights().into());
+        assert!(access.limits(&users).is_some());
+        access.remember(&users, &published(), None);
+        assert!(
+            !access.knows(&users, Some((4, permitted))),
+            "it was permitted with other rights"
+        );
         users.remove("u");
         let limits = access.limits(&users).expect("no rights");
         assert!(!limits.permit(Permission::Write, "amq.topic"));

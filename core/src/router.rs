@@ -35,7 +35,7 @@ mod target;
 
 pub use crate::exchange::ExchangeCounts;
 pub(crate) use flow::RouteTally;
-pub(crate) use route::Walk;
+pub(crate) use route::{KnownRoute, Walk};
 pub use target::{Admission, Granted, Target};
 
 /// Exchanges in a vhost at most.

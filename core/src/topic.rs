@@ -55,15 +55,11 @@ impl<'a> Levels<'a> {
             return Levels(SmallVec::new());
         }
         let mut levels = SmallVec::new();
-        // Levels are short: looking at each octet is cheaper than a search for each level.
-        let (separator, mut from, mut has_escapes) = (separator(dialect) as u8, 0, false);
-        for (at, octet) in key.bytes().enumerate() {
-            has_escapes |= octet == b'%';
-            if octet == separator {
-                levels.push(Cow::Borrowed(&key[from..at]));
-                from = at + 1;
-            }
-        }
+        let mut from = 0;
+        let has_escapes = each_separator(key.as_bytes(), dialect, |at| {
+            levels.push(Cow::Borrowed(&key[from..at]));
+            from = at + 1;
+        });
         levels.push(Cow::Borrowed(&key[from..]));
         if has_escapes {
             for level in &mut levels {
@@ -107,6 +103,38 @@ impl FromIterator<String> for Levels<'_> {
     fn from_iter<I: IntoIterator<Item = String>>(levels: I) -> Self {
         Levels(levels.into_iter().map(Cow::Owned).collect())
     }
+}
+
+/// Says where each separator of `key` is, in order, and returns whether there is a `%`, which may be an escape. Levels are too
+/// short for a search of each: eight octets are looked at together.
+#[inline]
+pub(crate) fn each_separator(key: &[u8], dialect: Dialect, mut found: impl FnMut(usize)) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const LOW: u64 = 0x7F * ONES;
+    // The high bit of each octet of `word` that is `octet`.
+    let equal = |word: u64, octet: u8| {
+        let differs = word ^ (u64::from(octet) * ONES);
+        !(((differs & LOW) + LOW) | differs | LOW)
+    };
+    let separator = separator(dialect) as u8;
+    let mut has_percent = false;
+    let (words, rest) = key.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        has_percent |= equal(word, b'%') != 0;
+        let mut separators = equal(word, separator);
+        while separators != 0 {
+            found(index * 8 + separators.trailing_zeros() as usize / 8);
+            separators &= separators - 1;
+        }
+    }
+    for (at, octet) in rest.iter().enumerate() {
+        has_percent |= *octet == b'%';
+        if *octet == separator {
+            found(words.len() * 8 + at);
+        }
+    }
+    has_percent
 }
 
 /// Respells `key` from one dialect in the other, escaping what the target cannot express. `None` if the target has no
@@ -184,6 +212,32 @@ mod tests {
         assert!(levels("", Dot).is_empty());
         assert_eq!(levels("", Slash), [""]);
         assert_eq!(levels(".", Dot), ["", ""]);
+    }
+
+    #[test]
+    fn separators_are_found_at_every_place_and_nothing_else_is_taken_for_one() {
+        // Neighbours of the separators and of `%`, and octets with a high bit.
+        let others = ["a", "-", "0", ",", "$", "&", "\u{0}", "\u{7f}", "é", "\u{ffff}"];
+        for length in 0..40 {
+            for at in 0..length {
+                for other in others {
+                    let mut octets: Vec<u8> = other.bytes().cycle().take(length).collect();
+                    octets[at] = b'/';
+                    let seen = |octets: &[u8]| {
+                        let mut seen = Vec::new();
+                        let has_percent = each_separator(octets, Slash, |at| seen.push(at));
+                        (seen, has_percent)
+                    };
+                    assert_eq!(seen(&octets), (vec![at], false), "{other:?}");
+                    octets[length - 1] = b'/';
+                    let mut both = vec![at, length - 1];
+                    both.dedup();
+                    assert_eq!(seen(&octets), (both, false), "{other:?}");
+                    octets[at] = b'%';
+                    assert!(seen(&octets).1);
+                }
+            }
+        }
     }
 
     #[test]

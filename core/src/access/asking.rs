@@ -108,7 +108,9 @@ impl super::Rights {
         match (subject, key, permission) {
             (Subject::Topic, Some(key), Permission::Read) => Pattern::parse(key, Dialect::Dot)
                 .is_ok_and(|pattern| self.permit_filter(*permission, name, &pattern, who)),
-            (Subject::Topic, Some(key), _) => self.permit_topic(*permission, name, (key.as_bytes(), Dialect::Dot), who),
+            (Subject::Topic, Some(key), _) => {
+                self.permit_topic(*permission, name.as_bytes(), (key.as_bytes(), Dialect::Dot), who)
+            }
             _ => self.permit(*permission, name),
         }
     }

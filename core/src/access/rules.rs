@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   plant/app/17/+        begins with  plant app 17   and goes on with one level
-//!   plant/{username}/#    begins with  plant          and is then compared as a whole
+//!   plant/{username}/#    begins with  plant          and goes on with a user's name and any number of levels
 //!   #                     begins with  nothing
 //! ```
 //!
@@ -13,18 +13,20 @@
 //! dialects. A topic with a `%`, which may be an escape, is looked up level by level. The cost does not depend on the number of
 //! patterns, except for patterns with the same beginning that must be compared as a whole. Nothing is allocated.
 
-use super::{PLACEHOLDERS, TopicPattern, Who};
+use super::{CLIENT_ID, PLACEHOLDERS, TopicPattern, USERNAME, VHOST, Who};
 use crate::message::Dialect;
-use crate::topic::{Level, Levels, separator_text};
+use crate::topic::{Level, Levels, each_separator, separator_text};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher};
 
 /// The index.
 #[derive(Default)]
 pub(super) struct Rules {
     patterns: Vec<TopicPattern>,
+    /// How each of them goes on; `None`: it is compared as a whole.
+    tails: Vec<Option<Tail>>,
     beginnings: Vec<Beginning>,
     /// Each beginning in each dialect. Never iterated.
     table: HashTable<Entry>,
@@ -62,8 +64,108 @@ enum Rest {
     One,
     /// With any number of levels.
     Many,
-    /// Otherwise: the pattern of that number is compared as a whole.
+    /// Otherwise: as the pattern of that number does.
     Pattern(u32),
+}
+
+/// How a pattern goes on behind its beginning.
+struct Tail {
+    steps: Box<[Step]>,
+    /// Any number of levels may follow.
+    is_open: bool,
+}
+
+/// What one level has to be.
+enum Step {
+    Any,
+    /// These texts, one after the other.
+    Text(Box<[Part]>),
+}
+
+/// A part of a level's text.
+enum Part {
+    Text(Box<str>),
+    Username,
+    ClientId,
+    Vhost,
+}
+
+impl Tail {
+    /// `None` where a `#` stands between other levels, which takes more than one look.
+    fn new(levels: &[Level]) -> Option<Tail> {
+        let (levels, is_open) = match levels {
+            [levels @ .., Level::Many] => (levels, true),
+            levels => (levels, false),
+        };
+        let step = |level: &Level| match level {
+            Level::One => Some(Step::Any),
+            Level::Literal(text) => Some(Step::Text(parts(text))),
+            Level::Many => None,
+        };
+        let steps = levels.iter().map(step).collect::<Option<_>>()?;
+        Some(Tail { steps, is_open })
+    }
+
+    /// Whether the levels behind the first `depth` are such. `ends`: those of the levels of `key`, which has no escapes.
+    fn matches(&self, key: &[u8], ends: &[u32], depth: usize, who: Who<'_>) -> bool {
+        let levels = depth + self.steps.len();
+        if ends.len() < levels || (ends.len() > levels && !self.is_open) {
+            return false;
+        }
+        let mut from = depth.checked_sub(1).map_or(0, |last| ends[last] as usize + 1);
+        self.steps.iter().zip(&ends[depth..]).all(|(step, end)| {
+            let level = &key[from..*end as usize];
+            from = *end as usize + 1;
+            match step {
+                Step::Any => true,
+                Step::Text(parts) => {
+                    let rest = parts.iter().try_fold(level, |rest, part| part.strip(rest, who));
+                    rest.is_some_and(<[u8]>::is_empty)
+                }
+            }
+        })
+    }
+}
+
+impl Part {
+    /// What of a level is left behind this.
+    fn strip<'l>(&self, level: &'l [u8], who: Who<'_>) -> Option<&'l [u8]> {
+        let text = match self {
+            Part::Text(text) => text,
+            Part::Username => who.user,
+            Part::ClientId => who.client_id?,
+            Part::Vhost => who.vhost,
+        };
+        level.strip_prefix(text.as_bytes())
+    }
+}
+
+/// A level of a pattern, its placeholders apart from the text.
+fn parts(level: &str) -> Box<[Part]> {
+    let mut parts = Vec::new();
+    let (mut from, mut at) = (0, 0);
+    while let Some(found) = level[at..].find('{') {
+        at += found;
+        let known = [
+            (USERNAME, Part::Username),
+            (CLIENT_ID, Part::ClientId),
+            (VHOST, Part::Vhost),
+        ];
+        let Some((name, part)) = known.into_iter().find(|(name, _)| level[at..].starts_with(name)) else {
+            at += 1;
+            continue;
+        };
+        if from < at {
+            parts.push(Part::Text(level[from..at].into()));
+        }
+        parts.push(part);
+        at += name.len();
+        from = at;
+    }
+    if from < level.len() {
+        parts.push(Part::Text(level[from..].into()));
+    }
+    parts.into()
 }
 
 /// Levels of a beginning at most: there is a bit for each number.
@@ -73,7 +175,10 @@ impl Rules {
     pub(super) fn new(patterns: Vec<TopicPattern>) -> Rules {
         let mut rules = Rules::default();
         for (number, pattern) in patterns.iter().enumerate() {
-            rules.add(pattern, number as u32);
+            let depth = rules.add(pattern, number as u32);
+            // A leading wildcard does not match topics that begin with `$`, so it must be compared as a whole.
+            let tail = (!pattern.pattern.hides_dollar()).then(|| Tail::new(&pattern.pattern.levels()[depth..]));
+            rules.tails.push(tail.flatten());
         }
         rules.patterns = patterns;
         rules
@@ -83,7 +188,8 @@ impl Rules {
         &self.patterns
     }
 
-    fn add(&mut self, pattern: &TopicPattern, number: u32) {
+    /// Enters a pattern, and returns how many levels it is found by.
+    fn add(&mut self, pattern: &TopicPattern, number: u32) -> usize {
         let all = pattern.pattern.levels();
         let literal = |level: &Level| match level {
             Level::Literal(text) if !PLACEHOLDERS.iter().any(|p| text.contains(p)) => Some(text.clone()),
@@ -91,16 +197,16 @@ impl Rules {
         };
         let levels: Box<[Box<str>]> = all.iter().map_while(literal).take(DEPTH_MAX).collect();
         let rest = match all.get(levels.len()..).unwrap_or_default() {
-            // It does not match topics that begin with `$`, so it must be compared as a whole.
             _ if pattern.pattern.hides_dollar() => Rest::Pattern(number),
             [] => Rest::Nothing,
             [Level::One] => Rest::One,
             [Level::Many] => Rest::Many,
             _ => Rest::Pattern(number),
         };
-        self.depths |= 1 << levels.len();
+        let depth = levels.len();
+        self.depths |= 1 << depth;
         let texts = DIALECTS.map(|dialect| levels.join(separator_text(dialect)).into_boxed_str());
-        let hash = self.hasher.hash_one(texts[0].as_bytes());
+        let hash = self.hash(texts[0].as_bytes());
         let same = |entry: &Entry| entry.dialect == 0 && self.beginnings[entry.index as usize].levels == levels;
         let index = match self.table.find(hash, same) {
             Some(entry) => entry.index as usize,
@@ -108,7 +214,7 @@ impl Rules {
                 let index = self.beginnings.len();
                 for (dialect, text) in texts.iter().enumerate() {
                     let entry = Entry {
-                        hash: self.hasher.hash_one(text.as_bytes()),
+                        hash: self.hash(text.as_bytes()),
                         index: index as u32,
                         dialect: dialect as u8,
                     };
@@ -126,6 +232,13 @@ impl Rules {
         if !rests.contains(&rest) {
             rests.push(rest);
         }
+        depth
+    }
+
+    fn hash(&self, text: &[u8]) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(text);
+        hasher.finish()
     }
 
     /// Whether a pattern matches the topic `key`, for one connection.
@@ -133,16 +246,9 @@ impl Rules {
         if self.depths == 0 {
             return false;
         }
-        let separator = separator_text(dialect).as_bytes()[0];
         // The byte offsets at which levels end.
         let mut ends: SmallVec<[u32; 16]> = SmallVec::new();
-        let mut has_escapes = false;
-        for (at, octet) in key.iter().enumerate() {
-            has_escapes |= *octet == b'%';
-            if *octet == separator {
-                ends.push(at as u32);
-            }
-        }
+        let has_escapes = each_separator(key, dialect, |at| ends.push(at as u32));
         if !key.is_empty() || dialect == Dialect::Slash {
             ends.push(key.len() as u32);
         }
@@ -167,8 +273,12 @@ impl Rules {
                     && beginning.levels.len() == depth
                     && beginning.texts[usize::from(place)].as_bytes() == text
             };
-            if let Some(entry) = self.table.find(self.hasher.hash_one(text), same)
-                && self.match_rest(entry.index, depth, ends.len(), || topic(key, dialect), who)
+            let whole = |number: usize| match &self.tails[number] {
+                Some(tail) => tail.matches(key, &ends, depth, who),
+                None => self.patterns[number].matches(&topic(key, dialect), who),
+            };
+            if let Some(entry) = self.table.find(self.hash(text), same)
+                && self.match_rest(entry.index, depth, ends.len(), whole)
             {
                 return true;
             }
@@ -192,8 +302,10 @@ impl Rules {
                 entry.dialect == 0 && beginning.levels.len() == depth && pairs.all(|(a, b)| **a == *b)
             };
             if left & 1 == 1
-                && let Some(entry) = self.table.find(self.hasher.hash_one(text.as_bytes()), same)
-                && self.match_rest(entry.index, depth, levels.len(), || levels.clone(), who)
+                && let Some(entry) = self.table.find(self.hash(text.as_bytes()), same)
+                && self.match_rest(entry.index, depth, levels.len(), |number| {
+                    self.patterns[number].matches(&levels, who)
+                })
             {
                 return true;
             }
@@ -207,26 +319,17 @@ impl Rules {
         false
     }
 
-    /// Whether a pattern that shares the first `depth` levels with the topic also matches the rest.
+    /// Whether a pattern that shares the first `depth` levels with the topic also matches the rest. `matches`: whether the
+    /// pattern of a number does.
     #[inline]
-    fn match_rest<'k>(
-        &self,
-        beginning: u32,
-        depth: usize,
-        levels: usize,
-        topic: impl Fn() -> Levels<'k>,
-        who: Who<'_>,
-    ) -> bool {
-        let mut whole = None;
-        self.beginnings[beginning as usize]
-            .rests
-            .iter()
-            .any(|rest| match *rest {
-                Rest::Nothing => levels == depth,
-                Rest::One => levels == depth + 1,
-                Rest::Many => true,
-                Rest::Pattern(number) => self.patterns[number as usize].matches(whole.get_or_insert_with(&topic), who),
-            })
+    fn match_rest(&self, beginning: u32, depth: usize, levels: usize, matches: impl Fn(usize) -> bool) -> bool {
+        let rests = &self.beginnings[beginning as usize].rests;
+        rests.iter().any(|rest| match *rest {
+            Rest::Nothing => levels == depth,
+            Rest::One => levels == depth + 1,
+            Rest::Many => true,
+            Rest::Pattern(number) => matches(number as usize),
+        })
     }
 }
 
@@ -248,6 +351,7 @@ mod tests {
             "",
             "{username}",
             "x{client_id}",
+            "{client_id}{{username}{vhost}",
             "+",
             "*",
             "$s",
@@ -273,11 +377,13 @@ mod tests {
             "a/xc/b".into(),
             "u".into(),
             "xc".into(),
+            "c{u/".into(),
+            "a/c{uv".into(),
         ]);
         let who = Who {
             user: "u",
             client_id: Some("c"),
-            vhost: "/",
+            vhost: "v",
         };
         let mut state = 5u64;
         for dialect in [Dialect::Slash, Dialect::Dot] {

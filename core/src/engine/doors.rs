@@ -23,7 +23,7 @@ use crate::fault::{Fault, FaultKind};
 use crate::message::{Dialect, Message};
 use crate::properties::Name;
 use crate::quota::{Quota, VhostLimits};
-use crate::router::Router;
+use crate::router::{KnownRoute, Router};
 use crate::slots::{Link, SessionKey};
 use crate::topic::{Pattern, translate};
 use std::sync::Arc;
@@ -212,17 +212,23 @@ impl Engine {
         self.permit_source(link, &exchange, &sub.filter, Dialect::Slash)
     }
 
-    /// Asks for a publish. `extra`: its further keys. `route`: the number of its route, if it is remembered.
+    /// Asks for a publish. `extra`: its further keys. `route`: its route, if it is remembered.
     #[inline]
     pub(crate) fn permit_publish(
         &mut self,
         link: Link,
         message: &Message,
         extra: &[Name],
-        route: Option<u64>,
+        route: Option<KnownRoute>,
     ) -> Result<(), Fault> {
         match self.links.get_mut(link) {
-            Some(l) if !l.access.knows(&self.rights, route) => self.permit_publish_in_full(link, message, extra, route),
+            Some(l)
+                if !l
+                    .access
+                    .knows(&self.rights, route.map(|route| (route.id, route.permitted))) =>
+            {
+                self.permit_publish_in_full(link, message, extra, route)
+            }
             // What the engine publishes by itself is nobody's.
             _ => Ok(()),
         }
@@ -234,13 +240,12 @@ impl Engine {
         link: Link,
         message: &Message,
         extra: &[Name],
-        route: Option<u64>,
+        route: Option<KnownRoute>,
     ) -> Result<(), Fault> {
         let Some(l) = self.links.get_mut(link) else {
             return Ok(());
         };
         let access = &mut l.access;
-        let exchange = message.exchange();
         match access.limits(&self.rights) {
             None => return Ok(()),
             Some(rights) if rights.are_asked() => {
@@ -256,14 +261,17 @@ impl Engine {
         let asked = Asked {
             message,
             extra,
-            wrote: access.wrote_to(exchange),
+            wrote: access.wrote_to(message.exchange_bytes()),
         };
         let refused = match access.with_rights() {
             Some((access, rights)) => asked.refused(router, rights, access.who(vhost)),
             None => Some(Refused::Exchange),
         };
         let Some(refused) = refused else {
-            access.remember(exchange, route);
+            let permitted = access.remember(&self.rights, message, route.map(|route| route.id));
+            if let Some(route) = route {
+                self.router.permit_route(route, permitted);
+            }
             return Ok(());
         };
         let user = access.user.clone();
@@ -398,22 +406,19 @@ enum Refused {
 
 impl Asked<'_> {
     fn refused(&self, router: &Router, rights: &Rights, who: Who<'_>) -> Option<Refused> {
-        let exchange = self.message.exchange();
-        let on = Resource::Exchange(exchange);
-        if !self.wrote && !rights.permit(Permission::Write, on.name()) {
+        let may_write = || rights.permit(Permission::Write, Resource::Exchange(self.message.exchange()).name());
+        if !self.wrote && !may_write() {
             return Some(Refused::Exchange);
         }
-        if !rights.limits_topics(exchange) || !router.is_topic_exchange(exchange) {
-            return None;
-        }
-        let key = (self.message.key_bytes(), self.message.envelope().dialect);
-        if !rights.permit_topic(Permission::Write, exchange, key, who) {
-            return Some(Refused::Key);
-        }
-        let refused = self
-            .extra
-            .iter()
-            .find(|key| !rights.permit_topic(Permission::Write, exchange, (key.as_bytes(), Dialect::Dot), who));
-        refused.cloned().map(Refused::Extra)
+        let exchange = self.message.exchange_bytes();
+        let permits = |key, dialect| rights.permit_topic(Permission::Write, exchange, (key, dialect), who);
+        let refused = if !permits(self.message.key_bytes(), self.message.envelope().dialect) {
+            Some(Refused::Key)
+        } else {
+            let refused = self.extra.iter().find(|key| !permits(key.as_bytes(), Dialect::Dot));
+            refused.cloned().map(Refused::Extra)
+        };
+        // Last: most messages are permitted, and then it does not matter.
+        refused.filter(|_| router.is_topic_exchange(self.message.exchange()))
     }
 }

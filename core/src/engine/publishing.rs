@@ -387,7 +387,7 @@ impl Engine {
                             self.check_keys(&extra)?;
                         }
                         let known = self.router.known_route(message, &extra);
-                        let permitted = self.permit_publish(link, message, &extra, known.map(|known| known.id));
+                        let permitted = self.permit_publish(link, message, &extra, known);
                         if let Err(fault) = permitted {
                             // It goes back until somebody outside has answered.
                             return if self.awaits_answer(link) { Ok(None) } else { Err(fault) };

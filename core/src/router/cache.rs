@@ -3,6 +3,7 @@
 use super::Target;
 use super::counts::Named;
 use super::generations::{Cell, Generations};
+use crate::access::Permitted;
 use crate::ledger::{allocation, hashed};
 use crate::message::{Dialect, Message};
 use crate::tally::{Source, Tally};
@@ -37,6 +38,8 @@ struct Entry {
     /// Grows from route to route and is never used again, so that what others remember of a route cannot be taken for
     /// something about another one. From 1.
     id: u64,
+    /// See [`super::route::KnownRoute::permitted`]. A route that is computed anew has a new number, and nobody here.
+    permitted: Permitted,
     /// Version of the generations at which it was last known to be right.
     valid_at: u64,
     exchange_len: u8,
@@ -93,10 +96,15 @@ impl RouteCache {
         Some(index)
     }
 
-    /// Number of the route at `index`.
+    /// Number of the route at `index`, and who was permitted to use it.
     #[inline]
-    pub(super) fn id(&self, index: usize) -> u64 {
-        self.entries[index].id
+    pub(super) fn id_and_permitted(&self, index: usize) -> (u64, Permitted) {
+        let entry = &self.entries[index];
+        (entry.id, entry.permitted)
+    }
+
+    pub(super) fn permit(&mut self, index: usize, permitted: Permitted) {
+        self.entries[index].permitted = permitted;
     }
 
     /// Counts a message along the route at `index`.
@@ -188,6 +196,7 @@ impl RouteCache {
         self.entries.push(Entry {
             hash,
             id: self.last_id,
+            permitted: Permitted::NOBODY,
             valid_at: generations.version(),
             exchange_len,
             dialect: message.envelope().dialect,

@@ -9,6 +9,7 @@ use super::counts::Named;
 use super::generations::Cell;
 use super::target::Merge;
 use super::{End, Router, Target};
+use crate::access::Permitted;
 use crate::binding::QueueSlot;
 use crate::exchange::{BindingId, BindingTable, MessageHeaders, Progress, Scope, Subject};
 use crate::fault::{Fault, FaultKind};
@@ -60,6 +61,8 @@ pub(crate) struct KnownRoute {
     pub(super) index: usize,
     /// Its number, which no other route ever has. Not 0.
     pub(crate) id: u64,
+    /// Who was last permitted to publish along it.
+    pub(crate) permitted: Permitted,
 }
 
 /// The visit of one exchange.
@@ -120,8 +123,13 @@ impl Router {
             return None;
         }
         let index = self.cache.find(message, &self.generations)?;
-        let id = self.cache.id(index);
-        Some(KnownRoute { index, id })
+        let (id, permitted) = self.cache.id_and_permitted(index);
+        Some(KnownRoute { index, id, permitted })
+    }
+
+    /// Remembers who may publish along the route that [`Router::known_route`] was just asked about.
+    pub(crate) fn permit_route(&mut self, known: KnownRoute, permitted: Permitted) {
+        self.cache.permit(known.index, permitted);
     }
 
     /// Where the message goes that [`Router::known_route`] was just asked about.
