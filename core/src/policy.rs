@@ -32,6 +32,10 @@ const DEFINITION_BYTES_MAX: usize = 16 << 10;
 /// Memory of a compiled pattern, at most. Patterns of permissions may be larger, because they are not matched with every queue.
 const COMPILED_BYTES_MAX: usize = 16 << 10;
 
+/// A pattern weighs one, and one more for so many bytes of it. So much weight is one work unit.
+const PATTERN_BYTES_PER_WEIGHT: usize = 64;
+const WEIGHT_PER_UNIT: usize = 16;
+
 /// The kind of a policy. Each kind has its own list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PolicyKind {
@@ -183,8 +187,16 @@ impl Policies {
     }
 
     /// How many there are.
-    pub(crate) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.user.0.len() + self.operator.0.len()
+    }
+
+    /// Work units of holding a name against all patterns. Of a long pattern more may be alive at each byte of the name.
+    pub(crate) fn match_units(&self) -> usize {
+        let all = self.user.0.iter().chain(&self.operator.0);
+        let weights = all.map(|policy| 1 + policy.record.pattern.len() / PATTERN_BYTES_PER_WEIGHT);
+        weights.sum::<usize>() / WEIGHT_PER_UNIT
     }
 
     /// Whether `more` policies may be added.

@@ -69,6 +69,7 @@ impl Engine {
         }
         let declared = self.router.declare_exchange(spec.clone())?;
         if declared.created {
+            self.listed_units += self.policies.match_units();
             self.apply_to_exchange(&spec.name);
         }
         if !spec.durable {
@@ -320,6 +321,8 @@ impl Engine {
     pub(super) fn count_new_queue(&mut self) {
         self.counters.queues_declared += 1;
         self.counters.queues_created += 1;
+        // It was held against the patterns of policies.
+        self.listed_units += self.policies.match_units();
     }
 
     /// Checks what is asked of a queue or an exchange without making it. What is there already, and what its maker may do, is

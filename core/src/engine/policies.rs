@@ -26,9 +26,8 @@ use crate::slots::{Link, QueueKey};
 use crate::store::{KeyKind, Record, Recovered};
 use std::sync::Arc;
 
-/// Work units of a queue or an exchange whose policy changes, and policies that are looked at for one more.
+/// Work units of a queue or an exchange whose policy changes.
 const CHANGE_WORK: usize = 4;
-const POLICIES_PER_UNIT: usize = 16;
 /// Exchanges that a review looks up at once.
 const EXCHANGES_AT_ONCE: usize = 16;
 
@@ -152,7 +151,7 @@ impl Engine {
 
     /// Goes on with the review, if there is one.
     pub(crate) fn go_on_with_review(&mut self, budget: &mut Budget) -> Result<(), Unfinished> {
-        let each = 1 + self.policies.len() / POLICIES_PER_UNIT;
+        let each = 1 + self.policies.match_units();
         while let Some(review) = &mut self.review {
             budget.check()?;
             if review.exchange.is_none() && review.slot < self.queues.slots_end() {

@@ -8,6 +8,7 @@ mod channels;
 mod dead_letters;
 mod deletions;
 mod limits;
+mod policies;
 mod publishing;
 mod sessions;
 mod transactions;
