@@ -15,7 +15,8 @@ use hashbrown::HashMap;
 /// What is found by walking.
 #[derive(Default)]
 struct Found<'a> {
-    unsettled: HashMap<QueueKey, usize>,
+    /// How many, and the bytes of their bodies.
+    unsettled: HashMap<QueueKey, (usize, u64)>,
     by_consumer: HashMap<ConsumerKey, u32>,
     messages: HashMap<*const u8, (&'a Message, u32)>,
     unsettled_bytes: usize,
@@ -41,7 +42,9 @@ impl<'a> Found<'a> {
     fn taken(&mut self, queue: QueueKey, engine: &Engine, body: &'a Body) {
         self.body(body);
         if engine.queues.contains(queue) {
-            *self.unsettled.entry(queue).or_default() += 1;
+            let (count, bytes) = self.unsettled.entry(queue).or_default();
+            *count += 1;
+            *bytes += body.len() as u64;
         }
     }
     fn counted(&mut self, key: ConsumerKey) {
@@ -201,8 +204,9 @@ impl Engine {
         }
         assert_eq!((q.depth(), q.ready().paged()), (here + paged, paged));
         assert_eq!(q.ready().bytes(), bytes);
-        let unsettled = found.unsettled.get(&key).copied().unwrap_or(0);
-        assert_eq!(q.unsettled(), unsettled, "unsettled of queue '{}'", q.name);
+        let unsettled = found.unsettled.get(&key).copied().unwrap_or_default();
+        let counted = (q.unsettled(), q.unsettled_bytes());
+        assert_eq!(counted, unsettled, "unsettled of queue '{}', and their bytes", q.name);
         for consumer in q.consumers.iter() {
             let c = self
                 .consumers

@@ -271,8 +271,11 @@ impl Engine {
             let front = match q.head() {
                 Head::Empty => {
                     q.seldom.get_empty += 1;
-                    if let Some(l) = self.links.get(link) {
+                    if let Some(l) = self.links.get_mut(link) {
                         self.counters.of(l.traffic).get_empty += 1;
+                        if let Some(c) = l.find_channel(channel) {
+                            c.seldom.make().get_empty += 1;
+                        }
                     }
                     let answer = Out::Event(Event::GetEmpty { channel });
                     return self.answer_get(link, channel, again, answer, Gate::Open);
@@ -475,7 +478,14 @@ impl Engine {
                 self.touch(queue);
             }
         }
-        let place = self.links.get(link).map(|l| l.traffic);
+        let place = self.links.get_mut(link).map(|l| {
+            if outcome == Outcome::Accept
+                && let Some(c) = l.find_channel(channel)
+            {
+                c.acknowledged += 1;
+            }
+            l.traffic
+        });
         let traffic = place.map(|place| self.counters.of(place));
         match outcome {
             Outcome::Accept => {
@@ -498,7 +508,7 @@ impl Engine {
                     entry.flags.set(EntryFlags::REDELIVERED);
                     self.put_back(queue, entry);
                 } else if let Some(q) = self.queues.get_mut(queue) {
-                    q.settled();
+                    q.settled(&entry.body);
                     self.drop_entry(queue, entry, Death::Rejected);
                 } else {
                     self.memory.drop_body(&entry.body);
@@ -532,7 +542,7 @@ impl Engine {
         // While the disk is short no dead letter is written: the message is offered once more instead.
         if is_over && !self.dies_later(queue, &entry.body) && !self.is_offered_again(queue, &entry.body) {
             if let Some(q) = self.queues.get_mut(queue) {
-                q.settled();
+                q.settled(&entry.body);
             }
             return self.drop_entry(queue, entry, Death::DeliveryLimit);
         }
@@ -584,7 +594,7 @@ impl Engine {
     /// to write the message).
     pub(crate) fn settle_entry(&mut self, queue: QueueKey, entry: Entry, explicit: bool) {
         if let Some(q) = self.queues.get_mut(queue) {
-            q.settled();
+            q.settled(&entry.body);
             if explicit {
                 q.acknowledged += 1;
             } else {

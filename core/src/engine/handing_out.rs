@@ -31,6 +31,10 @@ impl Engine {
         let c = l.channel(channel);
         c.delivered += 1;
         let number = c.delivered;
+        let seldom = c.seldom.make();
+        seldom.got += u64::from(!no_ack);
+        seldom.got_no_ack += u64::from(no_ack);
+        seldom.redelivered += u64::from(entry.flags.has(EntryFlags::REDELIVERED));
         let Body::Memory(message) = &entry.body else {
             debug_assert!(false, "only what is in memory is fetched");
             return;
@@ -134,6 +138,10 @@ impl Engine {
         traffic.delivered_bytes += message.body().len() as u64;
         let ch = l.channel(channel);
         ch.delivered += 1;
+        ch.delivered_no_ack += u64::from(no_ack);
+        if flags.contains(DeliveryFlags::REDELIVERED) {
+            ch.seldom.make().redelivered += 1;
+        }
         let number = ch.delivered;
         if flags.contains(DeliveryFlags::REDELIVERED)
             && let Some(q) = self.queues.get_mut(queue)

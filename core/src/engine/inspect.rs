@@ -3,7 +3,7 @@
 //! A listing goes on from hold to hold with a [`Cursor`]. What is there all the time is listed once; what comes or goes
 //! meanwhile may be listed or not.
 
-use super::{Carried, Engine};
+use super::{Carried, ChannelCounts, Engine};
 use crate::command::{ChannelMode, Handshake, Peer};
 use crate::policy::Applied;
 use crate::properties::{Name, Table};
@@ -112,11 +112,9 @@ pub enum Item {
         number: u16,
         /// Consumers on it.
         consumers: usize,
-        /// Deliveries numbered so far.
-        delivered: u64,
-        /// Confirmed publishes numbered so far.
-        published: u64,
-        /// Of those, how many wait for their confirm.
+        /// What it has done so far.
+        counts: ChannelCounts,
+        /// Publishes that wait for their confirm.
         unconfirmed: u64,
         /// Deliveries that are not settled.
         unsettled: usize,
@@ -180,6 +178,8 @@ pub enum Item {
         queue_type: &'static str,
         /// Bytes of the bodies of messages ready.
         ready_bytes: u64,
+        /// Bytes of the bodies of messages reserved or unsettled.
+        unsettled_bytes: u64,
         /// Of the messages ready, those whose places are in memory.
         ready_in_memory: usize,
         /// What it has done since the start.
@@ -312,6 +312,12 @@ impl Engine {
         Some((queue.counts(), queue.depth(), queue.unsettled()))
     }
 
+    /// What a channel of a connection has done so far, and how many of its deliveries are not settled.
+    pub fn channel_counts(&self, link: Link, number: u16) -> Option<(ChannelCounts, usize)> {
+        let found = self.links.get(link)?.channel_from(usize::from(number))?;
+        (found.number == number).then(|| (found.counts(), found.unsettled.len()))
+    }
+
     /// The exchange of that name, as [`Kind::Exchanges`] lists it.
     pub fn inspect_exchange(&self, name: &str) -> Option<ExchangeInfo> {
         self.router.exchange(name)
@@ -338,6 +344,7 @@ impl Engine {
             is_declared: q.kind == QueueKind::Plain,
             queue_type: q.arguments.queue_type.name(),
             ready_bytes: q.ready().bytes(),
+            unsettled_bytes: q.unsettled_bytes(),
             ready_in_memory: q.ready().in_memory(),
             counts: q.counts(),
             exclusive_consumer: tag.clone().filter(|_| first.is_some_and(|c| c.exclusive)),
@@ -481,8 +488,7 @@ fn channel_item(link: Link, c: &super::link::Channel) -> Item {
         link,
         number: c.number,
         consumers: c.consumers.len(),
-        delivered: c.delivered,
-        published: c.publisher.numbered(),
+        counts: c.counts(),
         unconfirmed: c.publisher.unconfirmed(),
         unsettled: c.unsettled.len(),
         prefetch_each: c.prefetch_each,

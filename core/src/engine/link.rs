@@ -26,7 +26,7 @@ use std::sync::Arc;
 /// A connection: its state here, and about 1 KiB outside the engine (session, socket, task, read events).
 pub(crate) const LINK_BYTES: usize = allocation(size_of::<LinkState>()) + (1 << 10);
 /// A channel and its place in the link's list.
-const CHANNEL_BYTES: usize = allocation(size_of::<Channel>()) + 16;
+const CHANNEL_BYTES: usize = allocation(size_of::<Channel>()) + allocation(size_of::<SeldomCounts>()) + 16;
 
 /// Answers of a connection that may wait for the log. Its next command waits then, too: a client that asks and asks while a disk
 /// is slow would have us remember every answer.
@@ -186,6 +186,12 @@ pub(crate) struct Channel {
     pub(crate) recovering: Option<u64>,
     /// Deliveries numbered so far.
     pub(crate) delivered: u64,
+    /// Of these, those to consumers that settle nothing.
+    pub(crate) delivered_no_ack: u64,
+    /// Messages published.
+    pub(crate) published: u64,
+    /// Deliveries settled as accepted.
+    pub(crate) acknowledged: u64,
     /// Answers that wait for the log, and those that must follow them.
     gated: VecDeque<(Gate, Out)>,
     pub(crate) publisher: Publisher,
@@ -197,9 +203,48 @@ pub(crate) struct Channel {
     pub(crate) postponed: Option<Box<Postponed>>,
     pub(crate) consumers: Vec<ConsumerKey>,
     pub(crate) last_queue: Option<Name>,
+    pub(crate) seldom: Seldom<SeldomCounts>,
     /// Counts it among its user's channels.
     pub(crate) seat: Option<Seat>,
     pub(crate) mode: ChannelMode,
+}
+
+/// What a channel has done, for those who list channels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChannelCounts {
+    /// Messages published.
+    pub published: u64,
+    /// Publishes confirmed.
+    pub confirmed: u64,
+    /// Publishes that reached no queue and were dropped.
+    pub unroutable_dropped: u64,
+    /// Publishes that reached no queue and were returned.
+    pub unroutable_returned: u64,
+    /// Deliveries to consumers that settle them.
+    pub delivered: u64,
+    /// Deliveries that were settled when taken.
+    pub delivered_no_ack: u64,
+    /// Messages fetched by `Get`, to be settled.
+    pub got: u64,
+    /// Messages fetched by `Get`, settled when taken.
+    pub got_no_ack: u64,
+    /// `Get`s on an empty queue.
+    pub get_empty: u64,
+    /// Deliveries settled as accepted.
+    pub acknowledged: u64,
+    /// Deliveries of messages handed out before.
+    pub redelivered: u64,
+}
+
+/// Of [`ChannelCounts`], what most channels never have.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct SeldomCounts {
+    pub(crate) unroutable_dropped: u64,
+    pub(crate) unroutable_returned: u64,
+    pub(crate) got: u64,
+    pub(crate) got_no_ack: u64,
+    pub(crate) get_empty: u64,
+    pub(crate) redelivered: u64,
 }
 
 /// See [`Channel::postponed`].
@@ -216,10 +261,32 @@ impl Channel {
     pub(crate) fn gated(&self) -> &VecDeque<(Gate, Out)> {
         &self.gated
     }
+    /// What it has done so far.
+    pub(crate) fn counts(&self) -> ChannelCounts {
+        let seldom = self.seldom.get().copied().unwrap_or_default();
+        ChannelCounts {
+            published: self.published,
+            confirmed: self.publisher.numbered() - self.publisher.unconfirmed(),
+            unroutable_dropped: seldom.unroutable_dropped,
+            unroutable_returned: seldom.unroutable_returned,
+            // All deliveries are numbered, and those fetched, too.
+            delivered: self.delivered - self.delivered_no_ack - seldom.got - seldom.got_no_ack,
+            delivered_no_ack: self.delivered_no_ack,
+            got: seldom.got,
+            got_no_ack: seldom.got_no_ack,
+            get_empty: seldom.get_empty,
+            acknowledged: self.acknowledged,
+            redelivered: seldom.redelivered,
+        }
+    }
     fn new(number: ChannelNumber) -> Channel {
         Channel {
             number,
             delivered: 0,
+            delivered_no_ack: 0,
+            published: 0,
+            acknowledged: 0,
+            seldom: Seldom::default(),
             unsettled: Unsettled::default(),
             postponed: None,
             listed: 0,
@@ -389,8 +456,26 @@ impl LinkState {
         &mut self.channels[at]
     }
     pub(crate) fn find_channel(&mut self, number: ChannelNumber) -> Option<&mut Channel> {
+        // Most links use one channel.
+        if self.channels.first().is_some_and(|c| c.number == number) {
+            return self.channels.first_mut().map(|c| &mut **c);
+        }
         let at = self.channels.binary_search_by_key(&number, |c| c.number).ok()?;
         Some(&mut self.channels[at])
+    }
+    /// Counts a publish on a channel. Returns its number if it is to be confirmed, else 0.
+    #[inline]
+    pub(crate) fn count_publish(&mut self, channel: ChannelNumber, confirm: bool) -> u64 {
+        if confirm {
+            let c = self.channel(channel);
+            c.published += 1;
+            return c.publisher.next_number();
+        }
+        // A client without channels (MQTT at QoS 0) gets none for this.
+        if let Some(c) = self.find_channel(channel) {
+            c.published += 1;
+        }
+        0
     }
     /// Forgets the channel, but for the answers that still wait for the log: what was asked before the close is
     /// answered before it. Returns its publishing side.

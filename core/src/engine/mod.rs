@@ -78,7 +78,7 @@ pub use crate::slots::Link;
 pub use admission::{Share, Usage};
 pub use counters::{Counters, Limit, MESSAGE_SIZES, Traffic};
 pub use gauges::Counting;
-pub use link::Carried;
+pub use link::{Carried, ChannelCounts};
 
 use crate::access::{Access, UserRights};
 use crate::command::{Attach, Channel as ChannelNumber, Command, Peer};

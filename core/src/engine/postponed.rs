@@ -82,7 +82,7 @@ impl Engine {
             match self.next_postponed(link, channel) {
                 Some(Delivered { queue, entry, .. }) => {
                     if let Some(q) = self.queues.get_mut(queue) {
-                        q.settled();
+                        q.settled(&entry.body);
                         self.drop_entry(queue, entry, Death::Rejected);
                     } else {
                         self.memory.drop_body(&entry.body);

@@ -89,11 +89,8 @@ impl Engine {
         traffic.published_bytes += size as u64;
         traffic.note_size(size);
         let confirm = flags.contains(PublishFlags::CONFIRM);
-        let mut number = 0;
-        if confirm {
-            number = l.channel(channel).publisher.next_number();
-            traffic.published_confirm += 1;
-        }
+        traffic.published_confirm += u64::from(confirm);
+        let number = l.count_publish(channel, confirm);
         let publish = Numbered {
             link,
             channel,
@@ -265,8 +262,14 @@ impl Engine {
             traffic.routed += 1;
         } else if !flags.contains(PublishFlags::MANDATORY) {
             traffic.unroutable_dropped += 1;
+            if let Some(c) = l.find_channel(channel) {
+                c.seldom.make().unroutable_dropped += 1;
+            }
         } else {
             traffic.unroutable_returned += 1;
+            if let Some(c) = l.find_channel(channel) {
+                c.seldom.make().unroutable_returned += 1;
+            }
             let message = message.clone();
             l.verdicts.push_back(Event::Returned {
                 channel,

@@ -530,7 +530,7 @@ impl Engine {
             if Some(queue) == own {
                 // It goes with the queue.
                 if let Some(q) = self.queues.get_mut(queue) {
-                    q.settled();
+                    q.settled(&entry.body);
                 }
                 self.memory.drop_body(&entry.body);
             } else if qos == 2 || released {

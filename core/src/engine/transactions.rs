@@ -180,9 +180,17 @@ impl Engine {
                         traffic.published_bytes += size as u64;
                         traffic.note_size(size);
                         // Where a transaction is refused nothing of it counts, so each publish that comes here is kept.
+                        let c = l.channel(channel);
+                        c.published += 1;
                         match targets.len() {
-                            0 if flags.contains(PublishFlags::MANDATORY) => traffic.unroutable_returned += 1,
-                            0 => traffic.unroutable_dropped += 1,
+                            0 if flags.contains(PublishFlags::MANDATORY) => {
+                                traffic.unroutable_returned += 1;
+                                c.seldom.make().unroutable_returned += 1;
+                            }
+                            0 => {
+                                traffic.unroutable_dropped += 1;
+                                c.seldom.make().unroutable_dropped += 1;
+                            }
                             _ => traffic.routed += 1,
                         }
                     }

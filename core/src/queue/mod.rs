@@ -122,6 +122,8 @@ pub(crate) struct Queue {
     next_seq: u64,
     /// Entries that are reserved to consumers or unsettled.
     unsettled: usize,
+    /// Bytes of their bodies.
+    unsettled_bytes: u64,
     /// Deliveries to consumers that settle them.
     pub(crate) delivered: u64,
     /// Messages settled when they were taken, by consumers and by `Get`.
@@ -194,6 +196,7 @@ impl Queue {
             next_seq: 0,
             ready: Ready::default(),
             unsettled: 0,
+            unsettled_bytes: 0,
             delivered: 0,
             taken: 0,
             acknowledged: 0,
@@ -320,6 +323,10 @@ impl Queue {
     pub(crate) fn unsettled(&self) -> usize {
         self.unsettled
     }
+    /// Bytes of their bodies.
+    pub(crate) fn unsettled_bytes(&self) -> u64 {
+        self.unsettled_bytes
+    }
     /// Below it are the sequences of all messages that were ever here.
     pub(crate) fn next_seq(&self) -> u64 {
         self.next_seq
@@ -371,16 +378,19 @@ impl Queue {
     pub(crate) fn fetch(&mut self) -> Option<Entry> {
         let entry = self.ready.pop_front()?;
         self.unsettled += 1;
+        self.unsettled_bytes += entry.body.len() as u64;
         Some(entry)
     }
     /// An unsettled entry is done with.
     #[inline]
-    pub(crate) fn settled(&mut self) {
+    pub(crate) fn settled(&mut self, body: &Body) {
         self.unsettled -= 1;
+        self.unsettled_bytes -= body.len() as u64;
     }
     /// An unsettled entry takes its old place again.
     pub(crate) fn put_back(&mut self, entry: Entry) {
         self.unsettled -= 1;
+        self.unsettled_bytes -= entry.body.len() as u64;
         self.ready.put_back(entry);
     }
     /// Empties it, or takes what is left of a queue that is gone.

@@ -88,6 +88,7 @@ impl Queue {
             return Polled::Empty;
         };
         self.unsettled += 1;
+        self.unsettled_bytes += entry.body.len() as u64;
         Polled::Entry {
             entry,
             is_mark_due: is_logged && self.marks.due(seq, written) && !self.ready.is_empty(),

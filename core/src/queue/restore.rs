@@ -72,6 +72,7 @@ impl Queue {
         }
         self.absent.sort_unstable();
         self.unsettled = outgoing.len();
+        self.unsettled_bytes = outgoing.iter().map(|before| before.entry.body.len() as u64).sum();
         outgoing
     }
 }

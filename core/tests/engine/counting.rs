@@ -2,6 +2,8 @@
 
 use crate::support::*;
 use gatepost_core::command::{Bind, BindTarget, Command, DeclareQueue, PublishFlags};
+use gatepost_core::engine::ChannelCounts;
+use gatepost_core::engine::inspect::{Cursor, Item, Kind};
 use gatepost_core::properties::{Table, Value};
 use gatepost_core::testing::world::World;
 
@@ -140,4 +142,95 @@ fn what_a_session_publishes_and_what_dies_counts_for_its_exchange() {
     run(&mut w, c, [put("dying", "1"), get("dying")]);
     run(&mut w, c, [reject(1)]);
     assert_eq!(exchange_counts(&mut w, "amq.fanout"), (1, 1));
+}
+
+#[test]
+fn a_channel_counts_what_it_publishes_and_gets_by_the_way_it_is_settled() {
+    let mut w = World::new(1);
+    let (a, b) = (w.connect("test"), w.connect("test"));
+    run(&mut w, a, [durable("q"), put("q", "1"), put("nobody", "2")]);
+    let plain = |flags, key: &str| publish(flags, message("", key, "m", false));
+    run(
+        &mut w,
+        a,
+        [
+            plain(PublishFlags::default(), "q"),
+            plain(PublishFlags::MANDATORY, "nobody"),
+        ],
+    );
+    run(
+        &mut w,
+        a,
+        [transaction(vec![
+            put("q", "3"),
+            plain(PublishFlags::default(), "nobody"),
+        ])],
+    );
+    // Another connection takes them: one settled, one given back and taken again, one fetched, and one settled when taken.
+    run(&mut w, b, [prefetch(2, false), consume("q", 1)]);
+    run(&mut w, b, [cancel(1), ack(1), requeue(2)]);
+    run(&mut w, b, [get("q"), get_no_ack("q"), get("q")]);
+    run(&mut w, a, [put("q", "4")]);
+    run(&mut w, b, [consume_no_ack("q", 2)]);
+    let listed = w.inspect(&mut Cursor::new(Kind::Channels), 10).into_iter();
+    let mut listed = listed.map(|item| match item {
+        Item::Channel {
+            link, number, counts, ..
+        } => (link, number, counts),
+        other => panic!("{other:?}"),
+    });
+    let mut counts = || {
+        let (link, number, counts) = listed.next().expect("a channel");
+        let (same, unsettled) = w
+            .turn(|engine| engine.channel_counts(link, number))
+            .expect("the channel");
+        assert_eq!(same, counts);
+        (counts, unsettled)
+    };
+    let published = ChannelCounts {
+        published: 7,
+        confirmed: 3,
+        unroutable_dropped: 2,
+        unroutable_returned: 1,
+        ..ChannelCounts::default()
+    };
+    assert_eq!(counts(), (published, 0));
+    let consumed = ChannelCounts {
+        delivered: 2,
+        delivered_no_ack: 1,
+        got: 1,
+        got_no_ack: 1,
+        get_empty: 1,
+        acknowledged: 1,
+        redelivered: 1,
+        ..ChannelCounts::default()
+    };
+    assert_eq!(counts(), (consumed, 1));
+}
+
+/// They were 0 always. The audit holds them against what connections have, in every test of the engine.
+#[test]
+fn bytes_of_unsettled_messages_are_those_that_consumers_have() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(
+        &mut w,
+        c,
+        [durable("q"), put("q", "four"), put("q", "sixsix"), consume("q", 1)],
+    );
+    let bytes = |w: &mut World| match w.turn(|engine| engine.inspect_queue("q")) {
+        Some(Item::Queue {
+            ready_bytes,
+            unsettled_bytes,
+            ..
+        }) => (ready_bytes, unsettled_bytes),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(bytes(&mut w), (0, 10));
+    run(&mut w, c, [cancel(1), ack(1)]);
+    assert_eq!(bytes(&mut w), (0, 6));
+    run(&mut w, c, [requeue(2)]);
+    assert_eq!(bytes(&mut w), (6, 0));
+    run(&mut w, c, [get("q")]);
+    assert_eq!(bytes(&mut w), (0, 6));
 }

@@ -4,7 +4,7 @@ use super::caller::Caller;
 use super::collect::collect;
 use super::connections::{self, Connection};
 use super::fields::Fields;
-use super::rates::Spans;
+use super::rates::{ChannelHistory, ChannelSample, Figure, Spans};
 use super::view::{Pages, Row, View};
 use super::{Answer, Api, Refusal};
 use crate::node::Node;
@@ -13,6 +13,7 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::routing;
 use gatepost_core::command::ChannelMode;
+use gatepost_core::engine::ChannelCounts;
 use gatepost_core::engine::inspect::{Item, Kind};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,13 +32,13 @@ struct Channel {
     connection: Arc<Connection>,
     number: u16,
     figures: Figures,
+    history: ChannelHistory,
 }
 
 #[derive(Clone, Copy, Default)]
 struct Figures {
     consumers: usize,
-    delivered: u64,
-    published: u64,
+    counts: ChannelCounts,
     unconfirmed: u64,
     unsettled: usize,
     prefetch_each: u32,
@@ -46,23 +47,39 @@ struct Figures {
 }
 
 impl Channel {
-    fn new(connection: &Arc<Connection>, number: u16, figures: Figures) -> Channel {
+    fn new(connection: &Arc<Connection>, number: u16, figures: Figures, history: ChannelHistory) -> Channel {
         let number = number.max(1);
         Channel {
             name: format!("{} ({number})", connection.name),
             connection: Arc::clone(connection),
             number,
             figures,
+            history,
         }
     }
 }
+
+/// As RabbitMQ calls them.
+const CHANNEL_STATS: [(&str, Figure); 11] = [
+    ("publish", Figure::Publish),
+    ("confirm", Figure::Confirm),
+    ("deliver", Figure::Deliver),
+    ("deliver_no_ack", Figure::DeliverNoAck),
+    ("get", Figure::Get),
+    ("get_no_ack", Figure::GetNoAck),
+    ("get_empty", Figure::GetEmpty),
+    ("ack", Figure::Ack),
+    ("redeliver", Figure::Redeliver),
+    ("drop_unroutable", Figure::DropUnroutable),
+    ("return_unroutable", Figure::ReturnUnroutable),
+];
 
 impl Row for Channel {
     fn name(&self) -> &str {
         &self.name
     }
 
-    fn write(&self, fields: &mut Fields<'_>, _: &Spans) {
+    fn write(&self, fields: &mut Fields<'_>, spans: &Spans) {
         let (of, f) = (&self.connection, &self.figures);
         fields.text("name", &self.name);
         fields.count("number", self.number);
@@ -80,25 +97,32 @@ impl Row for Channel {
         fields.count("prefetch_count", f.prefetch_each);
         fields.count("global_prefetch_count", f.prefetch_all);
         fields.count("consumer_count", f.consumers);
-        fields.count("messages_unacknowledged", f.unsettled);
+        let now = ChannelSample::new(&f.counts, f.unsettled as u64);
+        let unsettled = |sample: &ChannelSample| sample.of(Figure::Unacknowledged);
+        self.history.write(
+            fields,
+            "messages_unacknowledged",
+            unsettled(&now),
+            spans.lengths,
+            unsettled,
+        );
         fields.count("messages_unconfirmed", f.unconfirmed);
         for key in ["messages_uncommitted", "acks_uncommitted", "pending_raft_commands"] {
             fields.count(key, 0u64);
         }
         fields.object("message_stats", |fields| {
-            for (key, value) in [
-                ("publish", f.published),
-                ("confirm", f.published - f.unconfirmed.min(f.published)),
-                ("deliver_get", f.delivered),
-            ] {
-                fields.count(key, value);
-                fields.object(&format!("{key}_details"), |fields| fields.float("rate", 0.0));
+            for (key, figure) in CHANNEL_STATS {
+                let of = |sample: &ChannelSample| sample.of(figure);
+                self.history.write(fields, key, of(&now), spans.messages, of);
             }
+            let of = ChannelSample::deliver_get;
+            self.history.write(fields, "deliver_get", of(&now), spans.messages, of);
         });
     }
 }
 
-async fn in_vhost(caller: &Caller, node: &Node, vhost: &Vhost) -> Vec<Channel> {
+async fn in_vhost(caller: &Caller, node: &Node, vhost: &Vhost, spans: &Spans) -> Vec<Channel> {
+    let now = node.clock.now().wall.0;
     let connections = connections::in_vhost(node, vhost).await.into_iter().map(Arc::new);
     let shown = connections.filter(|connection| connections::shown(caller, connection));
     let by_link: HashMap<_, _> = shown.map(|connection| (connection.link, connection)).collect();
@@ -109,8 +133,7 @@ async fn in_vhost(caller: &Caller, node: &Node, vhost: &Vhost) -> Vec<Channel> {
             link,
             number,
             consumers,
-            delivered,
-            published,
+            counts,
             unconfirmed,
             unsettled,
             prefetch_each,
@@ -125,51 +148,52 @@ async fn in_vhost(caller: &Caller, node: &Node, vhost: &Vhost) -> Vec<Channel> {
         bare.remove(&link);
         let figures = Figures {
             consumers,
-            delivered,
-            published,
+            counts,
             unconfirmed,
             unsettled,
             prefetch_each,
             prefetch_all,
             mode,
         };
-        all.push(Channel::new(connection, number, figures));
+        let sample = ChannelSample::new(&counts, unsettled as u64);
+        let history = node.rates.channel(now, vhost.number, (link, number), sample, spans);
+        all.push(Channel::new(connection, number, figures, history));
     }
     let bare = bare
         .into_values()
-        .map(|connection| Channel::new(connection, 1, Figures::default()));
+        .map(|connection| Channel::new(connection, 1, Figures::default(), ChannelHistory::default()));
     all.extend(bare);
     all.sort_by(|a, b| (&a.connection.name, a.number).cmp(&(&b.connection.name, b.number)));
     all
 }
 
-async fn everywhere(caller: &Caller, node: &Node) -> Vec<Channel> {
+async fn everywhere(caller: &Caller, node: &Node, spans: &Spans) -> Vec<Channel> {
     let mut all = Vec::new();
     for vhost in caller.vhosts(node) {
-        all.extend(in_vhost(caller, node, &vhost).await);
+        all.extend(in_vhost(caller, node, &vhost, spans).await);
     }
     all
 }
 
 async fn list(caller: Caller, view: View, State(node): Api) -> Answer {
-    view.list(everywhere(&caller, &node).await, Pages::Known)
+    view.list(everywhere(&caller, &node, &view.spans).await, Pages::Known)
 }
 
 async fn of_vhost(caller: Caller, view: View, State(node): Api, Path(vhost): Path<String>) -> Answer {
     let vhost = caller.vhost(&node, &vhost)?;
-    view.list(in_vhost(&caller, &node, &vhost).await, Pages::Known)
+    view.list(in_vhost(&caller, &node, &vhost, &view.spans).await, Pages::Known)
 }
 
 async fn of_connection(caller: Caller, view: View, State(node): Api, Path(name): Path<String>) -> Answer {
     let connection = connections::named(&caller, &node, &name).await?;
     let vhost = caller.vhost(&node, &connection.vhost)?;
-    let mut all = in_vhost(&caller, &node, &vhost).await;
+    let mut all = in_vhost(&caller, &node, &vhost, &view.spans).await;
     all.retain(|channel| channel.connection.name == name);
     view.list(all, Pages::None)
 }
 
 async fn get(caller: Caller, view: View, State(node): Api, Path(name): Path<String>) -> Answer {
-    let all = everywhere(&caller, &node).await;
+    let all = everywhere(&caller, &node, &view.spans).await;
     let found = all.into_iter().find(|channel| channel.name == name);
     view.one(&found.ok_or_else(Refusal::not_found)?)
 }

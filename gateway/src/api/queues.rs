@@ -44,6 +44,7 @@ struct Queue {
     arguments: Table,
     queue_type: &'static str,
     ready_bytes: u64,
+    unsettled_bytes: u64,
     ready_in_memory: usize,
     counts: QueueCounts,
     exclusive_consumer: Option<Name>,
@@ -92,6 +93,7 @@ impl Queue {
             arguments,
             queue_type,
             ready_bytes,
+            unsettled_bytes,
             ready_in_memory,
             counts,
             exclusive_consumer,
@@ -115,6 +117,7 @@ impl Queue {
             arguments,
             queue_type,
             ready_bytes,
+            unsettled_bytes,
             ready_in_memory,
             counts,
             exclusive_consumer,
@@ -169,10 +172,12 @@ impl Queue {
             "messages_persistent",
             if self.is_durable { ready + unsettled } else { 0 },
         );
-        let bytes = self.ready_bytes;
+        let bytes = self.ready_bytes + self.unsettled_bytes;
         fields.count("message_bytes", bytes);
-        fields.count("message_bytes_ready", bytes);
-        fields.count("message_bytes_unacknowledged", 0u64);
+        fields.count("message_bytes_ready", self.ready_bytes);
+        fields.count("message_bytes_unacknowledged", self.unsettled_bytes);
+        // Which bodies are in memory, and which of a durable queue's messages are persistent, is not counted message by message:
+        // these are the most that it may be.
         fields.count("message_bytes_ram", bytes);
         fields.count("message_bytes_paged_out", 0u64);
         fields.count("message_bytes_persistent", if self.is_durable { bytes } else { 0 });

@@ -88,6 +88,8 @@ def unsettled_messages_and_consumers_are_shown():
     channel.connection.process_data_events(0.2)
     found = shown(name, lambda q: q.get("messages_unacknowledged") == 1 and q.get("consumer_details"))
     equal((found["messages"], found["messages_ready"], found["consumers"]), (1, 0, 1))
+    found = shown(name, lambda q: q.get("message_bytes_unacknowledged") == 1)
+    equal((found["message_bytes"], found["message_bytes_ready"]), (1, 0))
     consumer = found["consumer_details"][0]
     equal((consumer["consumer_tag"], consumer["ack_required"], consumer["prefetch_count"]), ("c1", True, 5))
     equal(consumer["queue"], {"name": name, "vhost": "/"})
@@ -133,6 +135,61 @@ def the_default_exchange_is_addressed_by_another_name():
     names = [exchange["name"] for exchange in ADMIN.get("/api/exchanges/%2F")]
     assert {"", "amq.direct", "amq.fanout", "amq.headers", "amq.match", "amq.topic"} <= set(names), names
     equal(names, sorted(names))
+
+
+@case
+def a_channel_counts_what_it_publishes_and_takes_by_the_way_it_is_settled():
+    label = unique("stats")
+    connection = amqp.connect(client_properties={"connection_name": label})
+    publisher, consumer = connection.channel(), connection.channel()
+    name = unique("api")
+    consumer.queue_declare(name, exclusive=True)
+    publisher.basic_publish("", name, b"plain")
+    publisher.confirm_delivery()
+    for body in (b"1", b"2", b"3", b"4"):
+        publisher.basic_publish("", name, body)
+    method, _, _ = consumer.basic_get(name)
+    consumer.basic_nack(method.delivery_tag, requeue=True)
+    consumer.basic_ack(consumer.basic_get(name)[0].delivery_tag)
+    consumer.basic_get(name, auto_ack=True)
+    taken = []
+
+    def take(ch, method, _, body):
+        ch.basic_ack(method.delivery_tag)
+        taken.append(body)
+
+    tag = consumer.basic_consume(name, take)
+    eventually(lambda: connection.process_data_events(0.01) or len(taken) == 3, "three deliveries")
+    consumer.basic_cancel(tag)
+    consumer.basic_get(name)
+    publishing = {"publish": 5, "confirm": 4}
+    consuming = {"get": 2, "get_no_ack": 1, "get_empty": 1, "redeliver": 1, "deliver": 3, "deliver_no_ack": 0, "ack": 4, "deliver_get": 6}
+
+    def stats():
+        connection.process_data_events(0)
+        found = [c for c in ADMIN.get("/api/channels") if c.get("connection_details", {}).get("name") == row["name"]]
+        return [channel.get("message_stats", {}) for channel in sorted(found, key=lambda c: c["number"])]
+
+    def mine():
+        return next((c for c in ADMIN.get("/api/connections") if c.get("user_provided_name") == label), None)
+
+    row = eventually(mine, "the connection")
+
+    def counted():
+        found = stats()
+        if len(found) != 2:
+            return False
+        return [all(half.get(key, 0) == value for key, value in expected.items()) for half, expected in zip(found, (publishing, consuming))] == [True, True]
+
+    eventually(counted, f"{publishing} and {consuming}, not {stats()}", 30)
+
+    def rate():
+        publisher.basic_publish("", name, b"x")
+        time.sleep(0.05)
+        return stats()[0].get("publish_details", {}).get("rate", 0) > 0
+
+    eventually(rate, "a rate", 60)
+    connection.close()
 
 
 @case

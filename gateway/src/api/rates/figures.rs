@@ -1,7 +1,7 @@
 //! What is counted, and all of it at one time.
 
 use crate::node::Node;
-use gatepost_core::engine::{Counters, QueueCounts, Traffic};
+use gatepost_core::engine::{ChannelCounts, Counters, QueueCounts, Traffic};
 use gatepost_core::in_process;
 use gatepost_core::router::ExchangeCounts;
 use std::sync::atomic::Ordering;
@@ -40,6 +40,7 @@ pub(in crate::api) enum Figure {
 }
 
 pub(in crate::api) const OF_QUEUE: usize = Figure::Unacknowledged as usize + 1;
+pub(in crate::api) const OF_CHANNEL: usize = Figure::ReturnUnroutable as usize + 1;
 pub(in crate::api) const OF_EXCHANGE: usize = 2;
 pub(in crate::api) const OF_NODE: usize = Figure::DiskFree as usize + 1;
 
@@ -49,6 +50,8 @@ pub(in crate::api) struct Sample<const N: usize>([u64; N]);
 
 /// Of a queue.
 pub(in crate::api) type QueueSample = Sample<OF_QUEUE>;
+/// Of a channel.
+pub(in crate::api) type ChannelSample = Sample<OF_CHANNEL>;
 /// Of an exchange.
 pub(in crate::api) type ExchangeSample = Sample<OF_EXCHANGE>;
 /// Of a vhost or the node.
@@ -100,6 +103,29 @@ impl QueueSample {
             (Figure::Ack, counts.acknowledged),
             (Figure::Redeliver, counts.redelivered),
             (Figure::Ready, ready),
+            (Figure::Unacknowledged, unsettled),
+        ] {
+            sample.set(figure, value);
+        }
+        sample
+    }
+}
+
+impl ChannelSample {
+    pub(in crate::api) fn new(counts: &ChannelCounts, unsettled: u64) -> ChannelSample {
+        let mut sample = ChannelSample::default();
+        for (figure, value) in [
+            (Figure::Publish, counts.published),
+            (Figure::Confirm, counts.confirmed),
+            (Figure::DropUnroutable, counts.unroutable_dropped),
+            (Figure::ReturnUnroutable, counts.unroutable_returned),
+            (Figure::Deliver, counts.delivered),
+            (Figure::DeliverNoAck, counts.delivered_no_ack),
+            (Figure::Get, counts.got),
+            (Figure::GetNoAck, counts.got_no_ack),
+            (Figure::GetEmpty, counts.get_empty),
+            (Figure::Ack, counts.acknowledged),
+            (Figure::Redeliver, counts.redelivered),
             (Figure::Unacknowledged, unsettled),
         ] {
             sample.set(figure, value);

@@ -2,7 +2,7 @@
 
 use super::super::fields::Fields;
 use super::super::query::Query;
-use super::figures::{OF_EXCHANGE, OF_NODE, OF_QUEUE, Sample};
+use super::figures::{OF_CHANNEL, OF_EXCHANGE, OF_NODE, OF_QUEUE, Sample};
 
 /// Samples of one answer.
 const SAMPLES_MAX: u64 = 1_000;
@@ -61,6 +61,8 @@ pub(in crate::api) struct History<const N: usize>(pub(super) Vec<Point<N>>);
 
 /// Of a queue.
 pub(in crate::api) type QueueHistory = History<OF_QUEUE>;
+/// Of a channel.
+pub(in crate::api) type ChannelHistory = History<OF_CHANNEL>;
 /// Of an exchange.
 pub(in crate::api) type ExchangeHistory = History<OF_EXCHANGE>;
 /// Of a vhost or the node.

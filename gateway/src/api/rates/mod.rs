@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   every 5 s: counters of each vhost ──► its ring, and the node's      (2 points; 121 of the node's)
-//!              queues and exchanges that were viewed ──► their rings     (2 points in lists; 60 once samples are asked for)
+//!              what was viewed of queues, exchanges
+//!              and channels ──► their rings                              (2 points in lists; 60 once samples are asked for)
 //! ```
 //!
 //! An object has a ring from its first view on, and keeps it for [`VIEWED`] after the last one. The rings of each kind take a
@@ -13,12 +14,12 @@ mod figures;
 mod history;
 mod rings;
 
-pub(super) use figures::{ExchangeSample, Figure, NodeSample, QueueSample, clients};
-pub(super) use history::{ExchangeHistory, NodeHistory, QueueHistory, Spans};
+pub(super) use figures::{ChannelSample, ExchangeSample, Figure, NodeSample, QueueSample, clients};
+pub(super) use history::{ChannelHistory, ExchangeHistory, NodeHistory, QueueHistory, Spans};
 
 use crate::node::Node;
 use crate::vhost::Vhost;
-use figures::{OF_EXCHANGE, OF_NODE, OF_QUEUE, Sample};
+use figures::{OF_CHANNEL, OF_EXCHANGE, OF_NODE, OF_QUEUE, Sample};
 use gatepost_core::engine::{Carried, Engine, Link};
 use gatepost_core::properties::Name;
 use gatepost_core::store::VhostId;
@@ -44,6 +45,8 @@ const CONNECTIONS_MAX: usize = 20_000;
 const VIEWED: Duration = Duration::from_secs(300);
 /// Bytes of all rings of queues.
 const QUEUES_BYTES_MAX: usize = 8 << 20;
+/// Bytes of all rings of channels.
+const CHANNELS_BYTES_MAX: usize = 4 << 20;
 /// Bytes of all rings of exchanges.
 const EXCHANGES_BYTES_MAX: usize = 2 << 20;
 /// Vhosts with more than two points.
@@ -59,6 +62,7 @@ struct State {
     vhosts: BTreeMap<VhostId, Series<OF_NODE>>,
     queues: Rings<Of<Name>, OF_QUEUE>,
     exchanges: Rings<Of<Name>, OF_EXCHANGE>,
+    channels: Rings<Of<(Link, u16)>, OF_CHANNEL>,
     connections: HashMap<(VhostId, Link), Flow>,
 }
 
@@ -99,6 +103,7 @@ impl Default for Rates {
             vhosts: BTreeMap::new(),
             queues: Rings::new(QUEUES_BYTES_MAX),
             exchanges: Rings::new(EXCHANGES_BYTES_MAX),
+            channels: Rings::new(CHANNELS_BYTES_MAX),
             connections: HashMap::new(),
         }))
     }
@@ -145,6 +150,18 @@ impl Rates {
     ) -> ExchangeHistory {
         let key = (vhost, Name::clone(exchange));
         self.0.lock().exchanges.view(now, &key, figures, spans)
+    }
+
+    /// Of a channel of a connection that has those figures now.
+    pub(super) fn channel(
+        &self,
+        now: u64,
+        vhost: VhostId,
+        channel: (Link, u16),
+        figures: ChannelSample,
+        spans: &Spans,
+    ) -> ChannelHistory {
+        self.0.lock().channels.view(now, &(vhost, channel), figures, spans)
     }
 
     /// Bytes per second, in and out, of a connection that has carried so much now.
@@ -234,6 +251,15 @@ impl Rates {
             at,
             |state| &mut state.exchanges,
             |engine, name| Some(ExchangeSample::new(&engine.exchange_counts(name)?)),
+        );
+        self.look_at_viewed(
+            &vhosts,
+            at,
+            |state| &mut state.channels,
+            |engine, (link, number)| {
+                let (counts, unsettled) = engine.channel_counts(*link, *number)?;
+                Some(ChannelSample::new(&counts, unsettled as u64))
+            },
         );
     }
 
