@@ -102,6 +102,37 @@ fn credentials_of(header: &str) -> Option<(Name, Vec<u8>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vhosts::tests::Bench;
+
+    /// Over HTTP as in all protocols: everybody knows the password of `guest`.
+    #[test]
+    fn guest_from_elsewhere_is_told_that_it_is_for_this_machine_only() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let bench = Bench::start(dir.path());
+        let ask = |from: &str| {
+            let mut request = axum::http::Request::new(()).into_parts().0;
+            let from = CameFrom(from.parse().expect("an address"));
+            request.extensions.insert(from);
+            let basic = format!("Basic {}", STANDARD.encode("guest:guest"));
+            request
+                .headers
+                .insert(header::AUTHORIZATION, basic.parse().expect("a value"));
+            let answer = by_header(&bench.node, &request, "test");
+            let answer = bench.runtime.block_on(answer).map(|caller| caller.name().clone());
+            answer.map_err(Box::new)
+        };
+        assert_eq!(ask("127.0.0.1:40000").expect("logged in"), "guest".into());
+        let refused = ask("192.0.2.7:40000").expect_err("refused");
+        assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+        let body = bench
+            .runtime
+            .block_on(axum::body::to_bytes(refused.into_body(), 1 << 10));
+        let body = String::from_utf8(body.expect("a body").into()).expect("text");
+        assert_eq!(
+            body,
+            r#"{"error":"not_authorised","reason":"User can only log in via localhost"}"#
+        );
+    }
 
     #[test]
     fn credentials_are_a_name_and_a_password_or_a_token() {

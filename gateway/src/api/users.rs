@@ -53,7 +53,9 @@ async fn get(State(node): Api, Path(user): Path<String>) -> Answer {
 /// With `If-None-Match: *`, a user that is there already is left alone, and the request refused.
 async fn put(State(node): Api, Path(user): Path<String>, headers: HeaderMap, body: Bytes) -> Answer {
     let body = Body::parse(&body)?;
-    let tags = body.texts("tags")?.unwrap_or_default();
+    // A user that is set again without them would lose them: RabbitMQ asks for them, too.
+    let tags = body.texts("tags")?;
+    let tags = tags.ok_or_else(|| Refusal::bad_request("tags_not_present"))?;
     let credential = credential(&body)?.unwrap_or(Credential::Nothing);
     if is_new(&headers) {
         node.add_user(&user, credential, names(tags)).await?;

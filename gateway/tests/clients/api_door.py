@@ -201,6 +201,60 @@ def the_consoles_own_page_is_known_behind_a_proxy():
     ADMIN.delete(path)
 
 
+@case
+def user_put_requires_tags():
+    name = unique("tags")
+    for body in ({"password": "x"}, {"password_hash": ""}, {}):
+        answer = ADMIN.ask("PUT", f"/api/users/{name}", body)
+        equal((answer.status, answer.json), (400, {"error": "bad_request", "reason": "tags_not_present"}), body)
+    ADMIN.get(f"/api/users/{name}", expect=404)
+    for tags, expected in (("", []), ([], []), ("management,policymaker", ["management", "policymaker"])):
+        ADMIN.put(f"/api/users/{name}", {"password": "x", "tags": tags})
+        equal(ADMIN.get(f"/api/users/{name}")["tags"], expected)
+    ADMIN.delete(f"/api/users/{name}")
+
+
+@case(differs="rabbitmq")
+def reason_is_always_string():
+    """RabbitMQ sends lists as well, which clients that are strict about types cannot read."""
+    queue, vhost = unique("reason"), unique("v")
+    ADMIN.put(f"/api/queues/%2F/{queue}", {"durable": True})
+    wrong = [
+        ("GET", "/api/nothing", None, 404),
+        ("GET", "/api/queues/nowhere", None, 404),
+        ("GET", f"/api/queues/%2F/{vhost}", None, 404),
+        ("GET", "/api/queues?page=x", None, 400),
+        ("GET", "/api/queues?page=1&page_size=501", None, 400),
+        ("GET", "/api/health/checks/port-listener/x", None, 400),
+        ("GET", "/api/health/checks/port-listener/1", None, 503),
+        ("PUT", f"/api/queues/%2F/{queue}", {"durable": "maybe"}, 400),
+        ("PUT", f"/api/queues/%2F/{queue}", {"durable": False}, 400),
+        ("PUT", f"/api/queues/%2F/{queue}", {"arguments": 7}, 400),
+        ("PUT", f"/api/queues/%2F/{queue}", "{", 400),
+        ("PUT", f"/api/queues/%2F/{queue}", "[]", 400),
+        ("PUT", f"/api/exchanges/%2F/{queue}", {"type": "nosuch"}, 400),
+        ("POST", f"/api/queues/%2F/{queue}/get", {}, 400),
+        ("POST", f"/api/queues/%2F/{queue}/get", {"count": 1, "ackmode": "x", "encoding": "auto"}, 400),
+        ("POST", "/api/exchanges/%2F/amq.default/publish", {}, 400),
+        ("POST", f"/api/bindings/%2F/e/nowhere/q/{queue}", {}, 404),
+        ("PUT", f"/api/policies/%2F/{queue}", {"pattern": "(", "definition": {"max-length": 1}}, 400),
+        ("PUT", f"/api/policies/%2F/{queue}", {"pattern": "", "definition": {"nosuch": 1}}, 400),
+        ("PUT", f"/api/permissions/{vhost}/guest", {"configure": "", "write": "", "read": ""}, 400),
+        ("PUT", "/api/permissions/%2F/guest", {"configure": "(", "write": "", "read": ""}, 400),
+        ("PUT", f"/api/vhost-limits/{vhost}/max-queues", {"value": 1}, 404),
+        ("PUT", "/api/parameters/nosuch/%2F/x", {"value": 1}, 400),
+        ("POST", "/api/definitions", "{", 400),
+        ("POST", "/api/definitions", {"queues": [{"name": "q", "vhost": vhost}]}, 400),
+    ]
+    for method, path, body, status in wrong:
+        answer = ADMIN.ask(method, path, body)
+        equal(answer.status, status, (method, path, body, answer.body))
+        kind = {key: type(answer.json.get(key)) for key in ("error", "reason")}
+        # A health check that fails has a status in place of an error.
+        assert kind["reason"] is str and (kind["error"] is str or status == 503), (method, path, answer.body)
+    ADMIN.delete(f"/api/queues/%2F/{queue}")
+
+
 @case(differs="rabbitmq")
 def every_answer_tells_browsers_what_it_is_not_for():
     for path, api in (("/", Api(None)), ("/app.js", Api(None)), ("/api/whoami", ADMIN), ("/api/whoami", Api(None)), ("/nothing", ADMIN)):

@@ -212,6 +212,25 @@ fn queues_channels_and_connections_are_shown_one_by_one() {
     assert_eq!(http_status(gatepost.metrics, "/metrics/nothing"), Some(404));
 }
 
+/// Every panel of a dashboard joins on the identity: a target that only has that must still have it once.
+#[test]
+fn detailed_without_family_is_identity_only() {
+    let gatepost = Gatepost::start();
+    let mut amqp = Amqp::open(gatepost.amqp);
+    amqp.declare_queue("q", true).expect("a queue");
+    for path in [
+        "/metrics/detailed",
+        "/metrics/detailed?family=nosuch",
+        "/metrics/detailed?vhost=%2F",
+    ] {
+        let text = page(&gatepost, path);
+        let body = text.split_once("\r\n\r\n").expect("a body").1;
+        let samples: Vec<&str> = body.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(samples.len(), 1, "{path}:\n{text}");
+        assert!(samples[0].contains("identity_info{") && samples[0].ends_with("rabbitmq_endpoint=\"detailed\"} 1"));
+    }
+}
+
 #[test]
 fn single_objects_are_bounded_and_what_is_left_out_is_counted() {
     let gatepost = Gatepost::with(1, "[metrics]\nper_object_limit = 10\n");

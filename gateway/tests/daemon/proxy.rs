@@ -102,3 +102,56 @@ fn a_header_comes_before_a_websocket_and_before_amqp_and_stomp() {
         assert_eq!(ask(stomp, &before(connect), 7, 5), b"ERROR");
     }
 }
+
+/// The first frames of an AMQP client that logs in: the header, and `connection.start-ok`.
+fn amqp_login(user: &str, password: &str) -> Vec<u8> {
+    let response = format!("\0{user}\0{password}");
+    let mut arguments = vec![0, 10, 0, 11];
+    // A client that says so is told why it is refused; others only see the connection close.
+    arguments.extend_from_slice(
+        b"\x00\x00\x00\x31\x0ccapabilitiesF\x00\x00\x00\x1f\x1cauthentication_failure_closet\x01\x05",
+    );
+    arguments.extend_from_slice(b"PLAIN");
+    arguments.extend_from_slice(&u32::try_from(response.len()).expect("short").to_be_bytes());
+    arguments.extend_from_slice(response.as_bytes());
+    arguments.extend_from_slice(b"\x05en_US");
+    let size = u32::try_from(arguments.len()).expect("short").to_be_bytes();
+    [&b"AMQP\x00\x00\x09\x01\x01\x00\x00"[..], &size, &arguments, b"\xCE"].concat()
+}
+
+/// As RabbitMQ ships, everybody knows the password of `guest`, so it is good on the machine itself only. (Over HTTP: a test
+/// beside `api::login`.)
+#[test]
+fn guest_remote_refused_all_protocols() {
+    let [mqtt, amqp, stomp] = std::array::from_fn(|_| free_port());
+    let settings = listener("far_mqtt", mqtt, "")
+        + &listener("far_amqp", amqp, "").replace("\"mqtt\"", "\"amqp\"")
+        + &listener("far_stomp", stomp, "").replace("\"mqtt\"", "\"stomp\"");
+    let gatepost = Gatepost::with(1, &settings);
+    let connect = b"\x10\x1b\x00\x04MQTT\x04\xc2\x00\x3c\x00\x01w\x00\x05guest\x00\x05guest";
+    let stomp_connect = b"CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n\n\0";
+    let far = |bytes: &[u8]| [V1, bytes].concat();
+    // Near, each of them logs in.
+    assert_eq!(ask(gatepost.mqtt, connect, usize::MAX, 4), CONNACK);
+    assert_eq!(ask(gatepost.stomp, stomp_connect, usize::MAX, 9), b"CONNECTED");
+    let near = ask(gatepost.amqp, &amqp_login("guest", "guest"), usize::MAX, 8);
+    assert_eq!(near[..3], [1, 0, 0], "{near:?}");
+
+    assert_eq!(ask(mqtt, &far(connect), usize::MAX, 4), REFUSED);
+    let refused = String::from_utf8_lossy(&ask(stomp, &far(stomp_connect), usize::MAX, 1 << 10)).into_owned();
+    assert!(
+        refused.starts_with("ERROR") && refused.contains("non-loopback access denied"),
+        "{refused}"
+    );
+    // It waits for our close-ok: so it is read up to what it has to say.
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, amqp)).expect("connected");
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit");
+    stream.write_all(&far(&amqp_login("guest", "guest"))).expect("sent");
+    let mut heard = Vec::new();
+    while !String::from_utf8_lossy(&heard).contains("ACCESS_REFUSED - Login was refused") {
+        let mut bytes = [0; 512];
+        let size = stream.read(&mut bytes).expect("a refusal");
+        assert!(size > 0, "closed after {:?}", String::from_utf8_lossy(&heard));
+        heard.extend_from_slice(&bytes[..size]);
+    }
+}
