@@ -3,6 +3,7 @@
 import { api, logIn, logOut, onLogout } from "./api.js";
 import { announce, bdi, field, h, say, silence } from "./dom.js";
 import * as overview from "./pages/overview.js";
+import * as flow from "./pages/flow.js";
 import * as connections from "./pages/connections.js";
 import * as channels from "./pages/channels.js";
 import * as sessions from "./pages/sessions.js";
@@ -15,7 +16,7 @@ import * as log from "./pages/log.js";
 import * as attempt from "./pages/try.js";
 
 const PAGES = {
-  overview: ["Overview", overview], connections: ["Connections", connections], channels: ["Channels", channels],
+  overview: ["Overview", overview], flow: ["Flow", flow], connections: ["Connections", connections], channels: ["Channels", channels],
   sessions: ["Sessions", sessions], topics: ["Topics", topics], exchanges: ["Exchanges", exchanges], queues: ["Queues", queues], policies: ["Policies", policies],
   admin: ["Admin", admin], log: ["Log", log], try: ["Try it", attempt],
 };
@@ -201,7 +202,7 @@ function keepFocus(main) {
   const all = "a, button, input, select, summary, [tabindex]";
   const index = [...main.querySelectorAll(all)].indexOf(focused);
   if (index < 0) return null;
-  const keyOf = (node) => node.dataset.key ?? node.getAttribute("href") ?? node.getAttribute("aria-label");
+  const keyOf = (node) => node.dataset.key ?? node.getAttribute("href") ?? node.getAttribute("aria-label") ?? (node.matches("summary") ? node.textContent : null);
   const key = keyOf(focused);
   return (fresh) => {
     if (fresh.contains(focused)) return;

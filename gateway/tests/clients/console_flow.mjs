@@ -1,0 +1,67 @@
+// The console's flow map, under real traffic.
+
+import assert from "node:assert/strict";
+import { amqp, consoleAt, eventually, photograph, test } from "./console_page.mjs";
+import { host, later, main, ports, require, unique } from "./harness.mjs";
+
+const mqtt = require("mqtt");
+
+test("an edge of one message a second appears on the map, leads to its ends, and leaves when nothing flows", async () => {
+  const [sensor, topic, queue] = [unique("<b>sensor</b>"), `plant/${unique("t")}`, unique("readings")];
+  const channel = await amqp();
+  await channel.assertQueue(queue);
+  await channel.bindQueue(queue, "amq.topic", topic.replaceAll("/", "."));
+  await channel.consume(queue, (message) => channel.ack(message));
+  const device = await mqtt.connectAsync(`mqtt://${host}:${ports.mqtt}`, { clientId: sensor });
+  const beat = setInterval(() => device.publish(topic, "21.5", { qos: 1 }), 1000);
+  later(() => clearInterval(beat));
+  // Pages in front are refreshed: nobody presses anything here.
+  const page = await consoleAt(`flow?name=${encodeURIComponent(topic)}`, { front: true });
+  await page.shows(sensor);
+  const edges = () => page.evaluate(`[...document.querySelectorAll("svg.flow path title")].map((title) => title.textContent.split(":")[0]).sort()`);
+  await eventually(async () => (await edges()).length === 2, "the edges of the topic");
+  assert.deepEqual(await edges(), [`${sensor} → ${topic}`, `${topic} → ${queue}`].sort());
+  assert.deepEqual(await page.evaluate(`[...document.querySelectorAll("svg.flow a")].map((a) => a.getAttribute("href")).sort()`),
+    [`#/connections?name=${encodeURIComponent(sensor)}`, `#/queues/%2F/${queue}`, `#/topics/%2F/${encodeURIComponent(topic)}`].sort());
+  await page.go("flow");
+  await eventually(async () => (await page.text("main")).includes("p50"), "the latency to the consumer");
+  await page.shows("waiting");
+  await photograph(page, "flow");
+  const graph = await page.evaluate(`fetch(document.querySelector("a[download='flow.dot']").href).then((answer) => answer.text())`);
+  assert.ok(graph.startsWith("digraph flow {") && graph.includes(topic), graph);
+  await page.send("Choose what flows", { name: topic.toUpperCase() });
+  await eventually(async () => (await edges()).length === 2, "the edges of the topic again");
+  clearInterval(beat);
+  await page.shows("Nothing of that name has flowed lately.");
+  await device.endAsync();
+});
+
+test("the map is for those who may monitor", async () => {
+  const user = unique("few");
+  const page = await consoleAt("admin");
+  await page.send("Set a user", { name: user, password: "x", tags: "management" });
+  await page.shows(user);
+  const theirs = await consoleAt("flow", { user, password: "x", apart: true });
+  await theirs.shows("The flow map is for users with the tag monitoring");
+});
+
+test("a thousand nodes stay readable: the fastest edges are shown, and the rest is said", async () => {
+  const page = await consoleAt("overview");
+  await page.shows("Listeners");
+  const node = (kind, name) => ({ id: `${kind}:/:${name}`, kind, name, vhost: "/" });
+  const exchange = node("exchange", "amq.topic");
+  const clients = Array.from({ length: 1000 }, (_, n) => node("client", `sensor-${n}`));
+  const edges = clients.map((client, n) => ({ from: client.id, to: exchange.id, rate: 1000 - n, bytes_rate: 1, total: 5, latency_ms: null }));
+  const flow = { at: 1, interval: 5, nodes: [exchange, ...clients], edges, left_out: { nodes: 3, edges: 7 } };
+  await page.evaluate(`(() => {
+    const real = window.fetch;
+    window.fetch = (path, ...rest) => (String(path).startsWith("api/gatepost/flow?") ? Promise.resolve(new Response(${JSON.stringify(JSON.stringify(flow))})) : real(path, ...rest));
+  })()`);
+  await page.go("flow");
+  await page.shows("940 slower edges are not shown");
+  await page.shows("The gateway left out 3 nodes and 7 edges");
+  assert.equal(await page.evaluate(`document.querySelectorAll("svg.flow path").length`), 60);
+  assert.ok((await page.text("main")).includes("sensor-0"), "the fastest is there");
+});
+
+await main(100_000, 4);
