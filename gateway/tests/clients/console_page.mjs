@@ -117,3 +117,13 @@ export async function noQueue(name) {
 }
 
 export const amqp = async () => (await amqplib.connect(`amqp://guest:guest@${host}:${ports.amqp}`)).createConfirmChannel();
+
+/** Names that a page may take for something else. 255 bytes are the most that AMQP has. */
+export const HOSTILE = {
+  "that look like markup and paths": '<img src=x onerror="window.hit=1">a/b?c=d&e=f;g %2F%\'"`${1}\\',
+  "of other directions": "\u2764\ufe0f \u05e2\u05d1\u05e8\u05d9\u05ea \u202eevil",
+  "that are long": "x".repeat(220),
+};
+
+/** As a page shows it: what cannot be seen is named. */
+export const shown = (name) => name.replace("\u202e", "<U+202E>");

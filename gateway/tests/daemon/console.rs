@@ -9,8 +9,13 @@ fn the_console_works_in_a_browser() {
 }
 
 #[test]
-fn the_console_shows_names_of_any_characters_and_long_lists() {
+fn the_console_shows_queues_and_exchanges_with_names_of_any_characters() {
     node(&mut Gatepost::start(), "console_names.mjs");
+}
+
+#[test]
+fn the_console_shows_clients_and_users_of_any_name_and_long_lists() {
+    node(&mut Gatepost::start(), "console_clients.mjs");
 }
 
 #[test]
