@@ -9,7 +9,8 @@ test("by keyboard alone one logs in, declares a queue and deletes it", async () 
   const queue = unique("keys");
   const page = await open(`${address}/`, { apart: true });
   await page.agree();
-  const focus = () => page.evaluate(`document.activeElement.getAttribute("aria-label") ?? (document.activeElement.name || document.activeElement.innerText)`);
+  // Nothing has it in a page that has only just been opened.
+  const focus = () => page.evaluate(`(() => { const at = document.activeElement; return at ? at.getAttribute("aria-label") ?? (at.name || at.innerText) : ""; })()`);
   /** Goes on with Tab until the focus is there. */
   const tabTo = async (wanted) => {
     for (let n = 0; n < 200; n++) {
