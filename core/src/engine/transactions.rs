@@ -18,6 +18,7 @@ use super::{Engine, Limit, done};
 use crate::command::{Channel as ChannelNumber, Command, Outcome, PublishFlags, Transaction};
 use crate::event::{Event, Op, Pressure};
 use crate::fault::{Fault, FaultKind};
+use crate::message::Message;
 use crate::router::Target;
 use crate::slots::{Link, QueueKey};
 use hashbrown::{HashMap, HashSet};
@@ -158,6 +159,40 @@ impl Engine {
             .collect()
     }
 
+    /// Counts a publish of a transaction that is applied. Where a transaction is refused nothing of it counts, so each publish
+    /// that comes here is kept.
+    fn count_publish(
+        &mut self,
+        link: Link,
+        channel: ChannelNumber,
+        flags: PublishFlags,
+        message: &Message,
+        queues: usize,
+    ) {
+        let Some(l) = self.links.get_mut(link) else {
+            return;
+        };
+        l.publishes = true;
+        let traffic = self.counters.of(l.traffic);
+        let size = message.body().len();
+        traffic.published += 1;
+        traffic.published_bytes += size as u64;
+        traffic.note_size(size);
+        let c = l.channel(channel);
+        c.published += 1;
+        match queues {
+            0 if flags.contains(PublishFlags::MANDATORY) => {
+                traffic.unroutable_returned += 1;
+                c.seldom.make().unroutable_returned += 1;
+            }
+            0 => {
+                traffic.unroutable_dropped += 1;
+                c.seldom.make().unroutable_dropped += 1;
+            }
+            _ => traffic.routed += 1,
+        }
+    }
+
     /// Returns the work units it took.
     fn apply_transaction(&mut self, link: Link, transaction: Transaction, found: &[Vec<Target>]) -> usize {
         let Transaction { channel, commands } = transaction;
@@ -172,28 +207,7 @@ impl Engine {
                     message,
                     ..
                 } => {
-                    if let Some(l) = self.links.get_mut(link) {
-                        l.publishes = true;
-                        let traffic = self.counters.of(l.traffic);
-                        traffic.published += 1;
-                        let size = message.body().len();
-                        traffic.published_bytes += size as u64;
-                        traffic.note_size(size);
-                        // Where a transaction is refused nothing of it counts, so each publish that comes here is kept.
-                        let c = l.channel(channel);
-                        c.published += 1;
-                        match targets.len() {
-                            0 if flags.contains(PublishFlags::MANDATORY) => {
-                                traffic.unroutable_returned += 1;
-                                c.seldom.make().unroutable_returned += 1;
-                            }
-                            0 => {
-                                traffic.unroutable_dropped += 1;
-                                c.seldom.make().unroutable_dropped += 1;
-                            }
-                            _ => traffic.routed += 1,
-                        }
-                    }
+                    self.count_publish(link, channel, flags, &message, targets.len());
                     let route = RouteBy::Targets(targets);
                     let Ok(Some(enqueued)) = self.route_and_enqueue(link, &message, route, &[]) else {
                         debug_assert!(false, "its queues are known");
