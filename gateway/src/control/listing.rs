@@ -112,8 +112,8 @@ impl Kind {
             }
             Kind::Channels => {
                 "acks_uncommitted confirm connection_details consumer_count global_prefetch_count idle_since message_stats \
-                 messages_unacknowledged messages_uncommitted messages_unconfirmed name node number pending_raft_commands \
-                 prefetch_count state transactional user user_who_performed_action vhost"
+                 messages_unacknowledged messages_unacknowledged_details messages_uncommitted messages_unconfirmed name node \
+                 number pending_raft_commands prefetch_count state transactional user user_who_performed_action vhost"
             }
             Kind::Consumers => {
                 "ack_required active activity_status arguments channel_details consumer_tag consumer_timeout exclusive \
@@ -133,7 +133,9 @@ impl Kind {
                 "arguments auto_delete durable internal message_stats name policy type user_who_performed_action vhost"
             }
             Kind::Bindings => "arguments destination destination_type properties_key routing_key source vhost",
-            Kind::Sessions => "client_id connected expires_at expiry in_flight messages subscriptions user",
+            Kind::Sessions => {
+                "client_id connected expires_at expiry in_flight messages subscription_count subscriptions user"
+            }
             Kind::Subscriptions => "client_id filter qos",
             Kind::Retained => "bytes topic",
             Kind::Vhosts => {
