@@ -227,15 +227,7 @@ fn run_pair(options: &HostileOptions, broker: &Running, duration: Duration) -> a
     plan.durable = options.durable;
     plan.pid = Some(broker.pid);
     let report = run::run(&plan)?;
-    ensure!(
-        report.clean,
-        "{}; {}; {} published, {} confirmed, {} refused",
-        report.failure.as_deref().unwrap_or("not clean"),
-        report.verdict,
-        report.published,
-        report.confirmed,
-        report.refused
-    );
+    report.ensure_clean()?;
     Ok(report)
 }
 

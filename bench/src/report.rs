@@ -4,6 +4,7 @@ use crate::latency::Percentiles;
 use crate::meter::Usage;
 use crate::plan::{Phase, Protocol};
 use crate::verify::Verdict;
+use anyhow::ensure;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -49,6 +50,26 @@ pub(crate) struct BrokerCost {
     pub(crate) usage: Usage,
     /// Resident memory that the idle connections of this run took, divided by their number.
     pub(crate) rss_bytes_per_idle_connection: Option<f64>,
+}
+
+impl Report {
+    /// Checks that every message was confirmed and came once, in order and whole, as the plan asks. Other runs must not be used
+    /// as figures.
+    ///
+    /// # Errors
+    /// What was not so.
+    pub(crate) fn ensure_clean(&self) -> anyhow::Result<()> {
+        ensure!(
+            self.clean,
+            "{}; {}; {} published, {} confirmed, {} refused",
+            self.failure.as_deref().unwrap_or("not clean"),
+            self.verdict,
+            self.published,
+            self.confirmed,
+            self.refused
+        );
+        Ok(())
+    }
 }
 
 impl BrokerCost {

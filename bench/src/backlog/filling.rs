@@ -5,7 +5,6 @@ use crate::compare::peer::Running;
 use crate::plan::Plan;
 use crate::report::Report;
 use crate::run;
-use anyhow::ensure;
 use std::time::Duration;
 
 /// Pause after a start or a fill before memory is read, so that the broker has finished its work.
@@ -22,22 +21,8 @@ const FILL_STALL: Duration = Duration::from_secs(60);
 pub(crate) fn fill(mut plan: Plan) -> anyhow::Result<Report> {
     plan.stall = FILL_STALL;
     let report = run::run(&plan)?;
-    ensure_clean(&report)?;
+    report.ensure_clean()?;
     Ok(report)
-}
-
-/// Checks that the broker took and confirmed everything. Other runs must not be used as figures.
-pub(crate) fn ensure_clean(report: &Report) -> anyhow::Result<()> {
-    ensure!(
-        report.clean,
-        "{}; {}; {} published, {} confirmed, {} refused",
-        report.failure.as_deref().unwrap_or("not clean"),
-        report.verdict,
-        report.published,
-        report.confirmed,
-        report.refused
-    );
-    Ok(())
 }
 
 /// The broker's metrics now; `None`: it has none.

@@ -1,6 +1,6 @@
 //! One backlog from its first message to its last: fill, end the broker, start it again, empty and verify.
 
-use super::filling::{DRAIN_STALL, SETTLE, ensure_clean, fill, scrape};
+use super::filling::{DRAIN_STALL, SETTLE, fill, scrape};
 use super::reclaim::{self, Shrunk};
 use super::scrape::{CACHED_BYTES, SYNC_SECONDS, SYNCS, Scrape};
 use super::syncs::sync_times;
@@ -168,7 +168,7 @@ pub(crate) fn settled_early(way: &Way, load: Load, directory: &Path) -> anyhow::
     thread::sleep(SETTLE);
     let report = run::run(&way.plan(&broker, load, Phase::Through)?)?;
     broker.stop()?;
-    ensure_clean(&report)?;
+    report.ensure_clean()?;
     Ok(report)
 }
 

@@ -6,7 +6,7 @@
 //!                             ^ resting: files made ahead for what comes next are there, messages are not
 //! ```
 
-use super::filling::{DRAIN_STALL, SETTLE, ensure_clean, fill};
+use super::filling::{DRAIN_STALL, SETTLE, fill};
 use super::way::{Load, Way};
 use crate::compare::peer::{Running, tree_disk_bytes};
 use crate::connect;
@@ -107,7 +107,7 @@ pub(crate) fn reclaim(
     let begun = Instant::now();
     match deed {
         Deed::Purge => connect::purge(&plan)?,
-        Deed::Empty => ensure_clean(&run::run(&plan)?)?,
+        Deed::Empty => run::run(&plan)?.ensure_clean()?,
         Deed::Delete => connect::clean_up(&plan)?,
     }
     let deed_ms = begun.elapsed().as_secs_f64() * 1000.0;
@@ -144,7 +144,7 @@ pub(crate) fn rest(
     let mut plan = way.plan(broker, one, Phase::Through)?;
     plan.name = "rest".into();
     plan.choose_address();
-    ensure_clean(&run::run(&plan)?)?;
+    run::run(&plan)?.ensure_clean()?;
     thread::sleep(SETTLE);
     Ok(tree_disk_bytes(directory))
 }

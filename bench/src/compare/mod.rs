@@ -304,15 +304,7 @@ impl Bench<'_> {
     /// A run that counts only when every message came once, in order and whole.
     fn run(&mut self, plan: Plan) -> anyhow::Result<Report> {
         let report = run::run(&self.settings(plan))?;
-        ensure!(
-            report.clean,
-            "{}; {}; {} published, {} confirmed, {} refused",
-            report.failure.as_deref().unwrap_or("not clean"),
-            report.verdict,
-            report.published,
-            report.confirmed,
-            report.refused
-        );
+        report.ensure_clean()?;
         Ok(report)
     }
 

@@ -4,6 +4,7 @@ use super::caller::Caller;
 use super::collect::collect;
 use super::connections::{self, Connection};
 use super::fields::Fields;
+use super::overview;
 use super::rates::{ChannelHistory, ChannelSample, Figure, Spans};
 use super::view::{Pages, Row, View};
 use super::{Answer, Api, Refusal};
@@ -59,21 +60,6 @@ impl Channel {
     }
 }
 
-/// As RabbitMQ calls them.
-const CHANNEL_STATS: [(&str, Figure); 11] = [
-    ("publish", Figure::Publish),
-    ("confirm", Figure::Confirm),
-    ("deliver", Figure::Deliver),
-    ("deliver_no_ack", Figure::DeliverNoAck),
-    ("get", Figure::Get),
-    ("get_no_ack", Figure::GetNoAck),
-    ("get_empty", Figure::GetEmpty),
-    ("ack", Figure::Ack),
-    ("redeliver", Figure::Redeliver),
-    ("drop_unroutable", Figure::DropUnroutable),
-    ("return_unroutable", Figure::ReturnUnroutable),
-];
-
 impl Row for Channel {
     fn name(&self) -> &str {
         &self.name
@@ -111,7 +97,7 @@ impl Row for Channel {
             fields.count(key, 0u64);
         }
         fields.object("message_stats", |fields| {
-            for (key, figure) in CHANNEL_STATS {
+            for (key, figure) in overview::MESSAGE_STATS {
                 let of = |sample: &ChannelSample| sample.of(figure);
                 self.history.write(fields, key, of(&now), spans.messages, of);
             }

@@ -122,7 +122,8 @@ pub(super) const CHURN: [(&str, Figure); 7] = [
     ("queue_deleted", Figure::QueueDeleted),
 ];
 
-const MESSAGE_STATS: [(&str, Figure); 11] = [
+/// What is counted of messages, as RabbitMQ calls it: of a channel, a vhost and the node.
+pub(super) const MESSAGE_STATS: [(&str, Figure); 11] = [
     ("publish", Figure::Publish),
     ("confirm", Figure::Confirm),
     ("deliver", Figure::Deliver),
