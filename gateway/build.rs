@@ -1,4 +1,5 @@
 //! Packs the console's files (`ui/`) into the program. They are compressed here, once: nothing is while it runs.
+//! And tells the linker of a release build which functions lie together (`layout.ld`).
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -10,6 +11,7 @@ use std::{env, fs};
 
 fn main() {
     println!("cargo::rerun-if-changed=ui");
+    lay_out();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("ui");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     let mut table = String::from("&[\n");
@@ -31,6 +33,22 @@ fn main() {
     }
     table.push(']');
     fs::write(out.join("ui.rs"), table).expect("a file in OUT_DIR");
+}
+
+/// Hands `layout.ld` to the linker: without it, a gateway at rest has 4 MB more of its code in memory.
+///
+/// GNU ld and LLD read it. Other linkers may not: whoever names a linker in RUSTFLAGS goes without.
+fn lay_out() {
+    let variable = |name| env::var(name).unwrap_or_default();
+    let release = variable("PROFILE") == "release" && variable("CARGO_CFG_TARGET_OS") == "linux";
+    let flags = variable("CARGO_ENCODED_RUSTFLAGS");
+    println!("cargo::rerun-if-changed=layout.ld");
+    if release && !["fuse-ld", "linker"].iter().any(|named| flags.contains(named)) {
+        println!(
+            "cargo::rustc-link-arg-bins=-T{}/layout.ld",
+            variable("CARGO_MANIFEST_DIR")
+        );
+    }
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {
