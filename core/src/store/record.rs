@@ -132,6 +132,60 @@ pub(crate) fn open(bytes: &[u8], lsn: u64, seed: u32) -> Option<Raw<'_>> {
     })
 }
 
+/// A keyed record whose checksum does not hold, but whose header can be read.
+pub(crate) struct LegibleKey {
+    pub(crate) flags: u8,
+    pub(crate) head: Vec<u8>,
+    /// The record's length, without padding.
+    pub(crate) len: usize,
+}
+
+/// Reads the key of a damaged record, whose value may be lost. The address and the length must hold. A single flipped bit in
+/// the rest is found by the checksum and corrected in the copy that is returned, so that it cannot turn one key into another.
+pub(crate) fn legible_key(bytes: &[u8], lsn: u64, seed: u32) -> Option<LegibleKey> {
+    let mut input = Input(bytes.get(4..)?);
+    let len = input.u32()? as usize;
+    // A damaged message may be large and is of no interest here. Its kind is more than one bit away from a key's.
+    let is_maybe_key = |kind: u8| (kind ^ Kind::Key as u8).count_ones() <= 1;
+    if input.u64()? != lsn || !(HEADER_BYTES..=RECORD_BYTES_MAX).contains(&len) || !is_maybe_key(input.u8()?) {
+        return None;
+    }
+    let mut bytes = bytes.get(..len)?.to_vec();
+    if let Some(bit) = flipped_bit(&bytes, seed) {
+        bytes[bit / 8] ^= 1 << (bit % 8);
+    }
+    let mut input = Input(&bytes);
+    input.bytes(16)?;
+    let kind = Kind::from_u8(input.u8()?)?;
+    let flags = input.u8()?;
+    input.bytes(2)?;
+    let head_len = input.u32()? as usize;
+    let head = input.bytes(head_len)?.to_vec();
+    (kind == Kind::Key).then_some(LegibleKey { flags, head, len })
+}
+
+/// The bit of a record, counted from its start, that must have been flipped if it was only one. `None` if one flipped bit does
+/// not explain the checksum.
+fn flipped_bit(bytes: &[u8], seed: u32) -> Option<usize> {
+    /// CRC-32C's polynomial, lowest bit first.
+    const POLYNOMIAL: u32 = 0x82F6_3B78;
+    let mut input = Input(bytes);
+    let difference = input.u32()? ^ crc32c::crc32c_append(seed, input.0);
+    // The checksum itself was hit.
+    if difference.count_ones() == 1 {
+        return Some(difference.trailing_zeros() as usize);
+    }
+    // How a flip of the last bit changes the checksum; each step back shifts that once more.
+    let mut change = POLYNOMIAL;
+    for bit in (32..bytes.len() * 8).rev() {
+        if change == difference {
+            return Some(bit);
+        }
+        change = (change >> 1) ^ (POLYNOMIAL & (change & 1).wrapping_neg());
+    }
+    None
+}
+
 /// A record being encoded at the end of a buffer. `out.len()` must be a multiple of 8.
 pub(crate) struct Encoder<'a> {
     out: &'a mut Vec<u8>,

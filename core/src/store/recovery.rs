@@ -29,9 +29,10 @@ use super::directory::{Directory, Entries, Listed};
 use super::disk::{Disk, DiskFile, Patient};
 use super::files::Shared;
 use super::footer::Ending;
-use super::index::{Index, KeyRecord, Move, Root, Segments};
+use super::index::{Index, KeyEntry, KeyRecord, Move, Root, Segments};
 use super::log::{AHEAD, SPARES_MAX, Segment, Spare};
 use super::missing::{self, Expected};
+use super::record::{ALIGN, DELETED, legible_key, parse_key};
 use super::segment::{
     BadHeader, COLD_DIR, LOG_DIR, SECTOR, SegmentHeader, SegmentKind, SegmentWriter, VERSION, id_of, path,
     read_directory,
@@ -572,10 +573,12 @@ impl<D: Disk> Recovery<D> {
         let is_synced = |header: &SegmentHeader, at: u32| {
             header.kind == SegmentKind::Log && header.base + u64::from(at) < durable(header)
         };
+        let mut damaged: Vec<(SegmentHeader, u32, u32)> = Vec::new();
         for hole in &self.holes {
             if hole.certain || is_synced(&hole.header, hole.from) {
                 let bytes = self.bytes(&hole.header, hole.from, hole.to);
                 self.set_aside(&hole.header, hole.from, &bytes, "records that were synced do not hold");
+                damaged.push((hole.header, hole.from, hole.to));
             } else {
                 tracing::info!(
                     segment = hole.header.id,
@@ -590,6 +593,7 @@ impl<D: Disk> Recovery<D> {
             if is_synced(&leftover.header, leftover.end.next_multiple_of(SECTOR)) {
                 self.shared
                     .damaged(&leftover.header, leftover.end, &[], "the segment's end is missing");
+                damaged.push((leftover.header, leftover.end, leftover.header.size));
             }
         }
         let mut doubtful = std::mem::take(&mut self.doubtful);
@@ -599,6 +603,7 @@ impl<D: Disk> Recovery<D> {
             .into_iter()
             .filter(|group| group.certain || is_synced(&group.header, group.at))
             .collect();
+        damaged.retain(|(header, ..)| self.unsealed.iter().any(|leftover| leftover.header.id == header.id));
         for (header, _, op) in doubtful {
             self.apply(&header, op);
         }
@@ -609,6 +614,51 @@ impl<D: Disk> Recovery<D> {
                 self.apply(&group.header, op);
             }
         }
+        // Last: by now every older value of a key is known.
+        for (header, from, to) in damaged {
+            let bytes = self.bytes(&header, from, to);
+            if self.find_legible_keys(&header, from, &bytes) {
+                // A directory would not list them, so the next start must read the records again.
+                self.unsealed.retain(|leftover| leftover.header.id != header.id);
+            }
+        }
+    }
+
+    /// Looks for damaged records of retained messages in a segment without a footer, where no directory names what was lost.
+    /// A key that can still be read makes the older value of that key outdated: the start must not bring that value back. Returns
+    /// whether it found any.
+    fn find_legible_keys(&mut self, header: &SegmentHeader, from: u32, bytes: &[u8]) -> bool {
+        let covered_end = self.segments.get(&header.id).map_or(0, |segment| segment.covered);
+        let mut found = false;
+        for at in (0..bytes.len()).step_by(ALIGN) {
+            let offset = from + at as u32;
+            let lsn = header.base + u64::from(offset);
+            let Some(record) = legible_key(&bytes[at..], lsn, header.seed()) else {
+                continue;
+            };
+            let Some((version, key)) = parse_key(&record.head) else {
+                continue;
+            };
+            let version = if version == 0 { lsn } else { version };
+            let is_outdated = |entry: &KeyEntry| entry.version < version;
+            let is_judged = offset < covered_end && !self.is_covered_bulk(key);
+            if !key::is_bulk(key) || is_judged || !self.index.keys.get(key).is_some_and(is_outdated) {
+                continue;
+            }
+            let record = KeyRecord {
+                at: Position {
+                    segment: header.id,
+                    offset,
+                },
+                version,
+                len: record.len.next_multiple_of(ALIGN) as u32,
+                deleted: record.flags & DELETED != 0,
+                value: None,
+            };
+            self.index.found_key(key, record);
+            found = true;
+        }
+        found
     }
 
     fn bytes(&self, header: &SegmentHeader, from: u32, to: u32) -> Vec<u8> {

@@ -6,7 +6,6 @@
 use super::directory::{Entries, Listed};
 use super::disk::{Disk, Patient};
 use super::files::Shared;
-use super::index::{Index, KeyEntry};
 use super::key::{self, KeyKind, VhostId};
 use super::log::Rescued;
 use super::reader::Chunk;
@@ -158,9 +157,9 @@ impl<D: Disk> LiveKeys<D> {
         Ok(())
     }
 
-    /// Records do not hold. What is damaged comes from the checkpoint or from an older copy, and is then rescued. What is
-    /// nowhere is forgotten, but for retained messages that have older records: these are outdated, and a deletion keeps
-    /// them from coming back once the damaged record is not listed any more.
+    /// Handles records that do not hold. A value that the checkpoint or an older copy has is written again; a key without any
+    /// is forgotten. A retained message is deleted by a record instead: its older records are outdated, and would come back at
+    /// the first start that does not find the damaged one.
     fn meet(&self, mut places: BTreeMap<Position, Option<Vec<u8>>>) -> Result<(), StoreError> {
         {
             let met = self.met.lock();
@@ -181,7 +180,7 @@ impl<D: Disk> LiveKeys<D> {
                 (None, Some(value)) => (Some(value.clone()), "an older copy is used, and written again"),
                 (None, None) => (None, "it is lost"),
             };
-            let is_rescued = value.is_some() || deletes_older(&index, &key);
+            let is_rescued = value.is_some() || key::is_bulk(&key);
             if !is_rescued {
                 index.take_key(&key);
             }
@@ -249,11 +248,6 @@ impl<D: Disk> LiveKeys<D> {
         }
         Ok(found)
     }
-}
-
-fn deletes_older(index: &Index, key: &[u8]) -> bool {
-    let has_older = |entry: &KeyEntry| !entry.older.is_empty();
-    key::is_bulk(key) && index.keys.get(key).is_some_and(has_older)
 }
 
 impl<D: Disk> Values for LiveKeys<D> {

@@ -311,6 +311,61 @@ fn an_outdated_retained_message_does_not_come_back_where_the_newest_is_damaged()
     }
 }
 
+/// The same in a segment that a crash left without a footer: nothing lists its records. Whatever bit is flipped, of the key or
+/// of the value, a start has the newest value or none.
+#[test]
+fn an_outdated_retained_message_does_not_come_back_from_a_segment_without_a_footer() {
+    let topic = key(VhostId(1), KeyKind::Retained, &[b"state\0"]);
+    let other = key(VhostId(1), KeyKind::Retained, &[b"statf\0"]);
+    let set = |key: &[u8], value: &[u8]| Record::Key {
+        key: key.into(),
+        value: Some(value.into()),
+    };
+    for same_segment in [false, true] {
+        let disk = SimDisk::new(1);
+        let (mut store, _) = open_with(&disk, settings());
+        commit(
+            &mut store,
+            vec![publish(&message(0, 100), 1, 0), set(&topic, b"outdated")],
+            0,
+        );
+        if !same_segment {
+            store.close(at(100)).unwrap();
+            store = open_with(&disk, settings()).0;
+        }
+        commit(&mut store, vec![set(&other, b"its neighbour")], 150);
+        commit(&mut store, vec![set(&topic, b"the newest")], 200);
+        // It says that the write before was synced.
+        commit(&mut store, vec![publish(&message(1, 100), 1, 1)], 300);
+        drop(store);
+        let disk = disk.restart(Crash::Process);
+        let newest = |path: &String| disk.read(path).is_some_and(|bytes| place(&bytes).is_some());
+        let path = disk.paths().into_iter().find(newest).unwrap();
+        let value = place(&disk.read(&path).unwrap()).unwrap();
+        // The kind, the flags and the head's length; the version and the key with its length; the value.
+        let kind = value - topic.len() - 2 - 8;
+        for bit in kind * 8..(value + 10) * 8 {
+            let damaged = disk.restart(Crash::Process);
+            damaged.damage(&path, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
+            let (started, repaired) = (damaged.restart(Crash::Process), damaged.restart(Crash::Process));
+            repair(Arc::new(repaired.clone()), settings(), at(400), &mut |_| {}).unwrap();
+            for mut disk in [started, repaired] {
+                for n in 0..3 {
+                    let (store, recovered) = open_with(&disk, settings());
+                    let why = format!("{same_segment} {bit} {n}");
+                    assert!(!recovered.keys.contains_key(&topic), "{why}");
+                    assert!(recovered.keys.contains_key(&other), "{why}: a neighbour");
+                    // The first start ends in a crash: the next one has to judge the same damage again.
+                    if n > 0 {
+                        store.close(at(600 + n)).unwrap();
+                    }
+                    disk = disk.restart(Crash::Process);
+                }
+            }
+        }
+    }
+}
+
 fn place(bytes: &[u8]) -> Option<usize> {
     bytes.windows(10).position(|part| part == b"the newest")
 }
