@@ -95,22 +95,30 @@ impl Engine {
         budget: &mut Budget,
     ) -> Result<(), Box<DeleteExchange>> {
         let channel = c.channel;
-        let permitted = self.router.refuse_default(&c.name);
-        let permitted = permitted.and_then(|()| self.permit(link, Permission::Configure, Resource::Exchange(&c.name)));
-        if let Err(fault) = permitted {
-            self.fail(link, channel, Op::DeleteExchange, fault);
-            return Ok(());
+        if let Some(Deleting::Exchange(_)) = self.take_deleting(link) {
+            if !self.router.is_ending(&c.name) {
+                // Somebody declared an exchange of that name, which first ended the old one. The new one stays.
+                self.answer_deleted(link, c.reply, channel, done(channel, Op::DeleteExchange));
+                return Ok(());
+            }
+        } else {
+            let permitted = self.router.refuse_default(&c.name);
+            let permitted =
+                permitted.and_then(|()| self.permit(link, Permission::Configure, Resource::Exchange(&c.name)));
+            if let Err(fault) = permitted {
+                self.fail(link, channel, Op::DeleteExchange, fault);
+                return Ok(());
+            }
         }
         // A fault is found again below.
         while let Ok(Some(removed)) = self.router.thin_exchange(&c.name, c.if_unused) {
             budget.spend(removed.len() * BINDING_WORK);
             self.log_removed(&removed);
             if budget.is_spent() {
-                self.note_deleting(link, Some(Deleting::Exchange(c.name.clone())));
+                self.note_deleting(link, Deleting::Exchange(c.name.clone()));
                 return Err(c);
             }
         }
-        self.note_deleting(link, None);
         match self.router.delete_exchange(&c.name, c.if_unused) {
             Ok(removed) => {
                 let gate = self.log_removed(&removed);
@@ -433,29 +441,49 @@ impl Engine {
         budget: &mut Budget,
     ) -> Result<(), Unfinished> {
         let channel = c.channel;
-        let queue = match self.find_queue(link, channel, &c.name, Permission::Configure) {
-            Ok(queue) => queue,
-            // Deleting what is not there is no fault.
-            Err(fault) if fault.kind == FaultKind::NotFound && !c.name.is_empty() => {
-                if c.reply {
-                    self.answer(link, channel, Event::QueueDeleted { channel, messages: 0 }, None);
+        let (queue, messages) = match self.take_deleting(link) {
+            Some(Deleting::Queue { queue, messages }) => (queue, messages),
+            _ => match self.queue_to_delete(link, c) {
+                Ok(Some(queue)) => (queue, self.queues[queue].depth_told()),
+                // Deleting what is not there is no fault.
+                Ok(None) => {
+                    if c.reply {
+                        self.answer(link, channel, Event::QueueDeleted { channel, messages: 0 }, None);
+                    }
+                    return Ok(());
                 }
-                return Ok(());
-            }
-            Err(fault) => {
-                self.fail(link, channel, Op::DeleteQueue, fault);
-                return Ok(());
-            }
+                Err(fault) => {
+                    self.fail(link, channel, Op::DeleteQueue, fault);
+                    return Ok(());
+                }
+            },
+        };
+        if !self.queues.contains(queue) {
+            // Somebody declared a queue of that name, which first ended the old one. The new one stays.
+            self.answer_deleted(link, c.reply, channel, Event::QueueDeleted { channel, messages });
+            return Ok(());
+        }
+        if let Err(unfinished) = self.unbind_queue(queue, budget) {
+            self.note_deleting(link, Deleting::Queue { queue, messages });
+            return Err(unfinished);
+        }
+        let asker = c.reply.then_some((link, channel));
+        self.delete_queue_asked(queue, asker);
+        Ok(())
+    }
+
+    /// The queue that a client asks to delete, if there is one and the client may delete it as it is.
+    fn queue_to_delete(&mut self, link: Link, c: &DeleteQueue) -> Result<Option<QueueKey>, Fault> {
+        let queue = match self.find_queue(link, c.channel, &c.name, Permission::Configure) {
+            Ok(queue) => queue,
+            Err(fault) if fault.kind == FaultKind::NotFound && !c.name.is_empty() => return Ok(None),
+            Err(fault) => return Err(fault),
         };
         let q = &self.queues[queue];
         let queue_type = q.arguments.queue_type;
-        let refused = queue_type.refuse_conditional_delete(c.if_empty, c.if_unused, &self.queue_text(&q.name));
-        if let Err(fault) = refused {
-            self.fail(link, channel, Op::DeleteQueue, fault);
-            return Ok(());
-        }
+        queue_type.refuse_conditional_delete(c.if_empty, c.if_unused, &self.queue_text(&q.name))?;
         let refusal = if q.ending {
-            // It was found to be so when the deletion began.
+            // Its deletion has begun: the conditions held then.
             None
         } else if c.if_empty && q.depth() > 0 {
             Some("not empty")
@@ -466,18 +494,18 @@ impl Engine {
         };
         if let Some(why) = refusal {
             let text = format!("{} {why}", self.queue_text(&q.name));
-            let fault = Fault::new(FaultKind::PreconditionFailed, text);
-            self.fail(link, channel, Op::DeleteQueue, fault);
-            return Ok(());
+            return Err(Fault::new(FaultKind::PreconditionFailed, text));
         }
-        if let Err(unfinished) = self.unbind_queue(queue, budget) {
-            self.note_deleting(link, Some(Deleting::Queue(queue)));
-            return Err(unfinished);
+        Ok(Some(queue))
+    }
+
+    /// Answers a deletion that something else has finished, perhaps a moment ago: the answer waits for all that is on its way to
+    /// the log.
+    fn answer_deleted(&mut self, link: Link, reply: bool, channel: ChannelNumber, event: Event) {
+        if reply {
+            let gate = self.staging.wait_for_all();
+            self.answer(link, channel, event, gate);
         }
-        self.note_deleting(link, None);
-        let asker = c.reply.then_some((link, channel));
-        self.delete_queue_asked(queue, asker);
-        Ok(())
     }
 
     /// Deletes a queue with everything in it: bindings, consumers, messages. One with many bindings goes by and by.
@@ -497,10 +525,11 @@ impl Engine {
     /// Takes away the bindings of a queue that is being deleted, but for the last few. They go before the queue does, so that
     /// a queue of the same name that is declared afterwards cannot lose its own in the log.
     fn unbind_queue(&mut self, queue: QueueKey, budget: &mut Budget) -> Result<(), Unfinished> {
-        while self.router.count_bindings_of(router_slot(queue)) > BINDINGS_AT_ONCE {
-            if let Some(q) = self.queues.get_mut(queue) {
-                q.ending = true;
-            }
+        // The router knows a queue by its slot: if this one is gone, the bindings there are another queue's.
+        while let Some(q) = self.queues.get_mut(queue)
+            && self.router.count_bindings_of(router_slot(queue)) > BINDINGS_AT_ONCE
+        {
+            q.ending = true;
             budget.check()?;
             let removed = self
                 .router
@@ -511,19 +540,23 @@ impl Engine {
         Ok(())
     }
 
-    pub(crate) fn note_deleting(&mut self, link: Link, deleting: Option<Deleting>) {
-        let Some(l) = self.links.get_mut(link) else { return };
-        match deleting {
-            Some(_) => l.rare.make().deleting = deleting,
-            None => _ = l.rare.get_mut().and_then(|rare| rare.deleting.take()),
+    /// Notes what the link's first command deletes, for the next hold.
+    pub(crate) fn note_deleting(&mut self, link: Link, deleting: Deleting) {
+        if let Some(l) = self.links.get_mut(link) {
+            l.rare.make().deleting = Some(deleting);
         }
+    }
+
+    /// What [`Engine::note_deleting`] has noted.
+    pub(crate) fn take_deleting(&mut self, link: Link) -> Option<Deleting> {
+        self.links.get_mut(link)?.rare.get_mut()?.deleting.take()
     }
 
     /// The link goes: what it was deleting is deleted all the same.
     pub(crate) fn delete_without(&mut self, link: Link) {
-        match self.links.get_mut(link).and_then(|l| l.rare.get_mut()?.deleting.take()) {
+        match self.take_deleting(link) {
             None => return,
-            Some(Deleting::Queue(queue)) => self.ending_queues.push_back(queue),
+            Some(Deleting::Queue { queue, .. }) => self.ending_queues.push_back(queue),
             Some(Deleting::Messages { queue, .. }) => self.ending_purges.push_back(queue),
             Some(Deleting::Exchange(name)) => self.router.doom(name),
         }

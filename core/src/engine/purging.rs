@@ -24,8 +24,7 @@ impl Engine {
     /// Goes on with a purge that a client asked for.
     pub(crate) fn purge_queue(&mut self, link: Link, c: &PurgeQueue, budget: &mut Budget) -> Result<(), Unfinished> {
         let channel = c.channel;
-        let begun = self.links.get_mut(link).and_then(|l| l.rare.get_mut()?.deleting.take());
-        let (queue, messages, logged) = match begun {
+        let (queue, messages, logged) = match self.take_deleting(link) {
             Some(Deleting::Messages {
                 queue,
                 messages,
@@ -51,7 +50,7 @@ impl Engine {
                 messages,
                 logged,
             };
-            self.note_deleting(link, Some(begun));
+            self.note_deleting(link, begun);
             return Err(unfinished);
         }
         if c.reply {

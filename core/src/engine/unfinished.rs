@@ -77,8 +77,13 @@ pub(crate) struct BoundReplay {
 }
 
 /// A deletion or a purge that has begun, and goes on without its link. See [`LinkState::deleting`](super::link::LinkState::deleting).
+/// It names its queue by key: a queue of the same name that is declared meanwhile is another one.
 pub(crate) enum Deleting {
-    Queue(QueueKey),
+    /// `messages`: how many the queue had when its deletion began.
+    Queue {
+        queue: QueueKey,
+        messages: u32,
+    },
     Exchange(Name),
     /// What waits in a queue: so many messages. `logged`: the log had some of them.
     Messages {

@@ -66,6 +66,53 @@ fn a_deletion_goes_on_when_its_connection_is_gone_or_nobody_asked_for_it() {
     }
 }
 
+/// The command looked its queue up by name in each hold. So it went on with the queue, or the exchange, that another client had
+/// declared meanwhile, and deleted that too.
+#[test]
+fn a_deletion_that_a_declaration_has_finished_spares_what_was_declared() {
+    let mut w = World::new(1);
+    w.set_audits(false);
+    let (a, b) = (w.connect("amqp"), w.connect("amqp"));
+    run(&mut w, a, [exchange("fan", "fanout"), durable("q"), put("q", "old")]);
+    bind_often(&mut w, a, "fan", "q", MANY);
+    let mut deleting = vec![delete("q"), echo(1)];
+    assert!(w.hold(a, &mut deleting));
+    run(&mut w, b, [durable("q"), put("q", "new"), put("q", "newer")]);
+    holds(&mut w, a, deleting);
+    assert_eq!(hear(&mut w, a), ["deleted 1", "echo 1"]);
+    assert_eq!(run(&mut w, b, [purge("q")]), ["purged 2"]);
+
+    bind_often(&mut w, a, "fan", "q", MANY);
+    let mut deleting = vec![delete_exchange("fan"), echo(2)];
+    assert!(w.hold(a, &mut deleting));
+    run(&mut w, b, [exchange("fan", "fanout"), bind("fan", "q", "")]);
+    holds(&mut w, a, deleting);
+    assert_eq!(hear(&mut w, a), ["done DeleteExchange", "echo 2"]);
+    run(&mut w, b, [fan("", "m")]);
+    assert_eq!(run(&mut w, b, [purge("q")]), ["purged 1"]);
+}
+
+/// Deletions that nobody waits for are listed by key, but their bindings were found by slot: those of the queue that had the slot
+/// by then were taken away, all but a few.
+#[test]
+fn a_deletion_that_is_over_leaves_the_bindings_of_the_next_queue_alone() {
+    let mut w = World::new(1);
+    let a = w.connect("amqp");
+    let auto_delete = declare("auto", |d| d.auto_delete = true);
+    run(&mut w, a, [exchange("x", "direct"), auto_delete, consume("auto", 1)]);
+    bind_often(&mut w, a, "x", "auto", 100);
+    run(&mut w, a, [cancel(1)]);
+    // The declaration ends the old queue; its place in the list of deletions stays for the timer.
+    run(&mut w, a, [durable("auto")]);
+    bind_often(&mut w, a, "x", "auto", 100);
+    for _ in 0..100 {
+        w.advance(ms(1));
+    }
+    let publishes = (0..100).map(|n| publish(Default::default(), message("x", &format!("k{n}"), "m", true)));
+    run(&mut w, a, publishes.collect::<Vec<_>>());
+    assert_eq!(run(&mut w, a, [purge("auto")]), ["purged 100"]);
+}
+
 /// A queue of 1,500 messages, of which a consumer holds 1,000.
 fn held_and_waiting(w: &mut World, a: Client, c: Client) {
     run(w, a, [durable("q")]);
