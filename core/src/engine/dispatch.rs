@@ -27,7 +27,7 @@ const PASSED_OVER_PER_UNIT: usize = 16;
 pub(crate) const CONSUMERS_PER_UNIT: usize = 16;
 /// Work units of a message that dies, and of one that is to be published elsewhere then.
 const DEATH_WORK: usize = 1;
-const DEAD_LETTER_WORK: usize = 8;
+pub(super) const DEAD_LETTER_WORK: usize = 8;
 
 impl Engine {
     /// Has the queue dispatched at the end of the turn.

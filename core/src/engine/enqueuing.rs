@@ -22,6 +22,8 @@ use std::sync::Arc;
 pub(super) struct Enqueued {
     /// Queues that took it.
     pub(super) queues: usize,
+    /// Queues that were offered it: each of them cost work, also if it was full.
+    pub(super) offered: usize,
     /// A queue refused it, or the log has no room for it.
     pub(super) refused: Option<FaultKind>,
     /// It is staged for the log, and the neediest of its queues needs this.
@@ -33,10 +35,11 @@ pub(super) struct Enqueued {
 }
 
 impl Enqueued {
-    /// Nothing of it is in any queue.
-    pub(super) fn refused(why: FaultKind) -> Enqueued {
+    /// Nothing of it is in any queue. `offered`: queues that it would have gone to.
+    pub(super) fn refused(why: FaultKind, offered: usize) -> Enqueued {
         Enqueued {
             refused: Some(why),
+            offered,
             ..Enqueued::default()
         }
     }
@@ -71,7 +74,10 @@ impl Enqueuing<'_> {
     #[inline]
     pub(super) fn put(self, message: &Message, targets: &[Target], after: &mut Afterwards) -> Enqueued {
         let envelope = message.envelope();
-        let mut enqueued = Enqueued::default();
+        let mut enqueued = Enqueued {
+            offered: targets.len(),
+            ..Enqueued::default()
+        };
         let mut routes = Routes::new();
         for target in targets {
             let Some((key, queue, touched)) = self.queues.at_mut(target.queue) else {

@@ -4,9 +4,7 @@ use super::Engine;
 use super::budget::Budget;
 use super::confirms::Waiting;
 use super::counters::Limit;
-use super::death::Death;
 use super::enqueuing::{Afterwards, Enqueued, Enqueuing};
-use super::internal::Source;
 use super::log_waits::Waiter;
 use super::queues::Queues;
 use super::reply_address::reply_addressed;
@@ -134,7 +132,7 @@ impl Engine {
             let wait = self.wait_of(&message, &enqueued, incoming.is_some());
             self.confirm(link, channel, number, wait);
         }
-        budget.spend(enqueued.queues);
+        budget.spend(enqueued.offered);
         Ok(())
     }
 
@@ -155,7 +153,7 @@ impl Engine {
         let may_refuse = flags.contains(PublishFlags::CONFIRM) && !flags.contains(PublishFlags::PATIENT);
         if may_refuse && !self.can_retain(&message) {
             // Its publisher can be told, and so decides: nothing of it is kept.
-            let enqueued = Enqueued::refused(self.refuse(ObjectKind::Retained).kind);
+            let enqueued = Enqueued::refused(self.refuse(ObjectKind::Retained).kind, 0);
             return Ok((message, Ok(enqueued)));
         }
         let route = RouteBy::Steps(&mut stopped, budget);
@@ -417,7 +415,7 @@ impl Engine {
         if is_full && link != Link::NOBODY {
             let is_short = self.memory.bytes_with_entries() > self.settings.memory_bytes_max;
             if is_refused_when_full(&self.queues, message, targets, retains, is_short) {
-                return Ok(Some(Enqueued::refused(FaultKind::ResourceError)));
+                return Ok(Some(Enqueued::refused(FaultKind::ResourceError, targets.len())));
             }
         }
         let publisher = self.links.get(link);
@@ -478,8 +476,7 @@ impl Engine {
     #[inline(never)]
     fn see_to_limits(&mut self, message: &Message, after: Afterwards) {
         for queue in after.refused {
-            // Its publisher hears that it was refused.
-            let _ = self.dead_letter(queue, message, Death::MaxLength, Source::Nothing);
+            self.dead_letter_refused(queue, message);
         }
         for queue in after.limited {
             self.enforce_limit(queue);

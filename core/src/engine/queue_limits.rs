@@ -2,7 +2,10 @@
 
 use super::Engine;
 use super::death::Death;
+use super::dispatch::DEAD_LETTER_WORK;
+use super::internal::Source;
 use super::timers::SOON;
+use crate::message::Message;
 use crate::queue::Queue;
 use crate::queue::entry::Body;
 use crate::queue::ready::Head;
@@ -72,6 +75,35 @@ impl Engine {
         self.queues.has_unlogged_acks(queue);
         self.stage_acks();
         true
+    }
+
+    /// Dead-letters what a full queue has refused; its publisher hears that it was refused. A message may be refused by thousands
+    /// of queues, and each dead letter is a copy of its body: those for which there is no time or memory now are made later, from
+    /// the one message that they share till then.
+    pub(crate) fn dead_letter_refused(&mut self, queue: QueueKey, message: &Message) {
+        if self.behind.refused.is_empty() && !self.side_budget.is_spent() && !self.has_many_internal() {
+            self.side_budget.spend(DEAD_LETTER_WORK);
+            let _ = self.dead_letter(queue, message, Death::MaxLength, Source::Nothing);
+            return;
+        }
+        self.memory.pin(message);
+        self.behind.refused.push_back((queue, message.clone()));
+        self.timers.set_burial(self.now.monotonic + SOON);
+    }
+
+    /// Goes on with dead letters of refused messages.
+    pub(crate) fn go_on_with_refused(&mut self) {
+        while !self.side_budget.is_spent()
+            && !self.has_many_internal()
+            && let Some((queue, message)) = self.behind.refused.pop_front()
+        {
+            self.side_budget.spend(DEAD_LETTER_WORK);
+            let _ = self.dead_letter(queue, &message, Death::MaxLength, Source::Nothing);
+            self.memory.drop_body(&Body::Memory(message));
+        }
+        if !self.behind.refused.is_empty() {
+            self.timers.set_burial(self.now.monotonic + SOON);
+        }
     }
 
     /// The queue is still over its limit.

@@ -1,6 +1,7 @@
 //! The queues of a vhost, and which of them have something to do.
 
 use crate::binding::QueueSlot;
+use crate::message::Message;
 use crate::queue::Queue;
 use crate::slots::{QueueKey, Slots};
 use crate::store::{QueueAcks, QueueId, VhostId};
@@ -24,13 +25,15 @@ pub(crate) struct Queues {
 #[derive(Default)]
 pub(crate) struct Touched(Vec<QueueKey>);
 
-/// Queues that had more to do than their turn had time for. Each is on a list once.
+/// Queues that had more to do than their turn had time for. Each is on a list of queues once.
 #[derive(Default)]
 pub(crate) struct Behind {
     /// To be dispatched in the next turn: see [`Queue::dispatched_later`].
     pub(super) dispatches: Vec<QueueKey>,
     /// Over their limits: see [`Queue::overfull`].
     pub(super) overfull: VecDeque<QueueKey>,
+    /// What full queues have refused and are still to dead-letter.
+    pub(super) refused: VecDeque<(QueueKey, Message)>,
 }
 
 impl Touched {

@@ -14,8 +14,8 @@ use crate::queue::entry::{Body, EntryFlags};
 use crate::router::{Target, Walk};
 use crate::slots::Link;
 
-/// Dead letters and wills that wait to be published, and their part of the memory for messages. Those that cannot wait
-/// themselves (wills, and what a full queue refuses) may be more.
+/// Dead letters and wills that wait to be published, and their part of the memory for messages. Wills cannot wait anywhere else:
+/// with them there may be more.
 const INTERNAL_MAX: usize = 4096;
 const INTERNAL_PART: usize = 8;
 
@@ -80,7 +80,7 @@ impl Engine {
                 self.internal.push_front(first);
                 return true;
             }
-            Ok(Some(enqueued)) => 1 + enqueued.queues,
+            Ok(Some(enqueued)) => 1 + enqueued.offered,
             // A missing exchange is no fault here: the message is dropped.
             Err(_) => 1,
         };

@@ -27,6 +27,7 @@ impl Engine {
                     self.end_orphans(&mut budget);
                     self.end_deletions(&mut budget);
                     self.enforce_limits();
+                    self.go_on_with_refused();
                     self.retry_gets();
                 }
                 // Below, as after every turn.

@@ -222,7 +222,7 @@ impl Engine {
                     if enqueued.retained {
                         need = need.max(Some(self.staging.durability()));
                     }
-                    work += 1 + enqueued.queues;
+                    work += 1 + enqueued.offered;
                     if enqueued.queues == 0 && flags.contains(PublishFlags::MANDATORY) {
                         self.answer(
                             link,

@@ -194,3 +194,52 @@ fn rejects_wait_when_their_dead_letters_pile_up() {
     assert_eq!(hear(&mut w, c).last().map(String::as_str), Some("echo 1"));
     assert_eq!(run(&mut w, a, [purge("dead")]), ["purged 3000"]);
 }
+
+/// Each queue that refuses a message has a dead letter made, with a copy of the body. All were made in the hold of the publish:
+/// 10,000 queues and one large message took all the memory there was.
+#[test]
+fn dead_letters_of_a_message_that_many_queues_refuse_are_made_by_and_by() {
+    const QUEUES: usize = 200;
+    let settings = gatepost_core::testing::world::Settings {
+        memory_bytes_max: 1 << 20,
+        ..Default::default()
+    };
+    let mut w = World::with(1, settings, Default::default());
+    let (a, p) = (w.connect("amqp"), w.connect("amqp"));
+    let dead = declare("dead", |d| {
+        d.durable = false;
+        d.arguments.push("x-max-length", Value::Int(4, 64));
+    });
+    let fans = [exchange("fan", "fanout"), exchange("dlx", "fanout")];
+    run(
+        &mut w,
+        a,
+        fans.into_iter()
+            .chain([dead, bind("dlx", "dead", "")])
+            .collect::<Vec<_>>(),
+    );
+    for n in 0..QUEUES {
+        let name = format!("q{n}");
+        let full = declare(&name, |d| {
+            d.durable = false;
+            d.arguments.push("x-max-length", Value::Int(1, 64));
+            d.arguments.push("x-overflow", Value::text("reject-publish-dlx"));
+            d.arguments.push("x-dead-letter-exchange", Value::text("dlx"));
+        });
+        run(&mut w, a, [full, bind("fan", &name, "")]);
+    }
+    // Each dead letter takes more than a hold to find its way: until then it is in memory.
+    bind_often(&mut w, a, "dlx", "dead", MANY);
+    run(&mut w, p, [fan("", "small")]);
+    w.send(p, vec![fan("", &padded("large", 64 << 10))]);
+    let mut most = 0;
+    for _ in 0..1_000 {
+        most = most.max(w.turn(|engine| engine.usage().messages));
+        w.advance(ms(1));
+    }
+    assert!(most < 1 << 20, "{most} bytes");
+    assert_eq!(w.counters().dead_lettered_maxlen, QUEUES as u64);
+    assert_eq!(run(&mut w, a, [purge("dead")]), ["purged 4"]);
+    let longest = w.counters().longest_hold_units;
+    assert!(longest < LONGEST_UNITS, "{longest} units");
+}

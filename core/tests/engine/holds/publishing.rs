@@ -2,6 +2,7 @@
 
 use super::*;
 use gatepost_core::engine::ObjectKind;
+use gatepost_core::properties::Value;
 
 #[test]
 fn a_publish_that_meets_many_filters_takes_many_holds_and_keeps_its_place() {
@@ -156,4 +157,32 @@ fn a_connection_that_ends_while_it_waits_to_walk_holds_nobody_up() {
         w.advance(ms(1));
     }
     assert!(left[39].is_empty() && !w.waits(publishers[39]));
+}
+
+/// Only queues that took the message were counted. A thousand publishes to 10,000 full queues were one hold of a second.
+#[test]
+fn a_publish_costs_as_much_where_queues_refuse_it() {
+    const QUEUES: usize = 2_000;
+    let mut w = World::new(1);
+    w.set_audits(false);
+    let (a, p) = (w.connect("amqp"), w.connect("amqp"));
+    run(&mut w, a, [exchange("fan", "fanout")]);
+    for part in (0..QUEUES).step_by(500) {
+        let queue = |n: usize| {
+            let name = format!("q{n}");
+            let full = declare(&name, |d| {
+                d.durable = false;
+                d.arguments.push("x-max-length", Value::Int(1, 64));
+                d.arguments.push("x-overflow", Value::text("reject-publish"));
+            });
+            [full, bind("fan", &name, "")]
+        };
+        run(&mut w, a, (part..part + 500).flat_map(queue).collect::<Vec<_>>());
+    }
+    assert_eq!(
+        holds(&mut w, p, vec![fan("", "m"); 20]),
+        20,
+        "each takes more than a hold has"
+    );
+    assert_eq!(w.counters().dropped_full, 19 * QUEUES as u64);
 }
