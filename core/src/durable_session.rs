@@ -10,15 +10,12 @@
 use crate::command::{Channel, Will};
 use crate::in_flight::InFlight;
 use crate::ledger::{self, Charge, Ledger, ObjectKind};
-use crate::message::Dialect;
 use crate::packet_ids::{self, PacketIds};
 use crate::properties::Name;
 use crate::queue::credit::Credit;
-use crate::queue::entry::{Body, Entry};
 use crate::seldom::Seldom;
 use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey, Slots};
 use crate::time::{Time, Wall};
-use crate::topic::{Levels, Pattern};
 use hashbrown::HashMap;
 use std::collections::{BTreeMap, VecDeque};
 use std::mem::size_of;
@@ -51,6 +48,8 @@ pub(crate) struct DurableSession {
     pub(crate) incoming: PacketIds,
     /// Its subscriptions: (filter, share group) to options.
     pub(crate) subscriptions: Subscriptions,
+    /// How many of `subscriptions` are shared. Without any, a client that comes back need not look for its groups.
+    pub(crate) shared: u32,
     /// Consumers it has on queues (its own, groups'), while connected.
     pub(crate) consumers: Vec<ConsumerKey>,
     /// Packet ids of what is to be sent again on this connection and has to wait for the receive maximum, in order. While
@@ -103,6 +102,7 @@ impl DurableSession {
             credit: Credit::window(1),
             incoming: PacketIds::default(),
             subscriptions: Subscriptions::new(),
+            shared: 0,
             consumers: Vec::new(),
             resends: Seldom::default(),
             wills: Seldom::default(),
@@ -240,25 +240,6 @@ pub(crate) fn subscription_bytes(client_id: &str, filter: &str, share: Option<&N
 
 /// (Filter, share group) to options.
 pub(crate) type Subscriptions = BTreeMap<(Name, Option<Name>), Subscribed>;
-
-/// The identifiers of those of a session's subscriptions that an entry of its queue matches: the log does not keep them.
-pub(crate) fn ids_of(subscriptions: &Subscriptions, entry: &Entry) -> Option<Arc<[u32]>> {
-    let Body::Memory(message) = &entry.body else {
-        return entry.subscription_ids.clone();
-    };
-    if entry.subscription_ids.is_some() {
-        return entry.subscription_ids.clone();
-    }
-    let with_ids = subscriptions
-        .iter()
-        .filter_map(|((filter, share), s)| s.subscription_id.filter(|_| share.is_none()).map(|id| (filter, id)));
-    let levels = Levels::new(message.key(), message.envelope().dialect);
-    let ids: Vec<u32> = with_ids
-        .filter(|(filter, _)| Pattern::parse(filter, Dialect::Slash).is_ok_and(|p| p.matches(&levels)))
-        .map(|(_, id)| id)
-        .collect();
-    (!ids.is_empty()).then(|| ids.into())
-}
 
 /// Options of a subscription, as the log keeps them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -49,6 +49,7 @@ mod seldom;
 pub mod session;
 mod slots;
 pub mod store;
+mod subscription_ids;
 mod tally;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -79,6 +79,9 @@ impl Engine {
         for waiting in &self.internal {
             found.message(waiting.message());
         }
+        for (_, message) in &self.behind.refused {
+            found.message(message);
+        }
         for entry in self.memory.doomed() {
             found.entry(entry);
         }
@@ -245,6 +248,13 @@ impl Engine {
                 );
             }
             assert_eq!(self.sessions.named(&s.client_id), Some(key));
+            let shared = s.subscriptions.keys().filter(|(_, share)| share.is_some());
+            assert_eq!(
+                s.shared as usize,
+                shared.count(),
+                "shared subscriptions of '{}'",
+                s.client_id
+            );
             for key in &s.consumers {
                 assert!(
                     self.consumers.get(*key).is_some(),

@@ -2,11 +2,11 @@
 
 use super::Engine;
 use super::memory::{LOADING_SHARE, PAGE_ENTRIES, PAGE_MIN, PAGES_MAX, READ_ENTRIES};
-use crate::durable_session::ids_of;
 use crate::queue::QueueKind;
 use crate::queue::entry::Body;
 use crate::slots::QueueKey;
 use crate::store::{Answer, Loaded, Page, PageRead, Read, Request};
+use crate::subscription_ids::ids_of;
 use crate::time::Now;
 
 impl Engine {

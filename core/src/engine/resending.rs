@@ -2,12 +2,13 @@
 
 use super::Engine;
 use super::outbox::Out;
-use crate::durable_session::{CHANNEL, ids_of};
+use crate::durable_session::CHANNEL;
 use crate::event::{Delivery, DeliveryFlags, Event};
 use crate::queue::entry::Body;
 use crate::seldom::Seldom;
 use crate::slots::{Link, QueueKey, SessionKey};
 use crate::store::{Loaded, Read, Request};
+use crate::subscription_ids::ids_of;
 
 /// Deliveries to be sent again that are fetched from disk at once, and bytes of body after which no more are.
 const RESENDS_AT_ONCE: usize = 256;

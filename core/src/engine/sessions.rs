@@ -138,7 +138,8 @@ impl Engine {
     fn add_session_consumers(&mut self, session: SessionKey) {
         let s = &self.sessions[session];
         let mut wanted: Vec<_> = s.queue.map(|q| (q, 2, None)).into_iter().collect();
-        for ((filter, share), options) in &s.subscriptions {
+        let may_share = (s.shared > 0).then_some(&s.subscriptions);
+        for ((filter, share), options) in may_share.into_iter().flatten() {
             if let Some(share) = share
                 && let Some(queue) = self.queue_named(&shared_queue_name(share, filter))
             {
@@ -479,6 +480,7 @@ impl Engine {
             }
             budget.check()?;
             if let Some(((filter, share), _)) = s.subscriptions.pop_first() {
+                s.shared -= u32::from(share.is_some());
                 self.forget_subscription(session, &filter, share.as_ref());
                 self.drop_subscription(session, &filter, share.as_ref(), budget);
             }

@@ -241,8 +241,10 @@ impl Engine {
     ) -> bool {
         let s = &mut self.sessions[session];
         let bytes = subscription_bytes(&s.client_id, &id.0, id.1.as_ref());
+        let is_shared = id.1.is_some();
         let new = s.subscriptions.insert(id, options).is_none();
         if new {
+            s.shared += u32::from(is_shared);
             s.subscriptions_charge.grow(bytes);
         }
         new
@@ -253,6 +255,7 @@ impl Engine {
         let s = &mut self.sessions[session];
         let known = s.subscriptions.remove(id).is_some();
         if known {
+            s.shared -= u32::from(id.1.is_some());
             s.subscriptions_charge
                 .shrink(subscription_bytes(&s.client_id, &id.0, id.1.as_ref()));
         }
