@@ -189,6 +189,13 @@ pub trait Session: Send {
     fn buffered(&self) -> usize {
         0
     }
+
+    /// Bytes that the session keeps for other reasons than [`Session::buffered`], as far as its peer chooses how many: topics
+    /// that have an alias, names, answers owed. They count in the node's limit, and a peer that is silent is not closed for
+    /// them. Asked once in a turn.
+    fn kept(&self) -> usize {
+        0
+    }
 }
 
 /// See [`Session::read_interest`].

@@ -91,7 +91,7 @@ impl Engine {
         {
             queue_type.refuse_global_prefetch(&text)?;
         }
-        let description = Described::memory(&c.arguments);
+        let description = Described::memory(&c.tag, &c.arguments);
         let bytes = super::admission::CONSUMER_BYTES + description;
         self.admit(ObjectKind::Connections, bytes)?;
         let prefetch = match c.prefetch {

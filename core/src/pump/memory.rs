@@ -48,7 +48,7 @@ impl<V> Pump<V> {
             return;
         }
         let packets = self.input.capacity() + self.session.buffered();
-        let bytes = packets + self.output.memory() + self.parking.bytes() + stream_bytes;
+        let bytes = packets + self.session.kept() + self.output.memory() + self.parking.bytes() + stream_bytes;
         let free = buffers.free_bytes();
         self.unfinished = packets > free && !self.declined;
         let small = if bytes <= free { bytes } else { 0 };

@@ -44,9 +44,10 @@ pub(crate) struct Described {
 }
 
 impl Described {
-    /// What it costs. Its tag is the session's, too.
-    pub(crate) fn memory(arguments: &Table) -> usize {
-        crate::ledger::allocation(std::mem::size_of::<Described>()) + arguments.memory()
+    /// What it costs. The session has the tag, too, and counts nothing for it.
+    pub(crate) fn memory(tag: &str, arguments: &Table) -> usize {
+        let own = crate::ledger::allocation(std::mem::size_of::<Described>());
+        own + crate::ledger::text(tag.len()) + arguments.memory()
     }
 }
 

@@ -202,6 +202,13 @@ impl Session for Connection {
         }
     }
 
+    fn kept(&self) -> usize {
+        match &self.state {
+            State::Open(open) => open.alias_bytes(),
+            _ => 0,
+        }
+    }
+
     fn read_interest(&self) -> ReadInterest {
         match &self.state {
             State::Fresh { .. } | State::Challenged(_) => ReadInterest::All,

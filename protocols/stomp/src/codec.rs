@@ -20,6 +20,10 @@ use std::ops::Range;
 /// Octets of a command line at most.
 const COMMAND_BYTES_MAX: usize = 32;
 
+/// Octets of a receipt's, a subscription's or a transaction's name at most. Sessions keep thousands of them, for as long as the
+/// client likes.
+const IDENTIFIER_BYTES_MAX: usize = 1024;
+
 /// Header lines of a frame at most, repetitions included: those are compared with what is there already.
 const HEADER_LINES_MAX: usize = 10_000;
 
@@ -204,6 +208,11 @@ impl Decoder {
         }
         if name.len() > settings.header_part_bytes_max || value.len() > settings.header_part_bytes_max {
             return Err(Refusal::malformed("Header too long\n"));
+        }
+        if value.len() > IDENTIFIER_BYTES_MAX
+            && (matches!(name, "receipt" | "transaction") || (name == "id" && self.verb == Verb::Subscribe))
+        {
+            return Err(Refusal::malformed("Identifier too long\n"));
         }
         // STOMP 1.2 "Value Encoding": CONNECT is not escaped, for the sake of 1.0.
         let escapes = if self.verb == Verb::Connect || !escaped {

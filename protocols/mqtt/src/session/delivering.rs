@@ -34,7 +34,11 @@ pub(super) struct Delivering {
 
 /// Aliases by topic.
 #[derive(Default)]
-struct Aliases(HashMap<Box<[u8]>, u16>);
+struct Aliases {
+    by_topic: HashMap<Box<[u8]>, u16>,
+    /// What they take in memory, about.
+    bytes: usize,
+}
 
 /// What a delivery adds behind a message's properties: expiry and subscription ids.
 type Tail = SmallVec<[u8; 32]>;
@@ -48,6 +52,11 @@ impl Delivering {
             aliases: None,
             exactly_once: ByPacketId::default(),
         }
+    }
+
+    /// What the topics with aliases take in memory, about.
+    pub(super) fn alias_bytes(&self) -> usize {
+        self.aliases.as_ref().map_or(0, |aliases| aliases.bytes)
     }
 
     /// The largest packet that the client takes.
@@ -141,18 +150,19 @@ impl Delivering {
         if self.topic_alias_maximum == 0 {
             return put(topic, None);
         }
-        let Aliases(aliases) = &mut **self.aliases.get_or_insert_default();
-        if let Some(&alias) = aliases.get(topic) {
+        let aliases = &mut **self.aliases.get_or_insert_default();
+        if let Some(&alias) = aliases.by_topic.get(topic) {
             return put(b"", Some(alias));
         }
         // [MQTT-3.1.2-26]: 1 to the maximum.
-        let next = u16::try_from(aliases.len() + 1)
+        let next = u16::try_from(aliases.by_topic.len() + 1)
             .ok()
             .filter(|&next| next <= self.topic_alias_maximum);
         if let Some(alias) = next
             && put(topic, Some(alias))?
         {
-            aliases.insert(topic.into(), alias);
+            aliases.bytes += topic.len() + size_of::<(Box<[u8]>, u16)>();
+            aliases.by_topic.insert(topic.into(), alias);
             return Ok(true);
         }
         put(topic, None)

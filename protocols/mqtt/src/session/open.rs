@@ -366,6 +366,11 @@ impl Open {
         self.publishing.has_room() && self.authentication.as_ref().is_none_or(|a| !a.is_asked())
     }
 
+    /// What it keeps of topics for as long as the connection lasts.
+    pub(super) fn alias_bytes(&self) -> usize {
+        self.publishing.alias_bytes() + self.delivering.alias_bytes()
+    }
+
     /// When the peer's silence becomes too long. Silence that we caused does not count.
     pub(super) fn deadline(&self) -> Option<Time> {
         self.silence_max

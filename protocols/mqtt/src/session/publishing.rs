@@ -348,6 +348,12 @@ impl Publishing {
         !swallowed
     }
 
+    /// What the topics with aliases take in memory, about.
+    pub(super) fn alias_bytes(&self) -> usize {
+        let known = self.aliases.iter().flatten();
+        known.map(|topic| topic.len() + size_of::<Box<str>>()).sum()
+    }
+
     /// The engine forgot a QoS 2 message's packet id.
     pub(super) fn released(&mut self, packet_id: u16, known: bool, out: &mut Vec<u8>) {
         self.unreleased.remove(&packet_id);

@@ -152,6 +152,11 @@ fn aliases_are_given_first_come_first_served_up_to_the_clients_maximum() {
     ] {
         assert_eq!(topic_and_alias(topic), (sent.to_owned(), alias));
     }
+    let mut script = open_with(&[Property::TopicAliasMaximum(2)]);
+    assert_eq!(script.session.kept(), 0);
+    deliver(&mut script, delivery(0, 0, plain(&"t".repeat(60_000), b"")));
+    let kept = script.session.kept();
+    assert!((60_000..61_000).contains(&kept), "{kept}");
 }
 
 #[test]

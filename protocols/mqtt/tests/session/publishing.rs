@@ -383,6 +383,11 @@ fn aliases_stand_for_the_last_topic_sent_with_them() {
     ] {
         assert_eq!(send_with(topic, alias).as_deref(), Some(key));
     }
+    // A topic may have 64 KiB, and is kept for as long as the connection lasts.
+    let topic = "t".repeat(60_000);
+    send_with(&topic, 2);
+    let kept = script.session.kept();
+    assert!((60_000..61_000).contains(&kept), "{kept}");
 }
 
 #[test]

@@ -27,6 +27,13 @@ impl SubscriptionName {
             })
     }
 
+    /// As the client wrote it.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            SubscriptionName::Id(text) | SubscriptionName::Destination(text) => text,
+        }
+    }
+
     /// The `subscription` of its MESSAGE frames.
     pub(crate) fn id(&self) -> Option<&str> {
         match self {

@@ -114,16 +114,14 @@ impl StompSession {
 
     fn confirmed(&mut self, cx: &mut Cx<'_>, upto: u64) {
         let confirms = &mut self.publisher.confirms;
-        while let Some((_, receipt)) = confirms.pop_front_if(|(number, _)| *number <= upto) {
+        while let Some(receipt) = confirms.pop_upto(upto) {
             push_receipt(cx.out, self.version, &receipt);
         }
     }
 
     /// RabbitMQ sends nothing here, and its client waits for ever.
     fn publish_refused(&mut self, cx: &mut Cx<'_>, number: u64, why: FaultKind) -> Result<(), Close> {
-        let confirms = &mut self.publisher.confirms;
-        let at = confirms.iter().position(|(n, _)| *n == number);
-        let receipt = at.and_then(|at| confirms.remove(at)).map(|(_, receipt)| receipt);
+        let receipt = self.publisher.confirms.take(number);
         self.refuse(cx, &Refusal::publish_refused(why), receipt.as_deref(), None)
     }
 
@@ -161,7 +159,7 @@ impl StompSession {
         subscription.life = Life::Cancelled;
         let refusal = Refusal::subscription_cancelled(&subscription.name.description());
         let id = subscription.name.id().map(str::to_owned);
-        self.publisher.declared.remove(&*subscription.queue);
+        self.publisher.declared.remove(&subscription.queue);
         self.subscriptions.forget_name(channel);
         self.close_if_spent(cx, channel);
         self.refuse(cx, &refusal, None, id.as_deref())
@@ -217,12 +215,7 @@ impl StompSession {
                 .or_else(|| subscription.unsubscribe_receipt.take())
         } else {
             // The engine does not say which publish failed; if only one is unanswered, it was that one.
-            let confirms = &mut self.publisher.confirms;
-            if confirms.len() == 1 {
-                confirms.pop_front().map(|(_, receipt)| receipt)
-            } else {
-                None
-            }
+            self.publisher.confirms.take_only()
         };
         self.refuse(cx, &Refusal::fault(fault), receipt.as_deref(), None)
     }

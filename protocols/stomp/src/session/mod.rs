@@ -78,6 +78,9 @@ enum Awaited {
     Drained,
 }
 
+/// Bytes of receipts that a connection waits for, at which it is not read until the engine has answered some.
+const OWED_BYTES_MAX: usize = 1 << 20;
+
 /// A STOMP connection.
 pub(crate) struct StompSession {
     settings: Arc<Settings>,
@@ -239,6 +242,11 @@ impl StompSession {
         Err(Close::abnormal(refusal.to_string()))
     }
 
+    /// Whether so many receipts wait for the log that the client has to wait, too.
+    fn owes_much(&self) -> bool {
+        self.publisher.confirms.bytes() + self.transactions.owed_bytes() > OWED_BYTES_MAX
+    }
+
     fn close(&mut self) {
         self.state = State::Closed;
         self.login_deadline = None;
@@ -312,9 +320,15 @@ impl Session for StompSession {
         self.transactions.bytes()
     }
 
+    fn kept(&self) -> usize {
+        let owed = self.publisher.confirms.bytes() + self.transactions.owed_bytes();
+        owed + self.publisher.declared.memory() + self.subscriptions.memory()
+    }
+
     fn read_interest(&self) -> ReadInterest {
         match self.state {
             State::Authenticating(_) | State::Attaching(_) | State::NamingTempQueue => ReadInterest::Nothing,
+            State::Ready if self.owes_much() => ReadInterest::Nothing,
             State::AwaitingConnect | State::Ready | State::Draining { .. } | State::Closed => ReadInterest::All,
         }
     }

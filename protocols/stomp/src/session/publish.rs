@@ -14,6 +14,7 @@ use gatepost_core::message::{Dialect, Envelope, Message};
 use gatepost_core::properties::{Name, Table};
 use gatepost_core::session::Cx;
 use std::collections::{BTreeSet, VecDeque};
+use std::mem::size_of;
 
 /// Queues this connection remembers having declared, at most. Past that it forgets, and declares again.
 const DECLARED_MAX: usize = 4096;
@@ -25,13 +26,106 @@ const SCRATCH_KEPT_MAX: usize = 16 << 10;
 #[derive(Debug, Default)]
 pub(super) struct Publisher {
     /// Queues that exist because this connection used them. A SEND to one of these declares nothing.
-    pub(super) declared: BTreeSet<Box<str>>,
+    pub(super) declared: Declared,
     /// Number of the last publish that asked for a confirm.
     published: u64,
-    /// Receipts owed, by the numbers of their publishes.
-    pub(super) confirms: VecDeque<(u64, Box<str>)>,
+    pub(super) confirms: Confirms,
     /// Properties of the message being built.
     scratch: Vec<u8>,
+}
+
+/// Names of queues.
+#[derive(Debug, Default)]
+pub(super) struct Declared {
+    names: BTreeSet<Box<str>>,
+    bytes: usize,
+}
+
+impl Declared {
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.names.contains(name)
+    }
+
+    pub(super) fn remove(&mut self, name: &str) {
+        if self.names.remove(name) {
+            self.bytes -= Declared::cost(name);
+        }
+    }
+
+    fn insert(&mut self, name: &str) {
+        if self.names.len() >= DECLARED_MAX {
+            *self = Declared::default();
+        }
+        if self.names.insert(name.into()) {
+            self.bytes += Declared::cost(name);
+        }
+    }
+
+    /// What they take in memory, about.
+    pub(super) fn memory(&self) -> usize {
+        self.bytes
+    }
+
+    fn cost(name: &str) -> usize {
+        name.len() + 2 * size_of::<Box<str>>()
+    }
+}
+
+/// Receipts owed for publishes, by the numbers of these.
+#[derive(Debug, Default)]
+pub(super) struct Confirms {
+    owed: VecDeque<(u64, Box<str>)>,
+    /// Bytes of `owed`.
+    bytes: usize,
+}
+
+impl Confirms {
+    pub(super) fn is_empty(&self) -> bool {
+        self.owed.is_empty()
+    }
+
+    /// Bytes of them: a client chooses how many it waits for, and how long each is.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn push(&mut self, number: u64, receipt: &str) {
+        self.bytes += Confirms::cost(receipt);
+        self.owed.push_back((number, receipt.into()));
+    }
+
+    /// The first, if its publish has that number or a lower one.
+    pub(super) fn pop_upto(&mut self, upto: u64) -> Option<Box<str>> {
+        let first = self.owed.pop_front_if(|(number, _)| *number <= upto);
+        self.paid(first)
+    }
+
+    /// That of one publish.
+    pub(super) fn take(&mut self, number: u64) -> Option<Box<str>> {
+        let at = self.owed.iter().position(|(owed, _)| *owed == number)?;
+        let taken = self.owed.remove(at);
+        self.paid(taken)
+    }
+
+    /// The only one; `None` if there are more.
+    pub(super) fn take_only(&mut self) -> Option<Box<str>> {
+        let only = if self.owed.len() == 1 {
+            self.owed.pop_front()
+        } else {
+            None
+        };
+        self.paid(only)
+    }
+
+    fn paid(&mut self, taken: Option<(u64, Box<str>)>) -> Option<Box<str>> {
+        let (_, receipt) = taken?;
+        self.bytes -= Confirms::cost(&receipt);
+        Some(receipt)
+    }
+
+    fn cost(receipt: &str) -> usize {
+        receipt.len() + size_of::<(u64, Box<str>)>()
+    }
 }
 
 impl StompSession {
@@ -59,7 +153,7 @@ impl StompSession {
         raw.shrink_to(SCRATCH_KEPT_MAX);
         self.publisher.scratch = raw;
 
-        let bytes = message.memory();
+        let bytes = message.memory() + send.receipt.map_or(0, str::len);
         if let Some(transaction) = send.transaction {
             self.transactions.check(transaction, bytes, &self.settings)?;
         }
@@ -84,9 +178,7 @@ impl StompSession {
                 cx.commands.push(publish);
                 if let Some(receipt) = receipt {
                     self.publisher.published += 1;
-                    self.publisher
-                        .confirms
-                        .push_back((self.publisher.published, receipt.into()));
+                    self.publisher.confirms.push(self.publisher.published, receipt);
                 }
             }
         }
@@ -140,10 +232,7 @@ impl StompSession {
     }
 
     pub(super) fn remember_declared(&mut self, name: &str) {
-        if self.publisher.declared.len() >= DECLARED_MAX {
-            self.publisher.declared.clear();
-        }
-        self.publisher.declared.insert(name.into());
+        self.publisher.declared.insert(name);
     }
 
     /// The queue behind `reply-to:/temp-queue/…`, made once per connection and name: its name, or `None` until the

@@ -23,8 +23,9 @@ impl StompSession {
             outcome: ack.outcome,
         };
         if let Some(transaction) = ack.transaction {
-            self.transactions.check(transaction, 0, &self.settings)?;
-            self.transactions.push(transaction, settle, 0, ack.receipt);
+            let bytes = ack.receipt.map_or(0, str::len);
+            self.transactions.check(transaction, bytes, &self.settings)?;
+            self.transactions.push(transaction, settle, bytes, ack.receipt);
             return Ok(Handled::Done);
         }
         if let Some(receipt) = ack.receipt {

@@ -93,7 +93,7 @@ impl StompSession {
         subscription.life = Life::Cancelling;
         subscription.unsubscribe_receipt = unsubscribe.receipt.map(Box::from);
         // The queue may go with its last consumer; the next SEND has to see to it again.
-        self.publisher.declared.remove(&*queue);
+        self.publisher.declared.remove(&queue);
         self.subscriptions.forget_name(channel);
         // The deletion comes first, as its answer does: the cancellation's then says that both are done. A consumer
         // whose queue is gone is told so (`ConsumerGone`), which after UNSUBSCRIBE is no news.

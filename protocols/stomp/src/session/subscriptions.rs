@@ -64,6 +64,11 @@ impl Subscription {
         };
     }
 
+    /// What it takes in memory, about: its name is a key, too, and stands before each of its messages.
+    fn memory(&self) -> usize {
+        size_of::<Subscription>() + 3 * self.name.text().len()
+    }
+
     /// Whether its channel has no more use.
     pub(super) fn is_spent(&self) -> bool {
         let settled = self.ack == AckMode::Auto || (self.settled >= self.delivered && !self.miscounted);
@@ -86,6 +91,8 @@ pub(super) struct Subscriptions {
     free: Vec<Channel>,
     /// Those that are not cancelled.
     by_name: BTreeMap<SubscriptionName, Channel>,
+    /// What the subscriptions take in memory, about.
+    bytes: usize,
 }
 
 impl Subscriptions {
@@ -118,6 +125,7 @@ impl Subscriptions {
             let freed = self.free.pop();
             debug_assert_eq!(freed, Some(channel));
         }
+        self.bytes += subscription.memory();
         self.by_name.insert(subscription.name.clone(), channel);
         if let Some(slot) = self.slots.get_mut(index) {
             debug_assert!(slot.subscription.is_none());
@@ -159,11 +167,18 @@ impl Subscriptions {
         let slot = usize::from(channel)
             .checked_sub(1)
             .and_then(|index| self.slots.get_mut(index));
-        if let Some(slot) = slot.filter(|slot| slot.subscription.is_some()) {
-            slot.subscription = None;
+        if let Some(slot) = slot
+            && let Some(subscription) = slot.subscription.take()
+        {
+            self.bytes -= subscription.memory();
             slot.generation = slot.generation.wrapping_add(1);
             self.free.push(channel);
         }
+    }
+
+    /// What they take in memory, about.
+    pub(super) fn memory(&self) -> usize {
+        self.bytes
     }
 
     /// Whether the client still waits for a receipt of a SUBSCRIBE or UNSUBSCRIBE.

@@ -17,8 +17,10 @@ pub(super) struct Transactions {
     open: Vec<Open>,
     /// Committed, in order, and not answered by the engine yet.
     committing: VecDeque<Receipts>,
-    /// Bytes of messages in all of `open`.
+    /// Bytes of messages and receipts in all of `open`.
     bytes: usize,
+    /// Bytes of `committing`.
+    owed_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -36,6 +38,13 @@ struct Open {
 pub(super) struct Receipts {
     pub(super) of_frames: Vec<Box<str>>,
     pub(super) own: Option<Box<str>>,
+}
+
+impl Receipts {
+    fn bytes(&self) -> usize {
+        let receipts = self.of_frames.iter().chain(&self.own);
+        receipts.map(|receipt| receipt.len() + size_of::<Box<str>>()).sum()
+    }
 }
 
 impl Transactions {
@@ -72,7 +81,14 @@ impl Transactions {
 
     /// The engine answered the oldest COMMIT.
     pub(super) fn committed(&mut self) -> Option<Receipts> {
-        self.committing.pop_front()
+        let receipts = self.committing.pop_front()?;
+        self.owed_bytes -= receipts.bytes();
+        Some(receipts)
+    }
+
+    /// Bytes of the receipts that wait for the engine's answer.
+    pub(super) fn owed_bytes(&self) -> usize {
+        self.owed_bytes
     }
 
     /// Whether a COMMIT is unanswered.
@@ -145,6 +161,7 @@ impl StompSession {
             of_frames: open.receipts,
             own: receipt.map(Box::from),
         };
+        self.transactions.owed_bytes += receipts.bytes();
         self.transactions.committing.push_back(receipts);
         cx.commands.push(Command::Transaction(Box::new(Transaction {
             channel: 0,

@@ -251,3 +251,63 @@ fn the_engine_may_end_the_connection() {
     script.event(Event::Closed(gatepost_core::event::CloseReason::Shutdown));
     script.refused("Connection closed", "The server is shutting down\n");
 }
+
+/// A receipt waits for the log as long as its publish, and may be long. A client that did not care sent small messages with
+/// receipts of 100 KiB while the disk was slow: they were counted nowhere, and took gigabytes.
+#[test]
+fn a_client_to_which_many_receipts_are_owed_is_not_read() {
+    let mut script = Script::opened("1.2");
+    let name = "r".repeat(1000);
+    let mut sent = 0;
+    for n in 0..2_000 {
+        script.send(&format!("SEND\ndestination:/topic/a\nreceipt:{name}{n:04}\n\nm\0"));
+        sent += script.commands().len();
+    }
+    assert!((900..1_100).contains(&sent), "{sent}");
+    assert!(script.session.kept() > 1 << 20);
+    assert_eq!(script.session.read_interest(), ReadInterest::Nothing);
+    let mut confirmed = 0;
+    while confirmed < sent {
+        confirmed = sent;
+        let upto = confirmed as u64;
+        script.event(Event::Confirmed { channel: 0, upto });
+        sent += script.commands().len();
+    }
+    assert_eq!(confirmed, 2_000);
+    assert_eq!(script.out().matches("RECEIPT").count(), 2_000);
+    assert_eq!(script.session.kept(), 0);
+}
+
+#[test]
+fn names_that_a_session_keeps_are_short() {
+    let long = "x".repeat(1_025);
+    for frame in [
+        format!("SEND\ndestination:/topic/a\nreceipt:{long}\n\n\0"),
+        format!("SUBSCRIBE\ndestination:/topic/a\nid:{long}\n\n\0"),
+        format!("BEGIN\ntransaction:{long}\n\n\0"),
+    ] {
+        let mut script = Script::opened("1.2");
+        script.send(&frame);
+        script.refused("Malformed frame", "Identifier too long\n");
+    }
+    // In a message they are anybody's.
+    let mut script = Script::opened("1.2");
+    script.send(&format!("SEND\ndestination:/topic/a\nid:{long}\n\n\0"));
+    assert_eq!((script.closed.is_none(), script.commands().len()), (true, 1));
+}
+
+#[test]
+fn what_a_session_keeps_of_queues_and_subscriptions_is_counted() {
+    let mut script = Script::opened("1.2");
+    assert_eq!(script.session.kept(), 0);
+    for n in 0..100 {
+        script.send(&format!("SEND\ndestination:/queue/orders-{n}\n\n\0"));
+    }
+    let declared = script.session.kept();
+    assert!((1_000..10_000).contains(&declared), "{declared}");
+    script.send("SUBSCRIBE\ndestination:/topic/a\nid:s\n\n\0");
+    assert!(script.session.kept() > declared + 100);
+    // Its channel is the first; it is free when the engine has closed it.
+    script.event(done(1, Op::CloseChannel));
+    assert_eq!(script.session.kept(), declared);
+}

@@ -134,6 +134,20 @@ fn transactions_are_limited_in_number_length_and_bytes() {
     assert_eq!(script.closed, None);
     script.send(&format!("SEND\ndestination:/topic/a\ntransaction:2\n\n{body}{body}\0"));
     script.refused("Transaction too large", "Too many bytes in transactions (limit 2000)");
+
+    // Receipts count: an acknowledgement has nothing else that grows.
+    let mut script = Script::opened_with(settings(), "1.2");
+    script.subscribed(1, "ack:client-individual\n");
+    script.deliver(1, 1);
+    script.out.clear();
+    let name = "r".repeat(1_001);
+    let ack = format!("ACK\nid:{}\ntransaction:1\nreceipt:{name}\n\n\0", script.ack_id(1, 1));
+    script.send(&format!("BEGIN\ntransaction:1\n\n\0{ack}"));
+    assert_eq!((script.closed.is_none(), script.session.buffered()), (true, 1_001));
+    script.send(&ack);
+    let (message, body) = error(&script.out());
+    assert_eq!(message, "Transaction too large");
+    assert_eq!(body, "Too many bytes in transactions (limit 2000)");
 }
 
 #[test]
