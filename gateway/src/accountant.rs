@@ -6,7 +6,7 @@
 //!           ├─ hashing     checks of passwords                         (auth.hashing_memory)
 //!           ├─ outside     users of tokens and of the HTTP back end    (auth.outside_memory)
 //!           ├─ objects     queues, sessions and the like, which cannot leave memory (memory.objects, at most)
-//!           └─ messages    the rest, and what objects do not use
+//!           └─ messages    the rest, and what objects and the flow map do not use
 //! ```
 //!
 //! The pools belong to the node. Each engine has a share of each pool: what it uses, and an equal part of what is free. So a
@@ -72,6 +72,15 @@ impl Pools {
         }
     }
 
+    /// The same where something that is no engine's takes so many bytes of what messages may have.
+    fn beside(self, bytes: usize) -> Pools {
+        let rest = self.messages_and_objects.saturating_sub(bytes);
+        Pools {
+            messages_and_objects: rest.max(self.messages_and_objects / LEAST_PART as usize),
+            ..self
+        }
+    }
+
     /// Computes the engines' shares from their use.
     pub(crate) fn shares(&self, usage: &[Usage]) -> Vec<Share> {
         let total = |of: fn(&Usage) -> usize| usage.iter().map(of).fold(0, usize::saturating_add);
@@ -104,7 +113,8 @@ fn share(pool: usize, used: usize, total: usize, count: usize) -> usize {
     share.max(pool / count / FLOOR_PART)
 }
 
-/// Gives the engines new shares every second, and when an engine has used half of the free part of its share. Never returns.
+/// Gives the engines new shares every second, and when an engine has used half of the free part of its share. Also frees deleted
+/// vhosts. Never returns.
 pub(crate) async fn run(node: &Node) {
     let mut config = node.config();
     let mut pools = Pools::of(&config);
@@ -116,11 +126,16 @@ pub(crate) async fn run(node: &Node) {
             pools = Pools::of(&config);
         }
         settle(node, &pools);
+        let unused = node.vhosts.take_unused();
+        if !unused.is_empty() {
+            drop(tokio::task::spawn_blocking(move || drop(unused)));
+        }
         let _ = tokio::time::timeout(EVERY, node.short_of_memory.notified()).await;
     }
 }
 
 fn settle(node: &Node, pools: &Pools) {
+    let pools = pools.beside(node.flow.bytes());
     let vhosts = node.vhosts.list();
     let usage: Vec<Usage> = vhosts.iter().map(|vhost| vhost.usage()).collect();
     for ((vhost, usage), share) in vhosts.iter().zip(&usage).zip(pools.shares(&usage)) {
@@ -182,6 +197,14 @@ mod tests {
         // An engine over its limit gets no more.
         assert_eq!(share(900, 300).memory_bytes_max, 400);
         assert_eq!(share(900, 300).objects_bytes_max, 250);
+    }
+
+    #[test]
+    fn what_is_no_engines_is_taken_from_messages_and_not_from_objects() {
+        let share = |besides| POOLS.beside(besides).shares(&[usage(0, 0)])[0];
+        assert_eq!((share(100).memory_bytes_max, share(100).objects_bytes_max), (600, 250));
+        // Messages keep a part, whatever there is besides.
+        assert_eq!(share(10_000).memory_bytes_max, 70);
     }
 
     #[test]

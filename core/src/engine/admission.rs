@@ -100,6 +100,7 @@ impl Engine {
         let mut used = self.ledger.used();
         used[ObjectKind::Retained as usize] += self.retained.bytes() + self.retained_loads.memory();
         used[ObjectKind::Routes as usize] += self.router.memory();
+        used[ObjectKind::Queues as usize] += self.flow.memory();
         used[ObjectKind::Connections as usize] += self.consumers.len() * CONSUMER_BYTES
             + (self.confirms.len() + self.waits.len()) * CONFIRM_BYTES
             + self.walks.bytes();

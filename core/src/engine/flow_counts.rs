@@ -10,7 +10,7 @@
 
 use super::flowed::Flowed;
 use crate::binding::QueueSlot;
-use crate::ledger::Charge;
+use crate::ledger::{Charge, hashed};
 use crate::properties::Name;
 use crate::queue::consumers::Consumer;
 use crate::router::Target;
@@ -131,6 +131,9 @@ const GOT_MAX: usize = 1024;
 const WAITS_MAX: usize = 16_384;
 /// Links and consumers that are gone and still told of.
 const GONE_MAX: usize = 512;
+/// What a pair costs, its exchange's name included, and what somebody who is gone had counted: most were clients with topics.
+const PAIR_BYTES: usize = hashed::<(QueueSlot, Tally)>() + 64;
+const GONE_BYTES: usize = size_of::<Flowed>() + 16 * size_of::<(Source, Tally)>();
 /// Of a consumer's deliveries between two looks, so many are timed, and one in `TIMED_EVERY` after them.
 const TIMED_FIRST: u32 = 4;
 const TIMED_EVERY: u32 = 256;
@@ -157,6 +160,14 @@ impl FlowCounts {
     pub(crate) fn note(&mut self) -> bool {
         self.any |= self.on;
         self.on
+    }
+
+    /// What the counts of one look take in memory, about: nothing while counting is off. What `by_name` takes is charged.
+    pub(crate) fn memory(&self) -> usize {
+        self.pairs * PAIR_BYTES
+            + self.got.len() * hashed::<((Link, QueueKey), u64)>()
+            + self.waits.capacity() * size_of::<(ConsumerKey, u32)>()
+            + self.gone.len() * GONE_BYTES
     }
 
     /// Begins or ends counting.
@@ -354,11 +365,14 @@ mod tests {
             counts.note_wait(ConsumerKey { slot: n, generation: 1 }, Duration::from_millis(1));
             counts.keep(Flowed::Waited(Vec::new()));
         }
+        let full = counts.memory();
+        assert!((256 << 10..2 << 20).contains(&full), "{full} bytes");
         let walked = counts.take_walked();
         let pairs = walked.iter().map(|(_, to)| to.len() + 1).sum::<usize>();
         assert_eq!(pairs, PAIRS_MAX);
         assert_eq!(counts.take_got().len(), GOT_MAX);
         assert_eq!(counts.take_waits().len(), WAITS_MAX);
         assert_eq!(counts.take_gone().len(), GONE_MAX);
+        assert_eq!(counts.memory(), 0);
     }
 }

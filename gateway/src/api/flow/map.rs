@@ -8,13 +8,16 @@ use super::waits::Waits;
 use gatepost_core::engine::flow::{ConsumerId, Flowed, Source, Tally};
 use gatepost_core::properties::Name;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::mem::size_of;
 use std::sync::Arc;
 
 /// From and to.
 type Pair = (Arc<FlowNode>, Arc<FlowNode>);
 
-/// Edges that are kept, of all vhosts together: some 3 MiB.
+/// Edges that are kept, of all vhosts together: some 3 MiB, where names are short.
 pub(super) const EDGES_MAX: usize = 8192;
+/// Consumers that a look remembers, to tell whose waiting times it finds afterwards. Those beyond have none.
+const CONSUMERS_MAX: usize = 2 * EDGES_MAX;
 /// Looks without a message after which an edge leaves.
 const SILENT_MAX: u8 = 3;
 /// Clients' messages to topics that the look has not told of yet.
@@ -53,6 +56,15 @@ impl Gathering {
             unknown: Vec::new(),
             left_out: 0,
         }
+    }
+
+    /// What it takes in memory, about. The names are the engine's, most of them.
+    pub(super) fn memory(&self) -> usize {
+        let nodes = self.edges.len() + self.sources.len() + self.consumers.len();
+        self.edges.capacity() * size_of::<(Pair, Fresh)>()
+            + self.sources.capacity() * size_of::<(Source, Arc<FlowNode>)>()
+            + self.consumers.capacity() * size_of::<(ConsumerId, Pair)>()
+            + nodes * NODE_BYTES
     }
 
     /// Adds what a hold has found.
@@ -96,7 +108,9 @@ impl Gathering {
                 } => {
                     let from = FlowNode::new(&self.vhost, NodeKind::Queue, &queue);
                     let pair = (from, FlowNode::of_client(&self.vhost, &party));
-                    if let Some(consumer) = consumer {
+                    if let Some(consumer) = consumer
+                        && self.consumers.len() < CONSUMERS_MAX
+                    {
                         self.consumers.insert(consumer, pair.clone());
                     }
                     self.edges.entry(pair).or_default().tally.messages += messages;
@@ -183,6 +197,9 @@ fn largest(mut numbers: Vec<u64>, most: usize) -> impl FnMut(u64) -> bool {
     }
 }
 
+/// A node without its name, and its place in a table.
+const NODE_BYTES: usize = size_of::<FlowNode>() + 2 * size_of::<usize>() + 32;
+
 /// An edge of the map.
 struct Edge {
     /// Of the last look.
@@ -210,6 +227,14 @@ pub(super) struct Map {
 impl Map {
     pub(super) fn len(&self) -> usize {
         self.edges.len()
+    }
+
+    /// What it takes in memory, about.
+    pub(super) fn memory(&self) -> usize {
+        let edges = self.edges.capacity() * size_of::<(Pair, Edge)>();
+        let waits = self.edges.values().filter(|edge| edge.waits.is_some()).count();
+        let names: usize = self.nodes.iter().map(|node| node.name.len()).sum();
+        edges + waits * size_of::<Waits>() + self.nodes.len() * NODE_BYTES + names
     }
 
     /// Brings it up to date with a look, which is about so many seconds, and keeps at most so many edges.
@@ -441,6 +466,23 @@ mod tests {
         let mut map = Map::default();
         map.update(gathered(&alike), 1.0, 10);
         assert_eq!(map.edges.len(), 10);
+    }
+
+    #[test]
+    fn a_full_map_takes_some_megabytes_and_an_empty_one_nothing() {
+        let mut map = Map::default();
+        assert_eq!(map.memory(), 0);
+        let names: Vec<String> = (0..EDGES_MAX).map(|n| format!("plant/hall/{n}/temperature")).collect();
+        let edges: Vec<(&str, &str, u64)> = names.iter().map(|name| (&**name, "q", 1)).collect();
+        let gathering = gathered(&edges);
+        assert!(gathering.memory() > EDGES_MAX * size_of::<(Pair, Fresh)>());
+        map.update(gathering, 1.0, EDGES_MAX);
+        let memory = map.memory();
+        assert!((1 << 20..4 << 20).contains(&memory), "{memory}");
+        for _ in 0..SILENT_MAX {
+            map.update(gathered(&[]), 1.0, EDGES_MAX);
+        }
+        assert_eq!(map.memory(), 0);
     }
 
     #[test]

@@ -52,6 +52,9 @@ pub(crate) struct Flow(Mutex<Maps>);
 #[derive(Default)]
 struct Maps {
     vhosts: BTreeMap<VhostId, (Map, Instant)>,
+    /// What they take in memory, and what the look under way has gathered.
+    bytes: usize,
+    gathering_bytes: usize,
     /// When the last look ended, by the wall clock.
     at: u64,
 }
@@ -75,10 +78,22 @@ impl Flow {
         shown(maps.vhosts.values().map(|(map, _)| map), part)
     }
 
+    /// What it takes of the node's memory: nothing while the map is off.
+    pub(crate) fn bytes(&self) -> usize {
+        let maps = self.0.lock();
+        maps.bytes + maps.gathering_bytes
+    }
+
     /// Forgets vhosts that are gone.
     fn keep(&self, vhosts: &[Arc<Vhost>]) {
         let is_there = |number: &VhostId| vhosts.iter().any(|vhost| vhost.number == *number);
-        self.0.lock().vhosts.retain(|number, _| is_there(number));
+        let mut maps = self.0.lock();
+        maps.vhosts.retain(|number, _| is_there(number));
+        maps.count();
+    }
+
+    fn note_gathering(&self, gathering: &Gathering) {
+        self.0.lock().gathering_bytes = gathering.memory();
     }
 
     fn clear(&self) {
@@ -104,6 +119,14 @@ impl Flow {
         let seconds = if seconds > 0.0 { seconds } else { interval };
         *looked = now;
         map.update(gathered, seconds, edges_max);
+        maps.gathering_bytes = 0;
+        maps.count();
+    }
+}
+
+impl Maps {
+    fn count(&mut self) {
+        self.bytes = self.vhosts.values().map(|(map, _)| map.memory()).sum();
     }
 }
 
@@ -135,6 +158,7 @@ async fn look(node: &Node, vhost: &Vhost, interval: f64) {
     let (mut look, mut gathering) = (Look::default(), Gathering::new(&vhost.name));
     while !look.is_done() {
         gathering.add(vhost.enter(|engine| engine.flow(&mut look, PER_HOLD)));
+        node.flow.note_gathering(&gathering);
         tokio::task::yield_now().await;
     }
     let mut names = Vec::new();
