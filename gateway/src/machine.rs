@@ -9,9 +9,19 @@ use std::path::Path;
 
 /// The budget in bytes.
 pub(crate) fn memory_budget(budget: Budget) -> u64 {
+    budget_within(budget, memory(), usize::MAX as u64)
+}
+
+/// The budget of a process whose addresses end at `addresses`.
+///
+/// A process of 32 bits cannot use all memory of a machine that has 4 or 8 GiB. With a budget of more than it can address, it would
+/// not make publishers wait but end when an allocation fails. So half of the addresses is the most: program, stacks, what is on its
+/// way through sockets and the gaps between allocations need some, too, and some kernels keep a quarter for themselves.
+fn budget_within(budget: Budget, memory: u64, addresses: u64) -> u64 {
+    let most = addresses / 2;
     match budget {
-        Budget::Fixed(Size(bytes)) => bytes,
-        Budget::Share(share) => (memory() as f64 * share) as u64,
+        Budget::Fixed(Size(bytes)) => bytes.min(most),
+        Budget::Share(share) => (memory.min(most) as f64 * share) as u64,
     }
 }
 
@@ -139,6 +149,22 @@ mod tests {
     fn a_share_of_the_memory_is_less_than_the_memory() {
         assert!(memory_budget(Budget::Share(0.4)) < memory());
         assert_eq!(memory_budget(Budget::Fixed(Size(7))), 7);
+    }
+
+    /// A Raspberry Pi with 8 GiB and a system of 32 bits: the budget was 3.2 GiB, more than there is room for, and a larger fixed one
+    /// was taken for 4 GiB.
+    #[test]
+    fn a_process_of_32_bits_has_a_budget_that_it_can_address() {
+        let (gib, addresses) = (1 << 30, u64::from(u32::MAX));
+        assert_eq!(budget_within(Budget::Share(0.4), 8 * gib, addresses), 858_993_458);
+        assert_eq!(
+            budget_within(Budget::Fixed(Size(6 * gib)), 8 * gib, addresses),
+            u64::from(u32::MAX) / 2
+        );
+        // A small machine is as before, and so is one of 64 bits.
+        assert_eq!(budget_within(Budget::Share(0.5), gib, addresses), gib / 2);
+        assert_eq!(budget_within(Budget::Share(0.5), 8 * gib, u64::MAX), 4 * gib);
+        assert_eq!(budget_within(Budget::Fixed(Size(6 * gib)), 8 * gib, u64::MAX), 6 * gib);
     }
 
     #[test]

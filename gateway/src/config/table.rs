@@ -311,6 +311,7 @@ section! {
     /// Memory.
     Memory {
         /// Memory for everything that clients create: a share of the machine's memory, or bytes. The keys below are parts of it.
+        /// A program of 32 bits takes at most 2 GiB, and a share of at most 2 GiB.
         budget: Budget = "0.4", Kind::Share, Now;
         /// Memory for unsettled deliveries: 32 bytes each, and their bodies until they are in the log. A share is of the
         /// budget. Above it, consumers that use much of it get no more deliveries until they settle some.
