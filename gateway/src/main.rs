@@ -92,11 +92,11 @@ enum Verb {
         #[command(subcommand)]
         kind: Cert,
     },
-    /// Print the configuration that does what a mosquitto.conf or a rabbitmq.conf asks for
+    /// Print the configuration that does what a mosquitto.conf, rabbitmq.conf or definitions.json asks for
     ///
     /// What has no counterpart is named in comments at its top.
     Import {
-        /// The mosquitto.conf or rabbitmq.conf
+        /// The mosquitto.conf, rabbitmq.conf or definitions.json
         file: PathBuf,
     },
     /// Print what completes this command line in a shell

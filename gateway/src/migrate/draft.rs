@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     sections: Vec<(String, Vec<(String, String)>)>,
-    left: Vec<String>,
+    /// Texts about what has no counterpart, with the lines after which they are listed.
+    left: Vec<(usize, String)>,
 }
 
 impl Draft {
@@ -20,22 +21,29 @@ impl Draft {
         }
     }
 
-    /// Adds a text to a key that is a list.
+    /// Adds a text to a key that is a list, unless it is there.
     pub(super) fn push(&mut self, section: &str, key: &str, text: &str) {
-        let keys = self.section(section);
+        let (keys, text) = (self.section(section), quoted(text));
         match keys.iter_mut().find(|(known, _)| known == key) {
+            Some((_, list)) if list.contains(&text) => {}
             Some((_, list)) => {
                 let before = list.trim_end_matches(']');
                 let comma = if before.ends_with('[') { "" } else { ", " };
-                *list = format!("{before}{comma}{}]", quoted(text));
+                *list = format!("{before}{comma}{text}]");
             }
-            None => keys.push((key.to_owned(), format!("[{}]", quoted(text)))),
+            None => keys.push((key.to_owned(), format!("[{text}]"))),
         }
     }
 
-    /// Notes a line that has no counterpart here.
-    pub(super) fn leave(&mut self, line: &str) {
-        self.left.push(line.to_owned());
+    /// Whether a key is set.
+    pub(super) fn has(&self, section: &str, key: &str) -> bool {
+        let mut sections = self.sections.iter().filter(|(known, _)| known == section);
+        sections.any(|(_, keys)| keys.iter().any(|(known, _)| known == key))
+    }
+
+    /// Notes what has no counterpart here. `line`: where it stands; `usize::MAX` for what no single line says.
+    pub(super) fn leave(&mut self, line: usize, text: String) {
+        self.left.push((line, text));
     }
 
     fn section(&mut self, section: &str) -> &mut Vec<(String, String)> {
@@ -49,11 +57,16 @@ impl Draft {
 
     /// The configuration file as text.
     pub(super) fn print(&self, from: &str) -> String {
-        let mut text = format!("# Made from {from} by `gatepost import`. Please read it before you use it.\n");
+        let mut text = format!(
+            "# Made of {from} by `gatepost import`. AMQP, MQTT, STOMP, both over WebSocket, metrics and, for this machine, management\n\
+             # listen at their own ports unless a section says otherwise; `bind = []` turns one off.\n"
+        );
         if !self.left.is_empty() {
-            text.push_str("#\n# These lines have no counterpart, or do not need one:\n");
-            for line in &self.left {
-                let _ = writeln!(text, "#   {line}");
+            text.push_str("#\n# Not taken over:\n");
+            let mut left: Vec<&(usize, String)> = self.left.iter().collect();
+            left.sort_by_key(|(line, _)| *line);
+            for (_, what) in left {
+                let _ = writeln!(text, "#   {what}");
             }
         }
         for (section, keys) in &self.sections {

@@ -237,7 +237,6 @@ stomp.proxy_protocol = false
             "level = \"warning\"",
             "anonymous = \"deny\"",
             "[listeners.management]\nbind = [\"[::]:15672\"]",
-            "#   stomp.proxy_protocol = false",
         ] {
             assert!(toml.contains(line), "{line} in:\n{toml}");
         }

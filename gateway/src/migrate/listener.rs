@@ -2,6 +2,7 @@
 
 use super::source::Line;
 use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The options of a `listener PORT`.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +21,9 @@ pub(super) struct Listener {
     pub certificate_names_user: bool,
     only_tls_1_3: bool,
     pub allow_anonymous: Option<bool>,
+    /// The files for its clients, where each listener has its own.
+    pub passwords: Option<Line>,
+    pub acl: Option<Line>,
 }
 
 impl Listener {
@@ -42,14 +46,23 @@ impl Listener {
                 other => return Err(format!("the protocol {other} is not spoken")),
             },
             // -1, Mosquitto's default, means no limit and does not parse.
-            "max_connections" => self.max_connections = value.parse().ok(),
-            "websockets_origin" => self.origins.push(value.to_owned()),
+            "max_connections" => self.max_connections = line.word().parse().ok(),
+            // Any page may connect, which is so without a list.
+            "websockets_origin" if value == "*" => {}
+            "websockets_origin" => {
+                let origin = value.trim_end_matches('/');
+                let host = origin.split_once("://").map(|(_, host)| host);
+                if !host.is_some_and(|host| !host.is_empty() && !host.contains(['/', ' ', '*'])) {
+                    return Err(format!("{value} is not an origin such as https://panel.example"));
+                }
+                self.origins.push(origin.to_owned());
+            }
             "certfile" => value.clone_into(&mut self.cert),
             "keyfile" => value.clone_into(&mut self.key),
             "cafile" => value.clone_into(&mut self.ca),
             "crlfile" => value.clone_into(&mut self.crl),
-            "require_certificate" => self.require_certificate = value == "true",
-            "use_identity_as_username" => self.certificate_names_user = value == "true",
+            "require_certificate" => self.require_certificate = line.flag()?,
+            "use_identity_as_username" => self.certificate_names_user = line.flag()?,
             "tls_version" => self.only_tls_1_3 = value == "tlsv1.3",
             _ => return Ok(false),
         }
@@ -75,7 +88,7 @@ impl Listener {
                 out.push_str("websocket = true\n");
             }
         }
-        let bind = quoted(&self.bind());
+        let bind = self.bind().map(|address| quoted(&address)).unwrap_or_default();
         let (plain, tls) = if self.cert.is_empty() {
             (bind, String::new())
         } else {
@@ -116,15 +129,26 @@ impl Listener {
         }
     }
 
-    fn bind(&self) -> String {
-        let address = match self.address.as_str() {
-            path if path.starts_with('/') => return format!("unix:{path}"),
-            "" | "::" => "[::]",
-            "localhost" => "127.0.0.1",
-            address if address.contains(':') => return format!("[{address}]:{}", self.port),
-            address => address,
+    /// Why it cannot be bound to what the file says.
+    pub(super) fn unbound(&self) -> Option<String> {
+        let Listener { port, address, .. } = self;
+        self.bind().is_none().then(|| {
+            format!("listener {port} {address}: this is a name, or no port. Set its bind to an address, such as 192.0.2.7:{port}")
+        })
+    }
+
+    /// The address as we write it. `None`: it is the name of a host or of an interface, and names are not looked up: the gateway
+    /// may run elsewhere, and to listen at every address instead could let others in.
+    fn bind(&self) -> Option<String> {
+        if self.address.starts_with('/') {
+            return Some(format!("unix:{}", self.address));
+        }
+        let ip = match self.address.as_str() {
+            "" => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+            "localhost" => IpAddr::from(Ipv4Addr::LOCALHOST),
+            address => address.parse().ok()?,
         };
-        format!("{address}:{}", self.port)
+        Some(SocketAddr::new(ip, self.port.parse().ok()?).to_string())
     }
 }
 

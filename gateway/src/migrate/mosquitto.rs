@@ -3,6 +3,7 @@
 //! A line is translated, or it describes what the gateway does anyway, or a comment names it with the reason why not. Nothing is
 //! dropped silently, because an operator has to know what will be different.
 
+use super::NEVER;
 use super::listener::{Listener, quoted};
 use super::source::Line;
 use std::fmt::Write as _;
@@ -95,12 +96,17 @@ impl Draft {
         match line.option.as_str() {
             "listener" => {
                 let (port, address) = value.split_once(char::is_whitespace).unwrap_or((value, ""));
-                self.listeners.push(Listener::at(port, address.trim()));
+                // Of all strings, only this one may have a comment behind it.
+                let address = address.trim_start();
+                let address = if address.starts_with('#') { "" } else { address };
+                self.listeners.push(Listener::at(port, address));
             }
-            "port" => value.clone_into(&mut self.default.port),
+            "port" => line.word().clone_into(&mut self.default.port),
             "bind_address" => value.clone_into(&mut self.default.address),
-            "per_listener_settings" => self.per_listener = value == "true",
-            "allow_anonymous" => self.current().allow_anonymous = Some(value == "true"),
+            "per_listener_settings" => self.per_listener = line.flag()?,
+            "allow_anonymous" => self.current().allow_anonymous = Some(line.flag()?),
+            "password_file" if self.per_listener => self.current().passwords = Some(line.clone()),
+            "acl_file" if self.per_listener => self.current().acl = Some(line.clone()),
             option if NEEDLESS.contains(&option) => {}
             "connection" => {
                 return Err("the gateway runs no bridges. Let the other broker bridge to the gateway".to_owned());
@@ -122,12 +128,26 @@ impl Draft {
     }
 
     fn take_node_wide(&mut self, line: &Line) -> Result<(), String> {
-        let value = line.value.as_str();
         match line.option.as_str() {
-            "password_file" => self.set("auth.file", "passwords", quoted(value)),
-            "acl_file" => self.set("auth.file", "acl", quoted(value)),
+            "password_file" => self.set("auth.file", "passwords", quoted(&line.value)),
+            "acl_file" => self.set("auth.file", "acl", quoted(&line.value)),
+            _ => return self.take_word(line),
+        }
+        Ok(())
+    }
+
+    /// Takes an option whose value is one word.
+    fn take_word(&mut self, line: &Line) -> Result<(), String> {
+        let value = line.word();
+        match line.option.as_str() {
             "max_inflight_messages" => self.set("mqtt", "max_inflight", bounded(value, 65_535)?),
-            "max_keepalive" => self.set("mqtt", "keep_alive_max", quoted(&format!("{}s", number(value)?))),
+            "max_keepalive" => {
+                self.set(
+                    "mqtt",
+                    "keep_alive_max",
+                    quoted(&format!("{}s", number(value)?.min(65_535))),
+                );
+            }
             "message_size_limit" | "max_packet_size" if number(value)? == 0 => {}
             "message_size_limit" | "max_packet_size" => {
                 self.set("limits", "max_message_size", bounded(value, 1 << 30)?);
@@ -135,7 +155,14 @@ impl Draft {
             "memory_limit" if number(value)? == 0 => {}
             "memory_limit" => self.set("memory", "budget", number(value)?.to_string()),
             "persistent_client_expiration" => self.set("mqtt", "session_expiry_max", quoted(&expiration(value)?)),
-            "sys_interval" => self.set("mqtt", "sys_interval", quoted(&format!("{}s", number(value)?))),
+            "sys_interval" => self.set(
+                "mqtt",
+                "sys_interval",
+                quoted(&format!("{}s", number(value)?.min(86_400))),
+            ),
+            "global_max_connections" | "global_max_clients" => {
+                self.set("limits", "max_connections", number(value)?.to_string());
+            }
             "log_dest" if matches!(value, "stdout" | "stderr" | "syslog") => {}
             "log_type" => match value {
                 "debug" | "all" => self.log_level = Some("debug"),
@@ -156,12 +183,17 @@ impl Draft {
     }
 
     fn write(mut self, file: &str) -> String {
-        let alone = self.listeners.is_empty() && self.default.port.is_empty();
-        if alone {
-            // Without a `listener` Mosquitto serves clients of this machine only, without logins.
+        if self.listeners.is_empty() && self.default.port.is_empty() {
             "1883".clone_into(&mut self.default.port);
-            "localhost".clone_into(&mut self.default.address);
-            self.default.allow_anonymous.get_or_insert(true);
+            if self.default.address.is_empty() {
+                // Without a `listener` Mosquitto serves clients of this machine only, without logins.
+                "localhost".clone_into(&mut self.default.address);
+                self.default.allow_anonymous.get_or_insert(true);
+            }
+        }
+        if !self.keys.iter().any(|(_, key, _)| *key == "session_expiry_max") {
+            // Without a limit Mosquitto keeps sessions until their clients end them.
+            self.set("mqtt", "session_expiry_max", quoted(NEVER));
         }
         let default = std::mem::take(&mut self.default);
         // Options about logins outside of listeners apply to all of them, unless `per_listener_settings` is on.
@@ -177,6 +209,7 @@ impl Draft {
         if !default.port.is_empty() {
             self.listeners.insert(0, default);
         }
+        self.notes.extend(self.listeners.iter().filter_map(Listener::unbound));
         self.decide_about_certificates();
         self.decide_about_files();
         self.set("mqtt", "anonymous", quoted(rule(anonymous)));
@@ -224,7 +257,30 @@ impl Draft {
         }
     }
 
+    /// Translates the files for logins. With `per_listener_settings` each listener of Mosquitto has its own. The gateway has one
+    /// of each for all listeners, so who knows a password for one gets in by all.
     fn decide_about_files(&mut self) {
+        for (option, key) in [("password_file", "passwords"), ("acl_file", "acl")] {
+            let of = |listener: &Listener| match key {
+                "passwords" => listener.passwords.clone(),
+                _ => listener.acl.clone(),
+            };
+            let files: Vec<Line> = self.listeners.iter().filter_map(of).collect();
+            let Some(last) = files.last().map(|line| line.value.clone()) else {
+                continue;
+            };
+            for line in files.iter().filter(|line| line.value != last) {
+                let place = &line.place;
+                self.notes.push(format!(
+                    "{place}: {option}: all listeners share one, which is the one of the last listener here"
+                ));
+            }
+            if files.len() < self.listeners.len() {
+                self.notes
+                    .push(format!("{option}: holds for all listeners, not for some of them"));
+            }
+            self.set("auth.file", key, quoted(&last));
+        }
         if self.keys.iter().any(|(section, ..)| *section == "auth.file") {
             self.set("auth", "backends", "[\"internal\", \"file\"]".to_owned());
         }
@@ -281,6 +337,8 @@ fn why_not(option: &str) -> &'static str {
         "max_queued_messages" | "max_queued_bytes" | "queue_qos0_messages" => {
             "sessions are bounded by memory and disk, not by a number of messages. QoS 0 is not kept for clients that are away"
         }
+        "max_topic_alias" | "max_topic_alias_broker" => "the number of topic aliases is the gateway's to say",
+        "accept_protocol_versions" => "all three versions are spoken",
         "max_inflight_bytes" => "the limit is max_inflight_messages",
         "upgrade_outgoing_qos" => "the lower QoS of publish and subscription holds",
         "max_qos" => "every client may use QoS 2",
@@ -373,7 +431,7 @@ mod tests {
              min_version = \"1.3\"\n",
             "[listeners.web_mqtt]\nbind = [\"[::]:9001\"]\ntls_bind = []\nmax_connections = 200\n",
             "bind = [\"unix:/run/mosquitto.sock\"]",
-            "[mqtt]\nanonymous = \"deny\"\n",
+            "anonymous = \"deny\"\n",
         ] {
             assert!(toml.contains(wanted), "{wanted}in:\n{toml}");
         }
@@ -425,10 +483,95 @@ mod tests {
         }
     }
 
+    /// Mosquitto reads one word of a number or flag. The rest made `allow_anonymous` false, was part of an address that did not
+    /// load, or kept the number from being read.
+    #[test]
+    fn what_follows_a_word_is_no_part_of_it() {
+        let text = "allow_anonymous 1 # for now\nlistener 1884   # plain\nmax_keepalive 60 # a minute\nmax_connections 5 #\n\
+                    listener 1885 127.0.0.1\nprotocol websockets\nwebsockets_origin *\n";
+        let (toml, config) = (translated(text), loaded(text));
+        assert!(!toml.contains("Not taken over"), "{toml}");
+        for wanted in [
+            "anonymous = \"allow\"",
+            "bind = [\"[::]:1884\"]",
+            "keep_alive_max = \"60s\"",
+            "max_connections = 5",
+        ] {
+            assert!(toml.contains(wanted), "{wanted} in:\n{toml}");
+        }
+        let web = config.listeners.iter().find(|(name, _)| name == "web_mqtt");
+        assert!(web.is_some_and(|(_, listener)| listener.origins.is_empty()), "{toml}");
+        let toml = translated("allow_anonymous yes\nlistener 1883\n");
+        assert!(
+            toml.contains("m.conf:1: allow_anonymous: yes is neither true nor false"),
+            "{toml}"
+        );
+    }
+
+    /// Without a port, the listener of the address moved to this machine alone and let everybody in.
+    #[test]
+    fn an_address_without_a_port_is_the_default_listeners() {
+        let toml = translated("bind_address 192.0.2.7\npersistence true\n");
+        assert!(toml.contains("bind = [\"192.0.2.7:1883\"]"), "{toml}");
+        assert!(toml.contains("anonymous = \"deny\""), "{toml}");
+    }
+
+    /// The name of a host or of an interface did not load. It does not become every address.
+    #[test]
+    fn a_name_is_not_bound_but_named() {
+        let text = "listener 8883 plant-gw\nlistener 1883 fe80::1\n";
+        let toml = translated(text);
+        loaded(text);
+        assert!(toml.contains("[listeners.mqtt]\nbind = []\n"), "{toml}");
+        assert!(toml.contains("bind = [\"[fe80::1]:1883\"]"), "{toml}");
+        assert!(toml.contains("listener 8883 plant-gw: this is a name"), "{toml}");
+    }
+
+    /// The files of the last listener replaced the others', and nothing said so.
+    #[test]
+    fn files_of_single_listeners_that_cannot_be_kept_apart_are_named() {
+        let toml = translated(
+            "per_listener_settings true\nlistener 1883\nacl_file /front\nlistener 8883\nacl_file /back\npassword_file /passwd\n",
+        );
+        for wanted in [
+            "m.conf:3: acl_file: all listeners share one",
+            "#   password_file: holds for all listeners",
+            "passwords = \"/passwd\"\n",
+            "acl = \"/back\"\n",
+        ] {
+            assert!(toml.contains(wanted), "{wanted} in:\n{toml}");
+        }
+        let one = "per_listener_settings true\nlistener 1883\nacl_file /one\nlistener 8883\nacl_file /one\n";
+        assert!(!translated(one).contains("Not taken over"), "{}", translated(one));
+    }
+
+    /// Sessions of devices that were away for a day were gone after the move.
+    #[test]
+    fn sessions_are_kept_as_long_as_mosquitto_keeps_them() {
+        assert!(translated("listener 1883\n").contains("session_expiry_max = \"36500d\""));
+        assert!(translated("persistent_client_expiration 2w\n").contains("session_expiry_max = \"14d\""));
+    }
+
     #[test]
     fn another_file_is_refused() {
         let refused = translate("x", &parse("x", "{\n\"users\": []\n}"));
         assert!(refused.is_err_and(|reason| reason.contains("does not look like")));
+    }
+
+    #[test]
+    fn definitions_are_imported_at_the_start() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("definitions.json");
+        std::fs::write(&file, "{\"users\": [], \"queues\": []}").expect("written");
+        let toml = crate::migrate::import(&file).expect("read");
+        assert!(
+            toml.contains(&format!("[definitions]\nfile = \"{}\"\n", file.display())),
+            "{toml}"
+        );
+        for wrong in ["{\"users\": [}", "{\"colour\": 1}"] {
+            std::fs::write(&file, wrong).expect("written");
+            assert!(crate::migrate::import(&file).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -48,6 +48,23 @@ pub(super) fn parse(file: &str, text: &str) -> Vec<Line> {
         .collect()
 }
 
+impl Line {
+    /// The first word of the value: all that Mosquitto reads of a number, or of `true` and `false`. What follows, such as a
+    /// comment, is no part of it.
+    pub(super) fn word(&self) -> &str {
+        self.value.split_whitespace().next().unwrap_or("")
+    }
+
+    /// `true` or `false`, which Mosquitto also writes `1` and `0`.
+    pub(super) fn flag(&self) -> Result<bool, String> {
+        match self.word() {
+            "true" | "1" => Ok(true),
+            "false" | "0" => Ok(false),
+            other => Err(format!("{other} is neither true nor false")),
+        }
+    }
+}
+
 /// The files of an `include_dir`, by name.
 fn included_by(line: &Line) -> Result<Vec<PathBuf>, String> {
     let directory = Path::new(&line.value);
