@@ -385,9 +385,11 @@ fn settings(
         let mut server = builder.with_cert_resolver(Arc::clone(&certificates) as Arc<dyn ResolvesServerCert>);
         // A client that offers only others is refused, as RFC 7301 3.2 has it; one that offers none is welcome (not by
         // QUIC, where RFC 9001 8.1 asks for one).
-        server.alpn_protocols = vec![match listener.protocol.as_str() {
-            METRICS | MANAGEMENT => b"http/1.1".to_vec(),
-            protocol => protocol.as_bytes().to_vec(),
+        let is_http = listener.websocket || matches!(listener.protocol.as_str(), METRICS | MANAGEMENT);
+        // A WebSocket begins with HTTP, and that is what browsers offer for it.
+        server.alpn_protocols = vec![match is_http && carrier.is_empty() {
+            true => b"http/1.1".to_vec(),
+            false => listener.protocol.as_bytes().to_vec(),
         }];
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 1;

@@ -1,6 +1,8 @@
-// mqtt.js, @stomp/stompjs and the example page in a real browser, headless, driven over its debugging port.
+// mqtt.js, @stomp/stompjs and the example page in a real browser, headless, driven over its debugging port. Where there is a
+// `wss.json`, over TLS: it has the ports and the server's certificate.
 
 import assert from "node:assert/strict";
+import { X509Certificate, createHash } from "node:crypto";
 import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
@@ -11,7 +13,14 @@ import { eventually, host, later, main, ports, require, test } from "./harness.m
 const mqtt = require("mqtt");
 const modules = process.env.GATEPOST_NODE_MODULES;
 
-const open = await browser();
+const secure = fs.existsSync("wss.json") && JSON.parse(fs.readFileSync("wss.json", "utf8"));
+const url = (name, path) => `${secure ? "wss" : "ws"}://${host}:${(secure || ports)[name]}${path}`;
+// The browser is to take this key and no other, as it would a certificate that its machine trusts.
+const pin = () => createHash("sha256")
+  .update(new X509Certificate(fs.readFileSync(secure.certificate)).publicKey.export({ type: "spki", format: "der" }))
+  .digest("base64");
+
+const open = await browser(secure ? [`--ignore-certificate-errors-spki-list=${pin()}`] : []);
 const files = fs.mkdtempSync(path.join(os.tmpdir(), "gatepost-pages-"));
 later(() => fs.rmSync(files, { recursive: true, force: true }));
 
@@ -24,7 +33,7 @@ async function pageWith(script) {
 
 test("the example page draws what sensors publish over MQTT", async () => {
   const example = pathToFileURL(path.join(import.meta.dirname, "../../../examples/dashboard.html"));
-  const page = await open(`${example}?url=ws://${host}:${ports.webStomp}/ws&topic=/topic/plant.*.temp`);
+  const page = await open(`${example}?url=${url("webStomp", "/ws")}&topic=/topic/plant.*.temp`);
   const text = (selector) => page.evaluate(`document.querySelector("${selector}")?.textContent ?? ""`);
   await eventually(async () => (await text("#state")).startsWith("/topic/plant"), `a subscription`);
   const sensors = await mqtt.connectAsync({ host, port: ports.mqtt, reconnectPeriod: 0 });
@@ -53,7 +62,7 @@ test("mqtt.js and stompjs meet in the browser", async () => {
   await panel.evaluate(`new Promise((done, fail) => {
     globalThis.inbox = [];
     const client = (globalThis.client = new StompJs.Client({
-      brokerURL: "ws://${host}:${ports.webStomp}/ws",
+      brokerURL: "${url("webStomp", "/ws")}",
       connectHeaders: { login: "guest", passcode: "guest", host: "/" },
     }));
     client.onStompError = (frame) => fail(new Error(frame.headers.message));
@@ -65,7 +74,7 @@ test("mqtt.js and stompjs meet in the browser", async () => {
   })`);
   await device.evaluate(`(async () => {
     globalThis.inbox = [];
-    globalThis.client = await mqtt.connectAsync("ws://${host}:${ports.webMqtt}/mqtt", { protocolVersion: 5 });
+    globalThis.client = await mqtt.connectAsync("${url("webMqtt", "/mqtt")}", { protocolVersion: 5 });
     client.on("message", (topic, payload) => inbox.push(topic + " " + payload));
     await client.subscribeAsync("meet/back", { qos: 1 });
     await client.publishAsync("meet/there", "gr\u00fcn", { qos: 2 });

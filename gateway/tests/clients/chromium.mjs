@@ -8,15 +8,15 @@ import { eventually, later, require } from "./harness.mjs";
 
 const { WebSocket } = require("ws");
 
-/** Chromium, and pages in it. */
-export async function browser() {
+/** Chromium, with further arguments, and pages in it. */
+export async function browser(further = []) {
   const home = fs.mkdtempSync(path.join(os.tmpdir(), "gatepost-browser-"));
   const child = spawn(
     process.env.GATEPOST_CHROMIUM ?? "chromium",
     ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
       // Pages behind others keep their pace: all of them are used at once.
       "--disable-renderer-backgrounding", "--disable-background-timer-throttling", "--disable-backgrounding-occluded-windows", "--window-size=900,600", "--remote-debugging-port=0",
-      `--user-data-dir=${home}`, "about:blank"],
+      `--user-data-dir=${home}`, ...further, "about:blank"],
     { stdio: ["ignore", "ignore", "pipe"] },
   );
   later(() => {

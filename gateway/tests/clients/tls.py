@@ -35,15 +35,15 @@ def context(certificate=False):
     return context
 
 
-def mqtt(tls, version=paho.MQTTv311, login=None):
+def mqtt(tls, version=paho.MQTTv311, login=None, transport="tcp"):
     """A paho client, and a list that fills with what its CONNACK says."""
-    client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=unique("tls"), protocol=version)
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=unique("tls"), protocol=version, transport=transport)
     answers = []
     client.on_connect = lambda c, u, flags, reason, properties: answers.append(str(reason))
     client.tls_set_context(tls)
     if login:
         client.username_pw_set(*login)
-    client.connect(HOST, SETTINGS["mqtts"])
+    client.connect(HOST, SETTINGS["wss" if transport == "websockets" else "mqtts"])
     client.loop_start()
     later(client.loop_stop)
     eventually(lambda: answers, "a CONNACK")
@@ -77,6 +77,17 @@ def paho_logs_in_by_certificate():
         client, answers = mqtt(context(certificate=True), version)
         equal(answers, ["Success"])
         round_trip(client)
+
+
+@case
+def paho_speaks_over_websocket_and_tls_too():
+    for version in (paho.MQTTv311, paho.MQTTv5):
+        for login, certificate in ((GUEST, False), (None, True)):
+            client, answers = mqtt(context(certificate), version, login, "websockets")
+            equal(answers, ["Success"])
+            round_trip(client)
+    _, answers = mqtt(context(), paho.MQTTv5, transport="websockets")
+    equal(answers[0], "Not authorized")
 
 
 @case

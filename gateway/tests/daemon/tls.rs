@@ -424,12 +424,15 @@ fn a_client_that_asks_for_a_name_sees_its_certificate() {
 fn for_clients(authority: &Authority, io_threads: u32) -> Gatepost {
     authority.sign("guest", &[], 2);
     let ca = authority.path("ca.pem");
-    let settings = authority.settings(&format!("client_auth = \"optional\"\nclient_ca = {ca:?}"));
+    let more = format!("client_auth = \"optional\"\nclient_ca = {ca:?}");
+    let wss = free_port();
+    let settings = authority.settings(&more) + &authority.websocket("mqtt", wss, "", &more);
     let gatepost = Gatepost::with(io_threads, &(settings + "[mqtt]\nanonymous = \"deny\"\n"));
     let (amqps, mqtts, stomps) = (authority.amqps, authority.mqtts, authority.stomps);
     let directory = authority.directory();
-    let json =
-        format!("{{\"amqps\": {amqps}, \"mqtts\": {mqtts}, \"stomps\": {stomps}, \"directory\": {directory:?}}}");
+    let json = format!(
+        "{{\"amqps\": {amqps}, \"mqtts\": {mqtts}, \"stomps\": {stomps}, \"wss\": {wss}, \"directory\": {directory:?}}}"
+    );
     fs::write(gatepost.dir.join("tls.json"), json).expect("written");
     gatepost
 }

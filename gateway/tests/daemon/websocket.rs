@@ -3,6 +3,7 @@
 use crate::support::daemon::free_port;
 use crate::support::tls::{self, Authority};
 use crate::support::{Gatepost, node, node_over_websocket, python_over_websocket};
+use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
@@ -25,6 +26,21 @@ fn the_example_page_and_the_clients_in_a_browser_find_everything_in_place() {
         ("GATEPOST__LISTENERS__WEB_MQTT__ORIGINS", "[\"null\"]"),
         ("GATEPOST__LISTENERS__WEB_STOMP__ORIGINS", "[\"null\"]"),
     ]);
+    node(&mut gatepost, "browser.mjs");
+}
+
+/// As a page on the internet has it. Browsers offer `http/1.1` for a WebSocket over TLS, which was refused: the listener took the
+/// name of its protocol only.
+#[test]
+fn the_example_page_and_the_clients_in_a_browser_find_everything_in_place_over_tls() {
+    let authority = Authority::new();
+    let (mqtt, stomp) = (free_port(), free_port());
+    let page = "origins = [\"null\"]";
+    let settings = authority.websocket("mqtt", mqtt, page, "") + &authority.websocket("stomp", stomp, page, "");
+    let mut gatepost = Gatepost::with(1, &settings);
+    let certificate = authority.path("server.pem");
+    let json = format!("{{\"webMqtt\": {mqtt}, \"webStomp\": {stomp}, \"certificate\": {certificate:?}}}");
+    fs::write(gatepost.dir.join("wss.json"), json).expect("written");
     node(&mut gatepost, "browser.mjs");
 }
 
@@ -402,26 +418,30 @@ fn a_listener_has_its_own_vhost_anonymous_rule_and_number_of_connections() {
 #[test]
 fn websockets_are_spoken_over_tls() {
     let (authority, port) = (Authority::new(), free_port());
-    let (cert, key) = (authority.path("server.pem"), authority.path("server.key"));
-    let settings = format!(
-        "[listeners.secure]\nprotocol = \"mqtt\"\nwebsocket = true\ntls_bind = [\"127.0.0.1:{port}\"]\n\
-         [listeners.secure.tls]\ncert = {cert:?}\nkey = {key:?}\n"
-    );
-    let _gatepost = Gatepost::with(1, &settings);
-    let client = authority.client(None, &[&rustls::version::TLS13]);
-    let mut stream = tls::connect(&client.into(), "localhost", port);
+    let _gatepost = Gatepost::with(1, &authority.websocket("mqtt", port, "", ""));
+    let offering = |names: &[&[u8]]| {
+        let mut client = authority.client(None, &[&rustls::version::TLS13]);
+        client.alpn_protocols = names.iter().map(|name| name.to_vec()).collect();
+        tls::connect(&client.into(), "localhost", port)
+    };
     // The upgrade and CONNECT in one record.
     let hello = [request("/mqtt", "mqtt", "").as_bytes(), &masked(0x82, CONNECT)].concat();
-    stream.write_all(&hello).expect("sent");
-    let mut said = Vec::new();
-    while !said.ends_with(&[&[0x82, 4][..], CONNACK].concat()) {
-        let mut piece = [0; 512];
-        let size = stream.read(&mut piece).expect("an answer");
-        assert!(size > 0, "closed after {said:?}");
-        said.extend_from_slice(&piece[..size]);
+    let offers: [&[&[u8]]; 3] = [&[], &[b"http/1.1"], &[b"h2", b"http/1.1"]];
+    for names in offers {
+        let mut stream = offering(names);
+        stream.write_all(&hello).expect("sent");
+        let mut said = Vec::new();
+        while !said.ends_with(&[&[0x82, 4][..], CONNACK].concat()) {
+            let mut piece = [0; 512];
+            let size = stream.read(&mut piece).expect("an answer");
+            assert!(size > 0, "closed after {said:?}");
+            said.extend_from_slice(&piece[..size]);
+        }
+        stream.write_all(&masked(0x82, b"\xe0\x00")).expect("sent");
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).expect("closed in good order");
+        assert_eq!(rest, [0x88, 2, 0x03, 0xE8]);
     }
-    stream.write_all(&masked(0x82, b"\xe0\x00")).expect("sent");
-    let mut rest = Vec::new();
-    stream.read_to_end(&mut rest).expect("closed in good order");
-    assert_eq!(rest, [0x88, 2, 0x03, 0xE8]);
+    // No HTTP is spoken in these (RFC 7301 3.2).
+    offering(&[b"mqtt"]).read(&mut [0]).expect_err("refused");
 }

@@ -121,6 +121,15 @@ impl Authority {
             .concat()
     }
 
+    /// A listener for a protocol over WebSocket and TLS, with `rules` of its own and `more` lines in its `tls` section.
+    pub(crate) fn websocket(&self, protocol: &str, port: u16, rules: &str, more: &str) -> String {
+        let (cert, key) = (self.path("server.pem"), self.path("server.key"));
+        format!(
+            "[listeners.wss_{protocol}]\nprotocol = \"{protocol}\"\nwebsocket = true\n{rules}\n\
+             tls_bind = [\"127.0.0.1:{port}\"]\n[listeners.wss_{protocol}.tls]\ncert = {cert:?}\nkey = {key:?}\n{more}\n"
+        )
+    }
+
     /// A client's configuration that trusts the CA and shows `identity`'s certificate, if any.
     pub(crate) fn client(
         &self,
