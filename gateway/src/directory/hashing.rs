@@ -20,6 +20,7 @@ use gatepost_core::properties::Name;
 use parking_lot::{Condvar, Mutex};
 use ring::hmac;
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -54,9 +55,14 @@ struct State {
     remembered: HashMap<Name, Remembered>,
     settings: Settings,
     threads: usize,
+    /// Threads that wait for a job, or are about to wake for one.
+    idle: usize,
     closed: bool,
     #[cfg(test)]
     paused: bool,
+    /// The system gives no threads.
+    #[cfg(test)]
+    starved: bool,
 }
 
 /// The configured limits.
@@ -131,7 +137,17 @@ enum Job {
     },
 }
 
-/// Too many logins wait.
+impl Job {
+    /// Bytes of passwords and tokens that it holds.
+    fn bytes(&self) -> usize {
+        match self {
+            Job::Check(Check { password, .. }) | Job::Make { password, .. } => password.len(),
+            Job::Work { bytes, .. } => *bytes,
+        }
+    }
+}
+
+/// Too many logins wait, or no thread can be started that would take this one.
 #[derive(Debug)]
 pub(crate) struct Busy;
 
@@ -194,53 +210,38 @@ impl Hashing {
     /// Queues a password check.
     ///
     /// # Errors
-    /// Too many wait already.
-    pub(crate) fn check(&self, check: Check) -> Result<(), Check> {
-        let mut state = self.shared.state.lock();
-        let bytes = state.bytes + check.password.len();
-        if state.queue.len() >= state.settings.queue_max || bytes > QUEUE_BYTES_MAX {
-            self.shared.figures.busy.fetch_add(1, Ordering::Relaxed);
-            return Err(check);
-        }
-        state.bytes = bytes;
-        self.push(&mut state, Job::Check(check));
-        Ok(())
+    /// Too many wait already, or no thread can be started.
+    pub(crate) fn check(&self, check: Check) -> Result<(), Busy> {
+        self.admit(Job::Check(check))
     }
 
     /// Queues other slow work for a login. `bytes`: memory that it holds while it waits.
     ///
     /// # Errors
-    /// Too many wait already.
+    /// Too many wait already, or no thread can be started.
     pub(crate) fn work(
         &self,
         bytes: usize,
         to: Weak<dyn Answer>,
         work: Box<dyn FnOnce() -> Option<Event> + Send>,
     ) -> Result<(), Busy> {
-        let mut state = self.shared.state.lock();
-        if state.queue.len() >= state.settings.queue_max || state.bytes + bytes > QUEUE_BYTES_MAX {
-            self.shared.figures.busy.fetch_add(1, Ordering::Relaxed);
-            return Err(Busy);
-        }
-        state.bytes += bytes;
-        self.push(&mut state, Job::Work { bytes, to, work });
-        Ok(())
+        self.admit(Job::Work { bytes, to, work })
     }
 
     /// Hashes a new password, and makes a SCRAM verifier if that mechanism is enabled.
     ///
     /// # Errors
-    /// The threads have ended, because the node is stopping.
+    /// No thread can be started, or all have ended because the node is stopping.
     pub(crate) async fn make(&self, password: &[u8]) -> Result<Kept, oneshot::error::RecvError> {
         let (done, made) = oneshot::channel();
         {
             let mut state = self.shared.state.lock();
-            state.bytes += password.len();
             let job = Job::Make {
                 password: password.into(),
                 done,
             };
-            self.push(&mut state, job);
+            // A job that is not taken drops `done`, which ends the wait below.
+            let _ = self.push(&mut state, job);
         }
         made.await
     }
@@ -252,25 +253,59 @@ impl Hashing {
         self.shared.queued.notify_all();
     }
 
-    fn push(&self, state: &mut State, job: Job) {
+    /// As if the system gave no threads, or gives them again.
+    #[cfg(test)]
+    pub(super) fn starve(&self, starved: bool) {
+        self.shared.state.lock().starved = starved;
+    }
+
+    /// Queues a login's job unless too many wait.
+    fn admit(&self, job: Job) -> Result<(), Busy> {
+        let mut state = self.shared.state.lock();
+        let full = state.queue.len() >= state.settings.queue_max || state.bytes + job.bytes() > QUEUE_BYTES_MAX;
+        let admitted = if full { Err(Busy) } else { self.push(&mut state, job) };
+        if admitted.is_err() {
+            self.shared.figures.busy.fetch_add(1, Ordering::Relaxed);
+        }
+        admitted
+    }
+
+    /// # Errors
+    /// There is no thread that would take the job, and none can be started.
+    fn push(&self, state: &mut State, job: Job) -> Result<(), Busy> {
+        // One thread for each job that no idle thread will take, so that a login never waits behind a single slow one.
+        if state.idle <= state.queue.len() && state.threads < state.settings.threads.max(1) {
+            match self.start(state) {
+                Ok(()) => state.threads += 1,
+                Err(error) => {
+                    tracing::error!(%error, threads = state.threads, "cannot start a thread that checks passwords");
+                    if state.threads == 0 {
+                        return Err(Busy);
+                    }
+                }
+            }
+        }
+        state.bytes += job.bytes();
         match job {
             Job::Check(_) | Job::Work { .. } => state.queue.push_back(job),
             // An operator waits for it, so it goes before logins.
             Job::Make { .. } => state.queue.push_front(job),
         }
-        self.shared
-            .figures
-            .waiting
-            .store(state.queue.len() as u64, Ordering::Relaxed);
-        if state.threads < state.settings.threads.max(1).min(state.queue.len()) {
-            let shared = Arc::clone(&self.shared);
-            let thread = std::thread::Builder::new().name("hashing".to_owned());
-            match thread.spawn(move || shared.run()) {
-                Ok(_) => state.threads += 1,
-                Err(error) => tracing::error!(%error, "cannot start a thread that checks passwords"),
-            }
-        }
+        let waiting = &self.shared.figures.waiting;
+        waiting.store(state.queue.len() as u64, Ordering::Relaxed);
         self.shared.queued.notify_one();
+        Ok(())
+    }
+
+    #[cfg_attr(not(test), expect(unused_variables, reason = "only tests have threads refused"))]
+    fn start(&self, state: &State) -> io::Result<()> {
+        #[cfg(test)]
+        if state.starved {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let shared = Arc::clone(&self.shared);
+        let thread = std::thread::Builder::new().name("hashing".to_owned());
+        thread.spawn(move || shared.run()).map(drop)
     }
 }
 
@@ -362,15 +397,14 @@ impl Shared {
                 continue;
             }
             if let Some(job) = state.queue.pop_front() {
-                let bytes = match &job {
-                    Job::Check(Check { password, .. }) | Job::Make { password, .. } => password.len(),
-                    Job::Work { bytes, .. } => *bytes,
-                };
-                state.bytes = state.bytes.saturating_sub(bytes);
+                state.bytes = state.bytes.saturating_sub(job.bytes());
                 self.figures.waiting.store(state.queue.len() as u64, Ordering::Relaxed);
                 return Some(job);
             }
-            if self.queued.wait_for(&mut state, IDLE).timed_out() && state.queue.is_empty() {
+            state.idle += 1;
+            let timed_out = self.queued.wait_for(&mut state, IDLE).timed_out();
+            state.idle -= 1;
+            if timed_out && state.queue.is_empty() {
                 break;
             }
         }

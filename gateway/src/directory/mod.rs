@@ -576,7 +576,7 @@ impl Directory {
         });
         let obsolete = self.obsolete.clone();
         let check = Check {
-            user,
+            user: user.clone(),
             password,
             hash,
             to: Arc::downgrade(to),
@@ -588,11 +588,9 @@ impl Directory {
                 decide(is_right && is_known)
             }),
         };
-        self.hashing.check(check).err().map(|check| {
-            Event::LoginRefused(Box::new(LoginRefused {
-                user: check.user,
-                why: LoginFailure::Busy,
-            }))
+        self.hashing.check(check).err().map(|_| {
+            let why = LoginFailure::Busy;
+            Event::LoginRefused(Box::new(LoginRefused { user, why }))
         })
     }
 }

@@ -534,9 +534,9 @@ fn an_obsolete_hash_is_replaced_at_the_first_login() {
     bench.stop();
 }
 
-fn hashing(queue_max: usize) -> Hashing {
+fn hashing(threads: usize, queue_max: usize) -> Hashing {
     Hashing::new(Settings {
-        threads: 1,
+        threads,
         queue_max,
         remember: Duration::from_secs(3_600),
         cost: CHEAP,
@@ -563,7 +563,7 @@ fn check(password: &str, hash: &Arc<PasswordHash>, to: &Arc<dyn Answer>) -> supe
 
 #[test]
 fn a_password_that_was_right_is_remembered_and_a_wrong_one_is_not() {
-    let hashing = hashing(10);
+    let hashing = hashing(1, 10);
     let (sender, answers) = std::sync::mpsc::channel();
     let to: Arc<dyn Answer> = Arc::new(Waiting(sender));
     let hash = Arc::new(PasswordHash::make(b"s", CHEAP, &mut Workspace::default()));
@@ -587,7 +587,7 @@ fn a_password_that_was_right_is_remembered_and_a_wrong_one_is_not() {
 
 #[test]
 fn too_many_logins_at_once_are_refused_and_those_whose_connection_is_gone_are_not_hashed() {
-    let hashing = hashing(2);
+    let hashing = hashing(1, 2);
     let (sender, answers) = std::sync::mpsc::channel();
     let to: Arc<dyn Answer> = Arc::new(Waiting(sender));
     let gone: Arc<dyn Answer> = Arc::new(Waiting(std::sync::mpsc::channel().0));
@@ -605,6 +605,58 @@ fn too_many_logins_at_once_are_refused_and_those_whose_connection_is_gone_are_no
         (count(&figures.abandoned), count(&figures.hashed), count(&figures.busy)),
         (1, 1, 1)
     );
+}
+
+/// The second thread was started only when two jobs waited, so one login waited behind a slow one.
+#[test]
+fn a_login_does_not_wait_behind_a_slow_one_while_a_thread_may_be_started() {
+    let hashing = hashing(2, 10);
+    let to: Arc<dyn Answer> = Arc::new(Waiting(std::sync::mpsc::channel().0));
+    let (second_ran, first_waits) = std::sync::mpsc::channel();
+    let (begun, begins) = std::sync::mpsc::channel();
+    let (ended, ends) = std::sync::mpsc::channel();
+    let first = Box::new(move || {
+        begun.send(()).expect("somebody waits");
+        // So long only if the second job waits for this one.
+        let waited = first_waits.recv_timeout(Duration::from_secs(60));
+        ended.send(waited.is_ok()).expect("somebody waits");
+        None
+    });
+    hashing.work(0, Arc::downgrade(&to), first).expect("queued");
+    begins.recv().expect("the first is at work");
+    let second = Box::new(move || {
+        second_ran.send(()).expect("the first waits");
+        None
+    });
+    hashing.work(0, Arc::downgrade(&to), second).expect("queued");
+    assert_eq!(ends.recv(), Ok(true));
+}
+
+/// An operator's new password waited for ever, and logins until their connections were too slow.
+#[test]
+fn who_needs_a_thread_is_told_at_once_that_there_is_none() {
+    let hashing = hashing(1, 10);
+    let (sender, answers) = std::sync::mpsc::channel();
+    let to: Arc<dyn Answer> = Arc::new(Waiting(sender));
+    let hash = Arc::new(PasswordHash::decoy(CHEAP));
+    hashing.starve(true);
+    assert!(hashing.check(check("a", &hash, &to)).is_err());
+    assert!(hashing.work(1, Arc::downgrade(&to), Box::new(|| None)).is_err());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    assert!(runtime.block_on(hashing.make(b"new")).is_err());
+    let figures = hashing.figures();
+    assert_eq!(
+        (
+            figures.busy.load(Ordering::Relaxed),
+            figures.waiting.load(Ordering::Relaxed)
+        ),
+        (2, 0)
+    );
+    hashing.starve(false);
+    assert!(hashing.check(check("b", &hash, &to)).is_ok());
+    answers.recv().expect("an answer");
 }
 
 /// Any change of a user, its tags for example, logged it out of the console.
