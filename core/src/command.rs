@@ -682,6 +682,8 @@ pub struct Peer {
     /// It may do what is kept for users of this machine. Said explicitly: a missing address does not make a peer
     /// local.
     pub is_local: bool,
+    /// Nobody between it and us can read along.
+    pub is_encrypted: bool,
 }
 
 /// What a peer's certificate has proved.
@@ -710,8 +712,8 @@ impl Peer {
         Peer {
             address: Some(address),
             local_address,
-            certificate: None,
             is_local: address.ip().to_canonical().is_loopback(),
+            ..Peer::default()
         }
     }
 

@@ -44,7 +44,6 @@ pub(crate) struct ListensAt {
     /// RabbitMQ's name of what is spoken there: `mqtt/ssl`, `http/web-mqtt`, `http`.
     pub protocol: String,
     pub at: SocketAddr,
-    pub is_tls: bool,
     pub is_management: bool,
 }
 
@@ -54,7 +53,6 @@ impl Listeners {
         let described = |port: &Bound| {
             let Address::Ip(at) = port.address else { return None };
             let (_, keys) = config.listeners.iter().find(|(name, _)| *name == port.name)?;
-            let is_tls = port.carrier != Carrier::Plain;
             let is_web = port.terms.as_ref().is_some_and(|terms| terms.websocket.is_some());
             let spoken = keys.protocol.as_str();
             let protocol = match (spoken, is_web, port.carrier) {
@@ -71,7 +69,6 @@ impl Listeners {
             Some(ListensAt {
                 protocol,
                 at,
-                is_tls,
                 is_management: spoken == MANAGEMENT,
             })
         };
@@ -80,13 +77,6 @@ impl Listeners {
 
     pub(crate) fn all(&self) -> &[ListensAt] {
         self.0.get().map(Vec::as_slice).unwrap_or_default()
-    }
-
-    /// Whether connections that come in at a port are encrypted.
-    pub(crate) fn is_tls(&self, port: u16) -> bool {
-        self.all()
-            .iter()
-            .any(|listener| listener.at.port() == port && listener.is_tls)
     }
 }
 

@@ -51,14 +51,13 @@ pub(super) struct Connection {
     handshake: Option<Box<Handshake>>,
     carried: Carried,
     is_blocked: bool,
-    is_tls: bool,
     /// Bytes per second, in and out.
     rates: (f64, f64),
 }
 
 impl Connection {
     /// `None`: it is no connection, or one that the gateway has with itself.
-    fn of(node: &Node, node_name: &Arc<str>, vhost: &Vhost, item: Item) -> Option<Connection> {
+    fn of(node_name: &Arc<str>, vhost: &Vhost, item: Item) -> Option<Connection> {
         let Item::Connection {
             link,
             user,
@@ -78,7 +77,6 @@ impl Connection {
         };
         (protocol != in_process::PROTOCOL).then(|| Connection {
             name: name_of(&peer, link),
-            is_tls: peer.local_address.is_some_and(|at| node.listeners.is_tls(at.port())),
             vhost: vhost.name.clone(),
             number: vhost.number,
             node: Arc::clone(node_name),
@@ -164,7 +162,7 @@ impl Row for Connection {
         fields.text("host", host.as_deref().unwrap_or_default());
         fields.count("port", self.peer.local_address.map_or(0, |at| at.port()));
         self.write_peer(fields);
-        fields.flag("ssl", self.is_tls);
+        fields.flag("ssl", self.peer.is_encrypted);
         for key in ["ssl_protocol", "ssl_key_exchange", "ssl_cipher", "ssl_hash"] {
             fields.null(key);
         }
@@ -215,9 +213,7 @@ pub(super) fn name_of(peer: &Peer, link: Link) -> String {
 pub(super) async fn in_vhost(node: &Node, vhost: &Vhost) -> Vec<Connection> {
     let name: Arc<str> = node.config().node.name.as_str().into();
     let items = collect(vhost, Kind::Connections).await;
-    let all = items
-        .into_iter()
-        .filter_map(|item| Connection::of(node, &name, vhost, item));
+    let all = items.into_iter().filter_map(|item| Connection::of(&name, vhost, item));
     let mut all: Vec<Connection> = all.collect();
     all.sort_by(|a, b| a.name.cmp(&b.name));
     all

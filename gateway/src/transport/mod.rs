@@ -183,6 +183,13 @@ impl Transport {
         }
     }
 
+    /// What was read so far was not the client's, but its proxy's.
+    fn forget_first_bytes(&mut self) {
+        if let Transport::Tcp(tcp) = self {
+            tcp.forget_first_bytes();
+        }
+    }
+
     /// The first bytes of the peer on a plain socket, for the log.
     pub(crate) fn first_bytes(&self) -> &[u8] {
         match self {

@@ -180,6 +180,8 @@ impl Opening {
             Step::Proxy(mut transport, mut header) => match read_proxy(cx, &mut transport, &mut header) {
                 Poll::Pending => Next::Pending(Step::Proxy(transport, header)),
                 Poll::Ready(Ok(claim)) => {
+                    // What the client speaks is seen from what comes now.
+                    transport.forget_first_bytes();
                     // A client behind a proxy is never trusted as local, even if the proxy runs on this machine.
                     peer.is_local = false;
                     if let Claim::Client { from, to } = claim {
@@ -199,7 +201,7 @@ impl Opening {
             },
             Step::Handshake(handshake) => match handshake.poll(cx) {
                 Progress::Done((tls, certificate)) => {
-                    peer.certificate = certificate;
+                    (peer.certificate, peer.is_encrypted) = (certificate, true);
                     self.after_tls(Transport::Tls(tls))
                 }
                 Progress::Refused(handshake, refused) => {
@@ -221,7 +223,7 @@ impl Opening {
                         self.unwelcome(node, peer, &why.to_string());
                         return Next::Gone;
                     }
-                    peer.certificate = certificate;
+                    (peer.certificate, peer.is_encrypted) = (certificate, true);
                     Next::Opened(Transport::Quic(Box::new(quic)))
                 }
                 Poll::Ready(Err(why)) => {

@@ -56,6 +56,11 @@ impl Tcp {
         self.stream.poll_peek(cx, buffer).map_ok(|_| ())
     }
 
+    /// The next read counts as the first.
+    pub(super) fn forget_first_bytes(&mut self) {
+        self.first_len = 0;
+    }
+
     /// The beginning of what the first read returned.
     pub(super) fn first_bytes(&self) -> &[u8] {
         self.first.get(..usize::from(self.first_len)).unwrap_or_default()

@@ -60,7 +60,14 @@ fn a_header_says_who_the_client_is_and_nobody_behind_a_proxy_is_local() {
             assert_eq!(ask(open, &all, size, 4), CONNACK, "{header:?}");
         }
     }
+    // What the client speaks is told by what comes behind the header.
+    assert_eq!(ask(strict, &[V1, b"AMQP\x00\x00\x09\x01"].concat(), usize::MAX, 1), b"");
     let log = gatepost.log();
+    assert!(
+        log.contains("a client speaks amqp where the listener does not"),
+        "{log}"
+    );
+    assert!(!log.contains("proxy_protocol is off"), "{log}");
     assert!(log.contains("192.0.2.7:50000"), "the client's address is in the log");
     assert!(log.contains("198.51.100.1:1883"), "so is the one it asked for");
 }

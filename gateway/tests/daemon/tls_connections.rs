@@ -1,5 +1,6 @@
 //! Connections over TLS once the handshake is done: how they end, and who reads slowly. And what comes before TLS.
 
+use crate::control::control;
 use crate::support::Gatepost;
 use crate::support::daemon::free_port;
 use crate::support::mqtt::Mqtt;
@@ -8,6 +9,7 @@ use crate::support::tls::{Authority, TlsStream, connect, connect_behind};
 use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
 use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,6 +116,53 @@ fn a_proxy_header_comes_before_tls() {
     let mut plain = crate::support::raw::tcp(port);
     plain.write_all(&[header, CONNECT].concat()).expect("sent");
     assert_eq!(crate::support::raw::read_to_end(plain), b"");
+}
+
+/// What the list said went by the port of our end: wrong where two addresses share it, and where a PROXY header names another.
+#[test]
+fn the_list_of_connections_says_which_are_encrypted() {
+    let authority = Authority::new();
+    let (proxied, cert, key) = (free_port(), authority.path("server.pem"), authority.path("server.key"));
+    let settings = authority.settings("").replace(
+        &format!("tls_bind = [\"127.0.0.1:{}\"]", authority.mqtts),
+        &format!(
+            "tls_bind = [\"127.0.0.1:{}\"]\nbind = [\"127.0.0.2:{}\"]",
+            authority.mqtts, authority.mqtts
+        ),
+    );
+    let settings = format!(
+        "{settings}[listeners.proxied]\nprotocol = \"mqtt\"\ntls_bind = [\"127.0.0.1:{proxied}\"]\nproxy_protocol = true\n\
+         proxy_from = [\"127.0.0.0/8\"]\nanonymous = \"allow\"\n[listeners.proxied.tls]\ncert = {cert:?}\nkey = {key:?}\n"
+    );
+    let gatepost = Gatepost::with(1, &settings);
+    let client = Arc::new(authority.client(None, &[&TLS13]));
+    let connect_as = |name: &str| [&CONNECT[..CONNECT.len() - 1], name.as_bytes()].concat();
+    let mut tls = connect(&client, "localhost", authority.mqtts);
+    assert_eq!(ask(&mut tls, &connect_as("t")).expect("an answer"), ACCEPTED);
+    let mut plain = TcpStream::connect((Ipv4Addr::new(127, 0, 0, 2), authority.mqtts)).expect("connected");
+    plain.write_all(&connect_as("p")).expect("sent");
+    let mut answer = [0; 4];
+    plain.read_exact(&mut answer).expect("an answer");
+    assert_eq!(answer, ACCEPTED);
+    let mut behind = connect_behind(&client, b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 1\r\n", proxied);
+    assert_eq!(ask(&mut behind, &connect_as("b")).expect("an answer"), ACCEPTED);
+    let listed = control(&gatepost, &["list", "connections", "variable_map", "ssl", "--json"], "");
+    let rows: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
+    let mut rows: Vec<_> = rows.as_array().expect("rows").iter().collect();
+    rows.sort_by_key(|row| row["variable_map"]["client_id"].to_string());
+    let told: Vec<_> = rows
+        .iter()
+        .map(|row| (row["variable_map"]["client_id"].as_str(), row["ssl"].as_bool()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (Some("b"), Some(true)),
+            (Some("p"), Some(false)),
+            (Some("t"), Some(true))
+        ],
+        "{listed}"
+    );
 }
 
 /// A ticket brings the certificate of the first handshake with it. It must not outlive the certificate.
