@@ -255,6 +255,8 @@ section! {
         quic_idle_timeout: Period = "\"60s\"", Kind::secs(0, 86_400), NewConnections;
         /// While more than this many QUIC handshakes are in progress at a listener, further clients must first prove their address.
         quic_retry_over: usize = "32", Kind::Count { min: 0, max: 1_000_000 }, Now;
+        /// Streams beside the one of its session that a QUIC client is refused before its connection is closed.
+        quic_further_streams: usize = "100", Kind::Count { min: 0, max: 1_000_000 }, NewConnections;
     }
 }
 

@@ -93,6 +93,21 @@ def a_further_stream_is_refused_and_the_first_goes_on():
 
 
 @case
+def a_client_that_does_not_stop_opening_streams_is_closed():
+    wire, other = opened(), opened()
+    # limits.quic_further_streams
+    for _ in range(101):
+        number = wire.socket.act(lambda quic: quic.get_next_available_stream_id())
+        wire.socket.act(lambda quic: quic.send_stream_data(number, b"x"))
+        wire.socket.wait(lambda: number in wire.socket.resets or wire.socket.terminated, "a refusal")
+        if not wire.socket.terminated:
+            wire.socket.act(lambda quic: quic.reset_stream(number, 0))
+    wire.socket.wait(lambda: wire.socket.terminated, "the end of the connection")
+    equal(wire.socket.terminated.error_code, FURTHER_STREAM)
+    other.still_works()
+
+
+@case
 def another_protocol_and_none_fail_the_handshake():
     for alpn in ("h3", None):
         connection = stream(alpn=alpn, open=False)

@@ -34,6 +34,10 @@ fn aioquic_speaks_mqtt() {
     // Nobody is left behind, not even those who vanished without a word and those who never opened a stream.
     let log = gatepost.log();
     assert!(log.contains("no stream within limits.handshake_timeout"), "{log}");
+    assert!(
+        log.contains("more further streams than limits.quic_further_streams"),
+        "{log}"
+    );
     gatepost.terminate();
 }
 

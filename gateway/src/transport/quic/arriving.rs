@@ -1,6 +1,6 @@
 //! From a client's first packet to its stream: the handshake, and then one bidirectional stream, which the client opens.
 
-use super::{Counts, FURTHER_STREAM, NO_STREAM, Quic};
+use super::{Counts, FURTHER_STREAM, NO_STREAM, Quic, TOO_MANY_STREAMS};
 use crate::tls::Settings;
 use gatepost_core::command::Certificate;
 use quinn::{Connecting, Connection, ConnectionError};
@@ -17,6 +17,8 @@ pub(crate) struct Arrival {
     pub(super) connecting: Connecting,
     pub(super) settings: Settings,
     pub(super) underway: Underway,
+    /// Streams beside the session's that are refused before the connection is closed.
+    pub(super) further_streams_max: u64,
     pub(crate) from: SocketAddr,
     /// Our address; `None` if the system does not report it.
     pub(crate) to: Option<SocketAddr>,
@@ -85,6 +87,7 @@ async fn arrive(arrival: Arrival) -> Result<Arrived, Unfit> {
         connecting,
         settings,
         underway,
+        further_streams_max,
         ..
     } = arrival;
     // Early data waits in quinn until the handshake is done: bytes read before could be a replay.
@@ -100,7 +103,11 @@ async fn arrive(arrival: Arrival) -> Result<Arrived, Unfit> {
     let (send, receive) = unopened.connection.accept_bi().await?;
     unopened.is_open = true;
     let connection = unopened.connection.clone();
-    tokio::spawn(refuse_further_streams(connection.clone(), Arc::clone(&underway.0)));
+    tokio::spawn(refuse_further_streams(
+        connection.clone(),
+        Arc::clone(&underway.0),
+        further_streams_max,
+    ));
     Ok((Quic::new(connection, send, receive), certificate))
 }
 
@@ -118,10 +125,16 @@ impl Drop for Unopened {
     }
 }
 
-/// Refuses all further streams of the client with a code; its first stream goes on. Returns when the connection ends.
-async fn refuse_further_streams(connection: Connection, counts: Arc<Counts>) {
+/// Refuses further streams of the client with a code; its first stream goes on. A client that does not stop after `max` of them
+/// is closed: each costs us packets and turns. Returns when the connection ends.
+async fn refuse_further_streams(connection: Connection, counts: Arc<Counts>, max: u64) {
+    let mut refused = 0;
     while let Ok((mut send, mut receive)) = connection.accept_bi().await {
         counts.streams_refused.fetch_add(1, Ordering::Relaxed);
+        refused += 1;
+        if refused > max {
+            connection.close(FURTHER_STREAM, TOO_MANY_STREAMS.as_bytes());
+        }
         // An error means that the client has ended the stream itself.
         let _ = send.reset(FURTHER_STREAM);
         let _ = receive.stop(FURTHER_STREAM);

@@ -70,6 +70,7 @@ impl Endpoint {
             connecting: incoming.accept_with(server).ok()?,
             settings,
             underway: Underway::new(&node.quic),
+            further_streams_max: node.config().limits.quic_further_streams as u64,
             from,
             to: to.or(Some(self.address)),
         })

@@ -14,7 +14,7 @@ pub(crate) use endpoint::Endpoint;
 pub(crate) use quinn::Incoming;
 
 use crate::tls::quic::STREAM_WINDOW;
-use quinn::{Connection, ReadError, RecvStream, SendStream, VarInt, WriteError};
+use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -29,6 +29,9 @@ const BROKEN_OFF: VarInt = VarInt::from_u32(1);
 const NO_STREAM: VarInt = VarInt::from_u32(3);
 /// A stream beside the one that carries the session.
 const FURTHER_STREAM: VarInt = VarInt::from_u32(4);
+
+/// Why a connection is closed over streams beside its session's.
+const TOO_MANY_STREAMS: &str = "more further streams than limits.quic_further_streams";
 
 /// A node's QUIC counters.
 #[derive(Debug, Default)]
@@ -144,6 +147,8 @@ fn unread(error: ReadError) -> io::Error {
     match error {
         // The client's MQTT code, or 0. Either way nothing follows.
         ReadError::Reset(_) => io::ErrorKind::ConnectionReset.into(),
+        // Before the session ends, nothing else of ours closes the connection.
+        ReadError::ConnectionLost(ConnectionError::LocallyClosed) => io::Error::other(TOO_MANY_STREAMS),
         other => other.into(),
     }
 }
