@@ -222,7 +222,7 @@ gatepost.toml:8:14: store.durability: expected one of \"always\", \"interval\", 
 gatepost.toml:10:8: listeners.amqp.bind: expected a list of addresses such as [\"[::]:5672\"] or [\"127.0.0.1:5672\"], found [\"localhost:5672\"]
 gatepost.toml:12:2: listners: unknown key, did you mean listeners?
 gatepost.toml:17:17: mqtt.default_vhost: expected \"/\" (other vhosts are not supported yet), found \"plant\"
-gatepost.toml:18:1: mqtt.colour: unknown key; known here: anonymous, anonymous_user, auth_methods, connect_size_max, default_vhost, exchange, keep_alive_max, max_inflight, receive_maximum, session_expiry_max, sys_interval
+gatepost.toml:18:1: mqtt.colour: unknown key; known here: anonymous, anonymous_user, auth_methods, connect_size_max, default_vhost, exchange, keep_alive_max, max_inflight, receive_maximum, reveal_denied, session_expiry_max, sys_interval
 tls.cert: /nowhere/cert.pem cannot be read: No such file or directory (os error 2)";
         assert_eq!(read(text).expect_err("wrong"), expected);
     }

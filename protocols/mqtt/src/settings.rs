@@ -1,6 +1,7 @@
 //! Limits and choices of the protocol, the same for all its connections.
 
 use crate::codec::Limits;
+use crate::error::Reason;
 use gatepost_core::keys::{Applies, Key, Kind, Values};
 use gatepost_core::properties::Name;
 use std::time::Duration;
@@ -43,6 +44,8 @@ pub struct Settings {
     pub topic_alias_maximum_out: u16,
     /// Seconds of keep-alive that an MQTT 5 client is told to use if its own value is larger or 0.
     pub keep_alive_max: Option<u16>,
+    /// Whether SUBACK, PUBACK and PUBREC of MQTT 5 say that rights are missing; else they give no reason.
+    pub reveal_denied: bool,
     /// Answer to a client that asks for response information: this, a slash and its client id.
     pub response_prefix: Option<Name>,
 }
@@ -68,6 +71,7 @@ impl Default for Settings {
             topic_alias_maximum: 16,
             topic_alias_maximum_out: 16,
             keep_alive_max: None,
+            reveal_denied: true,
             response_prefix: None,
         }
     }
@@ -89,9 +93,19 @@ impl Settings {
         values.set("mqtt.max_inflight", &mut s.max_inflight);
         values.set("mqtt.session_expiry_max", &mut session_expiry_max);
         values.set("mqtt.keep_alive_max", &mut keep_alive_max);
+        values.set("mqtt.reveal_denied", &mut s.reveal_denied);
         s.keep_alive_max = u16::try_from(keep_alive_max.as_secs()).ok().filter(|most| *most > 0);
         s.session_expiry_max = Some(u32::try_from(session_expiry_max.as_secs()).unwrap_or(u32::MAX));
         s
+    }
+
+    /// What an acknowledgement says for `reason`. MQTT 5 has a code for a server that does not wish to give its reason (3.4.2.1,
+    /// 3.9.3).
+    pub(crate) fn told(&self, reason: Reason) -> Reason {
+        match reason {
+            Reason::NOT_AUTHORIZED if !self.reveal_denied => Reason::UNSPECIFIED,
+            reason => reason,
+        }
     }
 
     /// The packet sizes that follow from the settings.
@@ -145,6 +159,14 @@ pub(crate) const KEYS: &[Key] = &[
         default: "\"0s\"",
         applies: Applies::NewConnections,
         text: "Keep-alive that an MQTT 5 client is told to use if its own is longer or off; 0: its own. In whole seconds.",
+    },
+    Key {
+        name: "mqtt.reveal_denied",
+        kind: Kind::Flag,
+        default: "true",
+        applies: Applies::NewConnections,
+        text: "Whether an MQTT 5 client is told in SUBACK, PUBACK and PUBREC that it has no right (0x87, not authorized). If not, \
+               it is told 0x80, no reason given, which is also what MQTT 3.1.1 has. The log and the metrics say the reason.",
     },
     Key {
         name: "mqtt.max_inflight",

@@ -246,7 +246,7 @@ impl Open {
                 }
             }
             Event::Refused { number, why, .. } => {
-                self.publishing.refused(number, why)?;
+                self.publishing.refused(&shared.settings, number, why)?;
                 cx.complain(|| format!("a message was refused: {why:?}"));
             }
             Event::Released { packet_id, known } => self.publishing.released(packet_id, known, cx.out),
@@ -258,7 +258,7 @@ impl Open {
                     let (refused, all) = (refused.count(), results.len());
                     cx.complain(|| format!("{refused} of {all} subscriptions refused: {why:?}"));
                 }
-                if !subscribing::subscribed(self.version, packet_id, &results, bytes_max, cx.out)? {
+                if !subscribing::subscribed(&shared.settings, self.version, packet_id, &results, bytes_max, cx.out)? {
                     return Err(self.answer_too_large(cx));
                 }
             }

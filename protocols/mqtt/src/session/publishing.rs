@@ -205,7 +205,7 @@ impl Publishing {
             None
         };
         if let Some((reason, text)) = refusal {
-            return self.refuse(cx, packet, reason, text);
+            return self.refuse(settings, cx, packet, reason, text);
         }
         let numbered = writing == Writing::Allowed;
         if numbered {
@@ -246,6 +246,7 @@ impl Publishing {
     /// The peer has no acknowledgement that says no: in MQTT 3, and at QoS 0 where the topic itself is at fault.
     fn refuse(
         &mut self,
+        settings: &Settings,
         cx: &mut Cx<'_>,
         packet: &Publish<'_>,
         reason: Reason,
@@ -255,7 +256,7 @@ impl Publishing {
             // Nothing was promised.
             0 if reason == Reason::NOT_AUTHORIZED => Ok(()),
             1.. if self.version == Version::V5 => {
-                self.owe(cx, packet, false, Some(reason));
+                self.owe(cx, packet, false, Some(settings.told(reason)));
                 Ok(())
             }
             _ => Err(Error::Reason(reason, text)),
@@ -328,13 +329,13 @@ impl Publishing {
     /// # Errors
     /// An MQTT 3 client must not be told that the message is safe, which is all it can be told: unacknowledged, it sends
     /// the message again when it is back.
-    pub(super) fn refused(&mut self, number: u64, why: FaultKind) -> Result<(), Close> {
+    pub(super) fn refused(&mut self, settings: &Settings, number: u64, why: FaultKind) -> Result<(), Close> {
         if self.version != Version::V5 {
             return Err(Close::abnormal(format!("a message was refused ({why:?})")));
         }
         // The first of that number is the publish, any others are answers of ours that wait for it.
         if let Some(owed) = self.owed.iter_mut().find(|owed| owed.number == number) {
-            owed.refusal = Some(map::reason(why));
+            owed.refusal = Some(settings.told(map::reason(why)));
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use crate::Shared;
 use crate::error::Error;
 use crate::frame::{self, Filter, Kind, Property, Version};
 use crate::map::filter_reason;
+use crate::settings::Settings;
 use gatepost_core::command::{Subscribe, Subscription, Unsubscribe};
 use gatepost_core::fault::FaultKind;
 use gatepost_core::properties::Name;
@@ -84,6 +85,7 @@ pub(super) fn unsubscribe(version: Version, body: &[u8]) -> Result<Unsubscribe, 
 /// SUBACK of MQTT 3.1 has no failure. A subscription that is not authorized is granted and stays silent, as MQTT 3.1 3.8
 /// demands; for one that is refused otherwise the connection is closed, otherwise the client would wait for messages that never come.
 pub(super) fn subscribed(
+    settings: &Settings,
     version: Version,
     packet_id: u16,
     results: &[Result<u8, FaultKind>],
@@ -98,7 +100,7 @@ pub(super) fn subscribed(
     }
     let code = |result: &Result<u8, FaultKind>| match (result, version) {
         (Ok(qos), _) => *qos,
-        (Err(why), Version::V5) => filter_reason(*why).0,
+        (Err(why), Version::V5) => settings.told(filter_reason(*why)).0,
         (Err(_), Version::V311) => 0x80,
         (Err(_), Version::V31) => 0,
     };

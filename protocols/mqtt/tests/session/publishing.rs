@@ -139,6 +139,32 @@ fn a_refusal_keeps_its_place_and_says_why_in_mqtt_5() {
     }
 }
 
+/// MQTT 5 3.4.2.1 and 3.5.2.1.
+#[test]
+fn a_refusal_does_not_say_that_rights_are_missing_if_the_operator_does_not_want_it() {
+    let settings = Settings {
+        reveal_denied: false,
+        ..Settings::default()
+    };
+    let mut script = Script::open_with(&connect(Version::V5), settings);
+    for (topic, qos, id) in [("a", 1, 1), ("a", 2, 2), ("$share/g/a", 1, 3), ("a", 1, 4)] {
+        send(&mut script, publish(topic, qos, id));
+    }
+    script.events(vec![
+        refused(1, FaultKind::AccessRefused),
+        refused(2, FaultKind::AccessRefused),
+        refused(3, FaultKind::QuotaExceeded),
+        confirmed(3),
+    ]);
+    let answers = [
+        [0x40, 3, 0, 1, 0x80],
+        [0x50, 3, 0, 2, 0x80],
+        [0x40, 3, 0, 3, 0x80],
+        [0x40, 3, 0, 4, 0x97],
+    ];
+    assert_eq!(script.sent(), answers.concat());
+}
+
 #[test]
 fn mqtt_3_is_closed_rather_than_told_that_a_refused_message_is_safe() {
     // A publish that a full queue refused (`reject-publish`) was answered with PUBACK.

@@ -102,6 +102,28 @@ fn codes_come_in_the_order_of_the_filters() {
     }
 }
 
+/// MQTT 5 3.9.3: 0x80 is for a server that "does not wish to reveal the reason". Paho's suite asks for that code where a
+/// filter is denied, its suite for MQTT 3.1.1 for the same one.
+#[test]
+fn missing_rights_are_not_revealed_if_the_operator_does_not_want_it() {
+    for version in [Version::V5, Version::V311] {
+        let settings = Settings {
+            reveal_denied: false,
+            ..Settings::default()
+        };
+        let mut script = Script::open_with(&connect(version), settings);
+        script.event(Event::Subscribed {
+            packet_id: 5,
+            results: Box::new([Ok(1), Err(FaultKind::AccessRefused), Err(FaultKind::QuotaExceeded)]),
+        });
+        let answer = match version {
+            Version::V5 => vec![0x90, 6, 0, 5, 0, 1, 0x80, 0x97],
+            _ => vec![0x90, 5, 0, 5, 1, 0x80, 0x80],
+        };
+        assert_eq!(script.sent(), answer, "{version:?}");
+    }
+}
+
 #[test]
 fn a_refused_filter_ends_the_connection_of_mqtt_3_1_unless_it_is_not_authorized() {
     // It was granted, and stayed silent. MQTT 3.1 demands that only where authorization is what is missing.
