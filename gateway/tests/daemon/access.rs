@@ -66,6 +66,13 @@ fn denied_topics_are_refused_in_every_version_of_mqtt() {
     python(&mut gatepost, "access_topics.py");
 }
 
+#[test]
+fn clients_that_are_connected_while_users_rights_and_vhosts_change_are_told_in_their_words() {
+    let mut gatepost = Gatepost::start();
+    python(&mut gatepost, "access_changes.py");
+    gatepost.terminate();
+}
+
 /// An issuer of tokens, whose key the gateway knows.
 struct Issuer(EcdsaKeyPair);
 

@@ -3,9 +3,11 @@
 use crate::support::daemon::{free_port, http};
 use crate::support::mqtt::Mqtt;
 use crate::support::raw::{eventually, read_to_end, tcp};
+use crate::support::tls::{Authority, connect as connect_tls};
 use crate::support::{Gatepost, python};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::Arc;
 
 /// CONNACK of MQTT 5 with these codes begins so.
 const BAD_CREDENTIALS: u8 = 0x86;
@@ -160,6 +162,80 @@ fn the_oldest_connections_that_do_not_log_in_give_way() {
         mqtt.ping().expect("served");
     }
     drop(newest);
+}
+
+const UPGRADE: &[u8] = b"GET /mqtt HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n";
+
+/// A WebSocket whose upgrade is answered.
+fn upgraded(port: u16) -> TcpStream {
+    let mut stream = tcp(port);
+    stream.write_all(UPGRADE).expect("sent");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("an answer");
+        head.push(byte[0]);
+    }
+    assert!(
+        head.starts_with(b"HTTP/1.1 101"),
+        "{:?}",
+        String::from_utf8_lossy(&head)
+    );
+    stream
+}
+
+/// Whatever a client waits with: TLS, its upgrade, or its login behind either.
+#[test]
+fn those_who_are_half_way_through_tls_or_a_websocket_give_way_too() {
+    let authority = Authority::new();
+    let limits = "[protection]\nhalf_open_max = 5\n[limits]\nhandshake_timeout = \"1h\"\n";
+    let gatepost = Gatepost::with(1, &(authority.settings("") + limits));
+    let client = Arc::new(authority.client(None, &[&rustls::version::TLS13]));
+    let mut silent = Vec::new();
+    for _ in 0..5 {
+        silent.push(tcp(authority.mqtts));
+        let mut half = tcp(gatepost.web_mqtt);
+        half.write_all(&UPGRADE[..40]).expect("sent");
+        silent.push(half);
+        let mut shaken = connect_tls(&client, "localhost", authority.mqtts);
+        shaken.conn.complete_io(&mut shaken.sock).expect("a handshake");
+        silent.push(shaken.sock);
+        silent.push(upgraded(gatepost.web_mqtt));
+    }
+    let newest = silent.split_off(15);
+    for stream in silent {
+        read_to_end(stream);
+    }
+    eventually("the bound", || metric(&gatepost, "gatepost_half_open_connections") == 5);
+    assert!(rule(&gatepost, "half_open") >= 15);
+    Mqtt::open(gatepost.mqtt, "in", true).ping().expect("served");
+    drop(newest);
+}
+
+/// Code 0x97, whatever carries the protocol.
+#[test]
+fn who_finds_no_room_is_told_so_over_tls_and_websocket_too() {
+    let authority = Authority::new();
+    let gatepost = Gatepost::with(1, &(authority.settings("") + "[limits]\nmax_connections = 2\n"));
+    let in_it = ["a", "b"].map(|name| Mqtt::open(gatepost.mqtt, name, true));
+    let client = Arc::new(authority.client(None, &[&rustls::version::TLS13]));
+    let hello = connect("c", None);
+    let mut tls = connect_tls(&client, "localhost", authority.mqtts);
+    tls.write_all(&hello).expect("sent");
+    let mut answer = Vec::new();
+    tls.read_to_end(&mut answer).expect("an answer and the end");
+    assert_eq!((answer[0], answer[3]), (0x20, 0x97), "{answer:?}");
+    let mut websocket = upgraded(gatepost.web_mqtt);
+    let size = u8::try_from(hello.len()).expect("short");
+    websocket
+        .write_all(&[&[0x82, 0x80 | size, 0, 0, 0, 0], &hello[..]].concat())
+        .expect("sent");
+    let answer = read_to_end(websocket);
+    // Behind the header of its frame, and then the close.
+    assert_eq!((answer[2], answer[5]), (0x20, 0x97), "{answer:?}");
+    assert_eq!(answer[answer.len() - 4..answer.len() - 2], [0x88, 2], "{answer:?}");
+    drop(in_it);
 }
 
 #[test]
