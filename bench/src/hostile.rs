@@ -10,6 +10,7 @@
 //! Latencies count from when a message was meant to leave, and every message is verified, as in `run`. Offenders run in threads
 //! of a lower priority: what counts is the work they make for the broker and not the processor they take from it.
 
+mod carried;
 mod client;
 mod crowd;
 mod line;
@@ -52,7 +53,8 @@ pub(crate) struct HostileOptions {
     /// Protocol of the well-behaved pair: MQTT of QoS 1, AMQP and STOMP confirmed and acknowledged
     #[arg(long, value_enum, default_value = "mqtt")]
     protocol: Protocol,
-    /// What carries the pair and the offenders that log in: tcp, tls, ws or wss. Those that do not log in come by TCP to the same ports
+    /// What carries the pair and the offenders that log in: tcp, tls, ws, wss or quic (MQTT only; the others come by TCP). Those that do
+    /// not log in come by TCP, or on a stream of QUIC, to the same ports
     #[arg(long, value_parser = Carrier::parse, default_value = "tcp")]
     over: Carrier,
     /// The pair's queue is durable and its messages persistent
@@ -112,6 +114,10 @@ pub(crate) fn hostile(options: &HostileOptions) -> anyhow::Result<bool> {
         "--seconds, --rounds and --rate are above 0"
     );
     ensure!(options.protocol != Protocol::Nats, "Gatepost does not speak NATS");
+    ensure!(
+        !options.over.quic || options.protocol.is_mqtt(),
+        "QUIC carries MQTT only"
+    );
     let kind = Kind::Gatepost {
         io_threads: options.io_threads,
     };
@@ -136,7 +142,7 @@ pub(crate) fn hostile(options: &HostileOptions) -> anyhow::Result<bool> {
     } else {
         &options.offenders
     };
-    for offender in chosen {
+    for offender in chosen.iter().filter(|offender| offender.is_possible_over(options.over)) {
         let mut row = Row::new(*offender);
         for round in 1..=options.rounds {
             progress.say(&format!("{}, round {round} of {}", offender.name(), options.rounds));

@@ -117,6 +117,7 @@ impl Protocol {
     /// Gatepost's and RabbitMQ's ports.
     fn port_over(self, carrier: Carrier) -> u16 {
         match (self, carrier.tls, carrier.websocket) {
+            (Self::Mqtt | Self::Mqtt5, ..) if carrier.quic => 14567,
             (_, false, false) => self.port(),
             (Self::Amqp, true, _) => 5671,
             (Self::Mqtt | Self::Mqtt5, true, false) => 8883,
@@ -142,7 +143,14 @@ impl Protocol {
 
 /// Takes off a scheme what it says about the carrier.
 fn carrier_of(scheme: &str) -> (&str, Carrier) {
-    let carrier = |tls, websocket| Carrier { tls, websocket };
+    let carrier = |tls, websocket| Carrier {
+        tls,
+        websocket,
+        quic: false,
+    };
+    if let Some(scheme) = scheme.strip_suffix("+quic") {
+        return (scheme, Carrier::QUIC);
+    }
     if let Some(scheme) = scheme.strip_suffix("+wss") {
         return (scheme, carrier(true, true));
     }
@@ -187,7 +195,7 @@ impl Endpoint {
     }
 
     /// Reads `scheme://[user[:password]@]host[:port][/vhost]`; the scheme is amqp, mqtt, mqtt5, stomp or nats, with `s` behind it for
-    /// TLS, or `+ws` or `+wss` for WebSocket.
+    /// TLS, or `+ws` or `+wss` for WebSocket, or `+quic`.
     pub(crate) fn parse(uri: &str) -> anyhow::Result<Self> {
         let (scheme, rest) = uri.split_once("://").with_context(|| format!("{uri} has no scheme"))?;
         let (scheme, carrier) = carrier_of(scheme);
@@ -197,7 +205,9 @@ impl Endpoint {
             "mqtt5" => Protocol::Mqtt5,
             "stomp" => Protocol::Stomp,
             "nats" => Protocol::Nats,
-            _ => bail!("{uri}: the scheme is amqp, mqtt, mqtt5, stomp or nats, alone or with s, +ws or +wss behind it"),
+            _ => bail!(
+                "{uri}: the scheme is amqp, mqtt, mqtt5, stomp or nats, alone or with s, +ws, +wss or +quic behind it"
+            ),
         };
         let (authority, vhost) = rest.split_once('/').unwrap_or((rest, ""));
         let (login, place) = authority

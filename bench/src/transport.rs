@@ -1,8 +1,10 @@
-//! What carries a connection: TCP, TLS, WebSocket, or WebSocket over TLS.
+//! What carries a connection: TCP, TLS, WebSocket, WebSocket over TLS, or QUIC.
 //!
-//! All four look like a socket to the rest of the generator. A layered one has buffers of its own, so whoever polls it has to
+//! All of them look like a socket to the rest of the generator. A layered one has buffers of its own, so whoever polls it has to
 //! know two things more: whether something was read from the socket and not handed out yet, and whether something was taken and
 //! not written yet.
+
+pub(crate) mod quic;
 
 use anyhow::{Context, bail, ensure};
 use rustix::fd::{AsFd, BorrowedFd};
@@ -21,22 +23,35 @@ use std::time::Duration;
 pub(crate) struct Carrier {
     pub(crate) tls: bool,
     pub(crate) websocket: bool,
+    /// Instead of TCP; only MQTT is carried so, and its TLS is part of it.
+    pub(crate) quic: bool,
 }
 
 impl Carrier {
+    pub(crate) const QUIC: Self = Self {
+        tls: true,
+        websocket: false,
+        quic: true,
+    };
+
     /// By its name on the command line.
     ///
     /// # Errors
     /// There is none of that name; the text says which there are.
     pub(crate) fn parse(name: &str) -> Result<Self, String> {
-        let (tls, websocket) = match name {
-            "tcp" => (false, false),
-            "tls" => (true, false),
-            "ws" => (false, true),
-            "wss" => (true, true),
-            _ => return Err("one of tcp, tls, ws, wss".to_owned()),
+        let carrier = |tls, websocket| Self {
+            tls,
+            websocket,
+            quic: false,
         };
-        Ok(Self { tls, websocket })
+        Ok(match name {
+            "tcp" => carrier(false, false),
+            "tls" => carrier(true, false),
+            "ws" => carrier(false, true),
+            "wss" => carrier(true, true),
+            "quic" => Self::QUIC,
+            _ => return Err("one of tcp, tls, ws, wss, quic".to_owned()),
+        })
     }
 }
 
@@ -84,11 +99,15 @@ impl Transport {
         resume: bool,
         timeout: Duration,
     ) -> anyhow::Result<Self> {
-        let tcp = TcpStream::connect(address).with_context(|| format!("cannot reach {address}"))?;
+        let tcp = if carrier.quic {
+            quic::connect(address, timeout)?
+        } else {
+            TcpStream::connect(address).with_context(|| format!("cannot reach {address}"))?
+        };
         tcp.set_nodelay(true)?;
         tcp.set_read_timeout(Some(timeout))?;
         let mut transport = Self::plain(tcp);
-        if carrier == Carrier::default() {
+        if carrier.quic || carrier == Carrier::default() {
             return Ok(transport);
         }
         let mut layers = Layers {
@@ -124,6 +143,25 @@ impl Transport {
     pub(crate) fn is_resumed(&self) -> bool {
         let tls = self.layers.as_ref().and_then(|layers| layers.tls.as_ref());
         tls.and_then(|tls| tls.handshake_kind()) == Some(HandshakeKind::Resumed)
+    }
+
+    /// Changes the key that we encrypt with, and asks the peer to change its own (RFC 8446 4.6.3).
+    pub(crate) fn update_keys(&mut self) -> io::Result<()> {
+        let tls = self.layers.as_mut().and_then(|layers| layers.tls.as_mut());
+        let tls = tls.ok_or(ErrorKind::Unsupported)?;
+        tls.refresh_traffic_keys().map_err(io::Error::other)
+    }
+
+    /// Writes bytes as they are beneath the frames of WebSocket.
+    pub(crate) fn write_unframed(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.layers {
+            Some(layers) => {
+                layers.flush(&mut self.tcp)?;
+                layers.send(bytes)?;
+                layers.flush(&mut self.tcp)
+            }
+            None => self.tcp.write_all(bytes),
+        }
     }
 
     pub(crate) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
@@ -369,11 +407,15 @@ fn read_header(input: &[u8]) -> Option<(u8, usize, u64)> {
     })
 }
 
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
 /// With sessions that are remembered, or without.
 fn settings(resume: bool) -> Arc<ClientConfig> {
     static SETTINGS: [OnceLock<Arc<ClientConfig>>; 2] = [const { OnceLock::new() }; 2];
     let make = || {
-        let provider = Arc::new(ring::default_provider());
+        let provider = provider();
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
         let mut config = builder
             .with_safe_default_protocol_versions()

@@ -275,8 +275,13 @@ impl Peer {
             listeners.push(("metrics", metrics));
         }
         for (name, port) in &listeners {
-            let Carrier { tls, websocket } = self.settings.carrier;
+            let Carrier { tls, websocket, quic } = self.settings.carrier;
             config += &match (*name, tls) {
+                // The others are not carried by QUIC.
+                ("mqtt", _) if quic => {
+                    format!("[listeners.{name}]\nbind = []\ntls_bind = []\nquic_bind = [\"127.0.0.1:{port}\"]\n")
+                }
+                _ if quic => format!("[listeners.{name}]\nbind = [\"127.0.0.1:{port}\"]\ntls_bind = []\n"),
                 (_, false) | ("metrics", _) => format!("[listeners.{name}]\nbind = [\"127.0.0.1:{port}\"]\n"),
                 _ => format!("[listeners.{name}]\nbind = []\ntls_bind = [\"127.0.0.1:{port}\"]\n"),
             };
@@ -393,7 +398,10 @@ impl Running {
         let listener = if protocol.is_mqtt() { Protocol::Mqtt } else { protocol };
         let port = self.ports.iter().find(|(spoken, _)| *spoken == listener);
         let (_, port) = port.context("it does not speak that protocol")?;
-        let carrier = self.carrier;
+        let carrier = match self.carrier {
+            quic if quic.quic && !protocol.is_mqtt() => Carrier::default(),
+            carrier => carrier,
+        };
         Ok(Endpoint {
             carrier,
             ..Endpoint::local(protocol, *port)

@@ -8,7 +8,6 @@ use crate::wire::amqp::{self, Amqp};
 use crate::wire::mqtt::{Login, Mqtt, Version};
 use crate::wire::nats::Nats;
 use crate::wire::stomp::Stomp;
-use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -40,7 +39,7 @@ pub(crate) fn connect_flood(scene: &Scene) {
                         break;
                     }
                     let protocol = PROTOCOLS[turn as usize % PROTOCOLS.len()];
-                    match TcpStream::connect_timeout(&scene.endpoint(protocol).address, Duration::from_secs(1)) {
+                    match Line::connect(scene.endpoint(protocol)) {
                         Ok(_) => scene.note(&format!("{}: accepted", name(protocol))),
                         Err(error) => {
                             scene.note(&format!("{}: cannot connect: {}", name(protocol), error.kind()));
@@ -202,10 +201,14 @@ fn put_start(out: &mut Vec<u8>, protocol: Protocol) {
 }
 
 /// Xorshift: the same noise in every run.
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(super) fn new() -> Self {
+        Self(0x9E37_79B9_7F4A_7C15)
+    }
+
+    pub(super) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

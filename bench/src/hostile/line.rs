@@ -2,10 +2,10 @@
 
 use super::scene::Scene;
 use crate::connect::{Connected, Wire};
-use crate::plan::Protocol;
-use crate::transport::Transport;
+use crate::plan::{Endpoint, Protocol};
+use crate::transport::{Transport, quic};
 use crate::wire::{amqp, mqtt, nats, stomp};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -46,12 +46,11 @@ const CHANNEL_CLOSE: amqp::Method = (20, 40);
 impl Line {
     /// Connects and says nothing; `None`, with a note, when the broker does not let us in.
     pub(crate) fn open(scene: &Scene, protocol: Protocol) -> Option<Self> {
-        let opened =
-            TcpStream::connect_timeout(&scene.endpoint(protocol).address, CONNECT_TIMEOUT).and_then(|stream| {
-                stream.set_nodelay(true)?;
-                stream.set_nonblocking(true)?;
-                Ok(stream)
-            });
+        let opened = Self::connect(scene.endpoint(protocol)).and_then(|stream| {
+            stream.set_nodelay(true)?;
+            stream.set_nonblocking(true)?;
+            Ok(stream)
+        });
         match opened {
             Ok(stream) => Some(Self::new(Transport::plain(stream), protocol)),
             Err(error) => {
@@ -59,6 +58,14 @@ impl Line {
                 None
             }
         }
+    }
+
+    /// A socket that speaks to the listener: TCP, whatever is spoken on it, or a stream of QUIC.
+    pub(super) fn connect(endpoint: &Endpoint) -> io::Result<TcpStream> {
+        if endpoint.carrier.quic {
+            return quic::connect(endpoint.address, CONNECT_TIMEOUT).map_err(io::Error::other);
+        }
+        TcpStream::connect_timeout(&endpoint.address, CONNECT_TIMEOUT)
     }
 
     /// Goes on where a proper log-in ended.

@@ -1,7 +1,8 @@
 //! The kinds of clients that misbehave.
 
 use super::scene::Scene;
-use super::{client, crowd, matching};
+use super::{carried, client, crowd, matching};
+use crate::transport::Carrier;
 
 /// A way to misbehave. Each is bounded in number and in time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum, serde::Serialize)]
@@ -31,9 +32,31 @@ pub(crate) enum Offender {
     WideFilters,
     /// 400 bindings of 200 headers all match each of 500 messages of 900 headers
     HeaderBindings,
+    /// Four WebSockets send pings and read no pong (ws, wss)
+    WebsocketPings,
+    /// Four WebSockets send a message in empty fragments that never end (ws, wss)
+    WebsocketFragments,
+    /// Four connections change their keys without an end (tls)
+    KeyUpdates,
+    /// 5,000 handshakes of QUIC begin and never go on (quic)
+    HalfHandshakes,
+    /// One connection opens further streams as fast as they are refused (quic)
+    Streams,
+    /// Datagrams that mean nothing (quic)
+    Datagrams,
 }
 
 impl Offender {
+    /// Whether there is such an offence over this carrier.
+    pub(crate) fn is_possible_over(self, carrier: Carrier) -> bool {
+        match self {
+            Self::WebsocketPings | Self::WebsocketFragments => carrier.websocket,
+            Self::KeyUpdates => carrier.tls && !carrier.websocket && !carrier.quic,
+            Self::HalfHandshakes | Self::Streams | Self::Datagrams => carrier.quic,
+            _ => true,
+        }
+    }
+
     /// As it is called on the command line.
     pub(crate) fn name(self) -> String {
         let value = clap::ValueEnum::to_possible_value(&self);
@@ -53,6 +76,12 @@ impl Offender {
             Self::ManySubscriptions => "subscriptions",
             Self::BigTable => "declares",
             Self::SlowLoris => "bytes",
+            Self::WebsocketPings => "pings",
+            Self::WebsocketFragments => "fragments",
+            Self::KeyUpdates => "key updates",
+            Self::HalfHandshakes => "handshakes",
+            Self::Streams => "streams",
+            Self::Datagrams => "datagrams",
         }
     }
 
@@ -76,6 +105,12 @@ impl Offender {
             Self::SlowLoris => crowd::slow_loris(scene),
             Self::WideFilters => matching::wide_filters(scene),
             Self::HeaderBindings => matching::header_bindings(scene),
+            Self::WebsocketPings => carried::websocket_pings(scene),
+            Self::WebsocketFragments => carried::websocket_fragments(scene),
+            Self::KeyUpdates => carried::key_updates(scene),
+            Self::HalfHandshakes => carried::half_handshakes(scene),
+            Self::Streams => carried::streams(scene),
+            Self::Datagrams => carried::datagrams(scene),
         }
     }
 }
