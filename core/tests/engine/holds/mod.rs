@@ -11,6 +11,7 @@ mod limits;
 mod policies;
 mod publishing;
 mod sessions;
+mod sizes;
 mod transactions;
 mod wills;
 

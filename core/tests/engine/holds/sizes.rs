@@ -1,0 +1,224 @@
+//! The largest things that a client can make are taken apart in bounded holds, give their memory back, and let a quiet pair of
+//! clients go on meanwhile.
+//!
+//! `GATEPOST_SIZE=1000000 cargo test -p gatepost-core --test engine sizes -- --nocapture` makes them as large as that, and prints
+//! how long the longest hold took.
+
+use super::*;
+use gatepost_core::engine::ObjectKind;
+use gatepost_core::testing::disk::SimDisk;
+use std::time::{Duration, Instant};
+
+/// How many topics, subscriptions or messages there are.
+fn size() -> usize {
+    let wanted = std::env::var("GATEPOST_SIZE").ok();
+    wanted.map_or(20_000, |size| size.parse().expect("a number"))
+}
+
+/// A world with room for that many of anything, and a quiet pair in it.
+struct Large {
+    w: World,
+    publisher: Client,
+    consumer: Client,
+    longest: Duration,
+    holds: usize,
+}
+
+impl Large {
+    fn new() -> Large {
+        let settings = gatepost_core::testing::world::Settings {
+            session_filters_max: size(),
+            objects_bytes_max: 16 << 30,
+            memory_bytes_max: 16 << 30,
+            cache_bytes_max: 16 << 30,
+            ..Default::default()
+        };
+        let mut w = World::with(1, settings, Default::default());
+        w.set_audits(false);
+        let (publisher, consumer) = (w.connect("mqtt"), w.connect("mqtt"));
+        run(&mut w, publisher, [clean("quiet publisher")]);
+        run(
+            &mut w,
+            consumer,
+            [clean("quiet consumer"), subscribe(vec![filter("quiet", 0)])],
+        );
+        Large {
+            w,
+            publisher,
+            consumer,
+            longest: Duration::ZERO,
+            holds: 0,
+        }
+    }
+
+    /// One hold, after which the quiet pair has its turn. Returns what `hold` does.
+    fn hold<T>(&mut self, hold: impl FnOnce(&mut World) -> T) -> T {
+        #[expect(clippy::disallowed_methods, reason = "it is printed, and nothing depends on it")]
+        let began = Instant::now();
+        let result = hold(&mut self.w);
+        self.longest = self.longest.max(began.elapsed());
+        self.holds += 1;
+        self.w.send(self.publisher, vec![mqtt("quiet", "m", 0, 0)]);
+        let heard = now(&mut self.w, self.consumer);
+        assert_eq!(heard, ["publish q0 #0 quiet m"], "the quiet pair goes on");
+        result
+    }
+
+    /// Applies commands in as many holds as it takes.
+    fn apply(&mut self, client: Client, mut commands: Vec<Command>) {
+        while self.hold(|w| w.hold(client, &mut commands)) {}
+    }
+
+    /// The engine's timers, until `done`.
+    fn wait(&mut self, done: impl Fn(&World) -> bool) {
+        while !done(&self.w) {
+            self.hold(|w| w.advance(ms(1)));
+            // Nothing expires before the log knows what time it is.
+            self.w.catch_up();
+        }
+    }
+
+    fn objects(&self) -> u64 {
+        self.w.counters().objects_bytes.iter().map(|bytes| *bytes as u64).sum()
+    }
+
+    /// Prints what it came to, and checks the bound.
+    fn check(&self, what: &str) {
+        let units = self.w.counters().longest_hold_units;
+        println!(
+            "{what}: {} holds, the longest {:?}, {units} units",
+            self.holds, self.longest
+        );
+        assert!(units < LONGEST_UNITS, "{what}: {units} units");
+    }
+}
+
+fn retain_many(large: &mut Large, p: Client, body: &str, expires: bool) {
+    let deadline = large.w.now().wall + ms(600_000);
+    for first in (0..size()).step_by(1_000) {
+        let some = (first..(first + 1_000).min(size())).map(|n| {
+            let message = topic_message(&format!("plant/{}/{n}", n % 100), body, |e| {
+                e.retain = true;
+                e.deadline = expires.then_some(deadline);
+            });
+            mqtt_message(message, 0)
+        });
+        large.apply(p, some.collect());
+        large.w.commit();
+    }
+}
+
+#[test]
+fn retained_topics_are_emptied_in_bounded_holds() {
+    let mut large = Large::new();
+    let p = large.w.connect("mqtt");
+    run(&mut large.w, p, [clean("p")]);
+    let before = large.objects();
+    retain_many(&mut large, p, "m", false);
+    let full = large.w.counters();
+    assert_eq!(full.retained as usize, size() + 1);
+    assert!(full.objects_bytes[ObjectKind::Retained as usize] > 100 * size());
+    retain_many(&mut large, p, "", false);
+    assert_eq!(large.w.counters().retained, 1);
+    assert!(large.objects() <= before + (64 << 10), "{} {before}", large.objects());
+    large.check("retained topics, cleared one by one");
+
+    let mut large = Large::new();
+    let p = large.w.connect("mqtt");
+    run(&mut large.w, p, [clean("p")]);
+    retain_many(&mut large, p, "m", true);
+    large.w.advance(ms(600_000));
+    large.wait(|w| w.counters().retained == 1);
+    assert!(large.objects() <= before + (64 << 10), "{} {before}", large.objects());
+    large.check("retained topics that expire at once");
+}
+
+#[test]
+fn a_session_with_very_many_subscriptions_ends_in_bounded_holds() {
+    let mut large = Large::new();
+    let before = large.objects();
+    let c = large.w.connect("mqtt");
+    run(&mut large.w, c, [kept("c")]);
+    for first in (0..size()).step_by(1_000) {
+        let some = (first..(first + 1_000).min(size())).map(|n| filter(&format!("plant/{n}/+"), 1));
+        large.apply(c, vec![subscribe(some.collect())]);
+        hear(&mut large.w, c);
+    }
+    // It comes back, which looks through nothing.
+    large.w.drop_client(c);
+    let c = large.w.connect("mqtt");
+    large.apply(c, vec![kept("c")]);
+    assert_eq!(hear(&mut large.w, c), ["open present"]);
+    large.w.drop_client(c);
+    let c = large.w.connect("mqtt");
+    large.apply(c, vec![clean("c")]);
+    assert_eq!(hear(&mut large.w, c), ["open new"]);
+    assert_eq!(large.w.counters().subscriptions, 1);
+    large.w.drop_client(c);
+    assert!(large.objects() <= before + (64 << 10), "{} {before}", large.objects());
+    large.check("subscriptions of a session");
+}
+
+#[test]
+fn a_queue_with_very_many_messages_is_purged_and_deleted_in_bounded_holds() {
+    for command in [purge("q"), delete("q")] {
+        let mut large = Large::new();
+        let p = large.w.connect("amqp");
+        run(&mut large.w, p, [transient("q")]);
+        let before = large.w.turn(|engine| engine.usage().messages);
+        for first in (0..size()).step_by(1_000) {
+            let some = (first..(first + 1_000).min(size())).map(|n| put_transient("q", &n.to_string()));
+            large.apply(p, some.collect());
+        }
+        let full = large.w.turn(|engine| engine.usage().messages);
+        assert!(full > before + 100 * size());
+        large.apply(p, vec![command]);
+        assert_eq!(large.w.counters().messages_ready, 0);
+        // The messages are dropped in the holds that follow.
+        for _ in 0..size() {
+            if large.w.turn(|engine| engine.usage().messages) == before {
+                break;
+            }
+            large.hold(|w| w.advance(ms(1)));
+        }
+        assert_eq!(large.w.turn(|engine| engine.usage().messages), before);
+        large.check("messages of a queue");
+    }
+}
+
+/// The engine of a deleted vhost is freed outside of all locks. What the log does about its keys is not: it is one step of the
+/// committer, and confirms of other vhosts wait for it.
+#[test]
+fn the_log_forgets_a_vhost_with_very_many_topics() {
+    use gatepost_core::store::{Batch, KeyKind, Record, Store, StoreSettings, VhostId, key, vhost_key};
+    let vhost = VhostId(7);
+    let disk = std::sync::Arc::new(SimDisk::new(1));
+    let open = || Store::open(disk.clone(), StoreSettings::default(), Default::default()).expect("a log");
+    let (mut store, _) = open();
+    let set = |key: Box<[u8]>, value: Option<&[u8]>| Record::Key {
+        key,
+        value: value.map(Into::into),
+    };
+    let mut commit = |records: Vec<Record>| {
+        let batch = Batch {
+            records,
+            ..Batch::default()
+        };
+        store.commit(&mut [batch], Default::default()).expect("committed");
+    };
+    commit(vec![set(vhost_key(vhost), Some(b"plant"))]);
+    for first in (0..size()).step_by(1_000) {
+        let topic = |n: usize| key(vhost, KeyKind::Retained, &[format!("plant/{n}\0").as_bytes()]);
+        commit((first..first + 1_000).map(|n| set(topic(n), Some(b"m"))).collect());
+    }
+    #[expect(clippy::disallowed_methods, reason = "it is printed, and nothing depends on it")]
+    let began = Instant::now();
+    commit(vec![set(vhost_key(vhost), None)]);
+    println!(
+        "keys of a vhost: the log took {:?} to forget {} of them",
+        began.elapsed(),
+        size()
+    );
+    store.close(Default::default()).expect("a good end");
+    assert!(open().1.keys.is_empty());
+}
