@@ -2,7 +2,6 @@
 //! exchange, or is dead-lettered. Same protocol out: the origin's bytes are used as they are, and nothing here runs.
 
 use crate::ledger;
-use crate::message::Message;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -229,10 +228,10 @@ pub(crate) struct Trail {
     pub(crate) died_in: Vec<Name>,
 }
 
-/// The trail of a message: empty until it is dead-lettered.
-pub(crate) fn trail_of(message: &Message) -> Trail {
-    if message.envelope().origin == Origin::NEUTRAL {
-        decode_neutral(message.properties_raw()).1
+/// The trail in a message's properties: empty until it is dead-lettered.
+pub(crate) fn trail_of(origin: Origin, raw: &[u8]) -> Trail {
+    if origin == Origin::NEUTRAL {
+        decode_neutral(raw).1
     } else {
         Trail::default()
     }

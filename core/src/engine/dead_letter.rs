@@ -44,7 +44,7 @@ impl Engine {
         let old_key: Name = dotted.as_deref().unwrap_or(message.key()).into();
         let envelope = *message.envelope();
         let mut properties = message.properties(&self.codecs);
-        let mut trail = trail_of(message);
+        let mut trail = trail_of(envelope.origin, message.properties_raw());
         let original_expiration = properties.expiration_ms.take();
         let headers = &mut properties.headers;
         let cc = if envelope.extra_keys {

@@ -14,11 +14,10 @@
 use super::checkpoint;
 use super::disk::{Disk, DiskFile};
 use super::files::Shared;
-use super::log::Store;
+use super::log::{Hold, Store};
 use super::segment::path;
 use super::settings::StoreError;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 /// The log's files at one moment. While it lives, no segment is recycled, unless the disk gets short.
@@ -36,12 +35,6 @@ struct CutFile<F> {
     /// A checkpoint is open from the start, because the next one takes its name. A segment is opened for each read, so that
     /// a copy that waits keeps no descriptor from the sockets.
     open: Option<Arc<F>>,
-}
-
-/// Keeps segments from being recycled, unless the disk is short.
-#[derive(Debug, Default)]
-pub(super) struct Hold {
-    broken: AtomicBool,
 }
 
 /// Why there is no cut.
@@ -100,7 +93,7 @@ impl<D: Disk> Cut<D> {
 
     /// Whether the disk got short, and segments of the cut may have been recycled since.
     pub fn is_broken(&self) -> bool {
-        self.hold.broken.load(Ordering::Acquire)
+        self.hold.is_broken()
     }
 }
 
@@ -158,7 +151,7 @@ impl<D: Disk> Store<D> {
         };
         if self.disk_short {
             tracing::warn!("the disk is short: the backup that is being made is given up");
-            hold.broken.store(true, Ordering::Release);
+            hold.give_up();
             self.hold = Weak::new();
         }
         !self.disk_short

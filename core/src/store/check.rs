@@ -2,19 +2,19 @@
 
 use super::checkpoint::{self, Checkpoint, Covered};
 use super::directory::{Entries, Listed};
-use super::disk::{Disk, DiskFile, Patient};
+use super::disk::{Disk, DiskFile, Patient, SECTOR};
 use super::footer::{Ending, Footer};
 use super::key;
-use super::log::AHEAD;
 use super::missing;
 use super::record::{
     BatchHead, Kind, MessageHead, Raw, parse_acks, parse_key, parse_purge, parse_queue, parse_ref, parse_state,
 };
 use super::scan::{Scanned, Scanner};
 use super::segment::{
-    BadHeader, COLD_DIR, LOG_DIR, SECTOR, SegmentHeader, SegmentKind, Trailer, VERSION, id_of, path, read_directory,
+    BadHeader, COLD_DIR, LOG_DIR, SegmentHeader, SegmentKind, Trailer, VERSION, id_of, path, read_directory,
 };
 use super::settings::StoreError;
+use super::spare::AHEAD;
 use crate::message::Position;
 use hashbrown::HashMap;
 use std::fmt;

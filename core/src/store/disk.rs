@@ -12,6 +12,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// The unit a disk writes whole or not at all.
+pub(crate) const SECTOR: u32 = 512;
+/// The unit in which the kernel writes.
+pub(crate) const BLOCK: u32 = 4096;
+
 /// A data directory.
 pub trait Disk: Send + Sync + 'static {
     /// An open file.

@@ -15,7 +15,6 @@ use super::quarantine;
 use super::segment::{SegmentHeader, SegmentKind, path};
 use super::settings::StoreError;
 use super::stats::StoreStats;
-use super::values::Start;
 use crate::message::Position;
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
@@ -36,6 +35,18 @@ pub(crate) struct Shared<D: Disk> {
     pub(crate) start: Mutex<Start>,
     table: Mutex<Table<D::File>>,
 }
+
+/// What a start has come to while values were read, and has left to do.
+#[derive(Debug, Default)]
+pub(crate) struct Start {
+    /// Keys whose newest record is lost and known all the same.
+    pub(crate) rescued: Vec<Rescued>,
+    /// Why something could not be read.
+    pub(crate) failed: Option<StoreError>,
+}
+
+/// A key and the value that is to be written for it again; `None`: its deletion is.
+pub(crate) type Rescued = (Box<[u8]>, Option<Box<[u8]>>);
 
 struct Table<F> {
     sites: HashMap<u32, Site<F>>,

@@ -10,7 +10,7 @@
 //! The holes are those that were there when the segment was sealed, and were judged then. One that is not listed came
 //! later: it is damage.
 
-use super::segment::BLOCK;
+use super::disk::BLOCK;
 use super::varint::{Input, put_varint};
 
 /// Who ended a segment.

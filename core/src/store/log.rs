@@ -3,32 +3,32 @@
 //! `commit` turns batches into one write and at most one sync. `tick` does what can wait, a slice at a time: syncs of an
 //! interval, checkpoints, zeroing the next segment ahead, reclaiming, compaction. An idle store writes nothing.
 
-use super::backup::Hold;
 use super::checkpoint::Marks;
-use super::compact::{Compaction, Unread};
 use super::disk::Disk;
-use super::files::Shared;
+use super::files::{Rescued, Shared};
 use super::index::KeyEntry;
 use super::reader::Reader;
 use super::segment::SegmentWriter;
+use super::segment_entry::Segment;
 use super::settings::{Durability, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, StoreError, StoreSettings};
+use super::spare::{AHEAD, Spare};
 use super::stats::StoreStats;
 use super::{Batch, Opening, Recovered, recovery};
 use crate::message::{Message, Position};
 use crate::time::{Now, Time, Wall};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+mod compact;
 mod encoding;
 mod reserve;
 mod segments;
 mod upkeep;
 
-pub(super) use reserve::Spare;
-pub(super) use segments::Segment;
+use compact::{Compaction, Unread};
 
 /// A place in the whole log. Never reused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,9 +71,9 @@ pub struct Store<D: Disk> {
     pub(super) active: Option<SegmentWriter<D::File>>,
     /// Where compaction writes messages, and where keys.
     pub(super) cold: [Option<SegmentWriter<D::File>>; 2],
-    pub(super) compaction: Option<Compaction>,
+    compaction: Option<Compaction>,
     /// The segment to be compacted that cannot be read.
-    pub(super) unread: Option<Unread>,
+    unread: Option<Unread>,
     /// The segment that was found not to need its deletions copied since the last checkpoint.
     pub(super) examined: Option<u32>,
     /// Files to make segments of.
@@ -107,8 +107,21 @@ pub struct Store<D: Disk> {
     _lock: D::Lock,
 }
 
-/// A key and the value that it is to have again; `None`: it stays deleted.
-pub(super) type Rescued = (Box<[u8]>, Option<Box<[u8]>>);
+/// Keeps segments from being recycled while a copy of the log is made, unless the disk is short.
+#[derive(Debug, Default)]
+pub(super) struct Hold {
+    broken: AtomicBool,
+}
+
+impl Hold {
+    /// Segments may be recycled all the same.
+    pub(super) fn give_up(&self) {
+        self.broken.store(true, Ordering::Release);
+    }
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct CheckpointState {
@@ -128,14 +141,10 @@ pub(super) struct CheckpointState {
     grown: Time,
 }
 
-/// Spare segments kept.
-pub(super) const SPARES_MAX: usize = 2;
 /// Background work goes on after this time...
 const SLICE_PAUSE: Duration = Duration::from_millis(10);
 /// ... or after this many times what the medium took for the slice, so that it gets a quarter of the medium at most.
 const SLICE_PAUSE_SHARE: u32 = 3;
-/// A spare being zeroed.
-pub(super) const AHEAD: &str = "log/ahead";
 
 impl<D: Disk> Store<D> {
     /// Takes the data directory, reads what is there, and opens it for writing. `wall` is the clock's word, for files

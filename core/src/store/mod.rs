@@ -19,7 +19,7 @@
 //!   store.close(now)?;
 //! ```
 //!
-//! The files, top down: `log` (the committer's side), `reader` and `page`, `recovery` (the start), `compact`,
+//! The files, top down: `log` (the committer's side), `reader` and `page`, `recovery` (the start), `log/compact`,
 //! `checkpoint`, `backup` (a copy while it runs), `check` and `repair` (offline); below them `index` (what is live), `files` (what
 //! both sides share), `values`, `missing`, `quarantine`, `segment`, `footer`, `scan`, `directory`, `record`, `disk`.
 //!
@@ -32,7 +32,6 @@
 mod backup;
 mod check;
 mod checkpoint;
-mod compact;
 mod directory;
 pub mod disk;
 mod files;
@@ -51,9 +50,11 @@ mod recovery;
 mod repair;
 mod scan;
 mod segment;
+mod segment_entry;
 mod seqset;
 mod settings;
 mod spans;
+mod spare;
 mod stats;
 #[cfg(test)]
 mod tests;

@@ -26,19 +26,19 @@
 
 use super::checkpoint::{self, Checkpoint, Covered, Marks};
 use super::directory::{Directory, Entries, Listed};
-use super::disk::{Disk, DiskFile, Patient};
+use super::disk::{Disk, DiskFile, Patient, SECTOR};
 use super::files::Shared;
 use super::footer::Ending;
 use super::index::{Index, KeyEntry, KeyRecord, Move, Root, Segments};
-use super::log::{AHEAD, SPARES_MAX, Segment, Spare};
 use super::missing::{self, Expected};
 use super::record::{ALIGN, DELETED, legible_key, parse_key};
 use super::segment::{
-    BadHeader, COLD_DIR, LOG_DIR, SECTOR, SegmentHeader, SegmentKind, SegmentWriter, VERSION, id_of, path,
-    read_directory,
+    BadHeader, COLD_DIR, LOG_DIR, SegmentHeader, SegmentKind, SegmentWriter, VERSION, id_of, path, read_directory,
 };
+use super::segment_entry::Segment;
 use super::seqset::Ranges;
 use super::settings::{StoreError, StoreSettings};
+use super::spare::{AHEAD, SPARES_MAX, Spare};
 use super::stats::StoreStats;
 use super::values::LiveKeys;
 use super::{LogEntry, Opening, QueueId, Recovered, Route, key, quarantine};

@@ -3,9 +3,9 @@
 //! A record's LSN is its address, so looking for the next one behind a hole compares eight bytes at each multiple of
 //! eight and checks the few that match.
 
-use super::disk::DiskFile;
+use super::disk::{DiskFile, SECTOR};
 use super::record::{self, ALIGN, BatchHead, HEADER_BYTES, Kind, Raw};
-use super::segment::{RECORDS_AT, SECTOR, room};
+use super::segment::{RECORDS_AT, room};
 use super::varint::Input;
 use std::io;
 

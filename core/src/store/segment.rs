@@ -26,7 +26,7 @@
 //! - Room for the footer is kept while the segment fills, so sealing needs no more disk than was taken at the start.
 
 use super::directory::Directory;
-use super::disk::{Disk, DiskFile};
+use super::disk::{BLOCK, Disk, DiskFile, SECTOR};
 use super::footer::{Ending, Footer};
 use super::record::{self, ALIGN, BatchHead, Encoder, HEADER_BYTES, Kind, MessageHead};
 use super::varint::Input;
@@ -38,10 +38,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The unit a disk writes whole or not at all.
-pub(crate) const SECTOR: u32 = 512;
-/// The unit in which the kernel writes.
-pub(crate) const BLOCK: u32 = 4096;
 /// Offset of the first record.
 pub(crate) const RECORDS_AT: u32 = HEADER_COPY_AT + SECTOR;
 /// Offset of the header's second copy.

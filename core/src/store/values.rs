@@ -7,7 +7,6 @@ use super::directory::{Entries, Listed};
 use super::disk::{Disk, Patient};
 use super::files::Shared;
 use super::key::{self, KeyKind, VhostId};
-use super::log::Rescued;
 use super::reader::Chunk;
 use super::record::{Kind, parse_key};
 use super::segment::read_directory;
@@ -27,15 +26,6 @@ pub(crate) trait Values: fmt::Debug + Send + Sync {
     fn each(&self, vhost: VhostId, kind: KeyKind, take: &mut dyn FnMut(&[u8], &[u8]));
     /// The vhosts that have any.
     fn vhosts(&self) -> BTreeSet<VhostId>;
-}
-
-/// What a start comes to while values are read.
-#[derive(Debug, Default)]
-pub(crate) struct Start {
-    /// Keys whose newest record is lost and known all the same: `None` is a deletion.
-    pub(crate) rescued: Vec<Rescued>,
-    /// Why something could not be read.
-    pub(crate) failed: Option<StoreError>,
 }
 
 /// All live keyed records of a log.

@@ -4,17 +4,18 @@
 //! time, but for deletions, see [`Store::first_in_chain`]. A copy keeps (queue, sequence) or (key, version); it is synced before anything points to it, and the source
 //! goes the way of every dead segment, once two checkpoints know the copy. Found twice after a crash, they collapse.
 
-use super::directory::{Entries, Listed};
-use super::disk::{Disk, retry_pause};
-use super::index::{KeyEntry, KeyRecord, Live, Root};
-use super::log::{Segment, Store};
-use super::reader::Chunk;
-use super::record::{Kind, MessageHead, ROUTE_MAX, Raw, message_bytes_max, parse_key};
-use super::segment::{SegmentHeader, SegmentKind, SegmentWriter, directory_bytes_max, read_directory, size_for};
-use super::settings::StoreError;
-use super::stats::StoreStats;
-use super::{Route, Routes, describe, vhost_of};
+use super::Store;
 use crate::message::Position;
+use crate::store::directory::{Entries, Listed};
+use crate::store::disk::{Disk, retry_pause};
+use crate::store::index::{KeyEntry, KeyRecord, Live, Root};
+use crate::store::reader::Chunk;
+use crate::store::record::{Kind, MessageHead, ROUTE_MAX, Raw, message_bytes_max, parse_key};
+use crate::store::segment::{SegmentHeader, SegmentKind, SegmentWriter, directory_bytes_max, read_directory, size_for};
+use crate::store::segment_entry::Segment;
+use crate::store::settings::StoreError;
+use crate::store::stats::StoreStats;
+use crate::store::{Route, Routes, describe, vhost_of};
 use crate::time::Time;
 use hashbrown::HashMap;
 use std::io;

@@ -8,20 +8,12 @@
 //! Two spares are kept where the disk allows. When it is full the owner refuses publishers (see [`Store::reserved`]), but
 //! what consumers settle is still logged, in the spares; that lets segments die, and they become the next spares.
 
-use super::{AHEAD, SPARES_MAX, Store};
+use super::Store;
 use crate::store::disk::{Disk, DiskFile, is_out_of_descriptors};
 use crate::store::segment::{LOG_DIR, SegmentHeader, SegmentKind, SegmentWriter};
+use crate::store::spare::{AHEAD, SPARES_MAX, Spare};
 use crate::store::stats::StoreStats;
 use std::io;
-
-/// A file that is a segment's room and nothing else. That it has this name is on the medium: if a power cut could still
-/// give it the segment's name back, whatever is written to it would then be found there, as if it were that segment's.
-#[derive(Debug)]
-pub(in crate::store) struct Spare {
-    pub(in crate::store) path: String,
-    /// Its blocks were written before: a sync of a segment made of it changes no metadata.
-    pub(in crate::store) written: bool,
-}
 
 /// What a sync that changes a file's blocks writes besides, into the file system's journal. Zeros are worth as much of it
 /// as they save.

@@ -3,66 +3,11 @@
 use super::Store;
 use crate::store::disk::{Disk, DiskFile};
 use crate::store::footer::Ending;
-use crate::store::index::Segments;
-use crate::store::segment::{FOOTER_ROOM, RECORDS_AT, SegmentHeader, SegmentKind, SegmentWriter, size_for};
+use crate::store::segment::{SegmentHeader, SegmentKind, SegmentWriter, size_for};
+use crate::store::segment_entry::Segment;
 use crate::store::settings::StoreError;
 use crate::store::stats::StoreStats;
 use std::io;
-
-/// A segment on disk.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::store) struct Segment {
-    pub(in crate::store) header: SegmentHeader,
-    /// Where its records end.
-    pub(in crate::store) end: u32,
-    /// Bytes of the file.
-    pub(in crate::store) file_bytes: u64,
-    pub(in crate::store) sealed: bool,
-    /// Routes and keys in its directory.
-    pub(in crate::store) routes: u64,
-    pub(in crate::store) keys: u64,
-    /// Up to where the newest checkpoint covers it, and up to where the one before does.
-    pub(in crate::store) covered: u32,
-    pub(in crate::store) covered_before: u32,
-    /// Dead in a synced checkpoint: to be recycled as soon as no read points into it.
-    pub(in crate::store) doomed: bool,
-    /// Covered twice and with nothing in it but deletions, for a synced checkpoint: it goes with the last of them.
-    pub(in crate::store) outlives: bool,
-    /// Has records that cannot be copied; waits for its queues to drain.
-    pub(in crate::store) stuck: bool,
-}
-
-impl Segment {
-    pub(in crate::store) fn new(header: SegmentHeader, file_bytes: u64) -> Segment {
-        Segment {
-            header,
-            end: RECORDS_AT,
-            file_bytes,
-            sealed: false,
-            routes: 0,
-            keys: 0,
-            covered: 0,
-            covered_before: 0,
-            doomed: false,
-            outlives: false,
-            stuck: false,
-        }
-    }
-    /// About how long the directory is of one that is sealed and short. Of one that is as long as it may be, the directory
-    /// does not matter: 0.
-    pub(in crate::store) fn directory_bytes(&self) -> u64 {
-        let is_short = self.file_bytes < u64::from(self.header.size - self.header.size / 8);
-        let behind = self.file_bytes.saturating_sub(u64::from(self.end) + FOOTER_ROOM as u64);
-        if self.sealed && is_short { behind } else { 0 }
-    }
-    /// Whether it may have a record of what has its first in the segment `first`, and copies in the cold segments `copies`.
-    pub(in crate::store) fn may_have(&self, first: u32, copies: &Segments) -> bool {
-        match self.header.kind {
-            SegmentKind::Log => self.header.id >= first,
-            SegmentKind::Messages | SegmentKind::Keys => copies.contains(self.header.id),
-        }
-    }
-}
 
 impl<D: Disk> Store<D> {
     /// Sees to it that the active segment takes `bytes` of records, which its directory lists in `listed` bytes.
