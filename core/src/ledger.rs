@@ -78,6 +78,10 @@ pub(crate) struct Charge {
 }
 
 impl Charge {
+    /// What it counts.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes as usize
+    }
     pub(crate) fn grow(&mut self, bytes: usize) {
         // An object of 4 GiB cannot exist, because all its parts come from frames.
         let more = u32::try_from(bytes).unwrap_or(u32::MAX).min(u32::MAX - self.bytes);

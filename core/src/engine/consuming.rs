@@ -469,6 +469,9 @@ impl Engine {
             consumer,
             mut entry,
         } = delivered;
+        if self.flow.is_tracing() {
+            self.trace_settled(link, queue, entry.seq, outcome);
+        }
         if let Some(key) = consumer {
             // Also if the consumer is gone: its channel had it all the same.
             self.free_channel_credit(link, channel);
@@ -644,6 +647,9 @@ impl Engine {
     pub(crate) fn drop_entry(&mut self, queue: QueueKey, entry: Entry, death: Death) {
         let dead_letters = self.has_dead_letters(queue);
         let mut published = false;
+        if self.flow.is_tracing() {
+            self.trace_death(queue, entry.seq, death);
+        }
         if dead_letters && let Body::Memory(message) = &entry.body {
             let message = message.clone();
             let source = Source::Entry {
@@ -656,6 +662,9 @@ impl Engine {
         if !published {
             // A new route is no settle: the publisher is confirmed when the log has it.
             self.forget_entry(queue, &entry, death == Death::Rejected && !dead_letters);
+        }
+        if self.flow.is_tracing() {
+            self.traces.forget(queue, entry.seq);
         }
         self.memory.drop_body(&entry.body);
     }

@@ -109,6 +109,9 @@ impl Engine {
             Death::MaxLength => self.counters.dead_lettered_maxlen += 1,
             Death::DeliveryLimit => self.counters.dead_lettered_delivery_limit += 1,
         }
+        if self.flow.is_tracing() {
+            self.trace_dead_letter(&name, &dead, &source);
+        }
         self.publish_internally(dead, trail.died_in, source);
         Ok(())
     }

@@ -3,6 +3,7 @@
 use super::budget::{Budget, Unfinished};
 use super::doors::Resource;
 use super::queues::router_slot;
+use super::traced::HopKind;
 use super::unfinished::Deleting;
 use super::{Engine, Limit, done};
 use crate::access::Permission;
@@ -626,6 +627,7 @@ impl Engine {
         let start = self.staging.group_start();
         let removed = self.router.remove_queue(router_slot(queue));
         let mut gate = self.log_removed(&removed);
+        self.trace_gone(queue, HopKind::QueueDeleted);
         let Some(mut q) = self.queues.remove(queue) else { return };
         self.forget_spills(&q);
         self.memory.forget_deep(&q, &self.queues);

@@ -32,6 +32,8 @@ pub(super) struct Enqueued {
     pub(super) retained: bool,
     /// Where the flow map says that its publisher has sent it.
     pub(super) sent_to: Option<Source>,
+    /// Some trace has it.
+    pub(super) traced: bool,
 }
 
 impl Enqueued {

@@ -10,7 +10,7 @@ use super::link::LinkState;
 use crate::binding::QueueSlot;
 use crate::message::Message;
 use crate::properties::Name;
-use crate::router::RouteTally;
+use crate::router::{KnownRoute, RouteTally};
 use crate::slots::{ConsumerKey, Link};
 pub use crate::tally::{Source, Tally};
 use std::sync::Arc;
@@ -213,8 +213,20 @@ impl Engine {
 
     /// A link goes: what it has published since the last look is kept for the next.
     pub(super) fn note_link_gone(&mut self, link: Link) {
+        self.traces.forget_link(link);
         if let Some(last) = self.links.get_mut(link).and_then(published) {
             self.flow.keep(last);
+        }
+    }
+
+    /// Counts a message, while messages are traced.
+    pub(super) fn note_flowed(&mut self, message: &Message, known: Option<KnownRoute>, queues: &[QueueSlot]) -> Source {
+        self.flow.note();
+        let bytes = message.body().len();
+        match known {
+            Some(known) => self.router.note(known, bytes),
+            None if message.exchange_bytes().is_empty() => self.flow.note_by_name(queues.iter().copied(), bytes),
+            None => self.note_walked(message, queues),
         }
     }
 
@@ -238,7 +250,7 @@ fn published(l: &mut LinkState) -> Option<Flowed> {
     (!(to.is_empty() && others.is_empty())).then_some(Flowed::Published { party, to, others })
 }
 
-fn party(l: &LinkState) -> Party {
+pub(super) fn party(l: &LinkState) -> Party {
     Party {
         link: l.id,
         protocol: l.protocol,

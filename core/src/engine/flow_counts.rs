@@ -13,7 +13,6 @@ use crate::binding::QueueSlot;
 use crate::ledger::{Charge, hashed};
 use crate::properties::Name;
 use crate::queue::consumers::Consumer;
-use crate::router::Target;
 use crate::slots::{ConsumerKey, Link, QueueKey};
 use crate::tally::{Source, Tally};
 use hashbrown::HashMap;
@@ -95,11 +94,22 @@ impl Set {
     }
 }
 
+/// What messages are watched for. One value for both, so that a message asks once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Watch {
+    Nothing,
+    /// Counting alone: the usual case.
+    Flow,
+    /// Traces, and counting if `flow` says so.
+    Traces {
+        flow: bool,
+    },
+}
+
 /// See the module.
 pub(crate) struct FlowCounts {
-    /// Whether anything is counted.
-    on: bool,
-    /// Whether anything was since the last look.
+    watch: Watch,
+    /// Whether anything was counted since the last look.
     any: bool,
     /// Routes, links and consumers may have counts of before it was turned off. The next look forgets them.
     stale: bool,
@@ -141,7 +151,7 @@ const TIMED_EVERY: u32 = 256;
 impl FlowCounts {
     pub(crate) fn new(charge: Charge) -> FlowCounts {
         FlowCounts {
-            on: false,
+            watch: Watch::Nothing,
             any: false,
             stale: false,
             default_exchange: Source::exchange(""),
@@ -155,11 +165,39 @@ impl FlowCounts {
         }
     }
 
-    /// A message is to be counted, if the answer is yes.
+    /// What a message is to be watched for.
     #[inline]
-    pub(crate) fn note(&mut self) -> bool {
-        self.any |= self.on;
-        self.on
+    pub(crate) fn watch(&self) -> Watch {
+        self.watch
+    }
+
+    /// Whether messages are traced.
+    #[inline]
+    pub(crate) fn is_tracing(&self) -> bool {
+        matches!(self.watch, Watch::Traces { .. })
+    }
+
+    /// A message is counted.
+    #[inline]
+    pub(crate) fn note(&mut self) {
+        self.any = true;
+    }
+
+    fn is_on(&self) -> bool {
+        matches!(self.watch, Watch::Flow | Watch::Traces { flow: true })
+    }
+
+    fn set(&mut self, flow: bool, traces: bool) {
+        self.watch = match (flow, traces) {
+            (false, false) => Watch::Nothing,
+            (true, false) => Watch::Flow,
+            (flow, true) => Watch::Traces { flow },
+        };
+    }
+
+    /// Begins or ends tracing.
+    pub(crate) fn turn_traces(&mut self, on: bool) {
+        self.set(self.is_on(), on);
     }
 
     /// What the counts of one look take in memory, about: nothing while counting is off. What `by_name` takes is charged.
@@ -172,12 +210,12 @@ impl FlowCounts {
 
     /// Begins or ends counting.
     pub(crate) fn turn(&mut self, on: bool) {
-        if self.on != on {
+        if self.is_on() != on {
             self.charge.shrink(self.by_name.capacity() * size_of::<Tally>());
             let charge = std::mem::take(&mut self.charge);
-            let stale = self.stale || self.on;
+            let (stale, traces) = (self.stale || self.is_on(), self.is_tracing());
             *self = FlowCounts::new(charge);
-            self.on = on;
+            self.set(on, traces);
             self.stale = stale;
         }
     }
@@ -189,14 +227,14 @@ impl FlowCounts {
 
     /// Whether what is found in this look is to be forgotten.
     pub(crate) fn take_stale(&mut self) -> bool {
-        self.on && std::mem::take(&mut self.stale)
+        self.is_on() && std::mem::take(&mut self.stale)
     }
 
     /// Counts a message to the default exchange.
     #[inline]
-    pub(crate) fn note_by_name(&mut self, targets: &[Target], bytes: usize) -> Source {
-        for target in targets {
-            let slot = target.queue.0 as usize;
+    pub(crate) fn note_by_name(&mut self, queues: impl Iterator<Item = QueueSlot>, bytes: usize) -> Source {
+        for QueueSlot(slot) in queues {
+            let slot = slot as usize;
             match self.by_name.get_mut(slot) {
                 Some(tally) => tally.count(bytes),
                 None => self.grow_and_note(slot, bytes),
@@ -256,7 +294,7 @@ impl FlowCounts {
 
     /// Counts a message that a link has fetched.
     pub(crate) fn note_got(&mut self, link: Link, queue: QueueKey) {
-        if !self.on {
+        if !self.is_on() {
             return;
         }
         self.any = true;
@@ -274,12 +312,23 @@ impl FlowCounts {
         got
     }
 
-    /// Counts a delivery of a consumer. Returns whether to note how long it has waited.
+    /// Counts a delivery of a consumer. Returns whether there is more to note of it: how long it has waited, or its traces.
     #[inline]
     pub(crate) fn note_delivered(&mut self, consumer: &mut Consumer) -> bool {
-        if !self.on {
-            return false;
+        match self.watch {
+            Watch::Flow => self.count_delivered(consumer),
+            Watch::Nothing => false,
+            Watch::Traces { flow } => {
+                if flow {
+                    self.count_delivered(consumer);
+                }
+                true
+            }
         }
+    }
+
+    #[inline]
+    fn count_delivered(&mut self, consumer: &mut Consumer) -> bool {
         self.any = true;
         let delivered = consumer.flowed.wrapping_add(1);
         consumer.flowed = delivered;
@@ -288,7 +337,7 @@ impl FlowCounts {
 
     /// Notes how long a delivery has waited.
     pub(crate) fn note_wait(&mut self, consumer: ConsumerKey, waited: Duration) {
-        if self.waits.len() < WAITS_MAX {
+        if self.is_on() && self.waits.len() < WAITS_MAX {
             let ms = u32::try_from(waited.as_millis()).unwrap_or(u32::MAX);
             self.waits.push((consumer, ms));
         }
@@ -301,7 +350,7 @@ impl FlowCounts {
 
     /// Keeps what somebody had counted that goes before the next look.
     pub(crate) fn keep(&mut self, last: Flowed) {
-        if self.on && self.gone.len() < GONE_MAX {
+        if self.is_on() && self.gone.len() < GONE_MAX {
             self.any = true;
             self.gone.push(last);
         }

@@ -1,7 +1,9 @@
 //! Handing messages out: they get their numbers or packet ids now, when the link takes them.
 
 use super::Engine;
+use super::flow::party;
 use super::outbox::Fetched;
+use super::traced::{Hop, HopKind};
 use crate::durable_session::CHANNEL;
 use crate::event::{Delivery, DeliveryExtra, DeliveryFlags, Event};
 use crate::in_flight::Outgoing;
@@ -55,6 +57,9 @@ impl Engine {
         traffic.redelivered += u64::from(entry.flags.has(EntryFlags::REDELIVERED));
         traffic.delivered_bytes += message.body().len() as u64;
         self.flow.note_got(link, queue);
+        if self.flow.is_tracing() {
+            self.trace_fetched(link, queue, &entry, no_ack);
+        }
         // Until now it counted as fetched.
         self.count_released(link, cost(&entry.body));
         if no_ack {
@@ -117,6 +122,22 @@ impl Engine {
             && let Body::Memory(message) = &entry.body
         {
             self.flow.note_wait(key, self.now.wall - message.envelope().received);
+            if self.flow.is_tracing()
+                && let Some(l) = self.links.get(link)
+                && let Some(q) = self.queues.get(queue)
+            {
+                let no_ack = !c.counts(entry.flags);
+                self.traces.note(self.now, queue, entry.seq, || Hop {
+                    party: Some(Box::new(party(l))),
+                    consumer: c.described.as_ref().map(|described| described.tag.clone()),
+                    redelivered: entry.flags.has(EntryFlags::REDELIVERED),
+                    no_ack,
+                    ..Hop::at_queue(HopKind::Delivered, &q.name)
+                });
+                if no_ack {
+                    self.traces.forget(queue, entry.seq);
+                }
+            }
         }
         if let Some((session, granted)) = c.session {
             let ids = c.subscription_ids.clone();

@@ -67,6 +67,9 @@ mod takeover;
 mod throttling;
 mod timeouts;
 mod timers;
+pub mod trace;
+mod traced;
+mod traces;
 mod transactions;
 mod unfinished;
 mod unsettled_memory;
@@ -114,6 +117,7 @@ use std::sync::Arc;
 use successors::Successors;
 use throttling::Throttling;
 use timers::Timers;
+use traces::Traces;
 
 /// Wakes the task that drives a link.
 pub trait Wake: Send + Sync {
@@ -357,6 +361,8 @@ pub struct Engine {
     review: Option<policies::Review>,
     /// For the flow map.
     flow: FlowCounts,
+    /// Messages that are followed: see [`trace`].
+    traces: Traces,
 }
 
 /// How long settles may wait for company before they are logged.
@@ -413,7 +419,9 @@ impl Engine {
             vhost_limits: VhostLimits::default(),
             policies: Policies::default(),
             review: None,
+            traces: Traces::default(),
         };
+        engine.traces.set_charge(engine.ledger.charge(ObjectKind::Queues, 0));
         engine.router.set_headers_max(engine.settings.message_headers_max);
         engine.router.set_topics_of(engine.settings.topic_exchange.clone());
         engine.flow.turn(engine.settings.flow);
@@ -524,6 +532,9 @@ impl Engine {
     pub fn written(&mut self, now: Now, ticket: Ticket) {
         self.begin(now);
         if self.staging.written(ticket) {
+            if self.flow.is_tracing() {
+                self.traces.written(now, ticket.0);
+            }
             self.release_waits();
             self.dispatch_touched();
             self.relieve_memory();
@@ -554,6 +565,9 @@ impl Engine {
         self.begin(now);
         if !self.staging.durable(ticket) {
             return;
+        }
+        if self.flow.is_tracing() {
+            self.trace_stored(ticket.0);
         }
         self.confirms.free_orphans(self.staging.durable_ticket());
         self.release_waits();

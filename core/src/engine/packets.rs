@@ -18,6 +18,15 @@ impl Engine {
         let Some(l) = self.links.get(link) else { return };
         let (traffic, session) = (l.traffic, l.session);
         let Some(session) = session else { return };
+        if self.flow.is_tracing()
+            && let Some(o) = self
+                .sessions
+                .get_mut(session)
+                .and_then(|s| s.in_flight.find_mut(packet_id))
+        {
+            let (queue, seq) = (o.queue, o.entry.seq);
+            self.trace_settled(link, queue, seq, outcome);
+        }
         match outcome {
             Outcome::Accept | Outcome::Reject => {
                 let known = self.free_packet(session, packet_id);

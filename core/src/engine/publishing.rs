@@ -5,10 +5,12 @@ use super::budget::Budget;
 use super::confirms::Waiting;
 use super::counters::Limit;
 use super::enqueuing::{Afterwards, Enqueued, Enqueuing};
+use super::flow_counts::Watch;
 use super::log_waits::Waiter;
 use super::queues::Queues;
 use super::reply_address::reply_addressed;
 use super::routing::RouteBy;
+use super::traced::{Hop, HopKind};
 use super::unfinished::Routing;
 use crate::binding::QueueSlot;
 use crate::command::{Channel as ChannelNumber, PublishFlags};
@@ -17,7 +19,7 @@ use crate::fault::{Fault, FaultKind};
 use crate::ledger::ObjectKind;
 use crate::message::Message;
 use crate::properties::{Codecs, Name};
-use crate::router::{Target, Walk};
+use crate::router::{KnownRoute, Target, Walk};
 use crate::slots::Link;
 use crate::store::{Durability, QueueId, Record, State};
 use smallvec::SmallVec;
@@ -43,6 +45,9 @@ struct Numbered {
 
 /// A QoS 2 publish that was sent again.
 struct Duplicate;
+
+/// Further keys of a message, and its route, if it is remembered.
+type Permitted = (Vec<Name>, Option<KnownRoute>);
 
 /// What a publish waits for.
 enum Wait<'a> {
@@ -109,9 +114,11 @@ impl Engine {
         let enqueued = match result {
             Ok(enqueued) => enqueued,
             Err(fault) if flags.contains(PublishFlags::LENIENT) && fault.kind == FaultKind::NotFound => {
+                self.trace_refused(link, &message, &fault.text);
                 Enqueued::default()
             }
             Err(fault) => {
+                self.trace_refused(link, &message, &fault.text);
                 self.publish_failed(publish, fault);
                 return Ok(());
             }
@@ -129,6 +136,9 @@ impl Engine {
             self.staging.group_end(group);
         }
         if confirm {
+            if enqueued.traced {
+                self.traces.await_confirm(link, channel, number);
+            }
             let wait = self.wait_of(&message, &enqueued, incoming.is_some());
             self.confirm(link, channel, number, wait);
         }
@@ -256,6 +266,9 @@ impl Engine {
                 l.verdicts.push_back(Event::Refused { channel, number, why });
             }
             self.forget_incoming(link, packet_id);
+            if !enqueued.traced {
+                self.trace_refused(link, message, "there is no room for it");
+            }
         } else if enqueued.queues > 0 {
             traffic.routed += 1;
         } else if !flags.contains(PublishFlags::MANDATORY) {
@@ -274,6 +287,10 @@ impl Engine {
                 number,
                 message,
             });
+            if enqueued.traced {
+                let hop = Hop::new(HopKind::Refused).because("it goes back to its publisher");
+                self.traces.note_current(self.now, hop);
+            }
         }
     }
 
@@ -356,6 +373,9 @@ impl Engine {
             if let Some((upto, more)) = c.publisher.tell() {
                 traffic.confirmed += more;
                 events.push(Event::Confirmed { channel, upto });
+                if self.flow.is_tracing() {
+                    self.traces.confirmed(self.now, link, channel, upto);
+                }
             }
         }
         l.confirm_dirty = dirty;
@@ -382,31 +402,21 @@ impl Engine {
                 // One that stopped was permitted when it began, and its walk has the further keys.
                 let (extra, known) = match stopped {
                     Some(_) => (Vec::new(), None),
-                    None => {
-                        let extra = extra_keys(&self.codecs, message);
-                        if link != Link::NOBODY {
-                            self.check_keys(&extra)?;
-                        }
-                        let known = self.router.known_route(message, &extra);
-                        let permitted = self.permit_publish(link, message, &extra, known);
-                        if let Err(fault) = permitted {
-                            // It goes back until somebody outside has answered.
-                            return if self.awaits_answer(link) { Ok(None) } else { Err(fault) };
-                        }
-                        (extra, known)
-                    }
+                    None => match self.permitted_route(link, message)? {
+                        Some(route) => route,
+                        None => return Ok(None),
+                    },
                 };
                 known_route = known;
                 match known {
                     Some(known) => self.router.targets_of(known),
-                    None => match budget.route(&mut self.router, message, &extra, stopped) {
-                        Ok(Some(targets)) => targets,
-                        Ok(None) => return Ok(None),
-                        Err(fault) => {
-                            self.counters.note_unroutable(&fault);
-                            return Err(fault);
+                    None => {
+                        let found = budget.route(&mut self.router, message, &extra, stopped);
+                        match found.inspect_err(|fault| self.counters.note_unroutable(fault))? {
+                            Some(targets) => targets,
+                            None => return Ok(None),
                         }
-                    },
+                    }
                 }
             }
         };
@@ -432,16 +442,27 @@ impl Engine {
         };
         let mut after = Afterwards::default();
         let mut enqueued = enqueuing.put(message, targets, &mut after);
-        if !is_of_node && self.flow.note() {
-            let bytes = message.body().len();
-            enqueued.sent_to = Some(match known_route {
-                Some(known) => self.router.note(known, bytes),
-                None if message.exchange_bytes().is_empty() => self.flow.note_by_name(targets, bytes),
-                None => {
-                    let queues = slots_of(targets);
-                    self.note_walked(message, &queues)
+        match self.flow.watch() {
+            Watch::Flow if !is_of_node => {
+                self.flow.note();
+                let bytes = message.body().len();
+                enqueued.sent_to = Some(match known_route {
+                    Some(known) => self.router.note(known, bytes),
+                    None if message.exchange_bytes().is_empty() => self.flow.note_by_name(queues_of(targets), bytes),
+                    None => {
+                        let queues = slots_of(targets);
+                        self.note_walked(message, &queues)
+                    }
+                });
+            }
+            Watch::Nothing | Watch::Flow => {}
+            Watch::Traces { flow } => {
+                let queues = slots_of(targets);
+                if flow && !is_of_node {
+                    enqueued.sent_to = Some(self.note_flowed(message, known_route, &queues));
                 }
-            });
+                self.trace_routed(link, message, &queues, skip, &mut enqueued);
+            }
         }
         if !is_of_node {
             self.router.count_publish(enqueued.queues);
@@ -449,13 +470,39 @@ impl Engine {
         if !(after.refused.is_empty() && after.limited.is_empty()) {
             self.see_to_limits(message, after);
         }
-        // MQTT 5 3.3.1.3: a retained message of QoS 0 may be discarded at any time. Clearing one frees room.
-        if retains && is_of_node {
-            self.retain_unlogged(message);
-        } else if retains && (!is_full || message.body().is_empty()) {
-            enqueued.retained = self.retain_or_drop(message);
+        if retains {
+            self.retain_published(message, is_of_node, is_full, &mut enqueued);
         }
         Ok(Some(enqueued))
+    }
+
+    /// Keeps a message as its topic's last value, if it is to be kept.
+    fn retain_published(&mut self, message: &Message, is_of_node: bool, is_full: bool, enqueued: &mut Enqueued) {
+        // MQTT 5 3.3.1.3: a retained message of QoS 0 may be discarded at any time. Clearing one frees room.
+        if is_of_node {
+            self.retain_unlogged(message);
+        } else if !is_full || message.body().is_empty() {
+            enqueued.retained = self.retain_or_drop(message);
+        } else {
+            return;
+        }
+        self.trace_retained(enqueued);
+    }
+
+    /// Further keys of a message that its publisher may publish, and its route, if it is remembered. `None`: it goes back until
+    /// somebody outside has answered.
+    #[inline]
+    fn permitted_route(&mut self, link: Link, message: &Message) -> Result<Option<Permitted>, Fault> {
+        let extra = extra_keys(&self.codecs, message);
+        if link != Link::NOBODY {
+            self.check_keys(&extra)?;
+        }
+        let known = self.router.known_route(message, &extra);
+        match self.permit_publish(link, message, &extra, known) {
+            Ok(()) => Ok(Some((extra, known))),
+            Err(_) if self.awaits_answer(link) => Ok(None),
+            Err(fault) => Err(fault),
+        }
     }
 
     /// Refuses a message with too many routing keys.
@@ -496,7 +543,11 @@ pub(super) fn extra_keys(codecs: &Codecs, message: &Message) -> Vec<Name> {
 
 /// The queues of targets, once the router is needed for something else.
 fn slots_of(targets: &[Target]) -> SmallVec<[QueueSlot; 4]> {
-    targets.iter().map(|target| target.queue).collect()
+    queues_of(targets).collect()
+}
+
+fn queues_of(targets: &[Target]) -> impl Iterator<Item = QueueSlot> {
+    targets.iter().map(|target| target.queue)
 }
 
 /// Whether a full disk has no room for the message: for what would be logged. What needs no log has nowhere else to go when

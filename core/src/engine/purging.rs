@@ -9,6 +9,7 @@ use super::Engine;
 use super::budget::{Budget, Unfinished};
 use super::link::LinkState;
 use super::outbox::Out;
+use super::traced::HopKind;
 use super::unfinished::Deleting;
 use crate::access::Permission;
 use crate::command::PurgeQueue;
@@ -62,6 +63,7 @@ impl Engine {
 
     /// Takes out what waits in the queue. Returns how many messages that were, and whether the log had some of them.
     fn start_purging(&mut self, queue: QueueKey) -> (u32, bool) {
+        self.trace_gone(queue, HopKind::Purged);
         // What died here and is not published yet is in the log only here.
         let dying: Vec<u64> = self
             .internal

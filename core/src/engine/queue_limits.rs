@@ -70,7 +70,17 @@ impl Engine {
         let Some(q) = self.queues.get_mut(queue) else {
             return false;
         };
-        let Some(dropped) = q.drop_run() else { return false };
+        let Some((dropped, run)) = q.drop_run() else {
+            return false;
+        };
+        if self.flow.is_tracing() {
+            for seq in self.traces.entries_of(queue, false) {
+                if run.contains(&seq) {
+                    self.trace_death(queue, seq, Death::MaxLength);
+                    self.traces.forget(queue, seq);
+                }
+            }
+        }
         self.counters.dropped_full += dropped;
         self.queues.has_unlogged_acks(queue);
         self.stage_acks();
@@ -87,6 +97,9 @@ impl Engine {
             return;
         }
         self.memory.pin(message);
+        if self.flow.is_tracing() {
+            self.traces.postpone(message);
+        }
         self.behind.refused.push_back((queue, message.clone()));
         self.timers.set_burial(self.now.monotonic + SOON);
     }
@@ -98,6 +111,9 @@ impl Engine {
             && let Some((queue, message)) = self.behind.refused.pop_front()
         {
             self.side_budget.spend(DEAD_LETTER_WORK);
+            if self.flow.is_tracing() {
+                self.traces.begin(&message);
+            }
             let _ = self.dead_letter(queue, &message, Death::MaxLength, Source::Nothing);
             self.memory.drop_body(&Body::Memory(message));
         }

@@ -1,7 +1,9 @@
 //! Deliveries that a session's client did not finish with, and that are sent again when it is back.
 
 use super::Engine;
+use super::flow::party;
 use super::outbox::Out;
+use super::traced::{Hop, HopKind};
 use crate::durable_session::CHANNEL;
 use crate::event::{Delivery, DeliveryFlags, Event};
 use crate::queue::entry::Body;
@@ -179,6 +181,16 @@ impl Engine {
             return;
         }
         let bytes = message.body().len() as u64;
+        if self.flow.is_tracing()
+            && let (Some(l), Some(q)) = (links.get(link), queues.get(o.queue))
+        {
+            self.traces.note(self.now, o.queue, o.entry.seq, || Hop {
+                party: Some(Box::new(party(l))),
+                number: Some(packet_id.into()),
+                redelivered: true,
+                ..Hop::at_queue(HopKind::SentAgain, &q.name)
+            });
+        }
         events.push(Event::Deliver(Delivery {
             channel: CHANNEL,
             qos: o.qos,

@@ -82,7 +82,10 @@ impl Engine {
             }
             Ok(Some(enqueued)) => 1 + enqueued.offered,
             // A missing exchange is no fault here: the message is dropped.
-            Err(_) => 1,
+            Err(fault) => {
+                self.trace_refused(Link::NOBODY, &first.message, &fault.text);
+                1
+            }
         };
         budget.spend(units);
         let logged = self.staging.group_start() > start;

@@ -15,6 +15,8 @@ use super::internal::Source;
 use super::link::will_bytes;
 use super::log_waits::Waiter;
 use super::timers::Timer;
+use super::traced::Origin;
+use super::traces::Ofs;
 use crate::catalog;
 use crate::command::{OpenSession, Will};
 use crate::durable_session::{CHANNEL, DurableSession, queue_name, shared_queue_name};
@@ -391,6 +393,12 @@ impl Engine {
             }
             None => Source::Nothing,
         };
+        if self.flow.is_tracing()
+            && let Some(s) = self.sessions.get(session)
+        {
+            let origin = Origin::Will(s.client_id.clone());
+            self.traces.send_on(&message, Ofs::new(), origin);
+        }
         self.publish_internally(message, Vec::new(), source);
         while self.publish_next_internal() {}
     }
@@ -529,6 +537,9 @@ impl Engine {
                 released,
                 ..
             } = outgoing;
+            if self.flow.is_tracing() {
+                self.trace_session_end(queue, entry.seq, qos == 2 || released);
+            }
             if Some(queue) == own {
                 // It goes with the queue.
                 if let Some(q) = self.queues.get_mut(queue) {

@@ -35,6 +35,7 @@ impl Engine {
                 Timer::Walks => self.call_walkers(),
                 Timer::Policies => self.review_later(&mut budget),
                 Timer::Clock => self.go_on_with_clock(&mut budget),
+                Timer::Trace(id) => self.look_at_trace(id),
                 Timer::Postponed => self.end_postponed(&mut budget),
             }
             budget.spend(TIMER_WORK);

@@ -26,6 +26,8 @@ pub(crate) enum Timer {
     Clock,
     /// Policies have changed: queues and exchanges that they are for are looked at.
     Policies,
+    /// The time of that trace may be over.
+    Trace(u64),
     /// Publishers wait for memory: more bodies are to leave it.
     Relief,
     /// What purged and deleted queues had is not all dropped yet, or not all their consumers are ended, or the queues of a

@@ -4,6 +4,7 @@ use super::Queue;
 use super::entry::{Body, Entry, EntryFlags};
 use super::ready::{Leave, Run};
 use crate::store::LogEntry;
+use std::ops::RangeInclusive;
 
 impl Queue {
     /// The page to be read next, if fewer than `ahead` entries are in front of it and none is on its way: its priority, and
@@ -74,8 +75,9 @@ impl Queue {
         });
     }
     /// Drops the run at the front, if the queue would still be over its limit without it, and if it is known which sequences
-    /// that are. The log is to be told what is noted as settled then. Returns how many messages are gone.
-    pub(crate) fn drop_run(&mut self) -> Option<u64> {
+    /// that are. The log is to be told what is noted as settled then. Returns how many messages
+    /// are gone, and their sequences.
+    pub(crate) fn drop_run(&mut self) -> Option<(u64, RangeInclusive<u64>)> {
         if self.arguments.priority_max > 0 {
             return None;
         }
@@ -93,7 +95,7 @@ impl Queue {
         self.ready.drop_leading_run();
         self.paging = None;
         self.note_acks(run.first, run.last);
-        Some(run.count)
+        Some((run.count, run.first..=run.last))
     }
     /// The entry with that sequence, if it waits here.
     pub(crate) fn waiting_mut(&mut self, seq: u64) -> Option<&mut Entry> {

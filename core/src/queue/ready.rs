@@ -131,6 +131,16 @@ impl Ready {
     pub(crate) fn find_mut(&mut self, seq: u64) -> Option<&mut Entry> {
         self.levels_mut().find_map(|level| level.find_mut(seq))
     }
+    /// Whether what is in the log only may have that sequence.
+    pub(crate) fn may_be_paged(&self, seq: u64) -> bool {
+        let mut levels = std::iter::once(&self.base).chain(&self.higher);
+        levels.any(|level| {
+            level
+                .run
+                .as_ref()
+                .is_some_and(|run| (run.first..=run.last).contains(&seq))
+        })
+    }
     /// Removes one entry wherever it waits (its record turned out damaged).
     pub(crate) fn remove(&mut self, seq: u64) -> Option<Entry> {
         let entry = self.levels_mut().find_map(|level| level.remove(seq))?;

@@ -32,6 +32,8 @@ mod sessions;
 mod shared;
 mod simulation;
 mod support;
+mod trace_limits;
+mod traces;
 mod will_delays;
 mod wills;
 mod world;

@@ -1,0 +1,340 @@
+//! Tracing: messages are followed from their publish to their end, each step with its time.
+//!
+//! Somebody asks for messages by exchange, topic or property ([`TraceRequest`]). The next ones that are published are caught, and
+//! what happens to them is noted. Without an active trace a message costs nothing more: publishes and deliveries ask whether
+//! they are watched at all, for the flow map, and traces share that answer. Settles ask
+//! for themselves, which is a comparison.
+//!
+//! Bodies are not kept. What is kept is bounded by count, by time and by bytes, and charged like queues. It is in memory only:
+//! a restart forgets it.
+
+use super::Engine;
+use super::death::Death;
+use super::enqueuing::Enqueued;
+use super::flow::party;
+use super::internal::Source;
+use super::timers::Timer;
+pub use super::traced::{
+    Hop, HopKind, Origin, PropertyName, TopicFilter, TraceInfo, TraceRequest, TraceState, TracedMessage,
+};
+use super::traces::QUEUES_MAX;
+pub use super::traces::{HOPS_MAX, TRACE_KEPT, TRACE_LASTS_MAX, TRACED_MESSAGES_MAX, TRACES_MAX};
+use crate::binding::QueueSlot;
+use crate::command::Outcome;
+use crate::fault::{Fault, FaultKind};
+use crate::ledger::ObjectKind;
+use crate::message::Message;
+use crate::properties::Name;
+use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::{Queue, Room};
+use crate::slots::{Link, QueueKey};
+use crate::time::Now;
+use crate::topic::is_of_broker;
+
+/// What a message of a trace costs, about.
+const TRACED_BYTES: usize = 4 << 10;
+
+impl Engine {
+    /// Begins a trace. What is asked for beyond the limits is cut to them. Returns its number.
+    ///
+    /// # Errors
+    /// QuotaExceeded: there are as many active traces as there may be, or no memory for one.
+    pub fn start_trace(&mut self, now: Now, mut request: TraceRequest) -> Result<u64, Fault> {
+        self.begin(now);
+        request.messages = request.messages.clamp(1, TRACED_MESSAGES_MAX);
+        request.lasts = request.lasts.min(TRACE_LASTS_MAX);
+        self.end_traces();
+        if !self.traces.has_room()
+            && let Some(id) = self.traces.first_ended()
+        {
+            self.remove_trace(id);
+        }
+        if !self.traces.has_room() {
+            let text = format!(
+                "vhost '{}' has {TRACES_MAX} active traces: delete one",
+                self.settings.vhost
+            );
+            return Err(Fault::new(FaultKind::QuotaExceeded, text));
+        }
+        self.admit(ObjectKind::Queues, TRACED_BYTES)?;
+        // Not 1, 2, 3: the number of a trace of before a restart must not be one of now. It fits into a number of JSON.
+        let id = self.random() >> 12;
+        self.traces.start(id, request, now);
+        self.watch_trace(id);
+        self.flow.turn_traces(true);
+        Ok(id)
+    }
+
+    /// The traces that there are, those that have ended with them.
+    pub fn traces(&mut self, now: Now) -> Vec<TraceInfo> {
+        self.begin(now);
+        self.end_traces();
+        self.traces.infos().collect()
+    }
+
+    /// At most `count` messages of a trace, from that number on.
+    pub fn traced(&self, id: u64, from: usize, count: usize) -> Vec<TracedMessage> {
+        let messages = self.traces.messages(id).iter();
+        messages.skip(from).take(count).cloned().collect()
+    }
+
+    /// Ends and forgets a trace. Returns whether there was one.
+    pub fn remove_trace(&mut self, id: u64) -> bool {
+        if let Some(due) = self.traces.due(id) {
+            self.timers.cancel(due, Timer::Trace(id));
+        }
+        let removed = self.traces.remove(id);
+        self.flow.turn_traces(self.traces.is_any_active());
+        removed
+    }
+
+    /// Traces end that have nothing left to follow.
+    fn end_traces(&mut self) {
+        while let Some((id, until)) = self.traces.end_one_done(self.now.monotonic) {
+            self.timers.cancel(until, Timer::Trace(id));
+            self.watch_trace(id);
+        }
+        self.flow.turn_traces(self.traces.is_any_active());
+    }
+
+    /// The time of a trace may be over.
+    pub(super) fn look_at_trace(&mut self, id: u64) {
+        self.traces.look(id, self.now.monotonic);
+        self.watch_trace(id);
+        self.flow.turn_traces(self.traces.is_any_active());
+    }
+
+    /// Has a trace looked at when it is due.
+    fn watch_trace(&mut self, id: u64) {
+        if let Some(due) = self.traces.due(id) {
+            self.timers.set(due, Timer::Trace(id));
+        }
+    }
+
+    /// Who publishes, as far as that is known.
+    fn origin(&self, link: Link) -> Origin {
+        match self.links.get(link) {
+            Some(l) => Origin::Client(party(l)),
+            None => Origin::Gateway,
+        }
+    }
+
+    /// A message is in its queues: those traces have it from here on that ask for it. It was put into some of `queues`.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn trace_routed(
+        &mut self,
+        link: Link,
+        message: &Message,
+        queues: &[QueueSlot],
+        skip: &[Name],
+        enqueued: &mut Enqueued,
+    ) {
+        self.catch(link, message);
+        if !self.traces.has_current() {
+            return;
+        }
+        enqueued.traced = true;
+        let now = self.now;
+        let hop = match queues.len() {
+            0 => Hop::new(HopKind::Unroutable),
+            number => Hop {
+                number: Some(number as u64),
+                ..Hop::new(HopKind::Routed)
+            },
+        };
+        self.traces.note_current(now, hop);
+        for slot in queues.iter().take(QUEUES_MAX) {
+            self.trace_into(link, message, *slot, skip);
+        }
+        if enqueued.logged.is_some() {
+            self.traces.await_log(self.staging.open_ticket(), message);
+        }
+    }
+
+    /// Whether a queue has taken the message just now, or why not.
+    fn trace_into(&mut self, link: Link, message: &Message, slot: QueueSlot, skip: &[Name]) {
+        let now = self.now;
+        let publisher = self.links.get(link).and_then(|l| l.session);
+        let Some(key) = self.queues.at(slot) else { return };
+        let Some(q) = self.queues.get_mut(key) else { return };
+        let last = q.next_seq().checked_sub(1);
+        let is_it = |entry: &Entry| matches!(&entry.body, Body::Memory(m) if m.is_same(message));
+        if let Some(seq) = last
+            && q.waiting_mut(seq).is_some_and(|entry| is_it(entry))
+        {
+            let hop = Hop {
+                number: Some(q.depth() as u64 - 1),
+                ..Hop::at_queue(HopKind::Queued, &q.name)
+            };
+            return self.traces.queued(now, key, seq, hop);
+        }
+        let why = if skip.contains(&q.name) {
+            "it has died there before"
+        } else if q.is_of(publisher) {
+            "the subscription is not for its own client's messages"
+        } else if q.room_for(message, 1, 0) == Room::Yes {
+            "the subscriber is away or slow, and gets it at most once"
+        } else {
+            "the queue is full"
+        };
+        let hop = Hop::at_queue(HopKind::NotQueued, &q.name).because(why);
+        self.traces.note_current(now, hop);
+    }
+
+    /// A message is published: finds the traces that have it or ask for it.
+    fn catch(&mut self, link: Link, message: &Message) {
+        self.end_traces();
+        let from = self.traces.begin(message);
+        // What the node tells of itself is no traffic.
+        let is_news = is_of_broker(message.key(), message.envelope().dialect);
+        if !is_news && self.traces.wants(message, &self.codecs) {
+            let origin = from.unwrap_or_else(|| self.origin(link));
+            let has_room = self.admit(ObjectKind::Queues, TRACED_BYTES).is_ok();
+            self.traces.catch(self.now, message, &self.codecs, &origin, has_room);
+        }
+    }
+
+    /// A publish is refused, or leads nowhere.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn trace_refused(&mut self, link: Link, message: &Message, why: &str) {
+        if !self.flow.is_tracing() {
+            return;
+        }
+        self.catch(link, message);
+        if self.traces.has_current() {
+            let hop = Hop::new(HopKind::Refused).because(why);
+            self.traces.note_current(self.now, hop);
+        }
+    }
+
+    /// A message that is kept as its topic's last value.
+    pub(super) fn trace_retained(&mut self, enqueued: &Enqueued) {
+        if enqueued.traced {
+            self.traces.note_current(self.now, Hop::new(HopKind::Retained));
+        }
+    }
+
+    /// The log has stored what is in these batches.
+    #[cold]
+    pub(super) fn trace_stored(&mut self, ticket: u64) {
+        self.traces.durable(self.now, ticket);
+        self.end_traces();
+    }
+
+    #[cold]
+    pub(super) fn trace_fetched(&mut self, link: Link, queue: QueueKey, entry: &Entry, no_ack: bool) {
+        let Engine {
+            traces, links, queues, ..
+        } = self;
+        let (Some(l), Some(q)) = (links.get(link), queues.get(queue)) else {
+            return;
+        };
+        traces.note(self.now, queue, entry.seq, || Hop {
+            party: Some(Box::new(party(l))),
+            redelivered: entry.flags.has(EntryFlags::REDELIVERED),
+            no_ack,
+            ..Hop::at_queue(HopKind::Fetched, &q.name)
+        });
+        if no_ack {
+            traces.forget(queue, entry.seq);
+        }
+    }
+
+    /// A delivery is settled.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn trace_settled(&mut self, link: Link, queue: QueueKey, seq: u64, outcome: Outcome) {
+        let Engine {
+            traces, links, queues, ..
+        } = self;
+        let kind = match outcome {
+            Outcome::Accept => HopKind::Acknowledged,
+            Outcome::Requeue => HopKind::Requeued,
+            Outcome::Reject => HopKind::Rejected,
+        };
+        if let Some(q) = queues.get(queue) {
+            traces.note(self.now, queue, seq, || Hop {
+                party: links.get(link).map(|l| Box::new(party(l))),
+                ..Hop::at_queue(kind, &q.name)
+            });
+        }
+        if outcome == Outcome::Accept {
+            traces.forget(queue, seq);
+            self.end_traces();
+        }
+    }
+
+    /// An entry leaves its queue without a consumer's acceptance.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn trace_death(&mut self, queue: QueueKey, seq: u64, death: Death) {
+        let kind = match death {
+            // Its consumer has said so.
+            Death::Rejected => return,
+            Death::Expired => HopKind::Expired,
+            Death::MaxLength | Death::DeliveryLimit => HopKind::Dropped,
+        };
+        if let Some(q) = self.queues.get(queue) {
+            self.traces.note(self.now, queue, seq, || {
+                let hop = Hop::at_queue(kind, &q.name);
+                match death {
+                    Death::MaxLength => hop.because("the queue is full"),
+                    Death::DeliveryLimit => hop.because("it came back too often"),
+                    Death::Rejected | Death::Expired => hop,
+                }
+            });
+        }
+    }
+
+    /// A message that died in the queue is on its way to another exchange.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn trace_dead_letter(&mut self, queue: &Name, dead: &Message, source: &Source) {
+        let of = match source {
+            Source::Entry { queue, seq, .. } => self.traces.forget(*queue, *seq),
+            // Refused by a full queue, it never had a place there.
+            Source::Nothing | Source::Will(_) => self.traces.current(),
+        };
+        let hop = Hop {
+            to: Some((dead.exchange().into(), dead.key().into())),
+            ..Hop::at_queue(HopKind::DeadLettered, queue)
+        };
+        self.traces.add(self.now, &of, hop);
+        self.traces.send_on(dead, of, Origin::DeadLetter(queue.clone()));
+    }
+
+    /// All that waits in a queue is gone; with the queue itself, also what consumers have of it.
+    pub(super) fn trace_gone(&mut self, queue: QueueKey, kind: HopKind) {
+        if !self.flow.is_tracing() {
+            return;
+        }
+        let Some(name) = self.queues.get(queue).map(|q| q.name.clone()) else {
+            return;
+        };
+        for seq in self.traces.entries_of(queue, kind == HopKind::QueueDeleted) {
+            // What is reserved to somebody is not purged.
+            let waits = |q: &mut Queue| q.waiting_mut(seq).is_some() || q.ready().may_be_paged(seq);
+            if kind == HopKind::Purged && !self.queues.get_mut(queue).is_some_and(waits) {
+                continue;
+            }
+            self.traces.note(self.now, queue, seq, || Hop::at_queue(kind, &name));
+            self.traces.forget(queue, seq);
+        }
+    }
+
+    /// A session ends whose client has not settled the delivery. `dropped`: nobody else is to have it.
+    #[cold]
+    pub(super) fn trace_session_end(&mut self, queue: QueueKey, seq: u64, dropped: bool) {
+        let Some(name) = self.queues.get(queue).map(|q| q.name.clone()) else {
+            return;
+        };
+        let kind = if dropped { HopKind::Dropped } else { HopKind::Requeued };
+        let hop = || Hop::at_queue(kind, &name).because("its session has ended");
+        self.traces.note(self.now, queue, seq, hop);
+        if dropped {
+            self.traces.forget(queue, seq);
+        }
+    }
+}

@@ -1,0 +1,547 @@
+//! Traces of an engine: what they have caught, and where those messages are now.
+//!
+//! A message does not know that it is traced. What is known is a list of places, each with the messages that it has in traces:
+//!
+//! | a traced message is | place |
+//! |---|---|
+//! | in a queue, or with a consumer | queue and sequence, which stay the same on disk, when it comes back, and when it is sent again |
+//! | on its way to another exchange | the dead letter itself, until it is published |
+//! | on its way to the log | the batch |
+//! | not confirmed yet | link, channel and number of the publish |
+//!
+//! Places are looked up only while some trace is active. A message whose last place is gone has ended.
+
+use super::flowed::Party;
+use super::traced::{Hop, HopKind, Origin, TraceInfo, TraceRequest, TraceState, TracedMessage};
+use crate::command::Channel as ChannelNumber;
+use crate::ledger::{Charge, allocation, hashed, text};
+use crate::message::Message;
+use crate::properties::Codecs;
+use crate::slots::{Link, QueueKey};
+use crate::time::{Now, Time, Wall};
+use crate::topic::Levels;
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+use std::collections::VecDeque;
+use std::mem::size_of;
+use std::time::Duration;
+
+/// Traces of a vhost, those that have ended with them.
+pub const TRACES_MAX: usize = 16;
+/// Messages of a trace.
+pub const TRACED_MESSAGES_MAX: usize = 1000;
+/// How long a trace may last.
+pub const TRACE_LASTS_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How long a trace is kept that has ended.
+pub const TRACE_KEPT: Duration = Duration::from_secs(3600);
+/// Hops of a message.
+pub const HOPS_MAX: usize = 128;
+/// Queues of a message in which it is followed.
+pub(crate) const QUEUES_MAX: usize = 32;
+/// Bytes of all traces of a vhost.
+const BYTES_MAX: usize = 8 << 20;
+/// Dead letters and wills on their way of which it is known where they come from.
+const UNDERWAY_MAX: usize = 1024;
+
+/// A message of a trace.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Of {
+    trace: u64,
+    message: u32,
+}
+
+/// The same message in several traces.
+pub(crate) type Ofs = SmallVec<[Of; 1]>;
+
+/// What an entry of a queue costs that is followed.
+const PLACE_BYTES: usize = hashed::<((QueueKey, u64), Place)>();
+/// What a message costs beside its names and hops.
+const MESSAGE_BYTES: usize = size_of::<TracedMessage>() + size_of::<Awaited>() + size_of::<Logged>();
+/// What a hop costs, with who did it. Most names are shared with whom they belong to.
+const HOP_BYTES: usize = size_of::<Hop>() + allocation(size_of::<Party>());
+
+struct Trace {
+    id: u64,
+    request: TraceRequest,
+    began: Wall,
+    until: Now,
+    /// When it ended, if it has.
+    ended: Option<Time>,
+    messages: Vec<TracedMessage>,
+    missed: u64,
+    /// Places of its messages.
+    places: usize,
+    /// What it costs.
+    bytes: usize,
+}
+
+impl Trace {
+    fn state(&self) -> TraceState {
+        match self.ended {
+            Some(_) => TraceState::Ended,
+            None if self.messages.len() >= self.request.messages => TraceState::Following,
+            None => TraceState::Catching,
+        }
+    }
+}
+
+/// An entry of a queue that is followed.
+struct Place {
+    of: Ofs,
+    /// Somebody has it, and has not settled it.
+    is_out: bool,
+}
+
+/// A publish that waits for its confirm.
+struct Awaited {
+    link: Link,
+    channel: ChannelNumber,
+    number: u64,
+    of: Ofs,
+}
+
+/// A message on its way to the log.
+struct Logged {
+    ticket: u64,
+    /// Until its batch is written.
+    message: Option<Message>,
+    of: Ofs,
+}
+
+/// A dead letter or a will on its way.
+struct Underway {
+    message: Message,
+    of: Ofs,
+    origin: Origin,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Traces {
+    list: Vec<Trace>,
+    entries: HashMap<(QueueKey, u64), Place>,
+    underway: VecDeque<Underway>,
+    logged: VecDeque<Logged>,
+    awaited: Vec<Awaited>,
+    /// Those of the publish that is under way.
+    current: Ofs,
+    charge: Charge,
+}
+
+impl Traces {
+    pub(crate) fn set_charge(&mut self, charge: Charge) {
+        self.charge = charge;
+    }
+
+    /// Whether some trace is active.
+    pub(crate) fn is_any_active(&self) -> bool {
+        self.list.iter().any(|trace| trace.ended.is_none())
+    }
+
+    /// Whether there is room for one more.
+    pub(crate) fn has_room(&self) -> bool {
+        self.list.len() < TRACES_MAX
+    }
+
+    /// The one that ended first.
+    pub(crate) fn first_ended(&self) -> Option<u64> {
+        let ended = self.list.iter().filter_map(|trace| Some((trace.ended?, trace.id)));
+        ended.min().map(|(_, id)| id)
+    }
+
+    pub(crate) fn start(&mut self, id: u64, request: TraceRequest, now: Now) {
+        let until = Now {
+            monotonic: now.monotonic + request.lasts,
+            wall: now.wall + request.lasts,
+        };
+        let mut trace = Trace {
+            id,
+            request,
+            began: now.wall,
+            until,
+            ended: None,
+            messages: Vec::new(),
+            missed: 0,
+            places: 0,
+            bytes: 0,
+        };
+        let names = [
+            &trace.request.exchange,
+            &trace.request.topic.as_ref().map(|topic| topic.text.clone()),
+        ]
+        .into_iter()
+        .flatten()
+        .map(|name| text(name.len()))
+        .sum::<usize>();
+        let value = trace
+            .request
+            .property
+            .as_ref()
+            .map_or(0, |(_, value)| text(value.len()));
+        spend(&mut self.charge, &mut trace, size_of::<Trace>() + names * 2 + value * 2);
+        self.list.push(trace);
+    }
+
+    /// Forgets a trace. Returns whether there was one.
+    pub(crate) fn remove(&mut self, id: u64) -> bool {
+        self.end(id, Time::default());
+        let Some(at) = self.list.iter().position(|trace| trace.id == id) else {
+            return false;
+        };
+        let trace = self.list.remove(at);
+        self.charge.shrink(trace.bytes);
+        true
+    }
+
+    /// A trace ends: what it has stays, and its messages are not followed any more.
+    fn end(&mut self, id: u64, now: Time) {
+        let Some(trace) = self.find(id) else { return };
+        if trace.ended.is_some() {
+            return;
+        }
+        trace.ended = Some(now);
+        let forget = |of: &mut Ofs| {
+            of.retain(|of| of.trace != id);
+            !of.is_empty()
+        };
+        let before = self.entries.len();
+        self.entries.retain(|_, place| forget(&mut place.of));
+        self.charge.shrink((before - self.entries.len()) * PLACE_BYTES);
+        self.logged.retain_mut(|logged| forget(&mut logged.of));
+        self.awaited.retain_mut(|awaited| forget(&mut awaited.of));
+        self.underway
+            .iter_mut()
+            .for_each(|underway| _ = forget(&mut underway.of));
+        forget(&mut self.current);
+        if !self.is_any_active() {
+            self.underway.clear();
+        }
+    }
+
+    /// Looks at a trace that is due: its time is over, or that for which it is kept.
+    pub(crate) fn look(&mut self, id: u64, now: Time) {
+        let Some(trace) = self.find(id) else { return };
+        match trace.ended {
+            Some(ended) if ended + TRACE_KEPT <= now => _ = self.remove(id),
+            None if trace.until.monotonic <= now => self.end(id, now),
+            _ => {}
+        }
+    }
+
+    /// A trace ends that has all its messages, when those have ended. Returns which, and when its time would have been over.
+    pub(crate) fn end_one_done(&mut self, now: Time) -> Option<(u64, Time)> {
+        let is_done = |trace: &&Trace| trace.state() == TraceState::Following && trace.places == 0;
+        let done = self.list.iter().find(is_done)?;
+        let (id, until) = (done.id, done.until.monotonic);
+        self.end(id, now);
+        Some((id, until))
+    }
+
+    /// When a trace is to be looked at next.
+    pub(crate) fn due(&self, id: u64) -> Option<Time> {
+        let trace = self.list.iter().find(|trace| trace.id == id)?;
+        Some(trace.ended.map_or(trace.until.monotonic, |ended| ended + TRACE_KEPT))
+    }
+
+    pub(crate) fn infos(&self) -> impl Iterator<Item = TraceInfo> + '_ {
+        self.list.iter().map(|trace| TraceInfo {
+            id: trace.id,
+            request: trace.request.clone(),
+            state: trace.state(),
+            began: trace.began,
+            until: trace.until.wall,
+            caught: trace.messages.len(),
+            missed: trace.missed,
+        })
+    }
+
+    pub(crate) fn messages(&self, id: u64) -> &[TracedMessage] {
+        let trace = self.list.iter().find(|trace| trace.id == id);
+        trace.map_or(&[], |trace| &trace.messages)
+    }
+
+    fn find(&mut self, id: u64) -> Option<&mut Trace> {
+        self.list.iter_mut().find(|trace| trace.id == id)
+    }
+
+    /// Whether some trace asks for the message.
+    pub(crate) fn wants(&self, message: &Message, codecs: &Codecs) -> bool {
+        let levels = Levels::new(message.key(), message.envelope().dialect);
+        let mut catching = self.list.iter().filter(|trace| trace.state() == TraceState::Catching);
+        catching.any(|trace| trace.request.matches(message, &levels, codecs))
+    }
+
+    /// A message is published. Each trace that asks for it has it from here on; `origin` says who has published it.
+    /// `has_room`: there is memory for it.
+    pub(crate) fn catch(&mut self, now: Now, message: &Message, codecs: &Codecs, origin: &Origin, has_room: bool) {
+        let levels = Levels::new(message.key(), message.envelope().dialect);
+        for trace in &mut self.list {
+            // One that has it already, from the queue in which it died, does not catch it again.
+            let has_it = self.current.iter().any(|of| of.trace == trace.id);
+            if has_it || trace.state() != TraceState::Catching || !trace.request.matches(message, &levels, codecs) {
+                continue;
+            }
+            let names = text(message.exchange().len()) + text(message.key().len());
+            let bytes = MESSAGE_BYTES + names + HOP_BYTES;
+            if !has_room || self.charge.bytes() + bytes > BYTES_MAX {
+                trace.missed += 1;
+                continue;
+            }
+            let envelope = message.envelope();
+            let number = trace.messages.len();
+            trace.messages.push(TracedMessage {
+                number,
+                at: now,
+                origin: origin.clone(),
+                exchange: message.exchange().into(),
+                key: message.key().into(),
+                dialect: envelope.dialect,
+                bytes: message.body().len(),
+                qos: envelope.qos,
+                durable: envelope.durable,
+                retain: envelope.retain,
+                hops: Vec::new(),
+                left_out: 0,
+            });
+            spend(&mut self.charge, trace, bytes - HOP_BYTES);
+            self.current.push(Of {
+                trace: trace.id,
+                message: number as u32,
+            });
+        }
+        let party = match origin {
+            Origin::Client(party) => Some(Box::new(party.clone())),
+            _ => None,
+        };
+        // What came from another queue has been published before.
+        let new: Ofs = self.current.iter().copied().filter(|of| self.is_new(*of)).collect();
+        let hop = Hop {
+            party,
+            ..Hop::new(HopKind::Published)
+        };
+        self.add(now, &new, hop);
+    }
+
+    fn is_new(&self, of: Of) -> bool {
+        let messages = self.messages(of.trace);
+        messages.get(of.message as usize).is_some_and(|m| m.hops.is_empty())
+    }
+
+    /// A publish begins: of no trace, or of those that have the dead letter which it is. Returns where it comes from, if that
+    /// is known.
+    pub(crate) fn begin(&mut self, message: &Message) -> Option<Origin> {
+        self.current.clear();
+        let at = self
+            .underway
+            .iter()
+            .position(|underway| underway.message.is_same(message))?;
+        let Underway { of, origin, .. } = self.underway.remove(at)?;
+        self.count(&of, -1);
+        self.current = of;
+        Some(origin)
+    }
+
+    /// Whether the publish that is under way is of some trace.
+    pub(crate) fn has_current(&self) -> bool {
+        !self.current.is_empty()
+    }
+
+    /// Something happens to the publish that is under way.
+    pub(crate) fn note_current(&mut self, now: Now, hop: Hop) {
+        let current = std::mem::take(&mut self.current);
+        self.add(now, &current, hop);
+        self.current = current;
+    }
+
+    /// A queue has the publish that is under way.
+    pub(crate) fn queued(&mut self, now: Now, queue: QueueKey, seq: u64, hop: Hop) {
+        self.note_current(now, hop);
+        if self.charge.bytes() + PLACE_BYTES <= BYTES_MAX {
+            self.charge.grow(PLACE_BYTES);
+            let current = self.current.clone();
+            self.count(&current, 1);
+            let place = Place {
+                of: current,
+                is_out: false,
+            };
+            self.entries.insert((queue, seq), place);
+        }
+    }
+
+    /// The log is to have the publish that is under way, in that batch.
+    pub(crate) fn await_log(&mut self, ticket: u64, message: &Message) {
+        let of = self.current.clone();
+        self.count(&of, 1);
+        self.logged.push_back(Logged {
+            ticket,
+            message: Some(message.clone()),
+            of,
+        });
+    }
+
+    /// The publish that is under way waits for its confirm.
+    pub(crate) fn await_confirm(&mut self, link: Link, channel: ChannelNumber, number: u64) {
+        let of = self.current.clone();
+        self.count(&of, 1);
+        self.awaited.push(Awaited {
+            link,
+            channel,
+            number,
+            of,
+        });
+    }
+
+    /// A publisher was told that all its publishes up to that number are through.
+    pub(crate) fn confirmed(&mut self, now: Now, link: Link, channel: ChannelNumber, upto: u64) {
+        let is_it = |a: &mut Awaited| a.link == link && a.channel == channel && a.number <= upto;
+        let told: Vec<Awaited> = self.awaited.extract_if(.., is_it).collect();
+        for awaited in told {
+            self.count(&awaited.of, -1);
+            self.add(now, &awaited.of, Hop::new(HopKind::Confirmed));
+        }
+    }
+
+    /// A link is gone: nobody is told any more.
+    pub(crate) fn forget_link(&mut self, link: Link) {
+        let gone: Vec<Awaited> = self.awaited.extract_if(.., |a| a.link == link).collect();
+        gone.iter().for_each(|awaited| self.count(&awaited.of, -1));
+    }
+
+    /// The log reports: what is in these batches is written.
+    pub(crate) fn written(&mut self, now: Now, ticket: u64) {
+        let mut told = Vec::new();
+        for logged in &mut self.logged {
+            if logged.ticket <= ticket
+                && let Some(message) = logged.message.take()
+            {
+                let is_there = message.position().is_some();
+                told.push((logged.of.clone(), is_there));
+                if !is_there {
+                    // Nothing is stored, then.
+                    logged.ticket = 0;
+                }
+            }
+        }
+        for (of, is_there) in told {
+            let kind = if is_there { HopKind::Written } else { HopKind::NotStored };
+            self.add(now, &of, Hop::new(kind));
+        }
+        self.forget_logged(|logged| logged.ticket == 0);
+    }
+
+    /// The log reports: what is in these batches is as durable as it needs to be.
+    pub(crate) fn durable(&mut self, now: Now, ticket: u64) {
+        self.written(now, ticket);
+        for of in self.forget_logged(|logged| logged.ticket <= ticket) {
+            self.add(now, &of, Hop::new(HopKind::Stored));
+        }
+    }
+
+    fn forget_logged(&mut self, is_over: impl Fn(&Logged) -> bool) -> Vec<Ofs> {
+        let mut over = Vec::new();
+        self.logged.retain(|logged| {
+            let is_over = is_over(logged);
+            if is_over {
+                over.push(logged.of.clone());
+            }
+            !is_over
+        });
+        over.iter().for_each(|of| self.count(of, -1));
+        over
+    }
+
+    /// Something happens to an entry of a queue.
+    pub(crate) fn note(&mut self, now: Now, queue: QueueKey, seq: u64, hop: impl FnOnce() -> Hop) {
+        let Some(place) = self.entries.get_mut(&(queue, seq)) else {
+            return;
+        };
+        let hop = hop();
+        match hop.kind {
+            HopKind::Delivered | HopKind::Fetched | HopKind::SentAgain => place.is_out = true,
+            HopKind::Requeued => place.is_out = false,
+            _ => {}
+        }
+        let of = place.of.clone();
+        self.add(now, &of, hop);
+    }
+
+    /// The entry is gone from its queue.
+    pub(crate) fn forget(&mut self, queue: QueueKey, seq: u64) -> Ofs {
+        let Some(Place { of, .. }) = self.entries.remove(&(queue, seq)) else {
+            return Ofs::new();
+        };
+        self.charge.shrink(PLACE_BYTES);
+        self.count(&of, -1);
+        of
+    }
+
+    /// Of the entries of a queue that are followed, those that wait or, if `out`, are with somebody too.
+    pub(crate) fn entries_of(&self, queue: QueueKey, out: bool) -> Vec<u64> {
+        let of_queue = self.entries.iter().filter(|((of, _), _)| *of == queue);
+        let wanted = of_queue.filter(|(_, place)| out || !place.is_out);
+        let mut found: Vec<u64> = wanted.map(|((_, seq), _)| *seq).collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// The messages of the publish that is under way.
+    pub(crate) fn current(&self) -> Ofs {
+        self.current.clone()
+    }
+
+    /// The publish that is under way was refused, and is dead-lettered later.
+    pub(crate) fn postpone(&mut self, message: &Message) {
+        if self.has_current() {
+            self.send_on(message, self.current(), Origin::Gateway);
+        }
+    }
+
+    /// A dead letter or a will is on its way.
+    pub(crate) fn send_on(&mut self, message: &Message, of: Ofs, origin: Origin) {
+        if self.underway.len() < UNDERWAY_MAX {
+            self.count(&of, 1);
+            let message = message.clone();
+            self.underway.push_back(Underway { message, of, origin });
+        }
+    }
+
+    /// Adds a hop to messages.
+    pub(crate) fn add(&mut self, now: Now, of: &[Of], hop: Hop) {
+        let names = hop.reason.as_ref().map_or(0, |reason| text(reason.len()));
+        let to = hop.to.as_ref().map_or(0, |(a, b)| text(a.len()) + text(b.len()));
+        let bytes = HOP_BYTES + names + to;
+        for of in of {
+            let has_room = self.charge.bytes() + bytes <= BYTES_MAX;
+            let Some(trace) = self.list.iter_mut().find(|trace| trace.id == of.trace) else {
+                continue;
+            };
+            let Some(message) = trace.messages.get_mut(of.message as usize) else {
+                continue;
+            };
+            if !has_room || message.hops.len() >= HOPS_MAX {
+                message.left_out += 1;
+                continue;
+            }
+            message.hops.push(Hop {
+                at: now.monotonic,
+                ..hop.clone()
+            });
+            spend(&mut self.charge, trace, bytes);
+        }
+    }
+
+    /// Counts places of messages.
+    fn count(&mut self, of: &[Of], more: isize) {
+        for of in of {
+            if let Some(trace) = self.find(of.trace) {
+                trace.places = trace.places.saturating_add_signed(more);
+            }
+        }
+    }
+}
+
+/// The trace grows by so many bytes.
+fn spend(charge: &mut Charge, trace: &mut Trace, bytes: usize) {
+    charge.grow(bytes);
+    trace.bytes += bytes;
+}
