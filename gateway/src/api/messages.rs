@@ -34,7 +34,7 @@ const FETCHED_BYTES_MAX: usize = 32 << 20;
 const EXPIRATION_MS_MAX: u64 = 315_360_000_000;
 
 /// What the default exchange is called in paths.
-const DEFAULT: &str = "amq.default";
+pub(super) const DEFAULT: &str = "amq.default";
 
 async fn publish(
     caller: Caller,
@@ -89,7 +89,7 @@ pub(super) fn within_limit(payload: &[u8], node: &Node) -> Result<(), Refusal> {
 
 /// Checks that AMQP consumers can be sent `text`: names, routing keys and properties are short strings there (AMQP 0-9-1
 /// 4.2.5.3).
-fn short(field: &str, text: &str) -> Result<(), Refusal> {
+pub(super) fn short(field: &str, text: &str) -> Result<(), Refusal> {
     if text.len() > EXCHANGE_NAME_MAX {
         return Err(Refusal::bad_request(format!(
             "{field}: at most {EXCHANGE_NAME_MAX} bytes"

@@ -46,6 +46,7 @@ mod retained;
 mod sessions;
 pub(crate) mod socket;
 mod table;
+mod trace;
 mod ui;
 mod users;
 mod vhosts;
@@ -97,6 +98,7 @@ pub(crate) fn router(node: Arc<Node>, entrance: Entrance) -> Router {
         .merge(log::routes())
         .merge(process::routes())
         .merge(flow::routes())
+        .merge(trace::routes())
         .merge(moving::routes())
         .merge(mqtt::routes())
         .merge(retained::routes())

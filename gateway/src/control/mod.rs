@@ -23,6 +23,7 @@ mod rabbitmqctl;
 mod table;
 mod target;
 mod top;
+mod trace;
 
 use crate::config::Layers;
 use crate::exit::{Failure, print};
@@ -45,6 +46,7 @@ use std::path::PathBuf;
 use table::Output;
 pub use target::{Format, Target};
 pub use top::{By, Watching};
+pub use trace::Trace;
 
 /// What to manage.
 #[derive(Subcommand, Debug)]
@@ -136,6 +138,13 @@ pub enum Verb {
         target: Target,
         #[command(flatten)]
         messages: Fetch,
+    },
+    /// Follow single messages through a gateway that runs: each hop with its time
+    Trace {
+        #[command(flatten)]
+        target: Target,
+        #[command(subcommand)]
+        verb: Trace,
     },
     /// Make one check of the management API. Exit code 69: it fails
     HealthCheck {
@@ -446,7 +455,11 @@ impl Verb {
             Verb::Reload { .. } | Verb::RotateLogs { .. } | Verb::SetLogLevel { .. } | Verb::Stop { .. } => true,
             Verb::AwaitStartup { .. } | Verb::Environment { .. } | Verb::Report { .. } | Verb::Top { .. } => true,
             Verb::Ban { .. } | Verb::Ping { .. } | Verb::Status { .. } | Verb::Close { .. } => true,
-            Verb::Publish { .. } | Verb::Get { .. } | Verb::Health { .. } | Verb::HealthCheck { .. } => true,
+            Verb::Trace { .. }
+            | Verb::Publish { .. }
+            | Verb::Get { .. }
+            | Verb::Health { .. }
+            | Verb::HealthCheck { .. } => true,
             _ => false,
         }
     }
@@ -467,6 +480,7 @@ impl Verb {
             | Verb::Close { target, .. }
             | Verb::Publish { target, .. }
             | Verb::Get { target, .. }
+            | Verb::Trace { target, .. }
             | Verb::Health { target, .. }
             | Verb::HealthCheck { target, .. }
             | Verb::User { target, .. }
@@ -534,6 +548,7 @@ async fn ask(verb: &Verb, client: &mut Client) -> Result<Output, Failure> {
         Verb::Close { verb, .. } => asking::close(verb, client).await,
         Verb::Publish { message, .. } => messages::publish(message, client).await,
         Verb::Get { messages, .. } => messages::get(messages, client).await,
+        Verb::Trace { target, verb } => trace::act(verb, target.format(), client).await,
         Verb::Health { health, .. } => health::health(health, client).await,
         Verb::HealthCheck { check, unit, .. } => health::one(check, unit, client).await,
         Verb::Reload { .. } => process::reload(client).await,

@@ -42,6 +42,7 @@ mod sys_topics;
 mod threads;
 mod tls;
 mod tls_connections;
+mod trace;
 mod unix;
 mod watermarks;
 mod websocket;

@@ -27,6 +27,7 @@ use axum::routing::get;
 use gatepost_core::engine::flow::Look;
 use gatepost_core::store::VhostId;
 use map::{EDGES_MAX, Gathering, Map, Part, Shown, shown};
+pub(super) use node::called;
 use node::{FlowNode, NodeKind};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};

@@ -50,17 +50,11 @@ impl FlowNode {
         })
     }
 
-    /// A client is called what it calls itself, else as its connection is.
     pub(super) fn of_client(vhost: &Name, party: &Party) -> Arc<FlowNode> {
-        let name = match &party.name {
-            Some(name) if !name.is_empty() => name.clone(),
-            _ if party.protocol == in_process::PROTOCOL => MANAGEMENT_API.into(),
-            _ => name_of(&party.peer, party.link).as_str().into(),
-        };
         Arc::new(FlowNode {
             vhost: vhost.clone(),
             kind: NodeKind::Client,
-            name,
+            name: called(party),
             client: Some((party.protocol, party.user.clone())),
         })
     }
@@ -76,6 +70,15 @@ impl FlowNode {
             id.push_str(&format!(":{}:{}", part(protocol), part(user)));
         }
         id
+    }
+}
+
+/// A client is called what it calls itself, else as its connection is.
+pub(crate) fn called(party: &Party) -> Name {
+    match &party.name {
+        Some(name) if !name.is_empty() => name.clone(),
+        _ if party.protocol == in_process::PROTOCOL => MANAGEMENT_API.into(),
+        _ => name_of(&party.peer, party.link).as_str().into(),
     }
 }
 
