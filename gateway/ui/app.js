@@ -4,6 +4,7 @@ import { api, logIn, logOut, onLogout } from "./api.js";
 import { announce, bdi, field, h, say, silence } from "./dom.js";
 import * as overview from "./pages/overview.js";
 import * as flow from "./pages/flow.js";
+import * as trace from "./pages/trace.js";
 import * as connections from "./pages/connections.js";
 import * as channels from "./pages/channels.js";
 import * as sessions from "./pages/sessions.js";
@@ -16,9 +17,9 @@ import * as log from "./pages/log.js";
 import * as attempt from "./pages/try.js";
 
 const PAGES = {
-  overview: ["Overview", overview], flow: ["Flow", flow], connections: ["Connections", connections], channels: ["Channels", channels],
-  sessions: ["Sessions", sessions], topics: ["Topics", topics], exchanges: ["Exchanges", exchanges], queues: ["Queues", queues], policies: ["Policies", policies],
-  admin: ["Admin", admin], log: ["Log", log], try: ["Try it", attempt],
+  overview: ["Overview", overview], flow: ["Flow", flow], trace: ["Trace", trace], connections: ["Connections", connections], channels: ["Channels", channels],
+  sessions: ["Sessions", sessions], topics: ["Topics", topics], exchanges: ["Exchanges", exchanges], queues: ["Queues", queues],
+  policies: ["Policies", policies], admin: ["Admin", admin], log: ["Log", log], try: ["Try it", attempt],
 };
 const EVERY = 5000;
 const ENDED = "Your session has ended: it was not used for eight hours, the password has changed, or the gateway was started again. Please log in.";

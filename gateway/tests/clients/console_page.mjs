@@ -26,7 +26,7 @@ export const test = (name, body) => scripted(name, () => pages.run([], async () 
   await Promise.all(pages.getStore().map((page) => page.close()));
 }));
 
-export const PAGES = ["overview", "flow", "connections", "channels", "sessions", "topics", "exchanges", "queues", "policies", "admin", "log", "try"];
+export const PAGES = ["overview", "flow", "trace", "connections", "channels", "sessions", "topics", "exchanges", "queues", "policies", "admin", "log", "try"];
 
 /** A browser on a busy machine takes its time. */
 export const eventually = (condition, what) => soon(condition, what, 60_000);

@@ -28,6 +28,17 @@ test("every control of every page has a name of its own, and every page one head
   assert.deepEqual(missing, [], "where things are said");
 });
 
+/** A trace that has a message of that queue: its page. */
+async function traced(page, channel, queue) {
+  const body = JSON.stringify({ routing_key: queue, exchange: "" });
+  const id = await page.evaluate(`fetch("api/gatepost/trace", { method: "POST", headers: { "X-Requested-With": "gatepost" }, body: ${JSON.stringify(body)} }).then((answer) => answer.json()).then((trace) => trace.id)`);
+  channel.sendToQueue(queue, Buffer.from("traced"));
+  await channel.waitForConfirms();
+  await page.go(`trace/${id}`);
+  await page.shows("In queue");
+  return `trace/${id}`;
+}
+
 test("so have those of the pages of one queue, exchange, session and topic", async () => {
   const [queue, id] = [unique(), unique("named")];
   const channel = await amqp();
@@ -37,7 +48,9 @@ test("so have those of the pages of one queue, exchange, session and topic", asy
   const device = await mqtt.connectAsync(`mqtt://${host}:${ports.mqtt}`, { clientId: id });
   await device.publishAsync(`named/${id}`, "x", { qos: 1, retain: true });
   const page = await consoleAt("overview");
-  for (const name of [`queues/%2F/${queue}`, `sessions/%2F/${id}`, `topics/%2F/named%2F${id}`, "exchanges/%2F/amq.topic"]) await isSpoken(page, name);
+  await page.shows("Listeners");
+  const trace = await traced(page, channel, queue);
+  for (const name of [trace, `queues/%2F/${queue}`, `sessions/%2F/${id}`, `topics/%2F/named%2F${id}`, "exchanges/%2F/amq.topic"]) await isSpoken(page, name);
   await device.endAsync();
 });
 
@@ -88,7 +101,8 @@ test("texts stand out from their ground, and a narrow page does not scroll sidew
   await channel.bindQueue(queue, exchange, "a.#");
   const page = await consoleAt("overview");
   await page.shows("Listeners");
-  for (const name of [...PAGES, `queues/%2F/${queue}`, `exchanges/%2F/${exchange}`]) {
+  const trace = await traced(page, channel, queue);
+  for (const name of [...PAGES, trace, `queues/%2F/${queue}`, `exchanges/%2F/${exchange}`]) {
     await page.goAfresh(name);
     await page.evaluate(`document.querySelectorAll("main details").forEach((one) => (one.open = true))`);
     for (const dark of [false, true]) {

@@ -33,3 +33,8 @@ fn the_console_draws_who_talks_to_whom() {
     let mut gatepost = Gatepost::with(2, "[management]\nflow_interval = \"1s\"\n");
     node(&mut gatepost, "console_flow.mjs");
 }
+
+#[test]
+fn the_console_follows_a_message() {
+    node(&mut Gatepost::start(), "console_trace.mjs");
+}
