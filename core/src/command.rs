@@ -563,6 +563,14 @@ pub enum Login {
         /// What else the client has said of itself.
         said: Said,
     },
+    /// A new secret of the user that the link has logged in as, such as a token in place of one that expires. A user whose
+    /// login does not expire has nothing to renew: its secret is not checked.
+    Renewal {
+        /// User name.
+        user: Name,
+        /// Never logged.
+        secret: Box<[u8]>,
+    },
     /// The peer's certificate ([`Peer::certificate`]) is to log it in.
     Certificate {
         /// The name that the client gives beside it, if it does: it must be the one that the certificate proves.
@@ -589,6 +597,7 @@ impl std::fmt::Debug for Login {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Login::Password { user, .. } => f.debug_struct("Password").field("user", user).finish_non_exhaustive(),
+            Login::Renewal { user, .. } => f.debug_struct("Renewal").field("user", user).finish_non_exhaustive(),
             Login::Certificate { user } => f.debug_struct("Certificate").field("user", user).finish(),
             Login::Anonymous => f.write_str("Anonymous"),
             Login::Mechanism { name, .. } => f.debug_struct("Mechanism").field("name", name).finish_non_exhaustive(),

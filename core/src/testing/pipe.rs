@@ -285,7 +285,7 @@ impl World {
         for _ in 0..SETTLED_AFTER {
             self.answer_logins(|login| {
                 let user = match login {
-                    Login::Password { user, .. } => user.clone(),
+                    Login::Password { user, .. } | Login::Renewal { user, .. } => user.clone(),
                     _ => "guest".into(),
                 };
                 Event::authenticated(user)

@@ -134,6 +134,14 @@ impl Rules {
             Login::Password { user, password, said } => {
                 return Decision::Check { user, password, said };
             }
+            Login::Renewal { user, .. } if people.known(&user).is_some() => Ok(user),
+            Login::Renewal { user, secret } => {
+                return Decision::Check {
+                    user,
+                    password: secret,
+                    said: Said::default(),
+                };
+            }
             Login::Certificate { user } => self.certificate(user, from.peer, people),
             Login::Anonymous if self.takes_certificate(from.peer) => self.certificate(None, from.peer, people),
             Login::Anonymous => self.nameless(from, people),
@@ -174,7 +182,11 @@ impl Rules {
         };
         takes_strangers
             && people.known(user).is_none()
-            && people.backends == [Backend::Internal]
+            && people.file.users.is_empty()
+            && people
+                .backends
+                .iter()
+                .all(|backend| matches!(backend, Backend::Internal | Backend::File))
             && self.lets_in_nameless(from)
             && nobody_made_users()
     }

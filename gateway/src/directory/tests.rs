@@ -112,6 +112,20 @@ fn a_wrong_or_blank_password_and_an_unknown_user_look_the_same() {
     );
 }
 
+/// Clients send any new secret, and RabbitMQ asks only the back ends whose users' logins expire.
+#[test]
+fn a_user_whose_login_does_not_expire_renews_it_with_any_secret() {
+    let people = directory(&Config::default());
+    let renewal = |user: &str| Login::Renewal {
+        user: user.into(),
+        secret: b"new".as_slice().into(),
+    };
+    assert_eq!(login(&people, "amqp", HERE, renewal("guest")), Ok("guest".to_owned()));
+    // Of a token, or of a user who is gone since: nothing knows it.
+    let unknown = login(&people, "amqp", HERE, renewal("nobody"));
+    assert_eq!(unknown, Err(LoginFailure::BadCredentials));
+}
+
 #[test]
 fn logins_without_a_name_follow_the_setting() {
     let mut config = Config::default();
@@ -250,6 +264,20 @@ fn a_name_that_nobody_has_is_as_good_as_none_until_there_are_users() {
     assert_eq!(log_in(tasmota()), Err(LoginFailure::BadCredentials));
     assert_eq!(log_in(Login::Anonymous), Ok("anonymous".to_owned()));
     bench.stop();
+}
+
+/// As in many a mosquitto.conf: `allow_anonymous true`, and an ACL for everybody.
+#[test]
+fn an_acl_without_passwords_makes_no_users() {
+    let acl = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(acl.path(), "topic read plant/#\n").expect("written");
+    let mut config = Config::default();
+    config.auth.backends = vec!["internal".into(), "file".into()];
+    config.auth_file.acl = acl.path().display().to_string();
+    let people = directory(&config);
+    for login in [Login::Anonymous, password("DVES_USER", "DVES_PASS")] {
+        assert_eq!(self::login(&people, "mqtt", HERE, login), Ok("anonymous".to_owned()));
+    }
 }
 
 fn secret(password: &str) -> Credential {

@@ -277,7 +277,7 @@ impl Driver {
         match command {
             Command::Authenticate(login) => {
                 let user = match &**login {
-                    Login::Password { user, .. } => user.clone(),
+                    Login::Password { user, .. } | Login::Renewal { user, .. } => user.clone(),
                     _ => "anonymous".into(),
                 };
                 let why = LoginFailure::BadCredentials;

@@ -33,7 +33,7 @@ use crate::settings::{FRAME_MIN, Settings};
 use channel::Env;
 use channels::Channels;
 
-use gatepost_core::command::{ClientProperties, Command, Login, Said};
+use gatepost_core::command::{ClientProperties, Command, Login};
 use gatepost_core::event::{Event, Op, Pressure};
 use gatepost_core::interop::Drops;
 use gatepost_core::properties::Name;
@@ -299,10 +299,9 @@ impl AmqpSession {
             (_, Connection::Close { .. }) => Err(self.goodbye(cx)),
             // Nothing more is read until it is answered: see `login_event`.
             (State::Running, Connection::UpdateSecret { secret, .. }) => {
-                cx.commands.push(Command::Authenticate(Box::new(Login::Password {
+                cx.commands.push(Command::Authenticate(Box::new(Login::Renewal {
                     user: self.client.user.clone(),
-                    password: secret.into(),
-                    said: Said::default(),
+                    secret: secret.into(),
                 })));
                 Ok(())
             }

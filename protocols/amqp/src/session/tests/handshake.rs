@@ -343,7 +343,10 @@ fn a_new_secret_is_checked_and_must_be_the_same_user_s() {
                 reason: "expired",
             }),
         );
-        assert!(matches!(script.command(), Command::Authenticate(_)));
+        let Command::Authenticate(login) = script.command() else {
+            panic!("no login");
+        };
+        assert!(matches!(*login, Login::Renewal { user, secret } if &*user == "guest" && *secret == *b"new"));
         script.tell(answer);
         let said = script.said();
         assert!(said[0].contains(expected), "{said:?}");

@@ -333,7 +333,7 @@ fn describe_login(login: &Login) -> String {
         Login::Password { user, password, .. } => format!("login {user} {}", String::from_utf8_lossy(password)),
         Login::Anonymous => "login".into(),
         Login::Certificate { .. } => "login by certificate".into(),
-        Login::Mechanism { .. } | Login::Response { .. } => panic!("STOMP has no rounds"),
+        Login::Renewal { .. } | Login::Mechanism { .. } | Login::Response { .. } => panic!("STOMP logs in once"),
     }
 }
 
