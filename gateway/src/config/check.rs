@@ -44,8 +44,9 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
         let what = format!("expected some of {}, found \"{name}\"", known.join(", "));
         problems.push(load::problem("", "auth.backends", what));
     }
-    if auth.backends.iter().any(|name| name == "file") && config.auth_file.passwords.is_empty() {
-        let what = "the back end \"file\" needs it".to_owned();
+    let file = &config.auth_file;
+    if auth.backends.iter().any(|name| name == "file") && file.passwords.is_empty() && file.acl.is_empty() {
+        let what = "the back end \"file\" needs it, or auth.file.acl".to_owned();
         problems.push(load::problem("", "auth.file.passwords", what));
     }
     if auth.backends.iter().any(|name| name == "jwt") && config.auth_jwt.jwks.is_empty() {

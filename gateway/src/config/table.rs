@@ -481,7 +481,7 @@ const SCRAM_ITERATIONS: Kind = Kind::Count {
 section! {
     /// The back end `file`: Mosquitto's files. They are read again on SIGHUP.
     AuthFile {
-        /// Password file, as `mosquitto_passwd` writes it.
+        /// Password file, as `mosquitto_passwd` writes it; empty: the file adds no users.
         passwords: String = "\"\"", Kind::File, Now;
         /// ACL file; empty: the users may use every topic. It also has the rights of clients without a name.
         acl: String = "\"\"", Kind::File, Now;

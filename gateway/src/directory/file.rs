@@ -75,7 +75,7 @@ struct Acl {
 }
 
 impl FilePeople {
-    /// Reads both files.
+    /// Reads the files. One of them is enough: without passwords, the ACL says what clients without a name may do.
     ///
     /// # Errors
     /// Everything that is wrong in them: file, line and why.
@@ -96,7 +96,11 @@ impl FilePeople {
                 own.with(&acl.everybody).rights(exchange)
             }
         };
-        if let Some(text) = read(&file.passwords, &mut problems) {
+        let passwords = match file.passwords.as_str() {
+            "" => None,
+            path => read(path, &mut problems),
+        };
+        if let Some(text) = passwords {
             for (n, line) in numbered(&text) {
                 match password(line, per_thread) {
                     Ok((name, hash)) => {

@@ -472,6 +472,13 @@ mod tests {
     }
 
     #[test]
+    fn an_acl_without_passwords_makes_a_configuration_that_loads() {
+        let acl = tempfile::NamedTempFile::new().expect("a file");
+        let config = loaded(&format!("allow_anonymous true\nacl_file {}\n", acl.path().display()));
+        assert_eq!(config.auth_file.acl, acl.path().display().to_string());
+    }
+
+    #[test]
     fn what_is_not_taken_over_is_named_with_its_line() {
         let toml = translated("allow_anonymous true\nmax_queued_messages 5\nconnection up\ntopic # out\nnonsense 1\n");
         for wanted in [
