@@ -1,18 +1,19 @@
-//! Questions at the doors: what a user may do whose rights somebody outside knows.
+//! Access checks whose answer only a server outside knows.
 //!
-//! A door that does not know the answer notes its question in the link and refuses; that refusal is never told. The command
-//! goes back, as one that waits, and the pump fetches the question ([`Engine::take_question`]). Once there is an answer
-//! ([`Engine::answer_question`]) the link is called and the command tried again: it asks its next question, or is done.
+//! A check that has no answer notes its question in the link and refuses the command; the client is not told. The command
+//! goes back to the pump and waits. The pump fetches the question ([`Engine::take_question`]) and has it answered. After
+//! [`Engine::answer_question`] the link is called and the command tried again, until all its checks have answers.
 //!
-//! So a command may pass its first doors several times, and must not have done anything before its last. The doors stand
-//! before everything that a command does; where several things are done one after the other (the filters of a SUBSCRIBE, the
-//! publishes of a transaction) the command keeps its place between them.
+//! So the first checks of a command may run several times, and a command must not change anything before its last check.
+//! Where a command does several things one after the other (the filters of a SUBSCRIBE, the publishes of a transaction), it
+//! remembers how far it got.
 //!
-//! A will is asked for when its session is opened, and that answer counts when it is published: nobody is left to wait then.
+//! A will is checked when its session is opened, and that answer is used when the will is published: then no client is left
+//! that could wait.
 
 use super::Engine;
+use super::access_checks::Resource;
 use super::budget::Budget;
-use super::doors::Resource;
 use crate::access::{Asked, Permission, Question, Sought, Subject, Verdict};
 use crate::command::Command;
 use crate::fault::{Fault, FaultKind};
@@ -38,8 +39,8 @@ impl Engine {
         }))
     }
 
-    /// The answer to a question, and until when it counts. It has to count for long enough that its command finds it. The link
-    /// may be gone.
+    /// Takes the answer to a question, which holds until `until`: long enough for the command to be tried again. The link may be
+    /// gone.
     pub fn answer_question(&mut self, link: Link, question: Question, is_permitted: bool, until: Time) {
         let Some(l) = self.links.get_mut(link) else { return };
         let waits = l
@@ -51,13 +52,13 @@ impl Engine {
         }
     }
 
-    /// Whether the link's first command waits for an answer: what a door has refused since is not told.
+    /// Whether the link's first command waits for an answer. Then a refusal by a check is not told to the client.
     pub(super) fn awaits_answer(&self, link: Link) -> bool {
         self.links.get(link).is_some_and(|l| l.access.awaits_answer())
     }
 
-    /// Applies a command that has doors to pass. It comes back if one of them does not know.
-    pub(super) fn at_doors(
+    /// Applies a command that has access checks. It comes back if one of them has no answer yet.
+    pub(super) fn checked(
         &mut self,
         link: Link,
         command: Command,
@@ -83,14 +84,15 @@ impl Engine {
         applied
     }
 
-    /// The link's first command got on, and may ask as many questions again.
+    /// The link's first command made progress: the limit on its questions starts anew.
     pub(super) fn go_on(&mut self, link: Link) {
         if let Some(asking) = self.links.get_mut(link).and_then(|l| l.access.asking()) {
             asking.go_on();
         }
     }
 
-    /// The name for a queue that has none: the same for as long as its command waits for answers about it.
+    /// Makes a name up for a queue without one. The name stays the same while its command waits for answers: they are about that
+    /// name.
     pub(super) fn name_for_queue(&mut self, link: Link) -> Name {
         let made_up = self
             .links
@@ -185,12 +187,12 @@ fn about(permission: Permission, on: Resource<'_>) -> Sought<'_> {
     }
 }
 
-/// Stands for a refusal while nobody knows yet. It has no text, as no other has.
+/// What a check returns while it has no answer: a fault without a text, which no other fault is.
 fn open() -> Fault {
     Fault::new(FaultKind::AccessRefused, "")
 }
 
-/// Whether it is no refusal: the command waits for an answer.
+/// Whether a fault is [`open`]: no refusal, the command waits.
 pub(super) fn is_open(fault: &Fault) -> bool {
     fault.text.is_empty()
 }

@@ -107,9 +107,9 @@ impl Engine {
             | Command::PurgeQueue(_)
             | Command::Bind(_)
             | Command::Unbind(_)
-            | Command::SetPolicies(_) => self.at_doors(link, command, budget, Engine::apply_definition),
+            | Command::SetPolicies(_) => self.checked(link, command, budget, Engine::apply_definition),
             Command::OpenSession(_) | Command::Subscribe(_) => {
-                self.at_doors(link, command, budget, Engine::apply_to_session)
+                self.checked(link, command, budget, Engine::apply_to_session)
             }
             Command::SessionExpiry(_)
             | Command::Unsubscribe(_)
@@ -124,12 +124,12 @@ impl Engine {
             | Command::Echo { .. }
             | Command::Recover { .. }
             | Command::Cancel { .. } => self.apply_to_channel(link, command, budget),
-            Command::Consume(_) | Command::Get(_) => self.at_doors(link, command, budget, Engine::apply_to_channel),
+            Command::Consume(_) | Command::Get(_) => self.checked(link, command, budget, Engine::apply_to_channel),
             Command::Detach => {
                 self.dispatch_touched();
                 self.detach(link, budget).map_err(|Unfinished| Command::Detach)
             }
-            // The directory's; a driver that lets them through has a bug that costs nobody else.
+            // Commands for the directory. A driver that passes them on here has a bug; the other links go on.
             Command::Authenticate(_) | Command::Attach(_) => {
                 debug_assert!(false, "handled by the directory");
                 Ok(())

@@ -1,7 +1,7 @@
 //! Exchanges, queues and bindings: declare, check, delete, and remember in the log what survives a restart.
 
+use super::access_checks::Resource;
 use super::budget::{Budget, Unfinished};
-use super::doors::Resource;
 use super::queues::router_slot;
 use super::traced::HopKind;
 use super::unfinished::Deleting;

@@ -11,6 +11,7 @@
 //!   memory: bodies leave to the log, then the middle of their queues does; both come back (loaded)
 //! ```
 
+mod access_checks;
 mod admission;
 mod asking;
 #[cfg(feature = "testing")]
@@ -25,7 +26,6 @@ mod dead_letter;
 mod death;
 mod definitions;
 mod dispatch;
-mod doors;
 mod enqueuing;
 mod eviction;
 pub mod flow;

@@ -1,6 +1,7 @@
-//! The doors: every command that makes, fills or empties something asks here whether its user may.
+//! Access checks: whether a user may do what its command asks for. Every command that creates, fills or empties something is
+//! checked here, before it has changed anything.
 //!
-//! | command | asks |
+//! | command | permission |
 //! |---|---|
 //! | declare, delete an exchange or a queue | configure it; with an alternate or a dead-letter exchange, if it is new: read it, write there |
 //! | passive declare | any permission on it |
@@ -11,8 +12,7 @@
 //! | subscribe by filter | configure, write, read the subscription's queue; read the exchange; read the filter |
 //! | a will | as a publish, when its connection opens its session and when it is published |
 //!
-//! What the engine publishes by itself (dead letters) is asked nothing. Where somebody outside knows the answer, see
-//! `asking.rs`.
+//! What the engine publishes by itself (dead letters) is not checked. Where a server outside knows the answer, see `asking.rs`.
 
 use super::Engine;
 use super::counters::Limit;
@@ -52,8 +52,8 @@ impl<'a> Resource<'a> {
 }
 
 impl Engine {
-    /// What `user` may do from now on: the directory says it when it changes. What a connection has already (a consumer, a
-    /// subscription) it keeps.
+    /// Sets what `user` may do. The directory calls this when rights change. Consumers and subscriptions that are there already
+    /// stay.
     pub fn set_rights(&mut self, user: Name, rights: Arc<Rights>) {
         self.rights.set(user, rights);
     }
@@ -68,8 +68,8 @@ impl Engine {
         self.rights.set_quota(user, quota);
     }
 
-    /// Whether users have rights only for as long as something outside says. Then a session whose owner has none is not free
-    /// for somebody else.
+    /// Whether users' rights come from outside (tokens, the HTTP back end) and may be missing at times. Then a session whose
+    /// owner has none at the moment stays the owner's.
     pub fn set_users_come_and_go(&mut self, come_and_go: bool) {
         self.rights.come_and_go = come_and_go;
     }
@@ -110,7 +110,7 @@ impl Engine {
         access.limits(&self.rights).map(|rights| (rights, user))
     }
 
-    /// Asks for a permission on a queue or an exchange.
+    /// Checks for a permission on a queue or an exchange.
     pub(crate) fn permit(&mut self, link: Link, permission: Permission, on: Resource<'_>) -> Result<(), Fault> {
         match self.limits(link) {
             Some((rights, _)) if rights.are_asked() => self.ask(link, permission, on),
@@ -121,7 +121,7 @@ impl Engine {
         }
     }
 
-    /// Asks for all there is: what is done here is done to everybody's queues.
+    /// Checks for every permission: a policy changes everybody's queues.
     pub(crate) fn permit_everything(&mut self, link: Link) -> Result<(), Fault> {
         let Some((_, user)) = self.limits(link) else {
             return Ok(());
@@ -131,7 +131,7 @@ impl Engine {
         Err(Fault::new(FaultKind::AccessRefused, text))
     }
 
-    /// Asks for any permission at all: to see that it is there.
+    /// Checks that the user has any permission on it, which is enough to learn that it exists.
     pub(crate) fn permit_look(&mut self, link: Link, on: Resource<'_>) -> Result<(), Fault> {
         let any = [Permission::Configure, Permission::Write, Permission::Read];
         match self.limits(link) {
