@@ -106,7 +106,8 @@ fn retain_many(large: &mut Large, p: Client, body: &str, expires: bool) {
             mqtt_message(message, 0)
         });
         large.apply(p, some.collect());
-        large.w.commit();
+        // It takes its confirms, or they wait for it.
+        hear(&mut large.w, p);
     }
 }
 
