@@ -1,6 +1,6 @@
-//! Who asks, and what that one may see and do.
+//! The user of a request, and what it may see and do.
 //!
-//! Handlers take a [`Caller`]. What it may not do is a 401 in RabbitMQ's words, never a 403.
+//! Handlers take a [`Caller`]. What it may not do is answered with 401 in RabbitMQ's words, never with 403.
 
 use super::Refusal;
 use crate::node::Node;
@@ -28,7 +28,7 @@ const POLICYMAKER: &str = "policymaker";
 const MANAGEMENT: &str = "management";
 
 impl Caller {
-    /// Whoever may open the control socket's file.
+    /// Somebody who could open the control socket's file.
     pub(super) fn operator() -> Caller {
         Caller {
             user: "control socket".into(),
@@ -52,12 +52,12 @@ impl Caller {
         &self.user
     }
 
-    /// As the directory has them.
+    /// Its tags, from the directory.
     pub(super) fn tags(&self) -> &[Name] {
         &self.tags
     }
 
-    /// Whether it is no user, but whoever may open the control socket's file: nobody's permissions apply.
+    /// Whether the request came through the control socket. Then there is no user, and no permissions apply.
     pub(super) fn is_operator(&self) -> bool {
         self.vhosts.is_none()
     }
@@ -71,7 +71,7 @@ impl Caller {
         self.has(ADMINISTRATOR)
     }
 
-    /// Whether it may see everything that runs.
+    /// Whether it may see everybody's connections, queues and statistics.
     pub(super) fn is_monitor(&self) -> bool {
         self.is_administrator() || self.has(MONITORING)
     }
@@ -159,7 +159,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, Refusal> {
         let caller = parts.extensions.get::<Caller>();
-        // The door puts it there before any route is looked for.
+        // `door` puts it there before the routes are matched.
         caller.cloned().ok_or_else(|| Refusal::not_authorised("Login failed"))
     }
 }
@@ -170,7 +170,7 @@ pub(super) async fn administrators(caller: Caller, request: Request, next: Next)
     Ok(next.run(request).await)
 }
 
-/// Lets those through who may see everything that runs.
+/// Lets only users through who may see everybody's connections, queues and statistics.
 pub(super) async fn monitors(caller: Caller, request: Request, next: Next) -> Result<Response, Refusal> {
     caller.monitors()?;
     Ok(next.run(request).await)

@@ -1,4 +1,4 @@
-//! Queues, exchanges and bindings: made, deleted and purged, with the rights of whoever asks.
+//! Creates, deletes and purges queues, exchanges and bindings, with the caller's rights.
 
 use super::body::Body;
 use super::caller::Caller;
@@ -24,7 +24,8 @@ use gatepost_core::properties::Table;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-/// For every user of the API, where its permissions let it. What is read at the same paths is in files of their own.
+/// Routes that change things, for every user of the API, as far as its permissions go. The files named after the objects have
+/// the routes that read.
 pub(super) fn routes() -> Router<Arc<Node>> {
     Router::new()
         .route(
@@ -46,7 +47,7 @@ pub(super) fn routes() -> Router<Arc<Node>> {
         )
 }
 
-/// Whether a deletion asks for a condition. Tools write `true` or `1`, or nothing behind the name.
+/// Whether a deletion has a condition. Tools write `if-unused=true`, `if-unused=1` or just `if-unused`.
 fn asks(uri: &Uri, condition: &str) -> bool {
     let query = uri.query().unwrap_or_default();
     query.split('&').any(|pair| {
@@ -75,7 +76,7 @@ async fn put(mut errand: Errand, look: Command, declare: Command) -> Answer {
     made(if there { Put::Changed } else { Put::Created })
 }
 
-/// Deletes what `look` looks for. AMQP deletes what is not there, too; HTTP says so.
+/// Deletes what `look` looks for. If it does not exist, AMQP reports success, but HTTP must answer 404.
 async fn take_away(mut errand: Errand, look: Command, delete: Command) -> Answer {
     if !is_there(&mut errand, look).await? {
         return Err(Refusal::not_found());
@@ -102,7 +103,7 @@ pub(crate) fn queue(name: &str, body: &Body) -> Result<DeclareQueue, Refusal> {
     })
 }
 
-/// What AMQP can say of a name or a key.
+/// Checks a name or a key against AMQP's limits.
 pub(crate) fn short(what: &str, text: &str) -> Result<(), Refusal> {
     if text.len() > SHORT_MAX {
         return Err(Refusal::bad_request(format!("{what} has {SHORT_MAX} bytes at most")));
@@ -308,7 +309,7 @@ async fn find(vhost: &Arc<Vhost>, source: &str, target: &BindTarget, key: &str) 
         let items = vhost.enter(|engine| engine.inspect(&mut cursor, AT_ONCE));
         let found = items.into_iter().find_map(|item| match item {
             Item::Binding(b)
-                // A subscription is its client's.
+                // A subscription belongs to its client and is not shown as a binding.
                 if b.grant.is_none()
                     && *b.source == *source
                     && is_target(&b.destination)

@@ -1,12 +1,12 @@
-//! The door: what every request passes before it meets a route.
+//! What every request passes before it is given to a route: paths, authentication, the body.
 //!
 //! ```text
 //!   request ─► prefix, trailing slash ─► OPTIONS ─► the console's files ─► login, tags ─► other pages' origins ─► body ─► routes
 //! ```
 //!
-//! Who logs in gives a password or a token with each request, or the cookie of a session that began with one (`/api/session`).
+//! A client sends a password or a token with each request, or the cookie of a session that it opened with one (`/api/session`).
 //!
-//! A request that changes something runs to its end, also if its client has gone: half a change would be worse.
+//! A request that changes something runs to its end even if its client disconnects, so that no change is made by half.
 
 use super::caller::Caller;
 use super::cors::Origins;
@@ -31,16 +31,16 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How somebody came in.
+/// How a request came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entrance {
-    /// By the control socket: whoever may open its file may do everything.
+    /// Through the control socket. Whoever may open its file may do everything.
     Socket,
-    /// By the network: users log in, and their tags say what they may do.
+    /// Over the network. Users log in, and their tags say what they may do.
     Network,
 }
 
-/// A body has to be there within this time, or its client could keep a place for ever.
+/// A body must arrive within this time. Otherwise a slow client could keep one of the connections for ever.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 struct Door {
@@ -51,7 +51,7 @@ struct Door {
     sessions: Sessions,
 }
 
-/// The routes behind their door.
+/// The routes, behind the checks of this module.
 pub(super) fn behind(node: Arc<Node>, entrance: Entrance, routes: Router) -> Router {
     let door = Door {
         probes: TowerToHyperService::new(http::health(Arc::clone(&node))),
@@ -78,7 +78,7 @@ async fn enter(State(door): State<Arc<Door>>, request: Request) -> Response {
 
 impl Door {
     /// # Errors
-    /// Why it goes no further, as it is answered.
+    /// The answer to a request that is refused.
     async fn pass(&self, config: &Config, origins: &Origins, mut request: Request) -> Result<Response, Response> {
         let prefix = &config.management.path_prefix;
         if config.management.ui && !prefix.is_empty() && request.uri().path() == prefix {
@@ -122,7 +122,7 @@ impl Door {
         parts.extensions.insert(caller);
         let max = config.management.max_body.0;
         let max = match self.entrance {
-            // An operator's export is as large as it is.
+            // Definitions through the control socket have a larger limit: a whole export must fit.
             Entrance::Socket if parts.uri.path().starts_with("/api/definitions") => max.max(DEFINITIONS_MAX),
             _ => max,
         };
@@ -133,7 +133,7 @@ impl Door {
         }
         let routes = self.routes.clone();
         let done = tokio::spawn(async move { run(&routes, request).await });
-        // It can only fail by a panic, which the log has.
+        // The task fails only if it panics, and the panic is logged.
         let failed = |_| {
             Refusal::of(
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -144,7 +144,7 @@ impl Door {
         done.await.map_err(|error| failed(error).into_response())
     }
 
-    /// What may be asked there: the routes themselves know.
+    /// Answers OPTIONS with the methods of the path, which the router knows.
     async fn options(&self, origins: &Origins, request: Request) -> Response {
         let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
         let mut answer = run(&self.routes, request).await;
@@ -218,9 +218,9 @@ impl Door {
     }
 }
 
-/// Bytes of definitions that come by the control socket.
+/// Largest body of definitions that come through the control socket.
 const DEFINITIONS_MAX: u64 = 64 << 20;
-/// What the console's requests have, and no plain link.
+/// A header that the console sends and that a link or form on another page cannot.
 const ASKED_BY_CONSOLE: &str = "x-requested-with";
 const STRANGE: &str = "a page of another server may change something only if management.cors_origins names it";
 
@@ -252,7 +252,7 @@ fn trimmed<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     }
 }
 
-/// `None`: it has that path already.
+/// `None` if the request has that path already.
 fn with_path(uri: &Uri, path: &str) -> Option<Uri> {
     if uri.path() == path {
         return None;
@@ -261,20 +261,21 @@ fn with_path(uri: &Uri, path: &str) -> Option<Uri> {
     format!("{path}{query}").parse().ok()
 }
 
-/// Whether the browser came over TLS, to us or to the proxy before us. Who lies about that has a cookie that its own browser
-/// does not send.
+/// Whether the browser came over TLS, to us or to the proxy in front of us. A client that lies about it only harms itself: it
+/// gets a cookie that its browser does not send.
 fn is_over_tls(request: &Parts) -> bool {
     let forwarded = request.headers.get("x-forwarded-proto");
     request.extensions.get().is_some_and(|OverTls(over_tls)| *over_tls)
         || forwarded.is_some_and(|scheme| scheme == "https")
 }
 
-/// A body that nobody wants is taken all the same, up to this size and for so long.
+/// The body of a refused request is read up to this size and for this long.
 const DRAIN_MAX: usize = 64 << 10;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Takes the body of a request that is refused. Some clients ask without credentials first, and again with them on the same
-/// connection: it would be closed if there were something left in it. Meanwhile others may have the place.
+/// Reads the body of a refused request. Some clients send a request without credentials first, and again with them on the same
+/// connection; with an unread body in it, the connection would have to be closed. The request's place among the concurrent
+/// requests is free meanwhile.
 async fn drain(body: Body, request: &Parts) {
     let taken = tokio::time::timeout(DRAIN_TIMEOUT, to_bytes(body, DRAIN_MAX));
     match request.extensions.get::<Waiting>() {

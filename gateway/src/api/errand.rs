@@ -1,4 +1,4 @@
-//! A request's connection to a vhost's engine: it enters by the same door as every client, with its caller's rights.
+//! A request's connection to a vhost's engine: attached like every client's, with the rights of the request's user.
 
 use super::Refusal;
 use super::caller::Caller;
@@ -39,7 +39,7 @@ impl Wake for Bell {
 }
 
 impl Errand {
-    /// With the rights of whoever asks. Whoever may open the control socket may do everything.
+    /// An errand with the caller's rights. A caller that came through the control socket may do everything.
     ///
     /// # Errors
     /// The caller may not use the vhost, or there is no room for another connection.
@@ -134,7 +134,8 @@ impl Errand {
         Ok(())
     }
 
-    /// Publishers have to wait. A request is told so: whoever sent it can wait better than it could.
+    /// Publishers have to wait. The request fails with that reason: its client can try again, while the request would keep a
+    /// connection of the API.
     fn meet(&mut self, pressure: Option<Pressure>) -> Result<(), Fault> {
         let why = match pressure {
             Some(Pressure::Memory) => "low on memory",
@@ -189,8 +190,8 @@ impl Drop for Errand {
     }
 }
 
-/// A log that does not write, or a back end outside that is to be asked about the user, is waited for so long: nobody sits in front
-/// of a page for ever.
+/// How long a request waits for the log, or for a back end that knows the user's rights. Then it fails: a person may be waiting
+/// for the page.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// What connections of requests are called where connections are listed.

@@ -1,4 +1,4 @@
-//! JSON that goes out: objects are written member by member, and only the members that were asked for are made.
+//! Writes JSON answers, member by member. Only members that were asked for are computed.
 
 use super::table::json_of;
 use gatepost_core::properties::Table;
@@ -15,7 +15,7 @@ pub(super) enum Columns {
 static ALL: Columns = Columns::All;
 
 impl Columns {
-    /// Of names with commas between them; a dot leads into an object. Nothing: all.
+    /// Reads a list of names with commas between them; `a.b` is the member `b` of the object `a`. An empty list means all.
     pub(super) fn parse(text: &str) -> Columns {
         let mut root = Columns::Only(Vec::new());
         for path in text.split(',').filter(|path| !path.is_empty()) {

@@ -1,4 +1,4 @@
-//! Publishing and fetching single messages, for people who want to see that it works.
+//! Publishing and fetching single messages, for trying things out.
 
 use super::body::Body;
 use super::caller::Caller;
@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// For every user of the API, where its permissions let it.
+/// Routes for every user of the API. What a user may do there depends on its permissions.
 pub(super) fn routes() -> Router<Arc<Node>> {
     Router::new()
         .route("/api/exchanges/{vhost}/{exchange}/publish", routing::post(publish))
@@ -30,10 +30,10 @@ pub(super) fn routes() -> Router<Arc<Node>> {
 /// Messages that one request fetches at most, and the bytes after which it fetches no more.
 const FETCHED_MAX: i64 = 1_000;
 const FETCHED_BYTES_MAX: usize = 32 << 20;
-/// Ten years, as clients may say it.
+/// The longest expiration that a message may have: ten years, as for AMQP clients.
 const EXPIRATION_MS_MAX: u64 = 315_360_000_000;
 
-/// What the default exchange is called in paths.
+/// The default exchange's name in paths.
 pub(super) const DEFAULT: &str = "amq.default";
 
 async fn publish(
@@ -52,7 +52,7 @@ async fn publish(
     short("exchange", exchange)?;
     short("routing_key", key)?;
     let (mut envelope, mut properties) = properties(&members, &caller, &node)?;
-    // Receivers see the one list and not the other.
+    // Receivers see CC and do not see BCC.
     let shown = further_keys(&properties, CC)?;
     let hidden = further_keys(&properties, BCC)?;
     properties.headers.0.retain(|(name, _)| **name != *BCC);
@@ -77,7 +77,7 @@ async fn publish(
     }
 }
 
-/// Checks that a message may be so large.
+/// Checks a message's size against the limit.
 pub(super) fn within_limit(payload: &[u8], node: &Node) -> Result<(), Refusal> {
     let (size, max) = (payload.len(), node.config().limits.max_message_size.bytes());
     if size > max {
@@ -130,7 +130,7 @@ pub(super) fn payload(body: &Body) -> Result<Vec<u8>, Refusal> {
     }
 }
 
-/// What a message says of itself, as AMQP's clients write it. What is not known is left out.
+/// A message's properties, named as AMQP names them. Unknown ones are ignored.
 fn properties(members: &Map<String, Value>, caller: &Caller, node: &Node) -> Result<(Envelope, Properties), Refusal> {
     let members = Body::of(members.clone());
     let short_text = |key: &str| {
@@ -291,7 +291,7 @@ pub(super) fn shown_properties(message: &Message, codecs: &Codecs) -> Value {
         ("app_id", text(&p.app_id)),
         ("user_id", text(&p.user_id)),
         ("expiration", p.expiration_ms.map(|ms| ms.to_string().into())),
-        // Messages of other protocols have none, and whoever sets none in AMQP means 1.
+        // Messages of other protocols have none; AMQP's default is 1.
         ("delivery_mode", message.envelope().durable.then(|| 2.into())),
         ("headers", (!p.headers.is_empty()).then(|| table::json(&p.headers))),
     ];

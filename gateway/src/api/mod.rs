@@ -1,7 +1,8 @@
 //! The management API: RabbitMQ's paths and shapes, as far as they are built.
 //!
-//! Handlers call the node's verbs and know no rule of their own. The [`door`] decides who comes in, and handlers take a
-//! [`caller::Caller`] and ask it what may be seen and done. Through the control socket comes an administrator.
+//! Handlers call the node's functions and have no rules of their own. Every request passes [`door`] first, which authenticates it.
+//! Handlers take a [`caller::Caller`] and ask it what the user may see and do. Whoever uses the control socket is an
+//! administrator.
 //!
 //! Each noun is a file with its routes; a noun that is read in one file and written in another has two lists of routes for
 //! the same paths, and methods of their own.
@@ -72,7 +73,7 @@ pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(65);
 /// What handlers work with.
 pub(crate) type Api = axum::extract::State<Arc<Node>>;
 
-/// All routes, for those who come in by that entrance.
+/// All routes, for requests that come in that way.
 pub(crate) fn router(node: Arc<Node>, entrance: Entrance) -> Router {
     let routes = Router::new()
         .merge(overview::routes())
@@ -103,7 +104,7 @@ pub(crate) fn router(node: Arc<Node>, entrance: Entrance) -> Router {
         .merge(mqtt::routes())
         .merge(retained::routes())
         .fallback(|| async { Refusal::not_found() })
-        // The door has read the body, and held it against its limit.
+        // `door` has read the body and checked its size.
         .layer(DefaultBodyLimit::disable())
         .with_state(Arc::clone(&node));
     door::behind(node, entrance, routes)
@@ -126,7 +127,7 @@ impl Refusal {
         }
     }
 
-    /// Known, but not allowed that: RabbitMQ says 401 there, and spells it so.
+    /// The user is known but may not do this. RabbitMQ answers 401, in these words.
     fn not_authorised(reason: &str) -> Refusal {
         Refusal::of(StatusCode::UNAUTHORIZED, "not_authorised", reason)
     }

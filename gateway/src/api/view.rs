@@ -1,4 +1,4 @@
-//! How a list is to be shown: which columns, in which order, which page of it, and for how long back.
+//! How a list is shown: which columns, in which order, which page, and how far back the samples go.
 
 use super::fields::{Columns, Fields, object};
 use super::query::Query;
@@ -38,7 +38,7 @@ struct Page {
     name: Search,
 }
 
-/// What a name must have in it.
+/// The text or regular expression that names are searched for.
 enum Search {
     Anything,
     /// In lower case.
@@ -150,7 +150,7 @@ impl View {
     }
 }
 
-/// Whether a list has pages. A list of bindings, for one, has none, and is whole whatever page is asked for.
+/// Whether a list has pages. Some lists have none, for example bindings: they are always complete, as in RabbitMQ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pages {
     Known,
