@@ -18,10 +18,12 @@
 //! revoked. Each publish is checked, so a revoked right refuses the next one.
 
 mod asking;
+mod names;
 mod rules;
 
 pub use asking::{Asked, Question, Subject};
 pub(crate) use asking::{Asking, Sought, Verdict};
+pub use names::{InvalidNamePattern, NamePattern, PATTERN_BYTES_MAX};
 
 use crate::ledger::{Ledger, ObjectKind};
 use crate::message::{Dialect, Message};
@@ -30,7 +32,6 @@ use crate::quota::Quota;
 use crate::time::Time;
 use crate::topic::{InvalidFilter, Level, Levels, Pattern};
 use hashbrown::HashMap;
-use regex_lite::{Regex, RegexBuilder};
 use rules::Rules;
 use std::cell::Cell;
 use std::fmt;
@@ -56,83 +57,6 @@ impl fmt::Display for Permission {
         })
     }
 }
-
-/// The names that a permission covers.
-#[derive(Clone, Debug, Default)]
-pub struct NamePattern(Names);
-
-#[derive(Clone, Debug, Default)]
-enum Names {
-    #[default]
-    None,
-    All,
-    Some(Regex),
-}
-
-/// The text is not a pattern of names. Contains the reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InvalidNamePattern(Box<str>);
-
-impl fmt::Display for InvalidNamePattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "invalid permission pattern: {}", self.0)
-    }
-}
-
-impl std::error::Error for InvalidNamePattern {}
-
-impl NamePattern {
-    /// Reads a regular expression, which need only match a part of a name, as in RabbitMQ. The empty text matches no name.
-    /// Look-around and back-references are not known: every pattern is matched in time linear in the name.
-    ///
-    /// # Errors
-    /// The text is not a regular expression, or is over [`PATTERN_BYTES_MAX`].
-    pub fn parse(text: &str) -> Result<NamePattern, InvalidNamePattern> {
-        match text {
-            "" | "^$" => Ok(NamePattern(Names::None)),
-            text => NamePattern::search(text, PATTERN_BYTES_MAX, COMPILED_BYTES_MAX).map_err(InvalidNamePattern),
-        }
-    }
-
-    /// Reads a regular expression; the empty text matches every name. `text_max`, `compiled_max`: bytes of the text, and
-    /// memory of the compiled form, at most.
-    ///
-    /// # Errors
-    /// Why it is not valid.
-    pub(crate) fn search(text: &str, text_max: usize, compiled_max: usize) -> Result<NamePattern, Box<str>> {
-        Ok(NamePattern(match text {
-            "" | ".*" | "^.*$" | "^.*" | ".*$" => Names::All,
-            text if text.len() > text_max => return Err(format!("longer than {text_max} bytes").into()),
-            text => {
-                let regex = RegexBuilder::new(text).size_limit(compiled_max).build();
-                Names::Some(regex.map_err(|error| Box::from(error.to_string()))?)
-            }
-        }))
-    }
-
-    /// Every name.
-    pub fn all() -> NamePattern {
-        NamePattern(Names::All)
-    }
-
-    /// Whether `name` matches.
-    pub fn matches(&self, name: &str) -> bool {
-        match &self.0 {
-            Names::None => false,
-            Names::All => true,
-            Names::Some(regex) => regex.is_match(name),
-        }
-    }
-
-    fn is_all(&self) -> bool {
-        matches!(self.0, Names::All)
-    }
-}
-
-/// Longest text of a [`NamePattern`].
-pub const PATTERN_BYTES_MAX: usize = 4096;
-/// Memory of a compiled pattern, at most. A short text such as `(a{100}){100}` may need much.
-const COMPILED_BYTES_MAX: usize = 256 << 10;
 
 /// The topics that a permission covers: a pattern of levels in which `{username}`, `{client_id}` and `{vhost}` stand for
 /// those of the connection. Their values are never read as wildcards or separators. If a connection

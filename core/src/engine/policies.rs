@@ -19,7 +19,7 @@ use crate::command::{PolicyChange, SetPolicies};
 use crate::event::Op;
 use crate::fault::{Fault, FaultKind};
 use crate::ledger::ObjectKind;
-use crate::policy::{Applied, Object, POLICIES_MAX, Policies, Policy, PolicyKind};
+use crate::policy::{Applied, COMPILED_BYTES_TOTAL_MAX, Object, POLICIES_MAX, Policies, Policy, PolicyKind};
 use crate::properties::Name;
 use crate::queue::QueueKind;
 use crate::slots::{Link, QueueKey};
@@ -30,6 +30,9 @@ use std::sync::Arc;
 const CHANGE_WORK: usize = 4;
 /// Exchanges that a review looks up at once.
 const EXCHANGES_AT_ONCE: usize = 16;
+
+/// A change of a policy whose form is good; `None`: it goes.
+type Checked = (PolicyKind, Name, Option<(Policy, PolicyRecord)>);
 
 /// Where a review is.
 #[derive(Debug, Default)]
@@ -78,7 +81,7 @@ impl Engine {
             return Ok(());
         }
         self.permit_everything(link)?;
-        let mut checked = Vec::with_capacity(changes.len());
+        let mut checked: Vec<Checked> = Vec::with_capacity(changes.len());
         for change in changes {
             let current = self.policies.get(change.kind, &change.name);
             let Some(record) = change.policy else {
@@ -117,6 +120,7 @@ impl Engine {
         if checked.is_empty() {
             return Ok(());
         }
+        self.permit_patterns(&checked)?;
         // Together or not at all: a queue under half of them would drop what it should keep.
         let start = self.staging.group_start();
         for (kind, name, policy) in checked {
@@ -131,6 +135,26 @@ impl Engine {
         self.staging.wait();
         self.review = Some(Review::default());
         self.timers.set(self.now.monotonic + SOON, Timer::Policies);
+        Ok(())
+    }
+
+    /// Whether all patterns together can still be matched within one hold.
+    fn permit_patterns(&self, changes: &[Checked]) -> Result<(), Fault> {
+        let (mut after, mut more) = (self.policies.compiled_bytes(), 0);
+        for (kind, name, policy) in changes {
+            let before = self.policies.compiled_bytes_of(*kind, name);
+            let compiled = policy.as_ref().map_or(0, |(policy, _)| policy.compiled);
+            after = (after + compiled).saturating_sub(before);
+            more += compiled.saturating_sub(before);
+        }
+        if more > 0 && after > COMPILED_BYTES_TOTAL_MAX {
+            let text = format!(
+                "policy limit in vhost '{}' is reached: all patterns together take {COMPILED_BYTES_TOTAL_MAX} bytes at most, \
+                 and these would take {after}. Patterns such as ^name take none",
+                self.settings.vhost
+            );
+            return Err(Fault::new(FaultKind::QuotaExceeded, text));
+        }
         Ok(())
     }
 
@@ -164,12 +188,16 @@ impl Engine {
                 continue;
             }
             let names = self.router.names_after(review.exchange.as_deref(), EXCHANGES_AT_ONCE);
-            let Some(last) = names.last() else {
+            if names.is_empty() {
                 self.review = None;
                 return Ok(());
-            };
-            review.exchange = Some(last.clone());
+            }
             for name in names {
+                // Each is held against all patterns, which may take milliseconds.
+                budget.check()?;
+                if let Some(review) = &mut self.review {
+                    review.exchange = Some(name.clone());
+                }
                 budget.spend(each);
                 self.apply_to_exchange(&name);
             }

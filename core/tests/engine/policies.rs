@@ -377,6 +377,48 @@ fn a_change_for_many_queues_takes_many_holds() {
     assert_eq!(w.counters().messages_ready, 400);
 }
 
+/// A name was held against 512 patterns that take long, in one hold: about a second.
+#[test]
+fn patterns_that_take_long_to_match_are_bounded_together() {
+    let mut w = World::new(13);
+    let c = w.connect("test");
+    run(&mut w, c, [durable("q")]);
+    let slow = |n: usize| policy(&format!("p{n}"), "(.{1,40}a){3}", "all", &[("max-length", int(9))]);
+    let mut set = 0;
+    let refused = loop {
+        let heard = run(&mut w, c, [slow(set)]);
+        if heard != [SET] {
+            break heard;
+        }
+        set += 1;
+        assert!(set < 100, "there is a limit");
+    };
+    assert!(set > 2, "{set}");
+    assert!(
+        refused[0].starts_with(
+            "failed SetPolicies QuotaExceeded policy limit in vhost '/' is reached: all patterns together"
+        ),
+        "{refused:?}"
+    );
+    // What is there may be set again, made cheaper and removed, and patterns that cost nothing are set beside it.
+    assert_eq!(run(&mut w, c, [slow(0)]), [SET]);
+    assert_eq!(
+        run(
+            &mut w,
+            c,
+            [policy("plain", "^ops\\.", "all", &[("max-length", int(9))])]
+        ),
+        [SET]
+    );
+    for n in 0..20 {
+        run(&mut w, c, [durable(&format!("{}{n}", "a".repeat(240)))]);
+    }
+    let most = w.counters().longest_hold_units;
+    assert!(most < 2 * 1024, "{most}");
+    assert_eq!(run(&mut w, c, [clear_policy("p1")]), [SET]);
+    assert_eq!(run(&mut w, c, [slow(set)]), [SET]);
+}
+
 /// The link that set it goes before it has taken hold everywhere.
 #[test]
 fn a_change_goes_on_without_who_asked_for_it() {
