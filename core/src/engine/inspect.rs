@@ -3,8 +3,10 @@
 //! A listing goes on from hold to hold with a [`Cursor`]. What is there all the time is listed once; what comes or goes
 //! meanwhile may be listed or not.
 
+use super::link::{Channel, LinkState};
 use super::{Carried, ChannelCounts, Engine};
 use crate::command::{ChannelMode, Handshake, Peer};
+use crate::durable_session::CHANNEL;
 use crate::policy::Applied;
 use crate::properties::{Name, Table};
 use crate::queue::{QueueCounts, QueueKind};
@@ -314,8 +316,50 @@ impl Engine {
 
     /// What a channel of a connection has done so far, and how many of its deliveries are not settled.
     pub fn channel_counts(&self, link: Link, number: u16) -> Option<(ChannelCounts, usize)> {
-        let found = self.links.get(link)?.channel_from(usize::from(number))?;
-        (found.number == number).then(|| (found.counts(), found.unsettled.len()))
+        let l = self.links.get(link)?;
+        let found = l.channel_from(usize::from(number)).filter(|c| c.number == number);
+        if found.is_none() && (l.session.is_none() || number != CHANNEL) {
+            return None;
+        }
+        Some(self.counts_of(l, number, found))
+    }
+
+    /// What a channel has done, and its deliveries that are not settled. Deliveries to an MQTT session are counted at its queue
+    /// alone: this adds what that has done since the session began, or since the start if that was later.
+    fn counts_of(&self, l: &LinkState, number: u16, c: Option<&Channel>) -> (ChannelCounts, usize) {
+        let mut counts = c.map(Channel::counts).unwrap_or_default();
+        let mut unsettled = c.map_or(0, |c| c.unsettled.len());
+        let session = l.session.filter(|_| number == CHANNEL);
+        if let Some(s) = session.and_then(|key| self.sessions.get(key)) {
+            unsettled += s.in_flight.len();
+            if let Some(q) = s.queue.and_then(|key| self.queues.get(key)) {
+                let of_queue = q.counts();
+                counts.delivered += of_queue.delivered;
+                counts.delivered_no_ack += of_queue.delivered_no_ack;
+                counts.acknowledged += of_queue.acknowledged;
+                counts.redelivered += of_queue.redelivered;
+            }
+        }
+        (counts, unsettled)
+    }
+
+    /// A channel; `None`: an MQTT session's, of a link that has published nothing by it.
+    fn channel_item(&self, l: &LinkState, c: Option<&Channel>) -> Item {
+        let number = c.map_or(CHANNEL, |c| c.number);
+        let session = l.session.filter(|_| number == CHANNEL);
+        let queue = session.and_then(|key| self.queues.get(self.sessions.get(key)?.queue?));
+        let (counts, unsettled) = self.counts_of(l, number, c);
+        Item::Channel {
+            link: l.id,
+            number,
+            consumers: c.map_or(0, |c| c.consumers.len()) + queue.map_or(0, |q| q.consumers.len()),
+            counts,
+            unconfirmed: c.map_or(0, |c| c.publisher.unconfirmed()),
+            unsettled,
+            prefetch_each: c.map_or(0, |c| c.prefetch_each),
+            prefetch_all: c.map_or(0, |c| c.credit.size()),
+            mode: c.map_or_else(ChannelMode::default, |c| c.mode),
+        }
     }
 
     /// The exchange of that name, as [`Kind::Exchanges`] lists it.
@@ -390,7 +434,10 @@ impl Engine {
             let left = budget - items.len();
             if let Some(l) = self.links.at(cursor.slot) {
                 let mut later = l.channels().filter(|c| after.is_none_or(|after| c.number > after));
-                items.extend(later.by_ref().take(left).map(|c| channel_item(l.id, c)));
+                items.extend(later.by_ref().take(left).map(|c| self.channel_item(l, Some(c))));
+                if l.session.is_some() && l.channel_count() == 0 && after.is_none() {
+                    items.push(self.channel_item(l, None));
+                }
                 if let (Some(Item::Channel { number, .. }), true) = (items.last(), items.len() == budget) {
                     cursor.after = After::Number(*number);
                     break;
@@ -480,19 +527,5 @@ fn connection_item(l: &super::link::LinkState, blocked: bool) -> Item {
         client_name: l.client_name.clone(),
         peer: Peer::clone(&l.peer),
         channels: l.channel_count(),
-    }
-}
-
-fn channel_item(link: Link, c: &super::link::Channel) -> Item {
-    Item::Channel {
-        link,
-        number: c.number,
-        consumers: c.consumers.len(),
-        counts: c.counts(),
-        unconfirmed: c.publisher.unconfirmed(),
-        unsettled: c.unsettled.len(),
-        prefetch_each: c.prefetch_each,
-        prefetch_all: c.credit.size(),
-        mode: c.mode,
     }
 }

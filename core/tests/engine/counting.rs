@@ -208,6 +208,35 @@ fn a_channel_counts_what_it_publishes_and_gets_by_the_way_it_is_settled() {
     assert_eq!(counts(), (consumed, 1));
 }
 
+/// They had no deliveries: those of a session are counted at its queue.
+#[test]
+fn a_session_s_channel_counts_what_is_delivered_to_it() {
+    let mut w = World::new(1);
+    let (a, b) = (w.connect("MQTT 5.0"), w.connect("test"));
+    run(&mut w, a, [kept("m"), subscribe(vec![filter("t/#", 1)])]);
+    run(&mut w, b, [mqtt("t/1", "1", 0, 0), mqtt("t/1", "2", 1, 0)]);
+    hear(&mut w, a);
+    let listed = w.inspect(&mut Cursor::new(Kind::Channels), 10);
+    let found = listed.iter().find_map(|item| match item {
+        Item::Channel {
+            link,
+            number,
+            consumers,
+            counts,
+            unsettled,
+            ..
+        } if *unsettled == 1 => Some((*link, *number, *consumers, *counts, *unsettled)),
+        _ => None,
+    });
+    let (link, number, consumers, counts, unsettled) = found.expect("the session's channel");
+    assert_eq!(consumers, 1);
+    assert_eq!((counts.delivered, counts.delivered_no_ack, unsettled), (1, 1, 1));
+    assert_eq!(
+        w.turn(|engine| engine.channel_counts(link, number)),
+        Some((counts, unsettled))
+    );
+}
+
 /// They were 0 always. The audit holds them against what connections have, in every test of the engine.
 #[test]
 fn bytes_of_unsettled_messages_are_those_that_consumers_have() {

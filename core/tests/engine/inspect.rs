@@ -84,7 +84,7 @@ fn everything_is_listed_once_whatever_a_hold_may_do() {
             all(Kind::Connections),
             ["guest AMQP 0-9-1 1", "guest MQTT 5.0 1", "guest MQTT 5.0 1"]
         );
-        assert_eq!(all(Kind::Channels), ["channel 0 0", "channel 0 0", "channel 1 1"]);
+        assert_eq!(all(Kind::Channels), ["channel 0 1", "channel 0 1", "channel 1 1"]);
         assert_eq!(all(Kind::Consumers).len(), 3, "of `b`, and of two sessions");
         let queues = all(Kind::Queues);
         assert_eq!(queues[..2], ["a 0 1", "b 0 0"]);
