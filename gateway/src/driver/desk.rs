@@ -162,6 +162,7 @@ impl Broker for Desk<'_> {
     }
 
     fn attached(&mut self, attach: &Attach, user: &Name, peer: &Peer) {
+        self.place.client.clone_from(&attach.client_name);
         if self.place.node.lines.admit(LineKind::LoggedIn) {
             let (peer, protocol, user) = (super::peer_text(peer), attach.protocol, &*shown(user));
             let client = attach.client_name.as_deref().map(shown);

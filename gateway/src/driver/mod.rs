@@ -193,16 +193,18 @@ impl Connection {
                 .fetch_add(1, Ordering::Relaxed);
         }
         let lines = &self.place.node.lines;
+        let client = self.place.client.as_deref().map(shown);
+        let client = client.as_deref();
         match self.pump.user() {
             Some(user) if ended.abnormal => {
                 if lines.admit(LineKind::Lost) {
                     let (user, what) = (&*shown(user), if ended.broken { "lost" } else { "closed for an error" });
-                    tracing::info!(peer, protocol, user, why, "connection {what}");
+                    tracing::info!(peer, protocol, user, client, why, "connection {what}");
                 }
             }
             Some(user) => {
                 if lines.admit(LineKind::Closed) {
-                    tracing::info!(peer, protocol, user = &*shown(user), why, "connection closed");
+                    tracing::info!(peer, protocol, user = &*shown(user), client, why, "connection closed");
                 }
             }
             // Port scans and health probes would fill the log at `info`.

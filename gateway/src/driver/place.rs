@@ -34,6 +34,8 @@ pub(super) struct Place {
     pub(super) meters: Option<Box<Meters>>,
     /// The client id that it gave with its password, if its protocol has client ids.
     pub(super) client_id: Option<Name>,
+    /// What the client that logged in calls itself, for the log.
+    pub(super) client: Option<Name>,
     /// An HTTP back end is being asked whether it may use its vhost.
     pub(super) asked_vhost: bool,
     /// Counts it among its user's connections.
@@ -62,6 +64,7 @@ impl Place {
             exchange: None,
             meters: None,
             client_id: None,
+            client: None,
             asked_vhost: false,
             seat: None,
         }

@@ -43,6 +43,7 @@ fn a_client_s_way_through_the_gateway_is_in_the_log() {
             "INFO",
             "connection closed",
             "user=\"anonymous\"",
+            "client=\"press-7\"",
             "another connection took the session over",
         ],
     );
@@ -51,7 +52,10 @@ fn a_client_s_way_through_the_gateway_is_in_the_log() {
     second.flush().expect("sent");
     line(&gatepost, &["INFO", "connection closed", "DISCONNECT"]);
     drop(Mqtt::open(gatepost.mqtt, "press-8", true));
-    line(&gatepost, &["INFO", "connection lost", "user=\"anonymous\""]);
+    line(
+        &gatepost,
+        &["INFO", "connection lost", "user=\"anonymous\"", "client=\"press-8\""],
+    );
 }
 
 #[test]
