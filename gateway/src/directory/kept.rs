@@ -31,9 +31,15 @@ impl Kept {
         Kept { hash, verifier }
     }
 
-    /// Writes both into a user's record and removes those of the previous password.
+    /// Writes both into a user's record and removes those of the previous password. A hash that is there already is of the same
+    /// password, so its verifier stays: a file of definitions may have the hash without it.
     pub(crate) fn write(&self, record: &mut UserRecord) {
-        (record.hashing_algorithm, record.password_hash) = self.hash.record();
+        let made = self.hash.record();
+        let is_same = !made.1.is_empty() && made.1 == record.password_hash && made.0 == record.hashing_algorithm;
+        if is_same && self.verifier.is_none() {
+            return;
+        }
+        (record.hashing_algorithm, record.password_hash) = made;
         record.more.0.retain(|(name, _)| **name != *SCRAM_SHA_256);
         if let Some(verifier) = &self.verifier {
             record.more.push(SCRAM_SHA_256, Value::text(&verifier.text()));

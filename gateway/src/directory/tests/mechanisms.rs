@@ -86,6 +86,37 @@ fn a_password_logs_in_without_being_sent_over_a_restart_too() {
     }
 }
 
+/// An import of the hash alone, as an older file has it, took the verifier of the same password away.
+#[test]
+fn a_hash_that_is_imported_again_without_its_verifier_keeps_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let bench = Bench::start_with(config(dir.path()));
+    let node = &bench.node;
+    let made = bench
+        .runtime
+        .block_on(node.add_user("ann", secret("pencil"), Vec::new()));
+    made.expect("made");
+    let import = |hash: &str| {
+        let hash = Credential::Hash {
+            scram: None,
+            algorithm: String::new(),
+            hash: hash.to_owned(),
+        };
+        let put = bench.runtime.block_on(node.put_user("ann", hash, Vec::new()));
+        put.expect("imported");
+    };
+    let hash = node.user("ann").expect("the user").password_hash;
+    import(std::str::from_utf8(&hash).expect("argon2id is text"));
+    assert!(log_in(node, "ann", "pencil", true).is_ok());
+    // Another hash is of another password.
+    import("kI3GCkwidbNLQtNlauSvDxHDzz3IO+MCqP9YQ8IPMmUonl9G");
+    assert_eq!(log_in(node, "ann", "pencil", true), Err(LoginFailure::BadCredentials));
+    let cleared = bench.runtime.block_on(node.change_password("ann", Credential::Nothing));
+    cleared.expect("cleared");
+    assert!(node.user("ann").expect("the user").scram.is_none());
+    bench.stop();
+}
+
 #[test]
 fn who_is_not_there_or_has_no_verifier_looks_like_a_wrong_password() {
     let dir = tempfile::tempdir().expect("a directory");
