@@ -18,6 +18,9 @@ pub enum Failure {
     /// A code of monitoring plugins. The verdict was printed already.
     #[error("")]
     Check(u8),
+    /// A signal of this number ended it.
+    #[error("interrupted")]
+    Interrupted(u8),
     #[error("{0}")]
     DataRepaired(String),
     #[error("{0}")]
@@ -41,6 +44,8 @@ impl Failure {
     pub fn code(&self) -> ExitCode {
         ExitCode::from(match self {
             Failure::Check(code) => *code,
+            // As shells have it.
+            Failure::Interrupted(signal) => 128 + signal,
             Failure::DataRepaired(_) => 1,
             Failure::Usage(_) => 64,
             Failure::DataDamaged(_) => 65,

@@ -16,6 +16,7 @@ use std::io::{self, BufReader, ErrorKind, IsTerminal as _, Read, Write};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// An archive that is being written has this behind its name.
 const DRAFT: &str = ".part";
@@ -46,15 +47,49 @@ pub(super) async fn backup(file: &Path, client: &mut Client) -> Result<(), Failu
             file.display()
         )));
     }
+    // First, so that no signal finds the draft and nobody who removes it.
+    let mut interrupts = Interrupts::new()?;
     let draft = Draft::of(file);
     let mut out = new_file(&draft.path).map_err(unwritable)?;
-    let bytes = receive(client, &mut out, unwritable).await?;
+    let bytes = tokio::select! {
+        // Ends here and not in the signal's default way: the draft goes with it.
+        signal = interrupts.next() => return Err(Failure::Interrupted(signal)),
+        bytes = receive(client, &mut out, unwritable) => bytes?,
+    };
     out.sync_all().map_err(unwritable)?;
     put_in_place(&draft.path, file, |from, to| std::fs::hard_link(from, to)).map_err(unwritable)?;
     drop(draft);
     sync_parent(file).map_err(unwritable)?;
     eprintln!("{}: {bytes} bytes", file.display());
     Ok(())
+}
+
+/// SIGINT, as Ctrl-C sends it, SIGTERM and SIGHUP.
+struct Interrupts([(Signal, u8); 3]);
+
+impl Interrupts {
+    fn new() -> Result<Interrupts, Failure> {
+        let of = |kind: SignalKind| {
+            let number = u8::try_from(kind.as_raw_value()).unwrap_or(0);
+            let failed = |error| Failure::Internal(format!("signals cannot be handled: {error}"));
+            signal(kind).map(|signal| (signal, number)).map_err(failed)
+        };
+        Ok(Interrupts([
+            of(SignalKind::interrupt())?,
+            of(SignalKind::terminate())?,
+            of(SignalKind::hangup())?,
+        ]))
+    }
+
+    /// The number of the next one.
+    async fn next(&mut self) -> u8 {
+        let [(interrupt, a), (terminate, b), (hangup, c)] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => *a,
+            _ = terminate.recv() => *b,
+            _ = hangup.recv() => *c,
+        }
+    }
 }
 
 /// Receives the archive. Returns how long it is.

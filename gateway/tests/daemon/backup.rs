@@ -10,12 +10,13 @@ use crate::support::mqtt::Mqtt;
 use crate::support::raw::{eventually, read_to_end};
 use crate::support::stomp::Stomp;
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{Read as _, Result, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Everything below is confirmed.
@@ -278,6 +279,50 @@ fn a_reader_that_stops_keeps_out_other_backups_and_holds_up_nobody_else() {
     let _stalled = ask();
     let mut gatepost = gatepost;
     assert!(gatepost.terminate().0.success());
+}
+
+/// Ctrl-C left `FILE.PID.part`.
+#[test]
+fn an_interrupted_backup_leaves_no_file() {
+    let gatepost = Gatepost::prepare(1, "");
+    fs::create_dir_all(gatepost.data()).expect("a directory");
+    // A gateway that sends the beginning of an archive, and then nothing.
+    let listener = UnixListener::bind(gatepost.data().join("control.sock")).expect("a socket");
+    for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
+        let child = Command::new(env!("CARGO_BIN_EXE_gatepost"))
+            .args(["backup", "--config", text(&gatepost.config())])
+            .arg(gatepost.dir.join("cut.tar"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("a request");
+            request.extend(byte);
+        }
+        let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+        stream.write_all(head).expect("sent");
+        let drafts = || {
+            names(&gatepost.dir)
+                .into_iter()
+                .filter(|name| name.starts_with("cut.tar"))
+        };
+        eventually("a draft", || drafts().count() == 1);
+        let kill = format!("kill -{signal} {}", child.id());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &kill])
+                .status()
+                .expect("a shell")
+                .success()
+        );
+        let (ended, said) = ended(&child.wait_with_output().expect("output"));
+        assert_eq!((ended, said.as_str()), (Some(code), "interrupted\n"), "{signal}");
+        assert_eq!(drafts().collect::<Vec<_>>(), Vec::<String>::new(), "{signal}");
+    }
 }
 
 #[test]
