@@ -23,6 +23,7 @@ use crate::vhosts::Vhosts;
 use gatepost_core::buffers::Buffers;
 use gatepost_core::catalog::{self, VhostRecord};
 use gatepost_core::engine::{Engine, Settings, Share, Usage};
+use gatepost_core::keys;
 use gatepost_core::properties::{Codecs, Name};
 use gatepost_core::session::Protocol;
 use gatepost_core::store::{Durability, Recovered, StoreStats, VhostId};
@@ -84,6 +85,8 @@ pub(crate) struct Node {
     pub desk: Desk,
     /// Notified when `mqtt.sys_interval` may have changed.
     pub sys_interval_changed: Notify,
+    /// Held during an import over the management API: a document takes several times its size in memory.
+    pub importing: tokio::sync::Mutex<()>,
     /// Wakes [`crate::watch`] when it should not wait for its next second.
     pub look: Notify,
     failure: Mutex<Option<Failure>>,
@@ -204,7 +207,7 @@ impl Node {
                 .map(|vhost| catalog::vhost_record(vhost.number, &vhost.record()));
             drop(vhosts.log().submit(first.into_iter().chain(vhost).collect()));
         }
-        Node {
+        let node = Node {
             connections: protocols.iter().map(|_| ConnectionCounts::default()).collect(),
             protection: Protection::new(&config),
             config: RwLock::new(Arc::new(config)),
@@ -230,10 +233,14 @@ impl Node {
             listeners: Listeners::default(),
             desk: Desk::default(),
             sys_interval_changed: Notify::new(),
+            importing: tokio::sync::Mutex::default(),
             look: Notify::new(),
             failure: Mutex::new(None),
             failed: Notify::new(),
-        }
+        };
+        // The log may know a name of the cluster that goes before the configuration's.
+        node.configure_protocols();
+        node
     }
 
     /// The current configuration. A reload replaces it, so call this each time instead of keeping the result.
@@ -246,9 +253,7 @@ impl Node {
         self.protection.configure(&config);
         let config = Arc::new(config);
         *self.config.write() = Arc::clone(&config);
-        for protocol in &self.protocols {
-            protocol.configure(&config.values);
-        }
+        self.configure_protocols();
         for vhost in self.vhosts.list().iter() {
             let settings = engine_settings(&config, vhost.name.clone(), vhost.number, NO_SHARE);
             vhost.enter(|engine| engine.reconfigure(settings));
@@ -257,6 +262,15 @@ impl Node {
         self.short_of_memory.notify_one();
         self.look.notify_one();
         self.sys_interval_changed.notify_one();
+    }
+
+    /// Gives all protocols the configuration, with the cluster's name as it is shown elsewhere.
+    pub(crate) fn configure_protocols(&self) {
+        let mut values = self.config().values.clone();
+        values.insert("node.cluster_name", keys::Value::Text(self.cluster_name()));
+        for protocol in &self.protocols {
+            protocol.configure(&values);
+        }
     }
 
     /// The vhost of that name.

@@ -55,6 +55,7 @@ impl Node {
         let id = (VhostId::NODE, Name::default(), Name::from(name));
         self.vhosts.log().write(vec![record(&id, &parameter)]).await?;
         self.directory.people.write().globals.insert(name.into(), value);
+        self.parameter_changed(name);
         Ok(if known { Put::Changed } else { Put::Created })
     }
 
@@ -70,7 +71,15 @@ impl Node {
         let id = (VhostId::NODE, Name::default(), Name::from(name));
         self.vhosts.log().write(vec![deletion::<ParameterRecord>(&id)]).await?;
         self.directory.people.write().globals.remove(name);
+        self.parameter_changed(name);
         Ok(())
+    }
+
+    /// Clients are told the cluster's name.
+    fn parameter_changed(&self, name: &str) {
+        if name == CLUSTER_NAME {
+            self.configure_protocols();
+        }
     }
 
     /// All global parameters, by name.
