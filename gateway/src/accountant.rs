@@ -31,6 +31,8 @@ pub(crate) struct Pools {
     pub unsettled: usize,
     /// Incomplete packets.
     pub input: usize,
+    /// Users of tokens and of the HTTP back end.
+    pub outside: usize,
     /// Bodies in memory. Over this, bodies that are in the log are dropped from memory.
     pub cache: usize,
 }
@@ -68,6 +70,7 @@ impl Pools {
             objects: bytes(objects),
             unsettled: bytes(unsettled),
             input: bytes(input),
+            outside: bytes(outside),
             cache: config.store.cache.bytes().min(bytes(rest / 4 * 3)),
         }
     }
@@ -175,6 +178,7 @@ mod tests {
         objects: 250,
         unsettled: 200,
         input: 100,
+        outside: 0,
         cache: 160,
     };
 

@@ -130,6 +130,7 @@ fn named(vhost: &Vhost, name: &str) -> Result<ExchangeInfo, Refusal> {
 }
 
 /// `source`: what it leads to. `destination`: what leads to it.
+/// None of an exchange that is not there, as in RabbitMQ.
 async fn bindings(
     caller: Caller,
     view: View,
@@ -137,11 +138,11 @@ async fn bindings(
     Path((vhost, name, end)): Path<(String, String, String)>,
 ) -> Answer {
     let vhost = caller.vhost(&node, &vhost)?;
-    let exchange = named(&vhost, &name)?.name;
+    let exchange = exchange_named(&name);
     let mut all = bindings::in_vhost(&vhost).await;
     match end.as_str() {
-        "source" => all.retain(|binding: &Binding| binding.source == exchange),
-        "destination" => all.retain(|binding| binding.leads_to(&exchange, true)),
+        "source" => all.retain(|binding: &Binding| *binding.source == *exchange),
+        "destination" => all.retain(|binding| binding.leads_to(exchange, true)),
         _ => return Err(Refusal::not_found()),
     }
     view.list(all, Pages::None)

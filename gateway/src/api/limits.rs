@@ -3,6 +3,7 @@
 use super::body::Body;
 use super::caller::{Caller, administrators};
 use super::{Answer, Api, Refusal, answer, done};
+use crate::directory::DirectoryError;
 use crate::directory::limits::LimitEntry;
 use crate::node::Node;
 use axum::Router;
@@ -42,8 +43,7 @@ async fn put_user(State(node): Api, Path((user, name)): Path<(String, String)>, 
 }
 
 async fn delete_user(State(node): Api, Path((user, name)): Path<(String, String)>) -> Answer {
-    node.clear_user_limit(&user, &name).await?;
-    done()
+    cleared(node.clear_user_limit(&user, &name).await)
 }
 
 async fn vhosts(caller: Caller, State(node): Api) -> Answer {
@@ -65,8 +65,15 @@ async fn put_vhost(State(node): Api, Path((vhost, name)): Path<(String, String)>
 }
 
 async fn delete_vhost(State(node): Api, Path((vhost, name)): Path<(String, String)>) -> Answer {
-    node.clear_vhost_limit(&vhost, &name).await?;
-    done()
+    cleared(node.clear_vhost_limit(&vhost, &name).await)
+}
+
+/// A limit that was not set is cleared all the same, as in RabbitMQ: tools clear what they do not want, and do not look before.
+fn cleared(cleared: Result<(), DirectoryError>) -> Answer {
+    match cleared {
+        Ok(()) | Err(DirectoryError::NotSet(_)) => done(),
+        Err(other) => Err(other.into()),
+    }
 }
 
 fn value(body: &Bytes) -> Result<i64, Refusal> {

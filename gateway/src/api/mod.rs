@@ -30,6 +30,7 @@ mod health;
 mod limits;
 mod log;
 pub(crate) mod login;
+mod memory;
 mod messages;
 mod moving;
 mod mqtt;
@@ -78,6 +79,7 @@ pub(crate) fn router(node: Arc<Node>, entrance: Entrance) -> Router {
     let routes = Router::new()
         .merge(overview::routes())
         .merge(nodes::routes())
+        .merge(memory::routes())
         .merge(health::routes())
         .merge(connections::routes())
         .merge(channels::routes())

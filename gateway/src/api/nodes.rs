@@ -1,6 +1,6 @@
 //! `/api/nodes`: this node, as one of a cluster of one.
 
-use super::caller::{Caller, administrators, monitors};
+use super::caller::{administrators, monitors};
 use super::fields::Fields;
 use super::overview::{self, CHURN};
 use super::rates::{Figure, NodeHistory, NodeSample, Spans};
@@ -20,7 +20,6 @@ pub(super) fn routes() -> Router<Arc<Node>> {
     Router::new()
         .route("/api/nodes", routing::get(list))
         .route("/api/nodes/{node}", routing::get(get))
-        .route("/api/nodes/{node}/memory", routing::get(memory))
         .route_layer(from_fn(monitors))
         .merge(
             Router::new()
@@ -135,62 +134,9 @@ async fn get(view: View, State(node): Api, Path(name): Path<String>) -> Answer {
     view.one(&shown(&node))
 }
 
-/// Where the memory is. What RabbitMQ tells of its own parts is 0.
-async fn memory(caller: Caller, view: View, State(node): Api, Path(name): Path<String>) -> Answer {
-    caller.monitors()?;
-    is_this(&node, &name)?;
-    let resident = machine::resident_bytes();
-    let counters: Vec<_> = node.vhosts.list().iter().map(|vhost| vhost.counters()).collect();
-    let messages: u64 = counters.iter().map(|counters| counters.memory_bytes).sum();
-    let objects = counters.iter().flat_map(|counters| counters.objects_bytes);
-    let objects = objects.map(|bytes| bytes as u64).sum::<u64>();
-    let buffers = node.buffers.bytes() as u64;
-    view.object(|fields| {
-        fields.object("memory", |fields| {
-            fields.count("binary", messages);
-            fields.count("queue_procs", objects);
-            fields.count("connection_other", buffers);
-            fields.count("other_system", resident.saturating_sub(messages + objects + buffers));
-            for key in ZEROS {
-                fields.count(key, 0u64);
-            }
-            fields.text("strategy", "rss");
-            fields.object("total", |fields| {
-                for key in ["rss", "allocated", "erlang"] {
-                    fields.count(key, resident);
-                }
-            });
-        });
-    })
-}
-
-const ZEROS: [&str; 23] = [
-    "connection_readers",
-    "connection_writers",
-    "connection_channels",
-    "queue_slave_procs",
-    "quorum_queue_procs",
-    "quorum_queue_dlx_procs",
-    "stream_queue_procs",
-    "stream_queue_replica_reader_procs",
-    "stream_queue_coordinator_procs",
-    "plugins",
-    "other_proc",
-    "metrics",
-    "mgmt_db",
-    "mnesia",
-    "quorum_ets",
-    "other_ets",
-    "msg_index",
-    "code",
-    "atom",
-    "allocated_unused",
-    "reserved_unallocated",
-    "metadata_store",
-    "metadata_store_ets",
-];
-
-fn is_this(node: &Node, name: &str) -> Result<(), Refusal> {
+/// # Errors
+/// The name is another node's.
+pub(super) fn is_this(node: &Node, name: &str) -> Result<(), Refusal> {
     if node.config().node.name == name {
         Ok(())
     } else {

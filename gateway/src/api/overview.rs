@@ -3,21 +3,24 @@
 use super::body::Body;
 use super::caller::{Caller, administrators};
 use super::fields::Fields;
+use super::nodes::is_this;
 use super::rates::{Figure, NodeHistory, NodeSample, Spans, clients};
 use super::view::View;
 use super::{Answer, Api, answer, done};
 use crate::directory::parameters::CLUSTER_NAME;
 use crate::node::Node;
+use crate::protocols;
 use crate::vhost::Vhost;
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::middleware::from_fn;
 use axum::routing;
 use gatepost_core::engine::Counters;
 use gatepost_core::properties::Value;
 use serde_json::json;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 pub(super) fn routes() -> Router<Arc<Node>> {
     let name_cluster = routing::put(set_cluster_name).route_layer(from_fn(administrators));
@@ -29,7 +32,7 @@ pub(super) fn routes() -> Router<Arc<Node>> {
         .route("/api/feature-flags", routing::get(none))
         .route("/api/deprecated-features", routing::get(none))
         .route("/api/deprecated-features/used", routing::get(none))
-        .route("/api/auth/attempts/{node}", routing::get(none))
+        .route("/api/auth/attempts/{node}", routing::get(auth_attempts))
         .route("/api/auth/attempts/{node}/source", routing::get(none))
         .route("/api/auth", routing::get(auth))
         .route("/api/version", routing::get(version))
@@ -227,6 +230,21 @@ async fn set_cluster_name(State(node): Api, body: Bytes) -> Answer {
 /// There is nothing of the kind.
 async fn none() -> Answer {
     answer(&json!([]))
+}
+
+/// Logins since the start, by protocol. Where they came from is not kept.
+async fn auth_attempts(caller: Caller, State(node): Api, Path(name): Path<String>) -> Answer {
+    caller.monitors()?;
+    is_this(&node, &name)?;
+    let counted = protocols::ALL.iter().zip(&node.connections).map(|(protocol, counts)| {
+        let protocol = protocol.metrics_label;
+        let good = counts.logged_in.load(Ordering::Relaxed);
+        let bad = counts.login_refused.load(Ordering::Relaxed);
+        json!({
+            "protocol": protocol, "auth_attempts": good + bad, "auth_attempts_failed": bad, "auth_attempts_succeeded": good,
+        })
+    });
+    answer(&counted.collect::<Vec<_>>().into())
 }
 
 async fn auth() -> Answer {

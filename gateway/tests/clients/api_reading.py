@@ -130,6 +130,19 @@ def unknown_things_are_404_and_lists_of_unknown_vhosts_too():
 
 
 @case
+def what_is_not_there_has_no_bindings_and_no_limits():
+    """rabbitmqadmin v2 removes and clears without a look before."""
+    for path in (queue("nope-at-all") + "/bindings", "/api/exchanges/%2F/nope/bindings/source", "/api/exchanges/%2F/nope/bindings/destination"):
+        # RabbitMQ makes up a queue's default binding.
+        equal([binding for binding in ADMIN.get(path) if binding["source"]], [], path)
+    vhost = unique("v")
+    ADMIN.put(f"/api/vhosts/{vhost}")
+    ADMIN.delete(f"/api/vhost-limits/{vhost}/max-queues")
+    ADMIN.delete("/api/user-limits/guest/max-channels")
+    ADMIN.delete(f"/api/vhosts/{vhost}")
+
+
+@case
 def the_default_exchange_is_addressed_by_another_name():
     equal(ADMIN.get("/api/exchanges/%2F/amq.default")["name"], "")
     names = [exchange["name"] for exchange in ADMIN.get("/api/exchanges/%2F")]
