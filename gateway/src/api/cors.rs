@@ -64,7 +64,7 @@ impl Origins {
             header::ACCESS_CONTROL_EXPOSE_HEADERS,
             HeaderValue::from_static("location"),
         );
-        headers.insert(header::VARY, HeaderValue::from_static("origin"));
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
     }
 
     /// Tells the browser what the page may ask, and with which headers.

@@ -10,6 +10,7 @@
 
 use super::caller::Caller;
 use super::cors::Origins;
+use super::gzip;
 use super::login;
 use super::sessions::Sessions;
 use super::ui;
@@ -25,6 +26,8 @@ use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
+use gatepost_core::buffers::{Buffers, Part};
+use http_body_util::BodyExt as _;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use serde_json::json;
@@ -66,9 +69,13 @@ pub(super) fn behind(node: Arc<Node>, entrance: Entrance, routes: Router) -> Rou
 async fn enter(State(door): State<Arc<Door>>, request: Request) -> Response {
     let config = door.node.config();
     let origins = Origins::of(&config.management.cors_origins, request.headers());
+    let compresses = gzip::is_asked(request.headers());
     let mut response = match door.pass(&config, &origins, request).await {
         Ok(response) | Err(response) => response,
     };
+    if compresses {
+        response = gzip::compress(response).await;
+    }
     origins.allow(response.headers_mut());
     if door.entrance == Entrance::Network {
         ui::protect(response.headers_mut());
@@ -119,20 +126,21 @@ impl Door {
         if changes && self.entrance == Entrance::Network && origins.is_strange(&parts.headers) {
             return Err(strange());
         }
+        let limit = self.limit_of(config, &caller, &parts);
         parts.extensions.insert(caller);
-        let max = config.management.max_body.0;
-        let max = match self.entrance {
-            // Definitions through the control socket have a larger limit: a whole export must fit.
-            Entrance::Socket if parts.uri.path().starts_with("/api/definitions") => max.max(DEFINITIONS_MAX),
-            _ => max,
-        };
-        let body = read(body, &parts.headers, max).await?;
+        let mut part = self.node.buffers.part(self.node.clock.now().monotonic);
+        let body = read(body, &parts.headers, &limit, &self.node.buffers, &mut part).await?;
+        part.set(body.len().saturating_mul(limit.times_in_memory));
         let request = Request::from_parts(parts, Body::from(body));
         if !changes {
             return Ok(run(&self.routes, request).await);
         }
         let routes = self.routes.clone();
-        let done = tokio::spawn(async move { run(&routes, request).await });
+        let done = tokio::spawn(async move {
+            let answer = run(&routes, request).await;
+            drop(part);
+            answer
+        });
         // The task fails only if it panics, and the panic is logged.
         let failed = |_| {
             Refusal::of(
@@ -142,6 +150,29 @@ impl Door {
             )
         };
         done.await.map_err(|error| failed(error).into_response())
+    }
+
+    /// The limits for the body of a request.
+    fn limit_of(&self, config: &Config, caller: &Caller, request: &Parts) -> Limit {
+        if !request.uri.path().starts_with("/api/definitions") || !caller.is_administrator() {
+            return Limit {
+                bytes: config.management.max_body.0,
+                key: "management.max_body",
+                timeout: BODY_TIMEOUT,
+                times_in_memory: 1,
+            };
+        }
+        let bytes = config.management.definitions_max.0;
+        Limit {
+            bytes: match self.entrance {
+                // Definitions through the control socket have a larger limit: a whole export must fit.
+                Entrance::Socket => bytes.max(OPERATORS_DEFINITIONS_MAX),
+                Entrance::Network => bytes,
+            },
+            key: "management.definitions_max",
+            timeout: DEFINITIONS_TIMEOUT,
+            times_in_memory: DEFINITIONS_TIMES_IN_MEMORY,
+        }
     }
 
     /// Answers OPTIONS with the methods of the path, which the router knows.
@@ -218,8 +249,23 @@ impl Door {
     }
 }
 
+/// See [`Door::limit_of`].
+struct Limit {
+    bytes: u64,
+    /// The key that sets it.
+    key: &'static str,
+    /// The body has to be there within this time.
+    timeout: Duration,
+    /// Memory that a body and what is parsed from it take, as a multiple of its size.
+    times_in_memory: usize,
+}
+
 /// Largest body of definitions that come through the control socket.
-const DEFINITIONS_MAX: u64 = 64 << 20;
+const OPERATORS_DEFINITIONS_MAX: u64 = 64 << 20;
+/// Definitions may come over a slow line.
+const DEFINITIONS_TIMEOUT: Duration = Duration::from_secs(300);
+/// For the text, the JSON values, and the definitions made from them.
+const DEFINITIONS_TIMES_IN_MEMORY: usize = 6;
 /// A header that the console sends and that a link or form on another page cannot.
 const ASKED_BY_CONSOLE: &str = "x-requested-with";
 const STRANGE: &str = "a page of another server may change something only if management.cors_origins names it";
@@ -284,32 +330,62 @@ async fn drain(body: Body, request: &Parts) {
     }
 }
 
-/// A whole body.
+/// A whole body. It is counted among the buffers while it comes.
 ///
 /// # Errors
-/// It is too long, or does not come.
-async fn read(body: Body, headers: &HeaderMap, max: u64) -> Result<axum::body::Bytes, Response> {
-    let too_large = || {
-        let reason = format!("a body has {max} bytes at most (management.max_body)");
-        Refusal::of(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", reason).into_response()
-    };
+/// It is too long, or does not come, or there is no memory for it.
+async fn read(
+    body: Body,
+    headers: &HeaderMap,
+    limit: &Limit,
+    buffers: &Buffers,
+    part: &mut Part,
+) -> Result<axum::body::Bytes, Response> {
     let announced = headers
         .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok());
-    if announced
-        .and_then(|length| length.parse::<u64>().ok())
-        .is_some_and(|length| length > max)
-    {
-        return Err(too_large());
+        .and_then(|length| length.to_str().ok())
+        .and_then(|length| length.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > limit.bytes) {
+        return Err(too_large(limit));
     }
-    let max = usize::try_from(max).unwrap_or(usize::MAX);
-    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, max)).await {
-        Ok(body) => body.map_err(|_| too_large()),
+    match tokio::time::timeout(limit.timeout, collect(body, limit, buffers, part)).await {
+        Ok(collected) => collected,
         Err(_) => {
             let text = json!({ "error": "request_timeout", "reason": "the body did not come" });
             Err((StatusCode::REQUEST_TIMEOUT, [JSON, NO_CACHE], text.to_string()).into_response())
         }
     }
+}
+
+async fn collect(
+    mut body: Body,
+    limit: &Limit,
+    buffers: &Buffers,
+    part: &mut Part,
+) -> Result<axum::body::Bytes, Response> {
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Refusal::bad_request(error.to_string()).into_response())?;
+        let Ok(data) = frame.into_data() else { continue };
+        if (whole.len() + data.len()) as u64 > limit.bytes {
+            return Err(too_large(limit));
+        }
+        whole.extend_from_slice(&data);
+        part.set(whole.len());
+        if whole.len() > LARGE && buffers.are_full() {
+            let reason = "memory for incomplete requests is used up (memory.input)";
+            return Err(Refusal::of(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable", reason).into_response());
+        }
+    }
+    Ok(whole.into())
+}
+
+/// A body up to this size is taken also when memory is short: an operator may be about to make room.
+const LARGE: usize = 64 << 10;
+
+fn too_large(limit: &Limit) -> Response {
+    let reason = format!("a body has {} bytes at most ({})", limit.bytes, limit.key);
+    Refusal::of(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", reason).into_response()
 }
 
 #[cfg(test)]

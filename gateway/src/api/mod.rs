@@ -26,6 +26,7 @@ mod errand;
 mod exchanges;
 mod fields;
 pub(crate) mod flow;
+mod gzip;
 mod health;
 mod limits;
 mod log;

@@ -597,8 +597,11 @@ section! {
         /// Origins of other servers' web pages that may use the API, such as `https://panel.example`; `*`: all. Pages of other
         /// origins can neither read nor change anything.
         cors_origins: Vec<String> = "[]", Kind::Texts, Now;
-        /// Maximum size of a request's body.
+        /// Maximum size of a request's body, except that of definitions.
         max_body: Size = "\"1MiB\"", Kind::Size { min: 1 << 10, max: 1 << 30 }, Now;
+        /// Maximum size of the definitions that an administrator imports in one request. While they are imported, they count in
+        /// `memory.input` with six times their size.
+        definitions_max: Size = "\"16MiB\"", Kind::Size { min: 1 << 10, max: 1 << 30 }, Now;
         /// Whether the console, a web page, is served beside the API.
         ui: bool = "true", Kind::Flag, Now;
         /// Whether messages are counted for the flow map (`/api/gatepost/flow`): who talks to whom.

@@ -1,5 +1,8 @@
 """Who comes in by the management API, what they are told who do not, and what every request has in common."""
 
+import gzip
+import json
+
 from harness import HOST, METRICS, case, equal, main, unique
 from management import ADMIN, MANAGEMENT, Api, segment, user
 
@@ -148,6 +151,41 @@ def null_body_is_empty_object():
     ADMIN.put(f"/api/vhosts/{name}", "null", expect=201)
     ADMIN.put(f"/api/vhosts/{name}", "", expect=204)
     ADMIN.delete(f"/api/vhosts/{name}")
+
+
+@case
+def long_answers_are_compressed_for_who_asks():
+    plain = ADMIN.ask("GET", "/api/exchanges/%2F")
+    assert "content-encoding" not in plain.headers, plain.headers
+    packed = ADMIN.ask("GET", "/api/exchanges/%2F", headers={"accept-encoding": "gzip, deflate"})
+    equal((packed.status, packed.headers["content-encoding"], packed.headers["content-type"]), (200, "gzip", "application/json"))
+    assert "accept-encoding" in packed.headers["vary"].lower(), packed.headers
+    assert len(packed.body) < len(plain.body) / 2, (len(packed.body), len(plain.body))
+    names = [exchange["name"] for exchange in json.loads(gzip.decompress(packed.body))]
+    assert "amq.topic" in names, names
+
+
+@case(differs="rabbitmq")
+def definitions_may_be_longer_than_other_bodies():
+    long = json.dumps({"users": [], "note": "x" * (3 << 20)})
+    equal(ADMIN.ask("POST", "/api/definitions", long).status, 204)
+    equal(ADMIN.ask("POST", "/api/definitions/%2F", long).status, 204)
+    answer = ADMIN.ask("POST", "/api/definitions", headers={"content-length": str(17 << 20)})
+    equal((answer.status, answer.json["error"]), (413, "payload_too_large"))
+    assert "management.definitions_max" in answer.json["reason"], answer.json
+    # Only administrators import them.
+    answer = user(unique("manager"), "policymaker", ["/"]).ask("POST", "/api/definitions/%2F", headers={"content-length": str(2 << 20)})
+    equal(answer.status, 413)
+    assert "management.max_body" in answer.json["reason"], answer.json
+
+
+@case
+def logins_are_counted_by_protocol():
+    node = segment(ADMIN.get("/api/nodes")[0]["name"])
+    Api("guest", "wrong").ask("GET", "/api/overview")
+    for row in ADMIN.get(f"/api/auth/attempts/{node}"):
+        equal(row["auth_attempts"], row["auth_attempts_failed"] + row["auth_attempts_succeeded"])
+        assert isinstance(row["protocol"], str), row
 
 
 @case(differs="rabbitmq")

@@ -51,6 +51,7 @@ async fn get_of(caller: Caller, State(node): Api, Path(vhost): Path<String>, uri
 }
 
 async fn post(State(node): Api, headers: HeaderMap, body: Bytes) -> Answer {
+    let _turn = node.importing.lock().await;
     import(&node, &document(&headers, &body)?, None).await?;
     done()
 }
@@ -64,6 +65,7 @@ async fn post_of(
 ) -> Answer {
     let vhost = caller.vhost_to_use(&node, &vhost)?;
     caller.administers()?;
+    let _turn = node.importing.lock().await;
     import(&node, &document(&headers, &body)?, Some(&vhost.name)).await?;
     done()
 }
