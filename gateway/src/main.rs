@@ -136,8 +136,15 @@ fn main() -> ExitCode {
     if std::env::args_os().any(|argument| argument == "config") {
         command = command.mut_subcommand("config", |config| config.after_long_help(config::help(None)));
     }
+    let words = match words() {
+        Ok(words) => words,
+        Err(failure) => {
+            eprintln!("{failure}");
+            return failure.code();
+        }
+    };
     let arguments = command
-        .try_get_matches_from(words())
+        .try_get_matches_from(words)
         .and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match arguments {
         Ok(arguments) => arguments,
@@ -165,20 +172,23 @@ fn main() -> ExitCode {
 }
 
 /// The command line. `gatepostctl` and `rabbitmqctl` also know RabbitMQ's verbs.
-fn words() -> Vec<std::ffi::OsString> {
+///
+/// # Errors
+/// One of RabbitMQ's verbs that is not here.
+fn words() -> Result<Vec<std::ffi::OsString>, Failure> {
     let all: Vec<std::ffi::OsString> = std::env::args_os().collect();
     let name = all.first().and_then(|path| std::path::Path::new(path).file_name());
     if !name.is_some_and(|name| name == "gatepostctl" || name == "rabbitmqctl") {
-        return all;
+        return Ok(all);
     }
     // What is not Unicode is no verb.
     let texts: Option<Vec<String>> = all.iter().map(|word| word.to_str().map(str::to_owned)).collect();
     match texts {
-        Some(texts) => gatepost::control::translate(texts)
+        Some(texts) => Ok(gatepost::control::translate(texts)?
             .into_iter()
             .map(Into::into)
-            .collect(),
-        None => all,
+            .collect()),
+        None => Ok(all),
     }
 }
 

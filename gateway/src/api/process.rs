@@ -1,4 +1,4 @@
-//! The process itself: `/api/gatepost/reload`, `/api/gatepost/log/level`, `/api/gatepost/log/rotate`, `/api/gatepost/stop` and
+//! The process itself, and what only its operators ask: `/api/gatepost/reload`, `/api/gatepost/log/level`, `/api/gatepost/log/rotate`, `/api/gatepost/stop` and
 //! `/api/gatepost/configuration`.
 
 use super::body::Body;
@@ -13,6 +13,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::middleware::from_fn;
 use axum::routing;
+use gatepost_core::event::LoginFailure;
 use gatepost_core::keys::Applies;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub(super) fn routes() -> Router<Arc<Node>> {
         .route("/api/gatepost/log/level", routing::put(set_level))
         .route("/api/gatepost/log/rotate", routing::post(rotate))
         .route("/api/gatepost/stop", routing::post(stop))
+        .route("/api/gatepost/authenticate", routing::post(authenticate))
         .route("/api/gatepost/configuration", routing::get(configuration))
         .route_layer(from_fn(administrators))
 }
@@ -80,6 +82,28 @@ async fn stop(caller: Caller, State(node): Api) -> Answer {
     }
     node.desk.stop();
     answer(&json!({ "pid": std::process::id() }))
+}
+
+/// `{"name": "ann", "password": "…"}`: whether somebody with this name and password is let in, as from this machine. It is for
+/// administrators, so a wrong password is no attack and bans nobody.
+async fn authenticate(State(node): Api, body: Bytes) -> Answer {
+    let body = Body::parse(&body)?;
+    let (name, password) = (body.required("name")?, body.required("password")?);
+    match node.log_in(name, password.as_bytes(), true).await {
+        Ok((name, tags)) => {
+            let tags: Vec<&str> = tags.iter().map(|tag| &**tag).collect();
+            answer(&json!({ "name": &*name, "tags": tags }))
+        }
+        Err(LoginFailure::Busy | LoginFailure::Full) => Err(Refusal::of(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "service_unavailable",
+            "too many logins wait to be checked",
+        )),
+        Err(_) => Err(Refusal::bad(
+            "not_authorized",
+            format!("user '{name}' is refused: there is no such user, or its password is another"),
+        )),
+    }
 }
 
 /// The keys in effect. No key holds a secret itself: they name files that do.

@@ -149,7 +149,11 @@ impl Client {
             let tls =
                 outbound::connector(&ca.unwrap_or_default()).map_err(|what| Failure::Usage(format!("--ca: {what}")))?;
             let name = ServerName::try_from(at.host().to_owned()).map_err(|error| usage(error.to_string()))?;
-            Client::over(tls.connect(name, stream).await.map_err(cannot)?, None, target).await
+            let stream = tls.connect(name, stream).await.map_err(|error| match &error {
+                error if is_no_tls(error) => Failure::Unavailable(format!("{shown} does not speak TLS: try http://")),
+                _ => cannot(error),
+            })?;
+            Client::over(stream, None, target).await
         };
         let client = within(target.timeout(), reaching).await?;
         Ok(Client {
@@ -417,6 +421,12 @@ async fn within<T>(limit: Duration, doing: impl Future<Output = Result<T, Failur
         let seconds = limit.as_secs();
         Err(Failure::TimedOut(format!("no answer within {seconds} s (--timeout)")))
     })
+}
+
+/// Whether the server answered with something that is no record of TLS.
+fn is_no_tls(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::InvalidMessage(_)))
 }
 
 fn unreachable(error: hyper::Error) -> Failure {

@@ -29,15 +29,34 @@ pub(super) async fn act(verb: &Limit, client: &mut Client) -> Result<Listed, Fai
                 }
             }
         }
-        Limit::List => {
-            let mut all = Vec::new();
-            for kind in ["user-limits", "vhost-limits"] {
-                all.extend(client.get(&[kind]).await?.as_array().cloned().unwrap_or_default());
-            }
-            return Ok(Some((&["user", "vhost", "value"], Value::from(all))));
+        Limit::List { user, vhost, of } => {
+            return listed(user.as_deref(), vhost.as_deref(), of.as_deref(), client).await;
         }
     }
     Ok(None)
+}
+
+async fn listed(
+    user: Option<&str>,
+    vhost: Option<&str>,
+    of: Option<&str>,
+    client: &mut Client,
+) -> Result<Listed, Failure> {
+    let (columns, paths): (&'static [&'static str], Vec<Vec<&str>>) = match (user, vhost, of) {
+        (Some(user), ..) => (&["user", "value"], vec![vec!["user-limits", user]]),
+        (_, Some(vhost), _) => (&["vhost", "value"], vec![vec!["vhost-limits", vhost]]),
+        (.., Some("users")) => (&["user", "value"], vec![vec!["user-limits"]]),
+        (.., Some(_)) => (&["vhost", "value"], vec![vec!["vhost-limits"]]),
+        _ => (
+            &["user", "vhost", "value"],
+            vec![vec!["user-limits"], vec!["vhost-limits"]],
+        ),
+    };
+    let mut all = Vec::new();
+    for path in paths {
+        all.extend(client.get(&path).await?.as_array().cloned().unwrap_or_default());
+    }
+    Ok(Some((columns, Value::from(all))))
 }
 
 const ALL: &str = "all";

@@ -22,6 +22,8 @@ pub enum Kind {
     Vhosts,
     Users,
     Policies,
+    Permissions,
+    TopicPermissions,
     Listeners,
 }
 
@@ -65,12 +67,16 @@ impl Kind {
             Kind::Policies => ("policies", true),
             Kind::Vhosts => ("vhosts", false),
             Kind::Users => ("users", false),
+            Kind::Permissions => ("permissions", false),
+            Kind::TopicPermissions => ("topic-permissions", false),
             Kind::Listeners => ("overview", false),
             Kind::Sessions | Kind::Subscriptions => return vec!["gatepost", "sessions", vhost.unwrap_or("/")],
             Kind::Retained => return vec!["gatepost", "retained", vhost.unwrap_or("/")],
         };
         match (vhost, self, of_vhost) {
-            (Some(vhost), Kind::Connections | Kind::Channels, _) => vec!["vhosts", vhost, noun],
+            (Some(vhost), Kind::Connections | Kind::Channels | Kind::Permissions | Kind::TopicPermissions, _) => {
+                vec!["vhosts", vhost, noun]
+            }
             (Some(vhost), _, true) => vec![noun, vhost],
             _ => vec![noun],
         }
@@ -97,6 +103,8 @@ impl Kind {
             Kind::Vhosts => &["name", "description"],
             Kind::Users => &["name", "tags"],
             Kind::Policies => &["vhost", "name", "pattern", "apply-to", "priority", "definition"],
+            Kind::Permissions => &["vhost", "user", "configure", "write", "read"],
+            Kind::TopicPermissions => &["vhost", "user", "exchange", "write", "read"],
             Kind::Listeners => &["protocol", "ip_address", "port"],
         }
     }
@@ -145,6 +153,8 @@ impl Kind {
             }
             Kind::Users => "channels connections hashing_algorithm limits name password_hash tags",
             Kind::Policies => "apply-to definition name pattern priority vhost",
+            Kind::Permissions => "configure read user vhost write",
+            Kind::TopicPermissions => "exchange read user vhost write",
             Kind::Listeners => "ip_address node port protocol socket_opts",
         }
     }

@@ -14,8 +14,10 @@ mod definitions;
 mod health;
 mod limits;
 mod listing;
+mod memory;
 mod messages;
 mod pages;
+mod parameter;
 mod password;
 mod policy;
 mod process;
@@ -24,6 +26,8 @@ mod table;
 mod target;
 mod top;
 mod trace;
+mod user;
+mod vhost;
 
 use crate::config::Layers;
 use crate::exit::{Failure, print};
@@ -39,6 +43,7 @@ pub use health::Checks;
 pub use listing::{Kind, Listing};
 pub use messages::{Fetch, Outgoing};
 pub use pages::{ctl_manual, manual, reference};
+pub use parameter::Parameter;
 pub use policy::Policy;
 pub use rabbitmqctl::translate;
 use serde_json::{Value, json};
@@ -47,6 +52,8 @@ use table::Output;
 pub use target::{Format, Target};
 pub use top::{By, Watching};
 pub use trace::Trace;
+pub use user::User;
+pub use vhost::Vhost;
 
 /// What to manage.
 #[derive(Subcommand, Debug)]
@@ -59,6 +66,11 @@ pub enum Verb {
     },
     /// Say how a gateway that runs is: version, what there is, memory, disk, listeners
     Status {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Say where the memory of a gateway that runs is: what clients have made, by kind, and what each part of the budget may take
+    Memory {
         #[command(flatten)]
         target: Target,
     },
@@ -217,6 +229,20 @@ pub enum Verb {
         #[command(subcommand)]
         verb: Policy,
     },
+    /// Manage parameters of vhosts, and global parameters
+    Parameter {
+        #[command(flatten)]
+        target: Target,
+        #[command(subcommand)]
+        verb: Parameter,
+    },
+    /// Print the name of the cluster, or set it. It outlives a restart, and goes before node.cluster_name
+    ClusterName {
+        #[command(flatten)]
+        target: Target,
+        /// The new name
+        name: Option<String>,
+    },
     /// Create, delete and purge queues
     Queue {
         #[command(flatten)]
@@ -256,68 +282,6 @@ pub enum Verb {
         #[command(subcommand)]
         verb: Definitions,
     },
-}
-
-/// How a password is given. Without options it is asked for on the terminal, or read from the first line of standard input.
-#[derive(Args, Debug)]
-pub struct Password {
-    /// The first line of this file is the password
-    #[arg(long, value_name = "FILE")]
-    password_file: Option<PathBuf>,
-    /// The password itself. Other users of this machine see it in the list of processes
-    #[arg(long, value_name = "PASSWORD", conflicts_with_all = ["password_file", "hash"])]
-    password: Option<String>,
-    /// A hash that another broker exported, instead of a password
-    #[arg(long, value_name = "HASH", conflicts_with = "password_file")]
-    hash: Option<String>,
-    /// The hash's algorithm, such as rabbit_password_hashing_sha256; not needed for a hash that begins with $
-    #[arg(long, value_name = "NAME", requires = "hash", default_value = "")]
-    algorithm: String,
-    /// No password: the user logs in by certificate only
-    #[arg(long, conflicts_with_all = ["password_file", "password", "hash"])]
-    no_password: bool,
-}
-
-#[derive(Subcommand, Debug)]
-#[expect(missing_docs, reason = "each says so to whoever asks for help")]
-pub enum User {
-    /// Create a user. It has no rights before `gatepost permission set`
-    Add {
-        name: String,
-        #[command(flatten)]
-        password: Password,
-        /// Such as administrator; may be given several times
-        #[arg(long = "tag", value_name = "TAG")]
-        tags: Vec<String>,
-    },
-    /// Delete a user with its permissions, and end its connections
-    Delete { name: String },
-    /// List the users
-    List,
-    /// Change a user's password. Its connections stay open
-    Passwd {
-        name: String,
-        #[command(flatten)]
-        password: Password,
-    },
-    /// Replace a user's tags; without any, all are removed
-    Tags { name: String, tags: Vec<String> },
-}
-
-#[derive(Subcommand, Debug)]
-#[expect(missing_docs, reason = "each says so to whoever asks for help")]
-pub enum Vhost {
-    /// Create a vhost
-    Add {
-        name: String,
-        /// For people
-        #[arg(long, default_value = "")]
-        description: String,
-    },
-    /// Delete a vhost with everything in it, and end its connections
-    Delete { name: String },
-    /// List the vhosts
-    List,
 }
 
 #[derive(Subcommand, Debug)]
@@ -421,7 +385,17 @@ pub enum Limit {
         name: Option<String>,
     },
     /// List limits
-    List,
+    List {
+        /// Of one user
+        #[arg(long)]
+        user: Option<String>,
+        /// Of one vhost
+        #[arg(long, conflicts_with = "user")]
+        vhost: Option<String>,
+        /// Those of all users, or of all vhosts
+        #[arg(long, value_parser = ["users", "vhosts"])]
+        of: Option<String>,
+    },
 }
 
 #[derive(Subcommand, Debug)]
@@ -452,6 +426,8 @@ impl Verb {
     fn must_run(&self) -> bool {
         match self {
             Verb::List { list, .. } => list.must_run(),
+            Verb::User { verb, .. } => verb.must_run(),
+            Verb::Memory { .. } => true,
             Verb::Reload { .. } | Verb::RotateLogs { .. } | Verb::SetLogLevel { .. } | Verb::Stop { .. } => true,
             Verb::AwaitStartup { .. } | Verb::Environment { .. } | Verb::Report { .. } | Verb::Top { .. } => true,
             Verb::Ban { .. } | Verb::Ping { .. } | Verb::Status { .. } | Verb::Close { .. } => true,
@@ -490,6 +466,9 @@ impl Verb {
             | Verb::Limit { target, .. }
             | Verb::Ban { target, .. }
             | Verb::Policy { target, .. }
+            | Verb::Parameter { target, .. }
+            | Verb::ClusterName { target, .. }
+            | Verb::Memory { target }
             | Verb::Queue { target, .. }
             | Verb::Exchange { target, .. }
             | Verb::Binding { target, .. }
@@ -521,6 +500,13 @@ fn execute(verb: &Verb, mut layers: Layers) -> Result<Output, Failure> {
     let target = verb.target();
     layers.file = target.config.clone().or(layers.file);
     layers.data = target.data.clone().or(layers.data);
+    if let Verb::User {
+        verb: User::Hash(hashing),
+        ..
+    } = verb
+    {
+        return hashing.hash();
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Internal(format!("cannot start a runtime: {error}")))?;
     runtime.block_on(async {
@@ -574,13 +560,16 @@ async fn ask(verb: &Verb, client: &mut Client) -> Result<Output, Failure> {
 
 async fn manage(verb: &Verb, client: &mut Client) -> Result<Listed, Failure> {
     match verb {
-        Verb::User { verb, .. } => user(verb, client).await,
-        Verb::Vhost { verb, .. } => vhost(verb, client).await,
+        Verb::User { verb, .. } => user::act(verb, client).await,
+        Verb::Vhost { verb, .. } => vhost::act(verb, client).await,
         Verb::Permission { verb, .. } => permission(verb, client).await,
         Verb::TopicPermission { verb, .. } => topic_permission(verb, client).await,
         Verb::Limit { verb, .. } => limits::act(verb, client).await,
         Verb::Ban { verb, .. } => ban(verb, client).await,
         Verb::Policy { verb, .. } => policy::act(verb, client).await,
+        Verb::Parameter { verb, .. } => parameter::act(verb, client).await,
+        Verb::ClusterName { name, .. } => parameter::cluster_name(name.as_deref(), client).await,
+        Verb::Memory { .. } => memory::accounts(client).await,
         Verb::Queue { verb, .. } => declaring::queue(verb, client).await,
         Verb::Exchange { verb, .. } => declaring::exchange(verb, client).await,
         Verb::Binding { verb, .. } => declaring::binding(verb, client).await,
@@ -589,36 +578,6 @@ async fn manage(verb: &Verb, client: &mut Client) -> Result<Listed, Failure> {
         // These ask, and manage nothing.
         _ => Ok(None),
     }
-}
-
-async fn user(verb: &User, client: &mut Client) -> Result<Listed, Failure> {
-    match verb {
-        User::Add { name, password, tags } => {
-            let mut body = password.body()?;
-            body["tags"] = json!(tags);
-            client.make(&["users", name], &body).await?;
-        }
-        User::Delete { name } => client.delete(&["users", name]).await?,
-        User::List => return list(client, &["users"], &["name", "tags"]).await,
-        User::Passwd { name, password } => {
-            client.patch(&["users", name], &password.body()?).await?;
-        }
-        User::Tags { name, tags } => client.patch(&["users", name], &json!({ "tags": tags })).await?,
-    }
-    Ok(None)
-}
-
-async fn vhost(verb: &Vhost, client: &mut Client) -> Result<Listed, Failure> {
-    match verb {
-        Vhost::Add { name, description } => {
-            client
-                .make(&["vhosts", name], &json!({ "description": description }))
-                .await?;
-        }
-        Vhost::Delete { name } => client.delete(&["vhosts", name]).await?,
-        Vhost::List => return list(client, &["vhosts"], &["name", "description", "queues"]).await,
-    }
-    Ok(None)
 }
 
 async fn permission(verb: &Permission, client: &mut Client) -> Result<Listed, Failure> {
@@ -698,21 +657,4 @@ async fn filtered(
         entries.retain(|entry| is(entry, "user", user) && is(entry, "vhost", vhost));
     }
     Ok(Some((columns, all)))
-}
-
-impl Password {
-    /// The members for the request's body.
-    fn body(&self) -> Result<Value, Failure> {
-        if self.no_password {
-            return Ok(json!({ "password_hash": "" }));
-        }
-        if let Some(hash) = &self.hash {
-            return Ok(json!({ "password_hash": hash, "hashing_algorithm": self.algorithm }));
-        }
-        let password = match &self.password {
-            Some(password) => password.clone(),
-            None => password::read(self.password_file.as_deref())?,
-        };
-        Ok(json!({ "password": password }))
-    }
 }

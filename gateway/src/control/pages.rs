@@ -161,7 +161,10 @@ const CODES: [(&str, &str); 13] = [
     ("75", "No answer in time; another process uses the data directory."),
     ("78", "The configuration is wrong."),
     ("101", "A panic, which is always a fault of the program."),
-    ("130, 143", "Ended at once, by a second signal."),
+    (
+        "129, 130, 143",
+        "Ended by SIGHUP, SIGINT (Ctrl-C) or SIGTERM: a backup at the first, a gateway at once, at the second.",
+    ),
 ];
 
 /// gatepost(1), in roff.
@@ -213,6 +216,12 @@ pub fn ctl_manual() -> String {
         roff(CTL)
     );
     tags(&mut text, rabbitmqctl::verbs());
+    text.push_str(".SH \"VERBS THAT ARE NOT HERE\"\nThey exit with 64, and say this:\n");
+    let absent = rabbitmqctl::absent();
+    tags(
+        &mut text,
+        absent.map(|(name, instead)| (name.to_owned(), instead.to_owned())),
+    );
     text.push_str(".SH \"SEE ALSO\"\n.BR gatepost (1)\n");
     text
 }

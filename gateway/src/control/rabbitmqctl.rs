@@ -3,6 +3,11 @@
 //! A line is taken apart into its verb, options and other words, and put together again as Gatepost's verbs take them.
 //! Lists have `rabbitmqctl`'s columns, tabs between them, and are of the vhost `/` if no other is named.
 
+mod absent;
+
+use crate::exit::Failure;
+pub(super) use absent::absent;
+
 /// A verb of `rabbitmqctl`, or of `rabbitmq-diagnostics`.
 struct Verb {
     name: &'static str,
@@ -105,28 +110,40 @@ const VERBS: &[Verb] = &[
         false,
     ),
     list("list_operator_policies", &["policy", "list", "--operator"], &[], true),
-    list("list_permissions", &["permission", "list"], &[], true),
-    list("list_topic_permissions", &["topic-permission", "list"], &[], true),
+    list(
+        "list_permissions",
+        &["list", "permissions"],
+        &["user", "configure", "write", "read"],
+        true,
+    ),
+    list(
+        "list_topic_permissions",
+        &["list", "topic-permissions"],
+        &["user", "exchange", "write", "read"],
+        true,
+    ),
     Verb {
         name: "list_user_permissions",
-        words: &["permission", "list"],
-        places: &["--user"],
+        words: &["list", "permissions"],
+        places: &["--where=user"],
         list: Some(List {
-            columns: &[],
+            columns: &["vhost", "configure", "write", "read"],
             in_vhost: false,
         }),
     },
     Verb {
         name: "list_user_topic_permissions",
-        words: &["topic-permission", "list"],
-        places: &["--user"],
+        words: &["list", "topic-permissions"],
+        places: &["--where=user"],
         list: Some(List {
-            columns: &[],
+            columns: &["vhost", "exchange", "write", "read"],
             in_vhost: false,
         }),
     },
-    list("list_user_limits", &["limit", "list"], &[], false),
-    list("list_vhost_limits", &["limit", "list"], &[], false),
+    list("list_user_limits", &["limit", "list", "--of=users"], &[], false),
+    list("list_vhost_limits", &["limit", "list", "--of=vhosts"], &[], true),
+    placed("authenticate_user", &["user", "authenticate"], &["", "--password"]),
+    placed("hash_password", &["user", "hash", "--rabbitmq"], &["--password"]),
     placed("add_user", &["user", "add"], &["", "--password"]),
     verb("delete_user", &["user", "delete"]),
     placed("change_password", &["user", "passwd"], &["", "--password"]),
@@ -158,16 +175,27 @@ const VERBS: &[Verb] = &[
     list("clear_vhost_limits", &["limit", "clear"], &[], true),
     placed("set_user_limits", &["limit", "set"], &["--user", "--all"]),
     placed("clear_user_limits", &["limit", "clear"], &["--user"]),
+    verb("set_parameter", &["parameter", "set"]),
+    verb("clear_parameter", &["parameter", "clear"]),
+    list("list_parameters", &["parameter", "list"], &[], true),
+    verb("set_global_parameter", &["parameter", "set-global"]),
+    verb("clear_global_parameter", &["parameter", "clear-global"]),
+    list("list_global_parameters", &["parameter", "list-global"], &[], false),
+    verb("set_cluster_name", &["cluster-name"]),
+    verb("set_vhost_tags", &["vhost", "tags"]),
+    list("memory_breakdown", &["memory"], &[], false),
     verb("delete_queue", &["queue", "delete"]),
     verb("purge_queue", &["queue", "purge"]),
     verb("export_definitions", &["definitions", "export"]),
     verb("import_definitions", &["definitions", "import"]),
     placed("close_connection", &["close", "connection"], &["", "--reason"]),
     placed("close_all_connections", &["close", "all"], &["--reason"]),
+    placed("close_all_user_connections", &["close", "user"], &["", "--reason"]),
     verb("status", &["status"]),
     verb("ping", &["ping"]),
     verb("version", &["version"]),
     verb("stop", &["stop"]),
+    verb("shutdown", &["stop"]),
     verb("await_startup", &["await-startup"]),
     verb("environment", &["environment"]),
     verb("report", &["report"]),
@@ -176,6 +204,15 @@ const VERBS: &[Verb] = &[
     verb("set_log_level", &["set-log-level"]),
     verb("check_config", &["check-config"]),
     verb("check_running", &["health-check", "is-in-service"]),
+    verb("is_running", &["health-check", "is-in-service"]),
+    verb(
+        "check_if_node_is_quorum_critical",
+        &["health-check", "node-is-quorum-critical"],
+    ),
+    verb(
+        "check_if_node_is_mirror_sync_critical",
+        &["health-check", "node-is-mirror-sync-critical"],
+    ),
     verb("check_alarms", &["health-check", "alarms"]),
     verb("check_local_alarms", &["health-check", "local-alarms"]),
     verb("check_port_listener", &["health-check", "port-listener"]),
@@ -201,7 +238,7 @@ pub(super) fn verbs() -> impl Iterator<Item = (String, String)> {
 }
 
 /// Options whose value may be the next word.
-const WITH_VALUE: [&str; 21] = [
+const WITH_VALUE: [&str; 23] = [
     "-p",
     "--vhost",
     "-n",
@@ -223,18 +260,24 @@ const WITH_VALUE: [&str; 21] = [
     "--reason",
     "--user",
     "--unit",
+    "--tags",
+    "--default-queue-type",
 ];
 
 /// The command line in Gatepost's words. One in Gatepost's own words stays as it is.
-pub fn translate(arguments: Vec<String>) -> Vec<String> {
+///
+/// # Errors
+/// The verb is one of RabbitMQ's that has no counterpart here. The text says what to use instead.
+pub fn translate(arguments: Vec<String>) -> Result<Vec<String>, Failure> {
     let Some(at) = verb_at(&arguments) else {
-        return arguments;
+        return Ok(arguments);
     };
-    let Some(verb) = VERBS
-        .iter()
-        .find(|verb| arguments.get(at).is_some_and(|word| word == verb.name))
-    else {
-        return arguments;
+    let name = arguments.get(at).map(String::as_str).unwrap_or_default();
+    let Some(verb) = VERBS.iter().find(|verb| name == verb.name) else {
+        return match absent::instead_of(name) {
+            Some(instead) => Err(Failure::Usage(format!("{name}: {instead}"))),
+            None => Ok(arguments),
+        };
     };
     let mut rest = arguments.iter().enumerate().skip(1).filter(|(n, _)| *n != at);
     let (mut options, mut words) = (Vec::new(), Vec::new());
@@ -253,7 +296,7 @@ pub fn translate(arguments: Vec<String>) -> Vec<String> {
         }
     }
     let program = arguments.first().cloned();
-    program.into_iter().chain(verb.say(options, words)).collect()
+    Ok(program.into_iter().chain(verb.say(options, words)).collect())
 }
 
 fn is_option(word: &str) -> bool {
@@ -285,6 +328,11 @@ impl Verb {
                 // The only node is this one, and there is no banner to leave out.
                 "-n" | "--node" | "-q" | "--quiet" | "-l" | "--longnames" | "--local" | "--online" => continue,
                 "--formatter" => "--format",
+                // Of all vhosts or users, instead of one.
+                "--global" => {
+                    has_vhost = true;
+                    continue;
+                }
                 name => name,
             };
             has_vhost |= name == "--vhost";
@@ -327,7 +375,8 @@ mod tests {
     use super::*;
 
     fn of(line: &str) -> String {
-        translate(line.split(' ').map(str::to_owned).collect()).join(" ")
+        let words = translate(line.split(' ').map(str::to_owned).collect());
+        words.expect("a verb that is there").join(" ")
     }
 
     #[test]
@@ -345,11 +394,11 @@ mod tests {
             ("x set_permissions ann a b c", "x permission set ann a b c"),
             (
                 "x list_user_permissions ann",
-                "x permission list --format=table --user=ann",
+                "x list permissions --format=table --where=user=ann vhost configure write read",
             ),
             (
                 "x list_user_permissions -p v ann",
-                "x permission list --vhost=v --format=table --user=ann",
+                "x list permissions --vhost=v --format=table --where=user=ann vhost configure write read",
             ),
             ("x add_user ann secret", "x user add --password=secret ann"),
             ("x add_user -- ann -- b", "x user add --password=-- ann b"),
@@ -391,9 +440,28 @@ mod tests {
 
     #[test]
     fn no_verb_is_there_twice() {
-        let mut names: Vec<&str> = VERBS.iter().map(|verb| verb.name).collect();
+        let names = VERBS.iter().map(|verb| verb.name);
+        let mut names: Vec<&str> = names.chain(absent().map(|(name, _)| name)).collect();
+        let all = names.len();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), VERBS.len());
+        assert_eq!(names.len(), all);
+    }
+
+    /// What `rabbitmqctl help` and `rabbitmq-diagnostics help` of RabbitMQ 3.10.8 list.
+    const RABBITMQ: &str = include_str!("rabbitmqctl/verbs-3.10.txt");
+
+    #[test]
+    fn every_verb_of_rabbitmqctl_is_there_or_says_what_to_use() {
+        for name in RABBITMQ.lines() {
+            let is_there = VERBS.iter().any(|verb| verb.name == name) || name == "help";
+            assert!(is_there || absent::instead_of(name).is_some(), "{name}");
+        }
+        let refused = translate(vec!["x".to_owned(), "-q".to_owned(), "join_cluster".to_owned()]);
+        let text = refused.expect_err("no cluster").to_string();
+        assert!(
+            text.starts_with("join_cluster: ") && text.contains("one node"),
+            "{text}"
+        );
     }
 }

@@ -60,7 +60,15 @@ impl Output {
                 Format::Json => format!("{rows:#}\n"),
                 _ => {
                     let all = rows.as_array().into_iter().flatten();
-                    let rows = all.map(|row| columns.iter().map(|column| cell(field(row, column))).collect());
+                    let shown = |value: Option<&Value>| match (format, value) {
+                        // As rabbitmqctl has it, whose readers this form is for.
+                        (Format::Table, Some(Value::Array(items))) => {
+                            let items = items.iter().map(|item| cell(Some(item)));
+                            format!("[{}]", items.collect::<Vec<_>>().join(", "))
+                        }
+                        _ => cell(value),
+                    };
+                    let rows = all.map(|row| columns.iter().map(|column| shown(field(row, column))).collect());
                     list(columns, &rows.collect::<Vec<_>>(), format, headings)
                 }
             },

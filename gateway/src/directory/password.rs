@@ -135,6 +135,15 @@ impl PasswordHash {
         PasswordHash::with_salt(password, &salt, cost, workspace)
     }
 
+    /// Hashes a password as RabbitMQ does by default, for definitions that RabbitMQ is to read.
+    pub(crate) fn make_rabbit(password: &[u8]) -> PasswordHash {
+        let mut salted = vec![0; RABBIT_SALT_BYTES];
+        fill_random(&mut salted);
+        let digest = Sha256::new().chain_update(&salted).chain_update(password).finalize();
+        salted.extend_from_slice(&digest);
+        PasswordHash::RabbitSha256 { salted: salted.into() }
+    }
+
     /// A hash to check an unknown user's password against, so that the time of a login does not tell whether the user exists.
     pub(crate) fn decoy(cost: Cost) -> PasswordHash {
         PasswordHash::Argon2id {

@@ -4,11 +4,13 @@
 use crate::control::{command_line, control, try_control};
 use crate::support::Gatepost;
 use crate::support::amqp::Amqp;
-use crate::support::daemon::run;
+use crate::support::daemon::{free_port, run};
 use crate::support::mqtt::Mqtt;
-use crate::support::raw::{eventually, read_to_end};
+use crate::support::raw::{eventually, read_to_end, tcp};
+use crate::support::tls::Authority;
 use serde_json::Value;
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixListener;
 use std::process::Output;
 
@@ -198,11 +200,20 @@ fn gatepostctl_lists_as_rabbitmqctl_does() {
     out(&["set_user_tags", "ann", "management", "policymaker"]);
     out(&["set_permissions", "-p", "v", "ann", "a", "b", "c"]);
     assert_eq!(
-        out(&["-q", "list_user_permissions", "-p", "v", "ann"]),
-        "user\tvhost\tconfigure\twrite\tread\nann\tv\ta\tb\tc\n"
+        out(&["-q", "list_user_permissions", "ann"]),
+        "vhost\tconfigure\twrite\tread\nv\ta\tb\tc\n"
     );
-    assert_eq!(out(&["list_permissions", "-s", "-p", "v"]), "ann\tv\ta\tb\tc\n");
-    assert!(out(&["list_users", "--no-table-headers"]).contains("ann\tmanagement,policymaker\n"));
+    assert_eq!(out(&["list_permissions", "-s", "-p", "v"]), "ann\ta\tb\tc\n");
+    assert!(out(&["list_users", "--no-table-headers"]).contains("ann\t[management, policymaker]\n"));
+    out(&["set_topic_permissions", "-p", "v", "ann", "amq.topic", "a/#", "b/#"]);
+    assert_eq!(
+        out(&["list_topic_permissions", "-s", "-p", "v"]),
+        "ann\tamq.topic\ta/#\tb/#\n"
+    );
+    assert_eq!(
+        out(&["list_user_topic_permissions", "-s", "ann"]),
+        "v\tamq.topic\ta/#\tb/#\n"
+    );
     out(&["set_vhost_limits", "-p", "v", "{\"max-queues\": 3}"]);
     out(&[
         "set_policy",
@@ -222,10 +233,241 @@ fn gatepostctl_lists_as_rabbitmqctl_does() {
     let bindings = out(&["list_bindings", "-p", "v", "-s"]);
     assert_eq!(bindings, "\texchange\tlist_users\tqueue\tlist_users\t\n");
     out(&["delete_queue", "list_users", "-p", "v"]);
+    out(&["set_user_limits", "ann", "{\"max-channels\": 7}"]);
+    assert_eq!(
+        out(&["list_vhost_limits", "-p", "v"]),
+        "vhost\tvalue\nv\tmax-queues=3\n"
+    );
+    assert_eq!(out(&["list_vhost_limits"]), "vhost\tvalue\n");
+    assert!(out(&["list_vhost_limits", "--global"]).contains("v\tmax-queues=3\n"));
+    assert_eq!(
+        out(&["list_user_limits", "--user", "ann", "-s"]),
+        "ann\tmax-channels=7\n"
+    );
     out(&["clear_vhost_limits", "-p", "v"]);
-    assert!(!out(&["list_vhost_limits"]).contains("max-queues"));
+    assert!(!out(&["list_vhost_limits", "--global"]).contains("max-queues"));
     out(&["clear_password", "ann"]);
     out(&["delete_user", "ann"]);
+}
+
+#[test]
+fn parameters_and_names_are_set_as_by_rabbitmqctl() {
+    let mut gatepost = Gatepost::with(1, "");
+    let out = |arguments: &[&str]| {
+        let (code, out, err) = ctl(&gatepost, arguments);
+        assert_eq!(code, Some(0), "{arguments:?}: {err}");
+        out
+    };
+    out(&[
+        "add_vhost",
+        "v",
+        "--description",
+        "first line",
+        "--tags",
+        "a,b",
+        "--default-queue-type",
+        "quorum",
+    ]);
+    let described = ["list_vhosts", "name", "description", "tags", "default_queue_type", "-s"];
+    assert!(
+        out(&described).contains("v\tfirst line\t[a, b]\tquorum\n"),
+        "{}",
+        out(&described)
+    );
+    out(&["set_vhost_tags", "v", "c"]);
+    assert!(out(&described).contains("v\tfirst line\t[c]\tquorum\n"));
+    out(&["set_vhost_limits", "-p", "v", "{\"max-queues\": 3}"]);
+    let parameters = ["list_parameters", "-p", "v", "-s"];
+    assert_eq!(out(&parameters), "vhost-limits\tlimits\tmax-queues=3\n");
+    out(&["clear_parameter", "-p", "v", "vhost-limits", "limits"]);
+    assert_eq!(out(&parameters), "");
+    let limits = "{\"max-queues\": 4}";
+    out(&["set_parameter", "-p", "v", "vhost-limits", "limits", limits]);
+    assert_eq!(out(&parameters), "vhost-limits\tlimits\tmax-queues=4\n");
+    // Federation is not built, and nobody is told otherwise.
+    let (code, _, err) = ctl(&gatepost, &["set_parameter", "federation-upstream", "f", "{}"]);
+    assert_eq!(code, Some(65));
+    assert!(err.contains("component federation-upstream not found"), "{err}");
+    let (code, _, err) = ctl(&gatepost, &["set_global_parameter", "plant", "{line: 7}"]);
+    assert_eq!(code, Some(64), "{err}");
+    out(&["set_global_parameter", "plant", "{\"line\": 7}"]);
+    assert!(out(&["list_global_parameters", "-s"]).contains("plant\tline=7\n"));
+    out(&["clear_global_parameter", "plant"]);
+    assert!(!out(&["list_global_parameters"]).contains("plant"));
+    let greeted = |gatepost: &Gatepost| {
+        let mut stream = tcp(gatepost.amqp);
+        stream.write_all(b"AMQP\x00\x00\x09\x01").expect("sent");
+        let mut head = [0; 7];
+        stream.read_exact(&mut head).expect("connection.start");
+        let length = u32::from_be_bytes([head[3], head[4], head[5], head[6]]);
+        let mut start = vec![0; usize::try_from(length).expect("a length")];
+        stream.read_exact(&mut start).expect("connection.start");
+        String::from_utf8_lossy(&start).into_owned()
+    };
+    out(&["set_cluster_name", "site 7"]);
+    assert_eq!(out(&["cluster-name", "--no-headers"]), "site 7\n");
+    assert!(greeted(&gatepost).contains("site 7"));
+    gatepost.signal("HUP");
+    eventually("a reload", || gatepost.log().contains("the configuration is reloaded"));
+    assert!(greeted(&gatepost).contains("site 7"));
+    gatepost.terminate();
+    gatepost.start_again();
+    assert!(greeted(&gatepost).contains("site 7"));
+    gatepost.terminate();
+    assert_eq!(control(&gatepost, &["cluster-name", "--no-headers"], ""), "site 7\n");
+}
+
+#[test]
+fn passwords_are_hashed_and_checked() {
+    let gatepost = Gatepost::with(1, "");
+    let (code, hash, err) = ctl(&gatepost, &["user", "hash", "--password", "s3cret"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(hash.starts_with("$argon2id$v=19$"), "{hash}");
+    let (code, rabbits, err) = ctl(&gatepost, &["hash_password", "s3cret"]);
+    assert_eq!(code, Some(0), "{err}");
+    let (_, other, _) = ctl(&gatepost, &["hash_password", "s3cret"]);
+    assert_ne!(rabbits, other, "each has a salt of its own");
+    for (name, hash) in [("eve", &hash), ("rob", &rabbits)] {
+        control(&gatepost, &["user", "add", name, "--hash", hash.trim()], "");
+        assert_eq!(ctl(&gatepost, &["authenticate_user", name, "s3cret"]).0, Some(0));
+        for wrong in ["S3cret", "s3cret ", "x"] {
+            let (code, out, err) = ctl(&gatepost, &["authenticate_user", name, wrong]);
+            assert_eq!((code, out.as_str()), (Some(65), ""), "{err}");
+            assert!(err.contains("refused") && !err.contains(wrong), "{err}");
+        }
+    }
+    assert_eq!(
+        try_control(&gatepost, &["user", "authenticate", "eve"], "s3cret\n").0,
+        Some(0)
+    );
+    assert_eq!(ctl(&gatepost, &["authenticate_user", "nobody", "s3cret"]).0, Some(65));
+}
+
+/// The accounts of the budget, and the same in RabbitMQ's words.
+#[test]
+fn memory_is_shown_by_what_takes_it() {
+    let gatepost = Gatepost::with(1, "[memory]\nbudget = \"100MiB\"\nobjects = \"10MiB\"\n");
+    let accounts = || -> Value {
+        let (code, out, err) = ctl(&gatepost, &["memory", "--json"]);
+        assert_eq!(code, Some(0), "{err}");
+        serde_json::from_str(&out).expect("JSON")
+    };
+    let row = |accounts: &Value, name: &str| {
+        let rows = accounts.as_array().expect("rows");
+        let row = rows
+            .iter()
+            .find(|row| row["name"] == name)
+            .unwrap_or_else(|| panic!("{name}"));
+        (row["bytes"].as_u64().expect("bytes"), row["limit"].as_u64())
+    };
+    let before = accounts();
+    assert_eq!(row(&before, "objects").1, Some(10 << 20));
+    assert_eq!(row(&before, "counted").1, Some(100 << 20));
+    control(&gatepost, &["queue", "declare", "weighed"], "");
+    control(
+        &gatepost,
+        &["publish", "amq.default", "weighed", &"x".repeat(50_000)],
+        "",
+    );
+    let after = accounts();
+    assert!(
+        row(&after, "objects.queues").0 > row(&before, "objects.queues").0,
+        "{after}"
+    );
+    assert!(
+        row(&after, "messages").0 >= row(&before, "messages").0 + 50_000,
+        "{after}"
+    );
+    let kinds = ["retained", "routes", "queues", "sessions", "connections"];
+    let kinds: u64 = kinds.iter().map(|kind| row(&after, &format!("objects.{kind}")).0).sum();
+    assert_eq!(kinds, row(&after, "objects").0);
+    let (code, table, err) = ctl(&gatepost, &["memory_breakdown"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(
+        table.starts_with("name\tbytes\tlimit\n") && table.contains("\nresident\t"),
+        "{table}"
+    );
+}
+
+#[test]
+fn verbs_of_rabbitmqctl_that_are_not_here_say_what_to_use() {
+    let gatepost = Gatepost::prepare(1, "");
+    for (verb, told) in [
+        ("join_cluster", "one node"),
+        ("eval", "management API"),
+        ("trace_on", "gatepost trace start"),
+        ("set_disk_free_limit", "disk.free_limit"),
+    ] {
+        let (code, out, err) = ctl(&gatepost, &[verb, "word"]);
+        assert_eq!((code, out.as_str()), (Some(64), ""), "{verb}: {err}");
+        assert!(err.starts_with(&format!("{verb}: ")) && err.contains(told), "{err}");
+    }
+}
+
+/// What `--url https://` trusts: the authorities of `--ca`, or the system's, and only for the name in the address.
+#[test]
+fn a_gateway_is_asked_over_https_if_its_certificate_is_good() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let (cert, key, port) = (authority.path("server.pem"), authority.path("server.key"), free_port());
+    let settings = format!(
+        "[listeners.management_tls]\nprotocol = \"management\"\ntls_bind = [\"127.0.0.1:{port}\", \"127.0.0.2:{port}\"]\n\
+         [listeners.management_tls.tls]\ncert = {cert:?}\nkey = {key:?}\n"
+    );
+    let gatepost = Gatepost::with(1, &settings);
+    let password = gatepost.dir.join("password");
+    fs::write(&password, "guest\n").expect("written");
+    let ask = |host: &str, ca: Option<&std::path::Path>| {
+        let url = format!("https://{host}:{port}");
+        let password = password.to_str().expect("Unicode");
+        let mut arguments = vec![
+            "user",
+            "list",
+            "--url",
+            &url,
+            "--login",
+            "guest",
+            "--login-file",
+            password,
+        ];
+        if let Some(ca) = ca {
+            arguments.extend(["--ca", ca.to_str().expect("Unicode")]);
+        }
+        said(&command_line("gatepost", &arguments, ""))
+    };
+    let ca = authority.path("ca.pem");
+    for host in ["localhost", "127.0.0.1"] {
+        let (code, out, err) = ask(host, Some(&ca));
+        assert_eq!(code, Some(0), "{host}: {err}");
+        assert!(out.contains("guest"), "{out}");
+    }
+    let strange = stranger.path("ca.pem");
+    // Nobody's list of authorities has a test's, and this address is not in the certificate.
+    for (host, ca, told) in [
+        ("localhost", Some(strange.as_path()), "invalid peer certificate"),
+        ("localhost", None, "UnknownIssuer"),
+        ("127.0.0.2", Some(ca.as_path()), "127.0.0.2"),
+    ] {
+        let (code, out, err) = ask(host, ca);
+        assert_eq!((code, out.as_str()), (Some(69), ""), "{host}: {err}");
+        assert!(err.contains(told) && err.contains("certificate"), "{err}");
+        assert_eq!(err.lines().count(), 1, "{err}");
+    }
+    let key = authority.path("server.key");
+    for (ca, told) in [(gatepost.dir.join("nowhere.pem"), "nowhere.pem"), (key, "server.key")] {
+        let (code, _, err) = ask("localhost", Some(&ca));
+        assert_eq!(code, Some(64), "{err}");
+        assert!(err.contains("--ca") && err.contains(told), "{err}");
+    }
+    // TLS to a port without it, and the other way round.
+    let plain = gatepost.management;
+    for (url, told) in [
+        (format!("https://127.0.0.1:{plain}"), "does not speak TLS: try http://"),
+        (format!("http://127.0.0.1:{port}"), "does not answer"),
+    ] {
+        let (code, _, err) = said(&command_line("gatepost", &["user", "list", "--url", &url], ""));
+        assert_eq!(code, Some(69), "{url}: {err}");
+        assert!(err.contains(told), "{url}: {err}");
+    }
 }
 
 #[test]
