@@ -41,6 +41,7 @@ pub(crate) fn text(node: &Node, ports: &[Bound], threads: usize, ready_in: Durat
         };
         let _ = writeln!(text, "  {:9} {}{note}", port.name, port.address);
     }
+    let has_guest = node.user(GUEST).is_some();
     let tries: Vec<String> = ports
         .iter()
         .filter(|port| port.carrier == Carrier::Plain)
@@ -52,14 +53,28 @@ pub(crate) fn text(node: &Node, ports: &[Bound], threads: usize, ready_in: Durat
             Address::Ip(address) => try_it(port.terms.as_deref(), address.port()),
             Address::Unix(_) => None,
         })
+        .map(|line| if has_guest { line } else { without_guest(&line) })
         .collect();
     if !tries.is_empty() {
         text.push_str("\n  Try it, from this machine:\n");
+        if !has_guest {
+            // Nobody can log in to what the following lines name, in a container for example, where `guest` is not made.
+            text.push_str("    gatepost user add NAME --tag administrator   makes a user\n");
+        }
         for line in tries {
             let _ = writeln!(text, "    {line}");
         }
     }
     text
+}
+
+/// The user that a first start makes, unless the configuration or definitions name others.
+const GUEST: &str = "guest";
+
+/// A line that names a user of the operator's own in the place of `guest`.
+fn without_guest(line: &str) -> String {
+    line.replace("guest:guest", "NAME:PASSWORD")
+        .replace("(guest, guest)", "(your user and its password)")
 }
 
 fn try_it(terms: Option<&Terms>, port: u16) -> Option<String> {

@@ -28,6 +28,21 @@ fn the_banner_says_where_everything_is_and_readiness_comes_soon() {
     println!("ready {:?} after the spawn", gatepost.ready_after);
 }
 
+/// In the container's configuration nobody is made at the first start, and the banner told people to log in as `guest`.
+#[test]
+fn the_banner_names_guest_only_where_it_is() {
+    let gatepost = Gatepost::with(1, "[auth]\ndefault_user = \"\"\n");
+    eventually("the banner", || gatepost.log().contains("Try it, from this machine"));
+    eventually("its last line", || gatepost.log().contains("in a browser: the console"));
+    let log = gatepost.log();
+    assert!(!log.contains("guest"), "{log}");
+    assert!(log.contains("gatepost user add NAME --tag administrator"), "{log}");
+    assert!(
+        log.contains(&format!("amqp://NAME:PASSWORD@localhost:{}  ", gatepost.amqp)),
+        "{log}"
+    );
+}
+
 #[test]
 fn health_and_metrics_answer_over_http() {
     let gatepost = Gatepost::start();
