@@ -10,16 +10,19 @@
 //! thousand pairs of a publisher and a consumer with one message a turn each: what a turn touches is never in the cache.
 //! `many` and `many-amqp` are such pairs with ten topics each; in `rotate` every publisher publishes to all ten thousand topics in turn.
 //!
-//! With `flow` behind the number of messages, the flow map counts, and is looked at every 50,000 messages.
+//! With `flow` behind the number of messages, the flow map counts, and is looked at every 50,000 messages. With `trace`, a trace
+//! is active that asks for a topic nobody publishes to.
 
 use driver::Driver;
 use gatepost_core::access::Rights;
 use gatepost_core::command::{Bind, BindTarget, Command, Consume, DeclareQueue, Outcome, PublishFlags};
 use gatepost_core::engine::Link;
 use gatepost_core::engine::flow::Look;
+use gatepost_core::engine::trace::{TRACE_LASTS_MAX, TopicFilter, TraceRequest};
 use gatepost_core::event::Event;
 use gatepost_core::message::{Dialect, Envelope, Message};
 use gatepost_core::properties::Table;
+use gatepost_core::time::Now;
 
 mod driver;
 
@@ -174,16 +177,27 @@ fn look(driver: &mut Driver) -> usize {
 const LOOK_EVERY: usize = 50_000;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let usage = "usage: turns qos0|qos1|amqp|durable|pairs|pairs-qos0|many|many-amqp|rotate MESSAGES [flow]";
+    let usage = "usage: turns qos0|qos1|amqp|durable|pairs|pairs-qos0|many|many-amqp|rotate MESSAGES [flow] [trace]";
     let (name, messages) = (std::env::args().nth(1), std::env::args().nth(2));
     let scenario = name.and_then(|name| Scenario::named(&name)).ok_or(usage)?;
     let messages: usize = messages.ok_or(usage)?.parse()?;
-    let counts_flow = std::env::args().nth(3).as_deref() == Some("flow");
+    let has = |word: &str| std::env::args().skip(3).any(|argument| argument == word);
+    let counts_flow = has("flow");
     let mut driver = Driver::new([("app", Rights::all())]);
     driver.engine.set_flow(counts_flow);
     let pairs: Vec<_> = (0..scenario.pairs)
         .map(|number| pair(&mut driver, number, &scenario))
         .collect();
+    if has("trace") {
+        let request = TraceRequest {
+            exchange: None,
+            topic: Some(TopicFilter::parse("nobody/publishes/+", Dialect::Slash)?),
+            property: None,
+            messages: 1,
+            lasts: TRACE_LASTS_MAX,
+        };
+        driver.engine.start_trace(Now::default(), request)?;
+    }
     let (mut commands, mut settles, mut delivered, mut seen) = (Vec::new(), Vec::new(), 0, 0);
     for n in 0..messages / scenario.at_once {
         // In an order that no prefetcher knows.

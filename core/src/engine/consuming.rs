@@ -463,15 +463,15 @@ impl Engine {
 
     /// A delivery of `channel` of `link` is settled.
     fn settle_delivered(&mut self, link: Link, channel: ChannelNumber, delivered: Delivered, outcome: Outcome) {
+        if self.flow.is_tracing() {
+            self.trace_settled(link, delivered.queue, delivered.entry.seq, outcome);
+        }
         self.count_released(link, delivered.cost());
         let Delivered {
             queue,
             consumer,
             mut entry,
         } = delivered;
-        if self.flow.is_tracing() {
-            self.trace_settled(link, queue, entry.seq, outcome);
-        }
         if let Some(key) = consumer {
             // Also if the consumer is gone: its channel had it all the same.
             self.free_channel_credit(link, channel);

@@ -95,15 +95,14 @@ impl Set {
 }
 
 /// What messages are watched for. One value for both, so that a message asks once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
 pub(crate) enum Watch {
     Nothing,
     /// Counting alone: the usual case.
     Flow,
-    /// Traces, and counting if `flow` says so.
-    Traces {
-        flow: bool,
-    },
+    Traces,
+    TracesAndFlow,
 }
 
 /// See the module.
@@ -174,7 +173,7 @@ impl FlowCounts {
     /// Whether messages are traced.
     #[inline]
     pub(crate) fn is_tracing(&self) -> bool {
-        matches!(self.watch, Watch::Traces { .. })
+        self.watch >= Watch::Traces
     }
 
     /// A message is counted.
@@ -184,14 +183,15 @@ impl FlowCounts {
     }
 
     fn is_on(&self) -> bool {
-        matches!(self.watch, Watch::Flow | Watch::Traces { flow: true })
+        matches!(self.watch, Watch::Flow | Watch::TracesAndFlow)
     }
 
     fn set(&mut self, flow: bool, traces: bool) {
         self.watch = match (flow, traces) {
             (false, false) => Watch::Nothing,
             (true, false) => Watch::Flow,
-            (flow, true) => Watch::Traces { flow },
+            (false, true) => Watch::Traces,
+            (true, true) => Watch::TracesAndFlow,
         };
     }
 
@@ -318,10 +318,9 @@ impl FlowCounts {
         match self.watch {
             Watch::Flow => self.count_delivered(consumer),
             Watch::Nothing => false,
-            Watch::Traces { flow } => {
-                if flow {
-                    self.count_delivered(consumer);
-                }
+            Watch::Traces => true,
+            Watch::TracesAndFlow => {
+                self.count_delivered(consumer);
                 true
             }
         }

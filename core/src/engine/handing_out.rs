@@ -1,9 +1,8 @@
 //! Handing messages out: they get their numbers or packet ids now, when the link takes them.
 
 use super::Engine;
-use super::flow::party;
 use super::outbox::Fetched;
-use super::traced::{Hop, HopKind};
+use super::trace;
 use crate::durable_session::CHANNEL;
 use crate::event::{Delivery, DeliveryExtra, DeliveryFlags, Event};
 use crate::in_flight::Outgoing;
@@ -126,17 +125,7 @@ impl Engine {
                 && let Some(l) = self.links.get(link)
                 && let Some(q) = self.queues.get(queue)
             {
-                let no_ack = !c.counts(entry.flags);
-                self.traces.note(self.now, queue, entry.seq, || Hop {
-                    party: Some(Box::new(party(l))),
-                    consumer: c.described.as_ref().map(|described| described.tag.clone()),
-                    redelivered: entry.flags.has(EntryFlags::REDELIVERED),
-                    no_ack,
-                    ..Hop::at_queue(HopKind::Delivered, &q.name)
-                });
-                if no_ack {
-                    self.traces.forget(queue, entry.seq);
-                }
+                trace::delivered(&mut self.traces, self.now, (l, c), q, &entry);
             }
         }
         if let Some((session, granted)) = c.session {

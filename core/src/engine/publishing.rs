@@ -10,7 +10,6 @@ use super::log_waits::Waiter;
 use super::queues::Queues;
 use super::reply_address::reply_addressed;
 use super::routing::RouteBy;
-use super::traced::{Hop, HopKind};
 use super::unfinished::Routing;
 use crate::binding::QueueSlot;
 use crate::command::{Channel as ChannelNumber, PublishFlags};
@@ -288,8 +287,7 @@ impl Engine {
                 message,
             });
             if enqueued.traced {
-                let hop = Hop::new(HopKind::Refused).because("it goes back to its publisher");
-                self.traces.note_current(self.now, hop);
+                self.traces.returned(self.now);
             }
         }
     }
@@ -456,9 +454,9 @@ impl Engine {
                 });
             }
             Watch::Nothing | Watch::Flow => {}
-            Watch::Traces { flow } => {
+            watch @ (Watch::Traces | Watch::TracesAndFlow) => {
                 let queues = slots_of(targets);
-                if flow && !is_of_node {
+                if watch == Watch::TracesAndFlow && !is_of_node {
                     enqueued.sent_to = Some(self.note_flowed(message, known_route, &queues));
                 }
                 self.trace_routed(link, message, &queues, skip, &mut enqueued);
@@ -486,7 +484,9 @@ impl Engine {
         } else {
             return;
         }
-        self.trace_retained(enqueued);
+        if enqueued.traced {
+            self.traces.retained(self.now);
+        }
     }
 
     /// Further keys of a message that its publisher may publish, and its route, if it is remembered. `None`: it goes back until

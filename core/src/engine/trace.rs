@@ -1,9 +1,8 @@
 //! Tracing: messages are followed from their publish to their end, each step with its time.
 //!
 //! Somebody asks for messages by exchange, topic or property ([`TraceRequest`]). The next ones that are published are caught, and
-//! what happens to them is noted. Without an active trace a message costs nothing more: publishes and deliveries ask whether
-//! they are watched at all, for the flow map, and traces share that answer. Settles ask
-//! for themselves, which is a comparison.
+//! what happens to them is noted. Without an active trace a message costs a few comparisons: publishes and deliveries ask whether
+//! they are watched at all, for the flow map, and traces share that answer. Settles ask for themselves.
 //!
 //! Bodies are not kept. What is kept is bounded by count, by time and by bytes, and charged like queues. It is in memory only:
 //! a restart forgets it.
@@ -13,20 +12,22 @@ use super::death::Death;
 use super::enqueuing::Enqueued;
 use super::flow::party;
 use super::internal::Source;
+use super::link::LinkState;
 use super::timers::Timer;
 pub use super::traced::{
     Hop, HopKind, Origin, PropertyName, TopicFilter, TraceInfo, TraceRequest, TraceState, TracedMessage,
 };
-use super::traces::QUEUES_MAX;
 pub use super::traces::{HOPS_MAX, TRACE_KEPT, TRACE_LASTS_MAX, TRACED_MESSAGES_MAX, TRACES_MAX};
+use super::traces::{QUEUES_MAX, Traces};
 use crate::binding::QueueSlot;
 use crate::command::Outcome;
 use crate::fault::{Fault, FaultKind};
 use crate::ledger::ObjectKind;
 use crate::message::Message;
 use crate::properties::Name;
+use crate::queue::Queue;
+use crate::queue::consumers::Consumer;
 use crate::queue::entry::{Body, Entry, EntryFlags};
-use crate::queue::{Queue, Room};
 use crate::slots::{Link, QueueKey};
 use crate::time::Now;
 use crate::topic::is_of_broker;
@@ -173,10 +174,10 @@ impl Engine {
             "it has died there before"
         } else if q.is_of(publisher) {
             "the subscription is not for its own client's messages"
-        } else if q.room_for(message, 1, 0) == Room::Yes {
-            "the subscriber is away or slow, and gets it at most once"
-        } else {
+        } else if q.refuses(message, (0, 0)) {
             "the queue is full"
+        } else {
+            "the subscriber is away or slow, and gets it at most once"
         };
         let hop = Hop::at_queue(HopKind::NotQueued, &q.name).because(why);
         self.traces.note_current(now, hop);
@@ -209,21 +210,16 @@ impl Engine {
         }
     }
 
-    /// A message that is kept as its topic's last value.
-    pub(super) fn trace_retained(&mut self, enqueued: &Enqueued) {
-        if enqueued.traced {
-            self.traces.note_current(self.now, Hop::new(HopKind::Retained));
-        }
-    }
-
     /// The log has stored what is in these batches.
     #[cold]
+    #[inline(never)]
     pub(super) fn trace_stored(&mut self, ticket: u64) {
         self.traces.durable(self.now, ticket);
         self.end_traces();
     }
 
     #[cold]
+    #[inline(never)]
     pub(super) fn trace_fetched(&mut self, link: Link, queue: QueueKey, entry: &Entry, no_ack: bool) {
         let Engine {
             traces, links, queues, ..
@@ -326,6 +322,7 @@ impl Engine {
 
     /// A session ends whose client has not settled the delivery. `dropped`: nobody else is to have it.
     #[cold]
+    #[inline(never)]
     pub(super) fn trace_session_end(&mut self, queue: QueueKey, seq: u64, dropped: bool) {
         let Some(name) = self.queues.get(queue).map(|q| q.name.clone()) else {
             return;
@@ -336,5 +333,23 @@ impl Engine {
         if dropped {
             self.traces.forget(queue, seq);
         }
+    }
+}
+
+/// A consumer is given an entry of a queue.
+#[cold]
+#[inline(never)]
+pub(super) fn delivered(traces: &mut Traces, now: Now, to: (&LinkState, &Consumer), queue: &Queue, entry: &Entry) {
+    let (l, c) = to;
+    let no_ack = !c.counts(entry.flags);
+    traces.note(now, c.queue, entry.seq, || Hop {
+        party: Some(Box::new(party(l))),
+        consumer: c.described.as_ref().map(|described| described.tag.clone()),
+        redelivered: entry.flags.has(EntryFlags::REDELIVERED),
+        no_ack,
+        ..Hop::at_queue(HopKind::Delivered, &queue.name)
+    });
+    if no_ack {
+        traces.forget(c.queue, entry.seq);
     }
 }

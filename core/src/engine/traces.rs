@@ -327,6 +327,13 @@ impl Traces {
         messages.get(of.message as usize).is_some_and(|m| m.hops.is_empty())
     }
 
+    /// The publish that is under way is its topic's retained message.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn retained(&mut self, now: Now) {
+        self.note_current(now, Hop::new(HopKind::Retained));
+    }
+
     /// A publish begins: of no trace, or of those that have the dead letter which it is. Returns where it comes from, if that
     /// is known.
     pub(crate) fn begin(&mut self, message: &Message) -> Option<Origin> {
@@ -379,7 +386,17 @@ impl Traces {
         });
     }
 
+    /// The publish that is under way goes back to its publisher.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn returned(&mut self, now: Now) {
+        let hop = Hop::new(HopKind::Refused).because("it goes back to its publisher");
+        self.note_current(now, hop);
+    }
+
     /// The publish that is under way waits for its confirm.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn await_confirm(&mut self, link: Link, channel: ChannelNumber, number: u64) {
         let of = self.current.clone();
         self.count(&of, 1);
@@ -392,6 +409,8 @@ impl Traces {
     }
 
     /// A publisher was told that all its publishes up to that number are through.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn confirmed(&mut self, now: Now, link: Link, channel: ChannelNumber, upto: u64) {
         let is_it = |a: &mut Awaited| a.link == link && a.channel == channel && a.number <= upto;
         let told: Vec<Awaited> = self.awaited.extract_if(.., is_it).collect();
@@ -408,6 +427,8 @@ impl Traces {
     }
 
     /// The log reports: what is in these batches is written.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn written(&mut self, now: Now, ticket: u64) {
         let mut told = Vec::new();
         for logged in &mut self.logged {
