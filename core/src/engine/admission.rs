@@ -107,7 +107,7 @@ impl Engine {
         used
     }
 
-    /// Whether `bytes` more of that kind fit.
+    /// Whether there is room for `bytes` more of that kind.
     fn fits(&self, kind: ObjectKind, bytes: usize) -> bool {
         let (used, max) = (self.objects(), self.settings.objects_bytes_max);
         let total = used.iter().sum::<usize>().saturating_add(bytes);

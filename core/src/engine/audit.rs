@@ -1,4 +1,4 @@
-//! The engine's books, checked against each other. For tests: it walks everything.
+//! Checks, for tests, that everything the engine counts agrees with what is there. It walks all of the engine's state.
 
 use super::Engine;
 use super::link::{Channel, LinkState};

@@ -10,14 +10,15 @@
 //! | further routing keys of a message (CC, BCC) | `message_keys_max` |
 //! | transaction | `transaction_deliveries_max`: messages times queues, and deliveries settled |
 //! | memory of what stopped | an eighth of that for objects, and one walk more (`walks.rs`) |
-//! | settle, recover, close, detach | a unit for each delivery, taken or not; what is rejected waits for dead letters (`routing.rs`) |
+//! | settle, recover, close, detach | a unit for each delivery, taken or not; rejects wait while many dead letters are under way (`routing.rs`) |
 //! | consume, cancel, prefetch | a unit for 16 consumers that are listed |
 //! | get | 64 of a connection wait for the disk |
-//! | purge | what waits goes at once, what is held is looked for in steps (`purging.rs`) |
-//! | declare, bind, unbind, delete | units for each binding; chains of exchanges go by and by |
+//! | purge | ready messages go at once; unsettled ones are looked up in steps (`purging.rs`) |
+//! | declare, bind, unbind, delete | units for each binding; chains of exchanges are deleted over several holds |
+//! | queues that refuse a message | a unit each; their dead letters are made over several holds (`queue_limits.rs`) |
 //! | subscribe, unsubscribe, end of a session | units for each filter |
 //! | replay of retained messages | a unit for each look-up |
-//! | expiry, length limits, consumers passed over | a budget beside that of the commands, and a little for each queue |
+//! | expiry, length limits, consumers passed over | a budget of their own, and 32 units for each queue when that is spent |
 //! | eviction, dropping of what was purged | steps of their own (`memory.rs`) |
 //! | a jump of the clock | a unit for each queue and session |
 
@@ -45,18 +46,18 @@ const STEPS_MIN: usize = 256;
 pub(crate) struct Unfinished;
 
 impl Budget {
-    /// Of a new hold. Never without any, so that each makes progress.
+    /// The budget of a new hold: at least one unit, so that every hold makes progress.
     pub(crate) fn of_hold(settings: &Settings) -> Budget {
         Budget::of(settings.hold_units_max.max(1))
     }
     fn of(units: usize) -> Budget {
         Budget { left: units, spent: 0 }
     }
-    /// For what must not be divided.
+    /// A budget for work that must be done in one hold.
     pub(crate) fn whole() -> Budget {
         Budget::of(usize::MAX)
     }
-    /// Whether what is done must not be divided.
+    /// Whether the work must be done in one hold.
     pub(crate) fn is_whole(&self) -> bool {
         self.left > usize::MAX / 2
     }
@@ -67,19 +68,19 @@ impl Budget {
     pub(crate) fn is_spent(&self) -> bool {
         self.left == 0
     }
-    /// What it came to: more than there was, if the last thing done cost more than was left.
+    /// Units spent. They may be more than the budget had: the last piece of work may cost more than was left.
     pub(crate) fn spent(&self) -> usize {
         self.spent
     }
-    /// Asked before each piece of what may be divided.
+    /// To be called before each piece of work that may wait for the next hold.
     pub(crate) fn check(&self) -> Result<(), Unfinished> {
         if self.is_spent() { Err(Unfinished) } else { Ok(()) }
     }
-    /// What is left, or so much: for work of which a hold does a little, whatever else it has done.
+    /// The units left, but at least `least`: for work of which every hold does a little.
     pub(crate) fn left_or(&self, least: usize) -> usize {
         self.left.max(least)
     }
-    /// What is left, as a number of look-ups.
+    /// The units left.
     pub(crate) fn left(&self) -> usize {
         self.left
     }

@@ -1,4 +1,4 @@
-//! What a link asks for: each command to the part of the engine that does it.
+//! Applies a link's commands: each is given to the part of the engine that does it.
 
 use super::budget::{Budget, Unfinished};
 use super::consuming::Verdict;
@@ -20,7 +20,7 @@ impl Engine {
         self.begin(now);
         let mut budget = Budget::of_hold(&self.settings);
         if let Some(l) = self.links.get_mut(link) {
-            // Whether it still does, its first command says.
+            // Its first command sets it again if it still has to wait.
             l.waits = false;
         }
         let mut done = 0;
@@ -137,7 +137,7 @@ impl Engine {
         }
     }
 
-    /// Exchanges, queues and bindings. They are paid for once they are done, so that each hold makes progress.
+    /// Exchanges, queues and bindings. Their cost is spent when they are done, so that each hold makes progress.
     fn apply_definition(&mut self, link: Link, command: Command, budget: &mut Budget) -> Result<(), Command> {
         self.define(link, command, budget)?;
         budget.spend(DEFINITION_WORK);

@@ -1,4 +1,4 @@
-//! Handing messages out: they get their numbers or packet ids now, when the link takes them.
+//! Hands messages out. A message gets its delivery number or packet id only here, when the link takes it.
 
 use super::Engine;
 use super::outbox::Fetched;

@@ -1,7 +1,7 @@
-//! What there is, listed in bounded holds.
+//! Lists the vhost's objects in bounded holds.
 //!
-//! A listing goes on from hold to hold with a [`Cursor`]. What is there all the time is listed once; what comes or goes
-//! meanwhile may be listed or not.
+//! A listing takes several holds and keeps its place in a [`Cursor`]. An object that exists all the time is listed once; one
+//! that is created or deleted meanwhile may be listed or not.
 
 use super::link::{Channel, LinkState};
 use super::{Carried, ChannelCounts, Engine};

@@ -1,8 +1,9 @@
-//! Bodies in memory: counted once however many queues have them; over the budget they leave for the log, and with them the
-//! places of the entries behind the head. Both come back when their turn comes: first a page of entries, then their bodies.
+//! Message bodies in memory. A body is counted once, however many queues have it. Over the budget, bodies that are in the log are
+//! dropped from memory, and so are the entries in the middle of a queue. When their turn comes, they are read back: first a page
+//! of entries, then the bodies.
 //!
-//! A queue with consumers keeps some bytes at its head, its spare, and fetches as much at once. Where that is too much for all
-//! such queues together, the spare of each is halved, and doubled again when there is room.
+//! A queue with consumers keeps some bodies at its head in memory, its *spare*, and fetches as many bytes at once. If the spares
+//! of all queues together do not fit, each is halved, and doubled again when there is room.
 
 use super::queues::Queues;
 use crate::command::Get;
@@ -109,7 +110,7 @@ impl Memory {
             self.bytes += message.memory();
         }
     }
-    /// What [`Memory::hold`] said of the message holds no longer.
+    /// Undoes [`Memory::hold`].
     pub(crate) fn let_go(&mut self, message: &Message) {
         if message.log_state().unpin() {
             self.bytes -= message.memory();

@@ -1,4 +1,4 @@
-//! One vhost: applies command batches, lends out events. Single-threaded state behind one lock; no I/O.
+//! One vhost: applies batches of commands and hands out events. Its state is single-threaded, behind one lock. It does no I/O.
 //!
 //! ```text
 //!   apply ─┬─ publishing: route, enqueue, stage for the log ──► dispatch: reserve to consumers' outboxes
@@ -309,7 +309,7 @@ pub struct Engine {
     /// For what this turn causes beside its commands: messages that expire or are over their queue's limit, and consumers that
     /// are passed over.
     side_budget: Budget,
-    /// Work units that lists have cost which the command under way went through.
+    /// Work units that the current command has spent on going through lists.
     listed_units: usize,
     /// Queues whose dispatch, or whose limit, took more than a turn had for it.
     behind: Behind,
@@ -341,7 +341,7 @@ pub struct Engine {
     memory: Memory,
     throttling: Throttling,
     timers: Timers,
-    /// Whom `drain` has woken.
+    /// Links to be woken after the lock is released; `drain` hands them over.
     wakes: Vec<Arc<dyn Wake>>,
     /// What the node reported.
     node_pressure: Option<Pressure>,
@@ -653,7 +653,7 @@ impl Engine {
         self.router.exchanges_len()
     }
 
-    /// The last words to the log at a clean stop: pending acks. Follow it with `drain`.
+    /// Stages what is still to be logged before a clean stop: settles. Follow it with `drain`.
     pub fn flush(&mut self) {
         self.stage_acks();
     }
@@ -678,7 +678,7 @@ impl Engine {
         *longest = (*longest).max(units as u64);
     }
 
-    /// What the lists have cost that the command under way went through.
+    /// Takes the units that the current command has spent on going through lists.
     fn take_listed_units(&mut self) -> usize {
         std::mem::take(&mut self.listed_units)
     }

@@ -1,4 +1,4 @@
-//! What expired stays expired, whatever the clock says after a restart.
+//! Keeps expired messages expired after a restart, even if the clock is wrong then.
 //!
 //! A small machine's clock may stand in 1970 after a power cut, or have stood decades ahead before it. A restart goes on
 //! from the latest time that is in the log. So before something that the log has expires, the log must have a time at

@@ -1,5 +1,5 @@
-//! Policies take hold: each queue and exchange has what its name's policies say, from the hold in which it is made on, and
-//! soon after policies change.
+//! Applies policies to queues and exchanges: to new ones in the hold that creates them, and to existing ones soon after policies
+//! have changed.
 //!
 //! ```text
 //!   SetPolicies ──► records staged, policies replaced ──► review: queue by queue, exchange by exchange, in steps

@@ -1,16 +1,17 @@
-//! One client, two connections: the later one gets the session, once the earlier one has let go of it.
+//! Takeover: a client connects while it still has a connection. The new connection gets the session once the old one is done
+//! with it.
 //!
 //! ```text
 //!   new link  OpenSession ──► waits ───────────────────────────────► woken: OpenSession again, and the session opens
 //!   old link       └─ Closed(TakenOver) ──► what it had received ──► Detach: the will, the expiry
 //! ```
 //!
-//! A client may say goodbye, close and be back before we have read the goodbye. What it sent on the old connection it sent
-//! first, so it counts first: until its `Detach`, the old link goes on applying what it has received, though it is given
-//! nothing any more. Only then the will is published, if there still is one, and the new link opens the session.
+//! A client may send DISCONNECT, close, and connect again before we have read the DISCONNECT. What it sent on the old connection
+//! comes first. So the old link goes on applying what it has received, but gets no more messages. At its `Detach` the will is
+//! published, if there still is one, and then the new link opens the session.
 //!
-//! The wait is short. The old link is woken, and does not wait for its peer: its pump reads what has arrived, a bounded
-//! number of times, and detaches.
+//! The wait is short. The old link is woken and does not wait for its peer: its pump reads what has arrived, a bounded number of
+//! times, and detaches.
 
 use super::Engine;
 use super::budget::{Budget, Unfinished};
@@ -20,9 +21,8 @@ use crate::event::CloseReason;
 use crate::slots::{Link, SessionKey};
 
 impl Engine {
-    /// Makes way for a session: its client's old connection loses it, and it ends if it is not to be gone on with. Returns
-    /// what to wait for in the log. Unfinished with [`super::link::LinkState::waits`] set: the link is woken when its turn
-    /// comes.
+    /// Prepares the opening of a session: the client's old connection loses it, and a clean start ends it. Returns the batch to
+    /// wait for. If it returns `Unfinished` with [`super::link::LinkState::waits`] set, the link is woken when its turn comes.
     pub(crate) fn end_predecessor(
         &mut self,
         link: Link,
@@ -83,7 +83,7 @@ impl Engine {
         self.call_successor(&client_id);
     }
 
-    /// Nothing keeps the first of those that wait for the client's session from it any more.
+    /// Wakes the first link that waits for the client's session: nothing else has the session now.
     pub(crate) fn call_successor(&mut self, client_id: &str) {
         if let Some(next) = self.successors.first(client_id)
             && let Some(l) = self.links.get_mut(next.link)
@@ -113,7 +113,7 @@ impl Engine {
         l.stalled = true;
         l.call(&mut self.wakes);
         self.give_back_reservations(old);
-        // What is left of it is done with the old link's `Detach`.
+        // If not all consumers could be removed now, the old link's `Detach` removes the others.
         let _ = self.stop_session(session, budget);
     }
 }
