@@ -4,10 +4,9 @@ protocol's words."""
 import pika
 import pika.exceptions
 
-import mqtt_raw as raw
-from amqp import connect as amqp_connect
+from amqp import connect
 from amqp import refused
-from doors import NOT_AUTHORIZED, acknowledged, amqp, refusal
+from doors import NOT_AUTHORIZED, acknowledged, refusal
 from harness import case, equal, eventually, main, unique
 from management import ADMIN, segment, user
 from mqtt import V3, V5, Client
@@ -22,6 +21,16 @@ def person(vhost="/"):
     name = unique("u")
     user(name, permissions=[vhost])
     return name, PASSWORD
+
+
+def amqp_connect(who, **settings):
+    """Given the time that a busy machine needs."""
+    credentials = pika.PlainCredentials(*who)
+    return connect(credentials=credentials, socket_timeout=30, stack_timeout=60, **settings)
+
+
+def amqp(who):
+    return amqp_connect(who).channel()
 
 
 def permit(name, configure=".*", write=".*", read=".*", vhost="/"):
@@ -47,7 +56,7 @@ def told_by_amqp(connection):
 
 
 def told_by_stomp(client):
-    client.until(lambda: client.errors, "an ERROR")
+    client.until(lambda: client.errors, "an ERROR", within=30)
     error = client.errors[0]
     return f"{error.headers['message']}: {error.body.decode()}"
 
@@ -59,7 +68,7 @@ def a_deleted_user_s_connections_end_in_each_protocol_s_words():
     watcher = Client(V5)
     watcher.subscribe(f"{topic}/#", 1)
     will = {"topic": f"{topic}/1", "payload": b"x", "qos": 1}
-    by_amqp, stays = amqp_connect(credentials=pika.PlainCredentials(*who)), amqp(other)
+    by_amqp, stays = amqp_connect(who), amqp(other)
     by_stomp = StompClient(login=who)
     old, new = Client(V3, user=who), Client(V5, user=who, will=will)
     neighbour = Client(V5, user=other)
@@ -84,7 +93,7 @@ def a_vhost_s_deletion_ends_what_is_in_it_and_nothing_else():
     ADMIN.put(f"/api/vhosts/{vhost}")
     who = person(vhost)
     permit(who[0])
-    here = amqp_connect(credentials=pika.PlainCredentials(*who), virtual_host=vhost)
+    here = amqp_connect(who, virtual_host=vhost)
     here.channel().queue_declare("q", durable=True)
     elsewhere = amqp(who)
     by_stomp = StompClient(login=who, vhost=vhost)
@@ -101,23 +110,22 @@ def a_vhost_s_deletion_ends_what_is_in_it_and_nothing_else():
     elsewhere.queue_declare("", exclusive=True)
     assert acknowledged(outside, unique("t"), 1) in (0, 0x10)
     equal(refusal(version=V5, user=in_it), NOT_AUTHORIZED)
-    credentials = pika.PlainCredentials(*who)
     try:
-        amqp_connect(credentials=credentials, virtual_host=vhost)
+        amqp_connect(who, virtual_host=vhost)
         raise AssertionError("it is there")
     except pika.exceptions.ProbableAccessDeniedError as error:
         assert "(530)" in str(error) and f"NOT_ALLOWED - vhost {vhost} not found" in str(error), error
     # One of the same name is another one.
     ADMIN.put(f"/api/vhosts/{vhost}")
     permit(who[0], vhost=vhost)
-    again = amqp_connect(credentials=credentials, virtual_host=vhost).channel()
+    again = amqp_connect(who, virtual_host=vhost).channel()
     refused(404, "NOT_FOUND", lambda: again.queue_declare("q", passive=True))
 
 
 @case
 def a_revoked_right_stops_the_next_publish_of_amqp_and_nothing_else():
     who, queue = person(), unique()
-    connection = amqp_connect(credentials=pika.PlainCredentials(*who))
+    connection = amqp_connect(who)
     writing, reading = connection.channel(), connection.channel()
     writing.confirm_delivery()
     reading.queue_declare(queue, auto_delete=True)
@@ -226,9 +234,8 @@ def a_user_at_its_limit_is_told_so_in_each_protocol_s_words():
     first = Client(V5, user=who)
     equal(refusal(version=V5, user=who), 0x97)
     assert refusal(version=V3, user=who) in (0x88, 0x97, 0x89), "3 of MQTT 3.1.1"
-    credentials = pika.PlainCredentials(*who)
     try:
-        amqp_connect(credentials=credentials)
+        amqp_connect(who)
         raise AssertionError("there was room")
     except pika.exceptions.ProbableAccessDeniedError as error:
         assert "(530)" in str(error) and "user connection limit (1) is reached" in str(error), error
