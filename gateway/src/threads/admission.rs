@@ -1,6 +1,7 @@
 //! Decides when a further thread helps, and when it goes back to sleep. Reads no clock and starts no thread, so tests can
 //! simulate any load.
 
+use super::trial::{Change, Trial};
 use std::time::Duration;
 
 /// A round that takes longer than this means that turns queue.
@@ -17,7 +18,7 @@ const CALM: Duration = Duration::from_millis(100);
 ///
 /// Two threads that share what one could carry wake each other for every few messages and fetch each other's cache
 /// lines: a message costs twice as much. So the first works alone until a round, which is the time until all turns that
-/// were ready at its beginning have been taken, is long.
+/// were ready at its beginning have been taken, is long, or until a [`Trial`] has shown that two get more done.
 #[derive(Debug)]
 pub(super) struct Admission {
     allowed: usize,
@@ -25,6 +26,7 @@ pub(super) struct Admission {
     long_rounds: u32,
     /// When the current series of short rounds began.
     calm_since: Option<Duration>,
+    trial: Trial,
 }
 
 /// Whether a round is so long that turns must be waiting.
@@ -40,6 +42,7 @@ impl Admission {
             admitted: 0,
             long_rounds: 0,
             calm_since: None,
+            trial: Trial::default(),
         }
     }
 
@@ -81,9 +84,19 @@ impl Admission {
             return;
         }
         let since = *self.calm_since.get_or_insert(now);
-        if self.admitted > 0 && now.saturating_sub(since) >= CALM {
+        if self.admitted > usize::from(self.trial.has_helper()) && now.saturating_sub(since) >= CALM {
             self.admitted -= 1;
             self.calm_since = Some(now);
+        }
+    }
+
+    /// As [`Admission::round`], for the trial: `took` counts time in which other processes ran. `bytes`: what all threads have
+    /// read and written so far.
+    pub(super) fn carried(&mut self, now: Duration, took: Duration, bytes: impl FnOnce() -> u64) {
+        match self.trial.round(now, took, bytes, self.admitted < self.allowed) {
+            Some(Change::Admit) => self.admitted += 1,
+            Some(Change::Dismiss) => self.admitted = self.admitted.saturating_sub(1),
+            None => {}
         }
     }
 }

@@ -2,6 +2,7 @@
 //! threads sleep, and help with turns while more are ready than one thread can run (`turns.rs` says how, `admission.rs` when).
 
 mod admission;
+mod trial;
 mod turns;
 
 #[cfg(test)]
@@ -14,7 +15,7 @@ use parking_lot::Mutex;
 use std::cell::OnceCell;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Notify;
@@ -39,6 +40,13 @@ pub(crate) struct Figures {
     pub bytes_in: AtomicU64,
     /// Bytes written to sockets.
     pub bytes_out: AtomicU64,
+}
+
+impl Figures {
+    /// Bytes read from and written to sockets.
+    fn bytes(&self) -> u64 {
+        self.bytes_in.load(Ordering::Relaxed) + self.bytes_out.load(Ordering::Relaxed)
+    }
 }
 
 thread_local! {
@@ -66,10 +74,11 @@ impl IoThreads {
             count => count,
         };
         let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
+        let figures: Vec<Arc<Figures>> = (0..count).map(|_| Arc::default()).collect();
         let threads = IoThreads {
             runtime: runtime.handle().clone(),
-            turns: Turns::new(count - 1),
-            figures: (0..count).map(|_| Arc::default()).collect(),
+            turns: Turns::new(count - 1, figures.clone()),
+            figures,
             stop: Arc::new(Notify::new()),
             joined: Mutex::default(),
         };

@@ -57,7 +57,7 @@ fn sleeper(left: &Arc<Mutex<Option<Waker>>>, turns: &Arc<AtomicUsize>) -> Toy {
 
 #[test]
 fn those_who_fill_and_those_who_empty_take_turns() {
-    let turns = Turns::new(0);
+    let turns = Turns::new(0, Vec::new());
     let list = Arc::default();
     for name in ['a', 'b', 'c'] {
         turns.spawn(greedy(name, 3, &list));
@@ -69,7 +69,7 @@ fn those_who_fill_and_those_who_empty_take_turns() {
 #[test]
 fn a_connection_that_always_has_more_to_do_has_one_turn_in_a_pass() {
     // The reactor is polled between two passes, so other connections are read before this one's next turn.
-    let turns = Turns::new(0);
+    let turns = Turns::new(0, Vec::new());
     let list = Arc::default();
     turns.spawn(greedy('x', 1_000, &list));
     assert!(turns.pass());
@@ -82,7 +82,7 @@ fn a_connection_that_always_has_more_to_do_has_one_turn_in_a_pass() {
 
 #[test]
 fn a_connection_woken_by_another_has_its_turn_in_the_same_pass() {
-    let turns = Turns::new(0);
+    let turns = Turns::new(0, Vec::new());
     let (left, count) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
     turns.spawn(sleeper(&left, &count));
     assert!(!turns.pass());
@@ -98,7 +98,7 @@ fn a_connection_woken_by_another_has_its_turn_in_the_same_pass() {
 
 #[test]
 fn a_long_queue_does_not_keep_the_owner_from_its_reactor() {
-    let turns = Turns::new(0);
+    let turns = Turns::new(0, Vec::new());
     let list = Arc::default();
     for _ in 0..100 {
         turns.spawn(greedy('x', 1, &list));
@@ -114,7 +114,7 @@ fn a_long_queue_does_not_keep_the_owner_from_its_reactor() {
 fn the_owner_polls_its_reactor_between_two_turns_of_a_busy_connection() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
     let runtime = runtime.expect("a runtime");
-    let turns = Turns::new(0);
+    let turns = Turns::new(0, Vec::new());
     let count = runtime.block_on(async {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let mut client = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
@@ -151,7 +151,7 @@ impl Drop for Stop<'_> {
 
 #[test]
 fn a_wake_during_a_turn_elsewhere_brings_another_turn() {
-    let turns = Turns::new(1);
+    let turns = Turns::new(1, Vec::new());
     turns.admit(1);
     let (count, left) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(None::<Waker>)));
     std::thread::scope(|scope| {
@@ -183,7 +183,7 @@ fn a_wake_during_a_turn_elsewhere_brings_another_turn() {
 
 #[test]
 fn a_helper_takes_turns_only_while_it_is_admitted() {
-    let turns = Turns::new(1);
+    let turns = Turns::new(1, Vec::new());
     let (ran, helped) = channel();
     std::thread::scope(|scope| {
         let _stop = Stop(&turns);
@@ -228,7 +228,7 @@ fn a_helper_takes_turns_only_while_it_is_admitted() {
 fn no_wake_is_lost_between_many_threads() {
     const CONNECTIONS: usize = 40;
     const ROUNDS: usize = 500;
-    let turns = Turns::new(3);
+    let turns = Turns::new(3, Vec::new());
     turns.admit(3);
     // Each wakes the next one in a ring and never itself, so lost wakes stop the ring.
     let ring: Arc<Vec<Mutex<Option<Waker>>>> = Arc::new((0..CONNECTIONS).map(|_| Mutex::default()).collect());
@@ -278,7 +278,7 @@ fn a_stop_runs_nothing_more_and_drops_everything() {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
     }
-    let turns = Turns::new(0);
+    let turns = Turns::new(0, Vec::new());
     let (dropped, ran) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let spawn = || {
         let (counted, ran) = (Counted(Arc::clone(&dropped)), Arc::clone(&ran));
@@ -421,7 +421,7 @@ fn a_storm_of_handshakes_admits_a_thread_that_leaves_after_it() {
 #[test]
 fn a_storm_of_connections_leaves_the_others_their_turns() {
     const STORM: usize = 2_000;
-    let turns = Turns::new(0);
+    let turns = Turns::new(0, Vec::new());
     let list = Arc::default();
     turns.spawn(greedy('x', 20, &list));
     for _ in 0..STORM {

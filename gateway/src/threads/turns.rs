@@ -15,6 +15,7 @@
 //! A wake is a push to the queue. Only the first wake after the owner went to sleep wakes it, which is a system call
 //! if it comes from another thread. So a fan-out to a thousand connections makes one system call.
 
+use super::Figures;
 use super::admission::{Admission, is_long};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::cell::Cell;
@@ -46,6 +47,8 @@ pub(crate) struct Turns<F> {
     /// One for each helper, which waits on it while it sleeps.
     beds: Vec<Condvar>,
     began: Instant,
+    /// What each thread has read and written.
+    figures: Vec<Arc<Figures>>,
 }
 
 struct Queue<F> {
@@ -97,8 +100,8 @@ const AGAIN: u8 = 3;
 const DONE: u8 = 4;
 
 impl<F: Future<Output = ()> + Unpin + Send + 'static> Turns<F> {
-    /// A queue for one owner and this many helpers.
-    pub(super) fn new(helpers: usize) -> Arc<Turns<F>> {
+    /// A queue for one owner and this many helpers. `figures`: of all of them.
+    pub(super) fn new(helpers: usize, figures: Vec<Arc<Figures>>) -> Arc<Turns<F>> {
         Arc::new(Turns {
             queue: Mutex::new(Queue {
                 ready: VecDeque::new(),
@@ -117,6 +120,7 @@ impl<F: Future<Output = ()> + Unpin + Send + 'static> Turns<F> {
             owner: OnceLock::new(),
             beds: (0..helpers).map(|_| Condvar::new()).collect(),
             began: Instant::now(),
+            figures,
         })
     }
 
@@ -208,7 +212,7 @@ impl<F: Future<Output = ()> + Unpin + Send + 'static> Turns<F> {
             let Some(task) = queue.take() else { break };
             MutexGuard::unlocked(&mut queue, || task.run());
         }
-        queue.end_round(self.began);
+        queue.end_round(self.began, &self.figures);
         queue.is_asleep = queue.ready.is_empty() && queue.later.is_empty();
         !queue.is_asleep && !queue.is_stopped
     }
@@ -306,7 +310,7 @@ impl<F> Queue<F> {
         }
     }
 
-    fn end_round(&mut self, began: Instant) {
+    fn end_round(&mut self, began: Instant, figures: &[Arc<Figures>]) {
         let Some(round) = &self.round else { return };
         let now = Instant::now();
         let mut took = now - round.began;
@@ -314,6 +318,8 @@ impl<F> Queue<F> {
         if self.taken < round.until && !is_long(took) {
             return;
         }
+        let bytes = || figures.iter().map(|figures| figures.bytes()).sum();
+        self.admission.carried(now - began, took, bytes);
         if let Some(before) = round.processor {
             took = took.min(processor_time().saturating_sub(before));
         }
