@@ -37,13 +37,17 @@ fn main() {
 
 /// Hands `layout.ld` to the linker: without it, a gateway at rest has 4 MB more of its code in memory.
 ///
-/// GNU ld and LLD read it. Other linkers may not: whoever names a linker in RUSTFLAGS goes without.
+/// GNU ld and LLD read it. Other linkers may not: whoever names a linker in RUSTFLAGS goes without, and so does who sets
+/// `GATEPOST_LAYOUT=none`.
 fn lay_out() {
     let variable = |name| env::var(name).unwrap_or_default();
     let release = variable("PROFILE") == "release" && variable("CARGO_CFG_TARGET_OS") == "linux";
     let flags = variable("CARGO_ENCODED_RUSTFLAGS");
+    let is_wanted =
+        variable("GATEPOST_LAYOUT") != "none" && !["fuse-ld", "linker"].iter().any(|named| flags.contains(named));
+    println!("cargo::rerun-if-env-changed=GATEPOST_LAYOUT");
     println!("cargo::rerun-if-changed=layout.ld");
-    if release && !["fuse-ld", "linker"].iter().any(|named| flags.contains(named)) {
+    if release && is_wanted {
         println!(
             "cargo::rustc-link-arg-bins=-T{}/layout.ld",
             variable("CARGO_MANIFEST_DIR")
