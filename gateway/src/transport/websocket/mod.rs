@@ -61,6 +61,8 @@ struct KeepAlive {
 
 /// Reads without payload in one turn, at most. Otherwise a peer that sends only control frames would delay other connections.
 const READS: usize = 16;
+/// Bytes of such reads, after which the turn ends: some thousand pings.
+const SILENT_BYTES: usize = 16 * 1024;
 
 impl WebSocket {
     /// Memory of its buffers and those of the transport below.
@@ -92,6 +94,7 @@ impl WebSocket {
     }
 
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut silent = 0;
         for _ in 0..READS {
             match self.decoder.end() {
                 None => {}
@@ -114,6 +117,10 @@ impl WebSocket {
             if payload > 0 {
                 buffer.advance(payload);
                 return Poll::Ready(Ok(()));
+            }
+            silent += size;
+            if silent >= SILENT_BYTES {
+                break;
             }
         }
         // Let other connections have their turns.

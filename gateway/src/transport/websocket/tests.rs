@@ -1,6 +1,15 @@
 use super::frame::{Control, Decoder, End, Fault, Opcode, head};
 use super::sender::Sender;
+use crate::transport::Transport;
+use crate::transport::unix::Unix;
+use gatepost_core::session;
+use gatepost_core::time::Time;
 use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake, Waker};
+use std::time::Duration;
+use tokio::io::ReadBuf;
 
 const MAX: u64 = 1 << 20;
 const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
@@ -302,4 +311,55 @@ fn a_control_frame_is_small() {
         "{}",
         size_of::<super::WebSocket>()
     );
+}
+
+/// Notes that it was woken.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn a_turn_takes_few_of_many_pings() {
+    const PINGS: usize = 20_000;
+    let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let under = Transport::Unix(Unix::new(ours).unwrap());
+    let protocol = session::WebSocket {
+        port: None,
+        tls_port: None,
+        paths: &[],
+        subprotocols: &[],
+        subprotocol_optional: true,
+        text: false,
+    };
+    let limits = super::Limits {
+        message_max: MAX,
+        ping_after: Duration::ZERO,
+    };
+    // Bytes that came with the upgrade are read as those of the socket are.
+    let early = [masked(0x89, b"").repeat(PINGS), masked(0x82, b"payload")].concat();
+    let mut websocket = super::WebSocket::new(under, &protocol, limits, &early, Time::default());
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut space = [0; 4096];
+    let mut turns = 0;
+    let payload = loop {
+        let mut buffer = ReadBuf::new(&mut space);
+        let before = websocket.early.len();
+        let read = websocket.poll_read(&mut Context::from_waker(&waker), &mut buffer);
+        assert!(before - websocket.early.len() <= super::SILENT_BYTES, "turn {turns}");
+        if read.is_ready() {
+            break buffer.filled().to_vec();
+        }
+        // Nobody else wakes it: the socket is silent.
+        assert!(woken.0.swap(false, Ordering::Relaxed), "turn {turns}");
+        turns += 1;
+    };
+    assert_eq!(payload, b"payload");
+    assert_eq!(turns, early.len() / super::SILENT_BYTES);
 }
