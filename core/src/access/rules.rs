@@ -13,7 +13,7 @@
 //! dialects. A topic with a `%`, which may be an escape, is looked up level by level. The cost does not depend on the number of
 //! patterns, except for patterns with the same beginning that must be compared as a whole. Nothing is allocated.
 
-use super::{CLIENT_ID, PLACEHOLDERS, TopicPattern, USERNAME, VHOST, Who};
+use super::topics::{CLIENT_ID, PLACEHOLDERS, TopicPattern, USERNAME, VHOST, Who};
 use crate::message::Dialect;
 use crate::topic::{Level, Levels, each_separator, separator_text};
 use foldhash::fast::RandomState;
