@@ -1,9 +1,9 @@
 //! Applies a link's commands: each is given to the part of the engine that does it.
 
 use super::budget::{Budget, Unfinished};
-use super::consuming::Verdict;
 use super::link::may_be_answered;
 use super::publishing::Publish;
+use super::settling::Verdict;
 use super::{Applied, Engine, done};
 use crate::command::Command;
 use crate::durable_session::CHANNEL;

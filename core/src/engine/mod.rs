@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   apply ─┬─ publishing: route, enqueue, stage for the log ──► dispatch: reserve to consumers' outboxes
-//!          ├─ consuming: consume, settle, get                        │
-//!          ├─ definitions: exchanges, queues, bindings               ▼
+//!          ├─ consuming, fetching, settling: consume, get, settle     │
+//!          ├─ definitions, exchanges, bindings, deletions             ▼
 //!          └─ sessions: MQTT sessions and subscriptions     take: number, hand out, confirm
 //!
 //!   staging ──drain──► log ──durable──► what waited: answers, confirms
@@ -16,8 +16,10 @@ mod admission;
 mod asking;
 #[cfg(feature = "testing")]
 mod audit;
+mod bindings;
 mod bound_replay;
 mod budget;
+mod closing;
 mod commands;
 mod confirms;
 mod consuming;
@@ -25,9 +27,12 @@ mod counters;
 mod dead_letter;
 mod death;
 mod definitions;
+mod deletions;
 mod dispatch;
 mod enqueuing;
 mod eviction;
+mod exchanges;
+mod fetching;
 pub mod flow;
 mod flow_counts;
 mod flowed;
@@ -59,6 +64,7 @@ mod retained_loads;
 mod retaining;
 mod routing;
 mod sessions;
+mod settling;
 mod staging;
 mod subscriptions;
 mod successors;

@@ -9,10 +9,10 @@
 //! publish, 0.18 a settle.
 
 use super::budget::Budget;
-use super::consuming::Verdict;
 use super::publishing::extra_keys;
 use super::reply_address::reply_addressed;
 use super::routing::RouteBy;
+use super::settling::Verdict;
 use super::unfinished::Committing;
 use super::{Engine, Limit, done};
 use crate::command::{Channel as ChannelNumber, Command, Outcome, PublishFlags, Transaction};

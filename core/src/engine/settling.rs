@@ -1,0 +1,338 @@
+//! What becomes of a delivery: it is accepted, comes back to its queue, or dies.
+
+use super::budget::{Budget, Unfinished};
+use super::death::Death;
+use super::internal::Source;
+use super::{Engine, done};
+use crate::command::{Channel as ChannelNumber, Outcome};
+use crate::event::Op;
+use crate::fault::{Fault, FaultKind};
+use crate::ledger::ObjectKind;
+use crate::message::Settled;
+use crate::queue::RETURN_BYTES;
+use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::queue::unsettled::Delivered;
+use crate::slots::{Link, QueueKey};
+use crate::store::{Record, State};
+
+/// What a consumer says of a delivery, or of all up to it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Verdict {
+    pub(crate) number: u64,
+    pub(crate) multiple: bool,
+    pub(crate) outcome: Outcome,
+}
+
+impl Engine {
+    pub(crate) fn settle(
+        &mut self,
+        link: Link,
+        channel: ChannelNumber,
+        Verdict {
+            number,
+            multiple,
+            outcome,
+        }: Verdict,
+        budget: &mut Budget,
+    ) -> Result<(), Unfinished> {
+        // What is rejected may die. Each hold publishes some of those that have.
+        let waits = outcome != Outcome::Accept && !budget.is_whole() && self.has_many_internal();
+        let Some(l) = self.links.get_mut(link) else {
+            return Ok(());
+        };
+        if l.session.is_some() {
+            self.settle_packet(link, number, outcome);
+            return Ok(());
+        }
+        let unsettled = &mut l.channel(channel).unsettled;
+        if multiple && (number == 0 || unsettled.contains(number)) {
+            let upto = if number == 0 { u64::MAX } else { number };
+            return self.settle_upto(link, channel, upto, outcome, budget);
+        }
+        if waits && unsettled.contains(number) {
+            return Err(Unfinished);
+        }
+        if !multiple && let Some(delivered) = unsettled.remove(number) {
+            self.settle_delivered(link, channel, delivered, outcome);
+            return Ok(());
+        }
+        let text = format!("unknown delivery tag {number}");
+        let fault = Fault::new(FaultKind::PreconditionFailed, text);
+        self.fail(link, channel, Op::Settle, fault);
+        Ok(())
+    }
+
+    /// Settles the channel's deliveries up to a number, oldest first. The last of them is that number, so that a settle which
+    /// is repeated in the next hold still means the same.
+    pub(super) fn settle_upto(
+        &mut self,
+        link: Link,
+        channel: ChannelNumber,
+        upto: u64,
+        outcome: Outcome,
+        budget: &mut Budget,
+    ) -> Result<(), Unfinished> {
+        loop {
+            let waits = outcome != Outcome::Accept && !budget.is_whole() && self.has_many_internal();
+            let Some(l) = self.links.get_mut(link) else {
+                return Ok(());
+            };
+            let unsettled = &mut l.channel(channel).unsettled;
+            if !unsettled.reaches(upto) {
+                return Ok(());
+            }
+            budget.check()?;
+            if waits {
+                return Err(Unfinished);
+            }
+            if let Some(delivered) = unsettled.pop_upto(upto) {
+                self.settle_delivered(link, channel, delivered, outcome);
+            }
+            budget.spend(1 + self.take_listed_units());
+        }
+    }
+
+    /// A delivery of `channel` of `link` is settled.
+    fn settle_delivered(&mut self, link: Link, channel: ChannelNumber, delivered: Delivered, outcome: Outcome) {
+        if self.flow.is_tracing() {
+            self.trace_settled(link, delivered.queue, delivered.entry.seq, outcome);
+        }
+        self.count_released(link, delivered.cost());
+        let Delivered {
+            queue,
+            consumer,
+            mut entry,
+        } = delivered;
+        if let Some(key) = consumer {
+            // Also if the consumer is gone: its channel had it all the same.
+            self.free_channel_credit(link, channel);
+            if let Some(c) = self.consumers.get_mut(key) {
+                c.credit.release();
+                let queue = c.queue;
+                self.touch(queue);
+            }
+        }
+        let place = self.links.get_mut(link).map(|l| {
+            if outcome == Outcome::Accept
+                && let Some(c) = l.find_channel(channel)
+            {
+                c.acknowledged += 1;
+            }
+            l.traffic
+        });
+        let traffic = place.map(|place| self.counters.of(place));
+        match outcome {
+            Outcome::Accept => {
+                if let Some(traffic) = traffic {
+                    traffic.acknowledged += 1;
+                }
+                self.settle_entry(queue, entry, true);
+            }
+            Outcome::Requeue => {
+                entry.flags.set(EntryFlags::REDELIVERED);
+                self.return_entry(queue, entry);
+            }
+            Outcome::Reject => {
+                if let Some(traffic) = traffic {
+                    traffic.rejected += 1;
+                }
+                if self.dies_later(queue, &entry.body) {
+                    self.postpone_death(link, channel, queue, entry);
+                } else if self.is_offered_again(queue, &entry.body) {
+                    entry.flags.set(EntryFlags::REDELIVERED);
+                    self.put_back(queue, entry);
+                } else if let Some(q) = self.queues.get_mut(queue) {
+                    q.settled(&entry.body);
+                    self.drop_entry(queue, entry, Death::Rejected);
+                } else {
+                    self.memory.drop_body(&entry.body);
+                }
+            }
+        }
+    }
+
+    /// Whether a delivery cannot die now and waits again instead. Its body left memory while its queue had no dead letters; a
+    /// policy gave it some since. It comes back with its body, and dies when it is rejected again.
+    fn is_offered_again(&self, queue: QueueKey, body: &Body) -> bool {
+        matches!(body, Body::Disk { .. }) && self.has_dead_letters(queue)
+    }
+
+    /// A delivery comes back from its consumer. It waits again, unless it has come back too often.
+    fn return_entry(&mut self, queue: QueueKey, entry: Entry) {
+        let grows = self.queues.get(queue).is_some_and(|q| q.is_first_return(entry.seq));
+        if grows && self.admit(ObjectKind::Queues, RETURN_BYTES).is_err() {
+            // Without memory for its count the message is not counted: it waits again, and never dies of its returns.
+            self.put_back(queue, entry);
+            return;
+        }
+        let counted = self.queues.get_mut(queue).and_then(|q| {
+            let count = q.count_return(entry.seq)?;
+            Some((q.id, count, q.is_over_delivery_limit(count)))
+        });
+        let Some((id, count, is_over)) = counted else {
+            self.put_back(queue, entry);
+            return;
+        };
+        // While the disk is short no dead letter is written: the message is offered once more instead.
+        if is_over && !self.dies_later(queue, &entry.body) && !self.is_offered_again(queue, &entry.body) {
+            if let Some(q) = self.queues.get_mut(queue) {
+                q.settled(&entry.body);
+            }
+            return self.drop_entry(queue, entry, Death::DeliveryLimit);
+        }
+        if entry.flags.has(EntryFlags::LOGGED) {
+            self.staging.record(Record::State(State::Returned {
+                queue: id,
+                seq: entry.seq,
+                count,
+            }));
+        }
+        self.put_back(queue, entry);
+    }
+
+    /// Returns a reserved or unsettled entry to its old place. False if its queue is gone, and the entry with it.
+    pub(crate) fn put_back(&mut self, queue: QueueKey, mut entry: Entry) -> bool {
+        // While memory is short, what comes back waits on disk like what is behind it.
+        self.shed(queue, &mut entry);
+        let Some(q) = self.queues.get_mut(queue) else {
+            self.memory.drop_body(&entry.body);
+            return false;
+        };
+        let seq = entry.seq;
+        q.put_back(entry);
+        self.spare_from_purge(queue, seq);
+        self.touch(queue);
+        true
+    }
+
+    /// An entry is handed to a consumer that settles it. See [`Engine::shed`].
+    pub(crate) fn count_and_shed(&mut self, queue: QueueKey, entry: &mut Entry) {
+        let keeps_body = self.queues.get_mut(queue).is_some_and(|q| {
+            q.delivered += 1;
+            q.arguments.dead_letter_exchange.is_some()
+        });
+        if !keeps_body {
+            self.memory.shed(entry);
+        }
+    }
+
+    /// Lets the body of an entry go if memory is short and the log has it: it is only needed if it comes back. A queue
+    /// that dead-letters needs its bodies at hand.
+    pub(crate) fn shed(&mut self, queue: QueueKey, entry: &mut Entry) {
+        if !self.has_dead_letters(queue) {
+            self.memory.shed(entry);
+        }
+    }
+
+    /// An unsettled entry is done with. `explicit`: its consumer said so (a hand-out that needs no settling is no reason not
+    /// to write the message).
+    pub(crate) fn settle_entry(&mut self, queue: QueueKey, entry: Entry, explicit: bool) {
+        if let Some(q) = self.queues.get_mut(queue) {
+            q.settled(&entry.body);
+            if explicit {
+                q.acknowledged += 1;
+            } else {
+                q.taken += 1;
+            }
+            self.forget_entry(queue, &entry, explicit);
+        }
+        self.memory.drop_body(&entry.body);
+    }
+
+    /// Tells the log that an entry is gone from its queue.
+    fn forget_entry(&mut self, queue: QueueKey, entry: &Entry, explicit: bool) {
+        if explicit
+            && entry.flags.has(EntryFlags::LOGGED)
+            && let Body::Memory(message) = &entry.body
+            && message.log_state().settle() == Settled::Cancelled
+        {
+            let message = message.clone();
+            self.forget_returns(queue, entry.seq, entry.flags);
+            self.confirm_cancelled(&message);
+            return;
+        }
+        self.forget_dead(queue, entry.seq, entry.flags);
+    }
+
+    fn forget_returns(&mut self, queue: QueueKey, seq: u64, flags: EntryFlags) {
+        if flags.has(EntryFlags::REDELIVERED)
+            && let Some(q) = self.queues.get_mut(queue)
+        {
+            q.forget_returns(seq);
+        }
+    }
+
+    /// The same of an entry of which no more is known.
+    pub(crate) fn forget_dead(&mut self, queue: QueueKey, seq: u64, flags: EntryFlags) {
+        self.forget_returns(queue, seq, flags);
+        if !flags.has(EntryFlags::LOGGED) {
+            return;
+        }
+        if self.queues.note_ack(queue, seq) {
+            let due = self.now.monotonic + std::time::Duration::from_millis(super::ACKS_DELAY_MS);
+            self.acks_due.get_or_insert(due);
+        }
+    }
+
+    /// An entry dies that neither waits in its queue nor is unsettled any more.
+    pub(crate) fn drop_entry(&mut self, queue: QueueKey, entry: Entry, death: Death) {
+        let dead_letters = self.has_dead_letters(queue);
+        let mut published = false;
+        if self.flow.is_tracing() {
+            self.trace_death(queue, entry.seq, death);
+        }
+        if dead_letters && let Body::Memory(message) = &entry.body {
+            let message = message.clone();
+            let source = Source::Entry {
+                queue,
+                seq: entry.seq,
+                flags: entry.flags,
+            };
+            published = self.dead_letter(queue, &message, death, source).is_ok();
+        }
+        if !published {
+            // A new route is no settle: the publisher is confirmed when the log has it.
+            self.forget_entry(queue, &entry, death == Death::Rejected && !dead_letters);
+        }
+        if self.flow.is_tracing() {
+            self.traces.forget(queue, entry.seq);
+        }
+        self.memory.drop_body(&entry.body);
+    }
+
+    /// Stages what was settled since the last time, for all queues at once.
+    pub(crate) fn stage_acks(&mut self) {
+        self.acks_due = None;
+        let all = self.queues.take_acks();
+        if !all.is_empty() {
+            self.staging.record(Record::Acks(all.into()));
+        }
+    }
+
+    /// Gives back the deliveries that were unsettled when the channel asked for that, oldest first. Its consumers are
+    /// offered nothing meanwhile: what is given back would come to them, and be given back, for ever.
+    pub(crate) fn recover_channel(
+        &mut self,
+        link: Link,
+        channel: ChannelNumber,
+        reply: bool,
+        budget: &mut Budget,
+    ) -> Result<(), Unfinished> {
+        let Some(l) = self.links.get_mut(link) else {
+            return Ok(());
+        };
+        let c = l.channel(channel);
+        let upto = *c.recovering.get_or_insert(c.delivered);
+        self.settle_upto(link, channel, upto, Outcome::Requeue, budget)?;
+        if let Some(l) = self.links.get_mut(link) {
+            let c = l.channel(channel);
+            c.recovering = None;
+            let consumers = c.consumers.clone();
+            self.touch_queues_of(&consumers);
+        }
+        if reply {
+            self.answer(link, channel, done(channel, Op::Recover), None);
+        }
+        Ok(())
+    }
+}
