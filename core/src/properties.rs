@@ -151,6 +151,12 @@ pub trait PropertyCodec: Send + Sync {
     /// The neutral view of `raw`, which a session of this origin once accepted. Bytes that do not decode (damage)
     /// give what could be read.
     fn decode(&self, raw: &[u8]) -> Properties;
+    /// Whether a name or a text of `raw` may be `text`. It is asked of each message while messages with a certain property are
+    /// traced, before they are decoded: a "no" must be right, a "yes" need not be.
+    fn may_mention(&self, raw: &[u8], text: &str) -> bool {
+        let _ = (raw, text);
+        true
+    }
     /// Further routing keys that `raw` names, asked for where [`Envelope::extra_keys`](crate::message::Envelope) is set.
     fn extra_keys(&self, raw: &[u8]) -> Vec<Name> {
         let _ = raw;
@@ -189,6 +195,15 @@ impl Codecs {
             .find(|c| c.origin() == origin)
             .map(|c| c.decode(raw))
             .unwrap_or_default()
+    }
+    /// Whether a name or a text of `raw` may be `text`: see [`PropertyCodec::may_mention`].
+    pub fn may_mention(&self, origin: Origin, raw: &[u8], text: &str) -> bool {
+        if origin == Origin::NEUTRAL {
+            return mentions(raw, text.as_bytes());
+        }
+        let mut codecs = self.0.iter();
+        let codec = codecs.find(|c| c.origin() == origin);
+        codec.is_some_and(|c| c.may_mention(raw, text))
     }
     /// Further routing keys that `raw` names; none for an origin nobody registered.
     pub fn extra_keys(&self, origin: Origin, raw: &[u8]) -> Vec<Name> {
@@ -261,4 +276,19 @@ fn decode_neutral(raw: &[u8]) -> (Properties, Trail) {
     fields
         .and_then(|fields| postcard::from_bytes(fields).ok())
         .unwrap_or_default()
+}
+
+/// Whether `text` is in `raw` as it is.
+pub fn mentions(raw: &[u8], text: &[u8]) -> bool {
+    let Some((first, rest)) = text.split_first() else {
+        return true;
+    };
+    let mut raw = raw;
+    while let Some(at) = raw.iter().position(|octet| octet == first) {
+        raw = &raw[at + 1..];
+        if raw.starts_with(rest) {
+            return true;
+        }
+    }
+    false
 }

@@ -1,4 +1,4 @@
-//! Counts of messages on their way, for the flow map.
+//! Counts of messages on their way, for the flow map; and what traces have noted of addresses.
 
 use crate::message::{Dialect, route_hash};
 
@@ -48,3 +48,7 @@ impl Source {
         Source(route_hash(name.as_bytes(), b"", Dialect::Dot).max(1))
     }
 }
+
+/// What traces have noted of an address: see `engine/asked.rs`. The default says nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mark(pub(crate) u32);

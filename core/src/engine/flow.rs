@@ -219,14 +219,15 @@ impl Engine {
         }
     }
 
-    /// Counts a message, while messages are traced.
-    pub(super) fn note_flowed(&mut self, message: &Message, known: Option<KnownRoute>, queues: &[QueueSlot]) -> Source {
+    /// Counts a message, while messages are traced. `route`: the remembered one, or its queues.
+    #[inline]
+    pub(super) fn note_flowed(&mut self, message: &Message, route: Result<KnownRoute, &[QueueSlot]>) -> Source {
         self.flow.note();
         let bytes = message.body().len();
-        match known {
-            Some(known) => self.router.note(known, bytes),
-            None if message.exchange_bytes().is_empty() => self.flow.note_by_name(queues.iter().copied(), bytes),
-            None => self.note_walked(message, queues),
+        match route {
+            Ok(known) => self.router.note(known, bytes),
+            Err(queues) if message.exchange_bytes().is_empty() => self.flow.note_by_name(queues.iter().copied(), bytes),
+            Err(queues) => self.note_walked(message, queues),
         }
     }
 

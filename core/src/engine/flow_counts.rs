@@ -182,7 +182,9 @@ impl FlowCounts {
         self.any = true;
     }
 
-    fn is_on(&self) -> bool {
+    /// Whether messages are counted.
+    #[inline]
+    pub(crate) fn is_on(&self) -> bool {
         matches!(self.watch, Watch::Flow | Watch::TracesAndFlow)
     }
 
@@ -312,17 +314,19 @@ impl FlowCounts {
         got
     }
 
-    /// Counts a delivery of a consumer. Returns whether there is more to note of it: how long it has waited, or its traces.
+    /// Counts a delivery of a consumer. Returns whether to note how long it has waited, and whether to tell traces.
+    /// `is_followed`: some message is followed.
     #[inline]
-    pub(crate) fn note_delivered(&mut self, consumer: &mut Consumer) -> bool {
+    pub(crate) fn note_delivered(
+        &mut self,
+        consumer: &mut Consumer,
+        is_followed: impl FnOnce() -> bool,
+    ) -> (bool, bool) {
         match self.watch {
-            Watch::Flow => self.count_delivered(consumer),
-            Watch::Nothing => false,
-            Watch::Traces => true,
-            Watch::TracesAndFlow => {
-                self.count_delivered(consumer);
-                true
-            }
+            Watch::Flow => (self.count_delivered(consumer), false),
+            Watch::Nothing => (false, false),
+            Watch::Traces => (false, is_followed()),
+            Watch::TracesAndFlow => (self.count_delivered(consumer), is_followed()),
         }
     }
 

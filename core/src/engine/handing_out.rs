@@ -56,7 +56,7 @@ impl Engine {
         traffic.redelivered += u64::from(entry.flags.has(EntryFlags::REDELIVERED));
         traffic.delivered_bytes += message.body().len() as u64;
         self.flow.note_got(link, queue);
-        if self.flow.is_tracing() {
+        if self.is_any_followed() {
             self.trace_fetched(link, queue, &entry, no_ack);
         }
         // Until now it counted as fetched.
@@ -117,16 +117,15 @@ impl Engine {
             debug_assert!(false, "reservations are given back before their consumer goes");
             return;
         };
-        if self.flow.note_delivered(c)
-            && let Body::Memory(message) = &entry.body
-        {
+        let (is_timed, is_followed) = self.flow.note_delivered(c, || self.traces.is_any_followed());
+        if is_timed && let Body::Memory(message) = &entry.body {
             self.flow.note_wait(key, self.now.wall - message.envelope().received);
-            if self.flow.is_tracing()
-                && let Some(l) = self.links.get(link)
-                && let Some(q) = self.queues.get(queue)
-            {
-                trace::delivered(&mut self.traces, self.now, (l, c), q, &entry);
-            }
+        }
+        if is_followed
+            && let Some(l) = self.links.get(link)
+            && let Some(q) = self.queues.get(queue)
+        {
+            trace::delivered(&mut self.traces, self.now, (l, c), q, &entry);
         }
         if let Some((session, granted)) = c.session {
             let ids = c.subscription_ids.clone();

@@ -13,6 +13,7 @@
 
 mod access_checks;
 mod admission;
+mod asked;
 mod asking;
 #[cfg(feature = "testing")]
 mod audit;

@@ -18,7 +18,7 @@ impl Engine {
         let Some(l) = self.links.get(link) else { return };
         let (traffic, session) = (l.traffic, l.session);
         let Some(session) = session else { return };
-        if self.flow.is_tracing()
+        if self.is_any_followed()
             && let Some(o) = self
                 .sessions
                 .get_mut(session)

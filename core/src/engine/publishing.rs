@@ -371,7 +371,7 @@ impl Engine {
             if let Some((upto, more)) = c.publisher.tell() {
                 traffic.confirmed += more;
                 events.push(Event::Confirmed { channel, upto });
-                if self.flow.is_tracing() {
+                if self.traces.is_any_awaited() {
                     self.traces.confirmed(self.now, link, channel, upto);
                 }
             }
@@ -454,12 +454,12 @@ impl Engine {
                 });
             }
             Watch::Nothing | Watch::Flow => {}
-            watch @ (Watch::Traces | Watch::TracesAndFlow) => {
-                let queues = slots_of(targets);
-                if watch == Watch::TracesAndFlow && !is_of_node {
-                    enqueued.sent_to = Some(self.note_flowed(message, known_route, &queues));
-                }
-                self.trace_routed(link, message, &queues, skip, &mut enqueued);
+            Watch::Traces | Watch::TracesAndFlow => {
+                let route = match known_route {
+                    Some(known) => Ok(known),
+                    None => Err(slots_of(targets)),
+                };
+                self.watch_traced(link, message, route, (skip, is_of_node), &mut enqueued);
             }
         }
         if !is_of_node {

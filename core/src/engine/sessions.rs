@@ -537,7 +537,7 @@ impl Engine {
                 released,
                 ..
             } = outgoing;
-            if self.flow.is_tracing() {
+            if self.is_any_followed() {
                 self.trace_session_end(queue, entry.seq, qos == 2 || released);
             }
             if Some(queue) == own {

@@ -94,7 +94,7 @@ impl Engine {
 
     /// A delivery of `channel` of `link` is settled.
     fn settle_delivered(&mut self, link: Link, channel: ChannelNumber, delivered: Delivered, outcome: Outcome) {
-        if self.flow.is_tracing() {
+        if self.is_any_followed() {
             self.trace_settled(link, delivered.queue, delivered.entry.seq, outcome);
         }
         self.count_released(link, delivered.cost());
@@ -278,7 +278,7 @@ impl Engine {
     pub(crate) fn drop_entry(&mut self, queue: QueueKey, entry: Entry, death: Death) {
         let dead_letters = self.has_dead_letters(queue);
         let mut published = false;
-        if self.flow.is_tracing() {
+        if self.is_any_followed() {
             self.trace_death(queue, entry.seq, death);
         }
         if dead_letters && let Body::Memory(message) = &entry.body {
@@ -294,7 +294,7 @@ impl Engine {
             // A new route is no settle: the publisher is confirmed when the log has it.
             self.forget_entry(queue, &entry, death == Death::Rejected && !dead_letters);
         }
-        if self.flow.is_tracing() {
+        if self.is_any_followed() {
             self.traces.forget(queue, entry.seq);
         }
         self.memory.drop_body(&entry.body);

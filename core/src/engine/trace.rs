@@ -2,7 +2,9 @@
 //!
 //! Somebody asks for messages by exchange, topic or property ([`TraceRequest`]). The next ones that are published are caught, and
 //! what happens to them is noted. Without an active trace a message costs a few comparisons: publishes and deliveries ask whether
-//! they are watched at all, for the flow map, and traces share that answer. Settles ask for themselves.
+//! they are watched at all, for the flow map, and traces share that answer. Settles ask for themselves. With active traces, a
+//! publish costs a look at what is noted of its address (`asked.rs`), and deliveries and settles cost nothing until some message is
+//! followed.
 //!
 //! Bodies are not kept. What is kept is bounded by count, by time and by bytes, and charged like queues. It is in memory only:
 //! a restart forgets it.
@@ -28,9 +30,11 @@ use crate::properties::Name;
 use crate::queue::Queue;
 use crate::queue::consumers::Consumer;
 use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::router::KnownRoute;
 use crate::slots::{Link, QueueKey};
 use crate::time::Now;
 use crate::topic::is_of_broker;
+use smallvec::SmallVec;
 
 /// What a message of a trace costs, about.
 const TRACED_BYTES: usize = 4 << 10;
@@ -118,6 +122,64 @@ impl Engine {
             Some(l) => Origin::Client(party(l)),
             None => Origin::Gateway,
         }
+    }
+
+    /// A message is in its queues, and messages are traced. Most are of no interest to any trace, and should cost little more
+    /// than without. `route`: the remembered one, or its queues. `of`: queues that it must not come back to, and whether the node
+    /// itself tells it.
+    #[inline(never)]
+    pub(super) fn watch_traced(
+        &mut self,
+        link: Link,
+        message: &Message,
+        route: Result<KnownRoute, SmallVec<[QueueSlot; 4]>>,
+        (skip, is_of_node): (&[Name], bool),
+        enqueued: &mut Enqueued,
+    ) {
+        let known = route.as_ref().ok().copied();
+        if self.flow.is_on() && !is_of_node {
+            let route = route.as_ref().map(|known| *known).map_err(|queues| &**queues);
+            enqueued.sent_to = Some(self.note_flowed(message, route));
+        }
+        if self.traces.may_end() {
+            self.end_traces();
+        }
+        if !self.may_be_caught(message, known) {
+            self.traces.pass();
+            return;
+        }
+        let queues = match route {
+            Ok(known) => self
+                .router
+                .targets_of(known)
+                .iter()
+                .map(|target| target.queue)
+                .collect(),
+            Err(queues) => queues,
+        };
+        self.trace_routed(link, message, &queues, skip, enqueued);
+    }
+
+    /// Whether a message is to be compared with the traces: none asks for its address, if that is noted, or it has no such
+    /// property.
+    #[inline]
+    fn may_be_caught(&mut self, message: &Message, known: Option<KnownRoute>) -> bool {
+        let mark = match known {
+            Some(known) => self.router.mark(known),
+            None => self.traces.mark(message),
+        };
+        if self.traces.is_any_underway() {
+            return true;
+        }
+        if let Some(may_want) = self.traces.may_want(mark, message, &self.codecs) {
+            return may_want;
+        }
+        let mark = self.traces.look_at_address(message);
+        match known {
+            Some(known) => self.router.set_mark(known, mark),
+            None => self.traces.set_mark(message, mark),
+        }
+        self.traces.may_want(mark, message, &self.codecs).unwrap_or(true)
     }
 
     /// A message is in its queues: those traces have it from here on that ask for it. It was put into some of `queues`.
@@ -208,6 +270,12 @@ impl Engine {
             let hop = Hop::new(HopKind::Refused).because(why);
             self.traces.note_current(self.now, hop);
         }
+    }
+
+    /// Whether some message is followed. For those who deliver and settle: it is asked of every message.
+    #[inline]
+    pub(super) fn is_any_followed(&self) -> bool {
+        self.flow.is_tracing() && self.traces.is_any_followed()
     }
 
     /// The log has stored what is in these batches.

@@ -104,6 +104,21 @@ impl PropertyName {
         }
     }
 
+    /// Whether the message may have it with that value, as far as that can be told without decoding its properties.
+    pub(crate) fn may_be(&self, value: &str, message: &Message, codecs: &Codecs) -> bool {
+        let raw = message.properties_raw();
+        if raw.is_empty() {
+            return false;
+        }
+        let text = match self {
+            PropertyName::Header(name) => name,
+            // It is put together from parts, and may be spelled otherwise.
+            PropertyName::ReplyTo => return true,
+            _ => value,
+        };
+        codecs.may_mention(message.envelope().origin, raw, text)
+    }
+
     /// Whether the message has it with that value.
     fn is(&self, value: &str, properties: &Properties) -> bool {
         let text = |found: &Option<Name>| found.as_deref() == Some(value);
@@ -143,13 +158,18 @@ fn reads(found: &Value, text: &str) -> bool {
 impl TraceRequest {
     /// Whether it asks for the message. What costs most is looked at last.
     pub(crate) fn matches(&self, message: &Message, levels: &Levels<'_>, codecs: &Codecs) -> bool {
-        let exchange = self.exchange.as_deref();
-        exchange.is_none_or(|exchange| exchange.as_bytes() == message.exchange_bytes())
-            && self.topic.as_ref().is_none_or(|topic| topic.matches(levels))
+        self.asks_for_address(message, levels)
             && self
                 .property
                 .as_ref()
                 .is_none_or(|(name, value)| name.is(value, &message.properties(codecs)))
+    }
+
+    /// Whether it asks for messages with that one's exchange and key, or some of them.
+    pub(crate) fn asks_for_address(&self, message: &Message, levels: &Levels<'_>) -> bool {
+        let exchange = self.exchange.as_deref();
+        exchange.is_none_or(|exchange| exchange.as_bytes() == message.exchange_bytes())
+            && self.topic.as_ref().is_none_or(|topic| topic.matches(levels))
     }
 }
 

@@ -9,8 +9,9 @@
 //! | on its way to the log | the batch |
 //! | not confirmed yet | link, channel and number of the publish |
 //!
-//! Places are looked up only while some trace is active. A message whose last place is gone has ended.
+//! Places are looked up only while some message is followed. A message whose last place is gone has ended.
 
+use super::asked::{Asked, AskedAddresses};
 use super::flowed::Party;
 use super::traced::{Hop, HopKind, Origin, TraceInfo, TraceRequest, TraceState, TracedMessage};
 use crate::command::Channel as ChannelNumber;
@@ -18,8 +19,9 @@ use crate::ledger::{Charge, allocation, hashed, text};
 use crate::message::Message;
 use crate::properties::Codecs;
 use crate::slots::{Link, QueueKey};
+use crate::tally::Mark;
 use crate::time::{Now, Time, Wall};
-use crate::topic::Levels;
+use crate::topic::{Levels, is_of_broker};
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -125,6 +127,10 @@ pub(crate) struct Traces {
     awaited: Vec<Awaited>,
     /// Those of the publish that is under way.
     current: Ofs,
+    /// What messages that are published need not be compared with the traces.
+    addresses: AskedAddresses,
+    /// Some trace may have nothing left to follow.
+    may_end: bool,
     charge: Charge,
 }
 
@@ -180,6 +186,13 @@ impl Traces {
             .map_or(0, |(_, value)| text(value.len()));
         spend(&mut self.charge, &mut trace, size_of::<Trace>() + names * 2 + value * 2);
         self.list.push(trace);
+        self.note_change();
+    }
+
+    /// Other traces catch messages than before.
+    fn note_change(&mut self) {
+        let any = self.is_any_active();
+        self.addresses.change(any, &mut self.charge);
     }
 
     /// Forgets a trace. Returns whether there was one.
@@ -216,6 +229,7 @@ impl Traces {
         if !self.is_any_active() {
             self.underway.clear();
         }
+        self.note_change();
     }
 
     /// Looks at a trace that is due: its time is over, or that for which it is kept.
@@ -230,6 +244,7 @@ impl Traces {
 
     /// A trace ends that has all its messages, when those have ended. Returns which, and when its time would have been over.
     pub(crate) fn end_one_done(&mut self, now: Time) -> Option<(u64, Time)> {
+        self.may_end = false;
         let is_done = |trace: &&Trace| trace.state() == TraceState::Following && trace.places == 0;
         let done = self.list.iter().find(is_done)?;
         let (id, until) = (done.id, done.until.monotonic);
@@ -264,6 +279,85 @@ impl Traces {
         self.list.iter_mut().find(|trace| trace.id == id)
     }
 
+    /// Whether the publish that begins may be one that comes from a traced one: a dead letter or a will.
+    #[inline]
+    pub(crate) fn is_any_underway(&self) -> bool {
+        !self.underway.is_empty()
+    }
+
+    /// Whether some message is in a queue, or with a consumer, that is followed.
+    #[inline]
+    pub(crate) fn is_any_followed(&self) -> bool {
+        !self.entries.is_empty()
+    }
+
+    /// Whether some message that is followed waits for its confirm.
+    #[inline]
+    pub(crate) fn is_any_awaited(&self) -> bool {
+        !self.awaited.is_empty()
+    }
+
+    /// Whether to ask [`Traces::end_one_done`].
+    #[inline]
+    pub(crate) fn may_end(&self) -> bool {
+        self.may_end
+    }
+
+    /// A publish begins that no trace is to have.
+    #[inline]
+    pub(crate) fn pass(&mut self) {
+        self.current.clear();
+    }
+
+    /// What is noted of the message's address here.
+    #[inline]
+    pub(crate) fn mark(&self, message: &Message) -> Mark {
+        self.addresses.find(message)
+    }
+
+    /// Notes it.
+    pub(crate) fn set_mark(&mut self, message: &Message, mark: Mark) {
+        self.addresses.note(message, mark);
+    }
+
+    /// Whether the message is to be compared with the traces, by what is noted of its address. `None`: nothing is.
+    #[inline]
+    pub(crate) fn may_want(&self, mark: Mark, message: &Message, codecs: &Codecs) -> Option<bool> {
+        Some(match self.addresses.read(mark)? {
+            Asked::Nothing => false,
+            Asked::Properties => self.may_want_properties(message, codecs),
+            Asked::All => true,
+        })
+    }
+
+    #[inline(never)]
+    fn may_want_properties(&self, message: &Message, codecs: &Codecs) -> bool {
+        let catching = self.list.iter().filter(|trace| trace.state() == TraceState::Catching);
+        let mut asked = catching.filter_map(|trace| trace.request.property.as_ref());
+        asked.any(|(name, value)| name.may_be(value, message, codecs))
+    }
+
+    /// What the active traces ask of messages with that one's address.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn look_at_address(&self, message: &Message) -> Mark {
+        let dialect = message.envelope().dialect;
+        let mut asked = Asked::Nothing;
+        // What the node tells of itself is no traffic.
+        if !is_of_broker(message.key(), dialect) {
+            let levels = Levels::new(message.key(), dialect);
+            let catching = self.list.iter().filter(|trace| trace.state() == TraceState::Catching);
+            for trace in catching.filter(|trace| trace.request.asks_for_address(message, &levels)) {
+                match trace.request.property {
+                    Some(_) if asked == Asked::Nothing => asked = Asked::Properties,
+                    Some(_) => {}
+                    None => asked = Asked::All,
+                }
+            }
+        }
+        self.addresses.mark(asked)
+    }
+
     /// Whether some trace asks for the message.
     pub(crate) fn wants(&self, message: &Message, codecs: &Codecs) -> bool {
         let levels = Levels::new(message.key(), message.envelope().dialect);
@@ -275,6 +369,7 @@ impl Traces {
     /// `has_room`: there is memory for it.
     pub(crate) fn catch(&mut self, now: Now, message: &Message, codecs: &Codecs, origin: &Origin, has_room: bool) {
         let levels = Levels::new(message.key(), message.envelope().dialect);
+        let mut is_any_full = false;
         for trace in &mut self.list {
             // One that has it already, from the queue in which it died, does not catch it again.
             let has_it = self.current.iter().any(|of| of.trace == trace.id);
@@ -308,6 +403,11 @@ impl Traces {
                 trace: trace.id,
                 message: number as u32,
             });
+            is_any_full |= trace.state() != TraceState::Catching;
+        }
+        if is_any_full {
+            self.may_end = true;
+            self.note_change();
         }
         let party = match origin {
             Origin::Client(party) => Some(Box::new(party.clone())),
@@ -556,6 +656,8 @@ impl Traces {
         for of in of {
             if let Some(trace) = self.find(of.trace) {
                 trace.places = trace.places.saturating_add_signed(more);
+                let has_none = trace.places == 0;
+                self.may_end |= has_none;
             }
         }
     }

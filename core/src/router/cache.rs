@@ -6,7 +6,7 @@ use super::generations::{Cell, Generations};
 use crate::access::Permitted;
 use crate::ledger::{allocation, hashed};
 use crate::message::{Dialect, Message};
-use crate::tally::{Source, Tally};
+use crate::tally::{Mark, Source, Tally};
 use hashbrown::HashTable;
 use std::mem::size_of;
 
@@ -56,6 +56,8 @@ struct Entry {
     source: Source,
     /// Its messages since the flow map was last brought up to date.
     tally: Tally,
+    /// See [`RouteCache::mark`].
+    mark: Mark,
 }
 
 /// A remembered route that had messages: see [`RouteCache::take_tally`].
@@ -113,6 +115,16 @@ impl RouteCache {
         let entry = &mut self.entries[index];
         entry.tally.count(bytes);
         entry.source
+    }
+
+    /// What traces have noted of the address of the route at `index`. Nothing, of a route that was just remembered.
+    #[inline]
+    pub(super) fn mark(&self, index: usize) -> Mark {
+        self.entries[index].mark
+    }
+
+    pub(super) fn set_mark(&mut self, index: usize, mark: Mark) {
+        self.entries[index].mark = mark;
     }
 
     /// Routes remembered.
@@ -207,6 +219,7 @@ impl RouteCache {
             sum: generations.sum(cells),
             source,
             tally: stale.unwrap_or_default(),
+            mark: Mark::default(),
         });
         let RouteCache { table, entries, .. } = self;
         table.insert_unique(hash, entries.len() as u32 - 1, |&index| entries[index as usize].hash);

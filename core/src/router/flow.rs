@@ -5,7 +5,7 @@ use super::route::KnownRoute;
 use crate::binding::QueueSlot;
 use crate::message::{Dialect, Message};
 use crate::properties::Name;
-use crate::tally::{Source, Tally};
+use crate::tally::{Mark, Source, Tally};
 use crate::topic::translate;
 
 /// A remembered route that had messages since it was last asked.
@@ -40,6 +40,17 @@ impl Router {
     #[inline]
     pub(crate) fn note(&mut self, known: KnownRoute, bytes: usize) -> Source {
         self.cache.note(known.index, bytes)
+    }
+
+    /// What traces have noted of the address of a remembered route.
+    #[inline]
+    pub(crate) fn mark(&self, known: KnownRoute) -> Mark {
+        self.cache.mark(known.index)
+    }
+
+    /// Has that remembered with the route.
+    pub(crate) fn set_mark(&mut self, known: KnownRoute, mark: Mark) {
+        self.cache.set_mark(known.index, mark);
     }
 
     /// How many places there are for [`Router::take_tally`].

@@ -32,6 +32,7 @@ mod sessions;
 mod shared;
 mod simulation;
 mod support;
+mod trace_filters;
 mod trace_limits;
 mod traces;
 mod will_delays;

@@ -119,6 +119,7 @@ fn traces_are_bounded_and_give_back_what_they_take() {
     assert_eq!(queues(&w), before);
 }
 
+/// A full table of traces makes room for a new one where one has ended.
 #[test]
 fn one_that_has_ended_makes_room_for_a_new_one() {
     let (mut w, ..) = world();
@@ -135,6 +136,7 @@ fn one_that_has_ended_makes_room_for_a_new_one() {
     assert!(info(&mut w, first).is_none());
 }
 
+/// Without memory for it, a message is missed, and that is said and counted.
 #[test]
 fn a_message_is_missed_when_memory_for_objects_is_used_up() {
     let (mut w, app, _) = world();
@@ -154,6 +156,7 @@ fn a_message_is_missed_when_memory_for_objects_is_used_up() {
     assert!(w.counters().objects_refused.iter().sum::<usize>() > 0);
 }
 
+/// The flow map counts the same whether messages are traced or not.
 #[test]
 fn the_flow_map_counts_on_while_messages_are_traced() {
     use gatepost_core::engine::flow::{Flowed, Look};

@@ -648,9 +648,6 @@ fn a_filter_finds_keys_of_either_dialect() {
     assert_eq!((traced(&mut w, slash).len(), traced(&mut w, dot).len()), (2, 2));
 }
 
-/// A full table of traces makes room for a new one where one has ended.
-/// Without memory for it, a message is missed, and that is said and counted.
-/// The flow map counts the same whether messages are traced or not.
 #[test]
 fn a_transaction_is_traced_like_other_publishes() {
     let (mut w, app, worker) = world();

@@ -8,7 +8,7 @@ use crate::frame::field::SHORT_MAX;
 use crate::frame::table::{self, Fields, Items, Raw};
 use gatepost_core::interop::{Drops, Field};
 use gatepost_core::message::Message;
-use gatepost_core::properties::{Codecs, Name, Origin, Properties, PropertyCodec, ReplyTo, Table, Value};
+use gatepost_core::properties::{Codecs, Name, Origin, Properties, PropertyCodec, ReplyTo, Table, Value, mentions};
 use gatepost_core::time::Wall;
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -44,6 +44,10 @@ impl PropertyCodec for AmqpProperties {
         BasicProperties::decode(raw)
             .map(|list| neutral(&list))
             .unwrap_or_default()
+    }
+
+    fn may_mention(&self, raw: &[u8], text: &str) -> bool {
+        mentions(raw, text.as_bytes())
     }
 
     /// The keys of the headers CC and BCC, in that order. What is not text there is skipped, as RabbitMQ does.
@@ -355,6 +359,39 @@ mod tests {
             drops,
         );
         AmqpProperties.decode(&out)
+    }
+
+    /// A trace by property decodes only messages that may have it.
+    #[test]
+    fn what_is_decoded_was_mentioned() {
+        let table = headers(&[("colour", Value::text("red")), ("size", Value::Int(7, 32))]);
+        let raw = list(&BasicProperties {
+            content_type: Some(b"text/plain"),
+            correlation_id: Some(b"c-1"),
+            headers: Some(&table),
+            message_id: Some(b"m-1"),
+            kind: Some(b"order"),
+            user_id: Some(b"mia"),
+            app_id: Some(b"shop"),
+            ..BasicProperties::default()
+        });
+        for text in [
+            "text/plain",
+            "c-1",
+            "colour",
+            "red",
+            "size",
+            "m-1",
+            "order",
+            "mia",
+            "shop",
+            "",
+        ] {
+            assert!(AmqpProperties.may_mention(&raw, text), "{text}");
+        }
+        for text in ["c-2", "color", "m-1x", "mia\u{0}"] {
+            assert!(!AmqpProperties.may_mention(&raw, text), "{text}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::frame::{Properties as Block, Property, PropertyBuf, is_plain, topic_n
 use gatepost_core::fault::FaultKind;
 use gatepost_core::interop::Field;
 use gatepost_core::message::Dialect;
-use gatepost_core::properties::{Name, Origin, Properties, PropertyCodec, ReplyTo, Value};
+use gatepost_core::properties::{Name, Origin, Properties, PropertyCodec, ReplyTo, Value, mentions};
 use gatepost_core::topic::translate;
 
 /// The stable code of MQTT 5 properties in the log.
@@ -24,6 +24,9 @@ impl PropertyCodec for MqttProperties {
     }
     fn decode(&self, raw: &[u8]) -> Properties {
         neutral(&Block::stored(raw))
+    }
+    fn may_mention(&self, raw: &[u8], text: &str) -> bool {
+        mentions(raw, text.as_bytes())
     }
 }
 
@@ -245,6 +248,23 @@ mod tests {
         assert_eq!(view.correlation.as_deref(), Some(&[0, 255][..]));
         let headers = [("k", "1"), ("k", "2"), ("", "")].map(|(k, v)| (k.into(), Value::text(v)));
         assert_eq!(view.headers.0, headers);
+    }
+
+    /// A trace by property decodes only messages that may have it.
+    #[test]
+    fn what_is_decoded_was_mentioned() {
+        let properties = [
+            Property::ContentType("text/plain"),
+            Property::CorrelationData(b"c-1"),
+            Property::User("colour", "red"),
+            Property::User("message-id", "m-1"),
+        ];
+        let block = PropertyBuf::from_iter(properties);
+        let raw = block.as_properties().raw();
+        for text in ["text/plain", "c-1", "colour", "red", "m-1", ""] {
+            assert!(MqttProperties.may_mention(raw, text), "{text}");
+        }
+        assert!(!MqttProperties.may_mention(raw, "c-2") && !MqttProperties.may_mention(raw, "color"));
     }
 
     #[test]

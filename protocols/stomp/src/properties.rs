@@ -16,7 +16,7 @@ use crate::destination::Destination;
 use crate::frame::escape::{escape, unescape};
 use crate::frame::{Headers, Version, is_true, push_decimal};
 use base64::Engine as _;
-use gatepost_core::properties::{Origin, Properties, PropertyCodec, Value};
+use gatepost_core::properties::{Origin, Properties, PropertyCodec, Value, mentions};
 
 /// The on-disk code of this encoding.
 pub const ORIGIN: Origin = Origin(3);
@@ -61,6 +61,12 @@ impl PropertyCodec for StompProperties {
             _ => text.into_bytes().into(),
         });
         properties
+    }
+
+    /// Escaped text, and a correlation in base64, are not there as they are.
+    fn may_mention(&self, raw: &[u8], text: &str) -> bool {
+        let is_escaped = raw.first().is_some_and(|flags| *flags != 0);
+        is_escaped || mentions(raw, text.as_bytes()) || mentions(raw, b"base64")
     }
 }
 
@@ -197,6 +203,25 @@ mod tests {
         assert_eq!(written(&[("a:b", "c\\d\n")]), b"\x01a\\cb:c\\\\d\\n\n");
         assert_eq!(written(&[("foo", "a\rb")]), b"\x03foo:a\\rb\n");
         assert_eq!(ORIGIN, Origin(3));
+    }
+
+    /// A trace by property decodes only messages that may have it.
+    #[test]
+    fn what_is_decoded_was_mentioned() {
+        let raw = written(&[("foo", "a b"), ("correlation-id", "c-1"), ("amqp-message-id", "m-1")]);
+        for text in ["foo", "a b", "c-1", "m-1", ""] {
+            assert!(StompProperties.may_mention(&raw, text), "{text}");
+        }
+        assert!(!StompProperties.may_mention(&raw, "c-2") && !StompProperties.may_mention(&raw, "fob"));
+        for (name, value) in [("a:b", "c\\d"), ("foo", "a\rb"), ("x", "two\nlines")] {
+            let raw = written(&[(name, value)]);
+            let known = StompProperties.decode(&raw).headers;
+            assert_eq!(known.lookup(name).and_then(Value::as_str), Some(value));
+            assert!(StompProperties.may_mention(&raw, name) && StompProperties.may_mention(&raw, value));
+        }
+        let raw = written(&[("correlation-id", "aGk="), ("correlation-id-encoding", "base64")]);
+        assert_eq!(StompProperties.decode(&raw).correlation.as_deref(), Some(&b"hi"[..]));
+        assert!(StompProperties.may_mention(&raw, "hi"));
     }
 
     #[test]
