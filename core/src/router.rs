@@ -1,8 +1,8 @@
 //! One vhost's exchanges and bindings: which queues a message goes to.
 //!
-//! Queues are slot numbers here; what is in them, who may do what, and the log are the engine's business. Declaring,
-//! binding and deleting are rare and go by name; routing is the hottest code of the product and goes through a cache
-//! of whole routes, so that a repeated address costs one look-up and allocates nothing.
+//! The router knows queues by their slot numbers only. Their contents, permissions and the log belong to the engine.
+//! Declaring, binding and deleting are rare and go by name. Routing is the hottest code of the product: it looks in a
+//! cache of whole routes first, so that an address seen before costs one look-up and allocates nothing.
 
 use crate::arguments;
 use crate::binding::{Binding, QueueSlot, Removed};
@@ -38,16 +38,16 @@ pub(crate) use flow::RouteTally;
 pub(crate) use route::{KnownRoute, Walk};
 pub use target::{Admission, Granted, Target};
 
-/// Exchanges in a vhost at most.
+/// The most exchanges in a vhost.
 pub const EXCHANGES_MAX: usize = 65_536;
-/// Bindings in a vhost at most, MQTT subscriptions included.
+/// The most bindings in a vhost, MQTT subscriptions included.
 pub const BINDINGS_MAX: usize = 1 << 20;
 
-/// Headers of a message that headers exchanges take, and of a binding to one, unless [`Router::set_headers_max`] says
-/// otherwise.
+/// The most headers that a headers exchange accepts in a message, and in the arguments of a binding to it, unless
+/// [`Router::set_headers_max`] says otherwise.
 pub const HEADERS_MAX: usize = 1_000;
 
-/// Bindings that a deletion takes away at once.
+/// The most bindings that one step of a deletion removes.
 pub(crate) const BINDINGS_AT_ONCE: usize = 8;
 
 /// The exchanges that every vhost has, beside the default one.
@@ -65,36 +65,37 @@ pub struct Router {
     vhost: Name,
     codecs: Arc<Codecs>,
     exchanges: Slab<Exchange>,
-    /// Index into `exchanges`; the default exchange is not there: it has a name, and no table but `queue_names`.
+    /// Index into `exchanges`. The default exchange is not in there: it has no table of bindings but `queue_names`.
     exchange_names: BTreeMap<Name, u32>,
     bindings: Slab<Edge>,
     /// All bindings by their identity. Never iterated: its order is random.
     identities: HashTable<BindingId>,
-    /// Slots by name, under the hash that messages to the default exchange carry. Never iterated.
+    /// Slots of queues by name. The hash is the one that messages to the default exchange carry. Never iterated.
     queue_names: HashTable<(Name, QueueSlot)>,
     /// Never iterated.
     queues: HashMap<QueueSlot, Queue, RandomState>,
     hasher: RandomState,
     generations: Generations,
     cache: RouteCache,
-    /// What exchanges and bindings cost.
+    /// Bytes of memory that exchanges and bindings occupy.
     bytes: usize,
     scratch: route::Walk,
-    /// Exchanges, bindings and queues made so far: tells one from an earlier one of the same number.
-    births: u64,
-    /// Auto-delete exchanges that end by and by.
-    doomed: Vec<Name>,
-    /// Headers of a message that headers exchanges take at most.
+    /// The last serial number given out. Exchanges, bindings and queues each get one, because their slot numbers are
+    /// reused.
+    serials: u64,
+    /// Auto-delete exchanges whose deletion has begun and takes further steps.
+    pending_deletions: Vec<Name>,
+    /// The most headers that a headers exchange accepts in a message.
     headers_max: usize,
-    /// The exchange of the message that was routed last.
+    /// The exchange named by the message that was routed last.
     named: Named,
-    /// What the default exchange has done: it has no place in `exchanges`.
+    /// Counts of the default exchange, which has no place in `exchanges`.
     default_counts: ExchangeCounts,
-    /// The exchange whose keys the flow map shows one by one.
+    /// The exchange whose topics the flow map shows one by one.
     topics_of: Name,
 }
 
-/// Where a binding leads, as numbers.
+/// The destination of a binding, as a number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum End {
     Queue(QueueSlot),
@@ -103,60 +104,61 @@ enum End {
 
 #[derive(Default)]
 struct Queue {
-    /// Its name in `queue_names`, if it is there.
+    /// Its name in `queue_names`; `None` if it is not reachable by name.
     name: Option<Name>,
     bindings: BTreeSet<BindingId>,
     /// Tells it from an earlier queue in the same slot.
-    born: u64,
+    serial: u64,
 }
 
-/// An exchange as people and the log see it.
+/// An exchange as the management API lists it and the log keeps it.
 #[derive(Clone, Debug)]
 pub struct ExchangeInfo {
     /// Its name.
     pub name: Name,
     /// `direct`, `fanout`, `topic` or `headers`.
     pub kind: &'static str,
-    /// Survives a restart.
+    /// Whether it survives a restart.
     pub durable: bool,
-    /// Deleted when its last binding goes.
+    /// Whether it is deleted when its last binding is removed.
     pub auto_delete: bool,
-    /// Only other exchanges can publish to it.
+    /// Whether only other exchanges can publish to it.
     pub internal: bool,
-    /// As declared.
+    /// Arguments as declared.
     pub arguments: Table,
     /// The policies that apply to it.
     pub policy: Option<Arc<Applied>>,
-    /// What it has done since the start of the process.
+    /// Messages counted since the process started.
     pub counts: ExchangeCounts,
 }
 
-/// What [`Router::declare_exchange`] is asked for.
+/// The arguments of [`Router::declare_exchange`].
 #[derive(Clone, Debug)]
 pub struct ExchangeSpec {
     /// Its name.
     pub name: Name,
     /// `direct`, `fanout`, `topic`, `headers`.
     pub kind: Name,
-    /// Survives a restart.
+    /// Whether it survives a restart.
     pub durable: bool,
-    /// Deleted when its last binding goes.
+    /// Whether it is deleted when its last binding is removed.
     pub auto_delete: bool,
-    /// Only other exchanges can publish to it.
+    /// Whether only other exchanges can publish to it.
     pub internal: bool,
-    /// Further arguments; `alternate-exchange` is known.
+    /// Further arguments. Of these, `alternate-exchange` has a meaning here.
     pub arguments: Table,
 }
 
 /// The answer to a declare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Declared {
-    /// Whether it is new (and to be logged, if durable).
+    /// Whether the exchange is new, and so has to be logged if it is durable.
     pub created: bool,
 }
 
 impl Router {
-    /// A router with the predeclared exchanges. `vhost` is for the texts of faults, `codecs` for headers exchanges.
+    /// A router with the predeclared exchanges. `vhost` appears in the texts of faults; `codecs` decode the headers
+    /// that headers exchanges match.
     pub fn new(vhost: Name, codecs: Codecs) -> Router {
         let mut router = Router {
             vhost,
@@ -172,8 +174,8 @@ impl Router {
             cache: RouteCache::new(),
             bytes: 0,
             scratch: route::Walk::default(),
-            births: 0,
-            doomed: Vec::new(),
+            serials: 0,
+            pending_deletions: Vec::new(),
             headers_max: HEADERS_MAX,
             named: Named::default(),
             default_counts: ExchangeCounts::default(),
@@ -194,18 +196,18 @@ impl Router {
         router
     }
 
-    /// Limits the headers that a headers exchange looks at: those of a message, and those that a binding asks for.
+    /// Limits the headers that a headers exchange accepts: in a message, and in the arguments of a binding.
     pub fn set_headers_max(&mut self, max: usize) {
         self.headers_max = max;
     }
 
-    fn next_birth(&mut self) -> u64 {
-        self.births += 1;
-        self.births
+    fn next_serial(&mut self) -> u64 {
+        self.serials += 1;
+        self.serials
     }
 
-    /// The checks of a declare that come before permissions: the type is known (unless `passive`), and it is not the
-    /// default exchange. The declares make them too.
+    /// The checks of a declare that precede permissions: the type is known (not checked if `passive`), and it is not
+    /// the default exchange. [`Router::declare_exchange`] repeats them.
     ///
     /// # Errors
     /// PreconditionFailed for an unknown type, AccessRefused for the default exchange.
@@ -216,7 +218,7 @@ impl Router {
         self.refuse_default(name)
     }
 
-    /// Refuses the default exchange, where an operation is not permitted on it (bind, unbind, declare, delete).
+    /// Refuses operations that the default exchange does not permit: bind, unbind, declare and delete.
     ///
     /// # Errors
     /// AccessRefused.
@@ -230,7 +232,7 @@ impl Router {
         Ok(())
     }
 
-    /// The exchange of that name.
+    /// The exchange with that name.
     pub fn exchange(&self, name: &str) -> Option<ExchangeInfo> {
         if name.is_empty() {
             return Some(self.default_exchange());
@@ -238,7 +240,7 @@ impl Router {
         self.find_exchange(name).map(|id| info(&self.exchanges[id as usize]))
     }
 
-    /// Whether there is an exchange of that name whose keys are topics.
+    /// Whether there is an exchange with that name and of type topic.
     pub(crate) fn is_topic_exchange(&self, name: &str) -> bool {
         let id = self.find_exchange(name);
         id.is_some_and(|id| matches!(self.exchanges[id as usize].table, BindingTable::Topic(_)))
@@ -256,15 +258,16 @@ impl Router {
     /// Creates an exchange, or checks that the one that exists is equivalent.
     ///
     /// # Errors
-    /// Unknown type, default exchange, inequivalent, reserved name, bad alternate exchange, too many.
+    /// InvalidCommand for an unknown type; AccessRefused for the default exchange and reserved names;
+    /// PreconditionFailed for an exchange that differs or a bad alternate exchange; QuotaExceeded at [`EXCHANGES_MAX`].
     pub fn declare_exchange(&mut self, spec: ExchangeSpec) -> Result<Declared, Fault> {
         self.declare(spec, true)
     }
 
-    /// The same at recovery: without the check on reserved names.
+    /// The same when the log is recovered: reserved names are permitted.
     ///
     /// # Errors
-    /// As [`Router::declare_exchange`], but for reserved names.
+    /// As [`Router::declare_exchange`], except for reserved names.
     pub fn restore_exchange(&mut self, spec: ExchangeSpec) -> Result<Declared, Fault> {
         self.declare(spec, false)
     }
@@ -298,44 +301,44 @@ impl Router {
         Ok(Declared { created: true })
     }
 
-    /// Takes away some of the bindings of an exchange that is to be deleted and has many: call [`Router::delete_exchange`]
-    /// when it returns `None`.
+    /// Removes some bindings of an exchange that has too many to be deleted in one step. `None`: few are left, and
+    /// [`Router::delete_exchange`] can follow.
     ///
     /// # Errors
     /// As [`Router::delete_exchange`].
-    pub(crate) fn thin_exchange(&mut self, name: &str, if_unused: bool) -> Result<Option<Vec<Removed>>, Fault> {
+    pub(crate) fn delete_some_bindings(&mut self, name: &str, if_unused: bool) -> Result<Option<Vec<Removed>>, Fault> {
         let found = self.check_delete(name, if_unused)?;
-        Ok(found.and_then(|id| self.thin(id, BINDINGS_AT_ONCE)))
+        Ok(found.and_then(|id| self.remove_some_bindings(id, BINDINGS_AT_ONCE)))
     }
 
-    /// Whether an exchange is being deleted.
+    /// Whether the exchange's deletion has begun and is not finished.
     pub(crate) fn is_ending(&self, name: &str) -> bool {
         self.find_exchange(name)
             .is_some_and(|id| self.exchanges[id as usize].ending)
     }
 
-    /// Leaves the rest of a deletion to [`Router::delete_doomed`].
-    pub(crate) fn doom(&mut self, name: Name) {
-        self.doomed.push(name);
+    /// Leaves the rest of an exchange's deletion to [`Router::continue_deletions`].
+    pub(crate) fn postpone_deletion(&mut self, name: Name) {
+        self.pending_deletions.push(name);
     }
 
-    /// Whether [`Router::delete_doomed`] has something to do.
-    pub(crate) fn has_doomed(&self) -> bool {
-        !self.doomed.is_empty()
+    /// Whether [`Router::continue_deletions`] has work.
+    pub(crate) fn has_pending_deletions(&self) -> bool {
+        !self.pending_deletions.is_empty()
     }
 
-    /// Goes on with the deletion of auto-delete exchanges that many others lead to.
-    pub(crate) fn delete_doomed(&mut self) -> Vec<Removed> {
-        let Some(name) = self.doomed.last().cloned() else {
+    /// Takes the next step of the deletions that need several, because many bindings lead to the exchange.
+    pub(crate) fn continue_deletions(&mut self) -> Vec<Removed> {
+        let Some(name) = self.pending_deletions.last().cloned() else {
             return Vec::new();
         };
         let found = self
             .find_exchange(&name)
             .filter(|id| self.exchanges[*id as usize].ending);
-        if let Some(removed) = found.and_then(|id| self.thin(id, BINDINGS_AT_ONCE)) {
+        if let Some(removed) = found.and_then(|id| self.remove_some_bindings(id, BINDINGS_AT_ONCE)) {
             return removed;
         }
-        self.doomed.retain(|other| *other != name);
+        self.pending_deletions.retain(|other| *other != name);
         let mut removal = Removal::default();
         if let Some(id) = found {
             self.drop_exchange(id, &mut removal);
@@ -344,8 +347,8 @@ impl Router {
         removal.removed
     }
 
-    /// Deletes an exchange with its bindings, and auto-delete exchanges whose last binding that was. Deleting one that
-    /// does not exist succeeds.
+    /// Deletes an exchange, its bindings, and auto-delete exchanges that lose their last binding with it. Deleting an
+    /// exchange that does not exist succeeds.
     ///
     /// # Errors
     /// AccessRefused for the default exchange and `amq.*`; PreconditionFailed if `if_unused` and it has bindings.
@@ -373,7 +376,7 @@ impl Router {
         Ok(found)
     }
 
-    /// NotFound where an exchange is being deleted.
+    /// NotFound if the exchange's deletion has begun.
     fn refuse_ending(&self, id: u32) -> Result<(), Fault> {
         let exchange = &self.exchanges[id as usize];
         if exchange.ending {
@@ -383,7 +386,7 @@ impl Router {
         Ok(())
     }
 
-    /// NotFound unless the exchange exists (the default one does).
+    /// NotFound unless the exchange exists. The default exchange always does.
     ///
     /// # Errors
     /// `no exchange 'x' in vhost '/'`.
@@ -395,8 +398,8 @@ impl Router {
         }
     }
 
-    /// Makes a queue reachable through the default exchange. Every queue is added before it is bound. A name that is
-    /// added again leads to the new slot.
+    /// Adds a queue and makes it reachable through the default exchange. A queue must be added before it is bound. If
+    /// the name is known already, it leads to the new slot from now on.
     pub fn add_queue(&mut self, name: &Name, slot: QueueSlot) {
         self.forget_name(slot);
         if let Some(other) = self.queue(name) {
@@ -405,13 +408,13 @@ impl Router {
         let hash = queue_hash(name);
         self.queue_names
             .insert_unique(hash, (name.clone(), slot), |(name, _)| queue_hash(name));
-        let born = self.next_birth();
+        let serial = self.next_serial();
         let queue = self.queues.entry(slot).or_default();
         queue.name = Some(name.clone());
-        queue.born = born;
+        queue.serial = serial;
     }
 
-    /// Forgets a queue: its name, all its bindings, and auto-delete exchanges that go with them.
+    /// Removes a queue: its name, all its bindings, and auto-delete exchanges that lose their last binding with it.
     pub fn remove_queue(&mut self, slot: QueueSlot) -> Vec<Removed> {
         self.forget_name(slot);
         let mut removal = Removal::default();
@@ -424,14 +427,14 @@ impl Router {
         removal.removed
     }
 
-    /// The slot of the queue of that name.
+    /// The slot of the queue with that name.
     pub fn queue(&self, name: &str) -> Option<QueueSlot> {
         self.queue_names
             .find(queue_hash(name), |(other, _)| **other == *name)
             .map(|(_, slot)| *slot)
     }
 
-    /// All exchanges by name, the default one first.
+    /// All exchanges, ordered by name. The default one comes first, as its name is empty.
     pub fn exchanges(&self) -> impl Iterator<Item = ExchangeInfo> + '_ {
         let named = self
             .exchange_names
@@ -440,12 +443,12 @@ impl Router {
         std::iter::once_with(|| self.default_exchange()).chain(named)
     }
 
-    /// How many exchanges there are, the default one with them.
+    /// The number of exchanges, the default one included.
     pub(crate) fn exchanges_len(&self) -> usize {
         self.exchange_names.len() + 1
     }
 
-    /// Exchanges by name, behind a name. The default one is first.
+    /// The exchanges whose names follow `after`, ordered by name. Without `after` the default exchange comes first.
     pub(crate) fn exchanges_after(&self, after: Option<&str>) -> impl Iterator<Item = ExchangeInfo> + '_ {
         let first = after.is_none().then(|| self.default_exchange());
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -467,14 +470,14 @@ impl Router {
         }
     }
 
-    /// The names of at most `count` exchanges behind one, the default exchange's not among them.
+    /// The names of at most `count` exchanges that follow `after`, without the default exchange.
     pub(crate) fn names_after(&self, after: Option<&str>, count: usize) -> Vec<Name> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let names = self.exchange_names.range::<str, _>((from, Bound::Unbounded));
         names.map(|(name, _)| name.clone()).take(count).collect()
     }
 
-    /// The policies that apply to an exchange change.
+    /// Sets the policies that apply to an exchange. A changed alternate exchange invalidates its remembered routes.
     pub(crate) fn set_policy(&mut self, name: &str, policy: Option<Arc<Applied>>) {
         let Some(id) = self.find_exchange(name) else { return };
         let exchange = &mut self.exchanges[id as usize];
@@ -484,12 +487,12 @@ impl Router {
         exchange.policy = policy;
         if exchange.alternate != alternate {
             exchange.alternate = alternate;
-            // Routes that went to the other one, or nowhere.
+            // Remembered routes led to the former alternate exchange, or nowhere.
             self.generations.bump(name, Scope::Whole);
         }
     }
 
-    /// The bindings in `count` places from a place on, and the place behind them, if there is more.
+    /// The bindings at `count` places from `place` on, and the next place if there are more.
     pub(crate) fn bindings_from(&self, place: u32, count: usize) -> (Option<u32>, Vec<Binding>) {
         let end = self.bindings.capacity();
         let first = (place as usize).min(end);
@@ -499,12 +502,13 @@ impl Router {
         (next, found.map(|edge| edge.binding.clone()).collect())
     }
 
-    /// All bindings, in the same order in every run of the same history. Those of the default exchange are implied.
+    /// All bindings, without the implied ones of the default exchange. The same history of commands gives the same
+    /// order.
     pub fn bindings(&self) -> impl Iterator<Item = &Binding> + '_ {
         self.bindings.iter().map(|(_, edge)| &edge.binding)
     }
 
-    /// The bindings that lead to one queue, in the same order in every run.
+    /// The bindings that lead to one queue. The same history of commands gives the same order.
     pub fn bindings_of(&self, queue: QueueSlot) -> impl Iterator<Item = &Binding> + '_ {
         let ids = self.queues.get(&queue).into_iter().flat_map(|queue| &queue.bindings);
         ids.map(|&id| &self.bindings[id as usize].binding)
@@ -524,12 +528,12 @@ impl Router {
     }
 
     fn add_exchange(&mut self, spec: ExchangeSpec, table: BindingTable, alternate: Option<Name>) {
-        // Routes that looked for it (as an alternate exchange) and did not find it.
+        // Remembered routes may have looked for it, as an alternate exchange, and not found it.
         self.generations.bump(&spec.name, Scope::Whole);
         let name = spec.name.clone();
         let bytes = memory::exchange_bytes(&spec);
         self.bytes += bytes;
-        let born = self.next_birth();
+        let serial = self.next_serial();
         let id = self.exchanges.insert(Exchange {
             name: spec.name,
             durable: spec.durable,
@@ -542,7 +546,7 @@ impl Router {
             outgoing: BTreeSet::new(),
             incoming: BTreeSet::new(),
             bytes,
-            born,
+            serial,
             ending: false,
             counts: ExchangeCounts::default(),
         });
@@ -562,7 +566,7 @@ impl Router {
 
 pub(crate) const ALTERNATE: &str = "alternate-exchange";
 
-/// The hash that a message to the default exchange with this key carries.
+/// The route hash of a message to the default exchange with this key.
 fn queue_hash(name: &str) -> u64 {
     route_hash(b"", name.as_bytes(), Dialect::Dot)
 }

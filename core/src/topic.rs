@@ -1,16 +1,16 @@
-//! Topics and patterns as lists of levels, and the two spellings of them.
+//! Topics and patterns as lists of levels, and the two dialects that spell them.
 //!
-//! All matching runs on levels, so that a dot inside an MQTT level and a slash inside an AMQP word are ordinary
-//! characters. Where a key crosses dialects, its levels are spelled anew, one to one ([`Spelling`]):
+//! All matching compares levels, so that a dot inside an MQTT level and a slash inside an AMQP word are ordinary
+//! characters. A key that goes from one dialect to the other has its levels respelled, one to one ([`Spelling`]):
 //!
 //! | dialect | level separator | escapes |
 //! |---|---|---|
 //! | dot | `.`; the empty key has no level | `%2E` for `.` |
 //! | slash | `/`; empty levels count | `%2F`, `%2B`, `%23` for `/`, `+`, `#` |
 //!
-//! Text that reads as one of these escapes has one more `25` behind its `%`: the level `%2E` is `%252E` in the dot
-//! dialect, and `%2E` in the slash dialect, where it is no escape. Every other `%` is itself: `a%b` and `a%25b` are two
-//! topics in every dialect.
+//! To write text that looks like one of these escapes, another `25` goes behind its `%`: the level `%2E` is spelled
+//! `%252E` in the dot dialect. In the slash dialect it is spelled `%2E`, which is no escape there. Every other `%`
+//! stands for itself: `a%b` and `a%25b` are two topics in every dialect.
 
 use crate::message::{Dialect, KEY_MAX};
 use smallvec::SmallVec;
@@ -27,13 +27,13 @@ pub(crate) use pattern::{check_filter, count_levels, first_literal, wildcards};
 pub use spelling::Spelling;
 pub(crate) use trie::{Trie, Walk};
 
-/// The first level of the topics in which a broker tells of itself. No wildcard matches it in any dialect: an AMQP queue that
-/// is bound with `#` asks for what applications publish, not for some dozens of figures every few seconds.
+/// The first level of topics that the broker publishes about itself. No wildcard matches it, in any dialect: an AMQP
+/// queue bound with `#` wants what applications publish, not dozens of statistics every few seconds.
 pub const BROKER_LEVEL: &str = "$SYS";
 
-/// Whether an MQTT topic is one of those.
-pub(crate) fn is_of_broker(topic: &str, dialect: Dialect) -> bool {
-    // The octet first: it is asked of every topic whose route is not remembered.
+/// Whether this is a topic that the broker publishes about itself.
+pub(crate) fn is_broker_topic(topic: &str, dialect: Dialect) -> bool {
+    // Compare the first byte before the rest: this runs for every topic whose route is not remembered.
     dialect == Dialect::Slash
         && topic.as_bytes().first() == Some(&b'$')
         && topic
@@ -41,7 +41,7 @@ pub(crate) fn is_of_broker(topic: &str, dialect: Dialect) -> bool {
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Levels of a topic filter at most. Keeps one subscription from growing the trie without measure.
+/// The most levels in a topic filter. It limits how many nodes one subscription adds to the trie.
 pub const LEVELS_MAX: usize = 200;
 
 /// The levels of a routing key, escapes decoded.
@@ -49,7 +49,7 @@ pub const LEVELS_MAX: usize = 200;
 pub struct Levels<'a>(SmallVec<[Cow<'a, str>; 12]>);
 
 impl<'a> Levels<'a> {
-    /// Divides `key`.
+    /// Splits `key` into levels.
     pub fn new(key: &'a str, dialect: Dialect) -> Levels<'a> {
         if key.is_empty() && dialect == Dialect::Dot {
             return Levels(SmallVec::new());
@@ -71,17 +71,17 @@ impl<'a> Levels<'a> {
         Levels(levels)
     }
 
-    /// In order.
+    /// The levels in order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &str> + ExactSizeIterator {
         self.0.iter().map(|level| &**level)
     }
 
-    /// How many there are.
+    /// The number of levels.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none: the empty key in the dot dialect.
+    /// Whether there are no levels. Only the empty key of the dot dialect has none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -91,7 +91,7 @@ impl<'a> Levels<'a> {
         self.0.get(index).map(|level| &**level)
     }
 
-    /// Whether the first level starts with `$`, which hides the topic from leading wildcards of the slash dialect.
+    /// Whether the first level starts with `$`. Leading wildcards of the slash dialect do not match such topics.
     pub fn is_dollar(&self) -> bool {
         // MQTT 5 4.7.2 [MQTT-4.7.2-1]
         self.get(0).is_some_and(|level| level.starts_with('$'))
@@ -99,19 +99,20 @@ impl<'a> Levels<'a> {
 }
 
 impl FromIterator<String> for Levels<'_> {
-    /// Of levels whose escapes are decoded already.
+    /// From levels whose escapes are decoded already.
     fn from_iter<I: IntoIterator<Item = String>>(levels: I) -> Self {
         Levels(levels.into_iter().map(Cow::Owned).collect())
     }
 }
 
-/// Says where each separator of `key` is, in order, and returns whether there is a `%`, which may be an escape. Levels are too
-/// short for a search of each: eight octets are looked at together.
+/// Calls `found` with the place of each separator of `key`, in order. Returns whether there is a `%`, which may begin
+/// an escape. Levels are short, so a search for each next separator would cost more than it skips: this one compares
+/// eight bytes at a time.
 #[inline]
 pub(crate) fn each_separator(key: &[u8], dialect: Dialect, mut found: impl FnMut(usize)) -> bool {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const LOW: u64 = 0x7F * ONES;
-    // The high bit of each octet of `word` that is `octet`.
+    // Sets the high bit of each byte of `word` that equals `octet`.
     let equal = |word: u64, octet: u8| {
         let differs = word ^ (u64::from(octet) * ONES);
         !(((differs & LOW) + LOW) | differs | LOW)
@@ -137,8 +138,8 @@ pub(crate) fn each_separator(key: &[u8], dialect: Dialect, mut found: impl FnMut
     has_percent
 }
 
-/// Respells `key` from one dialect in the other, escaping what the target cannot express. `None` if the target has no
-/// such name: MQTT has no empty topic, no NUL, and nothing longer than 65,535 bytes.
+/// Respells `key` from one dialect in the other. What the target cannot write within a level is escaped. `None` if the
+/// target has no such name: an MQTT topic is never empty, has no NUL and at most 65,535 bytes.
 pub fn translate(key: &str, from: Dialect, to: Dialect) -> Option<Cow<'_, str>> {
     if from == to {
         return Some(Cow::Borrowed(key));
@@ -162,7 +163,7 @@ pub fn translate(key: &str, from: Dialect, to: Dialect) -> Option<Cow<'_, str>> 
     (text.len() <= KEY_MAX).then_some(Cow::Owned(text))
 }
 
-/// The name of a topic with these levels, whose escapes are decoded.
+/// Spells levels, whose escapes are decoded, as one name.
 pub(crate) fn spell(levels: impl Iterator<Item = String>, dialect: Dialect) -> String {
     let mut name = String::new();
     for (index, level) in levels.enumerate() {
@@ -215,8 +216,8 @@ mod tests {
     }
 
     #[test]
-    fn separators_are_found_at_every_place_and_nothing_else_is_taken_for_one() {
-        // Neighbours of the separators and of `%`, and octets with a high bit.
+    fn separators_are_found_at_every_place_and_no_other_byte_is() {
+        // Bytes next to the separators and to `%`, and bytes with the high bit set.
         let others = ["a", "-", "0", ",", "$", "&", "\u{0}", "\u{7f}", "é", "\u{ffff}"];
         for length in 0..40 {
             for at in 0..length {
@@ -247,7 +248,7 @@ mod tests {
         assert_eq!(levels("100%.%2e.%252E.%", Dot), ["100%", "%2e", "%2E", "%"]);
         assert_eq!(levels("a%2", Dot), ["a%2"]);
         assert_eq!(levels("%%2E%é", Dot), ["%.%é"]);
-        // `%25` alone escapes nothing: an earlier version read both as `a%b`.
+        // `%25` alone escapes nothing. An earlier version read both as `a%b`.
         assert_eq!(levels("a%25b.a%b", Dot), ["a%25b", "a%b"]);
         assert_eq!(levels("a%25b/a%b", Slash), ["a%25b", "a%b"]);
         assert_eq!(levels("%25252E%2E.%2525", Dot), ["%252E.", "%2525"]);
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn translation_escapes_what_the_other_dialect_cannot_say() {
+    fn translation_escapes_characters_that_are_special_in_the_other_dialect() {
         let cases = [
             ("plant/1/temp", "plant.1.temp"),
             ("v1.5/s.x", "v1%2E5.s%2Ex"),
@@ -281,13 +282,13 @@ mod tests {
     }
 
     #[test]
-    fn mqtt_cannot_say_an_empty_key_a_nul_or_a_very_long_one() {
+    fn mqtt_has_no_topic_for_an_empty_key_a_nul_or_a_very_long_key() {
         assert_eq!(translate("", Dot, Slash), None);
         assert_eq!(translate("a\0b", Dot, Slash), None);
         assert_eq!(translate(&"+".repeat(30_000), Dot, Slash), None);
     }
 
-    /// Names over all that could be mistaken for something else, up to three pieces long.
+    /// Names made of up to three pieces that could be mistaken for something else.
     fn names() -> Vec<String> {
         let pieces = [
             "%", "25", "2E", "2F", "2B", "23", "2e", "%25", "%2E", "%2F", "%2B", "%23", ".", "/", "+", "#", "*", "a",
@@ -306,9 +307,9 @@ mod tests {
     }
 
     #[test]
-    fn no_two_names_of_a_dialect_are_one() {
+    fn different_names_of_a_dialect_have_different_levels() {
         for dialect in [Dot, Slash] {
-            // A topic's name in the slash dialect has no wildcard in it.
+            // In the slash dialect the name of a topic contains no wildcard.
             let names = names()
                 .into_iter()
                 .filter(|name| dialect == Dot || !name.contains(['+', '#']));
@@ -323,9 +324,9 @@ mod tests {
     #[test]
     fn every_name_survives_every_round_trip_letter_by_letter() {
         for name in names() {
-            let dot = translate(&name, Slash, Dot).expect("the dot dialect can say all");
+            let dot = translate(&name, Slash, Dot).expect("the dot dialect can spell every name");
             assert_eq!(levels(&name, Slash), levels(&dot, Dot), "{name} as {dot}");
-            // What MQTT lets into a topic's name comes back as it was.
+            // A name that MQTT permits comes back unchanged.
             if !name.contains(['+', '#']) {
                 assert_eq!(translate(&dot, Dot, Slash).as_deref(), Some(&*name), "{name} as {dot}");
             }

@@ -13,19 +13,20 @@ use crate::properties::{CC, Name, Origin, Table, Value, encode_neutral, texts, t
 use crate::slots::QueueKey;
 use crate::topic;
 
-/// Entries of an `x-death` header that are kept, newest first. A client may send thousands, and each death reads all.
+/// The most entries kept of an `x-death` header, newest first. A client may send thousands, and every death reads all
+/// of them.
 const DEATHS_MAX: usize = 256;
 
 impl Engine {
-    /// Whether the queue sends its dead somewhere.
+    /// Whether the queue has a dead-letter exchange.
     pub(crate) fn has_dead_letters(&self, queue: QueueKey) -> bool {
         self.queues
             .get(queue)
             .is_some_and(|q| q.arguments.dead_letter_exchange.is_some())
     }
 
-    /// Publishes a message that died in `queue` to the queue's dead-letter exchange. A missing exchange drops it. Then
-    /// `source` is forgotten; it comes back if the message goes nowhere.
+    /// Publishes a message that died in `queue` to the queue's dead-letter exchange. If that does not exist, the
+    /// message is dropped. On success `source` is no longer needed; it is returned if the message goes nowhere.
     pub(crate) fn dead_letter(
         &mut self,
         queue: QueueKey,
@@ -53,7 +54,7 @@ impl Engine {
             Vec::new()
         };
         if key.is_some() {
-            // The queue's own key replaces all keys of the message.
+            // The key that the queue sets replaces all keys of the message.
             if envelope.extra_keys {
                 headers.0.retain(|(name, _)| &**name != CC);
             }
@@ -63,7 +64,8 @@ impl Engine {
             hidden.retain(|key| !cc.contains(key));
             trail.hidden_keys = hidden;
         }
-        // A cycle in which nobody rejected the message would never end: it ends where it comes back.
+        // Without a rejection, a message could go round in a cycle of queues for ever. It is dropped where it would
+        // come back.
         if death == Death::Rejected {
             trail.died_in.clear();
         } else if !trail.died_in.contains(&name) {
@@ -99,7 +101,7 @@ impl Engine {
         new_envelope.received = self.now.wall;
         let key = key.unwrap_or(old_key);
         if exchange.len() > EXCHANGE_NAME_MAX || key.len() > KEY_MAX {
-            // No exchange has so long a name, and a key that grew by its escapes cannot be said: dropped.
+            // The exchange's name is too long to exist, or the key became too long by its escapes: dropped.
             return Err(source);
         }
         let dead = message.readdressed(new_envelope, &exchange, &key, &encode_neutral(&properties, &trail));
@@ -123,7 +125,7 @@ fn push_all(headers: &mut Table, prefix: &str, queue: &str, death: Death, exchan
     }
 }
 
-/// Takes the history out of the headers. A client may have written it: what is not a list of tables is left out.
+/// Removes the history from the headers. A client may have written it, so anything but a list of tables is ignored.
 fn take_history(headers: &mut Table) -> Vec<Table> {
     let mut found = None;
     headers.0.retain_mut(|(name, value)| {
@@ -143,8 +145,8 @@ fn take_history(headers: &mut Table) -> Vec<Table> {
     tables.take(DEATHS_MAX).collect()
 }
 
-/// Counts a death: merged with the earlier ones in the same queue for the same reason, and moved to the front. `new` makes
-/// the entry of a first death.
+/// Counts a death: it is merged with earlier ones in the same queue for the same reason, and moved to the front. `new`
+/// creates the entry for a first death.
 fn add_death(history: &mut Vec<Table>, queue: &str, death: Death, new: impl FnOnce() -> Table) {
     let same = |t: &Table| {
         t.lookup("queue").and_then(Value::as_str) == Some(queue)
@@ -158,7 +160,7 @@ fn add_death(history: &mut Vec<Table>, queue: &str, death: Death, new: impl FnOn
             return;
         }
     };
-    // Only a forged history has a second one.
+    // Only a forged history has more than one.
     history.retain(|other| !same(other));
     let count = entry.lookup("count").and_then(Value::as_int).unwrap_or(0);
     let count = Value::Int(count.max(0).saturating_add(1), 64);

@@ -1,11 +1,11 @@
 //! Why a message leaves its queue without a consumer's acceptance.
 
-/// See the module.
+/// The reason why a message leaves its queue without being accepted by a consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Death {
     /// A consumer rejected it.
     Rejected,
-    /// Its time was over.
+    /// It expired.
     Expired,
     /// The queue was full.
     MaxLength,
@@ -14,7 +14,7 @@ pub(crate) enum Death {
 }
 
 impl Death {
-    /// As `x-death` says it.
+    /// The reason's name in `x-death`.
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Death::Rejected => "rejected",

@@ -18,24 +18,24 @@ use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey, Slots};
 use crate::store::{Durability, Record};
 use std::time::Duration;
 
-/// What a queue's dispatch may cost beside what it hands out (messages that expire, consumers that are passed over) in a
-/// turn that has nothing left for that. So the queues of others go on beside one that takes long.
+/// Work units that each queue's dispatch still has for work other than handing out (expired messages, consumers passed
+/// over) when the turn has spent its own. So a queue that takes long does not stop the others.
 const DISPATCH_LEAST: usize = 32;
-/// Consumers passed over for the cost of a work unit.
+/// Consumers passed over that cost one work unit.
 const PASSED_OVER_PER_UNIT: usize = 16;
-/// Entries of a channel's or session's list of consumers for the cost of a work unit.
+/// Entries of a channel's or session's list of consumers that cost one work unit.
 pub(crate) const CONSUMERS_PER_UNIT: usize = 16;
-/// Work units of a message that dies, and of one that is to be published elsewhere then.
+/// Work units of a message that dies, and of one that is published to another exchange when it dies.
 const DEATH_WORK: usize = 1;
 pub(super) const DEAD_LETTER_WORK: usize = 8;
 
 impl Engine {
-    /// Has the queue dispatched at the end of the turn.
+    /// Makes the queue be dispatched at the end of the turn.
     pub(crate) fn touch(&mut self, queue: QueueKey) {
         self.queues.touch(queue);
     }
 
-    /// Dispatches every touched queue, and publishes what died meanwhile.
+    /// Dispatches every touched queue, and publishes messages that died meanwhile.
     pub(crate) fn dispatch_touched(&mut self) {
         loop {
             while let Some(queue) = self.queues.next_touched() {
@@ -47,13 +47,13 @@ impl Engine {
         }
     }
 
-    /// Work units that the turn has for what happens in a queue.
+    /// Work units that the turn still has for work within a queue.
     pub(crate) fn side_work(&self) -> usize {
         self.side_budget.left_or(DISPATCH_LEAST)
     }
 
-    /// What it takes to let a message of the queue die; `None` if that is for a later turn: too many others are on their way
-    /// to where such messages go.
+    /// Work units for letting a message of the queue die. `None`: not in this turn, because too many dead letters wait
+    /// to be published already.
     pub(crate) fn death_work(&self, queue: QueueKey) -> Option<usize> {
         match self.has_dead_letters(queue) {
             true if self.has_many_internal() => None,
@@ -73,7 +73,7 @@ impl Engine {
         }
     }
 
-    /// The same for so much `work` beside what is handed out. Returns false if that was not enough.
+    /// The same with a limit on the `work` other than handing out. Returns false if the limit was reached.
     fn dispatch_some(&mut self, queue: QueueKey, work: &mut usize) -> bool {
         while *work > 0 {
             match self.reserve_some(queue, work) {
@@ -106,7 +106,7 @@ impl Engine {
         false
     }
 
-    /// The rest of a queue's dispatch is for the next turn.
+    /// Leaves the rest of a queue's dispatch to the next turn.
     fn dispatch_later(&mut self, queue: QueueKey) {
         if let Some(q) = self.queues.get_mut(queue)
             && !q.dispatched_later
@@ -117,7 +117,7 @@ impl Engine {
         }
     }
 
-    /// A turn begins: what the one before had no time for is dispatched in it.
+    /// At the beginning of a turn: touches the queues whose dispatch the former turn did not finish.
     #[inline]
     pub(crate) fn touch_those_behind(&mut self) {
         while let Some(queue) = self.behind.dispatches.pop() {
@@ -128,7 +128,8 @@ impl Engine {
         }
     }
 
-    /// Reserves messages up to the first one that needs more than a consumer. `work`: see [`Engine::dispatch_some`].
+    /// Reserves messages up to the first one that cannot be given to a consumer as it is. `work`: see
+    /// [`Engine::dispatch_some`].
     fn reserve_some(&mut self, queue: QueueKey, work: &mut usize) -> Stopped {
         let (wall, written) = (self.now.wall, self.staging.written_ticket());
         let Engine {
@@ -177,20 +178,21 @@ impl Engine {
         }
     }
 
-    /// Drops the head, whose time is over. Returns whether to go on with what follows it.
+    /// Drops the head, which has expired. Returns whether to continue with the next entry.
     fn expire_first(&mut self, queue: QueueKey) -> bool {
         let Some(q) = self.queues.get_mut(queue) else {
             return false;
         };
         if q.consumers.is_empty() {
-            // Now and not by a timer: a body that was fetched to see its time may have to leave again at once.
+            // Expire it now and not by a timer: its body was read to see its deadline, and may be evicted again at
+            // once.
             self.expire_head(queue);
             return false;
         }
         self.drop_expired(queue)
     }
 
-    /// Drops the head, whose time is over, unless it has to stay for now. Returns whether it is gone.
+    /// Drops the head, which has expired, unless it has to stay for now. Returns whether it was dropped.
     fn drop_expired(&mut self, queue: QueueKey) -> bool {
         let Some(Head::Entry(front)) = self.queues.get(queue).map(Queue::head) else {
             return false;
@@ -206,7 +208,7 @@ impl Engine {
         true
     }
 
-    /// The head may not go before its hand-out mark is written. The queue is dispatched again when it is.
+    /// The head may not be handed out before its hand-out mark is written. The queue is dispatched again then.
     fn await_mark(&mut self, queue: QueueKey, seq: u64) {
         let written = self.staging.written_ticket();
         if self.queues[queue].is_mark_due(seq, written) {
@@ -217,10 +219,10 @@ impl Engine {
         }
     }
 
-    /// Stages a hand-out mark ahead of `seq`. Returns the batch it is in.
+    /// Stages a hand-out mark ahead of `seq`. Returns the batch with it.
     pub(crate) fn stage_mark(&mut self, queue: QueueKey, seq: u64) -> u64 {
         let written = self.staging.written_ticket();
-        // Written is enough: see `HandOutMarks`.
+        // A mark need not be synced: see `HandOutMarks`.
         let ticket = self.staging.wait_for(Durability::Os);
         let Some(q) = self.queues.get_mut(queue) else {
             return ticket;
@@ -230,7 +232,8 @@ impl Engine {
         ticket
     }
 
-    /// The link has room again: feeds the consumers that were passed over. Returns whether something was reserved.
+    /// The link has room again: dispatches the queues whose consumers were passed over. Returns whether anything was
+    /// reserved.
     pub(crate) fn feed_starved(&mut self, link: Link, budget: &mut Budget) -> bool {
         let Some(l) = self.links.get_mut(link) else {
             return false;
@@ -243,7 +246,8 @@ impl Engine {
                 break;
             }
             budget.spend(1);
-            // Those who find no room keep their turn; those who get something wait for the next one.
+            // Consumers that find no room keep their place in the list; others go to its end the next time they are
+            // passed over.
             let l = self.links.get_mut(link).filter(|l| l.has_room());
             let Some(key) = l.and_then(|l| l.starved.pop_front()) else {
                 break;
@@ -257,21 +261,21 @@ impl Engine {
         self.links.get_mut(link).is_some_and(|l| !l.outbox.is_empty())
     }
 
-    /// One delivery fewer counts against the channel's credit. If that is what its consumers waited for, they can have
-    /// more, whichever queues they are on.
+    /// Counts one delivery less against the channel's credit. If its consumers waited for that, the queues of all of
+    /// them are dispatched.
     pub(crate) fn free_channel_credit(&mut self, link: Link, channel: ChannelNumber) {
         let Some(c) = self.links.get_mut(link).and_then(|l| l.find_channel(channel)) else {
             return;
         };
         let was_spent = c.credit.release();
-        // A channel with nothing unsettled is offered one whatever its connection has.
+        // While consumers are throttled, a channel with nothing unsettled is still offered one message.
         if was_spent || (self.throttling.is_over() && c.credit.used() == 0) {
             let consumers = c.consumers.clone();
             self.touch_queues_of(&consumers);
         }
     }
 
-    /// One delivery fewer counts against the session's credit: see [`Engine::free_channel_credit`].
+    /// Counts one delivery less against the session's credit: see [`Engine::free_channel_credit`].
     pub(crate) fn free_session_credit(&mut self, session: SessionKey) {
         let Some(s) = self.sessions.get_mut(session) else {
             return;
@@ -291,7 +295,7 @@ impl Engine {
         }
     }
 
-    /// Sees to it that the head's expiry is noticed though nobody takes it.
+    /// Schedules a check of the head for the time when it expires, because no consumer takes it.
     pub(crate) fn watch_head(&mut self, queue: QueueKey) {
         let now = self.now;
         let Some(q) = self.queues.get_mut(queue) else { return };
@@ -302,7 +306,7 @@ impl Engine {
                 ..
             }) => message,
             Head::Entry(_) | Head::Paged => {
-                // Its time is in its record: fetch that one.
+                // Its deadline is in its record, which has to be read.
                 self.load_entries(queue, 1);
                 return;
             }
@@ -337,7 +341,7 @@ impl Engine {
                     body: Body::Memory(message),
                     ..
                 }) => message,
-                // What follows an expired message has probably expired too.
+                // Messages behind an expired one have probably expired too, so read them.
                 Head::Entry(_) | Head::Paged => return self.load_head(queue),
             };
             if !q.is_expired(message, wall) {
@@ -350,40 +354,40 @@ impl Engine {
                 return;
             }
         }
-        // Goes on in a millisecond, if the next one has expired too.
+        // Continues in a millisecond, if the next one has expired too.
         self.watch_head(queue);
     }
 }
 
 /// Why reserving stopped.
 enum Stopped {
-    /// The next hand-out mark should be staged, ahead of this sequence. There may be more to reserve.
+    /// A new hand-out mark should be staged, ahead of this sequence. There may be more to reserve.
     MarkDue(u64),
-    /// The turn has done enough for one queue. There may be more to reserve.
+    /// The work limit was reached. There may be more to reserve.
     Busy,
     Empty,
-    /// Nobody can take the head.
+    /// No consumer can take the head.
     Waits,
-    /// The head is to be read from the log first.
+    /// The head has to be read from the log first.
     Load,
-    /// The head's time is over.
+    /// The head has expired.
     Expired,
-    /// The head, whose sequence this is, may not go before its hand-out mark is written.
+    /// The head, which has this sequence, waits for its hand-out mark to be written.
     Unmarked(u64),
 }
 
 /// An entry that is offered to a consumer.
 struct Offer {
     key: ConsumerKey,
-    /// Of the entry.
+    /// The entry's flags.
     flags: EntryFlags,
-    /// It is given to the consumer if that can have it.
+    /// Whether the consumer is given the entry if it can take it.
     is_given: bool,
 }
 
 impl Offer {
-    /// The consumer and its link, if the consumer can have the entry now. Notes who was passed over for lack of room, or until
-    /// somebody settles.
+    /// The consumer and its link, if the consumer can take the entry now. A consumer that cannot, because its link has
+    /// no room or because it is throttled, is noted in a list of its link.
     #[inline]
     fn to(
         self,
@@ -422,7 +426,8 @@ impl Offer {
                 if (counts && channel.credit.is_spent()) || channel.recovering.is_some() {
                     return None;
                 }
-                // An answer of the channel (its consume-ok, say) waits for the log: deliveries do not overtake it.
+                // An answer of the channel (consume-ok, for example) waits for the log. Deliveries must not overtake
+                // it.
                 has_room &= channel.gated().is_empty();
                 if has_room && is_given && counts {
                     channel.credit.spend();

@@ -17,27 +17,27 @@ use crate::tally::Source;
 use smallvec::SmallVec;
 use std::sync::Arc;
 
-/// What became of a message at its queues.
+/// What happened to a message at its queues.
 #[derive(Default)]
 pub(super) struct Enqueued {
-    /// Queues that took it.
+    /// The number of queues that took it.
     pub(super) queues: usize,
-    /// Queues that were offered it: each of them cost work, also if it was full.
+    /// The number of queues that were tried. Each cost work, even if it was full.
     pub(super) offered: usize,
     /// A queue refused it, or the log has no room for it.
     pub(super) refused: Option<FaultKind>,
-    /// It is staged for the log, and the neediest of its queues needs this.
+    /// It is staged for the log. This is the highest durability that one of its queues needs.
     pub(super) logged: Option<Durability>,
-    /// It is its topic's retained message, and the log is told.
+    /// It was stored as its topic's retained message, and that is logged.
     pub(super) retained: bool,
-    /// Where the flow map says that its publisher has sent it.
+    /// The source under which the flow map shows it.
     pub(super) sent_to: Option<Source>,
-    /// Some trace has it.
+    /// Whether a trace follows it.
     pub(super) traced: bool,
 }
 
 impl Enqueued {
-    /// Nothing of it is in any queue. `offered`: queues that it would have gone to.
+    /// No queue has taken any of it. `offered`: the number of queues on its route.
     pub(super) fn refused(why: FaultKind, offered: usize) -> Enqueued {
         Enqueued {
             refused: Some(why),
@@ -47,32 +47,31 @@ impl Enqueued {
     }
 }
 
-/// What the queues still have to do once all have been given the message.
+/// Work at the queues that follows once all of them were given the message.
 #[derive(Default)]
 pub(super) struct Afterwards {
-    /// They have refused it, and dead-letter what they refuse.
+    /// Queues that refused the message and dead-letter refused messages.
     pub(super) refused: SmallVec<[QueueKey; 4]>,
-    /// They have taken it, and have limits.
+    /// Queues that took the message and have limits.
     pub(super) limited: SmallVec<[QueueKey; 4]>,
 }
 
-/// What it takes of the engine.
+/// The parts of the engine that enqueuing needs.
 pub(super) struct Enqueuing<'e> {
     pub(super) queues: &'e mut Queues,
     pub(super) memory: &'e mut Memory,
     pub(super) staging: &'e mut Staging,
     pub(super) counters: &'e mut Counters,
-    /// Messages that a session's queue keeps for a slow subscriber before QoS 0 is dropped.
+    /// Messages in the queue of an MQTT session or group from which further QoS 0 messages are dropped.
     pub(super) qos0_backlog_max: usize,
-    /// The session that publishes it.
+    /// The session that published the message.
     pub(super) publisher: Option<SessionKey>,
-    /// Queues that it must not come back to.
+    /// Queues that the message must not return to.
     pub(super) skip: &'e [Name],
 }
 
 impl Enqueuing<'_> {
-    /// Puts the message into the queues. With more than one queue, a refusal by one does not keep the others' copies from
-    /// being made.
+    /// Puts the message into the queues. If one of several queues refuses it, the others still get it.
     #[inline]
     pub(super) fn put(self, message: &Message, targets: &[Target], after: &mut Afterwards) -> Enqueued {
         let envelope = message.envelope();

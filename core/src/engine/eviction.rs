@@ -14,11 +14,11 @@ use crate::store::{QueueId, Record, Route, Routes};
 use smallvec::SmallVec;
 
 impl Engine {
-    /// Lets bodies go if there are too many, and tells publishers to wait if that is not enough.
+    /// Evicts bodies if there are too many in memory, and makes publishers wait if that is not enough.
     ///
-    /// While they wait, nothing may happen here any more: a log that was slow has reported everything at once, publishers are
-    /// not read, and whoever takes messages needs no command for it. So as long as they wait for memory, a timer goes on with
-    /// letting bodies go.
+    /// While publishers wait, no event may be left that would call this again: the log has reported all its batches,
+    /// publishers are not read, and consumers need not send anything to take messages. So a timer continues the
+    /// eviction as long as publishers wait for memory.
     pub(crate) fn relieve_memory(&mut self) {
         if self.memory.bury() {
             self.timers.set_burial(self.now.monotonic);
@@ -26,7 +26,7 @@ impl Engine {
         self.memory.shed_above = self.settings.cache_bytes_max / 2;
         let mut progress = false;
         if self.has_too_much_in_memory() {
-            // Nobody waits for retained messages now. Whoever does gets his copy when it is read.
+            // Nobody needs the retained messages now; a later replay reads them from the log.
             progress = self.evict_retained();
             if self.has_too_much_in_memory() {
                 progress |= self.evict_bodies();
@@ -69,21 +69,21 @@ impl Engine {
         }
     }
 
-    /// A link has taken messages. That may be all that publishers wait for.
+    /// A link has taken messages, which may have freed the memory that publishers wait for.
     pub(crate) fn relieve_after_take(&mut self) {
         if self.pressure == Some(Pressure::Memory) {
             self.relieve_memory();
         }
     }
 
-    /// Whether bodies are to leave: they take more than the cache, or they and the entries that hold them so much that
-    /// publishers have to wait.
+    /// Whether bodies are to be evicted: they exceed the cache, or together with their entries the limit at which
+    /// publishers wait.
     fn has_too_much_in_memory(&self) -> bool {
         self.memory.bytes() > self.settings.cache_bytes_max
             || self.memory.bytes_with_entries() > self.settings.memory_bytes_max / 5 * 4
     }
 
-    /// Lets some bodies go. Returns whether some went, or are on their way to the log.
+    /// Evicts some bodies. Returns whether any were evicted, or are being written to the log first.
     fn evict_bodies(&mut self) -> bool {
         let mut eviction = Eviction {
             target: self.settings.cache_bytes_max / 10 * 9,
@@ -96,7 +96,7 @@ impl Engine {
         if self.memory.bytes() < self.memory.rescan_above && self.pressure != Some(Pressure::Memory) {
             return false;
         }
-        // Once more for the first one, which notes that all of them were looked at.
+        // Once more than there are queues: the last round notices that all of them were scanned without success.
         for _ in 0..=self.memory.deep.len() {
             if eviction.is_enough(&self.memory) {
                 self.memory.rescan_above = 0;
@@ -127,7 +127,7 @@ impl Engine {
         eviction.progress
     }
 
-    /// Tells the log that a queue is gone whose transient messages went there to free memory.
+    /// Logs the deletion of a transient queue that has spilled messages to the log.
     pub(crate) fn forget_spills(&mut self, q: &Queue) {
         if !q.durable && q.spilled.is_some() {
             self.staging.record(Record::QueueDelete { queue: q.id });
@@ -135,26 +135,26 @@ impl Engine {
     }
 }
 
-/// One look at the queues whose bodies may leave memory.
+/// One scan of the queues whose bodies may be evicted.
 struct Eviction {
-    /// Bytes of bodies, and of bodies with their entries, at which it ends.
+    /// Bytes of bodies, and of bodies with their entries, at which the scan ends.
     target: usize,
     entries_target: usize,
-    /// Something has left memory, or is on its way to the log.
+    /// Something was evicted, or is being written to the log first.
     progress: bool,
-    /// Entries that may still be looked at.
+    /// The number of entries that may still be looked at.
     steps: usize,
-    /// What is left of a full disk is for settles: nothing is spilled.
+    /// The rest of the disk is reserved for settles, so nothing may be spilled.
     is_full: bool,
 }
 
-/// What leaving has come to in one queue.
+/// The result of scanning one queue.
 struct Leaving {
-    /// An entry was offered to leave.
+    /// At least one entry was offered for eviction.
     offered: bool,
-    /// Something may leave once it is written.
+    /// Some entries can be evicted once they are written.
     later: bool,
-    /// Transient messages that go to the log, unsynced, to free memory.
+    /// Transient messages to be written to the log, unsynced, to free memory.
     spills: Vec<(Message, Route)>,
 }
 
@@ -163,7 +163,7 @@ impl Eviction {
         memory.bytes() <= self.target && memory.bytes_with_entries() <= self.entries_target
     }
 
-    /// Returns whether something has left, or will once it is written.
+    /// Scans a queue. Returns whether anything was evicted, or will be once it is written.
     fn evict_from(
         &mut self,
         q: &mut Queue,
@@ -175,7 +175,7 @@ impl Eviction {
         self.steps -= 1;
         let (bytes_before, paged_before) = (memory.bytes(), q.ready().paged());
         let mut head = Spare::of(q, memory.spare_bytes());
-        // What would be taken first stays longest.
+        // Entries that would be handed out first stay in memory longest.
         let stays: SmallVec<[(u8, usize); 1]> = (q.ready().priorities().rev())
             .map(|priority| {
                 let stays = q.ready().fresh(priority).take_while(|entry| head.keeps(entry));
@@ -209,7 +209,7 @@ impl Eviction {
         for (message, route) in leaving.spills {
             staging.message(message, Routes::from_iter([route]));
         }
-        // What stays for now may have to leave when the spare is halved.
+        // Entries that stay for now may be evicted when the spare is halved.
         q.deep = leaving.offered || !head.is_whole();
         if q.deep {
             memory.deep.push_back(key);
@@ -217,7 +217,7 @@ impl Eviction {
         leaving.later || memory.bytes() < bytes_before
     }
 
-    /// Offers an entry to leave memory.
+    /// Offers an entry for eviction.
     fn offer(
         &mut self,
         entry: &mut Entry,
@@ -235,13 +235,13 @@ impl Eviction {
         let was_here = matches!(entry.body, Body::Memory(_));
         if memory.evict(entry) {
             counters.bodies_evicted += u64::from(was_here);
-            // Another queue's record may be why the log has it, and this queue's still be on its way.
+            // The log may have the message because of another queue, while this queue's record is not written yet.
             let is_listed = !entry.flags.has(EntryFlags::SPILLED)
                 || about.spilled.is_none_or(|ticket| ticket <= staging.written_ticket());
             return if is_listed { Leave::Paged } else { Leave::Stay };
         }
         if entry.flags.has(EntryFlags::LOGGED) {
-            // Not written yet: this one and what follows is for later.
+            // It is not written yet: this entry and the following ones are left for later.
             leaving.later = true;
             return Leave::Stop;
         }
@@ -249,7 +249,8 @@ impl Eviction {
             && !self.is_full
             && message.log_state().join()
         {
-            // A transient backlog goes to disk too, unsynced; it is looked at again once it is written.
+            // A transient message is spilled: written to the log, unsynced. It is evicted by a later scan, once it is
+            // written.
             entry.flags.set(EntryFlags::LOGGED | EntryFlags::SPILLED);
             let route = Route {
                 queue: about.id,
@@ -262,7 +263,7 @@ impl Eviction {
     }
 }
 
-/// What leaving depends on, of the queue.
+/// What eviction needs to know of the queue.
 #[derive(Clone, Copy)]
 struct About {
     id: QueueId,
@@ -280,17 +281,18 @@ impl About {
     }
 }
 
-/// What stays in memory at the head of a queue with consumers, or whose bodies are being fetched.
+/// What stays in memory at the head of a queue that has consumers or whose bodies are being read.
 struct Spare {
     entries: usize,
     bytes: u64,
-    /// Entries that stay.
+    /// The number of entries that stay.
     kept: usize,
 }
 
 impl Spare {
     fn of(q: &Queue, bytes: u64) -> Spare {
-        // What is on its way is wanted, and with it what came before it: else the two would never be here together.
+        // While bodies are being read, those in front of them stay: otherwise they would never be in memory at the same
+        // time.
         let nobody = q.consumers.is_empty() && q.loading == 0;
         Spare {
             entries: if nobody { 0 } else { SPARE },
@@ -298,7 +300,7 @@ impl Spare {
             kept: 0,
         }
     }
-    /// Whether nothing stays because of it.
+    /// Whether the spare is unused: no entry stays because of it.
     fn is_whole(&self) -> bool {
         self.kept == 0
     }

@@ -1,7 +1,9 @@
-//! Who talks to whom, read off the traffic: client to topic or exchange, to queue, to client.
+//! Who talks to whom, as counted from the traffic: from clients to topics or exchanges, from there to queues, and from
+//! queues to clients.
 //!
-//! The engine counts (`flow_counts.rs`) and somebody looks, every few seconds. A look takes what was counted since the last one,
-//! in bounded holds. So nothing grows with time, and whoever looks keeps the totals.
+//! The engine counts (`flow_counts.rs`), and the flow map reads the counts every few seconds ([`Engine::flow`]). A
+//! reading takes away what was counted since the last one, in bounded holds. So nothing grows with time; the reader
+//! keeps the totals.
 
 use super::Engine;
 use super::flow_counts::Sent;
@@ -15,13 +17,13 @@ use crate::slots::{ConsumerKey, Link};
 pub use crate::tally::{Source, Tally};
 use std::sync::Arc;
 
-/// Where a look is.
+/// The progress of a reading of the counts.
 #[derive(Debug, Default)]
 pub struct Look {
     stage: Stage,
-    /// The next place of the stage.
+    /// The index at which the stage continues.
     place: u32,
-    /// What it finds was counted before counting was turned off, and is forgotten.
+    /// The counts date from before counting was turned off, and are dropped.
     forgets: bool,
 }
 
@@ -38,12 +40,12 @@ enum Stage {
 }
 
 impl Look {
-    /// Whether all is seen.
+    /// Whether everything was read.
     pub fn is_done(&self) -> bool {
         self.stage == Stage::Done
     }
 
-    /// The places from here on that a hold looks at, and moves on: to the `next` stage, if they are the last.
+    /// The next indices for a hold to read. Moves the cursor behind them, or to the `next` stage if they are the last.
     fn window(&mut self, count: usize, end: u32, next: Stage) -> std::ops::Range<u32> {
         let from = self.place.min(end);
         let to = from.saturating_add(u32::try_from(count).unwrap_or(u32::MAX)).min(end);
@@ -61,30 +63,30 @@ impl Look {
     }
 }
 
-/// Queues of a remembered route that are listed.
+/// The most queues of a remembered route that are listed.
 const QUEUES_MAX: usize = 64;
 
 impl Engine {
-    /// Begins or ends counting for the flow map. The first look after that forgets what was counted before.
+    /// Turns counting for the flow map on or off. The next reading drops what was counted before.
     pub fn set_flow(&mut self, on: bool) {
         self.flow.turn(on);
     }
 
-    /// Goes on with a look at what has flowed since the last one: at about `budget` places and queues. Go on until
-    /// [`Look::is_done`]; an empty list does not mean that. Topics and exchanges are told before the clients that publish to
-    /// them.
+    /// Continues a reading: returns what about `budget` places and queues have counted since the last reading. Call it
+    /// until [`FlowCursor::is_done`]; an empty list does not mean that. Topics and exchanges are listed before the
+    /// clients that publish to them.
     pub fn flow(&mut self, look: &mut Look, budget: usize) -> Vec<Flowed> {
         let mut flowed = Vec::new();
         match look.stage {
             Stage::Begin => {
                 look.forgets = self.flow.take_stale();
-                // Who looks at an idle vhost does not walk its connections.
+                // In an idle vhost there is nothing to read, so its connections are not walked.
                 let is_idle = !self.flow.take_any() && !look.forgets;
                 look.go(if is_idle { Stage::Done } else { Stage::Routes });
             }
             Stage::Done => {}
             Stage::Routes => {
-                // Each place costs a little, and each queue as much as some places.
+                // Each route costs one unit, and each of its queues one more.
                 let end = self.router.tally_places() as u32;
                 let mut left = budget.max(1);
                 while look.place < end && left > 0 {
@@ -133,16 +135,16 @@ impl Engine {
         flowed
     }
 
-    /// The topic with that number. A look that tells of a client may come too late to tell of a topic that was published to
-    /// only meanwhile.
+    /// The topic that a source stands for. Needed because a client may publish to a new topic after the reading has
+    /// listed the topics and before it lists the client.
     pub fn topic_of(&self, source: Source) -> Option<Name> {
         self.router.topic_of(source)
     }
 
-    /// What is bounded and done in one hold.
+    /// Reads the counts whose number is bounded, in one hold.
     fn take_rest(&mut self, flowed: &mut Vec<Flowed>) {
         for (exchange, to) in self.flow.take_walked() {
-            // Also where no queue got anything: clients are told to have published there.
+            // List the exchange even if no queue got anything: clients are listed as publishing to it.
             flowed.push(self.routed_by(exchange.clone(), &[], Tally::default()));
             for (queue, tally) in to {
                 flowed.push(self.routed_by(exchange.clone(), &[queue], tally));
@@ -188,7 +190,7 @@ impl Engine {
         found.map(|queue| queue.name.clone()).collect()
     }
 
-    /// What a consumer was given since the last look.
+    /// What a consumer was given since the last reading.
     fn take_delivered(&mut self, key: ConsumerKey) -> Option<Flowed> {
         let c = self.consumers.get_mut(key)?;
         let messages = std::mem::take(&mut c.flowed);
@@ -204,14 +206,14 @@ impl Engine {
         })
     }
 
-    /// A consumer goes: what it was given since the last look is kept for the next.
+    /// A consumer is removed: its counts are kept for the next reading.
     pub(super) fn note_consumer_gone(&mut self, key: ConsumerKey) {
         if let Some(last) = self.take_delivered(key) {
             self.flow.keep(last);
         }
     }
 
-    /// A link goes: what it has published since the last look is kept for the next.
+    /// A link is removed: its counts are kept for the next reading.
     pub(super) fn note_link_gone(&mut self, link: Link) {
         self.traces.forget_link(link);
         if let Some(last) = self.links.get_mut(link).and_then(published) {
@@ -219,7 +221,7 @@ impl Engine {
         }
     }
 
-    /// Counts a message, while messages are traced. `route`: the remembered one, or its queues.
+    /// Counts a message while messages are traced.
     #[inline]
     pub(super) fn note_flowed(&mut self, message: &Message, route: Result<KnownRoute, &[QueueSlot]>) -> Source {
         self.flow.note();

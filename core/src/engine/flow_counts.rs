@@ -1,4 +1,4 @@
-//! What is counted for the flow map between two looks at it. How it is read: `flow.rs`.
+//! What is counted for the flow map between two readings. `flow.rs` reads it.
 //!
 //! | edge | where it is counted | what a message costs |
 //! |---|---|---|
@@ -19,22 +19,22 @@ use hashbrown::HashMap;
 use std::mem::size_of;
 use std::time::Duration;
 
-/// What a link has published since the last look, by where to.
+/// What a link has published since the last reading, by topic or exchange.
 ///
-/// A table of few places: sixteen topics are counted one by one, in four sets of four, so that the places of a set share a cache
-/// line. A message to another topic takes the place of one, which is added to `others`: that costs about what a hit costs, so
-/// a client that publishes to ten thousand topics in turn is not slowed down.
+/// The table is small: sixteen topics are counted one by one, in four sets of four, so that a set fits into a cache
+/// line. A message to another topic replaces one of them, whose counts are added to `others`. That costs about as much
+/// as a hit, so a client that publishes to ten thousand topics in turn is not slowed down.
 #[derive(Default)]
 pub(crate) struct Sent {
     sets: [Set; SETS],
     others: Tally,
 }
 
-/// Laid out in this order: the first half is what a look-up reads.
+/// Fields are in this order because a look-up reads the first half only.
 #[derive(Default)]
 #[repr(C)]
 struct Set {
-    /// 0: the place is free.
+    /// The sources; 0: unused.
     to: [u64; WAYS],
     messages: [u32; WAYS],
     bytes: [u32; WAYS],
@@ -54,12 +54,12 @@ impl Sent {
         } else {
             set.place_of(to, usual, &mut self.others)
         };
-        // Looks are seconds apart, so neither comes to 2^32 but at rates that no link has.
+        // Readings are seconds apart, so the counts reach 2^32 only at rates that no link has.
         set.messages[way] = set.messages[way].saturating_add(1);
         set.bytes[way] = set.bytes[way].saturating_add(bytes as u32);
     }
 
-    /// What was counted. Nothing is, afterwards.
+    /// Takes what was counted: each source, and the others together.
     pub(crate) fn take(&mut self) -> (Vec<(Source, Tally)>, Tally) {
         let mut to = Vec::new();
         for set in &mut self.sets {
@@ -79,7 +79,7 @@ impl Set {
         }
     }
 
-    /// Where a topic is counted that is not at its usual place.
+    /// The index at which a topic is counted that is not at its usual place.
     #[inline]
     fn place_of(&mut self, to: u64, usual: usize, others: &mut Tally) -> usize {
         if let Some(way) = self.to.iter().position(|known| *known == to) {
@@ -94,56 +94,56 @@ impl Set {
     }
 }
 
-/// What messages are watched for. One value for both, so that a message asks once.
+/// Why messages are watched. One value for both reasons, so that a message costs one test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Watch {
     Nothing,
-    /// Counting alone: the usual case.
+    /// Counting for the flow map alone, which is the usual case.
     Flow,
     Traces,
     TracesAndFlow,
 }
 
-/// See the module.
+/// Counts for the flow map, except those kept in routes, links and consumers.
 pub(crate) struct FlowCounts {
     watch: Watch,
-    /// Whether anything was counted since the last look.
+    /// Whether anything was counted since the last reading.
     any: bool,
-    /// Routes, links and consumers may have counts of before it was turned off. The next look forgets them.
+    /// Routes, links and consumers may have counts from before counting was turned off. The next reading drops them.
     stale: bool,
-    /// The default exchange.
+    /// The source that stands for the default exchange.
     default_exchange: Source,
-    /// Of messages to the default exchange, by the slot of their queue.
+    /// Messages to the default exchange, by the slot of their queue.
     by_name: Vec<Tally>,
-    /// What `by_name` costs.
+    /// The memory of `by_name`.
     charge: Charge,
-    /// Of messages whose route cannot be remembered, for each exchange and queue.
+    /// Messages whose route cannot be remembered, by exchange and queue.
     walked: HashMap<Name, HashMap<QueueSlot, Tally>>,
-    /// Pairs in `walked`.
+    /// The number of pairs in `walked`.
     pairs: usize,
-    /// Messages fetched one by one.
+    /// Messages fetched by `Get`.
     got: HashMap<(Link, QueueKey), u64>,
     /// How long deliveries have waited, in milliseconds.
     waits: Vec<(ConsumerKey, u32)>,
-    /// What links and consumers had counted that are gone.
+    /// Counts of links and consumers that were removed.
     gone: Vec<Flowed>,
 }
 
-/// Pairs of exchange and queue between which messages are counted that follow no remembered route.
+/// The most pairs of exchange and queue for which messages without a remembered route are counted.
 const PAIRS_MAX: usize = 4096;
-/// Of such a message, queues that are counted.
+/// The most queues of such a message that are counted.
 const WALKED_QUEUES_MAX: usize = 64;
-/// Pairs of link and queue for which fetches are counted.
+/// The most pairs of link and queue for which fetches are counted.
 const GOT_MAX: usize = 1024;
-/// Samples of waiting times between two looks: 192 KiB.
+/// The most samples of waiting times between two readings: 192 KiB.
 const WAITS_MAX: usize = 16_384;
-/// Links and consumers that are gone and still told of.
+/// The most removed links and consumers whose counts are kept.
 const GONE_MAX: usize = 512;
-/// What a pair costs, its exchange's name included, and what somebody who is gone had counted: most were clients with topics.
+/// Bytes of a pair with its exchange's name, and of the counts of a removed client with some topics.
 const PAIR_BYTES: usize = hashed::<(QueueSlot, Tally)>() + 64;
 const GONE_BYTES: usize = size_of::<Flowed>() + 16 * size_of::<(Source, Tally)>();
-/// Of a consumer's deliveries between two looks, so many are timed, and one in `TIMED_EVERY` after them.
+/// How many of a consumer's deliveries are timed between two readings: the first ones, then one in `TIMED_EVERY`.
 const TIMED_FIRST: u32 = 4;
 const TIMED_EVERY: u32 = 256;
 
@@ -164,7 +164,7 @@ impl FlowCounts {
         }
     }
 
-    /// What a message is to be watched for.
+    /// Why messages are watched.
     #[inline]
     pub(crate) fn watch(&self) -> Watch {
         self.watch
@@ -176,7 +176,7 @@ impl FlowCounts {
         self.watch >= Watch::Traces
     }
 
-    /// A message is counted.
+    /// Notes that a message is counted.
     #[inline]
     pub(crate) fn note(&mut self) {
         self.any = true;

@@ -1,4 +1,4 @@
-//! What a look at the flow map finds: see `flow.rs`.
+//! What a reading of the flow map's counts returns: see `flow.rs`.
 
 use crate::command::Peer;
 use crate::properties::Name;
@@ -6,64 +6,64 @@ use crate::slots::{ConsumerKey, Link};
 use crate::tally::{Source, Tally};
 use std::sync::Arc;
 
-/// Who publishes or receives.
+/// A client that publishes or receives.
 #[derive(Clone, Debug)]
 pub struct Party {
     /// Its connection.
     pub link: Link,
-    /// For example `MQTT 5.0`.
+    /// The protocol and its version, for example `MQTT 5.0`.
     pub protocol: &'static str,
-    /// Who logged in.
+    /// The user who logged in.
     pub user: Name,
-    /// What it calls itself.
+    /// The name that the client gives itself.
     pub name: Option<Name>,
-    /// Who is at the other end.
+    /// The other end of the connection.
     pub peer: Arc<Peer>,
 }
 
-/// A consumer, as long as it is there.
+/// Identifies a consumer as long as it exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConsumerId(pub(crate) ConsumerKey);
 
-/// A part of what has flowed since the last look.
+/// One item of what was counted since the last reading.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Flowed {
     /// A client has published.
     Published {
-        /// It.
+        /// The client.
         party: Party,
-        /// Where to. See [`Flowed::Routed`] for what they are.
+        /// How much to each topic or exchange. [`Flowed::Routed`] says what a source stands for.
         to: Vec<(Source, Tally)>,
-        /// To further topics or exchanges, which are too many to be counted one by one.
+        /// To further topics or exchanges, which are too many to count one by one.
         others: Tally,
     },
     /// Messages went from a topic or exchange into queues.
     Routed {
-        /// It, by number.
+        /// The source that stands for the topic or exchange.
         source: Source,
         /// The exchange; empty: the default one.
         exchange: Name,
         /// The topic, in the slash dialect; `None`: the exchange as a whole.
         topic: Option<Name>,
-        /// As much to each of the queues.
+        /// How much each of the queues got.
         tally: Tally,
         /// The queues.
         queues: Vec<Name>,
-        /// Further queues.
+        /// The number of further queues.
         more: usize,
     },
     /// A client was given messages of a queue.
     Delivered {
-        /// It.
+        /// The client.
         party: Party,
-        /// As whom; `None`: it has fetched them one by one.
+        /// The consumer; `None`: the messages were fetched by `Get`.
         consumer: Option<ConsumerId>,
         /// The queue.
         queue: Name,
-        /// So many.
+        /// The number of messages.
         messages: u64,
     },
-    /// How long some of the deliveries have waited, from when they were received, in milliseconds.
+    /// How long some of the deliveries have waited since their messages were received, in milliseconds.
     Waited(Vec<(ConsumerId, u32)>),
 }

@@ -1,16 +1,16 @@
-//! The gauges among the counters: what there is now.
+//! The gauges among the counters: what exists at present.
 
 use super::{Counters, Engine};
 use crate::binding::QueueSlot;
 
-/// Where a walk of [`Engine::count`] is, and what it has added up.
+/// The progress of [`Engine::count`], and the sums so far.
 #[derive(Default)]
 pub struct Counting {
     table: Table,
     /// The next slot of the table.
     slot: u32,
     sums: Counters,
-    /// Publishers and consumers by the place of their protocol.
+    /// Publishers and consumers by the index of their protocol's counters.
     by_place: Vec<(u64, u64)>,
 }
 
@@ -34,8 +34,8 @@ enum Table {
 }
 
 impl Engine {
-    /// All counters and gauges, in one hold. It walks all queues, connections, consumers and sessions: where there may be
-    /// many, [`Engine::count`] them.
+    /// All counters and gauges, in one hold. It walks all queues, connections, consumers and sessions; where there may
+    /// be many, use [`Engine::count`].
     pub fn counters(&self) -> Counters {
         let mut counting = Counting::default();
         loop {
@@ -45,8 +45,9 @@ impl Engine {
         }
     }
 
-    /// Goes on with counting: looks at `slots_max` places of queues, connections, consumers and sessions. Returns all counters
-    /// and gauges once it has seen all. What comes or goes between two holds may be counted or not.
+    /// Continues counting: looks at `slots_max` slots of queues, connections, consumers and sessions. Returns all
+    /// counters and gauges when it has seen all. Objects that are created or removed between two holds may be counted
+    /// or not.
     pub fn count(&self, counting: &mut Counting, slots_max: u32) -> Option<Counters> {
         let mut left = slots_max;
         loop {
@@ -110,7 +111,7 @@ impl Engine {
         }
     }
 
-    /// What is counted all the time, and the sums of a walk.
+    /// The counters that are kept all the time, combined with the sums of a walk.
     fn with_sums(&self, counting: &Counting) -> Counters {
         let sums = &counting.sums;
         let mut c = self.counters.clone();

@@ -1,4 +1,4 @@
-//! Hands messages out. A message gets its delivery number or packet id only here, when the link takes it.
+//! Hands messages out. A message gets its delivery number or packet id only when its link takes it.
 
 use super::Engine;
 use super::outbox::Fetched;
@@ -15,8 +15,8 @@ use crate::store::{Record, State};
 use std::sync::Arc;
 
 impl Engine {
-    /// Numbers a fetched message and hands it to its link. Not earlier: a settle of all before a delivery that overtakes
-    /// it would be one of a message nobody has seen.
+    /// Numbers a fetched message and hands it to its link. If it were numbered earlier, a settle of all deliveries up
+    /// to a later number would cover a message that the client has not received.
     pub(crate) fn hand_out_fetched(&mut self, link: Link, fetched: Fetched, events: &mut Vec<Event>) {
         let Fetched {
             channel,
@@ -42,7 +42,7 @@ impl Engine {
         };
         let message = message.clone();
         let flags = self.queue_delivery_flags(&entry, &message);
-        // RabbitMQ tells a fetch also that the message has not come back yet, and a consumer not.
+        // As in RabbitMQ, a fetched message reports a count of 0 returns, but a delivery to a consumer does not.
         let counts = self.queues.get_mut(queue).is_some_and(|q| {
             q.seldom.got += u64::from(!no_ack);
             q.seldom.got_no_ack += u64::from(no_ack);
@@ -59,7 +59,7 @@ impl Engine {
         if self.is_any_followed() {
             self.trace_fetched(link, queue, &entry, no_ack);
         }
-        // Until now it counted as fetched.
+        // It was counted as fetched until now.
         self.count_released(link, cost(&entry.body));
         if no_ack {
             self.settle_entry(queue, entry, false);
@@ -83,7 +83,7 @@ impl Engine {
         events.push(Event::Got { delivery, remaining });
     }
 
-    /// How often a message came back from consumers, where its queue counts that and it did.
+    /// How often a message came back from consumers. `None` if never, or if its queue does not count it.
     fn returned(&self, queue: QueueKey, entry: &Entry) -> Option<u32> {
         if !entry.flags.has(EntryFlags::REDELIVERED) {
             return None;
@@ -92,9 +92,9 @@ impl Engine {
         q.returns_of(entry.seq)
     }
 
-    /// What a delivery from a declared queue says of the message. A publish that set or cleared its topic's retained
-    /// message is marked, so that each protocol can say so in its own words. The entry's own flag has no room for it: in
-    /// the log of a declared queue those bits are the priority.
+    /// The flags of a delivery from a declared queue. They say whether the publish set or cleared its topic's retained
+    /// message, so that each protocol can report it in its own words. The entry's flags cannot say it: in the log, a
+    /// declared queue uses those bits for the priority.
     fn queue_delivery_flags(&self, entry: &Entry, message: &Message) -> DeliveryFlags {
         let flags = entry.flags.delivery();
         if message.envelope().retain && *message.exchange() == *self.settings.topic_exchange {

@@ -1,4 +1,4 @@
-//! What the engine publishes by itself: dead letters and wills on their way to their queues.
+//! Messages that the engine itself publishes: dead letters and wills, on their way to their queues.
 
 use crate::message::Message;
 use crate::properties::Name;
@@ -8,14 +8,14 @@ use crate::slots::{QueueKey, SessionKey};
 /// A dead letter or a will on its way to its queues.
 pub(crate) struct Internal {
     pub(super) message: Message,
-    /// Queues that it must not come back to.
+    /// Queues that it must not return to.
     pub(super) skip: Vec<Name>,
     pub(super) source: Source,
 }
 
-/// What the log keeps until an internal publish is logged. A crash before that brings it back, and it is published then.
+/// What the log keeps until an internal publish is logged. After a crash before that, it is found again and published.
 pub(crate) enum Source {
-    /// Nothing: its publisher was told that it was refused, or it was not to outlive the process anyway.
+    /// Nothing: its publisher was told that it was refused, or it need not survive a restart.
     Nothing,
     /// The entry that died.
     Entry {
@@ -23,7 +23,7 @@ pub(crate) enum Source {
         seq: u64,
         flags: EntryFlags,
     },
-    /// The will in the record of that session.
+    /// The will in that session's record.
     Will(SessionKey),
 }
 

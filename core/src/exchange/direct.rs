@@ -1,4 +1,4 @@
-//! Direct: bindings whose key equals the message's. AMQP 0-9-1 3.1.3.1.
+//! Direct exchanges: a binding matches if its key equals the message's key. AMQP 0-9-1 3.1.3.1.
 
 use super::BindingId;
 use crate::topic::Ids;

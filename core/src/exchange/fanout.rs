@@ -1,4 +1,4 @@
-//! Fanout: all bindings, whatever the key. AMQP 0-9-1 3.1.3.2.
+//! Fanout exchanges: every binding matches, whatever the key. AMQP 0-9-1 3.1.3.2.
 
 use super::BindingId;
 use crate::topic::Ids;

@@ -5,10 +5,12 @@
 //! - for each binding of mode `all` that is filed under one of these pairs: one, and one for each group of 64 pair numbers
 //!   that contains a pair of the binding, up to the first group that the message does not match. Pairs that were bound together
 //!   have numbers close to each other. A binding is filed under one pair only, so it is checked once. 400 bindings of 200 pairs
-//!   each that nearly match took 80,000 steps when each pair was compared; now 2,000;
+//! have numbers close to each other. A binding is filed under one pair only, so it is checked once. Before, each pair
+//! was compared: 400 bindings of 200 pairs each that nearly match took 80,000 steps; now 2,000;
 //! - one for each binding of mode `any` that matches, however many of its pairs do. Finding that nothing is left under
 //!   a pair takes a step for each 64 of the exchange's bindings of mode `any`, and none once all of them match. Without
-//!   that, 400 bindings of 200 headers each, and a message that has them all, took 80,000 visits; now less than 2,000;
+//!   that, 400 bindings of 200 headers each, and a message that has all these headers, took 80,000 visits; now less
+//!   than 2,000;
 //! - one for each 4,096 pairs and bindings of mode `any` of the exchange, to clear the bits.
 //!
 //! Bindings may be added and removed between two holds of a search, and a pair's number may be reused. The search detects
@@ -58,7 +60,7 @@ struct Criteria {
     filed: Filed,
 }
 
-/// Where a binding is filed, which also tells how many of its pairs must match.
+/// Where a binding is filed. This also says how many of its pairs must match.
 #[derive(Clone, Copy)]
 enum Filed {
     /// Nowhere: it has no criteria and matches every message.
@@ -74,11 +76,11 @@ enum Filed {
 pub(crate) struct Search {
     stage: Stage,
     cursor: Option<BindingId>,
-    /// Look-ups done: two for each header, by value and by presence.
+    /// Look-ups done so far: two for each header, by value and by presence.
     looked: usize,
     /// [`Pairs::changes`] at the first of them.
     pairs_changes: u64,
-    /// The message's pairs: as bits, and in the order found.
+    /// The message's pairs, as bits and in the order found.
     meets: Bitmap,
     pairs: SmallVec<[u32; 4]>,
     /// The index in `pairs` that is visited, and the lowest number of its [`Pair::each`] that is not checked yet.
@@ -103,7 +105,7 @@ enum Stage {
 struct Met {
     bits: Bitmap,
     count: usize,
-    /// [`Headers::changes`] when the first was met.
+    /// [`Headers::changes`] when the first one matched.
     changes: u64,
 }
 
@@ -111,7 +113,7 @@ struct Met {
 const CHECKED_AT_ONCE: usize = 8;
 
 impl Search {
-    /// Memory beside its own size.
+    /// Bytes on the heap.
     pub(super) fn memory(&self) -> usize {
         let pairs = if self.pairs.spilled() {
             allocation(self.pairs.capacity() * size_of::<u32>())
@@ -122,8 +124,8 @@ impl Search {
     }
 }
 
-/// What a table keeps for a binding, beside a copy of its arguments: its entry, its number, and for each of so many criteria a
-/// pair with a word, and a word of its own.
+/// Bytes that the table of a headers exchange keeps for a binding with this many criteria, without the copy of its
+/// arguments: its entry, its number, and for each criterion a pair and words of bits.
 pub(crate) fn binding_bytes(criteria: usize) -> usize {
     let pair = pair_bytes() + 2 * size_of::<Word>();
     hashed::<(BindingId, Criteria)>() + 2 * size_of::<(usize, BindingId)>() + criteria * pair
@@ -136,7 +138,7 @@ impl Headers {
         for (name, wanted) in pairs {
             let number = self.pairs.add(name, wanted);
             if !asked.insert(number) {
-                // It was asked for before.
+                // The binding has this pair twice.
                 self.pairs.release(number);
             }
         }
@@ -260,7 +262,7 @@ impl Headers {
         if met.count == 0 {
             met.changes = self.changes;
         } else if met.count == self.numbered.len() && met.changes == self.changes {
-            // All have matched. (If bindings changed between two holds, the numbers mean nothing.)
+            // All have matched already. If bindings changed between two holds, the numbers cannot be compared.
             return false;
         }
         for word in each.from(search.number / u64::BITS) {
@@ -281,7 +283,7 @@ impl Headers {
                     met.count += 1;
                     found.push(id);
                 }
-                // After one at least: the step for the word may have been the last.
+                // Stop only after at least one binding: the step for the word may have been the last.
                 if *steps == 0 && new != 0 {
                     return true;
                 }

@@ -15,7 +15,7 @@ use crate::fault::{Fault, FaultKind};
 use crate::message::{Dialect, Message};
 use crate::policy::Applied;
 use crate::properties::{Codecs, Name, Table};
-use crate::topic::{Levels, Pattern, Walk, first_literal, is_of_broker, translate};
+use crate::topic::{Levels, Pattern, Walk, first_literal, is_broker_topic, translate};
 use headers::Search;
 
 use smallvec::{SmallVec, smallvec};
@@ -47,7 +47,7 @@ pub(crate) struct Exchange {
     /// It is being deleted, which may take several holds. Further bindings are refused.
     pub(crate) ending: bool,
     /// Distinguishes it from an earlier exchange of the same number, at which a routing may have paused.
-    pub(crate) born: u64,
+    pub(crate) serial: u64,
     /// Counters since the start of the process.
     pub(crate) counts: ExchangeCounts,
 }
@@ -104,7 +104,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Memory beside its own size.
+    /// Bytes on the heap.
     pub(crate) fn memory(&self) -> usize {
         self.headers.memory()
     }
@@ -169,7 +169,7 @@ impl<'a> RoutingKey<'a> {
     }
 }
 
-/// `key` in the dot dialect.
+/// Respells `key` in the dot dialect.
 fn dotted(key: &str, dialect: Dialect) -> Cow<'_, str> {
     // The dot dialect can express every key, unless escapes make it too long; then it equals no key.
     translate(key, dialect, Dialect::Dot).unwrap_or(Cow::Borrowed(key))
@@ -262,8 +262,8 @@ impl BindingTable {
         }
     }
 
-    /// Continues the search for matching bindings and appends them; a binding may be found more than
-    /// once. Returns whether there may be more.
+    /// Continues the search for matching bindings and appends them. A binding may be found more than once. Returns
+    /// whether there may be more.
     ///
     /// # Errors
     /// PreconditionFailed if the message has more headers than a headers exchange accepts.
@@ -289,7 +289,7 @@ impl BindingTable {
             let more = match self {
                 BindingTable::Direct(table) => table.matches(key.dotted(), &mut progress.cursor, steps, found),
                 BindingTable::Topic(table) => {
-                    let of_broker = is_of_broker(key.text, key.dialect);
+                    let of_broker = is_broker_topic(key.text, key.dialect);
                     progress.topic.skip_leading_wildcards(of_broker);
                     table.matches(key.levels(), &mut progress.topic, steps, found)
                 }

@@ -1,9 +1,10 @@
-//! Topic: bindings whose pattern matches the message's levels. AMQP 0-9-1 3.1.3.3; MQTT subscriptions live here too.
+//! Topic exchanges: a binding matches if its pattern matches the levels of the message's key. AMQP 0-9-1 3.1.3.3. MQTT
+//! subscriptions are bindings of a topic exchange too.
 
 use super::BindingId;
 use crate::topic::{Levels, Pattern, Trie, Walk};
 
-/// Bindings by pattern, of both dialects.
+/// Bindings by pattern. Patterns of both dialects are in one trie.
 #[derive(Default)]
 pub(crate) struct Topic(Trie);
 

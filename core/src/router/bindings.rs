@@ -1,4 +1,4 @@
-//! Making and removing bindings, and what goes with the last one.
+//! Adds and removes bindings, and deletes auto-delete exchanges that lose their last one.
 
 use super::edge::{Edge, identity_hash};
 use super::memory::binding_bytes;
@@ -12,7 +12,7 @@ use crate::properties::Table;
 use crate::topic::check_filter;
 use std::collections::BTreeSet;
 
-/// What a removal has taken away, and which auto-delete exchanges it left without bindings.
+/// What a removal has deleted so far, and the auto-delete exchanges that have no bindings left.
 #[derive(Default)]
 pub(super) struct Removal {
     pub(super) removed: Vec<Removed>,
@@ -20,12 +20,12 @@ pub(super) struct Removal {
 }
 
 impl Router {
-    /// Binds by a key in the dot dialect. Returns whether the binding is new; repeating one replaces its grant.
+    /// Binds by a key in the dot dialect. Returns whether the binding is new. Repeating a binding replaces its grant.
     ///
     /// # Errors
-    /// AccessRefused for the default exchange, NotFound for the source, then for a destination exchange;
-    /// PreconditionFailed for bad arguments; QuotaExceeded. (Where the source and the destination queue are both
-    /// missing the source is the one to report: see [`Router::require_exchange`].)
+    /// AccessRefused for the default exchange. NotFound for the source, then for a destination exchange; if both the
+    /// source and the destination queue are missing, the source has to be reported: see [`Router::require_exchange`].
+    /// PreconditionFailed for bad arguments. QuotaExceeded at [`BINDINGS_MAX`].
     pub fn bind(
         &mut self,
         source: &str,
@@ -38,8 +38,8 @@ impl Router {
         self.add_binding(source, destination, key, Dialect::Dot, arguments, grant)
     }
 
-    /// Removes a binding made with [`Router::bind`], and auto-delete exchanges that go with it. One that does not
-    /// exist, or whose source does not, is no fault. Of a `Destination::Queue` only the slot counts.
+    /// Removes a binding made with [`Router::bind`], and auto-delete exchanges that lose their last binding with it. It
+    /// is no fault if the binding or its source does not exist. Of a `Destination::Queue` only the slot is looked at.
     ///
     /// # Errors
     /// AccessRefused for the default exchange.
@@ -63,11 +63,11 @@ impl Router {
         }))
     }
 
-    /// Binds by an MQTT topic filter. Returns whether the subscription is new; repeating it replaces its grant in
-    /// place, without a gap.
+    /// Binds by an MQTT topic filter. Returns whether the subscription is new. Repeating it replaces its grant in
+    /// place: no message is missed or duplicated meanwhile.
     ///
     /// # Errors
-    /// As [`Router::bind`]; PreconditionFailed if the filter is not valid.
+    /// As [`Router::bind`]. PreconditionFailed if the filter is not valid.
     pub fn subscribe(
         &mut self,
         exchange: &str,
@@ -89,12 +89,12 @@ impl Router {
         )
     }
 
-    /// Removes a binding made with [`Router::subscribe`]. Empty if there was none.
+    /// Removes a binding made with [`Router::subscribe`]. Returns an empty list if there was none.
     pub fn unsubscribe(&mut self, exchange: &str, queue: QueueSlot, filter: &str) -> Vec<Removed> {
         self.remove_binding(exchange, End::Queue(queue), filter, Dialect::Slash, &Table::default())
     }
 
-    /// Whether the binding that [`Router::bind`] would make is there.
+    /// Whether the binding exists that [`Router::bind`] would make.
     pub(crate) fn is_bound(&self, source: &str, destination: &Destination, key: &str, arguments: &Table) -> bool {
         let end = match destination {
             Destination::Queue { slot, .. } => Some(End::Queue(*slot)),
@@ -104,13 +104,13 @@ impl Router {
         ends.is_some_and(|(source, end)| self.find_binding(source, end, key, Dialect::Dot, arguments).is_some())
     }
 
-    /// Bindings that lead to a queue.
+    /// The number of bindings that lead to a queue.
     pub(crate) fn count_bindings_of(&self, queue: QueueSlot) -> usize {
         self.queues.get(&queue).map_or(0, |queue| queue.bindings.len())
     }
 
-    /// Removes at most `max` of the bindings that lead to a queue, before the queue itself is removed: a client chooses how
-    /// many there are.
+    /// Removes at most `max` of the bindings that lead to a queue. Clients choose how many there are, so a deletion
+    /// removes them in steps before it removes the queue.
     pub(crate) fn remove_some_bindings_of(&mut self, queue: QueueSlot, max: usize) -> Vec<Removed> {
         let ids = self.queues.get(&queue).into_iter().flat_map(|queue| &queue.bindings);
         let some: Vec<BindingId> = ids.take(max).copied().collect();
@@ -122,8 +122,9 @@ impl Router {
         removal.removed
     }
 
-    /// Removes at most `max` bindings of an exchange that is to be deleted and has more. `None`: it has no more than that.
-    pub(super) fn thin(&mut self, id: u32, max: usize) -> Option<Vec<Removed>> {
+    /// Removes `max` bindings of an exchange that is being deleted. `None`: it has no more than `max` left, so one step
+    /// deletes it.
+    pub(super) fn remove_some_bindings(&mut self, id: u32, max: usize) -> Option<Vec<Removed>> {
         let exchange = &mut self.exchanges[id as usize];
         if exchange.outgoing.len() + exchange.incoming.len() <= max {
             return None;
@@ -191,12 +192,12 @@ impl Router {
             End::Queue(slot) => self.queues.entry(slot).or_default().bindings.insert(id),
             End::Exchange(other) => self.exchanges[other as usize].incoming.insert(id),
         };
-        let born = self.next_birth();
+        let serial = self.next_serial();
         let edge = Edge {
             binding,
             source,
             end,
-            born,
+            serial,
         };
         let hash = edge.identity_hash(&self.hasher);
         self.bindings.insert(edge);
@@ -243,7 +244,7 @@ impl Router {
         removal.removed
     }
 
-    /// Makes routes that the binding is part of, or would be, be computed anew.
+    /// Invalidates remembered routes that depend on the binding.
     fn touch(&mut self, id: BindingId) {
         let edge = &self.bindings[id as usize];
         let source = &self.exchanges[edge.source as usize];
@@ -285,7 +286,7 @@ impl Router {
     pub(super) fn drop_exchange(&mut self, id: u32, removal: &mut Removal) {
         let exchange = &self.exchanges[id as usize];
         self.generations.bump(&exchange.name, Scope::Whole);
-        // One that leads back to itself is in both sets.
+        // A binding of the exchange to itself is in both sets.
         let mine: BTreeSet<BindingId> = exchange.outgoing.union(&exchange.incoming).copied().collect();
         for binding in mine {
             self.drop_binding(binding, removal);
@@ -299,18 +300,19 @@ impl Router {
         });
     }
 
-    /// Deletes the auto-delete exchanges that just lost their last binding, and so on; those to which many others lead, and the
-    /// rest of a long chain, by and by ([`Router::delete_doomed`]).
+    /// Deletes the auto-delete exchanges that lost their last binding, and those that lose it in turn. An exchange to
+    /// which many others lead, and the rest of a long chain, are left to [`Router::continue_deletions`], so that one
+    /// step stays short.
     pub(super) fn cascade(&mut self, removal: &mut Removal) {
         while let Some(id) = removal.idle.pop() {
-            // It may be gone already: nothing is created in between, so the number still means the same one.
+            // It may have been deleted meanwhile. Nothing is created here, so its number has no other meaning yet.
             let Some(exchange) = self.exchanges.get_mut(id as usize) else {
                 continue;
             };
             if exchange.incoming.len() > BINDINGS_AT_ONCE || removal.removed.len() > CASCADE_MAX {
                 if !exchange.ending {
                     exchange.ending = true;
-                    self.doomed.push(exchange.name.clone());
+                    self.pending_deletions.push(exchange.name.clone());
                 }
             } else {
                 self.drop_exchange(id, removal);
@@ -319,10 +321,10 @@ impl Router {
     }
 }
 
-/// Bindings and exchanges that go at once with the binding that was the last of the first.
+/// The most bindings and exchanges that one step of a cascade deletes.
 const CASCADE_MAX: usize = 4 * BINDINGS_AT_ONCE;
 
-/// Whether the log has a record of the binding. A subscription is logged as its session's.
+/// Whether the log has a record of the binding itself. Subscriptions are logged with their session instead.
 fn is_logged(binding: &Binding) -> bool {
     binding.durable && binding.grant.is_none()
 }

@@ -1,4 +1,4 @@
-//! Whole routes, remembered by address: a repeated one costs a look-up and allocates nothing.
+//! Remembers whole routes by address: an address seen before costs one look-up and allocates nothing.
 
 use super::Target;
 use super::counts::Named;
@@ -10,11 +10,12 @@ use crate::tally::{Mark, Source, Tally};
 use hashbrown::HashTable;
 use std::mem::size_of;
 
-/// Routes remembered at most.
+/// The most routes that are remembered.
 const ROUTES_MAX: usize = 16_384;
-/// Targets at most, over all routes: wide fan-outs over many topics must not fill the memory.
+/// The most targets in all remembered routes together. Without it, wide fan-outs over many topics would fill the
+/// memory.
 const TARGETS_MAX: usize = 1 << 20;
-/// Longest address (exchange and key) that is remembered.
+/// The longest address (exchange and key, in bytes) that is remembered.
 const ADDRESS_BYTES_MAX: usize = 512;
 
 /// The remembered routes.
@@ -24,43 +25,44 @@ pub(super) struct RouteCache {
     entries: Vec<Entry>,
     /// Sum of `entries[..].targets.len()`.
     targets: usize,
-    /// What the entries cost in memory.
+    /// Bytes of memory that the entries occupy.
     bytes: usize,
-    /// Bytes of memory at most.
+    /// The most bytes of memory that the entries may occupy.
     bytes_max: usize,
     random: u64,
-    /// Number of the last route remembered.
+    /// The number of the route that was remembered last.
     last_id: u64,
 }
 
 struct Entry {
     hash: u64,
-    /// Grows from route to route and is never used again, so that what others remember of a route cannot be taken for
-    /// something about another one. From 1.
+    /// A number from 1 on that no other route ever gets: what a link remembers about a route cannot be mistaken for
+    /// knowledge of another.
     id: u64,
-    /// See [`super::route::KnownRoute::permitted`]. A route that is computed anew has a new number, and nobody here.
+    /// See [`super::route::KnownRoute::permitted`]. A route that is computed again has a new number and starts with
+    /// nobody here.
     permitted: Permitted,
-    /// Version of the generations at which it was last known to be right.
+    /// The version of the generations at which the route was last seen to be valid.
     valid_at: u64,
     exchange_len: u8,
     dialect: Dialect,
-    /// The exchange it begins at. While the route is valid, it is there.
+    /// The exchange that messages on the route name. It exists as long as the route is valid.
     exchange: Named,
-    /// Exchange and key, as in the message's payload.
+    /// Exchange and key, as they lie in the message's payload.
     address: Box<[u8]>,
     targets: Box<[Target]>,
-    /// What it depends on, and the sum of their counts when it was computed.
+    /// The cells that the route depends on, and the sum of their counts when it was computed.
     cells: Box<[Cell]>,
     sum: u64,
-    /// Where the flow map says that its messages come from.
+    /// The source that the flow map shows for its messages.
     source: Source,
-    /// Its messages since the flow map was last brought up to date.
+    /// Messages and bytes since the flow map last took them.
     tally: Tally,
     /// See [`RouteCache::mark`].
     mark: Mark,
 }
 
-/// A remembered route that had messages: see [`RouteCache::take_tally`].
+/// A remembered route with messages that the flow map has not taken yet: see [`RouteCache::take_tally`].
 pub(super) struct Tallied<'a> {
     pub(super) source: Source,
     pub(super) exchange: &'a [u8],
@@ -83,7 +85,7 @@ impl RouteCache {
         }
     }
 
-    /// The index of the valid route for the message's address, for [`RouteCache::targets`].
+    /// The index of the valid route for the message's address, to be used with [`RouteCache::targets`].
     #[inline]
     pub(super) fn find(&mut self, message: &Message, generations: &Generations) -> Option<usize> {
         let index = self.position(message)?;
@@ -98,7 +100,7 @@ impl RouteCache {
         Some(index)
     }
 
-    /// Number of the route at `index`, and who was permitted to use it.
+    /// The number of the route at `index`, and who was last permitted to use it.
     #[inline]
     pub(super) fn id_and_permitted(&self, index: usize) -> (u64, Permitted) {
         let entry = &self.entries[index];
@@ -109,7 +111,7 @@ impl RouteCache {
         self.entries[index].permitted = permitted;
     }
 
-    /// Counts a message along the route at `index`.
+    /// Counts a message on the route at `index`, for the flow map.
     #[inline]
     pub(super) fn note(&mut self, index: usize, bytes: usize) -> Source {
         let entry = &mut self.entries[index];
@@ -117,7 +119,7 @@ impl RouteCache {
         entry.source
     }
 
-    /// What traces have noted of the address of the route at `index`. Nothing, of a route that was just remembered.
+    /// What traces noted about the address of the route at `index`. Nothing yet, if the route was just remembered.
     #[inline]
     pub(super) fn mark(&self, index: usize) -> Mark {
         self.entries[index].mark
@@ -127,13 +129,13 @@ impl RouteCache {
         self.entries[index].mark = mark;
     }
 
-    /// Routes remembered.
+    /// The number of remembered routes.
     pub(super) fn places(&self) -> usize {
         self.entries.len()
     }
 
-    /// What the route at `index` has counted since it was last asked, if that is anything. Routes change their places: one that
-    /// is passed over this time is found the next.
+    /// What the route at `index` has counted since the last call, if anything. Removals move routes to other indices,
+    /// so a walk over all of them may miss one; the next walk finds it.
     pub(super) fn take_tally(&mut self, index: usize) -> Option<Tallied<'_>> {
         let entry = self.entries.get_mut(index)?;
         let tally = std::mem::take(&mut entry.tally);
@@ -150,7 +152,7 @@ impl RouteCache {
         })
     }
 
-    /// Exchange, key and dialect of the remembered route that has that source and no other route shares it with.
+    /// Exchange, key and dialect of a remembered route with that source. Topics share a source if their hashes are equal.
     pub(super) fn address_of(&self, source: Source) -> Option<(&[u8], &[u8], Dialect)> {
         let same = |&index: &u32| Source::topic(self.entries[index as usize].hash) == source;
         let index = *self.table.find(source.0, same)?;
@@ -159,12 +161,13 @@ impl RouteCache {
         Some((exchange, key, entry.dialect))
     }
 
-    /// Has it forget routes when it would grow over so many bytes. It shrinks as routes are added.
+    /// Limits the memory of remembered routes. If they occupy more already, that many are forgotten as routes are
+    /// added.
     pub(super) fn set_bytes_max(&mut self, bytes_max: usize) {
         self.bytes_max = bytes_max;
     }
 
-    /// The exchange that the route at `index` begins at.
+    /// The exchange that messages on the route at `index` name.
     #[inline]
     pub(super) fn exchange(&self, index: usize) -> Named {
         self.entries[index].exchange
@@ -175,7 +178,8 @@ impl RouteCache {
         &self.entries[index].targets
     }
 
-    /// Remembers a route just computed, in place of a stale one or, when full, of any other.
+    /// Remembers a route just computed. It replaces a stale route to the same address; if the cache is full, random
+    /// ones go.
     pub(super) fn insert(
         &mut self,
         message: &Message,
@@ -191,8 +195,8 @@ impl RouteCache {
         if address.len() > ADDRESS_BYTES_MAX || targets.len() > TARGETS_MAX / 4 || bytes > self.bytes_max / 4 {
             return;
         }
-        // A random victim degrades evenly where topics are published to in turn, when the eldest (or the least
-        // recently used) would always be the next one wanted.
+        // Evict at random. Where clients publish to many topics in turn, the oldest and the least recently used route
+        // are the ones that are needed next, and a cache that is slightly too small would never hit.
         let room = self.bytes_max - bytes;
         while self.entries.len() >= ROUTES_MAX || self.targets + targets.len() > TARGETS_MAX || self.bytes > room {
             self.random = self
@@ -250,7 +254,7 @@ impl RouteCache {
         self.table.find(hash, same).map(|&index| index as usize)
     }
 
-    /// Returns what it has counted.
+    /// Removes the route at `index`. Returns what it has counted.
     fn remove(&mut self, index: usize) -> Tally {
         let entry = self.entries.swap_remove(index);
         self.targets -= entry.targets.len();
@@ -258,7 +262,7 @@ impl RouteCache {
         if let Ok(found) = self.table.find_entry(entry.hash, |&i| i as usize == index) {
             found.remove();
         }
-        // What was the last entry has taken its place.
+        // The last entry has moved into its place.
         let last = self.entries.len();
         if let Some(moved) = self.entries.get(index)
             && let Some(found) = self.table.find_mut(moved.hash, |&i| i as usize == last)
@@ -269,13 +273,13 @@ impl RouteCache {
     }
 }
 
-/// What a remembered route costs in memory.
+/// Bytes of memory that a remembered route occupies.
 fn entry_bytes(address: usize, targets: usize, cells: usize) -> usize {
     let own = size_of::<Entry>() * 3 / 2 + hashed::<u32>() + allocation(address);
     own + allocation(targets * size_of::<Target>()) + allocation(cells * size_of::<Cell>())
 }
 
-/// Length of the exchange's name, and exchange and key, which lie side by side in the payload.
+/// The length of the exchange's name; exchange and key, which lie side by side in the payload.
 #[inline]
 fn address(message: &Message) -> (u8, &[u8]) {
     let lengths = message.lengths();

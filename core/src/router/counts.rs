@@ -1,24 +1,24 @@
-//! What is published to each exchange, for those who list exchanges.
+//! Counts what is published to each exchange.
 //!
-//! A publish counts for the exchange that it names: exchanges that only others lead to are not counted, as in RabbitMQ. Which
-//! exchange that is comes with the route, so a message costs two additions and no look-up.
+//! A publish counts for the exchange that the message names. As in RabbitMQ, it does not count for exchanges that it
+//! reaches through bindings. The route knows its first exchange, so a message costs two additions and no look-up.
 
 use super::{ExchangeCounts, Router};
 
 /// The exchange that a message names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Named {
-    /// The default one.
+    /// The default exchange.
     #[default]
     Default,
-    /// The one with that number.
+    /// The exchange with that number.
     Known(u32),
-    /// One that is gone by now.
+    /// An exchange that no longer exists.
     Gone,
 }
 
 impl Router {
-    /// What the exchange of that name has done.
+    /// The counts of the exchange with that name.
     pub(crate) fn exchange_counts(&self, name: &str) -> Option<ExchangeCounts> {
         if name.is_empty() {
             return Some(self.default_counts);
@@ -26,7 +26,8 @@ impl Router {
         self.find_exchange(name).map(|id| self.exchanges[id as usize].counts)
     }
 
-    /// Takes note of the exchange of a message whose queues were found before.
+    /// Sets the exchange that [`Router::count_publish`] counts for, where the message's queues are known without
+    /// routing it now.
     pub(crate) fn name_exchange(&mut self, name: &str) {
         self.named = match self.find_exchange(name) {
             _ if name.is_empty() => Named::Default,
@@ -35,7 +36,8 @@ impl Router {
         };
     }
 
-    /// Counts the message that was routed last, or whose exchange was named since: so many queues took it.
+    /// Counts one message for the exchange set by the last routing or by [`Router::name_exchange`]. `queues`: how many
+    /// took it.
     #[inline]
     pub(crate) fn count_publish(&mut self, queues: usize) {
         let counts = match self.named {

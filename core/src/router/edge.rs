@@ -1,4 +1,4 @@
-//! A binding as the router keeps it: with the two ends that it connects.
+//! A binding as the router keeps it: with the numbers of the two ends that it connects.
 
 use super::End;
 use crate::arguments;
@@ -8,18 +8,18 @@ use crate::properties::Table;
 use foldhash::fast::RandomState;
 use std::hash::BuildHasher;
 
-/// A binding and the ends it connects.
+/// A binding, and the numbers of its two ends.
 pub(super) struct Edge {
     pub(super) binding: Binding,
     /// Number of the source exchange.
     pub(super) source: u32,
     pub(super) end: End,
-    /// Tells it from an earlier binding of the same number.
-    pub(super) born: u64,
+    /// Tells it from an earlier binding with the same number.
+    pub(super) serial: u64,
 }
 
 impl Edge {
-    /// The hash under which the binding is found.
+    /// The hash of the binding's identity.
     pub(super) fn identity_hash(&self, hasher: &RandomState) -> u64 {
         let Binding {
             key,
@@ -31,7 +31,7 @@ impl Edge {
     }
 }
 
-/// Hash of everything that identifies a binding.
+/// The hash of everything that identifies a binding.
 pub(super) fn identity_hash(
     hasher: &RandomState,
     source: u32,

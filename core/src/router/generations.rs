@@ -1,14 +1,15 @@
-//! Which routes a change can have touched.
+//! Finds out which remembered routes a change may have made invalid.
 //!
 //! Each exchange, and each part of one (a first level, a direct key), counts its changes in one of a fixed number of
-//! cells. A cached route remembers the sum of the cells it depends on: counts only grow, so the sum is the same if and
-//! only if none of them changed. Parts that share a cell cost each other a needless recomputation, never a wrong route.
+//! cells. A remembered route keeps the sum of the cells it depends on. Counts only grow, so the sum is unchanged if and
+//! only if no cell has changed. Two parts may share a cell: a change to one then also recomputes routes of the other,
+//! but never leaves a wrong route.
 
 use crate::exchange::Scope;
 use foldhash::fast::RandomState;
 use std::hash::{BuildHasher, Hasher};
 
-/// The cells, and how many changes there were in all.
+/// The cells, and the number of changes so far.
 pub(super) struct Generations {
     cells: Box<[u64; CELLS]>,
     version: u64,
@@ -29,20 +30,21 @@ impl Generations {
         }
     }
 
-    /// Counts all changes; a route that was valid at this version still is.
+    /// The number of changes so far. A route that was valid at this version still is while the version stays the same.
     #[inline]
     pub(super) fn version(&self) -> u64 {
         self.version
     }
 
-    /// Something in this scope of the exchange `name` changes. `Scope::Whole` also stands for its existence.
+    /// Counts a change to this scope of the exchange `name`. Creation and deletion of the exchange count as
+    /// `Scope::Whole`.
     pub(super) fn bump(&mut self, name: &str, scope: Scope<'_>) {
         let cell = self.cell(name, scope);
         self.cells[usize::from(cell)] += 1;
         self.version += 1;
     }
 
-    /// The cell of a scope of the exchange `name`, which need not exist.
+    /// The cell for a scope of the exchange `name`. The exchange need not exist.
     pub(super) fn cell(&self, name: &str, scope: Scope<'_>) -> Cell {
         let mut hasher = self.hasher.build_hasher();
         hasher.write(name.as_bytes());

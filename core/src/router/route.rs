@@ -1,9 +1,10 @@
-//! Routing one message: from the cache, or by walking the exchanges it reaches.
+//! Routes one message: from the cache, or by walking the exchanges it reaches.
 //!
-//! How much there is to walk is for clients to choose: bindings, filters, headers, exchanges bound to exchanges. So a walk
-//! takes a number of steps and stops, and goes on with the next hold of the lock ([`Walk`]). Others change bindings in
-//! between. What is bound all the time is found; what comes or goes meanwhile may be. A number that another binding or
-//! queue has got by then is told apart by when that was made, so that nobody gets what he did not ask for.
+//! Clients decide how much there is to walk: bindings, filters, headers, bindings between exchanges. So a walk
+//! ([`Walk`]) takes a limited number of steps, stops, and continues in a later hold of the engine's lock. Bindings may
+//! change in between. A queue that is bound throughout is found; one that is bound or unbound meanwhile may be found or
+//! not. Numbers of bindings, queues and exchanges are reused, so a stopped walk also notes serial numbers: it never
+//! delivers to a queue that only got the number of another.
 
 use super::counts::Named;
 use super::generations::Cell;
@@ -21,37 +22,39 @@ use hashbrown::HashSet;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// One routing. Its room is kept from message to message, unless it has to wait for the next hold.
+/// One routing in progress. The buffers are reused from message to message; a walk that stops takes them with it.
 #[derive(Default)]
 pub(crate) struct Walk {
     targets: Vec<Target>,
     extra_keys: Vec<Name>,
     headers: Option<MessageHeaders>,
-    /// The exchange that the message names, with its birth; `None`: the default one.
+    /// Number and serial number of the exchange that the message names. `None`: the default exchange.
     began_at: Option<(u32, u64)>,
-    /// Exchanges still to visit: number and birth.
+    /// Exchanges still to be visited: number and serial number.
     exchanges: Vec<(u32, u64)>,
     /// The exchange being visited.
     visiting: Option<Visit>,
-    /// Exchanges reached. Each is visited once, so that bindings between exchanges may form circles.
+    /// Exchanges reached. Each is visited once, so bindings between exchanges may form circles.
     seen: HashSet<u32, RandomState>,
-    /// Bindings just found.
+    /// Bindings that the current step found.
     matched: Vec<BindingId>,
-    /// Queues reached in this hold, and the binding that led there ([`PLAIN`]: an implied one).
+    /// Queues reached in this hold, each with the binding that led there ([`IMPLIED`] for the default exchange).
     queues: Vec<(QueueSlot, BindingId)>,
-    /// The same of earlier holds, each with the birth of the binding (of the queue for [`PLAIN`]).
+    /// Queues reached in earlier holds, each with its binding and that binding's serial number (the queue's for
+    /// [`IMPLIED`]).
     earlier: BTreeSet<(QueueSlot, BindingId, u64)>,
-    /// It went on after a hold: `queues` are in `earlier`, and numbers may have got other meanings.
+    /// Whether the walk has stopped at least once. Then finds are moved to `earlier`, because numbers may have been
+    /// reused.
     stopped: bool,
-    /// The queue being merged, and its birth.
+    /// The queue whose bindings are being merged, its serial number, and the merge so far.
     merging: Option<(QueueSlot, u64, Merge)>,
-    /// Births of the queues of `targets`, where it stopped once.
-    births: Vec<u64>,
-    /// What the route depends on.
+    /// The serial numbers of the queues of `targets`. Filled only in a walk that has stopped.
+    serials: Vec<u64>,
+    /// The generation cells that the route depends on.
     cells: Vec<Cell>,
-    /// It depends on nothing else.
+    /// Whether the route depends on nothing but those cells, so that it may be remembered.
     cacheable: bool,
-    /// Version of the generations when it began.
+    /// The version of the generations when the walk began.
     version: u64,
 }
 
@@ -59,28 +62,28 @@ pub(crate) struct Walk {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KnownRoute {
     pub(super) index: usize,
-    /// Its number, which no other route ever has. Not 0.
+    /// The route's number, which no other route ever gets. Never 0.
     pub(crate) id: u64,
-    /// Who was last permitted to publish along it.
+    /// Who was last permitted to publish to this address.
     pub(crate) permitted: Permitted,
 }
 
 /// The visit of one exchange.
 struct Visit {
     exchange: u32,
-    born: u64,
+    serial: u64,
     progress: Progress,
-    /// Some binding matched.
+    /// Whether any binding matched so far. If none does, the alternate exchange gets the message.
     matched: bool,
 }
 
-/// In place of a binding: the default exchange's.
-const PLAIN: BindingId = BindingId::MAX;
-/// Cells of a route that may repeat: what reached more exchanges has each cell once.
+/// Stands for the default exchange's implied binding of a queue by its name.
+const IMPLIED: BindingId = BindingId::MAX;
+/// Longer lists of cells are sorted and freed of duplicates.
 const CELLS_REPEATED_MAX: usize = 64;
 
 impl Router {
-    /// Where a message goes, in one go. See `route_some`.
+    /// Routes a message in one go. See `route_some`.
     ///
     /// # Errors
     /// As `route_some`.
@@ -90,14 +93,14 @@ impl Router {
     }
 
     /// Where a message goes: each queue once, in ascending order of slots. `extra_keys` are further routing keys (CC,
-    /// BCC) in the dot dialect; the message's own key is always used. An exchange whose bindings do not match hands the
+    /// BCC) in the dot dialect; the message's own key is always used. An exchange without a matching binding passes the
     /// message to its alternate exchange.
     ///
-    /// Returns `None` where `steps` are used up before all is known. What is known is in `stopped` then; go on with it.
+    /// Returns `None` if the `steps` are used up first. `stopped` then holds the walk: call again with it to continue.
     ///
     /// # Errors
-    /// NotFound for the exchange, AccessRefused if it is internal, PreconditionFailed for more headers than a headers
-    /// exchange takes.
+    /// NotFound for the exchange, AccessRefused if it is internal, PreconditionFailed if the message has more headers
+    /// than a headers exchange accepts.
     pub(crate) fn route_some(
         &mut self,
         message: &Message,
@@ -116,7 +119,8 @@ impl Router {
         self.route_by_walk(message, extra_keys, stopped, steps)
     }
 
-    /// The route of the message, if it is remembered and still right. Good until the router is used otherwise.
+    /// The message's route, if it is remembered and still valid. The answer holds until the router is next changed or
+    /// asked.
     #[inline]
     pub(crate) fn known_route(&mut self, message: &Message, extra_keys: &[Name]) -> Option<KnownRoute> {
         if !extra_keys.is_empty() || message.exchange_bytes().is_empty() {
@@ -127,19 +131,19 @@ impl Router {
         Some(KnownRoute { index, id, permitted })
     }
 
-    /// Remembers who may publish along the route that [`Router::known_route`] was just asked about.
+    /// Remembers who may publish along the route that [`Router::known_route`] has just returned.
     pub(crate) fn permit_route(&mut self, known: KnownRoute, permitted: Permitted) {
         self.cache.permit(known.index, permitted);
     }
 
-    /// Where the message goes that [`Router::known_route`] was just asked about.
+    /// The targets of the route that [`Router::known_route`] has just returned.
     #[inline]
     pub(crate) fn targets_of(&mut self, known: KnownRoute) -> &[Target] {
         self.named = self.cache.exchange(known.index);
         self.cache.targets(known.index)
     }
 
-    /// The default exchange: the key is a queue's name, not levels.
+    /// Routes through the default exchange: the key is the name of a queue.
     fn route_by_name(&mut self, message: &Message) -> &[Target] {
         self.named = Named::Default;
         let targets = &mut self.scratch.targets;
@@ -185,7 +189,8 @@ impl Router {
         }
         if let Ok(true) = done {
             self.named = self.named_by(&walk);
-            // A walk of several holds may have missed what changed meanwhile: then it is no route to be remembered.
+            // A walk that stopped may have missed changes made meanwhile, so its route is remembered only if there were
+            // none.
             let current = !walk.stopped || walk.version == self.generations.version();
             if walk.cacheable && current {
                 let source = self.source_of(message);
@@ -203,7 +208,7 @@ impl Router {
         done.map(|_| Some(&*self.scratch.targets))
     }
 
-    /// Clears what is left of another walk, and finds the first exchange.
+    /// Clears the buffers of the former walk, and finds the first exchange.
     fn begin(&mut self, message: &Message, extra_keys: &[Name], walk: &mut Walk) -> Result<(), Fault> {
         walk.clear();
         walk.extra_keys.extend_from_slice(extra_keys);
@@ -219,21 +224,21 @@ impl Router {
             let text = format!("cannot publish to internal {}", self.describe(message.exchange()));
             return Err(Fault::new(FaultKind::AccessRefused, text));
         }
-        walk.began_at = Some((id, self.exchanges[id as usize].born));
+        walk.began_at = Some((id, self.exchanges[id as usize].serial));
         self.visit_later(id, walk);
         Ok(())
     }
 
-    /// The exchange of the walk's message. It may have gone, and its number may be another's, since the walk began.
+    /// The exchange that the message names. It may have been deleted since the walk began, and its number reused.
     fn named_by(&self, walk: &Walk) -> Named {
-        let Some((id, born)) = walk.began_at else {
+        let Some((id, serial)) = walk.began_at else {
             return Named::Default;
         };
-        let is_same = self.exchanges.get(id as usize).is_some_and(|e| e.born == born);
+        let is_same = self.exchanges.get(id as usize).is_some_and(|e| e.serial == serial);
         if is_same { Named::Known(id) } else { Named::Gone }
     }
 
-    /// Goes on with the visits of exchanges. Returns whether all are done.
+    /// Continues to visit exchanges. Returns whether all have been visited.
     fn visit_all(&self, message: &Message, walk: &mut Walk, steps: &mut usize) -> Result<bool, Fault> {
         if walk.exchanges.is_empty() && walk.visiting.is_none() {
             return Ok(true);
@@ -242,14 +247,14 @@ impl Router {
         let codecs = Arc::clone(&self.codecs);
         let mut subject = Subject::new(message, &extra_keys, &codecs, self.headers_max);
         subject.headers = walk.headers.take();
-        // However many they are, there is progress.
+        // Each key costs a step. At most half of the steps go for keys, so that the walk always makes progress.
         *steps -= extra_keys.len().min(*steps / 2);
         let mut done = Ok(true);
         loop {
             let mut visit = match walk.visiting.take() {
                 Some(visit) => visit,
                 None => match walk.exchanges.pop() {
-                    Some((exchange, born)) => self.start_visit(exchange, born, &mut subject, walk),
+                    Some((exchange, serial)) => self.start_visit(exchange, serial, &mut subject, walk),
                     None => break,
                 },
             };
@@ -272,19 +277,19 @@ impl Router {
         done
     }
 
-    fn start_visit(&self, exchange: u32, born: u64, subject: &mut Subject<'_>, walk: &mut Walk) -> Visit {
+    fn start_visit(&self, exchange: u32, serial: u64, subject: &mut Subject<'_>, walk: &mut Walk) -> Visit {
         let visit = Visit {
             exchange,
-            born,
+            serial,
             progress: Progress::default(),
             matched: false,
         };
-        let Some(exchange) = self.exchanges.get(exchange as usize).filter(|e| e.born == born) else {
+        let Some(exchange) = self.exchanges.get(exchange as usize).filter(|e| e.serial == serial) else {
             return visit;
         };
         walk.cells.push(self.generations.cell(&exchange.name, Scope::Whole));
         if let BindingTable::Headers(_) = exchange.table {
-            // What else is in the message counts, not only its address.
+            // A headers exchange matches more of the message than its address.
             walk.cacheable = false;
         } else if walk.cacheable {
             for key in &mut subject.keys {
@@ -297,7 +302,7 @@ impl Router {
         visit
     }
 
-    /// Goes on with the visit of an exchange. Returns whether it is done.
+    /// Continues the visit of one exchange. Returns whether it is done.
     fn visit(
         &self,
         visit: &mut Visit,
@@ -308,9 +313,9 @@ impl Router {
         if *steps == 0 {
             return Ok(false);
         }
-        // It may be gone since it was found.
+        // The exchange may have been deleted since it was found.
         let exchange = self.exchanges.get(visit.exchange as usize);
-        let Some(exchange) = exchange.filter(|exchange| exchange.born == visit.born) else {
+        let Some(exchange) = exchange.filter(|exchange| exchange.serial == visit.serial) else {
             return Ok(true);
         };
         walk.matched.clear();
@@ -333,12 +338,12 @@ impl Router {
             && let Some(alternate) = &exchange.alternate
         {
             if alternate.is_empty() {
-                // By the names of queues, which no cell counts.
+                // The default exchange finds queues by name, and no cell counts changes to those names.
                 walk.cacheable = false;
                 self.match_names(subject, &mut walk.queues);
                 return Ok(true);
             }
-            // Whether it exists counts as well.
+            // The route also depends on whether the alternate exchange exists.
             walk.cells.push(self.generations.cell(alternate, Scope::Whole));
             if let Some(other) = self.find_exchange(alternate) {
                 self.visit_later(other, walk);
@@ -349,16 +354,16 @@ impl Router {
 
     fn match_names(&self, subject: &mut Subject<'_>, queues: &mut Vec<(QueueSlot, BindingId)>) {
         let slots = subject.keys.iter_mut().filter_map(|key| self.queue(key.dotted()));
-        queues.extend(slots.map(|slot| (slot, PLAIN)));
+        queues.extend(slots.map(|slot| (slot, IMPLIED)));
     }
 
     fn visit_later(&self, id: u32, walk: &mut Walk) {
         if walk.seen.insert(id) {
-            walk.exchanges.push((id, self.exchanges[id as usize].born));
+            walk.exchanges.push((id, self.exchanges[id as usize].serial));
         }
     }
 
-    /// Makes one target per queue. Returns whether all are made.
+    /// Merges all that was found into one target per queue. Returns whether that is done.
     fn merge(&self, walk: &mut Walk, steps: &mut usize) -> bool {
         if walk.cells.len() > CELLS_REPEATED_MAX {
             walk.cells.sort_unstable();
@@ -378,30 +383,30 @@ impl Router {
         true
     }
 
-    /// The same by steps, of what is still what it was when it was found.
+    /// The same, one step for each find. Finds are dropped whose queue or binding has been deleted since.
     fn merge_some(&self, walk: &mut Walk, steps: &mut usize) -> bool {
         self.remember(walk);
         while *steps > 0 {
-            let Some((slot, binding, born)) = walk.earlier.pop_first() else {
+            let Some((slot, binding, serial)) = walk.earlier.pop_first() else {
                 walk.finish_target();
-                // A queue may have gone since its target was made.
-                let mut births = walk.births.iter();
+                // A queue may have been deleted since its target was made.
+                let mut serials = walk.serials.iter();
                 walk.targets
-                    .retain(|target| births.next() == self.birth(target.queue).as_ref());
+                    .retain(|target| serials.next() == self.serial(target.queue).as_ref());
                 return true;
             };
             *steps -= 1;
             let grant = match self.bindings.get(binding as usize) {
-                _ if binding == PLAIN => None,
-                Some(edge) if edge.born == born => edge.binding.grant,
+                _ if binding == IMPLIED => None,
+                Some(edge) if edge.serial == serial => edge.binding.grant,
                 _ => continue,
             };
-            let Some(birth) = self.birth(slot).filter(|birth| binding != PLAIN || *birth == born) else {
+            let Some(queue_serial) = self.serial(slot).filter(|queue| binding != IMPLIED || *queue == serial) else {
                 continue;
             };
             if walk.merging.as_ref().is_none_or(|(of, ..)| *of != slot) {
                 walk.finish_target();
-                walk.merging = Some((slot, birth, Merge::default()));
+                walk.merging = Some((slot, queue_serial, Merge::default()));
             }
             if let Some((.., merge)) = &mut walk.merging {
                 merge.add(grant);
@@ -410,7 +415,7 @@ impl Router {
         false
     }
 
-    /// The walk goes on in another hold: whatever it has found is noted with its birth.
+    /// Prepares the walk for a later hold: serial numbers are noted for everything found so far.
     fn stop(&self, walk: &mut Walk) {
         walk.stopped = true;
         self.remember(walk);
@@ -418,24 +423,24 @@ impl Router {
 
     fn remember(&self, walk: &mut Walk) {
         for (slot, binding) in walk.queues.drain(..) {
-            let born = match self.bindings.get(binding as usize) {
-                Some(edge) if binding != PLAIN => Some(edge.born),
-                _ => self.birth(slot),
+            let serial = match self.bindings.get(binding as usize) {
+                Some(edge) if binding != IMPLIED => Some(edge.serial),
+                _ => self.serial(slot),
             };
-            if let Some(born) = born {
-                walk.earlier.insert((slot, binding, born));
+            if let Some(serial) = serial {
+                walk.earlier.insert((slot, binding, serial));
             }
         }
     }
 
-    /// When a queue was added.
-    fn birth(&self, slot: QueueSlot) -> Option<u64> {
-        self.queues.get(&slot).map(|queue| queue.born)
+    /// The serial number of the queue in this slot.
+    fn serial(&self, slot: QueueSlot) -> Option<u64> {
+        self.queues.get(&slot).map(|queue| queue.serial)
     }
 }
 
 impl Walk {
-    /// What it takes in memory while it waits for its next hold.
+    /// Bytes that the walk occupies while it waits for its next hold.
     pub(crate) fn memory(&self) -> usize {
         fn list<T>(list: &Vec<T>) -> usize {
             list.capacity() * size_of::<T>()
@@ -444,7 +449,7 @@ impl Walk {
         let headers = self.headers.as_ref().map_or(0, MessageHeaders::memory);
         let earlier = self.earlier.len() * sorted::<(QueueSlot, BindingId, u64), ()>();
         let lists = list(&self.targets) + list(&self.extra_keys) + list(&self.exchanges) + list(&self.matched);
-        let more = list(&self.queues) + list(&self.births) + list(&self.cells);
+        let more = list(&self.queues) + list(&self.serials) + list(&self.cells);
         let visiting = self.visiting.as_ref().map_or(0, |visit| visit.progress.memory());
         size_of::<Walk>() + visiting + keys + headers + earlier + lists + more + self.seen.capacity() * hashed::<u32>()
     }
@@ -461,14 +466,14 @@ impl Walk {
         self.earlier.clear();
         self.stopped = false;
         self.merging = None;
-        self.births.clear();
+        self.serials.clear();
         self.cells.clear();
     }
 
     fn finish_target(&mut self) {
-        if let Some((queue, birth, merge)) = self.merging.take() {
+        if let Some((queue, serial, merge)) = self.merging.take() {
             self.targets.push(merge.target(queue));
-            self.births.push(birth);
+            self.serials.push(serial);
         }
     }
 }

@@ -1,16 +1,17 @@
-//! Where a message goes, and as what: the merge of all bindings that lead to one queue.
+//! Where a message goes, and on which terms: merges all bindings that lead to one queue.
 
 use crate::binding::{Grant, QueueSlot};
 use std::sync::Arc;
 
-/// A queue a message goes to, once, however many bindings led there.
+/// A queue that a message goes to. It appears once, however many bindings led there.
 ///
-/// Sixteen bytes where no subscription has an identifier or wants no-local: a fan-out reads one per queue.
+/// Sixteen bytes: a fan-out reads one for each queue. Subscription identifiers and no-local are rare and need an
+/// allocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// Which queue.
+    /// The queue's slot.
     pub queue: QueueSlot,
-    /// Some subscription led here; else plain bindings only.
+    /// Whether at least one subscription led here; else only plain bindings did.
     granted: bool,
     qos: u8,
     retain_as_published: bool,
@@ -23,16 +24,16 @@ struct Rare {
     own: Own,
 }
 
-/// How the queue takes what its own session published.
+/// How the queue takes a message that its own session published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Own {
-    /// As from anyone: no subscription wants no-local.
+    /// As from anyone: no subscription has no-local.
     Same,
-    /// By a plain binding; all subscriptions want no-local.
+    /// Through a plain binding: all subscriptions have no-local.
     Plain,
-    /// Not at all.
+    /// Not at all: all have no-local, and there is no plain binding.
     Nothing,
-    /// By the subscriptions that do not want no-local.
+    /// Through the subscriptions without no-local.
     Merged {
         qos: u8,
         retain_as_published: bool,
@@ -40,31 +41,31 @@ enum Own {
     },
 }
 
-/// How a target takes a message. See [`Target::admission`].
+/// On which terms a queue takes a message. See [`Target::admission`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission<'a> {
-    /// By a plain binding: no cap on its QoS.
+    /// Through a plain binding: its QoS is not limited.
     Plain,
-    /// By subscriptions, merged.
+    /// Through subscriptions, whose options are merged.
     Granted(Granted<'a>),
-    /// Not at all: only subscriptions with `no_local` led here, and the session published it itself.
+    /// Not at all: only subscriptions with no-local led here, and their own session published the message.
     NoLocal,
 }
 
-/// The merge of all subscriptions of one queue that match a message.
+/// The merged options of all subscriptions of one queue that match a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Granted<'a> {
-    /// The highest of their QoS.
+    /// The highest QoS that any of them asks for.
     pub qos: u8,
-    /// Whether any of them keeps the retain flag.
+    /// Whether any of them asked for retain-as-published.
     pub retain_as_published: bool,
-    /// All their subscription identifiers, in the same order each time; `None` if none has one.
+    /// All their subscription identifiers in a stable order; `None` if none has one.
     pub subscription_ids: Option<&'a Arc<[u32]>>,
 }
 
 impl Target {
-    /// How the queue takes the message. `own`: the publisher is the session whose queue this is (no-local is judged
-    /// per subscription, so some of them may still admit the message).
+    /// How the queue takes the message. `own`: the publisher is the session that owns the queue. No-local is an option
+    /// of each subscription, so others of the same session may still let the message in.
     #[inline]
     pub fn admission(&self, own: bool) -> Admission<'_> {
         if !self.granted {
@@ -91,7 +92,7 @@ impl Target {
         }
     }
 
-    /// A target that plain bindings led to.
+    /// A target reached through plain bindings only.
     pub(super) fn plain(queue: QueueSlot) -> Target {
         Target {
             queue,
@@ -102,7 +103,7 @@ impl Target {
         }
     }
 
-    /// Merges what led to `queue`: the grants of subscriptions, `None` for plain bindings.
+    /// Merges what led to `queue`: the grant of each subscription, `None` for each plain binding.
     pub(super) fn merged(queue: QueueSlot, grants: impl Iterator<Item = Option<Grant>>) -> Target {
         let mut merge = Merge::default();
         grants.for_each(|grant| merge.add(grant));
@@ -110,11 +111,11 @@ impl Target {
     }
 }
 
-/// What led to a queue, one by one.
+/// Collects what led to one queue.
 #[derive(Default)]
 pub(super) struct Merge {
     all: Grants,
-    /// Those that take what their own session published.
+    /// The grants of subscriptions without no-local.
     own: Grants,
     plain: bool,
 }
@@ -135,7 +136,7 @@ impl Merge {
 
     pub(super) fn target(self, queue: QueueSlot) -> Target {
         let Merge { all, own, plain } = self;
-        // Almost always there is just one, of the simplest kind.
+        // Most queues are reached through plain bindings only.
         if all.count == 0 {
             return Target::plain(queue);
         }

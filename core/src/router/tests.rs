@@ -8,7 +8,7 @@ use Dialect::{Dot, Slash};
 
 mod cache;
 
-/// Properties that are one header per byte: its name; the value is always `1`.
+/// Reads each byte of the properties as one header: the byte is its name, and its value is always `1`.
 struct OneHeaderPerByte;
 
 impl PropertyCodec for OneHeaderPerByte {
@@ -379,7 +379,8 @@ fn both_dialects_meet_in_the_topic_exchange() {
         assert_eq!(router.slots_of(&message("amq.topic", "v1.5/s", Slash)), [1, 2, 3, 4]);
         assert_eq!(router.slots("amq.topic", "v1%2E5.s"), [1, 2, 3, 4]);
         assert_eq!(router.slots("amq.topic", "v1.5.s"), [2]);
-        // AMQP wildcards see `$` topics, leading MQTT ones do not. The broker's own figures come only to those who name them.
+        // AMQP wildcards match `$` topics, leading MQTT ones do not. The broker's own topics need a pattern that names
+        // `$SYS`.
         assert_eq!(router.slots_of(&message("amq.topic", "$x/s", Slash)), [2]);
         assert_eq!(router.slots_of(&message("amq.topic", "$SYS/s", Slash)), [5]);
         assert_eq!(router.slots_of(&message("amq.topic", "$SYSTEM/s", Slash)), [2]);
@@ -403,7 +404,7 @@ fn extra_keys_reach_further_queues_and_no_queue_twice() {
             .route(&message("amq.topic", "a.x", Dot), &copies)
             .expect("routed");
         assert_eq!(found, [1, 2, 3].map(|n| Target::plain(QueueSlot(n))));
-        // What extra keys found is not what the address alone finds.
+        // The routes found with extra keys are not remembered for the address alone.
         assert_eq!(router.slots("amq.topic", "a.x"), [1]);
     }
 }
@@ -486,14 +487,14 @@ fn the_alternate_exchange_gets_what_no_binding_matches() {
     let mut router = router();
     router.make(with_alternate("x", "direct", "ae"));
     router.tie("x", queue(1), "known");
-    // Missing: ignored, until it is there.
+    // A missing alternate exchange is ignored until it is declared.
     assert!(router.slots("x", "unknown").is_empty());
     router.make(spec("ae", "fanout"));
     assert!(router.slots("x", "unknown").is_empty());
     router.tie("ae", queue(2), "");
     assert_eq!(router.slots("x", "unknown"), [2]);
     assert_eq!(router.slots("x", "known"), [1]);
-    // A match counts even if it leads nowhere.
+    // A match counts even if no queue is reached through it.
     router.make(spec("nowhere", "fanout"));
     router.tie("x", other("nowhere"), "lost");
     assert!(router.slots("x", "lost").is_empty());
@@ -519,7 +520,7 @@ fn auto_delete_exchanges_go_with_their_last_binding_as_source_and_so_on() {
     for name in ["a", "b", "c"] {
         router.make(auto_delete(name));
     }
-    // Never before a first binding, nor for bindings as destination.
+    // Never before its first binding, and never because of bindings that lead to it.
     router.tie("a", other("b"), "");
     router.tie("amq.fanout", other("a"), "");
     router.untie("amq.fanout", &other("a"), "");
@@ -594,7 +595,7 @@ fn overlapping_subscriptions_of_one_queue_merge() {
         expected.map(|(slot, any, own)| (slot, any.to_owned(), own.to_owned()))
     );
 
-    // Subscribing again replaces in place.
+    // Subscribing again replaces the grant.
     assert!(!subscribe(&mut router, 2, "a/b", grant(2, false, false, Some(7))));
     let second = router.route(&topic, &[]).expect("routed")[1].clone();
     assert_eq!(show(second.admission(true)), "2 false Some([7])");

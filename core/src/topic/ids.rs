@@ -1,15 +1,15 @@
-//! A set of numbers that is small in almost every place, and still cheap to change where a client makes it large.
+//! A set of numbers. Most are small; one that a client makes large stays cheap to change.
 
 use smallvec::SmallVec;
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
-/// Numbers in ascending order.
+/// A set of numbers, visited in ascending order.
 #[derive(Debug)]
 pub(crate) enum Ids {
-    /// Sorted.
+    /// A sorted list.
     Few(SmallVec<[u32; 4]>),
-    /// More than [`FEW_MAX`] at some time. Removing one from a long list would move all behind it.
+    /// The set has had more than [`FEW_MAX`] numbers. Removing one from a long list would move all behind it.
     #[expect(
         clippy::box_collection,
         reason = "a node of the trie must stay small, and few have this many"
@@ -17,7 +17,7 @@ pub(crate) enum Ids {
     Many(Box<BTreeSet<u32>>),
 }
 
-/// Numbers kept in a list at most.
+/// The most numbers that are kept in a list.
 const FEW_MAX: usize = 64;
 
 impl Default for Ids {
@@ -47,7 +47,7 @@ impl Ids {
         }
     }
 
-    /// Takes a number away. Returns whether it was there.
+    /// Removes a number. Returns whether it was there.
     pub(crate) fn remove(&mut self, id: u32) -> bool {
         match self {
             Ids::Few(few) => match few.binary_search(&id) {
@@ -81,8 +81,8 @@ impl Ids {
         }
     }
 
-    /// Calls `found` for the numbers behind `cursor`, ascending, a step for each, and moves the cursor. Returns whether
-    /// there may be more.
+    /// Calls `found` for the numbers above `cursor` in ascending order, and moves the cursor. Each number costs a step.
+    /// Returns whether there may be more.
     pub(crate) fn visit(&self, cursor: &mut Option<u32>, steps: &mut usize, mut found: impl FnMut(u32)) -> bool {
         let after = *cursor;
         let mut one = |id: u32| {

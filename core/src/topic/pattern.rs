@@ -19,13 +19,13 @@ pub enum Level {
 /// A topic filter or a topic exchange's binding key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pattern {
-    /// Never two `Many` in a row: one says the same.
+    /// Never two `Many` in a row, as one matches the same.
     levels: Box<[Level]>,
     dialect: Dialect,
 }
 
-/// The text is not a topic filter: it is empty, has a wildcard inside a level, a `#` before its end, a NUL, or too many
-/// levels.
+/// The text is no topic filter: it is empty or too long, contains a NUL, a wildcard inside a level or a `#` before its
+/// end, or has too many levels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidFilter;
 
@@ -38,7 +38,8 @@ impl fmt::Display for InvalidFilter {
 impl std::error::Error for InvalidFilter {}
 
 impl Pattern {
-    /// Reads a pattern. In the dot dialect every text is one: `a*` is a literal word there, and `#` may stand anywhere.
+    /// Parses a pattern. In the dot dialect every text is a pattern: `a*` is a literal word there, and `#` may be any
+    /// level.
     ///
     /// # Errors
     /// [`InvalidFilter`], in the slash dialect only.
@@ -68,24 +69,24 @@ impl Pattern {
         })
     }
 
-    /// Its levels.
+    /// Its levels in order.
     pub fn levels(&self) -> &[Level] {
         &self.levels
     }
 
-    /// Whether topics that start with `$` are hidden from it: a leading wildcard in the slash dialect.
+    /// Whether it matches no topic that starts with `$`, because it begins with a wildcard of the slash dialect.
     pub fn hides_dollar(&self) -> bool {
         // MQTT 5 4.7.2 [MQTT-4.7.2-1]; AMQP and STOMP wildcards have no such rule.
         self.dialect == Dialect::Slash && matches!(self.levels.first(), Some(Level::One | Level::Many))
     }
 
-    /// Whether every key that `other` matches is matched by this pattern too.
+    /// Whether this pattern matches every key that `other` matches.
     pub fn covers(&self, other: &Pattern) -> bool {
         if self.hides_dollar() && other.can_match_dollar() {
             return false;
         }
         let levels = &*other.levels;
-        // `reach[n]`: what was read of this pattern can stand for the first `n` levels of the other one.
+        // `reach[n]`: the levels of this pattern handled so far can match the first `n` levels of the other pattern.
         let mut reach = vec![false; levels.len() + 1];
         reach[0] = true;
         let mut at = 0;
@@ -99,7 +100,8 @@ impl Pattern {
                 at += 1;
                 continue;
             }
-            // Wildcards in a row stand for that many levels, or for that many and more: their order does not matter.
+            // A run of wildcards matches a number of levels, or that number and more. The order within the run does not
+            // matter.
             let run = self.levels[at..]
                 .iter()
                 .take_while(|level| !matches!(level, Level::Literal(_)));
@@ -116,14 +118,14 @@ impl Pattern {
         reach[levels.len()]
     }
 
-    /// Whether there may be a key that both match.
+    /// Whether a key can exist that both patterns match.
     pub fn overlaps(&self, other: &Pattern) -> bool {
         let begins_with_dollar =
             |p: &Pattern| matches!(p.levels.first(), Some(Level::Literal(text)) if text.starts_with('$'));
         if (self.hides_dollar() && begins_with_dollar(other)) || (other.hides_dollar() && begins_with_dollar(self)) {
             return false;
         }
-        // `row[m]`: the rest of this pattern from level `n` on and the rest of the other from level `m` on overlap.
+        // `row[m]`: level `n` and all after it of this pattern overlap with level `m` and all after it of the other.
         let (mine, theirs) = (&*self.levels, &*other.levels);
         let mut row = vec![false; theirs.len() + 1];
         for n in (0..=mine.len()).rev() {
@@ -144,7 +146,7 @@ impl Pattern {
         row[0]
     }
 
-    /// Whether it matches a topic that starts with `$`.
+    /// Whether it can match a topic that starts with `$`.
     fn can_match_dollar(&self) -> bool {
         match self.levels.first() {
             Some(Level::Literal(text)) => text.starts_with('$'),
@@ -153,8 +155,8 @@ impl Pattern {
         }
     }
 
-    /// The pattern with its literal levels replaced, where `replace` returns another text. Wildcards and separators in
-    /// that text are ordinary characters. `None` if `replace` says that there is no such pattern.
+    /// The pattern with each literal level replaced by what `replace` returns. Wildcards and separators in that text
+    /// are ordinary characters. `None` if `replace` returns `None` for any level.
     pub(crate) fn replaced(&self, mut replace: impl FnMut(&str) -> Option<Box<str>>) -> Option<Pattern> {
         let levels = self.levels.iter().map(|level| match level {
             Level::Literal(text) => replace(text).map(Level::Literal),
@@ -166,18 +168,18 @@ impl Pattern {
         })
     }
 
-    /// Whether it matches a key.
+    /// Whether the pattern matches a key.
     pub fn matches(&self, key: &Levels<'_>) -> bool {
         self.matches_by(key, |text, found| text == found)
     }
 
-    /// Whether it matches a key, if `same` says which levels its literal ones stand for.
+    /// Whether the pattern matches a key, where `same` decides whether a literal level matches a level of the key.
     pub(crate) fn matches_by(&self, key: &Levels<'_>, same: impl Fn(&str, &str) -> bool) -> bool {
         if self.hides_dollar() && key.is_dollar() {
             return false;
         }
-        // As with file globs, it is enough to go back to the last `Many` seen: what an earlier one could take more of,
-        // the last one can too. So the work is bounded by the product of the lengths.
+        // As with file globs, backtracking to the last `Many` is enough: if an earlier one could match more levels, the
+        // last one can match them instead. So the work is bounded by the product of the lengths.
         let (mut at, mut level, mut retry) = (0, 0, None);
         loop {
             match (self.levels.get(level), key.get(at)) {
@@ -208,10 +210,11 @@ impl Pattern {
     }
 }
 
-/// How far a run of wildcards reaches from each place in `from`: `ones` levels exactly, or at least that many if `open`.
+/// Which places of `levels` a run of wildcards reaches from the places in `from`: exactly `ones` levels further, or
+/// also any place behind that if `open`.
 fn run_reach(from: &[bool], levels: &[Level], ones: usize, open: bool) -> Vec<bool> {
     let mut reach = vec![false; from.len()];
-    // Levels before `n` that are there in every key, and `Many` among them.
+    // `fixed[n]`: the number of levels before `n` that every key has, and of `Many` among them.
     let fixed: Vec<usize> = std::iter::once(0)
         .chain(levels.iter().scan(0, |sum, level| {
             *sum += usize::from(*level != Level::Many);
@@ -219,7 +222,7 @@ fn run_reach(from: &[bool], levels: &[Level], ones: usize, open: bool) -> Vec<bo
         }))
         .collect();
     if open {
-        // The earliest start leaves the most levels to be matched.
+        // Starting at the earliest place leaves the most levels.
         let Some(start) = from.iter().position(|reached| *reached) else {
             return reach;
         };
@@ -229,7 +232,7 @@ fn run_reach(from: &[bool], levels: &[Level], ones: usize, open: bool) -> Vec<bo
         return reach;
     }
     for (start, _) in from.iter().enumerate().filter(|(_, reached)| **reached) {
-        // A `Many` of the other pattern stands for any number of levels, this run for one number only.
+        // A `Many` of the other pattern matches any number of levels, but this run a fixed number only.
         let end = start + ones;
         if end < reach.len() && fixed[end] - fixed[start] == ones {
             reach[end] = true;
@@ -238,7 +241,7 @@ fn run_reach(from: &[bool], levels: &[Level], ones: usize, open: bool) -> Vec<bo
     reach
 }
 
-/// Checks an MQTT topic filter without reading it into a pattern.
+/// Checks an MQTT topic filter without parsing it into a pattern.
 ///
 /// # Errors
 /// [`InvalidFilter`].
@@ -250,7 +253,7 @@ pub(crate) fn check_filter(text: &str) -> Result<(), InvalidFilter> {
     let bytes = text.as_bytes();
     let mut levels = 1;
     for (at, byte) in bytes.iter().enumerate() {
-        // A wildcard is a level by itself, and `#` the last one.
+        // A wildcard must be a level by itself, and `#` the last one.
         let starts = || at == 0 || bytes.get(at - 1) == Some(&b'/');
         let next = || bytes.get(at + 1);
         match byte {
@@ -267,14 +270,14 @@ pub(crate) fn check_filter(text: &str) -> Result<(), InvalidFilter> {
     Ok(())
 }
 
-/// Wildcards of a pattern's text.
+/// The number of wildcards in a pattern's text.
 pub(crate) fn wildcards(text: &str, dialect: Dialect) -> usize {
     let one = if dialect == Dialect::Slash { "+" } else { "*" };
     let levels = text.split(separator(dialect));
     levels.filter(|level| *level == one || *level == "#").count()
 }
 
-/// Levels of a pattern's text.
+/// The number of levels in a pattern's text.
 pub(crate) fn count_levels(text: &str, dialect: Dialect) -> usize {
     if text.is_empty() {
         0
@@ -283,7 +286,7 @@ pub(crate) fn count_levels(text: &str, dialect: Dialect) -> usize {
     }
 }
 
-/// The first level of a pattern's text, if it is neither a wildcard nor missing.
+/// The first level of a pattern's text; `None` if there is none or it is a wildcard.
 pub(crate) fn first_literal(text: &str, dialect: Dialect) -> Option<Cow<'_, str>> {
     let first = text.split(separator(dialect)).next()?;
     match (first, dialect) {
@@ -311,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mqtt_table_of_the_reference() {
+    fn mqtt_filters_match_as_specified() {
         let yes: [(&str, &[&str]); 13] = [
             ("sport/#", &["sport", "sport/", "sport/a/b"]),
             ("sport/+", &["sport/", "sport/a"]),
@@ -359,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn the_amqp_table_of_the_reference() {
+    fn amqp_patterns_match_as_specified() {
         for key in ["", "a", ".", "a.b.c"] {
             assert!(dot("#", key) && dot("#.#", key), "{key:?}");
         }
@@ -372,7 +375,7 @@ mod tests {
         assert!(dot("", "") && !dot("", ".") && !dot("", "a"));
         assert!(dot("a*", "a*") && !dot("a*", "ab"));
         assert!(dot("#.a.#.b.#", "x.a.y.z.b") && !dot("#.a.#.b.#", "b.a"));
-        // No `$` rule here.
+        // AMQP has no rule for `$`.
         assert!(dot("#", "$SYS.x") && dot("*.x", "$SYS.x"));
     }
 
@@ -382,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_covers_the_filters_inside_it() {
+    fn a_filter_covers_narrower_filters() {
         for (grant, filter) in [
             ("a/b", "a/b"),
             ("a/+", "a/b"),
@@ -409,7 +412,7 @@ mod tests {
             ("a/#", "+/b"),
             ("+/+", "#"),
             ("+/b/#", "+/+/c"),
-            // MQTT 5 4.7.2: `#` does not say `$SYS`.
+            // MQTT 5 4.7.2: `#` does not match `$SYS`.
             ("#", "$SYS/#"),
             ("+/x", "$SYS/x"),
         ] {
@@ -417,7 +420,8 @@ mod tests {
         }
     }
 
-    /// Whatever a covered pattern matches, the covering one matches too; and what is not covered has a witness.
+    /// A covering pattern matches every key that the covered one matches. For a pattern that is not covered, some key
+    /// shows it.
     #[test]
     fn covering_agrees_with_matching() {
         let words = ["a", "b", "*", "#"];
@@ -482,7 +486,7 @@ mod tests {
             assert_eq!(one.overlaps(&other), expected, "{a} {b}");
             assert_eq!(other.overlaps(&one), expected, "{b} {a}");
         }
-        // `#` in the middle, of AMQP.
+        // AMQP permits `#` in the middle.
         for (a, b, expected) in [
             ("a.#.z", "#.m.#", true),
             ("a.#.z", "a.z", true),

@@ -1,10 +1,10 @@
 //! How a dialect spells the levels of a name, one to one.
 //!
-//! A level is any text. A dialect has special characters: its separator, and what else it cannot write within a level.
-//! Such a character is written as its escape, `%` and its two upper-case hex digits. Text that already reads as one of
-//! the dialect's escapes, `%(25)*XX`, gets one more `25` behind the `%`. Every other `%` stays as it is. Reading is the
-//! inverse. So each level has exactly one spelling, no two levels share one, and no name is ever normalised
-//! (MQTT 5 4.7.3).
+//! A level is any text. A dialect has special characters, which it cannot write as they are within a level: its
+//! separator and, in MQTT, the wildcards. Such a character is written as an escape: `%` and its two upper-case hex
+//! digits. To write text that looks like one of the dialect's escapes, `%(25)*XX`, another `25` goes behind the `%`.
+//! Every other `%` stays as it is. Reading is the inverse. So each level has exactly one spelling, two levels never
+//! share one, and no name is ever normalised (MQTT 5 4.7.3).
 
 use crate::message::Dialect;
 use std::borrow::Cow;
@@ -12,20 +12,20 @@ use std::borrow::Cow;
 /// The special characters of a dialect.
 #[derive(Clone, Copy, Debug)]
 pub struct Spelling {
-    /// Divides levels. It is special too.
+    /// The character between levels. It is one of the special characters.
     separator: u8,
-    /// Whether an ASCII character has no plain spelling within a level. `%` and digits of escapes are never special.
+    /// Whether an ASCII character must be escaped within a level. `%` and the digits of escapes never are.
     special: fn(u8) -> bool,
 }
 
 impl Spelling {
-    /// The dot dialect: a dot within a level is `%2E`.
+    /// The dot dialect: a dot within a level is written `%2E`.
     pub const DOT: Spelling = Spelling::new(b'.', |c| c == b'.');
-    /// The slash dialect: `/`, `+` and `#` within a level are `%2F`, `%2B`, `%23`.
+    /// The slash dialect: `/`, `+` and `#` within a level are written `%2F`, `%2B` and `%23`.
     pub const SLASH: Spelling = Spelling::new(b'/', |c| matches!(c, b'/' | b'+' | b'#'));
 
-    /// A dialect whose levels are divided by `separator`. `special` accepts the separator and what else is escaped: ASCII
-    /// characters, but neither `%` nor letters or digits.
+    /// A dialect with this `separator`. `special` returns true for the separator and for other characters to be
+    /// escaped. These must be ASCII, and neither `%` nor letters nor digits.
     pub const fn new(separator: u8, special: fn(u8) -> bool) -> Spelling {
         Spelling { separator, special }
     }
@@ -37,7 +37,7 @@ impl Spelling {
         }
     }
 
-    /// The level that `text` spells.
+    /// Decodes the spelling of a level.
     pub fn read(self, text: &str) -> Cow<'_, str> {
         let mut read = String::new();
         let mut rest = text;
@@ -51,7 +51,7 @@ impl Spelling {
                         rest = &rest[percent + 3..];
                         at = 0;
                     } else {
-                        // One `25` less; the remainder is plain text now.
+                        // Remove one `25`. The rest is plain text.
                         read.push('%');
                         rest = &rest[percent + 3..];
                         at = 2 * (escape.quotes - 1) + 2;
@@ -67,7 +67,7 @@ impl Spelling {
         Cow::Owned(read)
     }
 
-    /// Appends the spelling of a level.
+    /// Appends the spelling of `level`.
     pub fn write(self, level: &str, out: &mut String) {
         for (at, c) in level.char_indices() {
             match u8::try_from(c) {
@@ -78,7 +78,7 @@ impl Spelling {
         }
     }
 
-    /// Respells a whole name in another dialect.
+    /// Respells a whole name in the dialect `to`.
     pub fn respell(self, name: &str, to: Spelling) -> String {
         let mut text = String::with_capacity(name.len() + 8);
         for (index, level) in name.split(char::from(self.separator)).enumerate() {
@@ -96,7 +96,7 @@ impl Spelling {
         out.extend(['%', digit(octet >> 4), digit(octet)]);
     }
 
-    /// What follows a `%`, if the two are an escape.
+    /// Parses the bytes after a `%`. `None` if the two are no escape.
     fn escape(self, behind: &[u8]) -> Option<Escape> {
         let quotes = behind.chunks_exact(2).take_while(|pair| *pair == b"25").count();
         let octet = hex(behind.get(2 * quotes..2 * quotes + 2)?)?;
@@ -104,7 +104,7 @@ impl Spelling {
     }
 }
 
-/// `%`, a number of `25`, and the digits of a special character.
+/// An escape: `%`, any number of `25`, and the digits of a special character.
 struct Escape {
     quotes: usize,
     octet: u8,

@@ -1,14 +1,15 @@
-//! All patterns of an exchange, walked together, level by level.
+//! All patterns of an exchange in one tree, which a walk matches level by level.
 //!
 //! ```text
 //!   open ──a──► ○ ──#──► ○            guarded ──+──► ○ ──x──► ○
 //!        ──b──► ○ ──+──► ○                    ──#──► ○
 //! ```
 //!
-//! There are two roots: leading wildcards of the slash dialect hang under the second, which topics that start with `$`
-//! never enter. The walk keeps the set of nodes reached after each level, instead of recursing, so that its cost is
-//! bounded by levels times nodes even for patterns with many `#`, and no depth can exhaust the stack. It can stop after any
-//! number of steps and go on later ([`Walk`]), because a client chooses how many nodes its filters and topics make it visit.
+//! There are two roots. Leading wildcards of the slash dialect hang under the second one, which a topic that starts
+//! with `$` never enters. The walk does not recurse: it keeps the set of nodes reached after each level. So its cost is
+//! at most levels times nodes even for patterns with many `#`, and deep patterns cannot exhaust the stack. Clients
+//! choose how many nodes their filters and topics make a walk visit, so it can stop after any number of steps and
+//! continue later ([`Walk`]).
 
 use super::ids::Ids;
 use super::{Level, Levels, Pattern};
@@ -20,31 +21,33 @@ use smallvec::SmallVec;
 use std::hash::BuildHasher;
 use std::mem::size_of;
 
-/// A set of patterns, each with the numbers inserted under it.
+/// A set of patterns, each with the numbers (bindings) inserted under it.
 pub(crate) struct Trie {
     nodes: Slab<Node>,
-    /// Literal edges of all nodes, by parent and label, as the child's index. Never iterated: its order is random.
+    /// Literal edges of all nodes, by parent and label; the value is the child's index. Never iterated: its order is
+    /// random.
     edges: HashTable<u32>,
     hasher: RandomState,
-    /// Bytes of the labels of literal edges.
+    /// Bytes that the labels of literal edges occupy.
     labels: usize,
-    /// Nodes made so far.
-    born: u64,
+    /// The last serial number given to a node.
+    serial: u64,
 }
 
 struct Node {
     parent: u32,
     edge: Edge,
-    /// Child along `One`, or [`NONE`].
+    /// The child by a `One` level, or [`NONE`].
     one: u32,
-    /// Child along `Many`, or [`NONE`].
+    /// The child by a `Many` level, or [`NONE`].
     many: u32,
-    /// Number of literal children.
+    /// The number of literal children.
     literals: u32,
-    /// Reached along `Many`, below another `Many`: the only nodes that a walk can enter twice at one level.
+    /// The node is reached by a `Many` level below another `Many`. Only such a node can be entered twice after one
+    /// level.
     nested: bool,
-    /// Tells it from an earlier node in the same place, which a walk may have stopped at.
-    born: u64,
+    /// Tells it from an earlier node at the same index, at which a walk may have stopped.
+    serial: u64,
     values: Ids,
 }
 
@@ -59,26 +62,26 @@ const OPEN: u32 = 0;
 const GUARDED: u32 = 1;
 const NONE: u32 = u32::MAX;
 
-/// A node that a walk has reached: its place, and which node that was.
+/// A node that a walk has reached: its index and serial number.
 type Place = (u32, u64);
 
-/// Where a walk over the patterns that match a key is. Patterns may come and go between two steps: what is there all the
-/// time is found, what is there some of the time may be found.
+/// The progress of a walk over the patterns that match a key. Patterns may be added and removed between two steps: one
+/// that exists throughout is found, one that exists part of the time may be found.
 #[derive(Default)]
 pub(crate) struct Walk {
     stage: Stage,
-    /// Patterns that begin with a wildcard are passed over.
+    /// Patterns that begin with a wildcard do not match.
     skips_leading_wildcards: bool,
-    /// Levels of the key that are done.
+    /// The number of the key's levels that are done.
     level: usize,
-    /// Nodes reached after them; those before `at` are done.
+    /// Nodes reached after these levels. Those before index `at` are done.
     now: SmallVec<[Place; 16]>,
     at: usize,
-    /// Nodes reached after the level being done.
+    /// Nodes reached after the next level.
     next: SmallVec<[Place; 16]>,
-    /// Those of `next` that could be entered again.
+    /// Nodes of `next` that a second path may reach, so that they are entered once.
     nested: HashSet<u32, RandomState>,
-    /// Nodes whose numbers are found. The last one may be found in part.
+    /// Nodes whose patterns match. The numbers of the last one may have been reported in part, up to `cursor`.
     matched: SmallVec<[Place; 16]>,
     cursor: Option<u32>,
 }
@@ -93,14 +96,15 @@ enum Stage {
 }
 
 impl Walk {
-    /// Whether patterns of any dialect that begin with a wildcard are passed over. Said before the walk begins.
+    /// Sets whether patterns of any dialect that begin with a wildcard are skipped. To be called before the walk
+    /// begins.
     pub(crate) fn skip_leading_wildcards(&mut self, skip: bool) {
         self.skips_leading_wildcards = skip;
     }
 }
 
 impl Node {
-    fn new(parent: u32, edge: Edge, nested: bool, born: u64) -> Node {
+    fn new(parent: u32, edge: Edge, nested: bool, serial: u64) -> Node {
         Node {
             parent,
             edge,
@@ -108,7 +112,7 @@ impl Node {
             many: NONE,
             literals: 0,
             nested,
-            born,
+            serial,
             values: Ids::default(),
         }
     }
@@ -127,7 +131,7 @@ impl Default for Trie {
             edges: HashTable::new(),
             hasher: RandomState::default(),
             labels: 0,
-            born: 0,
+            serial: 0,
         }
     }
 }
@@ -149,7 +153,7 @@ impl Trie {
         self.nodes[at as usize].values.insert(value);
     }
 
-    /// Takes a number away from `pattern`. Returns whether it was there.
+    /// Removes a number from `pattern`. Returns whether it was there.
     pub(crate) fn remove(&mut self, pattern: &Pattern, value: u32) -> bool {
         let mut at = root(pattern);
         for level in pattern.levels() {
@@ -165,8 +169,8 @@ impl Trie {
         there
     }
 
-    /// Goes on with a walk and calls `found` with the numbers whose pattern matches, each once, a step for each node and
-    /// each number. Returns whether there may be more.
+    /// Continues a walk: calls `found` with each number whose pattern matches, once. Each node and each number costs a
+    /// step. Returns whether there may be more.
     pub(crate) fn walk(
         &self,
         key: &Levels<'_>,
@@ -192,7 +196,7 @@ impl Trie {
                 (Stage::Start, _) => {
                     walk.stage = Stage::Open;
                     if walk.skips_leading_wildcards {
-                        walk.next.push((OPEN, self.nodes[OPEN as usize].born));
+                        walk.next.push((OPEN, self.nodes[OPEN as usize].serial));
                     } else {
                         self.enter(OPEN, walk);
                     }
@@ -203,12 +207,12 @@ impl Trie {
                     *steps -= 1;
                     walk.at += 1;
                     let level = key.get(walk.level).unwrap_or("");
-                    // Once for all nodes: a client chooses how long a level is.
+                    // Computed once for all nodes, because a client's level may be long.
                     let hash = *label.get_or_insert_with(|| self.hasher.hash_one(level));
                     self.pass(place, level, hash, walk);
                 }
                 (Stage::Open | Stage::Guarded, None) if !walk.next.is_empty() => {
-                    // The level is done.
+                    // All nodes have been followed along this level.
                     std::mem::swap(&mut walk.now, &mut walk.next);
                     walk.next.clear();
                     walk.nested.clear();
@@ -217,7 +221,7 @@ impl Trie {
                     label = None;
                 }
                 (stage, place) => {
-                    // No node is left, or all levels are done: the nodes reached then match.
+                    // No node is left, or all levels are done. Patterns that end at the nodes reached match.
                     if place.is_some() {
                         std::mem::swap(&mut walk.matched, &mut walk.now);
                     }
@@ -236,23 +240,23 @@ impl Trie {
         }
     }
 
-    /// Bytes of memory it occupies, roughly: the values' own are not in it.
+    /// Bytes that the nodes and labels occupy, roughly. The numbers are not included.
     pub(crate) fn memory(&self) -> usize {
         self.nodes.len() * node_bytes() + self.labels
     }
 
-    /// Whether it holds no pattern.
+    /// Whether it contains no pattern.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.nodes.len() == 2 && self.nodes.iter().all(|(_, node)| node.values.is_empty())
     }
 
-    /// The node of a place, if it is still that one.
-    fn node(&self, (at, born): Place) -> Option<&Node> {
-        self.nodes.get(at as usize).filter(|node| node.born == born)
+    /// The node at a place, unless it was removed and the index reused.
+    fn node(&self, (at, serial): Place) -> Option<&Node> {
+        self.nodes.get(at as usize).filter(|node| node.serial == serial)
     }
 
-    /// Follows a level's edges from a node.
+    /// Follows the edges from a node that match a level.
     fn pass(&self, place: Place, level: &str, hash: u64, walk: &mut Walk) {
         let Some(node) = self.node(place) else { return };
         if matches!(node.edge, Edge::Many) && (!node.nested || walk.nested.insert(place.0)) {
@@ -269,19 +273,19 @@ impl Trie {
         }
     }
 
-    /// Adds a node to those reached, and with it what its `#` matches by taking no level.
+    /// Enters a node. Its `#` child also matches zero levels, so it is entered as well.
     fn enter(&self, at: u32, walk: &mut Walk) {
         let node = &self.nodes[at as usize];
-        walk.next.push((at, node.born));
+        walk.next.push((at, node.serial));
         if node.many == NONE {
             return;
         }
         let many = &self.nodes[node.many as usize];
         if many.is_leaf() && !many.nested {
-            // Whatever follows matches, and this node is entered only once in a walk.
-            walk.matched.push((node.many, many.born));
+            // All that follows matches. This node is entered only once in a walk.
+            walk.matched.push((node.many, many.serial));
         } else if !many.nested || walk.nested.insert(node.many) {
-            walk.next.push((node.many, many.born));
+            walk.next.push((node.many, many.serial));
         }
     }
 
@@ -294,7 +298,7 @@ impl Trie {
         }
     }
 
-    /// The child along a label, whose hash is given.
+    /// The literal child with that label, whose hash is given.
     fn literal(&self, parent: u32, label: &str, hash: u64) -> u32 {
         let same = |&child: &u32| {
             let node = &self.nodes[child as usize];
@@ -313,9 +317,9 @@ impl Trie {
             Level::Literal(label) => Edge::Literal(label.clone()),
         };
         let nested = below_many && *level == Level::Many;
-        self.born += 1;
-        let child = self.nodes.insert(Node::new(parent, edge, nested, self.born));
-        // Each binding adds at most 256 nodes and their number is limited, far below what 32 bits count.
+        self.serial += 1;
+        let child = self.nodes.insert(Node::new(parent, edge, nested, self.serial));
+        // The number of bindings is limited and each adds at most 256 nodes, so an index always fits.
         let child = u32::try_from(child).expect("bindings are limited");
         let node = &mut self.nodes[parent as usize];
         match level {
@@ -334,7 +338,7 @@ impl Trie {
         child
     }
 
-    /// Removes nodes that lead nowhere, from `at` upwards.
+    /// Removes nodes without values and children, from `at` upwards.
     fn prune(&mut self, mut at: u32) {
         while at != OPEN && at != GUARDED {
             let node = &self.nodes[at as usize];
@@ -365,17 +369,17 @@ impl Trie {
     }
 }
 
-/// A node, with a share of the room that the list of nodes keeps free.
+/// Bytes of a node, and of the free capacity that the list keeps for each.
 const fn node_bytes() -> usize {
     size_of::<Node>() * 5 / 4
 }
 
-/// The label of a literal edge and its place among the edges.
+/// Bytes of a literal edge's label, and of its place in the table of edges.
 fn label_bytes(label: &str) -> usize {
     ledger::allocation(label.len()) + ledger::hashed::<u32>()
 }
 
-/// At most what a pattern adds to a trie: a node for each level.
+/// The most bytes that a pattern adds to a trie: a node for each level.
 pub(crate) fn pattern_bytes(text: &str, levels: usize) -> usize {
     levels * (node_bytes() + label_bytes("")) + text.len()
 }
@@ -384,7 +388,7 @@ fn root(pattern: &Pattern) -> u32 {
     if pattern.hides_dollar() { GUARDED } else { OPEN }
 }
 
-/// Of a parent and the hash of a label.
+/// The hash of an edge, from its parent and the hash of its label.
 fn edge_hash(hasher: &RandomState, parent: u32, label: u64) -> u64 {
     hasher.hash_one((parent, label))
 }
@@ -455,7 +459,7 @@ mod tests {
                 let key = random.key();
                 let levels = Levels::new(&key, Dialect::Dot);
                 let mut found = Vec::new();
-                // In pieces of any size, as the holds of the lock leave them.
+                // In pieces of any size, as a walk continues over several holds of the lock.
                 let (mut walk, piece) = (Walk::default(), 1 + random.below(9));
                 while trie.walk(&levels, &mut walk, &mut piece.clone(), |v| found.push(v)) {}
                 found.sort_unstable();
@@ -478,9 +482,9 @@ mod tests {
     }
 
     #[test]
-    fn many_hashes_in_one_pattern_cost_no_more_than_their_product() {
+    fn a_pattern_with_many_hashes_costs_at_most_levels_times_nodes() {
         let mut trie = Trie::default();
-        // 64 times `#.a`: by recursion the walk would take the age of the universe.
+        // 64 times `#.a`: a recursive search would never end.
         let text = vec!["#.a"; 64].join(".");
         trie.insert(&Pattern::parse(&text, Dialect::Dot).expect("valid"), 1);
         let mut found = 0;
@@ -513,8 +517,8 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_survives_what_comes_and_goes_between_its_steps() {
-        // What stays is found, once; what was never there, or does not match, never is.
+    fn a_walk_finds_the_right_patterns_whatever_changes_between_its_steps() {
+        // A pattern that stays is found once. One that never existed or does not match is never found.
         for seed in 0..60 {
             let mut random = Random(seed);
             let mut trie = Trie::default();

@@ -1,19 +1,21 @@
-//! What a binding's arguments ask for, and what is wrong with them.
+//! Reads and checks the arguments of a binding to a headers exchange.
 
 use crate::arguments::{text_of, type_name};
 use crate::fault::{Fault, FaultKind};
 use crate::properties::{Name, Table, Value};
 
-/// `x-match`: how many criteria must be met, and whether those named `x-…` count.
+/// The value of `x-match`: whether one criterion is enough or all must match, and whether names that begin with `x-`
+/// count.
 #[derive(Clone, Copy)]
 struct Mode {
     any: bool,
     with_x: bool,
 }
 
-/// What arguments ask for, and whether one of it is enough.
+/// The criteria among a binding's arguments, and whether one match is enough.
 pub(super) fn criteria(arguments: &Table) -> (Box<[(Name, Value)]>, bool) {
-    // The arguments were checked when the binding was made; whatever is wrong counts as the default.
+    // The arguments were checked when the binding was made. A record of the log that has bad ones counts as the default
+    // mode.
     let mode = mode(arguments).unwrap_or(Mode {
         any: false,
         with_x: false,

@@ -5,7 +5,7 @@ use crate::properties::{Name, Table, Value};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-/// A message's headers, for looking up: of repeated names the first.
+/// A message's headers with an index by name. If a name is repeated, its first header counts.
 pub(crate) struct MessageHeaders {
     table: Table,
     /// Never iterated.
@@ -21,12 +21,12 @@ impl MessageHeaders {
         MessageHeaders { table, first }
     }
 
-    /// How many there are.
+    /// The number of headers.
     pub(super) fn len(&self) -> usize {
         self.table.0.len()
     }
 
-    /// What it takes in memory.
+    /// Bytes that it occupies.
     pub(crate) fn memory(&self) -> usize {
         self.table.memory() + self.first.capacity() * hashed::<(Name, u32)>()
     }
@@ -36,7 +36,7 @@ impl MessageHeaders {
         self.table.0.get(*at as usize).map(|(_, value)| value)
     }
 
-    /// The header in a place, unless an earlier one has its name.
+    /// The header at `place`, unless an earlier one has the same name.
     pub(super) fn at(&self, place: usize) -> Option<(&str, &Value)> {
         let (name, value) = self.table.0.get(place)?;
         (self.first.get(name) == Some(&(place as u32))).then_some((&**name, value))

@@ -1,5 +1,5 @@
-//! The pairs of name and value that the bindings of an exchange ask for. Each has a number; as long as a binding asks for
-//! it, that stays the same.
+//! The pairs of name and value that bindings of an exchange require. Each pair has a number, which stays the same as
+//! long as any binding requires it.
 
 use super::message::MessageHeaders;
 use super::values::{Number, alike, is_empty_list};
@@ -17,37 +17,37 @@ use std::hash::BuildHasher;
 /// All pairs of an exchange.
 #[derive(Default)]
 pub(super) struct Pairs {
-    /// The numbers are dense, so that few words have those of a binding.
+    /// Places are the pairs' numbers. They are dense, so that a binding's numbers need few words of bits.
     list: Slab<Pair>,
-    /// Pairs whose hashes are the same are told apart by what they are.
+    /// Numbers of pairs by hash. Where hashes collide, names and values are compared.
     by_hash: HashMap<u64, Numbers, RandomState>,
-    /// Counts what came and went.
+    /// Counts pairs removed, after which a number may be reused.
     changes: u64,
     hasher: RandomState,
 }
 
 type Numbers = SmallVec<[u32; 1]>;
 
-/// One pair. The values of all messages that meet it are alike.
+/// One pair, and the bindings filed under it.
 pub(super) struct Pair {
     name: Name,
-    /// Void: the header has to be there, whatever its value.
+    /// The value required. `Void` requires only that the header is present.
     wanted: Value,
-    /// Bindings that ask for it.
+    /// The number of bindings that require it.
     users: u32,
-    /// Those that are filed here alone.
+    /// Bindings of mode `all` that are filed under this pair only.
     pub(super) one: Ids,
-    /// Those that are filed under each of their pairs: places in [`super::Headers::numbered`].
+    /// Bindings of mode `any`, filed under each of their pairs: places in [`super::Headers::numbered`].
     pub(super) each: Bits,
 }
 
-/// What a table keeps for each pair that only one binding asks for.
+/// Bytes that the table keeps for a pair that only one binding requires.
 pub(super) fn pair_bytes() -> usize {
     hashed::<(u64, Numbers)>() + size_of::<(usize, Pair)>()
 }
 
 impl Pair {
-    /// Whether a message meets it.
+    /// Whether the message has the pair.
     pub(super) fn is_met(&self, headers: &MessageHeaders) -> bool {
         let value = headers.lookup(&self.name);
         value.is_some_and(|value| matches!(self.wanted, Value::Void) || alike(value, &self.wanted))
@@ -67,7 +67,8 @@ impl Pairs {
         self.list.get_mut(number as usize)
     }
 
-    /// The number of the pair that a header with this value meets; with Void, of the one that asks for its presence.
+    /// The number of the pair that a header with this value matches. With `Void`: of the pair that requires the
+    /// header's presence.
     pub(super) fn find(&self, name: &str, value: &Value) -> Option<u32> {
         let numbers = self.by_hash.get(&self.hash(name, value))?;
         numbers
@@ -83,7 +84,7 @@ impl Pairs {
         })
     }
 
-    /// A binding asks for a pair. Returns its number.
+    /// Counts one more binding that requires a pair, adding the pair if it is new. Returns its number.
     pub(super) fn add(&mut self, name: Name, wanted: Value) -> u32 {
         if let Some(number) = self.find(&name, &wanted)
             && let Some(pair) = self.get_mut(number)
@@ -104,7 +105,7 @@ impl Pairs {
         number
     }
 
-    /// A binding does not ask for a pair any more.
+    /// Counts one binding less that requires a pair. The last one removes the pair.
     pub(super) fn release(&mut self, number: u32) {
         let Some(pair) = self.get_mut(number) else { return };
         pair.users -= 1;

@@ -17,11 +17,11 @@ fn met(mode: &str, criteria: &[(&str, Value)], headers: &[(&str, Value)]) -> boo
     arguments.push("x-match", Value::text(mode));
     let mut exchange = Headers::default();
     exchange.insert(&arguments, 1);
-    // One that is removed leaves nothing behind.
+    // A removed binding must leave nothing behind.
     exchange.insert(&arguments, 2);
     exchange.remove(2);
     let (headers, mut search, mut found) = (MessageHeaders::new(table(headers)), Search::default(), Vec::new());
-    // In the smallest pieces.
+    // One step at a time.
     while exchange.matches(&headers, &mut search, &mut 1, &mut found) {}
     exchange.remove(1);
     assert!(exchange.pairs.is_empty() && exchange.always.is_empty() && exchange.numbered.is_empty());
@@ -29,7 +29,7 @@ fn met(mode: &str, criteria: &[(&str, Value)], headers: &[(&str, Value)]) -> boo
 }
 
 #[test]
-fn all_wants_every_criterion_and_any_wants_one() {
+fn mode_all_needs_every_criterion_and_any_needs_one() {
     let criteria = [("a", Value::text("1")), ("b", Value::text("2"))];
     let both = [("b", Value::text("2")), ("c", Value::Void), ("a", Value::text("1"))];
     let one = [("a", Value::text("1")), ("b", Value::text("3"))];
@@ -43,7 +43,7 @@ fn headers_any_empty_matches_none() {
     let headers = [("a", Value::text("1"))];
     assert!(met("all", &[], &headers) && met("all", &[], &[]));
     assert!(!met("any", &[], &headers) && !met("any", &[], &[]));
-    // Only `x-` criteria are none at all in the plain modes.
+    // In the plain modes, arguments that all begin with `x-` are no criteria.
     let x = [("x-kind", Value::text("1"))];
     assert!(met("all", &x, &headers) && !met("any", &x, &x));
 }
@@ -60,7 +60,7 @@ fn the_modes_with_x_count_criteria_named_x() {
 }
 
 #[test]
-fn void_wants_presence_and_integers_compare_by_value() {
+fn void_requires_presence_and_integers_compare_by_value() {
     assert!(met("all", &[("a", Value::Void)], &[("a", Value::text("anything"))]));
     assert!(!met("all", &[("a", Value::Void)], &[]));
     assert!(met("all", &[("a", Value::Int(5, 64))], &[("a", Value::Uint(5, 8))]));
@@ -91,7 +91,7 @@ fn void_wants_presence_and_integers_compare_by_value() {
         assert!(!met("all", &[("a", wanted)], &[("a", value)]));
     }
     assert!(!met("all", &[("a", Value::Int(1, 32))], &[("a", Value::Void)]));
-    // The first of repeated headers counts.
+    // If a header is repeated, its first value counts.
     assert!(!met(
         "all",
         &[("a", Value::text("2"))],
@@ -99,9 +99,9 @@ fn void_wants_presence_and_integers_compare_by_value() {
     ));
 }
 
-/// Each with each, as RabbitMQ 3.10.8 answered: those in one row meet each other, and nobody else.
+/// Each value against each other, as RabbitMQ 3.10.8 answered: values of one row match each other and no others.
 #[test]
-fn values_of_different_types_meet_as_they_do_in_rabbitmq() {
+fn values_of_different_types_match_as_in_rabbitmq() {
     let list = |value: Value| Value::Array([value].into());
     let nested = |value: Value| Value::Table(table(&[("a", value)]));
     let octets = |text: &str| Value::Binary(text.as_bytes().into());
@@ -159,7 +159,7 @@ fn values_of_different_types_meet_as_they_do_in_rabbitmq() {
 }
 
 #[test]
-fn a_bad_x_match_is_refused_in_words() {
+fn a_bad_x_match_is_refused_with_the_reason() {
     let text = |value| check_arguments(&table(&[("x-match", value)])).expect_err("bad").text;
     assert_eq!(
         &*text(Value::text("foo")),
@@ -173,8 +173,8 @@ fn a_bad_x_match_is_refused_in_words() {
 }
 
 #[test]
-fn a_message_costs_what_it_has_and_not_what_all_bindings_ask_for() {
-    // 5,000 bindings of 200 keys and a message of 14,000 headers took 70 s.
+fn the_cost_of_a_message_depends_on_its_headers_and_not_on_the_number_of_bindings() {
+    // Once, 5,000 bindings of 200 keys and a message of 14,000 headers took 70 s.
     let mut exchange = Headers::default();
     let name = |n: usize| Name::from(format!("k{n}"));
     for id in 0..5_000 {
@@ -192,7 +192,7 @@ fn a_message_costs_what_it_has_and_not_what_all_bindings_ask_for() {
 }
 
 #[test]
-fn the_files_find_what_looking_at_every_binding_finds() {
+fn the_index_finds_what_comparing_every_binding_finds() {
     let mut random = 7_u64;
     let mut below = |n: u64| {
         random = random
@@ -244,14 +244,14 @@ fn the_files_find_what_looking_at_every_binding_finds() {
     }
 }
 
-/// The header `k{n}`, which has the value `n`.
+/// The header `k{n}` with the value `n`.
 fn numbered_header(n: i64) -> (Name, Value) {
     (Name::from(format!("k{n}")), Value::Int(n, 64))
 }
 
-/// Binds by 200 headers each in mode `any`, and gives a message of 900 headers that has them. Returns what is found, and
-/// the steps that it took.
-fn met_over_and_over(bindings: u32, pair: impl Fn(u32, i64) -> i64, unmet: u32, at_once: usize) -> (Vec<u32>, usize) {
+/// Makes bindings of 200 headers each in mode `any`, and searches for a message of 900 headers that has them. Returns
+/// the bindings found, and the steps that the search took.
+fn search(bindings: u32, pair: impl Fn(u32, i64) -> i64, unmet: u32, at_once: usize) -> (Vec<u32>, usize) {
     let mut exchange = Headers::default();
     for id in 0..bindings + unmet {
         let first = if id < bindings { 0 } else { 10_000 };
@@ -272,15 +272,16 @@ fn met_over_and_over(bindings: u32, pair: impl Fn(u32, i64) -> i64, unmet: u32, 
 }
 
 #[test]
-fn a_binding_of_which_many_headers_are_met_is_visited_once() {
+fn a_binding_that_matches_by_many_headers_is_visited_once() {
     let plenty = 1_000_000;
-    // 80,000 visits, and each found 200 times.
+    // Once, this took 80,000 visits and found each binding 200 times.
     let all: Vec<u32> = (0..400).collect();
-    let (found, taken) = met_over_and_over(400, |_, n| n, 0, plenty);
+    let (found, taken) = search(400, |_, n| n, 0, plenty);
     assert_eq!(found, all);
-    // Seven words under the first header; then all are met.
+    // The first header costs seven words of bits. Then all bindings have matched.
     assert_eq!(taken, 2 * 900 + 7 + 400);
-    // Each has a header of its own, which the message has not; and some are not met at all, so that never all are.
+    // Each binding also has a header of its own, which the message lacks; and `unmet` bindings match nothing, so the
+    // search cannot stop because all have matched.
     let own = |id: u32, n: i64| {
         if n == i64::from(id) % 200 {
             5_000 + i64::from(id)
@@ -288,17 +289,17 @@ fn a_binding_of_which_many_headers_are_met_is_visited_once() {
             n
         }
     };
-    let (mut found, taken) = met_over_and_over(400, own, 100, plenty);
+    let (mut found, taken) = search(400, own, 100, plenty);
     found.sort_unstable();
     assert_eq!(found, all);
     assert!(taken <= 2 * 900 + 200 * 7 + 400, "{taken}");
-    let (mut in_pieces, _) = met_over_and_over(400, own, 100, 1);
+    let (mut in_pieces, _) = search(400, own, 100, 1);
     in_pieces.sort_unstable();
     assert_eq!(in_pieces, all);
 }
 
 #[test]
-fn a_binding_that_asks_for_many_values_of_one_header_is_looked_at_by_the_one_that_led_to_it() {
+fn a_binding_with_many_values_of_one_header_is_checked_once() {
     let mut exchange = Headers::default();
     let values = |from: i64| (from..from + 200).map(|n| (Name::from("k"), Value::Int(n, 64)));
     for id in 0..100 {
@@ -314,7 +315,7 @@ fn a_binding_that_asks_for_many_values_of_one_header_is_looked_at_by_the_one_tha
 }
 
 #[test]
-fn what_is_bound_all_the_time_is_found_once_whatever_comes_and_goes_between_holds() {
+fn a_binding_that_exists_throughout_is_found_once_whatever_changes_between_holds() {
     let mut exchange = Headers::default();
     let any = |pairs: &[i64]| {
         let mut arguments = Table(pairs.iter().map(|n| numbered_header(*n)).collect());
@@ -326,10 +327,10 @@ fn what_is_bound_all_the_time_is_found_once_whatever_comes_and_goes_between_hold
     exchange.insert(&any(&[2, 3]), 12);
     let headers = MessageHeaders::new(Table((0..4).map(numbered_header).collect()));
     let (mut search, mut found) = (Search::default(), Vec::new());
-    // Eight to look, one for the word, and two.
+    // Eight steps for the look-ups, one for the word, and two for bindings.
     assert!(exchange.matches(&headers, &mut search, &mut 11, &mut found));
     assert_eq!(found, [10, 11]);
-    // Two are met and two are there, but not the same two. The number of the one that went is taken again.
+    // Two have matched and there are two, but not the same two. The number of the removed one is reused.
     exchange.remove(10);
     assert!(exchange.matches(&headers, &mut search, &mut 1, &mut found));
     exchange.insert(&any(&[3, 9]), 13);
@@ -342,13 +343,13 @@ fn what_is_bound_all_the_time_is_found_once_whatever_comes_and_goes_between_hold
     assert!(exchange.pairs.is_empty() && exchange.numbered.is_empty());
 }
 
-/// 400 bindings of mode `all` by 200 headers each were compared header by header: a message that has nearly all that each
-/// asks for took 80,000 steps, which is 20 holds.
+/// Bindings of mode `all` by 200 headers each were compared header by header: with 400 of them, and a message that had
+/// nearly all the headers of each, this took 80,000 steps, which is 20 holds.
 #[test]
-fn bindings_of_which_a_message_has_nearly_all_are_told_by_a_few_words() {
+fn bindings_that_nearly_match_cost_few_steps() {
     let mut exchange = Headers::default();
     for id in 0..400 {
-        // Each lacks the same two headers, and none has one of its own.
+        // The message lacks the same two headers for each of them, and no binding has a header of its own.
         let pairs = (0..198).chain([2_000, 2_001]).map(numbered_header);
         exchange.insert(&Table(pairs.collect()), id);
     }
@@ -368,10 +369,10 @@ fn bindings_of_which_a_message_has_nearly_all_are_told_by_a_few_words() {
     assert!(taken <= 2 * 900 + 401 * (1 + 4), "{taken}");
 }
 
-/// A pair whose last binding goes between two holds of a search leaves its number to another: nobody may get a message for
-/// that, and who is bound all the time gets his.
+/// The number of a pair whose last binding is removed between two holds of a search may be given to another pair. The
+/// binding of that pair must not get the message, and a binding that exists throughout must get it.
 #[test]
-fn a_number_that_another_pair_got_between_two_holds_is_told_apart() {
+fn a_pair_number_reused_between_two_holds_matches_nothing_wrong() {
     let mut exchange = Headers::default();
     let all = |pairs: &[i64]| Table(pairs.iter().map(|n| numbered_header(*n)).collect());
     exchange.insert(&all(&[0, 1]), 10);
@@ -380,7 +381,7 @@ fn a_number_that_another_pair_got_between_two_holds_is_told_apart() {
     for at in 0..20 {
         let (mut search, mut found) = (Search::default(), Vec::new());
         assert!(exchange.matches(&headers, &mut search, &mut { at + 1 }, &mut found) || at > 6);
-        // The number of the pair 0 is that of 7 now, which the message has not.
+        // The number of pair 0 is now that of pair 7, which the message lacks.
         exchange.remove(10);
         exchange.insert(&all(&[7, 1]), 12);
         exchange.insert(&all(&[7]), 13);
@@ -393,7 +394,7 @@ fn a_number_that_another_pair_got_between_two_holds_is_told_apart() {
     }
 }
 
-/// To clear the bits of an exchange with very many bindings was not counted.
+/// The work of clearing the bits of an exchange with very many bindings was not counted.
 #[test]
 fn clearing_bits_is_counted() {
     let (mut bits, mut steps) = (Bitmap::default(), 10_000);

@@ -1,10 +1,10 @@
-//! Which values are alike.
+//! Compares values of headers.
 
 use crate::properties::Value;
 
-/// Whether a header's value is what a binding asks for, as RabbitMQ 3.10 compares them: without a look at the type. So numbers
-/// compare by value, whatever their width, floats and timestamps too, and octets by themselves. Decimals are no numbers there,
-/// nor are booleans; and within lists and tables the types count.
+/// Whether a header's value matches a required value, compared as RabbitMQ 3.10 does: types do not count. So numbers
+/// compare by value whatever their width, floats and timestamps included, and strings and byte arrays by their bytes.
+/// Decimals and booleans do not compare as numbers. Within lists and tables, types count.
 pub(super) fn alike(value: &Value, wanted: &Value) -> bool {
     match (Number::of(value), Number::of(wanted)) {
         (Some(value), Some(wanted)) => return value == wanted,
@@ -17,7 +17,7 @@ pub(super) fn alike(value: &Value, wanted: &Value) -> bool {
     }
 }
 
-/// An empty list and an empty table are the same.
+/// Whether it is an empty list or an empty table, which are equal.
 pub(super) fn is_empty_list(value: &Value) -> bool {
     match value {
         Value::Array(values) => values.is_empty(),
@@ -26,17 +26,17 @@ pub(super) fn is_empty_list(value: &Value) -> bool {
     }
 }
 
-/// A number in one form: equal numbers have the same.
+/// A number in a form in which equal numbers are equal values.
 #[derive(PartialEq, Eq, Hash)]
 pub(super) enum Number {
     Whole(i128),
-    /// The bits of a number that is not whole, or very large.
+    /// The bits of a float that has a fraction or is very large.
     Other(u64),
 }
 
 impl Number {
     pub(super) fn of(value: &Value) -> Option<Number> {
-        /// 2^100: far more than any integer has.
+        /// 2^100, which is larger than any integer value.
         const END: f64 = 1_267_650_600_228_229_401_496_703_205_376.0;
         let float = match value {
             Value::Float(float) => f64::from(*float),

@@ -17,7 +17,7 @@ impl Random {
     }
 }
 
-/// What the cache answers must be what a walk finds, whatever changed since.
+/// Whatever changes, the cache answers what a new walk finds.
 #[test]
 fn a_cached_route_is_never_stale() {
     const EXCHANGES: [&str; 6] = ["t1", "t2", "d1", "d2", "f1", "f2"];
@@ -36,7 +36,7 @@ fn a_cached_route_is_never_stale() {
         for step in 0..1500 {
             let (name, second) = (random.pick(&EXCHANGES), random.pick(&EXCHANGES));
             let slot = random.below(6) as u32;
-            // Refusals (missing exchanges and the like) are part of the game.
+            // Some of these are refused (missing exchanges and the like), which is fine.
             match random.below(14) {
                 0 => {
                     let mut spec = spec(name, kind(name));
@@ -76,7 +76,7 @@ fn a_cached_route_is_never_stale() {
                 .map(|found| found.unwrap_or(&[]))
                 .map(<[Target]>::to_vec);
             assert_eq!(cached, walked, "seed {seed}, step {step}, {message:?}");
-            // In the pieces that the holds of the lock leave.
+            // In pieces, as a walk continues over several holds of the lock.
             let (mut stopped, piece) = (None, 4 + random.below(5));
             let in_pieces = loop {
                 match router.route_by_walk(&message, &[], &mut stopped, &mut piece.clone()) {
